@@ -1,0 +1,7804 @@
+/* keyring_aws.h - v1.0.0 - a keyring guarded by AWS KMS - BSD-2-Clause
+ *
+ * Keeps small secrets, in practice the keys of a database, in a local file.
+ * Each is made by AWS KMS, sealed by AWS KMS, and lies in the file as KMS
+ * ciphertext. Reading one back takes the file and the right to use the KMS key.
+ *
+ * In ONE C file, before any other include:
+ *
+ *     #define KEYRING_AWS_IMPLEMENTATION
+ *     #include "keyring_aws.h"
+ *
+ * Anywhere else, include it plainly. Link with -lbearssl -lcurl.
+ *
+ *     kaws_config cfg = { .data_file  = "keys.kaws",
+ *                         .conf_file  = "keys.conf",
+ *                         .kms_key_id = "alias/app",
+ *                         .region     = "eu-west-1" };
+ *     kaws_name name = { "customers", "billing" };
+ *     kaws_error err;
+ *     kaws_key key;
+ *     kaws *ring;
+ *
+ *     if (kaws_open(&ring, &cfg, &err) != KAWS_OK ||
+ *         kaws_generate(ring, name, "AES", 32, &err) != KAWS_OK ||
+ *         kaws_fetch(ring, name, &key, &err) != KAWS_OK)
+ *         return puts(err.text), 1;
+ *     use(key.bytes, key.len);
+ *     kaws_key_free(ring, &key);
+ *     kaws_close(ring);
+ *
+ * CONTENTS   (search for "ROOM 6" and the like to get there)
+ */
+
+/* Feature macros, for the implementation only: they must stand above the first
+ * system header. See room 0. */
+#if defined(KEYRING_AWS_IMPLEMENTATION)
+#if !defined(_GNU_SOURCE)
+#define _GNU_SOURCE
+#endif
+#if !defined(_FILE_OFFSET_BITS)
+#define _FILE_OFFSET_BITS 64
+#endif
+#endif
+
+#if !defined(KEYRING_AWS_H)
+#define KEYRING_AWS_H
+
+/* ##########################################################################
+ *
+ *  PART II     DECLARATIONS
+ *
+ *  Top-down, in the order a user needs them.
+ *
+ * ##########################################################################
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define KAWS_VERSION "1.0.0"
+
+/* How the functions are declared: KEYRING_AWS_STATIC makes them private to the
+ * one C file that includes the implementation. */
+#if defined(KEYRING_AWS_STATIC) && defined(__GNUC__)
+#define KAWS_API static __attribute__((unused))
+#elif defined(KEYRING_AWS_STATIC)
+#define KAWS_API static
+#else
+#define KAWS_API extern
+#endif
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+
+#define KAWS_NAME_MAX      255    /* bytes of a key id, of a user id          */
+#define KAWS_PLAIN_MAX    4096    /* bytes of a key to store: KMS Encrypt's   */
+#define KAWS_GENERATE_MAX 1024    /* bytes of a key to generate: KMS's        */
+
+/* ---- results: what happened, one word each ------------------------------- */
+
+#define KAWS_STATUSES(X)                                                      \
+    X(OK,          "ok")                                                      \
+    X(NOT_FOUND,   "no key of that name")                                     \
+    X(EXISTS,      "a key of that name is already there")                     \
+    X(ARGUMENT,    "bad argument")                                            \
+    X(CONFIG,      "bad or missing setting")                                  \
+    X(MEMORY,      "out of memory")                                           \
+    X(RANDOM,      "the system gave no random bytes")                         \
+    X(FILE,        "the data file could not be read or written")              \
+    X(CORRUPT,     "the data file is damaged")                                \
+    X(CHANGED,     "the data file is not the one this keyring wrote")         \
+    X(LOCKED,      "another process is changing the data file")               \
+    X(UNCERTAIN,   "the disk failed mid-change: reopen before changing more") \
+    X(CREDENTIALS, "AWS does not accept the credentials")                     \
+    X(DENIED,      "AWS KMS does not allow it")                               \
+    X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
+    X(FOREIGN,     "sealed by a KMS key of an account that is not trusted")   \
+    X(MISMATCH,    "the blob does not belong to that name")                   \
+    X(NETWORK,     "AWS KMS could not be reached")                            \
+    X(THROTTLED,   "AWS KMS asked to slow down, and still does")              \
+    X(SERVICE,     "AWS KMS reported an error")                               \
+    X(REPLY,       "the reply from AWS KMS makes no sense")                   \
+    X(RUNNING,     "a re-wrap is already running")
+
+typedef enum kaws_status {
+#define X(name, text) KAWS_##name,
+    KAWS_STATUSES(X)
+#undef X
+    KAWS_STATUS_COUNT
+} kaws_status;
+
+/* What went wrong, in the caller's own memory. The house rule, for every
+ * function below: `err` may be NULL; on failure it is filled, on success it
+ * is emptied. */
+typedef struct kaws_error {
+    kaws_status status;
+    int  http;                    /* HTTP status of the last reply, or 0      */
+    int  os;                      /* errno of the failed call, or 0           */
+    char aws[64];                 /* AWS's error type, "NotFoundException"    */
+    char request_id[64];          /* AWS's request id, for a support case     */
+    char text[512];               /* one line for a log; never a secret       */
+} kaws_error;
+
+/* ---- settings: all-zero means default ------------------------------------- */
+
+/* Borrowed bytes: whoever makes one keeps the bytes alive. */
+typedef struct kaws_bytes {
+    const uint8_t *at;
+    size_t         len;
+} kaws_bytes;
+
+/* A POST for the `send` hook. All of it is borrowed for the time of the call.
+ * The body may hold a key: do not keep it. */
+typedef struct kaws_request {
+    const char *url;
+    const char *const *headers;   /* "name: value" lines, NULL at the end     */
+    kaws_bytes  body;
+    int         connect_timeout_ms, timeout_ms;
+    int         fresh_connection; /* do not reuse one, do not send twice      */
+} kaws_request;
+
+/* What the hook fills. A body longer than its room: set body_len to anything
+ * above body_max. */
+typedef struct kaws_reply {
+    int      http;                /* HTTP status; 0 if no reply came          */
+    uint8_t *body;                /* room for body_max bytes, given by us     */
+    size_t   body_len, body_max;
+    int64_t  date;                /* Unix seconds of the Date header, or 0    */
+    int      retry_after_ms;      /* x-amz-retry-after, or -1                 */
+    char     request_id[64];      /* x-amzn-RequestId                         */
+    char     text[128];           /* the transport's own words when it failed */
+} kaws_reply;
+
+/* All effects on the world but files, replaceable one by one. Hooks may be
+ * called from any calling thread, and from several at once. */
+typedef struct kaws_hooks {
+    void   *ctx;                  /* handed to every hook                     */
+
+    /* ptr NULL: give new_len bytes, or NULL if there are none. new_len 0: take
+     * back ptr, of old_len bytes. Nothing else is asked. */
+    void *(*memory)(void *ctx, void *ptr, size_t old_len, size_t new_len);
+
+    int64_t (*now_ms)(void *ctx);                      /* Unix milliseconds   */
+    void  (*sleep_ms)(void *ctx, int ms);
+    int   (*random)(void *ctx, void *out, size_t len); /* 0 is ok             */
+    int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r); /* same   */
+
+    /* What no caller waits for. Level 0 error, 1 warning, 2 note. */
+    void  (*log)(void *ctx, int level, const char *line);
+} kaws_hooks;
+
+typedef struct kaws_config {
+    const char *data_file;        /* NULL: KMS calls only                     */
+    const char *kms_key_id;       /* id, ARN, alias; NULL: nothing is sealed  */
+    const char *region;           /* for ids and aliases; NULL: us-east-1     */
+    const char *accounts;         /* trusted, "111122223333,..."; NULL: own   */
+    const char *conf_file;        /* the AWS credentials; must be set         */
+    const char *endpoint;         /* https://host[:port]; NULL: by region     */
+    const char *ca_file;          /* NULL: libcurl's                          */
+    int         read_only;        /* 1: the data file is never changed        */
+    int         connect_timeout_ms;   /* 0: 1000                              */
+    int         timeout_ms;       /* one KMS call, retries too; 0: 10000      */
+    int         max_attempts;     /* 0: 3                                     */
+    int         rewrap_parallel;  /* calls in flight, up to 64; 0: 16         */
+    kaws_hooks  hooks;            /* NULL members: the built-in ones          */
+} kaws_config;
+
+/* ---- life ------------------------------------------------------------------ */
+
+/* A ring: one keyring, opened. Every function may be called by any number of
+ * threads at once; only kaws_close must be the last. */
+typedef struct kaws kaws;
+
+/* Opens the keyring of cfg->data_file, or makes a new one where there is none
+ * (with a warning: an unmounted volume looks just like that). The whole file
+ * is checked. KMS is not asked. The config and its strings are copied. *ring is
+ * NULL on failure; else give it back with kaws_close.
+ * CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY, RANDOM. */
+KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
+                               kaws_error *err);
+
+/* Asks KMS to seal a throw-away byte and whether it would open it again: that
+ * proves the network, the credentials, the KMS key and the right to use it
+ * both ways, and finds out what an alias stands for. Two KMS calls.
+ * CONFIG (no KMS key is set), FOREIGN, and what a KMS call may answer:
+ * CREDENTIALS, DENIED, KMS_KEY, ARGUMENT are definite; NETWORK, THROTTLED,
+ * SERVICE, REPLY may be over soon. MEMORY. */
+KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
+
+/* Closes the ring; NULL is allowed. No call may be under way. */
+KAWS_API void kaws_close(kaws *ring);
+
+/* ---- keys ------------------------------------------------------------------ */
+
+/* A key's name. The key id has 1 to 255 bytes; the user id has at most 255, and
+ * NULL and "" are the same owner: nobody. Any bytes but NUL. */
+typedef struct kaws_name {
+    const char *key_id, *user_id;
+} kaws_name;
+
+typedef struct kaws_key {
+    char     type[16];
+    uint8_t *bytes;               /* yours; give back with kaws_key_free()    */
+    size_t   len;
+} kaws_key;
+
+/* Has KMS make a key of `len` bytes (1 to 1024) and seal it, and keeps it under
+ * the name. The key itself never leaves KMS. `type` is 1 to 15 letters, digits,
+ * - and _; it is kept as it is. One KMS call. On failure nothing has changed.
+ * ARGUMENT, CONFIG, EXISTS; what a KMS call may answer (see kaws_check);
+ * FOREIGN, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
+KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
+                                   const char *type, size_t len,
+                                   kaws_error *err);
+
+/* Has KMS seal a key of yours (1 to 4096 bytes), and keeps it under the name.
+ * Otherwise as kaws_generate. */
+KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
+                                kaws_bytes plain, kaws_error *err);
+
+/* Has KMS open the key. One KMS call (once in a ring's life two, where the KMS
+ * key is set by id or alias). On failure *key is all zeros. ARGUMENT, CONFIG,
+ * NOT_FOUND (without a KMS call); FOREIGN (the entry names a KMS key of another
+ * account); MISMATCH (the blob was sealed for another name, or in another
+ * file); what a KMS call may answer; MEMORY. */
+KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
+                                kaws_error *err);
+
+/* Removes the key: the file is replaced by one without it. No KMS call. On
+ * failure nothing has changed. ARGUMENT, CONFIG, NOT_FOUND, FILE, CHANGED,
+ * LOCKED, UNCERTAIN, MEMORY. */
+KAWS_API kaws_status kaws_remove(kaws *ring, kaws_name name, kaws_error *err);
+
+/* Wipes and gives back what kaws_fetch gave, before the ring is closed. */
+KAWS_API void kaws_key_free(kaws *ring, kaws_key *key);
+
+/* ---- walking over the names: a snapshot taken at begin --------------------- */
+
+typedef struct kaws_entry_info {
+    kaws_name   name;             /* the walk's, like all pointers here       */
+    const char *type;
+    size_t      len;
+    const char *kms_key_arn;
+    int64_t     created;          /* Unix seconds                             */
+} kaws_entry_info;
+
+/* A walk belongs to one thread. It owns its memory, and may outlive the ring
+ * (but not the hooks). */
+typedef struct kaws_walk kaws_walk;
+
+/* Takes the snapshot, oldest key first. End it with kaws_walk_end. No KMS call.
+ * ARGUMENT, MEMORY; *walk is NULL then. */
+KAWS_API kaws_status kaws_walk_begin(kaws *ring, kaws_walk **walk,
+                                     kaws_error *err);
+
+/* 1 and the next entry, good until the walk's end; or 0, at the end. */
+KAWS_API int kaws_walk_next(kaws_walk *walk, kaws_entry_info *info);
+
+/* Gives the walk back; NULL is allowed. */
+KAWS_API void kaws_walk_end(kaws_walk *walk);
+
+/* ---- what protects the keys ------------------------------------------------ */
+
+/* From now on new keys are sealed with that KMS key (id, ARN or alias), if it
+ * passes what kaws_check asks; else nothing changes. Keys sealed before stay
+ * readable. An account that is not trusted yet is not taken: FOREIGN. */
+KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
+                                      kaws_error *err);
+
+/* From now on ids and aliases are looked up in that region, if the current one
+ * passes there what kaws_check asks. (Where the KMS key is set by ARN, KMS in
+ * that region is only asked for an answer.) Else nothing changes. */
+KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
+                                     kaws_error *err);
+
+/* Sets the timeouts of calls to come, in milliseconds; 0: the defaults. */
+KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
+                                int timeout_ms);
+
+/* Reads the conf file again. (That happens by itself, too, when AWS refuses the
+ * credentials and the file has changed.) CONFIG: the old ones stay. */
+KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
+
+/* Has KMS make new key material for the current KMS key, and waits, at most for
+ * the timeout, until it seals with that. Old blobs stay readable. The request
+ * is sent at most once: a KMS key can be rotated on demand 25 times. */
+KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
+
+/* Has KMS re-encrypt every key under the current KMS key, several at a time,
+ * and replaces the file once: all or nothing. Keys never leave KMS, but where
+ * the region differs. Others may use the ring meanwhile. RUNNING. */
+KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
+
+typedef struct kaws_stats {
+    uint64_t keys;
+    uint64_t kms_requests;        /* sent, retries included                   */
+    uint64_t kms_errors;          /* of those, not granted                    */
+    uint64_t kms_retries;
+    uint64_t kms_time_us;         /* spent waiting for replies                */
+    uint64_t rewrap_done, rewrap_total;   /* 0 and 0: none is running         */
+    uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
+} kaws_stats;
+
+/* Fills *stats. No KMS call. */
+KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
+
+/* ---- AWS KMS by itself: no data file needed --------------------------------- */
+
+typedef struct kaws_pair {
+    const char *name, *value;     /* UTF-8, not empty                         */
+} kaws_pair;
+
+/* An encryption context. It is no secret: CloudTrail shows it. */
+typedef struct kaws_context {
+    const kaws_pair *pairs;
+    size_t           count;
+} kaws_context;
+
+typedef struct kaws_sealed {
+    uint8_t blob[6144];
+    size_t  blob_len;
+    char    kms_key_arn[256];
+    char    key_material_id[65];  /* "" where KMS did not say                 */
+} kaws_sealed;
+
+/* The KMS action GenerateDataKey, with the current KMS key; with `plain` NULL
+ * GenerateDataKeyWithoutPlaintext. `len` is 1 to 1024, and the room at `plain`.
+ * `ctx` may be NULL. ARGUMENT, CONFIG, FOREIGN, what a KMS call may answer. */
+KAWS_API kaws_status kaws_kms_generate_data_key(kaws *ring,
+                                                const kaws_context *ctx,
+                                                size_t len, uint8_t *plain,
+                                                kaws_sealed *out,
+                                                kaws_error *err);
+
+/* The KMS action Encrypt: 1 to 4096 bytes, with the current KMS key. */
+KAWS_API kaws_status kaws_kms_encrypt(kaws *ring, const kaws_context *ctx,
+                                      kaws_bytes plain, kaws_sealed *out,
+                                      kaws_error *err);
+
+/* The KMS action Decrypt. The KMS key is pinned to in->kms_key_arn (if that is
+ * "", to the current KMS key, for one more call), whose account must be
+ * trusted. *plain_len: in, the room at `plain`; out, what the key takes of it.
+ * On failure the room is wiped. */
+KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
+                                      const kaws_sealed *in, uint8_t *plain,
+                                      size_t *plain_len, kaws_error *err);
+
+/* The KMS action ReEncrypt, to the current KMS key, context unchanged. Across
+ * regions, where KMS has no such action, Decrypt and Encrypt. */
+KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
+                                        const kaws_sealed *in,
+                                        kaws_sealed *out, kaws_error *err);
+
+/* ---- SigV4 by itself: no ring needed, no allocation -------------------------- */
+
+typedef struct kaws_creds {
+    const char *id, *secret;
+    const char *token;            /* of a session; NULL: none                 */
+} kaws_creds;
+
+/* What is to be signed. Path and query are as they are sent, percent-encoded;
+ * headers are all that are to be signed, Host among them, 64 at most. The date
+ * (X-Amz-Date) and the token (X-Amz-Security-Token) are signed even if they are
+ * not among them: send them. */
+typedef struct kaws_signing {
+    const char *method;           /* "POST"                                   */
+    const char *path;             /* "/"                                      */
+    const char *query;            /* without '?'; NULL: none                  */
+    const char *region, *service;
+    const char *const *headers;   /* "name: value" lines, NULL at the end     */
+    kaws_bytes  body;
+    int64_t     when;             /* Unix seconds                             */
+} kaws_signing;
+
+/* Writes the value of the Authorization header, NUL-terminated, to
+ * `authorization`, which has room for `cap` bytes. It signs as AWS wants it of
+ * every service but S3. ARGUMENT. */
+KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
+                               char *authorization, size_t cap,
+                               kaws_error *err);
+
+/* ---- small things ------------------------------------------------------------ */
+
+/* A few words for a status; never NULL. */
+KAWS_API const char *kaws_status_text(kaws_status status);
+
+/* "1.0.0" */
+KAWS_API const char *kaws_version(void);
+
+/* Overwrites with zeros, in a way that no compiler leaves out. */
+KAWS_API void kaws_wipe(void *secret, size_t len);
+
+#if defined(__cplusplus)
+}
+#endif
+
+#endif /* KEYRING_AWS_H */
+
+#if defined(KEYRING_AWS_IMPLEMENTATION) && !defined(KEYRING_AWS_IMPLEMENTED)
+#define KEYRING_AWS_IMPLEMENTED
+
+/* ##########################################################################
+ *
+ *  PART III    IMPLEMENTATION
+ *
+ *  Bottom-up, in the order C needs it: a room calls only rooms above it, so
+ *  nothing is declared ahead of its definition. Part II was top-down, in the
+ *  order a user needs it; that is why the story seems to start again here.
+ *
+ * ##########################################################################
+ */
+
+
+/* ==========================================================================
+ * ROOM 0  lobby    what we include, and what we ask of the compiler
+ * ==========================================================================
+ * Uses: nothing
+ * Gives: nothing
+ *
+ * The switches are described in the manual, section 3. The feature macros
+ * stand above Part II, because they must come before any system header.
+ */
+
+#include <errno.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#if !defined(KEYRING_AWS_NO_THREADS)
+#include <pthread.h>
+#include <signal.h>
+#endif
+
+#if defined(__GLIBC__) && !defined(__USE_GNU)
+#error "keyring_aws.h: where KEYRING_AWS_IMPLEMENTATION is defined, include it before any other header"
+#endif
+
+#if CHAR_BIT != 8
+#error "keyring_aws.h: needs bytes of 8 bits"
+#endif
+
+#if defined(__cplusplus)
+#error "keyring_aws.h: the implementation is C; compile it in a .c file, the declarations are C++ too"
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define KAWS__PRINTF(text, first) __attribute__((format(printf, text, first)))
+#else
+#define KAWS__PRINTF(text, first)
+#endif
+
+/* Mistakes of the programmer's, not the user's. Strings of a table end up in
+ * logs, so their number must be the enum's. */
+typedef char kaws__statuses_fit_a_byte[KAWS_STATUS_COUNT < 256 ? 1 : -1];
+
+
+/* ==========================================================================
+ * ROOM 1  plat     clock, random bytes, threads, files: the only OS code
+ * ==========================================================================
+ * Uses: nothing
+ * Gives: plat_now_ms plat_ticks_us plat_sleep_ms plat_random plat_env
+ *        plat_lock_init plat_lock_free plat_lock plat_unlock plat_once
+ *        plat_parallel plat_pages plat_pages_free
+ *        plat_open plat_close plat_stat plat_read_at plat_write_at plat_sync
+ *        plat_sync_dir plat_cut plat_rename plat_remove plat_make_dir
+ *        plat_hold plat_release plat_others_hold plat_error
+ *
+ * Everything that differs between systems is here, as small calls that say
+ * what is wanted. Calls that can fail return 0 or an errno value. A file is
+ * a descriptor; a failed call on it leaves it open.
+ */
+
+/* ---- time, chance, environment ------------------------------------------ */
+
+static int64_t
+kaws__plat_now_ms(void *ctx)
+{
+    struct timespec t;
+
+    (void)ctx;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+
+/* A clock that only goes forward, for measuring and for time budgets. */
+static int64_t
+kaws__plat_ticks_us(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+
+static void
+kaws__plat_sleep_ms(void *ctx, int ms)
+{
+    struct timespec left;
+
+    (void)ctx;
+    left.tv_sec = ms / 1000;
+    left.tv_nsec = (ms % 1000) * 1000000L;
+    while (nanosleep(&left, &left) != 0 && errno == EINTR)
+        continue;
+}
+
+
+/* The device rather than getrandom(): it is on every system we serve, and
+ * what we ask of it (a file's id, the jitter of a retry) is no secret. */
+static int
+kaws__plat_random(void *ctx, void *out, size_t len)
+{
+    uint8_t *at = out;
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+
+    (void)ctx;
+    if (fd < 0)
+        return errno;
+    while (len > 0) {
+        ssize_t n = read(fd, at, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            break;
+        at += n;
+        len -= (size_t)n;
+    }
+    close(fd);
+    return len == 0 ? 0 : EIO;
+}
+
+
+static const char *
+kaws__plat_env(const char *name)
+{
+    const char *value = getenv(name);
+
+    return value != NULL && *value != '\0' ? value : NULL;
+}
+
+
+/* ---- threads ------------------------------------------------------------- */
+
+#if defined(KEYRING_AWS_NO_THREADS)
+
+typedef int kaws__lock;
+typedef int kaws__once;
+#define KAWS__ONCE 0
+
+
+static int
+kaws__plat_lock_init(kaws__lock *lock)
+{
+    *lock = 0;
+    return 0;
+}
+
+
+static void
+kaws__plat_lock_free(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+static void
+kaws__plat_lock(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+static void
+kaws__plat_unlock(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+static void
+kaws__plat_once(kaws__once *once, void (*job)(void))
+{
+    if (!*once)
+        job();
+    *once = 1;
+}
+
+
+static void
+kaws__plat_parallel(int count, void (*job)(void *), void *arg)
+{
+    (void)count;
+    job(arg);
+}
+
+#else
+
+typedef pthread_mutex_t kaws__lock;
+typedef pthread_once_t kaws__once;
+#define KAWS__ONCE PTHREAD_ONCE_INIT
+
+#define KAWS__PARALLEL_MAX 64
+
+typedef struct kaws__job {
+    void (*job)(void *);
+    void *arg;
+} kaws__job;
+
+
+static int
+kaws__plat_lock_init(kaws__lock *lock)
+{
+    return pthread_mutex_init(lock, NULL);
+}
+
+
+static void
+kaws__plat_lock_free(kaws__lock *lock)
+{
+    pthread_mutex_destroy(lock);
+}
+
+
+static void
+kaws__plat_lock(kaws__lock *lock)
+{
+    pthread_mutex_lock(lock);
+}
+
+
+static void
+kaws__plat_unlock(kaws__lock *lock)
+{
+    pthread_mutex_unlock(lock);
+}
+
+
+static void
+kaws__plat_once(kaws__once *once, void (*job)(void))
+{
+    pthread_once(once, job);
+}
+
+
+static void *
+kaws__plat_thread(void *arg)
+{
+    kaws__job *job = arg;
+
+    job->job(job->arg);
+    return NULL;
+}
+
+
+/* Runs the job on `count` threads, the caller's among them, and returns when
+ * all are done. Where the system gives fewer threads, fewer do the work. The
+ * new ones take no signals: those belong to the program we are a guest of. */
+static void
+kaws__plat_parallel(int count, void (*job)(void *), void *arg)
+{
+    kaws__job work = { job, arg };
+    pthread_t threads[KAWS__PARALLEL_MAX];
+    sigset_t all, before;
+    int started = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (started < count - 1 && started < KAWS__PARALLEL_MAX &&
+           pthread_create(&threads[started], NULL, kaws__plat_thread,
+                          &work) == 0)
+        started++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    job(arg);
+    while (started > 0)
+        pthread_join(threads[--started], NULL);
+}
+
+#endif
+
+
+/* ---- memory that is neither swapped nor dumped --------------------------- */
+
+/* Locking and hiding are asked for, not insisted on: a process may lock only
+ * so many pages, and a keyring in memory that could be swapped is better than
+ * a database that does not start. */
+static void *
+kaws__plat_pages(size_t len)
+{
+    void *at = mmap(NULL, len, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (at == MAP_FAILED)
+        return NULL;
+    (void)mlock(at, len);
+#if defined(MADV_DONTDUMP)
+    (void)madvise(at, len, MADV_DONTDUMP);
+#endif
+#if defined(MADV_WIPEONFORK)
+    (void)madvise(at, len, MADV_WIPEONFORK);
+#endif
+    return at;
+}
+
+
+static void
+kaws__plat_pages_free(void *at, size_t len)
+{
+    if (at != NULL)
+        munmap(at, len);
+}
+
+
+/* ---- files ---------------------------------------------------------------- */
+
+/* READ_LINKED is for what the administrator may have put behind a link. */
+enum {
+    KAWS__READ, KAWS__WRITE, KAWS__NEW, KAWS__LOCKFILE, KAWS__READ_LINKED
+};
+
+typedef struct kaws__stat {
+    uint64_t dev, ino, size;
+    int64_t  mtime_ns;
+    int      regular;             /* a plain file, no link, pipe or folder    */
+    int      mine;                /* its owner is who we run as               */
+    int      others_read, others_write;
+} kaws__stat;
+
+
+/* Never waiting for the other end of a pipe and, but for READ_LINKED, never
+ * through a link at the end of the path: what stands in the keyring's place
+ * may be an attacker's. */
+static int
+kaws__plat_open(const char *path, int how, int *fd)
+{
+    static const int flags[] = {
+        O_RDONLY | O_NOFOLLOW,
+        O_RDWR | O_NOFOLLOW,
+        O_RDWR | O_NOFOLLOW | O_CREAT | O_EXCL,
+        O_RDWR | O_NOFOLLOW | O_CREAT,
+        O_RDONLY
+    };
+
+    do {
+        *fd = open(path, flags[how] | O_CLOEXEC | O_NONBLOCK, 0600);
+    } while (*fd < 0 && errno == EINTR);
+    return *fd < 0 ? errno : 0;
+}
+
+
+static void
+kaws__plat_close(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+
+static int
+kaws__plat_stat(int fd, kaws__stat *out)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) != 0)
+        return errno;
+    memset(out, 0, sizeof *out);
+    out->dev = (uint64_t)st.st_dev;
+    out->ino = (uint64_t)st.st_ino;
+    out->size = (uint64_t)st.st_size;
+#if defined(__APPLE__)
+    out->mtime_ns = (int64_t)st.st_mtimespec.tv_sec * 1000000000 +
+                    st.st_mtimespec.tv_nsec;
+#else
+    out->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 +
+                    st.st_mtim.tv_nsec;
+#endif
+    out->regular = S_ISREG(st.st_mode);
+    out->mine = st.st_uid == geteuid();
+    out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
+    out->others_write = (st.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+    return 0;
+}
+
+
+/* Reads until `len` bytes are there or the file ends. */
+static int
+kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
+{
+    uint8_t *at = out;
+
+    *got = 0;
+    while (*got < len) {
+        ssize_t n = pread(fd, at + *got, len - *got, (off_t)(offset + *got));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return errno;
+        if (n == 0)
+            break;
+        *got += (size_t)n;
+    }
+    return 0;
+}
+
+
+/* Writes it all. A short write is not an error yet: the next one names it. */
+static int
+kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len)
+{
+    const uint8_t *at = data;
+    size_t done = 0;
+
+    while (done < len) {
+        ssize_t n = pwrite(fd, at + done, len - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return n < 0 ? errno : EIO;
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+
+/* Data, and as much of the metadata as it takes to read the data back. */
+static int
+kaws__plat_sync(int fd)
+{
+    int failed;
+
+    do {
+#if defined(F_FULLFSYNC)
+        failed = fcntl(fd, F_FULLFSYNC);
+#else
+        failed = fdatasync(fd);
+#endif
+    } while (failed != 0 && errno == EINTR);
+    return failed != 0 ? errno : 0;
+}
+
+
+/* Makes the names in a folder durable. A file system that cannot sync folders
+ * says EINVAL, and there is nothing more to ask of it. */
+static int
+kaws__plat_sync_dir(const char *path)
+{
+    int os = 0;
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd < 0)
+        return errno;
+    while (fsync(fd) != 0) {
+        os = errno;
+        if (os != EINTR)
+            break;
+        os = 0;
+    }
+    close(fd);
+    return os == EINVAL ? 0 : os;
+}
+
+
+static int
+kaws__plat_cut(int fd, uint64_t len)
+{
+    int failed;
+
+    do {
+        failed = ftruncate(fd, (off_t)len);
+    } while (failed != 0 && errno == EINTR);
+    return failed != 0 ? errno : 0;
+}
+
+
+static int
+kaws__plat_rename(const char *from, const char *to)
+{
+    return rename(from, to) != 0 ? errno : 0;
+}
+
+
+static int
+kaws__plat_remove(const char *path)
+{
+    return unlink(path) != 0 && errno != ENOENT ? errno : 0;
+}
+
+
+static int
+kaws__plat_make_dir(const char *path)
+{
+    return mkdir(path, 0750) != 0 ? errno : 0;
+}
+
+
+/* Locks that belong to the open file, not to the process: closing another
+ * descriptor of the same file must not let go of them, and two rings in one
+ * process must see each other. A file has two of them, 0 and 1. */
+#if defined(F_OFD_SETLK)
+
+static int
+kaws__plat_lock_call(int fd, int call, int slot, short type, short *found)
+{
+    struct flock range;
+    int failed;
+
+    memset(&range, 0, sizeof range);
+    range.l_type = type;
+    range.l_whence = SEEK_SET;
+    range.l_start = slot;
+    range.l_len = 1;
+    do {
+        failed = fcntl(fd, call, &range);
+    } while (failed != 0 && errno == EINTR);
+    *found = range.l_type;
+    return failed != 0 ? errno : 0;
+}
+
+
+/* 0, or EAGAIN while somebody else holds it. Never waits. */
+static int
+kaws__plat_hold(int fd, int slot, int exclusive)
+{
+    short found;
+    int os = kaws__plat_lock_call(fd, F_OFD_SETLK, slot,
+                                  exclusive ? F_WRLCK : F_RDLCK, &found);
+
+    return os == EACCES ? EAGAIN : os;
+}
+
+
+static void
+kaws__plat_release(int fd, int slot)
+{
+    short found;
+
+    (void)kaws__plat_lock_call(fd, F_OFD_SETLK, slot, F_UNLCK, &found);
+}
+
+
+static int
+kaws__plat_others_hold(int fd, int slot)
+{
+    short found;
+    int os = kaws__plat_lock_call(fd, F_OFD_GETLK, slot, F_WRLCK, &found);
+
+    return os == 0 && found != F_UNLCK;
+}
+
+#else
+
+/* flock() knows one lock a file: slot 1, the one that protects, is it. Who
+ * else has the file open (slot 0) then stays unknown. */
+#include <sys/file.h>
+
+
+static int
+kaws__plat_hold(int fd, int slot, int exclusive)
+{
+    if (slot == 0)
+        return 0;
+    if (flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0)
+        return 0;
+    return errno == EWOULDBLOCK ? EAGAIN : errno;
+}
+
+
+static void
+kaws__plat_release(int fd, int slot)
+{
+    if (slot != 0)
+        (void)flock(fd, LOCK_UN);
+}
+
+
+static int
+kaws__plat_others_hold(int fd, int slot)
+{
+    (void)fd;
+    (void)slot;
+    return 0;
+}
+
+#endif
+
+
+/* strerror() may share a buffer between threads, and strerror_r() is two
+ * different functions. These are what our calls can meet. */
+static const char *
+kaws__plat_error(int os)
+{
+    static const struct { int os; const char *text; } known[] = {
+        { EACCES,       "Permission denied" },
+        { EAGAIN,       "Resource temporarily unavailable" },
+        { EBADF,        "Bad file descriptor" },
+        { EBUSY,        "Device or resource busy" },
+        { EDQUOT,       "Disk quota exceeded" },
+        { EEXIST,       "File exists" },
+        { EFBIG,        "File too large" },
+        { EINVAL,       "Invalid argument" },
+        { EIO,          "Input/output error" },
+        { EISDIR,       "Is a directory" },
+        { ELOOP,        "Is a symbolic link, or too many of them" },
+        { EMFILE,       "Too many open files in this process" },
+        { ENAMETOOLONG, "File name too long" },
+        { ENFILE,       "Too many open files in the system" },
+        { ENODEV,       "No such device" },
+        { ENOENT,       "No such file or directory" },
+        { ENOLCK,       "No locks available" },
+        { ENOMEM,       "Cannot allocate memory" },
+        { ENOSPC,       "No space left on device" },
+        { ENOTDIR,      "Not a directory" },
+        { ENXIO,        "Is a pipe or a device" },
+        { EPERM,        "Operation not permitted" },
+        { EROFS,        "Read-only file system" }
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (known[i].os == os)
+            return known[i].text;
+    return "see its errno";
+}
+
+
+/* ==========================================================================
+ * ROOM 2  err      one sentence for whoever has to mend it
+ * ==========================================================================
+ * Uses: plat
+ * Gives: err_clear err_set err_os err_log kaws_status_text
+ *
+ * An error is filled once, in the room that knows most, and passed on as it
+ * is. The sentence says what we were doing, to what, what went wrong, and,
+ * where we know, what to do. It never holds a secret, a signature or a reply.
+ * A text too long for its room is cut: half a sentence beats none.
+ */
+
+/* see Part II */
+KAWS_API const char *
+kaws_status_text(kaws_status status)
+{
+    static const char *const texts[] = {
+#define X(name, text) text,
+        KAWS_STATUSES(X)
+#undef X
+    };
+
+    return (int)status >= 0 && status < KAWS_STATUS_COUNT
+         ? texts[status] : "no such status";
+}
+
+
+static void
+kaws__err_clear(kaws_error *err)
+{
+    if (err != NULL)
+        memset(err, 0, sizeof *err);
+}
+
+
+KAWS__PRINTF(3, 4)
+static kaws_status
+kaws__err_set(kaws_error *err, kaws_status status, const char *format, ...)
+{
+    va_list args;
+
+    if (err == NULL)
+        return status;
+    err->status = status;
+    va_start(args, format);
+    (void)vsnprintf(err->text, sizeof err->text, format, args);
+    va_end(args);
+    return status;
+}
+
+
+/* The same for a failed call of the system: its reason ends the sentence. */
+KAWS__PRINTF(4, 5)
+static kaws_status
+kaws__err_os(kaws_error *err, kaws_status status, int os,
+             const char *format, ...)
+{
+    va_list args;
+    size_t used;
+
+    if (err == NULL)
+        return status;
+    err->status = status;
+    err->os = os;
+    va_start(args, format);
+    (void)vsnprintf(err->text, sizeof err->text, format, args);
+    va_end(args);
+    used = strlen(err->text);
+    (void)snprintf(err->text + used, sizeof err->text - used, ": %s (errno %d)",
+                   kaws__plat_error(os), os);
+    return status;
+}
+
+
+/* What no caller waits for: level 1 is a warning, 2 a note. */
+KAWS__PRINTF(3, 4)
+static void
+kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
+{
+    char line[640];
+    va_list args;
+
+    if (hooks->log == NULL)
+        return;
+    va_start(args, format);
+    (void)vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    hooks->log(hooks->ctx, level, line);
+}
+
+
+/* ==========================================================================
+ * ROOM 3  mem      one allocator, one wipe, checked sums
+ * ==========================================================================
+ * Uses: nothing
+ * Gives: mem_builtin mem_resize mem_new mem_free mem_add kaws_wipe
+ *
+ * All memory goes through kaws__mem_resize, which wipes what it lets go: it
+ * does not know what was in it, so it treats everything as a secret.
+ */
+
+/* see Part II */
+KAWS_API void
+kaws_wipe(void *secret, size_t len)
+{
+    /* Through a volatile pointer, so that no compiler can know that it is
+     * memset, and drop a write to memory that nobody reads again. */
+    static void *(*const volatile set)(void *, int, size_t) = memset;
+
+    if (secret != NULL && len > 0)
+        set(secret, 0, len);
+}
+
+
+static void *
+kaws__mem_builtin(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    (void)ctx;
+    (void)old_len;
+    if (new_len == 0) {
+        free(ptr);
+        return NULL;
+    }
+    return ptr == NULL ? malloc(new_len) : NULL;
+}
+
+
+/* Grows, shrinks (new_len > 0) or frees (new_len 0). The hook is asked only to
+ * give and to take: a realloc that moves would leave the old bytes behind. */
+static void *
+kaws__mem_resize(const kaws_hooks *hooks, void *ptr, size_t old_len,
+                 size_t new_len)
+{
+    void *fresh = NULL;
+
+    if (new_len > 0) {
+        fresh = hooks->memory(hooks->ctx, NULL, 0, new_len);
+        if (fresh == NULL)
+            return NULL;
+        if (ptr != NULL)
+            memcpy(fresh, ptr, old_len < new_len ? old_len : new_len);
+    }
+    if (ptr != NULL) {
+        kaws_wipe(ptr, old_len);
+        hooks->memory(hooks->ctx, ptr, old_len, 0);
+    }
+    return fresh;
+}
+
+
+static void *
+kaws__mem_new(const kaws_hooks *hooks, size_t len)
+{
+    void *fresh = kaws__mem_resize(hooks, NULL, 0, len);
+
+    if (fresh != NULL)
+        memset(fresh, 0, len);
+    return fresh;
+}
+
+
+static void
+kaws__mem_free(const kaws_hooks *hooks, void *ptr, size_t len)
+{
+    if (ptr != NULL)
+        kaws__mem_resize(hooks, ptr, len, 0);
+}
+
+
+/* sum += more; 0 when that does not fit. */
+static int
+kaws__mem_add(size_t *sum, size_t more)
+{
+    if (more > SIZE_MAX - *sum)
+        return 0;
+    *sum += more;
+    return 1;
+}
+
+
+/* ==========================================================================
+ * ROOM 4  buf      bytes that are borrowed, and bytes that grow
+ * ==========================================================================
+ * Uses: mem
+ * Gives: buf_of buf_same buf_init buf_free buf_grow buf_put buf_byte buf_text
+ *        buf_view buf_copy_text sink_put
+ *
+ * kaws_bytes borrows: pointer and length, never freed. kaws__buf owns: it
+ * grows, remembers if it once could not, ignores appends from then on, and is
+ * asked at the end (failed). A kaws__sink is a place to put bytes, one after
+ * the other, for builders that do not care whether they fill a buffer or feed
+ * a hash.
+ */
+
+typedef struct kaws__buf {
+    const kaws_hooks *hooks;
+    uint8_t *at;
+    size_t   len, max;
+    int      failed;
+} kaws__buf;
+
+typedef struct kaws__sink {
+    void (*put)(void *to, const void *data, size_t len);
+    void  *to;
+} kaws__sink;
+
+
+static kaws_bytes
+kaws__buf_of(const char *text)
+{
+    kaws_bytes view = { (const uint8_t *)text, strlen(text) };
+
+    return view;
+}
+
+
+static int
+kaws__buf_same(kaws_bytes a, kaws_bytes b)
+{
+    return a.len == b.len && (a.len == 0 || memcmp(a.at, b.at, a.len) == 0);
+}
+
+
+static void
+kaws__buf_init(kaws__buf *buf, const kaws_hooks *hooks)
+{
+    memset(buf, 0, sizeof *buf);
+    buf->hooks = hooks;
+}
+
+
+static void
+kaws__buf_free(kaws__buf *buf)
+{
+    kaws__mem_free(buf->hooks, buf->at, buf->max);
+    buf->at = NULL;
+    buf->len = buf->max = 0;
+}
+
+
+/* Room for `more` bytes at the end, counted as there already; NULL if there is
+ * none to be had. */
+static uint8_t *
+kaws__buf_grow(kaws__buf *buf, size_t more)
+{
+    size_t need = buf->len;
+    uint8_t *at;
+
+    if (buf->failed || !kaws__mem_add(&need, more)) {
+        buf->failed = 1;
+        return NULL;
+    }
+    if (need > buf->max) {
+        size_t max = buf->max < 256 ? 256 : buf->max;
+        while (max < need)
+            max = max > SIZE_MAX / 2 ? need : max * 2;
+        at = kaws__mem_resize(buf->hooks, buf->at, buf->max, max);
+        if (at == NULL) {
+            buf->failed = 1;
+            return NULL;
+        }
+        buf->at = at;
+        buf->max = max;
+    }
+    at = buf->at + buf->len;
+    buf->len = need;
+    return at;
+}
+
+
+static void
+kaws__buf_put(kaws__buf *buf, const void *data, size_t len)
+{
+    uint8_t *at;
+
+    if (len == 0)
+        return;
+    at = kaws__buf_grow(buf, len);
+    if (at != NULL)
+        memcpy(at, data, len);
+}
+
+
+static void
+kaws__buf_byte(kaws__buf *buf, int byte)
+{
+    uint8_t *at = kaws__buf_grow(buf, 1);
+
+    if (at != NULL)
+        *at = (uint8_t)byte;
+}
+
+
+static void
+kaws__buf_text(kaws__buf *buf, const char *text)
+{
+    kaws__buf_put(buf, text, strlen(text));
+}
+
+
+static kaws_bytes
+kaws__buf_view(const kaws__buf *buf)
+{
+    kaws_bytes view = { buf->at, buf->len };
+
+    return view;
+}
+
+
+/* Copies a view into a NUL-terminated array; 0 when it does not fit. */
+static int
+kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
+{
+    if (view.len >= cap || (view.len > 0 && memchr(view.at, 0, view.len)))
+        return 0;
+    if (view.len > 0)
+        memcpy(out, view.at, view.len);
+    out[view.len] = '\0';
+    return 1;
+}
+
+
+static void
+kaws__sink_put(kaws__sink *sink, const void *data, size_t len)
+{
+    if (len > 0)
+        sink->put(sink->to, data, len);
+}
+
+
+/* ==========================================================================
+ * ROOM 5  text     hex, base64, percent, UTF-8, dates, numbers
+ * ==========================================================================
+ * Uses: buf
+ * Gives: text_lower text_alike text_hex text_base64
+ *        text_base64_len text_unbase64 text_percent text_utf8 text_is_utf8
+ *        text_show text_number text_civil text_amz_date text_http_date
+ *
+ * Small conversions, all of ASCII and bytes, none of them asking the locale.
+ * Base64 carries keys in the clear, so it has no branch and no table index
+ * that depends on them.
+ */
+
+static int
+kaws__text_lower(int c)
+{
+    return c >= 'A' && c <= 'Z' ? c + 32 : c;
+}
+
+
+/* Equal but for the case of ASCII letters. */
+static int
+kaws__text_alike(kaws_bytes a, const char *b)
+{
+    size_t i;
+
+    if (a.len != strlen(b))
+        return 0;
+    for (i = 0; i < a.len; i++)
+        if (kaws__text_lower(a.at[i]) != kaws__text_lower((uint8_t)b[i]))
+            return 0;
+    return 1;
+}
+
+
+/* Writes 2 * len digits and a NUL. */
+static void
+kaws__text_hex(char *out, const uint8_t *data, size_t len)
+{
+    static const char digits[] = "0123456789abcdef";
+    size_t i;
+
+    for (i = 0; i < len; i++) {
+        out[2 * i] = digits[data[i] >> 4];
+        out[2 * i + 1] = digits[data[i] & 15];
+    }
+    out[2 * len] = '\0';
+}
+
+
+/* ---- base64 (RFC 4648, section 4) ---------------------------------------- */
+
+/* All ones (of 24 bits) where a < b, else 0, for a and b under 256. */
+static uint32_t
+kaws__text_below(uint32_t a, uint32_t b)
+{
+    return (a - b) >> 8;
+}
+
+
+static uint8_t
+kaws__text_base64_digit(uint32_t six)
+{
+    uint32_t c = 'A' + six;
+
+    c += kaws__text_below(25, six) & 6;           /* on to 'a'  */
+    c -= kaws__text_below(51, six) & 75;          /* back to '0' */
+    c -= kaws__text_below(61, six) & 15;          /* to '+'     */
+    c += kaws__text_below(62, six) & 3;           /* to '/'     */
+    return (uint8_t)c;
+}
+
+
+static uint32_t
+kaws__text_base64_in(uint32_t c, uint32_t first, uint32_t last)
+{
+    return kaws__text_below(first - 1, c) & kaws__text_below(c, last + 1);
+}
+
+
+/* The value of a digit, or 0xffffffff for what is none. */
+static uint32_t
+kaws__text_base64_value(uint32_t c)
+{
+    uint32_t v = 0;
+
+    v |= kaws__text_base64_in(c, 'A', 'Z') & (c - 'A' + 1);
+    v |= kaws__text_base64_in(c, 'a', 'z') & (c - 'a' + 27);
+    v |= kaws__text_base64_in(c, '0', '9') & (c - '0' + 53);
+    v |= kaws__text_base64_in(c, '+', '+') & 63;
+    v |= kaws__text_base64_in(c, '/', '/') & 64;
+    return v - 1;
+}
+
+
+static void
+kaws__text_base64(kaws__buf *out, kaws_bytes in)
+{
+    uint8_t *at = kaws__buf_grow(out, (in.len + 2) / 3 * 4);
+    size_t i, left = in.len;
+
+    if (at == NULL)
+        return;
+    for (i = 0; left > 0; i += 3, at += 4) {
+        uint32_t three = (uint32_t)in.at[i] << 16;
+        three |= left > 1 ? (uint32_t)in.at[i + 1] << 8 : 0;
+        three |= left > 2 ? (uint32_t)in.at[i + 2] : 0;
+        at[0] = kaws__text_base64_digit(three >> 18);
+        at[1] = kaws__text_base64_digit(three >> 12 & 63);
+        at[2] = left > 1 ? kaws__text_base64_digit(three >> 6 & 63) : '=';
+        at[3] = left > 2 ? kaws__text_base64_digit(three & 63) : '=';
+        left -= left > 2 ? 3 : left;
+    }
+}
+
+
+/* Strict: whole groups, padding only at the end, no stray bits below it.
+ * Returns 0 for anything else, or when `cap` bytes are too few. What the
+ * length of the plaintext is, is no secret; what it says, is. */
+static int
+kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
+{
+    size_t i, n, pad = 0;
+    uint32_t bad = 0, four = 0;
+
+    if (in.len % 4 != 0)
+        return 0;
+    if (in.len > 0 && in.at[in.len - 1] == '=')
+        pad = in.at[in.len - 2] == '=' ? 2 : 1;
+    n = in.len / 4 * 3 - pad;
+    if (n > cap)
+        return 0;
+    for (i = 0; i < in.len; i += 4) {
+        size_t last = i + 4 == in.len ? pad : 0;
+        uint32_t v0 = kaws__text_base64_value(in.at[i]);
+        uint32_t v1 = kaws__text_base64_value(in.at[i + 1]);
+        uint32_t v2 = last > 1 ? 0 : kaws__text_base64_value(in.at[i + 2]);
+        uint32_t v3 = last > 0 ? 0 : kaws__text_base64_value(in.at[i + 3]);
+        bad |= v0 | v1 | v2 | v3;         /* 0xffffffff shows above bit 5    */
+        four = v0 << 18 | v1 << 12 | v2 << 6 | v3;
+        *out++ = (uint8_t)(four >> 16);
+        if (last < 2)
+            *out++ = (uint8_t)(four >> 8);
+        if (last < 1)
+            *out++ = (uint8_t)four;
+    }
+    bad |= pad == 0 ? 0 : four << (pad == 2 ? 16 : 24);
+    *len = n;
+    return bad < 64;
+}
+
+
+/* ---- percent-encoding (RFC 3986, section 2.1) ----------------------------- */
+
+static void
+kaws__text_percent(kaws__sink *out, kaws_bytes in, int (*keep)(int))
+{
+    static const char digits[] = "0123456789ABCDEF";
+    size_t i, kept = 0;
+
+    for (i = 0; i < in.len; i++) {
+        char code[3];
+        if (keep(in.at[i]))
+            continue;
+        code[0] = '%';
+        code[1] = digits[in.at[i] >> 4];
+        code[2] = digits[in.at[i] & 15];
+        kaws__sink_put(out, in.at + kept, i - kept);
+        kaws__sink_put(out, code, sizeof code);
+        kept = i + 1;
+    }
+    kaws__sink_put(out, in.at + kept, in.len - kept);
+}
+
+
+/* ---- UTF-8 (RFC 3629) ------------------------------------------------------ */
+
+/* How many bytes the first character takes; 0 if it is not well formed. */
+static size_t
+kaws__text_utf8(const uint8_t *at, size_t len)
+{
+    static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
+    size_t n, i;
+    uint32_t c;
+
+    if (len == 0)
+        return 0;
+    if (at[0] < 0x80)
+        return 1;
+    n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
+    if (at[0] < 0xc0 || at[0] > 0xf4 || len < n)
+        return 0;
+    c = at[0] & (0x7fu >> n);
+    for (i = 1; i < n; i++) {
+        if ((at[i] & 0xc0) != 0x80)
+            return 0;
+        c = c << 6 | (at[i] & 0x3f);
+    }
+    if (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
+        return 0;
+    return n;
+}
+
+
+static int
+kaws__text_is_utf8(kaws_bytes text)
+{
+    size_t i = 0, n;
+
+    for (; i < text.len; i += n) {
+        n = kaws__text_utf8(text.at + i, text.len - i);
+        if (n == 0)
+            return 0;
+    }
+    return 1;
+}
+
+
+/* ---- for logs --------------------------------------------------------------- */
+
+/* A name as a log may show it: no byte of it can end the line, colour the
+ * terminal or pretend to be another name. Cut with three dots. */
+static const char *
+kaws__text_show(char *out, size_t cap, kaws_bytes text)
+{
+    static const char digits[] = "0123456789abcdef";
+    size_t i, used = 0;
+
+    for (i = 0; i < text.len; i++) {
+        int c = text.at[i];
+        int plain = c >= 0x20 && c <= 0x7e && c != '\\' && c != '\'';
+        if (used + 8 > cap) {
+            memcpy(out + used, "...", 3);
+            used += 3;
+            break;
+        }
+        if (plain) {
+            out[used++] = (char)c;
+        } else {
+            out[used++] = '\\';
+            out[used++] = 'x';
+            out[used++] = digits[c >> 4];
+            out[used++] = digits[c & 15];
+        }
+    }
+    out[used] = '\0';
+    return out;
+}
+
+
+/* ---- numbers and dates ------------------------------------------------------ */
+
+/* Decimal digits only, at least one, and no more than `most`; else 0. */
+static int
+kaws__text_number(kaws_bytes text, uint32_t most, uint32_t *out)
+{
+    uint64_t value = 0;
+    size_t i;
+
+    if (text.len == 0 || text.len > 10)
+        return 0;
+    for (i = 0; i < text.len; i++) {
+        if (text.at[i] < '0' || text.at[i] > '9')
+            return 0;
+        value = value * 10 + (uint64_t)(text.at[i] - '0');
+    }
+    if (value > most)
+        return 0;
+    *out = (uint32_t)value;
+    return 1;
+}
+
+
+/* Days since 1970-01-01 of a date in the Gregorian calendar. A year is taken
+ * to begin in March, so that the leap day is its last. */
+static int64_t
+kaws__text_days(int64_t year, int month, int day)
+{
+    int64_t y = month > 2 ? year : year - 1;
+    int64_t m = month > 2 ? month - 3 : month + 9;
+
+    return y * 365 + y / 4 - y / 100 + y / 400 + (m * 153 + 2) / 5 + day -
+           719469;
+}
+
+
+/* The other way round: find the year by a guess that is never too small. */
+static void
+kaws__text_civil(int64_t days, int *year, int *month, int *day)
+{
+    int64_t y = 1970 + days / 365 + 1;
+    int m = 12;
+
+    while (kaws__text_days(y, 1, 1) > days)
+        y--;
+    while (kaws__text_days(y, m, 1) > days)
+        m--;
+    *year = (int)y;
+    *month = m;
+    *day = (int)(days - kaws__text_days(y, m, 1)) + 1;
+}
+
+
+/* "20150830T123600Z", for Unix seconds from 1970 to 9999. */
+static void
+kaws__text_amz_date(char out[17], int64_t when)
+{
+    int year, month, day, second;
+    char text[64];
+
+    if (when < 0 || when > 253402300799)
+        when = 0;
+    kaws__text_civil(when / 86400, &year, &month, &day);
+    second = (int)(when % 86400);
+    (void)snprintf(text, sizeof text, "%04d%02d%02dT%02d%02d%02dZ",
+                   year, month, day, second / 3600, second / 60 % 60,
+                   second % 60);
+    memcpy(out, text, 16);
+    out[16] = '\0';
+}
+
+
+static int
+kaws__text_two(const uint8_t *at, int least, int most)
+{
+    int value = (at[0] - '0') * 10 + (at[1] - '0');
+
+    return at[0] >= '0' && at[0] <= '9' && at[1] >= '0' && at[1] <= '9' &&
+           value >= least && value <= most ? value : -1;
+}
+
+
+/* Unix seconds of "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, section 5.6.7),
+ * the one form that servers may send today; 0 for anything else. */
+static int64_t
+kaws__text_http_date(kaws_bytes text)
+{
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    static const char shape[] = "aaa, 00 aaa 0000 00:00:00 GMT";
+    const uint8_t *at = text.at;
+    int day, month, century, year, hour, minute, second;
+    size_t i;
+
+    if (text.len != sizeof shape - 1)
+        return 0;
+    for (i = 0; i < text.len; i++)
+        if (shape[i] != 'a' && shape[i] != '0' && shape[i] != (char)at[i])
+            return 0;
+    for (month = 0; month < 12; month++)
+        if (memcmp(months + 3 * month, at + 8, 3) == 0)
+            break;
+    day = kaws__text_two(at + 5, 1, 31);
+    century = kaws__text_two(at + 12, 19, 99);
+    year = kaws__text_two(at + 14, 0, 99);
+    hour = kaws__text_two(at + 17, 0, 23);
+    minute = kaws__text_two(at + 20, 0, 59);
+    second = kaws__text_two(at + 23, 0, 60);
+    if (month == 12 || day < 0 || century < 0 || year < 0 || hour < 0 ||
+        minute < 0 || second < 0)
+        return 0;
+    return kaws__text_days(century * 100 + year, month + 1, day) * 86400 +
+           hour * 3600 + minute * 60 + second;
+}
+
+
+/* ==========================================================================
+ * ROOM 6  json     read and write the flat objects that KMS speaks
+ * ==========================================================================
+ * Uses: buf text
+ * Gives: json_read | json_begin json_name json_string json_base64 json_number
+ *        json_true json_end
+ *
+ * A reply of KMS is one object of strings and, rarely, other values that we do
+ * not want. So the reader is a cursor, not a tree: it walks the members once
+ * and hands out views into the reply. It neither recurses nor allocates: what
+ * is nested is stepped over with one bit a level, and a string's escapes are
+ * undone in place, for they only ever shrink. Strict RFC 8259, and stricter:
+ * a reply that is not UTF-8, names a wanted member twice or holds half a
+ * surrogate pair did not come from KMS.
+ */
+
+#define KAWS__JSON_DEPTH 64
+
+typedef struct kaws__json {
+    uint8_t    *at, *end;
+    const char *bad;              /* what is wrong at `at`; NULL while well   */
+} kaws__json;
+
+typedef struct kaws__member {     /* one that the caller wants                */
+    const char *name;
+    kaws_bytes  value;            /* a view; .at is NULL if it was not there  */
+} kaws__member;
+
+
+static int
+kaws__json_fail(kaws__json *j, const char *what)
+{
+    if (j->bad == NULL)
+        j->bad = what;
+    return 0;
+}
+
+
+static int
+kaws__json_peek(kaws__json *j)
+{
+    while (j->at < j->end && (*j->at == ' ' || *j->at == '\n' ||
+                              *j->at == '\r' || *j->at == '\t'))
+        j->at++;
+    return j->at < j->end ? *j->at : -1;
+}
+
+
+static int
+kaws__json_take(kaws__json *j, int byte, const char *otherwise)
+{
+    if (kaws__json_peek(j) != byte)
+        return kaws__json_fail(j, otherwise);
+    j->at++;
+    return 1;
+}
+
+
+/* ---- strings ---------------------------------------------------------------- */
+
+static int
+kaws__json_hex4(kaws__json *j, uint32_t *out)
+{
+    int i;
+
+    *out = 0;
+    if (j->end - j->at < 4)
+        return kaws__json_fail(j, "a \\u escape is cut short");
+    for (i = 0; i < 4; i++, j->at++) {
+        int c = kaws__text_lower(*j->at);
+        if (c >= '0' && c <= '9')
+            *out = *out << 4 | (uint32_t)(c - '0');
+        else if (c >= 'a' && c <= 'f')
+            *out = *out << 4 | (uint32_t)(c - 'a' + 10);
+        else
+            return kaws__json_fail(j, "a \\u escape needs four hex digits");
+    }
+    return 1;
+}
+
+
+static uint8_t *
+kaws__json_put_utf8(uint8_t *to, uint32_t c)
+{
+    if (c < 0x80) {
+        *to++ = (uint8_t)c;
+        return to;
+    }
+    if (c < 0x800) {
+        *to++ = (uint8_t)(0xc0 | c >> 6);
+    } else {
+        if (c < 0x10000) {
+            *to++ = (uint8_t)(0xe0 | c >> 12);
+        } else {
+            *to++ = (uint8_t)(0xf0 | c >> 18);
+            *to++ = (uint8_t)(0x80 | (c >> 12 & 63));
+        }
+        *to++ = (uint8_t)(0x80 | (c >> 6 & 63));
+    }
+    *to++ = (uint8_t)(0x80 | (c & 63));
+    return to;
+}
+
+
+/* The character of a \u escape, or of a pair of them; at its digits. */
+static int
+kaws__json_unicode(kaws__json *j, uint32_t *c)
+{
+    uint32_t low;
+
+    if (!kaws__json_hex4(j, c))
+        return 0;
+    if (*c >= 0xd800 && *c <= 0xdbff && j->end - j->at >= 2 &&
+        j->at[0] == '\\' && j->at[1] == 'u') {
+        j->at += 2;
+        if (!kaws__json_hex4(j, &low))
+            return 0;
+        if (low < 0xdc00 || low > 0xdfff)
+            return kaws__json_fail(j, "half a surrogate pair");
+        *c = 0x10000 + ((*c & 0x3ff) << 10) + (low & 0x3ff);
+    }
+    if (*c >= 0xd800 && *c <= 0xdfff)
+        return kaws__json_fail(j, "half a surrogate pair");
+    return 1;
+}
+
+
+/* At the byte behind a backslash. Writes to *to what the escape means, which
+ * is never longer than the escape. */
+static int
+kaws__json_escape(kaws__json *j, uint8_t **to)
+{
+    static const char from[] = "\"\\/bfnrt", means[] = "\"\\/\b\f\n\r\t";
+    const char *found;
+    uint32_t c;
+
+    if (j->at == j->end)
+        return kaws__json_fail(j, "a string is cut short");
+    if (*j->at == 'u') {
+        j->at++;
+        if (!kaws__json_unicode(j, &c))
+            return 0;
+        *to = kaws__json_put_utf8(*to, c);
+        return 1;
+    }
+    found = *j->at != 0 ? strchr(from, *j->at) : NULL;
+    if (found == NULL)
+        return kaws__json_fail(j, "an escape that JSON does not have");
+    j->at++;
+    *(*to)++ = (uint8_t)means[found - from];
+    return 1;
+}
+
+
+/* Steps over bytes that mean themselves. */
+static int
+kaws__json_plain(kaws__json *j)
+{
+    uint8_t *at = j->at, *end = j->end;
+    size_t n;
+
+    for (;;) {
+        while (at < end && *at >= 0x20 && *at < 0x80 && *at != '"' &&
+               *at != '\\')
+            at++;
+        j->at = at;
+        if (at == end || *at < 0x80)
+            return 1;
+        n = kaws__text_utf8(at, (size_t)(end - at));
+        if (n == 0)
+            return kaws__json_fail(j, "not UTF-8");
+        at += n;
+    }
+}
+
+
+static int
+kaws__json_text(kaws__json *j, kaws_bytes *out)
+{
+    uint8_t *start, *to, *from;
+
+    if (!kaws__json_take(j, '"', "a string was expected"))
+        return 0;
+    start = to = j->at;
+    for (;;) {
+        from = j->at;
+        if (!kaws__json_plain(j))
+            return 0;
+        if (to != from)
+            memmove(to, from, (size_t)(j->at - from));
+        to += j->at - from;
+        if (j->at == j->end)
+            return kaws__json_fail(j, "a string is cut short");
+        if (*j->at == '"')
+            break;
+        if (*j->at != '\\')
+            return kaws__json_fail(j, "a control character in a string");
+        j->at++;
+        if (!kaws__json_escape(j, &to))
+            return 0;
+    }
+    j->at++;
+    out->at = start;
+    out->len = (size_t)(to - start);
+    return 1;
+}
+
+
+/* ---- everything else is stepped over ----------------------------------------- */
+
+static int
+kaws__json_digits(kaws__json *j)
+{
+    uint8_t *start = j->at;
+
+    while (j->at < j->end && *j->at >= '0' && *j->at <= '9')
+        j->at++;
+    return j->at > start ? 1 : kaws__json_fail(j, "a number lacks a digit");
+}
+
+
+static int
+kaws__json_number_at(kaws__json *j)
+{
+    if (*j->at == '-')
+        j->at++;
+    if (j->at < j->end && *j->at == '0')
+        j->at++;
+    else if (!kaws__json_digits(j))
+        return 0;
+    if (j->at < j->end && *j->at == '.') {
+        j->at++;
+        if (!kaws__json_digits(j))
+            return 0;
+    }
+    if (j->at < j->end && (*j->at == 'e' || *j->at == 'E')) {
+        j->at++;
+        if (j->at < j->end && (*j->at == '+' || *j->at == '-'))
+            j->at++;
+        return kaws__json_digits(j);
+    }
+    return 1;
+}
+
+
+static int
+kaws__json_scalar(kaws__json *j)
+{
+    static const char *const words[] = { "true", "false", "null" };
+    kaws_bytes ignored;
+    size_t i;
+    int c = kaws__json_peek(j);
+
+    if (c == '"')
+        return kaws__json_text(j, &ignored);
+    if (c == '-' || (c >= '0' && c <= '9'))
+        return kaws__json_number_at(j);
+    for (i = 0; i < 3; i++) {
+        size_t n = strlen(words[i]);
+        if ((size_t)(j->end - j->at) >= n && memcmp(j->at, words[i], n) == 0) {
+            j->at += n;
+            return 1;
+        }
+    }
+    return kaws__json_fail(j, "a value was expected");
+}
+
+
+static int
+kaws__json_member_name(kaws__json *j, kaws_bytes *name)
+{
+    return kaws__json_text(j, name) &&
+           kaws__json_take(j, ':', "a colon was expected");
+}
+
+
+/* Steps over one value of any kind. `objects` has one bit a level, 1 for an
+ * object and 0 for an array; `depth` says how many are open. */
+static int
+kaws__json_skip(kaws__json *j)
+{
+    uint64_t objects = 0;
+    int depth = 0, fresh = 0, c;
+    kaws_bytes ignored;
+
+    do {
+        c = kaws__json_peek(j);
+        if (c == '{' || c == '[') {
+            if (depth == KAWS__JSON_DEPTH)
+                return kaws__json_fail(j, "nested too deeply");
+            objects = objects << 1 | (c == '{');
+            depth++;
+            fresh = 1;
+            j->at++;
+        } else if (!kaws__json_scalar(j)) {
+            return 0;
+        } else {
+            fresh = 0;
+        }
+        while (depth > 0) {
+            c = kaws__json_peek(j);
+            if (c != ((objects & 1) ? '}' : ']'))
+                break;
+            j->at++;
+            objects >>= 1;
+            depth--;
+            fresh = 0;
+        }
+        if (depth > 0 && !fresh &&
+            !kaws__json_take(j, ',', "a comma or an end was expected"))
+            return 0;
+        if (depth > 0 && (objects & 1) && !kaws__json_member_name(j, &ignored))
+            return 0;
+    } while (depth > 0);
+    return 1;
+}
+
+
+/* ---- a whole reply ------------------------------------------------------------ */
+
+static int
+kaws__json_member(kaws__json *j, kaws__member *want, size_t count)
+{
+    kaws_bytes name;
+    size_t i;
+
+    if (!kaws__json_member_name(j, &name))
+        return 0;
+    for (i = 0; i < count; i++) {
+        if (!kaws__buf_same(name, kaws__buf_of(want[i].name)))
+            continue;
+        if (want[i].value.at != NULL)
+            return kaws__json_fail(j, "a member is there twice");
+        return kaws__json_text(j, &want[i].value);
+    }
+    return kaws__json_skip(j);
+}
+
+
+/* Reads one object and nothing after it. Of its members, the wanted ones must
+ * be strings and come at most once. Returns NULL, or what is wrong, and where
+ * in *offset. The text is changed in place, and the views point into it. */
+static const char *
+kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
+                size_t *offset)
+{
+    kaws__json j = { NULL, NULL, NULL };
+    size_t i;
+    int more = 1;
+
+    j.at = text;
+    j.end = text + len;
+    for (i = 0; i < count; i++)
+        want[i].value.at = NULL, want[i].value.len = 0;
+    if (kaws__json_take(&j, '{', "an object was expected") &&
+        kaws__json_peek(&j) == '}') {
+        j.at++;
+        more = 0;
+    }
+    while (more && j.bad == NULL && kaws__json_member(&j, want, count)) {
+        more = kaws__json_peek(&j) == ',';
+        if (more)
+            j.at++;
+        else
+            kaws__json_take(&j, '}', "a comma or an end was expected");
+    }
+    if (j.bad == NULL && kaws__json_peek(&j) >= 0)
+        kaws__json_fail(&j, "something follows the object");
+    *offset = (size_t)(j.at - text);
+    return j.bad;
+}
+
+
+/* ---- writing ------------------------------------------------------------------- */
+
+/* The writer keeps no state: whether a comma is due shows in the last byte. */
+static void
+kaws__json_begin(kaws__buf *out)
+{
+    kaws__buf_byte(out, '{');
+}
+
+
+static void
+kaws__json_end(kaws__buf *out)
+{
+    kaws__buf_byte(out, '}');
+}
+
+
+/* The text must be UTF-8; whoever lets it in has checked that. */
+static void
+kaws__json_string(kaws__buf *out, kaws_bytes text)
+{
+    size_t i;
+
+    kaws__buf_byte(out, '"');
+    for (i = 0; i < text.len; i++) {
+        int c = text.at[i];
+        char code[8];
+        if (c == '"' || c == '\\') {
+            kaws__buf_byte(out, '\\');
+            kaws__buf_byte(out, c);
+        } else if (c < 0x20) {
+            (void)snprintf(code, sizeof code, "\\u%04x", (unsigned)c);
+            kaws__buf_text(out, code);
+        } else {
+            kaws__buf_byte(out, c);
+        }
+    }
+    kaws__buf_byte(out, '"');
+}
+
+
+static void
+kaws__json_name(kaws__buf *out, const char *name)
+{
+    if (out->len > 0 && out->at != NULL && out->at[out->len - 1] != '{')
+        kaws__buf_byte(out, ',');
+    kaws__json_string(out, kaws__buf_of(name));
+    kaws__buf_byte(out, ':');
+}
+
+
+static void
+kaws__json_base64(kaws__buf *out, kaws_bytes data)
+{
+    kaws__buf_byte(out, '"');
+    kaws__text_base64(out, data);
+    kaws__buf_byte(out, '"');
+}
+
+
+static void
+kaws__json_number(kaws__buf *out, size_t value)
+{
+    char digits[24];
+
+    (void)snprintf(digits, sizeof digits, "%lu", (unsigned long)value);
+    kaws__buf_text(out, digits);
+}
+
+
+static void
+kaws__json_true(kaws__buf *out)
+{
+    kaws__buf_text(out, "true");
+}
+
+
+/* ==========================================================================
+ * ROOM 7  crypto   SHA-256 and HMAC, on BearSSL
+ * ==========================================================================
+ * Uses: mem
+ * Gives: crypto_init crypto_update crypto_out crypto_sha256 crypto_hmac
+ *        crypto_equal crypto_put
+ *
+ * The only room that knows BearSSL. A kaws__sha256 is a running state that may
+ * be copied, and asked for its digest without being disturbed: that is what
+ * lets the data file grow by appending.
+ */
+
+#include <bearssl.h>
+
+typedef struct kaws__sha256 {
+    br_sha256_context br;
+} kaws__sha256;
+
+
+static void
+kaws__crypto_init(kaws__sha256 *hash)
+{
+    br_sha256_init(&hash->br);
+}
+
+
+static void
+kaws__crypto_update(kaws__sha256 *hash, const void *data, size_t len)
+{
+    br_sha256_update(&hash->br, data, len);
+}
+
+
+static void
+kaws__crypto_out(const kaws__sha256 *hash, uint8_t out[32])
+{
+    br_sha256_out(&hash->br, out);
+}
+
+
+/* For a kaws__sink: feeds what is put. */
+static void
+kaws__crypto_put(void *hash, const void *data, size_t len)
+{
+    kaws__crypto_update(hash, data, len);
+}
+
+
+static void
+kaws__crypto_sha256(uint8_t out[32], kaws_bytes data)
+{
+    kaws__sha256 hash;
+
+    kaws__crypto_init(&hash);
+    kaws__crypto_update(&hash, data.at, data.len);
+    kaws__crypto_out(&hash, out);
+}
+
+
+/* `out` may be the key itself. */
+static void
+kaws__crypto_hmac(uint8_t out[32], kaws_bytes key, kaws_bytes data)
+{
+    br_hmac_key_context pads;
+    br_hmac_context hmac;
+
+    br_hmac_key_init(&pads, &br_sha256_vtable, key.at, key.len);
+    br_hmac_init(&hmac, &pads, 32);
+    br_hmac_update(&hmac, data.at, data.len);
+    br_hmac_out(&hmac, out);
+    kaws_wipe(&pads, sizeof pads);
+    kaws_wipe(&hmac, sizeof hmac);
+}
+
+
+/* In a time that does not depend on where two digests differ. */
+static int
+kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
+{
+    uint32_t differ = 0;
+    int i;
+
+    for (i = 0; i < 32; i++)
+        differ |= (uint32_t)(a[i] ^ b[i]);
+    return differ == 0;
+}
+
+
+/* ==========================================================================
+ * ROOM 8  sigv4    AWS Signature Version 4, in the steps of AWS's page
+ * ==========================================================================
+ * Uses: err mem buf text crypto
+ * Gives: sigv4_key sigv4_authorize kaws_sign
+ *
+ * "Create a signed AWS API request", step by step: 1 the canonical request,
+ * 2 its hash, 3 the string to sign, 4 the signing key, 5 the signature, and
+ * then the header that carries it. Nothing is allocated: the canonical request
+ * is a stream, put into a hash (or, by a test that wants to see it, into a
+ * buffer). A signing key holds for a day and a region, so step 4 is apart.
+ */
+
+#define KAWS__SIGV4_MAX 64        /* headers, and query parameters, at most   */
+
+typedef struct kaws__field {      /* a header, or a query parameter           */
+    kaws_bytes name, value;
+} kaws__field;
+
+typedef struct kaws__sigv4 {
+    const kaws_signing *what;
+    const char  *error;
+    char         date[17];        /* 20150830T123600Z                         */
+    size_t       count;
+    kaws__field  headers[KAWS__SIGV4_MAX + 2];    /* sorted by name           */
+} kaws__sigv4;
+
+
+static int
+kaws__sigv4_fail(kaws__sigv4 *s, const char *why)
+{
+    s->error = why;
+    return 0;
+}
+
+
+/* RFC 3986's unreserved characters. */
+static int
+kaws__sigv4_unreserved(int c)
+{
+    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
+           (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' ||
+           c == '~';
+}
+
+
+/* ---- the headers, gathered and sorted --------------------------------------- */
+
+static int
+kaws__sigv4_order(kaws_bytes a, kaws_bytes b, int fold)
+{
+    size_t i;
+
+    for (i = 0; i < a.len && i < b.len; i++) {
+        int x = fold ? kaws__text_lower(a.at[i]) : a.at[i];
+        int y = fold ? kaws__text_lower(b.at[i]) : b.at[i];
+        if (x != y)
+            return x - y;
+    }
+    return a.len < b.len ? -1 : a.len > b.len;
+}
+
+
+/* Behind all that are not greater, so that headers of one name keep the order
+ * they came in. */
+static void
+kaws__sigv4_insert(kaws__sigv4 *s, kaws_bytes name, kaws_bytes value)
+{
+    size_t i = s->count++;
+
+    while (i > 0 && kaws__sigv4_order(s->headers[i - 1].name, name, 1) > 0) {
+        s->headers[i] = s->headers[i - 1];
+        i--;
+    }
+    s->headers[i].name = name;
+    s->headers[i].value = value;
+}
+
+
+static int
+kaws__sigv4_has(const kaws__sigv4 *s, const char *name)
+{
+    size_t i;
+
+    for (i = 0; i < s->count; i++)
+        if (kaws__text_alike(s->headers[i].name, name))
+            return 1;
+    return 0;
+}
+
+
+/* Takes the caller's headers, and adds the two that AWS wants signed. */
+static int
+kaws__sigv4_gather(kaws__sigv4 *s, const kaws_signing *what, const char *token)
+{
+    size_t i;
+
+    memset(s, 0, sizeof *s);
+    s->what = what;
+    kaws__text_amz_date(s->date, what->when);
+    for (i = 0; what->headers != NULL && what->headers[i] != NULL; i++) {
+        kaws_bytes line = kaws__buf_of(what->headers[i]), name = line, value;
+        const uint8_t *colon = memchr(line.at, ':', line.len);
+        if (i == KAWS__SIGV4_MAX)
+            return kaws__sigv4_fail(s, "more than 64 headers");
+        if (colon == NULL || colon == line.at)
+            return kaws__sigv4_fail(s, "a header is not of the form \"name: value\"");
+        name.len = (size_t)(colon - line.at);
+        value.at = colon + 1;
+        value.len = line.len - name.len - 1;
+        kaws__sigv4_insert(s, name, value);
+    }
+    if (!kaws__sigv4_has(s, "host"))
+        return kaws__sigv4_fail(s, "there is no Host header");
+    if (!kaws__sigv4_has(s, "x-amz-date"))
+        kaws__sigv4_insert(s, kaws__buf_of("x-amz-date"),
+                           kaws__buf_of(s->date));
+    if (token != NULL && !kaws__sigv4_has(s, "x-amz-security-token"))
+        kaws__sigv4_insert(s, kaws__buf_of("x-amz-security-token"),
+                           kaws__buf_of(token));
+    return 1;
+}
+
+
+/* ---- step 1: create a canonical request ---------------------------------------- */
+
+/* Whether the segment of the path before `rest` is taken back by a "..". */
+static int
+kaws__sigv4_undone(const char *rest)
+{
+    int deep = 0;
+
+    while (*rest == '/') {
+        size_t n;
+        while (*rest == '/')
+            rest++;
+        n = strcspn(rest, "/");
+        if (n == 2 && rest[0] == '.' && rest[1] == '.') {
+            if (deep == 0)
+                return 1;
+            deep--;
+        } else if (n > 0 && !(n == 1 && rest[0] == '.')) {
+            deep++;
+        }
+        rest += n;
+    }
+    return 0;
+}
+
+
+/* The path as sent, without empty, "." and ".." segments, and encoded once
+ * more: AWS does that for every service but S3. */
+static void
+kaws__sigv4_path(kaws__sink *out, const char *path)
+{
+    size_t kept = 0;
+
+    while (*path != '\0') {
+        size_t n;
+        path += strspn(path, "/");
+        n = strcspn(path, "/");
+        if (n > 0 && !(n == 1 && path[0] == '.') &&
+            !(n == 2 && path[0] == '.' && path[1] == '.') &&
+            !kaws__sigv4_undone(path + n)) {
+            kaws_bytes segment = { (const uint8_t *)path, n };
+            kaws__sink_put(out, "/", 1);
+            kaws__text_percent(out, segment, kaws__sigv4_unreserved);
+            kept++;
+        }
+        if (path[n] == '/' && path[n + strspn(path + n, "/")] == '\0')
+            break;
+        path += n;
+    }
+    if (kept == 0 || *path != '\0')
+        kaws__sink_put(out, "/", 1);
+}
+
+
+/* The parameters as sent, sorted by name, then by value. */
+static int
+kaws__sigv4_query(kaws__sink *out, const char *query)
+{
+    kaws__field sorted[KAWS__SIGV4_MAX];
+    size_t count = 0, i;
+
+    while (*query != '\0') {
+        size_t len = strcspn(query, "&"), name = strcspn(query, "&=");
+        kaws__field p = { { NULL, 0 }, { NULL, 0 } };
+        if (count == KAWS__SIGV4_MAX)
+            return 0;
+        p.name.at = (const uint8_t *)query;
+        p.name.len = name;
+        p.value.at = p.name.at + name + (name < len);
+        p.value.len = len - name - (name < len);
+        for (i = count++; i > 0; i--) {
+            int order = kaws__sigv4_order(sorted[i - 1].name, p.name, 0);
+            if (order < 0 || (order == 0 &&
+                kaws__sigv4_order(sorted[i - 1].value, p.value, 0) <= 0))
+                break;
+            sorted[i] = sorted[i - 1];
+        }
+        sorted[i] = p;
+        query += len + (query[len] == '&');
+    }
+    for (i = 0; i < count; i++) {
+        if (i > 0)
+            kaws__sink_put(out, "&", 1);
+        kaws__sink_put(out, sorted[i].name.at, sorted[i].name.len);
+        kaws__sink_put(out, "=", 1);
+        kaws__sink_put(out, sorted[i].value.at, sorted[i].value.len);
+    }
+    return 1;
+}
+
+
+/* Trimmed, and each run of blanks made one space. */
+static void
+kaws__sigv4_value(kaws__sink *out, kaws_bytes value)
+{
+    size_t i = 0, from;
+    int first = 1;
+
+    while (i < value.len) {
+        while (i < value.len && (value.at[i] == ' ' || value.at[i] == '\t'))
+            i++;
+        from = i;
+        while (i < value.len && value.at[i] != ' ' && value.at[i] != '\t')
+            i++;
+        if (i > from && !first)
+            kaws__sink_put(out, " ", 1);
+        if (i > from)
+            first = 0;
+        kaws__sink_put(out, value.at + from, i - from);
+    }
+}
+
+
+static void
+kaws__sigv4_lower(kaws__sink *out, kaws_bytes name)
+{
+    size_t i = 0, n;
+    char low[32];
+
+    while (i < name.len) {
+        for (n = 0; n < sizeof low && i < name.len; n++, i++)
+            low[n] = (char)kaws__text_lower(name.at[i]);
+        kaws__sink_put(out, low, n);
+    }
+}
+
+
+static int
+kaws__sigv4_repeats(const kaws__sigv4 *s, size_t i)
+{
+    return i > 0 && kaws__sigv4_order(s->headers[i - 1].name,
+                                      s->headers[i].name, 1) == 0;
+}
+
+
+static void
+kaws__sigv4_signed_headers(const kaws__sigv4 *s, kaws__sink *out)
+{
+    size_t i;
+
+    for (i = 0; i < s->count; i++) {
+        if (kaws__sigv4_repeats(s, i))
+            continue;
+        if (i > 0)
+            kaws__sink_put(out, ";", 1);
+        kaws__sigv4_lower(out, s->headers[i].name);
+    }
+}
+
+
+static int
+kaws__sigv4_canonical_request(kaws__sigv4 *s, kaws__sink *out)
+{
+    uint8_t digest[32];
+    char hex[65];
+    size_t i;
+
+    kaws__sink_put(out, s->what->method, strlen(s->what->method));
+    kaws__sink_put(out, "\n", 1);
+    kaws__sigv4_path(out, s->what->path);
+    kaws__sink_put(out, "\n", 1);
+    if (s->what->query != NULL && !kaws__sigv4_query(out, s->what->query))
+        return kaws__sigv4_fail(s, "more than 64 query parameters");
+    for (i = 0; i < s->count; i++) {
+        if (kaws__sigv4_repeats(s, i)) {
+            kaws__sink_put(out, ",", 1);
+        } else {
+            kaws__sink_put(out, "\n", 1);
+            kaws__sigv4_lower(out, s->headers[i].name);
+            kaws__sink_put(out, ":", 1);
+        }
+        kaws__sigv4_value(out, s->headers[i].value);
+    }
+    kaws__sink_put(out, "\n\n", 2);
+    kaws__sigv4_signed_headers(s, out);
+    kaws__sink_put(out, "\n", 1);
+    kaws__crypto_sha256(digest, s->what->body);
+    kaws__text_hex(hex, digest, sizeof digest);
+    kaws__sink_put(out, hex, 64);
+    return 1;
+}
+
+
+/* ---- step 3: create a string to sign -------------------------------------------- */
+
+/* `hash` is step 2's: the hex SHA-256 of the canonical request. */
+static void
+kaws__sigv4_string_to_sign(const kaws__sigv4 *s, const char *hash,
+                           kaws__sink *out)
+{
+    const kaws_bytes lines[] = {
+        { (const uint8_t *)"AWS4-HMAC-SHA256\n", 17 },
+        { (const uint8_t *)s->date, 16 }, { (const uint8_t *)"\n", 1 },
+        { (const uint8_t *)s->date, 8 },  { (const uint8_t *)"/", 1 },
+        kaws__buf_of(s->what->region),    { (const uint8_t *)"/", 1 },
+        kaws__buf_of(s->what->service),
+        { (const uint8_t *)"/aws4_request\n", 14 },
+        kaws__buf_of(hash)
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof lines / sizeof lines[0]; i++)
+        kaws__sink_put(out, lines[i].at, lines[i].len);
+}
+
+
+/* ---- step 4: derive a signing key ------------------------------------------------ */
+
+/* HMAC by HMAC, from the secret: the date, the region, the service, the end.
+ * The key is a secret itself; whoever asks for it wipes it. */
+static int
+kaws__sigv4_key(uint8_t key[32], const char *secret, const char *date,
+                const char *region, const char *service)
+{
+    uint8_t first[4 + 256];
+    kaws_bytes start = { first, 4 + strlen(secret) };
+    kaws_bytes chain = { key, 32 }, day = { (const uint8_t *)date, 8 };
+
+    if (start.len > sizeof first)
+        return 0;
+    memcpy(first, "AWS4", 4);
+    memcpy(first + 4, secret, start.len - 4);
+    kaws__crypto_hmac(key, start, day);
+    kaws_wipe(first, sizeof first);
+    kaws__crypto_hmac(key, chain, kaws__buf_of(region));
+    kaws__crypto_hmac(key, chain, kaws__buf_of(service));
+    kaws__crypto_hmac(key, chain, kaws__buf_of("aws4_request"));
+    return 1;
+}
+
+
+/* ---- step 5: calculate the signature, and the header that carries it -------------- */
+
+/* Where the header is written: an array that may turn out too small. */
+typedef struct kaws__line {
+    char  *at;
+    size_t len, cap;
+} kaws__line;
+
+
+static void
+kaws__sigv4_line_put(void *to, const void *data, size_t len)
+{
+    kaws__line *line = to;
+
+    if (line->len < line->cap && len < line->cap - line->len)
+        memcpy(line->at + line->len, data, len);
+    line->len += len;
+}
+
+
+static void
+kaws__sigv4_credential(const kaws__sigv4 *s, const char *id, kaws__sink *out)
+{
+    kaws__sink_put(out, "AWS4-HMAC-SHA256 Credential=", 28);
+    kaws__sink_put(out, id, strlen(id));
+    kaws__sink_put(out, "/", 1);
+    kaws__sink_put(out, s->date, 8);
+    kaws__sink_put(out, "/", 1);
+    kaws__sink_put(out, s->what->region, strlen(s->what->region));
+    kaws__sink_put(out, "/", 1);
+    kaws__sink_put(out, s->what->service, strlen(s->what->service));
+    kaws__sink_put(out, "/aws4_request, SignedHeaders=", 29);
+}
+
+
+/* Steps 1 to 5 for a request already gathered. NULL, or what is wrong. */
+static const char *
+kaws__sigv4_authorize(kaws__sigv4 *s, const char *id, const uint8_t key[32],
+                      char *out, size_t cap)
+{
+    kaws__sha256 request;
+    kaws__sink hashed = { kaws__crypto_put, NULL };
+    kaws__line to_sign = { NULL, 0, 0 }, header = { NULL, 0, 0 };
+    kaws__sink text = { kaws__sigv4_line_put, NULL };
+    char string[256], hex[65];
+    uint8_t digest[32];
+    kaws_bytes signing = { key, 32 }, view;
+
+    hashed.to = &request;
+    kaws__crypto_init(&request);
+    if (!kaws__sigv4_canonical_request(s, &hashed))
+        return s->error;
+    kaws__crypto_out(&request, digest);
+    kaws__text_hex(hex, digest, sizeof digest);
+
+    to_sign.at = string;
+    to_sign.cap = sizeof string;
+    text.to = &to_sign;
+    kaws__sigv4_string_to_sign(s, hex, &text);
+    if (to_sign.len >= to_sign.cap)
+        return "the names of region and service are too long";
+    view.at = (const uint8_t *)string;
+    view.len = to_sign.len;
+    kaws__crypto_hmac(digest, signing, view);
+    kaws__text_hex(hex, digest, sizeof digest);
+
+    header.at = out;
+    header.cap = cap;
+    text.to = &header;
+    kaws__sigv4_credential(s, id, &text);
+    kaws__sigv4_signed_headers(s, &text);
+    kaws__sink_put(&text, ", Signature=", 12);
+    kaws__sink_put(&text, hex, 64);
+    if (header.len >= cap)
+        return "the room for the Authorization value is too small";
+    out[header.len] = '\0';
+    return NULL;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
+          size_t cap, kaws_error *err)
+{
+    kaws__sigv4 s;
+    uint8_t key[32];
+    const char *wrong = NULL;
+
+    kaws__err_clear(err);
+    if (what == NULL || what->method == NULL || what->path == NULL ||
+        what->region == NULL || what->service == NULL ||
+        authorization == NULL || who.id == NULL || who.secret == NULL)
+        return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: method, path, "
+                             "region, service, id, secret and the room for "
+                             "the result must not be NULL");
+    if (what->body.at == NULL && what->body.len > 0)
+        wrong = "the body is NULL, but not empty";
+    else if (what->path[0] != '/' && what->path[0] != '\0')
+        wrong = "the path does not begin with a slash";
+    else if (what->when <= 0 || what->when > 253402300799)
+        wrong = "the time is not between the years 1970 and 9999";
+    else if (!kaws__sigv4_gather(&s, what, who.token))
+        wrong = s.error;
+    else if (!kaws__sigv4_key(key, who.secret, s.date, what->region,
+                              what->service))
+        wrong = "the secret is longer than 256 bytes";
+    else
+        wrong = kaws__sigv4_authorize(&s, who.id, key, authorization, cap);
+    kaws_wipe(key, sizeof key);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: %s", wrong);
+    return KAWS_OK;
+}
+
+
+/* ==========================================================================
+ * ROOM 9  http     send one request, get one reply
+ * ==========================================================================
+ * Uses: plat err mem buf text
+ * Gives: http_open http_close http_send
+ *
+ * Everybody above asks kaws__http_send, which asks the caller's `send` hook or
+ * the built-in sender. That one keeps idle libcurl handles, each with its own
+ * kept-alive connection, and lends them to as many threads as come.
+ *
+ * Bytes that are secret pass through libcurl on their way. A reply is copied
+ * out of libcurl's buffer and wiped there. A request that carries a plaintext
+ * ends in many spaces (see kms): the body is handed over in two parts, and as
+ * libcurl fills its one upload buffer from the start each time, the spaces
+ * write over what went before them. OpenSSL is told to wipe its own.
+ */
+
+typedef struct kaws__http {
+    const kaws_hooks *hooks;
+    int (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
+    void *ctx;
+    void *sender;                 /* the built-in one, or NULL                */
+} kaws__http;
+
+
+static void
+kaws__http_keep(char *out, size_t cap, kaws_bytes value)
+{
+    if (value.len >= cap)
+        value.len = cap - 1;
+    memcpy(out, value.at, value.len);
+    out[value.len] = '\0';
+}
+
+
+/* Takes what we want to know from one header line of a reply. */
+static void
+kaws__http_header(kaws_reply *r, kaws_bytes line)
+{
+    const uint8_t *colon = memchr(line.at, ':', line.len);
+    kaws_bytes name = line, value = line;
+    uint32_t ms;
+
+    if (line.len > 5 && memcmp(line.at, "HTTP/", 5) == 0) {
+        r->date = 0;                      /* another reply begins: a 100     */
+        r->retry_after_ms = -1;
+        r->request_id[0] = '\0';
+    }
+    if (colon == NULL)
+        return;
+    name.len = (size_t)(colon - line.at);
+    value.at = colon + 1;
+    value.len = line.len - name.len - 1;
+    while (value.len > 0 && (*value.at == ' ' || *value.at == '\t'))
+        value.at++, value.len--;
+    while (value.len > 0 && value.at[value.len - 1] <= ' ')
+        value.len--;
+    if (kaws__text_alike(name, "date"))
+        r->date = kaws__text_http_date(value);
+    else if (kaws__text_alike(name, "x-amzn-requestid"))
+        kaws__http_keep(r->request_id, sizeof r->request_id, value);
+    else if (kaws__text_alike(name, "x-amz-retry-after") &&
+             kaws__text_number(value, 3600000, &ms))
+        r->retry_after_ms = (int)ms;
+}
+
+
+/* built-in sender: begin */
+#if !defined(KEYRING_AWS_NO_CURL)
+
+#include <curl/curl.h>
+#include <dlfcn.h>
+
+#define KAWS__HTTP_IDLE 64        /* handles kept for the next request        */
+#define KAWS__HTTP_IDLE_S 20L     /* AWS closes idle connections; so do we    */
+
+typedef struct kaws__sender {
+    const kaws_hooks *hooks;
+    const char *ca_file;
+    kaws__lock  lock;             /* guards the two below                     */
+    int         count;
+    CURL       *idle[KAWS__HTTP_IDLE];
+} kaws__sender;
+
+typedef struct kaws__transfer {   /* one request on its way                   */
+    const kaws_request *q;
+    kaws_reply *r;
+    size_t sent;
+    size_t first;                 /* where the trailing spaces begin          */
+    int    too_long;
+    char   error[CURL_ERROR_SIZE];
+} kaws__transfer;
+
+
+static size_t
+kaws__http_on_body(char *data, size_t size, size_t count, void *to)
+{
+    kaws__transfer *t = to;
+    kaws_reply *r = t->r;
+    size_t len = size * count, room = r->body_max - r->body_len;
+
+    if (len > room)
+        t->too_long = 1;
+    else
+        memcpy(r->body + r->body_len, data, len);
+    kaws_wipe(data, len);                 /* libcurl's own copy              */
+    if (t->too_long)
+        return 0;
+    r->body_len += len;
+    return len;
+}
+
+
+static size_t
+kaws__http_on_header(char *data, size_t size, size_t count, void *to)
+{
+    kaws__transfer *t = to;
+    kaws_bytes line = { (const uint8_t *)data, size * count };
+
+    kaws__http_header(t->r, line);
+    return line.len;
+}
+
+
+static size_t
+kaws__http_on_read(char *out, size_t size, size_t count, void *from)
+{
+    kaws__transfer *t = from;
+    size_t end = t->sent < t->first ? t->first : t->q->body.len;
+    size_t len = end - t->sent;
+
+    if (len > size * count)
+        len = size * count;
+    memcpy(out, t->q->body.at + t->sent, len);
+    t->sent += len;
+    return len;
+}
+
+
+/* libcurl starts over when a kept connection turns out to be dead. */
+static int
+kaws__http_on_seek(void *from, curl_off_t offset, int origin)
+{
+    kaws__transfer *t = from;
+
+    if (origin != SEEK_SET || offset < 0 ||
+        (uint64_t)offset > (uint64_t)t->q->body.len)
+        return CURL_SEEKFUNC_CANTSEEK;
+    t->sent = (size_t)offset;
+    return CURL_SEEKFUNC_OK;
+}
+
+
+/* Tells OpenSSL to wipe plaintext once it has been read (option 2,
+ * SSL_OP_CLEANSE_PLAINTEXT; others ignore it). A process can hold two
+ * OpenSSLs. The one to tell is the one that libcurl calls: the first in the
+ * process's global scope, as the linker does it, or else libcurl's own. */
+static CURLcode
+kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
+{
+    uint64_t (*set_options)(void *, uint64_t) = NULL;
+    void *symbol = dlsym(RTLD_DEFAULT, "SSL_CTX_set_options");
+    void *curl = NULL;
+    Dl_info info;
+    CURL *(*where)(void) = curl_easy_init;
+    void *address;
+
+    (void)easy;
+    (void)ignored;
+    memcpy(&address, &where, sizeof address);
+    if (symbol == NULL && dladdr(address, &info) != 0)
+        curl = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+    if (curl != NULL) {
+        symbol = dlsym(curl, "SSL_CTX_set_options");
+        dlclose(curl);
+    }
+    if (symbol != NULL) {
+        memcpy(&set_options, &symbol, sizeof set_options);
+        set_options(ssl_ctx, 2);
+    }
+    return CURLE_OK;
+}
+
+
+static int
+kaws__http_is_openssl(void)
+{
+    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+
+    return v->ssl_version != NULL &&
+           (strncmp(v->ssl_version, "OpenSSL/", 8) == 0 ||
+            strncmp(v->ssl_version, "(OpenSSL/", 9) == 0);
+}
+
+
+static int
+kaws__http_https_only(CURL *easy, int plain)
+{
+#if LIBCURL_VERSION_NUM >= 0x075500
+    return curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR,
+                            plain ? "http" : "https") != CURLE_OK;
+#else
+    return curl_easy_setopt(easy, CURLOPT_PROTOCOLS,
+                            plain ? (long)CURLPROTO_HTTP
+                                  : (long)CURLPROTO_HTTPS) != CURLE_OK;
+#endif
+}
+
+
+/* What holds for every request of a handle. The last four are wishes, which
+ * an older libcurl may not know; the rest must be had. */
+static CURL *
+kaws__http_easy(kaws__sender *s)
+{
+    CURL *e = curl_easy_init();
+    int bad = 0;
+
+    if (e == NULL)
+        return NULL;
+    bad |= curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_POST, 1L) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_SSLVERSION,
+                            (long)CURL_SSLVERSION_TLSv1_2) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_SSL_VERIFYPEER, 1L) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 2L) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_HTTP_VERSION,
+                            (long)CURL_HTTP_VERSION_1_1) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_USERAGENT,
+                            "keyring_aws/" KAWS_VERSION) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_WRITEFUNCTION,
+                            kaws__http_on_body) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_HEADERFUNCTION,
+                            kaws__http_on_header) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_READFUNCTION,
+                            kaws__http_on_read) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_SEEKFUNCTION,
+                            kaws__http_on_seek) != CURLE_OK;
+    if (s->ca_file != NULL)
+        bad |= curl_easy_setopt(e, CURLOPT_CAINFO, s->ca_file) != CURLE_OK;
+    if (bad) {
+        curl_easy_cleanup(e);
+        return NULL;
+    }
+    if (kaws__http_is_openssl())
+        (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_FUNCTION, kaws__http_on_ssl);
+    (void)curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
+    (void)curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+#if LIBCURL_VERSION_NUM >= 0x074100
+    (void)curl_easy_setopt(e, CURLOPT_MAXAGE_CONN, KAWS__HTTP_IDLE_S);
+#endif
+    return e;
+}
+
+
+/* What changes from request to request. */
+static int
+kaws__http_aim(CURL *e, kaws__transfer *t, struct curl_slist *headers)
+{
+    const kaws_request *q = t->q;
+    long once = q->fresh_connection ? 1L : 0L;
+    int bad = 0;
+
+    bad |= curl_easy_setopt(e, CURLOPT_URL, q->url) != CURLE_OK;
+    bad |= kaws__http_https_only(e, strncmp(q->url, "http:", 5) == 0);
+    bad |= curl_easy_setopt(e, CURLOPT_HTTPHEADER, headers) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE,
+                            (curl_off_t)q->body.len) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_TIMEOUT_MS,
+                            (long)q->timeout_ms) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS,
+                            (long)q->connect_timeout_ms) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_FRESH_CONNECT, once) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_FORBID_REUSE, once) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_ERRORBUFFER, t->error) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_WRITEDATA, t) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_HEADERDATA, t) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_READDATA, t) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_SEEKDATA, t) != CURLE_OK;
+    return !bad;
+}
+
+
+static CURL *
+kaws__http_take(kaws__sender *s)
+{
+    CURL *e = NULL;
+
+    kaws__plat_lock(&s->lock);
+    if (s->count > 0)
+        e = s->idle[--s->count];
+    kaws__plat_unlock(&s->lock);
+    return e != NULL ? e : kaws__http_easy(s);
+}
+
+
+static void
+kaws__http_give_back(kaws__sender *s, CURL *e)
+{
+    (void)curl_easy_setopt(e, CURLOPT_ERRORBUFFER, NULL);
+    (void)curl_easy_setopt(e, CURLOPT_HTTPHEADER, NULL);
+    kaws__plat_lock(&s->lock);
+    if (s->count < KAWS__HTTP_IDLE) {
+        s->idle[s->count++] = e;
+        e = NULL;
+    }
+    kaws__plat_unlock(&s->lock);
+    if (e != NULL)
+        curl_easy_cleanup(e);
+}
+
+
+static struct curl_slist *
+kaws__http_lines(const char *const *headers)
+{
+    /* libcurl would send both of its own accord. */
+    struct curl_slist *list = curl_slist_append(NULL, "Expect:"), *longer;
+
+    for (longer = list; longer != NULL && *headers != NULL; headers++) {
+        longer = curl_slist_append(list, *headers);
+        if (longer != NULL)
+            list = longer;
+    }
+    if (longer == NULL) {
+        curl_slist_free_all(list);
+        return NULL;
+    }
+    return list;
+}
+
+
+static int
+kaws__http_curl(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    kaws__sender *s = ctx;
+    kaws__transfer t;
+    struct curl_slist *headers = kaws__http_lines(q->headers);
+    CURL *e = headers != NULL ? kaws__http_take(s) : NULL;
+    CURLcode code = CURLE_OUT_OF_MEMORY;
+    const char *words;
+    long http = 0;
+
+    memset(&t, 0, sizeof t);
+    t.q = q;
+    t.r = r;
+    t.first = q->body.len;
+    while (t.first > 0 && q->body.at[t.first - 1] == ' ')
+        t.first--;
+    if (e != NULL && kaws__http_aim(e, &t, headers))
+        code = curl_easy_perform(e);
+    if (code == CURLE_OK)
+        (void)curl_easy_getinfo(e, CURLINFO_RESPONSE_CODE, &http);
+    if (t.too_long) {
+        (void)curl_easy_getinfo(e, CURLINFO_RESPONSE_CODE, &http);
+        r->body_len = r->body_max + 1;
+        code = CURLE_OK;
+    }
+    r->http = (int)http;
+    if (code != CURLE_OK) {
+        words = t.error[0] != '\0' ? t.error : curl_easy_strerror(code);
+        kaws__http_keep(r->text, sizeof r->text, kaws__buf_of(words));
+    }
+    if (e != NULL)
+        kaws__http_give_back(s, e);
+    curl_slist_free_all(headers);
+    kaws_wipe(&t, sizeof t);
+    return code != CURLE_OK;
+}
+
+
+static void
+kaws__http_global(void)
+{
+    /* Never undone: others in the process may use libcurl too. */
+    (void)curl_global_init(CURL_GLOBAL_DEFAULT);
+}
+
+
+static void *
+kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
+{
+    static kaws__once once = KAWS__ONCE;
+    kaws__sender *s = kaws__mem_new(hooks, sizeof *s);
+
+    kaws__plat_once(&once, kaws__http_global);
+    if (s == NULL)
+        return NULL;
+    s->hooks = hooks;
+    s->ca_file = ca_file;
+    if (kaws__plat_lock_init(&s->lock) != 0) {
+        kaws__mem_free(hooks, s, sizeof *s);
+        return NULL;
+    }
+    if (kaws__plat_env("SSLKEYLOGFILE") != NULL)
+        kaws__err_log(hooks, 1, "SSLKEYLOGFILE is set in the environment: "
+                      "libcurl may write the keys of its TLS connections to "
+                      "that file, and whoever reads it can read what AWS KMS "
+                      "sends; unset it");
+    return s;
+}
+
+
+static void
+kaws__http_sender_free(void *sender)
+{
+    kaws__sender *s = sender;
+
+    if (s == NULL)
+        return;
+    while (s->count > 0)
+        curl_easy_cleanup(s->idle[--s->count]);
+    kaws__plat_lock_free(&s->lock);
+    kaws__mem_free(s->hooks, s, sizeof *s);
+}
+
+#define KAWS__HTTP_SENDER kaws__http_curl
+
+#else
+
+#define KAWS__HTTP_SENDER NULL
+
+
+static void *
+kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
+{
+    (void)hooks;
+    (void)ca_file;
+    return NULL;
+}
+
+
+static void
+kaws__http_sender_free(void *sender)
+{
+    (void)sender;
+}
+
+#endif
+/* built-in sender: end */
+
+
+/* `ca_file` is borrowed for as long as it stays open. */
+static kaws_status
+kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
+                kaws_error *err)
+{
+    http->hooks = hooks;
+    http->send = hooks->send;
+    http->ctx = hooks->ctx;
+    http->sender = NULL;
+    if (http->send != NULL)
+        return KAWS_OK;
+    http->send = KAWS__HTTP_SENDER;
+    if (http->send == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "built without libcurl "
+                             "(KEYRING_AWS_NO_CURL): kaws_config.hooks.send "
+                             "has to be set");
+    http->ctx = http->sender = kaws__http_sender(hooks, ca_file);
+    if (http->sender == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: out "
+                             "of memory");
+    return KAWS_OK;
+}
+
+
+static void
+kaws__http_close(kaws__http *http)
+{
+    kaws__http_sender_free(http->sender);
+    http->sender = NULL;
+}
+
+
+/* 0, or the reply's `text` says why there is none. */
+static int
+kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r)
+{
+    int failed;
+
+    r->http = 0;
+    r->body_len = 0;
+    r->date = 0;
+    r->retry_after_ms = -1;
+    r->request_id[0] = '\0';
+    r->text[0] = '\0';
+    failed = http->send(http->ctx, q, r);
+    r->request_id[sizeof r->request_id - 1] = '\0';
+    r->text[sizeof r->text - 1] = '\0';
+    return failed || r->http == 0;
+}
+
+
+/* ==========================================================================
+ * ROOM 10  creds    who we are to AWS, read from the conf file
+ * ==========================================================================
+ * Uses: plat err mem buf text sigv4
+ * Gives: creds_open creds_close creds_reload creds_refresh creds_grant
+ *
+ * The file holds the access key id, the secret access key and, if there is
+ * one, the session token, a line each. They live, with the signing key of the
+ * day, in pages of their own that are neither swapped nor dumped, and so does
+ * the file's text while it is being read. What leaves this room is a grant:
+ * all that one signature takes, but never the secret.
+ */
+
+#define KAWS__CREDS_ID_MAX      128
+#define KAWS__CREDS_SECRET_MAX  256
+#define KAWS__CREDS_TOKEN_MAX  4096
+#define KAWS__CREDS_FILE_MAX   6144
+
+typedef struct kaws__grant {
+    char     id[KAWS__CREDS_ID_MAX + 1];
+    char     token[KAWS__CREDS_TOKEN_MAX + 1];
+    uint8_t  key[32];             /* for one day, one region, KMS             */
+    unsigned generation;          /* of the credentials it was made from      */
+} kaws__grant;
+
+typedef struct kaws__secrets {    /* what the locked pages hold               */
+    char    id[KAWS__CREDS_ID_MAX + 1];
+    char    secret[KAWS__CREDS_SECRET_MAX + 1];
+    char    token[KAWS__CREDS_TOKEN_MAX + 1];
+    char    key_date[9], key_region[33];
+    uint8_t key[32];
+    uint8_t file[KAWS__CREDS_FILE_MAX];
+} kaws__secrets;
+
+typedef struct kaws__creds {
+    const kaws_hooks *hooks;
+    const char *path;             /* borrowed                                 */
+    kaws__lock  lock;             /* guards all below                         */
+    kaws__secrets *secrets;
+    kaws__stat  seen;             /* the file as it was when last read        */
+    unsigned    generation;
+} kaws__creds;
+
+
+/* One line of the file: visible ASCII, of a length. An empty one is allowed
+ * only where `least` is 0. Takes it off the front of the text. */
+static int
+kaws__creds_line(kaws_bytes *text, size_t least, size_t most, kaws_bytes *out)
+{
+    const uint8_t *end = text->len > 0 ? memchr(text->at, '\n', text->len)
+                                       : NULL;
+    size_t i;
+
+    out->at = text->at;
+    out->len = end != NULL ? (size_t)(end - text->at) : text->len;
+    text->at += out->len + (end != NULL);
+    text->len -= out->len + (end != NULL);
+    while (out->len > 0 && (out->at[out->len - 1] == ' ' ||
+                            out->at[out->len - 1] == '\t' ||
+                            out->at[out->len - 1] == '\r'))
+        out->len--;
+    for (i = 0; i < out->len; i++)
+        if (out->at[i] < 0x21 || out->at[i] > 0x7e)
+            return 0;
+    return out->len >= least && out->len <= most;
+}
+
+
+/* Splits the text; returns NULL, or what is wrong with which line. */
+static const char *
+kaws__creds_parse(kaws_bytes text, kaws_bytes part[3])
+{
+    static const struct { size_t least, most; const char *wrong; } lines[] = {
+        { 1, KAWS__CREDS_ID_MAX,
+          "line 1 is not an access key id (1 to 128 visible characters)" },
+        { 1, KAWS__CREDS_SECRET_MAX,
+          "line 2 is not a secret access key (1 to 256 visible characters)" },
+        { 0, KAWS__CREDS_TOKEN_MAX,
+          "line 3 is not a session token (at most 4096 visible characters)" }
+    };
+    kaws_bytes rest;
+    size_t i;
+
+    for (i = 0; i < 3; i++)
+        if (!kaws__creds_line(&text, lines[i].least, lines[i].most, &part[i]))
+            return lines[i].wrong;
+    while (text.len > 0)
+        if (!kaws__creds_line(&text, 0, 0, &rest))
+            return "line 4 or a later one is not empty";
+    return NULL;
+}
+
+
+/* Reads the file into the locked pages. Everything is kept as it was unless
+ * the whole file is good. Called with the lock held. */
+static kaws_status
+kaws__creds_read(kaws__creds *c, int fd, const kaws__stat *st, kaws_error *err)
+{
+    kaws__secrets *s = c->secrets;
+    kaws_bytes text = { s->file, 0 }, part[3];
+    const char *wrong = NULL;
+    int os = kaws__plat_read_at(fd, 0, s->file, sizeof s->file, &text.len);
+
+    if (os == 0 && text.len == sizeof s->file)
+        wrong = "it is longer than 6143 bytes";
+    else if (os == 0 && text.len == 0)
+        wrong = "it is empty";
+    else if (os == 0)
+        wrong = kaws__creds_parse(text, part);
+    if (os == 0 && wrong == NULL) {
+        kaws__buf_copy_text(s->id, sizeof s->id, part[0]);
+        kaws__buf_copy_text(s->secret, sizeof s->secret, part[1]);
+        kaws__buf_copy_text(s->token, sizeof s->token, part[2]);
+        s->key_date[0] = '\0';
+        c->seen = *st;
+        c->generation++;
+    }
+    kaws_wipe(s->file, sizeof s->file);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the conf file "
+                            "%s", c->path);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; it has "
+                             "to hold the access key id, the secret access "
+                             "key and, if there is one, the session token, "
+                             "one a line", c->path, wrong);
+    if (st->others_read)
+        kaws__err_log(c->hooks, 1, "the conf file %s may be read by others "
+                      "than its owner: chmod 600 it", c->path);
+    return KAWS_OK;
+}
+
+
+/* Opens the file and reads it, unless `unless` says it is still the same. */
+static kaws_status
+kaws__creds_load(kaws__creds *c, const kaws__stat *unless, kaws_error *err)
+{
+    kaws__stat st;
+    kaws_status status = KAWS_OK;
+    int fd = -1;
+    int os = kaws__plat_open(c->path, KAWS__READ_LINKED, &fd);
+
+    if (os == 0)
+        os = kaws__plat_stat(fd, &st);
+    if (os != 0)
+        status = kaws__err_os(err, KAWS_CONFIG, os, "cannot open the conf file "
+                              "%s", c->path);
+    else if (!st.regular)
+        status = kaws__err_set(err, KAWS_CONFIG, "the conf file %s is not a "
+                               "file", c->path);
+    else if (unless == NULL || st.mtime_ns != unless->mtime_ns ||
+             st.size != unless->size || st.ino != unless->ino)
+        status = kaws__creds_read(c, fd, &st, err);
+    kaws__plat_close(fd);
+    return status;
+}
+
+
+/* `path` is borrowed for as long as it stays open. */
+static kaws_status
+kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks, const char *path,
+                 kaws_error *err)
+{
+    kaws_status status;
+
+    memset(c, 0, sizeof *c);
+    c->hooks = hooks;
+    c->path = path;
+    c->secrets = kaws__plat_pages(sizeof *c->secrets);
+    if (c->secrets == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "no page of memory for the "
+                             "credentials");
+    if (kaws__plat_lock_init(&c->lock) != 0) {
+        kaws__plat_pages_free(c->secrets, sizeof *c->secrets);
+        c->secrets = NULL;
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for the credentials");
+    }
+    status = kaws__creds_load(c, NULL, err);
+    return status;
+}
+
+
+static void
+kaws__creds_close(kaws__creds *c)
+{
+    if (c->secrets == NULL)
+        return;
+    kaws_wipe(c->secrets, sizeof *c->secrets);
+    kaws__plat_pages_free(c->secrets, sizeof *c->secrets);
+    kaws__plat_lock_free(&c->lock);
+    c->secrets = NULL;
+}
+
+
+static kaws_status
+kaws__creds_reload(kaws__creds *c, kaws_error *err)
+{
+    kaws_status status;
+
+    kaws__plat_lock(&c->lock);
+    status = kaws__creds_load(c, NULL, err);
+    kaws__plat_unlock(&c->lock);
+    return status;
+}
+
+
+/* AWS refused a signature made from that generation: are there newer
+ * credentials? One thread reads the file, the others find it done. A file that
+ * is only half written leaves everything as it was, until the next time. */
+static int
+kaws__creds_refresh(kaws__creds *c, unsigned generation)
+{
+    kaws_error err;
+    int newer;
+
+    kaws__err_clear(&err);
+    kaws__plat_lock(&c->lock);
+    if (c->generation == generation &&
+        kaws__creds_load(c, &c->seen, &err) != KAWS_OK)
+        kaws__err_log(c->hooks, 1, "AWS refuses the credentials, and reading "
+                      "them again failed: %s", err.text);
+    newer = c->generation != generation;
+    kaws__plat_unlock(&c->lock);
+    if (newer)
+        kaws__err_log(c->hooks, 2, "AWS refused the credentials; the conf "
+                      "file %s has newer ones, which are used from now on",
+                      c->path);
+    return newer;
+}
+
+
+/* What it takes to sign for KMS at a region, on a day. Wipe it after use. */
+static void
+kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
+                  kaws__grant *out)
+{
+    kaws__secrets *s = c->secrets;
+
+    kaws__plat_lock(&c->lock);
+    if (memcmp(s->key_date, date, 8) != 0 ||
+        strcmp(s->key_region, region) != 0) {
+        (void)kaws__sigv4_key(s->key, s->secret, date, region, "kms");
+        memcpy(s->key_date, date, 8);
+        (void)kaws__buf_copy_text(s->key_region, sizeof s->key_region,
+                                  kaws__buf_of(region));
+    }
+    memcpy(out->id, s->id, sizeof out->id);
+    memcpy(out->token, s->token, sizeof out->token);
+    memcpy(out->key, s->key, sizeof out->key);
+    out->generation = c->generation;
+    kaws__plat_unlock(&c->lock);
+}
+
+
+/* ==========================================================================
+ * ROOM 11  kms      speak with AWS KMS, and believe only what fits
+ * ==========================================================================
+ * Uses: plat err mem buf text json sigv4 http creds
+ * Gives: kms_open kms_close kms_arn kms_region_ok kms_region kms_set_region
+ *        kms_aim kms_aim_at kms_set_aim kms_set_timeouts kms_budget_ms
+ *        kms_ticks_ms kms_trusts kms_foreign kms_anchor kms_anchored
+ *        kms_generate kms_encrypt kms_decrypt kms_dry_decrypt kms_reencrypt
+ *        kms_rotate kms_ask_region
+ *
+ * One function an action. Each fills a call, sends it (sign, send, look, and
+ * perhaps wait and send again), and takes from the reply what it verified:
+ * a reply that speaks of another key than we asked for is no reply.
+ *
+ * An aim is a KMS key and the region to ask. Where there is an ARN, its region
+ * is the aim's, so an old entry stays readable whatever the settings say now.
+ */
+
+#define KAWS__KMS_ID_MAX     255  /* of a KMS key id, alias or ARN            */
+#define KAWS__KMS_REGION_MAX  32
+#define KAWS__KMS_REPLY_MAX 16384 /* the longest we can need is under 12 KB   */
+#define KAWS__KMS_RINSE     4096  /* spaces behind a body with a plaintext    */
+
+typedef struct kaws__aim {
+    char key_id[KAWS__KMS_ID_MAX + 1];
+    char region[KAWS__KMS_REGION_MAX + 1];
+} kaws__aim;
+
+typedef struct kaws__arn {        /* arn:partition:kms:region:account:resource */
+    kaws_bytes partition, region, account, resource;
+} kaws__arn;
+
+typedef struct kaws__kms {
+    const kaws_hooks *hooks;
+    kaws__http  http;
+    kaws__creds creds;
+    const char *endpoint, *accounts;   /* borrowed; may be NULL               */
+    int         max_attempts;
+    kaws__lock  lock;             /* guards all below                         */
+    char        region[KAWS__KMS_REGION_MAX + 1];   /* for ids and aliases    */
+    kaws__aim   aim;              /* what new keys are sealed with; "" = none */
+    char        arn[KAWS__KMS_ID_MAX + 1];   /* what the aim resolved to      */
+    char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
+    int         connect_timeout_ms, timeout_ms;
+    int64_t     clock_offset_s;
+    uint64_t    requests, errors, retries, time_us;
+} kaws__kms;
+
+
+/* ---- names of AWS ------------------------------------------------------------ */
+
+/* Partitions, by how the names of their regions begin. The last one, "aws",
+ * is for all others. (botocore's endpoint rules, 2026) */
+static const struct {
+    const char *begins, *partition, *suffix;
+} kaws__kms_partitions[] = {
+    { "cn-",      "aws-cn",     "amazonaws.com.cn" },
+    { "us-gov-",  "aws-us-gov", "amazonaws.com" },
+    { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
+    { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
+    { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
+    { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
+    { "eusc-",    "aws-eusc",   "amazonaws.eu" },
+    { "",         "aws",        "amazonaws.com" }
+};
+
+
+static size_t
+kaws__kms_partition(const char *region)
+{
+    size_t i = 0;
+
+    while (strncmp(region, kaws__kms_partitions[i].begins,
+                   strlen(kaws__kms_partitions[i].begins)) != 0)
+        i++;
+    return i;
+}
+
+
+/* "eu-west-1", "us-gov-east-1": two or more words of letters, then a number.
+ * The name becomes part of a host name, so nothing else may be in it. */
+static int
+kaws__kms_region_ok(kaws_bytes region)
+{
+    size_t i, words = 0, len = 0;
+
+    if (region.len == 0 || region.len > KAWS__KMS_REGION_MAX)
+        return 0;
+    for (i = 0; i < region.len; i++) {
+        int c = region.at[i];
+        if (c == '-' && len > 0) {
+            words++;
+            len = 0;
+        } else if (c >= 'a' && c <= 'z') {
+            len++;
+        } else if (c >= '0' && c <= '9' && len == 0 && words >= 2) {
+            return region.len - i <= 2 &&
+                   (region.len - i == 1 || (region.at[i + 1] >= '0' &&
+                                            region.at[i + 1] <= '9'));
+        } else {
+            return 0;
+        }
+    }
+    return 0;
+}
+
+
+static int
+kaws__kms_next_part(kaws_bytes *rest, kaws_bytes *part)
+{
+    const uint8_t *colon = rest->len > 0 ? memchr(rest->at, ':', rest->len)
+                                         : NULL;
+
+    if (colon == NULL)
+        return 0;
+    part->at = rest->at;
+    part->len = (size_t)(colon - rest->at);
+    rest->at = colon + 1;
+    rest->len -= part->len + 1;
+    return 1;
+}
+
+
+/* Letters, digits, and - / _ : what key ids and alias names are made of. */
+static int
+kaws__kms_word_ok(kaws_bytes word)
+{
+    size_t i;
+
+    for (i = 0; i < word.len; i++) {
+        int c = kaws__text_lower(word.at[i]);
+        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
+            c != '-' && c != '_' && c != '/')
+            return 0;
+    }
+    return word.len > 0;
+}
+
+
+static int
+kaws__kms_begins(kaws_bytes text, const char *with)
+{
+    size_t n = strlen(with);
+
+    return text.len >= n && memcmp(text.at, with, n) == 0;
+}
+
+
+/* Takes an ARN of a KMS key or alias apart; 0 if it is not one. */
+static int
+kaws__kms_arn(kaws_bytes text, kaws__arn *out)
+{
+    kaws_bytes rest = text, word;
+    char region[KAWS__KMS_REGION_MAX + 1];
+    size_t i;
+
+    if (text.len > KAWS__KMS_ID_MAX || !kaws__kms_next_part(&rest, &word) ||
+        !kaws__buf_same(word, kaws__buf_of("arn")) ||
+        !kaws__kms_next_part(&rest, &out->partition) ||
+        !kaws__kms_next_part(&rest, &word) ||
+        !kaws__buf_same(word, kaws__buf_of("kms")) ||
+        !kaws__kms_next_part(&rest, &out->region) ||
+        !kaws__kms_region_ok(out->region) ||
+        !kaws__kms_next_part(&rest, &out->account) || out->account.len != 12)
+        return 0;
+    (void)kaws__buf_copy_text(region, sizeof region, out->region);
+    if (!kaws__buf_same(out->partition, kaws__buf_of(
+            kaws__kms_partitions[kaws__kms_partition(region)].partition)))
+        return 0;
+    for (i = 0; i < 12; i++)
+        if (out->account.at[i] < '0' || out->account.at[i] > '9')
+            return 0;
+    out->resource = rest;
+    return kaws__kms_word_ok(rest) &&
+           ((kaws__kms_begins(rest, "key/") && rest.len > 4) ||
+            (kaws__kms_begins(rest, "alias/") && rest.len > 6));
+}
+
+
+/* The aim for a KMS key as the user names it: an ARN, else with `region`. */
+static kaws_status
+kaws__kms_aim_at(kaws__aim *aim, const char *key_id, const char *region,
+                 kaws_error *err)
+{
+    kaws_bytes id = kaws__buf_of(key_id);
+    kaws__arn arn;
+    char shown[96];
+
+    if (kaws__kms_arn(id, &arn)) {
+        (void)kaws__buf_copy_text(aim->region, sizeof aim->region, arn.region);
+    } else {
+        if (id.len > KAWS__KMS_ID_MAX || !kaws__kms_word_ok(id))
+            return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, "
+                                 "ARN or alias of a KMS key (an alias begins "
+                                 "with alias/, an ARN with arn:aws:kms:)",
+                                 kaws__text_show(shown, sizeof shown, id));
+        (void)kaws__buf_copy_text(aim->region, sizeof aim->region,
+                                  kaws__buf_of(region));
+    }
+    (void)kaws__buf_copy_text(aim->key_id, sizeof aim->key_id, id);
+    return KAWS_OK;
+}
+
+
+/* Does the ARN in a reply fit the key that we asked for? */
+static int
+kaws__kms_fits(const kaws__aim *asked, const char *arn_text)
+{
+    kaws_bytes id = kaws__buf_of(asked->key_id);
+    kaws__arn want, got;
+
+    if (!kaws__kms_arn(kaws__buf_of(arn_text), &got) ||
+        !kaws__kms_begins(got.resource, "key/") ||
+        !kaws__buf_same(got.region, kaws__buf_of(asked->region)))
+        return 0;
+    if (!kaws__kms_arn(id, &want)) {
+        got.resource.at += 4;
+        got.resource.len -= 4;
+        return kaws__kms_begins(id, "alias/") ||
+               kaws__buf_same(id, got.resource);
+    }
+    return kaws__buf_same(want.partition, got.partition) &&
+           kaws__buf_same(want.account, got.account) &&
+           (kaws__kms_begins(want.resource, "alias/") ||
+            kaws__buf_same(want.resource, got.resource));
+}
+
+
+/* ---- settings that may change while calls are under way ------------------------- */
+
+static kaws_status
+kaws__kms_aim(kaws__kms *k, kaws__aim *aim, kaws_error *err)
+{
+    kaws__plat_lock(&k->lock);
+    *aim = k->aim;
+    kaws__plat_unlock(&k->lock);
+    if (aim->key_id[0] == '\0')
+        return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
+                             "keys with: kms_key_id has to be set");
+    return KAWS_OK;
+}
+
+
+/* Whether an account is in the comma list of the settings. */
+static int
+kaws__kms_listed(const char *accounts, kaws_bytes account)
+{
+    const char *at = accounts;
+
+    while (at != NULL && *at != '\0') {
+        size_t n;
+        at += strspn(at, ", ");
+        n = strcspn(at, ", ");
+        if (n == account.len && memcmp(at, account.at, n) == 0)
+            return 1;
+        at += n;
+    }
+    return 0;
+}
+
+
+/* Trusted are the accounts of the settings, and home's: the account of the KMS
+ * key that the ring was opened with. Partitions never mix. */
+static int
+kaws__kms_trusts(kaws__kms *k, const char *arn_text)
+{
+    kaws__arn arn, home;
+    int at_home, same_partition = 1, same_account = 0;
+
+    if (!kaws__kms_arn(kaws__buf_of(arn_text), &arn))
+        return 0;
+    kaws__plat_lock(&k->lock);
+    at_home = k->home[0] != '\0' && kaws__kms_arn(kaws__buf_of(k->home), &home);
+    if (at_home) {
+        same_partition = kaws__buf_same(arn.partition, home.partition);
+        same_account = kaws__buf_same(arn.account, home.account);
+    }
+    kaws__plat_unlock(&k->lock);
+    return same_partition &&
+           (same_account || kaws__kms_listed(k->accounts, arn.account));
+}
+
+
+static kaws_status
+kaws__kms_foreign(const char *arn_text, const char *what, kaws_error *err)
+{
+    char shown[272];
+
+    return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is neither "
+                         "the current KMS key's nor in the list of trusted "
+                         "accounts", what,
+                         kaws__text_show(shown, sizeof shown,
+                                         kaws__buf_of(arn_text)));
+}
+
+
+/* Sets what is trusted, once; later calls change nothing. */
+static void
+kaws__kms_anchor(kaws__kms *k, const char *arn_text)
+{
+    kaws__plat_lock(&k->lock);
+    if (k->home[0] == '\0')
+        (void)kaws__buf_copy_text(k->home, sizeof k->home,
+                                  kaws__buf_of(arn_text));
+    kaws__plat_unlock(&k->lock);
+}
+
+
+static int
+kaws__kms_anchored(kaws__kms *k)
+{
+    int anchored;
+
+    kaws__plat_lock(&k->lock);
+    anchored = k->home[0] != '\0';
+    kaws__plat_unlock(&k->lock);
+    return anchored;
+}
+
+
+/* KMS sealed something for this aim with that key: is it one that we trust,
+ * and, if the aim is the ring's, the same as the last time? */
+static kaws_status
+kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
+                kaws_error *err)
+{
+    char before[KAWS__KMS_ID_MAX + 1] = "";
+
+    if (!kaws__kms_anchored(k) && (k->accounts == NULL ||
+                                   *k->accounts == '\0'))
+        kaws__kms_anchor(k, arn);
+    if (!kaws__kms_trusts(k, arn))
+        return kaws__kms_foreign(arn, "AWS KMS sealed with the KMS key", err);
+    kaws__kms_anchor(k, arn);
+    kaws__plat_lock(&k->lock);
+    if (strcmp(k->aim.key_id, aim->key_id) == 0 &&
+        strcmp(k->aim.region, aim->region) == 0 && strcmp(k->arn, arn) != 0) {
+        memcpy(before, k->arn, sizeof before);
+        (void)kaws__buf_copy_text(k->arn, sizeof k->arn, kaws__buf_of(arn));
+    }
+    kaws__plat_unlock(&k->lock);
+    if (before[0] != '\0')
+        kaws__err_log(k->hooks, 1, "the KMS key %s was %s and is %s now: keys "
+                      "are sealed with that one from here on", aim->key_id,
+                      before, arn);
+    return KAWS_OK;
+}
+
+
+static void
+kaws__kms_region(kaws__kms *k, char out[KAWS__KMS_REGION_MAX + 1])
+{
+    kaws__plat_lock(&k->lock);
+    memcpy(out, k->region, sizeof k->region);
+    kaws__plat_unlock(&k->lock);
+}
+
+
+static void
+kaws__kms_set_region(kaws__kms *k, const char *region)
+{
+    kaws__plat_lock(&k->lock);
+    (void)kaws__buf_copy_text(k->region, sizeof k->region,
+                              kaws__buf_of(region));
+    kaws__plat_unlock(&k->lock);
+}
+
+
+static void
+kaws__kms_set_aim(kaws__kms *k, const kaws__aim *aim, const char *arn)
+{
+    kaws__plat_lock(&k->lock);
+    k->aim = *aim;
+    (void)kaws__buf_copy_text(k->arn, sizeof k->arn, kaws__buf_of(arn));
+    kaws__plat_unlock(&k->lock);
+}
+
+
+static void
+kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
+{
+    kaws__plat_lock(&k->lock);
+    k->connect_timeout_ms = connect_timeout_ms > 0 ? connect_timeout_ms : 1000;
+    k->timeout_ms = timeout_ms > 0 ? timeout_ms : 10000;
+    kaws__plat_unlock(&k->lock);
+}
+
+
+static int
+kaws__kms_budget_ms(kaws__kms *k)
+{
+    int ms;
+
+    kaws__plat_lock(&k->lock);
+    ms = k->timeout_ms;
+    kaws__plat_unlock(&k->lock);
+    return ms;
+}
+
+
+/* For budgets: the clock that never jumps, unless a clock was given to us. */
+static int64_t
+kaws__kms_ticks_ms(kaws__kms *k)
+{
+    return k->hooks->now_ms == kaws__plat_now_ms
+         ? kaws__plat_ticks_us() / 1000 : k->hooks->now_ms(k->hooks->ctx);
+}
+
+
+/* ---- what the errors of AWS mean ------------------------------------------------ */
+
+enum {
+    KAWS__LATER = 1,              /* may go away soon: try again              */
+    KAWS__SLOW  = 2,              /* asks us to slow down: wait, try again    */
+    KAWS__CLOCK = 4,              /* may be our clock's fault                 */
+    KAWS__CREDS = 8,              /* there may be newer credentials           */
+    KAWS__SAYS  = 16              /* its message helps, and holds no secret   */
+};
+
+typedef struct kaws__fault {
+    const char *aws;              /* the type, without the word Exception     */
+    kaws_status status;
+    int         then;
+    const char *advice;
+} kaws__fault;
+
+#define KAWS__A_CLOCK "check the credentials and this machine's clock"
+#define KAWS__A_CREDS "check the credentials in the conf file"
+
+static const kaws__fault kaws__kms_faults[] = {
+    { "Throttling",        KAWS_THROTTLED, KAWS__SLOW, "call less often" },
+    { "Throttled",         KAWS_THROTTLED, KAWS__SLOW, "call less often" },
+    { "RequestThrottled",  KAWS_THROTTLED, KAWS__SLOW, "call less often" },
+    { "TooManyRequests",   KAWS_THROTTLED, KAWS__SLOW, "call less often" },
+    { "RequestLimitExceeded", KAWS_THROTTLED, KAWS__SLOW, "call less often" },
+    { "ProvisionedThroughputExceeded", KAWS_THROTTLED, KAWS__SLOW,
+      "call less often" },
+    { "BandwidthLimitExceeded", KAWS_THROTTLED, KAWS__SLOW,
+      "call less often" },
+    { "SlowDown",          KAWS_THROTTLED, KAWS__SLOW, "call less often" },
+    { "PriorRequestNotComplete", KAWS_THROTTLED, KAWS__SLOW,
+      "call less often" },
+
+    { "KMSInternal",       KAWS_SERVICE,   KAWS__LATER, "try again later" },
+    { "DependencyTimeout", KAWS_SERVICE,   KAWS__LATER, "try again later" },
+    { "KeyUnavailable",    KAWS_SERVICE,   KAWS__LATER, "try again later" },
+    { "InternalFailure",   KAWS_SERVICE,   KAWS__LATER, "try again later" },
+    { "InternalServerError", KAWS_SERVICE, KAWS__LATER, "try again later" },
+    { "ServiceUnavailable", KAWS_SERVICE,  KAWS__LATER, "try again later" },
+    { "RequestTimeout",    KAWS_SERVICE,   KAWS__LATER, "try again later" },
+
+    { "InvalidSignature",  KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
+      KAWS__A_CLOCK },
+    { "SignatureDoesNotMatch", KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
+      KAWS__A_CLOCK },
+    { "RequestTimeTooSkewed", KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
+    { "RequestExpired",    KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
+    { "RequestInTheFuture", KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
+    { "AuthFailure",       KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
+      KAWS__A_CLOCK },
+    { "UnrecognizedClient", KAWS_CREDENTIALS, KAWS__CREDS, KAWS__A_CREDS },
+    { "InvalidClientTokenId", KAWS_CREDENTIALS, KAWS__CREDS, KAWS__A_CREDS },
+    { "ExpiredToken",      KAWS_CREDENTIALS, KAWS__CREDS,
+      "write a new session token into the conf file" },
+    { "IncompleteSignature", KAWS_CREDENTIALS, 0, KAWS__A_CREDS },
+    { "MissingAuthenticationToken", KAWS_CREDENTIALS, 0, KAWS__A_CREDS },
+    { "OptInRequired",     KAWS_CREDENTIALS, 0,
+      "enable the region for the account" },
+
+    { "AccessDenied",      KAWS_DENIED,    KAWS__SAYS,
+      "allow it in the IAM policy and the key policy" },
+    { "NotAuthorized",     KAWS_DENIED,    KAWS__SAYS,
+      "allow it in the IAM policy and the key policy" },
+    { "NotFound",          KAWS_KMS_KEY,   KAWS__SAYS,
+      "check the KMS key's id and the region" },
+    { "InvalidArn",        KAWS_KMS_KEY,   KAWS__SAYS,
+      "check the KMS key's ARN" },
+    { "Disabled",          KAWS_KMS_KEY,   KAWS__SAYS, "enable the KMS key" },
+    { "KMSInvalidState",   KAWS_KMS_KEY,   KAWS__SAYS,
+      "see the state of the KMS key" },
+    { "InvalidKeyUsage",   KAWS_KMS_KEY,   KAWS__SAYS,
+      "use a symmetric KMS key for encryption" },
+    { "UnsupportedOperation", KAWS_KMS_KEY, KAWS__SAYS,
+      "this kind of KMS key cannot do that" },
+
+    { "InvalidCiphertext", KAWS_MISMATCH,  0,
+      "it was sealed for another name or another file, or it is damaged" },
+    { "IncorrectKey",      KAWS_MISMATCH,  0,
+      "it was sealed by another KMS key than its entry says" },
+
+    { "LimitExceeded",     KAWS_SERVICE,   KAWS__SAYS,
+      "a KMS key can be rotated on demand 25 times" },
+    { "Conflict",          KAWS_SERVICE,   KAWS__SAYS, "try again later" },
+    { "Validation",        KAWS_ARGUMENT,  0, "AWS KMS takes it for invalid" },
+    { "DryRunOperation",   KAWS_OK,        0, "" }
+};
+
+/* Where a reply has no type of AWS's, there is only its HTTP status. */
+static const struct { int least, most; kaws__fault fault; }
+kaws__kms_http_faults[] = {
+    { 200, 299, { "", KAWS_REPLY, 0, "is that AWS KMS?" } },
+    { 300, 399, { "", KAWS_REPLY, 0, "redirects are not followed; is that "
+                                     "AWS KMS?" } },
+    { 401, 401, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
+    { 403, 403, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
+    { 429, 429, { "", KAWS_THROTTLED, KAWS__SLOW, "call less often" } },
+    { 500, 500, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
+    { 501, 501, { "", KAWS_SERVICE, 0, "is that AWS KMS?" } },
+    { 502, 504, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
+    { 505, 599, { "", KAWS_SERVICE, 0, "is that AWS KMS?" } },
+    { INT_MIN, INT_MAX, { "", KAWS_REPLY, 0, "is that AWS KMS?" } }
+};
+
+
+/* What follows from a reply. `type` has lost its prefix and suffix. */
+static const kaws__fault *
+kaws__kms_fault(const char *type, int http)
+{
+    static const kaws__fault other = { "", KAWS_SERVICE, 0,
+        "see the AWS KMS documentation for this error" };
+    static const kaws__fault fault = { "", KAWS_SERVICE, KAWS__LATER,
+        "try again later" };
+    size_t i, n = strlen(type);
+
+    if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
+        n -= 9;
+    for (i = 0; n > 0 && i < sizeof kaws__kms_faults / sizeof kaws__kms_faults[0];
+         i++)
+        if (strlen(kaws__kms_faults[i].aws) == n &&
+            memcmp(kaws__kms_faults[i].aws, type, n) == 0)
+            return &kaws__kms_faults[i];
+    if (n > 0)
+        return http >= 500 ? &fault : &other;
+    for (i = 0; http < kaws__kms_http_faults[i].least ||
+                http > kaws__kms_http_faults[i].most; i++)
+        continue;
+    return &kaws__kms_http_faults[i].fault;
+}
+
+
+/* ---- one call ---------------------------------------------------------------------- */
+
+typedef struct kaws__call {
+    const char *action;           /* "Decrypt"                                */
+    kaws__aim   aim;
+    kaws__buf   body, token_line;
+    kaws_request q;
+    kaws_reply  r;
+    char        host[160], url[192];
+    char        host_line[176], target_line[80], date_line[40];
+    char        authorization[512];   /* a header line, too                   */
+    const char *headers[8];
+    int         once;             /* never send it twice                      */
+    int         dry;              /* DryRunOperation is what we hope for      */
+    int         attempt;
+    int         clock_mended, creds_renewed;
+    unsigned    generation;
+    int64_t     signed_at, deadline_ms;
+} kaws__call;
+
+
+static void
+kaws__kms_call_begin(kaws__kms *k, kaws__call *c, const char *action,
+                     const kaws__aim *aim)
+{
+    memset(c, 0, sizeof *c);
+    c->action = action;
+    c->aim = *aim;
+    kaws__buf_init(&c->body, k->hooks);
+    kaws__buf_init(&c->token_line, k->hooks);
+    kaws__json_begin(&c->body);
+}
+
+
+static void
+kaws__kms_call_end(kaws__kms *k, kaws__call *c)
+{
+    kaws__mem_free(k->hooks, c->r.body, KAWS__KMS_REPLY_MAX);
+    kaws__buf_free(&c->body);
+    kaws__buf_free(&c->token_line);
+    kaws_wipe(c, sizeof *c);
+}
+
+
+static void
+kaws__kms_put_text(kaws__call *c, const char *name, const char *value)
+{
+    kaws__json_name(&c->body, name);
+    kaws__json_string(&c->body, kaws__buf_of(value));
+}
+
+
+static void
+kaws__kms_put_data(kaws__call *c, const char *name, kaws_bytes data)
+{
+    kaws__json_name(&c->body, name);
+    kaws__json_base64(&c->body, data);
+}
+
+
+static void
+kaws__kms_put_context(kaws__call *c, const char *name, const kaws_context *ctx)
+{
+    size_t i;
+
+    if (ctx == NULL || ctx->count == 0)
+        return;
+    kaws__json_name(&c->body, name);
+    kaws__json_begin(&c->body);
+    for (i = 0; i < ctx->count; i++)
+        kaws__kms_put_text(c, ctx->pairs[i].name, ctx->pairs[i].value);
+    kaws__json_end(&c->body);
+}
+
+
+/* The host to ask, and its URL: the region's, or the endpoint's. */
+static void
+kaws__kms_call_host(kaws__kms *k, kaws__call *c)
+{
+    const char *region = c->aim.region, *host;
+    size_t n;
+
+    if (k->endpoint == NULL) {
+        (void)snprintf(c->host, sizeof c->host, "kms.%s.%s", region,
+                       kaws__kms_partitions[kaws__kms_partition(region)]
+                       .suffix);
+        (void)snprintf(c->url, sizeof c->url, "https://%s/", c->host);
+        return;
+    }
+    host = strstr(k->endpoint, "//") + 2;
+    n = strcspn(host, "/");
+    (void)snprintf(c->host, sizeof c->host, "%.*s", (int)n, host);
+    (void)snprintf(c->url, sizeof c->url, "%.*s/",
+                   (int)(n + (size_t)(host - k->endpoint)), k->endpoint);
+}
+
+
+/* Signs the request as it stands, with the time of now. */
+static const char *
+kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
+{
+    static const char name[] = "Authorization: ";
+    kaws_signing what;
+    kaws__sigv4 s;
+    kaws__grant grant;
+    char date[17];
+    const char *wrong;
+    size_t n = 0;
+
+    kaws__plat_lock(&k->lock);
+    c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
+    kaws__plat_unlock(&k->lock);
+    kaws__text_amz_date(date, c->signed_at);
+    kaws__creds_grant(&k->creds, date, c->aim.region, &grant);
+    c->generation = grant.generation;
+    (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
+    kaws__buf_free(&c->token_line);
+    if (grant.token[0] != '\0') {
+        kaws__buf_text(&c->token_line, "X-Amz-Security-Token: ");
+        kaws__buf_put(&c->token_line, grant.token, strlen(grant.token) + 1);
+    }
+    c->headers[n++] = c->host_line;
+    c->headers[n++] = "Content-Type: application/x-amz-json-1.1";
+    c->headers[n++] = c->target_line;
+    c->headers[n++] = c->date_line;
+    if (c->token_line.len > 0 && !c->token_line.failed)
+        c->headers[n++] = (const char *)c->token_line.at;
+    c->headers[n] = NULL;
+
+    memset(&what, 0, sizeof what);
+    what.method = "POST";
+    what.path = "/";
+    what.region = c->aim.region;
+    what.service = "kms";
+    what.headers = c->headers;
+    what.body = kaws__buf_view(&c->body);
+    what.when = c->signed_at;
+    memcpy(c->authorization, name, sizeof name - 1);
+    wrong = !kaws__sigv4_gather(&s, &what, NULL) ? s.error
+          : kaws__sigv4_authorize(&s, grant.id, grant.key,
+                                  c->authorization + sizeof name - 1,
+                                  sizeof c->authorization - sizeof name + 1);
+    kaws_wipe(&grant, sizeof grant);
+    c->headers[n++] = c->authorization;
+    c->headers[n] = NULL;
+    return wrong;
+}
+
+
+static void
+kaws__kms_count_request(kaws__kms *k, int64_t started_us, int failed)
+{
+    int64_t took = kaws__plat_ticks_us() - started_us;
+
+    kaws__plat_lock(&k->lock);
+    k->requests++;
+    k->errors += failed ? 1 : 0;
+    k->time_us += took > 0 ? (uint64_t)took : 0;
+    kaws__plat_unlock(&k->lock);
+}
+
+
+/* The type of an error: without a prefix up to '#', a suffix from ':' on, and
+ * whatever is not a letter or digit, for it ends up in logs. */
+static void
+kaws__kms_type(char out[64], kaws_bytes type)
+{
+    size_t i, n = 0;
+
+    for (i = 0; i < type.len && type.at[i] != ':'; i++) {
+        int c = kaws__text_lower(type.at[i]);
+        if (type.at[i] == '#')
+            n = 0;
+        else if (((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9')) && n < 63)
+            out[n++] = (char)type.at[i];
+    }
+    out[n] = '\0';
+}
+
+
+static kaws_status
+kaws__kms_nonsense(const kaws__call *c, const char *why, kaws_error *err)
+{
+    char id[64];
+
+    if (err != NULL) {
+        err->http = c->r.http;
+        memcpy(err->request_id, c->r.request_id, sizeof err->request_id);
+    }
+    return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
+                         "sense (HTTP %d, request id %s): %s", c->host,
+                         c->action, c->r.http,
+                         kaws__text_show(id, sizeof id,
+                                         kaws__buf_of(c->r.request_id)), why);
+}
+
+
+/* A reply other than 200: fills the error, returns what follows. */
+static const kaws__fault *
+kaws__kms_refused(kaws__call *c, kaws_error *err)
+{
+    kaws__member said[] = { { "__type",  { NULL, 0 } },
+                            { "message", { NULL, 0 } },
+                            { "Message", { NULL, 0 } } };
+    kaws_bytes message = { NULL, 0 };
+    const kaws__fault *fault;
+    char type[64] = "", id[64], shown[200] = "";
+    size_t offset;
+
+    if (kaws__json_read(c->r.body, c->r.body_len, said, 3, &offset) == NULL &&
+        said[0].value.at != NULL) {
+        kaws__kms_type(type, said[0].value);
+        message = said[1].value.at != NULL ? said[1].value : said[2].value;
+    }
+    fault = kaws__kms_fault(type, c->r.http);
+    if (fault->status == KAWS_OK) {
+        if (c->dry)
+            return NULL;
+        fault = kaws__kms_fault("", 200);
+    }
+    if ((fault->then & KAWS__SAYS) && message.len > 0)
+        kaws__text_show(shown, sizeof shown, message);
+    kaws__text_show(id, sizeof id, kaws__buf_of(c->r.request_id));
+    (void)kaws__err_set(err, fault->status, "AWS KMS at %s refused %s (%s, "
+                        "HTTP %d, request id %s)%s%s; %s", c->host, c->action,
+                        type[0] != '\0' ? type : "no error type", c->r.http,
+                        id[0] != '\0' ? id : "none",
+                        shown[0] != '\0' ? ": " : "", shown, fault->advice);
+    if (err != NULL) {
+        err->http = c->r.http;
+        memcpy(err->aws, type, sizeof type);
+        memcpy(err->request_id, id, sizeof id);
+    }
+    return fault;
+}
+
+
+/* Signs and sends once. Returns NULL when KMS granted it: the members are then
+ * filled. Otherwise fills the error and returns what follows from it. */
+static const kaws__fault *
+kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
+              kaws_error *err)
+{
+    static const kaws__fault network = { "", KAWS_NETWORK, KAWS__LATER, "" };
+    static const kaws__fault final = { "", KAWS_REPLY, 0, "" };
+    const kaws__fault *fault = NULL;
+    int64_t left = c->deadline_ms - kaws__kms_ticks_ms(k);
+    int64_t started = kaws__plat_ticks_us();
+    const char *wrong = kaws__kms_call_sign(k, c);
+    char words[128];
+    size_t offset;
+
+    if (wrong != NULL || c->token_line.failed) {
+        kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
+                      wrong != NULL ? wrong : "out of memory");
+        return &final;
+    }
+    c->q.timeout_ms = left > 1 ? (int)left : 1;
+    if (kaws__http_send(&k->http, &c->q, &c->r)) {
+        kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for %s: "
+                      "%s", c->host, c->action,
+                      kaws__text_show(words, sizeof words,
+                                      kaws__buf_of(c->r.text)));
+        fault = &network;
+    } else if (c->r.body_len > c->r.body_max) {
+        (void)kaws__kms_nonsense(c, "it is longer than 16384 bytes", err);
+        fault = &final;
+    } else if (c->r.http != 200) {
+        fault = kaws__kms_refused(c, err);
+    } else if (want != NULL) {
+        wrong = kaws__json_read(c->r.body, c->r.body_len, want, count,
+                                &offset);
+        if (wrong != NULL) {
+            (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
+                           (unsigned long)offset);
+            (void)kaws__kms_nonsense(c, words, err);
+            fault = &final;
+        }
+    }
+    kaws__kms_count_request(k, started, fault != NULL);
+    return fault;
+}
+
+
+/* The signature was refused, and AWS's clock is not ours: go by AWS's from now
+ * on. A Date that is missing, or not of this century, is not believed. */
+static int
+kaws__kms_mend_clock(kaws__kms *k, kaws__call *c)
+{
+    int64_t off = c->r.date - c->signed_at;
+
+    if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
+        (off <= 240 && off >= -240))
+        return 0;
+    kaws__plat_lock(&k->lock);
+    k->clock_offset_s = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
+    kaws__plat_unlock(&k->lock);
+    kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds off that "
+                  "of AWS: requests are signed with AWS's time; set the clock",
+                  (long)off);
+    return 1;
+}
+
+
+/* Is there a reason to try again at once? */
+static int
+kaws__kms_mend(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
+{
+    if (c->once)
+        return 0;
+    if ((fault->then & KAWS__CLOCK) && !c->clock_mended &&
+        kaws__kms_mend_clock(k, c)) {
+        c->clock_mended = 1;
+        return 1;
+    }
+    if ((fault->then & KAWS__CREDS) && !c->creds_renewed &&
+        kaws__creds_refresh(&k->creds, c->generation)) {
+        c->creds_renewed = 1;
+        return 1;
+    }
+    return 0;
+}
+
+
+/* Is there a reason to try again later, and the time for it? Then waits: AWS's
+ * standard mode, full jitter over a doubling interval. */
+static int
+kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
+{
+    int64_t delay = (fault->then & KAWS__SLOW) ? 1000 : 50;
+    int may = (fault->then & KAWS__SLOW) ||
+              ((fault->then & KAWS__LATER) && !c->once);
+    uint16_t chance = 0xffff;
+    int i;
+
+    if (!may || c->attempt >= k->max_attempts)
+        return 0;
+    for (i = 1; i < c->attempt && delay < 20000; i++)
+        delay *= 2;
+    delay = delay < 20000 ? delay : 20000;
+    (void)k->hooks->random(k->hooks->ctx, &chance, sizeof chance);
+    delay = delay * chance / 0xffff;
+    if (c->r.retry_after_ms > delay)
+        delay = c->r.retry_after_ms < delay + 5000 ? c->r.retry_after_ms
+                                                   : delay + 5000;
+    if (kaws__kms_ticks_ms(k) + delay >= c->deadline_ms)
+        return 0;
+    if (delay > 0)
+        k->hooks->sleep_ms(k->hooks->ctx, (int)delay);
+    kaws__plat_lock(&k->lock);
+    k->retries++;
+    kaws__plat_unlock(&k->lock);
+    return 1;
+}
+
+
+/* All that does not change from try to try. */
+static kaws_status
+kaws__kms_call_ready(kaws__kms *k, kaws__call *c, kaws_error *err)
+{
+    kaws__kms_call_host(k, c);
+    (void)snprintf(c->host_line, sizeof c->host_line, "Host: %s", c->host);
+    (void)snprintf(c->target_line, sizeof c->target_line,
+                   "X-Amz-Target: TrentService.%s", c->action);
+    c->r.body = kaws__mem_new(k->hooks, KAWS__KMS_REPLY_MAX);
+    c->r.body_max = KAWS__KMS_REPLY_MAX;
+    if (c->r.body == NULL || c->body.failed)
+        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
+                             "memory", c->action);
+    c->q.url = c->url;
+    c->q.headers = c->headers;
+    c->q.body = kaws__buf_view(&c->body);
+    c->q.fresh_connection = c->once;
+    kaws__plat_lock(&k->lock);
+    c->q.connect_timeout_ms = k->connect_timeout_ms;
+    c->deadline_ms = k->timeout_ms;
+    kaws__plat_unlock(&k->lock);
+    c->deadline_ms += kaws__kms_ticks_ms(k);
+    return KAWS_OK;
+}
+
+
+/* Sends the call until it is granted, refused for good, or out of time. */
+static kaws_status
+kaws__kms_send(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
+               kaws_error *err)
+{
+    const kaws__fault *fault;
+    kaws_status status;
+    size_t used;
+
+    status = kaws__kms_call_ready(k, c, err);
+    if (status != KAWS_OK)
+        return status;
+    for (;;) {
+        c->attempt++;
+        fault = kaws__kms_try(k, c, want, count, err);
+        if (fault == NULL) {
+            kaws__err_clear(err);
+            return KAWS_OK;
+        }
+        if (kaws__kms_mend(k, c, fault))
+            continue;
+        if (!kaws__kms_wait(k, c, fault))
+            break;
+    }
+    if (err != NULL && c->attempt > 1) {
+        used = strlen(err->text);
+        (void)snprintf(err->text + used, sizeof err->text - used,
+                       " (%d attempts)", c->attempt);
+    }
+    return fault->status;
+}
+
+
+/* ---- what replies must hold --------------------------------------------------------- */
+
+/* The members of a reply that seals: the blob, the key, its material. */
+static kaws_status
+kaws__kms_take_sealed(const kaws__call *c, const kaws__member *blob,
+                      const kaws__member *key, const kaws__member *material,
+                      kaws_sealed *out, kaws_error *err)
+{
+    memset(out, 0, sizeof *out);
+    if (blob->value.at == NULL ||
+        !kaws__text_unbase64(blob->value, out->blob, sizeof out->blob,
+                             &out->blob_len) || out->blob_len == 0)
+        return kaws__kms_nonsense(c, "CiphertextBlob is missing, too long or "
+                                  "not base64", err);
+    if (key->value.at == NULL ||
+        !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
+                             key->value) ||
+        !kaws__kms_fits(&c->aim, out->kms_key_arn))
+        return kaws__kms_nonsense(c, "KeyId is not the ARN of the KMS key that "
+                                  "was asked for", err);
+    if (material->value.at != NULL && kaws__kms_word_ok(material->value))
+        (void)kaws__buf_copy_text(out->key_material_id,
+                                  sizeof out->key_material_id,
+                                  material->value);
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__kms_take_plain(const kaws__call *c, const kaws__member *plain,
+                     uint8_t *out, size_t *len, kaws_error *err)
+{
+    if (plain->value.at == NULL ||
+        !kaws__text_unbase64(plain->value, out, *len, len) || *len == 0)
+        return kaws__kms_nonsense(c, "Plaintext is missing, too long or not "
+                                  "base64", err);
+    return KAWS_OK;
+}
+
+
+static int
+kaws__kms_is(const kaws__member *member, const char *text)
+{
+    return member->value.at != NULL &&
+           kaws__buf_same(member->value, kaws__buf_of(text));
+}
+
+
+/* ---- the actions ----------------------------------------------------------------------- */
+
+/* A new key of `len` bytes, made by KMS. `plain` may be NULL: then the bytes
+ * never leave KMS, and no reply ever holds them. */
+static kaws_status
+kaws__kms_generate(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
+                   size_t len, uint8_t *plain, kaws_sealed *out,
+                   kaws_error *err)
+{
+    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
+                            { "KeyId",          { NULL, 0 } },
+                            { "KeyMaterialId",  { NULL, 0 } },
+                            { "Plaintext",      { NULL, 0 } } };
+    kaws__call c;
+    kaws_status status;
+    size_t got = len;
+
+    kaws__kms_call_begin(k, &c, plain != NULL
+                         ? "GenerateDataKey"
+                         : "GenerateDataKeyWithoutPlaintext", aim);
+    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__json_name(&c.body, "NumberOfBytes");
+    kaws__json_number(&c.body, len);
+    kaws__kms_put_context(&c, "EncryptionContext", ctx);
+    kaws__json_end(&c.body);
+    status = kaws__kms_send(k, &c, want, 4, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
+                                       err);
+    if (status == KAWS_OK && plain != NULL)
+        status = kaws__kms_take_plain(&c, &want[3], plain, &got, err);
+    if (status == KAWS_OK && got != len) {
+        kaws_wipe(plain, len);
+        status = kaws__kms_nonsense(&c, "Plaintext has another length than was "
+                                    "asked for", err);
+    }
+    if (status == KAWS_OK)
+        status = kaws__kms_learn(k, aim, out->kms_key_arn, err);
+    if (status != KAWS_OK && plain != NULL)
+        kaws_wipe(plain, len);
+    kaws__kms_call_end(k, &c);
+    return status;
+}
+
+
+static kaws_status
+kaws__kms_encrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
+                  kaws_bytes plain, kaws_sealed *out, kaws_error *err)
+{
+    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
+                            { "KeyId",          { NULL, 0 } },
+                            { "KeyMaterialId",  { NULL, 0 } } };
+    kaws__call c;
+    kaws_status status;
+    uint8_t *spaces;
+    size_t rinse;
+
+    kaws__kms_call_begin(k, &c, "Encrypt", aim);
+    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__kms_put_data(&c, "Plaintext", plain);
+    kaws__kms_put_context(&c, "EncryptionContext", ctx);
+    kaws__json_end(&c.body);
+    rinse = c.body.len + KAWS__KMS_RINSE;     /* room 9 says what for          */
+    spaces = kaws__buf_grow(&c.body, rinse);
+    if (spaces != NULL)
+        memset(spaces, ' ', rinse);
+    status = kaws__kms_send(k, &c, want, 3, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
+                                       err);
+    if (status == KAWS_OK)
+        status = kaws__kms_learn(k, aim, out->kms_key_arn, err);
+    kaws__kms_call_end(k, &c);
+    return status;
+}
+
+
+/* Begins a call that opens a blob: the KMS key is pinned, and must be one of
+ * an account that we trust, before anything is sent. */
+static kaws_status
+kaws__kms_open_blob(kaws__kms *k, kaws__call *c, const kaws_context *ctx,
+                    const kaws_sealed *in, kaws_error *err)
+{
+    kaws_bytes blob = { in->blob, in->blob_len };
+    kaws__aim aim;
+
+    memset(&aim, 0, sizeof aim);
+    kaws__kms_call_begin(k, c, "Decrypt", &aim);
+    if (!kaws__kms_trusts(k, in->kms_key_arn))
+        return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
+                                 "KMS key", err);
+    (void)kaws__kms_aim_at(&c->aim, in->kms_key_arn, "", NULL);
+    kaws__kms_put_text(c, "KeyId", in->kms_key_arn);
+    kaws__kms_put_data(c, "CiphertextBlob", blob);
+    kaws__kms_put_context(c, "EncryptionContext", ctx);
+    return KAWS_OK;
+}
+
+
+/* *len: in, the room at `plain`; out, what the key takes of it. */
+static kaws_status
+kaws__kms_decrypt(kaws__kms *k, const kaws_context *ctx, const kaws_sealed *in,
+                  uint8_t *plain, size_t *len, kaws_error *err)
+{
+    kaws__member want[] = { { "Plaintext", { NULL, 0 } },
+                            { "KeyId",     { NULL, 0 } } };
+    kaws__call c;
+    size_t room = *len;
+    kaws_status status = kaws__kms_open_blob(k, &c, ctx, in, err);
+
+    if (status == KAWS_OK) {
+        kaws__json_end(&c.body);
+        status = kaws__kms_send(k, &c, want, 2, err);
+    }
+    if (status == KAWS_OK && !kaws__kms_is(&want[1], in->kms_key_arn))
+        status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
+                                    "asked for", err);
+    if (status == KAWS_OK)
+        status = kaws__kms_take_plain(&c, &want[0], plain, len, err);
+    if (status != KAWS_OK)
+        kaws_wipe(plain, room);
+    kaws__kms_call_end(k, &c);
+    return status;
+}
+
+
+/* Would KMS open this blob for us? It says so with an error of its own; a KMS
+ * that knows no dry run opens it, and we look no further. */
+static kaws_status
+kaws__kms_dry_decrypt(kaws__kms *k, const kaws_context *ctx,
+                      const kaws_sealed *in, kaws_error *err)
+{
+    kaws__call c;
+    kaws_status status = kaws__kms_open_blob(k, &c, ctx, in, err);
+
+    if (status == KAWS_OK) {
+        kaws__json_name(&c.body, "DryRun");
+        kaws__json_true(&c.body);
+        kaws__json_end(&c.body);
+        c.dry = 1;
+        status = kaws__kms_send(k, &c, NULL, 0, err);
+    }
+    kaws__kms_call_end(k, &c);
+    return status;
+}
+
+
+/* From one KMS key to another of the same region: the plaintext stays in KMS. */
+static kaws_status
+kaws__kms_reencrypt_near(kaws__kms *k, const kaws__aim *aim,
+                         const kaws_context *ctx, const kaws_sealed *in,
+                         kaws_sealed *out, kaws_error *err)
+{
+    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
+                            { "KeyId",          { NULL, 0 } },
+                            { "DestinationKeyMaterialId", { NULL, 0 } },
+                            { "SourceKeyId",    { NULL, 0 } } };
+    kaws_bytes blob = { in->blob, in->blob_len };
+    kaws__call c;
+    kaws_status status;
+
+    kaws__kms_call_begin(k, &c, "ReEncrypt", aim);
+    kaws__kms_put_data(&c, "CiphertextBlob", blob);
+    kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
+    kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
+    kaws__kms_put_text(&c, "DestinationKeyId", aim->key_id);
+    kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
+    kaws__json_end(&c.body);
+    status = kaws__kms_send(k, &c, want, 4, err);
+    if (status == KAWS_OK && !kaws__kms_is(&want[3], in->kms_key_arn))
+        status = kaws__kms_nonsense(&c, "SourceKeyId is not the KMS key that "
+                                    "was asked for", err);
+    if (status == KAWS_OK)
+        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
+                                       err);
+    if (status == KAWS_OK)
+        status = kaws__kms_learn(k, aim, out->kms_key_arn, err);
+    kaws__kms_call_end(k, &c);
+    return status;
+}
+
+
+/* To a KMS key of another region, KMS has no way but through us. */
+static kaws_status
+kaws__kms_reencrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
+                    const kaws_sealed *in, kaws_sealed *out, kaws_error *err)
+{
+    uint8_t plain[KAWS_PLAIN_MAX];
+    kaws_bytes view = { plain, sizeof plain };
+    kaws__aim from;
+    kaws_status status;
+
+    memset(&from, 0, sizeof from);
+    if (!kaws__kms_trusts(k, in->kms_key_arn))
+        return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
+                                 "KMS key", err);
+    (void)kaws__kms_aim_at(&from, in->kms_key_arn, "", NULL);
+    if (strcmp(from.region, aim->region) == 0)
+        return kaws__kms_reencrypt_near(k, aim, ctx, in, out, err);
+    status = kaws__kms_decrypt(k, ctx, in, plain, &view.len, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_encrypt(k, aim, ctx, view, out, err);
+    kaws_wipe(plain, sizeof plain);
+    return status;
+}
+
+
+/* Sent at most once, for a KMS key can be rotated only so many times. The aim
+ * must be an ARN: aliases are not taken. */
+static kaws_status
+kaws__kms_rotate(kaws__kms *k, const kaws__aim *aim, kaws_error *err)
+{
+    kaws__member want[] = { { "KeyId", { NULL, 0 } } };
+    kaws__call c;
+    kaws_status status;
+    const char *id = strchr(aim->key_id, '/');
+
+    kaws__kms_call_begin(k, &c, "RotateKeyOnDemand", aim);
+    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__json_end(&c.body);
+    c.once = 1;
+    status = kaws__kms_send(k, &c, want, 1, err);
+    if (status == KAWS_OK && !kaws__kms_is(&want[0], aim->key_id) &&
+        (id == NULL || !kaws__kms_is(&want[0], id + 1)))
+        status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
+                                    "asked for", err);
+    kaws__kms_call_end(k, &c);
+    return status;
+}
+
+
+/* Does KMS answer us in that region? The aim's ARN is of another one, so what
+ * it answers is a refusal, but any refusal by KMS itself proves it. */
+static kaws_status
+kaws__kms_ask_region(kaws__kms *k, const kaws__aim *aim, kaws_error *err)
+{
+    kaws__call c;
+    kaws_status status;
+
+    kaws__kms_call_begin(k, &c, "DescribeKey", aim);
+    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__json_end(&c.body);
+    status = kaws__kms_send(k, &c, NULL, 0, err);
+    kaws__kms_call_end(k, &c);
+    if ((status == KAWS_DENIED || status == KAWS_KMS_KEY ||
+         status == KAWS_ARGUMENT) && err->aws[0] != '\0') {
+        kaws__err_clear(err);
+        status = KAWS_OK;
+    }
+    return status;
+}
+
+
+/* ---- opening -------------------------------------------------------------------------------- */
+
+static int
+kaws__kms_accounts_ok(const char *accounts)
+{
+    const char *at = accounts;
+
+    while (at != NULL && *at != '\0') {
+        at += strspn(at, ", ");
+        if (*at == '\0')
+            break;
+        if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
+            return 0;
+        at += 12;
+    }
+    return 1;
+}
+
+
+/* https://host[:port][/], or http:// to this machine. */
+static int
+kaws__kms_endpoint_ok(const char *endpoint)
+{
+    static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
+    int plain = strncmp(endpoint, "http://", 7) == 0;
+    const char *host = endpoint + (plain ? 7 : 8);
+    size_t n, i;
+
+    if (!plain && strncmp(endpoint, "https://", 8) != 0)
+        return 0;
+    n = strcspn(host, "/");
+    if (n == 0 || n > 150 || (host[n] == '/' && host[n + 1] != '\0'))
+        return 0;
+    for (i = 0; i < n; i++) {
+        int c = kaws__text_lower((uint8_t)host[i]);
+        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
+            strchr(".-:[]", c) == NULL)
+            return 0;
+    }
+    for (i = 0; plain && i < 3; i++) {
+        size_t len = strlen(local[i]);
+        if (strncmp(host, local[i], len) == 0 &&
+            (host[len] == ':' || host[len] == '/' || host[len] == '\0'))
+            return 1;
+    }
+    return !plain;
+}
+
+
+static kaws_status
+kaws__kms_settings(kaws__kms *k, const kaws_config *cfg, kaws_error *err)
+{
+    const char *region = cfg->region != NULL ? cfg->region : "us-east-1";
+    char shown[96];
+    kaws__arn arn;
+
+    if (cfg->conf_file == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
+                             "the file with the AWS credentials");
+    if (!kaws__kms_region_ok(kaws__buf_of(region)))
+        return kaws__err_set(err, KAWS_CONFIG, "region '%s' is not a region "
+                             "of AWS, such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown,
+                                             kaws__buf_of(region)));
+    if (!kaws__kms_accounts_ok(cfg->accounts))
+        return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
+                             "account numbers of 12 digits, with commas");
+    if (cfg->endpoint != NULL && !kaws__kms_endpoint_ok(cfg->endpoint))
+        return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
+                             "form https://host or https://host:port",
+                             kaws__text_show(shown, sizeof shown,
+                                             kaws__buf_of(cfg->endpoint)));
+    (void)kaws__buf_copy_text(k->region, sizeof k->region,
+                              kaws__buf_of(region));
+    if (cfg->kms_key_id == NULL)
+        return KAWS_OK;
+    if (kaws__kms_arn(kaws__buf_of(cfg->kms_key_id), &arn))
+        (void)kaws__buf_copy_text(k->home, sizeof k->home,
+                                  kaws__buf_of(cfg->kms_key_id));
+    if (kaws__kms_aim_at(&k->aim, cfg->kms_key_id, region, err) != KAWS_OK) {
+        if (err != NULL)
+            err->status = KAWS_CONFIG;
+        return KAWS_CONFIG;
+    }
+    return KAWS_OK;
+}
+
+
+/* The config's strings are borrowed for as long as it stays open. */
+static kaws_status
+kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
+               kaws_error *err)
+{
+    kaws_status status;
+
+    k->hooks = hooks;
+    k->endpoint = cfg->endpoint;
+    k->accounts = cfg->accounts;
+    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
+    if (kaws__plat_lock_init(&k->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
+    kaws__kms_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
+    status = kaws__kms_settings(k, cfg, err);
+    if (status == KAWS_OK)
+        status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
+    if (status == KAWS_OK)
+        status = kaws__http_open(&k->http, hooks, cfg->ca_file, err);
+    return status;
+}
+
+
+static void
+kaws__kms_close(kaws__kms *k)
+{
+    kaws__http_close(&k->http);
+    kaws__creds_close(&k->creds);
+    if (k->hooks != NULL)
+        kaws__plat_lock_free(&k->lock);
+    k->hooks = NULL;
+}
+
+
+/* ==========================================================================
+ * ROOM 12  file     bytes to disk: durably, whole, and never somebody else's
+ * ==========================================================================
+ * Uses: plat err mem buf text crypto
+ * Gives: file_open file_close file_hold file_release file_read file_append
+ *        file_begin file_put file_commit file_abandon file_set_aside
+ *        file_patch
+ *
+ * This room knows a file by its device, inode, size and last 32 bytes, and
+ * nothing of keys. Before each change the path is opened afresh and must be
+ * that very file; what somebody else put there is not touched.
+ *
+ * How a file is replaced, and what a crash after each step leaves:
+ *
+ *     1  remove a stale <path>.tmp      the old file
+ *     2  create <path>.tmp, write it    the old file, and a stale .tmp
+ *     3  sync it                        the same
+ *     4  rename it to <path>            the old file or the new one, whole
+ *     5  sync the folder                the new file
+ *
+ * Locks are taken on <path>.lock, which is never removed (or two processes
+ * could hold the lock of two different files): slot 0, shared, for life, to
+ * tell others that we are here; slot 1 for the time of a change.
+ */
+
+#define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
+#define KAWS__FILE_TAIL         32  /* the bytes at the end that we know      */
+#define KAWS__FILE_BLOCK     65536  /* a replacement is written in these      */
+
+typedef struct kaws__file {
+    const kaws_hooks *hooks;
+    char    *names;               /* one block for the four below             */
+    size_t   names_len;
+    char    *path, *tmp, *lock, *dir;
+    int      lock_fd;             /* -1: none, only in a read-only keyring    */
+    int      read_only;
+    int      exists;
+    uint64_t dev, ino, size;      /* the file as we know it                   */
+    uint8_t  tail[KAWS__FILE_TAIL];
+} kaws__file;
+
+typedef struct kaws__writer {     /* a replacement on its way                 */
+    int      fd;
+    uint8_t *block;
+    size_t   used;
+    uint64_t size;
+    int      os;                  /* the first failure; the rest is skipped   */
+} kaws__writer;
+
+
+/* ---- names, folder, locks ----------------------------------------------------- */
+
+static kaws_status
+kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
+{
+    size_t n = strlen(path), dir;
+    const char *slash = strrchr(path, '/');
+
+    f->names_len = 4 * (n + 8);
+    f->names = kaws__mem_new(f->hooks, f->names_len);
+    if (f->names == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
+                             "memory");
+    f->path = f->names;
+    f->tmp = f->path + n + 8;
+    f->lock = f->tmp + n + 8;
+    f->dir = f->lock + n + 8;
+    (void)snprintf(f->path, n + 8, "%s", path);
+    (void)snprintf(f->tmp, n + 8, "%s.tmp", path);
+    (void)snprintf(f->lock, n + 8, "%s.lock", path);
+    dir = slash == NULL ? 0 : (size_t)(slash - path);
+    if (slash == NULL)
+        memcpy(f->dir, ".", 2);
+    else
+        memcpy(f->dir, path, dir > 0 ? dir : 1);
+    return KAWS_OK;
+}
+
+
+/* Makes the folder, one level of it, if it is not there. */
+static kaws_status
+kaws__file_folder(kaws__file *f, kaws_error *err)
+{
+    char *slash;
+    int os = kaws__plat_make_dir(f->dir);
+
+    if (os == EEXIST)
+        return KAWS_OK;
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot make the folder %s of "
+                            "the data file", f->dir);
+    kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if the "
+                  "keyring has been in use, is its volume mounted?", f->dir);
+    slash = strrchr(f->dir, '/');
+    if (slash == NULL)
+        os = kaws__plat_sync_dir(".");
+    else if (slash == f->dir)
+        os = kaws__plat_sync_dir("/");
+    else {
+        *slash = '\0';
+        os = kaws__plat_sync_dir(f->dir);
+        *slash = '/';
+    }
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
+                            "%s", f->dir);
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__file_open_lock(kaws__file *f, kaws_error *err)
+{
+    int os = kaws__plat_open(f->lock, f->read_only ? KAWS__READ
+                                                   : KAWS__LOCKFILE,
+                             &f->lock_fd);
+
+    if (os != 0)
+        f->lock_fd = -1;
+    if (os != 0 && f->read_only)
+        return KAWS_OK;
+    if (os == 0)
+        os = kaws__plat_hold(f->lock_fd, 0, 0);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot open and lock %s",
+                            f->lock);
+    if (kaws__plat_others_hold(f->lock_fd, 0))
+        kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
+                      "process, too; whichever changes it first, the other "
+                      "will refuse to change it", f->path);
+    return KAWS_OK;
+}
+
+
+/* Names the file and takes its place among those who use it. What is there is
+ * looked at by kaws__file_read. */
+static kaws_status
+kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
+                int read_only, kaws_error *err)
+{
+    kaws_status status;
+
+    memset(f, 0, sizeof *f);
+    f->hooks = hooks;
+    f->lock_fd = -1;
+    f->read_only = read_only;
+    status = kaws__file_names(f, path, err);
+    if (status == KAWS_OK && !read_only)
+        status = kaws__file_folder(f, err);
+    if (status == KAWS_OK)
+        status = kaws__file_open_lock(f, err);
+    return status;
+}
+
+
+static void
+kaws__file_close(kaws__file *f)
+{
+    if (f->hooks == NULL)
+        return;
+    kaws__plat_close(f->lock_fd);
+    kaws__mem_free(f->hooks, f->names, f->names_len);
+    f->lock_fd = -1;
+    f->hooks = NULL;
+}
+
+
+static kaws_status
+kaws__file_hold(kaws__file *f, kaws_error *err)
+{
+    int waited, os;
+
+    if (f->lock_fd < 0)
+        return KAWS_OK;
+    for (waited = 0;; waited += 5) {
+        os = kaws__plat_hold(f->lock_fd, 1, !f->read_only);
+        if (os != EAGAIN || waited >= KAWS__FILE_WAIT_MS)
+            break;
+        f->hooks->sleep_ms(f->hooks->ctx, 5);
+    }
+    if (os == EAGAIN)
+        return kaws__err_set(err, KAWS_LOCKED, "another process has been "
+                             "changing the data file %s for more than %d "
+                             "seconds; see who holds %s", f->path,
+                             KAWS__FILE_WAIT_MS / 1000, f->lock);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->lock);
+    return KAWS_OK;
+}
+
+
+static void
+kaws__file_release(kaws__file *f)
+{
+    if (f->lock_fd >= 0)
+        kaws__plat_release(f->lock_fd, 1);
+}
+
+
+/* ---- reading --------------------------------------------------------------------- */
+
+/* Remembers the file by what makes it that very file. */
+static int
+kaws__file_know(kaws__file *f, int fd)
+{
+    kaws__stat st;
+    size_t got;
+    int os = kaws__plat_stat(fd, &st);
+
+    if (os != 0)
+        return os;
+    f->dev = st.dev;
+    f->ino = st.ino;
+    f->size = st.size;
+    f->exists = 1;
+    if (st.size < KAWS__FILE_TAIL)
+        return 0;
+    return kaws__plat_read_at(fd, st.size - KAWS__FILE_TAIL, f->tail,
+                              KAWS__FILE_TAIL, &got);
+}
+
+
+static kaws_status
+kaws__file_looks_right(kaws__file *f, const kaws__stat *st, kaws_error *err)
+{
+    if (!st->regular)
+        return kaws__err_set(err, KAWS_FILE, "the data file %s is not a plain "
+                             "file", f->path);
+    if (!st->mine)
+        return kaws__err_set(err, KAWS_FILE, "the data file %s belongs to "
+                             "another user than the one this process runs as",
+                             f->path);
+    if (st->others_write)
+        kaws__err_log(f->hooks, 1, "the data file %s may be written by others "
+                      "than its owner: chmod 600 it", f->path);
+    else if (st->others_read)
+        kaws__err_log(f->hooks, 1, "the data file %s may be read by others "
+                      "than its owner: chmod 600 it", f->path);
+    return KAWS_OK;
+}
+
+
+/* Reads the whole file. One that is not there is no error: f->exists says so. */
+static kaws_status
+kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
+{
+    kaws__stat st;
+    kaws_status status;
+    uint8_t *at;
+    size_t got = 0;
+    int fd, os = kaws__plat_open(f->path, KAWS__READ, &fd);
+
+    if (os == ENOENT)
+        return KAWS_OK;
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
+                            f->path);
+    os = kaws__plat_stat(fd, &st);
+    status = os == 0 ? kaws__file_looks_right(f, &st, err) : KAWS_OK;
+    if (os == 0 && status == KAWS_OK && st.size > 0) {
+        at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size)
+                                     : NULL;
+        if (at == NULL)
+            status = kaws__err_set(err, KAWS_MEMORY, "reading the data file "
+                                   "%s: out of memory", f->path);
+        else
+            os = kaws__plat_read_at(fd, 0, at, (size_t)st.size, &got);
+        out->len = got;
+    }
+    if (os == 0 && status == KAWS_OK)
+        os = kaws__file_know(f, fd);
+    if (os == 0 && status == KAWS_OK && f->size != out->len)
+        status = kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
+                               "while it was being read", f->path);
+    kaws__plat_close(fd);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot read the data file %s",
+                            f->path);
+    return status;
+}
+
+
+/* ---- changing ------------------------------------------------------------------- */
+
+/* Opens the path afresh for a change: it must be the file that we know. */
+static kaws_status
+kaws__file_verify(kaws__file *f, int *fd, kaws_error *err)
+{
+    uint8_t tail[KAWS__FILE_TAIL] = { 0 };
+    kaws__stat st;
+    size_t got = 0;
+    const char *differs = NULL;
+    int os = kaws__plat_open(f->path, KAWS__WRITE, fd);
+
+    if (os == 0)
+        os = kaws__plat_stat(*fd, &st);
+    if (os == 0 && (st.dev != f->dev || st.ino != f->ino || !st.regular))
+        differs = "another file has taken its place";
+    else if (os == 0 && st.size != f->size)
+        differs = "its size is another";
+    else if (os == 0)
+        os = kaws__plat_read_at(*fd, f->size - sizeof tail, tail, sizeof tail,
+                                &got);
+    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
+        differs = kaws__plat_error(os);
+    else if (os == 0 && differs == NULL &&
+             !kaws__crypto_equal(tail, f->tail))
+        differs = "its checksum is another";
+    if (os == 0 && differs == NULL)
+        return KAWS_OK;
+    kaws__plat_close(*fd);
+    *fd = -1;
+    if (differs == NULL)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
+                            f->path);
+    return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
+                         "that this keyring wrote: %s; nothing was changed; "
+                         "put the right file back, or reopen the keyring",
+                         f->path, differs);
+}
+
+
+/* Writes a few bytes in place, without a sync of its own. */
+static kaws_status
+kaws__file_patch(kaws__file *f, int fd, uint64_t offset, kaws_bytes bytes,
+                 kaws_error *err)
+{
+    int os = kaws__plat_write_at(fd, offset, bytes.at, bytes.len);
+
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot write to the data file "
+                            "%s", f->path);
+    return KAWS_OK;
+}
+
+
+/* A failed append is taken back. If that fails as well, nobody can say what
+ * the disk holds. */
+static kaws_status
+kaws__file_take_back(kaws__file *f, int fd, int os, kaws_error *err)
+{
+    int cut = kaws__plat_cut(fd, f->size);
+
+    if (cut == 0)
+        cut = kaws__plat_sync(fd);
+    if (cut == 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot add to the data file "
+                            "%s; nothing was changed", f->path);
+    return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while adding "
+                        "to the data file %s, and again when that was taken "
+                        "back; no more is changed until the keyring is "
+                        "reopened", f->path);
+}
+
+
+/* Adds bytes at the end, durably, after patching a few (the cell) at `offset`.
+ * KAWS_UNCERTAIN: *landed says whether the bytes are in the file as it is. */
+static kaws_status
+kaws__file_append(kaws__file *f, uint64_t offset, kaws_bytes patch,
+                  kaws_bytes bytes, int *landed, kaws_error *err)
+{
+    kaws_status status;
+    int fd, os;
+
+    *landed = 0;
+    status = kaws__file_verify(f, &fd, err);
+    if (status != KAWS_OK)
+        return status;
+    status = kaws__file_patch(f, fd, offset, patch, err);
+    if (status == KAWS_OK) {
+        os = kaws__plat_write_at(fd, f->size, bytes.at, bytes.len);
+        *landed = os == 0;
+        if (os == 0)
+            os = kaws__plat_sync(fd);
+        if (os != 0)
+            status = kaws__file_take_back(f, fd, os, err);
+        *landed = *landed && (status == KAWS_OK || status == KAWS_UNCERTAIN);
+    }
+    if (*landed) {
+        f->size += bytes.len;
+        memcpy(f->tail, bytes.at + bytes.len - sizeof f->tail, sizeof f->tail);
+    }
+    kaws__plat_close(fd);
+    return status;
+}
+
+
+static void
+kaws__file_abandon(kaws__file *f, kaws__writer *w)
+{
+    if (w->fd >= 0) {
+        kaws__plat_close(w->fd);
+        (void)kaws__plat_remove(f->tmp);
+    }
+    kaws__mem_free(f->hooks, w->block, KAWS__FILE_BLOCK);
+    w->block = NULL;
+    w->fd = -1;
+}
+
+
+/* Begins a replacement. It must end in a commit, or be abandoned. */
+static kaws_status
+kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
+{
+    kaws_status status = KAWS_OK;
+    int fd = -1, os;
+
+    memset(w, 0, sizeof *w);
+    w->fd = -1;
+    if (f->exists)
+        status = kaws__file_verify(f, &fd, err);
+    kaws__plat_close(fd);
+    if (status != KAWS_OK)
+        return status;
+    w->block = kaws__mem_new(f->hooks, KAWS__FILE_BLOCK);
+    if (w->block == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "writing the data file: out of "
+                             "memory");
+    os = kaws__plat_remove(f->tmp);
+    if (os == 0)
+        os = kaws__plat_open(f->tmp, KAWS__NEW, &w->fd);
+    if (os == 0)
+        return KAWS_OK;
+    w->fd = -1;
+    kaws__file_abandon(f, w);
+    return kaws__err_os(err, KAWS_FILE, os, "cannot create %s", f->tmp);
+}
+
+
+static void
+kaws__file_flush(kaws__writer *w)
+{
+    if (w->os == 0)
+        w->os = kaws__plat_write_at(w->fd, w->size, w->block, w->used);
+    w->size += w->used;
+    w->used = 0;
+}
+
+
+static void
+kaws__file_put(kaws__writer *w, const void *data, size_t len)
+{
+    const uint8_t *at = data;
+    size_t n;
+
+    while (len > 0) {
+        n = KAWS__FILE_BLOCK - w->used;
+        n = n < len ? n : len;
+        memcpy(w->block + w->used, at, n);
+        w->used += n;
+        at += n;
+        len -= n;
+        if (w->used == KAWS__FILE_BLOCK)
+            kaws__file_flush(w);
+    }
+}
+
+
+/* Puts the replacement in place. On KAWS_UNCERTAIN it is there, but may not
+ * survive a power cut; on any other failure the old file is. */
+static kaws_status
+kaws__file_commit(kaws__file *f, kaws__writer *w, kaws_error *err)
+{
+    kaws__file fresh = *f;
+    int os;
+
+    kaws__file_flush(w);
+    os = w->os;
+    if (os == 0)
+        os = kaws__plat_sync(w->fd);
+    if (os == 0)
+        os = kaws__file_know(&fresh, w->fd);
+    if (os == 0)
+        os = kaws__plat_rename(f->tmp, f->path);
+    if (os != 0) {
+        kaws__file_abandon(f, w);
+        return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file "
+                            "%s; nothing was changed", f->path);
+    }
+    *f = fresh;
+    kaws__plat_close(w->fd);
+    w->fd = -1;
+    kaws__file_abandon(f, w);
+    os = kaws__plat_sync_dir(f->dir);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_UNCERTAIN, os, "the data file %s was "
+                            "replaced, but its folder could not be synced; no "
+                            "more is changed until the keyring is reopened",
+                            f->path);
+    return KAWS_OK;
+}
+
+
+/* Keeps the bytes from `at` on in a file of their own, `name`, and cuts them
+ * off. The name says when, for there may be several. */
+static kaws_status
+kaws__file_set_aside(kaws__file *f, kaws_bytes all, uint64_t at, int64_t when,
+                     kaws__buf *name, kaws_error *err)
+{
+    char date[17];
+    int fd = -1, os = 0, tail = -1;
+    kaws_status status = kaws__file_verify(f, &fd, err);
+
+    kaws__text_amz_date(date, when);
+    kaws__buf_text(name, f->path);
+    kaws__buf_text(name, ".torn-");
+    kaws__buf_text(name, date);
+    kaws__buf_byte(name, '\0');
+    if (status == KAWS_OK && name->failed)
+        status = kaws__err_set(err, KAWS_MEMORY, "out of memory");
+    if (status == KAWS_OK) {
+        os = kaws__plat_open((const char *)name->at, KAWS__NEW, &tail);
+        if (os == 0)
+            os = kaws__plat_write_at(tail, 0, all.at + at,
+                                     all.len - (size_t)at);
+        if (os == 0)
+            os = kaws__plat_sync(tail);
+        if (os == 0)
+            os = kaws__plat_sync_dir(f->dir);
+        if (os == 0)
+            os = kaws__plat_cut(fd, at);
+        if (os == 0)
+            os = kaws__plat_sync(fd);
+        if (os == 0)
+            os = kaws__file_know(f, fd);
+        if (os != 0)
+            status = kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end "
+                                  "of the data file %s aside as %s", f->path,
+                                  (const char *)name->at);
+    }
+    kaws__plat_close(tail);
+    kaws__plat_close(fd);
+    return status;
+}
+
+
+/* ==========================================================================
+ * ROOM 13  store    the data file's format, byte for byte
+ * ==========================================================================
+ * Uses: err buf text crypto kms
+ * Gives: store_header store_cell store_seal store_record store_record_len
+ *        store_parse store_type_ok store_damaged store_check
+ *
+ * The manual, section 7, has the diagram; the encoders and decoders here
+ * follow it field by field. This room knows nothing of disks. A record is an
+ * entry without its digest: the bytes that the cache holds as well.
+ */
+
+#define KAWS__STORE_VERSION      1
+#define KAWS__STORE_CONTEXT      1  /* the rule of the encryption context     */
+#define KAWS__STORE_HEADER      80
+#define KAWS__STORE_CELL        32  /* where the cell stands                  */
+#define KAWS__STORE_DIGESTED    48  /* what the header's digest covers        */
+#define KAWS__STORE_FIXED       32  /* of a record, before its texts          */
+#define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
+
+static const uint8_t kaws__store_magic[8] = {
+    'K', 'A', 'W', 'S', 'R', 'I', 'N', 'G'
+};
+
+typedef struct kaws__record {
+    kaws_bytes key_id, user_id, type, arn, material, blob;
+    size_t     plain_len;
+    int64_t    created;           /* Unix seconds                             */
+} kaws__record;
+
+typedef struct kaws__found {      /* what a look at a whole file found        */
+    uint8_t      file_id[16];
+    uint64_t     committed;       /* the cell: so much was acknowledged       */
+    uint64_t     good;            /* so much of it adds up                    */
+    int          torn;            /* the rest is an append that was cut off   */
+    kaws__sha256 state;           /* over the good part                       */
+} kaws__found;
+
+
+/* ---- little-endian numbers -------------------------------------------------- */
+
+static void
+kaws__store_put(uint8_t *at, uint64_t value, int bytes)
+{
+    while (bytes-- > 0) {
+        *at++ = (uint8_t)value;
+        value >>= 8;
+    }
+}
+
+
+static uint64_t
+kaws__store_get(const uint8_t *at, int bytes)
+{
+    uint64_t value = 0;
+
+    while (bytes-- > 0)
+        value = value << 8 | at[bytes];
+    return value;
+}
+
+
+/* ---- the header, and the cell in it ------------------------------------------ */
+
+/* Offset 32: committed length, 8; the first 8 bytes of the SHA-256 of the file
+ * id and those 8. */
+static void
+kaws__store_cell(uint8_t cell[16], const uint8_t file_id[16],
+                 uint64_t committed)
+{
+    uint8_t digest[32];
+    kaws__sha256 hash;
+
+    kaws__store_put(cell, committed, 8);
+    kaws__crypto_init(&hash);
+    kaws__crypto_update(&hash, file_id, 16);
+    kaws__crypto_update(&hash, cell, 8);
+    kaws__crypto_out(&hash, digest);
+    memcpy(cell + 8, digest, 8);
+}
+
+
+/* Offset 0: magic, 8; format version, 4; zero, 4; file id, 16. */
+static void
+kaws__store_plain_header(uint8_t header[KAWS__STORE_DIGESTED],
+                         const uint8_t file_id[16])
+{
+    memset(header, 0, KAWS__STORE_DIGESTED);
+    memcpy(header, kaws__store_magic, 8);
+    kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
+    memcpy(header + 16, file_id, 16);
+}
+
+
+/* Ends a stretch of the file: gives the digest of all before it, and takes it
+ * into the state, for it is before all that follows. */
+static void
+kaws__store_seal(kaws__sha256 *state, uint8_t digest[32])
+{
+    kaws__crypto_out(state, digest);
+    kaws__crypto_update(state, digest, 32);
+}
+
+
+/* The whole header of a file, and the state behind it. */
+static void
+kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
+                   const uint8_t file_id[16], uint64_t committed)
+{
+    kaws__store_plain_header(header, file_id);
+    kaws__crypto_init(state);
+    kaws__crypto_update(state, header, KAWS__STORE_DIGESTED);
+    kaws__store_seal(state, header + KAWS__STORE_DIGESTED);
+    kaws__store_cell(header + KAWS__STORE_CELL, file_id, committed);
+}
+
+
+/* ---- a record -------------------------------------------------------------------- */
+
+/* Offset 0: length of the record, 4; its complement, 4; context version, 1;
+ * lengths of type, 1; key id, 1; user id, 1; plain, 2; ARN, 2; blob, 2;
+ * material id, 2; zero, 4; created, 8; then the texts, and the blob. */
+static void
+kaws__store_record(kaws__buf *out, const kaws__record *r)
+{
+    uint8_t fixed[KAWS__STORE_FIXED] = { 0 };
+    const kaws_bytes *const texts[] = {
+        &r->key_id, &r->user_id, &r->type, &r->arn, &r->material, &r->blob
+    };
+    uint32_t len = KAWS__STORE_FIXED;
+    size_t i;
+
+    for (i = 0; i < 6; i++)
+        len += (uint32_t)texts[i]->len;
+    kaws__store_put(fixed, len, 4);
+    kaws__store_put(fixed + 4, ~len, 4);
+    fixed[8] = KAWS__STORE_CONTEXT;
+    fixed[9] = (uint8_t)r->type.len;
+    fixed[10] = (uint8_t)r->key_id.len;
+    fixed[11] = (uint8_t)r->user_id.len;
+    kaws__store_put(fixed + 12, r->plain_len, 2);
+    kaws__store_put(fixed + 14, r->arn.len, 2);
+    kaws__store_put(fixed + 16, r->blob.len, 2);
+    kaws__store_put(fixed + 18, r->material.len, 2);
+    kaws__store_put(fixed + 24, (uint64_t)r->created, 8);
+    kaws__buf_put(out, fixed, sizeof fixed);
+    for (i = 0; i < 6; i++)
+        kaws__buf_put(out, texts[i]->at, texts[i]->len);
+}
+
+
+/* The length that a record gives itself; 0 if it does not match its own check
+ * or no record can have it. */
+static size_t
+kaws__store_record_len(const uint8_t *at)
+{
+    uint32_t len = (uint32_t)kaws__store_get(at, 4);
+
+    if ((uint32_t)kaws__store_get(at + 4, 4) != (uint32_t)~len ||
+        len < KAWS__STORE_FIXED || len > KAWS__STORE_RECORD_MAX)
+        return 0;
+    return len;
+}
+
+
+static kaws_bytes
+kaws__store_text(const uint8_t **at, uint64_t len)
+{
+    kaws_bytes text = { *at, (size_t)len };
+
+    *at += len;
+    return text;
+}
+
+
+static int
+kaws__store_type_ok(kaws_bytes type)
+{
+    size_t i;
+
+    for (i = 0; i < type.len; i++) {
+        int c = kaws__text_lower(type.at[i]);
+        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && c != '_' &&
+            c != '-')
+            return 0;
+    }
+    return type.len > 0 && type.len <= 15;
+}
+
+
+/* Takes a record apart. The bytes may be an attacker's: whatever is wrong with
+ * them is said, and NULL means that nothing is. */
+static const char *
+kaws__store_parse(kaws_bytes bytes, kaws__record *r)
+{
+    const uint8_t *at = bytes.at + KAWS__STORE_FIXED;
+    kaws__arn arn;
+    uint64_t key_id, user_id, type, arn_len, blob, material;
+
+    if (bytes.len < KAWS__STORE_FIXED ||
+        kaws__store_record_len(bytes.at) != bytes.len)
+        return "an entry's length does not match its check";
+    if (bytes.at[8] != KAWS__STORE_CONTEXT)
+        return "an entry was written by a newer version of keyring_aws";
+    type = bytes.at[9];
+    key_id = bytes.at[10];
+    user_id = bytes.at[11];
+    arn_len = kaws__store_get(bytes.at + 14, 2);
+    blob = kaws__store_get(bytes.at + 16, 2);
+    material = kaws__store_get(bytes.at + 18, 2);
+    if (KAWS__STORE_FIXED + key_id + user_id + type + arn_len + material +
+        blob != bytes.len)
+        return "the lengths in an entry do not add up";
+    r->plain_len = (size_t)kaws__store_get(bytes.at + 12, 2);
+    r->created = (int64_t)kaws__store_get(bytes.at + 24, 8);
+    r->key_id = kaws__store_text(&at, key_id);
+    r->user_id = kaws__store_text(&at, user_id);
+    r->type = kaws__store_text(&at, type);
+    r->arn = kaws__store_text(&at, arn_len);
+    r->material = kaws__store_text(&at, material);
+    r->blob = kaws__store_text(&at, blob);
+    if (kaws__store_get(bytes.at + 20, 4) != 0 || key_id == 0 ||
+        memchr(r->key_id.at, 0, (size_t)(key_id + user_id)) != NULL ||
+        !kaws__store_type_ok(r->type) || material > 64 || blob == 0 ||
+        blob > 6144 || r->plain_len == 0 || r->plain_len > KAWS_PLAIN_MAX ||
+        r->created < 0 || r->created > 253402300799)
+        return "an entry has a field that no entry can have";
+    if (!kaws__kms_arn(r->arn, &arn) || arn.resource.at[0] != 'k')
+        return "an entry's KMS key is not the ARN of one";
+    return NULL;
+}
+
+
+/* ---- a whole file ------------------------------------------------------------------ */
+
+/* `name` is the file's, for the words only. */
+static kaws_status
+kaws__store_damaged(const char *name, uint64_t at, const char *what,
+                    kaws_error *err)
+{
+    return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is damaged at "
+                         "byte %lu: %s; nothing was changed; restore it from "
+                         "a backup", name, (unsigned long)at, what);
+}
+
+
+static kaws_status
+kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
+                         kaws_error *err)
+{
+    uint8_t cell[16];
+    uint64_t version;
+
+    if (all.len == 0)
+        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is empty (0 "
+                             "bytes), and a keyring never is: restore it from "
+                             "a backup, or remove it to begin a new keyring",
+                             name);
+    if (all.len < KAWS__STORE_HEADER ||
+        memcmp(all.at, kaws__store_magic, 8) != 0)
+        return kaws__store_damaged(name, 0, "it is not a data file of "
+                                   "keyring_aws", err);
+    version = kaws__store_get(all.at + 8, 4);
+    if (version != KAWS__STORE_VERSION)
+        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
+                             "version %lu, at byte 8, and this keyring_aws "
+                             "knows version 1: use a newer one", name,
+                             (unsigned long)version);
+    memcpy(found->file_id, all.at + 16, 16);
+    found->committed = kaws__store_get(all.at + KAWS__STORE_CELL, 8);
+    kaws__store_cell(cell, found->file_id, found->committed);
+    if (memcmp(cell, all.at + KAWS__STORE_CELL, 16) != 0)
+        return kaws__store_damaged(name, KAWS__STORE_CELL, "the committed "
+                                   "length does not match its check", err);
+    if (found->committed > all.len)
+        return kaws__store_damaged(name, all.len, "it ends there, but more "
+                                   "was written and acknowledged", err);
+    return KAWS_OK;
+}
+
+
+/* Whether a stretch between two neighbours among its start, the multiples of
+ * 512, and its end is all zeros: a sector that never reached the disk. */
+static int
+kaws__store_has_hole(kaws_bytes all, size_t start)
+{
+    size_t from = start, to, i;
+
+    for (; from < all.len; from = to) {
+        to = (from / 512 + 1) * 512;
+        to = to < all.len ? to : all.len;
+        for (i = from; i < to && all.at[i] == 0; i++)
+            continue;
+        if (i == to)
+            return 1;
+    }
+    return 0;
+}
+
+
+/* Something is wrong from `at` on. Is it the end of an append that was never
+ * acknowledged, or damage? */
+static int
+kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
+{
+    size_t left = all.len - at, len;
+
+    if (at < committed || left > KAWS__STORE_RECORD_MAX + 32)
+        return 0;
+    if (left < 8)
+        return 1;
+    len = kaws__store_record_len(all.at + at);
+    if (len > 0 && left > len + 32)
+        return 0;
+    return (len > 0 && left < len + 32) || kaws__store_has_hole(all, at);
+}
+
+
+/* The digest of the whole file is wrong, so look digest by digest for where it
+ * goes wrong. */
+static kaws_status
+kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
+                 kaws_error *err)
+{
+    uint8_t header[KAWS__STORE_HEADER], digest[32];
+    size_t at = KAWS__STORE_HEADER, len;
+
+    kaws__store_header(header, &found->state, found->file_id,
+                       found->committed);
+    if (memcmp(header, all.at, sizeof header) != 0)
+        return kaws__store_damaged(name, 0, "the header's checksum is wrong",
+                                   err);
+    while (all.len - at >= 8) {
+        kaws__sha256 state = found->state;
+        len = kaws__store_record_len(all.at + at);
+        if (len == 0 || all.len - at < len + 32)
+            break;
+        kaws__crypto_update(&state, all.at + at, len);
+        kaws__store_seal(&state, digest);
+        if (!kaws__crypto_equal(digest, all.at + at + len))
+            break;
+        found->state = state;
+        at += len + 32;
+    }
+    found->good = at;
+    found->torn = at < all.len &&
+                  kaws__store_is_torn(all, at, found->committed);
+    if (!found->torn)
+        return kaws__store_damaged(name, at, "the entry there does not match "
+                                   "its checksum", err);
+    return KAWS_OK;
+}
+
+
+/* Looks at a whole file: KAWS_OK if it adds up, all of it or (torn) but for its
+ * end; else the error names the place. Hashes it once. */
+static kaws_status
+kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
+                  kaws_error *err)
+{
+    uint8_t plain[KAWS__STORE_DIGESTED], digest[32];
+    kaws_status status;
+
+    memset(found, 0, sizeof *found);
+    status = kaws__store_check_header(name, all, found, err);
+    if (status != KAWS_OK)
+        return status;
+    kaws__store_plain_header(plain, found->file_id);
+    kaws__crypto_init(&found->state);
+    kaws__crypto_update(&found->state, plain, sizeof plain);
+    kaws__crypto_update(&found->state, all.at + sizeof plain,
+                        all.len - sizeof plain - 32);
+    kaws__store_seal(&found->state, digest);
+    found->good = all.len;
+    if (kaws__crypto_equal(digest, all.at + all.len - 32) &&
+        kaws__store_get(all.at + 12, 4) == 0)
+        return KAWS_OK;
+    return kaws__store_walk(name, all, found, err);
+}
+
+
+/* ==========================================================================
+ * ROOM 14  cache    sealed entries by name, in the order they came
+ * ==========================================================================
+ * Uses: mem buf store
+ * Gives: cache_open cache_close cache_find cache_new cache_drop cache_reserve
+ *        cache_add cache_remove cache_swap cache_from cache_name
+ *
+ * An entry holds its record just as the file does, ciphertext and all, so
+ * writing it out is copying. Entries stand in an array, oldest first; a hash
+ * table points at them. Nothing here fails but reserve and new, which come
+ * before the disk is touched: what follows the disk cannot go wrong.
+ */
+
+typedef struct kaws__entry {
+    uint64_t serial;              /* grows with every entry, never reused     */
+    uint32_t hash;
+    uint32_t len;
+    uint8_t  record[];
+} kaws__entry;
+
+typedef struct kaws__slot {
+    uint32_t     hash;
+    kaws__entry *entry;           /* NULL: free                               */
+} kaws__slot;
+
+typedef struct kaws__cache {
+    const kaws_hooks *hooks;
+    uint64_t      seed;           /* so that nobody can choose names to clash */
+    uint64_t      next_serial;
+    kaws__entry **entries;
+    size_t        count, max;
+    kaws__slot   *slots;
+    size_t        slot_count;     /* a power of two, or 0                     */
+} kaws__cache;
+
+
+static void
+kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks, uint64_t seed)
+{
+    memset(c, 0, sizeof *c);
+    c->hooks = hooks;
+    c->seed = seed;
+    c->next_serial = 1;
+}
+
+
+static void
+kaws__cache_drop(const kaws__cache *c, kaws__entry *e)
+{
+    if (e != NULL)
+        kaws__mem_free(c->hooks, e, sizeof *e + e->len);
+}
+
+
+static void
+kaws__cache_close(kaws__cache *c)
+{
+    size_t i;
+
+    if (c->hooks == NULL)
+        return;
+    for (i = 0; i < c->count; i++)
+        kaws__cache_drop(c, c->entries[i]);
+    kaws__mem_free(c->hooks, c->entries, c->max * sizeof *c->entries);
+    kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *c->slots);
+    c->hooks = NULL;
+}
+
+
+/* Eight bytes at a time; the length goes in first, so that a name and its
+ * owner cannot trade bytes. */
+static uint64_t
+kaws__cache_mix(uint64_t h, kaws_bytes text)
+{
+    uint64_t word;
+    size_t i;
+
+    h ^= text.len;
+    for (i = 0; i < text.len; i += 8) {
+        word = 0;
+        memcpy(&word, text.at + i, text.len - i < 8 ? text.len - i : 8);
+        h = (h ^ word) * 0x9e3779b97f4a7c15u;
+        h ^= h >> 29;
+    }
+    return (h ^ h >> 32) * 0xd6e8feb86659fd93u;
+}
+
+
+static uint32_t
+kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+{
+    uint64_t h = kaws__cache_mix(kaws__cache_mix(c->seed, key_id), user_id);
+
+    return (uint32_t)(h >> 32);
+}
+
+
+/* The name in a record, without taking the rest apart. */
+static void
+kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
+{
+    key_id->at = e->record + KAWS__STORE_FIXED;
+    key_id->len = e->record[10];
+    user_id->at = key_id->at + key_id->len;
+    user_id->len = e->record[11];
+}
+
+
+/* Where the name is, or the free slot where it would be. The table is never
+ * full, so the search ends. */
+static size_t
+kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
+                 kaws_bytes user_id)
+{
+    size_t mask = c->slot_count - 1, i = hash & mask;
+    kaws_bytes key, user;
+
+    for (; c->slots[i].entry != NULL; i = (i + 1) & mask) {
+        if (c->slots[i].hash != hash)
+            continue;
+        kaws__cache_name(c->slots[i].entry, &key, &user);
+        if (kaws__buf_same(key, key_id) && kaws__buf_same(user, user_id))
+            break;
+    }
+    return i;
+}
+
+
+static kaws__entry *
+kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+{
+    if (c->slot_count == 0)
+        return NULL;
+    return c->slots[kaws__cache_slot(c, kaws__cache_hash(c, key_id, user_id),
+                                     key_id, user_id)].entry;
+}
+
+
+/* An entry of its own for a record; it is in the cache once it is added. */
+static kaws__entry *
+kaws__cache_new(kaws__cache *c, kaws_bytes record)
+{
+    kaws__entry *e = kaws__mem_new(c->hooks, sizeof *e + record.len);
+    kaws_bytes key, user;
+
+    if (e == NULL)
+        return NULL;
+    e->len = (uint32_t)record.len;
+    memcpy(e->record, record.at, record.len);
+    kaws__cache_name(e, &key, &user);
+    e->hash = kaws__cache_hash(c, key, user);
+    return e;
+}
+
+
+static int
+kaws__cache_rehash(kaws__cache *c, size_t slot_count)
+{
+    kaws__slot *slots = kaws__mem_new(c->hooks, slot_count * sizeof *slots);
+    size_t i, at;
+
+    if (slots == NULL)
+        return 0;
+    for (i = 0; i < c->count; i++) {
+        at = c->entries[i]->hash & (slot_count - 1);
+        while (slots[at].entry != NULL)
+            at = (at + 1) & (slot_count - 1);
+        slots[at].hash = c->entries[i]->hash;
+        slots[at].entry = c->entries[i];
+    }
+    kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *slots);
+    c->slots = slots;
+    c->slot_count = slot_count;
+    return 1;
+}
+
+
+/* Makes sure that one more entry can be added without asking for memory. The
+ * table is kept at most three quarters full. */
+static int
+kaws__cache_reserve(kaws__cache *c)
+{
+    size_t max = c->max < 16 ? 16 : c->max + c->max / 2;
+    kaws__entry **entries;
+
+    if (c->count == c->max) {
+        if (max > SIZE_MAX / sizeof *entries / 4)
+            return 0;
+        entries = kaws__mem_resize(c->hooks, c->entries,
+                                   c->max * sizeof *entries,
+                                   max * sizeof *entries);
+        if (entries == NULL)
+            return 0;
+        c->entries = entries;
+        c->max = max;
+    }
+    if ((c->count + 1) * 4 > c->slot_count * 3)
+        return kaws__cache_rehash(c, c->slot_count < 32 ? 32
+                                                        : c->slot_count * 2);
+    return 1;
+}
+
+
+/* Takes the entry over, behind all others. Room must have been reserved, and
+ * its name must not be there. */
+static void
+kaws__cache_add(kaws__cache *c, kaws__entry *e)
+{
+    kaws_bytes key, user;
+    size_t slot;
+
+    kaws__cache_name(e, &key, &user);
+    slot = kaws__cache_slot(c, e->hash, key, user);
+    e->serial = c->next_serial++;
+    c->slots[slot].hash = e->hash;
+    c->slots[slot].entry = e;
+    c->entries[c->count++] = e;
+}
+
+
+/* The index of the first entry whose serial is not smaller. */
+static size_t
+kaws__cache_from(const kaws__cache *c, uint64_t serial)
+{
+    size_t low = 0, high = c->count, middle;
+
+    while (low < high) {
+        middle = low + (high - low) / 2;
+        if (c->entries[middle]->serial < serial)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+
+static size_t
+kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
+{
+    size_t i = e->hash & (c->slot_count - 1);
+
+    while (c->slots[i].entry != e)
+        i = (i + 1) & (c->slot_count - 1);
+    return i;
+}
+
+
+/* Takes an entry out and frees it. Those that were pushed along by it in the
+ * table move up, so that a search never stops at a hole too early. */
+static void
+kaws__cache_remove(kaws__cache *c, kaws__entry *e)
+{
+    size_t mask = c->slot_count - 1, hole = kaws__cache_slot_of(c, e);
+    size_t i = hole, at = kaws__cache_from(c, e->serial);
+
+    for (i = (hole + 1) & mask; c->slots[i].entry != NULL; i = (i + 1) & mask) {
+        size_t home = c->slots[i].hash & mask;
+        if (((i - home) & mask) >= ((i - hole) & mask)) {
+            c->slots[hole] = c->slots[i];
+            hole = i;
+        }
+    }
+    c->slots[hole].entry = NULL;
+    c->slots[hole].hash = 0;
+    c->count--;
+    memmove(c->entries + at, c->entries + at + 1,
+            (c->count - at) * sizeof *c->entries);
+    kaws__cache_drop(c, e);
+}
+
+
+/* Puts `fresh` in the place of the entry at `index`, which is freed: the same
+ * name, sealed anew. */
+static void
+kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
+{
+    kaws__entry *old = c->entries[index];
+
+    fresh->serial = old->serial;
+    c->slots[kaws__cache_slot_of(c, old)].entry = fresh;
+    c->entries[index] = fresh;
+    kaws__cache_drop(c, old);
+}
+
+
+/* ==========================================================================
+ * ROOM 15  ring     the public functions: the lock and the policy
+ * ==========================================================================
+ * Uses: plat err mem buf text crypto kms file store cache
+ * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
+ *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
+ *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use_timeouts
+ *        kaws_reload_creds kaws_rotate_kms_key kaws_rewrap_all kaws_get_stats
+ *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
+ *        kaws_kms_reencrypt
+ *
+ * The one lock covers the table and the file, never a wait for AWS: look, let
+ * go, ask KMS, lock, look again, commit. To commit is: reserve the memory,
+ * change the disk, and then, when nothing can fail any more, the memory.
+ */
+
+struct kaws {
+    kaws_hooks   hooks;
+    kaws__buf    strings;         /* the config's, copied                     */
+    kaws__kms    kms;
+    int          rewrap_parallel;
+    int          has_file, read_only;
+    char         file_hex[33];    /* the file id, as the context says it      */
+    uint8_t      file_id[16];
+    kaws__lock   lock;            /* guards all below                         */
+    int          uncertain;       /* no more changes until reopened           */
+    kaws__file   file;
+    kaws__cache  cache;
+    kaws__sha256 state;           /* over the whole file                      */
+    int          rewrapping;
+    uint64_t     rewrap_done, rewrap_total;
+};
+
+
+/* see Part II */
+KAWS_API const char *
+kaws_version(void)
+{
+    return KAWS_VERSION;
+}
+
+
+/* ---- arguments ---------------------------------------------------------------- */
+
+static kaws_status
+kaws__ring_argument(const char *what, kaws_error *err)
+{
+    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", what);
+}
+
+
+/* The name as two views; no user id and an empty one are the same. */
+static kaws_status
+kaws__ring_name(kaws_name name, kaws_bytes *key_id, kaws_bytes *user_id,
+                kaws_error *err)
+{
+    *key_id = kaws__buf_of(name.key_id != NULL ? name.key_id : "");
+    *user_id = kaws__buf_of(name.user_id != NULL ? name.user_id : "");
+    if (key_id->len == 0)
+        return kaws__ring_argument("the key id is empty", err);
+    if (key_id->len > KAWS_NAME_MAX)
+        return kaws__ring_argument("the key id is longer than 255 bytes", err);
+    if (user_id->len > KAWS_NAME_MAX)
+        return kaws__ring_argument("the user id is longer than 255 bytes",
+                                   err);
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__ring_type(const char *type, kaws_error *err)
+{
+    if (type == NULL || !kaws__store_type_ok(kaws__buf_of(type)))
+        return kaws__ring_argument("the key type is not 1 to 15 letters, "
+                                   "digits, - and _", err);
+    return KAWS_OK;
+}
+
+
+static int
+kaws__ring_printable(int c)
+{
+    return c >= 0x20 && c <= 0x7e && c != '%';
+}
+
+
+/* A ring with a file, that may be changed and can seal. */
+static kaws_status
+kaws__ring_may_change(kaws *ring, kaws_error *err)
+{
+    if (!ring->has_file)
+        return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
+                             "data_file has to be set");
+    if (ring->read_only)
+        return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
+    return KAWS_OK;
+}
+
+
+/* With the lock held: an earlier failure of the disk left it open what is
+ * there, so what we would change is not known. */
+static kaws_status
+kaws__ring_certain(kaws *ring, kaws_error *err)
+{
+    if (!ring->uncertain)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the middle "
+                         "of an earlier change to %s: reopen the keyring "
+                         "before changing more", ring->file.path);
+}
+
+
+static kaws_status
+kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
+                  kaws_error *err)
+{
+    char shown[96];
+
+    if (kaws__cache_find(&ring->cache, key_id, user_id) == NULL)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
+                         kaws__text_show(shown, sizeof shown, key_id));
+}
+
+
+/* ---- the encryption context ------------------------------------------------------- */
+
+typedef struct kaws__bound {      /* what a blob is bound to                  */
+    char       key_id[3 * KAWS_NAME_MAX + 1];
+    char       user_id[3 * KAWS_NAME_MAX + 1];
+    char       type[16];
+    kaws_pair  pairs[5];
+    kaws_context context;
+} kaws__bound;
+
+typedef struct kaws__fill {
+    char  *at;
+    size_t len;
+} kaws__fill;
+
+
+static void
+kaws__ring_fill(void *to, const void *data, size_t len)
+{
+    kaws__fill *fill = to;
+
+    memcpy(fill->at + fill->len, data, len);
+    fill->len += len;
+    fill->at[fill->len] = '\0';
+}
+
+
+/* Names are percent-encoded, so that any bytes make valid JSON and no two
+ * names share one text. KMS refuses empty values: no owner, no pair. */
+static void
+kaws__ring_bind(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
+                kaws_bytes type, kaws__bound *b)
+{
+    kaws__fill fill = { NULL, 0 };
+    kaws__sink sink = { kaws__ring_fill, NULL };
+    kaws_pair pairs[5] = { { "app", "keyring_aws" }, { "file", NULL },
+                           { "key_id", NULL }, { "key_type", NULL },
+                           { "user_id", NULL } };
+
+    memset(b, 0, sizeof *b);
+    sink.to = &fill;
+    fill.at = b->key_id;
+    kaws__text_percent(&sink, key_id, kaws__ring_printable);
+    fill.at = b->user_id;
+    fill.len = 0;
+    kaws__text_percent(&sink, user_id, kaws__ring_printable);
+    (void)kaws__buf_copy_text(b->type, sizeof b->type, type);
+    pairs[1].value = ring->file_hex;
+    pairs[2].value = b->key_id;
+    pairs[3].value = b->type;
+    pairs[4].value = b->user_id;
+    memcpy(b->pairs, pairs, sizeof pairs);
+    b->context.pairs = b->pairs;
+    b->context.count = user_id.len > 0 ? 5 : 4;
+}
+
+
+/* What the throw-away keys of a check are bound to. */
+static const kaws_pair kaws__ring_app[] = { { "app", "keyring_aws" } };
+static const kaws_context kaws__ring_app_context = { kaws__ring_app, 1 };
+
+
+/* ---- committing ---------------------------------------------------------------------- */
+
+static void
+kaws__ring_note(kaws *ring, const char *what)
+{
+    char sum[9];
+
+    kaws__text_hex(sum, ring->file.tail, 4);
+    kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
+                  what, ring->file.path, (unsigned long)ring->cache.count,
+                  sum);
+}
+
+
+/* Adds an entry: one write and one sync of its bytes alone. Takes the entry
+ * over in any case. Called with the lock held. */
+static kaws_status
+kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
+{
+    kaws__sha256 state = ring->state;
+    uint8_t cell[16];
+    kaws_bytes patch = { cell, sizeof cell };
+    kaws__buf bytes;
+    uint8_t *digest;
+    int landed = 0;
+    kaws_status status = kaws__ring_certain(ring, err);
+
+    kaws__buf_init(&bytes, &ring->hooks);
+    kaws__buf_put(&bytes, e->record, e->len);
+    digest = kaws__buf_grow(&bytes, 32);
+    if (status == KAWS_OK && (digest == NULL ||
+                              !kaws__cache_reserve(&ring->cache)))
+        status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
+    if (status == KAWS_OK)
+        status = kaws__file_hold(&ring->file, err);
+    if (status == KAWS_OK) {
+        kaws__crypto_update(&state, e->record, e->len);
+        kaws__store_seal(&state, digest);
+        kaws__store_cell(cell, ring->file_id, ring->file.size);
+        status = kaws__file_append(&ring->file, KAWS__STORE_CELL, patch,
+                                   kaws__buf_view(&bytes), &landed, err);
+        kaws__file_release(&ring->file);
+    }
+    if (status == KAWS_UNCERTAIN)
+        ring->uncertain = 1;
+    if (landed) {
+        ring->state = state;
+        kaws__cache_add(&ring->cache, e);
+        kaws__ring_note(ring, "added a key to");
+    } else {
+        kaws__cache_drop(&ring->cache, e);
+    }
+    kaws__buf_free(&bytes);
+    return status;
+}
+
+
+/* Writes a new file of these entries (but one, if `skip` is among them) in the
+ * place of the old. *landed says whether it is there. With the ring's lock and
+ * the file's held. */
+static kaws_status
+kaws__ring_replace(kaws *ring, kaws__entry *const *entries, size_t count,
+                   const kaws__entry *skip, int *landed, kaws_error *err)
+{
+    uint8_t header[KAWS__STORE_HEADER], digest[32];
+    uint64_t size = sizeof header;
+    kaws__sha256 state;
+    kaws__writer w;
+    kaws_status status = kaws__ring_certain(ring, err);
+    size_t i;
+
+    *landed = 0;
+    for (i = 0; i < count; i++)
+        size += entries[i] != skip ? (uint64_t)entries[i]->len + 32 : 0;
+    if (status == KAWS_OK)
+        status = kaws__file_begin(&ring->file, &w, err);
+    if (status == KAWS_OK) {
+        kaws__store_header(header, &state, ring->file_id, size);
+        kaws__file_put(&w, header, sizeof header);
+        for (i = 0; i < count; i++) {
+            if (entries[i] == skip)
+                continue;
+            kaws__crypto_update(&state, entries[i]->record, entries[i]->len);
+            kaws__store_seal(&state, digest);
+            kaws__file_put(&w, entries[i]->record, entries[i]->len);
+            kaws__file_put(&w, digest, sizeof digest);
+        }
+        status = kaws__file_commit(&ring->file, &w, err);
+    }
+    if (ring->uncertain)
+        return status;
+    *landed = status == KAWS_OK || status == KAWS_UNCERTAIN;
+    if (*landed)
+        ring->state = state;
+    ring->uncertain = status == KAWS_UNCERTAIN;
+    return status;
+}
+
+
+/* ---- opening ------------------------------------------------------------------------- */
+
+/* Takes the records of a file that adds up into the cache. */
+static kaws_status
+kaws__ring_take_records(kaws *ring, kaws_bytes all, uint64_t good,
+                        kaws_error *err)
+{
+    size_t at = KAWS__STORE_HEADER;
+    kaws__record r;
+    const char *wrong;
+
+    while (at < good) {
+        kaws_bytes record = { all.at + at, 0 };
+        kaws__entry *e;
+        if (good - at >= 8)
+            record.len = kaws__store_record_len(record.at);
+        if (record.len == 0 || good - at < record.len + 32)
+            wrong = "an entry's length does not match its check";
+        else
+            wrong = kaws__store_parse(record, &r);
+        if (wrong == NULL && kaws__cache_find(&ring->cache, r.key_id,
+                                              r.user_id) != NULL)
+            wrong = "the entry there has the name of an earlier one";
+        if (wrong != NULL)
+            return kaws__store_damaged(ring->file.path, at, wrong, err);
+        e = kaws__cache_reserve(&ring->cache)
+          ? kaws__cache_new(&ring->cache, record) : NULL;
+        if (e == NULL)
+            return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out "
+                                 "of memory");
+        kaws__cache_add(&ring->cache, e);
+        at += record.len + 32;
+    }
+    return KAWS_OK;
+}
+
+
+/* The cell is made to say exactly how long the file is. */
+static kaws_status
+kaws__ring_write_cell(kaws *ring, kaws_error *err)
+{
+    uint8_t cell[16];
+    kaws_bytes patch = { cell, sizeof cell };
+    int fd, os;
+    kaws_status status = kaws__file_verify(&ring->file, &fd, err);
+
+    if (status != KAWS_OK)
+        return status;
+    kaws__store_cell(cell, ring->file_id, ring->file.size);
+    status = kaws__file_patch(&ring->file, fd, KAWS__STORE_CELL, patch, err);
+    os = status == KAWS_OK ? kaws__plat_sync(fd) : 0;
+    kaws__plat_close(fd);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
+                            ring->file.path);
+    return status;
+}
+
+
+static kaws_status
+kaws__ring_mend_torn(kaws *ring, kaws_bytes all, uint64_t good, kaws_error *err)
+{
+    kaws__buf name;
+    kaws_status status = KAWS_OK;
+    unsigned long more = (unsigned long)(all.len - good);
+
+    if (ring->read_only) {
+        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry that was never acknowledged; they are not "
+                      "read, and left as they are", more, ring->file.path);
+        return KAWS_OK;
+    }
+    kaws__buf_init(&name, &ring->hooks);
+    status = kaws__file_set_aside(&ring->file, all, good,
+                                  ring->hooks.now_ms(ring->hooks.ctx) / 1000,
+                                  &name, err);
+    if (status == KAWS_OK)
+        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry whose writing was cut off before it was "
+                      "acknowledged; they were moved to %s", more,
+                      ring->file.path, (const char *)name.at);
+    kaws__buf_free(&name);
+    return status;
+}
+
+
+static kaws_status
+kaws__ring_create(kaws *ring, kaws_error *err)
+{
+    kaws_status status;
+    int landed;
+
+    if (ring->read_only)
+        return kaws__err_set(err, KAWS_FILE, "the data file %s does not exist",
+                             ring->file.path);
+    if (ring->hooks.random(ring->hooks.ctx, ring->file_id,
+                           sizeof ring->file_id) != 0)
+        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+                             "bytes for the data file's id");
+    status = kaws__ring_replace(ring, NULL, 0, NULL, &landed, err);
+    if (status == KAWS_OK)
+        kaws__err_log(&ring->hooks, 1, "there was no data file %s, so a new, "
+                      "empty keyring was made; if one has been in use, is its "
+                      "volume mounted?", ring->file.path);
+    return status;
+}
+
+
+/* With the file's lock held, so that no other process changes it as we read. */
+static kaws_status
+kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
+{
+    kaws__found found;
+    kaws_bytes all;
+    kaws_status status = kaws__file_read(&ring->file, bytes, err);
+
+    if (status != KAWS_OK)
+        return status;
+    if (!ring->file.exists)
+        return kaws__ring_create(ring, err);
+    all = kaws__buf_view(bytes);
+    status = kaws__store_check(ring->file.path, all, &found, err);
+    if (status != KAWS_OK)
+        return status;
+    memcpy(ring->file_id, found.file_id, sizeof ring->file_id);
+    ring->state = found.state;
+    status = kaws__ring_take_records(ring, all, found.good, err);
+    if (status == KAWS_OK && found.torn)
+        status = kaws__ring_mend_torn(ring, all, found.good, err);
+    if (status == KAWS_OK && !ring->read_only &&
+        found.committed != ring->file.size)
+        status = kaws__ring_write_cell(ring, err);
+    return status;
+}
+
+
+static kaws_status
+kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
+{
+    kaws__buf bytes;
+    uint64_t seed;
+    kaws_status status;
+
+    if (ring->hooks.random(ring->hooks.ctx, &seed, sizeof seed) != 0)
+        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+                             "bytes");
+    kaws__cache_open(&ring->cache, &ring->hooks, seed);
+    kaws__buf_init(&bytes, &ring->hooks);
+    status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
+                             err);
+    if (status == KAWS_OK)
+        status = kaws__file_hold(&ring->file, err);
+    if (status == KAWS_OK) {
+        status = kaws__ring_load_held(ring, &bytes, err);
+        kaws__file_release(&ring->file);
+    }
+    kaws__buf_free(&bytes);
+    if (status == KAWS_OK) {
+        kaws__text_hex(ring->file_hex, ring->file_id, sizeof ring->file_id);
+        ring->has_file = 1;
+        kaws__ring_note(ring, "opened");
+    }
+    return status;
+}
+
+
+/* Without a KMS key and without a list of accounts there is nothing to trust
+ * but the entries themselves, if all are of one account. */
+static void
+kaws__ring_anchor(kaws *ring)
+{
+    char text[KAWS__KMS_ID_MAX + 1];
+    kaws__record r;
+    kaws__arn arn, last;
+    size_t i;
+
+    for (i = 0; i < ring->cache.count; i++) {
+        kaws__entry *e = ring->cache.entries[i];
+        kaws_bytes record = { e->record, e->len };
+        (void)kaws__store_parse(record, &r);
+        (void)kaws__kms_arn(r.arn, i == 0 ? &last : &arn);
+        if (i > 0 && (!kaws__buf_same(arn.partition, last.partition) ||
+                      !kaws__buf_same(arn.account, last.account)))
+            return;
+    }
+    if (ring->cache.count > 0 &&
+        kaws__buf_copy_text(text, sizeof text, r.arn))
+        kaws__kms_anchor(&ring->kms, text);
+}
+
+
+static void
+kaws__ring_hooks(kaws_hooks *hooks)
+{
+    if (hooks->memory == NULL)
+        hooks->memory = kaws__mem_builtin;
+    if (hooks->now_ms == NULL)
+        hooks->now_ms = kaws__plat_now_ms;
+    if (hooks->sleep_ms == NULL)
+        hooks->sleep_ms = kaws__plat_sleep_ms;
+    if (hooks->random == NULL)
+        hooks->random = kaws__plat_random;
+}
+
+
+/* The caller's strings need not live on: copies them into one block, and lets
+ * the config point there. */
+static kaws_status
+kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
+{
+    const char **const texts[] = {
+        &cfg->data_file, &cfg->kms_key_id, &cfg->region, &cfg->accounts,
+        &cfg->conf_file, &cfg->endpoint, &cfg->ca_file
+    };
+    size_t i, total = 0;
+
+    for (i = 0; i < 7; i++)
+        if (*texts[i] != NULL && !kaws__mem_add(&total, strlen(*texts[i]) + 1))
+            return kaws__ring_argument("the config's strings are too long",
+                                       err);
+    (void)kaws__buf_grow(&ring->strings, total);
+    ring->strings.len = 0;
+    for (i = 0; i < 7 && !ring->strings.failed; i++) {
+        size_t at = ring->strings.len;
+        if (*texts[i] == NULL)
+            continue;
+        kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
+        *texts[i] = (const char *)ring->strings.at + at;
+    }
+    if (ring->strings.failed)
+        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: out of "
+                             "memory");
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__ring_start(kaws *ring, kaws_config *cfg, kaws_error *err)
+{
+    kaws_status status = kaws__ring_keep_strings(ring, cfg, err);
+
+    ring->read_only = cfg->read_only;
+    ring->rewrap_parallel = cfg->rewrap_parallel > 0 ? cfg->rewrap_parallel
+                                                     : 16;
+    if (ring->rewrap_parallel > 64)
+        ring->rewrap_parallel = 64;
+    if (status == KAWS_OK && cfg->data_file != NULL && *cfg->data_file == '\0')
+        status = kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
+    if (status == KAWS_OK)
+        status = kaws__kms_open(&ring->kms, &ring->hooks, cfg, err);
+    if (status == KAWS_OK && cfg->data_file != NULL)
+        status = kaws__ring_load(ring, cfg->data_file, err);
+    if (status == KAWS_OK && cfg->kms_key_id == NULL &&
+        (cfg->accounts == NULL || *cfg->accounts == '\0'))
+        kaws__ring_anchor(ring);
+    return status;
+}
+
+
+static void
+kaws__ring_free(kaws *ring)
+{
+    kaws_hooks hooks = ring->hooks;
+
+    kaws__kms_close(&ring->kms);
+    kaws__file_close(&ring->file);
+    kaws__cache_close(&ring->cache);
+    kaws__buf_free(&ring->strings);
+    kaws__plat_lock_free(&ring->lock);
+    kaws__mem_free(&hooks, ring, sizeof *ring);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *err)
+{
+    kaws_hooks hooks;
+    kaws_config config;
+    kaws_error spare;
+    kaws_status status;
+    kaws *r;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || cfg == NULL)
+        return kaws__ring_argument("ring and cfg must not be NULL", err);
+    *ring = NULL;
+    config = *cfg;
+    hooks = cfg->hooks;
+    kaws__ring_hooks(&hooks);
+    r = kaws__mem_new(&hooks, sizeof *r);
+    if (r == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: out of "
+                             "memory");
+    r->hooks = hooks;
+    kaws__buf_init(&r->strings, &r->hooks);
+    if (kaws__plat_lock_init(&r->lock) != 0) {
+        kaws__mem_free(&hooks, r, sizeof *r);
+        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
+    }
+    status = kaws__ring_start(r, &config, err);
+    if (status == KAWS_OK)
+        *ring = r;
+    else
+        kaws__ring_free(r);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API void
+kaws_close(kaws *ring)
+{
+    kaws_error err;
+
+    if (ring == NULL)
+        return;
+    kaws__err_clear(&err);
+    /* Clean: from now on the file itself says how long it has to be. That is
+     * a help, not a duty; a file that has changed is left alone. */
+    if (ring->has_file && !ring->read_only && !ring->uncertain &&
+        kaws__file_hold(&ring->file, &err) == KAWS_OK) {
+        if (kaws__ring_write_cell(ring, &err) != KAWS_OK)
+            kaws__err_log(&ring->hooks, 1, "closing the keyring: %s",
+                          err.text);
+        kaws__file_release(&ring->file);
+    }
+    kaws__ring_free(ring);
+}
+
+
+/* ---- asking KMS to prove itself ------------------------------------------------------- */
+
+/* Seals a throw-away byte with the aim, and asks whether KMS would open it
+ * again. `sealed` tells the ARN and the material that sealed it. */
+static kaws_status
+kaws__ring_prove(kaws *ring, const kaws__aim *aim, kaws_sealed *sealed,
+                 kaws_error *err)
+{
+    kaws_status status = kaws__kms_generate(&ring->kms, aim,
+                                            &kaws__ring_app_context, 1, NULL,
+                                            sealed, err);
+
+    if (status == KAWS_OK)
+        status = kaws__kms_dry_decrypt(&ring->kms, &kaws__ring_app_context,
+                                       sealed, err);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_check(kaws *ring, kaws_error *err)
+{
+    kaws_error spare;
+    kaws__aim aim;
+    kaws_sealed sealed;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL)
+        return kaws__ring_argument("ring must not be NULL", err);
+    status = kaws__kms_aim(&ring->kms, &aim, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_prove(ring, &aim, &sealed, err);
+    return status;
+}
+
+
+/* The aim that new keys are sealed with, by its ARN: what an alias or an id
+ * means is asked of KMS, and so is whether the key works. */
+static kaws_status
+kaws__ring_exact(kaws *ring, kaws__aim *exact, kaws_sealed *sealed,
+                 kaws_error *err)
+{
+    kaws__aim aim;
+    kaws_status status = kaws__kms_aim(&ring->kms, &aim, err);
+
+    if (status == KAWS_OK)
+        status = kaws__kms_generate(&ring->kms, &aim, &kaws__ring_app_context,
+                                    1, NULL, sealed, err);
+    if (status == KAWS_OK) {
+        memset(exact, 0, sizeof *exact);
+        status = kaws__kms_aim_at(exact, sealed->kms_key_arn, "", err);
+    }
+    return status;
+}
+
+
+/* What is trusted hangs on the account of the KMS key. If the settings name it
+ * by id or alias, and KMS could not be asked before, ask now. */
+static kaws_status
+kaws__ring_know_home(kaws *ring, kaws_error *err)
+{
+    kaws__aim aim;
+    kaws_sealed sealed;
+
+    if (kaws__kms_anchored(&ring->kms) ||
+        kaws__kms_aim(&ring->kms, &aim, NULL) != KAWS_OK)
+        return KAWS_OK;
+    return kaws__kms_generate(&ring->kms, &aim, &kaws__ring_app_context, 1,
+                              NULL, &sealed, err);
+}
+
+
+/* ---- keys ---------------------------------------------------------------------------------- */
+
+/* Makes the entry for what KMS sealed, and commits it: the second look. */
+static kaws_status
+kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
+                const char *type, size_t len, const kaws_sealed *sealed,
+                kaws_error *err)
+{
+    kaws__record r;
+    kaws__buf record;
+    kaws__entry *e = NULL;
+    kaws_status status;
+
+    memset(&r, 0, sizeof r);
+    r.key_id = key_id;
+    r.user_id = user_id;
+    r.type = kaws__buf_of(type);
+    r.arn = kaws__buf_of(sealed->kms_key_arn);
+    r.material = kaws__buf_of(sealed->key_material_id);
+    r.blob.at = sealed->blob;
+    r.blob.len = sealed->blob_len;
+    r.plain_len = len;
+    r.created = ring->hooks.now_ms(ring->hooks.ctx) / 1000;
+    kaws__buf_init(&record, &ring->hooks);
+    kaws__store_record(&record, &r);
+    kaws__plat_lock(&ring->lock);
+    status = kaws__ring_absent(ring, key_id, user_id, err);
+    if (status == KAWS_OK && !record.failed)
+        e = kaws__cache_new(&ring->cache, kaws__buf_view(&record));
+    if (status == KAWS_OK && e == NULL)
+        status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
+    if (status == KAWS_OK)
+        status = kaws__ring_append(ring, e, err);
+    kaws__plat_unlock(&ring->lock);
+    kaws__buf_free(&record);
+    return status;
+}
+
+
+/* What generate and store ask before they ask KMS: the first look. */
+static kaws_status
+kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
+                      kaws_bytes *key_id, kaws_bytes *user_id, kaws__aim *aim,
+                      kaws_error *err)
+{
+    kaws_status status;
+
+    if (ring == NULL)
+        return kaws__ring_argument("ring must not be NULL", err);
+    status = kaws__ring_name(name, key_id, user_id, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_type(type, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_may_change(ring, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_aim(&ring->kms, aim, err);
+    if (status != KAWS_OK)
+        return status;
+    kaws__plat_lock(&ring->lock);
+    status = kaws__ring_certain(ring, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_absent(ring, *key_id, *user_id, err);
+    kaws__plat_unlock(&ring->lock);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
+              kaws_error *err)
+{
+    kaws_error spare;
+    kaws_bytes key_id, user_id;
+    kaws__aim aim;
+    kaws__bound bound;
+    kaws_sealed sealed;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (len < 1 || len > KAWS_GENERATE_MAX)
+        return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
+                                   err);
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+                                   err);
+    if (status != KAWS_OK)
+        return status;
+    kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
+    status = kaws__kms_generate(&ring->kms, &aim, &bound.context, len, NULL,
+                                &sealed, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_keep(ring, key_id, user_id, type, len, &sealed,
+                                 err);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
+           kaws_error *err)
+{
+    kaws_error spare;
+    kaws_bytes key_id, user_id;
+    kaws__aim aim;
+    kaws__bound bound;
+    kaws_sealed sealed;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
+        return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+                                   err);
+    if (status != KAWS_OK)
+        return status;
+    kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
+    status = kaws__kms_encrypt(&ring->kms, &aim, &bound.context, plain,
+                               &sealed, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_keep(ring, key_id, user_id, type, plain.len,
+                                 &sealed, err);
+    return status;
+}
+
+
+/* Turns a record into what KMS needs to open its blob. */
+static void
+kaws__ring_sealed(const kaws__record *r, kaws_sealed *out)
+{
+    memset(out, 0, sizeof *out);
+    memcpy(out->blob, r->blob.at, r->blob.len);
+    out->blob_len = r->blob.len;
+    (void)kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
+                              r->arn);
+    (void)kaws__buf_copy_text(out->key_material_id,
+                              sizeof out->key_material_id, r->material);
+}
+
+
+/* An entry as it was found, to be worked on without the lock. */
+typedef struct kaws__copy {
+    uint64_t     serial;
+    uint8_t      bytes[KAWS__STORE_RECORD_MAX];
+    kaws__record record;
+    kaws_sealed  sealed;
+    kaws__bound  bound;
+} kaws__copy;
+
+
+/* With the lock held. */
+static void
+kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
+{
+    kaws_bytes bytes = { copy->bytes, e->len };
+
+    copy->serial = e->serial;
+    memcpy(copy->bytes, e->record, e->len);
+    (void)kaws__store_parse(bytes, &copy->record);
+    kaws__ring_sealed(&copy->record, &copy->sealed);
+    kaws__ring_bind(ring, copy->record.key_id, copy->record.user_id,
+                    copy->record.type, &copy->bound);
+}
+
+
+/* Finds the entry and makes a copy of it; give it back with mem_free. */
+static kaws_status
+kaws__ring_find(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
+                kaws__copy **copy, kaws_error *err)
+{
+    kaws__entry *e;
+    char shown[96];
+
+    *copy = kaws__mem_new(&ring->hooks, sizeof **copy);
+    if (*copy == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of memory");
+    kaws__plat_lock(&ring->lock);
+    e = kaws__cache_find(&ring->cache, key_id, user_id);
+    if (e != NULL)
+        kaws__ring_copy(ring, e, *copy);
+    kaws__plat_unlock(&ring->lock);
+    if (e != NULL)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
+                         kaws__text_show(shown, sizeof shown, key_id));
+}
+
+
+/* Opens the copy's blob into key->bytes, which is there already. */
+static kaws_status
+kaws__ring_open_copy(kaws *ring, const kaws__copy *copy, kaws_key *key,
+                     kaws_error *err)
+{
+    char shown[96];
+    size_t len = key->len;
+    kaws_status status = kaws__ring_know_home(ring, err);
+
+    if (status == KAWS_OK)
+        status = kaws__kms_decrypt(&ring->kms, &copy->bound.context,
+                                   &copy->sealed, key->bytes, &len, err);
+    if (status == KAWS_OK && len != key->len)
+        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' has another "
+                               "length than its entry says",
+                               kaws__text_show(shown, sizeof shown,
+                                               copy->record.key_id));
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API void
+kaws_key_free(kaws *ring, kaws_key *key)
+{
+    if (ring == NULL || key == NULL)
+        return;
+    kaws__mem_free(&ring->hooks, key->bytes, key->len);
+    kaws_wipe(key, sizeof *key);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *err)
+{
+    kaws_error spare;
+    kaws_bytes key_id, user_id;
+    kaws__copy *copy = NULL;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || key == NULL)
+        return kaws__ring_argument("ring and key must not be NULL", err);
+    memset(key, 0, sizeof *key);
+    if (!ring->has_file)
+        return kaws__ring_may_change(ring, err);
+    status = kaws__ring_name(name, &key_id, &user_id, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_find(ring, key_id, user_id, &copy, err);
+    if (status == KAWS_OK) {
+        key->len = copy->record.plain_len;
+        key->bytes = kaws__mem_new(&ring->hooks, key->len);
+        (void)kaws__buf_copy_text(key->type, sizeof key->type,
+                                  copy->record.type);
+        if (key->bytes == NULL)
+            status = kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of "
+                                   "memory");
+        else
+            status = kaws__ring_open_copy(ring, copy, key, err);
+    }
+    if (status != KAWS_OK)
+        kaws_key_free(ring, key);
+    kaws__mem_free(&ring->hooks, copy, sizeof *copy);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
+{
+    kaws_error spare;
+    kaws_bytes key_id, user_id;
+    kaws__entry *e;
+    char shown[96];
+    int landed = 0;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL)
+        return kaws__ring_argument("ring must not be NULL", err);
+    status = kaws__ring_name(name, &key_id, &user_id, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_may_change(ring, err);
+    if (status != KAWS_OK)
+        return status;
+    kaws__plat_lock(&ring->lock);
+    e = kaws__cache_find(&ring->cache, key_id, user_id);
+    if (e == NULL)
+        status = kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
+                               kaws__text_show(shown, sizeof shown, key_id));
+    if (status == KAWS_OK)
+        status = kaws__file_hold(&ring->file, err);
+    if (status == KAWS_OK) {
+        status = kaws__ring_replace(ring, ring->cache.entries,
+                                    ring->cache.count, e, &landed, err);
+        kaws__file_release(&ring->file);
+    }
+    if (landed) {
+        kaws__cache_remove(&ring->cache, e);
+        kaws__ring_note(ring, "removed a key from");
+    }
+    kaws__plat_unlock(&ring->lock);
+    return status;
+}
+
+
+/* ---- walking ----------------------------------------------------------------------------- */
+
+/* One block: this, then an info for each entry, then all texts. */
+struct kaws_walk {
+    kaws_hooks hooks;
+    size_t size;                  /* of the block                             */
+    size_t count, next;
+};
+
+
+/* Copies a text behind the others, and steps over it. */
+static const char *
+kaws__ring_walk_text(char **at, kaws_bytes text)
+{
+    char *copy = *at;
+
+    if (text.len > 0)
+        memcpy(copy, text.at, text.len);
+    copy[text.len] = '\0';
+    *at += text.len + 1;
+    return copy;
+}
+
+
+static void
+kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
+{
+    kaws_entry_info *info = (kaws_entry_info *)(void *)(walk + 1);
+    char *texts = (char *)(info + walk->count);
+    kaws__record r;
+    size_t i;
+
+    for (i = 0; i < walk->count; i++, info++) {
+        kaws_bytes record = { cache->entries[i]->record,
+                              cache->entries[i]->len };
+        (void)kaws__store_parse(record, &r);
+        info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
+        info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
+        info->type = kaws__ring_walk_text(&texts, r.type);
+        info->kms_key_arn = kaws__ring_walk_text(&texts, r.arn);
+        info->len = r.plain_len;
+        info->created = r.created;
+    }
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
+{
+    kaws_error spare;
+    size_t size = sizeof **walk, i;
+    kaws_walk *w;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || walk == NULL)
+        return kaws__ring_argument("ring and walk must not be NULL", err);
+    *walk = NULL;
+    kaws__plat_lock(&ring->lock);
+    /* A record's texts are shorter than the record, its four NULs included:
+     * the fixed part alone is longer than those. */
+    for (i = 0; i < ring->cache.count; i++)
+        size += sizeof(kaws_entry_info) + ring->cache.entries[i]->record[9] +
+                ring->cache.entries[i]->record[10] +
+                ring->cache.entries[i]->record[11] +
+                (size_t)kaws__store_get(ring->cache.entries[i]->record + 14, 2)
+                + 4;
+    w = kaws__mem_new(&ring->hooks, size);
+    if (w != NULL) {
+        w->hooks = ring->hooks;
+        w->size = size;
+        w->count = ring->cache.count;
+        kaws__ring_walk_fill(w, &ring->cache);
+    }
+    kaws__plat_unlock(&ring->lock);
+    if (w == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "walking over the keys: out of "
+                             "memory");
+    *walk = w;
+    return KAWS_OK;
+}
+
+
+/* see Part II */
+KAWS_API int
+kaws_walk_next(kaws_walk *walk, kaws_entry_info *info)
+{
+    const kaws_entry_info *all;
+
+    if (walk == NULL || info == NULL || walk->next >= walk->count)
+        return 0;
+    all = (const kaws_entry_info *)(const void *)(walk + 1);
+    *info = all[walk->next++];
+    return 1;
+}
+
+
+/* see Part II */
+KAWS_API void
+kaws_walk_end(kaws_walk *walk)
+{
+    kaws_hooks hooks;
+
+    if (walk == NULL)
+        return;
+    hooks = walk->hooks;
+    kaws__mem_free(&hooks, walk, walk->size);
+}
+
+
+/* ---- what protects the keys --------------------------------------------------------------- */
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
+{
+    kaws_error spare;
+    kaws__aim aim;
+    kaws_sealed sealed;
+    char region[KAWS__KMS_REGION_MAX + 1];
+    kaws__arn arn;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || kms_key_id == NULL)
+        return kaws__ring_argument("ring and kms_key_id must not be NULL",
+                                   err);
+    memset(&aim, 0, sizeof aim);
+    kaws__kms_region(&ring->kms, region);
+    status = kaws__kms_aim_at(&aim, kms_key_id, region, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_know_home(ring, err);
+    if (status == KAWS_OK && kaws__kms_arn(kaws__buf_of(kms_key_id), &arn) &&
+        kaws__kms_anchored(&ring->kms) &&
+        !kaws__kms_trusts(&ring->kms, kms_key_id))
+        status = kaws__kms_foreign(kms_key_id, "that is the KMS key", err);
+    if (status == KAWS_OK)
+        status = kaws__ring_prove(ring, &aim, &sealed, err);
+    if (status == KAWS_OK)
+        kaws__kms_set_aim(&ring->kms, &aim, sealed.kms_key_arn);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_use_region(kaws *ring, const char *region, kaws_error *err)
+{
+    kaws_error spare;
+    kaws__aim aim, there;
+    kaws_sealed sealed;
+    kaws__arn arn;
+    char shown[64];
+    kaws_status status = KAWS_OK;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || region == NULL)
+        return kaws__ring_argument("ring and region must not be NULL", err);
+    if (!kaws__kms_region_ok(kaws__buf_of(region)))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
+                             "such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown,
+                                             kaws__buf_of(region)));
+    if (kaws__kms_aim(&ring->kms, &aim, NULL) != KAWS_OK) {
+        kaws__kms_set_region(&ring->kms, region);
+        return KAWS_OK;
+    }
+    there = aim;
+    (void)kaws__buf_copy_text(there.region, sizeof there.region,
+                              kaws__buf_of(region));
+    if (kaws__kms_arn(kaws__buf_of(aim.key_id), &arn)) {
+        /* The ARN's own region goes on to be asked for this key. */
+        if (strcmp(aim.region, region) != 0)
+            status = kaws__kms_ask_region(&ring->kms, &there, err);
+    } else {
+        status = kaws__ring_prove(ring, &there, &sealed, err);
+        if (status == KAWS_OK)
+            kaws__kms_set_aim(&ring->kms, &there, sealed.kms_key_arn);
+    }
+    if (status == KAWS_OK)
+        kaws__kms_set_region(&ring->kms, region);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API void
+kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
+{
+    if (ring != NULL)
+        kaws__kms_set_timeouts(&ring->kms, connect_timeout_ms, timeout_ms);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_reload_creds(kaws *ring, kaws_error *err)
+{
+    kaws_error spare;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL)
+        return kaws__ring_argument("ring must not be NULL", err);
+    return kaws__creds_reload(&ring->kms.creds, err);
+}
+
+
+/* Waits until KMS seals with other material than `before`: a rotation is not
+ * done when it is granted. */
+static kaws_status
+kaws__ring_await_rotation(kaws *ring, const kaws__aim *aim,
+                          const kaws_sealed *before, kaws_error *err)
+{
+    int64_t end = kaws__kms_ticks_ms(&ring->kms) +
+                  kaws__kms_budget_ms(&ring->kms);
+    int pause = 100;
+    kaws_sealed now;
+    kaws_status status;
+
+    if (before->key_material_id[0] == '\0')
+        return KAWS_OK;                   /* this KMS does not say           */
+    for (;;) {
+        status = kaws__kms_generate(&ring->kms, aim, &kaws__ring_app_context,
+                                    1, NULL, &now, err);
+        if (status != KAWS_OK ||
+            strcmp(now.key_material_id, before->key_material_id) != 0)
+            break;
+        if (kaws__kms_ticks_ms(&ring->kms) + pause >= end) {
+            kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation "
+                          "of %s, but still seals with the old key material: "
+                          "re-wrap the keys later", aim->key_id);
+            break;
+        }
+        ring->hooks.sleep_ms(ring->hooks.ctx, pause);
+        pause = pause < 1600 ? pause * 2 : pause;
+    }
+    if (status == KAWS_OK)
+        return KAWS_OK;
+    /* Granted is granted: what failed is only our look at it. */
+    kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s; "
+                  "whether it is done could not be seen: %s", aim->key_id,
+                  err->text);
+    kaws__err_clear(err);
+    return KAWS_OK;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_rotate_kms_key(kaws *ring, kaws_error *err)
+{
+    kaws_error spare;
+    kaws__aim exact;
+    kaws_sealed before;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL)
+        return kaws__ring_argument("ring must not be NULL", err);
+    status = kaws__ring_exact(ring, &exact, &before, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_rotate(&ring->kms, &exact, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_await_rotation(ring, &exact, &before, err);
+    return status;
+}
+
+
+/* ---- re-wrapping ------------------------------------------------------------------------------ */
+
+/* One re-wrap, shared by its workers; the ring's lock guards it. Entries that
+ * are there at the start have a serial below `limit`. The n-th one claimed is
+ * the n-th of `fresh`, so `fresh` is in the order of the serials. */
+typedef struct kaws__rewrap {
+    kaws         *ring;
+    kaws__aim     aim;            /* the target, fixed at the start           */
+    uint64_t      next, limit;    /* serials                                  */
+    kaws__entry **fresh;
+    size_t        claimed, max;
+    size_t        renewed;        /* how many have other material than before */
+    kaws_status   status;
+    kaws_error    err;
+} kaws__rewrap;
+
+
+/* Takes the next entry that is still there. With no more, or after a failure,
+ * there is nothing to do. */
+static int
+kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
+{
+    kaws *ring = w->ring;
+    size_t at;
+    int found = 0;
+
+    kaws__plat_lock(&ring->lock);
+    at = kaws__cache_from(&ring->cache, w->next);
+    if (w->status == KAWS_OK && w->claimed < w->max &&
+        at < ring->cache.count &&
+        ring->cache.entries[at]->serial < w->limit) {
+        kaws__ring_copy(ring, ring->cache.entries[at], copy);
+        w->next = ring->cache.entries[at]->serial + 1;
+        *index = w->claimed++;
+        found = 1;
+    }
+    kaws__plat_unlock(&ring->lock);
+    return found;
+}
+
+
+/* The same entry, sealed anew; its serial tells which one it renews. */
+static kaws__entry *
+kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
+                     const kaws_sealed *sealed)
+{
+    kaws__record r = copy->record;
+    kaws__buf bytes;
+    kaws__entry *e = NULL;
+
+    r.arn = kaws__buf_of(sealed->kms_key_arn);
+    r.material = kaws__buf_of(sealed->key_material_id);
+    r.blob.at = sealed->blob;
+    r.blob.len = sealed->blob_len;
+    kaws__buf_init(&bytes, &ring->hooks);
+    kaws__store_record(&bytes, &r);
+    if (!bytes.failed)
+        e = kaws__cache_new(&ring->cache, kaws__buf_view(&bytes));
+    if (e != NULL)
+        e->serial = copy->serial;
+    kaws__buf_free(&bytes);
+    return e;
+}
+
+
+static void
+kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
+{
+    kaws *ring = w->ring;
+    kaws_sealed sealed;
+    kaws_error err;
+    char shown[96];
+    kaws__entry *e = NULL;
+    size_t used;
+    kaws_status status;
+
+    kaws__err_clear(&err);
+    status = kaws__kms_reencrypt(&ring->kms, &w->aim, &copy->bound.context,
+                                 &copy->sealed, &sealed, &err);
+    if (status == KAWS_OK) {
+        e = kaws__ring_rewrapped(ring, copy, &sealed);
+        if (e == NULL)
+            status = kaws__err_set(&err, KAWS_MEMORY, "out of memory");
+    }
+    kaws__plat_lock(&ring->lock);
+    w->fresh[index] = e;
+    ring->rewrap_done += e != NULL;
+    if (e != NULL &&
+        (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
+         strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0))
+        w->renewed++;
+    if (status != KAWS_OK && w->status == KAWS_OK) {
+        w->status = status;
+        w->err = err;
+        used = (size_t)snprintf(w->err.text, sizeof w->err.text, "re-wrapping "
+                                "the key '%s' failed, and nothing was changed: "
+                                , kaws__text_show(shown, sizeof shown,
+                                                  copy->record.key_id));
+        (void)snprintf(w->err.text + used, sizeof w->err.text - used, "%s",
+                       err.text);
+    }
+    kaws__plat_unlock(&ring->lock);
+}
+
+
+static void
+kaws__ring_rewrap_worker(void *arg)
+{
+    kaws__rewrap *w = arg;
+    kaws *ring = w->ring;
+    kaws__copy *copy = kaws__mem_new(&ring->hooks, sizeof *copy);
+    size_t index;
+
+    if (copy == NULL) {
+        kaws__plat_lock(&ring->lock);
+        if (w->status == KAWS_OK)
+            w->status = kaws__err_set(&w->err, KAWS_MEMORY, "re-wrapping: out "
+                                      "of memory");
+        kaws__plat_unlock(&ring->lock);
+        return;
+    }
+    while (kaws__ring_rewrap_claim(w, copy, &index))
+        kaws__ring_rewrap_one(w, copy, index);
+    kaws__mem_free(&ring->hooks, copy, sizeof *copy);
+}
+
+
+/* All blobs are there: one new file, then one new table. With both locks. */
+static kaws_status
+kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
+{
+    kaws *ring = w->ring;
+    kaws__cache *cache = &ring->cache;
+    size_t count = cache->count, i, f = 0;
+    kaws__entry **list = kaws__mem_new(&ring->hooks,
+                                       (count + 1) * sizeof *list);
+    int landed = 0;
+    kaws_status status;
+
+    if (list == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
+    for (i = 0; i < count; i++) {
+        list[i] = cache->entries[i];
+        while (f < w->claimed && w->fresh[f]->serial < list[i]->serial)
+            f++;                          /* removed in the meantime         */
+        if (f < w->claimed && w->fresh[f]->serial == list[i]->serial)
+            list[i] = w->fresh[f];
+    }
+    status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
+    for (i = 0, f = 0; landed && i < count; i++) {
+        if (list[i] == cache->entries[i])
+            continue;
+        while (w->fresh[f] != list[i])
+            f++;
+        w->fresh[f++] = NULL;             /* the cache's from here on        */
+        kaws__cache_swap(cache, i, list[i]);
+    }
+    kaws__mem_free(&ring->hooks, list, (count + 1) * sizeof *list);
+    if (landed)
+        kaws__ring_note(ring, "re-wrapped all keys in");
+    return status;
+}
+
+
+static kaws_status
+kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
+{
+    kaws *ring = w->ring;
+    kaws_status status;
+    size_t i, threads = (size_t)ring->rewrap_parallel;
+
+    w->fresh = kaws__mem_new(&ring->hooks, w->max * sizeof *w->fresh);
+    if (w->fresh == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
+    kaws__plat_parallel((int)(threads < w->max ? threads : w->max),
+                        kaws__ring_rewrap_worker, w);
+    kaws__plat_lock(&ring->lock);
+    status = w->status;
+    if (status == KAWS_OK)
+        status = kaws__file_hold(&ring->file, err);
+    else
+        *err = w->err;
+    if (status == KAWS_OK) {
+        status = kaws__ring_rewrap_commit(w, err);
+        kaws__file_release(&ring->file);
+    }
+    kaws__plat_unlock(&ring->lock);
+    for (i = 0; i < w->claimed; i++)
+        kaws__cache_drop(&ring->cache, w->fresh[i]);
+    kaws__mem_free(&ring->hooks, w->fresh, w->max * sizeof *w->fresh);
+    if (status == KAWS_OK && w->renewed == 0)
+        kaws__err_log(&ring->hooks, 2, "all keys were re-wrapped, but with the "
+                      "key material they had before: nothing was renewed; "
+                      "rotate the KMS key first, or set another");
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_rewrap_all(kaws *ring, kaws_error *err)
+{
+    kaws_error spare;
+    kaws__rewrap w;
+    kaws_sealed sealed;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL)
+        return kaws__ring_argument("ring must not be NULL", err);
+    memset(&w, 0, sizeof w);
+    w.ring = ring;
+    status = kaws__ring_may_change(ring, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_exact(ring, &w.aim, &sealed, err);
+    if (status != KAWS_OK)
+        return status;
+    kaws__plat_lock(&ring->lock);
+    status = kaws__ring_certain(ring, err);
+    if (status == KAWS_OK && ring->rewrapping)
+        status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
+                               "running: %lu of %lu keys are done",
+                               (unsigned long)ring->rewrap_done,
+                               (unsigned long)ring->rewrap_total);
+    if (status == KAWS_OK) {
+        w.limit = ring->cache.next_serial;
+        w.max = ring->cache.count;
+        ring->rewrapping = 1;
+        ring->rewrap_done = 0;
+        ring->rewrap_total = w.max;
+    }
+    kaws__plat_unlock(&ring->lock);
+    if (status != KAWS_OK)
+        return status;
+    if (w.max > 0)
+        status = kaws__ring_rewrap_run(&w, err);
+    kaws__plat_lock(&ring->lock);
+    ring->rewrapping = 0;
+    ring->rewrap_done = ring->rewrap_total = 0;
+    kaws__plat_unlock(&ring->lock);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API void
+kaws_get_stats(kaws *ring, kaws_stats *stats)
+{
+    if (stats == NULL)
+        return;
+    memset(stats, 0, sizeof *stats);
+    if (ring == NULL)
+        return;
+    kaws__plat_lock(&ring->lock);
+    stats->keys = ring->cache.count;
+    stats->rewrap_done = ring->rewrap_done;
+    stats->rewrap_total = ring->rewrap_total;
+    memcpy(stats->checksum, ring->file.tail, sizeof stats->checksum);
+    kaws__plat_unlock(&ring->lock);
+    kaws__plat_lock(&ring->kms.lock);
+    stats->kms_requests = ring->kms.requests;
+    stats->kms_errors = ring->kms.errors;
+    stats->kms_retries = ring->kms.retries;
+    stats->kms_time_us = ring->kms.time_us;
+    kaws__plat_unlock(&ring->kms.lock);
+}
+
+
+/* ---- AWS KMS by itself ----------------------------------------------------------------------- */
+
+/* KMS takes text, and refuses what is empty. */
+static kaws_status
+kaws__ring_context_ok(const kaws_context *ctx, kaws_error *err)
+{
+    size_t i;
+
+    if (ctx == NULL || ctx->count == 0)
+        return KAWS_OK;
+    if (ctx->pairs == NULL)
+        return kaws__ring_argument("the context's pairs are NULL", err);
+    for (i = 0; i < ctx->count; i++) {
+        const char *both[2];
+        int b;
+        both[0] = ctx->pairs[i].name;
+        both[1] = ctx->pairs[i].value;
+        for (b = 0; b < 2; b++)
+            if (both[b] == NULL || both[b][0] == '\0' ||
+                !kaws__text_is_utf8(kaws__buf_of(both[b])))
+                return kaws__ring_argument("a name or value in the encryption "
+                                           "context is empty or not UTF-8",
+                                           err);
+    }
+    return KAWS_OK;
+}
+
+
+/* Checks what a caller hands in to be opened, and copies it with its KMS key
+ * filled in: by default, the one that seals now. */
+static kaws_status
+kaws__ring_given(kaws *ring, const kaws_sealed *in, kaws_sealed *out,
+                 kaws_error *err)
+{
+    kaws_sealed probe;
+    kaws__aim exact;
+    kaws__arn arn;
+    kaws_status status;
+
+    if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
+        return kaws__ring_argument("a blob has 1 to 6144 bytes", err);
+    if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
+        return kaws__ring_argument("kms_key_arn has no end", err);
+    *out = *in;
+    if (in->kms_key_arn[0] == '\0') {
+        status = kaws__ring_exact(ring, &exact, &probe, err);
+        memcpy(out->kms_key_arn, probe.kms_key_arn, sizeof out->kms_key_arn);
+        return status;
+    }
+    if (!kaws__kms_arn(kaws__buf_of(in->kms_key_arn), &arn) ||
+        arn.resource.at[0] != 'k')
+        return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
+                                   err);
+    return kaws__ring_know_home(ring, err);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
+                           uint8_t *plain, kaws_sealed *out, kaws_error *err)
+{
+    kaws_error spare;
+    kaws__aim aim;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || out == NULL)
+        return kaws__ring_argument("ring and out must not be NULL", err);
+    if (len < 1 || len > KAWS_GENERATE_MAX)
+        return kaws__ring_argument("a data key has 1 to 1024 bytes", err);
+    status = kaws__ring_context_ok(ctx, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_aim(&ring->kms, &aim, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_generate(&ring->kms, &aim, ctx, len, plain, out,
+                                    err);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
+                 kaws_sealed *out, kaws_error *err)
+{
+    kaws_error spare;
+    kaws__aim aim;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || out == NULL)
+        return kaws__ring_argument("ring and out must not be NULL", err);
+    if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
+        return kaws__ring_argument("a plaintext has 1 to 4096 bytes", err);
+    status = kaws__ring_context_ok(ctx, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_aim(&ring->kms, &aim, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_encrypt(&ring->kms, &aim, ctx, plain, out, err);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
+                 uint8_t *plain, size_t *plain_len, kaws_error *err)
+{
+    kaws_error spare;
+    kaws_sealed given;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
+        return kaws__ring_argument("ring, in, plain and plain_len must not be "
+                                   "NULL", err);
+    status = kaws__ring_context_ok(ctx, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_given(ring, in, &given, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_decrypt(&ring->kms, ctx, &given, plain, plain_len,
+                                   err);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
+                   kaws_sealed *out, kaws_error *err)
+{
+    kaws_error spare;
+    kaws__aim aim;
+    kaws_sealed given;
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || in == NULL || out == NULL)
+        return kaws__ring_argument("ring, in and out must not be NULL", err);
+    status = kaws__ring_context_ok(ctx, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_aim(&ring->kms, &aim, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_given(ring, in, &given, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_reencrypt(&ring->kms, &aim, ctx, &given, out, err);
+    return status;
+}
+
+#endif /* KEYRING_AWS_IMPLEMENTATION */
+
+/* ==========================================================================
+ * Licence: BSD-2-Clause
+ *
+ * Copyright (c) 2026 the keyring_aws authors
+ *
+ * Redistribution and use in source and binary forms, with or without
+ * modification, are permitted provided that the following conditions are met:
+ *
+ * 1. Redistributions of source code must retain the above copyright notice,
+ *    this list of conditions and the following disclaimer.
+ * 2. Redistributions in binary form must reproduce the above copyright notice,
+ *    this list of conditions and the following disclaimer in the documentation
+ *    and/or other materials provided with the distribution.
+ *
+ * THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS AND CONTRIBUTORS "AS IS"
+ * AND ANY EXPRESS OR IMPLIED WARRANTIES, INCLUDING, BUT NOT LIMITED TO, THE
+ * IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS FOR A PARTICULAR PURPOSE
+ * ARE DISCLAIMED. IN NO EVENT SHALL THE COPYRIGHT HOLDER OR CONTRIBUTORS BE
+ * LIABLE FOR ANY DIRECT, INDIRECT, INCIDENTAL, SPECIAL, EXEMPLARY, OR
+ * CONSEQUENTIAL DAMAGES (INCLUDING, BUT NOT LIMITED TO, PROCUREMENT OF
+ * SUBSTITUTE GOODS OR SERVICES; LOSS OF USE, DATA, OR PROFITS; OR BUSINESS
+ * INTERRUPTION) HOWEVER CAUSED AND ON ANY THEORY OF LIABILITY, WHETHER IN
+ * CONTRACT, STRICT LIABILITY, OR TORT (INCLUDING NEGLIGENCE OR OTHERWISE)
+ * ARISING IN ANY WAY OUT OF THE USE OF THIS SOFTWARE, EVEN IF ADVISED OF THE
+ * POSSIBILITY OF SUCH DAMAGE.
+ * ========================================================================== */
