@@ -28,7 +28,188 @@
  *     kaws_key_free(ring, &key);
  *     kaws_close(ring);
  *
- * CONTENTS   (search for "ROOM 6" and the like to get there)
+ * CONTENTS     1 Words             2 How a key travels    3 Switches
+ *              4 Errors            5 Memory and secrets   6 Threads, processes
+ *              7 The data file     8 What goes over the wire
+ *              9 Limits           10 House rules
+ *              then PART II, the declarations, and PART III, ROOM 0 to ROOM 15
+ *              (search for "ROOM 6"); the licence is at the end.
+ *
+ * The MySQL plugin in keyring_aws_plugin.c is a user of this library like any
+ * other. README.md is its manual.
+ *
+ *
+ * 1  WORDS
+ *
+ *     key        what the caller stores: bytes, a type, a name
+ *     name       key id and user id together
+ *     KMS key    the AWS key that seals; it never leaves AWS
+ *     blob       what KMS made of a key: ciphertext
+ *     plain      a key's bytes in the clear
+ *     creds      access key id, secret access key, session token
+ *     entry      a name with all that belongs to it, as the file has it
+ *     member     an entry of a JSON object
+ *
+ *
+ * 2  HOW A KEY TRAVELS
+ *
+ *     open       conf file -> creds;  data file -> checked -> table
+ *     generate   name free? -> KMS makes and seals -> name still free? ->
+ *                appended to the file -> table
+ *     store      the same, but KMS seals what the caller gave
+ *     fetch      name -> table -> copy of the blob -> KMS opens it -> caller
+ *     remove     file replaced by one without it -> table
+ *     re-wrap    each blob -> KMS re-encrypts it -> file replaced -> table
+ *
+ * Three rules hold throughout:
+ *
+ * (1) Disk first. A change is durable on disk before memory shows it. If it
+ *     fails, neither has changed. One exception has a status of its own: when
+ *     the disk fails in the middle, and again when that is to be undone,
+ *     nobody can say what it holds. Then the answer is KAWS_UNCERTAIN, memory
+ *     follows the file that is there, and no more is changed until the ring is
+ *     opened anew.
+ * (2) Plaintext lives in a few functions: kaws_store, kaws_fetch, the KMS
+ *     calls that they make, and a re-wrap across regions. Table and file hold
+ *     blobs only.
+ * (3) No waiting for AWS under the lock. It covers table and file only, so a
+ *     KMS that hangs holds up those who need KMS, and nobody else.
+ *
+ *
+ * 3  SWITCHES      to be defined above the include
+ *
+ *     KEYRING_AWS_IMPLEMENTATION   in one C file: compiles the functions
+ *     KEYRING_AWS_STATIC           there, too: the functions are private to it
+ *     KEYRING_AWS_NO_CURL          no libcurl: hooks.send has to be set
+ *     KEYRING_AWS_NO_THREADS       no pthreads: one thread at a time, please
+ *
+ *
+ * 4  ERRORS
+ *
+ * Functions answer with a kaws_status: one word for what happened. A
+ * kaws_error of the caller's has the rest, above all one sentence for a log:
+ * what we were doing, to what, what went wrong, what to do. It holds no secret,
+ * no signature and no reply; names in it are escaped.
+ *
+ * A KMS call is tried again where that helps: up to max_attempts times, with
+ * growing random pauses, when KMS throttles, is out of order or out of reach;
+ * once more at once, when AWS refuses the signature and its Date shows that
+ * our clock is wrong by more than 4 minutes, or when AWS refuses the creds and
+ * the conf file has newer ones. timeout_ms bounds all of it together.
+ *
+ *
+ * 5  MEMORY AND SECRETS
+ *
+ * All memory comes from hooks.memory (malloc and free), and every block is
+ * wiped before it is given back. The creds live in pages of their own, locked
+ * and left out of core dumps where the system allows it. A fetched key is the
+ * caller's; kaws_key_free wipes it.
+ *
+ * On its way a key in the clear passes through libcurl and the TLS library.
+ * libcurl's buffers are written over. OpenSSL is told to wipe its own; other
+ * TLS libraries cannot be told. tests/fault/secrets.c searches the memory of a
+ * whole process, with the real libcurl and OpenSSL, after each operation.
+ * What cannot be promised: that registers, the kernel's buffers or a debugger
+ * hold no copy, or that a failed transfer left none in libcurl until its next.
+ *
+ *
+ * 6  THREADS, PROCESSES
+ *
+ * Any number of threads may use a ring. A walk, a key or an error belongs to
+ * one. Two processes should not share a data file: both are told, they take
+ * turns at changing it, and whichever finds the other's change refuses with
+ * KAWS_CHANGED to change more. After fork() a child must not use the ring.
+ *
+ *
+ * 7  THE DATA FILE
+ *
+ * The file is a pure function of its live entries, oldest first. Numbers are
+ * little-endian. Each digest is the SHA-256 of ALL bytes of the file before
+ * it, the 16 bytes of the cell taken as zeros; so the last 32 bytes are the
+ * checksum of the keyring, and adding an entry hashes that entry alone.
+ *
+ *     header    0   8  "KAWSRING"
+ *               8   4  format version: 1
+ *              12   4  0
+ *              16  16  file id: random, bound into every blob
+ *              32  16  the cell: 8 committed length
+ *                                8 the first of SHA-256(file id, those 8)
+ *              48  32  digest
+ *     entry     0   4  n: length of the entry without its digest
+ *               4   4  n's complement
+ *               8   1  version of the encryption context's rule: 1
+ *               9   1  length of the type         (t)
+ *              10   1  length of the key id       (k)
+ *              11   1  length of the user id      (u)
+ *              12   2  length of the key in the clear
+ *              14   2  length of the KMS key ARN  (a)
+ *              16   2  length of the blob         (b)
+ *              18   2  length of the key material id, 0 if unknown  (m)
+ *              20   4  0
+ *              24   8  when it was made: Unix seconds
+ *              32      key id (k)  user id (u)  type (t)  ARN (a)
+ *                      key material id (m)  blob (b)
+ *               n  32  digest
+ *
+ * Adding appends an entry with one write and one sync. Before that the cell is
+ * set, without a sync of its own, to the length that is durable already;
+ * replacing, closing and opening set it to the length there is. So a file that
+ * was cut short is refused, and only what was never acknowledged is taken for
+ * the end of a write that a crash cut off: behind the cell's length, and
+ * shorter than its own length says, or with a sector of zeros in it. Such an
+ * end is moved to <data_file>.torn-<time>. Removing and re-wrapping write
+ * <data_file>.tmp and rename it. <data_file>.lock is for locking, and stays.
+ *
+ * No file can prove that it is the newest: whoever can put an older copy in
+ * its place, while nobody has it open, brings back what was removed since. At
+ * open and after each change a note is logged with the number of keys and the
+ * first bytes of the checksum. Nor does removing a key shred older copies of
+ * the file; only KMS can, by deleting the KMS key.
+ *
+ *
+ * 8  WHAT GOES OVER THE WIRE
+ *
+ *     kaws_generate        GenerateDataKeyWithoutPlaintext
+ *     kaws_store           Encrypt
+ *     kaws_fetch           Decrypt, pinned to the KMS key in the entry
+ *     kaws_check           GenerateDataKeyWithoutPlaintext of one byte, then
+ *                          Decrypt of it as a dry run
+ *     kaws_rewrap_all      ReEncrypt; across regions Decrypt and Encrypt
+ *     kaws_rotate_kms_key  GenerateDataKeyWithoutPlaintext of one byte, before
+ *                          and after; RotateKeyOnDemand between
+ *
+ * HTTPS only, TLS 1.2 or newer, certificates verified, no redirects (plain
+ * HTTP to this machine alone). Where a KMS key has an ARN, its region is asked;
+ * an endpoint changes the host, never the region that is signed for.
+ *
+ * Each blob is bound to an encryption context, so that it opens only as what it
+ * was: app = "keyring_aws", file = the file id in hex, key_id, key_type, and
+ * user_id if there is one, percent-encoded but for printable ASCII. CloudTrail
+ * shows it: names are no secret there.
+ *
+ * An entry names the KMS key that sealed it, and the file may be an attacker's.
+ * So nothing is sent for a KMS key whose account is neither that of the ring's
+ * first KMS key nor in config.accounts. (A ring opened without a KMS key, and
+ * without accounts, trusts the one account that all its entries have.)
+ *
+ *
+ * 9  LIMITS
+ *
+ * Key id and user id: 255 bytes, no NUL. Generate: 1024 bytes; store: 4096;
+ * these are KMS's. Creds: 128, 256 and 4096 bytes of id, secret and token. The
+ * built-in sender needs libcurl 7.34; OpenSSL is the TLS library it was proved
+ * with. KMS keys in custom key stores cannot make data keys. Windows is not
+ * served yet, macOS is untested.
+ *
+ *
+ * 10  HOUSE RULES  for whoever changes this file
+ *
+ * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: the
+ * name is its address. Calls only go up the file. A function aims at 40 lines
+ * and has 60 at most. #if stands in rooms 0 and 1, and around the built-in
+ * sender. An error is filled once, where most is known. A secret's function
+ * has one way out, through a wipe. A comment says why. `make check` checks what
+ * a script can, `make test` the rest.
  */
 
 /* Feature macros, for the implementation only: they must stand above the first
@@ -77,7 +258,7 @@ extern "C" {
 #define KAWS_PLAIN_MAX    4096    /* bytes of a key to store: KMS Encrypt's   */
 #define KAWS_GENERATE_MAX 1024    /* bytes of a key to generate: KMS's        */
 
-/* ---- results: what happened, one word each ------------------------------- */
+/* ---- results: what happened, one word each ----------------------------- */
 
 #define KAWS_STATUSES(X)                                                      \
     X(OK,          "ok")                                                      \
@@ -122,7 +303,7 @@ typedef struct kaws_error {
     char text[512];               /* one line for a log; never a secret       */
 } kaws_error;
 
-/* ---- settings: all-zero means default ------------------------------------- */
+/* ---- settings: all-zero means default ---------------------------------- */
 
 /* Borrowed bytes: whoever makes one keeps the bytes alive. */
 typedef struct kaws_bytes {
@@ -186,7 +367,7 @@ typedef struct kaws_config {
     kaws_hooks  hooks;            /* NULL members: the built-in ones          */
 } kaws_config;
 
-/* ---- life ------------------------------------------------------------------ */
+/* ---- life -------------------------------------------------------------- */
 
 /* A ring: one keyring, opened. Every function may be called by any number of
  * threads at once; only kaws_close must be the last. */
@@ -211,7 +392,7 @@ KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 /* Closes the ring; NULL is allowed. No call may be under way. */
 KAWS_API void kaws_close(kaws *ring);
 
-/* ---- keys ------------------------------------------------------------------ */
+/* ---- keys -------------------------------------------------------------- */
 
 /* A key's name. The key id has 1 to 255 bytes; the user id has at most 255, and
  * NULL and "" are the same owner: nobody. Any bytes but NUL. */
@@ -255,7 +436,7 @@ KAWS_API kaws_status kaws_remove(kaws *ring, kaws_name name, kaws_error *err);
 /* Wipes and gives back what kaws_fetch gave, before the ring is closed. */
 KAWS_API void kaws_key_free(kaws *ring, kaws_key *key);
 
-/* ---- walking over the names: a snapshot taken at begin --------------------- */
+/* ---- walking over the names: a snapshot taken at begin ----------------- */
 
 typedef struct kaws_entry_info {
     kaws_name   name;             /* the walk's, like all pointers here       */
@@ -280,7 +461,7 @@ KAWS_API int kaws_walk_next(kaws_walk *walk, kaws_entry_info *info);
 /* Gives the walk back; NULL is allowed. */
 KAWS_API void kaws_walk_end(kaws_walk *walk);
 
-/* ---- what protects the keys ------------------------------------------------ */
+/* ---- what protects the keys -------------------------------------------- */
 
 /* From now on new keys are sealed with that KMS key (id, ARN or alias), if it
  * passes what kaws_check asks; else nothing changes. Keys sealed before stay
@@ -325,7 +506,7 @@ typedef struct kaws_stats {
 /* Fills *stats. No KMS call. */
 KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 
-/* ---- AWS KMS by itself: no data file needed --------------------------------- */
+/* ---- AWS KMS by itself: no data file needed ---------------------------- */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
@@ -372,7 +553,7 @@ KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
 
-/* ---- SigV4 by itself: no ring needed, no allocation -------------------------- */
+/* ---- SigV4 by itself: no ring needed, no allocation -------------------- */
 
 typedef struct kaws_creds {
     const char *id, *secret;
@@ -400,7 +581,7 @@ KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
                                char *authorization, size_t cap,
                                kaws_error *err);
 
-/* ---- small things ------------------------------------------------------------ */
+/* ---- small things ------------------------------------------------------ */
 
 /* A few words for a status; never NULL. */
 KAWS_API const char *kaws_status_text(kaws_status status);
@@ -462,15 +643,15 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #endif
 
 #if defined(__GLIBC__) && !defined(__USE_GNU)
-#error "keyring_aws.h: where KEYRING_AWS_IMPLEMENTATION is defined, include it before any other header"
+#error "with KEYRING_AWS_IMPLEMENTATION, include keyring_aws.h before all else"
 #endif
 
 #if CHAR_BIT != 8
-#error "keyring_aws.h: needs bytes of 8 bits"
+#error "keyring_aws.h needs bytes of 8 bits"
 #endif
 
 #if defined(__cplusplus)
-#error "keyring_aws.h: the implementation is C; compile it in a .c file, the declarations are C++ too"
+#error "compile the implementation of keyring_aws.h as C; include it in C++"
 #endif
 
 #if defined(__GNUC__) || defined(__clang__)
@@ -500,7 +681,7 @@ typedef char kaws__statuses_fit_a_byte[KAWS_STATUS_COUNT < 256 ? 1 : -1];
  * a descriptor; a failed call on it leaves it open.
  */
 
-/* ---- time, chance, environment ------------------------------------------ */
+/* ---- time, chance, environment ----------------------------------------- */
 
 static int64_t
 kaws__plat_now_ms(void *ctx)
@@ -571,7 +752,7 @@ kaws__plat_env(const char *name)
 }
 
 
-/* ---- threads ------------------------------------------------------------- */
+/* ---- threads ----------------------------------------------------------- */
 
 #if defined(KEYRING_AWS_NO_THREADS)
 
@@ -710,7 +891,7 @@ kaws__plat_parallel(int count, void (*job)(void *), void *arg)
 #endif
 
 
-/* ---- memory that is neither swapped nor dumped --------------------------- */
+/* ---- memory that is neither swapped nor dumped ------------------------- */
 
 /* Locking and hiding are asked for, not insisted on: a process may lock only
  * so many pages, and a keyring in memory that could be swapped is better than
@@ -742,7 +923,7 @@ kaws__plat_pages_free(void *at, size_t len)
 }
 
 
-/* ---- files ---------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------- */
 
 /* READ_LINKED is for what the administrator may have put behind a link. */
 enum {
@@ -1239,7 +1420,7 @@ kaws__mem_add(size_t *sum, size_t more)
  * ==========================================================================
  * Uses: mem
  * Gives: buf_of buf_same buf_init buf_free buf_grow buf_put buf_byte buf_text
- *        buf_view buf_copy_text sink_put
+ *        buf_view buf_copy_text buf_sink
  *
  * kaws_bytes borrows: pointer and length, never freed. kaws__buf owns: it
  * grows, remembers if it once could not, ignores appends from then on, and is
@@ -1377,7 +1558,7 @@ kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
 
 
 static void
-kaws__sink_put(kaws__sink *sink, const void *data, size_t len)
+kaws__buf_sink(kaws__sink *sink, const void *data, size_t len)
 {
     if (len > 0)
         sink->put(sink->to, data, len);
@@ -1388,8 +1569,8 @@ kaws__sink_put(kaws__sink *sink, const void *data, size_t len)
  * ROOM 5  text     hex, base64, percent, UTF-8, dates, numbers
  * ==========================================================================
  * Uses: buf
- * Gives: text_lower text_alike text_hex text_base64
- *        text_base64_len text_unbase64 text_percent text_utf8 text_is_utf8
+ * Gives: text_lower text_alike text_hex text_base64 text_unbase64
+ *        text_percent text_utf8 text_is_utf8
  *        text_show text_number text_civil text_amz_date text_http_date
  *
  * Small conversions, all of ASCII and bytes, none of them asking the locale.
@@ -1434,7 +1615,7 @@ kaws__text_hex(char *out, const uint8_t *data, size_t len)
 }
 
 
-/* ---- base64 (RFC 4648, section 4) ---------------------------------------- */
+/* ---- base64 (RFC 4648, section 4) -------------------------------------- */
 
 /* All ones (of 24 bits) where a < b, else 0, for a and b under 256. */
 static uint32_t
@@ -1536,7 +1717,7 @@ kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
 }
 
 
-/* ---- percent-encoding (RFC 3986, section 2.1) ----------------------------- */
+/* ---- percent-encoding (RFC 3986, section 2.1) -------------------------- */
 
 static void
 kaws__text_percent(kaws__sink *out, kaws_bytes in, int (*keep)(int))
@@ -1551,15 +1732,15 @@ kaws__text_percent(kaws__sink *out, kaws_bytes in, int (*keep)(int))
         code[0] = '%';
         code[1] = digits[in.at[i] >> 4];
         code[2] = digits[in.at[i] & 15];
-        kaws__sink_put(out, in.at + kept, i - kept);
-        kaws__sink_put(out, code, sizeof code);
+        kaws__buf_sink(out, in.at + kept, i - kept);
+        kaws__buf_sink(out, code, sizeof code);
         kept = i + 1;
     }
-    kaws__sink_put(out, in.at + kept, in.len - kept);
+    kaws__buf_sink(out, in.at + kept, in.len - kept);
 }
 
 
-/* ---- UTF-8 (RFC 3629) ------------------------------------------------------ */
+/* ---- UTF-8 (RFC 3629) -------------------------------------------------- */
 
 /* How many bytes the first character takes; 0 if it is not well formed. */
 static size_t
@@ -1602,7 +1783,7 @@ kaws__text_is_utf8(kaws_bytes text)
 }
 
 
-/* ---- for logs --------------------------------------------------------------- */
+/* ---- for logs ---------------------------------------------------------- */
 
 /* A name as a log may show it: no byte of it can end the line, colour the
  * terminal or pretend to be another name. Cut with three dots. */
@@ -1634,7 +1815,7 @@ kaws__text_show(char *out, size_t cap, kaws_bytes text)
 }
 
 
-/* ---- numbers and dates ------------------------------------------------------ */
+/* ---- numbers and dates ------------------------------------------------- */
 
 /* Decimal digits only, at least one, and no more than `most`; else 0. */
 static int
@@ -1807,7 +1988,7 @@ kaws__json_take(kaws__json *j, int byte, const char *otherwise)
 }
 
 
-/* ---- strings ---------------------------------------------------------------- */
+/* ---- strings ----------------------------------------------------------- */
 
 static int
 kaws__json_hex4(kaws__json *j, uint32_t *out)
@@ -1957,7 +2138,7 @@ kaws__json_text(kaws__json *j, kaws_bytes *out)
 }
 
 
-/* ---- everything else is stepped over ----------------------------------------- */
+/* ---- everything else is stepped over ----------------------------------- */
 
 static int
 kaws__json_digits(kaws__json *j)
@@ -2067,7 +2248,7 @@ kaws__json_skip(kaws__json *j)
 }
 
 
-/* ---- a whole reply ------------------------------------------------------------ */
+/* ---- a whole reply ----------------------------------------------------- */
 
 static int
 kaws__json_member(kaws__json *j, kaws__member *want, size_t count)
@@ -2122,7 +2303,7 @@ kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
 }
 
 
-/* ---- writing ------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------- */
 
 /* The writer keeps no state: whether a comma is due shows in the last byte. */
 static void
@@ -2333,7 +2514,7 @@ kaws__sigv4_unreserved(int c)
 }
 
 
-/* ---- the headers, gathered and sorted --------------------------------------- */
+/* ---- the headers, gathered and sorted ---------------------------------- */
 
 static int
 kaws__sigv4_order(kaws_bytes a, kaws_bytes b, int fold)
@@ -2393,7 +2574,7 @@ kaws__sigv4_gather(kaws__sigv4 *s, const kaws_signing *what, const char *token)
         if (i == KAWS__SIGV4_MAX)
             return kaws__sigv4_fail(s, "more than 64 headers");
         if (colon == NULL || colon == line.at)
-            return kaws__sigv4_fail(s, "a header is not of the form \"name: value\"");
+            return kaws__sigv4_fail(s, "a header has no name, or no colon");
         name.len = (size_t)(colon - line.at);
         value.at = colon + 1;
         value.len = line.len - name.len - 1;
@@ -2411,7 +2592,7 @@ kaws__sigv4_gather(kaws__sigv4 *s, const kaws_signing *what, const char *token)
 }
 
 
-/* ---- step 1: create a canonical request ---------------------------------------- */
+/* ---- step 1: create a canonical request -------------------------------- */
 
 /* Whether the segment of the path before `rest` is taken back by a "..". */
 static int
@@ -2452,7 +2633,7 @@ kaws__sigv4_path(kaws__sink *out, const char *path)
             !(n == 2 && path[0] == '.' && path[1] == '.') &&
             !kaws__sigv4_undone(path + n)) {
             kaws_bytes segment = { (const uint8_t *)path, n };
-            kaws__sink_put(out, "/", 1);
+            kaws__buf_sink(out, "/", 1);
             kaws__text_percent(out, segment, kaws__sigv4_unreserved);
             kept++;
         }
@@ -2461,7 +2642,7 @@ kaws__sigv4_path(kaws__sink *out, const char *path)
         path += n;
     }
     if (kept == 0 || *path != '\0')
-        kaws__sink_put(out, "/", 1);
+        kaws__buf_sink(out, "/", 1);
 }
 
 
@@ -2493,10 +2674,10 @@ kaws__sigv4_query(kaws__sink *out, const char *query)
     }
     for (i = 0; i < count; i++) {
         if (i > 0)
-            kaws__sink_put(out, "&", 1);
-        kaws__sink_put(out, sorted[i].name.at, sorted[i].name.len);
-        kaws__sink_put(out, "=", 1);
-        kaws__sink_put(out, sorted[i].value.at, sorted[i].value.len);
+            kaws__buf_sink(out, "&", 1);
+        kaws__buf_sink(out, sorted[i].name.at, sorted[i].name.len);
+        kaws__buf_sink(out, "=", 1);
+        kaws__buf_sink(out, sorted[i].value.at, sorted[i].value.len);
     }
     return 1;
 }
@@ -2516,10 +2697,10 @@ kaws__sigv4_value(kaws__sink *out, kaws_bytes value)
         while (i < value.len && value.at[i] != ' ' && value.at[i] != '\t')
             i++;
         if (i > from && !first)
-            kaws__sink_put(out, " ", 1);
+            kaws__buf_sink(out, " ", 1);
         if (i > from)
             first = 0;
-        kaws__sink_put(out, value.at + from, i - from);
+        kaws__buf_sink(out, value.at + from, i - from);
     }
 }
 
@@ -2533,7 +2714,7 @@ kaws__sigv4_lower(kaws__sink *out, kaws_bytes name)
     while (i < name.len) {
         for (n = 0; n < sizeof low && i < name.len; n++, i++)
             low[n] = (char)kaws__text_lower(name.at[i]);
-        kaws__sink_put(out, low, n);
+        kaws__buf_sink(out, low, n);
     }
 }
 
@@ -2555,7 +2736,7 @@ kaws__sigv4_signed_headers(const kaws__sigv4 *s, kaws__sink *out)
         if (kaws__sigv4_repeats(s, i))
             continue;
         if (i > 0)
-            kaws__sink_put(out, ";", 1);
+            kaws__buf_sink(out, ";", 1);
         kaws__sigv4_lower(out, s->headers[i].name);
     }
 }
@@ -2568,33 +2749,33 @@ kaws__sigv4_canonical_request(kaws__sigv4 *s, kaws__sink *out)
     char hex[65];
     size_t i;
 
-    kaws__sink_put(out, s->what->method, strlen(s->what->method));
-    kaws__sink_put(out, "\n", 1);
+    kaws__buf_sink(out, s->what->method, strlen(s->what->method));
+    kaws__buf_sink(out, "\n", 1);
     kaws__sigv4_path(out, s->what->path);
-    kaws__sink_put(out, "\n", 1);
+    kaws__buf_sink(out, "\n", 1);
     if (s->what->query != NULL && !kaws__sigv4_query(out, s->what->query))
         return kaws__sigv4_fail(s, "more than 64 query parameters");
     for (i = 0; i < s->count; i++) {
         if (kaws__sigv4_repeats(s, i)) {
-            kaws__sink_put(out, ",", 1);
+            kaws__buf_sink(out, ",", 1);
         } else {
-            kaws__sink_put(out, "\n", 1);
+            kaws__buf_sink(out, "\n", 1);
             kaws__sigv4_lower(out, s->headers[i].name);
-            kaws__sink_put(out, ":", 1);
+            kaws__buf_sink(out, ":", 1);
         }
         kaws__sigv4_value(out, s->headers[i].value);
     }
-    kaws__sink_put(out, "\n\n", 2);
+    kaws__buf_sink(out, "\n\n", 2);
     kaws__sigv4_signed_headers(s, out);
-    kaws__sink_put(out, "\n", 1);
+    kaws__buf_sink(out, "\n", 1);
     kaws__crypto_sha256(digest, s->what->body);
     kaws__text_hex(hex, digest, sizeof digest);
-    kaws__sink_put(out, hex, 64);
+    kaws__buf_sink(out, hex, 64);
     return 1;
 }
 
 
-/* ---- step 3: create a string to sign -------------------------------------------- */
+/* ---- step 3: create a string to sign ----------------------------------- */
 
 /* `hash` is step 2's: the hex SHA-256 of the canonical request. */
 static void
@@ -2613,11 +2794,11 @@ kaws__sigv4_string_to_sign(const kaws__sigv4 *s, const char *hash,
     size_t i;
 
     for (i = 0; i < sizeof lines / sizeof lines[0]; i++)
-        kaws__sink_put(out, lines[i].at, lines[i].len);
+        kaws__buf_sink(out, lines[i].at, lines[i].len);
 }
 
 
-/* ---- step 4: derive a signing key ------------------------------------------------ */
+/* ---- step 4: derive a signing key -------------------------------------- */
 
 /* HMAC by HMAC, from the secret: the date, the region, the service, the end.
  * The key is a secret itself; whoever asks for it wipes it. */
@@ -2642,7 +2823,7 @@ kaws__sigv4_key(uint8_t key[32], const char *secret, const char *date,
 }
 
 
-/* ---- step 5: calculate the signature, and the header that carries it -------------- */
+/* ---- step 5: calculate the signature, and the header that carries it --- */
 
 /* Where the header is written: an array that may turn out too small. */
 typedef struct kaws__line {
@@ -2665,15 +2846,15 @@ kaws__sigv4_line_put(void *to, const void *data, size_t len)
 static void
 kaws__sigv4_credential(const kaws__sigv4 *s, const char *id, kaws__sink *out)
 {
-    kaws__sink_put(out, "AWS4-HMAC-SHA256 Credential=", 28);
-    kaws__sink_put(out, id, strlen(id));
-    kaws__sink_put(out, "/", 1);
-    kaws__sink_put(out, s->date, 8);
-    kaws__sink_put(out, "/", 1);
-    kaws__sink_put(out, s->what->region, strlen(s->what->region));
-    kaws__sink_put(out, "/", 1);
-    kaws__sink_put(out, s->what->service, strlen(s->what->service));
-    kaws__sink_put(out, "/aws4_request, SignedHeaders=", 29);
+    kaws__buf_sink(out, "AWS4-HMAC-SHA256 Credential=", 28);
+    kaws__buf_sink(out, id, strlen(id));
+    kaws__buf_sink(out, "/", 1);
+    kaws__buf_sink(out, s->date, 8);
+    kaws__buf_sink(out, "/", 1);
+    kaws__buf_sink(out, s->what->region, strlen(s->what->region));
+    kaws__buf_sink(out, "/", 1);
+    kaws__buf_sink(out, s->what->service, strlen(s->what->service));
+    kaws__buf_sink(out, "/aws4_request, SignedHeaders=", 29);
 }
 
 
@@ -2713,8 +2894,8 @@ kaws__sigv4_authorize(kaws__sigv4 *s, const char *id, const uint8_t key[32],
     text.to = &header;
     kaws__sigv4_credential(s, id, &text);
     kaws__sigv4_signed_headers(s, &text);
-    kaws__sink_put(&text, ", Signature=", 12);
-    kaws__sink_put(&text, hex, 64);
+    kaws__buf_sink(&text, ", Signature=", 12);
+    kaws__buf_sink(&text, hex, 64);
     if (header.len >= cap)
         return "the room for the Authorization value is too small";
     out[header.len] = '\0';
@@ -3253,7 +3434,7 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r)
 /* ==========================================================================
  * ROOM 10  creds    who we are to AWS, read from the conf file
  * ==========================================================================
- * Uses: plat err mem buf text sigv4
+ * Uses: plat err mem buf sigv4
  * Gives: creds_open creds_close creds_reload creds_refresh creds_grant
  *
  * The file holds the access key id, the secret access key and, if there is
@@ -3532,7 +3713,7 @@ typedef struct kaws__aim {
     char region[KAWS__KMS_REGION_MAX + 1];
 } kaws__aim;
 
-typedef struct kaws__arn {        /* arn:partition:kms:region:account:resource */
+typedef struct kaws__arn {        /* arn:partition:kms:region:account:res...  */
     kaws_bytes partition, region, account, resource;
 } kaws__arn;
 
@@ -3553,7 +3734,7 @@ typedef struct kaws__kms {
 } kaws__kms;
 
 
-/* ---- names of AWS ------------------------------------------------------------ */
+/* ---- names of AWS ------------------------------------------------------ */
 
 /* Partitions, by how the names of their regions begin. The last one, "aws",
  * is for all others. (botocore's endpoint rules, 2026) */
@@ -3732,7 +3913,7 @@ kaws__kms_fits(const kaws__aim *asked, const char *arn_text)
 }
 
 
-/* ---- settings that may change while calls are under way ------------------------- */
+/* ---- settings that may change while calls are under way ---------------- */
 
 static kaws_status
 kaws__kms_aim(kaws__kms *k, kaws__aim *aim, kaws_error *err)
@@ -3913,7 +4094,7 @@ kaws__kms_ticks_ms(kaws__kms *k)
 }
 
 
-/* ---- what the errors of AWS mean ------------------------------------------------ */
+/* ---- what the errors of AWS mean --------------------------------------- */
 
 enum {
     KAWS__LATER = 1,              /* may go away soon: try again              */
@@ -4026,12 +4207,12 @@ kaws__kms_fault(const char *type, int http)
         "see the AWS KMS documentation for this error" };
     static const kaws__fault fault = { "", KAWS_SERVICE, KAWS__LATER,
         "try again later" };
+    const size_t known = sizeof kaws__kms_faults / sizeof kaws__kms_faults[0];
     size_t i, n = strlen(type);
 
     if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
         n -= 9;
-    for (i = 0; n > 0 && i < sizeof kaws__kms_faults / sizeof kaws__kms_faults[0];
-         i++)
+    for (i = 0; n > 0 && i < known; i++)
         if (strlen(kaws__kms_faults[i].aws) == n &&
             memcmp(kaws__kms_faults[i].aws, type, n) == 0)
             return &kaws__kms_faults[i];
@@ -4044,7 +4225,7 @@ kaws__kms_fault(const char *type, int http)
 }
 
 
-/* ---- one call ---------------------------------------------------------------------- */
+/* ---- one call ---------------------------------------------------------- */
 
 typedef struct kaws__call {
     const char *action;           /* "Decrypt"                                */
@@ -4459,7 +4640,7 @@ kaws__kms_send(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
 }
 
 
-/* ---- what replies must hold --------------------------------------------------------- */
+/* ---- what replies must hold -------------------------------------------- */
 
 /* The members of a reply that seals: the blob, the key, its material. */
 static kaws_status
@@ -4507,7 +4688,7 @@ kaws__kms_is(const kaws__member *member, const char *text)
 }
 
 
-/* ---- the actions ----------------------------------------------------------------------- */
+/* ---- the actions ------------------------------------------------------- */
 
 /* A new key of `len` bytes, made by KMS. `plain` may be NULL: then the bytes
  * never leave KMS, and no reply ever holds them. */
@@ -4569,7 +4750,7 @@ kaws__kms_encrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
     kaws__kms_put_data(&c, "Plaintext", plain);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
     kaws__json_end(&c.body);
-    rinse = c.body.len + KAWS__KMS_RINSE;     /* room 9 says what for          */
+    rinse = c.body.len + KAWS__KMS_RINSE;     /* room 9 says what for         */
     spaces = kaws__buf_grow(&c.body, rinse);
     if (spaces != NULL)
         memset(spaces, ' ', rinse);
@@ -4654,7 +4835,7 @@ kaws__kms_dry_decrypt(kaws__kms *k, const kaws_context *ctx,
 }
 
 
-/* From one KMS key to another of the same region: the plaintext stays in KMS. */
+/* From one KMS key to another of the same region: no plaintext leaves KMS. */
 static kaws_status
 kaws__kms_reencrypt_near(kaws__kms *k, const kaws__aim *aim,
                          const kaws_context *ctx, const kaws_sealed *in,
@@ -4760,7 +4941,7 @@ kaws__kms_ask_region(kaws__kms *k, const kaws__aim *aim, kaws_error *err)
 }
 
 
-/* ---- opening -------------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------- */
 
 static int
 kaws__kms_accounts_ok(const char *accounts)
@@ -4932,7 +5113,7 @@ typedef struct kaws__writer {     /* a replacement on its way                 */
 } kaws__writer;
 
 
-/* ---- names, folder, locks ----------------------------------------------------- */
+/* ---- names, folder, locks ---------------------------------------------- */
 
 static kaws_status
 kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
@@ -5081,7 +5262,7 @@ kaws__file_release(kaws__file *f)
 }
 
 
-/* ---- reading --------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------- */
 
 /* Remembers the file by what makes it that very file. */
 static int
@@ -5124,7 +5305,7 @@ kaws__file_looks_right(kaws__file *f, const kaws__stat *st, kaws_error *err)
 }
 
 
-/* Reads the whole file. One that is not there is no error: f->exists says so. */
+/* Reads the whole file. If there is none, that is no error: see f->exists. */
 static kaws_status
 kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
@@ -5164,7 +5345,7 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 }
 
 
-/* ---- changing ------------------------------------------------------------------- */
+/* ---- changing ---------------------------------------------------------- */
 
 /* Opens the path afresh for a change: it must be the file that we know. */
 static kaws_status
@@ -5457,7 +5638,7 @@ typedef struct kaws__found {      /* what a look at a whole file found        */
 } kaws__found;
 
 
-/* ---- little-endian numbers -------------------------------------------------- */
+/* ---- little-endian numbers --------------------------------------------- */
 
 static void
 kaws__store_put(uint8_t *at, uint64_t value, int bytes)
@@ -5480,7 +5661,7 @@ kaws__store_get(const uint8_t *at, int bytes)
 }
 
 
-/* ---- the header, and the cell in it ------------------------------------------ */
+/* ---- the header, and the cell in it ------------------------------------ */
 
 /* Offset 32: committed length, 8; the first 8 bytes of the SHA-256 of the file
  * id and those 8. */
@@ -5535,7 +5716,7 @@ kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
 }
 
 
-/* ---- a record -------------------------------------------------------------------- */
+/* ---- a record ---------------------------------------------------------- */
 
 /* Offset 0: length of the record, 4; its complement, 4; context version, 1;
  * lengths of type, 1; key id, 1; user id, 1; plain, 2; ARN, 2; blob, 2;
@@ -5651,7 +5832,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
 }
 
 
-/* ---- a whole file ------------------------------------------------------------------ */
+/* ---- a whole file ------------------------------------------------------ */
 
 /* `name` is the file's, for the words only. */
 static kaws_status
@@ -6088,7 +6269,7 @@ kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
 /* ==========================================================================
  * ROOM 15  ring     the public functions: the lock and the policy
  * ==========================================================================
- * Uses: plat err mem buf text crypto kms file store cache
+ * Uses: plat err mem buf text crypto creds kms file store cache
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use_timeouts
@@ -6127,7 +6308,7 @@ kaws_version(void)
 }
 
 
-/* ---- arguments ---------------------------------------------------------------- */
+/* ---- arguments --------------------------------------------------------- */
 
 static kaws_status
 kaws__ring_argument(const char *what, kaws_error *err)
@@ -6210,7 +6391,7 @@ kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 }
 
 
-/* ---- the encryption context ------------------------------------------------------- */
+/* ---- the encryption context -------------------------------------------- */
 
 typedef struct kaws__bound {      /* what a blob is bound to                  */
     char       key_id[3 * KAWS_NAME_MAX + 1];
@@ -6272,7 +6453,7 @@ static const kaws_pair kaws__ring_app[] = { { "app", "keyring_aws" } };
 static const kaws_context kaws__ring_app_context = { kaws__ring_app, 1 };
 
 
-/* ---- committing ---------------------------------------------------------------------- */
+/* ---- committing -------------------------------------------------------- */
 
 static void
 kaws__ring_note(kaws *ring, const char *what)
@@ -6371,7 +6552,7 @@ kaws__ring_replace(kaws *ring, kaws__entry *const *entries, size_t count,
 }
 
 
-/* ---- opening ------------------------------------------------------------------------- */
+/* ---- opening ----------------------------------------------------------- */
 
 /* Takes the records of a file that adds up into the cache. */
 static kaws_status
@@ -6703,7 +6884,7 @@ kaws_close(kaws *ring)
 }
 
 
-/* ---- asking KMS to prove itself ------------------------------------------------------- */
+/* ---- asking KMS to prove itself ---------------------------------------- */
 
 /* Seals a throw-away byte with the aim, and asks whether KMS would open it
  * again. `sealed` tells the ARN and the material that sealed it. */
@@ -6778,7 +6959,7 @@ kaws__ring_know_home(kaws *ring, kaws_error *err)
 }
 
 
-/* ---- keys ---------------------------------------------------------------------------------- */
+/* ---- keys -------------------------------------------------------------- */
 
 /* Makes the entry for what KMS sealed, and commits it: the second look. */
 static kaws_status
@@ -7078,7 +7259,7 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
 }
 
 
-/* ---- walking ----------------------------------------------------------------------------- */
+/* ---- walking ----------------------------------------------------------- */
 
 /* One block: this, then an info for each entry, then all texts. */
 struct kaws_walk {
@@ -7189,7 +7370,7 @@ kaws_walk_end(kaws_walk *walk)
 }
 
 
-/* ---- what protects the keys --------------------------------------------------------------- */
+/* ---- what protects the keys -------------------------------------------- */
 
 /* see Part II */
 KAWS_API kaws_status
@@ -7351,7 +7532,7 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
 }
 
 
-/* ---- re-wrapping ------------------------------------------------------------------------------ */
+/* ---- re-wrapping ------------------------------------------------------- */
 
 /* One re-wrap, shared by its workers; the ring's lock guards it. Entries that
  * are there at the start have a serial below `limit`. The n-th one claimed is
@@ -7620,7 +7801,7 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
 }
 
 
-/* ---- AWS KMS by itself ----------------------------------------------------------------------- */
+/* ---- AWS KMS by itself ------------------------------------------------- */
 
 /* KMS takes text, and refuses what is empty. */
 static kaws_status

@@ -1,0 +1,106 @@
+# keyring_aws: `make` builds the plugin, `make demo` shows it at work, `make test`
+# proves it. What is missing on the machine is installed (as root on Debian) or
+# named. Everything that is made goes under build/.
+
+CC         = cc
+CFLAGS     = -O2 -g
+PREFIX     = /usr/local
+PLUGIN_DIR = $(shell mysql_config --plugindir 2>/dev/null || \
+                     echo /usr/lib/mysql/plugin)
+PYTHON     = /usr/bin/python3
+FUZZ_S     = 60
+
+# Nothing below needs changing.
+
+STRICT  = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
+BEARSSL = -l:libbearssl.a -Wl,--exclude-libs,ALL
+ASAN    = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+TSAN    = -O1 -g -fsanitize=thread
+HEADER  = keyring_aws.h
+T       = build/tests
+
+NEED_BUILD = gcc libc6-dev libbearssl-dev libcurl4-openssl-dev
+NEED_DEMO  = $(NEED_BUILD) python3 python3-pymysql python3-botocore openssl \
+             debian-archive-keyring
+NEED_TEST  = $(NEED_DEMO) libcmocka-dev python3-pytest clang libclang-rt-dev \
+             llvm valgrind cppcheck git binutils
+
+UNIT  = $(patsubst tests/%.c,$T/%,$(wildcard tests/unit/test_*.c))
+FAULT = $(patsubst tests/%.c,$T/%,$(wildcard tests/fault/test_*.c))
+HOSTS = $T/host_57 $T/host_80 $T/host_unknown
+FUZZ  = $(patsubst fuzz/%.c,%,$(wildcard fuzz/fuzz_*.c))
+PROVE = $(UNIT) $(UNIT:$T/%=$T/clang/%) $(FAULT) $T/tsan/test_threads \
+        $(HOSTS) $(HOSTS:%=%_tsan) $T/keyring_aws_asan.so \
+        $T/keyring_aws_tsan.so $T/unit/oracle $T/driver $T/secrets \
+        $(FUZZ:%=$T/fuzz/%)
+
+all: build/keyring_aws.so
+
+demo: need-demo build/keyring_aws.so
+	@$(PYTHON) tests/demo.py
+
+test: need-test build/keyring_aws.so $(PROVE)
+	@$(PYTHON) tests/run.py
+
+test-long: need-test build/keyring_aws.so $(PROVE)
+	@KAWS_LONG=1 $(PYTHON) tests/run.py
+
+check: build/keyring_aws.so
+	@$(PYTHON) tests/check_house.py
+
+need-%:
+	@tests/need.sh $(NEED_$(shell echo $* | tr a-z A-Z))
+
+build/keyring_aws.so: keyring_aws_plugin.c $(HEADER) | need-build
+	@mkdir -p $(@D)
+	$(CC) $(STRICT) $(CFLAGS) -shared -fPIC -fvisibility=hidden -o $@ $< \
+	    $(BEARSSL) -lcurl
+
+# ---- the proofs -----------------------------------------------------------
+
+$(PROVE): $(HEADER) $(wildcard tests/unit/*.h tests/fault/*.h fuzz/*.h) \
+          | need-test
+
+$T/unit/% : tests/unit/%.c
+	@mkdir -p $(@D)
+	gcc $(STRICT) $(ASAN) -o $@ $< $(BEARSSL) -lcurl -lcmocka
+
+$T/fault/% : tests/fault/%.c
+	@mkdir -p $(@D)
+	gcc $(STRICT) $(ASAN) -o $@ $< $(BEARSSL) -lcurl -lcmocka
+
+$T/clang/% : tests/%.c
+	@mkdir -p $(@D)
+	clang $(STRICT) -O2 -o $@ $< $(BEARSSL) -lcurl -lcmocka
+
+$T/tsan/% : tests/fault/%.c
+	@mkdir -p $(@D)
+	gcc $(STRICT) $(TSAN) -o $@ $< $(BEARSSL) -lcurl -lcmocka
+
+$T/keyring_aws_asan.so $T/keyring_aws_tsan.so: keyring_aws_plugin.c
+	@mkdir -p $(@D)
+	gcc $(STRICT) $(if $(findstring asan,$@),$(ASAN),$(TSAN)) -shared -fPIC \
+	    -fvisibility=hidden -o $@ $< $(BEARSSL) -lcurl
+
+$T/host_%: tests/plugin_host.c
+	@mkdir -p $(@D)
+	gcc $(STRICT) $(if $(findstring tsan,$@),$(TSAN),$(ASAN)) -rdynamic \
+	    -DHOST_$(shell echo $(subst _tsan,,$*) | tr a-z A-Z) -o $@ $< -ldl \
+	    -lpthread
+
+$T/driver: tests/driver.c
+	@mkdir -p $(@D)
+	gcc $(STRICT) $(ASAN) -o $@ $< $(BEARSSL) -lcurl -lpthread
+
+$T/secrets: tests/fault/secrets.c
+	@mkdir -p $(@D)
+	gcc $(STRICT) -O2 -g -o $@ $< $(BEARSSL) -lcurl -lpthread
+
+$T/fuzz/% : fuzz/%.c fuzz/main.c
+	@mkdir -p $(@D)
+	gcc $(STRICT) $(ASAN) -o $@ $^ $(BEARSSL) -lcurl
+
+clean:
+	rm -rf build
+
+.PHONY: all demo test test-long check clean

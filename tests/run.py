@@ -1,0 +1,87 @@
+#!/usr/bin/python3
+"""Runs all parts of the tests, two at a time, and adds them up.
+
+    tests/run.py [WORD ...]     all parts, or those whose names contain a word
+
+A part is a program that says how many checks passed and failed: cmocka's closing lines, pytest's,
+or a line "N passed, N failed".  What it prints goes to build/tests/logs/<part>.log, and is shown
+where it fails.  The last line adds all parts up; KAWS_LONG=1 makes the parts run in full.
+"""
+
+import concurrent.futures
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BUILT = os.path.join(TOP, "build", "tests")
+LOGS = os.path.join(BUILT, "logs")
+PATIENCE = 4 * 3600 if os.environ.get("KAWS_LONG") else 1500
+
+
+def parts() -> list[tuple[str, list[str]]]:
+    """Name and command of every part, the slowest first so that both cores stay busy."""
+    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
+    found = [(os.path.basename(path)[:-3], pytest + [path])
+             for path in sorted(glob.glob(os.path.join(TOP, "tests", "test_*.py")))]
+    found.sort(key=lambda part: "mysql" not in part[0])
+    for folder in ("fault", "tsan", "unit", "clang/unit"):
+        for path in sorted(glob.glob(os.path.join(BUILT, folder, "test_*"))):
+            if os.access(path, os.X_OK):
+                found.append((os.path.relpath(path, BUILT).replace("/", "-"), [path]))
+    return found + [("house", [sys.executable, os.path.join(TOP, "tests", "check_house.py")])]
+
+
+def count(text: str) -> tuple[int, int]:
+    """How many checks passed and failed, by the program's own closing lines."""
+    plain = re.findall(r"^(\d+) passed, (\d+) failed", text, re.M)
+    if plain:
+        return tuple(map(int, plain[-1]))
+    if "[==========]" in text:                                             # cmocka
+        return (sum(map(int, re.findall(r"\[  PASSED  \] (\d+) test", text))),
+                sum(map(int, re.findall(r"\[  FAILED  \] (\d+) test", text))))
+    last = text.rstrip().rpartition("\n")[2]                               # pytest
+    numbers = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", last)}
+    return numbers.get("passed", 0), numbers.get("failed", 0) + numbers.get("error", 0)
+
+
+def run(name: str, command: list[str]) -> tuple[int, int]:
+    path = os.path.join(LOGS, name + ".log")
+    start = time.monotonic()
+    with open(path, "wb") as log:
+        try:
+            code = subprocess.run(command, cwd=TOP, stdin=subprocess.DEVNULL, stdout=log,
+                                  stderr=subprocess.STDOUT, timeout=PATIENCE).returncode
+        except subprocess.TimeoutExpired:
+            code = f"no end after {PATIENCE} s"
+    with open(path, errors="replace") as log:
+        text = log.read()
+    passed, failed = count(text)
+    if (code != 0 or passed == 0) and failed == 0:
+        failed = 1                                     # it crashed, or it tested nothing
+    print(f"{name:32} {passed:6} passed {failed:4} failed {time.monotonic() - start:7.1f} s",
+          flush=True)
+    if failed:
+        print(f"---- {name}, exit code {code}: the end of {os.path.relpath(path, TOP)}")
+        print("\n".join(text.splitlines()[-60:]), "\n----", flush=True)
+    return passed, failed
+
+
+def main() -> int:
+    shutil.rmtree(LOGS, ignore_errors=True)
+    os.makedirs(LOGS)
+    words = sys.argv[1:]
+    chosen = [part for part in parts() if not words or any(word in part[0] for word in words)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda part: run(*part), chosen))
+    passed, failed = (sum(numbers) for numbers in zip(*results))
+    print(f"{passed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,753 @@
+"""Real servers for the tests: MySQL, moto (an AWS emulator), and a test CA.
+
+Debian stable has neither MySQL nor a current moto, so both come from Debian
+sid, unpacked into a private folder, build/tree, and run there with its own
+loader and libraries: nothing is installed on the machine.  MYSQLD=/path/mysqld
+in the environment names another server to test with.
+
+    from servers import MySQL, Moto, certificates
+
+    certs = certificates()
+    with Moto(tls=certs.good) as kms, MySQL() as db:
+        conf = db.folder / "conf"
+        conf.write_text(f"{kms.access_key_id}\\n{kms.secret}\\n")
+        db.start("--early-plugin-load=keyring_aws=keyring_aws.so",
+                 f"--keyring-aws-cmk-id={kms.key_arn}",
+                 f"--keyring-aws-endpoint={kms.url}",
+                 f"--keyring-aws-ca-file={certs.ca}",
+                 f"--keyring-aws-conf-file={conf}",
+                 f"--keyring-aws-data-file={db.folder / 'keyring' / 'data'}")
+        db.install_keyring_udf()
+        db.sql("SELECT keyring_key_generate('MyKey', 'AES', 32)")
+        db.kill()                       # as kill -9 does
+        print(db.log())
+
+`servers.py tree` makes the tree; `servers.py run PROGRAM ARGUMENT...` runs a
+program of the tree, for instance `run python3 tests/kms_emulator.py`.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import fcntl
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Callable, Iterable, NamedTuple
+
+BUILD = Path(__file__).resolve().parent.parent / "build"
+
+
+class ServerError(Exception):
+    """Something could not be fetched, made or started; the text says what to do."""
+
+
+def _once(folder: Path, ready: Callable[[], bool], make: Callable[[Path], None]) -> Path:
+    """Make a folder unless it is ready, whoever else wants it at the same time.
+
+    It is made beside its place and renamed when complete, so an interrupted
+    run leaves nothing that looks finished.
+    """
+    if ready():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (folder.with_name(f"{folder.name}.{end}-{os.getpid()}") for end in ("new", "old"))
+
+    def sweep() -> None:
+        for stale in folder.parent.glob(f"{folder.name}.[no][el][wd]-*"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+    with open(folder.with_name(folder.name + ".lock"), "a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not ready():
+            sweep()
+            new.mkdir()
+            try:
+                make(new)
+                if folder.exists():
+                    folder.rename(old)
+                new.rename(folder)
+            finally:
+                sweep()
+    return folder
+
+
+def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """This process's environment without what would lead a test server astray."""
+    unwanted = re.compile(r"(?i:.*_proxy)|AWS_.*|PYTHON.*|LD_.*|MYSQL.*|SSLKEYLOGFILE")
+    kept = {k: v for k, v in os.environ.items() if not unwanted.fullmatch(k)}
+    return {**kept, **(extra or {})}
+
+
+# ---- the tree of Debian sid packages ------------------------------------------------
+
+PARTS = {
+    "mysql": ("mysql-server-core", "mysql-client-core"),
+    # moto does not depend on flask-cors and yaml, but does not start without them
+    "python": ("python3-moto", "python3-flask-cors", "python3-yaml"),
+}
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+
+# Packages that are depended upon and not needed: apt is told that they are there.
+NOT_NEEDED = ("perl", "debconf", "ca-certificates")
+
+# Files that are not needed: of the programs only mysqld, mysql and python3 are.
+EXCLUDE = ("./usr/share/doc", "./usr/share/man", "./usr/share/locale", "./usr/bin/mysql?*",
+           "./usr/bin/my_*", "./usr/bin/myisam*", "./usr/bin/perror", "./usr/bin/i*",
+           "./usr/lib/*/gconv")
+
+APT_CONF = """\
+#clear APT::Update::Pre-Invoke;
+#clear APT::Update::Post-Invoke;
+#clear APT::Update::Post-Invoke-Success;
+#clear APT::Architectures;
+APT::Architectures "{arch}";
+APT::Install-Recommends "false";
+APT::Sandbox::User "root";
+APT::Update::Error-Mode "any";
+Acquire::Check-Valid-Until "false";
+Acquire::Languages "none";
+Acquire::Retries "2";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+Debug::NoLocking "true";
+Dir::Cache "{apt}/cache";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Dir::Etc::sourcelist "{apt}/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::State::lists "{apt}/lists";
+Dir::State::status "{apt}/status";
+"""
+
+
+def tree(want: Iterable[str] | None = None) -> Path:
+    """The private tree, made if it is not there (about half a minute).
+
+    It holds the parts that are wanted, by default all, but no MySQL when
+    MYSQLD names another.  Sid moves: the tree keeps the versions of the day it
+    was made; remove build/tree to have newer ones.
+    """
+    default = ("python",) if "MYSQLD" in os.environ else PARTS
+    wanted = set(default if want is None else want)
+    folder = BUILD / "tree"
+
+    def there() -> set[str]:
+        with contextlib.suppress(FileNotFoundError):
+            return set((folder / "parts").read_text("ascii").split())
+        return set()
+
+    def make(new: Path) -> None:
+        parts = sorted(wanted | there())
+        print(f"fetching {' and '.join(parts)} from Debian sid ...", file=sys.stderr, flush=True)
+        _fetch(new / "apt", [name for part in parts for name in PARTS[part]])
+        _unpack(new, list((new / "apt/cache/archives").glob("*.deb")))
+        shutil.rmtree(new / "apt")
+        (new / "parts").write_text("\n".join(parts) + "\n", "ascii")
+
+    return _once(folder, lambda: wanted <= there(), make)
+
+
+def _fetch(apt: Path, packages: list[str]) -> None:
+    """Let apt-get resolve and download, with a configuration all of its own."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
+        raise ServerError("Debian's apt-get and dpkg-deb are needed to fetch the test servers: run"
+                          " the tests on Debian 12 or newer.")
+    if not KEYRING.exists():
+        raise ServerError(f"{KEYRING} is not there: run 'apt-get install debian-archive-keyring'.")
+    for name in ("lists/partial", "cache/archives/partial"):
+        (apt / name).mkdir(parents=True)
+    arch = _output("dpkg", "--print-architecture").strip()
+    source = f"deb [signed-by={KEYRING} target=Packages] {_mirror()} sid main\n"
+    (apt / "sources.list").write_text(source)
+    (apt / "status").write_text("".join(
+        f"Package: {name}\nStatus: install ok installed\nVersion: 9999\nArchitecture: {arch}\n"
+        "Multi-Arch: allowed\nMaintainer: none\nDescription: not needed\n\n"
+        for name in NOT_NEEDED))
+    (apt / "apt.conf").write_text(APT_CONF.format(arch=arch, apt=apt))
+    for pause in (3, 15, None):     # mirrors and networks hiccup, and sid moves while we look
+        reason = _apt_get(apt, "update") or _apt_get(
+            apt, "install", "--download-only", "--yes", *packages)
+        if not reason:
+            return
+        if pause:
+            print(f"{reason}; trying again in {pause} s", file=sys.stderr, flush=True)
+            time.sleep(pause)
+    raise ServerError(f"apt-get cannot fetch Debian sid's packages ({reason}): check that this"
+                      " machine reaches the Debian mirror in its apt sources, and that its"
+                      " debian-archive-keyring is the newest.")
+
+
+def _apt_get(apt: Path, *args: str) -> str:
+    """Run apt-get; the reason if it fails, else nothing."""
+    run = subprocess.run(["apt-get", "-c", apt / "apt.conf", "-q", *args], text=True, check=False,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.STDOUT, env={**os.environ, "LC_ALL": "C"})
+    errors = re.findall(r"^E: *(.*)", run.stdout, re.M) or [f"it ended with {run.returncode}"]
+    return errors[0].strip() if run.returncode else ""
+
+
+def _mirror() -> str:
+    """The Debian mirror that this machine itself uses: it has a `-updates` suite."""
+    try:
+        uris = _output("apt-get", "update", "--print-uris")
+    except ServerError:
+        uris = ""
+    ours = re.search(r"^'(\S*debian\S*?)/dists/\w+-updates/", uris, re.M)
+    return ours.group(1) if ours else "http://deb.debian.org/debian"
+
+
+def _unpack(root: Path, packages: list[Path]) -> None:
+    """Unpack packages, largest first, on all cores.  No maintainer script runs."""
+    for name in ("bin", "sbin", "lib", "lib64"):
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    into = ["tar", "-x", "-C", str(root), "--keep-directory-symlink", "--no-same-owner",
+            *(f"--exclude={pattern}" for pattern in EXCLUDE)]
+
+    def unpack(package: Path) -> None:
+        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package],
+                              stdout=subprocess.PIPE) as deb:
+            tar = subprocess.run(into, stdin=deb.stdout, check=False)
+        if deb.returncode or tar.returncode:
+            raise ServerError(f"{package.name} cannot be unpacked: is the disk full?")
+
+    by_size = sorted(packages, key=lambda package: -package.stat().st_size)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(unpack, by_size))
+
+
+def _output(*argv: str | Path, env: dict[str, str] | None = None) -> str:
+    """What a command prints."""
+    try:
+        return subprocess.run(argv, check=True, capture_output=True, text=True, env=env,
+                              stdin=subprocess.DEVNULL).stdout
+    except FileNotFoundError as missing:
+        raise ServerError(f"{argv[0]} is not installed.") from missing
+    except subprocess.CalledProcessError as failed:
+        raise ServerError(f"{' '.join(map(str, argv))} fails: {failed.stderr.strip()}") from failed
+
+
+def run_in_tree(program: str, *args: str, argv0: str | Path | None = None,
+                env: dict[str, str] | None = None) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment that run a program of the tree.
+
+    Its loader is called by name, so that it takes the tree's libraries while
+    files and sockets stay the machine's own.
+    """
+    python = program.startswith("python")
+    root = tree(["python" if python else "mysql"])
+    loader = next(root.glob("usr/lib/*-linux-gnu*/ld*.so.[0-9]"))
+    path = next((place / program for place in (root / "usr/bin", root / "usr/sbin")
+                 if (place / program).exists()), None)
+    if not path:
+        raise ServerError(f"{program} is not in {root}.")
+    argv = [loader, "--inhibit-cache", "--library-path", loader.parent, "--argv0", argv0 or path,
+            path, *args]
+    home = {"PYTHONHOME": str(root / "usr"), "PYTHONNOUSERSITE": "1"} if python else {}
+    return [str(arg) for arg in argv], clean_environment({**home, **(env or {})})
+
+
+# ---- processes that never outlive us --------------------------------------------------
+
+_running: set[subprocess.Popen] = set()
+_folders: set[Path] = set()
+_owner = os.getpid()
+_prctl = ctypes.CDLL(None).prctl
+PR_SET_PDEATHSIG = 1
+
+
+def _short_folder() -> Path:
+    """A folder for sockets and logs, removed at the end; its path is short."""
+    folder = Path(tempfile.mkdtemp(prefix="kaws-", dir="/tmp"))
+    _folders.add(folder)
+    return folder
+
+
+def _remove_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    _folders.discard(folder)
+
+
+def _spawn(argv: list[str], env: dict[str, str], log: Path,
+           executable: str | None = None) -> subprocess.Popen:
+    """Start a server in a session of its own, its output appended to a file.
+
+    The kernel kills it should this process be killed.  (It does so when the
+    thread that started it ends, hence only for servers of the main thread;
+    and it forgets it when a server changes its account.)
+    """
+    main = threading.current_thread() is threading.main_thread()
+
+    def die_with_parent() -> None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    with open(log, "ab") as out:
+        process = subprocess.Popen(argv, executable=executable, env=env, stdin=subprocess.DEVNULL,
+                                   stdout=out, stderr=out, start_new_session=True,
+                                   preexec_fn=die_with_parent if main else None)
+    _running.add(process)
+    return process
+
+
+def _end(process: subprocess.Popen | None, patience: float) -> int | None:
+    """End a server, by force when patience runs out; its exit code."""
+    if process is None:
+        return None
+    if process.poll() is None and patience:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience)
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    _running.discard(process)
+    return process.wait()
+
+
+@atexit.register
+def _end_all() -> None:
+    if os.getpid() == _owner:
+        for process in list(_running):
+            _end(process, 0)
+        for folder in list(_folders):
+            _remove_folder(folder)
+
+
+def _wait_until(ready: Callable[[], object], process: subprocess.Popen, timeout: float,
+                what: str, log: Callable[[], str]) -> None:
+    """Wait until a server is ready; else an error with the end of its log."""
+    end = time.monotonic() + timeout
+    while not ready():
+        if process.poll() is not None or time.monotonic() > end:
+            code = process.poll()
+            why = f"is not ready after {timeout} s" if code is None else f"ended with {code}"
+            _end(process, 0)
+            raise ServerError(f"{what} {why}; the end of its log:\n{log()[-3000:]}")
+        time.sleep(0.03)
+
+
+# ---- MySQL --------------------------------------------------------------------------
+
+def _pymysql():
+    try:
+        import pymysql
+    except ImportError as missing:
+        raise ServerError("PyMySQL is missing: run 'apt-get install python3-pymysql' and use"
+                          " /usr/bin/python3.") from missing
+    return pymysql
+
+
+class MySQL:
+    """A throwaway MySQL server that listens on a Unix socket only.
+
+    folder      for its data (`folder/data`) and log; removed at the end if not given
+    plugin      the keyring_aws.so under test, copied into `plugin_dir`; by
+                default build/keyring_aws.so, where it is there
+    components  keyring components of the manifest: {"component_keyring_file":
+                {"path": "...", "read_only": False}}
+    account     the account it runs under, when we are root
+    """
+
+    def __init__(self, folder: str | Path | None = None, *, plugin: str | Path | None = None,
+                 components: dict[str, dict] | None = None, account: str = "root") -> None:
+        self.account = account if os.geteuid() == 0 else None
+        self.process: subprocess.Popen | None = None
+        self.argv0: Path | None = None
+        self.program = Path(os.environ["MYSQLD"]).resolve() if "MYSQLD" in os.environ else None
+        self.basedir = self.program.parent.parent if self.program else tree(["mysql"]) / "usr"
+        self.version = self._ask_version()
+        self.scratch = _short_folder()
+        self.socket = self.scratch / "s"        # short: the kernel's limit is 107 bytes
+        self.folder = Path(folder).resolve() if folder else self.scratch / "server"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.data = self.folder / "data"
+        self._log, self._log_start = self.folder / "error.log", 0
+        self._log.touch()
+        self.plugin_dir = self._make_plugin_dir(Path(plugin or BUILD / "keyring_aws.so"))
+        self.components(components)
+        self._own(self.scratch, self.folder)
+
+    def __enter__(self) -> "MySQL":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self.process, 10)
+        _remove_folder(self.scratch)
+
+    def _ask_version(self) -> tuple[int, ...]:
+        try:
+            answer = self.run_once("--no-defaults", "--version", bare=True).stdout
+        except OSError as error:
+            answer = str(error)
+        found = re.search(r"Ver (\d+)\.(\d+)\.(\d+)", answer)
+        if not found:
+            raise ServerError(f"{self.program or 'mysqld'} does not run ({answer.strip()[:200]}):"
+                              " set MYSQLD to a mysqld, or unset it.")
+        return tuple(map(int, found.groups()))
+
+    def _find(self, *patterns: str) -> Path:
+        """The first thing under basedir that a pattern matches: layouts differ."""
+        for pattern in patterns:
+            for match in sorted(glob.glob(str(self.basedir / pattern))):
+                return Path(match)
+        raise ServerError(f"no {patterns[0]} under {self.basedir}: is MYSQLD's installation whole?")
+
+    def _make_plugin_dir(self, plugin: Path) -> Path:
+        private = self.folder / "plugin"
+        private.mkdir(exist_ok=True)
+        theirs = self._find("lib*/mysql/plugin", "lib*/*/mysql/plugin", "lib*/plugin")
+        for library in theirs.glob("*.so"):
+            with contextlib.suppress(FileExistsError):
+                (private / library.name).symlink_to(library)
+        if plugin.exists():
+            (private / "keyring_aws.so").unlink(missing_ok=True)
+            shutil.copy(plugin, private / "keyring_aws.so")
+        return private
+
+    def components(self, components: dict[str, dict] | None) -> None:
+        """Name the keyring components that the next start loads from the manifest.
+
+        The server looks for it beside argv[0], which we say is in our folder.
+        """
+        own = self.folder / "bin"
+        own.mkdir(exist_ok=True)
+        self.argv0 = own / "mysqld"
+        self.argv0.touch(0o755)
+        (own / "mysqld.my").unlink(missing_ok=True)
+        if components:
+            names = ",".join(f"file://{name}" for name in components)
+            (own / "mysqld.my").write_text(json.dumps({"components": names}))
+            (own / "mysqld.my").chmod(0o444)    # else the server warns
+        for name, settings in (components or {}).items():
+            (self.plugin_dir / f"{name}.cnf").write_text(json.dumps(settings))
+
+    def _own(self, *folders: Path) -> None:
+        """Give folders to the account that the server runs under."""
+        if self.account not in (None, "root"):
+            _output("chown", "-R", self.account, *folders)
+
+    def _command(self, args: Iterable[str], env: dict[str, str] | None,
+                 bare: bool = False) -> tuple[list[str], dict[str, str], str | None]:
+        options = list(map(str, args)) if bare else [*self._options(), *map(str, args)]
+        if self.program:
+            argv = [str(self.argv0 or self.program), *options]
+            return argv, clean_environment(env), str(self.program)
+        return *run_in_tree("mysqld", *options, argv0=self.argv0, env=env), None
+
+    def _options(self) -> list[str]:
+        messages = self._find("share/mysql*/english", "share/english", "share/*/english").parent
+        return ["--no-defaults", f"--basedir={self.basedir}", f"--datadir={self.data}",
+                f"--lc-messages-dir={messages}", f"--character-sets-dir={messages / 'charsets'}",
+                f"--plugin-dir={self.plugin_dir}", f"--socket={self.socket}", "--skip-networking",
+                f"--tmpdir={self.scratch}",
+                "--secure-file-priv=NULL", "--loose-mysqlx=OFF", "--skip-log-bin",
+                "--innodb-use-native-aio=OFF",  # half a second less to stop
+                "--innodb-buffer-pool-size=32M", "--loose-innodb-redo-log-capacity=16M",
+                *([f"--user={self.account}"] if self.account else [])]
+
+    def run_once(self, *args: str, env: dict[str, str] | None = None, timeout: float = 120,
+                 bare: bool = False) -> subprocess.CompletedProcess:
+        """Run the server's program to its end, as migration mode does.
+
+        `.returncode` and `.stdout`, which has the error log's lines too.
+        """
+        argv, env, executable = self._command(args, env, bare)
+        return subprocess.run(argv, executable=executable, env=env, timeout=timeout, text=True,
+                              errors="replace", check=False, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    def initialize(self, *args: str) -> "MySQL":
+        """Make the data folder: with arguments afresh, else as a copy of one made once."""
+        def afresh(folder: Path, *args: str) -> None:
+            run = self.run_once("--initialize-insecure", f"--datadir={folder}", *args)
+            if run.returncode:
+                raise ServerError(f"mysqld --initialize fails:\n{run.stdout[-3000:]}")
+
+        def template(folder: Path) -> None:
+            self._own(folder)
+            afresh(folder)
+            (folder / "auto.cnf").unlink(missing_ok=True)  # each copy is a server of its own
+
+        if self.data.exists():
+            raise ServerError(f"{self.data} is there already: use another folder.")
+        if args:
+            afresh(self.data, *args)
+        else:
+            name = ".".join(map(str, self.version)) + (f"-{self.account}" if self.account else "")
+            source = BUILD / "tests" / f"mysql-{name}"
+            _once(source, (source / "ibdata1").exists, template)
+            _output("cp", "-a", "--reflink=auto", source, self.data)
+        self._own(self.scratch, self.folder)
+        return self
+
+    def start(self, *args: str, wait: bool = True, env: dict[str, str] | None = None,
+              timeout: float = 60) -> "MySQL":
+        """Start the server (with a data folder, made now if need be)."""
+        if self.process and self.process.poll() is None:
+            raise ServerError("this server runs already: stop() or kill() it first.")
+        if not self.data.exists():
+            self.initialize()
+        self._log_start = self._log.stat().st_size
+        argv, env, executable = self._command([f"--log-error={self._log}", *args], env)
+        self.process = _spawn(argv, env, self._log, executable)
+        if wait:
+            _wait_until(self.ready, self.process, timeout, "mysqld", self.log)
+        return self
+
+    def ready(self) -> bool:
+        """Whether the server answers, if only to refuse us."""
+        try:
+            self.connect(connect_timeout=5).close()
+        except _pymysql().err.OperationalError as error:
+            return error.args[0] not in (2002, 2003, 2006, 2013)
+        return True
+
+    def stop(self, patience: float = 60) -> int | None:
+        """Shut the server down in good order; its exit code."""
+        return _end(self.process, patience)
+
+    def kill(self) -> None:
+        """End the server at once, as kill -9 and power cuts do."""
+        _end(self.process, 0)
+
+    def wait(self, timeout: float = 60) -> int:
+        """Wait until the server has ended by itself; its exit code."""
+        return self.process.wait(timeout)
+
+    def log(self, whole: bool = False) -> str:
+        """The error log since the last start, or the whole of it."""
+        return self._log.read_bytes()[0 if whole else self._log_start:].decode("utf-8", "replace")
+
+    def connect(self, user: str = "root", password: str = "", **options: object):
+        """A PyMySQL connection, autocommitting."""
+        return _pymysql().connect(unix_socket=str(self.socket), user=user, password=password,
+                                  **{"autocommit": True, "charset": "utf8mb4", **options})
+
+    def sql(self, query: str, values: object = None, **options: object) -> list[tuple]:
+        """The rows of one statement, run on a connection of its own."""
+        with contextlib.closing(self.connect(**options)) as connection:
+            with connection.cursor() as cursor:
+                cursor.execute(query, values)
+                return list(cursor.fetchall())
+
+    def client(self, *args: str) -> tuple[list[str], dict[str, str]]:
+        """The command line and environment of MySQL's own `mysql` program."""
+        options = ["--no-defaults", f"--socket={self.socket}", "--user=root", *args]
+        if self.program:
+            beside = self.basedir / "bin" / "mysql"
+            return [str(beside) if beside.exists() else "mysql", *options], clean_environment()
+        charsets = f"--character-sets-dir={self.basedir / 'share/mysql/charsets'}"
+        return run_in_tree("mysql", *options, charsets)
+
+    def install_keyring_udf(self) -> None:
+        """MySQL's SQL functions that call the keyring for their user."""
+        self.sql("INSTALL PLUGIN keyring_udf SONAME 'keyring_udf.so'")
+        for name, result in (("generate", "INTEGER"), ("store", "INTEGER"), ("fetch", "STRING"),
+                             ("type_fetch", "STRING"), ("length_fetch", "INTEGER"),
+                             ("remove", "INTEGER")):
+            self.sql(f"CREATE FUNCTION keyring_key_{name} RETURNS {result}"
+                     " SONAME 'keyring_udf.so'")
+
+
+# ---- moto ---------------------------------------------------------------------------
+
+class Moto:
+    """moto's AWS emulator, which checks signatures once it is set up.
+
+    Set-up makes one user who may do everything, an access key, and a KMS key
+    for each region named.  tls is a `Pair`, for https.
+    """
+
+    def __init__(self, *regions: str, tls: "Pair | None" = None) -> None:
+        regions = regions or ("us-east-1",)
+        self._log = _short_folder() / "moto.log"
+        # -p 0: the kernel chooses the port, moto prints it
+        args = ["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+        args += ["-s", "-c", str(tls.cert), "-k", str(tls.key)] if tls else []
+        calls = 3 + len(regions)        # those of set-up, below
+        argv, env = run_in_tree("python3", *args, env={"PYTHONUNBUFFERED": "1",
+                                "INITIAL_NO_AUTH_ACTION_COUNT": str(calls)})
+        self.process = _spawn(argv, env, self._log)
+        try:
+            _wait_until(self._address, self.process, 60, "moto", self.log)
+            self.url = self._address().group(1)
+            self._set_up(regions)
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> "Moto":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End it, and forget all that it held."""
+        _end(self.process, 2)
+        _remove_folder(self._log.parent)
+
+    def log(self) -> str:
+        """What it printed: one line a request."""
+        return self._log.read_text("utf-8", "replace")
+
+    def _address(self) -> re.Match | None:
+        return re.search(r"Running on (https?://127\.0\.0\.1:\d+)", self.log())
+
+    def _set_up(self, regions: tuple[str, ...]) -> None:
+        self._iam("CreateUser", UserName="keyring")
+        policy = {"Version": "2012-10-17",
+                  "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+        self._iam("PutUserPolicy", UserName="keyring", PolicyName="all",
+                  PolicyDocument=json.dumps(policy))
+        made = self._iam("CreateAccessKey", UserName="keyring")
+        self.access_key_id = re.search("<AccessKeyId>(.*?)</", made).group(1)
+        self.secret = re.search("<SecretAccessKey>(.*?)</", made).group(1)
+        self.key_arns = [json.loads(self._call("kms", region, "{}", {
+            "Content-Type": "application/x-amz-json-1.1",
+            "X-Amz-Target": "TrentService.CreateKey"}))["KeyMetadata"]["Arn"]
+                         for region in regions]
+        self.key_arn = self.key_arns[0]
+
+    def _iam(self, action: str, **values: str) -> str:
+        form = urllib.parse.urlencode({"Action": action, "Version": "2010-05-08", **values})
+        return self._call("iam", "us-east-1", form,
+                          {"Content-Type": "application/x-www-form-urlencoded"})
+
+    def _call(self, service: str, region: str, body: str, headers: dict[str, str]) -> str:
+        """One call of set-up: unsigned, but moto looks for the service where a scope is."""
+        headers["Authorization"] = ("AWS4-HMAC-SHA256 "
+                                    f"Credential=setup/20260101/{region}/{service}/aws4_request, "
+                                    "SignedHeaders=host, Signature=0")
+        return _open(urllib.request.Request(self.url, body.encode(), headers))
+
+
+def _open(request: urllib.request.Request) -> str:
+    """Send a request to a server of ours, whose certificate need not be checked."""
+    import ssl
+    handlers = (urllib.request.ProxyHandler({}),
+                urllib.request.HTTPSHandler(context=ssl._create_unverified_context()))
+    with urllib.request.build_opener(*handlers).open(request, timeout=30) as reply:
+        return reply.read().decode()
+
+
+# ---- certificates -------------------------------------------------------------------
+
+class Pair(NamedTuple):
+    """A certificate and its key, as files."""
+    cert: Path
+    key: Path
+
+
+class Certificates(NamedTuple):
+    """A test CA's certificate, and servers' pairs: one good, three to be refused."""
+    ca: Path
+    good: Pair              # for 127.0.0.1, ::1 and localhost
+    wrong_name: Pair        # for another name
+    expired: Pair
+    unknown_ca: Pair        # for the right names, of another CA
+
+
+CA_CONF = """\
+[ca]
+default_ca = it
+[it]
+database = {work}/index
+serial = {work}/serial
+new_certs_dir = {work}
+default_md = sha256
+policy = any
+copy_extensions = copy
+unique_subject = no
+[any]
+commonName = supplied
+[req]
+distinguished_name = name
+[name]
+"""
+
+
+def certificates(folder: str | Path | None = None) -> Certificates:
+    """The certificates, made once with the openssl command; anew a day before they expire."""
+    folder = Path(folder or BUILD / "tests" / "certificates").resolve()
+
+    def pair(name: str) -> Pair:
+        return Pair(folder / f"{name}.crt", folder / f"{name}.key")
+
+    def ready() -> bool:
+        return pair("good").cert.exists() and subprocess.run(
+            ["openssl", "x509", "-checkend", "86400", "-noout", "-in", pair("good").cert],
+            check=False, capture_output=True).returncode == 0
+
+    _once(folder, ready, _make_certificates)
+    return Certificates(folder / "ca.crt", *map(pair, Certificates._fields[1:]))
+
+
+def _make_certificates(folder: Path) -> None:
+    local = "IP:127.0.0.1,IP:::1,DNS:localhost"
+    now = int(time.time())
+    day = 86400
+    for ca in ("ca", "other_ca"):
+        _request(folder, ca, "-x509", "-days", "3650",
+                 "-addext", "basicConstraints=critical,CA:TRUE",
+                 "-addext", "keyUsage=critical,keyCertSign")
+    for name, ca, names, start, end in (
+            ("good", "ca", local, now - day, now + 3000 * day),
+            ("wrong_name", "ca", "DNS:elsewhere.example", now - day, now + 3000 * day),
+            ("expired", "ca", local, now - 9 * day, now - 2 * day),
+            ("unknown_ca", "other_ca", local, now - day, now + 3000 * day)):
+        _request(folder, name, "-addext", f"subjectAltName={names}")
+        times = [time.strftime("%y%m%d%H%M%SZ", time.gmtime(when)) for when in (start, end)]
+        _output("openssl", "ca", "-batch", "-notext", "-rand_serial",
+                "-config", _ca_conf(folder), "-cert", folder / f"{ca}.crt",
+                "-keyfile", folder / f"{ca}.key", "-in", folder / f"{name}.csr",
+                "-out", folder / f"{name}.crt", "-startdate", times[0], "-enddate", times[1])
+
+
+def _ca_conf(folder: Path) -> Path:
+    (folder / "index").touch()
+    conf = folder / "ca.conf"
+    conf.write_text(CA_CONF.format(work=folder))
+    return conf
+
+
+def _request(folder: Path, name: str, *options: str) -> None:
+    """A key, and a request to certify it or, with -x509, its own certificate."""
+    out = folder / f"{name}.{'crt' if '-x509' in options else 'csr'}"
+    _output("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-config", _ca_conf(folder), "-subj", f"/CN=keyring_aws test {name}",
+            "-keyout", folder / f"{name}.key", "-out", out, *options)
+
+
+# ---- by hand ------------------------------------------------------------------------
+
+def main(args: list[str]) -> int:
+    """`tree` makes the tree and prints its place; `run` runs one of its programs."""
+    try:
+        if args == ["tree"]:
+            print(tree())
+            return 0
+        if args[:1] == ["run"] and args[1:]:
+            argv, env = run_in_tree(*args[1:])
+            os.execve(argv[0], argv, env)
+    except ServerError as error:
+        print(f"servers.py: {error}", file=sys.stderr)
+        return 1
+    print("usage: servers.py tree | run PROGRAM [ARGUMENT...]", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
