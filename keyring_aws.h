@@ -11,22 +11,36 @@
  *
  * Anywhere else, include it plainly. Link with -lbearssl -lcurl.
  *
- *     kaws_config cfg = { .data_file  = "keys.kaws",
- *                         .conf_file  = "keys.conf",
- *                         .kms_key_id = "alias/app",
- *                         .region     = "eu-west-1" };
- *     kaws_name name = { "customers", "billing" };
- *     kaws_error err;
- *     kaws_key key;
- *     kaws *ring;
+ *     int main(void)
+ *     {
+ *         kaws_config cfg = { .data_file  = "keys.kaws",
+ *                             .conf_file  = "keys.conf",
+ *                             .kms_key_id = "alias/app",
+ *                             .region     = "eu-west-1" };
+ *         kaws_bytes mine = { (const uint8_t *)"correct horse", 13 };
+ *         kaws_name a = { "a", "" }, b = { "b", "someone" };
+ *         kaws_entry_info info;
+ *         kaws_walk *walk;
+ *         kaws_error err;
+ *         kaws_key key;
+ *         kaws *ring;
  *
- *     if (kaws_open(&ring, &cfg, &err) != KAWS_OK ||
- *         kaws_generate(ring, name, "AES", 32, &err) != KAWS_OK ||
- *         kaws_fetch(ring, name, &key, &err) != KAWS_OK)
- *         return puts(err.text), 1;
- *     use(key.bytes, key.len);
- *     kaws_key_free(ring, &key);
- *     kaws_close(ring);
+ *         if (kaws_open(&ring, &cfg, &err) ||
+ *             kaws_generate(ring, a, "AES", 32, &err) ||
+ *             kaws_store(ring, b, "SECRET", mine, &err) ||
+ *             kaws_fetch(ring, b, &key, &err) ||
+ *             kaws_remove(ring, a, &err) ||
+ *             kaws_rotate_kms_key(ring, &err) ||
+ *             kaws_rewrap_all(ring, &err) ||
+ *             kaws_walk_begin(ring, &walk, &err))
+ *             return fprintf(stderr, "%s\n", err.text), 1;
+ *         while (kaws_walk_next(walk, &info))
+ *             printf("%s: %s\n", info.name.key_id, info.kms_key_arn);
+ *         kaws_walk_end(walk);
+ *         kaws_key_free(ring, &key);
+ *         kaws_close(ring);
+ *         return 0;
+ *     }
  *
  * CONTENTS     1 Words             2 How a key travels    3 Switches
  *              4 Errors            5 Memory and secrets   6 Threads, processes

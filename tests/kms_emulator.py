@@ -1,0 +1,1187 @@
+#!/usr/bin/python3
+"""An emulator of AWS KMS, for the tests.
+
+It speaks KMS's JSON over HTTP/1.1, plain or TLS, with real sealing, and lets botocore's own
+SigV4 signer judge every request as it came over the wire.  Faults are injected on command.
+
+From Python:    with Emulator() as kms: kms.fault("Decrypt", "throttle", times=2) ...
+As a program:   kms_emulator.py [--port N] [--cert FILE --key FILE] [--ready-file FILE]
+                prints one JSON line {"url", "port", "control"} when it is ready; the control
+                port takes the same operations (see Remote); SIGTERM ends it.
+
+Where AWS's own words are not known for certain, the error's type is right and its text plain.
+"""
+
+import argparse
+import base64
+import calendar
+import collections
+import dataclasses
+import email.utils
+import fnmatch
+import gzip
+import hashlib
+import hmac
+import http.client
+import http.server
+import importlib.machinery
+import json
+import os
+import re
+import select
+import signal
+import socket
+import ssl
+import struct
+import sys
+import threading
+import time
+import traceback
+import uuid
+import warnings
+from pathlib import Path
+
+
+class TreeFinder:
+    """Finds only the named top-level modules in one folder."""
+
+    def __init__(self, folder: Path, *names: str):
+        self.folder, self.names = str(folder), names
+
+    def find_spec(self, name, path=None, target=None):
+        if path is None and name in self.names:
+            return importlib.machinery.PathFinder.find_spec(name, [self.folder])
+
+
+def use_tree(tree=None) -> bool:
+    """Let `import botocore` find that of the private Debian sid tree; False if it has none.
+
+    The tree's compiled modules are for another Python, so its folder must not join sys.path:
+    botocore comes from there first, the pure-Python modules it needs only if missing here.
+    """
+    tree = Path(tree or os.environ.get("KEYRING_AWS_TREE")
+                or Path(__file__).resolve().parent.parent / "build" / "tree")
+    folder = tree / "usr/lib/python3/dist-packages"
+    found, loaded = (folder / "botocore").is_dir(), sys.modules.get("botocore")
+    if found and loaded and not loaded.__file__.startswith(str(folder)):
+        raise ImportError("kms_emulator has to be imported before botocore")
+    if found and not any(isinstance(finder, TreeFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, TreeFinder(folder, "botocore"))
+        sys.meta_path.append(TreeFinder(folder, "dateutil", "jmespath", "six", "urllib3", "idna",
+                                        "requests", "certifi", "charset_normalizer", "chardet"))
+    return found
+
+
+use_tree()
+from botocore.auth import SigV4Auth                                 # noqa: E402
+from botocore.awsrequest import AWSRequest                          # noqa: E402
+from botocore.compat import HTTPHeaders                             # noqa: E402
+from botocore.credentials import Credentials                        # noqa: E402
+from botocore.loaders import Loader                                 # noqa: E402
+from botocore.model import ServiceModel                             # noqa: E402
+
+# ---- what every emulator starts with ------------------------------------------------------------
+
+ACCESS_KEY_ID = "AKIDEXAMPLE"
+SECRET = "not-a-real-secret/for-tests-only+0123456"
+ACCOUNT, OTHER_ACCOUNT = "111122223333", "444455556666"
+REGION = "us-east-1"
+KEY_ID = "11111111-2222-3333-4444-555555555555"
+KEY_ARN = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{KEY_ID}"
+ALIAS = "alias/keyring"
+
+# ---- errors, and what each action takes: botocore's model of KMS says it ------------------------
+
+SERVER_FAULTS = ("KMSInternalException", "DependencyTimeoutException", "KeyUnavailableException")
+MODELLED_STATUS = {"NotFoundException": 404, "DisabledException": 409,
+                   "KMSInvalidStateException": 409, "DryRunOperationException": 412,
+                   "DependencyTimeoutException": 503}
+CAPITAL_MESSAGE = ("AccessDeniedException", "UnsupportedOperationException")
+
+ACTIONS = ("GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "Encrypt", "Decrypt", "ReEncrypt",
+           "DescribeKey", "RotateKeyOnDemand", "GetKeyRotationStatus", "EnableKeyRotation")
+NOT_EMULATED = ("Recipient", "DryRunModifiers")
+MODEL = ServiceModel(Loader().load_service_model("kms", "service-2"))
+JSON_TYPES = {"structure": dict, "map": dict, "list": list, "string": str, "blob": str,
+              "integer": int, "boolean": bool}
+
+
+class KmsError(Exception):
+    """An error as KMS answers it; on the wire all are 400 but the three server faults."""
+
+    def __init__(self, kind: str, message: str = None, status: int = None):
+        super().__init__(kind, message)
+        self.kind, self.message = kind, message
+        self.status = status or (500 if kind in SERVER_FAULTS else 400)
+
+
+def invalid(name: str, must: str) -> KmsError:
+    return KmsError("ValidationException", f"1 validation error detected: Value at '{name}' "
+                                           f"failed to satisfy constraint: {must}")
+
+
+def read_value(shape, value, name: str = "body"):
+    """A JSON value as the model's shape wants it, or the error that KMS gives for it."""
+    if type(value) is not JSON_TYPES[shape.type_name]:
+        raise KmsError("SerializationException", f"{name} is not a {shape.type_name}")
+    if shape.type_name == "blob":
+        try:
+            value = base64.b64decode(value, validate=True)
+        except ValueError:
+            raise KmsError("SerializationException", f"{name} is not base64") from None
+    rules = shape.metadata
+    size = value if type(value) in (int, bool) else len(value)
+    if not rules.get("min", size) <= size <= rules.get("max", size):
+        raise invalid(name, f"from {rules.get('min')} to {rules.get('max')}")
+    if value not in rules.get("enum", (value,)):
+        raise invalid(name, f"one of {rules['enum']}")
+    if shape.type_name == "structure":
+        return read_members(shape, value)
+    if shape.type_name == "list":
+        return [read_value(shape.member, each, name) for each in value]
+    if shape.type_name == "map":
+        if "" in value.values():
+            raise invalid(name, "no empty values")
+        return {key: read_value(shape.value, each, name) for key, each in value.items()}
+    return value
+
+
+def read_members(shape, value: dict) -> dict:
+    """Unknown members and nulls are as good as absent."""
+    missing = [name for name in shape.required_members if value.get(name) is None]
+    if missing:
+        raise invalid(missing[0], "not null")
+    return {name: read_value(shape.members[name], each, name) for name, each in value.items()
+            if name in shape.members and each is not None}
+
+
+# ---- KMS keys and blobs -------------------------------------------------------------------------
+
+PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov", "us-iso-": "aws-iso", "eusc-": "aws-eusc",
+              "us-isob-": "aws-iso-b", "us-isof-": "aws-iso-f", "eu-isoe-": "aws-iso-e"}
+ROTATIONS_MAX = 25
+BLOB_MAGIC, BLOB_TAG = b"\x01KMSemu", 32
+
+
+def make_arn(region: str, account: str, rest: str) -> str:
+    partition = next((PARTITIONS[each] for each in PARTITIONS if region.startswith(each)), "aws")
+    return f"arn:{partition}:kms:{region}:{account}:{rest}"
+
+
+class Materials:
+    """A key's materials, newest last; the replicas of a multi-region key share one."""
+
+    def __init__(self):
+        self.secrets, self.rotations, self.due, self.started = {}, 0, None, None
+        self.add()
+
+    def add(self) -> None:
+        secret = os.urandom(32)
+        self.current_id = hashlib.sha256(b"material id" + secret).hexdigest()
+        self.secrets[self.current_id] = secret
+
+    def rotate(self, milliseconds: float, now: float) -> None:
+        """Asynchronous, as KMS's is: the new material is there that much later."""
+        self.rotations += 1
+        self.due, self.started = time.monotonic() + milliseconds / 1000, now
+
+    def settle(self) -> "Materials":
+        if self.due is not None and time.monotonic() >= self.due:
+            self.due = self.started = None
+            self.add()
+        return self
+
+
+@dataclasses.dataclass(eq=False)
+class Key:
+    region: str
+    account: str
+    key_id: str
+    materials: Materials
+    primary: "Key" = None               # of a multi-region key
+    state: str = "Enabled"
+    usage: str = "ENCRYPT_DECRYPT"
+    spec: str = "SYMMETRIC_DEFAULT"
+    origin: str = "AWS_KMS"
+    rotation_period: int = None         # days, of automatic rotation
+    shared_with: tuple = ()             # accounts that its key policy lets in
+    created: float = dataclasses.field(default_factory=time.time)
+
+    @property
+    def arn(self) -> str:
+        return make_arn(self.region, self.account, "key/" + self.key_id)
+
+
+def keystream_xor(secret: bytes, nonce: bytes, data: bytes) -> bytes:
+    stream = b"".join(hmac.digest(secret, b"stream" + nonce + struct.pack(">I", i), "sha256")
+                      for i in range((len(data) + 31) // 32))[:len(data)]
+    mixed = int.from_bytes(data, "big") ^ int.from_bytes(stream, "big")
+    return mixed.to_bytes(len(data), "big")
+
+
+def blob_tag(secret: bytes, front: bytes, context: dict) -> bytes:
+    bound = json.dumps(sorted(context.items())).encode()
+    return hmac.digest(secret, b"tag" + struct.pack(">I", len(front)) + front + bound, "sha256")
+
+
+def seal(key: Key, context: dict, plain: bytes) -> bytes:
+    """A blob: name, nonce, ciphertext, tag; the name is the key's ARN and the material's id."""
+    materials, nonce = key.materials.settle(), os.urandom(16)
+    secret = materials.secrets[materials.current_id]
+    front = (blob_name((key.primary or key).arn, materials.current_id) + nonce
+             + keystream_xor(secret, nonce, plain))
+    return front + blob_tag(secret, front, context)
+
+
+def blob_name(arn: str, material_id: str) -> bytes:
+    """Magic, length, ARN, material id; a check tells a damaged name from an unknown one."""
+    name = BLOB_MAGIC + bytes([len(arn)]) + arn.encode() + bytes.fromhex(material_id)
+    return name + hashlib.sha256(name).digest()
+
+
+def read_blob(blob: bytes) -> tuple:
+    """(ARN, material id, offset of the nonce) of a blob, unproved."""
+    start = len(BLOB_MAGIC) + 1
+    end = start + (blob[start - 1] if len(blob) >= start else 0)
+    arn, material_id = blob[start:end].decode("latin-1"), blob[end:end + 32].hex()
+    nonce_at = end + 64
+    if len(blob) <= nonce_at + 16 + BLOB_TAG or blob[:nonce_at] != blob_name(arn, material_id):
+        raise KmsError("InvalidCiphertextException")
+    return arn, material_id, nonce_at
+
+
+def unseal(key: Key, context: dict, blob: bytes) -> tuple:
+    """(plaintext, material id); KMS says no word about what was wrong."""
+    _, material_id, at = read_blob(blob)
+    secret, front = key.materials.secrets.get(material_id), blob[:-BLOB_TAG]
+    if secret is None or not hmac.compare_digest(blob[-BLOB_TAG:],
+                                                 blob_tag(secret, front, context)):
+        raise KmsError("InvalidCiphertextException")
+    return keystream_xor(secret, front[at:at + 16], front[at + 16:]), material_id
+
+
+# ---- users and what they may do -----------------------------------------------------------------
+
+CONTEXT_KEY = "kms:encryptioncontext:"
+CONDITIONS = {
+    "StringEquals": lambda value, wanted: value in wanted,
+    "StringNotEquals": lambda value, wanted: value not in wanted,
+    "StringLike": lambda value, wanted: value is not None and matches(value, wanted),
+}
+
+
+def as_list(value) -> list:
+    return [value] if isinstance(value, (str, dict)) else list(value)
+
+
+def matches(text: str, patterns) -> bool:
+    return any(fnmatch.fnmatchcase(text, each) for each in as_list(patterns))
+
+
+class Statement:
+    """One statement of an IAM policy; what is not understood is refused, not ignored."""
+
+    def __init__(self, text: dict):
+        self.effect, self.actions = text["Effect"], as_list(text["Action"])
+        self.resources, self.tests = text.get("Resource", "*"), []
+        for operator, wanted in text.get("Condition", {}).items():
+            for name, values in wanted.items():
+                if operator not in CONDITIONS or not name.lower().startswith(CONTEXT_KEY):
+                    raise ValueError(f"policy condition not understood: {operator} {name}")
+                self.tests.append((CONDITIONS[operator], name.lower(), as_list(values)))
+        if set(text) - {"Sid", "Effect", "Action", "Resource", "Condition"}:
+            raise ValueError(f"policy statement not understood: {text}")
+
+    def fits(self, action: str, arn: str, context: dict) -> bool:
+        """Names in conditions ignore case, as IAM's do."""
+        folded = {CONTEXT_KEY + name.lower(): value for name, value in context.items()}
+        return (matches(action.lower(), [each.lower() for each in self.actions])
+                and matches(arn, self.resources)
+                and all(test(folded.get(name), wanted) for test, name, wanted in self.tests))
+
+
+@dataclasses.dataclass(eq=False)
+class User:
+    access_key_id: str
+    secret: str
+    account: str
+    token: str
+    token_expires: float                # Unix seconds
+    statements: list
+
+    def may_do(self, action: str, arn: str, context: dict) -> bool:
+        effects = [each.effect for each in self.statements if each.fits(action, arn, context)]
+        return "Allow" in effects and "Deny" not in effects
+
+
+# ---- the judge of signatures --------------------------------------------------------------------
+
+AUTHORIZATION = re.compile(
+    r"AWS4-HMAC-SHA256 +Credential=([^/, ]+)/(\d{8})/([^/, ]+)/([^/, ]+)/aws4_request"
+    r" *, *SignedHeaders=([^, ]+) *, *Signature=([0-9a-f]{64})")
+STAMP_FORM = "%Y%m%dT%H%M%SZ"
+SKEW_MAX = 300
+
+
+@dataclasses.dataclass
+class Request:
+    """A request as it came over the wire."""
+    method: str
+    target: str
+    headers: list                       # (name, value), in order
+    body: bytes
+    user: User = None                   # once judged: who signed it,
+    refusal: KmsError = None            # or why nobody did
+
+    def get(self, name: str, default: str = ""):
+        return next((value for key, value in self.headers if key.lower() == name), default)
+
+
+class Judge(SigV4Auth):
+    """botocore's signer, made to sign the headers that the client says it signed."""
+
+    def __init__(self, user: User, region: str, signed: HTTPHeaders):
+        super().__init__(Credentials(user.access_key_id, user.secret, user.token), "kms", region)
+        self.signed = signed
+
+    def headers_to_sign(self, request):
+        return self.signed
+
+    def expected(self, request: Request, stamp: str) -> str:
+        # No headers here, so that x-amz-content-sha256 cannot stand in for the body's real hash.
+        wire = AWSRequest(request.method, "https://kms" + request.target, data=request.body)
+        wire.context["timestamp"] = stamp
+        return self.signature(self.string_to_sign(wire, self.canonical_request(wire)), wire)
+
+
+def bad_signature(message: str) -> KmsError:
+    return KmsError("InvalidSignatureException", message)
+
+
+def check_skew(stamp: str, now: float) -> None:
+    try:
+        when = calendar.timegm(time.strptime(stamp, STAMP_FORM))
+    except ValueError:
+        raise KmsError("IncompleteSignatureException", "X-Amz-Date is missing or odd") from None
+    early, here, late = (time.strftime(STAMP_FORM, time.gmtime(now + each))
+                         for each in (-SKEW_MAX, 0, SKEW_MAX))
+    if when < now - SKEW_MAX:
+        raise bad_signature(f"Signature expired: {stamp} is now earlier than {early} "
+                            f"({here} - 5 min.)")
+    if when > now + SKEW_MAX:
+        raise bad_signature(f"Signature not yet current: {stamp} is still later than {late} "
+                            f"({here} + 5 min.)")
+
+
+def signed_headers(request: Request, names: list) -> HTTPHeaders:
+    """The headers said to be signed; all that mean something to AWS must be."""
+    present = {name.lower() for name, _ in request.headers}
+    needed = {"host"} | {name for name in present if name.startswith("x-amz-")}
+    if needed - set(names) or set(names) - present:
+        raise bad_signature(f"to be sent and signed: {needed | set(names)}")
+    signed = HTTPHeaders()
+    for name, value in request.headers:
+        if name.lower() in names:
+            signed.add_header(name.lower(), value)
+    return signed
+
+
+def judge(request: Request, users: dict, now: float) -> User:
+    """The user whose signature holds for the request; else raises AWS's error."""
+    if not request.get("authorization"):
+        raise KmsError("MissingAuthenticationTokenException", "Missing Authentication Token")
+    match = AUTHORIZATION.fullmatch(request.get("authorization"))
+    if not match:
+        raise KmsError("IncompleteSignatureException", "Authorization header not understood")
+    access_key_id, day, region, service, names, signature = match.groups()
+    user, stamp = users.get(access_key_id), request.get("x-amz-date")
+    if user is None or request.get("x-amz-security-token", None) != user.token:
+        raise KmsError("UnrecognizedClientException",
+                       "The security token included in the request is invalid.")
+    if user.token_expires is not None and now >= user.token_expires:
+        raise KmsError("ExpiredTokenException",
+                       "The security token included in the request is expired")
+    check_skew(stamp, now)
+    if (day, service) != (stamp[:8], "kms"):
+        raise bad_signature("Credential should be scoped to the date and to service 'kms'.")
+    expected = Judge(user, region, signed_headers(request, names.split(";"))).expected(
+        request, stamp)
+    if not hmac.compare_digest(expected, signature):
+        raise bad_signature("The request signature we calculated does not match the signature "
+                            "you provided. Check your AWS Secret Access Key and signing method.")
+    return user
+
+
+# ---- the service: keys, users, actions; no network ----------------------------------------------
+
+KEY_ARN_FORM = re.compile(r"arn:[a-z-]+:kms:([a-z0-9-]+):(\d{12}):((?:key|alias)/.+)")
+KEY_ID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}")
+KEY_ATTRIBUTES = ("state", "usage", "spec", "origin", "rotation_period", "shared_with")
+
+
+@dataclasses.dataclass
+class Call:
+    action: str
+    user: User
+    region: str
+    args: dict
+
+    def get(self, name: str, default=None):
+        return self.args.get(name, default)
+
+
+class Kms:
+    def __init__(self):
+        self.lock = threading.RLock()
+        self.keys, self.aliases, self.users = {}, {}, {}
+        self.clock_offset = 0           # seconds that this server's clock is fast
+        self.rotation_ms = 100          # how long a rotation takes
+        self.ignore_dry_run = False     # as moto does
+        self.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT)
+        self.add_key(REGION, ACCOUNT, KEY_ID, ALIAS)
+
+    def now(self) -> float:
+        return time.time() + self.clock_offset
+
+    def add_user(self, access_key_id, secret, account, token=None, token_expires=None,
+                 denied=(), policy=None) -> None:
+        """denied: "Decrypt", "Decrypt ARN" ...; policy: an IAM policy, else all is allowed."""
+        texts = as_list((policy or {"Statement": {"Effect": "Allow", "Action": "*"}})["Statement"])
+        for rule in denied:
+            action, _, arn = rule.partition(" ")
+            texts.append({"Effect": "Deny", "Action": "kms:" + action, "Resource": arn or "*"})
+        self.users[access_key_id] = User(access_key_id, secret, account, token, token_expires,
+                                         [Statement(text) for text in texts])
+
+    def remove_user(self, access_key_id) -> None:
+        del self.users[access_key_id]
+
+    def add_key(self, region, account, key_id=None, alias=None, multi_region=False, **attributes):
+        """Makes a key (or one more replica of a multi-region key); returns its ARN."""
+        key_id = key_id or ("mrk-" + uuid.uuid4().hex if multi_region else str(uuid.uuid4()))
+        if not KEY_ID_FORM.fullmatch(key_id) or multi_region != key_id.startswith("mrk-"):
+            raise ValueError(f"bad key id {key_id}")
+        with self.lock:
+            primary = next((key.primary for key in self.keys.values() if multi_region
+                            and (key.account, key.key_id) == (account, key_id)), None)
+            key = Key(region, account, key_id, primary.materials if primary else Materials())
+            key.primary = (primary or key) if multi_region else None
+            self.keys[region, account, key_id] = key
+            if alias:
+                self.aliases[region, account, alias] = key
+        self.set_key(key.arn, **attributes)
+        return key.arn
+
+    def key(self, arn: str) -> Key:
+        region, account, name = arn.split(":", 5)[3:]
+        return self.keys[region, account, name.split("/")[1]]
+
+    def set_key(self, arn: str, **attributes) -> None:
+        for name, value in attributes.items():
+            if name not in KEY_ATTRIBUTES:
+                raise ValueError(f"a key has no {name}")
+            setattr(self.key(arn), name, value)
+
+    def remove_key(self, arn: str) -> None:
+        key = self.key(arn)
+        del self.keys[key.region, key.account, key.key_id]
+        self.aliases = {name: each for name, each in self.aliases.items() if each is not key}
+
+    def perform(self, action: str, user: User, region: str, body: bytes) -> dict:
+        if action not in ACTIONS or action not in MODEL.operation_names:
+            raise KmsError("UnknownOperationException")
+        try:
+            members = json.loads(body.decode("utf-8"))
+        except ValueError:
+            raise KmsError("SerializationException", "The body is not JSON") from None
+        args = read_value(MODEL.operation_model(action).input_shape, members)
+        for name in NOT_EMULATED:
+            if name in args:
+                raise KmsError("UnsupportedOperationException", f"{name} is not emulated")
+        with self.lock:
+            return getattr(self, "do_" + action)(Call(action, user, region, args))
+
+    # -- finding a key, and whether it may be used
+
+    def find_key(self, call: Call, name: str, manage: bool = False) -> Key:
+        """The key that a KeyId names; the actions that manage keys take no aliases."""
+        match = KEY_ARN_FORM.fullmatch(name)
+        if name.startswith("arn:") and (not match or manage and ":alias/" in name):
+            raise KmsError("InvalidArnException" if manage else "NotFoundException",
+                           f"Invalid arn {name}")
+        region, account, rest = match.groups() if match else (
+            call.region, call.user.account, name if name.startswith("alias/") else "key/" + name)
+        arn = make_arn(region, account, rest)
+        if region != call.region or match and arn != name:
+            raise KmsError("NotFoundException", f"Invalid arn {region}")
+        if rest.startswith("alias/") and not manage:
+            key, missing = self.aliases.get((region, account, rest)), f"Alias {arn} is not found."
+        else:
+            key_id = rest.removeprefix("key/")
+            key, missing = self.keys.get((region, account, key_id)), f"Key '{arn}' does not exist"
+            if not KEY_ID_FORM.fullmatch(key_id):
+                missing = f"Invalid keyId '{key_id}'"
+        if key is None and account == call.user.account:
+            raise KmsError("NotFoundException", missing)
+        if key is None:
+            raise KmsError("AccessDeniedException", f"{arn} does not exist in this Region, no "
+                           "resource-based policies allow access, or one denies it")
+        return key
+
+    def find_source(self, call: Call, blob: bytes, pin: str) -> Key:
+        """The key of a blob; a pin must name just that one."""
+        pinned = self.find_key(call, pin) if pin else None
+        region, account, _, key_id = re.split("[:/]", read_blob(blob)[0])[3:]
+        key = self.keys.get((call.region, account, key_id))
+        if pinned and (pinned.account, pinned.key_id) != (account, key_id):
+            raise KmsError("IncorrectKeyException", "The key ID in the request does not identify "
+                           "a CMK that can perform this operation.")
+        if key is None or (region != call.region and not key.primary):
+            raise KmsError("AccessDeniedException", "The ciphertext refers to a key that does not "
+                           "exist, does not exist in this region, or is not open to you.")
+        return key
+
+    def allow(self, call: Call, key: Key, context: dict, permission: str = None) -> None:
+        permission = "kms:" + (permission or call.action)
+        accounts = (key.account, *key.shared_with)
+        if call.user.account not in accounts or not call.user.may_do(permission, key.arn, context):
+            raise KmsError("AccessDeniedException", f"User: {call.user.access_key_id} is not "
+                           f"authorized to perform: {permission} on resource: {key.arn}")
+
+    def enabled(self, key: Key) -> None:
+        if key.state == "Disabled":
+            raise KmsError("DisabledException", f"{key.arn} is disabled.")
+        if key.state not in ("Enabled", "Updating"):
+            what = "pending deletion" if key.state == "PendingDeletion" else key.state
+            raise KmsError("KMSInvalidStateException", f"{key.arn} is {what}.")
+
+    def ready(self, call: Call, key: Key, prefix: str = "", permission: str = None) -> dict:
+        """The checks on a key before it seals or opens; returns the context to do it with."""
+        context = call.get(prefix + "EncryptionContext", {})
+        self.allow(call, key, context, permission)
+        algorithm = call.get(prefix + "EncryptionAlgorithm", "SYMMETRIC_DEFAULT")
+        if key.usage != "ENCRYPT_DECRYPT" or not algorithm == key.spec == "SYMMETRIC_DEFAULT":
+            raise KmsError("InvalidKeyUsageException",
+                           f"{key.arn} is not valid for {call.action} with {algorithm}.")
+        self.enabled(key)
+        if call.get("GrantTokens"):
+            raise KmsError("InvalidGrantTokenException", "Invalid grant token")
+        return context
+
+    def dry_run(self, call: Call) -> None:
+        if call.get("DryRun") and not self.ignore_dry_run:
+            raise KmsError("DryRunOperationException",
+                           "The request would have succeeded, but the DryRun option is set.")
+
+    # -- the actions
+
+    def do_GenerateDataKey(self, call: Call) -> dict:
+        size, spec = call.get("NumberOfBytes"), call.get("KeySpec")
+        if (size is None) == (spec is None):
+            raise KmsError("ValidationException", "Give either number of bytes or key spec.")
+        key = self.find_key(call, call.get("KeyId"))
+        context = self.ready(call, key)
+        if key.origin in ("AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"):
+            raise KmsError("UnsupportedOperationException", f"{key.arn} is in a custom key store")
+        self.dry_run(call)
+        plain = os.urandom(size or {"AES_128": 16, "AES_256": 32}[spec])
+        return {"CiphertextBlob": seal(key, context, plain), "Plaintext": plain,
+                "KeyId": key.arn, "KeyMaterialId": key.materials.current_id}
+
+    def do_GenerateDataKeyWithoutPlaintext(self, call: Call) -> dict:
+        reply = self.do_GenerateDataKey(call)
+        del reply["Plaintext"]
+        return reply
+
+    def do_Encrypt(self, call: Call) -> dict:
+        key = self.find_key(call, call.get("KeyId"))
+        context = self.ready(call, key)
+        self.dry_run(call)
+        return {"CiphertextBlob": seal(key, context, call.get("Plaintext")), "KeyId": key.arn,
+                "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}
+
+    def open_source(self, call: Call, prefix: str, pin: str, permission: str) -> tuple:
+        """The opening half of Decrypt and ReEncrypt: key, plaintext, material id."""
+        blob = call.get("CiphertextBlob")
+        if blob is None:
+            raise invalid("CiphertextBlob", "not null")
+        key = self.find_source(call, blob, pin)
+        return key, *unseal(key, self.ready(call, key, prefix, permission), blob)
+
+    def do_Decrypt(self, call: Call) -> dict:
+        key, plain, material_id = self.open_source(call, "", call.get("KeyId"), "Decrypt")
+        self.dry_run(call)
+        return {"KeyId": key.arn, "Plaintext": plain, "KeyMaterialId": material_id,
+                "EncryptionAlgorithm": "SYMMETRIC_DEFAULT"}
+
+    def do_ReEncrypt(self, call: Call) -> dict:
+        source, plain, material_id = self.open_source(call, "Source", call.get("SourceKeyId"),
+                                                      "ReEncryptFrom")
+        key = self.find_key(call, call.get("DestinationKeyId"))
+        context = self.ready(call, key, "Destination", "ReEncryptTo")
+        self.dry_run(call)
+        return {"CiphertextBlob": seal(key, context, plain),
+                "SourceKeyId": source.arn, "KeyId": key.arn,
+                "SourceEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+                "DestinationEncryptionAlgorithm": "SYMMETRIC_DEFAULT",
+                "SourceKeyMaterialId": material_id,
+                "DestinationKeyMaterialId": key.materials.current_id}
+
+    def do_DescribeKey(self, call: Call) -> dict:
+        key = self.find_key(call, call.get("KeyId"))
+        self.allow(call, key, {})
+        about = {"AWSAccountId": key.account, "KeyId": key.key_id, "Arn": key.arn,
+                 "CreationDate": key.created, "Enabled": key.state == "Enabled",
+                 "Description": "", "KeyUsage": key.usage, "KeyState": key.state,
+                 "Origin": key.origin, "KeyManager": "CUSTOMER", "KeySpec": key.spec,
+                 "CustomerMasterKeySpec": key.spec, "MultiRegion": key.primary is not None}
+        if key.spec == "SYMMETRIC_DEFAULT":
+            about["EncryptionAlgorithms"] = [key.spec]
+            about["CurrentKeyMaterialId"] = key.materials.settle().current_id
+        if key.primary:
+            family = [{"Arn": each.arn, "Region": each.region} for each in self.keys.values()
+                      if each.primary is key.primary]
+            about["MultiRegionConfiguration"] = {
+                "MultiRegionKeyType": "PRIMARY" if key.primary is key else "REPLICA",
+                "PrimaryKey": family[0], "ReplicaKeys": family[1:]}
+        return {"KeyMetadata": about}
+
+    def managed_key(self, call: Call) -> Key:
+        key = self.find_key(call, call.get("KeyId"), manage=True)
+        self.allow(call, key, {})
+        if key.spec != "SYMMETRIC_DEFAULT" or key.origin != "AWS_KMS":
+            raise KmsError("UnsupportedOperationException", f"{key.arn} does not support rotation")
+        return key
+
+    def do_RotateKeyOnDemand(self, call: Call) -> dict:
+        key = self.managed_key(call)
+        materials = key.materials.settle()
+        if key.account != call.user.account:
+            raise KmsError("AccessDeniedException", "Rotation is not for other accounts' keys")
+        self.enabled(key)
+        if key.primary not in (None, key):
+            raise KmsError("UnsupportedOperationException", f"{key.arn} is a replica")
+        if materials.due is not None:
+            raise KmsError("ConflictException", f"A rotation of {key.arn} is in progress")
+        if materials.rotations >= ROTATIONS_MAX:
+            raise KmsError("LimitExceededException", f"{key.arn} was rotated {ROTATIONS_MAX} times")
+        materials.rotate(self.rotation_ms, self.now())
+        return {"KeyId": key.arn}
+
+    def do_GetKeyRotationStatus(self, call: Call) -> dict:
+        key = self.managed_key(call)
+        status = {"KeyId": key.arn, "KeyRotationEnabled": False}
+        if key.rotation_period and key.state != "PendingDeletion":
+            status.update(KeyRotationEnabled=True, RotationPeriodInDays=key.rotation_period,
+                          NextRotationDate=key.created + key.rotation_period * 86400)
+        if key.materials.settle().started is not None:
+            status["OnDemandRotationStartDate"] = key.materials.started
+        return status
+
+    def do_EnableKeyRotation(self, call: Call) -> None:
+        key = self.managed_key(call)
+        self.enabled(key)
+        key.rotation_period = call.get("RotationPeriodInDays", 365)
+
+
+# ---- faults -------------------------------------------------------------------------------------
+
+# what: its options; "where" says how far a connection gets before it breaks
+FAULTS = {
+    "latency": (),                      # only waits, as every fault does that is given ms
+    "slow_headers": ("each_ms",),       # between the bytes of the head
+    "slow_body": ("each_ms",),          # between the bytes of the body
+    "error": ("type", "status", "message", "retry_after"),
+    "throttle": ("retry_after",),       # ThrottlingException
+    "reply": ("status", "body", "size", "headers"),     # see BODIES; size: an oversized one
+    "redirect": ("location",),
+    "cut": ("where", "perform"),        # the end of the stream
+    "reset": ("where", "perform"),      # RST
+    "black_hole": ("where", "perform"),     # silence until the client goes away
+    "close": (),                        # after the reply, without having said so
+    "edit": ("set", "drop", "duplicate", "plaintext_size"),     # members of a good reply
+    "headers": ("set", "drop"),         # of a good reply: Date, Content-Length ...
+    "gzip": (), "chunked": (),
+}
+WHERES = {"cut": ("accept", "request", "status", "headers", "body"),
+          "reset": ("accept", "request", "status", "headers", "body"),
+          "black_hole": ("accept", "request")}
+BODIES = {"html": b"<html><body><h1>Bad day</h1></body></html>", "empty": b"", "json": b"{}",
+          "garbage": bytes(range(256)), "nested": b"[" * 100000, "truncated": b'{"KeyId":"arn:aw'}
+
+
+@dataclasses.dataclass
+class Rule:
+    action: str
+    what: str
+    times: int                          # 0: for ever
+    after: int                          # so many matching requests pass first
+    ms: float
+    options: dict
+
+    def __post_init__(self):
+        if self.what not in FAULTS or set(self.options) - set(FAULTS[self.what]):
+            raise ValueError(f"no such fault: {self.what} {self.options}")
+        wheres = WHERES.get(self.what, ("",))
+        self.where = self.options.get("where", "request" if "request" in wheres else "")
+        if self.where not in wheres or self.where == "accept" and self.action != "*":
+            raise ValueError(f"{self.what} cannot happen at {self.where} for {self.action}")
+
+    def get(self, name: str, default=None):
+        return self.options.get(name, default)
+
+
+@dataclasses.dataclass
+class Reply:
+    status: int
+    body: bytes = b""
+    headers: dict = dataclasses.field(default_factory=dict)     # None drops one
+
+
+def to_json(value) -> bytes:
+    """As KMS writes it: no spaces, bytes as base64."""
+    return json.dumps(value, separators=(",", ":"),
+                      default=lambda data: base64.b64encode(data).decode()).encode()
+
+
+def error_reply(error: KmsError, form: str, retry_after=None) -> Reply:
+    body = {"__type": form.format(error.kind)}
+    if error.message is not None:
+        body["Message" if error.kind in CAPITAL_MESSAGE else "message"] = error.message
+    return Reply(error.status, to_json(body), {"x-amz-retry-after": retry_after})
+
+
+def replaced_reply(rule: Rule, form: str):
+    """The reply of a fault that keeps the action from being performed, or None."""
+    if rule.what in ("throttle", "error"):
+        error = KmsError(rule.get("type", "ThrottlingException"),
+                         rule.get("message", "Rate exceeded"), rule.get("status"))
+        return error_reply(error, form, rule.get("retry_after"))
+    if rule.what == "redirect":
+        return Reply(301, b"", {"Location": rule.get("location", "https://example.com/")})
+    if rule.what == "reply":
+        body = rule.get("body", "empty")
+        body = BODIES[body] if body in BODIES else body.encode()
+        if rule.get("size"):
+            body = b'{"CiphertextBlob":"' + b"A" * (rule.get("size") - 21) + b'"}'
+        kind = {"Content-Type": "text/html"} if body.startswith(b"<") else {}
+        return Reply(rule.get("status", 200), body, {**kind, **rule.get("headers", {})})
+    return None
+
+
+def edit_reply(rule: Rule, reply: Reply) -> None:
+    """Spoils a good reply."""
+    if rule.what == "headers":
+        reply.headers.update(rule.get("set", {}), **dict.fromkeys(rule.get("drop", ())))
+    if rule.what == "gzip":
+        reply.body, reply.headers["Content-Encoding"] = gzip.compress(reply.body), "gzip"
+    if rule.what == "chunked":
+        parts = [reply.body[i:i + 50] for i in range(0, len(reply.body), 50)]
+        reply.body = b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in parts) + b"0\r\n\r\n"
+        reply.headers.update({"Transfer-Encoding": "chunked", "Content-Length": None})
+    if rule.what == "edit":
+        members = {**json.loads(reply.body), **rule.get("set", {})}
+        if rule.get("plaintext_size") is not None:
+            members["Plaintext"] = os.urandom(rule.get("plaintext_size"))
+        pairs = [pair for pair in members.items() if pair[0] not in rule.get("drop", ())]
+        pairs += rule.get("duplicate", {}).items()
+        reply.body = b"{%b}" % b",".join(to_json(name) + b":" + to_json(value)
+                                         for name, value in pairs)
+
+
+# ---- one connection -----------------------------------------------------------------------------
+
+
+class Connection:
+    """Reads requests and writes replies byte by byte, so that both can go wrong."""
+
+    def __init__(self, emulator: "Emulator", sock: socket.socket, number: int):
+        self.emulator, self.sock, self.number, self.buffer = emulator, sock, number, b""
+
+    def run(self) -> None:
+        try:
+            if self.broken_at_accept():
+                return
+            if self.emulator.tls:
+                self.sock = self.emulator.tls.wrap_socket(self.sock, server_side=True,
+                                                          do_handshake_on_connect=False)
+                self.sock.do_handshake()
+            self.sock.settimeout(self.emulator.idle_timeout)
+            kept = False
+            while self.receive() and not (kept and self.broken_at_accept()):
+                request, kept = self.read_request(), True
+                if request is None or not self.answer(request):
+                    return
+        except ssl.SSLError as error:
+            self.emulator.tls_failures.append(str(error))
+        except OSError:
+            pass                        # the client went away, or was silent for too long
+        finally:
+            self.emulator.forget(self)
+            self.sock.close()
+
+    def broken_at_accept(self) -> bool:
+        rule = self.emulator.take_fault("*", True)
+        if rule:
+            self.emulator.wait(rule.ms)
+            self.break_off(rule)
+        return rule is not None
+
+    def break_off(self, rule: Rule) -> None:
+        if rule.what == "black_hole":
+            gone = select.poll()
+            gone.register(self.sock.fileno(), select.POLLRDHUP)
+            gone.poll()                 # stop() ends this too
+        if rule.what == "reset":
+            time.sleep(0.02)            # or the RST would overtake what was sent before it
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.sock.close()
+
+    def receive(self) -> bool:
+        """Waits until there is something in the buffer; False at the end of the stream."""
+        self.buffer = self.buffer or self.sock.recv(65536)
+        return bool(self.buffer)
+
+    def read_until(self, enough) -> None:
+        while not enough():
+            data = self.sock.recv(65536)
+            if not data or len(self.buffer) > 1 << 20:
+                raise OSError("request cut short, or far too long")
+            self.buffer += data
+
+    def read_request(self) -> Request:
+        self.read_until(lambda: b"\r\n\r\n" in self.buffer)
+        head, _, self.buffer = self.buffer.partition(b"\r\n\r\n")
+        try:
+            first, *lines = head.decode("utf-8").split("\r\n")
+            method, target, _ = first.split(" ")
+            pairs = [line.split(":", 1) for line in lines]
+            request = Request(method, target, [(name, text.strip(" \t")) for name, text in pairs],
+                              b"")
+            size = int(request.get("content-length", "0"))
+        except ValueError:
+            self.sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            return None
+        if request.get("expect").lower() == "100-continue":
+            self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.read_until(lambda: len(self.buffer) >= size)
+        request.body, self.buffer = self.buffer[:size], self.buffer[size:]
+        return request
+
+    def answer(self, request: Request) -> bool:
+        """True if the connection lives on."""
+        emulator = self.emulator
+        record = emulator.begin(request, self.number)
+        try:
+            rule = emulator.take_fault(record["action"], False)
+            record["fault"] = rule and rule.what
+            emulator.wait(emulator.latency_ms + (rule.ms if rule else 0))
+            if rule and rule.where == "request" and not rule.get("perform"):
+                self.break_off(rule)
+                return False
+            reply = rule and replaced_reply(rule, emulator.type_form)
+            if reply is None:
+                reply = emulator.reply_to(request, record)
+                if rule and reply.status == 200:
+                    edit_reply(rule, reply)
+            record["status"] = reply.status
+            return (self.send(reply, record["request_id"], rule)
+                    and request.get("connection").lower() != "close")
+        finally:
+            emulator.end()
+
+    def send(self, reply: Reply, request_id: str, rule: Rule) -> bool:
+        headers = {"x-amzn-RequestId": request_id, "Content-Length": len(reply.body),
+                   "Date": email.utils.formatdate(self.emulator.now(), usegmt=True),
+                   "Content-Type": "application/x-amz-json-1.1", **reply.headers}
+        status = f"HTTP/1.1 {reply.status} {http.client.responses.get(reply.status, 'Odd')}\r\n"
+        head = (status + "".join(f"{name}: {value}\r\n" for name, value in headers.items()
+                                 if value is not None) + "\r\n").encode("latin-1")
+        if rule and rule.where:
+            size = {"request": 0, "status": len(status), "headers": (len(status) + len(head)) // 2,
+                    "body": len(head) + len(reply.body) // 2}[rule.where]
+            self.sock.sendall((head + reply.body)[:size])
+            self.break_off(rule)
+            return False
+        what, data = rule.what if rule else "", head + reply.body
+        slow, fast = {"slow_headers": (0, len(head)), "slow_body": (len(head), len(data))}.get(
+            what, (0, 0))
+        self.sock.sendall(data[:slow])
+        for at in range(slow, fast):
+            self.sock.sendall(data[at:at + 1])
+            self.emulator.wait(rule.get("each_ms", 20))
+        self.sock.sendall(data[fast:])
+        return what != "close"
+
+
+# ---- the emulator -------------------------------------------------------------------------------
+
+
+LOG_MAX = 20000                         # requests kept; the counters go on
+
+
+class Emulator(Kms):
+    SETTINGS = ("clock_offset", "rotation_ms", "ignore_dry_run", "type_form", "modelled_status",
+                "latency_ms", "idle_timeout")
+    CONTROLS = ("add_key", "set_key", "remove_key", "add_user", "remove_user", "fault",
+                "clear_faults", "set", "reset_log", "count", "log", "start", "stop")
+
+    def __init__(self, cert=None, key=None, port=0, tls_max=None):
+        """tls_max: newest TLS version to speak, as ssl.TLSVersion names it ("TLSv1_1")."""
+        super().__init__()
+        self.port, self.tls = port, tls_context(cert, key, tls_max) if cert else None
+        self.type_form = "{}"           # of __type, such as "com.amazonaws.kms#{}:x"
+        self.modelled_status = False    # HTTP statuses of the API model, not of the wire
+        self.latency_ms = 0             # before every reply
+        self.idle_timeout = None        # seconds after which a silent connection is closed
+        self.stopping, self.listener, self.open = threading.Event(), None, {}
+        self.rules = []
+        self.reset_log()
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    def start(self) -> "Emulator":
+        """Listens, on the same port as before if it was stopped."""
+        self.stopping.clear()
+        self.listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, args=(self.listener,), daemon=True).start()
+        return self
+
+    def stop(self) -> None:
+        """Refuses and cuts all connections; keys, users, faults and log stay."""
+        if self.listener is None:
+            return
+        self.stopping.set()
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.listener = None
+        with self.lock:
+            threads = list(self.open.items())
+        for connection, thread in threads:
+            try:
+                socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
+            except OSError:
+                pass                    # it was closing by itself
+            thread.join(5)
+
+    def __enter__(self) -> "Emulator":
+        return self.start()
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self.lock:
+                if self.stopping.is_set():
+                    return sock.close()
+                self.connections += 1
+                connection = Connection(self, sock, self.connections)
+                self.open[connection] = threading.Thread(target=connection.run, daemon=True)
+                self.open[connection].start()
+
+    def forget(self, connection: Connection) -> None:
+        with self.lock:
+            self.open.pop(connection, None)
+
+    def wait(self, milliseconds: float) -> None:
+        if milliseconds:
+            self.stopping.wait(milliseconds / 1000)
+
+    # -- faults and settings
+
+    def fault(self, action, what, times=1, after=0, ms=0, **options) -> None:
+        """The next `times` requests for `action` ("*": any), after `after` others, go wrong."""
+        with self.lock:
+            self.rules.append(Rule(action, what, times, after, ms, options))
+
+    def clear_faults(self) -> None:
+        with self.lock:
+            self.rules = []
+
+    def take_fault(self, action: str, at_accept: bool):
+        """The first rule that is due, used up by one."""
+        with self.lock:
+            for rule in self.rules:
+                if rule.action not in ("*", action) or (rule.where == "accept") != at_accept:
+                    continue
+                if rule.after > 0:
+                    rule.after -= 1
+                    continue
+                if rule.times == 1:
+                    self.rules.remove(rule)
+                rule.times = max(0, rule.times - 1)
+                return rule
+        return None
+
+    def set(self, **settings) -> None:
+        for name, value in settings.items():
+            if name not in self.SETTINGS:
+                raise ValueError(f"no such setting: {name}")
+            setattr(self, name, value)
+
+    # -- requests and their log
+
+    def reset_log(self) -> None:
+        with self.lock:
+            self.requests, self.counts = [], collections.Counter()
+            self.connections = self.in_flight = self.peak = 0
+            self.tls_failures, self.crashes = [], []
+
+    def count(self, action=None) -> int:
+        """Requests for an action, or all, that came in, well or badly answered."""
+        return self.counts[action] if action else sum(self.counts.values())
+
+    def log(self) -> dict:
+        with self.lock:
+            return {"requests": list(self.requests), "connections": self.connections,
+                    "peak": self.peak, "tls_failures": self.tls_failures, "crashes": self.crashes}
+
+    def begin(self, request: Request, connection: int) -> dict:
+        """Judges a request's signature and writes it into the log."""
+        target = request.get("x-amz-target")
+        action = target[13:] if target.startswith("TrentService.") else ""
+        match = AUTHORIZATION.fullmatch(request.get("authorization"))
+        record = {"action": action, "host": request.get("host"), "connection": connection,
+                  "attempt": request.get("amz-sdk-request"), "time": self.now(),
+                  "headers": {name.lower(): value for name, value in request.headers},
+                  "request_id": str(uuid.uuid4()), "access_key_id": match and match[1],
+                  "account": None, "region": match and match[3], "body": None,
+                  "signed": "OK", "verdict": None, "status": None, "fault": None}
+        try:
+            record["body"] = json.loads(request.body)
+        except ValueError:
+            pass
+        try:
+            request.user = judge(request, self.users, self.now())
+            record["account"] = request.user.account
+        except KmsError as error:
+            request.refusal, record["signed"] = error, error.kind
+        with self.lock:
+            self.requests.append(record)
+            del self.requests[:-LOG_MAX]
+            self.counts[action] += 1
+            self.in_flight += 1
+            self.peak = max(self.peak, self.in_flight)
+        return record
+
+    def end(self) -> None:
+        with self.lock:
+            self.in_flight -= 1
+
+    def reply_to(self, request: Request, record: dict) -> Reply:
+        try:
+            if request.refusal:
+                raise request.refusal
+            if (request.method, request.target) != ("POST", "/"):
+                raise KmsError("UnknownOperationException", status=404)
+            result = self.perform(record["action"], request.user, record["region"], request.body)
+            record["verdict"] = "OK"
+            return Reply(200, b"" if result is None else to_json(result))
+        except KmsError as error:
+            record["verdict"] = error.kind
+            if self.modelled_status:
+                error.status = MODELLED_STATUS.get(error.kind, error.status)
+            return error_reply(error, self.type_form)
+        except Exception:               # a bug here: let the tests see it
+            record["verdict"] = "InternalFailure"
+            self.crashes.append(traceback.format_exc())
+            return Reply(500, b'{"__type":"InternalFailure"}')
+
+
+def tls_context(cert, key, tls_max) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    if tls_max:
+        context.set_ciphers("DEFAULT@SECLEVEL=0")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = ssl.TLSVersion.TLSv1
+            context.maximum_version = ssl.TLSVersion[tls_max]
+    return context
+
+
+# ---- the control port and the program -----------------------------------------------------------
+
+
+class Control(http.server.BaseHTTPRequestHandler):
+    """POST {"do": name, arguments...}: an Emulator method of CONTROLS; answers {"result"}."""
+
+    def do_POST(self) -> None:
+        try:
+            order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            name = order.pop("do")
+            if name not in Emulator.CONTROLS:
+                raise ValueError(f"cannot {name}")
+            status, answer = 200, {"result": getattr(self.server.emulator, name)(**order)}
+        except Exception as error:
+            status, answer = 400, {"error": f"{type(error).__name__}: {error}"}
+        body = json.dumps(answer, default=str).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+def serve_control(emulator: Emulator, port: int = 0) -> http.server.ThreadingHTTPServer:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Control)
+    server.emulator = emulator
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+class Remote:
+    """An emulator in another process, by its control port: Remote(port).fault(...)."""
+
+    def __init__(self, control: int):
+        self.control = control
+
+    def __getattr__(self, name: str):
+        def call(**order):
+            link = http.client.HTTPConnection("127.0.0.1", self.control, timeout=30)
+            link.request("POST", "/", json.dumps({"do": name, **order}))
+            answer = json.loads(link.getresponse().read())
+            link.close()
+            if "error" in answer:
+                raise ValueError(answer["error"])
+            return answer["result"]
+        return call
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="An emulator of AWS KMS, for tests.")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--control-port", type=int, default=0)
+    parser.add_argument("--cert")
+    parser.add_argument("--key")
+    parser.add_argument("--ready-file", type=Path)
+    args = parser.parse_args()
+    done = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: done.set())
+    with Emulator(args.cert, args.key, args.port) as emulator:
+        control = serve_control(emulator, args.control_port)
+        line = json.dumps({"url": emulator.url, "port": emulator.port,
+                           "control": control.server_port})
+        if args.ready_file:
+            draft = args.ready_file.with_name(args.ready_file.name + ".new")
+            draft.write_text(line + "\n")
+            draft.replace(args.ready_file)
+        print(line, flush=True)
+        done.wait()
+        control.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""The examples of the manual and of the README do what they say, and the policies suffice."""
+
+import json
+import os
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, SECRET, Emulator
+from servers import certificates
+
+TOP = Path(__file__).resolve().parent.parent
+HEADER = (TOP / "keyring_aws.h").read_text()
+README = (TOP / "README.md").read_text()
+WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+REGION = "eu-west-1"
+
+
+@pytest.fixture
+def kms():
+    certs = certificates()
+    with Emulator(*certs.good) as emulator:
+        emulator.ca = str(certs.ca)
+        emulator.arn = emulator.add_key(REGION, ACCOUNT, alias="alias/app")
+        yield emulator
+        assert emulator.crashes == []
+
+
+def write_conf(folder: Path, user=ACCESS_KEY_ID, secret=SECRET) -> Path:
+    conf = folder / "keys.conf"
+    conf.write_text(f"{user}\n{secret}\n")
+    conf.chmod(0o600)
+    return conf
+
+
+def compile_c(folder: Path, source: str, *flags: str, compiler="gcc") -> Path:
+    (folder / "example.c").write_text(source)
+    subprocess.run([compiler, "-std=c99", *WARNINGS, *flags, f"-I{TOP}", "-o", "example",
+                    "example.c", "-lbearssl", "-lcurl"], cwd=folder, check=True)
+    return folder / "example"
+
+
+def header_example() -> str:
+    """The first C program in the manual, as a user would copy it."""
+    comment = HEADER[:HEADER.index("*/")]
+    body = re.search(r"^ \*     int main\(void\)\n.*?^ \*     }$", comment, re.M | re.S).group()
+    return re.sub(r"^ \* ?( {4})?", "", body, flags=re.M) + "\n"
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+def test_the_first_example_of_the_header(tmp_path, kms, compiler):
+    write_conf(tmp_path)
+    source = header_example().replace(
+        f'"{REGION}" }}', f'"{REGION}", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}')
+    assert kms.url in source
+    program = compile_c(tmp_path, '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n'
+                        + source, compiler=compiler)
+    done = subprocess.run([program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"b: {kms.arn}\n"), done.stderr
+    assert len(header_example().splitlines()) <= 32
+    for action in ("GenerateDataKeyWithoutPlaintext", "Encrypt", "Decrypt", "ReEncrypt",
+                   "RotateKeyOnDemand"):
+        assert kms.count(action) >= 1, action
+    assert b"correct horse" not in (tmp_path / "keys.kaws").read_bytes()
+    assert stat.S_IMODE(os.stat(tmp_path / "keys.kaws").st_mode) == 0o600
+
+
+def test_the_example_of_the_readme(tmp_path, kms):
+    conf = write_conf(tmp_path)
+    (example,) = readme_blocks("c")
+    program = compile_c(tmp_path, example)
+    done = subprocess.run([program, tmp_path / "data", conf, kms.arn, kms.url, kms.ca],
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "a key of 32 bytes\n"), done.stderr
+    assert subprocess.run([program]).returncode == 2
+
+
+def test_the_least_policy_suffices_and_is_needed(tmp_path, kms):
+    """With the README's IAM policy everything works; less of any action, and something fails."""
+    text = re.search(r'^    \{ "Version".*?\] \}$', README, re.M | re.S).group()
+    policy = json.loads(text.replace("KEY", kms.arn))
+    source = header_example().replace("alias/app", kms.arn).replace(
+        f'"{REGION}" }}', f'"{REGION}", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}')
+    program = compile_c(tmp_path, '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n'
+                        + source)
+
+    def works(document) -> subprocess.CompletedProcess:
+        kms.add_user("AKIDLEAST", "least-secret", ACCOUNT, policy=document)
+        write_conf(tmp_path, "AKIDLEAST", "least-secret")
+        (tmp_path / "keys.kaws").unlink(missing_ok=True)
+        return subprocess.run([program], cwd=tmp_path, capture_output=True, text=True)
+
+    done = works(policy)
+    assert done.returncode == 0, done.stderr
+    actions = [(0, action) for action in policy["Statement"][0]["Action"]]
+    for place, action in actions + [(1, "kms:RotateKeyOnDemand")]:
+        less = json.loads(json.dumps(policy))
+        allowed = less["Statement"][place]["Action"]
+        if isinstance(allowed, list):
+            allowed.remove(action)
+        else:
+            del less["Statement"][place]
+        done = works(less)
+        assert done.returncode == 1 and "AccessDeniedException" in done.stderr, action
+
+
+def test_the_readme_names_every_variable_of_the_plugin():
+    source = (TOP / "keyring_aws_plugin.c").read_text()
+    for name in re.findall(r"`(keyring_aws_\w+|Keyring_aws_\w+)`", README):
+        short = re.sub(r"(?i)^keyring_aws_", "", name).removesuffix("()")
+        assert short in source, name
