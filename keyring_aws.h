@@ -235,6 +235,9 @@
 #if !defined(_FILE_OFFSET_BITS)
 #define _FILE_OFFSET_BITS 64
 #endif
+#if defined(_WIN32) && !defined(_CRT_RAND_S)
+#define _CRT_RAND_S
+#endif
 #endif
 
 #if !defined(KEYRING_AWS_H)
@@ -590,7 +593,7 @@ typedef struct kaws_signing {
 
 /* Writes the value of the Authorization header, NUL-terminated, to
  * `authorization`, which has room for `cap` bytes. It signs as AWS wants it of
- * every service but S3. ARGUMENT. */
+ * every service but S3. ARGUMENT; the room, if there is any, then holds "". */
 KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
                                char *authorization, size_t cap,
                                kaws_error *err);
@@ -644,14 +647,20 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <stdlib.h>
 #include <string.h>
 
-#include <dirent.h>
+#if defined(_WIN32)
+#include <windows.h>
+#include <fcntl.h>
+#include <io.h>
+#else
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#endif
 
-#if !defined(KEYRING_AWS_NO_THREADS)
+#if !defined(KEYRING_AWS_NO_THREADS) && !defined(_WIN32)
 #include <pthread.h>
 #include <signal.h>
 #endif
@@ -668,34 +677,332 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #error "compile the implementation of keyring_aws.h as C; include it in C++"
 #endif
 
+/* KAWS__MAYBE: used only with the built-in sender. */
 #if defined(__GNUC__) || defined(__clang__)
 #define KAWS__PRINTF(text, first) __attribute__((format(printf, text, first)))
+#define KAWS__MAYBE               __attribute__((unused))
 #else
 #define KAWS__PRINTF(text, first)
+#define KAWS__MAYBE
 #endif
-
-/* Mistakes of the programmer's, not the user's. Strings of a table end up in
- * logs, so their number must be the enum's. */
-typedef char kaws__statuses_fit_a_byte[KAWS_STATUS_COUNT < 256 ? 1 : -1];
 
 
 /* ==========================================================================
  * ROOM 1  plat     clock, random bytes, threads, files: the only OS code
  * ==========================================================================
  * Uses: nothing
- * Gives: plat_now_ms plat_ticks_us plat_sleep_ms plat_random plat_env
+ * Gives: plat_env plat_error plat_now_ms plat_ticks_us plat_sleep_ms
+ *        plat_random plat_symbol plat_last_slash
  *        plat_lock_init plat_lock_free plat_lock plat_unlock plat_once
  *        plat_parallel plat_pages plat_pages_free
  *        plat_open plat_close plat_stat plat_read_at plat_write_at plat_sync
  *        plat_sync_dir plat_cut plat_rename plat_remove plat_make_dir
- *        plat_hold plat_release plat_others_hold plat_error
+ *        plat_hold plat_release plat_others_hold
  *
  * Everything that differs between systems is here, as small calls that say
- * what is wanted. Calls that can fail return 0 or an errno value. A file is
- * a descriptor; a failed call on it leaves it open.
+ * what is wanted; POSIX and Windows are two sections with the same functions.
+ * Calls that can fail return 0 or an errno value. A file is a descriptor; a
+ * failed call on it leaves it open.
  */
 
-/* ---- time, chance, environment ----------------------------------------- */
+/* ---- what is the same everywhere --------------------------------------- */
+
+/* READ_LINKED is for what the administrator may have put behind a link. */
+enum {
+    KAWS__READ, KAWS__WRITE, KAWS__NEW, KAWS__LOCKFILE, KAWS__READ_LINKED
+};
+
+typedef struct kaws__stat {
+    uint64_t dev, ino, size;
+    int64_t  mtime_ns;
+    int      regular;             /* a plain file, no link, pipe or folder    */
+    int      mine;                /* its owner is who we run as               */
+    int      others_read, others_write;
+} kaws__stat;
+
+
+KAWS__MAYBE static const char *
+kaws__plat_env(const char *name)
+{
+    const char *value = getenv(name);
+
+    return value != NULL && *value != '\0' ? value : NULL;
+}
+
+
+/* strerror() may share a buffer between threads, and strerror_r() is two
+ * different functions. These are what our calls can meet. */
+static const char *
+kaws__plat_error(int os)
+{
+    static const struct { int os; const char *text; } known[] = {
+        { EACCES,       "Permission denied" },
+        { EAGAIN,       "Resource temporarily unavailable" },
+        { EBADF,        "Bad file descriptor" },
+        { EBUSY,        "Device or resource busy" },
+#if defined(EDQUOT)
+        { EDQUOT,       "Disk quota exceeded" },
+#endif
+        { EEXIST,       "File exists" },
+        { EFBIG,        "File too large" },
+        { EINVAL,       "Invalid argument" },
+        { EIO,          "Input/output error" },
+        { EISDIR,       "Is a directory" },
+        { ELOOP,        "Is a symbolic link, or too many of them" },
+        { EMFILE,       "Too many open files in this process" },
+        { ENAMETOOLONG, "File name too long" },
+        { ENFILE,       "Too many open files in the system" },
+        { ENODEV,       "No such device" },
+        { ENOENT,       "No such file or directory" },
+        { ENOLCK,       "No locks available" },
+        { ENOMEM,       "Cannot allocate memory" },
+        { ENOSPC,       "No space left on device" },
+        { ENOTDIR,      "Not a directory" },
+        { ENXIO,        "Is a pipe or a device" },
+        { EPERM,        "Operation not permitted" },
+        { EROFS,        "Read-only file system" }
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (known[i].os == os)
+            return known[i].text;
+    return "see its errno";
+}
+
+
+/* ---- threads ----------------------------------------------------------- */
+
+#if defined(KEYRING_AWS_NO_THREADS)
+
+typedef int kaws__lock;
+typedef int kaws__once;
+#define KAWS__ONCE 0
+
+
+static int
+kaws__plat_lock_init(kaws__lock *lock)
+{
+    *lock = 0;
+    return 0;
+}
+
+
+static void
+kaws__plat_lock_free(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+static void
+kaws__plat_lock(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+static void
+kaws__plat_unlock(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+KAWS__MAYBE static void
+kaws__plat_once(kaws__once *once, void (*job)(void))
+{
+    if (!*once)
+        job();
+    *once = 1;
+}
+
+
+static void
+kaws__plat_parallel(int count, void (*job)(void *), void *arg)
+{
+    (void)count;
+    job(arg);
+}
+
+#elif defined(_WIN32)
+
+typedef SRWLOCK kaws__lock;
+typedef INIT_ONCE kaws__once;
+#define KAWS__ONCE INIT_ONCE_STATIC_INIT
+
+#define KAWS__PARALLEL_MAX 63     /* so many can be waited for at once        */
+
+typedef struct kaws__job {
+    void (*job)(void *);
+    void *arg;
+} kaws__job;
+
+
+static int
+kaws__plat_lock_init(kaws__lock *lock)
+{
+    InitializeSRWLock(lock);
+    return 0;
+}
+
+
+static void
+kaws__plat_lock_free(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+static void
+kaws__plat_lock(kaws__lock *lock)
+{
+    AcquireSRWLockExclusive(lock);
+}
+
+
+static void
+kaws__plat_unlock(kaws__lock *lock)
+{
+    ReleaseSRWLockExclusive(lock);
+}
+
+
+KAWS__MAYBE static void
+kaws__plat_once(kaws__once *once, void (*job)(void))
+{
+    BOOL first = FALSE;
+    void *context;
+
+    if (InitOnceBeginInitialize(once, 0, &first, &context) && first) {
+        job();
+        InitOnceComplete(once, 0, NULL);
+    }
+}
+
+
+static DWORD WINAPI
+kaws__plat_thread(void *arg)
+{
+    kaws__job *job = arg;
+
+    job->job(job->arg);
+    return 0;
+}
+
+
+/* As the POSIX one. */
+static void
+kaws__plat_parallel(int count, void (*job)(void *), void *arg)
+{
+    kaws__job work;
+    HANDLE threads[KAWS__PARALLEL_MAX];
+    DWORD started = 0;
+
+    work.job = job;
+    work.arg = arg;
+    while ((int)started < count - 1 && started < KAWS__PARALLEL_MAX) {
+        threads[started] = CreateThread(NULL, 0, kaws__plat_thread, &work, 0,
+                                        NULL);
+        if (threads[started] == NULL)
+            break;
+        started++;
+    }
+    job(arg);
+    if (started > 0)
+        WaitForMultipleObjects(started, threads, TRUE, INFINITE);
+    while (started > 0)
+        CloseHandle(threads[--started]);
+}
+
+#else
+
+typedef pthread_mutex_t kaws__lock;
+typedef pthread_once_t kaws__once;
+#define KAWS__ONCE PTHREAD_ONCE_INIT
+
+#define KAWS__PARALLEL_MAX 64
+
+typedef struct kaws__job {
+    void (*job)(void *);
+    void *arg;
+} kaws__job;
+
+
+static int
+kaws__plat_lock_init(kaws__lock *lock)
+{
+    return pthread_mutex_init(lock, NULL);
+}
+
+
+static void
+kaws__plat_lock_free(kaws__lock *lock)
+{
+    pthread_mutex_destroy(lock);
+}
+
+
+static void
+kaws__plat_lock(kaws__lock *lock)
+{
+    pthread_mutex_lock(lock);
+}
+
+
+static void
+kaws__plat_unlock(kaws__lock *lock)
+{
+    pthread_mutex_unlock(lock);
+}
+
+
+KAWS__MAYBE static void
+kaws__plat_once(kaws__once *once, void (*job)(void))
+{
+    pthread_once(once, job);
+}
+
+
+static void *
+kaws__plat_thread(void *arg)
+{
+    kaws__job *job = arg;
+
+    job->job(job->arg);
+    return NULL;
+}
+
+
+/* Runs the job on `count` threads, the caller's among them, and returns when
+ * all are done. Where the system gives fewer threads, fewer do the work. The
+ * new ones take no signals: those belong to the program we are a guest of. */
+static void
+kaws__plat_parallel(int count, void (*job)(void *), void *arg)
+{
+    kaws__job work = { job, arg };
+    pthread_t threads[KAWS__PARALLEL_MAX];
+    sigset_t all, before;
+    int started = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (started < count - 1 && started < KAWS__PARALLEL_MAX &&
+           pthread_create(&threads[started], NULL, kaws__plat_thread,
+                          &work) == 0)
+        started++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    job(arg);
+    while (started > 0)
+        pthread_join(threads[--started], NULL);
+}
+
+#endif
+
+
+#if !defined(_WIN32)
+
+/* ---- time and chance --------------------------------------------------- */
 
 static int64_t
 kaws__plat_now_ms(void *ctx)
@@ -757,154 +1064,6 @@ kaws__plat_random(void *ctx, void *out, size_t len)
 }
 
 
-static const char *
-kaws__plat_env(const char *name)
-{
-    const char *value = getenv(name);
-
-    return value != NULL && *value != '\0' ? value : NULL;
-}
-
-
-/* ---- threads ----------------------------------------------------------- */
-
-#if defined(KEYRING_AWS_NO_THREADS)
-
-typedef int kaws__lock;
-typedef int kaws__once;
-#define KAWS__ONCE 0
-
-
-static int
-kaws__plat_lock_init(kaws__lock *lock)
-{
-    *lock = 0;
-    return 0;
-}
-
-
-static void
-kaws__plat_lock_free(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-static void
-kaws__plat_lock(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-static void
-kaws__plat_unlock(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-static void
-kaws__plat_once(kaws__once *once, void (*job)(void))
-{
-    if (!*once)
-        job();
-    *once = 1;
-}
-
-
-static void
-kaws__plat_parallel(int count, void (*job)(void *), void *arg)
-{
-    (void)count;
-    job(arg);
-}
-
-#else
-
-typedef pthread_mutex_t kaws__lock;
-typedef pthread_once_t kaws__once;
-#define KAWS__ONCE PTHREAD_ONCE_INIT
-
-#define KAWS__PARALLEL_MAX 64
-
-typedef struct kaws__job {
-    void (*job)(void *);
-    void *arg;
-} kaws__job;
-
-
-static int
-kaws__plat_lock_init(kaws__lock *lock)
-{
-    return pthread_mutex_init(lock, NULL);
-}
-
-
-static void
-kaws__plat_lock_free(kaws__lock *lock)
-{
-    pthread_mutex_destroy(lock);
-}
-
-
-static void
-kaws__plat_lock(kaws__lock *lock)
-{
-    pthread_mutex_lock(lock);
-}
-
-
-static void
-kaws__plat_unlock(kaws__lock *lock)
-{
-    pthread_mutex_unlock(lock);
-}
-
-
-static void
-kaws__plat_once(kaws__once *once, void (*job)(void))
-{
-    pthread_once(once, job);
-}
-
-
-static void *
-kaws__plat_thread(void *arg)
-{
-    kaws__job *job = arg;
-
-    job->job(job->arg);
-    return NULL;
-}
-
-
-/* Runs the job on `count` threads, the caller's among them, and returns when
- * all are done. Where the system gives fewer threads, fewer do the work. The
- * new ones take no signals: those belong to the program we are a guest of. */
-static void
-kaws__plat_parallel(int count, void (*job)(void *), void *arg)
-{
-    kaws__job work = { job, arg };
-    pthread_t threads[KAWS__PARALLEL_MAX];
-    sigset_t all, before;
-    int started = 0;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (started < count - 1 && started < KAWS__PARALLEL_MAX &&
-           pthread_create(&threads[started], NULL, kaws__plat_thread,
-                          &work) == 0)
-        started++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    job(arg);
-    while (started > 0)
-        pthread_join(threads[--started], NULL);
-}
-
-#endif
-
-
 /* ---- memory that is neither swapped nor dumped ------------------------- */
 
 /* Locking and hiding are asked for, not insisted on: a process may lock only
@@ -937,21 +1096,33 @@ kaws__plat_pages_free(void *at, size_t len)
 }
 
 
+/* The function of that name that the code at `caller` calls: the first one in the
+ * global scope of the process, as the linker does it, or else the one of its
+ * own library's. NULL: there is none. */
+KAWS__MAYBE static void *
+kaws__plat_symbol(const char *name, void *caller)
+{
+    void *symbol = dlsym(RTLD_DEFAULT, name), *library = NULL;
+    Dl_info info;
+
+    if (symbol == NULL && dladdr(caller, &info) != 0)
+        library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+    if (library != NULL) {
+        symbol = dlsym(library, name);
+        dlclose(library);
+    }
+    return symbol;
+}
+
+
+static const char *
+kaws__plat_last_slash(const char *path)
+{
+    return strrchr(path, '/');
+}
+
+
 /* ---- files ------------------------------------------------------------- */
-
-/* READ_LINKED is for what the administrator may have put behind a link. */
-enum {
-    KAWS__READ, KAWS__WRITE, KAWS__NEW, KAWS__LOCKFILE, KAWS__READ_LINKED
-};
-
-typedef struct kaws__stat {
-    uint64_t dev, ino, size;
-    int64_t  mtime_ns;
-    int      regular;             /* a plain file, no link, pipe or folder    */
-    int      mine;                /* its owner is who we run as               */
-    int      others_read, others_write;
-} kaws__stat;
-
 
 /* Never waiting for the other end of a pipe and, but for READ_LINKED, never
  * through a link at the end of the path: what stands in the keyring's place
@@ -1209,44 +1380,369 @@ kaws__plat_others_hold(int fd, int slot)
 
 #endif
 
+#else
 
-/* strerror() may share a buffer between threads, and strerror_r() is two
- * different functions. These are what our calls can meet. */
-static const char *
-kaws__plat_error(int os)
+/* ---- the same on Windows ------------------------------------------------ */
+
+/* A file is a descriptor here, too, made from a handle: so room file need not
+ * know. Paths are UTF-8. Owners and modes are not looked at: Windows keeps
+ * them in access lists, which the folder hands down. */
+
+static int64_t
+kaws__plat_now_ms(void *ctx)
 {
-    static const struct { int os; const char *text; } known[] = {
-        { EACCES,       "Permission denied" },
-        { EAGAIN,       "Resource temporarily unavailable" },
-        { EBADF,        "Bad file descriptor" },
-        { EBUSY,        "Device or resource busy" },
-        { EDQUOT,       "Disk quota exceeded" },
-        { EEXIST,       "File exists" },
-        { EFBIG,        "File too large" },
-        { EINVAL,       "Invalid argument" },
-        { EIO,          "Input/output error" },
-        { EISDIR,       "Is a directory" },
-        { ELOOP,        "Is a symbolic link, or too many of them" },
-        { EMFILE,       "Too many open files in this process" },
-        { ENAMETOOLONG, "File name too long" },
-        { ENFILE,       "Too many open files in the system" },
-        { ENODEV,       "No such device" },
-        { ENOENT,       "No such file or directory" },
-        { ENOLCK,       "No locks available" },
-        { ENOMEM,       "Cannot allocate memory" },
-        { ENOSPC,       "No space left on device" },
-        { ENOTDIR,      "Not a directory" },
-        { ENXIO,        "Is a pipe or a device" },
-        { EPERM,        "Operation not permitted" },
-        { EROFS,        "Read-only file system" }
+    FILETIME t;
+
+    (void)ctx;
+    GetSystemTimeAsFileTime(&t);
+    return (int64_t)((uint64_t)t.dwHighDateTime << 32 | t.dwLowDateTime) /
+           10000 - 11644473600000;
+}
+
+
+static int64_t
+kaws__plat_ticks_us(void)
+{
+    LARGE_INTEGER now, hz;
+
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&hz);
+    return now.QuadPart / hz.QuadPart * 1000000 +
+           now.QuadPart % hz.QuadPart * 1000000 / hz.QuadPart;
+}
+
+
+static void
+kaws__plat_sleep_ms(void *ctx, int ms)
+{
+    (void)ctx;
+    Sleep((DWORD)ms);
+}
+
+
+static int
+kaws__plat_random(void *ctx, void *out, size_t len)
+{
+    uint8_t *at = out;
+    unsigned word;
+    size_t n;
+
+    (void)ctx;
+    for (; len > 0; at += n, len -= n) {
+        if (rand_s(&word) != 0)
+            return EIO;
+        n = len < sizeof word ? len : sizeof word;
+        memcpy(at, &word, n);
+    }
+    return 0;
+}
+
+
+static void *
+kaws__plat_pages(size_t len)
+{
+    void *at = VirtualAlloc(NULL, len, MEM_COMMIT | MEM_RESERVE,
+                            PAGE_READWRITE);
+
+    if (at != NULL)
+        (void)VirtualLock(at, len);
+    return at;
+}
+
+
+static void
+kaws__plat_pages_free(void *at, size_t len)
+{
+    (void)len;
+    if (at != NULL)
+        VirtualFree(at, 0, MEM_RELEASE);
+}
+
+
+KAWS__MAYBE static void *
+kaws__plat_symbol(const char *name, void *caller)
+{
+    (void)name;
+    (void)caller;
+    return NULL;
+}
+
+
+static const char *
+kaws__plat_last_slash(const char *path)
+{
+    const char *slash = NULL;
+
+    for (; *path != '\0'; path++)
+        if (*path == '/' || *path == '\\')
+            slash = path;
+    return slash;
+}
+
+
+static int
+kaws__plat_errno(DWORD error)
+{
+    static const struct { DWORD error; int os; } known[] = {
+        { ERROR_FILE_NOT_FOUND,      ENOENT },
+        { ERROR_PATH_NOT_FOUND,      ENOENT },
+        { ERROR_TOO_MANY_OPEN_FILES, EMFILE },
+        { ERROR_ACCESS_DENIED,       EACCES },
+        { ERROR_SHARING_VIOLATION,   EACCES },
+        { ERROR_LOCK_VIOLATION,      EAGAIN },
+        { ERROR_IO_PENDING,          EAGAIN },
+        { ERROR_WRITE_PROTECT,       EROFS },
+        { ERROR_FILE_EXISTS,         EEXIST },
+        { ERROR_ALREADY_EXISTS,      EEXIST },
+        { ERROR_DISK_FULL,           ENOSPC },
+        { ERROR_HANDLE_DISK_FULL,    ENOSPC },
+        { ERROR_NOT_ENOUGH_MEMORY,   ENOMEM },
+        { ERROR_DIRECTORY,           ENOTDIR },
+        { ERROR_INVALID_NAME,        EINVAL },
+        { ERROR_INVALID_PARAMETER,   EINVAL }
     };
     size_t i;
 
     for (i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (known[i].os == os)
-            return known[i].text;
-    return "see its errno";
+        if (known[i].error == error)
+            return known[i].os;
+    return EIO;
 }
+
+
+static int
+kaws__plat_wide(const char *path, WCHAR out[MAX_PATH])
+{
+    if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, out,
+                            MAX_PATH) == 0)
+        return ENAMETOOLONG;
+    return 0;
+}
+
+
+static HANDLE
+kaws__plat_handle(int fd)
+{
+    return (HANDLE)_get_osfhandle(fd);
+}
+
+
+static int
+kaws__plat_open(const char *path, int how, int *fd)
+{
+    static const struct { DWORD access, disposition, flags; } ways[] = {
+        { GENERIC_READ, OPEN_EXISTING, FILE_FLAG_OPEN_REPARSE_POINT },
+        { GENERIC_READ | GENERIC_WRITE, OPEN_EXISTING,
+          FILE_FLAG_OPEN_REPARSE_POINT },
+        { GENERIC_READ | GENERIC_WRITE, CREATE_NEW, 0 },
+        { GENERIC_READ | GENERIC_WRITE, OPEN_ALWAYS,
+          FILE_FLAG_OPEN_REPARSE_POINT },
+        { GENERIC_READ, OPEN_EXISTING, 0 }
+    };
+    WCHAR wide[MAX_PATH];
+    HANDLE handle;
+    int os = kaws__plat_wide(path, wide);
+
+    *fd = -1;
+    if (os != 0)
+        return os;
+    handle = CreateFileW(wide, ways[how].access, FILE_SHARE_READ |
+                         FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
+                         ways[how].disposition, ways[how].flags, NULL);
+    if (handle == INVALID_HANDLE_VALUE)
+        return kaws__plat_errno(GetLastError());
+    *fd = _open_osfhandle((intptr_t)handle, _O_BINARY);
+    if (*fd < 0)
+        CloseHandle(handle);
+    return *fd < 0 ? EMFILE : 0;
+}
+
+
+static void
+kaws__plat_close(int fd)
+{
+    if (fd >= 0)
+        _close(fd);
+}
+
+
+static int
+kaws__plat_stat(int fd, kaws__stat *out)
+{
+    BY_HANDLE_FILE_INFORMATION i;
+
+    if (!GetFileInformationByHandle(kaws__plat_handle(fd), &i))
+        return kaws__plat_errno(GetLastError());
+    memset(out, 0, sizeof *out);
+    out->dev = i.dwVolumeSerialNumber;
+    out->ino = (uint64_t)i.nFileIndexHigh << 32 | i.nFileIndexLow;
+    out->size = (uint64_t)i.nFileSizeHigh << 32 | i.nFileSizeLow;
+    out->mtime_ns = (int64_t)((uint64_t)i.ftLastWriteTime.dwHighDateTime << 32 |
+                              i.ftLastWriteTime.dwLowDateTime) * 100;
+    out->regular = (i.dwFileAttributes & (FILE_ATTRIBUTE_DIRECTORY |
+                                          FILE_ATTRIBUTE_REPARSE_POINT)) == 0;
+    out->mine = 1;
+    return 0;
+}
+
+
+static OVERLAPPED
+kaws__plat_at(uint64_t offset)
+{
+    OVERLAPPED at;
+
+    memset(&at, 0, sizeof at);
+    at.Offset = (DWORD)offset;
+    at.OffsetHigh = (DWORD)(offset >> 32);
+    return at;
+}
+
+
+static int
+kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
+{
+    uint8_t *at = out;
+
+    *got = 0;
+    while (*got < len) {
+        OVERLAPPED where = kaws__plat_at(offset + *got);
+        DWORD n = len - *got < 0x1000000 ? (DWORD)(len - *got) : 0x1000000;
+        if (!ReadFile(kaws__plat_handle(fd), at + *got, n, &n, &where)) {
+            if (GetLastError() == ERROR_HANDLE_EOF)
+                break;
+            return kaws__plat_errno(GetLastError());
+        }
+        if (n == 0)
+            break;
+        *got += n;
+    }
+    return 0;
+}
+
+
+static int
+kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len)
+{
+    const uint8_t *at = data;
+    size_t done = 0;
+
+    while (done < len) {
+        OVERLAPPED where = kaws__plat_at(offset + done);
+        DWORD n = len - done < 0x1000000 ? (DWORD)(len - done) : 0x1000000;
+        if (!WriteFile(kaws__plat_handle(fd), at + done, n, &n, &where))
+            return kaws__plat_errno(GetLastError());
+        if (n == 0)
+            return EIO;
+        done += n;
+    }
+    return 0;
+}
+
+
+static int
+kaws__plat_sync(int fd)
+{
+    return FlushFileBuffers(kaws__plat_handle(fd))
+         ? 0 : kaws__plat_errno(GetLastError());
+}
+
+
+/* MOVEFILE_WRITE_THROUGH, below, is all that Windows offers for names. */
+static int
+kaws__plat_sync_dir(const char *path)
+{
+    (void)path;
+    return 0;
+}
+
+
+static int
+kaws__plat_cut(int fd, uint64_t len)
+{
+    LARGE_INTEGER end;
+
+    end.QuadPart = (LONGLONG)len;
+    return SetFilePointerEx(kaws__plat_handle(fd), end, NULL, FILE_BEGIN) &&
+           SetEndOfFile(kaws__plat_handle(fd))
+         ? 0 : kaws__plat_errno(GetLastError());
+}
+
+
+static int
+kaws__plat_rename(const char *from, const char *to)
+{
+    WCHAR wide_from[MAX_PATH], wide_to[MAX_PATH];
+
+    if (kaws__plat_wide(from, wide_from) != 0 ||
+        kaws__plat_wide(to, wide_to) != 0)
+        return ENAMETOOLONG;
+    return MoveFileExW(wide_from, wide_to, MOVEFILE_REPLACE_EXISTING |
+                       MOVEFILE_WRITE_THROUGH)
+         ? 0 : kaws__plat_errno(GetLastError());
+}
+
+
+static int
+kaws__plat_remove(const char *path)
+{
+    WCHAR wide[MAX_PATH];
+
+    if (kaws__plat_wide(path, wide) != 0)
+        return ENAMETOOLONG;
+    return DeleteFileW(wide) || GetLastError() == ERROR_FILE_NOT_FOUND
+         ? 0 : kaws__plat_errno(GetLastError());
+}
+
+
+static int
+kaws__plat_make_dir(const char *path)
+{
+    WCHAR wide[MAX_PATH];
+
+    if (kaws__plat_wide(path, wide) != 0)
+        return ENAMETOOLONG;
+    return CreateDirectoryW(wide, NULL) ? 0 : kaws__plat_errno(GetLastError());
+}
+
+
+/* The bytes that are locked lie far behind any data: here locks also keep
+ * others from reading. */
+static int
+kaws__plat_hold(int fd, int slot, int exclusive)
+{
+    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + (unsigned)slot);
+    DWORD flags = exclusive ? LOCKFILE_EXCLUSIVE_LOCK : 0;
+
+    return LockFileEx(kaws__plat_handle(fd), flags | LOCKFILE_FAIL_IMMEDIATELY,
+                      0, 1, 0, &where)
+         ? 0 : kaws__plat_errno(GetLastError());
+}
+
+
+static void
+kaws__plat_release(int fd, int slot)
+{
+    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + (unsigned)slot);
+
+    (void)UnlockFileEx(kaws__plat_handle(fd), 0, 1, 0, &where);
+}
+
+
+/* Nobody can be asked, so it is tried: whoever can hold it alone, is alone. */
+static int
+kaws__plat_others_hold(int fd, int slot)
+{
+    int os;
+
+    kaws__plat_release(fd, slot);
+    os = kaws__plat_hold(fd, slot, 1);
+    if (os == 0)
+        kaws__plat_release(fd, slot);
+    (void)kaws__plat_hold(fd, slot, 0);
+    return os != 0;
+}
+
+#endif
 
 
 /* ==========================================================================
@@ -1501,7 +1997,7 @@ kaws__buf_grow(kaws__buf *buf, size_t more)
         buf->failed = 1;
         return NULL;
     }
-    if (need > buf->max) {
+    if (need > buf->max || buf->at == NULL) {
         size_t max = buf->max < 256 ? 256 : buf->max;
         while (max < need)
             max = max > SIZE_MAX / 2 ? need : max * 2;
@@ -1582,7 +2078,7 @@ kaws__buf_sink(kaws__sink *sink, const void *data, size_t len)
 /* ==========================================================================
  * ROOM 5  text     hex, base64, percent, UTF-8, dates, numbers
  * ==========================================================================
- * Uses: buf
+ * Uses: mem buf
  * Gives: text_lower text_alike text_hex text_base64 text_unbase64
  *        text_percent text_utf8 text_is_utf8
  *        text_show text_number text_civil text_amz_date text_http_date
@@ -1631,46 +2127,95 @@ kaws__text_hex(char *out, const uint8_t *data, size_t len)
 
 /* ---- base64 (RFC 4648, section 4) -------------------------------------- */
 
-/* All ones (of 24 bits) where a < b, else 0, for a and b under 256. */
-static uint32_t
-kaws__text_below(uint32_t a, uint32_t b)
+/* Eight digits are worked on at once, one to a byte of a word, the first in the
+ * highest. No byte of a sum below leaves 0 to 255, so none disturbs its
+ * neighbour: that is checked where the numbers stand. */
+#define KAWS__ONES 0x0101010101010101u
+
+
+/* 1 in each byte that is `n` or more, else 0. The bytes are under 128. */
+static uint64_t
+kaws__text_from(uint64_t bytes, unsigned n)
 {
-    return (a - b) >> 8;
+    return (bytes + (128 - n) * KAWS__ONES) >> 7 & KAWS__ONES;
 }
 
 
-static uint8_t
-kaws__text_base64_digit(uint32_t six)
+/* The digits of eight values under 64: from 'A' up, and at 26, 52, 62 and 63
+ * on to where the next kind of digit begins. Between 43 and 134 on the way. */
+static uint64_t
+kaws__text_base64_digits(uint64_t six)
 {
-    uint32_t c = 'A' + six;
-
-    c += kaws__text_below(25, six) & 6;           /* on to 'a'  */
-    c -= kaws__text_below(51, six) & 75;          /* back to '0' */
-    c -= kaws__text_below(61, six) & 15;          /* to '+'     */
-    c += kaws__text_below(62, six) & 3;           /* to '/'     */
-    return (uint8_t)c;
+    return six + 65 * KAWS__ONES + 6 * kaws__text_from(six, 26) -
+           75 * kaws__text_from(six, 52) - 15 * kaws__text_from(six, 62) +
+           3 * kaws__text_from(six, 63);
 }
 
 
-static uint32_t
-kaws__text_base64_in(uint32_t c, uint32_t first, uint32_t last)
+/* The values of eight digits; adds to *bad what is none. The steps are at '+',
+ * '/', '0', 'A' and 'a', and take back at most what was there before. */
+static uint64_t
+kaws__text_base64_values(uint64_t digits, uint64_t *bad)
 {
-    return kaws__text_below(first - 1, c) & kaws__text_below(c, last + 1);
+    uint64_t d = digits & 127 * KAWS__ONES;
+
+    *bad |= digits ^ d;
+    *bad |= KAWS__ONES ^ (kaws__text_from(d, '+') - kaws__text_from(d, ',') +
+                          kaws__text_from(d, '/') - kaws__text_from(d, ':') +
+                          kaws__text_from(d, 'A') - kaws__text_from(d, '[') +
+                          kaws__text_from(d, 'a') - kaws__text_from(d, '{'));
+    return d + 19 * KAWS__ONES - 3 * kaws__text_from(d, '/') -
+           12 * kaws__text_from(d, '0') - 69 * kaws__text_from(d, 'A') -
+           6 * kaws__text_from(d, 'a');
 }
 
 
-/* The value of a digit, or 0xffffffff for what is none. */
-static uint32_t
-kaws__text_base64_value(uint32_t c)
+static uint64_t
+kaws__text_load(const uint8_t *at)
 {
-    uint32_t v = 0;
+    return (uint64_t)at[0] << 56 | (uint64_t)at[1] << 48 |
+           (uint64_t)at[2] << 40 | (uint64_t)at[3] << 32 |
+           (uint64_t)at[4] << 24 | (uint64_t)at[5] << 16 |
+           (uint64_t)at[6] << 8 | at[7];
+}
 
-    v |= kaws__text_base64_in(c, 'A', 'Z') & (c - 'A' + 1);
-    v |= kaws__text_base64_in(c, 'a', 'z') & (c - 'a' + 27);
-    v |= kaws__text_base64_in(c, '0', '9') & (c - '0' + 53);
-    v |= kaws__text_base64_in(c, '+', '+') & 63;
-    v |= kaws__text_base64_in(c, '/', '/') & 64;
-    return v - 1;
+
+/* Six bytes, the last two of eight are not looked at, become eight digits. */
+static void
+kaws__text_base64_put(uint8_t out[8], const uint8_t in[8])
+{
+    uint64_t w = kaws__text_load(in) >> 16;
+
+    w = (w & 0xffffff000000u) << 8 | (w & 0xffffffu);
+    w = (w & 0x00fff00000fff000u) << 4 | (w & 0x00000fff00000fffu);
+    w = (w & 0x0fc00fc00fc00fc0u) << 2 | (w & 0x003f003f003f003fu);
+    w = kaws__text_base64_digits(w);
+    out[0] = (uint8_t)(w >> 56);
+    out[1] = (uint8_t)(w >> 48);
+    out[2] = (uint8_t)(w >> 40);
+    out[3] = (uint8_t)(w >> 32);
+    out[4] = (uint8_t)(w >> 24);
+    out[5] = (uint8_t)(w >> 16);
+    out[6] = (uint8_t)(w >> 8);
+    out[7] = (uint8_t)w;
+}
+
+
+/* And back. */
+static void
+kaws__text_base64_get(uint8_t out[6], const uint8_t in[8], uint64_t *bad)
+{
+    uint64_t w = kaws__text_base64_values(kaws__text_load(in), bad);
+
+    w = (w & 0x3f003f003f003f00u) >> 2 | (w & 0x003f003f003f003fu);
+    w = (w & 0x0fff00000fff0000u) >> 4 | (w & 0x00000fff00000fffu);
+    w = (w & 0x00ffffff00000000u) >> 8 | (w & 0x0000000000ffffffu);
+    out[0] = (uint8_t)(w >> 40);
+    out[1] = (uint8_t)(w >> 32);
+    out[2] = (uint8_t)(w >> 24);
+    out[3] = (uint8_t)(w >> 16);
+    out[4] = (uint8_t)(w >> 8);
+    out[5] = (uint8_t)w;
 }
 
 
@@ -1678,31 +2223,39 @@ static void
 kaws__text_base64(kaws__buf *out, kaws_bytes in)
 {
     uint8_t *at = kaws__buf_grow(out, (in.len + 2) / 3 * 4);
-    size_t i, left = in.len;
+    uint8_t rest[8] = { 0 }, digits[8];
+    size_t i = 0, n, left;
 
     if (at == NULL)
         return;
-    for (i = 0; left > 0; i += 3, at += 4) {
-        uint32_t three = (uint32_t)in.at[i] << 16;
-        three |= left > 1 ? (uint32_t)in.at[i + 1] << 8 : 0;
-        three |= left > 2 ? (uint32_t)in.at[i + 2] : 0;
-        at[0] = kaws__text_base64_digit(three >> 18);
-        at[1] = kaws__text_base64_digit(three >> 12 & 63);
-        at[2] = left > 1 ? kaws__text_base64_digit(three >> 6 & 63) : '=';
-        at[3] = left > 2 ? kaws__text_base64_digit(three & 63) : '=';
-        left -= left > 2 ? 3 : left;
+    for (; in.len - i >= 8; i += 6, at += 8)
+        kaws__text_base64_put(at, in.at + i);
+    for (; i < in.len; i += 6, at += n) {
+        left = in.len - i < 6 ? in.len - i : 6;
+        memset(rest, 0, sizeof rest);
+        memcpy(rest, in.at + i, left);
+        kaws__text_base64_put(digits, rest);
+        n = (left + 2) / 3 * 4;
+        if (left % 3 != 0)
+            digits[n - 1] = '=';
+        if (left % 3 == 1)
+            digits[n - 2] = '=';
+        memcpy(at, digits, n);
     }
+    kaws_wipe(rest, sizeof rest);
+    kaws_wipe(digits, sizeof digits);
 }
 
 
-/* Strict: whole groups, padding only at the end, no stray bits below it.
+/* Strict: whole groups, padding only at the end, no stray bits before it.
  * Returns 0 for anything else, or when `cap` bytes are too few. What the
  * length of the plaintext is, is no secret; what it says, is. */
 static int
 kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
 {
-    size_t i, n, pad = 0;
-    uint32_t bad = 0, four = 0;
+    uint8_t rest[8], bytes[6], stray = 0;
+    size_t i, n, pad = 0, last = 0;
+    uint64_t bad = 0;
 
     if (in.len % 4 != 0)
         return 0;
@@ -1711,23 +2264,20 @@ kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
     n = in.len / 4 * 3 - pad;
     if (n > cap)
         return 0;
-    for (i = 0; i < in.len; i += 4) {
-        size_t last = i + 4 == in.len ? pad : 0;
-        uint32_t v0 = kaws__text_base64_value(in.at[i]);
-        uint32_t v1 = kaws__text_base64_value(in.at[i + 1]);
-        uint32_t v2 = last > 1 ? 0 : kaws__text_base64_value(in.at[i + 2]);
-        uint32_t v3 = last > 0 ? 0 : kaws__text_base64_value(in.at[i + 3]);
-        bad |= v0 | v1 | v2 | v3;         /* 0xffffffff shows above bit 5    */
-        four = v0 << 18 | v1 << 12 | v2 << 6 | v3;
-        *out++ = (uint8_t)(four >> 16);
-        if (last < 2)
-            *out++ = (uint8_t)(four >> 8);
-        if (last < 1)
-            *out++ = (uint8_t)four;
+    for (i = 0; in.len - i > 8; i += 8, out += 6)
+        kaws__text_base64_get(out, in.at + i, &bad);
+    if (in.len > 0) {
+        memset(rest, 'A', sizeof rest);
+        memcpy(rest, in.at + i, in.len - i - pad);
+        kaws__text_base64_get(bytes, rest, &bad);
+        last = (in.len - i) / 4 * 3 - pad;
+        memcpy(out, bytes, last);
+        stray = pad > 0 ? bytes[last] : 0;
     }
-    bad |= pad == 0 ? 0 : four << (pad == 2 ? 16 : 24);
+    kaws_wipe(rest, sizeof rest);
+    kaws_wipe(bytes, sizeof bytes);
     *len = n;
-    return bad < 64;
+    return (bad | stray) == 0;
 }
 
 
@@ -1917,9 +2467,11 @@ static int64_t
 kaws__text_http_date(kaws_bytes text)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    static const char weekdays[] = "ThuFriSatSunMonTueWed";
     static const char shape[] = "aaa, 00 aaa 0000 00:00:00 GMT";
     const uint8_t *at = text.at;
-    int day, month, century, year, hour, minute, second;
+    int day, month, century, year, hour, minute, second, y, m, d;
+    int64_t days;
     size_t i;
 
     if (text.len != sizeof shape - 1)
@@ -1939,8 +2491,13 @@ kaws__text_http_date(kaws_bytes text)
     if (month == 12 || day < 0 || century < 0 || year < 0 || hour < 0 ||
         minute < 0 || second < 0)
         return 0;
-    return kaws__text_days(century * 100 + year, month + 1, day) * 86400 +
-           hour * 3600 + minute * 60 + second;
+    days = kaws__text_days(century * 100 + year, month + 1, day);
+    if (days < 0)
+        return 0;
+    kaws__text_civil(days, &y, &m, &d);
+    if (d != day || memcmp(weekdays + 3 * (days % 7), at, 3) != 0)
+        return 0;
+    return days * 86400 + hour * 3600 + minute * 60 + second;
 }
 
 
@@ -2583,15 +3140,16 @@ kaws__sigv4_gather(kaws__sigv4 *s, const kaws_signing *what, const char *token)
     s->what = what;
     kaws__text_amz_date(s->date, what->when);
     for (i = 0; what->headers != NULL && what->headers[i] != NULL; i++) {
-        kaws_bytes line = kaws__buf_of(what->headers[i]), name = line, value;
-        const uint8_t *colon = memchr(line.at, ':', line.len);
+        const char *line = what->headers[i];
+        kaws_bytes name = kaws__buf_of(line), value;
+        name.len = strcspn(line, ": \t\r\n");
         if (i == KAWS__SIGV4_MAX)
             return kaws__sigv4_fail(s, "more than 64 headers");
-        if (colon == NULL || colon == line.at)
+        if (name.len == 0 || line[name.len] != ':')
             return kaws__sigv4_fail(s, "a header has no name, or no colon");
-        name.len = (size_t)(colon - line.at);
-        value.at = colon + 1;
-        value.len = line.len - name.len - 1;
+        value = kaws__buf_of(line + name.len + 1);
+        if (line[strcspn(line, "\r\n")] != '\0')
+            return kaws__sigv4_fail(s, "a header has a line break");
         kaws__sigv4_insert(s, name, value);
     }
     if (!kaws__sigv4_has(s, "host"))
@@ -2599,7 +3157,8 @@ kaws__sigv4_gather(kaws__sigv4 *s, const kaws_signing *what, const char *token)
     if (!kaws__sigv4_has(s, "x-amz-date"))
         kaws__sigv4_insert(s, kaws__buf_of("x-amz-date"),
                            kaws__buf_of(s->date));
-    if (token != NULL && !kaws__sigv4_has(s, "x-amz-security-token"))
+    if (token != NULL && *token != '\0' &&
+        !kaws__sigv4_has(s, "x-amz-security-token"))
         kaws__sigv4_insert(s, kaws__buf_of("x-amz-security-token"),
                            kaws__buf_of(token));
     return 1;
@@ -2666,8 +3225,9 @@ kaws__sigv4_query(kaws__sink *out, const char *query)
 {
     kaws__field sorted[KAWS__SIGV4_MAX];
     size_t count = 0, i;
+    int more = *query != '\0';
 
-    while (*query != '\0') {
+    while (more) {
         size_t len = strcspn(query, "&"), name = strcspn(query, "&=");
         kaws__field p = { { NULL, 0 }, { NULL, 0 } };
         if (count == KAWS__SIGV4_MAX)
@@ -2684,7 +3244,8 @@ kaws__sigv4_query(kaws__sink *out, const char *query)
             sorted[i] = sorted[i - 1];
         }
         sorted[i] = p;
-        query += len + (query[len] == '&');
+        more = query[len] == '&';         /* the last one may be empty       */
+        query += len + (size_t)more;
     }
     for (i = 0; i < count; i++) {
         if (i > 0)
@@ -2917,6 +3478,43 @@ kaws__sigv4_authorize(kaws__sigv4 *s, const char *id, const uint8_t key[32],
 }
 
 
+/* Whether it can stand between the slashes of a credential scope. */
+static int
+kaws__sigv4_word(const char *text)
+{
+    size_t i = 0;
+
+    while (text[i] > ' ' && text[i] < 0x7f && text[i] != '/')
+        i++;
+    return i > 0 && text[i] == '\0';
+}
+
+
+/* What is wrong with it already before it is signed; or NULL. */
+static const char *
+kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
+{
+    const char *const lines[] = { what->path, what->query, who.token };
+    size_t i;
+
+    if (!kaws__sigv4_word(what->method) || !kaws__sigv4_word(what->region) ||
+        !kaws__sigv4_word(what->service) || !kaws__sigv4_word(who.id))
+        return "method, region, service and id must be words, without slashes";
+    if (*who.secret == '\0')
+        return "the secret is empty";
+    if (what->path[0] != '/' && what->path[0] != '\0')
+        return "the path does not begin with a slash";
+    for (i = 0; i < 3; i++)
+        if (lines[i] != NULL && lines[i][strcspn(lines[i], "\r\n")] != '\0')
+            return "path, query or token has a line break";
+    if (what->body.at == NULL && what->body.len > 0)
+        return "the body is NULL, but not empty";
+    if (what->when <= 0 || what->when > 253402300799)
+        return "the time is not between the years 1970 and 9999";
+    return NULL;
+}
+
+
 /* see Part II */
 KAWS_API kaws_status
 kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
@@ -2924,32 +3522,31 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
 {
     kaws__sigv4 s;
     uint8_t key[32];
-    const char *wrong = NULL;
+    const char *wrong;
 
     kaws__err_clear(err);
+    if (authorization != NULL && cap > 0)
+        authorization[0] = '\0';
     if (what == NULL || what->method == NULL || what->path == NULL ||
         what->region == NULL || what->service == NULL ||
         authorization == NULL || who.id == NULL || who.secret == NULL)
         return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: method, path, "
                              "region, service, id, secret and the room for "
                              "the result must not be NULL");
-    if (what->body.at == NULL && what->body.len > 0)
-        wrong = "the body is NULL, but not empty";
-    else if (what->path[0] != '/' && what->path[0] != '\0')
-        wrong = "the path does not begin with a slash";
-    else if (what->when <= 0 || what->when > 253402300799)
-        wrong = "the time is not between the years 1970 and 9999";
-    else if (!kaws__sigv4_gather(&s, what, who.token))
+    wrong = kaws__sigv4_refuse(what, who);
+    if (wrong == NULL && !kaws__sigv4_gather(&s, what, who.token))
         wrong = s.error;
-    else if (!kaws__sigv4_key(key, who.secret, s.date, what->region,
-                              what->service))
+    if (wrong == NULL && !kaws__sigv4_key(key, who.secret, s.date,
+                                          what->region, what->service))
         wrong = "the secret is longer than 256 bytes";
-    else
+    if (wrong == NULL)
         wrong = kaws__sigv4_authorize(&s, who.id, key, authorization, cap);
     kaws_wipe(key, sizeof key);
-    if (wrong != NULL)
-        return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: %s", wrong);
-    return KAWS_OK;
+    if (wrong == NULL)
+        return KAWS_OK;
+    if (cap > 0)
+        authorization[0] = '\0';
+    return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: %s", wrong);
 }
 
 
@@ -2989,7 +3586,7 @@ kaws__http_keep(char *out, size_t cap, kaws_bytes value)
 
 
 /* Takes what we want to know from one header line of a reply. */
-static void
+KAWS__MAYBE static void
 kaws__http_header(kaws_reply *r, kaws_bytes line)
 {
     const uint8_t *colon = memchr(line.at, ':', line.len);
@@ -3024,7 +3621,6 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
 #if !defined(KEYRING_AWS_NO_CURL)
 
 #include <curl/curl.h>
-#include <dlfcn.h>
 
 #define KAWS__HTTP_IDLE 64        /* handles kept for the next request        */
 #define KAWS__HTTP_IDLE_S 20L     /* AWS closes idle connections; so do we    */
@@ -3107,28 +3703,19 @@ kaws__http_on_seek(void *from, curl_off_t offset, int origin)
 
 
 /* Tells OpenSSL to wipe plaintext once it has been read (option 2,
- * SSL_OP_CLEANSE_PLAINTEXT; others ignore it). A process can hold two
- * OpenSSLs. The one to tell is the one that libcurl calls: the first in the
- * process's global scope, as the linker does it, or else libcurl's own. */
+ * SSL_OP_CLEANSE_PLAINTEXT; versions that do not have it ignore it). A process
+ * can hold two OpenSSLs; the one to tell is the one that libcurl calls. */
 static CURLcode
 kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
 {
-    uint64_t (*set_options)(void *, uint64_t) = NULL;
-    void *symbol = dlsym(RTLD_DEFAULT, "SSL_CTX_set_options");
-    void *curl = NULL;
-    Dl_info info;
-    CURL *(*where)(void) = curl_easy_init;
-    void *address;
+    uint64_t (*set_options)(void *, uint64_t);
+    CURL *(*init)(void) = curl_easy_init;
+    void *caller, *symbol;
 
     (void)easy;
     (void)ignored;
-    memcpy(&address, &where, sizeof address);
-    if (symbol == NULL && dladdr(address, &info) != 0)
-        curl = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-    if (curl != NULL) {
-        symbol = dlsym(curl, "SSL_CTX_set_options");
-        dlclose(curl);
-    }
+    memcpy(&caller, &init, sizeof caller);
+    symbol = kaws__plat_symbol("SSL_CTX_set_options", caller);
     if (symbol != NULL) {
         memcpy(&set_options, &symbol, sizeof set_options);
         set_options(ssl_ctx, 2);
@@ -4253,6 +4840,7 @@ typedef struct kaws__call {
     const char *headers[8];
     int         once;             /* never send it twice                      */
     int         dry;              /* DryRunOperation is what we hope for      */
+    int         mute;             /* no log may show what is said about it    */
     int         attempt;
     int         clock_mended, creds_renewed;
     unsigned    generation;
@@ -4834,6 +5422,7 @@ static kaws_status
 kaws__kms_dry_decrypt(kaws__kms *k, const kaws_context *ctx,
                       const kaws_sealed *in, kaws_error *err)
 {
+    kaws__member want[] = { { "KeyId", { NULL, 0 } } };
     kaws__call c;
     kaws_status status = kaws__kms_open_blob(k, &c, ctx, in, err);
 
@@ -4842,8 +5431,12 @@ kaws__kms_dry_decrypt(kaws__kms *k, const kaws_context *ctx,
         kaws__json_true(&c.body);
         kaws__json_end(&c.body);
         c.dry = 1;
-        status = kaws__kms_send(k, &c, NULL, 0, err);
+        status = kaws__kms_send(k, &c, want, 1, err);
     }
+    if (status == KAWS_OK && c.r.http == 200 &&
+        !kaws__kms_is(&want[0], in->kms_key_arn))
+        status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
+                                    "asked for", err);
     kaws__kms_call_end(k, &c);
     return status;
 }
@@ -5133,7 +5726,7 @@ static kaws_status
 kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 {
     size_t n = strlen(path), dir;
-    const char *slash = strrchr(path, '/');
+    const char *slash = kaws__plat_last_slash(path);
 
     f->names_len = 4 * (n + 8);
     f->names = kaws__mem_new(f->hooks, f->names_len);
@@ -5156,11 +5749,14 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 }
 
 
-/* Makes the folder, one level of it, if it is not there. */
+/* Makes the folder, one level of it, if it is not there, and syncs the folder
+ * above, which has its name. */
 static kaws_status
 kaws__file_folder(kaws__file *f, kaws_error *err)
 {
-    char *slash;
+    const char *slash = kaws__plat_last_slash(f->dir);
+    size_t n = slash != NULL ? (size_t)(slash - f->dir) : 0;
+    char was = f->dir[n];
     int os = kaws__plat_make_dir(f->dir);
 
     if (os == EEXIST)
@@ -5170,16 +5766,10 @@ kaws__file_folder(kaws__file *f, kaws_error *err)
                             "the data file", f->dir);
     kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if the "
                   "keyring has been in use, is its volume mounted?", f->dir);
-    slash = strrchr(f->dir, '/');
-    if (slash == NULL)
-        os = kaws__plat_sync_dir(".");
-    else if (slash == f->dir)
-        os = kaws__plat_sync_dir("/");
-    else {
-        *slash = '\0';
-        os = kaws__plat_sync_dir(f->dir);
-        *slash = '/';
-    }
+    if (n > 0)
+        f->dir[n] = '\0';
+    os = kaws__plat_sync_dir(slash == NULL ? "." : n == 0 ? "/" : f->dir);
+    f->dir[n] = was;
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
                             "%s", f->dir);
@@ -6851,9 +7441,10 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *err)
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (ring != NULL)
+        *ring = NULL;
     if (ring == NULL || cfg == NULL)
         return kaws__ring_argument("ring and cfg must not be NULL", err);
-    *ring = NULL;
     config = *cfg;
     hooks = cfg->hooks;
     kaws__ring_hooks(&hooks);
@@ -7206,9 +7797,10 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *err)
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (key != NULL)
+        memset(key, 0, sizeof *key);
     if (ring == NULL || key == NULL)
         return kaws__ring_argument("ring and key must not be NULL", err);
-    memset(key, 0, sizeof *key);
     if (!ring->has_file)
         return kaws__ring_may_change(ring, err);
     status = kaws__ring_name(name, &key_id, &user_id, err);
@@ -7329,9 +7921,10 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (walk != NULL)
+        *walk = NULL;
     if (ring == NULL || walk == NULL)
         return kaws__ring_argument("ring and walk must not be NULL", err);
-    *walk = NULL;
     kaws__plat_lock(&ring->lock);
     /* A record's texts are shorter than the record, its four NULs included:
      * the fixed part alone is longer than those. */
@@ -7932,6 +8525,8 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (plain != NULL && plain_len != NULL)
+        kaws_wipe(plain, *plain_len);
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
         return kaws__ring_argument("ring, in, plain and plain_len must not be "
                                    "NULL", err);
