@@ -16,6 +16,8 @@ STRICT  = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
 BEARSSL = -l:libbearssl.a -Wl,--exclude-libs,ALL
 ASAN    = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 TSAN    = -O1 -g -fsanitize=thread
+KIND    = $(if $(findstring /asan/,$@),$(ASAN),$(if $(findstring /tsan/,$@),\
+          $(TSAN),-O2 -g))
 HEADER  = keyring_aws.h
 T       = build/tests
 
@@ -27,12 +29,12 @@ NEED_TEST  = $(NEED_DEMO) libcmocka-dev python3-pytest clang libclang-rt-dev \
 
 UNIT  = $(patsubst tests/%.c,$T/%,$(wildcard tests/unit/test_*.c))
 FAULT = $(patsubst tests/%.c,$T/%,$(wildcard tests/fault/test_*.c))
-HOSTS = $T/host_57 $T/host_80 $T/host_unknown
 FUZZ  = $(patsubst fuzz/%.c,%,$(wildcard fuzz/fuzz_*.c))
+KINDS = asan tsan plain
+HOSTS = $(KINDS:%=$T/%/host_57) $(KINDS:%=$T/%/host_80) $T/asan/host_unknown
 PROVE = $(UNIT) $(UNIT:$T/%=$T/clang/%) $(FAULT) $T/tsan/test_threads \
-        $(HOSTS) $(HOSTS:%=%_tsan) $T/keyring_aws_asan.so \
-        $T/keyring_aws_tsan.so $T/unit/oracle $T/driver $T/secrets \
-        $(FUZZ:%=$T/fuzz/%)
+        $(KINDS:%=$T/%/keyring_aws.so) $(HOSTS) $T/unit/oracle \
+        $T/driver $T/secrets $(FUZZ:%=$T/fuzz/%)
 
 all: build/keyring_aws.so
 
@@ -77,16 +79,15 @@ $T/tsan/% : tests/fault/%.c
 	@mkdir -p $(@D)
 	gcc $(STRICT) $(TSAN) -o $@ $< $(BEARSSL) -lcurl -lcmocka
 
-$T/keyring_aws_asan.so $T/keyring_aws_tsan.so: keyring_aws_plugin.c
+$T/%/keyring_aws.so: keyring_aws_plugin.c
 	@mkdir -p $(@D)
-	gcc $(STRICT) $(if $(findstring asan,$@),$(ASAN),$(TSAN)) -shared -fPIC \
-	    -fvisibility=hidden -o $@ $< $(BEARSSL) -lcurl
+	gcc $(STRICT) $(KIND) -shared -fPIC -fvisibility=hidden -o $@ $< \
+	    $(BEARSSL) -lcurl
 
-$T/host_%: tests/plugin_host.c
+$(HOSTS): tests/plugin_host.c
 	@mkdir -p $(@D)
-	gcc $(STRICT) $(if $(findstring tsan,$@),$(TSAN),$(ASAN)) -rdynamic \
-	    -DHOST_$(shell echo $(subst _tsan,,$*) | tr a-z A-Z) -o $@ $< -ldl \
-	    -lpthread
+	gcc $(STRICT) $(KIND) -rdynamic -D$(shell echo $(@F) | tr a-z A-Z) \
+	    -o $@ $< -ldl -lpthread
 
 $T/driver: tests/driver.c
 	@mkdir -p $(@D)

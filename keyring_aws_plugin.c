@@ -412,12 +412,12 @@ plug__server_super(void)
  * file, and each would find that the other had changed it.
  *
  * SET GLOBAL comes in two steps. The check may wait for KMS, and has the ring
- * try the value; but the statement may still fail over another variable, and
- * SET PERSIST_ONLY checks without ever setting. The update is what counts; it
- * holds a server-wide lock and must not wait for network, file or ring. So it
- * only writes down a wish, under a lock of its own that nobody keeps. Whoever
- * next seals makes the ring follow the wish if it is not there already: then
- * one thread asks KMS, and those who need the same wait and share its answer.
+ * try the value; but the statement may still fail over another variable of it,
+ * and then changes nothing. The update is what counts; it holds a server-wide
+ * lock and must not wait for network, file or ring. So it only writes down a
+ * wish, under a lock of its own that nobody keeps. Whoever next seals makes the
+ * ring follow the wish if it is not there already: then one thread asks KMS,
+ * and those who need the same wait and share its answer.
  */
 
 enum { PLUG__VALUE_MAX = 512 };      /* bytes of a dynamic string, with NUL  */

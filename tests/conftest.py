@@ -1,0 +1,86 @@
+"""What the test files share: a KMS emulator over TLS, credentials, and the library's driver."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
+
+
+def pytest_configure(config) -> None:
+    config.addinivalue_line("markers", "long: runs only with KAWS_LONG=1 in the environment")
+
+
+def pytest_collection_modifyitems(items) -> None:
+    for item in items:
+        if item.get_closest_marker("long") and not LONG:
+            item.add_marker(pytest.mark.skip(reason="long: set KAWS_LONG=1"))
+
+
+@pytest.fixture(scope="session")
+def certs():
+    """servers.Certificates: a test CA's, and servers' good and bad ones."""
+    from servers import certificates
+    return certificates()
+
+
+@pytest.fixture(scope="session")
+def driver_program():
+    """The library behind a command line, built once."""
+    from driver import build_c
+    return build_c("driver.c")
+
+
+@pytest.fixture
+def emulator(certs):
+    """A kms_emulator.Emulator over TLS, with its usual user and key."""
+    from kms_emulator import Emulator
+    with Emulator(certs.good.cert, certs.good.key) as kms:
+        yield kms
+    assert kms.crashes == []
+
+
+def write_conf(path: Path, *lines: str) -> Path:
+    """A conf file as an administrator should write it: whole or not at all, 0600."""
+    new = path.with_name(path.name + ".new")
+    new.touch(mode=0o600)
+    new.write_text("".join(line + "\n" for line in lines))
+    new.replace(path)
+    return path
+
+
+@pytest.fixture
+def conf(tmp_path):
+    """A conf file with the credentials of the emulator's usual user."""
+    from kms_emulator import ACCESS_KEY_ID, SECRET
+    return write_conf(tmp_path / "conf", ACCESS_KEY_ID, SECRET)
+
+
+@pytest.fixture
+def settings(tmp_path, request):
+    """What a ring is opened with if a test does not say otherwise."""
+    from kms_emulator import KEY_ARN
+    emulator, certs, conf = map(request.getfixturevalue, ("emulator", "certs", "conf"))
+    return {"data_file": tmp_path / "keyring" / "data", "conf_file": conf, "ca_file": certs.ca,
+            "endpoint": emulator.url, "kms_key_id": KEY_ARN}
+
+
+@pytest.fixture
+def driver(driver_program, settings):
+    """Makes drivers, each a process with an open ring: driver(region="eu-west-1", ...)."""
+    from driver import Driver
+    made = []
+
+    def make(env=None, **changes):
+        made.append(Driver(driver_program, env))
+        answer = made[-1].open(**{**settings, **changes})
+        assert answer.status == "OK", answer
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.stop()
