@@ -696,8 +696,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *        plat_lock_init plat_lock_free plat_lock plat_unlock plat_once
  *        plat_parallel plat_pages plat_pages_free
  *        plat_open plat_close plat_stat plat_read_at plat_write_at plat_sync
- *        plat_sync_dir plat_cut plat_rename plat_remove plat_make_dir
- *        plat_hold plat_release plat_others_hold
+ *        plat_open_dir plat_sync_dir plat_cut plat_rename plat_remove
+ *        plat_make_dir plat_hold plat_release plat_others_hold
  *
  * Everything that differs between systems is here, as small calls that say
  * what is wanted; POSIX and Windows are two sections with the same functions.
@@ -1200,20 +1200,23 @@ kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 }
 
 
-/* Writes it all. A short write is not an error yet: the next one names it. */
+/* Writes it all, or as much as *done says. A short write is not an error yet:
+ * the next one names it. */
 static int
-kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len)
+kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
+                    size_t *done)
 {
     const uint8_t *at = data;
-    size_t done = 0;
 
-    while (done < len) {
-        ssize_t n = pwrite(fd, at + done, len - done, (off_t)(offset + done));
+    *done = 0;
+    while (*done < len) {
+        ssize_t n = pwrite(fd, at + *done, len - *done,
+                           (off_t)(offset + *done));
         if (n < 0 && errno == EINTR)
             continue;
         if (n <= 0)
             return n < 0 ? errno : EIO;
-        done += (size_t)n;
+        *done += (size_t)n;
     }
     return 0;
 }
@@ -1236,24 +1239,27 @@ kaws__plat_sync(int fd)
 }
 
 
+static int
+kaws__plat_open_dir(const char *path, int *fd)
+{
+    do {
+        *fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    } while (*fd < 0 && errno == EINTR);
+    return *fd < 0 ? errno : 0;
+}
+
+
 /* Makes the names in a folder durable. A file system that cannot sync folders
  * says EINVAL, and there is nothing more to ask of it. */
 static int
-kaws__plat_sync_dir(const char *path)
+kaws__plat_sync_dir(int fd)
 {
-    int os = 0;
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int failed;
 
-    if (fd < 0)
-        return errno;
-    while (fsync(fd) != 0) {
-        os = errno;
-        if (os != EINTR)
-            break;
-        os = 0;
-    }
-    close(fd);
-    return os == EINVAL ? 0 : os;
+    do {
+        failed = fsync(fd);
+    } while (failed != 0 && errno == EINTR);
+    return failed != 0 && errno != EINVAL ? errno : 0;
 }
 
 
@@ -1621,19 +1627,20 @@ kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 
 
 static int
-kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len)
+kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
+                    size_t *done)
 {
     const uint8_t *at = data;
-    size_t done = 0;
 
-    while (done < len) {
-        OVERLAPPED where = kaws__plat_at(offset + done);
-        DWORD n = len - done < 0x1000000 ? (DWORD)(len - done) : 0x1000000;
-        if (!WriteFile(kaws__plat_handle(fd), at + done, n, &n, &where))
+    *done = 0;
+    while (*done < len) {
+        OVERLAPPED where = kaws__plat_at(offset + *done);
+        DWORD n = len - *done < 0x1000000 ? (DWORD)(len - *done) : 0x1000000;
+        if (!WriteFile(kaws__plat_handle(fd), at + *done, n, &n, &where))
             return kaws__plat_errno(GetLastError());
         if (n == 0)
             return EIO;
-        done += n;
+        *done += n;
     }
     return 0;
 }
@@ -1649,9 +1656,18 @@ kaws__plat_sync(int fd)
 
 /* MOVEFILE_WRITE_THROUGH, below, is all that Windows offers for names. */
 static int
-kaws__plat_sync_dir(const char *path)
+kaws__plat_open_dir(const char *path, int *fd)
 {
     (void)path;
+    *fd = -1;
+    return 0;
+}
+
+
+static int
+kaws__plat_sync_dir(int fd)
+{
+    (void)fd;
     return 0;
 }
 
@@ -1809,8 +1825,8 @@ kaws__err_os(kaws_error *err, kaws_status status, int os,
         return status;
     err->status = status;
     err->os = os;
-    va_start(args, format);
-    (void)vsnprintf(err->text, sizeof err->text, format, args);
+    va_start(args, format);               /* a long path leaves room for it */
+    (void)vsnprintf(err->text, sizeof err->text - 72, format, args);
     va_end(args);
     used = strlen(err->text);
     (void)snprintf(err->text + used, sizeof err->text - used, ": %s (errno %d)",
@@ -3639,6 +3655,7 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     size_t sent;
     size_t first;                 /* where the trailing spaces begin          */
     int    too_long;
+    int    headed;                /* the headers have come to their end       */
     char   error[CURL_ERROR_SIZE];
 } kaws__transfer;
 
@@ -3668,6 +3685,7 @@ kaws__http_on_header(char *data, size_t size, size_t count, void *to)
     kaws__transfer *t = to;
     kaws_bytes line = { (const uint8_t *)data, size * count };
 
+    t->headed = line.len > 0 && (*data == '\r' || *data == '\n');
     kaws__http_header(t->r, line);
     return line.len;
 }
@@ -3890,6 +3908,8 @@ kaws__http_curl(void *ctx, const kaws_request *q, kaws_reply *r)
         t.first--;
     if (e != NULL && kaws__http_aim(e, &t, headers))
         code = curl_easy_perform(e);
+    if (code == CURLE_OK && !t.headed)
+        code = CURLE_PARTIAL_FILE;        /* libcurl is content with less    */
     if (code == CURLE_OK)
         (void)curl_easy_getinfo(e, CURLINFO_RESPONSE_CODE, &http);
     if (t.too_long) {
@@ -4840,7 +4860,7 @@ typedef struct kaws__call {
     const char *headers[8];
     int         once;             /* never send it twice                      */
     int         dry;              /* DryRunOperation is what we hope for      */
-    int         mute;             /* no log may show what is said about it    */
+    int         secret;           /* the body holds a plaintext               */
     int         attempt;
     int         clock_mended, creds_renewed;
     unsigned    generation;
@@ -5024,6 +5044,27 @@ kaws__kms_nonsense(const kaws__call *c, const char *why, kaws_error *err)
 }
 
 
+/* KMS's message helps, but it may repeat what it was sent. Then it is not for a
+ * log: neither what is said of a plaintext, nor a piece of the token or of the
+ * signature. */
+static int
+kaws__kms_may_show(const kaws__call *c, kaws_bytes message)
+{
+    const char *signature = strstr(c->authorization, "Signature=");
+    kaws_bytes sent[2];
+    size_t s, i, m, piece = 12;
+
+    sent[0] = kaws__buf_view(&c->token_line);
+    sent[1] = kaws__buf_of(signature != NULL ? signature : "");
+    for (s = 0; s < 2; s++)
+        for (i = 0; i + piece <= sent[s].len; i++)
+            for (m = 0; m + piece <= message.len; m++)
+                if (memcmp(sent[s].at + i, message.at + m, piece) == 0)
+                    return 0;
+    return message.len > 0 && !c->secret;
+}
+
+
 /* A reply other than 200: fills the error, returns what follows. */
 static const kaws__fault *
 kaws__kms_refused(kaws__call *c, kaws_error *err)
@@ -5047,7 +5088,9 @@ kaws__kms_refused(kaws__call *c, kaws_error *err)
             return NULL;
         fault = kaws__kms_fault("", 200);
     }
-    if ((fault->then & KAWS__SAYS) && message.len > 0)
+    if (message.len > sizeof shown)
+        message.len = sizeof shown;
+    if ((fault->then & KAWS__SAYS) && kaws__kms_may_show(c, message))
         kaws__text_show(shown, sizeof shown, message);
     kaws__text_show(id, sizeof id, kaws__buf_of(c->r.request_id));
     (void)kaws__err_set(err, fault->status, "AWS KMS at %s refused %s (%s, "
@@ -5072,6 +5115,7 @@ kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
 {
     static const kaws__fault network = { "", KAWS_NETWORK, KAWS__LATER, "" };
     static const kaws__fault final = { "", KAWS_REPLY, 0, "" };
+    static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
     const kaws__fault *fault = NULL;
     int64_t left = c->deadline_ms - kaws__kms_ticks_ms(k);
     int64_t started = kaws__plat_ticks_us();
@@ -5082,7 +5126,7 @@ kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
     if (wrong != NULL || c->token_line.failed) {
         kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
                       wrong != NULL ? wrong : "out of memory");
-        return &final;
+        return &memory;
     }
     c->q.timeout_ms = left > 1 ? (int)left : 1;
     if (kaws__http_send(&k->http, &c->q, &c->r)) {
@@ -5350,6 +5394,7 @@ kaws__kms_encrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
     kaws__kms_call_begin(k, &c, "Encrypt", aim);
     kaws__kms_put_text(&c, "KeyId", aim->key_id);
     kaws__kms_put_data(&c, "Plaintext", plain);
+    c.secret = 1;
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
     kaws__json_end(&c.body);
     rinse = c.body.len + KAWS__KMS_RINSE;     /* room 9 says what for         */
@@ -5674,9 +5719,9 @@ kaws__kms_close(kaws__kms *k)
  * ROOM 12  file     bytes to disk: durably, whole, and never somebody else's
  * ==========================================================================
  * Uses: plat err mem buf text crypto
- * Gives: file_open file_close file_hold file_release file_read file_append
- *        file_begin file_put file_commit file_abandon file_set_aside
- *        file_patch
+ * Gives: file_open file_close file_hold file_release file_root file_read
+ *        file_patch file_append file_begin file_put file_commit file_abandon
+ *        file_set_aside file_settle
  *
  * This room knows a file by its device, inode, size and last 32 bytes, and
  * nothing of keys. Before each change the path is opened afresh and must be
@@ -5689,6 +5734,10 @@ kaws__kms_close(kaws__kms *k)
  *     3  sync it                        the same
  *     4  rename it to <path>            the old file or the new one, whole
  *     5  sync the folder                the new file
+ *
+ * A process may be killed, too, or a sync fail, and the system live on. Then
+ * the next one sees what is not durable, and it may not build on that before
+ * it is: so opening makes durable whatever it found (file_settle, file_root).
  *
  * Locks are taken on <path>.lock, which is never removed (or two processes
  * could hold the lock of two different files): slot 0, shared, for life, to
@@ -5706,6 +5755,7 @@ typedef struct kaws__file {
     char    *path, *tmp, *lock, *dir;
     int      lock_fd;             /* -1: none, only in a read-only keyring    */
     int      read_only;
+    int      made_dir;            /* the folder was not there                 */
     int      exists;
     uint64_t dev, ino, size;      /* the file as we know it                   */
     uint8_t  tail[KAWS__FILE_TAIL];
@@ -5749,28 +5799,53 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 }
 
 
-/* Makes the folder, one level of it, if it is not there, and syncs the folder
- * above, which has its name. */
+/* Makes the folder, one level of it, if it is not there. */
 static kaws_status
 kaws__file_folder(kaws__file *f, kaws_error *err)
+{
+    int os = kaws__plat_make_dir(f->dir);
+
+    f->made_dir = os == 0;
+    if (os != 0 && os != EEXIST)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot make the folder %s of "
+                            "the data file", f->dir);
+    if (os == 0)
+        kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if "
+                      "the keyring has been in use, is its volume mounted?",
+                      f->dir);
+    return KAWS_OK;
+}
+
+
+static int
+kaws__file_sync_dir(const char *path)
+{
+    int fd, os = kaws__plat_open_dir(path, &fd);
+
+    if (os == 0)
+        os = kaws__plat_sync_dir(fd);
+    kaws__plat_close(fd);
+    return os;
+}
+
+
+/* Makes the folder's own name durable, which stands in the folder above. Asked
+ * where a keyring begins, even if the folder was there: whoever made it may
+ * not have lived to see to that. If we did not make it and may not look at the
+ * folder above, that is somebody else's, and so is the care for it. */
+static kaws_status
+kaws__file_root(kaws__file *f, kaws_error *err)
 {
     const char *slash = kaws__plat_last_slash(f->dir);
     size_t n = slash != NULL ? (size_t)(slash - f->dir) : 0;
     char was = f->dir[n];
-    int os = kaws__plat_make_dir(f->dir);
+    int os;
 
-    if (os == EEXIST)
-        return KAWS_OK;
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot make the folder %s of "
-                            "the data file", f->dir);
-    kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if the "
-                  "keyring has been in use, is its volume mounted?", f->dir);
     if (n > 0)
         f->dir[n] = '\0';
-    os = kaws__plat_sync_dir(slash == NULL ? "." : n == 0 ? "/" : f->dir);
+    os = kaws__file_sync_dir(slash == NULL ? "." : n == 0 ? "/" : f->dir);
     f->dir[n] = was;
-    if (os != 0)
+    if (os != 0 && (os != EACCES || f->made_dir))
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
                             "%s", f->dir);
     return KAWS_OK;
@@ -5989,29 +6064,41 @@ kaws__file_verify(kaws__file *f, int *fd, kaws_error *err)
 }
 
 
-/* Writes a few bytes in place, without a sync of its own. */
+/* Writes a few bytes in place, without a sync of its own. One that went wrong
+ * in the middle is tried again, for half a patch makes the file unreadable. */
 static kaws_status
 kaws__file_patch(kaws__file *f, int fd, uint64_t offset, kaws_bytes bytes,
                  kaws_error *err)
 {
-    int os = kaws__plat_write_at(fd, offset, bytes.at, bytes.len);
+    size_t done, more;
+    int os = kaws__plat_write_at(fd, offset, bytes.at, bytes.len, &done);
 
+    if (os != 0 && done > 0)
+        os = kaws__plat_write_at(fd, offset, bytes.at, bytes.len, &more);
+    if (os != 0 && done > 0)
+        return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while "
+                            "writing to the data file %s, and again when that "
+                            "was repeated; no more is changed until the "
+                            "keyring is reopened", f->path);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot write to the data file "
-                            "%s", f->path);
+                            "%s; nothing was changed", f->path);
     return KAWS_OK;
 }
 
 
 /* A failed append is taken back. If that fails as well, nobody can say what
- * the disk holds. */
+ * the disk holds; *landed then says what the file has as long as it is up. */
 static kaws_status
-kaws__file_take_back(kaws__file *f, int fd, int os, kaws_error *err)
+kaws__file_take_back(kaws__file *f, int fd, int os, int *landed,
+                     kaws_error *err)
 {
     int cut = kaws__plat_cut(fd, f->size);
 
-    if (cut == 0)
+    if (cut == 0) {
+        *landed = 0;
         cut = kaws__plat_sync(fd);
+    }
     if (cut == 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot add to the data file "
                             "%s; nothing was changed", f->path);
@@ -6029,6 +6116,7 @@ kaws__file_append(kaws__file *f, uint64_t offset, kaws_bytes patch,
                   kaws_bytes bytes, int *landed, kaws_error *err)
 {
     kaws_status status;
+    size_t done;
     int fd, os;
 
     *landed = 0;
@@ -6037,13 +6125,12 @@ kaws__file_append(kaws__file *f, uint64_t offset, kaws_bytes patch,
         return status;
     status = kaws__file_patch(f, fd, offset, patch, err);
     if (status == KAWS_OK) {
-        os = kaws__plat_write_at(fd, f->size, bytes.at, bytes.len);
+        os = kaws__plat_write_at(fd, f->size, bytes.at, bytes.len, &done);
         *landed = os == 0;
         if (os == 0)
             os = kaws__plat_sync(fd);
         if (os != 0)
-            status = kaws__file_take_back(f, fd, os, err);
-        *landed = *landed && (status == KAWS_OK || status == KAWS_UNCERTAIN);
+            status = kaws__file_take_back(f, fd, os, landed, err);
     }
     if (*landed) {
         f->size += bytes.len;
@@ -6099,8 +6186,10 @@ kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 static void
 kaws__file_flush(kaws__writer *w)
 {
+    size_t done;
+
     if (w->os == 0)
-        w->os = kaws__plat_write_at(w->fd, w->size, w->block, w->used);
+        w->os = kaws__plat_write_at(w->fd, w->size, w->block, w->used, &done);
     w->size += w->used;
     w->used = 0;
 }
@@ -6131,7 +6220,7 @@ static kaws_status
 kaws__file_commit(kaws__file *f, kaws__writer *w, kaws_error *err)
 {
     kaws__file fresh = *f;
-    int os;
+    int os, dir = -1;
 
     kaws__file_flush(w);
     os = w->os;
@@ -6140,8 +6229,11 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, kaws_error *err)
     if (os == 0)
         os = kaws__file_know(&fresh, w->fd);
     if (os == 0)
+        os = kaws__plat_open_dir(f->dir, &dir);
+    if (os == 0)
         os = kaws__plat_rename(f->tmp, f->path);
     if (os != 0) {
+        kaws__plat_close(dir);
         kaws__file_abandon(f, w);
         return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file "
                             "%s; nothing was changed", f->path);
@@ -6150,7 +6242,8 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, kaws_error *err)
     kaws__plat_close(w->fd);
     w->fd = -1;
     kaws__file_abandon(f, w);
-    os = kaws__plat_sync_dir(f->dir);
+    os = kaws__plat_sync_dir(dir);
+    kaws__plat_close(dir);
     if (os != 0)
         return kaws__err_os(err, KAWS_UNCERTAIN, os, "the data file %s was "
                             "replaced, but its folder could not be synced; no "
@@ -6160,45 +6253,96 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, kaws_error *err)
 }
 
 
+/* Makes the file for a torn end. Its name says when; if there is one of that
+ * second, a number follows. */
+static int
+kaws__file_open_aside(const kaws__file *f, int64_t when, kaws__buf *name,
+                      int *fd)
+{
+    char date[17], number[16] = "";
+    int i, os = EEXIST;
+
+    kaws__text_amz_date(date, when);
+    for (i = 1; i < 100 && os == EEXIST; i++) {
+        name->len = 0;
+        kaws__buf_text(name, f->path);
+        kaws__buf_text(name, ".torn-");
+        kaws__buf_text(name, date);
+        kaws__buf_text(name, number);
+        kaws__buf_byte(name, '\0');
+        os = name->failed ? ENOMEM
+           : kaws__plat_open((const char *)name->at, KAWS__NEW, fd);
+        (void)snprintf(number, sizeof number, "-%d", i);
+    }
+    return os;
+}
+
+
 /* Keeps the bytes from `at` on in a file of their own, `name`, and cuts them
- * off. The name says when, for there may be several. */
+ * off. */
 static kaws_status
 kaws__file_set_aside(kaws__file *f, kaws_bytes all, uint64_t at, int64_t when,
                      kaws__buf *name, kaws_error *err)
 {
-    char date[17];
-    int fd = -1, os = 0, tail = -1;
+    int fd = -1, os, tail = -1;
+    size_t done;
     kaws_status status = kaws__file_verify(f, &fd, err);
 
-    kaws__text_amz_date(date, when);
-    kaws__buf_text(name, f->path);
-    kaws__buf_text(name, ".torn-");
-    kaws__buf_text(name, date);
-    kaws__buf_byte(name, '\0');
-    if (status == KAWS_OK && name->failed)
-        status = kaws__err_set(err, KAWS_MEMORY, "out of memory");
-    if (status == KAWS_OK) {
-        os = kaws__plat_open((const char *)name->at, KAWS__NEW, &tail);
-        if (os == 0)
-            os = kaws__plat_write_at(tail, 0, all.at + at,
-                                     all.len - (size_t)at);
+    if (status != KAWS_OK)
+        return status;
+    os = kaws__file_open_aside(f, when, name, &tail);
+    if (os == 0) {
+        os = kaws__plat_write_at(tail, 0, all.at + at, all.len - (size_t)at,
+                                 &done);
         if (os == 0)
             os = kaws__plat_sync(tail);
         if (os == 0)
-            os = kaws__plat_sync_dir(f->dir);
-        if (os == 0)
-            os = kaws__plat_cut(fd, at);
-        if (os == 0)
-            os = kaws__plat_sync(fd);
-        if (os == 0)
-            os = kaws__file_know(f, fd);
+            os = kaws__file_sync_dir(f->dir);
         if (os != 0)
-            status = kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end "
-                                  "of the data file %s aside as %s", f->path,
-                                  (const char *)name->at);
+            (void)kaws__plat_remove((const char *)name->at);
     }
+    if (os == 0)
+        os = kaws__plat_cut(fd, at);
+    if (os == 0)
+        os = kaws__plat_sync(fd);
+    if (os == 0)
+        os = kaws__file_know(f, fd);
     kaws__plat_close(tail);
     kaws__plat_close(fd);
+    if (os != 0)
+        return kaws__err_os(err, os == ENOMEM ? KAWS_MEMORY : KAWS_FILE, os,
+                            "cannot set the torn end of the data file %s aside "
+                            "as %s.torn-...", f->path, f->path);
+    return KAWS_OK;
+}
+
+
+/* What was read is made durable: the names in the folder, and the bytes from
+ * `from` on. Those are written again, for the system may think that it has
+ * written them, after a sync that failed. */
+static kaws_status
+kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
+                  kaws_error *err)
+{
+    kaws_status status = KAWS_OK;
+    size_t done;
+    int fd = -1, os = kaws__file_sync_dir(f->dir);
+
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
+                            f->dir);
+    if (from < f->size)
+        status = kaws__file_verify(f, &fd, err);
+    if (status == KAWS_OK && from < f->size) {
+        os = kaws__plat_write_at(fd, from, all.at + from,
+                                 (size_t)(f->size - from), &done);
+        if (os == 0)
+            os = kaws__plat_sync(fd);
+    }
+    kaws__plat_close(fd);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
+                            f->path);
     return status;
 }
 
@@ -7255,7 +7399,9 @@ kaws__ring_create(kaws *ring, kaws_error *err)
                            sizeof ring->file_id) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
                              "bytes for the data file's id");
-    status = kaws__ring_replace(ring, NULL, 0, NULL, &landed, err);
+    status = kaws__file_root(&ring->file, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_replace(ring, NULL, 0, NULL, &landed, err);
     if (status == KAWS_OK)
         kaws__err_log(&ring->hooks, 1, "there was no data file %s, so a new, "
                       "empty keyring was made; if one has been in use, is its "
@@ -7285,8 +7431,10 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     status = kaws__ring_take_records(ring, all, found.good, err);
     if (status == KAWS_OK && found.torn)
         status = kaws__ring_mend_torn(ring, all, found.good, err);
-    if (status == KAWS_OK && !ring->read_only &&
-        found.committed != ring->file.size)
+    if (status != KAWS_OK || ring->read_only)
+        return status;
+    status = kaws__file_settle(&ring->file, all, found.committed, err);
+    if (status == KAWS_OK && found.committed != ring->file.size)
         status = kaws__ring_write_cell(ring, err);
     return status;
 }
@@ -7587,6 +7735,8 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     r.blob.len = sealed->blob_len;
     r.plain_len = len;
     r.created = ring->hooks.now_ms(ring->hooks.ctx) / 1000;
+    if (r.created < 0 || r.created > 253402300799)
+        r.created = 0;                    /* no clock may spoil the file      */
     kaws__buf_init(&record, &ring->hooks);
     kaws__store_record(&record, &r);
     kaws__plat_lock(&ring->lock);

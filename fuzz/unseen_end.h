@@ -1,0 +1,4 @@
+/* unseen_end.h - see unseen_begin.h */
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif

@@ -1,0 +1,289 @@
+#!/usr/bin/python3
+"""Runs the C tests on machines that are not here: compiled here, run by qemu or wine.
+
+    tests/arch.py MACHINE [WORD ...]    all tests there, or those whose names contain a word
+
+arm64, armhf (32 bits), s390x (big-endian) and riscv64 have Debian's cross compilers and qemu, and
+that architecture's libcurl, BearSSL and cmocka in build/arch/MACHINE: nothing is added to this
+machine's own libraries.  There, undefined behaviour ends a test.  musl and windows have neither
+libcurl nor cmocka: the standalone header is compiled with KEYRING_AWS_NO_CURL, and
+tests/unit/standin judges.  The last line is "N passed, N failed".
+"""
+
+import concurrent.futures
+import contextlib
+import glob
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import servers
+from kms_emulator import Emulator, serve_control
+from run import count
+
+TOP = Path(__file__).resolve().parent.parent
+STANDALONE = TOP / "build" / "standalone"       # the header with BearSSL in it, and the tests
+STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]
+UBSAN = ["-O1", "-g", "-fsanitize=undefined", "-fno-sanitize-recover=all", "-static-libubsan"]
+LIBRARIES = ("libcmocka-dev", "libcurl4-openssl-dev", "libbearssl-dev")
+BEARSSL = ["-l:libbearssl.a", "-Wl,--exclude-libs,ALL"]
+
+
+class Machine(NamedTuple):
+    """How to compile for it, how to run there, and what Debian packages that takes."""
+    compiler: str
+    runner: str = ""
+    packages: tuple[str, ...] = ()
+    suite: str = ""                 # of Debian, for its libraries; none: standalone
+
+
+def cross(triplet: str, qemu: str, debian: str, suite: str = "bookworm") -> Machine:
+    return Machine(f"{triplet}-gcc", f"qemu-{qemu}",
+                   (f"gcc-{triplet}", f"libc6-dev-{debian}-cross", "qemu-user"), suite)
+
+
+MACHINES = {
+    "arm64": cross("aarch64-linux-gnu", "aarch64", "arm64"),
+    "armhf": cross("arm-linux-gnueabihf", "arm", "armhf"),
+    "s390x": cross("s390x-linux-gnu", "s390x", "s390x"),
+    "riscv64": cross("riscv64-linux-gnu", "riscv64", "riscv64", "sid"),
+    "musl": Machine("musl-gcc", "", ("musl-tools",)),
+    "windows": Machine("x86_64-w64-mingw32-gcc", "/usr/lib/wine/wine64",
+                       ("gcc-mingw-w64-x86-64-win32", "wine64")),
+}
+
+# What a machine has not got, by test.  http.c's tests talk to libcurl; the others replace POSIX's
+# file calls, which Windows has not; test_windows.c is in their place there.
+LEFT_OUT = {
+    "musl": {"unit/test_http", "unit/test_windows"},
+    "windows": {"unit/test_http", "unit/test_plat", "unit/test_file"},
+}
+
+
+class Failed(Exception):
+    """What could not be made ready, in a sentence."""
+
+
+def machine(name: str) -> Machine:
+    if name not in MACHINES:
+        raise Failed(f"no machine named '{name}': choose one of {', '.join(MACHINES)}")
+    return MACHINES[name]
+
+
+# ---- what there has to be --------------------------------------------------------------------
+
+
+def prepare(name: str) -> None:
+    """The compiler, the emulator and the libraries."""
+    one = machine(name)
+    if subprocess.run([TOP / "tests" / "need.sh", *one.packages], check=False).returncode:
+        raise Failed(f"{name} needs these packages: {' '.join(one.packages)}")
+    if one.suite:
+        libraries(name)
+    elif subprocess.run(["make", "-s", "build/standalone/ready"], cwd=TOP,
+                        check=False).returncode:
+        raise Failed("the standalone header could not be made")
+
+
+def libraries(name: str) -> Path:
+    """That architecture's libraries, unpacked."""
+    root = TOP / "build" / "arch" / name
+
+    def make(new: Path) -> None:
+        print(f"fetching {name}'s libraries from Debian {machine(name).suite} ...",
+              file=sys.stderr, flush=True)
+        packages = fetch(new / "apt", name, machine(name).suite)
+        servers._unpack(new, [deb for deb in packages if not deb.name.startswith("libc6-dev")
+                              and not deb.name.startswith("linux-libc-dev")])
+
+    return servers._once(root, (root / "usr").exists, make)
+
+
+def fetch(apt: Path, arch: str, suite: str) -> list[Path]:
+    """Packages and all that they depend on, by an apt-get that knows nothing of this machine."""
+    for folder in ("lists/partial", "cache/archives/partial"):
+        (apt / folder).mkdir(parents=True)
+    (apt / "status").touch()
+    (apt / "sources.list").write_text(f"deb [signed-by={servers.KEYRING} target=Packages] "
+                                      f"{servers._mirror()} {suite} main\n")
+    (apt / "apt.conf").write_text(f'{servers.APT_CONF.format(arch=arch, apt=apt)}'
+                                  f'APT::Architecture "{arch}";\n')
+    for pause in (3, 15, None):
+        reason = servers._apt_get(apt, "update") or servers._apt_get(
+            apt, "install", "--download-only", "--yes", *LIBRARIES)
+        if not reason:
+            return list((apt / "cache/archives").glob("*.deb"))
+        if pause:
+            time.sleep(pause)
+    raise Failed(f"apt-get cannot fetch {arch}'s libraries: {reason}")
+
+
+# ---- compiling and running ---------------------------------------------------------------------
+
+
+def compiled(name: str, source: str, *flags: str, out: str = "") -> Path:
+    """The program of a source in tests/, made if anything that it may include is newer."""
+    one, tree = machine(name), TOP if machine(name).suite else STANDALONE
+    program = TOP / "build" / "tests" / "arch" / name / (out or source.removesuffix(".c"))
+    sources = [TOP / "keyring_aws.h", TOP / source, TOP / "tests" / source,
+               *map(Path, glob.glob(f"{TOP}/tests/*/*.h"))]
+    newest = max(path.stat().st_mtime for path in sources if path.exists())
+    if program.exists() and program.stat().st_mtime > newest:
+        return program
+    program.parent.mkdir(parents=True, exist_ok=True)
+    path = source if source == "keyring_aws_plugin.c" else f"tests/{source}"
+    command = [one.compiler, *STRICT, *options(name), "-o", f"{program}.new", path, *flags,
+               *links(name)]
+    done = subprocess.run(command, cwd=tree, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise Failed(f"{' '.join(command)}\n{done.stderr}")
+    os.replace(f"{program}.new", program)
+    return program
+
+
+def options(name: str) -> list[str]:
+    one = machine(name)
+    if one.suite:
+        root = libraries(name)
+        triplet = one.compiler.removesuffix("-gcc")
+        return [*UBSAN, "-isystem", f"{root}/usr/include", "-isystem",
+                f"{root}/usr/include/{triplet}"]
+    return ["-O1", "-g", "-DKEYRING_AWS_NO_CURL", "-isystem", "tests/unit/standin", "-isystem",
+            "standin", *(["-include", "windows.h"] if name == "windows" else [])]
+
+
+def links(name: str) -> list[str]:
+    one = machine(name)
+    if not one.suite:
+        return ["-static", "-lpthread"]
+    libs = f"{libraries(name)}/usr/lib/{one.compiler.removesuffix('-gcc')}"
+    return [f"-L{libs}", f"-Wl,-rpath-link={libs}", *BEARSSL, "-lcurl", "-lcmocka", "-ldl",
+            "-lpthread"]
+
+
+def command(name: str, program: Path, *words: object) -> list[str]:
+    one = machine(name)
+    root = ["-L", str(libraries(name))] if one.suite else []
+    return [*filter(None, [one.runner]), *root, str(program), *map(str, words)]
+
+
+def run(name: str, program: Path, *words: object, timeout: float = 1200) -> tuple[int, int, str]:
+    """How many checks passed and failed, and what was printed."""
+    tree = TOP if machine(name).suite else STANDALONE
+    env = {**servers.clean_environment(), "WINEDEBUG": "-all", "WINEPREFIX": str(
+        TOP / "build" / "arch" / "wine")}
+    try:
+        done = subprocess.run(command(name, program, *words), cwd=tree, env=env, timeout=timeout,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, check=False)
+        text, code = done.stdout.decode(errors="replace"), done.returncode
+    except subprocess.TimeoutExpired as late:
+        text, code = (late.stdout or b"").decode(errors="replace"), "too late"
+    passed, failed = count(text)
+    if (code != 0 or passed == 0) and failed == 0:
+        text += f"\n{program.name} ended with {code}\n"
+        failed = 1
+    return passed, failed, text
+
+
+# ---- the tests -----------------------------------------------------------------------------------
+
+
+def tests(name: str) -> list[str]:
+    """unit/test_text, fault/test_crash, ... host_57, ... data_file."""
+    found = [path.removeprefix(f"{TOP}/tests/").removesuffix(".c") for path in sorted(
+        glob.glob(f"{TOP}/tests/unit/test_*.c") + glob.glob(f"{TOP}/tests/fault/test_*.c"))]
+    if name == "windows":
+        found = [each for each in found if each.startswith("unit/")]
+    left_out = LEFT_OUT.get(name, {"unit/test_windows"})
+    found = [each for each in found if each not in left_out]
+    hosts = ["host_57", "host_80", "host_unknown"] if machine(name).suite else []
+    return [*found, *hosts, "data_file"]
+
+
+def perform(name: str, test: str) -> tuple[int, int, str]:
+    """One test, compiled and run."""
+    try:
+        if test.startswith("host_"):
+            return host(name, test)
+        if test == "data_file":
+            return data_file(name)
+        return run(name, compiled(name, f"{test}.c"))
+    except Failed as failed:
+        return 0, 1, str(failed)
+
+
+@contextlib.contextmanager
+def kms() -> Iterator[tuple[str, int]]:
+    """The emulator's URL and control port."""
+    with Emulator() as emulator:
+        control = serve_control(emulator)
+        try:
+            yield emulator.url, control.server_port
+        finally:
+            control.shutdown()
+
+
+def host(name: str, test: str) -> tuple[int, int, str]:
+    """The plugin, loaded as MySQL does it."""
+    plugin = compiled(name, "keyring_aws_plugin.c", "-shared", "-fPIC", "-fvisibility=hidden",
+                      out="keyring_aws.so")
+    program = compiled(name, "plugin_host.c", f"-D{test.upper()}", "-rdynamic", out=test)
+    with kms() as (url, control), tempfile.TemporaryDirectory() as work:
+        return run(name, program, plugin, work, f"endpoint={url}", f"control={control}",
+                   "threads=8", "rounds=10")
+
+
+def data_file(name: str) -> tuple[int, int, str]:
+    """A keyring written there is, byte for byte, the one written here; each opens the other's."""
+    programs = {"there": command(name, compiled(name, "build/portable.c")),
+                "here": [str(native("build/portable.c"))]}
+    passed, said = 0, ""
+    with tempfile.TemporaryDirectory() as work:
+        folders = {place: Path(work, place) for place in programs}
+        for verb, who, whose in (("write", "there", "there"), ("write", "here", "here"),
+                                 ("read", "there", "here"), ("read", "here", "there")):
+            folders[whose].mkdir(exist_ok=True)
+            done = subprocess.run([*programs[who], verb, folders[whose]], text=True, check=False,
+                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            said += f"{verb} {who} the file of {whose}: {done.stdout}"
+            passed += done.returncode == 0
+        alike = len({(folder / "data").read_bytes() for folder in folders.values()}) == 1
+    return passed + alike, 5 - passed - alike, f"{said}the same bytes: {alike}\n"
+
+
+def native(source: str) -> Path:
+    program = TOP / "build" / "tests" / "arch" / "native" / source.removesuffix(".c")
+    program.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["gcc", *STRICT, "-O1", "-o", f"{program}.new", f"tests/{source}", *BEARSSL,
+                    "-lcurl"], cwd=TOP, check=True)
+    os.replace(f"{program}.new", program)
+    return program
+
+
+def main(argv: list[str]) -> int:
+    name, words = (argv or [""])[0], argv[1:]
+    try:
+        prepare(name)
+    except (Failed, servers.ServerError) as failed:
+        print(f"arch.py: {failed}", file=sys.stderr)
+        return 2
+    chosen = [test for test in tests(name) if not words or any(word in test for word in words)]
+    total = [0, 0]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = pool.map(lambda test: perform(name, test), chosen)
+        for test, (passed, failed, text) in zip(chosen, results):
+            total = [total[0] + passed, total[1] + failed]
+            print(f"{name + ' ' + test:36} {passed:6} passed {failed:4} failed", flush=True)
+            if failed:
+                print("\n".join(text.splitlines()[-60:]), flush=True)
+    print(f"{total[0]} passed, {total[1]} failed")
+    return 1 if total[1] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,738 @@
+/* The public API of keyring_aws.h as a command-line program, for tests/driver.py.
+ *
+ *     cc -o driver driver.c -l:libbearssl.a -lcurl
+ *
+ * Reads commands from standard input, one a line, and answers each with a line:
+ *
+ *     ID COMMAND WORD...          is done at once
+ *     ID & COMMAND WORD...        is done on a thread of its own
+ *
+ *     ID MS STATUS HTTP OS AWS REQUEST-ID TEXT RESULT...
+ *     log LEVEL TEXT              a log line, as it comes
+ *
+ * In a word, all but printable ASCII is written as %XX, and so is %. A word
+ * that is % alone is empty; one that is ~ alone is NULL. There is one ring and
+ * one walk at a time. At the end of the input both are given back.
+ */
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../keyring_aws.h"
+
+#define ARGS 64
+#define PAIRS 8
+
+typedef struct arg {
+    char  *at;                    /* NUL-terminated; NULL for ~               */
+    size_t len;
+} arg;
+
+typedef struct job {              /* one command                              */
+    char  *line;                  /* the args point into it                   */
+    const char *id;
+    const struct command *command;
+    arg    args[ARGS];
+    size_t count;
+    kaws_error  err;
+    kaws_status status;
+    FILE  *out;                   /* the results                              */
+} job;
+
+typedef struct command {
+    const char *name;
+    size_t least, most;           /* number of arguments                      */
+    kaws_status (*run)(job *j);
+    int    silent;                /* it has no kaws_error                     */
+} command;
+
+static kaws *ring;
+static kaws_walk *walk;
+static pthread_mutex_t output = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t finished = PTHREAD_COND_INITIALIZER;
+static int running;               /* jobs on threads; `output` guards it      */
+
+
+/* ---- words ----------------------------------------------------------------- */
+
+static void
+put_bytes(FILE *out, const void *data, size_t len)
+{
+    const uint8_t *at = data;
+    size_t i;
+
+    fputs(len == 0 ? " %" : " ", out);
+    for (i = 0; i < len; i++)
+        if (at[i] > 0x20 && at[i] < 0x7f && at[i] != '%' && at[i] != '~')
+            fputc(at[i], out);
+        else
+            fprintf(out, "%%%02X", at[i]);
+}
+
+
+static void
+put_text(FILE *out, const char *text)
+{
+    if (text == NULL)
+        fputs(" ~", out);
+    else
+        put_bytes(out, text, strlen(text));
+}
+
+
+static void
+put_number(FILE *out, uint64_t number)
+{
+    fprintf(out, " %llu", (unsigned long long)number);
+}
+
+
+static int
+hex_digit(int c)
+{
+    static const char digits[] = "0123456789ABCDEF";
+    const char *found = c != 0 ? strchr(digits, c) : NULL;
+
+    return found != NULL ? (int)(found - digits) : -1;
+}
+
+
+/* Decodes a word in its place. */
+static arg
+take_word(char *word)
+{
+    arg a = { word, 0 };
+    char *at = word;
+
+    if (strcmp(word, "~") == 0) {
+        a.at = NULL;
+        return a;
+    }
+    while (*at != '\0') {
+        if (*at != '%') {
+            word[a.len++] = *at++;
+        } else if (hex_digit(at[1]) >= 0 && hex_digit(at[2]) >= 0) {
+            word[a.len++] = (char)(hex_digit(at[1]) * 16 + hex_digit(at[2]));
+            at += 3;
+        } else {
+            at++;
+        }
+    }
+    word[a.len] = '\0';
+    return a;
+}
+
+
+static long
+number_of(const arg *a)
+{
+    return a->at != NULL ? strtol(a->at, NULL, 10) : 0;
+}
+
+
+static kaws_bytes
+bytes_of(const arg *a)
+{
+    kaws_bytes bytes = { (const uint8_t *)a->at, a->len };
+
+    return bytes;
+}
+
+
+static void
+on_log(void *ctx, int level, const char *line)
+{
+    (void)ctx;
+    pthread_mutex_lock(&output);
+    fprintf(stdout, "log %d", level);
+    put_text(stdout, line);
+    fputc('\n', stdout);
+    fflush(stdout);
+    pthread_mutex_unlock(&output);
+}
+
+
+/* ---- life ------------------------------------------------------------------ */
+
+/* open NAME=VALUE... with the members of kaws_config */
+static kaws_status
+run_open(job *j)
+{
+    kaws_config cfg;
+    const struct { const char *name; const char **text; int *number; }
+    members[] = {
+        { "data_file=", &cfg.data_file, NULL },
+        { "kms_key_id=", &cfg.kms_key_id, NULL },
+        { "region=", &cfg.region, NULL },
+        { "accounts=", &cfg.accounts, NULL },
+        { "conf_file=", &cfg.conf_file, NULL },
+        { "endpoint=", &cfg.endpoint, NULL },
+        { "ca_file=", &cfg.ca_file, NULL },
+        { "read_only=", NULL, &cfg.read_only },
+        { "connect_timeout_ms=", NULL, &cfg.connect_timeout_ms },
+        { "timeout_ms=", NULL, &cfg.timeout_ms },
+        { "max_attempts=", NULL, &cfg.max_attempts },
+        { "rewrap_parallel=", NULL, &cfg.rewrap_parallel }
+    };
+    size_t i, m;
+
+    memset(&cfg, 0, sizeof cfg);
+    cfg.hooks.log = on_log;
+    for (i = 0; i < j->count; i++)
+        for (m = 0; m < sizeof members / sizeof members[0]; m++) {
+            const char *value = j->args[i].at;
+            size_t n = strlen(members[m].name);
+            if (strncmp(value, members[m].name, n) != 0)
+                continue;
+            if (members[m].text != NULL)
+                *members[m].text = value + n;
+            else
+                *members[m].number = (int)strtol(value + n, NULL, 10);
+        }
+    return kaws_open(&ring, &cfg, &j->err);
+}
+
+
+static kaws_status
+run_check(job *j)
+{
+    return kaws_check(ring, &j->err);
+}
+
+
+static kaws_status
+run_close(job *j)
+{
+    (void)j;
+    kaws_close(ring);
+    ring = NULL;
+    return KAWS_OK;
+}
+
+
+/* ---- keys: KEY-ID USER-ID ... ---------------------------------------------- */
+
+static kaws_name
+name_of(const job *j)
+{
+    kaws_name name;
+
+    name.key_id = j->args[0].at;
+    name.user_id = j->args[1].at;
+    return name;
+}
+
+
+/* ... TYPE LENGTH */
+static kaws_status
+run_generate(job *j)
+{
+    return kaws_generate(ring, name_of(j), j->args[2].at,
+                         (size_t)number_of(&j->args[3]), &j->err);
+}
+
+
+/* ... TYPE BYTES */
+static kaws_status
+run_store(job *j)
+{
+    return kaws_store(ring, name_of(j), j->args[2].at, bytes_of(&j->args[3]),
+                      &j->err);
+}
+
+
+/* Gives TYPE BYTES, and whether the key was all zeros when given back. */
+static kaws_status
+run_fetch(job *j)
+{
+    static const kaws_key none;
+    kaws_key key;
+    kaws_status status = kaws_fetch(ring, name_of(j), &key, &j->err);
+
+    if (status == KAWS_OK) {
+        put_text(j->out, key.type);
+        put_bytes(j->out, key.bytes, key.len);
+        kaws_key_free(ring, &key);
+    }
+    put_number(j->out, memcmp(&key, &none, sizeof key) == 0);
+    return status;
+}
+
+
+static kaws_status
+run_remove(job *j)
+{
+    return kaws_remove(ring, name_of(j), &j->err);
+}
+
+
+/* ---- walking ---------------------------------------------------------------- */
+
+/* KEY-ID USER-ID TYPE LENGTH ARN CREATED */
+static void
+put_entry(FILE *out, const kaws_entry_info *info)
+{
+    put_text(out, info->name.key_id);
+    put_text(out, info->name.user_id);
+    put_text(out, info->type);
+    put_number(out, info->len);
+    put_text(out, info->kms_key_arn);
+    put_number(out, (uint64_t)info->created);
+}
+
+
+/* Gives all entries. */
+static kaws_status
+run_walk(job *j)
+{
+    kaws_walk *own;
+    kaws_entry_info info;
+    kaws_status status = kaws_walk_begin(ring, &own, &j->err);
+
+    while (kaws_walk_next(own, &info))
+        put_entry(j->out, &info);
+    kaws_walk_end(own);
+    return status;
+}
+
+
+static kaws_status
+run_walk_begin(job *j)
+{
+    kaws_walk_end(walk);
+    return kaws_walk_begin(ring, &walk, &j->err);
+}
+
+
+/* Gives one entry, or nothing. */
+static kaws_status
+run_walk_next(job *j)
+{
+    kaws_entry_info info;
+
+    if (kaws_walk_next(walk, &info))
+        put_entry(j->out, &info);
+    return KAWS_OK;
+}
+
+
+static kaws_status
+run_walk_end(job *j)
+{
+    (void)j;
+    kaws_walk_end(walk);
+    walk = NULL;
+    return KAWS_OK;
+}
+
+
+/* ---- what protects the keys -------------------------------------------------- */
+
+static kaws_status
+run_use_kms_key(job *j)
+{
+    return kaws_use_kms_key(ring, j->args[0].at, &j->err);
+}
+
+
+static kaws_status
+run_use_region(job *j)
+{
+    return kaws_use_region(ring, j->args[0].at, &j->err);
+}
+
+
+static kaws_status
+run_use_timeouts(job *j)
+{
+    kaws_use_timeouts(ring, (int)number_of(&j->args[0]),
+                      (int)number_of(&j->args[1]));
+    return KAWS_OK;
+}
+
+
+static kaws_status
+run_reload_creds(job *j)
+{
+    return kaws_reload_creds(ring, &j->err);
+}
+
+
+static kaws_status
+run_rotate(job *j)
+{
+    return kaws_rotate_kms_key(ring, &j->err);
+}
+
+
+static kaws_status
+run_rewrap(job *j)
+{
+    return kaws_rewrap_all(ring, &j->err);
+}
+
+
+/* Gives all figures, and the checksum's bytes. */
+static kaws_status
+run_stats(job *j)
+{
+    kaws_stats s;
+
+    kaws_get_stats(ring, &s);
+    put_number(j->out, s.keys);
+    put_number(j->out, s.kms_requests);
+    put_number(j->out, s.kms_errors);
+    put_number(j->out, s.kms_retries);
+    put_number(j->out, s.kms_time_us);
+    put_number(j->out, s.rewrap_done);
+    put_number(j->out, s.rewrap_total);
+    put_bytes(j->out, s.checksum, sizeof s.checksum);
+    return KAWS_OK;
+}
+
+
+/* ---- AWS KMS by itself: ... [NAME VALUE]... of the context ------------------- */
+
+static const kaws_context *
+context_of(const job *j, size_t from, kaws_pair pairs[PAIRS],
+           kaws_context *context)
+{
+    size_t n = 0;
+
+    for (; from + 1 < j->count && n < PAIRS; from += 2, n++) {
+        pairs[n].name = j->args[from].at;
+        pairs[n].value = j->args[from + 1].at;
+    }
+    context->pairs = pairs;
+    context->count = n;
+    return n > 0 ? context : NULL;
+}
+
+
+/* BLOB ARN MATERIAL */
+static void
+put_sealed(FILE *out, const kaws_sealed *sealed)
+{
+    put_bytes(out, sealed->blob, sealed->blob_len);
+    put_text(out, sealed->kms_key_arn);
+    put_text(out, sealed->key_material_id);
+}
+
+
+/* BLOB ARN */
+static void
+take_sealed(const job *j, kaws_sealed *sealed)
+{
+    const arg *blob = &j->args[0], *arn = &j->args[1];
+
+    memset(sealed, 0, sizeof *sealed);
+    if (blob->len > sizeof sealed->blob ||
+        arn->len >= sizeof sealed->kms_key_arn)
+        return;                           /* refused then: 0 bytes           */
+    if (blob->at != NULL)
+        memcpy(sealed->blob, blob->at, blob->len);
+    sealed->blob_len = blob->len;
+    if (arn->at != NULL)
+        memcpy(sealed->kms_key_arn, arn->at, arn->len);
+}
+
+
+/* LENGTH WITH-PLAINTEXT ...; gives BLOB ARN MATERIAL [BYTES] */
+static kaws_status
+run_kms_generate(job *j)
+{
+    uint8_t plain[KAWS_GENERATE_MAX];
+    int with = number_of(&j->args[1]) != 0;
+    size_t len = (size_t)number_of(&j->args[0]);
+    kaws_pair pairs[PAIRS];
+    kaws_context context;
+    kaws_sealed sealed;
+    kaws_status status = kaws_kms_generate_data_key(
+        ring, context_of(j, 2, pairs, &context), len, with ? plain : NULL,
+        &sealed, &j->err);
+
+    if (status == KAWS_OK)
+        put_sealed(j->out, &sealed);
+    if (status == KAWS_OK && with)
+        put_bytes(j->out, plain, len);
+    return status;
+}
+
+
+/* BYTES ...; gives BLOB ARN MATERIAL */
+static kaws_status
+run_kms_encrypt(job *j)
+{
+    kaws_pair pairs[PAIRS];
+    kaws_context context;
+    kaws_sealed sealed;
+    kaws_status status = kaws_kms_encrypt(
+        ring, context_of(j, 1, pairs, &context), bytes_of(&j->args[0]),
+        &sealed, &j->err);
+
+    if (status == KAWS_OK)
+        put_sealed(j->out, &sealed);
+    return status;
+}
+
+
+/* BLOB ARN ROOM ...; gives BYTES */
+static kaws_status
+run_kms_decrypt(job *j)
+{
+    uint8_t plain[KAWS_PLAIN_MAX];
+    size_t len = (size_t)number_of(&j->args[2]);
+    kaws_pair pairs[PAIRS];
+    kaws_context context;
+    kaws_sealed sealed;
+    kaws_status status;
+
+    take_sealed(j, &sealed);
+    if (len > sizeof plain)
+        len = sizeof plain;
+    status = kaws_kms_decrypt(ring, context_of(j, 3, pairs, &context), &sealed,
+                              plain, &len, &j->err);
+    if (status == KAWS_OK)
+        put_bytes(j->out, plain, len);
+    return status;
+}
+
+
+/* BLOB ARN ...; gives BLOB ARN MATERIAL */
+static kaws_status
+run_kms_reencrypt(job *j)
+{
+    kaws_pair pairs[PAIRS];
+    kaws_context context;
+    kaws_sealed in, out;
+    kaws_status status;
+
+    take_sealed(j, &in);
+    status = kaws_kms_reencrypt(ring, context_of(j, 2, pairs, &context), &in,
+                                &out, &j->err);
+    if (status == KAWS_OK)
+        put_sealed(j->out, &out);
+    return status;
+}
+
+
+/* ---- the rest ----------------------------------------------------------------- */
+
+/* METHOD PATH QUERY REGION SERVICE BODY WHEN ID SECRET TOKEN HEADER...; gives
+ * the Authorization header's value. */
+static kaws_status
+run_sign(job *j)
+{
+    const char *headers[ARGS + 1];
+    char authorization[4096];
+    kaws_signing what;
+    kaws_creds who;
+    kaws_status status;
+    size_t i, n = 0;
+
+    for (i = 10; i < j->count; i++)
+        headers[n++] = j->args[i].at;
+    headers[n] = NULL;
+    what.method = j->args[0].at;
+    what.path = j->args[1].at;
+    what.query = j->args[2].at;
+    what.region = j->args[3].at;
+    what.service = j->args[4].at;
+    what.headers = headers;
+    what.body = bytes_of(&j->args[5]);
+    what.when = number_of(&j->args[6]);
+    who.id = j->args[7].at;
+    who.secret = j->args[8].at;
+    who.token = j->args[9].at;
+    status = kaws_sign(&what, who, authorization, sizeof authorization,
+                       &j->err);
+    if (status == KAWS_OK)
+        put_text(j->out, authorization);
+    return status;
+}
+
+
+/* Gives the version and the texts of all statuses. */
+static kaws_status
+run_texts(job *j)
+{
+    int i;
+
+    put_text(j->out, kaws_version());
+    for (i = 0; i < KAWS_STATUS_COUNT; i++)
+        put_text(j->out, kaws_status_text((kaws_status)i));
+    return KAWS_OK;
+}
+
+
+/* BYTES; gives what wiping leaves of them. */
+static kaws_status
+run_wipe(job *j)
+{
+    kaws_wipe(j->args[0].at, j->args[0].len);
+    put_bytes(j->out, j->args[0].at, j->args[0].len);
+    return KAWS_OK;
+}
+
+
+static const command commands[] = {
+    { "open", 0, ARGS, run_open, 0 },
+    { "check", 0, 0, run_check, 0 },
+    { "close", 0, 0, run_close, 1 },
+    { "generate", 4, 4, run_generate, 0 },
+    { "store", 4, 4, run_store, 0 },
+    { "fetch", 2, 2, run_fetch, 0 },
+    { "remove", 2, 2, run_remove, 0 },
+    { "walk", 0, 0, run_walk, 0 },
+    { "walk_begin", 0, 0, run_walk_begin, 0 },
+    { "walk_next", 0, 0, run_walk_next, 1 },
+    { "walk_end", 0, 0, run_walk_end, 1 },
+    { "use_kms_key", 1, 1, run_use_kms_key, 0 },
+    { "use_region", 1, 1, run_use_region, 0 },
+    { "use_timeouts", 2, 2, run_use_timeouts, 1 },
+    { "reload_creds", 0, 0, run_reload_creds, 0 },
+    { "rotate", 0, 0, run_rotate, 0 },
+    { "rewrap", 0, 0, run_rewrap, 0 },
+    { "stats", 0, 0, run_stats, 1 },
+    { "kms_generate", 2, ARGS, run_kms_generate, 0 },
+    { "kms_encrypt", 1, ARGS, run_kms_encrypt, 0 },
+    { "kms_decrypt", 3, ARGS, run_kms_decrypt, 0 },
+    { "kms_reencrypt", 2, ARGS, run_kms_reencrypt, 0 },
+    { "sign", 10, ARGS, run_sign, 0 },
+    { "texts", 0, 0, run_texts, 1 },
+    { "wipe", 1, 1, run_wipe, 1 }
+};
+
+
+/* ---- jobs ----------------------------------------------------------------------- */
+
+static const char *
+status_word(kaws_status status)
+{
+    static const char *const words[] = {
+#define X(name, text) #name,
+        KAWS_STATUSES(X)
+#undef X
+    };
+
+    return words[status];
+}
+
+
+static void *
+do_job(void *given)
+{
+    job *j = given;
+    char *results = NULL;
+    size_t len;
+    int64_t began = kaws__plat_ticks_us(), took;
+
+    j->out = open_memstream(&results, &len);
+    if (!j->command->silent)              /* it has to be filled or emptied  */
+        memset(&j->err, 'x', sizeof j->err - 1);
+    j->status = j->command->run(j);
+    took = kaws__plat_ticks_us() - began;
+    fclose(j->out);
+    pthread_mutex_lock(&output);
+    fprintf(stdout, "%s %.3f %s %d %d", j->id, (double)took / 1000,
+            status_word(j->status), j->err.http, j->err.os);
+    put_text(stdout, j->err.aws);
+    put_text(stdout, j->err.request_id);
+    put_text(stdout, j->err.text);
+    fprintf(stdout, "%s\n", results);
+    fflush(stdout);
+    pthread_mutex_unlock(&output);
+    free(results);
+    free(j->line);
+    free(j);
+    return NULL;
+}
+
+
+static void *
+do_apart(void *given)
+{
+    do_job(given);
+    pthread_mutex_lock(&output);
+    running--;
+    pthread_cond_signal(&finished);
+    pthread_mutex_unlock(&output);
+    return NULL;
+}
+
+
+static void
+start_apart(job *j)
+{
+    pthread_attr_t detached;
+    pthread_t thread;
+
+    pthread_mutex_lock(&output);
+    running++;
+    pthread_mutex_unlock(&output);
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    if (pthread_create(&thread, &detached, do_apart, j) != 0)
+        abort();
+    pthread_attr_destroy(&detached);
+}
+
+
+/* Splits the line, which becomes the job's; NULL if it makes no sense. */
+static job *
+read_job(char *line, int *apart)
+{
+    job *j = calloc(1, sizeof *j);
+    char *save = NULL, *word;
+    size_t i;
+
+    line[strcspn(line, "\n")] = '\0';
+    j->line = line;
+    j->id = strtok_r(line, " ", &save);
+    word = strtok_r(NULL, " ", &save);
+    *apart = word != NULL && strcmp(word, "&") == 0;
+    if (*apart)
+        word = strtok_r(NULL, " ", &save);
+    for (i = 0; word != NULL && i < sizeof commands / sizeof commands[0]; i++)
+        if (strcmp(word, commands[i].name) == 0)
+            j->command = &commands[i];
+    while (j->count < ARGS && (word = strtok_r(NULL, " ", &save)) != NULL)
+        j->args[j->count++] = take_word(word);
+    if (j->command != NULL && j->count >= j->command->least &&
+        j->count <= j->command->most)
+        return j;
+    fprintf(stderr, "driver: no such command, or not so many words: %s\n",
+            j->command != NULL ? j->command->name : "?");
+    free(line);
+    free(j);
+    return NULL;
+}
+
+
+int
+main(void)
+{
+    char *line = NULL;
+    size_t room = 0;
+    int apart;
+    job *j;
+
+    while (getline(&line, &room, stdin) > 0) {
+        j = read_job(line, &apart);
+        line = NULL;
+        room = 0;
+        if (j == NULL)
+            return 2;
+        if (apart)
+            start_apart(j);
+        else
+            do_job(j);
+    }
+    free(line);
+    pthread_mutex_lock(&output);
+    while (running > 0)
+        pthread_cond_wait(&finished, &output);
+    pthread_mutex_unlock(&output);
+    kaws_walk_end(walk);
+    kaws_close(ring);
+    curl_global_cleanup();
+    return 0;
+}

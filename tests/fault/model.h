@@ -1,0 +1,141 @@
+/* model.h - a keyring as it should be, for the tests of files
+ *
+ * Brings the disk (disk.h), the product, the fakes and cmocka, in the one order
+ * that works. A model is a keyring's content: the names in their order and,
+ * of each key, what KMS opens its blob to.
+ */
+
+#if !defined(KAWS_MODEL_H)
+#define KAWS_MODEL_H
+
+#include "disk.h"
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+
+#include "../unit/fakes.h"
+
+#include <setjmp.h>
+#include <cmocka.h>
+
+#define MODEL static __attribute__((unused))
+
+#define DATA "/disk/ring/keys"
+
+enum { MODEL_KEYS = 24 };
+
+typedef struct model_key {
+    char    key_id[KAWS_NAME_MAX + 1], user_id[KAWS_NAME_MAX + 1];
+    char    type[16];
+    size_t  len;
+    uint8_t sum[32];              /* SHA-256 of the key                       */
+} model_key;
+
+typedef struct model {
+    size_t    count;
+    model_key keys[MODEL_KEYS];
+} model;
+
+
+static struct fake fake;
+
+
+/* On the disk, and with nothing that would be left to chance. */
+MODEL kaws_config
+model_config(void)
+{
+    kaws_config cfg = fake_config(&fake);
+
+    cfg.data_file = DATA;
+    cfg.rewrap_parallel = 1;              /* the disk is for one thread       */
+    return cfg;
+}
+
+
+/* The same chance for each trial: the same keys, the same blobs. */
+MODEL void
+model_reset(uint64_t seed)
+{
+    fake.seed = seed;
+    fake.now_ms = 1795000000000;
+}
+
+
+/* The names and, in the same order, the sums. 0, or why it cannot be had. */
+MODEL kaws_status
+model_of(kaws *ring, model *m, kaws_error *err)
+{
+    kaws_entry_info info;
+    kaws_walk *walk;
+    kaws_status status = kaws_walk_begin(ring, &walk, err);
+    kaws_key key;
+
+    m->count = 0;
+    while (status == KAWS_OK && kaws_walk_next(walk, &info)) {
+        model_key *k = &m->keys[m->count++];
+        memset(k, 0, sizeof *k);
+        (void)snprintf(k->key_id, sizeof k->key_id, "%s", info.name.key_id);
+        (void)snprintf(k->user_id, sizeof k->user_id, "%s",
+                       info.name.user_id);
+        status = kaws_fetch(ring, info.name, &key, err);
+        if (status != KAWS_OK)
+            break;
+        kaws_bytes bytes = { key.bytes, key.len };
+        memcpy(k->type, key.type, sizeof k->type);
+        k->len = key.len;
+        kaws__crypto_sha256(k->sum, bytes);
+        kaws_key_free(ring, &key);
+    }
+    kaws_walk_end(walk);
+    return status;
+}
+
+
+MODEL int
+model_same(const model *a, const model *b)
+{
+    return a->count == b->count &&
+           memcmp(a->keys, b->keys, a->count * sizeof a->keys[0]) == 0;
+}
+
+
+/* Differs where the models do. */
+MODEL uint64_t
+model_hash(const model *m)
+{
+    return m == NULL ? 0 : disk_hash_more(UINT64_C(0x9e3779b97f4a7c15),
+                                          m->keys,
+                                          m->count * sizeof m->keys[0]);
+}
+
+
+MODEL void
+model_print(FILE *out, const char *what, const model *m)
+{
+    size_t i;
+
+    fprintf(out, "    %s: %lu keys:", what, (unsigned long)m->count);
+    for (i = 0; i < m->count; i++)
+        fprintf(out, " %.12s(%lu):%02x%02x", m->keys[i].key_id,
+                (unsigned long)m->keys[i].len, m->keys[i].sum[0],
+                m->keys[i].sum[1]);
+    fprintf(out, "\n");
+}
+
+
+static inline int
+model_long(void)
+{
+    return getenv("KAWS_LONG") != NULL;
+}
+
+
+static inline kaws_name
+model_name(const char *key_id)
+{
+    kaws_name name = { key_id, "" };
+
+    return name;
+}
+
+#endif /* KAWS_MODEL_H */

@@ -1,0 +1,863 @@
+/* test_crash.c - nothing acknowledged is lost, whenever the world ends
+ *
+ * Each changing operation (the scenarios below) is run on the disk of disk.h
+ * with each of its file calls, in turn, failing, done by half, or being the
+ * last before a stop. What follows a stop is a power cut, with everything that
+ * was not synced kept, lost, or kept in part (each sector, size and name for
+ * itself), or merely the end of the process. Then the keyring is reopened:
+ *
+ *     it opens, and is the old or the new one, whole; the new one for sure if
+ *     the change was acknowledged, the old one for sure if it was refused;
+ *     what it shows survives a power cut right then;
+ *     a torn end is in a file of its own, byte for byte;
+ *     it takes a new key and gives one up, durably;
+ *     and all that holds again when it is reopened after another stop, at any
+ *     of the calls of the first reopening.
+ *
+ * A disk that was seen before, with the same to expect of it, is not looked at
+ * again: the figures say how many cases there were and how many were different.
+ * KAWS_LONG=1 tries every place of an entry among the sectors, and more ways to
+ * survive.
+ */
+
+#include "model.h"
+
+typedef struct scenario {
+    const char *name;
+    void      (*prepare)(size_t align);
+    kaws_status (*change)(kaws **ring, kaws_error *err);   /* NULL: opening   */
+    size_t      align;            /* where in a sector the file ends          */
+} scenario;
+
+typedef struct outcome {          /* what a reopened keyring may be           */
+    const model *one, *other;     /* NULL: nothing else                       */
+} outcome;
+
+static size_t ways;               /* to survive, that are tried at most       */
+static size_t ways_again;         /* after the second stop                    */
+static char trail[640];           /* what led here, for a report              */
+static struct { unsigned long faults, cases, distinct; } count;
+
+
+/* ---- reports ------------------------------------------------------------ */
+
+static size_t
+trail_add(const char *format, ...)
+{
+    size_t was = strlen(trail);
+    va_list args;
+
+    va_start(args, format);
+    (void)vsnprintf(trail + was, sizeof trail - was, format, args);
+    va_end(args);
+    return was;
+}
+
+
+static void
+bad(const char *what, const kaws_error *err)
+{
+    fprintf(stderr, "%s\n  %s\n", trail, what);
+    if (err != NULL)
+        fprintf(stderr, "    %s (%s)\n", err->text,
+                kaws_status_text(err->status));
+    disk_report(stderr);
+    if (fake.log != NULL)
+        fprintf(stderr, "%.600s\n",
+                fake.log + (fake.log_len > 600 ? fake.log_len - 600 : 0));
+    fail_msg("%s: %s", trail, what);
+}
+
+
+/* ---- the world ---------------------------------------------------------- */
+
+static kaws_status
+open_ring(kaws **ring, kaws_error *err)
+{
+    kaws_config cfg = model_config();
+
+    fake_forget_log(&fake);
+    return kaws_open(ring, &cfg, err);
+}
+
+
+static kaws *
+must_open(void)
+{
+    kaws_error err;
+    kaws *ring = NULL;
+
+    if (open_ring(&ring, &err) != KAWS_OK)
+        bad("the keyring does not open", &err);
+    return ring;
+}
+
+
+static void
+must_generate(kaws *ring, const char *key_id)
+{
+    kaws_error err;
+
+    if (kaws_generate(ring, model_name(key_id), "AES", 32, &err) != KAWS_OK)
+        bad("the keyring takes no new key", &err);
+}
+
+
+static void
+must_model(kaws *ring, model *m)
+{
+    kaws_error err;
+
+    if (model_of(ring, m, &err) != KAWS_OK)
+        bad("a key cannot be fetched", &err);
+}
+
+
+/* ---- the scenarios ------------------------------------------------------ */
+
+static void
+prepare_nothing(size_t align)
+{
+    (void)align;
+}
+
+
+static void
+prepare_folder(size_t align)
+{
+    (void)align;
+    (void)disk_mkdir("/disk/ring", 0750);
+}
+
+
+static void
+prepare_empty(size_t align)
+{
+    (void)align;
+    kaws_close(must_open());
+}
+
+
+/* Three keys whose names are so long that the file ends at `align`. */
+static void
+prepare_keys(size_t align)
+{
+    char name[KAWS_NAME_MAX + 1];
+    kaws *ring = must_open();
+    size_t need, len, i, size = 80 + 3 * 290;
+
+    need = (align + 1024 - size % 512 - 3) % 512 + 3;
+    for (i = 0; i < 3; i++) {
+        len = need - (2 - i);
+        len = len < KAWS_NAME_MAX ? len : KAWS_NAME_MAX;
+        memset(name, 'a' + (int)i, len);
+        name[len] = '\0';
+        must_generate(ring, name);
+        need -= len;
+    }
+    kaws_close(ring);
+    (void)disk_bytes(DATA, &size);
+    assert_int_equal(size % 512, align);
+}
+
+
+/* As a crash right after an acknowledged change leaves it: the cell lags. */
+static void
+prepare_lagging(size_t align)
+{
+    kaws *ring;
+
+    prepare_keys(align);
+    ring = must_open();
+    must_generate(ring, "the last one");
+    disk.off = 1;
+    kaws_close(ring);
+    disk_restart();
+}
+
+
+/* As one in the middle of an append leaves it. */
+static void
+prepare_torn(size_t align)
+{
+    kaws_error err;
+    kaws *ring;
+
+    prepare_keys(align);
+    ring = must_open();
+    disk.calls = 0;
+    disk.at = 6;                          /* lock open fstat pread cell entry */
+    disk.fault = DISK_STOP_MIDWAY;
+    disk.portion = 1;
+    assert_int_not_equal(kaws_generate(ring, model_name("torn"), "AES", 32,
+                                       &err), KAWS_OK);
+    assert_true(disk.off);
+    kaws_close(ring);
+    disk_restart();
+}
+
+
+/* As a process leaves it that was killed between the write and the sync, and
+ * the system went on. Nothing here may be made durable for it. */
+static void
+prepare_unsynced(size_t align)
+{
+    kaws_error err;
+    kaws *ring;
+
+    prepare_keys(align);
+    ring = must_open();
+    disk_sync_all();
+    disk.calls = 0;
+    disk.at = 6;
+    disk.fault = DISK_STOP_AFTER;
+    assert_int_not_equal(kaws_generate(ring, model_name("not synced"), "AES",
+                                       32, &err), KAWS_OK);
+    assert_true(disk.off);
+    kaws_close(ring);
+    disk_restart();
+}
+
+
+static kaws_status
+change_generate(kaws **ring, kaws_error *err)
+{
+    return kaws_generate(*ring, model_name("fresh"), "AES", 32, err);
+}
+
+
+static kaws_status
+change_store(kaws **ring, kaws_error *err)
+{
+    uint8_t plain[KAWS_PLAIN_MAX];
+    kaws_bytes view = { plain, sizeof plain };
+    size_t i;
+
+    for (i = 0; i < sizeof plain; i++)
+        plain[i] = (uint8_t)(i * 7);
+    return kaws_store(*ring, model_name("stored"), "SECRET", view, err);
+}
+
+
+/* The n-th name of the ring. */
+static kaws_status
+change_remove(kaws *ring, size_t number, kaws_error *err)
+{
+    char key_id[KAWS_NAME_MAX + 1];
+    kaws_entry_info info;
+    kaws_walk *walk;
+
+    memset(&info, 0, sizeof info);
+    if (kaws_walk_begin(ring, &walk, err) != KAWS_OK)
+        return err->status;
+    do
+        assert_true(kaws_walk_next(walk, &info));
+    while (number-- > 0);
+    (void)snprintf(key_id, sizeof key_id, "%s", info.name.key_id);
+    kaws_walk_end(walk);
+    return kaws_remove(ring, model_name(key_id), err);
+}
+
+
+static kaws_status
+change_remove_first(kaws **ring, kaws_error *err)
+{
+    return change_remove(*ring, 0, err);
+}
+
+
+static kaws_status
+change_remove_last(kaws **ring, kaws_error *err)
+{
+    return change_remove(*ring, 2, err);
+}
+
+
+static kaws_status
+change_rewrap(kaws **ring, kaws_error *err)
+{
+    return kaws_rewrap_all(*ring, err);
+}
+
+
+static kaws_status
+change_close(kaws **ring, kaws_error *err)
+{
+    (void)err;
+    kaws_close(*ring);
+    *ring = NULL;
+    return KAWS_OK;
+}
+
+
+/* A change that ends in a close: it has to find the cell behind. */
+static kaws_status
+change_generate_close(kaws **ring, kaws_error *err)
+{
+    kaws_status status = change_generate(ring, err);
+
+    if (status == KAWS_OK)
+        (void)change_close(ring, err);
+    return status;
+}
+
+
+static const scenario scenarios[] = {
+    { "create the folder and the file", prepare_nothing, NULL, 0 },
+    { "create the file", prepare_folder, NULL, 0 },
+    { "open", prepare_keys, NULL, 100 },
+    { "open with the cell behind", prepare_lagging, NULL, 100 },
+    { "open with a torn end", prepare_torn, NULL, 100 },
+    { "open with a torn end", prepare_torn, NULL, 508 },
+    { "open after a kill", prepare_unsynced, NULL, 100 },
+    { "open after a kill", prepare_unsynced, NULL, 508 },
+    { "generate the first", prepare_empty, change_generate, 0 },
+    { "generate", prepare_keys, change_generate, 100 },
+    { "store 4096 bytes", prepare_keys, change_store, 100 },
+    { "remove the first", prepare_keys, change_remove_first, 100 },
+    { "remove the last", prepare_keys, change_remove_last, 100 },
+    { "remove", prepare_lagging, change_remove_first, 100 },
+    { "re-wrap", prepare_keys, change_rewrap, 100 },
+    { "generate and close", prepare_keys, change_generate_close, 100 },
+    { "close", prepare_lagging, change_close, 100 }
+};
+
+
+/* ---- looking at what is left -------------------------------------------- */
+
+static uint64_t *seen;
+static size_t seen_max, seen_count;
+
+
+/* Whether this was looked at before; from now on it was. */
+static int
+seen_before(uint64_t what)
+{
+    size_t i, k;
+    uint64_t *old = seen;
+
+    if (seen_count * 2 >= seen_max) {
+        i = seen_max;
+        seen_max = seen_max == 0 ? 4096 : seen_max * 2;
+        seen = calloc(seen_max, sizeof *seen);
+        for (seen_count = 0; i-- > 0;)
+            if (old[i] != 0)
+                (void)seen_before(old[i]);
+        free(old);
+    }
+    what += what == 0;
+    for (k = what % seen_max; seen[k] != 0; k = (k + 1) % seen_max)
+        if (seen[k] == what)
+            return 1;
+    seen[k] = what;
+    seen_count++;
+    return 0;
+}
+
+
+static void
+seen_forget(void)
+{
+    free(seen);
+    seen = NULL;
+    seen_max = seen_count = 0;
+}
+
+
+/* The torn end, if there was one, is in a file of its own. */
+static void
+check_torn(const uint8_t *before, size_t before_len)
+{
+    size_t len, tail, i;
+    const uint8_t *now = disk_bytes(DATA, &len), *kept;
+    const char *name;
+    char path[160];
+
+    if (before == NULL || len >= before_len)
+        return;
+    if (memcmp(now, before, 32) != 0 ||
+        memcmp(now + 48, before + 48, len - 48) != 0)
+        bad("more than the end of the file was changed", NULL);
+    if (fake_logged(&fake, 1, "were moved to") != 1)
+        bad("nothing was said about a torn end", NULL);
+    for (i = 0; (name = disk_name("/disk/ring", "keys.torn-", i)) != NULL;
+         i++) {
+        (void)snprintf(path, sizeof path, "/disk/ring/%s", name);
+        kept = disk_bytes(path, &tail);
+        if (tail == before_len - len &&
+            memcmp(kept, before + len, tail) == 0)
+            return;
+    }
+    bad("the torn end is in no file of its own", NULL);
+}
+
+
+/* Opens what is there; the ring is what it may be. */
+static kaws *
+reopen(outcome may, model *is)
+{
+    size_t len = 0;
+    const uint8_t *at = disk_bytes(DATA, &len);
+    uint8_t *before = at == NULL ? NULL : malloc(len + 1);
+    kaws *ring;
+
+    if (before != NULL)
+        memcpy(before, at, len);
+    ring = must_open();
+    check_torn(before, len);
+    free(before);
+    must_model(ring, is);
+    if (!model_same(is, may.one) &&
+        (may.other == NULL || !model_same(is, may.other))) {
+        model_print(stderr, "it is", is);
+        model_print(stderr, "it may be", may.one);
+        if (may.other != NULL)
+            model_print(stderr, "or", may.other);
+        bad("the reopened keyring is not what it may be", NULL);
+    }
+    return ring;
+}
+
+
+/* However the power goes now, this is what remains. Leaves the disk as it was
+ * and nothing open. */
+static void
+check_durable(const model *is, const char *what)
+{
+    disk_image saved;
+    outcome may = { NULL, NULL };
+    model found;
+    kaws *ring;
+    size_t i, n, was = trail_add("; %s; power cut", what);
+
+    may.one = is;
+    memset(&saved, 0, sizeof saved);
+    disk_copy(&saved, &disk.image);
+    n = disk_survivals(&saved, ways_again);
+    for (i = 0; i < n; i++) {
+        disk_copy(&disk.image, &saved);
+        disk_survive(i, ways_again);
+        count.cases++;
+        if (seen_before(disk_hash() ^ model_hash(is)))
+            continue;
+        count.distinct++;
+        ring = reopen(may, &found);
+        disk.off = 1;                     /* its closing leaves no trace      */
+        kaws_close(ring);
+    }
+    disk_copy(&disk.image, &saved);
+    disk_restart();
+    disk_drop(&saved);
+    trail[was] = '\0';
+}
+
+
+/* The same, of a disk as it was. */
+static void
+check_was_durable(const disk_image *then, const model *is, const char *what)
+{
+    disk_copy(&disk.image, then);
+    disk_restart();
+    check_durable(is, what);
+}
+
+
+/* The ring takes a key, gives it up again, and closes, all of it durably. */
+static void
+check_goes_on(kaws *ring, const model *is)
+{
+    disk_image added, removed;
+    kaws_error err;
+    model more;
+
+    memset(&added, 0, sizeof added);
+    memset(&removed, 0, sizeof removed);
+    model_reset(77);
+    must_generate(ring, "one more");
+    must_model(ring, &more);
+    if (more.count != is->count + 1 ||
+        memcmp(more.keys, is->keys, is->count * sizeof is->keys[0]) != 0)
+        bad("with one more key it is not what it was and one more", NULL);
+    disk_copy(&added, &disk.image);
+    if (kaws_remove(ring, model_name("one more"), &err) != KAWS_OK)
+        bad("the keyring does not give up a key", &err);
+    disk_copy(&removed, &disk.image);
+    kaws_close(ring);
+    check_durable(is, "a key more, removed, closed");
+    check_was_durable(&added, &more, "a key more");
+    check_was_durable(&removed, is, "a key more, removed");
+    disk_drop(&added);
+    disk_drop(&removed);
+}
+
+
+/* ---- exploring ---------------------------------------------------------- */
+
+/* A disk after a crash: it holds one of the two, what it shows is durable, and
+ * it goes on. Returns how many calls it took to reopen, or 0 if this very disk
+ * was seen before. */
+static unsigned
+explore_once(outcome may)
+{
+    disk_image opened;
+    unsigned calls;
+    model is;
+    kaws *ring;
+
+    count.cases++;
+    if (seen_before(disk_hash() * 31 ^ model_hash(may.one) * 3 ^
+                    model_hash(may.other)))
+        return 0;
+    count.distinct++;
+    ring = reopen(may, &is);
+    calls = disk.calls;
+    memset(&opened, 0, sizeof opened);
+    disk_copy(&opened, &disk.image);
+    check_goes_on(ring, &is);
+    check_was_durable(&opened, &is, "reopened");
+    disk_drop(&opened);
+    return calls;
+}
+
+
+/* All that can become of the disk as it is: the power is cut, or it was merely
+ * the process that ended. Each is a disk for explore_once; *calls (if wanted)
+ * is told what it was and what it took. */
+static void
+explore_ends(outcome may, size_t limit,
+             void (*more)(const disk_image *, outcome, unsigned))
+{
+    disk_image end, start;
+    size_t i, n, was = strlen(trail);
+    unsigned calls;
+
+    memset(&end, 0, sizeof end);
+    memset(&start, 0, sizeof start);
+    disk_copy(&end, &disk.image);
+    n = disk_survivals(&end, limit);
+    for (i = 0; i <= n; i++) {
+        disk_copy(&disk.image, &end);
+        if (i < n)
+            disk_survive(i, limit);
+        else
+            disk_restart();
+        if (i < n)
+            trail_add("; power cut %lu of %lu", (unsigned long)i,
+                      (unsigned long)n);
+        else
+            trail_add("; killed");
+        disk_copy(&start, &disk.image);
+        calls = explore_once(may);
+        if (calls > 0 && more != NULL)
+            more(&start, may, calls);
+        trail[was] = '\0';
+    }
+    disk_drop(&end);
+    disk_drop(&start);
+}
+
+
+/* Stops the reopening of `start` at each of its calls. */
+static void
+explore_stops(const disk_image *start, outcome may, unsigned calls)
+{
+    static const struct { disk_fault fault; const char *words; } stops[] = {
+        { DISK_STOP_BEFORE, "before" }, { DISK_STOP_AFTER, "after" },
+        { DISK_STOP_MIDWAY, "in" }
+    };
+    kaws_error err;
+    kaws *ring;
+    unsigned at, i;
+    size_t was = strlen(trail);
+
+    for (at = 1; at <= calls; at++)
+        for (i = 0; i < 3; i++) {
+            disk_copy(&disk.image, start);
+            disk_restart();
+            disk.at = at;
+            disk.fault = stops[i].fault;
+            disk.portion = 1;
+            (void)open_ring(&ring, &err);
+            kaws_close(ring);
+            trail_add("; reopening stopped %s %s", stops[i].words,
+                      disk.journal[at - 1]);
+            explore_ends(may, ways_again, NULL);
+            trail[was] = '\0';
+        }
+}
+
+
+/* ---- one scenario ------------------------------------------------------- */
+
+static struct {
+    const scenario *s;
+    disk_image base;
+    model      old, fresh;
+    unsigned   calls;             /* of the change, when nothing fails        */
+    disk_kind  kinds[DISK_JOURNAL];
+} one;
+
+
+/* Brings back the disk before the change, and a ring unless opening is it. */
+static kaws *
+begin(void)
+{
+    kaws *ring = NULL;
+
+    disk_copy(&disk.image, &one.base);
+    disk_restart();
+    if (one.s->change != NULL)
+        ring = must_open();
+    model_reset(5);
+    disk.calls = 0;
+    disk.digit_count = 0;
+    return ring;
+}
+
+
+static kaws_status
+change(kaws **ring, kaws_error *err)
+{
+    kaws_status status = one.s->change == NULL ? open_ring(ring, err)
+                                               : one.s->change(ring, err);
+
+    disk.at = 0;
+    disk.fault = DISK_FINE;
+    disk.follow_up = 0;
+    return status;
+}
+
+
+/* What the disk shows, without changing it. */
+static void
+check_seen(const model *is)
+{
+    kaws_config cfg = model_config();
+    kaws_error err;
+    model m;
+    kaws *ring;
+
+    cfg.read_only = 1;
+    if (kaws_open(&ring, &cfg, &err) != KAWS_OK)
+        bad("the file cannot be read while the ring is there", &err);
+    must_model(ring, &m);
+    kaws_close(ring);
+    if (!model_same(is, &m)) {
+        model_print(stderr, "the ring has", is);
+        model_print(stderr, "the file has", &m);
+        bad("ring and file differ", NULL);
+    }
+}
+
+
+/* Something failed, or seemed to, and the process lives on. */
+static void
+check_failed(kaws *ring, kaws_status status, outcome may)
+{
+    kaws_error err;
+    model is;
+
+    must_model(ring, &is);
+    if (!model_same(&is, may.one) &&
+        (may.other == NULL || !model_same(&is, may.other)))
+        bad("in memory it is not what it may be", NULL);
+    check_seen(&is);
+    if (status == KAWS_UNCERTAIN) {
+        if (kaws_generate(ring, model_name("x"), "AES", 32, &err) !=
+            KAWS_UNCERTAIN || kaws_rewrap_all(ring, &err) != KAWS_UNCERTAIN ||
+            (is.count > 0 &&
+             kaws_remove(ring, model_name(is.keys[0].key_id), &err) !=
+             KAWS_UNCERTAIN))
+            bad("it goes on although it is uncertain", &err);
+        kaws_close(ring);
+        return;
+    }
+    check_goes_on(ring, &is);
+}
+
+
+static void
+try_fault(unsigned at, unsigned hits, disk_fault fault, unsigned portion)
+{
+    disk_image end;
+    outcome may = { &one.old, NULL };
+    kaws_error err = { KAWS_OK, 0, 0, "", "", "" };
+    kaws *ring = begin();
+    kaws_status status;
+
+    count.faults++;
+    disk.at = at;
+    disk.hits = hits;
+    disk.fault = fault;
+    disk.error = EIO;
+    disk.portion = portion;
+    status = change(&ring, &err);
+    trail[0] = '\0';
+    trail_add("%s (%lu): fault %d.%u, %u times, at %s: %s", one.s->name,
+              (unsigned long)one.s->align, (int)fault, portion, hits,
+              disk.journal[at - 1], kaws_status_text(status));
+    if (status == KAWS_OK)
+        may.one = &one.fresh;
+    else if (status == KAWS_UNCERTAIN || disk.off || one.s->change == NULL)
+        may.other = &one.fresh;
+    memset(&end, 0, sizeof end);
+    disk_copy(&end, &disk.image);
+    if (disk.off || ring == NULL)
+        kaws_close(ring);
+    else
+        check_failed(ring, status, may);
+    disk_copy(&disk.image, &end);
+    explore_ends(may, ways, disk.off || hits == 1 ? explore_stops : NULL);
+    disk_drop(&end);
+}
+
+
+static int
+applies(disk_fault fault, disk_kind kind)
+{
+    int moves = kind == DISK_READS || kind == DISK_WRITES;
+
+    if (fault == DISK_FORGET)
+        return kind == DISK_SYNCS;
+    if (fault == DISK_STOP_MIDWAY)
+        return kind == DISK_WRITES;
+    return (fault != DISK_SHORT && fault != DISK_SHORT_ERROR) || moves;
+}
+
+
+static void
+try_call(unsigned at)
+{
+    disk_kind kind = one.kinds[at - 1];
+    int fault, portions;
+    unsigned portion;
+
+    for (fault = DISK_ERROR; fault <= DISK_STOP_AFTER; fault++) {
+        if (!applies((disk_fault)fault, kind))
+            continue;
+        portions = fault == DISK_SHORT || fault == DISK_SHORT_ERROR ||
+                   fault == DISK_STOP_MIDWAY ? 4 : 1;
+        for (portion = 0; portion < (unsigned)portions; portion++)
+            try_fault(at, 1, (disk_fault)fault, portion);
+    }
+    try_fault(at, 2, DISK_ERROR, 0);
+    try_fault(at, 3, DISK_ERROR, 0);
+    try_fault(at, UINT_MAX / 2, DISK_ERROR, 0);
+}
+
+
+/* The scenario without a fault: what it changes, and its calls. */
+static void
+rehearse(const scenario *s)
+{
+    kaws_error err = { KAWS_OK, 0, 0, "", "", "" };
+    kaws *ring;
+
+    one.s = s;
+    trail[0] = '\0';
+    trail_add("%s", s->name);
+    disk_format();
+    model_reset(1);
+    s->prepare(s->align);
+    disk_copy(&one.base, &disk.image);
+    if (s->change == NULL)
+        disk_survive(0, 1);               /* the least that opening may find  */
+    ring = s->change == NULL ? must_open() : begin();
+    must_model(ring, &one.old);
+    kaws_close(ring);
+    ring = begin();
+    if (change(&ring, &err) != KAWS_OK)
+        bad("it fails although nothing failed", &err);
+    one.calls = disk.calls;
+    assert_in_range(one.calls, 1, DISK_JOURNAL);
+    memcpy(one.kinds, disk.kinds, sizeof one.kinds);
+    if (ring == NULL)
+        ring = must_open();
+    must_model(ring, &one.fresh);
+    kaws_close(ring);
+}
+
+
+/* Says what was done since the last time. */
+static void
+tell(const char *name)
+{
+    static struct { unsigned long faults, cases, distinct; } was;
+
+    printf("  %-31s %3u calls, %6lu faults, %8lu cases, %7lu different\n",
+           name, one.calls, count.faults - was.faults,
+           count.cases - was.cases, count.distinct - was.distinct);
+    was.faults = count.faults;
+    was.cases = count.cases;
+    was.distinct = count.distinct;
+}
+
+
+static void
+test_scenario(void **state)
+{
+    const scenario *s = *state;
+    unsigned at;
+
+    seen_forget();
+    rehearse(s);
+    for (at = 1; at <= one.calls; at++)
+        try_call(at);
+    tell(s->name);
+}
+
+
+/* The same append, wherever among the sectors it begins: only stops, from the
+ * writing of the cell on. */
+static void
+test_every_place(void **state)
+{
+    static const size_t few[] = { 0, 1, 7, 217, 504, 508, 511 };
+    scenario s = { "generate, begun anywhere", prepare_keys, change_generate,
+                   0 };
+    size_t i, places = model_long() ? DISK_SECTOR : sizeof few / sizeof few[0];
+    unsigned at, portion;
+
+    (void)state;
+    for (i = 0; i < places; i++) {
+        s.align = model_long() ? i : few[i];
+        seen_forget();
+        rehearse(&s);
+        for (at = 5; at <= 7; at++) {
+            try_fault(at, 1, DISK_STOP_BEFORE, 0);
+            try_fault(at, 1, DISK_STOP_AFTER, 0);
+            for (portion = 0; portion < 4 && at < 7; portion++)
+                try_fault(at, 1, DISK_STOP_MIDWAY, portion);
+        }
+    }
+    tell(s.name);
+}
+
+
+int
+main(void)
+{
+    enum { N = sizeof scenarios / sizeof scenarios[0] };
+    struct CMUnitTest tests[N + 1] = { cmocka_unit_test(test_every_place) };
+    int i, failed;
+
+    ways = model_long() ? 1024 : 16;
+    ways_again = model_long() ? 64 : 8;
+    fake_init(&fake);
+    for (i = 0; i < N; i++) {
+        tests[i + 1].name = scenarios[i].name;
+        tests[i + 1].test_func = test_scenario;
+        tests[i + 1].initial_state = (void *)(uintptr_t)&scenarios[i];
+    }
+    failed = cmocka_run_group_tests_name("crash", tests, NULL, NULL);
+    printf("  %lu faults, %lu cases, %lu of them different\n", count.faults,
+           count.cases, count.distinct);
+    if (failed == 0 && (fake.live != 0 || fake.dirty != 0 ||
+                        fake.misfreed != 0))
+        failed = 1;
+    fake_end(&fake);
+    seen_forget();
+    disk_drop(&disk.image);
+    disk_drop(&one.base);
+    return failed;
+}

@@ -1,0 +1,1573 @@
+/* test_hostile.c - a data file that somebody else wrote
+ *
+ * Damage: every bit turned, every length cut to, blocks changed by chance; of a
+ * file that was closed cleanly (all refused) and of one as a crash leaves it
+ * (refused, or the last entry alone is called torn, and kept aside). Then an
+ * attacker who knows the format: there is no secret in the digests, so all he
+ * writes adds up. He may lose us keys, but never hand us one as another. Then
+ * what he can put in the file's place, before and while it is in use. Last,
+ * several rings and several processes on one file.
+ *
+ * Damage is done on the disk of disk.h; what needs links, pipes, owners and
+ * processes, in a folder of the real one. The readers are also given copies in
+ * blocks that end where the file does, so that a sanitizer sees any step
+ * beyond.
+ */
+
+#include "model.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+enum { KEYS = 5 };
+
+static const struct { const char *key_id, *user_id, *type; size_t len; }
+key_list[KEYS] = {
+    { "alpha", "", "AES", 32 }, { "beta", "user@host", "AES", 16 },
+    { "gamma", "", "SECRET", 100 }, { "delta", "user@host", "AES", 32 },
+    { "epsilon", "", "AES", 32 }
+};
+
+typedef struct bytes {            /* a file, and where its entries begin      */
+    uint8_t at[8192];
+    size_t  len;
+    size_t  starts[KEYS + 2];
+    size_t  count;
+} bytes;
+
+static bytes   whole;             /* five keys, closed                        */
+static bytes   crashed;           /* the same, the cell one entry behind      */
+static model   all_keys;          /* in both                                  */
+static unsigned long tried;
+
+
+/* ---- making files ------------------------------------------------------- */
+
+static kaws *
+open_at(const char *path, int read_only, kaws_error *err)
+{
+    kaws_config cfg = model_config();
+    kaws *ring = NULL;
+
+    cfg.data_file = path;
+    cfg.read_only = read_only;
+    fake_forget_log(&fake);
+    (void)kaws_open(&ring, &cfg, err);
+    return ring;
+}
+
+
+static kaws *
+must_open(const char *path)
+{
+    kaws_error err;
+    kaws *ring = open_at(path, 0, &err);
+
+    if (ring == NULL)
+        fail_msg("%s", err.text);
+    return ring;
+}
+
+
+static void
+add_keys(kaws *ring, size_t from, size_t to)
+{
+    kaws_error err;
+    kaws_name name;
+    size_t i;
+
+    for (i = from; i < to; i++) {
+        name.key_id = key_list[i].key_id;
+        name.user_id = key_list[i].user_id;
+        if (kaws_generate(ring, name, key_list[i].type, key_list[i].len,
+                          &err) != KAWS_OK)
+            fail_msg("%s", err.text);
+    }
+}
+
+
+static void
+find_starts(bytes *b)
+{
+    size_t at = KAWS__STORE_HEADER;
+
+    for (b->count = 0; at < b->len; at += 32 + (size_t)
+                                          kaws__store_get(b->at + at, 4))
+        b->starts[b->count++] = at;
+    b->starts[b->count] = b->len;
+}
+
+
+static void
+take(bytes *b)
+{
+    const uint8_t *at = disk_bytes(DATA, &b->len);
+
+    assert_in_range(b->len, 80, sizeof b->at);
+    memcpy(b->at, at, b->len);
+    find_starts(b);
+}
+
+
+static void
+make_files(void)
+{
+    kaws_error err;
+    kaws *ring;
+
+    disk_format();
+    model_reset(1);
+    ring = must_open(DATA);
+    add_keys(ring, 0, KEYS);
+    take(&crashed);
+    assert_int_equal(model_of(ring, &all_keys, &err), KAWS_OK);
+    kaws_close(ring);
+    take(&whole);
+    assert_int_equal(whole.count, KEYS);
+    assert_int_equal(whole.len, crashed.len);
+}
+
+
+/* ---- damage ------------------------------------------------------------- */
+
+/* The readers, on a block that ends with the file. */
+static kaws_status
+read_exactly(const uint8_t *at, size_t len)
+{
+    uint8_t *copy = malloc(len > 0 ? len : 1), *record;
+    kaws_bytes all = { copy, len };
+    kaws__found found;
+    kaws__record r;
+    kaws_error err;
+    kaws_status status;
+    size_t i, n;
+
+    memcpy(copy, at, len);
+    status = kaws__store_check("x", all, &found, &err);
+    for (i = KAWS__STORE_HEADER; status == KAWS_OK && i < found.good;
+         i += n + 32) {
+        n = found.good - i < 8 ? 0 : kaws__store_record_len(copy + i);
+        if (n == 0 || found.good - i < n + 32)
+            break;
+        record = malloc(n);
+        memcpy(record, copy + i, n);
+        kaws_bytes view = { record, n };
+        (void)kaws__store_parse(view, &r);
+        free(record);
+    }
+    free(copy);
+    return status;
+}
+
+
+/* What became of a damaged file: refused (0), or opened with so many keys. All
+ * of them are right, and what is gone is the end, kept aside. */
+static size_t
+judge(const uint8_t *at, size_t len, int read_only, kaws_error *err)
+{
+    size_t torn_len = 0, now_len, count;
+    const uint8_t *torn = NULL, *now;
+    char path[160];
+    const char *name;
+    model keys;
+    kaws *ring;
+
+    tried++;
+    disk_put(DATA, at, len);
+    (void)read_exactly(at, len);
+    ring = open_at(DATA, read_only, err);
+    now = disk_bytes(DATA, &now_len);
+    name = disk_name("/disk/ring", "keys.torn-", 0);
+    if (ring == NULL || read_only) {
+        assert_int_equal(now_len, len);       /* nothing was touched          */
+        assert_memory_equal(now, at, len);
+        assert_null(name);
+    }
+    if (ring == NULL) {
+        assert_int_equal(err->status, KAWS_CORRUPT);
+        assert_non_null(strstr(err->text, DATA));
+        return 0;
+    }
+    assert_int_equal(model_of(ring, &keys, err), KAWS_OK);
+    assert_true(keys.count <= all_keys.count);
+    assert_memory_equal(keys.keys, all_keys.keys,
+                        keys.count * sizeof keys.keys[0]);
+    if (name != NULL) {
+        (void)snprintf(path, sizeof path, "/disk/ring/%s", name);
+        torn = disk_bytes(path, &torn_len);
+        assert_int_equal(now_len + torn_len, len);
+        assert_memory_equal(torn, at + now_len, torn_len);
+        assert_int_equal(fake_logged(&fake, 1, "were moved to"), 1);
+    }
+    kaws_close(ring);
+    if (name != NULL)
+        (void)disk_unlink(path);
+    count = keys.count;
+    return count;
+}
+
+
+/* The byte that the words name. */
+static size_t
+named_byte(const kaws_error *err)
+{
+    const char *words = strstr(err->text, "at byte ");
+
+    if (words == NULL)
+        fail_msg("no byte is named: %s", err->text);
+    return strtoul(words + 8, NULL, 10);
+}
+
+
+/* The byte is in the same part of the file as the one that is named. */
+static void
+check_place(const bytes *b, size_t byte, const kaws_error *err)
+{
+    size_t i = 0, named = named_byte(err);
+
+    if (byte < KAWS__STORE_HEADER) {
+        assert_in_range(named, 0, KAWS__STORE_HEADER - 1);
+        return;
+    }
+    while (b->starts[i + 1] <= byte)
+        i++;
+    assert_int_equal(named, b->starts[i]);
+}
+
+
+static void
+test_bits_of_whole(void **state)
+{
+    uint8_t copy[sizeof whole.at];
+    kaws_error err;
+    size_t bit;
+    int read_only;
+
+    (void)state;
+    make_files();
+    memcpy(copy, whole.at, whole.len);
+    for (bit = 0; bit < whole.len * 8; bit++)
+        for (read_only = 0; read_only < (model_long() ? 2 : 1); read_only++) {
+            copy[bit / 8] ^= (uint8_t)(1 << bit % 8);
+            if (judge(copy, whole.len, read_only, &err) != 0)
+                fail_msg("bit %lu is turned, and nobody notices",
+                         (unsigned long)bit);
+            check_place(&whole, bit / 8, &err);
+            copy[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        }
+    assert_int_equal(judge(whole.at, whole.len, 0, &err), KEYS);
+}
+
+
+static void
+test_bits_after_crash(void **state)
+{
+    uint8_t copy[sizeof crashed.at];
+    kaws_error err;
+    size_t bit, keys, torn = 0, last;
+
+    (void)state;
+    make_files();
+    last = crashed.starts[KEYS - 1];
+    memcpy(copy, crashed.at, crashed.len);
+    for (bit = 0; bit < crashed.len * 8; bit++) {
+        copy[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        keys = judge(copy, crashed.len, 0, &err);
+        copy[bit / 8] ^= (uint8_t)(1 << bit % 8);
+        if (keys == 0) {
+            check_place(&crashed, bit / 8, &err);
+            continue;
+        }
+        torn++;
+        assert_true(bit / 8 >= last);         /* the last entry alone         */
+        assert_int_equal(keys, KEYS - 1);
+    }
+    printf("  after a crash %lu of %lu bits make the last entry a torn one\n",
+           (unsigned long)torn, (unsigned long)(crashed.len * 8));
+}
+
+
+static void
+test_lengths(void **state)
+{
+    kaws_error err;
+    size_t len, keys, last;
+
+    (void)state;
+    make_files();
+    last = crashed.starts[KEYS - 1];
+    for (len = 0; len < whole.len; len++) {
+        assert_int_equal(judge(whole.at, len, 0, &err), 0);
+        assert_int_equal(judge(whole.at, len, 1, &err), 0);
+    }
+    for (len = 0; len <= crashed.len; len++) {
+        keys = judge(crashed.at, len, 0, &err);
+        assert_int_equal(keys, len < last ? 0 : len < crashed.len ? KEYS - 1
+                                                                  : KEYS);
+    }
+}
+
+
+static void
+test_empty(void **state)
+{
+    static const uint8_t zeros[4096];
+    static const size_t lens[] = { 1, 8, 79, 80, 81, 112, 512, 4096 };
+    kaws_error err;
+    size_t i;
+
+    (void)state;
+    make_files();
+    assert_int_equal(judge(zeros, 0, 0, &err), 0);
+    assert_non_null(strstr(err.text, "0 bytes"));
+    assert_non_null(strstr(err.text, "restore"));
+    assert_non_null(strstr(err.text, "remove"));
+    for (i = 0; i < sizeof lens / sizeof lens[0]; i++)
+        assert_int_equal(judge(zeros, lens[i], 0, &err), 0);
+}
+
+
+static uint32_t
+chance(uint32_t most)
+{
+    static uint64_t seed = 20261124;
+
+    seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t)((seed >> 33) % most);
+}
+
+
+/* Bytes, sectors, gaps, doubles. Returns the length. */
+static size_t
+damage(uint8_t *at, size_t len)
+{
+    size_t from = chance((uint32_t)len), n = 1 + chance(600), i;
+    size_t other = chance((uint32_t)len);
+
+    n = n < len - from ? n : len - from;
+    switch (chance(6)) {
+    case 0:
+        for (i = 0; i < 1 + n % 8; i++)
+            at[chance((uint32_t)len)] = (uint8_t)chance(256);
+        return len;
+    case 1:
+        memset(at + from, 0, n);
+        return len;
+    case 2:
+        from -= from % 512;
+        memset(at + from, chance(2) ? 0 : 255,
+               len - from < 512 ? len - from : 512);
+        return len;
+    case 3:
+        memmove(at + from, at + from + n, len - from - n);
+        return len - n;
+    case 4:
+        memmove(at + from + n, at + from, len - from);
+        return len + n;
+    default:
+        memmove(at + from, at + other, n < len - other ? n : len - other);
+        return len;
+    }
+}
+
+
+/* What opens after all is the whole keyring, or (after a crash) all but the
+ * last: judge() has seen to the rest. */
+static void
+test_chance(void **state)
+{
+    static uint8_t copy[2 * sizeof whole.at];
+    int i, rounds = model_long() ? 200000 : 4000;
+    kaws_error err;
+    size_t len, keys;
+
+    (void)state;
+    make_files();
+    for (i = 0; i < rounds; i++) {
+        const bytes *b = i % 2 ? &crashed : &whole;
+        memcpy(copy, b->at, b->len);
+        len = damage(copy, b->len);
+        keys = judge(copy, len, 0, &err);
+        if (keys == 0)
+            continue;
+        assert_true(keys >= (b == &whole ? KEYS : KEYS - 1));
+    }
+}
+
+
+static void
+test_appended(void **state)
+{
+    static uint8_t copy[2 * sizeof whole.at];
+    kaws_error err;
+    size_t n, i, start = whole.starts[2], size = whole.starts[3] - start;
+
+    (void)state;
+    make_files();
+    for (n = 1; n <= 700; n++) {
+        memcpy(copy, whole.at, whole.len);
+        for (i = 0; i < n; i++)
+            copy[whole.len + i] = (uint8_t)(1 + chance(255));
+        assert_int_equal(judge(copy, whole.len + n, 0, &err),
+                         n < 8 ? KEYS : 0);
+        memset(copy + whole.len, 0, n);   /* never written: torn              */
+        assert_int_equal(judge(copy, whole.len + n, 0, &err), KEYS);
+    }
+    for (n = 1; n <= size; n++) {         /* an entry once more: not its hash */
+        memcpy(copy + whole.len, whole.at + start, n);
+        assert_int_equal(judge(copy, whole.len + n, 0, &err),
+                         n < size ? KEYS : 0);
+    }
+    memset(copy + whole.len, 0, 8000);    /* more than an append ever wrote   */
+    assert_int_equal(judge(copy, whole.len + 8000, 0, &err), 0);
+}
+
+
+/* ---- an attacker -------------------------------------------------------- */
+
+typedef struct forged {           /* records that he puts together            */
+    uint8_t records[KEYS + 1][KAWS__STORE_RECORD_MAX];
+    size_t  lens[KEYS + 1];
+    size_t  count;
+    uint8_t file_id[16];
+} forged;
+
+
+static void
+forge_from(forged *f, const bytes *b)
+{
+    size_t i;
+
+    f->count = b->count;
+    memcpy(f->file_id, b->at + 16, 16);
+    for (i = 0; i < b->count; i++) {
+        f->lens[i] = b->starts[i + 1] - b->starts[i] - 32;
+        memcpy(f->records[i], b->at + b->starts[i], f->lens[i]);
+    }
+}
+
+
+static void
+forge_parse(const forged *f, size_t i, kaws__record *r)
+{
+    kaws_bytes view = { f->records[i], f->lens[i] };
+
+    assert_null(kaws__store_parse(view, r));
+}
+
+
+static void
+forge_record(forged *f, size_t i, const kaws__record *r)
+{
+    kaws__buf out;
+
+    kaws__buf_init(&out, &fake.hooks);
+    kaws__store_record(&out, r);
+    assert_false(out.failed);
+    memmove(f->records[i], out.at, out.len);
+    f->lens[i] = out.len;
+    kaws__buf_free(&out);
+}
+
+
+/* The file: all digests and the cell as they have to be. */
+static size_t
+forge_write(const forged *f, uint8_t *out)
+{
+    kaws__sha256 state;
+    uint8_t header[KAWS__STORE_HEADER];
+    size_t i, len = sizeof header;
+
+    for (i = 0; i < f->count; i++)
+        len += f->lens[i] + 32;
+    kaws__store_header(header, &state, f->file_id, len);
+    memcpy(out, header, sizeof header);
+    for (i = 0, len = sizeof header; i < f->count; i++) {
+        memcpy(out + len, f->records[i], f->lens[i]);
+        kaws__crypto_update(&state, out + len, f->lens[i]);
+        kaws__store_seal(&state, out + len + f->lens[i]);
+        len += f->lens[i] + 32;
+    }
+    return len;
+}
+
+
+static kaws *
+forge_open(const forged *f, kaws_error *err)
+{
+    static uint8_t file[16384];
+    size_t len = forge_write(f, file);
+
+    tried++;
+    (void)read_exactly(file, len);
+    disk_put(DATA, file, len);
+    return open_at(DATA, 0, err);
+}
+
+
+/* It is refused, and the words name the entry's byte and the reason. */
+static void
+forge_refused(const forged *f, const char *reason)
+{
+    kaws_error err;
+    kaws *ring = forge_open(f, &err);
+
+    if (ring != NULL || err.status != KAWS_CORRUPT ||
+        strstr(err.text, reason) == NULL)
+        fail_msg("not '%s' but: %s", reason, ring ? "it opens" : err.text);
+    (void)named_byte(&err);
+}
+
+
+static const char *sought;        /* in requests                              */
+static int found_sought;
+
+
+static int
+seeking_send(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    found_sought += memmem(q->body.at, q->body.len, sought,
+                           strlen(sought)) != NULL;
+    return fake_send(ctx, q, r);
+}
+
+
+/* All or nothing: the file is as it was. */
+static void
+check_no_rewrap(kaws *ring, kaws_status one, kaws_status other)
+{
+    static uint8_t was[16384];
+    kaws_error err;
+    size_t len, was_len;
+    const uint8_t *now = disk_bytes(DATA, &was_len);
+    kaws_status status;
+
+    memcpy(was, now, was_len);
+    status = kaws_rewrap_all(ring, &err);
+    if (status != one && status != other)
+        fail_msg("re-wrap: %d: %s", status, err.text);
+    now = disk_bytes(DATA, &len);
+    assert_int_equal(len, was_len);
+    assert_memory_equal(now, was, len);
+}
+
+
+/* It opens; the keys in `bad` (a bit each) are refused with one of two; all
+ * others are what they were. */
+static void
+forge_opens(const forged *f, unsigned bad, kaws_status one, kaws_status other)
+{
+    kaws_error err;
+    kaws_entry_info info;
+    kaws_walk *walk;
+    kaws_key key;
+    kaws_status status;
+    kaws *ring = forge_open(f, &err);
+    size_t i;
+
+    if (ring == NULL)
+        fail_msg("%s", err.text);
+    assert_int_equal(kaws_walk_begin(ring, &walk, &err), KAWS_OK);
+    for (i = 0; kaws_walk_next(walk, &info); i++) {
+        status = kaws_fetch(ring, info.name, &key, &err);
+        if (bad >> i & 1) {
+            if (status != one && status != other)
+                fail_msg("key %lu: %d: %s", (unsigned long)i, status, err.text);
+            assert_true(key.bytes == NULL && key.len == 0);
+            continue;
+        }
+        if (status != KAWS_OK)
+            fail_msg("key %lu: %s", (unsigned long)i, err.text);
+        kaws_key_free(ring, &key);
+    }
+    kaws_walk_end(walk);
+    assert_int_equal(i, f->count);
+    if (bad != 0)
+        check_no_rewrap(ring, one, other);
+    kaws_close(ring);
+}
+
+
+static void
+test_blobs_swapped(void **state)
+{
+    forged f;
+    kaws__record a, b;
+    kaws_bytes blob;
+    size_t i, k;
+
+    (void)state;
+    make_files();
+    for (i = 0; i < KEYS; i++)
+        for (k = i + 1; k < KEYS; k++) {
+            static uint8_t kept[KAWS__STORE_RECORD_MAX];
+            forge_from(&f, &whole);
+            forge_parse(&f, i, &a);
+            forge_parse(&f, k, &b);
+            memcpy(kept, a.blob.at, a.blob.len);
+            blob.at = kept;
+            blob.len = a.blob.len;
+            a.blob = b.blob;
+            forge_record(&f, i, &a);
+            b.blob = blob;
+            forge_record(&f, k, &b);
+            forge_opens(&f, 1u << i | 1u << k, KAWS_MISMATCH, KAWS_MISMATCH);
+        }
+}
+
+
+/* A blob, an entry, all entries, of a keyring with another file id. */
+static void
+test_blobs_of_another_file(void **state)
+{
+    forged f, g;
+    kaws__record a, b;
+    bytes other;
+    size_t i;
+
+    (void)state;
+    make_files();
+    other = whole;
+    disk_format();
+    model_reset(99);
+    kaws *ring = must_open(DATA);
+    add_keys(ring, 0, KEYS);
+    kaws_close(ring);
+    take(&other);
+    assert_memory_not_equal(other.at + 16, whole.at + 16, 16);
+    for (i = 0; i < KEYS; i++) {
+        forge_from(&f, &whole);
+        forge_from(&g, &other);
+        forge_parse(&f, i, &a);
+        forge_parse(&g, i, &b);
+        a.blob = b.blob;
+        forge_record(&f, i, &a);
+        forge_opens(&f, 1u << i, KAWS_MISMATCH, KAWS_MISMATCH);
+        memcpy(f.records[i], g.records[i], g.lens[i]);
+        f.lens[i] = g.lens[i];
+        forge_opens(&f, 1u << i, KAWS_MISMATCH, KAWS_MISMATCH);
+    }
+    forge_from(&f, &whole);
+    memcpy(f.file_id, g.file_id, 16);
+    forge_opens(&f, 31, KAWS_MISMATCH, KAWS_MISMATCH);
+}
+
+
+/* Key id, user id or type of another: the blob is not bound to that. Order,
+ * date and material are the file's own to say, and open nothing else. */
+static void
+test_names_changed(void **state)
+{
+    forged f;
+    kaws__record r;
+    size_t i;
+
+    (void)state;
+    make_files();
+    for (i = 0; i < KEYS; i++) {
+        forge_from(&f, &whole);
+        forge_parse(&f, i, &r);
+        r.key_id = kaws__buf_of("another");
+        forge_record(&f, i, &r);
+        forge_opens(&f, 1u << i, KAWS_MISMATCH, KAWS_MISMATCH);
+        forge_from(&f, &whole);
+        forge_parse(&f, i, &r);
+        r.user_id = kaws__buf_of(r.user_id.len > 0 ? "" : "somebody");
+        forge_record(&f, i, &r);
+        forge_opens(&f, 1u << i, KAWS_MISMATCH, KAWS_MISMATCH);
+        forge_from(&f, &whole);
+        forge_parse(&f, i, &r);
+        r.type = kaws__buf_of("RSA");
+        forge_record(&f, i, &r);
+        forge_opens(&f, 1u << i, KAWS_MISMATCH, KAWS_MISMATCH);
+        forge_from(&f, &whole);
+        forge_parse(&f, i, &r);
+        r.created = 1;
+        r.material = kaws__buf_of("");
+        forge_record(&f, i, &r);
+        forge_opens(&f, 0, KAWS_OK, KAWS_OK);
+    }
+    forge_from(&f, &whole);
+    memcpy(f.records[0], f.records[4], f.lens[4]);
+    f.lens[0] = f.lens[4];
+    f.count = 4;
+    forge_opens(&f, 0, KAWS_OK, KAWS_OK);
+}
+
+
+/* A key of another length than its entry says. */
+static void
+test_lengths_changed(void **state)
+{
+    static const size_t lens[] = { 1, 15, 31, 33, 4096 };
+    forged f;
+    kaws__record r;
+    kaws_error err;
+    kaws_key key;
+    kaws *ring;
+    size_t i;
+
+    (void)state;
+    make_files();
+    for (i = 0; i < 5; i++) {
+        forge_from(&f, &whole);
+        forge_parse(&f, 0, &r);
+        r.plain_len = lens[i];
+        forge_record(&f, 0, &r);
+        ring = forge_open(&f, &err);
+        assert_non_null(ring);
+        assert_int_equal(kaws_fetch(ring, model_name("alpha"), &key, &err),
+                         lens[i] < 32 ? KAWS_REPLY : KAWS_MISMATCH);
+        assert_true(key.bytes == NULL && key.len == 0);
+        kaws_close(ring);
+    }
+}
+
+
+/* The KMS key of somebody else would tell him what we ask, and open what he
+ * sealed: nothing is sent. Another key of ours opens nothing. */
+static void
+test_foreign(void **state)
+{
+    static const char *const foreign[] = {
+        FAKE_FOREIGN,
+        "arn:aws-cn:kms:cn-north-1:" FAKE_OWN ":key/00000001",
+        "arn:aws:kms:us-east-1:111122223334:key/"
+        "00000001-aaaa-bbbb-cccc-1234567890ab"
+    };
+    forged f;
+    kaws__record r;
+    size_t i, k;
+
+    (void)state;
+    make_files();
+    fake.hooks.send = seeking_send;
+    for (i = 0; i < KEYS; i++)
+        for (k = 0; k < 4; k++) {
+            forge_from(&f, &whole);
+            forge_parse(&f, i, &r);
+            r.arn = kaws__buf_of(k < 3 ? foreign[k] : FAKE_EAST2);
+            forge_record(&f, i, &r);
+            sought = k < 3 ? foreign[k] : "never";
+            if (k < 3)
+                forge_opens(&f, 1u << i, KAWS_FOREIGN, KAWS_FOREIGN);
+            else
+                forge_opens(&f, 1u << i, KAWS_MISMATCH, KAWS_KMS_KEY);
+        }
+    fake.hooks.send = fake_send;
+    assert_int_equal(found_sought, 0);
+}
+
+
+static void
+test_duplicates(void **state)
+{
+    forged f;
+    kaws__record r;
+    size_t i;
+
+    (void)state;
+    make_files();
+    for (i = 0; i < KEYS; i++) {
+        forge_from(&f, &whole);
+        forge_parse(&f, i, &r);
+        forge_record(&f, KEYS, &r);
+        f.count = KEYS + 1;
+        forge_refused(&f, "has the name of an earlier one");
+    }
+}
+
+
+/* Every field of an entry with values that it cannot have; the entry's length
+ * and digests are right for what stands there. */
+static void
+test_fields(void **state)
+{
+    static const struct { size_t at; int size; } fields[] = {
+        { 9, 1 }, { 10, 1 }, { 11, 1 }, { 14, 2 }, { 16, 2 }, { 18, 2 }
+    };
+    forged f;
+    size_t i, k;
+    uint64_t value, was;
+
+    (void)state;
+    make_files();
+    for (i = 0; i < 6; i++)
+        for (k = 0; k < 65536; k += k < 300 || model_long() ? 1 : 251) {
+            value = k;
+            forge_from(&f, &whole);
+            was = kaws__store_get(f.records[1] + fields[i].at, fields[i].size);
+            if (value == was || (fields[i].size == 1 && value > 255))
+                continue;
+            kaws__store_put(f.records[1] + fields[i].at, value,
+                            fields[i].size);
+            forge_refused(&f, "do not add up");
+        }
+}
+
+
+/* The length of an entry, with its right complement, and the digest where it
+ * then is. */
+static void
+test_entry_lengths(void **state)
+{
+    static const uint32_t absurd[] = {
+        0, 1, 8, 31, 32, 33, 100, 0x1a00, 0x7fff, 0xffff, 0x10000, 0x7fffffff,
+        0x80000000u, 0xffffffe0u, 0xffffffffu
+    };
+    static uint8_t file[16384];
+    forged f;
+    kaws_error err;
+    uint32_t n;
+    size_t i, len, at, room;
+
+    (void)state;
+    make_files();
+    for (at = 0; at < KEYS; at++)
+        for (i = 0; i < sizeof absurd / sizeof absurd[0] + 400; i++) {
+            n = i < 400 ? (uint32_t)i : absurd[i - 400];
+            forge_from(&f, &whole);
+            if (n == kaws__store_get(f.records[at], 4))
+                continue;
+            kaws__store_put(f.records[at], n, 4);
+            kaws__store_put(f.records[at] + 4, ~n, 4);
+            len = forge_write(&f, file);
+            assert_int_equal(judge(file, len, 0, &err), 0);
+            room = sizeof f.records[0];
+            if (n >= 8 && n <= room) {        /* its digest moves along       */
+                if (n > f.lens[at])
+                    memset(f.records[at] + f.lens[at], 0, n - f.lens[at]);
+                f.lens[at] = n;
+                len = forge_write(&f, file);
+                assert_int_equal(judge(file, len, 0, &err), 0);
+            }
+        }
+}
+
+
+static void
+test_bad_fields(void **state)
+{
+    static const struct { size_t at; int size; uint64_t value;
+                          const char *reason; } bad[] = {
+        { 8, 1, 0, "newer" }, { 8, 1, 2, "newer" }, { 8, 1, 255, "newer" },
+        { 12, 2, 0, "no entry can have" }, { 12, 2, 4097, "no entry can have" },
+        { 12, 2, 65535, "no entry can have" },
+        { 20, 4, 1, "no entry can have" },
+        { 20, 4, 0x80000000u, "no entry can have" },
+        { 24, 8, 253402300800u, "no entry can have" },
+        { 24, 8, UINT64_MAX, "no entry can have" },
+        { 24, 8, UINT64_C(1) << 63, "no entry can have" },
+        { 32, 1, 0, "no entry can have" },    /* NUL in the key id            */
+        { 36, 1, 0, "no entry can have" },    /* in the user id               */
+        { 45, 1, ' ', "no entry can have" },  /* in the type                  */
+        { 45, 1, 0, "no entry can have" },
+        { 45, 1, 200, "no entry can have" },
+        { 48, 1, 'b', "not the ARN" }, { 48, 1, 0, "not the ARN" },
+        { 56, 1, 'x', "not the ARN" }
+    };
+    forged f;
+    size_t i;
+
+    (void)state;
+    make_files();
+    for (i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        forge_from(&f, &whole);
+        kaws__store_put(f.records[1] + bad[i].at, bad[i].value, bad[i].size);
+        forge_refused(&f, bad[i].reason);
+    }
+}
+
+
+static void
+test_bad_texts(void **state)
+{
+    static const uint8_t blob[6200] = { 1 };
+    static const char *const arns[] = {
+        "", "arn", "arn:aws:kms:us-east-1:111122223333:alias/app",
+        "arn:aws:s3:us-east-1:111122223333:key/1",
+        "arn:aws:kms:us-east-1:11112222333:key/1",
+        "arn:aws:kms::111122223333:key/1",
+        "arn:aws:kms:us-east-1:111122223333:key/", "key/1",
+        "arn:aws:kms:us-east-1.evil.example/:111122223333:key/1",
+        "arn:aws:kms:us-east-1:111122223333:key/1\n"
+    };
+    forged f;
+    kaws__record r;
+    size_t i;
+
+    (void)state;
+    make_files();
+    for (i = 0; i < sizeof arns / sizeof arns[0]; i++) {
+        forge_from(&f, &whole);
+        forge_parse(&f, 2, &r);
+        r.arn = kaws__buf_of(arns[i]);
+        forge_record(&f, 2, &r);
+        forge_refused(&f, "not the ARN");
+    }
+    for (i = 0; i < 4; i++) {
+        forge_from(&f, &whole);
+        forge_parse(&f, 2, &r);
+        r.key_id = i == 0 ? kaws__buf_of("") : r.key_id;
+        r.type = i == 1 ? kaws__buf_of("") : i == 2
+               ? kaws__buf_of("ABCDEFGHIJKLMNOP") : r.type;
+        r.blob.len = i == 3 ? 0 : r.blob.len;
+        forge_record(&f, 2, &r);
+        forge_refused(&f, "no entry can have");
+    }
+    forge_from(&f, &whole);
+    forge_parse(&f, 2, &r);
+    r.blob.at = blob;
+    r.blob.len = 6145;
+    forge_record(&f, 2, &r);
+    forge_refused(&f, "no entry can have");
+}
+
+
+static void
+test_versions(void **state)
+{
+    uint8_t copy[sizeof whole.at], digest[32];
+    kaws_bytes head = { copy, KAWS__STORE_DIGESTED };
+    kaws_error err;
+    uint32_t v;
+
+    (void)state;
+    make_files();
+    for (v = 0; v < 70000; v += v < 300 ? 1 : 997) {
+        if (v == 1)
+            continue;
+        memcpy(copy, whole.at, whole.len);
+        kaws__store_put(copy + 8, v, 4);
+        memset(copy + 32, 0, 16);
+        kaws__crypto_sha256(digest, head);
+        memcpy(copy + 48, digest, 32);
+        memcpy(copy + 32, whole.at + 32, 16);
+        assert_int_equal(judge(copy, whole.len, 0, &err), 0);
+        assert_non_null(strstr(err.text, "version"));
+        assert_int_equal(named_byte(&err), 8);
+    }
+}
+
+
+/* ---- in the file's place (on the real disk) ----------------------------- */
+
+enum { OLDER, OTHER_RING, CUT_SHORT, REWRITTEN, LINK, DEAD_LINK, PIPE, FOLDER,
+       SOCKET, NOTHING, COPY, OTHERS_COPY, PLACES };
+
+static const char *const places[PLACES] = {
+    "an older file", "another keyring", "the file, cut short",
+    "the file, its end rewritten", "a link to the file", "a dead link",
+    "a pipe", "a folder", "a socket", "nothing", "a copy",
+    "somebody else's file"
+};
+
+static char kept[128];            /* where the true file is meanwhile         */
+static char older[128], other[128];
+
+
+static void
+copy_file(const char *from, const char *to)
+{
+    char command[400];
+
+    (void)snprintf(command, sizeof command, "cp '%s' '%s'", from, to);
+    assert_int_equal(system(command), 0);
+}
+
+
+static void
+change_last_byte(const char *path)
+{
+    int fd = open(path, O_RDWR);
+    off_t end = lseek(fd, 0, SEEK_END);
+    uint8_t byte;
+
+    assert_int_equal(pread(fd, &byte, 1, end - 1), 1);
+    byte ^= 1;
+    assert_int_equal(pwrite(fd, &byte, 1, end - 1), 1);
+    close(fd);
+}
+
+
+static void
+put_socket(const char *path)
+{
+    struct sockaddr_un address;
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    memset(&address, 0, sizeof address);
+    address.sun_family = AF_UNIX;
+    (void)snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    assert_int_equal(bind(fd, (struct sockaddr *)&address, sizeof address), 0);
+    close(fd);
+}
+
+
+/* Puts something in the file's place. 0: this process may not. */
+static int
+put_place(int place)
+{
+    const char *path = fake.data;
+
+    assert_int_equal(rename(path, kept), 0);
+    switch (place) {
+    case OLDER:
+        copy_file(older, path);
+        break;
+    case OTHER_RING:
+        copy_file(other, path);
+        break;
+    case CUT_SHORT:
+        assert_int_equal(rename(kept, path), 0);
+        copy_file(path, kept);
+        assert_int_equal(truncate(path, 90), 0);
+        break;
+    case REWRITTEN:
+        assert_int_equal(rename(kept, path), 0);
+        copy_file(path, kept);
+        change_last_byte(path);
+        break;
+    case LINK:
+        assert_int_equal(symlink(kept, path), 0);
+        break;
+    case DEAD_LINK:
+        assert_int_equal(symlink("/nowhere/at/all", path), 0);
+        break;
+    case PIPE:
+        assert_int_equal(mkfifo(path, 0600), 0);
+        break;
+    case FOLDER:
+        assert_int_equal(mkdir(path, 0700), 0);
+        break;
+    case SOCKET:
+        put_socket(path);
+        break;
+    case NOTHING:
+        break;
+    default:
+        copy_file(kept, path);
+        return place == COPY || chown(path, 12345, 12345) == 0;
+    }
+    return 1;
+}
+
+
+static void
+take_place(int place)
+{
+    if (place == CUT_SHORT || place == REWRITTEN) {
+        char command[400];            /* the same inode, its bytes as before  */
+        (void)snprintf(command, sizeof command, "cat '%s' > '%s'", kept,
+                       fake.data);
+        assert_int_equal(system(command), 0);
+        return;
+    }
+    if (unlink(fake.data) != 0 && errno != ENOENT)
+        assert_int_equal(rmdir(fake.data), 0);
+    assert_int_equal(rename(kept, fake.data), 0);
+}
+
+
+/* Enough of what stands there to see that it was left alone. */
+static void
+look_at(const char *path, char *seen, size_t max)
+{
+    struct stat st;
+    uint8_t digest[32];
+    static uint8_t all[16384];
+    kaws_bytes view = { all, 0 };
+    ssize_t n = -1;
+    int fd;
+
+    memset(seen, 0, max);
+    if (lstat(path, &st) != 0)
+        return;
+    if (S_ISREG(st.st_mode)) {
+        fd = open(path, O_RDONLY);
+        n = pread(fd, all, sizeof all, 0);
+        close(fd);
+        view.len = n > 0 ? (size_t)n : 0;
+    }
+    kaws__crypto_sha256(digest, view);
+    (void)snprintf(seen, max, "%lu %o %u %ld %02x%02x%02x%02x",
+                   (unsigned long)st.st_ino, (unsigned)st.st_mode,
+                   (unsigned)st.st_uid, (long)n, digest[0], digest[1],
+                   digest[2], digest[3]);
+}
+
+
+/* A ring of five keys at fake.data, an older copy of four, another ring. */
+static kaws *
+make_real(void)
+{
+    kaws *ring;
+    char *const names[] = { fake.data, older, other, kept };
+    char extra[160];
+    size_t i;
+
+    (void)snprintf(older, sizeof older, "%s/older", fake.dir);
+    (void)snprintf(other, sizeof other, "%s/other", fake.dir);
+    (void)snprintf(kept, sizeof kept, "%s/kept", fake.dir);
+    for (i = 0; i < 4; i++) {
+        (void)unlink(names[i]);
+        (void)snprintf(extra, sizeof extra, "%s.lock", names[i]);
+        (void)unlink(extra);
+    }
+    model_reset(3);
+    ring = must_open(other);
+    add_keys(ring, 0, KEYS);
+    kaws_close(ring);
+    ring = must_open(fake.data);
+    add_keys(ring, 0, KEYS - 1);
+    copy_file(fake.data, older);
+    add_keys(ring, KEYS - 1, KEYS);
+    return ring;
+}
+
+
+/* Under a running ring: it notices, touches nothing, goes on reading; and goes
+ * on changing when the true file is back. */
+static void
+test_places_running(void **state)
+{
+    kaws *ring = make_real();
+    char before[200], after[200], tmp[160];
+    kaws_error err;
+    model was, is;
+    int place;
+
+    (void)state;
+    (void)snprintf(tmp, sizeof tmp, "%s.tmp", fake.data);
+    assert_int_equal(model_of(ring, &was, &err), KAWS_OK);
+    (void)alarm(60);                      /* a pipe would be waited for       */
+    for (place = 0; place < PLACES; place++) {
+        if (!put_place(place)) {
+            printf("  left out (needs root): %s\n", places[place]);
+            take_place(place);
+            continue;
+        }
+        tried++;
+        look_at(fake.data, before, sizeof before);
+        if (kaws_generate(ring, model_name("x"), "AES", 32, &err) !=
+            KAWS_CHANGED)
+            fail_msg("%s: %s", places[place], err.text);
+        assert_non_null(strstr(err.text, fake.data));
+        assert_int_equal(kaws_remove(ring, model_name("alpha"), &err),
+                         KAWS_CHANGED);
+        assert_int_equal(kaws_rewrap_all(ring, &err), KAWS_CHANGED);
+        look_at(fake.data, after, sizeof after);
+        assert_string_equal(before, after);
+        assert_int_equal(access(tmp, F_OK), -1);
+        assert_int_equal(model_of(ring, &is, &err), KAWS_OK);
+        assert_true(model_same(&is, &was));
+        take_place(place);
+        assert_int_equal(kaws_generate(ring, model_name("x"), "AES", 32, &err),
+                         KAWS_OK);
+        assert_int_equal(kaws_remove(ring, model_name("x"), &err), KAWS_OK);
+    }
+    (void)alarm(0);
+    kaws_close(ring);
+}
+
+
+/* A ring is closed over what is no longer its file. */
+static void
+test_places_closing(void **state)
+{
+    char before[200], after[200];
+    kaws *ring;
+    int place;
+
+    (void)state;
+    for (place = 0; place < PLACES; place++) {
+        ring = make_real();
+        if (put_place(place)) {
+            tried++;
+            look_at(fake.data, before, sizeof before);
+            fake_forget_log(&fake);
+            kaws_close(ring);
+            assert_int_equal(fake_logged(&fake, 1, "closing the keyring"), 1);
+            look_at(fake.data, after, sizeof after);
+            assert_string_equal(before, after);
+        } else {
+            kaws_close(ring);
+        }
+        take_place(place);
+    }
+}
+
+
+/* At the start: what is no plain file of ours is not opened, and not waited
+ * for; a file that adds up is what it is. */
+static void
+test_places_opening(void **state)
+{
+    static const kaws_status wanted[PLACES] = {
+        KAWS_OK, KAWS_OK, KAWS_CORRUPT, KAWS_CORRUPT, KAWS_FILE, KAWS_FILE,
+        KAWS_FILE, KAWS_FILE, KAWS_FILE, KAWS_OK, KAWS_OK, KAWS_FILE
+    };
+    kaws *ring = make_real();
+    char before[200], after[200];
+    kaws_error err;
+    int place, read_only;
+
+    (void)state;
+    kaws_close(ring);
+    (void)alarm(60);
+    for (place = 0; place < PLACES; place++)
+        for (read_only = 0; read_only < 2; read_only++) {
+            if (!put_place(place)) {
+                take_place(place);
+                continue;
+            }
+            tried++;
+            look_at(fake.data, before, sizeof before);
+            ring = open_at(fake.data, read_only, &err);
+            if (wanted[place] != KAWS_OK || (place == NOTHING && read_only)) {
+                assert_null(ring);
+                assert_int_equal(err.status, place == NOTHING ? KAWS_FILE
+                                                              : wanted[place]);
+                assert_non_null(strstr(err.text, fake.data));
+                look_at(fake.data, after, sizeof after);
+                assert_string_equal(before, after);
+            } else if (ring == NULL) {
+                fail_msg("%s: %s", places[place], err.text);
+            }
+            if (place == NOTHING && !read_only)
+                assert_int_equal(fake_logged(&fake, 1, "new, empty keyring"),
+                                 1);
+            kaws_close(ring);
+            take_place(place);
+        }
+    (void)alarm(0);
+}
+
+
+static void
+test_modes(void **state)
+{
+    static const struct { mode_t mode; const char *words; } modes[] = {
+        { 0640, "may be read by others" }, { 0604, "may be read by others" },
+        { 0660, "may be written by others" }, { 0602, "may be written" }
+    };
+    struct stat st;
+    size_t i;
+
+    (void)state;
+    kaws_close(make_real());
+    assert_int_equal(stat(fake.data, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0600);
+    for (i = 0; i < 4; i++) {
+        assert_int_equal(chmod(fake.data, modes[i].mode), 0);
+        kaws *ring = must_open(fake.data);
+        assert_int_equal(fake_logged(&fake, 1, modes[i].words), 1);
+        assert_int_equal(fake_logged(&fake, 1, "chmod 600"), 1);
+        kaws_close(ring);
+        tried++;
+    }
+}
+
+
+/* The names beside the file are known beforehand: what is planted there is not
+ * written through. */
+static void
+test_planted_links(void **state)
+{
+    static const char *const ends[] = { "tmp", "lock" };
+    char victim[160], planted[160], seen[200], now[200];
+    kaws_error err;
+    kaws *ring;
+    size_t i;
+
+    (void)state;
+    (void)snprintf(victim, sizeof victim, "%s/victim", fake.dir);
+    for (i = 0; i < 2; i++) {
+        ring = make_real();
+        (void)unlink(victim);
+        copy_file(other, victim);
+        look_at(victim, seen, sizeof seen);
+        (void)snprintf(planted, sizeof planted, "%s.%s", fake.data, ends[i]);
+        (void)unlink(planted);
+        assert_int_equal(symlink(victim, planted), 0);
+        tried++;
+        if (i == 0) {                     /* the link goes, not the victim    */
+            assert_int_equal(kaws_remove(ring, model_name("alpha"), &err),
+                             KAWS_OK);
+            kaws_close(ring);
+        } else {
+            kaws_close(ring);
+            assert_null(open_at(fake.data, 0, &err));
+            assert_int_equal(err.status, KAWS_FILE);
+            assert_non_null(strstr(err.text, planted));
+        }
+        look_at(victim, now, sizeof now);
+        assert_string_equal(seen, now);
+        (void)unlink(planted);
+    }
+    ring = make_real();
+    (void)snprintf(planted, sizeof planted, "%s.tmp", fake.data);
+    assert_int_equal(mkdir(planted, 0700), 0);
+    assert_int_equal(kaws_remove(ring, model_name("alpha"), &err), KAWS_FILE);
+    assert_non_null(strstr(err.text, planted));
+    assert_int_equal(rmdir(planted), 0);
+    assert_int_equal(kaws_remove(ring, model_name("alpha"), &err), KAWS_OK);
+    kaws_close(ring);
+}
+
+
+/* The file for a torn end is planted as well: another name is taken. */
+static void
+test_planted_torn(void **state)
+{
+    char victim[160], torn[200], seen[200], now[200];
+    kaws *ring = make_real();
+    int fd;
+
+    (void)state;
+    kaws_close(ring);
+    fd = open(fake.data, O_WRONLY | O_APPEND);
+    assert_int_equal(write(fd, "torn", 4), 4);
+    close(fd);
+    (void)snprintf(victim, sizeof victim, "%s/victim", fake.dir);
+    copy_file(other, victim);
+    look_at(victim, seen, sizeof seen);
+    (void)snprintf(torn, sizeof torn, "%s.torn-20261118T110640Z", fake.data);
+    assert_int_equal(symlink(victim, torn), 0);
+    model_reset(3);
+    ring = must_open(fake.data);
+    kaws_close(ring);
+    look_at(victim, now, sizeof now);
+    assert_string_equal(seen, now);
+    (void)unlink(torn);
+    (void)snprintf(torn, sizeof torn, "%s.torn-20261118T110640Z-1", fake.data);
+    look_at(torn, now, sizeof now);
+    assert_non_null(strstr(now, " 4 "));
+    tried++;
+}
+
+
+/* ---- several at once ---------------------------------------------------- */
+
+/* Two rings on one file: the second is told; whichever changes it first, the
+ * other changes nothing, not even by closing. */
+static void
+test_two_rings(void **state)
+{
+    char before[200], after[200];
+    kaws_error err;
+    kaws *a, *b;
+    model keys;
+    int round;
+
+    (void)state;
+    for (round = 0; round < 4; round++) {
+        a = make_real();
+        assert_int_equal(fake_logged(&fake, 1, "in use by another"), 0);
+        b = must_open(fake.data);
+        assert_int_equal(fake_logged(&fake, 1, "in use by another"), 1);
+        assert_int_equal(round % 2 == 0
+                         ? kaws_generate(a, model_name("a"), "AES", 32, &err)
+                         : kaws_remove(a, model_name("alpha"), &err), KAWS_OK);
+        look_at(fake.data, before, sizeof before);
+        assert_int_equal(kaws_generate(b, model_name("b"), "AES", 32, &err),
+                         KAWS_CHANGED);
+        assert_int_equal(kaws_remove(b, model_name("gamma"), &err),
+                         KAWS_CHANGED);
+        assert_int_equal(kaws_rewrap_all(b, &err), KAWS_CHANGED);
+        if (round < 2)
+            kaws_close(b);
+        look_at(fake.data, after, sizeof after);
+        assert_string_equal(before, after);
+        assert_int_equal(kaws_generate(a, model_name("c"), "AES", 32, &err),
+                         KAWS_OK);
+        kaws_close(a);
+        if (round >= 2)
+            kaws_close(b);
+        a = must_open(fake.data);
+        assert_int_equal(model_of(a, &keys, &err), KAWS_OK);
+        assert_int_equal(keys.count, round % 2 == 0 ? KEYS + 2 : KEYS);
+        kaws_close(a);
+        tried++;
+    }
+}
+
+
+/* The lock is waited for, but not for ever. */
+static void
+test_held(void **state)
+{
+    struct flock range;
+    char lock[160];
+    kaws_error err;
+    kaws *ring = make_real();
+    int64_t start;
+    int fd;
+
+    (void)state;
+    (void)snprintf(lock, sizeof lock, "%s.lock", fake.data);
+    fd = open(lock, O_RDWR);
+    memset(&range, 0, sizeof range);
+    range.l_type = F_WRLCK;
+    range.l_whence = SEEK_SET;
+    range.l_start = 1;
+    range.l_len = 1;
+    assert_int_equal(fcntl(fd, F_OFD_SETLK, &range), 0);
+    start = fake.now_ms;
+    assert_int_equal(kaws_generate(ring, model_name("x"), "AES", 32, &err),
+                     KAWS_LOCKED);
+    assert_in_range(fake.now_ms - start, 1000, 5000);
+    assert_non_null(strstr(err.text, lock));
+    assert_int_equal(kaws_remove(ring, model_name("alpha"), &err),
+                     KAWS_LOCKED);
+    assert_int_equal(kaws_rewrap_all(ring, &err), KAWS_LOCKED);
+    assert_null(open_at(fake.data, 0, &err));
+    assert_int_equal(err.status, KAWS_LOCKED);
+    close(fd);
+    assert_int_equal(kaws_generate(ring, model_name("x"), "AES", 32, &err),
+                     KAWS_OK);
+    kaws_close(ring);
+    tried++;
+}
+
+
+/* A process of several: adds keys of its own, reopens when another was faster,
+ * and tells its parent what was acknowledged. */
+static void
+work(int number, int keys, int out)
+{
+    kaws_error err;
+    kaws *ring = NULL;
+    char name[32];
+    kaws_status status;
+    int i = 0;
+
+    fake.seed = (uint64_t)number * 7919 + 1;
+    while (i < keys) {
+        if (ring == NULL)
+            ring = open_at(fake.data, 0, &err);
+        if (ring == NULL && err.status != KAWS_LOCKED)
+            break;
+        if (ring == NULL)
+            continue;
+        (void)snprintf(name, sizeof name, "p%d-%d", number, i);
+        status = kaws_generate(ring, model_name(name), "AES", 32, &err);
+        if (status == KAWS_OK && i % 5 == 4)
+            status = kaws_remove(ring, model_name(name), &err);
+        else if (status == KAWS_OK)
+            dprintf(out, "%s\n", name);
+        i += status == KAWS_OK;
+        if (status == KAWS_EXISTS)        /* added, but not yet removed       */
+            i += kaws_remove(ring, model_name(name), &err) == KAWS_OK;
+        else if (status != KAWS_OK && status != KAWS_CHANGED &&
+                 status != KAWS_LOCKED)
+            break;
+        if (status != KAWS_OK && status != KAWS_LOCKED) {
+            kaws_close(ring);
+            ring = NULL;
+        }
+    }
+    kaws_close(ring);
+    _exit(i == keys ? 0 : 1);
+}
+
+
+static void
+check_acknowledged(int from, size_t wanted)
+{
+    FILE *in = fdopen(from, "r");
+    kaws *ring = must_open(fake.data);
+    kaws_error err;
+    kaws_key key;
+    kaws_stats stats;
+    char name[32];
+    size_t count = 0;
+
+    while (fgets(name, sizeof name, in) != NULL) {
+        name[strcspn(name, "\n")] = '\0';
+        if (kaws_fetch(ring, model_name(name), &key, &err) != KAWS_OK)
+            fail_msg("%s was acknowledged, but: %s", name, err.text);
+        kaws_key_free(ring, &key);
+        count++;
+    }
+    (void)fclose(in);
+    assert_int_equal(count, wanted);
+    kaws_get_stats(ring, &stats);
+    assert_int_equal(stats.keys, KEYS + wanted);
+    kaws_close(ring);
+}
+
+
+static void
+test_processes(void **state)
+{
+    int workers = model_long() ? 6 : 3, keys = model_long() ? 200 : 40;
+    int i, ends[2], status;
+    pid_t children[8];
+
+    (void)state;
+    kaws_close(make_real());
+    assert_int_equal(pipe(ends), 0);
+    for (i = 0; i < workers; i++) {
+        children[i] = fork();
+        assert_true(children[i] >= 0);
+        if (children[i] == 0)
+            work(i, keys, ends[1]);
+    }
+    close(ends[1]);
+    for (i = 0; i < workers; i++) {
+        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+    check_acknowledged(ends[0], (size_t)(workers * (keys - keys / 5)));
+    tried++;
+}
+
+
+static int
+finish(void **state)
+{
+    (void)state;
+    printf("  %lu files were tried\n", tried);
+    disk_drop(&disk.image);
+    fake_end(&fake);
+    return fake.live != 0 || fake.dirty != 0 || fake.misfreed != 0;
+}
+
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_bits_of_whole),
+        cmocka_unit_test(test_bits_after_crash),
+        cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_empty),
+        cmocka_unit_test(test_chance),
+        cmocka_unit_test(test_appended),
+        cmocka_unit_test(test_blobs_swapped),
+        cmocka_unit_test(test_blobs_of_another_file),
+        cmocka_unit_test(test_names_changed),
+        cmocka_unit_test(test_lengths_changed),
+        cmocka_unit_test(test_foreign),
+        cmocka_unit_test(test_duplicates),
+        cmocka_unit_test(test_fields),
+        cmocka_unit_test(test_entry_lengths),
+        cmocka_unit_test(test_bad_fields),
+        cmocka_unit_test(test_bad_texts),
+        cmocka_unit_test(test_versions),
+        cmocka_unit_test(test_places_running),
+        cmocka_unit_test(test_places_closing),
+        cmocka_unit_test(test_places_opening),
+        cmocka_unit_test(test_modes),
+        cmocka_unit_test(test_planted_links),
+        cmocka_unit_test(test_planted_torn),
+        cmocka_unit_test(test_two_rings),
+        cmocka_unit_test(test_held),
+        cmocka_unit_test(test_processes)
+    };
+
+    fake_init(&fake);
+    return cmocka_run_group_tests_name("hostile", tests, NULL, finish);
+}

@@ -1,0 +1,201 @@
+"""What the tests in a real MySQL server share: a server, its KMS, and the files between them.
+
+    with Stage() as stage:
+        stage.start()                   # the plugin loaded early, as my.cnf would
+        assert stage.generate("MyKey") == 1
+        assert len(stage.fetch("MyKey")) == 32
+
+KEYRING_AWS_PLUGIN=/path/keyring_aws.so in the environment names another build of the plugin.
+"""
+
+import contextlib
+import os
+import re
+import time
+from pathlib import Path
+
+import pymysql
+import pytest
+
+from demo import Entry, read_data_file
+from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET, Emulator, unseal
+from servers import BUILD, MySQL, certificates
+
+PLUGIN = Path(os.environ.get("KEYRING_AWS_PLUGIN", BUILD / "keyring_aws.so"))
+LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
+EARLY = "--early-plugin-load=keyring_aws=keyring_aws.so"
+FUNCTIONS = ("keyring_aws_rotate_cmk", "keyring_aws_rotate_keys")
+
+# Halves the two seconds of processor that a start takes: smaller tables of the performance
+# schema, and no second write of each page, which only a kill in the middle of one would need.
+QUICK = ("--innodb-doublewrite=OFF", "--innodb-flush-method=fsync",
+         "--loose-innodb-numa-interleave=OFF", "--innodb-buffer-pool-load-at-startup=OFF",
+         "--innodb-buffer-pool-dump-at-shutdown=OFF", "--log-error-verbosity=3",
+         *(f"--loose-performance-schema-{name}=0" for name in (
+             "digests-size", "error-size", "max-statement-classes", "max-memory-classes",
+             "events-statements-history-long-size", "events-waits-history-long-size",
+             "events-stages-history-long-size", "events-transactions-history-long-size")))
+NO_SCHEMA = "--performance-schema=OFF"
+
+LOG_LINE = re.compile(r"\[(ERROR|Warning|Note)\] \[MY-\d+\] \[\w+\] "
+                      r"Plugin keyring_aws reported: '(.*)'$", re.M)
+
+
+class Stage:
+    """An emulated KMS, a MySQL server with the plugin, its conf file and its data file.
+
+    settings    of the plugin, without their prefix; None takes one away
+    """
+
+    def __init__(self, **settings: object) -> None:
+        if not PLUGIN.exists():
+            pytest.fail(f"{PLUGIN} is not there: build it first, with make")
+        self.certs = certificates()
+        self.kms = Emulator(self.certs.good.cert, self.certs.good.key).start()
+        try:
+            self.db = MySQL(plugin=PLUGIN)
+        except BaseException:
+            self.kms.stop()
+            raise
+        self.conf, self.data = self.db.folder / "conf", self.db.folder / "keyring" / "data"
+        self.settings = {"cmk_id": KEY_ARN, "endpoint": self.kms.url, "ca_file": self.certs.ca,
+                         "conf_file": self.conf, "data_file": self.data, **settings}
+        self.marked = 0
+        self.write_conf()
+
+    def __enter__(self) -> "Stage":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.db.kill()
+        self.db.__exit__()
+        self.kms.stop()
+        assert not self.kms.crashes, self.kms.crashes
+
+    # -- life
+
+    def write_conf(self, access_key_id: str = ACCESS_KEY_ID, secret: str = SECRET) -> None:
+        """A conf file, put in its place whole."""
+        new = self.conf.with_name("conf.new")
+        new.write_text(f"{access_key_id}\n{secret}\n")
+        new.chmod(0o600)
+        new.replace(self.conf)
+
+    def options(self, *extra: str, **settings: object) -> list[str]:
+        """The command line that a my.cnf with these settings would be."""
+        both = {**self.settings, **settings}
+        return [*QUICK, EARLY, *(f"--keyring-aws-{name.replace('_', '-')}={value}"
+                                 for name, value in both.items() if value is not None), *extra]
+
+    def start(self, *extra: str, env: dict | None = None, **settings: object) -> "Stage":
+        self.mark()
+        self.db.start(*self.options(*extra, **settings), env=env)
+        return self
+
+    def restart(self, *extra: str, **settings: object) -> "Stage":
+        assert self.db.stop() == 0, self.db.log()
+        return self.start(*extra, **settings)
+
+    def install_functions(self) -> None:
+        self.db.install_keyring_udf()
+        for name in FUNCTIONS:
+            self.sql(f"CREATE FUNCTION {name} RETURNS INTEGER SONAME 'keyring_aws.so'")
+
+    def loaded(self) -> bool:
+        return bool(self.sql("SELECT 1 FROM information_schema.plugins WHERE plugin_name ="
+                             " 'keyring_aws' AND plugin_status = 'ACTIVE'"))
+
+    def renew(self) -> None:
+        """An empty keyring instead of the one that is there."""
+        self.uninstall()
+        self.data.unlink()
+        self.install()
+
+    def uninstall(self) -> None:
+        """Until it is gone: while a call runs, the server only marks it for later."""
+        self.sql("UNINSTALL PLUGIN keyring_aws")
+        wait_for(lambda: not self.sql("SELECT 1 FROM information_schema.plugins"
+                                      " WHERE plugin_name = 'keyring_aws'"))
+
+    def install(self) -> None:
+        self.sql("INSTALL PLUGIN keyring_aws SONAME 'keyring_aws.so'")
+
+    # -- SQL
+
+    def sql(self, query: str, values: object = None, **options: object) -> list[tuple]:
+        return self.db.sql(query, values, **options)
+
+    def one(self, query: str, values: object = None, **options: object) -> object:
+        """The one value that a query answers with."""
+        ((value,),) = self.sql(query, values, **options)
+        return value
+
+    def refused(self, query: str, values: object = None, **options: object) -> tuple[int, str]:
+        """The number and text of the SQL error that a statement ends with."""
+        with pytest.raises(pymysql.err.MySQLError) as caught:
+            self.sql(query, values, **options)
+        return caught.value.args
+
+    def variable(self, name: str) -> object:
+        return self.one(f"SELECT @@GLOBAL.keyring_aws_{name}")
+
+    def status(self) -> dict[str, int]:
+        return {name.removeprefix("Keyring_aws_"): int(value)
+                for name, value in self.sql("SHOW GLOBAL STATUS LIKE 'Keyring_aws_%'")}
+
+    def generate(self, name: object, kind: str = "AES", size: int = 32) -> int | None:
+        return self.one("SELECT keyring_key_generate(%s, %s, %s)", (name, kind, size))
+
+    def store(self, name: object, kind: str, key: bytes) -> int | None:
+        return self.one("SELECT keyring_key_store(%s, %s, %s)", (name, kind, key))
+
+    def fetch(self, name: object) -> bytes | None:
+        value = self.one("SELECT HEX(keyring_key_fetch(%s))", (name,))
+        return None if value is None else bytes.fromhex(value)
+
+    def remove(self, name: object) -> int | None:
+        return self.one("SELECT keyring_key_remove(%s)", (name,))
+
+    def listed(self) -> list[tuple[str, str]]:
+        """The names that the performance schema has, in order."""
+        return sorted(self.sql("SELECT key_id, key_owner FROM performance_schema.keyring_keys"))
+
+    # -- what was left behind
+
+    def mark(self) -> None:
+        """What the plugin says from now on is what said() tells."""
+        self.marked = len(self.db.log(whole=True))
+
+    def said(self, level: str) -> list[str]:
+        """The plugin's lines of a level (ERROR, Warning, Note) since the mark."""
+        return said(level, self.db.log(whole=True)[self.marked:])
+
+    def entries(self) -> dict[tuple[str, str], Entry]:
+        """The data file's entries by (key id, user id), its checksums verified."""
+        return {(each.key_id, each.user_id): each for each in read_data_file(self.data).entries}
+
+    def plain(self, name: str, user: str = "root@localhost") -> bytes:
+        """The key in the clear: the emulator can tell, and nothing is asked of the server."""
+        file = read_data_file(self.data)
+        (entry,) = [each for each in file.entries if (each.key_id, each.user_id) == (name, user)]
+        return unseal(self.kms.key(entry.arn), entry.context(file.file_id), entry.blob)[0]
+
+
+def said(level: str, log: str) -> list[str]:
+    """The plugin's lines of a level in an error log."""
+    return [line for kind, line in LOG_LINE.findall(log) if kind == level]
+
+
+def wait_for(done, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def cursor(stage: Stage, **options: object):
+    """A cursor on a connection of its own, for many statements."""
+    with contextlib.closing(stage.db.connect(**options)) as connection:
+        with connection.cursor() as each:
+            yield each

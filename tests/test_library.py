@@ -1,0 +1,976 @@
+"""The C library end to end: every public function, real libcurl, TLS, the KMS emulator.
+
+story() is the whole of it told once; test_moto.py tells it to another KMS.
+"""
+
+import ctypes
+import fcntl
+import json
+import os
+import struct
+import time
+from concurrent.futures import wait
+
+import pytest
+
+from conftest import write_conf
+from driver import Driver, build_c
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, OTHER_ACCOUNT, SECRET
+
+EU = "eu-west-1"
+HOUR = 3600
+
+
+# ---- the story --------------------------------------------------------------------------------
+
+
+def story(lib: Driver, restart, other_arn: str, far_arn: str, data) -> None:
+    """A keyring's life; other_arn is another KMS key there, far_arn one of another region."""
+    lib.ok("check")
+    lib.ok("generate", "MyKey", None, "AES", 32)
+    lib.ok("generate", "MyKey", "app@%", "AES", 16)
+    secret = bytes(range(256)) * 16
+    lib.ok("store", "Stored", "app@%", "SECRET", secret)
+    mine, theirs = lib.fetch("MyKey"), lib.fetch("MyKey", "app@%")
+    assert (len(mine), len(theirs)) == (32, 16) and theirs not in mine
+    assert lib.fetch("Stored", "app@%") == secret
+    assert lib.ok("fetch", "MyKey", "")[:2] == [b"AES", mine]     # "" and NULL: the same owner
+    before = data.read_bytes()
+    for command in (("generate", "MyKey", "", "AES", 32), ("store", "MyKey", None, "AES", b"x")):
+        assert lib.call(*command).status == "EXISTS"
+    for command in ("fetch", "remove"):
+        answer = lib.call(command, "Nobody", None)
+        assert (answer.status, answer.http) == ("NOT_FOUND", 0) and "'Nobody'" in answer.text
+    assert data.read_bytes() == before
+
+    names = [(b"MyKey", b"", "AES", 32), (b"MyKey", b"app@%", "AES", 16),
+             (b"Stored", b"app@%", "SECRET", 4096)]
+    assert [entry[:4] for entry in lib.walk()] == names
+    assert all(abs(entry.created - time.time()) < 60 for entry in lib.walk())
+    home_arn = lib.walk()[0].arn
+
+    def same_keys(who: Driver) -> None:
+        assert [entry[:4] for entry in who.walk()] == names
+        assert (who.fetch("MyKey"), who.fetch("MyKey", "app@%")) == (mine, theirs)
+        assert who.fetch("Stored", "app@%") == secret
+
+    for arn in (other_arn, far_arn, home_arn):      # near, far, and back home
+        lib.ok("use_kms_key", arn)
+        same_keys(lib)
+        lib.ok("rewrap")
+        assert {entry.arn for entry in lib.walk()} == {arn}
+        same_keys(lib)
+    lib.ok("rotate")
+    lib.ok("rewrap")
+    same_keys(lib)
+    lib.ok("remove", "MyKey", "app@%")
+    assert lib.call("fetch", "MyKey", "app@%").status == "NOT_FOUND"
+    stats, whole = lib.stats(), data.read_bytes()
+    assert stats["keys"] == 2 and stats["checksum"] == whole[-32:]
+    assert secret[:16] not in whole and mine not in whole
+    lib.close()
+    lib = restart()
+    assert data.read_bytes() == whole and lib.stats()["checksum"] == whole[-32:]
+    del names[1]
+    assert [entry[:4] for entry in lib.walk()] == names
+    assert lib.fetch("MyKey") == mine and lib.fetch("Stored", "app@%") == secret
+    assert [line for level, line in lib.logs if level < 2] == []
+    lib.close()
+
+
+def test_story(driver, emulator, settings):
+    other = emulator.add_key("us-east-1", ACCOUNT)
+    far = emulator.add_key(EU, ACCOUNT)
+    story(driver(), driver, other, far, settings["data_file"])
+    log = emulator.log()
+    assert {each["signed"] for each in log["requests"]} == {"OK"}
+    assert {each["region"] for each in log["requests"]} == {"us-east-1", EU}
+    assert emulator.count("RotateKeyOnDemand") == 1 and emulator.count("GenerateDataKey") == 0
+
+
+def test_every_public_function_has_a_command():
+    """The driver calls all that the header declares."""
+    import re
+    header = (build_c("driver.c").parents[2] / "keyring_aws.h").read_text()
+    part_two = header[header.index("PART II  "):header.index("PART III  ")]
+    names = set(re.findall(r"KAWS_API\s[\w\s*]*?\b(kaws_\w+)\s*\(", part_two))
+    driver_c = (build_c("driver.c").parents[2] / "tests" / "driver.c").read_text()
+    assert len(names) >= 26
+    assert {name for name in names if not re.search(rf"\b{name}\(", driver_c)} == set()
+
+
+# ---- restart, second process, locks ---------------------------------------------------------------
+
+
+def test_a_killed_process_loses_nothing(driver, settings):
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    key, listed = lib.fetch("a"), lib.walk()
+    lib.kill()
+    lib = driver()
+    assert lib.walk() == listed and lib.fetch("a") == key
+    assert not lib.said("", 0)
+
+
+def test_two_processes_never_overwrite_each_other(driver, settings):
+    first, data = driver(), settings["data_file"]
+    first.ok("generate", "a", None, "AES", 32)
+    second = driver()
+    assert second.said("another process", 1) and not first.said("another process")
+    assert second.walk() == first.walk()
+    first.ok("generate", "b", None, "AES", 32)
+    after_first = data.read_bytes()
+    for command in (("generate", "c", None, "AES", 32), ("store", "c", None, "AES", b"x"),
+                    ("remove", "a", None), ("rewrap",)):
+        answer = second.call(*command)
+        assert answer.status == "CHANGED" and str(data) in answer.text
+    assert data.read_bytes() == after_first
+    assert [each.key_id for each in second.walk()] == [b"a"]    # nothing was changed here either
+    first.ok("generate", "c", None, "AES", 32)
+    second.close()                      # which must leave the other's file alone
+    first.ok("remove", "a", None)
+    assert [each.key_id for each in driver().walk()] == [b"b", b"c"]
+
+
+def test_processes_that_take_turns_at_once(driver, settings):
+    """Both add keys as fast as they can: one of them wins each time, and says so truly."""
+    rings, kept = [driver(), driver()], []
+    pending = [(f"{i}-{n}", ring.begin("generate", f"{i}-{n}", None, "AES", 16))
+               for n in range(20) for i, ring in enumerate(rings)]
+    for name, future in pending:
+        answer = future.result(60)
+        assert answer.status in ("OK", "CHANGED")
+        kept += [name.encode()] if answer.status == "OK" else []
+    assert kept and sorted(each.key_id for each in driver().walk()) == sorted(kept)
+
+
+def hold_change_lock(path):
+    """Takes the lock that a change takes: an open file description's, on byte 1."""
+    file = open(path, "r+b")
+    fcntl.fcntl(file, 37, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 1, 1, 0))
+    return file
+
+
+def test_a_change_waits_for_the_lock_but_not_for_ever(driver, settings):
+    lib, data = driver(), settings["data_file"]
+    lib.ok("generate", "a", None, "AES", 32)
+    before = data.read_bytes()
+    held = hold_change_lock(f"{data}.lock")
+    answer = lib.call("generate", "b", None, "AES", 32)
+    assert answer.status == "LOCKED" and 1900 < answer.ms < 4000 and f"{data}.lock" in answer.text
+    assert data.read_bytes() == before
+    pending = lib.begin("generate", "b", None, "AES", 32)
+    time.sleep(0.3)
+    assert not pending.done()
+    held.close()
+    assert pending.result(10).status == "OK"
+
+
+def test_read_only(driver, settings):
+    lib, data = driver(), settings["data_file"]
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    lib.close()
+    before, stat = data.read_bytes(), data.stat()
+    lib = driver(read_only=1)
+    assert lib.fetch("a") == key
+    for command in (("generate", "b", None, "AES", 32), ("remove", "a", None), ("rewrap",)):
+        answer = lib.call(*command)
+        assert answer.status == "CONFIG" and "read only" in answer.text
+    lib.close()
+    assert data.read_bytes() == before and data.stat().st_mtime_ns == stat.st_mtime_ns
+
+
+# ---- what protects the keys -----------------------------------------------------------------------
+
+
+def test_rotation_renews_the_material(driver, emulator, settings):
+    """After rotate and rewrap nothing needs the old material any more."""
+    lib, materials = driver(), emulator.key(KEY_ARN).materials
+    lib.ok("generate", "a", None, "AES", 32)
+    key, old = lib.fetch("a"), materials.current_id
+    emulator.set(rotation_ms=400)
+    answer = lib.call("rotate")
+    assert answer.status == "OK" and answer.ms > 300, "it has to wait until KMS is done"
+    assert materials.current_id != old
+    sealed = lib.ok("kms_encrypt", b"x")
+    assert lib.ok("kms_generate", 1, 0)[2].decode() == materials.current_id != old
+    assert lib.fetch("a") == key
+    lib.ok("rewrap")
+    assert not lib.said("nothing was renewed")
+    del materials.secrets[old]
+    assert lib.fetch("a") == key and lib.ok("kms_decrypt", *sealed[:2], 1) == [b"x"]
+    lib.ok("rewrap")
+    assert lib.said("nothing was renewed", 2)
+
+
+def test_a_rotation_that_takes_too_long_is_no_failure(driver, emulator):
+    lib = driver(timeout_ms=400)
+    emulator.set(rotation_ms=60000)
+    answer = lib.call("rotate")
+    assert answer.status == "OK" and answer.ms < 1500
+    assert lib.said("still seals with the old key material", 1)
+    answer = lib.call("rotate")
+    assert (answer.status, answer.aws) == ("SERVICE", "ConflictException")
+    assert emulator.count("RotateKeyOnDemand") == 2
+
+
+def test_rotations_run_out(driver, emulator):
+    lib = driver()
+    emulator.key(KEY_ARN).materials.rotations = 25
+    answer = lib.call("rotate")
+    assert (answer.status, answer.aws) == ("SERVICE", "LimitExceededException")
+    assert "25" in answer.text and emulator.count("RotateKeyOnDemand") == 1
+
+
+def test_rotate_uses_a_connection_of_its_own(driver, emulator):
+    lib = driver(kms_key_id=ALIAS)
+    lib.ok("check")
+    lib.ok("rotate")
+    lib.ok("check")
+    log = emulator.log()
+    alone = [each for each in log["requests"] if each["action"] == "RotateKeyOnDemand"]
+    assert len(alone) == 1 and alone[0]["body"] == {"KeyId": KEY_ARN}
+    assert [each["connection"] for each in log["requests"]].count(alone[0]["connection"]) == 1
+    assert log["connections"] == 2
+
+
+def test_rewrap_near_keeps_keys_in_kms(driver, emulator, settings):
+    lib, other = driver(), emulator.add_key("us-east-1", ACCOUNT)
+    keys = {}
+    for n in range(5):
+        lib.ok("generate", f"k{n}", "u" * n, "AES", 32)
+        keys[n] = lib.fetch(f"k{n}", "u" * n)
+    lib.ok("use_kms_key", other)
+    emulator.reset_log()
+    lib.ok("rewrap")
+    assert emulator.count("ReEncrypt") == 5 and emulator.count("GenerateDataKeyWithoutPlaintext") == 1
+    assert emulator.count() == 6
+    for each in emulator.log()["requests"]:
+        if each["action"] == "ReEncrypt":
+            body = each["body"]
+            assert body["SourceEncryptionContext"] == body["DestinationEncryptionContext"]
+            assert (body["SourceKeyId"], body["DestinationKeyId"]) == (KEY_ARN, other)
+    emulator.remove_key(KEY_ARN)
+    assert all(lib.fetch(f"k{n}", "u" * n) == key for n, key in keys.items())
+    assert [entry.key_id for entry in lib.walk()] == [b"k%d" % n for n in range(5)]
+
+
+def test_rewrap_far_goes_through_decrypt_and_encrypt(driver, emulator):
+    lib, far = driver(), emulator.add_key(EU, ACCOUNT)
+    for n in range(3):
+        lib.ok("generate", f"k{n}", None, "AES", 32)
+    keys = [lib.fetch(f"k{n}") for n in range(3)]
+    lib.ok("use_kms_key", far)
+    emulator.reset_log()
+    lib.ok("rewrap")
+    assert [emulator.count(action) for action in ("Decrypt", "Encrypt", "ReEncrypt")] == [3, 3, 0]
+    assert {(each["action"], each["region"]) for each in emulator.log()["requests"]} == {
+        ("Decrypt", "us-east-1"), ("Encrypt", EU), ("GenerateDataKeyWithoutPlaintext", EU)}
+    emulator.remove_key(KEY_ARN)
+    assert [lib.fetch(f"k{n}") for n in range(3)] == keys
+
+
+def test_rewrap_is_all_or_nothing(driver, emulator, settings):
+    lib, data = driver(rewrap_parallel=2), settings["data_file"]
+    for n in range(6):
+        lib.ok("generate", f"k{n}", None, "AES", 32)
+    before, listed = data.read_bytes(), lib.walk()
+    emulator.fault("ReEncrypt", "error", after=3, type="InvalidCiphertextException")
+    answer = lib.call("rewrap")
+    assert answer.status == "MISMATCH" and "nothing was changed" in answer.text
+    assert any(f"'k{n}'" in answer.text for n in range(6))
+    assert data.read_bytes() == before and lib.walk() == listed
+    assert lib.stats()["rewrap_total"] == 0
+    lib.ok("rewrap")
+
+
+def test_rewrap_under_traffic(driver, emulator, settings):
+    lib = driver(rewrap_parallel=2)
+    for n in range(8):
+        lib.ok("generate", f"k{n}", None, "AES", 32)
+    keep = {f"k{n}": lib.fetch(f"k{n}") for n in range(8)}
+    emulator.fault("ReEncrypt", "latency", times=0, ms=150)
+    inode = settings["data_file"].stat().st_ino
+    pending = lib.begin("rewrap")
+    progress = []
+    while not pending.done():
+        stats = lib.stats()
+        progress.append((stats["rewrap_done"], stats["rewrap_total"]))
+        if len(progress) == 5:
+            answer = lib.call("rewrap")
+            assert answer.status == "RUNNING" and "of 8 keys" in answer.text
+            lib.ok("remove", "k0", None)
+            lib.ok("remove", "k7", None)
+            lib.ok("generate", "k0", None, "AES", 16)           # re-made
+            lib.ok("generate", "new", None, "AES", 16)
+            inode = settings["data_file"].stat().st_ino
+        time.sleep(0.02)
+    assert pending.result().status == "OK"
+    done = [done for done, total in progress if total == 8]
+    assert done == sorted(done) and len(set(done)) >= 3
+    assert lib.stats()["rewrap_total"] == 0
+    assert settings["data_file"].stat().st_ino != inode, "one replace at the end"
+    assert [each.key_id for each in lib.walk()] == [b"k%d" % n for n in range(1, 7)] + [b"k0",
+                                                                                       b"new"]
+    assert all(lib.fetch(f"k{n}") == keep[f"k{n}"] for n in range(1, 7))
+    assert len(lib.fetch("k0")) == 16
+    lib.close()
+    assert len(driver().walk()) == 8
+
+
+def test_another_account(driver, emulator, settings):
+    """Trusted only where the settings say so; the file and the API do not suffice."""
+    theirs = emulator.add_key("us-east-1", OTHER_ACCOUNT, alias="alias/theirs",
+                              shared_with=(ACCOUNT,))
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    emulator.reset_log()
+    for name in (theirs, f"arn:aws:kms:us-east-1:{OTHER_ACCOUNT}:alias/theirs"):
+        answer = lib.call("use_kms_key", name)
+        assert answer.status == "FOREIGN" and OTHER_ACCOUNT in answer.text
+    assert emulator.count() == 0, "refused before any call"
+    lib.close()
+
+    lib = driver(accounts=f"{OTHER_ACCOUNT},{ACCOUNT}")
+    lib.ok("use_kms_key", theirs)
+    lib.ok("rewrap")
+    assert {each.arn for each in lib.walk()} == {theirs} and lib.fetch("a") == key
+    lib.close()
+
+    lib = driver()                      # no longer listed: its key stays shut
+    emulator.reset_log()
+    for command in (("fetch", "a", None), ("rewrap",)):
+        answer = lib.call(*command)
+        assert answer.status == "FOREIGN" and theirs in answer.text
+    assert emulator.count("Decrypt") == emulator.count("ReEncrypt") == 0
+    lib.close()
+    lib = driver(kms_key_id=None)       # all entries are of one account: that is the ring's
+    assert lib.fetch("a") == key
+    lib.close()
+    assert driver(accounts=OTHER_ACCOUNT).fetch("a") == key
+
+
+def test_an_alias_and_where_it_points(driver, emulator):
+    lib = driver(kms_key_id=ALIAS)
+    lib.ok("check")
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    other = emulator.add_key("us-east-1", ACCOUNT, alias=ALIAS)
+    lib.ok("generate", "b", None, "AES", 32)
+    assert [each.arn for each in lib.walk()] == [KEY_ARN, other]
+    line, = lib.said(ALIAS, 1)
+    assert KEY_ARN in line and other in line
+    lib.ok("generate", "c", None, "AES", 32)
+    assert len(lib.said(ALIAS, 1)) == 1
+    assert lib.fetch("a") == key
+    lib.ok("rewrap")
+    assert {each.arn for each in lib.walk()} == {other} and lib.fetch("a") == key
+
+
+@pytest.mark.parametrize("name", [KEY_ID, ALIAS, KEY_ARN,
+                                  f"arn:aws:kms:us-east-1:{ACCOUNT}:{ALIAS}"])
+def test_names_of_a_kms_key(driver, name):
+    lib = driver(kms_key_id=name)
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    lib.ok("rotate")
+    lib.ok("rewrap")
+    assert lib.fetch("a") == key and lib.walk()[0].arn == KEY_ARN
+    lib.close()
+    assert driver(kms_key_id=name).fetch("a") == key        # nothing else was asked before
+
+
+def test_the_arn_decides_the_region(driver, emulator):
+    """The manual's own example: a key of us-west-2, and the default region."""
+    west = emulator.add_key("us-west-2", ACCOUNT)
+    lib = driver(kms_key_id=west)
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    assert {each["region"] for each in emulator.log()["requests"]} == {"us-west-2"}
+    lib.ok("use_kms_key", KEY_ARN)
+    lib.ok("generate", "b", None, "AES", 32)
+    assert lib.fetch("a") == key, "changing the KMS key makes no old key unreadable"
+
+
+def test_use_region(driver, emulator):
+    there = emulator.add_key(EU, ACCOUNT, alias=ALIAS)
+    lib = driver(kms_key_id=ALIAS)
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    answer = lib.call("use_region", "ap-south-1")           # has no such alias
+    assert (answer.status, answer.aws) == ("KMS_KEY", "NotFoundException")
+    for nonsense in ("", "mars", "us-east-1.evil.example", "us-east-1/", "-1", "us--1"):
+        answer = lib.call("use_region", nonsense)
+        assert answer.status == "ARGUMENT" and answer.http == 0
+    lib.ok("generate", "b", None, "AES", 32)
+    lib.ok("use_region", EU)
+    lib.ok("generate", "c", None, "AES", 32)
+    assert [each.arn for each in lib.walk()] == [KEY_ARN, KEY_ARN, there]
+    assert lib.fetch("a") == key
+    lib.ok("use_kms_key", KEY_ARN)
+    lib.ok("use_region", "ap-south-1")                      # KMS answers there: good enough
+    lib.ok("generate", "d", None, "AES", 32)
+    assert lib.walk()[-1].arn == KEY_ARN
+
+
+def test_a_bad_kms_key_changes_nothing(driver, emulator):
+    lib = driver()
+    gone = f"arn:aws:kms:us-east-1:{ACCOUNT}:key/99999999-2222-3333-4444-555555555555"
+    disabled = emulator.add_key("us-east-1", ACCOUNT, state="Disabled")
+    asymmetric = emulator.add_key("us-east-1", ACCOUNT, usage="SIGN_VERIFY", spec="RSA_2048")
+    sealed_only = emulator.add_key("us-east-1", ACCOUNT)
+    emulator.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT, denied=[f"Decrypt {sealed_only}"])
+    for name, status, aws in ((gone, "KMS_KEY", "NotFoundException"),
+                              ("alias/none", "KMS_KEY", "NotFoundException"),
+                              (disabled, "KMS_KEY", "DisabledException"),
+                              (asymmetric, "KMS_KEY", "InvalidKeyUsageException"),
+                              (sealed_only, "DENIED", "AccessDeniedException"),
+                              ("no such thing", "ARGUMENT", ""), ("", "ARGUMENT", ""),
+                              ("x" * 256, "ARGUMENT", ""), ("alias/\xe9", "ARGUMENT", ""),
+                              ("arn:aws:s3:::bucket", "ARGUMENT", ""), (None, "ARGUMENT", "")):
+        answer = lib.call("use_kms_key", name)
+        assert (answer.status, answer.aws) == (status, aws) and answer.text, name
+    lib.ok("generate", "a", None, "AES", 32)
+    assert lib.walk()[0].arn == KEY_ARN
+
+
+def test_without_a_kms_key_only_fetching(driver, settings):
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    lib.close()
+    lib = driver(kms_key_id=None)
+    assert lib.fetch("a") == key
+    for command in (("check",), ("generate", "b", None, "AES", 32),
+                    ("store", "b", None, "AES", b"x"), ("rotate",), ("rewrap",)):
+        answer = lib.call(*command)
+        assert answer.status == "CONFIG" and "kms_key_id has to be set" in answer.text
+    lib.ok("use_kms_key", KEY_ARN)
+    lib.ok("generate", "b", None, "AES", 32)
+    lib.ok("rewrap")
+
+
+# ---- credentials, clock, time ---------------------------------------------------------------------
+
+
+def test_credentials_renewed_in_the_conf_file(driver, emulator, conf):
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    emulator.add_user("AKIDNEW", "new/" + SECRET, ACCOUNT)
+    emulator.remove_user(ACCESS_KEY_ID)
+    answer = lib.call("fetch", "a", None)
+    assert (answer.status, answer.aws) == ("CREDENTIALS", "UnrecognizedClientException")
+    assert "conf file" in answer.text and emulator.count("Decrypt") == 2
+    conf.write_text("AKIDNEW\n")                            # only half of it is there yet
+    answer = lib.call("fetch", "a", None)
+    assert answer.status == "CREDENTIALS" and lib.said("line 2", 1)
+    write_conf(conf, "AKIDNEW", "new/" + SECRET)
+    emulator.reset_log()
+    assert lib.fetch("a") == key
+    assert [each["signed"] for each in emulator.log()["requests"]] == [
+        "UnrecognizedClientException", "OK"]
+    lib.ok("generate", "b", None, "AES", 32)
+    assert emulator.count() == 3 and lib.stats()["kms_retries"] == 0
+
+
+def test_many_threads_meet_renewed_credentials(driver, emulator, conf):
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    emulator.add_user("AKIDNEW", "other", ACCOUNT)
+    emulator.remove_user(ACCESS_KEY_ID)
+    write_conf(conf, "AKIDNEW", "other")
+    answers = [each.result(60) for each in [lib.begin("fetch", "a", None) for _ in range(12)]]
+    assert {each.status for each in answers} == {"OK"}
+    assert {each.results[1] for each in answers} == {key}
+
+
+def test_session_tokens(driver, emulator, conf):
+    token = "token/" + "x" * 1500 + "=="
+    emulator.add_user("ASIA1", "s1", ACCOUNT, token=token, token_expires=time.time() + 100)
+    write_conf(conf, "ASIA1", "s1", token)
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    emulator.add_user("ASIA1", "s1", ACCOUNT, token=token, token_expires=time.time() - 1)
+    answer = lib.call("fetch", "a", None)
+    assert (answer.status, answer.aws) == ("CREDENTIALS", "ExpiredTokenException")
+    assert "session token" in answer.text and token not in answer.text
+    emulator.add_user("ASIA2", "s2", ACCOUNT, token="t2", token_expires=time.time() + 100)
+    write_conf(conf, "ASIA2", "s2", "t2")
+    assert lib.fetch("a") == key
+    write_conf(conf, ACCESS_KEY_ID, SECRET)                 # from a token to none
+    lib.ok("reload_creds")
+    assert lib.fetch("a") == key
+    assert emulator.log()["requests"][-1]["headers"].get("x-amz-security-token") is None
+
+
+def test_reload_creds(driver, emulator, conf):
+    lib = driver()
+    lib.ok("check")
+    for text, words in (("", "empty"), ("AKID\n", "line 2"), ("\nsecret\n", "line 1"),
+                        ("A B\nsecret\n", "line 1"), ("AKID\ns\xe9cret\n", "line 2"),
+                        ("AKID\nsecret\n\nmore\n", "line 4"), ("A\nb\n" + "t" * 5000, "line 3"),
+                        ("A" * 7000, "longer")):
+        conf.write_text(text, "latin-1")
+        answer = lib.call("reload_creds")
+        assert answer.status == "CONFIG" and words in answer.text and str(conf) in answer.text
+        lib.ok("check")                                     # the old ones stay
+    conf.unlink()
+    assert (lib.call("reload_creds").status, lib.call("reload_creds").os) == ("CONFIG", 2)
+    emulator.add_user("AKIDNEW", "other", ACCOUNT)
+    conf.write_bytes(b"AKIDNEW \r\nother\t\r\n\r\n")         # as Windows and editors leave it
+    conf.chmod(0o600)
+    lib.ok("reload_creds")
+    lib.ok("check")
+    assert emulator.log()["requests"][-1]["access_key_id"] == "AKIDNEW"
+
+
+@pytest.mark.parametrize("offset", [5 * HOUR, -5 * HOUR, 400, -400, 30 * 24 * HOUR])
+def test_a_clock_that_is_off(driver, emulator, offset):
+    emulator.set(clock_offset=offset)
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    line, = lib.said("this machine's clock", 1)
+    assert any(str(offset + late) in line for late in (-2, -1, 0, 1, 2))
+    assert [each["signed"] for each in emulator.log()["requests"]] == [
+        "InvalidSignatureException", "OK"]
+    lib.fetch("a")
+    assert emulator.count() == 3, "once known, the offset is kept"
+    emulator.set(clock_offset=0)                            # and it can be mended again
+    lib.fetch("a")
+    lib.fetch("a")
+    assert emulator.count() == 6 and len(lib.said("this machine's clock", 1)) == 2
+
+
+def test_a_clock_that_is_off_by_little_is_left_alone(driver, emulator):
+    emulator.set(clock_offset=200)
+    lib = driver()
+    lib.ok("check")
+    emulator.add_user(ACCESS_KEY_ID, "another", ACCOUNT)    # a wrong secret is no clock's fault
+    answer = lib.call("check")
+    assert (answer.status, answer.aws) == ("CREDENTIALS", "InvalidSignatureException")
+    assert "clock" in answer.text and not lib.said("machine's clock")
+    assert emulator.count() == 3
+
+
+def test_timeouts(driver, emulator):
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    emulator.fault("Decrypt", "latency", times=0, ms=1200)
+    lib.ok("use_timeouts", 200, 300)
+    answer = lib.call("fetch", "a", None)
+    assert answer.status == "NETWORK" and 250 < answer.ms < 1000 and "time" in answer.text.lower()
+    lib.ok("use_timeouts", 0, 0)                            # the defaults: 10 s
+    assert len(lib.fetch("a")) == 32
+    lib.close()
+    emulator.clear_faults()
+    lib = driver(timeout_ms=300)
+    emulator.fault("Decrypt", "latency", ms=1200)
+    assert lib.call("fetch", "a", None).ms < 1000
+
+
+def test_attempts(driver, emulator):
+    lib = driver(max_attempts=2)
+    emulator.fault("GenerateDataKeyWithoutPlaintext", "error", times=0, type="KMSInternalException")
+    answer = lib.call("generate", "a", None, "AES", 32)
+    assert answer.status == "SERVICE" and "(2 attempts)" in answer.text
+    assert emulator.count() == 2
+    emulator.clear_faults()
+    lib = driver()
+    emulator.fault("GenerateDataKeyWithoutPlaintext", "error", times=2, type="KMSInternalException")
+    lib.ok("generate", "a", None, "AES", 32)
+    stats = lib.stats()
+    assert (stats["kms_requests"], stats["kms_errors"], stats["kms_retries"]) == (3, 2, 2)
+    assert stats["kms_time_us"] > 0
+
+
+# ---- connections ----------------------------------------------------------------------------------
+
+
+def test_connections_are_kept_and_shared(driver, emulator):
+    lib = driver()
+    for n in range(4):
+        lib.ok("generate", f"k{n}", None, "AES", 32)
+        lib.fetch(f"k{n}")
+        lib.ok("check")
+    assert emulator.connections == 1
+    emulator.fault("Decrypt", "latency", times=8, ms=300)   # so that all are in flight at once
+    wait([lib.begin("fetch", "k0", None) for _ in range(8)])
+    assert emulator.connections == emulator.log()["peak"] == 8
+    for _ in range(3):
+        wait([lib.begin("fetch", "k1", None) for _ in range(8)])
+    lib.ok("rewrap")
+    assert emulator.connections == 8, "none was opened after that"
+
+
+def test_a_kept_connection_that_the_server_closed(driver, emulator):
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    emulator.set(idle_timeout=0.1)
+    for _ in range(3):
+        lib.fetch("a")
+        time.sleep(0.25)
+    assert lib.stats()["kms_retries"] == 0
+    emulator.set(idle_timeout=None)
+    lib.fetch("a")
+    emulator.stop()
+    emulator.start()                    # a restart of the whole service
+    lib.fetch("a")
+
+
+# ---- names, sizes, numbers ------------------------------------------------------------------------
+
+
+def percent(data: bytes) -> str:
+    return "".join(chr(b) if 0x20 <= b <= 0x7e and b != 0x25 else f"%{b:02X}" for b in data)
+
+
+ODD_BYTES = [bytes([b]) for b in range(1, 256)]
+
+
+def test_the_context_is_exact(driver, emulator, settings):
+    """What CloudTrail shows, and IAM policies test: these members, these values, no others."""
+    lib = driver()
+    lib.ok("generate", "MyKey", None, "AES", 32)
+    lib.ok("store", "MyKey", "me@host", "SECRET", b"x")
+    lib.ok("check")
+    lib.fetch("MyKey", "me@host")
+    file = emulator.log()["requests"][0]["body"]["EncryptionContext"]["file"]
+    assert len(file) == 32 and bytes.fromhex(file) in settings["data_file"].read_bytes()[:64]
+    mine = {"app": "keyring_aws", "file": file, "key_id": "MyKey", "key_type": "AES"}
+    theirs = {**mine, "key_type": "SECRET", "user_id": "me@host"}
+    app = {"app": "keyring_aws"}
+    bodies = [(each["action"], each["body"]["EncryptionContext"])
+              for each in emulator.log()["requests"]]
+    assert bodies == [("GenerateDataKeyWithoutPlaintext", mine), ("Encrypt", theirs),
+                      ("GenerateDataKeyWithoutPlaintext", app), ("Decrypt", app),
+                      ("Decrypt", theirs)]
+    first = emulator.log()["requests"][0]
+    assert first["body"] == {"KeyId": KEY_ARN, "NumberOfBytes": 32, "EncryptionContext": mine}
+    assert first["headers"]["host"] == f"127.0.0.1:{emulator.port}"
+    assert first["headers"]["content-type"] == "application/x-amz-json-1.1"
+
+
+def test_the_least_policy_suffices(driver, emulator):
+    """The README's: on condition that the context names the app; rotation without."""
+    app = {"StringEquals": {"kms:EncryptionContext:app": "keyring_aws"}}
+    emulator.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT, policy={"Statement": [
+        {"Effect": "Allow", "Resource": KEY_ARN, "Condition": app,
+         "Action": ["kms:GenerateDataKeyWithoutPlaintext", "kms:Encrypt", "kms:Decrypt",
+                    "kms:ReEncryptFrom", "kms:ReEncryptTo"]},
+        {"Effect": "Allow", "Resource": KEY_ARN, "Action": "kms:RotateKeyOnDemand"}]})
+    lib = driver()
+    for command in (("check",), ("generate", "a", None, "AES", 32),
+                    ("store", "b", None, "AES", b"x"), ("fetch", "a", None), ("rotate",),
+                    ("rewrap",), ("fetch", "b", None)):
+        lib.ok(*command)
+
+
+def test_names_of_odd_bytes(driver, emulator):
+    names = [(byte, None) for byte in ODD_BYTES] + [(b"k", byte) for byte in ODD_BYTES]
+    names += [(b"%41", None), (b"%2541", None), (b"A%00", None), (b"'\"\\\n\r\t", b"\\u0000"),
+              (b"\xff" * 255, b"%" * 255), ("schl\u00fcssel".encode(), b"\xc3"),
+              (b"k", b"kk"), (b"kk", None), (b"a/b", b"../.."), (b"~", b"~")]
+    lib = driver()
+    answers = lib.many(("generate", *name, "AES", 16) for name in names)
+    assert {each.status for each in answers} == {"OK"}
+    assert {(each.key_id, each.user_id) for each in lib.walk()} == {
+        (key_id, user_id or b"") for key_id, user_id in names}
+    contexts = {}
+    for each in emulator.log()["requests"]:
+        context = each["body"]["EncryptionContext"]
+        contexts[context["key_id"], context.get("user_id")] = context
+    assert set(contexts) == {(percent(key_id), percent(user_id) if user_id else None)
+                             for key_id, user_id in names}
+    assert len(contexts) == len(names), "no two names share a context"
+    for key_id, user_id in names[::17] + names[-10:]:
+        assert len(lib.fetch(key_id, user_id)) == 16
+    assert all(line.isprintable() and line.isascii() for _, line in lib.logs)
+    answer = lib.call("fetch", b"no\nsuch\x1b[31m'key\xff", None)
+    assert answer.status == "NOT_FOUND" and answer.text.isprintable() and answer.text.isascii()
+    lib.close()
+    lib = driver()
+    assert len(lib.walk()) == len(names)
+    assert all(len(lib.fetch(*name)) == 16 for name in names[-10:])
+
+
+def test_big_keys(driver):
+    lib = driver()
+    big = os.urandom(4096)
+    lib.ok("store", "k" * 255, "u" * 255, "SECRET", big)
+    lib.ok("generate", "g", None, "A-Z_0123456789z", 1024)
+    lib.ok("store", "one", None, "S", b"\0")
+    lib.ok("generate", "one too", None, "S", 1)
+    lib.ok("rewrap")
+    lib.close()
+    lib = driver()
+    assert lib.fetch("k" * 255, "u" * 255) == big and lib.fetch("one") == b"\0"
+    assert len(lib.fetch("g")) == 1024 and len(lib.fetch("one too")) == 1
+    assert [each.length for each in lib.walk()] == [4096, 1024, 1, 1]
+
+
+def test_a_big_key_goes_far(driver, emulator):
+    """The longest request and reply that there can be, across regions."""
+    lib, far, big = driver(), emulator.add_key(EU, ACCOUNT), os.urandom(4096)
+    lib.ok("store", b"\xff" * 255, b"\xff" * 255, "SECRET", big)
+    lib.ok("use_kms_key", far)
+    lib.ok("rewrap")
+    assert lib.fetch(b"\xff" * 255, b"\xff" * 255) == big
+
+
+def test_two_thousand_keys(driver, emulator, settings):
+    count = 2000
+    lib = driver()
+    began = time.monotonic()
+    answers = lib.many(("generate", f"key {n}", f"u{n % 7}", "AES", 32) for n in range(count))
+    assert {each.status for each in answers} == {"OK"}
+    listed = lib.walk()
+    assert sorted(each.key_id for each in listed) == sorted(b"key %d" % n for n in range(count))
+    keys = {n: lib.fetch(f"key {n}", f"u{n % 7}") for n in range(0, count, 199)}
+    lib.kill()
+    lib = driver()
+    assert lib.walk() == listed and lib.stats()["keys"] == count
+    other = emulator.add_key("us-east-1", ACCOUNT)
+    lib.ok("use_kms_key", other)
+    lib.ok("rewrap")
+    assert [each.key_id for each in lib.walk()] == [each.key_id for each in listed]
+    assert {each.arn for each in lib.walk()} == {other}
+    emulator.remove_key(KEY_ARN)
+    assert all(lib.fetch(f"key {n}", f"u{n % 7}") == key for n, key in keys.items())
+    lib.close()
+    assert driver().stats()["checksum"] == settings["data_file"].read_bytes()[-32:]
+    print(f"2,000 keys made and re-wrapped in {time.monotonic() - began:.1f} s")
+
+
+def test_many_threads_lose_nothing(driver):
+    """32 of them generate, fetch and remove at once."""
+    lib = driver()
+
+    def all_ok(command, numbers, *more):
+        answers = [lib.begin(command, f"k{n}", None, *more) for n in numbers]
+        assert {each.result(60).status for each in answers} == {"OK"}
+
+    all_ok("generate", range(64), "AES", 16)
+    everything = [lib.begin(*command) for n in range(32) for command in (
+        ("fetch", f"k{n}", None), ("remove", f"k{32 + n}", None),
+        ("generate", f"k{100 + n}", None, "AES", 16), ("walk",), ("stats",))]
+    assert {each.result(60).status for each in everything} == {"OK"}
+    assert {each.key_id for each in lib.walk()} == {
+        b"k%d" % n for n in [*range(32), *range(100, 132)]}
+    names = [lib.begin("generate", "same", None, "AES", 16) for _ in range(32)]
+    statuses = sorted(each.result(60).status for each in names)
+    assert statuses == ["EXISTS"] * 31 + ["OK"]
+    lib.close()
+    assert len(driver().walk()) == 65
+
+
+def test_a_walk_is_a_snapshot_and_outlives_the_ring(driver):
+    lib = driver()
+    for n in range(3):
+        lib.ok("generate", f"k{n}", None, "AES", 16)
+    lib.ok("walk_begin")
+    lib.ok("remove", "k1", None)
+    lib.ok("generate", "k3", None, "AES", 16)
+    assert lib.ok("walk_next")[0] == b"k0"
+    lib.ok("close")
+    assert [lib.ok("walk_next")[:1] for _ in range(4)] == [[b"k1"], [b"k2"], [], []]
+    lib.ok("walk_end")
+    lib.close()
+
+
+# ---- AWS KMS by itself ----------------------------------------------------------------------------
+
+
+def test_kms_calls_without_a_file(driver, emulator, tmp_path):
+    lib = driver(data_file=None)
+    context = ("app", "mine", "cl\u00e9", "\u20ac")
+    blob, arn, material, plain = lib.ok("kms_generate", 32, 1, *context)
+    assert arn.decode() == KEY_ARN and len(plain) == 32
+    assert material.decode() == emulator.key(KEY_ARN).materials.current_id
+    assert lib.ok("kms_decrypt", blob, arn, 32, *context) == [plain]
+    assert lib.ok("kms_decrypt", blob, "", 4096, *context) == [plain]   # "": the current key
+    assert lib.call("kms_decrypt", blob, arn, 32).status == "MISMATCH"
+    assert lib.call("kms_decrypt", blob, arn, 32, "app", "yours").status == "MISMATCH"
+    assert lib.call("kms_decrypt", blob[:-1], arn, 32, *context).status == "MISMATCH"
+    answer = lib.call("kms_decrypt", blob, arn, 31, *context)
+    assert answer.status == "REPLY" and "too long" in answer.text
+    assert len(lib.ok("kms_generate", 32, 0)) == 3
+    sealed = lib.ok("kms_encrypt", b"hello", *context)
+    assert lib.ok("kms_decrypt", *sealed[:2], 5, *context) == [b"hello"]
+    far = emulator.add_key(EU, ACCOUNT)
+    lib.ok("use_kms_key", far)
+    moved = lib.ok("kms_reencrypt", *sealed[:2], *context)
+    assert moved[1].decode() == far
+    assert lib.ok("kms_decrypt", *moved[:2], 5, *context) == [b"hello"]
+    again = lib.ok("kms_reencrypt", *moved[:2], *context)
+    assert again[2].decode() == emulator.key(far).materials.current_id
+    assert emulator.count("ReEncrypt") == 1
+    assert emulator.count("GenerateDataKey") == 1
+    for bad in (("kms_generate", 0, 1), ("kms_generate", 1025, 1), ("kms_encrypt", b""),
+                ("kms_encrypt", b"x" * 4097), ("kms_encrypt", b"x", "", "v"),
+                ("kms_encrypt", b"x", "n", ""), ("kms_encrypt", b"x", "n", b"\xff"),
+                ("kms_encrypt", b"x", None, "v"), ("kms_decrypt", b"", arn, 5),
+                ("kms_decrypt", blob, "nonsense", 5), ("kms_reencrypt", b"", arn)):
+        answer = lib.call(*bad)
+        assert answer.status == "ARGUMENT" and answer.http == 0, bad
+    assert lib.call("kms_decrypt", blob, KEY_ARN.replace(ACCOUNT, OTHER_ACCOUNT),
+                    5).status == "FOREIGN"
+    for command in (("generate", "a", None, "AES", 32), ("fetch", "a", None), ("remove", "a", None),
+                    ("rewrap",)):
+        assert lib.call(*command).status == "CONFIG"
+    lib.ok("check")
+    lib.ok("rotate")
+    assert lib.walk() == [] and lib.stats()["keys"] == 0
+    lib.close()
+
+
+def test_a_blob_belongs_to_its_name_and_file(driver, emulator, settings, tmp_path):
+    first = driver()
+    first.ok("generate", "a", None, "AES", 32)
+    context = dict(emulator.log()["requests"][-1]["body"]["EncryptionContext"])
+    first.fetch("a")
+    blob = emulator.log()["requests"][-1]["body"]["CiphertextBlob"]
+    import base64
+    pairs = [word for pair in context.items() for word in pair]
+    assert len(first.ok("kms_decrypt", base64.b64decode(blob), KEY_ARN, 32, *pairs)[0]) == 32
+    second = driver(data_file=tmp_path / "second" / "data")
+    second.ok("generate", "a", None, "AES", 32)
+    other = emulator.log()["requests"][-1]["body"]["EncryptionContext"]
+    assert other["file"] != context["file"]
+    for name in context:
+        changed = [word for pair in {**context, name: "other"}.items() for word in pair]
+        answer = first.call("kms_decrypt", base64.b64decode(blob), KEY_ARN, 32, *changed)
+        assert (answer.status, answer.aws) == ("MISMATCH", "InvalidCiphertextException")
+
+
+# ---- how KMS may speak ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["{}", "com.amazonaws.kms#{}", "{}:http://internal.amazon.com/",
+                                  "com.amazonaws.kms#{}:x"])
+@pytest.mark.parametrize("modelled", [False, True])
+def test_error_types_as_aws_writes_them(driver, emulator, form, modelled):
+    emulator.set(type_form=form, modelled_status=modelled)
+    lib = driver()
+    lib.ok("check")
+    emulator.set_key(KEY_ARN, state="Disabled")
+    answer = lib.call("generate", "a", None, "AES", 32)
+    assert (answer.status, answer.aws) == ("KMS_KEY", "DisabledException")
+    assert answer.http == (409 if modelled else 400)
+    assert answer.request_id == emulator.log()["requests"][-1]["request_id"]
+    for word in ("DisabledException", str(answer.http), answer.request_id, "enable the KMS key",
+                 "GenerateDataKeyWithoutPlaintext"):
+        assert word in answer.text
+
+
+def test_a_kms_that_knows_no_dry_run(driver, emulator):
+    emulator.set(ignore_dry_run=True)
+    lib = driver()
+    lib.ok("check")
+    assert emulator.log()["requests"][-1]["body"]["DryRun"] is True
+    assert emulator.log()["requests"][-1]["status"] == 200
+
+
+def test_check_needs_the_right_to_open(driver, emulator):
+    emulator.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT, denied=["Decrypt"])
+    answer = driver().call("check")
+    assert (answer.status, answer.aws) == ("DENIED", "AccessDeniedException")
+    assert "kms:Decrypt" in answer.text
+
+
+# ---- arguments ------------------------------------------------------------------------------------
+
+
+BAD = [("generate", "", None, "AES", 32), ("generate", None, None, "AES", 32),
+       ("generate", "k" * 256, None, "AES", 32), ("generate", "k", "u" * 256, "AES", 32),
+       ("generate", "k", None, None, 32), ("generate", "k", None, "", 32),
+       ("generate", "k", None, "A B", 32), ("generate", "k", None, "A" * 16, 32),
+       ("generate", "k", None, "\u00c4ES", 32), ("generate", "k", None, "AES", 0),
+       ("generate", "k", None, "AES", 1025), ("generate", "k", None, "AES", -1),
+       ("store", "k", None, "AES", b""), ("store", "k", None, "AES", None),
+       ("store", "k", None, "AES", b"x" * 4097), ("store", "", None, "AES", b"x"),
+       ("fetch", "", None), ("fetch", None, None), ("fetch", "k" * 256, None),
+       ("fetch", "k", "u" * 256), ("remove", "", None), ("remove", "k" * 256, None),
+       ("use_kms_key", None), ("use_region", None)]
+
+
+def test_bad_arguments(driver, emulator, settings):
+    lib = driver()
+    lib.ok("generate", "there", None, "AES", 32)
+    emulator.reset_log()
+    before = settings["data_file"].read_bytes()
+    for command in BAD:
+        answer = lib.call(*command)
+        assert (answer.status, answer.http) == ("ARGUMENT", 0) and answer.text, command
+    assert emulator.count() == 0 and settings["data_file"].read_bytes() == before
+
+
+def test_no_ring_at_all(driver_program):
+    with Driver(driver_program) as lib:
+        for command in (*BAD, ("check",), ("walk",), ("rotate",), ("rewrap",), ("reload_creds",),
+                        ("fetch", "a", None), ("generate", "a", None, "AES", 32),
+                        ("kms_generate", 16, 1), ("kms_encrypt", b"x"), ("kms_decrypt", b"x", "", 9),
+                        ("kms_reencrypt", b"x", "")):
+            answer = lib.call(*command)
+            assert answer.status == "ARGUMENT" and answer.text, command
+        assert lib.stats()["keys"] == 0 and lib.ok("walk_next") == []
+        lib.ok("use_timeouts", 1, 1)
+        lib.close()
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"conf_file": None}, "conf_file"), ({"conf_file": "no/such/file"}, "no/such/file"),
+    ({"conf_file": "."}, "not a file"), ({"region": "mars"}, "'mars'"), ({"region": ""}, "''"),
+    ({"accounts": "12345"}, "12 digits"), ({"accounts": "a11122223333"}, "12 digits"),
+    ({"endpoint": "http://kms.example.com"}, "endpoint"), ({"endpoint": "ftp://x"}, "endpoint"),
+    ({"endpoint": "https://"}, "endpoint"), ({"endpoint": "https://a/b"}, "endpoint"),
+    ({"endpoint": "https://user@host"}, "endpoint"), ({"endpoint": ""}, "endpoint"),
+    ({"endpoint": "http://127.0.0.1.evil.example"}, "endpoint"),
+    ({"kms_key_id": "two words"}, "'two words'"), ({"kms_key_id": ""}, "''"),
+    ({"kms_key_id": f"arn:aws:kms:us-east-1:{ACCOUNT}:key/"}, "arn:"),
+    ({"kms_key_id": f"arn:aws-cn:kms:us-east-1:{ACCOUNT}:key/{KEY_ID}"}, "aws-cn"),
+    ({"data_file": ""}, "data_file")])
+def test_bad_settings(driver_program, settings, change, words):
+    with Driver(driver_program) as lib:
+        answer = lib.open(**{**settings, **change})
+        assert answer.status == "CONFIG" and words in answer.text and answer.http == 0
+        assert not settings["data_file"].exists()
+        lib.close()
+
+
+# ---- the small functions --------------------------------------------------------------------------
+
+
+def test_sign_agrees_with_botocore(driver_program):
+    from botocore.auth import SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+    request = AWSRequest("POST", "https://kms.eu-west-1.amazonaws.com/", data=b'{"a":1}', headers={
+        "Host": "kms.eu-west-1.amazonaws.com", "X-Amz-Target": "TrentService.Decrypt",
+        "X-Amz-Date": "20261124T010203Z", "X-Amz-Security-Token": "token"})
+    request.context["timestamp"] = "20261124T010203Z"
+    signer = SigV4Auth(Credentials("AKID", "secret", "token"), "kms", EU)
+    wanted = signer.signature(signer.string_to_sign(request, signer.canonical_request(request)),
+                              request)
+    with Driver(driver_program) as lib:
+        made, = lib.ok("sign", "POST", "/", None, EU, "kms", b'{"a":1}', 1795482123, "AKID",
+                       "secret", "token", "Host: kms.eu-west-1.amazonaws.com",
+                       "X-Amz-Target: TrentService.Decrypt")
+        assert made.decode() == (
+            f"AWS4-HMAC-SHA256 Credential=AKID/20261124/{EU}/kms/aws4_request, SignedHeaders="
+            f"host;x-amz-date;x-amz-security-token;x-amz-target, Signature={wanted}")
+        answer = lib.call("sign", None, "/", None, EU, "kms", b"", 0, "AKID", "secret", None)
+        assert answer.status == "ARGUMENT" and answer.text
+        lib.close()
+
+
+def test_small_functions(driver_program):
+    with Driver(driver_program) as lib:
+        version, *texts = lib.ok("texts")
+        assert version == b"1.0.0" and len(texts) == len(set(texts)) == 22 and b"" not in texts
+        assert lib.ok("wipe", b"secret") == [b"\0" * 6]
+        lib.close()

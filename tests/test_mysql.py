@@ -1,0 +1,693 @@
+"""The plugin in a running MySQL server: its variables, functions and keys, and hostile SQL.
+
+All share one server.  How it starts and stops is in test_mysql_start.py, what InnoDB makes of it
+in test_mysql_tables.py, and what remains after kill -9 in test_mysql_crash.py.
+"""
+
+import base64
+import contextlib
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from kms_emulator import ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
+from mysql_fixtures import FUNCTIONS, Stage, cursor, wait_for
+
+ROOT = "root@localhost"
+
+
+@pytest.fixture(scope="module", name="server")
+def start_server():
+    with Stage() as stage:
+        kms = stage.kms
+        stage.second = kms.add_key("us-east-1", ACCOUNT)
+        stage.west = kms.add_key("us-west-2", ACCOUNT, alias=ALIAS)
+        stage.disabled = kms.add_key("us-east-1", ACCOUNT, state="Disabled")
+        # an attacker's own key, which he has opened to our account: KMS would take it
+        stage.foreign = kms.add_key("us-east-1", OTHER_ACCOUNT, alias="alias/theirs",
+                                    shared_with=(ACCOUNT,))
+        stage.foreign_alias = f"arn:aws:kms:us-east-1:{OTHER_ACCOUNT}:alias/theirs"
+        stage.start("--thread-stack=262144")            # the least that a MySQL gives by default
+        stage.install_functions()
+        yield stage
+
+
+@pytest.fixture(name="stage")
+def calm_stage(server):
+    """The server, with its settings as they were at the start."""
+    server.mark()
+    yield server
+    server.kms.clear_faults()
+    server.kms.set(latency_ms=0)
+    for name, value in {"cmk_id": KEY_ARN, "region": "us-east-1", "timeout": 10000}.items():
+        if server.variable(name) != value:
+            server.sql(f"SET GLOBAL keyring_aws_{name} = %s", (value,))
+
+
+def sealed_with(stage: Stage) -> str:
+    """The ARN of the KMS key that seals now."""
+    name = f"probe-{time.monotonic_ns()}"
+    assert stage.generate(name) == 1
+    arn = stage.entries()[name, ROOT].arn
+    assert stage.remove(name) == 1
+    return arn
+
+
+# ---- variables ----------------------------------------------------------------------------------
+
+def test_variables_are_listed_with_their_values(stage):
+    assert dict(stage.sql("SHOW GLOBAL VARIABLES LIKE 'keyring\\_aws\\_%'")) == {
+        "keyring_aws_cmk_id": KEY_ARN, "keyring_aws_region": "us-east-1",
+        "keyring_aws_conf_file": str(stage.conf), "keyring_aws_data_file": str(stage.data),
+        "keyring_aws_accounts": "", "keyring_aws_endpoint": stage.kms.url,
+        "keyring_aws_ca_file": str(stage.certs.ca),
+        "keyring_aws_connect_timeout": "1000", "keyring_aws_timeout": "10000"}
+
+
+@pytest.mark.parametrize("name", ["conf_file", "data_file", "accounts", "endpoint", "ca_file"])
+def test_read_only_variables_cannot_be_set_from_sql(stage, name):
+    """Nor for the next start: who could persist them could name his own account as trusted."""
+    before = stage.variable(name)
+    for way in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "SESSION"):
+        number, text = stage.refused(f"SET {way} keyring_aws_{name} = '{OTHER_ACCOUNT}'")
+        assert number == 1238 and "read only" in text
+    assert stage.variable(name) == before
+    assert not stage.sql("SELECT * FROM performance_schema.persisted_variables"
+                         " WHERE variable_name LIKE 'keyring\\_aws%'")
+
+
+def test_open_mode_is_hidden(stage):
+    for statement in ("SELECT @@GLOBAL.keyring_aws_open_mode",
+                      "SET GLOBAL keyring_aws_open_mode = 1"):
+        assert stage.refused(statement)[0] == 1193
+
+
+REFUSED = [
+    ("cmk_id", "no-such-key", "NotFoundException"),
+    ("cmk_id", "99999999-2222-3333-4444-555555555555", "NotFoundException"),
+    ("cmk_id", "alias/no-such-alias", "NotFoundException"),
+    ("cmk_id", "@disabled", "DisabledException"),
+    ("cmk_id", "@foreign", "trusted accounts"),
+    ("cmk_id", "@foreign_alias", "trusted accounts"),
+    ("cmk_id", "arn:aws:s3:::bucket/key", "ARN"),
+    ("cmk_id", "arn:aws:kms:us-east-1:" + ACCOUNT + ":key/", ""),
+    ("cmk_id", "", "has to have a value"),
+    ("cmk_id", None, "has to have a value"),
+    ("cmk_id", "x" * 600, "too long"),
+    ("cmk_id", "alias/keyring\0x", "zero byte"),
+    ("cmk_id", "alias/\"}\n{'%s", ""),
+    ("region", "us_east_1", "not a region"),
+    ("region", "us-east-1.evil.example/", "not a region"),
+    ("region", "", "has to have a value"),
+    ("region", None, "has to have a value"),
+    ("region", "x" * 600, "too long"),
+    ("region", "us-east-1\0", "zero byte"),
+]
+
+
+@pytest.mark.parametrize("name, value, why", REFUSED, ids=range(len(REFUSED)))
+def test_a_setting_that_kms_refuses_changes_nothing(stage, name, value, why):
+    if value and value.startswith("@"):
+        value = getattr(stage, value[1:])
+    before = stage.variable(name)
+    number, text = stage.refused(f"SET GLOBAL keyring_aws_{name} = %s", (value,))
+    assert number == 1231 and why in text and f"keyring_aws_{name}" in text
+    assert stage.variable(name) == before
+    (line,) = stage.said("ERROR")
+    assert why in line and f"keyring_aws_{name}" in line
+    assert sealed_with(stage) == KEY_ARN
+
+
+@pytest.mark.parametrize("name", ["cmk_id", "region"])
+def test_a_checked_setting_has_no_default(stage, name):
+    assert stage.refused(f"SET GLOBAL keyring_aws_{name} = DEFAULT")[0] == 1231
+    assert sealed_with(stage) == KEY_ARN
+
+
+def test_a_region_is_refused_where_the_alias_is_unknown(stage):
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
+    number, text = stage.refused("SET GLOBAL keyring_aws_region = 'eu-west-1'")
+    assert number == 1231 and "NotFoundException" in text
+    assert stage.variable("region") == "us-east-1" and sealed_with(stage) == KEY_ARN
+
+
+def test_a_setting_is_refused_while_kms_cannot_be_asked(stage):
+    stage.kms.fault("*", "reset", times=0, where="accept")
+    number, text = stage.refused("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
+    assert number == 1231 and "cannot reach AWS KMS" in text
+    stage.kms.clear_faults()
+    assert stage.variable("cmk_id") == KEY_ARN and sealed_with(stage) == KEY_ARN
+
+
+def test_one_bad_setting_of_a_statement_spoils_the_other(stage):
+    for order in ("keyring_aws_cmk_id = '{0}', GLOBAL keyring_aws_region = 'nowhere!'",
+                  "keyring_aws_region = 'nowhere!', GLOBAL keyring_aws_cmk_id = '{0}'",
+                  "keyring_aws_cmk_id = '{0}', GLOBAL max_connections = 'many'"):
+        assert stage.refused("SET GLOBAL " + order.format(stage.second))[0] in (1231, 1232)
+        assert stage.variable("cmk_id") == KEY_ARN and sealed_with(stage) == KEY_ARN
+
+
+def test_a_setting_persisted_for_later_does_not_count_now(stage):
+    stage.sql("SET PERSIST_ONLY keyring_aws_cmk_id = %s", (stage.second,))
+    try:
+        assert stage.variable("cmk_id") == KEY_ARN and sealed_with(stage) == KEY_ARN
+    finally:
+        stage.sql("RESET PERSIST keyring_aws_cmk_id")
+
+
+def test_old_keys_are_fetched_after_another_kms_key_was_set(stage):
+    """Another key of the region, one of another region by ARN, and one by alias and region."""
+    made = {"under-first": KEY_ARN}
+    stage.generate("under-first")
+    for name, arn in (("under-second", stage.second), ("under-west", stage.west)):
+        stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (arn,))
+        assert stage.variable("cmk_id") == arn and stage.generate(name) == 1
+        made[name] = arn
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
+    stage.generate("under-alias")
+    stage.sql("SET GLOBAL keyring_aws_region = 'us-west-2'")
+    assert stage.variable("region") == "us-west-2"
+    stage.generate("under-west-alias")
+    made.update({"under-alias": KEY_ARN, "under-west-alias": stage.west})
+    assert {name: stage.entries()[name, ROOT].arn for name in made} == made
+    for name in made:
+        assert stage.fetch(name) == stage.plain(name)
+    assert not stage.said("ERROR")
+
+
+def test_the_region_of_an_arn_goes_on_to_be_asked(stage):
+    stage.sql("SET GLOBAL keyring_aws_region = 'eu-central-1'")
+    assert stage.variable("region") == "eu-central-1"
+    asked = len(stage.kms.log()["requests"])
+    assert sealed_with(stage) == KEY_ARN
+    assert {each["region"] for each in stage.kms.log()["requests"][asked:]} == {"us-east-1"}
+
+
+def test_the_timeout_is_heeded_at_once(stage):
+    stage.generate("slow")
+    stage.kms.fault("Decrypt", "latency", ms=5000)
+    stage.sql("SET GLOBAL keyring_aws_timeout = 300")
+    began = time.monotonic()
+    assert stage.fetch("slow") is None
+    assert 0.2 < time.monotonic() - began < 4
+    (line,) = stage.said("ERROR")
+    assert "cannot fetch key 'slow'" in line and "Decrypt" in line
+    stage.sql("SET GLOBAL keyring_aws_timeout = 10000")
+    assert stage.fetch("slow") == stage.plain("slow")
+
+
+def test_status_variables_tell_what_was_done(stage):
+    before, asked = stage.status(), stage.kms.count()
+    stage.generate("counted")
+    stage.kms.set(latency_ms=20)
+    stage.kms.fault("Decrypt", "error", type="KMSInternalException", status=500)
+    assert stage.fetch("counted") is not None           # by a second attempt
+    stage.kms.fault("Decrypt", "error", type="AccessDeniedException")
+    assert stage.fetch("counted") is None
+    after = stage.status()
+    grown = {name: after[name] - before[name] for name in after}
+    assert grown.pop("kms_time") in range(60_000, 10_000_000)
+    assert grown == {"keys": 1, "kms_requests": 4, "kms_errors": 2, "kms_retries": 1,
+                     "rewrap_done": 0, "rewrap_total": 0}
+    assert stage.kms.count() - asked == 4 and after["keys"] == len(stage.entries())
+
+
+# ---- keys ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind, size", [
+    ("AES", 16), ("AES", 24), ("AES", 32), ("aes", 32), ("SECRET", 1), ("Secret", 1000),
+    ("SECRET", 1024), ("RSA", 256), ("DSA", 384)])
+def test_keys_are_generated_and_fetched(stage, kind, size):
+    name = f"made-{kind}-{size}"
+    assert stage.generate(name, kind, size) == 1
+    key = stage.fetch(name)
+    assert len(key) == size and key == stage.plain(name)
+    assert stage.one("SELECT keyring_key_length_fetch(%s)", (name,)) == size
+    assert stage.one("SELECT keyring_key_type_fetch(%s)", (name,)) == kind.upper()
+    entry = stage.entries()[name, ROOT]
+    assert (entry.key_type, entry.size) == (kind.upper(), size)
+    assert stage.remove(name) == 1 and stage.fetch(name) is None
+    assert not stage.said("ERROR")
+
+
+@pytest.mark.parametrize("kind, key", [
+    ("AES", bytes(range(16))), ("AES", b"\0" * 32), ("SECRET", b"x"), ("SECRET", b"\xff" * 4096),
+    ("RSA", b"-----BEGIN"), ("DSA", b"\"{}\\\n\0'")])
+def test_keys_are_stored_and_fetched(stage, kind, key):
+    name = f"kept-{kind}-{len(key)}-{key[0]}"
+    if key.rstrip(b"\0") != key or b"\0" in key:        # keyring_udf takes text up to a zero byte
+        key = key.replace(b"\0", b"\1")
+    assert stage.store(name, kind, key) == 1
+    assert stage.fetch(name) == stage.plain(name) == key
+    assert stage.one("SELECT keyring_key_length_fetch(%s)", (name,)) == len(key)
+    assert stage.remove(name) == 1
+
+
+@pytest.mark.parametrize("kind, size, why", [
+    ("AES", 31, "16, 24 or 32"), ("AES", 64, "16, 24 or 32"), ("SECRET", 1025, "1 to 1024"),
+    ("RSA", 2048, "1 to 1024")])
+def test_keys_that_kms_cannot_make_are_refused(stage, kind, size, why):
+    before, asked = stage.data.read_bytes(), stage.kms.count()
+    assert stage.generate("odd", kind, size) is None
+    (line,) = stage.said("ERROR")
+    assert "cannot generate key 'odd'" in line and why in line
+    assert stage.data.read_bytes() == before and stage.kms.count() == asked
+
+
+def test_keys_that_kms_cannot_seal_are_refused(stage):
+    before, asked = stage.data.read_bytes(), stage.kms.count()
+    for kind, key, why in (("AES", b"x" * 20, "16, 24 or 32"),
+                           ("SECRET", b"x" * 4097, "1 to 4096")):
+        stage.mark()
+        assert stage.store("odd", kind, key) is None
+        (line,) = stage.said("ERROR")
+        assert "cannot store key 'odd'" in line and why in line
+    assert stage.data.read_bytes() == before and stage.kms.count() == asked
+
+
+def test_an_absent_key_is_null_and_no_error(stage):
+    asked = stage.kms.count()
+    for function in ("fetch", "length_fetch", "type_fetch"):
+        assert stage.one(f"SELECT keyring_key_{function}('nowhere')") is None
+    assert not stage.said("ERROR") and not stage.said("Warning") and stage.kms.count() == asked
+    assert stage.remove("nowhere") is None
+    (line,) = stage.said("Warning")
+    assert "cannot remove key 'nowhere'" in line
+
+
+def test_an_existing_name_is_not_taken_again(stage):
+    stage.generate("taken")
+    key, before, asked = stage.fetch("taken"), stage.data.read_bytes(), stage.kms.count()
+    assert stage.generate("taken", "AES", 16) is None
+    assert stage.store("taken", "SECRET", b"another") is None
+    assert len(stage.said("Warning")) == 2 and "already there" in stage.said("Warning")[0]
+    assert stage.data.read_bytes() == before and stage.kms.count() == asked
+    assert stage.fetch("taken") == key
+
+
+def test_each_account_has_names_of_its_own(stage):
+    stage.sql("CREATE USER owner@localhost")
+    stage.sql("GRANT EXECUTE ON *.* TO owner@localhost")
+    stage.store("same", "SECRET", b"root's")
+    assert stage.one("SELECT keyring_key_fetch('same')", user="owner") is None
+    assert stage.one("SELECT keyring_key_store('same', 'SECRET', 'mine')", user="owner") == 1
+    assert stage.fetch("same") == b"root's"
+    assert stage.one("SELECT keyring_key_remove('same')", user="owner") == 1
+    assert stage.fetch("same") == b"root's"
+
+
+def test_the_performance_schema_lists_the_names(stage):
+    def expected():
+        return sorted((key_id.encode("latin-1").decode()[:64], user_id)     # MySQL's own limit
+                      for key_id, user_id in stage.entries())
+
+    stage.generate("listed")
+    assert stage.listed() == expected() and ("listed", ROOT) in stage.listed()
+    stage.remove("listed")
+    assert stage.listed() == expected() and ("listed", ROOT) not in stage.listed()
+
+
+def test_a_failing_kms_changes_nothing(stage):
+    """Whatever it answers: the server gets NULL, the log a sentence, the file stays."""
+    before = stage.data.read_bytes()
+    for what, options, why in (
+            ("throttle", {"times": 0}, "ThrottlingException"),
+            ("error", {"type": "AccessDeniedException"}, "AccessDeniedException"),
+            ("error", {"type": "KMSInternalException", "status": 500, "times": 0}, "KMSInternal"),
+            ("reply", {"body": "html"}, ""), ("reply", {"body": "truncated"}, ""),
+            ("edit", {"set": {"KeyId": stage.foreign}}, ""),
+            ("edit", {"drop": ["CiphertextBlob"]}, ""),
+            ("cut", {"where": "body", "times": 0}, "cannot reach AWS KMS")):
+        stage.mark()
+        stage.kms.fault("GenerateDataKeyWithoutPlaintext", what, **options)
+        assert stage.generate("never") is None
+        (line,) = stage.said("ERROR")
+        assert "cannot generate key 'never'" in line and why in line
+        stage.kms.clear_faults()
+    assert stage.data.read_bytes() == before and stage.fetch("never") is None
+
+
+def test_a_data_file_exchanged_under_the_server_is_left_alone(stage):
+    stage.generate("before-exchange")
+    ours, older = stage.data.read_bytes(), stage.data.with_name("older")
+    older.write_bytes(ours)
+    stage.generate("last")
+    theirs = stage.data.with_name("theirs")
+    stage.data.rename(theirs)
+    older.rename(stage.data)
+    stage.mark()
+    assert stage.generate("too-late") is None and stage.remove("last") is None
+    assert len(stage.said("ERROR")) == 2 and stage.data.read_bytes() == ours
+    theirs.replace(stage.data)
+    assert stage.generate("in-time") == 1 and stage.remove("last") == 1
+
+
+# ---- names that mean harm -----------------------------------------------------------------------
+
+NAMES = ["it's \"quoted\"", "a\nERROR b\r\n2026-01-01T00:00:00 0 [ERROR] c", "\t\x01\x1b[31m\x7f",
+         "100%", "a%00b", "a%2500b", "a%0Ab", "%", "%%s%n%s", "\\\"},{\"key_id\":\"x",
+         "日本語 é", b"\xff\xfe\x80", b"\xc3(", "x" * 254, "x" * 255, "é" * 127, " ",
+         "'; DROP TABLE x; --"]
+
+
+def as_bytes(name: object) -> bytes:
+    return name if isinstance(name, bytes) else name.encode()
+
+
+def test_hostile_names_confuse_neither_log_nor_json_nor_context(stage):
+    asked = len(stage.kms.log()["requests"])
+    for name in NAMES:
+        assert stage.generate(name) == 1
+        assert stage.generate(name) is None             # one line in the log, with the name
+    assert stage.generate("x" * 256) is None
+    for name in NAMES:
+        assert stage.fetch(name) == stage.plain(as_bytes(name).decode("latin-1"))
+    requests = stage.kms.log()["requests"][asked:]
+    assert all(each["signed"] == "OK" and each["verdict"] == "OK" for each in requests)
+    contexts = [each["body"]["EncryptionContext"] for each in requests
+                if each["action"] == "GenerateDataKeyWithoutPlaintext"]
+    assert len({each["key_id"] for each in contexts}) == len(contexts) == len(NAMES)
+    assert all(re.fullmatch("[ -~]+", each["key_id"]) for each in contexts)
+    assert len(stage.said("Warning")) == len(NAMES)
+    (line,) = stage.said("ERROR")
+    assert "255" in line
+    for line in stage.said("Warning"):
+        assert re.fullmatch("[ -~]+", line)
+    check_log_lines(stage)
+    for name in NAMES:
+        assert stage.remove(name) == 1
+
+
+def check_log_lines(stage):
+    """Every line of the log begins as the server begins them: none was smuggled in."""
+    for line in stage.db.log(whole=True)[stage.marked:].splitlines():
+        assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z \d+ \[(ERROR|Warning|Note|System)\] \[MY-", line)
+
+
+def test_hostile_owners_confuse_nothing_either(stage):
+    asked = len(stage.kms.log()["requests"])
+    for account in ("o'q\"\n[ERROR] x", "100%00", "ö%é", "a@b"):
+        stage.sql("CREATE USER %s@localhost", (account,))
+        stage.sql("GRANT EXECUTE ON *.* TO %s@localhost", (account,))
+        owner = f"{account}@localhost".encode().decode("latin-1")
+        for query in ("SELECT keyring_key_generate('own', 'AES', 16)",) * 2:
+            stage.sql(query, user=account)
+        assert stage.one("SELECT HEX(keyring_key_fetch('own'))",
+                         user=account) == stage.plain("own", owner).hex().upper()
+    owners = {each["body"]["EncryptionContext"]["user_id"]
+              for each in stage.kms.log()["requests"][asked:]}
+    assert len(owners) == 4 and all(re.fullmatch("[ -~]+", each) for each in owners)
+    assert len(stage.said("Warning")) == 4
+    check_log_lines(stage)
+
+
+# ---- the SQL functions --------------------------------------------------------------------------
+
+def test_rotate_cmk_renews_the_key_material_once(stage):
+    materials = stage.kms.key(KEY_ARN).materials
+    stage.generate("older-material")
+    before, asked = materials.settle().current_id, stage.kms.count("RotateKeyOnDemand")
+    assert stage.one("SELECT keyring_aws_rotate_cmk()") == 1
+    assert materials.current_id != before               # it has waited until that was so
+    assert stage.kms.count("RotateKeyOnDemand") == asked + 1
+    stage.generate("newer-material")
+    entries = stage.entries()
+    assert entries["older-material", ROOT].material == before
+    assert entries["newer-material", ROOT].material == materials.current_id
+    assert stage.fetch("older-material") == stage.plain("older-material")
+
+
+def test_rotate_keys_seals_every_key_anew(stage):
+    stage.generate("wrapped")
+    key, before = stage.fetch("wrapped"), stage.entries()
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
+    after = stage.entries()
+    assert list(after) == list(before) and {each.arn for each in after.values()} == {stage.second}
+    assert not {each.blob for each in after.values()} & {each.blob for each in before.values()}
+    assert stage.fetch("wrapped") == key
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1       # now each has its material's id
+    stage.mark()
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
+    assert "nothing was renewed" in " ".join(stage.said("Note"))
+
+
+def test_rotate_keys_shows_its_progress_and_runs_once(stage):
+    stage.renew()
+    for i in range(40):
+        stage.generate(f"progress-{i}")
+    total, seen = len(stage.entries()), set()
+    stage.kms.set(latency_ms=100)
+    with ThreadPoolExecutor(1) as pool, cursor(stage) as watch:
+        rotation = pool.submit(stage.one, "SELECT keyring_aws_rotate_keys()")
+        while not rotation.done():
+            watch.execute("SHOW GLOBAL STATUS LIKE 'Keyring_aws_rewrap%'")
+            seen.add(tuple(int(value) for _, value in watch.fetchall()))
+            if len(seen) == 2:
+                number, text = stage.refused("SELECT keyring_aws_rotate_keys()")
+                assert number == 3198 and "already running" in text
+        assert rotation.result() == 1
+    steps = sorted(done for done, of in seen if of == total)
+    assert len(steps) >= 3 and steps[-1] <= total
+    assert stage.status()["rewrap_total"] == stage.status()["rewrap_done"] == 0
+
+
+def test_rotate_keys_is_all_or_nothing(stage):
+    stage.generate("one"), stage.generate("two")
+    before = stage.data.read_bytes()
+    stage.kms.fault("ReEncrypt", "error", type="AccessDeniedException", after=1)
+    number, text = stage.refused("SELECT keyring_aws_rotate_keys()")
+    assert number == 3198 and "keyring_aws_rotate_keys failed due to" in text
+    assert "AccessDeniedException" in text and stage.data.read_bytes() == before
+    (line,) = stage.said("ERROR")
+    assert "keyring_aws_rotate_keys() failed" in line and "AccessDeniedException" in line
+
+
+def test_rotate_cmk_reports_what_kms_says(stage):
+    stage.kms.fault("RotateKeyOnDemand", "error", type="LimitExceededException")
+    number, text = stage.refused("SELECT keyring_aws_rotate_cmk()")
+    assert number == 3198 and "keyring_aws_rotate_cmk failed due to" in text
+    assert "LimitExceededException" in text and "LimitExceededException" in stage.said("ERROR")[0]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_take_no_arguments(stage, name):
+    before, asked = stage.data.read_bytes(), stage.kms.count()
+    number, text = stage.refused(f"SELECT {name}(1)")
+    assert number == 1123 and "no arguments" in text
+    stage.sql(f"EXPLAIN SELECT {name}()")               # and EXPLAIN does not run them
+    assert stage.data.read_bytes() == before and stage.kms.count() == asked
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_need_super(stage, name):
+    before, asked = stage.data.read_bytes(), stage.kms.count()
+    stage.sql("CREATE USER IF NOT EXISTS plain@localhost")
+    stage.sql("GRANT SELECT, EXECUTE, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.*"
+              " TO plain@localhost")
+    number, text = stage.refused(f"SELECT {name}()", user="plain")
+    assert number == 1123 and "SUPER" in text and name in text
+    assert stage.data.read_bytes() == before and stage.kms.count() == asked
+
+
+def test_a_role_with_super_must_be_active(stage):
+    stage.sql("CREATE ROLE keymaster")
+    stage.sql("GRANT SUPER ON *.* TO keymaster")
+    stage.sql("CREATE USER member@localhost")
+    stage.sql("GRANT keymaster TO member@localhost")
+    with contextlib.closing(stage.db.connect(user="member")) as connection:
+        with connection.cursor() as session:
+            session.execute("SET ROLE keymaster")
+            session.execute("SELECT keyring_aws_rotate_keys()")
+            assert session.fetchall() == ((1,),)
+            session.execute("PREPARE rotate FROM 'SELECT keyring_aws_rotate_keys()'")
+            session.execute("SET ROLE NONE")
+            before = stage.data.read_bytes()
+            with pytest.raises(Exception, match="SUPER"):
+                session.execute("EXECUTE rotate")
+            assert stage.data.read_bytes() == before
+
+
+def test_settings_need_a_privilege(stage):
+    stage.sql("CREATE USER powerless@localhost")
+    for name in ("cmk_id", "region", "timeout"):
+        assert stage.refused(f"SET GLOBAL keyring_aws_{name} = 1", user="powerless")[0] == 1227
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_without_the_plugin_say_so(stage, name):
+    stage.uninstall()
+    try:
+        number, text = stage.refused(f"SELECT {name}()")
+        assert number == 1123 and "plugin keyring_aws is not loaded" in text
+    finally:
+        stage.install()
+    assert stage.one(f"SELECT {name}()") == 1           # and work again when it is back
+
+
+# ---- many at once -------------------------------------------------------------------------------
+
+CLIENTS = 32
+
+
+def work(stage: Stage, number: int) -> tuple[dict, list, list]:
+    """One client's work: (keys kept, names removed, names won against the others)."""
+    kept, removed, won = {}, [], []
+    with cursor(stage) as session:
+        def one(function, *values):
+            marks = ", ".join(["%s"] * len(values))
+            session.execute(f"SELECT HEX(keyring_key_{function}({marks}))", values)
+            return session.fetchone()[0]
+
+        for i in range(6):
+            name = f"client-{number}-{i}"
+            assert one("generate", name, "AES", 32) == "1"
+            kept[name] = one("fetch", name)
+            assert len(kept[name]) == 64
+            if one("generate", f"race-{i}", "AES", 16) == "1":
+                won.append(f"race-{i}")
+            if i % 3 == 1:
+                assert one("remove", name) == "1" and one("fetch", name) is None
+                removed.append(name)
+                del kept[name]
+        for name, key in kept.items():
+            assert one("fetch", name) == key
+    return kept, removed, won
+
+
+def test_32_clients_at_once_lose_nothing(stage):
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        results = list(pool.map(lambda number: work(stage, number), range(CLIENTS)))
+    won = sorted(name for _, _, names in results for name in names)
+    assert won == [f"race-{i}" for i in range(6)]       # each by just one
+    kept = {name: key for keys, _, _ in results for name, key in keys.items()}
+    removed = {name for _, names, _ in results for name in names}
+    assert len(kept) == CLIENTS * 4 and len(removed) == CLIENTS * 2
+    names = {key_id for key_id, _ in stage.entries()}
+    assert set(kept) | set(won) <= names and not removed & names
+    stage.uninstall()
+    stage.install()                                     # reads the file anew
+    for name, key in kept.items():
+        assert stage.plain(name).hex().upper() == key
+    some = list(kept)[::8]
+    assert [stage.fetch(name).hex().upper() for name in some] == [kept[name] for name in some]
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
+    assert [stage.fetch(name).hex().upper() for name in some] == [kept[name] for name in some]
+    assert not stage.said("ERROR")
+
+
+def test_status_and_performance_schema_answer_while_kms_hangs(stage):
+    stage.generate("hanging"), stage.generate("prompt")
+    stage.sql("SET GLOBAL keyring_aws_timeout = 4000")
+    stage.kms.fault("Decrypt", "black_hole", where="request")
+    asked = stage.kms.count("Decrypt")
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(stage.fetch, "hanging")
+        wait_for(lambda: stage.kms.count("Decrypt") > asked)
+        began = time.monotonic()
+        assert stage.status()["keys"] == len(stage.entries())
+        assert ("hanging", ROOT) in stage.listed()
+        assert stage.fetch("prompt") == stage.plain("prompt")
+        assert stage.variable("cmk_id") == KEY_ARN
+        assert time.monotonic() - began < 2 and not hanging.done()
+        assert hanging.result() is None
+    assert "cannot fetch key 'hanging'" in stage.said("ERROR")[0]
+
+
+def test_50_reinstallations_under_load(stage):
+    """Calls come and go all the time; none crashes, none hangs, and no key is lost."""
+    stage.renew()
+    stage.generate("steady")
+    key, done, errors = stage.fetch("steady"), threading.Event(), []
+
+    def load(queries: list[str]) -> None:
+        with cursor(stage) as session:
+            while not done.is_set():
+                for query in queries:
+                    with contextlib.suppress(Exception):        # what is not loaded says so
+                        session.execute(query)
+                        rows = session.fetchall()
+                        if "fetch" in query and rows[0][0] not in (None, key.hex().upper()):
+                            errors.append(rows)
+
+    loads = [["SELECT HEX(keyring_key_fetch('steady'))"],
+             ["SELECT keyring_key_generate('passing', 'AES', 32)",
+              "SELECT keyring_key_remove('passing')"],
+             ["SELECT keyring_aws_rotate_keys()", "SHOW GLOBAL STATUS LIKE 'Keyring_aws%'"],
+             ["SELECT * FROM performance_schema.keyring_keys", "SELECT @@GLOBAL.keyring_aws_cmk_id",
+              f"SET GLOBAL keyring_aws_cmk_id = '{KEY_ARN}'"]]
+    threads = [threading.Thread(target=load, args=(each,)) for each in loads]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(50):
+            stage.uninstall()
+            stage.install()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not errors and stage.fetch("steady") == key and stage.loaded()
+
+
+# ---- what lies in the server's memory -----------------------------------------------------------
+
+def memory_of(pid: int):
+    """(whether locked and left out of core dumps, bytes) of each mapping that it can write to."""
+    with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as file:
+        text = file.read()
+    found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw(?:.*\n(?![0-9a-f]+-))*?^VmFlags: (.*)$", text,
+                       re.M)
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for start, end, flags in found:
+            memory.seek(int(start, 16))
+            with contextlib.suppress(OSError):          # a guard page
+                yield {"lo", "dd"} <= set(flags.split()), memory.read(int(end, 16) - int(start, 16))
+
+
+def search_memory(pid: int, needles: dict[str, bytes]) -> list[tuple[str, bool]]:
+    """What was found, as often as it was: (needle, whether in a locked page)."""
+    return [(name, locked) for locked, data in memory_of(pid)
+            for name, needle in needles.items() for _ in range(data.count(needle))]
+
+
+def forms(name: str, key: bytes) -> dict[str, bytes]:
+    """Each form that a key could lie about in, by its second half: malloc reuses the first."""
+    text = base64.b64encode(key)
+    half = len(key) // 2
+    return {f"{name}, raw": key[half:], f"{name}, base64": text[len(text) // 2:-4],
+            f"{name}, hex": key.hex().encode()[2 * half:],
+            f"{name}, HEX": key.hex().upper().encode()[2 * half:]}
+
+
+def test_neither_keys_nor_the_secret_are_left_in_the_servers_memory(stage):
+    """After generate and the functions, also a re-wrap to another region, for which keys come in
+    the clear; after failures in the middle of that; and after replies whose key was refused."""
+    names = ["unseen-0", "unseen-1"]
+    for name in names:
+        assert stage.generate(name) == 1
+    assert stage.one("SELECT keyring_aws_rotate_cmk()") == 1
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.west,))
+    stage.kms.fault("Decrypt", "cut", where="body", times=2)
+    stage.kms.fault("Encrypt", "error", type="AccessDeniedException", after=1)
+    opened = stage.kms.count("Decrypt")
+    assert stage.refused("SELECT keyring_aws_rotate_keys()")[0] == 3198
+    stage.kms.clear_faults()
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
+    assert stage.kms.count("Decrypt") - opened > len(names)
+    stage.kms.fault("Decrypt", "edit", times=0, set={"KeyId": KEY_ARN})
+    for name in names:
+        assert stage.fetch(name) is None                # the last that came over its connection
+    stage.kms.clear_faults()
+    stage.sql("SET GLOBAL init_connect = 'SELECT 1 /* a marker */'")
+    needles = {"secret": SECRET.encode(), "marker": b"SELECT 1 /* a marker */"}
+    for name in names:
+        needles.update(forms(name, stage.plain(name)))
+    found = search_memory(stage.db.process.pid, needles)
+    stage.sql("SET GLOBAL init_connect = ''")
+    assert {name for name, _ in found} == {"secret", "marker"}
+    assert [locked for name, locked in found if name == "secret"] == [True]

@@ -1,0 +1,132 @@
+"""kill -9 on a MySQL server while its clients make keys and remove them.
+
+What was acknowledged is there afterwards, and what was removed does not come back.  Ten rounds,
+or a hundred with KAWS_LONG in the environment.
+"""
+
+import collections
+import random
+import threading
+import time
+
+import pymysql
+
+from mysql_fixtures import LONG, NO_SCHEMA, Stage, cursor
+
+ROOT = "root@localhost"
+ROUNDS = 100 if LONG else 10
+CLIENTS = 6
+
+# What is known of a key: asked for, acknowledged, asked to be removed, acknowledged again.
+ASKED, THERE, LEAVING, GONE = "asked", "there", "leaving", "gone"
+
+
+class Client(threading.Thread):
+    """Makes keys and removes some of them, until the server dies under it."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        super().__init__()
+        self.stage, self.stem = stage, name
+        self.known, self.values, self.surprises = {}, {}, []
+
+    def run(self) -> None:
+        try:
+            with cursor(self.stage) as session:
+                for number in range(100000):
+                    self.step(session, f"{self.stem}-{number}")
+        except (pymysql.err.OperationalError, pymysql.err.InterfaceError):
+            pass                        # that was the kill
+        except BaseException as error:
+            self.surprises.append(error)
+
+    def step(self, session, name: str) -> None:
+        def one(query, *values):
+            session.execute(query, values)
+            return session.fetchone()[0]
+
+        self.known[name] = ASKED
+        assert one("SELECT keyring_key_generate(%s, 'AES', 32)", name) == 1
+        self.known[name] = THERE
+        self.values[name] = one("SELECT HEX(keyring_key_fetch(%s))", name)
+        if random.random() < 0.4:
+            victim = random.choice([each for each, state in self.known.items() if state == THERE])
+            self.known[victim] = LEAVING
+            assert one("SELECT keyring_key_remove(%s)", victim) == 1
+            self.known[victim] = GONE
+
+
+class Writer(threading.Thread):
+    """Writes to an encrypted table, and has its master key rotated, until the server dies."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.stage, self.rows = stage, 0
+
+    def run(self) -> None:
+        try:
+            with cursor(self.stage) as session:
+                session.execute("SELECT COALESCE(MAX(n), 0) FROM d.t")
+                self.rows = session.fetchone()[0]
+                while True:
+                    session.execute("INSERT INTO d.t VALUES (%s, 'x')", (self.rows + 1,))
+                    self.rows += 1
+                    if self.rows % 20 == 0:
+                        session.execute("ALTER INSTANCE ROTATE INNODB MASTER KEY")
+        except (pymysql.err.OperationalError, pymysql.err.InterfaceError):
+            pass
+
+
+def test_acknowledged_changes_outlive_kill_9():
+    seed = time.time_ns()
+    random.seed(seed)
+    print(f"seed {seed}")
+    with Stage() as stage:
+        # A kill can tear a page of InnoDB's: this server keeps its second copies.
+        start = (NO_SCHEMA, "--innodb-doublewrite=ON")
+        stage.start(*start)
+        stage.install_functions()
+        stage.sql("CREATE DATABASE d")
+        stage.sql("CREATE TABLE d.t (n INT PRIMARY KEY, text VARCHAR(9)) ENCRYPTION = 'Y'")
+        known, values, caught = {}, {}, collections.Counter()
+        for number in range(ROUNDS):
+            rows = play_round(stage, f"round-{number}", known, values)
+            caught.update(state for state in known.values() if state in (ASKED, LEAVING))
+            stage.start(*start)
+            check_round(stage, known, values)
+            assert stage.one("SELECT COUNT(*) FROM d.t") in (rows, rows + 1)
+        print(f"{ROUNDS} kills; {len(known)} keys made, {list(known.values()).count(GONE)} removed;"
+              f" in the middle of {caught[ASKED]} generations, {caught[LEAVING]} removals")
+        assert caught[ASKED]            # else the kills came too early to prove anything
+
+
+def play_round(stage: Stage, name: str, known: dict, values: dict) -> int:
+    """Lets the clients work, kills the server; how many rows were acknowledged."""
+    clients = [Client(stage, f"{name}-{number}") for number in range(CLIENTS)]
+    writer = Writer(stage)
+    for thread in (*clients, writer):
+        thread.start()
+    time.sleep(random.uniform(0.1, 0.7))
+    stage.db.kill()
+    for thread in (*clients, writer):
+        thread.join()
+    for client in clients:
+        assert not client.surprises, client.surprises
+        known.update(client.known)
+        values.update(client.values)
+    return writer.rows
+
+
+def check_round(stage: Stage, known: dict, values: dict) -> None:
+    """What was acknowledged must be so; what was in the middle is one or the other, for good."""
+    listed = {key_id for key_id, user_id in stage.entries() if user_id == ROOT}
+    assert listed <= set(known)
+    for name, state in known.items():
+        if state in (ASKED, LEAVING):
+            known[name] = THERE if name in listed else GONE
+        assert (name in listed) == (known[name] == THERE), (name, state)
+    with cursor(stage) as session:
+        for name in listed:
+            session.execute("SELECT HEX(keyring_key_fetch(%s))", (name,))
+            value = session.fetchone()[0]
+            assert len(value) == 64 and values.setdefault(name, value) == value
+    assert not [line for line in stage.said("ERROR") if "damaged" in line]

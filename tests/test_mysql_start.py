@@ -1,0 +1,434 @@
+"""How the plugin starts in a MySQL server, and does not; and where its credentials come from."""
+
+import contextlib
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from demo import read_data_file
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, OTHER_ACCOUNT, SECRET
+from mysql_fixtures import FUNCTIONS, NO_SCHEMA, QUICK, Stage, cursor, said, wait_for
+
+ROOT = "root@localhost"
+
+
+@pytest.fixture(name="stage")
+def make_stage():
+    with Stage() as stage:
+        yield stage
+
+
+# ---- the manual's own procedure -----------------------------------------------------------------
+
+def test_the_manuals_own_procedure(stage):
+    """Start without a KMS key, CREATE FUNCTION with the manual's misprint, name a key of another
+    region than the default, generate."""
+    west = stage.kms.add_key("us-west-2", ACCOUNT)
+    stage.start(NO_SCHEMA, cmk_id=None)
+    assert [line for line in stage.said("Warning") if "keyring_aws_cmk_id has to be set" in line]
+    assert stage.variable("cmk_id") is None and not stage.kms.count()
+    stage.db.install_keyring_udf()
+    stage.sql("CREATE FUNCTION keyring_aws_rotate_cms RETURNS INTEGER SONAME 'keyring_aws.so'")
+    stage.sql("CREATE FUNCTION keyring_aws_rotate_keys RETURNS INTEGER SONAME 'keyring_aws.so'")
+    check_only_fetching(stage, "keyring_aws_rotate_cms", "keyring_aws_rotate_keys")
+
+    stage.sql(f"SET GLOBAL keyring_aws_cmk_id = '{west}'")
+    assert stage.variable("cmk_id") == west and stage.variable("region") == "us-east-1"
+    assert stage.generate("MyKey") == 1
+    assert stage.entries()["MyKey", ROOT].arn == west
+    assert stage.one("SELECT keyring_aws_rotate_cms()") == 1
+    assert (stage.kms.count("RotateKeyOnDemand"), stage.kms.count("ReEncrypt")) == (1, 0)
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
+    assert (stage.kms.count("RotateKeyOnDemand"), stage.kms.count("ReEncrypt")) == (1, 1)
+    assert {each["region"] for each in stage.kms.log()["requests"]} == {"us-west-2"}
+
+    stage.restart(NO_SCHEMA, cmk_id=None)               # it was set for the life of the server
+    assert stage.fetch("MyKey") == stage.plain("MyKey")
+    check_only_fetching(stage, "keyring_aws_rotate_cms", "keyring_aws_rotate_keys")
+
+
+def check_only_fetching(stage: Stage, *functions: str) -> None:
+    stage.mark()
+    assert stage.generate("early") is None and stage.store("early", "SECRET", b"x") is None
+    for name in functions:
+        number, text = stage.refused(f"SELECT {name}()")
+        assert number == 3198 and "keyring_aws_cmk_id has to be set" in text
+    assert len(stage.said("ERROR")) == 4
+    assert all("keyring_aws_cmk_id has to be set" in line for line in stage.said("ERROR"))
+
+
+# ---- what it does not start with ----------------------------------------------------------------
+#
+# Each fault spoils something, and returns the settings to start with.
+
+
+def no_conf_file(stage):
+    stage.conf.unlink()
+
+
+def empty_conf_file(stage):
+    stage.conf.write_text("")
+
+
+def conf_file_of_one_line(stage):
+    stage.conf.write_text(ACCESS_KEY_ID + "\n")
+
+
+def conf_file_with_a_blank_in_the_secret(stage):
+    stage.conf.write_text(f"{ACCESS_KEY_ID}\nnot a {SECRET}\n")
+
+
+def folder_that_cannot_be_made(stage):
+    (stage.db.folder / "file").touch()
+    return {"data_file": stage.db.folder / "file" / "keyring" / "data"}
+
+
+def data_file_of_0_bytes(stage):
+    stage.data.write_bytes(b"")
+
+
+def bad_credentials(stage):
+    stage.write_conf("AKIDUNKNOWN")
+
+
+def bad_secret(stage):
+    stage.write_conf(secret=SECRET[::-1])
+
+
+def unknown_key(stage):
+    return {"cmk_id": KEY_ARN[:-1] + "0"}
+
+
+def unknown_alias(stage):
+    return {"cmk_id": "alias/nobody-knows"}
+
+
+def opening_is_denied(stage):
+    stage.kms.add_user("AKIDSEALER", SECRET, ACCOUNT, denied=["Decrypt"])
+    stage.write_conf("AKIDSEALER")
+
+
+def damaged_data_file(stage):
+    content = bytearray(stage.data.read_bytes())
+    content[200] ^= 1
+    stage.data.write_bytes(content)
+
+
+def data_file_cut_short(stage):
+    stage.data.write_bytes(stage.data.read_bytes()[:-1])
+
+
+def data_file_of_another_kind(stage):
+    stage.data.write_text("-----BEGIN KEYRING-----\n" * 9)
+
+
+def data_file_that_is_a_link(stage):
+    stage.data.rename(stage.data.with_name("elsewhere"))
+    stage.data.symlink_to("elsewhere")
+
+
+def data_file_that_is_a_folder(stage):
+    stage.data.unlink()
+    stage.data.mkdir()
+
+
+def endpoint_without_tls(stage):
+    return {"endpoint": "http://kms.example.com"}
+
+
+def odd_region(stage):
+    return {"region": "us_east_1"}
+
+
+FAULTS = [                              # and what the one sentence says; first the issue's list
+    (no_conf_file, r"cannot open the conf file \S+/conf: No such file"),
+    (empty_conf_file, r"conf file \S+/conf: it is empty"),
+    (conf_file_of_one_line, r"conf file \S+/conf: line 2"),
+    (folder_that_cannot_be_made, r"/file/keyring.*Not a directory"),
+    (data_file_of_0_bytes, r"data file \S+/data is empty \(0 bytes\)"),
+    (bad_credentials, r"UnrecognizedClientException"),
+    (unknown_key, r"NotFoundException"),
+    (damaged_data_file, r"data file \S+/data is damaged at byte 80"),
+]
+MORE_FAULTS = [
+    (conf_file_with_a_blank_in_the_secret, r"conf file \S+/conf: line 2"),
+    (bad_secret, r"InvalidSignatureException"),
+    (unknown_alias, r"NotFoundException"),
+    (opening_is_denied, r"refused Decrypt \(AccessDeniedException"),
+    (data_file_cut_short, r"data file \S+/data is damaged at byte \d+"),
+    (data_file_of_another_kind, r"not a data file of keyring_aws"),
+    (data_file_that_is_a_link, r"/data\b.*link"),
+    (data_file_that_is_a_folder, r"/data is not a"),
+    (endpoint_without_tls, r"endpoint"),
+    (odd_region, r"region"),
+]
+
+
+@pytest.fixture(scope="module", name="data_folder")
+def keep_data_folder():
+    """A server with a key in its keyring, shut down."""
+    with Stage() as stage:
+        stage.start(NO_SCHEMA)
+        stage.install_functions()
+        assert stage.generate("kept") == 1
+        assert stage.db.stop() == 0
+        stage.good = stage.data.read_bytes()
+        yield stage
+
+
+@pytest.fixture(name="spoilable")
+def mended_stage(data_folder):
+    yield data_folder
+    data_folder.db.kill()
+    data_folder.write_conf()
+    for path in data_folder.data.parent.iterdir():
+        path.rmdir() if path.is_dir() else path.unlink()
+    data_folder.data.touch(0o600)
+    data_folder.data.write_bytes(data_folder.good)
+
+
+def remains(stage: Stage) -> dict:
+    """Names and contents of what lies beside the data file, but for locks."""
+    return {path.name: path.read_bytes() if path.is_file() else None
+            for path in stage.data.parent.iterdir() if path.suffix != ".lock"}
+
+
+def check_one_sentence(log: str, sentence: str) -> None:
+    (line,) = said("ERROR", log)
+    assert line.startswith("cannot start: ") and re.search(sentence, line)
+    assert SECRET not in log and SECRET[::-1] not in log
+    assert "Plugin 'keyring_aws' init function returned error" in log
+
+
+@pytest.mark.parametrize("spoil, sentence", FAULTS, ids=lambda each: getattr(each, "__name__", ""))
+def test_the_server_starts_without_the_plugin(spoilable, spoil, sentence):
+    settings, before = spoil(spoilable) or {}, remains(spoilable)
+    spoilable.start(NO_SCHEMA, **settings)
+    check_one_sentence(spoilable.db.log(), sentence)
+    assert not spoilable.loaded()
+    assert "is not loaded" in spoilable.refused("SELECT keyring_aws_rotate_keys()")[1]
+    assert spoilable.fetch("kept") is None and remains(spoilable) == before
+
+
+@pytest.mark.parametrize("spoil, sentence", FAULTS + MORE_FAULTS,
+                         ids=lambda each: getattr(each, "__name__", ""))
+def test_the_server_aborts_if_the_plugin_is_forced(spoilable, spoil, sentence):
+    settings, before = spoil(spoilable) or {}, remains(spoilable)
+    run = spoilable.db.run_once(*spoilable.options(NO_SCHEMA, "--keyring-aws=FORCE", **settings))
+    assert run.returncode == 1 and "Failed to initialize early plugins" in run.stdout
+    check_one_sentence(run.stdout, sentence)
+    assert remains(spoilable) == before
+
+
+def test_the_unspoilt_server_starts(spoilable):
+    """Or the tests above would prove nothing."""
+    spoilable.start(NO_SCHEMA, "--keyring-aws=FORCE")
+    assert not spoilable.said("ERROR") and not spoilable.said("Warning")
+    assert spoilable.fetch("kept") == spoilable.plain("kept")
+
+
+# ---- what it starts with all the same -----------------------------------------------------------
+
+OUTAGES = {
+    "unreachable": lambda kms: kms.stop(),
+    "throttling": lambda kms: kms.fault("*", "throttle", times=0),
+    "500": lambda kms: kms.fault("*", "error", times=0, type="KMSInternalException", status=500),
+    "503 HTML": lambda kms: kms.fault("*", "reply", times=0, status=503, body="html"),
+    "reset": lambda kms: kms.fault("*", "reset", times=0, where="accept"),
+    "black hole": lambda kms: kms.fault("*", "black_hole", times=0, where="accept"),
+}
+
+
+def check_recovery(stage: Stage, name: str) -> None:
+    """The plugin has warned; with KMS back it works."""
+    assert stage.loaded() and not stage.said("ERROR")
+    assert [line for line in stage.said("Warning") if line.startswith("starting without KMS: ")]
+    assert stage.generate(name) is None and len(stage.said("ERROR")) == 1
+    stage.kms.clear_faults()
+    if stage.kms.listener is None:
+        stage.kms.start()
+    assert stage.generate(name) == 1 and stage.fetch(name) == stage.plain(name)
+    assert stage.fetch("kept") == stage.plain("kept")
+
+
+@pytest.mark.parametrize("outage", ["unreachable", "throttling", "500"])
+def test_the_server_starts_without_kms_and_works_with_it(spoilable, outage):
+    OUTAGES[outage](spoilable.kms)
+    spoilable.start(NO_SCHEMA, "--keyring-aws=FORCE")
+    check_recovery(spoilable, outage)
+
+
+def test_the_plugin_is_installed_without_kms_and_works_with_it(spoilable):
+    """Any outage, met by a plugin that starts in a server which runs."""
+    spoilable.start(NO_SCHEMA, timeout=1500)
+    for outage, begin in OUTAGES.items():
+        spoilable.uninstall()
+        begin(spoilable.kms)
+        spoilable.mark()
+        spoilable.install()
+        check_recovery(spoilable, f"again: {outage}")
+    spoilable.uninstall()               # and with it its row in mysql.plugin
+
+
+def test_files_are_made_for_their_owner_alone(stage):
+    stage.start(NO_SCHEMA)
+    made = " ".join(stage.said("Warning"))
+    assert f"made the folder {stage.data.parent}" in made
+    assert f"there was no data file {stage.data}" in made
+    assert "chmod" not in made and "SSLKEYLOGFILE" not in made
+    assert stage.data.parent.stat().st_mode & 0o777 == 0o750
+    assert stage.data.stat().st_mode & 0o777 == 0o600
+    assert not stage.entries()
+    stage.conf.chmod(0o644)
+    stage.restart(NO_SCHEMA, env={"SSLKEYLOGFILE": str(stage.db.folder / "keylog")})
+    warned = stage.said("Warning")
+    assert [line for line in warned if f"{stage.conf} may be read by others" in line]
+    assert [line for line in warned if "SSLKEYLOGFILE" in line]
+
+
+def test_functions_do_not_need_the_plugin_to_be_refused(spoilable):
+    """CREATE FUNCTION has mapped the library, but no plugin was ever loaded from it."""
+    spoilable.db.start(*QUICK, NO_SCHEMA)
+    for name in FUNCTIONS:
+        number, text = spoilable.refused(f"SELECT {name}()")
+        assert number == 1123 and "plugin keyring_aws is not loaded" in text
+    spoilable.mark()
+    number, text = spoilable.refused("INSTALL PLUGIN keyring_aws SONAME 'keyring_aws.so'")
+    assert number == 1123 and "initialization function failed" in text
+    (line,) = spoilable.said("ERROR")
+    assert "/var/lib/mysql-keyring/keyring_aws_conf" in line            # the default
+
+
+def test_a_rotation_outlives_the_plugin_and_holds_up_the_server(stage):
+    """UNINSTALL does not wait for it, INSTALL does, and so does a shutdown."""
+    stage.start(NO_SCHEMA)
+    stage.install_functions()
+    for number in range(20):
+        stage.generate(f"key-{number}")
+    stage.kms.set(latency_ms=500)
+    for end in (stage.install, stage.db.stop):
+        before = stage.entries()
+        with ThreadPoolExecutor(1) as pool:
+            asked = stage.kms.count("ReEncrypt")
+            rotation = pool.submit(stage.one, "SELECT keyring_aws_rotate_keys()")
+            wait_for(lambda: stage.kms.count("ReEncrypt") > asked)
+            stage.sql("UNINSTALL PLUGIN keyring_aws")
+            assert not rotation.done()
+            end()
+            assert rotation.result(1) == 1
+        assert not set(stage.entries().values()) & set(before.values())
+    assert stage.db.process.returncode == 0 and not stage.said("ERROR")
+
+
+# ---- credentials --------------------------------------------------------------------------------
+
+def signed_by(stage: Stage) -> str:
+    return stage.kms.log()["requests"][-1]["access_key_id"]
+
+
+def test_new_credentials_by_installing_again(stage):
+    """As the manual has it, with an encrypted table in use all the time; and a restart after it,
+    with the row that this leaves in mysql.plugin."""
+    stage.start(NO_SCHEMA)
+    stage.install_functions()
+    stage.sql("CREATE DATABASE d")
+    stage.sql("CREATE TABLE d.t (n INT PRIMARY KEY, text VARCHAR(50)) ENCRYPTION = 'Y'")
+    stage.generate("old")
+    with busy_table(stage, "d.t") as written:
+        stage.kms.add_user("AKIDNEW", "new-secret", ACCOUNT)
+        stage.write_conf("AKIDNEW", "new-secret")
+        stage.sql("UNINSTALL PLUGIN keyring_aws")
+        stage.sql("INSTALL PLUGIN keyring_aws SONAME 'keyring_aws.so'")
+        stage.kms.remove_user(ACCESS_KEY_ID)
+        assert stage.generate("new") == 1 and signed_by(stage) == "AKIDNEW"
+        assert stage.fetch("old") == stage.plain("old")
+        stage.sql("ALTER INSTANCE ROTATE INNODB MASTER KEY")
+        for name in FUNCTIONS:
+            assert stage.one(f"SELECT {name}()") == 1
+    assert not stage.said("ERROR")
+    stage.restart(NO_SCHEMA)
+    assert stage.sql("SELECT dl FROM mysql.plugin WHERE name = 'keyring_aws'")
+    assert stage.loaded() and not stage.said("ERROR")
+    assert stage.one("SELECT COUNT(*) FROM d.t") == len(written) > 0
+    assert stage.fetch("new") == stage.plain("new") and signed_by(stage) == "AKIDNEW"
+
+
+@contextlib.contextmanager
+def busy_table(stage: Stage, table: str):
+    """A thread writes to a table and reads from it; yields the rows written."""
+    written, done, errors = [], threading.Event(), []
+
+    def write() -> None:
+        try:
+            with cursor(stage) as session:
+                while not done.is_set():
+                    row = (len(written), f"row {len(written)}")
+                    session.execute(f"INSERT INTO {table} VALUES (%s, %s)", row)
+                    written.append(row)
+                    session.execute(f"SELECT * FROM {table} WHERE n = %s", (row[0],))
+                    assert session.fetchall() == (row,)
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield written
+    finally:
+        done.set()
+        thread.join()
+    assert not errors
+
+
+def test_new_credentials_are_found_when_aws_refuses_the_old(stage):
+    stage.start(NO_SCHEMA)
+    stage.install_functions()
+    stage.generate("kept")
+    kms = stage.kms
+    kms.add_user("AKIDNEW", "new-secret", ACCOUNT)
+    kms.remove_user(ACCESS_KEY_ID)
+    assert stage.generate("refused") is None            # nothing newer is there
+    assert "UnrecognizedClientException" in stage.said("ERROR")[0]
+    stage.conf.write_text("AKIDNEW\n")                  # half written: the old ones stay
+    stage.mark()
+    assert stage.fetch("kept") is None
+    assert [line for line in stage.said("Warning") if "line 2" in line]
+    stage.write_conf("AKIDNEW", "new-secret")
+    stage.mark()
+    assert stage.fetch("kept") == stage.plain("kept") and signed_by(stage) == "AKIDNEW"
+    assert [line for line in stage.said("Note") if "newer ones" in line]
+    asked = kms.count()
+    assert stage.generate("later") == 1 and kms.count() == asked + 1    # known from now on
+
+    kms.add_user("AKIDNEW", "new-secret", ACCOUNT, token="T1", token_expires=time.time() - 1)
+    kms.add_user("AKIDSESSION", "its-secret", ACCOUNT, token="T2")
+    stage.conf.write_text("AKIDSESSION\nits-secret\nT2\n")
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1 and signed_by(stage) == "AKIDSESSION"
+    assert "secret" not in " ".join(stage.said("ERROR") + stage.said("Note"))
+
+
+# ---- settings that were persisted ---------------------------------------------------------------
+
+def test_a_foreign_key_cannot_be_persisted_into_use(stage):
+    """SET PERSIST_ONLY asks nobody; the server sets what it says when it has started."""
+    foreign = stage.kms.add_key("us-east-1", OTHER_ACCOUNT, shared_with=(ACCOUNT,))
+    empty = stage.db.folder / "my.cnf"
+    empty.touch()
+    options = stage.db._options()       # --no-defaults would leave persisted settings alone, too
+    stage.db._options = lambda: [f"--defaults-file={empty}", *options[1:]]
+    stage.start(NO_SCHEMA)
+    stage.install_functions()
+    stage.generate("ours")
+    stage.sql("SET PERSIST_ONLY keyring_aws_cmk_id = %s", (foreign,))
+    for settings in ({}, {"cmk_id": None}):
+        stage.restart(NO_SCHEMA, **settings)
+        assert [line for line in stage.said("ERROR") if "trusted accounts" in line]
+        with contextlib.suppress(Exception):            # without cmk_id it has none to seal with
+            stage.sql("SELECT keyring_aws_rotate_keys()")
+        assert stage.entries()["ours", ROOT].arn == KEY_ARN
+        assert stage.fetch("ours") == stage.plain("ours")
+    assert (stage.db.data / "mysqld-auto.cnf").exists()
+    assert len(read_data_file(stage.data).entries) == 1

@@ -1,0 +1,966 @@
+"""The fault table: what can go wrong between us and KMS, times each operation.
+
+Each cell injects one fault, does one operation, and wants: the right status, the right words,
+no more requests and no more time than are due, on failure the data file and the listing as they
+were, and the next operation, with the fault gone, to succeed on the same ring.
+
+The faults hit the operation's main action; what comes before it is answered well.
+"""
+
+import contextlib
+import dataclasses
+import json
+import re
+import select
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from typing import Callable
+
+import pytest
+
+import kms_emulator as emu
+from conftest import LONG, write_conf
+from driver import Driver
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, KEY_ID, OTHER_ACCOUNT, REGION, SECRET
+
+LONG_MS = 4000                      # the time budget of a KMS call: nobody should need it
+SHORT_MS = 300                      # where it is to run out
+MARGIN_MS = 500                     # for a loaded machine
+HOUR = 3600
+TRIES = 3
+
+
+# ---- operations -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    name: str
+    command: tuple
+    action: str                     # the main one
+    calls: int                      # KMS calls on its way, each with a budget of its own
+    member: str                     # what its reply must hold
+    after: int = 0                  # so many of the main action are answered well
+
+
+NEW = ("new \xe9", "somebody")
+MAKE = "GenerateDataKeyWithoutPlaintext"
+OPS = (Op("check", ("check",), MAKE, 2, "CiphertextBlob"),
+       Op("prove", ("check",), "Decrypt", 2, ""),           # the other half of a check
+       Op("generate", ("generate", *NEW, "AES", 32), MAKE, 1, "CiphertextBlob"),
+       Op("store", ("store", *NEW, "SECRET", b"\0plain\xff"), "Encrypt", 1, "CiphertextBlob"),
+       Op("fetch", ("fetch", "a", None), "Decrypt", 1, "Plaintext"),
+       Op("rewrap", ("rewrap",), "ReEncrypt", 3, "CiphertextBlob"),
+       Op("rotate", ("rotate",), "RotateKeyOnDemand", 3, "KeyId"))
+LATE_OPS = (Op("rewrap, first look", ("rewrap",), MAKE, 1, "CiphertextBlob"),
+            Op("rewrap, last key", ("rewrap",), "ReEncrypt", 4, "CiphertextBlob", after=2),
+            Op("rotate, first look", ("rotate",), MAKE, 1, "CiphertextBlob"))
+NAMES = tuple(op.name for op in OPS)
+REPLIES = tuple(each for each in NAMES if each != "prove")      # those with a reply to look into
+ONCE = tuple(each for each in NAMES if each != "rewrap")        # the main action, if all is well
+SEALS = ("check", "generate", "store", "rewrap")
+
+
+# ---- the world of the table ---------------------------------------------------------------------
+
+
+class World:
+    """One emulator, one ring with three keys; `lib`, on `file`, does what is to be tested."""
+
+    def __init__(self, folder, certs, program):
+        self.folder, self.certs, self.program, self.dirty = folder, certs, program, False
+        self.conf = write_conf(folder / "conf", ACCESS_KEY_ID, SECRET)
+        self.emulator = emu.Emulator(certs.good.cert, certs.good.key).start()
+        self.emulator.set(rotation_ms=0)
+        self.main_file = self.file = folder / "data"
+        self.main = self.lib = self.open(self.file)
+        for name in "abc":
+            self.lib.ok("generate", name, None, "AES", 32)
+
+    def open(self, data, env=None, **settings) -> Driver:
+        lib = Driver(self.program, env)
+        answer = lib.open(**{"data_file": data, "conf_file": self.conf, "kms_key_id": KEY_ARN,
+                             "endpoint": self.emulator.url, "ca_file": self.certs.ca,
+                             "timeout_ms": LONG_MS, "connect_timeout_ms": LONG_MS,
+                             "rewrap_parallel": 2, **settings})
+        assert answer.status == "OK", answer
+        return lib
+
+    @contextlib.contextmanager
+    def another(self, env=None, **settings):
+        """Within it, `lib` is a process of its own, on a copy of the file."""
+        self.file = self.folder / "copy"
+        shutil.copyfile(self.main_file, self.file)
+        self.file.chmod(0o600)
+        self.lib = self.open(self.file, env, **settings)
+        try:
+            yield
+        finally:
+            self.lib.stop()
+            self.lib, self.file = self.main, self.main_file
+
+    @contextlib.contextmanager
+    def served(self, context):
+        """Within it, the emulator speaks TLS as the context does; None: not at all."""
+        good = self.emulator.tls
+        self.restart(context)
+        try:
+            yield
+        finally:
+            self.restart(good)
+
+    def restart(self, context) -> None:
+        self.emulator.stop()
+        self.emulator.tls = context
+        self.emulator.start()
+
+    def close(self) -> None:
+        self.main.stop()
+        self.lib.stop()
+        self.emulator.stop()
+
+
+# ---- faults -------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Fault:
+    """A row.  `inject` may return a context manager, within which the fault is there."""
+    name: str
+    inject: Callable                # of (world, op)
+    status: str                     # "OK" is possible, too
+    words: str = ""                 # a pattern in the error's text
+    requests: int = None            # for the main action, that reach KMS
+    ops: tuple = NAMES
+    budget_ms: int = LONG_MS
+    connect_ms: int = LONG_MS
+    limit_ms: int = 0               # how long it may take, if not budget_ms
+    aws: str = None
+    http: int = None
+
+
+def on(what: str, times: int = 0, **options) -> Callable:
+    """A fault of the main action; at "accept", of every connection."""
+    def inject(world, op):
+        action, after = ("*", 0) if options.get("where") == "accept" else (op.action, op.after)
+        world.emulator.fault(action, what, times=times, after=after, **options)
+    return inject
+
+
+def reply(status: int, body="", **headers) -> Callable:
+    """A reply of the server's, or of whatever stands in its place."""
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    return on("reply", status=status, body=body, headers=headers)
+
+
+def kms_error(kind: str, status: int = 400, **more) -> Callable:
+    return on("error", type=kind, status=status, message="Because.", **more)
+
+
+def edit(**members) -> Callable:
+    """Other members in a good reply; MEMBER stands for the operation's own."""
+    def inject(world, op):
+        changes = {key: [op.member if each == "MEMBER" else each for each in value]
+                   if isinstance(value, list) else
+                   {op.member if name == "MEMBER" else name: each for name, each in value.items()}
+                   if isinstance(value, dict) else value for key, value in members.items()}
+        world.emulator.fault(op.action, "edit", times=0, after=op.after, **changes)
+    return inject
+
+
+def network(name: str, inject, words: str = "", requests=TRIES, **more) -> Fault:
+    """No reply came: tried three times, but for a rotation."""
+    return Fault(name, inject, "NETWORK", "cannot reach AWS KMS.*" + words, requests, http=0,
+                 **more)
+
+
+def hang(name: str, inject, requests=1, **more) -> Fault:
+    """No reply in time."""
+    return network(name, inject, "(?i:time)", requests, budget_ms=SHORT_MS, **more)
+
+
+def no_sense(name: str, inject, words: str, ops=REPLIES, **more) -> Fault:
+    """A reply that cannot be KMS's: nothing to try again."""
+    return Fault(name, inject, "REPLY", "makes no sense.*" + words, 1, ops, **more)
+
+
+# -- the wire
+
+@contextlib.contextmanager
+def refused(world, op):
+    world.emulator.stop()
+    try:
+        yield
+    finally:
+        world.emulator.start()
+
+
+@contextlib.contextmanager
+def full_backlog(world, op):
+    """A port that drops the SYNs: the queue of a listener that accepts nobody is full."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        time.sleep(0.05)
+        port = listener.getsockname()[1]
+        with world.another(endpoint=f"https://127.0.0.1:{port}"):
+            yield
+
+
+@contextlib.contextmanager
+def connect_timeout(world, op):
+    """A server that accepts and says nothing: the connection's own, shorter limit counts."""
+    with world.another():
+        world.emulator.fault("*", "black_hole", times=0, where="accept")
+        yield
+
+
+@contextlib.contextmanager
+def kept_and_closed(world, op):
+    """The server closes the connection after a reply, and we know only when we send again."""
+    with world.another():
+        world.emulator.fault("Decrypt", "close")
+        world.lib.ok("check")
+        world.emulator.reset_log()
+        yield
+
+
+def kept_and_then(what: str) -> Callable:
+    """The kept connection dies when the next request arrives on it; a fresh one is good."""
+    @contextlib.contextmanager
+    def inject(world, op):
+        with world.another():
+            world.lib.ok("check")
+            world.emulator.reset_log()
+            world.emulator.fault("*", what, where="accept")
+            yield
+    return inject
+
+
+# -- TLS, plain HTTP, and who else may answer
+
+def tls(name: str, tls_max=None) -> Callable:
+    def inject(world, op):
+        pair = expired_ca(world) if name == "expired_ca" else getattr(world.certs, name)
+        return world.served(emu.tls_context(pair.cert, pair.key, tls_max))
+    return inject
+
+
+def expired_ca(world):
+    """A good certificate of a CA whose own has expired; made once."""
+    folder = world.folder / "expired_ca"
+    pair = type(world.certs.good)(folder / "chain.crt", folder / "server.key")
+    if pair.cert.exists():
+        return pair
+    folder.mkdir()
+    conf = folder / "conf"
+    conf.write_text(f"[ca]\ndefault_ca=it\n[it]\ndatabase={folder}/index\nnew_certs_dir={folder}\n"
+                    f"serial={folder}/serial\n"
+                    "default_md=sha256\npolicy=any\ncopy_extensions=copy\nunique_subject=no\n"
+                    "[any]\ncommonName=supplied\n[req]\ndistinguished_name=name\n[name]\n")
+    (folder / "index").touch()
+
+    def openssl(*args):
+        subprocess.run(["openssl", *map(str, args)], check=True, capture_output=True)
+
+    def sign(name, first, last, extra, *how):
+        openssl("req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                "-config", conf, "-subj", f"/CN={name}", "-keyout", folder / f"{name}.key",
+                "-out", folder / f"{name}.csr", *(["-addext", extra] if extra else []))
+        openssl("ca", "-batch", "-notext", "-rand_serial", "-config", conf, "-in",
+                folder / f"{name}.csr", "-out", folder / f"{name}.crt", "-startdate", first,
+                "-enddate", last, *how)
+
+    sign("ca", "200101000000Z", "210101000000Z", "basicConstraints=critical,CA:TRUE",
+         "-selfsign", "-keyfile", folder / "ca.key")
+    sign("server", "200101000000Z", "491231000000Z", "subjectAltName=IP:127.0.0.1",
+         "-cert", folder / "ca.crt", "-keyfile", folder / "ca.key")
+    pair.cert.write_text((folder / "server.crt").read_text() + (folder / "ca.crt").read_text())
+    return pair
+
+
+@contextlib.contextmanager
+def trusting_an_expired_ca(world, op):
+    """Our own ca_file is the expired one."""
+    pair = expired_ca(world)
+    with world.served(emu.tls_context(pair.cert, pair.key, None)):
+        with world.another(ca_file=pair.cert.with_name("ca.crt")):
+            yield
+
+
+def waiting(world, op):
+    """It takes our hello for the beginning of a request."""
+    return world.served(None)
+
+
+@contextlib.contextmanager
+def plain_http(world, op):
+    with Canned(HTTP_400) as server:
+        with world.another(endpoint=f"https://127.0.0.1:{server.port}"):
+            yield
+
+
+@contextlib.contextmanager
+def tls_where_plain_is_asked(world, op):
+    with world.another(endpoint=f"http://127.0.0.1:{world.emulator.port}"):
+        yield
+
+
+class Canned:
+    """A TCP server that says the same to everybody, after having heard something."""
+
+    def __init__(self, *says: bytes, tls_pair=None, port: int = 0):
+        self.says, self.heard, self.connections = says, b"", 0
+        self.tls = emu.tls_context(*tls_pair, None) if tls_pair else None
+        self.listener = socket.create_server(("127.0.0.1", port))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    def serve(self) -> None:
+        while True:
+            try:
+                sock, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self.talk, args=(sock,), daemon=True).start()
+
+    def talk(self, sock) -> None:
+        sock.settimeout(5)
+        with contextlib.suppress(OSError):
+            if self.tls:
+                sock = self.tls.wrap_socket(sock, server_side=True)
+            self.answer(sock)
+        with contextlib.suppress(OSError):
+            sock.close()
+
+    def answer(self, sock) -> None:
+        self.heard += sock.recv(65536)
+        for each in self.says:
+            sock.sendall(each)
+            time.sleep(0.01)
+        sock.settimeout(0.3)                # what is still to come must not become an RST
+        with contextlib.suppress(OSError):
+            while sock.recv(65536):
+                pass
+
+    def __enter__(self) -> "Canned":
+        return self
+
+    def __exit__(self, *_) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+class Proxy(Canned):
+    """A proxy that does its job: CONNECT, then bytes both ways."""
+
+    def answer(self, sock) -> None:
+        head = sock.recv(65536)
+        self.heard += head
+        host, port = head.split()[1].rsplit(b":", 1)
+        with socket.create_connection((host.decode(), int(port))) as other:
+            sock.sendall(b"HTTP/1.1 200 Connection established\r\nx-amzn-RequestId: proxy\r\n\r\n")
+            ends = {sock: other, other: sock}
+            while True:
+                for each in select.select(list(ends), [], [])[0]:
+                    data = each.recv(65536)
+                    if not data:
+                        return
+                    ends[each].sendall(data)
+
+
+def says(*what: bytes) -> Callable:
+    """Somebody with a good certificate in KMS's place."""
+    @contextlib.contextmanager
+    def inject(world, op):
+        with Canned(*what, tls_pair=world.certs.good) as server, \
+                world.another(endpoint=f"https://127.0.0.1:{server.port}"):
+            yield
+    return inject
+
+
+def proxy(*what: bytes, kind=Canned) -> Callable:
+    @contextlib.contextmanager
+    def inject(world, op):
+        with kind(*what) as server:
+            with world.another({"https_proxy": f"http://127.0.0.1:{server.port}"}):
+                yield
+        assert server.heard.startswith(b"CONNECT 127.0.0.1:") and b"AWS4" not in server.heard
+    return inject
+
+
+@contextlib.contextmanager
+def proxy_refused(world, op):
+    with socket.socket() as nobody:             # bound, but it does not listen
+        nobody.bind(("127.0.0.1", 0))
+        address = "http://127.0.0.1:%d" % nobody.getsockname()[1]
+        with world.another({"https_proxy": address}):
+            yield
+
+
+@contextlib.contextmanager
+def no_such_host(world, op):
+    with world.another(endpoint="https://kms.us-east-1.invalid"):
+        yield
+
+
+@contextlib.contextmanager
+def redirected(world, op, status=301):
+    """Where it points to, nobody may ask."""
+    with Canned(tls_pair=world.certs.good) as elsewhere:
+        target = f"https://127.0.0.1:{elsewhere.port}/"
+        reply(status, "", Location=target)(world, op)
+        yield
+        assert elsewhere.connections == 0
+
+
+def redirected_307(world, op):
+    return redirected(world, op, 307)
+
+
+HTTP_400 = (b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/x-amz-json-1.1\r\n"
+            b"Content-Length: 35\r\n\r\n" + b'{"__type":"AccessDeniedException"}\n')
+HTTP_1_0 = b"HTTP/1.0 200 OK\r\n\r\n<html>hello</html>"
+INFORMED = b"HTTP/1.1 100 Continue\r\nx-amzn-RequestId: no\r\n\r\n" + HTTP_400
+HUGE_HEAD = b"HTTP/1.1 200 OK\r\n" + b"X-Padding: " + b"x" * 400000 + b"\r\n\r\n"
+LONG_ID = HTTP_400.replace(b"Content-Type:", b"x-amzn-RequestId: " + b"i" * 5000 + b"\r\nX:")
+BANNER = b"SSH-2.0-OpenSSH_9.2p1\r\n"
+PROXY_407 = (b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\n"
+             b"Content-Length: 0\r\n\r\n")
+PROXY_502 = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\nsad\n"
+
+
+# -- the clock and the credentials
+
+@contextlib.contextmanager
+def clock(world, op, offset):
+    with world.another():
+        world.emulator.set(clock_offset=offset)
+        try:
+            yield
+            assert len(world.lib.said("this machine's clock", 1)) == 1
+        finally:
+            world.emulator.set(clock_offset=0)
+
+
+def clock_fast(world, op):
+    return clock(world, op, -5 * HOUR)
+
+
+def clock_slow(world, op):
+    return clock(world, op, 5 * HOUR)
+
+
+def skewed(kind: str, date, status: int = 400) -> Callable:
+    """A refusal of the signature, with that Date or, for a number, that many seconds off."""
+    def inject(world, op):
+        when = date
+        if isinstance(date, (int, float)):
+            when = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + date))
+        reply(status, json.dumps({"__type": kind}), Date=when)(world, op)
+    return inject
+
+
+@contextlib.contextmanager
+def token_expired(world, op):
+    """Between two calls; then the conf file gets a new one, which is found without more ado."""
+    users, now = world.emulator, time.time()
+    users.add_user("ASIA1", "s1", ACCOUNT, token="first/token", token_expires=now + 1000)
+    write_conf(world.conf, "ASIA1", "s1", "first/token")
+    world.lib.ok("reload_creds")
+    world.lib.ok("check")
+    users.add_user("ASIA1", "s1", ACCOUNT, token="first/token", token_expires=now - 1)
+    users.reset_log()
+    try:
+        yield
+    finally:
+        write_conf(world.conf, ACCESS_KEY_ID, SECRET)
+
+
+@contextlib.contextmanager
+def token_renewed(world, op):
+    """As above, but the new one is there in time."""
+    with token_expired(world, op):
+        world.emulator.add_user("ASIA2", "s2", ACCOUNT, token="second/token")
+        write_conf(world.conf, "ASIA2", "s2", "second/token")
+        yield
+        world.emulator.remove_user("ASIA2")
+
+
+@contextlib.contextmanager
+def user(world, op, **changes):
+    world.emulator.add_user(ACCESS_KEY_ID, **{"secret": SECRET, "account": ACCOUNT, **changes})
+    try:
+        yield
+    finally:
+        world.emulator.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT)
+
+
+@contextlib.contextmanager
+def no_such_user(world, op):
+    world.emulator.remove_user(ACCESS_KEY_ID)
+    try:
+        yield
+    finally:
+        world.emulator.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT)
+
+
+def wrong_secret(world, op):
+    return user(world, op, secret="another")
+
+
+def not_allowed(world, op):
+    return user(world, op, denied=["*"])
+
+
+@contextlib.contextmanager
+def kms_key(world, op, **changes):
+    world.emulator.set_key(KEY_ARN, **changes)
+    try:
+        yield
+    finally:
+        world.emulator.set_key(KEY_ARN, state="Enabled", usage="ENCRYPT_DECRYPT")
+
+
+def key_in(state: str) -> Callable:
+    return lambda world, op: kms_key(world, op, state=state)
+
+
+@contextlib.contextmanager
+def key_gone(world, op):
+    keys = dict(world.emulator.keys)
+    world.emulator.remove_key(KEY_ARN)
+    try:
+        yield
+    finally:
+        world.emulator.keys = keys
+
+
+@contextlib.contextmanager
+def rotated_for_good(world, op):
+    materials = world.emulator.key(KEY_ARN).materials
+    materials.rotations = 25
+    try:
+        yield
+    finally:
+        materials.rotations = 0
+
+
+# -- the rows
+
+OTHER_KEY = KEY_ARN.replace("1111-2222", "1111-9999")
+B64 = "QUFBQQ=="
+
+WIRE = [
+    network("refused", refused, "(?i:refused|connect)", requests=0),
+    *(network(f"{what} at {where}", on(what, where=where),
+              requests=0 if where == "accept" else TRIES)
+      for what in ("reset", "cut") for where in ("accept", "request", "status", "headers",
+                                                 "body")),
+    network("done, and the answer lost", on("cut", where="request", perform=True)),
+    Fault("kept connection closed", kept_and_closed, "OK", requests=1),
+    Fault("kept connection reset", kept_and_then("reset"), "OK", requests=1),
+    Fault("kept connection cut", kept_and_then("cut"), "OK", requests=1),
+    hang("black hole before TLS", on("black_hole", where="accept"), requests=0),
+    hang("black hole after the request", on("black_hole")),
+    hang("black hole of SYNs", full_backlog, requests=0, ops=("check", "fetch", "rotate")),
+    network("connect timeout", connect_timeout, "(?i:time)", requests=0, connect_ms=150,
+            limit_ms=3 * 150 + 150),
+    hang("slow headers", on("slow_headers", each_ms=30)),
+    hang("slow body", on("slow_body", each_ms=60)),
+    hang("too slow", on("latency", ms=1000)),
+    Fault("slow, but in time", on("latency", ms=150), "OK", requests=1, ops=ONCE),
+    hang("Content-Length too long", on("headers", set={"Content-Length": 9999}), ops=REPLIES),
+    no_sense("Content-Length too short", on("headers", set={"Content-Length": 20}), ""),
+    Fault("chunked", on("chunked"), "OK", requests=1, ops=ONCE),
+    no_sense("gzip", on("gzip"), ""),
+]
+
+TLS = [
+    network("certificate of another name", tls("wrong_name"), "127.0.0.1", 0),
+    network("certificate expired", tls("expired"), "expired", 0),
+    network("certificate of an unknown CA", tls("unknown_ca"), "(?i:certificate)", 0),
+    network("CA expired, and sent along", tls("expired_ca"), "(?i:certificate|expired)", 0),
+    network("CA expired, and trusted", trusting_an_expired_ca, "expired", 0,
+            ops=("check", "fetch", "rotate")),
+    network("TLS 1.1 only", tls("good", "TLSv1_1"), "(?i:version|protocol|TLS|SSL)", 0),
+    hang("a server that waits where TLS is asked", waiting, requests=0),
+    network("plain HTTP where TLS is asked", plain_http, "(?i:SSL|TLS|version)", 0),
+    network("TLS where plain HTTP is asked", tls_where_plain_is_asked, "", 0),
+    network("no such host", no_such_host, "(?i:resolve|resolving)", 0, budget_ms=SHORT_MS),
+    network("proxy refuses", proxy_refused, "(?i:connect)", 0),
+    network("proxy wants a password", proxy(PROXY_407), "407", 0),
+    network("proxy finds nobody", proxy(PROXY_502), "502", 0),
+    network("proxy hangs up", proxy(), "", 0),
+    Fault("proxy works", proxy(kind=Proxy), "OK", requests=1, ops=ONCE),
+    network("another protocol", says(BANNER), "", 0),
+    network("endless headers", says(HUGE_HEAD), "", 0),
+    Fault("HTTP 1.0 and HTML", says(HTTP_1_0), "REPLY", "makes no sense", http=200),
+    Fault("100 Continue, then a refusal", says(INFORMED), "DENIED", "request id none",
+          aws="AccessDeniedException", http=400),
+    Fault("endless request id", says(LONG_ID), "DENIED", "request id i{40,63}", http=400,
+          aws="AccessDeniedException"),
+]
+
+DENY = '{"__type":"AccessDeniedException","Message":"No."}'
+HTML = "<html><h1>Bad day</h1></html>"
+HTTP = [
+    Fault("301", redirected, "REPLY", "redirects are not followed", 1, http=301),
+    Fault("307", redirected_307, "REPLY", "redirects are not followed", 1, http=307),
+    Fault("204", reply(204), "REPLY", "HTTP 204.*is that AWS KMS", 1, http=204),
+    Fault("400 and nothing", reply(400), "REPLY", "no error type, HTTP 400", 1, http=400),
+    Fault("400 and HTML", reply(400, HTML), "REPLY", "no error type", 1, http=400),
+    Fault("401", reply(401), "DENIED", "HTTP 401.*credentials", 1, http=401),
+    Fault("403 with a type", reply(403, DENY), "DENIED", "No[.].*IAM policy", 1, http=403,
+          aws="AccessDeniedException", ops=tuple(each for each in NAMES if each != "store")),
+    Fault("403 without a type", reply(403), "DENIED", "no error type, HTTP 403", 1, http=403),
+    Fault("403 and XML", reply(403, "<Error><Code>SignatureDoesNotMatch</Code></Error>"),
+          "DENIED", "no error type, HTTP 403.*credentials", 1, http=403),
+    Fault("404", reply(404, HTML), "REPLY", "HTTP 404.*is that AWS KMS", 1, http=404),
+    *(Fault(f"{status} with{how} a type", reply(status, body), "SERVICE",
+            f"HTTP {status}.*try again later", TRIES, http=status, aws=aws)
+      for status, how, body, aws in ((500, "out", HTML, ""), (502, "out", "", ""),
+                                     (503, "out", HTML, ""), (504, "out", "", ""),
+                                     (500, "", '{"__type":"OddException"}', "OddException"))),
+    Fault("501", reply(501), "SERVICE", "HTTP 501", 1, http=501),
+    Fault("505", reply(505), "SERVICE", "HTTP 505", 1, http=505),
+    Fault("999", reply(999), "REPLY", "HTTP 999", 1, http=999),
+    no_sense("HTML", reply(200, HTML), "at byte 0", http=200),
+    no_sense("nothing at all", reply(200), "at byte 0", http=200),
+    no_sense("an empty object", reply(200, "{}"), "", http=200),
+    no_sense("an error's body with 200", reply(200, DENY), "", http=200),
+    no_sense("garbage", on("reply", body="garbage"), ""),
+    no_sense("nested", on("reply", body="nested"), ""),
+    no_sense("truncated", on("reply", body="truncated"), ""),
+    no_sense("too long by one", on("reply", size=16385), "longer than 16384"),
+    no_sense("far too long", on("reply", size=3000000), "longer than 16384"),
+    no_sense("far too long, and an error", on("reply", size=3000000, status=400), "longer than",
+             http=400),
+    no_sense("null", reply(200, "null"), ""), no_sense("an array", reply(200, "[{}]"), ""),
+    no_sense("a string", reply(200, '"x"'), ""),
+    no_sense("two objects", reply(200, '{"KeyId":"x"}{}'), "follows the object"),
+    no_sense("a byte order mark", reply(200, "\ufeff{}"), "at byte 0"),
+    no_sense("a NUL", reply(200, '{"KeyId":"\0"}'), ""),
+    no_sense("half a surrogate pair", reply(200, '{"KeyId":"\\ud800"}'), ""),
+    no_sense("a comma too much", reply(200, '{"KeyId":"x",}'), ""),
+    Fault("HTML and a proof", reply(200, HTML), "REPLY", "makes no sense", 1, ("prove",)),
+    Fault("another key's proof", reply(200, json.dumps({"KeyId": OTHER_KEY})), "REPLY",
+          "KeyId is not", 1, ("prove",)),
+]
+
+EDITS = [
+    no_sense("a member missing", edit(drop=["MEMBER"]), ""),
+    no_sense("KeyId missing", edit(drop=["KeyId"]), "KeyId"),
+    no_sense("SourceKeyId missing", edit(drop=["SourceKeyId"]), "SourceKeyId", ("rewrap",)),
+    no_sense("a member twice", edit(duplicate={"MEMBER": B64}), "twice|duplicate"),
+    no_sense("KeyId twice", edit(duplicate={"KeyId": KEY_ARN}), "twice|duplicate"),
+    *(no_sense(f"{what} for a member", edit(set={"MEMBER": value}), "")
+      for what, value in (("a number", 17), ("null", None), ("a list", ["x"]), ("true", True),
+                          ("an object", {"x": 1}), ("nothing", ""))),
+    *(no_sense(f"{what} for KeyId", edit(set={"KeyId": value}), "")
+      for what, value in (("a number", 17), ("null", None), ("nothing", ""))),
+    no_sense("bad base64", edit(set={"MEMBER": "QUFB*UFB"}), "base64|KeyId"),
+    no_sense("base64 without an end", edit(set={"MEMBER": "QUFBQ"}), "base64|KeyId"),
+    no_sense("base64url", edit(set={"MEMBER": "__-_"}), "base64|KeyId"),
+    no_sense("base64 with bits left over", edit(set={"MEMBER": "QUF="}), "base64|KeyId"),
+    no_sense("a blob too long", edit(set={"CiphertextBlob": "QUFB" * 2049}), "too long", SEALS),
+    no_sense("another key", edit(set={"KeyId": OTHER_KEY}), "KeyId"),
+    no_sense("another region's key", edit(set={"KeyId": KEY_ARN.replace(REGION, "eu-west-1")}),
+             "KeyId"),
+    no_sense("another account's key", edit(set={"KeyId": KEY_ARN.replace(
+        ACCOUNT, OTHER_ACCOUNT)}), "KeyId"),
+    no_sense("another partition's key", edit(set={"KeyId": KEY_ARN.replace("aws", "aws-cn")}),
+             "KeyId"),
+    no_sense("an alias's ARN", edit(set={"KeyId": KEY_ARN.replace("key/" + KEY_ID,
+                                                                  "alias/keyring")}), "KeyId"),
+    no_sense("no ARN", edit(set={"KeyId": KEY_ID}), "KeyId", SEALS + ("fetch",)),
+    no_sense("an ARN and more", edit(set={"KeyId": KEY_ARN + "\n"}), "KeyId"),
+    no_sense("a long ARN", edit(set={"KeyId": KEY_ARN + "x" * 300}), "KeyId"),
+    no_sense("another source", edit(set={"SourceKeyId": OTHER_KEY}), "SourceKeyId", ("rewrap",)),
+    Fault("a plaintext too short", edit(plaintext_size=31), "MISMATCH", "another length", 1,
+          ("fetch",)),
+    no_sense("a plaintext too long", edit(plaintext_size=33), "too long", ("fetch",)),
+    no_sense("a plaintext far too long", edit(plaintext_size=4097), "too long", ("fetch",)),
+    Fault("more members", edit(set={"New": {"deep": [1, {"x": None}]}, "Also": 1.5e9}), "OK",
+          requests=1, ops=ONCE),
+    Fault("material not told", edit(drop=["KeyMaterialId"]), "OK", requests=1,
+          ops=("check", "generate", "fetch")),
+]
+
+FEW = ("fetch", "rotate") if not LONG else NAMES        # for what waits, and differs in name only
+LATER, SLOW, FINAL = TRIES, None, 1     # how often it is sent; SLOW: as the time allows
+KMS_ERRORS = [
+    ("KMSInternalException", "SERVICE", LATER), ("DependencyTimeoutException", "SERVICE", LATER),
+    ("KeyUnavailableException", "SERVICE", LATER), ("InternalFailure", "SERVICE", LATER),
+    ("ServiceUnavailable", "SERVICE", LATER), ("RequestTimeoutException", "SERVICE", LATER),
+    ("ThrottlingException", "THROTTLED", SLOW), ("RequestLimitExceeded", "THROTTLED", SLOW),
+    ("TooManyRequestsException", "THROTTLED", SLOW),
+    ("ProvisionedThroughputExceededException", "THROTTLED", SLOW),
+    ("AccessDeniedException", "DENIED", FINAL), ("NotAuthorized", "DENIED", FINAL),
+    ("NotFoundException", "KMS_KEY", FINAL), ("InvalidArnException", "KMS_KEY", FINAL),
+    ("DisabledException", "KMS_KEY", FINAL), ("KMSInvalidStateException", "KMS_KEY", FINAL),
+    ("InvalidKeyUsageException", "KMS_KEY", FINAL),
+    ("UnsupportedOperationException", "KMS_KEY", FINAL),
+    ("InvalidCiphertextException", "MISMATCH", FINAL), ("IncorrectKeyException", "MISMATCH", FINAL),
+    ("ValidationException", "ARGUMENT", FINAL),
+    ("UnrecognizedClientException", "CREDENTIALS", FINAL),
+    ("InvalidClientTokenId", "CREDENTIALS", FINAL), ("ExpiredTokenException", "CREDENTIALS", FINAL),
+    ("InvalidSignatureException", "CREDENTIALS", FINAL),
+    ("SignatureDoesNotMatch", "CREDENTIALS", FINAL),
+    ("RequestTimeTooSkewed", "CREDENTIALS", FINAL),
+    ("IncompleteSignatureException", "CREDENTIALS", FINAL),
+    ("MissingAuthenticationTokenException", "CREDENTIALS", FINAL),
+    ("OptInRequired", "CREDENTIALS", FINAL),
+    ("LimitExceededException", "SERVICE", FINAL), ("ConflictException", "SERVICE", FINAL),
+    ("InvalidGrantTokenException", "SERVICE", FINAL), ("SerializationException", "SERVICE", FINAL),
+    ("UnknownOperationException", "SERVICE", FINAL), ("NobodyKnowsThisYet", "SERVICE", FINAL),
+]
+ERRORS = [
+    *(Fault(kind, kms_error(kind), status, rf"{kind}, HTTP 400", requests, aws=kind, http=400,
+            budget_ms=SHORT_MS if requests is SLOW else LONG_MS,
+            ops=NAMES if requests is FINAL or kind.startswith(("KMS", "Throttl")) else FEW)
+      for kind, status, requests in KMS_ERRORS),
+    Fault("throttling, come back soon", on("throttle", retry_after=20), "THROTTLED",
+          "ThrottlingException", SLOW, FEW, SHORT_MS, aws="ThrottlingException", http=400),
+    Fault("throttling, come back much later", on("throttle", retry_after=30000), "THROTTLED",
+          "ThrottlingException", 1, budget_ms=SHORT_MS, aws="ThrottlingException", http=400),
+    Fault("throttling, nonsense", on("throttle", retry_after="soon"), "THROTTLED",
+          "ThrottlingException", SLOW, FEW, SHORT_MS, aws="ThrottlingException", http=400),
+    Fault("429", reply(429), "THROTTLED", "HTTP 429", SLOW, budget_ms=SHORT_MS, http=429),
+    Fault("throttled once", on("throttle", times=1, retry_after=20), "OK", requests=2,
+          ops=("fetch", "rotate")),
+    Fault("a dry run that was none", kms_error("DryRunOperationException"), "REPLY", "", 1, REPLIES,
+          aws="DryRunOperationException"),
+]
+
+CREDENTIALS = [
+    Fault("clock 5 hours fast", clock_fast, "OK"), Fault("clock 5 hours slow", clock_slow, "OK"),
+    *(Fault(f"signature refused, {what}", skewed("InvalidSignatureException", date), "CREDENTIALS",
+            "this machine's clock", 1, aws="InvalidSignatureException", http=400)
+      for what, date in (("no Date", None), ("Date of 1970", "Thu, 01 Jan 1970 00:00:00 GMT"),
+                         ("Date of 2150", "Thu, 01 Jan 2150 00:00:00 GMT"), ("Date is odd", "soon"),
+                         ("Date is near", 200))),
+    *(Fault(f"{kind}, an hour off, for ever", skewed(kind, HOUR, status),
+            "CREDENTIALS", "clock", 2, aws=kind, http=status)
+      for kind, status in (("InvalidSignatureException", 400), ("RequestTimeTooSkewed", 403),
+                           ("SignatureDoesNotMatch", 403))),
+    Fault("token expired between two calls", token_expired, "CREDENTIALS", "new session token",
+          aws="ExpiredTokenException", http=400),
+    Fault("token expired and renewed", token_renewed, "OK"),
+    Fault("no such access key", no_such_user, "CREDENTIALS", "conf file",
+          aws="UnrecognizedClientException", http=400),
+    Fault("wrong secret", wrong_secret, "CREDENTIALS", "check the credentials",
+          aws="InvalidSignatureException", http=400),
+    Fault("not allowed", not_allowed, "DENIED", "IAM policy", aws="AccessDeniedException", http=400),
+    Fault("KMS key disabled", key_in("Disabled"), "KMS_KEY", "enable the KMS key",
+          aws="DisabledException", http=400),
+    Fault("KMS key to be deleted", key_in("PendingDeletion"), "KMS_KEY", "state of the KMS key",
+          aws="KMSInvalidStateException", http=400),
+    Fault("KMS key gone", key_gone, "KMS_KEY", "check the KMS key's id", aws="NotFoundException"),
+    Fault("KMS key rotated for good", rotated_for_good, "SERVICE", "25 times",
+          1, ops=("rotate",), aws="LimitExceededException", http=400),
+]
+
+TABLE = [*WIRE, *TLS, *HTTP, *EDITS, *ERRORS, *CREDENTIALS]
+CELLS = [pytest.param(fault, op, id=f"{fault.name}-{op.name}") for fault in TABLE for op in OPS
+         if op.name in fault.ops]
+LONG_CELLS = [pytest.param(fault, op, id=f"{fault.name}-{op.name}")
+              for fault in (*WIRE, *HTTP, *ERRORS) for op in LATE_OPS
+              if fault.ops is NAMES and fault.status != "OK"]
+
+
+# ---- the cells ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def worlds():
+    """The world that is in use; a cell that fails leaves another one to its successors."""
+    held = []
+    yield held
+    for world in held:
+        world.close()
+
+
+@pytest.fixture
+def world(worlds, certs, driver_program, tmp_path_factory):
+    if worlds and worlds[0].dirty:
+        worlds.pop().close()
+    if not worlds:
+        worlds.append(World(tmp_path_factory.mktemp("world"), certs, driver_program))
+    world = worlds[0]
+    world.dirty = True
+    world.emulator.clear_faults()
+    world.emulator.key(KEY_ARN).materials.rotations = 0
+    world.emulator.reset_log()
+    yield world
+
+
+def inject(fault: Fault, world: World, op: Op):
+    made = fault.inject(world, op)
+    return made if hasattr(made, "__enter__") else contextlib.nullcontext()
+
+
+def undo(world: World, op: Op) -> None:
+    if op.command[0] in ("generate", "store"):
+        world.lib.ok("remove", *NEW)
+
+
+def look(fault: Fault, op: Op, answer) -> None:
+    """Whether the answer is the one that is due, in time."""
+    assert answer.status == fault.status, answer
+    limit = (fault.limit_ms or fault.budget_ms) + MARGIN_MS * op.calls
+    assert answer.ms < limit, f"{answer.ms} ms, and {limit} are allowed"
+    if fault.status == "OK":
+        assert answer[2:7] == (0, 0, "", "", ""), answer
+        return
+    assert re.search(fault.words, answer.text), answer.text
+    assert answer.text.isascii() and answer.text.isprintable() and len(answer.text) < 512
+    assert SECRET not in answer.text
+    assert fault.aws in (None, answer.aws) and fault.http in (None, answer.http), answer
+
+
+def requests_due(fault: Fault, op: Op) -> range:
+    """How often the main action may have reached KMS."""
+    throttled = fault.status == "THROTTLED" or fault.name == "throttled once"
+    least, most = (0, TRIES) if fault.requests is None else (fault.requests, fault.requests)
+    if least == TRIES:
+        most += 1                       # libcurl's own, where a kept connection was dead
+    if "rewrap" in op.command and op.action == "ReEncrypt":
+        if fault.status == "OK":
+            return range(3, 4 if fault.requests else 7)
+        return range(least + op.after, 2 * most + op.after + 1)     # two keys are under way
+    if op.action == "RotateKeyOnDemand" and not throttled:
+        return range(min(least, 1), 2)                              # never twice
+    return range(least, most + 1)
+
+
+def run_cell(world: World, fault: Fault, op: Op) -> None:
+    with inject(fault, world, op):
+        before, listed, logged = world.file.read_bytes(), world.lib.walk(), len(world.lib.logs)
+        world.lib.ok("use_timeouts", fault.connect_ms, fault.budget_ms)
+        answer = world.lib.call(*op.command)
+        seen = world.emulator.count(op.action)
+        look(fault, op, answer)
+        assert seen in requests_due(fault, op)
+        assert not [line for level, line in world.lib.logs[logged:] if level == 0]
+        if fault.status == "OK":
+            undo(world, op)
+        else:
+            assert world.file.read_bytes() == before and world.lib.walk() == listed
+        world.lib.ok("use_timeouts", LONG_MS, LONG_MS)
+        world.emulator.clear_faults()
+    world.lib.ok(*op.command)           # the next good reply works
+    undo(world, op)
+    world.dirty = False
+
+
+@pytest.mark.parametrize("fault, op", CELLS)
+def test_fault(world, fault, op):
+    run_cell(world, fault, op)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault, op", LONG_CELLS)
+def test_fault_before_or_late(world, fault, op):
+    run_cell(world, fault, op)
+
+
+def test_the_table_is_long_enough():
+    assert len({fault.name for fault in TABLE}) == len(TABLE) >= 40
+    print(f"{len(TABLE)} faults, {len(CELLS)} cells, {len(LONG_CELLS)} more if long")
+
+
+# ---- one fault, and then a good answer ------------------------------------------------------------
+
+
+ONE_FAULT = [("reset", {"where": "request"}), ("cut", {"where": "headers"}),
+             ("reset", {"where": "body"}), ("error", {"type": "KMSInternalException",
+                                                      "status": 500}),
+             ("reply", {"status": 503, "body": "html"}), ("cut", {"where": "request",
+                                                                  "perform": True})]
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op.name != "rotate"], ids=lambda op: op.name)
+@pytest.mark.parametrize("what, options", ONE_FAULT, ids=lambda each: str(each))
+def test_one_transient_fault_is_survived(world, op, what, options):
+    """By trying again; on a kept connection that died, libcurl may have done so before us."""
+    retries = world.lib.stats()["kms_retries"]
+    world.lib.ok(*op.command)
+    undo(world, op)
+    once = world.emulator.count(op.action)
+    world.emulator.fault(op.action, what, times=1, **options)
+    world.lib.ok(*op.command)
+    undo(world, op)
+    assert world.emulator.count(op.action) == 2 * once + 1
+    assert world.lib.stats()["kms_retries"] - retries in ((0, 1) if options.get("where") == "request"
+                                                          else (1,))
+    world.dirty = False
+
+
+@pytest.mark.parametrize("what, options", ONE_FAULT, ids=lambda each: str(each))
+def test_a_look_that_fails_after_a_rotation_is_no_failure(world, what, options):
+    world.emulator.fault(MAKE, what, times=0, after=1, **options)
+    world.lib.ok("rotate")
+    assert world.lib.said("whether it is done could not be seen", 1)
+    assert world.emulator.count("RotateKeyOnDemand") == 1
+    world.emulator.clear_faults()
+    world.lib.ok("check")
+    world.dirty = False
+
+
+# ---- while KMS hangs ------------------------------------------------------------------------------
+
+
+HANGING = {"generate": (("generate", *NEW, "AES", 32), MAKE),
+           "store": (("store", *NEW, "AES", b"x"), "Encrypt"), "fetch": (("fetch", "a", None),
+                                                                         "Decrypt"),
+           "rewrap": (("rewrap",), "ReEncrypt"), "rotate": (("rotate",), "RotateKeyOnDemand"),
+           "check": (("check",), MAKE), "use_kms_key": (("use_kms_key", KEY_ARN), MAKE),
+           "use_region": (("use_region", "eu-west-1"), "DescribeKey"),
+           "another's connection": (("fetch", "a", None), "Decrypt")}
+
+
+@pytest.mark.parametrize("name", HANGING)
+def test_others_work_while_kms_hangs(world, name):
+    """One call gets no answer for a while; the others do not wait for it."""
+    command, action = HANGING[name]
+    world.lib.ok("use_timeouts", LONG_MS, 30000)
+    world.emulator.fault(action, "latency", ms=1300)
+    pending = world.lib.begin(*command)
+    while not world.emulator.count(action):
+        time.sleep(0.005)
+    for other in (("walk",), ("stats",), ("fetch", "b", None), ("generate", "d", None, "AES", 16),
+                  ("fetch", "d", None), ("walk_begin",), ("walk_end",), ("remove", "d", None),
+                  ("use_timeouts", LONG_MS, 30000), ("reload_creds",)):
+        answer = world.lib.call(*other)
+        assert answer.status == "OK" and answer.ms < 800, (other, answer)
+    assert not pending.done(), "it took too long to tell"
+    assert pending.result(30).status == "OK"
+    if command[0] in ("generate", "store"):
+        world.lib.ok("remove", *NEW)
+    world.lib.ok("use_timeouts", LONG_MS, LONG_MS)
+    world.dirty = False
+
+
+def test_many_hang_and_one_works(world):
+    """Twenty fetches in a black hole, each on a connection of its own; the next one is quick."""
+    world.emulator.fault("Decrypt", "black_hole", times=20)
+    world.lib.ok("use_timeouts", LONG_MS, 2000)
+    pending = [world.lib.begin("fetch", "a", None) for _ in range(20)]
+    while world.emulator.count("Decrypt") < 20:
+        time.sleep(0.01)
+    answer = world.lib.call("fetch", "a", None)
+    assert answer.status == "OK" and answer.ms < 1000
+    assert not any(each.done() for each in pending)
+    assert {each.result(30).status for each in pending} == {"NETWORK"}
+    world.lib.ok("use_timeouts", LONG_MS, LONG_MS)
+    world.dirty = False

@@ -1,0 +1,280 @@
+"""Nothing leaked: memory, logs, files.
+
+The memory of a process that uses the real libcurl over TLS is searched after each operation
+(tests/fault/secrets.c); what is searched for, and how it may lie there, is decided here.
+"""
+
+import base64
+import json
+import os
+import re
+import stat
+import subprocess
+
+import pytest
+
+from conftest import write_conf
+from driver import build_c
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, SECRET, Emulator, tls_context
+from servers import clean_environment
+
+MASK = 0xA5
+EU = "eu-west-1"
+
+
+# ---- the process that is searched -----------------------------------------------------------------
+
+
+def masked(data: bytes) -> str:
+    return bytes(each ^ MASK for each in data).hex()
+
+
+def forms(data: bytes) -> dict:
+    """How a secret may lie in memory: raw, base64 at any alignment, hex."""
+    found = {"raw": data, "hex": data.hex().encode(), "HEX": data.hex().upper().encode()}
+    for shift in range(3):
+        whole = base64.b64encode(b"\0" * shift + data)
+        found[f"base64+{shift}"] = whole[(0, 2, 3)[shift]:len(whole) - len(whole) % 4]
+    found["reply"] = base64.b64encode(data)
+    return found
+
+
+class Searched:
+    """The program; .do() an operation, .find() what can be found."""
+
+    def __init__(self, program, *opening):
+        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        env=clean_environment())
+        self.do("open", *opening)
+
+    def say(self, *words) -> str:
+        line = " ".join(map(str, words)) + "\n"
+        self.process.stdin.write(line.encode())
+        self.process.stdin.flush()
+        return self.process.stdout.readline().decode().rstrip("\n")
+
+    def do(self, *words) -> str:
+        """An operation that has to succeed; what it says."""
+        status, _, text = self.say(*words).partition(" ")
+        assert status == "0", (words[:2], status, text)
+        return text
+
+    def fail(self, *words) -> str:
+        status, _, text = self.say(*words).partition(" ")
+        assert status != "0", words[:2]
+        return text
+
+    def look_for(self, label: str, secret: bytes) -> None:
+        for name, form in forms(secret).items():
+            self.say("needle", f"{label}:{name}", masked(form))
+
+    def find(self) -> list:
+        return re.findall(r"\[([^]]*)\]", self.say("search"))
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.stdin.close()
+            assert self.process.wait(30) == 0
+
+
+@pytest.fixture(scope="module")
+def program():
+    return build_c("fault/secrets.c")
+
+
+@pytest.fixture(params=["TLSv1_3", "TLSv1_2"])
+def searched(request, program, emulator, settings, certs):
+    """With the secret access key looked for from the start."""
+    emulator.stop()
+    emulator.tls = tls_context(certs.good.cert, certs.good.key, request.param)
+    emulator.start()
+    process = Searched(program, *(settings[each] for each in (
+        "data_file", "conf_file", "endpoint", "ca_file", "kms_key_id")))
+    process.look_for("secret", SECRET.encode())
+    yield process
+    process.process.stdin.close()
+    process.process.wait(30)
+
+
+def nothing_is_found(process: Searched) -> None:
+    """But for the secret access key in its one place, which is in no core dump."""
+    found = process.find()
+    places = [each for each in found if each.startswith("secret:raw dd lo")]
+    assert len(places) == 3, "40 bytes in 16-byte pieces: one copy, in locked and undumpable pages"
+    assert [each for each in found if each not in places] == []
+
+
+# ---- memory ---------------------------------------------------------------------------------------
+
+
+def test_the_search_finds_a_planted_copy(searched):
+    secret = os.urandom(32)
+    for label, data in (("raw", secret), ("base64", base64.b64encode(secret)[16:32]),
+                        ("shifted", base64.b64encode(b"x" + secret)[18:34]),
+                        ("hex", secret.hex().encode()[16:32]), ("part", secret[16:])):
+        process_finds(searched, secret, data)
+
+
+def process_finds(process, secret, planted) -> None:
+    process.say("plant", masked(planted))
+    process.look_for("key", secret)
+    found = [each for each in process.find() if each.startswith("key:")]
+    assert found and all("[heap]" in each or "heap" in each for each in found), found
+    process.say("unplant")
+    nothing_is_found(process)
+
+
+def test_store_and_fetch(searched, emulator):
+    key = os.urandom(32)
+    searched.look_for("key", key)
+    nothing_is_found(searched)
+    searched.do("store", "a", masked(key))
+    nothing_is_found(searched)
+    for _ in range(3):
+        searched.do("fetch", "a")
+        nothing_is_found(searched)
+    searched.do("kms", masked(key))
+    nothing_is_found(searched)
+    searched.say("close")
+    found = [each for each in searched.find()]
+    assert found == [], "after closing, not even the secret access key"
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 24, 100, 1000, 3000, 4096])
+def test_keys_of_other_sizes(searched, size):
+    key = os.urandom(size)
+    if size >= 15:                      # a shorter one is anywhere by chance
+        searched.look_for("key", key)
+    searched.do("store", "a", masked(key))
+    nothing_is_found(searched)
+    searched.do("fetch", "a")
+    nothing_is_found(searched)
+
+
+def test_generate(searched, driver):
+    """Made by KMS, it never comes here; the test knows it from another process."""
+    searched.do("generate", "a")
+    searched.look_for("key", driver(read_only=1).fetch("a"))
+    nothing_is_found(searched)
+    searched.do("fetch", "a")
+    nothing_is_found(searched)
+
+
+def test_a_data_key_made_here(searched):
+    key = bytes(each ^ MASK for each in bytes.fromhex(searched.do("data_key")))
+    searched.look_for("key", key)
+    nothing_is_found(searched)
+
+
+def test_check_rotate_and_rewrap(searched, emulator):
+    keys = [os.urandom(32) for _ in range(5)]
+    for number, key in enumerate(keys):
+        searched.look_for(f"key{number}", key)
+        searched.do("store", f"k{number}", masked(key))
+    searched.do("check")
+    nothing_is_found(searched)
+    searched.do("rotate")
+    searched.do("rewrap")
+    nothing_is_found(searched)
+    for region in (EU, "us-east-1"):    # across regions, and back
+        searched.do("use_kms_key", emulator.add_key(region, ACCOUNT))
+        searched.do("rewrap")
+        nothing_is_found(searched)
+    assert emulator.count("Encrypt") == 15, "the keys did come through here"
+    searched.do("remove", "k0")
+    searched.do("reload_creds")
+    nothing_is_found(searched)
+
+
+STORE_FAULTS = [("error", {"type": "AccessDeniedException"}), ("error", {"status": 503}),
+                ("reset", {"where": "request"}), ("cut", {"where": "headers"}),
+                ("black_hole", {}), ("reply", {"body": "html"}), ("throttle", {})]
+
+
+@pytest.mark.parametrize("what, options", STORE_FAULTS, ids=str)
+def test_store_fails(searched, emulator, what, options):
+    key = os.urandom(100)
+    searched.look_for("key", key)
+    searched.say("timeout", 500)
+    emulator.fault("Encrypt", what, times=0, **options)
+    for _ in range(2):
+        assert searched.fail("store", "a", masked(key))
+        nothing_is_found(searched)
+    emulator.clear_faults()
+    searched.do("store", "a", masked(key))
+    nothing_is_found(searched)
+
+
+FETCH_FAULTS = [("cut", {"where": "body"}), ("reset", {"where": "body"}),
+                ("slow_body", {"each_ms": 3}), ("edit", {"drop": ["KeyId"]}),
+                ("edit", {"set": {"KeyId": 17}}), ("edit", {"set": {"Pad": "x" * 20000}}),
+                ("edit", {"duplicate": {"KeyId": KEY_ARN}}), ("headers", {"set": {
+                    "Content-Length": "250"}}), ("headers", {"set": {"Content-Length": "9999"}}),
+                ("edit", {"set": {"Zebra": "\ud800"}})]
+
+
+@pytest.mark.parametrize("what, options", FETCH_FAULTS, ids=str)
+def test_fetch_fails(searched, emulator, what, options):
+    """The reply holds the key, or part of it, and is of no use."""
+    key = os.urandom(100)
+    searched.look_for("key", key)
+    searched.do("store", "a", masked(key))
+    searched.say("timeout", 400)
+    emulator.fault("Decrypt", what, times=0, **options)
+    for _ in range(2):
+        assert searched.fail("fetch", "a")
+        nothing_is_found(searched)
+    emulator.clear_faults()
+    searched.say("timeout", 0)
+    searched.do("fetch", "a")
+    nothing_is_found(searched)
+
+
+def test_a_reply_of_the_wrong_length(searched, emulator):
+    searched.do("generate", "a")
+    wrong = os.urandom(31)
+    searched.look_for("key", wrong)
+    emulator.fault("Decrypt", "edit", set={"Plaintext": base64.b64encode(wrong).decode()})
+    assert "length" in searched.fail("fetch", "a")
+    nothing_is_found(searched)
+
+
+def test_replies_in_odd_pieces(searched, emulator):
+    key = os.urandom(1000)
+    searched.look_for("key", key)
+    searched.do("store", "a", masked(key))
+    for what in ("chunked", "close", "slow_body"):
+        emulator.fault("Decrypt", what, **({"each_ms": 0.1} if what == "slow_body" else {}))
+        searched.do("fetch", "a")
+        nothing_is_found(searched)
+
+
+def test_kept_connections_that_died(searched, emulator):
+    """libcurl sends the plaintext a second time."""
+    key = os.urandom(500)
+    searched.look_for("key", key)
+    searched.do("check")
+    for what in ("reset", "cut"):
+        emulator.fault("*", what, where="accept")
+        searched.do("store", what, masked(key))
+        nothing_is_found(searched)
+        searched.do("fetch", what)
+        emulator.fault("*", what, where="accept")
+        searched.do("fetch", what)
+        nothing_is_found(searched)
+
+
+def test_credentials_that_were_replaced(searched, emulator, conf):
+    new = "Another/Secret/of/exactly/40/characters+"
+    searched.do("check")
+    emulator.add_user("AKIDNEW", new, ACCOUNT)
+    emulator.remove_user(ACCESS_KEY_ID)
+    write_conf(conf, "AKIDNEW", new)
+    searched.do("check")                # it finds them itself
+    assert searched.find() == [], "nothing is left of the old ones"
+    searched.look_for("new", new.encode())
+    places = searched.find()
+    assert len(places) == 3 and all(each.startswith("new:raw dd lo") for each in places)
+    conf.write_text(f"AKIDNEW\n{new} two words\n")
+    assert "line 2" in searched.fail("reload_creds")
+    assert searched.find() == places

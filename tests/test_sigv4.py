@@ -1,0 +1,247 @@
+"""kaws_sign against botocore's SigV4Auth: random requests, compared step by step, byte by byte.
+
+Each request follows from its seed, which a failure prints; KAWS_SEED=n asks for other requests,
+KAWS_LONG=1 for 20 times as many.  What botocore would change or leave out (see DIFFERENCES) is not
+in random requests, or the comparison would prove nothing.
+"""
+
+import dataclasses
+import datetime
+import random
+import string
+
+import pytest
+
+import kms_emulator                                                       # finds botocore
+from oracle import LONG, SEED, Oracle, unfield
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+ROUNDS = 4000 if LONG else 200                                            # of each family
+HOST = "kms.us-east-1.amazonaws.com"
+LETTERS = string.ascii_letters + string.digits
+UNRESERVED = LETTERS + "-._~"
+WIDE = "\u00e9\u00fc\u00df\u0416\u05d0\u20ac\u4e2d\uffff\U0001f511\U0010ffff"
+NOT_SIGNED = {"expect", "transfer-encoding", "user-agent", "x-amzn-trace-id", "connection",
+              "date", "authorization", "x-amz-content-sha256", "x-amz-date", "host",
+              "x-amz-security-token", "te", "trailer", "upgrade", "baggage", "keep-alive",
+              "proxy-authenticate", "proxy-authorization", "traceparent", "tracestate"}
+
+
+@dataclasses.dataclass
+class Request:
+    method: str = "POST"
+    path: str = "/"
+    query: str | None = None
+    headers: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    body: bytes = b""
+    region: str = "us-east-1"
+    service: str = "kms"
+    when: int = 1440938160
+    id: str = "AKIDEXAMPLE"
+    secret: str = "not-a-real-secret"
+    token: str | None = None
+
+    def __post_init__(self) -> None:
+        if not any(name.lower() == "host" for name, _ in self.headers):
+            self.headers.append(("Host", HOST))
+
+
+@dataclasses.dataclass
+class Steps:
+    canonical: str
+    string: str
+    authorization: str
+
+
+def by_botocore(request: Request) -> Steps:
+    url = f"https://{HOST}{request.path}"
+    if request.query is not None:
+        url += "?" + request.query
+    wire = AWSRequest(request.method, url, data=request.body)
+    for name, value in request.headers:
+        wire.headers[name] = value                                        # adds
+    signer = SigV4Auth(Credentials(request.id, request.secret, request.token),
+                       request.service, request.region)
+    moment = datetime.datetime.fromtimestamp(request.when, datetime.timezone.utc)
+    wire.context["timestamp"] = moment.strftime("%Y%m%dT%H%M%SZ")
+    signer._modify_request_before_signing(wire)
+    canonical = signer.canonical_request(wire)
+    to_sign = signer.string_to_sign(wire, canonical)
+    signer._inject_signature_to_request(wire, signer.signature(to_sign, wire))
+    return Steps(canonical, to_sign, wire.headers["Authorization"])
+
+
+def by_kaws(oracle: Oracle, request: Request) -> Steps:
+    lines = [f"{name}:{value}" for name, value in request.headers]
+    status, *steps = oracle("sign", request.method, request.path, request.query, request.region,
+                            request.service, request.body, request.when, request.id,
+                            request.secret, request.token, *lines)
+    steps = [unfield(step).decode() for step in steps]
+    assert status == "0", f"refused: {steps}\n{request}"
+    return Steps(*steps)
+
+
+@pytest.fixture(scope="module")
+def oracle():
+    oracle = Oracle()
+    yield oracle
+    oracle.close()
+
+
+# ---- random requests ----------------------------------------------------------------------------
+
+
+def word(r: random.Random, letters: str = LETTERS, most: int = 12) -> str:
+    return "".join(r.choices(letters, k=r.randint(1, most)))
+
+
+def escaped(r: random.Random) -> str:
+    """A piece of a path or query as it may be sent: mostly plain, or percent-encoded."""
+    kind = r.randrange(8)
+    if kind < 4:
+        return word(r, UNRESERVED, 6)
+    if kind < 6:
+        return "".join(f"%{byte:02X}" for byte in word(r, LETTERS + WIDE + " /%+&=?#", 3).encode())
+    return word(r, "!$'()*+,;:@%" if kind == 6 else WIDE, 4)
+
+
+def path(r: random.Random) -> str:
+    segments = r.choices(["", ".", "..", "...", "a", "%2e%2e", "%2F", "b b", "+", None],
+                         k=r.randint(0, 8))
+    parts = [escaped(r) if segment is None else segment for segment in segments]
+    return "/" + "/".join(parts) + r.choice(["", "", "/", "//", "/."])
+
+
+def query(r: random.Random) -> str | None:
+    names = [escaped(r) for _ in range(3)] + ["", "a", "A", "a-b", "ab"]
+    parts = []
+    for _ in range(r.choice([0, 1, 2, 3, 5, 9, 40])):
+        value = r.choice([None, "", "1", "10", "2", "=", "a=b", escaped(r)])
+        parts.append(r.choice(names) + ("" if value is None else "=" + value))
+    return "&".join(parts) or r.choice([None, ""])
+
+
+def value(r: random.Random) -> str:
+    pieces = [word(r, LETTERS + "\"',;:/=()", 8), word(r, WIDE, 3), " ", "  ", "\t", " \t ", ""]
+    return "".join(r.choices(pieces, k=r.randint(0, 9)))
+
+
+def headers(r: random.Random, most: int = 12) -> list[tuple[str, str]]:
+    names = [name for name in (word(r, LETTERS + "-_.", 40) for _ in range(6))
+             if name.lower() not in NOT_SIGNED]
+    names += ["X-Amz-Target", "content-TYPE", "Content-Length", "accept", "x-amz-meta-b"]
+    found = []
+    for _ in range(r.randrange(most)):
+        name = r.choice(names)
+        found.append((r.choice([name, name.upper(), name.lower(), name.title()]), value(r)))
+    found.insert(r.randint(0, len(found)),
+                 (r.choice(["Host", "host", "HOST"]), r.choice([" ", ""]) + r.choice(
+                     [HOST, HOST + ":8443", "127.0.0.1:1", "[::1]:80"])))
+    return found
+
+
+def body(r: random.Random) -> bytes:
+    return r.randbytes(r.choice([0, 0, 1, 55, 56, 63, 64, 65, 1000, 10000]))
+
+
+def token(r: random.Random) -> str | None:
+    return r.choice([None, word(r, LETTERS + "/+=", 1200), word(r), " " + word(r) + "  x "])
+
+
+def moment(r: random.Random) -> int:
+    return r.choice([1, 86399, 951782400, 4102444800, 253402300799, r.randint(1, 253402300799),
+                     r.randint(1700000000, 1900000000), r.randint(1700000000, 1900000000)])
+
+
+def names(r: random.Random) -> dict[str, str]:
+    return {"region": word(r, LETTERS + "-_.", 60), "service": word(r, LETTERS + "-", 60),
+            "id": word(r, most=128), "secret": word(r, string.printable[:95] + WIDE[:3], 100)}
+
+
+def everything(r: random.Random) -> Request:
+    request = Request(r.choice(["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS", "X-Y"]),
+                      path(r), query(r), headers(r), body(r), when=moment(r), token=token(r),
+                      **names(r))
+    if r.randrange(4) == 0:                      # what is signed anyhow may be there already
+        stamp = datetime.datetime.fromtimestamp(request.when, datetime.timezone.utc)
+        request.headers.append(("x-amz-DATE", stamp.strftime(" %Y%m%dT%H%M%SZ ")))
+    if r.randrange(4) == 0:
+        request.headers.append(("X-Amz-Security-Token", request.token or "of the header"))
+    return request
+
+
+def like_ours(r: random.Random) -> Request:
+    """What the library itself sends."""
+    return Request(headers=[("Host", HOST), ("Content-Type", "application/x-amz-json-1.1"),
+                            ("X-Amz-Target", "TrentService." + word(r))],
+                   body=body(r), token=token(r), when=moment(r))
+
+
+FAMILIES = {
+    "paths": lambda r: Request("GET", path(r)),
+    "queries": lambda r: Request("GET", "/", query(r)),
+    "headers": lambda r: Request(headers=headers(r, 60)),
+    "names": lambda r: Request(when=moment(r), **names(r)),
+    "ours": like_ours,
+    "everything": everything,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_random_requests(oracle: Oracle, family: str) -> None:
+    for number in range(ROUNDS):
+        seed = f"{family} {SEED} {number}"
+        request = FAMILIES[family](random.Random(seed))
+        theirs, ours = by_botocore(request), by_kaws(oracle, request)
+        for step in ("canonical", "string", "authorization"):
+            assert getattr(ours, step) == getattr(theirs, step), f"seed {seed!r}: {request}"
+
+
+def test_random_requests_vary() -> None:
+    """The families have in them what they are for."""
+    made = [everything(random.Random(f"{SEED} {number}")) for number in range(500)]
+    lines = [[name.lower() for name, _ in request.headers] for request in made]
+    for share in (sum(request.token is not None for request in made),
+                  sum(len(set(line)) < len(line) for line in lines),
+                  sum(".." in request.path for request in made),
+                  sum("%" in (request.query or "") for request in made),
+                  sum("&&" in f"&{request.query}&" for request in made),
+                  sum(len(request.body) > 64 for request in made),
+                  sum(not str(request.headers).isascii() for request in made),
+                  sum("\\t" in str(request.headers) for request in made)):
+        assert 25 <= share <= 480
+
+
+# ---- where they differ, and why -----------------------------------------------------------------
+
+DIFFERENCES = [
+    # What the caller gives is what is signed: he knows what he sends.
+    (Request(headers=[("User-Agent", "x")]), "user-agent:x\n", True),
+    (Request(headers=[("Expect", "100-continue")]), "expect:100-continue\n", True),
+    # The hash of the body is the body's; only S3 lets a header stand in for it.
+    (Request(headers=[("X-Amz-Content-SHA256", "UNSIGNED-PAYLOAD")], body=b"x"),
+     "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881", True),
+    # Methods are told apart by case.
+    (Request("post"), "post\n", True),
+    # HTTP's blanks are two; others are part of the value.
+    (Request(headers=[("x", "a\u00a0\u2003 b")]), "x:a\u00a0\u2003 b\n", True),
+    # A date header is signed like any other, and X-Amz-Date as well.
+    (Request(headers=[("Date", "Sun, 30 Aug 2015 12:36:00 GMT")]),
+     "date:Sun, 30 Aug 2015 12:36:00 GMT\nhost:" + HOST + "\nx-amz-date:", True),
+    # Without a path both sign "/".
+    (Request(path=""), "POST\n/\n\n", False),
+]
+
+
+@pytest.mark.parametrize("request_, has, differs", DIFFERENCES)
+def test_differences(oracle: Oracle, request_: Request, has: str, differs: bool) -> None:
+    ours, theirs = by_kaws(oracle, request_), by_botocore(request_)
+    assert has in ours.canonical
+    assert (ours.canonical != theirs.canonical) == differs
+
+
+def test_emulator_shares_the_judge() -> None:
+    """What the emulator judges signatures by is the signer that is compared with here."""
+    assert issubclass(kms_emulator.Judge, SigV4Auth)

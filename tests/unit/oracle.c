@@ -1,0 +1,296 @@
+/* oracle.c - answers questions about rooms 5, 6 and 8, one line each
+ *
+ * The other side of tests/test_sigv4.py and tests/test_differential.py. A
+ * question is a command and its fields, an answer is fields, all parted by
+ * single blanks. Bytes are in hex, "-" is NULL or nothing at all, "." is no
+ * bytes; numbers are decimal.
+ */
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+
+#define FIELDS 100
+
+typedef struct question {
+    char    *fields[FIELDS + 1];  /* the command is field 0                   */
+    size_t   count, used;
+    uint8_t *blocks[2 * FIELDS];  /* what was made of them                    */
+} question;
+
+static kaws_hooks hooks;
+
+
+/* ---- fields -------------------------------------------------------------- */
+
+static uint8_t *
+block(question *q, size_t len)
+{
+    uint8_t *at = malloc(len > 0 ? len : 1);
+
+    if (at == NULL || q->used == 2 * FIELDS)
+        exit(3);
+    q->blocks[q->used++] = at;
+    return at;
+}
+
+
+static int
+digit(int c)
+{
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 87 : -1;
+}
+
+
+/* A field's bytes, with `more` zeros behind, in a block of exactly that size;
+ * .at is NULL for "-". */
+static kaws_bytes
+bytes_of(question *q, size_t field, size_t more)
+{
+    const char *hex = field < q->count ? q->fields[field] : "-";
+    kaws_bytes bytes = { NULL, 0 };
+    uint8_t *at;
+    size_t i;
+
+    if (hex[0] == '-')
+        return bytes;
+    bytes.len = hex[0] == '.' ? 0 : strlen(hex) / 2;
+    bytes.at = at = block(q, bytes.len + more);
+    for (i = 0; i < bytes.len; i++)
+        at[i] = (uint8_t)(digit(hex[2 * i]) * 16 + digit(hex[2 * i + 1]));
+    memset(at + bytes.len, 0, more);
+    return bytes;
+}
+
+
+static const char *
+text_of(question *q, size_t field)
+{
+    return (const char *)bytes_of(q, field, 1).at;
+}
+
+
+static int64_t
+number_of(const question *q, size_t field)
+{
+    return field < q->count ? strtoll(q->fields[field], NULL, 10) : 0;
+}
+
+
+static void
+say(kaws_bytes bytes)
+{
+    size_t i;
+
+    if (bytes.at == NULL || bytes.len == 0)
+        fputs(bytes.at == NULL ? "-" : ".", stdout);
+    for (i = 0; bytes.at != NULL && i < bytes.len; i++)
+        printf("%02x", bytes.at[i]);
+    putchar(' ');
+}
+
+
+static void
+say_text(const char *text)
+{
+    kaws_bytes none = { NULL, 0 };
+
+    say(text != NULL ? kaws__buf_of(text) : none);
+}
+
+
+static void
+to_buf(void *to, const void *data, size_t len)
+{
+    kaws__buf_put(to, data, len);
+}
+
+
+/* ---- answers ------------------------------------------------------------- */
+
+/* method path query region service body when id secret token header...
+ * -> status, canonical request, string to sign, Authorization or sentence */
+static void
+answer_sign(question *q)
+{
+    const char *headers[FIELDS + 1];
+    kaws_creds who = { text_of(q, 8), text_of(q, 9), text_of(q, 10) };
+    char out[8192], hex[65];
+    uint8_t digest[32];
+    kaws_signing what;
+    kaws_status status;
+    kaws_error err;
+    kaws__sigv4 s;
+    kaws__buf text;
+    kaws__sink sink = { to_buf, &text };
+    size_t i, n = 0;
+
+    memset(&what, 0, sizeof what);
+    what.method = text_of(q, 1);
+    what.path = text_of(q, 2);
+    what.query = text_of(q, 3);
+    what.region = text_of(q, 4);
+    what.service = text_of(q, 5);
+    what.body = bytes_of(q, 6, 0);
+    what.when = number_of(q, 7);
+    for (i = 11; i < q->count; i++)
+        headers[n++] = text_of(q, i);
+    headers[n] = NULL;
+    what.headers = headers;
+    status = kaws_sign(&what, who, out, sizeof out, &err);
+    printf("%d ", (int)status);
+    kaws__buf_init(&text, &hooks);
+    if (status == KAWS_OK && kaws__sigv4_gather(&s, &what, who.token) &&
+        kaws__sigv4_canonical_request(&s, &sink)) {
+        say(kaws__buf_view(&text));
+        kaws__crypto_sha256(digest, kaws__buf_view(&text));
+        kaws__text_hex(hex, digest, 32);
+        text.len = 0;
+        kaws__sigv4_string_to_sign(&s, hex, &sink);
+        say(kaws__buf_view(&text));
+    }
+    say_text(status == KAWS_OK ? out : err.text);
+    kaws__buf_free(&text);
+}
+
+
+/* text -> offset, sentence or -, values of "a" and "b" */
+static void
+answer_json(question *q)
+{
+    kaws__member want[2] = { { "a", { NULL, 0 } }, { "b", { NULL, 0 } } };
+    size_t len = bytes_of(q, 1, 0).len, offset;
+    uint8_t *text = q->used > 0 ? q->blocks[q->used - 1] : block(q, 0);
+    const char *bad = kaws__json_read(text, len, want, 2, &offset);
+
+    printf("%lu ", (unsigned long)offset);
+    say_text(bad);
+    say(want[0].value);
+    say(want[1].value);
+}
+
+
+/* text -> JSON string */
+static void
+answer_string(question *q)
+{
+    kaws__buf out;
+
+    kaws__buf_init(&out, &hooks);
+    kaws__json_string(&out, bytes_of(q, 1, 0));
+    say(kaws__buf_view(&out));
+    kaws__buf_free(&out);
+}
+
+
+static void
+answer_base64(question *q)
+{
+    kaws__buf out;
+
+    kaws__buf_init(&out, &hooks);
+    kaws__text_base64(&out, bytes_of(q, 1, 0));
+    say(kaws__buf_view(&out));
+    kaws__buf_free(&out);
+}
+
+
+static void
+answer_unbase64(question *q)
+{
+    kaws_bytes in = bytes_of(q, 1, 0), out = { NULL, 0 };
+    uint8_t *at = block(q, in.len / 4 * 3);
+
+    if (kaws__text_unbase64(in, at, in.len / 4 * 3, &out.len))
+        out.at = at;
+    say(out);
+}
+
+
+static void
+answer_percent(question *q)
+{
+    kaws__buf out;
+    kaws__sink sink = { to_buf, &out };
+
+    kaws__buf_init(&out, &hooks);
+    kaws__text_percent(&sink, bytes_of(q, 1, 0),
+                       kaws__sigv4_unreserved);
+    say(kaws__buf_view(&out));
+    kaws__buf_free(&out);
+}
+
+
+static void
+answer_utf8(question *q)
+{
+    printf("%d", kaws__text_is_utf8(bytes_of(q, 1, 0)));
+}
+
+
+/* text, at most -> number or - */
+static void
+answer_number(question *q)
+{
+    uint32_t value;
+
+    if (kaws__text_number(bytes_of(q, 1, 0), (uint32_t)number_of(q, 2), &value))
+        printf("%lu", (unsigned long)value);
+    else
+        putchar('-');
+}
+
+
+static void
+answer_amz_date(question *q)
+{
+    char out[17];
+
+    kaws__text_amz_date(out, number_of(q, 1));
+    fputs(out, stdout);
+}
+
+
+static void
+answer_http_date(question *q)
+{
+    printf("%lld", (long long)kaws__text_http_date(bytes_of(q, 1, 0)));
+}
+
+
+static const struct { const char *command; void (*answer)(question *); } all[] =
+{
+    { "sign",      answer_sign },      { "json",      answer_json },
+    { "string",    answer_string },    { "base64",    answer_base64 },
+    { "unbase64",  answer_unbase64 },  { "percent",   answer_percent },
+    { "utf8",      answer_utf8 },      { "number",    answer_number },
+    { "amz_date",  answer_amz_date },  { "http_date", answer_http_date }
+};
+
+
+int
+main(void)
+{
+    static char line[1 << 20];
+    static question q;
+    size_t i;
+
+    hooks.memory = kaws__mem_builtin;
+    while (fgets(line, sizeof line, stdin) != NULL) {
+        char *at = line;
+        line[strcspn(line, "\n")] = '\0';
+        for (q.count = 0; q.count < FIELDS && at != NULL; q.count++) {
+            q.fields[q.count] = at;
+            at = strchr(at, ' ');
+            if (at != NULL)
+                *at++ = '\0';
+        }
+        for (i = 0; i < sizeof all / sizeof all[0]; i++)
+            if (strcmp(all[i].command, q.fields[0]) == 0)
+                all[i].answer(&q);
+        putchar('\n');
+        fflush(stdout);
+        while (q.used > 0)
+            free(q.blocks[--q.used]);
+    }
+    return 0;
+}

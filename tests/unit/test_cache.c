@@ -1,0 +1,465 @@
+/* Room 14, cache: against a plain array, with random changes, names that
+ * collide, and removals that wrap around the table's end. */
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+#include "world.h"
+
+enum { MODEL_MAX = 6000 };
+
+typedef struct model_entry {
+    char     key_id[24], user_id[24];
+    int      version;                     /* tells one from its successor     */
+    uint64_t serial;
+} model_entry;
+
+typedef struct both {                     /* the cache, and what it should be */
+    struct world *w;
+    kaws__cache   c;
+    model_entry   model[MODEL_MAX];
+    size_t        count;
+    int           versions;
+} both;
+
+
+static kaws__entry *
+entry_of(both *b, const char *key_id, const char *user_id, int version)
+{
+    kaws__record r;
+    kaws__buf buf;
+    kaws__entry *e;
+
+    memset(&r, 0, sizeof r);
+    r.key_id = kaws__buf_of(key_id);
+    r.user_id = kaws__buf_of(user_id);
+    r.type = kaws__buf_of("AES");
+    r.arn = kaws__buf_of(FAKE_EAST);
+    r.material = kaws__buf_of("");
+    r.blob.at = (const uint8_t *)&version;
+    r.blob.len = sizeof version;
+    r.plain_len = 32;
+    kaws__buf_init(&buf, &fake_plain);
+    kaws__store_record(&buf, &r);
+    e = kaws__cache_new(&b->c, kaws__buf_view(&buf));
+    kaws__buf_free(&buf);
+    return e;
+}
+
+
+static int
+version_of(const kaws__entry *e)
+{
+    int version;
+
+    memcpy(&version, e->record + e->len - sizeof version, sizeof version);
+    return version;
+}
+
+
+static size_t
+model_find(const both *b, const char *key_id, const char *user_id)
+{
+    size_t i;
+
+    for (i = 0; i < b->count; i++)
+        if (strcmp(b->model[i].key_id, key_id) == 0 &&
+            strcmp(b->model[i].user_id, user_id) == 0)
+            break;
+    return i;
+}
+
+
+static kaws__entry *
+find(const both *b, const char *key_id, const char *user_id)
+{
+    return kaws__cache_find(&b->c, kaws__buf_of(key_id),
+                            kaws__buf_of(user_id));
+}
+
+
+/* The whole cache says what the model says. */
+static void
+agree(const both *b)
+{
+    size_t i, used = 0;
+
+    assert_int_equal(b->c.count, b->count);
+    for (i = 0; i < b->count; i++) {
+        const model_entry *m = &b->model[i];
+        const kaws__entry *e = b->c.entries[i];
+        assert_int_equal(version_of(e), m->version);
+        assert_int_equal(e->serial, m->serial);
+        assert_true(i == 0 || e->serial > b->c.entries[i - 1]->serial);
+        assert_ptr_equal(find(b, m->key_id, m->user_id), e);
+        assert_int_equal(kaws__cache_from(&b->c, e->serial), i);
+        assert_int_equal(kaws__cache_from(&b->c, e->serial + 1), i + 1);
+    }
+    for (i = 0; i < b->c.slot_count; i++)
+        used += b->c.slots[i].entry != NULL;
+    assert_int_equal(used, b->count);
+    assert_true(used * 4 <= b->c.slot_count * 3);
+    assert_int_equal(b->c.slot_count & (b->c.slot_count - 1), 0);
+}
+
+
+static void
+add(both *b, const char *key_id, const char *user_id)
+{
+    model_entry *m = &b->model[b->count];
+    kaws__entry *e;
+
+    assert_true(kaws__cache_reserve(&b->c));
+    e = entry_of(b, key_id, user_id, ++b->versions);
+    assert_non_null(e);
+    kaws__cache_add(&b->c, e);
+    (void)snprintf(m->key_id, sizeof m->key_id, "%s", key_id);
+    (void)snprintf(m->user_id, sizeof m->user_id, "%s", user_id);
+    m->version = b->versions;
+    m->serial = e->serial;
+    b->count++;
+}
+
+
+static void
+take_out(both *b, size_t i)
+{
+    kaws__cache_remove(&b->c, find(b, b->model[i].key_id,
+                                   b->model[i].user_id));
+    b->count--;
+    memmove(b->model + i, b->model + i + 1,
+            (b->count - i) * sizeof b->model[0]);
+}
+
+
+static void
+swap(both *b, size_t i)
+{
+    kaws__entry *e = entry_of(b, b->model[i].key_id, b->model[i].user_id,
+                              ++b->versions);
+
+    assert_non_null(e);
+    kaws__cache_swap(&b->c, i, e);
+    b->model[i].version = b->versions;
+}
+
+
+static both *
+begin_both(struct world *w, uint64_t seed)
+{
+    both *b = calloc(1, sizeof *b);
+
+    assert_non_null(b);
+    b->w = w;
+    kaws__cache_open(&b->c, &w->f.hooks, seed);
+    return b;
+}
+
+
+static void
+end_both(both *b)
+{
+    kaws__cache_close(&b->c);
+    kaws__cache_close(&b->c);
+    assert_int_equal(b->w->f.live, 0);
+    free(b);
+}
+
+
+static uint64_t chance;
+
+
+static size_t
+random_below(size_t n)
+{
+    chance = chance * 6364136223846793005u + 1442695040888963407u;
+    return (size_t)(chance >> 33) % n;
+}
+
+
+/* ---- tests ------------------------------------------------------------- */
+
+static void
+test_empty(void **state)
+{
+    both *b = begin_both(*state, 1);
+
+    assert_null(find(b, "a", ""));
+    assert_int_equal(kaws__cache_from(&b->c, 0), 0);
+    assert_true(kaws__cache_reserve(&b->c));
+    assert_null(find(b, "a", ""));
+    add(b, "a", "");
+    take_out(b, 0);
+    agree(b);
+    assert_null(find(b, "a", ""));
+    end_both(b);
+}
+
+
+/* Names are told apart by where key id and user id divide, and by each byte. */
+static void
+test_names_apart(void **state)
+{
+    static const char *const names[][2] = {
+        { "ab", "" }, { "a", "b" }, { "abc", "" }, { "ab", "c" },
+        { "a", "bc" }, { "ABC", "" }, { "abcdefgh", "" }, { "abcdefgh", "i" },
+        { "abcdefghi", "" }, { "abcdefg", "hi" }, { "\xff", "" },
+        { "\xff\xff", "" }, { "\x01", "" }, { "a ", "" }, { " a", "" }
+    };
+    both *b = begin_both(*state, 7);
+    char longest[256], other[256];
+    size_t i;
+
+    for (i = 0; i < COUNT(names); i++)
+        add(b, names[i][0], names[i][1]);
+    agree(b);
+    assert_null(find(b, "a", ""));
+    assert_null(find(b, "", "ab"));
+    assert_null(find(b, "abcdefghij", ""));
+    end_both(b);
+
+    b = begin_both(*state, 8);
+    memset(longest, 'x', 255);
+    longest[255] = '\0';
+    assert_true(kaws__cache_reserve(&b->c));
+    kaws__cache_add(&b->c, entry_of(b, longest, longest, 1));
+    for (i = 0; i < 255; i++) {           /* no byte goes unseen              */
+        memcpy(other, longest, sizeof other);
+        other[i] = 'y';
+        assert_null(find(b, other, longest));
+        assert_null(find(b, longest, other));
+    }
+    assert_non_null(find(b, longest, longest));
+    end_both(b);
+}
+
+
+/* Few names, so that most operations hit. */
+static void
+churn(both *b, int rounds, size_t names)
+{
+    char key[24], user[24];
+    size_t i;
+
+    while (rounds-- > 0) {
+        (void)snprintf(key, sizeof key, "key%lu",
+                       (unsigned long)random_below(names));
+        (void)snprintf(user, sizeof user, "%lu",
+                       (unsigned long)random_below(3));
+        if (user[0] == '0')
+            user[0] = '\0';
+        i = model_find(b, key, user);
+        if (i == b->count)
+            assert_null(find(b, key, user));
+        if (i == b->count)
+            add(b, key, user);
+        else if (random_below(4) == 0)
+            swap(b, i);
+        else
+            take_out(b, i);
+        if (rounds % 5 == 0)
+            agree(b);
+    }
+    agree(b);
+}
+
+
+static void
+test_random(void **state)
+{
+    static const struct { int rounds; size_t names; } runs[] = {
+        { 4000, 3 }, { 4000, 12 }, { 3000, 40 }, { 600, 500 }
+    };
+    size_t i;
+
+    chance = 11;
+    for (i = 0; i < COUNT(runs); i++) {
+        both *b = begin_both(*state, chance);
+        churn(b, runs[i].rounds, runs[i].names);
+        while (b->count > 0)
+            take_out(b, random_below(b->count));
+        agree(b);
+        end_both(b);
+    }
+}
+
+
+/* Names that all want the last slots of the table, so that runs of them go
+ * around its end; removed in every order there is. */
+static void
+test_wrap_around(void **state)
+{
+    both *b = begin_both(*state, 3);
+    char names[9][24];
+    size_t n = 0, order, left, pick, i;
+    unsigned long k;
+
+    for (k = 0; n < COUNT(names); k++) {
+        uint32_t at;
+        (void)snprintf(names[n], sizeof names[n], "w%lu", k);
+        at = kaws__cache_hash(&b->c, kaws__buf_of(names[n]),
+                              kaws__buf_of("")) & 31;
+        n += at == 30 || at == 31 || (at == 0 && n > 5);
+    }
+    for (order = 0; order < 5040; order++) {
+        size_t rest = order;
+        int out[9] = { 0 };
+        for (i = 0; i < n; i++)
+            add(b, names[(i + order) % n], "");
+        assert_int_equal(b->c.slot_count, 32);
+        assert_non_null(b->c.slots[31].entry);
+        assert_non_null(b->c.slots[0].entry);
+        for (left = 7; left > 0; left--) {
+            pick = rest % left;
+            rest /= left;
+            for (i = 0; ; i++)
+                if (!out[i] && pick-- == 0)
+                    break;
+            out[i] = 1;
+            take_out(b, model_find(b, names[i], ""));
+            agree(b);
+        }
+        while (b->count > 0)
+            take_out(b, 0);
+    }
+    end_both(b);
+}
+
+
+static int
+by_hash(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+
+/* Different names of one and the same hash, found by looking at many. */
+static void
+test_collisions(void **state)
+{
+    enum { TRIED = 400000 };
+    both *b = begin_both(*state, 5);
+    uint64_t *all = calloc(TRIED, sizeof *all);
+    char key[24];
+    size_t i, pairs = 0;
+    unsigned long k;
+
+    assert_non_null(all);
+    for (k = 0; k < TRIED; k++) {
+        (void)snprintf(key, sizeof key, "c%lu", k);
+        all[k] = (uint64_t)kaws__cache_hash(&b->c, kaws__buf_of(key),
+                                            kaws__buf_of("")) << 32 | k;
+    }
+    qsort(all, TRIED, sizeof *all, by_hash);
+    for (i = 1; i < TRIED; i++) {
+        char one[24], two[24];
+        if (all[i] >> 32 != all[i - 1] >> 32)
+            continue;
+        (void)snprintf(one, sizeof one, "c%lu",
+                       (unsigned long)(all[i] & 0xffffffff));
+        (void)snprintf(two, sizeof two, "c%lu",
+                       (unsigned long)(all[i - 1] & 0xffffffff));
+        add(b, one, "");
+        assert_null(find(b, two, ""));
+        add(b, two, "");
+        agree(b);
+        take_out(b, model_find(b, pairs % 2 ? one : two, ""));
+        agree(b);
+        pairs++;
+    }
+    assert_in_range(pairs, 3, 60);
+    assert_true(b->count == pairs);
+    free(all);
+    end_both(b);
+}
+
+
+static void
+test_growth(void **state)
+{
+    both *b = begin_both(*state, 9);
+    char key[24];
+    unsigned long k;
+
+    for (k = 0; k < 5000; k++) {
+        (void)snprintf(key, sizeof key, "g%lu", k);
+        add(b, key, "someone");
+        if (k < 100 || k % 500 == 0)
+            agree(b);
+    }
+    agree(b);
+    for (k = 0; k < 4990; k++)
+        take_out(b, b->count - 1 - random_below(3));
+    agree(b);
+    end_both(b);
+}
+
+
+/* No memory: nothing has changed, and what was reserved can be used. */
+static void
+test_no_memory(void **state)
+{
+    struct world *w = *state;
+    both *b = begin_both(w, 9);
+    char key[24];
+    unsigned long k;
+    size_t n;
+
+    for (k = 0; k < 200; k++) {
+        (void)snprintf(key, sizeof key, "m%lu", k);
+        for (n = 1; ; n++) {
+            w->f.fail_nth = w->f.allocs + n;
+            if (kaws__cache_reserve(&b->c))
+                break;
+            agree(b);
+        }
+        w->f.fail_nth = w->f.allocs + 1;
+        assert_null(entry_of(b, key, "", 0));
+        w->f.fail_nth = 0;
+        add(b, key, "");
+    }
+    agree(b);
+    end_both(b);
+}
+
+
+/* An entry that is swapped keeps its place and its serial. */
+static void
+test_swap(void **state)
+{
+    both *b = begin_both(*state, 2);
+    uint64_t serial;
+
+    add(b, "a", "");
+    add(b, "b", "");
+    add(b, "c", "");
+    serial = b->c.entries[1]->serial;
+    swap(b, 1);
+    assert_int_equal(b->c.entries[1]->serial, serial);
+    agree(b);
+    take_out(b, 1);
+    add(b, "b", "");                      /* made anew: at the end          */
+    assert_int_equal(b->c.entries[2]->serial, serial + 2);
+    agree(b);
+    end_both(b);
+}
+
+
+int
+main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, world_begin, world_end)
+    const struct CMUnitTest tests[] = {
+        TEST(test_empty),
+        TEST(test_names_apart),
+        TEST(test_random),
+        TEST(test_wrap_around),
+        TEST(test_collisions),
+        TEST(test_growth),
+        TEST(test_no_memory),
+        TEST(test_swap)
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,1126 @@
+/* Room 12, file: names, locks, reading, and every step of every change failing
+ * in turn. */
+
+#include "faulty_disk.h"
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+#include "world.h"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+
+#define OLD "header..cell....0123456789abcdef0123456789abcdef"
+#define OLD_LEN (sizeof OLD - 1)
+
+static const char old[] = OLD;
+
+
+static int
+begin(void **state)
+{
+    disk_heal();
+    umask(022);
+    return world_begin(state);
+}
+
+
+static int
+end(void **state)
+{
+    disk_heal();
+    return world_end(state);
+}
+
+
+static kaws_status
+open_file(struct world *w, kaws__file *f, int read_only)
+{
+    kaws__err_clear(&w->err);
+    return kaws__file_open(f, &w->f.hooks, w->f.data, read_only, &w->err);
+}
+
+
+static kaws_status
+read_file(struct world *w, kaws__file *f, kaws__buf *bytes)
+{
+    kaws__err_clear(&w->err);
+    kaws__buf_init(bytes, &w->f.hooks);
+    return kaws__file_read(f, bytes, &w->err);
+}
+
+
+/* A file of the old bytes, opened and known. */
+static void
+open_old(struct world *w, kaws__file *f)
+{
+    kaws__buf bytes;
+
+    spill(w->f.data, OLD, OLD_LEN);
+    EXPECT(w, KAWS_OK, NULL, open_file(w, f, 0));
+    EXPECT(w, KAWS_OK, NULL, read_file(w, f, &bytes));
+    kaws__buf_free(&bytes);
+    assert_int_equal(f->size, OLD_LEN);
+    assert_memory_equal(f->tail, &old[OLD_LEN - 32], 32);
+    disk_trace[0] = '\0';
+}
+
+
+static void
+expect_content(const char *path, const void *want, size_t len)
+{
+    size_t got;
+    uint8_t *all = slurp(path, &got);
+
+    assert_non_null(all);
+    assert_int_equal(got, len);
+    assert_memory_equal(all, want, len);
+    free(all);
+}
+
+
+static int
+there(struct world *w, const char *suffix)
+{
+    char path[200];
+    struct stat st;
+
+    (void)snprintf(path, sizeof path, "%s%s", w->f.data, suffix);
+    return lstat(path, &st) == 0;
+}
+
+
+/* ---- names and folder -------------------------------------------------- */
+
+static void
+test_names(void **state)
+{
+    static const struct { const char *path, *dir; } rows[] = {
+        { "data", "." }, { "/data", "/" }, { "./data", "." },
+        { "a/data", "a" }, { "/a/b/data", "/a/b" }, { "a//data", "a/" },
+        { "../data", ".." }
+    };
+    struct world *w = *state;
+    char want[64];
+    size_t i;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        kaws__file f;
+        memset(&f, 0, sizeof f);
+        f.hooks = &w->f.hooks;
+        f.lock_fd = -1;
+        EXPECT(w, KAWS_OK, NULL, kaws__file_names(&f, rows[i].path, &w->err));
+        assert_string_equal(f.path, rows[i].path);
+        (void)snprintf(want, sizeof want, "%s.tmp", rows[i].path);
+        assert_string_equal(f.tmp, want);
+        (void)snprintf(want, sizeof want, "%s.lock", rows[i].path);
+        assert_string_equal(f.lock, want);
+        assert_string_equal(f.dir, rows[i].dir);
+        kaws__file_close(&f);
+        kaws__file_close(&f);
+    }
+    w->f.fail_nth = w->f.allocs + 1;
+    {
+        kaws__file f;
+        EXPECT(w, KAWS_MEMORY, "out of memory", open_file(w, &f, 0));
+        kaws__file_close(&f);
+    }
+}
+
+
+static void
+test_folder(void **state)
+{
+    struct world *w = *state;
+    kaws__file f;
+    struct stat st;
+    char dir[128], path[200];
+
+    (void)snprintf(dir, sizeof dir, "%s/new", w->f.dir);
+    (void)snprintf(path, sizeof path, "%s/data", dir);
+    EXPECT(w, KAWS_OK, NULL,
+           kaws__file_open(&f, &w->f.hooks, path, 0, &w->err));
+    assert_int_equal(stat(dir, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0750);
+    assert_int_equal(fake_logged(&w->f, 1, "is its volume mounted?"), 1);
+    assert_string_equal(disk_trace, "m");
+    kaws__file_close(&f);
+    EXPECT(w, KAWS_OK, NULL,
+           kaws__file_open(&f, &w->f.hooks, path, 0, &w->err));
+    assert_int_equal(fake_logged(&w->f, -1, ""), 1);
+    kaws__file_close(&f);
+    (void)snprintf(path, sizeof path, "%s/data.lock", dir);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(rmdir(dir), 0);
+
+    /* One level, no more; and none for a reader. */
+    (void)snprintf(path, sizeof path, "%s/new/newer/data", w->f.dir);
+    EXPECT(w, KAWS_FILE, "cannot make the folder",
+           kaws__file_open(&f, &w->f.hooks, path, 0, &w->err));
+    assert_int_equal(w->err.os, ENOENT);
+    kaws__file_close(&f);
+    kaws__err_clear(&w->err);
+    EXPECT(w, KAWS_OK, NULL,
+           kaws__file_open(&f, &w->f.hooks, path, 1, &w->err));
+    kaws__file_close(&f);
+    assert_int_not_equal(stat(dir, &st), 0);
+
+    (void)snprintf(path, sizeof path, "%s/new/data", w->f.dir);
+    disk_fail("mkdir", 0, EACCES, 1);
+    EXPECT(w, KAWS_FILE, "Permission denied",
+           kaws__file_open(&f, &w->f.hooks, path, 0, &w->err));
+    kaws__file_close(&f);
+}
+
+
+/* A keyring's folder must not be lost to a power cut, nor a folder above it
+ * that is not ours to look at keep us from working. */
+static void
+test_root(void **state)
+{
+    static const struct { const char *call; int os, made; kaws_status status; }
+    rows[] = {
+        { "fsync", EIO, 0, KAWS_FILE }, { "fsync", EIO, 1, KAWS_FILE },
+        { "fsync", EINVAL, 1, KAWS_OK }, { "opendir", EACCES, 0, KAWS_OK },
+        { "opendir", EACCES, 1, KAWS_FILE }, { "opendir", EIO, 0, KAWS_FILE },
+        { "opendir", EINTR, 1, KAWS_OK }
+    };
+    struct world *w = *state;
+    char path[128];
+    kaws__file f;
+    size_t i;
+
+    (void)snprintf(path, sizeof path, "%s/sub/data", w->f.dir);
+    EXPECT(w, KAWS_OK, NULL,
+           kaws__file_open(&f, &w->f.hooks, path, 0, &w->err));
+    assert_true(f.made_dir);
+    for (i = 0; i < COUNT(rows); i++) {
+        disk_heal();
+        f.made_dir = rows[i].made;
+        disk_fail(rows[i].call, 0, rows[i].os, 1);
+        kaws__err_clear(&w->err);
+        EXPECT(w, rows[i].status, "cannot sync the folder above",
+               kaws__file_root(&f, &w->err));
+    }
+    disk_heal();
+    kaws__err_clear(&w->err);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_root(&f, &w->err));
+    assert_string_equal(disk_trace, "f");
+    assert_string_equal(f.dir + strlen(w->f.dir), "/sub");
+    kaws__file_close(&f);
+    EXPECT(w, KAWS_OK, NULL,
+           kaws__file_open(&f, &w->f.hooks, path, 0, &w->err));
+    assert_false(f.made_dir);
+    (void)snprintf(path, sizeof path, "%s/sub/data.lock", w->f.dir);
+    assert_int_equal(remove(path), 0);
+    kaws__file_close(&f);
+}
+
+
+/* A name without a slash is in the folder that we are in. */
+static void
+test_names_without_folder(void **state)
+{
+    struct world *w = *state;
+    char before[512];
+    kaws__file f;
+
+    assert_non_null(getcwd(before, sizeof before));
+    assert_int_equal(chdir(w->f.dir), 0);
+    EXPECT(w, KAWS_OK, NULL,
+           kaws__file_open(&f, &w->f.hooks, "data", 0, &w->err));
+    assert_true(there(w, ".lock"));
+    kaws__file_close(&f);
+    EXPECT(w, KAWS_OK, NULL,
+           kaws__file_open(&f, &w->f.hooks, "sub/data", 0, &w->err));
+    assert_int_equal(fake_logged(&w->f, 1, "made the folder sub"), 1);
+    kaws__file_close(&f);
+    assert_int_equal(remove("sub/data.lock"), 0);
+    assert_int_equal(chdir(before), 0);
+}
+
+
+/* ---- locks ------------------------------------------------------------- */
+
+static void
+test_lock_file(void **state)
+{
+    struct world *w = *state;
+    char lock[128], target[128];
+    struct stat st;
+    kaws__file f, g;
+
+    (void)snprintf(lock, sizeof lock, "%s.lock", w->f.data);
+    (void)snprintf(target, sizeof target, "%s/elsewhere", w->f.dir);
+
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 1));  /* a reader makes none    */
+    assert_int_equal(g.lock_fd, -1);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, &w->err));
+    kaws__file_release(&g);
+    kaws__file_close(&g);
+    assert_false(there(w, ".lock"));
+
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    assert_int_equal(stat(lock, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0600);
+    assert_int_equal(fake_logged(&w->f, -1, ""), 0);
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 0));  /* both are told          */
+    assert_int_equal(fake_logged(&w->f, 1, "in use by another process"), 1);
+    kaws__file_close(&g);
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 1));
+    assert_int_equal(fake_logged(&w->f, 1, "in use by another process"), 2);
+    kaws__file_close(&g);
+    kaws__file_close(&f);
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    assert_int_equal(fake_logged(&w->f, 1, "in use by another process"), 2);
+    kaws__file_close(&f);
+    assert_true(there(w, ".lock"));
+
+    disk_fail("fcntl", 0, ENOLCK, 1);
+    EXPECT(w, KAWS_FILE, "No locks available", open_file(w, &f, 0));
+    kaws__file_close(&f);
+    assert_int_equal(remove(lock), 0);
+    assert_int_equal(symlink(target, lock), 0);
+    EXPECT(w, KAWS_FILE, "cannot open and lock", open_file(w, &f, 0));
+    kaws__file_close(&f);
+    assert_int_not_equal(stat(target, &st), 0);
+    assert_int_equal(remove(lock), 0);
+    assert_int_equal(mkdir(lock, 0700), 0);
+    EXPECT(w, KAWS_FILE, "Is a directory", open_file(w, &f, 0));
+    kaws__file_close(&f);
+}
+
+
+/* Who waits sees the other let go, or gives up after two seconds. */
+static void
+let_go(struct fake *f, int ms)
+{
+    (void)ms;
+    if (f->sleeps == 7)
+        kaws__file_release(f->user);
+}
+
+
+static void
+test_hold(void **state)
+{
+    struct world *w = *state;
+    kaws__file f, g, r1, r2;
+    int fd;
+
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 0));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_LOCKED, "data.lock", kaws__file_hold(&g, &w->err));
+    assert_int_equal(w->f.sleeps, 400);
+    assert_int_equal(w->f.slept[0], 5);
+    kaws__err_clear(&w->err);
+
+    w->f.sleeps = 0;
+    w->f.user = &f;
+    w->f.on_sleep = let_go;
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, &w->err));
+    assert_int_equal(w->f.sleeps, 7);
+    w->f.on_sleep = NULL;
+    fd = open(g.lock, O_RDONLY);          /* closing it lets go of nothing    */
+    close(fd);
+    EXPECT(w, KAWS_LOCKED, NULL, kaws__file_hold(&f, &w->err));
+    kaws__err_clear(&w->err);
+    kaws__file_release(&g);
+
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &r1, 1)); /* readers share          */
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &r2, 1));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&r1, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&r2, &w->err));
+    EXPECT(w, KAWS_LOCKED, NULL, kaws__file_hold(&f, &w->err));
+    kaws__err_clear(&w->err);
+    kaws__file_close(&r1);                /* closing does let go              */
+    kaws__file_release(&r2);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_LOCKED, NULL, kaws__file_hold(&r2, &w->err));
+    kaws__err_clear(&w->err);
+    kaws__file_release(&f);
+    disk_fail("fcntl", 0, EBADF, 1);
+    EXPECT(w, KAWS_FILE, "cannot lock", kaws__file_hold(&f, &w->err));
+    kaws__err_clear(&w->err);
+    disk_fail("fcntl", 0, EINTR, 3);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    kaws__file_close(&r2);
+    kaws__file_close(&g);
+    kaws__file_close(&f);
+}
+
+
+/* Another process holds it, and lets go by dying. */
+static void
+test_hold_across_processes(void **state)
+{
+    struct world *w = *state;
+    int up[2], down[2], status;
+    kaws__file f;
+    pid_t child;
+    char byte = 'x';
+
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    assert_int_equal(pipe(up), 0);
+    assert_int_equal(pipe(down), 0);
+    child = fork();
+    if (child == 0) {
+        kaws__file g;
+        int ok = open_file(w, &g, 0) == KAWS_OK &&
+                 kaws__file_hold(&g, &w->err) == KAWS_OK;
+        ok = ok && write(up[1], &byte, 1) == 1 && read(down[0], &byte, 1) == 1;
+        _exit(ok ? 0 : 1);
+    }
+    assert_true(child > 0);
+    assert_int_equal(read(up[0], &byte, 1), 1);
+    EXPECT(w, KAWS_LOCKED, "more than 2 seconds",
+           kaws__file_hold(&f, &w->err));
+    assert_int_equal(write(down[1], &byte, 1), 1);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    kaws__err_clear(&w->err);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    kaws__file_close(&f);
+    close(up[0]);
+    close(up[1]);
+    close(down[0]);
+    close(down[1]);
+}
+
+
+/* ---- reading ----------------------------------------------------------- */
+
+static void
+test_read(void **state)
+{
+    struct world *w = *state;
+    kaws__file f;
+    kaws__buf bytes;
+
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
+    assert_false(f.exists);
+    spill(w->f.data, "", 0);
+    EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
+    assert_true(f.exists);
+    assert_int_equal(bytes.len, 0);
+    spill(w->f.data, OLD, OLD_LEN);
+    disk_fail("pread", 0, EAGAIN, 3);     /* bit by bit                       */
+    disk_fail("pread", 0, EINTR, 2);
+    EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
+    assert_int_equal(bytes.len, OLD_LEN);
+    assert_memory_equal(bytes.at, OLD, OLD_LEN);
+    assert_memory_equal(f.tail, &old[OLD_LEN - 32], 32);
+    kaws__buf_free(&bytes);
+
+    disk_fail("open", 0, EINTR, 1);
+    disk_fail("open", 0, EACCES, 1);
+    EXPECT(w, KAWS_FILE, "Permission denied", read_file(w, &f, &bytes));
+    disk_fail("fstat", 0, EIO, 1);
+    EXPECT(w, KAWS_FILE, "Input/output error", read_file(w, &f, &bytes));
+    disk_fail("fstat", 1, EIO, 1);
+    EXPECT(w, KAWS_FILE, "Input/output error", read_file(w, &f, &bytes));
+    kaws__buf_free(&bytes);
+    disk_fail("pread", 0, EIO, 1);
+    EXPECT(w, KAWS_FILE, "cannot read the data file",
+           read_file(w, &f, &bytes));
+    assert_int_equal(w->err.os, EIO);
+    kaws__buf_free(&bytes);
+    w->f.fail_nth = w->f.allocs + 1;
+    EXPECT(w, KAWS_MEMORY, "out of memory", read_file(w, &f, &bytes));
+    kaws__buf_free(&bytes);
+    kaws__file_close(&f);
+}
+
+
+static const char *growing;
+
+
+static void
+grow(const char *call)
+{
+    FILE *to;
+
+    if (strcmp(call, "pread") != 0 || growing == NULL)
+        return;
+    to = fopen(growing, "ab");
+    growing = NULL;
+    assert_non_null(to);
+    assert_int_equal(fputc('x', to), 'x');
+    assert_int_equal(fclose(to), 0);
+}
+
+
+static void
+shrink(const char *call)
+{
+    if (strcmp(call, "pread") == 0 && growing != NULL) {
+        assert_int_equal(truncate(growing, 40), 0);
+        growing = NULL;
+    }
+}
+
+
+static void
+test_read_while_it_changes(void **state)
+{
+    struct world *w = *state;
+    kaws__file f;
+    kaws__buf bytes;
+
+    spill(w->f.data, OLD, OLD_LEN);
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    growing = w->f.data;
+    disk_on_call = grow;
+    EXPECT(w, KAWS_CHANGED, "changed while it was being read",
+           read_file(w, &f, &bytes));
+    kaws__buf_free(&bytes);
+    growing = w->f.data;
+    disk_on_call = shrink;
+    assert_int_equal(read_file(w, &f, &bytes), KAWS_OK);
+    assert_int_equal(bytes.len, 40);      /* whole, as it is now              */
+    kaws__buf_free(&bytes);
+    kaws__file_close(&f);
+}
+
+
+/* Puts something else in the file's place. */
+static void
+put(struct world *w, char what)
+{
+    char path[128];
+    struct sockaddr_un at;
+    int fd;
+
+    (void)snprintf(path, sizeof path, "%s.other", w->f.data);
+    (void)remove(path);
+    if (what != 'c')
+        assert_true(remove(w->f.data) == 0 || errno == ENOENT);
+    switch (what) {
+    case 'l':                             /* a link to the very same bytes    */
+        spill(path, OLD, OLD_LEN);
+        assert_int_equal(symlink(path, w->f.data), 0);
+        break;
+    case 'd':
+        assert_int_equal(mkdir(w->f.data, 0700), 0);
+        break;
+    case 'p':
+        assert_int_equal(mkfifo(w->f.data, 0600), 0);
+        break;
+    case 's':
+        memset(&at, 0, sizeof at);
+        at.sun_family = AF_UNIX;
+        (void)snprintf(at.sun_path, sizeof at.sun_path, "%s", w->f.data);
+        fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+        close(fd);
+        break;
+    case 'c':                             /* a copy: another inode            */
+        spill(path, OLD, OLD_LEN);
+        assert_int_equal(rename(path, w->f.data), 0);
+        break;
+    default:
+        break;
+    }
+}
+
+
+static void
+test_read_something_else(void **state)
+{
+    static const struct { char what; const char *words; } rows[] = {
+        { 'l', "symbolic link" }, { 'd', "is not a plain file" },
+        { 'p', "is not a plain file" }, { 's', "pipe or a device" }
+    };
+    struct world *w = *state;
+    kaws__file f;
+    kaws__buf bytes;
+    size_t i;
+
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    for (i = 0; i < COUNT(rows); i++) {
+        put(w, rows[i].what);
+        EXPECT(w, KAWS_FILE, rows[i].words, read_file(w, &f, &bytes));
+        kaws__buf_free(&bytes);
+        assert_false(f.exists);
+    }
+    kaws__file_close(&f);
+}
+
+
+static void
+test_modes_and_owner(void **state)
+{
+    static const struct { mode_t mode; const char *words; } rows[] = {
+        { 0600, NULL }, { 0400, NULL }, { 0640, "be read" },
+        { 0604, "be read" }, { 0620, "be written" }, { 0602, "be written" },
+        { 0666, "be written" }
+    };
+    struct world *w = *state;
+    kaws__file f;
+    kaws__buf bytes;
+    size_t i;
+
+    spill(w->f.data, OLD, OLD_LEN);
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    for (i = 0; i < COUNT(rows); i++) {
+        fake_forget_log(&w->f);
+        assert_int_equal(chmod(w->f.data, rows[i].mode), 0);
+        EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
+        kaws__buf_free(&bytes);
+        assert_int_equal(fake_logged(&w->f, -1, ""), rows[i].words != NULL);
+        if (rows[i].words != NULL)
+            assert_int_equal(fake_logged(&w->f, 1, rows[i].words), 1);
+    }
+    if (geteuid() == 0) {
+        assert_int_equal(chown(w->f.data, 12345, (gid_t)-1), 0);
+        EXPECT(w, KAWS_FILE, "belongs to another user",
+               read_file(w, &f, &bytes));
+    }
+    kaws__file_close(&f);
+}
+
+
+/* ---- changes: the file must be the one we know ------------------------- */
+
+static kaws_status
+change(struct world *w, kaws__file *f, int how)
+{
+    kaws_bytes patch = kaws__buf_of("CELL"), more = kaws__buf_of(OLD);
+    kaws_bytes all = kaws__buf_of(OLD);
+    kaws__writer writer;
+    kaws__buf name;
+    kaws_status status;
+    int landed = 7, fd;
+
+    kaws__err_clear(&w->err);
+    switch (how) {
+    case 0:
+        status = kaws__file_append(f, 8, patch, more, &landed, &w->err);
+        assert_int_equal(landed, status == KAWS_OK);
+        return status;
+    case 1:
+        status = kaws__file_begin(f, &writer, &w->err);
+        if (status != KAWS_OK)
+            return status;
+        kaws__file_put(&writer, "new", 3);
+        return kaws__file_commit(f, &writer, &w->err);
+    case 2:
+        kaws__buf_init(&name, &w->f.hooks);
+        status = kaws__file_set_aside(f, all, 40, 1792926400, &name, &w->err);
+        kaws__buf_free(&name);
+        return status;
+    default:
+        status = kaws__file_verify(f, &fd, &w->err);
+        kaws__plat_close(fd);
+        return status;
+    }
+}
+
+
+static void
+test_another_file_in_its_place(void **state)
+{
+    static const struct { const char *what, *words; } rows[] = {
+        { "copy", "another file has taken its place" },
+        { "pipe", "another file has taken its place" },
+        { "link", "symbolic link" }, { "dir", "Is a directory" },
+        { "sock", "Is a pipe or a device" }, { "none", "No such file" }
+    };
+    struct world *w = *state;
+    struct stat st, after;
+    kaws__file f;
+    size_t i;
+    int how;
+
+    for (i = 0; i < COUNT(rows); i++)
+        for (how = 0; how < 4; how++) {
+            (void)remove(w->f.data);
+            open_old(w, &f);
+            put(w, rows[i].what[0]);
+            disk_trace[0] = '\0';
+            memset(&st, 0, sizeof st);
+            memset(&after, 0, sizeof after);
+            (void)lstat(w->f.data, &st);
+            EXPECT(w, KAWS_CHANGED, rows[i].words, change(w, &f, how));
+            (void)lstat(w->f.data, &after);
+            assert_memory_equal(&st, &after, sizeof st);
+            assert_false(there(w, ".tmp"));
+            assert_string_equal(disk_trace, "");
+            assert_int_equal(f.size, OLD_LEN);
+            kaws__file_close(&f);
+        }
+}
+
+
+static void
+test_other_bytes_in_it(void **state)
+{
+    struct world *w = *state;
+    char bytes[OLD_LEN + 1];
+    kaws__file f;
+    int fd, how;
+    size_t i;
+
+    for (how = 0; how < 4; how++) {
+        open_old(w, &f);
+        assert_int_equal(truncate(w->f.data, OLD_LEN - 1), 0);
+        EXPECT(w, KAWS_CHANGED, "its size is another", change(w, &f, how));
+        assert_int_equal(truncate(w->f.data, 0), 0);
+        EXPECT(w, KAWS_CHANGED, "its size is another", change(w, &f, how));
+        spill(w->f.data, OLD "x", OLD_LEN + 1);
+        EXPECT(w, KAWS_CHANGED, "its size is another", change(w, &f, how));
+        for (i = OLD_LEN - 32; i < OLD_LEN; i++) {
+            memcpy(bytes, OLD, OLD_LEN);
+            bytes[i] ^= 1;
+            fd = open(w->f.data, O_WRONLY);
+            assert_int_equal(ftruncate(fd, OLD_LEN), 0);
+            assert_int_equal(write(fd, bytes, OLD_LEN), OLD_LEN);
+            close(fd);
+            disk_trace[0] = '\0';
+            EXPECT(w, KAWS_CHANGED, "its checksum is another",
+                   change(w, &f, how));
+            assert_string_equal(disk_trace, "");
+        }
+        expect_content(w->f.data, bytes, OLD_LEN);
+        kaws__file_close(&f);
+    }
+}
+
+
+/* That it cannot be looked at is not that it has changed. */
+static void
+test_cannot_look(void **state)
+{
+    struct world *w = *state;
+    kaws__file f;
+    int how;
+
+    open_old(w, &f);
+    for (how = 0; how < 4; how++) {
+        disk_fail("open", 0, EACCES, 1);
+        EXPECT(w, KAWS_FILE, "Permission denied", change(w, &f, how));
+        disk_fail("fstat", 0, EIO, 1);
+        EXPECT(w, KAWS_FILE, "Input/output error", change(w, &f, how));
+        disk_fail("pread", 0, EIO, 1);
+        EXPECT(w, KAWS_FILE, "Input/output error", change(w, &f, how));
+        assert_string_equal(disk_trace, "");
+    }
+    expect_content(w->f.data, OLD, OLD_LEN);
+    kaws__file_close(&f);
+}
+
+
+/* ---- appending --------------------------------------------------------- */
+
+static void
+test_append(void **state)
+{
+    struct world *w = *state;
+    char want[2 * OLD_LEN + 1];
+    kaws__file f;
+
+    open_old(w, &f);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 0));
+    assert_string_equal(disk_trace, "wwd");       /* cell, bytes, sync */
+    (void)snprintf(want, sizeof want, "%s%s", OLD, OLD);
+    memcpy(want + 8, "CELL", 4);
+    expect_content(w->f.data, want, 2 * OLD_LEN);
+    assert_int_equal(f.size, 2 * OLD_LEN);
+    assert_memory_equal(f.tail, &old[OLD_LEN - 32], 32);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+
+    disk_fail("pwrite", 1, EAGAIN, 3);    /* bit by bit                       */
+    disk_fail("fdatasync", 0, EINTR, 2);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 0));
+    assert_int_equal(f.size, 3 * OLD_LEN);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+    kaws__file_close(&f);
+}
+
+
+/* Which calls fail, and what then holds. */
+static void
+test_append_fails(void **state)
+{
+    static const struct {
+        const char *call[3];
+        int         skip[3], os;
+        kaws_status status;
+        int         landed;
+        const char *trace;
+        size_t      len;
+    } rows[] = {
+        { { "pwrite" }, { 0 }, EIO, KAWS_FILE, 0, "w", OLD_LEN },
+        { { "pwrite" }, { 1 }, EIO, KAWS_FILE, 0, "wwtd", OLD_LEN },
+        { { "pwrite" }, { 1 }, ENOSPC, KAWS_FILE, 0, "wwtd", OLD_LEN },
+        { { "fdatasync" }, { 0 }, EIO, KAWS_FILE, 0, "wwdtd", OLD_LEN },
+        { { "pwrite", "ftruncate" }, { 1, 0 }, ENOSPC, KAWS_UNCERTAIN, 0,
+          "wwt", OLD_LEN + OLD_LEN / 2 },
+        { { "pwrite", "fdatasync" }, { 1, 0 }, ENOSPC, KAWS_UNCERTAIN, 0,
+          "wwtd", OLD_LEN },
+        { { "fdatasync", "ftruncate" }, { 0, 0 }, EIO, KAWS_UNCERTAIN, 1,
+          "wwdt", 2 * OLD_LEN },
+        { { "fdatasync", "fdatasync" }, { 0, 0 }, EIO, KAWS_UNCERTAIN, 0,
+          "wwdtd", OLD_LEN }
+    };
+    struct world *w = *state;
+    kaws_bytes patch = kaws__buf_of("CELL"), more = kaws__buf_of(OLD);
+    struct stat st;
+    kaws__file f;
+    size_t i, k;
+    int landed;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        disk_heal();
+        open_old(w, &f);
+        for (k = 0; k < 3 && rows[i].call[k] != NULL; k++)
+            disk_fail(rows[i].call[k], rows[i].skip[k], rows[i].os, 1);
+        kaws__err_clear(&w->err);
+        EXPECT(w, rows[i].status,
+               rows[i].status == KAWS_UNCERTAIN ? "no more is changed"
+                                                : "the data file",
+               kaws__file_append(&f, 8, patch, more, &landed, &w->err));
+        assert_int_equal(w->err.os, rows[i].os);
+        assert_string_equal(disk_trace, rows[i].trace);
+        assert_int_equal(stat(w->f.data, &st), 0);
+        assert_int_equal(st.st_size, rows[i].len);
+        if (landed != rows[i].landed)
+            fail_msg("row %lu", (unsigned long)i);
+        assert_int_equal(f.size, landed ? 2 * OLD_LEN : OLD_LEN);
+        kaws__file_close(&f);
+    }
+}
+
+
+/* ---- replacing --------------------------------------------------------- */
+
+static void
+test_replace(void **state)
+{
+    struct world *w = *state;
+    size_t n = 3 * KAWS__FILE_BLOCK + 17, i, step;
+    char stale[128], target[128];
+    uint8_t *big = malloc(n);
+    struct stat st, before;
+    kaws__writer writer;
+    kaws__file f;
+
+    assert_non_null(big);
+    for (i = 0; i < n; i++)
+        big[i] = (uint8_t)(i * 7 + i / 256);
+    open_old(w, &f);
+    assert_int_equal(stat(w->f.data, &before), 0);
+    (void)snprintf(stale, sizeof stale, "%s.tmp", w->f.data);
+    (void)snprintf(target, sizeof target, "%s/elsewhere", w->f.dir);
+    assert_int_equal(symlink(target, stale), 0);  /* a trap                   */
+    umask(0);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
+    for (i = 0; i < n; i += step) {
+        step = 1 + i * 31 % 50000;
+        step = step < n - i ? step : n - i;
+        kaws__file_put(&writer, big + i, step);
+    }
+    disk_fail("pwrite", 0, EAGAIN, 1);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_commit(&f, &writer, &w->err));
+    expect_content(w->f.data, big, n);
+    assert_int_equal(stat(w->f.data, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0600);
+    assert_int_not_equal(st.st_ino, before.st_ino);
+    assert_int_not_equal(lstat(target, &st), 0);
+    assert_false(there(w, ".tmp"));
+    assert_string_equal(disk_trace, "uwwwwwdrf");
+    assert_int_equal(f.size, n);
+    assert_memory_equal(f.tail, big + n - 32, 32);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+
+    /* Begun, and thought better of. */
+    EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
+    kaws__file_put(&writer, "x", 1);
+    assert_true(there(w, ".tmp"));
+    kaws__file_abandon(&f, &writer);
+    assert_false(there(w, ".tmp"));
+    expect_content(w->f.data, big, n);
+    kaws__file_close(&f);
+    free(big);
+}
+
+
+static void
+test_replace_fails(void **state)
+{
+    static const struct { const char *call; int skip, os; const char *trace; }
+    rows[] = {
+        { "unlink", 0, EPERM, "u" },
+        { "open", 1, EACCES, "u" },
+        { "pwrite", 0, ENOSPC, "uwu" },
+        { "pwrite", 0, EIO, "uwu" },
+        { "fdatasync", 0, EIO, "uwdu" },
+        { "fstat", 1, EIO, "uwdu" },
+        { "opendir", 0, EMFILE, "uwdu" },
+        { "rename", 0, EIO, "uwdru" }
+    };
+    struct world *w = *state;
+    kaws__file f, before;
+    size_t i;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        disk_heal();
+        open_old(w, &f);
+        before = f;
+        disk_fail(rows[i].call, rows[i].skip, rows[i].os, 1);
+        EXPECT(w, KAWS_FILE, "data", change(w, &f, 1));
+        assert_int_equal(w->err.os, rows[i].os);
+        assert_string_equal(disk_trace, rows[i].trace);
+        assert_memory_equal(&f, &before, sizeof f);
+        expect_content(w->f.data, OLD, OLD_LEN);
+        assert_false(there(w, ".tmp"));
+        EXPECT(w, KAWS_OK, NULL, change(w, &f, 1));   /* and the next goes    */
+        expect_content(w->f.data, "new", 3);
+        kaws__file_close(&f);
+    }
+    open_old(w, &f);
+    w->f.fail_nth = w->f.allocs + 1;
+    EXPECT(w, KAWS_MEMORY, "out of memory", change(w, &f, 1));
+    expect_content(w->f.data, OLD, OLD_LEN);
+    kaws__file_close(&f);
+}
+
+
+/* The folder's sync fails after the rename: the new file is there, and known,
+ * but who knows for how long. A file system that cannot sync says EINVAL. */
+static void
+test_replace_uncertain(void **state)
+{
+    static const struct { int os; kaws_status status; } rows[] = {
+        { EIO, KAWS_UNCERTAIN }, { EINVAL, KAWS_OK }, { EINTR, KAWS_OK }
+    };
+    struct world *w = *state;
+    kaws__file f;
+    size_t i;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        open_old(w, &f);
+        disk_fail("fsync", 0, rows[i].os, 1);
+        EXPECT(w, rows[i].status, "could not be synced", change(w, &f, 1));
+        expect_content(w->f.data, "new", 3);
+        assert_int_equal(f.size, 3);
+        assert_false(there(w, ".tmp"));
+        kaws__file_close(&f);
+    }
+}
+
+
+/* What stands in the way of the new file is not written to. */
+static void
+test_replace_in_the_way(void **state)
+{
+    struct world *w = *state;
+    char tmp[128];
+    kaws__file f;
+
+    open_old(w, &f);
+    (void)snprintf(tmp, sizeof tmp, "%s.tmp", w->f.data);
+    spill(tmp, "stale", 5);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 1));
+    assert_int_equal(mkdir(tmp, 0700), 0);
+    kaws__file_close(&f);
+    open_old(w, &f);
+    EXPECT(w, KAWS_FILE, "Is a directory", change(w, &f, 1));
+    expect_content(w->f.data, OLD, OLD_LEN);
+    kaws__file_close(&f);
+}
+
+
+/* ---- a torn end -------------------------------------------------------- */
+
+static void
+test_set_aside(void **state)
+{
+    struct world *w = *state;
+    char path[160];
+    struct stat st;
+    kaws__file f;
+
+    open_old(w, &f);
+    umask(0);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 2));
+    assert_string_equal(disk_trace, "wdftd");
+    (void)snprintf(path, sizeof path, "%s.torn-20261025T110640Z", w->f.data);
+    expect_content(path, &old[40], OLD_LEN - 40);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 07777, 0600);
+    expect_content(w->f.data, OLD, 40);
+    assert_int_equal(f.size, 40);
+    assert_memory_equal(f.tail, &old[8], 32);
+    kaws__file_close(&f);
+}
+
+
+/* Several in one second get names of their own; a hundred are too many. */
+static void
+test_set_aside_again(void **state)
+{
+    struct world *w = *state;
+    char suffix[64];
+    kaws__file f;
+    int i;
+
+    for (i = 0; i < 99; i++) {
+        open_old(w, &f);
+        EXPECT(w, KAWS_OK, NULL, change(w, &f, 2));
+        (void)snprintf(suffix, sizeof suffix, i == 0
+                       ? ".torn-20261025T110640Z"
+                       : ".torn-20261025T110640Z-%d", i);
+        assert_true(there(w, suffix));
+        kaws__file_close(&f);
+    }
+    open_old(w, &f);
+    EXPECT(w, KAWS_FILE, "File exists", change(w, &f, 2));
+    expect_content(w->f.data, OLD, OLD_LEN);
+    kaws__file_close(&f);
+}
+
+
+/* Nothing is cut off before its copy is safe; a copy that is not, goes. */
+static void
+test_set_aside_fails(void **state)
+{
+    static const struct { const char *call; int skip, os; size_t len; }
+    rows[] = {
+        { "open", 1, ENOSPC, OLD_LEN }, { "pwrite", 0, ENOSPC, OLD_LEN },
+        { "fdatasync", 0, EIO, OLD_LEN }, { "fsync", 0, EIO, OLD_LEN },
+        { "opendir", 0, EMFILE, OLD_LEN }, { "ftruncate", 0, EIO, OLD_LEN },
+        { "fdatasync", 1, EIO, 40 }, { "fstat", 1, EIO, 40 }
+    };
+    struct world *w = *state;
+    kaws__file f;
+    size_t i;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        disk_heal();
+        open_old(w, &f);
+        disk_fail(rows[i].call, rows[i].skip, rows[i].os, 1);
+        EXPECT(w, KAWS_FILE, "cannot set the torn end", change(w, &f, 2));
+        assert_int_equal(w->err.os, rows[i].os);
+        expect_content(w->f.data, OLD, rows[i].len);
+        assert_int_equal(there(w, ".torn-20261025T110640Z"), i >= 5);
+        kaws__file_close(&f);
+        put(w, '-');
+        (void)snprintf(w->f.body, sizeof w->f.body,
+                       "%s.torn-20261025T110640Z", w->f.data);
+        (void)remove(w->f.body);
+    }
+    open_old(w, &f);
+    w->f.fail_nth = w->f.allocs + 1;
+    EXPECT(w, KAWS_MEMORY, "cannot set", change(w, &f, 2));
+    expect_content(w->f.data, OLD, OLD_LEN);
+    kaws__file_close(&f);
+}
+
+
+/* ---- what was found is made durable ------------------------------------ */
+
+static void
+test_settle(void **state)
+{
+    static const struct { const char *call; int skip, os; const char *words; }
+    rows[] = {
+        { "opendir", 0, EMFILE, "cannot sync the folder" },
+        { "fsync", 0, EIO, "cannot sync the folder" },
+        { "open", 0, EACCES, "cannot open" },
+        { "pwrite", 0, ENOSPC, "cannot sync the data file" },
+        { "fdatasync", 0, EIO, "cannot sync the data file" }
+    };
+    struct world *w = *state;
+    kaws_bytes all = kaws__buf_of(OLD);
+    kaws__file f;
+    size_t i;
+
+    open_old(w, &f);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_settle(&f, all, 40, &w->err));
+    assert_string_equal(disk_trace, "fwd");
+    expect_content(w->f.data, OLD, OLD_LEN);
+    disk_trace[0] = '\0';
+    EXPECT(w, KAWS_OK, NULL, kaws__file_settle(&f, all, OLD_LEN, &w->err));
+    assert_string_equal(disk_trace, "f");         /* all of it was durable    */
+    for (i = 0; i < COUNT(rows); i++) {
+        disk_heal();
+        disk_fail(rows[i].call, rows[i].skip, rows[i].os, 1);
+        kaws__err_clear(&w->err);
+        EXPECT(w, KAWS_FILE, rows[i].words,
+               kaws__file_settle(&f, all, 40, &w->err));
+        expect_content(w->f.data, OLD, OLD_LEN);
+    }
+    put(w, 'c');
+    kaws__err_clear(&w->err);
+    EXPECT(w, KAWS_CHANGED, NULL, kaws__file_settle(&f, all, 40, &w->err));
+    kaws__file_close(&f);
+}
+
+
+/* A patch that stopped in the middle is tried again. */
+static void
+test_half_a_patch(void **state)
+{
+    struct world *w = *state;
+    char want[OLD_LEN + 1];
+    kaws__file f;
+
+    memcpy(want, OLD, sizeof want);
+    memcpy(want + 8, "CELL", 4);
+    open_old(w, &f);
+    disk_fail("pwrite", 0, EAGAIN, 1);
+    disk_fail("pwrite", 0, EIO, 1);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 0));
+    assert_string_equal(disk_trace, "wwwwd");
+    assert_int_equal(f.size, 2 * OLD_LEN);
+    kaws__file_close(&f);
+
+    open_old(w, &f);
+    disk_fail("pwrite", 0, EAGAIN, 1);
+    disk_fail("pwrite", 0, EIO, 2);
+    EXPECT(w, KAWS_UNCERTAIN, "again when that was repeated",
+           change(w, &f, 0));
+    assert_string_equal(disk_trace, "www");
+    assert_int_equal(f.size, OLD_LEN);
+    kaws__file_close(&f);
+}
+
+
+int
+main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
+    const struct CMUnitTest tests[] = {
+        TEST(test_names),
+        TEST(test_folder),
+        TEST(test_root),
+        TEST(test_names_without_folder),
+        TEST(test_lock_file),
+        TEST(test_hold),
+        TEST(test_hold_across_processes),
+        TEST(test_read),
+        TEST(test_read_while_it_changes),
+        TEST(test_read_something_else),
+        TEST(test_modes_and_owner),
+        TEST(test_another_file_in_its_place),
+        TEST(test_other_bytes_in_it),
+        TEST(test_cannot_look),
+        TEST(test_append),
+        TEST(test_append_fails),
+        TEST(test_replace),
+        TEST(test_replace_fails),
+        TEST(test_replace_uncertain),
+        TEST(test_replace_in_the_way),
+        TEST(test_set_aside),
+        TEST(test_set_aside_again),
+        TEST(test_set_aside_fails),
+        TEST(test_settle),
+        TEST(test_half_a_patch)
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

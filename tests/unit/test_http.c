@@ -1,0 +1,458 @@
+/* Room 9, http: what a reply's headers say, the wrapper around the hook, and
+ * the parts of the built-in sender that need no server. */
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+#include "world.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+
+
+/* ---- header lines ------------------------------------------------------ */
+
+static void
+give(kaws_reply *r, const char *line)
+{
+    kaws__http_header(r, kaws__buf_of(line));
+}
+
+
+static void
+fresh(kaws_reply *r)
+{
+    memset(r, 0, sizeof *r);
+    r->retry_after_ms = -1;
+}
+
+
+static void
+test_date(void **state)
+{
+    static const struct { const char *line; int64_t date; } rows[] = {
+        { "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 784111777 },
+        { "date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 784111777 },
+        { "DATE:Sun, 06 Nov 1994 08:49:37 GMT\r\n", 784111777 },
+        { "dAtE: \t Sun, 06 Nov 1994 08:49:37 GMT \t \r\n", 784111777 },
+        { "Date: Sun, 06 Nov 1994 08:49:37 GMT", 784111777 },
+        { "Date: Tue, 29 Feb 2028 23:59:59 GMT\r\n", 1835481599 },
+        { "Date: Sunday, 06-Nov-94 08:49:37 GMT\r\n", 0 },
+        { "Date: Sun Nov  6 08:49:37 1994\r\n", 0 },
+        { "Date: yesterday\r\n", 0 },
+        { "Date:\r\n", 0 },
+        { "Date\r\n", 42 },
+        { "Date : Sun, 06 Nov 1994 08:49:37 GMT\r\n", 42 },
+        { "X-Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 42 },
+        { "Dat: Sun, 06 Nov 1994 08:49:37 GMT\r\n", 42 }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++) {
+        kaws_reply r;
+        fresh(&r);
+        r.date = 42;
+        give(&r, rows[i].line);
+        if (r.date != rows[i].date)
+            fail_msg("%s: %ld", rows[i].line, (long)r.date);
+        assert_int_equal(r.retry_after_ms, -1);
+        assert_string_equal(r.request_id, "");
+    }
+}
+
+
+static void
+test_retry_after(void **state)
+{
+    static const struct { const char *line; int ms; } rows[] = {
+        { "x-amz-retry-after: 0\r\n", 0 },
+        { "X-Amz-Retry-After:1500\r\n", 1500 },
+        { "x-amz-retry-after: 3600000\r\n", 3600000 },
+        { "x-amz-retry-after: 3600001\r\n", -1 },
+        { "x-amz-retry-after: 4294967296\r\n", -1 },
+        { "x-amz-retry-after: 99999999999999999999\r\n", -1 },
+        { "x-amz-retry-after: -5\r\n", -1 },
+        { "x-amz-retry-after: +5\r\n", -1 },
+        { "x-amz-retry-after: 1e3\r\n", -1 },
+        { "x-amz-retry-after: 1.5\r\n", -1 },
+        { "x-amz-retry-after: soon\r\n", -1 },
+        { "x-amz-retry-after:\r\n", -1 },
+        { "Retry-After: 7\r\n", -1 }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++) {
+        kaws_reply r;
+        fresh(&r);
+        give(&r, rows[i].line);
+        if (r.retry_after_ms != rows[i].ms)
+            fail_msg("%s: %d", rows[i].line, r.retry_after_ms);
+    }
+}
+
+
+static void
+test_request_id(void **state)
+{
+    kaws_reply r;
+    char line[256];
+
+    (void)state;
+    fresh(&r);
+    give(&r, "x-amzn-RequestId: 1b2c-\r\n");
+    assert_string_equal(r.request_id, "1b2c-");
+    give(&r, "X-AMZN-REQUESTID:   other \t\r\n");
+    assert_string_equal(r.request_id, "other");
+    give(&r, "x-amzn-requestid:\r\n");
+    assert_string_equal(r.request_id, "");
+    (void)snprintf(line, sizeof line, "x-amzn-requestid: %0200d\r\n", 7);
+    give(&r, line);
+    assert_int_equal(strlen(r.request_id), 63);
+    give(&r, "x-amz-request-id: not this one\r\n");
+    assert_int_equal(strlen(r.request_id), 63);
+}
+
+
+/* A 100 or a proxy's 200 may come first: its headers are not the reply's. */
+static void
+test_another_reply_begins(void **state)
+{
+    kaws_reply r;
+
+    (void)state;
+    fresh(&r);
+    give(&r, "HTTP/1.1 100 Continue\r\n");
+    give(&r, "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    give(&r, "x-amz-retry-after: 9\r\n");
+    give(&r, "x-amzn-requestid: first\r\n");
+    give(&r, "\r\n");
+    assert_int_equal(r.date, 784111777);
+    give(&r, "HTTP/1.1 400 Bad Request: all of it\r\n");
+    assert_int_equal(r.date, 0);
+    assert_int_equal(r.retry_after_ms, -1);
+    assert_string_equal(r.request_id, "");
+    give(&r, "HTTP\r\n");
+    give(&r, "x-amzn-requestid: second\r\n");
+    assert_string_equal(r.request_id, "second");
+}
+
+
+static void
+test_a_header_twice(void **state)
+{
+    kaws_reply r;
+
+    (void)state;
+    fresh(&r);
+    give(&r, "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n");
+    give(&r, "Date: Sun, 06 Nov 1994 08:49:38 GMT\r\n");
+    assert_int_equal(r.date, 784111778);
+    give(&r, "Date: nonsense\r\n");
+    assert_int_equal(r.date, 0);
+    give(&r, "x-amz-retry-after: 1\r\n");
+    give(&r, "x-amz-retry-after: 2\r\n");
+    assert_int_equal(r.retry_after_ms, 2);
+}
+
+
+/* Not one byte beyond the line is looked at: each is a heap block of its own
+ * length, which the sanitizer watches. */
+static void
+test_lines_of_any_length(void **state)
+{
+    static const char all[] = "x-amzn-requestid: 0123 \t\r\n";
+    kaws_reply r;
+    size_t n;
+
+    (void)state;
+    fresh(&r);
+    for (n = 0; n < sizeof all; n++) {
+        uint8_t *at = malloc(n > 0 ? n : 1);
+        kaws_bytes line;
+        assert_non_null(at);
+        memcpy(at, all, n);
+        line.at = at;
+        line.len = n;
+        kaws__http_header(&r, line);
+        free(at);
+    }
+    assert_string_equal(r.request_id, "0123");
+}
+
+
+/* ---- the wrapper ------------------------------------------------------- */
+
+typedef struct hooked {
+    const kaws_request *q;
+    int calls, answer, http, spoil, clean;
+} hooked;
+
+
+static int
+hook(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    hooked *h = ctx;
+
+    h->calls++;
+    h->q = q;
+    h->clean = r->http == 0 && r->body_len == 0 && r->date == 0 &&
+               r->retry_after_ms == -1 && r->request_id[0] == '\0' &&
+               r->text[0] == '\0';
+    r->http = h->http;
+    if (h->spoil) {
+        memset(r->request_id, 'x', sizeof r->request_id);
+        memset(r->text, 'y', sizeof r->text);
+    }
+    return h->answer;
+}
+
+
+static void
+test_the_hook_is_asked(void **state)
+{
+    struct world *w = *state;
+    hooked h = { NULL, 0, 0, 200, 0, 0 };
+    kaws_hooks hooks = w->f.hooks;
+    kaws_request q;
+    kaws_reply r;
+    kaws__http http;
+
+    memset(&q, 0, sizeof q);
+    memset(&r, 0x77, sizeof r);
+    hooks.ctx = &h;
+    hooks.send = hook;
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    assert_null(http.sender);
+    assert_int_equal(kaws__http_send(&http, &q, &r), 0);
+    assert_int_equal(h.calls, 1);
+    assert_ptr_equal(h.q, &q);
+    assert_true(h.clean);
+
+    h.http = 0;                           /* 0 is ok, but no status came      */
+    assert_true(kaws__http_send(&http, &q, &r));
+    h.http = 200;
+    h.answer = 1;
+    assert_true(kaws__http_send(&http, &q, &r));
+    h.answer = 0;
+    h.spoil = 1;                          /* it forgot both NULs              */
+    assert_int_equal(kaws__http_send(&http, &q, &r), 0);
+    assert_int_equal(strlen(r.request_id), sizeof r.request_id - 1);
+    assert_int_equal(strlen(r.text), sizeof r.text - 1);
+    kaws__http_close(&http);
+}
+
+
+/* ---- the built-in sender, as far as it goes without a server ----------- */
+
+static void
+test_sender_opens_and_closes(void **state)
+{
+    struct world *w = *state;
+    kaws_hooks hooks = w->f.hooks;
+    kaws__http http;
+
+    hooks.send = NULL;
+    assert_int_equal(unsetenv("SSLKEYLOGFILE"), 0);
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    assert_non_null(http.sender);
+    kaws__http_close(&http);
+    kaws__http_close(&http);
+    assert_int_equal(w->f.live, 0);
+    assert_int_equal(fake_logged(&w->f, -1, "SSLKEYLOGFILE"), 0);
+
+    assert_int_equal(setenv("SSLKEYLOGFILE", "/nowhere", 1), 0);
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    kaws__http_close(&http);
+    assert_int_equal(fake_logged(&w->f, 1, "SSLKEYLOGFILE"), 1);
+    assert_int_equal(unsetenv("SSLKEYLOGFILE"), 0);
+
+    w->f.fail_nth = w->f.allocs + 1;
+    EXPECT(w, KAWS_MEMORY, "out of memory",
+           kaws__http_open(&http, &hooks, NULL, &w->err));
+    kaws__http_close(&http);
+}
+
+
+static void
+test_body_is_capped_and_wiped(void **state)
+{
+    char data[8] = "12345678", zeros[8] = { 0 };
+    uint8_t *room = malloc(10);
+    kaws_reply r;
+    kaws__transfer t;
+
+    (void)state;
+    assert_non_null(room);
+    fresh(&r);
+    memset(&t, 0, sizeof t);
+    t.r = &r;
+    r.body = room;
+    r.body_max = 10;
+    assert_int_equal(kaws__http_on_body(data, 1, 8, &t), 8);
+    assert_memory_equal(room, "12345678", 8);
+    assert_memory_equal(data, zeros, 8);
+    memcpy(data, "9A", 2);
+    assert_int_equal(kaws__http_on_body(data, 1, 2, &t), 2);
+    assert_int_equal(r.body_len, 10);
+    assert_false(t.too_long);
+    memcpy(data, "B", 1);
+    assert_int_equal(kaws__http_on_body(data, 1, 1, &t), 0);
+    assert_true(t.too_long);
+    assert_memory_equal(data, zeros, 8);
+    assert_int_equal(r.body_len, 10);
+    assert_int_equal(kaws__http_on_body(data, 1, 0, &t), 0);
+    free(room);
+}
+
+
+/* A body that ends in spaces is handed over in two parts; any other in one. */
+static void
+test_body_in_two_parts(void **state)
+{
+    static const char text[] = "secret      ";
+    char out[64];
+    kaws_request q;
+    kaws__transfer t;
+
+    (void)state;
+    memset(&q, 0, sizeof q);
+    memset(&t, 0, sizeof t);
+    q.body = kaws__buf_of(text);
+    t.q = &q;
+    t.first = 6;
+    assert_int_equal(kaws__http_on_read(out, 1, sizeof out, &t), 6);
+    assert_memory_equal(out, "secret", 6);
+    assert_int_equal(kaws__http_on_read(out, 1, 4, &t), 4);
+    assert_int_equal(kaws__http_on_read(out, 1, sizeof out, &t), 2);
+    assert_memory_equal(out, "  ", 2);
+    assert_int_equal(kaws__http_on_read(out, 1, sizeof out, &t), 0);
+
+    assert_int_equal(kaws__http_on_seek(&t, 0, SEEK_SET), CURL_SEEKFUNC_OK);
+    assert_int_equal(kaws__http_on_read(out, 1, 2, &t), 2);
+    assert_int_equal(kaws__http_on_read(out, 1, sizeof out, &t), 4);
+    assert_int_equal(kaws__http_on_seek(&t, 12, SEEK_SET), CURL_SEEKFUNC_OK);
+    assert_int_equal(kaws__http_on_read(out, 1, sizeof out, &t), 0);
+    assert_int_equal(kaws__http_on_seek(&t, 13, SEEK_SET),
+                     CURL_SEEKFUNC_CANTSEEK);
+    assert_int_equal(kaws__http_on_seek(&t, -1, SEEK_SET),
+                     CURL_SEEKFUNC_CANTSEEK);
+    assert_int_equal(kaws__http_on_seek(&t, 0, SEEK_END),
+                     CURL_SEEKFUNC_CANTSEEK);
+    t.sent = 0;
+    t.first = q.body.len;
+    assert_int_equal(kaws__http_on_read(out, 1, sizeof out, &t), 12);
+}
+
+
+/* The pool lends, takes back, and keeps no more than it may. */
+static void
+test_pool(void **state)
+{
+    struct world *w = *state;
+    CURL *taken[KAWS__HTTP_IDLE + 3];
+    kaws__sender *s = kaws__http_sender(&w->f.hooks, NULL);
+    size_t i;
+
+    assert_non_null(s);
+    for (i = 0; i < COUNT(taken); i++) {
+        taken[i] = kaws__http_take(s);
+        assert_non_null(taken[i]);
+    }
+    for (i = 0; i < COUNT(taken); i++)
+        kaws__http_give_back(s, taken[i]);
+    assert_int_equal(s->count, KAWS__HTTP_IDLE);
+    taken[0] = kaws__http_take(s);
+    assert_ptr_equal(taken[0], taken[KAWS__HTTP_IDLE - 1]);
+    assert_int_equal(s->count, KAWS__HTTP_IDLE - 1);
+    kaws__http_give_back(s, taken[0]);
+    kaws__http_sender_free(s);
+    kaws__http_sender_free(NULL);
+}
+
+
+static void
+test_header_lines(void **state)
+{
+    static const char *const lines[] = { "Host: a", "B: c", NULL };
+    struct curl_slist *list = kaws__http_lines(lines);
+
+    (void)state;
+    assert_non_null(list);
+    assert_string_equal(list->data, "Expect:");
+    assert_string_equal(list->next->data, "Host: a");
+    assert_string_equal(list->next->next->data, "B: c");
+    assert_null(list->next->next->next);
+    curl_slist_free_all(list);
+}
+
+
+/* Nobody listens there, or it is no URL for us: no reply, and words for it. */
+static void
+test_no_server(void **state)
+{
+    static const char *const headers[] = { "Host: x", NULL };
+    struct world *w = *state;
+    struct sockaddr_in where;
+    socklen_t len = sizeof where;
+    char url[64];
+    uint8_t room[16];
+    kaws_hooks hooks = w->f.hooks;
+    kaws__http http;
+    kaws_request q;
+    kaws_reply r;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    memset(&where, 0, sizeof where);
+    where.sin_family = AF_INET;
+    where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(bind(fd, (struct sockaddr *)&where, sizeof where), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&where, &len), 0);
+    (void)snprintf(url, sizeof url, "http://127.0.0.1:%d/",
+                   ntohs(where.sin_port));
+    memset(&q, 0, sizeof q);
+    memset(&r, 0, sizeof r);
+    q.headers = headers;
+    q.body = kaws__buf_of("{}");
+    q.timeout_ms = q.connect_timeout_ms = 2000;
+    r.body = room;
+    r.body_max = sizeof room;
+    hooks.send = NULL;
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    q.url = url;
+    assert_true(kaws__http_send(&http, &q, &r));
+    assert_int_equal(r.http, 0);
+    assert_string_not_equal(r.text, "");
+    q.url = "file:///etc/hostname";
+    assert_true(kaws__http_send(&http, &q, &r));
+    assert_string_not_equal(r.text, "");
+    assert_int_equal(r.body_len, 0);
+    kaws__http_close(&http);
+    close(fd);
+}
+
+
+int
+main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_date),
+        cmocka_unit_test(test_retry_after),
+        cmocka_unit_test(test_request_id),
+        cmocka_unit_test(test_another_reply_begins),
+        cmocka_unit_test(test_a_header_twice),
+        cmocka_unit_test(test_lines_of_any_length),
+        cmocka_unit_test_setup_teardown(test_the_hook_is_asked, world_begin,
+                                        world_end),
+        cmocka_unit_test_setup_teardown(test_sender_opens_and_closes,
+                                        world_begin, world_end),
+        cmocka_unit_test(test_body_is_capped_and_wiped),
+        cmocka_unit_test(test_body_in_two_parts),
+        cmocka_unit_test_setup_teardown(test_pool, world_begin, world_end),
+        cmocka_unit_test(test_header_lines),
+        cmocka_unit_test_setup_teardown(test_no_server, world_begin, world_end)
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

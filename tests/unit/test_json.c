@@ -1,0 +1,557 @@
+/* test_json.c - room 6, json: what is taken, what is refused, and where
+ *
+ *     cc -std=c99 -g -fsanitize=address,undefined -o test_json \
+ *        tests/unit/test_json.c -l:libbearssl.a -lcurl -lcmocka
+ *
+ * Texts lie in blocks of exactly their size, so that a sanitizer sees it if the
+ * reader looks a byte too far.
+ */
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+
+#include "unit.h"
+
+/* Every kind of token, for what is to be cut and mutated. */
+static const char document[] =
+    " {\"KeyId\" : \"arn:aws:kms:us-east-1:111122223333:key/1\",\n"
+    "\t\"a\":\"\\\"\\\\\\/\\b\\f\\n\\r\\t\\u0041\\u00fc\\u20ac\\ud83d\\udd11\","
+    "\"numbers\":[0,-0,12.5e+3,-0.25E-7,1e9], \"words\":[true,false,null],\r\n"
+    "\"nested\":{\"a\":{\"b\":[[],{},[{}],[[1],[2]]]},\"c\":\"\xc3\xbc\"},"
+    "\"b\":\"\xe2\x82\xac \xf0\x9f\x94\x91 plain\", \"\":\"\" } ";
+
+typedef struct reading {
+    kaws__member want[2];
+    const char  *bad;
+    size_t       offset, len;
+    uint8_t     *text;
+} reading;
+
+
+/* Reads a copy; free it with done_reading. */
+static reading
+read_text(const void *text, size_t len)
+{
+    reading r;
+    size_t i;
+
+    memset(&r, 0, sizeof r);
+    r.text = unit_exact(text, len);
+    r.len = len;
+    r.want[0].name = "a";
+    r.want[1].name = "b";
+    r.want[0].value = r.want[1].value = unit_bytes("not emptied", 11);
+    r.bad = kaws__json_read(r.text, len, r.want, 2, &r.offset);
+    if (r.offset > len)
+        fail_msg("the offset is %lu of %lu", (unsigned long)r.offset,
+                 (unsigned long)len);
+    for (i = 0; i < 2; i++) {
+        kaws_bytes value = r.want[i].value;
+        if (value.at == NULL) {
+            assert_int_equal(value.len, 0);
+            continue;
+        }
+        assert_in_range(value.at - r.text, 0, len);
+        assert_in_range(value.len, 0, len - (size_t)(value.at - r.text));
+    }
+    return r;
+}
+
+
+static void
+done_reading(reading *r)
+{
+    free(r->text);
+}
+
+
+static void
+must_be(const void *text, size_t len, const char *bad, size_t offset)
+{
+    reading r = read_text(text, len);
+    int same = bad == NULL || r.bad == NULL ? bad == r.bad
+             : strcmp(bad, r.bad) == 0 && r.offset == offset;
+
+    if (!same) {
+        print_error("%s\n  should be: %s\n", *unit_case(),
+                    bad == NULL ? "taken" : bad);
+        unit_caret(text, len, offset);
+        print_error("  but is: %s\n", r.bad == NULL ? "taken" : r.bad);
+        unit_caret(text, len, r.offset);
+        fail();
+    }
+    done_reading(&r);
+}
+
+
+/* ---- the tables -------------------------------------------------------- */
+
+static void
+check_value(const unit_file *f, const reading *r, size_t which)
+{
+    const char *value = unit_field(f, r->want[which].name, 0);
+    uint8_t *want;
+    size_t len;
+
+    if (value == NULL) {
+        assert_null(r->want[which].value.at);
+        return;
+    }
+    assert_non_null(r->want[which].value.at);
+    want = unit_undo(value, &len);
+    unit_same(r->want[which].name, r->want[which].value.at,
+              r->want[which].value.len, want, len);
+    free(want);
+}
+
+
+static void
+test_vectors(void **state)
+{
+    unit_file f;
+    size_t taken = 0, refused = 0, len;
+
+    (void)state;
+    unit_open(&f, __FILE__, "json.txt");
+    while (unit_next(&f)) {
+        const char *name = unit_must(&f, "case");
+        uint8_t *text = unit_undo(unit_must(&f, "text"), &len);
+        if (name[0] == 'y') {
+            reading r;
+            must_be(text, len, NULL, 0);
+            r = read_text(text, len);
+            check_value(&f, &r, 0);
+            check_value(&f, &r, 1);
+            done_reading(&r);
+            taken++;
+        } else {
+            const char *wrong = unit_must(&f, "wrong");
+            must_be(text, len, strchr(wrong, ' ') + 1,
+                    strtoul(wrong, NULL, 10));
+            refused++;
+        }
+        free(text);
+    }
+    unit_close(&f);
+    assert_in_range(taken, 50, 1000);
+    assert_in_range(refused, 160, 1000);
+}
+
+
+/* ---- depth ------------------------------------------------------------- */
+
+/* {"c": and then `depth` levels, opened by turns as the pattern says, closed
+ * again, and } */
+static size_t
+nest(char *out, const char *pattern, size_t depth, size_t *deepest)
+{
+    size_t n, i, patterns = strlen(pattern);
+
+    memcpy(out, "{\"c\":", 5);
+    n = 5;
+    for (i = 0; i < depth; i++) {
+        *deepest = n;
+        out[n++] = pattern[i % patterns];
+        if (out[n - 1] == '{') {
+            memcpy(out + n, "\"d\":", 4);
+            n += 4;
+        }
+    }
+    out[n++] = '1';
+    for (i = depth; i-- > 0;)
+        out[n++] = pattern[i % patterns] == '{' ? '}' : ']';
+    out[n++] = '}';
+    return n;
+}
+
+
+static void
+test_depth(void **state)
+{
+    static const char *const patterns[] = { "[", "{", "[{", "{[", "{{[" };
+    char *text = malloc(8 * 100000);
+    size_t i, n, depth, deepest, far;
+
+    (void)state;
+    assert_non_null(text);
+    for (i = 0; i < UNIT_COUNT(patterns); i++) {
+        for (depth = 1; depth <= 64; depth++) {
+            n = nest(text, patterns[i], depth, &deepest);
+            must_be(text, n, NULL, 0);
+        }
+        n = nest(text, patterns[i], 65, &deepest);
+        must_be(text, n, "nested too deeply", deepest);
+        n = nest(text, patterns[i], 100000, &far);
+        must_be(text, n, "nested too deeply", deepest);
+    }
+    free(text);
+}
+
+
+/* Closing a level must show which kind the one around it is. */
+static void
+test_depth_kinds(void **state)
+{
+    char text[1024];
+    size_t n, place, deepest, round;
+
+    (void)state;
+    unit_start();
+    for (round = 0; round < 200; round++) {
+        char pattern[9];
+        size_t depth = 2 + unit_random(62);
+        for (n = 0; n < 8; n++)
+            pattern[n] = unit_random(2) ? '[' : '{';
+        pattern[8] = '\0';
+        n = nest(text, pattern, depth, &deepest);
+        must_be(text, n, NULL, 0);
+        place = n - 2 - unit_random((uint32_t)depth);
+        text[place] = text[place] == '}' ? ']' : '}';
+        must_be(text, n, "a comma or an end was expected", place);
+    }
+}
+
+
+/* ---- a long document --------------------------------------------------- */
+
+static void
+test_document(void **state)
+{
+    reading r = read_text(document, strlen(document));
+
+    (void)state;
+    assert_null(r.bad);
+    unit_same("a", r.want[0].value.at, r.want[0].value.len,
+              "\"\\/\b\f\n\r\tA\xc3\xbc\xe2\x82\xac\xf0\x9f\x94\x91", 18);
+    unit_same("b", r.want[1].value.at, r.want[1].value.len,
+              "\xe2\x82\xac \xf0\x9f\x94\x91 plain", 14);
+    done_reading(&r);
+}
+
+
+/* Only blanks may be cut off. */
+static void
+test_truncated(void **state)
+{
+    size_t len = strlen(document), n;
+
+    (void)state;
+    must_be(document, len - 1, NULL, 0);
+    for (n = 0; n < len - 1; n++) {
+        reading r = read_text(document, n);
+        if (r.bad == NULL) {
+            unit_caret(document, len, n);
+            fail_msg("cut at byte %lu, and taken", (unsigned long)n);
+        }
+        assert_in_range(r.offset, n > 12 ? n - 12 : 0, n);
+        done_reading(&r);
+    }
+}
+
+
+/* Only blanks may follow. */
+static void
+test_followed(void **state)
+{
+    size_t len = strlen(document);
+    uint8_t text[sizeof document];
+    int byte;
+
+    (void)state;
+    memcpy(text, document, len);
+    for (byte = 0; byte < 256; byte++) {
+        int blank = byte == ' ' || byte == '\t' || byte == '\n' ||
+                    byte == '\r';
+        text[len] = (uint8_t)byte;
+        must_be(text, len + 1, blank ? NULL : "something follows the object",
+                blank ? 0 : len);
+    }
+}
+
+
+/* A value is refused where it is changed to something that JSON has not. */
+static void
+test_every_byte(void **state)
+{
+    size_t len = strlen(document), place, taken = 0;
+    char text[sizeof document];
+    int byte;
+
+    (void)state;
+    for (place = 0; place < len; place++)
+        for (byte = 0; byte < 256; byte++) {
+            reading r;
+            memcpy(text, document, len);
+            text[place] = (char)byte;
+            r = read_text(text, len);
+            if (r.bad == NULL)
+                taken++;
+            else if (r.offset + 12 < place)
+                fail_msg("byte %lu is changed, byte %lu is blamed",
+                         (unsigned long)place, (unsigned long)r.offset);
+            done_reading(&r);
+        }
+    assert_in_range(taken, 256, len * 256 / 2);
+}
+
+
+/* Mutations of documents and vectors: nothing is read or written outside
+ * (see read_text), and what is said depends on the text alone. */
+static void
+test_mutations(void **state)
+{
+    uint8_t text[1024];
+    size_t round, i, len;
+
+    (void)state;
+    unit_start();
+    for (round = 0; round < 30000; round++) {
+        reading once, again;
+        len = strlen(document);
+        memcpy(text, document, len);
+        for (i = 1 + unit_random(4); i > 0; i--) {
+            size_t at = unit_random((uint32_t)len);
+            size_t n = 1 + unit_random(8), from;
+            switch (unit_random(4)) {
+            case 0:
+                text[at] = (uint8_t)unit_random(256);
+                break;
+            case 1:
+                text[at] = (uint8_t)"\"\\{}[]:,u0e-t"[unit_random(13)];
+                break;
+            case 2:
+                n = n < len - at ? n : len - at;
+                memmove(text + at, text + at + n, len - at - n);
+                len -= n;
+                break;
+            default:
+                from = unit_random((uint32_t)(strlen(document) - n));
+                memmove(text + at + n, text + at, len - at);
+                memcpy(text + at, document + from, n);
+                len += n;
+            }
+        }
+        once = read_text(text, len);
+        again = read_text(text, len);
+        assert_ptr_equal(once.bad, again.bad);
+        assert_int_equal(once.offset, again.offset);
+        unit_same("the same text read twice", once.text, len, again.text, len);
+        done_reading(&once);
+        done_reading(&again);
+    }
+}
+
+
+/* Nothing is wanted: then a member may be of any kind, and there twice. */
+static void
+test_nothing_wanted(void **state)
+{
+    uint8_t text[] = "{\"a\":1,\"a\":[2]}";
+    size_t offset = 99;
+
+    (void)state;
+    assert_null(kaws__json_read(text, strlen((char *)text), NULL, 0, &offset));
+    assert_int_equal(offset, strlen((char *)text));
+}
+
+
+/* ---- writing ----------------------------------------------------------- */
+
+static void
+write_all(kaws__buf *out)
+{
+    kaws__json_begin(out);
+    kaws__json_name(out, "KeyId");
+    kaws__json_string(out, kaws__buf_of("alias/app"));
+    kaws__json_name(out, "NumberOfBytes");
+    kaws__json_number(out, 32);
+    kaws__json_name(out, "EncryptionContext");
+    kaws__json_begin(out);
+    kaws__json_name(out, "app");
+    kaws__json_string(out, kaws__buf_of("{"));
+    kaws__json_name(out, "we \"quote\"");
+    kaws__json_string(out, kaws__buf_of(""));
+    kaws__json_end(out);
+    kaws__json_name(out, "Empty");
+    kaws__json_begin(out);
+    kaws__json_end(out);
+    kaws__json_name(out, "Plaintext");
+    kaws__json_base64(out, unit_bytes("\0\xff~", 3));
+    kaws__json_name(out, "None");
+    kaws__json_base64(out, unit_bytes(NULL, 0));
+    kaws__json_name(out, "DryRun");
+    kaws__json_true(out);
+    kaws__json_end(out);
+}
+
+
+static void
+test_writer(void **state)
+{
+    kaws__buf out;
+
+    (void)state;
+    kaws__buf_init(&out, unit_hooks());
+    write_all(&out);
+    assert_false(out.failed);
+    kaws__buf_byte(&out, 0);
+    unit_same_text("written", (char *)out.at,
+        "{\"KeyId\":\"alias/app\",\"NumberOfBytes\":32,"
+        "\"EncryptionContext\":{\"app\":\"{\",\"we \\\"quote\\\"\":\"\"},"
+        "\"Empty\":{},\"Plaintext\":\"AP9+\",\"None\":\"\",\"DryRun\":true}");
+    out.len--;
+    must_be(out.at, out.len, NULL, 0);
+    kaws__buf_free(&out);
+}
+
+
+static void
+test_write_number(void **state)
+{
+    static const size_t numbers[] = { 0, 1, 9, 10, 4096, SIZE_MAX };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(numbers); i++) {
+        kaws__buf out;
+        char want[24];
+        kaws__buf_init(&out, unit_hooks());
+        kaws__json_number(&out, numbers[i]);
+        snprintf(want, sizeof want, "%lu", (unsigned long)numbers[i]);
+        unit_same("number", out.at, out.len, want, strlen(want));
+        kaws__buf_free(&out);
+    }
+}
+
+
+/* Every byte below 128, escaped only where it has to be. */
+static void
+test_write_bytes(void **state)
+{
+    int c;
+
+    (void)state;
+    for (c = 0; c < 128; c++) {
+        char byte = (char)c, want[16];
+        kaws__buf out;
+        if (c == '"' || c == '\\')
+            snprintf(want, sizeof want, "\"\\%c\"", c);
+        else
+            snprintf(want, sizeof want, c < 0x20 ? "\"\\u%04x\"" : "\"%c\"",
+                     c);
+        kaws__buf_init(&out, unit_hooks());
+        kaws__json_string(&out, unit_bytes(&byte, 1));
+        unit_same("string", out.at, out.len, want, strlen(want));
+        kaws__buf_free(&out);
+    }
+}
+
+
+static size_t
+random_utf8(uint8_t *out, size_t chars)
+{
+    static const uint32_t below[] = { 0x20, 0x80, 0x800, 0x10000, 0x110000 };
+    uint8_t *to = out;
+
+    while (chars-- > 0) {
+        uint32_t c = unit_random(below[unit_random(5)]);
+        if (c < 0xd800 || c > 0xdfff)
+            to = kaws__json_put_utf8(to, c);
+    }
+    return (size_t)(to - out);
+}
+
+
+static void
+test_write_and_read(void **state)
+{
+    size_t round;
+
+    (void)state;
+    unit_start();
+    for (round = 0; round < 5000; round++) {
+        uint8_t a[4 * 40], b[4 * 40];
+        size_t a_len = random_utf8(a, unit_random(40));
+        size_t b_len = random_utf8(b, unit_random(40));
+        kaws__buf out;
+        reading r;
+        kaws__buf_init(&out, unit_hooks());
+        kaws__json_begin(&out);
+        kaws__json_name(&out, "b");
+        kaws__json_string(&out, unit_bytes(b, b_len));
+        kaws__json_name(&out, "a");
+        kaws__json_string(&out, unit_bytes(a, a_len));
+        kaws__json_end(&out);
+        r = read_text(out.at, out.len);
+        assert_null(r.bad);
+        unit_same("a", r.want[0].value.at, r.want[0].value.len, a, a_len);
+        unit_same("b", r.want[1].value.at, r.want[1].value.len, b, b_len);
+        done_reading(&r);
+        kaws__buf_free(&out);
+    }
+}
+
+
+static void *
+no_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    size_t *left = ctx;
+
+    (void)old_len;
+    if (new_len == 0) {
+        free(ptr);
+        return NULL;
+    }
+    if (*left == 0)
+        return NULL;
+    (*left)--;
+    return malloc(new_len);
+}
+
+
+/* Whichever allocation fails, the writer goes on quietly, and it shows. */
+static void
+test_write_no_memory(void **state)
+{
+    kaws_hooks hooks;
+    kaws__buf out;
+    size_t n, left;
+    int i;
+
+    (void)state;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.memory = no_memory;
+    hooks.ctx = &left;
+    for (n = 0; n < 4; n++) {
+        left = n;
+        kaws__buf_init(&out, &hooks);
+        for (i = 0; i < 10; i++)
+            write_all(&out);
+        assert_true(out.failed);
+        kaws__buf_free(&out);
+    }
+}
+
+
+int
+main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_vectors),
+        cmocka_unit_test(test_depth),
+        cmocka_unit_test(test_depth_kinds),
+        cmocka_unit_test(test_document),
+        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_followed),
+        cmocka_unit_test(test_every_byte),
+        cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_nothing_wanted),
+        cmocka_unit_test(test_writer),
+        cmocka_unit_test(test_write_number),
+        cmocka_unit_test(test_write_bytes),
+        cmocka_unit_test(test_write_and_read),
+        cmocka_unit_test(test_write_no_memory)
+    };
+
+    return cmocka_run_group_tests_name("json", tests, NULL, NULL);
+}

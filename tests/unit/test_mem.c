@@ -1,0 +1,254 @@
+/* test_mem.c - room 3, mem: what is given, and how it is taken back
+ *
+ *     cc -std=c99 -g -fsanitize=address,undefined -o test_mem \
+ *        tests/unit/test_mem.c -l:libbearssl.a -lcurl -lcmocka
+ */
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+
+#include "unit.h"
+
+
+/* ---- wiping ------------------------------------------------------------ */
+
+static void
+test_wipe(void **state)
+{
+    uint8_t bytes[64];
+    size_t from, len, i;
+
+    (void)state;
+    for (from = 0; from < 16; from++)
+        for (len = 0; len < 32; len++) {
+            memset(bytes, 0xee, sizeof bytes);
+            kaws_wipe(bytes + from, len);
+            for (i = 0; i < sizeof bytes; i++)
+                assert_int_equal(bytes[i],
+                                 i < from || i >= from + len ? 0xee : 0);
+        }
+    kaws_wipe(NULL, 0);
+    kaws_wipe(NULL, 32);
+}
+
+
+#if defined(__linux__)
+
+/* In the secret each byte is the one before and STEP, so that it can be found
+ * without having a copy of it. It is long, for the search itself overwrites
+ * the upper part of the dead stack that it searches. */
+#define STEP        151
+#define SECRET_LEN  20000
+#define SEARCH_LEN  28000
+
+
+static void
+fill(uint8_t *secret)
+{
+    size_t i;
+
+    for (i = 0; i < SECRET_LEN; i++)
+        secret[i] = (uint8_t)(i * STEP);
+}
+
+
+/* Called so that the compiler cannot see what is behind it. */
+static void (*volatile fill_it)(uint8_t *) = fill;
+
+
+static void
+use(int wipe)
+{
+    uint8_t secret[SECRET_LEN];
+
+    fill_it(secret);
+    if (wipe)
+        kaws_wipe(secret, sizeof secret);
+}
+
+
+static void (*volatile use_it)(int) = use;
+
+
+/* The longest piece of a secret in the dead stack below `top`. It is read as a
+ * file, for a sanitizer minds if it is read as memory. */
+static size_t
+longest_piece(const void *top)
+{
+    static uint8_t stack[SEARCH_LEN];
+    off_t from = (off_t)((uintptr_t)top - sizeof stack);
+    int fd = open("/proc/self/mem", O_RDONLY);
+    size_t longest = 0, run = 0, i;
+    ssize_t n = pread(fd, stack, sizeof stack, from);
+
+    close(fd);
+    if (n != (ssize_t)sizeof stack)
+        return SIZE_MAX;
+    for (i = 1; i < sizeof stack; i++) {
+        run = (uint8_t)(stack[i] - stack[i - 1]) == STEP ? run + 1 : 0;
+        longest = run > longest ? run : longest;
+    }
+    return longest;
+}
+
+
+/* A function's local secret is gone from the stack when it has returned; one
+ * that was not wiped is found there, or the search would prove nothing. */
+static void
+test_wipe_is_kept(void **state)
+{
+    uint8_t here = 0;
+    size_t left, wiped;
+
+    (void)state;
+    use_it(0);
+    left = longest_piece(&here);
+    use_it(1);
+    wiped = longest_piece(&here);
+    print_message("found if not wiped: %lu bytes; if wiped: %lu\n",
+                  (unsigned long)left, (unsigned long)wiped);
+    if (left == SIZE_MAX || left < 1000)
+        skip();
+    assert_in_range(wiped, 0, 8);
+}
+
+#endif
+
+
+/* ---- the built-in hook ------------------------------------------------- */
+
+static void
+test_builtin(void **state)
+{
+    uint8_t *block = kaws__mem_builtin(NULL, NULL, 0, 100);
+
+    (void)state;
+    assert_non_null(block);
+    memset(block, 1, 100);
+    assert_null(kaws__mem_builtin(NULL, block, 100, 200));
+    assert_int_equal(block[99], 1);
+    assert_null(kaws__mem_builtin(NULL, block, 100, 0));
+    assert_null(kaws__mem_builtin(NULL, NULL, 0, 0));
+}
+
+
+/* ---- resizing ---------------------------------------------------------- */
+
+static void
+test_resize(void **state)
+{
+    static const size_t lens[] = { 1, 2, 3, 16, 255, 256, 257, 5000 };
+    unit_ledger ledger;
+    const kaws_hooks *hooks = unit_ledger_open(&ledger);
+    size_t i, k, n;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(lens); i++)
+        for (k = 0; k < UNIT_COUNT(lens); k++) {
+            size_t kept = lens[i] < lens[k] ? lens[i] : lens[k];
+            uint8_t *a = kaws__mem_resize(hooks, NULL, 0, lens[i]), *b;
+            assert_non_null(a);
+            for (n = 0; n < lens[i]; n++)
+                a[n] = (uint8_t)(n * 7 + 1);
+            b = kaws__mem_resize(hooks, a, lens[i], lens[k]);
+            assert_non_null(b);
+            assert_int_equal(ledger.live, 1);
+            for (n = 0; n < kept; n++)
+                assert_int_equal(b[n], (uint8_t)(n * 7 + 1));
+            assert_null(kaws__mem_resize(hooks, b, lens[k], 0));
+            assert_int_equal(ledger.live, 0);
+        }
+    assert_null(kaws__mem_resize(hooks, NULL, 0, 0));
+}
+
+
+/* The old block stays as it is, and is still ours. */
+static void
+test_resize_no_memory(void **state)
+{
+    unit_ledger ledger;
+    const kaws_hooks *hooks = unit_ledger_open(&ledger);
+    uint8_t *block = kaws__mem_resize(hooks, NULL, 0, 100);
+    size_t n;
+
+    (void)state;
+    memset(block, 0x5a, 100);
+    ledger.fail_from = 1;
+    assert_null(kaws__mem_resize(hooks, block, 100, 200));
+    assert_null(kaws__mem_resize(hooks, block, 100, 50));
+    assert_null(kaws__mem_resize(hooks, NULL, 0, 10));
+    assert_null(kaws__mem_new(hooks, 10));
+    assert_int_equal(ledger.live, 1);
+    for (n = 0; n < 100; n++)
+        assert_int_equal(block[n], 0x5a);
+    kaws__mem_free(hooks, block, 100);
+    assert_int_equal(ledger.live, 0);
+}
+
+
+static void
+test_new_and_free(void **state)
+{
+    unit_ledger ledger;
+    const kaws_hooks *hooks = unit_ledger_open(&ledger);
+    uint8_t *block = kaws__mem_new(hooks, 300);
+    size_t n;
+
+    (void)state;
+    assert_non_null(block);
+    for (n = 0; n < 300; n++)
+        assert_int_equal(block[n], 0);
+    memset(block, 0xff, 300);
+    kaws__mem_free(hooks, block, 300);
+    assert_int_equal(ledger.live, 0);
+    kaws__mem_free(hooks, NULL, 0);
+    kaws__mem_free(hooks, NULL, 17);
+    assert_int_equal(ledger.given, 1);
+}
+
+
+/* ---- sums -------------------------------------------------------------- */
+
+static void
+test_add(void **state)
+{
+    static const struct { size_t sum, more; int fits; } cases[] = {
+        { 0, 0, 1 },                    { 1, 2, 1 },
+        { SIZE_MAX, 0, 1 },             { 0, SIZE_MAX, 1 },
+        { SIZE_MAX, 1, 0 },             { 1, SIZE_MAX, 0 },
+        { SIZE_MAX - 1, 1, 1 },         { SIZE_MAX - 1, 2, 0 },
+        { SIZE_MAX, SIZE_MAX, 0 },
+        { SIZE_MAX / 2, SIZE_MAX / 2, 1 },
+        { SIZE_MAX / 2 + 1, SIZE_MAX / 2, 1 },
+        { SIZE_MAX / 2 + 1, SIZE_MAX / 2 + 1, 0 }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(cases); i++) {
+        size_t sum = cases[i].sum;
+        int fits = kaws__mem_add(&sum, cases[i].more);
+        if (fits != cases[i].fits)
+            fail_msg("case %lu", (unsigned long)i);
+        assert_true(sum == cases[i].sum + (fits ? cases[i].more : 0));
+    }
+}
+
+
+int
+main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_wipe),
+#if defined(__linux__)
+        cmocka_unit_test(test_wipe_is_kept),
+#endif
+        cmocka_unit_test(test_builtin),
+        cmocka_unit_test(test_resize),
+        cmocka_unit_test(test_resize_no_memory),
+        cmocka_unit_test(test_new_and_free),
+        cmocka_unit_test(test_add)
+    };
+
+    return cmocka_run_group_tests_name("mem", tests, NULL, NULL);
+}

@@ -1,0 +1,994 @@
+/* Room 13, store: the data file's bytes. The two files in golden/ were laid by
+ * hand after the manual's section 7 (version 1, empty and with two keys), and
+ * must be what this version reads and writes, for good. The rule that tells a
+ * torn end from damage is written down here a second time, plainly, and both
+ * are asked about every bit and every length of a small file. */
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+#include "world.h"
+
+static const uint8_t file_id[16] = { 0x10, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16,
+                                     0x17, 0x18, 0x19, 0x1a, 0x1b, 0x1c, 0x1d,
+                                     0x1e, 0x1f };
+
+
+/* ---- laying files by hand ---------------------------------------------- */
+
+typedef struct laid {
+    uint8_t at[32768];
+    size_t  len;
+    size_t  starts[8];                    /* of the entries, and the end      */
+    int     count;
+} laid;
+
+
+/* The digest of all bytes so far, the cell taken as zeros. */
+static void
+digest_of(const uint8_t *at, size_t len, uint8_t out[32])
+{
+    uint8_t *copy = malloc(len);
+    kaws_bytes all;
+
+    assert_non_null(copy);
+    memcpy(copy, at, len);
+    memset(copy + 32, 0, len < 48 ? len - 32 : 16);
+    all.at = copy;
+    all.len = len;
+    kaws__crypto_sha256(out, all);
+    free(copy);
+}
+
+
+static void
+lay(laid *l, const void *data, size_t len)
+{
+    assert_true(l->len + len <= sizeof l->at);
+    memcpy(l->at + l->len, data, len);
+    l->len += len;
+}
+
+
+static void
+lay_number(laid *l, uint64_t value, int bytes)
+{
+    int i;
+
+    for (i = 0; i < bytes; i++)
+        l->at[l->len++] = (uint8_t)(value >> (8 * i));
+}
+
+
+static void
+lay_digest(laid *l)
+{
+    digest_of(l->at, l->len, l->at + l->len);
+    l->len += 32;
+    l->starts[l->count] = l->len;
+}
+
+
+static void
+set_cell(laid *l, uint64_t committed)
+{
+    uint8_t both[24], digest[32];
+    kaws_bytes view = { both, 24 };
+    int i;
+
+    memcpy(both, l->at + 16, 16);
+    for (i = 0; i < 8; i++)
+        both[16 + i] = (uint8_t)(committed >> (8 * i));
+    kaws__crypto_sha256(digest, view);
+    memcpy(l->at + 32, both + 16, 8);
+    memcpy(l->at + 40, digest, 8);
+}
+
+
+static void
+lay_header(laid *l, const uint8_t id[16])
+{
+    memset(l, 0, sizeof *l);
+    lay(l, "KAWSRING", 8);
+    lay_number(l, 1, 4);
+    lay_number(l, 0, 4);
+    lay(l, id, 16);
+    lay(l, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16);
+    lay_digest(l);
+    set_cell(l, l->len);
+}
+
+
+static void
+lay_entry(laid *l, const kaws__record *r)
+{
+    uint32_t n = (uint32_t)(32 + r->key_id.len + r->user_id.len + r->type.len +
+                            r->arn.len + r->material.len + r->blob.len);
+
+    lay_number(l, n, 4);
+    lay_number(l, ~n, 4);
+    lay_number(l, 1, 1);
+    lay_number(l, r->type.len, 1);
+    lay_number(l, r->key_id.len, 1);
+    lay_number(l, r->user_id.len, 1);
+    lay_number(l, r->plain_len, 2);
+    lay_number(l, r->arn.len, 2);
+    lay_number(l, r->blob.len, 2);
+    lay_number(l, r->material.len, 2);
+    lay_number(l, 0, 4);
+    lay_number(l, (uint64_t)r->created, 8);
+    lay(l, r->key_id.at, r->key_id.len);
+    lay(l, r->user_id.at, r->user_id.len);
+    lay(l, r->type.at, r->type.len);
+    lay(l, r->arn.at, r->arn.len);
+    lay(l, r->material.at, r->material.len);
+    lay(l, r->blob.at, r->blob.len);
+    l->count++;
+    lay_digest(l);
+    set_cell(l, l->len);
+}
+
+
+/* A record of these; the blob counts up from `first` in steps of 7. */
+static kaws__record
+record_of(const char *key_id, const char *user_id, const char *type,
+          size_t plain_len, const char *material, size_t blob_len, int first)
+{
+    static uint8_t blobs[4][6144];
+    static int next;
+    kaws__record r;
+    uint8_t *blob = blobs[next++ % 4];
+    size_t i;
+
+    for (i = 0; i < blob_len; i++)
+        blob[i] = (uint8_t)((size_t)first + i * 7);
+    r.key_id = kaws__buf_of(key_id);
+    r.user_id = kaws__buf_of(user_id);
+    r.type = kaws__buf_of(type);
+    r.arn = kaws__buf_of(FAKE_EAST);
+    r.material = kaws__buf_of(material);
+    r.blob.at = blob;
+    r.blob.len = blob_len;
+    r.plain_len = plain_len;
+    r.created = 1795000000;
+    return r;
+}
+
+
+#define MATERIAL \
+    "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+
+static void
+golden_records(kaws__record r[2])
+{
+    r[0] = record_of("MyKey", "me@localhost", "AES", 32, MATERIAL, 184, 3);
+    r[1] = record_of("\xc3\xa4\n'", "", "SECRET", 4096, "", 300, 11);
+    r[1].created = 0;
+}
+
+
+static uint8_t *
+golden(const char *name, size_t *len)
+{
+    char path[256];
+    const char *slash = strrchr(__FILE__, '/');
+    uint8_t *all;
+
+    (void)snprintf(path, sizeof path, "%.*sgolden/%s",
+                   slash != NULL ? (int)(slash + 1 - __FILE__) : 0, __FILE__,
+                   name);
+    all = slurp(path, len);
+    if (all == NULL)
+        fail_msg("cannot read %s", path);
+    return all;
+}
+
+
+/* ---- the golden files -------------------------------------------------- */
+
+static void
+test_golden_bytes(void **state)
+{
+    uint8_t bytes[4096], header[KAWS__STORE_HEADER];
+    kaws__record r[2];
+    kaws__sha256 hash;
+    kaws__buf buf;
+    laid l;
+    size_t len, i;
+    uint8_t *all = golden("v1_empty.kaws", &len), *digest;
+
+    (void)state;
+    lay_header(&l, file_id);
+    assert_int_equal(len, 80);
+    assert_memory_equal(all, l.at, 80);
+    kaws__store_header(header, &hash, file_id, 80);
+    assert_memory_equal(all, header, 80);
+    free(all);
+
+    golden_records(r);
+    all = golden("v1_two_keys.kaws", &len);
+    lay_entry(&l, &r[0]);
+    lay_entry(&l, &r[1]);
+    assert_int_equal(len, l.len);
+    assert_memory_equal(all, l.at, len);
+    kaws__buf_init(&buf, &fake_plain);
+    kaws__store_header(header, &hash, file_id, len);
+    kaws__buf_put(&buf, header, sizeof header);
+    for (i = 0; i < 2; i++) {
+        size_t start = buf.len;
+        kaws__store_record(&buf, &r[i]);
+        kaws__crypto_update(&hash, buf.at + start, buf.len - start);
+        digest = kaws__buf_grow(&buf, 32);
+        kaws__store_seal(&hash, digest);
+    }
+    assert_int_equal(buf.len, len);
+    assert_memory_equal(buf.at, all, len);
+    digest_of(all, len - 32, bytes);
+    assert_memory_equal(all + len - 32, bytes, 32);
+    kaws__buf_free(&buf);
+    free(all);
+}
+
+
+static void
+test_golden_parsed(void **state)
+{
+    size_t len, i, at = 80;
+    uint8_t *all = golden("v1_two_keys.kaws", &len);
+    kaws__record want[2], got;
+    kaws__found found;
+    kaws_bytes view = { all, 0 };
+
+    (void)state;
+    view.len = len;
+    assert_int_equal(kaws__store_check("x", view, &found, NULL), KAWS_OK);
+    assert_int_equal(found.good, len);
+    assert_int_equal(found.committed, len);
+    assert_false(found.torn);
+    assert_memory_equal(found.file_id, file_id, 16);
+    golden_records(want);
+    for (i = 0; i < 2; i++) {
+        view.at = all + at;
+        view.len = kaws__store_record_len(view.at);
+        assert_null(kaws__store_parse(view, &got));
+        assert_true(kaws__buf_same(got.key_id, want[i].key_id));
+        assert_true(kaws__buf_same(got.user_id, want[i].user_id));
+        assert_true(kaws__buf_same(got.type, want[i].type));
+        assert_true(kaws__buf_same(got.arn, want[i].arn));
+        assert_true(kaws__buf_same(got.material, want[i].material));
+        assert_true(kaws__buf_same(got.blob, want[i].blob));
+        assert_int_equal(got.plain_len, want[i].plain_len);
+        assert_int_equal(got.created, want[i].created);
+        at += view.len + 32;
+    }
+    assert_int_equal(at, len);
+    free(all);
+}
+
+
+/* A ring reads them, and leaves them as they are. */
+static void
+test_golden_opened(void **state)
+{
+    struct world *w = *state;
+    size_t len, now_len;
+    uint8_t *all = golden("v1_empty.kaws", &len), *now;
+    kaws_walk *walk;
+    kaws_entry_info info;
+    kaws_stats stats;
+
+    spill(w->f.data, all, len);
+    free(all);
+    world_open(w);
+    kaws_get_stats(w->ring, &stats);
+    assert_int_equal(stats.keys, 0);
+    assert_string_equal(w->ring->file_hex, "101112131415161718191a1b1c1d1e1f");
+    world_close(w);
+
+    all = golden("v1_two_keys.kaws", &len);
+    spill(w->f.data, all, len);
+    world_open(w);
+    kaws_get_stats(w->ring, &stats);
+    assert_int_equal(stats.keys, 2);
+    assert_memory_equal(stats.checksum, all + len - 32, 32);
+    EXPECT(w, KAWS_OK, NULL, kaws_walk_begin(w->ring, &walk, &w->err));
+    assert_true(kaws_walk_next(walk, &info));
+    assert_string_equal(info.name.key_id, "MyKey");
+    assert_string_equal(info.name.user_id, "me@localhost");
+    assert_string_equal(info.type, "AES");
+    assert_string_equal(info.kms_key_arn, FAKE_EAST);
+    assert_int_equal(info.len, 32);
+    assert_int_equal(info.created, 1795000000);
+    assert_true(kaws_walk_next(walk, &info));
+    assert_string_equal(info.name.key_id, "\xc3\xa4\n'");
+    assert_string_equal(info.name.user_id, "");
+    assert_int_equal(info.len, 4096);
+    assert_false(kaws_walk_next(walk, &info));
+    kaws_walk_end(walk);
+    world_close(w);
+    now = slurp(w->f.data, &now_len);
+    assert_int_equal(now_len, len);
+    assert_memory_equal(now, all, len);
+    free(now);
+    free(all);
+}
+
+
+/* ---- records ----------------------------------------------------------- */
+
+static void
+test_round_trips(void **state)
+{
+    static const size_t names[] = { 1, 2, 254, 255 }, blobs[] = { 1, 255, 256,
+                                                                  6143, 6144 };
+    static char key[256], user[256];
+    kaws__record r, got;
+    kaws__buf buf;
+    size_t i, k, n = 0;
+
+    (void)state;
+    for (i = 0; i < COUNT(names); i++)
+        for (k = 0; k < COUNT(blobs); k++, n++) {
+            memset(key, (int)(1 + n), sizeof key);
+            memset(user, (int)(255 - n), sizeof user);
+            key[names[i]] = '\0';
+            user[names[(i + n) % 4] - (n % 3 == 0)] = '\0';
+            r = record_of(key, user, n % 2 ? "a" : "ABCDEFGHIJ-_123",
+                          n % 2 ? 1 : 4096, n % 2 ? MATERIAL : "", blobs[k],
+                          (int)n);
+            r.created = n % 2 ? 253402300799 : 0;
+            kaws__buf_init(&buf, &fake_plain);
+            kaws__store_record(&buf, &r);
+            assert_int_equal(kaws__store_record_len(buf.at), buf.len);
+            assert_null(kaws__store_parse(kaws__buf_view(&buf), &got));
+            assert_true(kaws__buf_same(got.key_id, r.key_id));
+            assert_true(kaws__buf_same(got.user_id, r.user_id));
+            assert_true(kaws__buf_same(got.type, r.type));
+            assert_true(kaws__buf_same(got.arn, r.arn));
+            assert_true(kaws__buf_same(got.material, r.material));
+            assert_true(kaws__buf_same(got.blob, r.blob));
+            assert_int_equal(got.plain_len, r.plain_len);
+            assert_int_equal(got.created, r.created);
+            kaws__buf_free(&buf);
+        }
+}
+
+
+/* Fields that no entry can have. In a file they would be under a good digest:
+ * whoever can write there can make one. */
+static void
+test_bad_records(void **state)
+{
+    static const struct {
+        size_t at;
+        int bytes;
+        uint64_t value;
+        const char *wrong;
+    } rows[] = {
+        { 0, 4, 0, "does not match its check" },
+        { 4, 4, 0, "does not match its check" },
+        { 8, 1, 0, "newer version" }, { 8, 1, 2, "newer version" },
+        { 8, 1, 255, "newer version" },
+        { 9, 1, 4, "do not add up" }, { 10, 1, 4, "do not add up" },
+        { 11, 1, 255, "do not add up" }, { 14, 2, 0, "do not add up" },
+        { 14, 2, 65535, "do not add up" }, { 16, 2, 65535, "do not add up" },
+        { 18, 2, 63, "do not add up" },
+        { 12, 2, 0, "no entry can have" }, { 12, 2, 4097, "no entry can have" },
+        { 12, 2, 65535, "no entry can have" },
+        { 20, 4, 1, "no entry can have" },
+        { 20, 4, 0x80000000, "no entry can have" },
+        { 24, 8, UINT64_MAX, "no entry can have" },
+        { 24, 8, 253402300800, "no entry can have" },
+        { 32, 1, 0, "no entry can have" },        /* a NUL in the key id      */
+        { 48, 1, 0, "no entry can have" },        /* and in the user id       */
+        { 49, 1, ' ', "no entry can have" },      /* the type                 */
+        { 49, 1, 0xe4, "no entry can have" }, { 51, 1, 0, "no entry can have" },
+        { 52, 1, 'x', "not the ARN" }, { 56, 1, '-', "not the ARN" },
+        { 87, 1, 'a', "not the ARN" }             /* "aey/"                   */
+    };
+    kaws__record r = record_of("MyKey", "me@localhost", "AES", 32, MATERIAL,
+                               184, 3), got;
+    kaws__buf buf;
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++) {
+        const char *wrong;
+        kaws__buf_init(&buf, &fake_plain);
+        kaws__store_record(&buf, &r);
+        kaws__store_put(buf.at + rows[i].at, rows[i].value, rows[i].bytes);
+        wrong = kaws__store_parse(kaws__buf_view(&buf), &got);
+        if (wrong == NULL || strstr(wrong, rows[i].wrong) == NULL)
+            fail_msg("row %lu: %s", (unsigned long)i, wrong ? wrong : "fine");
+        kaws__buf_free(&buf);
+    }
+}
+
+
+/* Lengths of zero, or too much, that do add up; and an alias for an ARN. */
+static void
+test_records_out_of_bounds(void **state)
+{
+    static char material[66];
+    kaws__record rows[6], got;
+    kaws__buf buf;
+    size_t i;
+
+    (void)state;
+    memset(material, 'm', 65);
+    for (i = 0; i < COUNT(rows); i++)
+        rows[i] = record_of("k", "u", "AES", 32, MATERIAL, 100, 1);
+    rows[0].key_id.len = 0;
+    rows[1].type.len = 0;
+    rows[2].type = kaws__buf_of("ABCDEFGHIJKLMNOP");
+    rows[3].material = kaws__buf_of(material);
+    rows[4].blob.len = 0;
+    rows[5].arn = kaws__buf_of("arn:aws:kms:us-east-1:111122223333:alias/x");
+    for (i = 0; i < COUNT(rows); i++) {
+        kaws__buf_init(&buf, &fake_plain);
+        kaws__store_record(&buf, &rows[i]);
+        if (kaws__store_parse(kaws__buf_view(&buf), &got) == NULL)
+            fail_msg("row %lu", (unsigned long)i);
+        kaws__buf_free(&buf);
+    }
+}
+
+
+static void
+test_record_len(void **state)
+{
+    static const struct { uint32_t len, check; size_t answer; } rows[] = {
+        { 32, ~32u, 32 }, { 31, ~31u, 0 }, { 0, ~0u, 0 }, { 33, ~32u, 0 },
+        { 33, 33, 0 }, { 7020, ~7020u, 7020 }, { 7021, ~7021u, 0 },
+        { 0xffffffff, 0, 0 }, { 0x80000020, ~0x80000020u, 0 }
+    };
+    uint8_t at[8];
+    size_t i;
+
+    (void)state;
+    assert_int_equal(KAWS__STORE_RECORD_MAX, 7020);
+    for (i = 0; i < COUNT(rows); i++) {
+        kaws__store_put(at, rows[i].len, 4);
+        kaws__store_put(at + 4, rows[i].check, 4);
+        assert_int_equal(kaws__store_record_len(at), rows[i].answer);
+    }
+}
+
+
+static void
+test_types(void **state)
+{
+    static const char *const good[] = { "A", "AES", "aes", "SECRET", "a-b_c",
+                                        "0", "ABCDEFGHIJKLMNO" };
+    static const char *const bad[] = { "", "ABCDEFGHIJKLMNOP", "A S", "A\n",
+                                       "A%", "\xc3\xa4", "A." };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(good); i++)
+        assert_true(kaws__store_type_ok(kaws__buf_of(good[i])));
+    for (i = 0; i < COUNT(bad); i++)
+        assert_false(kaws__store_type_ok(kaws__buf_of(bad[i])));
+}
+
+
+/* ---- torn, or damaged: the rule, once more ----------------------------- */
+
+typedef struct verdict {
+    char   what;                          /* 'o' ok, 't' torn, 'd' damaged    */
+    size_t at;                            /* where the good part ends         */
+} verdict;
+
+
+/* A stretch of zeros between neighbours among: the start, the multiples of
+ * 512, the end. */
+static int
+model_hole(const uint8_t *all, size_t start, size_t len)
+{
+    size_t edges[64], n = 0, i, k;
+
+    edges[n++] = start;
+    for (i = 0; i < len; i += 512)
+        if (i > start)
+            edges[n++] = i;
+    edges[n++] = len;
+    for (i = 0; i + 1 < n; i++) {
+        int zeros = 1;
+        for (k = edges[i]; k < edges[i + 1]; k++)
+            zeros = zeros && all[k] == 0;
+        if (zeros)
+            return 1;
+    }
+    return 0;
+}
+
+
+static size_t
+model_length(const uint8_t *at)
+{
+    uint32_t n = (uint32_t)at[0] | (uint32_t)at[1] << 8 |
+                 (uint32_t)at[2] << 16 | (uint32_t)at[3] << 24;
+    uint32_t c = (uint32_t)at[4] | (uint32_t)at[5] << 8 |
+                 (uint32_t)at[6] << 16 | (uint32_t)at[7] << 24;
+
+    return (n ^ c) == 0xffffffff && n >= 32 && n <= 7020 ? n : 0;
+}
+
+
+static verdict
+model(const uint8_t *all, size_t len)
+{
+    verdict v = { 'd', 0 };
+    uint8_t digest[32];
+    uint64_t committed = 0;
+    laid cell;
+    size_t n, left;
+    int i;
+
+    if (len < 80 || memcmp(all, "KAWSRING\1\0\0", 12) != 0)
+        return v;
+    for (i = 7; i >= 0; i--)
+        committed = committed << 8 | all[32 + i];
+    memcpy(cell.at, all, 80);
+    set_cell(&cell, committed);
+    v.at = 32;
+    if (memcmp(cell.at + 40, all + 40, 8) != 0)
+        return v;
+    v.at = len;
+    if (committed > len)
+        return v;
+    v.at = 0;
+    digest_of(all, 48, digest);
+    if (memcmp(digest, all + 48, 32) != 0 || memcmp(all + 12, "\0\0\0", 4) != 0)
+        return v;
+    for (v.at = 80; v.at < len; v.at += n + 32) {
+        left = len - v.at;
+        n = left >= 8 ? model_length(all + v.at) : 0;
+        if (n > 0 && left >= n + 32) {
+            digest_of(all, v.at + n, digest);
+            if (memcmp(digest, all + v.at + n, 32) == 0)
+                continue;
+        }
+        if (v.at < committed || left > 7020 + 32)
+            return v;
+        if (left < 8 || (n > 0 && left < n + 32) ||
+            ((n == 0 || left == n + 32) && model_hole(all, v.at, len)))
+            v.what = 't';
+        return v;
+    }
+    v.what = 'o';
+    return v;
+}
+
+
+/* Both are asked, and agree; the product's sentence has the place in it. */
+static verdict
+judge(const uint8_t *at, size_t len)
+{
+    verdict want = model(at, len), got = { 'o', 0 };
+    uint8_t *exact = malloc(len > 0 ? len : 1);   /* no byte more can be read */
+    kaws_bytes all = { exact, 0 };
+    kaws__found found;
+    kaws_error err;
+    char place[64];
+
+    assert_non_null(exact);
+    memcpy(exact, at, len);
+    all.len = len;
+    kaws__err_clear(&err);
+    if (kaws__store_check("name", all, &found, &err) != KAWS_OK) {
+        got.what = 'd';
+        got.at = want.at;
+        assert_int_equal(err.status, KAWS_CORRUPT);
+        (void)snprintf(place, sizeof place, "at byte %lu",
+                       (unsigned long)want.at);
+        if (len > 0 && strstr(err.text, place) == NULL &&
+            strstr(err.text, "at byte 8,") == NULL)
+            fail_msg("not %s: %s", place, err.text);
+    } else {
+        got.what = found.torn ? 't' : 'o';
+        got.at = (size_t)found.good;
+    }
+    free(exact);
+    if (got.what != want.what || got.at != want.at)
+        fail_msg("length %lu: '%c' at %lu for '%c' at %lu", (unsigned long)len,
+                 got.what, (unsigned long)got.at, want.what,
+                 (unsigned long)want.at);
+    return got;
+}
+
+
+/* Three small entries; the bytes have no long run of zeros. */
+static void
+lay_three(laid *l)
+{
+    kaws__record r;
+
+    lay_header(l, file_id);
+    r = record_of("one", "u", "AES", 32, MATERIAL, 60, 5);
+    lay_entry(l, &r);
+    r = record_of("two", "", "AES", 16, "", 70, 9);
+    lay_entry(l, &r);
+    r = record_of("three", "someone", "SECRET", 9, MATERIAL, 80, 13);
+    lay_entry(l, &r);
+    assert_int_equal(judge(l->at, l->len).what, 'o');
+}
+
+
+/* A file that ends too early. Cleanly closed, it says how long it was, so none
+ * is taken for torn; after a crash the last entry may be. */
+static void
+test_every_truncation(void **state)
+{
+    laid l;
+    size_t len, last;
+    verdict v;
+
+    (void)state;
+    lay_three(&l);
+    last = l.starts[2];
+    for (len = 0; len < l.len; len++) {
+        v = judge(l.at, len);
+        assert_int_equal(v.what, 'd');
+        assert_int_equal(v.at, len < 80 ? 0 : len);
+    }
+    set_cell(&l, last);
+    for (len = 0; len <= l.len; len++) {
+        v = judge(l.at, len);
+        assert_int_equal(v.what, len < last ? 'd'
+                         : len == last || len == l.len ? 'o' : 't');
+        if (v.what == 't')
+            assert_int_equal(v.at, last);
+    }
+    set_cell(&l, 80);                     /* nothing but the header is safe   */
+    for (len = 80; len <= l.len; len++) {
+        int whole = len == 80 || len == l.starts[1] || len == last ||
+                    len == l.len;
+        v = judge(l.at, len);
+        assert_int_equal(v.what, whole ? 'o' : 't');
+    }
+}
+
+
+/* Every bit of it, with each of the cells: found, and where. Never is a flip
+ * behind the cell's length taken for a torn end, but where it makes the length
+ * of the last entry a greater one. */
+static void
+test_every_bit(void **state)
+{
+    laid l;
+    size_t bit, at;
+    verdict v;
+    int k;
+
+    (void)state;
+    lay_three(&l);
+    for (k = 0; k < 3; k++) {
+        set_cell(&l, k == 0 ? l.len : k == 1 ? l.starts[2] : 80);
+        for (bit = 0; bit < 8 * l.len; bit++) {
+            at = bit / 8;
+            l.at[at] ^= (uint8_t)(1 << bit % 8);
+            v = judge(l.at, l.len);
+            assert_int_equal(v.what, 'd');
+            if (at >= 80)
+                assert_int_equal(v.at, at < l.starts[1] ? 80
+                                 : at < l.starts[2] ? l.starts[1]
+                                                    : l.starts[2]);
+            else if (at >= 32 && at < 48)
+                assert_int_equal(v.at, 32);
+            l.at[at] ^= (uint8_t)(1 << bit % 8);
+        }
+    }
+    assert_int_equal(judge(l.at, l.len).what, 'o');
+}
+
+
+/* Two bits: the length of the last entry and its check, so that it asks for
+ * more than there is (torn) or less (damaged). */
+static void
+test_another_length(void **state)
+{
+    laid l;
+    size_t n, len, start;
+
+    (void)state;
+    lay_three(&l);
+    start = l.starts[2];
+    len = l.len - 32 - start;
+    set_cell(&l, start);
+    for (n = 0; n < 8000; n++) {
+        kaws__store_put(l.at + start, n, 4);
+        kaws__store_put(l.at + start + 4, ~n, 4);
+        assert_int_equal(judge(l.at, l.len).what,
+                         n == len ? 'o'
+                         : n > len && n <= 7020 ? 't' : 'd');
+    }
+    kaws__store_put(l.at + start, len, 4);
+    kaws__store_put(l.at + start + 4, ~len, 4);
+    set_cell(&l, l.len);                  /* acknowledged: never torn         */
+    kaws__store_put(l.at + start, len + 9, 4);
+    kaws__store_put(l.at + start + 4, ~(len + 9), 4);
+    assert_int_equal(judge(l.at, l.len).what, 'd');
+}
+
+
+/* Sectors that never reached the disk, in a last entry of several. */
+static void
+test_zeros(void **state)
+{
+    kaws__record r;
+    laid l, copy;
+    size_t start, from, to, k;
+    int torn = 0, damaged = 0;
+
+    (void)state;
+    lay_header(&l, file_id);
+    r = record_of("one", "u", "AES", 32, MATERIAL, 300, 5);
+    lay_entry(&l, &r);
+    start = l.len;
+    r = record_of("two", "", "AES", 16, "", 2000, 9);
+    lay_entry(&l, &r);
+    for (k = 0; k < 2; k++) {
+        set_cell(&l, k == 0 ? start : l.len);
+        for (from = start; from < l.len; from = (from / 512 + 1) * 512)
+            for (to = (from / 512 + 1) * 512; ; to += 512) {
+                copy = l;
+                memset(copy.at + from, 0, (to < l.len ? to : l.len) - from);
+                assert_int_equal(judge(copy.at, l.len).what,
+                                 k == 0 ? 't' : 'd');
+                if (to >= l.len)
+                    break;
+            }
+    }
+    set_cell(&l, start);
+    for (from = start; from < l.len; from += 61)  /* no whole sector, or one  */
+        for (to = from + 1; to <= l.len && to < from + 1100; to += 97) {
+            copy = l;
+            memset(copy.at + from, 0, to - from);
+            if (judge(copy.at, l.len).what == 't')
+                torn++;
+            else
+                damaged++;
+        }
+    assert_true(torn > 20 && damaged > 20);
+
+    for (k = 1; k < 9000; k += 7) {       /* the file grew, and no more       */
+        memset(copy.at, 0, sizeof copy.at);
+        memcpy(copy.at, l.at, start);
+        assert_int_equal(judge(copy.at, start + k).what,
+                         k <= 7020 + 32 ? 't' : 'd');
+    }
+}
+
+
+/* What follows a good file is refused where it was acknowledged, or is longer
+ * than an entry can be. */
+static void
+test_rubbish_behind(void **state)
+{
+    laid l;
+    size_t i;
+
+    (void)state;
+    lay_three(&l);
+    for (i = 0; i < 7000; i++)
+        l.at[l.len + i] = (uint8_t)(1 + i % 255);
+    assert_int_equal(judge(l.at, l.len + 3).what, 't');
+    assert_int_equal(judge(l.at, l.len + 8).what, 'd');
+    assert_int_equal(judge(l.at, l.len + 7000).what, 'd');
+    set_cell(&l, l.len + 3);
+    assert_int_equal(judge(l.at, l.len + 3).what, 'd');
+}
+
+
+/* ---- files as a ring meets them ---------------------------------------- */
+
+/* Opening must fail so, and leave the file, and the folder, as they are. */
+static void
+expect_refused(struct world *w, const laid *l, size_t len, const char *words)
+{
+    char path[200];
+    struct stat st;
+    uint8_t *now;
+    size_t now_len;
+
+    spill(w->f.data, l->at, len);
+    EXPECT(w, KAWS_CORRUPT, words, kaws_open(&w->ring, &w->cfg, &w->err));
+    assert_null(w->ring);
+    assert_non_null(strstr(w->err.text, w->f.data));
+    now = slurp(w->f.data, &now_len);
+    assert_int_equal(now_len, len);
+    assert_memory_equal(now, l->at, len);
+    free(now);
+    (void)snprintf(path, sizeof path, "%s.torn-20261118T110640Z", w->f.data);
+    assert_int_not_equal(stat(path, &st), 0);
+    (void)snprintf(path, sizeof path, "%s.tmp", w->f.data);
+    assert_int_not_equal(stat(path, &st), 0);
+}
+
+
+static void
+test_refused(void **state)
+{
+    struct world *w = *state;
+    kaws__record r;
+    laid l;
+
+    lay_three(&l);
+    expect_refused(w, &l, 0, "remove it to begin a new keyring");
+    expect_refused(w, &l, 79, "not a data file of keyring_aws");
+    expect_refused(w, &l, l.len - 1, "more was written and acknowledged");
+    l.at[0] ^= 1;
+    expect_refused(w, &l, l.len, "not a data file of keyring_aws");
+
+    lay_three(&l);
+    l.at[8] = 2;                          /* a good file of version 2         */
+    digest_of(l.at, 48, l.at + 48);
+    expect_refused(w, &l, l.len, "format version 2, at byte 8, and this "
+                   "keyring_aws knows version 1: use a newer one");
+
+    /* The name of an earlier one, under good digests. */
+    lay_header(&l, file_id);
+    r = record_of("same", "u", "AES", 32, MATERIAL, 60, 5);
+    lay_entry(&l, &r);
+    r = record_of("same", "", "AES", 32, MATERIAL, 60, 5);
+    lay_entry(&l, &r);
+    spill(w->f.data, l.at, l.len);
+    world_open(w);                        /* another owner's: fine            */
+    world_close(w);
+    r = record_of("same", "u", "SECRET", 16, "", 61, 6);
+    lay_entry(&l, &r);
+    assert_int_equal(l.starts[2], 80 + 2 * (32 + 4 + 3 + 75 + 64 + 60 + 32) +
+                                  1);
+    expect_refused(w, &l, l.len, "damaged at byte 621: the entry there has "
+                   "the name of an earlier one");
+
+    /* A newer rule of the context, and an ARN that is none. */
+    lay_header(&l, file_id);
+    r = record_of("k", "u", "AES", 32, MATERIAL, 60, 5);
+    lay_entry(&l, &r);
+    l.at[80 + 8] = 2;
+    l.len -= 32;
+    lay_digest(&l);
+    expect_refused(w, &l, l.len, "at byte 80: an entry was written by a newer");
+    lay_header(&l, file_id);
+    r.arn = kaws__buf_of("arn:aws:kms:us-east-1.evil.com/:111122223333:key/1");
+    lay_entry(&l, &r);
+    expect_refused(w, &l, l.len, "at byte 80: an entry's KMS key is not");
+}
+
+
+/* Lengths that lead out of the file, under a good digest of the whole. */
+static void
+test_absurd_lengths(void **state)
+{
+    static const uint32_t lengths[] = { 0, 1, 31, 32, 33, 300, 7020, 7021,
+                                        0x7fffffff, 0xffffffe0, 0xffffffff };
+    struct world *w = *state;
+    kaws__record r = record_of("k", "u", "AES", 32, MATERIAL, 60, 5);
+    laid l;
+    size_t i;
+
+    for (i = 0; i < COUNT(lengths); i++) {
+        lay_header(&l, file_id);
+        lay_entry(&l, &r);
+        kaws__store_put(l.at + 80, lengths[i], 4);
+        kaws__store_put(l.at + 84, ~lengths[i], 4);
+        l.len -= 32;
+        lay_digest(&l);
+        expect_refused(w, &l, l.len, "damaged at byte 80");
+    }
+    lay_header(&l, file_id);              /* a last entry of a few bytes      */
+    lay(&l, "\1\2\3", 3);
+    lay_digest(&l);
+    set_cell(&l, l.len);
+    expect_refused(w, &l, l.len, "damaged at byte 80");
+}
+
+
+/* Two blobs that changed places, and one from another file, under digests as
+ * good as any: KMS opens none of them. */
+static void
+test_swapped_blobs(void **state)
+{
+    struct world *w = *state;
+    uint8_t other[16];
+    kaws__record r[2], x;
+    kaws_bytes view;
+    kaws_key key;
+    laid l;
+    size_t len, n, i;
+    uint8_t *all;
+
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("one", "u"), "AES",
+                                           32, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("two", "u"), "AES",
+                                           32, &w->err));
+    memcpy(other, w->ring->file_id, 16);
+    world_close(w);
+    all = slurp(w->f.data, &len);
+    view.at = all + 80;
+    for (i = 0; i < 2; i++, view.at += n + 32) {
+        view.len = n = kaws__store_record_len(view.at);
+        assert_null(kaws__store_parse(view, &r[i]));
+    }
+    lay_header(&l, other);                /* as it is: laid by hand, it opens */
+    lay_entry(&l, &r[0]);
+    lay_entry(&l, &r[1]);
+    assert_int_equal(l.len, len);
+    assert_memory_equal(l.at, all, len);
+
+    x = r[0];
+    x.blob = r[1].blob;
+    lay_header(&l, other);
+    lay_entry(&l, &x);
+    x = r[1];
+    x.blob = r[0].blob;
+    lay_entry(&l, &x);
+    x = r[0];
+    x.user_id = kaws__buf_of("");         /* the same, another owner          */
+    lay_entry(&l, &x);
+    spill(w->f.data, l.at, l.len);
+    world_open(w);
+    EXPECT(w, KAWS_MISMATCH, "sealed for another name",
+           kaws_fetch(w->ring, name_of("one", "u"), &key, &w->err));
+    EXPECT(w, KAWS_MISMATCH, NULL,
+           kaws_fetch(w->ring, name_of("two", "u"), &key, &w->err));
+    EXPECT(w, KAWS_MISMATCH, NULL,
+           kaws_fetch(w->ring, name_of("one", ""), &key, &w->err));
+    assert_null(key.bytes);
+    world_close(w);
+
+    other[0] ^= 1;                        /* another file                     */
+    lay_header(&l, other);
+    lay_entry(&l, &r[0]);
+    x = r[1];
+    x.type = kaws__buf_of("SECRET");
+    lay_entry(&l, &x);
+    spill(w->f.data, l.at, l.len);
+    world_open(w);
+    EXPECT(w, KAWS_MISMATCH, NULL,
+           kaws_fetch(w->ring, name_of("one", "u"), &key, &w->err));
+    world_close(w);
+
+    other[0] ^= 1;                        /* another type, another length     */
+    lay_header(&l, other);
+    lay_entry(&l, &x);
+    x = r[0];
+    x.plain_len = 33;
+    lay_entry(&l, &x);
+    spill(w->f.data, l.at, l.len);
+    world_open(w);
+    EXPECT(w, KAWS_MISMATCH, NULL,
+           kaws_fetch(w->ring, name_of("two", "u"), &key, &w->err));
+    EXPECT(w, KAWS_MISMATCH, "another length",
+           kaws_fetch(w->ring, name_of("one", "u"), &key, &w->err));
+    free(all);
+}
+
+
+int
+main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, world_begin, world_end)
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_golden_bytes),
+        cmocka_unit_test(test_golden_parsed),
+        TEST(test_golden_opened),
+        cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_bad_records),
+        cmocka_unit_test(test_records_out_of_bounds),
+        cmocka_unit_test(test_record_len),
+        cmocka_unit_test(test_types),
+        cmocka_unit_test(test_every_truncation),
+        cmocka_unit_test(test_every_bit),
+        cmocka_unit_test(test_another_length),
+        cmocka_unit_test(test_zeros),
+        cmocka_unit_test(test_rubbish_behind),
+        TEST(test_refused),
+        TEST(test_absurd_lengths),
+        TEST(test_swapped_blobs)
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,854 @@
+/* test_text.c - room 5, text: every conversion against another way to do it
+ *
+ *     cc -std=c99 -g -fsanitize=address,undefined -o test_text \
+ *        tests/unit/test_text.c -l:libbearssl.a -lcurl -lcmocka
+ */
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+
+#include "unit.h"
+
+
+/* ---- case -------------------------------------------------------------- */
+
+static void
+test_lower(void **state)
+{
+    int c;
+
+    (void)state;
+    for (c = 0; c < 256; c++) {
+        const char *upper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+        const char *lower = "abcdefghijklmnopqrstuvwxyz";
+        const char *found = c != 0 ? strchr(upper, c) : NULL;
+        int want = found != NULL ? lower[found - upper] : c;
+        assert_int_equal(kaws__text_lower(c), want);
+    }
+}
+
+
+static void
+test_alike(void **state)
+{
+    static const struct { const char *a, *b; int alike; } cases[] = {
+        { "", "", 1 },            { "Date", "date", 1 },
+        { "X-AMZ-DATE", "x-amz-date", 1 },
+        { "date", "dates", 0 },   { "dates", "date", 0 },
+        { "", "a", 0 },           { "a", "", 0 },
+        { "[", "{", 0 },          { "@", "`", 0 },   { "Z", "z", 1 },
+        { "\xc3\x84", "\xc3\xa4", 0 }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(cases); i++)
+        if (kaws__text_alike(kaws__buf_of(cases[i].a), cases[i].b) !=
+            cases[i].alike)
+            fail_msg("\"%s\" and \"%s\"", cases[i].a, cases[i].b);
+    assert_false(kaws__text_alike(unit_bytes("a\0b", 3), "a"));
+}
+
+
+/* ---- hex --------------------------------------------------------------- */
+
+static void
+test_hex(void **state)
+{
+    uint8_t all[256];
+    char want[513], *out;
+    size_t i, n;
+
+    (void)state;
+    for (i = 0; i < 256; i++) {
+        all[i] = (uint8_t)i;
+        snprintf(want + 2 * i, 3, "%02x", (unsigned)i);
+    }
+    for (n = 0; n <= 256; n++) {
+        uint8_t *in = unit_exact(all, n);
+        out = (char *)unit_exact(NULL, 2 * n + 1);
+        kaws__text_hex(out, in, n);
+        assert_int_equal(out[2 * n], 0);
+        unit_same("hex", out, 2 * n, want, 2 * n);
+        free(in);
+        free(out);
+    }
+}
+
+
+/* ---- base64 ------------------------------------------------------------ */
+
+static const char alphabet[] =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+
+/* Decodes bit by bit, by a table, in no hurry. 0 for what is not base64. */
+static int
+slow_unbase64(const uint8_t *in, size_t len, uint8_t *out, size_t *out_len)
+{
+    size_t i, digits = len, n = 0;
+    uint32_t bits = 0;
+    int have = 0;
+
+    if (len % 4 != 0)
+        return 0;
+    while (digits > 0 && len - digits < 2 && in[digits - 1] == '=')
+        digits--;
+    for (i = 0; i < digits; i++) {
+        const char *found = in[i] != 0 ? strchr(alphabet, in[i]) : NULL;
+        if (found == NULL)
+            return 0;
+        bits = bits << 6 | (uint32_t)(found - alphabet);
+        have += 6;
+        if (have >= 8) {
+            have -= 8;
+            out[n++] = (uint8_t)(bits >> have & 255);
+        }
+        bits &= (1u << have) - 1;
+    }
+    *out_len = n;
+    return bits == 0;
+}
+
+
+/* Both decoders of the same text agree; and a byte less of room is too
+ * little. Returns whether it is base64. */
+static int
+agree(const uint8_t *text, size_t len)
+{
+    uint8_t want[512], *in = unit_exact(text, len), *out;
+    size_t want_len = 0, got_len = 77;
+    int good = slow_unbase64(text, len, want, &want_len);
+    size_t cap = good ? want_len : len / 4 * 3;
+
+    assert_true(len < sizeof want);
+    out = unit_exact(NULL, cap);
+    if (kaws__text_unbase64(unit_bytes(in, len), out, cap, &got_len) != good) {
+        unit_caret(in, len, 0);
+        fail_msg("should have been %s", good ? "decoded" : "refused");
+    }
+    if (good)
+        unit_same("base64 decoded", out, got_len, want, want_len);
+    free(out);
+    if (good && want_len > 0) {
+        out = unit_exact(NULL, cap - 1);
+        assert_false(kaws__text_unbase64(unit_bytes(in, len), out, cap - 1,
+                                         &got_len));
+        free(out);
+    }
+    free(in);
+    return good;
+}
+
+
+static void
+test_base64_vectors(void **state)
+{
+    unit_file f;
+    size_t accepted = 0, refused = 0;
+
+    (void)state;
+    unit_open(&f, __FILE__, "base64.txt");
+    while (unit_next(&f)) {
+        const char *bad = unit_field(&f, "refused", 0);
+        size_t len, text_len;
+        uint8_t *in, *text;
+        kaws__buf out;
+        if (bad != NULL) {
+            in = unit_undo(bad, &len);
+            if (agree(in, len))
+                fail_msg("accepted: %s", bad);
+            free(in);
+            refused++;
+            continue;
+        }
+        text = unit_undo(unit_must(&f, "text"), &text_len);
+        in = unit_undo(unit_must(&f, "base64"), &len);
+        assert_true(agree(in, len));
+        kaws__buf_init(&out, unit_hooks());
+        kaws__text_base64(&out, unit_bytes(text, text_len));
+        assert_false(out.failed);
+        unit_same("base64", out.at, out.len, in, len);
+        kaws__buf_free(&out);
+        free(in);
+        free(text);
+        accepted++;
+    }
+    unit_close(&f);
+    assert_in_range(accepted, 8, 1000);
+    assert_in_range(refused, 30, 1000);
+}
+
+
+static void
+test_base64_round_trip(void **state)
+{
+    size_t n, round, got;
+
+    (void)state;
+    unit_start();
+    for (n = 0; n <= 200; n++) {
+        for (round = 0; round < 20; round++) {
+            uint8_t *data = unit_exact(NULL, n), *back = unit_exact(NULL, n);
+            kaws__buf out;
+            unit_fill(data, n);
+            kaws__buf_init(&out, unit_hooks());
+            kaws__buf_byte(&out, '"');
+            kaws__text_base64(&out, unit_bytes(data, n));
+            assert_int_equal(out.len, 1 + (n + 2) / 3 * 4);
+            assert_true(agree(out.at + 1, out.len - 1));
+            assert_true(kaws__text_unbase64(
+                unit_bytes(out.at + 1, out.len - 1), back, n, &got));
+            unit_same("base64 there and back", back, got, data, n);
+            kaws__buf_free(&out);
+            free(data);
+            free(back);
+        }
+    }
+}
+
+
+/* Every byte value at every place of texts with no, one and two pads. */
+static void
+test_base64_bad_bytes(void **state)
+{
+    static const char *const texts[] = {
+        "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy",
+        "AAAAAAAAAAA=", "//////////8=", "/////////w==", "++++++++++++"
+    };
+    size_t i, place, accepted = 0;
+    int byte;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(texts); i++)
+        for (place = 0; place < strlen(texts[i]); place++)
+            for (byte = 0; byte < 256; byte++) {
+                uint8_t text[16];
+                memcpy(text, texts[i], strlen(texts[i]));
+                text[place] = (uint8_t)byte;
+                accepted += (size_t)agree(text, strlen(texts[i]));
+            }
+    assert_in_range(accepted, 64 * UNIT_COUNT(texts), 64 * 100);
+}
+
+
+/* Every pair of bytes, side by side, in the middle of a text and across the
+ * border of two groups. */
+static void
+test_base64_pairs(void **state)
+{
+    static const char *const texts[] = { "AAAAAAAAAAAA", "////////////" };
+    size_t i, accepted = 0;
+    int a, b;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(texts); i++)
+        for (a = 0; a < 256; a++)
+            for (b = 0; b < 256; b++) {
+                uint8_t text[12];
+                memcpy(text, texts[i], 12);
+                text[3] = (uint8_t)a;
+                text[4] = (uint8_t)b;
+                accepted += (size_t)agree(text, 12);
+            }
+    assert_int_equal(accepted, 64 * 64 * UNIT_COUNT(texts));
+}
+
+
+/* Texts that are base64 but for a few bytes, and a block of wild ones: several
+ * digits may be worked on at once, and none may disturb its neighbour. */
+static void
+test_base64_random(void **state)
+{
+    size_t round, i, accepted = 0;
+
+    (void)state;
+    unit_start();
+    for (round = 0; round < 100000; round++) {
+        uint32_t wild = unit_random(3) == 0 ? unit_random(256) : 0;
+        uint8_t text[28];
+        size_t len = 4 * unit_random(8);
+        for (i = 0; i < len; i++) {
+            text[i] = (uint8_t)alphabet[unit_random(64)];
+            if (unit_random(256) < wild)
+                text[i] = (uint8_t)(unit_random(2) ? unit_random(256) : '=');
+        }
+        accepted += (size_t)agree(text, len);
+    }
+    assert_in_range(accepted, round / 2, round);
+}
+
+
+static void *
+no_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    (void)ctx;
+    (void)ptr;
+    (void)old_len;
+    assert_int_not_equal(new_len, 0);
+    return NULL;
+}
+
+
+static void
+test_base64_no_memory(void **state)
+{
+    kaws_hooks hooks;
+    kaws__buf out;
+
+    (void)state;
+    memset(&hooks, 0, sizeof hooks);
+    hooks.memory = no_memory;
+    kaws__buf_init(&out, &hooks);
+    kaws__text_base64(&out, kaws__buf_of("foo"));
+    assert_true(out.failed);
+    assert_int_equal(out.len, 0);
+    kaws__buf_free(&out);
+}
+
+
+/* ---- percent ----------------------------------------------------------- */
+
+static void
+put(void *to, const void *data, size_t len)
+{
+    assert_int_not_equal(len, 0);
+    kaws__buf_put(to, data, len);
+}
+
+
+static int
+keep_all(int c)
+{
+    (void)c;
+    return 1;
+}
+
+
+static int
+keep_none(int c)
+{
+    (void)c;
+    return 0;
+}
+
+
+static int
+keep_even(int c)
+{
+    assert_in_range(c, 0, 255);
+    return c % 2 == 0;
+}
+
+
+static void
+check_percent(const uint8_t *data, size_t len, int (*keep)(int))
+{
+    uint8_t *in = unit_exact(data, len);
+    char want[3 * 300 + 1];
+    size_t n = 0, i;
+    kaws__sink sink = { put, NULL };
+    kaws__buf out;
+
+    for (i = 0; i < len; i++) {
+        snprintf(want + n, 4, "%%%02X", (unsigned)data[i]);
+        if (keep(data[i]))
+            want[n] = (char)data[i];
+        n += keep(data[i]) ? 1 : 3;
+    }
+    kaws__buf_init(&out, unit_hooks());
+    sink.to = &out;
+    kaws__text_percent(&sink, unit_bytes(in, len), keep);
+    unit_same("percent", out.at, out.len, want, n);
+    kaws__buf_free(&out);
+    free(in);
+}
+
+
+static void
+test_percent(void **state)
+{
+    static int (*const keeps[])(int) = { keep_all, keep_none, keep_even };
+    uint8_t data[300];
+    size_t i, k, round;
+
+    (void)state;
+    unit_start();
+    for (k = 0; k < UNIT_COUNT(keeps); k++) {
+        check_percent(data, 0, keeps[k]);
+        for (i = 0; i < 256; i++)
+            data[i] = (uint8_t)i;
+        check_percent(data, 256, keeps[k]);
+        for (round = 0; round < 200; round++) {
+            unit_fill(data, sizeof data);
+            check_percent(data, unit_random(300), keeps[k]);
+        }
+    }
+}
+
+
+/* ---- UTF-8 ------------------------------------------------------------- */
+
+/* RFC 3629, section 4, production by production: the range of each byte. */
+static const struct { int len; uint8_t range[4][2]; } grammar[] = {
+    { 1, { { 0x00, 0x7f } } },
+    { 2, { { 0xc2, 0xdf }, { 0x80, 0xbf } } },
+    { 3, { { 0xe0, 0xe0 }, { 0xa0, 0xbf }, { 0x80, 0xbf } } },
+    { 3, { { 0xe1, 0xec }, { 0x80, 0xbf }, { 0x80, 0xbf } } },
+    { 3, { { 0xed, 0xed }, { 0x80, 0x9f }, { 0x80, 0xbf } } },
+    { 3, { { 0xee, 0xef }, { 0x80, 0xbf }, { 0x80, 0xbf } } },
+    { 4, { { 0xf0, 0xf0 }, { 0x90, 0xbf }, { 0x80, 0xbf }, { 0x80, 0xbf } } },
+    { 4, { { 0xf1, 0xf3 }, { 0x80, 0xbf }, { 0x80, 0xbf }, { 0x80, 0xbf } } },
+    { 4, { { 0xf4, 0xf4 }, { 0x80, 0x8f }, { 0x80, 0xbf }, { 0x80, 0xbf } } }
+};
+
+
+static size_t
+slow_utf8(const uint8_t *at, size_t len)
+{
+    size_t i;
+    int k;
+
+    for (i = 0; i < UNIT_COUNT(grammar); i++) {
+        if (len < (size_t)grammar[i].len)
+            continue;
+        for (k = 0; k < grammar[i].len; k++)
+            if (at[k] < grammar[i].range[k][0] ||
+                at[k] > grammar[i].range[k][1])
+                break;
+        if (k == grammar[i].len)
+            return (size_t)k;
+    }
+    return 0;
+}
+
+
+static void
+check_utf8(const uint8_t *four, size_t len)
+{
+    size_t got = kaws__text_utf8(four, len), want = slow_utf8(four, len);
+
+    if (got != want)
+        fail_msg("%02x %02x %02x %02x, %lu bytes of it: %lu, not %lu", four[0],
+                 four[1], four[2], four[3], (unsigned long)len,
+                 (unsigned long)got, (unsigned long)want);
+}
+
+
+/* All first and second bytes, with third and fourth ones at the borders. */
+static void
+test_utf8_borders(void **state)
+{
+    static const uint8_t borders[] = {
+        0x00, 0x22, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc0, 0xff
+    };
+    size_t a, b, c, d, len;
+    uint8_t four[4];
+
+    (void)state;
+    for (a = 0; a < 256; a++)
+        for (b = 0; b < 256; b++)
+            for (c = 0; c < UNIT_COUNT(borders); c++)
+                for (d = 0; d < UNIT_COUNT(borders); d++) {
+                    four[0] = (uint8_t)a;
+                    four[1] = (uint8_t)b;
+                    four[2] = borders[c];
+                    four[3] = borders[d];
+                    check_utf8(four, 4);
+                }
+    for (a = 0; a < 256; a++)                /* cut: the rest is not read   */
+        for (len = 0; len < 4; len++) {
+            uint8_t *cut;
+            memset(four, 0x90, 4);
+            four[0] = (uint8_t)a;
+            cut = unit_exact(four, len);
+            assert_int_equal(kaws__text_utf8(cut, len), slow_utf8(four, len));
+            free(cut);
+        }
+}
+
+
+/* Every character of Unicode, encoded by the reader's own encoder too. */
+static void
+test_utf8_characters(void **state)
+{
+    uint32_t c;
+
+    (void)state;
+    for (c = 0; c < 0x110000; c++) {
+        uint8_t four[4], *end = kaws__json_put_utf8(four, c);
+        size_t len = (size_t)(end - four);
+        int half = c >= 0xd800 && c <= 0xdfff;
+        size_t want = half ? 0 : c < 0x80 ? 1 : c < 0x800 ? 2
+                    : c < 0x10000 ? 3 : 4;
+        if (slow_utf8(four, len) != want ||
+            kaws__text_utf8(four, len) != want)
+            fail_msg("U+%04lX", (unsigned long)c);
+    }
+}
+
+
+static void
+test_is_utf8(void **state)
+{
+    static const struct { const char *text; int good; } cases[] = {
+        { "", 1 }, { "plain", 1 }, { "\x7f", 1 },
+        { "gr\xc3\xbc\xc3\x9f", 1 }, { "\xe2\x82\xac", 1 },
+        { "\xf0\x9f\x94\x91 key", 1 }, { "\xef\xbb\xbf", 1 },
+        { "\xf4\x8f\xbf\xbf", 1 }, { "\xf4\x90\x80\x80", 0 },
+        { "\xc0\x80", 0 }, { "\xe0\x9f\xbf", 0 }, { "\xf0\x8f\xbf\xbf", 0 },
+        { "\xed\xa0\x80", 0 }, { "\xed\xbf\xbf", 0 }, { "\xed\x9f\xbf", 1 },
+        { "\x80", 0 }, { "a\xbf", 0 }, { "a\xc3", 0 }, { "\xe2\x82", 0 },
+        { "\xf0\x9f\x94", 0 }, { "\xc3\xbc\xc3", 0 }, { "\xc3" "a", 0 },
+        { "\xfe", 0 }, { "\xff", 0 }, { "\xf8\x88\x80\x80\x80", 0 }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(cases); i++) {
+        size_t len = strlen(cases[i].text);
+        uint8_t *text = unit_exact(cases[i].text, len);
+        if (kaws__text_is_utf8(unit_bytes(text, len)) != cases[i].good)
+            fail_msg("case %lu", (unsigned long)i);
+        free(text);
+    }
+    assert_true(kaws__text_is_utf8(unit_bytes("a\0b", 3)));
+    assert_true(kaws__text_is_utf8(unit_bytes(NULL, 0)));
+}
+
+
+/* ---- show -------------------------------------------------------------- */
+
+/* What the name would be if nothing had to be cut. */
+static size_t
+slow_show(char *out, const uint8_t *name, size_t len)
+{
+    size_t i, n = 0;
+
+    for (i = 0; i < len; i++) {
+        int bare = name[i] >= ' ' && name[i] < 0x7f && name[i] != '\\' &&
+                   name[i] != '\'';
+        n += (size_t)snprintf(out + n, 5, bare ? "%c" : "\\x%02x", name[i]);
+    }
+    out[n] = '\0';
+    return n;
+}
+
+
+static void
+check_show(const uint8_t *data, size_t len, size_t cap)
+{
+    static char whole[4 * 300 + 1];
+    size_t all = slow_show(whole, data, len), n, i;
+    uint8_t *name = unit_exact(data, len);
+    char *out = (char *)unit_exact(NULL, cap);
+
+    memset(out, 0x01, cap);
+    assert_ptr_equal(kaws__text_show(out, cap, unit_bytes(name, len)), out);
+    assert_non_null(memchr(out, 0, cap));
+    n = strlen(out);
+    for (i = 0; i < n; i++)
+        assert_in_range(out[i], 0x20, 0x7e);
+    if (all + 8 <= cap || n < 3 || memcmp(out + n - 3, "...", 3) != 0)
+        unit_same("shown whole", out, n, whole, all);
+    else if (n != all || memcmp(out, whole, n) != 0)
+        unit_same("shown in part", out, n - 3, whole, n - 3);
+    free(out);
+    free(name);
+}
+
+
+static void
+test_show_caps(void **state)
+{
+    uint8_t data[300];
+    size_t cap, len, i;
+
+    (void)state;
+    unit_start();
+    for (cap = 8; cap <= 600; cap++)
+        for (len = 0; len < 300; len += 1 + unit_random(40)) {
+            unit_fill(data, len);
+            if (unit_random(2))
+                for (i = 0; i < len; i++)
+                    data[i] = (uint8_t)(' ' + data[i] % 95);
+            check_show(data, len, cap);
+        }
+}
+
+
+/* No two names are shown alike, unless both are cut. */
+static void
+test_show_bytes(void **state)
+{
+    static const struct { const char *name, *shown; } cases[] = {
+        { "", "" }, { "billing", "billing" }, { "a b", "a b" },
+        { "\n", "\\x0a" }, { "\x1b[31m", "\\x1b[31m" },
+        { "\\x0a", "\\x5cx0a" }, { "it's", "it\\x27s" },
+        { "\x7f", "\\x7f" }, { "\xc3\xbc", "\\xc3\\xbc" }, { "%s", "%s" }
+    };
+    char out[64];
+    size_t i;
+    int c;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(cases); i++)
+        unit_same_text("shown", kaws__text_show(out, sizeof out, kaws__buf_of(
+                           cases[i].name)), cases[i].shown);
+    unit_same_text("a NUL", kaws__text_show(out, sizeof out,
+                                            unit_bytes("a\0b", 3)), "a\\x00b");
+    for (c = 0; c < 256; c++) {
+        uint8_t byte = (uint8_t)c;
+        check_show(&byte, 1, 64);
+    }
+}
+
+
+/* ---- numbers ----------------------------------------------------------- */
+
+static void
+test_number(void **state)
+{
+    static const struct {
+        const char *text;
+        uint32_t most;
+        int good;
+        uint32_t value;
+    } cases[] = {
+        { "0", 0, 1, 0 },                { "1", 0, 0, 0 },
+        { "7", 10, 1, 7 },               { "10", 10, 1, 10 },
+        { "11", 10, 0, 0 },              { "007", 10, 1, 7 },
+        { "4294967295", 4294967295u, 1, 4294967295u },
+        { "4294967296", 4294967295u, 0, 0 },
+        { "4294967295", 4294967294u, 0, 0 },
+        { "9999999999", 4294967295u, 0, 0 },
+        { "0000000001", 10, 1, 1 },      { "00000000001", 10, 0, 0 },
+        { "18446744073709551617", 4294967295u, 0, 0 },
+        { "", 10, 0, 0 },                { "-1", 10, 0, 0 },
+        { "+1", 10, 0, 0 },              { " 1", 10, 0, 0 },
+        { "1 ", 10, 0, 0 },              { "1.0", 10, 0, 0 },
+        { "1e1", 10, 0, 0 },             { "0x1", 10, 0, 0 },
+        { "/", 10, 0, 0 },               { ":", 10, 0, 0 },
+        { "\xd9\xa1", 10, 0, 0 }
+    };
+    uint32_t cut;
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(cases); i++) {
+        size_t len = strlen(cases[i].text);
+        uint8_t *text = unit_exact(cases[i].text, len);
+        uint32_t value = 12345;
+        int good = kaws__text_number(unit_bytes(text, len), cases[i].most,
+                                     &value);
+        if (good != cases[i].good ||
+            value != (good ? cases[i].value : 12345))
+            fail_msg("\"%s\", at most %lu: %d, %lu", cases[i].text,
+                     (unsigned long)cases[i].most, good,
+                     (unsigned long)value);
+        free(text);
+    }
+    assert_false(kaws__text_number(unit_bytes("1\0", 2), 10, &cut));
+}
+
+
+/* ---- dates ------------------------------------------------------------- */
+
+static const char day_names[] = "Thu\0Fri\0Sat\0Sun\0Mon\0Tue\0Wed";
+static const char month_names[] =
+    "Jan\0Feb\0Mar\0Apr\0May\0Jun\0Jul\0Aug\0Sep\0Oct\0Nov\0Dec";
+
+
+static int
+days_in(int year, int month)
+{
+    static const int days[] = { 31, 28, 31, 30, 31, 30,
+                                31, 31, 30, 31, 30, 31 };
+    int leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+
+    return days[month - 1] + (month == 2 && leap);
+}
+
+
+#if defined(_WIN32)
+
+#define check_system(when, amz, http) ((void)0)
+
+#else
+
+/* The system's calendar agrees, as far as its time_t goes. */
+static void
+check_system(int64_t when, const char *amz, const char *http)
+{
+    time_t t = (time_t)when;
+    struct tm tm;
+    char text[64];
+
+    if ((int64_t)t != when)
+        return;
+    assert_non_null(gmtime_r(&t, &tm));
+    assert_int_equal(strftime(text, sizeof text, "%Y%m%dT%H%M%SZ", &tm), 16);
+    unit_same_text("gmtime, as AWS has it", text, amz);
+    assert_int_equal(strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT",
+                              &tm), 29);
+    unit_same_text("gmtime, as HTTP has it", text, http);
+    assert_true(timegm(&tm) == t);
+}
+
+#endif
+
+
+/* Every day of the years 1970 to 2100, counted by hand; a second of it. */
+static void
+test_days(void **state)
+{
+    int year = 1970, month = 1, day = 1, y, m, d, second = 0;
+    int64_t days, when;
+    char amz[17], want[64], http[64];
+
+    (void)state;
+    for (days = 0; year <= 2100; days++) {
+        assert_true(kaws__text_days(year, month, day) == days);
+        kaws__text_civil(days, &y, &m, &d);
+        if (y != year || m != month || d != day)
+            fail_msg("day %ld is %d-%d-%d, not %d-%d-%d", (long)days, year,
+                     month, day, y, m, d);
+        second = (second + 28657) % 86400;
+        when = days * 86400 + second;
+        snprintf(want, sizeof want, "%04d%02d%02dT%02d%02d%02dZ", year, month,
+                 day, second / 3600, second / 60 % 60, second % 60);
+        kaws__text_amz_date(amz, when);
+        unit_same_text("amz_date", amz, want);
+        snprintf(http, sizeof http, "%s, %02d %s %04d %02d:%02d:%02d GMT",
+                 day_names + 4 * (days % 7), day, month_names + 4 * (month - 1),
+                 year, second / 3600, second / 60 % 60, second % 60);
+        if (kaws__text_http_date(kaws__buf_of(http)) != when)
+            fail_msg("http_date of %s", http);
+        check_system(when, amz, http);
+        if (++day > days_in(year, month)) {
+            day = 1;
+            year += month == 12;
+            month = month == 12 ? 1 : month + 1;
+        }
+    }
+    assert_int_equal(days, 47847);
+}
+
+
+static void
+test_amz_date_ends(void **state)
+{
+    static const struct { int64_t when; const char *text; } cases[] = {
+        { 0, "19700101T000000Z" },           { 1, "19700101T000001Z" },
+        { 86399, "19700101T235959Z" },       { 86400, "19700102T000000Z" },
+        { 1440938160, "20150830T123600Z" },  { 951782399, "20000228T235959Z" },
+        { 951782400, "20000229T000000Z" },   { 951868800, "20000301T000000Z" },
+        { 2147483647, "20380119T031407Z" },  { 2147483648, "20380119T031408Z" },
+        { 4107542400, "21000301T000000Z" },  { 4294967296, "21060207T062816Z" },
+        { 253402300799, "99991231T235959Z" },
+        { 253402300800, "19700101T000000Z" }, { -1, "19700101T000000Z" },
+        { INT64_MAX, "19700101T000000Z" },    { INT64_MIN, "19700101T000000Z" }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(cases); i++) {
+        char *out = (char *)unit_exact(NULL, 17);
+        kaws__text_amz_date(out, cases[i].when);
+        assert_int_equal(out[16], 0);
+        unit_same_text("amz_date", out, cases[i].text);
+        free(out);
+    }
+}
+
+
+static void
+test_http_date_vectors(void **state)
+{
+    unit_file f;
+    size_t count = 0;
+
+    (void)state;
+    unit_open(&f, __FILE__, "http_date.txt");
+    while (unit_next(&f)) {
+        size_t len;
+        uint8_t *text = unit_undo(unit_must(&f, "date"), &len);
+        long long want = strtoll(unit_must(&f, "seconds"), NULL, 10);
+        long long got = kaws__text_http_date(unit_bytes(text, len));
+        if (got != want) {
+            unit_caret(text, len, 0);
+            fail_msg("is %lld, not %lld", got, want);
+        }
+        free(text);
+        count++;
+    }
+    unit_close(&f);
+    assert_in_range(count, 50, 1000);
+}
+
+
+/* Every byte value at every place: whatever is read is a date that would be
+ * written so, and nothing is read behind the end. */
+static void
+test_http_date_bytes(void **state)
+{
+    const char *good = "Sun, 06 Nov 1994 08:49:37 GMT";
+    size_t place, len = strlen(good), cut, read = 0;
+    int byte;
+
+    (void)state;
+    for (place = 0; place < len; place++)
+        for (byte = 0; byte < 256; byte++) {
+            uint8_t *text = unit_exact(good, len);
+            char amz[17];
+            int64_t when;
+            text[place] = (uint8_t)byte;
+            when = kaws__text_http_date(unit_bytes(text, len));
+            if (when != 0) {
+                kaws__text_amz_date(amz, when);
+                unit_same("the day", amz + 6, 2, text + 5, 2);
+                unit_same("the year", amz, 4, text + 12, 4);
+                unit_same("the hour", amz + 9, 2, text + 17, 2);
+                unit_same("the minute", amz + 11, 2, text + 20, 2);
+                unit_same("the second", amz + 13, 2, text + 23, 2);
+                read++;
+            }
+            free(text);
+        }
+    assert_in_range(read, len, len * 12);
+    for (cut = 0; cut < len; cut++) {
+        uint8_t *text = unit_exact(good, cut);
+        assert_true(kaws__text_http_date(unit_bytes(text, cut)) == 0);
+        free(text);
+    }
+}
+
+
+int
+main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_lower),
+        cmocka_unit_test(test_alike),
+        cmocka_unit_test(test_hex),
+        cmocka_unit_test(test_base64_vectors),
+        cmocka_unit_test(test_base64_round_trip),
+        cmocka_unit_test(test_base64_bad_bytes),
+        cmocka_unit_test(test_base64_pairs),
+        cmocka_unit_test(test_base64_random),
+        cmocka_unit_test(test_base64_no_memory),
+        cmocka_unit_test(test_percent),
+        cmocka_unit_test(test_utf8_borders),
+        cmocka_unit_test(test_utf8_characters),
+        cmocka_unit_test(test_is_utf8),
+        cmocka_unit_test(test_show_caps),
+        cmocka_unit_test(test_show_bytes),
+        cmocka_unit_test(test_number),
+        cmocka_unit_test(test_days),
+        cmocka_unit_test(test_amz_date_ends),
+        cmocka_unit_test(test_http_date_vectors),
+        cmocka_unit_test(test_http_date_bytes)
+    };
+
+    return cmocka_run_group_tests_name("text", tests, NULL, NULL);
+}

@@ -1,0 +1,170 @@
+/* world.h - what the tests of the upper rooms share: a fake world, a ring in
+ * it, and the question whether a call answered as it should
+ *
+ * Include it after keyring_aws.h with its implementation. Every test gets a
+ * world of its own; when it ends, the ring is closed, and whatever was
+ * allocated must have been given back, wiped.
+ */
+
+#if !defined(KAWS_WORLD_H)
+#define KAWS_WORLD_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "fakes.h"
+
+struct world {
+    struct fake f;
+    kaws_config cfg;
+    kaws       *ring;
+    kaws_error  err;
+};
+
+#define COUNT(array) (sizeof(array) / sizeof(array)[0])
+
+
+/* The call must answer `want`, say so in the error, and say why. */
+FAKE void
+expect_at(int line, const kaws_error *err, kaws_status got, kaws_status want,
+          const char *words)
+{
+    static const kaws_error none;
+
+    if (got != want)
+        fail_msg("line %d: '%s' for '%s': %s", line, kaws_status_text(got),
+                 kaws_status_text(want), err->text);
+    if (err->status != want)
+        fail_msg("line %d: the error says '%s'", line,
+                 kaws_status_text(err->status));
+    if (want == KAWS_OK && memcmp(err, &none, sizeof none) != 0)
+        fail_msg("line %d: an error of no error: %s", line, err->text);
+    if (want != KAWS_OK && (err->text[0] == '\0' ||
+                            strchr(err->text, '\n') != NULL))
+        fail_msg("line %d: no sentence: '%s'", line, err->text);
+    if (want != KAWS_OK && words != NULL && strstr(err->text, words) == NULL)
+        fail_msg("line %d: '%s' is not in: %s", line, words, err->text);
+}
+
+#define EXPECT(w, want, words, call) \
+    expect_at(__LINE__, &(w)->err, call, want, words)
+
+
+FAKE void
+world_open(struct world *w)
+{
+    EXPECT(w, KAWS_OK, NULL, kaws_open(&w->ring, &w->cfg, &w->err));
+    assert_non_null(w->ring);
+}
+
+
+FAKE void
+world_close(struct world *w)
+{
+    kaws_close(w->ring);
+    w->ring = NULL;
+}
+
+
+FAKE void
+world_reopen(struct world *w)
+{
+    world_close(w);
+    world_open(w);
+}
+
+
+/* A world before its ring is opened: `cfg` may be changed. */
+FAKE int
+world_begin(void **state)
+{
+    struct world *w = calloc(1, sizeof *w);
+
+    if (w == NULL)
+        return 1;
+    fake_init(&w->f);
+    w->cfg = fake_config(&w->f);
+    *state = w;
+    return 0;
+}
+
+
+/* The same, with the ring opened. */
+FAKE int
+world_begin_open(void **state)
+{
+    if (world_begin(state) != 0)
+        return 1;
+    world_open(*state);
+    return 0;
+}
+
+
+FAKE int
+world_end(void **state)
+{
+    struct world *w = *state;
+    int wrong = 0;
+
+    world_close(w);
+    if (w->f.live != 0 || w->f.dirty != 0 || w->f.misfreed != 0) {
+        print_error("%lu blocks kept, %lu given back unwiped, %lu with "
+                    "another length\n", (unsigned long)w->f.live,
+                    (unsigned long)w->f.dirty, (unsigned long)w->f.misfreed);
+        wrong = 1;
+    }
+    if (fake_logged(&w->f, -1, w->f.secret) > 0) {
+        print_error("the secret is in the log\n");
+        wrong = 1;
+    }
+    fake_end(&w->f);
+    free(w);
+    return wrong;
+}
+
+
+FAKE kaws_name
+name_of(const char *key_id, const char *user_id)
+{
+    kaws_name name;
+
+    name.key_id = key_id;
+    name.user_id = user_id;
+    return name;
+}
+
+
+/* ---- files ------------------------------------------------------------- */
+
+/* Reads a whole file; free() it. NULL: it is not there. */
+FAKE uint8_t *
+slurp(const char *path, size_t *len)
+{
+    FILE *from = fopen(path, "rb");
+    uint8_t *all = NULL;
+
+    *len = 0;
+    if (from == NULL)
+        return NULL;
+    all = calloc(1, 1 << 22);
+    assert_non_null(all);
+    *len = fread(all, 1, 1 << 22, from);
+    fclose(from);
+    return all;
+}
+
+
+FAKE void
+spill(const char *path, const void *data, size_t len)
+{
+    FILE *to = fopen(path, "wb");
+
+    assert_non_null(to);
+    assert_int_equal(fwrite(data, 1, len, to), len);
+    assert_int_equal(fclose(to), 0);
+    assert_int_equal(chmod(path, 0600), 0);
+}
+
+#endif /* KAWS_WORLD_H */
