@@ -12,6 +12,8 @@ FUZZ_S     = 60
 
 # Nothing below needs changing.
 
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
+
 STRICT  = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
 BEARSSL = -l:libbearssl.a -Wl,--exclude-libs,ALL
 ASAN    = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
@@ -26,6 +28,7 @@ NEED_DEMO  = $(NEED_BUILD) python3 python3-pymysql python3-botocore openssl \
              debian-archive-keyring
 NEED_TEST  = $(NEED_DEMO) libcmocka-dev python3-pytest clang libclang-rt-dev \
              llvm valgrind cppcheck git binutils
+NEED_COVERAGE = gcovr
 
 UNIT  = $(patsubst tests/%.c,$T/%,$(wildcard tests/unit/test_*.c))
 FAULT = $(patsubst tests/%.c,$T/%,$(wildcard tests/fault/test_*.c))
@@ -48,7 +51,11 @@ test-long: need-test build/keyring_aws.so $(PROVE)
 	@KAWS_LONG=1 $(PYTHON) tests/run.py
 
 check: build/keyring_aws.so
+	@$(PYTHON) tests/check_house.py --self-test
 	@$(PYTHON) tests/check_house.py
+
+coverage: need-test need-coverage
+	@$(PYTHON) tests/coverage.py
 
 need-%:
 	@tests/need.sh $(NEED_$(shell echo $* | tr a-z A-Z))
@@ -63,45 +70,32 @@ build/keyring_aws.so: keyring_aws_plugin.c $(HEADER) | need-build
 $(PROVE): $(HEADER) $(wildcard tests/unit/*.h tests/fault/*.h fuzz/*.h) \
           | need-test
 
-$T/unit/% : tests/unit/%.c
-	@mkdir -p $(@D)
-	gcc $(STRICT) $(ASAN) -o $@ $< $(BEARSSL) -lcurl -lcmocka
+LINK = @mkdir -p $(@D); echo "  $@"; \
+       $(or $(BY),gcc) $(STRICT) $1 -o $@ $(filter %.c,$^) $(BEARSSL) -lcurl
 
-$T/fault/% : tests/fault/%.c
-	@mkdir -p $(@D)
-	gcc $(STRICT) $(ASAN) -o $@ $< $(BEARSSL) -lcurl -lcmocka
+$T/%: tests/%.c
+	$(call LINK,$(ASAN)) -lcmocka
 
-$T/clang/% : tests/%.c
-	@mkdir -p $(@D)
-	clang $(STRICT) -O2 -o $@ $< $(BEARSSL) -lcurl -lcmocka
+$T/clang/%: BY = clang
+$T/clang/%: tests/%.c
+	$(call LINK,-O2) -lcmocka
 
-$T/tsan/% : tests/fault/%.c
-	@mkdir -p $(@D)
-	gcc $(STRICT) $(TSAN) -o $@ $< $(BEARSSL) -lcurl -lcmocka
-
-$T/%/keyring_aws.so: keyring_aws_plugin.c
-	@mkdir -p $(@D)
-	gcc $(STRICT) $(KIND) -shared -fPIC -fvisibility=hidden -o $@ $< \
-	    $(BEARSSL) -lcurl
-
-$(HOSTS): tests/plugin_host.c
-	@mkdir -p $(@D)
-	gcc $(STRICT) $(KIND) -rdynamic -D$(shell echo $(@F) | tr a-z A-Z) \
-	    -o $@ $< -ldl -lpthread
-
-$T/driver: tests/driver.c
-	@mkdir -p $(@D)
-	gcc $(STRICT) $(ASAN) -o $@ $< $(BEARSSL) -lcurl -lpthread
+$T/tsan/%: tests/fault/%.c
+	$(call LINK,$(TSAN)) -lcmocka
 
 $T/secrets: tests/fault/secrets.c
-	@mkdir -p $(@D)
-	gcc $(STRICT) -O2 -g -o $@ $< $(BEARSSL) -lcurl -lpthread
+	$(call LINK,-O2 -g)
 
-$T/fuzz/% : fuzz/%.c fuzz/main.c
-	@mkdir -p $(@D)
-	gcc $(STRICT) $(ASAN) -o $@ $^ $(BEARSSL) -lcurl
+$T/fuzz/%: fuzz/%.c fuzz/main.c
+	$(call LINK,$(ASAN))
+
+$T/%/keyring_aws.so: keyring_aws_plugin.c
+	$(call LINK,$(KIND) -shared -fPIC -fvisibility=hidden)
+
+$(HOSTS): tests/plugin_host.c
+	$(call LINK,$(KIND) -rdynamic -D$(shell echo $(@F) | tr a-z A-Z)) -ldl
 
 clean:
 	rm -rf build
 
-.PHONY: all demo test test-long check clean
+.PHONY: all demo test test-long check coverage clean

@@ -2096,8 +2096,8 @@ kaws__buf_sink(kaws__sink *sink, const void *data, size_t len)
  * ==========================================================================
  * Uses: mem buf
  * Gives: text_lower text_alike text_hex text_base64 text_unbase64
- *        text_percent text_utf8 text_is_utf8
- *        text_show text_number text_civil text_amz_date text_http_date
+ *        text_percent text_utf8 text_is_utf8 text_show text_quote text_number
+ *        text_days text_civil text_amz_date text_http_date
  *
  * Small conversions, all of ASCII and bytes, none of them asking the locale.
  * Base64 carries keys in the clear, so it has no branch and no table index
@@ -2365,23 +2365,22 @@ kaws__text_is_utf8(kaws_bytes text)
 
 /* ---- for logs ---------------------------------------------------------- */
 
-/* A name as a log may show it: no byte of it can end the line, colour the
- * terminal or pretend to be another name. Cut with three dots. */
+/* Bytes as a log may show them: none of them can end the line or colour the
+ * terminal. Backslashes are escaped, and `also`. Cut with three dots. */
 static const char *
-kaws__text_show(char *out, size_t cap, kaws_bytes text)
+kaws__text_escape(char *out, size_t cap, kaws_bytes text, int also)
 {
     static const char digits[] = "0123456789abcdef";
     size_t i, used = 0;
 
     for (i = 0; i < text.len; i++) {
         int c = text.at[i];
-        int plain = c >= 0x20 && c <= 0x7e && c != '\\' && c != '\'';
         if (used + 8 > cap) {
             memcpy(out + used, "...", 3);
             used += 3;
             break;
         }
-        if (plain) {
+        if (c >= 0x20 && c <= 0x7e && c != '\\' && c != also) {
             out[used++] = (char)c;
         } else {
             out[used++] = '\\';
@@ -2392,6 +2391,22 @@ kaws__text_show(char *out, size_t cap, kaws_bytes text)
     }
     out[used] = '\0';
     return out;
+}
+
+
+/* A name, to stand between single quotes: it cannot pretend to end there. */
+static const char *
+kaws__text_show(char *out, size_t cap, kaws_bytes text)
+{
+    return kaws__text_escape(out, cap, text, '\'');
+}
+
+
+/* Somebody else's words, to stand in a sentence of ours. */
+static const char *
+kaws__text_quote(char *out, size_t cap, kaws_bytes text)
+{
+    return kaws__text_escape(out, cap, text, '\\');
 }
 
 
@@ -5091,7 +5106,7 @@ kaws__kms_refused(kaws__call *c, kaws_error *err)
     if (message.len > sizeof shown)
         message.len = sizeof shown;
     if ((fault->then & KAWS__SAYS) && kaws__kms_may_show(c, message))
-        kaws__text_show(shown, sizeof shown, message);
+        kaws__text_quote(shown, sizeof shown, message);
     kaws__text_show(id, sizeof id, kaws__buf_of(c->r.request_id));
     (void)kaws__err_set(err, fault->status, "AWS KMS at %s refused %s (%s, "
                         "HTTP %d, request id %s)%s%s; %s", c->host, c->action,
@@ -5132,8 +5147,8 @@ kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
     if (kaws__http_send(&k->http, &c->q, &c->r)) {
         kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for %s: "
                       "%s", c->host, c->action,
-                      kaws__text_show(words, sizeof words,
-                                      kaws__buf_of(c->r.text)));
+                      kaws__text_quote(words, sizeof words,
+                                       kaws__buf_of(c->r.text)));
         fault = &network;
     } else if (c->r.body_len > c->r.body_max) {
         (void)kaws__kms_nonsense(c, "it is longer than 16384 bytes", err);

@@ -4,7 +4,7 @@
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
  *         -fno-sanitize-recover=all -o build/fuzz/fuzz_store \
  *         fuzz/fuzz_store.c -l:libbearssl.a -lpthread
- *     build/fuzz/fuzz_store -max_len=4096 -dict=fuzz/store.dict \
+ *     build/fuzz/fuzz_store -max_len=8192 -dict=fuzz/store.dict \
  *         build/fuzz/corpus/store fuzz/corpus/store
  *
  * The first byte says which checks are made right, as a forger would do it, the
@@ -307,7 +307,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *file;
     kaws__found found;
 
-    if (in.len > 4096)
+    if (in.len > 8192)
         return 0;
     file = fuzz_copy(in);
     mend(file, in.len, how);

@@ -4,6 +4,7 @@
 # the compiler names the header that it misses.
 set -u
 command -v dpkg-query >/dev/null || exit 0
+exec 9<"$0" && flock 9              # make may ask for several lists at once
 missing=
 for package; do
     case $(dpkg-query -W -f '${db:Status-Status} ' "$package" 2>/dev/null) in

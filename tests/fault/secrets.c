@@ -21,6 +21,7 @@ typedef struct piece {            /* of a needle                              */
     char    label[24];
     uint8_t masked[PIECE];
     size_t  len;
+    size_t  next;                 /* one that begins alike, plus 1; 0: none   */
 } piece;
 
 typedef struct area {             /* a mapping, from /proc/self/smaps         */
@@ -35,7 +36,7 @@ static char *words[24];
 static size_t count;
 static piece pieces[4096];
 static size_t piece_count;
-static uint8_t first[256];        /* is there a piece that begins with it?    */
+static size_t begins[65536];      /* a piece by its first two bytes, plus 1   */
 static area areas[4096];
 static size_t area_count;
 static uint8_t *window;           /* not searched: it holds what was read     */
@@ -123,7 +124,8 @@ add_piece(const char *label, const char *hex, size_t len)
     for (i = 0; i < len; i++)
         p->masked[i] = (uint8_t)(digit(hex[2 * i]) * 16 +
                                  digit(hex[2 * i + 1]));
-    first[p->masked[0] ^ MASK] = 1;
+    p->next = begins[p->masked[0] * 256 + p->masked[1]];
+    begins[p->masked[0] * 256 + p->masked[1]] = piece_count;
 }
 
 
@@ -233,12 +235,12 @@ search_window(const area *a, unsigned long where, size_t len)
 {
     size_t i, n;
 
-    for (i = 0; i < len; i++) {
-        if (!first[window[i]])
-            continue;
-        for (n = 0; n < piece_count; n++)
-            if (i + pieces[n].len <= len && is_here(window + i, &pieces[n]))
-                report(&pieces[n], a, where + i, i, len);
+    for (i = 0; i + 1 < len; i++) {
+        n = begins[(window[i] ^ MASK) * 256 + (window[i + 1] ^ MASK)];
+        for (; n > 0; n = pieces[n - 1].next)
+            if (i + pieces[n - 1].len <= len &&
+                is_here(window + i, &pieces[n - 1]))
+                report(&pieces[n - 1], a, where + i, i, len);
     }
 }
 
