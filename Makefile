@@ -44,10 +44,12 @@ all: build/keyring_aws.so
 demo: need-demo build/keyring_aws.so
 	@$(PYTHON) tests/demo.py
 
-test: need-test build/keyring_aws.so $(PROVE)
+prove: need-test build/keyring_aws.so $(PROVE)
+
+test: prove
 	@$(PYTHON) tests/run.py
 
-test-long: need-test build/keyring_aws.so $(PROVE)
+test-long: prove
 	@KAWS_LONG=1 $(PYTHON) tests/run.py
 
 check: build/keyring_aws.so
@@ -98,4 +100,4 @@ $(HOSTS): tests/plugin_host.c
 clean:
 	rm -rf build
 
-.PHONY: all demo test test-long check coverage clean
+.PHONY: all demo prove test test-long check coverage clean

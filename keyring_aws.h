@@ -2014,9 +2014,9 @@ kaws__buf_grow(kaws__buf *buf, size_t more)
         return NULL;
     }
     if (need > buf->max || buf->at == NULL) {
-        size_t max = buf->max < 256 ? 256 : buf->max;
-        while (max < need)
-            max = max > SIZE_MAX / 2 ? need : max * 2;
+        size_t max = buf->max < 128 ? 256 : buf->max * 2;
+        if (max < need)
+            max = need;
         at = kaws__mem_resize(buf->hooks, buf->at, buf->max, max);
         if (at == NULL) {
             buf->failed = 1;
@@ -2686,6 +2686,21 @@ kaws__json_escape(kaws__json *j, uint8_t **to)
 }
 
 
+/* Whether one of eight bytes may mean something else than itself: a quote, a
+ * backslash, a control character, or none of ASCII. Each of the four tests
+ * sets the highest bit of such a byte, and only such a byte borrows. */
+static int
+kaws__json_special(const uint8_t *at)
+{
+    uint64_t w;
+
+    memcpy(&w, at, sizeof w);
+    return ((w | (w - 0x20 * KAWS__ONES) | ((w ^ '"' * KAWS__ONES) -
+            KAWS__ONES) | ((w ^ '\\' * KAWS__ONES) - KAWS__ONES)) &
+            0x80 * KAWS__ONES) != 0;
+}
+
+
 /* Steps over bytes that mean themselves. */
 static int
 kaws__json_plain(kaws__json *j)
@@ -2694,6 +2709,8 @@ kaws__json_plain(kaws__json *j)
     size_t n;
 
     for (;;) {
+        while (end - at >= 8 && !kaws__json_special(at))
+            at += 8;
         while (at < end && *at >= 0x20 && *at < 0x80 && *at != '"' &&
                *at != '\\')
             at++;
@@ -3828,11 +3845,14 @@ kaws__http_easy(kaws__sender *s)
 }
 
 
-/* What changes from request to request. */
+/* What changes from request to request. A body that is no secret is handed over
+ * whole, and goes out with the headers in one piece. */
 static int
 kaws__http_aim(CURL *e, kaws__transfer *t, struct curl_slist *headers)
 {
     const kaws_request *q = t->q;
+    const char *whole = t->first == q->body.len ? (const char *)q->body.at
+                                                : NULL;
     long once = q->fresh_connection ? 1L : 0L;
     int bad = 0;
 
@@ -3841,6 +3861,7 @@ kaws__http_aim(CURL *e, kaws__transfer *t, struct curl_slist *headers)
     bad |= curl_easy_setopt(e, CURLOPT_HTTPHEADER, headers) != CURLE_OK;
     bad |= curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE,
                             (curl_off_t)q->body.len) != CURLE_OK;
+    bad |= curl_easy_setopt(e, CURLOPT_POSTFIELDS, whole) != CURLE_OK;
     bad |= curl_easy_setopt(e, CURLOPT_TIMEOUT_MS,
                             (long)q->timeout_ms) != CURLE_OK;
     bad |= curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS,
@@ -3874,6 +3895,7 @@ kaws__http_give_back(kaws__sender *s, CURL *e)
 {
     (void)curl_easy_setopt(e, CURLOPT_ERRORBUFFER, NULL);
     (void)curl_easy_setopt(e, CURLOPT_HTTPHEADER, NULL);
+    (void)curl_easy_setopt(e, CURLOPT_POSTFIELDS, NULL);
     kaws__plat_lock(&s->lock);
     if (s->count < KAWS__HTTP_IDLE) {
         s->idle[s->count++] = e;

@@ -10,9 +10,9 @@
  *
  * The input says which function is called, how the ring is set up, and what the
  * HTTP status, the header lines (up to a NUL) and the body are; every request
- * gets that reply, or (TWO) the first one gets it and the rest gets what is
- * behind a byte 30. With one reply, judge.h says whether the call must succeed,
- * and with what; it must not succeed otherwise, and then nothing has changed.
+ * gets that reply, or (TWO) the first one gets it and the rest get what is
+ * behind a byte 30, or none. With one reply, judge.h says whether the call must
+ * succeed, and with what; else it must not, and then nothing has changed.
  */
 
 #include "unseen_begin.h"
@@ -26,7 +26,8 @@
 
 #include <regex.h>
 
-enum { SILENT = 1, ALIAS = 2, LISTED = 4, LONG = 8, TWO = 128 };
+enum { SILENT = 1, ALIAS = 2, LISTED = 4, LONG = 8, THEN_SILENT = 64,
+       TWO = 128 };
 
 enum { GENERATE, STORE, FETCH, DATA_KEY, DATA_KEY_SEALED, ENCRYPT, DECRYPT,
        REENCRYPT, CHECK, ROTATE, REWRAP, USE_KEY, USE_REGION, CALLS };
@@ -48,7 +49,9 @@ static int         how, requests, rotations;
 static int
 lie(void *ctx, const kaws_request *q, kaws_reply *r)
 {
-    const reply *told = &replies[requests++ > 0 && (how & TWO)];
+    int later = requests++ > 0 && (how & TWO);
+    const reply *told = &replies[later];
+    int silent = (how & SILENT) || (later && (how & THEN_SILENT));
     kaws_bytes rest = told->headers;
     size_t i;
 
@@ -60,13 +63,15 @@ lie(void *ctx, const kaws_request *q, kaws_reply *r)
         kaws__http_header(r, fuzz_until(&rest, '\n'));
     r->http = told->http;
     r->body_len = told->body.len;
-    if (how & LONG)
-        r->body_len += r->body_max;
-    if (r->body_len <= r->body_max && r->body_len > 0)
+    if (r->body_len > 0)
         memcpy(r->body, told->body.at, r->body_len);
-    if (how & SILENT)
+    if (how & LONG) {             /* blanks to the end of the room, and more  */
+        memset(r->body + r->body_len, ' ', r->body_max - r->body_len);
+        r->body_len = r->body_max + 1;
+    }
+    if (silent)
         (void)snprintf(r->text, sizeof r->text, "no\nreply \xff");
-    return (how & SILENT) != 0;
+    return silent;
 }
 
 
@@ -422,7 +427,7 @@ try_reply(int call)
     status = make_call(ring, call, must ? &x : NULL, &err);
     check_words(&err, status);
     HOLDS(fake.now_ms - started <= 40000 && requests <= 80);
-    HOLDS(rotations <= 1 || (how & TWO));
+    HOLDS(rotations <= 1 || status == KAWS_THROTTLED);
     if (!(how & TWO) && !(call == USE_REGION && !(how & ALIAS)))
         HOLDS((status == KAWS_OK) == must);
     if (status != KAWS_OK || (call != GENERATE && call != STORE &&

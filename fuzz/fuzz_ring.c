@@ -47,7 +47,7 @@ typedef struct world {
     unsigned    next_born;
     int         armed;            /* what goes wrong in the next operation    */
     int         killed;           /* the process stops, the machine goes on   */
-    int         crashes, read_only;
+    int         crashes, scripts, read_only;
     uint16_t    survival;
 } world;
 
@@ -101,7 +101,7 @@ begin(void)
 static void
 disarm(void)
 {
-    w.armed = 0;
+    w.armed = w.scripts = 0;
     memset(w.fake.scripts, 0, sizeof w.fake.scripts);
     w.fake.fail_nth = w.fake.fail_from = 0;
     disk.at = disk.hits = 0;
@@ -476,6 +476,9 @@ arm_disk(kaws_bytes *in, int stop)
         disk.fault = disk.fault == DISK_FORGET ? DISK_ERROR : disk.fault;
         disk.hits = 1;
     }
+    if (disk.fault == DISK_SHORT_ERROR)
+        disk.hits = 1;            /* half a cell, and half of it again, is the
+                                   * end of a file: nothing can mend that     */
     if (getenv("FUZZ_SHOW") != NULL)
         (void)fprintf(stderr, "  call %u: fault %d, error %d\n", disk.at,
                       (int)disk.fault, disk.error);
@@ -537,6 +540,8 @@ arm_kms(kaws_bytes *in)
     fake_script script = scripts[which % (sizeof scripts / sizeof scripts[0])];
 
     when = (unsigned)fuzz_number(in, 1);
+    if (w.scripts++ >= FAKE_SCRIPTS / 2)
+        return;
     w.armed |= ARM_KMS;
     script.skip = (int)(when % 4);
     script.times = when / 4 % 3 == 2 ? 50 : 1 + (int)(when / 4 % 3);

@@ -94,7 +94,7 @@ class Show:
     """Runs SQL on the server, and shows it and what comes of it."""
 
     def __init__(self, db) -> None:
-        self.db, self.step, self.broken, self.connection = db, 0, 0, None
+        self.db, self.step, self.promises, self.broken = db, 0, 0, 0
 
     def title(self, text: str) -> None:
         self.step += 1
@@ -105,10 +105,14 @@ class Show:
 
     def sql(self, query: str) -> list[tuple]:
         print(f"mysql> {query};", flush=True)
-        with contextlib.closing(self.db.connect()) as connection:
-            with connection.cursor() as cursor:
-                cursor.execute(query)
-                rows, columns = cursor.fetchall(), cursor.description
+        from pymysql.err import MySQLError
+        try:
+            with contextlib.closing(self.db.connect()) as connection:
+                with connection.cursor() as cursor:
+                    cursor.execute(query)
+                    rows, columns = cursor.fetchall(), cursor.description
+        except MySQLError as error:
+            sys.exit(f"ERROR {': '.join(map(str, error.args))}")
         rows = [tuple(map(readable, row)) for row in rows]
         print(table([column[0] for column in columns], rows) if columns else "Query OK",
               flush=True)
@@ -120,6 +124,7 @@ class Show:
 
     def promise(self, kept: object, text: str) -> None:
         print(f"{'  kept' if kept else 'BROKEN'}: {text}", flush=True)
+        self.promises += 1
         self.broken += not kept
 
 
@@ -256,8 +261,8 @@ def show_kms(show: Show, kms) -> None:
                  f"the signatures of all {len(calls)} requests hold")
 
 
-def tell_story(kms, db, certs) -> int:
-    """Shows it all; how many promises were broken."""
+def tell_story(kms, db, certs) -> Show:
+    """Shows it all."""
     from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET
     conf, data = db.folder / "keyring_aws_conf", db.folder / "keyring" / "keyring_aws_data"
     conf.touch(0o600)
@@ -286,7 +291,7 @@ def tell_story(kms, db, certs) -> int:
     show_kms(show, kms)
     if db.stop() != 0:
         raise RuntimeError(f"the server does not end well:\n{db.log()}")
-    return show.broken
+    return show
 
 
 def main() -> int:
@@ -301,14 +306,14 @@ def main() -> int:
         from kms_emulator import Emulator
         certs = certificates()
         with Emulator(certs.good.cert, certs.good.key) as kms, MySQL() as db:
-            broken = tell_story(kms, db, certs)
+            show = tell_story(kms, db, certs)
     except ServerError as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
-    took = time.monotonic() - began
-    print(f"\n{f'{broken} promises were BROKEN' if broken else 'All as promised'}, in {took:.0f} s."
-          " Nothing is left running.")
-    return 1 if broken else 0
+    broken = f"{show.broken} of {show.promises} promises BROKEN"
+    result = broken if show.broken else "All as promised"
+    print(f"\n{result}, in {time.monotonic() - began:.0f} s.  Nothing is left running.")
+    return 1 if show.broken else 0
 
 
 if __name__ == "__main__":

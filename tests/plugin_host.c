@@ -40,10 +40,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifdef HOST_57
-enum { IS_57 = 1 };
+#if defined(HOST_57)
+enum { IS_57 = 1, IS_UNKNOWN = 0 };
+#elif defined(HOST_80)
+enum { IS_57 = 0, IS_UNKNOWN = 0 };
 #else
-enum { IS_57 = 0 };
+enum { IS_57 = 0, IS_UNKNOWN = 1 };
 #endif
 
 static const char *so_path, *work, *endpoint, *ca_file = "", *only = "";
@@ -2138,6 +2140,7 @@ set_meanwhile(void *arg)
         nap_ms(5);
     }
     end_statement(&s);
+    current = NULL;
     return bad ? "bad" : NULL;
 }
 
@@ -2354,7 +2357,7 @@ main(int argc, char **argv)
     read_arguments(argv + 3);
     if (thread_count > MAX_THREADS)
         thread_count = MAX_THREADS;
-    if (strcmp(server_version, "5.7.44-log") == 0 && !IS_57) {
+    if (IS_UNKNOWN) {
         test_unknown();
     } else {
         set_up();

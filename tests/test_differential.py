@@ -72,12 +72,12 @@ def spoilt(r: random.Random, document: bytes) -> bytes:
     data = bytearray(document)
     pieces = [b'"', b"\\", b"{", b"}", b"[", b"]", b":", b",", b"0", b"1", b"-", b".", b"e+", b"u",
               b"\\u00e9", b"\\ud83d", b"\\udd11", b"\\ud83d\\udd11", b'"a":"x",', b'"b":1,',
-              b"null", b"true", b"[[", b"]]", b"\x00", b"\x1f", b"\x7f", b"\x80", b"\xc3", b"\xed\xa0\x80",
-              b"\xf0\x9f\x94\x91", b" ", b"\t", b"\x0c", b"NaN", b"Infinity"]
+              b"null", b"true", b"[[", b"]]", b"\x00", b"\x1f", b"\x7f", b"\x80", b"\xc3",
+              b"\xed\xa0\x80", b"\xf0\x9f\x94\x91", b" ", b"\t", b"\x0c", b"NaN", b"Infinity"]
     for _ in range(r.randint(1, 3)):
         start = r.randrange(len(data) + 1)
         end = min(len(data), start + r.choice([0, 0, 1, 1, 2, 5]))
-        data[start:end] = r.choice(pieces) if r.randrange(3) else b""
+        data[start:end] = r.choice([b"", bytes(data[start:end]) * 2, *r.choices(pieces, k=3)])
     return bytes(data)
 
 
@@ -143,6 +143,13 @@ def test_json_spoilt(oracle: Oracle) -> None:
         taken += expected is not None
         assert by_kaws(oracle, document) == expected, f"seed {seed!r}: {document}"
     assert ROUNDS * 4 // 20 < taken < ROUNDS * 4 // 2
+
+
+def test_json_numbers(oracle: Oracle) -> None:
+    for seed, r in chances("numbers", ROUNDS * 2):
+        number = "".join(r.choices("0012-+.eE", k=r.randint(1, 7)))
+        document = f'{{"c":{number}}}'.encode()
+        assert by_kaws(oracle, document) == by_python(document), f"seed {seed!r}: {number}"
 
 
 def test_json_depth(oracle: Oracle) -> None:

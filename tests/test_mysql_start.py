@@ -217,7 +217,8 @@ def test_the_server_starts_without_the_plugin(spoilable, spoil, sentence):
                          ids=lambda each: getattr(each, "__name__", ""))
 def test_the_server_aborts_if_the_plugin_is_forced(spoilable, spoil, sentence):
     settings, before = spoil(spoilable) or {}, remains(spoilable)
-    run = spoilable.db.run_once(*spoilable.options(NO_SCHEMA, "--keyring-aws=FORCE", **settings))
+    run = spoilable.db.run_once(*spoilable.options(NO_SCHEMA, "--keyring-aws=FORCE", **settings),
+                                timeout=60)
     assert run.returncode == 1 and "Failed to initialize early plugins" in run.stdout
     check_one_sentence(run.stdout, sentence)
     assert remains(spoilable) == before
@@ -410,7 +411,26 @@ def test_new_credentials_are_found_when_aws_refuses_the_old(stage):
     assert "secret" not in " ".join(stage.said("ERROR") + stage.said("Note"))
 
 
-# ---- settings that were persisted ---------------------------------------------------------------
+# ---- other accounts -----------------------------------------------------------------------------
+
+def test_another_account_is_trusted_by_the_configuration_only(stage):
+    """What SET GLOBAL cannot do, keyring_aws_accounts in my.cnf can."""
+    foreign = stage.kms.add_key("us-east-1", OTHER_ACCOUNT, shared_with=(ACCOUNT,))
+    stage.start(NO_SCHEMA)
+    stage.install_functions()
+    stage.generate("moved")
+    assert stage.refused("SET GLOBAL keyring_aws_cmk_id = %s", (foreign,))[0] == 1231
+    stage.restart(NO_SCHEMA, accounts=f"{ACCOUNT},{OTHER_ACCOUNT}")
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (foreign,))
+    assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
+    assert stage.entries()["moved", ROOT].arn == foreign
+    assert stage.fetch("moved") == stage.plain("moved")
+    stage.restart(NO_SCHEMA)                            # and without it, theirs is not asked
+    asked = stage.kms.count("Decrypt")
+    assert stage.fetch("moved") is None and stage.kms.count("Decrypt") == asked
+    (line,) = stage.said("ERROR")
+    assert "trusted accounts" in line and foreign in line
+
 
 def test_a_foreign_key_cannot_be_persisted_into_use(stage):
     """SET PERSIST_ONLY asks nobody; the server sets what it says when it has started."""

@@ -9,7 +9,7 @@
  * was there. It verifies nothing and seals nothing: a blob is as long as KMS's,
  * 152 bytes and the plaintext's, and from its length follows that of the
  * plaintext. GET /stats answers how many connections a port has accepted and
- * how many requests it has had.
+ * how many requests it has had; GET /latency/5 changes its latency.
  */
 
 #define _GNU_SOURCE
@@ -148,7 +148,9 @@ reply_body(guest *g, const char *head, const char *body, const char **status)
     const char *number = strstr(body, "\"NumberOfBytes\":");
     size_t sealed = base64_bytes(blob, blob_len);
 
-    if (strncmp(head, "GET /stats ", 11) == 0)
+    if (strncmp(head, "GET /latency/", 13) == 0)
+        g->at->latency_ms = (int)strtol(head + 13, NULL, 10);
+    if (strncmp(head, "GET /", 5) == 0)
         return (size_t)snprintf(g->body, OUT_MAX, "%ld %ld\n",
             __atomic_load_n(&g->at->connections, __ATOMIC_RELAXED),
             __atomic_load_n(&g->at->requests, __ATOMIC_RELAXED));
@@ -251,7 +253,7 @@ serve_one(guest *g)
     clock_gettime(CLOCK_MONOTONIC, &arrived);
     after = g->in[len];
     g->in[len] = '\0';
-    if (strncmp(g->in, "GET /stats ", 11) != 0)
+    if (strncmp(g->in, "GET ", 4) != 0)
         __atomic_add_fetch(&g->at->requests, 1, __ATOMIC_RELAXED);
     answer = reply(g, g->in, body);
     g->in[len] = after;

@@ -15,6 +15,45 @@
 static volatile size_t sink;      /* keeps results from being optimised away  */
 
 
+/* ---- allocations of this file and the library, counted ----------------- */
+
+static size_t allocations;
+
+void *__real_malloc(size_t len);
+void *__real_calloc(size_t count, size_t len);
+void *__real_realloc(void *ptr, size_t len);
+void *__wrap_malloc(size_t len);
+void *__wrap_calloc(size_t count, size_t len);
+void *__wrap_realloc(void *ptr, size_t len);
+
+
+void *
+__wrap_malloc(size_t len)
+{
+    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    return __real_malloc(len);
+}
+
+
+void *
+__wrap_calloc(size_t count, size_t len)
+{
+    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    return __real_calloc(count, len);
+}
+
+
+void *
+__wrap_realloc(void *ptr, size_t len)
+{
+    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
+    return __real_realloc(ptr, len);
+}
+
+
+/* ---- clocks, and what is said ------------------------------------------ */
+
+
 static double
 clock_us(clockid_t which)
 {
@@ -194,41 +233,47 @@ fetch_one(kaws *ring, size_t n)
 /* ---- fetch DIR URL URL_5MS ROUNDS -------------------------------------- */
 
 static void
+fetch_batch(kaws *ring, peer_post *bare, size_t times, int warm)
+{
+    const char *who = ring != NULL ? "ours" : "bare";
+    double t = cpu_us(), w = wall_us();
+    size_t i;
+
+    for (i = 0; i < times; i++) {
+        if (ring != NULL)
+            fetch_one(ring, i % 1000);
+        else
+            bench_must(peer_post_send(bare) > 0, "a POST failed");
+    }
+    if (warm) {
+        printf("%s_cpu %.4f\n", who, (cpu_us() - t) / (double)times);
+        printf("%s_wall %.4f\n", who, (wall_us() - w) / (double)times);
+    }
+}
+
+
+static void
 fetch(const char *dir, const char *fast, const char *slow, size_t rounds)
 {
     char path[512];
     kaws *ring, *ring_slow;
     peer_post *bare, *bare_slow;
     caught c;
-    size_t r, i, batch = 200;
-    double t, w;
+    size_t r;
+    double w;
 
     bench_make(path_of(path, dir, "fetch", 1000), 1000);
     catch_fetch(&c, dir, path, fast);
     ring = bench_open(dir, path, fast, NULL, 0);
     bare = peer_post_open(fast, c.headers, c.body, c.body_len, NULL, NULL);
+    for (r = 0; r < rounds + 1; r++) {
+        fetch_batch(ring, NULL, 200, r > 0);
+        fetch_batch(NULL, bare, 200, r > 0);
+    }
     bench_make(path_of(path, dir, "fetch", 1001), 1000);
     ring_slow = bench_open(dir, path, slow, NULL, 0);
     bare_slow = peer_post_open(slow, c.headers, c.body, c.body_len, NULL,
                                NULL);
-    for (r = 0; r < rounds + 1; r++) {
-        t = cpu_us();
-        w = wall_us();
-        for (i = 0; i < batch; i++)
-            fetch_one(ring, i);
-        if (r > 0) {
-            say("ours_cpu", (cpu_us() - t) / (double)batch);
-            say("ours_wall", (wall_us() - w) / (double)batch);
-        }
-        t = cpu_us();
-        w = wall_us();
-        for (i = 0; i < batch; i++)
-            bench_must(peer_post_send(bare) > 0, "a POST failed");
-        if (r > 0) {
-            say("bare_cpu", (cpu_us() - t) / (double)batch);
-            say("bare_wall", (wall_us() - w) / (double)batch);
-        }
-    }
     for (r = 0; r < rounds * 10; r++) {
         w = wall_us();
         fetch_one(ring_slow, r % 1000);
@@ -323,14 +368,14 @@ threads(const char *dir, const char *url, size_t rounds, size_t calls)
     (void)crowd_run(&all, NULL, calls);
     printf("warm 1\n");
     fflush(stdout);
-    (void)fgets(line, sizeof line, stdin);
+    bench_must(fgets(line, sizeof line, stdin) != NULL, "nobody listens");
     for (r = 0; r < rounds; r++) {
         say("ours", crowd_run(&all, ring, calls));
         say("bare", crowd_run(&all, NULL, calls));
     }
     printf("end 1\n");
     fflush(stdout);
-    (void)fgets(line, sizeof line, stdin);
+    bench_must(fgets(line, sizeof line, stdin) != NULL, "nobody listens");
     for (i = 0; i < CROWD; i++)
         peer_post_close(all.bare[i]);
     kaws_close(ring);
@@ -393,24 +438,56 @@ hash_blocks(size_t blocks, size_t times)
 }
 
 
+/* What the library itself does for each request, the key of the day being
+ * there; and with `key` NULL all that kaws_sign() does. */
+static double
+sign_ours(const kaws_signing *what, const uint8_t *key, size_t times)
+{
+    const kaws_creds who = { BENCH_ID, BENCH_SECRET, NULL };
+    char out[512];
+    kaws__sigv4 s;
+    size_t i;
+    double t = cpu_us();
+
+    for (i = 0; i < times && key != NULL; i++)
+        bench_must(kaws__sigv4_gather(&s, what, NULL) &&
+                   kaws__sigv4_authorize(&s, who.id, key, out, sizeof out) ==
+                   NULL, "cannot sign");
+    for (; i < times; i++)
+        bench_must(kaws_sign(what, who, out, sizeof out, NULL) == KAWS_OK,
+                   "cannot sign");
+    return (cpu_us() - t) / (double)times;
+}
+
+
+static double
+posts(peer_post *post, size_t times)
+{
+    double t = cpu_us();
+    size_t i;
+
+    for (i = 0; i < times; i++)
+        bench_must(peer_post_send(post) > 0, "a POST failed");
+    return (cpu_us() - t) / (double)times;
+}
+
+
 static void
 sign(const char *dir, const char *url, size_t rounds)
 {
-    const kaws_creds who = { BENCH_ID, BENCH_SECRET, NULL };
-    char path[512], out[512];
+    char path[512];
     uint8_t key[32];
     kaws__sigv4 s;
     kaws_signing what;
     caught c;
     peer_post *plain, *signing;
-    size_t r, i, blocks, times = 500, posts = 200;
-    double t;
+    size_t r, blocks, last = 0;
 
     bench_make(path_of(path, dir, "sign", 1), 1);
     catch_fetch(&c, dir, path, url);
-    for (i = 0; c.headers[i + 1] != NULL; i++)
-        continue;
-    c.headers[i] = NULL;                  /* without Authorization           */
+    while (c.headers[last + 1] != NULL)
+        last++;
+    c.headers[last] = NULL;               /* Authorization                   */
     memset(&what, 0, sizeof what);
     what.method = "POST";
     what.path = "/";
@@ -421,37 +498,21 @@ sign(const char *dir, const char *url, size_t rounds)
     what.body.len = c.body_len;
     what.when = 1790000000;
     bench_must(kaws__sigv4_gather(&s, &what, NULL) &&
-               kaws__sigv4_key(key, who.secret, s.date, what.region,
+               kaws__sigv4_key(key, BENCH_SECRET, s.date, what.region,
                                what.service), "cannot gather");
     blocks = blocks_to_sign(&s, c.body_len);
     say("blocks", (double)blocks);
-    say("bytes", (double)c.body_len);
     plain = peer_post_open(url, c.headers, c.body, c.body_len, NULL, NULL);
     signing = peer_post_open(url, c.headers, c.body, c.body_len,
                              "aws:amz:us-east-1:kms",
                              BENCH_ID ":" BENCH_SECRET);
     for (r = 0; r < rounds; r++) {
-        t = cpu_us();
-        for (i = 0; i < times; i++)
-            bench_must(kaws__sigv4_gather(&s, &what, NULL) &&
-                       kaws__sigv4_authorize(&s, who.id, key, out,
-                                             sizeof out) == NULL, "sign");
-        say("ours", (cpu_us() - t) / (double)times);
-        say("limit", hash_blocks(blocks, times));
-        t = cpu_us();
-        for (i = 0; i < times; i++)
-            bench_must(kaws_sign(&what, who, out, sizeof out, NULL) ==
-                       KAWS_OK, "sign");
-        say("whole", (cpu_us() - t) / (double)times);
-        say("whole_limit", hash_blocks(blocks + 16, times));
-        t = cpu_us();
-        for (i = 0; i < posts; i++)
-            bench_must(peer_post_send(plain) > 0, "a POST failed");
-        say("post", (cpu_us() - t) / (double)posts);
-        t = cpu_us();
-        for (i = 0; i < posts; i++)
-            bench_must(peer_post_send(signing) > 0, "a POST failed");
-        say("post_signed", (cpu_us() - t) / (double)posts);
+        say("ours", sign_ours(&what, key, 500));
+        say("limit", hash_blocks(blocks, 500));
+        say("whole", sign_ours(&what, NULL, 500));
+        say("whole_limit", hash_blocks(blocks + 16, 500));
+        say("post", posts(plain, 200));
+        say("post_signed", posts(signing, 200));
     }
     peer_post_close(plain);
     peer_post_close(signing);
@@ -481,13 +542,16 @@ json(size_t rounds)
         { "usual", BENCH_SEALED + BENCH_PLAIN }, { "long", 6144 }
     };
     static char reply[16384];
-    size_t r, s, i, len, times = 2000, right;
+    size_t r, s, i, len, times = 2000, right, before;
     double t;
 
     for (s = 0; s < 2; s++) {
         len = bench_reply(reply, sizeof reply, sizes[s].blob);
         printf("%s_bytes %lu\n", sizes[s].name, (unsigned long)len);
+        before = allocations;
         right = json_ours(reply, len);
+        printf("%s_allocations %lu\n", sizes[s].name,
+               (unsigned long)(allocations - before));
         bench_must(peer_cjson(reply, len) == right &&
                    peer_jansson(reply, len) == right, "they do not agree");
         for (r = 0; r < rounds; r++) {
@@ -683,30 +747,77 @@ open_file(const char *dir, size_t count, size_t rounds)
 
 /* ---- lookup DIR COUNT ROUNDS ------------------------------------------- */
 
-static void
-lookup(const char *dir, size_t count, size_t rounds)
+static uint64_t
+next_chance(uint64_t *chance)
 {
-    char path[512], (*names)[16] = calloc(count, sizeof *names), other[16];
-    kaws_bytes user = kaws__buf_of(BENCH_USER), key;
-    kaws *ring;
-    size_t r, i, j, found;
+    *chance ^= *chance << 13;
+    *chance ^= *chance >> 7;
+    *chance ^= *chance << 17;
+    return *chance;
+}
+
+
+/* All names, shuffled. */
+static char (*
+shuffled_names(size_t count))[16]
+{
+    char (*names)[16] = calloc(count, sizeof *names), other[16];
     uint64_t chance = 88172645463325252u;
-    double t;
+    size_t i, j;
 
     bench_must(names != NULL, "out of memory");
-    bench_make(path_of(path, dir, "lookup", count), count);
-    ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
     for (i = 0; i < count; i++)
         bench_name(names[i], i);
-    for (i = count - 1; i > 0; i--) {     /* shuffled                        */
-        chance ^= chance << 13;
-        chance ^= chance >> 7;
-        chance ^= chance << 17;
-        j = (size_t)(chance % (i + 1));
+    for (i = count - 1; i > 0; i--) {
+        j = (size_t)(next_chance(&chance) % (i + 1));
         memcpy(other, names[i], 16);
         memcpy(names[i], names[j], 16);
         memcpy(names[j], other, 16);
     }
+    return names;
+}
+
+
+/* The limit: one read somewhere in a table as large as the cache's, and one in
+ * as much memory as the entries take, each waiting for the one before it. */
+static double
+two_reads(uint64_t *table, size_t slots, uint64_t *entries, size_t words,
+          size_t times)
+{
+    uint64_t at = 1;
+    double t = cpu_us();
+    size_t i;
+
+    for (i = 0; i < times; i++) {
+        at = table[(at * 0x9e3779b97f4a7c15u >> 20) % slots];
+        at = entries[(at * 0xd6e8feb86659fd93u >> 20) % words];
+    }
+    sink += at;
+    return (cpu_us() - t) * 1e3 / (double)times;
+}
+
+
+static void
+lookup(const char *dir, size_t count, size_t rounds)
+{
+    char path[512], (*names)[16] = shuffled_names(count);
+    kaws_bytes user = kaws__buf_of(BENCH_USER), key;
+    uint64_t chance = 1, *table, *entries;
+    size_t r, i, found, slots, words;
+    kaws *ring;
+    double t;
+
+    bench_make(path_of(path, dir, "lookup", count), count);
+    ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
+    slots = ring->cache.slot_count * sizeof(kaws__slot) / sizeof *table;
+    words = (size_t)ring->file.size / sizeof *entries;
+    table = malloc(slots * sizeof *table);
+    entries = malloc(words * sizeof *entries);
+    bench_must(table != NULL && entries != NULL, "out of memory");
+    for (i = 0; i < slots; i++)
+        table[i] = next_chance(&chance);
+    for (i = 0; i < words; i++)
+        entries[i] = next_chance(&chance);
     for (r = 0; r < rounds; r++) {
         found = 0;
         t = cpu_us();
@@ -716,9 +827,12 @@ lookup(const char *dir, size_t count, size_t rounds)
         }
         say("ours", (cpu_us() - t) * 1e3 / (double)count);
         bench_must(found == count, "names are missing");
+        say("limit", two_reads(table, slots, entries, words, count));
     }
     kaws_close(ring);
     free(names);
+    free(table);
+    free(entries);
 }
 
 

@@ -733,8 +733,7 @@ test_foreign(void **state)
     static const char *const foreign[] = {
         FAKE_FOREIGN,
         "arn:aws-cn:kms:cn-north-1:" FAKE_OWN ":key/00000001",
-        "arn:aws:kms:us-east-1:111122223334:key/"
-        "00000001-aaaa-bbbb-cccc-1234567890ab"
+        FAKE_ARN("us-east-1", "111122223334", "1")
     };
     forged f;
     kaws__record r;
