@@ -3,7 +3,7 @@
 # named. Everything that is made goes under build/.
 
 CC         = cc
-CFLAGS     = -O2 -g
+CFLAGS     = -Os -g
 PREFIX     = /usr/local
 PLUGIN_DIR = $(shell mysql_config --plugindir 2>/dev/null || \
                      echo /usr/lib/mysql/plugin)
@@ -29,6 +29,7 @@ NEED_DEMO  = $(NEED_BUILD) python3 python3-pymysql python3-botocore openssl \
 NEED_TEST  = $(NEED_DEMO) libcmocka-dev python3-pytest clang libclang-rt-dev \
              llvm valgrind cppcheck git binutils
 NEED_COVERAGE = gcovr
+NEED_BENCH = $(NEED_DEMO) libcjson-dev libjansson-dev gnuplot-nox binutils
 
 UNIT  = $(patsubst tests/%.c,$T/%,$(wildcard tests/unit/test_*.c))
 FAULT = $(patsubst tests/%.c,$T/%,$(wildcard tests/fault/test_*.c))
@@ -41,6 +42,8 @@ PROVE = $(UNIT) $(UNIT:$T/%=$T/clang/%) $(FAULT) $T/tsan/test_threads \
 
 all: build/keyring_aws.so
 
+include tests/package/rules.mk
+
 demo: need-demo build/keyring_aws.so
 	@$(PYTHON) tests/demo.py
 
@@ -52,9 +55,27 @@ test: prove
 test-long: prove
 	@KAWS_LONG=1 $(PYTHON) tests/run.py
 
+bench: need-bench build/keyring_aws.so
+	@CFLAGS="$(CFLAGS)" $(PYTHON) tests/bench/bench.py
+
 check: build/keyring_aws.so
 	@$(PYTHON) tests/check_house.py --self-test
 	@$(PYTHON) tests/check_house.py
+
+# Searches for FUZZ_S seconds with each target; finds go to build/fuzz/.
+fuzz: need-test $(FUZZ:%=build/fuzz/%)
+	@for f in $(FUZZ:fuzz_%=%); do echo "== $$f"; \
+	    mkdir -p build/fuzz/corpus/$$f; \
+	    dict=$$(ls fuzz/$$f.dict 2>/dev/null); \
+	    build/fuzz/fuzz_$$f $${dict:+-dict=$$dict} -max_total_time=$(FUZZ_S) \
+	        -max_len=4096 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
+	        build/fuzz/corpus/$$f fuzz/corpus/$$f 2>&1 | tail -n 8 || exit 1; \
+	done
+
+build/fuzz/%: fuzz/%.c $(HEADER) $(wildcard fuzz/*.h)
+	@mkdir -p $(@D); echo "  $@"
+	@clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
+	    -fno-sanitize-recover=all -o $@ $< $(BEARSSL) -lcurl
 
 coverage: need-test need-coverage
 	@$(PYTHON) tests/coverage.py
@@ -100,4 +121,4 @@ $(HOSTS): tests/plugin_host.c
 clean:
 	rm -rf build
 
-.PHONY: all demo prove test test-long check coverage clean
+.PHONY: all demo prove test test-long bench check fuzz coverage clean

@@ -1158,9 +1158,9 @@ kaws__plat_stat(int fd, kaws__stat *out)
 {
     struct stat st;
 
+    memset(out, 0, sizeof *out);
     if (fstat(fd, &st) != 0)
         return errno;
-    memset(out, 0, sizeof *out);
     out->dev = (uint64_t)st.st_dev;
     out->ino = (uint64_t)st.st_ino;
     out->size = (uint64_t)st.st_size;
@@ -1577,9 +1577,9 @@ kaws__plat_stat(int fd, kaws__stat *out)
 {
     BY_HANDLE_FILE_INFORMATION i;
 
+    memset(out, 0, sizeof *out);
     if (!GetFileInformationByHandle(kaws__plat_handle(fd), &i))
         return kaws__plat_errno(GetLastError());
-    memset(out, 0, sizeof *out);
     out->dev = i.dwVolumeSerialNumber;
     out->ino = (uint64_t)i.nFileIndexHigh << 32 | i.nFileIndexLow;
     out->size = (uint64_t)i.nFileSizeHigh << 32 | i.nFileSizeLow;
@@ -4901,7 +4901,8 @@ typedef struct kaws__call {
     int         attempt;
     int         clock_mended, creds_renewed;
     unsigned    generation;
-    int64_t     signed_at, deadline_ms;
+    int64_t     signed_at;
+    int64_t     tried_ms, deadline_ms;    /* ticks                            */
 } kaws__call;
 
 
@@ -5154,12 +5155,14 @@ kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
     static const kaws__fault final = { "", KAWS_REPLY, 0, "" };
     static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
     const kaws__fault *fault = NULL;
-    int64_t left = c->deadline_ms - kaws__kms_ticks_ms(k);
+    int64_t now = kaws__kms_ticks_ms(k), left = c->deadline_ms - now;
     int64_t started = kaws__plat_ticks_us();
     const char *wrong = kaws__kms_call_sign(k, c);
     char words[128];
     size_t offset;
 
+    c->tried_ms = now;
+    kaws__err_clear(err);
     if (wrong != NULL || c->token_line.failed) {
         kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
                       wrong != NULL ? wrong : "out of memory");
@@ -5241,6 +5244,7 @@ kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
     int may = (fault->then & KAWS__SLOW) ||
               ((fault->then & KAWS__LATER) && !c->once);
     uint16_t chance = 0xffff;
+    int64_t now;
     int i;
 
     if (!may || c->attempt >= k->max_attempts)
@@ -5253,8 +5257,9 @@ kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
     if (c->r.retry_after_ms > delay)
         delay = c->r.retry_after_ms < delay + 5000 ? c->r.retry_after_ms
                                                    : delay + 5000;
-    if (kaws__kms_ticks_ms(k) + delay >= c->deadline_ms)
-        return 0;
+    now = kaws__kms_ticks_ms(k);
+    if (now + delay + (now - c->tried_ms) >= c->deadline_ms)
+        return 0;                         /* it would take as long again     */
     if (delay > 0)
         k->hooks->sleep_ms(k->hooks->ctx, (int)delay);
     kaws__plat_lock(&k->lock);

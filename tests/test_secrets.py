@@ -18,7 +18,6 @@ from driver import build_c
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, SECRET, Emulator, tls_context
 from servers import clean_environment
 
-ENV = dict(each.split('=') for each in os.environ.get('NT_ENV','').split())
 MASK = 0xA5
 EU = "eu-west-1"
 
@@ -45,7 +44,7 @@ class Searched:
 
     def __init__(self, program, *opening):
         self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        env=clean_environment(ENV))
+                                        env=clean_environment())
         self.do("open", *opening)
 
     def say(self, *words) -> str:

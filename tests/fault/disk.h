@@ -722,6 +722,18 @@ disk_sync_all(void)
 }
 
 
+/* Whether all files' bytes are durable as they are. */
+DISK int
+disk_is_settled(void)
+{
+    int i = 0;
+
+    while (i < disk.image.count && disk.image.nodes[i].version_count == 0)
+        i++;
+    return i == disk.image.count;
+}
+
+
 DISK void
 disk_format(void)
 {

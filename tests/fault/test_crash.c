@@ -9,7 +9,7 @@
  *     it opens, and is the old or the new one, whole; the new one for sure if
  *     the change was acknowledged, the old one for sure if it was refused;
  *     what it shows survives a power cut right then;
- *     a torn end is in a file of its own, byte for byte;
+ *     a torn end is in a file of its own, byte for byte, and stays there;
  *     it takes a new key and gives one up, durably;
  *     and all that holds again when it is reopened after another stop, at any
  *     of the calls of the first reopening.
@@ -37,6 +37,7 @@ static size_t ways;               /* to survive, that are tried at most       */
 static size_t ways_again;         /* after the second stop                    */
 static char trail[640];           /* what led here, for a report              */
 static struct { unsigned long faults, cases, distinct; } count;
+static struct { uint8_t at[8192]; size_t len; } aside;      /* once seen torn   */
 
 
 /* ---- reports ------------------------------------------------------------ */
@@ -311,6 +312,8 @@ static const scenario scenarios[] = {
     { "open with a torn end", prepare_torn, NULL, 508 },
     { "open after a kill", prepare_unsynced, NULL, 100 },
     { "open after a kill", prepare_unsynced, NULL, 508 },
+    { "generate after a torn end", prepare_torn, change_generate, 100 },
+    { "generate after a torn end", prepare_torn, change_generate, 508 },
     { "generate the first", prepare_empty, change_generate, 0 },
     { "generate", prepare_keys, change_generate, 100 },
     { "store 4096 bytes", prepare_keys, change_store, 100 },
@@ -355,6 +358,14 @@ seen_before(uint64_t what)
 }
 
 
+/* What tells one thing to look at from another, beside what it may be. */
+static uint64_t
+looked_at(void)
+{
+    return disk_hash() ^ disk_hash_more(1, aside.at, aside.len);
+}
+
+
 static void
 seen_forget(void)
 {
@@ -364,15 +375,35 @@ seen_forget(void)
 }
 
 
-/* The torn end, if there was one, is in a file of its own. */
+/* There is a file of these bytes, set aside. */
 static void
-check_torn(const uint8_t *before, size_t before_len)
+check_aside(const uint8_t *at, size_t len)
 {
-    size_t len, tail, i;
-    const uint8_t *now = disk_bytes(DATA, &len), *kept;
+    const uint8_t *aside;
     const char *name;
     char path[160];
+    size_t i, aside_len;
 
+    for (i = 0; (name = disk_name("/disk/ring", "keys.torn-", i)) != NULL;
+         i++) {
+        (void)snprintf(path, sizeof path, "/disk/ring/%s", name);
+        aside = disk_bytes(path, &aside_len);
+        if (aside_len == len && memcmp(aside, at, len) == 0)
+            return;
+    }
+    bad("the torn end is in no file of its own", NULL);
+}
+
+
+/* The torn end, if there was one, is in a file of its own. *torn says how long
+ * it was. */
+static void
+check_torn(const uint8_t *before, size_t before_len, size_t *torn)
+{
+    size_t len;
+    const uint8_t *now = disk_bytes(DATA, &len);
+
+    *torn = 0;
     if (before == NULL || len >= before_len)
         return;
     if (memcmp(now, before, 32) != 0 ||
@@ -380,15 +411,8 @@ check_torn(const uint8_t *before, size_t before_len)
         bad("more than the end of the file was changed", NULL);
     if (fake_logged(&fake, 1, "were moved to") != 1)
         bad("nothing was said about a torn end", NULL);
-    for (i = 0; (name = disk_name("/disk/ring", "keys.torn-", i)) != NULL;
-         i++) {
-        (void)snprintf(path, sizeof path, "/disk/ring/%s", name);
-        kept = disk_bytes(path, &tail);
-        if (tail == before_len - len &&
-            memcmp(kept, before + len, tail) == 0)
-            return;
-    }
-    bad("the torn end is in no file of its own", NULL);
+    check_aside(before + len, before_len - len);
+    *torn = before_len - len;
 }
 
 
@@ -396,15 +420,20 @@ check_torn(const uint8_t *before, size_t before_len)
 static kaws *
 reopen(outcome may, model *is)
 {
-    size_t len = 0;
+    size_t len = 0, torn;
     const uint8_t *at = disk_bytes(DATA, &len);
     uint8_t *before = at == NULL ? NULL : malloc(len + 1);
+    int settled = disk_is_settled();
     kaws *ring;
 
     if (before != NULL)
         memcpy(before, at, len);
     ring = must_open();
-    check_torn(before, len);
+    check_torn(before, len, &torn);
+    if (aside.len > 0)
+        check_aside(aside.at, aside.len);
+    else if (torn > 0 && settled)
+        memcpy(aside.at, before + len - torn, aside.len = torn);
     free(before);
     must_model(ring, is);
     if (!model_same(is, may.one) &&
@@ -438,7 +467,7 @@ check_durable(const model *is, const char *what)
         disk_copy(&disk.image, &saved);
         disk_survive(i, ways_again);
         count.cases++;
-        if (seen_before(disk_hash() ^ model_hash(is)))
+        if (seen_before(looked_at() ^ model_hash(is)))
             continue;
         count.distinct++;
         ring = reopen(may, &found);
@@ -505,7 +534,7 @@ explore_once(outcome may)
     kaws *ring;
 
     count.cases++;
-    if (seen_before(disk_hash() * 31 ^ model_hash(may.one) * 3 ^
+    if (seen_before(looked_at() * 31 ^ model_hash(may.one) * 3 ^
                     model_hash(may.other)))
         return 0;
     count.distinct++;
@@ -528,7 +557,7 @@ explore_ends(outcome may, size_t limit,
              void (*more)(const disk_image *, outcome, unsigned))
 {
     disk_image end, start;
-    size_t i, n, was = strlen(trail);
+    size_t i, n, was = strlen(trail), kept = aside.len;
     unsigned calls;
 
     memset(&end, 0, sizeof end);
@@ -550,6 +579,8 @@ explore_ends(outcome may, size_t limit,
         calls = explore_once(may);
         if (calls > 0 && more != NULL)
             more(&start, may, calls);
+        if (kept == 0)
+            aside.len = 0;
         trail[was] = '\0';
     }
     disk_drop(&end);

@@ -179,6 +179,8 @@ check_unchanged(kaws *ring, const before *was)
     const uint8_t *aside;
     char path[160];
     size_t len;
+    unsigned i;
+    int cut = 0;
     before is;
 
     look(ring, &is);
@@ -188,7 +190,10 @@ check_unchanged(kaws *ring, const before *was)
         assert_memory_equal(is.bytes + 48, was->bytes + 48, is.len - 48);
     }
     assert_null(disk_name("/disk/ring", "keys.tmp", 0));
+    for (i = 0; i < disk.calls; i++)
+        cut |= disk.kinds[i] == DISK_CUTS;
     assert_true(torn != NULL || is.len == was->len);
+    assert_true(torn == NULL || cut);
     if (torn != NULL) {
         (void)snprintf(path, sizeof path, "/disk/ring/%s", torn);
         aside = disk_bytes(path, &len);

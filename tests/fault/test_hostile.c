@@ -309,6 +309,39 @@ test_lengths(void **state)
 }
 
 
+/* Sectors, and whatever else, that came back as zeros: no excuse for what was
+ * acknowledged, but for the last entry after a crash. */
+static void
+test_zeroed(void **state)
+{
+    uint8_t copy[sizeof whole.at];
+    kaws_error err;
+    size_t from, to, keys, last;
+
+    (void)state;
+    make_files();
+    last = crashed.starts[KEYS - 1];
+    for (from = 0; from < whole.len; from += from % 512 == 0 ? 1 : 511)
+        for (to = from + 1; to <= whole.len; to += to < from + 9 ? 1 : 101) {
+            memcpy(copy, whole.at, whole.len);
+            memset(copy + from, 0, to - from);
+            if (memcmp(copy, whole.at, whole.len) == 0)
+                continue;
+            assert_int_equal(judge(copy, whole.len, 0, &err), 0);
+            memcpy(copy, crashed.at, crashed.len);
+            memset(copy + from, 0, to - from);
+            keys = judge(copy, crashed.len, 0, &err);
+            assert_true(keys == 0 || (keys == KEYS - 1 && from >= last));
+        }
+    memcpy(copy, whole.at, whole.len);
+    memset(copy + last, 0, whole.len - last);
+    assert_int_equal(judge(copy, whole.len, 0, &err), 0);
+    memcpy(copy, crashed.at, crashed.len);
+    memset(copy + last, 0, whole.len - last);
+    assert_int_equal(judge(copy, whole.len, 0, &err), KEYS - 1);
+}
+
+
 static void
 test_empty(void **state)
 {
@@ -1542,6 +1575,7 @@ main(void)
         cmocka_unit_test(test_bits_of_whole),
         cmocka_unit_test(test_bits_after_crash),
         cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_zeroed),
         cmocka_unit_test(test_empty),
         cmocka_unit_test(test_chance),
         cmocka_unit_test(test_appended),

@@ -413,15 +413,12 @@ expect_body(struct world *w, const char *want)
 /* The body of every action, byte for byte. That the request is well signed is
  * the fake's to say. */
 static void
-test_bodies(void **state)
+test_bodies_that_seal(void **state)
 {
     struct world *w = *state;
     uint8_t plain[64];
-    size_t len = sizeof plain;
-    kaws_sealed sealed, again;
+    kaws_sealed sealed;
     kaws_bytes view = { (const uint8_t *)"0123456789", 10 };
-    kaws__buf blob;
-    char want[2048];
 
     w->cfg.hooks.send = watch;
     w->cfg.data_file = NULL;
@@ -444,7 +441,25 @@ test_bodies(void **state)
     assert_string_equal(sealed.kms_key_arn, FAKE_EAST);
     assert_string_equal(sealed.key_material_id, "");
     assert_int_equal(w->f.fresh_connection, 0);
+}
 
+
+static void
+test_bodies_that_open(void **state)
+{
+    struct world *w = *state;
+    uint8_t plain[64];
+    size_t len = sizeof plain;
+    kaws_sealed sealed, again;
+    kaws_bytes view = { (const uint8_t *)"0123456789", 10 };
+    kaws__buf blob;
+    char want[2048];
+
+    w->cfg.hooks.send = watch;
+    w->cfg.data_file = NULL;
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_encrypt(w->ring, &context, view, &sealed,
+                                              &w->err));
     kaws__buf_init(&blob, &fake_plain);
     view.at = sealed.blob;
     view.len = sealed.blob_len;
@@ -468,11 +483,20 @@ test_bodies(void **state)
                    (char *)blob.at);
     expect_body(w, want);
     kaws__buf_free(&blob);
+}
+
+
+static void
+test_bodies_about_keys(void **state)
+{
+    struct world *w = *state;
 
     EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
     assert_non_null(strstr(w->f.body, "{\"app\":\"keyring_aws\"}"));
     assert_non_null(strstr(w->f.body, ",\"DryRun\":true}"));
+    w->f.hides_material = 1;              /* the rotation is the last request */
     EXPECT(w, KAWS_OK, NULL, kaws_rotate_kms_key(w->ring, &w->err));
+    assert_string_equal(w->f.body, "{\"KeyId\":\"" FAKE_EAST "\"}");
     assert_int_equal(fake_calls(&w->f, "RotateKeyOnDemand"), 1);
 }
 
@@ -1684,7 +1708,9 @@ main(void)
         cmocka_unit_test(test_fits),
         BARE(test_trust),
         cmocka_unit_test(test_settings),
-        SHUT(test_bodies),
+        SHUT(test_bodies_that_seal),
+        SHUT(test_bodies_that_open),
+        BARE(test_bodies_about_keys),
         SHUT(test_endpoint),
         SHUT(test_region_of_the_call),
         BARE(test_dry_run),

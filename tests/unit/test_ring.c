@@ -248,24 +248,19 @@ test_bad_types_and_lengths(void **state)
 }
 
 
+#define NULLS(call) EXPECT(w, KAWS_ARGUMENT, "bad argument", call)
+
 static void
 test_null(void **state)
 {
     struct world *w = *state;
     kaws_name name = name_of("k", "u");
     kaws_bytes plain = kaws__buf_of("0123456789abcdef");
-    kaws_config cfg = w->cfg;
-    kaws_sealed sealed;
-    kaws_entry_info info;
-    kaws_stats stats;
     kaws_walk *walk = (kaws_walk *)(void *)w;
-    kaws_key key;
     kaws *ring = w->ring, *none = ring;
-    uint8_t room[32];
-    size_t len = sizeof room;
+    kaws_key key;
 
-#define NULLS(call) EXPECT(w, KAWS_ARGUMENT, "bad argument", call)
-    NULLS(kaws_open(NULL, &cfg, &w->err));
+    NULLS(kaws_open(NULL, &w->cfg, &w->err));
     NULLS(kaws_open(&none, NULL, &w->err));
     assert_null(none);
     NULLS(kaws_check(NULL, &w->err));
@@ -286,12 +281,28 @@ test_null(void **state)
     NULLS(kaws_reload_creds(NULL, &w->err));
     NULLS(kaws_rotate_kms_key(NULL, &w->err));
     NULLS(kaws_rewrap_all(NULL, &w->err));
+    assert_int_equal(w->f.requests, 0);
+}
+
+
+static void
+test_null_for_kms(void **state)
+{
+    struct world *w = *state;
+    kaws_bytes plain = kaws__buf_of("0123456789abcdef");
+    kaws *ring = w->ring;
+    kaws_sealed sealed;
+    uint8_t room[32];
+    size_t len = sizeof room;
+
     memset(&sealed, 0, sizeof sealed);
     sealed.blob_len = 1;
     NULLS(kaws_kms_generate_data_key(NULL, NULL, 1, NULL, &sealed, &w->err));
     NULLS(kaws_kms_generate_data_key(ring, NULL, 1, NULL, NULL, &w->err));
     NULLS(kaws_kms_encrypt(NULL, NULL, plain, &sealed, &w->err));
     NULLS(kaws_kms_encrypt(ring, NULL, plain, NULL, &w->err));
+    plain.at = NULL;
+    NULLS(kaws_kms_encrypt(ring, NULL, plain, &sealed, &w->err));
     NULLS(kaws_kms_decrypt(NULL, NULL, &sealed, room, &len, &w->err));
     NULLS(kaws_kms_decrypt(ring, NULL, NULL, room, &len, &w->err));
     NULLS(kaws_kms_decrypt(ring, NULL, &sealed, NULL, &len, &w->err));
@@ -300,20 +311,31 @@ test_null(void **state)
     NULLS(kaws_kms_reencrypt(ring, NULL, NULL, &sealed, &w->err));
     NULLS(kaws_kms_reencrypt(ring, NULL, &sealed, NULL, &w->err));
     assert_int_equal(w->f.requests, 0);
+}
 
-    /* Those that answer nothing, or little. */
+
+/* Those that answer nothing, or little. */
+static void
+test_null_without_an_answer(void **state)
+{
+    struct world *w = *state;
+    kaws_entry_info info;
+    kaws_stats stats;
+    kaws_walk *walk;
+    kaws_key key;
+
     kaws_close(NULL);
     kaws_walk_end(NULL);
     kaws_key_free(NULL, &key);
-    kaws_key_free(ring, NULL);
+    kaws_key_free(w->ring, NULL);
     kaws_use_timeouts(NULL, 1, 1);
-    kaws_get_stats(ring, NULL);
+    kaws_get_stats(w->ring, NULL);
     memset(&stats, 0x77, sizeof stats);
     kaws_get_stats(NULL, &stats);
     assert_int_equal(stats.keys, 0);
     assert_int_equal(stats.checksum[31], 0);
     assert_int_equal(kaws_walk_next(NULL, &info), 0);
-    EXPECT(w, KAWS_OK, NULL, kaws_walk_begin(ring, &walk, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_walk_begin(w->ring, &walk, &w->err));
     assert_int_equal(kaws_walk_next(walk, NULL), 0);
     kaws_walk_end(walk);
 }
@@ -368,15 +390,12 @@ test_no_error_wanted(void **state)
 
 
 static void
-test_bad_kms_arguments(void **state)
+test_bad_contexts(void **state)
 {
     static const kaws_pair pairs[][1] = {
         { { NULL, "v" } }, { { "n", NULL } }, { { "", "v" } }, { { "n", "" } },
         { { "\xff", "v" } }, { { "n", "\xc3" } }, { { "n", "\xed\xa0\x80" } }
     };
-    static const char *const arns[] = { "x", "alias/app", FAKE_EAST "/",
-        "arn:aws:kms:us-east-1:111122223333:alias/app", FAKE_EAST "\n",
-        "arn:aws:kms:us-east-1:1111:key/x" };
     struct world *w = *state;
     kaws_bytes plain = kaws__buf_of("0123456789abcdef");
     kaws_context context = { NULL, 1 };
@@ -397,8 +416,25 @@ test_bad_kms_arguments(void **state)
         EXPECT(w, KAWS_ARGUMENT, "context", kaws_kms_reencrypt(
             w->ring, &context, &sealed, &sealed, &w->err));
     }
-    for (i = 0; i < 3; i++) {
-        sealed.blob_len = i == 0 ? 0 : i == 1 ? 6145 : SIZE_MAX;
+    assert_int_equal(w->f.requests, 0);
+}
+
+
+static void
+test_bad_blobs(void **state)
+{
+    static const char *const arns[] = { "x", "alias/app", FAKE_EAST "\n",
+        "arn:aws:kms:us-east-1:111122223333:alias/app",
+        "arn:aws:kms:us-east-1:1111:key/x" };
+    static const size_t lengths[] = { 0, 6145, SIZE_MAX };
+    struct world *w = *state;
+    kaws_sealed sealed;
+    uint8_t room[32];
+    size_t i, len = sizeof room;
+
+    memset(&sealed, 0, sizeof sealed);
+    for (i = 0; i < COUNT(lengths); i++) {
+        sealed.blob_len = lengths[i];
         EXPECT(w, KAWS_ARGUMENT, "1 to 6144 bytes", kaws_kms_decrypt(
             w->ring, NULL, &sealed, room, &len, &w->err));
         EXPECT(w, KAWS_ARGUMENT, "1 to 6144 bytes", kaws_kms_reencrypt(
@@ -408,18 +444,33 @@ test_bad_kms_arguments(void **state)
     for (i = 0; i < COUNT(arns); i++) {
         (void)snprintf(sealed.kms_key_arn, sizeof sealed.kms_key_arn, "%s",
                        arns[i]);
-        if (i != 2)
-            EXPECT(w, KAWS_ARGUMENT, "kms_key_arn", kaws_kms_decrypt(
-                w->ring, NULL, &sealed, room, &len, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "kms_key_arn", kaws_kms_decrypt(
+            w->ring, NULL, &sealed, room, &len, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "kms_key_arn", kaws_kms_reencrypt(
+            w->ring, NULL, &sealed, &sealed, &w->err));
     }
     memset(sealed.kms_key_arn, 'a', sizeof sealed.kms_key_arn);
     EXPECT(w, KAWS_ARGUMENT, "has no end", kaws_kms_decrypt(
         w->ring, NULL, &sealed, room, &len, &w->err));
+    assert_int_equal(w->f.requests, 0);
+}
+
+
+static void
+test_bad_kms_lengths(void **state)
+{
+    static const size_t keys[] = { 0, 1025, SIZE_MAX };
+    static const size_t plains[] = { 0, 4097, SIZE_MAX };
+    struct world *w = *state;
+    kaws_bytes plain = kaws__buf_of("0123456789abcdef");
+    kaws_sealed sealed;
+    uint8_t room[32];
+    size_t i;
+
     for (i = 0; i < 3; i++) {
-        size_t n = i == 0 ? 0 : i == 1 ? 1025 : SIZE_MAX;
         EXPECT(w, KAWS_ARGUMENT, "1 to 1024 bytes", kaws_kms_generate_data_key(
-            w->ring, NULL, n, room, &sealed, &w->err));
-        plain.len = i == 1 ? 4097 : n;
+            w->ring, NULL, keys[i], room, &sealed, &w->err));
+        plain.len = plains[i];
         EXPECT(w, KAWS_ARGUMENT, "1 to 4096 bytes", kaws_kms_encrypt(
             w->ring, NULL, plain, &sealed, &w->err));
     }
@@ -2096,16 +2147,19 @@ test_rewrap_in_parallel(void **state)
 
 /* ---- KMS by itself ----------------------------------------------------- */
 
+static const kaws_pair purpose[] = { { "purpose", "test" }, { "n", "1" } };
+static const kaws_context context = { purpose, 2 };
+
+
 static void
-test_kms_functions(void **state)
+test_encrypt_and_decrypt(void **state)
 {
-    static const kaws_pair pairs[] = { { "purpose", "test" }, { "n", "1" } };
     static const kaws_pair turned[] = { { "n", "1" }, { "purpose", "test" } };
-    kaws_context context = { pairs, 2 }, other = { turned, 2 };
+    kaws_context other = { turned, 2 };
     struct world *w = *state;
     kaws_bytes plain = kaws__buf_of("0123456789");
-    kaws_sealed sealed, again;
-    uint8_t room[1024], zeros[1024] = { 0 };
+    kaws_sealed sealed;
+    uint8_t room[64], zeros[64] = { 0 };
     size_t len = sizeof room;
 
     EXPECT(w, KAWS_OK, NULL, kaws_kms_encrypt(w->ring, &context, plain,
@@ -2115,7 +2169,6 @@ test_kms_functions(void **state)
                                               &len, &w->err));
     assert_int_equal(len, 10);
     assert_memory_equal(room, "0123456789", 10);
-
     other.count = 1;                      /* another context: not opened      */
     len = sizeof room;
     memset(room, 0x77, sizeof room);
@@ -2128,7 +2181,6 @@ test_kms_functions(void **state)
         w->ring, &context, &sealed, room, &len, &w->err));
     assert_memory_equal(room, zeros, 9);
     assert_int_equal(room[9], 0x77);
-
     sealed.kms_key_arn[0] = '\0';         /* the current one is meant         */
     len = sizeof room;
     EXPECT(w, KAWS_OK, NULL, kaws_kms_decrypt(w->ring, &context, &sealed, room,
@@ -2137,29 +2189,54 @@ test_kms_functions(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
     EXPECT(w, KAWS_MISMATCH, "another KMS key", kaws_kms_decrypt(
         w->ring, &context, &sealed, room, &len, &w->err));
-    (void)snprintf(sealed.kms_key_arn, sizeof sealed.kms_key_arn, FAKE_EAST);
+}
+
+
+static void
+test_reencrypt(void **state)
+{
+    struct world *w = *state;
+    kaws_bytes plain = kaws__buf_of("0123456789");
+    kaws_sealed sealed, again;
+    uint8_t room[64];
+    size_t len = sizeof room;
+
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_encrypt(w->ring, &context, plain,
+                                              &sealed, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_kms_reencrypt(w->ring, &context, &sealed,
                                                 &again, &w->err));
+    assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 1);
     assert_string_equal(again.kms_key_arn, FAKE_EAST2);
     assert_int_equal(strlen(again.key_material_id), 64);
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_kms_reencrypt(w->ring, &context, &again,
                                                 &again, &w->err));
+    assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 1);
     assert_string_equal(again.kms_key_arn, FAKE_WEST);
-    len = sizeof room;
     EXPECT(w, KAWS_OK, NULL, kaws_kms_decrypt(w->ring, &context, &again, room,
                                               &len, &w->err));
     assert_int_equal(len, 10);
     assert_memory_equal(room, "0123456789", 10);
+}
 
+
+static void
+test_data_key(void **state)
+{
+    struct world *w = *state;
+    kaws_sealed sealed;
+    uint8_t room[1024], again[1024] = { 0 };
+    size_t len = sizeof again;
+
+    memset(room, 0, sizeof room);
     EXPECT(w, KAWS_OK, NULL, kaws_kms_generate_data_key(
         w->ring, &context, 1024, room, &sealed, &w->err));
-    assert_memory_not_equal(room, zeros, 1024);
-    len = sizeof zeros;
+    assert_memory_not_equal(room, again, 1024);
     EXPECT(w, KAWS_OK, NULL, kaws_kms_decrypt(w->ring, &context, &sealed,
-                                              zeros, &len, &w->err));
+                                              again, &len, &w->err));
     assert_int_equal(len, 1024);
-    assert_memory_equal(room, zeros, 1024);
+    assert_memory_equal(room, again, 1024);
 }
 
 
@@ -2220,54 +2297,29 @@ main(void)
 #define OPEN(name) cmocka_unit_test_setup_teardown(name, begin_open, end)
 #define SHUT(name) cmocka_unit_test_setup_teardown(name, begin, end)
     const struct CMUnitTest tests[] = {
-        OPEN(test_bad_names),
-        OPEN(test_bad_types_and_lengths),
-        OPEN(test_null),
-        OPEN(test_no_error_wanted),
-        OPEN(test_bad_kms_arguments),
-        OPEN(test_bad_keys_and_regions),
-        SHUT(test_bad_settings),
-        SHUT(test_new_file),
-        SHUT(test_strings_are_copied),
-        SHUT(test_built_in_hooks),
-        OPEN(test_lengths),
-        OPEN(test_exists_and_not_found),
-        OPEN(test_owners),
-        OPEN(test_any_name),
-        OPEN(test_meanwhile),
-        OPEN(test_bad_replies_change_nothing),
-        OPEN(test_absurd_clock),
-        SHUT(test_read_only),
-        SHUT(test_without_data_file),
-        SHUT(test_without_kms_key),
-        OPEN(test_disk_full),
-        OPEN(test_replace_fails),
-        OPEN(test_uncertain),
-        SHUT(test_new_file_fails),
-        OPEN(test_cell),
-        OPEN(test_torn_end),
-        OPEN(test_another_ring_changed_it),
-        OPEN(test_another_process_holds_it),
-        OPEN(test_walk),
-        OPEN(test_use_kms_key),
-        OPEN(test_use_kms_key_refused),
-        SHUT(test_use_region),
-        SHUT(test_foreign_entry),
-        SHUT(test_foreign_reply),
-        SHUT(test_home_is_asked_once),
-        SHUT(test_alias_moves),
-        OPEN(test_check),
-        OPEN(test_reload_creds),
-        OPEN(test_rotate),
-        OPEN(test_rewrap),
-        OPEN(test_rewrap_across_regions),
-        OPEN(test_rewrap_fails),
-        OPEN(test_rewrap_twice_at_once),
-        SHUT(test_rewrap_under_traffic),
-        OPEN(test_rewrap_of_what_is_gone),
-        SHUT(test_rewrap_in_parallel),
-        OPEN(test_kms_functions),
-        OPEN(test_outage),
+        OPEN(test_bad_names), OPEN(test_bad_types_and_lengths), OPEN(test_null),
+        OPEN(test_null_for_kms), OPEN(test_null_without_an_answer),
+        OPEN(test_no_error_wanted), OPEN(test_bad_contexts),
+        OPEN(test_bad_blobs), OPEN(test_bad_kms_lengths),
+        OPEN(test_bad_keys_and_regions), SHUT(test_bad_settings),
+        SHUT(test_new_file), SHUT(test_strings_are_copied),
+        SHUT(test_built_in_hooks), OPEN(test_lengths),
+        OPEN(test_exists_and_not_found), OPEN(test_owners), OPEN(test_any_name),
+        OPEN(test_meanwhile), OPEN(test_bad_replies_change_nothing),
+        OPEN(test_absurd_clock), SHUT(test_read_only),
+        SHUT(test_without_data_file), SHUT(test_without_kms_key),
+        OPEN(test_disk_full), OPEN(test_replace_fails), OPEN(test_uncertain),
+        SHUT(test_new_file_fails), OPEN(test_cell), OPEN(test_torn_end),
+        OPEN(test_another_ring_changed_it), OPEN(test_another_process_holds_it),
+        OPEN(test_walk), OPEN(test_use_kms_key), OPEN(test_use_kms_key_refused),
+        SHUT(test_use_region), SHUT(test_foreign_entry),
+        SHUT(test_foreign_reply), SHUT(test_home_is_asked_once),
+        SHUT(test_alias_moves), OPEN(test_check), OPEN(test_reload_creds),
+        OPEN(test_rotate), OPEN(test_rewrap), OPEN(test_rewrap_across_regions),
+        OPEN(test_rewrap_fails), OPEN(test_rewrap_twice_at_once),
+        SHUT(test_rewrap_under_traffic), OPEN(test_rewrap_of_what_is_gone),
+        SHUT(test_rewrap_in_parallel), OPEN(test_encrypt_and_decrypt),
+        OPEN(test_reencrypt), OPEN(test_data_key), OPEN(test_outage),
         cmocka_unit_test(test_small_things)
     };
 

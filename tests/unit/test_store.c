@@ -885,26 +885,22 @@ test_absurd_lengths(void **state)
 }
 
 
-/* Two blobs that changed places, and one from another file, under digests as
- * good as any: KMS opens none of them. */
-static void
-test_swapped_blobs(void **state)
+/* Two entries that KMS sealed, and their file's id. Their bytes stay at `all`,
+ * which is the caller's. */
+static uint8_t *
+two_sealed(struct world *w, uint8_t id[16], kaws__record r[2])
 {
-    struct world *w = *state;
-    uint8_t other[16];
-    kaws__record r[2], x;
-    kaws_bytes view;
-    kaws_key key;
-    laid l;
     size_t len, n, i;
+    kaws_bytes view;
     uint8_t *all;
+    laid l;
 
     world_open(w);
     EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("one", "u"), "AES",
                                            32, &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("two", "u"), "AES",
                                            32, &w->err));
-    memcpy(other, w->ring->file_id, 16);
+    memcpy(id, w->ring->file_id, 16);
     world_close(w);
     all = slurp(w->f.data, &len);
     view.at = all + 80;
@@ -912,57 +908,83 @@ test_swapped_blobs(void **state)
         view.len = n = kaws__store_record_len(view.at);
         assert_null(kaws__store_parse(view, &r[i]));
     }
-    lay_header(&l, other);                /* as it is: laid by hand, it opens */
+    lay_header(&l, id);                   /* as it is: laid by hand, the same */
     lay_entry(&l, &r[0]);
     lay_entry(&l, &r[1]);
     assert_int_equal(l.len, len);
     assert_memory_equal(l.at, all, len);
+    return all;
+}
+
+
+/* The file is taken, for its digests are good, but KMS opens nothing. */
+static void
+expect_mismatch(struct world *w, const laid *l, const char *key_id,
+                const char *user_id, const char *words)
+{
+    kaws_key key;
+
+    spill(w->f.data, l->at, l->len);
+    world_open(w);
+    EXPECT(w, KAWS_MISMATCH, words, kaws_fetch(
+        w->ring, name_of(key_id, user_id), &key, &w->err));
+    assert_null(key.bytes);
+    world_close(w);
+}
+
+
+/* Two blobs that changed places, and one that changed its owner, under digests
+ * as good as any. */
+static void
+test_swapped_blobs(void **state)
+{
+    struct world *w = *state;
+    kaws__record r[2], x;
+    uint8_t id[16];
+    uint8_t *all = two_sealed(w, id, r);
+    laid l;
 
     x = r[0];
     x.blob = r[1].blob;
-    lay_header(&l, other);
+    lay_header(&l, id);
     lay_entry(&l, &x);
     x = r[1];
     x.blob = r[0].blob;
     lay_entry(&l, &x);
     x = r[0];
-    x.user_id = kaws__buf_of("");         /* the same, another owner          */
+    x.user_id = kaws__buf_of("");
     lay_entry(&l, &x);
-    spill(w->f.data, l.at, l.len);
-    world_open(w);
-    EXPECT(w, KAWS_MISMATCH, "sealed for another name",
-           kaws_fetch(w->ring, name_of("one", "u"), &key, &w->err));
-    EXPECT(w, KAWS_MISMATCH, NULL,
-           kaws_fetch(w->ring, name_of("two", "u"), &key, &w->err));
-    EXPECT(w, KAWS_MISMATCH, NULL,
-           kaws_fetch(w->ring, name_of("one", ""), &key, &w->err));
-    assert_null(key.bytes);
-    world_close(w);
+    expect_mismatch(w, &l, "one", "u", "sealed for another name");
+    expect_mismatch(w, &l, "two", "u", "sealed for another name");
+    expect_mismatch(w, &l, "one", "", "sealed for another name");
+    free(all);
+}
 
-    other[0] ^= 1;                        /* another file                     */
-    lay_header(&l, other);
+
+/* The same in another file, as another type, or of another length. */
+static void
+test_blobs_elsewhere(void **state)
+{
+    struct world *w = *state;
+    kaws__record r[2], x;
+    uint8_t id[16];
+    uint8_t *all = two_sealed(w, id, r);
+    laid l;
+
+    id[0] ^= 1;
+    lay_header(&l, id);
     lay_entry(&l, &r[0]);
+    expect_mismatch(w, &l, "one", "u", "or another file");
+    id[0] ^= 1;
+    lay_header(&l, id);
     x = r[1];
     x.type = kaws__buf_of("SECRET");
-    lay_entry(&l, &x);
-    spill(w->f.data, l.at, l.len);
-    world_open(w);
-    EXPECT(w, KAWS_MISMATCH, NULL,
-           kaws_fetch(w->ring, name_of("one", "u"), &key, &w->err));
-    world_close(w);
-
-    other[0] ^= 1;                        /* another type, another length     */
-    lay_header(&l, other);
     lay_entry(&l, &x);
     x = r[0];
     x.plain_len = 33;
     lay_entry(&l, &x);
-    spill(w->f.data, l.at, l.len);
-    world_open(w);
-    EXPECT(w, KAWS_MISMATCH, NULL,
-           kaws_fetch(w->ring, name_of("two", "u"), &key, &w->err));
-    EXPECT(w, KAWS_MISMATCH, "another length",
-           kaws_fetch(w->ring, name_of("one", "u"), &key, &w->err));
+    expect_mismatch(w, &l, "two", "u", NULL);
+    expect_mismatch(w, &l, "one", "u", "another length");
     free(all);
 }
 
@@ -987,7 +1009,8 @@ main(void)
         cmocka_unit_test(test_rubbish_behind),
         TEST(test_refused),
         TEST(test_absurd_lengths),
-        TEST(test_swapped_blobs)
+        TEST(test_swapped_blobs),
+        TEST(test_blobs_elsewhere)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

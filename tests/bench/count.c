@@ -1,0 +1,244 @@
+/* count.c - instructions, for tests/test_instructions.py
+ *
+ *     valgrind --tool=callgrind --collect-atstart=no count DIR
+ *
+ * runs each piece of work a few times and has callgrind dump its costs under
+ * the name of the work. Nothing in it depends on the time or on chance, so that
+ * the same program always takes the same instructions.
+ */
+
+#include "bench.h"
+
+#include <valgrind/callgrind.h>
+
+#define ROUNDS 10
+
+typedef struct desk {             /* what the works share                     */
+    kaws *ring, *large;
+    kaws_hooks hooks;
+    kaws_signing what;
+    char reply[16384], copy[16384];
+    size_t reply_len;
+    uint8_t bytes[6144], key[32];
+    kaws__buf digits;
+    kaws_sealed sealed;
+    size_t next;                  /* number of the next key to be committed   */
+    volatile size_t sink;
+} desk;
+
+
+static const char *const headers[] = {
+    "Host: kms.us-east-1.amazonaws.com",
+    "Content-Type: application/x-amz-json-1.1",
+    "X-Amz-Target: TrentService.Decrypt", "X-Amz-Date: 20260921T131640Z", NULL
+};
+
+static const char body[] =
+    "{\"KeyId\":\"" BENCH_ARN "\",\"CiphertextBlob\":\"AQIDAHhBCDEFGHIJKLMNOP\""
+    ",\"EncryptionContext\":{\"app\":\"keyring_aws\",\"file\":"
+    "\"62656e63680000000000000000000000\",\"key_id\":\"bench-0000001\","
+    "\"key_type\":\"AES\",\"user_id\":\"root@localhost\"}}";
+
+
+static int64_t
+stopped_clock(void *ctx)
+{
+    (void)ctx;
+    return 1790000000000;
+}
+
+
+static int
+no_chance(void *ctx, void *out, size_t len)
+{
+    (void)ctx;
+    memset(out, 0x42, len);
+    return 0;
+}
+
+
+/* Answers a Decrypt at once. */
+static int
+answer(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    static const char text[] =
+        "{\"EncryptionAlgorithm\":\"SYMMETRIC_DEFAULT\",\"KeyId\":\"" BENCH_ARN
+        "\",\"Plaintext\":\"WlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlpaWlo=\"}";
+
+    (void)ctx;
+    (void)q;
+    r->http = 200;
+    r->body_len = sizeof text - 1;
+    memcpy(r->body, text, r->body_len);
+    return 0;
+}
+
+
+/* ---- the works --------------------------------------------------------- */
+
+static void
+work_sign(desk *d)
+{
+    kaws__sigv4 s;
+    char out[512];
+
+    bench_must(kaws__sigv4_gather(&s, &d->what, NULL) &&
+               kaws__sigv4_authorize(&s, BENCH_ID, d->key, out, sizeof out) ==
+               NULL, "cannot sign");
+}
+
+
+static void
+work_json(desk *d)
+{
+    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
+                            { "Plaintext",      { NULL, 0 } },
+                            { "KeyId",          { NULL, 0 } } };
+    size_t offset;
+
+    bench_must(kaws__json_read((uint8_t *)d->reply, d->reply_len, want, 3,
+                               &offset) == NULL, "a reply cannot be read");
+    d->sink += want[0].value.len;
+}
+
+
+static void
+work_base64(desk *d)
+{
+    kaws_bytes in = { d->bytes, sizeof d->bytes };
+    size_t len;
+
+    d->digits.len = 0;
+    kaws__text_base64(&d->digits, in);
+    bench_must(kaws__text_unbase64(kaws__buf_view(&d->digits), d->bytes,
+                                   sizeof d->bytes, &len), "base64");
+}
+
+
+static void
+other_bytes(desk *d)
+{
+    size_t i;
+
+    for (i = 0; i < sizeof d->bytes; i++)
+        d->bytes[i] = (uint8_t)(i * 2654435761u >> 13);
+}
+
+
+static void
+work_commit(desk *d)
+{
+    bench_commit(d->ring, d->next++, &d->sealed);
+}
+
+
+static void
+work_commit_large(desk *d)
+{
+    bench_commit(d->large, d->next++, &d->sealed);
+}
+
+
+static void
+look_up(kaws *ring, const char *name, int there)
+{
+    bench_must((kaws__cache_find(&ring->cache, kaws__buf_of(name),
+                                 kaws__buf_of(BENCH_USER)) != NULL) == there,
+               "a name is missing, or there too much");
+}
+
+
+static void
+work_lookup(desk *d)
+{
+    look_up(d->large, "bench-0000000", 1);
+    look_up(d->large, "bench-0002345", 1);
+    look_up(d->large, "bench-0004999", 1);
+    look_up(d->large, "bench-0008888", 0);
+}
+
+
+static void
+work_fetch(desk *d)
+{
+    kaws_name name = { "bench-0000001", BENCH_USER };
+    kaws_error err;
+    kaws_key key;
+
+    bench_must(kaws_fetch(d->ring, name, &key, &err) == KAWS_OK, err.text);
+    kaws_key_free(d->ring, &key);
+}
+
+
+static const struct {
+    const char *name;
+    void (*work)(desk *d);
+    void (*first)(desk *d);       /* what is done before, uncounted           */
+} works[] = {
+    { "sign",             work_sign,         NULL },
+    { "json",             work_json,         NULL },
+    { "base64",           work_base64,       NULL },
+    { "base64_of_others", work_base64,       other_bytes },
+    { "commit",           work_commit,       NULL },
+    { "commit_to_5000",   work_commit_large, NULL },
+    { "lookup",           work_lookup,       NULL },
+    { "fetch",            work_fetch,        NULL }
+};
+
+
+/* ---- setting up -------------------------------------------------------- */
+
+static void
+set_up(desk *d, const char *dir)
+{
+    char path[512];
+
+    memset(d, 0, sizeof *d);
+    d->hooks.now_ms = stopped_clock;
+    d->hooks.random = no_chance;
+    d->hooks.send = answer;
+    (void)snprintf(path, sizeof path, "%s/small", dir);
+    bench_make(path, 10);
+    d->ring = bench_open(dir, path, NULL, &d->hooks, 0);
+    (void)snprintf(path, sizeof path, "%s/large", dir);
+    bench_make(path, 5000);
+    d->large = bench_open(dir, path, NULL, &d->hooks, 0);
+    d->next = 1000000;
+    bench_seal(&d->sealed, 1);
+    d->reply_len = bench_reply(d->reply, sizeof d->reply,
+                               BENCH_SEALED + BENCH_PLAIN);
+    kaws__buf_init(&d->digits, &d->ring->hooks);
+    d->what.method = "POST";
+    d->what.path = "/";
+    d->what.region = "us-east-1";
+    d->what.service = "kms";
+    d->what.headers = headers;
+    d->what.body.at = (const uint8_t *)body;
+    d->what.body.len = sizeof body - 1;
+    d->what.when = 1790000000;
+}
+
+
+int
+main(int argc, char **argv)
+{
+    static desk d;
+    size_t i, r;
+
+    bench_must(argc == 2, "usage: count DIR");
+    set_up(&d, argv[1]);
+    for (i = 0; i < sizeof works / sizeof works[0]; i++) {
+        if (works[i].first != NULL)
+            works[i].first(&d);
+        works[i].work(&d);                /* so that what is lazy is there   */
+        CALLGRIND_ZERO_STATS;
+        CALLGRIND_TOGGLE_COLLECT;
+        for (r = 0; r < ROUNDS; r++)
+            works[i].work(&d);
+        CALLGRIND_TOGGLE_COLLECT;
+        CALLGRIND_DUMP_STATS_AT(works[i].name);
+    }
+    kaws_close(d.ring);
+    kaws_close(d.large);
+    return 0;
+}

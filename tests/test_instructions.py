@@ -1,0 +1,101 @@
+"""What the library costs in instructions, for which no machine is too busy: counted by callgrind.
+
+Each piece of work in tests/bench/count.c may take a tenth more than tests/bench/instructions.json
+says, and no more.  The figures hold for one compiler and architecture; with others there is
+nothing to compare, and only what must be equal is tested.  Only the library's own instructions and
+BearSSL's count, not libc's, which has other ones for each processor, nor the kernel's.
+
+`tests/test_instructions.py --record` writes the figures anew: do that when more is wanted.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent / "bench"
+RECORDED = BENCH / "instructions.json"
+ROUNDS = 10                     # as in count.c
+WORKS = ("sign", "json", "base64", "commit", "lookup", "fetch")
+
+
+def compiler() -> str:
+    """What the figures depend on."""
+    gcc = [subprocess.run(["gcc", option], check=True, capture_output=True, text=True).stdout
+           for option in ("-dumpversion", "-dumpmachine")]
+    return "gcc {}, {}".format(*map(str.strip, gcc))
+
+
+def own_cost(dump: str, program: Path) -> int:
+    """The instructions of a callgrind dump that were in the program itself, not in libraries."""
+    where, total, call = "", 0, False
+    for line in dump.splitlines():
+        if line.startswith("ob="):
+            where = line[3:]
+        elif line.startswith("calls="):
+            call = True         # the next line has the cost of what was called
+        elif found := re.match(r"\d+ (\d+)$", line):
+            total += int(found[1]) if where == str(program) and not call else 0
+            call = False
+    return total
+
+
+def measure(folder: Path) -> dict[str, int]:
+    """Instructions for one piece of each work."""
+    program = folder / "count"
+    subprocess.run(["gcc", "-std=c99", "-Os", "-g", "-o", program, BENCH / "count.c",
+                    "-l:libbearssl.a", "-lcurl", "-lpthread"], check=True)
+    subprocess.run(["valgrind", "--tool=callgrind", "--collect-atstart=no", "--compress-pos=no",
+                    "--compress-strings=no", f"--callgrind-out-file={folder / 'dump'}",
+                    program, folder],
+                   check=True, capture_output=True, env={"PATH": os.environ["PATH"]})
+    costs = {}
+    for path in folder.glob("dump.[0-9]*"):
+        dump = path.read_text()
+        work = re.search(r"^desc: Trigger: Client Request: (.*)$", dump, re.M)
+        if work:
+            costs[work[1]] = own_cost(dump, program) // ROUNDS
+    return costs
+
+
+@pytest.fixture(scope="module")
+def costs(tmp_path_factory):
+    return measure(tmp_path_factory.mktemp("count"))
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_no_more_than_recorded(costs, work):
+    recorded = json.loads(RECORDED.read_text()).get(compiler())
+    if not recorded:
+        pytest.skip(f"no figures are recorded for {compiler()}")
+    assert 0 < costs[work] <= 1.1 * recorded[work], \
+        f"{work} takes {costs[work]} instructions, and took {recorded[work]}"
+
+
+def test_commit_is_flat(costs):
+    """What one more key takes does not depend on how many there are."""
+    assert costs["commit_to_5000"] <= 1.02 * costs["commit"]
+
+
+def test_base64_does_not_look_at_what_it_carries(costs):
+    assert costs["base64_of_others"] == costs["base64"]
+
+
+def record() -> None:
+    figures = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure(Path(folder))
+    figures[compiler()] = {work: measured[work] for work in WORKS}
+    RECORDED.write_text(json.dumps(figures, indent=4) + "\n")
+    print(json.dumps(measured, indent=4))
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--record"]:
+        sys.exit("usage: test_instructions.py --record")
+    record()
