@@ -37,7 +37,7 @@ static size_t ways;               /* to survive, that are tried at most       */
 static size_t ways_again;         /* after the second stop                    */
 static char trail[640];           /* what led here, for a report              */
 static struct { unsigned long faults, cases, distinct; } count;
-static struct { uint8_t at[8192]; size_t len; } aside;      /* once seen torn   */
+static struct { uint8_t at[8192]; size_t len; } torn_end; /* once seen, kept */
 
 
 /* ---- reports ------------------------------------------------------------ */
@@ -362,7 +362,7 @@ seen_before(uint64_t what)
 static uint64_t
 looked_at(void)
 {
-    return disk_hash() ^ disk_hash_more(1, aside.at, aside.len);
+    return disk_hash() ^ disk_hash_more(1, torn_end.at, torn_end.len);
 }
 
 
@@ -430,10 +430,10 @@ reopen(outcome may, model *is)
         memcpy(before, at, len);
     ring = must_open();
     check_torn(before, len, &torn);
-    if (aside.len > 0)
-        check_aside(aside.at, aside.len);
+    if (torn_end.len > 0)
+        check_aside(torn_end.at, torn_end.len);
     else if (torn > 0 && settled)
-        memcpy(aside.at, before + len - torn, aside.len = torn);
+        memcpy(torn_end.at, before + len - torn, torn_end.len = torn);
     free(before);
     must_model(ring, is);
     if (!model_same(is, may.one) &&
@@ -557,7 +557,7 @@ explore_ends(outcome may, size_t limit,
              void (*more)(const disk_image *, outcome, unsigned))
 {
     disk_image end, start;
-    size_t i, n, was = strlen(trail), kept = aside.len;
+    size_t i, n, was = strlen(trail), kept = torn_end.len;
     unsigned calls;
 
     memset(&end, 0, sizeof end);
@@ -580,7 +580,7 @@ explore_ends(outcome may, size_t limit,
         if (calls > 0 && more != NULL)
             more(&start, may, calls);
         if (kept == 0)
-            aside.len = 0;
+            torn_end.len = 0;
         trail[was] = '\0';
     }
     disk_drop(&end);

@@ -19,7 +19,7 @@ block() {
 rm -rf "$deb"
 mkdir -p "$work"
 cp -r "$top/tests/package/debian" "$work/debian"
-make -s -C "$top" install DESTDIR="$work/all" PREFIX=/usr \
+env -u MAKEFLAGS -u MAKELEVEL make -s -C "$top" install DESTDIR="$work/all" PREFIX=/usr \
     PLUGIN_DIR=/usr/lib/mysql/plugin
 
 plugin=$work/keyring-aws-mysql

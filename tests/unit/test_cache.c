@@ -334,44 +334,61 @@ by_hash(const void *a, const void *b)
 }
 
 
+/* The n-th of many names, which differ in the key id or in the user id. */
+static void
+nth_name(char key[24], char user[24], uint64_t n, int by_user)
+{
+    (void)snprintf(key, 24, "c%lu", by_user ? 0 : (unsigned long)n);
+    (void)snprintf(user, 24, "c%lu", by_user ? (unsigned long)n : 0);
+}
+
+
 /* Different names of one and the same hash, found by looking at many. */
 static void
-test_collisions(void **state)
+collide(both *b, int by_user)
 {
     enum { TRIED = 400000 };
-    both *b = begin_both(*state, 5);
-    uint64_t *all = calloc(TRIED, sizeof *all);
-    char key[24];
+    uint64_t *all = calloc(TRIED, sizeof *all), k;
+    char key[24], user[24], key2[24], user2[24];
     size_t i, pairs = 0;
-    unsigned long k;
 
     assert_non_null(all);
     for (k = 0; k < TRIED; k++) {
-        (void)snprintf(key, sizeof key, "c%lu", k);
+        nth_name(key, user, k, by_user);
         all[k] = (uint64_t)kaws__cache_hash(&b->c, kaws__buf_of(key),
-                                            kaws__buf_of("")) << 32 | k;
+                                            kaws__buf_of(user)) << 32 | k;
     }
     qsort(all, TRIED, sizeof *all, by_hash);
     for (i = 1; i < TRIED; i++) {
-        char one[24], two[24];
         if (all[i] >> 32 != all[i - 1] >> 32)
             continue;
-        (void)snprintf(one, sizeof one, "c%lu",
-                       (unsigned long)(all[i] & 0xffffffff));
-        (void)snprintf(two, sizeof two, "c%lu",
-                       (unsigned long)(all[i - 1] & 0xffffffff));
-        add(b, one, "");
-        assert_null(find(b, two, ""));
-        add(b, two, "");
+        nth_name(key, user, all[i] & 0xffffffff, by_user);
+        nth_name(key2, user2, all[i - 1] & 0xffffffff, by_user);
+        add(b, key, user);
+        assert_null(find(b, key2, user2));
+        add(b, key2, user2);
         agree(b);
-        take_out(b, model_find(b, pairs % 2 ? one : two, ""));
+        take_out(b, pairs % 2 ? model_find(b, key, user)
+                              : model_find(b, key2, user2));
         agree(b);
         pairs++;
     }
     assert_in_range(pairs, 3, 60);
     assert_true(b->count == pairs);
     free(all);
-    end_both(b);
+}
+
+
+static void
+test_collisions(void **state)
+{
+    int by_user;
+
+    for (by_user = 0; by_user < 2; by_user++) {
+        both *b = begin_both(*state, 5);
+        collide(b, by_user);
+        end_both(b);
+    }
 }
 
 

@@ -1998,15 +1998,16 @@ test_rewrap_twice_at_once(void **state)
 }
 
 
-/* While the sixth is on its way: one that is done and one that is to come are
- * removed, the one on its way and one that is done are made anew, one is
- * added, and the current KMS key is changed. */
+/* While the sixth is on its way: the current KMS key is changed, one that is
+ * done and one that is to come are removed, the one on its way and one that is
+ * done are made anew, and one is added. */
 static void
 make_traffic(struct world *w)
 {
     kaws *ring = w->ring;
 
     meanwhile.status =
+        kaws_use_kms_key(ring, FAKE_WEST, NULL) == KAWS_OK &&
         kaws_remove(ring, name_of("k2", ""), NULL) == KAWS_OK &&
         kaws_remove(ring, name_of("k9", ""), NULL) == KAWS_OK &&
         kaws_remove(ring, name_of("k5", ""), NULL) == KAWS_OK &&
@@ -2016,8 +2017,7 @@ make_traffic(struct world *w)
         kaws_store(ring, name_of("k3", ""), "SECRET", kaws__buf_of("new 3"),
                    NULL) == KAWS_OK &&
         kaws_store(ring, name_of("added", ""), "SECRET",
-                   kaws__buf_of("added"), NULL) == KAWS_OK &&
-        kaws_use_kms_key(ring, FAKE_WEST, NULL) == KAWS_OK
+                   kaws__buf_of("added"), NULL) == KAWS_OK
         ? KAWS_OK : KAWS_FILE;
 }
 
@@ -2030,8 +2030,8 @@ test_rewrap_under_traffic(void **state)
         { "k4", "text 4", FAKE_EAST2 }, { "k6", "text 6", FAKE_EAST2 },
         { "k7", "text 7", FAKE_EAST2 }, { "k8", "text 8", FAKE_EAST2 },
         { "k10", "text 10", FAKE_EAST2 }, { "k11", "text 11", FAKE_EAST2 },
-        { "k5", "new 5", FAKE_EAST2 }, { "k3", "new 3", FAKE_EAST2 },
-        { "added", "added", FAKE_EAST2 }
+        { "k5", "new 5", FAKE_WEST }, { "k3", "new 3", FAKE_WEST },
+        { "added", "added", FAKE_WEST }
     };
     struct world *w = *state;
     kaws_entry_info info;

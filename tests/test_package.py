@@ -1,0 +1,215 @@
+"""`make install`, `make uninstall` and `make deb`: what is laid where, and that it works there."""
+
+import getpass
+import gzip
+import re
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET, Emulator
+from servers import MySQL
+
+TOP = Path(__file__).resolve().parent.parent
+README = (TOP / "README.md").read_text()
+VERSION = re.search(r'#define KAWS_VERSION "(.*)"', (TOP / "keyring_aws.h").read_text())[1]
+PLUGIN = "usr/lib/mysql/plugin/keyring_aws.so"
+DOC = "usr/share/doc"
+
+
+def run(*command: object, **options: object) -> subprocess.CompletedProcess:
+    return subprocess.run(list(map(str, command)), text=True, capture_output=True, check=False,
+                          **options)
+
+
+def output(*command: object, **options: object) -> str:
+    done = run(*command, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def make(*words: object) -> str:
+    return output("make", "-s", *words, cwd=TOP)
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def pkg_config(folder: Path, prefix: str, *words: str) -> list[str]:
+    """What pkg-config says of an installation in a folder."""
+    return output("pkg-config", *words, "keyring_aws", env={
+        "PATH": "/usr/bin:/bin", "PKG_CONFIG_LIBDIR": f"{folder}/{prefix}/share/pkgconfig",
+        "PKG_CONFIG_SYSROOT_DIR": str(folder)}).split()
+
+
+def compile_with(folder: Path, prefix: str, source: Path, out: Path) -> Path:
+    output("gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", *pkg_config(folder, prefix, "--cflags"),
+           "-o", out, source, *pkg_config(folder, prefix, "--libs"))
+    return out
+
+
+# ---- make install ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("installed")
+    make("install", f"DESTDIR={folder}", "PREFIX=/opt/x", "PLUGIN_DIR=/srv/plugins")
+    return folder
+
+
+def test_install_and_uninstall(installed, tmp_path):
+    assert files(installed) == {
+        "opt/x/include/keyring_aws.h", "opt/x/share/pkgconfig/keyring_aws.pc",
+        "opt/x/share/man/man7/keyring_aws.7", "srv/plugins/keyring_aws.so"}
+    for name in files(installed):
+        assert stat.S_IMODE((installed / name).stat().st_mode) == 0o644, name
+    assert (installed / "opt/x/include/keyring_aws.h").read_bytes() == \
+        (TOP / "keyring_aws.h").read_bytes()
+    words = ("DESTDIR=" + str(tmp_path), "PREFIX=/opt/x", "PLUGIN_DIR=/srv/plugins")
+    make("install", *words)
+    (tmp_path / "opt/x/include/other.h").touch()
+    make("uninstall", *words)
+    assert files(tmp_path) == {"opt/x/include/other.h"}
+
+
+def test_readme_example_by_pkg_config(installed, tmp_path, certs):
+    assert pkg_config(installed, "opt/x", "--modversion") == [VERSION]
+    (example,) = re.findall(r"^```c\n(.*?)^```", README, re.M | re.S)
+    (tmp_path / "example.c").write_text(example)
+    program = compile_with(installed, "opt/x", tmp_path / "example.c", tmp_path / "example")
+    conf = tmp_path / "conf"
+    conf.touch(mode=0o600)
+    conf.write_text(f"{ACCESS_KEY_ID}\n{SECRET}\n")
+    with Emulator(*certs.good) as kms:
+        said = output(program, tmp_path / "data", conf, KEY_ARN, kms.url, certs.ca)
+    assert said == "a key of 32 bytes\n"
+
+
+def test_manual_page_is_the_readme(installed):
+    page = installed / "opt/x/share/man/man7/keyring_aws.7"
+    shown = run("man", "--warnings", "-E", "UTF-8", "-l", page, env={
+        "PATH": "/usr/bin:/bin", "MANWIDTH": "200", "LC_ALL": "C.UTF-8"})
+    assert shown.returncode == 0 and "warning" not in shown.stderr, shown.stderr
+    assert "keyring_aws - a keyring guarded by AWS KMS" in output("lexgrog", page)
+    for heading in re.findall(r"^##+ (.*)", README, re.M):
+        assert heading in shown.stdout
+    plain = re.sub(r"\s+", "", shown.stdout)
+    for cell in re.findall(r"\| ([^|`\n]{12,}?) (?=\|)", README):
+        assert re.sub(r"\s+", "", cell) in plain.replace("‐", ""), cell
+    assert "|" not in re.sub(r".*(\|\||#).*", "", shown.stdout)
+
+
+# ---- make deb --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def debs(tmp_path_factory):
+    """The packages, and a folder with both unpacked."""
+    made = make("deb").split()
+    folder = tmp_path_factory.mktemp("debian")
+    for deb in made:
+        output("dpkg-deb", "-x", deb, folder)
+    return {Path(deb).name.partition("_")[0]: Path(deb) for deb in made}, folder
+
+
+def test_packages_lay_down(debs):
+    packages, folder = debs
+    own, dev = f"{DOC}/keyring-aws-mysql", f"{DOC}/libkeyring-aws-dev"
+    assert files(folder) == {
+        PLUGIN, "usr/share/man/man7/keyring_aws.7.gz", f"{own}/copyright", f"{own}/changelog.gz",
+        f"{own}/examples/keyring_aws.cnf", f"{own}/examples/apparmor",
+        "usr/include/keyring_aws.h", "usr/share/pkgconfig/keyring_aws.pc", f"{dev}/copyright",
+        f"{dev}/changelog.gz"}
+    for deb in packages.values():
+        assert all(line.split()[1] == "root/root"
+                   for line in output("dpkg-deb", "-c", deb).splitlines())
+        assert output("dpkg-deb", "-f", deb, "Version").strip() == VERSION
+    depends = output("dpkg-deb", "-f", packages["keyring-aws-mysql"], "Depends")
+    assert set(re.findall(r"[a-z][\w-]+\d*(?= \()", depends)) == {"libc6", "libcurl4"}
+    page = gzip.decompress((folder / "usr/share/man/man7/keyring_aws.7.gz").read_bytes())
+    assert page == (TOP / "build" / "keyring_aws.7").read_bytes()
+
+
+def test_examples_are_the_readme_s(debs):
+    folder = debs[1] / DOC / "keyring-aws-mysql" / "examples"
+    for name, first, last in (("keyring_aws.cnf", "[mysqld]", "keyring_aws_region"),
+                              ("apparmor", "/var/lib/mysql-keyring/", "network inet6 stream,")):
+        lines = (folder / name).read_text().splitlines()
+        assert lines[0].startswith(first) and lines[-1].startswith(last)
+        assert all(f"{line}\n" in README for line in lines)
+
+
+def test_lintian_finds_no_error(debs):
+    done = run("lintian", "--allow-root", "--fail-on", "error", *debs[0].values())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("user", [True, False], ids=["mysql-is-there", "no-mysql"])
+def test_scripts_keep_the_folder(debs, tmp_path, user):
+    """Made for the server's account, never changed when it is there, removed only if empty."""
+    output("dpkg-deb", "-e", debs[0]["keyring-aws-mysql"], tmp_path / "control")
+    folder, bin_ = tmp_path / "mysql-keyring", tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "getent").write_text(f"#!/bin/sh\n[ \"$*\" = 'passwd mysql' ] && {str(user).lower()}\n")
+    (bin_ / "getent").chmod(0o755)
+
+    def script(name: str, *words: str) -> None:
+        text = (tmp_path / "control" / name).read_text()
+        assert "/var/lib/mysql-keyring" in text
+        text = text.replace("/var/lib/mysql-keyring", str(folder)).replace(
+            "-o mysql -g mysql", f"-o {getpass.getuser()} -g {output('id', '-gn').strip()}")
+        output("sh", "-eu", "-c", text, name, *words, env={"PATH": f"{bin_}:/usr/bin:/bin"})
+
+    script("postinst", "configure", "")
+    assert folder.exists() == user
+    script("postinst", "triggered", "/usr/sbin/mysqld")
+    assert folder.exists() == user
+    if not user:
+        return script("postrm", "purge")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o750
+    folder.chmod(0o700)
+    script("postinst", "configure", "1.0.0")
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    (folder / "keyring_aws_data").touch()
+    script("postrm", "purge")
+    assert (folder / "keyring_aws_data").exists()
+    (folder / "keyring_aws_data").unlink()
+    script("postrm", "remove")
+    assert folder.exists()
+    script("postrm", "purge")
+    assert not folder.exists()
+
+
+def test_packaged_library_works(debs, tmp_path):
+    (tmp_path / "program.c").write_text('#define KEYRING_AWS_IMPLEMENTATION\n'
+                                        '#include "keyring_aws.h"\n'
+                                        f'#include "{TOP}/tests/build/story.c"\n')
+    program = compile_with(debs[1], "usr", tmp_path / "program.c", tmp_path / "program")
+    conf = tmp_path / "conf"
+    conf.touch(mode=0o600)
+    conf.write_text("AKIDEXAMPLE\nsecret\n")
+    assert output(program, tmp_path / "data", conf) == "ok\n"
+
+
+def test_packaged_plugin_works_in_mysql(debs, certs):
+    """As its example says, but for the KMS key and the files' places."""
+    example = (debs[1] / DOC / "keyring-aws-mysql/examples/keyring_aws.cnf").read_text()
+    options = dict(re.split(r" *= *", line) for line in example.splitlines()[1:])
+    options["keyring_aws_cmk_id"], options["keyring_aws_region"] = KEY_ARN, KEY_ARN.split(":")[3]
+    with Emulator(*certs.good) as kms, MySQL(plugin=debs[1] / PLUGIN) as db:
+        conf = db.folder / "conf"
+        conf.touch(mode=0o600)
+        conf.write_text(f"{ACCESS_KEY_ID}\n{SECRET}\n")
+        options |= {"keyring_aws_conf_file": conf, "keyring_aws_endpoint": kms.url,
+                    "keyring_aws_data_file": db.folder / "keyring" / "data",
+                    "keyring_aws_ca_file": certs.ca}
+        db.start(*(f"--{name}={value}" for name, value in options.items()))
+        db.install_keyring_udf()
+        db.sql("SELECT keyring_key_generate('MyKey', 'AES', 32)")
+        assert db.sql("SELECT keyring_key_length_fetch('MyKey')") == [(32,)]
+        db.sql("CREATE DATABASE d")
+        db.sql("CREATE TABLE d.t (a INT) ENCRYPTION = 'Y'")
+        assert kms.count("Decrypt") > 0 and kms.crashes == []
