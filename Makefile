@@ -5,8 +5,7 @@
 CC         = cc
 CFLAGS     = -Os -g
 PREFIX     = /usr/local
-PLUGIN_DIR = $(shell mysql_config --plugindir 2>/dev/null || \
-                     echo /usr/lib/mysql/plugin)
+PLUGIN_DIR = /usr/lib/mysql/plugin
 PYTHON     = /usr/bin/python3
 FUZZ_S     = 60
 
@@ -63,19 +62,12 @@ check: build/keyring_aws.so
 	@$(PYTHON) tests/check_house.py
 
 # Searches for FUZZ_S seconds with each target; finds go to build/fuzz/.
-fuzz: need-test $(FUZZ:%=build/fuzz/%)
-	@for f in $(FUZZ:fuzz_%=%); do echo "== $$f"; \
-	    mkdir -p build/fuzz/corpus/$$f; \
-	    dict=$$(ls fuzz/$$f.dict 2>/dev/null); \
-	    build/fuzz/fuzz_$$f $${dict:+-dict=$$dict} -max_total_time=$(FUZZ_S) \
-	        -max_len=4096 -print_final_stats=1 -artifact_prefix=build/fuzz/ \
-	        build/fuzz/corpus/$$f fuzz/corpus/$$f 2>&1 | tail -n 8 || exit 1; \
-	done
+fuzz: need-test $(FUZZ:fuzz_%=search-%)
 
-build/fuzz/%: fuzz/%.c $(HEADER) $(wildcard fuzz/*.h)
-	@mkdir -p $(@D); echo "  $@"
-	@clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
-	    -fno-sanitize-recover=all -o $@ $< $(BEARSSL) -lcurl
+search-%: build/fuzz/fuzz_%
+	@mkdir -p build/fuzz/corpus/$* && cd build/fuzz && ./fuzz_$* \
+	    $(addprefix -dict=../../,$(wildcard fuzz/$*.dict)) -max_len=4096 \
+	    -max_total_time=$(FUZZ_S) corpus/$* ../../fuzz/corpus/$*
 
 coverage: need-test need-coverage
 	@$(PYTHON) tests/coverage.py
@@ -111,6 +103,10 @@ $T/secrets: tests/fault/secrets.c
 
 $T/fuzz/%: fuzz/%.c fuzz/main.c
 	$(call LINK,$(ASAN))
+
+build/fuzz/%: BY = clang
+build/fuzz/%: fuzz/%.c $(HEADER) $(wildcard fuzz/*.h)
+	$(call LINK,$(ASAN) -fsanitize=fuzzer)
 
 $T/%/keyring_aws.so: keyring_aws_plugin.c
 	$(call LINK,$(KIND) -shared -fPIC -fvisibility=hidden)

@@ -1096,9 +1096,9 @@ kaws__plat_pages_free(void *at, size_t len)
 }
 
 
-/* The function of that name that the code at `caller` calls: the first one in the
- * global scope of the process, as the linker does it, or else the one of its
- * own library's. NULL: there is none. */
+/* The function of that name that the code at `caller` calls: the first one in
+ * the global scope of the process, as the linker does it, or else the one of
+ * its own library's. NULL: there is none. */
 KAWS__MAYBE static void *
 kaws__plat_symbol(const char *name, void *caller)
 {

@@ -41,7 +41,7 @@ static struct fake fake;
 static disk_image  filled;        /* a keyring with the key "a", of 32 bytes  */
 static kaws_sealed given;         /* a blob, for those who want one           */
 static reply       replies[2];
-static int         how, requests, rotations;
+static int         how, requests, rotations, told_secret;
 
 
 /* ---- the world --------------------------------------------------------- */
@@ -399,8 +399,10 @@ check_words(const kaws_error *err, kaws_status status)
         HOLDS(*at >= 0x20 && *at <= 0x7e);
     for (at = fake.log; at != NULL && *at != '\0'; at++)
         HOLDS((*at >= 0x20 && *at <= 0x7e) || *at == '\n');
-    HOLDS(strstr(err->text, FAKE_SECRET) == NULL);
-    HOLDS(fake.log == NULL || strstr(fake.log, FAKE_SECRET) == NULL);
+    if (!told_secret) {           /* else it is KMS that says it             */
+        HOLDS(strstr(err->text, FAKE_SECRET) == NULL);
+        HOLDS(fake.log == NULL || strstr(fake.log, FAKE_SECRET) == NULL);
+    }
     fake_forget_log(&fake);
 }
 
@@ -460,6 +462,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (!begun)
         begin();
     begun = 1;
+    told_secret = memmem(data, size, FAKE_SECRET, strlen(FAKE_SECRET)) != NULL;
     call = (int)(fuzz_number(&in, 1) % CALLS);
     how = (int)fuzz_number(&in, 1);
     http = (int)fuzz_number(&in, 1);

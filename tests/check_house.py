@@ -302,7 +302,8 @@ def bearssl(source):
 def conditions(source):
     sender = [line for line, text in enumerate(source.lines, 1)
               if re.search(r"/\* built-in sender: (begin|end)\b", text)]
-    frame = r"\b(KEYRING_AWS_\w+|KAWS_\w+|__cplusplus|__GNUC__|_GNU_SOURCE|_FILE_OFFSET_BITS)\b"
+    frame = (r"\b(KEYRING_AWS_\w+|KAWS_\w+|__cplusplus|__GNUC__|_GNU_SOURCE|_FILE_OFFSET_BITS|"
+             r"_CRT_RAND_S)\b")
     for line, code in enumerate(source.code, 1):
         room = source.room_at(line)
         if re.match(r"\s*#\s*(if|elif)", code) and not (

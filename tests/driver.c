@@ -1,4 +1,4 @@
-/* The public API of keyring_aws.h as a command-line program, for tests/driver.py.
+/* The public API of keyring_aws.h as a command-line program: tests/driver.py's.
  *
  *     cc -o driver driver.c -l:libbearssl.a -lcurl
  *
@@ -51,7 +51,7 @@ static pthread_cond_t finished = PTHREAD_COND_INITIALIZER;
 static int running;               /* jobs on threads; `output` guards it      */
 
 
-/* ---- words ----------------------------------------------------------------- */
+/* ---- words ------------------------------------------------------------- */
 
 static void
 put_bytes(FILE *out, const void *data, size_t len)
@@ -150,7 +150,7 @@ on_log(void *ctx, int level, const char *line)
 }
 
 
-/* ---- life ------------------------------------------------------------------ */
+/* ---- life -------------------------------------------------------------- */
 
 /* open NAME=VALUE... with the members of kaws_config */
 static kaws_status
@@ -208,7 +208,7 @@ run_close(job *j)
 }
 
 
-/* ---- keys: KEY-ID USER-ID ... ---------------------------------------------- */
+/* ---- keys: KEY-ID USER-ID ... ------------------------------------------ */
 
 static kaws_name
 name_of(const job *j)
@@ -264,7 +264,7 @@ run_remove(job *j)
 }
 
 
-/* ---- walking ---------------------------------------------------------------- */
+/* ---- walking ----------------------------------------------------------- */
 
 /* KEY-ID USER-ID TYPE LENGTH ARN CREATED */
 static void
@@ -324,7 +324,7 @@ run_walk_end(job *j)
 }
 
 
-/* ---- what protects the keys -------------------------------------------------- */
+/* ---- what protects the keys -------------------------------------------- */
 
 static kaws_status
 run_use_kms_key(job *j)
@@ -389,7 +389,7 @@ run_stats(job *j)
 }
 
 
-/* ---- AWS KMS by itself: ... [NAME VALUE]... of the context ------------------- */
+/* ---- AWS KMS by itself: ... [NAME VALUE]... of the context ------------- */
 
 static const kaws_context *
 context_of(const job *j, size_t from, kaws_pair pairs[PAIRS],
@@ -514,7 +514,7 @@ run_kms_reencrypt(job *j)
 }
 
 
-/* ---- the rest ----------------------------------------------------------------- */
+/* ---- the rest ---------------------------------------------------------- */
 
 /* METHOD PATH QUERY REGION SERVICE BODY WHEN ID SECRET TOKEN HEADER...; gives
  * the Authorization header's value. */
@@ -602,7 +602,7 @@ static const command commands[] = {
 };
 
 
-/* ---- jobs ----------------------------------------------------------------------- */
+/* ---- jobs -------------------------------------------------------------- */
 
 static const char *
 status_word(kaws_status status)

@@ -15,7 +15,8 @@ PARTS = TOP / "tests" / "build"
 HEADER, PLUGIN = TOP / "keyring_aws.h", TOP / "keyring_aws_plugin.c"
 WARN = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Wsign-conversion",
         "-Wcast-qual", "-Wcast-align", "-Wundef", "-Wvla", "-Wformat=2", "-Wwrite-strings",
-        "-Wpointer-arith", "-Wswitch-enum", "-Wredundant-decls", "-Wmissing-declarations", "-Werror"]
+        "-Wpointer-arith", "-Wswitch-enum", "-Wredundant-decls",
+        "-Wmissing-declarations", "-Werror"]
 WARN_C = [*WARN, "-Wstrict-prototypes"]
 CURL = ["-lbearssl", "-lcurl"]
 C = ["c99", "c11", "c17", "c2x", "gnu99", "gnu11", "gnu17", "gnu2x"]

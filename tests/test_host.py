@@ -20,8 +20,9 @@ def run(emulator, certs, folder: Path, kind: str, host: str, *options: str,
     """Runs a host against the emulator; returns how many of its checks passed."""
     control = serve_control(emulator)
     done = subprocess.run(
-        [*under, BUILT / kind / host, BUILT / kind / "keyring_aws.so", folder, f"endpoint={emulator.url}",
-         f"control={control.server_address[1]}", f"ca_file={certs.ca}", *options],
+        [*under, BUILT / kind / host, BUILT / kind / "keyring_aws.so", folder,
+         f"endpoint={emulator.url}", f"control={control.server_address[1]}",
+         f"ca_file={certs.ca}", *options],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         timeout=600)
     control.shutdown()

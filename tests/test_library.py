@@ -21,7 +21,7 @@ EU = "eu-west-1"
 HOUR = 3600
 
 
-# ---- the story --------------------------------------------------------------------------------
+# ---- the story -----------------------------------------------------------------------------------
 
 
 def story(lib: Driver, restart, other_arn: str, far_arn: str, data) -> None:
@@ -99,7 +99,7 @@ def test_every_public_function_has_a_command():
     assert {name for name in names if not re.search(rf"\b{name}\(", driver_c)} == set()
 
 
-# ---- restart, second process, locks ---------------------------------------------------------------
+# ---- restart, second process, locks --------------------------------------------------------------
 
 
 def test_a_killed_process_loses_nothing(driver, settings):
@@ -181,7 +181,7 @@ def test_read_only(driver, settings):
     assert data.read_bytes() == before and data.stat().st_mtime_ns == stat.st_mtime_ns
 
 
-# ---- what protects the keys -----------------------------------------------------------------------
+# ---- what protects the keys ----------------------------------------------------------------------
 
 
 def test_rotation_renews_the_material(driver, emulator, settings):
@@ -244,7 +244,8 @@ def test_rewrap_near_keeps_keys_in_kms(driver, emulator, settings):
     lib.ok("use_kms_key", other)
     emulator.reset_log()
     lib.ok("rewrap")
-    assert emulator.count("ReEncrypt") == 5 and emulator.count("GenerateDataKeyWithoutPlaintext") == 1
+    assert emulator.count("ReEncrypt") == 5
+    assert emulator.count("GenerateDataKeyWithoutPlaintext") == 1
     assert emulator.count() == 6
     for each in emulator.log()["requests"]:
         if each["action"] == "ReEncrypt":
@@ -452,7 +453,7 @@ def test_without_a_kms_key_only_fetching(driver, settings):
     lib.ok("rewrap")
 
 
-# ---- credentials, clock, time ---------------------------------------------------------------------
+# ---- credentials, clock, time --------------------------------------------------------------------
 
 
 def test_credentials_renewed_in_the_conf_file(driver, emulator, conf):
@@ -588,7 +589,7 @@ def test_attempts(driver, emulator):
     assert stats["kms_time_us"] > 0
 
 
-# ---- connections ----------------------------------------------------------------------------------
+# ---- connections ---------------------------------------------------------------------------------
 
 
 def test_connections_are_kept_and_shared(driver, emulator):
@@ -622,7 +623,7 @@ def test_a_kept_connection_that_the_server_closed(driver, emulator):
     lib.fetch("a")
 
 
-# ---- names, sizes, numbers ------------------------------------------------------------------------
+# ---- names, sizes, numbers -----------------------------------------------------------------------
 
 
 def percent(data: bytes) -> str:
@@ -782,7 +783,7 @@ def test_a_walk_is_a_snapshot_and_outlives_the_ring(driver):
     lib.close()
 
 
-# ---- AWS KMS by itself ----------------------------------------------------------------------------
+# ---- AWS KMS by itself ---------------------------------------------------------------------------
 
 
 def test_kms_calls_without_a_file(driver, emulator, tmp_path):
@@ -847,7 +848,7 @@ def test_a_blob_belongs_to_its_name_and_file(driver, emulator, settings, tmp_pat
         assert (answer.status, answer.aws) == ("MISMATCH", "InvalidCiphertextException")
 
 
-# ---- how KMS may speak ----------------------------------------------------------------------------
+# ---- how KMS may speak ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", ["{}", "com.amazonaws.kms#{}", "{}:http://internal.amazon.com/",
@@ -882,7 +883,7 @@ def test_check_needs_the_right_to_open(driver, emulator):
     assert "kms:Decrypt" in answer.text
 
 
-# ---- arguments ------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------
 
 
 BAD = [("generate", "", None, "AES", 32), ("generate", None, None, "AES", 32),
@@ -913,7 +914,8 @@ def test_no_ring_at_all(driver_program):
     with Driver(driver_program) as lib:
         for command in (*BAD, ("check",), ("walk",), ("rotate",), ("rewrap",), ("reload_creds",),
                         ("fetch", "a", None), ("generate", "a", None, "AES", 32),
-                        ("kms_generate", 16, 1), ("kms_encrypt", b"x"), ("kms_decrypt", b"x", "", 9),
+                        ("kms_generate", 16, 1), ("kms_encrypt", b"x"),
+                        ("kms_decrypt", b"x", "", 9),
                         ("kms_reencrypt", b"x", "")):
             answer = lib.call(*command)
             assert answer.status == "ARGUMENT" and answer.text, command
@@ -942,7 +944,7 @@ def test_bad_settings(driver_program, settings, change, words):
         lib.close()
 
 
-# ---- the small functions --------------------------------------------------------------------------
+# ---- the small functions -------------------------------------------------------------------------
 
 
 def test_sign_agrees_with_botocore(driver_program):

@@ -45,7 +45,8 @@ def pkg_config(folder: Path, prefix: str, *words: str) -> list[str]:
 
 
 def compile_with(folder: Path, prefix: str, source: Path, out: Path) -> Path:
-    output("gcc", "-std=c99", "-Wall", "-Wextra", "-Werror", *pkg_config(folder, prefix, "--cflags"),
+    output("gcc", "-std=c99", "-Wall", "-Wextra", "-Werror",
+           *pkg_config(folder, prefix, "--cflags"),
            "-o", out, source, *pkg_config(folder, prefix, "--libs"))
     return out
 

@@ -22,7 +22,7 @@ MASK = 0xA5
 EU = "eu-west-1"
 
 
-# ---- the process that is searched -----------------------------------------------------------------
+# ---- the process that is searched ----------------------------------------------------------------
 
 
 def masked(data: bytes) -> str:
@@ -104,7 +104,7 @@ def nothing_is_found(process: Searched) -> None:
     assert [each for each in found if each not in places] == []
 
 
-# ---- memory ---------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------
 
 
 def test_the_search_finds_a_planted_copy(searched):

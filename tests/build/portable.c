@@ -16,7 +16,7 @@ static const struct {
     { "INNODBKey-1", "", "AES", "0123456789abcdef0123456789abcdef" },
     { "a", "someone@localhost", "SECRET", "correct horse" },
     { "\xc3\xa4 key, \"odd\"\n%", "\xff", "RSA", "x" },
-    { "long", "", "DSA", "a longer one, of no multiple of any word's size....." }
+    { "long", "", "DSA", "a longer one, of no multiple of any word's size...." }
 };
 
 

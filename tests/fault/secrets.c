@@ -54,21 +54,22 @@ answer(const char *text)
 }
 
 
-/* Reads a command without any buffer but our own. 0 at the end. */
+/* Reads a command without any buffer but our own: nobody sends the next one
+ * before the answer. 0 at the end. */
 static int
 read_command(void)
 {
     size_t len = 0;
+    ssize_t got = 1;
     char *at;
 
-    while (len < LINE - 1) {
-        if (read(STDIN_FILENO, line + len, 1) != 1)
-            return 0;
-        if (line[len] == '\n')
-            break;
-        len++;
+    while (got > 0 && len < LINE - 1 && (len == 0 || line[len - 1] != '\n')) {
+        got = read(STDIN_FILENO, line + len, LINE - 1 - len);
+        len += got > 0 ? (size_t)got : 0;
     }
-    line[len] = '\0';
+    if (len == 0 || line[len - 1] != '\n')
+        return 0;
+    line[len - 1] = '\0';
     count = 0;
     for (at = line; *at != '\0' && count < 24; count++) {
         words[count] = at;
@@ -161,7 +162,7 @@ take_line(char *text)
                        text[at] != '\0' ? text + at : "anonymous");
         *a = head;
     } else if (strncmp(text, "VmFlags:", 8) == 0 && area_count < 4095) {
-        memcpy(a->flags, text + 8, sizeof a->flags - 1);
+        (void)snprintf(a->flags, sizeof a->flags, "%.150s", text + 8);
         area_count++;
     }
 }
@@ -170,21 +171,24 @@ take_line(char *text)
 static void
 read_areas(void)
 {
-    char text[512];
+    static char text[1 << 20];
     size_t len = 0;
+    ssize_t got = 1;
+    char *at = text, *end;
     int fd = open("/proc/self/smaps", O_RDONLY);
 
-    area_count = 0;
-    while (fd >= 0 && read(fd, text + len, 1) == 1) {
-        if (text[len] == '\n' || len == sizeof text - 2) {
-            text[len] = '\0';
-            take_line(text);
-            len = 0;
-        } else {
-            len++;
-        }
+    while (got > 0) {
+        got = read(fd, text + len, sizeof text - 1 - len);
+        len += got > 0 ? (size_t)got : 0;
     }
     close(fd);
+    text[len] = '\0';
+    area_count = 0;
+    while ((end = strchr(at, '\n')) != NULL) {
+        *end = '\0';
+        take_line(at);
+        at = end + 1;
+    }
 }
 
 

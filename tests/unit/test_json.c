@@ -529,6 +529,8 @@ test_write_no_memory(void **state)
             write_all(&out);
         assert_true(out.failed);
         kaws__buf_free(&out);
+        kaws__json_name(&out, "of nothing");
+        assert_int_equal(out.len, 0);
     }
 }
 

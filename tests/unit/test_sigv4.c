@@ -583,6 +583,10 @@ test_all_counts(void **state)
     snprintf(first, sizeof first, "%s", sign(&q, creds));
     q.query = "";
     unit_same_text("an empty query is none", sign(&q, creds), first);
+    q.path = "/";
+    snprintf(first, sizeof first, "%s", sign(&q, creds));
+    q.path = "";
+    unit_same_text("an empty path is /", sign(&q, creds), first);
 }
 
 

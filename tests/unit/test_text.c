@@ -521,13 +521,13 @@ test_is_utf8(void **state)
 
 /* What the name would be if nothing had to be cut. */
 static size_t
-slow_show(char *out, const uint8_t *name, size_t len)
+slow_show(char *out, const uint8_t *name, size_t len, int quotes)
 {
     size_t i, n = 0;
 
     for (i = 0; i < len; i++) {
         int bare = name[i] >= ' ' && name[i] < 0x7f && name[i] != '\\' &&
-                   name[i] != '\'';
+                   (name[i] != '\'' || quotes);
         n += (size_t)snprintf(out + n, 5, bare ? "%c" : "\\x%02x", name[i]);
     }
     out[n] = '\0';
@@ -535,16 +535,18 @@ slow_show(char *out, const uint8_t *name, size_t len)
 }
 
 
+/* Of a name no quote is shown bare, of somebody's words it is. */
 static void
-check_show(const uint8_t *data, size_t len, size_t cap)
+check_show_as(const uint8_t *data, size_t len, size_t cap, int quotes)
 {
     static char whole[4 * 300 + 1];
-    size_t all = slow_show(whole, data, len), n, i;
+    size_t all = slow_show(whole, data, len, quotes), n, i;
     uint8_t *name = unit_exact(data, len);
     char *out = (char *)unit_exact(NULL, cap);
 
     memset(out, 0x01, cap);
-    assert_ptr_equal(kaws__text_show(out, cap, unit_bytes(name, len)), out);
+    assert_ptr_equal((quotes ? kaws__text_quote : kaws__text_show)(
+                         out, cap, unit_bytes(name, len)), out);
     assert_non_null(memchr(out, 0, cap));
     n = strlen(out);
     for (i = 0; i < n; i++)
@@ -555,6 +557,14 @@ check_show(const uint8_t *data, size_t len, size_t cap)
         unit_same("shown in part", out, n - 3, whole, n - 3);
     free(out);
     free(name);
+}
+
+
+static void
+check_show(const uint8_t *data, size_t len, size_t cap)
+{
+    check_show_as(data, len, cap, 0);
+    check_show_as(data, len, cap, 1);
 }
 
 
@@ -595,6 +605,8 @@ test_show_bytes(void **state)
     for (i = 0; i < UNIT_COUNT(cases); i++)
         unit_same_text("shown", kaws__text_show(out, sizeof out, kaws__buf_of(
                            cases[i].name)), cases[i].shown);
+    unit_same_text("quoted", kaws__text_quote(out, sizeof out, kaws__buf_of(
+                       "it's \\ \n")), "it's \\x5c \\x0a");
     unit_same_text("a NUL", kaws__text_show(out, sizeof out,
                                             unit_bytes("a\0b", 3)), "a\\x00b");
     for (c = 0; c < 256; c++) {

@@ -40,7 +40,7 @@ static jmp_buf cmocka_way_out;        /* of the test that runs                */
 static cmocka_result cmocka_outcome;
 
 
-/* ---- words ---------------------------------------------------------------- */
+/* ---- words ------------------------------------------------------------- */
 
 __attribute__((format(printf, 1, 2)))
 CMOCKA_STANDIN void
@@ -69,7 +69,7 @@ print_error(const char *format, ...)
 }
 
 
-/* ---- the end of a test ---------------------------------------------------- */
+/* ---- the end of a test ------------------------------------------------- */
 
 __attribute__((noreturn))
 CMOCKA_STANDIN void
@@ -188,7 +188,7 @@ cmocka_judge_memory(const void *a, const void *b, size_t size, int alike,
     cmocka_judge_memory(a, b, size, 0, cmocka_place)
 
 
-/* ---- running --------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------- */
 
 #define cmocka_unit_test(f) { #f, f, NULL, NULL, NULL }
 #define cmocka_unit_test_setup(f, setup) { #f, f, setup, NULL, NULL }

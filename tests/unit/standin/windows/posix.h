@@ -1,0 +1,81 @@
+/* posix.h - what of POSIX the tests use and Windows has not, or has otherwise
+ *
+ * Included ahead of everything in a test that is compiled for Windows. It is
+ * for the tests only: the product has its own Windows section in room plat.
+ */
+
+#if !defined(KAWS_STANDIN_POSIX_H)
+#define KAWS_STANDIN_POSIX_H
+
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#define _CRT_RAND_S
+#define __USE_MINGW_ANSI_STDIO 1
+
+#include <direct.h>
+#include <io.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <time.h>
+#include <unistd.h>
+#include <dirent.h>
+
+#define POSIX static __attribute__((unused))
+
+#define mkdir(path, mode) ((void)(mode), _mkdir(path))
+
+
+POSIX char *
+mkdtemp(char *path)
+{
+    size_t len = strlen(path);
+    unsigned chance, i;
+    int tries = 0;
+
+    do {
+        if (rand_s(&chance) != 0)
+            return NULL;
+        for (i = 1; i <= 6; i++, chance /= 16)
+            path[len - i] = "0123456789abcdef"[chance % 16];
+        if (_mkdir(path) == 0)
+            return path;
+    } while (++tries < 100);
+    return NULL;
+}
+
+
+POSIX void *
+memmem(const void *in, size_t in_len, const void *what, size_t len)
+{
+    const char *at = in;
+    size_t i;
+
+    for (i = 0; i + len <= in_len; i++)
+        if (memcmp(at + i, what, len) == 0)
+            return (void *)(uintptr_t)(at + i);
+    return NULL;
+}
+
+
+POSIX int
+setenv(const char *name, const char *value, int over)
+{
+    return over || getenv(name) == NULL ? _putenv_s(name, value) : 0;
+}
+
+
+POSIX int
+unsetenv(const char *name)
+{
+    return _putenv_s(name, "");
+}
+
+
+/* The last six folders of a path are enough; a fake has one level. */
+#define realpath(path, out) _fullpath(out, path, PATH_MAX)
+
+#endif
