@@ -10,7 +10,6 @@ PYTHON     = /usr/bin/python3
 FUZZ_S     = 60
 
 # Nothing below needs changing.
-
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
 
 STRICT  = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
