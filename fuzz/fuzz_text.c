@@ -130,17 +130,18 @@ try_percent(kaws_bytes in, int (*keep)(int), const char *kept)
 
 /* For a log: nothing but printable ASCII, whole or cut with three dots. */
 static void
-try_show(kaws_bytes in)
+try_show(kaws_bytes in, const char *(*show)(char *, size_t, kaws_bytes),
+         int also)
 {
     size_t cap = 8 + (in.len > 0 ? in.at[0] : 0), i, used = 0;
     char *out = malloc(cap), *whole = malloc(4 * in.len + 1);
 
     HOLDS(out != NULL && whole != NULL);
-    HOLDS(kaws__text_show(out, cap, in) == out && strlen(out) < cap);
+    HOLDS(show(out, cap, in) == out && strlen(out) < cap);
     for (i = 0; i < in.len; i++) {
         int c = in.at[i];
         used += (size_t)snprintf(whole + used, 5, c < 0x20 || c > 0x7e ||
-                                 c == '\'' || c == '\\' ? "\\x%02x" : "%c", c);
+                                 c == also || c == '\\' ? "\\x%02x" : "%c", c);
     }
     whole[used] = '\0';
     if (strcmp(out, whole) != 0) {
@@ -316,7 +317,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     try_percent(in, kaws__ring_printable, " !\"#$&'()*+,-./0123456789:;<=>?@"
                 "ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz"
                 "{|}~");
-    try_show(in);
+    try_show(in, kaws__text_show, '\'');
+    try_show(in, kaws__text_quote, '\\');
     try_number(in);
     try_date((int64_t)(fuzz_number(&rest, 5) % UINT64_C(253402300800)));
     start.len = start.len < 29 ? start.len : 29;

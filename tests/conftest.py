@@ -12,6 +12,8 @@ LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
 
 
 def pytest_configure(config) -> None:
+    from servers import tree
+    tree()                   # before botocore is looked for: the emulator takes it from there
     config.addinivalue_line("markers", "long: runs only with KAWS_LONG=1 in the environment")
 
 

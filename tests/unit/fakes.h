@@ -701,8 +701,11 @@ fake_bend(const fake_script *s, kaws__buf *out, kaws_reply *r)
 {
     kaws__buf bent = { NULL, NULL, 0, 0, 0 };
     size_t from = s->from != NULL ? strlen(s->from) : 0, before;
-    uint8_t *found = from > 0 ? memmem(out->at, out->len, s->from, from) : NULL;
+    uint8_t *found = NULL;
 
+    for (before = 0; from > 0 && before + from <= out->len; before++)
+        if (found == NULL && memcmp(out->at + before, s->from, from) == 0)
+            found = out->at + before;
     kaws__buf_init(&bent, &fake_plain);
     if (s->error != NULL) {
         kaws__buf_text(&bent, "{\"__type\":\"");
@@ -791,6 +794,7 @@ fake_init(struct fake *f)
         { FAKE_WEST, "alias/app" }, { FAKE_FOREIGN, "" }
     };
     const char *tmp = getenv("TMPDIR");
+    unsigned n = 0;
     size_t i;
 
     memset(f, 0, sizeof *f);
@@ -798,9 +802,10 @@ fake_init(struct fake *f)
     pthread_mutex_init(&f->memory_lock, NULL);
     if (tmp == NULL)                      /* where syncs cost nothing         */
         tmp = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
-    (void)snprintf(f->dir, sizeof f->dir, "%s/kaws-XXXXXX", tmp);
-    if (mkdtemp(f->dir) == NULL)
-        abort();
+    do {
+        (void)snprintf(f->dir, sizeof f->dir, "%s/kaws-%ld-%u", tmp,
+                       (long)getpid(), n++);
+    } while (mkdir(f->dir, 0700) != 0 && errno == EEXIST);
     (void)snprintf(f->conf, sizeof f->conf, "%s/conf", f->dir);
     (void)snprintf(f->data, sizeof f->data, "%s/data", f->dir);
     fake_write_conf(f, FAKE_ID "\n" FAKE_SECRET "\n");

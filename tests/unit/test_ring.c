@@ -624,13 +624,19 @@ test_built_in_hooks(void **state)
     kaws_stats stats;
 
     memset(&w->cfg.hooks, 0, sizeof w->cfg.hooks);
+#if defined(KEYRING_AWS_NO_CURL)
+    EXPECT(w, KAWS_CONFIG, "hooks.send has to be set",
+           kaws_open(&w->ring, &w->cfg, &w->err));
+    w->cfg.hooks.send = w->f.hooks.send;
+    w->cfg.hooks.ctx = &w->f;
+    w->f.scripts[0] = (fake_script){ .no_reply = "127.0.0.1:1", .times = 9 };
+#endif
     w->cfg.endpoint = "http://127.0.0.1:1";
     w->cfg.timeout_ms = 300;
     world_open(w);
     EXPECT(w, KAWS_NETWORK, "127.0.0.1:1", generate(w, "k"));
     kaws_get_stats(w->ring, &stats);
     assert_true(stats.kms_requests >= 1);
-    assert_int_equal(w->f.requests, 0);
     assert_int_equal(w->f.allocs, 0);
     world_reopen(w);
     assert_int_equal(keys_of(w), 0);

@@ -1,0 +1,26 @@
+"""A short set of tests on a 32-bit and on a big-endian machine; `make test-arch` runs all of them."""
+
+import functools
+
+import arch
+import pytest
+
+SHORT = [f"unit/test_{room}" for room in ("text", "json", "crypto", "sigv4", "file", "store", "ring")]
+
+prepared = functools.lru_cache(arch.prepare)
+
+
+@pytest.mark.parametrize("test", [*SHORT, "data_file"])
+@pytest.mark.parametrize("name", ["armhf", "s390x"])
+def test_machine(name, test):
+    prepared(name)
+    passed, failed, text = arch.perform(name, test)
+    print(f"{passed} passed, {failed} failed")
+    assert failed == 0 and passed > 0, text
+
+
+def test_each_machine_has_its_tests():
+    for name in arch.MACHINES:
+        found = arch.tests(name)
+        assert len(found) >= 10 and "data_file" in found
+        assert ("host_57" in found) == bool(arch.machine(name).suite)
