@@ -13,7 +13,7 @@ FUZZ_S     = 60
 MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 1)
 
 STRICT  = -std=c99 -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Werror
-BEARSSL = -l:libbearssl.a -Wl,--exclude-libs,ALL
+BEARSSL = -l:libbearssl.a -Wl,--exclude-libs,ALL -Wl,-z,now
 ASAN    = -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 TSAN    = -O1 -g -fsanitize=thread
 KIND    = $(if $(findstring /asan/,$@),$(ASAN),$(if $(findstring /tsan/,$@),\

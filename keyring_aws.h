@@ -123,6 +123,8 @@
  * libcurl's buffers are written over. OpenSSL is told to wipe its own; other
  * TLS libraries cannot be told. tests/fault/secrets.c searches the memory of a
  * whole process, with the real libcurl and OpenSSL, after each operation.
+ * It is linked with -z now: the dynamic linker's first call of a function would
+ * otherwise save registers, and pieces of a key in them, on the stack.
  * What cannot be promised: that registers, the kernel's buffers or a debugger
  * hold no copy, or that a failed transfer left none in libcurl until its next.
  *

@@ -35,7 +35,7 @@ def build_c(source: str) -> Path:
     program = BUILD / "tests" / path.stem
     command = [*shlex.split(os.environ.get("CC", "cc")), "-std=c99", "-O1", "-g", "-Wall",
                "-Wextra", *shlex.split(os.environ.get("CFLAGS", "")), "-o", f"{program}.new",
-               str(path), "-l:libbearssl.a", "-lcurl", "-lpthread", "-ldl"]
+               str(path), "-l:libbearssl.a", "-lcurl", "-lpthread", "-ldl", "-Wl,-z,now"]
     made_by, note = " ".join(command), program.with_suffix(".made")
     program.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{program}.lock", "w", encoding="ascii") as lock:

@@ -1,11 +1,12 @@
-"""A short set of tests on a 32-bit and on a big-endian machine; `make test-arch` runs all of them."""
+"""A short set of tests on a 32-bit and a big-endian machine; `make test-arch` runs all of them."""
 
 import functools
 
 import arch
 import pytest
 
-SHORT = [f"unit/test_{room}" for room in ("text", "json", "crypto", "sigv4", "file", "store", "ring")]
+SHORT = [f"unit/test_{room}"
+         for room in ("text", "json", "crypto", "sigv4", "file", "store", "ring")]
 
 prepared = functools.lru_cache(arch.prepare)
 

@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 #define _CRT_RAND_S
+#define WIN32_LEAN_AND_MEAN      /* else `small` is a macro */
 #define __USE_MINGW_ANSI_STDIO 1
 
 #include <direct.h>
