@@ -278,3 +278,183 @@ def test_credentials_that_were_replaced(searched, emulator, conf):
     conf.write_text(f"AKIDNEW\n{new} two words\n")
     assert "line 2" in searched.fail("reload_creds")
     assert searched.find() == places
+
+
+# ---- words ----------------------------------------------------------------------------------------
+
+
+TOKEN = "FwoGZXIvYXdzEXAMPLE/token/" + "aB3+" * 100
+EVERY_COMMAND = (("check",), ("generate", "g", None, "AES", 32),
+                 ("store", "s", None, "SECRET", b"correct horse battery staple"),
+                 ("fetch", "there", None), ("rewrap",), ("rotate",))
+TYPES = ("AccessDeniedException", "NotFoundException", "DisabledException",
+         "KMSInvalidStateException", "InvalidArnException", "InvalidKeyUsageException",
+         "UnsupportedOperationException", "LimitExceededException", "ConflictException",
+         "ValidationException", "InvalidSignatureException", "UnrecognizedClientException",
+         "ExpiredTokenException", "SerializationException", "ThrottlingException",
+         "KMSInternalException", "InvalidCiphertextException", "SomethingNewException")
+
+
+class Echo:
+    """An emulator whose errors repeat what they were sent, in part or whole."""
+
+    def __init__(self, emulator):
+        self.emulator, self.sent = emulator, []
+        self.reply_to = emulator.reply_to
+        emulator.reply_to = self
+
+    def __call__(self, request, record):
+        self.sent.append(request)
+        if self.kind is None:
+            return self.reply_to(request, record)
+        signature = request.get("authorization")
+        body = request.body.decode("utf-8", "replace").rstrip()
+        message = {"body": f"you sent {body}", "token": f"token {request.get(TOKEN_HEADER)}?",
+                   "part": f"{request.get(TOKEN_HEADER)[40:70]} is too old",
+                   "signature": f"the signature {signature[-64:]}",
+                   "authorization": signature, "plaintext": self.plaintext(body)}[self.what]
+        return reply_of(self.kind, message)
+
+    @staticmethod
+    def plaintext(body: str) -> str:
+        plain = json.loads(body).get("Plaintext", "")
+        return f"Value '{base64.b64decode(plain).decode('latin-1')}' ({plain}) is not good"
+
+
+TOKEN_HEADER = "x-amz-security-token"
+
+
+def reply_of(kind: str, message: str):
+    from kms_emulator import KmsError, error_reply
+    return error_reply(KmsError(kind, message), "{}")
+
+
+@pytest.fixture
+def with_token(emulator, conf):
+    emulator.add_user("ASIATOKEN", SECRET, ACCOUNT, token=TOKEN)
+    write_conf(conf, "ASIATOKEN", SECRET, TOKEN)
+
+
+def pieces(secret: str, size: int = 12) -> list:
+    return [secret[at:at + size] for at in range(0, len(secret) - size + 1)]
+
+
+@pytest.mark.parametrize("what", ["body", "token", "part", "signature", "authorization",
+                                  "plaintext"])
+def test_kms_repeats_secrets(emulator, with_token, driver, what):
+    """Neither errors, nor log lines, nor figures hold a piece of one."""
+    lib = driver(timeout_ms=300, max_attempts=1)
+    lib.ok("store", "there", None, "SECRET", b"correct horse battery staple")
+    key = lib.fetch("there")
+    echo = Echo(emulator)
+    echo.what, words = what, []
+    for echo.kind in TYPES:
+        for command in EVERY_COMMAND:
+            answer = lib.call(*command)
+            assert answer.status != "OK" and echo.kind in (answer.aws, answer.aws + "Exception")
+            words += [answer.text, answer.aws, answer.request_id]
+    echo.kind = None
+    words += [line for _, line in lib.logs] + [str(lib.stats()), lib.stderr()]
+    said = "\n".join(words)
+    signatures = {request.get("authorization")[-64:] for request in echo.sent}
+    encoded = base64.b64encode(key).decode()
+    for secret in (SECRET, TOKEN, key.decode(), encoded, *signatures):
+        assert not [each for each in pieces(secret) if each in said]
+    assert not re.search(r"Signature=|Credential=|(?<!Without)Plaintext", said)
+
+
+def test_a_message_without_secrets_is_shown(emulator, driver):
+    lib = driver()
+    emulator.fault("Decrypt", "error", type="AccessDeniedException",
+                   message="User: arn:aws:iam::111122223333:user/me\n\x1b[31m may not 'do' that")
+    lib.ok("generate", "a", None, "AES", 32)
+    answer = lib.call("fetch", "a", None)
+    assert "User: arn:aws:iam::111122223333:user/me\\x0a\\x1b[31m may not 'do' that" in (
+        answer.text)
+
+
+def test_replies_are_not_shown(emulator, driver):
+    """A reply that makes no sense may hold a key."""
+    lib = driver()
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    encoded = base64.b64encode(key).decode()
+    for what, options in FETCH_FAULTS[3:]:
+        lib.ok("use_timeouts", 0, 300)
+        emulator.fault("Decrypt", what, times=0, **options)
+        answer = lib.call("fetch", "a", None)
+        emulator.clear_faults()
+        said = answer.text + str(lib.logs)
+        assert answer.status != "OK" and not [each for each in pieces(encoded) if each in said]
+
+
+def test_bad_conf_files_are_not_shown(driver, conf):
+    lib = driver()
+    for text in (f"AKID\n{SECRET} {SECRET}\n", f"{SECRET}\n", f"AKID\n{SECRET}\n{TOKEN} x\n",
+                 f"AKID\n{SECRET}\n\n{TOKEN}\n", SECRET * 300, f"AK\x01ID\n{SECRET}\n"):
+        conf.write_text(text)
+        answer = lib.call("reload_creds")
+        assert answer.status == "CONFIG"
+        said = answer.text + str(lib.logs)
+        assert not [each for secret in (SECRET, TOKEN) for each in pieces(secret) if each in said]
+
+
+# ---- files and surroundings -----------------------------------------------------------------------
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_modes(driver, settings, umask):
+    """Whatever the umask is: nobody else may read, and the folder is the owner's and group's."""
+    data, before = settings["data_file"], os.umask(umask)
+    try:
+        lib = driver()
+        lib.ok("generate", "a", None, "AES", 32)
+        lib.ok("generate", "b", None, "AES", 32)
+        lib.ok("remove", "a", None)     # replaces the file
+        lib.ok("rewrap")
+    finally:
+        os.umask(before)
+    assert mode(data.parent) == 0o750 & ~umask
+    assert {each.name: mode(each) for each in data.parent.iterdir()} == {
+        "data": 0o600, "data.lock": 0o600}
+    lib.close()
+    assert mode(data) == 0o600
+
+
+@pytest.mark.parametrize("bits, warned", [(0o600, False), (0o400, False), (0o640, True),
+                                          (0o604, True), (0o644, True)])
+def test_a_conf_file_that_others_may_read(driver, conf, bits, warned):
+    conf.chmod(bits)
+    lib = driver()
+    assert bool(lib.said(re.escape(str(conf)) + ".*may be read by others", 1)) == warned
+    lib.ok("check")
+
+
+def test_a_data_file_that_others_may_read(driver, settings):
+    driver().close()
+    settings["data_file"].chmod(0o644)
+    assert driver().said("data file.*may be read by others", 1)
+    settings["data_file"].chmod(0o666)
+    assert driver().said("data file.*may be written by others", 1)
+
+
+def test_sslkeylogfile_is_warned_of(driver, tmp_path):
+    assert driver(env={"SSLKEYLOGFILE": str(tmp_path / "keys")}).said("SSLKEYLOGFILE.*unset it", 1)
+    assert not driver().said("SSLKEYLOGFILE")
+
+
+def test_the_file_holds_ciphertext_only(driver, settings):
+    lib = driver()
+    keys = [os.urandom(32) for _ in range(3)]
+    for number, key in enumerate(keys):
+        lib.ok("store", f"k{number}", None, "AES", key)
+    lib.ok("rewrap")
+    lib.close()
+    whole = b"".join(each.read_bytes() for each in settings["data_file"].parent.iterdir())
+    for secret in (*keys, SECRET.encode()):
+        for name, form in forms(secret).items():
+            assert not [at for at in range(0, len(form) - 15, 8) if form[at:at + 16] in whole], name

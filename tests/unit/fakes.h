@@ -302,6 +302,7 @@ fake_read_context(fake_ask *ask, kaws__json *j, uint8_t digest[32])
 {
     kaws_bytes pairs[32][2], head;
     kaws__sha256 hash;
+    uint8_t size[2];
     size_t n = 0, i;
 
     kaws__json_take(j, '{', "a brace");
@@ -321,7 +322,9 @@ fake_read_context(fake_ask *ask, kaws__json *j, uint8_t digest[32])
     for (i = 0; i < 2 * n; i++) {
         head.at = pairs[i / 2][i % 2].at;
         head.len = pairs[i / 2][i % 2].len;
-        kaws__crypto_update(&hash, &head.len, sizeof head.len);
+        size[0] = (uint8_t)head.len;      /* the same on every machine       */
+        size[1] = (uint8_t)(head.len >> 8);
+        kaws__crypto_update(&hash, size, sizeof size);
         kaws__crypto_update(&hash, head.at, head.len);
     }
     kaws__crypto_out(&hash, digest);

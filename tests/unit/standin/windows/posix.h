@@ -10,7 +10,6 @@
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 #define _CRT_RAND_S
-#define WIN32_LEAN_AND_MEAN      /* else `small` is a macro */
 #define __USE_MINGW_ANSI_STDIO 1
 
 #include <direct.h>
@@ -24,6 +23,11 @@
 #include <time.h>
 #include <unistd.h>
 #include <dirent.h>
+#include <windows.h>
+
+#undef far                        /* words that our tests use as names       */
+#undef near
+#undef small
 
 #define POSIX static __attribute__((unused))
 
@@ -75,8 +79,5 @@ unsetenv(const char *name)
     return _putenv_s(name, "");
 }
 
-
-/* The last six folders of a path are enough; a fake has one level. */
-#define realpath(path, out) _fullpath(out, path, PATH_MAX)
 
 #endif
