@@ -1,9 +1,10 @@
-"""The library against moto, a KMS that nobody here wrote, over TLS, its signature checks on."""
+"""Library and plugin against moto, a KMS that nobody here wrote, over TLS, its signature checks on."""
 
 import pytest
 
 from conftest import write_conf
 from driver import Driver
+from mysql_fixtures import Stage
 from servers import Moto
 from test_library import EU, story
 
@@ -95,3 +96,25 @@ def test_no_such_key(moto, ring):
     answer = lib.call("use_kms_key", gone)
     assert (answer.status, answer.aws) == ("KMS_KEY", "NotFoundException")
     lib.ok("check")
+
+
+def test_the_plugin_in_a_real_server(moto):
+    """Keys, an encrypted table, both functions and a restart, the same as with our emulator."""
+    stage = Stage(cmk_id=moto.key_arn, endpoint=moto.url, timeout=30000)
+    with stage:
+        stage.write_conf(moto.access_key_id, moto.secret)
+        stage.start().install_functions()
+        assert stage.generate("made") == 1 and stage.store("mine", "SECRET", b"correct horse") == 1
+        made = stage.fetch("made")
+        assert len(made) == 32 and stage.fetch("mine") == b"correct horse"
+        stage.sql("CREATE DATABASE d")
+        stage.sql("CREATE TABLE d.t (a INT PRIMARY KEY) ENCRYPTION = 'Y'")
+        stage.sql("INSERT INTO d.t VALUES (42)")
+        stage.sql("ALTER INSTANCE ROTATE INNODB MASTER KEY")
+        assert stage.one("SELECT keyring_aws_rotate_cmk()") == 1
+        before = stage.entries()
+        assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
+        assert all(entry.blob != before[name].blob for name, entry in stage.entries().items())
+        stage.restart()
+        assert stage.one("SELECT a FROM d.t") == 42 and stage.fetch("made") == made
+        assert stage.remove("mine") == 1 and stage.fetch("mine") is None
