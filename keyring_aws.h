@@ -5072,15 +5072,14 @@ kaws__kms_nonsense(const kaws__call *c, const char *why, kaws_error *err)
 {
     char id[64];
 
+    kaws__text_show(id, sizeof id, kaws__buf_of(c->r.request_id));
     if (err != NULL) {
         err->http = c->r.http;
-        memcpy(err->request_id, c->r.request_id, sizeof err->request_id);
+        memcpy(err->request_id, id, sizeof err->request_id);
     }
     return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
                          "sense (HTTP %d, request id %s): %s", c->host,
-                         c->action, c->r.http,
-                         kaws__text_show(id, sizeof id,
-                                         kaws__buf_of(c->r.request_id)), why);
+                         c->action, c->r.http, id, why);
 }
 
 
@@ -8120,8 +8119,7 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
     if (ring == NULL || walk == NULL)
         return kaws__ring_argument("ring and walk must not be NULL", err);
     kaws__plat_lock(&ring->lock);
-    /* A record's texts are shorter than the record, its four NULs included:
-     * the fixed part alone is longer than those. */
+    /* Of each record four texts, and their NULs. */
     for (i = 0; i < ring->cache.count; i++)
         size += sizeof(kaws_entry_info) + ring->cache.entries[i]->record[9] +
                 ring->cache.entries[i]->record[10] +

@@ -56,11 +56,12 @@ MACHINES = {
                        ("gcc-mingw-w64-x86-64-win32", "wine64")),
 }
 
-# Tests that a machine cannot have: test_http talks to libcurl; the others replace POSIX's own calls
-# (test_windows.c is in their place), or are of the plugin's world.
+# Tests that a machine cannot have: http's talk to libcurl, and creds, file and ring make links and
+# pipes, or replace POSIX's own file calls; there story, data_file and the fault tests do that work.
 LEFT_OUT = {
     "musl": {"unit/test_http"},
-    "windows": {"unit/test_http", "unit/test_plat", "unit/test_file"},
+    "windows": {"unit/test_http", "unit/test_creds", "unit/test_file", "unit/test_ring",
+                "fault/test_crash", "fault/test_disk_errors", "fault/test_hostile"},
 }
 
 
@@ -172,14 +173,17 @@ def command(name: str, program: Path, *words: object) -> list[str]:
     return [*filter(None, [one.runner]), *root, str(program), *map(str, words)]
 
 
+def environment() -> dict[str, str]:
+    return servers.clean_environment({"WINEDEBUG": "-all",
+                                      "WINEPREFIX": str(TOP / "build" / "arch" / "wine")})
+
+
 def run(name: str, program: Path, *words: object, timeout: float = 1200) -> tuple[int, int, str]:
     """How many checks passed and failed, and what was printed."""
     tree = TOP if machine(name).suite else STANDALONE
-    env = {**servers.clean_environment(), "WINEDEBUG": "-all", "WINEPREFIX": str(
-        TOP / "build" / "arch" / "wine")}
     try:
-        done = subprocess.run(command(name, program, *words), cwd=tree, env=env, timeout=timeout,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        done = subprocess.run(command(name, program, *words), cwd=tree, env=environment(),
+                              timeout=timeout, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, check=False)
         text, code = done.stdout.decode(errors="replace"), done.returncode
     except subprocess.TimeoutExpired as late:
@@ -195,14 +199,12 @@ def run(name: str, program: Path, *words: object, timeout: float = 1200) -> tupl
 
 
 def tests(name: str) -> list[str]:
-    """unit/test_text, fault/test_crash, ... host_57, ... data_file."""
+    """unit/test_text, fault/test_crash, ... host_57, ... story, data_file."""
     found = [path.removeprefix(f"{TOP}/tests/").removesuffix(".c") for path in sorted(
         glob.glob(f"{TOP}/tests/unit/test_*.c") + glob.glob(f"{TOP}/tests/fault/test_*.c"))]
-    if name == "windows":
-        found = [each for each in found if each.startswith("unit/")]
     found = [each for each in found if each not in LEFT_OUT.get(name, ())]
     hosts = ["host_57", "host_80", "host_unknown"] if machine(name).suite else []
-    return [*found, *hosts, "data_file"]
+    return [*found, *hosts, "story", "data_file"]
 
 
 def perform(name: str, test: str) -> tuple[int, int, str]:
@@ -212,6 +214,8 @@ def perform(name: str, test: str) -> tuple[int, int, str]:
             return host(name, test)
         if test == "data_file":
             return data_file(name)
+        if test == "story":
+            return story(name)
         return run(name, compiled(name, f"{test}.c"))
     except Failed as failed:
         return 0, 1, str(failed)
@@ -238,6 +242,18 @@ def host(name: str, test: str) -> tuple[int, int, str]:
                    "threads=8", "rounds=10")
 
 
+def story(name: str) -> tuple[int, int, str]:
+    """The small program of the tests of building; it needs no libcurl to run."""
+    program = compiled(name, "build/story.c", "tests/build/implementation.c", "-I.")
+    with tempfile.TemporaryDirectory() as work:
+        conf = Path(work, "conf")
+        conf.touch(mode=0o600)
+        conf.write_text("AKIDEXAMPLE\nsecret\n")
+        _, _, text = run(name, program, Path(work, "data"), conf)
+    good = text.startswith("ok")
+    return int(good), int(not good), text
+
+
 def data_file(name: str) -> tuple[int, int, str]:
     """A keyring written there is, byte for byte, the one written here; each opens the other's."""
     programs = {"there": command(name, compiled(name, "build/portable.c")),
@@ -249,6 +265,7 @@ def data_file(name: str) -> tuple[int, int, str]:
                                  ("read", "there", "here"), ("read", "here", "there")):
             folders[whose].mkdir(exist_ok=True)
             done = subprocess.run([*programs[who], verb, folders[whose]], text=True, check=False,
+                                  env=environment(), stdin=subprocess.DEVNULL,
                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
             said += f"{verb} {who} the file of {whose}: {done.stdout}"
             passed += done.returncode == 0

@@ -73,6 +73,23 @@ setenv(const char *name, const char *value, int over)
 }
 
 
+/* Replaces, as POSIX's does, and waits for who has the other one open. */
+POSIX int
+posix_rename(const char *from, const char *to)
+{
+    int tries = 0;
+
+    while (!MoveFileExA(from, to, MOVEFILE_REPLACE_EXISTING)) {
+        if (GetLastError() != ERROR_ACCESS_DENIED || ++tries == 100)
+            return -1;
+        Sleep(1);
+    }
+    return 0;
+}
+
+#define rename(from, to) posix_rename(from, to)
+
+
 POSIX int
 unsetenv(const char *name)
 {
