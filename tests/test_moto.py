@@ -1,4 +1,4 @@
-"""Library and plugin against moto, a KMS that nobody here wrote, over TLS, its signature checks on."""
+"""Library and plugin against moto, a KMS that nobody here wrote: TLS, signature checks on."""
 
 import pytest
 

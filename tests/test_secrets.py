@@ -280,7 +280,7 @@ def test_credentials_that_were_replaced(searched, emulator, conf):
     assert searched.find() == places
 
 
-# ---- words ----------------------------------------------------------------------------------------
+# ---- words ---------------------------------------------------------------------------------------
 
 
 TOKEN = "FwoGZXIvYXdzEXAMPLE/token/" + "aB3+" * 100
@@ -399,7 +399,7 @@ def test_bad_conf_files_are_not_shown(driver, conf):
         assert not [each for secret in (SECRET, TOKEN) for each in pieces(secret) if each in said]
 
 
-# ---- files and surroundings -----------------------------------------------------------------------
+# ---- files and surroundings ----------------------------------------------------------------------
 
 
 def mode(path) -> int:
