@@ -26,9 +26,9 @@ from conftest import LONG, write_conf
 from driver import Driver
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, KEY_ID, OTHER_ACCOUNT, REGION, SECRET
 
-LONG_MS = 4000                      # the time budget of a KMS call: nobody should need it
+LONG_MS = 20000                     # the time budget of a KMS call: nobody should need it
 SHORT_MS = 300                      # where it is to run out
-MARGIN_MS = 500                     # for a loaded machine
+MARGIN_MS = 1000                    # for a loaded machine
 HOUR = 3600
 TRIES = 3
 
@@ -138,6 +138,7 @@ class Fault:
     budget_ms: int = LONG_MS
     connect_ms: int = LONG_MS
     limit_ms: int = 0               # how long it may take, if not budget_ms
+    least_ms: int = 0               # how long it has to take
     aws: str = None
     http: int = None
 
@@ -697,7 +698,9 @@ EDITS = [
 ]
 
 FEW = ("fetch", "rotate") if not LONG else NAMES        # for what waits, and differs in name only
-LATER, SLOW, FINAL = TRIES, None, 1     # how often it is sent; SLOW: as the time allows
+LATER, SLOW, FINAL = TRIES, None, 1     # how often it is sent; SLOW: if there is the time
+PATIENT_MS = 3000
+MUCH_LATER = {"retry_after": 30000}     # later than we have the time for
 KMS_ERRORS = [
     ("KMSInternalException", "SERVICE", LATER), ("DependencyTimeoutException", "SERVICE", LATER),
     ("KeyUnavailableException", "SERVICE", LATER), ("InternalFailure", "SERVICE", LATER),
@@ -725,19 +728,18 @@ KMS_ERRORS = [
     ("UnknownOperationException", "SERVICE", FINAL), ("NobodyKnowsThisYet", "SERVICE", FINAL),
 ]
 ERRORS = [
-    *(Fault(kind, kms_error(kind), status, rf"{kind}, HTTP 400", requests, aws=kind, http=400,
-            budget_ms=SHORT_MS if requests is SLOW else LONG_MS,
-            ops=NAMES if requests is FINAL or kind.startswith(("KMS", "Throttl")) else FEW)
+    *(Fault(kind, kms_error(kind, **MUCH_LATER if requests is SLOW else {}), status,
+            rf"{kind}, HTTP 400", requests or FINAL, aws=kind, http=400,
+            budget_ms=PATIENT_MS if requests is SLOW else LONG_MS,
+            ops=NAMES if requests is not LATER or kind.startswith("KMS") else FEW)
       for kind, status, requests in KMS_ERRORS),
-    Fault("throttling, come back soon", on("throttle", retry_after=20), "THROTTLED",
-          "ThrottlingException", SLOW, FEW, SHORT_MS, aws="ThrottlingException", http=400),
-    Fault("throttling, come back much later", on("throttle", retry_after=30000), "THROTTLED",
-          "ThrottlingException", 1, budget_ms=SHORT_MS, aws="ThrottlingException", http=400),
-    Fault("throttling, nonsense", on("throttle", retry_after="soon"), "THROTTLED",
-          "ThrottlingException", SLOW, FEW, SHORT_MS, aws="ThrottlingException", http=400),
-    Fault("429", reply(429), "THROTTLED", "HTTP 429", SLOW, budget_ms=SHORT_MS, http=429),
-    Fault("throttled once", on("throttle", times=1, retry_after=20), "OK", requests=2,
-          ops=("fetch", "rotate")),
+    Fault("429", reply(429, x_amz_retry_after="30000"), "THROTTLED", "HTTP 429", FINAL, http=429,
+          budget_ms=PATIENT_MS),
+    *(Fault(f"throttled for ever, {name}", on("throttle", retry_after=value), "THROTTLED",
+            "ThrottlingException.*3 attempts", TRIES, FEW, aws="ThrottlingException", http=400)
+      for name, value in (("come back soon", 20), ("no word of when", None), ("nonsense", "soon"))),
+    *(Fault(f"throttled once{name}", on("throttle", times=1, retry_after=value), "OK", requests=2,
+            ops=FEW, least_ms=value or 0) for name, value in (("", None), (", wait", 400))),
     Fault("a dry run that was none", kms_error("DryRunOperationException"), "REPLY", "", 1, REPLIES,
           aws="DryRunOperationException"),
 ]
@@ -819,7 +821,7 @@ def look(fault: Fault, op: Op, answer) -> None:
     """Whether the answer is the one that is due, in time."""
     assert answer.status == fault.status, answer
     limit = (fault.limit_ms or fault.budget_ms) + MARGIN_MS * op.calls
-    assert answer.ms < limit, f"{answer.ms} ms, and {limit} are allowed"
+    assert fault.least_ms <= answer.ms < limit, f"{answer.ms} ms, and {limit} are allowed"
     if fault.status == "OK":
         assert answer[2:7] == (0, 0, "", "", ""), answer
         return
@@ -831,14 +833,17 @@ def look(fault: Fault, op: Op, answer) -> None:
 
 def requests_due(fault: Fault, op: Op) -> range:
     """How often the main action may have reached KMS."""
-    throttled = fault.status == "THROTTLED" or fault.name == "throttled once"
+    throttled = fault.status == "THROTTLED" or fault.name.startswith("throttled")
     least, most = (0, TRIES) if fault.requests is None else (fault.requests, fault.requests)
+    if fault.budget_ms == SHORT_MS:
+        least = 0                       # a loaded machine may need it all before
     if least == TRIES:
         most += 1                       # libcurl's own, where a kept connection was dead
     if "rewrap" in op.command and op.action == "ReEncrypt":
         if fault.status == "OK":
             return range(3, 4 if fault.requests else 7)
-        return range(least + op.after, 2 * most + op.after + 1)     # two keys are under way
+        after = op.after if most else 0
+        return range(least and least + after, 2 * most + after + 1)     # two keys are under way
     if op.action == "RotateKeyOnDemand" and not throttled:
         return range(min(least, 1), 2)                              # never twice
     return range(least, most + 1)
@@ -930,22 +935,30 @@ HANGING = {"generate": (("generate", *NEW, "AES", 32), MAKE),
            "another's connection": (("fetch", "a", None), "Decrypt")}
 
 
+def release(world: World) -> None:
+    """Cuts all connections, and is there again."""
+    world.emulator.clear_faults()
+    world.restart(world.emulator.tls)
+
+
 @pytest.mark.parametrize("name", HANGING)
 def test_others_work_while_kms_hangs(world, name):
-    """One call gets no answer for a while; the others do not wait for it."""
+    """One call gets no answer at all; the others do not wait for it."""
     command, action = HANGING[name]
-    world.lib.ok("use_timeouts", LONG_MS, 30000)
-    world.emulator.fault(action, "latency", ms=1300)
+    world.lib.ok("use_timeouts", LONG_MS, 60000)
+    world.emulator.fault(action, "black_hole")
     pending = world.lib.begin(*command)
     while not world.emulator.count(action):
         time.sleep(0.005)
     for other in (("walk",), ("stats",), ("fetch", "b", None), ("generate", "d", None, "AES", 16),
                   ("fetch", "d", None), ("walk_begin",), ("walk_end",), ("remove", "d", None),
-                  ("use_timeouts", LONG_MS, 30000), ("reload_creds",)):
+                  ("use_timeouts", LONG_MS, 60000), ("reload_creds",)):
         answer = world.lib.call(*other)
-        assert answer.status == "OK" and answer.ms < 800, (other, answer)
-    assert not pending.done(), "it took too long to tell"
-    assert pending.result(30).status == "OK"
+        assert answer.status == "OK" and answer.ms < 10000, (other, answer)
+    assert not pending.done()
+    release(world)
+    assert pending.result(60).status == ("NETWORK" if name == "rotate" else "OK")
+    assert world.emulator.count("RotateKeyOnDemand") == (name == "rotate")
     if command[0] in ("generate", "store"):
         world.lib.ok("remove", *NEW)
     world.lib.ok("use_timeouts", LONG_MS, LONG_MS)
@@ -955,13 +968,14 @@ def test_others_work_while_kms_hangs(world, name):
 def test_many_hang_and_one_works(world):
     """Twenty fetches in a black hole, each on a connection of its own; the next one is quick."""
     world.emulator.fault("Decrypt", "black_hole", times=20)
-    world.lib.ok("use_timeouts", LONG_MS, 2000)
+    world.lib.ok("use_timeouts", LONG_MS, 60000)
     pending = [world.lib.begin("fetch", "a", None) for _ in range(20)]
     while world.emulator.count("Decrypt") < 20:
         time.sleep(0.01)
     answer = world.lib.call("fetch", "a", None)
-    assert answer.status == "OK" and answer.ms < 1000
+    assert answer.status == "OK" and answer.ms < 10000
     assert not any(each.done() for each in pending)
-    assert {each.result(30).status for each in pending} == {"NETWORK"}
+    release(world)
+    assert {each.result(60).status for each in pending} == {"OK"}
     world.lib.ok("use_timeouts", LONG_MS, LONG_MS)
     world.dirty = False

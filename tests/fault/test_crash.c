@@ -785,6 +785,7 @@ rehearse(const scenario *s)
     kaws *ring;
 
     one.s = s;
+    torn_end.len = 0;
     trail[0] = '\0';
     trail_add("%s", s->name);
     disk_format();
@@ -843,7 +844,7 @@ test_scenario(void **state)
 static void
 test_every_place(void **state)
 {
-    static const size_t few[] = { 0, 1, 7, 217, 504, 508, 511 };
+    static const size_t few[] = { 0, 7, 217, 508, 511 };
     scenario s = { "generate, begun anywhere", prepare_keys, change_generate,
                    0 };
     size_t i, places = model_long() ? DISK_SECTOR : sizeof few / sizeof few[0];
@@ -872,7 +873,7 @@ main(void)
     struct CMUnitTest tests[N + 1] = { cmocka_unit_test(test_every_place) };
     int i, failed;
 
-    ways = model_long() ? 1024 : 16;
+    ways = model_long() ? 1024 : 12;
     ways_again = model_long() ? 64 : 8;
     fake_init(&fake);
     for (i = 0; i < N; i++) {
