@@ -696,7 +696,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * Gives: plat_env plat_error plat_now_ms plat_ticks_us plat_sleep_ms
  *        plat_random plat_symbol plat_last_slash
  *        plat_lock_init plat_lock_free plat_lock plat_unlock plat_once
- *        plat_parallel plat_pages plat_pages_free
+ *        plat_parallel plat_pages plat_pages_free plat_large_pages
  *        plat_open plat_close plat_stat plat_read_at plat_write_at plat_sync
  *        plat_open_dir plat_sync_dir plat_cut plat_rename plat_remove
  *        plat_make_dir plat_hold plat_release plat_others_hold
@@ -1098,6 +1098,24 @@ kaws__plat_pages_free(void *at, size_t len)
 }
 
 
+/* These bytes will be read here and there, so a few large pages are better than
+ * many small ones: fewer faults now, fewer misses later. No system has pages
+ * above 64 KiB unless asked for, so a multiple of that begins one. */
+static void
+kaws__plat_large_pages(void *at, size_t len)
+{
+#if defined(MADV_HUGEPAGE)
+    size_t skip = (size_t)-(uintptr_t)at % 65536;
+
+    if (len > 4 << 20)
+        (void)madvise((uint8_t *)at + skip, len - skip, MADV_HUGEPAGE);
+#else
+    (void)at;
+    (void)len;
+#endif
+}
+
+
 /* The function of that name that the code at `caller` calls: the first one in
  * the global scope of the process, as the linker does it, or else the one of
  * its own library's. NULL: there is none. */
@@ -1464,6 +1482,14 @@ kaws__plat_pages_free(void *at, size_t len)
     (void)len;
     if (at != NULL)
         VirtualFree(at, 0, MEM_RELEASE);
+}
+
+
+static void
+kaws__plat_large_pages(void *at, size_t len)
+{
+    (void)at;                     /* a right that servers seldom have         */
+    (void)len;
 }
 
 
@@ -6050,8 +6076,10 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
         if (at == NULL)
             status = kaws__err_set(err, KAWS_MEMORY, "reading the data file "
                                    "%s: out of memory", f->path);
-        else
+        if (at != NULL) {
+            kaws__plat_large_pages(at, (size_t)st.size);
             os = kaws__plat_read_at(fd, 0, at, (size_t)st.size, &got);
+        }
         out->len = got;
     }
     if (os == 0 && status == KAWS_OK)
@@ -6775,21 +6803,23 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * ROOM 14  cache    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: cache_open cache_close cache_find cache_new cache_drop cache_reserve
- *        cache_add cache_remove cache_swap cache_from cache_name
+ * Gives: cache_open cache_close cache_record cache_find cache_new cache_drop
+ *        cache_keep cache_reserve cache_add cache_remove cache_swap cache_from
  *
- * An entry holds its record just as the file does, ciphertext and all, so
- * writing it out is copying. Entries stand in an array, oldest first; a hash
- * table points at them. Nothing here fails but reserve and new, which come
- * before the disk is touched: what follows the disk cannot go wrong.
+ * An entry is its record, byte for byte as in the file: in memory of its own,
+ * or, if it was there at the opening, inside the bytes of the file that were
+ * read then. So opening copies nothing, and writing out is copying. Places
+ * stand in an array, oldest first; a hash table points at the same entries.
+ * Nothing here fails but reserve and new, which come before the disk is
+ * touched: what follows the disk cannot go wrong.
  */
 
-typedef struct kaws__entry {
-    uint64_t serial;              /* grows with every entry, never reused     */
-    uint32_t hash;
-    uint32_t len;
-    uint8_t  record[];
-} kaws__entry;
+typedef struct kaws__entry kaws__entry;     /* never completed: a record      */
+
+typedef struct kaws__place {
+    uint64_t     serial;          /* grows with every entry, never reused     */
+    kaws__entry *entry;
+} kaws__place;
 
 typedef struct kaws__slot {
     uint32_t     hash;
@@ -6798,12 +6828,14 @@ typedef struct kaws__slot {
 
 typedef struct kaws__cache {
     const kaws_hooks *hooks;
-    uint64_t      seed;           /* so that nobody can choose names to clash */
-    uint64_t      next_serial;
-    kaws__entry **entries;
-    size_t        count, max;
-    kaws__slot   *slots;
-    size_t        slot_count;     /* a power of two, or 0                     */
+    uint64_t     seed;            /* so that nobody can choose names to clash */
+    uint64_t     next_serial;
+    kaws__place *places;
+    size_t       count, max;
+    kaws__slot  *slots;
+    size_t       slot_count;      /* a power of two, or 0                     */
+    kaws__buf    image;           /* the file, as it was read                 */
+    size_t       image_entries;   /* so many of ours are in it                */
 } kaws__cache;
 
 
@@ -6814,14 +6846,42 @@ kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks, uint64_t seed)
     c->hooks = hooks;
     c->seed = seed;
     c->next_serial = 1;
+    kaws__buf_init(&c->image, hooks);
 }
 
 
-static void
-kaws__cache_drop(const kaws__cache *c, kaws__entry *e)
+/* The entry's bytes, which begin with their number. */
+static kaws_bytes
+kaws__cache_record(const kaws__entry *e)
 {
-    if (e != NULL)
-        kaws__mem_free(c->hooks, e, sizeof *e + e->len);
+    kaws_bytes record = { (const uint8_t *)e, 0 };
+
+    record.len = (size_t)kaws__store_get(record.at, 4);
+    return record;
+}
+
+
+static int
+kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
+{
+    return c->image.at != NULL && (uintptr_t)e >= (uintptr_t)c->image.at &&
+           (uintptr_t)e - (uintptr_t)c->image.at < c->image.len;
+}
+
+
+/* Lets an entry go. The image goes with the last one in it. */
+static void
+kaws__cache_drop(kaws__cache *c, kaws__entry *e)
+{
+    size_t len = e != NULL ? kaws__cache_record(e).len : 0;
+
+    if (!kaws__cache_in_image(c, e)) {
+        kaws__mem_free(c->hooks, e, len);
+        return;
+    }
+    kaws_wipe(e, len);
+    if (--c->image_entries == 0)
+        kaws__buf_free(&c->image);
 }
 
 
@@ -6833,10 +6893,21 @@ kaws__cache_close(kaws__cache *c)
     if (c->hooks == NULL)
         return;
     for (i = 0; i < c->count; i++)
-        kaws__cache_drop(c, c->entries[i]);
-    kaws__mem_free(c->hooks, c->entries, c->max * sizeof *c->entries);
+        kaws__cache_drop(c, c->places[i].entry);
+    kaws__buf_free(&c->image);
+    kaws__mem_free(c->hooks, c->places, c->max * sizeof *c->places);
     kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *c->slots);
     c->hooks = NULL;
+}
+
+
+/* Takes over the bytes of the whole file, for entries to stand in. */
+static kaws_bytes
+kaws__cache_keep(kaws__cache *c, kaws__buf *image)
+{
+    c->image = *image;
+    kaws__buf_init(image, c->hooks);
+    return kaws__buf_view(&c->image);
 }
 
 
@@ -6872,16 +6943,18 @@ kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 static void
 kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 {
-    key_id->at = e->record + KAWS__STORE_FIXED;
-    key_id->len = e->record[10];
+    const uint8_t *record = (const uint8_t *)e;
+
+    key_id->at = record + KAWS__STORE_FIXED;
+    key_id->len = record[10];
     user_id->at = key_id->at + key_id->len;
-    user_id->len = e->record[11];
+    user_id->len = record[11];
 }
 
 
 /* Where the name is, or the free slot where it would be. The table is never
  * full, so the search ends. */
-static size_t
+static kaws__slot *
 kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
                  kaws_bytes user_id)
 {
@@ -6895,7 +6968,7 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
         if (kaws__buf_same(key, key_id) && kaws__buf_same(user, user_id))
             break;
     }
-    return i;
+    return &c->slots[i];
 }
 
 
@@ -6904,8 +6977,8 @@ kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     if (c->slot_count == 0)
         return NULL;
-    return c->slots[kaws__cache_slot(c, kaws__cache_hash(c, key_id, user_id),
-                                     key_id, user_id)].entry;
+    return kaws__cache_slot(c, kaws__cache_hash(c, key_id, user_id), key_id,
+                            user_id)->entry;
 }
 
 
@@ -6913,15 +6986,10 @@ kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 static kaws__entry *
 kaws__cache_new(kaws__cache *c, kaws_bytes record)
 {
-    kaws__entry *e = kaws__mem_new(c->hooks, sizeof *e + record.len);
-    kaws_bytes key, user;
+    kaws__entry *e = kaws__mem_new(c->hooks, record.len);
 
-    if (e == NULL)
-        return NULL;
-    e->len = (uint32_t)record.len;
-    memcpy(e->record, record.at, record.len);
-    kaws__cache_name(e, &key, &user);
-    e->hash = kaws__cache_hash(c, key, user);
+    if (e != NULL)
+        memcpy(e, record.at, record.len);
     return e;
 }
 
@@ -6934,12 +7002,13 @@ kaws__cache_rehash(kaws__cache *c, size_t slot_count)
 
     if (slots == NULL)
         return 0;
-    for (i = 0; i < c->count; i++) {
-        at = c->entries[i]->hash & (slot_count - 1);
+    for (i = 0; i < c->slot_count; i++) {
+        if (c->slots[i].entry == NULL)
+            continue;
+        at = c->slots[i].hash & (slot_count - 1);
         while (slots[at].entry != NULL)
             at = (at + 1) & (slot_count - 1);
-        slots[at].hash = c->entries[i]->hash;
-        slots[at].entry = c->entries[i];
+        slots[at] = c->slots[i];
     }
     kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *slots);
     c->slots = slots;
@@ -6948,46 +7017,52 @@ kaws__cache_rehash(kaws__cache *c, size_t slot_count)
 }
 
 
-/* Makes sure that one more entry can be added without asking for memory. The
- * table is kept at most three quarters full. */
+/* Makes sure that so many more entries can be added without asking for memory.
+ * The table is kept at most three quarters full. */
 static int
-kaws__cache_reserve(kaws__cache *c)
+kaws__cache_reserve(kaws__cache *c, size_t more)
 {
-    size_t max = c->max < 16 ? 16 : c->max + c->max / 2;
-    kaws__entry **entries;
+    size_t need = c->count + more, max = c->max, slots = c->slot_count;
+    kaws__place *places;
 
-    if (c->count == c->max) {
-        if (max > SIZE_MAX / sizeof *entries / 4)
+    if (more > SIZE_MAX / sizeof *c->slots / 8 - c->count)
+        return 0;
+    if (need > max) {
+        max = max < 16 ? 16 : max + max / 2;
+        max = max < need ? need : max;
+        places = kaws__mem_resize(c->hooks, c->places, c->max * sizeof *places,
+                                  max * sizeof *places);
+        if (places == NULL)
             return 0;
-        entries = kaws__mem_resize(c->hooks, c->entries,
-                                   c->max * sizeof *entries,
-                                   max * sizeof *entries);
-        if (entries == NULL)
-            return 0;
-        c->entries = entries;
+        c->places = places;
         c->max = max;
     }
-    if ((c->count + 1) * 4 > c->slot_count * 3)
-        return kaws__cache_rehash(c, c->slot_count < 32 ? 32
-                                                        : c->slot_count * 2);
-    return 1;
+    for (slots = slots < 32 ? 32 : slots; need * 4 > slots * 3; slots *= 2)
+        continue;
+    return slots == c->slot_count || kaws__cache_rehash(c, slots);
 }
 
 
-/* Takes the entry over, behind all others. Room must have been reserved, and
- * its name must not be there. */
-static void
+/* Takes the entry over, behind all others; 0 if its name is there already.
+ * Room must have been reserved. */
+static int
 kaws__cache_add(kaws__cache *c, kaws__entry *e)
 {
     kaws_bytes key, user;
-    size_t slot;
+    kaws__slot *slot;
+    uint32_t hash;
 
     kaws__cache_name(e, &key, &user);
-    slot = kaws__cache_slot(c, e->hash, key, user);
-    e->serial = c->next_serial++;
-    c->slots[slot].hash = e->hash;
-    c->slots[slot].entry = e;
-    c->entries[c->count++] = e;
+    hash = kaws__cache_hash(c, key, user);
+    slot = kaws__cache_slot(c, hash, key, user);
+    if (slot->entry != NULL)
+        return 0;
+    slot->hash = hash;
+    slot->entry = e;
+    c->places[c->count].serial = c->next_serial++;
+    c->places[c->count++].entry = e;
+    c->image_entries += (size_t)kaws__cache_in_image(c, e);
+    return 1;
 }
 
 
@@ -6999,7 +7074,7 @@ kaws__cache_from(const kaws__cache *c, uint64_t serial)
 
     while (low < high) {
         middle = low + (high - low) / 2;
-        if (c->entries[middle]->serial < serial)
+        if (c->places[middle].serial < serial)
             low = middle + 1;
         else
             high = middle;
@@ -7011,21 +7086,21 @@ kaws__cache_from(const kaws__cache *c, uint64_t serial)
 static size_t
 kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
 {
-    size_t i = e->hash & (c->slot_count - 1);
+    kaws_bytes key, user;
 
-    while (c->slots[i].entry != e)
-        i = (i + 1) & (c->slot_count - 1);
-    return i;
+    kaws__cache_name(e, &key, &user);
+    return (size_t)(kaws__cache_slot(c, kaws__cache_hash(c, key, user), key,
+                                     user) - c->slots);
 }
 
 
-/* Takes an entry out and frees it. Those that were pushed along by it in the
+/* Takes an entry out and lets it go. Those that were pushed along by it in the
  * table move up, so that a search never stops at a hole too early. */
 static void
 kaws__cache_remove(kaws__cache *c, kaws__entry *e)
 {
     size_t mask = c->slot_count - 1, hole = kaws__cache_slot_of(c, e);
-    size_t i = hole, at = kaws__cache_from(c, e->serial);
+    size_t i, at = 0;
 
     for (i = (hole + 1) & mask; c->slots[i].entry != NULL; i = (i + 1) & mask) {
         size_t home = c->slots[i].hash & mask;
@@ -7036,23 +7111,24 @@ kaws__cache_remove(kaws__cache *c, kaws__entry *e)
     }
     c->slots[hole].entry = NULL;
     c->slots[hole].hash = 0;
+    while (c->places[at].entry != e)
+        at++;
     c->count--;
-    memmove(c->entries + at, c->entries + at + 1,
-            (c->count - at) * sizeof *c->entries);
+    memmove(c->places + at, c->places + at + 1,
+            (c->count - at) * sizeof *c->places);
     kaws__cache_drop(c, e);
 }
 
 
-/* Puts `fresh` in the place of the entry at `index`, which is freed: the same
+/* Puts `fresh` in the place of the entry at `index`, which is let go: the same
  * name, sealed anew. */
 static void
 kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
 {
-    kaws__entry *old = c->entries[index];
+    kaws__entry *old = c->places[index].entry;
 
-    fresh->serial = old->serial;
     c->slots[kaws__cache_slot_of(c, old)].entry = fresh;
-    c->entries[index] = fresh;
+    c->places[index].entry = fresh;
     kaws__cache_drop(c, old);
 }
 
@@ -7265,6 +7341,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 {
     kaws__sha256 state = ring->state;
     uint8_t cell[16];
+    kaws_bytes record = kaws__cache_record(e);
     kaws_bytes patch = { cell, sizeof cell };
     kaws__buf bytes;
     uint8_t *digest;
@@ -7272,15 +7349,15 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
     kaws_status status = kaws__ring_certain(ring, err);
 
     kaws__buf_init(&bytes, &ring->hooks);
-    kaws__buf_put(&bytes, e->record, e->len);
+    kaws__buf_put(&bytes, record.at, record.len);
     digest = kaws__buf_grow(&bytes, 32);
     if (status == KAWS_OK && (digest == NULL ||
-                              !kaws__cache_reserve(&ring->cache)))
+                              !kaws__cache_reserve(&ring->cache, 1)))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
     if (status == KAWS_OK)
         status = kaws__file_hold(&ring->file, err);
     if (status == KAWS_OK) {
-        kaws__crypto_update(&state, e->record, e->len);
+        kaws__crypto_update(&state, record.at, record.len);
         kaws__store_seal(&state, digest);
         kaws__store_cell(cell, ring->file_id, ring->file.size);
         status = kaws__file_append(&ring->file, KAWS__STORE_CELL, patch,
@@ -7291,7 +7368,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
         ring->uncertain = 1;
     if (landed) {
         ring->state = state;
-        kaws__cache_add(&ring->cache, e);
+        (void)kaws__cache_add(&ring->cache, e);
         kaws__ring_note(ring, "added a key to");
     } else {
         kaws__cache_drop(&ring->cache, e);
@@ -7305,10 +7382,11 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
  * place of the old. *landed says whether it is there. With the ring's lock and
  * the file's held. */
 static kaws_status
-kaws__ring_replace(kaws *ring, kaws__entry *const *entries, size_t count,
+kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
                    const kaws__entry *skip, int *landed, kaws_error *err)
 {
     uint8_t header[KAWS__STORE_HEADER], digest[32];
+    kaws_bytes record;
     uint64_t size = sizeof header;
     kaws__sha256 state;
     kaws__writer w;
@@ -7317,18 +7395,20 @@ kaws__ring_replace(kaws *ring, kaws__entry *const *entries, size_t count,
 
     *landed = 0;
     for (i = 0; i < count; i++)
-        size += entries[i] != skip ? (uint64_t)entries[i]->len + 32 : 0;
+        if (places[i].entry != skip)
+            size += kaws__cache_record(places[i].entry).len + 32;
     if (status == KAWS_OK)
         status = kaws__file_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
         kaws__store_header(header, &state, ring->file_id, size);
         kaws__file_put(&w, header, sizeof header);
         for (i = 0; i < count; i++) {
-            if (entries[i] == skip)
+            if (places[i].entry == skip)
                 continue;
-            kaws__crypto_update(&state, entries[i]->record, entries[i]->len);
+            record = kaws__cache_record(places[i].entry);
+            kaws__crypto_update(&state, record.at, record.len);
             kaws__store_seal(&state, digest);
-            kaws__file_put(&w, entries[i]->record, entries[i]->len);
+            kaws__file_put(&w, record.at, record.len);
             kaws__file_put(&w, digest, sizeof digest);
         }
         status = kaws__file_commit(&ring->file, &w, err);
@@ -7345,35 +7425,48 @@ kaws__ring_replace(kaws *ring, kaws__entry *const *entries, size_t count,
 
 /* ---- opening ----------------------------------------------------------- */
 
-/* Takes the records of a file that adds up into the cache. */
-static kaws_status
-kaws__ring_take_records(kaws *ring, kaws_bytes all, uint64_t good,
-                        kaws_error *err)
+/* How many entries the lengths in a file that adds up make. */
+static size_t
+kaws__ring_count_records(kaws_bytes all, uint64_t good)
 {
+    size_t at = KAWS__STORE_HEADER, count = 0, len;
+
+    for (; at < good; at += len + 32, count++) {
+        len = good - at < 8 ? 0 : kaws__store_record_len(all.at + at);
+        if (len == 0)
+            break;
+    }
+    return count;
+}
+
+
+/* Takes the records of a file that adds up into the cache, where they stand in
+ * its image. */
+static kaws_status
+kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
+{
+    kaws_bytes all = kaws__buf_view(&ring->cache.image);
     size_t at = KAWS__STORE_HEADER;
     kaws__record r;
+    kaws__entry *e;
     const char *wrong;
 
+    if (!kaws__cache_reserve(&ring->cache, kaws__ring_count_records(all, good)))
+        return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
+                             "memory");
     while (at < good) {
         kaws_bytes record = { all.at + at, 0 };
-        kaws__entry *e;
         if (good - at >= 8)
             record.len = kaws__store_record_len(record.at);
         if (record.len == 0 || good - at < record.len + 32)
             wrong = "an entry's length does not match its check";
         else
             wrong = kaws__store_parse(record, &r);
-        if (wrong == NULL && kaws__cache_find(&ring->cache, r.key_id,
-                                              r.user_id) != NULL)
+        e = (kaws__entry *)(ring->cache.image.at + at);
+        if (wrong == NULL && !kaws__cache_add(&ring->cache, e))
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(ring->file.path, at, wrong, err);
-        e = kaws__cache_reserve(&ring->cache)
-          ? kaws__cache_new(&ring->cache, record) : NULL;
-        if (e == NULL)
-            return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out "
-                                 "of memory");
-        kaws__cache_add(&ring->cache, e);
         at += record.len + 32;
     }
     return KAWS_OK;
@@ -7465,13 +7558,13 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
         return status;
     if (!ring->file.exists)
         return kaws__ring_create(ring, err);
-    all = kaws__buf_view(bytes);
+    all = kaws__cache_keep(&ring->cache, bytes);
     status = kaws__store_check(ring->file.path, all, &found, err);
     if (status != KAWS_OK)
         return status;
     memcpy(ring->file_id, found.file_id, sizeof ring->file_id);
     ring->state = found.state;
-    status = kaws__ring_take_records(ring, all, found.good, err);
+    status = kaws__ring_take_records(ring, found.good, err);
     if (status == KAWS_OK && found.torn)
         status = kaws__ring_mend_torn(ring, all, found.good, err);
     if (status != KAWS_OK || ring->read_only)
@@ -7524,9 +7617,8 @@ kaws__ring_anchor(kaws *ring)
     size_t i;
 
     for (i = 0; i < ring->cache.count; i++) {
-        kaws__entry *e = ring->cache.entries[i];
-        kaws_bytes record = { e->record, e->len };
-        (void)kaws__store_parse(record, &r);
+        (void)kaws__store_parse(
+                  kaws__cache_record(ring->cache.places[i].entry), &r);
         (void)kaws__kms_arn(r.arn, i == 0 ? &last : &arn);
         if (i > 0 && (!kaws__buf_same(arn.partition, last.partition) ||
                       !kaws__buf_same(arn.account, last.account)))
@@ -7901,7 +7993,6 @@ kaws__ring_sealed(const kaws__record *r, kaws_sealed *out)
 
 /* An entry as it was found, to be worked on without the lock. */
 typedef struct kaws__copy {
-    uint64_t     serial;
     uint8_t      bytes[KAWS__STORE_RECORD_MAX];
     kaws__record record;
     kaws_sealed  sealed;
@@ -7913,10 +8004,10 @@ typedef struct kaws__copy {
 static void
 kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
 {
-    kaws_bytes bytes = { copy->bytes, e->len };
+    kaws_bytes bytes = kaws__cache_record(e);
 
-    copy->serial = e->serial;
-    memcpy(copy->bytes, e->record, e->len);
+    memcpy(copy->bytes, bytes.at, bytes.len);
+    bytes.at = copy->bytes;
     (void)kaws__store_parse(bytes, &copy->record);
     kaws__ring_sealed(&copy->record, &copy->sealed);
     kaws__ring_bind(ring, copy->record.key_id, copy->record.user_id,
@@ -8045,7 +8136,7 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
     if (status == KAWS_OK)
         status = kaws__file_hold(&ring->file, err);
     if (status == KAWS_OK) {
-        status = kaws__ring_replace(ring, ring->cache.entries,
+        status = kaws__ring_replace(ring, ring->cache.places,
                                     ring->cache.count, e, &landed, err);
         kaws__file_release(&ring->file);
     }
@@ -8091,9 +8182,7 @@ kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
     size_t i;
 
     for (i = 0; i < walk->count; i++, info++) {
-        kaws_bytes record = { cache->entries[i]->record,
-                              cache->entries[i]->len };
-        (void)kaws__store_parse(record, &r);
+        (void)kaws__store_parse(kaws__cache_record(cache->places[i].entry), &r);
         info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
         info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
         info->type = kaws__ring_walk_text(&texts, r.type);
@@ -8110,6 +8199,7 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
 {
     kaws_error spare;
     size_t size = sizeof **walk, i;
+    kaws_bytes record;
     kaws_walk *w;
 
     err = err != NULL ? err : &spare;
@@ -8120,12 +8210,11 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
         return kaws__ring_argument("ring and walk must not be NULL", err);
     kaws__plat_lock(&ring->lock);
     /* Of each record four texts, and their NULs. */
-    for (i = 0; i < ring->cache.count; i++)
-        size += sizeof(kaws_entry_info) + ring->cache.entries[i]->record[9] +
-                ring->cache.entries[i]->record[10] +
-                ring->cache.entries[i]->record[11] +
-                (size_t)kaws__store_get(ring->cache.entries[i]->record + 14, 2)
-                + 4;
+    for (i = 0; i < ring->cache.count; i++) {
+        record = kaws__cache_record(ring->cache.places[i].entry);
+        size += sizeof(kaws_entry_info) + record.at[9] + record.at[10] +
+                record.at[11] + (size_t)kaws__store_get(record.at + 14, 2) + 4;
+    }
     w = kaws__mem_new(&ring->hooks, size);
     if (w != NULL) {
         w->hooks = ring->hooks;
@@ -8340,7 +8429,7 @@ typedef struct kaws__rewrap {
     kaws         *ring;
     kaws__aim     aim;            /* the target, fixed at the start           */
     uint64_t      next, limit;    /* serials                                  */
-    kaws__entry **fresh;
+    kaws__place  *fresh;
     size_t        claimed, max;
     size_t        renewed;        /* how many have other material than before */
     kaws_status   status;
@@ -8361,10 +8450,11 @@ kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
     at = kaws__cache_from(&ring->cache, w->next);
     if (w->status == KAWS_OK && w->claimed < w->max &&
         at < ring->cache.count &&
-        ring->cache.entries[at]->serial < w->limit) {
-        kaws__ring_copy(ring, ring->cache.entries[at], copy);
-        w->next = ring->cache.entries[at]->serial + 1;
+        ring->cache.places[at].serial < w->limit) {
+        kaws__ring_copy(ring, ring->cache.places[at].entry, copy);
+        w->next = ring->cache.places[at].serial + 1;
         *index = w->claimed++;
+        w->fresh[*index].serial = ring->cache.places[at].serial;
         found = 1;
     }
     kaws__plat_unlock(&ring->lock);
@@ -8372,7 +8462,7 @@ kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
 }
 
 
-/* The same entry, sealed anew; its serial tells which one it renews. */
+/* The same entry, sealed anew. */
 static kaws__entry *
 kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
                      const kaws_sealed *sealed)
@@ -8389,8 +8479,6 @@ kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
     kaws__store_record(&bytes, &r);
     if (!bytes.failed)
         e = kaws__cache_new(&ring->cache, kaws__buf_view(&bytes));
-    if (e != NULL)
-        e->serial = copy->serial;
     kaws__buf_free(&bytes);
     return e;
 }
@@ -8416,7 +8504,7 @@ kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
             status = kaws__err_set(&err, KAWS_MEMORY, "out of memory");
     }
     kaws__plat_lock(&ring->lock);
-    w->fresh[index] = e;
+    w->fresh[index].entry = e;
     ring->rewrap_done += e != NULL;
     if (e != NULL &&
         (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
@@ -8465,28 +8553,28 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     kaws *ring = w->ring;
     kaws__cache *cache = &ring->cache;
     size_t count = cache->count, i, f = 0;
-    kaws__entry **list = kaws__mem_new(&ring->hooks,
-                                       (count + 1) * sizeof *list);
+    kaws__place *list = kaws__mem_new(&ring->hooks,
+                                      (count + 1) * sizeof *list);
     int landed = 0;
     kaws_status status;
 
     if (list == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     for (i = 0; i < count; i++) {
-        list[i] = cache->entries[i];
-        while (f < w->claimed && w->fresh[f]->serial < list[i]->serial)
+        list[i] = cache->places[i];
+        while (f < w->claimed && w->fresh[f].serial < list[i].serial)
             f++;                          /* removed in the meantime         */
-        if (f < w->claimed && w->fresh[f]->serial == list[i]->serial)
+        if (f < w->claimed && w->fresh[f].serial == list[i].serial)
             list[i] = w->fresh[f];
     }
     status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
     for (i = 0, f = 0; landed && i < count; i++) {
-        if (list[i] == cache->entries[i])
+        if (list[i].entry == cache->places[i].entry)
             continue;
-        while (w->fresh[f] != list[i])
+        while (w->fresh[f].serial != list[i].serial)
             f++;
-        w->fresh[f++] = NULL;             /* the cache's from here on        */
-        kaws__cache_swap(cache, i, list[i]);
+        w->fresh[f++].entry = NULL;       /* the cache's from here on        */
+        kaws__cache_swap(cache, i, list[i].entry);
     }
     kaws__mem_free(&ring->hooks, list, (count + 1) * sizeof *list);
     if (landed)
@@ -8519,7 +8607,7 @@ kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
     }
     kaws__plat_unlock(&ring->lock);
     for (i = 0; i < w->claimed; i++)
-        kaws__cache_drop(&ring->cache, w->fresh[i]);
+        kaws__cache_drop(&ring->cache, w->fresh[i].entry);
     kaws__mem_free(&ring->hooks, w->fresh, w->max * sizeof *w->fresh);
     if (status == KAWS_OK && w->renewed == 0)
         kaws__err_log(&ring->hooks, 2, "all keys were re-wrapped, but with the "

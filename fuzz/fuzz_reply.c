@@ -299,12 +299,9 @@ check_entry(kaws *ring, const char *key_id, const worth *x)
                                       kaws__buf_of(""));
     kaws__record r;
     kaws_sealed out;
-    kaws_bytes bytes;
 
     HOLDS(e != NULL);
-    bytes.at = e->record;
-    bytes.len = e->len;
-    HOLDS(kaws__store_parse(bytes, &r) == NULL);
+    HOLDS(kaws__store_parse(kaws__cache_record(e), &r) == NULL);
     kaws__ring_sealed(&r, &out);
     check_sealed(&out, x);
 }

@@ -231,15 +231,15 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
     kaws__store_header(header, &state, found->file_id, found->committed);
     kaws__buf_put(&out, header, sizeof header);
     for (i = 0; i < ring->cache.count; i++) {
-        kaws__entry *e = ring->cache.entries[i];
-        kaws_bytes record = { e->record, e->len };
+        kaws__entry *e = ring->cache.places[i].entry;
+        kaws_bytes record = kaws__cache_record(e);
         size_t start = out.len;
         HOLDS(kaws__store_parse(record, &r) == NULL);
         HOLDS(kaws__cache_find(&ring->cache, r.key_id, r.user_id) == e);
         kaws__store_record(&out, &r);
-        HOLDS(out.len - start == e->len);
-        HOLDS(memcmp(out.at + start, good.at + start, e->len) == 0);
-        kaws__crypto_update(&state, out.at + start, e->len);
+        HOLDS(out.len - start == record.len);
+        HOLDS(memcmp(out.at + start, good.at + start, record.len) == 0);
+        kaws__crypto_update(&state, out.at + start, record.len);
         kaws__store_seal(&state, digest);
         kaws__buf_put(&out, digest, sizeof digest);
     }
@@ -255,6 +255,7 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     kaws *ring = calloc(1, sizeof *ring);
     char path[] = "keys";
     uint8_t digest[32], want[32];
+    kaws__buf image;
     kaws_error err;
     int opens;
 
@@ -263,7 +264,10 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     ring->file.path = path;
     kaws__cache_open(&ring->cache, &ring->hooks, 1);
     kaws__err_clear(&err);
-    opens = kaws__ring_take_records(ring, good, good.len, &err) == KAWS_OK;
+    kaws__buf_init(&image, &ring->hooks);
+    kaws__buf_put(&image, good.at, good.len);
+    (void)kaws__cache_keep(&ring->cache, &image);
+    opens = kaws__ring_take_records(ring, good.len, &err) == KAWS_OK;
     HOLDS(opens == may_open(good.at, good.len));
     HOLDS(opens || err.status == KAWS_CORRUPT);
     if (opens)

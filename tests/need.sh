@@ -21,7 +21,8 @@ fi
 echo "installing$missing"
 log=$(mktemp)
 { apt-get update && DEBIAN_FRONTEND=noninteractive \
-  apt-get install -y --no-install-recommends $missing; } >"$log" 2>&1 \
+  apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300 \
+  $missing; } >"$log" 2>&1 \
   </dev/null || { tail -n 20 "$log" >&2
     echo "apt-get could not install$missing" >&2; rm -f "$log"; exit 1; }
 rm -f "$log"

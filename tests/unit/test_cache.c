@@ -49,9 +49,10 @@ entry_of(both *b, const char *key_id, const char *user_id, int version)
 static int
 version_of(const kaws__entry *e)
 {
+    kaws_bytes record = kaws__cache_record(e);
     int version;
 
-    memcpy(&version, e->record + e->len - sizeof version, sizeof version);
+    memcpy(&version, record.at + record.len - sizeof version, sizeof version);
     return version;
 }
 
@@ -86,13 +87,13 @@ agree(const both *b)
     assert_int_equal(b->c.count, b->count);
     for (i = 0; i < b->count; i++) {
         const model_entry *m = &b->model[i];
-        const kaws__entry *e = b->c.entries[i];
-        assert_int_equal(version_of(e), m->version);
-        assert_int_equal(e->serial, m->serial);
-        assert_true(i == 0 || e->serial > b->c.entries[i - 1]->serial);
-        assert_ptr_equal(find(b, m->key_id, m->user_id), e);
-        assert_int_equal(kaws__cache_from(&b->c, e->serial), i);
-        assert_int_equal(kaws__cache_from(&b->c, e->serial + 1), i + 1);
+        const kaws__place *p = &b->c.places[i];
+        assert_int_equal(version_of(p->entry), m->version);
+        assert_int_equal(p->serial, m->serial);
+        assert_true(i == 0 || p->serial > p[-1].serial);
+        assert_ptr_equal(find(b, m->key_id, m->user_id), p->entry);
+        assert_int_equal(kaws__cache_from(&b->c, p->serial), i);
+        assert_int_equal(kaws__cache_from(&b->c, p->serial + 1), i + 1);
     }
     for (i = 0; i < b->c.slot_count; i++)
         used += b->c.slots[i].entry != NULL;
@@ -108,14 +109,14 @@ add(both *b, const char *key_id, const char *user_id)
     model_entry *m = &b->model[b->count];
     kaws__entry *e;
 
-    assert_true(kaws__cache_reserve(&b->c));
+    assert_true(kaws__cache_reserve(&b->c, 1));
     e = entry_of(b, key_id, user_id, ++b->versions);
     assert_non_null(e);
-    kaws__cache_add(&b->c, e);
+    assert_true(kaws__cache_add(&b->c, e));
     (void)snprintf(m->key_id, sizeof m->key_id, "%s", key_id);
     (void)snprintf(m->user_id, sizeof m->user_id, "%s", user_id);
     m->version = b->versions;
-    m->serial = e->serial;
+    m->serial = b->c.places[b->count].serial;
     b->count++;
 }
 
@@ -185,7 +186,7 @@ test_empty(void **state)
 
     assert_null(find(b, "a", ""));
     assert_int_equal(kaws__cache_from(&b->c, 0), 0);
-    assert_true(kaws__cache_reserve(&b->c));
+    assert_true(kaws__cache_reserve(&b->c, 1));
     assert_null(find(b, "a", ""));
     add(b, "a", "");
     take_out(b, 0);
@@ -220,8 +221,8 @@ test_names_apart(void **state)
     b = begin_both(*state, 8);
     memset(longest, 'x', 255);
     longest[255] = '\0';
-    assert_true(kaws__cache_reserve(&b->c));
-    kaws__cache_add(&b->c, entry_of(b, longest, longest, 1));
+    assert_true(kaws__cache_reserve(&b->c, 1));
+    assert_true(kaws__cache_add(&b->c, entry_of(b, longest, longest, 1)));
     for (i = 0; i < 255; i++) {           /* no byte goes unseen              */
         memcpy(other, longest, sizeof other);
         other[i] = 'y';
@@ -427,7 +428,7 @@ test_no_memory(void **state)
         (void)snprintf(key, sizeof key, "m%lu", k);
         for (n = 1; ; n++) {
             w->f.fail_nth = w->f.allocs + n;
-            if (kaws__cache_reserve(&b->c))
+            if (kaws__cache_reserve(&b->c, 1))
                 break;
             agree(b);
         }
@@ -451,13 +452,123 @@ test_swap(void **state)
     add(b, "a", "");
     add(b, "b", "");
     add(b, "c", "");
-    serial = b->c.entries[1]->serial;
+    serial = b->c.places[1].serial;
     swap(b, 1);
-    assert_int_equal(b->c.entries[1]->serial, serial);
+    assert_int_equal(b->c.places[1].serial, serial);
     agree(b);
     take_out(b, 1);
     add(b, "b", "");                      /* made anew: at the end          */
-    assert_int_equal(b->c.entries[2]->serial, serial + 2);
+    assert_int_equal(b->c.places[2].serial, serial + 2);
+    agree(b);
+    end_both(b);
+}
+
+
+/* A name that is there already is not added, whoever owns its bytes. */
+static void
+test_a_name_twice(void **state)
+{
+    both *b = begin_both(*state, 4);
+    kaws__entry *e;
+
+    add(b, "a", "u");
+    assert_true(kaws__cache_reserve(&b->c, 1));
+    e = entry_of(b, "a", "u", 99);
+    assert_false(kaws__cache_add(&b->c, e));
+    agree(b);
+    kaws__cache_drop(&b->c, e);
+    end_both(b);
+}
+
+
+/* Adds `count` entries as they stand in a file: one after the other, each with
+ * a digest behind it. Returns where the image begins. */
+static const uint8_t *
+add_image(both *b, size_t count)
+{
+    size_t at[8], i;
+    kaws_bytes image;
+    kaws__buf bytes;
+
+    kaws__buf_init(&bytes, &b->w->f.hooks);
+    for (i = 0; i < count; i++) {
+        model_entry *m = &b->model[b->count + i];
+        kaws__entry *e;
+        (void)snprintf(m->key_id, sizeof m->key_id, "i%u", (unsigned)i);
+        m->user_id[0] = '\0';
+        m->version = ++b->versions;
+        m->serial = b->c.next_serial + i;
+        e = entry_of(b, m->key_id, "", m->version);
+        at[i] = bytes.len;
+        kaws__buf_put(&bytes, e, kaws__cache_record(e).len);
+        kaws__buf_put(&bytes, "a digest, or what looks like one", 32);
+        kaws__cache_drop(&b->c, e);
+    }
+    image = kaws__cache_keep(&b->c, &bytes);
+    assert_null(bytes.at);
+    assert_true(kaws__cache_reserve(&b->c, count));
+    for (i = 0; i < count; i++)
+        assert_true(kaws__cache_add(&b->c, (kaws__entry *)(b->c.image.at +
+                                                           at[i])));
+    b->count += count;
+    return image.at;
+}
+
+
+/* Entries that stand in the file's bytes: each is wiped as it goes, and the
+ * bytes are given back with the last, however it went. */
+static void
+test_image(void **state)
+{
+    both *b = begin_both(*state, 3);
+    const uint8_t *image = add_image(b, 5);
+    size_t len = kaws__cache_record(b->c.places[1].entry).len, i;
+    const uint8_t *second = (const uint8_t *)b->c.places[1].entry;
+
+    assert_int_equal(b->c.image_entries, 5);
+    assert_ptr_equal(b->c.places[0].entry, image);
+    agree(b);
+    take_out(b, 1);
+    for (i = 0; i < len; i++)
+        assert_int_equal(second[i], 0);
+    assert_memory_equal(second + len, "a digest", 8);
+    agree(b);
+    add(b, "own", "");
+    add(b, "another", "u");
+    swap(b, 0);
+    swap(b, 3);
+    take_out(b, 3);
+    agree(b);
+    take_out(b, 3);
+    assert_int_equal(b->c.image_entries, 2);
+    assert_ptr_equal(b->c.image.at, image);
+    while (b->c.image_entries > 1)
+        take_out(b, b->count - 1);
+    assert_ptr_equal(b->c.image.at, image);
+    swap(b, b->count - 1);
+    assert_null(b->c.image.at);
+    agree(b);
+    end_both(b);
+}
+
+
+/* A ring that is closed, or whose file was refused half way, gives all back. */
+static void
+test_image_closed(void **state)
+{
+    both *b = begin_both(*state, 6);
+    kaws__buf none;
+
+    (void)add_image(b, 8);
+    add(b, "own", "");
+    swap(b, 2);
+    end_both(b);
+
+    b = begin_both(*state, 6);
+    kaws__buf_init(&none, &b->w->f.hooks);
+    kaws__buf_text(&none, "a header, and no entries");
+    (void)kaws__cache_keep(&b->c, &none);
+    add(b, "own", "");
     agree(b);
     end_both(b);
 }
@@ -475,7 +586,10 @@ main(void)
         TEST(test_collisions),
         TEST(test_growth),
         TEST(test_no_memory),
-        TEST(test_swap)
+        TEST(test_swap),
+        TEST(test_a_name_twice),
+        TEST(test_image),
+        TEST(test_image_closed)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

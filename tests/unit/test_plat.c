@@ -489,6 +489,30 @@ test_pages(void **state)
 }
 
 
+/* Only a wish: whatever is asked, the bytes and those beside them stay. */
+static void
+test_large_pages(void **state)
+{
+    const size_t size = 12 << 20;
+    uint8_t *at = malloc(size);
+    size_t i, at_odd;
+
+    (void)state;
+    assert_non_null(at);
+    for (i = 0; i < size; i++)
+        at[i] = (uint8_t)(i * 7 >> 3);
+    for (at_odd = 0; at_odd < 70000; at_odd += 997) {
+        kaws__plat_large_pages(at + at_odd, 0);
+        kaws__plat_large_pages(at + at_odd, 100);
+        kaws__plat_large_pages(at + at_odd, size - 70000);
+    }
+    for (i = 0; i < size; i++)
+        if (at[i] != (uint8_t)(i * 7 >> 3))
+            fail_msg("byte %u has changed", (unsigned)i);
+    free(at);
+}
+
+
 /* ---- paths and files --------------------------------------------------- */
 
 static void
@@ -1279,6 +1303,7 @@ main(void)
         cmocka_unit_test(test_parallel_too_many),
         cmocka_unit_test(test_once),
         cmocka_unit_test(test_pages),
+        cmocka_unit_test(test_large_pages),
         cmocka_unit_test(test_last_slash),
         IN_FOLDER(test_open),
         IN_FOLDER(test_read_and_write),
