@@ -112,7 +112,7 @@ test_set_cut(void **state)
         text[len] = '\0';
         if (len > 0)
             text[len - 1] = 'z';
-        kaws__err_set(err, KAWS_CONFIG, "%s", text);
+        (void)kaws__err_set(err, KAWS_CONFIG, "%s", text);
         unit_same("cut", err->text, strlen(err->text), text,
                   len < sizeof err->text ? len : sizeof err->text - 1);
         free(err);
