@@ -139,7 +139,7 @@ test_os(void **state)
     snprintf(want, sizeof want, "cannot write keys: No space left on device "
              "(errno %d)", ENOSPC);
     unit_same_text("text", err->text, want);
-    kaws__err_os(err, KAWS_CONFIG, 9999, "cannot");
+    (void)kaws__err_os(err, KAWS_CONFIG, 9999, "cannot");
     unit_same_text("an errno that nobody knows", err->text,
                    "cannot: see its errno (errno 9999)");
     free(err);
@@ -160,7 +160,7 @@ test_os_cut(void **state)
         kaws_error *err = new_error();
         memset(text, 'a', len);
         text[len] = '\0';
-        kaws__err_os(err, KAWS_FILE, EIO, "%s", text);
+        (void)kaws__err_os(err, KAWS_FILE, EIO, "%s", text);
         assert_non_null(memchr(err->text, 0, sizeof err->text));
         text[len < sizeof err->text - 73 ? len : sizeof err->text - 73] = '\0';
         snprintf(want, sizeof want, "%s%s", text, reason);
@@ -183,7 +183,7 @@ test_os_reasons(void **state)
     text[sizeof text - 1] = '\0';
     for (os = 0; os < 200; os++) {
         kaws_error *err = new_error();
-        kaws__err_os(err, KAWS_FILE, os == 0 ? INT_MIN : os, "%s", text);
+        (void)kaws__err_os(err, KAWS_FILE, os == 0 ? INT_MIN : os, "%s", text);
         snprintf(number, sizeof number, "(errno %d)", os == 0 ? INT_MIN : os);
         if (strstr(err->text, number) == NULL)
             fail_msg("errno %d is cut: %s", os, err->text + 400);
