@@ -6395,33 +6395,34 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, uint64_t at, int64_t when,
 }
 
 
-/* What was read is made durable: the names in the folder, and the bytes from
- * `from` on. Those are written again, for the system may think that it has
- * written them, after a sync that failed. */
+/* What was read is made durable: the names in the folder, the bytes from `from`
+ * on, and where the file ends, for it may have been cut and not synced. The
+ * bytes are written again, for the system may think that it has written them,
+ * after a sync that failed. */
 static kaws_status
 kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
                   kaws_error *err)
 {
-    kaws_status status = KAWS_OK;
+    kaws_status status;
     size_t done;
-    int fd = -1, os = kaws__file_sync_dir(f->dir);
+    int fd, os = kaws__file_sync_dir(f->dir);
 
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
                             f->dir);
+    status = kaws__file_verify(f, &fd, err);
+    if (status != KAWS_OK)
+        return status;
     if (from < f->size)
-        status = kaws__file_verify(f, &fd, err);
-    if (status == KAWS_OK && from < f->size) {
         os = kaws__plat_write_at(fd, from, all.at + from,
                                  (size_t)(f->size - from), &done);
-        if (os == 0)
-            os = kaws__plat_sync(fd);
-    }
+    if (os == 0)
+        os = kaws__plat_sync(fd);
     kaws__plat_close(fd);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
                             f->path);
-    return status;
+    return KAWS_OK;
 }
 
 
