@@ -20,7 +20,8 @@ import time
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BUILT = os.path.join(TOP, "build", "tests")
 LOGS = os.path.join(BUILT, "logs")
-PATIENCE = 4 * 3600 if os.environ.get("KAWS_LONG") else 1500
+LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
+PATIENCE = 4 * 3600 if LONG else 1500
 
 
 def parts() -> list[tuple[str, list[str]]]:
@@ -28,8 +29,11 @@ def parts() -> list[tuple[str, list[str]]]:
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     found = [(os.path.basename(path)[:-3], pytest + [path])
              for path in sorted(glob.glob(os.path.join(TOP, "tests", "test_*.py")))]
+    alone = ["env", f"KEYRING_AWS_PLUGIN={BUILT}/standalone/keyring_aws.so"]
+    found += [("standalone-" + name, alone + command) for name, command in found
+              if name == "test_mysql_tables" or LONG and "mysql" in name]
     found.sort(key=lambda part: "mysql" not in part[0])
-    for folder in ("fault", "tsan", "unit", "clang/unit"):
+    for folder in ("fault", "tsan", "standalone/fault", "unit", "clang/unit", "standalone/unit"):
         for path in sorted(glob.glob(os.path.join(BUILT, folder, "test_*"))):
             if os.access(path, os.X_OK):
                 found.append((os.path.relpath(path, BUILT).replace("/", "-"), [path]))
