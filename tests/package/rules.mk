@@ -58,8 +58,8 @@ $T/standalone/keyring_aws.so: build/keyring_aws_standalone.h
 build/keyring_aws.7: README.md $(HEADER) tests/package/man.lua | need-install
 	@mkdir -p $(@D)
 	{ sed -n '1s/.* - v[0-9.]* - \(.*\) - .*/# NAME\n\nkeyring_aws - \1\n/p' \
-	    $(HEADER); sed '1s/.*/# DESCRIPTION/; s/^## /# /; \
-	    /^# How fast/,/^# Limits/{/^# Limits/!d;}' README.md; } | \
+	    $(HEADER); sed -e '1s/.*/# DESCRIPTION/; s/^## /# /' \
+	    -e '/^# How fast/,/^# Limits/{/^# Limits/!d;}' README.md; } | \
 	    pandoc -s -f gfm -t man -L tests/package/man.lua -V title=KEYRING_AWS \
 	    -V section=7 -V footer="keyring_aws $(VERSION)" -o $@
 

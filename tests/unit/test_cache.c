@@ -437,6 +437,10 @@ test_no_memory(void **state)
         w->f.fail_nth = 0;
         add(b, key, "");
     }
+    n = w->f.allocs;                      /* more than there can be           */
+    assert_false(kaws__cache_reserve(&b->c, SIZE_MAX));
+    assert_false(kaws__cache_reserve(&b->c, SIZE_MAX / 64));
+    assert_int_equal(w->f.allocs, n);
     agree(b);
     end_both(b);
 }

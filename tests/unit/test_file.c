@@ -239,6 +239,8 @@ test_names_without_folder(void **state)
     EXPECT(w, KAWS_OK, NULL,
            kaws__file_open(&f, &w->f.hooks, "sub/data", 0, &w->err));
     assert_int_equal(fake_logged(&w->f, 1, "made the folder sub"), 1);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_root(&f, &w->err));
+    assert_string_equal(f.dir, "sub");
     kaws__file_close(&f);
     assert_int_equal(remove("sub/data.lock"), 0);
     assert_int_equal(chdir(before), 0);
@@ -893,6 +895,28 @@ test_replace_fails(void **state)
 }
 
 
+/* After a write that failed nothing more is written. */
+static void
+test_replace_stops(void **state)
+{
+    static uint8_t big[3 * KAWS__FILE_BLOCK];
+    struct world *w = *state;
+    kaws__writer writer;
+    kaws__file f;
+
+    open_old(w, &f);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
+    disk_fail("pwrite", 1, EIO, 1);
+    kaws__file_put(&writer, big, sizeof big);
+    EXPECT(w, KAWS_FILE, "data", kaws__file_commit(&f, &writer, &w->err));
+    assert_int_equal(w->err.os, EIO);
+    assert_string_equal(disk_trace, "uwwu");
+    expect_content(w->f.data, OLD, OLD_LEN);
+    assert_false(there(w, ".tmp"));
+    kaws__file_close(&f);
+}
+
+
 /* The folder's sync fails after the rename: the new file is there, and known,
  * but who knows for how long. A file system that cannot sync says EINVAL. */
 static void
@@ -1117,6 +1141,7 @@ main(void)
         TEST(test_append_fails),
         TEST(test_replace),
         TEST(test_replace_fails),
+        TEST(test_replace_stops),
         TEST(test_replace_uncertain),
         TEST(test_replace_in_the_way),
         TEST(test_set_aside),

@@ -1,12 +1,42 @@
 /* Room 9, http: what a reply's headers say, the wrapper around the hook, and
- * the parts of the built-in sender that need no server. */
+ * the built-in sender: alone, with a small server, and with a libcurl whose
+ * calls fail. */
+
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+#include <curl/curl.h>
+#include <pthread.h>
+
+static int curl_left = -1;                /* calls until one fails; -1: none  */
+static const curl_version_info_data *curl_says;   /* NULL: the truth          */
+static int no_lock;
+
+
+static int
+curl_fails(void)
+{
+    return curl_left >= 0 && curl_left-- == 0;
+}
+
+#undef curl_easy_setopt
+#define curl_easy_init() (curl_fails() ? NULL : (curl_easy_init)())
+#define curl_easy_setopt(easy, option, value) \
+    (curl_fails() ? CURLE_FAILED_INIT : (curl_easy_setopt)(easy, option, value))
+#define curl_slist_append(list, text) \
+    (curl_fails() ? NULL : (curl_slist_append)(list, text))
+#define curl_version_info(which) \
+    (curl_says != NULL ? curl_says : (curl_version_info)(which))
+#define pthread_mutex_init(lock, how) \
+    (no_lock ? EAGAIN : (pthread_mutex_init)(lock, how))
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
+#include "unit.h"
 #include "world.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 
 
@@ -272,6 +302,13 @@ test_sender_opens_and_closes(void **state)
     EXPECT(w, KAWS_MEMORY, "out of memory",
            kaws__http_open(&http, &hooks, NULL, &w->err));
     kaws__http_close(&http);
+
+    no_lock = 1;
+    EXPECT(w, KAWS_MEMORY, "out of memory",
+           kaws__http_open(&http, &hooks, NULL, &w->err));
+    no_lock = 0;
+    kaws__http_close(&http);
+    assert_int_equal(w->f.live, 0);
 }
 
 
@@ -433,6 +470,333 @@ test_no_server(void **state)
 }
 
 
+/* Only OpenSSL is told to wipe; a libcurl that has several names them all, the
+ * ones that it does not use in brackets. */
+static void
+test_which_tls(void **state)
+{
+    static const struct { const char *says; int openssl; } rows[] = {
+        { NULL, 0 },
+        { "GnuTLS/3.7.9", 0 },
+        { "OpenSSL/3.0.17", 1 },
+        { "(OpenSSL/3.0.17) GnuTLS/3.7.9", 1 },
+        { "LibreSSL/3.8.2", 0 }
+    };
+    curl_version_info_data what;
+    kaws__sender s;
+    CURL *easy;
+    size_t i;
+
+    (void)state;
+    memset(&what, 0, sizeof what);
+    memset(&s, 0, sizeof s);
+    curl_says = &what;
+    for (i = 0; i < COUNT(rows); i++) {
+        what.ssl_version = rows[i].says;
+        assert_int_equal(kaws__http_is_openssl() != 0, rows[i].openssl);
+        easy = kaws__http_easy(&s);
+        assert_non_null(easy);
+        curl_easy_cleanup(easy);
+    }
+    curl_says = NULL;
+}
+
+
+/* ---- a small server ---------------------------------------------------- */
+
+/* What it answers to which path. One without a length ends the connection. */
+static const struct { const char *path, *reply; } replies[] = {
+    { "/good", "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+               "x-amzn-RequestId: r-1\r\nContent-Length: 2\r\n\r\n{}" },
+    { "/sorry", "HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno!" },
+    { "/lines", "HTTP/1.1 200 OK\nContent-Length: 2\n\n{}" },
+    { "/full", "HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n"
+               "0123456789abcdef" },
+    { "/long", "HTTP/1.1 500 No\r\nContent-Length: 17\r\n\r\n"
+               "0123456789abcdefg" },
+    { "/bare", "HTTP/1.1 200 OK\r\n" },
+    { "/half", "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n" },
+    { "/gone", "" }
+};
+
+enum { SERVER_OPEN = 16 };
+
+typedef struct server {
+    pthread_t thread;
+    pthread_mutex_t lock;                 /* guards these                     */
+    int  requests, connections;
+    char last[1024];                      /* the last request, head and body  */
+    struct pollfd open[SERVER_OPEN];      /* the first listens                */
+    nfds_t count;
+    char host[32];                        /* its URL without a path           */
+} server;
+
+
+/* Reads one request; 0 if there is none any more. */
+static int
+server_hear(int fd, char *text, size_t max)
+{
+    size_t len = 0;
+    char *body, *length;
+    ssize_t n;
+
+    do {
+        n = recv(fd, text + len, max - 1 - len, 0);
+        if (n <= 0)
+            return 0;
+        len += (size_t)n;
+        text[len] = '\0';
+        body = strstr(text, "\r\n\r\n");
+        length = strstr(text, "Content-Length: ");
+    } while (body == NULL || length == NULL ||
+             len < (size_t)(body + 4 - text) + strtoul(length + 16, NULL, 10));
+    return 1;
+}
+
+
+/* Answers one request; 0: the connection ends. */
+static int
+server_answer(server *v, int fd)
+{
+    char text[sizeof v->last];
+    const char *reply = "";
+    size_t i, n;
+
+    if (!server_hear(fd, text, sizeof text))
+        return 0;
+    pthread_mutex_lock(&v->lock);
+    v->requests++;
+    memcpy(v->last, text, sizeof text);
+    pthread_mutex_unlock(&v->lock);
+    for (i = 0; i < COUNT(replies); i++) {
+        n = strlen(replies[i].path);
+        if (strncmp(text + 5, replies[i].path, n) == 0 && text[5 + n] == ' ')
+            reply = replies[i].reply;
+    }
+    return send(fd, reply, strlen(reply), MSG_NOSIGNAL) > 0 &&
+           strstr(reply, "Content-Length") != NULL;
+}
+
+
+static void *
+server_run(void *arg)
+{
+    server *v = arg;
+    nfds_t i;
+
+    while (poll(v->open, v->count, -1) > 0) {
+        for (i = v->count - 1; i > 0; i--)
+            if (v->open[i].revents != 0 && !server_answer(v, v->open[i].fd)) {
+                close(v->open[i].fd);
+                v->open[i] = v->open[--v->count];
+            }
+        if (v->open[0].revents == 0)
+            continue;
+        v->open[v->count].fd = accept(v->open[0].fd, NULL, NULL);
+        if (v->open[v->count].fd < 0 || v->count == SERVER_OPEN - 1)
+            break;
+        v->open[v->count].events = POLLIN;
+        v->open[v->count++].revents = 0;
+        pthread_mutex_lock(&v->lock);
+        v->connections++;
+        pthread_mutex_unlock(&v->lock);
+    }
+    return NULL;
+}
+
+
+static void
+server_open(server *v)
+{
+    struct sockaddr_in where;
+    socklen_t len = sizeof where;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+
+    memset(v, 0, sizeof *v);
+    memset(&where, 0, sizeof where);
+    where.sin_family = AF_INET;
+    where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    assert_int_equal(bind(fd, (struct sockaddr *)&where, sizeof where), 0);
+    assert_int_equal(listen(fd, 16), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&where, &len), 0);
+    (void)snprintf(v->host, sizeof v->host, "http://127.0.0.1:%d",
+                   ntohs(where.sin_port));
+    v->open[0].fd = fd;
+    v->open[0].events = POLLIN;
+    v->count = 1;
+    assert_int_equal(setenv("no_proxy", "*", 1), 0);
+    assert_int_equal(pthread_mutex_init(&v->lock, NULL), 0);
+    assert_int_equal(pthread_create(&v->thread, NULL, server_run, v), 0);
+}
+
+
+static void
+server_close(server *v)
+{
+    assert_int_equal(shutdown(v->open[0].fd, SHUT_RDWR), 0);
+    assert_int_equal(pthread_join(v->thread, NULL), 0);
+    while (v->count > 0)
+        close(v->open[--v->count].fd);
+    pthread_mutex_destroy(&v->lock);
+}
+
+
+/* One request over the sender; what kaws__http_send says. */
+static int
+ask(kaws__http *http, const server *v, const char *path, const char *body,
+    int fresh_connection, kaws_reply *r)
+{
+    static const char *const headers[] = { "X-Test: one", NULL };
+    static uint8_t room[16];
+    kaws_request q;
+    char url[64];
+
+    (void)snprintf(url, sizeof url, "%s%s", v->host, path);
+    memset(&q, 0, sizeof q);
+    memset(r, 0, sizeof *r);
+    q.url = url;
+    q.headers = headers;
+    q.body = kaws__buf_of(body);
+    q.timeout_ms = q.connect_timeout_ms = 20000;
+    q.fresh_connection = fresh_connection;
+    r->body = room;
+    r->body_max = sizeof room;
+    return kaws__http_send(http, &q, r);
+}
+
+
+/* How many requests, and over how many connections, there were. */
+static void
+expect_served(server *v, int requests, int connections)
+{
+    pthread_mutex_lock(&v->lock);
+    assert_int_equal(v->requests, requests);
+    assert_int_equal(v->connections, connections);
+    pthread_mutex_unlock(&v->lock);
+}
+
+
+static void
+test_replies(void **state)
+{
+    static const struct {
+        const char *path;
+        int failed, http;
+        const char *body;                 /* NULL: longer than its room       */
+    } rows[] = {
+        { "/good", 0, 200, "{}" },
+        { "/sorry", 0, 400, "no!" },
+        { "/lines", 0, 200, "{}" },
+        { "/full", 0, 200, "0123456789abcdef" },
+        { "/long", 0, 500, NULL },
+        { "/bare", 1, 0, "" },
+        { "/half", 1, 0, "" },
+        { "/gone", 1, 0, "" },
+        { "/good", 0, 200, "{}" }
+    };
+    struct world *w = *state;
+    kaws_hooks hooks = w->f.hooks;
+    kaws__http http;
+    kaws_reply r;
+    server v;
+    size_t i;
+
+    server_open(&v);
+    hooks.send = NULL;
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    for (i = 0; i < COUNT(rows); i++) {
+        *unit_case() = rows[i].path;
+        assert_int_equal(ask(&http, &v, rows[i].path, "{}", 0, &r) != 0,
+                         rows[i].failed);
+        assert_int_equal(r.http, rows[i].http);
+        assert_int_equal(r.text[0] != '\0', rows[i].failed);
+        if (rows[i].body == NULL)
+            assert_true(r.body_len > r.body_max);
+        else
+            unit_same("body", r.body, r.body_len, rows[i].body,
+                      strlen(rows[i].body));
+    }
+    assert_string_equal(r.request_id, "r-1");
+    assert_int_equal(r.date, 784111777);
+    kaws__http_close(&http);
+    server_close(&v);
+}
+
+
+/* A body that ends in spaces arrives whole, spaces and all; one connection is
+ * kept and used again, but for who asks for one of his own. */
+static void
+test_bodies_and_connections(void **state)
+{
+    static const char *const bodies[] = { "{}", "{}    ", "    ", "" };
+    struct world *w = *state;
+    kaws_hooks hooks = w->f.hooks;
+    kaws__http http;
+    kaws_reply r;
+    server v;
+    size_t i;
+
+    server_open(&v);
+    hooks.send = NULL;
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    for (i = 0; i < COUNT(bodies); i++) {
+        assert_int_equal(ask(&http, &v, "/good", bodies[i], 0, &r), 0);
+        unit_same_text("body", strstr(v.last, "\r\n\r\n") + 4, bodies[i]);
+        assert_non_null(strstr(v.last, "X-Test: one\r\n"));
+        assert_non_null(strstr(v.last, "User-Agent: keyring_aws/"));
+        assert_null(strstr(v.last, "Expect"));
+        expect_served(&v, (int)i + 1, 1);
+    }
+    assert_int_equal(ask(&http, &v, "/good", "{}", 1, &r), 0);
+    expect_served(&v, 5, 2);
+    assert_int_equal(ask(&http, &v, "/good", "{}", 0, &r), 0);
+    expect_served(&v, 6, 2);              /* over the first                   */
+    assert_int_equal(ask(&http, &v, "/good", "{}", 1, &r), 0);
+    expect_served(&v, 7, 3);              /* the second was not kept          */
+    kaws__http_close(&http);
+    server_close(&v);
+}
+
+
+/* Every call of libcurl fails once. Either it was one of those that may, and
+ * the reply comes; or nothing was sent, and the reason is told. The sender is
+ * as good as before. */
+static void
+test_libcurl_fails(void **state)
+{
+    struct world *w = *state;
+    kaws_hooks hooks = w->f.hooks;
+    kaws__http http;
+    kaws_reply r;
+    server v;
+    int n, failures = 0, fired;
+
+    server_open(&v);
+    hooks.send = NULL;
+    for (n = 0, fired = 1; fired; n++) {
+        EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, "/none",
+                                                 &w->err));
+        v.requests = v.connections = 0;
+        curl_left = n;
+        if (ask(&http, &v, "/good", "{}", 0, &r) != 0) {
+            failures++;
+            assert_string_equal(r.text, curl_easy_strerror(
+                                            CURLE_OUT_OF_MEMORY));
+            expect_served(&v, 0, 0);
+        } else {
+            assert_int_equal(r.http, 200);
+        }
+        fired = curl_left < 0;
+        curl_left = -1;
+        assert_int_equal(ask(&http, &v, "/good", "{}", 0, &r), 0);
+        assert_int_equal(r.http, 200);
+        kaws__http_close(&http);
+    }
+    assert_true(failures >= 30);
+    server_close(&v);
+}
+
+
 int
 main(void)
 {
@@ -451,7 +815,14 @@ main(void)
         cmocka_unit_test(test_body_in_two_parts),
         cmocka_unit_test_setup_teardown(test_pool, world_begin, world_end),
         cmocka_unit_test(test_header_lines),
-        cmocka_unit_test_setup_teardown(test_no_server, world_begin, world_end)
+        cmocka_unit_test_setup_teardown(test_no_server, world_begin,
+                                        world_end),
+        cmocka_unit_test(test_which_tls),
+        cmocka_unit_test_setup_teardown(test_replies, world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_bodies_and_connections,
+                                        world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_libcurl_fails, world_begin,
+                                        world_end)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -132,7 +132,8 @@ static void
 test_arns(void **state)
 {
     static const char *const bad[] = {
-        "", "arn", "arn:", "arn:aws:kms:us-east-1:111122223333",
+        "", "arn", "arn:", "arn:aws", "arn:aws:", "arn:aws:kms",
+        "arn:aws:kms:us-east-1:111122223333",
         A, A "key", A "key/", A "alias/", A "alias", A "keys/x", A "grant/x",
         A "key/x:y", A "key/x y", A "key/x\n", A "key/\xc3\xa4", A "key/x\"",
         "ARN:aws:kms:us-east-1:111122223333:key/x",
@@ -329,6 +330,7 @@ test_settings(void **state)
         "https://kms.example.com", "https://kms.example.com/",
         "https://h:8443", "https://127.0.0.1:1", "https://[2001:db8::1]:8443/",
         "http://127.0.0.1", "http://127.0.0.1:5000/", "http://localhost:1",
+        "http://localhost/", "http://[::1]/",
         "http://[::1]:5000",
         "https://vpce-0a-b.kms.us-east-1.vpce.amazonaws.com"
     };
@@ -822,6 +824,10 @@ test_types(void **state)
         { "{\"__type\":\"Aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee"
           "ffffffffffgggggggggg\"}",
           "Aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffffggg",
+          NULL, KAWS_SERVICE },
+        { "{\"__type\":\"{Not/Found:;@`Exception~}\"}", "NotFound", NULL,
+          KAWS_KMS_KEY },
+        { "{\"__type\":\"@No0123456789t/{Found`}\"}", "No0123456789tFound",
           NULL, KAWS_SERVICE }
     };
     static const int statuses[] = { 400, 403, 409, 412, 500, 503 };

@@ -4,6 +4,34 @@
 
 #include "faulty_disk.h"
 
+#include <pthread.h>
+
+static int scarce_left = -1;              /* locks and pages to be had; -1: as
+                                           * many as are asked for            */
+static int locks;                         /* that there are                   */
+
+
+static int
+none_left(void)
+{
+    return scarce_left >= 0 && scarce_left-- == 0;
+}
+
+
+static int
+scarce_lock(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
+{
+    if (none_left())
+        return EAGAIN;
+    locks++;
+    return pthread_mutex_init(lock, how);
+}
+
+#define pthread_mutex_init    scarce_lock
+#define pthread_mutex_destroy(lock) (locks--, (pthread_mutex_destroy)(lock))
+#define mmap(at, len, how, kind, fd, from) \
+    (none_left() ? MAP_FAILED : (mmap)(at, len, how, kind, fd, from))
+
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
 #include "world.h"
@@ -358,6 +386,9 @@ test_no_error_wanted(void **state)
 
     cfg.region = "nowhere";
     assert_int_equal(kaws_open(&none, &cfg, NULL), KAWS_CONFIG);
+    cfg = w->cfg;
+    cfg.kms_key_id = "a b";
+    assert_int_equal(kaws_open(&none, &cfg, NULL), KAWS_CONFIG);
     assert_int_equal(kaws_open(NULL, NULL, NULL), KAWS_ARGUMENT);
     assert_int_equal(kaws_check(ring, NULL), KAWS_OK);
     assert_int_equal(kaws_generate(ring, name, "AES", 32, NULL), KAWS_OK);
@@ -548,10 +579,70 @@ test_bad_settings(void **state)
     assert_false(there(w, ""));           /* nothing was made on the way      */
     assert_false(there(w, ".lock"));
 
-    w->f.random_fails = 1;
-    EXPECT(w, KAWS_RANDOM, "no random bytes", kaws_open(&ring, &good, &w->err));
-    assert_false(there(w, ""));
-    w->f.random_fails = 0;
+}
+
+
+static int randoms_left;
+
+
+static int
+random_ends(void *ctx, void *out, size_t len)
+{
+    return randoms_left-- > 0 ? fake_random(ctx, out, len) : EIO;
+}
+
+
+/* Chance is needed for the table's seed and, where a file is made, its id. */
+static void
+test_no_random(void **state)
+{
+    struct world *w = *state;
+    kaws *ring;
+    int n;
+
+    w->cfg.hooks.random = random_ends;
+    for (n = 0; n < 2; n++) {
+        randoms_left = n;
+        ring = (kaws *)(void *)w;
+        EXPECT(w, KAWS_RANDOM, "no random bytes",
+               kaws_open(&ring, &w->cfg, &w->err));
+        assert_null(ring);
+        assert_false(there(w, ""));
+        assert_int_equal(w->f.live, 0);
+    }
+    randoms_left = 2;
+    world_open(w);
+    world_close(w);
+    randoms_left = 1;
+    world_open(w);
+}
+
+
+/* The system gives no lock, or no page for the credentials: each fails once. */
+static void
+test_scarce(void **state)
+{
+    struct world *w = *state;
+    int n, before = locks;
+    kaws_status status;
+
+    for (n = 0; ; n++) {
+        scarce_left = n;
+        status = kaws_open(&w->ring, &w->cfg, &w->err);
+        if (scarce_left >= 0)
+            break;
+        EXPECT(w, KAWS_MEMORY, "no ", status);
+        assert_null(w->ring);
+        assert_int_equal(w->f.live, 0);
+        assert_int_equal(locks, before);
+        assert_false(there(w, ".lock"));
+    }
+    scarce_left = -1;
+    EXPECT(w, KAWS_OK, NULL, status);
+    assert_int_equal(n, 4);               /* three locks and a page           */
+    assert_int_equal(locks, before + 3);
+    world_close(w);
+    assert_int_equal(locks, before);
 }
 
 
@@ -1076,6 +1167,41 @@ test_without_kms_key(void **state)
     EXPECT(w, KAWS_OK, NULL, store(w, "new", "x"));
     assert_string_equal(arn_of(w, "new"), FAKE_WEST);
     EXPECT(w, KAWS_OK, NULL, drop(w, "k"));
+}
+
+
+/* An empty list of accounts is none: the KMS key's own is trusted, be it known
+ * from its alias or from the entries; in another partition it is another's. */
+static void
+test_empty_accounts(void **state)
+{
+    static const char china[] =
+        "arn:aws-cn:kms:cn-north-1:" FAKE_OWN ":key/00000009-aaaa-bbbb";
+    struct world *w = *state;
+
+    w->cfg.accounts = "";
+    w->cfg.kms_key_id = "alias/app";
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, store(w, "k", "text"));
+    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN,
+           kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
+    world_close(w);
+    w->cfg.kms_key_id = NULL;
+    world_open(w);
+    expect_text(w, "k", "text");
+    world_close(w);
+
+    (void)snprintf(w->f.keys[0].arn, sizeof w->f.keys[0].arn, "%s", china);
+    w->cfg.kms_key_id = china;
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, store(w, "china", "text"));
+    expect_text(w, "china", "text");
+    expect_no_key(w, "k", KAWS_FOREIGN);
+    world_close(w);
+    w->cfg.kms_key_id = NULL;
+    world_open(w);
+    expect_no_key(w, "china", KAWS_FOREIGN);
+    expect_no_key(w, "k", KAWS_FOREIGN);
 }
 
 
@@ -2200,6 +2326,29 @@ test_encrypt_and_decrypt(void **state)
 }
 
 
+/* A context without pairs is none. */
+static void
+test_empty_context(void **state)
+{
+    static const kaws_context empty = { NULL, 0 };
+    struct world *w = *state;
+    kaws_sealed sealed;
+    uint8_t room[64];
+    size_t len = sizeof room;
+
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_encrypt(
+        w->ring, &empty, kaws__buf_of("0123456789"), &sealed, &w->err));
+    assert_null(strstr(w->f.body, "EncryptionContext"));
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_decrypt(w->ring, NULL, &sealed, room,
+                                              &len, &w->err));
+    assert_int_equal(len, 10);
+    len = sizeof room;
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_decrypt(w->ring, &empty, &sealed, room,
+                                              &len, &w->err));
+    assert_int_equal(len, 10);
+}
+
+
 static void
 test_reencrypt(void **state)
 {
@@ -2310,12 +2459,14 @@ main(void)
         OPEN(test_no_error_wanted), OPEN(test_bad_contexts),
         OPEN(test_bad_blobs), OPEN(test_bad_kms_lengths),
         OPEN(test_bad_keys_and_regions), SHUT(test_bad_settings),
+        SHUT(test_no_random), SHUT(test_scarce),
         SHUT(test_new_file), SHUT(test_strings_are_copied),
         SHUT(test_built_in_hooks), OPEN(test_lengths),
         OPEN(test_exists_and_not_found), OPEN(test_owners), OPEN(test_any_name),
         OPEN(test_meanwhile), OPEN(test_bad_replies_change_nothing),
         OPEN(test_absurd_clock), SHUT(test_read_only),
         SHUT(test_without_data_file), SHUT(test_without_kms_key),
+        SHUT(test_empty_accounts),
         OPEN(test_disk_full), OPEN(test_replace_fails), OPEN(test_uncertain),
         SHUT(test_new_file_fails), OPEN(test_cell), OPEN(test_torn_end),
         OPEN(test_another_ring_changed_it), OPEN(test_another_process_holds_it),
@@ -2327,7 +2478,8 @@ main(void)
         OPEN(test_rewrap_fails), OPEN(test_rewrap_twice_at_once),
         SHUT(test_rewrap_under_traffic), OPEN(test_rewrap_of_what_is_gone),
         SHUT(test_rewrap_in_parallel), OPEN(test_encrypt_and_decrypt),
-        OPEN(test_reencrypt), OPEN(test_data_key), OPEN(test_outage),
+        OPEN(test_empty_context), OPEN(test_reencrypt), OPEN(test_data_key),
+        OPEN(test_outage),
         cmocka_unit_test(test_small_things)
     };
 

@@ -430,6 +430,9 @@ test_records_out_of_bounds(void **state)
             fail_msg("row %lu", (unsigned long)i);
         kaws__buf_free(&buf);
     }
+    for (i = 0; i < 40; i++)              /* shorter than its fixed fields    */
+        if (kaws__store_parse(unit_bytes(material, i), &got) == NULL)
+            fail_msg("%lu bytes", (unsigned long)i);
 }
 
 
@@ -862,6 +865,31 @@ test_refused(void **state)
 }
 
 
+/* Fewer bytes behind an entry than an entry has, under a good digest of the
+ * whole; that is the file's last 32 bytes, so it may reach into the entry's. */
+static void
+test_short_rest(void **state)
+{
+    struct world *w = *state;
+    kaws__record r = record_of("k", "u", "AES", 32, MATERIAL, 60, 5);
+    char words[80];
+    size_t rest;
+    laid l;
+
+    for (rest = 1; rest < 72; rest++) {
+        lay_header(&l, file_id);
+        lay_entry(&l, &r);
+        (void)snprintf(words, sizeof words, "damaged at byte %lu: an entry's "
+                       "length does not match its check",
+                       (unsigned long)l.len);
+        l.len = l.len + rest - 32;
+        lay_digest(&l);
+        set_cell(&l, l.len);
+        expect_refused(w, &l, l.len, words);
+    }
+}
+
+
 /* Lengths that lead out of the file, under a good digest of the whole. */
 static void
 test_absurd_lengths(void **state)
@@ -1013,6 +1041,7 @@ main(void)
         cmocka_unit_test(test_zeros),
         cmocka_unit_test(test_rubbish_behind),
         TEST(test_refused),
+        TEST(test_short_rest),
         TEST(test_absurd_lengths),
         TEST(test_swapped_blobs),
         TEST(test_blobs_elsewhere)
