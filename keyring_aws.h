@@ -5764,12 +5764,12 @@ kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
 {
     kaws_status status;
 
-    k->hooks = hooks;
     k->endpoint = cfg->endpoint;
     k->accounts = cfg->accounts;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
     if (kaws__plat_lock_init(&k->lock) != 0)
         return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
+    k->hooks = hooks;                     /* from here on it can be closed   */
     kaws__kms_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__kms_settings(k, cfg, err);
     if (status == KAWS_OK)
