@@ -26,7 +26,6 @@ NEED_DEMO  = $(NEED_BUILD) python3 python3-pymysql python3-botocore openssl \
              debian-archive-keyring
 NEED_TEST  = $(NEED_DEMO) libcmocka-dev python3-pytest clang libclang-rt-dev \
              llvm valgrind cppcheck git binutils
-NEED_COVERAGE = gcovr
 NEED_BENCH = $(NEED_DEMO) libcjson-dev libjansson-dev gnuplot-nox binutils
 
 UNIT  = $(patsubst tests/%.c,$T/%,$(wildcard tests/unit/test_*.c))
@@ -68,7 +67,7 @@ search-%: build/fuzz/fuzz_%
 	    $(addprefix -dict=../../,$(wildcard fuzz/$*.dict)) -max_len=4096 \
 	    -max_total_time=$(FUZZ_S) corpus/$* ../../fuzz/corpus/$*
 
-coverage: need-test need-coverage
+coverage: need-test
 	@$(PYTHON) tests/coverage.py
 
 need-%:
