@@ -5,7 +5,9 @@
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
 #include <curl/curl.h>
+#include <errno.h>
 #include <pthread.h>
+#include <stdarg.h>
 
 static int curl_left = -1;                /* calls until one fails; -1: none  */
 static const curl_version_info_data *curl_says;   /* NULL: the truth          */
@@ -18,16 +20,64 @@ curl_fails(void)
     return curl_left >= 0 && curl_left-- == 0;
 }
 
+
+static CURL *
+poor_init(void)
+{
+    return curl_fails() ? NULL : curl_easy_init();
+}
+
+
+/* What an option's value is, its number says. */
+static CURLcode
+poor_setopt(CURL *easy, CURLoption option, ...)
+{
+    CURLcode code = CURLE_FAILED_INIT;
+    va_list rest;
+
+    if (curl_fails())
+        return code;
+    va_start(rest, option);
+    if (option < CURLOPTTYPE_OBJECTPOINT)
+        code = (curl_easy_setopt)(easy, option, va_arg(rest, long));
+    else if (option < CURLOPTTYPE_FUNCTIONPOINT)
+        code = (curl_easy_setopt)(easy, option, va_arg(rest, void *));
+    else if (option < CURLOPTTYPE_OFF_T)
+        code = (curl_easy_setopt)(easy, option,
+                                  va_arg(rest, curl_free_callback));
+    else
+        code = (curl_easy_setopt)(easy, option, va_arg(rest, curl_off_t));
+    va_end(rest);
+    return code;
+}
+
+
+static struct curl_slist *
+poor_append(struct curl_slist *list, const char *text)
+{
+    return curl_fails() ? NULL : curl_slist_append(list, text);
+}
+
+
+static const curl_version_info_data *
+poor_version(CURLversion which)
+{
+    return curl_says != NULL ? curl_says : curl_version_info(which);
+}
+
+
+static int
+poor_lock(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
+{
+    return no_lock ? EAGAIN : pthread_mutex_init(lock, how);
+}
+
 #undef curl_easy_setopt
-#define curl_easy_init() (curl_fails() ? NULL : (curl_easy_init)())
-#define curl_easy_setopt(easy, option, value) \
-    (curl_fails() ? CURLE_FAILED_INIT : (curl_easy_setopt)(easy, option, value))
-#define curl_slist_append(list, text) \
-    (curl_fails() ? NULL : (curl_slist_append)(list, text))
-#define curl_version_info(which) \
-    (curl_says != NULL ? curl_says : (curl_version_info)(which))
-#define pthread_mutex_init(lock, how) \
-    (no_lock ? EAGAIN : (pthread_mutex_init)(lock, how))
+#define curl_easy_init()   poor_init()
+#define curl_easy_setopt   poor_setopt
+#define curl_slist_append  poor_append
+#define curl_version_info  poor_version
+#define pthread_mutex_init poor_lock
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"

@@ -360,6 +360,11 @@ test_settings(void **state)
     for (i = 0; i < COUNT(bad_urls); i++)
         if (kaws__kms_endpoint_ok(bad_urls[i]))
             fail_msg("%s", bad_urls[i]);
+    assert_true(kaws__kms_listed(" 111122223333 , 444455556666 ",
+                                 kaws__buf_of("444455556666")));
+    assert_false(kaws__kms_listed("111122223333, ",
+                                  kaws__buf_of("444455556666")));
+    assert_false(kaws__kms_listed(" ,", kaws__buf_of("444455556666")));
     (void)snprintf(text, sizeof text, "https://%0150d", 7);
     assert_true(kaws__kms_endpoint_ok(text));
     (void)snprintf(text, sizeof text, "https://%0151d", 7);
