@@ -1414,6 +1414,15 @@ kaws__plat_others_hold(int fd, int slot)
  * know. Paths are UTF-8. Owners and modes are not looked at: Windows keeps
  * them in access lists, which the folder hands down. */
 
+/* In units of 100 nanoseconds, which Windows counts from 1601 on. */
+static int64_t
+kaws__plat_since_1970(FILETIME t)
+{
+    return (int64_t)((uint64_t)t.dwHighDateTime << 32 | t.dwLowDateTime) -
+           116444736000000000;
+}
+
+
 static int64_t
 kaws__plat_now_ms(void *ctx)
 {
@@ -1421,8 +1430,7 @@ kaws__plat_now_ms(void *ctx)
 
     (void)ctx;
     GetSystemTimeAsFileTime(&t);
-    return (int64_t)((uint64_t)t.dwHighDateTime << 32 | t.dwLowDateTime) /
-           10000 - 11644473600000;
+    return kaws__plat_since_1970(t) / 10000;
 }
 
 
@@ -1525,6 +1533,9 @@ kaws__plat_errno(DWORD error)
         { ERROR_SHARING_VIOLATION,   EACCES },
         { ERROR_LOCK_VIOLATION,      EAGAIN },
         { ERROR_IO_PENDING,          EAGAIN },
+        { ERROR_LOCK_FAILED,         ENOLCK },
+        { ERROR_PRIVILEGE_NOT_HELD,  EPERM },
+        { ERROR_INVALID_HANDLE,      EBADF },
         { ERROR_WRITE_PROTECT,       EROFS },
         { ERROR_FILE_EXISTS,         EEXIST },
         { ERROR_ALREADY_EXISTS,      EEXIST },
@@ -1548,9 +1559,24 @@ static int
 kaws__plat_wide(const char *path, WCHAR out[MAX_PATH])
 {
     if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, out,
-                            MAX_PATH) == 0)
-        return ENAMETOOLONG;
-    return 0;
+                            MAX_PATH) != 0)
+        return 0;
+    return GetLastError() == ERROR_INSUFFICIENT_BUFFER ? ENAMETOOLONG : EINVAL;
+}
+
+
+/* Why the last call with that name failed. What is denied because it is a
+ * folder, is said to be one. */
+static int
+kaws__plat_errno_at(const WCHAR *path)
+{
+    DWORD error = GetLastError(), found = INVALID_FILE_ATTRIBUTES;
+
+    if (error == ERROR_ACCESS_DENIED)
+        found = GetFileAttributesW(path);
+    if (found != INVALID_FILE_ATTRIBUTES && found & FILE_ATTRIBUTE_DIRECTORY)
+        return EISDIR;
+    return kaws__plat_errno(error);
 }
 
 
@@ -1562,17 +1588,9 @@ kaws__plat_handle(int fd)
 
 
 static int
-kaws__plat_open(const char *path, int how, int *fd)
+kaws__plat_open_as(const char *path, DWORD access, DWORD disposition,
+                   DWORD flags, int *fd)
 {
-    static const struct { DWORD access, disposition, flags; } ways[] = {
-        { GENERIC_READ, OPEN_EXISTING, FILE_FLAG_OPEN_REPARSE_POINT },
-        { GENERIC_READ | GENERIC_WRITE, OPEN_EXISTING,
-          FILE_FLAG_OPEN_REPARSE_POINT },
-        { GENERIC_READ | GENERIC_WRITE, CREATE_NEW, 0 },
-        { GENERIC_READ | GENERIC_WRITE, OPEN_ALWAYS,
-          FILE_FLAG_OPEN_REPARSE_POINT },
-        { GENERIC_READ, OPEN_EXISTING, 0 }
-    };
     WCHAR wide[MAX_PATH];
     HANDLE handle;
     int os = kaws__plat_wide(path, wide);
@@ -1580,15 +1598,35 @@ kaws__plat_open(const char *path, int how, int *fd)
     *fd = -1;
     if (os != 0)
         return os;
-    handle = CreateFileW(wide, ways[how].access, FILE_SHARE_READ |
-                         FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
-                         ways[how].disposition, ways[how].flags, NULL);
+    handle = CreateFileW(wide, access, FILE_SHARE_READ | FILE_SHARE_WRITE |
+                         FILE_SHARE_DELETE, NULL, disposition, flags, NULL);
     if (handle == INVALID_HANDLE_VALUE)
-        return kaws__plat_errno(GetLastError());
+        return kaws__plat_errno_at(wide);
     *fd = _open_osfhandle((intptr_t)handle, _O_BINARY);
     if (*fd < 0)
         CloseHandle(handle);
     return *fd < 0 ? EMFILE : 0;
+}
+
+
+/* As on POSIX, a folder can be opened for reading, and is then seen to be no
+ * file; a link at the end of the path likewise, but for READ_LINKED. */
+static int
+kaws__plat_open(const char *path, int how, int *fd)
+{
+    static const struct { DWORD access, disposition, flags; } ways[] = {
+        { GENERIC_READ, OPEN_EXISTING,
+          FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OPEN_REPARSE_POINT },
+        { GENERIC_READ | GENERIC_WRITE, OPEN_EXISTING,
+          FILE_FLAG_OPEN_REPARSE_POINT },
+        { GENERIC_READ | GENERIC_WRITE, CREATE_NEW, 0 },
+        { GENERIC_READ | GENERIC_WRITE, OPEN_ALWAYS,
+          FILE_FLAG_OPEN_REPARSE_POINT },
+        { GENERIC_READ, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS }
+    };
+
+    return kaws__plat_open_as(path, ways[how].access, ways[how].disposition,
+                              ways[how].flags, fd);
 }
 
 
@@ -1611,8 +1649,7 @@ kaws__plat_stat(int fd, kaws__stat *out)
     out->dev = i.dwVolumeSerialNumber;
     out->ino = (uint64_t)i.nFileIndexHigh << 32 | i.nFileIndexLow;
     out->size = (uint64_t)i.nFileSizeHigh << 32 | i.nFileSizeLow;
-    out->mtime_ns = (int64_t)((uint64_t)i.ftLastWriteTime.dwHighDateTime << 32 |
-                              i.ftLastWriteTime.dwLowDateTime) * 100;
+    out->mtime_ns = kaws__plat_since_1970(i.ftLastWriteTime) * 100;
     out->regular = (i.dwFileAttributes & (FILE_ATTRIBUTE_DIRECTORY |
                                           FILE_ATTRIBUTE_REPARSE_POINT)) == 0;
     out->mine = 1;
@@ -1682,21 +1719,40 @@ kaws__plat_sync(int fd)
 }
 
 
-/* MOVEFILE_WRITE_THROUGH, below, is all that Windows offers for names. */
 static int
 kaws__plat_open_dir(const char *path, int *fd)
 {
-    (void)path;
+    WCHAR wide[MAX_PATH];
+    DWORD found;
+    int os = kaws__plat_wide(path, wide);
+
     *fd = -1;
-    return 0;
+    if (os != 0)
+        return os;
+    found = GetFileAttributesW(wide);
+    if (found == INVALID_FILE_ATTRIBUTES)
+        return kaws__plat_errno(GetLastError());
+    if (!(found & FILE_ATTRIBUTE_DIRECTORY))
+        return ENOTDIR;
+    os = kaws__plat_open_as(path, GENERIC_WRITE, OPEN_EXISTING,
+                            FILE_FLAG_BACKUP_SEMANTICS, fd);
+    return os == EISDIR ? EACCES : os;
 }
 
 
+/* What Windows promises for names is MOVEFILE_WRITE_THROUGH, below. Many of its
+ * file systems flush folders, too; one that cannot says one of these. */
 static int
 kaws__plat_sync_dir(int fd)
 {
-    (void)fd;
-    return 0;
+    DWORD error;
+
+    if (FlushFileBuffers(kaws__plat_handle(fd)))
+        return 0;
+    error = GetLastError();
+    return error == ERROR_ACCESS_DENIED || error == ERROR_INVALID_FUNCTION ||
+           error == ERROR_NOT_SUPPORTED || error == ERROR_INVALID_PARAMETER
+         ? 0 : kaws__plat_errno(error);
 }
 
 
@@ -1712,17 +1768,28 @@ kaws__plat_cut(int fd, uint64_t len)
 }
 
 
+/* Nobody replaces what another program has open without sharing it, as those
+ * do that look for viruses: they are waited for, a second at most. */
 static int
 kaws__plat_rename(const char *from, const char *to)
 {
     WCHAR wide_from[MAX_PATH], wide_to[MAX_PATH];
+    int os = kaws__plat_wide(from, wide_from), tries;
 
-    if (kaws__plat_wide(from, wide_from) != 0 ||
-        kaws__plat_wide(to, wide_to) != 0)
-        return ENAMETOOLONG;
-    return MoveFileExW(wide_from, wide_to, MOVEFILE_REPLACE_EXISTING |
-                       MOVEFILE_WRITE_THROUGH)
-         ? 0 : kaws__plat_errno(GetLastError());
+    if (os == 0)
+        os = kaws__plat_wide(to, wide_to);
+    if (os != 0)
+        return os;
+    for (tries = 0; tries < 100; tries++) {
+        if (MoveFileExW(wide_from, wide_to, MOVEFILE_REPLACE_EXISTING |
+                        MOVEFILE_WRITE_THROUGH))
+            return 0;
+        os = kaws__plat_errno_at(wide_to);
+        if (os != EACCES)
+            break;
+        Sleep(10);
+    }
+    return os;
 }
 
 
@@ -1730,11 +1797,12 @@ static int
 kaws__plat_remove(const char *path)
 {
     WCHAR wide[MAX_PATH];
+    int os = kaws__plat_wide(path, wide);
 
-    if (kaws__plat_wide(path, wide) != 0)
-        return ENAMETOOLONG;
-    return DeleteFileW(wide) || GetLastError() == ERROR_FILE_NOT_FOUND
-         ? 0 : kaws__plat_errno(GetLastError());
+    if (os != 0 || DeleteFileW(wide))
+        return os;
+    return GetLastError() == ERROR_FILE_NOT_FOUND ? 0
+                                                  : kaws__plat_errno_at(wide);
 }
 
 
@@ -1742,33 +1810,65 @@ static int
 kaws__plat_make_dir(const char *path)
 {
     WCHAR wide[MAX_PATH];
+    int os = kaws__plat_wide(path, wide);
 
-    if (kaws__plat_wide(path, wide) != 0)
-        return ENAMETOOLONG;
-    return CreateDirectoryW(wide, NULL) ? 0 : kaws__plat_errno(GetLastError());
+    if (os != 0 || CreateDirectoryW(wide, NULL))
+        return os;
+    return kaws__plat_errno(GetLastError());
 }
 
 
 /* The bytes that are locked lie far behind any data: here locks also keep
- * others from reading. */
+ * others from reading. Held alone, a slot is two bytes, and else the first of
+ * them: so letting go of one kind says whether it was that kind we had. */
+static int
+kaws__plat_take(int fd, int slot, int exclusive, DWORD flags)
+{
+    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + 2 * (unsigned)slot);
+
+    if (exclusive)
+        flags |= LOCKFILE_EXCLUSIVE_LOCK;
+    return LockFileEx(kaws__plat_handle(fd), flags, 0, exclusive ? 2 : 1, 0,
+                      &where)
+         ? 0 : kaws__plat_errno(GetLastError());
+}
+
+
+static int
+kaws__plat_let_go(int fd, int slot, int exclusive)
+{
+    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + 2 * (unsigned)slot);
+
+    return UnlockFileEx(kaws__plat_handle(fd), 0, exclusive ? 2 : 1, 0, &where)
+         ? 1 : 0;
+}
+
+
+/* Sharing is tried again for a moment, for it may be that somebody only asks,
+ * as below. */
 static int
 kaws__plat_hold(int fd, int slot, int exclusive)
 {
-    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + (unsigned)slot);
-    DWORD flags = exclusive ? LOCKFILE_EXCLUSIVE_LOCK : 0;
+    int had_other = kaws__plat_let_go(fd, slot, !exclusive);
+    int had = kaws__plat_let_go(fd, slot, exclusive);
+    int tries = exclusive ? 1 : 20, os = EAGAIN;
 
-    return LockFileEx(kaws__plat_handle(fd), flags | LOCKFILE_FAIL_IMMEDIATELY,
-                      0, 1, 0, &where)
-         ? 0 : kaws__plat_errno(GetLastError());
+    while (os == EAGAIN && tries-- > 0) {
+        os = kaws__plat_take(fd, slot, exclusive, LOCKFILE_FAIL_IMMEDIATELY);
+        if (os == EAGAIN && tries > 0)
+            Sleep(1);
+    }
+    if (os != 0 && (had || had_other))
+        (void)kaws__plat_take(fd, slot, had ? exclusive : !exclusive, 0);
+    return os;
 }
 
 
 static void
 kaws__plat_release(int fd, int slot)
 {
-    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + (unsigned)slot);
-
-    (void)UnlockFileEx(kaws__plat_handle(fd), 0, 1, 0, &where);
+    (void)kaws__plat_let_go(fd, slot, 0);
+    (void)kaws__plat_let_go(fd, slot, 1);
 }
 
 
@@ -1776,13 +1876,14 @@ kaws__plat_release(int fd, int slot)
 static int
 kaws__plat_others_hold(int fd, int slot)
 {
-    int os;
+    int alone = kaws__plat_let_go(fd, slot, 1);
+    int shared = kaws__plat_let_go(fd, slot, 0);
+    int os = kaws__plat_take(fd, slot, 1, LOCKFILE_FAIL_IMMEDIATELY);
 
-    kaws__plat_release(fd, slot);
-    os = kaws__plat_hold(fd, slot, 1);
-    if (os == 0)
-        kaws__plat_release(fd, slot);
-    (void)kaws__plat_hold(fd, slot, 0);
+    if (os == 0 && !alone)
+        (void)kaws__plat_let_go(fd, slot, 1);
+    if (shared)
+        (void)kaws__plat_take(fd, slot, 0, 0);
     return os != 0;
 }
 

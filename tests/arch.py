@@ -66,7 +66,7 @@ MACHINES = {
 # pipes, or replace POSIX's own file calls; there story, data_file and the fault tests do that work.
 LEFT_OUT = {
     "musl": {"unit/test_http"},
-    "windows": {"unit/test_http", "unit/test_creds", "unit/test_file", "unit/test_ring",
+    "windows": {"unit/test_http",
                 "fault/test_crash", "fault/test_disk_errors", "fault/test_hostile"},
 }
 
@@ -171,7 +171,7 @@ def options(name: str) -> list[str]:
 def links(name: str) -> list[str]:
     one = machine(name)
     if not one.suite:
-        return ["-static"] if name == "windows" else []
+        return ["-static", "-lpthread"] if name == "windows" else []
     libs = f"{libraries(name)}/usr/lib/{one.compiler.removesuffix('-gcc')}"
     return [f"-L{libs}", f"-Wl,-rpath-link={libs}", *BEARSSL, "-lcurl", "-lcmocka", "-ldl",
             "-lpthread"]

@@ -21,9 +21,11 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#if !defined(_WIN32)
+#include <sys/mman.h>
+#endif
 
 static struct {
     const char *call;
@@ -87,6 +89,12 @@ disk_fails(const char *call, char letter)
     return 0;
 }
 
+
+#if defined(_WIN32)
+
+#include "standin/windows/disk_calls.h"
+
+#else
 
 static ssize_t
 disk_pread(int fd, void *to, size_t len, off_t at)
@@ -188,5 +196,7 @@ disk_lock(int fd, int call, struct flock *range)
 #define open      disk_open
 #define fstat     disk_fstat
 #define fcntl     disk_lock
+
+#endif
 
 #endif /* KAWS_FAULTY_DISK_H */

@@ -173,7 +173,6 @@ static void
 test_not_a_file(void **state)
 {
     struct world *w = *state;
-    char path[128];
     kaws__creds c;
 
     assert_int_equal(unlink(w->f.conf), 0);
@@ -185,7 +184,20 @@ test_not_a_file(void **state)
     EXPECT(w, KAWS_CONFIG, "is not a file", open_creds(w, &c));
     kaws__creds_close(&c);
     assert_int_equal(rmdir(w->f.conf), 0);
+}
 
+
+#if !defined(_WIN32)                      /* which has no pipes in folders, and
+                                           * keeps access lists, not modes    */
+
+static void
+test_pipe_or_link(void **state)
+{
+    struct world *w = *state;
+    char path[128];
+    kaws__creds c;
+
+    assert_int_equal(unlink(w->f.conf), 0);
     assert_int_equal(mkfifo(w->f.conf, 0600), 0);   /* must not hang          */
     EXPECT(w, KAWS_CONFIG, "is not a file", open_creds(w, &c));
     kaws__creds_close(&c);
@@ -229,6 +241,8 @@ test_modes(void **state)
     }
 }
 
+#endif
+
 
 /* ---- reading it again -------------------------------------------------- */
 
@@ -264,16 +278,39 @@ test_reload(void **state)
 }
 
 
-/* Puts the file's time back to what it was, so that only the size or the
- * inode tells. */
-static void
-same_time(struct world *w, const struct stat *st)
+/* When the conf file was written, in nanoseconds. */
+static int64_t
+time_of(struct world *w)
 {
-    struct timespec times[2];
+    kaws__stat st;
+    int fd;
 
-    times[0] = st->st_atim;
-    times[1] = st->st_mtim;
+    assert_int_equal(kaws__plat_open(w->f.conf, KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__plat_stat(fd, &st), 0);
+    kaws__plat_close(fd);
+    return st.mtime_ns;
+}
+
+
+static void
+set_time(struct world *w, int64_t ns)
+{
+#if defined(_WIN32)
+    uint64_t since_1601 = (uint64_t)(ns / 100 + 116444736000000000);
+    FILETIME time = { (DWORD)since_1601, (DWORD)(since_1601 >> 32) };
+    int fd;
+
+    assert_int_equal(kaws__plat_open(w->f.conf, KAWS__WRITE, &fd), 0);
+    assert_true(SetFileTime(kaws__plat_handle(fd), NULL, NULL, &time));
+    kaws__plat_close(fd);
+#else
+    struct timespec times[2] = { { 0, UTIME_OMIT }, { 0, 0 } };
+
+    times[1].tv_sec = (time_t)(ns / 1000000000);
+    times[1].tv_nsec = (long)(ns % 1000000000);
     assert_int_equal(utimensat(AT_FDCWD, w->f.conf, times, 0), 0);
+#endif
+    assert_true(time_of(w) == ns);
 }
 
 
@@ -282,8 +319,7 @@ test_refresh_when_changed(void **state)
 {
     struct world *w = *state;
     kaws__creds c;
-    struct stat st;
-    struct timespec times[2] = { { 0, UTIME_OMIT }, { 1000000000, 5 } };
+    int64_t then = 1000000000000000500;
     char path[128];
     unsigned was;
 
@@ -294,32 +330,29 @@ test_refresh_when_changed(void **state)
     assert_int_equal(fake_logged(&w->f, -1, ""), 0);
 
     /* The same size and inode: the time tells. */
-    assert_int_equal(utimensat(AT_FDCWD, w->f.conf, times, 0), 0);
+    set_time(w, then);
     assert_int_equal(kaws__creds_refresh(&c, was), 1);
     assert_int_equal(c.generation, was + 1);
     assert_int_equal(fake_logged(&w->f, 2, "newer ones"), 1);
     assert_int_equal(kaws__creds_refresh(&c, was + 1), 0);
 
     /* The size tells. */
-    assert_int_equal(stat(w->f.conf, &st), 0);
     fake_write_conf(&w->f, "a\nb\n");
-    same_time(w, &st);
+    set_time(w, then);
     assert_int_equal(kaws__creds_refresh(&c, was + 1), 1);
     assert_string_equal(c.secrets->id, "a");
 
     /* The inode tells. */
-    assert_int_equal(stat(w->f.conf, &st), 0);
     (void)snprintf(path, sizeof path, "%s.new", w->f.conf);
     spill(path, "x\ny\n", 4);
     assert_int_equal(rename(path, w->f.conf), 0);
-    same_time(w, &st);
+    set_time(w, then);
     assert_int_equal(kaws__creds_refresh(&c, was + 2), 1);
     assert_string_equal(c.secrets->id, "x");
 
     /* Nothing tells: it is taken for the same, and not read. */
-    assert_int_equal(stat(w->f.conf, &st), 0);
     fake_write_conf(&w->f, "p\nq\n");
-    same_time(w, &st);
+    set_time(w, then);
     assert_int_equal(kaws__creds_refresh(&c, was + 3), 0);
     assert_string_equal(c.secrets->id, "x");
     kaws__creds_close(&c);
@@ -456,6 +489,105 @@ make_secret(char out[41], int mask)
 }
 
 
+/* This process's memory, looked at from outside. */
+#if defined(_WIN32)
+
+typedef struct scan {
+    uintptr_t at;
+} scan;
+
+
+static void
+scan_begin(scan *s)
+{
+    s->at = 0;
+}
+
+
+/* The next piece that can be written to; 0: there is none. */
+static int
+scan_next(scan *s, uintptr_t *start, uintptr_t *end)
+{
+    MEMORY_BASIC_INFORMATION i;
+
+    while (VirtualQuery((void *)s->at, &i, sizeof i) == sizeof i) {
+        *start = (uintptr_t)i.BaseAddress;
+        *end = s->at = *start + i.RegionSize;
+        if (i.State == MEM_COMMIT && i.Protect == PAGE_READWRITE)
+            return 1;
+    }
+    return 0;
+}
+
+
+static size_t
+scan_copy(const scan *s, uintptr_t at, void *to, size_t len)
+{
+    SIZE_T n = 0;
+
+    (void)s;
+    return ReadProcessMemory(GetCurrentProcess(), (void *)at, to, len, &n)
+         ? n : 0;
+}
+
+
+static void
+scan_end(scan *s)
+{
+    (void)s;
+}
+
+#else
+
+typedef struct scan {
+    FILE *maps;
+    int   mem;
+} scan;
+
+
+static void
+scan_begin(scan *s)
+{
+    s->maps = fopen("/proc/self/maps", "r");
+    s->mem = open("/proc/self/mem", O_RDONLY);
+    assert_non_null(s->maps);
+    assert_true(s->mem >= 0);
+}
+
+
+/* The next piece that can be written to; 0: there is none. */
+static int
+scan_next(scan *s, uintptr_t *start, uintptr_t *end)
+{
+    char line[512], mode[8];
+
+    while (fgets(line, sizeof line, s->maps) != NULL)
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %7s", start, end,
+                   mode) == 3 && mode[0] == 'r' && mode[1] == 'w')
+            return 1;
+    return 0;
+}
+
+
+static size_t
+scan_copy(const scan *s, uintptr_t at, void *to, size_t len)
+{
+    ssize_t n = pread(s->mem, to, len, (off_t)at);
+
+    return n > 0 ? (size_t)n : 0;
+}
+
+
+static void
+scan_end(scan *s)
+{
+    fclose(s->maps);
+    close(s->mem);
+}
+
+#endif
+
+
 /* Counts the secret in all memory of this process that can be written, but for
  * [from, to). What is found in here does not count either. */
 static int
@@ -463,24 +595,20 @@ count_in_memory(const char masked[41], const void *from, const void *to)
 {
     static struct { uint8_t chunk[1 << 20]; char wanted[40]; } own;
     uintptr_t start, end, at;
-    FILE *maps = fopen("/proc/self/maps", "r");
-    int mem = open("/proc/self/mem", O_RDONLY), count = 0, i;
-    char line[512], mode[8];
+    int count = 0, i;
+    scan s;
 
-    assert_non_null(maps);
-    assert_true(mem >= 0);
+    scan_begin(&s);
     for (i = 0; i < 40; i++)
         own.wanted[i] = (char)(masked[i] ^ 0x55);
-    while (fgets(line, sizeof line, maps) != NULL) {
-        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %7s", &start, &end,
-                   mode) != 3 ||
-            mode[0] != 'r' || mode[1] != 'w' || end - start > 256ul << 20)
+    while (scan_next(&s, &start, &end)) {
+        if (end - start > 256ul << 20)
             continue;                     /* a sanitizer's shadow             */
         for (at = start; at < end; at += sizeof own.chunk - 64) {
             size_t want = end - at < sizeof own.chunk ? end - at
                                                       : sizeof own.chunk;
-            ssize_t n = pread(mem, own.chunk, want, (off_t)at);
-            uint8_t *next = own.chunk, *stop = own.chunk + (n > 0 ? n : 0);
+            size_t n = scan_copy(&s, at, own.chunk, want);
+            uint8_t *next = own.chunk, *stop = own.chunk + n;
             while ((next = memmem(next, (size_t)(stop - next), own.wanted,
                                   40)) != NULL) {
                 uintptr_t there = at + (uintptr_t)(next++ - own.chunk);
@@ -490,8 +618,7 @@ count_in_memory(const char masked[41], const void *from, const void *to)
             }
         }
     }
-    fclose(maps);
-    close(mem);
+    scan_end(&s);
     kaws_wipe(&own, sizeof own);
     return count;
 }
@@ -537,7 +664,10 @@ main(void)
         TEST(test_files),
         TEST(test_longest),
         TEST(test_not_a_file),
+#if !defined(_WIN32)
+        TEST(test_pipe_or_link),
         TEST(test_modes),
+#endif
         TEST(test_reload),
         TEST(test_refresh_when_changed),
         TEST(test_refresh_half_written),

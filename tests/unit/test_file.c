@@ -7,9 +7,11 @@
 #include "../../keyring_aws.h"
 #include "world.h"
 
+#if !defined(_WIN32)
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
+#endif
 
 #define OLD "header..cell....0123456789abcdef0123456789abcdef"
 #define OLD_LEN (sizeof OLD - 1)
@@ -146,7 +148,7 @@ test_folder(void **state)
     EXPECT(w, KAWS_OK, NULL,
            kaws__file_open(&f, &w->f.hooks, path, 0, &w->err));
     assert_int_equal(stat(dir, &st), 0);
-    assert_int_equal(st.st_mode & 07777, 0750);
+    has_mode(dir, 0750);
     assert_int_equal(fake_logged(&w->f, 1, "is its volume mounted?"), 1);
     assert_string_equal(disk_trace, "m");
     kaws__file_close(&f);
@@ -268,8 +270,7 @@ test_lock_file(void **state)
     assert_false(there(w, ".lock"));
 
     EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
-    assert_int_equal(stat(lock, &st), 0);
-    assert_int_equal(st.st_mode & 07777, 0600);
+    has_mode(lock, 0600);
     assert_int_equal(fake_logged(&w->f, -1, ""), 0);
     EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 0));  /* both are told          */
     assert_int_equal(fake_logged(&w->f, 1, "in use by another process"), 1);
@@ -287,11 +288,13 @@ test_lock_file(void **state)
     EXPECT(w, KAWS_FILE, "No locks available", open_file(w, &f, 0));
     kaws__file_close(&f);
     assert_int_equal(remove(lock), 0);
-    assert_int_equal(symlink(target, lock), 0);
-    EXPECT(w, KAWS_FILE, "cannot open and lock", open_file(w, &f, 0));
-    kaws__file_close(&f);
-    assert_int_not_equal(stat(target, &st), 0);
-    assert_int_equal(remove(lock), 0);
+    if (HAS_LINKS) {
+        assert_int_equal(symlink(target, lock), 0);
+        EXPECT(w, KAWS_FILE, "cannot open and lock", open_file(w, &f, 0));
+        kaws__file_close(&f);
+        assert_int_not_equal(stat(target, &st), 0);
+        assert_int_equal(remove(lock), 0);
+    }
     assert_int_equal(mkdir(lock, 0700), 0);
     EXPECT(w, KAWS_FILE, "Is a directory", open_file(w, &f, 0));
     kaws__file_close(&f);
@@ -358,6 +361,8 @@ test_hold(void **state)
 }
 
 
+#if !defined(_WIN32)                      /* there test_plat does it          */
+
 /* Another process holds it, and lets go by dying. */
 static void
 test_hold_across_processes(void **state)
@@ -394,6 +399,8 @@ test_hold_across_processes(void **state)
     close(down[0]);
     close(down[1]);
 }
+
+#endif
 
 
 /* ---- reading ----------------------------------------------------------- */
@@ -492,13 +499,35 @@ test_read_while_it_changes(void **state)
 }
 
 
+/* A pipe or a socket. */
+static void
+put_odd(const char *path, char what)
+{
+#if !defined(_WIN32)
+    struct sockaddr_un at;
+    int fd;
+
+    if (what == 'p') {
+        assert_int_equal(mkfifo(path, 0600), 0);
+        return;
+    }
+    memset(&at, 0, sizeof at);
+    at.sun_family = AF_UNIX;
+    (void)snprintf(at.sun_path, sizeof at.sun_path, "%s", path);
+    fd = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
+    close(fd);
+#else
+    fail_msg("no '%c' for %s", what, path);
+#endif
+}
+
+
 /* Puts something else in the file's place. */
 static void
 put(struct world *w, char what)
 {
     char path[128];
-    struct sockaddr_un at;
-    int fd;
 
     (void)snprintf(path, sizeof path, "%s.other", w->f.data);
     (void)remove(path);
@@ -513,15 +542,8 @@ put(struct world *w, char what)
         assert_int_equal(mkdir(w->f.data, 0700), 0);
         break;
     case 'p':
-        assert_int_equal(mkfifo(w->f.data, 0600), 0);
-        break;
     case 's':
-        memset(&at, 0, sizeof at);
-        at.sun_family = AF_UNIX;
-        (void)snprintf(at.sun_path, sizeof at.sun_path, "%s", w->f.data);
-        fd = socket(AF_UNIX, SOCK_STREAM, 0);
-        assert_int_equal(bind(fd, (struct sockaddr *)&at, sizeof at), 0);
-        close(fd);
+        put_odd(w->f.data, what);
         break;
     case 'c':                             /* a copy: another inode            */
         spill(path, OLD, OLD_LEN);
@@ -537,8 +559,11 @@ static void
 test_read_something_else(void **state)
 {
     static const struct { char what; const char *words; } rows[] = {
-        { 'l', "symbolic link" }, { 'd', "is not a plain file" },
-        { 'p', "is not a plain file" }, { 's', "pipe or a device" }
+        { 'd', "is not a plain file" },
+#if !defined(_WIN32)
+        { 'l', "symbolic link" }, { 'p', "is not a plain file" },
+        { 's', "pipe or a device" }
+#endif
     };
     struct world *w = *state;
     kaws__file f;
@@ -555,6 +580,8 @@ test_read_something_else(void **state)
     kaws__file_close(&f);
 }
 
+
+#if !defined(_WIN32)                      /* which keeps access lists         */
 
 static void
 test_modes_and_owner(void **state)
@@ -587,6 +614,8 @@ test_modes_and_owner(void **state)
     }
     kaws__file_close(&f);
 }
+
+#endif
 
 
 /* ---- changes: the file must be the one we know ------------------------- */
@@ -631,9 +660,11 @@ test_another_file_in_its_place(void **state)
 {
     static const struct { const char *what, *words; } rows[] = {
         { "copy", "another file has taken its place" },
+#if !defined(_WIN32)
         { "pipe", "another file has taken its place" },
-        { "link", "symbolic link" }, { "dir", "Is a directory" },
-        { "sock", "Is a pipe or a device" }, { "none", "No such file" }
+        { "link", "symbolic link" }, { "sock", "Is a pipe or a device" },
+#endif
+        { "dir", "Is a directory" }, { "none", "No such file" }
     };
     struct world *w = *state;
     struct stat st, after;
@@ -810,7 +841,8 @@ test_replace(void **state)
     size_t n = 3 * KAWS__FILE_BLOCK + 17, i, step;
     char stale[128], target[128];
     uint8_t *big = malloc(n);
-    struct stat st, before;
+    struct stat st;
+    uint64_t before;
     kaws__writer writer;
     kaws__file f;
 
@@ -818,10 +850,13 @@ test_replace(void **state)
     for (i = 0; i < n; i++)
         big[i] = (uint8_t)(i * 7 + i / 256);
     open_old(w, &f);
-    assert_int_equal(stat(w->f.data, &before), 0);
+    before = f.ino;
     (void)snprintf(stale, sizeof stale, "%s.tmp", w->f.data);
     (void)snprintf(target, sizeof target, "%s/elsewhere", w->f.dir);
-    assert_int_equal(symlink(target, stale), 0);  /* a trap                   */
+    if (HAS_LINKS)
+        assert_int_equal(symlink(target, stale), 0);  /* a trap               */
+    else
+        spill(stale, "stale", 5);
     umask(0);
     EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
     for (i = 0; i < n; i += step) {
@@ -832,9 +867,8 @@ test_replace(void **state)
     disk_fail("pwrite", 0, EAGAIN, 1);
     EXPECT(w, KAWS_OK, NULL, kaws__file_commit(&f, &writer, &w->err));
     expect_content(w->f.data, big, n);
-    assert_int_equal(stat(w->f.data, &st), 0);
-    assert_int_equal(st.st_mode & 07777, 0600);
-    assert_int_not_equal(st.st_ino, before.st_ino);
+    has_mode(w->f.data, 0600);
+    assert_true(f.ino != before);
     assert_int_not_equal(lstat(target, &st), 0);
     assert_false(there(w, ".tmp"));
     assert_string_equal(disk_trace, "uwwwwwdrf");
@@ -969,7 +1003,6 @@ test_set_aside(void **state)
 {
     struct world *w = *state;
     char path[160];
-    struct stat st;
     kaws__file f;
 
     open_old(w, &f);
@@ -978,8 +1011,7 @@ test_set_aside(void **state)
     assert_string_equal(disk_trace, "wdftd");
     (void)snprintf(path, sizeof path, "%s.torn-20261025T110640Z", w->f.data);
     expect_content(path, &old[40], OLD_LEN - 40);
-    assert_int_equal(stat(path, &st), 0);
-    assert_int_equal(st.st_mode & 07777, 0600);
+    has_mode(path, 0600);
     expect_content(w->f.data, OLD, 40);
     assert_int_equal(f.size, 40);
     assert_memory_equal(f.tail, &old[8], 32);
@@ -1129,11 +1161,13 @@ main(void)
         TEST(test_names_without_folder),
         TEST(test_lock_file),
         TEST(test_hold),
+#if !defined(_WIN32)
         TEST(test_hold_across_processes),
+        TEST(test_modes_and_owner),
+#endif
         TEST(test_read),
         TEST(test_read_while_it_changes),
         TEST(test_read_something_else),
-        TEST(test_modes_and_owner),
         TEST(test_another_file_in_its_place),
         TEST(test_other_bytes_in_it),
         TEST(test_cannot_look),

@@ -1286,13 +1286,199 @@ test_symbol(void **state)
     unit_same_text("copied by the found one", out, "abc");
 }
 
+#else
+
+/* ---- Windows: processes, names, and who has a file open ---------------- */
+
+/* What the other process does: it holds the file until its input ends. */
+static int
+hold_for_parent(const char *path)
+{
+    int fd;
+
+    if (kaws__plat_open(path, KAWS__WRITE, &fd) != 0 ||
+        kaws__plat_hold(fd, 1, 1) != 0 || kaws__plat_hold(fd, 0, 0) != 0)
+        return 1;
+    putchar('x');
+    fflush(stdout);
+    (void)getchar();
+    return 0;
+}
+
+
+/* A second process of this program, which holds the file when this returns, and
+ * ends when *input is closed. */
+static HANDLE
+another_process(const char *path, HANDLE *input)
+{
+    SECURITY_ATTRIBUTES inherited = { sizeof inherited, NULL, TRUE };
+    char program[MAX_PATH], line[2 * MAX_PATH + 16], byte = 0;
+    PROCESS_INFORMATION process;
+    STARTUPINFOA start;
+    HANDLE output;
+    DWORD n;
+
+    memset(&start, 0, sizeof start);
+    start.cb = sizeof start;
+    start.dwFlags = STARTF_USESTDHANDLES;
+    assert_true(CreatePipe(&start.hStdInput, input, &inherited, 0));
+    assert_true(CreatePipe(&output, &start.hStdOutput, &inherited, 0));
+    assert_true(SetHandleInformation(*input, HANDLE_FLAG_INHERIT, 0));
+    start.hStdError = GetStdHandle(STD_ERROR_HANDLE);
+    assert_in_range(GetModuleFileNameA(NULL, program, sizeof program), 1,
+                    sizeof program - 1);
+    snprintf(line, sizeof line, "\"%s\" hold \"%s\"", program, path);
+    assert_true(CreateProcessA(program, line, NULL, NULL, TRUE, 0, NULL, NULL,
+                               &start, &process));
+    CloseHandle(process.hThread);
+    CloseHandle(start.hStdInput);
+    CloseHandle(start.hStdOutput);
+    assert_true(ReadFile(output, &byte, 1, &n, NULL));
+    assert_int_equal(byte, 'x');
+    CloseHandle(output);
+    return process.hProcess;
+}
+
+
+/* The other process holds both slots; it lets go by ending, or by being
+ * killed. */
+static void
+test_hold_other_process(void **state)
+{
+    int a = file_of(in_folder("a"), ""), killed;
+    HANDLE process, input;
+
+    (void)state;
+    for (killed = 0; killed < 2; killed++) {
+        process = another_process(in_folder("a"), &input);
+        assert_int_equal(kaws__plat_hold(a, 1, 1), EAGAIN);
+        assert_int_equal(kaws__plat_hold(a, 1, 0), EAGAIN);
+        assert_int_equal(kaws__plat_hold(a, 0, 1), EAGAIN);
+        assert_int_equal(kaws__plat_hold(a, 0, 0), 0);
+        assert_true(kaws__plat_others_hold(a, 0));
+        assert_true(kaws__plat_others_hold(a, 1));
+        if (killed)
+            assert_true(TerminateProcess(process, 9));
+        CloseHandle(input);
+        assert_int_equal(WaitForSingleObject(process, 60000), WAIT_OBJECT_0);
+        CloseHandle(process);
+        assert_int_equal(kaws__plat_hold(a, 1, 1), 0);
+        assert_false(kaws__plat_others_hold(a, 0));
+        kaws__plat_release(a, 0);
+        kaws__plat_release(a, 1);
+    }
+    kaws__plat_close(a);
+}
+
+
+static DWORD WINAPI
+close_later(void *handle)
+{
+    Sleep(50);
+    CloseHandle(handle);
+    return 0;
+}
+
+
+/* What somebody has open and shares is replaced and removed at once; what he
+ * does not share, when he is done. */
+static void
+test_replace_what_is_open(void **state)
+{
+    int old = file_of(in_folder("a"), "old"), fd;
+    HANDLE other, thread;
+
+    (void)state;
+    fd = file_of(in_folder("b"), "new");
+    kaws__plat_close(fd);
+    assert_int_equal(kaws__plat_open(in_folder("b"), KAWS__READ, &fd), 0);
+    kaws__plat_close(old);
+    assert_int_equal(kaws__plat_rename(in_folder("b"), in_folder("a")), 0);
+    has(fd, "new");                       /* still the same, by another name  */
+    kaws__plat_close(fd);
+    kaws__plat_close(file_of(in_folder("b"), "newer"));
+    other = CreateFileA(in_folder("a"), GENERIC_READ, FILE_SHARE_READ, NULL,
+                        OPEN_EXISTING, 0, NULL);
+    assert_true(other != INVALID_HANDLE_VALUE);
+    assert_int_equal(kaws__plat_remove(in_folder("a")), EACCES);
+    thread = CreateThread(NULL, 0, close_later, other, 0, NULL);
+    assert_non_null(thread);
+    assert_int_equal(kaws__plat_rename(in_folder("b"), in_folder("a")), 0);
+    assert_int_equal(WaitForSingleObject(thread, 60000), WAIT_OBJECT_0);
+    CloseHandle(thread);
+    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &fd), 0);
+    has(fd, "newer");
+    kaws__plat_close(fd);
+}
+
+
+/* Folders where files are wanted and the other way round; names that are no
+ * UTF-8, that are, and that are too long. */
+static void
+test_names_odd(void **state)
+{
+    char longer[400];
+    kaws__stat st;
+    int fd = file_of(in_folder("a"), "");
+
+    (void)state;
+    kaws__plat_close(fd);
+    assert_int_equal(kaws__plat_open_dir(in_folder("a"), &fd), ENOTDIR);
+    assert_int_equal(kaws__plat_open(folder, KAWS__WRITE, &fd), EISDIR);
+    assert_int_equal(kaws__plat_remove(folder), EISDIR);
+    assert_int_equal(kaws__plat_make_dir(in_folder("b")), 0);
+    assert_int_equal(kaws__plat_rename(in_folder("a"), in_folder("b")), EISDIR);
+    assert_int_equal(kaws__plat_open(folder, KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__plat_stat(fd, &st), 0);
+    assert_false(st.regular);
+    kaws__plat_close(fd);
+    memset(longer, 'x', sizeof longer);
+    longer[sizeof longer - 1] = '\0';
+    assert_int_equal(kaws__plat_open(longer, KAWS__READ, &fd), ENAMETOOLONG);
+    assert_int_equal(kaws__plat_rename(in_folder("a"), longer), ENAMETOOLONG);
+    assert_int_equal(kaws__plat_remove(longer), ENAMETOOLONG);
+    assert_int_equal(kaws__plat_make_dir(longer), ENAMETOOLONG);
+    assert_int_equal(kaws__plat_open_dir(longer, &fd), ENAMETOOLONG);
+    assert_int_equal(kaws__plat_open("\xff", KAWS__READ, &fd), EINVAL);
+    fd = file_of(in_folder("\xc3\xa4\xe2\x82\xac"), "named");
+    kaws__plat_close(fd);
+    assert_int_equal(kaws__plat_rename(in_folder("\xc3\xa4\xe2\x82\xac"),
+                                       in_folder("c")), 0);
+    assert_int_equal(kaws__plat_open(in_folder("c"), KAWS__READ, &fd), 0);
+    has(fd, "named");
+    kaws__plat_close(fd);
+}
+
+
+/* What cannot be done with a file for reading, or with a folder, is said. */
+static void
+test_failing(void **state)
+{
+    int fd = file_of(in_folder("a"), "text");
+    size_t n;
+
+    (void)state;
+    kaws__plat_close(fd);
+    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__plat_write_at(fd, 0, "x", 1, &n), EACCES);
+    assert_int_not_equal(kaws__plat_cut(fd, 0), 0);
+    assert_int_equal(kaws__plat_sync(fd), EACCES);
+    has(fd, "text");
+    kaws__plat_close(fd);
+    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__NEW, &fd), EEXIST);
+    assert_int_equal(fd, -1);
+    assert_int_equal(kaws__plat_open_dir(folder, &fd), 0);
+    assert_int_not_equal(kaws__plat_write_at(fd, 0, "x", 1, &n), 0);
+    kaws__plat_close(fd);
+}
+
 #endif
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 
 int
-main(void)
+main(int argc, char **argv)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_clocks),
@@ -1333,8 +1519,19 @@ main(void)
         IN_FOLDER(test_random_failing),
         IN_FOLDER(test_hold_failing),
         cmocka_unit_test(test_symbol),
+#else
+        IN_FOLDER(test_hold_other_process),
+        IN_FOLDER(test_replace_what_is_open),
+        IN_FOLDER(test_names_odd),
+        IN_FOLDER(test_failing),
 #endif
     };
 
+#if defined(_WIN32)
+    if (argc == 3 && strcmp(argv[1], "hold") == 0)
+        return hold_for_parent(argv[2]);
+#endif
+    (void)argc;
+    (void)argv;
     return cmocka_run_group_tests_name("plat", tests, NULL, NULL);
 }

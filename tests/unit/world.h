@@ -167,4 +167,24 @@ spill(const char *path, const void *data, size_t len)
     assert_int_equal(chmod(path, 0600), 0);
 }
 
+
+/* Windows has neither modes nor, for us, links. */
+#if defined(_WIN32)
+enum { HAS_LINKS = 0 };
+#define symlink(to, path) ((void)(to), (void)(path), -1)
+#else
+enum { HAS_LINKS = 1 };
+#endif
+
+
+FAKE void
+has_mode(const char *path, unsigned mode)
+{
+    struct stat st;
+
+    assert_int_equal(stat(path, &st), 0);
+    if (HAS_LINKS)
+        assert_int_equal(st.st_mode & 07777, mode);
+}
+
 #endif /* KAWS_WORLD_H */

@@ -13,6 +13,7 @@
 #define __USE_MINGW_ANSI_STDIO 1
 
 #include <direct.h>
+#include <fcntl.h>
 #include <io.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -32,6 +33,16 @@
 #define POSIX static __attribute__((unused))
 
 #define mkdir(path, mode) ((void)(mode), _mkdir(path))
+#define lstat(path, st)   stat(path, st)      /* there are no links           */
+
+
+/* A byte is a byte. */
+__attribute__((constructor))
+POSIX void
+posix_bytes(void)
+{
+    _fmode = _O_BINARY;
+}
 
 
 POSIX char *
@@ -88,6 +99,16 @@ posix_rename(const char *from, const char *to)
 }
 
 #define rename(from, to) posix_rename(from, to)
+
+
+/* Of files and of empty folders. */
+POSIX int
+posix_remove(const char *path)
+{
+    return remove(path) == 0 ? 0 : _rmdir(path);
+}
+
+#define remove(path) posix_remove(path)
 
 
 POSIX int

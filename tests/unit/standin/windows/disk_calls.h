@@ -1,0 +1,146 @@
+/* disk_calls.h - faulty_disk.h's calls on Windows
+ *
+ * The same rules, by the same names, for the calls that room plat makes here.
+ * No call of Windows is interrupted: where a rule says EINTR, it is used up and
+ * the next one asked, as if room plat had called again.
+ */
+
+#if !defined(KAWS_DISK_CALLS_H)
+#define KAWS_DISK_CALLS_H
+
+#define DISK_CALL static __attribute__((unused))
+
+
+/* 0, or the errno value to fail with, which is what GetLastError() then says in
+ * its own words. */
+static int
+disk_refuses(const char *call, char letter)
+{
+    static const struct { int os; DWORD error; } words[] = {
+        { EACCES, ERROR_ACCESS_DENIED },  { EBADF, ERROR_INVALID_HANDLE },
+        { EINVAL, ERROR_INVALID_FUNCTION }, { EIO, ERROR_IO_DEVICE },
+        { EMFILE, ERROR_TOO_MANY_OPEN_FILES }, { ENOLCK, ERROR_LOCK_FAILED },
+        { ENOSPC, ERROR_DISK_FULL },      { EPERM, ERROR_PRIVILEGE_NOT_HELD },
+        { EROFS, ERROR_WRITE_PROTECT },   { EAGAIN, ERROR_SUCCESS }
+    };
+    size_t i = 0;
+    int os;
+
+    do {
+        os = disk_fails(call, letter);
+    } while (os == EINTR);
+    while (os != 0 && words[i].os != os)
+        if (++i == sizeof words / sizeof words[0])
+            abort();
+    SetLastError(os != 0 ? words[i].error : ERROR_SUCCESS);
+    return os;
+}
+
+
+DISK_CALL HANDLE
+disk_create(const WCHAR *path, DWORD access, DWORD share,
+            SECURITY_ATTRIBUTES *security, DWORD disposition, DWORD flags,
+            HANDLE like)
+{
+    if (disk_refuses(access == GENERIC_WRITE ? "opendir" : "open", '\0') != 0)
+        return INVALID_HANDLE_VALUE;
+    return CreateFileW(path, access, share, security, disposition, flags,
+                       like);
+}
+
+
+DISK_CALL BOOL
+disk_information(HANDLE file, BY_HANDLE_FILE_INFORMATION *out)
+{
+    return disk_refuses("fstat", '\0') == 0 &&
+           GetFileInformationByHandle(file, out);
+}
+
+
+DISK_CALL BOOL
+disk_read(HANDLE file, void *to, DWORD len, DWORD *got, OVERLAPPED *at)
+{
+    int os = disk_refuses("pread", '\0');
+
+    if (os == EAGAIN && len > 1)          /* stands for: fewer than asked     */
+        len /= 2;
+    return (os == 0 || os == EAGAIN) && ReadFile(file, to, len, got, at);
+}
+
+
+DISK_CALL BOOL
+disk_write(HANDLE file, const void *from, DWORD len, DWORD *done,
+           OVERLAPPED *at)
+{
+    OVERLAPPED where = *at;
+    int os = disk_refuses("pwrite", 'w');
+
+    if ((os == EAGAIN && len > 1) || os == ENOSPC)
+        len /= 2;
+    if (os == ENOSPC && WriteFile(file, from, len, done, &where))
+        SetLastError(ERROR_DISK_FULL);
+    return (os == 0 || os == EAGAIN) && WriteFile(file, from, len, done, at);
+}
+
+
+/* A folder's handle, or a file's. */
+DISK_CALL BOOL
+disk_flush(HANDLE file)
+{
+    BY_HANDLE_FILE_INFORMATION i;
+    int folder = GetFileInformationByHandle(file, &i) &&
+                 i.dwFileAttributes & FILE_ATTRIBUTE_DIRECTORY;
+
+    return disk_refuses(folder ? "fsync" : "fdatasync",
+                        folder ? 'f' : 'd') == 0 && FlushFileBuffers(file);
+}
+
+
+DISK_CALL BOOL
+disk_end(HANDLE file)
+{
+    return disk_refuses("ftruncate", 't') == 0 && SetEndOfFile(file);
+}
+
+
+DISK_CALL BOOL
+disk_move(const WCHAR *from, const WCHAR *to, DWORD flags)
+{
+    return disk_refuses("rename", 'r') == 0 && MoveFileExW(from, to, flags);
+}
+
+
+DISK_CALL BOOL
+disk_delete(const WCHAR *path)
+{
+    return disk_refuses("unlink", 'u') == 0 && DeleteFileW(path);
+}
+
+
+DISK_CALL BOOL
+disk_folder(const WCHAR *path, SECURITY_ATTRIBUTES *security)
+{
+    return disk_refuses("mkdir", 'm') == 0 && CreateDirectoryW(path, security);
+}
+
+
+DISK_CALL BOOL
+disk_take(HANDLE file, DWORD flags, DWORD zero, DWORD len, DWORD high,
+          OVERLAPPED *at)
+{
+    return disk_refuses("fcntl", '\0') == 0 &&
+           LockFileEx(file, flags, zero, len, high, at);
+}
+
+#define CreateFileW                disk_create
+#define GetFileInformationByHandle disk_information
+#define ReadFile                   disk_read
+#define WriteFile                  disk_write
+#define FlushFileBuffers           disk_flush
+#define SetEndOfFile               disk_end
+#define MoveFileExW                disk_move
+#define DeleteFileW                disk_delete
+#define CreateDirectoryW           disk_folder
+#define LockFileEx                 disk_take
+
+#endif /* KAWS_DISK_CALLS_H */
