@@ -9,14 +9,15 @@
  *     #define KEYRING_AWS_IMPLEMENTATION
  *     #include "keyring_aws.h"
  *
- * Anywhere else, include it plainly. Link with -lbearssl -lcurl.
+ * Anywhere else, include it plainly. Link with -lbearssl -lcurl (and, where
+ * libc does not have them, -lpthread -ldl).
  *
  *     int main(void)
  *     {
  *         kaws_config cfg = { .data_file  = "keys.kaws",
- *                             .conf_file  = "keys.conf",
  *                             .kms_key_id = "alias/app",
- *                             .region     = "eu-west-1" };
+ *                             .region     = "eu-west-1",
+ *                             .conf_file  = "keys.conf" };
  *         kaws_bytes mine = { (const uint8_t *)"correct horse", 13 };
  *         kaws_name a = { "a", "" }, b = { "b", "someone" };
  *         kaws_entry_info info;
@@ -132,9 +133,10 @@
  * 6  THREADS, PROCESSES
  *
  * Any number of threads may use a ring. A walk, a key or an error belongs to
- * one. Two processes should not share a data file: both are told, they take
- * turns at changing it, and whichever finds the other's change refuses with
- * KAWS_CHANGED to change more. After fork() a child must not use the ring.
+ * one. Two processes should not share a data file: the second is warned when
+ * it opens it, they take turns at changing it, and whichever finds the other's
+ * change refuses with KAWS_CHANGED to change more. After fork() a child must
+ * not use the ring.
  *
  *
  * 7  THE DATA FILE
@@ -205,15 +207,17 @@
  *
  * An entry names the KMS key that sealed it, and the file may be an attacker's.
  * So nothing is sent for a KMS key whose account is neither that of the ring's
- * first KMS key nor in config.accounts. (A ring opened without a KMS key, and
- * without accounts, trusts the one account that all its entries have.)
+ * first KMS key nor in config.accounts. Where that key is named by id or alias,
+ * only a reply tells its account; if there are accounts, it has to be among
+ * them. (A ring opened without a KMS key, and without accounts, trusts the one
+ * account that all its entries have.)
  *
  *
  * 9  LIMITS
  *
  * Key id and user id: 255 bytes, no NUL. Generate: 1024 bytes; store: 4096;
  * these are KMS's. Creds: 128, 256 and 4096 bytes of id, secret and token. The
- * built-in sender needs libcurl 7.34; OpenSSL is the TLS library it was proved
+ * built-in sender needs libcurl 7.54; OpenSSL is the TLS library it was proved
  * with. KMS keys in custom key stores cannot make data keys. Windows is not
  * served yet, macOS is untested.
  *
@@ -303,10 +307,10 @@ extern "C" {
     X(REPLY,       "the reply from AWS KMS makes no sense")                   \
     X(RUNNING,     "a re-wrap is already running")
 
+#define KAWS__STATUS_NAME(name, text) KAWS_##name,
+
 typedef enum kaws_status {
-#define X(name, text) KAWS_##name,
-    KAWS_STATUSES(X)
-#undef X
+    KAWS_STATUSES(KAWS__STATUS_NAME)
     KAWS_STATUS_COUNT
 } kaws_status;
 
@@ -353,20 +357,27 @@ typedef struct kaws_reply {
 } kaws_reply;
 
 /* All effects on the world but files, replaceable one by one. Hooks may be
- * called from any calling thread, and from several at once. */
+ * called from any thread, also from those that kaws_rewrap_all starts, from
+ * several at once, and while we hold locks: so a hook must not call the ring.
+ */
 typedef struct kaws_hooks {
     void   *ctx;                  /* handed to every hook                     */
 
-    /* ptr NULL: give new_len bytes, or NULL if there are none. new_len 0: take
-     * back ptr, of old_len bytes. Nothing else is asked. */
+    /* ptr NULL: give new_len bytes, aligned as malloc's, or NULL if there are
+     * none. new_len 0: take back ptr, of old_len bytes. No more is asked. */
     void *(*memory)(void *ctx, void *ptr, size_t old_len, size_t new_len);
 
-    int64_t (*now_ms)(void *ctx);                      /* Unix milliseconds   */
+    /* Unix milliseconds. If set, timeouts are measured by it, too. */
+    int64_t (*now_ms)(void *ctx);
     void  (*sleep_ms)(void *ctx, int ms);
     int   (*random)(void *ctx, void *out, size_t len); /* 0 is ok             */
-    int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r); /* same   */
 
-    /* What no caller waits for. Level 0 error, 1 warning, 2 note. */
+    /* 0: a reply came, *r has it. Else r->text says why not. It has to keep to
+     * the timeouts, to check the server's certificate, and to follow no
+     * redirect. */
+    int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
+
+    /* What no caller waits for. Level 1 warning, 2 note. */
     void  (*log)(void *ctx, int level, const char *line);
 } kaws_hooks;
 
@@ -395,8 +406,8 @@ typedef struct kaws kaws;
 /* Opens the keyring of cfg->data_file, or makes a new one where there is none
  * (with a warning: an unmounted volume looks just like that). The whole file
  * is checked. KMS is not asked. The config and its strings are copied. *ring is
- * NULL on failure; else give it back with kaws_close.
- * CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY, RANDOM. */
+ * NULL on failure; else give it back with kaws_close. ARGUMENT, CONFIG, FILE,
+ * CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY, RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
@@ -427,9 +438,9 @@ typedef struct kaws_key {
 
 /* Has KMS make a key of `len` bytes (1 to 1024) and seal it, and keeps it under
  * the name. The key itself never leaves KMS. `type` is 1 to 15 letters, digits,
- * - and _; it is kept as it is. One KMS call. On failure nothing has changed.
- * ARGUMENT, CONFIG, EXISTS; what a KMS call may answer (see kaws_check);
- * FOREIGN, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
+ * - and _; it is kept as it is. One KMS call. On failure, UNCERTAIN excepted,
+ * nothing has changed. ARGUMENT, CONFIG, EXISTS; what a KMS call may answer
+ * (see kaws_check); FOREIGN, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
 KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
                                    const char *type, size_t len,
                                    kaws_error *err);
@@ -439,17 +450,19 @@ KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
-/* Has KMS open the key. One KMS call (once in a ring's life two, where the KMS
- * key is set by id or alias). On failure *key is all zeros. ARGUMENT, CONFIG,
- * NOT_FOUND (without a KMS call); FOREIGN (the entry names a KMS key of another
- * account); MISMATCH (the blob was sealed for another name, or in another
- * file); what a KMS call may answer; MEMORY. */
+/* Has KMS open the key. One KMS call; while the account of a KMS key that was
+ * set by id or alias is not known, one more before it, which takes the right to
+ * GenerateDataKeyWithoutPlaintext. On failure *key is all zeros. ARGUMENT,
+ * CONFIG, NOT_FOUND (without a KMS call); FOREIGN (the entry names a KMS key of
+ * another account); MISMATCH (the blob was sealed for another name, in another
+ * file, or as a key of another length); what a KMS call may answer; MEMORY.
+ */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
 /* Removes the key: the file is replaced by one without it. No KMS call. On
- * failure nothing has changed. ARGUMENT, CONFIG, NOT_FOUND, FILE, CHANGED,
- * LOCKED, UNCERTAIN, MEMORY. */
+ * failure, UNCERTAIN excepted, nothing has changed. ARGUMENT, CONFIG,
+ * NOT_FOUND, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
 KAWS_API kaws_status kaws_remove(kaws *ring, kaws_name name, kaws_error *err);
 
 /* Wipes and gives back what kaws_fetch gave, before the ring is closed. */
@@ -469,8 +482,9 @@ typedef struct kaws_entry_info {
  * (but not the hooks). */
 typedef struct kaws_walk kaws_walk;
 
-/* Takes the snapshot, oldest key first. End it with kaws_walk_end. No KMS call.
- * ARGUMENT, MEMORY; *walk is NULL then. */
+/* Takes the snapshot, oldest key first; of a ring without a data file, none at
+ * all. End it with kaws_walk_end. No KMS call. ARGUMENT, MEMORY; *walk is NULL
+ * then. */
 KAWS_API kaws_status kaws_walk_begin(kaws *ring, kaws_walk **walk,
                                      kaws_error *err);
 
@@ -484,13 +498,18 @@ KAWS_API void kaws_walk_end(kaws_walk *walk);
 
 /* From now on new keys are sealed with that KMS key (id, ARN or alias), if it
  * passes what kaws_check asks; else nothing changes. Keys sealed before stay
- * readable. An account that is not trusted yet is not taken: FOREIGN. */
+ * readable. An account that is not trusted yet is not taken: FOREIGN. Where the
+ * first KMS key was set by id or alias, and its account is not known yet, that
+ * one is asked before; if KMS does not know it or denies it, an id or alias is
+ * taken all the same, an ARN only if its account is in config.accounts.
+ * ARGUMENT, FOREIGN, and what a KMS call may answer. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
 /* From now on ids and aliases are looked up in that region, if the current one
  * passes there what kaws_check asks. (Where the KMS key is set by ARN, KMS in
- * that region is only asked for an answer.) Else nothing changes. */
+ * that region is only asked for an answer.) Else nothing changes. ARGUMENT,
+ * FOREIGN, and what a KMS call may answer. */
 KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
                                      kaws_error *err);
 
@@ -503,13 +522,18 @@ KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
 /* Has KMS make new key material for the current KMS key, and waits, at most for
- * the timeout, until it seals with that. Old blobs stay readable. The request
- * is sent at most once: a KMS key can be rotated on demand 25 times. */
+ * the timeout, until it seals with that. Old blobs stay readable. A KMS key can
+ * be rotated on demand 25 times, so the request is repeated only where KMS
+ * throttled it, and did nothing. It may take four timeouts in all. CONFIG, and
+ * what a KMS call may answer. */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
  * and replaces the file once: all or nothing. Keys never leave KMS, but where
- * the region differs. Others may use the ring meanwhile. RUNNING. */
+ * the region differs. Others may use the ring meanwhile: keys added then stay
+ * as they were sealed, keys removed stay removed. ARGUMENT, CONFIG, RUNNING;
+ * FOREIGN, MISMATCH, what a KMS call may answer; FILE, CHANGED, LOCKED,
+ * UNCERTAIN (the file is replaced), MEMORY. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
@@ -525,7 +549,12 @@ typedef struct kaws_stats {
 /* Fills *stats. No KMS call. */
 KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 
-/* ---- AWS KMS by itself: no data file needed ---------------------------- */
+/* ---- AWS KMS by itself: no data file needed ----------------------------
+ *
+ * `ctx` may be NULL. On failure *out, or the room at `plain`, is all zeros.
+ * `out` may be `in`; `plain` must not overlap what is given. All may answer
+ * ARGUMENT, CONFIG, FOREIGN, MEMORY and what a KMS call may answer; Decrypt and
+ * ReEncrypt also MISMATCH: another context than it was sealed with. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
@@ -546,7 +575,7 @@ typedef struct kaws_sealed {
 
 /* The KMS action GenerateDataKey, with the current KMS key; with `plain` NULL
  * GenerateDataKeyWithoutPlaintext. `len` is 1 to 1024, and the room at `plain`.
- * `ctx` may be NULL. ARGUMENT, CONFIG, FOREIGN, what a KMS call may answer. */
+ */
 KAWS_API kaws_status kaws_kms_generate_data_key(kaws *ring,
                                                 const kaws_context *ctx,
                                                 size_t len, uint8_t *plain,
@@ -560,8 +589,8 @@ KAWS_API kaws_status kaws_kms_encrypt(kaws *ring, const kaws_context *ctx,
 
 /* The KMS action Decrypt. The KMS key is pinned to in->kms_key_arn (if that is
  * "", to the current KMS key, for one more call), whose account must be
- * trusted. *plain_len: in, the room at `plain`; out, what the key takes of it.
- * On failure the room is wiped. */
+ * trusted. *plain_len: in, the room at `plain`; out, what the key takes of it,
+ * 0 on failure. ARGUMENT if there is too little room. */
 KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
                                       const kaws_sealed *in, uint8_t *plain,
                                       size_t *plain_len, kaws_error *err);
@@ -1907,9 +1936,8 @@ KAWS_API const char *
 kaws_status_text(kaws_status status)
 {
     static const char *const texts[] = {
-#define X(name, text) text,
-        KAWS_STATUSES(X)
-#undef X
+#define KAWS__STATUS_TEXT(name, text) text,
+        KAWS_STATUSES(KAWS__STATUS_TEXT)
     };
 
     return (int)status >= 0 && status < KAWS_STATUS_COUNT
@@ -2233,7 +2261,7 @@ kaws__buf_sink(kaws__sink *sink, const void *data, size_t len)
  * Uses: mem buf
  * Gives: text_lower text_alike text_hex text_base64 text_unbase64
  *        text_percent text_utf8 text_is_utf8 text_show text_quote text_number
- *        text_days text_civil text_amz_date text_http_date
+ *        text_amz_date text_http_date
  *
  * Small conversions, all of ASCII and bytes, none of them asking the locale.
  * Base64 carries keys in the clear, so it has no branch and no table index
@@ -3227,7 +3255,7 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
  * ROOM 8  sigv4    AWS Signature Version 4, in the steps of AWS's page
  * ==========================================================================
  * Uses: err mem buf text crypto
- * Gives: sigv4_key sigv4_authorize kaws_sign
+ * Gives: sigv4_key sigv4_gather sigv4_authorize kaws_sign
  *
  * "Create a signed AWS API request", step by step: 1 the canonical request,
  * 2 its hash, 3 the string to sign, 4 the signing key, 5 the signature, and
@@ -4767,9 +4795,9 @@ kaws__kms_foreign(const char *arn_text, const char *what, kaws_error *err)
 {
     char shown[272];
 
-    return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is neither "
-                         "the current KMS key's nor in the list of trusted "
-                         "accounts", what,
+    return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not "
+                         "among the trusted ones: add it to the list of "
+                         "accounts, if you trust it", what,
                          kaws__text_show(shown, sizeof shown,
                                          kaws__buf_of(arn_text)));
 }
@@ -5031,7 +5059,7 @@ typedef struct kaws__call {
     char        host_line[176], target_line[80], date_line[40];
     char        authorization[512];   /* a header line, too                   */
     const char *headers[8];
-    int         once;             /* never send it twice                      */
+    int         once;             /* repeat it only if throttled              */
     int         dry;              /* DryRunOperation is what we hope for      */
     int         secret;           /* the body holds a plaintext               */
     int         attempt;
@@ -5204,7 +5232,7 @@ kaws__kms_type(char out[64], kaws_bytes type)
 static kaws_status
 kaws__kms_nonsense(const kaws__call *c, const char *why, kaws_error *err)
 {
-    char id[64];
+    char id[64] = "";              /* all of it: err gets a copy */
 
     kaws__text_show(id, sizeof id, kaws__buf_of(c->r.request_id));
     if (err != NULL) {
@@ -5247,7 +5275,7 @@ kaws__kms_refused(kaws__call *c, kaws_error *err)
                             { "Message", { NULL, 0 } } };
     kaws_bytes message = { NULL, 0 };
     const kaws__fault *fault;
-    char type[64] = "", id[64], shown[200] = "";
+    char type[64] = "", id[64] = "", shown[200] = "";
     size_t offset;
 
     if (kaws__json_read(c->r.body, c->r.body_len, said, 3, &offset) == NULL &&
@@ -5611,15 +5639,17 @@ kaws__kms_open_blob(kaws__kms *k, kaws__call *c, const kaws_context *ctx,
 }
 
 
-/* *len: in, the room at `plain`; out, what the key takes of it. */
+/* *len: in, the room at `plain`; out, how long the key is, 0 on failure. A key
+ * that is longer than the room is not copied. */
 static kaws_status
 kaws__kms_decrypt(kaws__kms *k, const kaws_context *ctx, const kaws_sealed *in,
                   uint8_t *plain, size_t *len, kaws_error *err)
 {
     kaws__member want[] = { { "Plaintext", { NULL, 0 } },
                             { "KeyId",     { NULL, 0 } } };
+    uint8_t clear[KAWS_PLAIN_MAX];
     kaws__call c;
-    size_t room = *len;
+    size_t room = *len, got = sizeof clear;
     kaws_status status = kaws__kms_open_blob(k, &c, ctx, in, err);
 
     if (status == KAWS_OK) {
@@ -5630,9 +5660,12 @@ kaws__kms_decrypt(kaws__kms *k, const kaws_context *ctx, const kaws_sealed *in,
         status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
                                     "asked for", err);
     if (status == KAWS_OK)
-        status = kaws__kms_take_plain(&c, &want[0], plain, len, err);
-    if (status != KAWS_OK)
-        kaws_wipe(plain, room);
+        status = kaws__kms_take_plain(&c, &want[0], clear, &got, err);
+    kaws_wipe(plain, room);
+    *len = status == KAWS_OK ? got : 0;
+    if (*len <= room)
+        memcpy(plain, clear, *len);
+    kaws_wipe(clear, sizeof clear);
     kaws__kms_call_end(k, &c);
     return status;
 }
@@ -5897,8 +5930,8 @@ kaws__kms_close(kaws__kms *k)
  * ==========================================================================
  * Uses: plat err mem buf text crypto
  * Gives: file_open file_close file_hold file_release file_root file_read
- *        file_patch file_append file_begin file_put file_commit file_abandon
- *        file_set_aside file_settle
+ *        file_note file_append file_begin file_put file_commit file_set_aside
+ *        file_settle
  *
  * This room knows a file by its device, inode, size and last 32 bytes, and
  * nothing of keys. Before each change the path is opened afresh and must be
@@ -6288,6 +6321,26 @@ kaws__file_take_back(kaws__file *f, int fd, int os, int *landed,
 }
 
 
+/* Patches a few bytes (the cell), durably. */
+static kaws_status
+kaws__file_note(kaws__file *f, uint64_t offset, kaws_bytes patch,
+                kaws_error *err)
+{
+    int fd, os;
+    kaws_status status = kaws__file_verify(f, &fd, err);
+
+    if (status != KAWS_OK)
+        return status;
+    status = kaws__file_patch(f, fd, offset, patch, err);
+    os = status == KAWS_OK ? kaws__plat_sync(fd) : 0;
+    kaws__plat_close(fd);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
+                            f->path);
+    return status;
+}
+
+
 /* Adds bytes at the end, durably, after patching a few (the cell) at `offset`.
  * KAWS_UNCERTAIN: *landed says whether the bytes are in the file as it is. */
 static kaws_status
@@ -6531,8 +6584,8 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
  * ROOM 13  store    the data file's format, byte for byte
  * ==========================================================================
  * Uses: err buf text crypto kms
- * Gives: store_header store_cell store_seal store_record store_record_len
- *        store_parse store_type_ok store_damaged store_check
+ * Gives: store_get store_header store_cell store_seal store_record
+ *        store_record_len store_parse store_type_ok store_damaged store_check
  *
  * The manual, section 7, has the diagram; the encoders and decoders here
  * follow it field by field. This room knows nothing of disks. A record is an
@@ -6722,7 +6775,7 @@ kaws__store_type_ok(kaws_bytes type)
 static const char *
 kaws__store_parse(kaws_bytes bytes, kaws__record *r)
 {
-    const uint8_t *at = bytes.at + KAWS__STORE_FIXED;
+    const uint8_t *at;
     kaws__arn arn;
     uint64_t key_id, user_id, type, arn_len, blob, material;
 
@@ -6732,6 +6785,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
         return "an entry's length does not match its check";
     if (bytes.at[8] != KAWS__STORE_CONTEXT)
         return "an entry was written by a newer version of keyring_aws";
+    at = bytes.at + KAWS__STORE_FIXED;
     type = bytes.at[9];
     key_id = bytes.at[10];
     user_id = bytes.at[11];
@@ -6938,7 +6992,7 @@ typedef struct kaws__slot {
 
 typedef struct kaws__cache {
     const kaws_hooks *hooks;
-    uint64_t     seed;            /* so that nobody can choose names to clash */
+    uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
     kaws__place *places;
     size_t       count, max;
@@ -6950,11 +7004,12 @@ typedef struct kaws__cache {
 
 
 static void
-kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks, uint64_t seed)
+kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
+                 const uint64_t seed[2])
 {
     memset(c, 0, sizeof *c);
     c->hooks = hooks;
-    c->seed = seed;
+    memcpy(c->seed, seed, sizeof c->seed);
     c->next_serial = 1;
     kaws__buf_init(&c->image, hooks);
 }
@@ -7021,31 +7076,65 @@ kaws__cache_keep(kaws__cache *c, kaws__buf *image)
 }
 
 
-/* Eight bytes at a time; the length goes in first, so that a name and its
- * owner cannot trade bytes. */
 static uint64_t
-kaws__cache_mix(uint64_t h, kaws_bytes text)
+kaws__cache_turn(uint64_t word, int bits)
 {
-    uint64_t word;
-    size_t i;
-
-    h ^= text.len;
-    for (i = 0; i < text.len; i += 8) {
-        word = 0;
-        memcpy(&word, text.at + i, text.len - i < 8 ? text.len - i : 8);
-        h = (h ^ word) * 0x9e3779b97f4a7c15u;
-        h ^= h >> 29;
-    }
-    return (h ^ h >> 32) * 0xd6e8feb86659fd93u;
+    return word << bits | word >> (64 - bits);
 }
 
 
+static void
+kaws__cache_round(uint64_t v[4])
+{
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = kaws__cache_turn(v[1], 13) ^ v[0];
+    v[3] = kaws__cache_turn(v[3], 16) ^ v[2];
+    v[0] = kaws__cache_turn(v[0], 32) + v[3];
+    v[2] += v[1];
+    v[3] = kaws__cache_turn(v[3], 21) ^ v[0];
+    v[1] = kaws__cache_turn(v[1], 17) ^ v[2];
+    v[2] = kaws__cache_turn(v[2], 32);
+}
+
+
+/* The length goes in first, so that a name and its owner cannot trade bytes. */
+static void
+kaws__cache_mix(uint64_t v[4], kaws_bytes text)
+{
+    uint64_t word = text.len;
+    size_t i = 0;
+
+    for (;;) {
+        v[3] ^= word;
+        kaws__cache_round(v);
+        v[0] ^= word;
+        if (i >= text.len)
+            break;
+        word = 0;
+        memcpy(&word, text.at + i, text.len - i < 8 ? text.len - i : 8);
+        i += 8;
+    }
+}
+
+
+/* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
+ * names that share a place in the table. */
 static uint32_t
 kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 {
-    uint64_t h = kaws__cache_mix(kaws__cache_mix(c->seed, key_id), user_id);
+    uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
+                      0x6c7967656e657261u, 0x7465646279746573u };
+    int i;
 
-    return (uint32_t)(h >> 32);
+    for (i = 0; i < 4; i++)
+        v[i] ^= c->seed[i & 1];
+    kaws__cache_mix(v, key_id);
+    kaws__cache_mix(v, user_id);
+    v[2] ^= 0xff;
+    for (i = 0; i < 3; i++)
+        kaws__cache_round(v);
+    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
 }
 
 
@@ -7267,6 +7356,7 @@ struct kaws {
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context says it      */
     uint8_t      file_id[16];
+    kaws__lock   settings;        /* held while KMS is asked about new ones   */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
     kaws__file   file;
@@ -7329,16 +7419,22 @@ kaws__ring_printable(int c)
 }
 
 
-/* A ring with a file, that may be changed and can seal. */
 static kaws_status
-kaws__ring_may_change(kaws *ring, kaws_error *err)
+kaws__ring_has_file(kaws *ring, kaws_error *err)
 {
     if (!ring->has_file)
         return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
                              "data_file has to be set");
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__ring_may_change(kaws *ring, kaws_error *err)
+{
     if (ring->read_only)
         return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
-    return KAWS_OK;
+    return kaws__ring_has_file(ring, err);
 }
 
 
@@ -7589,19 +7685,9 @@ kaws__ring_write_cell(kaws *ring, kaws_error *err)
 {
     uint8_t cell[16];
     kaws_bytes patch = { cell, sizeof cell };
-    int fd, os;
-    kaws_status status = kaws__file_verify(&ring->file, &fd, err);
 
-    if (status != KAWS_OK)
-        return status;
     kaws__store_cell(cell, ring->file_id, ring->file.size);
-    status = kaws__file_patch(&ring->file, fd, KAWS__STORE_CELL, patch, err);
-    os = status == KAWS_OK ? kaws__plat_sync(fd) : 0;
-    kaws__plat_close(fd);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
-                            ring->file.path);
-    return status;
+    return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
 }
 
 
@@ -7690,10 +7776,10 @@ static kaws_status
 kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
 {
     kaws__buf bytes;
-    uint64_t seed;
+    uint64_t seed[2];
     kaws_status status;
 
-    if (ring->hooks.random(ring->hooks.ctx, &seed, sizeof seed) != 0)
+    if (ring->hooks.random(ring->hooks.ctx, seed, sizeof seed) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
                              "bytes");
     kaws__cache_open(&ring->cache, &ring->hooks, seed);
@@ -7818,7 +7904,20 @@ kaws__ring_free(kaws *ring)
     kaws__cache_close(&ring->cache);
     kaws__buf_free(&ring->strings);
     kaws__plat_lock_free(&ring->lock);
+    kaws__plat_lock_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
+}
+
+
+static int
+kaws__ring_locks(kaws *ring)
+{
+    if (kaws__plat_lock_init(&ring->lock) != 0)
+        return 0;
+    if (kaws__plat_lock_init(&ring->settings) == 0)
+        return 1;
+    kaws__plat_lock_free(&ring->lock);
+    return 0;
 }
 
 
@@ -7847,7 +7946,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *err)
                              "memory");
     r->hooks = hooks;
     kaws__buf_init(&r->strings, &r->hooks);
-    if (kaws__plat_lock_init(&r->lock) != 0) {
+    if (!kaws__ring_locks(r)) {
         kaws__mem_free(&hooks, r, sizeof *r);
         return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
     }
@@ -8195,9 +8294,9 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *err)
         memset(key, 0, sizeof *key);
     if (ring == NULL || key == NULL)
         return kaws__ring_argument("ring and key must not be NULL", err);
-    if (!ring->has_file)
-        return kaws__ring_may_change(ring, err);
-    status = kaws__ring_name(name, &key_id, &user_id, err);
+    status = kaws__ring_has_file(ring, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_name(name, &key_id, &user_id, err);
     if (status == KAWS_OK)
         status = kaws__ring_find(ring, key_id, user_id, &copy, err);
     if (status == KAWS_OK) {
@@ -8266,6 +8365,7 @@ struct kaws_walk {
     kaws_hooks hooks;
     size_t size;                  /* of the block                             */
     size_t count, next;
+    kaws_entry_info all[];
 };
 
 
@@ -8286,7 +8386,7 @@ kaws__ring_walk_text(char **at, kaws_bytes text)
 static void
 kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
 {
-    kaws_entry_info *info = (kaws_entry_info *)(void *)(walk + 1);
+    kaws_entry_info *info = walk->all;
     char *texts = (char *)(info + walk->count);
     kaws__record r;
     size_t i;
@@ -8345,12 +8445,9 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
 KAWS_API int
 kaws_walk_next(kaws_walk *walk, kaws_entry_info *info)
 {
-    const kaws_entry_info *all;
-
     if (walk == NULL || info == NULL || walk->next >= walk->count)
         return 0;
-    all = (const kaws_entry_info *)(const void *)(walk + 1);
-    *info = all[walk->next++];
+    *info = walk->all[walk->next++];
     return 1;
 }
 
@@ -8370,6 +8467,28 @@ kaws_walk_end(kaws_walk *walk)
 
 /* ---- what protects the keys -------------------------------------------- */
 
+/* Whether that KMS key's account may be trusted. A first KMS key that does not
+ * exist, or is denied, tells no account; then an id or alias is of our creds'
+ * own, and an ARN has to be listed. */
+static kaws_status
+kaws__ring_may_use(kaws *ring, const char *kms_key_id, kaws_error *err)
+{
+    kaws__arn arn;
+    int whole = kaws__kms_arn(kaws__buf_of(kms_key_id), &arn);
+    int trusted = !whole || kaws__kms_trusts(&ring->kms, kms_key_id);
+    kaws_status status = kaws__ring_know_home(ring, err);
+
+    if (trusted && (status == KAWS_KMS_KEY || status == KAWS_DENIED)) {
+        kaws__err_clear(err);
+        return KAWS_OK;
+    }
+    if (status == KAWS_OK && whole && kaws__kms_anchored(&ring->kms) &&
+        !kaws__kms_trusts(&ring->kms, kms_key_id))
+        return kaws__kms_foreign(kms_key_id, "that is the KMS key", err);
+    return status;
+}
+
+
 /* see Part II */
 KAWS_API kaws_status
 kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
@@ -8378,7 +8497,6 @@ kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
     kaws__aim aim;
     kaws_sealed sealed;
     char region[KAWS__KMS_REGION_MAX + 1];
-    kaws__arn arn;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -8387,46 +8505,31 @@ kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
         return kaws__ring_argument("ring and kms_key_id must not be NULL",
                                    err);
     memset(&aim, 0, sizeof aim);
+    kaws__plat_lock(&ring->settings);
     kaws__kms_region(&ring->kms, region);
     status = kaws__kms_aim_at(&aim, kms_key_id, region, err);
     if (status == KAWS_OK)
-        status = kaws__ring_know_home(ring, err);
-    if (status == KAWS_OK && kaws__kms_arn(kaws__buf_of(kms_key_id), &arn) &&
-        kaws__kms_anchored(&ring->kms) &&
-        !kaws__kms_trusts(&ring->kms, kms_key_id))
-        status = kaws__kms_foreign(kms_key_id, "that is the KMS key", err);
+        status = kaws__ring_may_use(ring, kms_key_id, err);
     if (status == KAWS_OK)
         status = kaws__ring_prove(ring, &aim, &sealed, err);
     if (status == KAWS_OK)
         kaws__kms_set_aim(&ring->kms, &aim, sealed.kms_key_arn);
+    kaws__plat_unlock(&ring->settings);
     return status;
 }
 
 
-/* see Part II */
-KAWS_API kaws_status
-kaws_use_region(kaws *ring, const char *region, kaws_error *err)
+/* With the settings' lock held. */
+static kaws_status
+kaws__ring_try_region(kaws *ring, const char *region, kaws_error *err)
 {
-    kaws_error spare;
     kaws__aim aim, there;
     kaws_sealed sealed;
     kaws__arn arn;
-    char shown[64];
     kaws_status status = KAWS_OK;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (ring == NULL || region == NULL)
-        return kaws__ring_argument("ring and region must not be NULL", err);
-    if (!kaws__kms_region_ok(kaws__buf_of(region)))
-        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
-                             "such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(region)));
-    if (kaws__kms_aim(&ring->kms, &aim, NULL) != KAWS_OK) {
-        kaws__kms_set_region(&ring->kms, region);
+    if (kaws__kms_aim(&ring->kms, &aim, NULL) != KAWS_OK)
         return KAWS_OK;
-    }
     there = aim;
     (void)kaws__buf_copy_text(there.region, sizeof there.region,
                               kaws__buf_of(region));
@@ -8439,8 +8542,32 @@ kaws_use_region(kaws *ring, const char *region, kaws_error *err)
         if (status == KAWS_OK)
             kaws__kms_set_aim(&ring->kms, &there, sealed.kms_key_arn);
     }
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_use_region(kaws *ring, const char *region, kaws_error *err)
+{
+    kaws_error spare;
+    char shown[64];
+    kaws_status status;
+
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
+    if (ring == NULL || region == NULL)
+        return kaws__ring_argument("ring and region must not be NULL", err);
+    if (!kaws__kms_region_ok(kaws__buf_of(region)))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
+                             "such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown,
+                                             kaws__buf_of(region)));
+    kaws__plat_lock(&ring->settings);
+    status = kaws__ring_try_region(ring, region, err);
     if (status == KAWS_OK)
         kaws__kms_set_region(&ring->kms, region);
+    kaws__plat_unlock(&ring->settings);
     return status;
 }
 
@@ -8715,9 +8842,9 @@ kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
         status = kaws__ring_rewrap_commit(w, err);
         kaws__file_release(&ring->file);
     }
-    kaws__plat_unlock(&ring->lock);
-    for (i = 0; i < w->claimed; i++)
+    for (i = 0; i < w->claimed; i++)      /* drop looks at the cache's image */
         kaws__cache_drop(&ring->cache, w->fresh[i].entry);
+    kaws__plat_unlock(&ring->lock);
     kaws__mem_free(&ring->hooks, w->fresh, w->max * sizeof *w->fresh);
     if (status == KAWS_OK && w->renewed == 0)
         kaws__err_log(&ring->hooks, 2, "all keys were re-wrapped, but with the "
@@ -8844,7 +8971,9 @@ kaws__ring_given(kaws *ring, const kaws_sealed *in, kaws_sealed *out,
     *out = *in;
     if (in->kms_key_arn[0] == '\0') {
         status = kaws__ring_exact(ring, &exact, &probe, err);
-        memcpy(out->kms_key_arn, probe.kms_key_arn, sizeof out->kms_key_arn);
+        if (status == KAWS_OK)
+            memcpy(out->kms_key_arn, probe.kms_key_arn,
+                   sizeof out->kms_key_arn);
         return status;
     }
     if (!kaws__kms_arn(kaws__buf_of(in->kms_key_arn), &arn) ||
@@ -8868,14 +8997,19 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
     kaws__err_clear(err);
     if (ring == NULL || out == NULL)
         return kaws__ring_argument("ring and out must not be NULL", err);
+    memset(out, 0, sizeof *out);
     if (len < 1 || len > KAWS_GENERATE_MAX)
         return kaws__ring_argument("a data key has 1 to 1024 bytes", err);
+    if (plain != NULL)
+        kaws_wipe(plain, len);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
         status = kaws__kms_aim(&ring->kms, &aim, err);
     if (status == KAWS_OK)
         status = kaws__kms_generate(&ring->kms, &aim, ctx, len, plain, out,
                                     err);
+    if (status != KAWS_OK)
+        memset(out, 0, sizeof *out);
     return status;
 }
 
@@ -8893,6 +9027,7 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
     kaws__err_clear(err);
     if (ring == NULL || out == NULL)
         return kaws__ring_argument("ring and out must not be NULL", err);
+    memset(out, 0, sizeof *out);
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
         return kaws__ring_argument("a plaintext has 1 to 4096 bytes", err);
     status = kaws__ring_context_ok(ctx, err);
@@ -8900,6 +9035,8 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
         status = kaws__kms_aim(&ring->kms, &aim, err);
     if (status == KAWS_OK)
         status = kaws__kms_encrypt(&ring->kms, &aim, ctx, plain, out, err);
+    if (status != KAWS_OK)
+        memset(out, 0, sizeof *out);
     return status;
 }
 
@@ -8911,21 +9048,31 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     kaws_error spare;
     kaws_sealed given;
+    size_t room = plain_len != NULL ? *plain_len : 0;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
-    if (plain != NULL && plain_len != NULL)
-        kaws_wipe(plain, *plain_len);
+    if (plain_len != NULL)
+        *plain_len = 0;
+    if (plain != NULL)
+        kaws_wipe(plain, room);
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
         return kaws__ring_argument("ring, in, plain and plain_len must not be "
                                    "NULL", err);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
         status = kaws__ring_given(ring, in, &given, err);
+    *plain_len = room;
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(&ring->kms, ctx, &given, plain, plain_len,
                                    err);
+    if (status == KAWS_OK && *plain_len > room)
+        status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
+                               "%lu bytes, and there is room for %lu",
+                               (unsigned long)*plain_len, (unsigned long)room);
+    if (status != KAWS_OK)
+        *plain_len = 0;
     return status;
 }
 
@@ -8951,6 +9098,8 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
         status = kaws__ring_given(ring, in, &given, err);
     if (status == KAWS_OK)
         status = kaws__kms_reencrypt(&ring->kms, &aim, ctx, &given, out, err);
+    if (status != KAWS_OK)
+        memset(out, 0, sizeof *out);
     return status;
 }
 

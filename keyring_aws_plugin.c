@@ -251,8 +251,8 @@ typedef struct plug__abi_udf_args {
  * ROOM 2  server      services, the log, errors, who is asking
  * ==========================================================================
  * Uses: abi
- * Gives: server_has | server_log server_say server_spell | server_raise
- *        | server_super
+ * Gives: server_has server_remember | server_log server_say server_spell
+ *        | server_raise | server_super
  *
  * A service is a symbol of ours that holds the version we were written for,
  * until the server, loading us as a plugin, puts its own table's address there.
@@ -402,7 +402,7 @@ plug__server_super(void)
  * ROOM 3  ring        the one open keyring, and who is using it
  * ==========================================================================
  * Uses: nothing
- * Gives: ring_take ring_take_to_seal ring_drop | ring_follow ring_try
+ * Gives: ring_take ring_take_to_seal ring_drop ring_fail | ring_follow ring_try
  *        | ring_open ring_publish ring_retire | ring_want ring_want_timeouts
  *
  * The plugin has one ring. UNINSTALL PLUGIN does not wait for an SQL function

@@ -254,6 +254,7 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
 {
     kaws *ring = calloc(1, sizeof *ring);
     char path[] = "keys";
+    const uint64_t seed[2] = { 1, 2 };
     uint8_t digest[32], want[32];
     kaws__buf image;
     kaws_error err;
@@ -262,7 +263,7 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     HOLDS(ring != NULL);
     ring->hooks = fuzz_hooks;
     ring->file.path = path;
-    kaws__cache_open(&ring->cache, &ring->hooks, 1);
+    kaws__cache_open(&ring->cache, &ring->hooks, seed);
     kaws__err_clear(&err);
     kaws__buf_init(&image, &ring->hooks);
     kaws__buf_put(&image, good.at, good.len);

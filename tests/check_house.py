@@ -279,6 +279,14 @@ def gives(source):
         if wrong:
             yield (room.first, f"room {room.name} gives {' '.join(wrong)}, but has no such name",
                    f"give names (without {source.private}), and put prose below")
+        used = {name for other in source.rooms if other is not room
+                for name in re.findall(r"\w+", source.code_of(other))
+                if source.owners.get(name) == room.name and name.startswith(source.private)}
+        functions = {item.name for item in source.functions}
+        secret = sorted(used & functions - {source.private + word for word in room.gives})
+        if secret:
+            yield (room.first, f"room {room.name} does not give {' '.join(secret)}, but others "
+                   "use it", "give it, too")
 
 
 @rule(PRODUCT)

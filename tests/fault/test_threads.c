@@ -559,6 +559,94 @@ test_rings_that_share_a_file(void **state)
 }
 
 
+/* ---- what a failed re-wrap gives back, while keys go ------------------- */
+
+static struct meeting {
+    pthread_t rewrapper;
+    kaws     *ring;
+    int       failing, met;               /* atomic, and order nothing        */
+} meeting;
+
+
+/* Memory as malloc has it: a lock of the fake's would order all that we want to
+ * see unordered. The first fresh entry that is given back waits a while. */
+static void *
+meet(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    (void)ctx;
+    if (new_len > 0)
+        return malloc(new_len);
+    if (__atomic_load_n(&meeting.failing, __ATOMIC_RELAXED) &&
+        pthread_equal(pthread_self(), meeting.rewrapper) && old_len > 100 &&
+        old_len < 500 && !__atomic_exchange_n(&meeting.met, 1,
+                                              __ATOMIC_RELAXED))
+        usleep(50000);
+    free(ptr);
+    return NULL;
+}
+
+
+/* Lets the second key fail. */
+static int
+fail_second(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    static int seen;
+    int answer = fake_send(ctx, q, r), i;
+
+    for (i = 0; q->headers[i] != NULL; i++)
+        if (strstr(q->headers[i], "TrentService.ReEncrypt") != NULL &&
+            ++seen == 2) {
+            r->body_len = 2;
+            memcpy(r->body, "{}", 2);
+            __atomic_store_n(&meeting.failing, 1, __ATOMIC_RELAXED);
+        }
+    return answer;
+}
+
+
+static void *
+remove_both(void *unused)
+{
+    (void)unused;
+    while (!__atomic_load_n(&meeting.met, __ATOMIC_RELAXED))
+        usleep(100);
+    (void)kaws_remove(meeting.ring, name_of("a", ""), NULL);
+    (void)kaws_remove(meeting.ring, name_of("b", ""), NULL);
+    return NULL;
+}
+
+
+/* The bytes of the file go with the last key in them, and must not while the
+ * new entries are let go, which are looked for among them. */
+static void
+test_a_failed_rewrap_while_keys_go(void **state)
+{
+    struct world *w = *state;
+    kaws_stats stats;
+    pthread_t remover;
+
+    w->cfg.rewrap_parallel = 1;
+    w->cfg.hooks.memory = meet;
+    w->cfg.hooks.send = fail_second;
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("a", ""), "AES",
+                                           32, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("b", ""), "AES",
+                                           32, &w->err));
+    world_reopen(w);
+    meeting.rewrapper = pthread_self();
+    meeting.ring = w->ring;
+    assert_int_equal(pthread_create(&remover, NULL, remove_both, NULL), 0);
+    EXPECT(w, KAWS_REPLY, "re-wrapping the key 'b'",
+           kaws_rewrap_all(w->ring, &w->err));
+    assert_int_equal(pthread_join(remover, NULL), 0);
+    kaws_get_stats(w->ring, &stats);
+    assert_int_equal(stats.keys, 0);
+    assert_int_equal(__atomic_load_n(&meeting.met, __ATOMIC_RELAXED), 1);
+    world_close(w);
+}
+
+
 int
 main(void)
 {
@@ -566,7 +654,8 @@ main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_all_at_once),
         TEST(test_all_at_once_with_faults),
-        TEST(test_rings_that_share_a_file)
+        TEST(test_rings_that_share_a_file),
+        TEST(test_a_failed_rewrap_while_keys_go)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

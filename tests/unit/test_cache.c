@@ -148,10 +148,12 @@ static both *
 begin_both(struct world *w, uint64_t seed)
 {
     both *b = calloc(1, sizeof *b);
+    uint64_t seeds[2] = { 0, 12345 };
 
     assert_non_null(b);
     b->w = w;
-    kaws__cache_open(&b->c, &w->f.hooks, seed);
+    seeds[0] = seed;
+    kaws__cache_open(&b->c, &w->f.hooks, seeds);
     return b;
 }
 

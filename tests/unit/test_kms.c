@@ -1511,7 +1511,7 @@ static const struct {
 
     { "Ge", PLAIN, EXTRA, "Plaintext is missing" },
     { "Ge", PLAIN, PLAIN "\"," EXTRA, "Plaintext is missing" },
-    { "Ge", PLAIN, PLAIN "AAAA", "too long" },
+    { "G", PLAIN, PLAIN "AAAA", "too long" },
     { "Ge", PLAIN, PLAIN "=", "not base64" },
     { "Ge", PLAIN, "\"Plaintext\":7," EXTRA, "a string was expected" },
     { "Ge", PLAIN, PLAIN "AAAA\"," PLAIN, "there twice" },

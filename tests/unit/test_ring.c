@@ -29,10 +29,24 @@ scarce_lock(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
     return pthread_mutex_init(lock, how);
 }
 
+
+static int
+scarce_unlock(pthread_mutex_t *lock)
+{
+    locks--;
+    return pthread_mutex_destroy(lock);
+}
+
+
+static void *
+scarce_pages(void *at, size_t len, int how, int kind, int fd, off_t from)
+{
+    return none_left() ? MAP_FAILED : mmap(at, len, how, kind, fd, from);
+}
+
 #define pthread_mutex_init    scarce_lock
-#define pthread_mutex_destroy(lock) (locks--, (pthread_mutex_destroy)(lock))
-#define mmap(at, len, how, kind, fd, from) \
-    (none_left() ? MAP_FAILED : (mmap)(at, len, how, kind, fd, from))
+#define pthread_mutex_destroy scarce_unlock
+#define mmap                  scarce_pages
 
 #endif
 
@@ -465,17 +479,20 @@ test_bad_blobs(void **state)
         "arn:aws:kms:us-east-1:1111:key/x" };
     static const size_t lengths[] = { 0, 6145, SIZE_MAX };
     struct world *w = *state;
-    kaws_sealed sealed;
+    kaws_sealed sealed, out, none;
     uint8_t room[32];
     size_t i, len = sizeof room;
 
     memset(&sealed, 0, sizeof sealed);
+    memset(&none, 0, sizeof none);
     for (i = 0; i < COUNT(lengths); i++) {
         sealed.blob_len = lengths[i];
         EXPECT(w, KAWS_ARGUMENT, "1 to 6144 bytes", kaws_kms_decrypt(
             w->ring, NULL, &sealed, room, &len, &w->err));
+        memset(&out, 0x77, sizeof out);
         EXPECT(w, KAWS_ARGUMENT, "1 to 6144 bytes", kaws_kms_reencrypt(
-            w->ring, NULL, &sealed, &sealed, &w->err));
+            w->ring, NULL, &sealed, &out, &w->err));
+        assert_memory_equal(&out, &none, sizeof out);
     }
     sealed.blob_len = 1;
     for (i = 0; i < COUNT(arns); i++) {
@@ -484,7 +501,7 @@ test_bad_blobs(void **state)
         EXPECT(w, KAWS_ARGUMENT, "kms_key_arn", kaws_kms_decrypt(
             w->ring, NULL, &sealed, room, &len, &w->err));
         EXPECT(w, KAWS_ARGUMENT, "kms_key_arn", kaws_kms_reencrypt(
-            w->ring, NULL, &sealed, &sealed, &w->err));
+            w->ring, NULL, &sealed, &out, &w->err));
     }
     memset(sealed.kms_key_arn, 'a', sizeof sealed.kms_key_arn);
     EXPECT(w, KAWS_ARGUMENT, "has no end", kaws_kms_decrypt(
@@ -647,8 +664,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     EXPECT(w, KAWS_OK, NULL, status);
-    assert_int_equal(n, 4);               /* three locks and a page           */
-    assert_int_equal(locks, before + 3);
+    assert_int_equal(n, 5);               /* four locks and a page            */
+    assert_int_equal(locks, before + 4);
     world_close(w);
     assert_int_equal(locks, before);
 }
@@ -1027,7 +1044,8 @@ test_bad_replies_change_nothing(void **state)
         }
         script.action = "Decrypt";
         fake_push(&w->f, script);
-        status = i == 4 || i == 5 ? KAWS_OK : KAWS_REPLY;
+        status = i == 4 || i == 5 ? KAWS_OK
+               : i == 6 ? KAWS_MISMATCH : KAWS_REPLY;
         if (status == KAWS_OK)
             expect_text(w, "k", "text");
         else
@@ -1696,6 +1714,47 @@ test_use_kms_key_refused(void **state)
 }
 
 
+/* A first KMS key that KMS does not know, or denies, does not stand in the way
+ * of the right one; but an ARN is taken only where its account is listed. */
+static void
+test_use_kms_key_after_a_bad_one(void **state)
+{
+    static const char *const errors[] = { NULL, "AccessDeniedException" };
+    struct world *w = *state;
+    size_t i;
+
+    for (i = 0; i < COUNT(errors); i++) {
+        fake_script denied = { .error = errors[i] };
+        w->cfg.kms_key_id = "alias/nobody";
+        w->cfg.accounts = NULL;
+        world_open(w);
+        EXPECT(w, KAWS_KMS_KEY, NULL, generate(w, "x"));
+        if (errors[i] != NULL)
+            fake_push(&w->f, denied);
+        EXPECT(w, errors[i] != NULL ? KAWS_DENIED : KAWS_KMS_KEY, NULL,
+               kaws_use_kms_key(w->ring, FAKE_EAST, &w->err));
+        fake_push(&w->f, (fake_script){ .no_reply = "no route", .times = 3 });
+        EXPECT(w, KAWS_NETWORK, NULL,
+               kaws_use_kms_key(w->ring, "alias/app", &w->err));
+        if (errors[i] != NULL)
+            fake_push(&w->f, denied);
+        EXPECT(w, KAWS_OK, NULL,
+               kaws_use_kms_key(w->ring, "alias/app", &w->err));
+        EXPECT(w, KAWS_FOREIGN, NULL,
+               kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
+        world_close(w);
+
+        w->cfg.accounts = "111122223333";
+        world_open(w);
+        EXPECT(w, KAWS_OK, NULL,
+               kaws_use_kms_key(w->ring, FAKE_EAST, &w->err));
+        EXPECT(w, KAWS_FOREIGN, NULL,
+               kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
+        world_close(w);
+    }
+}
+
+
 static void
 test_use_region(void **state)
 {
@@ -2344,8 +2403,9 @@ test_encrypt_and_decrypt(void **state)
     assert_memory_equal(room, zeros, sizeof room);
     memset(room, 0x77, sizeof room);
     len = 9;                              /* too little room                  */
-    EXPECT(w, KAWS_REPLY, "too long", kaws_kms_decrypt(
-        w->ring, &context, &sealed, room, &len, &w->err));
+    EXPECT(w, KAWS_ARGUMENT, "10 bytes, and there is room for 9",
+           kaws_kms_decrypt(w->ring, &context, &sealed, room, &len, &w->err));
+    assert_int_equal(len, 0);
     assert_memory_equal(room, zeros, 9);
     assert_int_equal(room[9], 0x77);
     sealed.kms_key_arn[0] = '\0';         /* the current one is meant         */
@@ -2510,6 +2570,7 @@ main(void)
         OPEN(test_another_process_holds_it),
 #endif
         OPEN(test_walk), OPEN(test_use_kms_key), OPEN(test_use_kms_key_refused),
+        SHUT(test_use_kms_key_after_a_bad_one),
         SHUT(test_use_region), SHUT(test_foreign_entry),
         SHUT(test_foreign_reply), SHUT(test_home_is_asked_once),
         SHUT(test_alias_moves), OPEN(test_check), OPEN(test_reload_creds),
