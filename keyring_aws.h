@@ -4018,10 +4018,12 @@ kaws__http_aim(CURL *e, kaws__transfer *t, struct curl_slist *headers)
     const char *whole = t->first == q->body.len ? (const char *)q->body.at
                                                 : NULL;
     long once = q->fresh_connection ? 1L : 0L;
-    int bad = 0;
+    int plain = strncmp(q->url, "http:", 5) == 0, bad = 0;
 
     bad |= curl_easy_setopt(e, CURLOPT_URL, q->url) != CURLE_OK;
-    bad |= kaws__http_https_only(e, strncmp(q->url, "http:", 5) == 0);
+    bad |= kaws__http_https_only(e, plain);
+    /* Plain HTTP is for this machine alone, so no proxy may get it. */
+    bad |= curl_easy_setopt(e, CURLOPT_PROXY, plain ? "" : NULL) != CURLE_OK;
     bad |= curl_easy_setopt(e, CURLOPT_HTTPHEADER, headers) != CURLE_OK;
     bad |= curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE,
                             (curl_off_t)q->body.len) != CURLE_OK;
@@ -4379,7 +4381,10 @@ kaws__creds_read(kaws__creds *c, int fd, const kaws__stat *st, kaws_error *err)
                              "to hold the access key id, the secret access "
                              "key and, if there is one, the session token, "
                              "one a line", c->path, wrong);
-    if (st->others_read)
+    if (st->others_write)
+        kaws__err_log(c->hooks, 1, "the conf file %s may be written by others "
+                      "than its owner: chmod 600 it", c->path);
+    else if (st->others_read)
         kaws__err_log(c->hooks, 1, "the conf file %s may be read by others "
                       "than its owner: chmod 600 it", c->path);
     return KAWS_OK;
@@ -4513,9 +4518,9 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
  * Uses: plat err mem buf text json sigv4 http creds
  * Gives: kms_open kms_close kms_arn kms_region_ok kms_region kms_set_region
  *        kms_aim kms_aim_at kms_set_aim kms_set_timeouts kms_budget_ms
- *        kms_ticks_ms kms_trusts kms_foreign kms_anchor kms_anchored
- *        kms_generate kms_encrypt kms_decrypt kms_dry_decrypt kms_reencrypt
- *        kms_rotate kms_ask_region
+ *        kms_ticks_ms kms_trusts kms_foreign kms_anchor kms_unanchor
+ *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_dry_decrypt
+ *        kms_reencrypt kms_rotate kms_ask_region
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
@@ -4811,6 +4816,16 @@ kaws__kms_anchor(kaws__kms *k, const char *arn_text)
     if (k->home[0] == '\0')
         (void)kaws__buf_copy_text(k->home, sizeof k->home,
                                   kaws__buf_of(arn_text));
+    kaws__plat_unlock(&k->lock);
+}
+
+
+/* What was learned from a KMS key that is not taken after all. */
+static void
+kaws__kms_unanchor(kaws__kms *k)
+{
+    kaws__plat_lock(&k->lock);
+    k->home[0] = '\0';
     kaws__plat_unlock(&k->lock);
 }
 
@@ -6545,6 +6560,9 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, uint64_t at, int64_t when,
         return kaws__err_os(err, os == ENOMEM ? KAWS_MEMORY : KAWS_FILE, os,
                             "cannot set the torn end of the data file %s aside "
                             "as %s.torn-...", f->path, f->path);
+    if (f->size != at)
+        return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
+                             "while its torn end was cut off", f->path);
     return KAWS_OK;
 }
 
@@ -6564,6 +6582,9 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
                             f->dir);
+    if (f->size > all.len)
+        return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
+                             "while it was being read", f->path);
     status = kaws__file_verify(f, &fd, err);
     if (status != KAWS_OK)
         return status;
@@ -8497,6 +8518,7 @@ kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
     kaws__aim aim;
     kaws_sealed sealed;
     char region[KAWS__KMS_REGION_MAX + 1];
+    int known;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -8510,10 +8532,13 @@ kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
     status = kaws__kms_aim_at(&aim, kms_key_id, region, err);
     if (status == KAWS_OK)
         status = kaws__ring_may_use(ring, kms_key_id, err);
+    known = kaws__kms_anchored(&ring->kms);
     if (status == KAWS_OK)
         status = kaws__ring_prove(ring, &aim, &sealed, err);
     if (status == KAWS_OK)
         kaws__kms_set_aim(&ring->kms, &aim, sealed.kms_key_arn);
+    else if (!known)
+        kaws__kms_unanchor(&ring->kms);
     kaws__plat_unlock(&ring->settings);
     return status;
 }

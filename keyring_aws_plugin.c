@@ -621,6 +621,17 @@ plug__ring_retire(void)
 }
 
 
+/* has.cmk_id and has.region are written by the thread whose turn it is, and
+ * read by others under the lock. */
+static void
+plug__ring_note(char *has, const char *value)
+{
+    pthread_mutex_lock(&plug__rings.lock);
+    snprintf(has, PLUG__VALUE_MAX, "%s", value);
+    pthread_mutex_unlock(&plug__rings.lock);
+}
+
+
 /* The KMS key before the region: check has seen the new key work in the old
  * region, and the new region work, with the old key. */
 static kaws_status
@@ -631,12 +642,12 @@ plug__ring_turn(plug__ring *ring, const plug__ring_wish *wish, kaws_error *err)
     if (strcmp(ring->has.cmk_id, wish->cmk_id) != 0) {
         status = kaws_use_kms_key(ring->kaws, wish->cmk_id, err);
         if (status == KAWS_OK)
-            memcpy(ring->has.cmk_id, wish->cmk_id, PLUG__VALUE_MAX);
+            plug__ring_note(ring->has.cmk_id, wish->cmk_id);
     }
     if (status == KAWS_OK && strcmp(ring->has.region, wish->region) != 0) {
         status = kaws_use_region(ring->kaws, wish->region, err);
         if (status == KAWS_OK)
-            memcpy(ring->has.region, wish->region, PLUG__VALUE_MAX);
+            plug__ring_note(ring->has.region, wish->region);
     }
     return status;
 }
@@ -662,8 +673,17 @@ plug__ring_end_turn(plug__ring *ring)
 }
 
 
-/* Makes the ring use the KMS key and region that were last SET, if it does not
- * yet. has.cmk_id and has.region belong to the thread whose turn it is. */
+static bool
+plug__ring_follows(const plug__ring *ring, const plug__ring_wish *wish)
+{
+    return strcmp(ring->has.cmk_id, wish->cmk_id) == 0
+           && strcmp(ring->has.region, wish->region) == 0;
+}
+
+
+/* Makes the ring use the KMS key and region that were last SET. If it does, it
+ * waits for nobody's turn: a SET that KMS takes long to judge holds up no key.
+ */
 static kaws_status
 plug__ring_follow(plug__ring *ring, kaws_error *err)
 {
@@ -672,11 +692,15 @@ plug__ring_follow(plug__ring *ring, kaws_error *err)
     unsigned        turns;
 
     pthread_mutex_lock(&plug__rings.lock);
+    wish = plug__ring_wanted();
+    if (plug__ring_follows(ring, &wish)) {
+        pthread_mutex_unlock(&plug__rings.lock);
+        return KAWS_OK;
+    }
     turns = ring->turns;
     plug__ring_begin_turn(ring);
     wish = plug__ring_wanted();
-    if (strcmp(ring->has.cmk_id, wish.cmk_id) != 0
-        || strcmp(ring->has.region, wish.region) != 0) {
+    if (!plug__ring_follows(ring, &wish)) {
         if (ring->turns != turns && ring->answer.status != KAWS_OK) {
             *err   = ring->answer;      /* somebody heard it as we waited    */
             status = err->status;

@@ -6,6 +6,7 @@ story() is the whole of it told once; test_moto.py tells it to another KMS.
 import ctypes
 import fcntl
 import os
+import socket
 import struct
 import tempfile
 import time
@@ -987,3 +988,16 @@ def test_small_functions(driver_program):
         assert version == b"1.0.0" and len(texts) == len(set(texts)) == 22 and b"" not in texts
         assert lib.ok("wipe", b"secret") == [b"\0" * 6]
         lib.close()
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+def test_plain_http_is_for_this_machine_and_for_no_proxy(driver, variable):
+    with socket.create_server(("127.0.0.1", 0)) as proxy, socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))                       # a port that refuses
+        lib = driver({variable: f"http://127.0.0.1:{proxy.getsockname()[1]}"}, max_attempts=1,
+                     endpoint=f"http://127.0.0.1:{nobody.getsockname()[1]}", ca_file=None)
+        answer = lib.call("store", "a", None, "SECRET", b"in the clear")
+        assert answer.status == "NETWORK", answer
+        proxy.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            proxy.accept()

@@ -1019,6 +1019,49 @@ test_set_aside(void **state)
 }
 
 
+static const char *grown;
+
+
+static void
+lengthen(const char *call)
+{
+    FILE *file;
+
+    if (strcmp(call, "fdatasync") != 0 || disk_trace[0] == '\0' ||
+        strchr(disk_trace, 't') == NULL)
+        return;
+    file = fopen(grown, "ab");
+    assert_non_null(file);
+    assert_int_equal(fputs("much more than there was before it was cut off, "
+                           "and all of it somebody else's", file) >= 0, 1);
+    assert_int_equal(fclose(file), 0);
+}
+
+
+/* Somebody makes the file longer while its end is cut off: what we have read is
+ * not what is there, and nothing of our memory beyond it may be written. */
+static void
+test_set_aside_grows(void **state)
+{
+    struct world *w = *state;
+    kaws_bytes all = kaws__buf_of(OLD);
+    kaws__file f;
+
+    open_old(w, &f);
+    grown = w->f.data;
+    disk_on_call = lengthen;
+    EXPECT(w, KAWS_CHANGED, "while its torn end was cut off",
+           change(w, &f, 2));
+    disk_heal();
+    assert_true(f.size > OLD_LEN);
+    kaws__err_clear(&w->err);
+    EXPECT(w, KAWS_CHANGED, "changed while",
+           kaws__file_settle(&f, all, 40, &w->err));
+    assert_string_equal(disk_trace, "f");
+    kaws__file_close(&f);
+}
+
+
 /* Several in one second get names of their own; a hundred are too many. */
 static void
 test_set_aside_again(void **state)
@@ -1179,6 +1222,7 @@ main(void)
         TEST(test_replace_uncertain),
         TEST(test_replace_in_the_way),
         TEST(test_set_aside),
+        TEST(test_set_aside_grows),
         TEST(test_set_aside_again),
         TEST(test_set_aside_fails),
         TEST(test_settle),

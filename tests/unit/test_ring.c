@@ -1755,6 +1755,25 @@ test_use_kms_key_after_a_bad_one(void **state)
 }
 
 
+/* A KMS key that is refused, though it answered at first, leaves nothing
+ * behind: not even that its account was met before any other. */
+static void
+test_a_refused_kms_key_is_no_home(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.kms_key_id = NULL;
+    world_open(w);
+    fake_push(&w->f, (fake_script){ .action = "Decrypt",
+                                    .error = "AccessDeniedException" });
+    EXPECT(w, KAWS_DENIED, NULL,
+           kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_EAST, &w->err));
+    EXPECT(w, KAWS_FOREIGN, NULL,
+           kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
+}
+
+
 static void
 test_use_region(void **state)
 {
@@ -2571,6 +2590,7 @@ main(void)
 #endif
         OPEN(test_walk), OPEN(test_use_kms_key), OPEN(test_use_kms_key_refused),
         SHUT(test_use_kms_key_after_a_bad_one),
+        SHUT(test_a_refused_kms_key_is_no_home),
         SHUT(test_use_region), SHUT(test_foreign_entry),
         SHUT(test_foreign_reply), SHUT(test_home_is_asked_once),
         SHUT(test_alias_moves), OPEN(test_check), OPEN(test_reload_creds),
