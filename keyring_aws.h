@@ -110,7 +110,8 @@
  * growing random pauses, when KMS throttles, is out of order or out of reach;
  * once more at once, when AWS refuses the signature and its Date shows that
  * our clock is wrong by more than 4 minutes, or when AWS refuses the creds and
- * the conf file has newer ones. timeout_ms bounds all of it together.
+ * the conf file has newer ones. timeout_ms bounds all of it together, but not
+ * the system's resolver, which has timeouts of its own (resolv.conf).
  *
  *
  * 5  MEMORY AND SECRETS
@@ -136,7 +137,7 @@
  * one. Two processes should not share a data file: the second is warned when
  * it opens it, they take turns at changing it, and whichever finds the other's
  * change refuses with KAWS_CHANGED to change more. After fork() a child must
- * not use the ring.
+ * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it.
  *
  *
  * 7  THE DATA FILE
@@ -8872,7 +8873,7 @@ kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
     kaws__plat_unlock(&ring->lock);
     kaws__mem_free(&ring->hooks, w->fresh, w->max * sizeof *w->fresh);
     if (status == KAWS_OK && w->renewed == 0)
-        kaws__err_log(&ring->hooks, 2, "all keys were re-wrapped, but with the "
+        kaws__err_log(&ring->hooks, 1, "all keys were re-wrapped, but with the "
                       "key material they had before: nothing was renewed; "
                       "rotate the KMS key first, or set another");
     return status;

@@ -1665,7 +1665,9 @@ plug__life_ask(plug__ring *ring, const kaws_config *cfg, kaws_error *err)
     status = kaws_check(ring->kaws, err);
     if (!plug__life_can_wait(status))
         return status == KAWS_OK;
-    plug__server_say(PLUG__WARNING, "starting without KMS: %s", err->text);
+    plug__server_say(PLUG__WARNING, "starting without KMS: %s; tables that"
+                     " cannot be opened now stay closed until the server is"
+                     " restarted", err->text);
     return true;
 }
 
@@ -1711,7 +1713,9 @@ plug__life_init(void *handle)
 
     plug__server_remember(handle);
     if (!plug__life_start(&err)) {
-        plug__server_say(PLUG__ERROR, "cannot start: %s", err.text);
+        plug__server_say(PLUG__ERROR, "cannot start: %s; mend that and restart"
+                         " the server: until then it has no keyring",
+                         err.text);
         return 1;
     }
     plug__status_refresh();

@@ -57,7 +57,7 @@ def readme_blocks(language: str) -> list[str]:
 def test_the_first_example_of_the_header(tmp_path, kms, compiler):
     write_conf(tmp_path)
     source = header_example().replace(
-        f'"{REGION}" }}', f'"{REGION}", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}')
+        '"keys.conf" }', f'"keys.conf", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}')
     assert kms.url in source
     program = compile_c(tmp_path, '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n'
                         + source, compiler=compiler)
@@ -86,7 +86,7 @@ def test_the_least_policy_suffices_and_is_needed(tmp_path, kms):
     text = re.search(r'^    \{ "Version".*?\] \}$', README, re.M | re.S).group()
     policy = json.loads(text.replace("KEY", kms.arn))
     source = header_example().replace("alias/app", kms.arn).replace(
-        f'"{REGION}" }}', f'"{REGION}", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}')
+        '"keys.conf" }', f'"keys.conf", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}')
     program = compile_c(tmp_path, '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n'
                         + source)
 

@@ -90,8 +90,8 @@ REFUSED = [
     ("cmk_id", "99999999-2222-3333-4444-555555555555", "NotFoundException"),
     ("cmk_id", "alias/no-such-alias", "NotFoundException"),
     ("cmk_id", "@disabled", "DisabledException"),
-    ("cmk_id", "@foreign", "trusted accounts"),
-    ("cmk_id", "@foreign_alias", "trusted accounts"),
+    ("cmk_id", "@foreign", "among the trusted"),
+    ("cmk_id", "@foreign_alias", "among the trusted"),
     ("cmk_id", "arn:aws:s3:::bucket/key", "ARN"),
     ("cmk_id", "arn:aws:kms:us-east-1:" + ACCOUNT + ":key/", ""),
     ("cmk_id", "", "has to have a value"),
@@ -432,7 +432,7 @@ def test_rotate_keys_seals_every_key_anew(stage):
     assert stage.one("SELECT keyring_aws_rotate_keys()") == 1       # now each has its material's id
     stage.mark()
     assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
-    assert "nothing was renewed" in " ".join(stage.said("Note"))
+    assert "nothing was renewed" in " ".join(stage.said("Warning"))
 
 
 def test_rotate_keys_shows_its_progress_and_runs_once(stage):

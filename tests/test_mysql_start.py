@@ -429,7 +429,7 @@ def test_another_account_is_trusted_by_the_configuration_only(stage):
     asked = stage.kms.count("Decrypt")
     assert stage.fetch("moved") is None and stage.kms.count("Decrypt") == asked
     (line,) = stage.said("ERROR")
-    assert "trusted accounts" in line and foreign in line
+    assert "among the trusted" in line and foreign in line
 
 
 def test_a_foreign_key_cannot_be_persisted_into_use(stage):
@@ -445,7 +445,7 @@ def test_a_foreign_key_cannot_be_persisted_into_use(stage):
     stage.sql("SET PERSIST_ONLY keyring_aws_cmk_id = %s", (foreign,))
     for settings in ({}, {"cmk_id": None}):
         stage.restart(NO_SCHEMA, **settings)
-        assert [line for line in stage.said("ERROR") if "trusted accounts" in line]
+        assert [line for line in stage.said("ERROR") if "among the trusted" in line]
         with contextlib.suppress(Exception):            # without cmk_id it has none to seal with
             stage.sql("SELECT keyring_aws_rotate_keys()")
         assert stage.entries()["ours", ROOT].arn == KEY_ARN

@@ -2117,7 +2117,7 @@ test_rewrap(void **state)
     assert_int_equal(fake_calls(&w->f, "ReEncrypt"), MANY);
     assert_int_equal(fake_calls(&w->f, "Decrypt"), 1);    /* the dry run      */
     assert_int_equal(fake_logged(&w->f, 2, "re-wrapped all keys in"), 1);
-    assert_int_equal(fake_logged(&w->f, 2, "nothing was renewed"), 0);
+    assert_int_equal(fake_logged(&w->f, 1, "nothing was renewed"), 0);
     kaws_get_stats(w->ring, &stats);
     assert_int_equal(stats.rewrap_done, 0);
     assert_int_equal(stats.rewrap_total, 0);
@@ -2137,10 +2137,10 @@ test_rewrap(void **state)
     expect_many(w, -1, FAKE_EAST2);
 
     EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));  /* the same */
-    assert_int_equal(fake_logged(&w->f, 2, "nothing was renewed"), 1);
+    assert_int_equal(fake_logged(&w->f, 1, "nothing was renewed"), 1);
     EXPECT(w, KAWS_OK, NULL, kaws_rotate_kms_key(w->ring, &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));  /* new      */
-    assert_int_equal(fake_logged(&w->f, 2, "nothing was renewed"), 1);
+    assert_int_equal(fake_logged(&w->f, 1, "nothing was renewed"), 1);
     world_reopen(w);
     expect_many(w, -1, FAKE_EAST2);
 }
