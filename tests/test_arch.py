@@ -25,3 +25,4 @@ def test_each_machine_has_its_tests():
         found = arch.tests(name)
         assert len(found) >= 10 and "data_file" in found
         assert ("host_57" in found) == bool(arch.machine(name).suite)
+        assert all(arch.LEFT_OUT.get(name, {None: "why"}).values())

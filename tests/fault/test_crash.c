@@ -349,7 +349,7 @@ seen_before(uint64_t what)
         free(old);
     }
     what += what == 0;
-    for (k = what % seen_max; seen[k] != 0; k = (k + 1) % seen_max)
+    for (k = (size_t)(what % seen_max); seen[k] != 0; k = (k + 1) % seen_max)
         if (seen[k] == what)
             return 1;
     seen[k] = what;

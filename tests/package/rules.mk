@@ -80,6 +80,6 @@ deb: build/keyring_aws.so build/keyring_aws.7 | need-deb
 # ---- other machines ---------------------------------------------------------
 
 test-arch: need-test
-	@$(PYTHON) tests/arch.py $(ARCH)
+	+@$(PYTHON) tests/arch.py $(ARCH)
 
 .PHONY: standalone install uninstall deb test-arch
