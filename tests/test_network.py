@@ -842,7 +842,8 @@ def requests_due(fault: Fault, op: Op) -> range:
         most += 1                       # libcurl's own, where a kept connection was dead
     if "rewrap" in op.command and op.action == "ReEncrypt":
         if fault.status == "OK":
-            return range(3, 4 if fault.requests else 7)
+            again = fault.requests - 1 if fault.requests else 0     # of the three keys' calls
+            return range(3 + again, 4 + again if fault.requests else 7)
         after = op.after if most else 0
         return range(least and least + after, 2 * most + after + 1)     # two keys are under way
     if op.action == "RotateKeyOnDemand" and not throttled:
