@@ -597,6 +597,20 @@ def test_status_and_performance_schema_answer_while_kms_hangs(stage):
     assert "cannot fetch key 'hanging'" in stage.said("ERROR")[0]
 
 
+def test_a_key_is_made_while_a_setting_is_judged(stage):
+    """SET waits for KMS's word on another key; who seals with the present one does not."""
+    stage.kms.fault("Decrypt", "black_hole", where="request")
+    asked = stage.kms.count("Decrypt")
+    with ThreadPoolExecutor(1) as pool:
+        judged = pool.submit(stage.refused, "SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
+        wait_for(lambda: stage.kms.count("Decrypt") > asked)
+        began = time.monotonic()
+        assert stage.generate("meanwhile") == 1
+        assert time.monotonic() - began < 2 and not judged.done()
+        assert judged.result()[0] == 1231
+    assert stage.variable("cmk_id") == KEY_ARN
+
+
 def test_50_reinstallations_under_load(stage):
     """Calls come and go all the time; none crashes, none hangs, and no key is lost."""
     stage.renew()
