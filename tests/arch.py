@@ -149,7 +149,7 @@ def compiled(name: str, source: str, *flags: str, out: str = "") -> Path:
     one, tree = machine(name), TOP if machine(name).suite else STANDALONE
     program = TOP / "build" / "tests" / "arch" / name / (out or source.removesuffix(".c"))
     sources = [Path(__file__), TOP / "keyring_aws.h", TOP / source, TOP / "tests" / source,
-               *map(Path, glob.glob(f"{TOP}/tests/*/*.h"))]
+               *(TOP / "tests").rglob("*.h")]
     newest = max(path.stat().st_mtime for path in sources if path.exists())
     if program.exists() and program.stat().st_mtime > newest:
         return program

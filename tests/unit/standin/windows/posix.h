@@ -84,14 +84,15 @@ setenv(const char *name, const char *value, int over)
 }
 
 
-/* Replaces, as POSIX's does, and waits for who has the other one open. */
+/* Replaces, as POSIX's does, and waits for who has the other one open: half a
+ * minute, for on a loaded machine several threads may take turns with it. */
 POSIX int
 posix_rename(const char *from, const char *to)
 {
     int tries = 0;
 
     while (!MoveFileExA(from, to, MOVEFILE_REPLACE_EXISTING)) {
-        if (GetLastError() != ERROR_ACCESS_DENIED || ++tries == 100)
+        if (GetLastError() != ERROR_ACCESS_DENIED || ++tries == 30000)
             return -1;
         Sleep(1);
     }
