@@ -554,9 +554,10 @@ KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 /* ---- AWS KMS by itself: no data file needed ----------------------------
  *
  * `ctx` may be NULL. On failure *out, or the room at `plain`, is all zeros.
- * `out` may be `in`; `plain` must not overlap what is given. All may answer
- * ARGUMENT, CONFIG, FOREIGN, MEMORY and what a KMS call may answer; Decrypt and
- * ReEncrypt also MISMATCH: another context than it was sealed with. */
+ * `out` may be `in`, and is then left alone on failure, for it holds a key;
+ * `plain` must not overlap what is given. All may answer ARGUMENT, CONFIG,
+ * FOREIGN, MEMORY and what a KMS call may answer; Decrypt and ReEncrypt also
+ * MISMATCH: another context than it was sealed with. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
@@ -6231,10 +6232,10 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os == 0 && status == KAWS_OK && st.size > 0) {
         at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size)
                                      : NULL;
-        if (at == NULL)
+        if (at == NULL) {
             status = kaws__err_set(err, KAWS_MEMORY, "reading the data file "
                                    "%s: out of memory", f->path);
-        if (at != NULL) {
+        } else {
             kaws__plat_large_pages(at, (size_t)st.size);
             os = kaws__plat_read_at(fd, 0, at, (size_t)st.size, &got);
         }
@@ -9111,7 +9112,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     kaws_error spare;
     kaws__aim aim;
-    kaws_sealed given;
+    kaws_sealed given, fresh;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -9124,8 +9125,11 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (status == KAWS_OK)
         status = kaws__ring_given(ring, in, &given, err);
     if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&ring->kms, &aim, ctx, &given, out, err);
-    if (status != KAWS_OK)
+        status = kaws__kms_reencrypt(&ring->kms, &aim, ctx, &given, &fresh,
+                                     err);
+    if (status == KAWS_OK)
+        *out = fresh;
+    else if (out != in)
         memset(out, 0, sizeof *out);
     return status;
 }

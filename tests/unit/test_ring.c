@@ -2466,22 +2466,33 @@ test_reencrypt(void **state)
 {
     struct world *w = *state;
     kaws_bytes plain = kaws__buf_of("0123456789");
-    kaws_sealed sealed, again;
+    kaws_sealed sealed, again, kept, none;
     uint8_t room[64];
     size_t len = sizeof room;
 
     EXPECT(w, KAWS_OK, NULL, kaws_kms_encrypt(w->ring, &context, plain,
                                               &sealed, &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
+    kept = sealed;
+    memset(&none, 0, sizeof none);
+    memset(&again, 0x77, sizeof again);
+    fake_push(&w->f, (fake_script){ .action = "ReEncrypt", .times = 2,
+                                    .from = "\"KeyId\"", .to = "\"Key\"" });
+    EXPECT(w, KAWS_REPLY, NULL, kaws_kms_reencrypt(w->ring, &context, &sealed,
+                                                   &again, &w->err));
+    assert_memory_equal(&again, &none, sizeof none);
+    EXPECT(w, KAWS_REPLY, NULL, kaws_kms_reencrypt(w->ring, &context, &sealed,
+                                                   &sealed, &w->err));
+    assert_memory_equal(&sealed, &kept, sizeof kept);
     EXPECT(w, KAWS_OK, NULL, kaws_kms_reencrypt(w->ring, &context, &sealed,
                                                 &again, &w->err));
-    assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 1);
+    assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 3);
     assert_string_equal(again.kms_key_arn, FAKE_EAST2);
     assert_int_equal(strlen(again.key_material_id), 64);
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_kms_reencrypt(w->ring, &context, &again,
                                                 &again, &w->err));
-    assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 1);
+    assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 3);
     assert_string_equal(again.kms_key_arn, FAKE_WEST);
     EXPECT(w, KAWS_OK, NULL, kaws_kms_decrypt(w->ring, &context, &again, room,
                                               &len, &w->err));
