@@ -958,6 +958,10 @@ class Emulator(Kms):
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.listener = None
+        self.cut()
+
+    def cut(self) -> None:
+        """Ends all connections that there are, and goes on with new ones."""
         with self.lock:
             threads = list(self.open.items())
         for connection, thread in threads:

@@ -926,6 +926,14 @@ def test_outage_and_return(kms, client):
     assert kms.connections == 2
 
 
+def test_connections_are_cut(kms, client):
+    client.describe_key(KeyId=KEY_ID)
+    kms.cut()
+    assert not kms.open
+    client.describe_key(KeyId=KEY_ID)
+    assert kms.connections == 2
+
+
 # ---- faults -------------------------------------------------------------------------------------
 
 
