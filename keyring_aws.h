@@ -1943,7 +1943,7 @@ kaws__plat_ticks_ms(void *ctx)
  * ROOM 2  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: plat
- * Gives: err_clear err_set err_os err_log kaws_status_text
+ * Gives: err_clear err_set err_os err_prefix err_log kaws_status_text
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong, and,
@@ -2017,6 +2017,19 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill(err, status, __VA_ARGS__), (status))
 #define kaws__err_os(err, status, os, ...) \
     (kaws__err_fill_os(err, status, os, __VA_ARGS__), (status))
+
+
+/* Says first what it was part of. The end is cut if need be. */
+static void
+kaws__err_prefix(kaws_error *err, const char *words)
+{
+    const kaws_error was = *err;
+    size_t n = strlen(words), room = sizeof err->text - 1;
+
+    n = n < room ? n : room;
+    memcpy(err->text, words, n);
+    memcpy(err->text + n, was.text, room - n);
+}
 
 
 /* What no caller waits for: level 1 is a warning, 2 a note. */
@@ -5732,6 +5745,11 @@ kaws__kms_type(char out[64], kaws_bytes type)
 }
 
 
+/* What somebody does who keeps connections and loses count. */
+#define KAWS__MIXED_UP \
+    ": something between here and AWS KMS may be mixing up its replies"
+
+
 static kaws_status
 kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
 {
@@ -6377,6 +6395,11 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
         status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
+    if (status == KAWS_MISMATCH && view.len > 0) {
+        kaws__kms_distrust(op->kms);
+        status = kaws__err_set(err, KAWS_REPLY, "AWS KMS opened the blob twice,"
+                               " to two different keys" KAWS__MIXED_UP);
+    }
     kaws_wipe(plain, sizeof plain);
     return status;
 }
@@ -8808,9 +8831,8 @@ kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
     if (status == KAWS_MISMATCH) {
         kaws__kms_distrust(op->kms);
         return kaws__err_set(err, KAWS_REPLY, "the blob that AWS KMS returned "
-                             "does not open to the key, so nothing was stored; "
-                             "is something between here and AWS KMS mixing up "
-                             "its replies?");
+                             "does not open to the key, and nothing was stored"
+                             KAWS__MIXED_UP);
     }
     if (status != KAWS_DENIED || err->aws[0] == '\0')
         return status;
@@ -9438,10 +9460,11 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
     if (status == KAWS_MISMATCH) {
         kaws__kms_distrust(kms);
         status = kaws__err_set(err, KAWS_REPLY, "the blob that AWS KMS "
-                               "returned is not that key's; is something "
-                               "between here and AWS KMS mixing up its "
-                               "replies?");
+                               "returned is not that key's" KAWS__MIXED_UP);
     }
+    if (status == KAWS_DENIED)
+        kaws__err_prefix(err, "each new blob is proved, which takes "
+                              "kms:Decrypt: ");
     return status;
 }
 
@@ -9451,19 +9474,16 @@ static void
 kaws__ring_rewrap_fail(kaws__rewrap *w, const kaws__copy *copy,
                        const kaws_error *err)
 {
-    char shown[96];
-    size_t used;
+    char shown[96], words[192];
 
     if (w->status != KAWS_OK)
         return;
     w->status = err->status;
     w->err = *err;
-    used = (size_t)snprintf(w->err.text, sizeof w->err.text, "re-wrapping the "
-                            "key '%s' failed, and nothing was changed: ",
-                            kaws__text_show(shown, sizeof shown,
-                                            copy->record.key_id));
-    (void)snprintf(w->err.text + used, sizeof w->err.text - used, "%s",
-                   err->text);
+    (void)snprintf(words, sizeof words, "re-wrapping the key '%s' failed, and "
+                   "nothing was changed: ",
+                   kaws__text_show(shown, sizeof shown, copy->record.key_id));
+    kaws__err_prefix(&w->err, words);
 }
 
 
@@ -9566,8 +9586,7 @@ kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
         return KAWS_OK;
     kaws__kms_distrust(&w->ring->kms);
     return kaws__err_set(err, KAWS_REPLY, "two replies to the re-wrap were the "
-                         "same, so nothing was changed; is something between "
-                         "here and AWS KMS mixing up its replies?");
+                         "same, and nothing was changed" KAWS__MIXED_UP);
 }
 
 
