@@ -3799,7 +3799,7 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
  * ROOM 9  http     send one request, get the reply that was made for it
  * ==========================================================================
  * Uses: plat err mem buf text crypto
- * Gives: http_open http_close http_send http_done http_distrust
+ * Gives: http_open http_close http_send http_done http_distrust http_digest
  *
  * All requests go through kaws__http_send, which asks the caller's `send` hook
  * or the built-in sender. HTTP/1.1 ties a reply to its request by nothing but
@@ -3837,7 +3837,7 @@ enum {
 
 typedef struct kaws__seen {       /* the request ids of a host                */
     struct kaws__seen *next;
-    char     url[KAWS__HTTP_URL_MAX];
+    char     origin[KAWS__HTTP_URL_MAX];
     uint64_t ids[KAWS__HTTP_SEEN];    /* digests of the last ones             */
     unsigned count;               /* of all so far                            */
 } kaws__seen;
@@ -3848,6 +3848,19 @@ typedef struct kaws__http {
     kaws__lock  lock;             /* guards `seen`                            */
     kaws__seen *seen;
 } kaws__http;
+
+
+/* "https://host:port" of a URL: a connection and request ids are a host's. */
+static kaws_bytes
+kaws__http_origin(const char *url)
+{
+    kaws_bytes origin = kaws__buf_of(url);
+    const char *host = strstr(url, "//");
+
+    if (host != NULL)
+        origin.len = (size_t)(host - url) + 2 + strcspn(host + 2, "/");
+    return origin;
+}
 
 
 static void
@@ -3897,7 +3910,7 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
 
 #include <curl/curl.h>
 
-#define KAWS__HTTP_IDLE     64    /* connections kept for the next request          */
+#define KAWS__HTTP_IDLE     64    /* connections kept for the next request    */
 #define KAWS__HTTP_IDLE_S   20    /* AWS closes idle connections; so do we    */
 
 #define KAWS__HTTP_BUILT_IN 1
@@ -3905,7 +3918,7 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     CURLM        *multi;
     curl_socket_t sock;           /* CURL_SOCKET_BAD: none that may be used   */
-    char          url[KAWS__HTTP_URL_MAX];  /* of its host                    */
+    char          origin[KAWS__HTTP_URL_MAX];
     int64_t       used_us;        /* when the last reply was complete         */
     unsigned      era;            /* the sender's when it was lent            */
 } kaws__conn;
@@ -4100,7 +4113,7 @@ kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
 }
 
 
-/* ---- connections ------------------------------------------------------------- */
+/* ---- connections ------------------------------------------------------- */
 
 static void
 kaws__http_conn_free(kaws__sender *s, kaws__conn *conn)
@@ -4121,7 +4134,8 @@ kaws__http_conn_new(kaws__sender *s, const char *url)
     conn->sock = CURL_SOCKET_BAD;
     conn->multi = curl_multi_init();
     if (conn->multi == NULL ||
-        !kaws__buf_copy_text(conn->url, sizeof conn->url, kaws__buf_of(url)) ||
+        !kaws__buf_copy_text(conn->origin, sizeof conn->origin,
+                             kaws__http_origin(url)) ||
         curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) != CURLM_OK) {
         kaws__http_conn_free(s, conn);
         return NULL;
@@ -4153,12 +4167,13 @@ kaws__http_silent(const kaws__conn *conn)
 static kaws__conn *
 kaws__http_idle(kaws__sender *s, const char *url)
 {
+    kaws_bytes origin = kaws__http_origin(url);
     kaws__conn *conn = NULL;
     int i;
 
     kaws__plat_lock(&s->lock);
     for (i = s->count; i > 0 && conn == NULL; i--)
-        if (strcmp(s->idle[i - 1]->url, url) == 0)
+        if (kaws__buf_same(kaws__buf_of(s->idle[i - 1]->origin), origin))
             conn = s->idle[i - 1];
     if (conn != NULL) {
         s->count--;
@@ -4620,15 +4635,16 @@ kaws__http_digest(const char *request_id)
 static kaws__seen *
 kaws__http_ids(kaws__http *http, const char *url)
 {
+    kaws_bytes origin = kaws__http_origin(url);
     kaws__seen *row = http->seen;
 
-    while (row != NULL && strcmp(row->url, url) != 0)
+    while (row != NULL && !kaws__buf_same(kaws__buf_of(row->origin), origin))
         row = row->next;
     if (row == NULL) {
         row = kaws__mem_new(http->hooks, sizeof *row);
         if (row == NULL)
             return NULL;
-        kaws__http_keep(row->url, sizeof row->url, kaws__buf_of(url));
+        kaws__http_keep(row->origin, sizeof row->origin, origin);
         row->next = http->seen;
         http->seen = row;
     }
@@ -4980,9 +4996,9 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
  * Uses: plat err mem buf text json sigv4 http creds
  * Gives: kms_open kms_close kms_arn kms_region_ok kms_region kms_set_region
  *        kms_aim kms_aim_at kms_set_aim kms_set_timeouts kms_begin kms_left_ms
- *        kms_trusts kms_foreign kms_anchor kms_unanchor kms_anchored
- *        kms_generate kms_encrypt kms_decrypt kms_prove kms_reencrypt
- *        kms_rotate kms_ask_region kms_distrust
+ *        kms_reply_id kms_trusts kms_foreign kms_anchor kms_unanchor
+ *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_prove
+ *        kms_reencrypt kms_rotate kms_ask_region kms_distrust
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
@@ -5397,6 +5413,14 @@ kaws__kms_begin(kaws__kms *k)
     op.timeout_ms = k->timeout_ms;
     kaws__plat_unlock(&k->lock);
     return op;
+}
+
+
+/* The last reply's request id, as a number; 0 if it had none. */
+static uint64_t
+kaws__kms_reply_id(const kaws__op *op)
+{
+    return op->request_id[0] != '\0' ? kaws__http_digest(op->request_id) : 0;
 }
 
 
@@ -9450,13 +9474,13 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
                                              &copy->bound.context,
                                              &copy->sealed, sealed, err);
 
-    ids[0] = kaws__http_digest(op.request_id);
+    ids[0] = kaws__kms_reply_id(&op);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(kms);
     status = kaws__kms_prove(&op, &copy->bound.context, sealed,
                              copy->record.plain_len, err);
-    ids[1] = kaws__http_digest(op.request_id);
+    ids[1] = kaws__kms_reply_id(&op);
     if (status == KAWS_MISMATCH) {
         kaws__kms_distrust(kms);
         status = kaws__err_set(err, KAWS_REPLY, "the blob that AWS KMS "
