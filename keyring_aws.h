@@ -71,12 +71,14 @@
  *     open       conf file -> creds;  data file -> checked -> table
  *     generate   name free? -> KMS makes and seals -> name still free? ->
  *                appended to the file -> table
- *     store      the same, but KMS seals what the caller gave
+ *     store      the same, but KMS seals what the caller gave, and opens what
+ *                it sealed: that must be the key
  *     fetch      name -> table -> copy of the blob -> KMS opens it -> caller
  *     remove     file replaced by one without it -> table
- *     re-wrap    each blob -> KMS re-encrypts it -> file replaced -> table
+ *     re-wrap    each blob -> KMS re-encrypts it -> and says that it would open
+ *                what came back -> file replaced -> table
  *
- * Three rules hold throughout:
+ * Four rules hold throughout:
  *
  * (1) Disk first. A change is durable on disk before memory shows it. If it
  *     fails, neither has changed. One exception has a status of its own: when
@@ -89,6 +91,8 @@
  *     blobs only.
  * (3) No waiting for AWS under the lock. It covers table and file only, so a
  *     KMS that hangs holds up those who need KMS, and nobody else.
+ * (4) A reply counts only if it can be the answer to our request, and what takes
+ *     the place of a key is proved before. Section 8 says how.
  *
  *
  * 3  SWITCHES      to be defined above the include
@@ -107,11 +111,17 @@
  * no signature and no reply; names in it are escaped.
  *
  * A KMS call is tried again where that helps: up to max_attempts times, with
- * growing random pauses, when KMS throttles, is out of order or out of reach;
- * once more at once, when AWS refuses the signature and its Date shows that
- * our clock is wrong by more than 4 minutes, or when AWS refuses the creds and
- * the conf file has newer ones. timeout_ms bounds all of it together, but not
- * the system's resolver, which has timeouts of its own (resolv.conf).
+ * growing random pauses, when KMS throttles, is out of order or out of reach.
+ * Beyond those it is tried once more, at once, when AWS refuses the signature
+ * and its Date shows that our clock is wrong by more than 4 minutes, and once
+ * more when AWS refuses the creds and the conf file has newer ones.
+ *
+ * timeout_ms bounds one operation: all that one call of a function of ours asks
+ * of KMS, with its retries and pauses (a fetch; a store and its proof). Only a
+ * re-wrap and a rotation take longer: there it bounds each step (the
+ * re-encryption of a key, its proof) anew. It does not bound the system's
+ * resolver, which has timeouts of its own (resolv.conf). Time is measured by
+ * hooks.ticks_ms, so that nobody who sets the clock changes a timeout.
  *
  *
  * 5  MEMORY AND SECRETS
@@ -189,17 +199,33 @@
  * 8  WHAT GOES OVER THE WIRE
  *
  *     kaws_generate        GenerateDataKeyWithoutPlaintext
- *     kaws_store           Encrypt
+ *     kaws_store           Encrypt, then Decrypt of the new blob
  *     kaws_fetch           Decrypt, pinned to the KMS key in the entry
  *     kaws_check           GenerateDataKeyWithoutPlaintext of one byte, then
  *                          Decrypt of it as a dry run
- *     kaws_rewrap_all      ReEncrypt; across regions Decrypt and Encrypt
+ *     kaws_rewrap_all      ReEncrypt, then Decrypt of the new blob as a dry run;
+ *                          across regions Decrypt, Encrypt and Decrypt instead
+ *                          of ReEncrypt
  *     kaws_rotate_kms_key  GenerateDataKeyWithoutPlaintext of one byte, before
  *                          and after; RotateKeyOnDemand between
  *
  * HTTPS only, TLS 1.2 or newer, certificates verified, no redirects (plain
  * HTTP to this machine alone). Where a KMS key has an ARN, its region is asked;
  * an endpoint changes the host, never the region that is signed for.
+ *
+ * HTTP/1.1 ties a reply to its request by the order on the connection alone. One
+ * surplus reply, of a proxy or load balancer that lost count, would give every
+ * later request the answer to the one before. So a connection is used again only
+ * if its last exchange was clean (a complete reply, with a request id that was
+ * new, that fits what was asked: a 200, or a 4xx that is KMS's own error), and
+ * only if nothing has come on it since. And what replaces a key, or is
+ * acknowledged, is proved: a stored key is opened and compared; a re-wrapped
+ * blob must be said by KMS, in the dry run's own error, to open under the name
+ * of its key; no two may be the same. A generated key that was never fetched
+ * protects nothing yet, so it needs no proof. What remains: a peer that TLS
+ * trusts can forge a whole reply with a request id of its own, or slip one in
+ * between our look at the connection and the true one, and be believed in a
+ * fetch.
  *
  * Each blob is bound to an encryption context, so that it opens only as what it
  * was: app = "keyring_aws", file = the file id in hex, key_id, key_type, and
@@ -400,7 +426,7 @@ typedef struct kaws_config {
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: the data file is never changed        */
     int         connect_timeout_ms;   /* 0: 1000                              */
-    int         timeout_ms;       /* one KMS call, retries too; 0: 10000      */
+    int         timeout_ms;       /* one operation (section 4); 0: 10000      */
     int         max_attempts;     /* 0: 3                                     */
     int         rewrap_parallel;  /* calls in flight, up to 64; 0: 16         */
     kaws_hooks  hooks;            /* NULL members: the built-in ones          */
@@ -422,7 +448,8 @@ KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
 
 /* Asks KMS to seal a throw-away byte and whether it would open it again: that
  * proves the network, the credentials, the KMS key and the right to use it
- * both ways, and finds out what an alias stands for. Two KMS calls.
+ * both ways, and finds out what an alias stands for. Two KMS calls; a KMS that
+ * knows no dry run is asked a third time.
  * CONFIG (no KMS key is set), FOREIGN, and what a KMS call may answer:
  * CREDENTIALS, DENIED, KMS_KEY, ARGUMENT are definite; NETWORK, THROTTLED,
  * SERVICE, REPLY may be over soon. MEMORY. */
@@ -455,7 +482,9 @@ KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
                                    kaws_error *err);
 
 /* Has KMS seal a key of yours (1 to 4096 bytes), and keeps it under the name.
- * Otherwise as kaws_generate. */
+ * Two KMS calls: KMS opens what it sealed, and if that is not your key, it is
+ * not kept: REPLY. Who may not kms:Decrypt has it kept without that proof, and
+ * one note in the log. Otherwise as kaws_generate. */
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
@@ -538,8 +567,10 @@ KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
- * and replaces the file once: all or nothing. Keys never leave KMS, but where
- * the region differs. Others may use the ring meanwhile: keys added then stay
+ * and replaces the file once: all or nothing. KMS is asked of each new blob, by
+ * a dry run, whether it opens as that key: so it takes kms:Decrypt with the
+ * current KMS key. Two KMS calls a key. Keys never leave KMS, but where the
+ * region differs: there a key is opened twice, and must be the same. Others may use the ring meanwhile: keys added then stay
  * as they were sealed, keys removed stay removed. ARGUMENT, CONFIG, RUNNING;
  * FOREIGN, MISMATCH, what a KMS call may answer; FILE, CHANGED, LOCKED,
  * UNCERTAIN (the file is replaced), MEMORY. */
@@ -592,7 +623,8 @@ KAWS_API kaws_status kaws_kms_generate_data_key(kaws *ring,
                                                 kaws_sealed *out,
                                                 kaws_error *err);
 
-/* The KMS action Encrypt: 1 to 4096 bytes, with the current KMS key. */
+/* The KMS action Encrypt: 1 to 4096 bytes, with the current KMS key. Nothing
+ * proves the blob; kaws_kms_decrypt does. */
 KAWS_API kaws_status kaws_kms_encrypt(kaws *ring, const kaws_context *ctx,
                                       kaws_bytes plain, kaws_sealed *out,
                                       kaws_error *err);
@@ -605,8 +637,9 @@ KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
                                       const kaws_sealed *in, uint8_t *plain,
                                       size_t *plain_len, kaws_error *err);
 
-/* The KMS action ReEncrypt, to the current KMS key, context unchanged. Across
- * regions, where KMS has no such action, Decrypt and Encrypt. */
+/* The KMS action ReEncrypt, to the current KMS key, context unchanged. Nothing
+ * proves the blob. Across regions, where KMS has no such action, Decrypt,
+ * Encrypt, and Decrypt once more, which must give the same. */
 KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
@@ -3832,6 +3865,7 @@ enum {
     KAWS__HTTP_REPLY,             /* there is a reply                         */
     KAWS__HTTP_NONE,              /* there is none: r->text says why          */
     KAWS__HTTP_SETTING,           /* there cannot be one: a setting is wrong  */
+    KAWS__HTTP_MEMORY,            /* there was no memory to remember its id   */
     KAWS__HTTP_REPEATED           /* its request id was that of another       */
 };
 
@@ -4655,7 +4689,7 @@ kaws__http_ids(kaws__http *http, const char *url)
 /* Notes the request id of a reply. AWS makes one for each request, so a reply
  * that repeats one answers another request. */
 static int
-kaws__http_first(kaws__http *http, const char *url, kaws_reply *r)
+kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
 {
     kaws__seen *row;
     unsigned i = 0, known = 0;
@@ -4674,10 +4708,8 @@ kaws__http_first(kaws__http *http, const char *url, kaws_reply *r)
             row->ids[row->count++ % KAWS__HTTP_SEEN] = id;
     }
     kaws__plat_unlock(&http->lock);
-    if (row == NULL) {
-        kaws__http_keep(r->text, sizeof r->text, kaws__buf_of("out of memory"));
-        return KAWS__HTTP_NONE;
-    }
+    if (row == NULL)
+        return KAWS__HTTP_MEMORY;
     return i == known ? KAWS__HTTP_REPLY : KAWS__HTTP_REPEATED;
 }
 
@@ -5006,8 +5038,9 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
  * connection that brought such a reply is not used again.
  *
  * An operation is what a caller asked for: one call or a few, which share its
- * time. An aim is a KMS key and the region to ask. Where there is an ARN, its region
- * is the aim's, so an old entry stays readable whatever the settings say now.
+ * time. An aim is a KMS key and the region to ask. Where there is an ARN, its
+ * region is the aim's, so an old entry stays readable whatever the settings say
+ * now.
  */
 
 #define KAWS__KMS_ID_MAX     255  /* of a KMS key id, alias or ARN            */
@@ -5864,10 +5897,16 @@ kaws__kms_unanswered(kaws__call *c, int outcome, kaws_error *err)
 {
     static const kaws__fault network = { "", KAWS_NETWORK, KAWS__LATER, "" };
     static const kaws__fault setting = { "", KAWS_CONFIG, 0, "" };
+    static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
     static const kaws__fault repeated = { "", KAWS_REPLY, KAWS__LATER, "" };
     char words[128];
 
     kaws__text_quote(words, sizeof words, kaws__buf_of(c->r.text));
+    if (outcome == KAWS__HTTP_MEMORY) {
+        (void)kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
+                            "memory", c->action);
+        return &memory;
+    }
     if (outcome == KAWS__HTTP_REPEATED) {
         (void)kaws__kms_nonsense(c, "an earlier reply had the same request id, "
                                  "so it answers another request", err);
