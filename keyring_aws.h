@@ -5649,7 +5649,8 @@ kaws__kms_call_begin(kaws__op *op, kaws__call *c, const char *action,
 static void
 kaws__kms_call_judged(kaws__call *c)
 {
-    kaws__http_done(&c->op->kms->http, c->lent, c->clean);
+    kaws__http_done(&c->op->kms->http, c->lent,
+                    c->clean && !c->q.fresh_connection);
     c->lent = NULL;
     c->clean = 0;
 }
