@@ -5040,8 +5040,8 @@ kaws__kms_foreign(const char *arn_text, const char *what, kaws_error *err)
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not "
                          "among the trusted ones: add it to the list of "
                          "accounts, if you trust it", what,
-                         kaws__text_show(shown, sizeof shown,
-                                         kaws__buf_of(arn_text)));
+                         kaws__text_quote(shown, sizeof shown,
+                                          kaws__buf_of(arn_text)));
 }
 
 
@@ -5086,6 +5086,7 @@ kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
                 kaws_error *err)
 {
     char before[KAWS__KMS_ID_MAX + 1] = "";
+    char shown[2][272];
 
     if (!kaws__kms_anchored(k) && (k->accounts == NULL ||
                                    *k->accounts == '\0'))
@@ -5103,7 +5104,10 @@ kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
     if (before[0] != '\0')
         kaws__err_log(k->hooks, 1, "the KMS key %s was %s and is %s now: keys "
                       "are sealed with that one from here on", aim->key_id,
-                      before, arn);
+                      kaws__text_quote(shown[0], sizeof shown[0],
+                                       kaws__buf_of(before)),
+                      kaws__text_quote(shown[1], sizeof shown[1],
+                                       kaws__buf_of(arn)));
     return KAWS_OK;
 }
 
