@@ -2628,8 +2628,8 @@ kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 
 /* How many bytes are a run of base64 of `least` or more that looks random: it
  * has letters of both cases and digits. Else 0. Actions of AWS have no digits,
- * hex is of one case, and no run goes over the '-' of a UUID, the ':' of an ARN
- * or the '_' of a role's name. */
+ * hex is of one case, and no run goes over the '-' of a UUID, the ':' of an ARN,
+ * the '_' of a role's name or an '='. */
 static size_t
 kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 {
@@ -2643,7 +2643,7 @@ kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
             kinds |= 2;
         else if (at[n] >= 'a' && at[n] <= 'z')
             kinds |= 4;
-        else if (at[n] != '+' && at[n] != '=' && !(slash && at[n] == '/'))
+        else if (at[n] != '+' && !(slash && at[n] == '/'))
             break;
     }
     return n >= least && kinds == 7 ? n : 0;
@@ -5501,10 +5501,11 @@ kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
     static const char name[] = "X-Amz-Security-Token: ";
     const char *signature = strstr(c->authorization, "Signature=");
     kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
+    char whole[640];              /* more than is shown: of all, or of none   */
     size_t i;
     int bad;
 
-    text = kaws__buf_of(kaws__text_quote(out, cap, words));
+    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
     if (c->token_line.len > 0) {
         sent[0] = kaws__buf_view(&c->token_line);
         sent[0].at += sizeof name - 1;
@@ -5520,9 +5521,9 @@ kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
     bad = kaws__creds_in(c->creds, text);
     for (i = 0; i < 3 && !bad; i++)
         bad = kaws__text_holds(text, sent[i]);
-    if (bad)
-        kaws_wipe(out, cap);
-    return out;
+    kaws_wipe(whole, sizeof whole);
+    words.len = bad ? 0 : words.len;
+    return kaws__text_quote(out, cap, words);
 }
 
 

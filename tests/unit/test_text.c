@@ -577,7 +577,7 @@ slow_runs(char *marks, const uint8_t *text, size_t len, size_t most,
 
 
 #define SLOW_DIGITS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" \
-                    "0123456789+="
+                    "0123456789+"
 
 /* What the name would be if nothing had to be cut for want of room. */
 static size_t
@@ -657,7 +657,7 @@ test_show_caps(void **state)
             for (i = 0, most = 1 + unit_random(80); i < len; i++)
                 data[i] = (uint8_t)(unit_random((uint32_t)most) == 0
                                     ? often[unit_random(sizeof often - 1)]
-                                    : (SLOW_DIGITS "/")[unit_random(65)]);
+                                    : (SLOW_DIGITS "/")[unit_random(64)]);
             check_show(data, len, cap);
         }
 }
@@ -732,7 +732,8 @@ static const struct { const char *text, *quoted, *shown; } could_be[] = {
     { "aB3456789012345678 9", NULL, NULL },
     { "aB34567890123456789", NULL, NULL },
     { "aB345678901234567890", "aB34...", NULL },
-    { "key aB3+5678901=34567890.", "key aB3+....", NULL },
+    { "key=aB3+5678901234567890==.", "key=aB3+...==.", NULL },
+    { "aB3+56789012345=67890", NULL, NULL },
     { "aB345678901234/67890aB34567", NULL, NULL },
     { KEY40, "wJal...", "wJal..." }, { "/" KEY40, "/wJa...", NULL },
     { "secret " KEY40 " is wrong", "secret wJal... is wrong",
