@@ -2627,9 +2627,9 @@ kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 
 
 /* How many bytes are a run of base64 of `least` or more that looks random: it
- * has letters of both cases and digits. Else 0. Actions of AWS have no digits,
- * hex is of one case, and no run goes over the '-' of a UUID, the ':' of an ARN,
- * the '_' of a role's name or an '='. */
+ * has letters of both cases and digits. Else 0. AWS's actions have no digits,
+ * hex is of one case, and a run ends at an '=', at the '-' of a UUID, the ':'
+ * of an ARN and the '_' of a role's name. */
 static size_t
 kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 {

@@ -988,6 +988,10 @@ def test_small_functions(driver_program):
         version, *texts = lib.ok("texts")
         assert version == b"1.0.0" and len(texts) == len(set(texts)) == 22 and b"" not in texts
         assert lib.ok("wipe", b"secret") == [b"\0" * 6]
+        for name, shown in ((None, b""), ("it's\n\u00e9\\", rb"it\x27s\x0a\xc3\xa9\x5c"),
+                            ("http://svc:Pa#ss@host/", b"http://***@host/"),
+                            ("a" * 300, b"a" * 252 + b"...")):
+            assert lib.ok("show", name) == [shown]
         lib.close()
 
 
