@@ -137,7 +137,8 @@
  * one. Two processes should not share a data file: the second is warned when
  * it opens it, they take turns at changing it, and whichever finds the other's
  * change refuses with KAWS_CHANGED to change more. After fork() a child must
- * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it.
+ * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it. A
+ * thread that calls needs 64 KiB of stack.
  *
  *
  * 7  THE DATA FILE
@@ -199,7 +200,9 @@
  *
  * HTTPS only, TLS 1.2 or newer, certificates verified, no redirects (plain
  * HTTP to this machine alone). Where a KMS key has an ARN, its region is asked;
- * an endpoint changes the host, never the region that is signed for.
+ * an endpoint changes the host, never the region that is signed for. The
+ * built-in sender takes its proxy from the environment, as libcurl does for
+ * HTTPS (https_proxy, all_proxy, no_proxy), but no CA file: that is ca_file's.
  *
  * Each blob is bound to an encryption context, so that it opens only as what it
  * was: app = "keyring_aws", file = the file id in hex, key_id, key_type, and
@@ -553,11 +556,12 @@ KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 
 /* ---- AWS KMS by itself: no data file needed ----------------------------
  *
- * `ctx` may be NULL. On failure *out, or the room at `plain`, is all zeros.
- * `out` may be `in`, and is then left alone on failure, for it holds a key;
- * `plain` must not overlap what is given. All may answer ARGUMENT, CONFIG,
- * FOREIGN, MEMORY and what a KMS call may answer; Decrypt and ReEncrypt also
- * MISMATCH: another context than it was sealed with. */
+ * `ctx` may be NULL. On failure *out and the room at `plain`, of the length
+ * that was given, are all zeros. `out` may be `in`, and is then left alone on
+ * failure, for it holds a key. Otherwise `plain`, *plain_len, *in and *out must
+ * not overlap: ARGUMENT, and none of them is touched. All may answer ARGUMENT,
+ * CONFIG, FOREIGN, MEMORY and what a KMS call may answer; Decrypt and ReEncrypt
+ * also MISMATCH: another context than it was sealed with. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
@@ -3769,7 +3773,7 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
  * ROOM 9  http     send one request, get one reply
  * ==========================================================================
  * Uses: plat err mem buf text
- * Gives: http_open http_close http_send
+ * Gives: http_open http_close http_send http_host_ok
  *
  * Everybody above asks kaws__http_send, which asks the caller's `send` hook or
  * the built-in sender. That one keeps idle libcurl handles, each with its own
@@ -3831,6 +3835,243 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
         r->retry_after_ms = (int)ms;
 }
 
+
+/* ---- what the built-in sender is told ---------------------------------- */
+
+/* Eight groups of hex digits, or fewer of them around one "::". */
+static int
+kaws__http_ipv6_ok(kaws_bytes text)
+{
+    size_t i = 0, n, groups = 0, gaps = 0;
+
+    while (i < text.len) {
+        for (n = 0; i < text.len && n < 5; i++, n++) {
+            int c = kaws__text_lower(text.at[i]);
+            if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
+                break;
+        }
+        groups += n > 0;
+        if (n > 4 || (i < text.len && text.at[i] != ':'))
+            return 0;
+        if (i + 1 < text.len && text.at[i + 1] == ':') {
+            gaps++;
+            i += 2;
+        } else if (i < text.len) {
+            if (n == 0 || ++i == text.len)
+                return 0;                 /* a lone colon, nothing beside it */
+        }
+    }
+    return gaps == 1 ? groups < 8 : gaps == 0 && groups == 8;
+}
+
+
+/* host, host:port, [IPv6] or [IPv6]:port. */
+static int
+kaws__http_host_ok(kaws_bytes text)
+{
+    const int bracket = text.len > 0 && *text.at == '[';
+    const uint8_t *end = text.len > 0
+                       ? memchr(text.at, bracket ? ']' : ':', text.len) : NULL;
+    kaws_bytes host = text, port = { NULL, 0 };
+    uint32_t number = 0;
+    size_t i;
+
+    if (bracket) {
+        if (end == NULL)
+            return 0;
+        host.at++;
+        host.len = (size_t)(end++ - host.at);
+    } else if (end != NULL) {
+        host.len = (size_t)(end - text.at);
+    }
+    for (i = 0; !bracket && i < host.len; i++) {
+        int c = kaws__text_lower(host.at[i]);
+        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
+            c != '.' && c != '-' && c != '_')
+            return 0;
+    }
+    if (bracket ? !kaws__http_ipv6_ok(host) : host.len == 0)
+        return 0;
+    if (end == NULL || end == text.at + text.len)
+        return 1;
+    port.at = end + 1;
+    port.len = text.len - (size_t)(port.at - text.at);
+    return *end == ':' && kaws__text_number(port, 65535, &number) &&
+           number > 0;
+}
+
+
+/* The hosts that libcurl asks without a proxy, or NULL. */
+static const char *
+kaws__http_no_proxy(void)
+{
+    const char *hosts = kaws__plat_env("no_proxy");
+
+    return hosts != NULL ? hosts : kaws__plat_env("NO_PROXY");
+}
+
+
+/* The proxy that libcurl takes from the environment for HTTPS, and from which
+ * variable; or NULL. */
+static const char *
+kaws__http_proxy(const char **variable)
+{
+    static const char *const names[] = {
+        "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"
+    };
+    const char *none = kaws__http_no_proxy(), *proxy = NULL;
+    size_t i;
+
+    for (i = 0; i < 4 && proxy == NULL; i++) {
+        proxy = kaws__plat_env(names[i]);
+        *variable = names[i];
+    }
+    return none != NULL && strcmp(none, "*") == 0 ? NULL : proxy;
+}
+
+
+/* [scheme://][user[:password]@]host[:port][/]. We are stricter than libcurl,
+ * which takes what follows a raw '/' in a password for a path, and the part
+ * before it for the proxy's host. */
+static int
+kaws__http_proxy_ok(const char *proxy)
+{
+    static const char *const schemes[] = {
+        "http", "https", "socks", "socks4", "socks4a", "socks5", "socks5h"
+    };
+    const char *mark = strstr(proxy, "://");
+    kaws_bytes scheme = kaws__buf_of(proxy), host = scheme;
+    const uint8_t *at;
+    size_t i;
+
+    for (i = 0; i < host.len; i++)
+        if (host.at[i] <= ' ' || host.at[i] == 0x7f)
+            return 0;
+    if (mark != NULL) {
+        scheme.len = (size_t)(mark - proxy);
+        host = kaws__buf_of(mark + 3);
+        for (i = 0; i < 7 && !kaws__text_alike(scheme, schemes[i]); i++)
+            continue;
+        if (i == 7)
+            return 0;
+    }
+    if (host.len > 0 && host.at[host.len - 1] == '/')
+        host.len--;
+    for (i = 0; i < host.len; i++)
+        if (strchr("/?#", host.at[i]) != NULL)
+            return 0;
+    at = host.len > 0 ? memchr(host.at, '@', host.len) : NULL;
+    if (at != NULL) {
+        host.len -= (size_t)(at + 1 - host.at);
+        host.at = at + 1;
+    }
+    return kaws__http_host_ok(host);
+}
+
+
+/* A proxy that cannot be meant is no outage. Its value may hold a password, so
+ * only the variable is named. */
+static kaws_status
+kaws__http_check_proxy(const kaws_hooks *hooks, kaws_error *err)
+{
+    static const char wrong[] = "in the environment is not of the form "
+        "scheme://user:password@host:port, of which host alone must be there, "
+        "with the scheme http, https, socks4, socks4a, socks5 or socks5h; in "
+        "a password write / ? # @ % and blanks as %2F %3F %23 %40 %25 %20";
+    const char *variable, *proxy = kaws__http_proxy(&variable);
+
+    if (proxy == NULL || kaws__http_proxy_ok(proxy))
+        return KAWS_OK;
+    if (kaws__http_no_proxy() == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s", variable, wrong);
+    kaws__err_log(hooks, 1, "%s %s; AWS KMS is out of reach, unless no_proxy "
+                  "names it", variable, wrong);
+    return KAWS_OK;
+}
+
+
+#define KAWS__HTTP_CA_LOOK 1048576    /* bytes of a CA file to look through   */
+
+
+/* Whether a certificate begins at the start of a line. The piece's own start is
+ * one only where the file's is. */
+static int
+kaws__http_has_cert(kaws_bytes piece, int whole_line)
+{
+    static const char *const begins[] = {
+        "-----BEGIN CERTIFICATE-----", "-----BEGIN TRUSTED CERTIFICATE-----",
+        "-----BEGIN X509 CERTIFICATE-----"
+    };
+    const uint8_t *end;
+    size_t i;
+
+    while (piece.len > 0) {
+        for (i = 0; whole_line && i < 3; i++)
+            if (piece.len >= strlen(begins[i]) &&
+                memcmp(piece.at, begins[i], strlen(begins[i])) == 0)
+                return 1;
+        end = memchr(piece.at, '\n', piece.len);
+        if (end == NULL)
+            return 0;
+        piece.len -= (size_t)(end + 1 - piece.at);
+        piece.at = end + 1;
+        whole_line = 1;
+    }
+    return 0;
+}
+
+
+/* Looks through the file in pieces that overlap by half. */
+static int
+kaws__http_find_cert(int fd, int *found)
+{
+    uint8_t bytes[2048];
+    kaws_bytes piece = { bytes, 0 };
+    uint64_t at = 0;
+    int os;
+
+    do {
+        os = kaws__plat_read_at(fd, at, bytes, sizeof bytes, &piece.len);
+        *found = kaws__http_has_cert(piece, at == 0);
+        at += sizeof bytes / 2;
+    } while (os == 0 && !*found && piece.len == sizeof bytes &&
+             at < KAWS__HTTP_CA_LOOK);
+    return os;
+}
+
+
+/* libcurl opens the file with each connection, waits without end for a pipe's
+ * other end, and knows no difference between a bad file and a bad network. */
+static kaws_status
+kaws__http_check_ca(const char *path, kaws_error *err)
+{
+    const char *wrong = NULL;
+    kaws__stat st;
+    int fd = -1, found = 0;
+    int os = kaws__plat_open(path, KAWS__READ_LINKED, &fd);
+
+    if (os == 0)
+        os = kaws__plat_stat(fd, &st);
+    if (os == 0 && !st.regular)
+        wrong = "it is not a file";
+    else if (os == 0 && st.size == 0)
+        wrong = "it is empty";
+    else if (os == 0)
+        os = kaws__http_find_cert(fd, &found);
+    kaws__plat_close(fd);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the CA file %s",
+                            path);
+    if (!found)
+        return kaws__err_set(err, KAWS_CONFIG, "the CA file %s: %s; it has to "
+                             "hold CA certificates in PEM form, each from a "
+                             "line -----BEGIN CERTIFICATE----- on", path,
+                             wrong != NULL ? wrong : "no certificate in it");
+    return KAWS_OK;
+}
+
+
+/* ---- the built-in sender ----------------------------------------------- */
 
 /* built-in sender: begin */
 #if !defined(KEYRING_AWS_NO_CURL)
@@ -4207,11 +4448,14 @@ kaws__http_sender_free(void *sender)
 /* built-in sender: end */
 
 
-/* `ca_file` is borrowed for as long as it stays open. */
+/* `ca_file` is borrowed for as long as it stays open. `plain`: all requests are
+ * for plain HTTP, which uses no proxy. */
 static kaws_status
 kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
-                kaws_error *err)
+                int plain, kaws_error *err)
 {
+    kaws_status status = KAWS_OK;
+
     http->hooks = hooks;
     http->send = hooks->send;
     http->ctx = hooks->ctx;
@@ -4223,6 +4467,12 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
         return kaws__err_set(err, KAWS_CONFIG, "built without libcurl "
                              "(KEYRING_AWS_NO_CURL): kaws_config.hooks.send "
                              "has to be set");
+    if (ca_file != NULL)
+        status = kaws__http_check_ca(ca_file, err);
+    if (status == KAWS_OK && !plain)
+        status = kaws__http_check_proxy(hooks, err);
+    if (status != KAWS_OK)
+        return status;
     http->ctx = http->sender = kaws__http_sender(hooks, ca_file);
     if (http->sender == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: out "
@@ -5830,11 +6080,10 @@ kaws__kms_accounts_ok(const char *accounts)
 
     while (at != NULL && *at != '\0') {
         at += strspn(at, ", ");
-        if (*at == '\0')
-            break;
         if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
-            return 0;
+            return 0;                     /* a list of none is none          */
         at += 12;
+        at += strspn(at, ", ");
     }
     return 1;
 }
@@ -5847,19 +6096,17 @@ kaws__kms_endpoint_ok(const char *endpoint)
     static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
     int plain = strncmp(endpoint, "http://", 7) == 0;
     const char *host = endpoint + (plain ? 7 : 8);
+    kaws_bytes view;
     size_t n, i;
 
     if (!plain && strncmp(endpoint, "https://", 8) != 0)
         return 0;
     n = strcspn(host, "/");
-    if (n == 0 || n > 150 || (host[n] == '/' && host[n + 1] != '\0'))
+    view = kaws__buf_of(host);
+    view.len = n;
+    if (n > 150 || (host[n] == '/' && host[n + 1] != '\0') ||
+        !kaws__http_host_ok(view))
         return 0;
-    for (i = 0; i < n; i++) {
-        int c = kaws__text_lower((uint8_t)host[i]);
-        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
-            strchr(".-:[]", c) == NULL)
-            return 0;
-    }
     for (i = 0; plain && i < 3; i++) {
         size_t len = strlen(local[i]);
         if (strncmp(host, local[i], len) == 0 &&
@@ -5916,6 +6163,7 @@ kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
 {
     kaws_status status;
 
+    memset(k, 0, sizeof *k);
     k->endpoint = cfg->endpoint;
     k->accounts = cfg->accounts;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
@@ -5927,7 +6175,9 @@ kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
     if (status == KAWS_OK)
         status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
     if (status == KAWS_OK)
-        status = kaws__http_open(&k->http, hooks, cfg->ca_file, err);
+        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
+                                 cfg->endpoint != NULL &&
+                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
     return status;
 }
 
@@ -8981,6 +9231,27 @@ kaws__ring_context_ok(const kaws_context *ctx, kaws_error *err)
 }
 
 
+/* Where what is written overlaps what else is given, nobody could say what it
+ * would hold in the end. A length beyond the end of memory overlaps all. */
+static kaws_status
+kaws__ring_apart(const kaws_bytes *parts, size_t count, kaws_error *err)
+{
+    size_t i, j;
+
+    for (i = 0; i < count; i++)
+        for (j = 0; j < i; j++) {
+            uintptr_t a = (uintptr_t)parts[i].at, b = (uintptr_t)parts[j].at;
+            if (a != 0 && b != 0 && parts[i].len > 0 && parts[j].len > 0 &&
+                (parts[i].len > UINTPTR_MAX - a ||
+                 parts[j].len > UINTPTR_MAX - b ||
+                 (a < b ? b - a < parts[i].len : a - b < parts[j].len)))
+                return kaws__ring_argument("what is given and what is written "
+                                           "overlap", err);
+        }
+    return KAWS_OK;
+}
+
+
 /* Checks what a caller hands in to be opened, and copies it with its KMS key
  * filled in: by default, the one that seals now. */
 static kaws_status
@@ -9017,19 +9288,22 @@ KAWS_API kaws_status
 kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
                            uint8_t *plain, kaws_sealed *out, kaws_error *err)
 {
+    const kaws_bytes parts[] = { { plain, len },
+                                 { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__aim aim;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
+        return KAWS_ARGUMENT;
+    kaws_wipe(out, sizeof *out);
+    kaws_wipe(plain, len);
     if (ring == NULL || out == NULL)
         return kaws__ring_argument("ring and out must not be NULL", err);
-    memset(out, 0, sizeof *out);
     if (len < 1 || len > KAWS_GENERATE_MAX)
         return kaws__ring_argument("a data key has 1 to 1024 bytes", err);
-    if (plain != NULL)
-        kaws_wipe(plain, len);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
         status = kaws__kms_aim(&ring->kms, &aim, err);
@@ -9047,15 +9321,19 @@ KAWS_API kaws_status
 kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                  kaws_sealed *out, kaws_error *err)
 {
+    const kaws_bytes parts[] = { plain,
+                                 { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__aim aim;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
+        return KAWS_ARGUMENT;
+    kaws_wipe(out, sizeof *out);
     if (ring == NULL || out == NULL)
         return kaws__ring_argument("ring and out must not be NULL", err);
-    memset(out, 0, sizeof *out);
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
         return kaws__ring_argument("a plaintext has 1 to 4096 bytes", err);
     status = kaws__ring_context_ok(ctx, err);
@@ -9074,17 +9352,22 @@ KAWS_API kaws_status
 kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                  uint8_t *plain, size_t *plain_len, kaws_error *err)
 {
+    const size_t room = plain_len != NULL ? *plain_len : 0;
+    const kaws_bytes parts[] = {
+        { plain, room }, { (const uint8_t *)in, sizeof *in },
+        { (const uint8_t *)plain_len, sizeof *plain_len }
+    };
     kaws_error spare;
     kaws_sealed given;
-    size_t room = plain_len != NULL ? *plain_len : 0;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (kaws__ring_apart(parts, 3, err) != KAWS_OK)
+        return KAWS_ARGUMENT;
     if (plain_len != NULL)
         *plain_len = 0;
-    if (plain != NULL)
-        kaws_wipe(plain, room);
+    kaws_wipe(plain, room);
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
         return kaws__ring_argument("ring, in, plain and plain_len must not be "
                                    "NULL", err);
@@ -9110,27 +9393,36 @@ KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *err)
 {
+    const kaws_bytes parts[] = { { (const uint8_t *)in, sizeof *in },
+                                 { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__aim aim;
-    kaws_sealed given, fresh;
+    kaws_sealed *work;                    /* given, fresh: much for a stack  */
     kaws_status status;
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (in != out && kaws__ring_apart(parts, 2, err) != KAWS_OK)
+        return KAWS_ARGUMENT;
+    if (in != out)
+        kaws_wipe(out, sizeof *out);
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__ring_argument("ring, in and out must not be NULL", err);
+    work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
+    if (work == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "re-encrypting a key: out of "
+                             "memory");
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
         status = kaws__kms_aim(&ring->kms, &aim, err);
     if (status == KAWS_OK)
-        status = kaws__ring_given(ring, in, &given, err);
+        status = kaws__ring_given(ring, in, &work[0], err);
     if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&ring->kms, &aim, ctx, &given, &fresh,
-                                     err);
+        status = kaws__kms_reencrypt(&ring->kms, &aim, ctx, &work[0],
+                                     &work[1], err);
     if (status == KAWS_OK)
-        *out = fresh;
-    else if (out != in)
-        memset(out, 0, sizeof *out);
+        *out = work[1];
+    kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
     return status;
 }
 
