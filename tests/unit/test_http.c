@@ -379,7 +379,7 @@ test_ca_files(void **state)
         { 0, "-----BEGIN CERTIFICATE REQUEST-----\n", 0 },
         { 0, "-----BEGIN PRIVATE KEY-----\n", 0 },
         { 0, "-----END CERTIFICATE-----\n", 0 },
-        { 0, "\xef\xbb\xbf" BEGIN, 0 },  /* OpenSSL finds none in these either */
+        { 0, "\xef\xbb\xbf" BEGIN, 0 }, /* OpenSSL finds none here either   */
         { 0, "  " BEGIN, 0 },
         { 1024, BEGIN, 0 },
         { 5000, "", 0 },

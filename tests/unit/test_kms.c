@@ -316,16 +316,38 @@ test_trust(void **state)
 
 
 static void
-test_settings(void **state)
+test_accounts(void **state)
 {
-    static const char *const good_accounts[] = {
+    static const char *const good[] = {
         "", "111122223333", "111122223333,444455556666",
         " 111122223333 , 444455556666 ", "111122223333 444455556666,"
     };
-    static const char *const bad_accounts[] = {
-        " ", ",", " ,, ", "1", "11112222333", "1111222233334", "111122223333;444455556666",
-        "11112222333x", "self", "111122223333,4", "\xc3\xa4"
+    static const char *const bad[] = {
+        " ", ",", " ,, ", "1", "11112222333", "1111222233334",
+        "111122223333;444455556666", "11112222333x", "self", "111122223333,4",
+        "\xc3\xa4"
     };
+    size_t i;
+
+    (void)state;
+    assert_true(kaws__kms_accounts_ok(NULL));
+    for (i = 0; i < COUNT(good); i++)
+        if (!kaws__kms_accounts_ok(good[i]))
+            fail_msg("%s", good[i]);
+    for (i = 0; i < COUNT(bad); i++)
+        if (kaws__kms_accounts_ok(bad[i]))
+            fail_msg("%s", bad[i]);
+    assert_true(kaws__kms_listed(" 111122223333 , 444455556666 ",
+                                 kaws__buf_of("444455556666")));
+    assert_false(kaws__kms_listed("111122223333, ",
+                                  kaws__buf_of("444455556666")));
+    assert_false(kaws__kms_listed(" ,", kaws__buf_of("444455556666")));
+}
+
+
+static void
+test_endpoints(void **state)
+{
     static const char *const good_urls[] = {
         "https://kms.example.com", "https://kms.example.com/",
         "https://h:8443", "https://127.0.0.1:1", "https://[2001:db8::1]:8443/",
@@ -358,23 +380,12 @@ test_settings(void **state)
     size_t i;
 
     (void)state;
-    assert_true(kaws__kms_accounts_ok(NULL));
-    for (i = 0; i < COUNT(good_accounts); i++)
-        assert_true(kaws__kms_accounts_ok(good_accounts[i]));
-    for (i = 0; i < COUNT(bad_accounts); i++)
-        if (kaws__kms_accounts_ok(bad_accounts[i]))
-            fail_msg("%s", bad_accounts[i]);
     for (i = 0; i < COUNT(good_urls); i++)
         if (!kaws__kms_endpoint_ok(good_urls[i]))
             fail_msg("%s", good_urls[i]);
     for (i = 0; i < COUNT(bad_urls); i++)
         if (kaws__kms_endpoint_ok(bad_urls[i]))
             fail_msg("%s", bad_urls[i]);
-    assert_true(kaws__kms_listed(" 111122223333 , 444455556666 ",
-                                 kaws__buf_of("444455556666")));
-    assert_false(kaws__kms_listed("111122223333, ",
-                                  kaws__buf_of("444455556666")));
-    assert_false(kaws__kms_listed(" ,", kaws__buf_of("444455556666")));
     (void)snprintf(text, sizeof text, "https://%0150d", 7);
     assert_true(kaws__kms_endpoint_ok(text));
     (void)snprintf(text, sizeof text, "https://%0151d", 7);
@@ -1751,7 +1762,8 @@ main(void)
         SHUT(test_aims),
         cmocka_unit_test(test_fits),
         BARE(test_trust),
-        cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_accounts),
+        cmocka_unit_test(test_endpoints),
         SHUT(test_bodies_that_seal),
         SHUT(test_bodies_that_open),
         BARE(test_bodies_about_keys),
