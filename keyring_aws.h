@@ -3993,11 +3993,12 @@ kaws__http_check_proxy(const kaws_hooks *hooks, kaws_error *err)
 #define KAWS__HTTP_CA_LOOK 1048576    /* bytes of a CA file to look through   */
 
 
-/* Whether a certificate begins at the start of a line. The piece's own start is
- * one only where the file's is. */
+/* Whether a certificate begins at the start of a line, as OpenSSL wants it.
+ * Only the first piece is known to begin with a line, or a byte order mark. */
 static int
-kaws__http_has_cert(kaws_bytes piece, int whole_line)
+kaws__http_has_cert(kaws_bytes piece, int at_line)
 {
+    static const uint8_t mark[] = { 0xef, 0xbb, 0xbf };
     static const char *const begins[] = {
         "-----BEGIN CERTIFICATE-----", "-----BEGIN TRUSTED CERTIFICATE-----",
         "-----BEGIN X509 CERTIFICATE-----"
@@ -4005,8 +4006,12 @@ kaws__http_has_cert(kaws_bytes piece, int whole_line)
     const uint8_t *end;
     size_t i;
 
+    if (at_line && piece.len > 3 && memcmp(piece.at, mark, 3) == 0) {
+        piece.at += 3;
+        piece.len -= 3;
+    }
     while (piece.len > 0) {
-        for (i = 0; whole_line && i < 3; i++)
+        for (i = 0; at_line && i < 3; i++)
             if (piece.len >= strlen(begins[i]) &&
                 memcmp(piece.at, begins[i], strlen(begins[i])) == 0)
                 return 1;
@@ -4015,7 +4020,7 @@ kaws__http_has_cert(kaws_bytes piece, int whole_line)
             return 0;
         piece.len -= (size_t)(end + 1 - piece.at);
         piece.at = end + 1;
-        whole_line = 1;
+        at_line = 1;
     }
     return 0;
 }

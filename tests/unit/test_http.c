@@ -372,6 +372,7 @@ test_ca_files(void **state)
         { 0, "-----BEGIN TRUSTED CERTIFICATE-----\n", 1 },
         { 0, "-----BEGIN X509 CERTIFICATE-----", 1 },
         { 0, "# ours\r\n\r\n" BEGIN, 1 },
+        { 0, "\xef\xbb\xbf" BEGIN, 1 },
         { 5000, "\n" BEGIN, 1 },
         { 0, "\n", 0 },
         { 0, "MIIB", 0 },
@@ -379,8 +380,7 @@ test_ca_files(void **state)
         { 0, "-----BEGIN CERTIFICATE REQUEST-----\n", 0 },
         { 0, "-----BEGIN PRIVATE KEY-----\n", 0 },
         { 0, "-----END CERTIFICATE-----\n", 0 },
-        { 0, "\xef\xbb\xbf" BEGIN, 0 }, /* OpenSSL finds none here either   */
-        { 0, "  " BEGIN, 0 },
+        { 0, "  " BEGIN, 0 },             /* OpenSSL finds none here either   */
         { 1024, BEGIN, 0 },
         { 5000, "", 0 },
         { KAWS__HTTP_CA_LOOK + 4096, "\n" BEGIN, 0 }
