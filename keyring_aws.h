@@ -75,7 +75,7 @@
  *                it sealed: that must be the key
  *     fetch      name -> table -> copy of the blob -> KMS opens it -> caller
  *     remove     file replaced by one without it -> table
- *     re-wrap    each blob -> KMS re-encrypts it -> and says that it would open
+ *     re-wrap    each blob -> KMS re-encrypts it, and says that it would open
  *                what came back -> file replaced -> table
  *
  * Four rules hold throughout:
@@ -91,8 +91,8 @@
  *     blobs only.
  * (3) No waiting for AWS under the lock. It covers table and file only, so a
  *     KMS that hangs holds up those who need KMS, and nobody else.
- * (4) A reply counts only if it can be the answer to our request, and what takes
- *     the place of a key is proved before. Section 8 says how.
+ * (4) A reply counts only if it can be the answer to our request, and what
+ *     takes the place of a key is proved before. Section 8 says how.
  *
  *
  * 3  SWITCHES      to be defined above the include
@@ -150,7 +150,8 @@
  * one. Two processes should not share a data file: the second is warned when
  * it opens it, they take turns at changing it, and whichever finds the other's
  * change refuses with KAWS_CHANGED to change more. After fork() a child must
- * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it.
+ * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it. A
+ * thread that calls needs 64 KiB of stack.
  *
  *
  * 7  THE DATA FILE
@@ -206,29 +207,31 @@
  *     kaws_fetch           Decrypt, pinned to the KMS key in the entry
  *     kaws_check           GenerateDataKeyWithoutPlaintext of one byte, then
  *                          Decrypt of it as a dry run
- *     kaws_rewrap_all      ReEncrypt, then Decrypt of the new blob as a dry run;
- *                          across regions Decrypt, Encrypt and Decrypt instead
- *                          of ReEncrypt
+ *     kaws_rewrap_all      ReEncrypt (across regions Decrypt, Encrypt and again
+ *                          Decrypt), then Decrypt of the new blob as a dry run
  *     kaws_rotate_kms_key  GenerateDataKeyWithoutPlaintext of one byte, before
  *                          and after; RotateKeyOnDemand between
  *
  * HTTPS only, TLS 1.2 or newer, certificates verified, no redirects (plain
  * HTTP to this machine alone). Where a KMS key has an ARN, its region is asked;
- * an endpoint changes the host, never the region that is signed for.
+ * an endpoint changes the host, never the region that is signed for. The
+ * built-in sender takes its proxy from the environment, as libcurl does for
+ * HTTPS (https_proxy, all_proxy, no_proxy), but no CA file: that is ca_file's.
  *
- * HTTP/1.1 ties a reply to its request by the order on the connection alone. One
- * surplus reply, of a proxy or load balancer that lost count, would give every
- * later request the answer to the one before. So a connection is used again only
- * if its last exchange was clean (a complete reply, with a request id that was
- * new, that fits what was asked: a 200, or a 4xx that is KMS's own error), and
- * only if nothing has come on it since. And what replaces a key, or is
- * acknowledged, is proved: a stored key is opened and compared; a re-wrapped
- * blob must be said by KMS, in the dry run's own error, to open under the name
- * of its key; no two may be the same. A generated key that was never fetched
- * protects nothing yet, so it needs no proof. What remains: a peer that TLS
- * trusts can forge a whole reply with a request id of its own, or slip one in
- * between our look at the connection and the true one, and be believed in a
- * fetch.
+ * HTTP/1.1 ties a reply to its request by their order on the connection alone.
+ * One surplus reply, of a proxy or load balancer that lost count, would give
+ * every later request the answer to the one before. So a connection is used
+ * again only if its last exchange was clean (a complete reply that fits what
+ * was asked, with a new request id: a 200, or a 4xx that is KMS's own error),
+ * and only if nothing has come on it since. And what is acknowledged, or takes
+ * a key's place, is proved. A stored key is opened and compared. Of a
+ * re-wrapped blob KMS must say, by the error that a dry run has for it, that it
+ * opens under the key's name; and no two blobs may be the same. A generated key
+ * that nobody has fetched yet protects nothing, so it needs no proof.
+ *
+ * What remains: a peer that TLS trusts can forge a whole reply with a request
+ * id of its own, or slip one in between our look at the connection and the true
+ * reply. A fetch believes it.
  *
  * Each blob is bound to an encryption context, so that it opens only as what it
  * was: app = "keyring_aws", file = the file id in hex, key_id, key_type, and
@@ -573,10 +576,11 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
  * and replaces the file once: all or nothing. KMS is asked of each new blob, by
  * a dry run, whether it opens as that key: so it takes kms:Decrypt with the
  * current KMS key. Two KMS calls a key. Keys never leave KMS, but where the
- * region differs: there a key is opened twice, and must be the same. Others may use the ring meanwhile: keys added then stay
- * as they were sealed, keys removed stay removed. ARGUMENT, CONFIG, RUNNING;
- * FOREIGN, MISMATCH, what a KMS call may answer; FILE, CHANGED, LOCKED,
- * UNCERTAIN (the file is replaced), MEMORY. */
+ * region differs: there a key is opened twice, and must be the same. Others may
+ * use the ring meanwhile: keys added then stay as they were sealed, keys
+ * removed stay removed. ARGUMENT, CONFIG, RUNNING; FOREIGN, MISMATCH, what a
+ * KMS call may answer; FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
+ * MEMORY. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
@@ -594,11 +598,12 @@ KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 
 /* ---- AWS KMS by itself: no data file needed ----------------------------
  *
- * `ctx` may be NULL. On failure *out, or the room at `plain`, is all zeros.
- * `out` may be `in`, and is then left alone on failure, for it holds a key;
- * `plain` must not overlap what is given. All may answer ARGUMENT, CONFIG,
- * FOREIGN, MEMORY and what a KMS call may answer; Decrypt and ReEncrypt also
- * MISMATCH: another context than it was sealed with. */
+ * `ctx` may be NULL. On failure *out and the room at `plain`, of the length
+ * that was given, are all zeros. `out` may be `in`, and is then left alone on
+ * failure, for it holds a key. Otherwise `plain`, *plain_len, *in and *out must
+ * not overlap: ARGUMENT, and none of them is touched. All may answer ARGUMENT,
+ * CONFIG, FOREIGN, MEMORY and what a KMS call may answer; Decrypt and ReEncrypt
+ * also MISMATCH: another context than it was sealed with. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
@@ -4017,6 +4022,7 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
  * ==========================================================================
  * Uses: plat err mem buf text crypto
  * Gives: http_open http_close http_send http_done http_distrust http_digest
+ *        http_host_ok
  *
  * All requests go through kaws__http_send, which asks the caller's `send` hook
  * or the built-in sender. HTTP/1.1 ties a reply to its request by nothing but
@@ -4123,6 +4129,253 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
 }
 
 
+/* ---- what the built-in sender is told ---------------------------------- */
+
+/* Eight groups of hex digits, or fewer of them around one "::". */
+static int
+kaws__http_ipv6_ok(kaws_bytes text)
+{
+    size_t i = 0, n, groups = 0, gaps = 0;
+
+    while (i < text.len) {
+        for (n = 0; i < text.len && n < 5; i++, n++) {
+            int c = kaws__text_lower(text.at[i]);
+            if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
+                break;
+        }
+        groups += n > 0;
+        if (n > 4 || (i < text.len && text.at[i] != ':'))
+            return 0;
+        if (i + 1 < text.len && text.at[i + 1] == ':') {
+            gaps++;
+            i += 2;
+        } else if (i < text.len) {
+            if (n == 0 || ++i == text.len)
+                return 0;                 /* a lone colon, nothing beside it */
+        }
+    }
+    return gaps == 1 ? groups < 8 : gaps == 0 && groups == 8;
+}
+
+
+/* host, host:port, [IPv6] or [IPv6]:port. */
+static int
+kaws__http_host_ok(kaws_bytes text)
+{
+    const int bracket = text.len > 0 && *text.at == '[';
+    const uint8_t *end = text.len > 0
+                       ? memchr(text.at, bracket ? ']' : ':', text.len) : NULL;
+    kaws_bytes host = text, port = { NULL, 0 };
+    uint32_t number = 0;
+    size_t i;
+
+    if (bracket) {
+        if (end == NULL)
+            return 0;
+        host.at++;
+        host.len = (size_t)(end++ - host.at);
+    } else if (end != NULL) {
+        host.len = (size_t)(end - text.at);
+    }
+    for (i = 0; !bracket && i < host.len; i++) {
+        int c = kaws__text_lower(host.at[i]);
+        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
+            c != '.' && c != '-' && c != '_')
+            return 0;
+    }
+    if (bracket ? !kaws__http_ipv6_ok(host) : host.len == 0)
+        return 0;
+    if (end == NULL || end == text.at + text.len)
+        return 1;
+    port.at = end + 1;
+    port.len = text.len - (size_t)(port.at - text.at);
+    return *end == ':' && kaws__text_number(port, 65535, &number) &&
+           number > 0;
+}
+
+
+/* The hosts that libcurl asks without a proxy, or NULL. */
+static const char *
+kaws__http_no_proxy(void)
+{
+    const char *hosts = kaws__plat_env("no_proxy");
+
+    return hosts != NULL ? hosts : kaws__plat_env("NO_PROXY");
+}
+
+
+/* Where libcurl looks for a proxy for HTTPS, in this order. */
+static const char *const kaws__http_proxies[4] = {
+    "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"
+};
+
+
+/* The proxy that libcurl takes from the environment, and from which variable;
+ * or NULL. */
+static const char *
+kaws__http_proxy(const char **variable)
+{
+    const char *none = kaws__http_no_proxy(), *proxy = NULL;
+    size_t i;
+
+    for (i = 0; i < 4 && proxy == NULL; i++) {
+        proxy = kaws__plat_env(kaws__http_proxies[i]);
+        *variable = kaws__http_proxies[i];
+    }
+    return none != NULL && strcmp(none, "*") == 0 ? NULL : proxy;
+}
+
+
+/* [scheme://][user[:password]@]host[:port][/]. We are stricter than libcurl,
+ * which takes what follows a raw '/' in a password for a path, and the part
+ * before it for the proxy's host. */
+static int
+kaws__http_proxy_ok(const char *proxy)
+{
+    static const char *const schemes[] = {
+        "http", "https", "socks", "socks4", "socks4a", "socks5", "socks5h"
+    };
+    const char *mark = strstr(proxy, "://");
+    kaws_bytes scheme = kaws__buf_of(proxy), host = scheme;
+    const uint8_t *at;
+    size_t i;
+
+    for (i = 0; i < host.len; i++)
+        if (host.at[i] <= ' ' || host.at[i] == 0x7f)
+            return 0;
+    if (mark != NULL) {
+        scheme.len = (size_t)(mark - proxy);
+        host = kaws__buf_of(mark + 3);
+        for (i = 0; i < 7 && !kaws__text_alike(scheme, schemes[i]); i++)
+            continue;
+        if (i == 7)
+            return 0;
+    }
+    if (host.len > 0 && host.at[host.len - 1] == '/')
+        host.len--;
+    for (i = 0; i < host.len; i++)
+        if (strchr("/?#", host.at[i]) != NULL)
+            return 0;
+    at = host.len > 0 ? memchr(host.at, '@', host.len) : NULL;
+    if (at != NULL) {
+        host.len -= (size_t)(at + 1 - host.at);
+        host.at = at + 1;
+    }
+    return kaws__http_host_ok(host);
+}
+
+
+/* A proxy that cannot be meant is no outage. Its value may hold a password, so
+ * only the variable is named. */
+static kaws_status
+kaws__http_check_proxy(const kaws_hooks *hooks, kaws_error *err)
+{
+    static const char wrong[] = "in the environment is not of the form "
+        "scheme://user:password@host:port, of which host alone must be there, "
+        "with the scheme http, https, socks4, socks4a, socks5 or socks5h; in "
+        "a password write / ? # @ % and blanks as %2F %3F %23 %40 %25 %20";
+    const char *variable, *proxy = kaws__http_proxy(&variable);
+
+    if (proxy == NULL || kaws__http_proxy_ok(proxy))
+        return KAWS_OK;
+    if (kaws__http_no_proxy() == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s", variable, wrong);
+    kaws__err_log(hooks, 1, "%s %s; AWS KMS is out of reach, unless no_proxy "
+                  "names it", variable, wrong);
+    return KAWS_OK;
+}
+
+
+#define KAWS__HTTP_CA_LOOK 1048576    /* bytes of a CA file to look through   */
+
+
+/* Whether a certificate begins at the start of a line, as OpenSSL wants it.
+ * Only the first piece is known to begin with a line, or a byte order mark. */
+static int
+kaws__http_has_cert(kaws_bytes piece, int at_line)
+{
+    static const uint8_t mark[] = { 0xef, 0xbb, 0xbf };
+    static const char *const begins[] = {
+        "-----BEGIN CERTIFICATE-----", "-----BEGIN TRUSTED CERTIFICATE-----",
+        "-----BEGIN X509 CERTIFICATE-----"
+    };
+    const uint8_t *end;
+    size_t i;
+
+    if (at_line && piece.len > 3 && memcmp(piece.at, mark, 3) == 0) {
+        piece.at += 3;
+        piece.len -= 3;
+    }
+    while (piece.len > 0) {
+        for (i = 0; at_line && i < 3; i++)
+            if (piece.len >= strlen(begins[i]) &&
+                memcmp(piece.at, begins[i], strlen(begins[i])) == 0)
+                return 1;
+        end = memchr(piece.at, '\n', piece.len);
+        if (end == NULL)
+            return 0;
+        piece.len -= (size_t)(end + 1 - piece.at);
+        piece.at = end + 1;
+        at_line = 1;
+    }
+    return 0;
+}
+
+
+/* Looks through the file in pieces that overlap by half. */
+static int
+kaws__http_find_cert(int fd, int *found)
+{
+    uint8_t bytes[2048];
+    kaws_bytes piece = { bytes, 0 };
+    uint64_t at = 0;
+    int os;
+
+    do {
+        os = kaws__plat_read_at(fd, at, bytes, sizeof bytes, &piece.len);
+        *found = kaws__http_has_cert(piece, at == 0);
+        at += sizeof bytes / 2;
+    } while (os == 0 && !*found && piece.len == sizeof bytes &&
+             at < KAWS__HTTP_CA_LOOK);
+    return os;
+}
+
+
+/* libcurl opens the file with each connection, waits without end for a pipe's
+ * other end, and knows no difference between a bad file and a bad network. */
+static kaws_status
+kaws__http_check_ca(const char *path, kaws_error *err)
+{
+    const char *wrong = NULL;
+    char shown[KAWS__TEXT_SHOWN];
+    kaws__stat st;
+    int fd = -1, found = 0;
+    int os = kaws__plat_open(path, KAWS__READ_LINKED, &fd);
+
+    if (os == 0)
+        os = kaws__plat_stat(fd, &st);
+    if (os == 0 && !st.regular)
+        wrong = "it is not a file";
+    else if (os == 0 && st.size == 0)
+        wrong = "it is empty";
+    else if (os == 0)
+        os = kaws__http_find_cert(fd, &found);
+    kaws__plat_close(fd);
+    kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the CA file %s",
+                            shown);
+    if (!found)
+        return kaws__err_set(err, KAWS_CONFIG, "the CA file %s: %s; it has to "
+                             "hold CA certificates in PEM form, each from a "
+                             "line -----BEGIN CERTIFICATE----- on", shown,
+                             wrong != NULL ? wrong : "no certificate in it");
+    return KAWS_OK;
+}
+
+
+/* ---- the built-in sender ----------------------------------------------- */
+
 /* built-in sender: begin */
 #if !defined(KEYRING_AWS_NO_CURL)
 
@@ -4149,6 +4402,7 @@ typedef struct kaws__sender {
     int         count;
     kaws__conn *idle[KAWS__HTTP_IDLE];    /* the last was used last           */
     void       *pending[3];       /* the functions of kaws__http_tls          */
+    int         nested;           /* the proxy speaks TLS, too: see below     */
 } kaws__sender;
 
 typedef struct kaws__transfer {   /* one request on its way                   */
@@ -4189,8 +4443,9 @@ kaws__http_gnutls_pending(void *session, void *symbol)
 }
 
 
-/* One row a library; one that is not here is taken to hold something back, so
- * its connections are used once. */
+/* One row a library. One that is not here is taken to hold something back, so
+ * its connections are used once; and so is that to a proxy that speaks TLS, for
+ * it cannot be asked. */
 static const struct {
     int         backend;
     const char *symbol;
@@ -4221,7 +4476,7 @@ kaws__http_tls_silent(const kaws__sender *s, const kaws__transfer *t)
 {
     size_t i;
 
-    for (i = 0; i < 3; i++)
+    for (i = 0; i < 3 && !s->nested; i++)
         if (kaws__http_tls[i].backend == t->tls && t->tls_session != NULL &&
             s->pending[i] != NULL)
             return !kaws__http_tls[i].pending(t->tls_session, s->pending[i]);
@@ -4636,14 +4891,12 @@ kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
 static void
 kaws__http_say(kaws_reply *r, const char *words, const char *kind)
 {
-    static const char *const names[] = { "https_proxy", "HTTPS_PROXY",
-                                         "all_proxy", "ALL_PROXY" };
     size_t i, from;
 
     if (words[0] == '\0')
         words = kind;
     for (i = 0; i < 4; i++) {
-        const char *proxy = kaws__plat_env(names[i]);
+        const char *proxy = kaws__plat_env(kaws__http_proxies[i]);
         kaws_bytes who = kaws__buf_of(proxy != NULL ? proxy : "");
 
         from = 0;
@@ -4653,7 +4906,8 @@ kaws__http_say(kaws_reply *r, const char *words, const char *kind)
         if (strcspn((const char *)who.at, "#/?") < who.len ||
             kaws__text_holds(kaws__buf_of(words), who)) {
             (void)snprintf(r->text, sizeof r->text, "%s (check %s: percent-"
-                           "encode its user and password)", kind, names[i]);
+                           "encode its user and password)", kind,
+                           kaws__http_proxies[i]);
             return;
         }
     }
@@ -4736,6 +4990,8 @@ kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
 {
     static kaws__once once = KAWS__ONCE;
     kaws__sender *s = kaws__mem_new(hooks, sizeof *s);
+    const char *variable, *proxy = kaws__http_proxy(&variable);
+    kaws_bytes scheme = { (const uint8_t *)proxy, 0 };
     size_t i;
 
     kaws__plat_once(&once, kaws__http_global);
@@ -4743,6 +4999,8 @@ kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
         return NULL;
     s->hooks = hooks;
     s->ca_file = ca_file;
+    scheme.len = proxy != NULL ? strcspn(proxy, ":") : 0;
+    s->nested = kaws__text_alike(scheme, "https");
     for (i = 0; i < 3; i++)
         s->pending[i] = kaws__http_symbol(kaws__http_tls[i].symbol);
     if (kaws__plat_lock_init(&s->lock) != 0) {
@@ -4825,19 +5083,28 @@ kaws__http_sender_free(void *sender)
 /* built-in sender: end */
 
 
-/* `ca_file` is borrowed for as long as it stays open. */
+/* `ca_file` is borrowed for as long as it stays open. `plain`: all requests are
+ * for plain HTTP, which uses no proxy. */
 static kaws_status
 kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
-                kaws_error *err)
+                int plain, kaws_error *err)
 {
+    kaws_status status = KAWS_OK;
+
     memset(http, 0, sizeof *http);
     if (hooks->send == NULL && !KAWS__HTTP_BUILT_IN)
         return kaws__err_set(err, KAWS_CONFIG, "built without libcurl "
                              "(KEYRING_AWS_NO_CURL): kaws_config.hooks.send "
                              "has to be set");
-    if (kaws__plat_lock_init(&http->lock) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: no "
-                             "lock");
+    if (hooks->send == NULL && ca_file != NULL)
+        status = kaws__http_check_ca(ca_file, err);
+    if (hooks->send == NULL && !plain && status == KAWS_OK)
+        status = kaws__http_check_proxy(hooks, err);
+    if (status == KAWS_OK && kaws__plat_lock_init(&http->lock) != 0)
+        status = kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: no "
+                               "lock");
+    if (status != KAWS_OK)
+        return status;
     http->hooks = hooks;                  /* from here on it can be closed   */
     if (hooks->send != NULL)
         return KAWS_OK;
@@ -6782,11 +7049,10 @@ kaws__kms_accounts_ok(const char *accounts)
 
     while (at != NULL && *at != '\0') {
         at += strspn(at, ", ");
-        if (*at == '\0')
-            break;
         if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
-            return 0;
+            return 0;                     /* a list of none is none          */
         at += 12;
+        at += strspn(at, ", ");
     }
     return 1;
 }
@@ -6799,19 +7065,17 @@ kaws__kms_endpoint_ok(const char *endpoint)
     static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
     int plain = strncmp(endpoint, "http://", 7) == 0;
     const char *host = endpoint + (plain ? 7 : 8);
+    kaws_bytes view;
     size_t n, i;
 
     if (!plain && strncmp(endpoint, "https://", 8) != 0)
         return 0;
     n = strcspn(host, "/");
-    if (n == 0 || n > 150 || (host[n] == '/' && host[n + 1] != '\0'))
+    view = kaws__buf_of(host);
+    view.len = n;
+    if (n > 150 || (host[n] == '/' && host[n + 1] != '\0') ||
+        !kaws__http_host_ok(view))
         return 0;
-    for (i = 0; i < n; i++) {
-        int c = kaws__text_lower((uint8_t)host[i]);
-        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
-            strchr(".-:[]", c) == NULL)
-            return 0;
-    }
     for (i = 0; plain && i < 3; i++) {
         size_t len = strlen(local[i]);
         if (strncmp(host, local[i], len) == 0 &&
@@ -6880,7 +7144,9 @@ kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
     if (status == KAWS_OK)
         status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
     if (status == KAWS_OK)
-        status = kaws__http_open(&k->http, hooks, cfg->ca_file, err);
+        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
+                                 cfg->endpoint != NULL &&
+                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
     return status;
 }
 
@@ -10105,6 +10371,27 @@ kaws__ring_context_ok(const kaws_context *ctx, kaws_error *err)
 }
 
 
+/* Where what is written overlaps what else is given, nobody could say what it
+ * would hold in the end. A length beyond the end of memory overlaps all. */
+static kaws_status
+kaws__ring_apart(const kaws_bytes *parts, size_t count, kaws_error *err)
+{
+    size_t i, j;
+
+    for (i = 0; i < count; i++)
+        for (j = 0; j < i; j++) {
+            uintptr_t a = (uintptr_t)parts[i].at, b = (uintptr_t)parts[j].at;
+            if (a != 0 && b != 0 && parts[i].len > 0 && parts[j].len > 0 &&
+                (parts[i].len > UINTPTR_MAX - a ||
+                 parts[j].len > UINTPTR_MAX - b ||
+                 (a < b ? b - a < parts[i].len : a - b < parts[j].len)))
+                return kaws__ring_argument("what is given and what is written "
+                                           "overlap", err);
+        }
+    return KAWS_OK;
+}
+
+
 /* Checks what a caller hands in to be opened, and copies it with its KMS key
  * filled in: by default, the one that seals now. */
 static kaws_status
@@ -10141,6 +10428,8 @@ KAWS_API kaws_status
 kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
                            uint8_t *plain, kaws_sealed *out, kaws_error *err)
 {
+    const kaws_bytes parts[] = { { plain, len },
+                                 { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
     kaws__aim aim;
@@ -10148,13 +10437,14 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
+        return KAWS_ARGUMENT;
+    kaws_wipe(out, sizeof *out);
+    kaws_wipe(plain, len);
     if (ring == NULL || out == NULL)
         return kaws__ring_argument("ring and out must not be NULL", err);
-    memset(out, 0, sizeof *out);
     if (len < 1 || len > KAWS_GENERATE_MAX)
         return kaws__ring_argument("a data key has 1 to 1024 bytes", err);
-    if (plain != NULL)
-        kaws_wipe(plain, len);
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
@@ -10172,6 +10462,8 @@ KAWS_API kaws_status
 kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                  kaws_sealed *out, kaws_error *err)
 {
+    const kaws_bytes parts[] = { plain,
+                                 { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
     kaws__aim aim;
@@ -10179,9 +10471,11 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
+        return KAWS_ARGUMENT;
+    kaws_wipe(out, sizeof *out);
     if (ring == NULL || out == NULL)
         return kaws__ring_argument("ring and out must not be NULL", err);
-    memset(out, 0, sizeof *out);
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
         return kaws__ring_argument("a plaintext has 1 to 4096 bytes", err);
     op = kaws__kms_begin(&ring->kms);
@@ -10202,18 +10496,23 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                  uint8_t *plain, size_t *plain_len, kaws_error *err)
 {
     static const kaws_bytes any = { NULL, 0 };
+    const size_t room = plain_len != NULL ? *plain_len : 0;
+    const kaws_bytes parts[] = {
+        { plain, room }, { (const uint8_t *)in, sizeof *in },
+        { (const uint8_t *)plain_len, sizeof *plain_len }
+    };
     kaws_error spare;
     kaws__op op;
     kaws_sealed given;
-    size_t room = plain_len != NULL ? *plain_len : 0;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (kaws__ring_apart(parts, 3, err) != KAWS_OK)
+        return KAWS_ARGUMENT;
     if (plain_len != NULL)
         *plain_len = 0;
-    if (plain != NULL)
-        kaws_wipe(plain, room);
+    kaws_wipe(plain, room);
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
         return kaws__ring_argument("ring, in, plain and plain_len must not be "
                                    "NULL", err);
@@ -10240,28 +10539,37 @@ KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *err)
 {
+    const kaws_bytes parts[] = { { (const uint8_t *)in, sizeof *in },
+                                 { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
     kaws__aim aim;
-    kaws_sealed given, fresh;
+    kaws_sealed *work;                    /* given, fresh: much for a stack  */
     kaws_status status;
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
+    if (in != out && kaws__ring_apart(parts, 2, err) != KAWS_OK)
+        return KAWS_ARGUMENT;
+    if (in != out)
+        kaws_wipe(out, sizeof *out);
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__ring_argument("ring, in and out must not be NULL", err);
+    work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
+    if (work == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "re-encrypting a key: out of "
+                             "memory");
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
         status = kaws__kms_aim(&ring->kms, &aim, err);
     if (status == KAWS_OK)
-        status = kaws__ring_given(&op, in, &given, err);
+        status = kaws__ring_given(&op, in, &work[0], err);
     if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &aim, ctx, &given, &fresh, err);
+        status = kaws__kms_reencrypt(&op, &aim, ctx, &work[0], &work[1], err);
     if (status == KAWS_OK)
-        *out = fresh;
-    else if (out != in)
-        memset(out, 0, sizeof *out);
+        *out = work[1];
+    kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
     return status;
 }
 

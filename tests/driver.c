@@ -12,7 +12,8 @@
  *
  * In a word, all but printable ASCII is written as %XX, and so is %. A word
  * that is % alone is empty; one that is ~ alone is NULL. There is one ring and
- * one walk at a time. At the end of the input both are given back.
+ * one walk at a time. At the end of the input both are given back. Where the
+ * environment says KAWS_STACK, threads get a stack of so many bytes.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -674,6 +675,7 @@ do_apart(void *given)
 static void
 start_apart(job *j)
 {
+    const char *stack = getenv("KAWS_STACK");
     pthread_attr_t detached;
     pthread_t thread;
 
@@ -682,6 +684,9 @@ start_apart(job *j)
     pthread_mutex_unlock(&output);
     pthread_attr_init(&detached);
     pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    if (stack != NULL &&
+        pthread_attr_setstacksize(&detached, strtoul(stack, NULL, 10)) != 0)
+        abort();
     if (pthread_create(&thread, &detached, do_apart, j) != 0)
         abort();
     pthread_attr_destroy(&detached);

@@ -7,8 +7,10 @@ import ctypes
 import fcntl
 import os
 import re
+import shutil
 import socket
 import struct
+import subprocess
 import tempfile
 import time
 from concurrent.futures import wait
@@ -93,13 +95,65 @@ def test_story(driver, emulator, settings):
 
 def test_every_public_function_has_a_command():
     """The driver calls all that the header declares."""
-    import re
     header = (build_c("driver.c").parents[2] / "keyring_aws.h").read_text()
     part_two = header[header.index("PART II  "):header.index("PART III  ")]
     names = set(re.findall(r"KAWS_API\s[\w\s*]*?\b(kaws_\w+)\s*\(", part_two))
     driver_c = (build_c("driver.c").parents[2] / "tests" / "driver.c").read_text()
     assert len(names) >= 26
     assert {name for name in names if not re.search(rf"\b{name}\(", driver_c)} == set()
+
+
+class Squeezed(Driver):
+    """Each call is made on a thread of its own, with the stack that the manual asks for."""
+
+    def __init__(self, program, stack: int):
+        super().__init__(program, {"KAWS_STACK": str(stack)})
+        self.done = set()
+
+    def call(self, command: str, *words, timeout: float = 120):
+        self.done.add(command)
+        return self.begin(command, *words).result(timeout)
+
+
+@pytest.mark.parametrize("level", ["-Os", "-O0"])
+def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, tmp_path, level):
+    tests = Path(__file__).parent
+    said = re.search(r"needs (\d+) KiB of stack", (tests.parent / "keyring_aws.h").read_text())
+    subprocess.run(["cc", "-std=c99", level, "-o", tmp_path / "driver", tests / "driver.c",
+                    "-l:libbearssl.a", "-lcurl", "-lpthread", "-ldl"], check=True)
+    done = set()
+
+    def opened() -> Driver:
+        lib = Squeezed(tmp_path / "driver", int(said[1]) * 1024)
+        lib.done = done
+        assert lib.open(**settings).status == "OK"
+        return lib
+
+    other, far = (emulator.add_key(region, ACCOUNT) for region in ("us-east-1", EU))
+    story(opened(), opened, other, far, settings["data_file"])
+    lib = opened()
+    blob, arn, _, _ = lib.ok("kms_generate", 1024, 1)
+    lib.ok("kms_decrypt", blob, arn, 4096)
+    blob, arn, _ = lib.ok("kms_encrypt", b"x" * 4096)
+    lib.ok("kms_reencrypt", blob, "")
+    lib.ok("use_kms_key", far)
+    lib.ok("kms_reencrypt", blob, arn)
+    lib.ok("use_kms_key", ALIAS)
+    lib.ok("use_region", "us-east-1")
+    emulator.fault("*", "error", times=1, type="InternalFailure", status=500)
+    lib.ok("reload_creds")
+    lib.ok("check")
+    lib.ok("use_timeouts", 0, 0)
+    lib.ok("walk_begin")
+    lib.ok("walk_next")
+    lib.ok("walk_end")
+    lib.ok("sign", "POST", "/", None, EU, "kms", b"{}", 1795482123, "AKID", "secret", None,
+           "Host: h")
+    lib.ok("texts")
+    lib.ok("wipe", b"secret")
+    lib.ok("close")
+    lib.close()
+    assert done == set(re.findall(r'^    \{ "(\w+)", \d', (tests / "driver.c").read_text(), re.M))
 
 
 # ---- restart, second process, locks --------------------------------------------------------------
@@ -955,6 +1009,75 @@ def test_bad_settings(driver_program, settings, change, words):
         assert answer.status == "CONFIG" and words in answer.text and answer.http == 0
         assert not settings["data_file"].exists()
         lib.close()
+
+
+# ---- local mistakes, which are no outage -------------------------------------------------------
+
+
+def refused_at_once(program, settings, env=None, **change) -> str:
+    """The sentence with which opening is refused, without a look at the network."""
+    with socket.create_server(("127.0.0.1", 0)) as server, Driver(program, env) as lib:
+        endpoint = f"https://127.0.0.1:{server.getsockname()[1]}"
+        opening = lib.begin("open", *(f"{name}={value}" for name, value in {
+            **settings, "endpoint": endpoint, **change}.items()))
+        answer = opening.result(10)
+        assert (answer.status, answer.http) == ("CONFIG", 0) and answer.ms < 100, answer
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+        assert not settings["data_file"].exists()
+        lib.close()
+        return answer.text
+
+
+@pytest.mark.parametrize("kind, words", [
+    ("missing", "cannot read the CA file .*No such file"), ("folder", "is not a file"),
+    ("fifo", "is not a file"), ("empty", "is empty"), ("key", "no certificate in it"),
+    ("link to nowhere", "No such file")])
+def test_a_ca_file_that_is_none(driver_program, settings, certs, tmp_path, kind, words):
+    path = tmp_path / "ca"
+    {"missing": lambda: None, "folder": path.mkdir, "fifo": lambda: os.mkfifo(path),
+     "empty": path.touch, "key": lambda: shutil.copyfile(certs.good.key, path),
+     "link to nowhere": lambda: path.symlink_to("nowhere")}[kind]()
+    text = refused_at_once(driver_program, settings, ca_file=path)
+    assert re.search(words, text) and str(path) in text
+
+
+@pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("value", ["http://user:pass/word@127.0.0.1:9", "127.0.0.1:99999",
+                                   "ftp://127.0.0.1:9", "http://user:pass word@127.0.0.1:9"])
+def test_a_proxy_that_is_none(driver_program, settings, variable, value):
+    text = refused_at_once(driver_program, settings, {variable: value})
+    assert text.startswith(f"{variable} in the environment is not of the form")
+    assert "pass" not in text.replace("password", "") and "127" not in text
+
+
+@pytest.mark.parametrize("endpoint", ["https://h:1:2", "https://[::1", "https://h:0", "https://h:",
+                                      "https://h:65536"])
+def test_an_endpoint_that_is_none(driver_program, settings, endpoint):
+    text = refused_at_once(driver_program, settings, endpoint=endpoint)
+    assert f"endpoint '{endpoint}'" in text
+
+
+@pytest.mark.parametrize("accounts", [",", " ", " ,, "])
+def test_a_list_of_no_accounts(driver_program, settings, accounts):
+    assert "12 digits" in refused_at_once(driver_program, settings, accounts=accounts)
+
+
+def test_a_bad_proxy_that_may_not_be_used_is_a_warning(driver):
+    lib = driver({"https_proxy": "http://user:p/w@127.0.0.1", "no_proxy": "127.0.0.1"})
+    lib.ok("check")
+    assert len(lib.said("https_proxy in the environment is not of the form", 1)) == 1
+    assert not lib.said("p/w")
+    driver({"https_proxy": "http://user:p/w@127.0.0.1", "no_proxy": "*"}).ok("check")
+
+
+def test_no_variable_names_a_ca_file(driver, certs):
+    names = ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
+    driver({name: "/nowhere" for name in names}).ok("check")
+    lib = driver({name: str(certs.ca) for name in names}, ca_file=None, max_attempts=1)
+    answer = lib.call("check")
+    assert answer.status == "NETWORK" and "certificate" in answer.text
 
 
 # ---- the small functions -------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """How the plugin starts in a MySQL server, and does not; and where its credentials come from."""
 
 import contextlib
+import os
 import re
 import threading
 import time
@@ -143,6 +144,27 @@ def odd_region(stage):
     return {"region": "us_east_1"}
 
 
+def ca_file_that_is_a_pipe(stage):
+    os.mkfifo(stage.data.parent / "pipe")
+    return {"ca_file": stage.data.parent / "pipe"}
+
+
+def ca_file_without_certificates(stage):
+    return {"ca_file": stage.certs.good.key}
+
+
+def proxy_with_a_raw_slash(stage):
+    return {"env": {"https_proxy": "http://user:pass/word@127.0.0.1:9"}}
+
+
+def endpoint_with_two_ports(stage):
+    return {"endpoint": "https://127.0.0.1:1:2"}
+
+
+def list_of_no_accounts(stage):
+    return {"accounts": ","}
+
+
 FAULTS = [                              # and what the one sentence says; first the issue's list
     (no_conf_file, r"cannot open the conf file \S+/conf: No such file"),
     (empty_conf_file, r"conf file \S+/conf: it is empty"),
@@ -164,6 +186,11 @@ MORE_FAULTS = [
     (data_file_that_is_a_folder, r"/data is not a"),
     (endpoint_without_tls, r"endpoint"),
     (odd_region, r"region"),
+    (ca_file_that_is_a_pipe, r"CA file \S+/pipe: it is not a file"),
+    (ca_file_without_certificates, r"no certificate in it"),
+    (proxy_with_a_raw_slash, r"https_proxy in the environment is not of the form"),
+    (endpoint_with_two_ports, r"endpoint 'https://127.0.0.1:1:2' is not"),
+    (list_of_no_accounts, r"accounts is not a list"),
 ]
 
 
@@ -217,10 +244,12 @@ def test_the_server_starts_without_the_plugin(spoilable, spoil, sentence):
                          ids=lambda each: getattr(each, "__name__", ""))
 def test_the_server_aborts_if_the_plugin_is_forced(spoilable, spoil, sentence):
     settings, before = spoil(spoilable) or {}, remains(spoilable)
+    env = settings.pop("env", None)
     run = spoilable.db.run_once(*spoilable.options(NO_SCHEMA, "--keyring-aws=FORCE", **settings),
-                                timeout=60)
+                                timeout=60, env=env)
     assert run.returncode == 1 and "Failed to initialize early plugins" in run.stdout
     check_one_sentence(run.stdout, sentence)
+    assert "pass/word" not in run.stdout
     assert remains(spoilable) == before
 
 

@@ -8,8 +8,9 @@
  * with replies of KMS's shape and size, so many milliseconds after the request
  * was there. It verifies nothing and seals nothing: a blob is as long as KMS's,
  * 152 bytes and the plaintext's, and from its length follows that of the
- * plaintext. No blob and no request id comes twice. GET /stats answers how many connections a port has accepted and
- * how many requests it has had; GET /latency/5 changes its latency.
+ * plaintext. No blob and no request id comes twice. GET /stats answers how
+ * many connections a port has accepted and how many requests it has had;
+ * GET /latency/5 changes its latency.
  */
 
 #define _GNU_SOURCE

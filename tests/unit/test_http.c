@@ -115,6 +115,7 @@ poor_lock(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
 #include <netinet/in.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 
 /* ---- header lines ------------------------------------------------------ */
@@ -336,7 +337,7 @@ test_the_hook_is_asked(void **state)
     hooks.ctx = &h;
     hooks.memory = kaws__mem_builtin;
     hooks.send = hook;
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, 1, &w->err));
     assert_null(http.sender);
     assert_int_equal(kaws__http_send(&http, &q, &r, &lent), 0);
     assert_int_equal(h.calls, 1);
@@ -357,7 +358,7 @@ test_the_hook_is_asked(void **state)
 
     h.spoil = 0;                          /* AWS's have nothing else          */
     h.id = "1a2B-\x1b[31m3c4d\n: 'e_f'\xff";
-    assert_int_equal(kaws__http_send(&http, &q, &r), 0);
+    assert_int_equal(kaws__http_send(&http, &q, &r, &lent), 0);
     assert_string_equal(r.request_id, "1a2B-31m3c4def");
     kaws__http_close(&http);
 }
@@ -422,6 +423,290 @@ test_words_of_a_proxy(void **state)
 }
 
 
+/* ---- what the built-in sender is told ---------------------------------- */
+
+#define BEGIN "-----BEGIN CERTIFICATE-----\n"
+
+
+/* Opens the sender, and closes it again. */
+static kaws_status
+settings(struct world *w, const char *ca_file, int plain)
+{
+    kaws_hooks hooks = w->f.hooks;
+    kaws__http http;
+    kaws_status status;
+
+    hooks.send = NULL;
+    kaws__err_clear(&w->err);
+    status = kaws__http_open(&http, &hooks, ca_file, plain, &w->err);
+    kaws__http_close(&http);
+    return status;
+}
+
+
+/* A CA file with that text behind `before` bytes of rubbish. */
+static const char *
+ca_file(struct world *w, size_t before, const char *text)
+{
+    static char path[96];
+    char *all = calloc(1, before + strlen(text) + 1);
+
+    assert_non_null(all);
+    (void)snprintf(path, sizeof path, "%s/ca", w->f.dir);
+    memset(all, '#', before / 2);         /* NULs end nothing                 */
+    memcpy(all + before, text, strlen(text));
+    spill(path, all, before + strlen(text));
+    free(all);
+    return path;
+}
+
+
+static void
+test_ca_files(void **state)
+{
+    static const struct { size_t before; const char *text; int good; }
+    rows[] = {
+        { 0, BEGIN, 1 },
+        { 0, "-----BEGIN TRUSTED CERTIFICATE-----\n", 1 },
+        { 0, "-----BEGIN X509 CERTIFICATE-----", 1 },
+        { 0, "# ours\r\n\r\n" BEGIN, 1 },
+        { 0, "\xef\xbb\xbf" BEGIN, 1 },
+        { 5000, "\n" BEGIN, 1 },
+        { 0, "\n", 0 },
+        { 0, "MIIB", 0 },
+        { 0, "-----BEGIN CERTIFICATE----", 0 },
+        { 0, "-----BEGIN CERTIFICATE REQUEST-----\n", 0 },
+        { 0, "-----BEGIN PRIVATE KEY-----\n", 0 },
+        { 0, "-----END CERTIFICATE-----\n", 0 },
+        { 0, "  " BEGIN, 0 },             /* OpenSSL finds none here either   */
+        { 1024, BEGIN, 0 },
+        { 5000, "", 0 },
+        { KAWS__HTTP_CA_LOOK + 4096, "\n" BEGIN, 0 }
+    };
+    struct world *w = *state;
+    size_t i, before;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        *unit_case() = rows[i].text;
+        if (rows[i].good)
+            EXPECT(w, KAWS_OK, NULL, settings(w, ca_file(
+                w, rows[i].before, rows[i].text), 0));
+        else
+            EXPECT(w, KAWS_CONFIG, "/ca: no certificate in it; it has to hold",
+                   settings(w, ca_file(w, rows[i].before, rows[i].text), 1));
+    }
+    for (before = 900; before < 2200; before++)   /* over the pieces' edges   */
+        EXPECT(w, KAWS_OK, NULL, settings(w, ca_file(w, before, "\n" BEGIN),
+                                          0));
+}
+
+
+/* None of them is opened in a way that waits. */
+static void
+test_what_is_no_ca_file(void **state)
+{
+    struct world *w = *state;
+    struct sockaddr_un where;
+    char path[96];
+    int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+
+    EXPECT(w, KAWS_CONFIG, "cannot read the CA file /none: No such file",
+           settings(w, "/none", 1));
+    assert_int_equal(w->err.os, ENOENT);
+    EXPECT(w, KAWS_CONFIG, "cannot read the CA file : No such file",
+           settings(w, "", 1));
+    EXPECT(w, KAWS_CONFIG, "it is not a file", settings(w, w->f.dir, 1));
+    EXPECT(w, KAWS_CONFIG, "it is not a file", settings(w, "/dev/zero", 1));
+    EXPECT(w, KAWS_CONFIG, "it is empty", settings(w, ca_file(w, 0, ""), 1));
+    (void)snprintf(path, sizeof path, "%s/fifo", w->f.dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    EXPECT(w, KAWS_CONFIG, "fifo: it is not a file", settings(w, path, 1));
+    memset(&where, 0, sizeof where);
+    where.sun_family = AF_UNIX;
+    (void)snprintf(where.sun_path, sizeof where.sun_path, "%s/s", w->f.dir);
+    assert_int_equal(bind(fd, (struct sockaddr *)&where, sizeof where), 0);
+    EXPECT(w, KAWS_CONFIG, "Is a pipe or a device",
+           settings(w, where.sun_path, 1));
+    (void)snprintf(path, sizeof path, "%s/link", w->f.dir);
+    assert_int_equal(symlink(ca_file(w, 0, BEGIN), path), 0);
+    EXPECT(w, KAWS_OK, NULL, settings(w, path, 1));
+    close(fd);
+}
+
+
+static const char *const proxy_variables[] = {
+    "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "no_proxy",
+    "NO_PROXY", "http_proxy", "HTTP_PROXY"
+};
+
+
+static void
+no_variables(void)
+{
+    size_t i;
+
+    for (i = 0; i < COUNT(proxy_variables); i++)
+        assert_int_equal(unsetenv(proxy_variables[i]), 0);
+}
+
+
+static curl_socket_t
+no_socket(void *ctx, curlsocktype purpose, struct curl_sockaddr *where)
+{
+    (void)ctx;
+    (void)purpose;
+    (void)where;
+    return CURL_SOCKET_BAD;
+}
+
+
+/* Can libcurl read that proxy? It comes as far as to open a socket then, and
+ * gets none. No name is looked up. */
+static void
+expect_libcurl_takes(const char *proxy)
+{
+    static const char *const ports[] = { "*:1:127.0.0.1", "*:443:127.0.0.1",
+        "*:1080:127.0.0.1", "*:3128:127.0.0.1", "*:8443:127.0.0.1",
+        "*:65535:127.0.0.1" };
+    CURL *e = curl_easy_init();
+    struct curl_slist *names = NULL;
+    char words[CURL_ERROR_SIZE] = "";
+    size_t i;
+
+    assert_non_null(e);
+    for (i = 0; i < COUNT(ports); i++)
+        names = curl_slist_append(names, ports[i]);
+    assert_int_equal(curl_easy_setopt(e, CURLOPT_URL, "https://h/"), 0);
+    assert_int_equal(curl_easy_setopt(e, CURLOPT_PROXY, proxy), 0);
+    assert_int_equal(curl_easy_setopt(e, CURLOPT_RESOLVE, names), 0);
+    assert_int_equal(curl_easy_setopt(e, CURLOPT_OPENSOCKETFUNCTION,
+                                      no_socket), 0);
+    assert_int_equal(curl_easy_setopt(e, CURLOPT_ERRORBUFFER, words), 0);
+    if (curl_easy_perform(e) != CURLE_COULDNT_CONNECT)
+        fail_msg("'%s' is no proxy for libcurl: %s", proxy, words);
+    curl_easy_cleanup(e);
+    curl_slist_free_all(names);
+}
+
+
+#define FORM "https_proxy in the environment is not of the form"
+
+
+/* What we let through, libcurl can read. */
+static void
+test_proxies(void **state)
+{
+    static const char *const good[] = {
+        "p", "p:1", "p:65535", "10.0.0.1:3128", "http://p", "http://p/",
+        "HTTP://P.Example:3128/", "https://p_1.x-y:8443", "socks4://p:1080",
+        "socks4a://p", "socks5://p", "socks5h://p", "socks://p", "[::1]:3128",
+        "http://[2001:db8::1]", "http://[1:2:3:4:5:6:7:8]:80/",
+        "http://user@p:3128", "http://user:pw@p:3128", "user:pw@p:3128",
+        "http://user:@p", "http://:pw@p", "http://u:a%2Fb%40c%25d@p:3128/",
+        "http://u:p:w@[::1]:1", "http://u:\xc3\xa4!$&'()*+,;=@p"
+    };
+    static const char *const bad[] = {
+        " ", "http://", "http:///", "://p", "ftp://p", "p://p", "http:p",
+        "http:/p", "p:", "p:0", "p:65536", "p:x", "p:-1", "p:+1", "p:1:2",
+        "p:99999999999", "http://p:80x", "http://p:3128/pac", "http://p//",
+        "http://p?", "http://p?x", "http://p#", "http://p#x", "http://@",
+        "http://u:pw@", "http://u:pw@:3128", "http://u:p/w@p:3128",
+        "http://u:p?w@p:3128", "http://u:p#w@p:3128", "http://u:p@w@p:3128",
+        "http://u:p w@p", "http://p ", " http://p", "http://p\n",
+        "http://u:\x7f@p", "http://p:31 28", "[::1", "[::1]x", "[::1]:",
+        "[::1]:0", "[]", "[:]", "[:::]", "[1:2]", "[1::2::3]", "[12345::]",
+        "[g::]", "[1:2:3:4:5:6:7:8:9]", "[::1:]", "[:1::]", "::1", "p]:1",
+        "p\\:1", "p,q", "\xc3\xa4:1"
+    };
+    struct world *w = *state;
+    size_t i;
+
+    no_variables();
+    for (i = 0; i < COUNT(good); i++) {
+        *unit_case() = good[i];
+        assert_int_equal(setenv("https_proxy", good[i], 1), 0);
+        EXPECT(w, KAWS_OK, NULL, settings(w, NULL, 0));
+        expect_libcurl_takes(good[i]);
+    }
+    for (i = 0; i < COUNT(bad); i++) {
+        *unit_case() = bad[i];
+        assert_int_equal(setenv("https_proxy", bad[i], 1), 0);
+        EXPECT(w, KAWS_CONFIG, FORM, settings(w, NULL, 0));
+        if (strlen(bad[i]) > 9)           /* it may hold a password           */
+            assert_null(strstr(w->err.text, bad[i]));
+        assert_non_null(strstr(w->err.text, "%2F %3F %23 %40 %25 %20"));
+        EXPECT(w, KAWS_OK, NULL, settings(w, NULL, 1));
+    }
+    no_variables();
+}
+
+
+/* Which variable counts, as libcurl has it; "" counts for nothing. */
+static void
+test_proxy_variables(void **state)
+{
+    static const struct {
+        const char *set[8];               /* by pairs                         */
+        const char *counts;               /* NULL: none                       */
+        int warned;
+    } rows[] = {
+        { { NULL }, NULL, 0 },
+        { { "https_proxy", "/" }, "https_proxy", 0 },
+        { { "HTTPS_PROXY", "/" }, "HTTPS_PROXY", 0 },
+        { { "all_proxy", "/" }, "all_proxy", 0 },
+        { { "ALL_PROXY", "/" }, "ALL_PROXY", 0 },
+        { { "http_proxy", "/", "HTTP_PROXY", "/" }, NULL, 0 },
+        { { "https_proxy", "p", "HTTPS_PROXY", "/", "all_proxy", "/" }, NULL,
+          0 },
+        { { "https_proxy", "", "HTTPS_PROXY", "/" }, "HTTPS_PROXY", 0 },
+        { { "HTTPS_PROXY", "p", "all_proxy", "/" }, NULL, 0 },
+        { { "all_proxy", "", "ALL_PROXY", "/" }, "ALL_PROXY", 0 },
+        { { "https_proxy", "/", "no_proxy", "" }, "https_proxy", 0 },
+        { { "https_proxy", "/", "no_proxy", "*" }, NULL, 0 },
+        { { "https_proxy", "/", "NO_PROXY", "*" }, NULL, 0 },
+        { { "https_proxy", "/", "no_proxy", "", "NO_PROXY", "*" }, NULL, 0 },
+        { { "https_proxy", "/", "no_proxy", "a.b" }, NULL, 1 },
+        { { "https_proxy", "/", "NO_PROXY", "*,x" }, NULL, 1 },
+        { { "https_proxy", "/", "no_proxy", "a", "NO_PROXY", "*" }, NULL, 1 },
+        { { "https_proxy", "p", "no_proxy", "a" }, NULL, 0 }
+    };
+    struct world *w = *state;
+    size_t i, k;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        no_variables();
+        fake_forget_log(&w->f);
+        for (k = 0; k < 8 && rows[i].set[k] != NULL; k += 2)
+            assert_int_equal(setenv(rows[i].set[k], rows[i].set[k + 1], 1), 0);
+        if (rows[i].counts != NULL)
+            EXPECT(w, KAWS_CONFIG, rows[i].counts, settings(w, NULL, 0));
+        else
+            EXPECT(w, KAWS_OK, NULL, settings(w, NULL, 0));
+        if (rows[i].counts != NULL)
+            assert_ptr_equal(strstr(w->err.text, rows[i].counts), w->err.text);
+        assert_int_equal(fake_logged(&w->f, 1, FORM), rows[i].warned);
+        assert_int_equal(fake_logged(&w->f, -1, "_proxy"), rows[i].warned);
+        assert_int_equal(settings(w, NULL, 1), KAWS_OK);
+    }
+    no_variables();
+}
+
+
+/* Who has a hook of his own is asked for neither. */
+static void
+test_settings_of_the_hook(void **state)
+{
+    struct world *w = *state;
+    kaws__http http;
+
+    assert_int_equal(setenv("https_proxy", "/", 1), 0);
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &w->f.hooks, "/none", 0,
+                                             &w->err));
+    kaws__http_close(&http);
+    no_variables();
+}
+
+
 /* ---- the built-in sender, as far as it goes without a server ----------- */
 
 static void
@@ -433,7 +718,7 @@ test_sender_opens_and_closes(void **state)
 
     hooks.send = NULL;
     assert_int_equal(unsetenv("SSLKEYLOGFILE"), 0);
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, 1, &w->err));
     assert_non_null(http.sender);
     kaws__http_close(&http);
     kaws__http_close(&http);
@@ -441,19 +726,19 @@ test_sender_opens_and_closes(void **state)
     assert_int_equal(fake_logged(&w->f, -1, "SSLKEYLOGFILE"), 0);
 
     assert_int_equal(setenv("SSLKEYLOGFILE", "/nowhere", 1), 0);
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, 1, &w->err));
     kaws__http_close(&http);
     assert_int_equal(fake_logged(&w->f, 1, "SSLKEYLOGFILE"), 1);
     assert_int_equal(unsetenv("SSLKEYLOGFILE"), 0);
 
     w->f.fail_nth = w->f.allocs + 1;
     EXPECT(w, KAWS_MEMORY, "out of memory",
-           kaws__http_open(&http, &hooks, NULL, &w->err));
+           kaws__http_open(&http, &hooks, NULL, 1, &w->err));
     kaws__http_close(&http);
 
     no_lock = 1;
     EXPECT(w, KAWS_MEMORY, "no lock",
-           kaws__http_open(&http, &hooks, NULL, &w->err));
+           kaws__http_open(&http, &hooks, NULL, 1, &w->err));
     no_lock = 0;
     kaws__http_close(&http);
     assert_int_equal(w->f.live, 0);
@@ -661,7 +946,7 @@ test_no_server(void **state)
     r.body = room;
     r.body_max = sizeof room;
     hooks.send = NULL;
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, 1, &w->err));
     q.url = url;
     assert_int_equal(kaws__http_send(&http, &q, &r, &lent), KAWS__HTTP_NONE);
     kaws__http_done(&http, lent, 0);
@@ -934,7 +1219,7 @@ test_replies(void **state)
 
     server_open(&v);
     hooks.send = NULL;
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, 1, &w->err));
     for (i = 0; i < COUNT(rows); i++) {
         *unit_case() = rows[i].path;
         if ((ask(&http, &v, rows[i].path, "{}", 0, &r) != 0) != rows[i].failed)
@@ -975,7 +1260,7 @@ test_bodies_and_connections(void **state)
 
     server_open(&v);
     hooks.send = NULL;
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, 1, &w->err));
     for (i = 0; i < COUNT(bodies); i++) {
         assert_int_equal(ask(&http, &v, "/good", bodies[i], 0, &r), 0);
         unit_same_text("body", strstr(v.last, "\r\n\r\n") + 4, bodies[i]);
@@ -1020,7 +1305,7 @@ test_only_clean_and_silent(void **state)
     hooks.send = NULL;
     for (i = 0; i < COUNT(rows); i++) {
         *unit_case() = rows[i].path;
-        EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL,
+        EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, 1,
                                                  &w->err));
         pthread_mutex_lock(&v.lock);
         v.requests = 100 * (int)i;
@@ -1047,7 +1332,7 @@ test_request_ids(void **state)
     kaws__http http;
     int i;
 
-    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &w->f.hooks, NULL,
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &w->f.hooks, NULL, 1,
                                              &w->err));
     memset(&r, 0, sizeof r);
     for (i = 0; i < 3; i++)               /* none at all is as it was         */
@@ -1091,8 +1376,8 @@ test_libcurl_fails(void **state)
     server_open(&v);
     hooks.send = NULL;
     for (n = 0, fired = 1; fired; n++) {
-        EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, "/none",
-                                                 &w->err));
+        EXPECT(w, KAWS_OK, NULL, kaws__http_open(
+            &http, &hooks, ca_file(w, 0, BEGIN), 1, &w->err));
         v.requests = v.connections = 0;
         curl_left = n;
         if (ask(&http, &v, "/good", "{}", 0, &r) != 0) {
@@ -1127,6 +1412,14 @@ main(void)
         cmocka_unit_test_setup_teardown(test_the_hook_is_asked, world_begin,
                                         world_end),
         cmocka_unit_test(test_words_of_a_proxy),
+        cmocka_unit_test_setup_teardown(test_ca_files, world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_what_is_no_ca_file, world_begin,
+                                        world_end),
+        cmocka_unit_test_setup_teardown(test_proxies, world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_proxy_variables, world_begin,
+                                        world_end),
+        cmocka_unit_test_setup_teardown(test_settings_of_the_hook, world_begin,
+                                        world_end),
         cmocka_unit_test_setup_teardown(test_sender_opens_and_closes,
                                         world_begin, world_end),
         cmocka_unit_test(test_body_is_capped_and_wiped),

@@ -318,22 +318,46 @@ test_trust(void **state)
 
 
 static void
-test_settings(void **state)
+test_accounts(void **state)
 {
-    static const char *const good_accounts[] = {
-        "", " ", ",", "111122223333", "111122223333,444455556666",
+    static const char *const good[] = {
+        "", "111122223333", "111122223333,444455556666",
         " 111122223333 , 444455556666 ", "111122223333 444455556666,"
     };
-    static const char *const bad_accounts[] = {
-        "1", "11112222333", "1111222233334", "111122223333;444455556666",
-        "11112222333x", "self", "111122223333,4", "\xc3\xa4"
+    static const char *const bad[] = {
+        " ", ",", " ,, ", "1", "11112222333", "1111222233334",
+        "111122223333;444455556666", "11112222333x", "self", "111122223333,4",
+        "\xc3\xa4"
     };
+    size_t i;
+
+    (void)state;
+    assert_true(kaws__kms_accounts_ok(NULL));
+    for (i = 0; i < COUNT(good); i++)
+        if (!kaws__kms_accounts_ok(good[i]))
+            fail_msg("%s", good[i]);
+    for (i = 0; i < COUNT(bad); i++)
+        if (kaws__kms_accounts_ok(bad[i]))
+            fail_msg("%s", bad[i]);
+    assert_true(kaws__kms_listed(" 111122223333 , 444455556666 ",
+                                 kaws__buf_of("444455556666")));
+    assert_false(kaws__kms_listed("111122223333, ",
+                                  kaws__buf_of("444455556666")));
+    assert_false(kaws__kms_listed(" ,", kaws__buf_of("444455556666")));
+}
+
+
+static void
+test_endpoints(void **state)
+{
     static const char *const good_urls[] = {
         "https://kms.example.com", "https://kms.example.com/",
         "https://h:8443", "https://127.0.0.1:1", "https://[2001:db8::1]:8443/",
         "http://127.0.0.1", "http://127.0.0.1:5000/", "http://localhost:1",
         "http://localhost/", "http://[::1]/",
-        "http://[::1]:5000",
+        "http://[::1]:5000", "http://localhost:65535", "https://[::]",
+        "https://[::ffff:a00:1]", "https://[1:2:3:4:5:6:7:8]:1/",
+        "https://a_b.example:00443",
         "https://vpce-0a-b.kms.us-east-1.vpce.amazonaws.com"
     };
     static const char *const bad_urls[] = {
@@ -344,33 +368,57 @@ test_settings(void **state)
         "http://127.0.0.10", "http://127.0.0.1.evil.com",
         "http://localhost.evil.com", "http://localhostx",
         "http://localhost@evil.com", "http://[::1].evil",
-        "http://", "http://10.0.0.1:80"
+        "http://", "http://10.0.0.1:80",
+        "https://h:1:2", "https://[::1", "https://h:", "https://h:/",
+        "https://h:0", "https://h:65536", "https://h:x", "https://h:-1",
+        "https://:443", "https://::1", "https://h]", "https://[h]",
+        "https://[]", "https://[::1]x", "https://[::1]:", "https://[::1]:0",
+        "https://[::1]:1:2", "https://[1:2]", "https://[1::2::3]",
+        "https://[:::]", "https://[12345::]", "https://[::1%25lo]",
+        "http://localhost:", "http://127.0.0.1:0", "http://[::1]:x",
+        "http://[::1"
     };
     char text[300];
     size_t i;
 
     (void)state;
-    assert_true(kaws__kms_accounts_ok(NULL));
-    for (i = 0; i < COUNT(good_accounts); i++)
-        assert_true(kaws__kms_accounts_ok(good_accounts[i]));
-    for (i = 0; i < COUNT(bad_accounts); i++)
-        if (kaws__kms_accounts_ok(bad_accounts[i]))
-            fail_msg("%s", bad_accounts[i]);
     for (i = 0; i < COUNT(good_urls); i++)
         if (!kaws__kms_endpoint_ok(good_urls[i]))
             fail_msg("%s", good_urls[i]);
     for (i = 0; i < COUNT(bad_urls); i++)
         if (kaws__kms_endpoint_ok(bad_urls[i]))
             fail_msg("%s", bad_urls[i]);
-    assert_true(kaws__kms_listed(" 111122223333 , 444455556666 ",
-                                 kaws__buf_of("444455556666")));
-    assert_false(kaws__kms_listed("111122223333, ",
-                                  kaws__buf_of("444455556666")));
-    assert_false(kaws__kms_listed(" ,", kaws__buf_of("444455556666")));
     (void)snprintf(text, sizeof text, "https://%0150d", 7);
     assert_true(kaws__kms_endpoint_ok(text));
     (void)snprintf(text, sizeof text, "https://%0151d", 7);
     assert_false(kaws__kms_endpoint_ok(text));
+}
+
+
+/* A ring's place may hold anything before. */
+static void
+test_open_and_close_anywhere(void **state)
+{
+    struct world *w = *state;
+    kaws__kms *k = malloc(sizeof *k);
+
+    assert_non_null(k);
+    memset(k, 0x77, sizeof *k);
+    w->cfg.region = "mars";
+    EXPECT(w, KAWS_CONFIG, "'mars'", kaws__kms_open(k, &w->f.hooks, &w->cfg,
+                                                    &w->err));
+    kaws__kms_close(k);
+    memset(k, 0x77, sizeof *k);
+    w->cfg.region = NULL;
+    w->cfg.kms_key_id = NULL;
+    kaws__err_clear(&w->err);
+    EXPECT(w, KAWS_OK, NULL, kaws__kms_open(k, &w->f.hooks, &w->cfg, &w->err));
+    assert_string_equal(k->aim.key_id, "");
+    assert_false(kaws__kms_anchored(k));
+    assert_int_equal(k->clock_offset_s, 0);
+    assert_int_equal(k->requests, 0);
+    kaws__kms_close(k);
+    free(k);
 }
 
 
@@ -2064,10 +2112,12 @@ main(void)
         SHUT(test_aims),
         cmocka_unit_test(test_fits),
         BARE(test_trust),
-        cmocka_unit_test(test_settings),
+        cmocka_unit_test(test_accounts),
+        cmocka_unit_test(test_endpoints),
         SHUT(test_bodies_that_seal),
         SHUT(test_bodies_that_open),
         BARE(test_bodies_about_keys),
+        SHUT(test_open_and_close_anywhere),
         SHUT(test_endpoint),
         SHUT(test_region_of_the_call),
         BARE(test_dry_run),

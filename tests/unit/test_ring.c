@@ -518,17 +518,152 @@ test_bad_kms_lengths(void **state)
     struct world *w = *state;
     kaws_bytes plain = kaws__buf_of("0123456789abcdef");
     kaws_sealed sealed;
-    uint8_t room[32];
-    size_t i;
+    uint8_t room[1026];
+    size_t i, k;
 
-    for (i = 0; i < 3; i++) {
-        EXPECT(w, KAWS_ARGUMENT, "1 to 1024 bytes", kaws_kms_generate_data_key(
-            w->ring, NULL, keys[i], room, &sealed, &w->err));
+    for (i = 0; i < 3; i++) {             /* the last is no length at all     */
+        memset(room, 0x77, sizeof room);
+        EXPECT(w, KAWS_ARGUMENT, i < 2 ? "1 to 1024 bytes" : "overlap",
+               kaws_kms_generate_data_key(w->ring, NULL, keys[i], room,
+                                          &sealed, &w->err));
+        for (k = 0; k < sizeof room; k++)
+            assert_int_equal(room[k], i == 1 && k < 1025 ? 0 : 0x77);
         plain.len = plains[i];
-        EXPECT(w, KAWS_ARGUMENT, "1 to 4096 bytes", kaws_kms_encrypt(
-            w->ring, NULL, plain, &sealed, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, i < 2 ? "1 to 4096 bytes" : "overlap",
+               kaws_kms_encrypt(w->ring, NULL, plain, &sealed, &w->err));
     }
     assert_int_equal(w->f.requests, 0);
+}
+
+
+static void
+all_bytes(const void *at, size_t len, int value, int line)
+{
+    const uint8_t *bytes = at;
+    size_t i;
+
+    for (i = 0; i < len; i++)
+        if (bytes[i] != value)
+            fail_msg("line %d: byte %lu is %d", line, (unsigned long)i,
+                     bytes[i]);
+}
+
+#define ALL(object, value) all_bytes(&(object), sizeof(object), value, __LINE__)
+
+
+/* Whatever is wrong, *out and the room at `plain` are zeros then. */
+static void
+test_failures_leave_zeros(void **state)
+{
+    static const kaws_pair nameless = { "", "x" };
+    static const kaws_context bad = { &nameless, 1 };
+    struct world *w = *state;
+    kaws *rings[2];
+    kaws_bytes ten = kaws__buf_of("0123456789"), none = { NULL, 10 };
+    kaws_sealed in, out;
+    uint8_t room[40];
+    size_t len, i;
+
+    rings[0] = NULL;
+    rings[1] = w->ring;
+    memset(&in, 0, sizeof in);
+    for (i = 0; i < 4; i++) {
+        kaws *ring = rings[i / 2];
+        const kaws_context *ctx = i % 2 ? &bad : NULL;
+        if (i == 2)
+            fake_push(&w->f, (fake_script){ .error = "AccessDeniedException",
+                                            .times = 2 });
+        memset(&out, 0x77, sizeof out);
+        memset(room, 0x77, sizeof room);
+        assert_int_not_equal(kaws_kms_generate_data_key(
+            ring, ctx, sizeof room, room, &out, &w->err), KAWS_OK);
+        ALL(out, 0);
+        ALL(room, 0);
+        memset(&out, 0x77, sizeof out);
+        assert_int_not_equal(kaws_kms_encrypt(ring, ctx, ten, &out, &w->err),
+                             KAWS_OK);
+        ALL(out, 0);
+        memset(&out, 0x77, sizeof out);
+        assert_int_equal(kaws_kms_reencrypt(ring, ctx, &in, &out, &w->err),
+                         KAWS_ARGUMENT);
+        ALL(out, 0);
+        memset(room, 0x77, sizeof room);
+        len = sizeof room;
+        assert_int_equal(kaws_kms_decrypt(ring, ctx, &in, room, &len, &w->err),
+                         KAWS_ARGUMENT);
+        ALL(room, 0);
+        ALL(len, 0);
+    }
+    memset(&out, 0x77, sizeof out);
+    NULLS(kaws_kms_encrypt(w->ring, NULL, none, &out, &w->err));
+    ALL(out, 0);
+    memset(&out, 0x77, sizeof out);
+    NULLS(kaws_kms_reencrypt(w->ring, NULL, NULL, &out, &w->err));
+    ALL(out, 0);
+    memset(room, 0x77, sizeof room);
+    NULLS(kaws_kms_generate_data_key(w->ring, NULL, sizeof room, room, NULL,
+                                     &w->err));
+    ALL(room, 0);
+    memset(&out, 0x77, sizeof out);       /* in its place it is left alone    */
+    NULLS(kaws_kms_reencrypt(NULL, NULL, &out, &out, &w->err));
+    ALL(out, 0x77);
+}
+
+
+/* What overlaps is refused before anything is looked at, sent or written. */
+static void
+test_overlaps(void **state)
+{
+    static union { uint8_t bytes[3 * sizeof(kaws_sealed)]; size_t align; } u;
+    struct world *w = *state;
+    kaws_sealed *first = (kaws_sealed *)(void *)u.bytes, *second, other;
+    uint8_t room[40], *const at = u.bytes, *const end = at + sizeof *first;
+    uint8_t *const places[] = { at, at + 100, end - 1 };
+    kaws_bytes plain = { NULL, 10 };
+    size_t i, len = sizeof room;
+
+    second = first + 1;
+    memset(&u, 0x77, sizeof u);
+    memset(&other, 0x77, sizeof other);
+    for (i = 0; i < 3; i++) {
+        size_t *inside = (size_t *)(void *)(at + i * sizeof *inside);
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_generate_data_key(
+            w->ring, NULL, 10, places[i], first, &w->err));
+        assert_int_equal(kaws_kms_generate_data_key(NULL, NULL, 4097, places[i],
+                                                    first, NULL),
+                         KAWS_ARGUMENT);
+        plain.at = places[i];
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_encrypt(
+            w->ring, NULL, plain, first, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_decrypt(
+            w->ring, NULL, first, places[i], &len, &w->err));
+        ALL(u, 0x77);
+        *inside = 10;                     /* *plain_len in *in                */
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_decrypt(
+            w->ring, NULL, first, room, inside, &w->err));
+        assert_int_equal(*inside, 10);    /* *plain_len in `plain`            */
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_decrypt(
+            w->ring, NULL, &other, (uint8_t *)inside - i, inside, &w->err));
+        assert_int_equal(*inside, 10);
+        memset(&u, 0x77, sizeof u);
+    }
+    EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_reencrypt(
+        w->ring, NULL, first, (kaws_sealed *)(void *)(at + 8), &w->err));
+    EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_reencrypt(
+        w->ring, NULL, (kaws_sealed *)(void *)(at + 8), first, &w->err));
+    ALL(u, 0x77);
+    assert_int_equal(len, sizeof room);
+    assert_int_equal(w->f.requests, 0);
+
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_generate_data_key(   /* side by side    */
+        w->ring, NULL, 10, end, first, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_generate_data_key(
+        w->ring, NULL, 10, end - 10, second, &w->err));
+    plain.at = end - 10;
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_encrypt(w->ring, NULL, plain, second,
+                                              &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_reencrypt(w->ring, NULL, second, first,
+                                                &w->err));
 }
 
 
@@ -2728,6 +2863,7 @@ main(void)
         OPEN(test_null_for_kms), OPEN(test_null_without_an_answer),
         OPEN(test_no_error_wanted), OPEN(test_bad_contexts),
         OPEN(test_bad_blobs), OPEN(test_bad_kms_lengths),
+        OPEN(test_failures_leave_zeros), OPEN(test_overlaps),
         OPEN(test_bad_keys_and_regions), SHUT(test_bad_settings),
         SHUT(test_no_random),
 #if !defined(_WIN32)
