@@ -4759,16 +4759,21 @@ kaws__http_https_only(CURL *easy, int plain)
 static int
 kaws__http_rules(CURL *e, const char *ca_file)
 {
+    static const struct { CURLoption option; long value; } rules[] = {
+        { CURLOPT_NOSIGNAL, 1 },
+        { CURLOPT_POST, 1 },
+        { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2 },
+        { CURLOPT_SSL_VERIFYPEER, 1 },
+        { CURLOPT_SSL_VERIFYHOST, 2 },
+        { CURLOPT_FOLLOWLOCATION, 0 },
+        { CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1 },
+        { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }
+    };
     int bad = 0;
+    size_t i;
 
-    KAWS__SET(CURLOPT_NOSIGNAL, 1L);
-    KAWS__SET(CURLOPT_POST, 1L);
-    KAWS__SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    KAWS__SET(CURLOPT_SSL_VERIFYPEER, 1L);
-    KAWS__SET(CURLOPT_SSL_VERIFYHOST, 2L);
-    KAWS__SET(CURLOPT_FOLLOWLOCATION, 0L);
-    KAWS__SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-    KAWS__SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    for (i = 0; i < sizeof rules / sizeof rules[0]; i++)
+        KAWS__SET(rules[i].option, rules[i].value);
     KAWS__SET(CURLOPT_USERAGENT, "keyring_aws/" KAWS_VERSION);
     KAWS__SET(CURLOPT_WRITEFUNCTION, kaws__http_on_body);
     KAWS__SET(CURLOPT_HEADERFUNCTION, kaws__http_on_header);
@@ -5534,7 +5539,7 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
  *        kms_aim kms_aim_at kms_set_aim kms_set_timeouts kms_begin kms_left_ms
  *        kms_reply_id kms_trusts kms_foreign kms_anchor kms_unanchor
  *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_prove
- *        kms_reencrypt kms_rotate kms_ask_region kms_distrust
+ *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
@@ -6350,11 +6355,6 @@ kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 }
 
 
-/* What somebody does who keeps connections and loses count. */
-#define KAWS__MIXED_UP \
-    ": something between here and AWS KMS may be mixing up its replies"
-
-
 static kaws_status
 kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
 {
@@ -6882,11 +6882,14 @@ kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 }
 
 
-/* The connections that there are may have brought replies to other requests. */
-static void
-kaws__kms_distrust(kaws__kms *k)
+/* It shows only now that a reply was another request's, and nobody knows over
+ * which connection it came: none of those that there are is used again. */
+static kaws_status
+kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
 {
     kaws__http_distrust(&k->http);
+    return kaws__err_set(err, KAWS_REPLY, "%s: something between here and AWS "
+                         "KMS may be mixing up its replies", what);
 }
 
 
@@ -6907,7 +6910,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (status != KAWS_OK)
         return status;
     if (told) {
-        kaws__kms_distrust(k);
+        kaws__http_distrust(&k->http);    /* whose was the first answer?     */
         return KAWS_OK;
     }
     kaws__plat_lock(&k->lock);
@@ -6984,11 +6987,9 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
         status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
-    if (status == KAWS_MISMATCH && view.len > 0) {
-        kaws__kms_distrust(op->kms);
-        status = kaws__err_set(err, KAWS_REPLY, "AWS KMS opened the blob twice,"
-                               " to two different keys" KAWS__MIXED_UP);
-    }
+    if (status == KAWS_MISMATCH && view.len > 0)
+        status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob twice, to "
+                                    "two different keys", err);
     kaws_wipe(plain, sizeof plain);
     return status;
 }
@@ -9421,12 +9422,10 @@ kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
     kaws_status status = kaws__kms_decrypt(op, ctx, sealed, plain, NULL, &none,
                                            err);
 
-    if (status == KAWS_MISMATCH) {
-        kaws__kms_distrust(op->kms);
-        return kaws__err_set(err, KAWS_REPLY, "the blob that AWS KMS returned "
-                             "does not open to the key, and nothing was stored"
-                             KAWS__MIXED_UP);
-    }
+    if (status == KAWS_MISMATCH)
+        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned does "
+                                  "not open to the key, and nothing was stored",
+                                  err);
     if (status != KAWS_DENIED || err->aws[0] == '\0')
         return status;
     kaws__err_clear(err);
@@ -10050,11 +10049,9 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
     status = kaws__kms_prove(&op, &copy->bound.context, sealed,
                              copy->record.plain_len, err);
     ids[1] = kaws__kms_reply_id(&op);
-    if (status == KAWS_MISMATCH) {
-        kaws__kms_distrust(kms);
-        status = kaws__err_set(err, KAWS_REPLY, "the blob that AWS KMS "
-                               "returned is not that key's" KAWS__MIXED_UP);
-    }
+    if (status == KAWS_MISMATCH)
+        status = kaws__kms_mixed_up(kms, "the blob that AWS KMS returned is not "
+                                    "that key's", err);
     if (status == KAWS_DENIED)
         kaws__err_prefix(err, "each new blob is proved, which takes "
                               "kms:Decrypt: ");
@@ -10177,9 +10174,8 @@ kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
         twice |= w->ids[i] != 0 && w->ids[i - 1] == w->ids[i];
     if (!twice)
         return KAWS_OK;
-    kaws__kms_distrust(&w->ring->kms);
-    return kaws__err_set(err, KAWS_REPLY, "two replies to the re-wrap were the "
-                         "same, and nothing was changed" KAWS__MIXED_UP);
+    return kaws__kms_mixed_up(&w->ring->kms, "two replies to the re-wrap were "
+                              "the same, and nothing was changed", err);
 }
 
 
