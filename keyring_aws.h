@@ -369,14 +369,21 @@ typedef struct kaws_hooks {
      * none. new_len 0: take back ptr, of old_len bytes. No more is asked. */
     void *(*memory)(void *ctx, void *ptr, size_t old_len, size_t new_len);
 
-    /* Unix milliseconds. If set, timeouts are measured by it, too. */
+    /* Unix milliseconds: the time that requests are signed with, and the date
+     * of new keys. It may jump. */
     int64_t (*now_ms)(void *ctx);
+    /* Milliseconds of a clock that is never set: all durations are measured by
+     * it. If it jumps all the same, no wait gets longer than its timeout. */
+    int64_t (*ticks_ms)(void *ctx);
     void  (*sleep_ms)(void *ctx, int ms);
     int   (*random)(void *ctx, void *out, size_t len); /* 0 is ok             */
 
     /* 0: a reply came, *r has it. Else r->text says why not. It has to keep to
      * the timeouts, to check the server's certificate, and to follow no
-     * redirect. */
+     * redirect. Above all it must never hand over a reply that was not made
+     * for this request: a kept connection on which anything else has come, or
+     * whose last exchange was cut off, is not to be used again. A reply's
+     * request id that was seen before makes it KAWS_REPLY. */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
     /* What no caller waits for. Level 1 warning, 2 note. */
@@ -725,7 +732,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * ROOM 1  plat     clock, random bytes, threads, files: the only OS code
  * ==========================================================================
  * Uses: nothing
- * Gives: plat_env plat_error plat_now_ms plat_ticks_us plat_sleep_ms
+ * Gives: plat_env plat_error plat_now_ms plat_ticks_us plat_ticks_ms
+ *        plat_sleep_ms
  *        plat_random plat_symbol plat_last_slash
  *        plat_lock_init plat_lock_free plat_lock plat_unlock plat_once
  *        plat_parallel plat_pages plat_pages_free plat_large_pages
@@ -1920,6 +1928,15 @@ kaws__plat_others_hold(int fd, int slot)
 }
 
 #endif
+
+
+/* The built-in `ticks_ms` hook. */
+static int64_t
+kaws__plat_ticks_ms(void *ctx)
+{
+    (void)ctx;
+    return kaws__plat_ticks_us() / 1000;
+}
 
 
 /* ==========================================================================
@@ -3766,14 +3783,27 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
 
 
 /* ==========================================================================
- * ROOM 9  http     send one request, get one reply
+ * ROOM 9  http     send one request, get the reply that was made for it
  * ==========================================================================
- * Uses: plat err mem buf text
- * Gives: http_open http_close http_send
+ * Uses: plat err mem buf text crypto
+ * Gives: http_open http_close http_send http_done http_distrust
  *
- * Everybody above asks kaws__http_send, which asks the caller's `send` hook or
- * the built-in sender. That one keeps idle libcurl handles, each with its own
- * kept-alive connection, and lends them to as many threads as come.
+ * All requests go through kaws__http_send, which asks the caller's `send` hook
+ * or the built-in sender. HTTP/1.1 ties a reply to its request by nothing but
+ * the order on the connection, so one surplus reply would shift all that come
+ * after it: each would be taken for the answer to the next request, of whatever
+ * thread. So a connection is used again only if
+ *
+ *     its last exchange was clean     the reply was complete, its request id
+ *                                     new, and the room that knows what was
+ *                                     asked found nothing odd in it: that
+ *                                     room says so by kaws__http_done;
+ *     and it is silent now            nothing more has come, neither to the
+ *                                     socket nor to the TLS library.
+ *
+ * The built-in sender keeps idle connections, each owned by a curl_multi of its
+ * own, and lends each to one thread at a time. Each request has an easy handle
+ * of its own, so that nothing else of a reply outlives it in libcurl.
  *
  * Bytes that are secret pass through libcurl on their way. A reply is copied
  * out of libcurl's buffer and wiped there. A request that carries a plaintext
@@ -3782,11 +3812,28 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
  * write over what went before them. OpenSSL is told to wipe its own.
  */
 
+#define KAWS__HTTP_URL_MAX 192
+#define KAWS__HTTP_SEEN    256    /* request ids remembered, of each host     */
+
+enum {
+    KAWS__HTTP_REPLY,             /* there is a reply                         */
+    KAWS__HTTP_NONE,              /* there is none: r->text says why          */
+    KAWS__HTTP_SETTING,           /* there cannot be one: a setting is wrong  */
+    KAWS__HTTP_REPEATED           /* its request id was that of another       */
+};
+
+typedef struct kaws__seen {       /* the request ids of a host                */
+    struct kaws__seen *next;
+    char     url[KAWS__HTTP_URL_MAX];
+    uint64_t ids[KAWS__HTTP_SEEN];    /* digests of the last ones             */
+    unsigned count;               /* of all so far                            */
+} kaws__seen;
+
 typedef struct kaws__http {
     const kaws_hooks *hooks;
-    int (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
-    void *ctx;
-    void *sender;                 /* the built-in one, or NULL                */
+    void       *sender;           /* the built-in one; NULL: ask hooks->send  */
+    kaws__lock  lock;             /* guards `seen`                            */
+    kaws__seen *seen;
 } kaws__http;
 
 
@@ -3837,27 +3884,108 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
 
 #include <curl/curl.h>
 
-#define KAWS__HTTP_IDLE 64        /* handles kept for the next request        */
-#define KAWS__HTTP_IDLE_S 20L     /* AWS closes idle connections; so do we    */
+#define KAWS__HTTP_IDLE     64    /* connections kept for the next request          */
+#define KAWS__HTTP_IDLE_S   20    /* AWS closes idle connections; so do we    */
+
+#define KAWS__HTTP_BUILT_IN 1
+
+typedef struct kaws__conn {       /* one connection, and what owns it         */
+    CURLM        *multi;
+    curl_socket_t sock;           /* CURL_SOCKET_BAD: none that may be used   */
+    char          url[KAWS__HTTP_URL_MAX];  /* of its host                    */
+    int64_t       used_us;        /* when the last reply was complete         */
+    unsigned      era;            /* the sender's when it was lent            */
+} kaws__conn;
 
 typedef struct kaws__sender {
     const kaws_hooks *hooks;
     const char *ca_file;
-    kaws__lock  lock;             /* guards the two below                     */
+    kaws__lock  lock;             /* guards all below                         */
+    unsigned    era;              /* a conn of an older one is not kept       */
     int         count;
-    CURL       *idle[KAWS__HTTP_IDLE];
+    kaws__conn *idle[KAWS__HTTP_IDLE];    /* the last was used last           */
+    void       *pending[3];       /* the functions of kaws__http_tls          */
 } kaws__sender;
 
 typedef struct kaws__transfer {   /* one request on its way                   */
+    CURL  *easy;
     const kaws_request *q;
     kaws_reply *r;
     size_t sent;
     size_t first;                 /* where the trailing spaces begin          */
     int    too_long;
-    int    headed;                /* the headers have come to their end       */
+    int    interim;               /* this is the head of a 1xx                */
+    int    headed;                /* the reply's head has come to its end     */
+    int    tls;                   /* from then on these tell the TLS library  */
+    void  *tls_session;
     char   error[CURL_ERROR_SIZE];
 } kaws__transfer;
 
+
+/* ---- what the TLS library has read, and libcurl has not ---------------- */
+
+/* OpenSSL and its kin, before 1.1.0 by the second name. */
+static int
+kaws__http_openssl_pending(void *session, void *symbol)
+{
+    int (*pending)(const void *);
+
+    memcpy(&pending, &symbol, sizeof pending);
+    return pending(session) != 0;
+}
+
+
+static int
+kaws__http_gnutls_pending(void *session, void *symbol)
+{
+    size_t (*pending)(void *);
+
+    memcpy(&pending, &symbol, sizeof pending);
+    return pending(session) != 0;
+}
+
+
+/* One row a library; one that is not here is taken to hold something back, so
+ * its connections are used once. */
+static const struct {
+    int         backend;
+    const char *symbol;
+    int       (*pending)(void *session, void *symbol);
+} kaws__http_tls[3] = {
+    { CURLSSLBACKEND_OPENSSL, "SSL_has_pending", kaws__http_openssl_pending },
+    { CURLSSLBACKEND_OPENSSL, "SSL_pending",     kaws__http_openssl_pending },
+    { CURLSSLBACKEND_GNUTLS, "gnutls_record_check_pending",
+      kaws__http_gnutls_pending }
+};
+
+
+/* The function of that name that libcurl calls: a process can hold two OpenSSLs
+ * and the one to ask or to tell is libcurl's. */
+static void *
+kaws__http_symbol(const char *name)
+{
+    CURL *(*init)(void) = curl_easy_init;
+    void *caller;
+
+    memcpy(&caller, &init, sizeof caller);
+    return kaws__plat_symbol(name, caller);
+}
+
+
+static int
+kaws__http_tls_silent(const kaws__sender *s, const kaws__transfer *t)
+{
+    size_t i;
+
+    for (i = 0; i < 3; i++)
+        if (kaws__http_tls[i].backend == t->tls && t->tls_session != NULL &&
+            s->pending[i] != NULL)
+            return !kaws__http_tls[i].pending(t->tls_session, s->pending[i]);
+    return strncmp(t->q->url, "https:", 6) != 0;
+}
+
+
+/* ---- libcurl's callbacks ----------------------------------------------- */
 
 static size_t
 kaws__http_on_body(char *data, size_t size, size_t count, void *to)
@@ -3878,14 +4006,36 @@ kaws__http_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
+/* The TLS session can be learned only here, while libcurl is at work. */
+static void
+kaws__http_headed(kaws__transfer *t)
+{
+    struct curl_tlssessioninfo *tls = NULL;
+
+    t->headed = 1;
+    if (curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls) == CURLE_OK &&
+        tls != NULL) {
+        t->tls = (int)tls->backend;
+        t->tls_session = tls->internals;
+    }
+}
+
+
+/* Lines behind the head are the trailer of a chunked body: not for us. */
 static size_t
 kaws__http_on_header(char *data, size_t size, size_t count, void *to)
 {
     kaws__transfer *t = to;
     kaws_bytes line = { (const uint8_t *)data, size * count };
+    const char *code = line.len > 12 ? memchr(data, ' ', 9) : NULL;
 
-    t->headed = line.len > 0 && (*data == '\r' || *data == '\n');
+    if (t->headed)
+        return line.len;
+    if (line.len > 5 && memcmp(data, "HTTP/", 5) == 0)
+        t->interim = code != NULL && code[1] == '1';
     kaws__http_header(t->r, line);
+    if (line.len > 0 && (*data == '\r' || *data == '\n') && !t->interim)
+        kaws__http_headed(t);
     return line.len;
 }
 
@@ -3920,19 +4070,15 @@ kaws__http_on_seek(void *from, curl_off_t offset, int origin)
 
 
 /* Tells OpenSSL to wipe plaintext once it has been read (option 2,
- * SSL_OP_CLEANSE_PLAINTEXT; versions that do not have it ignore it). A process
- * can hold two OpenSSLs; the one to tell is the one that libcurl calls. */
+ * SSL_OP_CLEANSE_PLAINTEXT; versions that do not have it ignore it). */
 static CURLcode
 kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
 {
     uint64_t (*set_options)(void *, uint64_t);
-    CURL *(*init)(void) = curl_easy_init;
-    void *caller, *symbol;
+    void *symbol = kaws__http_symbol("SSL_CTX_set_options");
 
     (void)easy;
     (void)ignored;
-    memcpy(&caller, &init, sizeof caller);
-    symbol = kaws__plat_symbol("SSL_CTX_set_options", caller);
     if (symbol != NULL) {
         memcpy(&set_options, &symbol, sizeof set_options);
         set_options(ssl_ctx, 2);
@@ -3940,6 +4086,141 @@ kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
     return CURLE_OK;
 }
 
+
+/* ---- connections ------------------------------------------------------------- */
+
+static void
+kaws__http_conn_free(kaws__sender *s, kaws__conn *conn)
+{
+    if (conn->multi != NULL)
+        (void)curl_multi_cleanup(conn->multi);
+    kaws__mem_free(s->hooks, conn, sizeof *conn);
+}
+
+
+static kaws__conn *
+kaws__http_conn_new(kaws__sender *s, const char *url)
+{
+    kaws__conn *conn = kaws__mem_new(s->hooks, sizeof *conn);
+
+    if (conn == NULL)
+        return NULL;
+    conn->sock = CURL_SOCKET_BAD;
+    conn->multi = curl_multi_init();
+    if (conn->multi == NULL ||
+        !kaws__buf_copy_text(conn->url, sizeof conn->url, kaws__buf_of(url)) ||
+        curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) != CURLM_OK) {
+        kaws__http_conn_free(s, conn);
+        return NULL;
+    }
+    return conn;
+}
+
+
+/* Has the connection been still since the last reply? What is readable may be
+ * the connection's end, a surplus reply or a TLS ticket: we do not look. */
+static int
+kaws__http_silent(const kaws__conn *conn)
+{
+    struct curl_waitfd fd;
+    int active = 0;
+
+    if (conn->sock == CURL_SOCKET_BAD ||
+        kaws__plat_ticks_us() - conn->used_us >= KAWS__HTTP_IDLE_S * 1000000)
+        return 0;
+    fd.fd = conn->sock;
+    fd.events = CURL_WAIT_POLLIN;
+    fd.revents = 0;
+    return curl_multi_wait(conn->multi, &fd, 1, 0, &active) == CURLM_OK &&
+           active == 0 && fd.revents == 0;
+}
+
+
+/* The idle conn of that host that was used last, taken out; or NULL. */
+static kaws__conn *
+kaws__http_idle(kaws__sender *s, const char *url)
+{
+    kaws__conn *conn = NULL;
+    int i;
+
+    kaws__plat_lock(&s->lock);
+    for (i = s->count; i > 0 && conn == NULL; i--)
+        if (strcmp(s->idle[i - 1]->url, url) == 0)
+            conn = s->idle[i - 1];
+    if (conn != NULL) {
+        s->count--;
+        memmove(s->idle + i, s->idle + i + 1,
+                (size_t)(s->count - i) * sizeof *s->idle);
+    }
+    kaws__plat_unlock(&s->lock);
+    return conn;
+}
+
+
+/* A conn for the request, the caller's until kaws__http_give_back(). If its
+ * connection is not silent, the next one pushes it out: a new connection on the
+ * same curl_multi, which may have read the CA certificates already. */
+static kaws__conn *
+kaws__http_take(kaws__sender *s, const kaws_request *q)
+{
+    kaws__conn *conn = q->fresh_connection ? NULL : kaws__http_idle(s, q->url);
+
+    if (conn == NULL)
+        conn = kaws__http_conn_new(s, q->url);
+    else if (!kaws__http_silent(conn))
+        conn->sock = CURL_SOCKET_BAD;
+    if (conn != NULL) {
+        kaws__plat_lock(&s->lock);
+        conn->era = s->era;
+        kaws__plat_unlock(&s->lock);
+    }
+    return conn;
+}
+
+
+/* Keeps the conn if its connection may be used again; the one that was not used
+ * for longest makes room. */
+static void
+kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
+{
+    kaws__conn *out = conn;
+
+    if (conn == NULL)
+        return;
+    kaws__plat_lock(&s->lock);
+    if (clean && conn->sock != CURL_SOCKET_BAD && conn->era == s->era) {
+        out = NULL;
+        if (s->count == KAWS__HTTP_IDLE) {
+            out = s->idle[0];
+            s->count--;
+            memmove(s->idle, s->idle + 1, (size_t)s->count * sizeof *s->idle);
+        }
+        s->idle[s->count++] = conn;
+    }
+    kaws__plat_unlock(&s->lock);
+    if (out != NULL)
+        kaws__http_conn_free(s, out);
+}
+
+
+static void
+kaws__http_close_idle(kaws__sender *s)
+{
+    kaws__conn *idle[KAWS__HTTP_IDLE];
+    int count;
+
+    kaws__plat_lock(&s->lock);
+    s->era++;
+    count = s->count;
+    memcpy(idle, s->idle, sizeof idle);
+    s->count = 0;
+    kaws__plat_unlock(&s->lock);
+    while (count > 0)
+        kaws__http_conn_free(s, idle[--count]);
+}
+
+
+/* ---- one request ------------------------------------------------------- */
 
 static int
 kaws__http_is_openssl(void)
@@ -3966,114 +4247,71 @@ kaws__http_https_only(CURL *easy, int plain)
 }
 
 
-/* What holds for every request of a handle. The last four are wishes, which
- * an older libcurl may not know; the rest must be had. */
-static CURL *
-kaws__http_easy(kaws__sender *s)
+#define KAWS__SET(option, value) \
+    bad |= curl_easy_setopt(e, option, value) != CURLE_OK
+
+
+/* What holds for every request. The last two are wishes, which an older libcurl
+ * may not know; the rest must be had. Heads of a proxy's answer to CONNECT are
+ * kept from us, for with libcurl before 8.1 a plain proxy could spoil the heap
+ * by one. */
+static int
+kaws__http_rules(CURL *e, const char *ca_file)
 {
-    CURL *e = curl_easy_init();
     int bad = 0;
 
-    if (e == NULL)
-        return NULL;
-    bad |= curl_easy_setopt(e, CURLOPT_NOSIGNAL, 1L) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_POST, 1L) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_SSLVERSION,
-                            (long)CURL_SSLVERSION_TLSv1_2) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_SSL_VERIFYPEER, 1L) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_SSL_VERIFYHOST, 2L) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_FOLLOWLOCATION, 0L) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_HTTP_VERSION,
-                            (long)CURL_HTTP_VERSION_1_1) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_USERAGENT,
-                            "keyring_aws/" KAWS_VERSION) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_WRITEFUNCTION,
-                            kaws__http_on_body) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_HEADERFUNCTION,
-                            kaws__http_on_header) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_READFUNCTION,
-                            kaws__http_on_read) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_SEEKFUNCTION,
-                            kaws__http_on_seek) != CURLE_OK;
-    if (s->ca_file != NULL)
-        bad |= curl_easy_setopt(e, CURLOPT_CAINFO, s->ca_file) != CURLE_OK;
-    if (bad) {
-        curl_easy_cleanup(e);
-        return NULL;
-    }
+    KAWS__SET(CURLOPT_NOSIGNAL, 1L);
+    KAWS__SET(CURLOPT_POST, 1L);
+    KAWS__SET(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    KAWS__SET(CURLOPT_SSL_VERIFYPEER, 1L);
+    KAWS__SET(CURLOPT_SSL_VERIFYHOST, 2L);
+    KAWS__SET(CURLOPT_FOLLOWLOCATION, 0L);
+    KAWS__SET(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    KAWS__SET(CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    KAWS__SET(CURLOPT_USERAGENT, "keyring_aws/" KAWS_VERSION);
+    KAWS__SET(CURLOPT_WRITEFUNCTION, kaws__http_on_body);
+    KAWS__SET(CURLOPT_HEADERFUNCTION, kaws__http_on_header);
+    KAWS__SET(CURLOPT_READFUNCTION, kaws__http_on_read);
+    KAWS__SET(CURLOPT_SEEKFUNCTION, kaws__http_on_seek);
+    if (ca_file != NULL)
+        KAWS__SET(CURLOPT_CAINFO, ca_file);
     if (kaws__http_is_openssl())
         (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_FUNCTION, kaws__http_on_ssl);
     (void)curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
-    (void)curl_easy_setopt(e, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-#if LIBCURL_VERSION_NUM >= 0x074100
-    (void)curl_easy_setopt(e, CURLOPT_MAXAGE_CONN, KAWS__HTTP_IDLE_S);
-#endif
-    return e;
-}
-
-
-/* What changes from request to request. A body that is no secret is handed over
- * whole, and goes out with the headers in one piece. */
-static int
-kaws__http_aim(CURL *e, kaws__transfer *t, struct curl_slist *headers)
-{
-    const kaws_request *q = t->q;
-    const char *whole = t->first == q->body.len ? (const char *)q->body.at
-                                                : NULL;
-    long once = q->fresh_connection ? 1L : 0L;
-    int plain = strncmp(q->url, "http:", 5) == 0, bad = 0;
-
-    bad |= curl_easy_setopt(e, CURLOPT_URL, q->url) != CURLE_OK;
-    bad |= kaws__http_https_only(e, plain);
-    /* Plain HTTP is for this machine alone, so no proxy may get it. */
-    bad |= curl_easy_setopt(e, CURLOPT_PROXY, plain ? "" : NULL) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_HTTPHEADER, headers) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_POSTFIELDSIZE_LARGE,
-                            (curl_off_t)q->body.len) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_POSTFIELDS, whole) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_TIMEOUT_MS,
-                            (long)q->timeout_ms) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_CONNECTTIMEOUT_MS,
-                            (long)q->connect_timeout_ms) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_FRESH_CONNECT, once) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_FORBID_REUSE, once) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_ERRORBUFFER, t->error) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_WRITEDATA, t) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_HEADERDATA, t) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_READDATA, t) != CURLE_OK;
-    bad |= curl_easy_setopt(e, CURLOPT_SEEKDATA, t) != CURLE_OK;
     return !bad;
 }
 
 
-static CURL *
-kaws__http_take(kaws__sender *s)
+/* What this request is. A body that is no secret is handed over whole, and goes
+ * out with the headers in one piece. Plain HTTP is for this machine alone, so
+ * no proxy may get it. */
+static int
+kaws__http_aim(CURL *e, kaws__transfer *t, int fresh,
+               struct curl_slist *headers)
 {
-    CURL *e = NULL;
+    const kaws_request *q = t->q;
+    const char *whole = t->first == q->body.len ? (const char *)q->body.at
+                                                : NULL;
+    int plain = strncmp(q->url, "http:", 5) == 0, bad = 0;
 
-    kaws__plat_lock(&s->lock);
-    if (s->count > 0)
-        e = s->idle[--s->count];
-    kaws__plat_unlock(&s->lock);
-    return e != NULL ? e : kaws__http_easy(s);
+    KAWS__SET(CURLOPT_URL, q->url);
+    bad |= kaws__http_https_only(e, plain);
+    KAWS__SET(CURLOPT_PROXY, plain ? "" : NULL);
+    KAWS__SET(CURLOPT_HTTPHEADER, headers);
+    KAWS__SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)q->body.len);
+    KAWS__SET(CURLOPT_POSTFIELDS, whole);
+    KAWS__SET(CURLOPT_TIMEOUT_MS, (long)q->timeout_ms);
+    KAWS__SET(CURLOPT_CONNECTTIMEOUT_MS, (long)q->connect_timeout_ms);
+    KAWS__SET(CURLOPT_FRESH_CONNECT, fresh ? 1L : 0L);
+    KAWS__SET(CURLOPT_ERRORBUFFER, t->error);
+    KAWS__SET(CURLOPT_WRITEDATA, t);
+    KAWS__SET(CURLOPT_HEADERDATA, t);
+    KAWS__SET(CURLOPT_READDATA, t);
+    KAWS__SET(CURLOPT_SEEKDATA, t);
+    return !bad;
 }
 
-
-static void
-kaws__http_give_back(kaws__sender *s, CURL *e)
-{
-    (void)curl_easy_setopt(e, CURLOPT_ERRORBUFFER, NULL);
-    (void)curl_easy_setopt(e, CURLOPT_HTTPHEADER, NULL);
-    (void)curl_easy_setopt(e, CURLOPT_POSTFIELDS, NULL);
-    kaws__plat_lock(&s->lock);
-    if (s->count < KAWS__HTTP_IDLE) {
-        s->idle[s->count++] = e;
-        e = NULL;
-    }
-    kaws__plat_unlock(&s->lock);
-    if (e != NULL)
-        curl_easy_cleanup(e);
-}
+#undef KAWS__SET
 
 
 static struct curl_slist *
@@ -4095,46 +4333,119 @@ kaws__http_lines(const char *const *headers)
 }
 
 
-static int
-kaws__http_curl(void *ctx, const kaws_request *q, kaws_reply *r)
+/* Until libcurl is done. An old one has no socket to wait for while its
+ * resolver is at work: then we look again after a moment. */
+static CURLcode
+kaws__http_perform(CURLM *multi, CURL *e)
 {
-    kaws__sender *s = ctx;
-    kaws__transfer t;
-    struct curl_slist *headers = kaws__http_lines(q->headers);
-    CURL *e = headers != NULL ? kaws__http_take(s) : NULL;
-    CURLcode code = CURLE_OUT_OF_MEMORY;
-    const char *words;
+    int running = 1, active, pause = 1, left;
+    CURLMsg *done;
+    CURLMcode bad = curl_multi_add_handle(multi, e);
+
+    while (bad == CURLM_OK && running > 0) {
+        bad = curl_multi_perform(multi, &running);
+        if (bad != CURLM_OK || running == 0)
+            break;
+        bad = curl_multi_wait(multi, NULL, 0, 1000, &active);
+        if (active == 0)
+            kaws__plat_sleep_ms(NULL, pause);
+        pause = active == 0 && pause < 16 ? pause * 2 : 1;
+    }
+    done = curl_multi_info_read(multi, &left);
+    return bad == CURLM_OK && done != NULL ? done->data.result
+                                           : CURLE_OUT_OF_MEMORY;
+}
+
+
+/* Whether the connection may be used again, as far as it is known here. The
+ * reply must have come over a new connection, or the one that was silent. */
+static CURLcode
+kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
+                  const kaws__transfer *t, CURLcode code)
+{
+    curl_socket_t before = conn->sock, sock = CURL_SOCKET_BAD;
+    long opened = 0;
+
+    conn->sock = CURL_SOCKET_BAD;
+    if (code == CURLE_OK && !t->headed)
+        return CURLE_PARTIAL_FILE;        /* libcurl is content with less    */
+    if (code != CURLE_OK)
+        return code;
+    (void)curl_easy_getinfo(t->easy, CURLINFO_ACTIVESOCKET, &sock);
+    (void)curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &opened);
+    if (opened == 0 && (before == CURL_SOCKET_BAD ||
+                        (sock != CURL_SOCKET_BAD && sock != before)))
+        return CURLE_RECV_ERROR;
+    if (sock != CURL_SOCKET_BAD && kaws__http_tls_silent(s, t)) {
+        conn->sock = sock;
+        conn->used_us = kaws__plat_ticks_us();
+    }
+    return CURLE_OK;
+}
+
+
+/* What libcurl's code means to us, and its words for it. */
+static int
+kaws__http_outcome(const kaws__transfer *t, CURLcode code)
+{
+    kaws_reply *r = t->r;
+    const char *words = t->error[0] != '\0' ? t->error
+                                            : curl_easy_strerror(code);
     long http = 0;
 
+    if (code == CURLE_OK || t->too_long)
+        (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
+    r->http = (int)http;
+    if (t->too_long)
+        r->body_len = r->body_max + 1;
+    if (code == CURLE_OK || t->too_long)
+        return KAWS__HTTP_REPLY;
+    if (code == CURLE_OUT_OF_MEMORY && t->sent > 0)
+        words = "out of memory, or a header of the reply is far too long";
+    kaws__http_keep(r->text, sizeof r->text, kaws__buf_of(words));
+    if (code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
+        code == CURLE_UNSUPPORTED_PROTOCOL ||
+        strncmp(words, "Unsupported proxy", 17) == 0)
+        return KAWS__HTTP_SETTING;
+    return KAWS__HTTP_NONE;
+}
+
+
+static int
+kaws__http_curl(kaws__sender *s, const kaws_request *q, kaws_reply *r,
+                kaws__conn **lent)
+{
+    struct curl_slist *headers = kaws__http_lines(q->headers);
+    kaws__conn *conn = headers != NULL ? kaws__http_take(s, q) : NULL;
+    CURLcode code = CURLE_OUT_OF_MEMORY;
+    kaws__transfer t;
+    int outcome;
+
     memset(&t, 0, sizeof t);
+    t.easy = conn != NULL ? curl_easy_init() : NULL;
     t.q = q;
     t.r = r;
     t.first = q->body.len;
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    if (e != NULL && kaws__http_aim(e, &t, headers))
-        code = curl_easy_perform(e);
-    if (code == CURLE_OK && !t.headed)
-        code = CURLE_PARTIAL_FILE;        /* libcurl is content with less    */
-    if (code == CURLE_OK)
-        (void)curl_easy_getinfo(e, CURLINFO_RESPONSE_CODE, &http);
-    if (t.too_long) {
-        (void)curl_easy_getinfo(e, CURLINFO_RESPONSE_CODE, &http);
-        r->body_len = r->body_max + 1;
-        code = CURLE_OK;
+    if (t.easy != NULL && kaws__http_rules(t.easy, s->ca_file) &&
+        kaws__http_aim(t.easy, &t, conn->sock == CURL_SOCKET_BAD, headers)) {
+        code = kaws__http_perform(conn->multi, t.easy);
+        code = kaws__http_settle(s, conn, &t, code);
     }
-    r->http = (int)http;
-    if (code != CURLE_OK) {
-        words = t.error[0] != '\0' ? t.error : curl_easy_strerror(code);
-        kaws__http_keep(r->text, sizeof r->text, kaws__buf_of(words));
+    outcome = kaws__http_outcome(&t, code);
+    if (t.easy != NULL) {
+        (void)curl_multi_remove_handle(conn->multi, t.easy);
+        curl_easy_cleanup(t.easy);
     }
-    if (e != NULL)
-        kaws__http_give_back(s, e);
     curl_slist_free_all(headers);
     kaws_wipe(&t, sizeof t);
-    return code != CURLE_OK;
+    *lent = conn;
+    return outcome;
 }
 
+
+/* ---- the sender's life ------------------------------------------------- */
 
 static void
 kaws__http_global(void)
@@ -4149,12 +4460,15 @@ kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
 {
     static kaws__once once = KAWS__ONCE;
     kaws__sender *s = kaws__mem_new(hooks, sizeof *s);
+    size_t i;
 
     kaws__plat_once(&once, kaws__http_global);
     if (s == NULL)
         return NULL;
     s->hooks = hooks;
     s->ca_file = ca_file;
+    for (i = 0; i < 3; i++)
+        s->pending[i] = kaws__http_symbol(kaws__http_tls[i].symbol);
     if (kaws__plat_lock_init(&s->lock) != 0) {
         kaws__mem_free(hooks, s, sizeof *s);
         return NULL;
@@ -4175,17 +4489,45 @@ kaws__http_sender_free(void *sender)
 
     if (s == NULL)
         return;
-    while (s->count > 0)
-        curl_easy_cleanup(s->idle[--s->count]);
+    kaws__http_close_idle(s);
     kaws__plat_lock_free(&s->lock);
     kaws__mem_free(s->hooks, s, sizeof *s);
 }
 
-#define KAWS__HTTP_SENDER kaws__http_curl
-
 #else
 
-#define KAWS__HTTP_SENDER NULL
+#define KAWS__HTTP_BUILT_IN 0
+
+typedef void kaws__conn;
+typedef void kaws__sender;
+
+
+static int
+kaws__http_curl(kaws__sender *s, const kaws_request *q, kaws_reply *r,
+                kaws__conn **lent)
+{
+    (void)s;
+    (void)q;
+    (void)r;
+    *lent = NULL;
+    return KAWS__HTTP_NONE;
+}
+
+
+static void
+kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
+{
+    (void)s;
+    (void)conn;
+    (void)clean;
+}
+
+
+static void
+kaws__http_close_idle(kaws__sender *s)
+{
+    (void)s;
+}
 
 
 static void *
@@ -4212,18 +4554,18 @@ static kaws_status
 kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
                 kaws_error *err)
 {
-    http->hooks = hooks;
-    http->send = hooks->send;
-    http->ctx = hooks->ctx;
-    http->sender = NULL;
-    if (http->send != NULL)
-        return KAWS_OK;
-    http->send = KAWS__HTTP_SENDER;
-    if (http->send == NULL)
+    memset(http, 0, sizeof *http);
+    if (hooks->send == NULL && !KAWS__HTTP_BUILT_IN)
         return kaws__err_set(err, KAWS_CONFIG, "built without libcurl "
                              "(KEYRING_AWS_NO_CURL): kaws_config.hooks.send "
                              "has to be set");
-    http->ctx = http->sender = kaws__http_sender(hooks, ca_file);
+    if (kaws__plat_lock_init(&http->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: no "
+                             "lock");
+    http->hooks = hooks;                  /* from here on it can be closed   */
+    if (hooks->send != NULL)
+        return KAWS_OK;
+    http->sender = kaws__http_sender(hooks, ca_file);
     if (http->sender == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: out "
                              "of memory");
@@ -4234,16 +4576,91 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
 static void
 kaws__http_close(kaws__http *http)
 {
+    kaws__seen *row;
+
+    if (http->hooks == NULL)
+        return;
     kaws__http_sender_free(http->sender);
-    http->sender = NULL;
+    while ((row = http->seen) != NULL) {
+        http->seen = row->next;
+        kaws__mem_free(http->hooks, row, sizeof *row);
+    }
+    kaws__plat_lock_free(&http->lock);
+    memset(http, 0, sizeof *http);
 }
 
 
-/* 0, or the reply's `text` says why there is none. */
-static int
-kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r)
+/* A request id in eight bytes. */
+static uint64_t
+kaws__http_digest(const char *request_id)
 {
-    int failed;
+    uint8_t digest[32];
+    uint64_t n;
+
+    kaws__crypto_sha256(digest, kaws__buf_of(request_id));
+    memcpy(&n, digest, sizeof n);
+    return n;
+}
+
+
+/* With the lock held: the ids of that host; NULL if there is no memory. */
+static kaws__seen *
+kaws__http_ids(kaws__http *http, const char *url)
+{
+    kaws__seen *row = http->seen;
+
+    while (row != NULL && strcmp(row->url, url) != 0)
+        row = row->next;
+    if (row == NULL) {
+        row = kaws__mem_new(http->hooks, sizeof *row);
+        if (row == NULL)
+            return NULL;
+        kaws__http_keep(row->url, sizeof row->url, kaws__buf_of(url));
+        row->next = http->seen;
+        http->seen = row;
+    }
+    return row;
+}
+
+
+/* Notes the request id of a reply. AWS makes one for each request, so a reply
+ * that repeats one answers another request. */
+static int
+kaws__http_first(kaws__http *http, const char *url, kaws_reply *r)
+{
+    kaws__seen *row;
+    unsigned i = 0, known = 0;
+    uint64_t id;
+
+    if (r->request_id[0] == '\0')
+        return KAWS__HTTP_REPLY;
+    id = kaws__http_digest(r->request_id);
+    kaws__plat_lock(&http->lock);
+    row = kaws__http_ids(http, url);
+    if (row != NULL) {
+        known = row->count < KAWS__HTTP_SEEN ? row->count : KAWS__HTTP_SEEN;
+        while (i < known && row->ids[i] != id)
+            i++;
+        if (i == known)
+            row->ids[row->count++ % KAWS__HTTP_SEEN] = id;
+    }
+    kaws__plat_unlock(&http->lock);
+    if (row == NULL) {
+        kaws__http_keep(r->text, sizeof r->text, kaws__buf_of("out of memory"));
+        return KAWS__HTTP_NONE;
+    }
+    return i == known ? KAWS__HTTP_REPLY : KAWS__HTTP_REPEATED;
+}
+
+
+/* Sends the request. What comes back as *lent is to be handed to http_done as
+ * soon as the reply was judged. */
+static int
+kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
+                void **lent)
+{
+    kaws__conn *conn = NULL;
+    int outcome;
 
     r->http = 0;
     r->body_len = 0;
@@ -4251,10 +4668,39 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r)
     r->retry_after_ms = -1;
     r->request_id[0] = '\0';
     r->text[0] = '\0';
-    failed = http->send(http->ctx, q, r);
+    if (http->sender != NULL)
+        outcome = kaws__http_curl(http->sender, q, r, &conn);
+    else
+        outcome = http->hooks->send(http->hooks->ctx, q, r) != 0
+                ? KAWS__HTTP_NONE : KAWS__HTTP_REPLY;
+    *lent = conn;
     r->request_id[sizeof r->request_id - 1] = '\0';
     r->text[sizeof r->text - 1] = '\0';
-    return failed || r->http == 0;
+    if (outcome == KAWS__HTTP_REPLY && r->http == 0)
+        outcome = KAWS__HTTP_NONE;
+    if (outcome == KAWS__HTTP_REPLY)
+        outcome = kaws__http_first(http, q->url, r);
+    return outcome;
+}
+
+
+/* The reply was judged. Clean: it was well formed, and fits what was asked.
+ * Otherwise the connection is closed. */
+static void
+kaws__http_done(kaws__http *http, void *lent, int clean)
+{
+    if (lent != NULL)
+        kaws__http_give_back(http->sender, lent, clean);
+}
+
+
+/* Something shows only now that an earlier reply was not its request's, and
+ * nobody knows which: no connection of today is used again. */
+static void
+kaws__http_distrust(kaws__http *http)
+{
+    if (http->sender != NULL)
+        kaws__http_close_idle(http->sender);
 }
 
 
@@ -4520,16 +4966,18 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
  * ==========================================================================
  * Uses: plat err mem buf text json sigv4 http creds
  * Gives: kms_open kms_close kms_arn kms_region_ok kms_region kms_set_region
- *        kms_aim kms_aim_at kms_set_aim kms_set_timeouts kms_budget_ms
- *        kms_ticks_ms kms_trusts kms_foreign kms_anchor kms_unanchor
- *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_dry_decrypt
- *        kms_reencrypt kms_rotate kms_ask_region
+ *        kms_aim kms_aim_at kms_set_aim kms_set_timeouts kms_begin kms_left_ms
+ *        kms_trusts kms_foreign kms_anchor kms_unanchor kms_anchored
+ *        kms_generate kms_encrypt kms_decrypt kms_prove kms_reencrypt
+ *        kms_rotate kms_ask_region kms_distrust
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
- * a reply that speaks of another key than we asked for is no reply.
+ * a reply that speaks of another key than we asked for is no reply. The
+ * connection that brought such a reply is not used again.
  *
- * An aim is a KMS key and the region to ask. Where there is an ARN, its region
+ * An operation is what a caller asked for: one call or a few, which share its
+ * time. An aim is a KMS key and the region to ask. Where there is an ARN, its region
  * is the aim's, so an old entry stays readable whatever the settings say now.
  */
 
@@ -4560,8 +5008,16 @@ typedef struct kaws__kms {
     char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;
+    int         no_dry_runs;      /* this KMS knows none, and that was noted  */
     uint64_t    requests, errors, retries, time_us;
 } kaws__kms;
+
+typedef struct kaws__op {         /* an operation: see above                  */
+    kaws__kms  *kms;
+    int         connect_timeout_ms, timeout_ms;
+    int64_t     begun_ms;         /* ticks                                    */
+    char        request_id[64];   /* of its last reply                        */
+} kaws__op;
 
 
 /* ---- names of AWS ------------------------------------------------------ */
@@ -4913,24 +5369,35 @@ kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
-static int
-kaws__kms_budget_ms(kaws__kms *k)
-{
-    int ms;
+/* ---- operations -------------------------------------------------------- */
 
+static kaws__op
+kaws__kms_begin(kaws__kms *k)
+{
+    kaws__op op;
+
+    memset(&op, 0, sizeof op);
+    op.kms = k;
+    op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
     kaws__plat_lock(&k->lock);
-    ms = k->timeout_ms;
+    op.connect_timeout_ms = k->connect_timeout_ms;
+    op.timeout_ms = k->timeout_ms;
     kaws__plat_unlock(&k->lock);
-    return ms;
+    return op;
 }
 
 
-/* For budgets: the clock that never jumps, unless a clock was given to us. */
-static int64_t
-kaws__kms_ticks_ms(kaws__kms *k)
+/* What is left of its time: whatever the clock says, 0 to all of it. */
+static int
+kaws__kms_left_ms(const kaws__op *op)
 {
-    return k->hooks->now_ms == kaws__plat_now_ms
-         ? kaws__plat_ticks_us() / 1000 : k->hooks->now_ms(k->hooks->ctx);
+    const kaws_hooks *hooks = op->kms->hooks;
+    int64_t now = hooks->ticks_ms(hooks->ctx), went;
+
+    if (now <= op->begun_ms)
+        return op->timeout_ms;
+    went = now - op->begun_ms;
+    return went < op->timeout_ms ? (int)(op->timeout_ms - went) : 0;
 }
 
 
@@ -5030,6 +5497,8 @@ kaws__kms_http_faults[] = {
                                      "AWS KMS?" } },
     { 401, 401, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
     { 403, 403, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
+    { 408, 408, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
+    { 425, 425, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
     { 429, 429, { "", KAWS_THROTTLED, KAWS__SLOW, "call less often" } },
     { 500, 500, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
     { 501, 501, { "", KAWS_SERVICE, 0, "is that AWS KMS?" } },
@@ -5068,6 +5537,7 @@ kaws__kms_fault(const char *type, int http)
 /* ---- one call ---------------------------------------------------------- */
 
 typedef struct kaws__call {
+    kaws__op   *op;
     const char *action;           /* "Decrypt"                                */
     kaws__aim   aim;
     kaws__buf   body, token_line;
@@ -5078,33 +5548,48 @@ typedef struct kaws__call {
     char        authorization[512];   /* a header line, too                   */
     const char *headers[8];
     int         once;             /* repeat it only if throttled              */
+    int         fresh;            /* over a new connection                    */
     int         dry;              /* DryRunOperation is what we hope for      */
     int         secret;           /* the body holds a plaintext               */
-    int         attempt;
-    int         clock_mended, creds_renewed;
+    void       *lent;             /* the connection, until it is known        */
+    int         clean;            /* whether it may be used again             */
+    int         attempt;          /* which one this is                        */
+    int         clock_mended, creds_renewed;      /* tries beyond those       */
     unsigned    generation;
     int64_t     signed_at;
-    int64_t     tried_ms, deadline_ms;    /* ticks                            */
+    int         left_ms;          /* when the last try began                  */
 } kaws__call;
 
 
 static void
-kaws__kms_call_begin(kaws__kms *k, kaws__call *c, const char *action,
+kaws__kms_call_begin(kaws__op *op, kaws__call *c, const char *action,
                      const kaws__aim *aim)
 {
     memset(c, 0, sizeof *c);
+    c->op = op;
     c->action = action;
     c->aim = *aim;
-    kaws__buf_init(&c->body, k->hooks);
-    kaws__buf_init(&c->token_line, k->hooks);
+    kaws__buf_init(&c->body, op->kms->hooks);
+    kaws__buf_init(&c->token_line, op->kms->hooks);
     kaws__json_begin(&c->body);
 }
 
 
+/* The reply was looked at: is the connection good for another? */
 static void
-kaws__kms_call_end(kaws__kms *k, kaws__call *c)
+kaws__kms_call_judged(kaws__call *c)
 {
-    kaws__mem_free(k->hooks, c->r.body, KAWS__KMS_REPLY_MAX);
+    kaws__http_done(&c->op->kms->http, c->lent, c->clean);
+    c->lent = NULL;
+    c->clean = 0;
+}
+
+
+static void
+kaws__kms_call_end(kaws__call *c)
+{
+    kaws__kms_call_judged(c);
+    kaws__mem_free(c->op->kms->hooks, c->r.body, KAWS__KMS_REPLY_MAX);
     kaws__buf_free(&c->body);
     kaws__buf_free(&c->token_line);
     kaws_wipe(c, sizeof *c);
@@ -5248,10 +5733,11 @@ kaws__kms_type(char out[64], kaws_bytes type)
 
 
 static kaws_status
-kaws__kms_nonsense(const kaws__call *c, const char *why, kaws_error *err)
+kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
 {
     char id[64] = "";              /* all of it: err gets a copy */
 
+    c->clean = 0;
     kaws__text_show(id, sizeof id, kaws__buf_of(c->r.request_id));
     if (err != NULL) {
         err->http = c->r.http;
@@ -5284,7 +5770,8 @@ kaws__kms_may_show(const kaws__call *c, kaws_bytes message)
 }
 
 
-/* A reply other than 200: fills the error, returns what follows. */
+/* A reply other than 200: fills the error, returns what follows. Only an error
+ * of KMS's own leaves the connection clean. */
 static const kaws__fault *
 kaws__kms_refused(kaws__call *c, kaws_error *err)
 {
@@ -5302,9 +5789,12 @@ kaws__kms_refused(kaws__call *c, kaws_error *err)
         message = said[1].value.at != NULL ? said[1].value : said[2].value;
     }
     fault = kaws__kms_fault(type, c->r.http);
+    c->clean = type[0] != '\0' && c->r.http >= 400 && c->r.http <= 499 &&
+               c->r.http != 408 && c->r.http != 425;
     if (fault->status == KAWS_OK) {
         if (c->dry)
             return NULL;
+        c->clean = 0;                     /* the answer to a dry run         */
         fault = kaws__kms_fault("", 200);
     }
     if (message.len > sizeof shown)
@@ -5326,50 +5816,88 @@ kaws__kms_refused(kaws__call *c, kaws_error *err)
 }
 
 
+/* There is no reply, or it is another request's. */
+static const kaws__fault *
+kaws__kms_unanswered(kaws__call *c, int outcome, kaws_error *err)
+{
+    static const kaws__fault network = { "", KAWS_NETWORK, KAWS__LATER, "" };
+    static const kaws__fault setting = { "", KAWS_CONFIG, 0, "" };
+    static const kaws__fault repeated = { "", KAWS_REPLY, KAWS__LATER, "" };
+    char words[128];
+
+    kaws__text_quote(words, sizeof words, kaws__buf_of(c->r.text));
+    if (outcome == KAWS__HTTP_REPEATED) {
+        (void)kaws__kms_nonsense(c, "an earlier reply had the same request id, "
+                                 "so it answers another request", err);
+        return &repeated;
+    }
+    if (outcome == KAWS__HTTP_SETTING) {
+        (void)kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
+                            "%s: %s; check the endpoint, ca_file and the "
+                            "proxy", c->host, c->action, words);
+        return &setting;
+    }
+    (void)kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for %s: "
+                        "%s", c->host, c->action, words);
+    return &network;
+}
+
+
+/* A reply of 200: takes the members that are wanted. */
+static const kaws__fault *
+kaws__kms_granted(kaws__call *c, kaws__member *want, size_t count,
+                  kaws_error *err)
+{
+    static const kaws__fault final = { "", KAWS_REPLY, 0, "" };
+    const char *wrong;
+    char words[128];
+    size_t offset;
+
+    if (want == NULL)
+        return NULL;
+    wrong = kaws__json_read(c->r.body, c->r.body_len, want, count, &offset);
+    c->clean = wrong == NULL;
+    if (wrong == NULL)
+        return NULL;
+    (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
+                   (unsigned long)offset);
+    (void)kaws__kms_nonsense(c, words, err);
+    return &final;
+}
+
+
 /* Signs and sends once. Returns NULL when KMS granted it: the members are then
  * filled. Otherwise fills the error and returns what follows from it. */
 static const kaws__fault *
 kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
               kaws_error *err)
 {
-    static const kaws__fault network = { "", KAWS_NETWORK, KAWS__LATER, "" };
     static const kaws__fault final = { "", KAWS_REPLY, 0, "" };
     static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
     const kaws__fault *fault = NULL;
-    int64_t now = kaws__kms_ticks_ms(k), left = c->deadline_ms - now;
     int64_t started = kaws__plat_ticks_us();
     const char *wrong = kaws__kms_call_sign(k, c);
-    char words[128];
-    size_t offset;
+    int outcome;
 
-    c->tried_ms = now;
     kaws__err_clear(err);
     if (wrong != NULL || c->token_line.failed) {
         (void)kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
                             wrong != NULL ? wrong : "out of memory");
         return &memory;
     }
-    c->q.timeout_ms = left > 1 ? (int)left : 1;
-    if (kaws__http_send(&k->http, &c->q, &c->r)) {
-        (void)kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for "
-                            "%s: %s", c->host, c->action,
-                            kaws__text_quote(words, sizeof words,
-                                             kaws__buf_of(c->r.text)));
-        fault = &network;
+    c->left_ms = kaws__kms_left_ms(c->op);
+    c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
+    outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
+    memcpy(c->op->request_id, c->r.request_id, sizeof c->op->request_id);
+    if (outcome != KAWS__HTTP_REPLY) {
+        fault = kaws__kms_unanswered(c, outcome, err);
     } else if (c->r.body_len > c->r.body_max) {
         (void)kaws__kms_nonsense(c, "it is longer than 16384 bytes", err);
         fault = &final;
     } else if (c->r.http != 200) {
         fault = kaws__kms_refused(c, err);
-    } else if (want != NULL) {
-        wrong = kaws__json_read(c->r.body, c->r.body_len, want, count,
-                                &offset);
-        if (wrong != NULL) {
-            (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
-                           (unsigned long)offset);
-            (void)kaws__kms_nonsense(c, words, err);
-            fault = &final;
-        }
+    } else {
+        fault = kaws__kms_granted(c, want, count, err);
     }
     kaws__kms_count_request(k, started, fault != NULL);
     return fault;
@@ -5387,11 +5915,18 @@ kaws__kms_mend_clock(kaws__kms *k, kaws__call *c)
         (off <= 240 && off >= -240))
         return 0;
     kaws__plat_lock(&k->lock);
-    k->clock_offset_s = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
+    off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
+    if (off <= 240 && off >= -240)
+        off = 0;                          /* it was set in the meantime      */
+    k->clock_offset_s = off;
     kaws__plat_unlock(&k->lock);
-    kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds off that "
-                  "of AWS: requests are signed with AWS's time; set the clock",
-                  (long)off);
+    if (off == 0)
+        kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
+                      "AWS again: requests are signed with its time");
+    else
+        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds off "
+                      "that of AWS: requests are signed with AWS's time; set "
+                      "the clock", (long)off);
     return 1;
 }
 
@@ -5425,8 +5960,7 @@ kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
     int may = (fault->then & KAWS__SLOW) ||
               ((fault->then & KAWS__LATER) && !c->once);
     uint16_t chance = 0xffff;
-    int64_t now;
-    int i;
+    int left, i;
 
     if (!may || c->attempt >= k->max_attempts)
         return 0;
@@ -5438,11 +5972,12 @@ kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
     if (c->r.retry_after_ms > delay)
         delay = c->r.retry_after_ms < delay + 5000 ? c->r.retry_after_ms
                                                    : delay + 5000;
-    now = kaws__kms_ticks_ms(k);
-    if (now + delay + (now - c->tried_ms) >= c->deadline_ms)
+    left = kaws__kms_left_ms(c->op);
+    if (delay + (c->left_ms - left) >= left)
         return 0;                         /* it would take as long again     */
     if (delay > 0)
         k->hooks->sleep_ms(k->hooks->ctx, (int)delay);
+    c->attempt++;
     kaws__plat_lock(&k->lock);
     k->retries++;
     kaws__plat_unlock(&k->lock);
@@ -5466,44 +6001,40 @@ kaws__kms_call_ready(kaws__kms *k, kaws__call *c, kaws_error *err)
     c->q.url = c->url;
     c->q.headers = c->headers;
     c->q.body = kaws__buf_view(&c->body);
-    c->q.fresh_connection = c->once;
-    kaws__plat_lock(&k->lock);
-    c->q.connect_timeout_ms = k->connect_timeout_ms;
-    c->deadline_ms = k->timeout_ms;
-    kaws__plat_unlock(&k->lock);
-    c->deadline_ms += kaws__kms_ticks_ms(k);
+    c->q.fresh_connection = c->once || c->fresh;
+    c->q.connect_timeout_ms = c->op->connect_timeout_ms;
+    c->attempt = 1;
     return KAWS_OK;
 }
 
 
 /* Sends the call until it is granted, refused for good, or out of time. */
 static kaws_status
-kaws__kms_send(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
+kaws__kms_send(kaws__call *c, kaws__member *want, size_t count,
                kaws_error *err)
 {
+    kaws__kms *k = c->op->kms;
     const kaws__fault *fault;
     kaws_status status;
     size_t used;
+    int tries;
 
     status = kaws__kms_call_ready(k, c, err);
     if (status != KAWS_OK)
         return status;
-    for (;;) {
-        c->attempt++;
+    do {
         fault = kaws__kms_try(k, c, want, count, err);
         if (fault == NULL) {
             kaws__err_clear(err);
             return KAWS_OK;
         }
-        if (kaws__kms_mend(k, c, fault))
-            continue;
-        if (!kaws__kms_wait(k, c, fault))
-            break;
-    }
-    if (err != NULL && c->attempt > 1) {
+        kaws__kms_call_judged(c);
+    } while (kaws__kms_mend(k, c, fault) || kaws__kms_wait(k, c, fault));
+    tries = c->attempt + c->clock_mended + c->creds_renewed;
+    if (err != NULL && tries > 1) {
         used = strlen(err->text);
         (void)snprintf(err->text + used, sizeof err->text - used,
-                       " (%d attempts)", c->attempt);
+                       " (%d attempts)", tries);
     }
     return fault->status;
 }
@@ -5513,7 +6044,7 @@ kaws__kms_send(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
 
 /* The members of a reply that seals: the blob, the key, its material. */
 static kaws_status
-kaws__kms_take_sealed(const kaws__call *c, const kaws__member *blob,
+kaws__kms_take_sealed(kaws__call *c, const kaws__member *blob,
                       const kaws__member *key, const kaws__member *material,
                       kaws_sealed *out, kaws_error *err)
 {
@@ -5538,7 +6069,7 @@ kaws__kms_take_sealed(const kaws__call *c, const kaws__member *blob,
 
 
 static kaws_status
-kaws__kms_take_plain(const kaws__call *c, const kaws__member *plain,
+kaws__kms_take_plain(kaws__call *c, const kaws__member *plain,
                      uint8_t *out, size_t *len, kaws_error *err)
 {
     if (plain->value.at == NULL ||
@@ -5562,7 +6093,7 @@ kaws__kms_is(const kaws__member *member, const char *text)
 /* A new key of `len` bytes, made by KMS. `plain` may be NULL: then the bytes
  * never leave KMS, and no reply ever holds them. */
 static kaws_status
-kaws__kms_generate(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
+kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
                    size_t len, uint8_t *plain, kaws_sealed *out,
                    kaws_error *err)
 {
@@ -5574,7 +6105,7 @@ kaws__kms_generate(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
     kaws_status status;
     size_t got = len;
 
-    kaws__kms_call_begin(k, &c, plain != NULL
+    kaws__kms_call_begin(op, &c, plain != NULL
                          ? "GenerateDataKey"
                          : "GenerateDataKeyWithoutPlaintext", aim);
     kaws__kms_put_text(&c, "KeyId", aim->key_id);
@@ -5582,7 +6113,7 @@ kaws__kms_generate(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
     kaws__json_number(&c.body, len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
     kaws__json_end(&c.body);
-    status = kaws__kms_send(k, &c, want, 4, err);
+    status = kaws__kms_send(&c, want, 4, err);
     if (status == KAWS_OK)
         status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
                                        err);
@@ -5594,16 +6125,16 @@ kaws__kms_generate(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
                                     "asked for", err);
     }
     if (status == KAWS_OK)
-        status = kaws__kms_learn(k, aim, out->kms_key_arn, err);
+        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
     if (status != KAWS_OK && plain != NULL)
         kaws_wipe(plain, len);
-    kaws__kms_call_end(k, &c);
+    kaws__kms_call_end(&c);
     return status;
 }
 
 
 static kaws_status
-kaws__kms_encrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
+kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
                   kaws_bytes plain, kaws_sealed *out, kaws_error *err)
 {
     kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
@@ -5614,7 +6145,7 @@ kaws__kms_encrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
     uint8_t *spaces;
     size_t rinse;
 
-    kaws__kms_call_begin(k, &c, "Encrypt", aim);
+    kaws__kms_call_begin(op, &c, "Encrypt", aim);
     kaws__kms_put_text(&c, "KeyId", aim->key_id);
     kaws__kms_put_data(&c, "Plaintext", plain);
     c.secret = 1;
@@ -5624,13 +6155,13 @@ kaws__kms_encrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
     spaces = kaws__buf_grow(&c.body, rinse);
     if (spaces != NULL)
         memset(spaces, ' ', rinse);
-    status = kaws__kms_send(k, &c, want, 3, err);
+    status = kaws__kms_send(&c, want, 3, err);
     if (status == KAWS_OK)
         status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
                                        err);
     if (status == KAWS_OK)
-        status = kaws__kms_learn(k, aim, out->kms_key_arn, err);
-    kaws__kms_call_end(k, &c);
+        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
+    kaws__kms_call_end(&c);
     return status;
 }
 
@@ -5638,15 +6169,15 @@ kaws__kms_encrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
 /* Begins a call that opens a blob: the KMS key is pinned, and must be one of
  * an account that we trust, before anything is sent. */
 static kaws_status
-kaws__kms_open_blob(kaws__kms *k, kaws__call *c, const kaws_context *ctx,
+kaws__kms_open_blob(kaws__op *op, kaws__call *c, const kaws_context *ctx,
                     const kaws_sealed *in, kaws_error *err)
 {
     kaws_bytes blob = { in->blob, in->blob_len };
     kaws__aim aim;
 
     memset(&aim, 0, sizeof aim);
-    kaws__kms_call_begin(k, c, "Decrypt", &aim);
-    if (!kaws__kms_trusts(k, in->kms_key_arn))
+    kaws__kms_call_begin(op, c, "Decrypt", &aim);
+    if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
         return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
                                  "KMS key", err);
     (void)kaws__kms_aim_at(&c->aim, in->kms_key_arn, "", NULL);
@@ -5658,66 +6189,136 @@ kaws__kms_open_blob(kaws__kms *k, kaws__call *c, const kaws_context *ctx,
 
 
 /* *len: in, the room at `plain`; out, how long the key is, 0 on failure. A key
- * that is longer than the room is not copied. */
+ * that is longer than the room is not copied. If `expect` has a length, the key
+ * must have it, and its bytes if there are any, or it is MISMATCH: then the
+ * connection, too, may have brought the reply to another request. */
 static kaws_status
-kaws__kms_decrypt(kaws__kms *k, const kaws_context *ctx, const kaws_sealed *in,
-                  uint8_t *plain, size_t *len, kaws_error *err)
+kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
+                  kaws_bytes expect, uint8_t *plain, size_t *len,
+                  kaws_error *err)
 {
     kaws__member want[] = { { "Plaintext", { NULL, 0 } },
                             { "KeyId",     { NULL, 0 } } };
     uint8_t clear[KAWS_PLAIN_MAX];
     kaws__call c;
     size_t room = *len, got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(k, &c, ctx, in, err);
+    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, err);
 
     if (status == KAWS_OK) {
         kaws__json_end(&c.body);
-        status = kaws__kms_send(k, &c, want, 2, err);
+        status = kaws__kms_send(&c, want, 2, err);
     }
     if (status == KAWS_OK && !kaws__kms_is(&want[1], in->kms_key_arn))
         status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
                                     "asked for", err);
     if (status == KAWS_OK)
         status = kaws__kms_take_plain(&c, &want[0], clear, &got, err);
+    if (status == KAWS_OK && expect.len > 0 &&
+        (got != expect.len ||
+         (expect.at != NULL && memcmp(clear, expect.at, got) != 0))) {
+        c.clean = 0;
+        status = kaws__err_set(err, KAWS_MISMATCH, "the blob opens to %lu "
+                               "bytes that are not the %lu that were sealed",
+                               (unsigned long)got, (unsigned long)expect.len);
+    }
     kaws_wipe(plain, room);
     *len = status == KAWS_OK ? got : 0;
-    if (*len <= room)
+    if (*len <= room && room > 0)
         memcpy(plain, clear, *len);
     kaws_wipe(clear, sizeof clear);
-    kaws__kms_call_end(k, &c);
+    kaws__kms_call_end(&c);
     return status;
 }
 
 
-/* Would KMS open this blob for us? It says so with an error of its own; a KMS
- * that knows no dry run opens it, and we look no further. */
-static kaws_status
-kaws__kms_dry_decrypt(kaws__kms *k, const kaws_context *ctx,
-                      const kaws_sealed *in, kaws_error *err)
-{
-    kaws__member want[] = { { "KeyId", { NULL, 0 } } };
-    kaws__call c;
-    kaws_status status = kaws__kms_open_blob(k, &c, ctx, in, err);
+/* ---- proofs ------------------------------------------------------------ */
 
+/* Asks whether KMS would open the blob, once. *told: it said so by an error of
+ * its own, DryRunOperation. If it opened it instead, over a fresh connection
+ * that has to be the right key. */
+static kaws_status
+kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
+                  size_t len, int fresh, int *told, kaws_error *err)
+{
+    kaws__member want[] = { { "Plaintext", { NULL, 0 } },
+                            { "KeyId",     { NULL, 0 } } };
+    uint8_t clear[KAWS_PLAIN_MAX];
+    kaws__call c;
+    size_t got = sizeof clear;
+    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, err);
+
+    *told = 0;
     if (status == KAWS_OK) {
         kaws__json_name(&c.body, "DryRun");
         kaws__json_true(&c.body);
         kaws__json_end(&c.body);
         c.dry = 1;
-        status = kaws__kms_send(k, &c, want, 1, err);
+        c.fresh = fresh;
+        status = kaws__kms_send(&c, fresh ? want : NULL, 2, err);
+        *told = status == KAWS_OK && c.r.http != 200;
     }
-    if (status == KAWS_OK && c.r.http == 200 &&
-        !kaws__kms_is(&want[0], in->kms_key_arn))
-        status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
-                                    "asked for", err);
-    kaws__kms_call_end(k, &c);
+    if (status == KAWS_OK && !*told && fresh) {
+        if (!kaws__kms_is(&want[1], in->kms_key_arn))
+            status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
+                                        "asked for", err);
+        if (status == KAWS_OK)
+            status = kaws__kms_take_plain(&c, &want[0], clear, &got, err);
+        if (status == KAWS_OK && got != len)
+            status = kaws__kms_nonsense(&c, "Plaintext has another length than "
+                                        "the key", err);
+    }
+    if (!*told)
+        c.clean = 0;
+    kaws_wipe(clear, sizeof clear);
+    kaws__kms_call_end(&c);
     return status;
 }
 
 
+/* The connections that there are may have brought replies to other requests. */
+static void
+kaws__kms_distrust(kaws__kms *k)
+{
+    kaws__http_distrust(&k->http);
+}
+
+
+/* Would KMS open this blob for us, to a key of that length? A 200 is no answer:
+ * it may be that to another request. So KMS is then asked once more, over a
+ * fresh connection; a second one comes from a KMS that knows no dry run. */
+static kaws_status
+kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
+                size_t len, kaws_error *err)
+{
+    kaws__kms *k = op->kms;
+    int told, noted;
+    kaws_status status = kaws__kms_dry_run(op, ctx, in, len, 0, &told, err);
+
+    if (status != KAWS_OK || told)
+        return status;
+    status = kaws__kms_dry_run(op, ctx, in, len, 1, &told, err);
+    if (status != KAWS_OK)
+        return status;
+    if (told) {
+        kaws__kms_distrust(k);
+        return KAWS_OK;
+    }
+    kaws__plat_lock(&k->lock);
+    noted = k->no_dry_runs;
+    k->no_dry_runs = 1;
+    kaws__plat_unlock(&k->lock);
+    if (!noted)
+        kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
+                      "it is asked about; that AWS KMS would not");
+    return KAWS_OK;
+}
+
+
+/* ---- the other actions ------------------------------------------------- */
+
 /* From one KMS key to another of the same region: no plaintext leaves KMS. */
 static kaws_status
-kaws__kms_reencrypt_near(kaws__kms *k, const kaws__aim *aim,
+kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
                          const kaws_context *ctx, const kaws_sealed *in,
                          kaws_sealed *out, kaws_error *err)
 {
@@ -5729,14 +6330,14 @@ kaws__kms_reencrypt_near(kaws__kms *k, const kaws__aim *aim,
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(k, &c, "ReEncrypt", aim);
+    kaws__kms_call_begin(op, &c, "ReEncrypt", aim);
     kaws__kms_put_data(&c, "CiphertextBlob", blob);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
     kaws__kms_put_text(&c, "DestinationKeyId", aim->key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
     kaws__json_end(&c.body);
-    status = kaws__kms_send(k, &c, want, 4, err);
+    status = kaws__kms_send(&c, want, 4, err);
     if (status == KAWS_OK && !kaws__kms_is(&want[3], in->kms_key_arn))
         status = kaws__kms_nonsense(&c, "SourceKeyId is not the KMS key that "
                                     "was asked for", err);
@@ -5744,32 +6345,38 @@ kaws__kms_reencrypt_near(kaws__kms *k, const kaws__aim *aim,
         status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
                                        err);
     if (status == KAWS_OK)
-        status = kaws__kms_learn(k, aim, out->kms_key_arn, err);
-    kaws__kms_call_end(k, &c);
+        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
+    kaws__kms_call_end(&c);
     return status;
 }
 
 
-/* To a KMS key of another region, KMS has no way but through us. */
+/* To a KMS key of another region, KMS has no way but through us. A wrong key
+ * that is sealed under the right name could never be told: so the key is opened
+ * a second time, and must be the same. */
 static kaws_status
-kaws__kms_reencrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
+kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
                     const kaws_sealed *in, kaws_sealed *out, kaws_error *err)
 {
+    static const kaws_bytes any = { NULL, 0 };
     uint8_t plain[KAWS_PLAIN_MAX];
     kaws_bytes view = { plain, sizeof plain };
+    size_t none = 0;
     kaws__aim from;
     kaws_status status;
 
     memset(&from, 0, sizeof from);
-    if (!kaws__kms_trusts(k, in->kms_key_arn))
+    if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
         return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
                                  "KMS key", err);
     (void)kaws__kms_aim_at(&from, in->kms_key_arn, "", NULL);
     if (strcmp(from.region, aim->region) == 0)
-        return kaws__kms_reencrypt_near(k, aim, ctx, in, out, err);
-    status = kaws__kms_decrypt(k, ctx, in, plain, &view.len, err);
+        return kaws__kms_reencrypt_near(op, aim, ctx, in, out, err);
+    status = kaws__kms_decrypt(op, ctx, in, any, plain, &view.len, err);
     if (status == KAWS_OK)
-        status = kaws__kms_encrypt(k, aim, ctx, view, out, err);
+        status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
     kaws_wipe(plain, sizeof plain);
     return status;
 }
@@ -5778,23 +6385,23 @@ kaws__kms_reencrypt(kaws__kms *k, const kaws__aim *aim, const kaws_context *ctx,
 /* Sent at most once, for a KMS key can be rotated only so many times. The aim
  * must be an ARN: aliases are not taken. */
 static kaws_status
-kaws__kms_rotate(kaws__kms *k, const kaws__aim *aim, kaws_error *err)
+kaws__kms_rotate(kaws__op *op, const kaws__aim *aim, kaws_error *err)
 {
     kaws__member want[] = { { "KeyId", { NULL, 0 } } };
     kaws__call c;
     kaws_status status;
     const char *id = strchr(aim->key_id, '/');
 
-    kaws__kms_call_begin(k, &c, "RotateKeyOnDemand", aim);
+    kaws__kms_call_begin(op, &c, "RotateKeyOnDemand", aim);
     kaws__kms_put_text(&c, "KeyId", aim->key_id);
     kaws__json_end(&c.body);
     c.once = 1;
-    status = kaws__kms_send(k, &c, want, 1, err);
+    status = kaws__kms_send(&c, want, 1, err);
     if (status == KAWS_OK && !kaws__kms_is(&want[0], aim->key_id) &&
         (id == NULL || !kaws__kms_is(&want[0], id + 1)))
         status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
                                     "asked for", err);
-    kaws__kms_call_end(k, &c);
+    kaws__kms_call_end(&c);
     return status;
 }
 
@@ -5802,16 +6409,16 @@ kaws__kms_rotate(kaws__kms *k, const kaws__aim *aim, kaws_error *err)
 /* Does KMS answer us in that region? The aim's ARN is of another one, so what
  * it answers is a refusal, but any refusal by KMS itself proves it. */
 static kaws_status
-kaws__kms_ask_region(kaws__kms *k, const kaws__aim *aim, kaws_error *err)
+kaws__kms_ask_region(kaws__op *op, const kaws__aim *aim, kaws_error *err)
 {
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(k, &c, "DescribeKey", aim);
+    kaws__kms_call_begin(op, &c, "DescribeKey", aim);
     kaws__kms_put_text(&c, "KeyId", aim->key_id);
     kaws__json_end(&c.body);
-    status = kaws__kms_send(k, &c, NULL, 0, err);
-    kaws__kms_call_end(k, &c);
+    status = kaws__kms_send(&c, NULL, 0, err);
+    kaws__kms_call_end(&c);
     if ((status == KAWS_DENIED || status == KAWS_KMS_KEY ||
          status == KAWS_ARGUMENT) && err->aws[0] != '\0') {
         kaws__err_clear(err);
@@ -5916,6 +6523,7 @@ kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
 {
     kaws_status status;
 
+    memset(k, 0, sizeof *k);
     k->endpoint = cfg->endpoint;
     k->accounts = cfg->accounts;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
@@ -7386,6 +7994,7 @@ struct kaws {
     kaws__file   file;
     kaws__cache  cache;
     kaws__sha256 state;           /* over the whole file                      */
+    int          unproved;        /* a key was stored so, and that was noted  */
     int          rewrapping;
     uint64_t     rewrap_done, rewrap_total;
 };
@@ -7857,6 +8466,8 @@ kaws__ring_hooks(kaws_hooks *hooks)
         hooks->memory = kaws__mem_builtin;
     if (hooks->now_ms == NULL)
         hooks->now_ms = kaws__plat_now_ms;
+    if (hooks->ticks_ms == NULL)
+        hooks->ticks_ms = kaws__plat_ticks_ms;
     if (hooks->sleep_ms == NULL)
         hooks->sleep_ms = kaws__plat_sleep_ms;
     if (hooks->random == NULL)
@@ -8010,16 +8621,14 @@ kaws_close(kaws *ring)
 /* Seals a throw-away byte with the aim, and asks whether KMS would open it
  * again. `sealed` tells the ARN and the material that sealed it. */
 static kaws_status
-kaws__ring_prove(kaws *ring, const kaws__aim *aim, kaws_sealed *sealed,
+kaws__ring_prove(kaws__op *op, const kaws__aim *aim, kaws_sealed *sealed,
                  kaws_error *err)
 {
-    kaws_status status = kaws__kms_generate(&ring->kms, aim,
-                                            &kaws__ring_app_context, 1, NULL,
-                                            sealed, err);
+    kaws_status status = kaws__kms_generate(op, aim, &kaws__ring_app_context,
+                                            1, NULL, sealed, err);
 
     if (status == KAWS_OK)
-        status = kaws__kms_dry_decrypt(&ring->kms, &kaws__ring_app_context,
-                                       sealed, err);
+        status = kaws__kms_prove(op, &kaws__ring_app_context, sealed, 1, err);
     return status;
 }
 
@@ -8029,6 +8638,7 @@ KAWS_API kaws_status
 kaws_check(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
+    kaws__op op;
     kaws__aim aim;
     kaws_sealed sealed;
     kaws_status status;
@@ -8037,9 +8647,10 @@ kaws_check(kaws *ring, kaws_error *err)
     kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
+    op = kaws__kms_begin(&ring->kms);
     status = kaws__kms_aim(&ring->kms, &aim, err);
     if (status == KAWS_OK)
-        status = kaws__ring_prove(ring, &aim, &sealed, err);
+        status = kaws__ring_prove(&op, &aim, &sealed, err);
     return status;
 }
 
@@ -8047,15 +8658,15 @@ kaws_check(kaws *ring, kaws_error *err)
 /* The aim that new keys are sealed with, by its ARN: what an alias or an id
  * means is asked of KMS, and so is whether the key works. */
 static kaws_status
-kaws__ring_exact(kaws *ring, kaws__aim *exact, kaws_sealed *sealed,
+kaws__ring_exact(kaws__op *op, kaws__aim *exact, kaws_sealed *sealed,
                  kaws_error *err)
 {
     kaws__aim aim;
-    kaws_status status = kaws__kms_aim(&ring->kms, &aim, err);
+    kaws_status status = kaws__kms_aim(op->kms, &aim, err);
 
     if (status == KAWS_OK)
-        status = kaws__kms_generate(&ring->kms, &aim, &kaws__ring_app_context,
-                                    1, NULL, sealed, err);
+        status = kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
+                                    sealed, err);
     if (status == KAWS_OK) {
         memset(exact, 0, sizeof *exact);
         status = kaws__kms_aim_at(exact, sealed->kms_key_arn, "", err);
@@ -8067,16 +8678,16 @@ kaws__ring_exact(kaws *ring, kaws__aim *exact, kaws_sealed *sealed,
 /* What is trusted hangs on the account of the KMS key. If the settings name it
  * by id or alias, and KMS could not be asked before, ask now. */
 static kaws_status
-kaws__ring_know_home(kaws *ring, kaws_error *err)
+kaws__ring_know_home(kaws__op *op, kaws_error *err)
 {
     kaws__aim aim;
     kaws_sealed sealed;
 
-    if (kaws__kms_anchored(&ring->kms) ||
-        kaws__kms_aim(&ring->kms, &aim, NULL) != KAWS_OK)
+    if (kaws__kms_anchored(op->kms) ||
+        kaws__kms_aim(op->kms, &aim, NULL) != KAWS_OK)
         return KAWS_OK;
-    return kaws__kms_generate(&ring->kms, &aim, &kaws__ring_app_context, 1,
-                              NULL, &sealed, err);
+    return kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
+                              &sealed, err);
 }
 
 
@@ -8156,6 +8767,7 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
 {
     kaws_error spare;
     kaws_bytes key_id, user_id;
+    kaws__op op;
     kaws__aim aim;
     kaws__bound bound;
     kaws_sealed sealed;
@@ -8170,13 +8782,47 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
                                    err);
     if (status != KAWS_OK)
         return status;
+    op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_generate(&ring->kms, &aim, &bound.context, len, NULL,
-                                &sealed, err);
+    status = kaws__kms_generate(&op, &aim, &bound.context, len, NULL, &sealed,
+                                err);
     if (status == KAWS_OK)
         status = kaws__ring_keep(ring, key_id, user_id, type, len, &sealed,
                                  err);
     return status;
+}
+
+
+/* Has KMS open what it sealed just now: it must be the key. Who may not decrypt
+ * cannot have it proved, and keeps it all the same; that is noted once. */
+static kaws_status
+kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
+                     const kaws_sealed *sealed, kaws_bytes plain,
+                     kaws_error *err)
+{
+    size_t none = 0;
+    int noted;
+    kaws_status status = kaws__kms_decrypt(op, ctx, sealed, plain, NULL, &none,
+                                           err);
+
+    if (status == KAWS_MISMATCH) {
+        kaws__kms_distrust(op->kms);
+        return kaws__err_set(err, KAWS_REPLY, "the blob that AWS KMS returned "
+                             "does not open to the key, so nothing was stored; "
+                             "is something between here and AWS KMS mixing up "
+                             "its replies?");
+    }
+    if (status != KAWS_DENIED || err->aws[0] == '\0')
+        return status;
+    kaws__err_clear(err);
+    kaws__plat_lock(&ring->lock);
+    noted = ring->unproved;
+    ring->unproved = 1;
+    kaws__plat_unlock(&ring->lock);
+    if (!noted)
+        kaws__err_log(&ring->hooks, 2, "keys are stored without the proof that "
+                      "AWS KMS opens them again: that takes kms:Decrypt");
+    return KAWS_OK;
 }
 
 
@@ -8187,6 +8833,7 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
 {
     kaws_error spare;
     kaws_bytes key_id, user_id;
+    kaws__op op;
     kaws__aim aim;
     kaws__bound bound;
     kaws_sealed sealed;
@@ -8200,9 +8847,12 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
                                    err);
     if (status != KAWS_OK)
         return status;
+    op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_encrypt(&ring->kms, &aim, &bound.context, plain,
-                               &sealed, err);
+    status = kaws__kms_encrypt(&op, &aim, &bound.context, plain, &sealed, err);
+    if (status == KAWS_OK)
+        status = kaws__ring_prove_key(ring, &op, &bound.context, &sealed,
+                                      plain, err);
     if (status == KAWS_OK)
         status = kaws__ring_keep(ring, key_id, user_id, type, plain.len,
                                  &sealed, err);
@@ -8276,14 +8926,17 @@ static kaws_status
 kaws__ring_open_copy(kaws *ring, const kaws__copy *copy, kaws_key *key,
                      kaws_error *err)
 {
+    kaws__op op = kaws__kms_begin(&ring->kms);
+    kaws_bytes expect = { NULL, 0 };
     char shown[96];
     size_t len = key->len;
-    kaws_status status = kaws__ring_know_home(ring, err);
+    kaws_status status = kaws__ring_know_home(&op, err);
 
+    expect.len = len;
     if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&ring->kms, &copy->bound.context,
-                                   &copy->sealed, key->bytes, &len, err);
-    if (status == KAWS_OK && len != key->len)
+        status = kaws__kms_decrypt(&op, &copy->bound.context, &copy->sealed,
+                                   expect, key->bytes, &len, err);
+    if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' has another "
                                "length than its entry says",
                                kaws__text_show(shown, sizeof shown,
@@ -8495,19 +9148,19 @@ kaws_walk_end(kaws_walk *walk)
  * exist, or is denied, tells no account; then an id or alias is of our creds'
  * own, and an ARN has to be listed. */
 static kaws_status
-kaws__ring_may_use(kaws *ring, const char *kms_key_id, kaws_error *err)
+kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
 {
     kaws__arn arn;
     int whole = kaws__kms_arn(kaws__buf_of(kms_key_id), &arn);
-    int trusted = !whole || kaws__kms_trusts(&ring->kms, kms_key_id);
-    kaws_status status = kaws__ring_know_home(ring, err);
+    int trusted = !whole || kaws__kms_trusts(op->kms, kms_key_id);
+    kaws_status status = kaws__ring_know_home(op, err);
 
     if (trusted && (status == KAWS_KMS_KEY || status == KAWS_DENIED)) {
         kaws__err_clear(err);
         return KAWS_OK;
     }
-    if (status == KAWS_OK && whole && kaws__kms_anchored(&ring->kms) &&
-        !kaws__kms_trusts(&ring->kms, kms_key_id))
+    if (status == KAWS_OK && whole && kaws__kms_anchored(op->kms) &&
+        !kaws__kms_trusts(op->kms, kms_key_id))
         return kaws__kms_foreign(kms_key_id, "that is the KMS key", err);
     return status;
 }
@@ -8518,6 +9171,7 @@ KAWS_API kaws_status
 kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
 {
     kaws_error spare;
+    kaws__op op;
     kaws__aim aim;
     kaws_sealed sealed;
     char region[KAWS__KMS_REGION_MAX + 1];
@@ -8531,13 +9185,14 @@ kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
                                    err);
     memset(&aim, 0, sizeof aim);
     kaws__plat_lock(&ring->settings);
+    op = kaws__kms_begin(&ring->kms);
     kaws__kms_region(&ring->kms, region);
     status = kaws__kms_aim_at(&aim, kms_key_id, region, err);
     if (status == KAWS_OK)
-        status = kaws__ring_may_use(ring, kms_key_id, err);
+        status = kaws__ring_may_use(&op, kms_key_id, err);
     known = kaws__kms_anchored(&ring->kms);
     if (status == KAWS_OK)
-        status = kaws__ring_prove(ring, &aim, &sealed, err);
+        status = kaws__ring_prove(&op, &aim, &sealed, err);
     if (status == KAWS_OK)
         kaws__kms_set_aim(&ring->kms, &aim, sealed.kms_key_arn);
     else if (!known)
@@ -8551,6 +9206,7 @@ kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
 static kaws_status
 kaws__ring_try_region(kaws *ring, const char *region, kaws_error *err)
 {
+    kaws__op op = kaws__kms_begin(&ring->kms);
     kaws__aim aim, there;
     kaws_sealed sealed;
     kaws__arn arn;
@@ -8564,9 +9220,9 @@ kaws__ring_try_region(kaws *ring, const char *region, kaws_error *err)
     if (kaws__kms_arn(kaws__buf_of(aim.key_id), &arn)) {
         /* The ARN's own region goes on to be asked for this key. */
         if (strcmp(aim.region, region) != 0)
-            status = kaws__kms_ask_region(&ring->kms, &there, err);
+            status = kaws__kms_ask_region(&op, &there, err);
     } else {
-        status = kaws__ring_prove(ring, &there, &sealed, err);
+        status = kaws__ring_prove(&op, &there, &sealed, err);
         if (status == KAWS_OK)
             kaws__kms_set_aim(&ring->kms, &there, sealed.kms_key_arn);
     }
@@ -8623,43 +9279,50 @@ kaws_reload_creds(kaws *ring, kaws_error *err)
 }
 
 
-/* Waits until KMS seals with other material than `before`: a rotation is not
- * done when it is granted. */
+/* Asks until KMS seals with other material than `before`: a rotation is not
+ * done when it is granted. Gives up after the timeout, by the clock or, if that
+ * stands still, by its own pauses. */
 static kaws_status
-kaws__ring_await_rotation(kaws *ring, const kaws__aim *aim,
-                          const kaws_sealed *before, kaws_error *err)
+kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
+                        const kaws_sealed *before, kaws_error *err)
 {
-    int64_t end = kaws__kms_ticks_ms(&ring->kms) +
-                  kaws__kms_budget_ms(&ring->kms);
-    int pause = 100;
+    kaws__op wait = kaws__kms_begin(&ring->kms), op;
+    int pause = 100, paused = 0;
     kaws_sealed now;
     kaws_status status;
 
-    if (before->key_material_id[0] == '\0')
-        return KAWS_OK;                   /* this KMS does not say           */
     for (;;) {
-        status = kaws__kms_generate(&ring->kms, aim, &kaws__ring_app_context,
-                                    1, NULL, &now, err);
+        op = kaws__kms_begin(&ring->kms);
+        status = kaws__kms_generate(&op, aim, &kaws__ring_app_context, 1, NULL,
+                                    &now, err);
         if (status != KAWS_OK ||
             strcmp(now.key_material_id, before->key_material_id) != 0)
+            return status;
+        if (pause >= kaws__kms_left_ms(&wait) || paused >= wait.timeout_ms)
             break;
-        if (kaws__kms_ticks_ms(&ring->kms) + pause >= end) {
-            kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation "
-                          "of %s, but still seals with the old key material: "
-                          "re-wrap the keys later", aim->key_id);
-            break;
-        }
         ring->hooks.sleep_ms(ring->hooks.ctx, pause);
+        paused += pause;
         pause = pause < 1600 ? pause * 2 : pause;
     }
-    if (status == KAWS_OK)
-        return KAWS_OK;
+    kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s, "
+                  "but still seals with the old key material: re-wrap the keys "
+                  "later", aim->key_id);
+    return KAWS_OK;
+}
+
+
+static void
+kaws__ring_await_rotation(kaws *ring, const kaws__aim *aim,
+                          const kaws_sealed *before, kaws_error *err)
+{
+    if (before->key_material_id[0] == '\0' ||    /* this KMS does not say    */
+        kaws__ring_see_rotation(ring, aim, before, err) == KAWS_OK)
+        return;
     /* Granted is granted: what failed is only our look at it. */
     kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s; "
                   "whether it is done could not be seen: %s", aim->key_id,
                   err->text);
     kaws__err_clear(err);
-    return KAWS_OK;
 }
 
 
@@ -8668,6 +9331,7 @@ KAWS_API kaws_status
 kaws_rotate_kms_key(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
+    kaws__op op;
     kaws__aim exact;
     kaws_sealed before;
     kaws_status status;
@@ -8676,11 +9340,13 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
     kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    status = kaws__ring_exact(ring, &exact, &before, err);
+    op = kaws__kms_begin(&ring->kms);
+    status = kaws__ring_exact(&op, &exact, &before, err);
+    op = kaws__kms_begin(&ring->kms);
     if (status == KAWS_OK)
-        status = kaws__kms_rotate(&ring->kms, &exact, err);
+        status = kaws__kms_rotate(&op, &exact, err);
     if (status == KAWS_OK)
-        status = kaws__ring_await_rotation(ring, &exact, &before, err);
+        kaws__ring_await_rotation(ring, &exact, &before, err);
     return status;
 }
 
@@ -8695,6 +9361,7 @@ typedef struct kaws__rewrap {
     kaws__aim     aim;            /* the target, fixed at the start           */
     uint64_t      next, limit;    /* serials                                  */
     kaws__place  *fresh;
+    uint64_t     *ids;            /* of their two replies, digests            */
     size_t        claimed, max;
     size_t        renewed;        /* how many have other material than before */
     kaws_status   status;
@@ -8749,20 +9416,68 @@ kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
 }
 
 
+/* Has the blob sealed anew, and KMS say that it would open what came back as
+ * this very key. ids: of the replies. */
+static kaws_status
+kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
+                  uint64_t ids[2], kaws_error *err)
+{
+    kaws__kms *kms = &w->ring->kms;
+    kaws__op op = kaws__kms_begin(kms);
+    kaws_status status = kaws__kms_reencrypt(&op, &w->aim,
+                                             &copy->bound.context,
+                                             &copy->sealed, sealed, err);
+
+    ids[0] = kaws__http_digest(op.request_id);
+    if (status != KAWS_OK)
+        return status;
+    op = kaws__kms_begin(kms);
+    status = kaws__kms_prove(&op, &copy->bound.context, sealed,
+                             copy->record.plain_len, err);
+    ids[1] = kaws__http_digest(op.request_id);
+    if (status == KAWS_MISMATCH) {
+        kaws__kms_distrust(kms);
+        status = kaws__err_set(err, KAWS_REPLY, "the blob that AWS KMS "
+                               "returned is not that key's; is something "
+                               "between here and AWS KMS mixing up its "
+                               "replies?");
+    }
+    return status;
+}
+
+
+/* The first failure is the re-wrap's. With the lock held. */
+static void
+kaws__ring_rewrap_fail(kaws__rewrap *w, const kaws__copy *copy,
+                       const kaws_error *err)
+{
+    char shown[96];
+    size_t used;
+
+    if (w->status != KAWS_OK)
+        return;
+    w->status = err->status;
+    w->err = *err;
+    used = (size_t)snprintf(w->err.text, sizeof w->err.text, "re-wrapping the "
+                            "key '%s' failed, and nothing was changed: ",
+                            kaws__text_show(shown, sizeof shown,
+                                            copy->record.key_id));
+    (void)snprintf(w->err.text + used, sizeof w->err.text - used, "%s",
+                   err->text);
+}
+
+
 static void
 kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
 {
     kaws *ring = w->ring;
     kaws_sealed sealed;
     kaws_error err;
-    char shown[96];
     kaws__entry *e = NULL;
-    size_t used;
     kaws_status status;
 
     kaws__err_clear(&err);
-    status = kaws__kms_reencrypt(&ring->kms, &w->aim, &copy->bound.context,
-                                 &copy->sealed, &sealed, &err);
+    status = kaws__ring_reseal(w, copy, &sealed, w->ids + 2 * index, &err);
     if (status == KAWS_OK) {
         e = kaws__ring_rewrapped(ring, copy, &sealed);
         if (e == NULL)
@@ -8775,16 +9490,8 @@ kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
         (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
          strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0))
         w->renewed++;
-    if (status != KAWS_OK && w->status == KAWS_OK) {
-        w->status = status;
-        w->err = err;
-        used = (size_t)snprintf(w->err.text, sizeof w->err.text, "re-wrapping "
-                                "the key '%s' failed, and nothing was changed: "
-                                , kaws__text_show(shown, sizeof shown,
-                                                  copy->record.key_id));
-        (void)snprintf(w->err.text + used, sizeof w->err.text - used, "%s",
-                       err.text);
-    }
+    if (status != KAWS_OK)
+        kaws__ring_rewrap_fail(w, copy, &err);
     kaws__plat_unlock(&ring->lock);
 }
 
@@ -8808,6 +9515,59 @@ kaws__ring_rewrap_worker(void *arg)
     while (kaws__ring_rewrap_claim(w, copy, &index))
         kaws__ring_rewrap_one(w, copy, index);
     kaws__mem_free(&ring->hooks, copy, sizeof *copy);
+}
+
+
+/* ---- no two keys may have got the same ---- */
+
+static int
+kaws__ring_by_number(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+
+static int
+kaws__ring_by_blob(const void *a, const void *b)
+{
+    const kaws__place *x = a, *y = b;
+    kaws__record r, q;
+
+    (void)kaws__store_parse(kaws__cache_record(x->entry), &r);
+    (void)kaws__store_parse(kaws__cache_record(y->entry), &q);
+    if (r.blob.len != q.blob.len)
+        return r.blob.len < q.blob.len ? -1 : 1;
+    return memcmp(r.blob.at, q.blob.at, r.blob.len);
+}
+
+
+/* KMS makes neither a blob nor a request id twice. If two keys have got the
+ * same, one of them has the other's. */
+static kaws_status
+kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
+{
+    size_t n = w->claimed, i;
+    kaws__place *sorted = kaws__mem_new(&w->ring->hooks, n * sizeof *sorted);
+    int twice = 0;
+
+    if (sorted == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
+    memcpy(sorted, w->fresh, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, kaws__ring_by_blob);
+    for (i = 1; i < n; i++)
+        twice |= kaws__ring_by_blob(sorted + i - 1, sorted + i) == 0;
+    kaws__mem_free(&w->ring->hooks, sorted, n * sizeof *sorted);
+    qsort(w->ids, 2 * n, sizeof *w->ids, kaws__ring_by_number);
+    for (i = 1; i < 2 * n; i++)
+        twice |= w->ids[i] != 0 && w->ids[i - 1] == w->ids[i];
+    if (!twice)
+        return KAWS_OK;
+    kaws__kms_distrust(&w->ring->kms);
+    return kaws__err_set(err, KAWS_REPLY, "two replies to the re-wrap were the "
+                         "same, so nothing was changed; is something between "
+                         "here and AWS KMS mixing up its replies?");
 }
 
 
@@ -8849,23 +9609,22 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
 
 
 static kaws_status
-kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
+kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
 {
     kaws *ring = w->ring;
     kaws_status status;
     size_t i, threads = (size_t)ring->rewrap_parallel;
 
-    w->fresh = kaws__mem_new(&ring->hooks, w->max * sizeof *w->fresh);
-    if (w->fresh == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     kaws__plat_parallel((int)(threads < w->max ? threads : w->max),
                         kaws__ring_rewrap_worker, w);
-    kaws__plat_lock(&ring->lock);
     status = w->status;
+    if (status != KAWS_OK)
+        *err = w->err;
+    else
+        status = kaws__ring_rewrap_distinct(w, err);
+    kaws__plat_lock(&ring->lock);
     if (status == KAWS_OK)
         status = kaws__file_hold(&ring->file, err);
-    else
-        *err = w->err;
     if (status == KAWS_OK) {
         status = kaws__ring_rewrap_commit(w, err);
         kaws__file_release(&ring->file);
@@ -8873,11 +9632,28 @@ kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
     for (i = 0; i < w->claimed; i++)      /* drop looks at the cache's image */
         kaws__cache_drop(&ring->cache, w->fresh[i].entry);
     kaws__plat_unlock(&ring->lock);
-    kaws__mem_free(&ring->hooks, w->fresh, w->max * sizeof *w->fresh);
+    return status;
+}
+
+
+static kaws_status
+kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
+{
+    const kaws_hooks *hooks = &w->ring->hooks;
+    kaws_status status = KAWS_MEMORY;
+
+    w->fresh = kaws__mem_new(hooks, w->max * sizeof *w->fresh);
+    w->ids = kaws__mem_new(hooks, w->max * 2 * sizeof *w->ids);
+    if (w->fresh != NULL && w->ids != NULL)
+        status = kaws__ring_rewrap_keys(w, err);
+    else
+        (void)kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
+    kaws__mem_free(hooks, w->fresh, w->max * sizeof *w->fresh);
+    kaws__mem_free(hooks, w->ids, w->max * 2 * sizeof *w->ids);
     if (status == KAWS_OK && w->renewed == 0)
-        kaws__err_log(&ring->hooks, 1, "all keys were re-wrapped, but with the "
-                      "key material they had before: nothing was renewed; "
-                      "rotate the KMS key first, or set another");
+        kaws__err_log(hooks, 1, "all keys were re-wrapped, but with the key "
+                      "material they had before: nothing was renewed; rotate "
+                      "the KMS key first, or set another");
     return status;
 }
 
@@ -8888,6 +9664,7 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
     kaws__rewrap w;
+    kaws__op op;
     kaws_sealed sealed;
     kaws_status status;
 
@@ -8897,9 +9674,10 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
         return kaws__ring_argument("ring must not be NULL", err);
     memset(&w, 0, sizeof w);
     w.ring = ring;
+    op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_may_change(ring, err);
     if (status == KAWS_OK)
-        status = kaws__ring_exact(ring, &w.aim, &sealed, err);
+        status = kaws__ring_exact(&op, &w.aim, &sealed, err);
     if (status != KAWS_OK)
         return status;
     kaws__plat_lock(&ring->lock);
@@ -8984,7 +9762,7 @@ kaws__ring_context_ok(const kaws_context *ctx, kaws_error *err)
 /* Checks what a caller hands in to be opened, and copies it with its KMS key
  * filled in: by default, the one that seals now. */
 static kaws_status
-kaws__ring_given(kaws *ring, const kaws_sealed *in, kaws_sealed *out,
+kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
                  kaws_error *err)
 {
     kaws_sealed probe;
@@ -8998,7 +9776,7 @@ kaws__ring_given(kaws *ring, const kaws_sealed *in, kaws_sealed *out,
         return kaws__ring_argument("kms_key_arn has no end", err);
     *out = *in;
     if (in->kms_key_arn[0] == '\0') {
-        status = kaws__ring_exact(ring, &exact, &probe, err);
+        status = kaws__ring_exact(op, &exact, &probe, err);
         if (status == KAWS_OK)
             memcpy(out->kms_key_arn, probe.kms_key_arn,
                    sizeof out->kms_key_arn);
@@ -9008,7 +9786,7 @@ kaws__ring_given(kaws *ring, const kaws_sealed *in, kaws_sealed *out,
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
                                    err);
-    return kaws__ring_know_home(ring, err);
+    return kaws__ring_know_home(op, err);
 }
 
 
@@ -9018,6 +9796,7 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
                            uint8_t *plain, kaws_sealed *out, kaws_error *err)
 {
     kaws_error spare;
+    kaws__op op;
     kaws__aim aim;
     kaws_status status;
 
@@ -9030,12 +9809,12 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
         return kaws__ring_argument("a data key has 1 to 1024 bytes", err);
     if (plain != NULL)
         kaws_wipe(plain, len);
+    op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
         status = kaws__kms_aim(&ring->kms, &aim, err);
     if (status == KAWS_OK)
-        status = kaws__kms_generate(&ring->kms, &aim, ctx, len, plain, out,
-                                    err);
+        status = kaws__kms_generate(&op, &aim, ctx, len, plain, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -9048,6 +9827,7 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                  kaws_sealed *out, kaws_error *err)
 {
     kaws_error spare;
+    kaws__op op;
     kaws__aim aim;
     kaws_status status;
 
@@ -9058,11 +9838,12 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
     memset(out, 0, sizeof *out);
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
         return kaws__ring_argument("a plaintext has 1 to 4096 bytes", err);
+    op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
         status = kaws__kms_aim(&ring->kms, &aim, err);
     if (status == KAWS_OK)
-        status = kaws__kms_encrypt(&ring->kms, &aim, ctx, plain, out, err);
+        status = kaws__kms_encrypt(&op, &aim, ctx, plain, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -9074,7 +9855,9 @@ KAWS_API kaws_status
 kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                  uint8_t *plain, size_t *plain_len, kaws_error *err)
 {
+    static const kaws_bytes any = { NULL, 0 };
     kaws_error spare;
+    kaws__op op;
     kaws_sealed given;
     size_t room = plain_len != NULL ? *plain_len : 0;
     kaws_status status;
@@ -9089,11 +9872,12 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__ring_argument("ring, in, plain and plain_len must not be "
                                    "NULL", err);
     status = kaws__ring_context_ok(ctx, err);
+    op = kaws__kms_begin(&ring->kms);
     if (status == KAWS_OK)
-        status = kaws__ring_given(ring, in, &given, err);
+        status = kaws__ring_given(&op, in, &given, err);
     *plain_len = room;
     if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&ring->kms, ctx, &given, plain, plain_len,
+        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, plain_len,
                                    err);
     if (status == KAWS_OK && *plain_len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
@@ -9111,6 +9895,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *err)
 {
     kaws_error spare;
+    kaws__op op;
     kaws__aim aim;
     kaws_sealed given, fresh;
     kaws_status status;
@@ -9119,14 +9904,14 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     kaws__err_clear(err);
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__ring_argument("ring, in and out must not be NULL", err);
+    op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
         status = kaws__kms_aim(&ring->kms, &aim, err);
     if (status == KAWS_OK)
-        status = kaws__ring_given(ring, in, &given, err);
+        status = kaws__ring_given(&op, in, &given, err);
     if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&ring->kms, &aim, ctx, &given, &fresh,
-                                     err);
+        status = kaws__kms_reencrypt(&op, &aim, ctx, &given, &fresh, err);
     if (status == KAWS_OK)
         *out = fresh;
     else if (out != in)
