@@ -1943,7 +1943,7 @@ kaws__plat_ticks_ms(void *ctx)
  * ROOM 2  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: plat
- * Gives: err_clear err_set err_os err_log kaws_status_text
+ * Gives: err_clear err_set err_os err_prefix err_log kaws_status_text
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong, and,
@@ -2017,6 +2017,19 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill(err, status, __VA_ARGS__), (status))
 #define kaws__err_os(err, status, os, ...) \
     (kaws__err_fill_os(err, status, os, __VA_ARGS__), (status))
+
+
+/* Says first what it was part of. The end is cut if need be. */
+static void
+kaws__err_prefix(kaws_error *err, const char *words)
+{
+    const kaws_error was = *err;
+    size_t n = strlen(words), room = sizeof err->text - 1;
+
+    n = n < room ? n : room;
+    memcpy(err->text, words, n);
+    memcpy(err->text + n, was.text, room - n);
+}
 
 
 /* What no caller waits for: level 1 is a warning, 2 a note. */
@@ -3786,7 +3799,7 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
  * ROOM 9  http     send one request, get the reply that was made for it
  * ==========================================================================
  * Uses: plat err mem buf text crypto
- * Gives: http_open http_close http_send http_done http_distrust
+ * Gives: http_open http_close http_send http_done http_distrust http_digest
  *
  * All requests go through kaws__http_send, which asks the caller's `send` hook
  * or the built-in sender. HTTP/1.1 ties a reply to its request by nothing but
@@ -3824,7 +3837,7 @@ enum {
 
 typedef struct kaws__seen {       /* the request ids of a host                */
     struct kaws__seen *next;
-    char     url[KAWS__HTTP_URL_MAX];
+    char     origin[KAWS__HTTP_URL_MAX];
     uint64_t ids[KAWS__HTTP_SEEN];    /* digests of the last ones             */
     unsigned count;               /* of all so far                            */
 } kaws__seen;
@@ -3835,6 +3848,19 @@ typedef struct kaws__http {
     kaws__lock  lock;             /* guards `seen`                            */
     kaws__seen *seen;
 } kaws__http;
+
+
+/* "https://host:port" of a URL: a connection and request ids are a host's. */
+static kaws_bytes
+kaws__http_origin(const char *url)
+{
+    kaws_bytes origin = kaws__buf_of(url);
+    const char *host = strstr(url, "//");
+
+    if (host != NULL)
+        origin.len = (size_t)(host - url) + 2 + strcspn(host + 2, "/");
+    return origin;
+}
 
 
 static void
@@ -3884,7 +3910,7 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
 
 #include <curl/curl.h>
 
-#define KAWS__HTTP_IDLE     64    /* connections kept for the next request          */
+#define KAWS__HTTP_IDLE     64    /* connections kept for the next request    */
 #define KAWS__HTTP_IDLE_S   20    /* AWS closes idle connections; so do we    */
 
 #define KAWS__HTTP_BUILT_IN 1
@@ -3892,7 +3918,7 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     CURLM        *multi;
     curl_socket_t sock;           /* CURL_SOCKET_BAD: none that may be used   */
-    char          url[KAWS__HTTP_URL_MAX];  /* of its host                    */
+    char          origin[KAWS__HTTP_URL_MAX];
     int64_t       used_us;        /* when the last reply was complete         */
     unsigned      era;            /* the sender's when it was lent            */
 } kaws__conn;
@@ -4087,7 +4113,7 @@ kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
 }
 
 
-/* ---- connections ------------------------------------------------------------- */
+/* ---- connections ------------------------------------------------------- */
 
 static void
 kaws__http_conn_free(kaws__sender *s, kaws__conn *conn)
@@ -4108,7 +4134,8 @@ kaws__http_conn_new(kaws__sender *s, const char *url)
     conn->sock = CURL_SOCKET_BAD;
     conn->multi = curl_multi_init();
     if (conn->multi == NULL ||
-        !kaws__buf_copy_text(conn->url, sizeof conn->url, kaws__buf_of(url)) ||
+        !kaws__buf_copy_text(conn->origin, sizeof conn->origin,
+                             kaws__http_origin(url)) ||
         curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) != CURLM_OK) {
         kaws__http_conn_free(s, conn);
         return NULL;
@@ -4140,12 +4167,13 @@ kaws__http_silent(const kaws__conn *conn)
 static kaws__conn *
 kaws__http_idle(kaws__sender *s, const char *url)
 {
+    kaws_bytes origin = kaws__http_origin(url);
     kaws__conn *conn = NULL;
     int i;
 
     kaws__plat_lock(&s->lock);
     for (i = s->count; i > 0 && conn == NULL; i--)
-        if (strcmp(s->idle[i - 1]->url, url) == 0)
+        if (kaws__buf_same(kaws__buf_of(s->idle[i - 1]->origin), origin))
             conn = s->idle[i - 1];
     if (conn != NULL) {
         s->count--;
@@ -4607,15 +4635,16 @@ kaws__http_digest(const char *request_id)
 static kaws__seen *
 kaws__http_ids(kaws__http *http, const char *url)
 {
+    kaws_bytes origin = kaws__http_origin(url);
     kaws__seen *row = http->seen;
 
-    while (row != NULL && strcmp(row->url, url) != 0)
+    while (row != NULL && !kaws__buf_same(kaws__buf_of(row->origin), origin))
         row = row->next;
     if (row == NULL) {
         row = kaws__mem_new(http->hooks, sizeof *row);
         if (row == NULL)
             return NULL;
-        kaws__http_keep(row->url, sizeof row->url, kaws__buf_of(url));
+        kaws__http_keep(row->origin, sizeof row->origin, origin);
         row->next = http->seen;
         http->seen = row;
     }
@@ -4967,9 +4996,9 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
  * Uses: plat err mem buf text json sigv4 http creds
  * Gives: kms_open kms_close kms_arn kms_region_ok kms_region kms_set_region
  *        kms_aim kms_aim_at kms_set_aim kms_set_timeouts kms_begin kms_left_ms
- *        kms_trusts kms_foreign kms_anchor kms_unanchor kms_anchored
- *        kms_generate kms_encrypt kms_decrypt kms_prove kms_reencrypt
- *        kms_rotate kms_ask_region kms_distrust
+ *        kms_reply_id kms_trusts kms_foreign kms_anchor kms_unanchor
+ *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_prove
+ *        kms_reencrypt kms_rotate kms_ask_region kms_distrust
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
@@ -5387,6 +5416,14 @@ kaws__kms_begin(kaws__kms *k)
 }
 
 
+/* The last reply's request id, as a number; 0 if it had none. */
+static uint64_t
+kaws__kms_reply_id(const kaws__op *op)
+{
+    return op->request_id[0] != '\0' ? kaws__http_digest(op->request_id) : 0;
+}
+
+
 /* What is left of its time: whatever the clock says, 0 to all of it. */
 static int
 kaws__kms_left_ms(const kaws__op *op)
@@ -5730,6 +5767,11 @@ kaws__kms_type(char out[64], kaws_bytes type)
     }
     out[n] = '\0';
 }
+
+
+/* What somebody does who keeps connections and loses count. */
+#define KAWS__MIXED_UP \
+    ": something between here and AWS KMS may be mixing up its replies"
 
 
 static kaws_status
@@ -6377,6 +6419,11 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
         status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
+    if (status == KAWS_MISMATCH && view.len > 0) {
+        kaws__kms_distrust(op->kms);
+        status = kaws__err_set(err, KAWS_REPLY, "AWS KMS opened the blob twice,"
+                               " to two different keys" KAWS__MIXED_UP);
+    }
     kaws_wipe(plain, sizeof plain);
     return status;
 }
@@ -8808,9 +8855,8 @@ kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
     if (status == KAWS_MISMATCH) {
         kaws__kms_distrust(op->kms);
         return kaws__err_set(err, KAWS_REPLY, "the blob that AWS KMS returned "
-                             "does not open to the key, so nothing was stored; "
-                             "is something between here and AWS KMS mixing up "
-                             "its replies?");
+                             "does not open to the key, and nothing was stored"
+                             KAWS__MIXED_UP);
     }
     if (status != KAWS_DENIED || err->aws[0] == '\0')
         return status;
@@ -9428,20 +9474,21 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
                                              &copy->bound.context,
                                              &copy->sealed, sealed, err);
 
-    ids[0] = kaws__http_digest(op.request_id);
+    ids[0] = kaws__kms_reply_id(&op);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(kms);
     status = kaws__kms_prove(&op, &copy->bound.context, sealed,
                              copy->record.plain_len, err);
-    ids[1] = kaws__http_digest(op.request_id);
+    ids[1] = kaws__kms_reply_id(&op);
     if (status == KAWS_MISMATCH) {
         kaws__kms_distrust(kms);
         status = kaws__err_set(err, KAWS_REPLY, "the blob that AWS KMS "
-                               "returned is not that key's; is something "
-                               "between here and AWS KMS mixing up its "
-                               "replies?");
+                               "returned is not that key's" KAWS__MIXED_UP);
     }
+    if (status == KAWS_DENIED)
+        kaws__err_prefix(err, "each new blob is proved, which takes "
+                              "kms:Decrypt: ");
     return status;
 }
 
@@ -9451,19 +9498,16 @@ static void
 kaws__ring_rewrap_fail(kaws__rewrap *w, const kaws__copy *copy,
                        const kaws_error *err)
 {
-    char shown[96];
-    size_t used;
+    char shown[96], words[192];
 
     if (w->status != KAWS_OK)
         return;
     w->status = err->status;
     w->err = *err;
-    used = (size_t)snprintf(w->err.text, sizeof w->err.text, "re-wrapping the "
-                            "key '%s' failed, and nothing was changed: ",
-                            kaws__text_show(shown, sizeof shown,
-                                            copy->record.key_id));
-    (void)snprintf(w->err.text + used, sizeof w->err.text - used, "%s",
-                   err->text);
+    (void)snprintf(words, sizeof words, "re-wrapping the key '%s' failed, and "
+                   "nothing was changed: ",
+                   kaws__text_show(shown, sizeof shown, copy->record.key_id));
+    kaws__err_prefix(&w->err, words);
 }
 
 
@@ -9566,8 +9610,7 @@ kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
         return KAWS_OK;
     kaws__kms_distrust(&w->ring->kms);
     return kaws__err_set(err, KAWS_REPLY, "two replies to the re-wrap were the "
-                         "same, so nothing was changed; is something between "
-                         "here and AWS KMS mixing up its replies?");
+                         "same, and nothing was changed" KAWS__MIXED_UP);
 }
 
 

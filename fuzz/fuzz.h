@@ -20,7 +20,7 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static const kaws_hooks fuzz_hooks = {
-    NULL, kaws__mem_builtin, NULL, NULL, NULL, NULL, NULL
+    NULL, kaws__mem_builtin, NULL, NULL, NULL, NULL, NULL, NULL
 };
 
 

@@ -63,6 +63,8 @@ typedef struct fake_script {
     size_t      cut;                      /* the body ends there              */
     int64_t     date;                     /* 0: the KMS's clock; -1: none     */
     int         retry_after_ms;           /* 0: none                          */
+    int         same_id;                  /* the request id of the last reply */
+    int         previous;                 /* the last reply to such a request */
 } fake_script;
 
 struct fake {
@@ -71,6 +73,7 @@ struct fake {
     char     dir[64], conf[96], data[96];
 
     int64_t  now_ms, kms_ahead_ms;        /* the KMS's clock less ours        */
+    int64_t  set_ms;                      /* what now_ms has been set by      */
     int      sleeps, slept[FAKE_SLEEPS];  /* milliseconds                     */
     uint64_t seed;
     int      random_byte;                 /* all bytes are this; -1: seeded   */
@@ -89,6 +92,9 @@ struct fake {
     int      knows_no_dry_run, hides_material;
     fake_script scripts[FAKE_SCRIPTS];
     int      requests, calls[8];
+    int      replies;                     /* numbers their request ids        */
+    uint8_t *previous[8];                 /* the last reply to each action    */
+    size_t   previous_len[8];
     char     url[256], body[16384], scratch[16384];   /* the last request's   */
     char     authorization[640];
     int      timeout_ms, connect_timeout_ms, fresh_connection;
@@ -108,7 +114,7 @@ static const char *const fake_actions[8] = {
 };
 
 static const kaws_hooks fake_plain = { NULL, kaws__mem_builtin, NULL, NULL,
-                                       NULL, NULL, NULL };
+                                       NULL, NULL, NULL, NULL };
 
 
 /* ---- clock, chance, memory, log ---------------------------------------- */
@@ -123,6 +129,31 @@ fake_now_ms(void *ctx)
     now = f->now_ms;
     pthread_mutex_unlock(&f->lock);
     return now;
+}
+
+
+/* The clock that nobody sets. */
+static int64_t
+fake_ticks_ms(void *ctx)
+{
+    struct fake *f = ctx;
+    int64_t now;
+
+    pthread_mutex_lock(&f->lock);
+    now = f->now_ms - f->set_ms;
+    pthread_mutex_unlock(&f->lock);
+    return now;
+}
+
+
+/* Somebody sets the wall clock. */
+FAKE void
+fake_set_clock(struct fake *f, int64_t by_ms)
+{
+    pthread_mutex_lock(&f->lock);
+    f->now_ms += by_ms;
+    f->set_ms += by_ms;
+    pthread_mutex_unlock(&f->lock);
 }
 
 
@@ -743,6 +774,26 @@ fake_bend(const fake_script *s, kaws__buf *out, kaws_reply *r)
 }
 
 
+/* Keeps the true reply for later, or gives what was kept instead of it. */
+static void
+fake_previous(struct fake *f, int action, int wanted, kaws__buf *out)
+{
+    uint8_t *before = f->previous[action];
+    size_t len = f->previous_len[action];
+
+    f->previous[action] = malloc(out->len + 1);
+    if (f->previous[action] == NULL)
+        abort();
+    memcpy(f->previous[action], out->at, out->len);
+    f->previous_len[action] = out->len;
+    if (wanted && before != NULL) {
+        kaws__buf_free(out);
+        kaws__buf_put(out, before, len);
+    }
+    free(before);
+}
+
+
 static int
 fake_send(void *ctx, const kaws_request *q, kaws_reply *r)
 {
@@ -761,10 +812,12 @@ fake_send(void *ctx, const kaws_request *q, kaws_reply *r)
     r->http = 200;
     if (script.no_reply == NULL && script.error == NULL && script.body == NULL)
         r->http = fake_answer(f, &ask, q);
+    if (ask.out.len > 0)
+        fake_previous(f, ask.action, script.previous, &ask.out);
     f->reply_len = ask.out.len;
     r->date = (f->now_ms + f->kms_ahead_ms) / 1000;
     (void)snprintf(r->request_id, sizeof r->request_id, "fake-%d",
-                   f->requests);
+                   script.same_id ? f->replies : ++f->replies);
     fake_bend(&script, &ask.out, r);
     pthread_mutex_unlock(&f->lock);
     r->body_len = ask.out.len;
@@ -825,6 +878,7 @@ fake_init(struct fake *f)
     f->hooks.ctx = f;
     f->hooks.memory = fake_memory;
     f->hooks.now_ms = fake_now_ms;
+    f->hooks.ticks_ms = fake_ticks_ms;
     f->hooks.sleep_ms = fake_sleep_ms;
     f->hooks.random = fake_random;
     f->hooks.send = fake_send;
@@ -881,6 +935,7 @@ fake_end(struct fake *f)
 {
     DIR *dir = opendir(f->dir);
     struct dirent *entry;
+    int action = 8;
 
     while (dir != NULL && (entry = readdir(dir)) != NULL) {
         char path[400];
@@ -892,6 +947,8 @@ fake_end(struct fake *f)
         closedir(dir);
     (void)rmdir(f->dir);
     free(f->log);
+    while (action > 0)
+        free(f->previous[--action]);
     pthread_mutex_destroy(&f->lock);
     pthread_mutex_destroy(&f->memory_lock);
 }

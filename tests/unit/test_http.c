@@ -52,6 +52,29 @@ poor_setopt(CURL *easy, CURLoption option, ...)
 }
 
 
+static CURLM *
+poor_multi_init(void)
+{
+    return curl_fails() ? NULL : curl_multi_init();
+}
+
+
+static CURLMcode
+poor_multi_setopt(CURLM *multi, CURLMoption option, long value)
+{
+    return curl_fails() ? CURLM_UNKNOWN_OPTION
+                        : (curl_multi_setopt)(multi, option, value);
+}
+
+
+static CURLMcode
+poor_multi_add(CURLM *multi, CURL *easy)
+{
+    return curl_fails() ? CURLM_OUT_OF_MEMORY
+                        : curl_multi_add_handle(multi, easy);
+}
+
+
 static struct curl_slist *
 poor_append(struct curl_slist *list, const char *text)
 {
@@ -75,6 +98,10 @@ poor_lock(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
 #undef curl_easy_setopt
 #define curl_easy_init()   poor_init()
 #define curl_easy_setopt   poor_setopt
+#undef curl_multi_setopt
+#define curl_multi_init()  poor_multi_init()
+#define curl_multi_setopt  poor_multi_setopt
+#define curl_multi_add_handle poor_multi_add
 #define curl_slist_append  poor_append
 #define curl_version_info  poor_version
 #define pthread_mutex_init poor_lock
@@ -298,26 +325,29 @@ test_the_hook_is_asked(void **state)
     kaws_request q;
     kaws_reply r;
     kaws__http http;
+    void *lent = &q;
 
     memset(&q, 0, sizeof q);
+    q.url = "https://example.com/";
     memset(&r, 0x77, sizeof r);
     hooks.ctx = &h;
     hooks.send = hook;
     EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
     assert_null(http.sender);
-    assert_int_equal(kaws__http_send(&http, &q, &r), 0);
+    assert_int_equal(kaws__http_send(&http, &q, &r, &lent), 0);
     assert_int_equal(h.calls, 1);
+    assert_null(lent);
     assert_ptr_equal(h.q, &q);
     assert_true(h.clean);
 
     h.http = 0;                           /* 0 is ok, but no status came      */
-    assert_true(kaws__http_send(&http, &q, &r));
+    assert_true(kaws__http_send(&http, &q, &r, &lent));
     h.http = 200;
     h.answer = 1;
-    assert_true(kaws__http_send(&http, &q, &r));
+    assert_true(kaws__http_send(&http, &q, &r, &lent));
     h.answer = 0;
     h.spoil = 1;                          /* it forgot both NULs              */
-    assert_int_equal(kaws__http_send(&http, &q, &r), 0);
+    assert_int_equal(kaws__http_send(&http, &q, &r, &lent), 0);
     assert_int_equal(strlen(r.request_id), sizeof r.request_id - 1);
     assert_int_equal(strlen(r.text), sizeof r.text - 1);
     kaws__http_close(&http);
@@ -354,7 +384,7 @@ test_sender_opens_and_closes(void **state)
     kaws__http_close(&http);
 
     no_lock = 1;
-    EXPECT(w, KAWS_MEMORY, "out of memory",
+    EXPECT(w, KAWS_MEMORY, "no lock",
            kaws__http_open(&http, &hooks, NULL, &w->err));
     no_lock = 0;
     kaws__http_close(&http);
@@ -433,29 +463,85 @@ test_body_in_two_parts(void **state)
 }
 
 
-/* The pool lends, takes back, and keeps no more than it may. */
+/* The pool lends, takes back, and keeps no more than it may: of each host its
+ * own, the last used first, and nothing unclean. */
 static void
 test_pool(void **state)
 {
     struct world *w = *state;
-    CURL *taken[KAWS__HTTP_IDLE + 3];
+    kaws_request q = { "https://a/", NULL, { NULL, 0 }, 0, 0, 0 };
+    kaws_request other = { "https://b/", NULL, { NULL, 0 }, 0, 0, 0 };
+    kaws__conn *taken[KAWS__HTTP_IDLE + 3], *one;
     kaws__sender *s = kaws__http_sender(&w->f.hooks, NULL);
+    int fds[2];
     size_t i;
 
     assert_non_null(s);
+    assert_int_equal(pipe(fds), 0);       /* the read end is silent           */
     for (i = 0; i < COUNT(taken); i++) {
-        taken[i] = kaws__http_take(s);
+        taken[i] = kaws__http_take(s, &q);
         assert_non_null(taken[i]);
+        assert_string_equal(taken[i]->origin, "https://a");
+        assert_true(taken[i]->sock == CURL_SOCKET_BAD);
+        taken[i]->sock = fds[0];
+        taken[i]->used_us = kaws__plat_ticks_us();
     }
     for (i = 0; i < COUNT(taken); i++)
-        kaws__http_give_back(s, taken[i]);
+        kaws__http_give_back(s, taken[i], 1);
     assert_int_equal(s->count, KAWS__HTTP_IDLE);
-    taken[0] = kaws__http_take(s);
-    assert_ptr_equal(taken[0], taken[KAWS__HTTP_IDLE - 1]);
+    one = kaws__http_take(s, &q);
+    assert_ptr_equal(one, taken[COUNT(taken) - 1]);
+    assert_true(one->sock == fds[0]);
     assert_int_equal(s->count, KAWS__HTTP_IDLE - 1);
-    kaws__http_give_back(s, taken[0]);
+    kaws__http_give_back(s, one, 0);      /* unclean: not kept                */
+    assert_int_equal(s->count, KAWS__HTTP_IDLE - 1);
+
+    one = kaws__http_take(s, &other);
+    assert_string_equal(one->origin, "https://b");
+    assert_true(one->sock == CURL_SOCKET_BAD);
+    kaws__http_give_back(s, one, 1);      /* without a connection             */
+    assert_int_equal(s->count, KAWS__HTTP_IDLE - 1);
+
+    kaws__http_sender_free(s);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+
+/* Nor one that was idle for too long, on which something has come, or that was
+ * lent before a distrust. */
+static void
+test_pool_distrusts(void **state)
+{
+    struct world *w = *state;
+    kaws_request q = { "https://a/", NULL, { NULL, 0 }, 0, 0, 0 };
+    kaws__sender *s = kaws__http_sender(&w->f.hooks, NULL);
+    kaws__conn *one;
+    int fds[2], i;
+
+    assert_int_equal(pipe(fds), 0);
+    for (i = 0; i < 3; i++) {
+        one = kaws__http_take(s, &q);
+        one->sock = fds[0];
+        one->used_us = kaws__plat_ticks_us();
+        if (i == 1)
+            one->used_us -= KAWS__HTTP_IDLE_S * 1000000;
+        kaws__http_give_back(s, one, 1);
+        if (i == 2)
+            assert_int_equal(write(fds[1], "x", 1), 1);
+        one = kaws__http_take(s, &q);
+        assert_int_equal(one->sock == CURL_SOCKET_BAD, i > 0);
+        kaws__http_give_back(s, one, 0);
+    }
+    one = kaws__http_take(s, &q);
+    one->sock = fds[0];
+    kaws__http_close_idle(s);
+    kaws__http_give_back(s, one, 1);
+    assert_int_equal(s->count, 0);
     kaws__http_sender_free(s);
     kaws__http_sender_free(NULL);
+    close(fds[0]);
+    close(fds[1]);
 }
 
 
@@ -489,6 +575,7 @@ test_no_server(void **state)
     kaws__http http;
     kaws_request q;
     kaws_reply r;
+    void *lent;
     int fd = socket(AF_INET, SOCK_STREAM, 0);
 
     memset(&where, 0, sizeof where);
@@ -508,11 +595,14 @@ test_no_server(void **state)
     hooks.send = NULL;
     EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
     q.url = url;
-    assert_true(kaws__http_send(&http, &q, &r));
+    assert_int_equal(kaws__http_send(&http, &q, &r, &lent), KAWS__HTTP_NONE);
+    kaws__http_done(&http, lent, 0);
     assert_int_equal(r.http, 0);
     assert_string_not_equal(r.text, "");
     q.url = "file:///etc/hostname";
-    assert_true(kaws__http_send(&http, &q, &r));
+    assert_int_equal(kaws__http_send(&http, &q, &r, &lent),
+                     KAWS__HTTP_SETTING);
+    kaws__http_done(&http, lent, 0);
     assert_string_not_equal(r.text, "");
     assert_int_equal(r.body_len, 0);
     kaws__http_close(&http);
@@ -533,19 +623,18 @@ test_which_tls(void **state)
         { "LibreSSL/3.8.2", 0 }
     };
     curl_version_info_data what;
-    kaws__sender s;
     CURL *easy;
     size_t i;
 
     (void)state;
     memset(&what, 0, sizeof what);
-    memset(&s, 0, sizeof s);
     curl_says = &what;
     for (i = 0; i < COUNT(rows); i++) {
         what.ssl_version = rows[i].says;
         assert_int_equal(kaws__http_is_openssl() != 0, rows[i].openssl);
-        easy = kaws__http_easy(&s);
+        easy = curl_easy_init();
         assert_non_null(easy);
+        assert_true(kaws__http_rules(easy, NULL));
         curl_easy_cleanup(easy);
     }
     curl_says = NULL;
@@ -554,10 +643,11 @@ test_which_tls(void **state)
 
 /* ---- a small server ---------------------------------------------------- */
 
-/* What it answers to which path. One without a length ends the connection. */
+/* What it answers to which path, # being the number of the request. One without
+ * a length ends the connection. */
 static const struct { const char *path, *reply; } replies[] = {
     { "/good", "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
-               "x-amzn-RequestId: r-1\r\nContent-Length: 2\r\n\r\n{}" },
+               "x-amzn-RequestId: r-#\r\nContent-Length: 2\r\n\r\n{}" },
     { "/sorry", "HTTP/1.1 400 Bad Request\r\nContent-Length: 3\r\n\r\nno!" },
     { "/lines", "HTTP/1.1 200 OK\nContent-Length: 2\n\n{}" },
     { "/full", "HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n"
@@ -566,6 +656,16 @@ static const struct { const char *path, *reply; } replies[] = {
                "0123456789abcdefg" },
     { "/bare", "HTTP/1.1 200 OK\r\n" },
     { "/half", "HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n" },
+    { "/trail", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+                "Trailer: Date\r\nx-amzn-RequestId: t-1\r\n\r\n2\r\n{}\r\n0\r\n"
+                "Date: Sun, 06 Nov 1994 08:49:37 GMT\r\n"
+                "x-amzn-RequestId: t-2\r\nContent-Length: 9\r\n\r\n" },
+    { "/early", "HTTP/1.1 103 Early Hints\r\nx-amzn-RequestId: e-1\r\n\r\n"
+                "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}" },
+    { "/blank", "HTTP/1.1 200 OK\r\n  x: y\r\nContent-Length: 2\r\n\r\n{}" },
+    { "/two", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+              "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]" },
+    { "/more", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}\r\n" },
     { "/gone", "" }
 };
 
@@ -608,7 +708,7 @@ server_hear(int fd, char *text, size_t max)
 static int
 server_answer(server *v, int fd)
 {
-    char text[sizeof v->last];
+    char text[sizeof v->last], said[512];
     const char *reply = "";
     size_t i, n;
 
@@ -623,8 +723,12 @@ server_answer(server *v, int fd)
         if (strncmp(text + 5, replies[i].path, n) == 0 && text[5 + n] == ' ')
             reply = replies[i].reply;
     }
-    return send(fd, reply, strlen(reply), MSG_NOSIGNAL) > 0 &&
-           strstr(reply, "Content-Length") != NULL;
+    n = strcspn(reply, "#");
+    (void)snprintf(said, sizeof said, reply[n] == '#' ? "%.*s%d%s" : "%.*s",
+                   (int)n, reply, v->requests, reply + n + 1);
+    return send(fd, said, strlen(said), MSG_NOSIGNAL) > 0 &&
+           (strstr(reply, "Content-Length") != NULL ||
+            strstr(reply, "chunked") != NULL);
 }
 
 
@@ -700,6 +804,8 @@ ask(kaws__http *http, const server *v, const char *path, const char *body,
     static uint8_t room[16];
     kaws_request q;
     char url[64];
+    void *lent;
+    int outcome;
 
     (void)snprintf(url, sizeof url, "%s%s", v->host, path);
     memset(&q, 0, sizeof q);
@@ -711,7 +817,9 @@ ask(kaws__http *http, const server *v, const char *path, const char *body,
     q.fresh_connection = fresh_connection;
     r->body = room;
     r->body_max = sizeof room;
-    return kaws__http_send(http, &q, r);
+    outcome = kaws__http_send(http, &q, r, &lent);
+    kaws__http_done(http, lent, outcome == KAWS__HTTP_REPLY && r->http == 200);
+    return outcome;
 }
 
 
@@ -721,7 +829,8 @@ expect_served(server *v, int requests, int connections)
 {
     pthread_mutex_lock(&v->lock);
     assert_int_equal(v->requests, requests);
-    assert_int_equal(v->connections, connections);
+    if (v->connections != connections)
+        fail_msg("%s: %d connections", *unit_case(), v->connections);
     pthread_mutex_unlock(&v->lock);
 }
 
@@ -742,6 +851,10 @@ test_replies(void **state)
         { "/bare", 1, 0, "" },
         { "/half", 1, 0, "" },
         { "/gone", 1, 0, "" },
+        { "/trail", 0, 200, "{}" },
+        { "/early", 0, 200, "{}" },
+        { "/blank", 1, 0, "" },           /* old libcurls died of this        */
+        { "/two", 0, 200, "{}" },
         { "/good", 0, 200, "{}" }
     };
     struct world *w = *state;
@@ -756,17 +869,23 @@ test_replies(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
     for (i = 0; i < COUNT(rows); i++) {
         *unit_case() = rows[i].path;
-        assert_int_equal(ask(&http, &v, rows[i].path, "{}", 0, &r) != 0,
-                         rows[i].failed);
+        if ((ask(&http, &v, rows[i].path, "{}", 0, &r) != 0) != rows[i].failed)
+            fail_msg("%s: %s", rows[i].path, r.text);
         assert_int_equal(r.http, rows[i].http);
         assert_int_equal(r.text[0] != '\0', rows[i].failed);
+        if (strcmp(rows[i].path, "/trail") == 0) {
+            assert_string_equal(r.request_id, "t-1");
+            assert_int_equal(r.date, 0);  /* the trailer's does not count    */
+        }
+        if (strcmp(rows[i].path, "/early") == 0)
+            assert_string_equal(r.request_id, "");
         if (rows[i].body == NULL)
             assert_true(r.body_len > r.body_max);
         else
             unit_same("body", r.body, r.body_len, rows[i].body,
                       strlen(rows[i].body));
     }
-    assert_string_equal(r.request_id, "r-1");
+    assert_memory_equal(r.request_id, "r-", 2);
     assert_int_equal(r.date, 784111777);
     kaws__http_close(&http);
     server_close(&v);
@@ -805,6 +924,87 @@ test_bodies_and_connections(void **state)
     expect_served(&v, 7, 3);              /* the second was not kept          */
     kaws__http_close(&http);
     server_close(&v);
+}
+
+
+/* Which replies leave a connection that is used again: the next request counts
+ * the connections. */
+static void
+test_only_clean_and_silent(void **state)
+{
+    static const struct { const char *path; int kept; } rows[] = {
+        { "/good", 1 }, { "/full", 1 }, { "/trail", 1 }, { "/early", 1 },
+        { "/lines", 1 },
+        { "/two", 0 },                    /* a surplus reply                  */
+        { "/more", 0 },                   /* a surplus line                   */
+        { "/sorry", 0 },                  /* ask() finds 200 alone clean      */
+        { "/long", 0 }, { "/bare", 0 }, { "/half", 0 }, { "/gone", 0 },
+        { "/blank", 0 }
+    };
+    struct world *w = *state;
+    kaws_hooks hooks = w->f.hooks;
+    kaws__http http;
+    kaws_reply r;
+    server v;
+    size_t i;
+
+    server_open(&v);
+    hooks.send = NULL;
+    for (i = 0; i < COUNT(rows); i++) {
+        *unit_case() = rows[i].path;
+        EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL,
+                                                 &w->err));
+        pthread_mutex_lock(&v.lock);
+        v.requests = 100 * (int)i;
+        v.connections = 0;
+        pthread_mutex_unlock(&v.lock);
+        (void)ask(&http, &v, rows[i].path, "{}", 0, &r);
+        assert_int_equal(ask(&http, &v, "/good", "{}", 0, &r), 0);
+        unit_same("body", r.body, r.body_len, "{}", 2);
+        expect_served(&v, 100 * (int)i + 2, rows[i].kept ? 1 : 2);
+        assert_int_equal(ask(&http, &v, "/good", "{}", 0, &r), 0);
+        expect_served(&v, 100 * (int)i + 3, rows[i].kept ? 1 : 2);
+        kaws__http_close(&http);
+    }
+    server_close(&v);
+}
+
+
+/* A request id counts once for each host, of its last 256. */
+static void
+test_request_ids(void **state)
+{
+    struct world *w = *state;
+    kaws_reply r;
+    kaws__http http;
+    int i;
+
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &w->f.hooks, NULL,
+                                             &w->err));
+    memset(&r, 0, sizeof r);
+    for (i = 0; i < 3; i++)               /* none at all is as it was         */
+        assert_int_equal(kaws__http_first(&http, "https://a/", &r),
+                         KAWS__HTTP_REPLY);
+    for (i = 0; i < 300; i++) {
+        (void)snprintf(r.request_id, sizeof r.request_id, "id-%d", i);
+        assert_int_equal(kaws__http_first(&http, "https://a/", &r),
+                         KAWS__HTTP_REPLY);
+        assert_int_equal(kaws__http_first(&http, "https://a/", &r),
+                         KAWS__HTTP_REPEATED);
+        assert_int_equal(kaws__http_first(&http, "https://b/", &r),
+                         KAWS__HTTP_REPLY);
+    }
+    (void)snprintf(r.request_id, sizeof r.request_id, "id-44");
+    assert_int_equal(kaws__http_first(&http, "https://b/", &r),
+                     KAWS__HTTP_REPEATED);
+    (void)snprintf(r.request_id, sizeof r.request_id, "id-43");
+    assert_int_equal(kaws__http_first(&http, "https://b/", &r),
+                     KAWS__HTTP_REPLY);
+    w->f.fail_nth = w->f.allocs + 1;
+    assert_int_equal(kaws__http_first(&http, "https://c/", &r),
+                     KAWS__HTTP_NONE);
+    assert_string_equal(r.text, "out of memory");
+    kaws__http_close(&http);
 }
 
 
@@ -864,6 +1064,8 @@ main(void)
         cmocka_unit_test(test_body_is_capped_and_wiped),
         cmocka_unit_test(test_body_in_two_parts),
         cmocka_unit_test_setup_teardown(test_pool, world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_pool_distrusts, world_begin,
+                                        world_end),
         cmocka_unit_test(test_header_lines),
         cmocka_unit_test_setup_teardown(test_no_server, world_begin,
                                         world_end),
@@ -871,6 +1073,10 @@ main(void)
         cmocka_unit_test_setup_teardown(test_replies, world_begin, world_end),
         cmocka_unit_test_setup_teardown(test_bodies_and_connections,
                                         world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_only_clean_and_silent, world_begin,
+                                        world_end),
+        cmocka_unit_test_setup_teardown(test_request_ids, world_begin,
+                                        world_end),
         cmocka_unit_test_setup_teardown(test_libcurl_fails, world_begin,
                                         world_end)
     };

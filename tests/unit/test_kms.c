@@ -570,9 +570,7 @@ test_dry_run(void **state)
     struct world *w = *state;
 
     EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
-    w->f.knows_no_dry_run = 1;            /* opens it: that is an answer too  */
-    EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
-    w->f.knows_no_dry_run = 0;
+    assert_int_equal(w->f.requests, 2);
     fake_push(&w->f, (fake_script){ .action = "Decrypt", .http = 412,
                                     .body = "{\"__type\":"
                                             "\"DryRunOperationException\"}" });
@@ -580,12 +578,66 @@ test_dry_run(void **state)
     fake_push(&w->f, (fake_script){ .action = "Decrypt",
                                     .error = "AccessDeniedException" });
     EXPECT(w, KAWS_DENIED, "refused Decrypt", kaws_check(w->ring, &w->err));
-    assert_int_equal(w->f.requests, 8);
+    assert_int_equal(w->f.requests, 6);
 
     /* Where no dry run was asked for, it is no answer. */
     fake_push(&w->f, (fake_script){ .error = "DryRunOperationException" });
     EXPECT(w, KAWS_REPLY, "DryRunOperationException", generate(w));
-    assert_int_equal(w->f.requests, 9);
+    assert_int_equal(w->f.requests, 7);
+}
+
+
+/* A 200 to a dry run is taken for another request's: KMS is asked once more,
+ * over a fresh connection. A second one must fit the key, and is noted once. */
+static void
+test_dry_run_granted(void **state)
+{
+    static const char another[] = "{\"KeyId\":\"" FAKE_EAST2 "\","
+                                  "\"Plaintext\":\"AA==\"}";
+    struct world *w = *state;
+
+    fake_push(&w->f, (fake_script){ .action = "Decrypt", .body = another });
+    EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
+    assert_int_equal(w->f.requests, 3);
+    assert_int_equal(w->f.fresh_connection, 1);
+    assert_int_equal(fake_logged(&w->f, -1, "dry run"), 0);
+
+    fake_push(&w->f, (fake_script){ .action = "Decrypt", .body = another,
+                                    .times = 2 });
+    EXPECT(w, KAWS_REPLY, "KeyId is not", kaws_check(w->ring, &w->err));
+    w->f.knows_no_dry_run = 1;
+    fake_push(&w->f, (fake_script){ .action = "Decrypt", .skip = 1,
+                                    .from = "\"Plaintext\":\"",
+                                    .to = "\"Plaintext\":\"AAAA" });
+    EXPECT(w, KAWS_REPLY, "another length", kaws_check(w->ring, &w->err));
+    w->f.requests = 0;
+    EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
+    assert_int_equal(w->f.requests, 6);
+    assert_int_equal(fake_logged(&w->f, 2, "knows no dry run"), 1);
+}
+
+
+/* A reply with the request id of another is another's. Asking again may bring
+ * the right one; a rotation is not asked for twice. */
+static void
+test_same_request_id(void **state)
+{
+    struct world *w = *state;
+
+    EXPECT(w, KAWS_OK, NULL, generate(w));
+    fake_push(&w->f, (fake_script){ .same_id = 1 });
+    EXPECT(w, KAWS_OK, NULL, generate(w));
+    assert_int_equal(w->f.requests, 3);
+    fake_push(&w->f, (fake_script){ .same_id = 1, .times = 3 });
+    EXPECT(w, KAWS_REPLY, "the same request id", generate(w));
+    assert_int_equal(w->f.requests, 6);
+    assert_string_equal(w->err.request_id, "fake-2");
+    fake_push(&w->f, (fake_script){ .action = "RotateKeyOnDemand",
+                                    .same_id = 1 });
+    EXPECT(w, KAWS_REPLY, "the same request id",
+           kaws_rotate_kms_key(w->ring, &w->err));
+    assert_int_equal(fake_calls(&w->f, "RotateKeyOnDemand"), 1);
 }
 
 
@@ -680,7 +732,7 @@ test_faults(void **state)
         if (again && (w->f.slept[0] != base || w->f.slept[1] != 2 * base))
             fail_msg("%s: %d ms", row->type, w->f.slept[0]);
         (void)snprintf(request_id, sizeof request_id, "fake-%d",
-                       w->f.requests);
+                       w->f.replies);
         assert_string_equal(w->err.aws, row->type);
         assert_string_equal(w->err.request_id, request_id);
         assert_int_equal(w->err.http, 400);
@@ -744,7 +796,9 @@ test_http_statuses(void **state)
         { 307, KAWS_REPLY, 1 }, { 399, KAWS_REPLY, 1 }, { 400, KAWS_REPLY, 1 },
         { 401, KAWS_DENIED, 1 }, { 402, KAWS_REPLY, 1 },
         { 403, KAWS_DENIED, 1 }, { 404, KAWS_REPLY, 1 },
-        { 407, KAWS_REPLY, 1 }, { 412, KAWS_REPLY, 1 },
+        { 407, KAWS_REPLY, 1 }, { 408, KAWS_SERVICE, 3 },
+        { 412, KAWS_REPLY, 1 }, { 424, KAWS_REPLY, 1 },
+        { 425, KAWS_SERVICE, 3 }, { 426, KAWS_REPLY, 1 },
         { 428, KAWS_REPLY, 1 }, { 429, KAWS_THROTTLED, 3 },
         { 430, KAWS_REPLY, 1 }, { 499, KAWS_REPLY, 1 },
         { 500, KAWS_SERVICE, 3 }, { 501, KAWS_SERVICE, 1 },
@@ -1225,6 +1279,161 @@ test_dates_not_believed(void **state)
 
 
 /* Whatever the KMS says next, each remedy is tried once a call. */
+/* The clock that was wrong is right again: that is what the log says. */
+static void
+test_clock_set_right(void **state)
+{
+    struct world *w = *state;
+
+    w->f.kms_ahead_ms = 3600000;
+    EXPECT(w, KAWS_OK, NULL, generate(w));
+    assert_int_equal(fake_logged(&w->f, 1, "is 3600 seconds off"), 1);
+    fake_set_clock(&w->f, 3600000);
+    w->f.kms_ahead_ms = 0;
+    fake_forget_log(&w->f);
+    EXPECT(w, KAWS_OK, NULL, generate(w));
+    assert_int_equal(fake_logged(&w->f, 1, "agrees with that of AWS"), 1);
+    assert_int_equal(fake_logged(&w->f, -1, "seconds off"), 0);
+    w->f.requests = 0;
+    EXPECT(w, KAWS_OK, NULL, generate(w));
+    assert_int_equal(w->f.requests, 1);
+}
+
+
+static int64_t jumps_ms;                  /* with each request                */
+static int worst_ms;                      /* the longest timeout handed out   */
+
+
+static void
+jump(struct fake *f, const char *action)
+{
+    (void)action;
+    fake_set_clock(f, jumps_ms);
+    if (f->timeout_ms > worst_ms)
+        worst_ms = f->timeout_ms;
+}
+
+
+/* Whoever sets the wall clock changes no timeout. */
+static void
+test_wall_clock_jumps(void **state)
+{
+    static const int64_t jumps[] = { -3600000, 3600000, -864000000,
+                                     864000000, -1 };
+    struct world *w = *state;
+    size_t i;
+
+    w->cfg.timeout_ms = 500;
+    world_reopen(w);
+    w->f.on_send = jump;
+    for (i = 0; i < COUNT(jumps); i++) {
+        jumps_ms = jumps[i];
+        worst_ms = w->f.requests = 0;
+        fake_push(&w->f, (fake_script){ .no_reply = "lost", .times = 9 });
+        EXPECT(w, KAWS_NETWORK, "(3 attempts)", generate(w));
+        assert_int_equal(w->f.requests, 3);
+        assert_in_range(worst_ms, 1, 500);
+        assert_in_range(w->f.timeout_ms, 1, 500);
+        forget_scripts(w);
+    }
+}
+
+
+static int64_t mad_ticks_ms, mad_step_ms;
+
+
+static int64_t
+mad_ticks(void *ctx)
+{
+    (void)ctx;
+    mad_ticks_ms += mad_step_ms;
+    return mad_ticks_ms;
+}
+
+
+/* Even a monotonic clock that is none makes nothing endless: what is handed
+ * out stays between 1 and the timeout, and all loops come to an end. */
+static void
+test_mad_ticks(void **state)
+{
+    static const int64_t steps[] = { 0, -1, -3600000, 838957296, 1,
+                                     INT64_MAX / 64, INT64_MIN / 64 };
+    struct world *w = *state;
+    size_t i;
+
+    w->cfg.timeout_ms = 2000;
+    w->cfg.hooks.ticks_ms = mad_ticks;
+    w->f.on_send = jump;
+    w->f.rotation_ms = 1000000000;
+    jumps_ms = 0;
+    for (i = 0; i < COUNT(steps); i++) {
+        mad_ticks_ms = 0;
+        mad_step_ms = steps[i];
+        world_reopen(w);
+        w->f.requests = worst_ms = 0;
+        fake_push(&w->f, (fake_script){ .error = "Throttling", .times = 9 });
+        EXPECT(w, KAWS_THROTTLED, NULL, generate(w));
+        assert_in_range(w->f.requests, 1, 3);
+        forget_scripts(w);
+        w->f.keys[0].rotations = 0;
+        w->f.keys[0].rotates_at = 0;
+        EXPECT(w, KAWS_OK, NULL, kaws_rotate_kms_key(w->ring, &w->err));
+        assert_in_range(w->f.requests, 3, 20);
+        assert_in_range(worst_ms, 1, 2000);
+    }
+}
+
+
+/* The timeout is for the whole of what the caller asked for: Encrypt and its
+ * proof, the question whose account it is and the Decrypt. */
+static void
+test_one_budget(void **state)
+{
+    struct world *w = *state;
+    kaws_bytes plain = { (const uint8_t *)"x", 1 };
+    kaws_name name = name_of("b", NULL);
+    kaws_key key;
+
+    w->cfg.data_file = w->f.data;
+    w->cfg.kms_key_id = "alias/app";
+    w->cfg.timeout_ms = 1000;
+    world_reopen(w);
+    w->f.on_send = take_time;
+    call_takes_ms = 400;
+    EXPECT(w, KAWS_OK, NULL, kaws_store(w->ring, name, "AES", plain, &w->err));
+    assert_int_equal(fake_calls(&w->f, "Decrypt"), 1);
+    assert_int_equal(w->f.timeout_ms, 600);
+    world_reopen(w);                      /* the account is to be asked for   */
+    EXPECT(w, KAWS_OK, NULL, kaws_fetch(w->ring, name, &key, &w->err));
+    kaws_key_free(w->ring, &key);
+    assert_int_equal(w->f.timeout_ms, 600);
+    call_takes_ms = 1500;
+    EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
+    assert_int_equal(w->f.timeout_ms, 1);
+}
+
+
+/* What is mended at once is beyond the attempts, which are for KMS. */
+static void
+test_remedies_are_no_attempts(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.max_attempts = 1;
+    world_reopen(w);
+    w->f.kms_ahead_ms = 600000;
+    EXPECT(w, KAWS_OK, NULL, generate(w));
+    assert_int_equal(w->f.requests, 2);
+    w->cfg.max_attempts = 3;
+    world_reopen(w);
+    w->f.requests = 0;
+    fake_push(&w->f, (fake_script){ .skip = 1, .error = "Throttling",
+                                    .times = 9 });
+    EXPECT(w, KAWS_THROTTLED, "(4 attempts)", generate(w));
+    assert_int_equal(w->f.requests, 4);
+}
+
+
 static void
 test_each_remedy_once(void **state)
 {
@@ -1692,10 +1901,11 @@ test_ask_region(void **state)
     (void)snprintf(aim.key_id, sizeof aim.key_id, "%s", FAKE_EAST);
     (void)snprintf(aim.region, sizeof aim.region, "ap-south-1");
     for (i = 0; i < COUNT(rows); i++) {
+        kaws__op op = kaws__kms_begin(&w->ring->kms);
         fake_push(&w->f, rows[i].script);
         kaws__err_clear(&w->err);
         EXPECT(w, rows[i].status, NULL,
-               kaws__kms_ask_region(&w->ring->kms, &aim, &w->err));
+               kaws__kms_ask_region(&op, &aim, &w->err));
         assert_string_equal(w->f.url,
                             "https://kms.ap-south-1.amazonaws.com/");
     }
@@ -1721,6 +1931,8 @@ main(void)
         SHUT(test_endpoint),
         SHUT(test_region_of_the_call),
         BARE(test_dry_run),
+        BARE(test_dry_run_granted),
+        BARE(test_same_request_id),
         BARE(test_faults),
         BARE(test_mending),
         BARE(test_http_statuses),
@@ -1735,6 +1947,11 @@ main(void)
         BARE(test_budget),
         BARE(test_rotation_is_sent_once),
         BARE(test_clock),
+        BARE(test_clock_set_right),
+        BARE(test_wall_clock_jumps),
+        BARE(test_mad_ticks),
+        BARE(test_one_budget),
+        BARE(test_remedies_are_no_attempts),
         BARE(test_dates_not_believed),
         BARE(test_each_remedy_once),
         BARE(test_newer_credentials),

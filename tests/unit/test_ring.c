@@ -664,8 +664,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     EXPECT(w, KAWS_OK, NULL, status);
-    assert_int_equal(n, 5);               /* four locks and a page            */
-    assert_int_equal(locks, before + 4);
+    assert_int_equal(n, 6);               /* five locks and a page            */
+    assert_int_equal(locks, before + 5);
     world_close(w);
     assert_int_equal(locks, before);
 }
@@ -809,8 +809,53 @@ test_lengths(void **state)
         assert_string_equal(key.type, "ABCDEFGHIJKLMNO");
         kaws_key_free(w->ring, &key);
     }
-    assert_int_equal(fake_calls(&w->f, "Decrypt"), 13);
-    assert_int_equal(w->f.requests, 26);
+    assert_int_equal(fake_calls(&w->f, "Decrypt"), 4 + 13);   /* 4 proofs     */
+    assert_int_equal(w->f.requests, 30);
+}
+
+
+/* A store is acknowledged when KMS has opened the new blob to the key. */
+static void
+test_store_proves(void **state)
+{
+    static const struct { fake_script script; kaws_status status;
+                          const char *words; } rows[] = {
+        { { .action = "Decrypt", .previous = 1 }, KAWS_REPLY,
+          "nothing was stored" },
+        { { .action = "Encrypt", .previous = 1 }, KAWS_REPLY,
+          "nothing was stored" },
+        { { .action = "Decrypt", .error = "InvalidCiphertextException" },
+          KAWS_REPLY, "nothing was stored" },
+        { { .action = "Decrypt", .error = "DisabledException" }, KAWS_KMS_KEY,
+          "enable the KMS key" },
+        { { .action = "Decrypt", .body = "no", .http = 403 }, KAWS_DENIED,
+          "HTTP 403" },
+        { { .action = "Decrypt", .no_reply = "no route", .times = 3 },
+          KAWS_NETWORK, "no route" }
+    };
+    struct world *w = *state;
+    size_t i;
+
+    EXPECT(w, KAWS_OK, NULL, store(w, "first", "one"));
+    for (i = 0; i < COUNT(rows); i++) {
+        snap(w);
+        fake_push(&w->f, rows[i].script);
+        EXPECT(w, rows[i].status, rows[i].words,
+               store(w, "k", i % 2 ? "two" : "TWO"));
+        expect_same_file(w);
+        expect_no_key(w, "k", KAWS_NOT_FOUND);
+        memset(w->f.scripts, 0, sizeof w->f.scripts);
+    }
+
+    /* Who may not decrypt has it stored all the same. */
+    fake_push(&w->f, (fake_script){ .action = "Decrypt", .times = 2,
+                                    .error = "AccessDeniedException" });
+    EXPECT(w, KAWS_OK, NULL, store(w, "k", "two"));
+    EXPECT(w, KAWS_OK, NULL, store(w, "l", "three"));
+    assert_int_equal(fake_logged(&w->f, 2, "takes kms:Decrypt"), 1);
+    expect_text(w, "first", "one");
+    expect_text(w, "k", "two");
+    expect_text(w, "l", "three");
 }
 
 
@@ -821,14 +866,14 @@ test_exists_and_not_found(void **state)
     struct world *w = *state;
 
     EXPECT(w, KAWS_OK, NULL, store(w, "k", "one"));
-    assert_int_equal(w->f.requests, 1);
+    assert_int_equal(w->f.requests, 2);
     snap(w);
     EXPECT(w, KAWS_EXISTS, "'k' is already there", store(w, "k", "two"));
     EXPECT(w, KAWS_EXISTS, NULL, generate(w, "k"));
     expect_no_key(w, "absent", KAWS_NOT_FOUND);
     assert_non_null(strstr(w->err.text, "'absent'"));
     EXPECT(w, KAWS_NOT_FOUND, "'ab\\x0asent'", drop(w, "ab\nsent"));
-    assert_int_equal(w->f.requests, 1);
+    assert_int_equal(w->f.requests, 2);
     expect_same_file(w);
     expect_text(w, "k", "one");
     EXPECT(w, KAWS_OK, NULL, drop(w, "k"));
@@ -1640,7 +1685,7 @@ test_use_kms_key(void **state)
 
     EXPECT(w, KAWS_OK, NULL, store(w, "one", "x"));
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, "alias/two", &w->err));
-    assert_int_equal(w->f.requests, 3);
+    assert_int_equal(w->f.requests, 4);
     EXPECT(w, KAWS_OK, NULL, store(w, "two", "x"));
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
     EXPECT(w, KAWS_OK, NULL, store(w, "three", "x"));
@@ -2115,7 +2160,7 @@ test_rewrap(void **state)
     w->f.now_ms += 100000;
     EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
     assert_int_equal(fake_calls(&w->f, "ReEncrypt"), MANY);
-    assert_int_equal(fake_calls(&w->f, "Decrypt"), 1);    /* the dry run      */
+    assert_int_equal(fake_calls(&w->f, "Decrypt"), 2 * MANY + 1);   /* proofs */
     assert_int_equal(fake_logged(&w->f, 2, "re-wrapped all keys in"), 1);
     assert_int_equal(fake_logged(&w->f, 1, "nothing was renewed"), 0);
     kaws_get_stats(w->ring, &stats);
@@ -2156,9 +2201,111 @@ test_rewrap_across_regions(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
     assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 0);
-    assert_int_equal(fake_calls(&w->f, "Decrypt"), MANY + 1);
+    assert_int_equal(fake_calls(&w->f, "Decrypt"), 4 * MANY + 1);
     assert_int_equal(fake_calls(&w->f, "Encrypt"), 2 * MANY);
     world_reopen(w);
+    expect_many(w, -1, FAKE_WEST);
+}
+
+
+/* The reply to another ReEncrypt: its blob is not this key's. The proof finds
+ * out, whatever the request ids say, and nothing is changed. */
+static void
+test_rewrap_proves(void **state)
+{
+    static const struct { fake_script script; kaws_status status;
+                          const char *words; } rows[] = {
+        { { .action = "ReEncrypt", .previous = 1 }, KAWS_REPLY,
+          "is not that key's" },
+        { { .action = "Decrypt", .error = "AccessDeniedException" },
+          KAWS_DENIED, "kms:Decrypt" },
+        { { .action = "Decrypt", .error = "InvalidCiphertextException" },
+          KAWS_REPLY, "is not that key's" },
+        { { .action = "Decrypt", .no_reply = "no route", .times = 3 },
+          KAWS_NETWORK, "no route" },
+        { { .action = "ReEncrypt", .same_id = 1, .times = 3 }, KAWS_REPLY,
+          "the same request id" }
+    };
+    struct world *w = *state;
+    size_t i;
+
+    w->cfg.rewrap_parallel = 1;
+    world_reopen(w);
+    store_many(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
+    for (i = 0; i < COUNT(rows); i++) {
+        fake_script script = rows[i].script;
+        script.skip = 7;
+        snap(w);
+        fake_push(&w->f, script);
+        EXPECT(w, rows[i].status, "the key 'k7' failed, and nothing was "
+               "changed", kaws_rewrap_all(w->ring, &w->err));
+        if (strstr(w->err.text, rows[i].words) == NULL)
+            fail_msg("row %lu: %s", (unsigned long)i, w->err.text);
+        memset(w->f.scripts, 0, sizeof w->f.scripts);
+        expect_same_file(w);
+    }
+    EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
+    world_reopen(w);
+    expect_many(w, -1, FAKE_EAST2);
+}
+
+
+/* A KMS that gives two keys the same blob, and swears by each: one of them
+ * would be lost. Replies as far apart as here share a request id unseen. */
+static void
+test_rewrap_twice_the_same(void **state)
+{
+    static const char sworn[] = "{\"__type\":\"DryRunOperationException\"}";
+    struct world *w = *state;
+    size_t i;
+
+    w->cfg.rewrap_parallel = 1;
+    world_reopen(w);
+    store_many(w);
+    for (i = 0; i < 2; i++) {
+        snap(w);
+        fake_push(&w->f, (fake_script){ .action = "Decrypt", .times = MANY,
+                                        .http = 400, .body = sworn });
+        fake_push(&w->f, (fake_script){ .action = "ReEncrypt",
+                                        .skip = i == 0 ? MANY - 1 : 3,
+                                        .previous = 1 });
+        EXPECT(w, KAWS_REPLY, "two replies to the re-wrap were the same",
+               kaws_rewrap_all(w->ring, &w->err));
+        memset(w->f.scripts, 0, sizeof w->f.scripts);
+        expect_same_file(w);
+    }
+}
+
+
+/* Likewise across regions, where a wrong key could be sealed as the right one.
+ */
+static void
+test_rewrap_far_proves(void **state)
+{
+    struct world *w = *state;
+    int nth;
+
+    w->cfg.rewrap_parallel = 1;
+    world_reopen(w);
+    store_many(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
+    for (nth = 0; nth < 2; nth++) {       /* one of the two is another key    */
+        snap(w);
+        fake_push(&w->f, (fake_script){ .action = "Decrypt", .skip = 9 + nth,
+                                        .from = "\"Plaintext\":\"",
+                                        .to = "\"Plaintext\":\"AAAA" });
+        EXPECT(w, KAWS_REPLY, "to two different keys",
+               kaws_rewrap_all(w->ring, &w->err));
+        memset(w->f.scripts, 0, sizeof w->f.scripts);
+        expect_same_file(w);
+    }
+    fake_push(&w->f, (fake_script){ .action = "Encrypt", .skip = 5,
+                                    .previous = 1 });
+    EXPECT(w, KAWS_REPLY, "is not that key's", kaws_rewrap_all(w->ring,
+                                                               &w->err));
+    memset(w->f.scripts, 0, sizeof w->f.scripts);
+    EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
     expect_many(w, -1, FAKE_WEST);
 }
 
@@ -2588,6 +2735,7 @@ main(void)
 #endif
         SHUT(test_new_file), SHUT(test_strings_are_copied),
         SHUT(test_built_in_hooks), OPEN(test_lengths),
+        OPEN(test_store_proves),
         OPEN(test_exists_and_not_found), OPEN(test_owners), OPEN(test_any_name),
         OPEN(test_meanwhile), OPEN(test_bad_replies_change_nothing),
         OPEN(test_absurd_clock), SHUT(test_read_only),
@@ -2606,6 +2754,8 @@ main(void)
         SHUT(test_foreign_reply), SHUT(test_home_is_asked_once),
         SHUT(test_alias_moves), OPEN(test_check), OPEN(test_reload_creds),
         OPEN(test_rotate), OPEN(test_rewrap), OPEN(test_rewrap_across_regions),
+        OPEN(test_rewrap_proves), OPEN(test_rewrap_twice_the_same),
+        OPEN(test_rewrap_far_proves),
         OPEN(test_rewrap_fails), OPEN(test_rewrap_twice_at_once),
         SHUT(test_rewrap_under_traffic), OPEN(test_rewrap_of_what_is_gone),
         SHUT(test_rewrap_in_parallel), OPEN(test_encrypt_and_decrypt),
