@@ -34,6 +34,8 @@ import uuid
 PLACES = ("record", "segment", "next", "ms", "idle", "during")
 REMEMBERED = 200                        # the product knows the last 256 request ids
 SWAP_S = 0.3                            # how long a reply waits for another to change places with
+GRACE_S = 0.02                          # a request may be on its way while a surplus is sent
+GENERATED = {"CiphertextBlob", "KeyId", "KeyMaterialId"}
 SORRY = {"503": b"HTTP/1.1 503 Service Unavailable", "408": b"HTTP/1.1 408 Request Timeout"}
 
 
@@ -63,8 +65,8 @@ class Fault:
 
 PLACED = ("double", "early 503", "early 408", "surplus 503", "surplus 408", "tls")
 # What a storm is made of: a weight, the fault, and what is drawn for it.
-STORM = ((30, "double"), (8, "early 503"), (4, "early 408"), (4, "surplus 503"), (6, "surplus 408"),
-         (4, "tls"), (8, "stale"), (10, "swap"), (12, "delay"), (8, "cut"), (2, "hush"))
+STORM = ((40, "double"), (8, "early 503"), (4, "early 408"), (4, "surplus 503"), (6, "surplus 408"),
+         (4, "tls"), (8, "stale"), (4, "swap"), (12, "delay"), (8, "cut"), (1, "hush"))
 
 
 def sorry(which: str) -> bytes:
@@ -78,11 +80,14 @@ def with_fresh_id(reply: bytes) -> bytes:
 
 def differ(one: bytes, other: bytes) -> bool:
     """Whether a client can tell that two good replies changed places: they are of two actions, or
-    have keys of two lengths, or blobs, which open only as what they are."""
+    have keys of two lengths, or blobs, which open only as what they are; but nobody opens that of
+    a key that KMS has just made."""
     if not all(reply.startswith(b"HTTP/1.1 200 ") for reply in (one, other)):
         return False
     a, b = (json.loads(reply.partition(b"\r\n\r\n")[2] or b"{}") for reply in (one, other))
-    return (a.keys() != b.keys() or "CiphertextBlob" in a
+    if "CiphertextBlob" in a and "CiphertextBlob" in b:
+        return not any(each.keys() == GENERATED for each in (a, b))
+    return (a.keys() != b.keys()
             or len(a.get("Plaintext", "")) != len(b.get("Plaintext", "")))
 
 
@@ -96,7 +101,8 @@ class Client:
         self.upstream = socket.create_connection(("127.0.0.1", proxy.emulator.port))
         self.upstream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.busy = False               # a request has come, and is not answered yet
-        self.spoiled = None             # the fault after which it must not be used again
+        self.spoiled = None             # the fault after which it must not be used again,
+        self.spoiled_at = 0             # and when that was
         self.last, self.last_number = b"", 0    # the reply before, and its place among all
         self.waiting = []               # surplus for when the next request has come
 
@@ -119,7 +125,8 @@ class Client:
         if not request:
             return False
         self.busy = True
-        if self.spoiled:
+        grace = GRACE_S if self.spoiled and self.spoiled.place in ("next", "ms", "idle") else 0
+        if self.spoiled and time.monotonic() > self.spoiled_at + grace:
             self.proxy.note(self.proxy.reused, self.spoiled)
         for fault, surplus in self.waiting:
             if self.remembered(fault):
@@ -211,7 +218,7 @@ class Client:
                         "next": ((first,), (extra,))}[fault.place])
             return
         if kind == "early":
-            self.spoiled = fault
+            self.spoiled, self.spoiled_at = fault, time.monotonic()
         if fault.place == "during":
             self.waiting.append((fault, extra))
         self.send((first,))
@@ -250,7 +257,7 @@ class Client:
     def spoil(self, fault: Fault) -> None:
         self.proxy.note(self.proxy.done, fault)
         if fault.what != "tls":         # that, a client may well be able to read
-            self.spoiled = fault
+            self.spoiled, self.spoiled_at = fault, time.monotonic()
 
 
 class PairingProxy:
@@ -366,7 +373,7 @@ class PairingProxy:
             fault.place = "segment"
         if what == "double" and fault.place in ("record", "segment"):
             fault.fresh = chance.random() < 0.5
-        if what == "delay" and chance.random() < 0.1:
+        if what == "delay" and chance.random() < 0.05:
             fault.ms = self.late_ms
         return fault
 

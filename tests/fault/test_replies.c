@@ -57,6 +57,7 @@ typedef struct server {
     size_t   body_len;
     char    *reply;               /* room for REPLY_MAX                       */
     size_t   len;
+    size_t   pause;               /* so much is sent first, the rest apart    */
 } server;
 
 
@@ -203,7 +204,7 @@ status_line(server *v)
         "HTTP/1.1 200 OK\r", "\r\n", " HTTP/1.1 200 OK\r\n", "HTTP/", "", "{}"
     };
 
-    if (once_in(v, 6))
+    if (v->wild && once_in(v, 6))
         say(v, odd[draw(v, COUNT(odd))]);
     else
         say(v, strstr(v->request, "\"DryRun\":true") != NULL
@@ -347,6 +348,7 @@ spoil(server *v, ending how)
 {
     size_t all = v->len, n;
 
+    v->pause = once_in(v, 2) ? all : 0;
     switch (draw(v, 16)) {
     case 0:
         for (n = draw(v, 6) + 1; n > 0 && all > 0; n--)
@@ -382,7 +384,7 @@ compose(server *v)
     ending how;
     size_t n;
 
-    v->len = 0;
+    v->len = v->pause = 0;
     if (v->script != NULL || !v->wild) {
         say(v, v->script != NULL ? v->script : "");
         if (v->script == NULL) {
@@ -430,14 +432,28 @@ hear(server *v, int fd)
 }
 
 
-/* Answers one request; 0: the connection ends. */
+static int
+send_all(int fd, const char *at, size_t len)
+{
+    ssize_t n = 1;
+
+    for (; len > 0 && n > 0; at += n, len -= (size_t)n) {
+        n = send(fd, at, len, MSG_NOSIGNAL);
+        if (n < 0)
+            return 0;
+    }
+    return 1;
+}
+
+
+/* Answers one request; 0: the connection ends. The lock is held to the last
+ * byte, so that no surplus comes during the next request: see asked(). */
 static int
 answer(server *v, int fd)
 {
     struct linger at_once = { 1, 0 };
-    size_t at = 0;
-    ssize_t n = 1;
     ending how;
+    int sent;
 
     if (!hear(v, fd))
         return 0;
@@ -445,12 +461,13 @@ answer(server *v, int fd)
     v->requests++;
     good_body(v, v->requests);
     how = compose(v);
+    if (v->pause > v->len)
+        v->pause = v->len;
+    sent = send_all(fd, v->reply, v->pause) &&
+           send_all(fd, v->reply + v->pause, v->len - v->pause);
     pthread_mutex_unlock(&v->lock);
-    for (; at < v->len && n > 0; at += (size_t)n) {
-        n = send(fd, v->reply + at, v->len - at, MSG_NOSIGNAL);
-        if (n < 0)
-            return 0;
-    }
+    if (!sent)
+        return 0;
     if (how == RESET)
         (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
     return how == KEEP || how == SILENCE;
@@ -460,6 +477,7 @@ answer(server *v, int fd)
 static void *
 serve(void *arg)
 {
+    struct timeval most = { 2, 0 };
     server *v = arg;
     int on = 1;
     nfds_t i;
@@ -477,6 +495,8 @@ serve(void *arg)
             break;
         (void)setsockopt(v->open[v->count].fd, IPPROTO_TCP, TCP_NODELAY, &on,
                          sizeof on);
+        (void)setsockopt(v->open[v->count].fd, SOL_SOCKET, SO_SNDTIMEO, &most,
+                         sizeof most);
         v->open[v->count].events = POLLIN;
         v->open[v->count++].revents = 0;
     }
@@ -523,6 +543,7 @@ server_close(server *v)
 }
 
 
+/* The last request's number, once its reply has gone out. */
 static uint32_t
 asked(server *v)
 {
@@ -612,8 +633,7 @@ ring_open(const server *v)
 static uint32_t
 number_of(const uint8_t *key)
 {
-    static const kaws_hooks hooks = { NULL, memory, NULL, NULL, NULL, NULL,
-                                      NULL };
+    static const kaws_hooks hooks = { .memory = memory };
     kaws_bytes bytes = { key, KEY_LEN };
     char want[21], got[21], digits[9];
     kaws__buf b64;
@@ -702,29 +722,31 @@ static void (*const jobs[])(kaws *, call *) = {
 };
 
 
-/* One call, and what must hold of it whatever came. */
+/* One call, and what must hold of it whatever came; `must`: it succeeds. */
 static kaws_status
-play(kaws *ring, server *v, size_t job)
+play(kaws *ring, server *v, size_t job, int must)
 {
     static const call none;
     int64_t began = kaws__plat_ticks_us(), took;
-    uint32_t mine;
+    uint32_t mine, last;
     call c;
 
     memset(&c, 0, sizeof c);
     jobs[job](ring, &c);
     took = (kaws__plat_ticks_us() - began) / 1000;
     expect(took < 2 * TIMEOUT_MS + MARGIN_MS, "it takes too long", &c.err);
+    last = asked(v);
     if (c.status != KAWS_OK) {
         expect(memcmp(c.plain, none.plain, sizeof c.plain) == 0 &&
                memcmp(&c.sealed, &none.sealed, sizeof c.sealed) == 0,
                "a failed call leaves something", &c.err);
         expect(c.err.status == c.status && c.err.text[0] != '\0' &&
                strpbrk(c.err.text, "\r\n\t") == NULL, "no sentence", &c.err);
+        expect(!must, "a good reply is refused", &c.err);
         return c.status;
     }
     mine = c.plain_len == KEY_LEN ? number_of(c.plain) : 0;
-    expect(mine == 0 || mine == asked(v), "another request's key", &c.err);
+    expect(mine == 0 || mine == last, "another request's key", &c.err);
     return c.status;
 }
 
@@ -749,8 +771,8 @@ run(part *what, uint64_t seed)
     for (again = 0, before = 0; again < 2; again++) {
         ring = ring_open(&v);             /* once to warm up                  */
         server_says(&v, 0, NULL);
-        if (ring != NULL && play(ring, &v, 0) != KAWS_OK)
-            wrong++;
+        if (ring != NULL)
+            (void)play(ring, &v, 0, 1);
         if (ring != NULL && again)
             what(&v, ring, seed);
         kaws_close(ring);
@@ -796,7 +818,7 @@ by_chance(server *v, kaws *ring, uint64_t seed)
     (void)seed;
     server_says(v, 1, NULL);
     for (i = 0; asked(v) - first < BATCH && i < 2 * BATCH && wrong == 0; i++)
-        good += play(ring, v, i % COUNT(jobs)) == KAWS_OK;
+        good += play(ring, v, i % COUNT(jobs), 0) == KAWS_OK;
     if (wrong == 0 && (good < BATCH / 20 || asked(v) - first < BATCH)) {
         print_error("%lu calls, of them %lu good: that proves nothing\n",
                     (unsigned long)i, (unsigned long)good);
@@ -804,12 +826,7 @@ by_chance(server *v, kaws *ring, uint64_t seed)
     }
     server_says(v, 0, NULL);
     for (i = 0; i < 3 * COUNT(jobs); i++)         /* as good as ever          */
-        if (play(ring, v, i % COUNT(jobs)) != KAWS_OK &&
-            i >= 2 * COUNT(jobs)) {
-            print_error("job %lu fails afterwards\n",
-                        (unsigned long)(i % COUNT(jobs)));
-            wrong++;
-        }
+        (void)play(ring, v, i % COUNT(jobs), i >= COUNT(jobs));
 }
 
 
@@ -842,13 +859,13 @@ blank_first(server *v, kaws *ring, uint64_t seed)
 
     for (i = 0; i < 3; i++) {
         server_says(v, 0, NULL);
-        (void)play(ring, v, 0);
+        (void)play(ring, v, 0, 0);
         server_says(v, 0, replies[(seed + (uint64_t)i) % COUNT(replies)]);
-        (void)play(ring, v, 0);
+        (void)play(ring, v, 0, 0);
     }
     server_says(v, 0, NULL);
-    if (play(ring, v, 0) != KAWS_OK && play(ring, v, 0) != KAWS_OK)
-        wrong++;
+    (void)play(ring, v, 0, 0);
+    (void)play(ring, v, 0, 1);
 }
 
 
