@@ -8,10 +8,12 @@ request: it doubles, prefixes, delays, swaps, repeats, cuts and withholds replie
 
 A fault has the reply, and something that nobody asked for: a surplus.  Where the surplus comes:
 
-    record      in the TLS record of the reply      ms          so many milliseconds later
-    segment     in the next record, sent with it    idle        when nothing is under way, after ms
-    next        in the next record, sent after it   during      when the next request has come,
-                                                                before that one's own reply
+    record      in the TLS record of the reply      next        in a record of its own, sent after
+    body        in that of its body, which comes    ms          so many milliseconds later
+                after its head: the TLS library     idle        when nothing is under way, after ms
+                has then read it, and nobody else   during      when the next request has come,
+    segment     in a record of its own, sent with               before that one's own reply
+                the reply
 
 Both copies of a doubled reply have the same x-amzn-RequestId, or, where it is asked for, the
 second has a fresh one.  No client can tell a fresh one that comes during the next exchange from
@@ -31,7 +33,8 @@ import threading
 import time
 import uuid
 
-PLACES = ("record", "segment", "next", "ms", "idle", "during")
+PLACES = ("record", "body", "segment", "next", "ms", "idle", "during")
+AT_ONCE = ("record", "body", "segment")
 REMEMBERED = 200                        # the product knows the last 256 request ids
 SWAP_S = 0.3                            # how long a reply waits for another to change places with
 GRACE_S = 0.02                          # a request may be on its way while a surplus is sent
@@ -212,9 +215,11 @@ class Client:
                         "tls": lambda: (reply, None),
                         "double": lambda: (reply, with_fresh_id(reply) if fault.fresh else reply),
                         }[kind]()
-        if fault.place in ("record", "segment", "next"):
+        if fault.place in (*AT_ONCE, "next"):
+            head, body = first.split(b"\r\n\r\n", 1)
             self.spoil(fault)
             self.send(*{"record": ((first + (extra or b""),),), "segment": ((first, extra),),
+                        "body": ((head + b"\r\n\r\n",), (body + (extra or b""),)),
                         "next": ((first,), (extra,))}[fault.place])
             return
         if kind == "early":
@@ -369,9 +374,9 @@ class PairingProxy:
         what = chance.choices([what for _, what in STORM], [weight for weight, _ in STORM])[0]
         fault = Fault(what, place=chance.choice(PLACES), ms=chance.choice((1, 5, 20, 50)),
                       share=chance.choice((0, 0.3, 0.9)))
-        if what == "tls" and fault.place == "record":
+        if what == "tls" and fault.place in AT_ONCE:
             fault.place = "segment"
-        if what == "double" and fault.place in ("record", "segment"):
+        if what == "double" and fault.place in AT_ONCE:
             fault.fresh = chance.random() < 0.5
         if what == "delay" and chance.random() < 0.05:
             fault.ms = self.late_ms

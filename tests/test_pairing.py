@@ -97,9 +97,10 @@ class Row:
 
 
 ROWS = (*(Row("double", place, 100 if place == "idle" else 5) for place in PLACES),
-        Row("double", "segment", fresh=True), Row("double", "idle", 100, fresh=True),
-        *(Row("early 503", place) for place in ("record", "segment", "ms", "during")),
-        Row("early 408", "segment"), Row("surplus 408", "segment"),
+        Row("double", "body", fresh=True), Row("double", "segment", fresh=True),
+        Row("double", "idle", 100, fresh=True),
+        *(Row("early 503", place) for place in ("record", "body", "segment", "ms", "during")),
+        Row("early 408", "segment"), Row("surplus 408", "segment"), Row("surplus 408", "body"),
         Row("surplus 408", "idle", 100), Row("surplus 408", "during"),
         Row("tls", "segment"), Row("tls", "idle", 50), Row("stale"), Row("swap"),
         Row("cut", share=0.9), Row("hush", short=True),
@@ -311,8 +312,9 @@ def check_proxy(proxy: PairingProxy) -> None:
 
 
 @pytest.mark.parametrize("row", [
-    Row("double", "segment"), Row("double", "next"), Row("double", "ms", 1),
-    Row("double", "ms", 20), Row("double", "during"), Row("double", "segment", fresh=True),
+    Row("double", "body", fresh=True), Row("double", "segment"), Row("double", "next"),
+    Row("double", "ms", 1), Row("double", "ms", 20), Row("double", "during"),
+    Row("double", "segment", fresh=True),
     Row("double", "idle", 5000 if LONG else 200), Row("early 503", "segment"),
     Row("early 503", "ms", 1), Row("early 503", "ms", 20), Row("surplus 408", "idle", 100),
     Row("stale")], ids=str)
