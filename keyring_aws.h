@@ -71,12 +71,14 @@
  *     open       conf file -> creds;  data file -> checked -> table
  *     generate   name free? -> KMS makes and seals -> name still free? ->
  *                appended to the file -> table
- *     store      the same, but KMS seals what the caller gave
+ *     store      the same, but KMS seals what the caller gave, and opens what
+ *                it sealed: that must be the key
  *     fetch      name -> table -> copy of the blob -> KMS opens it -> caller
  *     remove     file replaced by one without it -> table
- *     re-wrap    each blob -> KMS re-encrypts it -> file replaced -> table
+ *     re-wrap    each blob -> KMS re-encrypts it -> and says that it would open
+ *                what came back -> file replaced -> table
  *
- * Three rules hold throughout:
+ * Four rules hold throughout:
  *
  * (1) Disk first. A change is durable on disk before memory shows it. If it
  *     fails, neither has changed. One exception has a status of its own: when
@@ -89,6 +91,8 @@
  *     blobs only.
  * (3) No waiting for AWS under the lock. It covers table and file only, so a
  *     KMS that hangs holds up those who need KMS, and nobody else.
+ * (4) A reply counts only if it can be the answer to our request, and what takes
+ *     the place of a key is proved before. Section 8 says how.
  *
  *
  * 3  SWITCHES      to be defined above the include
@@ -103,15 +107,24 @@
  *
  * Functions answer with a kaws_status: one word for what happened. A
  * kaws_error of the caller's has the rest, above all one sentence for a log:
- * what we were doing, to what, what went wrong, what to do. It holds no secret,
- * no signature and no reply; names in it are escaped.
+ * what we were doing, to what, what went wrong, what to do. It is one line of
+ * printable ASCII, and holds no secret, no signature and no reply. Words that
+ * are not ours (names, settings, files, what AWS and libcurl say) are escaped
+ * as \xNN; user and password of a URL in them become ***, long base64 is cut,
+ * and what repeats a piece of a secret that we know is left out.
  *
  * A KMS call is tried again where that helps: up to max_attempts times, with
- * growing random pauses, when KMS throttles, is out of order or out of reach;
- * once more at once, when AWS refuses the signature and its Date shows that
- * our clock is wrong by more than 4 minutes, or when AWS refuses the creds and
- * the conf file has newer ones. timeout_ms bounds all of it together, but not
- * the system's resolver, which has timeouts of its own (resolv.conf).
+ * growing random pauses, when KMS throttles, is out of order or out of reach.
+ * Beyond those it is tried once more, at once, when AWS refuses the signature
+ * and its Date shows that our clock is wrong by more than 4 minutes, and once
+ * more when AWS refuses the creds and the conf file has newer ones.
+ *
+ * timeout_ms bounds one operation: all that one call of a function of ours asks
+ * of KMS, with its retries and pauses (a fetch; a store and its proof). Only a
+ * re-wrap and a rotation take longer: there it bounds each step (the
+ * re-encryption of a key, its proof) anew. It does not bound the system's
+ * resolver, which has timeouts of its own (resolv.conf). Time is measured by
+ * hooks.ticks_ms, so that nobody who sets the clock changes a timeout.
  *
  *
  * 5  MEMORY AND SECRETS
@@ -189,17 +202,33 @@
  * 8  WHAT GOES OVER THE WIRE
  *
  *     kaws_generate        GenerateDataKeyWithoutPlaintext
- *     kaws_store           Encrypt
+ *     kaws_store           Encrypt, then Decrypt of the new blob
  *     kaws_fetch           Decrypt, pinned to the KMS key in the entry
  *     kaws_check           GenerateDataKeyWithoutPlaintext of one byte, then
  *                          Decrypt of it as a dry run
- *     kaws_rewrap_all      ReEncrypt; across regions Decrypt and Encrypt
+ *     kaws_rewrap_all      ReEncrypt, then Decrypt of the new blob as a dry run;
+ *                          across regions Decrypt, Encrypt and Decrypt instead
+ *                          of ReEncrypt
  *     kaws_rotate_kms_key  GenerateDataKeyWithoutPlaintext of one byte, before
  *                          and after; RotateKeyOnDemand between
  *
  * HTTPS only, TLS 1.2 or newer, certificates verified, no redirects (plain
  * HTTP to this machine alone). Where a KMS key has an ARN, its region is asked;
  * an endpoint changes the host, never the region that is signed for.
+ *
+ * HTTP/1.1 ties a reply to its request by the order on the connection alone. One
+ * surplus reply, of a proxy or load balancer that lost count, would give every
+ * later request the answer to the one before. So a connection is used again only
+ * if its last exchange was clean (a complete reply, with a request id that was
+ * new, that fits what was asked: a 200, or a 4xx that is KMS's own error), and
+ * only if nothing has come on it since. And what replaces a key, or is
+ * acknowledged, is proved: a stored key is opened and compared; a re-wrapped
+ * blob must be said by KMS, in the dry run's own error, to open under the name
+ * of its key; no two may be the same. A generated key that was never fetched
+ * protects nothing yet, so it needs no proof. What remains: a peer that TLS
+ * trusts can forge a whole reply with a request id of its own, or slip one in
+ * between our look at the connection and the true one, and be believed in a
+ * fetch.
  *
  * Each blob is bound to an encryption context, so that it opens only as what it
  * was: app = "keyring_aws", file = the file id in hex, key_id, key_type, and
@@ -400,7 +429,7 @@ typedef struct kaws_config {
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: the data file is never changed        */
     int         connect_timeout_ms;   /* 0: 1000                              */
-    int         timeout_ms;       /* one KMS call, retries too; 0: 10000      */
+    int         timeout_ms;       /* one operation (section 4); 0: 10000      */
     int         max_attempts;     /* 0: 3                                     */
     int         rewrap_parallel;  /* calls in flight, up to 64; 0: 16         */
     kaws_hooks  hooks;            /* NULL members: the built-in ones          */
@@ -422,7 +451,8 @@ KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
 
 /* Asks KMS to seal a throw-away byte and whether it would open it again: that
  * proves the network, the credentials, the KMS key and the right to use it
- * both ways, and finds out what an alias stands for. Two KMS calls.
+ * both ways, and finds out what an alias stands for. Two KMS calls; a KMS that
+ * knows no dry run is asked a third time.
  * CONFIG (no KMS key is set), FOREIGN, and what a KMS call may answer:
  * CREDENTIALS, DENIED, KMS_KEY, ARGUMENT are definite; NETWORK, THROTTLED,
  * SERVICE, REPLY may be over soon. MEMORY. */
@@ -455,7 +485,9 @@ KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
                                    kaws_error *err);
 
 /* Has KMS seal a key of yours (1 to 4096 bytes), and keeps it under the name.
- * Otherwise as kaws_generate. */
+ * Two KMS calls: KMS opens what it sealed, and if that is not your key, it is
+ * not kept: REPLY. Who may not kms:Decrypt has it kept without that proof, and
+ * one note in the log. Otherwise as kaws_generate. */
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
@@ -538,8 +570,10 @@ KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
- * and replaces the file once: all or nothing. Keys never leave KMS, but where
- * the region differs. Others may use the ring meanwhile: keys added then stay
+ * and replaces the file once: all or nothing. KMS is asked of each new blob, by
+ * a dry run, whether it opens as that key: so it takes kms:Decrypt with the
+ * current KMS key. Two KMS calls a key. Keys never leave KMS, but where the
+ * region differs: there a key is opened twice, and must be the same. Others may use the ring meanwhile: keys added then stay
  * as they were sealed, keys removed stay removed. ARGUMENT, CONFIG, RUNNING;
  * FOREIGN, MISMATCH, what a KMS call may answer; FILE, CHANGED, LOCKED,
  * UNCERTAIN (the file is replaced), MEMORY. */
@@ -592,7 +626,8 @@ KAWS_API kaws_status kaws_kms_generate_data_key(kaws *ring,
                                                 kaws_sealed *out,
                                                 kaws_error *err);
 
-/* The KMS action Encrypt: 1 to 4096 bytes, with the current KMS key. */
+/* The KMS action Encrypt: 1 to 4096 bytes, with the current KMS key. Nothing
+ * proves the blob; kaws_kms_decrypt does. */
 KAWS_API kaws_status kaws_kms_encrypt(kaws *ring, const kaws_context *ctx,
                                       kaws_bytes plain, kaws_sealed *out,
                                       kaws_error *err);
@@ -605,8 +640,9 @@ KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
                                       const kaws_sealed *in, uint8_t *plain,
                                       size_t *plain_len, kaws_error *err);
 
-/* The KMS action ReEncrypt, to the current KMS key, context unchanged. Across
- * regions, where KMS has no such action, Decrypt and Encrypt. */
+/* The KMS action ReEncrypt, to the current KMS key, context unchanged. Nothing
+ * proves the blob. Across regions, where KMS has no such action, Decrypt,
+ * Encrypt, and Decrypt once more, which must give the same. */
 KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
@@ -646,6 +682,11 @@ KAWS_API const char *kaws_status_text(kaws_status status);
 
 /* "1.0.0" */
 KAWS_API const char *kaws_version(void);
+
+/* Writes a name or setting to `out`, which has room for `cap` bytes, 8 or more,
+ * as our own texts show it between single quotes: printable ASCII, the rest as
+ * \xNN, no password of a URL, no long base64. Returns `out`. */
+KAWS_API const char *kaws_show(char *out, size_t cap, const char *name);
 
 /* Overwrites with zeros, in a way that no compiler leaves out. */
 KAWS_API void kaws_wipe(void *secret, size_t len);
@@ -1943,12 +1984,13 @@ kaws__plat_ticks_ms(void *ctx)
  * ROOM 2  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: plat
- * Gives: err_clear err_set err_os err_prefix err_log kaws_status_text
+ * Gives: err_put err_clear err_set err_os err_prefix err_log kaws_status_text
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong, and,
- * where we know, what to do. It never holds a secret, a signature or a reply.
- * A text too long for its room is cut: half a sentence beats none.
+ * where we know, what to do. It never holds a secret, a signature or a reply,
+ * and it is one line of printable ASCII, whatever a caller put into it. A text
+ * too long for its room is cut: half a sentence beats none.
  */
 
 /* see Part II */
@@ -1962,6 +2004,47 @@ kaws_status_text(kaws_status status)
 
     return (int)status >= 0 && status < KAWS_STATUS_COUNT
          ? texts[status] : "no such status";
+}
+
+
+/* Puts a byte at the end of a text for a log, escaped if it is not printable
+ * ASCII, or is in `also`: no byte can end the line or colour the terminal.
+ * Returns 0, and changes nothing, where there is no room. */
+static int
+kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
+{
+    static const char digits[] = "0123456789abcdef";
+    int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
+    size_t n = plain ? 1 : 4;
+    char *at = out + *used;
+
+    if (*used + n >= cap)
+        return 0;
+    at[0] = (char)(plain ? c : '\\');
+    if (!plain) {
+        at[1] = 'x';
+        at[2] = digits[c >> 4];
+        at[3] = digits[c & 15];
+    }
+    at[n] = '\0';
+    *used += n;
+    return 1;
+}
+
+
+/* What leaves this room is written here. */
+KAWS__PRINTF(3, 0)
+static void
+kaws__err_write(char *out, size_t cap, const char *format, va_list args)
+{
+    char raw[640] = "";
+    size_t i = 0, used = 0;
+
+    (void)vsnprintf(raw, sizeof raw, format, args);
+    out[0] = '\0';
+    while (raw[i] != '\0' &&
+           kaws__err_put(out, cap, &used, (uint8_t)raw[i], ""))
+        i++;
 }
 
 
@@ -1983,7 +2066,7 @@ kaws__err_fill(kaws_error *err, kaws_status status, const char *format, ...)
         return;
     err->status = status;
     va_start(args, format);
-    (void)vsnprintf(err->text, sizeof err->text, format, args);
+    kaws__err_write(err->text, sizeof err->text, format, args);
     va_end(args);
 }
 
@@ -2002,7 +2085,7 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     err->status = status;
     err->os = os;
     va_start(args, format);               /* a long path leaves room for it */
-    (void)vsnprintf(err->text, sizeof err->text - 72, format, args);
+    kaws__err_write(err->text, sizeof err->text - 72, format, args);
     va_end(args);
     used = strlen(err->text);
     (void)snprintf(err->text + used, sizeof err->text - used, ": %s (errno %d)",
@@ -2043,7 +2126,7 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     if (hooks->log == NULL)
         return;
     va_start(args, format);
-    (void)vsnprintf(line, sizeof line, format, args);
+    kaws__err_write(line, sizeof line, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
@@ -2291,10 +2374,11 @@ kaws__buf_sink(kaws__sink *sink, const void *data, size_t len)
 /* ==========================================================================
  * ROOM 5  text     hex, base64, percent, UTF-8, dates, numbers
  * ==========================================================================
- * Uses: mem buf
- * Gives: text_lower text_alike text_hex text_base64 text_unbase64
- *        text_percent text_utf8 text_is_utf8 text_show text_quote text_number
- *        text_amz_date text_http_date
+ * Uses: err mem buf
+ * Gives: text_lower text_folded text_alike text_hex text_base64 text_unbase64
+ *        text_percent text_utf8 text_is_utf8 text_userinfo text_show
+ *        text_quote text_holds text_number text_amz_date text_http_date
+ *        kaws_show
  *
  * Small conversions, all of ASCII and bytes, none of them asking the locale.
  * Base64 carries keys in the clear, so it has no branch and no table index
@@ -2305,6 +2389,15 @@ static int
 kaws__text_lower(int c)
 {
     return c >= 'A' && c <= 'Z' ? c + 32 : c;
+}
+
+
+/* A letter, in lower case, or a digit; else 0. */
+static int
+kaws__text_folded(int c)
+{
+    c = kaws__text_lower(c);
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ? c : 0;
 }
 
 
@@ -2560,42 +2653,113 @@ kaws__text_is_utf8(kaws_bytes text)
 }
 
 
-/* ---- for logs ---------------------------------------------------------- */
+/* ---- for logs: words that are not ours --------------------------------- */
 
-/* Bytes as a log may show them: none of them can end the line or colour the
- * terminal. Backslashes are escaped, and `also`. Cut with three dots. */
-static const char *
-kaws__text_escape(char *out, size_t cap, kaws_bytes text, int also)
+#define KAWS__TEXT_SHOWN 256      /* of a file's name: leaves room for advice */
+
+
+/* Where the user and the password of a URL stand: up to the last '@', for a
+ * password may hold anything, and from the URL's beginning, less its scheme:
+ * from the first quote, if there is a ':' behind it (a name of the caller's own
+ * is all in quotes), or else from the first "://". Returns their end, or 0. */
+static size_t
+kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 {
-    static const char digits[] = "0123456789abcdef";
-    size_t i, used = 0;
+    size_t at = text.len, i = 0;
+    int quoted = own;
 
-    for (i = 0; i < text.len; i++) {
-        int c = text.at[i];
-        if (used + 8 > cap) {
-            memcpy(out + used, "...", 3);
-            used += 3;
+    while (at > 0 && text.at[at - 1] != '@')
+        at--;
+    if (at == 0)
+        return 0;
+    at--;
+    for (; !quoted && i < at; i++)
+        quoted = text.at[i] == '\'' || text.at[i] == '"';
+    quoted = quoted && memchr(text.at + i, ':', at - i) != NULL;
+    *from = i = quoted ? i : 0;
+    for (; i + 3 <= at; i++) {
+        if (memcmp(text.at + i, "://", 3) == 0) {
+            *from = i + 3;
+            return at;
+        }
+        if (quoted && !kaws__text_folded(text.at[i]))
             break;
-        }
-        if (c >= 0x20 && c <= 0x7e && c != '\\' && c != also) {
-            out[used++] = (char)c;
-        } else {
-            out[used++] = '\\';
-            out[used++] = 'x';
-            out[used++] = digits[c >> 4];
-            out[used++] = digits[c & 15];
-        }
     }
-    out[used] = '\0';
+    return quoted ? at : 0;
+}
+
+
+/* How many bytes are a run of base64 of `least` or more that looks random: it
+ * has letters of both cases and digits. Else 0. AWS's actions have no digits,
+ * hex is of one case, and a run ends at an '=', at the '-' of a UUID, the ':'
+ * of an ARN and the '_' of a role's name. */
+static size_t
+kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
+{
+    int kinds = 0;
+    size_t n;
+
+    for (n = 0; n < len; n++) {
+        if (at[n] >= '0' && at[n] <= '9')
+            kinds |= 1;
+        else if (at[n] >= 'A' && at[n] <= 'Z')
+            kinds |= 2;
+        else if (at[n] >= 'a' && at[n] <= 'z')
+            kinds |= 4;
+        else if (at[n] != '+' && !(slash && at[n] == '/'))
+            break;
+    }
+    return n >= least && kinds == 7 ? n : 0;
+}
+
+
+/* The filter for every word that is not ours: what could be a secret is left
+ * out, the rest escaped, and cut with three dots. Of others' words, 20 of
+ * base64 are too many (a key of 16 bytes has 22); of the caller's own, 40, for
+ * that is a secret access key in the wrong setting. A slash may be part of it,
+ * but in a path. */
+static const char *
+kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
+{
+    size_t from = 0, to = kaws__text_userinfo(text, own, &from);
+    int slash = !own || text.len == 0 || text.at[0] != '/', fits = 1;
+    size_t i, n, used = 0;
+
+    out[0] = '\0';
+    for (i = 0; i < text.len && fits; i += n) {
+        size_t left = (i < from ? from : text.len) - i, keep = 4;
+        const char *mark = "...";
+
+        n = kaws__text_run(text.at + i, left, 40, slash);
+        if (n == 0)
+            n = kaws__text_run(text.at + i, left, own ? 40 : 20, 0);
+        if (n == 0) {
+            n = keep = 1;
+            mark = "";
+        }
+        if (i == from && to > from) {
+            n = to - from;
+            keep = 0;
+            mark = "***";
+        }
+        for (left = 0; left < keep && fits; left++)
+            fits = kaws__err_put(out, cap - 3, &used, text.at[i + left],
+                                 own ? "\\'" : "\\");
+        for (; *mark != '\0' && fits; mark++)
+            fits = kaws__err_put(out, cap - 3, &used, *mark, "");
+    }
+    if (!fits)
+        memcpy(out + used, "...", 4);
     return out;
 }
 
 
-/* A name, to stand between single quotes: it cannot pretend to end there. */
+/* A name or setting of the caller's, or a file's name, to stand between single
+ * quotes: it cannot pretend to end there. */
 static const char *
 kaws__text_show(char *out, size_t cap, kaws_bytes text)
 {
-    return kaws__text_escape(out, cap, text, '\'');
+    return kaws__text_filter(out, cap, text, 1);
 }
 
 
@@ -2603,7 +2767,60 @@ kaws__text_show(char *out, size_t cap, kaws_bytes text)
 static const char *
 kaws__text_quote(char *out, size_t cap, kaws_bytes text)
 {
-    return kaws__text_escape(out, cap, text, '\\');
+    return kaws__text_filter(out, cap, text, 0);
+}
+
+
+/* see Part II */
+KAWS_API const char *
+kaws_show(char *out, size_t cap, const char *name)
+{
+    return kaws__text_show(out, cap, kaws__buf_of(name != NULL ? name : ""));
+}
+
+
+/* The next letter or digit, folded; 0 at the end. Our own escapes are none. */
+static int
+kaws__text_next(kaws_bytes text, size_t *at)
+{
+    int c = 0;
+
+    while (c == 0 && *at < text.len) {
+        if (text.len - *at >= 4 && memcmp(text.at + *at, "\\x", 2) == 0)
+            *at += 4;
+        else
+            c = kaws__text_folded(text.at[(*at)++]);
+    }
+    return c;
+}
+
+
+/* Does the text hold a piece of the secret, whatever its case and what stands
+ * between? A piece are eight letters or digits, or all, if there are fewer:
+ * that a sentence holds eight of a token by chance is one in millions, and
+ * seven are of no use to anybody. No copy is made. */
+static int
+kaws__text_holds(kaws_bytes text, kaws_bytes secret)
+{
+    size_t i, m, a, b, same;
+    int c;
+
+    for (i = 0; i < secret.len; i++)
+        for (m = 0; m < text.len; m++) {
+            c = kaws__text_folded(secret.at[i]);
+            if (i > 0 && c != kaws__text_folded(text.at[m]))
+                continue;                 /* as it nearly always is          */
+            a = i;
+            b = m;
+            for (same = 0; same < 8; same++) {
+                c = kaws__text_next(secret, &a);
+                if (c == 0 || c != kaws__text_next(text, &b))
+                    break;
+            }
+            if (same == 8 || (i == 0 && c == 0 && same > 0))
+                return 1;
+        }
+    return 0;
 }
 
 
@@ -3832,6 +4049,7 @@ enum {
     KAWS__HTTP_REPLY,             /* there is a reply                         */
     KAWS__HTTP_NONE,              /* there is none: r->text says why          */
     KAWS__HTTP_SETTING,           /* there cannot be one: a setting is wrong  */
+    KAWS__HTTP_MEMORY,            /* there was no memory to remember its id   */
     KAWS__HTTP_REPEATED           /* its request id was that of another       */
 };
 
@@ -4412,13 +4630,43 @@ kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
 }
 
 
+/* Why there is no reply. Where libcurl takes a proxy's URL apart in another way
+ * than was meant, its words hold pieces of the password: then only the kind of
+ * the error is named, and what to do. */
+static void
+kaws__http_say(kaws_reply *r, const char *words, const char *kind)
+{
+    static const char *const names[] = { "https_proxy", "HTTPS_PROXY",
+                                         "all_proxy", "ALL_PROXY" };
+    size_t i, from;
+
+    if (words[0] == '\0')
+        words = kind;
+    for (i = 0; i < 4; i++) {
+        const char *proxy = kaws__plat_env(names[i]);
+        kaws_bytes who = kaws__buf_of(proxy != NULL ? proxy : "");
+
+        from = 0;
+        who.len = kaws__text_userinfo(who, 1, &from);
+        who.at += from;
+        who.len -= from;
+        if (strcspn((const char *)who.at, "#/?") < who.len ||
+            kaws__text_holds(kaws__buf_of(words), who)) {
+            (void)snprintf(r->text, sizeof r->text, "%s (check %s: percent-"
+                           "encode its user and password)", kind, names[i]);
+            return;
+        }
+    }
+    kaws__http_keep(r->text, sizeof r->text, kaws__buf_of(words));
+}
+
+
 /* What libcurl's code means to us, and its words for it. */
 static int
 kaws__http_outcome(const kaws__transfer *t, CURLcode code)
 {
     kaws_reply *r = t->r;
-    const char *words = t->error[0] != '\0' ? t->error
-                                            : curl_easy_strerror(code);
+    const char *words = t->error;
     long http = 0;
 
     if (code == CURLE_OK || t->too_long)
@@ -4430,7 +4678,7 @@ kaws__http_outcome(const kaws__transfer *t, CURLcode code)
         return KAWS__HTTP_REPLY;
     if (code == CURLE_OUT_OF_MEMORY && t->sent > 0)
         words = "out of memory, or a header of the reply is far too long";
-    kaws__http_keep(r->text, sizeof r->text, kaws__buf_of(words));
+    kaws__http_say(r, words, curl_easy_strerror(code));
     if (code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
         code == CURLE_UNSUPPORTED_PROTOCOL ||
         strncmp(words, "Unsupported proxy", 17) == 0)
@@ -4655,7 +4903,7 @@ kaws__http_ids(kaws__http *http, const char *url)
 /* Notes the request id of a reply. AWS makes one for each request, so a reply
  * that repeats one answers another request. */
 static int
-kaws__http_first(kaws__http *http, const char *url, kaws_reply *r)
+kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
 {
     kaws__seen *row;
     unsigned i = 0, known = 0;
@@ -4674,10 +4922,8 @@ kaws__http_first(kaws__http *http, const char *url, kaws_reply *r)
             row->ids[row->count++ % KAWS__HTTP_SEEN] = id;
     }
     kaws__plat_unlock(&http->lock);
-    if (row == NULL) {
-        kaws__http_keep(r->text, sizeof r->text, kaws__buf_of("out of memory"));
-        return KAWS__HTTP_NONE;
-    }
+    if (row == NULL)
+        return KAWS__HTTP_MEMORY;
     return i == known ? KAWS__HTTP_REPLY : KAWS__HTTP_REPEATED;
 }
 
@@ -4688,6 +4934,7 @@ static int
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
+    char *id = r->request_id, *end = id;
     kaws__conn *conn = NULL;
     int outcome;
 
@@ -4704,6 +4951,10 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 ? KAWS__HTTP_NONE : KAWS__HTTP_REPLY;
     *lent = conn;
     r->request_id[sizeof r->request_id - 1] = '\0';
+    for (; *id != '\0'; id++)             /* AWS's have nothing else         */
+        if (*id == '-' || kaws__text_folded(*id))
+            *end++ = *id;
+    *end = '\0';
     r->text[sizeof r->text - 1] = '\0';
     if (outcome == KAWS__HTTP_REPLY && r->http == 0)
         outcome = KAWS__HTTP_NONE;
@@ -4736,14 +4987,16 @@ kaws__http_distrust(kaws__http *http)
 /* ==========================================================================
  * ROOM 10  creds    who we are to AWS, read from the conf file
  * ==========================================================================
- * Uses: plat err mem buf sigv4
+ * Uses: plat err mem buf text sigv4
  * Gives: creds_open creds_close creds_reload creds_refresh creds_grant
+ *        creds_in
  *
  * The file holds the access key id, the secret access key and, if there is
  * one, the session token, a line each. They live, with the signing key of the
  * day, in pages of their own that are neither swapped nor dumped, and so does
  * the file's text while it is being read. What leaves this room is a grant:
- * all that one signature takes, but never the secret.
+ * all that one signature takes, but never the secret; and whether a text holds
+ * a piece of it.
  */
 
 #define KAWS__CREDS_ID_MAX      128
@@ -4770,6 +5023,7 @@ typedef struct kaws__secrets {    /* what the locked pages hold               */
 typedef struct kaws__creds {
     const kaws_hooks *hooks;
     const char *path;             /* borrowed                                 */
+    char        shown[KAWS__TEXT_SHOWN];  /* the path for texts               */
     kaws__lock  lock;             /* guards all below                         */
     kaws__secrets *secrets;
     kaws__stat  seen;             /* the file as it was when last read        */
@@ -4853,18 +5107,18 @@ kaws__creds_read(kaws__creds *c, int fd, const kaws__stat *st, kaws_error *err)
     kaws_wipe(s->file, sizeof s->file);
     if (os != 0)
         return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the conf file "
-                            "%s", c->path);
+                            "%s", c->shown);
     if (wrong != NULL)
         return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; it has "
                              "to hold the access key id, the secret access "
                              "key and, if there is one, the session token, "
-                             "one a line", c->path, wrong);
+                             "one a line", c->shown, wrong);
     if (st->others_write)
         kaws__err_log(c->hooks, 1, "the conf file %s may be written by others "
-                      "than its owner: chmod 600 it", c->path);
+                      "than its owner: chmod 600 it", c->shown);
     else if (st->others_read)
         kaws__err_log(c->hooks, 1, "the conf file %s may be read by others "
-                      "than its owner: chmod 600 it", c->path);
+                      "than its owner: chmod 600 it", c->shown);
     return KAWS_OK;
 }
 
@@ -4882,10 +5136,10 @@ kaws__creds_load(kaws__creds *c, const kaws__stat *unless, kaws_error *err)
         os = kaws__plat_stat(fd, &st);
     if (os != 0)
         status = kaws__err_os(err, KAWS_CONFIG, os, "cannot open the conf file "
-                              "%s", c->path);
+                              "%s", c->shown);
     else if (!st.regular)
         status = kaws__err_set(err, KAWS_CONFIG, "the conf file %s is not a "
-                               "file", c->path);
+                               "file", c->shown);
     else if (unless == NULL || st.mtime_ns != unless->mtime_ns ||
              st.size != unless->size || st.ino != unless->ino)
         status = kaws__creds_read(c, fd, &st, err);
@@ -4904,6 +5158,7 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks, const char *path,
     memset(c, 0, sizeof *c);
     c->hooks = hooks;
     c->path = path;
+    kaws__text_show(c->shown, sizeof c->shown, kaws__buf_of(path));
     c->secrets = kaws__plat_pages(sizeof *c->secrets);
     if (c->secrets == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "no page of memory for the "
@@ -4962,7 +5217,7 @@ kaws__creds_refresh(kaws__creds *c, unsigned generation)
     if (newer)
         kaws__err_log(c->hooks, 2, "AWS refused the credentials; the conf "
                       "file %s has newer ones, which are used from now on",
-                      c->path);
+                      c->shown);
     return newer;
 }
 
@@ -4990,6 +5245,20 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
 }
 
 
+/* Does the text hold a piece of the secret access key, or of the token? */
+static int
+kaws__creds_in(kaws__creds *c, kaws_bytes text)
+{
+    int is;
+
+    kaws__plat_lock(&c->lock);
+    is = kaws__text_holds(text, kaws__buf_of(c->secrets->secret)) ||
+         kaws__text_holds(text, kaws__buf_of(c->secrets->token));
+    kaws__plat_unlock(&c->lock);
+    return is;
+}
+
+
 /* ==========================================================================
  * ROOM 11  kms      speak with AWS KMS, and believe only what fits
  * ==========================================================================
@@ -5006,8 +5275,9 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
  * connection that brought such a reply is not used again.
  *
  * An operation is what a caller asked for: one call or a few, which share its
- * time. An aim is a KMS key and the region to ask. Where there is an ARN, its region
- * is the aim's, so an old entry stays readable whatever the settings say now.
+ * time. An aim is a KMS key and the region to ask. Where there is an ARN, its
+ * region is the aim's, so an old entry stays readable whatever the settings say
+ * now.
  */
 
 #define KAWS__KMS_ID_MAX     255  /* of a KMS key id, alias or ARN            */
@@ -5130,9 +5400,8 @@ kaws__kms_word_ok(kaws_bytes word)
     size_t i;
 
     for (i = 0; i < word.len; i++) {
-        int c = kaws__text_lower(word.at[i]);
-        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
-            c != '-' && c != '_' && c != '/')
+        int c = word.at[i];
+        if (!kaws__text_folded(c) && c != '-' && c != '_' && c != '/')
             return 0;
     }
     return word.len > 0;
@@ -5291,8 +5560,8 @@ kaws__kms_foreign(const char *arn_text, const char *what, kaws_error *err)
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not "
                          "among the trusted ones: add it to the list of "
                          "accounts, if you trust it", what,
-                         kaws__text_show(shown, sizeof shown,
-                                         kaws__buf_of(arn_text)));
+                         kaws__text_quote(shown, sizeof shown,
+                                          kaws__buf_of(arn_text)));
 }
 
 
@@ -5337,6 +5606,7 @@ kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
                 kaws_error *err)
 {
     char before[KAWS__KMS_ID_MAX + 1] = "";
+    char shown[2][272];
 
     if (!kaws__kms_anchored(k) && (k->accounts == NULL ||
                                    *k->accounts == '\0'))
@@ -5354,7 +5624,10 @@ kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
     if (before[0] != '\0')
         kaws__err_log(k->hooks, 1, "the KMS key %s was %s and is %s now: keys "
                       "are sealed with that one from here on", aim->key_id,
-                      before, arn);
+                      kaws__text_quote(shown[0], sizeof shown[0],
+                                       kaws__buf_of(before)),
+                      kaws__text_quote(shown[1], sizeof shown[1],
+                                       kaws__buf_of(arn)));
     return KAWS_OK;
 }
 
@@ -5587,7 +5860,7 @@ typedef struct kaws__call {
     int         once;             /* repeat it only if throttled              */
     int         fresh;            /* over a new connection                    */
     int         dry;              /* DryRunOperation is what we hope for      */
-    int         secret;           /* the body holds a plaintext               */
+    size_t      secret;           /* where a plaintext in the body ends, or 0 */
     void       *lent;             /* the connection, until it is known        */
     int         clean;            /* whether it may be used again             */
     int         attempt;          /* which one this is                        */
@@ -5616,7 +5889,8 @@ kaws__kms_call_begin(kaws__op *op, kaws__call *c, const char *action,
 static void
 kaws__kms_call_judged(kaws__call *c)
 {
-    kaws__http_done(&c->op->kms->http, c->lent, c->clean);
+    kaws__http_done(&c->op->kms->http, c->lent,
+                    c->clean && !c->q.fresh_connection);
     c->lent = NULL;
     c->clean = 0;
 }
@@ -5751,21 +6025,61 @@ kaws__kms_count_request(kaws__kms *k, int64_t started_us, int failed)
 }
 
 
-/* The type of an error: without a prefix up to '#', a suffix from ':' on, and
- * whatever is not a letter or digit, for it ends up in logs. */
+/* The type of an error: without a prefix up to '#', and a suffix from ':' on.
+ * AWS's are all letters; what is not is none. */
 static void
 kaws__kms_type(char out[64], kaws_bytes type)
 {
     size_t i, n = 0;
+    int good = 1;
 
     for (i = 0; i < type.len && type.at[i] != ':'; i++) {
         int c = kaws__text_lower(type.at[i]);
-        if (type.at[i] == '#')
+        if (c == '#') {
             n = 0;
-        else if (((c >= 'a' && c <= 'z') || (c >= '0' && c <= '9')) && n < 63)
+            good = 1;
+        } else if (c < 'a' || c > 'z') {
+            good = 0;
+        } else if (n < 63) {
             out[n++] = (char)type.at[i];
+        }
     }
-    out[n] = '\0';
+    out[good ? n : 0] = '\0';
+}
+
+
+/* Words from outside, as a text of ours may show them; none, if they repeat a
+ * piece of what we know to be secret: of the credentials, of the token and the
+ * signature that were sent, or of a plaintext that was. */
+static const char *
+kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
+{
+    static const char name[] = "X-Amz-Security-Token: ";
+    const char *signature = strstr(c->authorization, "Signature=");
+    kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
+    char whole[640];              /* more than is shown: of all, or of none   */
+    size_t i;
+    int bad;
+
+    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
+    if (c->token_line.len > 0) {
+        sent[0] = kaws__buf_view(&c->token_line);
+        sent[0].at += sizeof name - 1;
+        sent[0].len -= sizeof name - 1;
+    }
+    if (signature != NULL)
+        sent[1] = kaws__buf_of(signature + 10);
+    if (c->secret > 0) {                  /* back from its closing quote     */
+        sent[2].at = c->body.at + c->secret - 1;
+        while (sent[2].at[-1] != '"')
+            sent[2].at--, sent[2].len++;
+    }
+    bad = kaws__creds_in(&c->op->kms->creds, text);
+    for (i = 0; i < 3 && !bad; i++)
+        bad = kaws__text_holds(text, sent[i]);
+    kaws_wipe(whole, sizeof whole);
+    words.len = bad ? 0 : words.len;
+    return kaws__text_quote(out, cap, words);
 }
 
 
@@ -5780,7 +6094,7 @@ kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
     char id[64] = "";              /* all of it: err gets a copy */
 
     c->clean = 0;
-    kaws__text_show(id, sizeof id, kaws__buf_of(c->r.request_id));
+    kaws__kms_words(c, id, sizeof id, kaws__buf_of(c->r.request_id));
     if (err != NULL) {
         err->http = c->r.http;
         memcpy(err->request_id, id, sizeof err->request_id);
@@ -5788,27 +6102,6 @@ kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
     return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
                          "sense (HTTP %d, request id %s): %s", c->host,
                          c->action, c->r.http, id, why);
-}
-
-
-/* KMS's message helps, but it may repeat what it was sent. Then it is not for a
- * log: neither what is said of a plaintext, nor a piece of the token or of the
- * signature. */
-static int
-kaws__kms_may_show(const kaws__call *c, kaws_bytes message)
-{
-    const char *signature = strstr(c->authorization, "Signature=");
-    kaws_bytes sent[2];
-    size_t s, i, m, piece = 12;
-
-    sent[0] = kaws__buf_view(&c->token_line);
-    sent[1] = kaws__buf_of(signature != NULL ? signature : "");
-    for (s = 0; s < 2; s++)
-        for (i = 0; i + piece <= sent[s].len; i++)
-            for (m = 0; m + piece <= message.len; m++)
-                if (memcmp(sent[s].at + i, message.at + m, piece) == 0)
-                    return 0;
-    return message.len > 0 && !c->secret;
 }
 
 
@@ -5822,7 +6115,7 @@ kaws__kms_refused(kaws__call *c, kaws_error *err)
                             { "Message", { NULL, 0 } } };
     kaws_bytes message = { NULL, 0 };
     const kaws__fault *fault;
-    char type[64] = "", id[64] = "", shown[200] = "";
+    char type[64] = "", seen[64] = "", id[64] = "", shown[200] = "";
     size_t offset;
 
     if (kaws__json_read(c->r.body, c->r.body_len, said, 3, &offset) == NULL &&
@@ -5839,19 +6132,18 @@ kaws__kms_refused(kaws__call *c, kaws_error *err)
         c->clean = 0;                     /* the answer to a dry run         */
         fault = kaws__kms_fault("", 200);
     }
-    if (message.len > sizeof shown)
-        message.len = sizeof shown;
-    if ((fault->then & KAWS__SAYS) && kaws__kms_may_show(c, message))
-        kaws__text_quote(shown, sizeof shown, message);
-    kaws__text_show(id, sizeof id, kaws__buf_of(c->r.request_id));
+    if ((fault->then & KAWS__SAYS) && !c->secret)
+        kaws__kms_words(c, shown, sizeof shown, message);
+    kaws__kms_words(c, id, sizeof id, kaws__buf_of(c->r.request_id));
+    kaws__kms_words(c, seen, sizeof seen, kaws__buf_of(type));
     (void)kaws__err_set(err, fault->status, "AWS KMS at %s refused %s (%s, "
                         "HTTP %d, request id %s)%s%s; %s", c->host, c->action,
-                        type[0] != '\0' ? type : "no error type", c->r.http,
+                        seen[0] != '\0' ? seen : "no error type", c->r.http,
                         id[0] != '\0' ? id : "none",
                         shown[0] != '\0' ? ": " : "", shown, fault->advice);
     if (err != NULL) {
         err->http = c->r.http;
-        memcpy(err->aws, type, sizeof type);
+        memcpy(err->aws, seen, sizeof seen);
         memcpy(err->request_id, id, sizeof id);
     }
     return fault;
@@ -5864,10 +6156,16 @@ kaws__kms_unanswered(kaws__call *c, int outcome, kaws_error *err)
 {
     static const kaws__fault network = { "", KAWS_NETWORK, KAWS__LATER, "" };
     static const kaws__fault setting = { "", KAWS_CONFIG, 0, "" };
+    static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
     static const kaws__fault repeated = { "", KAWS_REPLY, KAWS__LATER, "" };
     char words[128];
 
-    kaws__text_quote(words, sizeof words, kaws__buf_of(c->r.text));
+    kaws__kms_words(c, words, sizeof words, kaws__buf_of(c->r.text));
+    if (outcome == KAWS__HTTP_MEMORY) {
+        (void)kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
+                            "memory", c->action);
+        return &memory;
+    }
     if (outcome == KAWS__HTTP_REPEATED) {
         (void)kaws__kms_nonsense(c, "an earlier reply had the same request id, "
                                  "so it answers another request", err);
@@ -6190,7 +6488,7 @@ kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
     kaws__kms_call_begin(op, &c, "Encrypt", aim);
     kaws__kms_put_text(&c, "KeyId", aim->key_id);
     kaws__kms_put_data(&c, "Plaintext", plain);
-    c.secret = 1;
+    c.secret = c.body.len;
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
     kaws__json_end(&c.body);
     rinse = c.body.len + KAWS__KMS_RINSE;     /* room 9 says what for         */
@@ -6636,6 +6934,7 @@ typedef struct kaws__file {
     char    *names;               /* one block for the four below             */
     size_t   names_len;
     char    *path, *tmp, *lock, *dir;
+    char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
     int      lock_fd;             /* -1: none, only in a read-only keyring    */
     int      read_only;
     int      made_dir;            /* the folder was not there                 */
@@ -6678,6 +6977,8 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
         memcpy(f->dir, ".", 2);
     else
         memcpy(f->dir, path, dir > 0 ? dir : 1);
+    kaws__text_show(f->shown, sizeof f->shown, kaws__buf_of(path));
+    kaws__text_show(f->dir_shown, sizeof f->dir_shown, kaws__buf_of(f->dir));
     return KAWS_OK;
 }
 
@@ -6691,11 +6992,11 @@ kaws__file_folder(kaws__file *f, kaws_error *err)
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
         return kaws__err_os(err, KAWS_FILE, os, "cannot make the folder %s of "
-                            "the data file", f->dir);
+                            "the data file", f->dir_shown);
     if (os == 0)
         kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if "
                       "the keyring has been in use, is its volume mounted?",
-                      f->dir);
+                      f->dir_shown);
     return KAWS_OK;
 }
 
@@ -6730,7 +7031,7 @@ kaws__file_root(kaws__file *f, kaws_error *err)
     f->dir[n] = was;
     if (os != 0 && (os != EACCES || f->made_dir))
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
-                            "%s", f->dir);
+                            "%s", f->dir_shown);
     return KAWS_OK;
 }
 
@@ -6749,12 +7050,12 @@ kaws__file_open_lock(kaws__file *f, kaws_error *err)
     if (os == 0)
         os = kaws__plat_hold(f->lock_fd, 0, 0);
     if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot open and lock %s",
-                            f->lock);
+        return kaws__err_os(err, KAWS_FILE, os, "cannot open and lock %s.lock",
+                            f->shown);
     if (kaws__plat_others_hold(f->lock_fd, 0))
         kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
                       "process, too; whichever changes it first, the other "
-                      "will refuse to change it", f->path);
+                      "will refuse to change it", f->shown);
     return KAWS_OK;
 }
 
@@ -6808,10 +7109,11 @@ kaws__file_hold(kaws__file *f, kaws_error *err)
     if (os == EAGAIN)
         return kaws__err_set(err, KAWS_LOCKED, "another process has been "
                              "changing the data file %s for more than %d "
-                             "seconds; see who holds %s", f->path,
-                             KAWS__FILE_WAIT_MS / 1000, f->lock);
+                             "seconds; see who holds %s.lock", f->shown,
+                             KAWS__FILE_WAIT_MS / 1000, f->shown);
     if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->lock);
+        return kaws__err_os(err, KAWS_FILE, os, "cannot lock %s.lock",
+                            f->shown);
     return KAWS_OK;
 }
 
@@ -6852,17 +7154,17 @@ kaws__file_looks_right(kaws__file *f, const kaws__stat *st, kaws_error *err)
 {
     if (!st->regular)
         return kaws__err_set(err, KAWS_FILE, "the data file %s is not a plain "
-                             "file", f->path);
+                             "file", f->shown);
     if (!st->mine)
         return kaws__err_set(err, KAWS_FILE, "the data file %s belongs to "
                              "another user than the one this process runs as",
-                             f->path);
+                             f->shown);
     if (st->others_write)
         kaws__err_log(f->hooks, 1, "the data file %s may be written by others "
-                      "than its owner: chmod 600 it", f->path);
+                      "than its owner: chmod 600 it", f->shown);
     else if (st->others_read)
         kaws__err_log(f->hooks, 1, "the data file %s may be read by others "
-                      "than its owner: chmod 600 it", f->path);
+                      "than its owner: chmod 600 it", f->shown);
     return KAWS_OK;
 }
 
@@ -6881,7 +7183,7 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
         return KAWS_OK;
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
-                            f->path);
+                            f->shown);
     os = kaws__plat_stat(fd, &st);
     status = os == 0 ? kaws__file_looks_right(f, &st, err) : KAWS_OK;
     if (os == 0 && status == KAWS_OK && st.size > 0) {
@@ -6889,7 +7191,7 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
                                      : NULL;
         if (at == NULL) {
             status = kaws__err_set(err, KAWS_MEMORY, "reading the data file "
-                                   "%s: out of memory", f->path);
+                                   "%s: out of memory", f->shown);
         } else {
             kaws__plat_large_pages(at, (size_t)st.size);
             os = kaws__plat_read_at(fd, 0, at, (size_t)st.size, &got);
@@ -6900,11 +7202,11 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
         os = kaws__file_know(f, fd);
     if (os == 0 && status == KAWS_OK && f->size != out->len)
         status = kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
-                               "while it was being read", f->path);
+                               "while it was being read", f->shown);
     kaws__plat_close(fd);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot read the data file %s",
-                            f->path);
+                            f->shown);
     return status;
 }
 
@@ -6941,11 +7243,11 @@ kaws__file_verify(kaws__file *f, int *fd, kaws_error *err)
     *fd = -1;
     if (differs == NULL)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
-                            f->path);
+                            f->shown);
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
                          "put the right file back, or reopen the keyring",
-                         f->path, differs);
+                         f->shown, differs);
 }
 
 
@@ -6964,10 +7266,10 @@ kaws__file_patch(kaws__file *f, int fd, uint64_t offset, kaws_bytes bytes,
         return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while "
                             "writing to the data file %s, and again when that "
                             "was repeated; no more is changed until the "
-                            "keyring is reopened", f->path);
+                            "keyring is reopened", f->shown);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot write to the data file "
-                            "%s; nothing was changed", f->path);
+                            "%s; nothing was changed", f->shown);
     return KAWS_OK;
 }
 
@@ -6986,11 +7288,11 @@ kaws__file_take_back(kaws__file *f, int fd, int os, int *landed,
     }
     if (cut == 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot add to the data file "
-                            "%s; nothing was changed", f->path);
+                            "%s; nothing was changed", f->shown);
     return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while adding "
                         "to the data file %s, and again when that was taken "
                         "back; no more is changed until the keyring is "
-                        "reopened", f->path);
+                        "reopened", f->shown);
 }
 
 
@@ -7009,7 +7311,7 @@ kaws__file_note(kaws__file *f, uint64_t offset, kaws_bytes patch,
     kaws__plat_close(fd);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
-                            f->path);
+                            f->shown);
     return status;
 }
 
@@ -7084,7 +7386,7 @@ kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
         return KAWS_OK;
     w->fd = -1;
     kaws__file_abandon(f, w);
-    return kaws__err_os(err, KAWS_FILE, os, "cannot create %s", f->tmp);
+    return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp", f->shown);
 }
 
 
@@ -7141,7 +7443,7 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, kaws_error *err)
         kaws__plat_close(dir);
         kaws__file_abandon(f, w);
         return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file "
-                            "%s; nothing was changed", f->path);
+                            "%s; nothing was changed", f->shown);
     }
     *f = fresh;
     kaws__plat_close(w->fd);
@@ -7153,7 +7455,7 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, kaws_error *err)
         return kaws__err_os(err, KAWS_UNCERTAIN, os, "the data file %s was "
                             "replaced, but its folder could not be synced; no "
                             "more is changed until the keyring is reopened",
-                            f->path);
+                            f->shown);
     return KAWS_OK;
 }
 
@@ -7217,10 +7519,10 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, uint64_t at, int64_t when,
     if (os != 0)
         return kaws__err_os(err, os == ENOMEM ? KAWS_MEMORY : KAWS_FILE, os,
                             "cannot set the torn end of the data file %s aside "
-                            "as %s.torn-...", f->path, f->path);
+                            "as %s.torn-...", f->shown, f->shown);
     if (f->size != at)
         return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
-                             "while its torn end was cut off", f->path);
+                             "while its torn end was cut off", f->shown);
     return KAWS_OK;
 }
 
@@ -7239,10 +7541,10 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
 
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
-                            f->dir);
+                            f->dir_shown);
     if (f->size > all.len)
         return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
-                             "while it was being read", f->path);
+                             "while it was being read", f->shown);
     status = kaws__file_verify(f, &fd, err);
     if (status != KAWS_OK)
         return status;
@@ -7254,7 +7556,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     kaws__plat_close(fd);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
-                            f->path);
+                            f->shown);
     return KAWS_OK;
 }
 
@@ -8127,7 +8429,7 @@ kaws__ring_certain(kaws *ring, kaws_error *err)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the middle "
                          "of an earlier change to %s: reopen the keyring "
-                         "before changing more", ring->file.path);
+                         "before changing more", ring->file.shown);
 }
 
 
@@ -8215,7 +8517,7 @@ kaws__ring_note(kaws *ring, const char *what)
 
     kaws__text_hex(sum, ring->file.tail, 4);
     kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
-                  what, ring->file.path, (unsigned long)ring->cache.count,
+                  what, ring->file.shown, (unsigned long)ring->cache.count,
                   sum);
 }
 
@@ -8352,7 +8654,7 @@ kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
         if (wrong == NULL && !kaws__cache_add(&ring->cache, e))
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
-            return kaws__store_damaged(ring->file.path, at, wrong, err);
+            return kaws__store_damaged(ring->file.shown, at, wrong, err);
         at += record.len + 32;
     }
     return KAWS_OK;
@@ -8381,7 +8683,7 @@ kaws__ring_mend_torn(kaws *ring, kaws_bytes all, uint64_t good, kaws_error *err)
     if (ring->read_only) {
         kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
                       "are an entry that was never acknowledged; they are not "
-                      "read, and left as they are", more, ring->file.path);
+                      "read, and left as they are", more, ring->file.shown);
         return KAWS_OK;
     }
     kaws__buf_init(&name, &ring->hooks);
@@ -8391,8 +8693,9 @@ kaws__ring_mend_torn(kaws *ring, kaws_bytes all, uint64_t good, kaws_error *err)
     if (status == KAWS_OK)
         kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
                       "are an entry whose writing was cut off before it was "
-                      "acknowledged; they were moved to %s", more,
-                      ring->file.path, (const char *)name.at);
+                      "acknowledged; they were moved to %s%s", more,
+                      ring->file.shown, ring->file.shown,
+                      (const char *)name.at + strlen(ring->file.path));
     kaws__buf_free(&name);
     return status;
 }
@@ -8406,7 +8709,7 @@ kaws__ring_create(kaws *ring, kaws_error *err)
 
     if (ring->read_only)
         return kaws__err_set(err, KAWS_FILE, "the data file %s does not exist",
-                             ring->file.path);
+                             ring->file.shown);
     if (ring->hooks.random(ring->hooks.ctx, ring->file_id,
                            sizeof ring->file_id) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
@@ -8417,7 +8720,7 @@ kaws__ring_create(kaws *ring, kaws_error *err)
     if (status == KAWS_OK)
         kaws__err_log(&ring->hooks, 1, "there was no data file %s, so a new, "
                       "empty keyring was made; if one has been in use, is its "
-                      "volume mounted?", ring->file.path);
+                      "volume mounted?", ring->file.shown);
     return status;
 }
 
@@ -8435,7 +8738,7 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     if (!ring->file.exists)
         return kaws__ring_create(ring, err);
     all = kaws__cache_keep(&ring->cache, bytes);
-    status = kaws__store_check(ring->file.path, all, &found, err);
+    status = kaws__store_check(ring->file.shown, all, &found, err);
     if (status != KAWS_OK)
         return status;
     memcpy(ring->file_id, found.file_id, sizeof ring->file_id);

@@ -251,8 +251,8 @@ typedef struct plug__abi_udf_args {
  * ROOM 2  server      services, the log, errors, who is asking
  * ==========================================================================
  * Uses: abi
- * Gives: server_has server_remember | server_log server_say server_spell
- *        | server_raise | server_super
+ * Gives: server_has server_remember | server_log server_say server_raise
+ *        | server_super
  *
  * A service is a symbol of ours that holds the version we were written for,
  * until the server, loading us as a plugin, puts its own table's address there.
@@ -276,7 +276,7 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE };   /* levels of a log line   */
 
 enum {
     PLUG__LINE    = 1280,               /* bytes of a log line, with its NUL */
-    PLUG__SPELLED = 256                 /* bytes of a name in one, likewise  */
+    PLUG__SHOWN   = 256                 /* bytes of a name in one, likewise  */
 };
 
 enum {                                                /* a client's errors   */
@@ -312,8 +312,8 @@ plug__server_remember(void *handle)
 }
 
 
-/* Names in the line are spelled, by us below or by the library, which does the
- * same: so it is one line whatever they are. */
+/* Names in the line are as kaws_show() has them, by us or by the library: so it
+ * is one line whatever they are. */
 static void
 plug__server_log(int level, const char *line)
 {
@@ -338,33 +338,6 @@ plug__server_say(int level, const char *format, ...)
         line[0] = '\0';
     va_end(args);
     plug__server_log(level, line);
-}
-
-
-/* A name as a log can bear it: printable ASCII stays, the rest is %XX, as in
- * the encryption context that CloudTrail shows; a long one ends in "...". */
-static const char *
-plug__server_spell(char out[PLUG__SPELLED], const char *name)
-{
-    static const char hex[] = "0123456789ABCDEF";
-    size_t n = 0;
-
-    if (name == NULL)
-        name = "";
-    for (; *name != '\0' && n < PLUG__SPELLED - 7; name++) {
-        const unsigned char c = (unsigned char)*name;
-        if (c >= 0x20 && c < 0x7f && c != '%') {
-            out[n++] = *name;
-        } else {
-            out[n++] = '%';
-            out[n++] = hex[c >> 4];
-            out[n++] = hex[c & 15];
-        }
-    }
-    for (int dots = 0; *name != '\0' && dots < 3; dots++)
-        out[n++] = '.';
-    out[n] = '\0';
-    return out;
 }
 
 
@@ -907,14 +880,14 @@ static struct {
 static void
 plug__settings_refuse(const char *name, const char *value, const char *why)
 {
-    char spelled[PLUG__SPELLED], text[PLUG__ABI_ERRMSG_SIZE];
+    char shown[128], text[PLUG__ABI_ERRMSG_SIZE];
 
-    plug__server_spell(spelled, value);
+    kaws_show(shown, sizeof shown, value);
     plug__server_say(PLUG__ERROR, "%s stays as it is, for '%s' was refused: %s",
-                     name, spelled, why);
+                     name, shown, why);
     snprintf(text, sizeof text,
-             "Variable '%s' can't be set to the value of '%.120s': %s",
-             name, spelled, why);
+             "Variable '%s' can't be set to the value of '%s': %s",
+             name, shown, why);
     plug__server_raise(PLUG__ER_WRONG_VALUE_FOR_VAR, text);
 }
 
@@ -1194,9 +1167,9 @@ plug__keyring_accept(const char *verb, const char *key_id, const char *key_type,
                      size_t len, size_t max)
 {
     const plug__keyring_type *type = NULL;
-    char id[PLUG__SPELLED], spelled[PLUG__SPELLED];
+    char id[PLUG__SHOWN], shown[PLUG__SHOWN];
 
-    plug__server_spell(id, key_id);
+    kaws_show(id, sizeof id, key_id);
     for (size_t i = 0; key_type != NULL && i < 4 && type == NULL; i++) {
         if (plug__keyring_is(plug__keyring_types[i].name, key_type))
             type = &plug__keyring_types[i];
@@ -1204,7 +1177,7 @@ plug__keyring_accept(const char *verb, const char *key_id, const char *key_type,
     if (type == NULL) {
         plug__server_say(PLUG__ERROR, "cannot %s key '%s': its type has to be"
                          " AES, SECRET, RSA or DSA, and is '%s'", verb, id,
-                         plug__server_spell(spelled, key_type));
+                         kaws_show(shown, sizeof shown, key_type));
         return NULL;
     }
     if (len < 1 || len > max) {
@@ -1241,7 +1214,7 @@ plug__keyring_end(plug__ring *ring, const char *verb, kaws_name name,
 {
     const bool mild  = status == KAWS_EXISTS || status == KAWS_NOT_FOUND;
     const bool owned = name.user_id[0] != '\0';
-    char id[PLUG__SPELLED], user[PLUG__SPELLED];
+    char id[PLUG__SHOWN], user[PLUG__SHOWN];
 
     if (ring != NULL) {
         plug__ring_drop(ring);
@@ -1251,9 +1224,10 @@ plug__keyring_end(plug__ring *ring, const char *verb, kaws_name name,
         return false;
     plug__server_say(mild ? PLUG__WARNING : PLUG__ERROR,
                      "cannot %s key '%s'%s%s%s: %s", verb,
-                     plug__server_spell(id, name.key_id), owned ? " of '" : "",
-                     plug__server_spell(user, name.user_id), owned ? "'" : "",
-                     err->text);
+                     kaws_show(id, sizeof id, name.key_id),
+                     owned ? " of '" : "",
+                     kaws_show(user, sizeof user, name.user_id),
+                     owned ? "'" : "", err->text);
     return true;
 }
 
@@ -1394,14 +1368,14 @@ static bool
 plug__keyring_fits(const kaws_name *name)
 {
     const bool tight = plug__server.is_57 || plug__settings.open_mode != 0;
-    char key_id[PLUG__SPELLED], user_id[PLUG__SPELLED];
+    char key_id[PLUG__SHOWN], user_id[PLUG__SHOWN];
 
     if (!tight || strlen(name->user_id) <= PLUG__SHORT_USER)
         return true;
     plug__server_say(PLUG__ERROR, "key '%s' of '%s' is left out: this server"
                      " takes user ids of at most %d bytes here",
-                     plug__server_spell(key_id, name->key_id),
-                     plug__server_spell(user_id, name->user_id),
+                     kaws_show(key_id, sizeof key_id, name->key_id),
+                     kaws_show(user_id, sizeof user_id, name->user_id),
                      PLUG__SHORT_USER);
     return false;
 }

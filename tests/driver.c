@@ -563,6 +563,17 @@ run_texts(job *j)
 }
 
 
+/* NAME, as texts show it. */
+static kaws_status
+run_show(job *j)
+{
+    char out[256];
+
+    put_text(j->out, kaws_show(out, sizeof out, j->args[0].at));
+    return KAWS_OK;
+}
+
+
 /* BYTES; gives what wiping leaves of them. */
 static kaws_status
 run_wipe(job *j)
@@ -598,6 +609,7 @@ static const command commands[] = {
     { "kms_reencrypt", 2, ARGS, run_kms_reencrypt, 0 },
     { "sign", 10, ARGS, run_sign, 0 },
     { "texts", 0, 0, run_texts, 1 },
+    { "show", 1, 1, run_show, 1 },
     { "wipe", 1, 1, run_wipe, 1 }
 };
 

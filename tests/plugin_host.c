@@ -1393,6 +1393,12 @@ test_bad_data(void)
             "/dev/null");
     refused("data_file=", "an empty name of the data file",
             "keyring_aws_data_file");
+    refused("data_file=/dev/null/\n[ERROR] x\x1b[31m/data",
+            "a folder of odd bytes", "/dev/null/\\x0a[ERROR] x\\x1b[31m");
+    check(logged(-1, "\n", "") == 0 && logged(-1, "\x1b", "") == 0,
+          "and no odd byte in the log");
+    refused("endpoint=http://svc:Pa#ss@host/", "a password in the endpoint",
+            "'http://***@host/'");
 }
 
 
@@ -1559,7 +1565,8 @@ test_names(void)
     check(!generate(odd, "AES", odd, 16) && fetches(odd, odd, "AES", 16)
           && generate(odd, "AES", odd, 16) && generate(odd, "X", odd, 16)
           && logged(-1, "\n", "") == 0 && logged(-1, "\x01", "") == 0
-          && logged(0, "odd '", "%01 %0D%0A%25s%09 %FF%FE %C3%A4") == 1,
+          && logged(0, "'odd \\x27\"\\x5c %00 \\x01 \\x0d\\x0a%s\\x09 ",
+                    " \\xff\\xfe \\xc3\\xa4'") == 1,
           "a name of odd bytes, and no odd byte in the log");
     id_255[255] = 'i';
     check(generate(id_255, "AES", NULL, 16) && generate("", "AES", NULL, 16)

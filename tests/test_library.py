@@ -6,6 +6,7 @@ story() is the whole of it told once; test_moto.py tells it to another KMS.
 import ctypes
 import fcntl
 import os
+import re
 import socket
 import struct
 import tempfile
@@ -987,7 +988,31 @@ def test_small_functions(driver_program):
         version, *texts = lib.ok("texts")
         assert version == b"1.0.0" and len(texts) == len(set(texts)) == 22 and b"" not in texts
         assert lib.ok("wipe", b"secret") == [b"\0" * 6]
+        for name, shown in ((None, b""), ("it's\n\u00e9\\", rb"it\x27s\x0a\xc3\xa9\x5c"),
+                            ("http://svc:Pa#ss@host/", b"http://***@host/"),
+                            ("a" * 300, b"a" * 252 + b"...")):
+            assert lib.ok("show", name) == [shown]
         lib.close()
+
+
+PASSWORDS = ["Xy7q#Wv8z", "Xy7q/Wv8z", "Xy7q?Wv8z", "Xy7q Wv8z", "Xy7q@Wv8z", "Xy7q:Wv8z",
+             "Xy7q\\nWv8z", "Xy7q\x1bWv8z", "7890#Wv8z", "7890/Wv8z", "Xy7q@Wv8z#", "Xy7q'Wv8z/",
+             "Xy7q%23Wv8z", "Xy7q#Wv8z" * 30, "Xy7qWv8z" * 30]
+
+
+@pytest.mark.parametrize("variable", ["https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("scheme", ["http://", ""])
+@pytest.mark.parametrize("port", ["1", "nine", "99999"])
+def test_libcurl_shows_no_password_of_a_proxy(driver, variable, scheme, port):
+    """Its own words of a URL that it takes apart in another way than was meant."""
+    for password in PASSWORDS:
+        lib = driver({variable: f"{scheme}svc:{password}@127.0.0.1:{port}"}, max_attempts=1)
+        answer = lib.call("check")
+        said = answer.text + str(lib.logs) + lib.stderr()
+        assert answer.status == "NETWORK" and answer.text.isprintable() and answer.text.isascii()
+        assert not re.search("(?i)Xy7q|Wv8z|7890", said), (password, said)
+        assert "proxy" in answer.text or "port 1" in answer.text
+        lib.stop()
 
 
 @pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])

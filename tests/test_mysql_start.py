@@ -290,6 +290,32 @@ def test_files_are_made_for_their_owner_alone(stage):
     assert [line for line in warned if "SSLKEYLOGFILE" in line]
 
 
+def test_a_folder_of_odd_bytes_is_one_line(stage):
+    """A name with a line break and a colour: neither gets into the log, or into an SQL error."""
+    folder = stage.db.folder / "keys\n2026-01-01T00:00:00 0 [ERROR] \x1b[31mred"
+    stage.start(NO_SCHEMA, data_file=folder / "data")
+    assert [line for line in stage.said("Warning")
+            if r"keys\x0a2026-01-01T00:00:00 0 [ERROR] \x1b[31mred" in line]
+    assert not re.search("\x1b|^2026-01-01T00:00:00", stage.db.log(whole=True), re.M)
+    number, text = stage.refused("SET GLOBAL keyring_aws_region = 'a\\nb\x1b[31m'")
+    assert number == 1231 and text.count(r"a\x0ab\x1b[31m") == 2 and text.isprintable()
+
+
+@pytest.mark.parametrize("proxy", ["http://svc:Xy7q#Wv8z@127.0.0.1:1",
+                                   "svc:Xy7q/Wv8z@127.0.0.1:1", "http://svc:Xy7qWv8z@127.0.0.1:x"])
+def test_no_password_of_a_proxy_is_shown(stage, proxy):
+    """Neither in the error log, nor in its table, nor to those who may only SET variables."""
+    stage.start("--performance-schema=ON", env={"https_proxy": proxy})
+    stage.sql("CREATE USER setter@localhost")
+    stage.sql("GRANT SYSTEM_VARIABLES_ADMIN ON *.* TO setter@localhost")
+    for name, value in (("cmk_id", "alias/other"), ("region", "eu-west-1")):
+        number, text = stage.refused(f"SET GLOBAL keyring_aws_{name} = '{value}'", user="setter")
+        assert number == 1231 and "proxy" in text and not re.search("Xy7q|Wv8z", text)
+    assert stage.said("ERROR") and "Xy7q" not in stage.db.log(whole=True)
+    assert stage.one("SELECT COUNT(*) FROM performance_schema.error_log WHERE data LIKE '%Xy7q%'"
+                     " OR data LIKE '%Wv8z%'") == 0
+
+
 def test_functions_do_not_need_the_plugin_to_be_refused(spoilable):
     """CREATE FUNCTION has mapped the library, but no plugin was ever loaded from it."""
     spoilable.db.start(*QUICK, NO_SCHEMA)

@@ -363,6 +363,36 @@ def test_kms_repeats_secrets(emulator, with_token, driver, what):
     assert not re.search(r"Signature=|Credential=|(?<!Without)Plaintext", said)
 
 
+@pytest.mark.parametrize("what", ["type", "request id", "message"])
+@pytest.mark.parametrize("change", [str, str.swapcase, "-".join, " . ".join])
+def test_kms_repeats_secrets_in_other_places(emulator, with_token, driver, what, change):
+    """Wherever it repeats them, in another case or with something in between."""
+    lib = driver(timeout_ms=300, max_attempts=1)
+    plain = b"correct horse battery staple"
+    encoded, words = base64.b64encode(plain).decode(), []
+
+    def echo(request, record):
+        reply = reply_of(change(secret) if what == "type" else "AccessDeniedException",
+                         change(secret) if what == "message" else "")
+        if what == "request id":
+            reply.headers["x-amzn-RequestId"] = change(secret)[:200]
+        return reply
+
+    emulator.reply_to = echo
+    for secret in (SECRET, TOKEN, TOKEN[30:60], encoded):
+        for command in EVERY_COMMAND:
+            if secret != encoded or command[0] == "store":      # nobody else sends that
+                answer = lib.call(*command)
+                words += [answer.text, answer.aws, answer.request_id]
+    said = fold("\n".join(words) + str(lib.logs) + lib.stderr())
+    for secret in (SECRET, TOKEN, encoded):
+        assert not [each for each in pieces(fold(secret), 8) if each in said]
+
+
+def fold(text: str) -> str:
+    return re.sub("[^a-z0-9]", "", re.sub(r"\\x..", "", text).lower())
+
+
 def test_a_message_without_secrets_is_shown(emulator, driver):
     lib = driver()
     emulator.fault("Decrypt", "error", type="AccessDeniedException",

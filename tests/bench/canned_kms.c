@@ -8,7 +8,7 @@
  * with replies of KMS's shape and size, so many milliseconds after the request
  * was there. It verifies nothing and seals nothing: a blob is as long as KMS's,
  * 152 bytes and the plaintext's, and from its length follows that of the
- * plaintext. GET /stats answers how many connections a port has accepted and
+ * plaintext. No blob and no request id comes twice. GET /stats answers how many connections a port has accepted and
  * how many requests it has had; GET /latency/5 changes its latency.
  */
 
@@ -99,16 +99,28 @@ put_base64(char *out, size_t len)
 }
 
 
+/* No two are the same. */
+static unsigned long
+serial(void)
+{
+    static unsigned long last;
+
+    return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+}
+
+
 static size_t
 reply_sealed(char *out, const char *body, size_t plain, int again)
 {
-    char blob[(SEALED + PLAIN_MAX + 2) / 3 * 4 + 1];
+    char number[17], blob[(SEALED + PLAIN_MAX + 2) / 3 * 4 + 1];
     size_t key_len, from_len;
     const char *key = member(body, again ? "DestinationKeyId" : "KeyId",
                              &key_len);
     const char *from = member(body, "SourceKeyId", &from_len);
 
     put_base64(blob, SEALED + plain);
+    (void)snprintf(number, sizeof number, "%016lx", serial());
+    memcpy(blob, number, 16);
     if (again)
         return (size_t)snprintf(out, OUT_MAX,
             "{\"CiphertextBlob\":\"%s\",\"DestinationEncryptionAlgorithm\":"
@@ -185,11 +197,12 @@ reply(guest *g, const char *head, const char *body)
     gmtime_r(&now, &t);
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &t);
     used = (size_t)snprintf(g->out, sizeof g->out, "HTTP/1.1 %s\r\n"
-        "x-amzn-RequestId: 01234567-89ab-cdef-0123-456789abcdef\r\n"
+        "x-amzn-RequestId: 01234567-89ab-cdef-0123-%012lx\r\n"
         "Cache-Control: no-cache, no-store, must-revalidate, private\r\n"
         "Expires: 0\r\nPragma: no-cache\r\nDate: %s\r\n"
         "Content-Type: application/x-amz-json-1.1\r\n"
-        "Content-Length: %lu\r\n\r\n", status, date, (unsigned long)len);
+        "Content-Length: %lu\r\n\r\n", status, serial(), date,
+        (unsigned long)len);
     memcpy(g->out + used, g->body, len);
     return used + len;
 }

@@ -450,7 +450,7 @@ all_at_once(struct world *w, int strict)
             assert_true(threads[i].done > 0);
     }
     assert_true(rewrapped > 0 || !strict);
-    w->ring->kms.http.send = fake_send;
+    w->ring->hooks.send = fake_send;
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_EAST, &w->err));
     expect_sums(w, threads);
     world_reopen(w);

@@ -656,6 +656,60 @@ test_secret_stays_in_its_pages(void **state)
 }
 
 
+/* ---- what a text may not hold ------------------------------------------ */
+
+/* A piece of the secret or of the token, but not of the id; in any case, and
+ * with anything in between. The creds that count are the newest. */
+static void
+test_what_is_in_a_text(void **state)
+{
+    static const struct { const char *text; int is; } cases[] = {
+        { "", 0 }, { "id AKIAFAKEFAKEFAKEFAKE", 0 }, { "sEcReT/fAk", 1 },
+        { "the secret f-a-k-e", 1 }, { "sEcReT/f", 0 }, { "KLMNOPQR", 1 },
+        { "a\\x0ab bcdefghi\\x0aj", 1 }, { "TOKEN+of/a", 1 },
+        { "a token of A", 1 }, { "a token of", 0 }, { "session=12345678", 1 }
+    };
+    struct world *w = *state;
+    kaws__creds c;
+    size_t i;
+
+    fake_write_conf(&w->f, FAKE_ID "\n" FAKE_SECRET "\n"
+                    "Token/of+a/Session==12345678\n");
+    EXPECT(w, KAWS_OK, NULL, open_creds(w, &c));
+    for (i = 0; i < COUNT(cases); i++)
+        if (kaws__creds_in(&c, kaws__buf_of(cases[i].text)) != cases[i].is)
+            fail_msg("%s", cases[i].text);
+    fake_write_conf(&w->f, FAKE_ID "\nAnother/Secret\n");
+    EXPECT(w, KAWS_OK, NULL, kaws__creds_reload(&c, &w->err));
+    assert_false(kaws__creds_in(&c, kaws__buf_of("Token/of+a/Session")));
+    assert_false(kaws__creds_in(&c, kaws__buf_of(FAKE_SECRET)));
+    assert_true(kaws__creds_in(&c, kaws__buf_of("another secret")));
+    kaws__creds_close(&c);
+}
+
+
+/* Whatever the file is called: its name neither ends the line, nor colours the
+ * terminal, nor shows a secret that somebody put in its place. */
+static void
+test_name_of_the_file(void **state)
+{
+    static const struct { const char *path, *shown; } cases[] = {
+        { "no\nsuch\x1b[31m\xc3\xa4", "no\\x0asuch\\x1b[31m\\xc3\\xa4:" },
+        { "http://me:pa#ss@host/conf", "http://***@host/conf:" },
+        { "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "file wJal...:" }
+    };
+    struct world *w = *state;
+    kaws__creds c;
+    size_t i;
+
+    for (i = 0; i < COUNT(cases); i++) {
+        EXPECT(w, KAWS_CONFIG, cases[i].shown,
+               kaws__creds_open(&c, &w->f.hooks, cases[i].path, &w->err));
+        kaws__creds_close(&c);
+    }
+}
+
+
 int
 main(void)
 {
@@ -673,6 +727,8 @@ main(void)
         TEST(test_refresh_half_written),
         TEST(test_refresh_once_for_all),
         TEST(test_grants),
+        TEST(test_what_is_in_a_text),
+        TEST(test_name_of_the_file),
         TEST(test_secret_stays_in_its_pages)
     };
 

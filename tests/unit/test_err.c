@@ -244,6 +244,67 @@ test_log(void **state)
 }
 
 
+/* ---- what leaves is one line of printable ASCII ------------------------ */
+
+static void
+check_plain(const char *text, const char *want, size_t room)
+{
+    size_t i, n = strlen(text);
+
+    for (i = 0; i < n; i++)
+        assert_in_range(text[i], 0x20, 0x7e);
+    if (strlen(want) < room) {
+        unit_same_text("escaped", text, want);
+    } else {
+        assert_in_range(n, room - 4, room - 1);
+        unit_same("escaped, and cut between bytes", text, n, want, n);
+    }
+}
+
+
+/* Whatever a caller put into it: every byte, and many, at every end of the
+ * room; backslashes, which may be of an escape, stay. */
+static void
+test_one_plain_line(void **state)
+{
+    kaws_hooks hooks;
+    kaws_error *err = new_error();
+    char text[700], want[2900], reason[64];
+    size_t len, i, n, round;
+    heard h;
+
+    (void)state;
+    unit_start();
+    memset(&hooks, 0, sizeof hooks);
+    memset(&h, 0, sizeof h);
+    hooks.ctx = &h;
+    hooks.log = hear;
+    snprintf(reason, sizeof reason, ": Input/output error (errno %d)", EIO);
+    for (round = 0; round < 3000; round++) {
+        len = round < 256 ? 1 : unit_random(600);
+        for (i = n = 0; i < len; i++) {
+            int c = round < 256 ? (int)round : unit_random(3)
+                  ? 32 + (int)unit_random(95) : (int)unit_random(256);
+            c = c == 0 ? '\\' : c;
+            text[i] = (char)c;
+            n += (size_t)snprintf(want + n, 5, c < 0x20 || c > 0x7e
+                                               ? "\\x%02x" : "%c", c);
+        }
+        text[len] = want[n] = '\0';
+        kaws__err_log(&hooks, 1, "%s", text);
+        check_plain(h.line, want, 640);
+        (void)kaws__err_set(err, KAWS_FILE, "%s", text);
+        check_plain(err->text, want, 512);
+        (void)kaws__err_os(err, KAWS_FILE, EIO, "%s", text);
+        i = strlen(err->text) - strlen(reason);
+        unit_same_text("the reason", err->text + i, reason);
+        err->text[i] = '\0';
+        check_plain(err->text, want, 440);
+    }
+    free(err);
+}
+
+
 int
 main(void)
 {
@@ -256,7 +317,8 @@ main(void)
         cmocka_unit_test(test_os),
         cmocka_unit_test(test_os_cut),
         cmocka_unit_test(test_os_reasons),
-        cmocka_unit_test(test_log)
+        cmocka_unit_test(test_log),
+        cmocka_unit_test(test_one_plain_line)
     };
 
     return cmocka_run_group_tests_name("err", tests, NULL, NULL);

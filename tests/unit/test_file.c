@@ -102,10 +102,14 @@ there(struct world *w, const char *suffix)
 static void
 test_names(void **state)
 {
-    static const struct { const char *path, *dir; } rows[] = {
-        { "data", "." }, { "/data", "/" }, { "./data", "." },
-        { "a/data", "a" }, { "/a/b/data", "/a/b" }, { "a//data", "a/" },
-        { "../data", ".." }
+    static const struct { const char *path, *dir, *shown, *dir_shown; }
+    rows[] = {
+        { "data", ".", NULL, NULL }, { "/data", "/", NULL, NULL },
+        { "./data", ".", NULL, NULL }, { "a/data", "a", NULL, NULL },
+        { "/a/b/data", "/a/b", NULL, NULL }, { "a//data", "a/", NULL, NULL },
+        { "../data", "..", NULL, NULL },
+        { "a\n/\x1b[31m", "a\n", "a\\x0a/\\x1b[31m", "a\\x0a" },
+        { "u:p#w@h/\xff", "u:p#w@h", "***@h/\\xff", "***@h" }
     };
     struct world *w = *state;
     char want[64];
@@ -123,6 +127,10 @@ test_names(void **state)
         (void)snprintf(want, sizeof want, "%s.lock", rows[i].path);
         assert_string_equal(f.lock, want);
         assert_string_equal(f.dir, rows[i].dir);
+        assert_string_equal(f.shown, rows[i].shown != NULL ? rows[i].shown
+                                                           : rows[i].path);
+        assert_string_equal(f.dir_shown, rows[i].dir_shown != NULL
+                                         ? rows[i].dir_shown : rows[i].dir);
         kaws__file_close(&f);
         kaws__file_close(&f);
     }
@@ -133,6 +141,49 @@ test_names(void **state)
         kaws__file_close(&f);
     }
 }
+
+
+#if !defined(_WIN32)
+
+/* However it is called: in every sentence it is as one filter shows it. */
+static void
+test_names_in_sentences(void **state)
+{
+    static const char *const calls[] = { "mkdir", "open", "fcntl", "opendir",
+                                         "fstat", "fsync" };
+    struct world *w = *state;
+    char path[200], want[200], *at;
+    size_t i, said = 0;
+
+    (void)snprintf(path, sizeof path, "%s/n\new \x1b[31m/data", w->f.dir);
+    (void)snprintf(want, sizeof want, "%s/n\\x0aew \\x1b[31m", w->f.dir);
+    for (i = 0; i < COUNT(calls) * 4; i++) {
+        kaws__file f;
+        kaws__buf bytes;
+
+        kaws__err_clear(&w->err);
+        kaws__buf_init(&bytes, &w->f.hooks);
+        disk_heal();
+        disk_fail(calls[i / 4], (int)(i % 4), EIO, 1);
+        if (kaws__file_open(&f, &w->f.hooks, path, 0, &w->err) == KAWS_OK &&
+            kaws__file_hold(&f, &w->err) == KAWS_OK &&
+            kaws__file_root(&f, &w->err) == KAWS_OK)
+            (void)kaws__file_read(&f, &bytes, &w->err);
+        said += w->err.text[0] != '\0';
+        if (w->err.text[0] != '\0' && strstr(w->err.text, want) == NULL)
+            fail_msg("%s: %s", calls[i / 4], w->err.text);
+        kaws__file_release(&f);
+        kaws__file_close(&f);
+        kaws__buf_free(&bytes);
+    }
+    assert_in_range(said, 5, 20);
+    assert_int_not_equal(fake_logged(&w->f, 1, want), 0);
+    for (at = w->f.log; *at != '\0'; at++)
+        if (*at != '\n')
+            assert_in_range(*at, 0x20, 0x7e);
+}
+
+#endif
 
 
 static void
@@ -1199,6 +1250,9 @@ main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, end)
     const struct CMUnitTest tests[] = {
         TEST(test_names),
+#if !defined(_WIN32)
+        TEST(test_names_in_sentences),
+#endif
         TEST(test_folder),
         TEST(test_root),
         TEST(test_names_without_folder),

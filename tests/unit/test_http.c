@@ -294,6 +294,7 @@ test_lines_of_any_length(void **state)
 typedef struct hooked {
     const kaws_request *q;
     int calls, answer, http, spoil, clean;
+    const char *id;               /* the request id, or NULL                  */
 } hooked;
 
 
@@ -308,6 +309,8 @@ hook(void *ctx, const kaws_request *q, kaws_reply *r)
                r->retry_after_ms == -1 && r->request_id[0] == '\0' &&
                r->text[0] == '\0';
     r->http = h->http;
+    if (h->id != NULL)
+        (void)snprintf(r->request_id, sizeof r->request_id, "%s", h->id);
     if (h->spoil) {
         memset(r->request_id, 'x', sizeof r->request_id);
         memset(r->text, 'y', sizeof r->text);
@@ -320,7 +323,7 @@ static void
 test_the_hook_is_asked(void **state)
 {
     struct world *w = *state;
-    hooked h = { NULL, 0, 0, 200, 0, 0 };
+    hooked h = { NULL, 0, 0, 200, 0, 0, NULL };
     kaws_hooks hooks = w->f.hooks;
     kaws_request q;
     kaws_reply r;
@@ -331,6 +334,7 @@ test_the_hook_is_asked(void **state)
     q.url = "https://example.com/";
     memset(&r, 0x77, sizeof r);
     hooks.ctx = &h;
+    hooks.memory = kaws__mem_builtin;
     hooks.send = hook;
     EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, &w->err));
     assert_null(http.sender);
@@ -350,7 +354,71 @@ test_the_hook_is_asked(void **state)
     assert_int_equal(kaws__http_send(&http, &q, &r, &lent), 0);
     assert_int_equal(strlen(r.request_id), sizeof r.request_id - 1);
     assert_int_equal(strlen(r.text), sizeof r.text - 1);
+
+    h.spoil = 0;                          /* AWS's have nothing else          */
+    h.id = "1a2B-\x1b[31m3c4d\n: 'e_f'\xff";
+    assert_int_equal(kaws__http_send(&http, &q, &r), 0);
+    assert_string_equal(r.request_id, "1a2B-31m3c4def");
     kaws__http_close(&http);
+}
+
+
+/* ---- what libcurl says of a proxy -------------------------------------- */
+
+static const char *const proxy_names[] = { "https_proxy", "HTTPS_PROXY",
+                                           "all_proxy", "ALL_PROXY" };
+
+
+static void
+say(const char *words, char text[128])
+{
+    kaws_reply r;
+
+    memset(&r, 'x', sizeof r);
+    kaws__http_say(&r, words, "no proxy");
+    (void)snprintf(text, 128, "%s", r.text);
+}
+
+
+/* Of a password in the environment no piece is shown, in libcurl's own words of
+ * a URL that it takes for another. */
+static void
+test_words_of_a_proxy(void **state)
+{
+    static const struct { const char *proxy, *words; int shown; } rows[] = {
+        { "http://proxy:3128", "Could not resolve proxy: proxy", 1 },
+        { "http://proxy:x#y", "bad syntax in 'http://proxy:x#y'", 1 },
+        { "http://svc:Passw0rd@proxy:3128", "Failed to connect to proxy", 1 },
+        { "http://svc:Pa#ss@proxy", "bad syntax in 'http://svc:Pa#ss@p'", 0 },
+        { "http://svc:Pa#ss@proxy", "Could not resolve proxy: svc", 0 },
+        { "svc:Pa#ss@proxy", "Could not resolve proxy: svc", 0 },
+        { "http://svc:1/ss@proxy", "Failed to connect to svc port 1", 0 },
+        { "http://svc:1?ss@proxy", "Failed to connect to svc port 1", 0 },
+        { "http://svc:P@ss#@proxy", "Could not resolve proxy: ss", 0 },
+        { "http://svc:Pa ss@proxy", "bad syntax in 'http://svc:Pa ss@p'", 0 },
+        { "http://svc:Pass@proxy:x", "bad syntax in 'http://svc:Pass@p'", 0 },
+        { "http://svc:Passw0rdOf20@proxy:x", "... 'http://svc:Passw0", 0 }
+    };
+    char text[128];
+    size_t i, k;
+
+    (void)state;
+    for (k = 0; k < COUNT(proxy_names); k++)
+        assert_int_equal(unsetenv(proxy_names[k]), 0);
+    say("", text);
+    assert_string_equal(text, "no proxy");
+    for (i = 0; i < COUNT(rows); i++)
+        for (k = 0; k < COUNT(proxy_names); k++) {
+            assert_int_equal(setenv(proxy_names[k], rows[i].proxy, 1), 0);
+            say(rows[i].words, text);
+            if (rows[i].shown)
+                assert_string_equal(text, rows[i].words);
+            else if (strncmp(text, "no proxy (check ", 16) != 0 ||
+                     strncmp(text + 16, proxy_names[k],
+                             strlen(proxy_names[k])) != 0)
+                fail_msg("%s: %s", rows[i].proxy, text);
+            assert_int_equal(unsetenv(proxy_names[k]), 0);
+        }
 }
 
 
@@ -1002,8 +1070,7 @@ test_request_ids(void **state)
                      KAWS__HTTP_REPLY);
     w->f.fail_nth = w->f.allocs + 1;
     assert_int_equal(kaws__http_first(&http, "https://c/", &r),
-                     KAWS__HTTP_NONE);
-    assert_string_equal(r.text, "out of memory");
+                     KAWS__HTTP_MEMORY);
     kaws__http_close(&http);
 }
 
@@ -1059,6 +1126,7 @@ main(void)
         cmocka_unit_test(test_lines_of_any_length),
         cmocka_unit_test_setup_teardown(test_the_hook_is_asked, world_begin,
                                         world_end),
+        cmocka_unit_test(test_words_of_a_proxy),
         cmocka_unit_test_setup_teardown(test_sender_opens_and_closes,
                                         world_begin, world_end),
         cmocka_unit_test(test_body_is_capped_and_wiped),

@@ -5,6 +5,8 @@
 #include "../../keyring_aws.h"
 #include "world.h"
 
+#include <ctype.h>
+
 #define EAST2_ID "00000002-aaaa-bbbb-cccc-1234567890ab"
 
 
@@ -811,7 +813,10 @@ test_http_statuses(void **state)
         "<html><body>Not here</body></html>", "{}", "[]", "{\"__type\":5}",
         "{\"__type\":\"\"}", "{\"__type\":\"#:\"}", "{\"type\":\"x\"}",
         "{\"__type\":\"NotFoundException\"", "NotFoundException", "\"\"",
-        "{\"__type\":\"NotFoundException\",\"__type\":\"x\"}"
+        "{\"__type\":\"NotFoundException\",\"__type\":\"x\"}",
+        "{\"__type\":\"Not Found\"}", "{\"__type\":\"NotFoundException2\"}",
+        "{\"__type\":\"@Not\\n{Fo`und\\u001b[/Exception\"}",
+        "{\"__type\":\"NotFoundException#wJalrXUtnFEMI/K7MDENG=\"}"
     };
     struct world *w = *state;
     size_t i, k;
@@ -872,17 +877,17 @@ test_types(void **state)
           "NotFoundException", "small", KAWS_KMS_KEY },
         { "{\"__type\":\"NotFoundException\",\"message\":\"\"}",
           "NotFoundException", NULL, KAWS_KMS_KEY },
-        { "{\"__type\":\"@Not\\n{Fo`und\\u001b[/Exception\"}",
-          "NotFoundException", NULL, KAWS_KMS_KEY },
         { "{\"__type\":\"NotFoundException\",\"message\":\"a\\nb\\u001b\"}",
           "NotFoundException", "a\\x0ab\\x1b", KAWS_KMS_KEY },
         { "{\"a\":[{}],\"__type\":\"NotFoundException\",\"b\":{\"__type\":"
           "\"x\"}}", "NotFoundException", NULL, KAWS_KMS_KEY },
         { "{\"__type\":\"ThrottlingException\"}", "ThrottlingException", NULL,
           KAWS_THROTTLED },
-        { "{\"__type\":\"Aaaaaaaaaabbbbbbbbbb0123456789ddddddddddeeeeeeeeee"
+        { "{\"__type\":\"4#a#NotFoundException:1\"}", "NotFoundException", NULL,
+          KAWS_KMS_KEY },
+        { "{\"__type\":\"Aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeee"
           "ffffffffffgggggggggg\"}",
-          "Aaaaaaaaaabbbbbbbbbb0123456789ddddddddddeeeeeeeeeeffffffffffggg",
+          "Aaaaaaaaaabbbbbbbbbbccccccccccddddddddddeeeeeeeeeeffffffffff...",
           NULL, KAWS_SERVICE }
     };
     static const int statuses[] = { 400, 403, 409, 412, 500, 503 };
@@ -956,11 +961,11 @@ test_messages_not_shown(void **state)
     static const struct { const char *header, *from; size_t len; int shown; }
     rows[] = {
         { "Host: ", NULL, 20, 1 },
-        { "X-Amz-Security-Token: ", NULL, 11, 1 },
-        { "X-Amz-Security-Token: ", NULL, 12, 0 },
+        { "X-Amz-Security-Token: ", NULL, 7, 1 },
+        { "X-Amz-Security-Token: ", NULL, 8, 0 },
         { "X-Amz-Security-Token: ", NULL, 30, 0 },
-        { "Authorization: ", "Signature=", 11, 1 },
-        { "Authorization: ", "Signature=", 12, 0 },
+        { "Authorization: ", "Signature=", 7, 1 },
+        { "Authorization: ", "Signature=", 8, 0 },
         { "Authorization: ", "Signature=", 61, 0 }
     };
     struct world *w = *state;
@@ -984,6 +989,141 @@ test_messages_not_shown(void **state)
                kaws_kms_encrypt(w->ring, NULL, view, &sealed, &w->err));
         assert_null(strchr(w->err.text, '<'));
     }
+}
+
+
+/* ---- a KMS that echoes ------------------------------------------------- */
+
+#define ECHO_TOKEN "FwoGZXIvYXdzEXAMPLEtokenABCDEFGHijklmnopQRSTUV=="
+
+enum { IN_MESSAGE, IN_TYPE, IN_ID, IN_WORDS, IN_ARN, PLACES };
+enum { AS_IT_IS, SWAPPED, DASHED, BOTH, SPACED, WAYS };
+
+static struct {
+    const char *secret;
+    int place, way;
+} echo;
+
+
+/* The secret, written in that way; a type has room for nothing in between. */
+static void
+echo_write(char *out, size_t cap)
+{
+    const char *between = echo.way == SPACED ? "\\n " : "-", *at;
+    size_t n = 0;
+
+    for (at = echo.secret; *at != '\0' && n + 8 < cap; at++) {
+        int c = (unsigned char)*at;
+        if (echo.way == SWAPPED || echo.way == BOTH)
+            c = isupper(c) ? tolower(c) : toupper(c);
+        out[n++] = (char)c;
+        if (echo.way >= DASHED && echo.place != IN_TYPE)
+            n += (size_t)snprintf(out + n, 4, "%s", between);
+    }
+    out[n] = '\0';
+}
+
+
+static int
+echo_send(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    char secret[400];
+
+    (void)ctx;
+    (void)q;
+    echo_write(secret, 120);
+    if (echo.place == IN_WORDS) {
+        echo_write(r->text, sizeof r->text);
+        return 1;
+    }
+    if (echo.place == IN_ID)
+        echo_write(r->request_id, sizeof r->request_id);
+    r->http = echo.place == IN_ARN ? 200 : 400;
+    r->body_len = (size_t)(echo.place == IN_ARN
+        ? snprintf((char *)r->body, r->body_max, "{\"CiphertextBlob\":\"AAAA\","
+                   "\"KeyId\":\"arn:aws:kms:us-east-1:999922223333:key/%s\"}",
+                   secret)
+        : snprintf((char *)r->body, r->body_max,
+                   "{\"__type\":\"%s\",\"message\":\"<%s>\"}",
+                   echo.place == IN_TYPE ? secret : "AccessDeniedException",
+                   echo.place == IN_MESSAGE ? secret : "no"));
+    return 0;
+}
+
+
+/* Not eight letters of it, be their case what it may, and what stands between
+ * them. `len` bytes are looked at, whatever they are. */
+static void
+check_not_echoed(const char *where, const char *text, size_t len)
+{
+    char folded[2][8000];
+    const char *at = echo.secret;
+    size_t i, n[2] = { 0, 0 };
+
+    for (; *at != '\0'; at++)
+        if (isalnum((unsigned char)*at))
+            folded[0][n[0]++] = (char)tolower((unsigned char)*at);
+    assert_in_range(len, 0, sizeof folded[1] - 1);
+    for (i = 0; i < len; i++) {
+        if (text[i] == '\\')
+            i += 3;
+        else if (isalnum((unsigned char)text[i]))
+            folded[1][n[1]++] = (char)tolower((unsigned char)text[i]);
+    }
+    for (i = 0; i + 8 <= n[0]; i++)
+        if (memmem(folded[1], n[1], folded[0] + i, 8) != NULL)
+            fail_msg("place %d, way %d: %s: %.*s", echo.place, echo.way, where,
+                     (int)len, text);
+}
+
+
+/* Message, type, request id, the sender's words and the KMS key's ARN may all
+ * repeat the secret, the token or a plaintext's base64. Nothing of it is in the
+ * error, of which every byte counts, or in the log. */
+static void
+test_nothing_is_echoed(void **state)
+{
+    static const char key[] = "a key of more than 32 bytes, in no log";
+    static const struct { const char *conf, *secret; } rows[] = {
+        { FAKE_ID "\n" FAKE_SECRET "\n" ECHO_TOKEN "\n", FAKE_SECRET },
+        { FAKE_ID "\n" FAKE_SECRET "\n" ECHO_TOKEN "\n", ECHO_TOKEN },
+        { FAKE_ID "\nAsecretOfLettersOnlySoThatItIsAType\n",
+          "AsecretOfLettersOnlySoThatItIsAType" },
+        { FAKE_ID "\n" FAKE_SECRET "\n", NULL }     /* the plaintext's       */
+    };
+    struct world *w = *state;
+    kaws_bytes plain = kaws__buf_of(key);
+    kaws__buf encoded;
+    kaws_sealed sealed;
+    size_t i;
+
+    kaws__buf_init(&encoded, &w->f.hooks);
+    kaws__text_base64(&encoded, plain);
+    kaws__buf_byte(&encoded, 0);
+    w->cfg.kms_key_id = "alias/app";
+    w->cfg.max_attempts = 1;
+    w->cfg.hooks.send = echo_send;
+    for (i = 0; i < COUNT(rows); i++) {
+        fake_write_conf(&w->f, rows[i].conf);
+        world_reopen(w);
+        echo.secret = rows[i].secret != NULL ? rows[i].secret
+                                             : (const char *)encoded.at;
+        for (echo.place = 0; echo.place < PLACES; echo.place++)
+            for (echo.way = 0; echo.way < WAYS; echo.way++) {
+                kaws_status status = rows[i].secret != NULL ? generate(w)
+                    : kaws_kms_encrypt(w->ring, NULL, plain, &sealed, &w->err);
+                assert_true(status != KAWS_OK || echo.place == IN_ARN);
+                if (echo.place == IN_ARN && (echo.way > SWAPPED || i == 2)) {
+                    fake_forget_log(&w->f);   /* like many a good ARN         */
+                    continue;
+                }
+                check_not_echoed("the error", (const char *)&w->err,
+                                 sizeof w->err);
+                check_not_echoed("the log", w->f.log, w->f.log_len);
+            }
+        fake_forget_log(&w->f);
+    }
+    kaws__buf_free(&encoded);
 }
 
 
@@ -1940,6 +2080,7 @@ main(void)
         BARE(test_types),
         BARE(test_long_message),
         SHUT(test_messages_not_shown),
+        BARE(test_nothing_is_echoed),
         BARE(test_no_reply),
         BARE(test_pauses),
         BARE(test_retry_after),

@@ -9,6 +9,8 @@
 
 #include "unit.h"
 
+#include <ctype.h>
+
 
 /* ---- case -------------------------------------------------------------- */
 
@@ -519,16 +521,84 @@ test_is_utf8(void **state)
 
 /* ---- show -------------------------------------------------------------- */
 
-/* What the name would be if nothing had to be cut. */
+/* Marks what stands before the last '@' of a URL, or of what is in quotes. */
+static void
+slow_userinfo(char *marks, const uint8_t *text, size_t len, int own)
+{
+    size_t end = len, quote = own ? 0 : len, colon = len, i, n;
+
+    for (i = 0; i < len; i++)
+        if (text[i] == '@')
+            end = i;
+    for (i = end; i-- > 0 && !own && end < len;)
+        if (text[i] == '\'' || text[i] == '"')
+            quote = i + 1;
+    for (i = end; i-- > quote && end < len;)
+        if (text[i] == ':')
+            colon = i;
+    for (i = 0; i + 3 <= end && end < len; i++)
+        if (text[i] == ':' && text[i + 1] == '/' && text[i + 2] == '/')
+            break;
+    if (end == len || (colon == len && i + 3 > end))
+        return;
+    n = colon == len ? i + 3 : quote;
+    for (i = quote; colon < len && i < colon && isalnum(text[i]); i++)
+        continue;
+    if (colon < len && i == colon && i + 3 <= end &&
+        memcmp(text + i, "://", 3) == 0)
+        n = i + 3;
+    for (i = n; i < end; i++)
+        marks[i] = i == n ? '*' : ' ';
+}
+
+
+/* Marks runs of the letters of base64 that are too long, slash by slash or
+ * over all slashes. */
+static void
+slow_runs(char *marks, const uint8_t *text, size_t len, size_t most,
+          const char *letters)
+{
+    size_t i, n, k;
+
+    for (i = 0; i < len; i += n + 1) {
+        int upper = 0, lower = 0, digit = 0;
+        for (n = 0; i + n < len && text[i + n] != '\0' &&
+                    strchr("*", marks[i + n]) == NULL &&
+                    marks[i + n] != ' ' &&
+                    strchr(letters, text[i + n]) != NULL; n++) {
+            upper |= isupper(text[i + n]) != 0;
+            lower |= islower(text[i + n]) != 0;
+            digit |= isdigit(text[i + n]) != 0;
+        }
+        for (k = 4; n >= most && upper && lower && digit && k < n; k++)
+            marks[i + k] = k == 4 ? '.' : ' ';
+    }
+}
+
+
+#define SLOW_DIGITS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" \
+                    "0123456789+"
+
+/* What the name would be if nothing had to be cut for want of room. */
 static size_t
 slow_show(char *out, const uint8_t *name, size_t len, int quotes)
 {
+    char marks[300];
     size_t i, n = 0;
 
+    memset(marks, '-', sizeof marks);
+    slow_userinfo(marks, name, len, !quotes);
+    if (quotes || len == 0 || name[0] != '/')
+        slow_runs(marks, name, len, 40, SLOW_DIGITS "/");
+    slow_runs(marks, name, len, quotes ? 20 : 40, SLOW_DIGITS);
     for (i = 0; i < len; i++) {
         int bare = name[i] >= ' ' && name[i] < 0x7f && name[i] != '\\' &&
                    (name[i] != '\'' || quotes);
-        n += (size_t)snprintf(out + n, 5, bare ? "%c" : "\\x%02x", name[i]);
+        if (marks[i] == '-')
+            n += (size_t)snprintf(out + n, 5, bare ? "%c" : "\\x%02x", name[i]);
+        else if (marks[i] != ' ')
+            n += (size_t)snprintf(out + n, 4, "%c%c%c", marks[i], marks[i],
+                                  marks[i]);
     }
     out[n] = '\0';
     return n;
@@ -551,7 +621,7 @@ check_show_as(const uint8_t *data, size_t len, size_t cap, int quotes)
     n = strlen(out);
     for (i = 0; i < n; i++)
         assert_in_range(out[i], 0x20, 0x7e);
-    if (all + 8 <= cap || n < 3 || memcmp(out + n - 3, "...", 3) != 0)
+    if (all + 4 <= cap || n < 3 || memcmp(out + n - 3, "...", 3) != 0)
         unit_same("shown whole", out, n, whole, all);
     else if (n != all || memcmp(out, whole, n) != 0)
         unit_same("shown in part", out, n - 3, whole, n - 3);
@@ -571,8 +641,9 @@ check_show(const uint8_t *data, size_t len, size_t cap)
 static void
 test_show_caps(void **state)
 {
+    static const char often[] = "@:/'\"Aa0+ ";
     uint8_t data[300];
-    size_t cap, len, i;
+    size_t cap, len, i, most;
 
     (void)state;
     unit_start();
@@ -583,11 +654,16 @@ test_show_caps(void **state)
                 for (i = 0; i < len; i++)
                     data[i] = (uint8_t)(' ' + data[i] % 95);
             check_show(data, len, cap);
+            for (i = 0, most = 1 + unit_random(80); i < len; i++)
+                data[i] = (uint8_t)(unit_random((uint32_t)most) == 0
+                                    ? often[unit_random(sizeof often - 1)]
+                                    : (SLOW_DIGITS "/")[unit_random(64)]);
+            check_show(data, len, cap);
         }
 }
 
 
-/* No two names are shown alike, unless both are cut. */
+/* No two names are shown alike, unless both are cut or hold a password. */
 static void
 test_show_bytes(void **state)
 {
@@ -609,10 +685,260 @@ test_show_bytes(void **state)
                        "it's \\ \n")), "it's \\x5c \\x0a");
     unit_same_text("a NUL", kaws__text_show(out, sizeof out,
                                             unit_bytes("a\0b", 3)), "a\\x00b");
+    unit_same_text("no name", kaws_show(out, sizeof out, NULL), "");
+    unit_same_text("for all", kaws_show(out, sizeof out, "it's\n"),
+                   "it\\x27s\\x0a");
     for (c = 0; c < 256; c++) {
         uint8_t byte = (uint8_t)c;
         check_show(&byte, 1, 64);
     }
+}
+
+
+/* ---- what could be a secret -------------------------------------------- */
+
+#define UUID "1234abcd-12ab-34cd-56ef-1234567890ab"
+#define KEY40 "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
+
+/* What is shown of others' words, and of a name; NULL: all. */
+static const struct { const char *text, *quoted, *shown; } could_be[] = {
+    { "Unsupported proxy syntax in 'http://svc:Pa#ss@proxy:3128'",
+      "Unsupported proxy syntax in 'http://***@proxy:3128'", "" },
+    { "Unsupported proxy syntax in 'svc:Pa#ss@proxy:3128'",
+      "Unsupported proxy syntax in '***@proxy:3128'", "" },
+    { "Unsupported proxy syntax in \"s:P'/a?b c@d@proxy:x\": bad port",
+      "Unsupported proxy syntax in \"***@proxy:x\": bad port", "" },
+    { "'svc:a://b@proxy'", "'***@proxy'", "" },
+    { "Proxy http://svc:pass:word@proxy:1, or mailto:me@example.com",
+      "Proxy http://***@example.com", "" },
+    { "http://svc:Pa/ss@proxy", "http://***@proxy", "http://***@proxy" },
+    { "http://svc:P@ss@proxy", "http://***@proxy", "http://***@proxy" },
+    { "socks5://svc:P?ss@proxy", "socks5://***@proxy", "socks5://***@proxy" },
+    { "http://@proxy", NULL, NULL },
+    { "svc:Pa#ss@proxy:3128", NULL, "***@proxy:3128" },
+    { "svc:a://b@proxy", "svc:a://***@proxy", "***@proxy" },
+    { "joe@example.com", NULL, NULL }, { "root@::1", NULL, NULL },
+    { "'joe@example.com'", NULL, "" }, { "it's joe@a:b", NULL, "" },
+    { "User: arn:aws:sts::111122223333:assumed-role/App/joe@example.com is "
+      "not authorized to perform: kms:GenerateDataKeyWithoutPlaintext on "
+      "resource: arn:aws:kms:eu-west-1:111122223333:key/" UUID, NULL, "" },
+    { "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Administrator"
+      "Access_0123456789abcdef/joe@example.com", NULL, "" },
+    { "request id " UUID, NULL, NULL },
+    { "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", NULL, NULL },
+    { "0123456789abcdef0123456789abcdef0123456789abcdef", NULL, NULL },
+    { "0123456789ABCDEF0123456789ABCDEF0123456789ABCDEF", NULL, NULL },
+    { "AKIAIOSFODNN7EXAMPLE", NULL, NULL },
+    { "aB3456789012345678 9", NULL, NULL },
+    { "aB34567890123456789", NULL, NULL },
+    { "aB345678901234567890", "aB34...", NULL },
+    { "key=aB3+5678901234567890==.", "key=aB3+...==.", NULL },
+    { "aB3+56789012345=67890", NULL, NULL },
+    { "aB345678901234/67890aB34567", NULL, NULL },
+    { KEY40, "wJal...", "wJal..." }, { "/" KEY40, "/wJa...", NULL },
+    { "secret " KEY40 " is wrong", "secret wJal... is wrong",
+      "secret wJal... is wrong" },
+    { "/var/lib/mysql/Keys2024/Of/The/First/Instance", "/var...", NULL },
+    { "/var/aB34567890123456789012345678901234567890/x", "/var...",
+      "/var/aB34.../x" }
+};
+
+
+static void
+test_what_could_be_a_secret(void **state)
+{
+    char out[300];
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(could_be); i++) {
+        const char *text = could_be[i].text, *want = could_be[i].quoted;
+        unit_same_text("quoted",
+                       kaws__text_quote(out, sizeof out, kaws__buf_of(text)),
+                       want != NULL ? want : text);
+        want = could_be[i].shown;
+        if (want == NULL || *want != '\0')
+            unit_same_text("shown", kaws_show(out, sizeof out, text),
+                           want != NULL ? want : text);
+        check_show((const uint8_t *)text, strlen(text), 300);
+    }
+}
+
+
+static void
+test_holds(void **state)
+{
+    static const struct { const char *text, *secret; int holds; } rows[] = {
+        { "", "", 0 },             { "abc", "", 0 },        { "", "abc", 0 },
+        { "abcdefgh", "abcdefgh", 1 },  { "<abcdefgh>", "12abcdefgh34", 1 },
+        { "ABCdEFGH", "abcDefgh", 1 },  { "abcdefg", "abcdefgh", 0 },
+        { "a-b-c-d-e-f-g-h", "abcdefgh", 1 },
+        { "abcdefgh", "a/b+c/d+e/f=gh", 1 },
+        { "a\\x0ab\\xffc\\x41d efgh", "abcdefgh", 1 },
+        { "a\\x0", "ax0", 1 },          { "abcdefg", "xabcdefgx", 0 },
+        { "a pass, not word", "password", 0 },
+        { "the PASS", "pa#ss", 1 },     { "the pas", "pa#ss", 0 },
+        { "ass", "pass", 0 },           { "pa", "--pa", 1 },
+        { "-#-", "-#-", 0 },            { "abcabcabd", "abcabd", 1 },
+        { "aaaaaaaab", "aaaaaaab", 1 }, { "aaaaaaa", "aaaaaaaa", 0 }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(rows); i++)
+        if (kaws__text_holds(kaws__buf_of(rows[i].text),
+                             kaws__buf_of(rows[i].secret)) != rows[i].holds)
+            fail_msg("\"%s\" and \"%s\"", rows[i].text, rows[i].secret);
+    assert_true(kaws__text_holds(unit_bytes("a\0bcdefgh", 9),
+                                 unit_bytes("abcdefgh\0", 9)));
+    assert_false(kaws__text_holds(unit_bytes(NULL, 0), unit_bytes(NULL, 0)));
+}
+
+
+/* Letters and digits in lower case; of a text of ours, escapes are undone. */
+static size_t
+slow_fold(char *out, const char *text, size_t len, int ours)
+{
+    size_t i, n = 0;
+
+    for (i = 0; i < len; i++) {
+        if (ours && text[i] == '\\')
+            i += 3;
+        else if (isalnum((unsigned char)text[i]))
+            out[n++] = (char)tolower((unsigned char)text[i]);
+    }
+    out[n] = '\0';
+    return n;
+}
+
+
+/* Whether eight of the secret's letters stand together in the text. */
+static int
+slow_holds(const char *text, size_t len, const char *secret, size_t secret_len,
+           int ours)
+{
+    char a[2000], b[2000];
+    size_t n = slow_fold(b, secret, secret_len, 0), i;
+
+    slow_fold(a, text, len, ours);
+    for (i = 0; i + 8 <= n; i++) {
+        char piece[9] = "";
+        memcpy(piece, b + i, 8);
+        if (strstr(a, piece) != NULL)
+            return 1;
+    }
+    return n > 0 && n < 8 && strstr(a, b) != NULL;
+}
+
+
+/* Against the slow way, over so few letters that much is nearly there. */
+static void
+test_holds_as_the_slow_way(void **state)
+{
+    static const char letters[] = "aAbB1-";
+    char text[40], secret[16];
+    size_t round, i, len, n, found = 0;
+
+    (void)state;
+    unit_start();
+    for (round = 0; round < 200000; round++) {
+        len = unit_random(sizeof text);
+        n = unit_random(sizeof secret);
+        for (i = 0; i < len; i++)
+            text[i] = letters[unit_random(6)];
+        for (i = 0; i < n; i++)
+            secret[i] = letters[unit_random(6)];
+        if (kaws__text_holds(unit_bytes(text, len), unit_bytes(secret, n)) !=
+            slow_holds(text, len, secret, n, 0))
+            fail_msg("\"%.*s\" and \"%.*s\"", (int)len, text, (int)n, secret);
+        found += (size_t)slow_holds(text, len, secret, n, 0);
+    }
+    assert_in_range(found, 20000, 180000);
+}
+
+
+/* A secret as there are: the base64 of 16, of 24 or of 32 bytes, a secret
+ * access key, a token, a signature. Returns its length. */
+static size_t
+new_secret(char *out, size_t kind)
+{
+    static const size_t bytes[] = { 16, 24, 32, 30, 300, 32 };
+    uint8_t data[300];
+    kaws__buf text;
+    size_t len = bytes[kind];
+
+    unit_fill(data, len);
+    if (kind == 5) {
+        kaws__text_hex(out, data, len);
+        return 2 * len;
+    }
+    kaws__buf_init(&text, unit_hooks());
+    kaws__text_base64(&text, unit_bytes(data, len));
+    memcpy(out, text.at, text.len);
+    len = text.len;
+    out[len] = '\0';
+    kaws__buf_free(&text);
+    return len;
+}
+
+
+/* Random words with a secret in them: as it is, in another case, with
+ * something between its letters; all of it or a piece. */
+static size_t
+hide_secret(char *out, const char *secret, size_t len, int plain)
+{
+    static const char between[] = "-./:_ '@\n\0\\\x1b\xff";
+    size_t n = 0, i, every = plain || unit_random(2) ? len : unit_random(7);
+    size_t from = plain ? 0 : unit_random((uint32_t)len);
+    uint32_t swap = unit_random(3);
+
+    for (i = unit_random(60); i > 0; i--)
+        out[n++] = (char)(unit_random(4) ? 32 + unit_random(95)
+                                         : unit_random(256));
+    for (i = from; i < len; i++) {
+        int c = (unsigned char)secret[i];
+        if (swap == 1 || (swap == 2 && unit_random(2)))
+            c = isupper(c) ? tolower(c) : toupper(c);
+        out[n++] = (char)c;
+        if ((i + 1) % (every + 1) == 0)
+            out[n++] = between[unit_random(sizeof between - 1)];
+    }
+    for (i = unit_random(60); i > 0; i--)
+        out[n++] = (char)(32 + unit_random(95));
+    return n;
+}
+
+
+/* Wherever it stands, and however it is written: of a secret that is known, no
+ * eight letters are let through; of one that is not, and stands there as it is,
+ * or in another case, no eight either, if it is as long as KMS's keys are and
+ * has letters of both cases and digits. */
+static void
+test_no_secret_is_let_through(void **state)
+{
+    char secret[402], words[1000], out[600];
+    size_t round, kept = 0;
+
+    (void)state;
+    unit_start();
+    for (round = 0; round < 60000; round++) {
+        size_t kind = round % 6, len = new_secret(secret, kind);
+        size_t n = hide_secret(words, secret, len, 0);
+        kaws__text_quote(out, 8 + unit_random(sizeof out - 8),
+                         unit_bytes(words, n));
+        if (kaws__text_holds(kaws__buf_of(out), unit_bytes(secret, len)))
+            out[0] = '\0';
+        kept += out[0] != '\0';
+        if (slow_holds(out, strlen(out), secret, len, 1))
+            fail_msg("of %.*s: %s", (int)len, secret, out);
+        if (kind < 2 || kind > 4 || strpbrk(secret, "0123456789") == NULL)
+            continue;
+        n = hide_secret(words, secret, len, 1);
+        kaws__text_quote(out, sizeof out, unit_bytes(words, n));
+        if (slow_holds(out, strlen(out), secret, len, 1))
+            fail_msg("unknown, of %.*s: %s", (int)len, secret, out);
+    }
+    assert_in_range(kept, 1000, 59000);
 }
 
 
@@ -855,6 +1181,10 @@ main(void)
         cmocka_unit_test(test_is_utf8),
         cmocka_unit_test(test_show_caps),
         cmocka_unit_test(test_show_bytes),
+        cmocka_unit_test(test_what_could_be_a_secret),
+        cmocka_unit_test(test_holds),
+        cmocka_unit_test(test_holds_as_the_slow_way),
+        cmocka_unit_test(test_no_secret_is_let_through),
         cmocka_unit_test(test_number),
         cmocka_unit_test(test_days),
         cmocka_unit_test(test_amz_date_ends),
