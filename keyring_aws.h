@@ -4939,7 +4939,6 @@ kaws__http_outcome(const kaws__transfer *t, CURLcode code)
         words = "out of memory, or a header of the reply is far too long";
     kaws__http_say(r, words, curl_easy_strerror(code));
     if (code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
-        code == CURLE_UNSUPPORTED_PROTOCOL ||
         strncmp(words, "Unsupported proxy", 17) == 0)
         return KAWS__HTTP_SETTING;
     return KAWS__HTTP_NONE;
@@ -6130,7 +6129,8 @@ typedef struct kaws__call {
     char        authorization[512];   /* a header line, too                   */
     const char *headers[8];
     int         once;             /* repeat it only if throttled              */
-    int         fresh;            /* over a new connection                    */
+    int         fresh;            /* over a connection of its own             */
+    int         doubtful;         /* the last try left none that may be kept  */
     int         dry;              /* DryRunOperation is what we hope for      */
     size_t      secret;           /* where a plaintext in the body ends, or 0 */
     void       *lent;             /* the connection, until it is known        */
@@ -6162,7 +6162,8 @@ static void
 kaws__kms_call_judged(kaws__call *c)
 {
     kaws__http_done(&c->op->kms->http, c->lent,
-                    c->clean && !c->q.fresh_connection);
+                    c->clean && !c->once && !c->fresh);
+    c->doubtful = !c->clean;
     c->lent = NULL;
     c->clean = 0;
 }
@@ -6492,6 +6493,8 @@ kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
                             wrong != NULL ? wrong : "out of memory");
         return &memory;
     }
+    /* What spoiled one idle connection may have spoiled all. */
+    c->q.fresh_connection = c->once || c->fresh || c->doubtful;
     c->left_ms = kaws__kms_left_ms(c->op);
     c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
     outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
@@ -6608,7 +6611,6 @@ kaws__kms_call_ready(kaws__kms *k, kaws__call *c, kaws_error *err)
     c->q.url = c->url;
     c->q.headers = c->headers;
     c->q.body = kaws__buf_view(&c->body);
-    c->q.fresh_connection = c->once || c->fresh;
     c->q.connect_timeout_ms = c->op->connect_timeout_ms;
     c->attempt = 1;
     return KAWS_OK;

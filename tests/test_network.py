@@ -653,9 +653,10 @@ HTTP = [
     no_sense("a NUL", reply(200, '{"KeyId":"\0"}'), ""),
     no_sense("half a surrogate pair", reply(200, '{"KeyId":"\\ud800"}'), ""),
     no_sense("a comma too much", reply(200, '{"KeyId":"x",}'), ""),
-    Fault("HTML and a proof", reply(200, HTML), "REPLY", "makes no sense", 1, ("prove",)),
+    # a 200 proves nothing: KMS is asked once more
+    Fault("HTML and a proof", reply(200, HTML), "REPLY", "makes no sense", 2, ("prove",)),
     Fault("another key's proof", reply(200, json.dumps({"KeyId": OTHER_KEY})), "REPLY",
-          "KeyId is not", 1, ("prove",)),
+          "KeyId is not", 2, ("prove",)),
 ]
 
 EDITS = [

@@ -953,11 +953,14 @@ test_no_server(void **state)
     assert_int_equal(r.http, 0);
     assert_string_not_equal(r.text, "");
     q.url = "file:///etc/hostname";
-    assert_int_equal(kaws__http_send(&http, &q, &r, &lent),
-                     KAWS__HTTP_SETTING);
+    assert_int_equal(kaws__http_send(&http, &q, &r, &lent), KAWS__HTTP_NONE);
     kaws__http_done(&http, lent, 0);
     assert_string_not_equal(r.text, "");
     assert_int_equal(r.body_len, 0);
+    q.url = "http://127.0.0.1:x/";
+    assert_int_equal(kaws__http_send(&http, &q, &r, &lent),
+                     KAWS__HTTP_SETTING);
+    kaws__http_done(&http, lent, 0);
     kaws__http_close(&http);
     close(fd);
 }
