@@ -9425,9 +9425,9 @@ kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
                                            err);
 
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned does "
-                                  "not open to the key, and nothing was stored",
-                                  err);
+        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned "
+                                  "does not open to the key, and nothing was "
+                                  "stored", err);
     if (status != KAWS_DENIED || err->aws[0] == '\0')
         return status;
     kaws__err_clear(err);
@@ -10052,8 +10052,8 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
                              copy->record.plain_len, err);
     ids[1] = kaws__kms_reply_id(&op);
     if (status == KAWS_MISMATCH)
-        status = kaws__kms_mixed_up(kms, "the blob that AWS KMS returned is not "
-                                    "that key's", err);
+        status = kaws__kms_mixed_up(kms, "the blob that AWS KMS returned is "
+                                    "not that key's", err);
     if (status == KAWS_DENIED)
         kaws__err_prefix(err, "each new blob is proved, which takes "
                               "kms:Decrypt: ");

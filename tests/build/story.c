@@ -22,24 +22,27 @@
     } while (0)
 
 
-/* The member's text goes to the reply; of none, 32 bytes of a new key do. */
+/* The member's text goes to the reply; of none, 32 bytes of a new key do, or one
+ * if that is what is asked for. */
 static int
 story_send(void *ctx, const kaws_request *q, kaws_reply *r)
 {
     const char *body = (const char *)q->body.at;
-    const char *from[2] = { "\"Plaintext\":\"", "\"CiphertextBlob\":\"" };
-    const char *to[3] = { "CiphertextBlob", "Plaintext", "CiphertextBlob" };
+    const char *from[3] = { "\"Plaintext\":\"", "\"CiphertextBlob\":\"",
+                            "\"NumberOfBytes\":1," };
+    const char *to[4] = { "CiphertextBlob", "Plaintext", "CiphertextBlob",
+                          "CiphertextBlob" };
     const char *text = "bmV2ZXIgaW4gdGhlIGNsZWFyLCBzYXlzIHRoZSBLTVM=";
     int len = (int)strlen(text), n, i;
     size_t at;
 
-    for (i = 0; i < 2; i++) {
+    for (i = 0; i < 3; i++) {
         size_t skip = strlen(from[i]);
         for (at = 0; at + skip < q->body.len; at++)
             if (memcmp(body + at, from[i], skip) == 0)
                 break;
         if (at + skip < q->body.len) {
-            text = body + at + skip;
+            text = i < 2 ? body + at + skip : "bg==\"";
             len = (int)((const char *)memchr(text, '"', q->body.len) - text);
             break;
         }
