@@ -22,8 +22,8 @@
     } while (0)
 
 
-/* The member's text goes to the reply; of none, 32 bytes of a new key do, or one
- * if that is what is asked for. */
+/* The member's text goes to the reply; of none, 32 bytes of a new key do, or
+ * one if that is what is asked for. */
 static int
 story_send(void *ctx, const kaws_request *q, kaws_reply *r)
 {
