@@ -5137,8 +5137,8 @@ kaws__http_close(kaws__http *http)
 }
 
 
-/* A request id in eight bytes (FNV-1a). Two that differ and clash, by chance or
- * by somebody's art, make a good reply a repeated one, and never the reverse. */
+/* A request id in eight bytes (FNV-1a). If two clash, by chance or by somebody's
+ * art, a good reply is taken for a repeated one, and never the reverse. */
 static uint64_t
 kaws__http_digest(const char *request_id)
 {
@@ -10147,8 +10147,9 @@ kaws__ring_by_blob(const void *a, const void *b)
     const kaws__place *x = a, *y = b;
     kaws__record r, q;
 
-    (void)kaws__store_parse(kaws__cache_record(x->entry), &r);
-    (void)kaws__store_parse(kaws__cache_record(y->entry), &q);
+    if (kaws__store_parse(kaws__cache_record(x->entry), &r) != NULL ||
+        kaws__store_parse(kaws__cache_record(y->entry), &q) != NULL)
+        return 0;                         /* never: we have just made them   */
     if (r.blob.len != q.blob.len)
         return r.blob.len < q.blob.len ? -1 : 1;
     return memcmp(r.blob.at, q.blob.at, r.blob.len);
