@@ -5137,8 +5137,8 @@ kaws__http_close(kaws__http *http)
 }
 
 
-/* A request id in eight bytes (FNV-1a). If two clash, by chance or by somebody's
- * art, a good reply is taken for a repeated one, and never the reverse. */
+/* A request id in eight bytes (FNV-1a). If two clash, by chance or by art, a
+ * good reply is taken for a repeated one, and never the reverse. */
 static uint64_t
 kaws__http_digest(const char *request_id)
 {
