@@ -4397,12 +4397,12 @@ typedef struct kaws__conn {       /* one connection, and what owns it         */
 typedef struct kaws__sender {
     const kaws_hooks *hooks;
     const char *ca_file;
+    void       *pending[3];       /* the functions of kaws__http_tls          */
+    int         nested;           /* the proxy speaks TLS, too: see there     */
     kaws__lock  lock;             /* guards all below                         */
     unsigned    era;              /* a conn of an older one is not kept       */
     int         count;
     kaws__conn *idle[KAWS__HTTP_IDLE];    /* the last was used last           */
-    void       *pending[3];       /* the functions of kaws__http_tls          */
-    int         nested;           /* the proxy speaks TLS, too: see below     */
 } kaws__sender;
 
 typedef struct kaws__transfer {   /* one request on its way                   */
@@ -4412,6 +4412,7 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     size_t sent;
     size_t first;                 /* where the trailing spaces begin          */
     int    too_long;
+    int    begun;                 /* a reply's first line has come            */
     int    interim;               /* this is the head of a 1xx                */
     int    headed;                /* the reply's head has come to its end     */
     int    tls;                   /* from then on these tell the TLS library  */
@@ -4530,6 +4531,7 @@ kaws__http_on_header(char *data, size_t size, size_t count, void *to)
 
     if (t->headed)
         return line.len;
+    t->begun = 1;
     if (line.len > 5 && memcmp(data, "HTTP/", 5) == 0)
         t->interim = code != NULL && code[1] == '1';
     kaws__http_header(t->r, line);
@@ -4935,8 +4937,8 @@ kaws__http_outcome(const kaws__transfer *t, CURLcode code)
         r->body_len = r->body_max + 1;
     if (code == CURLE_OK || t->too_long)
         return KAWS__HTTP_REPLY;
-    if (code == CURLE_OUT_OF_MEMORY && t->sent > 0)
-        words = "out of memory, or a header of the reply is far too long";
+    if (code == CURLE_OUT_OF_MEMORY && t->begun)
+        words = "a header of the reply is far too long, or out of memory";
     kaws__http_say(r, words, curl_easy_strerror(code));
     if (code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
         strncmp(words, "Unsupported proxy", 17) == 0)

@@ -267,7 +267,7 @@ def rewrap(kms: Canned, shared: dict) -> list[Row]:
         one = alone * count / few
         extra = all_[0]["extra_bytes"] - all_[0]["new_bytes"]
         replaces = max(each["replaces"] for each in all_)
-        rows.append(Row(f"rewrap {count:,} keys, KMS takes 10 ms", f"{took:.2f} s",
+        rows.append(Row(f"rewrap {count:,} keys, proved, KMS takes 10 ms", f"{took:.2f} s",
                         f"{one:.1f} s one at a time", f"{fold(one / took)} faster;"
                         f" {extra / 1e6:.1f} MB beyond the {all_[0]['new_bytes'] / 1e6:.1f} MB"
                         f" of new blobs; {replaces:.0f} replace",
