@@ -48,6 +48,7 @@ typedef struct world {
     int         armed;            /* what goes wrong in the next operation    */
     int         killed;           /* the process stops, the machine goes on   */
     int         crashes, scripts, read_only;
+    int         alone;            /* no script may join the one that is armed */
     uint16_t    survival;
 } world;
 
@@ -99,9 +100,23 @@ begin(void)
 
 
 static void
+end(void)
+{
+    int action;
+
+    free(w.fake.log);
+    for (action = 0; action < 8; action++)
+        free(w.fake.previous[action]);
+    pthread_mutex_destroy(&w.fake.lock);
+    pthread_mutex_destroy(&w.fake.memory_lock);
+    disk_format();
+}
+
+
+static void
 disarm(void)
 {
-    w.armed = w.scripts = 0;
+    w.armed = w.scripts = w.alone = 0;
     memset(w.fake.scripts, 0, sizeof w.fake.scripts);
     w.fake.fail_nth = w.fake.fail_from = 0;
     disk.at = disk.hits = 0;
@@ -407,6 +422,7 @@ maintain(kaws_bytes *in, int what)
             natural = KAWS_CONFIG;
         break;
     default:
+        w.fake.knows_no_dry_run = id == 6;
         status = kaws_check(w.ring, &err);
     }
     show("maintain", what, status);
@@ -534,14 +550,20 @@ arm_kms(kaws_bytes *in)
         { .from = "\"KeyId", .to = "\"KeyID" },
         { .from = "111122223333", .to = "444455556666" },
         { .from = "us-east-1", .to = "us-west-2" },
-        { .cut = 1 }, { .cut = 40 }, { .cut = 100 }, { .cut = 200 }
+        { .cut = 1 }, { .cut = 40 }, { .cut = 100 }, { .cut = 200 },
+        { .same_id = 1 }, { .action = "Encrypt", .previous = 1 },
+        { .action = "ReEncrypt", .previous = 1 }, { .http = 408 },
+        { .http = 425 }, { .action = "Decrypt", .http = 204 }
     };
     unsigned which = (unsigned)fuzz_number(in, 1), when;
     fake_script script = scripts[which % (sizeof scripts / sizeof scripts[0])];
 
     when = (unsigned)fuzz_number(in, 1);
-    if (w.scripts++ >= FAKE_SCRIPTS / 2)
+    /* Another key's blob, and then a false word for it, would be believed. */
+    if (w.alone || (script.previous && w.scripts > 0) ||
+        w.scripts++ >= FAKE_SCRIPTS / 2)
         return;
+    w.alone = script.previous;
     w.armed |= ARM_KMS;
     script.skip = (int)(when % 4);
     script.times = when / 4 % 3 == 2 ? 50 : 1 + (int)(when / 4 % 3);
@@ -607,9 +629,6 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while (all.len > 0)           /* at last, every key gives its bytes       */
         fetch(&all);
     close_ring();
-    free(w.fake.log);
-    pthread_mutex_destroy(&w.fake.lock);
-    pthread_mutex_destroy(&w.fake.memory_lock);
-    disk_format();
+    end();
     return 0;
 }
