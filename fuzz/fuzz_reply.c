@@ -220,7 +220,7 @@ request_id(const reply *r, int n, char out[64])
 }
 
 
-/* Whether the n-th reply has an id that has come from there before; notes it. */
+/* Whether the n-th reply has an id that came from there before; notes it. */
 static int
 heard_again(heard *h, const char *from, const reply *r, int n)
 {
@@ -378,7 +378,7 @@ lie(void *ctx, const kaws_request *q, kaws_reply *r)
     check_fresh(q);
     if (proof)
         check_proof(q, dry, &key);
-    fake_set_clock(&fake, seen.requests++ % 2 ? 7200000 : -7200000);
+    fake_set_clock(&fake, seen.requests++ % 2 ? -7200000 : 7200000);
     rotations += action == FAKE_ROTATE;
     told = next_reply(seen.asked, proof);
     if (action <= FAKE_ENCRYPT || action == FAKE_REENCRYPT)
