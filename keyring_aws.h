@@ -4638,16 +4638,18 @@ kaws__http_silent(const kaws__conn *conn)
 }
 
 
-/* The idle conn of that host that was used last, taken out; or NULL. */
+/* The idle conn of that host that was used last, taken out; or NULL. The era is
+ * that of the moment: a distrust that comes after it has nothing to close. */
 static kaws__conn *
-kaws__http_idle(kaws__sender *s, const char *url)
+kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
 {
-    kaws_bytes origin = kaws__http_origin(url);
+    kaws_bytes origin = kaws__http_origin(q->url);
     kaws__conn *conn = NULL;
     int i;
 
     kaws__plat_lock(&s->lock);
-    for (i = s->count; i > 0 && conn == NULL; i--)
+    *era = s->era;
+    for (i = q->fresh_connection ? 0 : s->count; i > 0 && conn == NULL; i--)
         if (kaws__buf_same(kaws__buf_of(s->idle[i - 1]->origin), origin))
             conn = s->idle[i - 1];
     if (conn != NULL) {
@@ -4666,17 +4668,15 @@ kaws__http_idle(kaws__sender *s, const char *url)
 static kaws__conn *
 kaws__http_take(kaws__sender *s, const kaws_request *q)
 {
-    kaws__conn *conn = q->fresh_connection ? NULL : kaws__http_idle(s, q->url);
+    unsigned era;
+    kaws__conn *conn = kaws__http_idle(s, q, &era);
 
     if (conn == NULL)
         conn = kaws__http_conn_new(s, q->url);
     else if (!kaws__http_silent(conn))
         conn->sock = CURL_SOCKET_BAD;
-    if (conn != NULL) {
-        kaws__plat_lock(&s->lock);
-        conn->era = s->era;
-        kaws__plat_unlock(&s->lock);
-    }
+    if (conn != NULL)
+        conn->era = era;
     return conn;
 }
 

@@ -12,6 +12,7 @@
 static int curl_left = -1;                /* calls until one fails; -1: none  */
 static const curl_version_info_data *curl_says;   /* NULL: the truth          */
 static int no_lock;
+static void (*meanwhile)(void);           /* what another thread does         */
 
 
 static int
@@ -75,6 +76,16 @@ poor_multi_add(CURLM *multi, CURL *easy)
 }
 
 
+static CURLMcode
+poor_multi_wait(CURLM *multi, struct curl_waitfd *fds, unsigned count, int ms,
+                int *active)
+{
+    if (meanwhile != NULL)
+        meanwhile();
+    return curl_multi_wait(multi, fds, count, ms, active);
+}
+
+
 static struct curl_slist *
 poor_append(struct curl_slist *list, const char *text)
 {
@@ -102,6 +113,7 @@ poor_lock(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
 #define curl_multi_init()  poor_multi_init()
 #define curl_multi_setopt  poor_multi_setopt
 #define curl_multi_add_handle poor_multi_add
+#define curl_multi_wait    poor_multi_wait
 #define curl_slist_append  poor_append
 #define curl_version_info  poor_version
 #define pthread_mutex_init poor_lock
@@ -898,6 +910,44 @@ test_pool_distrusts(void **state)
 }
 
 
+static kaws__sender *distrusted;
+
+
+static void
+distrust(void)
+{
+    kaws__http_close_idle(distrusted);
+}
+
+
+/* A distrust while an idle one is looked at on its way out: it is no longer
+ * among the idle, and not lent yet. */
+static void
+test_distrust_between(void **state)
+{
+    struct world *w = *state;
+    kaws_request q = { "https://a/", NULL, { NULL, 0 }, 0, 0, 0 };
+    kaws__sender *s = kaws__http_sender(&w->f.hooks, NULL);
+    kaws__conn *one;
+    int fds[2];
+
+    assert_int_equal(pipe(fds), 0);
+    one = kaws__http_take(s, &q);
+    one->sock = fds[0];
+    one->used_us = kaws__plat_ticks_us();
+    kaws__http_give_back(s, one, 1);
+    distrusted = s;
+    meanwhile = distrust;
+    assert_ptr_equal(kaws__http_take(s, &q), one);
+    meanwhile = NULL;
+    kaws__http_give_back(s, one, 1);
+    assert_int_equal(s->count, 0);
+    kaws__http_sender_free(s);
+    close(fds[0]);
+    close(fds[1]);
+}
+
+
 static void
 test_header_lines(void **state)
 {
@@ -1428,6 +1478,8 @@ main(void)
         cmocka_unit_test(test_body_is_capped_and_wiped),
         cmocka_unit_test(test_body_in_two_parts),
         cmocka_unit_test_setup_teardown(test_pool, world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_distrust_between, world_begin,
+                                        world_end),
         cmocka_unit_test_setup_teardown(test_pool_distrusts, world_begin,
                                         world_end),
         cmocka_unit_test(test_header_lines),
