@@ -10164,9 +10164,12 @@ static kaws_status
 kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
 {
     size_t n = w->claimed, i;
-    kaws__place *sorted = kaws__mem_new(&w->ring->hooks, n * sizeof *sorted);
+    kaws__place *sorted;
     int twice = 0;
 
+    if (n == 0)
+        return KAWS_OK;                   /* all were removed meanwhile      */
+    sorted = kaws__mem_new(&w->ring->hooks, n * sizeof *sorted);
     if (sorted == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     memcpy(sorted, w->fresh, n * sizeof *sorted);
@@ -10263,7 +10266,7 @@ kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
         (void)kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     kaws__mem_free(hooks, w->fresh, w->max * sizeof *w->fresh);
     kaws__mem_free(hooks, w->ids, w->max * 2 * sizeof *w->ids);
-    if (status == KAWS_OK && w->renewed == 0)
+    if (status == KAWS_OK && w->claimed > 0 && w->renewed == 0)
         kaws__err_log(hooks, 1, "all keys were re-wrapped, but with the key "
                       "material they had before: nothing was renewed; rotate "
                       "the KMS key first, or set another");

@@ -2622,6 +2622,35 @@ test_rewrap_of_what_is_gone(void **state)
 }
 
 
+/* All go while the re-wrap asks for its own memory. */
+static void *
+memory_and_remove_all(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    struct fake *f = ctx;
+
+    if (new_len == MANY * sizeof(kaws__place))
+        remove_all(f->user);
+    return fake_memory(ctx, ptr, old_len, new_len);
+}
+
+
+static void
+test_rewrap_of_nothing_left(void **state)
+{
+    struct world *w = *state;
+
+    store_many(w);
+    w->f.user = w;
+    w->ring->hooks.memory = memory_and_remove_all;
+    EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
+    assert_int_equal(keys_of(w), 0);
+    assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 0);
+    assert_int_equal(fake_logged(&w->f, 1, "nothing was renewed"), 0);
+    world_reopen(w);
+    assert_int_equal(keys_of(w), 0);
+}
+
+
 static struct { pthread_mutex_t lock; int now, most; } flight = {
     PTHREAD_MUTEX_INITIALIZER, 0, 0
 };
@@ -2894,6 +2923,7 @@ main(void)
         OPEN(test_rewrap_far_proves),
         OPEN(test_rewrap_fails), OPEN(test_rewrap_twice_at_once),
         SHUT(test_rewrap_under_traffic), OPEN(test_rewrap_of_what_is_gone),
+        OPEN(test_rewrap_of_nothing_left),
         SHUT(test_rewrap_in_parallel), OPEN(test_encrypt_and_decrypt),
         OPEN(test_empty_context), OPEN(test_reencrypt), OPEN(test_data_key),
         OPEN(test_outage),
