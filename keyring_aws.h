@@ -4846,7 +4846,7 @@ kaws__http_lines(const char *const *headers)
 static CURLcode
 kaws__http_perform(CURLM *multi, CURL *e)
 {
-    int running = 1, active, pause = 1, left;
+    int running = 1, active, pause = 0, left;
     CURLMsg *done;
     CURLMcode bad = curl_multi_add_handle(multi, e);
 
@@ -4855,9 +4855,9 @@ kaws__http_perform(CURLM *multi, CURL *e)
         if (bad != CURLM_OK || running == 0)
             break;
         bad = curl_multi_wait(multi, NULL, 0, 1000, &active);
-        if (active == 0)
+        if (active == 0 && pause > 0)
             kaws__plat_sleep_ms(NULL, pause);
-        pause = active == 0 && pause < 16 ? pause * 2 : 1;
+        pause = active > 0 ? 0 : pause == 0 ? 1 : pause < 16 ? pause * 2 : 16;
     }
     done = curl_multi_info_read(multi, &left);
     return bad == CURLM_OK && done != NULL ? done->data.result

@@ -13,6 +13,7 @@ static int curl_left = -1;                /* calls until one fails; -1: none  */
 static const curl_version_info_data *curl_says;   /* NULL: the truth          */
 static int no_lock;
 static void (*meanwhile)(void);           /* what another thread does         */
+static int deaf, naps;                    /* waits for nothing; pauses        */
 
 
 static int
@@ -82,7 +83,17 @@ poor_multi_wait(CURLM *multi, struct curl_waitfd *fds, unsigned count, int ms,
 {
     if (meanwhile != NULL)
         meanwhile();
-    return curl_multi_wait(multi, fds, count, ms, active);
+    *active = 0;
+    return deaf > 0 && deaf-- > 0 ? CURLM_OK
+         : curl_multi_wait(multi, fds, count, ms, active);
+}
+
+
+static int
+poor_nap(const struct timespec *time, struct timespec *left)
+{
+    naps++;
+    return nanosleep(time, left);
 }
 
 
@@ -114,6 +125,7 @@ poor_lock(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
 #define curl_multi_setopt  poor_multi_setopt
 #define curl_multi_add_handle poor_multi_add
 #define curl_multi_wait    poor_multi_wait
+#define nanosleep          poor_nap
 #define curl_slist_append  poor_append
 #define curl_version_info  poor_version
 #define pthread_mutex_init poor_lock
@@ -1298,6 +1310,49 @@ test_replies(void **state)
 }
 
 
+static server *held;                      /* answers from the sixth wait on   */
+static int waits;
+
+
+static void
+let_go(void)
+{
+    if (++waits == 6)
+        pthread_mutex_unlock(&held->lock);
+}
+
+
+/* That libcurl had nothing to wait for once is no reason to pause: an old one
+ * says so with a socket, too, when a timer of its own is due. */
+static void
+test_pauses(void **state)
+{
+    struct world *w = *state;
+    kaws_hooks hooks = w->f.hooks;
+    kaws__http http;
+    kaws_reply r;
+    server v;
+
+    server_open(&v);
+    hooks.send = NULL;
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, 1, &w->err));
+    naps = 0;
+    deaf = 1;
+    assert_int_equal(ask(&http, &v, "/good", "{}", 1, &r), 0);
+    assert_int_equal(naps, 0);
+    deaf = 1000;
+    held = &v;
+    meanwhile = let_go;
+    pthread_mutex_lock(&v.lock);
+    assert_int_equal(ask(&http, &v, "/good", "{}", 1, &r), 0);
+    meanwhile = NULL;
+    deaf = 0;
+    assert_int_equal(naps, waits - 1);
+    kaws__http_close(&http);
+    server_close(&v);
+}
+
+
 /* A body that ends in spaces arrives whole, spaces and all; one connection is
  * kept and used again, but for who asks for one of his own. */
 static void
@@ -1487,6 +1542,7 @@ main(void)
                                         world_end),
         cmocka_unit_test(test_which_tls),
         cmocka_unit_test_setup_teardown(test_replies, world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_pauses, world_begin, world_end),
         cmocka_unit_test_setup_teardown(test_bodies_and_connections,
                                         world_begin, world_end),
         cmocka_unit_test_setup_teardown(test_only_clean_and_silent, world_begin,
