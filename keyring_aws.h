@@ -4415,6 +4415,7 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     int    begun;                 /* a reply's first line has come            */
     int    interim;               /* this is the head of a 1xx                */
     int    headed;                /* the reply's head has come to its end     */
+    int    more;                  /* libcurl may have read beyond its end     */
     int    tls;                   /* from then on these tell the TLS library  */
     void  *tls_session;
     char   error[CURL_ERROR_SIZE];
@@ -4521,16 +4522,19 @@ kaws__http_headed(kaws__transfer *t)
 }
 
 
-/* Lines behind the head are the trailer of a chunked body: not for us. */
+/* Lines behind the head are the trailer of a chunked body: not for us. What it
+ * has read behind such a body, libcurl drops without a word. KMS sends none. */
 static size_t
 kaws__http_on_header(char *data, size_t size, size_t count, void *to)
 {
     kaws__transfer *t = to;
-    kaws_bytes line = { (const uint8_t *)data, size * count };
+    kaws_bytes line = { (const uint8_t *)data, size * count }, name = line;
     const char *code = line.len > 12 ? memchr(data, ' ', 9) : NULL;
 
     if (t->headed)
         return line.len;
+    name.len = line.len > 18 ? 18 : 0;
+    t->more |= kaws__text_alike(name, "transfer-encoding:");
     t->begun = 1;
     if (line.len > 5 && memcmp(data, "HTTP/", 5) == 0)
         t->interim = code != NULL && code[1] == '1';
@@ -4538,6 +4542,22 @@ kaws__http_on_header(char *data, size_t size, size_t count, void *to)
     if (line.len > 0 && (*data == '\r' || *data == '\n') && !t->interim)
         kaws__http_headed(t);
     return line.len;
+}
+
+
+/* A libcurl before 7.71 drops what it has read behind a body of a known length,
+ * too, and only says so. */
+static int
+kaws__http_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
+                    void *to)
+{
+    static const char excess[] = "Excess found";
+    kaws__transfer *t = to;
+
+    (void)easy;
+    t->more |= type == CURLINFO_TEXT && len >= sizeof excess - 1 &&
+               memcmp(words, excess, sizeof excess - 1) == 0;
+    return 0;
 }
 
 
@@ -4781,6 +4801,10 @@ kaws__http_rules(CURL *e, const char *ca_file)
     KAWS__SET(CURLOPT_HEADERFUNCTION, kaws__http_on_header);
     KAWS__SET(CURLOPT_READFUNCTION, kaws__http_on_read);
     KAWS__SET(CURLOPT_SEEKFUNCTION, kaws__http_on_seek);
+    if (curl_version_info(CURLVERSION_NOW)->version_num < 0x074700) {
+        KAWS__SET(CURLOPT_DEBUGFUNCTION, kaws__http_on_words);
+        KAWS__SET(CURLOPT_VERBOSE, 1L);
+    }
     if (ca_file != NULL)
         KAWS__SET(CURLOPT_CAINFO, ca_file);
     if (kaws__http_is_openssl())
@@ -4816,6 +4840,7 @@ kaws__http_aim(CURL *e, kaws__transfer *t, int fresh,
     KAWS__SET(CURLOPT_HEADERDATA, t);
     KAWS__SET(CURLOPT_READDATA, t);
     KAWS__SET(CURLOPT_SEEKDATA, t);
+    KAWS__SET(CURLOPT_DEBUGDATA, t);
     return !bad;
 }
 
@@ -4884,7 +4909,7 @@ kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
     if (opened == 0 && (before == CURL_SOCKET_BAD ||
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
-    if (sock != CURL_SOCKET_BAD && kaws__http_tls_silent(s, t)) {
+    if (sock != CURL_SOCKET_BAD && !t->more && kaws__http_tls_silent(s, t)) {
         conn->sock = sock;
         conn->used_us = kaws__plat_ticks_us();
     }

@@ -14,6 +14,7 @@ static const curl_version_info_data *curl_says;   /* NULL: the truth          */
 static int no_lock;
 static void (*meanwhile)(void);           /* what another thread does         */
 static int deaf, naps;                    /* waits for nothing; pauses        */
+static int options_set;
 
 
 static int
@@ -37,6 +38,7 @@ poor_setopt(CURL *easy, CURLoption option, ...)
     CURLcode code = CURLE_FAILED_INIT;
     va_list rest;
 
+    options_set++;
     if (curl_fails())
         return code;
     va_start(rest, option);
@@ -977,6 +979,45 @@ test_header_lines(void **state)
 
 
 /* Nobody listens there, or it is no URL for us: no reply, and words for it. */
+/* What an old libcurl says of a surplus that it drops; a new one is not asked,
+ * for that takes time. */
+static void
+test_words_of_an_old_libcurl(void **state)
+{
+    static const struct { curl_infotype type; const char *words; int more; }
+    rows[] = {
+        { CURLINFO_TEXT, "Excess found in a read: excess = 1", 1 },
+        { CURLINFO_TEXT, "Excess found", 1 },
+        { CURLINFO_TEXT, "Excess foun", 0 },
+        { CURLINFO_HEADER_IN, "Excess found: no", 0 },
+        { CURLINFO_TEXT, "Connection #0 to host h left intact", 0 }
+    };
+    curl_version_info_data what = *curl_version_info(CURLVERSION_NOW);
+    kaws__transfer t;
+    char words[64];
+    CURL *easy = curl_easy_init();
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++) {
+        memset(&t, 0, sizeof t);
+        (void)snprintf(words, sizeof words, "%s", rows[i].words);
+        assert_int_equal(kaws__http_on_words(easy, rows[i].type, words,
+                                             strlen(words), &t), 0);
+        assert_int_equal(t.more, rows[i].more);
+    }
+    curl_says = &what;
+    options_set = 0;
+    assert_true(kaws__http_rules(easy, NULL));
+    i = (size_t)options_set;
+    what.version_num = 0x074600;
+    assert_true(kaws__http_rules(easy, NULL));
+    assert_int_equal(options_set, 2 * i + 2);
+    curl_says = NULL;
+    curl_easy_cleanup(easy);
+}
+
+
 static void
 test_no_server(void **state)
 {
@@ -1084,6 +1125,9 @@ static const struct { const char *path, *reply; } replies[] = {
     { "/two", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
               "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]" },
     { "/more", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}\r\n" },
+    { "/chunks", "HTTP/1.1 200 OK\r\ntransfer-Encoding: chunked\r\n\r\n"
+                 "2\r\n{}\r\n0\r\n\r\n"
+                 "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]" },
     { "/gone", "" }
 };
 
@@ -1394,9 +1438,10 @@ static void
 test_only_clean_and_silent(void **state)
 {
     static const struct { const char *path; int kept; } rows[] = {
-        { "/good", 1 }, { "/full", 1 }, { "/trail", 1 }, { "/early", 1 },
-        { "/lines", 1 },
+        { "/good", 1 }, { "/full", 1 }, { "/early", 1 }, { "/lines", 1 },
         { "/two", 0 },                    /* a surplus reply                  */
+        { "/chunks", 0 },                 /* one that libcurl would drop      */
+        { "/trail", 0 },                  /* for all we know                  */
         { "/more", 0 },                   /* a surplus line                   */
         { "/sorry", 0 },                  /* ask() finds 200 alone clean      */
         { "/long", 0 }, { "/bare", 0 }, { "/half", 0 }, { "/gone", 0 },
@@ -1538,6 +1583,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_pool_distrusts, world_begin,
                                         world_end),
         cmocka_unit_test(test_header_lines),
+        cmocka_unit_test(test_words_of_an_old_libcurl),
         cmocka_unit_test_setup_teardown(test_no_server, world_begin,
                                         world_end),
         cmocka_unit_test(test_which_tls),
