@@ -141,7 +141,8 @@
  * It is linked with -z now: the dynamic linker's first call of a function would
  * otherwise save registers, and pieces of a key in them, on the stack.
  * What cannot be promised: that registers, the kernel's buffers or a debugger
- * hold no copy, or that a failed transfer left none in libcurl until its next.
+ * hold no copy, that libcurl left none in memory that it gave back after a
+ * transfer that failed, or none of the session token after any.
  *
  *
  * 6  THREADS, PROCESSES
@@ -4847,6 +4848,18 @@ kaws__http_aim(CURL *e, kaws__transfer *t, int fresh,
 #undef KAWS__SET
 
 
+/* They hold the session token and the signature. */
+static void
+kaws__http_lines_free(struct curl_slist *list)
+{
+    struct curl_slist *each;
+
+    for (each = list; each != NULL; each = each->next)
+        kaws_wipe(each->data, strlen(each->data));
+    curl_slist_free_all(list);
+}
+
+
 static struct curl_slist *
 kaws__http_lines(const char *const *headers)
 {
@@ -4859,7 +4872,7 @@ kaws__http_lines(const char *const *headers)
             list = longer;
     }
     if (longer == NULL) {
-        curl_slist_free_all(list);
+        kaws__http_lines_free(list);
         return NULL;
     }
     return list;
@@ -4999,7 +5012,7 @@ kaws__http_curl(kaws__sender *s, const kaws_request *q, kaws_reply *r,
         (void)curl_multi_remove_handle(conn->multi, t.easy);
         curl_easy_cleanup(t.easy);
     }
-    curl_slist_free_all(headers);
+    kaws__http_lines_free(headers);
     kaws_wipe(&t, sizeof t);
     *lent = conn;
     return outcome;

@@ -14,7 +14,7 @@ static const curl_version_info_data *curl_says;   /* NULL: the truth          */
 static int no_lock;
 static void (*meanwhile)(void);           /* what another thread does         */
 static int deaf, naps;                    /* waits for nothing; pauses        */
-static int options_set;
+static int options_set, unwiped;
 
 
 static int
@@ -106,6 +106,17 @@ poor_append(struct curl_slist *list, const char *text)
 }
 
 
+static void
+poor_free_all(struct curl_slist *list)
+{
+    struct curl_slist *each;
+
+    for (each = list; each != NULL; each = each->next)
+        unwiped += each->data[0] != '\0';
+    curl_slist_free_all(list);
+}
+
+
 static const curl_version_info_data *
 poor_version(CURLversion which)
 {
@@ -129,6 +140,7 @@ poor_lock(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
 #define curl_multi_wait    poor_multi_wait
 #define nanosleep          poor_nap
 #define curl_slist_append  poor_append
+#define curl_slist_free_all(list) poor_free_all(list)
 #define curl_version_info  poor_version
 #define pthread_mutex_init poor_lock
 
@@ -611,7 +623,7 @@ expect_libcurl_takes(const char *proxy)
     if (curl_easy_perform(e) != CURLE_COULDNT_CONNECT)
         fail_msg("'%s' is no proxy for libcurl: %s", proxy, words);
     curl_easy_cleanup(e);
-    curl_slist_free_all(names);
+    (curl_slist_free_all)(names);
 }
 
 
@@ -974,7 +986,8 @@ test_header_lines(void **state)
     assert_string_equal(list->next->data, "Host: a");
     assert_string_equal(list->next->next->data, "B: c");
     assert_null(list->next->next->next);
-    curl_slist_free_all(list);
+    kaws__http_lines_free(list);
+    assert_int_equal(unwiped, 0);
 }
 
 
@@ -1548,6 +1561,7 @@ test_libcurl_fails(void **state)
         kaws__http_close(&http);
     }
     assert_true(failures >= 30);
+    assert_int_equal(unwiped, 0);
     server_close(&v);
 }
 
