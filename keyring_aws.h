@@ -6172,6 +6172,7 @@ typedef struct kaws__call {
     int         fresh;            /* over a connection of its own             */
     int         doubtful;         /* the last try left none that may be kept  */
     int         dry;              /* DryRunOperation is what we hope for      */
+    int         opens;            /* it has a blob, which may not fit         */
     size_t      secret;           /* where a plaintext in the body ends, or 0 */
     void       *lent;             /* the connection, until it is known        */
     int         clean;            /* whether it may be used again             */
@@ -6434,10 +6435,11 @@ kaws__kms_refused(kaws__call *c, kaws_error *err)
     fault = kaws__kms_fault(type, c->r.http);
     c->clean = type[0] != '\0' && c->r.http >= 400 && c->r.http <= 499 &&
                c->r.http != 408 && c->r.http != 425;
-    if (fault->status == KAWS_OK) {
-        if (c->dry)
-            return NULL;
-        c->clean = 0;                     /* the answer to a dry run         */
+    if (fault->status == KAWS_OK && c->dry && c->clean)
+        return NULL;
+    if (fault->status == KAWS_OK ||
+        (fault->status == KAWS_MISMATCH && !c->opens)) {
+        c->clean = 0;                     /* the answer to another request   */
         fault = kaws__kms_fault("", 200);
     }
     if ((fault->then & KAWS__SAYS) && !c->secret)
@@ -6830,6 +6832,7 @@ kaws__kms_open_blob(kaws__op *op, kaws__call *c, const kaws_context *ctx,
         return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
                                  "KMS key", err);
     (void)kaws__kms_aim_at(&c->aim, in->kms_key_arn, "", NULL);
+    c->opens = 1;
     kaws__kms_put_text(c, "KeyId", in->kms_key_arn);
     kaws__kms_put_data(c, "CiphertextBlob", blob);
     kaws__kms_put_context(c, "EncryptionContext", ctx);
@@ -6943,18 +6946,19 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                 size_t len, kaws_error *err)
 {
     kaws__kms *k = op->kms;
-    int told, noted;
+    int told, granted, noted;
     kaws_status status = kaws__kms_dry_run(op, ctx, in, len, 0, &told, err);
 
+    granted = status == KAWS_OK && !told;
+    if (granted)
+        status = kaws__kms_dry_run(op, ctx, in, len, 1, &told, err);
+    if (status == KAWS_MISMATCH)
+        return kaws__kms_mixed_up(k, "the blob that AWS KMS returned is not "
+                                  "what it was asked to seal", err);
+    if (status == KAWS_OK && granted && told)
+        kaws__http_distrust(&k->http);    /* whose was the first answer?     */
     if (status != KAWS_OK || told)
         return status;
-    status = kaws__kms_dry_run(op, ctx, in, len, 1, &told, err);
-    if (status != KAWS_OK)
-        return status;
-    if (told) {
-        kaws__http_distrust(&k->http);    /* whose was the first answer?     */
-        return KAWS_OK;
-    }
     kaws__plat_lock(&k->lock);
     noted = k->no_dry_runs;
     k->no_dry_runs = 1;
@@ -6983,6 +6987,7 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
     kaws_status status;
 
     kaws__kms_call_begin(op, &c, "ReEncrypt", aim);
+    c.opens = 1;
     kaws__kms_put_data(&c, "CiphertextBlob", blob);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
@@ -7005,14 +7010,15 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
 
 /* To a KMS key of another region, KMS has no way but through us. A wrong key
  * that is sealed under the right name could never be told: so the key is opened
- * a second time, and must be the same. */
+ * a second time, and must be the same. `len` is its length, or 0 if that is not
+ * known. */
 static kaws_status
 kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                    const kaws_sealed *in, kaws_sealed *out, kaws_error *err)
+                    const kaws_sealed *in, size_t len, kaws_sealed *out,
+                    kaws_error *err)
 {
-    static const kaws_bytes any = { NULL, 0 };
     uint8_t plain[KAWS_PLAIN_MAX];
-    kaws_bytes view = { plain, sizeof plain };
+    kaws_bytes view = { plain, sizeof plain }, expect = { NULL, 0 };
     size_t none = 0;
     kaws__aim from;
     kaws_status status;
@@ -7024,14 +7030,15 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
     (void)kaws__kms_aim_at(&from, in->kms_key_arn, "", NULL);
     if (strcmp(from.region, aim->region) == 0)
         return kaws__kms_reencrypt_near(op, aim, ctx, in, out, err);
-    status = kaws__kms_decrypt(op, ctx, in, any, plain, &view.len, err);
+    expect.len = len;
+    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len, err);
     if (status == KAWS_OK)
         status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
     if (status == KAWS_MISMATCH && view.len > 0)
-        status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob twice, to "
-                                    "two different keys", err);
+        status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob, and not "
+                                    "to the same key a second time", err);
     kaws_wipe(plain, sizeof plain);
     return status;
 }
@@ -9468,7 +9475,7 @@ kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
         return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned "
                                   "does not open to the key, and nothing was "
                                   "stored", err);
-    if (status != KAWS_DENIED || err->aws[0] == '\0')
+    if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
     kaws__plat_lock(&ring->lock);
@@ -10082,7 +10089,9 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
     kaws__op op = kaws__kms_begin(kms);
     kaws_status status = kaws__kms_reencrypt(&op, &w->aim,
                                              &copy->bound.context,
-                                             &copy->sealed, sealed, err);
+                                             &copy->sealed,
+                                             copy->record.plain_len, sealed,
+                                             err);
 
     ids[0] = kaws__kms_reply_id(&op);
     if (status != KAWS_OK)
@@ -10091,9 +10100,6 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
     status = kaws__kms_prove(&op, &copy->bound.context, sealed,
                              copy->record.plain_len, err);
     ids[1] = kaws__kms_reply_id(&op);
-    if (status == KAWS_MISMATCH)
-        status = kaws__kms_mixed_up(kms, "the blob that AWS KMS returned is "
-                                    "not that key's", err);
     if (status == KAWS_DENIED)
         kaws__err_prefix(err, "each new blob is proved, which takes "
                               "kms:Decrypt: ");
@@ -10608,7 +10614,8 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (status == KAWS_OK)
         status = kaws__ring_given(&op, in, &work[0], err);
     if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &aim, ctx, &work[0], &work[1], err);
+        status = kaws__kms_reencrypt(&op, &aim, ctx, &work[0], 0, &work[1],
+                                     err);
     if (status == KAWS_OK)
         *out = work[1];
     kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);

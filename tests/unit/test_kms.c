@@ -630,6 +630,14 @@ test_dry_run(void **state)
     EXPECT(w, KAWS_DENIED, "refused Decrypt", kaws_check(w->ring, &w->err));
     assert_int_equal(w->f.requests, 6);
 
+    fake_push(&w->f, (fake_script){ .action = "Decrypt", .http = 500,
+                                    .error = "DryRunOperationException" });
+    EXPECT(w, KAWS_REPLY, "HTTP 500", kaws_check(w->ring, &w->err));
+    fake_push(&w->f, (fake_script){ .action = "Decrypt",
+                                    .error = "InvalidCiphertextException" });
+    EXPECT(w, KAWS_REPLY, "asked to seal", kaws_check(w->ring, &w->err));
+    w->f.requests = 6;
+
     /* Where no dry run was asked for, it is no answer. */
     fake_push(&w->f, (fake_script){ .error = "DryRunOperationException" });
     EXPECT(w, KAWS_REPLY, "DryRunOperationException", generate(w));
@@ -748,8 +756,8 @@ static const struct fault_row {
     { "KMSInvalidStateException", KAWS_KMS_KEY, SAYS, "state of the KMS key" },
     { "InvalidKeyUsageException", KAWS_KMS_KEY, SAYS, "symmetric" },
     { "UnsupportedOperationException", KAWS_KMS_KEY, SAYS, "cannot do that" },
-    { "InvalidCiphertextException", KAWS_MISMATCH, 0, "another name" },
-    { "IncorrectKeyException", KAWS_MISMATCH, 0, "another KMS key" },
+    { "InvalidCiphertextException", KAWS_REPLY, 0, "is that AWS KMS?" },
+    { "IncorrectKeyException", KAWS_REPLY, 0, "is that AWS KMS?" },
     { "LimitExceededException", KAWS_SERVICE, SAYS, "25 times" },
     { "ConflictException", KAWS_SERVICE, SAYS, "try again later" },
     { "ValidationException", KAWS_ARGUMENT, 0, "invalid" },

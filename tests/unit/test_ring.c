@@ -965,6 +965,10 @@ test_store_proves(void **state)
           "enable the KMS key" },
         { { .action = "Decrypt", .body = "no", .http = 403 }, KAWS_DENIED,
           "HTTP 403" },
+        { { .action = "Decrypt", .error = "AccessDeniedException",
+            .http = 503 }, KAWS_DENIED, "HTTP 503" },
+        { { .action = "Encrypt", .error = "InvalidCiphertextException" },
+          KAWS_REPLY, "InvalidCiphertextException" },
         { { .action = "Decrypt", .no_reply = "no route", .times = 3 },
           KAWS_NETWORK, "no route" }
     };
@@ -2351,11 +2355,11 @@ test_rewrap_proves(void **state)
     static const struct { fake_script script; kaws_status status;
                           const char *words; } rows[] = {
         { { .action = "ReEncrypt", .previous = 1 }, KAWS_REPLY,
-          "is not that key's" },
+          "asked to seal" },
         { { .action = "Decrypt", .error = "AccessDeniedException" },
           KAWS_DENIED, "kms:Decrypt" },
         { { .action = "Decrypt", .error = "InvalidCiphertextException" },
-          KAWS_REPLY, "is not that key's" },
+          KAWS_REPLY, "asked to seal" },
         { { .action = "Decrypt", .no_reply = "no route", .times = 3 },
           KAWS_NETWORK, "no route" },
         { { .action = "ReEncrypt", .same_id = 1, .times = 3 }, KAWS_REPLY,
@@ -2383,6 +2387,27 @@ test_rewrap_proves(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
     world_reopen(w);
     expect_many(w, -1, FAKE_EAST2);
+}
+
+
+/* Both times the same wrong key, but of another length than the entry says. */
+static void
+test_rewrap_far_length(void **state)
+{
+    static const char other[] = "{\"KeyId\":\"" FAKE_EAST "\",\"Plaintext\":"
+                                "\"YW5vdGhlciBrZXkh\"}";
+    struct world *w = *state;
+
+    EXPECT(w, KAWS_OK, NULL, store(w, "k", "text"));
+    EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
+    snap(w);
+    fake_push(&w->f, (fake_script){ .action = "Decrypt", .times = 2,
+                                    .body = other });
+    EXPECT(w, KAWS_MISMATCH, "nothing was changed",
+           kaws_rewrap_all(w->ring, &w->err));
+    expect_same_file(w);
+    memset(w->f.scripts, 0, sizeof w->f.scripts);
+    expect_text(w, "k", "text");
 }
 
 
@@ -2428,16 +2453,16 @@ test_rewrap_far_proves(void **state)
     for (nth = 0; nth < 2; nth++) {       /* one of the two is another key    */
         snap(w);
         fake_push(&w->f, (fake_script){ .action = "Decrypt", .skip = 9 + nth,
-                                        .from = "\"Plaintext\":\"",
-                                        .to = "\"Plaintext\":\"AAAA" });
-        EXPECT(w, KAWS_REPLY, "to two different keys",
+                                        .from = "\"Plaintext\":\"d",
+                                        .to = "\"Plaintext\":\"Z" });
+        EXPECT(w, KAWS_REPLY, "the same key a second time",
                kaws_rewrap_all(w->ring, &w->err));
         memset(w->f.scripts, 0, sizeof w->f.scripts);
         expect_same_file(w);
     }
     fake_push(&w->f, (fake_script){ .action = "Encrypt", .skip = 5,
                                     .previous = 1 });
-    EXPECT(w, KAWS_REPLY, "is not that key's", kaws_rewrap_all(w->ring,
+    EXPECT(w, KAWS_REPLY, "asked to seal", kaws_rewrap_all(w->ring,
                                                                &w->err));
     memset(w->f.scripts, 0, sizeof w->f.scripts);
     EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
@@ -2920,7 +2945,7 @@ main(void)
         SHUT(test_alias_moves), OPEN(test_check), OPEN(test_reload_creds),
         OPEN(test_rotate), OPEN(test_rewrap), OPEN(test_rewrap_across_regions),
         OPEN(test_rewrap_proves), OPEN(test_rewrap_twice_the_same),
-        OPEN(test_rewrap_far_proves),
+        OPEN(test_rewrap_far_proves), OPEN(test_rewrap_far_length),
         OPEN(test_rewrap_fails), OPEN(test_rewrap_twice_at_once),
         SHUT(test_rewrap_under_traffic), OPEN(test_rewrap_of_what_is_gone),
         OPEN(test_rewrap_of_nothing_left),
