@@ -462,6 +462,7 @@ typedef struct model {
     int   unsure;                 /* it may have tried again, or not          */
     int   typed, honest, told;    /* the last reply: an error with a type; our
                                    * own; DryRunOperation, to a dry run       */
+    int   refused;                /* and it was a 4xx                         */
     char  home[13];               /* the account that is trusted              */
     worth x, y;                   /* what the call must give; what else       */
 } model;
@@ -476,7 +477,7 @@ hear(worth *x, const reply *r, const char *from, int kind, int *then)
     int dry = kind == DRY || kind == DRY_ANEW;
     meaning means;
 
-    m.typed = m.told = *then = 0;
+    m.typed = m.told = m.refused = *then = 0;
     m.honest = r == NULL;
     if (r == NULL) {
         m.told = dry;
@@ -495,8 +496,15 @@ hear(worth *x, const reply *r, const char *from, int kind, int *then)
              ? KAWS_OK : KAWS_REPLY;
     means = refusal(r, &m.typed);
     *then = means.then;
-    m.told = means.status == KAWS_OK && dry;
-    return means.status == KAWS_OK && !dry ? KAWS_REPLY : means.status;
+    m.refused = r->http / 100 == 4;
+    m.told = means.status == KAWS_OK && dry && m.refused &&
+             r->http != 408 && r->http != 425;
+    if (means.status == KAWS_MISMATCH && kind != OPENS && kind != REENCRYPTS &&
+        !dry)
+        *then = 0;                /* it is the answer to another request      */
+    return (means.status == KAWS_OK && !m.told) ||
+           (means.status == KAWS_MISMATCH && kind != OPENS &&
+            kind != REENCRYPTS && !dry) ? KAWS_REPLY : means.status;
 }
 
 
@@ -652,7 +660,7 @@ reseal(const char *arn)
                (arn != NULL ? seal(&m.x, REENCRYPTS, region(), arn)
                             : seal_here(&m.x, REENCRYPTS)) == KAWS_OK;
     len = open_old(&m.y, once);
-    return len > 0 &&
+    return (the_call == REWRAP ? len == 32 : len > 0) &&
            (arn != NULL ? seal(&m.x, ENCRYPTS, region(), arn)
                         : seal_here(&m.x, ENCRYPTS)) == KAWS_OK &&
            open_old(&m.y, twice) == len &&
@@ -684,7 +692,7 @@ opens_to_mine(void)
     kaws_status status = ask(&m.y, region(), OPENS);
 
     if (status != KAWS_OK)
-        return status == KAWS_DENIED && m.typed;
+        return status == KAWS_DENIED && m.typed && m.refused;
     return m.honest || (m.y.j.found[1].at != NULL &&
                         kaws__buf_same(m.y.j.found[1], arn) &&
                         m.y.blob_len == (long)strlen(MINE) &&
