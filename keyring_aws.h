@@ -1203,19 +1203,43 @@ kaws__plat_large_pages(void *at, size_t len)
 }
 
 
+/* Is `symbol`, the process's first function of that name, of a version that is
+ * not in the scope of the library `own`? Then nothing that was linked with that
+ * one calls it. What has no version is called by all. (Versions of OpenSSL) */
+static int
+kaws__plat_other_version(const char *name, void *symbol, void *own)
+{
+#if defined(__GLIBC__)
+    static const char *const versions[] = {
+        "OPENSSL_1.0.0", "OPENSSL_1_1_0", "OPENSSL_3.0.0", "OPENSSL_4.0.0"
+    };
+    size_t i;
+
+    for (i = 0; symbol != NULL && i < 4; i++)
+        if (dlvsym(RTLD_DEFAULT, name, versions[i]) == symbol)
+            return dlvsym(own, name, versions[i]) == NULL;
+#endif
+    (void)name;
+    (void)own;
+    return symbol == NULL;
+}
+
+
 /* The function of that name that the code at `caller` calls: the first one in
  * the global scope of the process, as the linker does it, or else the one of
  * its own library's. NULL: there is none. */
 KAWS__MAYBE static void *
 kaws__plat_symbol(const char *name, void *caller)
 {
-    void *symbol = dlsym(RTLD_DEFAULT, name), *library = NULL;
+    void *symbol = dlsym(RTLD_DEFAULT, name), *library = NULL, *own;
     Dl_info info;
 
-    if (symbol == NULL && dladdr(caller, &info) != 0)
+    if (dladdr(caller, &info) != 0)
         library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     if (library != NULL) {
-        symbol = dlsym(library, name);
+        own = dlsym(library, name);
+        if (own != NULL && kaws__plat_other_version(name, symbol, library))
+            symbol = own;
         dlclose(library);
     }
     return symbol;

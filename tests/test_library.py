@@ -1157,3 +1157,26 @@ def test_plain_http_is_for_this_machine_and_for_no_proxy(driver, variable):
         proxy.settimeout(0.2)
         with pytest.raises(TimeoutError):
             proxy.accept()
+
+
+# ---- another OpenSSL in the process --------------------------------------------------------------
+
+OTHER_OPENSSL = """
+#include <stdlib.h>
+int SSL_has_pending(const void *s) { (void)s; abort(); }
+unsigned long SSL_CTX_set_options(void *c, unsigned long o) { (void)c; (void)o; abort(); }
+"""
+
+
+def test_another_openssl_is_left_alone(driver, tmp_path):
+    """As where a mysqld brings an OpenSSL of its own, and libcurl is linked with the system's: what
+    libcurl does not call is not called with what is libcurl's."""
+    (tmp_path / "other.c").write_text(OTHER_OPENSSL)
+    (tmp_path / "other.map").write_text("OPENSSL_1_1_0 { global: *; };\n")
+    other = tmp_path / "libssl.so.1.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-Wl,-soname,libssl.so.1.1", "-o", other,
+                    tmp_path / "other.c", f"-Wl,--version-script={tmp_path / 'other.map'}"],
+                   check=True)
+    library = driver(env={"LD_PRELOAD": str(other)})
+    library.ok("generate", "a", None, "AES", 32)
+    assert len(library.fetch("a")) == 32
