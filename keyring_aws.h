@@ -4799,10 +4799,10 @@ kaws__http_https_only(CURL *easy, int plain)
     bad |= curl_easy_setopt(e, option, value) != CURLE_OK
 
 
-/* What holds for every request. The last two are wishes, which an older libcurl
- * may not know; the rest must be had. Heads of a proxy's answer to CONNECT are
- * kept from us, for with libcurl before 8.1 a plain proxy could spoil the heap
- * by one. */
+/* What holds for every request. What is cast to void is a wish, which an older
+ * libcurl or another TLS library may not know; the rest must be had. Heads of a
+ * proxy's answer to CONNECT are kept from us, for with libcurl before 8.1 a
+ * plain proxy could spoil the heap by one. */
 static int
 kaws__http_rules(CURL *e, const char *ca_file)
 {
@@ -4830,8 +4830,11 @@ kaws__http_rules(CURL *e, const char *ca_file)
         KAWS__SET(CURLOPT_DEBUGFUNCTION, kaws__http_on_words);
         KAWS__SET(CURLOPT_VERBOSE, 1L);
     }
-    if (ca_file != NULL)
+    if (ca_file != NULL) {
         KAWS__SET(CURLOPT_CAINFO, ca_file);
+        /* The folder that libcurl was built with would count as well. */
+        (void)curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
+    }
     if (kaws__http_is_openssl())
         (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_FUNCTION, kaws__http_on_ssl);
     (void)curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);

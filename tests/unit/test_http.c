@@ -14,7 +14,7 @@ static const curl_version_info_data *curl_says;   /* NULL: the truth          */
 static int no_lock;
 static void (*meanwhile)(void);           /* what another thread does         */
 static int deaf, naps;                    /* waits for nothing; pauses        */
-static int options_set, unwiped;
+static int options_set, unwiped, no_ca_folder;
 
 
 static int
@@ -44,6 +44,8 @@ poor_setopt(CURL *easy, CURLoption option, ...)
     va_start(rest, option);
     if (option < CURLOPTTYPE_OBJECTPOINT)
         code = (curl_easy_setopt)(easy, option, va_arg(rest, long));
+    else if (option == CURLOPT_CAPATH)
+        no_ca_folder += va_arg(rest, void *) == NULL;
     else if (option < CURLOPTTYPE_FUNCTIONPOINT)
         code = (curl_easy_setopt)(easy, option, va_arg(rest, void *));
     else if (option < CURLOPTTYPE_OFF_T)
@@ -936,6 +938,22 @@ test_pool_distrusts(void **state)
 }
 
 
+/* Where a CA file is set, it alone counts. */
+static void
+test_ca_folder(void **state)
+{
+    CURL *easy = curl_easy_init();
+
+    (void)state;
+    no_ca_folder = 0;
+    assert_true(kaws__http_rules(easy, NULL));
+    assert_int_equal(no_ca_folder, 0);
+    assert_true(kaws__http_rules(easy, "ca"));
+    assert_int_equal(no_ca_folder, 1);
+    curl_easy_cleanup(easy);
+}
+
+
 static kaws__sender *distrusted;
 
 
@@ -1597,6 +1615,7 @@ main(void)
         cmocka_unit_test_setup_teardown(test_pool_distrusts, world_begin,
                                         world_end),
         cmocka_unit_test(test_header_lines),
+        cmocka_unit_test(test_ca_folder),
         cmocka_unit_test(test_words_of_an_old_libcurl),
         cmocka_unit_test_setup_teardown(test_no_server, world_begin,
                                         world_end),
