@@ -5266,6 +5266,16 @@ kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
 }
 
 
+/* Something shows only now that an earlier reply was not its request's, and
+ * nobody knows which: no connection of today is used again. */
+static void
+kaws__http_distrust(kaws__http *http)
+{
+    if (http->sender != NULL)
+        kaws__http_close_idle(http->sender);
+}
+
+
 /* Sends the request. What comes back as *lent is to be handed to http_done as
  * soon as the reply was judged. */
 static int
@@ -5298,6 +5308,8 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
         outcome = KAWS__HTTP_NONE;
     if (outcome == KAWS__HTTP_REPLY)
         outcome = kaws__http_first(http, q->url, r);
+    if (outcome == KAWS__HTTP_REPEATED)
+        kaws__http_distrust(http);        /* which of the two was wrong?     */
     return outcome;
 }
 
@@ -5309,16 +5321,6 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 {
     if (lent != NULL)
         kaws__http_give_back(http->sender, lent, clean);
-}
-
-
-/* Something shows only now that an earlier reply was not its request's, and
- * nobody knows which: no connection of today is used again. */
-static void
-kaws__http_distrust(kaws__http *http)
-{
-    if (http->sender != NULL)
-        kaws__http_close_idle(http->sender);
 }
 
 

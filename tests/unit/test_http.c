@@ -1544,6 +1544,39 @@ test_request_ids(void **state)
 }
 
 
+/* The reply that had the id first may have been the wrong one, and its own may
+ * still come over that connection: so all are closed. */
+static void
+test_an_id_over_two_connections(void **state)
+{
+    struct world *w = *state;
+    kaws_hooks hooks = w->f.hooks;
+    kaws__http http;
+    kaws_reply r;
+    server v;
+
+    server_open(&v);
+    hooks.send = NULL;
+    EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &hooks, NULL, 1, &w->err));
+    assert_int_equal(ask(&http, &v, "/good", "{}", 0, &r), 0);
+    assert_int_equal(ask(&http, &v, "/good", "{}", 1, &r), 0);
+    expect_served(&v, 2, 2);
+    pthread_mutex_lock(&v.lock);
+    v.requests = 0;
+    pthread_mutex_unlock(&v.lock);
+    assert_int_equal(ask(&http, &v, "/good", "{}", 0, &r),
+                     KAWS__HTTP_REPEATED);
+    expect_served(&v, 1, 2);
+    pthread_mutex_lock(&v.lock);
+    v.requests = 2;
+    pthread_mutex_unlock(&v.lock);
+    assert_int_equal(ask(&http, &v, "/good", "{}", 0, &r), 0);
+    expect_served(&v, 3, 3);
+    kaws__http_close(&http);
+    server_close(&v);
+}
+
+
 /* Every call of libcurl fails once. Either it was one of those that may, and
  * the reply comes; or nothing was sent, and the reason is told. The sender is
  * as good as before. */
@@ -1628,6 +1661,8 @@ main(void)
                                         world_end),
         cmocka_unit_test_setup_teardown(test_request_ids, world_begin,
                                         world_end),
+        cmocka_unit_test_setup_teardown(test_an_id_over_two_connections,
+                                        world_begin, world_end),
         cmocka_unit_test_setup_teardown(test_libcurl_fails, world_begin,
                                         world_end)
     };
