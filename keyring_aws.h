@@ -4424,6 +4424,7 @@ typedef struct kaws__sender {
     const char *ca_file;
     void       *pending[3];       /* the functions of kaws__http_tls          */
     int         nested;           /* the proxy speaks TLS, too: see there     */
+    int         openssl, old;     /* libcurl's TLS library; before 7.71       */
     kaws__lock  lock;             /* guards all below                         */
     unsigned    era;              /* a conn of an older one is not kept       */
     int         count;
@@ -4770,14 +4771,16 @@ kaws__http_close_idle(kaws__sender *s)
 
 /* ---- one request ------------------------------------------------------- */
 
-static int
-kaws__http_is_openssl(void)
+/* What libcurl is. It takes its time to say so. */
+static void
+kaws__http_know(kaws__sender *s)
 {
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
 
-    return v->ssl_version != NULL &&
-           (strncmp(v->ssl_version, "OpenSSL/", 8) == 0 ||
-            strncmp(v->ssl_version, "(OpenSSL/", 9) == 0);
+    s->old = v->version_num < 0x074700;
+    s->openssl = v->ssl_version != NULL &&
+                 (strncmp(v->ssl_version, "OpenSSL/", 8) == 0 ||
+                  strncmp(v->ssl_version, "(OpenSSL/", 9) == 0);
 }
 
 
@@ -4804,7 +4807,7 @@ kaws__http_https_only(CURL *easy, int plain)
  * proxy's answer to CONNECT are kept from us, for with libcurl before 8.1 a
  * plain proxy could spoil the heap by one. */
 static int
-kaws__http_rules(CURL *e, const char *ca_file)
+kaws__http_rules(CURL *e, const kaws__sender *s)
 {
     static const struct { CURLoption option; long value; } rules[] = {
         { CURLOPT_NOSIGNAL, 1 },
@@ -4826,16 +4829,16 @@ kaws__http_rules(CURL *e, const char *ca_file)
     KAWS__SET(CURLOPT_HEADERFUNCTION, kaws__http_on_header);
     KAWS__SET(CURLOPT_READFUNCTION, kaws__http_on_read);
     KAWS__SET(CURLOPT_SEEKFUNCTION, kaws__http_on_seek);
-    if (curl_version_info(CURLVERSION_NOW)->version_num < 0x074700) {
+    if (s->old) {
         KAWS__SET(CURLOPT_DEBUGFUNCTION, kaws__http_on_words);
         KAWS__SET(CURLOPT_VERBOSE, 1L);
     }
-    if (ca_file != NULL) {
-        KAWS__SET(CURLOPT_CAINFO, ca_file);
+    if (s->ca_file != NULL) {
+        KAWS__SET(CURLOPT_CAINFO, s->ca_file);
         /* The folder that libcurl was built with would count as well. */
         (void)curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
     }
-    if (kaws__http_is_openssl())
+    if (s->openssl)
         (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_FUNCTION, kaws__http_on_ssl);
     (void)curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
     return !bad;
@@ -5029,7 +5032,7 @@ kaws__http_curl(kaws__sender *s, const kaws_request *q, kaws_reply *r,
     t.first = q->body.len;
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    if (t.easy != NULL && kaws__http_rules(t.easy, s->ca_file) &&
+    if (t.easy != NULL && kaws__http_rules(t.easy, s) &&
         kaws__http_aim(t.easy, &t, conn->sock == CURL_SOCKET_BAD, headers)) {
         code = kaws__http_perform(conn->multi, t.easy);
         code = kaws__http_settle(s, conn, &t, code);
@@ -5072,6 +5075,7 @@ kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
     s->ca_file = ca_file;
     scheme.len = proxy != NULL ? strcspn(proxy, ":") : 0;
     s->nested = kaws__text_alike(scheme, "https");
+    kaws__http_know(s);
     for (i = 0; i < 3; i++)
         s->pending[i] = kaws__http_symbol(kaws__http_tls[i].symbol);
     if (kaws__plat_lock_init(&s->lock) != 0) {

@@ -943,12 +943,15 @@ static void
 test_ca_folder(void **state)
 {
     CURL *easy = curl_easy_init();
+    kaws__sender s;
 
     (void)state;
+    memset(&s, 0, sizeof s);
     no_ca_folder = 0;
-    assert_true(kaws__http_rules(easy, NULL));
+    assert_true(kaws__http_rules(easy, &s));
     assert_int_equal(no_ca_folder, 0);
-    assert_true(kaws__http_rules(easy, "ca"));
+    s.ca_file = "ca";
+    assert_true(kaws__http_rules(easy, &s));
     assert_int_equal(no_ca_folder, 1);
     curl_easy_cleanup(easy);
 }
@@ -1025,6 +1028,7 @@ test_words_of_an_old_libcurl(void **state)
     };
     curl_version_info_data what = *curl_version_info(CURLVERSION_NOW);
     kaws__transfer t;
+    kaws__sender s;
     char words[64];
     CURL *easy = curl_easy_init();
     size_t i;
@@ -1039,10 +1043,13 @@ test_words_of_an_old_libcurl(void **state)
     }
     curl_says = &what;
     options_set = 0;
-    assert_true(kaws__http_rules(easy, NULL));
+    memset(&s, 0, sizeof s);
+    kaws__http_know(&s);
+    assert_true(kaws__http_rules(easy, &s));
     i = (size_t)options_set;
     what.version_num = 0x074600;
-    assert_true(kaws__http_rules(easy, NULL));
+    kaws__http_know(&s);
+    assert_true(kaws__http_rules(easy, &s));
     assert_int_equal(options_set, 2 * i + 2);
     curl_says = NULL;
     curl_easy_cleanup(easy);
@@ -1113,6 +1120,7 @@ test_which_tls(void **state)
         { "LibreSSL/3.8.2", 0 }
     };
     curl_version_info_data what;
+    kaws__sender s;
     CURL *easy;
     size_t i;
 
@@ -1121,10 +1129,12 @@ test_which_tls(void **state)
     curl_says = &what;
     for (i = 0; i < COUNT(rows); i++) {
         what.ssl_version = rows[i].says;
-        assert_int_equal(kaws__http_is_openssl() != 0, rows[i].openssl);
+        memset(&s, 0, sizeof s);
+        kaws__http_know(&s);
+        assert_int_equal(s.openssl != 0, rows[i].openssl);
         easy = curl_easy_init();
         assert_non_null(easy);
-        assert_true(kaws__http_rules(easy, NULL));
+        assert_true(kaws__http_rules(easy, &s));
         curl_easy_cleanup(easy);
     }
     curl_says = NULL;
