@@ -4122,6 +4122,34 @@ kaws__http_keep(char *out, size_t cap, kaws_bytes value)
 }
 
 
+/* A request id in eight bytes (FNV-1a). If two clash, by chance or by art, a
+ * good reply is taken for a repeated one, and never the reverse. */
+static uint64_t
+kaws__http_digest(kaws_bytes request_id)
+{
+    uint64_t n = 14695981039346656037u;
+    size_t i;
+
+    for (i = 0; i < request_id.len; i++)
+        n = (n ^ request_id.at[i]) * 1099511628211u;
+    return n;
+}
+
+
+/* One that is too long (AWS's has 36) is cut, and ends in a digest of all of
+ * it: two that begin alike are two. */
+KAWS__MAYBE static void
+kaws__http_id(kaws_reply *r, kaws_bytes id)
+{
+    const size_t cap = sizeof r->request_id;
+    uint64_t n = kaws__http_digest(id);
+
+    kaws__http_keep(r->request_id, cap, id);
+    if (id.len >= cap)
+        kaws__text_hex(r->request_id + cap - 17, (const uint8_t *)&n, 8);
+}
+
+
 /* Takes what we want to know from one header line of a reply. */
 KAWS__MAYBE static void
 kaws__http_header(kaws_reply *r, kaws_bytes line)
@@ -4147,7 +4175,7 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
     if (kaws__text_alike(name, "date"))
         r->date = kaws__text_http_date(value);
     else if (kaws__text_alike(name, "x-amzn-requestid"))
-        kaws__http_keep(r->request_id, sizeof r->request_id, value);
+        kaws__http_id(r, value);
     else if (kaws__text_alike(name, "x-amz-retry-after") &&
              kaws__text_number(value, 3600000, &ms))
         r->retry_after_ms = (int)ms;
@@ -5208,19 +5236,6 @@ kaws__http_close(kaws__http *http)
 }
 
 
-/* A request id in eight bytes (FNV-1a). If two clash, by chance or by art, a
- * good reply is taken for a repeated one, and never the reverse. */
-static uint64_t
-kaws__http_digest(const char *request_id)
-{
-    uint64_t n = 14695981039346656037u;
-
-    while (*request_id != '\0')
-        n = (n ^ (uint8_t)*request_id++) * 1099511628211u;
-    return n;
-}
-
-
 /* With the lock held: the ids of that host; NULL if there is no memory. */
 static kaws__seen *
 kaws__http_ids(kaws__http *http, const char *url)
@@ -5253,7 +5268,7 @@ kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
 
     if (r->request_id[0] == '\0')
         return KAWS__HTTP_REPLY;
-    id = kaws__http_digest(r->request_id);
+    id = kaws__http_digest(kaws__buf_of(r->request_id));
     kaws__plat_lock(&http->lock);
     row = kaws__http_ids(http, url);
     if (row != NULL) {
@@ -6037,7 +6052,9 @@ kaws__kms_begin(kaws__kms *k)
 static uint64_t
 kaws__kms_reply_id(const kaws__op *op)
 {
-    return op->request_id[0] != '\0' ? kaws__http_digest(op->request_id) : 0;
+    const kaws_bytes id = kaws__buf_of(op->request_id);
+
+    return id.len > 0 ? kaws__http_digest(id) : 0;
 }
 
 

@@ -245,7 +245,7 @@ static void
 test_request_id(void **state)
 {
     kaws_reply r;
-    char line[256];
+    char line[256], cut[64];
 
     (void)state;
     fresh(&r);
@@ -260,6 +260,14 @@ test_request_id(void **state)
     assert_int_equal(strlen(r.request_id), 63);
     give(&r, "x-amz-request-id: not this one\r\n");
     assert_int_equal(strlen(r.request_id), 63);
+    memcpy(cut, r.request_id, sizeof cut);
+    give(&r, line);
+    assert_string_equal(r.request_id, cut);
+    (void)snprintf(line, sizeof line, "x-amzn-requestid: %0200d\r\n", 8);
+    give(&r, line);
+    assert_int_equal(strlen(r.request_id), 63);
+    assert_memory_equal(r.request_id, cut, 47);
+    assert_string_not_equal(r.request_id, cut);
 }
 
 
