@@ -232,7 +232,8 @@
  *
  * What remains: a peer that TLS trusts can forge a whole reply with a request
  * id of its own, or slip one in between our look at the connection and the true
- * reply. A fetch believes it.
+ * reply. A fetch believes it, and so does a re-wrap if the blob in it opens
+ * under the key's name.
  *
  * Each blob is bound to an encryption context, so that it opens only as what it
  * was: app = "keyring_aws", file = the file id in hex, key_id, key_type, and
@@ -4186,7 +4187,7 @@ kaws__http_header(kaws_reply *r, kaws_bytes line)
 
 /* Eight groups of hex digits, or fewer of them around one "::". */
 static int
-kaws__http_ipv6_ok(kaws_bytes text)
+kaws__http_groups_ok(kaws_bytes text)
 {
     size_t i = 0, n, groups = 0, gaps = 0;
 
@@ -4208,6 +4209,33 @@ kaws__http_ipv6_ok(kaws_bytes text)
         }
     }
     return gaps == 1 ? groups < 8 : gaps == 0 && groups == 8;
+}
+
+
+/* An IPv6 address, of which the last two groups may be an IPv4 address. */
+static int
+kaws__http_ipv6_ok(kaws_bytes text)
+{
+    char whole[48], *last;
+    const uint8_t *at;
+    uint32_t number;
+    int i;
+
+    if (!kaws__buf_copy_text(whole, sizeof whole, text))
+        return 0;
+    last = strrchr(whole, ':');
+    if (last == NULL || strchr(last, '.') == NULL)
+        return kaws__http_groups_ok(text);
+    at = (const uint8_t *)last + 1;
+    for (i = 0; i < 4; i++) {
+        kaws_bytes part = { at, strcspn((const char *)at, ".") };
+        at += part.len;
+        if (!kaws__text_number(part, 255, &number) ||
+            *at++ != (i < 3 ? '.' : '\0'))
+            return 0;
+    }
+    memcpy(last + 1, "0:0", sizeof "0:0");
+    return kaws__http_groups_ok(kaws__buf_of(whole));
 }
 
 
@@ -4279,9 +4307,9 @@ kaws__http_proxy(const char **variable)
 }
 
 
-/* [scheme://][user[:password]@]host[:port][/]. We are stricter than libcurl,
- * which takes what follows a raw '/' in a password for a path, and the part
- * before it for the proxy's host. */
+/* [scheme://][user[:password]@]host[:port][/...]. libcurl takes what follows a
+ * raw '/' in a password for a path, and the part before it for the proxy's host.
+ * So an '@' behind one is no path of ours. */
 static int
 kaws__http_proxy_ok(const char *proxy)
 {
@@ -4289,7 +4317,7 @@ kaws__http_proxy_ok(const char *proxy)
         "http", "https", "socks", "socks4", "socks4a", "socks5", "socks5h"
     };
     const char *mark = strstr(proxy, "://");
-    kaws_bytes scheme = kaws__buf_of(proxy), host = scheme;
+    kaws_bytes scheme = kaws__buf_of(proxy), host = scheme, path;
     const uint8_t *at;
     size_t i;
 
@@ -4304,11 +4332,12 @@ kaws__http_proxy_ok(const char *proxy)
         if (i == 7)
             return 0;
     }
-    if (host.len > 0 && host.at[host.len - 1] == '/')
-        host.len--;
-    for (i = 0; i < host.len; i++)
-        if (strchr("/?#", host.at[i]) != NULL)
-            return 0;
+    path = host;
+    host.len = strcspn((const char *)host.at, "/?#");
+    path.at += host.len;
+    path.len -= host.len;
+    if (path.len > 0 && memchr(path.at, '@', path.len) != NULL)
+        return 0;
     at = host.len > 0 ? memchr(host.at, '@', host.len) : NULL;
     if (at != NULL) {
         host.len -= (size_t)(at + 1 - host.at);
@@ -4441,7 +4470,9 @@ kaws__http_check_ca(const char *path, kaws_error *err)
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     CURLM        *multi;
+    CURLSH       *share;          /* its TLS session, to be resumed           */
     curl_socket_t sock;           /* CURL_SOCKET_BAD: none that may be used   */
+    int           surplus;        /* more came than the last reply            */
     char          origin[KAWS__HTTP_URL_MAX];
     int64_t       used_us;        /* when the last reply was complete         */
     unsigned      era;            /* the sender's when it was lent            */
@@ -4669,6 +4700,8 @@ kaws__http_conn_free(kaws__sender *s, kaws__conn *conn)
 {
     if (conn->multi != NULL)
         (void)curl_multi_cleanup(conn->multi);
+    if (conn->share != NULL)
+        (void)curl_share_cleanup(conn->share);
     kaws__mem_free(s->hooks, conn, sizeof *conn);
 }
 
@@ -4682,7 +4715,10 @@ kaws__http_conn_new(kaws__sender *s, const char *url)
         return NULL;
     conn->sock = CURL_SOCKET_BAD;
     conn->multi = curl_multi_init();
-    if (conn->multi == NULL ||
+    conn->share = curl_share_init();
+    if (conn->multi == NULL || conn->share == NULL ||
+        curl_share_setopt(conn->share, CURLSHOPT_SHARE,
+                          CURL_LOCK_DATA_SSL_SESSION) != CURLSHE_OK ||
         !kaws__buf_copy_text(conn->origin, sizeof conn->origin,
                              kaws__http_origin(url)) ||
         curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) != CURLM_OK) {
@@ -4737,8 +4773,8 @@ kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
 
 
 /* A conn for the request, the caller's until kaws__http_give_back(). If its
- * connection is not silent, the next one pushes it out: a new connection on the
- * same curl_multi, which may have read the CA certificates already. */
+ * connection is not silent, or ended, a new one takes its place, and pushes it
+ * out of the curl_multi: that may have read the CA certificates already. */
 static kaws__conn *
 kaws__http_take(kaws__sender *s, const kaws_request *q)
 {
@@ -4755,8 +4791,8 @@ kaws__http_take(kaws__sender *s, const kaws_request *q)
 }
 
 
-/* Keeps the conn if its connection may be used again; the one that was not used
- * for longest makes room. */
+/* Keeps the conn if its last exchange was clean; the one that was not used for
+ * longest makes room. */
 static void
 kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
 {
@@ -4765,7 +4801,7 @@ kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
     if (conn == NULL)
         return;
     kaws__plat_lock(&s->lock);
-    if (clean && conn->sock != CURL_SOCKET_BAD && conn->era == s->era) {
+    if (clean && !conn->surplus && conn->era == s->era) {
         out = NULL;
         if (s->count == KAWS__HTTP_IDLE) {
             out = s->idle[0];
@@ -4877,7 +4913,7 @@ kaws__http_rules(CURL *e, const kaws__sender *s)
  * out with the headers in one piece. Plain HTTP is for this machine alone, so
  * no proxy may get it. */
 static int
-kaws__http_aim(CURL *e, kaws__transfer *t, int fresh,
+kaws__http_aim(CURL *e, kaws__transfer *t, const kaws__conn *conn,
                struct curl_slist *headers)
 {
     const kaws_request *q = t->q;
@@ -4893,7 +4929,8 @@ kaws__http_aim(CURL *e, kaws__transfer *t, int fresh,
     KAWS__SET(CURLOPT_POSTFIELDS, whole);
     KAWS__SET(CURLOPT_TIMEOUT_MS, (long)q->timeout_ms);
     KAWS__SET(CURLOPT_CONNECTTIMEOUT_MS, (long)q->connect_timeout_ms);
-    KAWS__SET(CURLOPT_FRESH_CONNECT, fresh ? 1L : 0L);
+    KAWS__SET(CURLOPT_FRESH_CONNECT, conn->sock == CURL_SOCKET_BAD ? 1L : 0L);
+    KAWS__SET(CURLOPT_SHARE, conn->share);
     KAWS__SET(CURLOPT_ERRORBUFFER, t->error);
     KAWS__SET(CURLOPT_WRITEDATA, t);
     KAWS__SET(CURLOPT_HEADERDATA, t);
@@ -4971,6 +5008,7 @@ kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
     long opened = 0;
 
     conn->sock = CURL_SOCKET_BAD;
+    conn->surplus = 1;
     if (code == CURLE_OK && !t->headed)
         return CURLE_PARTIAL_FILE;        /* libcurl is content with less    */
     if (code != CURLE_OK)
@@ -4980,7 +5018,9 @@ kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
     if (opened == 0 && (before == CURL_SOCKET_BAD ||
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
-    if (sock != CURL_SOCKET_BAD && !t->more && kaws__http_tls_silent(s, t)) {
+    conn->surplus = sock != CURL_SOCKET_BAD &&
+                    (t->more || !kaws__http_tls_silent(s, t));
+    if (!conn->surplus) {
         conn->sock = sock;
         conn->used_us = kaws__plat_ticks_us();
     }
@@ -5061,7 +5101,7 @@ kaws__http_curl(kaws__sender *s, const kaws_request *q, kaws_reply *r,
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
     if (t.easy != NULL && kaws__http_rules(t.easy, s) &&
-        kaws__http_aim(t.easy, &t, conn->sock == CURL_SOCKET_BAD, headers)) {
+        kaws__http_aim(t.easy, &t, conn, headers)) {
         code = kaws__http_perform(conn->multi, t.easy);
         code = kaws__http_settle(s, conn, &t, code);
     }
@@ -10000,7 +10040,8 @@ kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
                         const kaws_sealed *before, kaws_error *err)
 {
     kaws__op wait = kaws__kms_begin(&ring->kms), op;
-    int pause = 100, paused = 0;
+    int64_t paused = 0;
+    int pause = 100;
     kaws_sealed now;
     kaws_status status;
 

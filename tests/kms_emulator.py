@@ -806,6 +806,7 @@ class Connection:
                 self.sock = self.emulator.tls.wrap_socket(self.sock, server_side=True,
                                                           do_handshake_on_connect=False)
                 self.sock.do_handshake()
+                self.emulator.resumed += self.sock.session_reused
             self.sock.settimeout(self.emulator.idle_timeout)
             kept = False
             while self.receive() and not (kept and self.broken_at_accept()):
@@ -1037,7 +1038,7 @@ class Emulator(Kms):
     def reset_log(self) -> None:
         with self.lock:
             self.requests, self.counts = [], collections.Counter()
-            self.connections = self.in_flight = self.peak = 0
+            self.connections = self.resumed = self.in_flight = self.peak = 0
             self.tls_failures, self.crashes = [], []
 
     def count(self, action=None) -> int:
@@ -1047,6 +1048,7 @@ class Emulator(Kms):
     def log(self) -> dict:
         with self.lock:
             return {"requests": list(self.requests), "connections": self.connections,
+                    "resumed": self.resumed,
                     "peak": self.peak, "tls_failures": self.tls_failures, "crashes": self.crashes}
 
     def begin(self, request: Request, connection: int) -> dict:

@@ -294,6 +294,17 @@ def test_rotate_uses_a_connection_of_its_own(driver, emulator):
     assert log["connections"] == 2
 
 
+def test_a_new_connection_resumes_the_old_one_s_session(driver, emulator):
+    """The server closes idle connections: what follows shall cost no whole handshake."""
+    lib = driver()
+    lib.ok("check")
+    for _ in range(3):
+        emulator.cut()
+        lib.ok("check")
+    log = emulator.log()
+    assert (log["connections"], log["resumed"], len(emulator.open)) == (4, 3, 1)
+
+
 def test_rewrap_near_keeps_keys_in_kms(driver, emulator, settings):
     lib, other = driver(), emulator.add_key("us-east-1", ACCOUNT)
     keys = {}

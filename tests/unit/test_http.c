@@ -651,18 +651,22 @@ test_proxies(void **state)
         "http://[2001:db8::1]", "http://[1:2:3:4:5:6:7:8]:80/",
         "http://user@p:3128", "http://user:pw@p:3128", "user:pw@p:3128",
         "http://user:@p", "http://:pw@p", "http://u:a%2Fb%40c%25d@p:3128/",
-        "http://u:p:w@[::1]:1", "http://u:\xc3\xa4!$&'()*+,;=@p"
+        "http://u:p:w@[::1]:1", "http://u:\xc3\xa4!$&'()*+,;=@p",
+        "http://p:3128/pac", "http://p//", "http://p?x", "http://p#x",
+        "[::ffff:10.0.0.1]:3128"
     };
     static const char *const bad[] = {
         " ", "http://", "http:///", "://p", "ftp://p", "p://p", "http:p",
         "http:/p", "p:", "p:0", "p:65536", "p:x", "p:-1", "p:+1", "p:1:2",
-        "p:99999999999", "http://p:80x", "http://p:3128/pac", "http://p//",
-        "http://p?", "http://p?x", "http://p#", "http://p#x", "http://@",
+        "p:99999999999", "http://p:80x", "http://p/@", "http://p?x@y",
+        "http://p#@", "http://p/x@y/z", "http://@",
         "http://u:pw@", "http://u:pw@:3128", "http://u:p/w@p:3128",
         "http://u:p?w@p:3128", "http://u:p#w@p:3128", "http://u:p@w@p:3128",
         "http://u:p w@p", "http://p ", " http://p", "http://p\n",
         "http://u:\x7f@p", "http://p:31 28", "[::1", "[::1]x", "[::1]:",
         "[::1]:0", "[]", "[:]", "[:::]", "[1:2]", "[1::2::3]", "[12345::]",
+        "[::1.2.3]", "[::1.2.3.4.5]", "[::1.2.3.256]", "[1.2.3.4]", "[::1.2.3.]",
+        "[1:2:3:4:5:6:7:1.2.3.4]", "[::1.2.3.4:1]", "[::.1.2.3]",
         "[g::]", "[1:2:3:4:5:6:7:8:9]", "[::1:]", "[:1::]", "::1", "p]:1",
         "p\\:1", "p,q", "\xc3\xa4:1"
     };
@@ -900,8 +904,12 @@ test_pool(void **state)
     one = kaws__http_take(s, &other);
     assert_string_equal(one->origin, "https://b");
     assert_true(one->sock == CURL_SOCKET_BAD);
-    kaws__http_give_back(s, one, 1);      /* without a connection             */
+    one->surplus = 1;
+    kaws__http_give_back(s, one, 1);      /* more has come than a reply       */
     assert_int_equal(s->count, KAWS__HTTP_IDLE - 1);
+    one = kaws__http_take(s, &other);
+    kaws__http_give_back(s, one, 1);      /* one that ended well is kept: its */
+    assert_int_equal(s->count, KAWS__HTTP_IDLE);  /* TLS session can resume   */
 
     kaws__http_sender_free(s);
     close(fds[0]);
