@@ -4308,8 +4308,8 @@ kaws__http_proxy(const char **variable)
 
 
 /* [scheme://][user[:password]@]host[:port][/...]. libcurl takes what follows a
- * raw '/' in a password for a path, and the part before it for the proxy's host.
- * So an '@' behind one is no path of ours. */
+ * raw '/' in a password for a path, and the part before it for the host. So an
+ * '@' behind one is not let pass. */
 static int
 kaws__http_proxy_ok(const char *proxy)
 {
