@@ -114,17 +114,18 @@
  * and what repeats a piece of a secret that we know is left out.
  *
  * A KMS call is tried again where that helps: up to max_attempts times, with
- * growing random pauses, when KMS throttles, is out of order or out of reach.
- * Beyond those it is tried once more, at once, when AWS refuses the signature
- * and its Date shows that our clock is wrong by more than 4 minutes, and once
- * more when AWS refuses the creds and the conf file has newer ones.
+ * growing random pauses, when KMS throttles, is out of order or out of reach,
+ * or when a reply repeats a request id. Two more tries come at once, and are
+ * not counted among those: one when AWS refuses the signature and its Date
+ * shows that our clock is wrong by more than 4 minutes, and one when AWS
+ * refuses the creds and the conf file has newer ones.
  *
  * timeout_ms bounds one operation: all that one call of a function of ours asks
  * of KMS, with its retries and pauses (a fetch; a store and its proof). Only a
  * re-wrap and a rotation take longer: there it bounds each step (the
  * re-encryption of a key, its proof) anew. It does not bound the system's
- * resolver, which has timeouts of its own (resolv.conf). Time is measured by
- * hooks.ticks_ms, so that nobody who sets the clock changes a timeout.
+ * resolver, which has timeouts of its own (resolv.conf). hooks.ticks_ms
+ * measures time, so setting the clock changes no timeout.
  *
  *
  * 5  MEMORY AND SECRETS
@@ -141,8 +142,8 @@
  * It is linked with -z now: the dynamic linker's first call of a function would
  * otherwise save registers, and pieces of a key in them, on the stack.
  * What cannot be promised: that registers, the kernel's buffers or a debugger
- * hold no copy, that libcurl left none in memory that it gave back after a
- * transfer that failed, or none of the session token after any.
+ * hold no copy. Nor that libcurl wipes all it gives back: it may leave a piece
+ * of a key after a transfer that failed, and of the session token after any.
  *
  *
  * 6  THREADS, PROCESSES
@@ -225,10 +226,12 @@
  * again only if its last exchange was clean (a complete reply that fits what
  * was asked, with a new request id: a 200, or a 4xx that is KMS's own error),
  * and only if nothing has come on it since. And what is acknowledged, or takes
- * a key's place, is proved. A stored key is opened and compared. Of a
- * re-wrapped blob KMS must say, by the error that a dry run has for it, that it
- * opens under the key's name; and no two blobs may be the same. A generated key
- * that nobody has fetched yet protects nothing, so it needs no proof.
+ * a key's place, is proved. A stored key is opened and compared. A re-wrapped
+ * blob is asked about in a dry run: KMS must answer with the error that means
+ * that the blob opens under the key's name. (A KMS that knows no dry run opens
+ * it. It is asked once more, over a fresh connection, and this is noted.) No
+ * two re-wrapped blobs may be the same. A generated key that nobody has fetched
+ * yet protects nothing, so it needs no proof.
  *
  * What remains: a peer that TLS trusts can forge a whole reply with a request
  * id of its own, or slip one in between our look at the connection and the true
@@ -416,8 +419,8 @@ typedef struct kaws_hooks {
      * the timeouts, to check the server's certificate, and to follow no
      * redirect. Above all it must never hand over a reply that was not made
      * for this request: a kept connection on which anything else has come, or
-     * whose last exchange was cut off, is not to be used again. A reply's
-     * request id that was seen before makes it KAWS_REPLY. */
+     * whose last exchange was cut off, is not to be used again. A reply with
+     * a request id that came before is refused: KAWS_REPLY. */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
     /* What no caller waits for. Level 1 warning, 2 note. */
@@ -454,13 +457,14 @@ typedef struct kaws kaws;
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
-/* Asks KMS to seal a throw-away byte and whether it would open it again: that
- * proves the network, the credentials, the KMS key and the right to use it
- * both ways, and finds out what an alias stands for. Two KMS calls; a KMS that
- * knows no dry run is asked a third time.
+/* Has KMS seal a throw-away byte, and asks by a dry run whether KMS would open
+ * it again: that proves the network, the credentials, the KMS key and the right
+ * to use it both ways, and finds out what an alias stands for. Two KMS calls; a
+ * KMS that knows no dry run is asked a third time.
  * CONFIG (no KMS key is set), FOREIGN, and what a KMS call may answer:
- * CREDENTIALS, DENIED, KMS_KEY, ARGUMENT are definite; NETWORK, THROTTLED,
- * SERVICE, REPLY may be over soon. MEMORY. */
+ * CREDENTIALS, DENIED, KMS_KEY, ARGUMENT and CONFIG (libcurl cannot work with
+ * the CA file or the proxy) are definite; NETWORK, THROTTLED, SERVICE, REPLY
+ * may be over soon. MEMORY. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
 /* Closes the ring; NULL is allowed. No call may be under way. */
@@ -490,9 +494,9 @@ KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
                                    kaws_error *err);
 
 /* Has KMS seal a key of yours (1 to 4096 bytes), and keeps it under the name.
- * Two KMS calls: KMS opens what it sealed, and if that is not your key, it is
- * not kept: REPLY. Who may not kms:Decrypt has it kept without that proof, and
- * one note in the log. Otherwise as kaws_generate. */
+ * Two KMS calls: KMS opens what it sealed, and if that is not your key, nothing
+ * is kept: REPLY. Without the right to kms:Decrypt your key is kept unproved,
+ * and the log gets one note. Otherwise as kaws_generate. */
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
@@ -575,14 +579,14 @@ KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
- * and replaces the file once: all or nothing. KMS is asked of each new blob, by
- * a dry run, whether it opens as that key: so it takes kms:Decrypt with the
- * current KMS key. Two KMS calls a key. Keys never leave KMS, but where the
- * region differs: there a key is opened twice, and must be the same. Others may
- * use the ring meanwhile: keys added then stay as they were sealed, keys
- * removed stay removed. ARGUMENT, CONFIG, RUNNING; FOREIGN, MISMATCH, what a
- * KMS call may answer; FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
- * MEMORY. */
+ * and replaces the file once: all or nothing. A dry run asks KMS whether each
+ * new blob opens as that key, which takes kms:Decrypt with the current KMS key;
+ * without it, DENIED. Two KMS calls a key. Keys never leave KMS, but across
+ * regions: there four calls open a key twice (both must give the same), seal
+ * it, and prove it. Others may use the ring meanwhile: keys added then stay as
+ * they were sealed, keys removed stay removed. ARGUMENT, CONFIG, RUNNING;
+ * FOREIGN, MISMATCH (a key's old blob), what a KMS call may answer; FILE,
+ * CHANGED, LOCKED, UNCERTAIN (the file is replaced), MEMORY. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
@@ -2063,7 +2067,7 @@ kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 }
 
 
-/* What leaves this room is written here. */
+/* Writes every text that leaves this room. */
 KAWS__PRINTF(3, 0)
 static void
 kaws__err_write(char *out, size_t cap, const char *format, va_list args)
@@ -2124,16 +2128,17 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
 }
 
 
-/* Both as they are used: they fill the error, and are its status. Macros, for
- * neither compiler nor analyzer looks into a function with `...`: so they see
- * that what comes back is what was given. */
+/* How the two are called: each fills the error, and its value is the status.
+ * They are macros because neither compiler nor analyzer looks into a function
+ * with `...`, and both should see which status comes back. */
 #define kaws__err_set(err, status, ...) \
     (kaws__err_fill(err, status, __VA_ARGS__), (status))
 #define kaws__err_os(err, status, os, ...) \
     (kaws__err_fill_os(err, status, os, __VA_ARGS__), (status))
 
 
-/* Says first what it was part of. The end is cut if need be. */
+/* Puts words in front of the text: what the step that failed was part of. The
+ * end is cut if need be. */
 static void
 kaws__err_prefix(kaws_error *err, const char *words)
 {
@@ -2689,10 +2694,11 @@ kaws__text_is_utf8(kaws_bytes text)
 #define KAWS__TEXT_SHOWN 256      /* of a file's name: leaves room for advice */
 
 
-/* Where the user and the password of a URL stand: up to the last '@', for a
- * password may hold anything, and from the URL's beginning, less its scheme:
- * from the first quote, if there is a ':' behind it (a name of the caller's own
- * is all in quotes), or else from the first "://". Returns their end, or 0. */
+/* Where the user and the password of a URL stand. They end at the last '@', for
+ * a password may hold anything. They begin behind the first quote, if a ':'
+ * follows, and behind the scheme there, if there is one; without such a quote,
+ * behind the first "://". A name of the caller's `own` counts as in quotes.
+ * Returns their end, or 0 if there are none. */
 static size_t
 kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 {
@@ -2720,10 +2726,11 @@ kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 }
 
 
-/* How many bytes are a run of base64 of `least` or more that looks random: it
- * has letters of both cases and digits. Else 0. AWS's actions have no digits,
- * hex is of one case, and a run ends at an '=', at the '-' of a UUID, the ':'
- * of an ARN and the '_' of a role's name. */
+/* The length of the run of base64 at the beginning, if it has `least` bytes or
+ * more and looks random: it has letters of both cases, and digits. Else 0. With
+ * `slash`, a '/' belongs to a run. AWS's actions have no digits, hex is of one
+ * case, and a run ends at an '=', at the '-' of a UUID, the ':' of an ARN and
+ * the '_' of a role's name. */
 static size_t
 kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 {
@@ -2744,17 +2751,17 @@ kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 }
 
 
-/* The filter for every word that is not ours: what could be a secret is left
- * out, the rest escaped, and cut with three dots. Of others' words, 20 of
- * base64 are too many (a key of 16 bytes has 22); of the caller's own, 40, for
- * that is a secret access key in the wrong setting. A slash may be part of it,
- * but in a path. */
+/* The filter for every word that is not ours. What could be a secret is left
+ * out; the rest is escaped, and cut with three dots where the room ends. In
+ * others' words, 20 bytes of base64 are too many (a key of 16 bytes has 22). In
+ * the caller's own, 40 are: a secret access key in the wrong setting. A slash
+ * counts as base64 in a run of 40, unless the caller's own text is a path. */
 static const char *
 kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
 {
     size_t from = 0, to = kaws__text_userinfo(text, own, &from);
     int slash = !own || text.len == 0 || text.at[0] != '/', fits = 1;
-    size_t i, n, used = 0;
+    size_t i, k, n, used = 0;
 
     out[0] = '\0';
     for (i = 0; i < text.len && fits; i += n) {
@@ -2773,8 +2780,8 @@ kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
             keep = 0;
             mark = "***";
         }
-        for (left = 0; left < keep && fits; left++)
-            fits = kaws__err_put(out, cap - 3, &used, text.at[i + left],
+        for (k = 0; k < keep && fits; k++)
+            fits = kaws__err_put(out, cap - 3, &used, text.at[i + k],
                                  own ? "\\'" : "\\");
         for (; *mark != '\0' && fits; mark++)
             fits = kaws__err_put(out, cap - 3, &used, *mark, "");
@@ -2827,9 +2834,9 @@ kaws__text_next(kaws_bytes text, size_t *at)
 
 
 /* Does the text hold a piece of the secret, whatever its case and what stands
- * between? A piece are eight letters or digits, or all, if there are fewer:
- * that a sentence holds eight of a token by chance is one in millions, and
- * seven are of no use to anybody. No copy is made. */
+ * between? A piece is eight letters or digits, or all of them if there are
+ * fewer: a sentence holds eight of a token by chance once in millions of times,
+ * and seven are of no use to anybody. No copy is made. */
 static int
 kaws__text_holds(kaws_bytes text, kaws_bytes secret)
 {
@@ -4051,10 +4058,8 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
  *        http_host_ok
  *
  * All requests go through kaws__http_send, which asks the caller's `send` hook
- * or the built-in sender. HTTP/1.1 ties a reply to its request by nothing but
- * the order on the connection, so one surplus reply would shift all that come
- * after it: each would be taken for the answer to the next request, of whatever
- * thread. So a connection is used again only if
+ * or the built-in sender. Section 8 of the manual says why a connection is used
+ * again only if
  *
  *     its last exchange was clean     the reply was complete, its request id
  *                                     new, and the room that knows what was
@@ -4100,7 +4105,7 @@ typedef struct kaws__http {
 } kaws__http;
 
 
-/* "https://host:port" of a URL: a connection and request ids are a host's. */
+/* "https://host:port" of a URL: connections and request ids belong to that. */
 static kaws_bytes
 kaws__http_origin(const char *url)
 {
@@ -4482,7 +4487,7 @@ typedef struct kaws__sender {
     const kaws_hooks *hooks;
     const char *ca_file;
     void       *pending[3];       /* the functions of kaws__http_tls          */
-    int         nested;           /* the proxy speaks TLS, too: see there     */
+    int         nested;           /* TLS to the proxy, too: cannot be asked   */
     int         openssl, old;     /* libcurl's TLS library; before 7.71       */
     kaws__lock  lock;             /* guards all below                         */
     unsigned    era;              /* a conn of an older one is not kept       */
@@ -4500,7 +4505,7 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     int    begun;                 /* a reply's first line has come            */
     int    interim;               /* this is the head of a 1xx                */
     int    headed;                /* the reply's head has come to its end     */
-    int    more;                  /* libcurl may have read beyond its end     */
+    int    overread;              /* libcurl may have read beyond its end     */
     int    tls;                   /* from then on these tell the TLS library  */
     void  *tls_session;
     char   error[CURL_ERROR_SIZE];
@@ -4530,9 +4535,9 @@ kaws__http_gnutls_pending(void *session, void *symbol)
 }
 
 
-/* One row a library. One that is not here is taken to hold something back, so
- * its connections are used once; and so is that to a proxy that speaks TLS, for
- * it cannot be asked. */
+/* One row a library. A library that is not here is taken to hold something
+ * back, so its connections are used once. So is every connection through a
+ * proxy that speaks TLS itself: the session with the proxy cannot be asked. */
 static const struct {
     int         backend;
     const char *symbol;
@@ -4545,8 +4550,8 @@ static const struct {
 };
 
 
-/* The function of that name that libcurl calls: a process can hold two OpenSSLs
- * and the one to ask or to tell is libcurl's. */
+/* The function of that name that libcurl calls: a process can hold two
+ * OpenSSLs, and we want libcurl's. */
 static void *
 kaws__http_symbol(const char *name)
 {
@@ -4592,13 +4597,12 @@ kaws__http_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* The TLS session can be learned only here, while libcurl is at work. */
+/* libcurl tells its TLS session only while it is at work. */
 static void
-kaws__http_headed(kaws__transfer *t)
+kaws__http_learn_tls(kaws__transfer *t)
 {
     struct curl_tlssessioninfo *tls = NULL;
 
-    t->headed = 1;
     if (curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls) == CURLE_OK &&
         tls != NULL) {
         t->tls = (int)tls->backend;
@@ -4607,8 +4611,9 @@ kaws__http_headed(kaws__transfer *t)
 }
 
 
-/* Lines behind the head are the trailer of a chunked body: not for us. What it
- * has read behind such a body, libcurl drops without a word. KMS sends none. */
+/* Lines behind the head are the trailer of a chunked body, and not for us. If
+ * libcurl has read more behind such a body, it drops that without a word, so
+ * the connection is not used again. KMS sends no chunked bodies. */
 static size_t
 kaws__http_on_header(char *data, size_t size, size_t count, void *to)
 {
@@ -4619,19 +4624,21 @@ kaws__http_on_header(char *data, size_t size, size_t count, void *to)
     if (t->headed)
         return line.len;
     name.len = line.len > 18 ? 18 : 0;
-    t->more |= kaws__text_alike(name, "transfer-encoding:");
+    t->overread |= kaws__text_alike(name, "transfer-encoding:");
     t->begun = 1;
     if (line.len > 5 && memcmp(data, "HTTP/", 5) == 0)
         t->interim = code != NULL && code[1] == '1';
     kaws__http_header(t->r, line);
-    if (line.len > 0 && (*data == '\r' || *data == '\n') && !t->interim)
-        kaws__http_headed(t);
+    if (line.len > 0 && (*data == '\r' || *data == '\n') && !t->interim) {
+        t->headed = 1;
+        kaws__http_learn_tls(t);
+    }
     return line.len;
 }
 
 
-/* A libcurl before 7.71 drops what it has read behind a body of a known length,
- * too, and only says so. */
+/* A libcurl before 7.71 also drops what it has read behind a body of a known
+ * length, and says so in the words meant for a log: there we listen to them. */
 static int
 kaws__http_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
                     void *to)
@@ -4640,8 +4647,8 @@ kaws__http_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
     kaws__transfer *t = to;
 
     (void)easy;
-    t->more |= type == CURLINFO_TEXT && len >= sizeof excess - 1 &&
-               memcmp(words, excess, sizeof excess - 1) == 0;
+    t->overread |= type == CURLINFO_TEXT && len >= sizeof excess - 1 &&
+                   memcmp(words, excess, sizeof excess - 1) == 0;
     return 0;
 }
 
@@ -4748,8 +4755,9 @@ kaws__http_silent(const kaws__conn *conn)
 }
 
 
-/* The idle conn of that host that was used last, taken out; or NULL. The era is
- * that of the moment: a distrust that comes after it has nothing to close. */
+/* Takes out the idle conn of that host that was used last; NULL if there is
+ * none. *era is read under the same lock: a distrust that comes after it finds
+ * the conn no longer among the idle, but its era is over. */
 static kaws__conn *
 kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
 {
@@ -4772,9 +4780,10 @@ kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
 }
 
 
-/* A conn for the request, the caller's until kaws__http_give_back(). If its
- * connection is not silent, or ended, a new one takes its place, and pushes it
- * out of the curl_multi: that may have read the CA certificates already. */
+/* A conn for the request, the caller's until kaws__http_give_back(). One whose
+ * connection is not silent, or has ended, is lent as well: it keeps a TLS
+ * session to resume, and the CA certificates. libcurl opens a new connection in
+ * it, which pushes the old one out. */
 static kaws__conn *
 kaws__http_take(kaws__sender *s, const kaws_request *q)
 {
@@ -4867,9 +4876,9 @@ kaws__http_https_only(CURL *easy, int plain)
 
 
 /* What holds for every request. What is cast to void is a wish, which an older
- * libcurl or another TLS library may not know; the rest must be had. Heads of a
- * proxy's answer to CONNECT are kept from us, for with libcurl before 8.1 a
- * plain proxy could spoil the heap by one. */
+ * libcurl or another TLS library may not know; libcurl must grant the rest. It
+ * must keep from us the head of a proxy's answer to CONNECT: before 8.1, a
+ * proxy could spoil the heap by it. */
 static int
 kaws__http_rules(CURL *e, const kaws__sender *s)
 {
@@ -4943,7 +4952,7 @@ kaws__http_aim(CURL *e, kaws__transfer *t, const kaws__conn *conn,
 #undef KAWS__SET
 
 
-/* They hold the session token and the signature. */
+/* The lines hold the session token and the signature, so they are wiped. */
 static void
 kaws__http_lines_free(struct curl_slist *list)
 {
@@ -4974,8 +4983,9 @@ kaws__http_lines(const char *const *headers)
 }
 
 
-/* Until libcurl is done. An old one has no socket to wait for while its
- * resolver is at work: then we look again after a moment. */
+/* Runs the transfer to its end. An old libcurl has nothing to wait for while
+ * its resolver is at work. If that happens twice in a row, we pause, and look
+ * again. */
 static CURLcode
 kaws__http_perform(CURLM *multi, CURL *e)
 {
@@ -4998,8 +5008,10 @@ kaws__http_perform(CURLM *multi, CURL *e)
 }
 
 
-/* Whether the connection may be used again, as far as it is known here. The
- * reply must have come over a new connection, or the one that was silent. */
+/* Notes the connection's socket, if the connection may be used again as far as
+ * this room can tell; or that it is gone; or that a surplus came. The reply
+ * must have come over a new connection, or over the one that was found silent.
+ */
 static CURLcode
 kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
                   const kaws__transfer *t, CURLcode code)
@@ -5019,7 +5031,7 @@ kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
     conn->surplus = sock != CURL_SOCKET_BAD &&
-                    (t->more || !kaws__http_tls_silent(s, t));
+                    (t->overread || !kaws__http_tls_silent(s, t));
     if (!conn->surplus) {
         conn->sock = sock;
         conn->used_us = kaws__plat_ticks_us();
@@ -5028,9 +5040,9 @@ kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
 }
 
 
-/* Why there is no reply. Where libcurl takes a proxy's URL apart in another way
- * than was meant, its words hold pieces of the password: then only the kind of
- * the error is named, and what to do. */
+/* Says why there is no reply. If libcurl may have taken a proxy's URL apart in
+ * another way than was meant, its words can hold pieces of the password: then
+ * we name only the kind of the error, and what to do. */
 static void
 kaws__http_say(kaws_reply *r, const char *words, const char *kind)
 {
@@ -5276,7 +5288,7 @@ kaws__http_close(kaws__http *http)
 }
 
 
-/* With the lock held: the ids of that host; NULL if there is no memory. */
+/* The ids of that host; NULL if there is no memory. With the lock held. */
 static kaws__seen *
 kaws__http_ids(kaws__http *http, const char *url)
 {
@@ -5325,8 +5337,8 @@ kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
 }
 
 
-/* Something shows only now that an earlier reply was not its request's, and
- * nobody knows which: no connection of today is used again. */
+/* An earlier reply was another request's, and nobody knows over which
+ * connection it came. So none of those that are open now is used again. */
 static void
 kaws__http_distrust(kaws__http *http)
 {
@@ -5335,8 +5347,8 @@ kaws__http_distrust(kaws__http *http)
 }
 
 
-/* Sends the request. What comes back as *lent is to be handed to http_done as
- * soon as the reply was judged. */
+/* Sends the request. The caller judges the reply, and hands *lent to http_done
+ * as soon as it has. */
 static int
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -5394,8 +5406,8 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  * one, the session token, a line each. They live, with the signing key of the
  * day, in pages of their own that are neither swapped nor dumped, and so does
  * the file's text while it is being read. What leaves this room is a grant:
- * all that one signature takes, but never the secret; and whether a text holds
- * a piece of it.
+ * all that one signature takes, but never the secret. The room also answers
+ * whether a text holds a piece of the secret or of the token.
  */
 
 #define KAWS__CREDS_ID_MAX      128
@@ -5706,7 +5718,7 @@ typedef struct kaws__kms {
     char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;
-    int         no_dry_runs;      /* this KMS knows none, and that was noted  */
+    int         no_dry_runs;      /* this KMS knows none: noted in the log    */
     uint64_t    requests, errors, retries, time_us;
 } kaws__kms;
 
@@ -6119,7 +6131,7 @@ enum {
     KAWS__SLOW  = 2,              /* asks us to slow down: wait, try again    */
     KAWS__CLOCK = 4,              /* may be our clock's fault                 */
     KAWS__CREDS = 8,              /* there may be newer credentials           */
-    KAWS__SAYS  = 16              /* its message helps, and holds no secret   */
+    KAWS__SAYS  = 16              /* its message helps: show it, filtered     */
 };
 
 typedef struct kaws__fault {
@@ -6260,11 +6272,11 @@ typedef struct kaws__call {
     const char *headers[8];
     int         once;             /* repeat it only if throttled              */
     int         fresh;            /* over a connection of its own             */
-    int         doubtful;         /* the last try left none that may be kept  */
+    int         doubtful;         /* the last try's connection was not clean  */
     int         dry;              /* DryRunOperation is what we hope for      */
     int         opens;            /* it has a blob, which may not fit         */
     size_t      secret;           /* where a plaintext in the body ends, or 0 */
-    void       *lent;             /* the connection, until it is known        */
+    void       *lent;             /* the connection, until it is judged       */
     int         clean;            /* whether it may be used again             */
     int         attempt;          /* which one this is                        */
     int         clock_mended, creds_renewed;      /* tries beyond those       */
@@ -6288,7 +6300,7 @@ kaws__kms_call_begin(kaws__op *op, kaws__call *c, const char *action,
 }
 
 
-/* The reply was looked at: is the connection good for another? */
+/* The reply was judged: says whether the connection may be used again. */
 static void
 kaws__kms_call_judged(kaws__call *c)
 {
@@ -6429,8 +6441,8 @@ kaws__kms_count_request(kaws__kms *k, int64_t started_us, int failed)
 }
 
 
-/* The type of an error: without a prefix up to '#', and a suffix from ':' on.
- * AWS's are all letters; what is not is none. */
+/* The type of an error, without a prefix up to '#' and a suffix from ':' on.
+ * AWS's types are letters alone; anything else counts as no type. */
 static void
 kaws__kms_type(char out[64], kaws_bytes type)
 {
@@ -6452,16 +6464,16 @@ kaws__kms_type(char out[64], kaws_bytes type)
 }
 
 
-/* Words from outside, as a text of ours may show them; none, if they repeat a
- * piece of what we know to be secret: of the credentials, of the token and the
- * signature that were sent, or of a plaintext that was. */
+/* Words from outside, as a text of ours may show them. None, if they repeat a
+ * piece of what we know to be secret: of the credentials now, or of the token,
+ * the signature or the plaintext that this call sends. */
 static const char *
 kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 {
     static const char name[] = "X-Amz-Security-Token: ";
     const char *signature = strstr(c->authorization, "Signature=");
     kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
-    char whole[640];              /* more than is shown: of all, or of none   */
+    char whole[640];              /* more than is shown: nothing slips by     */
     size_t i;
     int bad;
 
@@ -6473,7 +6485,7 @@ kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
     }
     if (signature != NULL)
         sent[1] = kaws__buf_of(signature + 10);
-    if (c->secret > 0) {                  /* back from its closing quote     */
+    if (c->secret > 0) {                  /* it ends before a closing quote  */
         sent[2].at = c->body.at + c->secret - 1;
         while (sent[2].at[-1] != '"')
             sent[2].at--, sent[2].len++;
@@ -6490,7 +6502,7 @@ kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 static kaws_status
 kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
 {
-    char id[64] = "";              /* all of it: err gets a copy */
+    char id[64] = "";             /* all 64 bytes are set: err copies them    */
 
     c->clean = 0;
     kaws__kms_words(c, id, sizeof id, kaws__buf_of(c->r.request_id));
@@ -6975,9 +6987,9 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 
 /* ---- proofs ------------------------------------------------------------ */
 
-/* Asks whether KMS would open the blob, once. *told: it said so by an error of
- * its own, DryRunOperation. If it opened it instead, over a fresh connection
- * that has to be the right key. */
+/* Asks once whether KMS would open the blob. *told: KMS said so, by the error
+ * DryRunOperation. If KMS opens the blob instead, that is OK, too; over a fresh
+ * connection, what it opens to must be the KMS key's and as long as the key. */
 static kaws_status
 kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                   size_t len, int fresh, int *told, kaws_error *err)
@@ -7017,8 +7029,8 @@ kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 }
 
 
-/* It shows only now that a reply was another request's, and nobody knows over
- * which connection it came: none of those that there are is used again. */
+/* An earlier reply was another request's: says so, and trusts none of the open
+ * connections any more. */
 static kaws_status
 kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
 {
@@ -7028,9 +7040,9 @@ kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
 }
 
 
-/* Would KMS open this blob for us, to a key of that length? A 200 is no answer:
- * it may be that to another request. So KMS is then asked once more, over a
- * fresh connection; a second one comes from a KMS that knows no dry run. */
+/* Would KMS open this blob for us, to a key of that length? A 200 proves
+ * nothing: it may answer another request. Then KMS is asked once more, over a
+ * fresh connection; a second 200 means that this KMS knows no dry run. */
 static kaws_status
 kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                 size_t len, kaws_error *err)
@@ -7055,7 +7067,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     kaws__plat_unlock(&k->lock);
     if (!noted)
         kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
-                      "it is asked about; that AWS KMS would not");
+                      "it is asked about; AWS KMS would not");
     return KAWS_OK;
 }
 
@@ -7098,10 +7110,10 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
 }
 
 
-/* To a KMS key of another region, KMS has no way but through us. A wrong key
- * that is sealed under the right name could never be told: so the key is opened
- * a second time, and must be the same. `len` is its length, or 0 if that is not
- * known. */
+/* From a KMS key to one of another region the key must pass through us. If we
+ * sealed a wrong key under the right name, nothing could ever show it. So the
+ * key is opened a second time, and must be the same. `len` is its length, or 0
+ * if that is not known. */
 static kaws_status
 kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
                     const kaws_sealed *in, size_t len, kaws_sealed *out,
@@ -8749,7 +8761,7 @@ struct kaws {
     kaws__file   file;
     kaws__cache  cache;
     kaws__sha256 state;           /* over the whole file                      */
-    int          unproved;        /* a key was stored so, and that was noted  */
+    int          unproved;        /* keys are stored so: noted in the log     */
     int          rewrapping;
     uint64_t     rewrap_done, rewrap_total;
 };
@@ -9549,8 +9561,9 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
 }
 
 
-/* Has KMS open what it sealed just now: it must be the key. Who may not decrypt
- * cannot have it proved, and keeps it all the same; that is noted once. */
+/* Has KMS open what it has just sealed: it must be the key. Without the right
+ * to decrypt there is no proof; the key is kept all the same, and noted once.
+ */
 static kaws_status
 kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
                      const kaws_sealed *sealed, kaws_bytes plain,
@@ -10115,7 +10128,7 @@ typedef struct kaws__rewrap {
     kaws__aim     aim;            /* the target, fixed at the start           */
     uint64_t      next, limit;    /* serials                                  */
     kaws__place  *fresh;
-    uint64_t     *ids;            /* of their two replies, digests            */
+    uint64_t     *ids;            /* two a key: digests of request ids        */
     size_t        claimed, max;
     size_t        renewed;        /* how many have other material than before */
     kaws_status   status;
@@ -10170,8 +10183,8 @@ kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
 }
 
 
-/* Has the blob sealed anew, and KMS say that it would open what came back as
- * this very key. ids: of the replies. */
+/* Has the blob sealed anew, and asks KMS whether the new blob opens as this
+ * very key. `ids` gets the request ids of the two replies. */
 static kaws_status
 kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
                   uint64_t ids[2], kaws_error *err)

@@ -1035,7 +1035,7 @@ test_header_lines(void **state)
 static void
 test_words_of_an_old_libcurl(void **state)
 {
-    static const struct { curl_infotype type; const char *words; int more; }
+    static const struct { curl_infotype type; const char *words; int overread; }
     rows[] = {
         { CURLINFO_TEXT, "Excess found in a read: excess = 1", 1 },
         { CURLINFO_TEXT, "Excess found", 1 },
@@ -1056,7 +1056,7 @@ test_words_of_an_old_libcurl(void **state)
         (void)snprintf(words, sizeof words, "%s", rows[i].words);
         assert_int_equal(kaws__http_on_words(easy, rows[i].type, words,
                                              strlen(words), &t), 0);
-        assert_int_equal(t.more, rows[i].more);
+        assert_int_equal(t.overread, rows[i].overread);
     }
     curl_says = &what;
     options_set = 0;
