@@ -20,7 +20,8 @@ import pytest
 
 from conftest import write_conf
 from driver import Driver, build_c
-from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, OTHER_ACCOUNT, SECRET
+from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, OTHER_ACCOUNT, SECRET,
+                          Reply, to_json)
 
 EU = "eu-west-1"
 HOUR = 3600
@@ -681,6 +682,58 @@ def test_connections_are_kept_and_shared(driver, emulator):
     assert emulator.connections == 8, "none was opened after that"
 
 
+def answers(status: int, body: bytes, headers: dict = {}):
+    return lambda request, record: Reply(status, body, headers)
+
+
+def kms_says(kind: str, status: int):
+    return answers(status, to_json({"__type": kind, "message": "no"}))
+
+
+@pytest.mark.parametrize("reply, kept", [
+    (kms_says("AccessDeniedException", 400), True),         # KMS's own: as good as a 200
+    (kms_says("DisabledException", 409), True),
+    (kms_says("ThrottlingException", 429), True),
+    (kms_says("InvalidCiphertextException", 400), True),
+    (kms_says("DryRunOperationException", 412), False),     # nobody asked for that
+    (kms_says("AccessDeniedException", 408), False),
+    (kms_says("AccessDeniedException", 425), False),
+    (kms_says("KMSInternalException", 500), False),
+    (kms_says("KMSInternalException", 503), False),
+    (kms_says("AccessDeniedException", 399), False),
+    (answers(400, b"<html>Bad Request</html>"), False),
+    (answers(403, b"{}"), False),
+    (answers(429, b""), False),
+    (answers(200, b"{}"), False),
+    (answers(200, b"<html>Welcome</html>"), False),
+    (answers(200, to_json({"KeyId": KEY_ARN, "Plaintext": b"x" * 31})), False),     # has 32
+    (answers(200, to_json({"KeyId": f"{KEY_ARN[:-1]}0", "Plaintext": b"x" * 32})), False),
+    (answers(200, b" " * 20000), False),
+    (answers(200, to_json({"KeyId": KEY_ARN, "Plaintext": b"x" * 32}),
+             {"x-amzn-RequestId": "the-same"}), False)])
+def test_a_connection_is_kept_after_what_is_surely_kms(driver, emulator, reply, kept):
+    """And after nothing else, whatever it says."""
+    lib = driver(max_attempts=1)
+    lib.ok("generate", "a", None, "AES", 32)
+    seen, emulator.reply_to = emulator.reply_to, answers(400, to_json(
+        {"__type": "NotFoundException"}), {"x-amzn-RequestId": "the-same"})
+    assert lib.call("fetch", "a", None).status == "KMS_KEY" and emulator.connections == 1
+    emulator.reply_to = reply
+    assert lib.call("fetch", "a", None).status != "OK" and emulator.connections == 1
+    emulator.reply_to = seen
+    lib.fetch("a")
+    assert emulator.connections == (1 if kept else 2)
+
+
+def test_a_connection_is_not_kept_after_a_timeout(driver, emulator):
+    lib = driver(max_attempts=1, timeout_ms=300)
+    lib.ok("generate", "a", None, "AES", 32)
+    emulator.fault("Decrypt", "latency", ms=600)
+    assert lib.call("fetch", "a", None).status == "NETWORK" and emulator.connections == 1
+    lib.fetch("a")
+    assert emulator.connections == 2
+
+
 def test_a_kept_connection_that_the_server_closed(driver, emulator):
     lib = driver()
     lib.ok("generate", "a", None, "AES", 32)
@@ -1057,6 +1110,16 @@ def test_a_ca_file_that_is_none(driver_program, settings, certs, tmp_path, kind,
      "link to nowhere": lambda: path.symlink_to("nowhere")}[kind]()
     text = refused_at_once(driver_program, settings, ca_file=path)
     assert re.search(words, text) and str(path) in text
+
+
+def test_a_ca_file_that_only_libcurl_can_refuse(driver, tmp_path):
+    """It looks like one.  That is no outage, and nobody is asked again."""
+    path = tmp_path / "ca"
+    path.write_text("-----BEGIN CERTIFICATE-----\nMIIBAAAA\n-----END CERTIFICATE-----\n")
+    answer = driver(ca_file=path).call("check")
+    assert answer.status == "CONFIG" and "check the endpoint, ca_file and the proxy" in answer.text
+    assert re.search(r"error adding trust anchors from file|error setting certificate", answer.text)
+    assert "attempts" not in answer.text
 
 
 @pytest.mark.parametrize("variable", ["https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])

@@ -15,6 +15,7 @@ static int no_lock;
 static void (*meanwhile)(void);           /* what another thread does         */
 static int deaf, naps;                    /* waits for nothing; pauses        */
 static int options_set, unwiped, no_ca_folder;
+static CURLoption unknown;                /* to this libcurl; 0: none is      */
 
 
 static int
@@ -39,7 +40,7 @@ poor_setopt(CURL *easy, CURLoption option, ...)
     va_list rest;
 
     options_set++;
-    if (curl_fails())
+    if (curl_fails() || option == unknown)
         return code;
     va_start(rest, option);
     if (option < CURLOPTTYPE_OBJECTPOINT)
@@ -563,6 +564,8 @@ test_what_is_no_ca_file(void **state)
     assert_int_equal(w->err.os, ENOENT);
     EXPECT(w, KAWS_CONFIG, "cannot read the CA file : No such file",
            settings(w, "", 1));
+    EXPECT(w, KAWS_CONFIG, "the CA file c\\x0aa\\x1b[31m: No such file",
+           settings(w, "c\na\x1b[31m", 1));
     EXPECT(w, KAWS_CONFIG, "it is not a file", settings(w, w->f.dir, 1));
     EXPECT(w, KAWS_CONFIG, "it is not a file", settings(w, "/dev/zero", 1));
     EXPECT(w, KAWS_CONFIG, "it is empty", settings(w, ca_file(w, 0, ""), 1));
@@ -1029,7 +1032,6 @@ test_header_lines(void **state)
 }
 
 
-/* Nobody listens there, or it is no URL for us: no reply, and words for it. */
 /* What an old libcurl says of a surplus that it drops; a new one is not asked,
  * for that takes time. */
 static void
@@ -1073,6 +1075,34 @@ test_words_of_an_old_libcurl(void **state)
 }
 
 
+/* What a libcurl has to know, or nothing is sent; and what it need not. */
+static void
+test_options_that_must_be_had(void **state)
+{
+    static const struct { CURLoption option; int must; } rows[] = {
+        { CURLOPT_NOSIGNAL, 1 }, { CURLOPT_SSLVERSION, 1 },
+        { CURLOPT_SSL_VERIFYPEER, 1 }, { CURLOPT_SSL_VERIFYHOST, 1 },
+        { CURLOPT_FOLLOWLOCATION, 1 }, { CURLOPT_HTTP_VERSION, 1 },
+        { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }, { CURLOPT_CAINFO, 1 },
+        { CURLOPT_WRITEFUNCTION, 1 }, { CURLOPT_HEADERFUNCTION, 1 },
+        { CURLOPT_SSL_CTX_FUNCTION, 0 }, { CURLOPT_TCP_NODELAY, 0 }
+    };
+    CURL *easy = curl_easy_init();
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++) {
+        unknown = rows[i].option;
+        if (kaws__http_rules(easy, "/ca") == rows[i].must)
+            fail_msg("option %d", (int)unknown);
+    }
+    unknown = (CURLoption)0;
+    assert_true(kaws__http_rules(easy, "/ca"));
+    curl_easy_cleanup(easy);
+}
+
+
+/* Nobody listens there, or it is no URL for us: no reply, and words for it. */
 static void
 test_no_server(void **state)
 {
@@ -1677,6 +1707,7 @@ main(void)
         cmocka_unit_test(test_header_lines),
         cmocka_unit_test(test_ca_folder),
         cmocka_unit_test(test_words_of_an_old_libcurl),
+        cmocka_unit_test(test_options_that_must_be_had),
         cmocka_unit_test_setup_teardown(test_no_server, world_begin,
                                         world_end),
         cmocka_unit_test(test_which_tls),

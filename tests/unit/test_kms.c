@@ -768,7 +768,8 @@ static const struct fault_row {
 };
 
 
-/* Status, words, attempts and pauses of a type that does not go away. */
+/* Status, words, attempts and pauses of a type that does not go away. None of
+ * them is advice to remove a key. */
 static void
 test_faults(void **state)
 {
@@ -801,7 +802,9 @@ test_faults(void **state)
             strstr(w->err.text, "kms.us-east-1.amazonaws.com") == NULL ||
             (strstr(w->err.text, "(3 attempts)") != NULL) != again ||
             (strstr(w->err.text, "as scripted") != NULL) !=
-                ((row->flags & SAYS) != 0))
+                ((row->flags & SAYS) != 0) ||
+            strstr(w->err.text, "remove") != NULL ||
+            strstr(w->err.text, "delete") != NULL)
             fail_msg("%s: %s", row->type, w->err.text);
         forget_scripts(w);
     }
@@ -1474,7 +1477,6 @@ test_dates_not_believed(void **state)
 }
 
 
-/* Whatever the KMS says next, each remedy is tried once a call. */
 /* The clock that was wrong is right again: that is what the log says. */
 static void
 test_clock_set_right(void **state)
@@ -1609,6 +1611,55 @@ test_one_budget(void **state)
 }
 
 
+static int least_ms;                      /* the shortest timeout handed out  */
+
+
+static void
+take_time_and_look(struct fake *f, const char *action)
+{
+    take_time(f, action);
+    if (f->timeout_ms < least_ms)
+        least_ms = f->timeout_ms;
+}
+
+
+/* But each step of a re-wrap, and of a rotation, has the whole of it anew: a
+ * keyring of any size can be re-wrapped. A rotation ends in four of them. */
+static void
+test_a_budget_for_each_step(void **state)
+{
+    struct world *w = *state;
+    kaws_bytes plain = { (const uint8_t *)"x", 1 };
+    const char *const names[] = { "a", "b", "c" };
+    int64_t start;
+    size_t i;
+
+    w->cfg.data_file = w->f.data;
+    w->cfg.timeout_ms = least_ms = 1000;
+    w->cfg.rewrap_parallel = 1;
+    world_reopen(w);
+    for (i = 0; i < COUNT(names); i++)
+        EXPECT(w, KAWS_OK, NULL, kaws_store(w->ring, name_of(names[i], NULL),
+                                            "AES", plain, &w->err));
+    (void)generate(w);                    /* it has the whole, too            */
+    w->f.on_send = take_time_and_look;
+    w->f.requests = 0;
+    call_takes_ms = 900;
+    EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
+    assert_int_equal(w->f.requests, 1 + 2 * 3);
+    w->f.rotation_ms = 1000000000;        /* it is never seen to be done      */
+    for (call_takes_ms = 100; call_takes_ms <= 1000; call_takes_ms += 100) {
+        w->f.keys[0].rotations = 0;
+        w->f.keys[0].rotates_at = 0;
+        start = w->f.now_ms;
+        EXPECT(w, KAWS_OK, NULL, kaws_rotate_kms_key(w->ring, &w->err));
+        assert_in_range(w->f.now_ms - start, 3 * call_takes_ms, 4 * 1000);
+    }
+    assert_int_equal(least_ms, 1000);
+    assert_int_equal(w->f.timeout_ms, 1000);
+}
+
+
 /* What is mended at once is beyond the attempts, which are for KMS. */
 static void
 test_remedies_are_no_attempts(void **state)
@@ -1630,6 +1681,7 @@ test_remedies_are_no_attempts(void **state)
 }
 
 
+/* Whatever the KMS says next, each remedy is tried once a call. */
 static void
 test_each_remedy_once(void **state)
 {
@@ -2150,6 +2202,7 @@ main(void)
         BARE(test_wall_clock_jumps),
         BARE(test_mad_ticks),
         BARE(test_one_budget),
+        BARE(test_a_budget_for_each_step),
         BARE(test_remedies_are_no_attempts),
         BARE(test_dates_not_believed),
         BARE(test_each_remedy_once),

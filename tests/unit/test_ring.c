@@ -2412,9 +2412,9 @@ test_rewrap_far_length(void **state)
 
 
 /* A KMS that gives two keys the same blob, and swears by each: one of them
- * would be lost. Replies as far apart as here share a request id unseen. */
+ * would be lost. */
 static void
-test_rewrap_twice_the_same(void **state)
+test_rewrap_twice_the_same_blob(void **state)
 {
     static const char sworn[] = "{\"__type\":\"DryRunOperationException\"}";
     struct world *w = *state;
@@ -2435,6 +2435,41 @@ test_rewrap_twice_the_same(void **state)
         memset(w->f.scripts, 0, sizeof w->f.scripts);
         expect_same_file(w);
     }
+}
+
+
+/* As after more than 256 replies: room 9 has forgotten those of the re-wrap so
+ * far, and KMS begins to number anew. */
+static void
+begin_ids_anew(struct world *w)
+{
+    w->f.replies -= 10;
+    w->ring->kms.http.seen->count = 0;
+}
+
+
+/* Two replies with one request id, so far apart that room 9 does not see it. */
+static void
+test_rewrap_twice_the_same_id(void **state)
+{
+    static const char *const actions[] = { "ReEncrypt", "Decrypt" };
+    struct world *w = *state;
+    size_t i;
+
+    w->cfg.rewrap_parallel = 1;
+    world_reopen(w);
+    store_many(w);
+    for (i = 0; i < 2; i++) {
+        snap(w);
+        while_asked(w, actions[i], 6, begin_ids_anew);
+        EXPECT(w, KAWS_REPLY, "two replies to the re-wrap were the same",
+               kaws_rewrap_all(w->ring, &w->err));
+        assert_true(meanwhile.fired);
+        expect_same_file(w);
+    }
+    w->f.on_send = NULL;
+    w->f.replies += 100;
+    EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
 }
 
 
@@ -2944,7 +2979,8 @@ main(void)
         SHUT(test_foreign_reply), SHUT(test_home_is_asked_once),
         SHUT(test_alias_moves), OPEN(test_check), OPEN(test_reload_creds),
         OPEN(test_rotate), OPEN(test_rewrap), OPEN(test_rewrap_across_regions),
-        OPEN(test_rewrap_proves), OPEN(test_rewrap_twice_the_same),
+        OPEN(test_rewrap_proves), OPEN(test_rewrap_twice_the_same_blob),
+        OPEN(test_rewrap_twice_the_same_id),
         OPEN(test_rewrap_far_proves), OPEN(test_rewrap_far_length),
         OPEN(test_rewrap_fails), OPEN(test_rewrap_twice_at_once),
         SHUT(test_rewrap_under_traffic), OPEN(test_rewrap_of_what_is_gone),
