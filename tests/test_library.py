@@ -682,47 +682,48 @@ def test_connections_are_kept_and_shared(driver, emulator):
     assert emulator.connections == 8, "none was opened after that"
 
 
-def answers(status: int, body: bytes, headers: dict = {}):
+def answers(status: int, body, **headers: str):
+    """What the emulator says to everything: these bytes, or that error of KMS's."""
+    if isinstance(body, str):
+        body = to_json({"__type": body, "message": "no"})
     return lambda request, record: Reply(status, body, headers)
 
 
-def kms_says(kind: str, status: int):
-    return answers(status, to_json({"__type": kind, "message": "no"}))
+HELD = {"KeyId": KEY_ARN, "Plaintext": b"x" * 32}
 
 
-@pytest.mark.parametrize("reply, kept", [
-    (kms_says("AccessDeniedException", 400), True),         # KMS's own: as good as a 200
-    (kms_says("DisabledException", 409), True),
-    (kms_says("ThrottlingException", 429), True),
-    (kms_says("InvalidCiphertextException", 400), True),
-    (kms_says("DryRunOperationException", 412), False),     # nobody asked for that
-    (kms_says("AccessDeniedException", 408), False),
-    (kms_says("AccessDeniedException", 425), False),
-    (kms_says("KMSInternalException", 500), False),
-    (kms_says("KMSInternalException", 503), False),
-    (kms_says("AccessDeniedException", 399), False),
-    (answers(400, b"<html>Bad Request</html>"), False),
-    (answers(403, b"{}"), False),
-    (answers(429, b""), False),
-    (answers(200, b"{}"), False),
-    (answers(200, b"<html>Welcome</html>"), False),
-    (answers(200, to_json({"KeyId": KEY_ARN, "Plaintext": b"x" * 31})), False),     # has 32
-    (answers(200, to_json({"KeyId": f"{KEY_ARN[:-1]}0", "Plaintext": b"x" * 32})), False),
-    (answers(200, b" " * 20000), False),
-    (answers(200, to_json({"KeyId": KEY_ARN, "Plaintext": b"x" * 32}),
-             {"x-amzn-RequestId": "the-same"}), False)])
-def test_a_connection_is_kept_after_what_is_surely_kms(driver, emulator, reply, kept):
-    """And after nothing else, whatever it says."""
+@pytest.mark.parametrize("status, body, kept", [
+    (400, "AccessDeniedException", True),               # KMS's own: as good as a 200
+    (409, "DisabledException", True), (429, "ThrottlingException", True),
+    (400, "InvalidCiphertextException", True),
+    (412, "DryRunOperationException", False),           # nobody asked for that
+    (408, "AccessDeniedException", False), (425, "AccessDeniedException", False),
+    (500, "KMSInternalException", False), (503, "KMSInternalException", False),
+    (399, "AccessDeniedException", False), (400, b"<html>Bad Request</html>", False),
+    (403, b"{}", False), (429, b"", False), (200, b"{}", False), (200, b"<html></html>", False),
+    (200, to_json({**HELD, "Plaintext": b"x" * 31}), False),
+    (200, to_json({**HELD, "KeyId": f"{KEY_ARN[:-1]}0"}), False), (200, b" " * 20000, False)],
+    ids=lambda each: repr(each)[:40])
+def test_a_connection_is_kept_after_what_is_surely_kms(driver, emulator, status, body, kept):
     lib = driver(max_attempts=1)
     lib.ok("generate", "a", None, "AES", 32)
-    seen, emulator.reply_to = emulator.reply_to, answers(400, to_json(
-        {"__type": "NotFoundException"}), {"x-amzn-RequestId": "the-same"})
-    assert lib.call("fetch", "a", None).status == "KMS_KEY" and emulator.connections == 1
-    emulator.reply_to = reply
+    true, emulator.reply_to = emulator.reply_to, answers(status, body)
     assert lib.call("fetch", "a", None).status != "OK" and emulator.connections == 1
-    emulator.reply_to = seen
+    emulator.reply_to = true
     lib.fetch("a")
     assert emulator.connections == (1 if kept else 2)
+
+
+def test_a_connection_is_not_kept_after_a_request_id_that_came_before(driver, emulator):
+    lib = driver(max_attempts=1)
+    lib.ok("generate", "a", None, "AES", 32)
+    true = emulator.reply_to
+    emulator.reply_to = answers(400, "DisabledException", **{"x-amzn-RequestId": "one"})
+    assert [lib.call("fetch", "a", None).status for _ in range(2)] == ["KMS_KEY", "REPLY"]
+    assert emulator.connections == 1
+    emulator.reply_to = true
+    lib.fetch("a")
+    assert emulator.connections == 2
 
 
 def test_a_connection_is_not_kept_after_a_timeout(driver, emulator):
