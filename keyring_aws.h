@@ -6499,6 +6499,10 @@ kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 }
 
 
+/* What follows from a reply that makes no sense: it is not asked for again. */
+static const kaws__fault kaws__kms_final = { "", KAWS_REPLY, 0, "" };
+
+
 static kaws_status
 kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
 {
@@ -6600,7 +6604,6 @@ static const kaws__fault *
 kaws__kms_granted(kaws__call *c, kaws__member *want, size_t count,
                   kaws_error *err)
 {
-    static const kaws__fault final = { "", KAWS_REPLY, 0, "" };
     const char *wrong;
     char words[128];
     size_t offset;
@@ -6614,7 +6617,7 @@ kaws__kms_granted(kaws__call *c, kaws__member *want, size_t count,
     (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
                    (unsigned long)offset);
     (void)kaws__kms_nonsense(c, words, err);
-    return &final;
+    return &kaws__kms_final;
 }
 
 
@@ -6624,7 +6627,6 @@ static const kaws__fault *
 kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
               kaws_error *err)
 {
-    static const kaws__fault final = { "", KAWS_REPLY, 0, "" };
     static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
     const kaws__fault *fault = NULL;
     int64_t started = kaws__plat_ticks_us();
@@ -6647,7 +6649,7 @@ kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
         fault = kaws__kms_unanswered(c, outcome, err);
     } else if (c->r.body_len > c->r.body_max) {
         (void)kaws__kms_nonsense(c, "it is longer than 16384 bytes", err);
-        fault = &final;
+        fault = &kaws__kms_final;
     } else if (c->r.http != 200) {
         fault = kaws__kms_refused(c, err);
     } else {
@@ -6841,6 +6843,19 @@ kaws__kms_is(const kaws__member *member, const char *text)
 }
 
 
+/* The members of a reply that opens a blob: the plaintext, the key. */
+static kaws_status
+kaws__kms_take_opened(kaws__call *c, const kaws__member *plain,
+                      const kaws__member *key, const kaws_sealed *in,
+                      uint8_t *out, size_t *len, kaws_error *err)
+{
+    if (!kaws__kms_is(key, in->kms_key_arn))
+        return kaws__kms_nonsense(c, "KeyId is not the KMS key that was asked "
+                                  "for", err);
+    return kaws__kms_take_plain(c, plain, out, len, err);
+}
+
+
 /* ---- the actions ------------------------------------------------------- */
 
 /* A new key of `len` bytes, made by KMS. `plain` may be NULL: then the bytes
@@ -6962,11 +6977,9 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         kaws__json_end(&c.body);
         status = kaws__kms_send(&c, want, 2, err);
     }
-    if (status == KAWS_OK && !kaws__kms_is(&want[1], in->kms_key_arn))
-        status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
-                                    "asked for", err);
     if (status == KAWS_OK)
-        status = kaws__kms_take_plain(&c, &want[0], clear, &got, err);
+        status = kaws__kms_take_opened(&c, &want[0], &want[1], in, clear, &got,
+                                       err);
     if (status == KAWS_OK && expect.len > 0 &&
         (got != expect.len ||
          (expect.at != NULL && memcmp(clear, expect.at, got) != 0))) {
@@ -7012,11 +7025,8 @@ kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         *told = status == KAWS_OK && c.r.http != 200;
     }
     if (status == KAWS_OK && !*told && fresh) {
-        if (!kaws__kms_is(&want[1], in->kms_key_arn))
-            status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
-                                        "asked for", err);
-        if (status == KAWS_OK)
-            status = kaws__kms_take_plain(&c, &want[0], clear, &got, err);
+        status = kaws__kms_take_opened(&c, &want[0], &want[1], in, clear, &got,
+                                       err);
         if (status == KAWS_OK && got != len)
             status = kaws__kms_nonsense(&c, "Plaintext has another length than "
                                         "the key", err);
