@@ -799,6 +799,30 @@ def test_the_least_policy_suffices(driver, emulator):
         lib.ok(*command)
 
 
+def test_without_the_right_to_decrypt(driver, emulator, settings):
+    """A store is acknowledged, unproved, with one note; a re-wrap is refused in words."""
+    def may(*actions: str) -> None:
+        emulator.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT, policy={"Statement": [
+            {"Effect": "Allow", "Resource": KEY_ARN,
+             "Action": ["kms:GenerateDataKeyWithoutPlaintext", "kms:Encrypt",
+                        "kms:ReEncryptFrom", "kms:ReEncryptTo", *actions]}]})
+
+    may()
+    lib = driver()
+    for name in ("a", "b"):
+        lib.ok("store", name, None, "SECRET", name.encode())
+    assert len(lib.said("takes kms:Decrypt", 2)) == 1
+    assert lib.call("check").status == "DENIED"
+    before = settings["data_file"].read_bytes()
+    answer = lib.call("rewrap")
+    assert answer.status == "DENIED" and "each new blob is proved" in answer.text
+    assert "kms:Decrypt" in answer.text and "nothing was changed" in answer.text
+    assert settings["data_file"].read_bytes() == before
+    may("kms:Decrypt")
+    lib.ok("rewrap")
+    assert [lib.fetch(name) for name in ("a", "b")] == [b"a", b"b"]
+
+
 def test_names_of_odd_bytes(driver, emulator):
     names = [(byte, None) for byte in ODD_BYTES] + [(b"k", byte) for byte in ODD_BYTES]
     names += [(b"%41", None), (b"%2541", None), (b"A%00", None), (b"'\"\\\n\r\t", b"\\u0000"),
