@@ -1102,6 +1102,76 @@ test_options_that_must_be_had(void **state)
 }
 
 
+static int held_back;                     /* bytes in the TLS library         */
+
+
+static int
+openssl_pending(const void *session)
+{
+    return session != NULL && held_back > 0;
+}
+
+
+static size_t
+gnutls_pending(void *session)
+{
+    return session != NULL ? (size_t)held_back : 1;
+}
+
+
+/* Each TLS library is asked by its own function, and by the first that there
+ * is. Where nobody can be asked, something may be held back. */
+static void
+test_what_the_tls_library_holds(void **state)
+{
+    static const struct {
+        int backend, first, session, nested, can_be_asked;
+    } rows[] = {
+        { CURLSSLBACKEND_OPENSSL, 0, 1, 0, 1 },
+        { CURLSSLBACKEND_OPENSSL, 1, 1, 0, 1 },
+        { CURLSSLBACKEND_OPENSSL, 2, 1, 0, 0 },
+        { CURLSSLBACKEND_OPENSSL, 0, 0, 0, 0 },
+        { CURLSSLBACKEND_OPENSSL, 0, 1, 1, 0 },
+        { CURLSSLBACKEND_GNUTLS, 0, 1, 0, 1 },
+        { CURLSSLBACKEND_GNUTLS, 3, 1, 0, 0 },
+        { CURLSSLBACKEND_WOLFSSL, 0, 1, 0, 0 },
+        { CURLSSLBACKEND_NONE, 0, 1, 0, 0 }
+    };
+    int (*openssl)(const void *) = openssl_pending;
+    size_t (*gnutls)(void *) = gnutls_pending;
+    kaws_request q;
+    kaws__sender s;
+    kaws__transfer t;
+    size_t i, k;
+
+    (void)state;
+    memset(&q, 0, sizeof q);
+    memset(&t, 0, sizeof t);
+    t.q = &q;
+    q.url = "https://h/";
+    for (i = 0; i < COUNT(rows); i++) {
+        memset(&s, 0, sizeof s);
+        memcpy(&s.pending[0], &openssl, sizeof openssl);
+        memcpy(&s.pending[1], &openssl, sizeof openssl);
+        memcpy(&s.pending[2], &gnutls, sizeof gnutls);
+        for (k = 0; k < (size_t)rows[i].first; k++)
+            s.pending[k] = NULL;
+        s.nested = rows[i].nested;
+        t.tls = rows[i].backend;
+        t.tls_session = rows[i].session ? &s : NULL;
+        held_back = 0;
+        if ((kaws__http_tls_silent(&s, &t) != 0) != rows[i].can_be_asked)
+            fail_msg("row %lu", (unsigned long)i);
+        held_back = 256;                  /* 0 as a byte                      */
+        if (kaws__http_tls_silent(&s, &t))
+            fail_msg("row %lu: held back", (unsigned long)i);
+    }
+    q.url = "http://h/";                  /* there is no TLS                  */
+    t.tls = CURLSSLBACKEND_NONE;
+    assert_true(kaws__http_tls_silent(&s, &t));
+}
+
+
 /* Nobody listens there, or it is no URL for us: no reply, and words for it. */
 static void
 test_no_server(void **state)
@@ -1708,6 +1778,7 @@ main(void)
         cmocka_unit_test(test_ca_folder),
         cmocka_unit_test(test_words_of_an_old_libcurl),
         cmocka_unit_test(test_options_that_must_be_had),
+        cmocka_unit_test(test_what_the_tls_library_holds),
         cmocka_unit_test_setup_teardown(test_no_server, world_begin,
                                         world_end),
         cmocka_unit_test(test_which_tls),
