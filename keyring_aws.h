@@ -7001,8 +7001,9 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 /* ---- proofs ------------------------------------------------------------ */
 
 /* Asks once whether KMS would open the blob. *told: KMS said so, by the error
- * DryRunOperation. If KMS opens the blob instead, that is OK, too; over a fresh
- * connection, what it opens to must be the KMS key's and as long as the key. */
+ * DryRunOperation. If KMS opens the blob instead, that is OK, too; but what
+ * came over a `fresh` connection must name the KMS key, and have the key's
+ * length. */
 static kaws_status
 kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                   size_t len, int fresh, int *told, kaws_error *err)
@@ -7068,7 +7069,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__kms_mixed_up(k, "the blob that AWS KMS returned is not "
                                   "what it was asked to seal", err);
     if (status == KAWS_OK && granted && told)
-        kaws__http_distrust(&k->http);    /* whose was the first answer?     */
+        kaws__http_distrust(&k->http);    /* the 200 was to another request  */
     if (status != KAWS_OK || told)
         return status;
     kaws__plat_lock(&k->lock);
