@@ -4128,8 +4128,8 @@ kaws__http_keep(char *out, size_t cap, kaws_bytes value)
 }
 
 
-/* A request id in eight bytes (FNV-1a). If two clash, by chance or by art, a
- * good reply is taken for a repeated one, and never the reverse. */
+/* A request id in eight bytes (FNV-1a). If two ids clash, by chance or by art,
+ * a good reply is taken for a repeated one. A repeated one is never missed. */
 static uint64_t
 kaws__http_digest(kaws_bytes request_id)
 {

@@ -1085,19 +1085,25 @@ test_options_that_must_be_had(void **state)
         { CURLOPT_FOLLOWLOCATION, 1 }, { CURLOPT_HTTP_VERSION, 1 },
         { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }, { CURLOPT_CAINFO, 1 },
         { CURLOPT_WRITEFUNCTION, 1 }, { CURLOPT_HEADERFUNCTION, 1 },
-        { CURLOPT_SSL_CTX_FUNCTION, 0 }, { CURLOPT_TCP_NODELAY, 0 }
+        { CURLOPT_DEBUGFUNCTION, 1 }, { CURLOPT_VERBOSE, 1 },
+        { CURLOPT_CAPATH, 0 }, { CURLOPT_SSL_CTX_FUNCTION, 0 },
+        { CURLOPT_TCP_NODELAY, 0 }
     };
+    kaws__sender s;
     CURL *easy = curl_easy_init();
     size_t i;
 
     (void)state;
+    memset(&s, 0, sizeof s);
+    s.ca_file = "/ca";
+    s.openssl = s.old = 1;
     for (i = 0; i < COUNT(rows); i++) {
         unknown = rows[i].option;
-        if (kaws__http_rules(easy, "/ca") == rows[i].must)
+        if (kaws__http_rules(easy, &s) == rows[i].must)
             fail_msg("option %d", (int)unknown);
     }
     unknown = (CURLoption)0;
-    assert_true(kaws__http_rules(easy, "/ca"));
+    assert_true(kaws__http_rules(easy, &s));
     curl_easy_cleanup(easy);
 }
 
