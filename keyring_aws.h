@@ -4069,8 +4069,9 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
  *                                     socket nor to the TLS library.
  *
  * The built-in sender keeps idle connections, each owned by a curl_multi of its
- * own, and lends each to one thread at a time. Each request has an easy handle
- * of its own, so that nothing else of a reply outlives it in libcurl.
+ * own, and with its TLS session in a share of its own. It lends each to one
+ * thread at a time. Each request has an easy handle of its own, so that nothing
+ * else of a reply outlives it in libcurl.
  *
  * Bytes that are secret pass through libcurl on their way. A reply is copied
  * out of libcurl's buffer and wiped there. A request that carries a plaintext
