@@ -4808,8 +4808,6 @@ kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
 {
     kaws__conn *out = conn;
 
-    if (conn == NULL)
-        return;
     kaws__plat_lock(&s->lock);
     if (clean && !conn->surplus && conn->era == s->era) {
         out = NULL;

@@ -11,7 +11,7 @@
 
 static int curl_left = -1;                /* calls until one fails; -1: none  */
 static const curl_version_info_data *curl_says;   /* NULL: the truth          */
-static int no_lock;
+static int no_lock;                       /* the n-th cannot be had; 0: all   */
 static void (*meanwhile)(void);           /* what another thread does         */
 static int deaf, naps;                    /* waits for nothing; pauses        */
 static int options_set, unwiped, no_ca_folder;
@@ -74,6 +74,21 @@ poor_multi_setopt(CURLM *multi, CURLMoption option, long value)
 }
 
 
+static CURLSH *
+poor_share_init(void)
+{
+    return curl_fails() ? NULL : curl_share_init();
+}
+
+
+static CURLSHcode
+poor_share_setopt(CURLSH *share, CURLSHoption option, int value)
+{
+    return curl_fails() ? CURLSHE_NOMEM
+                        : (curl_share_setopt)(share, option, value);
+}
+
+
 static CURLMcode
 poor_multi_add(CURLM *multi, CURL *easy)
 {
@@ -130,13 +145,17 @@ poor_version(CURLversion which)
 static int
 poor_lock(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
 {
-    return no_lock ? EAGAIN : pthread_mutex_init(lock, how);
+    return no_lock > 0 && --no_lock == 0 ? EAGAIN
+                                         : pthread_mutex_init(lock, how);
 }
 
 #undef curl_easy_setopt
 #define curl_easy_init()   poor_init()
 #define curl_easy_setopt   poor_setopt
 #undef curl_multi_setopt
+#undef curl_share_setopt
+#define curl_share_init()  poor_share_init()
+#define curl_share_setopt  poor_share_setopt
 #define curl_multi_init()  poor_multi_init()
 #define curl_multi_setopt  poor_multi_setopt
 #define curl_multi_add_handle poor_multi_add
@@ -795,8 +814,12 @@ test_sender_opens_and_closes(void **state)
     no_lock = 1;
     EXPECT(w, KAWS_MEMORY, "no lock",
            kaws__http_open(&http, &hooks, NULL, 1, &w->err));
-    no_lock = 0;
     kaws__http_close(&http);
+    no_lock = 2;                          /* the sender's own                 */
+    EXPECT(w, KAWS_MEMORY, "out of memory",
+           kaws__http_open(&http, &hooks, NULL, 1, &w->err));
+    kaws__http_close(&http);
+    assert_int_equal(no_lock, 0);
     assert_int_equal(w->f.live, 0);
 }
 
@@ -974,6 +997,34 @@ test_ca_folder(void **state)
     assert_true(kaws__http_rules(easy, &s));
     assert_int_equal(no_ca_folder, 1);
     curl_easy_cleanup(easy);
+}
+
+
+/* A reply that came over none of the connections that it may come over is no
+ * reply; and without memory there is no conn. */
+static void
+test_reply_over_another_connection(void **state)
+{
+    struct world *w = *state;
+    kaws_request q = { "https://a/", NULL, { NULL, 0 }, 0, 0, 0 };
+    kaws__sender *s = kaws__http_sender(&w->f.hooks, NULL);
+    kaws__transfer t;
+    kaws__conn *one;
+
+    memset(&t, 0, sizeof t);
+    t.q = &q;
+    t.headed = 1;
+    t.easy = curl_easy_init();            /* it has opened no connection      */
+    assert_non_null(t.easy);
+    one = kaws__http_take(s, &q);
+    assert_int_equal(kaws__http_settle(s, one, &t, CURLE_OK), CURLE_RECV_ERROR);
+    assert_true(one->sock == CURL_SOCKET_BAD);
+    kaws__http_give_back(s, one, 1);
+    assert_int_equal(s->count, 0);
+    w->f.fail_nth = w->f.allocs + 1;
+    assert_null(kaws__http_take(s, &q));
+    curl_easy_cleanup(t.easy);
+    kaws__http_sender_free(s);
 }
 
 
@@ -1776,6 +1827,8 @@ main(void)
         cmocka_unit_test(test_body_is_capped_and_wiped),
         cmocka_unit_test(test_body_in_two_parts),
         cmocka_unit_test_setup_teardown(test_pool, world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_reply_over_another_connection,
+                                        world_begin, world_end),
         cmocka_unit_test_setup_teardown(test_distrust_between, world_begin,
                                         world_end),
         cmocka_unit_test_setup_teardown(test_pool_distrusts, world_begin,
