@@ -6524,6 +6524,8 @@ kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
 static const kaws__fault *
 kaws__kms_refused(kaws__call *c, kaws_error *err)
 {
+    static const kaws__fault astray = { "", KAWS_REPLY, 0,
+                                        "that answers another request" };
     kaws__member said[] = { { "__type",  { NULL, 0 } },
                             { "message", { NULL, 0 } },
                             { "Message", { NULL, 0 } } };
@@ -6544,8 +6546,8 @@ kaws__kms_refused(kaws__call *c, kaws_error *err)
         return NULL;
     if (fault->status == KAWS_OK ||
         (fault->status == KAWS_MISMATCH && !c->opens)) {
-        c->clean = 0;                     /* the answer to another request   */
-        fault = kaws__kms_fault("", 200);
+        c->clean = 0;
+        fault = &astray;
     }
     if ((fault->then & KAWS__SAYS) && !c->secret)
         kaws__kms_words(c, shown, sizeof shown, message);
