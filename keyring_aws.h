@@ -231,7 +231,8 @@
  * that the blob opens under the key's name. (A KMS that knows no dry run opens
  * it. It is asked once more, over a fresh connection, and this is noted.) No
  * two re-wrapped blobs may be the same. A generated key that nobody has fetched
- * yet protects nothing, so it needs no proof.
+ * yet protects nothing, so it is not proved: if its reply was another's, its
+ * first fetch is a MISMATCH, and it can only be removed.
  *
  * What remains: a peer that TLS trusts can forge a whole reply with a request
  * id of its own, or slip one in between our look at the connection and the true
@@ -4368,8 +4369,8 @@ kaws__http_check_proxy(const kaws_hooks *hooks, kaws_error *err)
         return KAWS_OK;
     if (kaws__http_no_proxy() == NULL)
         return kaws__err_set(err, KAWS_CONFIG, "%s %s", variable, wrong);
-    kaws__err_log(hooks, 1, "%s %s; AWS KMS is out of reach, unless no_proxy "
-                  "names it", variable, wrong);
+    kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
+                  "name AWS KMS's host", variable, wrong);
     return KAWS_OK;
 }
 
@@ -6679,11 +6680,12 @@ kaws__kms_mend_clock(kaws__kms *k, kaws__call *c)
     kaws__plat_unlock(&k->lock);
     if (off == 0)
         kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
-                      "AWS again: requests are signed with its time");
+                      "AWS again: requests are signed with its own time");
     else
-        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds off "
+        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds %s "
                       "that of AWS: requests are signed with AWS's time; set "
-                      "the clock", (long)off);
+                      "the clock", (long)(off > 0 ? off : -off),
+                      off > 0 ? "behind" : "ahead of");
     return 1;
 }
 
