@@ -610,7 +610,9 @@ def test_a_clock_that_is_off(driver, emulator, offset):
     lib = driver()
     lib.ok("generate", "a", None, "AES", 32)
     line, = lib.said("this machine's clock", 1)
-    assert any(str(offset + late) in line for late in (-2, -1, 0, 1, 2))
+    way = "behind" if offset > 0 else "ahead of"
+    assert any(f"{abs(offset + late)} seconds {way} that of AWS" in line
+               for late in (-2, -1, 0, 1, 2))
     assert [each["signed"] for each in emulator.log()["requests"]] == [
         "InvalidSignatureException", "OK"]
     lib.fetch("a")
@@ -619,6 +621,7 @@ def test_a_clock_that_is_off(driver, emulator, offset):
     lib.fetch("a")
     lib.fetch("a")
     assert emulator.count() == 6 and len(lib.said("this machine's clock", 1)) == 2
+    assert "agrees with that of AWS again" in lib.said("this machine's clock", 1)[1]
 
 
 def test_a_clock_that_is_off_by_little_is_left_alone(driver, emulator):
