@@ -2173,10 +2173,11 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
  * ROOM 3  mem      one allocator, one wipe, checked sums
  * ==========================================================================
  * Uses: nothing
- * Gives: mem_builtin mem_resize mem_new mem_free mem_add kaws_wipe
+ * Gives: mem_builtin mem_resize mem_new mem_free mem_drop mem_add kaws_wipe
  *
  * All memory goes through kaws__mem_resize, which wipes what it lets go: it
- * does not know what was in it, so it treats everything as a secret.
+ * does not know what was in it, so it treats everything as a secret. Whoever
+ * has wiped all that it wrote into a large block gives it to kaws__mem_drop.
  */
 
 /* see Part II */
@@ -2244,6 +2245,15 @@ kaws__mem_free(const kaws_hooks *hooks, void *ptr, size_t len)
 {
     if (ptr != NULL)
         kaws__mem_resize(hooks, ptr, len, 0);
+}
+
+
+/* Frees what its owner has wiped, as far as it was written. */
+static void
+kaws__mem_drop(const kaws_hooks *hooks, void *ptr, size_t len)
+{
+    if (ptr != NULL)
+        hooks->memory(hooks->ctx, ptr, len, 0);
 }
 
 
@@ -2331,7 +2341,7 @@ kaws__buf_grow(kaws__buf *buf, size_t more)
         return NULL;
     }
     if (need > buf->max || buf->at == NULL) {
-        size_t max = buf->max < 128 ? 256 : buf->max * 2;
+        size_t max = buf->max < 512 ? 1024 : buf->max * 2;
         if (max < need)
             max = need;
         at = kaws__mem_resize(buf->hooks, buf->at, buf->max, max);
@@ -2920,18 +2930,24 @@ kaws__text_civil(int64_t days, int *year, int *month, int *day)
 static void
 kaws__text_amz_date(char out[17], int64_t when)
 {
-    int year, month, day, second;
-    char text[64];
+    int year, second, pairs[7], i;
 
     if (when < 0 || when > 253402300799)
         when = 0;
-    kaws__text_civil(when / 86400, &year, &month, &day);
+    kaws__text_civil(when / 86400, &year, &pairs[2], &pairs[3]);
     second = (int)(when % 86400);
-    (void)snprintf(text, sizeof text, "%04d%02d%02dT%02d%02d%02dZ",
-                   year, month, day, second / 3600, second / 60 % 60,
-                   second % 60);
-    memcpy(out, text, 16);
-    out[16] = '\0';
+    pairs[0] = year / 100;
+    pairs[1] = year % 100;
+    pairs[4] = second / 3600;
+    pairs[5] = second / 60 % 60;
+    pairs[6] = second % 60;
+    for (i = 0; i < 7; i++) {
+        if (i == 4)
+            *out++ = 'T';
+        *out++ = (char)('0' + pairs[i] / 10);
+        *out++ = (char)('0' + pairs[i] % 10);
+    }
+    memcpy(out, "Z", 2);
 }
 
 
@@ -3396,22 +3412,20 @@ kaws__json_end(kaws__buf *out)
 static void
 kaws__json_string(kaws__buf *out, kaws_bytes text)
 {
-    size_t i;
+    size_t i, from = 0;
 
     kaws__buf_byte(out, '"');
     for (i = 0; i < text.len; i++) {
         int c = text.at[i];
         char code[8];
-        if (c == '"' || c == '\\') {
-            kaws__buf_byte(out, '\\');
-            kaws__buf_byte(out, c);
-        } else if (c < 0x20) {
-            (void)snprintf(code, sizeof code, "\\u%04x", (unsigned)c);
-            kaws__buf_text(out, code);
-        } else {
-            kaws__buf_byte(out, c);
-        }
+        if (c >= 0x20 && c != '"' && c != '\\')
+            continue;
+        (void)snprintf(code, sizeof code, c < 0x20 ? "\\u%04x" : "\\%c", c);
+        kaws__buf_put(out, text.at + from, i - from);
+        kaws__buf_text(out, code);
+        from = i + 1;
     }
+    kaws__buf_put(out, text.at + from, text.len - from);
     kaws__buf_byte(out, '"');
 }
 
@@ -3456,8 +3470,8 @@ kaws__json_true(kaws__buf *out)
  * ROOM 7  crypto   SHA-256 and HMAC, on BearSSL
  * ==========================================================================
  * Uses: mem
- * Gives: crypto_init crypto_update crypto_out crypto_sha256 crypto_hmac
- *        crypto_equal crypto_put
+ * Gives: crypto_init crypto_update crypto_out crypto_sha256 crypto_mac_key
+ *        crypto_mac crypto_hmac crypto_equal crypto_put
  *
  * The only room that knows BearSSL. A kaws__sha256 is a running state that may
  * be copied, and asked for its digest without being disturbed: that is what
@@ -3469,6 +3483,10 @@ kaws__json_true(kaws__buf *out)
 typedef struct kaws__sha256 {
     br_sha256_context br;
 } kaws__sha256;
+
+typedef struct kaws__mac_key {    /* a key, made ready for many HMACs         */
+    br_hmac_key_context br;
+} kaws__mac_key;
 
 
 static void
@@ -3511,19 +3529,34 @@ kaws__crypto_sha256(uint8_t out[32], kaws_bytes data)
 }
 
 
+static void
+kaws__crypto_mac_key(kaws__mac_key *out, kaws_bytes key)
+{
+    br_hmac_key_init(&out->br, &br_sha256_vtable, key.at, key.len);
+}
+
+
+static void
+kaws__crypto_mac(uint8_t out[32], const kaws__mac_key *key, kaws_bytes data)
+{
+    br_hmac_context hmac;
+
+    br_hmac_init(&hmac, &key->br, 32);
+    br_hmac_update(&hmac, data.at, data.len);
+    br_hmac_out(&hmac, out);
+    kaws_wipe(&hmac, sizeof hmac);
+}
+
+
 /* `out` may be the key itself. */
 static void
 kaws__crypto_hmac(uint8_t out[32], kaws_bytes key, kaws_bytes data)
 {
-    br_hmac_key_context pads;
-    br_hmac_context hmac;
+    kaws__mac_key ready;
 
-    br_hmac_key_init(&pads, &br_sha256_vtable, key.at, key.len);
-    br_hmac_init(&hmac, &pads, 32);
-    br_hmac_update(&hmac, data.at, data.len);
-    br_hmac_out(&hmac, out);
-    kaws_wipe(&pads, sizeof pads);
-    kaws_wipe(&hmac, sizeof hmac);
+    kaws__crypto_mac_key(&ready, key);
+    kaws__crypto_mac(out, &ready, data);
+    kaws_wipe(&ready, sizeof ready);
 }
 
 
@@ -3637,8 +3670,9 @@ kaws__sigv4_gather(kaws__sigv4 *s, const kaws_signing *what, const char *token)
 {
     size_t i;
 
-    memset(s, 0, sizeof *s);
     s->what = what;
+    s->error = NULL;
+    s->count = 0;
     kaws__text_amz_date(s->date, what->when);
     for (i = 0; what->headers != NULL && what->headers[i] != NULL; i++) {
         const char *line = what->headers[i];
@@ -3879,10 +3913,10 @@ kaws__sigv4_string_to_sign(const kaws__sigv4 *s, const char *hash,
 /* HMAC by HMAC, from the secret: the date, the region, the service, the end.
  * The key is a secret itself; whoever asks for it wipes it. */
 static int
-kaws__sigv4_key(uint8_t key[32], const char *secret, const char *date,
+kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                 const char *region, const char *service)
 {
-    uint8_t first[4 + 256];
+    uint8_t first[4 + 256], key[32];
     kaws_bytes start = { first, 4 + strlen(secret) };
     kaws_bytes chain = { key, 32 }, day = { (const uint8_t *)date, 8 };
 
@@ -3891,10 +3925,12 @@ kaws__sigv4_key(uint8_t key[32], const char *secret, const char *date,
     memcpy(first, "AWS4", 4);
     memcpy(first + 4, secret, start.len - 4);
     kaws__crypto_hmac(key, start, day);
-    kaws_wipe(first, sizeof first);
     kaws__crypto_hmac(key, chain, kaws__buf_of(region));
     kaws__crypto_hmac(key, chain, kaws__buf_of(service));
     kaws__crypto_hmac(key, chain, kaws__buf_of("aws4_request"));
+    kaws__crypto_mac_key(out, chain);
+    kaws_wipe(first, sizeof first);
+    kaws_wipe(key, sizeof key);
     return 1;
 }
 
@@ -3936,7 +3972,7 @@ kaws__sigv4_credential(const kaws__sigv4 *s, const char *id, kaws__sink *out)
 
 /* Steps 1 to 5 for a request already gathered. NULL, or what is wrong. */
 static const char *
-kaws__sigv4_authorize(kaws__sigv4 *s, const char *id, const uint8_t key[32],
+kaws__sigv4_authorize(kaws__sigv4 *s, const char *id, const kaws__mac_key *key,
                       char *out, size_t cap)
 {
     kaws__sha256 request;
@@ -3945,7 +3981,7 @@ kaws__sigv4_authorize(kaws__sigv4 *s, const char *id, const uint8_t key[32],
     kaws__sink text = { kaws__sigv4_line_put, NULL };
     char string[256], hex[65];
     uint8_t digest[32];
-    kaws_bytes signing = { key, 32 }, view;
+    kaws_bytes view;
 
     hashed.to = &request;
     kaws__crypto_init(&request);
@@ -3962,7 +3998,7 @@ kaws__sigv4_authorize(kaws__sigv4 *s, const char *id, const uint8_t key[32],
         return "the names of region and service are too long";
     view.at = (const uint8_t *)string;
     view.len = to_sign.len;
-    kaws__crypto_hmac(digest, signing, view);
+    kaws__crypto_mac(digest, key, view);
     kaws__text_hex(hex, digest, sizeof digest);
 
     header.at = out;
@@ -4022,7 +4058,7 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
           size_t cap, kaws_error *err)
 {
     kaws__sigv4 s;
-    uint8_t key[32];
+    kaws__mac_key key;
     const char *wrong;
 
     kaws__err_clear(err);
@@ -4037,12 +4073,12 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
     wrong = kaws__sigv4_refuse(what, who);
     if (wrong == NULL && !kaws__sigv4_gather(&s, what, who.token))
         wrong = s.error;
-    if (wrong == NULL && !kaws__sigv4_key(key, who.secret, s.date,
+    if (wrong == NULL && !kaws__sigv4_key(&key, who.secret, s.date,
                                           what->region, what->service))
         wrong = "the secret is longer than 256 bytes";
     if (wrong == NULL)
-        wrong = kaws__sigv4_authorize(&s, who.id, key, authorization, cap);
-    kaws_wipe(key, sizeof key);
+        wrong = kaws__sigv4_authorize(&s, who.id, &key, authorization, cap);
+    kaws_wipe(&key, sizeof key);
     if (wrong == NULL)
         return KAWS_OK;
     if (cap > 0)
@@ -4055,8 +4091,8 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
  * ROOM 9  http     send one request, get the reply that was made for it
  * ==========================================================================
  * Uses: plat err mem buf text
- * Gives: http_open http_close http_send http_done http_distrust http_digest
- *        http_host_ok
+ * Gives: http_open http_close http_send http_done http_forget http_distrust
+ *        http_digest http_host_ok
  *
  * All requests go through kaws__http_send, which asks the caller's `send` hook
  * or the built-in sender. Section 8 of the manual says why a connection is used
@@ -4897,11 +4933,8 @@ kaws__http_rules(CURL *e, const kaws__sender *s)
 
     for (i = 0; i < sizeof rules / sizeof rules[0]; i++)
         KAWS__SET(rules[i].option, rules[i].value);
-    KAWS__SET(CURLOPT_USERAGENT, "keyring_aws/" KAWS_VERSION);
     KAWS__SET(CURLOPT_WRITEFUNCTION, kaws__http_on_body);
     KAWS__SET(CURLOPT_HEADERFUNCTION, kaws__http_on_header);
-    KAWS__SET(CURLOPT_READFUNCTION, kaws__http_on_read);
-    KAWS__SET(CURLOPT_SEEKFUNCTION, kaws__http_on_seek);
     if (s->old) {
         KAWS__SET(CURLOPT_DEBUGFUNCTION, kaws__http_on_words);
         KAWS__SET(CURLOPT_VERBOSE, 1L);
@@ -4926,8 +4959,6 @@ kaws__http_aim(CURL *e, kaws__transfer *t, const kaws__conn *conn,
                struct curl_slist *headers)
 {
     const kaws_request *q = t->q;
-    const char *whole = t->first == q->body.len ? (const char *)q->body.at
-                                                : NULL;
     int plain = strncmp(q->url, "http:", 5) == 0, bad = 0;
 
     KAWS__SET(CURLOPT_URL, q->url);
@@ -4935,7 +4966,6 @@ kaws__http_aim(CURL *e, kaws__transfer *t, const kaws__conn *conn,
     KAWS__SET(CURLOPT_PROXY, plain ? "" : NULL);
     KAWS__SET(CURLOPT_HTTPHEADER, headers);
     KAWS__SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)q->body.len);
-    KAWS__SET(CURLOPT_POSTFIELDS, whole);
     KAWS__SET(CURLOPT_TIMEOUT_MS, (long)q->timeout_ms);
     KAWS__SET(CURLOPT_CONNECTTIMEOUT_MS, (long)q->connect_timeout_ms);
     KAWS__SET(CURLOPT_FRESH_CONNECT, conn->sock == CURL_SOCKET_BAD ? 1L : 0L);
@@ -4943,9 +4973,15 @@ kaws__http_aim(CURL *e, kaws__transfer *t, const kaws__conn *conn,
     KAWS__SET(CURLOPT_ERRORBUFFER, t->error);
     KAWS__SET(CURLOPT_WRITEDATA, t);
     KAWS__SET(CURLOPT_HEADERDATA, t);
-    KAWS__SET(CURLOPT_READDATA, t);
-    KAWS__SET(CURLOPT_SEEKDATA, t);
     KAWS__SET(CURLOPT_DEBUGDATA, t);
+    if (t->first == q->body.len) {
+        KAWS__SET(CURLOPT_POSTFIELDS, (const char *)q->body.at);
+    } else {
+        KAWS__SET(CURLOPT_READFUNCTION, kaws__http_on_read);
+        KAWS__SET(CURLOPT_READDATA, t);
+        KAWS__SET(CURLOPT_SEEKFUNCTION, kaws__http_on_seek);
+        KAWS__SET(CURLOPT_SEEKDATA, t);
+    }
     return !bad;
 }
 
@@ -4964,18 +5000,27 @@ kaws__http_lines_free(struct curl_slist *list)
 }
 
 
+static int
+kaws__http_line(struct curl_slist **list, const char *line)
+{
+    struct curl_slist *longer = curl_slist_append(*list, line);
+
+    if (longer != NULL)
+        *list = longer;
+    return longer != NULL;
+}
+
+
 static struct curl_slist *
 kaws__http_lines(const char *const *headers)
 {
-    /* libcurl would send both of its own accord. */
-    struct curl_slist *list = curl_slist_append(NULL, "Expect:"), *longer;
+    struct curl_slist *list = NULL;
+    int ok = kaws__http_line(&list, "Expect:") &&     /* wait for no 100      */
+             kaws__http_line(&list, "User-Agent: keyring_aws/" KAWS_VERSION);
 
-    for (longer = list; longer != NULL && *headers != NULL; headers++) {
-        longer = curl_slist_append(list, *headers);
-        if (longer != NULL)
-            list = longer;
-    }
-    if (longer == NULL) {
+    for (; ok && *headers != NULL; headers++)
+        ok = kaws__http_line(&list, *headers);
+    if (!ok) {
         kaws__http_lines_free(list);
         return NULL;
     }
@@ -5347,8 +5392,28 @@ kaws__http_distrust(kaws__http *http)
 }
 
 
-/* Sends the request. The caller judges the reply, and hands *lent to http_done
- * as soon as it has. */
+/* Wipes what there is of a reply's body. */
+static void
+kaws__http_wipe_body(kaws_reply *r)
+{
+    kaws_wipe(r->body, r->body_len < r->body_max ? r->body_len : r->body_max);
+    r->body_len = 0;
+}
+
+
+/* The same before its room is given up. What a `send` hook may have written
+ * into it nobody knows. */
+static void
+kaws__http_forget(const kaws__http *http, kaws_reply *r)
+{
+    if (http->sender == NULL)
+        r->body_len = r->body_max;
+    kaws__http_wipe_body(r);
+}
+
+
+/* Sends the request; r's body may still hold the last try's reply. The caller
+ * judges the reply, and hands *lent to http_done as soon as it has. */
 static int
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -5357,8 +5422,8 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
     kaws__conn *conn = NULL;
     int outcome;
 
+    kaws__http_wipe_body(r);
     r->http = 0;
-    r->body_len = 0;
     r->date = 0;
     r->retry_after_ms = -1;
     r->request_id[0] = '\0';
@@ -5398,9 +5463,9 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM 10  creds    who we are to AWS, read from the conf file
  * ==========================================================================
- * Uses: plat err mem buf text sigv4
+ * Uses: plat err mem buf text crypto sigv4
  * Gives: creds_open creds_close creds_reload creds_refresh creds_grant
- *        creds_in
+ *        creds_forget creds_in
  *
  * The file holds the access key id, the secret access key and, if there is
  * one, the session token, a line each. They live, with the signing key of the
@@ -5417,9 +5482,9 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 
 typedef struct kaws__grant {
     char     id[KAWS__CREDS_ID_MAX + 1];
-    char     token[KAWS__CREDS_TOKEN_MAX + 1];
-    uint8_t  key[32];             /* for one day, one region, KMS             */
+    kaws__mac_key key;            /* for one day, one region, KMS             */
     unsigned generation;          /* of the credentials it was made from      */
+    char     token[KAWS__CREDS_TOKEN_MAX + 1];    /* mostly short, so last    */
 } kaws__grant;
 
 typedef struct kaws__secrets {    /* what the locked pages hold               */
@@ -5427,7 +5492,7 @@ typedef struct kaws__secrets {    /* what the locked pages hold               */
     char    secret[KAWS__CREDS_SECRET_MAX + 1];
     char    token[KAWS__CREDS_TOKEN_MAX + 1];
     char    key_date[9], key_region[33];
-    uint8_t key[32];
+    kaws__mac_key key;
     uint8_t file[KAWS__CREDS_FILE_MAX];
 } kaws__secrets;
 
@@ -5633,7 +5698,7 @@ kaws__creds_refresh(kaws__creds *c, unsigned generation)
 }
 
 
-/* What it takes to sign for KMS at a region, on a day. Wipe it after use. */
+/* What it takes to sign for KMS at a region, on a day. Forget it after use. */
 static void
 kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
                   kaws__grant *out)
@@ -5643,16 +5708,24 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
     kaws__plat_lock(&c->lock);
     if (memcmp(s->key_date, date, 8) != 0 ||
         strcmp(s->key_region, region) != 0) {
-        (void)kaws__sigv4_key(s->key, s->secret, date, region, "kms");
+        (void)kaws__sigv4_key(&s->key, s->secret, date, region, "kms");
         memcpy(s->key_date, date, 8);
         (void)kaws__buf_copy_text(s->key_region, sizeof s->key_region,
                                   kaws__buf_of(region));
     }
     memcpy(out->id, s->id, sizeof out->id);
-    memcpy(out->token, s->token, sizeof out->token);
-    memcpy(out->key, s->key, sizeof out->key);
+    memcpy(out->token, s->token, strlen(s->token) + 1);
+    out->key = s->key;
     out->generation = c->generation;
     kaws__plat_unlock(&c->lock);
+}
+
+
+/* Wipes the grant, as far as it was filled. */
+static void
+kaws__creds_forget(kaws__grant *grant)
+{
+    kaws_wipe(grant, offsetof(kaws__grant, token) + strlen(grant->token));
 }
 
 
@@ -5949,6 +6022,11 @@ kaws__kms_trusts(kaws__kms *k, const char *arn_text)
     kaws__arn arn, home;
     int at_home, same_partition = 1, same_account = 0;
 
+    kaws__plat_lock(&k->lock);
+    at_home = k->home[0] != '\0' && strcmp(arn_text, k->home) == 0;
+    kaws__plat_unlock(&k->lock);
+    if (at_home)                          /* as nearly always                */
+        return 1;
     if (!kaws__kms_arn(kaws__buf_of(arn_text), &arn))
         return 0;
     kaws__plat_lock(&k->lock);
@@ -6316,7 +6394,8 @@ static void
 kaws__kms_call_end(kaws__call *c)
 {
     kaws__kms_call_judged(c);
-    kaws__mem_free(c->op->kms->hooks, c->r.body, KAWS__KMS_REPLY_MAX);
+    kaws__http_forget(&c->op->kms->http, &c->r);
+    kaws__mem_drop(c->op->kms->hooks, c->r.body, KAWS__KMS_REPLY_MAX);
     kaws__buf_free(&c->body);
     kaws__buf_free(&c->token_line);
     kaws_wipe(c, sizeof *c);
@@ -6418,10 +6497,10 @@ kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
     what.when = c->signed_at;
     memcpy(c->authorization, name, sizeof name - 1);
     wrong = !kaws__sigv4_gather(&s, &what, NULL) ? s.error
-          : kaws__sigv4_authorize(&s, grant.id, grant.key,
+          : kaws__sigv4_authorize(&s, grant.id, &grant.key,
                                   c->authorization + sizeof name - 1,
                                   sizeof c->authorization - sizeof name + 1);
-    kaws_wipe(&grant, sizeof grant);
+    kaws__creds_forget(&grant);
     c->headers[n++] = c->authorization;
     c->headers[n] = NULL;
     return wrong;
@@ -6995,7 +7074,7 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     *len = status == KAWS_OK ? got : 0;
     if (*len <= room && room > 0)
         memcpy(plain, clear, *len);
-    kaws_wipe(clear, sizeof clear);
+    kaws_wipe(clear, status == KAWS_OK ? got : sizeof clear);
     kaws__kms_call_end(&c);
     return status;
 }
@@ -9644,7 +9723,6 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
 static void
 kaws__ring_sealed(const kaws__record *r, kaws_sealed *out)
 {
-    memset(out, 0, sizeof *out);
     memcpy(out->blob, r->blob.at, r->blob.len);
     out->blob_len = r->blob.len;
     (void)kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
@@ -9656,11 +9734,40 @@ kaws__ring_sealed(const kaws__record *r, kaws_sealed *out)
 
 /* An entry as it was found, to be worked on without the lock. */
 typedef struct kaws__copy {
+    size_t       used;            /* the most that was ever in bytes          */
     uint8_t      bytes[KAWS__STORE_RECORD_MAX];
-    kaws__record record;
     kaws_sealed  sealed;
+    kaws__record record;
     kaws__bound  bound;
 } kaws__copy;
+
+
+static kaws__copy *
+kaws__ring_copy_new(kaws *ring)
+{
+    kaws__copy *copy = kaws__mem_resize(&ring->hooks, NULL, 0, sizeof *copy);
+
+    if (copy != NULL)
+        copy->used = 0;
+    return copy;
+}
+
+
+/* Wipes what ring_copy wrote, which is mostly far less than there is room for:
+ * the blob is a part of the bytes. */
+static void
+kaws__ring_copy_free(kaws *ring, kaws__copy *copy)
+{
+    const size_t rest = offsetof(kaws__copy, sealed.blob_len);
+
+    if (copy == NULL)
+        return;
+    kaws_wipe(copy->sealed.blob, copy->used < sizeof copy->sealed.blob
+                                 ? copy->used : sizeof copy->sealed.blob);
+    kaws_wipe((uint8_t *)copy + rest, sizeof *copy - rest);
+    kaws_wipe(copy, offsetof(kaws__copy, bytes) + copy->used);
+    kaws__mem_drop(&ring->hooks, copy, sizeof *copy);
+}
 
 
 /* With the lock held. */
@@ -9671,6 +9778,8 @@ kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
 
     memcpy(copy->bytes, bytes.at, bytes.len);
     bytes.at = copy->bytes;
+    if (copy->used < bytes.len)
+        copy->used = bytes.len;
     (void)kaws__store_parse(bytes, &copy->record);
     kaws__ring_sealed(&copy->record, &copy->sealed);
     kaws__ring_bind(ring, copy->record.key_id, copy->record.user_id,
@@ -9678,7 +9787,7 @@ kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
 }
 
 
-/* Finds the entry and makes a copy of it; give it back with mem_free. */
+/* Finds the entry and makes a copy of it. */
 static kaws_status
 kaws__ring_find(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
                 kaws__copy **copy, kaws_error *err)
@@ -9686,7 +9795,7 @@ kaws__ring_find(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     kaws__entry *e;
     char shown[96];
 
-    *copy = kaws__mem_resize(&ring->hooks, NULL, 0, sizeof **copy);
+    *copy = kaws__ring_copy_new(ring);
     if (*copy == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of memory");
     kaws__plat_lock(&ring->lock);
@@ -9769,7 +9878,7 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *err)
     }
     if (status != KAWS_OK)
         kaws_key_free(ring, key);
-    kaws__mem_free(&ring->hooks, copy, sizeof *copy);
+    kaws__ring_copy_free(ring, copy);
     return status;
 }
 
@@ -10277,7 +10386,7 @@ kaws__ring_rewrap_worker(void *arg)
 {
     kaws__rewrap *w = arg;
     kaws *ring = w->ring;
-    kaws__copy *copy = kaws__mem_new(&ring->hooks, sizeof *copy);
+    kaws__copy *copy = kaws__ring_copy_new(ring);
     size_t index;
 
     if (copy == NULL) {
@@ -10290,7 +10399,7 @@ kaws__ring_rewrap_worker(void *arg)
     }
     while (kaws__ring_rewrap_claim(w, copy, &index))
         kaws__ring_rewrap_one(w, copy, index);
-    kaws__mem_free(&ring->hooks, copy, sizeof *copy);
+    kaws__ring_copy_free(ring, copy);
 }
 
 

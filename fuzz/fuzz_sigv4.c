@@ -264,8 +264,8 @@ step_by_step(const ask *a, const char *authorization)
     kaws__sigv4 s;
     kaws__buf plain, streamed, text;
     kaws__sink sink = { fuzz_put, NULL };
-    uint8_t key[32], signature[32];
-    kaws_bytes key_view = { key, 32 };
+    uint8_t signature[32];
+    kaws__mac_key key;
     char hex[65], want[ROOM];
     const char *names;
 
@@ -290,9 +290,9 @@ step_by_step(const ask *a, const char *authorization)
     hex_of(hex, kaws__buf_view(&plain));
     sink.to = &text;
     kaws__sigv4_string_to_sign(&s, hex, &sink);
-    HOLDS(kaws__sigv4_key(key, a->who.secret, s.date, a->what.region,
+    HOLDS(kaws__sigv4_key(&key, a->who.secret, s.date, a->what.region,
                           a->what.service));
-    kaws__crypto_hmac(signature, key_view, kaws__buf_view(&text));
+    kaws__crypto_mac(signature, &key, kaws__buf_view(&text));
     kaws__text_hex(hex, signature, 32);
     names = (const char *)plain.at + plain.len - 65;
     while (names[-1] != '\n')

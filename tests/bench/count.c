@@ -19,7 +19,8 @@ typedef struct desk {             /* what the works share                     */
     kaws_signing what;
     char reply[16384], copy[16384];
     size_t reply_len;
-    uint8_t bytes[6144], key[32];
+    uint8_t bytes[6144];
+    kaws__mac_key key;
     kaws__buf digits;
     kaws_sealed sealed;
     size_t next;                  /* number of the next key to be committed   */
@@ -83,7 +84,7 @@ work_sign(desk *d)
     char out[512];
 
     bench_must(kaws__sigv4_gather(&s, &d->what, NULL) &&
-               kaws__sigv4_authorize(&s, BENCH_ID, d->key, out, sizeof out) ==
+               kaws__sigv4_authorize(&s, BENCH_ID, &d->key, out, sizeof out) ==
                NULL, "cannot sign");
 }
 
@@ -216,6 +217,8 @@ set_up(desk *d, const char *dir)
     d->what.body.at = (const uint8_t *)body;
     d->what.body.len = sizeof body - 1;
     d->what.when = 1790000000;
+    bench_must(kaws__sigv4_key(&d->key, BENCH_SECRET, "20260921",
+                               d->what.region, d->what.service), "no key");
 }
 
 

@@ -441,7 +441,7 @@ hash_blocks(size_t blocks, size_t times)
 /* What the library itself does for each request, the key of the day being
  * there; and with `key` NULL all that kaws_sign() does. */
 static double
-sign_ours(const kaws_signing *what, const uint8_t *key, size_t times)
+sign_ours(const kaws_signing *what, const kaws__mac_key *key, size_t times)
 {
     const kaws_creds who = { BENCH_ID, BENCH_SECRET, NULL };
     char out[512];
@@ -476,7 +476,7 @@ static void
 sign(const char *dir, const char *url, size_t rounds)
 {
     char path[512];
-    uint8_t key[32];
+    kaws__mac_key key;
     kaws__sigv4 s;
     kaws_signing what;
     caught c;
@@ -498,7 +498,7 @@ sign(const char *dir, const char *url, size_t rounds)
     what.body.len = c.body_len;
     what.when = 1790000000;
     bench_must(kaws__sigv4_gather(&s, &what, NULL) &&
-               kaws__sigv4_key(key, BENCH_SECRET, s.date, what.region,
+               kaws__sigv4_key(&key, BENCH_SECRET, s.date, what.region,
                                what.service), "cannot gather");
     blocks = blocks_to_sign(&s, c.body_len);
     say("blocks", (double)blocks);
@@ -507,7 +507,7 @@ sign(const char *dir, const char *url, size_t rounds)
                              "aws:amz:us-east-1:kms",
                              BENCH_ID ":" BENCH_SECRET);
     for (r = 0; r < rounds; r++) {
-        say("ours", sign_ours(&what, key, 500));
+        say("ours", sign_ours(&what, &key, 500));
         say("limit", hash_blocks(blocks, 500));
         say("whole", sign_ours(&what, NULL, 500));
         say("whole_limit", hash_blocks(blocks + 16, 500));

@@ -586,14 +586,16 @@ memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
 
     (void)ctx;
     for (i = 0; at != NULL && i < old_len; i++)
-        dirty |= at[i];
+        dirty += at[i] != 0 && at[i] != 0xa5;     /* neither wiped nor unused */
     pthread_mutex_lock(&books.lock);
     books.live += new_len;
     books.live -= old_len;
     books.unwiped += dirty != 0;
     pthread_mutex_unlock(&books.lock);
-    if (new_len > 0)
-        return malloc(new_len);
+    if (new_len > 0) {
+        ptr = malloc(new_len);
+        return ptr != NULL ? memset(ptr, 0xa5, new_len) : NULL;
+    }
     free(ptr);
     return NULL;
 }

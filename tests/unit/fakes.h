@@ -196,7 +196,7 @@ fake_random(void *ctx, void *out, size_t len)
 
 
 /* Fresh memory holds rubbish; what comes back must be of the length that was
- * given, and zeros. */
+ * given, and zeros, but for what still holds the rubbish. */
 static void *
 fake_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
 {
@@ -206,8 +206,9 @@ fake_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
     pthread_mutex_lock(&f->memory_lock);
     if (ptr != NULL) {
         block -= 2;
-        for (i = 0; i < old_len && ((uint8_t *)ptr)[i] == 0; i++)
-            continue;
+        for (i = 0; i < old_len; i++)
+            if (((uint8_t *)ptr)[i] != 0 && ((uint8_t *)ptr)[i] != 0xa5)
+                break;
         f->dirty += i < old_len;
         f->misfreed += block[0] != old_len || new_len != 0;
         f->live--;

@@ -161,7 +161,7 @@ test_growth(void **state)
             n = lump < 100000 - len ? lump : 100000 - len;
             kaws__buf_put(&buf, want + len, n);
             assert_int_equal(buf.len, len + n);
-            assert_in_range(buf.max, buf.len, 2 * buf.len + 256);
+            assert_in_range(buf.max, buf.len, 2 * buf.len + 1024);
             assert_int_equal(ledger.live, 1);
         }
         unit_same("grown", buf.at, buf.len, want, 100000);
@@ -188,11 +188,11 @@ test_failed_stays_failed(void **state)
     for (n = 1; n <= 4; n++) {
         kaws__buf_init(&buf, unit_ledger_open(&ledger));
         ledger.fail_at = n;
-        for (i = 0; i < 3000; i++)
+        for (i = 0; i < 12000; i++)
             kaws__buf_byte(&buf, (int)i);
         assert_true(buf.failed);
         assert_int_equal(ledger.given, n);
-        kept = n == 1 ? 0 : (size_t)128 << (n - 1);
+        kept = n == 1 ? 0 : (size_t)512 << (n - 1);
         assert_int_equal(buf.len, kept);
         for (i = 0; i < kept; i++)
             assert_int_equal(buf.at[i], (uint8_t)i);

@@ -425,10 +425,10 @@ test_refresh_once_for_all(void **state)
 
 /* The signing key, made step by step as AWS's page says. */
 static void
-expect_key(const uint8_t key[32], const char *secret, const char *date,
+expect_key(const kaws__mac_key *key, const char *secret, const char *date,
            const char *region)
 {
-    uint8_t want[32];
+    uint8_t want[32], got[32];
     kaws_bytes running = { want, 32 };
     char first[300];
 
@@ -437,7 +437,9 @@ expect_key(const uint8_t key[32], const char *secret, const char *date,
     kaws__crypto_hmac(want, running, kaws__buf_of(region));
     kaws__crypto_hmac(want, running, kaws__buf_of("kms"));
     kaws__crypto_hmac(want, running, kaws__buf_of("aws4_request"));
-    assert_memory_equal(key, want, 32);
+    kaws__crypto_hmac(want, running, kaws__buf_of("signed"));
+    kaws__crypto_mac(got, key, kaws__buf_of("signed"));
+    assert_memory_equal(got, want, 32);
 }
 
 
@@ -454,19 +456,19 @@ test_grants(void **state)
     assert_string_equal(g.id, "id");
     assert_string_equal(g.token, "token");
     assert_int_equal(g.generation, c.generation);
-    expect_key(g.key, "first", "20261118", "eu-west-1");
+    expect_key(&g.key, "first", "20261118", "eu-west-1");
     kaws__creds_grant(&c, "20261118T235959Z", "eu-west-1", &g);
-    expect_key(g.key, "first", "20261118", "eu-west-1");
+    expect_key(&g.key, "first", "20261118", "eu-west-1");
     kaws__creds_grant(&c, "20261119T000000Z", "eu-west-1", &g);
-    expect_key(g.key, "first", "20261119", "eu-west-1");
+    expect_key(&g.key, "first", "20261119", "eu-west-1");
     kaws__creds_grant(&c, "20261119T000000Z", "us-gov-west-1", &g);
-    expect_key(g.key, "first", "20261119", "us-gov-west-1");
+    expect_key(&g.key, "first", "20261119", "us-gov-west-1");
 
     /* New credentials: the key of the day is not the old secret's. */
     fake_write_conf(&w->f, "id2\nsecond\n");
     EXPECT(w, KAWS_OK, NULL, kaws__creds_reload(&c, &w->err));
     kaws__creds_grant(&c, "20261119T000000Z", "us-gov-west-1", &g);
-    expect_key(g.key, "second", "20261119", "us-gov-west-1");
+    expect_key(&g.key, "second", "20261119", "us-gov-west-1");
     assert_string_equal(g.id, "id2");
     assert_string_equal(g.token, "");
     assert_int_equal(g.generation, c.generation);

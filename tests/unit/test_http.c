@@ -402,6 +402,7 @@ test_the_hook_is_asked(void **state)
     memset(&q, 0, sizeof q);
     q.url = "https://example.com/";
     memset(&r, 0x77, sizeof r);
+    r.body_len = 0;
     hooks.ctx = &h;
     hooks.memory = kaws__mem_builtin;
     hooks.send = hook;
@@ -1075,9 +1076,11 @@ test_header_lines(void **state)
     (void)state;
     assert_non_null(list);
     assert_string_equal(list->data, "Expect:");
-    assert_string_equal(list->next->data, "Host: a");
-    assert_string_equal(list->next->next->data, "B: c");
-    assert_null(list->next->next->next);
+    assert_string_equal(list->next->data,
+                        "User-Agent: keyring_aws/" KAWS_VERSION);
+    assert_string_equal(list->next->next->data, "Host: a");
+    assert_string_equal(list->next->next->next->data, "B: c");
+    assert_null(list->next->next->next->next);
     kaws__http_lines_free(list);
     assert_int_equal(unwiped, 0);
 }

@@ -525,7 +525,7 @@ test_write_no_memory(void **state)
     for (n = 0; n < 4; n++) {
         left = n;
         kaws__buf_init(&out, &hooks);
-        for (i = 0; i < 10; i++)
+        for (i = 0; i < 40; i++)
             write_all(&out);
         assert_true(out.failed);
         kaws__buf_free(&out);

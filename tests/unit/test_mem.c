@@ -203,7 +203,11 @@ test_new_and_free(void **state)
     assert_int_equal(ledger.live, 0);
     kaws__mem_free(hooks, NULL, 0);
     kaws__mem_free(hooks, NULL, 17);
-    assert_int_equal(ledger.given, 1);
+    kaws__mem_drop(hooks, NULL, 17);
+    block = kaws__mem_new(hooks, 70);
+    kaws__mem_drop(hooks, block, 70);
+    assert_int_equal(ledger.given, 2);
+    assert_int_equal(ledger.live, 0);
 }
 
 

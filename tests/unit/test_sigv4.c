@@ -121,7 +121,8 @@ check_steps(const unit_file *f, const kaws_signing *q, const char *token)
 {
     const char *hash = unit_must(f, "hash");
     char want[1024], hex[65];
-    uint8_t digest[32], key[32];
+    uint8_t digest[32];
+    kaws__mac_key key;
     kaws__sigv4 s;
     kaws__buf text;
     kaws__sink sink = sink_of(&text);
@@ -141,8 +142,8 @@ check_steps(const unit_file *f, const kaws_signing *q, const char *token)
                  "20150830/us-east-1/%s/aws4_request\n%s", q->service, hash);
     unit_same("step 3, the string to sign", text.at, text.len, want,
               (size_t)n);
-    assert_true(kaws__sigv4_key(key, SECRET, s.date, REGION, q->service));
-    kaws__crypto_hmac(digest, unit_bytes(key, 32), kaws__buf_view(&text));
+    assert_true(kaws__sigv4_key(&key, SECRET, s.date, REGION, q->service));
+    kaws__crypto_mac(digest, &key, kaws__buf_view(&text));
     kaws__text_hex(hex, digest, sizeof digest);
     unit_same_text("step 5, the signature", hex, unit_must(f, "signature"));
     kaws__buf_free(&text);
@@ -210,16 +211,21 @@ test_key(void **state)
         { "20120215T000000Z", "f4780e2d9f65fa895f9c67b32ce1baf0"
                               "b0d8a43505a000a1a9e090d414db404d" }
     };
-    uint8_t key[32];
-    char hex[65];
-    size_t i;
+    kaws__mac_key key;
+    uint8_t digest[32], wanted[32], *bytes;
+    size_t i, len;
 
     (void)state;
     for (i = 0; i < UNIT_COUNT(cases); i++) {
-        assert_true(kaws__sigv4_key(key, SECRET, cases[i].date, REGION,
+        assert_true(kaws__sigv4_key(&key, SECRET, cases[i].date, REGION,
                                     "iam"));
-        kaws__text_hex(hex, key, 32);
-        unit_same_text("step 4, the signing key", hex, cases[i].key);
+        kaws__crypto_mac(digest, &key, kaws__buf_of("a string to sign"));
+        bytes = unit_unhex(cases[i].key, &len);
+        kaws__crypto_hmac(wanted, unit_bytes(bytes, len),
+                          kaws__buf_of("a string to sign"));
+        free(bytes);
+        unit_same("step 4, what the signing key makes", digest, 32, wanted,
+                  32);
     }
 }
 
