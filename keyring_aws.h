@@ -6762,12 +6762,13 @@ kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault,
         return 0;
     delay = kaws__kms_delay(k, c, fault, patience > 0 ? 1000 : 20000);
     left = kaws__kms_left_ms(c->op);
-    if (delay >= patience &&
-        (c->attempt >= k->max_attempts || delay + (c->left_ms - left) >= left))
+    if (patience > 0 && delay > patience)
+        delay = patience;
+    if (patience <= 0 && delay + (c->left_ms - left) >= left)
         return 0;                         /* it would take as long again     */
     if (delay > 0)
         hooks->sleep_ms(hooks->ctx, (int)delay);
-    if (delay < patience)
+    if (patience > 0)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
     kaws__plat_lock(&k->lock);

@@ -1379,7 +1379,7 @@ plug__keyring_advise(void)
     if (plug__server_starting()
         && !__atomic_exchange_n(&said, true, __ATOMIC_RELAXED))
         plug__server_log(PLUG__ERROR, "if the server does not come up for want"
-                         " of a key, mend that, or bring KMS back, and "
+                         " of a key, bring KMS back, or mend what it says, and "
                          PLUG__SERVER_AGAIN);
 }
 
