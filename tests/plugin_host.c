@@ -1545,7 +1545,7 @@ test_patience(plugin *p, const sigset_t *ending)
     check(ok && took >= 900 && logged(0, "", "") == 0
           && logged(1, "waits for KMS", "") == 0,
           "a fetch waits, too, and it was said before: %d ms", (int)took);
-    raise(SIGTERM);                     /* the server blocks it until it is up */
+    raise(SIGTERM);                     /* blocked, as in a server           */
     took = without_kms(&p, NULL, "wanted", 0, &ok);
     check(!ok && took < 900
           && logged(0, "start the server again", "set innodb_force_recovery")
@@ -1589,7 +1589,7 @@ test_starting(void)
     set_started(0);
     took = without_kms(&p, "start_seconds=1", NULL, 0, &ok);
     check(ok && took >= 1000 && took < 3000
-          && logged(1, "starting without KMS", "set innodb_force_recovery") == 1,
+          && logged(1, "starting without KMS", "innodb_force_recovery") == 1,
           "or without KMS, in the end: %d ms", (int)took);
     took = without_kms(&p, NULL, "wanted", 0, &ok);
     took += without_kms(&p, NULL, "wanted", 0, &ok);

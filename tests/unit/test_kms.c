@@ -2342,8 +2342,7 @@ main(void)
         SHUT(test_region_of_the_call),
         BARE(test_dry_run),
         BARE(test_dry_run_granted),
-        BARE(test_same_request_id),
-        BARE(test_faults),
+        BARE(test_same_request_id), BARE(test_faults),
         BARE(test_mending),
         BARE(test_http_statuses),
         BARE(test_denied_without_type),
@@ -2356,8 +2355,7 @@ main(void)
         BARE(test_retry_after),
         BARE(test_attempts),
         BARE(test_budget),
-        BARE(test_patience),
-        BARE(test_patience_ends),
+        BARE(test_patience), BARE(test_patience_ends),
         BARE(test_patience_is_lost),
         BARE(test_rotation_is_sent_once),
         BARE(test_clock),
@@ -2377,8 +2375,7 @@ main(void)
         BARE(test_longest_blob),
         BARE(test_what_is_tolerated),
         SHUT(test_alias_of_a_foreign_account),
-        BARE(test_counting),
-        BARE(test_ask_region)
+        BARE(test_counting), BARE(test_ask_region)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
