@@ -1716,8 +1716,8 @@ plug__life_patience(void *ctx, const kaws_error *err)
     deadline = now + seconds * 1000;
     if (__atomic_compare_exchange_n(&plug__life_deadline_ms, &first, deadline,
                                     false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        plug__server_say(PLUG__WARNING, "the server starts, and waits for KMS"
-                         " for up to %d s (keyring_aws_start_seconds): %s",
+        plug__server_say(PLUG__WARNING, "the server is starting, and waits for"
+                         " KMS for up to %d s (keyring_aws_start_seconds): %s",
                          seconds, err->text);
     else
         deadline = first;

@@ -293,7 +293,7 @@ def test_the_server_starts_without_kms_and_works_with_it(spoilable, outage):
     OUTAGES[outage](spoilable.kms)
     spoilable.start(NO_SCHEMA, "--keyring-aws=FORCE", start_seconds=1)
     waits, starts = spoilable.said("Warning")
-    assert waits.startswith("the server starts, and waits for KMS for up to 1 s (keyring_aws_start")
+    assert waits.startswith("the server is starting, and waits for KMS for up to 1 s (keyring_aws_")
     assert starts.endswith(AGAIN)
     check_recovery(spoilable, outage)
 
