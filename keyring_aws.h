@@ -127,6 +127,13 @@
  * resolver, which has timeouts of its own (resolv.conf). hooks.ticks_ms
  * measures time, so setting the clock changes no timeout.
  *
+ * A program that cannot go on without its keys, as a server while it starts,
+ * sets hooks.patience_ms: it says how long KMS may still be waited for. As long
+ * as it says more than 0, what is tried again is tried again every second or
+ * so, whatever max_attempts says, and each try begins the operation's
+ * timeout_ms anew. So an operation ends by the time that the hook allows, and
+ * one timeout_ms. What is definite (DENIED, say) ends it at once, as ever.
+ *
  *
  * 5  MEMORY AND SECRETS
  *
@@ -426,6 +433,10 @@ typedef struct kaws_hooks {
 
     /* What no caller waits for. Level 1 warning, 2 note. */
     void  (*log)(void *ctx, int level, const char *line);
+
+    /* For how many ms a call may still wait for KMS (section 4); NULL: 0. It is
+     * asked before each pause. err says what is wrong with KMS. */
+    int   (*patience_ms)(void *ctx, const kaws_error *err);
 } kaws_hooks;
 
 typedef struct kaws_config {
@@ -6789,32 +6800,55 @@ kaws__kms_mend(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
 }
 
 
-/* Is there a reason to try again later, and the time for it? Then waits: AWS's
- * standard mode, full jitter over a doubling interval. */
-static int
-kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
+/* How long to pause before the next try: AWS's standard mode, full jitter over
+ * a doubling interval of up to `most` ms. */
+static int64_t
+kaws__kms_delay(kaws__kms *k, const kaws__call *c, const kaws__fault *fault,
+                int64_t most)
 {
     int64_t delay = (fault->then & KAWS__SLOW) ? 1000 : 50;
-    int may = (fault->then & KAWS__SLOW) ||
-              ((fault->then & KAWS__LATER) && !c->once);
     uint16_t chance = 0xffff;
-    int left, i;
+    int i;
 
-    if (!may || c->attempt >= k->max_attempts)
-        return 0;
-    for (i = 1; i < c->attempt && delay < 20000; i++)
+    for (i = 1; i < c->attempt && delay < most; i++)
         delay *= 2;
-    delay = delay < 20000 ? delay : 20000;
+    delay = delay < most ? delay : most;
     (void)k->hooks->random(k->hooks->ctx, &chance, sizeof chance);
     delay = delay * chance / 0xffff;
     if (c->r.retry_after_ms > delay)
         delay = c->r.retry_after_ms < delay + 5000 ? c->r.retry_after_ms
                                                    : delay + 5000;
+    return delay;
+}
+
+
+/* Is there a reason to try again later, and the time for it? Then waits. With
+ * patience the pauses are short, for a program that cannot go on should learn
+ * soon that KMS is back; and the hook may have less patience by then. */
+static int
+kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault,
+               const kaws_error *err)
+{
+    const kaws_hooks *hooks = k->hooks;
+    int may = (fault->then & KAWS__SLOW) ||
+              ((fault->then & KAWS__LATER) && !c->once);
+    int patience = may && hooks->patience_ms != NULL
+                 ? hooks->patience_ms(hooks->ctx, err) : 0;
+    int64_t delay;
+    int left;
+
+    if (!may || (patience <= 0 && c->attempt >= k->max_attempts))
+        return 0;
+    delay = kaws__kms_delay(k, c, fault, patience > 0 ? 1000 : 20000);
     left = kaws__kms_left_ms(c->op);
-    if (delay + (c->left_ms - left) >= left)
+    if (patience > 0 && delay > patience)
+        delay = patience;
+    if (patience <= 0 && delay + (c->left_ms - left) >= left)
         return 0;                         /* it would take as long again     */
     if (delay > 0)
-        k->hooks->sleep_ms(k->hooks->ctx, (int)delay);
+        hooks->sleep_ms(hooks->ctx, (int)delay);
+    if (patience > 0)
+        c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
     kaws__plat_lock(&k->lock);
     k->retries++;
@@ -6866,7 +6900,7 @@ kaws__kms_send(kaws__call *c, kaws__member *want, size_t count,
             return KAWS_OK;
         }
         kaws__kms_call_judged(c);
-    } while (kaws__kms_mend(k, c, fault) || kaws__kms_wait(k, c, fault));
+    } while (kaws__kms_mend(k, c, fault) || kaws__kms_wait(k, c, fault, err));
     tries = c->attempt + c->clock_mended + c->creds_renewed;
     if (err != NULL && tries > 1) {
         used = strlen(err->text);

@@ -251,8 +251,8 @@ typedef struct plug__abi_udf_args {
  * ROOM 2  server      services, the log, errors, who is asking
  * ==========================================================================
  * Uses: abi
- * Gives: server_has server_remember | server_log server_say server_raise
- *        | server_super
+ * Gives: server_has server_remember | server_starting server_hear server_ending
+ *        | server_log server_say server_raise | server_super
  *
  * A service is a symbol of ours that holds the version we were written for,
  * until the server, loading us as a plugin, puts its own table's address there.
@@ -287,12 +287,21 @@ enum {                                                /* a client's errors   */
 typedef void plug__server_printf_error(unsigned number, const char *format,
                                        int flags, ...);
 
+/* What every line ends with that somebody may read whose server does not come
+ * up: InnoDB's own lines advise what loses rows. */
+#define PLUG__SERVER_AGAIN                                                     \
+    "start the server again: that loses nothing. Do not set"                   \
+    " innodb_force_recovery, and remove no log files: that loses rows"
+
 static struct {
     pthread_mutex_t lock;
     void           *handle;             /* NULL: not loaded, or no longer    */
     bool            is_57;              /* room 8 finds out, at load         */
+    bool           *started;            /* the server's own flag, or NULL    */
+    pthread_t       starter;            /* the thread that called init       */
+    bool            heard;              /* a connection's thread has called  */
     plug__server_printf_error *printf_error;          /* or NULL             */
-} plug__server = { PTHREAD_MUTEX_INITIALIZER, NULL, false, NULL };
+} plug__server = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 
 /* Nothing lies in the first 64 KiB: what is there is still a version number. */
@@ -303,12 +312,57 @@ plug__server_has(const void *service)
 }
 
 
+/* The session that runs in this thread, or NULL. */
+static void *
+plug__server_session(void)
+{
+    return plug__server_has(mysql_parser_service)
+           ? mysql_parser_service->current_session() : NULL;
+}
+
+
 static void
 plug__server_remember(void *handle)
 {
     pthread_mutex_lock(&plug__server.lock);
     plug__server.handle = handle;
     pthread_mutex_unlock(&plug__server.lock);
+    if (handle == NULL)
+        return;
+    PLUG__STORE(&plug__server.starter, pthread_self());
+    PLUG__STORE(&plug__server.heard, plug__server_session() != NULL);
+}
+
+
+/* Whether the server is still starting. Where it has no flag that tells, it is
+ * until a connection's thread has called. */
+static bool
+plug__server_starting(void)
+{
+    return plug__server.started != NULL ? !PLUG__LOAD(plug__server.started)
+                                        : !PLUG__LOAD(&plug__server.heard);
+}
+
+
+/* A thread calls. The one that starts the server may have a session, too. */
+static void
+plug__server_hear(void)
+{
+    if (plug__server.started == NULL && plug__server_starting()
+        && !pthread_equal(PLUG__LOAD(&plug__server.starter), pthread_self())
+        && plug__server_session() != NULL)
+        PLUG__STORE(&plug__server.heard, true);
+}
+
+
+/* Whether somebody has asked a server that starts to end: it blocks the signal
+ * until it is up. */
+static bool
+plug__server_ending(void)
+{
+    sigset_t pending;
+
+    return sigpending(&pending) == 0 && sigismember(&pending, SIGTERM) == 1;
 }
 
 
@@ -354,14 +408,11 @@ plug__server_raise(unsigned number, const char *text)
 static bool
 plug__server_super(void)
 {
-    void *thd, *context = NULL;
+    void *const thd = plug__server_session();
+    void *context = NULL;
     char  super = 0;
 
-    if (!plug__server_has(mysql_parser_service)
-        || !plug__server_has(security_context_service))
-        return false;
-    thd = mysql_parser_service->current_session();
-    if (thd == NULL
+    if (thd == NULL || !plug__server_has(security_context_service)
         || security_context_service->get_context(thd, &context) != 0
         || context == NULL
         || security_context_service->get_option(context, "privilege_super",
@@ -374,7 +425,7 @@ plug__server_super(void)
 /* ==========================================================================
  * ROOM 3  ring        the one open keyring, and who is using it
  * ==========================================================================
- * Uses: nothing
+ * Uses: server
  * Gives: ring_take ring_take_to_seal ring_drop ring_fail | ring_follow ring_try
  *        | ring_open ring_publish ring_retire | ring_want ring_want_timeouts
  *
@@ -513,6 +564,7 @@ plug__ring_take(kaws_error *err)
     ring = plug__rings.now;
     if (ring != NULL) {
         ring->users++;
+        plug__server_hear();
         plug__ring_follow_timeouts(ring);
     }
     pthread_mutex_unlock(&plug__rings.lock);
@@ -872,7 +924,7 @@ plug__status_untick(plug__status_ticker *ticker)
 static struct {
     char *cmk_id, *region, *conf_file, *data_file;
     char *accounts, *endpoint, *ca_file;
-    int   connect_timeout, timeout;
+    int   connect_timeout, timeout, start_seconds;
     char  open_mode;
 } plug__settings;
 
@@ -1062,6 +1114,13 @@ static plug__abi_var_int plug__settings_timeout = {
     &plug__settings.timeout, 10000, 100, 3600 * 1000, 1
 };
 
+static plug__abi_var_int plug__settings_start_seconds = {
+    { PLUG__ABI_INT | PLUG__ABI_READONLY | PLUG__ABI_NOPERSIST, "start_seconds",
+      "Seconds that KMS is waited for, all in all, while the server starts.",
+      NULL, NULL },
+    &plug__settings.start_seconds, 30, 0, 240, 1
+};
+
 static plug__abi_var_bool plug__settings_open_mode = {
     { PLUG__SET_HIDDEN, "open_mode",
       "1: read only; the server sets it when it copies the keys elsewhere.",
@@ -1074,8 +1133,8 @@ static plug__abi_var *plug__settings_table[] = {
     &plug__settings_conf_file.head,       &plug__settings_data_file.head,
     &plug__settings_accounts.head,        &plug__settings_endpoint.head,
     &plug__settings_ca_file.head,         &plug__settings_connect_timeout.head,
-    &plug__settings_timeout.head,         &plug__settings_open_mode.head,
-    NULL
+    &plug__settings_timeout.head,         &plug__settings_start_seconds.head,
+    &plug__settings_open_mode.head,       NULL
 };
 
 
@@ -1310,6 +1369,21 @@ plug__keyring_hand_over(const kaws_key *got, char **key_type, void **key,
 }
 
 
+/* A fetch has failed. InnoDB may now give up its start, and it gives advice of
+ * its own then: ours has to stand beside it. */
+static void
+plug__keyring_advise(void)
+{
+    static bool said;
+
+    if (plug__server_starting()
+        && !__atomic_exchange_n(&said, true, __ATOMIC_RELAXED))
+        plug__server_log(PLUG__ERROR, "if the server does not come up for want"
+                         " of a key, bring KMS back, or mend what it says, and "
+                         PLUG__SERVER_AGAIN);
+}
+
+
 static bool
 plug__keyring_fetch(const char *key_id, char **key_type, const char *user_id,
                     void **key, size_t *len)
@@ -1331,7 +1405,10 @@ plug__keyring_fetch(const char *key_id, char **key_type, const char *user_id,
     } else if (status == KAWS_NOT_FOUND) {
         status = KAWS_OK;
     }
-    return plug__keyring_end(ring, "fetch", name, status, &err);
+    if (!plug__keyring_end(ring, "fetch", name, status, &err))
+        return false;
+    plug__keyring_advise();
+    return true;
 }
 
 
@@ -1597,8 +1674,11 @@ PLUG__FUNCTIONS(X)
  *        _mysql_sizeof_struct_st_plugin_
  *
  * A start: the conf file has to be valid and the data file has to add up; then
- * KMS is asked to seal and open one byte. A definite no ends the start. That
- * KMS cannot be reached, or has troubles of its own, is only warned of, for a
+ * KMS is asked to seal and open one byte. A definite no ends the start. If KMS
+ * cannot be reached, or has troubles of its own, it is waited for: the network
+ * may come up after the server, and without its keys InnoDB gives up. From the
+ * first outage on, one deadline is shared by init and by all calls that come
+ * while the server starts. After it, it is only warned that KMS is away, for a
  * database must come up when KMS is slow.
  *
  * When this file is mapped, before the server looks at anything in it, a
@@ -1614,6 +1694,34 @@ plug__life_log(void *ctx, int level, const char *line)
 {
     (void)ctx;
     plug__server_log(level, line);
+}
+
+
+static int64_t plug__life_deadline_ms;  /* of the monotonic clock; 0: none   */
+
+
+/* The patience_ms hook. */
+static int
+plug__life_patience(void *ctx, const kaws_error *err)
+{
+    const int seconds = plug__settings.start_seconds;
+    struct timespec t;
+    int64_t now, first = 0, deadline;
+
+    (void)ctx;
+    if (seconds == 0 || !plug__server_starting() || plug__server_ending())
+        return 0;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    now      = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    deadline = now + seconds * 1000;
+    if (__atomic_compare_exchange_n(&plug__life_deadline_ms, &first, deadline,
+                                    false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        plug__server_say(PLUG__WARNING, "the server is starting, and waits for"
+                         " KMS for up to %d s (keyring_aws_start_seconds): %s",
+                         seconds, err->text);
+    else
+        deadline = first;
+    return deadline > now ? (int)(deadline - now) : 0;
 }
 
 
@@ -1639,9 +1747,9 @@ plug__life_ask(plug__ring *ring, const kaws_config *cfg, kaws_error *err)
     status = kaws_check(ring->kaws, err);
     if (!plug__life_can_wait(status))
         return status == KAWS_OK;
-    plug__server_say(PLUG__WARNING, "starting without KMS: %s; tables that"
-                     " cannot be opened now stay closed until the server is"
-                     " restarted", err->text);
+    plug__server_say(PLUG__WARNING, "starting without KMS: %s; if the server"
+                     " does not come up, or tables stay closed, bring KMS back,"
+                     " and " PLUG__SERVER_AGAIN, err->text);
     return true;
 }
 
@@ -1653,7 +1761,8 @@ plug__life_start(kaws_error *err)
     kaws_config cfg;
 
     plug__settings_config(&cfg);
-    cfg.hooks.log = plug__life_log;
+    cfg.hooks.log         = plug__life_log;
+    cfg.hooks.patience_ms = plug__life_patience;
     if (!plug__server_has(mysql_malloc_service))
         plug__ring_fail(err, KAWS_CONFIG, "this server does not offer the"
                         " service mysql_malloc_service");
@@ -1686,10 +1795,13 @@ plug__life_init(void *handle)
     kaws_error err;
 
     plug__server_remember(handle);
+    PLUG__STORE(&plug__life_deadline_ms, 0);
     if (!plug__life_start(&err)) {
-        plug__server_say(PLUG__ERROR, "cannot start: %s; mend that and restart"
-                         " the server: until then it has no keyring",
-                         err.text);
+        plug__server_say(PLUG__ERROR, "cannot start: %s; until you mend that,"
+                         " and restart the server, it has no keyring%s",
+                         err.text, plug__server_starting()
+                         ? ". If it does not come up: mend that, and "
+                           PLUG__SERVER_AGAIN : "");
         return 1;
     }
     plug__status_refresh();
@@ -1760,6 +1872,7 @@ plug__life_recognise(void)
     plug__abi_plugin_57 *const v57 = &_mysql_plugin_declarations_.v57[0];
     plug__abi_plugin_80 *const v80 = &_mysql_plugin_declarations_.v80[0];
 
+    plug__server.started = dlsym(server, "mysqld_server_started");
     if (version == NULL)
         version = "";
     v80->head = plug__life_head;        /* v57's head is the same bytes      */

@@ -19,9 +19,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const kaws_hooks fuzz_hooks = {
-    NULL, kaws__mem_builtin, NULL, NULL, NULL, NULL, NULL, NULL
-};
+static const kaws_hooks fuzz_hooks = { .memory = kaws__mem_builtin };
 
 
 FUZZ void

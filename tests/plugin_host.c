@@ -29,6 +29,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -336,6 +337,7 @@ char server_version[] = "5.7.44-log";
 #define PRINTF_ERROR my_printf_error
 #elif defined(HOST_80)
 char server_version[] = "9.7.4";
+char mysqld_server_started = 1;         /* 5.7's host does without           */
 #define PRINTF_ERROR _Z15my_printf_errorjPKciz
 #else
 char server_version[] = "5.7.44-log";   /* but its error function is C++     */
@@ -1128,7 +1130,7 @@ status_value(plugin *p, const char *name)
 static char set_conf[512], set_data[512], set_cmk[512], set_endpoint[512],
             set_ca[512];
 static const char *plain[] = { set_conf, set_data, set_cmk, set_endpoint,
-                               set_ca, NULL };
+                               set_ca, "start_seconds=0", NULL };
 
 
 static void
@@ -1178,7 +1180,7 @@ set_up(void)
 static plugin *
 load_with(const char *one, const char *two)
 {
-    const char *list[8];
+    const char *list[sizeof plain / sizeof *plain + 2];
     int n = 0;
 
     for (; plain[n] != NULL; n++)
@@ -1297,7 +1299,7 @@ test_layout(void)
 {
     static const char *const variables[] = { "cmk_id", "region", "conf_file",
         "data_file", "accounts", "endpoint", "ca_file", "connect_timeout",
-        "timeout", "open_mode" };
+        "timeout", "start_seconds", "open_mode" };
     plugin *const p = load_with(NULL, NULL);
     int n = 0;
 
@@ -1314,7 +1316,7 @@ test_layout(void)
         const sys_var *const v = find_variable(p, variables[i]);
         n += v->comment != NULL && v->at != NULL;
     }
-    check(n == 10 && p->is.system_vars[10] == NULL, "ten variables");
+    check(n == 11 && p->is.system_vars[11] == NULL, "eleven variables");
     check(find_variable(p, "cmk_id")->flags & V_NODEFAULT,
           "keyring_aws_cmk_id has no DEFAULT");
     check((find_variable(p, "accounts")->flags & V_READONLY)
@@ -1467,6 +1469,134 @@ test_start(void)
     test_bad_key();
     test_kms_troubles();
     check(blocks_alive == before, "all of the server's memory came back");
+}
+
+
+/* ---- tests: a server that is still starting ------------------------------ */
+
+/* As a connection's thread, which KMS is not away for. */
+static void *
+fetch_in_session(void *id)
+{
+    session s = { 0, { NULL }, 0, 0, "" };
+
+    current = &s;
+    return fetches(id, NULL, "AES", 32) ? NULL : id;
+}
+
+
+/* KMS, which is away, comes back after 1 s. */
+static void *
+kms_returns(void *unused)
+{
+    nap_ms(1000);
+    control("{\"do\": \"start\"}");
+    return unused;
+}
+
+
+/* Whether the plugin starts (id NULL), or a fetch succeeds, and how long that
+ * takes; with a KMS that is away, and returns or does not. */
+static int64_t
+without_kms(plugin **p, const char *setting, const char *id, int returns,
+            int *ok)
+{
+    const int64_t begun = now_ms();
+    pthread_t thread;
+    int64_t took;
+
+    log_forget();
+    control("{\"do\": \"stop\"}");
+    if (returns)
+        pthread_create(&thread, NULL, kms_returns, NULL);
+    if (id == NULL)
+        *p = load_with(setting, NULL);
+    *ok  = id == NULL ? *p != NULL : fetches(id, NULL, "AES", 32);
+    took = now_ms() - begun;
+    if (returns)
+        pthread_join(thread, NULL);
+    else
+        control("{\"do\": \"start\"}");
+    return took;
+}
+
+
+static void
+set_started(int is)
+{
+#if defined(HOST_80)
+    __atomic_store_n(&mysqld_server_started, (char)is, __ATOMIC_RELAXED);
+#else
+    (void)is;
+#endif
+}
+
+
+static void
+test_patience(plugin *p, const sigset_t *ending)
+{
+    pthread_t thread;
+    int64_t took;
+    void *bad;
+    int ok;
+
+    check(!generate("wanted", "AES", NULL, 32), "a key, as it starts");
+    took = without_kms(&p, NULL, "wanted", 1, &ok);
+    check(ok && took >= 900 && logged(0, "", "") == 0
+          && logged(1, "waits for KMS", "") == 0,
+          "a fetch waits, too, and it was said before: %d ms", (int)took);
+    raise(SIGTERM);                     /* blocked, as in a server           */
+    took = without_kms(&p, NULL, "wanted", 0, &ok);
+    check(!ok && took < 900
+          && logged(0, "start the server again", "set innodb_force_recovery")
+             == 1, "not if it is to end, but it says what to do: %d ms",
+          (int)took);
+    sigwait(ending, &ok);
+    set_started(1);
+    pthread_create(&thread, NULL, fetch_in_session, "wanted");
+    pthread_join(thread, &bad);
+    check(bad == NULL, "a session fetches");
+    took = without_kms(&p, NULL, "wanted", 0, &ok);
+    check(!ok && took < 900 && logged(0, "", "") == 1
+          && logged(0, "cannot fetch", "") == 1,
+          "a server that is up does not wait: %d ms", (int)took);
+}
+
+
+static void
+test_starting(void)
+{
+    sigset_t ending, before;
+    plugin *p = NULL;
+    int64_t took;
+    int ok;
+
+    sigemptyset(&ending);
+    sigaddset(&ending, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &ending, &before);
+    fresh_data("starting");
+    set_started(0);
+    took = without_kms(&p, "start_seconds=60", NULL, 1, &ok);
+    if (!check(ok && took >= 900 && took < 9000 && logged(0, "", "") == 0
+               && logged(1, "waits for KMS", "up to 60 s") == 1
+               && logged(1, "starting without KMS", "") == 0,
+               "it starts when KMS comes back: %d ms", (int)took))
+        log_show();
+    if (p != NULL)
+        test_patience(p, &ending);
+    unload(p);
+
+    set_started(0);
+    took = without_kms(&p, "start_seconds=1", NULL, 0, &ok);
+    check(ok && took >= 1000 && took < 3000
+          && logged(1, "starting without KMS", "innodb_force_recovery") == 1,
+          "or without KMS, in the end: %d ms", (int)took);
+    took = without_kms(&p, NULL, "wanted", 0, &ok);
+    took += without_kms(&p, NULL, "wanted", 0, &ok);
+    check(!ok && took < 900, "its time is spent: %d ms for two", (int)took);
+    unload(p);
+    set_started(1);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 
@@ -2348,8 +2478,8 @@ read_arguments(char **argv)
 
 
 #define SECTIONS(X)                                                           \
-    X(unloaded) X(layout) X(start) X(keys) X(migration) X(settings)           \
-    X(functions) X(status) X(threads) X(life)
+    X(unloaded) X(layout) X(start) X(starting) X(keys) X(migration)           \
+    X(settings) X(functions) X(status) X(threads) X(life)
 
 int
 main(int argc, char **argv)

@@ -64,10 +64,12 @@ def test_variables_are_listed_with_their_values(stage):
         "keyring_aws_conf_file": str(stage.conf), "keyring_aws_data_file": str(stage.data),
         "keyring_aws_accounts": "", "keyring_aws_endpoint": stage.kms.url,
         "keyring_aws_ca_file": str(stage.certs.ca),
-        "keyring_aws_connect_timeout": "1000", "keyring_aws_timeout": "10000"}
+        "keyring_aws_connect_timeout": "1000", "keyring_aws_timeout": "10000",
+        "keyring_aws_start_seconds": "30"}
 
 
-@pytest.mark.parametrize("name", ["conf_file", "data_file", "accounts", "endpoint", "ca_file"])
+@pytest.mark.parametrize("name", ["conf_file", "data_file", "accounts", "endpoint", "ca_file",
+                                  "start_seconds"])
 def test_read_only_variables_cannot_be_set_from_sql(stage, name):
     """Nor for the next start: who could persist them could name his own account as trusted."""
     before = stage.variable(name)

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,11 @@ import pytest
 
 from demo import read_data_file
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, OTHER_ACCOUNT, SECRET
-from mysql_fixtures import FUNCTIONS, NO_SCHEMA, QUICK, Stage, cursor, said, wait_for
+from mysql_fixtures import FUNCTIONS, LONG, NO_SCHEMA, QUICK, Stage, cursor, said, wait_for
 
 ROOT = "root@localhost"
+AGAIN = ("start the server again: that loses nothing. Do not set innodb_force_recovery, and remove"
+         " no log files: that loses rows")
 
 
 @pytest.fixture(name="stage")
@@ -226,6 +229,7 @@ def remains(stage: Stage) -> dict:
 def check_one_sentence(log: str, sentence: str) -> None:
     (line,) = said("ERROR", log)
     assert line.startswith("cannot start: ") and re.search(sentence, line)
+    assert line.endswith(AGAIN)
     assert SECRET not in log and SECRET[::-1] not in log
     assert "Plugin 'keyring_aws' init function returned error" in log
 
@@ -287,7 +291,10 @@ def check_recovery(stage: Stage, name: str) -> None:
 @pytest.mark.parametrize("outage", ["unreachable", "throttling", "500"])
 def test_the_server_starts_without_kms_and_works_with_it(spoilable, outage):
     OUTAGES[outage](spoilable.kms)
-    spoilable.start(NO_SCHEMA, "--keyring-aws=FORCE")
+    spoilable.start(NO_SCHEMA, "--keyring-aws=FORCE", start_seconds=1)
+    waits, starts = spoilable.said("Warning")
+    assert waits.startswith("the server is starting, and waits for KMS for up to 1 s (keyring_aws_")
+    assert starts.endswith(AGAIN)
     check_recovery(spoilable, outage)
 
 
@@ -301,6 +308,91 @@ def test_the_plugin_is_installed_without_kms_and_works_with_it(spoilable):
         spoilable.install()
         check_recovery(spoilable, f"again: {outage}")
     spoilable.uninstall()               # and with it its row in mysql.plugin
+
+
+# ---- a start that waits for KMS -----------------------------------------------------------------
+
+LOGS = (NO_SCHEMA, "--log-bin", "--binlog-encryption=ON")
+REDO, UNDO = "--innodb-redo-log-encrypt=ON", "--innodb-undo-log-encrypt=ON"
+ROWS = [(1,), (2,), (3,)]
+
+
+@pytest.fixture(name="crashed")
+def crashed_stage(stage):
+    """A server that was killed, with all its logs encrypted and rows to recover; KMS is away."""
+    stage.start(*LOGS, REDO, UNDO)
+    stage.sql("CREATE DATABASE d")
+    stage.sql("CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'")
+    stage.sql("INSERT INTO d.t VALUES (1), (2), (3)")
+    stage.db.kill()
+    stage.kms.stop()
+    yield stage
+    if stage.kms.listener is None:
+        stage.kms.start()
+
+
+def begin(stage: Stage, *options: str, **settings: object) -> float:
+    stage.mark()
+    stage.db.start(*stage.options(*LOGS, *options, **settings), wait=False)
+    return time.monotonic()
+
+
+def check_rows(stage: Stage) -> None:
+    wait_for(stage.db.ready, 60)
+    assert stage.sql("SELECT n FROM d.t") == ROWS
+
+
+@pytest.mark.parametrize("force, seconds", [("FORCE", 8), ("ON", 3)])
+def test_a_start_waits_for_kms(crashed, force, seconds):
+    """The network comes up after the server: the port is refused, and then it is not."""
+    begin(crashed, REDO, UNDO, f"--keyring-aws={force}")
+    time.sleep(20 if LONG else seconds)
+    assert crashed.db.process.poll() is None and not crashed.db.ready()
+    crashed.kms.start()
+    check_rows(crashed)
+    assert not crashed.said("ERROR")
+    (waits,) = crashed.said("Warning")
+    assert "waits for KMS for up to 30 s" in waits and "cannot reach AWS KMS" in waits
+    crashed.kms.stop()                  # the start is over: nobody waits any more
+    crashed.install_functions()
+    begun = time.monotonic()
+    assert crashed.generate("away") is None and time.monotonic() - begun < 5
+
+
+def test_innodb_waits_for_kms(crashed):
+    """Without keyring_aws_cmk_id the plugin's start asks nothing of KMS: InnoDB's fetch does."""
+    begin(crashed, cmk_id=None)
+    wait_for(lambda: [line for line in crashed.said("Warning") if "waits for KMS" in line])
+    time.sleep(3)
+    assert crashed.db.process.poll() is None and not crashed.db.ready()
+    crashed.kms.start()
+    check_rows(crashed)
+    assert "cannot fetch" not in crashed.db.log()
+
+
+@pytest.mark.parametrize("settings", [{}, {"cmk_id": None}], ids=["init", "fetch"])
+def test_a_start_that_waits_can_be_ended(crashed, settings):
+    begin(crashed, **settings)
+    wait_for(lambda: [line for line in crashed.said("Warning") if "waits for KMS" in line])
+    begun = time.monotonic()
+    os.kill(crashed.db.process.pid, signal.SIGTERM)
+    crashed.db.wait(20)
+    assert time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("force", ["FORCE", "ON"])
+@pytest.mark.parametrize("settings", [{}, {"cmk_id": None}], ids=["init", "fetch"])
+def test_a_start_without_kms_says_what_to_do(crashed, force, settings):
+    """InnoDB gives up. Beside its own advice stands ours; and whoever follows it loses nothing."""
+    begun = begin(crashed, f"--keyring-aws={force}", start_seconds=2, **settings)
+    assert crashed.db.wait() != 0 and 2 < time.monotonic() - begun < 15
+    said_it = [line for line in crashed.said("ERROR") + crashed.said("Warning") if AGAIN in line]
+    assert len(said_it) == (1 if settings else 2) and all("bring KMS back" in it for it in said_it)
+    log = crashed.db.log()
+    assert log.index(said_it[0]) < log.index("MY-012930")          # "Plugin initialization aborted"
+    crashed.kms.start()
+    begin(crashed, f"--keyring-aws={force}")
+    check_rows(crashed)
 
 
 def test_files_are_made_for_their_owner_alone(stage):

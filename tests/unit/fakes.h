@@ -113,8 +113,7 @@ static const char *const fake_actions[8] = {
     "ReEncrypt", "RotateKeyOnDemand", "DescribeKey", "?"
 };
 
-static const kaws_hooks fake_plain = { NULL, kaws__mem_builtin, NULL, NULL,
-                                       NULL, NULL, NULL, NULL };
+static const kaws_hooks fake_plain = { .memory = kaws__mem_builtin };
 
 
 /* ---- clock, chance, memory, log ---------------------------------------- */

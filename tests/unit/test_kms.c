@@ -1374,6 +1374,164 @@ test_budget(void **state)
 }
 
 
+/* ---- when KMS is waited for -------------------------------------------- */
+
+static struct {
+    int64_t until_ms, back_ms;            /* ticks                            */
+    int     asked;
+    kaws_error why;                       /* what it was asked with, last     */
+} waiting;
+
+
+static int
+be_patient(void *ctx, const kaws_error *err)
+{
+    struct fake *f = ctx;
+
+    waiting.asked++;
+    waiting.why = *err;
+    return (int)(waiting.until_ms - f->now_ms);
+}
+
+
+/* KMS comes back. */
+static void
+come_back(struct fake *f, int ms)
+{
+    (void)ms;
+    if (f->now_ms >= waiting.back_ms)
+        memset(f->scripts, 0, sizeof f->scripts);
+}
+
+
+/* From now on KMS is as the script says, for `away` ms; `patience` ms of that
+ * may be waited out. */
+static void
+go_away(struct world *w, fake_script script, int away, int patience)
+{
+    forget_scripts(w);
+    script.times = 9999;
+    fake_push(&w->f, script);
+    w->f.requests = w->f.sleeps = waiting.asked = 0;
+    w->f.on_sleep = come_back;
+    waiting.back_ms = w->f.now_ms + away;
+    waiting.until_ms = w->f.now_ms + patience;
+}
+
+
+static void
+open_patient(struct world *w)
+{
+    w->cfg.hooks.patience_ms = be_patient;
+    world_reopen(w);
+}
+
+
+/* What is tried again is tried again until KMS is back. No pause is so long
+ * that it would be noticed; and nobody is patient about what is definite. */
+static void
+test_patience(void **state)
+{
+    static const struct { fake_script script; kaws_status status; } rows[] = {
+        { { .no_reply = "Connection refused" }, KAWS_NETWORK },
+        { { .no_reply = "Could not resolve host" }, KAWS_NETWORK },
+        { { .http = 503, .body = "<html>" }, KAWS_SERVICE },
+        { { .error = "KMSInternalException" }, KAWS_SERVICE },
+        { { .error = "ThrottlingException" }, KAWS_THROTTLED },
+        { { .error = "AccessDeniedException" }, KAWS_DENIED },
+        { { .error = "DisabledException" }, KAWS_KMS_KEY },
+        { { .error = "UnrecognizedClientException" }, KAWS_CREDENTIALS },
+        { { .http = 200, .body = "<html>" }, KAWS_REPLY }
+    };
+    struct world *w = *state;
+    int64_t start;
+    size_t i;
+    int n;
+
+    open_patient(w);
+    for (i = 0; i < COUNT(rows); i++) {
+        go_away(w, rows[i].script, 20000, 30000);
+        start = w->f.now_ms;
+        if (i > 4) {
+            EXPECT(w, rows[i].status, NULL, generate(w));
+            assert_int_equal(w->f.requests, 1);
+            assert_int_equal(waiting.asked + w->f.sleeps, 0);
+            continue;
+        }
+        EXPECT(w, KAWS_OK, NULL, generate(w));
+        assert_in_range(w->f.now_ms - start, 20000, 21000);
+        assert_in_range(w->f.requests, 20, 80);
+        assert_int_equal(waiting.why.status, rows[i].status);
+        assert_int_not_equal(waiting.why.text[0], '\0');
+        for (n = 0; n < w->f.sleeps && n < FAKE_SLEEPS; n++)
+            assert_in_range(w->f.slept[n], 0, 1000);
+    }
+}
+
+
+/* After the deadline, which calls share, a call is as without patience: it has
+ * its attempts and its timeout. */
+static void
+test_patience_ends(void **state)
+{
+    struct world *w = *state;
+    int64_t start = w->f.now_ms;
+
+    open_patient(w);
+    go_away(w, (fake_script){ .no_reply = "refused" }, INT_MAX, 30000);
+    EXPECT(w, KAWS_NETWORK, "attempts)", generate(w));
+    assert_int_equal(w->f.now_ms - start, 30000);
+    w->f.requests = 0;
+    EXPECT(w, KAWS_NETWORK, "(3 attempts)", generate(w));
+    assert_int_equal(w->f.requests, 3);
+    waiting.until_ms -= 100000;
+    EXPECT(w, KAWS_NETWORK, "(3 attempts)", generate(w));
+
+    w->f.random_byte = 0xff;              /* patience adds, and takes nothing */
+    go_away(w, (fake_script){ .error = "Throttling" }, INT_MAX, 60);
+    EXPECT(w, KAWS_THROTTLED, "(3 attempts)", generate(w));
+    assert_int_equal(w->f.slept[0], 60);
+    assert_int_equal(w->f.slept[1], 2000);
+
+    go_away(w, (fake_script){ .no_reply = "timeout" }, INT_MAX, 60000);
+    kaws_use_timeouts(w->ring, 0, 5000);
+    w->f.on_send = take_time;             /* a black hole                     */
+    call_takes_ms = 5000;
+    start = w->f.now_ms;
+    EXPECT(w, KAWS_NETWORK, NULL, generate(w));
+    assert_in_range(w->f.now_ms - start, 55000, 65000);
+    assert_int_equal(w->f.timeout_ms, 5000);
+}
+
+
+/* Whoever loses his patience in the middle waits no longer. */
+static void
+lose_patience(struct fake *f, int ms)
+{
+    (void)ms;
+    if (f->sleeps == 10)
+        waiting.until_ms = f->now_ms;
+}
+
+
+static void
+test_patience_is_lost(void **state)
+{
+    struct world *w = *state;
+
+    open_patient(w);
+    go_away(w, (fake_script){ .no_reply = "refused" }, INT_MAX, 100000);
+    w->f.on_sleep = lose_patience;
+    EXPECT(w, KAWS_NETWORK, "(11 attempts)", generate(w));
+    assert_int_equal(w->f.requests, 11);
+
+    go_away(w, (fake_script){ .action = "RotateKeyOnDemand",
+                              .no_reply = "timeout" }, INT_MAX, 100000);
+    EXPECT(w, KAWS_NETWORK, NULL, kaws_rotate_kms_key(w->ring, &w->err));
+    assert_int_equal(waiting.asked, 0);   /* it may have been obeyed          */
+}
+
+
 /* A KMS key can be rotated so many times, so the request is not repeated where
  * it may have been obeyed. */
 static void
@@ -2184,8 +2342,7 @@ main(void)
         SHUT(test_region_of_the_call),
         BARE(test_dry_run),
         BARE(test_dry_run_granted),
-        BARE(test_same_request_id),
-        BARE(test_faults),
+        BARE(test_same_request_id), BARE(test_faults),
         BARE(test_mending),
         BARE(test_http_statuses),
         BARE(test_denied_without_type),
@@ -2198,6 +2355,8 @@ main(void)
         BARE(test_retry_after),
         BARE(test_attempts),
         BARE(test_budget),
+        BARE(test_patience), BARE(test_patience_ends),
+        BARE(test_patience_is_lost),
         BARE(test_rotation_is_sent_once),
         BARE(test_clock),
         BARE(test_clock_set_right),
@@ -2216,8 +2375,7 @@ main(void)
         BARE(test_longest_blob),
         BARE(test_what_is_tolerated),
         SHUT(test_alias_of_a_foreign_account),
-        BARE(test_counting),
-        BARE(test_ask_region)
+        BARE(test_counting), BARE(test_ask_region)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
