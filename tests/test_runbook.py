@@ -24,7 +24,7 @@ SECTIONS = ("When KMS is out of reach", "Containers", "Replicas, Group Replicati
 # A server that finds no KMS waits for it at its start: not here.
 START = ("--loose-keyring_aws_start_seconds=0", "--keyring_aws_timeout=1000")
 FORCED = (*START, "--keyring_aws=FORCE")
-KMS_KEY_OF_TABLES = "ALTER INSTANCE ROTATE INNODB MASTER KEY"
+ROTATE = "ALTER INSTANCE ROTATE INNODB MASTER KEY"
 
 
 def section(title: str) -> str:
@@ -49,7 +49,8 @@ def check(row: str, said: str) -> None:
 
 def test_every_row_has_its_test():
     code = Path(__file__).read_text()
-    assert len(ROWS) == 28
+    assert len(ROWS) == sum(section(each).count("\n|") - 2 * section(each).count("\n|---")
+                            for each in SECTIONS)
     assert not [row for row in ROWS if f'"{row}"' not in code]
 
 
@@ -184,7 +185,7 @@ TABLES = {                              # name, and how it is made
 UNASKED = {"unasked", "neighbour"}
 FOR_GOOD = {"parent", "child", "words"}     # until a restart, whatever InnoDB's cache does
 NO_HELP = (
-    "FLUSH TABLES", KMS_KEY_OF_TABLES, "ALTER TABLE d.asked DISCARD TABLESPACE",
+    "FLUSH TABLES", ROTATE, "ALTER TABLE d.asked DISCARD TABLESPACE",
     "ALTER TABLE d.asked IMPORT TABLESPACE", "ALTER INSTANCE RELOAD KEYRING")
 
 
@@ -198,9 +199,10 @@ def closed(stage: Stage) -> set[str]:
 
 def ask_for_tables(stage: Stage) -> None:
     """All but two are asked for, and what that is answered with."""
-    stage.sql("SHOW TABLE STATUS IN d LIKE 'shown'")
-    stage.sql("SELECT /*+ SET_VAR(information_schema_stats_expiry = 0) */ table_rows FROM"
-              " information_schema.tables WHERE table_name = 'looked_up'")
+    fresh = "SET information_schema_stats_expiry = 0"
+    stage.sql("SHOW TABLE STATUS IN d LIKE 'shown'", init_command=fresh)
+    stage.sql("SELECT table_rows FROM information_schema.tables WHERE table_name = 'looked_up'",
+              init_command=fresh)
     said = {name: read(stage, name) for name in TABLES.keys() - UNASKED - {"shown", "looked_up"}}
     check(ASKED, said["asked"])
     check("with partitions, and something asked for it", said["parts"])
@@ -237,7 +239,10 @@ def test_which_tables_stay_closed_and_what_opens_them(stage):
     assert [query for query in NO_HELP if query.split(" d.")[0] not in sample] == []
     for query in re.findall(r"^    (.*);$", sample, re.M):
         stage.sql(query)
-    wait_for(lambda: closed(stage) == FOR_GOOD, 60)
+    for _ in range(12):                 # InnoDB looks at its cache when nobody asks for anything
+        time.sleep(5)
+        if closed(stage) == FOR_GOOD:
+            break
     stage.sql("DROP DATABASE filler")
     assert closed(stage) == FOR_GOOD
     assert tried(stage, "DROP TABLE d.words") == ""     # a closed table can be lost
@@ -249,25 +254,26 @@ def test_which_tables_stay_closed_and_what_opens_them(stage):
 
 GO_ON = ("INSERT INTO d.t VALUES (2, 'b')", "SELECT * FROM d.t", "FLUSH TABLES",
          "SELECT * FROM d.later", "INSERT INTO d.shared VALUES (1)", "FLUSH BINARY LOGS",
-         "ALTER TABLE d.t ADD y INT", "CREATE TABLE d.shared2 (n INT) TABLESPACE g ENCRYPTION = 'Y'")
+         "ALTER TABLE d.t ADD y INT", "CREATE TABLE d.more (n INT) TABLESPACE g ENCRYPTION = 'Y'")
 NEED_KEY = {
     "a table, partition or tablespace is made, rebuilt or truncated; the master key is rotated": [
         "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'", "ALTER TABLE d.plain ENCRYPTION = 'Y'",
         "ALTER TABLE d.parts ADD PARTITION PARTITIONS 1", "ALTER TABLE d.later ENGINE = InnoDB",
         "TRUNCATE TABLE d.later", "CREATE TABLESPACE h ADD DATAFILE 'h.ibd' ENCRYPTION = 'Y'",
-        "CREATE UNDO TABLESPACE fourth ADD DATAFILE 'fourth.ibu'", KMS_KEY_OF_TABLES],
+        "CREATE UNDO TABLESPACE fourth ADD DATAFILE 'fourth.ibu'", ROTATE],
     "an older binary log is read, the binary log's key rotated": [
         "SHOW BINLOG EVENTS IN 'bin.000001'", "ALTER INSTANCE ROTATE BINLOG MASTER KEY"],
     "`binlog_encryption` is set to ON": ["SET GLOBAL binlog_encryption = ON"],
 }
+UNDO_001 = "ALTER UNDO TABLESPACE innodb_undo_001 "
 
 
 def truncate_undo(stage: Stage) -> None:
     """Has the first undo tablespace made anew."""
-    stage.sql("ALTER UNDO TABLESPACE innodb_undo_001 SET INACTIVE")
+    stage.sql(UNDO_001 + "SET INACTIVE")
     wait_for(lambda: stage.sql("SELECT 1 FROM information_schema.innodb_tablespaces WHERE name ="
                                " 'innodb_undo_001' AND state = 'empty'"), 30)
-    stage.sql("ALTER UNDO TABLESPACE innodb_undo_001 SET ACTIVE")
+    stage.sql(UNDO_001 + "SET ACTIVE")
 
 
 def undo_tells(stage: Stage) -> bool:
@@ -290,6 +296,7 @@ def test_a_running_server_loses_kms(stage):
     stage.start(*options)
     stage.install_functions()
     assert stage.generate("kept") == 1
+    assert tried(stage, UNDO_001 + "SET INACTIVE").startswith("error 3655")     # of two
     for query in (
             "CREATE DATABASE d", "ALTER TABLESPACE mysql ENCRYPTION = 'Y'",
             "CREATE TABLESPACE g ADD DATAFILE 'g.ibd' ENCRYPTION = 'Y'",
@@ -305,9 +312,9 @@ def test_a_running_server_loses_kms(stage):
     truncate_undo(stage)
     assert not undo_tells(stage)
     with away(stage):
-        check("rows are read and written, binary logs begun, columns added",
-              "".join(tried(stage, query) for query in GO_ON))
-        assert [query for query in GO_ON if tried(stage, query).startswith("error 3")] == []
+        check("rows are read and written, binary logs begun, columns added", "")
+        for query in GO_ON:
+            assert tried(stage, query) == "", query
         check_what_needs_the_key(stage)
         assert stage.fetch("kept") is None and stage.fetch("no such key") is None
         check("`keyring_key_fetch` is called", "")
@@ -318,7 +325,7 @@ def test_a_running_server_loses_kms(stage):
         assert undo_tells(stage)
         assert stage.sql("SELECT encryption FROM information_schema.innodb_tablespaces WHERE name"
                          " = 'innodb_undo_001'") == [("Y",)]
-    for query in (query for queries in NEED_KEY.values() for query in queries):
+    for query in (query for queries in reversed(NEED_KEY.values()) for query in queries):
         assert tried(stage, query) == "", query
     assert stage.fetch("kept") == stage.plain("kept")
     assert stage.generate("kept") is None               # who did not believe the NULL gets another
@@ -332,7 +339,6 @@ def check_what_needs_the_key(stage: Stage) -> None:
             stage.sql("SET GLOBAL binlog_encryption = OFF")
         for query in queries:
             check(row, tried(stage, query))
-    stage.sql("SET GLOBAL binlog_encryption = OFF")
 
 
 # ---- containers ---------------------------------------------------------------------------------
@@ -387,15 +393,13 @@ def test_links_in_a_container(stage):
 def test_how_a_container_loads_the_plugin(stage):
     """The database is made with the plugin loaded early, on a data file that another uses."""
     stage.start(*FORCED, NO_SCHEMA)
-    new = stage.db.folder / "new"
-    options = [*stage.options(*FORCED), "--innodb-redo-log-encrypt=ON", "--initialize-insecure",
-               f"--datadir={new}"]
+    options = [*stage.options(*FORCED), "--innodb-redo-log-encrypt=ON", "--initialize-insecure"]
     late = [each.replace("early-plugin-load", "plugin-load-add") for each in options]
-    run = stage.db.run_once(*late)
+    run = stage.db.run_once(*late, f"--datadir={stage.db.folder}/late")
     assert run.returncode == 1
     check("use `early-plugin-load`, not `plugin-load-add`, also for `--initialize`", run.stdout)
-    run = stage.db.run_once(*options)
-    assert run.returncode == 0
+    run = stage.db.run_once(*options, f"--datadir={stage.db.folder}/early")
+    assert run.returncode == 0, run.stdout
     check("mount it into one server only", run.stdout)
     stage.sql("CREATE DATABASE d")
     assert tried(stage, "CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'").startswith("error 3185")
@@ -473,12 +477,12 @@ def test_what_stops_a_replica(pair):
     copy.sql("START REPLICA")
     assert in_step(source, copy)
 
-    row = ("a source begins a binary log, or a replica connects; `binlog_encryption` is on")
+    row = "a source begins a binary log, or a replica connects; `binlog_encryption` is on"
     with away(source):
         source.sql("FLUSH BINARY LOGS")
-        check(row, stopped(copy, "IO"). replace("error 13114: Got fatal", ""))
+        check(row, stopped(copy, "IO"))
         copy.sql("START REPLICA")
-        check(row, stopped(copy, "IO"). replace("error 13114: Got fatal", ""))
+        check(row, stopped(copy, "IO"))
     insert(source, range(1))
     time.sleep(2)                       # it would have tried again
     assert replica(copy)["Replica_IO_Running"] == "No"
@@ -497,7 +501,7 @@ def test_what_stops_a_replica(pair):
 
     assert copy.db.stop() == 0
     insert(source, range(2, 3))
-    row = "a replica that was started so applies a change"
+    row = "a replica that started without KMS applies a change"
     with away(copy):
         copy.start(*of_copy)
         check(row, stopped(copy, "SQL"))
