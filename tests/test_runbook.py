@@ -1,0 +1,580 @@
+"""The README's sections on KMS out of reach, containers and replicas, row by row in real servers.
+
+A row's first cell names a situation, which a test here brings about; its second cell quotes what
+the server says then, and is held against what it said.
+"""
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pymysql
+import pytest
+
+from kms_emulator import ACCOUNT
+from mysql_fixtures import EARLY, NO_SCHEMA, Stage, wait_for
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+SECTIONS = ("When KMS is out of reach", "Containers", "Replicas, Group Replication, Clone")
+
+# A server that finds no KMS waits for it at its start: not here.
+START = ("--loose-keyring_aws_start_seconds=0", "--keyring_aws_timeout=1000")
+FORCED = (*START, "--keyring_aws=FORCE")
+ROTATE = "ALTER INSTANCE ROTATE INNODB MASTER KEY"
+
+
+def section(title: str) -> str:
+    return re.search(rf"^## {title}$(.*?)(?=^## )", README, re.M | re.S).group(1)
+
+
+def table_rows(title: str) -> dict[str, str]:
+    """The first cells of a section's tables, and what the second ones say."""
+    rows = re.sub(r"^\|.*\n\|---.*\n", "", section(title), flags=re.M)
+    return dict(re.findall(r"^\| (.*?) \| (.*?) ?\|", rows, re.M))
+
+
+ROWS = {row: says for title in SECTIONS for row, says in table_rows(title).items()}
+
+
+def check(row: str, said: str) -> None:
+    """A server said all that the README quotes in that row."""
+    quoted = re.findall(r"`(.+?)`|(error \d{4})", ROWS[row])
+    missing = [each for pair in quoted for each in pair if each and each not in said]
+    assert not missing, f"{row}: not said: {missing}; but: {said[-3000:]}"
+
+
+def test_every_row_has_its_test():
+    code = Path(__file__).read_text()
+    assert len(ROWS) == sum(section(each).count("\n|") - 2 * section(each).count("\n|---")
+                            for each in SECTIONS)
+    assert not [row for row in ROWS if f'"{row}"' not in code]
+
+
+def tried(stage: Stage, query: str) -> str:
+    """What an SQL statement ends with: an error's number and text, or nothing."""
+    try:
+        rows = stage.sql(query)
+    except pymysql.err.MySQLError as error:
+        return f"error {error.args[0]}: {error.args[1]}"
+    problems = [text for *_, kind, text in rows if str(kind).lower() == "error"]
+    return f"error in a row: {problems}" if problems else ""
+
+
+def no_start(stage: Stage, *options: str) -> str:
+    """What a server says that does not start."""
+    run = stage.db.run_once(*stage.options(*options))
+    assert run.returncode == 1, run.stdout
+    return run.stdout
+
+
+def without_kms(stage: Stage, *options: str) -> str:
+    """The same without KMS, which is back afterwards."""
+    with away(stage):
+        return no_start(stage, *options)
+
+
+@contextlib.contextmanager
+def away(stage: Stage):
+    """KMS cannot be reached meanwhile."""
+    stage.kms.stop()
+    yield
+    stage.kms.start()
+
+
+def log_since(stage: Stage) -> str:
+    """The error log since the mark."""
+    return stage.db.log(whole=True)[stage.marked:]
+
+
+def wait_for_log(stage: Stage, sentence: str) -> None:
+    wait_for(lambda: sentence in log_since(stage), 30)
+
+
+@pytest.fixture(name="stage")
+def make_stage():
+    with Stage() as stage:
+        yield stage
+
+
+# ---- a server does not start --------------------------------------------------------------------
+
+def insert(stage: Stage, numbers: range) -> None:
+    for number in numbers:
+        stage.sql(f"INSERT INTO d.t VALUES ({number})")
+
+
+def count(stage: Stage) -> int:
+    assert stage.sql("CHECK TABLE d.t")[0][3] == "OK"
+    return stage.one("SELECT COUNT(*) FROM d.t")
+
+
+def test_a_crash_and_no_kms(stage):
+    """With KMS back nothing is lost; by InnoDB's own advice, 28 rows of 29."""
+    options = (*FORCED, NO_SCHEMA, "--innodb-doublewrite=ON")
+    stage.start(*options)
+    stage.sql("CREATE DATABASE d")
+    stage.sql("CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'")
+    insert(stage, range(1))
+    stage.db.kill()
+    check("a table made just before a crash", without_kms(stage, *options))
+    stage.write_conf("AKIDUNKNOWN")
+    check("a table made just before a crash", no_start(stage, *options, "--keyring_aws=ON"))
+    stage.write_conf()
+    stage.start(*options)
+    assert count(stage) == 1
+    stage.restart(*options)
+    insert(stage, range(1, 29))
+    stage.db.kill()
+    check("a table written to before a crash", without_kms(stage, *options))
+
+    saved = stage.db.folder / "saved"
+    shutil.copytree(stage.db.data, saved)
+    with away(stage):
+        stage.start(*options, "--innodb-force-recovery=1")
+        stage.db.stop()
+    stage.start(*options)
+    assert count(stage) == 1 and "28 of 29 committed rows" in section(SECTIONS[0])
+    stage.db.kill()
+    shutil.rmtree(stage.db.data)
+    saved.rename(stage.db.data)
+    stage.start(*options)
+    assert count(stage) == 29
+
+
+NEEDED = [                              # row, what makes the server need the key, what ends it
+    ("the binary log", "SET GLOBAL binlog_encryption = ON", "SET GLOBAL binlog_encryption = OFF;"
+     " RESET BINARY LOGS AND GTIDS"),
+    ("the tablespace mysql", "ALTER TABLESPACE mysql ENCRYPTION = 'Y'",
+     "ALTER TABLESPACE mysql ENCRYPTION = 'N'"),
+    ("the undo tablespaces", "SET GLOBAL innodb_undo_log_encrypt = ON", ""),
+    ("the redo log", "SET GLOBAL innodb_redo_log_encrypt = ON", ""),
+]
+
+
+def test_what_does_not_start_without_its_key(stage):
+    options = (*FORCED, NO_SCHEMA, "--log-bin=bin", "--server-id=1")
+    stage.start(*options)
+    for row, begin, end in NEEDED:
+        stage.sql(begin)
+        assert stage.db.stop() == 0
+        check(row, without_kms(stage, *options))
+        stage.start(*options)
+        for query in filter(None, end.split(";")):
+            stage.sql(query)
+
+
+# ---- a server has started without the key -------------------------------------------------------
+
+ASKED = "that something asked for: a statement, `SHOW TABLE STATUS`, `information_schema.TABLES`"
+TABLES = {                              # name, and how it is made
+    "unasked": "(n INT) ENCRYPTION = 'Y'",
+    "asked": "(n INT) ENCRYPTION = 'Y'",
+    "shown": "(n INT) ENCRYPTION = 'Y'",
+    "looked_up": "(n INT) ENCRYPTION = 'Y'",
+    "parts": "(n INT) ENCRYPTION = 'Y' PARTITION BY HASH (n) PARTITIONS 2",
+    "shared": "(n INT) TABLESPACE g ENCRYPTION = 'Y'",
+    "neighbour": "(n INT) TABLESPACE g ENCRYPTION = 'Y'",
+    "parent": "(n INT PRIMARY KEY) ENCRYPTION = 'Y'",
+    "child": "(n INT PRIMARY KEY, FOREIGN KEY (n) REFERENCES d.parent (n)) ENCRYPTION = 'Y'",
+    "words": "(x TEXT, FULLTEXT (x)) ENCRYPTION = 'Y'",
+}
+UNASKED = {"unasked", "neighbour"}
+FOR_GOOD = {"parent", "child", "words"}     # until a restart, whatever InnoDB's cache does
+NO_HELP = (
+    "FLUSH TABLES", ROTATE, "ALTER TABLE d.asked DISCARD TABLESPACE",
+    "ALTER TABLE d.asked IMPORT TABLESPACE", "ALTER INSTANCE RELOAD KEYRING")
+
+
+def read(stage: Stage, name: str) -> str:
+    return tried(stage, f"SELECT * FROM d.{name}")
+
+
+def closed(stage: Stage) -> set[str]:
+    return {name for name in TABLES if read(stage, name)}
+
+
+def ask_for_tables(stage: Stage) -> None:
+    """All but two are asked for, and what that is answered with."""
+    fresh = "SET information_schema_stats_expiry = 0"
+    stage.sql("SHOW TABLE STATUS IN d LIKE 'shown'", init_command=fresh)
+    stage.sql("SELECT table_rows FROM information_schema.tables WHERE table_name = 'looked_up'",
+              init_command=fresh)
+    said = {name: read(stage, name) for name in TABLES.keys() - UNASKED - {"shown", "looked_up"}}
+    check(ASKED, said["asked"])
+    check("with partitions, and something asked for it", said["parts"])
+    check("in a general tablespace", said["shared"])
+
+
+def test_which_tables_stay_closed_and_what_opens_them(stage):
+    check("that nothing asked for", "")
+    stage.start(*FORCED, NO_SCHEMA)
+    stage.sql("CREATE DATABASE d")
+    stage.sql("CREATE TABLESPACE g ADD DATAFILE 'g.ibd' ENCRYPTION = 'Y'")
+    for name, made in TABLES.items():
+        stage.sql(f"CREATE TABLE d.{name} {made}")
+
+    assert stage.db.stop() == 0
+    stage.write_conf("AKIDUNKNOWN")
+    stage.start(*START, NO_SCHEMA)                      # the plugin is refused
+    ask_for_tables(stage)
+    stage.write_conf()
+    stage.install()
+    assert closed(stage) == TABLES.keys() - UNASKED
+    stage.sql("DELETE FROM mysql.plugin WHERE name = 'keyring_aws'")
+    stage.restart(*FORCED, NO_SCHEMA)
+    assert closed(stage) == set()
+
+    assert stage.db.stop() == 0
+    with away(stage):
+        stage.start(*FORCED, NO_SCHEMA)
+        ask_for_tables(stage)
+    assert closed(stage) == TABLES.keys() - UNASKED
+    said = [tried(stage, query) for query in NO_HELP]
+    assert said[-1].startswith("error 4035") and closed(stage) == TABLES.keys() - UNASKED
+    sample = section(SECTIONS[0])
+    assert [query for query in NO_HELP if query.split(" d.")[0] not in sample] == []
+    for query in re.findall(r"^    (.*);$", sample, re.M):
+        stage.sql(query)
+    for _ in range(12):                 # InnoDB looks at its cache when nobody asks for anything
+        time.sleep(5)
+        if closed(stage) == FOR_GOOD:
+            break
+    stage.sql("DROP DATABASE filler")
+    assert closed(stage) == FOR_GOOD
+    assert tried(stage, "DROP TABLE d.words") == ""     # a closed table can be lost
+    stage.restart(*FORCED, NO_SCHEMA)
+    assert closed(stage) == {"words"}
+
+
+# ---- a running server loses KMS -----------------------------------------------------------------
+
+GO_ON = ("INSERT INTO d.t VALUES (2, 'b')", "SELECT * FROM d.t", "FLUSH TABLES",
+         "SELECT * FROM d.later", "INSERT INTO d.shared VALUES (1)", "FLUSH BINARY LOGS",
+         "ALTER TABLE d.t ADD y INT", "CREATE TABLE d.more (n INT) TABLESPACE g ENCRYPTION = 'Y'")
+NEED_KEY = {
+    "a table, partition or tablespace is made, rebuilt or truncated; the master key is rotated": [
+        "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'", "ALTER TABLE d.plain ENCRYPTION = 'Y'",
+        "ALTER TABLE d.parts ADD PARTITION PARTITIONS 1", "ALTER TABLE d.later ENGINE = InnoDB",
+        "TRUNCATE TABLE d.later", "CREATE TABLESPACE h ADD DATAFILE 'h.ibd' ENCRYPTION = 'Y'",
+        "CREATE UNDO TABLESPACE fourth ADD DATAFILE 'fourth.ibu'", ROTATE],
+    "an older binary log is read, the binary log's key rotated": [
+        "SHOW BINLOG EVENTS IN 'bin.000001'", "ALTER INSTANCE ROTATE BINLOG MASTER KEY"],
+    "`binlog_encryption` is set to ON": ["SET GLOBAL binlog_encryption = ON"],
+}
+UNDO_001 = "ALTER UNDO TABLESPACE innodb_undo_001 "
+
+
+def truncate_undo(stage: Stage) -> None:
+    """Has the first undo tablespace made anew."""
+    stage.sql(UNDO_001 + "SET INACTIVE")
+    wait_for(lambda: stage.sql("SELECT 1 FROM information_schema.innodb_tablespaces WHERE name ="
+                               " 'innodb_undo_001' AND state = 'empty'"), 30)
+    stage.sql(UNDO_001 + "SET ACTIVE")
+
+
+def undo_tells(stage: Stage) -> bool:
+    """Whether what a row held before stands in the first undo tablespace's file in the clear."""
+    stage.sql("INSERT INTO d.t (n, x) SELECT n + 100, 'the castle is in the north' FROM d.many")
+    for number in range(8):             # a transaction each: undo tablespaces take turns
+        stage.sql(f"UPDATE d.t SET x = '-' WHERE n >= 100 AND n % 8 = {number}")
+    stage.sql("DELETE FROM d.t WHERE n >= 100")
+    file = stage.db.data / "undo_001"
+    stage.sql("SET GLOBAL innodb_max_dirty_pages_pct_lwm = 0")
+    stage.sql("SET GLOBAL innodb_max_dirty_pages_pct = 0")
+    wait_for(lambda: stage.one("SELECT variable_value FROM performance_schema.global_status WHERE"
+                               " variable_name = 'Innodb_buffer_pool_pages_dirty'") == "0", 30)
+    return b"the castle is in the north" in file.read_bytes()
+
+
+def test_a_running_server_loses_kms(stage):
+    options = (*FORCED, "--log-bin=bin", "--binlog-encryption=ON", "--server-id=1",
+               "--innodb-redo-log-encrypt=ON", "--innodb-undo-log-encrypt=ON")
+    stage.start(*options)
+    stage.install_functions()
+    assert stage.generate("kept") == 1
+    assert tried(stage, UNDO_001 + "SET INACTIVE").startswith("error 3655")     # of two
+    for query in (
+            "CREATE DATABASE d", "ALTER TABLESPACE mysql ENCRYPTION = 'Y'",
+            "CREATE TABLESPACE g ADD DATAFILE 'g.ibd' ENCRYPTION = 'Y'",
+            "CREATE UNDO TABLESPACE third ADD DATAFILE 'third.ibu'",
+            "CREATE TABLE d.t (n INT PRIMARY KEY, x VARCHAR(50)) ENCRYPTION = 'Y'",
+            "CREATE TABLE d.later (n INT) ENCRYPTION = 'Y'", "CREATE TABLE d.plain (n INT)",
+            "CREATE TABLE d.shared (n INT) TABLESPACE g ENCRYPTION = 'Y'",
+            "CREATE TABLE d.parts (n INT) ENCRYPTION = 'Y' PARTITION BY HASH (n) PARTITIONS 2",
+            "CREATE TABLE d.many AS WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c"
+            " WHERE n < 64) SELECT n FROM c"):
+        stage.sql(query)
+    stage.restart(*options)
+    truncate_undo(stage)
+    assert not undo_tells(stage)
+    with away(stage):
+        check("rows are read and written, binary logs begun, columns added", "")
+        for query in GO_ON:
+            assert tried(stage, query) == "", query
+        check_what_needs_the_key(stage)
+        assert stage.fetch("kept") is None and stage.fetch("no such key") is None
+        check("`keyring_key_fetch` is called", "")
+        assert "kept" in [key_id for key_id, _ in stage.listed()]
+        truncate_undo(stage)
+        check("an undo tablespace is truncated, which InnoDB also does by itself",
+              log_since(stage))
+        assert undo_tells(stage)
+        assert stage.sql("SELECT encryption FROM information_schema.innodb_tablespaces WHERE name"
+                         " = 'innodb_undo_001'") == [("Y",)]
+    for query in (query for queries in reversed(NEED_KEY.values()) for query in queries):
+        assert tried(stage, query) == "", query
+    assert stage.fetch("kept") == stage.plain("kept")
+    assert stage.generate("kept") is None               # who did not believe the NULL gets another
+    truncate_undo(stage)
+    assert not undo_tells(stage)
+
+
+def check_what_needs_the_key(stage: Stage) -> None:
+    for row, queries in NEED_KEY.items():
+        if "set to ON" in row:
+            stage.sql("SET GLOBAL binlog_encryption = OFF")
+        for query in queries:
+            check(row, tried(stage, query))
+
+
+# ---- containers ---------------------------------------------------------------------------------
+
+@contextlib.contextmanager
+def mounted(source: Path, target: Path, *options: str):
+    """A mount as a container's engine makes it; where we may not, the test is left out."""
+    done = subprocess.run(["mount", "--bind", source, target], check=False, capture_output=True)
+    if done.returncode:
+        pytest.skip("this machine lets us mount nothing")
+    try:
+        if options:
+            subprocess.run(["mount", "-o", ",".join(("remount", "bind", *options)), target],
+                           check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", target], check=True)
+
+
+def test_what_a_container_mounts(stage):
+    stage.start(*FORCED, NO_SCHEMA)
+    stage.install_functions()
+    assert stage.generate("kept") == 1
+    assert stage.db.stop() == 0
+    real = stage.db.folder / "volume"
+    shutil.copy2(stage.data, real)
+    with mounted(real, stage.data):
+        stage.start(*FORCED, NO_SCHEMA)
+        assert stage.generate("added") == 1 and stage.remove("kept") is None
+        rotated = tried(stage, "SELECT keyring_aws_rotate_keys()")
+        check("mount the keyring's folder, not the data file", log_since(stage) + rotated)
+        assert rotated and stage.db.stop() == 0
+    folder = stage.data.parent
+    with mounted(folder, folder, "ro"):
+        check("mount it writable", no_start(stage, *FORCED))
+    with mounted(folder, folder):
+        stage.start(*FORCED, NO_SCHEMA)
+        assert stage.remove("kept") == 1 and stage.db.stop() == 0
+
+
+def test_links_in_a_container(stage):
+    stage.start(*FORCED, NO_SCHEMA)
+    assert stage.db.stop() == 0
+    secret = stage.conf.rename(stage.conf.with_name("secret"))
+    stage.conf.symlink_to(secret.name)
+    stage.start(*FORCED, NO_SCHEMA)
+    assert stage.loaded() and not stage.said("ERROR") and stage.db.stop() == 0
+    stage.data.symlink_to(stage.data.rename(stage.data.with_name("elsewhere")).name)
+    check("let the data file be no symbolic link", no_start(stage, *FORCED))
+
+
+def test_how_a_container_loads_the_plugin(stage):
+    """The database is made with the plugin loaded early, on a data file that another uses."""
+    stage.start(*FORCED, NO_SCHEMA)
+    options = [*stage.options(*FORCED), "--innodb-redo-log-encrypt=ON", "--initialize-insecure"]
+    late = [each.replace("early-plugin-load", "plugin-load-add") for each in options]
+    run = stage.db.run_once(*late, f"--datadir={stage.db.folder}/late")
+    assert run.returncode == 1
+    check("use `early-plugin-load`, not `plugin-load-add`, also for `--initialize`", run.stdout)
+    run = stage.db.run_once(*options, f"--datadir={stage.db.folder}/early")
+    assert run.returncode == 0, run.stdout
+    check("mount it into one server only", run.stdout)
+    stage.sql("CREATE DATABASE d")
+    assert tried(stage, "CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'").startswith("error 3185")
+
+    check("write its lines under `[mysqld]`", "")
+    check("write `early-plugin-load` once", "")
+    both = f"{EARLY};mysql_no_login.so".removeprefix("--")
+    for group, lines, seen in (("mysqld", EARLY[2:], True), ("client", EARLY[2:], False),
+                               ("mysqld_safe", EARLY[2:], False), ("mysqld", both, True),
+                               ("mysqld", f"{EARLY[2:]}\nearly-plugin-load=mysql_no_login.so",
+                                False)):
+        file = stage.db.folder / "my.cnf"
+        file.write_text(f"[{group}]\n{lines}\nloose-keyring_aws_region=eu-west-1\n")
+        told = stage.db.run_once(f"--defaults-file={file}", *stage.db._options()[1:], "--verbose",
+                                 "--help", bare=True).stdout
+        assert bool(re.search(r"^keyring-aws-region +eu-west-1$", told, re.M)) == seen, lines
+
+
+# ---- two servers --------------------------------------------------------------------------------
+
+def network(number: int, *options: str) -> tuple[int, list[str]]:
+    """A port on the loopback, and the options of a server that replicates by it."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return port, [*FORCED, f"--server-id={number}", "--skip-networking=OFF", f"--port={port}",
+                  "--bind-address=127.0.0.1", "--report-host=127.0.0.1", "--skip-name-resolve",
+                  "--log-bin=bin", "--gtid-mode=ON", "--enforce-gtid-consistency", *options]
+
+
+@pytest.fixture(name="pair")
+def make_pair():
+    """Two servers, each with a KMS, a KMS key and a keyring of its own."""
+    with Stage() as one, Stage() as two:
+        two.settings["cmk_id"] = two.kms.add_key("us-east-1", ACCOUNT)
+        yield one, two
+
+
+def unlogged(stage: Stage, *queries: str) -> None:
+    """Runs statements that are no transactions for others."""
+    with contextlib.closing(stage.db.connect()) as connection, connection.cursor() as cursor:
+        for query in ("SET sql_log_bin = 0", *queries):
+            cursor.execute(query)
+
+
+def replica(stage: Stage) -> dict:
+    return stage.sql("SHOW REPLICA STATUS", cursorclass=pymysql.cursors.DictCursor)[0]
+
+
+def stopped(stage: Stage, thread: str) -> str:
+    """Waits for an error that has stopped a replica's IO or SQL thread, and tells it."""
+    wait_for(lambda: replica(stage)[f"Replica_{thread}_Running"] == "No", 30)
+    status = replica(stage)
+    return f"error {status[f'Last_{thread}_Errno']}: {status[f'Last_{thread}_Error']}"
+
+
+def in_step(one: Stage, two: Stage) -> bool:
+    """Both have the same transactions within some seconds."""
+    done = one.one("SELECT @@global.gtid_executed")
+    return two.one("SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 20)", (done,)) == 0
+
+
+def test_what_stops_a_replica(pair):
+    source, copy = pair
+    port, of_source = network(1, NO_SCHEMA, "--binlog-encryption=ON")
+    _, of_copy = network(2, NO_SCHEMA)
+    source.start(*of_source)
+    copy.start(*of_copy)
+    for query in ("CREATE USER r IDENTIFIED BY 'x'", "GRANT REPLICATION SLAVE ON *.* TO r",
+                  "CREATE DATABASE d", "CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'"):
+        source.sql(query)
+    copy.sql(f"CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {port},"
+             " SOURCE_USER = 'r', SOURCE_PASSWORD = 'x', SOURCE_AUTO_POSITION = 1,"
+             " GET_SOURCE_PUBLIC_KEY = 1, SOURCE_CONNECT_RETRY = 1")
+    copy.sql("START REPLICA")
+    assert in_step(source, copy)
+
+    row = "a source begins a binary log, or a replica connects; `binlog_encryption` is on"
+    with away(source):
+        source.sql("FLUSH BINARY LOGS")
+        check(row, stopped(copy, "IO"))
+        copy.sql("START REPLICA")
+        check(row, stopped(copy, "IO"))
+    insert(source, range(1))
+    time.sleep(2)                       # it would have tried again
+    assert replica(copy)["Replica_IO_Running"] == "No"
+    copy.sql("START REPLICA")
+    assert in_step(source, copy)
+    source.restart(*of_source)          # and of the last one it lost the connection only
+    assert in_step(source, copy)
+
+    with away(copy):
+        insert(source, range(1, 2))
+        assert in_step(source, copy)    # the table is open
+        source.sql("CREATE TABLE d.u (n INT PRIMARY KEY) ENCRYPTION = 'Y'")
+        check("a replica applies `CREATE TABLE`", stopped(copy, "SQL"))
+    copy.sql("START REPLICA")
+    assert in_step(source, copy)
+
+    assert copy.db.stop() == 0
+    insert(source, range(2, 3))
+    row = "a replica that started without KMS applies a change"
+    with away(copy):
+        copy.start(*of_copy)
+        check(row, stopped(copy, "SQL"))
+    copy.sql("START REPLICA")
+    check(row, stopped(copy, "SQL"))
+    copy.restart(*of_copy)
+    assert in_step(source, copy) and count(copy) == count(source) == 3
+
+
+def state(stage: Stage, member: Stage) -> list[tuple]:
+    return stage.sql("SELECT member_state FROM performance_schema.replication_group_members WHERE"
+                     " member_id = %s", (member.one("SELECT @@server_uuid"),))
+
+
+def test_what_ends_a_membership(pair):
+    """Of Group Replication."""
+    seeds = [network(0)[0] for _ in pair]
+    for number, (stage, seed) in enumerate(zip(pair, seeds), 1):
+        group = {"group_name": "aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee", "start_on_boot": "OFF",
+                 "local_address": f"127.0.0.1:{seed}", "recovery_get_public_key": "ON",
+                 "group_seeds": ",".join(f"127.0.0.1:{each}" for each in seeds)}
+        stage.start(*network(number, "--plugin-load-add=group_replication.so", *(
+            f"--loose-group_replication_{name}={value}" for name, value in group.items()))[1])
+        unlogged(stage, "CREATE USER r IDENTIFIED BY 'x'", "GRANT REPLICATION SLAVE,"
+                 " CONNECTION_ADMIN, BACKUP_ADMIN, GROUP_REPLICATION_STREAM ON *.* TO r",
+                 "CHANGE REPLICATION SOURCE TO SOURCE_USER = 'r', SOURCE_PASSWORD = 'x'"
+                 " FOR CHANNEL 'group_replication_recovery'")
+    first, second = pair
+    first.sql("SET GLOBAL group_replication_bootstrap_group = ON")
+    first.sql("START GROUP_REPLICATION")
+    first.sql("CREATE DATABASE d")
+    second.sql("START GROUP_REPLICATION")
+    wait_for(lambda: state(second, second) == [("ONLINE",)], 30)
+    row = "a member of a group applies `CREATE TABLE`"
+    with away(second):
+        first.sql("CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'")
+        wait_for(lambda: state(second, second) == [("ERROR",)], 30)
+        check(row, log_since(second))
+        wait_for(lambda: second.one("SELECT @@super_read_only") == 1, 30)
+    insert(first, range(3))
+    second.sql("STOP GROUP_REPLICATION")
+    second.sql("START GROUP_REPLICATION")
+    wait_for(lambda: state(second, second) == [("ONLINE",)], 30)
+    assert in_step(first, second) and count(second) == 3
+
+
+def test_what_a_clone_takes_along(pair):
+    donor, recipient = pair
+    port, options = network(1, NO_SCHEMA)
+    _, of_recipient = network(2, NO_SCHEMA)
+    donor.start(*options)
+    recipient.start(*of_recipient)
+    for stage in pair:
+        stage.sql("INSTALL PLUGIN clone SONAME 'mysql_clone.so'")
+        stage.sql("CREATE DATABASE d")
+    donor.install_functions()
+    assert donor.generate("donor's") == 1
+    for query in ("CREATE USER c IDENTIFIED BY 'x'", "GRANT BACKUP_ADMIN ON *.* TO c",
+                  "CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'"):
+        donor.sql(query)
+    insert(donor, range(3))
+    recipient.sql("CREATE TABLE d.own (n INT)")
+    recipient.sql(f"SET GLOBAL clone_valid_donor_list = '127.0.0.1:{port}'")
+    clone = f"CLONE INSTANCE FROM 'c'@'127.0.0.1':{port} IDENTIFIED BY 'x'"
+    row = "`CLONE INSTANCE`, at the recipient; or it has no plugin"
+    with away(recipient):
+        check(row, tried(recipient, clone))
+    assert tried(recipient, "SELECT * FROM d.own").startswith("error 1")
+    recipient.uninstall()
+    check(row, tried(recipient, clone))
+    recipient.install()
+    assert tried(recipient, clone).startswith("error 3707")     # it cannot restart itself
+    recipient.db.wait()
+    recipient.start(*of_recipient)
+    assert count(recipient) == 3 and recipient.fetch("donor's") is None
+    assert {each.arn for each in recipient.entries().values()} == {recipient.settings["cmk_id"]}
