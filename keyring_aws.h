@@ -502,12 +502,12 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
 /* Has KMS open the key. One KMS call; while the account of a KMS key that was
- * set by id or alias is not known, and the entry's is not listed, one more
- * before it, which takes the right to GenerateDataKeyWithoutPlaintext. On failure *key is all zeros. ARGUMENT,
- * CONFIG, NOT_FOUND (without a KMS call); FOREIGN (the entry names a KMS key of
- * another account); MISMATCH (the blob was sealed for another name, in another
- * file, or as a key of another length); what a KMS call may answer; MEMORY.
- */
+ * set by id or alias is not known, and the entry's is not in config.accounts,
+ * one more before it, which takes the right to GenerateDataKeyWithoutPlaintext.
+ * On failure *key is all zeros. ARGUMENT, CONFIG, NOT_FOUND (without a KMS
+ * call); FOREIGN (the entry names a KMS key of another account); MISMATCH (the
+ * blob was sealed for another name, in another file, or as a key of another
+ * length); what a KMS call may answer; MEMORY. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -564,9 +564,9 @@ KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
 KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
                                      kaws_error *err);
 
-/* Both at once, for a KMS key is looked up in a region, and may be in no other;
- * NULL: stays as it is. KMS is asked about what would change (if nothing would,
- * about the KMS key). It is not asked about what kaws_try, the last, passed. */
+/* Both at once, or neither: a KMS key is looked up in a region, and may be in
+ * no other. NULL: stays as it is. KMS is asked about what changes (if nothing
+ * does, about the KMS key), but not again about what kaws_try passed last. */
 KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 

@@ -1670,16 +1670,13 @@ static long long
 plug__functions_run(const char *name, plug__functions_kept *kept,
                     unsigned char *is_null, unsigned char *error)
 {
-    static plug__functions_kept never = {
-        NULL, NULL, NULL, 0, true,
-        { KAWS_CONFIG, 0, 0, "", "", "it was called though _init refused it" }
+    static const kaws_error never = {
+        KAWS_CONFIG, 0, 0, "", "", "it was called though _init refused it"
     };
-    const kaws_error *answer;
+    const kaws_error *const answer = kept != NULL ? &kept->answer : &never;
     char text[PLUG__ABI_ERRMSG_SIZE];
 
-    kept   = kept != NULL ? kept : &never;
-    answer = &kept->answer;
-    if (!kept->done) {
+    if (kept != NULL && !kept->done) {
         kept->done = true;
         if (plug__functions_try(kept->work, &kept->answer) != KAWS_OK)
             plug__server_say(PLUG__ERROR, "%s() failed: %s", name,
