@@ -566,7 +566,8 @@ KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
 
 /* Both at once, or neither: a KMS key is looked up in a region, and may be in
  * no other. NULL: stays as it is. KMS is asked about what changes (if nothing
- * does, about the KMS key), but not again about what kaws_try passed last. */
+ * does, about the KMS key), but not again about the two that kaws_try passed
+ * last. */
 KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
@@ -5685,10 +5686,10 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
  * ==========================================================================
  * Uses: plat err mem buf text json sigv4 http creds
  * Gives: kms_open kms_close kms_partition kms_arn kms_region_ok kms_region
- *        kms_aim kms_aim_at kms_choose kms_set_timeouts kms_begin kms_left_ms
- *        kms_reply_id kms_trusts kms_foreign kms_anchor kms_unanchor
- *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_prove
- *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
+ *        kms_aim kms_aim_at kms_choose kms_choose_tried kms_set_timeouts
+ *        kms_begin kms_left_ms kms_reply_id kms_trusts kms_foreign kms_anchor
+ *        kms_unanchor kms_anchored kms_generate kms_encrypt kms_decrypt
+ *        kms_prove kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
@@ -5731,6 +5732,7 @@ typedef struct kaws__kms {
     char        region[KAWS__KMS_REGION_MAX + 1];   /* for ids and aliases    */
     kaws__aim   aim;              /* what new keys are sealed with; "" = none */
     char        arn[KAWS__KMS_ID_MAX + 1];   /* what the aim resolved to      */
+    kaws__choice tried;           /* and found good, but not taken            */
     char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;
@@ -6068,15 +6070,40 @@ kaws__kms_region(kaws__kms *k, char out[KAWS__KMS_REGION_MAX + 1])
 }
 
 
+/* Takes a choice that KMS found good; or only notes that it did. */
 static void
-kaws__kms_choose(kaws__kms *k, const kaws__choice *choice)
+kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
 {
     kaws__plat_lock(&k->lock);
-    k->aim = choice->aim;
-    memcpy(k->region, choice->region, sizeof k->region);
-    if (choice->arn[0] != '\0')
-        memcpy(k->arn, choice->arn, sizeof k->arn);
+    if (take) {
+        k->aim = choice->aim;
+        memcpy(k->region, choice->region, sizeof k->region);
+        if (choice->arn[0] != '\0')
+            memcpy(k->arn, choice->arn, sizeof k->arn);
+        memset(&k->tried, 0, sizeof k->tried);
+    } else {
+        k->tried = *choice;
+    }
     kaws__plat_unlock(&k->lock);
+    if (take && choice->arn[0] != '\0')
+        kaws__kms_anchor(k, choice->arn);
+}
+
+
+/* Takes it if it was noted last; 0 if it was not. */
+static int
+kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
+{
+    kaws__choice tried;
+
+    kaws__plat_lock(&k->lock);
+    tried = k->tried;
+    kaws__plat_unlock(&k->lock);
+    if (strcmp(tried.aim.key_id, key_id) != 0 ||
+        strcmp(tried.region, region) != 0)
+        return 0;
+    kaws__kms_choose(k, &tried, 1);
+    return 1;
 }
 
 
@@ -8779,7 +8806,6 @@ struct kaws {
     char         file_hex[33];    /* the file id, as the context says it      */
     uint8_t      file_id[16];
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
-    kaws__choice tried;           /* by kaws_try, and passed; guarded by that */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
     kaws__file   file;
@@ -10026,33 +10052,26 @@ kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
 }
 
 
-/* The region and the KMS key are one value: taken both, or neither. */
+/* The region and the KMS key are one value: taken both, or neither. What is
+ * known to be good need not wait until KMS has judged something else. */
 static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *err)
 {
-    kaws__choice choice, *tried;
+    kaws__choice choice;
     kaws_status status;
 
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    tried = &ring->tried;
+    if (take && kms_key_id != NULL && region != NULL && *region != '\0' &&
+        kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
+        return KAWS_OK;
     kaws__plat_lock(&ring->settings);
     status = kaws__ring_choice(ring, kms_key_id, region, &choice, err);
-    if (status == KAWS_OK && take &&
-        strcmp(choice.aim.key_id, tried->aim.key_id) == 0 &&
-        strcmp(choice.region, tried->region) == 0)
-        choice = *tried;
-    else if (status == KAWS_OK)
+    if (status == KAWS_OK)
         status = kaws__ring_judge(ring, &choice, err);
-    if (status == KAWS_OK && take) {
-        kaws__kms_choose(&ring->kms, &choice);
-        if (choice.arn[0] != '\0')
-            kaws__kms_anchor(&ring->kms, choice.arn);
-        memset(tried, 0, sizeof *tried);
-    } else if (status == KAWS_OK) {
-        *tried = choice;
-    }
+    if (status == KAWS_OK)
+        kaws__kms_choose(&ring->kms, &choice, take);
     kaws__plat_unlock(&ring->settings);
     return status;
 }

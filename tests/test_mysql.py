@@ -711,7 +711,8 @@ def test_a_killed_statement_is_over(stage, rotations):
     before = count()
     stage.kms.set(latency_ms=300)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(session.execute, "SELECT keyring_aws_rotate_cmk(), SLEEP(9) FROM five")
+        running = pool.submit(session.execute,
+                              "SELECT keyring_aws_rotate_cmk(), SLEEP(9) FROM five")
         wait_for(lambda: count() > before)
         stage.sql(f"KILL QUERY {number}")
         with contextlib.suppress(Exception):            # SLEEP may be what is cut short
@@ -876,6 +877,21 @@ def test_a_key_is_made_while_a_setting_is_judged(stage):
         assert time.monotonic() - began < 2 and not judged.done()
         assert judged.result()[0] == 1231
     assert stage.variable("cmk_id") == KEY_ARN
+
+
+def test_a_key_is_made_with_a_new_setting_while_another_is_judged(stage):
+    """What one SET found good waits for nobody, and is not asked about again."""
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
+    stage.kms.fault("Decrypt", "black_hole", where="request")
+    asked = stage.kms.count("Decrypt")
+    with ThreadPoolExecutor(1) as pool:
+        judged = pool.submit(stage.refused, "SET GLOBAL keyring_aws_cmk_id = %s", (stage.west,))
+        wait_for(lambda: stage.kms.count("Decrypt") > asked)
+        began = time.monotonic()
+        assert stage.generate("newly") == 1
+        assert stage.entries()["newly", ROOT].arn == stage.second
+        assert time.monotonic() - began < 2 and not judged.done()
+        assert judged.result()[0] == 1231
 
 
 def test_50_reinstallations_under_load(stage):
