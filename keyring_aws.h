@@ -10058,11 +10058,14 @@ static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *err)
 {
+    kaws_error spare;
     kaws__choice choice;
     kaws_status status;
 
+    err = err != NULL ? err : &spare;
+    kaws__err_clear(err);
     if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
+        return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
     if (take && kms_key_id != NULL && region != NULL && *region != '\0' &&
         kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
         return KAWS_OK;
@@ -10079,13 +10082,27 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
 
 /* see Part II */
 KAWS_API kaws_status
+kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
+{
+    return kaws__ring_choose(kms_key_id != NULL ? ring : NULL, kms_key_id, NULL,
+                             1, err);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_use_region(kaws *ring, const char *region, kaws_error *err)
+{
+    return kaws__ring_choose(region != NULL ? ring : NULL, NULL, region, 1,
+                             err);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
 kaws_use(kaws *ring, const char *kms_key_id, const char *region,
          kaws_error *err)
 {
-    kaws_error spare;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     return kaws__ring_choose(ring, kms_key_id, region, 1, err);
 }
 
@@ -10095,31 +10112,7 @@ KAWS_API kaws_status
 kaws_try(kaws *ring, const char *kms_key_id, const char *region,
          kaws_error *err)
 {
-    kaws_error spare;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     return kaws__ring_choose(ring, kms_key_id, region, 0, err);
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
-kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
-{
-    if (kms_key_id == NULL)
-        return kaws__ring_argument("kms_key_id must not be NULL", err);
-    return kaws_use(ring, kms_key_id, NULL, err);
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
-kaws_use_region(kaws *ring, const char *region, kaws_error *err)
-{
-    if (region == NULL)
-        return kaws__ring_argument("region must not be NULL", err);
-    return kaws_use(ring, NULL, region, err);
 }
 
 
