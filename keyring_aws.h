@@ -513,12 +513,12 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
 /* Has KMS open the key. One KMS call; while the account of a KMS key that was
- * set by id or alias is not known, one more before it, which takes the right to
- * GenerateDataKeyWithoutPlaintext. On failure *key is all zeros. ARGUMENT,
- * CONFIG, NOT_FOUND (without a KMS call); FOREIGN (the entry names a KMS key of
- * another account); MISMATCH (the blob was sealed for another name, in another
- * file, or as a key of another length); what a KMS call may answer; MEMORY.
- */
+ * set by id or alias is not known, and the entry's is not in config.accounts,
+ * one more before it, which takes the right to GenerateDataKeyWithoutPlaintext.
+ * On failure *key is all zeros. ARGUMENT, CONFIG, NOT_FOUND (without a KMS
+ * call); FOREIGN (the entry names a KMS key of another account); MISMATCH (the
+ * blob was sealed for another name, in another file, or as a key of another
+ * length); what a KMS call may answer; MEMORY. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -574,6 +574,17 @@ KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
  * FOREIGN, and what a KMS call may answer. */
 KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
                                      kaws_error *err);
+
+/* Both at once, or neither: a KMS key is looked up in a region, and may be in
+ * no other. NULL: stays as it is. KMS is asked about what changes (if nothing
+ * does, about the KMS key), but not again about the two that kaws_try passed
+ * last. */
+KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
+                              const char *region, kaws_error *err);
+
+/* Whether kaws_use would take them now. Nothing changes. */
+KAWS_API kaws_status kaws_try(kaws *ring, const char *kms_key_id,
+                              const char *region, kaws_error *err);
 
 /* Sets the timeouts of calls to come, in milliseconds; 0: the defaults. */
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
@@ -5758,11 +5769,11 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
  * ROOM 11  kms      speak with AWS KMS, and believe only what fits
  * ==========================================================================
  * Uses: plat err mem buf text json sigv4 http creds
- * Gives: kms_open kms_close kms_arn kms_region_ok kms_region kms_set_region
- *        kms_aim kms_aim_at kms_set_aim kms_set_timeouts kms_begin kms_left_ms
- *        kms_reply_id kms_trusts kms_foreign kms_anchor kms_unanchor
- *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_prove
- *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
+ * Gives: kms_open kms_close kms_partition kms_arn kms_region_ok kms_region
+ *        kms_aim kms_aim_at kms_choose kms_choose_tried kms_set_timeouts
+ *        kms_begin kms_left_ms kms_reply_id kms_trusts kms_foreign kms_anchor
+ *        kms_unanchor kms_anchored kms_generate kms_encrypt kms_decrypt
+ *        kms_prove kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
@@ -5785,6 +5796,12 @@ typedef struct kaws__aim {
     char region[KAWS__KMS_REGION_MAX + 1];
 } kaws__aim;
 
+typedef struct kaws__choice {     /* one value: neither counts by itself      */
+    kaws__aim aim;
+    char      region[KAWS__KMS_REGION_MAX + 1];     /* for ids and aliases    */
+    char      arn[KAWS__KMS_ID_MAX + 1];   /* what sealed a trial; "" = none  */
+} kaws__choice;
+
 typedef struct kaws__arn {        /* arn:partition:kms:region:account:res...  */
     kaws_bytes partition, region, account, resource;
 } kaws__arn;
@@ -5799,6 +5816,7 @@ typedef struct kaws__kms {
     char        region[KAWS__KMS_REGION_MAX + 1];   /* for ids and aliases    */
     kaws__aim   aim;              /* what new keys are sealed with; "" = none */
     char        arn[KAWS__KMS_ID_MAX + 1];   /* what the aim resolved to      */
+    kaws__choice tried;           /* and found good, but not taken            */
     char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;
@@ -6141,23 +6159,40 @@ kaws__kms_region(kaws__kms *k, char out[KAWS__KMS_REGION_MAX + 1])
 }
 
 
+/* Takes a choice that KMS found good; or only notes that it did. */
 static void
-kaws__kms_set_region(kaws__kms *k, const char *region)
+kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
 {
     kaws__plat_lock(&k->lock);
-    (void)kaws__buf_copy_text(k->region, sizeof k->region,
-                              kaws__buf_of(region));
+    if (take) {
+        k->aim = choice->aim;
+        memcpy(k->region, choice->region, sizeof k->region);
+        if (choice->arn[0] != '\0')
+            memcpy(k->arn, choice->arn, sizeof k->arn);
+        memset(&k->tried, 0, sizeof k->tried);
+    } else {
+        k->tried = *choice;
+    }
     kaws__plat_unlock(&k->lock);
+    if (take && choice->arn[0] != '\0')
+        kaws__kms_anchor(k, choice->arn);
 }
 
 
-static void
-kaws__kms_set_aim(kaws__kms *k, const kaws__aim *aim, const char *arn)
+/* Takes it if it was noted last; 0 if it was not. */
+static int
+kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
 {
+    kaws__choice tried;
+
     kaws__plat_lock(&k->lock);
-    k->aim = *aim;
-    (void)kaws__buf_copy_text(k->arn, sizeof k->arn, kaws__buf_of(arn));
+    tried = k->tried;
     kaws__plat_unlock(&k->lock);
+    if (strcmp(tried.aim.key_id, key_id) != 0 ||
+        strcmp(tried.region, region) != 0)
+        return 0;
+    kaws__kms_choose(k, &tried, 1);
+    return 1;
 }
 
 
@@ -8864,8 +8899,9 @@ kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
  * Uses: plat err mem buf text crypto creds kms file store cache
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
- *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use_timeouts
- *        kaws_reload_creds kaws_rotate_kms_key kaws_rewrap_all kaws_get_stats
+ *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
+ *        kaws_try kaws_use_timeouts kaws_reload_creds kaws_rotate_kms_key
+ *        kaws_rewrap_all kaws_get_stats
  *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
  *        kaws_kms_reencrypt
  *
@@ -9571,15 +9607,20 @@ kaws__ring_exact(kaws__op *op, kaws__aim *exact, kaws_sealed *sealed,
 
 
 /* What is trusted hangs on the account of the KMS key. If the settings name it
- * by id or alias, and KMS could not be asked before, ask now. */
+ * by id or alias, and KMS could not be asked before, ask now; but not for the
+ * sake of an ARN (or NULL) whose account is listed, in the same partition. */
 static kaws_status
-kaws__ring_know_home(kaws__op *op, kaws_error *err)
+kaws__ring_know_home(kaws__op *op, const char *arn, kaws_error *err)
 {
-    kaws__aim aim;
+    kaws__aim aim, other;
     kaws_sealed sealed;
 
     if (kaws__kms_anchored(op->kms) ||
         kaws__kms_aim(op->kms, &aim, NULL) != KAWS_OK)
+        return KAWS_OK;
+    if (arn != NULL && kaws__kms_trusts(op->kms, arn) &&
+        kaws__kms_aim_at(&other, arn, "", NULL) == KAWS_OK &&
+        kaws__kms_partition(other.region) == kaws__kms_partition(aim.region))
         return KAWS_OK;
     return kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
                               &sealed, err);
@@ -9853,7 +9894,8 @@ kaws__ring_open_copy(kaws *ring, const kaws__copy *copy, kaws_key *key,
     kaws_bytes expect = { NULL, 0 };
     char shown[96];
     size_t len = key->len;
-    kaws_status status = kaws__ring_know_home(&op, err);
+    kaws_status status = kaws__ring_know_home(&op, copy->sealed.kms_key_arn,
+                                              err);
 
     expect.len = len;
     if (status == KAWS_OK)
@@ -10076,7 +10118,7 @@ kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
     kaws__arn arn;
     int whole = kaws__kms_arn(kaws__buf_of(kms_key_id), &arn);
     int trusted = !whole || kaws__kms_trusts(op->kms, kms_key_id);
-    kaws_status status = kaws__ring_know_home(op, err);
+    kaws_status status = kaws__ring_know_home(op, NULL, err);
 
     if (trusted && (status == KAWS_KMS_KEY || status == KAWS_DENIED)) {
         kaws__err_clear(err);
@@ -10089,67 +10131,104 @@ kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
 }
 
 
-/* see Part II */
-KAWS_API kaws_status
-kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
+/* What would be used then; NULL: as it is. */
+static kaws_status
+kaws__ring_choice(kaws *ring, const char *kms_key_id, const char *region,
+                  kaws__choice *choice, kaws_error *err)
+{
+    char shown[64];
+    kaws_bytes want = kaws__buf_of(region != NULL ? region : "");
+
+    memset(choice, 0, sizeof *choice);
+    if (region != NULL && !kaws__kms_region_ok(want))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
+                             "such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown, want));
+    if (region != NULL)
+        (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
+    else
+        kaws__kms_region(&ring->kms, choice->region);
+    if (kms_key_id == NULL &&
+        kaws__kms_aim(&ring->kms, &choice->aim, NULL) != KAWS_OK)
+        return KAWS_OK;                   /* none, and none is to be          */
+    return kaws__kms_aim_at(&choice->aim, kms_key_id != NULL ? kms_key_id
+                            : choice->aim.key_id, choice->region, err);
+}
+
+
+/* Has KMS judge what would change. What it tells of accounts counts only once
+ * the choice is taken. With the settings' lock held. */
+static kaws_status
+kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
+{
+    kaws__op op = kaws__kms_begin(&ring->kms);
+    kaws__aim now, there = choice->aim;
+    char region[KAWS__KMS_REGION_MAX + 1];
+    int another, moves, known;
+    kaws_sealed sealed;
+    kaws_status status = KAWS_OK;
+
+    if (there.key_id[0] == '\0')
+        return KAWS_OK;
+    (void)kaws__kms_aim(&ring->kms, &now, NULL);
+    kaws__kms_region(&ring->kms, region);
+    another = strcmp(now.key_id, there.key_id) != 0;
+    moves = strcmp(region, choice->region) != 0;
+    if (another)
+        status = kaws__ring_may_use(&op, there.key_id, err);
+    known = kaws__kms_anchored(&ring->kms);
+    if (status == KAWS_OK &&
+        (another || !moves || strcmp(now.region, there.region) != 0)) {
+        status = kaws__ring_prove(&op, &there, &sealed, err);
+        if (status == KAWS_OK)
+            memcpy(choice->arn, sealed.kms_key_arn, sizeof choice->arn);
+        if (!known)
+            kaws__kms_unanchor(&ring->kms);
+    }
+    if (status == KAWS_OK && moves &&
+        strcmp(there.region, choice->region) != 0) {
+        /* The ARN's own region goes on to be asked for this key. */
+        memcpy(there.region, choice->region, sizeof there.region);
+        status = kaws__kms_ask_region(&op, &there, err);
+    }
+    return status;
+}
+
+
+/* The region and the KMS key are one value: taken both, or neither. What is
+ * known to be good need not wait until KMS has judged something else. */
+static kaws_status
+kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
+                  int take, kaws_error *err)
 {
     kaws_error spare;
-    kaws__op op;
-    kaws__aim aim;
-    kaws_sealed sealed;
-    char region[KAWS__KMS_REGION_MAX + 1];
-    int known;
+    kaws__choice choice;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
     kaws__err_clear(err);
-    if (ring == NULL || kms_key_id == NULL)
-        return kaws__ring_argument("ring and kms_key_id must not be NULL",
-                                   err);
-    memset(&aim, 0, sizeof aim);
+    if (ring == NULL)
+        return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
+    if (take && kms_key_id != NULL && region != NULL && *region != '\0' &&
+        kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
+        return KAWS_OK;
     kaws__plat_lock(&ring->settings);
-    op = kaws__kms_begin(&ring->kms);
-    kaws__kms_region(&ring->kms, region);
-    status = kaws__kms_aim_at(&aim, kms_key_id, region, err);
+    status = kaws__ring_choice(ring, kms_key_id, region, &choice, err);
     if (status == KAWS_OK)
-        status = kaws__ring_may_use(&op, kms_key_id, err);
-    known = kaws__kms_anchored(&ring->kms);
+        status = kaws__ring_judge(ring, &choice, err);
     if (status == KAWS_OK)
-        status = kaws__ring_prove(&op, &aim, &sealed, err);
-    if (status == KAWS_OK)
-        kaws__kms_set_aim(&ring->kms, &aim, sealed.kms_key_arn);
-    else if (!known)
-        kaws__kms_unanchor(&ring->kms);
+        kaws__kms_choose(&ring->kms, &choice, take);
     kaws__plat_unlock(&ring->settings);
     return status;
 }
 
 
-/* With the settings' lock held. */
-static kaws_status
-kaws__ring_try_region(kaws *ring, const char *region, kaws_error *err)
+/* see Part II */
+KAWS_API kaws_status
+kaws_use_kms_key(kaws *ring, const char *kms_key_id, kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(&ring->kms);
-    kaws__aim aim, there;
-    kaws_sealed sealed;
-    kaws__arn arn;
-    kaws_status status = KAWS_OK;
-
-    if (kaws__kms_aim(&ring->kms, &aim, NULL) != KAWS_OK)
-        return KAWS_OK;
-    there = aim;
-    (void)kaws__buf_copy_text(there.region, sizeof there.region,
-                              kaws__buf_of(region));
-    if (kaws__kms_arn(kaws__buf_of(aim.key_id), &arn)) {
-        /* The ARN's own region goes on to be asked for this key. */
-        if (strcmp(aim.region, region) != 0)
-            status = kaws__kms_ask_region(&op, &there, err);
-    } else {
-        status = kaws__ring_prove(&op, &there, &sealed, err);
-        if (status == KAWS_OK)
-            kaws__kms_set_aim(&ring->kms, &there, sealed.kms_key_arn);
-    }
-    return status;
+    return kaws__ring_choose(kms_key_id != NULL ? ring : NULL, kms_key_id, NULL,
+                             1, err);
 }
 
 
@@ -10157,25 +10236,26 @@ kaws__ring_try_region(kaws *ring, const char *region, kaws_error *err)
 KAWS_API kaws_status
 kaws_use_region(kaws *ring, const char *region, kaws_error *err)
 {
-    kaws_error spare;
-    char shown[64];
-    kaws_status status;
+    return kaws__ring_choose(region != NULL ? ring : NULL, NULL, region, 1,
+                             err);
+}
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (ring == NULL || region == NULL)
-        return kaws__ring_argument("ring and region must not be NULL", err);
-    if (!kaws__kms_region_ok(kaws__buf_of(region)))
-        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
-                             "such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(region)));
-    kaws__plat_lock(&ring->settings);
-    status = kaws__ring_try_region(ring, region, err);
-    if (status == KAWS_OK)
-        kaws__kms_set_region(&ring->kms, region);
-    kaws__plat_unlock(&ring->settings);
-    return status;
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_use(kaws *ring, const char *kms_key_id, const char *region,
+         kaws_error *err)
+{
+    return kaws__ring_choose(ring, kms_key_id, region, 1, err);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_try(kaws *ring, const char *kms_key_id, const char *region,
+         kaws_error *err)
+{
+    return kaws__ring_choose(ring, kms_key_id, region, 0, err);
 }
 
 
@@ -10728,7 +10808,7 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
                                    err);
-    return kaws__ring_know_home(op, err);
+    return kaws__ring_know_home(op, in->kms_key_arn, err);
 }
 
 

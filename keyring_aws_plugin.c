@@ -119,8 +119,15 @@ typedef struct plug__abi_alloc {
     char *(*thd_strmake)(void *thd, const char *text, size_t len);
 } plug__abi_alloc;
 
+typedef struct plug__abi_text {
+    const char *at;
+    size_t      len;
+} plug__abi_text;
+
 typedef struct plug__abi_parser {
     void *(*current_session)(void);
+    void  (*skipped[12])(void);
+    plug__abi_text (*get_query)(void *thd);
 } plug__abi_parser;
 
 typedef struct plug__abi_security {
@@ -252,7 +259,8 @@ typedef struct plug__abi_udf_args {
  * ==========================================================================
  * Uses: abi
  * Gives: server_has server_remember | server_starting server_hear server_ending
- *        | server_log server_say server_raise | server_super
+ *        | server_log server_say server_raise | server_session server_statement
+ *        server_super server_stopped
  *
  * A service is a symbol of ours that holds the version we were written for,
  * until the server, loading us as a plugin, puts its own table's address there.
@@ -286,6 +294,7 @@ enum {                                                /* a client's errors   */
 
 typedef void plug__server_printf_error(unsigned number, const char *format,
                                        int flags, ...);
+typedef bool plug__server_access_test(void);
 
 /* What every line ends with that somebody may read whose server does not come
  * up: InnoDB's own lines advise what loses rows. */
@@ -301,6 +310,7 @@ static struct {
     pthread_t       starter;            /* the thread that called init       */
     bool            heard;              /* a connection's thread has called  */
     plug__server_printf_error *printf_error;          /* or NULL             */
+    plug__server_access_test  *access_test;           /* or NULL             */
 } plug__server = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 
@@ -312,7 +322,8 @@ plug__server_has(const void *service)
 }
 
 
-/* The session that runs in this thread, or NULL. */
+/* This thread's session, or NULL. A connection has one for life, whichever of
+ * the server's threads it runs in (thread pools move it about). */
 static void *
 plug__server_session(void)
 {
@@ -404,13 +415,39 @@ plug__server_raise(unsigned number, const char *text)
 }
 
 
+/* A number for the statement that this session runs; never 0. It is made of the
+ * text (FNV-1a), since the server tells us no number of its own: the same text
+ * again has the same. */
+static uint64_t
+plug__server_statement(void *thd)
+{
+    plug__abi_text text = { NULL, 0 };
+    uint64_t       hash = 14695981039346656037u ^ (uintptr_t)thd;
+
+    if (plug__server_has(mysql_parser_service))
+        text = mysql_parser_service->get_query(thd);
+    for (size_t i = 0; i < text.len; i++)
+        hash = (hash ^ (unsigned char)text.at[i]) * 1099511628211u;
+    return hash | 1;
+}
+
+
+/* Whether keyring_operations is OFF, which stops all changes of the keyring.
+ * This is the test that the server makes before it calls a keyring. */
+static bool
+plug__server_stopped(void)
+{
+    return plug__server.access_test != NULL && plug__server.access_test();
+}
+
+
 /* Whether this thread's session has SUPER; no session has no privilege. */
 static bool
 plug__server_super(void)
 {
     void *const thd = plug__server_session();
     void *context = NULL;
-    char  super = 0;
+    char  super   = 0;
 
     if (thd == NULL || !plug__server_has(security_context_service)
         || security_context_service->get_context(thd, &context) != 0
@@ -426,8 +463,8 @@ plug__server_super(void)
  * ROOM 3  ring        the one open keyring, and who is using it
  * ==========================================================================
  * Uses: server
- * Gives: ring_take ring_take_to_seal ring_drop ring_fail | ring_follow ring_try
- *        | ring_open ring_publish ring_retire | ring_want ring_want_timeouts
+ * Gives: ring_take ring_take_to_seal ring_drop ring_fail | ring_try ring_open
+ *        ring_publish ring_retire | ring_want ring_wanted
  *
  * The plugin has one ring. UNINSTALL PLUGIN does not wait for an SQL function
  * that is still running, so each user counts, and the last one closes. INSTALL
@@ -437,19 +474,27 @@ plug__server_super(void)
  *
  * SET GLOBAL comes in two steps. The check may wait for KMS, and has the ring
  * try the value; but the statement may still fail over another variable of it,
- * and then changes nothing. The update is what counts; it holds a server-wide
- * lock and must not wait for network, file or ring. So it only writes down a
- * wish, under a lock of its own that nobody keeps. Whoever next seals makes the
- * ring follow the wish if it is not there already: then one thread asks KMS,
- * and those who need the same wait and share its answer.
+ * and then changes nothing: so trying changes nothing either, and nothing has
+ * to be undone. The update is what counts; it holds a server-wide lock and must
+ * not wait for network, file or ring. So it only writes down a wish, under a
+ * lock of its own that nobody keeps. Whoever next seals makes the ring follow
+ * the wish. What was tried last is followed without KMS; else one thread asks
+ * it, and those who need the same wait and share its answer.
+ *
+ * KMS key and region are one value, tried and followed as a pair, for a key is
+ * looked up in its region, and may be in no other.
  */
 
 enum { PLUG__VALUE_MAX = 512 };      /* bytes of a dynamic string, with NUL  */
 
-typedef struct plug__ring_wish {
+typedef struct plug__ring_pair {
     char cmk_id[PLUG__VALUE_MAX];       /* empty: none                       */
-    char region[PLUG__VALUE_MAX];       /* empty: the library's default      */
-    int  connect_timeout_ms, timeout_ms;
+    char region[PLUG__VALUE_MAX];
+} plug__ring_pair;
+
+typedef struct plug__ring_wish {
+    plug__ring_pair pair;
+    int             connect_timeout_ms, timeout_ms;
 } plug__ring_wish;
 
 typedef struct plug__ring {
@@ -470,31 +515,15 @@ static struct {
     plug__ring_wish wish;
 } plug__rings = {
     PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0,
-    PTHREAD_MUTEX_INITIALIZER, { "", "", 0, 0 }
+    PTHREAD_MUTEX_INITIALIZER, { { "", "" }, 0, 0 }
 };
 
 
-/* False if the text is too long. */
-static bool
-plug__ring_want(char value[PLUG__VALUE_MAX], const char *text)
-{
-    const size_t len = text != NULL ? strlen(text) : 0;
-
-    if (len >= PLUG__VALUE_MAX)
-        return false;
-    pthread_mutex_lock(&plug__rings.wish_lock);
-    memcpy(value, text != NULL ? text : "", len + 1);
-    pthread_mutex_unlock(&plug__rings.wish_lock);
-    return true;
-}
-
-
 static void
-plug__ring_want_timeouts(int connect_timeout_ms, int timeout_ms)
+plug__ring_want(const plug__ring_wish *wish)
 {
     pthread_mutex_lock(&plug__rings.wish_lock);
-    plug__rings.wish.connect_timeout_ms = connect_timeout_ms;
-    plug__rings.wish.timeout_ms         = timeout_ms;
+    plug__rings.wish = *wish;
     pthread_mutex_unlock(&plug__rings.wish_lock);
 }
 
@@ -646,63 +675,43 @@ plug__ring_retire(void)
 }
 
 
-/* has.cmk_id and has.region are written by the thread whose turn it is, and
- * read by others under the lock. */
-static void
-plug__ring_note(char *has, const char *value)
+/* The KMS key as the library takes it. */
+static const char *
+plug__ring_key(const plug__ring_pair *pair)
 {
-    pthread_mutex_lock(&plug__rings.lock);
-    snprintf(has, PLUG__VALUE_MAX, "%s", value);
-    pthread_mutex_unlock(&plug__rings.lock);
+    return pair->cmk_id[0] != '\0' ? pair->cmk_id : NULL;
 }
 
 
-/* The KMS key before the region: check has seen the new key work in the old
- * region, and the new region work, with the old key. */
+/* has.pair is written by the thread whose turn it is, and read by others under
+ * the lock. */
 static kaws_status
-plug__ring_turn(plug__ring *ring, const plug__ring_wish *wish, kaws_error *err)
+plug__ring_turn(plug__ring *ring, const plug__ring_pair *pair, kaws_error *err)
 {
-    kaws_status status = KAWS_OK;
+    const kaws_status status = kaws_use(ring->kaws, plug__ring_key(pair),
+                                        pair->region, err);
 
-    if (strcmp(ring->has.cmk_id, wish->cmk_id) != 0) {
-        status = kaws_use_kms_key(ring->kaws, wish->cmk_id, err);
-        if (status == KAWS_OK)
-            plug__ring_note(ring->has.cmk_id, wish->cmk_id);
-    }
-    if (status == KAWS_OK && strcmp(ring->has.region, wish->region) != 0) {
-        status = kaws_use_region(ring->kaws, wish->region, err);
-        if (status == KAWS_OK)
-            plug__ring_note(ring->has.region, wish->region);
-    }
+    pthread_mutex_lock(&plug__rings.lock);
+    if (status == KAWS_OK)
+        ring->has.pair = *pair;
+    pthread_mutex_unlock(&plug__rings.lock);
     return status;
 }
 
 
-/* Under the lock: a turn of one's own, after those of others. */
-static void
-plug__ring_begin_turn(plug__ring *ring)
+/* Has KMS judge a pair that somebody wants to SET. Nothing changes. */
+static kaws_status
+plug__ring_try(plug__ring *ring, const plug__ring_pair *pair, kaws_error *err)
 {
-    while (ring->turning)
-        pthread_cond_wait(&plug__rings.turned, &plug__rings.lock);
-    ring->turning = true;
-}
-
-
-static void
-plug__ring_end_turn(plug__ring *ring)
-{
-    ring->turns++;
-    ring->turning = false;
-    pthread_cond_broadcast(&plug__rings.turned);
-    pthread_mutex_unlock(&plug__rings.lock);
+    return kaws_try(ring->kaws, plug__ring_key(pair), pair->region, err);
 }
 
 
 static bool
 plug__ring_follows(const plug__ring *ring, const plug__ring_wish *wish)
 {
-    return strcmp(ring->has.cmk_id, wish->cmk_id) == 0
-           && strcmp(ring->has.region, wish->region) == 0;
+    return strcmp(ring->has.pair.cmk_id, wish->pair.cmk_id) == 0
+           && strcmp(ring->has.pair.region, wish->pair.region) == 0;
 }
 
 
@@ -723,7 +732,9 @@ plug__ring_follow(plug__ring *ring, kaws_error *err)
         return KAWS_OK;
     }
     turns = ring->turns;
-    plug__ring_begin_turn(ring);
+    while (ring->turning)
+        pthread_cond_wait(&plug__rings.turned, &plug__rings.lock);
+    ring->turning = true;
     wish = plug__ring_wanted();
     if (!plug__ring_follows(ring, &wish)) {
         if (ring->turns != turns && ring->answer.status != KAWS_OK) {
@@ -731,39 +742,17 @@ plug__ring_follow(plug__ring *ring, kaws_error *err)
             status = err->status;
         } else {
             pthread_mutex_unlock(&plug__rings.lock);
-            status = plug__ring_turn(ring, &wish, err);
+            status = plug__ring_turn(ring, &wish.pair, err);
             pthread_mutex_lock(&plug__rings.lock);
             ring->answer.status = KAWS_OK;
             if (status != KAWS_OK)
                 ring->answer = *err;
         }
     }
-    plug__ring_end_turn(ring);
-    return status;
-}
-
-
-typedef kaws_status plug__ring_use(kaws *ring, const char *value,
-                                   kaws_error *err);
-
-/* Tries a value that somebody wants to SET. */
-static kaws_status
-plug__ring_try(plug__ring *ring, plug__ring_use *use, const char *value,
-               kaws_error *err)
-{
-    char *const has = use == kaws_use_kms_key ? ring->has.cmk_id
-                                              : ring->has.region;
-    kaws_status status;
-
-    pthread_mutex_lock(&plug__rings.lock);
-    plug__ring_begin_turn(ring);
+    ring->turns++;
+    ring->turning = false;
+    pthread_cond_broadcast(&plug__rings.turned);
     pthread_mutex_unlock(&plug__rings.lock);
-    status = use(ring->kaws, value, err);
-    pthread_mutex_lock(&plug__rings.lock);
-    if (status == KAWS_OK)
-        snprintf(has, PLUG__VALUE_MAX, "%s", value);
-    ring->answer.status = KAWS_OK;
-    plug__ring_end_turn(ring);
     return status;
 }
 
@@ -777,7 +766,7 @@ plug__ring_take_to_seal(kaws_error *err)
 
     if (ring == NULL)
         return NULL;
-    if (wish.cmk_id[0] == '\0')
+    if (wish.pair.cmk_id[0] == '\0')
         plug__ring_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id has to be set");
     else if (plug__ring_follow(ring, err) == KAWS_OK)
         return ring;
@@ -911,7 +900,7 @@ plug__status_untick(plug__status_ticker *ticker)
 /* ==========================================================================
  * ROOM 5  settings    the system variables
  * ==========================================================================
- * Uses: abi server ring
+ * Uses: abi server ring status
  * Gives: settings_table settings | settings_config settings_wish
  *
  * The server fills these in from my.cnf before init, and at run time by a check
@@ -919,7 +908,13 @@ plug__status_untick(plug__status_ticker *ticker)
  * server owns them, frees them at UNINSTALL and leaves NULL, so that nothing
  * stale is found when the file stays mapped and the plugin is installed again.
  * DEFAULT would skip the check, so the two that are checked refuse it.
+ *
+ * A statement may SET both the KMS key and its region, in either order. All
+ * checks come before the first update, and each tries the pair that there would
+ * be after it: with what the same statement had checked before.
  */
+
+#define PLUG__REGION "us-east-1"        /* where none is set                 */
 
 static struct {
     char *cmk_id, *region, *conf_file, *data_file;
@@ -927,6 +922,15 @@ static struct {
     int   connect_timeout, timeout, start_seconds;
     char  open_mode;
 } plug__settings;
+
+static struct {                         /* what a statement has checked      */
+    pthread_mutex_t lock;
+    uint64_t        statement;          /* 0: none                           */
+    bool            has_cmk_id, has_region;
+    plug__ring_pair pair;
+} plug__settings_checked = {
+    PTHREAD_MUTEX_INITIALIZER, 0, false, false, { "", "" }
+};
 
 
 static void
@@ -969,27 +973,69 @@ plug__settings_copy(void *thd, const char *name, plug__abi_value *value)
 }
 
 
-/* Has KMS judge the value. The ring follows first, for a region is tried with
- * the KMS key that was SET before it; if it cannot, this value may be the one
- * that mends it. */
-static int
-plug__settings_check(void *thd, const char *name, void *save,
-                     plug__abi_value *value, plug__ring_use *use)
+/* The pair that there would be with this value. A variable that the statement
+ * has checked already is the sign of another one with the same text. */
+static plug__ring_pair
+plug__settings_pair(void *thd, bool is_cmk_id, const char *text)
 {
+    const uint64_t  statement = plug__server_statement(thd);
+    bool *const     has = is_cmk_id ? &plug__settings_checked.has_cmk_id
+                                    : &plug__settings_checked.has_region;
+    plug__ring_pair pair;
+
+    pthread_mutex_lock(&plug__settings_checked.lock);
+    if (plug__settings_checked.statement != statement || *has) {
+        plug__settings_checked.statement  = statement;
+        plug__settings_checked.has_cmk_id = false;
+        plug__settings_checked.has_region = false;
+        plug__settings_checked.pair       = plug__ring_wanted().pair;
+    }
+    *has = true;
+    snprintf(is_cmk_id ? plug__settings_checked.pair.cmk_id
+                       : plug__settings_checked.pair.region,
+             PLUG__VALUE_MAX, "%s", text);
+    pair = plug__settings_checked.pair;
+    pthread_mutex_unlock(&plug__settings_checked.lock);
+    return pair;
+}
+
+
+/* The statement was refused, or has begun to update: no more checks follow. */
+static void
+plug__settings_forget(void)
+{
+    pthread_mutex_lock(&plug__settings_checked.lock);
+    plug__settings_checked.statement = 0;
+    pthread_mutex_unlock(&plug__settings_checked.lock);
+}
+
+
+/* Has KMS judge the value, with its other half. */
+static int
+plug__settings_check(void *thd, bool is_cmk_id, void *save,
+                     plug__abi_value *value)
+{
+    const char *const name = is_cmk_id ? "keyring_aws_cmk_id"
+                                       : "keyring_aws_region";
     const char *const text = plug__settings_copy(thd, name, value);
+    plug__ring_pair pair;
     plug__ring *ring;
     kaws_error  err;
     kaws_status status = KAWS_CONFIG;
 
-    if (text == NULL)
+    if (text == NULL) {
+        plug__settings_forget();
         return 1;
+    }
+    pair = plug__settings_pair(thd, is_cmk_id, text);
     ring = plug__ring_take(&err);
     if (ring != NULL) {
-        (void)plug__ring_follow(ring, &err);
-        status = plug__ring_try(ring, use, text, &err);
+        status = plug__ring_try(ring, &pair, &err);
         plug__ring_drop(ring);
+        plug__status_refresh();
     }
     if (status != KAWS_OK) {
+        plug__settings_forget();
         plug__settings_refuse(name, text, err.text);
         return 1;
     }
@@ -1003,8 +1049,7 @@ plug__settings_check_cmk_id(void *thd, void *var, void *save,
                             plug__abi_value *value)
 {
     (void)var;
-    return plug__settings_check(thd, "keyring_aws_cmk_id", save, value,
-                                kaws_use_kms_key);
+    return plug__settings_check(thd, true, save, value);
 }
 
 
@@ -1013,8 +1058,44 @@ plug__settings_check_region(void *thd, void *var, void *save,
                             plug__abi_value *value)
 {
     (void)var;
-    return plug__settings_check(thd, "keyring_aws_region", save, value,
-                                kaws_use_region);
+    return plug__settings_check(thd, false, save, value);
+}
+
+
+/* "keyring_aws_endpoint=" in my.cnf means the same as no such line. */
+static const char *
+plug__settings_text(const char *value)
+{
+    return value != NULL && value[0] != '\0' ? value : NULL;
+}
+
+
+static const char *
+plug__settings_region_text(void)
+{
+    const char *const region = plug__settings_text(plug__settings.region);
+
+    return region != NULL ? region : PLUG__REGION;
+}
+
+
+/* Wishes for what the variables say; false if a text is too long. */
+static bool
+plug__settings_wish(void)
+{
+    const char *const cmk_id = plug__settings.cmk_id;
+    const char *const region = plug__settings_region_text();
+    plug__ring_wish   wish   = { { "", "" }, plug__settings.connect_timeout,
+                                 plug__settings.timeout };
+
+    if (strlen(region) >= PLUG__VALUE_MAX
+        || (cmk_id != NULL && strlen(cmk_id) >= PLUG__VALUE_MAX))
+        return false;
+    snprintf(wish.pair.cmk_id, PLUG__VALUE_MAX, "%s",
+             cmk_id != NULL ? cmk_id : "");
+    snprintf(wish.pair.region, PLUG__VALUE_MAX, "%s", region);
+    plug__ring_want(&wish);
+    return true;
 }
 
 
@@ -1025,10 +1106,8 @@ plug__settings_update(void *thd, void *var, void *at, const void *save)
     (void)thd;
     (void)var;
     *(char **)at = *(char *const *)save;
-    if (at == &plug__settings.cmk_id)
-        (void)plug__ring_want(plug__rings.wish.cmk_id, plug__settings.cmk_id);
-    else
-        (void)plug__ring_want(plug__rings.wish.region, plug__settings.region);
+    plug__settings_forget();
+    (void)plug__settings_wish();
 }
 
 
@@ -1038,8 +1117,7 @@ plug__settings_update_timeouts(void *thd, void *var, void *at, const void *save)
     (void)thd;
     (void)var;
     *(int *)at = *(const int *)save;
-    plug__ring_want_timeouts(plug__settings.connect_timeout,
-                             plug__settings.timeout);
+    (void)plug__settings_wish();
 }
 
 
@@ -1063,7 +1141,7 @@ static plug__abi_var_str plug__settings_region = {
     { PLUG__SET_CHECKED, "region",
       "AWS region of the KMS key, where keyring_aws_cmk_id is no ARN.",
       plug__settings_check_region, plug__settings_update },
-    &plug__settings.region, "us-east-1"
+    &plug__settings.region, PLUG__REGION
 };
 
 static plug__abi_var_str plug__settings_conf_file = {
@@ -1138,21 +1216,13 @@ static plug__abi_var *plug__settings_table[] = {
 };
 
 
-/* "keyring_aws_endpoint=" in my.cnf means the same as no such line. */
-static const char *
-plug__settings_text(const char *value)
-{
-    return value != NULL && value[0] != '\0' ? value : NULL;
-}
-
-
 static void
 plug__settings_config(kaws_config *cfg)
 {
     memset(cfg, 0, sizeof *cfg);
     cfg->data_file          = plug__settings_text(plug__settings.data_file);
     cfg->kms_key_id         = plug__settings_text(plug__settings.cmk_id);
-    cfg->region             = plug__settings_text(plug__settings.region);
+    cfg->region             = plug__settings_region_text();
     cfg->accounts           = plug__settings_text(plug__settings.accounts);
     cfg->conf_file          = plug__settings_text(plug__settings.conf_file);
     cfg->endpoint           = plug__settings_text(plug__settings.endpoint);
@@ -1160,17 +1230,6 @@ plug__settings_config(kaws_config *cfg)
     cfg->connect_timeout_ms = plug__settings.connect_timeout;
     cfg->timeout_ms         = plug__settings.timeout;
     cfg->read_only          = plug__settings.open_mode;
-}
-
-
-/* At the start all is wished for that the ring is opened with. */
-static bool
-plug__settings_wish(void)
-{
-    plug__ring_want_timeouts(plug__settings.connect_timeout,
-                             plug__settings.timeout);
-    return plug__ring_want(plug__rings.wish.cmk_id, plug__settings.cmk_id)
-        && plug__ring_want(plug__rings.wish.region, plug__settings.region);
 }
 
 
@@ -1275,10 +1334,9 @@ plug__keyring_end(plug__ring *ring, const char *verb, kaws_name name,
     const bool owned = name.user_id[0] != '\0';
     char id[PLUG__SHOWN], user[PLUG__SHOWN];
 
-    if (ring != NULL) {
+    if (ring != NULL)
         plug__ring_drop(ring);
-        plug__status_refresh();
-    }
+    plug__status_refresh();             /* to follow a wish may ask KMS, too */
     if (status == KAWS_OK)
         return false;
     plug__server_say(mild ? PLUG__WARNING : PLUG__ERROR,
@@ -1545,7 +1603,73 @@ static plug__abi_keyring plug__keyring_calls = {
  * They answer 1, or NULL and an error. SUPER is asked for when a statement is
  * prepared and again when it runs. They may be called before the plugin was
  * loaded, and after it was uninstalled: they then say so.
+ *
+ * SQL calls a function as often as it likes: once a row, twice for HAVING. But
+ * a rotation is no value, and a KMS key has 25 in its life: so a statement does
+ * the work once, and keeps what came of it. No one tells us where a statement
+ * begins and ends. But the server opens each place in its text where a function
+ * stands (_init) before it runs the statement, and closes it (_deinit) at the
+ * end of that run, also if it is a prepared one or a line of a procedure. So
+ * what is kept lasts while any place of the function is open in the session.
+ * A stored function or a trigger runs statements of its own, one by one.
  */
+
+typedef kaws_status plug__functions_work(kaws *ring, kaws_error *err);
+
+typedef struct plug__functions_kept {
+    struct plug__functions_kept *next;
+    const void             *session;
+    plug__functions_work   *work;
+    unsigned                places;     /* open ones                         */
+    bool                    done;
+    kaws_error              answer;     /* if so                             */
+} plug__functions_kept;
+
+static struct {
+    pthread_mutex_t       lock;         /* for the list and the places       */
+    plug__functions_kept *first;
+} plug__functions = { PTHREAD_MUTEX_INITIALIZER, NULL };
+
+
+/* What this session keeps of the function; NULL: out of memory. */
+static plug__functions_kept *
+plug__functions_open(plug__functions_work *work)
+{
+    const void *const     session = plug__server_session();
+    plug__functions_kept *kept;
+
+    pthread_mutex_lock(&plug__functions.lock);
+    kept = plug__functions.first;
+    while (kept != NULL && (kept->session != session || kept->work != work))
+        kept = kept->next;
+    if (kept == NULL && (kept = calloc(1, sizeof *kept)) != NULL) {
+        kept->next    = plug__functions.first;
+        kept->session = session;
+        kept->work    = work;
+        plug__functions.first = kept;
+    }
+    if (kept != NULL)
+        kept->places++;
+    pthread_mutex_unlock(&plug__functions.lock);
+    return kept;
+}
+
+
+static void
+plug__functions_close(plug__functions_kept *kept)
+{
+    plug__functions_kept **at = &plug__functions.first;
+
+    pthread_mutex_lock(&plug__functions.lock);
+    if (kept != NULL && --kept->places == 0) {
+        while (*at != kept)
+            at = &(*at)->next;
+        *at = kept->next;
+        free(kept);
+    }
+    pthread_mutex_unlock(&plug__functions.lock);
+}
+
 
 /* Why this session may not call it now; NULL: it may. */
 static const char *
@@ -1561,8 +1685,8 @@ plug__functions_refusal(void)
 
 /* true is failure; the server shows the message. */
 static bool
-plug__functions_begin(plug__abi_udf *udf, const plug__abi_udf_args *args,
-                      char *message)
+plug__functions_begin(plug__functions_work *work, plug__abi_udf *udf,
+                      const plug__abi_udf_args *args, char *message)
 {
     const char *why = plug__functions_refusal();
     plug__ring *ring;
@@ -1577,6 +1701,9 @@ plug__functions_begin(plug__abi_udf *udf, const plug__abi_udf_args *args,
         else
             why = err.text;
     }
+    udf->ptr = why == NULL ? (char *)plug__functions_open(work) : NULL;
+    if (why == NULL && udf->ptr == NULL)
+        why = "out of memory";
     if (why != NULL) {
         snprintf(message, PLUG__ABI_ERRMSG_SIZE, "%s", why);
         return true;
@@ -1588,45 +1715,50 @@ plug__functions_begin(plug__abi_udf *udf, const plug__abi_udf_args *args,
 
 
 static kaws_status
-plug__functions_work(kaws_status (*work)(kaws *ring, kaws_error *err),
-                     kaws_error *err)
+plug__functions_try(plug__functions_work *work, kaws_error *err)
 {
-    const char *const   why = plug__functions_refusal();
+    const char *why = plug__functions_refusal();
     plug__status_ticker ticker;
     plug__ring *ring;
-    kaws_status status;
 
+    if (why == NULL && plug__server_stopped())
+        why = "keyring_operations is OFF: SET GLOBAL keyring_operations = ON"
+              " first";
     if (why != NULL)
         return plug__ring_fail(err, KAWS_DENIED, why);
     ring = plug__ring_take_to_seal(err);
-    if (ring == NULL)
-        return err->status;
-    plug__status_tick(&ticker);
-    status = work(ring->kaws, err);
-    plug__status_untick(&ticker);
-    plug__ring_drop(ring);
+    if (ring != NULL) {
+        plug__status_tick(&ticker);
+        (void)work(ring->kaws, err);
+        plug__status_untick(&ticker);
+        plug__ring_drop(ring);
+    }
     plug__status_refresh();
-    return status;
+    return err->status;
 }
 
 
 static long long
-plug__functions_run(const char *name,
-                    kaws_status (*work)(kaws *ring, kaws_error *err),
+plug__functions_run(const char *name, plug__functions_kept *kept,
                     unsigned char *is_null, unsigned char *error)
 {
-    kaws_error err;
-    char       text[PLUG__ABI_ERRMSG_SIZE];
+    static const kaws_error never = {
+        KAWS_CONFIG, 0, 0, "", "", "it was called though _init refused it"
+    };
+    const kaws_error *const answer = kept != NULL ? &kept->answer : &never;
+    char text[PLUG__ABI_ERRMSG_SIZE];
 
-    *is_null = 0;
-    *error   = 0;
-    if (plug__functions_work(work, &err) == KAWS_OK)
+    if (kept != NULL && !kept->done) {
+        kept->done = true;
+        if (plug__functions_try(kept->work, &kept->answer) != KAWS_OK)
+            plug__server_say(PLUG__ERROR, "%s() failed: %s", name,
+                             answer->text);
+    }
+    *is_null = *error = answer->status != KAWS_OK;
+    if (answer->status == KAWS_OK)
         return 1;
-    *is_null = 1;
-    *error   = 1;
-    plug__server_say(PLUG__ERROR, "%s() failed: %s", name, err.text);
     snprintf(text, sizeof text, "Function %s failed due to: %.440s.", name,
-             err.text);
+             answer->text);
     plug__server_raise(PLUG__ER_KEYRING_AWS_UDF, text);
     return 0;
 }
@@ -1644,22 +1776,21 @@ plug__functions_run(const char *name,
     PLUG__EXPORT bool                                                          \
     name##_init(plug__abi_udf *udf, plug__abi_udf_args *args, char *message)   \
     {                                                                          \
-        return plug__functions_begin(udf, args, message);                      \
+        return plug__functions_begin(work, udf, args, message);                \
     }                                                                          \
                                                                                \
     PLUG__EXPORT long long                                                     \
     name(plug__abi_udf *udf, plug__abi_udf_args *args,                         \
          unsigned char *is_null, unsigned char *error)                         \
     {                                                                          \
-        (void)udf;                                                             \
         (void)args;                                                            \
-        return plug__functions_run(#name, work, is_null, error);               \
+        return plug__functions_run(#name, (void *)udf->ptr, is_null, error);   \
     }                                                                          \
                                                                                \
     PLUG__EXPORT void                                                          \
     name##_deinit(plug__abi_udf *udf)                                          \
     {                                                                          \
-        (void)udf;                                                             \
+        plug__functions_close((void *)udf->ptr);                               \
     }
 
 PLUG__FUNCTIONS(X)
@@ -1855,9 +1986,10 @@ static const plug__abi_head plug__life_head = {
 
 /* A function out of a void *: what POSIX promises, said in C. */
 static void
-plug__life_resolve(void *printf_error)
+plug__life_resolve(void *printf_error, void *access_test)
 {
     memcpy(&plug__server.printf_error, &printf_error, sizeof printf_error);
+    memcpy(&plug__server.access_test, &access_test, sizeof access_test);
 }
 
 
@@ -1869,6 +2001,7 @@ plug__life_recognise(void)
     const char *version = dlsym(server, "server_version");
     void *const c_name  = dlsym(server, "my_printf_error");
     void *const cxx     = dlsym(server, "_Z15my_printf_errorjPKciz");
+    void *const test    = dlsym(server, "_Z19keyring_access_testv");
     plug__abi_plugin_57 *const v57 = &_mysql_plugin_declarations_.v57[0];
     plug__abi_plugin_80 *const v80 = &_mysql_plugin_declarations_.v80[0];
 
@@ -1881,11 +2014,11 @@ plug__life_recognise(void)
         plug__server.is_57 = true;
         v57->tail = plug__life_tail;
         _mysql_sizeof_struct_st_plugin_ = (int)sizeof *v57;
-        plug__life_resolve(c_name);
+        plug__life_resolve(c_name, test);
     } else if (cxx != NULL && c_name == NULL
                && strtol(version, NULL, 10) >= 8) {
         v80->tail = plug__life_tail;
-        plug__life_resolve(cxx);
+        plug__life_resolve(cxx, test);
     } else {
         v80->head.init  = plug__life_refuse;
         v80->tail.flags = PLUG__ABI_ALLOW_EARLY;    /* lies beyond 5.7's end */

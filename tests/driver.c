@@ -342,6 +342,20 @@ run_use_region(job *j)
 
 
 static kaws_status
+run_use(job *j)
+{
+    return kaws_use(ring, j->args[0].at, j->args[1].at, &j->err);
+}
+
+
+static kaws_status
+run_try(job *j)
+{
+    return kaws_try(ring, j->args[0].at, j->args[1].at, &j->err);
+}
+
+
+static kaws_status
 run_use_timeouts(job *j)
 {
     kaws_use_timeouts(ring, (int)number_of(&j->args[0]),
@@ -599,6 +613,8 @@ static const command commands[] = {
     { "walk_end", 0, 0, run_walk_end, 1 },
     { "use_kms_key", 1, 1, run_use_kms_key, 0 },
     { "use_region", 1, 1, run_use_region, 0 },
+    { "use", 2, 2, run_use, 0 },
+    { "try", 2, 2, run_try, 0 },
     { "use_timeouts", 2, 2, run_use_timeouts, 1 },
     { "reload_creds", 0, 0, run_reload_creds, 0 },
     { "rotate", 0, 0, run_rotate, 0 },

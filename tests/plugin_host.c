@@ -304,6 +304,36 @@ server_current_session(void)
 }
 
 
+typedef struct { const char *at; size_t len; } lex_string;
+
+static __thread char query[1024];       /* that the session runs             */
+
+
+static lex_string
+server_get_query(void *thd)
+{
+    const lex_string text = { query, strlen(query) };
+
+    if (thd != current) {
+        printf("Bail out! a session is asked for another one's statement\n");
+        abort();
+    }
+    return text;
+}
+
+
+/* keyring_access_test(): true is no. */
+static int operations_off;
+
+_Bool _Z19keyring_access_testv(void);
+
+_Bool
+_Z19keyring_access_testv(void)
+{
+    return __atomic_load_n(&operations_off, __ATOMIC_RELAXED);
+}
+
+
 static char
 server_get_context(void *thd, void **context)
 {
@@ -459,8 +489,11 @@ static const struct {
 
 static const struct {
     void *(*current_session)(void);
-    void  (*others[14])(void);
-} parser_service = { server_current_session, { server_forbidden } };
+    void  (*others[12])(void);
+    lex_string (*get_query)(void *);
+    void  (*normalized)(void);
+} parser_service = { server_current_session, { server_forbidden },
+                     server_get_query, server_forbidden };
 
 static const struct {
     char (*get)(void *, void **);
@@ -861,9 +894,13 @@ static int
 set_global(plugin *p, int mode, const assignment *list, int count)
 {
     save_room saves[4];
-    int refused = 0;
+    int refused = 0, n = 0;
 
     end_statement(current);
+    for (int i = 0; i < count; i++)
+        n += snprintf(query + n, sizeof query - (size_t)n, "%s %s=%.200s",
+                      i == 0 ? "SET" : ",", list[i].name,
+                      list[i].text != NULL ? list[i].text : "NULL");
     for (int i = 0; i < count && !refused; i++)
         refused = check_one(p, &list[i], &saves[i]);
     for (int i = 0; i < count && !refused && mode == FOR_GOOD; i++)
@@ -1273,6 +1310,7 @@ test_unloaded(void)
     static const char *const names[] = { "keyring_aws_rotate_cmk",
         "keyring_aws_rotate_cms", "keyring_aws_rotate_keys" };
     session s = { 1, { NULL }, 0, 0, "" };
+    udf_init init = { 0, 0, 0, NULL, 1, NULL };
     unsigned char is_null = 0, error = 0;
 
     current = &s;
@@ -1283,7 +1321,7 @@ test_unloaded(void)
               && strstr(s.message, "not loaded") != NULL,
               "%s() before the plugin: %s", names[i], s.message);
         s.error = 0;
-        f.run(NULL, NULL, &is_null, &error);
+        f.run(&init, NULL, &is_null, &error);
         check(is_null && error && s.error == 3198,
               "and if it is run all the same: NULL and %s", s.message);
         drop_function(&f);
@@ -2068,6 +2106,91 @@ test_revoked(const function *f, session *s)
 }
 
 
+typedef struct {                        /* a place where a function stands   */
+    const function *f;
+    udf_init init;
+} place;
+
+
+static int
+open_place(place *p, const function *f)
+{
+    udf_args args = { 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
+
+    p->f = f;
+    memset(&p->init, 0xa5, sizeof p->init);         /* the stack, as found   */
+    return f->begin(&p->init, &args, current->message) == 0;
+}
+
+
+/* 1, or -1 for NULL and an error. */
+static int
+run_place(place *p)
+{
+    unsigned char is_null = 0, error = 0;
+    long long     result;
+
+    end_statement(current);
+    result = p->f->run(&p->init, NULL, &is_null, &error);
+    return is_null && error && current->error == 3198 ? -1 : (int)result;
+}
+
+
+static int
+rotations(void)
+{
+    return (int)strtol(control("{\"do\": \"count\", \"action\":"
+                               " \"RotateKeyOnDemand\"}"), NULL, 10);
+}
+
+
+/* What a statement's first call came to is what all its calls answer, at all
+ * places of the function, by either of its names. */
+static void
+test_once(const function *cmk, const function *cms, session *s)
+{
+    session other = { 1, { NULL }, 0, 0, "" };
+    const int before = rotations();
+    place one, two, theirs;
+
+    check(open_place(&one, cmk) && open_place(&two, cms)
+          && run_place(&two) == 1 && run_place(&one) == 1
+          && run_place(&one) == 1 && rotations() == before + 1,
+          "a statement with two places, run three times, rotates once");
+    current = &other;
+    check(open_place(&theirs, cmk) && run_place(&theirs) == 1
+          && rotations() == before + 2, "another session has its own");
+    cmk->end(&theirs.init);
+    current = s;
+    cms->end(&two.init);
+    check(run_place(&one) == 1 && rotations() == before + 2,
+          "one place is closed, the other keeps it");
+    cmk->end(&one.init);
+    check(open_place(&one, cmk) && run_place(&one) == 1
+          && rotations() == before + 3, "the next statement rotates");
+    cmk->end(&one.init);
+    check(open_place(&one, cmk), "a place that is never run");
+    cmk->end(&one.init);
+
+    control("{\"do\": \"fault\", \"action\": \"RotateKeyOnDemand\","
+            " \"what\": \"error\", \"type\": \"AccessDeniedException\"}");
+    log_forget();
+    check(open_place(&one, cmk) && run_place(&one) == -1
+          && strstr(s->message, "AccessDenied") != NULL
+          && run_place(&one) == -1
+          && strstr(s->message, "AccessDenied") != NULL
+          && rotations() == before + 4 && logged(0, "AccessDenied", "") == 1,
+          "an error is kept, too: %s", s->message);
+    cmk->end(&one.init);
+    __atomic_store_n(&operations_off, 1, __ATOMIC_RELAXED);
+    check(select_function(cmk, 0) == -1 && rotations() == before + 4
+          && strstr(s->message, "keyring_operations is OFF") != NULL,
+          "keyring_operations=OFF: %s", s->message);
+    __atomic_store_n(&operations_off, 0, __ATOMIC_RELAXED);
+    check(select_function(cmk, 0) == 1, "and ON: it rotates");
+}
+
+
 typedef struct { const function *f; long long result; session s; } runner;
 
 
@@ -2160,6 +2283,7 @@ test_functions(void)
     test_revoked(&keys, &s);
     check(select_function(&cmk, 0) == 1, "rotate_cmk() is 1");
     check(select_function(&cms, 0) == 1, "rotate_cms() is 1");
+    test_once(&cmk, &cms, &s);
     check(select_function(&keys, 0) == 1 && fetches("one", NULL, "AES", 32),
           "rotate_keys() is 1, and keys fetch");
     check(set_one(p, "cmk_id", key_2) == 0 && select_function(&keys, 0) == 1,

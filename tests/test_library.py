@@ -141,6 +141,9 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("kms_reencrypt", blob, arn)
     lib.ok("use_kms_key", ALIAS)
     lib.ok("use_region", "us-east-1")
+    lib.ok("try", far, EU)
+    lib.ok("use", KEY_ARN, EU)
+    lib.ok("use", ALIAS, "us-east-1")
     emulator.fault("*", "error", times=1, type="InternalFailure", status=500)
     lib.ok("reload_creds")
     lib.ok("check")
@@ -488,6 +491,25 @@ def test_use_region(driver, emulator):
     lib.ok("use_region", "ap-south-1")                      # KMS answers there: good enough
     lib.ok("generate", "d", None, "AES", 32)
     assert lib.walk()[-1].arn == KEY_ARN
+
+
+def test_key_and_region_are_used_together(driver, emulator):
+    """An alias that is known there alone; before, it is tried, and nothing changes."""
+    there = emulator.add_key(EU, ACCOUNT, alias="alias/there")
+    lib = driver(kms_key_id=ALIAS)
+    for command, name in (("use_kms_key", "alias/there"), ("use_region", EU)):
+        assert lib.call(command, name).aws == "NotFoundException"
+    lib.ok("try", "alias/there", EU)
+    lib.ok("generate", "a", None, "AES", 32)
+    asked = emulator.count()
+    lib.ok("use", "alias/there", EU)
+    assert emulator.count() == asked
+    lib.ok("generate", "b", None, "AES", 32)
+    assert lib.call("use", ALIAS, EU).aws == "NotFoundException"
+    lib.ok("generate", "c", None, "AES", 32)
+    lib.ok("use", ALIAS, "us-east-1")
+    lib.ok("generate", "d", None, "AES", 32)
+    assert [each.arn for each in lib.walk()] == [KEY_ARN, there, there, KEY_ARN]
 
 
 def test_a_bad_kms_key_changes_nothing(driver, emulator):
@@ -1060,7 +1082,8 @@ BAD = [("generate", "", None, "AES", 32), ("generate", None, None, "AES", 32),
        ("store", "k", None, "AES", b"x" * 4097), ("store", "", None, "AES", b"x"),
        ("fetch", "", None), ("fetch", None, None), ("fetch", "k" * 256, None),
        ("fetch", "k", "u" * 256), ("remove", "", None), ("remove", "k" * 256, None),
-       ("use_kms_key", None), ("use_region", None)]
+       ("use_kms_key", None), ("use_region", None), ("use", "a b", EU), ("use", "", EU),
+       ("use", None, "mars"), ("use", KEY_ARN, ""), ("try", "a b", None), ("try", None, "mars")]
 
 
 def test_bad_arguments(driver, emulator, settings):

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from kms_emulator import ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
-from mysql_fixtures import FUNCTIONS, Stage, cursor, wait_for
+from mysql_fixtures import FUNCTIONS, NO_SCHEMA, Stage, cursor, wait_for
 
 ROOT = "root@localhost"
 
@@ -199,6 +199,128 @@ def test_the_timeout_is_heeded_at_once(stage):
     assert "cannot fetch key 'slow'" in line and "Decrypt" in line
     stage.sql("SET GLOBAL keyring_aws_timeout = 10000")
     assert stage.fetch("slow") == stage.plain("slow")
+
+
+# ---- KMS key and region are one value -----------------------------------------------------------
+
+@pytest.fixture(scope="module", name="half")
+def make_half_known_aliases(server):
+    """Aliases that only one region knows; (alias in the east, its ARN, in the west, its ARN)."""
+    east = server.kms.add_key("us-east-1", ACCOUNT, alias="alias/east-only")
+    west = server.kms.add_key("us-west-2", ACCOUNT, alias="alias/west-only")
+    return "alias/east-only", east, "alias/west-only", west
+
+
+def set_both(stage, *pairs: tuple[str, str], more: str = "", session=None) -> None:
+    """SET GLOBAL of several of the plugin's variables in one statement."""
+    query = "SET " + ", ".join(f"GLOBAL keyring_aws_{name} = %s" for name, _ in pairs) + more
+    values = tuple(value for _, value in pairs)
+    if session is not None:
+        session.execute(query, values)
+    else:
+        stage.sql(query, values)
+
+
+def test_key_and_region_are_judged_together(stage, half):
+    """An alias that is known only where the statement moves to, and one that is not."""
+    east, _, west, west_arn = half
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
+    for pairs in ((("cmk_id", east), ("region", "us-west-2")),
+                  (("region", "us-west-2"), ("cmk_id", east)),
+                  (("cmk_id", west), ("region", "us-west-2"))):     # looked up before it moves
+        with pytest.raises(Exception, match="NotFoundException"):
+            set_both(stage, *pairs)
+        assert (stage.variable("cmk_id"), stage.variable("region")) == (ALIAS, "us-east-1")
+        assert sealed_with(stage) == KEY_ARN
+    set_both(stage, ("region", "us-west-2"), ("cmk_id", west))
+    assert (stage.variable("cmk_id"), stage.variable("region")) == (west, "us-west-2")
+    asked = stage.kms.count()
+    assert stage.generate("moved") == 1 and stage.entries()["moved", ROOT].arn == west_arn
+    assert stage.kms.count() == asked + 1               # what was judged is not asked about again
+    set_both(stage, ("cmk_id", KEY_ARN), ("region", "us-east-1"))
+    assert sealed_with(stage) == KEY_ARN and not stage.said("ERROR")[3:]
+
+
+def test_a_refused_statement_leaves_nothing_to_undo(stage, half):
+    """One half was judged, and passed; KMS has a bad moment; another variable is refused."""
+    east, east_arn, _, west_arn = half
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (east,))
+    assert sealed_with(stage) == east_arn
+    for after in range(4):
+        stage.kms.fault("GenerateDataKeyWithoutPlaintext", "error", type="AccessDeniedException",
+                        after=after)
+        with pytest.raises(Exception, match="max_connections|AccessDeniedException"):
+            set_both(stage, ("cmk_id", west_arn), ("region", "us-west-2"),
+                     more=", GLOBAL max_connections = 'many'")
+        stage.kms.clear_faults()
+        asked = stage.kms.count()
+        assert stage.generate(f"after-{after}") == 1
+        assert stage.entries()[f"after-{after}", ROOT].arn == east_arn
+        assert stage.kms.count() == asked + 1
+
+
+def test_a_refused_statement_is_forgotten_by_the_next(stage, half):
+    """The same session: a region is judged with the KMS key that counts, not with a refused one."""
+    east = half[0]
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
+    with cursor(stage) as session:
+        for _ in range(2):
+            with pytest.raises(Exception, match="max_connections"):
+                set_both(stage, ("cmk_id", east), session=session,
+                         more=", GLOBAL max_connections = 'many'")
+        set_both(stage, ("region", "us-west-2"), session=session)
+    assert sealed_with(stage) == stage.west
+
+
+def test_an_empty_region_is_the_default_one():
+    """In my.cnf; a refused statement over the region must not end the sealing of keys."""
+    with Stage(region="") as stage:
+        stage.kms.add_key("us-west-2", ACCOUNT, alias=ALIAS)
+        stage.start(NO_SCHEMA)
+        stage.install_functions()
+        assert sealed_with(stage) == KEY_ARN
+        for pairs in ((("region", "us-west-2"),), (("cmk_id", ALIAS), ("region", "us-west-2"))):
+            with pytest.raises(Exception, match="max_connections"):
+                set_both(stage, *pairs, more=", GLOBAL max_connections = 'many'")
+            assert sealed_with(stage) == KEY_ARN
+        stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
+        assert sealed_with(stage) == KEY_ARN and not stage.said("ERROR")
+
+
+def test_settings_are_persisted_set_twice_and_reset(stage):
+    """SET PERSIST is a SET GLOBAL, RESET PERSIST changes nothing now, the same value is judged."""
+    stage.sql("SET PERSIST keyring_aws_cmk_id = %s, PERSIST keyring_aws_region = 'us-west-2'",
+              (stage.west,))
+    try:
+        assert sealed_with(stage) == stage.west
+    finally:
+        stage.sql("RESET PERSIST keyring_aws_cmk_id")
+        stage.sql("RESET PERSIST keyring_aws_region")
+    assert (stage.variable("cmk_id"), stage.variable("region")) == (stage.west, "us-west-2")
+    assert sealed_with(stage) == stage.west
+    for _ in range(2):
+        set_both(stage, ("cmk_id", stage.second), ("region", "us-east-1"))
+    asked = stage.kms.count()
+    set_both(stage, ("cmk_id", stage.second), ("region", "us-east-1"), ("cmk_id", stage.second))
+    assert stage.kms.count() == asked + 6 and sealed_with(stage) == stage.second
+
+
+def test_status_variables_count_what_settings_ask(stage):
+    """After SET GLOBAL, also a refused one, and after a seal that failed before it began."""
+    def asked(statement: str, *values: object) -> None:
+        before, counted = stage.status()["kms_requests"], stage.kms.count()
+        with contextlib.suppress(Exception):
+            stage.sql(statement, values)
+        assert stage.status()["kms_requests"] - before == stage.kms.count() - counted > 0
+
+    asked("SET GLOBAL keyring_aws_cmk_id = %s", stage.second)
+    asked("SET GLOBAL keyring_aws_cmk_id = %s", stage.disabled)
+    asked("SET GLOBAL keyring_aws_cmk_id = %s, GLOBAL max_connections = 'many'", KEY_ARN)
+    for statement in ("SELECT keyring_key_generate('uncounted', 'AES', 32)",
+                      "SELECT keyring_aws_rotate_keys()"):
+        stage.kms.fault("*", "error", type="AccessDeniedException")
+        asked(statement)
+    assert sealed_with(stage) == stage.second
 
 
 def test_status_variables_tell_what_was_done(stage):
@@ -475,6 +597,152 @@ def test_rotate_cmk_reports_what_kms_says(stage):
     assert "LimitExceededException" in text and "LimitExceededException" in stage.said("ERROR")[0]
 
 
+# Each is one statement, though SQL calls the function more often, and at more places.
+ONCE = [
+    "SELECT {f}() FROM five",
+    "SELECT {f}() AS done FROM five HAVING done > 0",
+    "SELECT NULLIF({f}(), 0)",
+    "EXPLAIN ANALYZE SELECT {f}() FROM five",
+    "SELECT {f}(), {f}()",
+    "SELECT {f}() UNION ALL SELECT {f}()",
+    "SELECT (SELECT {f}()), n FROM five WHERE {f}() = 1 ORDER BY {f}()",
+    "SELECT SUM({f}()) FROM five GROUP BY {f}()",
+    "SELECT * FROM view_{f}",
+    "SELECT inner_{f}(), {f}() FROM five",
+    "SET @done = {f}() + {f}()",
+    "DO {f}(), {f}()",
+    "CREATE TEMPORARY TABLE done SELECT {f}() FROM five",
+]
+
+
+@pytest.fixture(scope="module", name="tables")
+def make_tables(server):
+    """A table of five rows; for each function a view, a stored function, a trigger, procedures."""
+    server.sql("CREATE DATABASE repeat_db")
+    with cursor(server, database="repeat_db") as session:
+        session.execute("CREATE TABLE five (n INT)")
+        session.execute("INSERT INTO five VALUES (1), (2), (3), (4), (5)")
+        for name in FUNCTIONS:
+            for query in (
+                    "CREATE VIEW view_{f} AS SELECT {f}() FROM five",
+                    "CREATE FUNCTION inner_{f}() RETURNS INT READS SQL DATA RETURN {f}()",
+                    "CREATE TABLE table_{f} (n INT)",
+                    "CREATE TRIGGER trigger_{f} BEFORE INSERT ON table_{f} FOR EACH ROW"
+                    " SET NEW.n = {f}()",
+                    "CREATE PROCEDURE loop_{f}() BEGIN DECLARE i INT DEFAULT 0; WHILE i < 2 DO"
+                    " SELECT {f}() INTO @done FROM five LIMIT 1; SET i = i + {f}(); END WHILE; END",
+                    "CREATE PROCEDURE cursor_{f}() BEGIN DECLARE x INT; DECLARE c CURSOR FOR"
+                    " SELECT {f}() FROM five; OPEN c; FETCH c INTO x; SELECT {f}() INTO x;"
+                    " FETCH c INTO x; CLOSE c; END"):
+                session.execute(query.format(f=name))
+
+
+@pytest.fixture(name="rotations")
+def count_rotations(stage, tables):
+    """A session with a KMS key of its own and one key, and a function that counts the work done."""
+    stage.renew()
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.kms.add_key("us-east-1", ACCOUNT),))
+    stage.generate("only")
+
+    def count() -> int:
+        return stage.kms.count("RotateKeyOnDemand") + stage.kms.count("ReEncrypt")
+
+    with cursor(stage, database="repeat_db") as session:
+        yield session, count
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (KEY_ARN,))
+    stage.renew()
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_statement_rotates_once(stage, rotations, name):
+    session, count = rotations
+    for query in ONCE:
+        before = count()
+        session.execute(query.format(f=name))
+        rows = session.fetchall()
+        assert count() == before + 1, query
+        assert "EXPLAIN" in query or all(value in (1, 2, 3, 4, 5) for row in rows for value in row)
+        session.execute("DROP TEMPORARY TABLE IF EXISTS done")
+    assert not stage.said("ERROR")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_next_statement_rotates_again(rotations, name):
+    """Prepared ones, those of routines and triggers: each run of each is a statement."""
+    session, count = rotations
+    for query, times in (("PREPARE rotate FROM 'SELECT {f}(), {f}() FROM five'", 0),
+                         ("EXECUTE rotate", 1), ("SELECT {f}()", 1), ("EXECUTE rotate", 1),
+                         ("DEALLOCATE PREPARE rotate", 0), ("CALL loop_{f}()", 4),
+                         ("CALL loop_{f}()", 4), ("CALL cursor_{f}()", 2),
+                         ("SELECT inner_{f}() FROM five LIMIT 2", 2),
+                         ("INSERT INTO table_{f} VALUES (1), (2)", 2), ("SELECT {f}()", 1),
+                         ("EXPLAIN SELECT {f}()", 0), ("SELECT {f}() FROM five LIMIT 0", 0)):
+        before = count()
+        session.execute(query.format(f=name))
+        assert count() == before + times, query
+
+
+def test_a_failed_rotation_is_not_tried_again_by_its_statement(stage, rotations):
+    session, count = rotations
+    stage.kms.fault("RotateKeyOnDemand", "error", type="AccessDeniedException")
+    before = count()
+    with pytest.raises(Exception, match="AccessDeniedException"):
+        session.execute("SELECT keyring_aws_rotate_cmk() FROM five")
+    assert count() == before + 1 and len(stage.said("ERROR")) == 1
+    session.execute("SELECT keyring_aws_rotate_cmk() FROM five")
+    assert session.fetchall() == ((1,),) * 5 and count() == before + 2
+
+
+def test_each_session_rotates_for_itself(stage, rotations):
+    """What one session keeps, in a statement that still runs, is nothing to another one."""
+    session, count = rotations
+    before = count()
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(session.execute, "SELECT keyring_aws_rotate_keys(), SLEEP(1) FROM five")
+        wait_for(lambda: any("re-wrapped" in line for line in stage.said("Note")))
+        assert stage.one("SELECT keyring_aws_rotate_keys()") == 1
+        assert count() == before + 2 and not slow.done()
+        slow.result()
+    assert {value for value, _ in session.fetchall()} == {1} and count() == before + 2
+
+
+def test_a_killed_statement_is_over(stage, rotations):
+    session, count = rotations
+    session.execute("SELECT CONNECTION_ID()")
+    ((number,),) = session.fetchall()
+    before = count()
+    stage.kms.set(latency_ms=300)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(session.execute,
+                              "SELECT keyring_aws_rotate_cmk(), SLEEP(9) FROM five")
+        wait_for(lambda: count() > before)
+        stage.sql(f"KILL QUERY {number}")
+        with contextlib.suppress(Exception):            # SLEEP may be what is cut short
+            running.result()
+    stage.kms.set(latency_ms=0)
+    assert count() == before + 1
+    session.execute("SELECT keyring_aws_rotate_cmk()")
+    assert session.fetchall() == ((1,),) and count() == before + 2
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_keyring_operations_off_stops_the_functions(stage, name):
+    """As it stops keyring_udf; fetches, settings and EXPLAIN go on."""
+    stage.generate("before-off")
+    before, asked = stage.data.read_bytes(), stage.kms.count()
+    stage.sql("SET GLOBAL keyring_operations = OFF")
+    try:
+        assert stage.generate("off") is None
+        number, text = stage.refused(f"SELECT {name}()")
+        assert number == 3198 and name in text and "keyring_operations is OFF" in text
+        stage.sql(f"EXPLAIN SELECT {name}()")
+        assert stage.data.read_bytes() == before and stage.kms.count() == asked
+        assert stage.fetch("before-off") == stage.plain("before-off")
+    finally:
+        stage.sql("SET GLOBAL keyring_operations = ON")
+    assert stage.one(f"SELECT {name}()") == 1
+
+
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_take_no_arguments(stage, name):
     before, asked = stage.data.read_bytes(), stage.kms.count()
@@ -611,6 +879,21 @@ def test_a_key_is_made_while_a_setting_is_judged(stage):
         assert time.monotonic() - began < 2 and not judged.done()
         assert judged.result()[0] == 1231
     assert stage.variable("cmk_id") == KEY_ARN
+
+
+def test_a_key_is_made_with_a_new_setting_while_another_is_judged(stage):
+    """What one SET found good waits for nobody, and is not asked about again."""
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
+    stage.kms.fault("Decrypt", "black_hole", where="request")
+    asked = stage.kms.count("Decrypt")
+    with ThreadPoolExecutor(1) as pool:
+        judged = pool.submit(stage.refused, "SET GLOBAL keyring_aws_cmk_id = %s", (stage.west,))
+        wait_for(lambda: stage.kms.count("Decrypt") > asked)
+        began = time.monotonic()
+        assert stage.generate("newly") == 1
+        assert stage.entries()["newly", ROOT].arn == stage.second
+        assert time.monotonic() - began < 2 and not judged.done()
+        assert judged.result()[0] == 1231
 
 
 def test_50_reinstallations_under_load(stage):

@@ -592,13 +592,33 @@ def test_another_account_is_trusted_by_the_configuration_only(stage):
     assert "among the trusted" in line and foreign in line
 
 
+def heed_persisted_settings(stage):
+    """--no-defaults would leave persisted settings alone, too."""
+    empty = stage.db.folder / "my.cnf"
+    empty.touch()
+    options = stage.db._options()
+    stage.db._options = lambda: [f"--defaults-file={empty}", *options[1:]]
+
+
+def test_key_and_region_are_persisted_together(stage):
+    """The server sets them in the order in which they were persisted, as one statement."""
+    arn = stage.kms.add_key("us-west-2", ACCOUNT, alias="alias/west-only")
+    heed_persisted_settings(stage)
+    stage.start(NO_SCHEMA)
+    stage.install_functions()
+    stage.sql("SET PERSIST keyring_aws_cmk_id = %s", (arn,))
+    stage.sql("SET PERSIST keyring_aws_region = 'us-west-2',"
+              " PERSIST keyring_aws_cmk_id = 'alias/west-only'")
+    stage.restart(NO_SCHEMA)
+    assert stage.variable("cmk_id") == "alias/west-only" and stage.variable("region") == "us-west-2"
+    stage.generate("west")
+    assert stage.entries()["west", ROOT].arn == arn and not stage.said("ERROR")
+
+
 def test_a_foreign_key_cannot_be_persisted_into_use(stage):
     """SET PERSIST_ONLY asks nobody; the server sets what it says when it has started."""
     foreign = stage.kms.add_key("us-east-1", OTHER_ACCOUNT, shared_with=(ACCOUNT,))
-    empty = stage.db.folder / "my.cnf"
-    empty.touch()
-    options = stage.db._options()       # --no-defaults would leave persisted settings alone, too
-    stage.db._options = lambda: [f"--defaults-file={empty}", *options[1:]]
+    heed_persisted_settings(stage)
     stage.start(NO_SCHEMA)
     stage.install_functions()
     stage.generate("ours")

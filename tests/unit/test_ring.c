@@ -326,6 +326,8 @@ test_null(void **state)
     NULLS(kaws_use_kms_key(ring, NULL, &w->err));
     NULLS(kaws_use_region(NULL, "us-east-1", &w->err));
     NULLS(kaws_use_region(ring, NULL, &w->err));
+    NULLS(kaws_use(NULL, FAKE_EAST, "us-east-1", &w->err));
+    NULLS(kaws_try(NULL, FAKE_EAST, "us-east-1", &w->err));
     NULLS(kaws_reload_creds(NULL, &w->err));
     NULLS(kaws_rotate_kms_key(NULL, &w->err));
     NULLS(kaws_rewrap_all(NULL, &w->err));
@@ -424,6 +426,10 @@ test_no_error_wanted(void **state)
     assert_int_equal(kaws_use_kms_key(ring, FAKE_EAST2, NULL), KAWS_OK);
     assert_int_equal(kaws_use_kms_key(ring, "a b", NULL), KAWS_ARGUMENT);
     assert_int_equal(kaws_use_region(ring, "us-west-2", NULL), KAWS_OK);
+    assert_int_equal(kaws_use_kms_key(ring, NULL, NULL), KAWS_ARGUMENT);
+    assert_int_equal(kaws_use_region(ring, NULL, NULL), KAWS_ARGUMENT);
+    assert_int_equal(kaws_try(ring, NULL, NULL, NULL), KAWS_OK);
+    assert_int_equal(kaws_use(ring, NULL, NULL, NULL), KAWS_OK);
     assert_int_equal(kaws_reload_creds(ring, NULL), KAWS_OK);
     assert_int_equal(kaws_rotate_kms_key(ring, NULL), KAWS_OK);
     assert_int_equal(kaws_rewrap_all(ring, NULL), KAWS_OK);
@@ -2014,6 +2020,103 @@ test_use_region(void **state)
 }
 
 
+/* A KMS key is looked up in a region: both are taken at once, or neither. */
+static void
+test_use_both(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.kms_key_id = "alias/two";      /* not in the west                  */
+    world_open(w);
+    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use_region(w->ring, "us-west-2",
+                                                  &w->err));
+    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use(w->ring, "alias/none", "us-west-2",
+                                           &w->err));
+    EXPECT(w, KAWS_ARGUMENT, "not a region", kaws_use(
+        w->ring, "alias/app", "mars", &w->err));
+    EXPECT(w, KAWS_ARGUMENT, "alias", kaws_use(w->ring, "a b", "us-west-2",
+                                               &w->err));
+    fake_push(&w->f, (fake_script){ .no_reply = "no route", .skip = 2,
+                                    .times = 3 });
+    EXPECT(w, KAWS_NETWORK, "us-west-2", kaws_use(w->ring, FAKE_EAST,
+                                                  "us-west-2", &w->err));
+    EXPECT(w, KAWS_OK, NULL, store(w, "east", "x"));
+    assert_string_equal(arn_of(w, "east"), FAKE_EAST2);
+
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, "alias/app", "us-west-2",
+                                      &w->err));
+    EXPECT(w, KAWS_OK, NULL, store(w, "west", "x"));
+    assert_string_equal(arn_of(w, "west"), FAKE_WEST);
+    w->f.requests = 0;                    /* the same again: is it well?      */
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, "alias/app", "us-west-2",
+                                      &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, NULL, NULL, &w->err));
+    assert_int_equal(w->f.requests, 4);
+    w->f.requests = 0;                    /* the ARN's region, and the other  */
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, FAKE_EAST, "ap-south-1",
+                                      &w->err));
+    assert_int_equal(w->f.requests, 3);
+    assert_string_equal(w->f.url, "https://kms.ap-south-1.amazonaws.com/");
+    EXPECT(w, KAWS_OK, NULL, store(w, "arn", "x"));
+    assert_string_equal(arn_of(w, "arn"), FAKE_EAST);
+}
+
+
+/* What was tried changes nothing, and what passed is used without KMS. */
+static void
+test_try(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.kms_key_id = "alias/two";
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, store(w, "k", "x"));
+    EXPECT(w, KAWS_OK, NULL, kaws_try(w->ring, "alias/app", "us-west-2",
+                                      &w->err));
+    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_try(w->ring, NULL, "us-west-2",
+                                           &w->err));
+    EXPECT(w, KAWS_OK, NULL, store(w, "still", "x"));
+    assert_string_equal(arn_of(w, "still"), FAKE_EAST2);
+    w->f.requests = 0;
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, "alias/app", "us-west-2",
+                                      &w->err));
+    assert_int_equal(w->f.requests, 0);
+    EXPECT(w, KAWS_OK, NULL, store(w, "west", "x"));
+    assert_string_equal(arn_of(w, "west"), FAKE_WEST);
+
+    EXPECT(w, KAWS_OK, NULL, kaws_try(w->ring, "alias/two", "us-east-1",
+                                      &w->err));
+    w->f.requests = 0;                    /* another than was tried           */
+    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use(w->ring, "alias/two", NULL,
+                                           &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, FAKE_EAST, NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, "alias/two", "us-east-1",
+                                      &w->err));
+    assert_int_equal(w->f.requests, 5);   /* once used, it is asked about     */
+    expect_text(w, "k", "x");
+    expect_text(w, "west", "x");
+}
+
+
+/* A KMS key that was only tried tells nothing of whom to trust. */
+static void
+test_a_tried_kms_key_is_no_home(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.kms_key_id = NULL;
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_try(w->ring, FAKE_FOREIGN, NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, FAKE_EAST, NULL, &w->err));
+    EXPECT(w, KAWS_FOREIGN, NULL, kaws_use(w->ring, FAKE_FOREIGN, NULL,
+                                           &w->err));
+    world_reopen(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_try(w->ring, FAKE_FOREIGN, NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, FAKE_FOREIGN, NULL, &w->err));
+    EXPECT(w, KAWS_FOREIGN, NULL, kaws_use(w->ring, FAKE_EAST, NULL, &w->err));
+}
+
+
 /* The file names a KMS key of an account that nobody said to trust: nothing is
  * sent for it. */
 static void
@@ -2121,6 +2224,42 @@ test_home_is_asked_once(void **state)
     w->f.requests = 0;
     expect_text(w, "k", "text");
     assert_int_equal(w->f.requests, 1);
+}
+
+
+/* But not for an entry whose account is listed: the alias may lead nowhere. */
+static void
+test_home_is_not_asked_for_a_listed_account(void **state)
+{
+    static const fake_script away = { .error = "DisabledException",
+        .action = "GenerateDataKeyWithoutPlaintext", .times = 99 };
+    static const char china[] =
+        "arn:aws-cn:kms:cn-north-1:" FAKE_OTHER ":key/00000009-aaaa-bbbb";
+    struct world *w = *state;
+    kaws_sealed sealed;
+    uint8_t room[8];
+    size_t len = sizeof room;
+
+    w->cfg.kms_key_id = FAKE_FOREIGN;
+    w->cfg.accounts = FAKE_OTHER;
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, store(w, "listed", "text"));
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_encrypt(
+        w->ring, NULL, kaws__buf_of("x"), &sealed, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
+    world_close(w);
+    w->cfg.kms_key_id = "alias/app";
+    world_open(w);
+    fake_push(&w->f, away);
+    w->f.requests = 0;
+    expect_text(w, "listed", "text");
+    EXPECT(w, KAWS_OK, NULL, kaws_kms_decrypt(w->ring, NULL, &sealed, room,
+                                              &len, &w->err));
+    assert_int_equal(w->f.requests, 2);
+    (void)snprintf(sealed.kms_key_arn, sizeof sealed.kms_key_arn, "%s", china);
+    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_kms_decrypt(w->ring, NULL, &sealed,
+                                                   room, &len, &w->err));
+    assert_int_equal(w->f.requests, 3);   /* another partition is not listed  */
 }
 
 
@@ -2975,8 +3114,10 @@ main(void)
         OPEN(test_walk), OPEN(test_use_kms_key), OPEN(test_use_kms_key_refused),
         SHUT(test_use_kms_key_after_a_bad_one),
         SHUT(test_a_refused_kms_key_is_no_home),
-        SHUT(test_use_region), SHUT(test_foreign_entry),
+        SHUT(test_use_region), SHUT(test_use_both), SHUT(test_try),
+        SHUT(test_a_tried_kms_key_is_no_home), SHUT(test_foreign_entry),
         SHUT(test_foreign_reply), SHUT(test_home_is_asked_once),
+        SHUT(test_home_is_not_asked_for_a_listed_account),
         SHUT(test_alias_moves), OPEN(test_check), OPEN(test_reload_creds),
         OPEN(test_rotate), OPEN(test_rewrap), OPEN(test_rewrap_across_regions),
         OPEN(test_rewrap_proves), OPEN(test_rewrap_twice_the_same_blob),
