@@ -165,7 +165,7 @@
  *
  *     header    0   8  "KAWSRING"
  *               8   4  format version: 1
- *              12   4  0
+ *              12   4  epoch: 0 in a new file, else kept as it is found
  *              16  16  file id: random, bound into every blob
  *              32  16  the cell: 8 committed length
  *                                8 the first of SHA-256(file id, those 8)
@@ -8025,6 +8025,7 @@ typedef struct kaws__record {
 
 typedef struct kaws__found {      /* what a look at a whole file found        */
     uint8_t      file_id[16];
+    uint32_t     epoch;
     uint64_t     committed;       /* the cell: so much was acknowledged       */
     uint64_t     good;            /* so much of it adds up                    */
     int          torn;            /* the rest is an append that was cut off   */
@@ -8075,14 +8076,15 @@ kaws__store_cell(uint8_t cell[16], const uint8_t file_id[16],
 }
 
 
-/* Offset 0: magic, 8; format version, 4; zero, 4; file id, 16. */
+/* Offset 0: magic, 8; format version, 4; epoch, 4; file id, 16. */
 static void
 kaws__store_plain_header(uint8_t header[KAWS__STORE_DIGESTED],
-                         const uint8_t file_id[16])
+                         const uint8_t file_id[16], uint32_t epoch)
 {
     memset(header, 0, KAWS__STORE_DIGESTED);
     memcpy(header, kaws__store_magic, 8);
     kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
+    kaws__store_put(header + 12, epoch, 4);
     memcpy(header + 16, file_id, 16);
 }
 
@@ -8100,9 +8102,10 @@ kaws__store_seal(kaws__sha256 *state, uint8_t digest[32])
 /* The whole header of a file, and the state behind it. */
 static void
 kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
-                   const uint8_t file_id[16], uint64_t committed)
+                   const uint8_t file_id[16], uint32_t epoch,
+                   uint64_t committed)
 {
-    kaws__store_plain_header(header, file_id);
+    kaws__store_plain_header(header, file_id, epoch);
     kaws__crypto_init(state);
     kaws__crypto_update(state, header, KAWS__STORE_DIGESTED);
     kaws__store_seal(state, header + KAWS__STORE_DIGESTED);
@@ -8263,6 +8266,7 @@ kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
                              "version %lu, at byte 8, and this keyring_aws "
                              "knows version 1: use a newer one", name,
                              (unsigned long)version);
+    found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
     memcpy(found->file_id, all.at + 16, 16);
     found->committed = kaws__store_get(all.at + KAWS__STORE_CELL, 8);
     kaws__store_cell(cell, found->file_id, found->committed);
@@ -8322,7 +8326,7 @@ kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
     uint8_t header[KAWS__STORE_HEADER], digest[32];
     size_t at = KAWS__STORE_HEADER, len;
 
-    kaws__store_header(header, &found->state, found->file_id,
+    kaws__store_header(header, &found->state, found->file_id, found->epoch,
                        found->committed);
     if (memcmp(header, all.at, sizeof header) != 0)
         return kaws__store_damaged(name, 0, "the header's checksum is wrong",
@@ -8362,15 +8366,14 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
     status = kaws__store_check_header(name, all, found, err);
     if (status != KAWS_OK)
         return status;
-    kaws__store_plain_header(plain, found->file_id);
+    kaws__store_plain_header(plain, found->file_id, found->epoch);
     kaws__crypto_init(&found->state);
     kaws__crypto_update(&found->state, plain, sizeof plain);
     kaws__crypto_update(&found->state, all.at + sizeof plain,
                         all.len - sizeof plain - 32);
     kaws__store_seal(&found->state, digest);
     found->good = all.len;
-    if (kaws__crypto_equal(digest, all.at + all.len - 32) &&
-        kaws__store_get(all.at + 12, 4) == 0)
+    if (kaws__crypto_equal(digest, all.at + all.len - 32))
         return KAWS_OK;
     return kaws__store_walk(name, all, found, err);
 }
@@ -8769,6 +8772,7 @@ struct kaws {
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context says it      */
     uint8_t      file_id[16];
+    uint32_t     epoch;           /* the file's; this release carries it on   */
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
@@ -9020,7 +9024,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
     if (status == KAWS_OK)
         status = kaws__file_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
-        kaws__store_header(header, &state, ring->file_id, size);
+        kaws__store_header(header, &state, ring->file_id, ring->epoch, size);
         kaws__file_put(&w, header, sizeof header);
         for (i = 0; i < count; i++) {
             if (places[i].entry == skip)
@@ -9174,6 +9178,7 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     if (status != KAWS_OK)
         return status;
     memcpy(ring->file_id, found.file_id, sizeof ring->file_id);
+    ring->epoch = found.epoch;
     ring->state = found.state;
     status = kaws__ring_take_records(ring, found.good, err);
     if (status == KAWS_OK && found.torn)
