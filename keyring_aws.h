@@ -172,7 +172,7 @@
  *
  *     header    0   8  "KAWSRING"
  *               8   4  format version: 1
- *              12   4  0
+ *              12   4  epoch: 0 in a new file, else kept as it is found
  *              16  16  file id: random, bound into every blob
  *              32  16  the cell: 8 committed length
  *                                8 the first of SHA-256(file id, those 8)
@@ -199,8 +199,11 @@
  * was cut short is refused, and only what was never acknowledged is taken for
  * the end of a write that a crash cut off: behind the cell's length, and
  * shorter than its own length says, or with a sector of zeros in it. Such an
- * end is moved to <data_file>.torn-<time>. Removing and re-wrapping write
- * <data_file>.tmp and rename it. <data_file>.lock is for locking, and stays.
+ * end is moved to <data_file>.torn-<time>, whose name takes up to 25 bytes more
+ * than the data file's. If there is no room for it, the keyring is opened all
+ * the same, and every change is refused until it can be moved. Removing and
+ * re-wrapping write <data_file>.tmp and rename it. <data_file>.lock is for
+ * locking, and stays.
  *
  * No file can prove that it is the newest: whoever can put an older copy in
  * its place, while nobody has it open, brings back what was removed since. At
@@ -809,7 +812,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * Uses: nothing
  * Gives: plat_env plat_error plat_now_ms plat_ticks_us plat_ticks_ms
  *        plat_sleep_ms
- *        plat_random plat_symbol plat_last_slash
+ *        plat_random plat_symbol plat_last_slash plat_tidy
  *        plat_lock_init plat_lock_free plat_lock plat_unlock plat_once
  *        plat_parallel plat_pages plat_pages_free plat_large_pages
  *        plat_open plat_close plat_stat plat_read_at plat_write_at plat_sync
@@ -1274,6 +1277,10 @@ kaws__plat_symbol(const char *name, void *caller)
 }
 
 
+#define KAWS__SLASHES  "/"
+#define KAWS__ROOT_MAX 1          /* of them begin a path, at most            */
+
+
 static const char *
 kaws__plat_last_slash(const char *path)
 {
@@ -1647,6 +1654,10 @@ kaws__plat_symbol(const char *name, void *caller)
     (void)caller;
     return NULL;
 }
+
+
+#define KAWS__SLASHES  "/\\"
+#define KAWS__ROOT_MAX 2          /* two begin the name of a server           */
 
 
 static const char *
@@ -2029,6 +2040,30 @@ kaws__plat_others_hold(int fd, int slot)
 #endif
 
 
+/* Takes out of a path what means nothing: doubled slashes, "." and a slash at
+ * the end. What ".." means, only the system knows, for there may be links. */
+static void
+kaws__plat_tidy(char *path)
+{
+    size_t n = strspn(path, KAWS__SLASHES);
+    char *root = path + (n < KAWS__ROOT_MAX ? n : KAWS__ROOT_MAX);
+    char *from = root, *to = root;
+
+    for (; *from != '\0'; from += n + (from[n] != '\0')) {
+        n = strcspn(from, KAWS__SLASHES);
+        if (n == 0 || (n == 1 && *from == '.'))
+            continue;
+        if (to > root)
+            *to++ = from[-1];
+        memmove(to, from, n);
+        to += n;
+    }
+    if (to == path && *path != '\0')
+        to++;                             /* "." alone                        */
+    *to = '\0';
+}
+
+
 /* The built-in `ticks_ms` hook. */
 static int64_t
 kaws__plat_ticks_ms(void *ctx)
@@ -2042,7 +2077,8 @@ kaws__plat_ticks_ms(void *ctx)
  * ROOM 2  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: plat
- * Gives: err_put err_clear err_set err_os err_prefix err_log kaws_status_text
+ * Gives: err_put err_clear err_set err_os err_prefix err_log err_others
+ *        kaws_status_text
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong, and,
@@ -2188,6 +2224,25 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     kaws__err_write(line, sizeof line, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
+}
+
+
+/* Warns of a file or folder that is not for this process's user alone. That
+ * others see the names in a folder does no harm. */
+static void
+kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
+                 const kaws__stat *st)
+{
+    const char *mode = st->regular ? "600" : "700";
+
+    if (!st->mine)
+        kaws__err_log(hooks, 1, "%s %s belongs to another user than the one "
+                      "this process runs as: make that one its owner, and "
+                      "chmod %s it", what, shown, mode);
+    else if (st->others_write || (st->others_read && st->regular))
+        kaws__err_log(hooks, 1, "%s %s may be %s by others than its owner: "
+                      "chmod %s it", what, shown,
+                      st->others_write ? "written" : "read", mode);
 }
 
 
@@ -5611,12 +5666,7 @@ kaws__creds_read(kaws__creds *c, int fd, const kaws__stat *st, kaws_error *err)
                              "to hold the access key id, the secret access "
                              "key and, if there is one, the session token, "
                              "one a line", c->shown, wrong);
-    if (st->others_write)
-        kaws__err_log(c->hooks, 1, "the conf file %s may be written by others "
-                      "than its owner: chmod 600 it", c->shown);
-    else if (st->others_read)
-        kaws__err_log(c->hooks, 1, "the conf file %s may be read by others "
-                      "than its owner: chmod 600 it", c->shown);
+    kaws__err_others(c->hooks, "the conf file", c->shown, st);
     return KAWS_OK;
 }
 
@@ -7508,12 +7558,13 @@ kaws__kms_close(kaws__kms *k)
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
 #define KAWS__FILE_TAIL         32  /* the bytes at the end that we know      */
 #define KAWS__FILE_BLOCK     65536  /* a replacement is written in these      */
+#define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 
 typedef struct kaws__file {
     const kaws_hooks *hooks;
-    char    *names;               /* one block for the four below             */
+    char    *names;               /* one block for the five below             */
     size_t   names_len;
-    char    *path, *tmp, *lock, *dir;
+    char    *path, *tmp, *lock, *dir, *aside;
     char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
     int      lock_fd;             /* -1: none, only in a read-only keyring    */
     int      read_only;
@@ -7521,6 +7572,8 @@ typedef struct kaws__file {
     int      exists;
     uint64_t dev, ino, size;      /* the file as we know it                   */
     uint8_t  tail[KAWS__FILE_TAIL];
+    uint64_t torn;                /* bytes at its end, to be set aside        */
+    int      copied;              /* they are, but not cut off yet            */
 } kaws__file;
 
 typedef struct kaws__writer {     /* a replacement on its way                 */
@@ -7537,21 +7590,23 @@ typedef struct kaws__writer {     /* a replacement on its way                 */
 static kaws_status
 kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 {
-    size_t n = strlen(path), dir;
+    size_t n = strlen(path) + sizeof KAWS__FILE_TORN, dir;
     const char *slash = kaws__plat_last_slash(path);
 
-    f->names_len = 4 * (n + 8);
+    f->names_len = 5 * n;
     f->names = kaws__mem_new(f->hooks, f->names_len);
     if (f->names == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
                              "memory");
     f->path = f->names;
-    f->tmp = f->path + n + 8;
-    f->lock = f->tmp + n + 8;
-    f->dir = f->lock + n + 8;
-    (void)snprintf(f->path, n + 8, "%s", path);
-    (void)snprintf(f->tmp, n + 8, "%s.tmp", path);
-    (void)snprintf(f->lock, n + 8, "%s.lock", path);
+    f->tmp = f->path + n;
+    f->lock = f->tmp + n;
+    f->dir = f->lock + n;
+    f->aside = f->dir + n;
+    (void)snprintf(f->path, n, "%s", path);
+    (void)snprintf(f->tmp, n, "%s.tmp", path);
+    (void)snprintf(f->lock, n, "%s.lock", path);
+    (void)snprintf(f->aside, n, "%s" KAWS__FILE_TORN, path);
     dir = slash == NULL ? 0 : (size_t)(slash - path);
     if (slash == NULL)
         memcpy(f->dir, ".", 2);
@@ -7581,6 +7636,37 @@ kaws__file_folder(kaws__file *f, kaws_error *err)
 }
 
 
+/* Is the folder fit for us? The longest name that a change may need in it has
+ * to be possible: whether it is, shows in looking for it. */
+static kaws_status
+kaws__file_fits(kaws__file *f, kaws_error *err)
+{
+    kaws__stat st;
+    int fd = -1, os = 0;
+
+    if (!f->read_only)
+        os = kaws__plat_open(f->aside, KAWS__READ, &fd);
+    kaws__plat_close(fd);
+    if (os == ENAMETOOLONG)
+        return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
+                            "shorter name: a torn end would be set aside under "
+                            "one of %d bytes more", f->shown,
+                            (int)sizeof KAWS__FILE_TORN - 1);
+    if (os == 0 || os == ENOENT)
+        os = kaws__plat_open_dir(f->dir, &fd);
+    if (os == 0) {
+        os = kaws__plat_stat(fd, &st);
+        kaws__plat_close(fd);
+    }
+    if (os == 0)
+        kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
+    else if (!f->read_only)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot open the folder %s of "
+                            "the data file", f->dir_shown);
+    return KAWS_OK;
+}
+
+
 static int
 kaws__file_sync_dir(const char *path)
 {
@@ -7600,15 +7686,12 @@ kaws__file_sync_dir(const char *path)
 static kaws_status
 kaws__file_root(kaws__file *f, kaws_error *err)
 {
-    const char *slash = kaws__plat_last_slash(f->dir);
-    size_t n = slash != NULL ? (size_t)(slash - f->dir) : 0;
-    char was = f->dir[n];
+    size_t n = strlen(f->dir);
     int os;
 
-    if (n > 0)
-        f->dir[n] = '\0';
-    os = kaws__file_sync_dir(slash == NULL ? "." : n == 0 ? "/" : f->dir);
-    f->dir[n] = was;
+    memcpy(f->dir + n, "/..", 4);         /* the true one, whatever the links */
+    os = kaws__file_sync_dir(f->dir);
+    f->dir[n] = '\0';
     if (os != 0 && (os != EACCES || f->made_dir))
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
                             "%s", f->dir_shown);
@@ -7655,6 +7738,8 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
     status = kaws__file_names(f, path, err);
     if (status == KAWS_OK && !read_only)
         status = kaws__file_folder(f, err);
+    if (status == KAWS_OK)
+        status = kaws__file_fits(f, err);
     if (status == KAWS_OK)
         status = kaws__file_open_lock(f, err);
     return status;
@@ -7737,14 +7822,11 @@ kaws__file_looks_right(kaws__file *f, const kaws__stat *st, kaws_error *err)
                              "file", f->shown);
     if (!st->mine)
         return kaws__err_set(err, KAWS_FILE, "the data file %s belongs to "
-                             "another user than the one this process runs as",
-                             f->shown);
-    if (st->others_write)
-        kaws__err_log(f->hooks, 1, "the data file %s may be written by others "
-                      "than its owner: chmod 600 it", f->shown);
-    else if (st->others_read)
-        kaws__err_log(f->hooks, 1, "the data file %s may be read by others "
-                      "than its owner: chmod 600 it", f->shown);
+                             "another user than the one this process runs as; "
+                             "make that one its owner, by chown or, where the "
+                             "file system sets owners (uid=, root_squash), by "
+                             "its mount", f->shown);
+    kaws__err_others(f->hooks, "the data file", f->shown, st);
     return KAWS_OK;
 }
 
@@ -7941,10 +8023,12 @@ kaws__file_abandon(kaws__file *f, kaws__writer *w)
 }
 
 
-/* Begins a replacement. It must end in a commit, or be abandoned. */
+/* Begins a replacement. It must end in a commit, or be abandoned. What it makes
+ * has to be what a reader takes: the file system may set owners of its own. */
 static kaws_status
 kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 {
+    kaws__stat st;
     kaws_status status = KAWS_OK;
     int fd = -1, os;
 
@@ -7963,9 +8047,14 @@ kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
     if (os == 0)
         os = kaws__plat_open(f->tmp, KAWS__NEW, &w->fd);
     if (os == 0)
+        os = kaws__plat_stat(w->fd, &st);
+    if (os == 0)
+        status = kaws__file_looks_right(f, &st, err);
+    if (os == 0 && status == KAWS_OK)
         return KAWS_OK;
-    w->fd = -1;
     kaws__file_abandon(f, w);
+    if (os == 0)
+        return status;
     return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp", f->shown);
 }
 
@@ -8040,67 +8129,69 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, kaws_error *err)
 }
 
 
-/* Makes the file for a torn end. Its name says when; if there is one of that
- * second, a number follows. */
+/* Copies the torn end to a file of its own, durably. Its name says when; if
+ * there is one of that second, a number follows. */
 static int
-kaws__file_open_aside(const kaws__file *f, int64_t when, kaws__buf *name,
-                      int *fd)
+kaws__file_copy_torn(kaws__file *f, kaws_bytes torn, int64_t when)
 {
-    char date[17], number[16] = "";
-    int i, os = EEXIST;
+    size_t n = strlen(f->path), room = sizeof KAWS__FILE_TORN, done;
+    char date[17], number[4] = "";
+    int fd, os = EEXIST;
+    unsigned i;
 
     kaws__text_amz_date(date, when);
     for (i = 1; i < 100 && os == EEXIST; i++) {
-        name->len = 0;
-        kaws__buf_text(name, f->path);
-        kaws__buf_text(name, ".torn-");
-        kaws__buf_text(name, date);
-        kaws__buf_text(name, number);
-        kaws__buf_byte(name, '\0');
-        os = name->failed ? ENOMEM
-           : kaws__plat_open((const char *)name->at, KAWS__NEW, fd);
-        (void)snprintf(number, sizeof number, "-%d", i);
+        (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
+        os = kaws__plat_open(f->aside, KAWS__NEW, &fd);
+        (void)snprintf(number, sizeof number, "-%u", i % 100);
     }
+    if (os != 0)
+        return os;
+    os = kaws__plat_write_at(fd, 0, torn.at, torn.len, &done);
+    if (os == 0)
+        os = kaws__plat_sync(fd);
+    if (os == 0)
+        os = kaws__file_sync_dir(f->dir);
+    if (os != 0)
+        (void)kaws__plat_remove(f->aside);
+    kaws__plat_close(fd);
     return os;
 }
 
 
-/* Keeps the bytes from `at` on in a file of their own, `name`, and cuts them
- * off. */
+/* Keeps the torn end of what was read in a file of its own, f->aside, and cuts
+ * it off. If that fails, it may be tried again: all that was acknowledged is in
+ * the file. */
 static kaws_status
-kaws__file_set_aside(kaws__file *f, kaws_bytes all, uint64_t at, int64_t when,
-                     kaws__buf *name, kaws_error *err)
+kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
+                     kaws_error *err)
 {
-    int fd = -1, os, tail = -1;
-    size_t done;
+    size_t good = all.len - (size_t)f->torn;
+    kaws_bytes torn = { all.at + good, (size_t)f->torn };
+    int fd = -1, os = 0;
     kaws_status status = kaws__file_verify(f, &fd, err);
 
     if (status != KAWS_OK)
         return status;
-    os = kaws__file_open_aside(f, when, name, &tail);
+    if (!f->copied)
+        os = kaws__file_copy_torn(f, torn, when);
+    f->copied = os == 0;
+    if (os == 0)
+        os = kaws__plat_cut(fd, good);
     if (os == 0) {
-        os = kaws__plat_write_at(tail, 0, all.at + at, all.len - (size_t)at,
-                                 &done);
-        if (os == 0)
-            os = kaws__plat_sync(tail);
-        if (os == 0)
-            os = kaws__file_sync_dir(f->dir);
-        if (os != 0)
-            (void)kaws__plat_remove((const char *)name->at);
+        f->torn = 0;
+        f->size = good;
+        memcpy(f->tail, torn.at - sizeof f->tail, sizeof f->tail);
+        os = kaws__plat_sync(fd);
     }
     if (os == 0)
-        os = kaws__plat_cut(fd, at);
-    if (os == 0)
-        os = kaws__plat_sync(fd);
-    if (os == 0)
         os = kaws__file_know(f, fd);
-    kaws__plat_close(tail);
     kaws__plat_close(fd);
     if (os != 0)
-        return kaws__err_os(err, os == ENOMEM ? KAWS_MEMORY : KAWS_FILE, os,
-                            "cannot set the torn end of the data file %s aside "
-                            "as %s.torn-...", f->shown, f->shown);
-    if (f->size != at)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
+                            "the data file %s aside as %s.torn-...; until then "
+                            "nothing is changed", f->shown, f->shown);
+    if (f->size != good)
         return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
                              "while its torn end was cut off", f->shown);
     return KAWS_OK;
@@ -8116,6 +8207,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
                   kaws_error *err)
 {
     kaws_status status;
+    uint64_t good = f->size - f->torn;
     size_t done;
     int fd, os = kaws__file_sync_dir(f->dir);
 
@@ -8128,9 +8220,9 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     status = kaws__file_verify(f, &fd, err);
     if (status != KAWS_OK)
         return status;
-    if (from < f->size)
+    if (from < good)
         os = kaws__plat_write_at(fd, from, all.at + from,
-                                 (size_t)(f->size - from), &done);
+                                 (size_t)(good - from), &done);
     if (os == 0)
         os = kaws__plat_sync(fd);
     kaws__plat_close(fd);
@@ -8173,6 +8265,7 @@ typedef struct kaws__record {
 
 typedef struct kaws__found {      /* what a look at a whole file found        */
     uint8_t      file_id[16];
+    uint32_t     epoch;
     uint64_t     committed;       /* the cell: so much was acknowledged       */
     uint64_t     good;            /* so much of it adds up                    */
     int          torn;            /* the rest is an append that was cut off   */
@@ -8223,14 +8316,15 @@ kaws__store_cell(uint8_t cell[16], const uint8_t file_id[16],
 }
 
 
-/* Offset 0: magic, 8; format version, 4; zero, 4; file id, 16. */
+/* Offset 0: magic, 8; format version, 4; epoch, 4; file id, 16. */
 static void
 kaws__store_plain_header(uint8_t header[KAWS__STORE_DIGESTED],
-                         const uint8_t file_id[16])
+                         const uint8_t file_id[16], uint32_t epoch)
 {
     memset(header, 0, KAWS__STORE_DIGESTED);
     memcpy(header, kaws__store_magic, 8);
     kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
+    kaws__store_put(header + 12, epoch, 4);
     memcpy(header + 16, file_id, 16);
 }
 
@@ -8248,9 +8342,10 @@ kaws__store_seal(kaws__sha256 *state, uint8_t digest[32])
 /* The whole header of a file, and the state behind it. */
 static void
 kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
-                   const uint8_t file_id[16], uint64_t committed)
+                   const uint8_t file_id[16], uint32_t epoch,
+                   uint64_t committed)
 {
-    kaws__store_plain_header(header, file_id);
+    kaws__store_plain_header(header, file_id, epoch);
     kaws__crypto_init(state);
     kaws__crypto_update(state, header, KAWS__STORE_DIGESTED);
     kaws__store_seal(state, header + KAWS__STORE_DIGESTED);
@@ -8411,6 +8506,7 @@ kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
                              "version %lu, at byte 8, and this keyring_aws "
                              "knows version 1: use a newer one", name,
                              (unsigned long)version);
+    found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
     memcpy(found->file_id, all.at + 16, 16);
     found->committed = kaws__store_get(all.at + KAWS__STORE_CELL, 8);
     kaws__store_cell(cell, found->file_id, found->committed);
@@ -8470,7 +8566,7 @@ kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
     uint8_t header[KAWS__STORE_HEADER], digest[32];
     size_t at = KAWS__STORE_HEADER, len;
 
-    kaws__store_header(header, &found->state, found->file_id,
+    kaws__store_header(header, &found->state, found->file_id, found->epoch,
                        found->committed);
     if (memcmp(header, all.at, sizeof header) != 0)
         return kaws__store_damaged(name, 0, "the header's checksum is wrong",
@@ -8510,15 +8606,14 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
     status = kaws__store_check_header(name, all, found, err);
     if (status != KAWS_OK)
         return status;
-    kaws__store_plain_header(plain, found->file_id);
+    kaws__store_plain_header(plain, found->file_id, found->epoch);
     kaws__crypto_init(&found->state);
     kaws__crypto_update(&found->state, plain, sizeof plain);
     kaws__crypto_update(&found->state, all.at + sizeof plain,
                         all.len - sizeof plain - 32);
     kaws__store_seal(&found->state, digest);
     found->good = all.len;
-    if (kaws__crypto_equal(digest, all.at + all.len - 32) &&
-        kaws__store_get(all.at + 12, 4) == 0)
+    if (kaws__crypto_equal(digest, all.at + all.len - 32))
         return KAWS_OK;
     return kaws__store_walk(name, all, found, err);
 }
@@ -8918,6 +9013,7 @@ struct kaws {
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context says it      */
     uint8_t      file_id[16];
+    uint32_t     epoch;           /* the file's; this release carries it on   */
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
@@ -9103,6 +9199,47 @@ kaws__ring_note(kaws *ring, const char *what)
 }
 
 
+/* Sets a torn end of the file aside, if there is one. */
+static kaws_status
+kaws__ring_mend_torn(kaws *ring, kaws_error *err)
+{
+    kaws__file *f = &ring->file;
+    unsigned long more = (unsigned long)f->torn;
+    kaws_status status = KAWS_OK;
+
+    if (more > 0 && ring->read_only)
+        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry that was never acknowledged; they are not "
+                      "read, and left as they are", more, f->shown);
+    else if (more > 0)
+        status = kaws__file_set_aside(f, kaws__buf_view(&ring->cache.image),
+                                      ring->hooks.now_ms(ring->hooks.ctx) /
+                                      1000, err);
+    if (f->torn < more)
+        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry whose writing was cut off before it was "
+                      "acknowledged; they were moved to %s%s", more, f->shown,
+                      f->shown, f->aside + strlen(f->path));
+    return status;
+}
+
+
+/* Takes the file's lock for a change. That begins with a torn end, if it could
+ * not be set aside before. */
+static kaws_status
+kaws__ring_hold(kaws *ring, kaws_error *err)
+{
+    kaws_status status = kaws__file_hold(&ring->file, err);
+
+    if (status != KAWS_OK)
+        return status;
+    status = kaws__ring_mend_torn(ring, err);
+    if (status != KAWS_OK)
+        kaws__file_release(&ring->file);
+    return status;
+}
+
+
 /* Adds an entry: one write and one sync of its bytes alone. Takes the entry
  * over in any case. Called with the lock held. */
 static kaws_status
@@ -9124,7 +9261,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
                               !kaws__cache_reserve(&ring->cache, 1)))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
     if (status == KAWS_OK)
-        status = kaws__file_hold(&ring->file, err);
+        status = kaws__ring_hold(ring, err);
     if (status == KAWS_OK) {
         kaws__crypto_update(&state, record.at, record.len);
         kaws__store_seal(&state, digest);
@@ -9169,7 +9306,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
     if (status == KAWS_OK)
         status = kaws__file_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
-        kaws__store_header(header, &state, ring->file_id, size);
+        kaws__store_header(header, &state, ring->file_id, ring->epoch, size);
         kaws__file_put(&w, header, sizeof header);
         for (i = 0; i < count; i++) {
             if (places[i].entry == skip)
@@ -9242,43 +9379,15 @@ kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
 }
 
 
-/* The cell is made to say exactly how long the file is. */
+/* The cell is made to say exactly how long the file is, but for a torn end. */
 static kaws_status
 kaws__ring_write_cell(kaws *ring, kaws_error *err)
 {
     uint8_t cell[16];
     kaws_bytes patch = { cell, sizeof cell };
 
-    kaws__store_cell(cell, ring->file_id, ring->file.size);
+    kaws__store_cell(cell, ring->file_id, ring->file.size - ring->file.torn);
     return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
-}
-
-
-static kaws_status
-kaws__ring_mend_torn(kaws *ring, kaws_bytes all, uint64_t good, kaws_error *err)
-{
-    kaws__buf name;
-    kaws_status status = KAWS_OK;
-    unsigned long more = (unsigned long)(all.len - good);
-
-    if (ring->read_only) {
-        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry that was never acknowledged; they are not "
-                      "read, and left as they are", more, ring->file.shown);
-        return KAWS_OK;
-    }
-    kaws__buf_init(&name, &ring->hooks);
-    status = kaws__file_set_aside(&ring->file, all, good,
-                                  ring->hooks.now_ms(ring->hooks.ctx) / 1000,
-                                  &name, err);
-    if (status == KAWS_OK)
-        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry whose writing was cut off before it was "
-                      "acknowledged; they were moved to %s%s", more,
-                      ring->file.shown, ring->file.shown,
-                      (const char *)name.at + strlen(ring->file.path));
-    kaws__buf_free(&name);
-    return status;
 }
 
 
@@ -9323,14 +9432,21 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     if (status != KAWS_OK)
         return status;
     memcpy(ring->file_id, found.file_id, sizeof ring->file_id);
+    ring->epoch = found.epoch;
     ring->state = found.state;
     status = kaws__ring_take_records(ring, found.good, err);
-    if (status == KAWS_OK && found.torn)
-        status = kaws__ring_mend_torn(ring, all, found.good, err);
+    ring->file.torn = all.len - found.good;
+    if (status == KAWS_OK)
+        status = kaws__ring_mend_torn(ring, err);
+    if (status == KAWS_FILE) {            /* all that counts is there         */
+        kaws__err_log(&ring->hooks, 1, "%s; keys can be read", err->text);
+        kaws__err_clear(err);
+        status = KAWS_OK;
+    }
     if (status != KAWS_OK || ring->read_only)
         return status;
     status = kaws__file_settle(&ring->file, all, found.committed, err);
-    if (status == KAWS_OK && found.committed != ring->file.size)
+    if (status == KAWS_OK && found.committed != found.good)
         status = kaws__ring_write_cell(ring, err);
     return status;
 }
@@ -9411,9 +9527,10 @@ kaws__ring_hooks(kaws_hooks *hooks)
 static kaws_status
 kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
+    enum { PATHS = 3 };                   /* come first                       */
     const char **const texts[] = {
-        &cfg->data_file, &cfg->kms_key_id, &cfg->region, &cfg->accounts,
-        &cfg->conf_file, &cfg->endpoint, &cfg->ca_file
+        &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->kms_key_id,
+        &cfg->region, &cfg->accounts, &cfg->endpoint
     };
     size_t i, total = 0;
 
@@ -9428,6 +9545,8 @@ kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
         if (*texts[i] == NULL)
             continue;
         kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
+        if (i < PATHS)
+            kaws__plat_tidy((char *)ring->strings.at + at);
         *texts[i] = (const char *)ring->strings.at + at;
     }
     if (ring->strings.failed)
@@ -9985,7 +10104,7 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
         status = kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
                                kaws__text_show(shown, sizeof shown, key_id));
     if (status == KAWS_OK)
-        status = kaws__file_hold(&ring->file, err);
+        status = kaws__ring_hold(ring, err);
     if (status == KAWS_OK) {
         status = kaws__ring_replace(ring, ring->cache.places,
                                     ring->cache.count, e, &landed, err);
@@ -10625,7 +10744,7 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
         status = kaws__ring_rewrap_distinct(w, err);
     kaws__plat_lock(&ring->lock);
     if (status == KAWS_OK)
-        status = kaws__file_hold(&ring->file, err);
+        status = kaws__ring_hold(ring, err);
     if (status == KAWS_OK) {
         status = kaws__ring_rewrap_commit(w, err);
         kaws__file_release(&ring->file);

@@ -120,7 +120,7 @@ good_part(const uint8_t *file, size_t size, int *chained)
         return 0;
     kaws__store_cell(cell, file + 16, number_at(file + CELL, 8));
     if (memcmp(cell, file + CELL, CELL_LEN) != 0 ||
-        number_at(file + CELL, 8) > size || number_at(file + 12, 4) != 0)
+        number_at(file + CELL, 8) > size)
         return 0;
     *chained = is_digest_at(file, HEADER - 32);
     while (*chained && size - at >= 8) {
@@ -228,7 +228,8 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
     size_t i;
 
     kaws__buf_init(&out, &fuzz_hooks);
-    kaws__store_header(header, &state, found->file_id, found->committed);
+    kaws__store_header(header, &state, found->file_id, found->epoch,
+                       found->committed);
     kaws__buf_put(&out, header, sizeof header);
     for (i = 0; i < ring->cache.count; i++) {
         kaws__entry *e = ring->cache.places[i].entry;

@@ -1,6 +1,8 @@
 """What the test files share: a KMS emulator over TLS, credentials, and the library's driver."""
 
+import contextlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -53,6 +55,37 @@ def write_conf(path: Path, *lines: str) -> Path:
     new.write_text("".join(line + "\n" for line in lines))
     new.replace(path)
     return path
+
+
+@pytest.fixture
+def small_volume(tmp_path):
+    """A volume of 64 KiB that nobody else sees: a process has it in a mount namespace of its own,
+    and by /proc it can be reached from here."""
+    place = tmp_path / "volume"
+    place.mkdir()
+    command = f"mount -t tmpfs -o size=64k,mode=0700 none '{place}' && echo mounted && exec cat"
+    with subprocess.Popen(["unshare", "--mount", "sh", "-c", command], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as holder:
+        if not holder.stdout.readline():
+            pytest.skip("no volume can be mounted here")
+        yield Path(f"/proc/{holder.pid}/root{place}")
+
+
+def tear(data: Path) -> bytes:
+    """Gives a closed data file the end that a crash in the middle of an append leaves."""
+    torn = data.read_bytes()[80:180]
+    with data.open("ab") as file:
+        file.write(torn)
+    return torn
+
+
+def fill(folder: Path) -> Path:
+    """Takes all room that a volume has left; returns what to remove to give it back."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(512))
+    return filler
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import write_conf
+from conftest import fill, tear, write_conf
 from driver import Driver, build_c
 from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, OTHER_ACCOUNT, SECRET,
                           Reply, to_json)
@@ -172,6 +172,49 @@ def test_a_killed_process_loses_nothing(driver, settings):
     lib = driver()
     assert lib.walk() == listed and lib.fetch("a") == key
     assert not lib.said("", 0)
+
+
+def test_a_torn_end_on_a_full_volume(driver, small_volume):
+    """Nothing that was acknowledged is missing, so it opens; changes wait until there is room."""
+    data = small_volume / "keys"
+    lib = driver(data_file=data)
+    for name in "ab":
+        lib.ok("generate", name, None, "AES", 32)
+    keys, listed = [lib.fetch(name) for name in "ab"], lib.walk()
+    lib.close()
+    torn, filler = tear(data), fill(small_volume)
+    whole = data.read_bytes()
+    for _ in range(2):                  # closing and opening again change nothing
+        lib = driver(data_file=data)
+        (line,) = lib.said("cannot set the torn end", 1)
+        assert "No space left on device" in line
+        assert [lib.fetch(name) for name in "ab"] == keys and lib.walk() == listed
+        for command in (("generate", "c", None, "AES", 32), ("store", "c", None, "AES", b"x"),
+                        ("remove", "a", None), ("rewrap",)):
+            answer = lib.call(*command)
+            assert answer.status == "FILE" and answer.text in line, answer
+        lib.close()
+        assert data.read_bytes() == whole and len(list(small_volume.iterdir())) == 3
+    lib = driver(data_file=data)
+    filler.unlink()
+    lib.ok("generate", "c", None, "AES", 32)
+    (aside,) = small_volume.glob("keys.torn-*")
+    assert aside.read_bytes() == torn
+    assert lib.said(re.escape(f"the last {len(torn)} bytes") + ".*were moved to", 1)
+    lib.close()
+    lib = driver(data_file=data)
+    assert [each.key_id for each in lib.walk()] == [b"a", b"b", b"c"]
+    assert [lib.fetch(name) for name in "ab"] == keys and not lib.said("", 1)
+
+
+def test_a_path_is_taken_as_it_is_meant(driver, settings, tmp_path):
+    """A second slash, "." and a slash at the end change nothing; ".." is the system's to follow."""
+    (tmp_path / "there" / "below").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("there/below")
+    driver(data_file=f"{tmp_path}/link/..//./new///keys/", conf_file=f"{settings['conf_file']}/",
+           ca_file=f"{tmp_path.root}/.{settings['ca_file']}").ok("check")
+    assert sorted(each.name for each in (tmp_path / "there" / "new").iterdir()) == [
+        "keys", "keys.lock"]
 
 
 def test_two_processes_never_overwrite_each_other(driver, settings):

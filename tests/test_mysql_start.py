@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from conftest import fill, tear
 from demo import read_data_file
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, OTHER_ACCOUNT, SECRET
 from mysql_fixtures import FUNCTIONS, LONG, NO_SCHEMA, QUICK, Stage, cursor, said, wait_for
@@ -265,6 +266,37 @@ def test_the_unspoilt_server_starts(spoilable):
 
 
 # ---- what it starts with all the same -----------------------------------------------------------
+
+def test_the_server_starts_with_a_torn_end_on_a_full_volume(stage, small_volume):
+    """Its tables are there; a new master key waits until there is room. Nothing is lost."""
+    settings = {"data_file": small_volume / "data"}
+    stage.settings.update(settings)
+    stage.data = settings["data_file"]
+    stage.start(NO_SCHEMA, "--keyring-aws=FORCE")
+    stage.install_functions()
+    stage.sql("CREATE DATABASE d")
+    stage.sql("CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'")
+    stage.sql("INSERT INTO d.t VALUES (1), (2), (3)")
+    assert stage.db.stop() == 0
+    torn, filler = tear(stage.data), fill(small_volume)
+
+    stage.start(NO_SCHEMA, "--keyring-aws=FORCE")
+    (line,) = [each for each in stage.said("Warning") if "cannot set the torn end" in each]
+    assert "No space left on device" in line and not stage.said("ERROR")
+    assert stage.one("SELECT COUNT(*) FROM d.t") == 3
+    stage.refused("ALTER INSTANCE ROTATE INNODB MASTER KEY")
+    assert stage.generate("more") is None
+    assert all("cannot set the torn end" in each for each in stage.said("ERROR"))
+    assert len(stage.said("ERROR")) == 2 and not list(small_volume.glob("*.torn-*"))
+
+    filler.unlink()
+    stage.sql("ALTER INSTANCE ROTATE INNODB MASTER KEY")
+    (aside,) = small_volume.glob("data.torn-*")
+    assert aside.read_bytes() == torn
+    assert stage.generate("more") == 1 and stage.fetch("more") == stage.plain("more")
+    stage.restart(NO_SCHEMA, "--keyring-aws=FORCE")
+    assert not stage.said("Warning") and stage.one("SELECT COUNT(*) FROM d.t") == 3
+
 
 OUTAGES = {
     "unreachable": lambda kms: kms.stop(),

@@ -472,6 +472,21 @@ def test_a_data_file_that_others_may_read(driver, settings):
     assert driver().said("data file.*may be written by others", 1)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_conf_file_of_another_owner(driver, conf):
+    os.chown(conf, 12345, -1)
+    assert driver().said(re.escape(f"the conf file {conf} belongs to another user"), 1)
+
+
+@pytest.mark.parametrize("bits, warned", [(0o700, False), (0o755, False), (0o770, True),
+                                          (0o1777, True)])
+def test_a_folder_that_others_may_write_to(driver, settings, bits, warned):
+    folder = settings["data_file"].parent
+    folder.mkdir()
+    folder.chmod(bits)
+    assert bool(driver().said(re.escape(f"folder {folder} may be written by others"), 1)) == warned
+
+
 def test_sslkeylogfile_is_warned_of(driver, tmp_path):
     assert driver(env={"SSLKEYLOGFILE": str(tmp_path / "keys")}).said("SSLKEYLOGFILE.*unset it", 1)
     assert not driver().said("SSLKEYLOGFILE")

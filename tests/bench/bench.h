@@ -93,7 +93,7 @@ bench_make(const char *path, size_t count)
     memset(&hooks, 0, sizeof hooks);
     hooks.memory = kaws__mem_builtin;
     kaws__buf_init(&record, &hooks);
-    kaws__store_header(header, &state, id, 0);
+    kaws__store_header(header, &state, id, 0, 0);
     fwrite(header, 1, sizeof header, file);
     for (i = 0; i < count; i++) {
         record.len = 0;
@@ -104,7 +104,7 @@ bench_make(const char *path, size_t count)
         fwrite(digest, 1, sizeof digest, file);
     }
     size = ftell(file);
-    kaws__store_header(header, &state, id, (uint64_t)size);
+    kaws__store_header(header, &state, id, 0, (uint64_t)size);
     rewind(file);
     fwrite(header, 1, sizeof header, file);
     bench_must(!ferror(file) && fclose(file) == 0, path);

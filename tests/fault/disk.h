@@ -298,8 +298,8 @@ static int
 disk_find(const char *path, int *folder, const char **name)
 {
     char part[DISK_NAME];
-    int node = 0;
-    size_t len;
+    int node = 0, above[8] = { 0 };
+    size_t len, depth = 0;
 
     *folder = -1;
     *name = "";
@@ -308,6 +308,13 @@ disk_find(const char *path, int *folder, const char **name)
         len = strcspn(path, "/");
         if (len == 0)
             break;
+        if (len == 2 && memcmp(path, "..", 2) == 0 && node >= 0) {
+            node = depth > 0 ? above[--depth] : node;
+            continue;
+        }
+        if (depth == sizeof above / sizeof above[0])
+            abort();
+        above[depth++] = node;
         *folder = node >= 0 && disk.image.nodes[node].folder ? node : -1;
         *name = path;
         (void)snprintf(part, sizeof part, "%.*s", (int)len, path);
@@ -338,7 +345,8 @@ disk_step_to(int folder, const char *name, const char *from, int node)
     f->steps = disk_grow(f->steps, &f->step_max, f->step_count + 1,
                          sizeof *f->steps);
     s = &f->steps[f->step_count++];
-    (void)snprintf(s->name, sizeof s->name, "%s", name);
+    (void)snprintf(s->name, sizeof s->name, "%.*s", (int)strcspn(name, "/"),
+                   name);
     (void)snprintf(s->from, sizeof s->from, "%s", from);
     s->node = node;
 }

@@ -38,6 +38,8 @@ static size_t ways_again;         /* after the second stop                    */
 static char trail[640];           /* what led here, for a report              */
 static struct { unsigned long faults, cases, distinct; } count;
 static struct { uint8_t at[8192]; size_t len; } torn_end; /* once seen, kept */
+static const char *data_file;     /* as the scenario writes it                */
+static int full_at_open;          /* errno; only before the change            */
 
 
 /* ---- reports ------------------------------------------------------------ */
@@ -77,6 +79,7 @@ open_ring(kaws **ring, kaws_error *err)
 {
     kaws_config cfg = model_config();
 
+    cfg.data_file = data_file;
     fake_forget_log(&fake);
     return kaws_open(ring, &cfg, err);
 }
@@ -120,6 +123,14 @@ static void
 prepare_nothing(size_t align)
 {
     (void)align;
+}
+
+
+static void
+prepare_odd_path(size_t align)
+{
+    (void)align;
+    data_file = "/disk/ring//keys";
 }
 
 
@@ -195,6 +206,23 @@ prepare_torn(size_t align)
     assert_true(disk.off);
     kaws_close(ring);
     disk_restart();
+}
+
+
+/* The same, and no room to set it aside until the change. The end is durable,
+ * so it must never be lost. */
+static void
+prepare_full(size_t align)
+{
+    const uint8_t *at;
+    size_t len, good;
+
+    prepare_torn(align);
+    disk_sync_all();
+    at = disk_bytes(DATA, &len);
+    good = (size_t)kaws__store_get(at + KAWS__STORE_CELL, 8);
+    memcpy(torn_end.at, at + good, torn_end.len = len - good);
+    full_at_open = ENOSPC;
 }
 
 
@@ -305,6 +333,7 @@ change_generate_close(kaws **ring, kaws_error *err)
 
 static const scenario scenarios[] = {
     { "create the folder and the file", prepare_nothing, NULL, 0 },
+    { "create them by an odd path", prepare_odd_path, NULL, 0 },
     { "create the file", prepare_folder, NULL, 0 },
     { "open", prepare_keys, NULL, 100 },
     { "open with the cell behind", prepare_lagging, NULL, 100 },
@@ -314,6 +343,8 @@ static const scenario scenarios[] = {
     { "open after a kill", prepare_unsynced, NULL, 508 },
     { "generate after a torn end", prepare_torn, change_generate, 100 },
     { "generate after a torn end", prepare_torn, change_generate, 508 },
+    { "generate, torn end on full disk", prepare_full, change_generate, 100 },
+    { "remove, torn end on full disk", prepare_full, change_remove_last, 508 },
     { "generate the first", prepare_empty, change_generate, 0 },
     { "generate", prepare_keys, change_generate, 100 },
     { "store 4096 bytes", prepare_keys, change_store, 100 },
@@ -637,8 +668,10 @@ begin(void)
 
     disk_copy(&disk.image, &one.base);
     disk_restart();
+    disk.full = full_at_open;
     if (one.s->change != NULL)
         ring = must_open();
+    disk.full = 0;
     model_reset(5);
     disk.calls = 0;
     disk.digit_count = 0;
@@ -786,6 +819,8 @@ rehearse(const scenario *s)
 
     one.s = s;
     torn_end.len = 0;
+    data_file = DATA;
+    full_at_open = 0;
     trail[0] = '\0';
     trail_add("%s", s->name);
     disk_format();

@@ -514,7 +514,7 @@ forge_write(const forged *f, uint8_t *out)
 
     for (i = 0; i < f->count; i++)
         len += f->lens[i] + 32;
-    kaws__store_header(header, &state, f->file_id, len);
+    kaws__store_header(header, &state, f->file_id, 0, len);
     memcpy(out, header, sizeof header);
     for (i = 0, len = sizeof header; i < f->count; i++) {
         memcpy(out + len, f->records[i], f->lens[i]);

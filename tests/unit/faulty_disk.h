@@ -36,6 +36,9 @@ static struct {
  * u unlink, m mkdir */
 static char disk_trace[256];
 
+/* Not -1: whose all files are, as a file system may say (not on Windows). */
+static long disk_owner = -1;
+
 /* Called before a call does its work. */
 static void (*disk_on_call)(const char *call);
 
@@ -58,6 +61,7 @@ static void
 disk_heal(void)
 {
     memset(disk_rules, 0, sizeof disk_rules);
+    disk_owner = -1;
     disk_on_call = NULL;
     disk_trace[0] = '\0';
 }
@@ -175,7 +179,11 @@ disk_open(const char *path, int flags, ...)
 static int
 disk_fstat(int fd, struct stat *st)
 {
-    return disk_fails("fstat", '\0') != 0 ? -1 : fstat(fd, st);
+    if (disk_fails("fstat", '\0') != 0 || fstat(fd, st) != 0)
+        return -1;
+    if (disk_owner >= 0)
+        st->st_uid = (uid_t)disk_owner;
+    return 0;
 }
 
 

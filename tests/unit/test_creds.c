@@ -239,6 +239,14 @@ test_modes(void **state)
         assert_int_equal(fake_logged(&w->f, -1, ""), modes[i].warned);
         kaws__creds_close(&c);
     }
+    if (geteuid() != 0)
+        return;
+    assert_int_equal(chown(w->f.conf, 12345, (gid_t)-1), 0);
+    fake_forget_log(&w->f);
+    EXPECT(w, KAWS_OK, NULL, open_creds(w, &c));
+    assert_int_equal(fake_logged(&w->f, 1, "belongs to another user"), 1);
+    assert_int_equal(fake_logged(&w->f, -1, ""), 1);
+    kaws__creds_close(&c);
 }
 
 #endif

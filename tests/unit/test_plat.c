@@ -527,6 +527,38 @@ test_last_slash(void **state)
 }
 
 
+/* What means nothing goes, and nothing else. */
+static void
+test_tidy(void **state)
+{
+    static const char *const rows[][2] = {
+        { "", "" }, { "/", "/" }, { "a", "a" }, { "/a/b.c/d", "/a/b.c/d" },
+        { "top/sub//keys", "top/sub/keys" }, { "/a///b////c", "/a/b/c" },
+        { "a/", "a" }, { "/a//", "/a" }, { ".", "." }, { "./", "." },
+        { "././/.", "." }, { "/.", "/" }, { "/./", "/" }, { "./a", "a" },
+        { ".//a/././b/.", "a/b" }, { "/./a", "/a" },
+        { "..", ".." }, { "../", ".." }, { "a/../b", "a/../b" },
+        { "a/./../b", "a/../b" }, { ".a/..b/...", ".a/..b/..." },
+        { "a/b.", "a/b." }, { "a./b", "a./b" }, { " /\n", " /\n" },
+#if defined(_WIN32)
+        { "C:\\a\\.\\b\\\\c", "C:\\a\\b\\c" }, { "a\\/b/\\c\\", "a/b\\c" },
+        { "\\\\server\\\\share\\.\\a", "\\\\server\\share\\a" }
+#else
+        { "//a", "/a" }, { "///", "/" }, { "//./a//b\\\\.\\", "/a/b\\\\.\\" }
+#endif
+    };
+    char path[64];
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(rows); i++) {
+        (void)snprintf(path, sizeof path, "%s", rows[i][0]);
+        kaws__plat_tidy(path);
+        assert_string_equal(path, rows[i][1]);
+    }
+}
+
+
 static void
 test_open(void **state)
 {
@@ -1491,6 +1523,7 @@ main(int argc, char **argv)
         cmocka_unit_test(test_pages),
         cmocka_unit_test(test_large_pages),
         cmocka_unit_test(test_last_slash),
+        cmocka_unit_test(test_tidy),
         IN_FOLDER(test_open),
         IN_FOLDER(test_read_and_write),
         IN_FOLDER(test_read_only),

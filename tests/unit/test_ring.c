@@ -875,6 +875,32 @@ test_strings_are_copied(void **state)
 }
 
 
+/* However a path is written, it is one path: in the log, and to the lock. */
+static void
+test_odd_paths(void **state)
+{
+    struct world *w = *state;
+    char data[160], conf[160], want[160];
+    kaws_config cfg = w->cfg;
+    kaws *again;
+
+    (void)snprintf(data, sizeof data, "%s/.//sub/././/keys/", w->f.dir);
+    (void)snprintf(conf, sizeof conf, "%s//./conf//", w->f.dir);
+    (void)snprintf(want, sizeof want, "%s/sub/keys", w->f.dir);
+    cfg.data_file = data;
+    cfg.conf_file = conf;
+    EXPECT(w, KAWS_OK, NULL, kaws_open(&w->ring, &cfg, &w->err));
+    assert_string_equal(w->ring->file.path, want);
+    assert_string_equal(w->ring->kms.creds.path, w->f.conf);
+    cfg.data_file = want;
+    EXPECT(w, KAWS_OK, NULL, kaws_open(&again, &cfg, &w->err));
+    assert_int_equal(fake_logged(&w->f, 1, "is in use by another process"), 1);
+    kaws_close(again);
+    assert_int_equal(remove(w->ring->file.lock), 0);
+    assert_int_equal(remove(want), 0);
+}
+
+
 /* With no hooks at all: the system's clock, chance, memory, and libcurl. */
 static void
 test_built_in_hooks(void **state)
@@ -1656,6 +1682,65 @@ test_torn_end(void **state)
     world_reopen(w);
     expect_text(w, "one", "text");
     expect_text(w, "two", "again");
+    free(all);
+    free(aside);
+}
+
+
+/* Without room for it elsewhere it stays where it is: the ring shows all that
+ * was acknowledged, and takes no change before the end is safe. */
+static void
+test_torn_end_without_room(void **state)
+{
+    struct world *w = *state;
+    size_t len, aside_len;
+    uint8_t *all, *aside;
+    char path[160];
+    uint64_t good;
+    int i;
+
+    EXPECT(w, KAWS_OK, NULL, store(w, "one", "text"));
+    EXPECT(w, KAWS_OK, NULL, store(w, "two", "text"));
+    good = w->ring->file.size;
+    EXPECT(w, KAWS_OK, NULL, store(w, "three", "text"));
+    all = slurp(w->f.data, &len);
+    world_close(w);
+    spill(w->f.data, all, len - 7);
+    (void)snprintf(path, sizeof path, "%s.torn-20261118T110640Z", w->f.data);
+
+    for (i = 0; i < 2; i++) {             /* closing keeps it as it is        */
+        fake_forget_log(&w->f);
+        disk_fail("pwrite", 0, ENOSPC, 1);
+        world_open(w);
+        assert_int_equal(fake_logged(&w->f, 1, "cannot set the torn end"), 1);
+        assert_int_equal(keys_of(w), 2);
+        expect_text(w, "two", "text");
+        snap(w);
+        disk_fail("pwrite", 0, ENOSPC, 4);
+        EXPECT(w, KAWS_FILE, "No space left", store(w, "four", "x"));
+        EXPECT(w, KAWS_FILE, "until then nothing is changed", drop(w, "one"));
+        EXPECT(w, KAWS_FILE, "cannot set the torn end", generate(w, "four"));
+        EXPECT(w, KAWS_FILE, "cannot set the torn end",
+               kaws_rewrap_all(w->ring, &w->err));
+        assert_int_equal(w->err.os, ENOSPC);
+        expect_same_file(w);
+        assert_null(slurp(path, &aside_len));
+        assert_int_equal(cell_of(w), good);
+        world_close(w);
+        assert_int_equal(cell_of(w), good);
+    }
+    disk_fail("pwrite", 0, ENOSPC, 1);
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, drop(w, "one"));
+    aside = slurp(path, &aside_len);
+    assert_non_null(aside);
+    assert_int_equal(aside_len, len - 7 - good);
+    assert_memory_equal(aside, all + good, aside_len);
+    EXPECT(w, KAWS_OK, NULL, store(w, "three", "again"));
+    world_reopen(w);
+    assert_int_equal(keys_of(w), 2);
+    expect_text(w, "two", "text");
+    expect_text(w, "three", "again");
     free(all);
     free(aside);
 }
@@ -3098,6 +3183,7 @@ main(void)
         SHUT(test_scarce),
 #endif
         SHUT(test_new_file), SHUT(test_strings_are_copied),
+        SHUT(test_odd_paths),
         SHUT(test_built_in_hooks), OPEN(test_lengths),
         OPEN(test_store_proves),
         OPEN(test_exists_and_not_found), OPEN(test_owners), OPEN(test_any_name),
@@ -3107,6 +3193,7 @@ main(void)
         SHUT(test_empty_accounts),
         OPEN(test_disk_full), OPEN(test_replace_fails), OPEN(test_uncertain),
         SHUT(test_new_file_fails), OPEN(test_cell), OPEN(test_torn_end),
+        OPEN(test_torn_end_without_room),
         OPEN(test_another_ring_changed_it), OPEN(test_another_holds_it),
 #if !defined(_WIN32)
         OPEN(test_another_process_holds_it),

@@ -1,8 +1,9 @@
-/* Room 13, store: the data file's bytes. The two files in golden/ were laid by
- * hand after the manual's section 7 (version 1, empty and with two keys), and
- * must be what this version reads and writes, for good. The rule that tells a
- * torn end from damage is written down here a second time, plainly, and both
- * are asked about every bit and every length of a small file. */
+/* Room 13, store: the data file's bytes. The files in golden/ were laid by hand
+ * after the manual's section 7 (version 1: empty, with two keys, and the same
+ * with an epoch), and must be what this version reads and writes, for good. The
+ * rule that tells a torn end from damage is written down here a second time,
+ * plainly, and both are asked about every bit and every length of a small file.
+ */
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
@@ -85,16 +86,23 @@ set_cell(laid *l, uint64_t committed)
 
 
 static void
-lay_header(laid *l, const uint8_t id[16])
+lay_epoch(laid *l, const uint8_t id[16], uint32_t epoch)
 {
     memset(l, 0, sizeof *l);
     lay(l, "KAWSRING", 8);
     lay_number(l, 1, 4);
-    lay_number(l, 0, 4);
+    lay_number(l, epoch, 4);
     lay(l, id, 16);
     lay(l, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", 16);
     lay_digest(l);
     set_cell(l, l->len);
+}
+
+
+static void
+lay_header(laid *l, const uint8_t id[16])
+{
+    lay_epoch(l, id, 0);
 }
 
 
@@ -185,6 +193,11 @@ golden(const char *name, size_t *len)
 
 /* ---- the golden files -------------------------------------------------- */
 
+static const struct { const char *name; uint32_t epoch; } two_keys[] = {
+    { "v1_two_keys.kaws", 0 }, { "v1_epoch.kaws", 0xfedcba98 }
+};
+
+
 static void
 test_golden_bytes(void **state)
 {
@@ -193,39 +206,42 @@ test_golden_bytes(void **state)
     kaws__sha256 hash;
     kaws__buf buf;
     laid l;
-    size_t len, i;
+    size_t len, i, k;
     uint8_t *all = golden("v1_empty.kaws", &len), *digest;
 
     (void)state;
     lay_header(&l, file_id);
     assert_int_equal(len, 80);
     assert_memory_equal(all, l.at, 80);
-    kaws__store_header(header, &hash, file_id, 80);
+    kaws__store_header(header, &hash, file_id, 0, 80);
     assert_memory_equal(all, header, 80);
     free(all);
 
     golden_records(r);
-    all = golden("v1_two_keys.kaws", &len);
-    lay_entry(&l, &r[0]);
-    lay_entry(&l, &r[1]);
-    assert_int_equal(len, l.len);
-    assert_memory_equal(all, l.at, len);
-    kaws__buf_init(&buf, &fake_plain);
-    kaws__store_header(header, &hash, file_id, len);
-    kaws__buf_put(&buf, header, sizeof header);
-    for (i = 0; i < 2; i++) {
-        size_t start = buf.len;
-        kaws__store_record(&buf, &r[i]);
-        kaws__crypto_update(&hash, buf.at + start, buf.len - start);
-        digest = kaws__buf_grow(&buf, 32);
-        kaws__store_seal(&hash, digest);
+    for (k = 0; k < 2; k++) {
+        all = golden(two_keys[k].name, &len);
+        lay_epoch(&l, file_id, two_keys[k].epoch);
+        lay_entry(&l, &r[0]);
+        lay_entry(&l, &r[1]);
+        assert_int_equal(len, l.len);
+        assert_memory_equal(all, l.at, len);
+        kaws__buf_init(&buf, &fake_plain);
+        kaws__store_header(header, &hash, file_id, two_keys[k].epoch, len);
+        kaws__buf_put(&buf, header, sizeof header);
+        for (i = 0; i < 2; i++) {
+            size_t start = buf.len;
+            kaws__store_record(&buf, &r[i]);
+            kaws__crypto_update(&hash, buf.at + start, buf.len - start);
+            digest = kaws__buf_grow(&buf, 32);
+            kaws__store_seal(&hash, digest);
+        }
+        assert_int_equal(buf.len, len);
+        assert_memory_equal(buf.at, all, len);
+        digest_of(all, len - 32, bytes);
+        assert_memory_equal(all + len - 32, bytes, 32);
+        kaws__buf_free(&buf);
+        free(all);
     }
-    assert_int_equal(buf.len, len);
-    assert_memory_equal(buf.at, all, len);
-    digest_of(all, len - 32, bytes);
-    assert_memory_equal(all + len - 32, bytes, 32);
-    kaws__buf_free(&buf);
-    free(all);
 }
 
 
@@ -261,6 +277,62 @@ test_golden_parsed(void **state)
         at += view.len + 32;
     }
     assert_int_equal(at, len);
+    free(all);
+}
+
+
+static uint32_t
+epoch_now(struct world *w)
+{
+    size_t len;
+    uint8_t *all = slurp(w->f.data, &len);
+    uint32_t epoch = (uint32_t)kaws__store_get(all + 12, 4);
+
+    free(all);
+    return epoch;
+}
+
+
+/* What a newer release has counted goes through every change, and is believed
+ * only with the header's digest. A new file has 0. */
+static void
+test_epoch_is_carried(void **state)
+{
+    struct world *w = *state;
+    size_t len, now_len;
+    uint8_t *all = golden("v1_epoch.kaws", &len), *now;
+    const uint32_t epoch = 0xfedcba98;
+
+    world_open(w);
+    assert_int_equal(epoch_now(w), 0);
+    world_close(w);
+    spill(w->f.data, all, len);
+    world_open(w);
+    world_reopen(w);
+    now = slurp(w->f.data, &now_len);
+    assert_int_equal(now_len, len);
+    assert_memory_equal(now, all, len);
+    free(now);
+    EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("a", ""), "AES",
+                                           32, &w->err));
+    assert_int_equal(epoch_now(w), epoch);
+    world_reopen(w);
+    assert_int_equal(epoch_now(w), epoch);
+    EXPECT(w, KAWS_OK, NULL, kaws_remove(w->ring, name_of("MyKey",
+                                                          "me@localhost"),
+                                         &w->err));
+    assert_int_equal(epoch_now(w), epoch);
+    world_reopen(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_remove(w->ring, name_of("\xc3\xa4\n'", ""),
+                                         &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
+    assert_int_equal(epoch_now(w), epoch);
+    world_reopen(w);
+    world_close(w);
+    all[12] ^= 1;
+    spill(w->f.data, all, len);
+    EXPECT(w, KAWS_CORRUPT, "the header's checksum is wrong",
+           kaws_open(&w->ring, &w->cfg, &w->err));
     free(all);
 }
 
@@ -543,7 +615,7 @@ model(const uint8_t *all, size_t len)
         return v;
     v.at = 0;
     digest_of(all, 48, digest);
-    if (memcmp(digest, all + 48, 32) != 0 || memcmp(all + 12, "\0\0\0", 4) != 0)
+    if (memcmp(digest, all + 48, 32) != 0)
         return v;
     for (v.at = 80; v.at < len; v.at += n + 32) {
         left = len - v.at;
@@ -1032,6 +1104,7 @@ main(void)
         cmocka_unit_test(test_golden_bytes),
         cmocka_unit_test(test_golden_parsed),
         TEST(test_golden_opened),
+        TEST(test_epoch_is_carried),
         cmocka_unit_test(test_round_trips),
         cmocka_unit_test(test_bad_records),
         cmocka_unit_test(test_records_out_of_bounds),
