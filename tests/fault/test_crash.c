@@ -187,7 +187,7 @@ prepare_torn(size_t align)
     prepare_keys(align);
     ring = must_open();
     disk.calls = 0;
-    disk.at = 6;                          /* lock open fstat pread cell entry */
+    disk.at = WRITES_ENTRY;
     disk.fault = DISK_STOP_MIDWAY;
     disk.portion = 1;
     assert_int_not_equal(kaws_generate(ring, model_name("torn"), "AES", 32,
@@ -210,7 +210,7 @@ prepare_unsynced(size_t align)
     ring = must_open();
     disk_sync_all();
     disk.calls = 0;
-    disk.at = 6;
+    disk.at = WRITES_ENTRY;
     disk.fault = DISK_STOP_AFTER;
     assert_int_not_equal(kaws_generate(ring, model_name("not synced"), "AES",
                                        32, &err), KAWS_OK);
@@ -855,10 +855,10 @@ test_every_place(void **state)
         s.align = model_long() ? i : few[i];
         seen_forget();
         rehearse(&s);
-        for (at = 5; at <= 7; at++) {
+        for (at = WRITES_ENTRY - 1; at <= WRITES_ENTRY + 1; at++) {
             try_fault(at, 1, DISK_STOP_BEFORE, 0);
             try_fault(at, 1, DISK_STOP_AFTER, 0);
-            for (portion = 0; portion < 4 && at < 7; portion++)
+            for (portion = 0; portion < 4 && at <= WRITES_ENTRY; portion++)
                 try_fault(at, 1, DISK_STOP_MIDWAY, portion);
         }
     }
