@@ -1673,8 +1673,9 @@ kaws__plat_rename_new(const char *from, const char *to)
 {
     int os = kaws__plat_rename_as(from, to, RENAME_NOREPLACE);
 
-    if (os == ENOSYS)
-        os = link(from, to) != 0 ? errno : 0;
+    if (os != ENOSYS)
+        return os;
+    os = link(from, to) != 0 ? errno : 0;
     return os == EPERM || os == EOPNOTSUPP ? ENOSYS : os;
 }
 
@@ -8100,30 +8101,29 @@ kaws__file_looks_right(kaws__file *f, const kaws__stat *st, kaws_error *err)
 
 /* A name that a crash left: the file was linked, and .tmp not yet removed. */
 static void
-kaws__file_mend_links(kaws__file *f, kaws__stat *st)
+kaws__file_mend_links(kaws__file *f)
 {
     kaws__stat tmp;
 
-    if (st->links < 2 || kaws__plat_look(f->tmp, &tmp) != 0 ||
-        tmp.dev != st->dev || tmp.ino != st->ino)
-        return;
-    if (kaws__plat_remove(f->tmp) == 0)
-        (void)kaws__plat_stat(f->fd, st);
+    if (f->links > 1 && kaws__plat_look(f->tmp, &tmp) == 0 &&
+        tmp.dev == f->dev && tmp.ino == f->ino &&
+        kaws__plat_remove(f->tmp) == 0)
+        kaws__file_changed(f);
 }
 
 
 /* What would be in the way of the first remove, months from now, is said at
  * open. */
 static void
-kaws__file_foresee(const kaws__file *f, uint64_t links)
+kaws__file_foresee(const kaws__file *f)
 {
     static const char then[] = "no key can be removed and nothing re-wrapped";
     int os = kaws__plat_may_change(f->dir);
 
-    if (links > 1)
+    if (f->links > 1)
         kaws__err_log(f->hooks, 1, "the data file %s has %lu names (hard "
                       "links), so it cannot be replaced, and %s; remove the "
-                      "other names", f->shown, (unsigned long)links, then);
+                      "other names", f->shown, (unsigned long)f->links, then);
     if (kaws__plat_is_mount(f->path))
         kaws__err_log(f->hooks, 1, "the data file %s is a mount point, so it "
                       "cannot be replaced, and %s; mount its folder instead",
@@ -8168,10 +8168,6 @@ kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
         return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
                              "under another name, and this one leads to what "
                              "it was before: mount it anew", f->shown);
-    if (!f->read_only) {
-        kaws__file_mend_links(f, st);
-        kaws__file_foresee(f, st->links);
-    }
     return KAWS_OK;
 }
 
@@ -8215,6 +8211,10 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os == 0 && status == KAWS_OK && f->size != out->len)
         status = kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
                                "while it was being read", f->shown);
+    if (os == 0 && status == KAWS_OK && !f->read_only) {
+        kaws__file_mend_links(f);
+        kaws__file_foresee(f);
+    }
     kaws__file_leave(f);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot read the data file %s",
@@ -8377,6 +8377,8 @@ kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
     w->fd = -1;
     if (f->exists)
         status = kaws__file_verify(f, err);
+    if (status == KAWS_OK && f->exists)
+        kaws__file_mend_links(f);
     kaws__file_leave(f);
     if (status != KAWS_OK)
         return status;

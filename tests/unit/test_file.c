@@ -13,14 +13,10 @@
 #include <sys/wait.h>
 #endif
 
-/* How the path is looked at, and how often it is opened for a change. */
+/* What a replacement ends with. */
 #if defined(_WIN32)
-#define LOOK  "open"
-#define OPENS 1
 #define REPLACES(trace) trace "rf"
 #else
-#define LOOK  "lstat"
-#define OPENS 0
 #define REPLACES(trace) trace "xuf"
 #endif
 
@@ -802,7 +798,7 @@ test_cannot_look(void **state)
 
     open_old(w, &f);
     for (how = 0; how < 4; how++) {
-        disk_fail(LOOK, 0, EACCES, 1);
+        disk_fail(DISK_LOOK, 0, EACCES, 1);
         EXPECT(w, KAWS_FILE, "Permission denied", change(w, &f, how));
         disk_fail("fstat", 0, EIO, 1);
         EXPECT(w, KAWS_FILE, "Input/output error", change(w, &f, how));
@@ -961,7 +957,7 @@ test_replace_fails(void **state)
     static const struct { const char *call; int skip, os; const char *trace; }
     rows[] = {
         { "unlink", 0, EPERM, "u" },
-        { "open", OPENS, EACCES, "u" },
+        { "open", DISK_OPENS, EACCES, "u" },
         { "pwrite", 0, ENOSPC, "uwu" },
         { "pwrite", 0, EIO, "uwu" },
         { "fdatasync", 0, EIO, "uwdu" },
@@ -1171,7 +1167,7 @@ test_set_aside_fails(void **state)
 {
     static const struct { const char *call; int skip, os; size_t len; }
     rows[] = {
-        { "open", OPENS, ENOSPC, OLD_LEN }, { "pwrite", 0, ENOSPC, OLD_LEN },
+        { "open", DISK_OPENS, ENOSPC, OLD_LEN }, { "pwrite", 0, ENOSPC, OLD_LEN },
         { "fdatasync", 0, EIO, OLD_LEN }, { "fsync", 0, EIO, OLD_LEN },
         { "opendir", 0, EMFILE, OLD_LEN }, { "ftruncate", 0, EIO, OLD_LEN },
         { "fdatasync", 1, EIO, 40 }, { "fstat", 1, EIO, 40 }
@@ -1211,7 +1207,7 @@ test_settle(void **state)
     rows[] = {
         { "opendir", 0, EMFILE, "cannot sync the folder" },
         { "fsync", 0, EIO, "cannot sync the folder" },
-        { LOOK, 0, EACCES, "cannot look at" },
+        { DISK_LOOK, 0, EACCES, "cannot look at" },
         { "pwrite", 0, ENOSPC, "cannot sync the data file" },
         { "fdatasync", 0, EIO, "cannot sync the data file" }
     };

@@ -354,8 +354,12 @@ test_error_names(void **state)
     static const int must[] = {
         EACCES, EAGAIN, EBADF, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ELOOP,
         EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOLCK, ENOMEM, ENOSPC, ENOTDIR,
-        ENXIO, EPERM, EROFS, EBUSY
+        ENXIO, EPERM, EROFS, EBUSY, ENOSYS, EOPNOTSUPP, ENOTCONN, ETIMEDOUT,
+#if defined(ESTALE)
+        ESTALE
+#endif
     };
+    char begin[64];
     size_t i, k;
     int os;
 
@@ -368,10 +372,12 @@ test_error_names(void **state)
         for (k = 0; k < UNIT_COUNT(ours); k++)
             mine |= os == ours[k];
 #if defined(__GLIBC__)
+        (void)snprintf(begin, sizeof begin, "%.*s", (int)strcspn(text, ";"),
+                       text);             /* then comes what to do            */
         if (!mine)
-            unit_same_text("an error's name", text, strerror(os));
+            unit_same_text("an error's name", begin, strerror(os));
 #endif
-        assert_in_range(strlen(text), 5, 45);
+        assert_in_range(strlen(text), 5, 90);
     }
     unit_same_text("no error", kaws__plat_error(0), "see its errno");
 }

@@ -799,8 +799,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     EXPECT(w, KAWS_OK, NULL, status);
-    assert_int_equal(n, 6);               /* five locks and a page            */
-    assert_int_equal(locks, before + 5);
+    assert_int_equal(n, 7);               /* six locks and a page             */
+    assert_int_equal(locks, before + 6);
     world_close(w);
     assert_int_equal(locks, before);
 }
@@ -1424,8 +1424,8 @@ test_disk_full(void **state)
 {
     static const struct { const char *call; int skip, os; } rows[] = {
         { "pwrite", 0, EIO }, { "pwrite", 1, ENOSPC }, { "fdatasync", 0, EIO },
-        { "open", 0, EMFILE }, { "fstat", 0, EIO }, { "pread", 0, EIO },
-        { "fcntl", 0, ENOLCK }
+        { DISK_LOOK, 0, EMFILE }, { "fstat", 0, EIO }, { "pread", 0, EIO },
+        { "fcntl", 0, ENOLCK }, { "fcntl", 1 - DISK_OPENS, ENOLCK }
     };
     struct world *w = *state;
     size_t i;
@@ -1452,8 +1452,9 @@ static void
 test_replace_fails(void **state)
 {
     static const struct { const char *call; int skip, os; } rows[] = {
-        { "unlink", 0, EPERM }, { "open", 1, EACCES }, { "pwrite", 0, ENOSPC },
-        { "fdatasync", 0, EIO }, { "rename", 0, EIO }, { "open", 0, EMFILE },
+        { "unlink", 0, EPERM }, { "open", DISK_OPENS, EACCES },
+        { "pwrite", 0, ENOSPC }, { "fdatasync", 0, EIO },
+        { DISK_REPLACE, 0, EIO }, { DISK_LOOK, 0, EMFILE },
         { "opendir", 0, EMFILE }
     };
     struct world *w = *state;
@@ -1562,7 +1563,8 @@ test_new_file_fails(void **state)
         { "mkdir", 0, EACCES, KAWS_FILE }, { "open", 1, EACCES, KAWS_FILE },
         { "open", 2, EACCES, KAWS_FILE }, { "open", 3, EACCES, KAWS_FILE },
         { "fcntl", 0, ENOLCK, KAWS_FILE }, { "pwrite", 0, ENOSPC, KAWS_FILE },
-        { "fdatasync", 0, EIO, KAWS_FILE }, { "rename", 0, EIO, KAWS_FILE },
+        { "fdatasync", 0, EIO, KAWS_FILE },
+        { DISK_REPLACE, 0, EIO, KAWS_FILE },
         { "fsync", 0, EIO, KAWS_FILE }, { "fsync", 1, EIO, KAWS_UNCERTAIN }
     };
     struct world *w = *state;
