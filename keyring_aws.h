@@ -870,7 +870,7 @@ kaws__plat_error(int os)
         { ESTALE,       "Stale file handle; the file server no longer knows "
                         "the file: mount its file system again" },
 #endif
-        { ETIMEDOUT,    "Connection timed out; the file server does not answer" }
+        { ETIMEDOUT,    "Connection timed out; does the file server answer?" }
     };
     size_t i;
 
@@ -8134,8 +8134,8 @@ kaws__file_foresee(const kaws__file *f)
 }
 
 
-/* Locks the file that was opened, as file_hold would: the path must mean it when
- * that is done. What is read under no lock is proved by its digests, so a
+/* Locks the file that was opened, as file_hold would: the path must mean it
+ * when that is done. What is read under no lock is proved by its digests, so a
  * reader goes on where the system has none. */
 static kaws_status
 kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
@@ -8479,7 +8479,7 @@ kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
     return kaws__err_os(err, KAWS_UNCERTAIN, os, "what had taken the place of "
                         "the data file %s could not be put back%s; no more is "
                         "changed until the keyring is reopened", f->shown,
-                        *landed ? ", and is its .tmp now: save it" : " durably");
+                        *landed ? ", and is .tmp now: save it" : " durably");
 }
 
 
@@ -8663,7 +8663,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
 /* ==========================================================================
  * ROOM 13  store    the data file's format, byte for byte
  * ==========================================================================
- * Uses: err buf text crypto kms
+ * Uses: err buf text crypto kms file
  * Gives: store_get store_header store_cell store_seal store_record
  *        store_record_len store_parse store_type_ok store_damaged store_check
  *

@@ -22,10 +22,11 @@
  * durable one by one, in any order, when and if they like; by fdatasync they
  * must. Of a folder, the changes of names become durable in their order, whole
  * (two names that change places do so in one step), and by fsync of the folder
- * they must: a file's fdatasync does nothing for its name. A sector that was never written reads as zeros; none is written by
- * half, and no process is killed in the middle of one that is there. A failed
- * sync may also forget that it has to write (DISK_FORGET): the next one then
- * succeeds without having written, as on Linux. After a stop every call fails
+ * they must: a file's fdatasync does nothing for its name. A sector that was
+ * never written reads as zeros; none is written by half, and no process is
+ * killed in the middle of one that is there. A failed sync may also forget that
+ * it has to write (DISK_FORGET): the next one then succeeds without having
+ * written, as on Linux. After a stop every call fails
  * and does nothing; that is as good as dead, and leaks nothing. The disk is for
  * one thread.
  */

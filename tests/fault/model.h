@@ -22,7 +22,7 @@
 
 #define DATA "/disk/ring/keys"
 
-/* Calls of an append: lock lock fstat lstat pread, cell, entry, fdatasync ... */
+/* Calls of an append: lock lock fstat lstat pread, cell, entry, fdatasync. */
 enum { MODEL_KEYS = 24, WRITES_ENTRY = 7 };
 
 typedef struct model_key {
