@@ -593,6 +593,28 @@ test_read_only_folder(void **state)
 }
 
 
+/* A mount point, as docker -v FILE:FILE makes one, cannot be replaced: that is
+ * said at once. */
+static void
+test_mounted(void **state)
+{
+    static disk_image base;
+    int mounted;
+
+    (void)state;
+    for (mounted = 0; mounted < 2; mounted++) {
+        make_disk(named("open"), &base);
+        disk.mounted = mounted;
+        kaws_close(must_open());
+        assert_int_equal(fake_logged(&fake, 1, "is a mount point"), mounted);
+        assert_int_equal(fake_logged(&fake, 1, "mount its folder"), mounted);
+        tried++;
+    }
+    disk.mounted = 0;
+    disk_drop(&base);
+}
+
+
 /* With so few descriptors left an operation is done or not, but never half. */
 static void
 test_no_descriptors(void **state)
@@ -736,7 +758,7 @@ test_half_a_cell(void **state)
 int
 main(void)
 {
-    struct CMUnitTest tests[OPERATIONS + 11] = {
+    struct CMUnitTest tests[OPERATIONS + 12] = {
         cmocka_unit_test(test_close),
         cmocka_unit_test(test_conf_file),
         cmocka_unit_test(test_full),
@@ -744,6 +766,7 @@ main(void)
         cmocka_unit_test(test_read_only_disk),
         cmocka_unit_test(test_read_only_ring),
         cmocka_unit_test(test_read_only_folder),
+        cmocka_unit_test(test_mounted),
         cmocka_unit_test(test_no_descriptors),
         cmocka_unit_test(test_no_sync),
         cmocka_unit_test(test_no_cut),
@@ -753,9 +776,9 @@ main(void)
 
     fake_init(&fake);
     for (i = 0; i < OPERATIONS; i++) {
-        tests[11 + i].name = operations[i].name;
-        tests[11 + i].test_func = test_each_call;
-        tests[11 + i].initial_state = (void *)(uintptr_t)&operations[i];
+        tests[12 + i].name = operations[i].name;
+        tests[12 + i].test_func = test_each_call;
+        tests[12 + i].initial_state = (void *)(uintptr_t)&operations[i];
     }
     failed = cmocka_run_group_tests_name("disk errors", tests, NULL, NULL);
     printf("  %lu failures of the disk were tried\n", tried);
