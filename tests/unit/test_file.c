@@ -1110,7 +1110,8 @@ test_appears(void **state)
 static void
 test_taken_away(void **state)
 {
-    static const struct { const char *at; int os; const char *trace; } rows[] = {
+    static const struct { const char *at; int os; const char *trace; }
+    rows[] = {
         { "renameat2", 0, "uwdxxfu" },
         { "lstat", EINVAL, "uwdxru" },    /* the r is move_there's            */
         { "lstat", ENOSYS, "uwdxru" }
