@@ -27,15 +27,18 @@
 #include <sys/mman.h>
 #endif
 
-/* How the product looks at a path, how often it opens the file for a change,
- * and how it gives a file the name of another, or one that nobody has. */
+/* How the product looks at a path, how often it opens the file and asks what it
+ * is before a change, and how it gives a file the name of another, or one that
+ * nobody has. */
 #if defined(_WIN32)
 #define DISK_LOOK    "open"
-#define DISK_OPENS   1
+#define DISK_OPENS   2
+#define DISK_STATS   2
 #define DISK_REPLACE "rename"
 #else
 #define DISK_LOOK    "lstat"
 #define DISK_OPENS   0
+#define DISK_STATS   1
 #define DISK_REPLACE "renameat2"
 #endif
 
