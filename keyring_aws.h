@@ -155,6 +155,18 @@
  * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it. A
  * thread that calls needs 64 KiB of stack.
  *
+ * That holds by whatever names they have the file (hard links, or a mount of
+ * that one file): what is locked is <data_file>.lock, and then the file itself.
+ * Who waits for a lock holds up no reader of the ring, and gives up after 2
+ * seconds, or after 10 in which no other thread of the ring gets on: LOCKED.
+ *
+ * The locks belong to the open file (F_OFD_SETLK). The fallback, on systems
+ * that have none, is flock(): it cannot tell who else has the file open, so the
+ * second is not warned; it knows nothing of those who use the other kind; and
+ * over a network it may keep apart the processes of one machine only. On
+ * Windows <data_file>.lock alone is locked, so who has the file by another name
+ * is not kept out.
+ *
  *
  * 7  THE DATA FILE
  *
@@ -194,6 +206,18 @@
  * shorter than its own length says, or with a sector of zeros in it. Such an
  * end is moved to <data_file>.torn-<time>. Removing and re-wrapping write
  * <data_file>.tmp and rename it. <data_file>.lock is for locking, and stays.
+ *
+ * Before each change the path must mean the file that the ring left: device,
+ * inode, size, times and last 32 bytes. If only its times are others (chmod, a
+ * restored label), all of it is read again, and its digest decides. A rename
+ * lets the two files change places, and what comes out must be ours, or goes
+ * back; a new file replaces none. A file that has a second name (a hard link),
+ * or is itself a mount point, takes new keys, but cannot be replaced: opening
+ * it warns, removing and re-wrapping refuse. What remains: where names cannot
+ * change places (not Linux, NFS, some others), a file that is moved there right
+ * before the rename is lost; where there are no links either, one that appears
+ * right before a keyring is made; and an edit in place is not seen if it comes
+ * within the same tick of the file system's clock as our own last write.
  *
  * No file can prove that it is the newest: whoever can put an older copy in
  * its place, while nobody has it open, brings back what was removed since. At
@@ -1667,7 +1691,7 @@ kaws__plat_rename_as(const char *from, const char *to, unsigned how)
 
 
 /* Gives the file a name that nobody else may have: EEXIST. Where that takes a
- * link, `from` stays as a second one. ENOSYS where there are no links. */
+ * link, `from` stays as a second one. ENOSYS where no link can be had. */
 static int
 kaws__plat_rename_new(const char *from, const char *to)
 {
@@ -1676,7 +1700,7 @@ kaws__plat_rename_new(const char *from, const char *to)
     if (os != ENOSYS)
         return os;
     os = link(from, to) != 0 ? errno : 0;
-    return os == EPERM || os == EOPNOTSUPP ? ENOSYS : os;
+    return os == 0 || os == EEXIST ? os : ENOSYS;
 }
 
 
@@ -8058,7 +8082,7 @@ kaws__file_compare(kaws__file *f, const char *path, int times,
         st.ino != f->ino)
         *differs = "another file has taken its place";
     else if (st.links == 0)
-        *differs = "under another name it was replaced";
+        *differs = "it was replaced under another name";
     else if (st.size != f->size)
         *differs = "its size is another";
     if (*differs != NULL)

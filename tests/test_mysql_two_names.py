@@ -136,4 +136,4 @@ def check_removal(how: str, stage: Stage, other: Stage) -> None:
         return
     assert stage.remove("last") == 1
     assert other.generate("refused") is None and other.remove("second_0") is None
-    assert "another name it was replaced" in "\n".join(other.said("ERROR"))
+    assert "it was replaced under another name" in "\n".join(other.said("ERROR"))

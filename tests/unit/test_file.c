@@ -868,6 +868,39 @@ test_two_names(void **state)
 }
 
 
+/* Somebody has removed the lock file, before a change or in the middle of one:
+ * the old file is locked, and the new one before it has its name. */
+static void
+test_lock_file_removed(void **state)
+{
+    struct world *w = *state;
+    char lock[128];
+    kaws__file f, g;
+    kaws__buf bytes;
+    int replaced;
+
+    (void)snprintf(lock, sizeof lock, "%s.lock", w->f.data);
+    for (replaced = 0; replaced < 2; replaced++) {
+        fake_forget_log(&w->f);
+        open_old(w, &f);
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+        if (replaced)
+            EXPECT(w, KAWS_OK, NULL, change(w, &f, 1));
+        assert_int_equal(remove(lock), 0);
+        EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 0));
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, &w->err));
+        assert_int_equal(fake_logged(&w->f, 1, "in use"), 0);
+        EXPECT(w, KAWS_LOCKED, NULL, read_file(w, &g, &bytes));
+        kaws__file_release(&f);
+        EXPECT(w, KAWS_OK, NULL, read_file(w, &g, &bytes));
+        assert_int_equal(fake_logged(&w->f, 1, "in use by another"), 1);
+        kaws__buf_free(&bytes);
+        kaws__file_close(&g);
+        kaws__file_close(&f);
+    }
+}
+
+
 /* All names see what is added; to replace it by one would make two files. */
 static void
 test_two_names_changed(void **state)
@@ -1085,7 +1118,7 @@ test_appears(void **state)
         if (rows[i / 2].lacks > 0)
             disk_fail("renameat2", 0, i % 2 == 0 ? EINVAL : ENOSYS, 1);
         if (rows[i / 2].lacks > 1)
-            disk_fail("link", 0, i % 2 == 0 ? EPERM : EOPNOTSUPP, 1);
+            disk_fail("link", 0, i % 2 == 0 ? EPERM : EACCES, 1);
         moved_to = i % 2 == 0 ? w->f.data : NULL;
         moved_at = rows[i / 2].at;
         disk_on_call = move_there;
@@ -1671,6 +1704,7 @@ main(void)
         TEST(test_cannot_look),
 #if !defined(_WIN32)
         TEST(test_two_names),
+        TEST(test_lock_file_removed),
         TEST(test_two_names_changed),
         TEST(test_no_locks),
         TEST(test_foreseen),
