@@ -162,6 +162,18 @@
  * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it. A
  * thread that calls needs 64 KiB of stack.
  *
+ * That holds by whatever names they have the file (hard links, or a mount of
+ * that one file): what is locked is <data_file>.lock, and then the file itself.
+ * Who waits for a lock holds up no reader of the ring, and gives up after 2
+ * seconds, or after 10 in which no other thread of the ring gets on: LOCKED.
+ *
+ * The locks belong to the open file (F_OFD_SETLK). The fallback, on systems
+ * that have none, is flock(): it cannot tell who else has the file open, so the
+ * second is not warned; it knows nothing of those who use the other kind; and
+ * over a network it may keep apart the processes of one machine only. On
+ * Windows <data_file>.lock alone is locked, so who has the file by another name
+ * is not kept out.
+ *
  *
  * 7  THE DATA FILE
  *
@@ -204,6 +216,18 @@
  * the same, and every change is refused until it can be moved. Removing and
  * re-wrapping write <data_file>.tmp and rename it. <data_file>.lock is for
  * locking, and stays.
+ *
+ * Before each change the path must mean the file that the ring left: device,
+ * inode, size, times and last 32 bytes. If only its times are others (chmod, a
+ * restored label), all of it is read again, and its digest decides. A rename
+ * lets the two files change places, and what comes out must be ours, or goes
+ * back; a new file replaces none. A file that has a second name (a hard link),
+ * or is itself a mount point, takes new keys, but cannot be replaced: opening
+ * it warns, removing and re-wrapping refuse. What remains: where names cannot
+ * change places (not Linux, NFS, some others), a file that is moved there right
+ * before the rename is lost; where there are no links either, one that appears
+ * right before a keyring is made; and an edit in place is not seen if it comes
+ * within the same tick of the file system's clock as our own last write.
  *
  * No file can prove that it is the newest: whoever can put an older copy in
  * its place, while nobody has it open, brings back what was removed since. At
@@ -814,10 +838,12 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *        plat_sleep_ms
  *        plat_random plat_symbol plat_last_slash plat_tidy
  *        plat_lock_init plat_lock_free plat_lock plat_unlock plat_once
+ *        plat_turn_init plat_turn_free plat_turn_take plat_turn_give
  *        plat_parallel plat_pages plat_pages_free plat_large_pages
- *        plat_open plat_close plat_stat plat_read_at plat_write_at plat_sync
- *        plat_open_dir plat_sync_dir plat_cut plat_rename plat_remove
- *        plat_make_dir plat_hold plat_release plat_others_hold
+ *        plat_open plat_close plat_stat plat_look plat_read_at plat_write_at
+ *        plat_sync plat_open_dir plat_sync_dir plat_cut plat_rename
+ *        plat_rename_new plat_exchange plat_is_mount plat_may_change
+ *        plat_remove plat_make_dir plat_hold plat_release plat_others_hold
  *
  * Everything that differs between systems is here, as small calls that say
  * what is wanted; POSIX and Windows are two sections with the same functions.
@@ -833,8 +859,8 @@ enum {
 };
 
 typedef struct kaws__stat {
-    uint64_t dev, ino, size;
-    int64_t  mtime_ns;
+    uint64_t dev, ino, size, links;
+    int64_t  mtime_ns, ctime_ns;  /* ctime: 0 where the system has none       */
     int      regular;             /* a plain file, no link, pipe or folder    */
     int      mine;                /* its owner is who we run as               */
     int      others_read, others_write;
@@ -851,7 +877,8 @@ kaws__plat_env(const char *name)
 
 
 /* strerror() may share a buffer between threads, and strerror_r() is two
- * different functions. These are what our calls can meet. */
+ * different functions. These are what our calls can meet; where few know what
+ * to do about one, it says so. */
 static const char *
 kaws__plat_error(int os)
 {
@@ -874,13 +901,25 @@ kaws__plat_error(int os)
         { ENFILE,       "Too many open files in the system" },
         { ENODEV,       "No such device" },
         { ENOENT,       "No such file or directory" },
-        { ENOLCK,       "No locks available" },
+        { ENOLCK,       "No locks available; move the file to a local disk, or "
+                        "mount its file system with locks" },
         { ENOMEM,       "Cannot allocate memory" },
         { ENOSPC,       "No space left on device" },
+        { ENOSYS,       "Function not implemented; move the file to a local "
+                        "disk" },
+        { ENOTCONN,     "Transport endpoint is not connected; what serves the "
+                        "file system has ended: mount it again" },
         { ENOTDIR,      "Not a directory" },
         { ENXIO,        "Is a pipe or a device" },
+        { EOPNOTSUPP,   "Operation not supported; move the file to a local "
+                        "disk" },
         { EPERM,        "Operation not permitted" },
-        { EROFS,        "Read-only file system" }
+        { EROFS,        "Read-only file system" },
+#if defined(ESTALE)
+        { ESTALE,       "Stale file handle; the file server no longer knows "
+                        "the file: mount its file system again" },
+#endif
+        { ETIMEDOUT,    "Connection timed out; does the file server answer?" }
     };
     size_t i;
 
@@ -926,6 +965,41 @@ static void
 kaws__plat_unlock(kaws__lock *lock)
 {
     (void)lock;
+}
+
+
+/* Nobody else can have the turn. */
+typedef int kaws__turn;
+
+
+static int
+kaws__plat_turn_init(kaws__turn *turn)
+{
+    *turn = 0;
+    return 0;
+}
+
+
+static void
+kaws__plat_turn_free(kaws__turn *turn)
+{
+    (void)turn;
+}
+
+
+static int
+kaws__plat_turn_take(kaws__turn *turn, int ms)
+{
+    (void)turn;
+    (void)ms;
+    return 0;
+}
+
+
+static void
+kaws__plat_turn_give(kaws__turn *turn)
+{
+    (void)turn;
 }
 
 
@@ -985,6 +1059,63 @@ static void
 kaws__plat_unlock(kaws__lock *lock)
 {
     ReleaseSRWLockExclusive(lock);
+}
+
+
+/* As the POSIX one. */
+typedef struct kaws__turn {
+    SRWLOCK            lock;
+    CONDITION_VARIABLE given;
+    int                taken;
+    unsigned           passed;
+} kaws__turn;
+
+
+static int
+kaws__plat_turn_init(kaws__turn *turn)
+{
+    memset(turn, 0, sizeof *turn);
+    InitializeSRWLock(&turn->lock);
+    InitializeConditionVariable(&turn->given);
+    return 0;
+}
+
+
+static void
+kaws__plat_turn_free(kaws__turn *turn)
+{
+    (void)turn;
+}
+
+
+static int
+kaws__plat_turn_take(kaws__turn *turn, int ms)
+{
+    unsigned passed;
+    BOOL in_time = TRUE;
+
+    AcquireSRWLockExclusive(&turn->lock);
+    passed = turn->passed;
+    while (turn->taken && (in_time || passed != turn->passed)) {
+        passed = turn->passed;
+        in_time = SleepConditionVariableSRW(&turn->given, &turn->lock,
+                                            (DWORD)ms, 0);
+    }
+    in_time = !turn->taken;
+    turn->taken = 1;
+    ReleaseSRWLockExclusive(&turn->lock);
+    return in_time ? 0 : ETIMEDOUT;
+}
+
+
+static void
+kaws__plat_turn_give(kaws__turn *turn)
+{
+    AcquireSRWLockExclusive(&turn->lock);
+    turn->taken = 0;
+    turn->passed++;
+    ReleaseSRWLockExclusive(&turn->lock);
+    WakeConditionVariable(&turn->given);
 }
 
 
@@ -1074,6 +1205,88 @@ static void
 kaws__plat_unlock(kaws__lock *lock)
 {
     pthread_mutex_unlock(lock);
+}
+
+
+/* A turn is a lock that may be waited for as long as others make use of it,
+ * and `ms` longer. */
+typedef struct kaws__turn {
+    pthread_mutex_t lock;
+    pthread_cond_t  given;
+    int             taken;
+    unsigned        passed;       /* how often it was given on                */
+} kaws__turn;
+
+#if defined(__APPLE__)            /* has no choice of clocks there            */
+#define KAWS__TURN_CLOCK CLOCK_REALTIME
+#else
+#define KAWS__TURN_CLOCK CLOCK_MONOTONIC
+#endif
+
+
+static int
+kaws__plat_turn_init(kaws__turn *turn)
+{
+    pthread_condattr_t how;
+    int os = pthread_condattr_init(&how);
+
+    turn->taken = 0;
+    turn->passed = 0;
+    if (os != 0)
+        return os;
+#if !defined(__APPLE__)
+    (void)pthread_condattr_setclock(&how, KAWS__TURN_CLOCK);
+#endif
+    os = pthread_cond_init(&turn->given, &how);
+    pthread_condattr_destroy(&how);
+    if (os == 0 && (os = pthread_mutex_init(&turn->lock, NULL)) != 0)
+        pthread_cond_destroy(&turn->given);
+    return os;
+}
+
+
+static void
+kaws__plat_turn_free(kaws__turn *turn)
+{
+    pthread_cond_destroy(&turn->given);
+    pthread_mutex_destroy(&turn->lock);
+}
+
+
+/* 0, or ETIMEDOUT: the turn is another's. */
+static int
+kaws__plat_turn_take(kaws__turn *turn, int ms)
+{
+    struct timespec until;
+    unsigned passed;
+    int os = 0;
+
+    pthread_mutex_lock(&turn->lock);
+    passed = turn->passed;
+    while (turn->taken && (os == 0 || passed != turn->passed)) {
+        passed = turn->passed;
+        clock_gettime(KAWS__TURN_CLOCK, &until);
+        until.tv_sec += ms / 1000;
+        until.tv_nsec += ms % 1000 * 1000000L;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        os = pthread_cond_timedwait(&turn->given, &turn->lock, &until);
+    }
+    os = turn->taken ? ETIMEDOUT : 0;
+    turn->taken = 1;
+    pthread_mutex_unlock(&turn->lock);
+    return os;
+}
+
+
+static void
+kaws__plat_turn_give(kaws__turn *turn)
+{
+    pthread_mutex_lock(&turn->lock);
+    turn->taken = 0;
+    turn->passed++;
+    pthread_mutex_unlock(&turn->lock);
+    pthread_cond_signal(&turn->given);
 }
 
 
@@ -1290,6 +1503,8 @@ kaws__plat_last_slash(const char *path)
 
 /* ---- files ------------------------------------------------------------- */
 
+#define KAWS__KEEPS_OPEN 1        /* a file that is open can be replaced      */
+
 /* Never waiting for the other end of a pipe and, but for READ_LINKED, never
  * through a link at the end of the path: what stands in the keyring's place
  * may be an attacker's. */
@@ -1319,29 +1534,56 @@ kaws__plat_close(int fd)
 }
 
 
+static int64_t
+kaws__plat_ns(struct timespec t)
+{
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+
+static int
+kaws__plat_stat_of(int failed, const struct stat *st, kaws__stat *out)
+{
+    memset(out, 0, sizeof *out);
+    if (failed)
+        return errno;
+    out->dev = (uint64_t)st->st_dev;
+    out->ino = (uint64_t)st->st_ino;
+    out->size = (uint64_t)st->st_size;
+    out->links = (uint64_t)st->st_nlink;
+#if defined(__APPLE__)
+    out->mtime_ns = kaws__plat_ns(st->st_mtimespec);
+    out->ctime_ns = kaws__plat_ns(st->st_ctimespec);
+#else
+    out->mtime_ns = kaws__plat_ns(st->st_mtim);
+    out->ctime_ns = kaws__plat_ns(st->st_ctim);
+#endif
+    out->regular = S_ISREG(st->st_mode);
+    out->mine = st->st_uid == geteuid();
+    out->others_read = (st->st_mode & (S_IRGRP | S_IROTH)) != 0;
+    out->others_write = (st->st_mode & (S_IWGRP | S_IWOTH)) != 0;
+    return 0;
+}
+
+
 static int
 kaws__plat_stat(int fd, kaws__stat *out)
 {
     struct stat st;
+    int failed = fstat(fd, &st) != 0;
 
-    memset(out, 0, sizeof *out);
-    if (fstat(fd, &st) != 0)
-        return errno;
-    out->dev = (uint64_t)st.st_dev;
-    out->ino = (uint64_t)st.st_ino;
-    out->size = (uint64_t)st.st_size;
-#if defined(__APPLE__)
-    out->mtime_ns = (int64_t)st.st_mtimespec.tv_sec * 1000000000 +
-                    st.st_mtimespec.tv_nsec;
-#else
-    out->mtime_ns = (int64_t)st.st_mtim.tv_sec * 1000000000 +
-                    st.st_mtim.tv_nsec;
-#endif
-    out->regular = S_ISREG(st.st_mode);
-    out->mine = st.st_uid == geteuid();
-    out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
-    out->others_write = (st.st_mode & (S_IWGRP | S_IWOTH)) != 0;
-    return 0;
+    return kaws__plat_stat_of(failed, &st, out);
+}
+
+
+/* What the path means now; a link at its end is itself. */
+static int
+kaws__plat_look(const char *path, kaws__stat *out)
+{
+    struct stat st;
+    int failed = lstat(path, &st) != 0;
+
+    return kaws__plat_stat_of(failed, &st, out);
 }
 
 
@@ -1448,6 +1690,81 @@ kaws__plat_rename(const char *from, const char *to)
 }
 
 
+#if defined(RENAME_NOREPLACE) && defined(RENAME_EXCHANGE)
+
+/* ENOSYS where kernel or file system knows no such thing. */
+static int
+kaws__plat_rename_as(const char *from, const char *to, unsigned how)
+{
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how) == 0)
+        return 0;
+    return errno == EINVAL ? ENOSYS : errno;
+}
+
+#else
+
+#define RENAME_NOREPLACE 1
+#define RENAME_EXCHANGE  2
+
+
+static int
+kaws__plat_rename_as(const char *from, const char *to, unsigned how)
+{
+    (void)from;
+    (void)to;
+    (void)how;
+    return ENOSYS;
+}
+
+#endif
+
+
+/* Gives the file a name that nobody else may have: EEXIST. Where that takes a
+ * link, `from` stays as a second one. ENOSYS where no link can be had. */
+static int
+kaws__plat_rename_new(const char *from, const char *to)
+{
+    int os = kaws__plat_rename_as(from, to, RENAME_NOREPLACE);
+
+    if (os != ENOSYS)
+        return os;
+    os = link(from, to) != 0 ? errno : 0;
+    return os == 0 || os == EEXIST ? os : ENOSYS;
+}
+
+
+/* Lets two names change places, in one step; ENOSYS where that is unknown. */
+static int
+kaws__plat_exchange(const char *a, const char *b)
+{
+    return kaws__plat_rename_as(a, b, RENAME_EXCHANGE);
+}
+
+
+/* Whether something is mounted on that very name. */
+static int
+kaws__plat_is_mount(const char *path)
+{
+#if defined(STATX_ATTR_MOUNT_ROOT)
+    struct statx x;
+
+    return statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, &x) == 0 &&
+           (x.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+#else
+    (void)path;
+    return 0;
+#endif
+}
+
+
+/* Whether names in the folder may be changed: 0, or why not. */
+static int
+kaws__plat_may_change(const char *dir)
+{
+    return faccessat(AT_FDCWD, dir, W_OK | X_OK, AT_EACCESS) != 0 ? errno : 0;
+}
+
+
 static int
 kaws__plat_remove(const char *path)
 {
@@ -1518,8 +1835,9 @@ kaws__plat_others_hold(int fd, int slot)
 
 #else
 
-/* flock() knows one lock a file: slot 1, the one that protects, is it. Who
- * else has the file open (slot 0) then stays unknown. */
+/* The fallback of systems without OFD locks. flock() knows one lock a file:
+ * slot 1, the one that protects, is it. Who else has the file open (slot 0)
+ * then stays unknown. */
 #include <sys/file.h>
 
 
@@ -1759,6 +2077,8 @@ kaws__plat_open_as(const char *path, DWORD access, DWORD disposition,
 }
 
 
+#define KAWS__KEEPS_OPEN 0        /* MoveFileEx() replaces no open file       */
+
 /* As on POSIX, a folder can be opened for reading, and is then seen to be no
  * file; a link at the end of the path likewise, but for READ_LINKED. */
 static int
@@ -1799,11 +2119,24 @@ kaws__plat_stat(int fd, kaws__stat *out)
     out->dev = i.dwVolumeSerialNumber;
     out->ino = (uint64_t)i.nFileIndexHigh << 32 | i.nFileIndexLow;
     out->size = (uint64_t)i.nFileSizeHigh << 32 | i.nFileSizeLow;
+    out->links = i.nNumberOfLinks;
     out->mtime_ns = kaws__plat_since_1970(i.ftLastWriteTime) * 100;
     out->regular = (i.dwFileAttributes & (FILE_ATTRIBUTE_DIRECTORY |
                                           FILE_ATTRIBUTE_REPARSE_POINT)) == 0;
     out->mine = 1;
     return 0;
+}
+
+
+static int
+kaws__plat_look(const char *path, kaws__stat *out)
+{
+    int fd, os = kaws__plat_open(path, KAWS__READ, &fd);
+
+    if (os == 0)
+        os = kaws__plat_stat(fd, out);
+    kaws__plat_close(fd);
+    return os;
 }
 
 
@@ -1921,7 +2254,7 @@ kaws__plat_cut(int fd, uint64_t len)
 /* Nobody replaces what another program has open without sharing it, as those
  * do that look for viruses: they are waited for, a second at most. */
 static int
-kaws__plat_rename(const char *from, const char *to)
+kaws__plat_move(const char *from, const char *to, DWORD how)
 {
     WCHAR wide_from[MAX_PATH], wide_to[MAX_PATH];
     int os = kaws__plat_wide(from, wide_from), tries;
@@ -1931,8 +2264,7 @@ kaws__plat_rename(const char *from, const char *to)
     if (os != 0)
         return os;
     for (tries = 0; tries < 100; tries++) {
-        if (MoveFileExW(wide_from, wide_to, MOVEFILE_REPLACE_EXISTING |
-                        MOVEFILE_WRITE_THROUGH))
+        if (MoveFileExW(wide_from, wide_to, how | MOVEFILE_WRITE_THROUGH))
             return 0;
         os = kaws__plat_errno_at(wide_to);
         if (os != EACCES)
@@ -1940,6 +2272,45 @@ kaws__plat_rename(const char *from, const char *to)
         Sleep(10);
     }
     return os;
+}
+
+
+static int
+kaws__plat_rename(const char *from, const char *to)
+{
+    return kaws__plat_move(from, to, MOVEFILE_REPLACE_EXISTING);
+}
+
+
+static int
+kaws__plat_rename_new(const char *from, const char *to)
+{
+    return kaws__plat_move(from, to, 0);
+}
+
+
+static int
+kaws__plat_exchange(const char *a, const char *b)
+{
+    (void)a;
+    (void)b;
+    return ENOSYS;
+}
+
+
+static int
+kaws__plat_is_mount(const char *path)
+{
+    (void)path;
+    return 0;
+}
+
+
+static int
+kaws__plat_may_change(const char *dir)
+{
+    (void)dir;
+    return 0;
 }
 
 
@@ -2171,19 +2542,21 @@ static void
 kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
                   const char *format, ...)
 {
+    const char *why = kaws__plat_error(os);
+    size_t used, room = strlen(why) + 24;
     va_list args;
-    size_t used;
 
     if (err == NULL)
         return;
     err->status = status;
     err->os = os;
+    room = room > 72 ? room : 72;
     va_start(args, format);               /* a long path leaves room for it */
-    kaws__err_write(err->text, sizeof err->text - 72, format, args);
+    kaws__err_write(err->text, sizeof err->text - room, format, args);
     va_end(args);
     used = strlen(err->text);
     (void)snprintf(err->text + used, sizeof err->text - used, ": %s (errno %d)",
-                   kaws__plat_error(os), os);
+                   why, os);
 }
 
 
@@ -7531,20 +7904,28 @@ kaws__kms_close(kaws__kms *k)
  * ==========================================================================
  * Uses: plat err mem buf text crypto
  * Gives: file_open file_close file_hold file_release file_root file_read
- *        file_note file_append file_begin file_put file_commit file_set_aside
- *        file_settle
+ *        file_note file_append file_begin file_put file_commit file_mark_torn
+ *        file_set_aside file_settle
  *
- * This room knows a file by its device, inode, size and last 32 bytes, and
- * nothing of keys. Before each change the path is opened afresh and must be
- * that very file; what somebody else put there is not touched.
+ * This room knows a file by its device, inode, size, times and last 32 bytes,
+ * and nothing of keys. Before each change the path must mean that very file;
+ * what somebody else put there is not touched.
  *
  * How a file is replaced, and what a crash after each step leaves:
  *
  *     1  remove a stale <path>.tmp      the old file
  *     2  create <path>.tmp, write it    the old file, and a stale .tmp
- *     3  sync it                        the same
- *     4  rename it to <path>            the old file or the new one, whole
- *     5  sync the folder                the new file
+ *     3  sync it, lock it               the same
+ *     4  exchange it with <path>        the old file or the new one, whole, and
+ *                                       a stale .tmp
+ *     5  remove .tmp, if it is ours     the same
+ *     6  sync the folder                the new file
+ *
+ * What comes out in step 4 must be the file that we know, or is put back. Where
+ * there is no exchange, the path is looked at and the rename follows: between
+ * the two a file can be lost that somebody moves there. A file that is made
+ * anew replaces none: step 4 is then a rename that refuses, or a link, and a
+ * crash leaves one file with two names, mended when it is opened.
  *
  * A process may be killed, too, or a sync fail, and the system live on. Then
  * the next one sees what is not durable, and it may not build on that before
@@ -7552,13 +7933,17 @@ kaws__kms_close(kaws__kms *k)
  *
  * Locks are taken on <path>.lock, which is never removed (or two processes
  * could hold the lock of two different files): slot 0, shared, for life, to
- * tell others that we are here; slot 1 for the time of a change.
+ * tell others that we are here; slot 1 for the time of a change. After it the
+ * same two are taken on the file itself, for it may have another name, and that
+ * another lock file. Such a lock counts as long as the path means that file.
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
 #define KAWS__FILE_TAIL         32  /* the bytes at the end that we know      */
 #define KAWS__FILE_BLOCK     65536  /* a replacement is written in these      */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
+#define KAWS__FILE_CELL         32  /* where the 16 bytes stand that no digest
+                                     * covers                                 */
 
 typedef struct kaws__file {
     const kaws_hooks *hooks;
@@ -7567,12 +7952,17 @@ typedef struct kaws__file {
     char    *path, *tmp, *lock, *dir, *aside;
     char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
     int      lock_fd;             /* -1: none, only in a read-only keyring    */
+    int      fd;                  /* the file itself, or -1                   */
     int      read_only;
     int      made_dir;            /* the folder was not there                 */
+    int      in_use;              /* by others, too: that was said            */
     int      exists;
     uint64_t dev, ino, size;      /* the file as we know it                   */
+    uint64_t links;
+    int64_t  mtime_ns, ctime_ns;
     uint8_t  tail[KAWS__FILE_TAIL];
     uint64_t torn;                /* bytes at its end, to be set aside        */
+    uint8_t  sum[KAWS__FILE_TAIL];        /* the digest right before those    */
     int      copied;              /* they are, but not cut off yet            */
 } kaws__file;
 
@@ -7699,6 +8089,19 @@ kaws__file_root(kaws__file *f, kaws_error *err)
 }
 
 
+static void
+kaws__file_see_others(kaws__file *f, int fd)
+{
+    if (!f->in_use && kaws__plat_others_hold(fd, 0)) {
+        f->in_use = 1;
+        kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
+                      "process, too%s; whichever changes it first, the other "
+                      "will refuse to change it", f->shown,
+                      fd == f->lock_fd ? "" : ", by another name");
+    }
+}
+
+
 static kaws_status
 kaws__file_open_lock(kaws__file *f, kaws_error *err)
 {
@@ -7715,10 +8118,7 @@ kaws__file_open_lock(kaws__file *f, kaws_error *err)
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open and lock %s.lock",
                             f->shown);
-    if (kaws__plat_others_hold(f->lock_fd, 0))
-        kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
-                      "process, too; whichever changes it first, the other "
-                      "will refuse to change it", f->shown);
+    kaws__file_see_others(f, f->lock_fd);
     return KAWS_OK;
 }
 
@@ -7734,6 +8134,7 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
     memset(f, 0, sizeof *f);
     f->hooks = hooks;
     f->lock_fd = -1;
+    f->fd = -1;
     f->read_only = read_only;
     status = kaws__file_names(f, path, err);
     if (status == KAWS_OK && !read_only)
@@ -7752,33 +8153,36 @@ kaws__file_close(kaws__file *f)
     if (f->hooks == NULL)
         return;
     kaws__plat_close(f->lock_fd);
+    kaws__plat_close(f->fd);
     kaws__mem_free(f->hooks, f->names, f->names_len);
     f->lock_fd = -1;
+    f->fd = -1;
     f->hooks = NULL;
 }
 
 
+/* Locks slot 1 of one of the two files; `suffix` names it. All waiting is done
+ * here, *waited counts it. */
 static kaws_status
-kaws__file_hold(kaws__file *f, kaws_error *err)
+kaws__file_wait(const kaws__file *f, int fd, const char *suffix, int *waited,
+                kaws_error *err)
 {
-    int waited, os;
+    int os;
 
-    if (f->lock_fd < 0)
-        return KAWS_OK;
-    for (waited = 0;; waited += 5) {
-        os = kaws__plat_hold(f->lock_fd, 1, !f->read_only);
-        if (os != EAGAIN || waited >= KAWS__FILE_WAIT_MS)
+    for (;; *waited += 5) {
+        os = kaws__plat_hold(fd, 1, !f->read_only);
+        if (os != EAGAIN || *waited >= KAWS__FILE_WAIT_MS)
             break;
         f->hooks->sleep_ms(f->hooks->ctx, 5);
     }
     if (os == EAGAIN)
         return kaws__err_set(err, KAWS_LOCKED, "another process has been "
                              "changing the data file %s for more than %d "
-                             "seconds; see who holds %s.lock", f->shown,
-                             KAWS__FILE_WAIT_MS / 1000, f->shown);
+                             "seconds; see who holds %s%s", f->shown,
+                             KAWS__FILE_WAIT_MS / 1000, f->shown, suffix);
     if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot lock %s.lock",
-                            f->shown);
+        return kaws__err_os(err, KAWS_FILE, os, "cannot lock %s%s", f->shown,
+                            suffix);
     return KAWS_OK;
 }
 
@@ -7786,8 +8190,38 @@ kaws__file_hold(kaws__file *f, kaws_error *err)
 static void
 kaws__file_release(kaws__file *f)
 {
+    if (f->fd >= 0)
+        kaws__plat_release(f->fd, 1);
     if (f->lock_fd >= 0)
         kaws__plat_release(f->lock_fd, 1);
+}
+
+
+static kaws_status
+kaws__file_hold(kaws__file *f, kaws_error *err)
+{
+    kaws_status status = KAWS_OK;
+    int waited = 0;
+
+    if (f->lock_fd >= 0)
+        status = kaws__file_wait(f, f->lock_fd, ".lock", &waited, err);
+    if (status == KAWS_OK && f->fd >= 0) {
+        status = kaws__file_wait(f, f->fd, "", &waited, err);
+        if (status != KAWS_OK)
+            kaws__file_release(f);
+    }
+    return status;
+}
+
+
+/* Where an open file cannot be replaced, it is not kept open. */
+static void
+kaws__file_leave(kaws__file *f)
+{
+    if (KAWS__KEEPS_OPEN)
+        return;
+    kaws__plat_close(f->fd);
+    f->fd = -1;
 }
 
 
@@ -7795,22 +8229,112 @@ kaws__file_release(kaws__file *f)
 
 /* Remembers the file by what makes it that very file. */
 static int
-kaws__file_know(kaws__file *f, int fd)
+kaws__file_know(kaws__file *f)
 {
     kaws__stat st;
     size_t got;
-    int os = kaws__plat_stat(fd, &st);
+    int os = kaws__plat_stat(f->fd, &st);
 
     if (os != 0)
         return os;
     f->dev = st.dev;
     f->ino = st.ino;
     f->size = st.size;
+    f->links = st.links;
+    f->mtime_ns = st.mtime_ns;
+    f->ctime_ns = st.ctime_ns;
     f->exists = 1;
     if (st.size < KAWS__FILE_TAIL)
         return 0;
-    return kaws__plat_read_at(fd, st.size - KAWS__FILE_TAIL, f->tail,
+    return kaws__plat_read_at(f->fd, st.size - KAWS__FILE_TAIL, f->tail,
                               KAWS__FILE_TAIL, &got);
+}
+
+
+/* After a change of ours: the times that it gave the file. If they cannot be
+ * had, the digest is asked next time. */
+static void
+kaws__file_changed(kaws__file *f)
+{
+    kaws__stat st;
+
+    (void)kaws__plat_stat(f->fd, &st);    /* zeros, if it fails               */
+    f->mtime_ns = st.mtime_ns;
+    f->ctime_ns = st.ctime_ns;
+    f->links = st.links;
+    kaws__file_leave(f);
+}
+
+
+/* Whether all bytes, but for a torn end, are those that the 32 behind them are
+ * the digest of. */
+static int
+kaws__file_adds_up(const kaws__file *f, const char **differs)
+{
+    uint8_t block[4096], digest[32];
+    uint64_t at = 0, end = f->size - f->torn - KAWS__FILE_TAIL;
+    kaws__sha256 hash;
+    size_t got;
+    int os = 0;
+
+    kaws__crypto_init(&hash);
+    for (; os == 0 && at < end; at += got) {
+        got = end - at < sizeof block ? (size_t)(end - at) : sizeof block;
+        os = kaws__plat_read_at(f->fd, at, block, got, &got);
+        if (got == 0)
+            break;
+        if (at == 0 && got >= KAWS__FILE_CELL + 16)
+            memset(block + KAWS__FILE_CELL, 0, 16);
+        kaws__crypto_update(&hash, block, got);
+    }
+    kaws__crypto_out(&hash, digest);
+    if (os == 0 && !kaws__crypto_equal(digest, f->torn > 0 ? f->sum : f->tail))
+        *differs = "its bytes are others";
+    return os;
+}
+
+
+/* Whether the file that we have open is as we know it, and `path` means it. If
+ * only its times are others, as after a chmod, its digest decides. *differs is
+ * NULL, or says in what it is another. */
+static int
+kaws__file_compare(kaws__file *f, const char *path, int times,
+                   const char **differs)
+{
+    uint8_t tail[KAWS__FILE_TAIL] = { 0 };
+    kaws__stat st, at;
+    size_t got;
+    int os = kaws__plat_stat(f->fd, &st);
+
+    *differs = NULL;
+    if (os == 0)
+        os = kaws__plat_look(path, &at);
+    if (os == ENOENT)
+        *differs = kaws__plat_error(os);
+    if (os != 0)
+        return os == ENOENT ? 0 : os;
+    if (at.dev != st.dev || at.ino != st.ino || st.dev != f->dev ||
+        st.ino != f->ino)
+        *differs = "another file has taken its place";
+    else if (st.links == 0)
+        *differs = "it was replaced under another name";
+    else if (st.size != f->size)
+        *differs = "its size is another";
+    if (*differs != NULL)
+        return 0;
+    os = kaws__plat_read_at(f->fd, f->size - sizeof tail, tail, sizeof tail,
+                            &got);
+    if (os == 0 && !kaws__crypto_equal(tail, f->tail))
+        *differs = "its checksum is another";
+    else if (os == 0 && times && (st.mtime_ns != f->mtime_ns ||
+                                  st.ctime_ns != f->ctime_ns))
+        os = kaws__file_adds_up(f, differs);
+    if (os == 0 && times && *differs == NULL) {
+        f->mtime_ns = st.mtime_ns;
+        f->ctime_ns = st.ctime_ns;
+        f->links = st.links;
+    }
+    return os;
 }
 
 
@@ -7831,6 +8355,79 @@ kaws__file_looks_right(kaws__file *f, const kaws__stat *st, kaws_error *err)
 }
 
 
+/* A name that a crash left: the file was linked, and .tmp not yet removed. */
+static void
+kaws__file_mend_links(kaws__file *f)
+{
+    kaws__stat tmp;
+
+    if (f->links > 1 && kaws__plat_look(f->tmp, &tmp) == 0 &&
+        tmp.dev == f->dev && tmp.ino == f->ino &&
+        kaws__plat_remove(f->tmp) == 0)
+        kaws__file_changed(f);
+}
+
+
+/* What would be in the way of the first remove, months from now, is said at
+ * open. */
+static void
+kaws__file_foresee(const kaws__file *f)
+{
+    static const char then[] = "no key can be removed and nothing re-wrapped";
+    int os = kaws__plat_may_change(f->dir);
+
+    if (f->links > 1)
+        kaws__err_log(f->hooks, 1, "the data file %s has %lu names (hard "
+                      "links), so it cannot be replaced, and %s; remove the "
+                      "other names", f->shown, (unsigned long)f->links, then);
+    if (kaws__plat_is_mount(f->path))
+        kaws__err_log(f->hooks, 1, "the data file %s is a mount point, so it "
+                      "cannot be replaced, and %s; mount its folder instead",
+                      f->shown, then);
+    if (os != 0)
+        kaws__err_log(f->hooks, 1, "the folder %s cannot be changed, so %s: %s",
+                      f->dir_shown, then, kaws__plat_error(os));
+}
+
+
+/* Locks the file that was opened, as file_hold would: the path must mean it
+ * when that is done. What is read under no lock is proved by its digests, so a
+ * reader goes on where the system has none. */
+static kaws_status
+kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
+{
+    kaws_status status;
+    kaws__stat at;
+    int waited = 0, os;
+
+    status = kaws__file_wait(f, f->fd, "", &waited, err);
+    if (status == KAWS_OK && (os = kaws__plat_hold(f->fd, 0, 0)) != 0)
+        status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
+    if (status == KAWS_FILE && f->read_only) {
+        kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
+        kaws__err_clear(err);
+        status = KAWS_OK;
+    }
+    if (status != KAWS_OK)
+        return status;
+    kaws__file_see_others(f, f->fd);
+    os = kaws__plat_look(f->path, &at);
+    if (os == 0)
+        os = kaws__plat_stat(f->fd, st);
+    if (os != 0 && os != ENOENT)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file "
+                            "%s", f->shown);
+    if (os != 0 || at.dev != st->dev || at.ino != st->ino)
+        return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
+                             "while it was being opened; try again", f->shown);
+    if (st->links == 0)
+        return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
+                             "under another name, and this one leads to what "
+                             "it was before: mount it anew", f->shown);
+    return KAWS_OK;
+}
+
+
 /* Reads the whole file. If there is none, that is no error: see f->exists. */
 static kaws_status
 kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
@@ -7839,15 +8436,20 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     kaws_status status;
     uint8_t *at;
     size_t got = 0;
-    int fd, os = kaws__plat_open(f->path, KAWS__READ, &fd);
+    int os;
 
+    kaws__plat_close(f->fd);
+    os = kaws__plat_open(f->path, f->read_only ? KAWS__READ : KAWS__WRITE,
+                         &f->fd);
     if (os == ENOENT)
         return KAWS_OK;
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
                             f->shown);
-    os = kaws__plat_stat(fd, &st);
+    os = kaws__plat_stat(f->fd, &st);
     status = os == 0 ? kaws__file_looks_right(f, &st, err) : KAWS_OK;
+    if (os == 0 && status == KAWS_OK)
+        status = kaws__file_reach(f, &st, err);
     if (os == 0 && status == KAWS_OK && st.size > 0) {
         at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size)
                                      : NULL;
@@ -7856,16 +8458,20 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
                                    "%s: out of memory", f->shown);
         } else {
             kaws__plat_large_pages(at, (size_t)st.size);
-            os = kaws__plat_read_at(fd, 0, at, (size_t)st.size, &got);
+            os = kaws__plat_read_at(f->fd, 0, at, (size_t)st.size, &got);
         }
         out->len = got;
     }
     if (os == 0 && status == KAWS_OK)
-        os = kaws__file_know(f, fd);
+        os = kaws__file_know(f);
     if (os == 0 && status == KAWS_OK && f->size != out->len)
         status = kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
                                "while it was being read", f->shown);
-    kaws__plat_close(fd);
+    if (os == 0 && status == KAWS_OK && !f->read_only) {
+        kaws__file_mend_links(f);
+        kaws__file_foresee(f);
+    }
+    kaws__file_leave(f);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot read the data file %s",
                             f->shown);
@@ -7875,37 +8481,10 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 
 /* ---- changing ---------------------------------------------------------- */
 
-/* Opens the path afresh for a change: it must be the file that we know. */
 static kaws_status
-kaws__file_verify(kaws__file *f, int *fd, kaws_error *err)
+kaws__file_is_another(const kaws__file *f, const char *differs,
+                      kaws_error *err)
 {
-    uint8_t tail[KAWS__FILE_TAIL] = { 0 };
-    kaws__stat st;
-    size_t got = 0;
-    const char *differs = NULL;
-    int os = kaws__plat_open(f->path, KAWS__WRITE, fd);
-
-    if (os == 0)
-        os = kaws__plat_stat(*fd, &st);
-    if (os == 0 && (st.dev != f->dev || st.ino != f->ino || !st.regular))
-        differs = "another file has taken its place";
-    else if (os == 0 && st.size != f->size)
-        differs = "its size is another";
-    else if (os == 0)
-        os = kaws__plat_read_at(*fd, f->size - sizeof tail, tail, sizeof tail,
-                                &got);
-    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
-        differs = kaws__plat_error(os);
-    else if (os == 0 && differs == NULL &&
-             !kaws__crypto_equal(tail, f->tail))
-        differs = "its checksum is another";
-    if (os == 0 && differs == NULL)
-        return KAWS_OK;
-    kaws__plat_close(*fd);
-    *fd = -1;
-    if (differs == NULL)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
-                            f->shown);
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
                          "put the right file back, or reopen the keyring",
@@ -7913,17 +8492,38 @@ kaws__file_verify(kaws__file *f, int *fd, kaws_error *err)
 }
 
 
+/* Before a change: the path must mean the file that we know. */
+static kaws_status
+kaws__file_verify(kaws__file *f, kaws_error *err)
+{
+    const char *differs = NULL;
+    int os = f->fd >= 0 ? 0 : kaws__plat_open(f->path, KAWS__WRITE, &f->fd);
+
+    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
+        return kaws__file_is_another(f, kaws__plat_error(os), err);
+    if (os == 0)
+        os = kaws__file_compare(f, f->path, 1, &differs);
+    if (os == 0 && differs == NULL)
+        return KAWS_OK;
+    kaws__file_leave(f);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file "
+                            "%s", f->shown);
+    return kaws__file_is_another(f, differs, err);
+}
+
+
 /* Writes a few bytes in place, without a sync of its own. One that went wrong
  * in the middle is tried again, for half a patch makes the file unreadable. */
 static kaws_status
-kaws__file_patch(kaws__file *f, int fd, uint64_t offset, kaws_bytes bytes,
+kaws__file_patch(kaws__file *f, uint64_t offset, kaws_bytes bytes,
                  kaws_error *err)
 {
     size_t done, more;
-    int os = kaws__plat_write_at(fd, offset, bytes.at, bytes.len, &done);
+    int os = kaws__plat_write_at(f->fd, offset, bytes.at, bytes.len, &done);
 
     if (os != 0 && done > 0)
-        os = kaws__plat_write_at(fd, offset, bytes.at, bytes.len, &more);
+        os = kaws__plat_write_at(f->fd, offset, bytes.at, bytes.len, &more);
     if (os != 0 && done > 0)
         return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while "
                             "writing to the data file %s, and again when that "
@@ -7939,14 +8539,13 @@ kaws__file_patch(kaws__file *f, int fd, uint64_t offset, kaws_bytes bytes,
 /* A failed append is taken back. If that fails as well, nobody can say what
  * the disk holds; *landed then says what the file has as long as it is up. */
 static kaws_status
-kaws__file_take_back(kaws__file *f, int fd, int os, int *landed,
-                     kaws_error *err)
+kaws__file_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
 {
-    int cut = kaws__plat_cut(fd, f->size);
+    int cut = kaws__plat_cut(f->fd, f->size);
 
     if (cut == 0) {
         *landed = 0;
-        cut = kaws__plat_sync(fd);
+        cut = kaws__plat_sync(f->fd);
     }
     if (cut == 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot add to the data file "
@@ -7963,14 +8562,14 @@ static kaws_status
 kaws__file_note(kaws__file *f, uint64_t offset, kaws_bytes patch,
                 kaws_error *err)
 {
-    int fd, os;
-    kaws_status status = kaws__file_verify(f, &fd, err);
+    int os;
+    kaws_status status = kaws__file_verify(f, err);
 
     if (status != KAWS_OK)
         return status;
-    status = kaws__file_patch(f, fd, offset, patch, err);
-    os = status == KAWS_OK ? kaws__plat_sync(fd) : 0;
-    kaws__plat_close(fd);
+    status = kaws__file_patch(f, offset, patch, err);
+    os = status == KAWS_OK ? kaws__plat_sync(f->fd) : 0;
+    kaws__file_changed(f);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
                             f->shown);
@@ -7986,26 +8585,26 @@ kaws__file_append(kaws__file *f, uint64_t offset, kaws_bytes patch,
 {
     kaws_status status;
     size_t done;
-    int fd, os;
+    int os;
 
     *landed = 0;
-    status = kaws__file_verify(f, &fd, err);
+    status = kaws__file_verify(f, err);
     if (status != KAWS_OK)
         return status;
-    status = kaws__file_patch(f, fd, offset, patch, err);
+    status = kaws__file_patch(f, offset, patch, err);
     if (status == KAWS_OK) {
-        os = kaws__plat_write_at(fd, f->size, bytes.at, bytes.len, &done);
+        os = kaws__plat_write_at(f->fd, f->size, bytes.at, bytes.len, &done);
         *landed = os == 0;
         if (os == 0)
-            os = kaws__plat_sync(fd);
+            os = kaws__plat_sync(f->fd);
         if (os != 0)
-            status = kaws__file_take_back(f, fd, os, landed, err);
+            status = kaws__file_take_back(f, os, landed, err);
     }
     if (*landed) {
         f->size += bytes.len;
         memcpy(f->tail, bytes.at + bytes.len - sizeof f->tail, sizeof f->tail);
     }
-    kaws__plat_close(fd);
+    kaws__file_changed(f);
     return status;
 }
 
@@ -8030,15 +8629,22 @@ kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 {
     kaws__stat st;
     kaws_status status = KAWS_OK;
-    int fd = -1, os;
+    int os;
 
     memset(w, 0, sizeof *w);
     w->fd = -1;
     if (f->exists)
-        status = kaws__file_verify(f, &fd, err);
-    kaws__plat_close(fd);
+        status = kaws__file_verify(f, err);
+    if (status == KAWS_OK && f->exists)
+        kaws__file_mend_links(f);
+    kaws__file_leave(f);
     if (status != KAWS_OK)
         return status;
+    if (f->exists && f->links > 1)
+        return kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
+                             "(hard links), and to replace one would make two "
+                             "keyrings of it; nothing was changed; remove the "
+                             "other names", f->shown, (unsigned long)f->links);
     w->block = kaws__mem_new(f->hooks, KAWS__FILE_BLOCK);
     if (w->block == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "writing the data file: out of "
@@ -8090,42 +8696,129 @@ kaws__file_put(kaws__writer *w, const void *data, size_t len)
 }
 
 
-/* Puts the replacement in place. On KAWS_UNCERTAIN it is there, but may not
- * survive a power cut; on any other failure the old file is. */
 static kaws_status
-kaws__file_commit(kaws__file *f, kaws__writer *w, kaws_error *err)
+kaws__file_not_replaced(const kaws__file *f, int os, kaws_error *err)
+{
+    if (os == EEXIST || (os == ENOENT && f->exists))
+        return kaws__file_is_another(f, os == EEXIST ? "a file has appeared in "
+                                     "its place" : kaws__plat_error(os), err);
+    return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file %s; "
+                        "nothing was changed", f->shown);
+}
+
+
+/* Where the system has no better: the path is looked at, and the rename
+ * follows. */
+static kaws_status
+kaws__file_rename_blindly(kaws__file *f, kaws_error *err)
+{
+    kaws_status status = KAWS_OK;
+    kaws__stat st;
+    int os = 0;
+
+    if (f->exists)
+        status = kaws__file_verify(f, err);
+    else if (kaws__plat_look(f->path, &st) == 0)
+        os = EEXIST;
+    kaws__file_leave(f);
+    if (status == KAWS_OK && os == 0)
+        os = kaws__plat_rename(f->tmp, f->path);
+    return os != 0 ? kaws__file_not_replaced(f, os, err) : status;
+}
+
+
+/* What came out in the exchange is not ours, or could not be looked at: it goes
+ * back, and durably so, or a power cut would bring what we took away again. */
+static kaws_status
+kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
+{
+    int os = kaws__plat_exchange(f->tmp, f->path);
+
+    *landed = os != 0;
+    if (os == 0)
+        os = kaws__plat_sync_dir(dir);
+    if (os == 0)
+        return KAWS_OK;
+    return kaws__err_os(err, KAWS_UNCERTAIN, os, "what had taken the place of "
+                        "the data file %s could not be put back%s; no more is "
+                        "changed until the keyring is reopened", f->shown,
+                        *landed ? ", and is .tmp now: save it" : " durably");
+}
+
+
+/* Gives the replacement the file's name. *landed says whether it has it. */
+static kaws_status
+kaws__file_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
+{
+    const char *differs = NULL;
+    kaws_status status;
+    int os = f->exists ? kaws__plat_exchange(f->tmp, f->path)
+                       : kaws__plat_rename_new(f->tmp, f->path);
+
+    *landed = 0;
+    if (os == ENOSYS) {
+        status = kaws__file_rename_blindly(f, err);
+        *landed = status == KAWS_OK;
+        return status;
+    }
+    if (os != 0)
+        return kaws__file_not_replaced(f, os, err);
+    if (f->exists)
+        os = kaws__file_compare(f, f->tmp, 0, &differs);
+    *landed = os == 0 && differs == NULL;
+    if (*landed)
+        return KAWS_OK;
+    status = kaws__file_put_back(f, dir, landed, err);
+    if (status != KAWS_OK)
+        return status;
+    return differs != NULL ? kaws__file_is_another(f, differs, err)
+                           : kaws__file_not_replaced(f, os, err);
+}
+
+
+/* Puts the replacement in place. *landed says whether it is there, even if that
+ * is KAWS_UNCERTAIN: it may not survive a power cut. */
+static kaws_status
+kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 {
     kaws__file fresh = *f;
+    kaws_status status;
     int os, dir = -1;
 
+    *landed = 0;
+    fresh.fd = w->fd;
     kaws__file_flush(w);
     os = w->os;
     if (os == 0)
         os = kaws__plat_sync(w->fd);
     if (os == 0)
-        os = kaws__file_know(&fresh, w->fd);
+        os = kaws__plat_hold(w->fd, 0, 0);
+    if (os == 0)
+        os = kaws__plat_hold(w->fd, 1, 1);
+    if (os == 0)
+        os = kaws__file_know(&fresh);
     if (os == 0)
         os = kaws__plat_open_dir(f->dir, &dir);
-    if (os == 0)
-        os = kaws__plat_rename(f->tmp, f->path);
-    if (os != 0) {
-        kaws__plat_close(dir);
-        kaws__file_abandon(f, w);
-        return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file "
-                            "%s; nothing was changed", f->shown);
+    status = os != 0 ? kaws__file_not_replaced(f, os, err)
+                     : kaws__file_rename(f, dir, landed, err);
+    if (*landed) {
+        kaws__plat_close(f->fd);
+        *f = fresh;
+        w->fd = -1;
     }
-    *f = fresh;
-    kaws__plat_close(w->fd);
-    w->fd = -1;
-    kaws__file_abandon(f, w);
-    os = kaws__plat_sync_dir(dir);
+    if (status == KAWS_OK) {
+        (void)kaws__plat_remove(f->tmp);
+        kaws__file_changed(f);
+        os = kaws__plat_sync_dir(dir);
+    }
     kaws__plat_close(dir);
-    if (os != 0)
+    kaws__file_abandon(f, w);
+    if (status == KAWS_OK && os != 0)
         return kaws__err_os(err, KAWS_UNCERTAIN, os, "the data file %s was "
                             "replaced, but its folder could not be synced; no "
                             "more is changed until the keyring is reopened",
                             f->shown);
-    return KAWS_OK;
+    return status;
 }
 
 
@@ -8159,6 +8852,15 @@ kaws__file_copy_torn(kaws__file *f, kaws_bytes torn, int64_t when)
 }
 
 
+/* What is behind the first `good` bytes of what was read is a torn end. */
+static void
+kaws__file_mark_torn(kaws__file *f, kaws_bytes all, uint64_t good)
+{
+    f->torn = all.len - good;
+    memcpy(f->sum, all.at + good - sizeof f->sum, sizeof f->sum);
+}
+
+
 /* Keeps the torn end of what was read in a file of its own, f->aside, and cuts
  * it off. If that fails, it may be tried again: all that was acknowledged is in
  * the file. */
@@ -8168,8 +8870,8 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
 {
     size_t good = all.len - (size_t)f->torn;
     kaws_bytes torn = { all.at + good, (size_t)f->torn };
-    int fd = -1, os = 0;
-    kaws_status status = kaws__file_verify(f, &fd, err);
+    int os = 0;
+    kaws_status status = kaws__file_verify(f, err);
 
     if (status != KAWS_OK)
         return status;
@@ -8177,16 +8879,16 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
         os = kaws__file_copy_torn(f, torn, when);
     f->copied = os == 0;
     if (os == 0)
-        os = kaws__plat_cut(fd, good);
+        os = kaws__plat_cut(f->fd, good);
     if (os == 0) {
         f->torn = 0;
         f->size = good;
-        memcpy(f->tail, torn.at - sizeof f->tail, sizeof f->tail);
-        os = kaws__plat_sync(fd);
+        memcpy(f->tail, f->sum, sizeof f->tail);
+        os = kaws__plat_sync(f->fd);
     }
     if (os == 0)
-        os = kaws__file_know(f, fd);
-    kaws__plat_close(fd);
+        os = kaws__file_know(f);
+    kaws__file_changed(f);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
                             "the data file %s aside as %s.torn-...; until then "
@@ -8209,7 +8911,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     kaws_status status;
     uint64_t good = f->size - f->torn;
     size_t done;
-    int fd, os = kaws__file_sync_dir(f->dir);
+    int os = kaws__file_sync_dir(f->dir);
 
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
@@ -8217,15 +8919,15 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     if (f->size > all.len)
         return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
                              "while it was being read", f->shown);
-    status = kaws__file_verify(f, &fd, err);
+    status = kaws__file_verify(f, err);
     if (status != KAWS_OK)
         return status;
     if (from < good)
-        os = kaws__plat_write_at(fd, from, all.at + from,
+        os = kaws__plat_write_at(f->fd, from, all.at + from,
                                  (size_t)(good - from), &done);
     if (os == 0)
-        os = kaws__plat_sync(fd);
-    kaws__plat_close(fd);
+        os = kaws__plat_sync(f->fd);
+    kaws__file_changed(f);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
                             f->shown);
@@ -8236,7 +8938,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
 /* ==========================================================================
  * ROOM 13  store    the data file's format, byte for byte
  * ==========================================================================
- * Uses: err buf text crypto kms
+ * Uses: err buf text crypto kms file
  * Gives: store_get store_header store_cell store_seal store_record
  *        store_record_len store_parse store_type_ok store_damaged store_check
  *
@@ -8248,7 +8950,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
 #define KAWS__STORE_VERSION      1
 #define KAWS__STORE_CONTEXT      1  /* the rule of the encryption context     */
 #define KAWS__STORE_HEADER      80
-#define KAWS__STORE_CELL        32  /* where the cell stands                  */
+#define KAWS__STORE_CELL        KAWS__FILE_CELL
 #define KAWS__STORE_DIGESTED    48  /* what the header's digest covers        */
 #define KAWS__STORE_FIXED       32  /* of a record, before its texts          */
 #define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
@@ -9000,10 +9702,13 @@ kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
  *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
  *        kaws_kms_reencrypt
  *
- * The one lock covers the table and the file, never a wait for AWS: look, let
- * go, ask KMS, lock, look again, commit. To commit is: reserve the memory,
- * change the disk, and then, when nothing can fail any more, the memory.
+ * The one lock covers the table and the file, never a wait for AWS, or for
+ * another process: look, let go, ask KMS, lock, look again, commit. To commit
+ * is: reserve the memory, change the disk, and then, when nothing can fail any
+ * more, the memory.
  */
+
+#define KAWS__RING_TURN_MS   10000  /* for other threads, while none gets on  */
 
 struct kaws {
     kaws_hooks   hooks;
@@ -9015,6 +9720,7 @@ struct kaws {
     uint8_t      file_id[16];
     uint32_t     epoch;           /* the file's; this release carries it on   */
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
+    kaws__turn   turn;            /* to change the file: ring_begin           */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
     kaws__file   file;
@@ -9111,6 +9817,20 @@ kaws__ring_certain(kaws *ring, kaws_error *err)
 
 
 static kaws_status
+kaws__ring_entry(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
+                 kaws__entry **e, kaws_error *err)
+{
+    char shown[96];
+
+    *e = kaws__cache_find(&ring->cache, key_id, user_id);
+    if (*e != NULL)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
+                         kaws__text_show(shown, sizeof shown, key_id));
+}
+
+
+static kaws_status
 kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
                   kaws_error *err)
 {
@@ -9187,18 +9907,6 @@ static const kaws_context kaws__ring_app_context = { kaws__ring_app, 1 };
 
 /* ---- committing -------------------------------------------------------- */
 
-static void
-kaws__ring_note(kaws *ring, const char *what)
-{
-    char sum[9];
-
-    kaws__text_hex(sum, ring->file.tail, 4);
-    kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
-                  what, ring->file.shown, (unsigned long)ring->cache.count,
-                  sum);
-}
-
-
 /* Sets a torn end of the file aside, if there is one. */
 static kaws_status
 kaws__ring_mend_torn(kaws *ring, kaws_error *err)
@@ -9224,24 +9932,56 @@ kaws__ring_mend_torn(kaws *ring, kaws_error *err)
 }
 
 
-/* Takes the file's lock for a change. That begins with a torn end, if it could
- * not be set aside before. */
-static kaws_status
-kaws__ring_hold(kaws *ring, kaws_error *err)
+static void
+kaws__ring_end(kaws *ring)
 {
-    kaws_status status = kaws__file_hold(&ring->file, err);
+    kaws__plat_unlock(&ring->lock);
+    kaws__file_release(&ring->file);
+    kaws__plat_turn_give(&ring->turn);
+}
 
-    if (status != KAWS_OK)
+
+/* Begins a change. All waiting comes first: for this ring's other threads, for
+ * whom the file's locks, which they share, do not count; then for the file's
+ * locks. The ring's own comes last. A torn end that could not be set aside
+ * before is in the way of any change. */
+static kaws_status
+kaws__ring_begin(kaws *ring, kaws_error *err)
+{
+    kaws_status status;
+
+    if (kaws__plat_turn_take(&ring->turn, KAWS__RING_TURN_MS) != 0)
+        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
+                             "changing the data file %s for more than %d "
+                             "seconds; does its disk answer?",
+                             ring->file.shown, KAWS__RING_TURN_MS / 1000);
+    status = kaws__file_hold(&ring->file, err);
+    if (status != KAWS_OK) {
+        kaws__plat_turn_give(&ring->turn);
         return status;
+    }
+    kaws__plat_lock(&ring->lock);
     status = kaws__ring_mend_torn(ring, err);
     if (status != KAWS_OK)
-        kaws__file_release(&ring->file);
+        kaws__ring_end(ring);
     return status;
 }
 
 
+static void
+kaws__ring_note(kaws *ring, const char *what)
+{
+    char sum[9];
+
+    kaws__text_hex(sum, ring->file.tail, 4);
+    kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
+                  what, ring->file.shown, (unsigned long)ring->cache.count,
+                  sum);
+}
+
+
 /* Adds an entry: one write and one sync of its bytes alone. Takes the entry
- * over in any case. Called with the lock held. */
+ * over in any case. Within a change. */
 static kaws_status
 kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 {
@@ -9260,15 +10000,12 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
     if (status == KAWS_OK && (digest == NULL ||
                               !kaws__cache_reserve(&ring->cache, 1)))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
-    if (status == KAWS_OK)
-        status = kaws__ring_hold(ring, err);
     if (status == KAWS_OK) {
         kaws__crypto_update(&state, record.at, record.len);
         kaws__store_seal(&state, digest);
         kaws__store_cell(cell, ring->file_id, ring->file.size);
         status = kaws__file_append(&ring->file, KAWS__STORE_CELL, patch,
                                    kaws__buf_view(&bytes), &landed, err);
-        kaws__file_release(&ring->file);
     }
     if (status == KAWS_UNCERTAIN)
         ring->uncertain = 1;
@@ -9285,8 +10022,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 
 
 /* Writes a new file of these entries (but one, if `skip` is among them) in the
- * place of the old. *landed says whether it is there. With the ring's lock and
- * the file's held. */
+ * place of the old. *landed says whether it is there. Within a change. */
 static kaws_status
 kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
                    const kaws__entry *skip, int *landed, kaws_error *err)
@@ -9317,14 +10053,11 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
             kaws__file_put(&w, record.at, record.len);
             kaws__file_put(&w, digest, sizeof digest);
         }
-        status = kaws__file_commit(&ring->file, &w, err);
+        status = kaws__file_commit(&ring->file, &w, landed, err);
     }
-    if (ring->uncertain)
-        return status;
-    *landed = status == KAWS_OK || status == KAWS_UNCERTAIN;
     if (*landed)
         ring->state = state;
-    ring->uncertain = status == KAWS_UNCERTAIN;
+    ring->uncertain |= status == KAWS_UNCERTAIN;
     return status;
 }
 
@@ -9435,7 +10168,7 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     ring->epoch = found.epoch;
     ring->state = found.state;
     status = kaws__ring_take_records(ring, found.good, err);
-    ring->file.torn = all.len - found.good;
+    kaws__file_mark_torn(&ring->file, all, found.good);
     if (status == KAWS_OK)
         status = kaws__ring_mend_torn(ring, err);
     if (status == KAWS_FILE) {            /* all that counts is there         */
@@ -9590,6 +10323,7 @@ kaws__ring_free(kaws *ring)
     kaws__buf_free(&ring->strings);
     kaws__plat_lock_free(&ring->lock);
     kaws__plat_lock_free(&ring->settings);
+    kaws__plat_turn_free(&ring->turn);
     kaws__mem_free(&hooks, ring, sizeof *ring);
 }
 
@@ -9599,8 +10333,11 @@ kaws__ring_locks(kaws *ring)
 {
     if (kaws__plat_lock_init(&ring->lock) != 0)
         return 0;
-    if (kaws__plat_lock_init(&ring->settings) == 0)
-        return 1;
+    if (kaws__plat_lock_init(&ring->settings) == 0) {
+        if (kaws__plat_turn_init(&ring->turn) == 0)
+            return 1;
+        kaws__plat_lock_free(&ring->settings);
+    }
     kaws__plat_lock_free(&ring->lock);
     return 0;
 }
@@ -9773,15 +10510,18 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
         r.created = 0;                    /* no clock may spoil the file      */
     kaws__buf_init(&record, &ring->hooks);
     kaws__store_record(&record, &r);
-    kaws__plat_lock(&ring->lock);
-    status = kaws__ring_absent(ring, key_id, user_id, err);
-    if (status == KAWS_OK && !record.failed)
-        e = kaws__cache_new(&ring->cache, kaws__buf_view(&record));
-    if (status == KAWS_OK && e == NULL)
-        status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
-    if (status == KAWS_OK)
-        status = kaws__ring_append(ring, e, err);
-    kaws__plat_unlock(&ring->lock);
+    status = kaws__ring_begin(ring, err);
+    if (status == KAWS_OK) {
+        status = kaws__ring_absent(ring, key_id, user_id, err);
+        if (status == KAWS_OK && !record.failed)
+            e = kaws__cache_new(&ring->cache, kaws__buf_view(&record));
+        if (status == KAWS_OK && e == NULL)
+            status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of "
+                                   "memory");
+        if (status == KAWS_OK)
+            status = kaws__ring_append(ring, e, err);
+        kaws__ring_end(ring);
+    }
     kaws__buf_free(&record);
     return status;
 }
@@ -9987,20 +10727,17 @@ kaws__ring_find(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
                 kaws__copy **copy, kaws_error *err)
 {
     kaws__entry *e;
-    char shown[96];
+    kaws_status status;
 
     *copy = kaws__ring_copy_new(ring);
     if (*copy == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of memory");
     kaws__plat_lock(&ring->lock);
-    e = kaws__cache_find(&ring->cache, key_id, user_id);
-    if (e != NULL)
+    status = kaws__ring_entry(ring, key_id, user_id, &e, err);
+    if (status == KAWS_OK)
         kaws__ring_copy(ring, e, *copy);
     kaws__plat_unlock(&ring->lock);
-    if (e != NULL)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
-                         kaws__text_show(shown, sizeof shown, key_id));
+    return status;
 }
 
 
@@ -10085,7 +10822,6 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
     kaws_error spare;
     kaws_bytes key_id, user_id;
     kaws__entry *e;
-    char shown[96];
     int landed = 0;
     kaws_status status;
 
@@ -10098,23 +10834,22 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
         status = kaws__ring_may_change(ring, err);
     if (status != KAWS_OK)
         return status;
-    kaws__plat_lock(&ring->lock);
-    e = kaws__cache_find(&ring->cache, key_id, user_id);
-    if (e == NULL)
-        status = kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
-                               kaws__text_show(shown, sizeof shown, key_id));
+    kaws__plat_lock(&ring->lock);         /* what is not there waits for none */
+    status = kaws__ring_entry(ring, key_id, user_id, &e, err);
+    kaws__plat_unlock(&ring->lock);
     if (status == KAWS_OK)
-        status = kaws__ring_hold(ring, err);
-    if (status == KAWS_OK) {
+        status = kaws__ring_begin(ring, err);
+    if (status != KAWS_OK)
+        return status;
+    status = kaws__ring_entry(ring, key_id, user_id, &e, err);
+    if (status == KAWS_OK)
         status = kaws__ring_replace(ring, ring->cache.places,
                                     ring->cache.count, e, &landed, err);
-        kaws__file_release(&ring->file);
-    }
     if (landed) {
         kaws__cache_remove(&ring->cache, e);
         kaws__ring_note(ring, "removed a key from");
     }
-    kaws__plat_unlock(&ring->lock);
+    kaws__ring_end(ring);
     return status;
 }
 
@@ -10691,7 +11426,7 @@ kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
 }
 
 
-/* All blobs are there: one new file, then one new table. With both locks. */
+/* All blobs are there: one new file, then one new table. Within a change. */
 static kaws_status
 kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
 {
@@ -10742,13 +11477,13 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
         *err = w->err;
     else
         status = kaws__ring_rewrap_distinct(w, err);
-    kaws__plat_lock(&ring->lock);
     if (status == KAWS_OK)
-        status = kaws__ring_hold(ring, err);
+        status = kaws__ring_begin(ring, err);
     if (status == KAWS_OK) {
         status = kaws__ring_rewrap_commit(w, err);
-        kaws__file_release(&ring->file);
+        kaws__ring_end(ring);
     }
+    kaws__plat_lock(&ring->lock);
     for (i = 0; i < w->claimed; i++)      /* drop looks at the cache's image */
         kaws__cache_drop(&ring->cache, w->fresh[i].entry);
     kaws__plat_unlock(&ring->lock);

@@ -20,12 +20,13 @@
  *
  * What is modelled: of a file, each sector of 512 bytes and the size become
  * durable one by one, in any order, when and if they like; by fdatasync they
- * must. Of a folder, the changes of names become durable in their order, whole,
- * and by fsync of the folder they must: a file's fdatasync does nothing for its
- * name. A sector that was never written reads as zeros; none is written by
- * half, and no process is killed in the middle of one that is there. A failed
- * sync may also forget that it has to write (DISK_FORGET): the next one then
- * succeeds without having written, as on Linux. After a stop every call fails
+ * must. Of a folder, the changes of names become durable in their order, whole
+ * (two names that change places do so in one step), and by fsync of the folder
+ * they must: a file's fdatasync does nothing for its name. A sector that was
+ * never written reads as zeros; none is written by half, and no process is
+ * killed in the middle of one that is there. A failed sync may also forget that
+ * it has to write (DISK_FORGET): the next one then succeeds without having
+ * written, as on Linux. After a stop every call fails
  * and does nothing; that is as good as dead, and leaks nothing. The disk is for
  * one thread.
  */
@@ -89,14 +90,15 @@ typedef enum disk_fault {
 
 typedef enum disk_kind {          /* what a call is                           */
     DISK_OPENS, DISK_MAKES, DISK_CLOSES, DISK_LOOKS, DISK_READS, DISK_WRITES,
-    DISK_SYNCS, DISK_SYNCS_FOLDER, DISK_CUTS, DISK_RENAMES, DISK_REMOVES,
-    DISK_MAKES_FOLDER, DISK_LOCKS, DISK_UNLOCKS, DISK_ASKS
+    DISK_SYNCS, DISK_SYNCS_FOLDER, DISK_CUTS, DISK_RENAMES, DISK_EXCHANGES,
+    DISK_LINKS, DISK_REMOVES, DISK_MAKES_FOLDER, DISK_LOCKS, DISK_UNLOCKS,
+    DISK_ASKS
 } disk_kind;
 
 static const char *const disk_kinds[] = {
-    "open", "create", "close", "fstat", "pread", "pwrite", "fdatasync",
-    "fsync folder", "ftruncate", "rename", "unlink", "mkdir", "lock", "unlock",
-    "ask for a lock"
+    "open", "create", "close", "stat", "pread", "pwrite", "fdatasync",
+    "fsync folder", "ftruncate", "rename", "exchange", "link", "unlink",
+    "mkdir", "lock", "unlock", "ask"
 };
 
 typedef struct disk_version {     /* what a sector, or the size, came to be   */
@@ -108,13 +110,15 @@ typedef struct disk_version {     /* what a sector, or the size, came to be   */
 
 typedef struct disk_step {        /* a name in a folder means that node now   */
     char name[DISK_NAME];
-    char from[DISK_NAME];         /* and this name nothing any more           */
+    char from[DISK_NAME];         /* and this name                            */
+    int  from_node;               /* that one, or nothing any more            */
     int  node;                    /* -1: nothing                              */
 } disk_step;
 
 typedef struct disk_node {
     int           folder;
     mode_t        mode;
+    long          mtime, ctime;   /* by disk.clock                            */
     uint8_t      *now, *firm;     /* what is seen; what is surely on the disk */
     size_t        now_len, firm_len, now_max, firm_max;
     disk_version *versions;       /* since the last sync                      */
@@ -155,6 +159,10 @@ static struct {
     int        denied;            /* errno of changing a name                 */
     int        no_sync;           /* errno of every sync                      */
     int        no_cut;            /* errno of every cut                       */
+    int        no_exchange;       /* errno of renames that do more than that  */
+    int        no_link;           /* errno of links                           */
+    int        mounted;           /* a file that is asked is a mount point    */
+    long       clock;             /* goes on with each change                 */
     int        spares_locks;      /* locking does not fail                    */
     unsigned   few;               /* 0, or 1 and how many files may be open   */
 
@@ -278,7 +286,7 @@ disk_lookup(const disk_node *folder, size_t steps, const char *name)
         if (strcmp(folder->steps[steps].name, name) == 0)
             return folder->steps[steps].node;
         if (strcmp(folder->steps[steps].from, name) == 0)
-            return -1;
+            return folder->steps[steps].from_node;
     }
     return -1;
 }
@@ -336,6 +344,15 @@ disk_node_of(const char *path)
 }
 
 
+/* The node, of a file or of its name, was changed. */
+static void
+disk_touch(int node)
+{
+    if (node >= 0)
+        disk.image.nodes[node].ctime = ++disk.clock;
+}
+
+
 static void
 disk_step_to(int folder, const char *name, const char *from, int node)
 {
@@ -349,6 +366,8 @@ disk_step_to(int folder, const char *name, const char *from, int node)
                    name);
     (void)snprintf(s->from, sizeof s->from, "%s", from);
     s->node = node;
+    s->from_node = -1;
+    disk_touch(node);
 }
 
 
@@ -361,7 +380,8 @@ disk_is_used(int node)
 
     for (i = 0; i < m->count; i++)
         for (k = 0; k < m->nodes[i].step_count; k++)
-            if (m->nodes[i].steps[k].node == node)
+            if (m->nodes[i].steps[k].node == node ||
+                m->nodes[i].steps[k].from_node == node)
                 return 1;
     for (i = 0; i < DISK_OPEN; i++)
         if (disk.open[i].used && disk.open[i].node == node)
@@ -388,24 +408,60 @@ disk_new_node(int folder, mode_t mode)
 }
 
 
+/* Keeps what the i-th step says of the name, unless a later one says more. */
+static void
+disk_keep(disk_node *f, size_t i, size_t *kept, const char *name, int node)
+{
+    disk_step s;
+    size_t later = i + 1;
+
+    while (later < f->step_count && strcmp(f->steps[later].name, name) != 0 &&
+           strcmp(f->steps[later].from, name) != 0)
+        later++;
+    if (later < f->step_count || node < 0)
+        return;
+    memset(&s, 0, sizeof s);
+    memcpy(s.name, name, strlen(name) + 1);
+    s.node = node;
+    s.from_node = -1;
+    f->steps[(*kept)++] = s;
+}
+
+
 /* Drops steps that no name needs any more; all of them are durable. */
 static void
 disk_pack(disk_node *f)
 {
-    size_t i, kept = 0, all = f->step_count;
+    size_t i, kept = 0;
 
-    for (i = 0; i < all; i++) {
-        disk_step *s = &f->steps[i];
-        size_t later = i + 1;
-        while (later < all && strcmp(f->steps[later].name, s->name) != 0 &&
-               strcmp(f->steps[later].from, s->name) != 0)
-            later++;
-        if (later < all || s->node < 0)
-            continue;
-        s->from[0] = '\0';
-        f->steps[kept++] = *s;
+    for (i = 0; i < f->step_count; i++) {
+        disk_step s = f->steps[i];
+        disk_keep(f, i, &kept, s.name, s.node);
+        disk_keep(f, i, &kept, s.from, s.from_node);
     }
     f->step_count = f->firm_steps = kept;
+}
+
+
+/* How many names mean the node. */
+static unsigned
+disk_links(int node)
+{
+    const disk_image *m = &disk.image;
+    unsigned links = 0;
+    size_t k, later;
+    int i;
+
+    for (i = 0; i < m->count; i++)
+        for (k = 0; k < m->nodes[i].step_count; k++) {
+            const disk_node *f = &m->nodes[i];
+            for (later = k + 1; later < f->step_count; later++)
+                if (strcmp(f->steps[later].name, f->steps[k].name) == 0)
+                    break;
+            links += later == f->step_count &&
+                     disk_lookup(f, later, f->steps[k].name) == node;
+        }
+    return links;
 }
 
 
@@ -457,6 +513,7 @@ disk_set_len(disk_node *n, size_t len)
 
     if (old == len)
         return;
+    n->mtime = n->ctime = ++disk.clock;
     disk_resize(&n->now, &n->now_max, &n->now_len, len);
     for (sector = len / DISK_SECTOR; sector < disk_sectors(old); sector++) {
         n->now = disk_grow(n->now, &n->now_max, (sector + 1) * DISK_SECTOR, 1);
@@ -476,6 +533,7 @@ disk_write(disk_node *n, const uint8_t *data, size_t offset, size_t len)
     if (offset + len > n->now_len)
         disk_resize(&n->now, &n->now_max, &n->now_len, offset + len);
     memcpy(n->now + offset, data, len);
+    n->mtime = n->ctime = ++disk.clock;
     for (sector = offset / DISK_SECTOR;
          sector < disk_sectors(offset + len); sector++)
         disk_note(n, sector);
@@ -584,8 +642,10 @@ disk_may_survive(const disk_image *m, int node)
         f = &m->nodes[i];
         for (steps = f->firm_steps; steps <= f->step_count; steps++)
             for (k = 0; k < steps; k++)
-                if (f->steps[k].node == node &&
-                    disk_lookup(f, steps, f->steps[k].name) == node)
+                if ((f->steps[k].node == node &&
+                     disk_lookup(f, steps, f->steps[k].name) == node) ||
+                    (f->steps[k].from_node == node &&
+                     disk_lookup(f, steps, f->steps[k].from) == node))
                     return 1;
     }
     return 0;
@@ -834,7 +894,8 @@ disk_hash_node(uint64_t h, const disk_node *n)
     for (i = 0; i < n->step_count; i++) {
         h = disk_hash_more(h, n->steps[i].name, strlen(n->steps[i].name));
         h = disk_hash_more(h, n->steps[i].from, strlen(n->steps[i].from));
-        h ^= (unsigned)n->steps[i].node;
+        h ^= (unsigned)n->steps[i].node ^
+             (unsigned)n->steps[i].from_node << 12;
     }
     return h ^ n->firm_steps << 8;
 }
@@ -1045,6 +1106,23 @@ disk_close(int fd)
 }
 
 
+static void
+disk_stat(const disk_node *n, struct stat *st)
+{
+    int node = (int)(n - disk.image.nodes);
+
+    memset(st, 0, sizeof *st);
+    st->st_dev = 4711;
+    st->st_ino = (ino_t)(node + 1);
+    st->st_mode = n->mode;
+    st->st_uid = geteuid();
+    st->st_nlink = disk_links(node);
+    st->st_size = (off_t)n->now_len;
+    st->st_mtim.tv_sec = n->mtime;
+    st->st_ctim.tv_sec = n->ctime;
+}
+
+
 DISK int
 disk_fstat(int fd, struct stat *st)
 {
@@ -1056,15 +1134,40 @@ disk_fstat(int fd, struct stat *st)
     error = disk_enter(DISK_LOOKS, "", 0, 0);
     if (error == 0 && n == NULL)
         error = EBADF;
-    if (error == 0) {
-        memset(st, 0, sizeof *st);
-        st->st_dev = 4711;
-        st->st_ino = (ino_t)(n - disk.image.nodes + 1);
-        st->st_mode = n->mode;
-        st->st_uid = geteuid();
-        st->st_nlink = 1;
-        st->st_size = (off_t)n->now_len;
-    }
+    if (error == 0)
+        disk_stat(n, st);
+    return disk_leave(error, 0);
+}
+
+
+DISK int
+disk_lstat(const char *path, struct stat *st)
+{
+    int error;
+
+    if (!disk_is_ours(path))
+        return lstat(path, st);
+    error = disk_enter(DISK_LOOKS, path, 0, 0);
+    if (error == 0 && disk_node_of(path) == NULL)
+        error = ENOENT;
+    if (error == 0)
+        disk_stat(disk_node_of(path), st);
+    return disk_leave(error, 0);
+}
+
+
+/* Whether it is a mount point, and no more. */
+DISK int
+disk_statx(int dir, const char *path, int flags, unsigned mask,
+           struct statx *out)
+{
+    int error;
+
+    if (!disk_is_ours(path))
+        return statx(dir, path, flags, mask, out);
+    error = disk_enter(DISK_ASKS, path, 0, 0);
+    memset(out, 0, sizeof *out);
+    out->stx_attributes = disk.mounted ? STATX_ATTR_MOUNT_ROOT : 0;
     return disk_leave(error, 0);
 }
 
@@ -1204,23 +1307,73 @@ disk_names_error(void)
 
 
 DISK int
-disk_rename(const char *from, const char *to)
+disk_faccessat(int dir, const char *path, int mode, int flags)
+{
+    int error;
+
+    if (!disk_is_ours(path))
+        return faccessat(dir, path, mode, flags);
+    error = disk_enter(DISK_ASKS, path, 0, 0);
+    return disk_leave(error != 0 ? error : disk_names_error(), 0);
+}
+
+
+/* From one name to another; both in one folder. `how` as renameat2 has it, and
+ * `link` leaves the old name. */
+static int
+disk_move(disk_kind kind, const char *from, const char *to, unsigned how)
 {
     const char *old_name, *new_name;
-    int old_folder, new_folder, node, error;
+    int old_folder, new_folder, node, other;
+    int error = disk_enter(kind, to, 0, how);
 
-    if (!disk_is_ours(from))
-        return rename(from, to);
-    error = disk_enter(DISK_RENAMES, to, 0, 0);
     node = disk_find(from, &old_folder, &old_name);
-    (void)disk_find(to, &new_folder, &new_name);
+    other = disk_find(to, &new_folder, &new_name);
     if (error == 0 && (node < 0 || old_folder != new_folder))
         error = ENOENT;
     if (error == 0)
         error = disk_names_error();
-    if (error == 0)
-        disk_step_to(new_folder, new_name, old_name, node);
+    if (error == 0 && how != 0)
+        error = kind == DISK_LINKS ? disk.no_link : disk.no_exchange;
+    if (error == 0 && how == RENAME_NOREPLACE && other >= 0)
+        error = EEXIST;
+    if (error == 0 && how == RENAME_EXCHANGE && other < 0)
+        error = ENOENT;
+    if (error == 0) {
+        disk_step_to(new_folder, new_name, kind == DISK_LINKS ? "" : old_name,
+                     node);
+        disk_touch(other);
+        if (how == RENAME_EXCHANGE)
+            disk.image.nodes[new_folder].steps[
+                disk.image.nodes[new_folder].step_count - 1].from_node = other;
+    }
     return disk_leave(error, 0);
+}
+
+
+DISK int
+disk_rename(const char *from, const char *to)
+{
+    return disk_is_ours(from) ? disk_move(DISK_RENAMES, from, to, 0)
+                              : rename(from, to);
+}
+
+
+DISK int
+disk_renameat2(int a, const char *from, int b, const char *to, unsigned how)
+{
+    return disk_is_ours(from)
+         ? disk_move(how == RENAME_EXCHANGE ? DISK_EXCHANGES : DISK_RENAMES,
+                     from, to, how)
+         : renameat2(a, from, b, to, how);
+}
+
+
+DISK int
+disk_link(const char *from, const char *to)
+{
+    return disk_is_ours(from)
+         ? disk_move(DISK_LINKS, from, to, RENAME_NOREPLACE) : link(from, to);
 }
 
 
@@ -1240,8 +1393,10 @@ disk_unlink(const char *path)
         error = EISDIR;
     if (error == 0)
         error = disk_names_error();
-    if (error == 0)
+    if (error == 0) {
         disk_step_to(folder, name, "", -1);
+        disk_touch(node);
+    }
     return disk_leave(error, 0);
 }
 
@@ -1331,12 +1486,17 @@ disk_pages(size_t len)
 #define open(...)             disk_open(__VA_ARGS__)
 #define close(fd)             disk_close(fd)
 #define fstat(fd, st)         disk_fstat(fd, st)
+#define lstat(path, st)       disk_lstat(path, st)
+#define statx(d, p, f, m, x)  disk_statx(d, p, f, m, x)
+#define faccessat(d, p, m, f) disk_faccessat(d, p, m, f)
 #define pread(fd, p, n, at)   disk_pread(fd, p, n, at)
 #define pwrite(fd, p, n, at)  disk_pwrite(fd, p, n, at)
 #define fdatasync(fd)         disk_fdatasync(fd)
 #define fsync(fd)             disk_fsync(fd)
 #define ftruncate(fd, n)      disk_ftruncate(fd, n)
 #define rename(from, to)      disk_rename(from, to)
+#define renameat2(a, f, b, t, how) disk_renameat2(a, f, b, t, how)
+#define link(from, to)        disk_link(from, to)
 #define unlink(path)          disk_unlink(path)
 #define mkdir(path, mode)     disk_mkdir(path, mode)
 #define fcntl(...)            disk_fcntl(__VA_ARGS__)

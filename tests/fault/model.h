@@ -22,7 +22,8 @@
 
 #define DATA "/disk/ring/keys"
 
-enum { MODEL_KEYS = 24 };
+/* Calls of an append: lock lock fstat lstat pread, cell, entry, fdatasync. */
+enum { MODEL_KEYS = 24, WRITES_ENTRY = 7 };
 
 typedef struct model_key {
     char    key_id[KAWS_NAME_MAX + 1], user_id[KAWS_NAME_MAX + 1];

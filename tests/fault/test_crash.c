@@ -27,7 +27,10 @@ typedef struct scenario {
     void      (*prepare)(size_t align);
     kaws_status (*change)(kaws **ring, kaws_error *err);   /* NULL: opening   */
     size_t      align;            /* where in a sector the file ends          */
+    int         lacks;            /* what the system has not, see below       */
 } scenario;
+
+enum { NO_EXCHANGE = 1, NO_LINK = 2 };
 
 typedef struct outcome {          /* what a reopened keyring may be           */
     const model *one, *other;     /* NULL: nothing else                       */
@@ -198,7 +201,7 @@ prepare_torn(size_t align)
     prepare_keys(align);
     ring = must_open();
     disk.calls = 0;
-    disk.at = 6;                          /* lock open fstat pread cell entry */
+    disk.at = WRITES_ENTRY;
     disk.fault = DISK_STOP_MIDWAY;
     disk.portion = 1;
     assert_int_not_equal(kaws_generate(ring, model_name("torn"), "AES", 32,
@@ -238,7 +241,7 @@ prepare_unsynced(size_t align)
     ring = must_open();
     disk_sync_all();
     disk.calls = 0;
-    disk.at = 6;
+    disk.at = WRITES_ENTRY;
     disk.fault = DISK_STOP_AFTER;
     assert_int_not_equal(kaws_generate(ring, model_name("not synced"), "AES",
                                        32, &err), KAWS_OK);
@@ -332,28 +335,35 @@ change_generate_close(kaws **ring, kaws_error *err)
 
 
 static const scenario scenarios[] = {
-    { "create the folder and the file", prepare_nothing, NULL, 0 },
-    { "create them by an odd path", prepare_odd_path, NULL, 0 },
-    { "create the file", prepare_folder, NULL, 0 },
-    { "open", prepare_keys, NULL, 100 },
-    { "open with the cell behind", prepare_lagging, NULL, 100 },
-    { "open with a torn end", prepare_torn, NULL, 100 },
-    { "open with a torn end", prepare_torn, NULL, 508 },
-    { "open after a kill", prepare_unsynced, NULL, 100 },
-    { "open after a kill", prepare_unsynced, NULL, 508 },
-    { "generate after a torn end", prepare_torn, change_generate, 100 },
-    { "generate after a torn end", prepare_torn, change_generate, 508 },
-    { "generate, torn end on full disk", prepare_full, change_generate, 100 },
-    { "remove, torn end on full disk", prepare_full, change_remove_last, 508 },
-    { "generate the first", prepare_empty, change_generate, 0 },
-    { "generate", prepare_keys, change_generate, 100 },
-    { "store 4096 bytes", prepare_keys, change_store, 100 },
-    { "remove the first", prepare_keys, change_remove_first, 100 },
-    { "remove the last", prepare_keys, change_remove_last, 100 },
-    { "remove", prepare_lagging, change_remove_first, 100 },
-    { "re-wrap", prepare_keys, change_rewrap, 100 },
-    { "generate and close", prepare_keys, change_generate_close, 100 },
-    { "close", prepare_lagging, change_close, 100 }
+    { "create the folder and the file", prepare_nothing, NULL, 0, 0 },
+    { "create them by an odd path", prepare_odd_path, NULL, 0, 0 },
+    { "create the file", prepare_folder, NULL, 0, 0 },
+    { "create the file by a link", prepare_folder, NULL, 0, NO_EXCHANGE },
+    { "create the file by a rename", prepare_folder, NULL, 0,
+      NO_EXCHANGE + NO_LINK },
+    { "open", prepare_keys, NULL, 100, 0 },
+    { "open with the cell behind", prepare_lagging, NULL, 100, 0 },
+    { "open with a torn end", prepare_torn, NULL, 100, 0 },
+    { "open with a torn end", prepare_torn, NULL, 508, 0 },
+    { "open after a kill", prepare_unsynced, NULL, 100, 0 },
+    { "open after a kill", prepare_unsynced, NULL, 508, 0 },
+    { "generate after a torn end", prepare_torn, change_generate, 100, 0 },
+    { "generate after a torn end", prepare_torn, change_generate, 508, 0 },
+    { "generate, torn end on full disk", prepare_full, change_generate, 100,
+      0 },
+    { "remove, torn end on full disk", prepare_full, change_remove_last, 508,
+      0 },
+    { "generate the first", prepare_empty, change_generate, 0, 0 },
+    { "generate", prepare_keys, change_generate, 100, 0 },
+    { "store 4096 bytes", prepare_keys, change_store, 100, 0 },
+    { "remove the first", prepare_keys, change_remove_first, 100, 0 },
+    { "remove the last", prepare_keys, change_remove_last, 100, 0 },
+    { "remove", prepare_lagging, change_remove_first, 100, 0 },
+    { "remove by a rename", prepare_keys, change_remove_first, 100,
+      NO_EXCHANGE },
+    { "re-wrap", prepare_keys, change_rewrap, 100, 0 },
+    { "generate and close", prepare_keys, change_generate_close, 100, 0 },
+    { "close", prepare_lagging, change_close, 100, 0 }
 };
 
 
@@ -824,6 +834,8 @@ rehearse(const scenario *s)
     trail[0] = '\0';
     trail_add("%s", s->name);
     disk_format();
+    disk.no_exchange = s->lacks & NO_EXCHANGE ? EINVAL : 0;
+    disk.no_link = s->lacks & NO_LINK ? EPERM : 0;
     model_reset(1);
     s->prepare(s->align);
     disk_copy(&one.base, &disk.image);
@@ -881,7 +893,7 @@ test_every_place(void **state)
 {
     static const size_t few[] = { 0, 7, 217, 508, 511 };
     scenario s = { "generate, begun anywhere", prepare_keys, change_generate,
-                   0 };
+                   0, 0 };
     size_t i, places = model_long() ? DISK_SECTOR : sizeof few / sizeof few[0];
     unsigned at, portion;
 
@@ -890,10 +902,10 @@ test_every_place(void **state)
         s.align = model_long() ? i : few[i];
         seen_forget();
         rehearse(&s);
-        for (at = 5; at <= 7; at++) {
+        for (at = WRITES_ENTRY - 1; at <= WRITES_ENTRY + 1; at++) {
             try_fault(at, 1, DISK_STOP_BEFORE, 0);
             try_fault(at, 1, DISK_STOP_AFTER, 0);
-            for (portion = 0; portion < 4 && at < 7; portion++)
+            for (portion = 0; portion < 4 && at <= WRITES_ENTRY; portion++)
                 try_fault(at, 1, DISK_STOP_MIDWAY, portion);
         }
     }

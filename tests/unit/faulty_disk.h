@@ -27,12 +27,28 @@
 #include <sys/mman.h>
 #endif
 
+/* How the product looks at a path, how often it opens the file and asks what it
+ * is before a change, and how it gives a file the name of another, or one that
+ * nobody has. */
+#if defined(_WIN32)
+#define DISK_LOOK    "open"
+#define DISK_OPENS   2
+#define DISK_STATS   2
+#define DISK_REPLACE "rename"
+#else
+#define DISK_LOOK    "lstat"
+#define DISK_OPENS   0
+#define DISK_STATS   1
+#define DISK_REPLACE "renameat2"
+#endif
+
 static struct {
     const char *call;
     int skip, times, os;
 } disk_rules[8];
 
 /* w pwrite, d fdatasync, f fsync (of a folder), t ftruncate, r rename,
+ * x renameat2 that exchanges, n renameat2 that replaces nothing, l link,
  * u unlink, m mkdir */
 static char disk_trace[256];
 
@@ -153,6 +169,37 @@ disk_rename(const char *from, const char *to)
 
 
 static int
+disk_renameat2(int a, const char *from, int b, const char *to, unsigned how)
+{
+    if (disk_fails("renameat2", how == RENAME_EXCHANGE ? 'x' : 'n') != 0)
+        return -1;
+    return renameat2(a, from, b, to, how);
+}
+
+
+static int
+disk_link(const char *from, const char *to)
+{
+    return disk_fails("link", 'l') != 0 ? -1 : link(from, to);
+}
+
+
+static int
+disk_lstat(const char *path, struct stat *st)
+{
+    return disk_fails("lstat", '\0') != 0 ? -1 : lstat(path, st);
+}
+
+
+static int
+disk_faccessat(int dir, const char *path, int mode, int flags)
+{
+    return disk_fails("faccessat", '\0') != 0
+         ? -1 : faccessat(dir, path, mode, flags);
+}
+
+
+static int
 disk_unlink(const char *path)
 {
     return disk_fails("unlink", 'u') != 0 ? -1 : unlink(path);
@@ -199,6 +246,10 @@ disk_lock(int fd, int call, struct flock *range)
 #define fsync     disk_fsync
 #define ftruncate disk_ftruncate
 #define rename    disk_rename
+#define renameat2 disk_renameat2
+#define link      disk_link
+#define lstat     disk_lstat
+#define faccessat disk_faccessat
 #define unlink    disk_unlink
 #define mkdir     disk_mkdir
 #define open      disk_open

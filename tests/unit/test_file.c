@@ -7,13 +7,25 @@
 #include "../../keyring_aws.h"
 #include "world.h"
 
+#include <utime.h>
+
 #if !defined(_WIN32)
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #endif
 
-#define OLD "header..cell....0123456789abcdef0123456789abcdef"
+/* What a replacement ends with. */
+#if defined(_WIN32)
+#define REPLACES(trace) trace "ruf"
+#else
+#define REPLACES(trace) trace "xuf"
+#endif
+
+/* It ends, as a keyring does, with the digest of what is before. */
+#define OLD "header..cell...." \
+    "\x78\x0a\x10\x37\x35\x96\xea\x28\x4f\xf7\xc9\x95\x8f\x1b\x7e\x52" \
+    "\xe0\x67\x4f\xb6\x5d\x79\xea\x78\x8f\x63\xaa\xb9\x06\xf7\xfb\xd9"
 #define OLD_LEN (sizeof OLD - 1)
 
 static const char old[] = OLD;
@@ -86,6 +98,19 @@ expect_content(const char *path, const void *want, size_t len)
 }
 
 
+/* Gives the file another time: two changes may come in one tick of the clock
+ * that files have. */
+static void
+age(const char *path)
+{
+    static time_t when = 1000000000;
+    struct utimbuf times;
+
+    times.actime = times.modtime = ++when;
+    assert_int_equal(utime(path, &times), 0);
+}
+
+
 static int
 there(struct world *w, const char *suffix)
 {
@@ -120,6 +145,7 @@ test_names(void **state)
         memset(&f, 0, sizeof f);
         f.hooks = &w->f.hooks;
         f.lock_fd = -1;
+        f.fd = -1;
         EXPECT(w, KAWS_OK, NULL, kaws__file_names(&f, rows[i].path, &w->err));
         assert_string_equal(f.path, rows[i].path);
         (void)snprintf(want, sizeof want, "%s.tmp", rows[i].path);
@@ -773,7 +799,7 @@ static void
 test_read_something_else(void **state)
 {
     static const struct { char what; const char *words; } rows[] = {
-        { 'd', "is not a plain file" },
+        { 'd', "Is a directory" },
 #if !defined(_WIN32)
         { 'l', "symbolic link" }, { 'p', "is not a plain file" },
         { 's', "pipe or a device" }
@@ -841,7 +867,7 @@ change(struct world *w, kaws__file *f, int how)
     kaws_bytes all = kaws__buf_of(OLD);
     kaws__writer writer;
     kaws_status status;
-    int landed = 7, fd;
+    int landed = 7;
 
     kaws__err_clear(&w->err);
     switch (how) {
@@ -854,14 +880,12 @@ change(struct world *w, kaws__file *f, int how)
         if (status != KAWS_OK)
             return status;
         kaws__file_put(&writer, "new", 3);
-        return kaws__file_commit(f, &writer, &w->err);
+        return kaws__file_commit(f, &writer, &landed, &w->err);
     case 2:
-        f->torn = OLD_LEN - 40;
+        kaws__file_mark_torn(f, all, 40);
         return kaws__file_set_aside(f, all, 1792926400, &w->err);
     default:
-        status = kaws__file_verify(f, &fd, &w->err);
-        kaws__plat_close(fd);
-        return status;
+        return kaws__file_verify(f, &w->err);
     }
 }
 
@@ -873,9 +897,10 @@ test_another_file_in_its_place(void **state)
         { "copy", "another file has taken its place" },
 #if !defined(_WIN32)
         { "pipe", "another file has taken its place" },
-        { "link", "symbolic link" }, { "sock", "Is a pipe or a device" },
+        { "link", "another file has taken its place" },
+        { "sock", "another file has taken its place" },
 #endif
-        { "dir", "Is a directory" }, { "none", "No such file" }
+        { "dir", NULL }, { "none", "No such file" }
     };
     struct world *w = *state;
     struct stat st, after;
@@ -948,7 +973,7 @@ test_cannot_look(void **state)
 
     open_old(w, &f);
     for (how = 0; how < 4; how++) {
-        disk_fail("open", 0, EACCES, 1);
+        disk_fail(DISK_LOOK, 0, EACCES, 1);
         EXPECT(w, KAWS_FILE, "Permission denied", change(w, &f, how));
         disk_fail("fstat", 0, EIO, 1);
         EXPECT(w, KAWS_FILE, "Input/output error", change(w, &f, how));
@@ -959,6 +984,401 @@ test_cannot_look(void **state)
     expect_content(w->f.data, OLD, OLD_LEN);
     kaws__file_close(&f);
 }
+
+
+/* ---- two names, and what is in the way --------------------------------- */
+
+#if !defined(_WIN32)                      /* which locks <path>.lock only     */
+
+/* By its other name it has another lock file, but it is the same file. */
+static void
+test_two_names(void **state)
+{
+    struct world *w = *state;
+    char other[128];
+    kaws__file f, g;
+    kaws__buf bytes;
+    int how;
+
+    (void)snprintf(other, sizeof other, "%s/other", w->f.dir);
+    spill(w->f.data, OLD, OLD_LEN);
+    assert_int_equal(link(w->f.data, other), 0);
+    for (how = 0; how < 2; how++) {
+        fake_forget_log(&w->f);
+        open_old(w, &f);
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+        assert_int_equal(fake_logged(&w->f, 1, "has 2 names (hard links)"), 1);
+        assert_int_equal(fake_logged(&w->f, 1, "in use"), 0);
+        EXPECT(w, KAWS_OK, NULL, kaws__file_open(&g, &w->f.hooks, other, how,
+                                                 &w->err));
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, &w->err));
+        EXPECT(w, KAWS_LOCKED, other, read_file(w, &g, &bytes));
+        kaws__file_release(&f);
+        EXPECT(w, KAWS_OK, NULL, read_file(w, &g, &bytes));
+        assert_int_equal(fake_logged(&w->f, 1, "another process, too, by "
+                                     "another name"), 1);
+        kaws__buf_free(&bytes);
+        EXPECT(w, KAWS_LOCKED, w->f.data, kaws__file_hold(&f, &w->err));
+        kaws__err_clear(&w->err);
+        kaws__file_release(&g);
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+        kaws__file_close(&g);
+        kaws__file_close(&f);
+    }
+}
+
+
+/* Somebody has removed the lock file, before a change or in the middle of one:
+ * the old file is locked, and the new one before it has its name. */
+static void
+test_lock_file_removed(void **state)
+{
+    struct world *w = *state;
+    char lock[128];
+    kaws__file f, g;
+    kaws__buf bytes;
+    int replaced;
+
+    (void)snprintf(lock, sizeof lock, "%s.lock", w->f.data);
+    for (replaced = 0; replaced < 2; replaced++) {
+        fake_forget_log(&w->f);
+        open_old(w, &f);
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+        if (replaced)
+            EXPECT(w, KAWS_OK, NULL, change(w, &f, 1));
+        assert_int_equal(remove(lock), 0);
+        EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 0));
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, &w->err));
+        assert_int_equal(fake_logged(&w->f, 1, "in use"), 0);
+        EXPECT(w, KAWS_LOCKED, NULL, read_file(w, &g, &bytes));
+        kaws__file_release(&f);
+        EXPECT(w, KAWS_OK, NULL, read_file(w, &g, &bytes));
+        assert_int_equal(fake_logged(&w->f, 1, "in use by another"), 1);
+        kaws__buf_free(&bytes);
+        kaws__file_close(&g);
+        kaws__file_close(&f);
+    }
+}
+
+
+/* All names see what is added; to replace it by one would make two files. */
+static void
+test_two_names_changed(void **state)
+{
+    struct world *w = *state;
+    char other[128];
+    kaws__file f;
+
+    (void)snprintf(other, sizeof other, "%s/other", w->f.dir);
+    open_old(w, &f);
+    assert_int_equal(link(w->f.data, other), 0);
+    disk_trace[0] = '\0';
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+    EXPECT(w, KAWS_FILE, "has 2 names", change(w, &f, 1));
+    assert_string_equal(disk_trace, "");
+    assert_false(there(w, ".tmp"));
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 2));
+    expect_content(other, OLD, 40);
+    assert_int_equal(remove(other), 0);
+    spill(w->f.data, OLD, OLD_LEN);
+    kaws__file_close(&f);
+
+    /* The second name is what a crash left. */
+    open_old(w, &f);
+    kaws__file_close(&f);
+    (void)snprintf(other, sizeof other, "%s.tmp", w->f.data);
+    assert_int_equal(link(w->f.data, other), 0);
+    fake_forget_log(&w->f);
+    open_old(w, &f);
+    assert_false(there(w, ".tmp"));
+    assert_int_equal(fake_logged(&w->f, -1, ""), 0);
+    assert_int_equal(link(w->f.data, other), 0);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 1));
+    assert_false(there(w, ".tmp"));
+    kaws__file_close(&f);
+}
+
+
+/* What goes wrong on file servers is said with what to do about it. */
+static void
+test_no_locks(void **state)
+{
+    static const struct { int os; const char *words; } rows[] = {
+        { ENOLCK, "mount its file system with locks (errno" },
+        { ENOSYS, "move the file to a local disk (errno" },
+        { EOPNOTSUPP, "move the file to a local disk (errno" },
+        { ESTALE, "mount its file system again (errno" },
+        { ENOTCONN, "mount it again (errno" },
+        { ETIMEDOUT, "does the file server answer? (errno" }
+    };
+    struct world *w = *state;
+    kaws__file f;
+    kaws__buf bytes;
+    size_t i;
+    int nth;
+
+    for (i = 0; i < COUNT(rows); i++)
+        for (nth = 0; nth < 2; nth++) {
+            spill(w->f.data, OLD, OLD_LEN);
+            EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+            disk_fail("fcntl", nth, rows[i].os, 1);
+            EXPECT(w, KAWS_FILE, rows[i].words, read_file(w, &f, &bytes));
+            kaws__file_close(&f);
+
+            (void)snprintf(w->f.body, sizeof w->f.body, "%s.lock", w->f.data);
+            assert_int_equal(remove(w->f.body), 0);
+            EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 1));
+            disk_fail("fcntl", nth, rows[i].os, 1);
+            fake_forget_log(&w->f);
+            EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
+            assert_int_equal(fake_logged(&w->f, 1, rows[i].words), 1);
+            assert_int_equal(fake_logged(&w->f, 1, "without a lock"), 1);
+            kaws__buf_free(&bytes);
+            kaws__file_close(&f);
+        }
+}
+
+
+/* Months may go by until the first remove: what will be in its way is said. */
+static void
+test_foreseen(void **state)
+{
+    static const int reasons[] = { EACCES, EROFS };
+    struct world *w = *state;
+    kaws__file f;
+    size_t i;
+
+    for (i = 0; i < COUNT(reasons); i++) {
+        fake_forget_log(&w->f);
+        disk_fail("faccessat", 0, reasons[i], 1);
+        open_old(w, &f);
+        assert_int_equal(fake_logged(&w->f, 1, "cannot be changed, so no key "
+                                     "can be removed"), 1);
+        assert_int_equal(fake_logged(&w->f, 1, kaws__plat_error(reasons[i])),
+                         1);
+        kaws__file_close(&f);
+    }
+    fake_forget_log(&w->f);
+    open_old(w, &f);
+    assert_int_equal(fake_logged(&w->f, -1, ""), 0);
+    kaws__file_close(&f);
+}
+
+#endif
+
+
+/* ---- changed in between -------------------------------------------------- */
+
+/* A byte that is neither size nor checksum, changed in place. */
+static void
+test_edited_in_place(void **state)
+{
+    struct world *w = *state;
+    kaws__file f;
+    int how, fd;
+
+    for (how = 0; how < 4; how++) {
+        open_old(w, &f);
+        fd = open(w->f.data, O_WRONLY);
+        assert_int_equal(write(fd, "H", 1), 1);
+        close(fd);
+        age(w->f.data);
+        disk_trace[0] = '\0';
+        EXPECT(w, KAWS_CHANGED, "its bytes are others", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its bytes are others", change(w, &f, how));
+        assert_string_equal(disk_trace, "");
+        kaws__file_close(&f);
+    }
+}
+
+
+/* Only its times are others: it is read again, once, and found to be the same.
+ * The cell, which no digest covers, does not matter. */
+static void
+test_touched(void **state)
+{
+    static uint8_t big[KAWS__STORE_HEADER + 10000];
+    struct world *w = *state;
+    kaws_bytes all = { big, sizeof big - 32 };
+    kaws_bytes patch = { big, 16 };
+    kaws__file f;
+    kaws__buf bytes;
+    int fd;
+
+    memset(big, 'x', sizeof big);
+    memset(big + KAWS__STORE_CELL, 0, 16);
+    kaws__crypto_sha256(big + sizeof big - 32, all);
+    spill(w->f.data, big, sizeof big);
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
+    kaws__buf_free(&bytes);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_note(&f, KAWS__STORE_CELL, patch,
+                                             &w->err));
+    age(w->f.data);
+    disk_fail("pread", 1, EIO, 1);
+    EXPECT(w, KAWS_FILE, "Input/output error", change(w, &f, 3));
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+    disk_fail("pread", 1, EIO, 1);        /* not again                        */
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+    disk_heal();
+#if !defined(_WIN32)
+    assert_int_equal(chmod(w->f.data, 0640), 0);
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+#endif
+    fd = open(w->f.data, O_WRONLY);
+    assert_int_equal(lseek(fd, 9000, SEEK_SET), 9000);
+    assert_int_equal(write(fd, "X", 1), 1);
+    close(fd);
+    age(w->f.data);
+    EXPECT(w, KAWS_CHANGED, "its bytes are others", change(w, &f, 3));
+    kaws__file_close(&f);
+}
+
+
+static const char *moved_to, *moved_at;
+
+
+/* Somebody moves a file there, just before that call. */
+static void
+move_there(const char *call)
+{
+    char from[160];
+
+    if (moved_to == NULL || strcmp(call, moved_at) != 0)
+        return;
+    (void)snprintf(from, sizeof from, "%s.new", moved_to);
+    spill(from, "theirs", 6);
+    assert_int_equal(rename(from, moved_to), 0);
+    moved_to = NULL;
+}
+
+
+/* A file that appears where there was none is not overwritten, whatever the
+ * system has for that. */
+static void
+test_appears(void **state)
+{
+    static const struct { const char *at; int lacks; } rows[] = {
+        { DISK_REPLACE, 0 },
+#if !defined(_WIN32)
+        { "link", 1 }, { "lstat", 2 }
+#endif
+    };
+    struct world *w = *state;
+    kaws__file f;
+    kaws__buf bytes;
+    size_t i;
+
+    for (i = 0; i < 2 * COUNT(rows); i++) {
+        disk_heal();
+        (void)remove(w->f.data);
+        EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+        EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
+        assert_false(f.exists);
+        if (rows[i / 2].lacks > 0)
+            disk_fail("renameat2", 0, i % 2 == 0 ? EINVAL : ENOSYS, 1);
+        if (rows[i / 2].lacks > 1)
+            disk_fail("link", 0, i % 2 == 0 ? EPERM : EACCES, 1);
+        moved_to = i % 2 == 0 ? w->f.data : NULL;
+        moved_at = rows[i / 2].at;
+        disk_on_call = move_there;
+        EXPECT(w, i % 2 == 0 ? KAWS_CHANGED : KAWS_OK,
+               "a file has appeared in its place", change(w, &f, 1));
+        expect_content(w->f.data, i % 2 == 0 ? "theirs" : "new",
+                       i % 2 == 0 ? 6 : 3);
+        assert_false(there(w, ".tmp"));
+        assert_int_equal(f.exists, i % 2);
+        if (i % 2 == 1 && !moved_to)
+            assert_int_equal(f.links, 1);
+        kaws__file_close(&f);
+    }
+}
+
+
+#if !defined(_WIN32)
+
+/* A file that is moved there after the look comes back, and ours does not stay.
+ * Where there is no exchange, one that comes before the last look is safe. */
+static void
+test_taken_away(void **state)
+{
+    static const struct { const char *at; int os; const char *trace; }
+    rows[] = {
+        { "renameat2", 0, "uwdxxfu" },
+        { "lstat", EINVAL, "uwdxru" },    /* the r is move_there's            */
+        { "lstat", ENOSYS, "uwdxru" }
+    };
+    struct world *w = *state;
+    kaws__file f;
+    size_t i;
+    int fd;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        disk_heal();
+        open_old(w, &f);
+        if (rows[i].os != 0)
+            disk_fail("renameat2", 0, rows[i].os, 1);
+        fd = f.fd;
+        EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+        moved_to = w->f.data;
+        moved_at = rows[i].at;
+        disk_on_call = i == 0 ? move_there : NULL;
+        if (i > 0) {                      /* between the two looks            */
+            kaws__writer writer;
+            int landed;
+            EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
+            kaws__file_put(&writer, "new", 3);
+            disk_on_call = move_there;
+            EXPECT(w, KAWS_CHANGED, "another file has taken its place",
+                   kaws__file_commit(&f, &writer, &landed, &w->err));
+            assert_int_equal(landed, 0);
+        } else {
+            EXPECT(w, KAWS_CHANGED, "another file has taken its place",
+                   change(w, &f, 1));
+        }
+        assert_string_equal(disk_trace, rows[i].trace);
+        expect_content(w->f.data, "theirs", 6);
+        assert_false(there(w, ".tmp"));
+        assert_int_equal(f.fd, fd);
+        kaws__err_clear(&w->err);
+        kaws__file_close(&f);
+    }
+}
+
+
+/* It cannot be put back, or not durably. */
+static void
+test_not_put_back(void **state)
+{
+    struct world *w = *state;
+    char tmp[128];
+    kaws__writer writer;
+    kaws__file f;
+    int landed, i;
+
+    (void)snprintf(tmp, sizeof tmp, "%s.tmp", w->f.data);
+    for (i = 0; i < 2; i++) {
+        disk_heal();
+        open_old(w, &f);
+        EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
+        kaws__file_put(&writer, "new", 3);
+        moved_to = w->f.data;
+        moved_at = "renameat2";
+        disk_on_call = move_there;
+        disk_fail(i == 0 ? "renameat2" : "fsync", i == 0, EIO, 1);
+        EXPECT(w, KAWS_UNCERTAIN, i == 0 ? "is .tmp now: save it" : "durably",
+               kaws__file_commit(&f, &writer, &landed, &w->err));
+        assert_int_equal(landed, i == 0);
+        expect_content(w->f.data, i == 0 ? "new" : "theirs", i == 0 ? 3 : 6);
+        if (i == 0)
+            expect_content(tmp, "theirs", 6);
+        assert_int_equal(there(w, ".tmp"), i == 0);
+        kaws__err_clear(&w->err);
+        kaws__file_close(&f);
+    }
+}
+
+#endif
 
 
 /* ---- appending --------------------------------------------------------- */
@@ -1056,6 +1476,7 @@ test_replace(void **state)
     uint64_t before;
     kaws__writer writer;
     kaws__file f;
+    int landed;
 
     assert_non_null(big);
     for (i = 0; i < n; i++)
@@ -1076,13 +1497,14 @@ test_replace(void **state)
         kaws__file_put(&writer, big + i, step);
     }
     disk_fail("pwrite", 0, EAGAIN, 1);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_commit(&f, &writer, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_commit(&f, &writer, &landed,
+                                              &w->err));
     expect_content(w->f.data, big, n);
     has_mode(w->f.data, 0600);
     assert_true(f.ino != before);
     assert_int_not_equal(lstat(target, &st), 0);
     assert_false(there(w, ".tmp"));
-    assert_string_equal(disk_trace, "uwwwwwdrf");
+    assert_string_equal(disk_trace, REPLACES("uwwwwwd"));
     assert_int_equal(f.size, n);
     assert_memory_equal(f.tail, big + n - 32, 32);
     EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
@@ -1105,14 +1527,23 @@ test_replace_fails(void **state)
     static const struct { const char *call; int skip, os; const char *trace; }
     rows[] = {
         { "unlink", 0, EPERM, "u" },
-        { "open", 1, EACCES, "u" },
+        { "open", DISK_OPENS, EACCES, "u" },
         { "pwrite", 0, ENOSPC, "uwu" },
         { "pwrite", 0, EIO, "uwu" },
         { "fdatasync", 0, EIO, "uwdu" },
-        { "fstat", 1, EIO, "uu" },
-        { "fstat", 2, EIO, "uwdu" },
+        { "fstat", DISK_STATS, EIO, "uu" },
+        { "fstat", DISK_STATS + 1, EIO, "uwdu" },
+        { "fcntl", 0, ENOLCK, "uwdu" },
+        { "fcntl", 1, ENOLCK, "uwdu" },
         { "opendir", 0, EMFILE, "uwdu" },
+#if defined(_WIN32)
         { "rename", 0, EIO, "uwdru" }
+#else
+        { "renameat2", 0, EIO, "uwdxu" },
+        { "fstat", 3, EIO, "uwdxxfu" },   /* what came out cannot be seen     */
+        { "lstat", 1, EIO, "uwdxxfu" },
+        { "pread", 1, EIO, "uwdxxfu" }
+#endif
     };
     struct world *w = *state;
     kaws__file f, before;
@@ -1149,12 +1580,14 @@ test_replace_stops(void **state)
     struct world *w = *state;
     kaws__writer writer;
     kaws__file f;
+    int landed;
 
     open_old(w, &f);
     EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
     disk_fail("pwrite", 1, EIO, 1);
     kaws__file_put(&writer, big, sizeof big);
-    EXPECT(w, KAWS_FILE, "data", kaws__file_commit(&f, &writer, &w->err));
+    EXPECT(w, KAWS_FILE, "data", kaws__file_commit(&f, &writer, &landed,
+                                              &w->err));
     assert_int_equal(w->err.os, EIO);
     assert_string_equal(disk_trace, "uwwu");
     expect_content(w->f.data, OLD, OLD_LEN);
@@ -1308,10 +1741,11 @@ test_set_aside_fails(void **state)
 {
     static const struct { const char *call; int skip, os; size_t len; }
     rows[] = {
-        { "open", 1, ENOSPC, OLD_LEN }, { "pwrite", 0, ENOSPC, OLD_LEN },
+        { "open", DISK_OPENS, ENOSPC, OLD_LEN },
+        { "pwrite", 0, ENOSPC, OLD_LEN },
         { "fdatasync", 0, EIO, OLD_LEN }, { "fsync", 0, EIO, OLD_LEN },
         { "opendir", 0, EMFILE, OLD_LEN }, { "ftruncate", 0, EIO, OLD_LEN },
-        { "fdatasync", 1, EIO, 40 }, { "fstat", 1, EIO, 40 }
+        { "fdatasync", 1, EIO, 40 }, { "fstat", DISK_STATS, EIO, 40 }
     };
     struct world *w = *state;
     kaws__file f;
@@ -1353,7 +1787,7 @@ test_settle(void **state)
     rows[] = {
         { "opendir", 0, EMFILE, "cannot sync the folder" },
         { "fsync", 0, EIO, "cannot sync the folder" },
-        { "open", 0, EACCES, "cannot open" },
+        { DISK_LOOK, 0, EACCES, "cannot look at" },
         { "pwrite", 0, ENOSPC, "cannot sync the data file" },
         { "fdatasync", 0, EIO, "cannot sync the data file" }
     };
@@ -1441,6 +1875,18 @@ main(void)
         TEST(test_another_file_in_its_place),
         TEST(test_other_bytes_in_it),
         TEST(test_cannot_look),
+#if !defined(_WIN32)
+        TEST(test_two_names),
+        TEST(test_lock_file_removed),
+        TEST(test_two_names_changed),
+        TEST(test_no_locks),
+        TEST(test_foreseen),
+        TEST(test_taken_away),
+        TEST(test_not_put_back),
+#endif
+        TEST(test_edited_in_place),
+        TEST(test_touched),
+        TEST(test_appears),
         TEST(test_append),
         TEST(test_append_fails),
         TEST(test_replace),

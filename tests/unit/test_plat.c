@@ -237,7 +237,7 @@ setup(void **state)
 static int
 teardown(void **state)
 {
-    static const char *const names[] = { "a", "b", "c", "link", "pipe",
+    static const char *const names[] = { "a", "b", "c", "e", "link", "pipe",
                                          "socket" };
     size_t i;
 
@@ -354,7 +354,10 @@ test_error_names(void **state)
     static const int must[] = {
         EACCES, EAGAIN, EBADF, EEXIST, EFBIG, EINVAL, EIO, EISDIR, ELOOP,
         EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOLCK, ENOMEM, ENOSPC, ENOTDIR,
-        ENXIO, EPERM, EROFS, EBUSY
+        ENXIO, EPERM, EROFS, EBUSY, ENOSYS, EOPNOTSUPP, ENOTCONN, ETIMEDOUT,
+#if defined(ESTALE)
+        ESTALE
+#endif
     };
     size_t i, k;
     int os;
@@ -368,10 +371,14 @@ test_error_names(void **state)
         for (k = 0; k < UNIT_COUNT(ours); k++)
             mine |= os == ours[k];
 #if defined(__GLIBC__)
-        if (!mine)
-            unit_same_text("an error's name", text, strerror(os));
+        if (!mine) {
+            char name[64];                /* behind it comes what to do       */
+            (void)snprintf(name, sizeof name, "%.*s", (int)strcspn(text, ";"),
+                           text);
+            unit_same_text("an error's name", name, strerror(os));
+        }
 #endif
-        assert_in_range(strlen(text), 5, 45);
+        assert_in_range(strlen(text), 5, 90);
     }
     unit_same_text("no error", kaws__plat_error(0), "see its errno");
 }
@@ -437,6 +444,82 @@ test_parallel_too_many(void **state)
     kaws__plat_parallel(1000, add_up, &w);
     assert_in_range(w.runs, KAWS__PARALLEL_MAX, KAWS__PARALLEL_MAX + 1);
     kaws__plat_lock_free(&w.lock);
+}
+
+
+typedef struct queue {
+    kaws__turn turn;
+    kaws__lock lock;
+    int        inside, most, done, late;
+} queue;
+
+
+/* Each has the turn three times, for 20 ms; `late` says who could not wait. */
+static void
+take_turns(void *arg)
+{
+    queue *q = arg;
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        if (kaws__plat_turn_take(&q->turn, 200) != 0) {
+            kaws__plat_lock(&q->lock);
+            q->late++;
+            kaws__plat_unlock(&q->lock);
+            continue;
+        }
+        kaws__plat_lock(&q->lock);
+        q->most = ++q->inside > q->most ? q->inside : q->most;
+        kaws__plat_unlock(&q->lock);
+        kaws__plat_sleep_ms(NULL, 20);
+        kaws__plat_lock(&q->lock);
+        q->inside--;
+        q->done++;
+        kaws__plat_unlock(&q->lock);
+        kaws__plat_turn_give(&q->turn);
+    }
+}
+
+
+static void
+late(void *arg)
+{
+    queue *q = arg;
+    int64_t before = kaws__plat_ticks_us();
+    int os = kaws__plat_turn_take(&q->turn, 150);
+
+    kaws__plat_lock(&q->lock);
+    if (os == ETIMEDOUT && kaws__plat_ticks_us() - before >= 140000)
+        q->late++;
+    else
+        q->inside++;
+    kaws__plat_unlock(&q->lock);
+}
+
+
+/* One at a time. Twenty wait longer than 200 ms in all, and none is late, as
+ * long as somebody gets on; all are if nobody does. */
+static void
+test_turns(void **state)
+{
+    queue q;
+
+    (void)state;
+    memset(&q, 0, sizeof q);
+    assert_int_equal(kaws__plat_turn_init(&q.turn), 0);
+    assert_int_equal(kaws__plat_lock_init(&q.lock), 0);
+    kaws__plat_parallel(20, take_turns, &q);
+    assert_int_equal(q.most, 1);
+    assert_int_equal(q.done, 60);
+    assert_int_equal(q.late, 0);
+    assert_int_equal(kaws__plat_turn_take(&q.turn, 0), 0);
+    kaws__plat_parallel(5, late, &q);
+    assert_int_equal(q.late, 5);
+    assert_int_equal(q.inside, 0);
+    kaws__plat_turn_give(&q.turn);
+    assert_int_equal(kaws__plat_turn_take(&q.turn, 0), 0);
+    kaws__plat_lock_free(&q.lock);
+    kaws__plat_turn_free(&q.turn);
 }
 
 
@@ -689,6 +772,47 @@ test_names(void **state)
     assert_int_equal(kaws__plat_sync_dir(fd), 0);
     kaws__plat_close(fd);
     assert_int_equal(kaws__plat_open_dir(in_folder("c"), &fd), ENOENT);
+}
+
+
+/* A name is given only if nobody has it, and by a look at the path alone a file
+ * is known again. */
+static void
+test_new_names(void **state)
+{
+    kaws__stat a, b;
+    int fd = file_of(in_folder("a"), "one"), os;
+
+    (void)state;
+    kaws__plat_close(fd);
+    fd = file_of(in_folder("b"), "two");
+    assert_int_equal(kaws__plat_stat(fd, &b), 0);
+    assert_int_equal(kaws__plat_rename_new(in_folder("b"), in_folder("a")),
+                     EEXIST);
+    assert_int_equal(kaws__plat_rename_new(in_folder("b"), in_folder("c")), 0);
+    assert_int_equal(kaws__plat_look(in_folder("c"), &a), 0);
+    assert_int_equal(a.size, 3);
+    assert_int_equal(a.dev, b.dev);
+    assert_int_equal(a.ino, b.ino);
+    assert_int_equal(a.links, 1);
+    assert_int_equal(kaws__plat_look(in_folder("b"), &a), ENOENT);
+    assert_int_equal(kaws__plat_rename_new(in_folder("b"), in_folder("d")),
+                     ENOENT);
+    os = kaws__plat_exchange(in_folder("a"), in_folder("c"));
+    kaws__plat_close(fd);
+    if (os == 0) {
+        assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &fd), 0);
+        has(fd, "two");
+        kaws__plat_close(fd);
+        assert_int_equal(kaws__plat_look(in_folder("c"), &a), 0);
+        assert_int_not_equal(a.ino, b.ino);
+        assert_int_equal(kaws__plat_exchange(in_folder("a"), in_folder("b")),
+                         ENOENT);
+    } else {
+        assert_int_equal(os, ENOSYS);
+    }
+    assert_int_equal(kaws__plat_may_change(folder), 0);
+    assert_false(kaws__plat_is_mount(in_folder("a")));
 }
 
 
@@ -1137,6 +1261,46 @@ test_names_odd(void **state)
 }
 
 
+/* What a file is, by its path: a link at its end is itself, and links count;
+ * each change of its bytes or its name moves a time. */
+static void
+test_look(void **state)
+{
+    kaws__stat st, before;
+    size_t n;
+    int fd = file_of(in_folder("a"), "x");
+
+    (void)state;
+    assert_int_equal(link(in_folder("a"), in_folder("b")), 0);
+    assert_int_equal(kaws__plat_look(in_folder("b"), &st), 0);
+    assert_int_equal(st.links, 2);
+    assert_true(st.regular);
+    assert_int_equal(kaws__plat_remove(in_folder("a")), 0);
+    assert_int_equal(kaws__plat_remove(in_folder("b")), 0);
+    assert_int_equal(kaws__plat_stat(fd, &st), 0);
+    assert_int_equal(st.links, 0);
+    kaws__plat_close(fd);
+    assert_int_equal(symlink("nowhere", in_folder("c")), 0);
+    assert_int_equal(kaws__plat_look(in_folder("c"), &st), 0);
+    assert_false(st.regular);
+    assert_int_equal(kaws__plat_may_change(in_folder("d")), ENOENT);
+
+    fd = file_of(in_folder("e"), "x");
+    assert_int_equal(kaws__plat_stat(fd, &before), 0);
+    kaws__plat_sleep_ms(NULL, 20);
+    assert_int_equal(kaws__plat_write_at(fd, 0, "y", 1, &n), 0);
+    assert_int_equal(kaws__plat_stat(fd, &st), 0);
+    assert_true(st.mtime_ns > before.mtime_ns && st.ctime_ns > before.ctime_ns);
+    before = st;
+    kaws__plat_sleep_ms(NULL, 20);
+    assert_int_equal(fchmod(fd, 0640), 0);
+    assert_int_equal(kaws__plat_stat(fd, &st), 0);
+    assert_true(st.mtime_ns == before.mtime_ns &&
+                st.ctime_ns > before.ctime_ns);
+    kaws__plat_close(fd);
+}
+
+
 /* ---- POSIX: calls that fail, or do half -------------------------------- */
 
 /* Interrupted thrice before each, and a few bytes at a time: all is done. */
@@ -1519,16 +1683,16 @@ main(int argc, char **argv)
         cmocka_unit_test(test_error_names),
         cmocka_unit_test(test_parallel),
         cmocka_unit_test(test_parallel_too_many),
-        cmocka_unit_test(test_once),
+        cmocka_unit_test(test_turns), cmocka_unit_test(test_once),
         cmocka_unit_test(test_pages),
         cmocka_unit_test(test_large_pages),
-        cmocka_unit_test(test_last_slash),
-        cmocka_unit_test(test_tidy),
+        cmocka_unit_test(test_last_slash), cmocka_unit_test(test_tidy),
         IN_FOLDER(test_open),
         IN_FOLDER(test_read_and_write),
         IN_FOLDER(test_read_only),
         IN_FOLDER(test_stat_and_cut),
         IN_FOLDER(test_names),
+        IN_FOLDER(test_new_names),
         IN_FOLDER(test_hold),
         IN_FOLDER(test_hold_shared),
         IN_FOLDER(test_hold_until_closed),
@@ -1545,6 +1709,7 @@ main(int argc, char **argv)
         IN_FOLDER(test_open_modes),
         IN_FOLDER(test_stat_owner),
         IN_FOLDER(test_names_odd),
+        IN_FOLDER(test_look),
         IN_FOLDER(test_interrupted),
         IN_FOLDER(test_failing),
         IN_FOLDER(test_sync_dir_failing),

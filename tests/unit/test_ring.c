@@ -805,8 +805,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     EXPECT(w, KAWS_OK, NULL, status);
-    assert_int_equal(n, 6);               /* five locks and a page            */
-    assert_int_equal(locks, before + 5);
+    assert_int_equal(n, 7);               /* six locks and a page             */
+    assert_int_equal(locks, before + 6);
     world_close(w);
     assert_int_equal(locks, before);
 }
@@ -1456,8 +1456,8 @@ test_disk_full(void **state)
 {
     static const struct { const char *call; int skip, os; } rows[] = {
         { "pwrite", 0, EIO }, { "pwrite", 1, ENOSPC }, { "fdatasync", 0, EIO },
-        { "open", 0, EMFILE }, { "fstat", 0, EIO }, { "pread", 0, EIO },
-        { "fcntl", 0, ENOLCK }
+        { DISK_LOOK, 0, EMFILE }, { "fstat", 0, EIO }, { "pread", 0, EIO },
+        { "fcntl", 0, ENOLCK }, { "fcntl", DISK_OPENS == 0, ENOLCK }
     };
     struct world *w = *state;
     size_t i;
@@ -1484,8 +1484,9 @@ static void
 test_replace_fails(void **state)
 {
     static const struct { const char *call; int skip, os; } rows[] = {
-        { "unlink", 0, EPERM }, { "open", 1, EACCES }, { "pwrite", 0, ENOSPC },
-        { "fdatasync", 0, EIO }, { "rename", 0, EIO }, { "open", 0, EMFILE },
+        { "unlink", 0, EPERM }, { "open", DISK_OPENS, EACCES },
+        { "pwrite", 0, ENOSPC }, { "fdatasync", 0, EIO },
+        { DISK_REPLACE, 0, EIO }, { DISK_LOOK, 0, EMFILE },
         { "opendir", 0, EMFILE }
     };
     struct world *w = *state;
@@ -1594,7 +1595,8 @@ test_new_file_fails(void **state)
         { "mkdir", 0, EACCES, KAWS_FILE }, { "open", 1, EACCES, KAWS_FILE },
         { "open", 2, EACCES, KAWS_FILE }, { "open", 3, EACCES, KAWS_FILE },
         { "fcntl", 0, ENOLCK, KAWS_FILE }, { "pwrite", 0, ENOSPC, KAWS_FILE },
-        { "fdatasync", 0, EIO, KAWS_FILE }, { "rename", 0, EIO, KAWS_FILE },
+        { "fdatasync", 0, EIO, KAWS_FILE },
+        { DISK_REPLACE, 0, EIO, KAWS_FILE },
         { "fsync", 0, EIO, KAWS_FILE }, { "fsync", 1, EIO, KAWS_UNCERTAIN }
     };
     struct world *w = *state;
@@ -1780,10 +1782,43 @@ test_another_ring_changed_it(void **state)
 }
 
 
+#if !defined(_WIN32)
+
+/* Who waits for another process holds up nobody: the ring's lock is free. */
+static void
+expect_free(struct fake *f, int ms)
+{
+    kaws *ring = f->user;
+
+    (void)ms;
+    if (pthread_mutex_trylock(&ring->lock) == 0) {
+        pthread_mutex_unlock(&ring->lock);
+        return;
+    }
+    f->on_sleep = NULL;
+    f->user = NULL;
+}
+
+#endif
+
+
 static void
 expect_locked(struct world *w, const char *key_id)
 {
     kaws *none;
+
+#if !defined(_WIN32)
+    w->f.user = w->ring;
+    w->f.on_sleep = expect_free;
+    EXPECT(w, KAWS_LOCKED, "another process", store(w, "new", "x"));
+    EXPECT(w, KAWS_LOCKED, "another process", drop(w, key_id));
+    EXPECT(w, KAWS_LOCKED, NULL, kaws_rewrap_all(w->ring, &w->err));
+    assert_ptr_equal(w->f.user, w->ring);
+    w->f.on_sleep = NULL;
+    w->f.user = NULL;
+    expect_no_key(w, "new", KAWS_NOT_FOUND);
+    EXPECT(w, KAWS_NOT_FOUND, NULL, drop(w, "none"));
+#endif
 
     EXPECT(w, KAWS_LOCKED, "another process", store(w, "new", "x"));
     EXPECT(w, KAWS_LOCKED, NULL, generate(w, "new"));
@@ -1812,6 +1847,70 @@ test_another_holds_it(void **state)
     kaws__file_close(&f);
     EXPECT(w, KAWS_OK, NULL, store(w, "new", "x"));
 }
+
+
+#if !defined(_WIN32)                      /* which locks <path>.lock only     */
+
+/* By another name there is another lock file; the data file is the same. */
+static void
+test_another_name(void **state)
+{
+    struct world *w = *state;
+    char name[128];
+    kaws *mine = w->ring, *theirs;
+    kaws__buf bytes;
+    kaws__file f;
+
+    EXPECT(w, KAWS_OK, NULL, store(w, "k", "text"));
+    snap(w);
+    (void)snprintf(name, sizeof name, "%s/other", w->f.dir);
+    assert_int_equal(link(w->f.data, name), 0);
+    kaws__buf_init(&bytes, &w->f.hooks);
+    EXPECT(w, KAWS_OK, NULL,
+           kaws__file_open(&f, &w->f.hooks, name, 0, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_read(&f, &bytes, &w->err));
+    expect_locked(w, "k");
+    expect_same_file(w);
+    kaws__file_close(&f);
+    kaws__buf_free(&bytes);
+
+    w->cfg.data_file = name;
+    EXPECT(w, KAWS_OK, NULL, kaws_open(&theirs, &w->cfg, &w->err));
+    EXPECT(w, KAWS_OK, NULL, store(w, "mine", "text"));
+    w->ring = theirs;
+    EXPECT(w, KAWS_CHANGED, "its size is another", store(w, "theirs", "x"));
+    w->ring = mine;
+    EXPECT(w, KAWS_FILE, "has 2 names", drop(w, "k"));
+    EXPECT(w, KAWS_FILE, "has 2 names", kaws_rewrap_all(w->ring, &w->err));
+    expect_text(w, "k", "text");
+    kaws_close(theirs);
+    assert_int_equal(remove(name), 0);
+    w->cfg.data_file = w->f.data;
+    EXPECT(w, KAWS_OK, NULL, drop(w, "k"));
+    world_reopen(w);
+    assert_int_equal(keys_of(w), 1);
+    expect_text(w, "mine", "text");
+}
+
+
+/* Another thread has the turn, and does not get on. */
+static void
+test_no_turn(void **state)
+{
+    struct world *w = *state;
+    uint64_t before = (uint64_t)kaws__plat_ticks_us();
+
+    EXPECT(w, KAWS_OK, NULL, store(w, "k", "text"));
+    assert_int_equal(kaws__plat_turn_take(&w->ring->turn, 0), 0);
+    EXPECT(w, KAWS_LOCKED, "another thread", store(w, "new", "x"));
+    assert_in_range((uint64_t)kaws__plat_ticks_us() - before,
+                    KAWS__RING_TURN_MS * 900, KAWS__RING_TURN_MS * 1900);
+    expect_text(w, "k", "text");
+    kaws__plat_turn_give(&w->ring->turn);
+    EXPECT(w, KAWS_OK, NULL, store(w, "new", "x"));
+}
+
+#endif
 
 
 #if !defined(_WIN32)                      /* test_plat has processes there    */
@@ -3197,6 +3296,8 @@ main(void)
         OPEN(test_another_ring_changed_it), OPEN(test_another_holds_it),
 #if !defined(_WIN32)
         OPEN(test_another_process_holds_it),
+        OPEN(test_another_name),
+        OPEN(test_no_turn),
 #endif
         OPEN(test_walk), OPEN(test_use_kms_key), OPEN(test_use_kms_key_refused),
         SHUT(test_use_kms_key_after_a_bad_one),

@@ -1,0 +1,139 @@
+"""Two real servers on one data file, which each has by a name of its own.
+
+Two names have two lock files.  What keeps the servers apart is the lock on the file itself: they
+take turns, and whichever finds the other's change refuses to change more.  An operator reloads the
+plugin then; here the test does.  No acknowledged key is lost, and no acknowledged table stays
+closed.
+"""
+
+import ctypes
+import os
+import subprocess
+import threading
+
+import pymysql
+import pytest
+
+from mysql_fixtures import LONG, NO_SCHEMA, Stage, cursor
+
+ROUNDS = 60 if LONG else 12
+CLONE_NEWNS = 0x00020000
+
+
+class Client(threading.Thread):
+    """Makes keys, master keys and encrypted tables; notes what was acknowledged."""
+
+    def __init__(self, stage: Stage, name: str) -> None:
+        super().__init__()
+        self.stage, self.stem = stage, name
+        self.keys, self.tables, self.refused, self.surprises = {}, [], 0, []
+
+    def run(self) -> None:
+        try:
+            with cursor(self.stage) as session:
+                for number in range(ROUNDS):
+                    self.step(session, f"{self.stem}_{number}")
+        except BaseException as error:
+            self.surprises.append(error)
+
+    def step(self, session, name: str) -> None:
+        def one(query):
+            session.execute(query)
+            return session.fetchone()[0]
+
+        if one(f"SELECT keyring_key_generate('{name}', 'AES', 32)") == 1:
+            self.keys[name] = one(f"SELECT HEX(keyring_key_fetch('{name}'))")
+        else:
+            self.refused += 1
+            self.stage.uninstall()
+            self.stage.install()
+        try:
+            session.execute("ALTER INSTANCE ROTATE INNODB MASTER KEY")
+            session.execute(f"CREATE TABLE d.{name} (n INT PRIMARY KEY) ENCRYPTION = 'Y'")
+            session.execute(f"INSERT INTO d.{name} VALUES (42)")
+        except pymysql.err.MySQLError:
+            self.refused += 1
+        else:
+            self.tables.append(name)
+
+    def check(self) -> None:
+        assert not self.surprises, self.surprises
+        for name, key in self.keys.items():
+            assert self.stage.fetch(name) == bytes.fromhex(key), name
+        for name in self.tables:
+            assert self.stage.one(f"SELECT n FROM d.{name}") == 42
+
+
+def own_mounts() -> None:
+    """What this process mounts is seen by it and its children only."""
+    if ctypes.CDLL(None).unshare(CLONE_NEWNS) != 0:
+        pytest.skip("no mount namespace of our own")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+
+
+def give_second_name(how: str, stage: Stage, other: Stage) -> None:
+    folder, owner = other.data.parent, stage.data.stat()
+    folder.mkdir()
+    if how == "link":
+        os.link(stage.data, other.data)
+    else:
+        other.data.touch()
+        own_mounts()
+        subprocess.run(["mount", "--bind", stage.data, other.data], check=True)
+    os.chown(folder, owner.st_uid, owner.st_gid)
+
+
+@pytest.mark.parametrize("how", ["link", "mount"])
+def test_two_servers_with_a_name_each(how):
+    with Stage() as stage:
+        stage.start(NO_SCHEMA)
+        stage.install_functions()
+        with Stage(endpoint=stage.kms.url) as other:
+            give_second_name(how, stage, other)
+            try:
+                play(how, stage, other)
+            finally:
+                other.db.stop()
+                if how == "mount":
+                    subprocess.run(["umount", other.data], check=True)
+
+
+def play(how: str, stage: Stage, other: Stage) -> None:
+    other.start(NO_SCHEMA)
+    other.install_functions()
+    warnings = "\n".join(other.said("Warning"))
+    assert "in use by another process, too, by another name" in warnings
+    assert ("has 2 names (hard links)" if how == "link" else "is a mount point") in warnings
+    clients = [Client(stage, "first"), Client(other, "second")]
+    for client in clients:
+        client.stage.sql("CREATE DATABASE d")
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    for client in clients:
+        client.stage.restart(NO_SCHEMA)
+    for client in clients:
+        client.check()
+        assert client.keys and client.tables and client.refused
+        print(f"{client.stem}: {len(client.keys)} keys, {len(client.tables)} tables,"
+              f" {client.refused} refused")
+    assert not [line for client in clients for line in client.stage.said("ERROR")
+                if "damaged" in line]
+    check_removal(how, stage, other)
+
+
+def check_removal(how: str, stage: Stage, other: Stage) -> None:
+    """Two hard links refuse it on either side.  A mounted file can be replaced behind the mount:
+    who has that name is told so, and is promised nothing more."""
+    stage.mark()
+    other.mark()
+    assert stage.generate("last") == 1 and other.generate("refused") is None
+    if how == "link":
+        assert stage.remove("last") is None
+        assert "has 2 names (hard links)" in "\n".join(stage.said("ERROR"))
+        assert stage.fetch("last") == stage.plain("last")
+        return
+    assert stage.remove("last") == 1
+    assert other.generate("refused") is None and other.remove("second_0") is None
+    assert "it was replaced under another name" in "\n".join(other.said("ERROR"))
