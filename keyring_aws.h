@@ -1232,13 +1232,13 @@ kaws__plat_turn_init(kaws__turn *turn)
 
     turn->taken = 0;
     turn->passed = 0;
-    if (os != 0)
-        return os;
+    if (os == 0) {
 #if !defined(__APPLE__)
-    (void)pthread_condattr_setclock(&how, KAWS__TURN_CLOCK);
+        (void)pthread_condattr_setclock(&how, KAWS__TURN_CLOCK);
 #endif
-    os = pthread_cond_init(&turn->given, &how);
-    pthread_condattr_destroy(&how);
+        os = pthread_cond_init(&turn->given, &how);
+        pthread_condattr_destroy(&how);
+    }
     if (os == 0 && (os = pthread_mutex_init(&turn->lock, NULL)) != 0)
         pthread_cond_destroy(&turn->given);
     return os;
@@ -8309,10 +8309,8 @@ kaws__file_compare(kaws__file *f, const char *path, int times,
     *differs = NULL;
     if (os == 0)
         os = kaws__plat_look(path, &at);
-    if (os == ENOENT)
-        *differs = kaws__plat_error(os);
     if (os != 0)
-        return os == ENOENT ? 0 : os;
+        return os;
     if (at.dev != st.dev || at.ino != st.ino || st.dev != f->dev ||
         st.ino != f->ino)
         *differs = "another file has taken its place";
@@ -8499,17 +8497,17 @@ kaws__file_verify(kaws__file *f, kaws_error *err)
     const char *differs = NULL;
     int os = f->fd >= 0 ? 0 : kaws__plat_open(f->path, KAWS__WRITE, &f->fd);
 
-    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
-        return kaws__file_is_another(f, kaws__plat_error(os), err);
     if (os == 0)
         os = kaws__file_compare(f, f->path, 1, &differs);
     if (os == 0 && differs == NULL)
         return KAWS_OK;
     kaws__file_leave(f);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file "
-                            "%s", f->shown);
-    return kaws__file_is_another(f, differs, err);
+    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
+        differs = kaws__plat_error(os);
+    if (differs != NULL)
+        return kaws__file_is_another(f, differs, err);
+    return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file %s",
+                        f->shown);
 }
 
 
@@ -8699,9 +8697,11 @@ kaws__file_put(kaws__writer *w, const void *data, size_t len)
 static kaws_status
 kaws__file_not_replaced(const kaws__file *f, int os, kaws_error *err)
 {
-    if (os == EEXIST || (os == ENOENT && f->exists))
-        return kaws__file_is_another(f, os == EEXIST ? "a file has appeared in "
-                                     "its place" : kaws__plat_error(os), err);
+    if (os == EEXIST)
+        return kaws__file_is_another(f, "a file has appeared in its place",
+                                     err);
+    if (os == ENOENT && f->exists)
+        return kaws__file_is_another(f, kaws__plat_error(os), err);
     return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file %s; "
                         "nothing was changed", f->shown);
 }

@@ -323,9 +323,41 @@ test_mounted_file(void **state)
     struct world *w = *state;
 
     mounted(w, 0);
-    (void)umount(w->cfg.data_file);
     (void)snprintf(w->f.body, sizeof w->f.body, "%s/other", w->f.dir);
     assert_int_equal(umount(w->f.body), 0);
+}
+
+
+/* In one process, to see what each says. */
+static void
+test_mounted_file_replaced(void **state)
+{
+    struct world *w = *state;
+    kaws_name name = { "k", "" };
+    char other[128];
+    kaws *mine, *theirs;
+
+    (void)snprintf(other, sizeof other, "%s/other", w->f.dir);
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name, "AES", 32, &w->err));
+    mine = w->ring;
+    if (!mount_file(w->f.data, other)) {
+        print_message("nothing can be mounted here\n");
+        skip();
+    }
+    w->cfg.data_file = other;
+    EXPECT(w, KAWS_OK, NULL, kaws_open(&theirs, &w->cfg, &w->err));
+    assert_int_equal(fake_logged(&w->f, 1, "by another name"), 1);
+    EXPECT(w, KAWS_FILE, "Device or resource busy",
+           kaws_remove(theirs, name, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_remove(mine, name, &w->err));
+    EXPECT(w, KAWS_CHANGED, "it was replaced under another name",
+           kaws_remove(theirs, name, &w->err));
+    EXPECT(w, KAWS_CHANGED, NULL,
+           kaws_generate(theirs, name_of("other", ""), "AES", 32, &w->err));
+    kaws_close(theirs);
+    kaws__err_clear(&w->err);
+    assert_int_equal(umount(other), 0);
 }
 
 
@@ -356,6 +388,7 @@ main(void)
         TEST(test_hard_link_removes),
         TEST(test_hard_link_reads),
         TEST(test_mounted_file),
+        TEST(test_mounted_file_replaced),
         TEST(test_mounted_file_removes)
     };
 

@@ -1346,6 +1346,54 @@ test_taken_away(void **state)
 }
 
 
+/* Somebody removes it, just before that call. */
+static void
+take_away(const char *call)
+{
+    if (moved_to == NULL || strcmp(call, moved_at) != 0)
+        return;
+    assert_int_equal(remove(moved_to), 0);
+    moved_to = NULL;
+}
+
+
+/* It is not there any more; or it is another, while we wait to read it. */
+static void
+test_gone(void **state)
+{
+    struct world *w = *state;
+    kaws__file f;
+    kaws__buf bytes;
+
+    open_old(w, &f);
+    moved_to = w->f.data;
+    moved_at = "renameat2";
+    disk_on_call = take_away;
+    EXPECT(w, KAWS_CHANGED, "No such file", change(w, &f, 1));
+    assert_false(there(w, ""));
+    assert_false(there(w, ".tmp"));
+    kaws__file_close(&f);
+
+    spill(w->f.data, OLD, OLD_LEN);
+    kaws__err_clear(&w->err);
+    EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    moved_to = w->f.data;
+    moved_at = "fcntl";
+    disk_on_call = move_there;
+    EXPECT(w, KAWS_CHANGED, "was replaced while it was being opened",
+           read_file(w, &f, &bytes));
+    moved_to = w->f.data;
+    disk_on_call = take_away;
+    EXPECT(w, KAWS_CHANGED, "was replaced while it was being opened",
+           read_file(w, &f, &bytes));
+    spill(w->f.data, OLD, OLD_LEN);
+    disk_fail("lstat", 0, EIO, 1);
+    EXPECT(w, KAWS_FILE, "cannot look at", read_file(w, &f, &bytes));
+    kaws__err_clear(&w->err);
+    kaws__file_close(&f);
+}
+
+
 /* It cannot be put back, or not durably. */
 static void
 test_not_put_back(void **state)
@@ -1882,6 +1930,7 @@ main(void)
         TEST(test_no_locks),
         TEST(test_foreseen),
         TEST(test_taken_away),
+        TEST(test_gone),
         TEST(test_not_put_back),
 #endif
         TEST(test_edited_in_place),
