@@ -44,8 +44,8 @@ def build_c(source: str) -> Path:
     with open(f"{program}.lock", "w", encoding="ascii") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         newest = max(path.stat().st_mtime, HEADER.stat().st_mtime)
-        if (program.exists() and program.stat().st_mtime > newest and note.exists()
-                and note.read_text() == made_by):
+        if (program.exists() and note.exists() and note.read_text() == made_by
+                and note.stat().st_mtime >= program.stat().st_mtime > newest):
             return program
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
