@@ -227,7 +227,9 @@
  * change places (not Linux, NFS, some others), a file that is moved there right
  * before the rename is lost; where there are no links either, one that appears
  * right before a keyring is made; and an edit in place is not seen if it comes
- * within the same tick of the file system's clock as our own last write.
+ * within the same tick of the file system's clock as our own last write. If
+ * the power is cut before a file goes back, it is <data_file>.tmp, which the
+ * next change removes.
  *
  * No file can prove that it is the newest: whoever can put an older copy in
  * its place, while nobody has it open, brings back what was removed since. At
@@ -801,6 +803,10 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#endif
+
+#if defined(__linux__)
+#include <sys/syscall.h>
 #endif
 
 #if !defined(KEYRING_AWS_NO_THREADS) && !defined(_WIN32)
@@ -1690,7 +1696,15 @@ kaws__plat_rename(const char *from, const char *to)
 }
 
 
-#if defined(RENAME_NOREPLACE) && defined(RENAME_EXCHANGE)
+/* Older C libraries do not have what the system has. */
+#if !defined(RENAME_EXCHANGE) && defined(SYS_renameat2)
+#define RENAME_NOREPLACE 1
+#define RENAME_EXCHANGE  2
+#define renameat2(a, from, b, to, how) \
+    syscall(SYS_renameat2, a, from, b, to, how)
+#endif
+
+#if defined(RENAME_EXCHANGE)
 
 /* ENOSYS where kernel or file system knows no such thing. */
 static int

@@ -69,6 +69,21 @@
 
 #define DISK static __attribute__((unused))
 
+/* Older C libraries do not have it. */
+#if !defined(RENAME_EXCHANGE)
+#include <sys/syscall.h>
+#define RENAME_NOREPLACE 1
+#define RENAME_EXCHANGE  2
+
+
+static int
+renameat2(int a, const char *from, int b, const char *to, unsigned how)
+{
+    return (int)syscall(SYS_renameat2, a, from, b, to, how);
+}
+
+#endif
+
 enum {
     DISK_SECTOR = 512, DISK_NODES = 64, DISK_OPEN = 64, DISK_FD = 1000000,
     DISK_NAME = 80, DISK_DIGITS = 256, DISK_JOURNAL = 256
@@ -1156,6 +1171,8 @@ disk_lstat(const char *path, struct stat *st)
 }
 
 
+#if defined(STATX_ATTR_MOUNT_ROOT)
+
 /* Whether it is a mount point, and no more. */
 DISK int
 disk_statx(int dir, const char *path, int flags, unsigned mask,
@@ -1170,6 +1187,8 @@ disk_statx(int dir, const char *path, int flags, unsigned mask,
     out->stx_attributes = disk.mounted ? STATX_ATTR_MOUNT_ROOT : 0;
     return disk_leave(error, 0);
 }
+
+#endif
 
 
 DISK ssize_t

@@ -666,8 +666,10 @@ test_mounted(void **state)
         make_disk(named("open"), &base);
         disk.mounted = mounted;
         kaws_close(must_open());
+#if defined(STATX_ATTR_MOUNT_ROOT)        /* else nobody can tell             */
         assert_int_equal(fake_logged(&fake, 1, "is a mount point"), mounted);
         assert_int_equal(fake_logged(&fake, 1, "mount its folder"), mounted);
+#endif
         tried++;
     }
     disk.mounted = 0;
