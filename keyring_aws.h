@@ -8455,10 +8455,11 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
                          &f->fd);
     if (os == ENOENT)
         return KAWS_OK;
-    if (os != 0)
+    memset(&st, 0, sizeof st);            /* a folder: no regular file        */
+    if (os != 0 && os != EISDIR)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
                             f->shown);
-    os = kaws__plat_stat(f->fd, &st);
+    os = os == 0 ? kaws__plat_stat(f->fd, &st) : 0;
     status = os == 0 ? kaws__file_looks_right(f, &st, err) : KAWS_OK;
     if (os == 0 && status == KAWS_OK)
         status = kaws__file_reach(f, &st, err);

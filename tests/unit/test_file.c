@@ -799,7 +799,7 @@ static void
 test_read_something_else(void **state)
 {
     static const struct { char what; const char *words; } rows[] = {
-        { 'd', "Is a directory" },
+        { 'd', "is not a plain file" },
 #if !defined(_WIN32)
         { 'l', "symbolic link" }, { 'p', "is not a plain file" },
         { 's', "pipe or a device" }
