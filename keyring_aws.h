@@ -8903,7 +8903,9 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
     }
     if (os == 0)
         os = kaws__file_know(f);
-    kaws__file_changed(f);
+    if (os != 0)
+        kaws__file_changed(f);            /* it may be cut                    */
+    kaws__file_leave(f);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
                             "the data file %s aside as %s.torn-...; until then "
