@@ -8801,13 +8801,14 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
         os = kaws__plat_open_dir(f->dir, &dir);
     status = os != 0 ? kaws__file_not_replaced(f, os, err)
                      : kaws__file_rename(f, dir, landed, err);
+    if (status == KAWS_OK)                /* while the old file is locked     */
+        (void)kaws__plat_remove(f->tmp);
     if (*landed) {
         kaws__plat_close(f->fd);
         *f = fresh;
         w->fd = -1;
     }
     if (status == KAWS_OK) {
-        (void)kaws__plat_remove(f->tmp);
         kaws__file_changed(f);
         os = kaws__plat_sync_dir(dir);
     }

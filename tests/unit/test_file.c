@@ -1426,6 +1426,48 @@ test_not_put_back(void **state)
     }
 }
 
+
+
+static int refused;
+
+
+/* Somebody else, who has the old file open, wants to add to it. */
+static void
+want_old(const char *call)
+{
+    struct flock range = { .l_type = F_WRLCK, .l_start = 1, .l_len = 1 };
+    int fd;
+
+    if (strcmp(call, "unlink") != 0 || strchr(disk_trace, 'x') == NULL)
+        return;
+    fd = (open)(moved_to, O_RDWR);
+    assert_true(fd >= 0);
+    refused += (fcntl)(fd, F_OFD_SETLK, &range) != 0;
+    close(fd);
+}
+
+
+/* As long as the file that was replaced has a name, it is locked: who has it by
+ * another, a mount of that one file, would take it for the keyring. */
+static void
+test_old_stays_locked(void **state)
+{
+    struct world *w = *state;
+    char tmp[128];
+    kaws__file f;
+
+    (void)snprintf(tmp, sizeof tmp, "%s.tmp", w->f.data);
+    open_old(w, &f);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    moved_to = tmp;
+    disk_on_call = want_old;
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 1));
+    assert_int_equal(refused, 1);
+    disk_heal();
+    kaws__file_release(&f);
+    kaws__file_close(&f);
+}
+
 #endif
 
 
@@ -1932,6 +1974,7 @@ main(void)
         TEST(test_taken_away),
         TEST(test_gone),
         TEST(test_not_put_back),
+        TEST(test_old_stays_locked),
 #endif
         TEST(test_edited_in_place),
         TEST(test_touched),
