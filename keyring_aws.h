@@ -212,10 +212,10 @@
  * the end of a write that a crash cut off: behind the cell's length, and
  * shorter than its own length says, or with a sector of zeros in it. Such an
  * end is moved to <data_file>.torn-<time>, whose name takes up to 25 bytes more
- * than the data file's. If there is no room for it, the keyring is opened all
- * the same, and every change is refused until it can be moved. Removing and
- * re-wrapping write <data_file>.tmp and rename it. <data_file>.lock is for
- * locking, and stays.
+ * than the data file's. If there is no room for it, or none to write over what
+ * is there (btrfs and ZFS copy that), the keyring is opened all the same, and
+ * every change is refused until there is. Removing and re-wrapping write
+ * <data_file>.tmp and rename it. <data_file>.lock is for locking, and stays.
  *
  * Before each change the path must mean the file that the ring left: device,
  * inode, size, times and last 32 bytes. If only its times are others (chmod, a
@@ -7964,6 +7964,7 @@ typedef struct kaws__file {
     uint64_t torn;                /* bytes at its end, to be set aside        */
     uint8_t  sum[KAWS__FILE_TAIL];        /* the digest right before those    */
     int      copied;              /* they are, but not cut off yet            */
+    int      synced;              /* whatever was found there                 */
 } kaws__file;
 
 typedef struct kaws__writer {     /* a replacement on its way                 */
@@ -8904,7 +8905,8 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
 /* What was read is made durable: the names in the folder, the bytes from `from`
  * on, and where the file ends, for it may have been cut and not synced. The
  * bytes are written again, for the system may think that it has written them,
- * after a sync that failed. */
+ * after a sync that failed. On a full volume that copies what is written over
+ * (btrfs, ZFS) they cannot be: f->synced says that the rest was done. */
 static kaws_status
 kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
                   kaws_error *err)
@@ -8912,7 +8914,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     kaws_status status;
     uint64_t good = f->size - f->torn;
     size_t done;
-    int os = kaws__file_sync_dir(f->dir);
+    int os = kaws__file_sync_dir(f->dir), unwritten = 0;
 
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
@@ -8924,14 +8926,16 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     if (status != KAWS_OK)
         return status;
     if (from < good)
-        os = kaws__plat_write_at(f->fd, from, all.at + from,
-                                 (size_t)(good - from), &done);
-    if (os == 0)
-        os = kaws__plat_sync(f->fd);
+        unwritten = kaws__plat_write_at(f->fd, from, all.at + from,
+                                        (size_t)(good - from), &done);
+    os = kaws__plat_sync(f->fd);
     kaws__file_changed(f);
+    f->synced = os == 0;
+    os = os != 0 ? os : unwritten;
     if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
-                            f->shown);
+        return kaws__err_os(err, KAWS_FILE, os, "cannot make durable what is "
+                            "in the data file %s; until then nothing is "
+                            "changed", f->shown);
     return KAWS_OK;
 }
 
@@ -9727,6 +9731,8 @@ struct kaws {
     kaws__file   file;
     kaws__cache  cache;
     kaws__sha256 state;           /* over the whole file                      */
+    uint64_t     committed;       /* the cell at open                         */
+    int          unsettled;       /* from there on; see file_settle           */
     int          unproved;        /* keys are stored so: noted in the log     */
     int          rewrapping;
     uint64_t     rewrap_done, rewrap_total;
@@ -9933,6 +9939,37 @@ kaws__ring_mend_torn(kaws *ring, kaws_error *err)
 }
 
 
+/* The cell is made to say exactly how long the file is, but for a torn end. */
+static kaws_status
+kaws__ring_write_cell(kaws *ring, kaws_error *err)
+{
+    uint8_t cell[16];
+    kaws_bytes patch = { cell, sizeof cell };
+
+    kaws__store_cell(cell, ring->file_id, ring->file.size - ring->file.torn);
+    return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
+}
+
+
+/* What comes before the first change: what was found is made durable, and a
+ * torn end set aside. What there is no room for is tried again. */
+static kaws_status
+kaws__ring_mend(kaws *ring, kaws_error *err)
+{
+    kaws__file *f = &ring->file;
+    kaws_status status = KAWS_OK;
+
+    if (ring->unsettled)
+        status = kaws__file_settle(f, kaws__buf_view(&ring->cache.image),
+                                   ring->committed, err);
+    if (status == KAWS_OK && ring->unsettled &&
+        ring->committed != f->size - f->torn)
+        status = kaws__ring_write_cell(ring, err);
+    ring->unsettled &= status != KAWS_OK;
+    return status == KAWS_OK ? kaws__ring_mend_torn(ring, err) : status;
+}
+
+
 static void
 kaws__ring_end(kaws *ring)
 {
@@ -9944,8 +9981,8 @@ kaws__ring_end(kaws *ring)
 
 /* Begins a change. All waiting comes first: for this ring's other threads, for
  * whom the file's locks, which they share, do not count; then for the file's
- * locks. The ring's own comes last. A torn end that could not be set aside
- * before is in the way of any change. */
+ * locks. The ring's own comes last. What could not be mended at open is in the
+ * way of any change. */
 static kaws_status
 kaws__ring_begin(kaws *ring, kaws_error *err)
 {
@@ -9962,7 +9999,7 @@ kaws__ring_begin(kaws *ring, kaws_error *err)
         return status;
     }
     kaws__plat_lock(&ring->lock);
-    status = kaws__ring_mend_torn(ring, err);
+    status = kaws__ring_mend(ring, err);
     if (status != KAWS_OK)
         kaws__ring_end(ring);
     return status;
@@ -10113,18 +10150,6 @@ kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
 }
 
 
-/* The cell is made to say exactly how long the file is, but for a torn end. */
-static kaws_status
-kaws__ring_write_cell(kaws *ring, kaws_error *err)
-{
-    uint8_t cell[16];
-    kaws_bytes patch = { cell, sizeof cell };
-
-    kaws__store_cell(cell, ring->file_id, ring->file.size - ring->file.torn);
-    return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
-}
-
-
 static kaws_status
 kaws__ring_create(kaws *ring, kaws_error *err)
 {
@@ -10170,18 +10195,15 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     ring->state = found.state;
     status = kaws__ring_take_records(ring, found.good, err);
     kaws__file_mark_torn(&ring->file, all, found.good);
+    ring->committed = found.committed;
+    ring->unsettled = !ring->read_only;
     if (status == KAWS_OK)
-        status = kaws__ring_mend_torn(ring, err);
-    if (status == KAWS_FILE) {            /* all that counts is there         */
+        status = kaws__ring_mend(ring, err);
+    if (status == KAWS_FILE && ring->file.synced) {       /* all is there     */
         kaws__err_log(&ring->hooks, 1, "%s; keys can be read", err->text);
         kaws__err_clear(err);
         status = KAWS_OK;
     }
-    if (status != KAWS_OK || ring->read_only)
-        return status;
-    status = kaws__file_settle(&ring->file, all, found.committed, err);
-    if (status == KAWS_OK && found.committed != found.good)
-        status = kaws__ring_write_cell(ring, err);
     return status;
 }
 
@@ -10394,7 +10416,7 @@ kaws_close(kaws *ring)
     /* Clean: from now on the file itself says how long it has to be. That is
      * a help, not a duty; a file that has changed is left alone. */
     if (ring->has_file && !ring->read_only && !ring->uncertain &&
-        kaws__file_hold(&ring->file, &err) == KAWS_OK) {
+        !ring->unsettled && kaws__file_hold(&ring->file, &err) == KAWS_OK) {
         if (kaws__ring_write_cell(ring, &err) != KAWS_OK)
             kaws__err_log(&ring->hooks, 1, "closing the keyring: %s",
                           err.text);

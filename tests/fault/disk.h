@@ -154,6 +154,7 @@ static struct {
     int        off;               /* stopped                                  */
 
     int        full;              /* as long as not 0: errno of growing       */
+    int        no_room;           /* of all writing: there it takes new room  */
     int        no_nodes;          /* errno of creating                        */
     int        read_only;         /* errno of changing anything               */
     int        denied;            /* errno of changing a name                 */
@@ -1202,8 +1203,8 @@ disk_fit(const disk_node *n, size_t at, size_t *len)
 {
     size_t room = disk_sectors(n->now_len) * DISK_SECTOR;
 
-    if (disk.full == 0 || at + *len <= room)
-        return 0;
+    if (disk.no_room != 0 || disk.full == 0 || at + *len <= room)
+        return disk.no_room;
     if (at >= room)
         return disk.full;
     *len = room - at;

@@ -1878,8 +1878,8 @@ test_settle(void **state)
         { "opendir", 0, EMFILE, "cannot sync the folder" },
         { "fsync", 0, EIO, "cannot sync the folder" },
         { DISK_LOOK, 0, EACCES, "cannot look at" },
-        { "pwrite", 0, ENOSPC, "cannot sync the data file" },
-        { "fdatasync", 0, EIO, "cannot sync the data file" }
+        { "pwrite", 0, ENOSPC, "cannot make durable" },
+        { "fdatasync", 0, EIO, "cannot make durable" }
     };
     struct world *w = *state;
     kaws_bytes all = kaws__buf_of(OLD);
@@ -1897,8 +1897,10 @@ test_settle(void **state)
         disk_heal();
         disk_fail(rows[i].call, rows[i].skip, rows[i].os, 1);
         kaws__err_clear(&w->err);
+        f.synced = 0;
         EXPECT(w, KAWS_FILE, rows[i].words,
                kaws__file_settle(&f, all, 40, &w->err));
+        assert_int_equal(f.synced, strcmp(rows[i].call, "pwrite") == 0);
         expect_content(w->f.data, OLD, OLD_LEN);
     }
     put(w, 'c');
