@@ -997,9 +997,10 @@ kaws__plat_turn_take(kaws__turn *turn, int ms)
 
 
 static void
-kaws__plat_turn_give(kaws__turn *turn)
+kaws__plat_turn_give(kaws__turn *turn, int got_on)
 {
     (void)turn;
+    (void)got_on;
 }
 
 
@@ -1091,29 +1092,33 @@ kaws__plat_turn_free(kaws__turn *turn)
 static int
 kaws__plat_turn_take(kaws__turn *turn, int ms)
 {
+    ULONGLONG since = GetTickCount64();
     unsigned passed;
-    BOOL in_time = TRUE;
+    int waited = 0;
 
     AcquireSRWLockExclusive(&turn->lock);
     passed = turn->passed;
-    while (turn->taken && (in_time || passed != turn->passed)) {
+    while (turn->taken && waited < ms) {
+        (void)SleepConditionVariableSRW(&turn->given, &turn->lock,
+                                        (DWORD)(ms - waited), 0);
+        if (passed != turn->passed)
+            since = GetTickCount64();
         passed = turn->passed;
-        in_time = SleepConditionVariableSRW(&turn->given, &turn->lock,
-                                            (DWORD)ms, 0);
+        waited = (int)(GetTickCount64() - since);
     }
-    in_time = !turn->taken;
+    waited = turn->taken ? -1 : waited;
     turn->taken = 1;
     ReleaseSRWLockExclusive(&turn->lock);
-    return in_time ? 0 : ETIMEDOUT;
+    return waited;
 }
 
 
 static void
-kaws__plat_turn_give(kaws__turn *turn)
+kaws__plat_turn_give(kaws__turn *turn, int got_on)
 {
     AcquireSRWLockExclusive(&turn->lock);
     turn->taken = 0;
-    turn->passed++;
+    turn->passed += got_on != 0;
     ReleaseSRWLockExclusive(&turn->lock);
     WakeConditionVariable(&turn->given);
 }
@@ -1208,13 +1213,13 @@ kaws__plat_unlock(kaws__lock *lock)
 }
 
 
-/* A turn is a lock that may be waited for as long as others make use of it,
- * and `ms` longer. */
+/* A turn is a lock that may be waited for as long as others get on with it, and
+ * `ms` longer. */
 typedef struct kaws__turn {
     pthread_mutex_t lock;
     pthread_cond_t  given;
     int             taken;
-    unsigned        passed;       /* how often it was given on                */
+    unsigned        passed;       /* how often one that got on gave it        */
 } kaws__turn;
 
 #if defined(__APPLE__)            /* has no choice of clocks there            */
@@ -1253,38 +1258,50 @@ kaws__plat_turn_free(kaws__turn *turn)
 }
 
 
-/* 0, or ETIMEDOUT: the turn is another's. */
+static int64_t
+kaws__plat_turn_ms(struct timespec *now)
+{
+    clock_gettime(KAWS__TURN_CLOCK, now);
+    return (int64_t)now->tv_sec * 1000 + now->tv_nsec / 1000000;
+}
+
+
+/* For how long nobody had got on when it was ours; -1: for `ms`, and it is
+ * another's. */
 static int
 kaws__plat_turn_take(kaws__turn *turn, int ms)
 {
     struct timespec until;
+    int64_t since = kaws__plat_turn_ms(&until);
     unsigned passed;
-    int os = 0;
+    int waited = 0;
 
     pthread_mutex_lock(&turn->lock);
     passed = turn->passed;
-    while (turn->taken && (os == 0 || passed != turn->passed)) {
-        passed = turn->passed;
-        clock_gettime(KAWS__TURN_CLOCK, &until);
-        until.tv_sec += ms / 1000;
-        until.tv_nsec += ms % 1000 * 1000000L;
+    while (turn->taken && waited < ms) {
+        until.tv_sec += (ms - waited) / 1000;
+        until.tv_nsec += (ms - waited) % 1000 * 1000000L;
         until.tv_sec += until.tv_nsec / 1000000000;
         until.tv_nsec %= 1000000000;
-        os = pthread_cond_timedwait(&turn->given, &turn->lock, &until);
+        (void)pthread_cond_timedwait(&turn->given, &turn->lock, &until);
+        if (passed != turn->passed)
+            since = kaws__plat_turn_ms(&until);
+        passed = turn->passed;
+        waited = (int)(kaws__plat_turn_ms(&until) - since);
     }
-    os = turn->taken ? ETIMEDOUT : 0;
+    waited = turn->taken ? -1 : waited;
     turn->taken = 1;
     pthread_mutex_unlock(&turn->lock);
-    return os;
+    return waited;
 }
 
 
 static void
-kaws__plat_turn_give(kaws__turn *turn)
+kaws__plat_turn_give(kaws__turn *turn, int got_on)
 {
     pthread_mutex_lock(&turn->lock);
     turn->taken = 0;
-    turn->passed++;
+    turn->passed += got_on != 0;
     pthread_mutex_unlock(&turn->lock);
     pthread_cond_signal(&turn->given);
 }
@@ -7965,6 +7982,7 @@ typedef struct kaws__file {
     uint8_t  sum[KAWS__FILE_TAIL];        /* the digest right before those    */
     int      copied;              /* they are, but not cut off yet            */
     int      synced;              /* whatever was found there                 */
+    int      spent;               /* ms that the next hold has waited already */
 } kaws__file;
 
 typedef struct kaws__writer {     /* a replacement on its way                 */
@@ -8202,8 +8220,9 @@ static kaws_status
 kaws__file_hold(kaws__file *f, kaws_error *err)
 {
     kaws_status status = KAWS_OK;
-    int waited = 0;
+    int waited = f->spent;
 
+    f->spent = 0;
     if (f->lock_fd >= 0)
         status = kaws__file_wait(f, f->lock_fd, ".lock", &waited, err);
     if (status == KAWS_OK && f->fd >= 0) {
@@ -9975,27 +9994,30 @@ kaws__ring_end(kaws *ring)
 {
     kaws__plat_unlock(&ring->lock);
     kaws__file_release(&ring->file);
-    kaws__plat_turn_give(&ring->turn);
+    kaws__plat_turn_give(&ring->turn, 1);
 }
 
 
 /* Begins a change. All waiting comes first: for this ring's other threads, for
  * whom the file's locks, which they share, do not count; then for the file's
- * locks. The ring's own comes last. What could not be mended at open is in the
+ * locks: if those kept the others waiting, we have waited, too. The ring's own
+ * comes last. What could not be mended at open is in the
  * way of any change. */
 static kaws_status
 kaws__ring_begin(kaws *ring, kaws_error *err)
 {
     kaws_status status;
+    int waited = kaws__plat_turn_take(&ring->turn, KAWS__RING_TURN_MS);
 
-    if (kaws__plat_turn_take(&ring->turn, KAWS__RING_TURN_MS) != 0)
+    if (waited < 0)
         return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
                              "changing the data file %s for more than %d "
                              "seconds; does its disk answer?",
                              ring->file.shown, KAWS__RING_TURN_MS / 1000);
+    ring->file.spent = waited;
     status = kaws__file_hold(&ring->file, err);
     if (status != KAWS_OK) {
-        kaws__plat_turn_give(&ring->turn);
+        kaws__plat_turn_give(&ring->turn, 0);
         return status;
     }
     kaws__plat_lock(&ring->lock);
