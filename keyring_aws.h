@@ -803,6 +803,10 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <unistd.h>
 #endif
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
+
 #if !defined(KEYRING_AWS_NO_THREADS) && !defined(_WIN32)
 #include <pthread.h>
 #include <signal.h>
@@ -1707,15 +1711,25 @@ kaws__plat_rename(const char *from, const char *to)
 }
 
 
+/* Linux has it, whether or not its libc does (musl, old ones of glibc). */
+#if defined(SYS_renameat2) && !defined(RENAME_EXCHANGE)
+#define RENAME_NOREPLACE 1
+#define RENAME_EXCHANGE  2
+#define renameat2(a, from, b, to, how) \
+    syscall(SYS_renameat2, a, from, b, to, how)
+#endif
+
 #if defined(RENAME_NOREPLACE) && defined(RENAME_EXCHANGE)
 
-/* ENOSYS where kernel or file system knows no such thing. */
+/* ENOSYS where kernel or file system knows no such thing, or a sandbox does not
+ * let us: EPERM. If that is the file's, the plain rename gets it as well. */
 static int
 kaws__plat_rename_as(const char *from, const char *to, unsigned how)
 {
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how) == 0)
         return 0;
-    return errno == EINVAL ? ENOSYS : errno;
+    return errno == EINVAL || errno == EPERM || errno == EOPNOTSUPP ? ENOSYS
+                                                                    : errno;
 }
 
 #else

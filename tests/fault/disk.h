@@ -67,6 +67,8 @@
 #include <bearssl.h>
 #include <curl/curl.h>
 
+#include "../unit/renames.h"
+
 #define DISK static __attribute__((unused))
 
 enum {
@@ -1157,6 +1159,11 @@ disk_lstat(const char *path, struct stat *st)
 }
 
 
+#if defined(STATX_ATTR_MOUNT_ROOT)        /* a libc may know no such thing    */
+
+#define DISK_MOUNTS 1
+
+
 /* Whether it is a mount point, and no more. */
 DISK int
 disk_statx(int dir, const char *path, int flags, unsigned mask,
@@ -1171,6 +1178,12 @@ disk_statx(int dir, const char *path, int flags, unsigned mask,
     out->stx_attributes = disk.mounted ? STATX_ATTR_MOUNT_ROOT : 0;
     return disk_leave(error, 0);
 }
+
+#define statx(d, p, f, m, x)  disk_statx(d, p, f, m, x)
+
+#else
+#define DISK_MOUNTS 0
+#endif
 
 
 DISK ssize_t
@@ -1488,7 +1501,6 @@ disk_pages(size_t len)
 #define close(fd)             disk_close(fd)
 #define fstat(fd, st)         disk_fstat(fd, st)
 #define lstat(path, st)       disk_lstat(path, st)
-#define statx(d, p, f, m, x)  disk_statx(d, p, f, m, x)
 #define faccessat(d, p, m, f) disk_faccessat(d, p, m, f)
 #define pread(fd, p, n, at)   disk_pread(fd, p, n, at)
 #define pwrite(fd, p, n, at)  disk_pwrite(fd, p, n, at)

@@ -1276,7 +1276,7 @@ test_appears(void **state)
         EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
         assert_false(f.exists);
         if (rows[i / 2].lacks > 0)
-            disk_fail("renameat2", 0, i % 2 == 0 ? EINVAL : ENOSYS, 1);
+            disk_fail("renameat2", 0, i % 2 == 0 ? EINVAL : EPERM, 1);
         if (rows[i / 2].lacks > 1)
             disk_fail("link", 0, i % 2 == 0 ? EPERM : EACCES, 1);
         moved_to = i % 2 == 0 ? w->f.data : NULL;
@@ -1306,7 +1306,9 @@ test_taken_away(void **state)
     rows[] = {
         { "renameat2", 0, "uwdxxfu" },
         { "lstat", EINVAL, "uwdxru" },    /* the r is move_there's            */
-        { "lstat", ENOSYS, "uwdxru" }
+        { "lstat", ENOSYS, "uwdxru" },
+        { "lstat", EPERM, "uwdxru" },     /* in a sandbox                     */
+        { "lstat", EOPNOTSUPP, "uwdxru" }
     };
     struct world *w = *state;
     kaws__file f;
