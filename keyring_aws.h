@@ -910,7 +910,7 @@ kaws__plat_error(int os)
         { ENOMEM,       "Cannot allocate memory" },
         { ENOSPC,       "No space left on device" },
         { ENOSYS,       "Function not implemented; move the file to a local "
-                        "disk" },
+                        "disk, or the program out of its sandbox" },
         { ENOTCONN,     "Transport endpoint is not connected; what serves the "
                         "file system has ended: mount it again" },
         { ENOTDIR,      "Not a directory" },
@@ -1830,6 +1830,8 @@ kaws__plat_lock_call(int fd, int call, int slot, short type, short *found)
         failed = fcntl(fd, call, &range);
     } while (failed != 0 && errno == EINTR);
     *found = range.l_type;
+    if (failed != 0 && errno == EINVAL)   /* an old kernel, a sandbox's own   */
+        return ENOSYS;
     return failed != 0 ? errno : 0;
 }
 
@@ -8142,12 +8144,13 @@ kaws__file_open_lock(kaws__file *f, kaws_error *err)
                                                    : KAWS__LOCKFILE,
                              &f->lock_fd);
 
-    if (os != 0)
-        f->lock_fd = -1;
-    if (os != 0 && f->read_only)
-        return KAWS_OK;
     if (os == 0)
         os = kaws__plat_hold(f->lock_fd, 0, 0);
+    if (os != 0 && f->read_only) {        /* see file_reach                   */
+        kaws__plat_close(f->lock_fd);
+        f->lock_fd = -1;
+        return KAWS_OK;
+    }
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open and lock %s.lock",
                             f->shown);
