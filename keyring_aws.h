@@ -227,7 +227,7 @@
  * change places (not Linux, NFS, some others), a file that is moved there right
  * before the rename is lost; where there are no links either, one that appears
  * right before a keyring is made; and an edit in place is not seen if it comes
- * within the same tick of the file system's clock as our own last write.
+ * while we write, or within the same tick of the file system's clock.
  *
  * No file can prove that it is the newest: whoever can put an older copy in
  * its place, while nobody has it open, brings back what was removed since. At
@@ -8499,7 +8499,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     }
     if (os == 0 && status == KAWS_OK)
         os = kaws__file_know(f);
-    if (os == 0 && status == KAWS_OK && f->size != out->len)
+    if (os == 0 && status == KAWS_OK &&
+        (f->size != out->len || f->mtime_ns != st.mtime_ns ||
+         f->ctime_ns != st.ctime_ns))
         status = kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
                                "while it was being read", f->shown);
     if (os == 0 && status == KAWS_OK && !f->read_only) {
