@@ -212,10 +212,10 @@
  * the end of a write that a crash cut off: behind the cell's length, and
  * shorter than its own length says, or with a sector of zeros in it. Such an
  * end is moved to <data_file>.torn-<time>, whose name takes up to 25 bytes more
- * than the data file's. If there is no room for it, the keyring is opened all
- * the same, and every change is refused until it can be moved. Removing and
- * re-wrapping write <data_file>.tmp and rename it. <data_file>.lock is for
- * locking, and stays.
+ * than the data file's. If there is no room for it, or none to write over what
+ * is there (btrfs and ZFS copy that), the keyring is opened all the same, and
+ * every change is refused until there is. Removing and re-wrapping write
+ * <data_file>.tmp and rename it. <data_file>.lock is for locking, and stays.
  *
  * Before each change the path must mean the file that the ring left: device,
  * inode, size, times and last 32 bytes. If only its times are others (chmod, a
@@ -227,9 +227,9 @@
  * change places (not Linux, NFS, some others), a file that is moved there right
  * before the rename is lost; where there are no links either, one that appears
  * right before a keyring is made; and an edit in place is not seen if it comes
- * within the same tick of the file system's clock as our own last write. If
- * the power is cut before a file goes back, it is <data_file>.tmp, which the
- * next change removes.
+ * while we write, or within the same tick of the file system's clock. If the
+ * power is cut before a file goes back, it is <data_file>.tmp, which the next
+ * change removes.
  *
  * No file can prove that it is the newest: whoever can put an older copy in
  * its place, while nobody has it open, brings back what was removed since. At
@@ -912,7 +912,7 @@ kaws__plat_error(int os)
         { ENOMEM,       "Cannot allocate memory" },
         { ENOSPC,       "No space left on device" },
         { ENOSYS,       "Function not implemented; move the file to a local "
-                        "disk" },
+                        "disk, or the program out of its sandbox" },
         { ENOTCONN,     "Transport endpoint is not connected; what serves the "
                         "file system has ended: mount it again" },
         { ENOTDIR,      "Not a directory" },
@@ -1003,9 +1003,10 @@ kaws__plat_turn_take(kaws__turn *turn, int ms)
 
 
 static void
-kaws__plat_turn_give(kaws__turn *turn)
+kaws__plat_turn_give(kaws__turn *turn, int got_on)
 {
     (void)turn;
+    (void)got_on;
 }
 
 
@@ -1097,29 +1098,33 @@ kaws__plat_turn_free(kaws__turn *turn)
 static int
 kaws__plat_turn_take(kaws__turn *turn, int ms)
 {
+    ULONGLONG since = GetTickCount64();
     unsigned passed;
-    BOOL in_time = TRUE;
+    int waited = 0;
 
     AcquireSRWLockExclusive(&turn->lock);
     passed = turn->passed;
-    while (turn->taken && (in_time || passed != turn->passed)) {
+    while (turn->taken && waited < ms) {
+        (void)SleepConditionVariableSRW(&turn->given, &turn->lock,
+                                        (DWORD)(ms - waited), 0);
+        if (passed != turn->passed)
+            since = GetTickCount64();
         passed = turn->passed;
-        in_time = SleepConditionVariableSRW(&turn->given, &turn->lock,
-                                            (DWORD)ms, 0);
+        waited = (int)(GetTickCount64() - since);
     }
-    in_time = !turn->taken;
+    waited = turn->taken ? -1 : waited;
     turn->taken = 1;
     ReleaseSRWLockExclusive(&turn->lock);
-    return in_time ? 0 : ETIMEDOUT;
+    return waited;
 }
 
 
 static void
-kaws__plat_turn_give(kaws__turn *turn)
+kaws__plat_turn_give(kaws__turn *turn, int got_on)
 {
     AcquireSRWLockExclusive(&turn->lock);
     turn->taken = 0;
-    turn->passed++;
+    turn->passed += got_on != 0;
     ReleaseSRWLockExclusive(&turn->lock);
     WakeConditionVariable(&turn->given);
 }
@@ -1214,13 +1219,13 @@ kaws__plat_unlock(kaws__lock *lock)
 }
 
 
-/* A turn is a lock that may be waited for as long as others make use of it,
- * and `ms` longer. */
+/* A turn is a lock that may be waited for as long as others get on with it, and
+ * `ms` longer. */
 typedef struct kaws__turn {
     pthread_mutex_t lock;
     pthread_cond_t  given;
     int             taken;
-    unsigned        passed;       /* how often it was given on                */
+    unsigned        passed;       /* how often one that got on gave it        */
 } kaws__turn;
 
 #if defined(__APPLE__)            /* has no choice of clocks there            */
@@ -1259,38 +1264,50 @@ kaws__plat_turn_free(kaws__turn *turn)
 }
 
 
-/* 0, or ETIMEDOUT: the turn is another's. */
+static int64_t
+kaws__plat_turn_ms(struct timespec *now)
+{
+    clock_gettime(KAWS__TURN_CLOCK, now);
+    return (int64_t)now->tv_sec * 1000 + now->tv_nsec / 1000000;
+}
+
+
+/* For how long nobody had got on when it was ours; -1: for `ms`, and it is
+ * another's. */
 static int
 kaws__plat_turn_take(kaws__turn *turn, int ms)
 {
     struct timespec until;
+    int64_t since = kaws__plat_turn_ms(&until);
     unsigned passed;
-    int os = 0;
+    int waited = 0;
 
     pthread_mutex_lock(&turn->lock);
     passed = turn->passed;
-    while (turn->taken && (os == 0 || passed != turn->passed)) {
-        passed = turn->passed;
-        clock_gettime(KAWS__TURN_CLOCK, &until);
-        until.tv_sec += ms / 1000;
-        until.tv_nsec += ms % 1000 * 1000000L;
+    while (turn->taken && waited < ms) {
+        until.tv_sec += (ms - waited) / 1000;
+        until.tv_nsec += (ms - waited) % 1000 * 1000000L;
         until.tv_sec += until.tv_nsec / 1000000000;
         until.tv_nsec %= 1000000000;
-        os = pthread_cond_timedwait(&turn->given, &turn->lock, &until);
+        (void)pthread_cond_timedwait(&turn->given, &turn->lock, &until);
+        if (passed != turn->passed)
+            since = kaws__plat_turn_ms(&until);
+        passed = turn->passed;
+        waited = (int)(kaws__plat_turn_ms(&until) - since);
     }
-    os = turn->taken ? ETIMEDOUT : 0;
+    waited = turn->taken ? -1 : waited;
     turn->taken = 1;
     pthread_mutex_unlock(&turn->lock);
-    return os;
+    return waited;
 }
 
 
 static void
-kaws__plat_turn_give(kaws__turn *turn)
+kaws__plat_turn_give(kaws__turn *turn, int got_on)
 {
     pthread_mutex_lock(&turn->lock);
     turn->taken = 0;
-    turn->passed++;
+    turn->passed += got_on != 0;
     pthread_mutex_unlock(&turn->lock);
     pthread_cond_signal(&turn->given);
 }
@@ -1696,23 +1713,25 @@ kaws__plat_rename(const char *from, const char *to)
 }
 
 
-/* Older C libraries do not have what the system has. */
-#if !defined(RENAME_EXCHANGE) && defined(SYS_renameat2)
+/* Linux has it, whether or not its libc does (musl, old ones of glibc). */
+#if defined(SYS_renameat2) && !defined(RENAME_EXCHANGE)
 #define RENAME_NOREPLACE 1
 #define RENAME_EXCHANGE  2
 #define renameat2(a, from, b, to, how) \
     syscall(SYS_renameat2, a, from, b, to, how)
 #endif
 
-#if defined(RENAME_EXCHANGE)
+#if defined(RENAME_NOREPLACE) && defined(RENAME_EXCHANGE)
 
-/* ENOSYS where kernel or file system knows no such thing. */
+/* ENOSYS where kernel or file system knows no such thing, or a sandbox does not
+ * let us: EPERM. If that is the file's, the plain rename gets it as well. */
 static int
 kaws__plat_rename_as(const char *from, const char *to, unsigned how)
 {
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how) == 0)
         return 0;
-    return errno == EINVAL ? ENOSYS : errno;
+    return errno == EINVAL || errno == EPERM || errno == EOPNOTSUPP ? ENOSYS
+                                                                    : errno;
 }
 
 #else
@@ -1813,6 +1832,8 @@ kaws__plat_lock_call(int fd, int call, int slot, short type, short *found)
         failed = fcntl(fd, call, &range);
     } while (failed != 0 && errno == EINTR);
     *found = range.l_type;
+    if (failed != 0 && errno == EINVAL)   /* an old kernel, a sandbox's own   */
+        return ENOSYS;
     return failed != 0 ? errno : 0;
 }
 
@@ -7978,6 +7999,8 @@ typedef struct kaws__file {
     uint64_t torn;                /* bytes at its end, to be set aside        */
     uint8_t  sum[KAWS__FILE_TAIL];        /* the digest right before those    */
     int      copied;              /* they are, but not cut off yet            */
+    int      synced;              /* whatever was found there                 */
+    int      spent;               /* ms that the next hold has waited already */
 } kaws__file;
 
 typedef struct kaws__writer {     /* a replacement on its way                 */
@@ -8123,12 +8146,13 @@ kaws__file_open_lock(kaws__file *f, kaws_error *err)
                                                    : KAWS__LOCKFILE,
                              &f->lock_fd);
 
-    if (os != 0)
-        f->lock_fd = -1;
-    if (os != 0 && f->read_only)
-        return KAWS_OK;
     if (os == 0)
         os = kaws__plat_hold(f->lock_fd, 0, 0);
+    if (os != 0 && f->read_only) {        /* see file_reach                   */
+        kaws__plat_close(f->lock_fd);
+        f->lock_fd = -1;
+        return KAWS_OK;
+    }
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open and lock %s.lock",
                             f->shown);
@@ -8215,8 +8239,9 @@ static kaws_status
 kaws__file_hold(kaws__file *f, kaws_error *err)
 {
     kaws_status status = KAWS_OK;
-    int waited = 0;
+    int waited = f->spent;
 
+    f->spent = 0;
     if (f->lock_fd >= 0)
         status = kaws__file_wait(f, f->lock_fd, ".lock", &waited, err);
     if (status == KAWS_OK && f->fd >= 0) {
@@ -8477,7 +8502,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     }
     if (os == 0 && status == KAWS_OK)
         os = kaws__file_know(f);
-    if (os == 0 && status == KAWS_OK && f->size != out->len)
+    if (os == 0 && status == KAWS_OK &&
+        (f->size != out->len || f->mtime_ns != st.mtime_ns ||
+         f->ctime_ns != st.ctime_ns))
         status = kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
                                "while it was being read", f->shown);
     if (os == 0 && status == KAWS_OK && !f->read_only) {
@@ -8816,13 +8843,14 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
         os = kaws__plat_open_dir(f->dir, &dir);
     status = os != 0 ? kaws__file_not_replaced(f, os, err)
                      : kaws__file_rename(f, dir, landed, err);
+    if (status == KAWS_OK)                /* while the old file is locked     */
+        (void)kaws__plat_remove(f->tmp);
     if (*landed) {
         kaws__plat_close(f->fd);
         *f = fresh;
         w->fd = -1;
     }
     if (status == KAWS_OK) {
-        (void)kaws__plat_remove(f->tmp);
         kaws__file_changed(f);
         os = kaws__plat_sync_dir(dir);
     }
@@ -8920,7 +8948,8 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
 /* What was read is made durable: the names in the folder, the bytes from `from`
  * on, and where the file ends, for it may have been cut and not synced. The
  * bytes are written again, for the system may think that it has written them,
- * after a sync that failed. */
+ * after a sync that failed. On a full volume that copies what is written over
+ * (btrfs, ZFS) they cannot be: f->synced says that the rest was done. */
 static kaws_status
 kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
                   kaws_error *err)
@@ -8928,7 +8957,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     kaws_status status;
     uint64_t good = f->size - f->torn;
     size_t done;
-    int os = kaws__file_sync_dir(f->dir);
+    int os = kaws__file_sync_dir(f->dir), unwritten = 0;
 
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
@@ -8940,14 +8969,16 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     if (status != KAWS_OK)
         return status;
     if (from < good)
-        os = kaws__plat_write_at(f->fd, from, all.at + from,
-                                 (size_t)(good - from), &done);
-    if (os == 0)
-        os = kaws__plat_sync(f->fd);
+        unwritten = kaws__plat_write_at(f->fd, from, all.at + from,
+                                        (size_t)(good - from), &done);
+    os = kaws__plat_sync(f->fd);
     kaws__file_changed(f);
+    f->synced = os == 0;
+    os = os != 0 ? os : unwritten;
     if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
-                            f->shown);
+        return kaws__err_os(err, KAWS_FILE, os, "cannot make durable what is "
+                            "in the data file %s; until then nothing is "
+                            "changed", f->shown);
     return KAWS_OK;
 }
 
@@ -9743,6 +9774,8 @@ struct kaws {
     kaws__file   file;
     kaws__cache  cache;
     kaws__sha256 state;           /* over the whole file                      */
+    uint64_t     committed;       /* the cell at open                         */
+    int          unsettled;       /* from there on; see file_settle           */
     int          unproved;        /* keys are stored so: noted in the log     */
     int          rewrapping;
     uint64_t     rewrap_done, rewrap_total;
@@ -9949,36 +9982,70 @@ kaws__ring_mend_torn(kaws *ring, kaws_error *err)
 }
 
 
+/* The cell is made to say exactly how long the file is, but for a torn end. */
+static kaws_status
+kaws__ring_write_cell(kaws *ring, kaws_error *err)
+{
+    uint8_t cell[16];
+    kaws_bytes patch = { cell, sizeof cell };
+
+    kaws__store_cell(cell, ring->file_id, ring->file.size - ring->file.torn);
+    return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
+}
+
+
+/* What comes before the first change: what was found is made durable, and a
+ * torn end set aside. What there is no room for is tried again. */
+static kaws_status
+kaws__ring_mend(kaws *ring, kaws_error *err)
+{
+    kaws__file *f = &ring->file;
+    kaws_status status = KAWS_OK;
+
+    if (ring->unsettled)
+        status = kaws__file_settle(f, kaws__buf_view(&ring->cache.image),
+                                   ring->committed, err);
+    if (status == KAWS_OK && ring->unsettled &&
+        ring->committed != f->size - f->torn)
+        status = kaws__ring_write_cell(ring, err);
+    ring->unsettled &= status != KAWS_OK;
+    return status == KAWS_OK ? kaws__ring_mend_torn(ring, err) : status;
+}
+
+
 static void
 kaws__ring_end(kaws *ring)
 {
     kaws__plat_unlock(&ring->lock);
     kaws__file_release(&ring->file);
-    kaws__plat_turn_give(&ring->turn);
+    kaws__plat_turn_give(&ring->turn, 1);
 }
 
 
 /* Begins a change. All waiting comes first: for this ring's other threads, for
  * whom the file's locks, which they share, do not count; then for the file's
- * locks. The ring's own comes last. A torn end that could not be set aside
- * before is in the way of any change. */
+ * locks: if those kept the others waiting, we have waited, too. The ring's own
+ * comes last. What could not be mended at open is in the
+ * way of any change. */
 static kaws_status
 kaws__ring_begin(kaws *ring, kaws_error *err)
 {
     kaws_status status;
+    int waited = kaws__plat_turn_take(&ring->turn, KAWS__RING_TURN_MS);
 
-    if (kaws__plat_turn_take(&ring->turn, KAWS__RING_TURN_MS) != 0)
+    if (waited < 0)
         return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
                              "changing the data file %s for more than %d "
                              "seconds; does its disk answer?",
                              ring->file.shown, KAWS__RING_TURN_MS / 1000);
+    ring->file.spent = waited;
     status = kaws__file_hold(&ring->file, err);
     if (status != KAWS_OK) {
-        kaws__plat_turn_give(&ring->turn);
+        kaws__plat_turn_give(&ring->turn, 0);
         return status;
     }
     kaws__plat_lock(&ring->lock);
-    status = kaws__ring_mend_torn(ring, err);
+    status = kaws__ring_mend(ring, err);
     if (status != KAWS_OK)
         kaws__ring_end(ring);
     return status;
@@ -10129,18 +10196,6 @@ kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
 }
 
 
-/* The cell is made to say exactly how long the file is, but for a torn end. */
-static kaws_status
-kaws__ring_write_cell(kaws *ring, kaws_error *err)
-{
-    uint8_t cell[16];
-    kaws_bytes patch = { cell, sizeof cell };
-
-    kaws__store_cell(cell, ring->file_id, ring->file.size - ring->file.torn);
-    return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
-}
-
-
 static kaws_status
 kaws__ring_create(kaws *ring, kaws_error *err)
 {
@@ -10186,18 +10241,15 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     ring->state = found.state;
     status = kaws__ring_take_records(ring, found.good, err);
     kaws__file_mark_torn(&ring->file, all, found.good);
+    ring->committed = found.committed;
+    ring->unsettled = !ring->read_only;
     if (status == KAWS_OK)
-        status = kaws__ring_mend_torn(ring, err);
-    if (status == KAWS_FILE) {            /* all that counts is there         */
+        status = kaws__ring_mend(ring, err);
+    if (status == KAWS_FILE && ring->file.synced) {       /* all is there     */
         kaws__err_log(&ring->hooks, 1, "%s; keys can be read", err->text);
         kaws__err_clear(err);
         status = KAWS_OK;
     }
-    if (status != KAWS_OK || ring->read_only)
-        return status;
-    status = kaws__file_settle(&ring->file, all, found.committed, err);
-    if (status == KAWS_OK && found.committed != found.good)
-        status = kaws__ring_write_cell(ring, err);
     return status;
 }
 
@@ -10410,7 +10462,7 @@ kaws_close(kaws *ring)
     /* Clean: from now on the file itself says how long it has to be. That is
      * a help, not a duty; a file that has changed is left alone. */
     if (ring->has_file && !ring->read_only && !ring->uncertain &&
-        kaws__file_hold(&ring->file, &err) == KAWS_OK) {
+        !ring->unsettled && kaws__file_hold(&ring->file, &err) == KAWS_OK) {
         if (kaws__ring_write_cell(ring, &err) != KAWS_OK)
             kaws__err_log(&ring->hooks, 1, "closing the keyring: %s",
                           err.text);

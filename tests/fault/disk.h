@@ -67,22 +67,9 @@
 #include <bearssl.h>
 #include <curl/curl.h>
 
+#include "../unit/renames.h"
+
 #define DISK static __attribute__((unused))
-
-/* Older C libraries do not have it. */
-#if !defined(RENAME_EXCHANGE)
-#include <sys/syscall.h>
-#define RENAME_NOREPLACE 1
-#define RENAME_EXCHANGE  2
-
-
-static int
-renameat2(int a, const char *from, int b, const char *to, unsigned how)
-{
-    return (int)syscall(SYS_renameat2, a, from, b, to, how);
-}
-
-#endif
 
 enum {
     DISK_SECTOR = 512, DISK_NODES = 64, DISK_OPEN = 64, DISK_FD = 1000000,
@@ -169,6 +156,7 @@ static struct {
     int        off;               /* stopped                                  */
 
     int        full;              /* as long as not 0: errno of growing       */
+    int        no_room;           /* of all writing: there it takes new room  */
     int        no_nodes;          /* errno of creating                        */
     int        read_only;         /* errno of changing anything               */
     int        denied;            /* errno of changing a name                 */
@@ -1171,7 +1159,10 @@ disk_lstat(const char *path, struct stat *st)
 }
 
 
-#if defined(STATX_ATTR_MOUNT_ROOT)
+#if defined(STATX_ATTR_MOUNT_ROOT)        /* a libc may know no such thing    */
+
+#define DISK_MOUNTS 1
+
 
 /* Whether it is a mount point, and no more. */
 DISK int
@@ -1188,6 +1179,10 @@ disk_statx(int dir, const char *path, int flags, unsigned mask,
     return disk_leave(error, 0);
 }
 
+#define statx(d, p, f, m, x)  disk_statx(d, p, f, m, x)
+
+#else
+#define DISK_MOUNTS 0
 #endif
 
 
@@ -1221,8 +1216,8 @@ disk_fit(const disk_node *n, size_t at, size_t *len)
 {
     size_t room = disk_sectors(n->now_len) * DISK_SECTOR;
 
-    if (disk.full == 0 || at + *len <= room)
-        return 0;
+    if (disk.no_room != 0 || disk.full == 0 || at + *len <= room)
+        return disk.no_room;
     if (at >= room)
         return disk.full;
     *len = room - at;
@@ -1506,7 +1501,6 @@ disk_pages(size_t len)
 #define close(fd)             disk_close(fd)
 #define fstat(fd, st)         disk_fstat(fd, st)
 #define lstat(path, st)       disk_lstat(path, st)
-#define statx(d, p, f, m, x)  disk_statx(d, p, f, m, x)
 #define faccessat(d, p, m, f) disk_faccessat(d, p, m, f)
 #define pread(fd, p, n, at)   disk_pread(fd, p, n, at)
 #define pwrite(fd, p, n, at)  disk_pwrite(fd, p, n, at)

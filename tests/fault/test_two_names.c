@@ -1,9 +1,10 @@
 /* test_two_names.c - two processes on one file, by a name of its own each
  *
  * Two names have two lock files: what keeps the processes apart is the lock on
- * the file itself. Each write takes 3 ms longer than it would, and each process
- * opens the keyring anew whenever it is told that the other has changed it.
- * What was acknowledged to either is there in the end, and all of it opens.
+ * the file itself. Each write takes 3 ms longer than it would, each removing of
+ * a name 20, and each process opens the keyring anew whenever it is told that
+ * the other has changed it. What was acknowledged to either is there in the
+ * end, and all of it opens.
  *
  * The second name is a hard link, or a mount of that single file, as docker -v
  * FILE:FILE makes one. That takes root, and a mount namespace of our own; where
@@ -25,7 +26,16 @@ slow_pwrite(int fd, const void *from, size_t len, off_t at)
     return pwrite(fd, from, len, at);
 }
 
+
+static int
+slow_unlink(const char *path)
+{
+    usleep(20000);
+    return unlink(path);
+}
+
 #define pwrite slow_pwrite
+#define unlink slow_unlink
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"

@@ -25,6 +25,7 @@
 #include <unistd.h>
 #if !defined(_WIN32)
 #include <sys/mman.h>
+#include "renames.h"
 #endif
 
 /* How the product looks at a path, how often it opens the file and asks what it

@@ -716,6 +716,25 @@ shrink(const char *call)
 }
 
 
+/* In place, after all of it was read: what is in memory is not what is there,
+ * but for its size and its end. */
+static void
+edit_unseen(const char *call)
+{
+    static int reads;
+    FILE *to;
+
+    reads += strcmp(call, "pread") == 0;
+    if (growing == NULL || reads == 0 || strcmp(call, "fstat") != 0)
+        return;
+    to = fopen(growing, "r+b");
+    growing = NULL;
+    assert_non_null(to);
+    assert_int_equal(fputc('X', to), 'X');
+    assert_int_equal(fclose(to), 0);
+}
+
+
 static void
 test_read_while_it_changes(void **state)
 {
@@ -732,8 +751,15 @@ test_read_while_it_changes(void **state)
     kaws__buf_free(&bytes);
     growing = w->f.data;
     disk_on_call = shrink;
-    assert_int_equal(read_file(w, &f, &bytes), KAWS_OK);
-    assert_int_equal(bytes.len, 40);      /* whole, as it is now              */
+    EXPECT(w, KAWS_CHANGED, "changed while it was being read",
+           read_file(w, &f, &bytes));
+    kaws__buf_free(&bytes);
+    spill(w->f.data, OLD, OLD_LEN);
+    age(w->f.data);
+    growing = w->f.data;
+    disk_on_call = edit_unseen;
+    EXPECT(w, KAWS_CHANGED, "changed while it was being read",
+           read_file(w, &f, &bytes));
     kaws__buf_free(&bytes);
     kaws__file_close(&f);
 }
@@ -1105,7 +1131,8 @@ test_no_locks(void **state)
 {
     static const struct { int os; const char *words; } rows[] = {
         { ENOLCK, "mount its file system with locks (errno" },
-        { ENOSYS, "move the file to a local disk (errno" },
+        { ENOSYS, "the program out of its sandbox (errno" },
+        { EINVAL, "the program out of its sandbox (errno" },
         { EOPNOTSUPP, "move the file to a local disk (errno" },
         { ESTALE, "mount its file system again (errno" },
         { ENOTCONN, "mount it again (errno" },
@@ -1125,9 +1152,9 @@ test_no_locks(void **state)
             EXPECT(w, KAWS_FILE, rows[i].words, read_file(w, &f, &bytes));
             kaws__file_close(&f);
 
-            (void)snprintf(w->f.body, sizeof w->f.body, "%s.lock", w->f.data);
-            assert_int_equal(remove(w->f.body), 0);
+            disk_fail("fcntl", 0, rows[i].os, 1);     /* of the lock file */
             EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 1));
+            assert_int_equal(f.lock_fd, -1);
             disk_fail("fcntl", nth, rows[i].os, 1);
             fake_forget_log(&w->f);
             EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
@@ -1276,7 +1303,7 @@ test_appears(void **state)
         EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
         assert_false(f.exists);
         if (rows[i / 2].lacks > 0)
-            disk_fail("renameat2", 0, i % 2 == 0 ? EINVAL : ENOSYS, 1);
+            disk_fail("renameat2", 0, i % 2 == 0 ? EINVAL : EPERM, 1);
         if (rows[i / 2].lacks > 1)
             disk_fail("link", 0, i % 2 == 0 ? EPERM : EACCES, 1);
         moved_to = i % 2 == 0 ? w->f.data : NULL;
@@ -1306,7 +1333,9 @@ test_taken_away(void **state)
     rows[] = {
         { "renameat2", 0, "uwdxxfu" },
         { "lstat", EINVAL, "uwdxru" },    /* the r is move_there's            */
-        { "lstat", ENOSYS, "uwdxru" }
+        { "lstat", ENOSYS, "uwdxru" },
+        { "lstat", EPERM, "uwdxru" },     /* in a sandbox                     */
+        { "lstat", EOPNOTSUPP, "uwdxru" }
     };
     struct world *w = *state;
     kaws__file f;
@@ -1424,6 +1453,48 @@ test_not_put_back(void **state)
         kaws__err_clear(&w->err);
         kaws__file_close(&f);
     }
+}
+
+
+
+static int refused;
+
+
+/* Somebody else, who has the old file open, wants to add to it. */
+static void
+want_old(const char *call)
+{
+    struct flock range = { .l_type = F_WRLCK, .l_start = 1, .l_len = 1 };
+    int fd;
+
+    if (strcmp(call, "unlink") != 0 || strchr(disk_trace, 'x') == NULL)
+        return;
+    fd = (open)(moved_to, O_RDWR);
+    assert_true(fd >= 0);
+    refused += (fcntl)(fd, F_OFD_SETLK, &range) != 0;
+    close(fd);
+}
+
+
+/* As long as the file that was replaced has a name, it is locked: who has it by
+ * another, a mount of that one file, would take it for the keyring. */
+static void
+test_old_stays_locked(void **state)
+{
+    struct world *w = *state;
+    char tmp[128];
+    kaws__file f;
+
+    (void)snprintf(tmp, sizeof tmp, "%s.tmp", w->f.data);
+    open_old(w, &f);
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    moved_to = tmp;
+    disk_on_call = want_old;
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 1));
+    assert_int_equal(refused, 1);
+    disk_heal();
+    kaws__file_release(&f);
+    kaws__file_close(&f);
 }
 
 #endif
@@ -1836,8 +1907,8 @@ test_settle(void **state)
         { "opendir", 0, EMFILE, "cannot sync the folder" },
         { "fsync", 0, EIO, "cannot sync the folder" },
         { DISK_LOOK, 0, EACCES, "cannot look at" },
-        { "pwrite", 0, ENOSPC, "cannot sync the data file" },
-        { "fdatasync", 0, EIO, "cannot sync the data file" }
+        { "pwrite", 0, ENOSPC, "cannot make durable" },
+        { "fdatasync", 0, EIO, "cannot make durable" }
     };
     struct world *w = *state;
     kaws_bytes all = kaws__buf_of(OLD);
@@ -1855,8 +1926,10 @@ test_settle(void **state)
         disk_heal();
         disk_fail(rows[i].call, rows[i].skip, rows[i].os, 1);
         kaws__err_clear(&w->err);
+        f.synced = 0;
         EXPECT(w, KAWS_FILE, rows[i].words,
                kaws__file_settle(&f, all, 40, &w->err));
+        assert_int_equal(f.synced, strcmp(rows[i].call, "pwrite") == 0);
         expect_content(w->f.data, OLD, OLD_LEN);
     }
     put(w, 'c');
@@ -1932,6 +2005,7 @@ main(void)
         TEST(test_taken_away),
         TEST(test_gone),
         TEST(test_not_put_back),
+        TEST(test_old_stays_locked),
 #endif
         TEST(test_edited_in_place),
         TEST(test_touched),

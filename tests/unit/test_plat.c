@@ -462,7 +462,7 @@ take_turns(void *arg)
     int i;
 
     for (i = 0; i < 3; i++) {
-        if (kaws__plat_turn_take(&q->turn, 200) != 0) {
+        if (kaws__plat_turn_take(&q->turn, 200) < 0) {
             kaws__plat_lock(&q->lock);
             q->late++;
             kaws__plat_unlock(&q->lock);
@@ -476,7 +476,7 @@ take_turns(void *arg)
         q->inside--;
         q->done++;
         kaws__plat_unlock(&q->lock);
-        kaws__plat_turn_give(&q->turn);
+        kaws__plat_turn_give(&q->turn, 1);
     }
 }
 
@@ -486,10 +486,10 @@ late(void *arg)
 {
     queue *q = arg;
     int64_t before = kaws__plat_ticks_us();
-    int os = kaws__plat_turn_take(&q->turn, 150);
+    int waited = kaws__plat_turn_take(&q->turn, 150);
 
     kaws__plat_lock(&q->lock);
-    if (os == ETIMEDOUT && kaws__plat_ticks_us() - before >= 140000)
+    if (waited < 0 && kaws__plat_ticks_us() - before >= 140000)
         q->late++;
     else
         q->inside++;
@@ -516,7 +516,7 @@ test_turns(void **state)
     kaws__plat_parallel(5, late, &q);
     assert_int_equal(q.late, 5);
     assert_int_equal(q.inside, 0);
-    kaws__plat_turn_give(&q.turn);
+    kaws__plat_turn_give(&q.turn, 1);
     assert_int_equal(kaws__plat_turn_take(&q.turn, 0), 0);
     kaws__plat_lock_free(&q.lock);
     kaws__plat_turn_free(&q.turn);

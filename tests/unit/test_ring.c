@@ -1906,8 +1906,58 @@ test_no_turn(void **state)
     assert_in_range((uint64_t)kaws__plat_ticks_us() - before,
                     KAWS__RING_TURN_MS * 900, KAWS__RING_TURN_MS * 1900);
     expect_text(w, "k", "text");
-    kaws__plat_turn_give(&w->ring->turn);
+    kaws__plat_turn_give(&w->ring->turn, 1);
     EXPECT(w, KAWS_OK, NULL, store(w, "new", "x"));
+}
+
+
+static void
+really_sleep(struct fake *f, int ms)
+{
+    (void)f;
+    kaws__plat_sleep_ms(NULL, ms);
+}
+
+
+static void
+find_it_locked(void *arg)
+{
+    struct world *w = arg;
+    kaws_error err;
+
+    if (kaws_remove(w->ring, name_of("k", NULL), &err) == KAWS_LOCKED &&
+        strstr(err.text, "another process") != NULL) {
+        kaws__plat_lock(&w->ring->lock);
+        (*(int *)w->f.user)++;
+        kaws__plat_unlock(&w->ring->lock);
+    }
+}
+
+
+/* Another process holds the file: all threads have waited for it when the first
+ * of them has, and none is kept longer. */
+static void
+test_all_wait_at_once(void **state)
+{
+    struct world *w = *state;
+    uint64_t before;
+    kaws__file f;
+    int locked = 0;
+
+    EXPECT(w, KAWS_OK, NULL, store(w, "k", "text"));
+    EXPECT(w, KAWS_OK, NULL,
+           kaws__file_open(&f, &w->f.hooks, w->f.data, 0, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    w->f.user = &locked;
+    w->f.on_sleep = really_sleep;
+    before = (uint64_t)kaws__plat_ticks_us();
+    kaws__plat_parallel(6, find_it_locked, w);
+    assert_in_range((uint64_t)kaws__plat_ticks_us() - before,
+                    KAWS__FILE_WAIT_MS * 900, KAWS__FILE_WAIT_MS * 3000);
+    assert_int_equal(locked, 6);
+    w->f.on_sleep = NULL;
+    kaws__file_close(&f);
+    EXPECT(w, KAWS_OK, NULL, drop(w, "k"));
 }
 
 #endif
@@ -3298,6 +3348,7 @@ main(void)
         OPEN(test_another_process_holds_it),
         OPEN(test_another_name),
         OPEN(test_no_turn),
+        OPEN(test_all_wait_at_once),
 #endif
         OPEN(test_walk), OPEN(test_use_kms_key), OPEN(test_use_kms_key_refused),
         SHUT(test_use_kms_key_after_a_bad_one),
