@@ -1164,13 +1164,18 @@ plug__settings_update(void *thd, void *var, void *at, const void *save)
 }
 
 
+/* It may come between the two updates of another session's statement. */
 static void
 plug__settings_update_timeouts(void *thd, void *var, void *at, const void *save)
 {
+    plug__ring_wish wish = plug__ring_wanted();
+
     (void)thd;
     (void)var;
     *(int *)at = *(const int *)save;
-    (void)plug__settings_wish(NULL);
+    wish.connect_timeout_ms = plug__settings.connect_timeout;
+    wish.timeout_ms         = plug__settings.timeout;
+    plug__ring_want(&wish);
 }
 
 

@@ -2021,6 +2021,8 @@ test_set_both(plugin *p)
     end_statement(&other);
 
     check(set_global(p, HALFWAY, east, 2) == 0, "the first of two updates");
+    save.number = 10000;
+    update_one(p, &(assignment){ "timeout", "10000", 5 }, &save);
     key_state(key_3, "Disabled");
     check(!generate("halfway", "AES", NULL, 32), "counts for both");
     key_state(key_3, "Enabled");
