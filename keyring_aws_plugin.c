@@ -368,14 +368,16 @@ plug__server_hear(void)
 }
 
 
-/* Whether somebody has asked a server that starts to end: it blocks the signal
+/* Whether somebody has asked a server that starts to end: it blocks the signals
  * until it is up. */
 static bool
 plug__server_ending(void)
 {
     sigset_t pending;
 
-    return sigpending(&pending) == 0 && sigismember(&pending, SIGTERM) == 1;
+    return sigpending(&pending) == 0
+           && (sigismember(&pending, SIGTERM) == 1
+               || sigismember(&pending, SIGQUIT) == 1);
 }
 
 
