@@ -11132,7 +11132,7 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
-    if (take && kms_key_id != NULL && region != NULL && *region != '\0' &&
+    if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
         return KAWS_OK;
     kaws__plat_lock(&ring->settings);

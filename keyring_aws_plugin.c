@@ -260,7 +260,7 @@ typedef struct plug__abi_udf_args {
  * Uses: abi
  * Gives: server_has server_remember | server_starting server_hear server_ending
  *        | server_log server_say server_raise | server_session server_statement
- *        server_super server_stopped
+ *        server_super server_stopped server_replays
  *
  * A service is a symbol of ours that holds the version we were written for,
  * until the server, loading us as a plugin, puts its own table's address there.
@@ -295,6 +295,7 @@ enum {                                                /* a client's errors   */
 typedef void plug__server_printf_error(unsigned number, const char *format,
                                        int flags, ...);
 typedef bool plug__server_access_test(void);
+typedef int plug__server_slave_thread(const void *thd);
 
 /* What every line ends with that somebody may read whose server does not come
  * up: InnoDB's own lines advise what loses rows. */
@@ -311,6 +312,7 @@ static struct {
     bool            heard;              /* a connection's thread has called  */
     plug__server_printf_error *printf_error;          /* or NULL             */
     plug__server_access_test  *access_test;           /* or NULL             */
+    plug__server_slave_thread *slave_thread;          /* or NULL             */
 } plug__server = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 
@@ -366,14 +368,16 @@ plug__server_hear(void)
 }
 
 
-/* Whether somebody has asked a server that starts to end: it blocks the signal
+/* Whether somebody has asked a server that starts to end: it blocks the signals
  * until it is up. */
 static bool
 plug__server_ending(void)
 {
     sigset_t pending;
 
-    return sigpending(&pending) == 0 && sigismember(&pending, SIGTERM) == 1;
+    return sigpending(&pending) == 0
+           && (sigismember(&pending, SIGTERM) == 1
+               || sigismember(&pending, SIGQUIT) == 1);
 }
 
 
@@ -438,6 +442,17 @@ static bool
 plug__server_stopped(void)
 {
     return plug__server.access_test != NULL && plug__server.access_test();
+}
+
+
+/* Whether this thread applies what another server has done. */
+static bool
+plug__server_replays(void)
+{
+    void *const thd = plug__server_session();
+
+    return thd != NULL && plug__server.slave_thread != NULL
+           && plug__server.slave_thread(thd) != 0;
 }
 
 
@@ -923,14 +938,18 @@ static struct {
     char  open_mode;
 } plug__settings;
 
-static struct {                         /* what a statement has checked      */
-    pthread_mutex_t lock;
+enum { PLUG__SETTERS = 8 };             /* statements at once that are known  */
+
+typedef struct plug__settings_half {
     uint64_t        statement;          /* 0: none                           */
-    bool            has_cmk_id, has_region;
-    plug__ring_pair pair;
-} plug__settings_checked = {
-    PTHREAD_MUTEX_INITIALIZER, 0, false, false, { "", "" }
-};
+    plug__ring_pair pair;               /* empty: not checked by it          */
+} plug__settings_half;
+
+static struct {                         /* what statements have checked      */
+    pthread_mutex_t     lock;
+    unsigned            next;
+    plug__settings_half of[PLUG__SETTERS];
+} plug__settings_checked = { PTHREAD_MUTEX_INITIALIZER, 0, { { 0 } } };
 
 
 static void
@@ -973,40 +992,71 @@ plug__settings_copy(void *thd, const char *name, plug__abi_value *value)
 }
 
 
-/* The pair that there would be with this value. A variable that the statement
- * has checked already is the sign of another one with the same text. */
+/* With the lock held. NULL: it has checked nothing. */
+static plug__settings_half *
+plug__settings_find(uint64_t statement)
+{
+    for (int i = 0; i < PLUG__SETTERS; i++) {
+        if (plug__settings_checked.of[i].statement == statement)
+            return &plug__settings_checked.of[i];
+    }
+    return NULL;
+}
+
+
+static void
+plug__settings_merge(plug__ring_pair *pair, const plug__ring_pair *checked)
+{
+    if (checked->cmk_id[0] != '\0')
+        memcpy(pair->cmk_id, checked->cmk_id, sizeof pair->cmk_id);
+    if (checked->region[0] != '\0')
+        memcpy(pair->region, checked->region, sizeof pair->region);
+}
+
+
+/* The pair that there would be with this value. If another variable had a
+ * statement refused, and the session runs one with the same text, that finds
+ * the values of the former; but it has checked all of its own in the end. */
 static plug__ring_pair
 plug__settings_pair(void *thd, bool is_cmk_id, const char *text)
 {
     const uint64_t  statement = plug__server_statement(thd);
-    bool *const     has = is_cmk_id ? &plug__settings_checked.has_cmk_id
-                                    : &plug__settings_checked.has_region;
-    plug__ring_pair pair;
+    plug__ring_pair pair      = plug__ring_wanted().pair;
+    plug__settings_half *half;
 
     pthread_mutex_lock(&plug__settings_checked.lock);
-    if (plug__settings_checked.statement != statement || *has) {
-        plug__settings_checked.statement  = statement;
-        plug__settings_checked.has_cmk_id = false;
-        plug__settings_checked.has_region = false;
-        plug__settings_checked.pair       = plug__ring_wanted().pair;
+    half = plug__settings_find(statement);
+    if (half == NULL) {
+        half = &plug__settings_checked.of[plug__settings_checked.next++
+                                          % PLUG__SETTERS];
+        memset(half, 0, sizeof *half);
+        half->statement = statement;
     }
-    *has = true;
-    snprintf(is_cmk_id ? plug__settings_checked.pair.cmk_id
-                       : plug__settings_checked.pair.region,
+    snprintf(is_cmk_id ? half->pair.cmk_id : half->pair.region,
              PLUG__VALUE_MAX, "%s", text);
-    pair = plug__settings_checked.pair;
+    plug__settings_merge(&pair, &half->pair);
     pthread_mutex_unlock(&plug__settings_checked.lock);
     return pair;
 }
 
 
-/* The statement was refused, or has begun to update: no more checks follow. */
-static void
-plug__settings_forget(void)
+/* The statement was refused, or has begun to update: no more checks follow.
+ * Returns what it has checked. */
+static plug__ring_pair
+plug__settings_forget(void *thd)
 {
+    const uint64_t  statement = plug__server_statement(thd);
+    plug__ring_pair checked   = { "", "" };
+    plug__settings_half *half;
+
     pthread_mutex_lock(&plug__settings_checked.lock);
-    plug__settings_checked.statement = 0;
+    half = plug__settings_find(statement);
+    if (half != NULL) {
+        checked = half->pair;
+        half->statement = 0;
+    }
     pthread_mutex_unlock(&plug__settings_checked.lock);
+    return checked;
 }
 
 
@@ -1024,7 +1074,7 @@ plug__settings_check(void *thd, bool is_cmk_id, void *save,
     kaws_status status = KAWS_CONFIG;
 
     if (text == NULL) {
-        plug__settings_forget();
+        (void)plug__settings_forget(thd);
         return 1;
     }
     pair = plug__settings_pair(thd, is_cmk_id, text);
@@ -1035,7 +1085,7 @@ plug__settings_check(void *thd, bool is_cmk_id, void *save,
         plug__status_refresh();
     }
     if (status != KAWS_OK) {
-        plug__settings_forget();
+        (void)plug__settings_forget(thd);
         plug__settings_refuse(name, text, err.text);
         return 1;
     }
@@ -1079,9 +1129,10 @@ plug__settings_region_text(void)
 }
 
 
-/* Wishes for what the variables say; false if a text is too long. */
+/* Wishes for what the variables say, and what has been checked for them (or
+ * NULL); false if a text is too long. */
 static bool
-plug__settings_wish(void)
+plug__settings_wish(const plug__ring_pair *checked)
 {
     const char *const cmk_id = plug__settings.cmk_id;
     const char *const region = plug__settings_region_text();
@@ -1094,30 +1145,39 @@ plug__settings_wish(void)
     snprintf(wish.pair.cmk_id, PLUG__VALUE_MAX, "%s",
              cmk_id != NULL ? cmk_id : "");
     snprintf(wish.pair.region, PLUG__VALUE_MAX, "%s", region);
+    if (checked != NULL)
+        plug__settings_merge(&wish.pair, checked);
     plug__ring_want(&wish);
     return true;
 }
 
 
-/* The server made this copy of the string, and frees the one it replaces. */
+/* The server made this copy of the string, and frees the one it replaces. The
+ * first update of a statement wishes for all of it: a key that is made before
+ * the second must not be sealed with one half. */
 static void
 plug__settings_update(void *thd, void *var, void *at, const void *save)
 {
-    (void)thd;
+    const plug__ring_pair checked = plug__settings_forget(thd);
+
     (void)var;
     *(char **)at = *(char *const *)save;
-    plug__settings_forget();
-    (void)plug__settings_wish();
+    (void)plug__settings_wish(&checked);
 }
 
 
+/* It may come between the two updates of another session's statement. */
 static void
 plug__settings_update_timeouts(void *thd, void *var, void *at, const void *save)
 {
+    plug__ring_wish wish = plug__ring_wanted();
+
     (void)thd;
     (void)var;
     *(int *)at = *(const int *)save;
-    (void)plug__settings_wish();
+    wish.connect_timeout_ms = plug__settings.connect_timeout;
+    wish.timeout_ms         = plug__settings.timeout;
+    plug__ring_want(&wish);
 }
 
 
@@ -1611,7 +1671,9 @@ static plug__abi_keyring plug__keyring_calls = {
  * stands (_init) before it runs the statement, and closes it (_deinit) at the
  * end of that run, also if it is a prepared one or a line of a procedure. So
  * what is kept lasts while any place of the function is open in the session.
- * A stored function or a trigger runs statements of its own, one by one.
+ * A stored function or a trigger runs statements of its own, one by one. With
+ * binlog_format = STATEMENT a replica calls the function, too, for the row's
+ * sake: it gets the row's 1, and nothing is rotated.
  */
 
 typedef kaws_status plug__functions_work(kaws *ring, kaws_error *err);
@@ -1750,7 +1812,8 @@ plug__functions_run(const char *name, plug__functions_kept *kept,
 
     if (kept != NULL && !kept->done) {
         kept->done = true;
-        if (plug__functions_try(kept->work, &kept->answer) != KAWS_OK)
+        if (!plug__server_replays()
+            && plug__functions_try(kept->work, &kept->answer) != KAWS_OK)
             plug__server_say(PLUG__ERROR, "%s() failed: %s", name,
                              answer->text);
     }
@@ -1897,7 +1960,7 @@ plug__life_start(kaws_error *err)
     if (!plug__server_has(mysql_malloc_service))
         plug__ring_fail(err, KAWS_CONFIG, "this server does not offer the"
                         " service mysql_malloc_service");
-    else if (!plug__settings_wish())
+    else if (!plug__settings_wish(NULL))
         plug__ring_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id or"
                         " keyring_aws_region is too long");
     else if (cfg.conf_file == NULL)
@@ -1928,11 +1991,12 @@ plug__life_init(void *handle)
     plug__server_remember(handle);
     PLUG__STORE(&plug__life_deadline_ms, 0);
     if (!plug__life_start(&err)) {
-        plug__server_say(PLUG__ERROR, "cannot start: %s; until you mend that,"
-                         " and restart the server, it has no keyring%s",
-                         err.text, plug__server_starting()
-                         ? ". If it does not come up: mend that, and "
-                           PLUG__SERVER_AGAIN : "");
+        plug__server_say(PLUG__ERROR, "cannot start: %s; %s", err.text,
+                         plug__server_starting()
+                         ? "until you mend that, and restart the server, it has"
+                           " no keyring. If it does not come up: mend that, and"
+                           " " PLUG__SERVER_AGAIN
+                         : "mend that, and install the plugin again");
         return 1;
     }
     plug__status_refresh();
@@ -1986,10 +2050,11 @@ static const plug__abi_head plug__life_head = {
 
 /* A function out of a void *: what POSIX promises, said in C. */
 static void
-plug__life_resolve(void *printf_error, void *access_test)
+plug__life_resolve(void *printf_error, void *access_test, void *slave_thread)
 {
     memcpy(&plug__server.printf_error, &printf_error, sizeof printf_error);
     memcpy(&plug__server.access_test, &access_test, sizeof access_test);
+    memcpy(&plug__server.slave_thread, &slave_thread, sizeof slave_thread);
 }
 
 
@@ -2014,11 +2079,13 @@ plug__life_recognise(void)
         plug__server.is_57 = true;
         v57->tail = plug__life_tail;
         _mysql_sizeof_struct_st_plugin_ = (int)sizeof *v57;
-        plug__life_resolve(c_name, test);
+        plug__life_resolve(c_name, test,
+                           dlsym(server, "thd_slave_thread"));
     } else if (cxx != NULL && c_name == NULL
                && strtol(version, NULL, 10) >= 8) {
         v80->tail = plug__life_tail;
-        plug__life_resolve(cxx, test);
+        plug__life_resolve(cxx, test,
+                           dlsym(server, "_Z16thd_slave_threadPK3THD"));
     } else {
         v80->head.init  = plug__life_refuse;
         v80->tail.flags = PLUG__ABI_ALLOW_EARLY;    /* lies beyond 5.7's end */

@@ -334,6 +334,24 @@ _Z19keyring_access_testv(void)
 }
 
 
+/* thd_slave_thread(): whether the session applies what a source did. */
+static __thread int is_replica;
+
+#if defined(HOST_57)
+#define SLAVE_THREAD thd_slave_thread
+#else
+#define SLAVE_THREAD _Z16thd_slave_threadPK3THD
+#endif
+
+int SLAVE_THREAD(const void *thd);
+
+int
+SLAVE_THREAD(const void *thd)
+{
+    return thd == current && is_replica;
+}
+
+
 static char
 server_get_context(void *thd, void **context)
 {
@@ -885,8 +903,9 @@ update_one(plugin *p, const assignment *a, save_room *save)
 }
 
 
-/* ONLY_CHECKED: as when another variable of the statement is refused later. */
-enum { FOR_GOOD, ONLY_CHECKED };
+/* ONLY_CHECKED: as when another variable of the statement is refused later.
+ * HALFWAY: what others see between the first update and the second. */
+enum { FOR_GOOD, ONLY_CHECKED, HALFWAY };
 
 /* SET GLOBAL a = ..., b = ...: all checks, then, if all agree, all updates. The
  * session's error stays to be looked at. 0 is success. */
@@ -903,7 +922,9 @@ set_global(plugin *p, int mode, const assignment *list, int count)
                       list[i].text != NULL ? list[i].text : "NULL");
     for (int i = 0; i < count && !refused; i++)
         refused = check_one(p, &list[i], &saves[i]);
-    for (int i = 0; i < count && !refused && mode == FOR_GOOD; i++)
+    if (mode != FOR_GOOD)
+        count = mode == HALFWAY;
+    for (int i = 0; i < count && !refused; i++)
         update_one(p, &list[i], &saves[i]);
     return refused;
 }
@@ -1967,6 +1988,52 @@ test_set_region(plugin *p)
 }
 
 
+/* KMS key and region in one statement; region and alias are us-west-2's. */
+static void
+test_set_both(plugin *p)
+{
+    const assignment east[] = { { "region", "us-east-1", 9 },
+                                { "cmk_id", "alias/keyring", 13 },
+                                { "region", "us-west-2", 9 } };
+    const assignment west[] = { { "cmk_id", "alias/keyring", 13 },
+                                { "cmk_id", "alias/two", 9 },
+                                { "region", "us-west-2", 9 } };
+    session *const s = current;
+    session  other = { 0, { NULL }, 0, 0, "" };
+    save_room save;
+
+    check(set_global(p, FOR_GOOD, east, 3) != 0 && s->error == 1231
+          && strstr(s->message, "NotFoundException") != NULL,
+          "a variable set twice: what it is in the end is judged: %s",
+          s->message);
+    check(!strcmp(read_text(p, "region"), "us-west-2")
+          && !generate("by_two", "AES", NULL, 32), "and nothing changes");
+
+    snprintf(query, sizeof query, "SET one");
+    must(check_one(p, &east[0], &save) == 0, "the region is checked");
+    current = &other;
+    snprintf(query, sizeof query, "SET other");
+    must(check_one(p, &west[1], &save) == 0, "another session checks, too");
+    current = s;
+    snprintf(query, sizeof query, "SET one");
+    check(check_one(p, &east[1], &save) == 0,
+          "what another session checks meanwhile does not count");
+    end_statement(&other);
+
+    check(set_global(p, HALFWAY, east, 2) == 0, "the first of two updates");
+    save.number = 10000;
+    update_one(p, &(assignment){ "timeout", "10000", 5 }, &save);
+    key_state(key_3, "Disabled");
+    check(!generate("halfway", "AES", NULL, 32), "counts for both");
+    key_state(key_3, "Enabled");
+    check(set_global(p, FOR_GOOD, east, 2) == 0
+          && set_global(p, FOR_GOOD, west, 3) == 0, "there and back");
+    key_state(key_3, "Disabled");
+    check(!generate("back", "AES", NULL, 32), "and it seals again");
+    key_state(key_3, "Enabled");
+}
+
+
 static void
 test_set_timeouts(plugin *p)
 {
@@ -2055,6 +2122,7 @@ test_settings(void)
     if (started(p)) {
         test_set_cmk_id(p);
         test_set_region(p);
+        test_set_both(p);
         test_set_timeouts(p);
         test_set_without_kms(p);
         unload(p);
@@ -2182,6 +2250,10 @@ test_once(const function *cmk, const function *cms, session *s)
           && rotations() == before + 4 && logged(0, "AccessDenied", "") == 1,
           "an error is kept, too: %s", s->message);
     cmk->end(&one.init);
+    is_replica = 1;
+    check(select_function(cmk, 0) == 1 && rotations() == before + 4,
+          "a replica that applies a statement does not repeat the work");
+    is_replica = 0;
     __atomic_store_n(&operations_off, 1, __ATOMIC_RELAXED);
     check(select_function(cmk, 0) == -1 && rotations() == before + 4
           && strstr(s->message, "keyring_operations is OFF") != NULL,

@@ -272,6 +272,51 @@ def test_a_refused_statement_is_forgotten_by_the_next(stage, half):
     assert sealed_with(stage) == stage.west
 
 
+def test_a_variable_set_twice_is_judged_as_it_is_in_the_end(stage, half):
+    """KMS key and region that KMS has not judged together must not be taken."""
+    east, east_arn, west, west_arn = half
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
+    for pairs in ((("region", "us-west-2"), ("cmk_id", west), ("region", "us-east-1")),
+                  (("cmk_id", east), ("region", "us-east-1"), ("region", "us-west-2")),
+                  (("region", "us-west-2"), ("cmk_id", west), ("cmk_id", east))):
+        with pytest.raises(Exception, match="NotFoundException"):
+            set_both(stage, *pairs)
+        assert (stage.variable("cmk_id"), stage.variable("region")) == (ALIAS, "us-east-1")
+        assert sealed_with(stage) == KEY_ARN
+    set_both(stage, ("cmk_id", KEY_ARN), ("region", "us-west-2"), ("cmk_id", west))
+    assert sealed_with(stage) == west_arn
+    set_both(stage, ("cmk_id", KEY_ARN), ("region", "us-east-1"), ("cmk_id", east))
+    assert sealed_with(stage) == east_arn
+
+
+def test_two_sessions_set_at_once(stage, half):
+    """What the one has checked is not what the other's statement is judged with."""
+    east, _, west, west_arn = half
+    for first, refused in (((("region", "us-west-2"), ("cmk_id", west)), False),
+                           ((("cmk_id", east), ("region", "us-west-2")), True)):
+        set_both(stage, ("cmk_id", KEY_ARN), ("region", "us-east-1"))
+        asked = stage.kms.count() + 1
+        stage.kms.set(latency_ms=200)
+        with ThreadPoolExecutor(1) as pool:             # each check asks KMS once or twice
+            running = pool.submit(set_both, stage, *first)
+            wait_for(lambda: stage.kms.count() >= asked)
+            set_both(stage, ("cmk_id", stage.second))
+        stage.kms.set(latency_ms=0)
+        assert refused == ("NotFoundException" in str(running.exception())), running.exception()
+        assert sealed_with(stage) in (stage.second, west_arn)           # whichever came last
+
+
+def test_a_procedure_sets_one_by_one(stage, half):
+    """MySQL's doing: in a routine each assignment is a statement."""
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
+    stage.sql("CREATE DATABASE sets")
+    stage.sql("CREATE PROCEDURE sets.both_of_them() SET GLOBAL keyring_aws_cmk_id = %s,"
+              " GLOBAL keyring_aws_region = 'us-west-2'", (half[0],))
+    assert stage.refused("CALL sets.both_of_them()")[0] == 1231
+    assert (stage.variable("cmk_id"), stage.variable("region")) == (half[0], "us-east-1")
+    assert sealed_with(stage) == half[1]
+
+
 def test_an_empty_region_is_the_default_one():
     """In my.cnf; a refused statement over the region must not end the sealing of keys."""
     with Stage(region="") as stage:

@@ -402,13 +402,15 @@ def test_innodb_waits_for_kms(crashed):
     assert "cannot fetch" not in crashed.db.log()
 
 
-@pytest.mark.parametrize("settings", [{}, {"cmk_id": None}], ids=["init", "fetch"])
-def test_a_start_that_waits_can_be_ended(crashed, settings):
+@pytest.mark.parametrize("settings, ends", [({}, signal.SIGTERM), ({}, signal.SIGQUIT),
+                                            ({"cmk_id": None}, signal.SIGTERM)],
+                         ids=["init", "quit", "fetch"])
+def test_a_start_that_waits_can_be_ended(crashed, settings, ends):
     begin(crashed, **settings)
     wait_for(lambda: [line for line in crashed.said("Warning") if "waits for KMS" in line])
     begun = time.monotonic()
-    os.kill(crashed.db.process.pid, signal.SIGTERM)
-    crashed.db.wait(20)
+    os.kill(crashed.db.process.pid, ends)
+    crashed.db.wait(60)
     assert time.monotonic() - begun < 10
 
 
@@ -493,6 +495,7 @@ def test_functions_do_not_need_the_plugin_to_be_refused(spoilable):
     assert number == 1123 and "initialization function failed" in text
     (line,) = spoilable.said("ERROR")
     assert "/var/lib/mysql-keyring/keyring_aws_conf" in line            # the default
+    assert line.endswith("; mend that, and install the plugin again")   # not: restart the server
 
 
 def test_a_rotation_outlives_the_plugin_and_holds_up_the_server(stage):

@@ -462,19 +462,27 @@ def in_step(one: Stage, two: Stage) -> bool:
     return two.one("SELECT WAIT_FOR_EXECUTED_GTID_SET(%s, 20)", (done,)) == 0
 
 
-def test_what_stops_a_replica(pair):
-    source, copy = pair
-    port, of_source = network(1, NO_SCHEMA, "--binlog-encryption=ON")
+def connect(source: Stage, copy: Stage, *options: str) -> tuple[list[str], list[str]]:
+    """Starts a source, with these options, and its replica; returns the options of both."""
+    port, of_source = network(1, NO_SCHEMA, *options)
     _, of_copy = network(2, NO_SCHEMA)
     source.start(*of_source)
     copy.start(*of_copy)
     for query in ("CREATE USER r IDENTIFIED BY 'x'", "GRANT REPLICATION SLAVE ON *.* TO r",
-                  "CREATE DATABASE d", "CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'"):
+                  "CREATE DATABASE d"):
         source.sql(query)
     copy.sql(f"CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {port},"
              " SOURCE_USER = 'r', SOURCE_PASSWORD = 'x', SOURCE_AUTO_POSITION = 1,"
              " GET_SOURCE_PUBLIC_KEY = 1, SOURCE_CONNECT_RETRY = 1")
     copy.sql("START REPLICA")
+    assert in_step(source, copy)
+    return of_source, of_copy
+
+
+def test_what_stops_a_replica(pair):
+    source, copy = pair
+    of_source, of_copy = connect(source, copy, "--binlog-encryption=ON")
+    source.sql("CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'")
     assert in_step(source, copy)
 
     row = "a source begins a binary log, or a replica connects; `binlog_encryption` is on"
@@ -509,6 +517,23 @@ def test_what_stops_a_replica(pair):
     check(row, stopped(copy, "SQL"))
     copy.restart(*of_copy)
     assert in_step(source, copy) and count(copy) == count(source) == 3
+
+
+def test_a_replica_does_not_rotate_again(pair):
+    """Not even where it repeats the statement."""
+    source, copy = pair
+    connect(*pair, "--binlog-format=STATEMENT")
+    for stage in pair:
+        unlogged(stage, "CREATE FUNCTION keyring_aws_rotate_cmk RETURNS INTEGER"
+                        " SONAME 'keyring_aws.so'")
+    for query in ("CREATE TABLE d.t (n INT)", "INSERT INTO d.t SELECT keyring_aws_rotate_cmk()"):
+        source.sql(query)
+    assert in_step(source, copy)
+    assert source.kms.count("RotateKeyOnDemand") == 1
+    assert copy.sql("SELECT n FROM d.t") == [(1,)]
+    assert copy.kms.count("RotateKeyOnDemand") == 0
+    assert copy.sql("SELECT keyring_aws_rotate_cmk()") == [(1,)]        # its own statement
+    assert copy.kms.count("RotateKeyOnDemand") == 1
 
 
 def state(stage: Stage, member: Stage) -> list[tuple]:

@@ -251,6 +251,25 @@ change_kms_keys(thread *t)
 
 
 static void
+change_pairs(thread *t)
+{
+    const char *key, *region;
+    kaws_error err;
+    kaws_status status;
+    int i;
+
+    for (i = 0; go_on(t); i++) {
+        key = i % 3 ? "alias/app" : FAKE_EAST2;
+        region = i % 2 ? "us-west-2" : "us-east-1";
+        status = kaws_try(t->ring, key, region, &err);
+        (void)went_well(t, "try", status, KAWS_OK, &err);
+        status = kaws_use(t->ring, key, region, &err);
+        (void)went_well(t, "use", status, KAWS_OK, &err);
+    }
+}
+
+
+static void
 rewrap(thread *t)
 {
     kaws_error err;
@@ -423,8 +442,8 @@ static void
 all_at_once(struct world *w, int strict)
 {
     static void (*const jobs[])(thread *) = {
-        walk_about, walk_about, change_kms_keys, rewrap, rewrap, rotate,
-        reload, change_creds
+        walk_about, walk_about, change_kms_keys, change_pairs, rewrap, rewrap,
+        rotate, reload, change_creds
     };
     static thread threads[MAX];
     int i, count = OWNERS + RIVALS + (int)COUNT(jobs) - strict;

@@ -2340,6 +2340,9 @@ test_a_tried_kms_key_is_no_home(void **state)
 
     w->cfg.kms_key_id = NULL;
     world_open(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_try(w->ring, NULL, "us-west-2", &w->err));
+    EXPECT(w, KAWS_ARGUMENT, "KMS key", kaws_use(w->ring, "", "us-west-2",
+                                                 &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_try(w->ring, FAKE_FOREIGN, NULL, &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, FAKE_EAST, NULL, &w->err));
     EXPECT(w, KAWS_FOREIGN, NULL, kaws_use(w->ring, FAKE_FOREIGN, NULL,
