@@ -8485,7 +8485,8 @@ kaws__file_is_another(const kaws__file *f, const char *differs,
 {
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
-                         "put the right file back, or reopen the keyring",
+                         "see that the right file is there, and only then "
+                         "reopen the keyring",
                          f->shown, differs);
 }
 

@@ -1928,11 +1928,10 @@ plug__life_init(void *handle)
     plug__server_remember(handle);
     PLUG__STORE(&plug__life_deadline_ms, 0);
     if (!plug__life_start(&err)) {
-        plug__server_say(PLUG__ERROR, "cannot start: %s; until you mend that,"
-                         " and restart the server, it has no keyring%s",
-                         err.text, plug__server_starting()
-                         ? ". If it does not come up: mend that, and "
-                           PLUG__SERVER_AGAIN : "");
+        plug__server_say(PLUG__ERROR, "cannot start: %s; the server has no"
+                         " keyring until you mend that, and %s", err.text,
+                         plug__server_starting() ? PLUG__SERVER_AGAIN
+                                                 : "restart it");
         return 1;
     }
     plug__status_refresh();

@@ -151,6 +151,7 @@ NEEDED = [                              # row, what makes the server need the ke
     ("the tablespace mysql", "ALTER TABLESPACE mysql ENCRYPTION = 'Y'",
      "ALTER TABLESPACE mysql ENCRYPTION = 'N'"),
     ("the undo tablespaces", "SET GLOBAL innodb_undo_log_encrypt = ON", ""),
+    ("the undo tablespaces", "SET GLOBAL innodb_undo_log_encrypt = OFF", ""),
     ("the redo log", "SET GLOBAL innodb_redo_log_encrypt = ON", ""),
 ]
 
