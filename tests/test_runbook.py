@@ -159,6 +159,12 @@ NEEDED = [                              # row, what makes the server need the ke
 def test_what_does_not_start_without_its_key(stage):
     options = (*FORCED, NO_SCHEMA, "--log-bin=bin", "--server-id=1")
     stage.start(*options)
+    stage.sql("SET GLOBAL binlog_encryption = ON")
+    stage.sql("RESET BINARY LOGS AND GTIDS")
+    stage.restart(*options)             # it is OFF again, but the oldest log is encrypted
+    assert stage.db.stop() == 0
+    assert ROWS["the binary log"].split("`")[1] in without_kms(stage, *options)
+    stage.start(*options)
     for row, begin, end in NEEDED:
         stage.sql(begin)
         assert stage.db.stop() == 0
