@@ -8527,7 +8527,8 @@ kaws__file_is_another(const kaws__file *f, const char *differs,
 {
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
-                         "put the right file back, or reopen the keyring",
+                         "see that the right file is there, and only then "
+                         "reopen the keyring",
                          f->shown, differs);
 }
 
@@ -10025,8 +10026,7 @@ kaws__ring_end(kaws *ring)
 /* Begins a change. All waiting comes first: for this ring's other threads, for
  * whom the file's locks, which they share, do not count; then for the file's
  * locks: if those kept the others waiting, we have waited, too. The ring's own
- * comes last. What could not be mended at open is in the
- * way of any change. */
+ * comes last. What could not be mended at open is in the way of any change. */
 static kaws_status
 kaws__ring_begin(kaws *ring, kaws_error *err)
 {

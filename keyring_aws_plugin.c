@@ -1991,12 +1991,10 @@ plug__life_init(void *handle)
     plug__server_remember(handle);
     PLUG__STORE(&plug__life_deadline_ms, 0);
     if (!plug__life_start(&err)) {
-        plug__server_say(PLUG__ERROR, "cannot start: %s; %s", err.text,
-                         plug__server_starting()
-                         ? "until you mend that, and restart the server, it has"
-                           " no keyring. If it does not come up: mend that, and"
-                           " " PLUG__SERVER_AGAIN
-                         : "mend that, and install the plugin again");
+        plug__server_say(PLUG__ERROR, "cannot start: %s; the server has no"
+                         " keyring until you mend that, and %s", err.text,
+                         plug__server_starting() ? PLUG__SERVER_AGAIN
+                                                 : "install the plugin again");
         return 1;
     }
     plug__status_refresh();

@@ -5,6 +5,7 @@ the server says then, and is held against what it said.
 """
 
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -151,12 +152,19 @@ NEEDED = [                              # row, what makes the server need the ke
     ("the tablespace mysql", "ALTER TABLESPACE mysql ENCRYPTION = 'Y'",
      "ALTER TABLESPACE mysql ENCRYPTION = 'N'"),
     ("the undo tablespaces", "SET GLOBAL innodb_undo_log_encrypt = ON", ""),
+    ("the undo tablespaces", "SET GLOBAL innodb_undo_log_encrypt = OFF", ""),
     ("the redo log", "SET GLOBAL innodb_redo_log_encrypt = ON", ""),
 ]
 
 
 def test_what_does_not_start_without_its_key(stage):
     options = (*FORCED, NO_SCHEMA, "--log-bin=bin", "--server-id=1")
+    stage.start(*options)
+    stage.sql("SET GLOBAL binlog_encryption = ON")
+    stage.sql("RESET BINARY LOGS AND GTIDS")
+    stage.restart(*options)             # it is OFF again, but the oldest log is encrypted
+    assert stage.db.stop() == 0
+    assert ROWS["the binary log"].split("`")[1] in without_kms(stage, *options)
     stage.start(*options)
     for row, begin, end in NEEDED:
         stage.sql(begin)
@@ -339,6 +347,34 @@ def check_what_needs_the_key(stage: Stage) -> None:
             stage.sql("SET GLOBAL binlog_encryption = OFF")
         for query in queries:
             check(row, tried(stage, query))
+
+
+# ---- a copy in the data file's place ------------------------------------------------------------
+
+def test_an_older_copy_put_there_while_the_server_runs(stage):
+    """The running server has what a restart would lose; the README names both ways to save it."""
+    stage.start(*FORCED, NO_SCHEMA)
+    for query in ("CREATE DATABASE d", "CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'"):
+        stage.sql(query)
+    older = stage.data.read_bytes()
+    stage.sql(ROTATE)
+    insert(stage, range(3))
+    new = stage.data.with_name("new")
+    new.write_bytes(older)
+    new.replace(stage.data)
+    assert tried(stage, ROTATE).startswith("error 3185")
+    assert "only then reopen the keyring" in log_since(stage)
+    kept, = (each for each in Path(f"/proc/{stage.db.process.pid}/fd").iterdir()
+             if os.readlink(each) == f"{stage.data} (deleted)")
+    stage.data.write_bytes(kept.read_bytes())
+    stage.restart(*FORCED, NO_SCHEMA)
+    assert count(stage) == 3
+
+    stage.data.write_bytes(older)               # in place: the file itself is gone
+    assert tried(stage, ROTATE).startswith("error 3185")
+    assert tried(stage, "ALTER TABLE d.t ENCRYPTION = 'N'") == ""
+    stage.restart(*FORCED, NO_SCHEMA)
+    assert count(stage) == 3
 
 
 # ---- containers ---------------------------------------------------------------------------------
