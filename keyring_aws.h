@@ -172,7 +172,8 @@
  * second is not warned; it knows nothing of those who use the other kind; and
  * over a network it may keep apart the processes of one machine only. On
  * Windows <data_file>.lock alone is locked, so who has the file by another name
- * is not kept out.
+ * is not kept out. Nor is, by either lock, who reaches the file without the
+ * file system that keeps it to itself: FUSE does, and NFS mounted with nolock.
  *
  *
  * 7  THE DATA FILE
@@ -8134,7 +8135,8 @@ kaws__file_see_others(kaws__file *f, int fd)
         kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
                       "process, too%s; whichever changes it first, the other "
                       "will refuse to change it", f->shown,
-                      fd == f->lock_fd ? "" : ", by another name");
+                      fd == f->lock_fd ? "" : ", by another name, or since "
+                      "before its .lock was removed");
     }
 }
 

@@ -1079,7 +1079,7 @@ test_lock_file_removed(void **state)
         EXPECT(w, KAWS_LOCKED, NULL, read_file(w, &g, &bytes));
         kaws__file_release(&f);
         EXPECT(w, KAWS_OK, NULL, read_file(w, &g, &bytes));
-        assert_int_equal(fake_logged(&w->f, 1, "in use by another"), 1);
+        assert_int_equal(fake_logged(&w->f, 1, "its .lock was removed"), 1);
         kaws__buf_free(&bytes);
         kaws__file_close(&g);
         kaws__file_close(&f);
