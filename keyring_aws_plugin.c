@@ -1014,9 +1014,10 @@ plug__settings_merge(plug__ring_pair *pair, const plug__ring_pair *checked)
 }
 
 
-/* The pair that there would be with this value. If another variable had a
- * statement refused, and the session runs one with the same text, that finds
- * the values of the former; but it has checked all of its own in the end. */
+/* The pair that there would be with this value. If another variable had the
+ * statement refused, its values are still here when the session runs the same
+ * text again: each is replaced as it is checked, so the last check has them
+ * right. */
 static plug__ring_pair
 plug__settings_pair(void *thd, bool is_cmk_id, const char *text)
 {
