@@ -6228,11 +6228,12 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
  * ROOM 11  kms      speak with AWS KMS, and believe only what fits
  * ==========================================================================
  * Uses: plat err mem buf text json sigv4 http creds
- * Gives: kms_open kms_close kms_partition kms_arn kms_region_ok kms_region
- *        kms_aim kms_aim_at kms_choose kms_choose_tried kms_set_timeouts
- *        kms_begin kms_left_ms kms_reply_id kms_trusts kms_foreign kms_anchor
- *        kms_unanchor kms_anchored kms_generate kms_encrypt kms_decrypt
- *        kms_prove kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
+ * Gives: kms_open kms_close kms_partition kms_arn kms_region_ok
+ *        kms_aim kms_aim_at kms_choice kms_choose kms_choose_tried
+ *        kms_set_timeouts kms_begin kms_left_ms kms_reply_id kms_trusts
+ *        kms_foreign kms_anchor kms_unanchor kms_anchored kms_generate
+ *        kms_encrypt kms_decrypt kms_prove kms_reencrypt kms_rotate
+ *        kms_ask_region kms_mixed_up
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
@@ -6259,6 +6260,7 @@ typedef struct kaws__choice {     /* one value: neither counts by itself      */
     kaws__aim aim;
     char      region[KAWS__KMS_REGION_MAX + 1];     /* for ids and aliases    */
     char      arn[KAWS__KMS_ID_MAX + 1];   /* what sealed a trial; "" = none  */
+    unsigned  since;              /* how many were taken when it was begun    */
 } kaws__choice;
 
 typedef struct kaws__arn {        /* arn:partition:kms:region:account:res...  */
@@ -6276,6 +6278,7 @@ typedef struct kaws__kms {
     kaws__aim   aim;              /* what new keys are sealed with; "" = none */
     char        arn[KAWS__KMS_ID_MAX + 1];   /* what the aim resolved to      */
     kaws__choice tried;           /* and found good, but not taken            */
+    unsigned    taken;            /* how many choices were                    */
     char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;
@@ -6609,32 +6612,42 @@ kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
 }
 
 
+/* What is chosen now, for another choice to begin with. */
 static void
-kaws__kms_region(kaws__kms *k, char out[KAWS__KMS_REGION_MAX + 1])
+kaws__kms_choice(kaws__kms *k, kaws__choice *out)
 {
+    memset(out, 0, sizeof *out);
     kaws__plat_lock(&k->lock);
-    memcpy(out, k->region, sizeof k->region);
+    out->aim = k->aim;
+    memcpy(out->region, k->region, sizeof out->region);
+    out->since = k->taken;
     kaws__plat_unlock(&k->lock);
 }
 
 
-/* Takes a choice that KMS found good; or only notes that it did. */
-static void
+/* Takes a choice that KMS found good; or only notes that it did. 0: another was
+ * taken while it was judged, so it has to be judged again. */
+static int
 kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
 {
+    int fits;
+
     kaws__plat_lock(&k->lock);
-    if (take) {
+    fits = choice->since == k->taken;
+    if (fits && take) {
         k->aim = choice->aim;
         memcpy(k->region, choice->region, sizeof k->region);
         if (choice->arn[0] != '\0')
             memcpy(k->arn, choice->arn, sizeof k->arn);
         memset(&k->tried, 0, sizeof k->tried);
-    } else {
+        k->taken++;
+    } else if (fits) {
         k->tried = *choice;
     }
     kaws__plat_unlock(&k->lock);
-    if (take && choice->arn[0] != '\0')
+    if (fits && take && choice->arn[0] != '\0')
         kaws__kms_anchor(k, choice->arn);
+    return fits;
 }
 
 
@@ -6650,8 +6663,7 @@ kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
     if (strcmp(tried.aim.key_id, key_id) != 0 ||
         strcmp(tried.region, region) != 0)
         return 0;
-    kaws__kms_choose(k, &tried, 1);
-    return 1;
+    return kaws__kms_choose(k, &tried, 1);
 }
 
 
@@ -11064,17 +11076,14 @@ kaws__ring_choice(kaws *ring, const char *kms_key_id, const char *region,
     char shown[64];
     kaws_bytes want = kaws__buf_of(region != NULL ? region : "");
 
-    memset(choice, 0, sizeof *choice);
+    kaws__kms_choice(&ring->kms, choice);
     if (region != NULL && !kaws__kms_region_ok(want))
         return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
                              "such as eu-west-1",
                              kaws__text_show(shown, sizeof shown, want));
     if (region != NULL)
         (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
-    else
-        kaws__kms_region(&ring->kms, choice->region);
-    if (kms_key_id == NULL &&
-        kaws__kms_aim(&ring->kms, &choice->aim, NULL) != KAWS_OK)
+    if (kms_key_id == NULL && choice->aim.key_id[0] == '\0')
         return KAWS_OK;                   /* none, and none is to be          */
     return kaws__kms_aim_at(&choice->aim, kms_key_id != NULL ? kms_key_id
                             : choice->aim.key_id, choice->region, err);
@@ -11087,23 +11096,22 @@ static kaws_status
 kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
 {
     kaws__op op = kaws__kms_begin(&ring->kms);
-    kaws__aim now, there = choice->aim;
-    char region[KAWS__KMS_REGION_MAX + 1];
+    kaws__choice now;
+    kaws__aim there = choice->aim;
     int another, moves, known;
     kaws_sealed sealed;
     kaws_status status = KAWS_OK;
 
     if (there.key_id[0] == '\0')
         return KAWS_OK;
-    (void)kaws__kms_aim(&ring->kms, &now, NULL);
-    kaws__kms_region(&ring->kms, region);
-    another = strcmp(now.key_id, there.key_id) != 0;
-    moves = strcmp(region, choice->region) != 0;
+    kaws__kms_choice(&ring->kms, &now);
+    another = strcmp(now.aim.key_id, there.key_id) != 0;
+    moves = strcmp(now.region, choice->region) != 0;
     if (another)
         status = kaws__ring_may_use(&op, there.key_id, err);
     known = kaws__kms_anchored(&ring->kms);
     if (status == KAWS_OK &&
-        (another || !moves || strcmp(now.region, there.region) != 0)) {
+        (another || !moves || strcmp(now.aim.region, there.region) != 0)) {
         status = kaws__ring_prove(&op, &there, &sealed, err);
         if (status == KAWS_OK)
             memcpy(choice->arn, sealed.kms_key_arn, sizeof choice->arn);
@@ -11138,11 +11146,12 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
         kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
         return KAWS_OK;
     kaws__plat_lock(&ring->settings);
-    status = kaws__ring_choice(ring, kms_key_id, region, &choice, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_judge(ring, &choice, err);
-    if (status == KAWS_OK)
-        kaws__kms_choose(&ring->kms, &choice, take);
+    /* Again, if what was tried is taken meanwhile; to try more takes the lock. */
+    do {
+        status = kaws__ring_choice(ring, kms_key_id, region, &choice, err);
+        if (status == KAWS_OK)
+            status = kaws__ring_judge(ring, &choice, err);
+    } while (status == KAWS_OK && !kaws__kms_choose(&ring->kms, &choice, take));
     kaws__plat_unlock(&ring->settings);
     return status;
 }

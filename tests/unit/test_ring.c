@@ -2332,6 +2332,34 @@ test_try(void **state)
 }
 
 
+static void
+use_what_was_tried(struct world *w)
+{
+    meanwhile.status = kaws_use(w->ring, "alias/app", "us-west-2", NULL);
+}
+
+
+/* A tried pair is taken while a KMS key is judged with the region of before. */
+static void
+test_taken_meanwhile(void **state)
+{
+    struct world *w = *state;
+
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_try(w->ring, "alias/app", "us-west-2",
+                                      &w->err));
+    while_asked(w, "Decrypt", 0, use_what_was_tried);
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, FAKE_EAST2, NULL, &w->err));
+    assert_true(meanwhile.fired);
+    assert_int_equal(meanwhile.status, KAWS_OK);
+    EXPECT(w, KAWS_OK, NULL, store(w, "arn", "x"));
+    assert_string_equal(arn_of(w, "arn"), FAKE_EAST2);
+    EXPECT(w, KAWS_OK, NULL, kaws_use(w->ring, "alias/app", NULL, &w->err));
+    EXPECT(w, KAWS_OK, NULL, store(w, "alias", "x"));
+    assert_string_equal(arn_of(w, "alias"), FAKE_WEST);
+}
+
+
 /* A KMS key that was only tried tells nothing of whom to trust. */
 static void
 test_a_tried_kms_key_is_no_home(void **state)
@@ -3357,6 +3385,7 @@ main(void)
         SHUT(test_use_kms_key_after_a_bad_one),
         SHUT(test_a_refused_kms_key_is_no_home),
         SHUT(test_use_region), SHUT(test_use_both), SHUT(test_try),
+        SHUT(test_taken_meanwhile),
         SHUT(test_a_tried_kms_key_is_no_home), SHUT(test_foreign_entry),
         SHUT(test_foreign_reply), SHUT(test_home_is_asked_once),
         SHUT(test_home_is_not_asked_for_a_listed_account),
