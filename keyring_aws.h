@@ -7937,9 +7937,9 @@ kaws__kms_close(kaws__kms *k)
  * ROOM 12  file     bytes to disk: durably, whole, and never somebody else's
  * ==========================================================================
  * Uses: plat err mem buf text crypto
- * Gives: file_open file_close file_hold file_release file_root file_read
- *        file_note file_append file_begin file_put file_commit file_mark_torn
- *        file_set_aside file_settle
+ * Gives: file_open file_close file_hold file_release file_root file_sum
+ *        file_read file_note file_append file_begin file_put file_commit
+ *        file_mark_torn file_set_aside file_settle
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
  * and nothing of keys. Before each change the path must mean that very file;
@@ -8305,6 +8305,14 @@ kaws__file_changed(kaws__file *f)
 }
 
 
+/* The digest of all that counts: what is before a torn end. */
+static const uint8_t *
+kaws__file_sum(const kaws__file *f)
+{
+    return f->torn > 0 ? f->sum : f->tail;
+}
+
+
 /* Whether all bytes, but for a torn end, are those that the 32 behind them are
  * the digest of. */
 static int
@@ -8327,7 +8335,7 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
         kaws__crypto_update(&hash, block, got);
     }
     kaws__crypto_out(&hash, digest);
-    if (os == 0 && !kaws__crypto_equal(digest, f->torn > 0 ? f->sum : f->tail))
+    if (os == 0 && !kaws__crypto_equal(digest, kaws__file_sum(f)))
         *differs = "its bytes are others";
     return os;
 }
@@ -10054,7 +10062,7 @@ kaws__ring_note(kaws *ring, const char *what)
 {
     char sum[9];
 
-    kaws__text_hex(sum, ring->file.tail, 4);
+    kaws__text_hex(sum, kaws__file_sum(&ring->file), 4);
     kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
                   what, ring->file.shown, (unsigned long)ring->cache.count,
                   sum);
@@ -11641,7 +11649,8 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     stats->keys = ring->cache.count;
     stats->rewrap_done = ring->rewrap_done;
     stats->rewrap_total = ring->rewrap_total;
-    memcpy(stats->checksum, ring->file.tail, sizeof stats->checksum);
+    memcpy(stats->checksum, kaws__file_sum(&ring->file),
+           sizeof stats->checksum);
     kaws__plat_unlock(&ring->lock);
     kaws__plat_lock(&ring->kms.lock);
     stats->kms_requests = ring->kms.requests;
