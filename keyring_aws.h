@@ -8363,6 +8363,8 @@ kaws__file_compare(kaws__file *f, const char *path, int times,
         *differs = "another file has taken its place";
     else if (st.links == 0)
         *differs = "it was replaced under another name";
+    else if (st.links > 1 && !times)
+        *differs = "it was given another name, a hard link";
     else if (st.size != f->size)
         *differs = "its size is another";
     if (*differs != NULL)
