@@ -7951,9 +7951,9 @@ kaws__kms_close(kaws__kms *k)
  * ROOM 12  file     bytes to disk: durably, whole, and never somebody else's
  * ==========================================================================
  * Uses: plat err mem buf text crypto
- * Gives: file_open file_close file_hold file_release file_root file_read
- *        file_note file_append file_begin file_put file_commit file_mark_torn
- *        file_set_aside file_settle
+ * Gives: file_open file_close file_hold file_release file_root file_sum
+ *        file_read file_note file_append file_begin file_put file_commit
+ *        file_mark_torn file_set_aside file_settle
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
  * and nothing of keys. Before each change the path must mean that very file;
@@ -8319,6 +8319,14 @@ kaws__file_changed(kaws__file *f)
 }
 
 
+/* The digest of all that counts: what is before a torn end. */
+static const uint8_t *
+kaws__file_sum(const kaws__file *f)
+{
+    return f->torn > 0 ? f->sum : f->tail;
+}
+
+
 /* Whether all bytes, but for a torn end, are those that the 32 behind them are
  * the digest of. */
 static int
@@ -8341,7 +8349,7 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
         kaws__crypto_update(&hash, block, got);
     }
     kaws__crypto_out(&hash, digest);
-    if (os == 0 && !kaws__crypto_equal(digest, f->torn > 0 ? f->sum : f->tail))
+    if (os == 0 && !kaws__crypto_equal(digest, kaws__file_sum(f)))
         *differs = "its bytes are others";
     return os;
 }
@@ -8369,6 +8377,8 @@ kaws__file_compare(kaws__file *f, const char *path, int times,
         *differs = "another file has taken its place";
     else if (st.links == 0)
         *differs = "it was replaced under another name";
+    else if (st.links > 1 && !times)
+        *differs = "it was given another name, a hard link";
     else if (st.size != f->size)
         *differs = "its size is another";
     if (*differs != NULL)
@@ -8479,14 +8489,33 @@ kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
 }
 
 
+/* Its bytes. *os is why there are fewer. */
+static kaws_status
+kaws__file_take(kaws__file *f, uint64_t size, kaws__buf *out, int *os,
+                kaws_error *err)
+{
+    uint8_t *at = size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)size)
+                                       : NULL;
+    size_t got = 0;
+
+    if (at != NULL) {
+        kaws__plat_large_pages(at, (size_t)size);
+        *os = kaws__plat_read_at(f->fd, 0, at, (size_t)size, &got);
+    }
+    out->len = got;
+    if (at == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "reading the data file %s: out "
+                             "of memory", f->shown);
+    return KAWS_OK;
+}
+
+
 /* Reads the whole file. If there is none, that is no error: see f->exists. */
 static kaws_status
 kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
     kaws__stat st;
     kaws_status status;
-    uint8_t *at;
-    size_t got = 0;
     int os;
 
     kaws__plat_close(f->fd);
@@ -8502,18 +8531,8 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     status = os == 0 ? kaws__file_looks_right(f, &st, err) : KAWS_OK;
     if (os == 0 && status == KAWS_OK)
         status = kaws__file_reach(f, &st, err);
-    if (os == 0 && status == KAWS_OK && st.size > 0) {
-        at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size)
-                                     : NULL;
-        if (at == NULL) {
-            status = kaws__err_set(err, KAWS_MEMORY, "reading the data file "
-                                   "%s: out of memory", f->shown);
-        } else {
-            kaws__plat_large_pages(at, (size_t)st.size);
-            os = kaws__plat_read_at(f->fd, 0, at, (size_t)st.size, &got);
-        }
-        out->len = got;
-    }
+    if (os == 0 && status == KAWS_OK && st.size > 0)
+        status = kaws__file_take(f, st.size, out, &os, err);
     if (os == 0 && status == KAWS_OK)
         os = kaws__file_know(f);
     if (os == 0 && status == KAWS_OK &&
@@ -10071,7 +10090,7 @@ kaws__ring_note(kaws *ring, const char *what)
 {
     char sum[9];
 
-    kaws__text_hex(sum, ring->file.tail, 4);
+    kaws__text_hex(sum, kaws__file_sum(&ring->file), 4);
     kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
                   what, ring->file.shown, (unsigned long)ring->cache.count,
                   sum);
@@ -11655,7 +11674,8 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     stats->keys = ring->cache.count;
     stats->rewrap_done = ring->rewrap_done;
     stats->rewrap_total = ring->rewrap_total;
-    memcpy(stats->checksum, ring->file.tail, sizeof stats->checksum);
+    memcpy(stats->checksum, kaws__file_sum(&ring->file),
+           sizeof stats->checksum);
     kaws__plat_unlock(&ring->lock);
     kaws__plat_lock(&ring->kms.lock);
     stats->kms_requests = ring->kms.requests;

@@ -1423,6 +1423,41 @@ test_gone(void **state)
 }
 
 
+/* Somebody gives it a second name, just before that call. */
+static void
+link_it(const char *call)
+{
+    char other[160];
+
+    if (moved_to == NULL || strcmp(call, moved_at) != 0)
+        return;
+    (void)snprintf(other, sizeof other, "%s.link", moved_to);
+    assert_int_equal((link)(moved_to, other), 0);
+    moved_to = NULL;
+}
+
+
+/* To go on would leave the other name with a keyring of its own. */
+static void
+test_linked_meanwhile(void **state)
+{
+    struct world *w = *state;
+    kaws__file f;
+
+    open_old(w, &f);
+    moved_to = w->f.data;
+    moved_at = "renameat2";
+    disk_on_call = link_it;
+    EXPECT(w, KAWS_CHANGED, "a hard link", change(w, &f, 1));
+    disk_heal();
+    expect_content(w->f.data, OLD, OLD_LEN);
+    assert_false(there(w, ".tmp"));
+    EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+    EXPECT(w, KAWS_FILE, "has 2 names", change(w, &f, 1));
+    kaws__file_close(&f);
+}
+
+
 /* It cannot be put back, or not durably. */
 static void
 test_not_put_back(void **state)
@@ -2004,6 +2039,7 @@ main(void)
         TEST(test_foreseen),
         TEST(test_taken_away),
         TEST(test_gone),
+        TEST(test_linked_meanwhile),
         TEST(test_not_put_back),
         TEST(test_old_stays_locked),
 #endif

@@ -1698,6 +1698,7 @@ test_torn_end_without_room(void **state)
     size_t len, aside_len;
     uint8_t *all, *aside;
     char path[160];
+    kaws_stats stats;
     uint64_t good;
     int i;
 
@@ -1716,6 +1717,8 @@ test_torn_end_without_room(void **state)
         world_open(w);
         assert_int_equal(fake_logged(&w->f, 1, "cannot set the torn end"), 1);
         assert_int_equal(keys_of(w), 2);
+        kaws_get_stats(w->ring, &stats);          /* that of two keys         */
+        assert_memory_equal(stats.checksum, all + good - 32, 32);
         expect_text(w, "two", "text");
         snap(w);
         disk_fail("pwrite", 0, ENOSPC, 4);
