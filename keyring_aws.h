@@ -11165,7 +11165,7 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
         kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
         return KAWS_OK;
     kaws__plat_lock(&ring->settings);
-    /* Again if what was tried was taken meanwhile; trying more takes the lock */
+    /* Again if a tried one was taken meanwhile: to try more takes the lock */
     do {
         status = kaws__ring_choice(ring, kms_key_id, region, &choice, err);
         if (status == KAWS_OK)
