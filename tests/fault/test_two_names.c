@@ -99,8 +99,9 @@ work_once(kaws *ring, const worker *me, int i, int to, kaws_error *err)
         status = kaws_remove(ring, name, err);
         if (status == KAWS_OK && !tell(to, '-', text))
             _exit(3);
-        status = status == KAWS_FILE && is_fair(status, err) ? KAWS_OK
-                                                             : status;
+        /* Another changed the file first: the key stays, and is not made anew;
+         * a ring that has to be opened again says so at the next one. */
+        status = is_fair(status, err) ? KAWS_OK : status;
     }
     return status;
 }
