@@ -975,39 +975,37 @@ kaws__plat_unlock(kaws__lock *lock)
 }
 
 
-/* Nobody else can have the turn. */
-typedef int kaws__turn;
+typedef int kaws__cond;
 
 
 static int
-kaws__plat_turn_init(kaws__turn *turn)
+kaws__plat_cond_init(kaws__cond *cond)
 {
-    *turn = 0;
+    *cond = 0;
     return 0;
 }
 
 
 static void
-kaws__plat_turn_free(kaws__turn *turn)
+kaws__plat_cond_free(kaws__cond *cond)
 {
-    (void)turn;
+    (void)cond;
 }
 
 
-static int
-kaws__plat_turn_take(kaws__turn *turn, int ms)
+static void
+kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
 {
-    (void)turn;
+    (void)cond;
+    (void)lock;
     (void)ms;
-    return 0;
 }
 
 
 static void
-kaws__plat_turn_give(kaws__turn *turn, int got_on)
+kaws__plat_wake(kaws__cond *cond)
 {
-    (void)turn;
-    (void)got_on;
+    (void)cond;
 }
 
 
@@ -1070,64 +1068,35 @@ kaws__plat_unlock(kaws__lock *lock)
 }
 
 
-/* As the POSIX one. */
-typedef struct kaws__turn {
-    SRWLOCK            lock;
-    CONDITION_VARIABLE given;
-    int                taken;
-    unsigned           passed;
-} kaws__turn;
+typedef CONDITION_VARIABLE kaws__cond;
 
 
 static int
-kaws__plat_turn_init(kaws__turn *turn)
+kaws__plat_cond_init(kaws__cond *cond)
 {
-    memset(turn, 0, sizeof *turn);
-    InitializeSRWLock(&turn->lock);
-    InitializeConditionVariable(&turn->given);
+    InitializeConditionVariable(cond);
     return 0;
 }
 
 
 static void
-kaws__plat_turn_free(kaws__turn *turn)
+kaws__plat_cond_free(kaws__cond *cond)
 {
-    (void)turn;
-}
-
-
-static int
-kaws__plat_turn_take(kaws__turn *turn, int ms)
-{
-    ULONGLONG since = GetTickCount64();
-    unsigned passed;
-    int waited = 0;
-
-    AcquireSRWLockExclusive(&turn->lock);
-    passed = turn->passed;
-    while (turn->taken && waited < ms) {
-        (void)SleepConditionVariableSRW(&turn->given, &turn->lock,
-                                        (DWORD)(ms - waited), 0);
-        if (passed != turn->passed)
-            since = GetTickCount64();
-        passed = turn->passed;
-        waited = (int)(GetTickCount64() - since);
-    }
-    waited = turn->taken ? -1 : waited;
-    turn->taken = 1;
-    ReleaseSRWLockExclusive(&turn->lock);
-    return waited;
+    (void)cond;
 }
 
 
 static void
-kaws__plat_turn_give(kaws__turn *turn, int got_on)
+kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
 {
-    AcquireSRWLockExclusive(&turn->lock);
-    turn->taken = 0;
-    turn->passed += got_on != 0;
-    ReleaseSRWLockExclusive(&turn->lock);
-    WakeConditionVariable(&turn->given);
+    (void)SleepConditionVariableSRW(cond, lock, (DWORD)ms, 0);
+}
+
+
+static void
+kaws__plat_wake(kaws__cond *cond)
+{
+    WakeConditionVariable(cond);
 }
 
 
@@ -1220,97 +1189,59 @@ kaws__plat_unlock(kaws__lock *lock)
 }
 
 
-/* A turn is a lock that may be waited for as long as others get on with it, and
- * `ms` longer. */
-typedef struct kaws__turn {
-    pthread_mutex_t lock;
-    pthread_cond_t  given;
-    int             taken;
-    unsigned        passed;       /* how often one that got on gave it        */
-} kaws__turn;
+typedef pthread_cond_t kaws__cond;
 
 #if defined(__APPLE__)            /* has no choice of clocks there            */
-#define KAWS__TURN_CLOCK CLOCK_REALTIME
+#define KAWS__COND_CLOCK CLOCK_REALTIME
 #else
-#define KAWS__TURN_CLOCK CLOCK_MONOTONIC
+#define KAWS__COND_CLOCK CLOCK_MONOTONIC
 #endif
 
 
 static int
-kaws__plat_turn_init(kaws__turn *turn)
+kaws__plat_cond_init(kaws__cond *cond)
 {
     pthread_condattr_t how;
     int os = pthread_condattr_init(&how);
 
-    turn->taken = 0;
-    turn->passed = 0;
-    if (os == 0) {
+    if (os != 0)
+        return os;
 #if !defined(__APPLE__)
-        (void)pthread_condattr_setclock(&how, KAWS__TURN_CLOCK);
+    (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
 #endif
-        os = pthread_cond_init(&turn->given, &how);
-        pthread_condattr_destroy(&how);
-    }
-    if (os == 0 && (os = pthread_mutex_init(&turn->lock, NULL)) != 0)
-        pthread_cond_destroy(&turn->given);
+    os = pthread_cond_init(cond, &how);
+    pthread_condattr_destroy(&how);
     return os;
 }
 
 
 static void
-kaws__plat_turn_free(kaws__turn *turn)
+kaws__plat_cond_free(kaws__cond *cond)
 {
-    pthread_cond_destroy(&turn->given);
-    pthread_mutex_destroy(&turn->lock);
+    pthread_cond_destroy(cond);
 }
 
 
-static int64_t
-kaws__plat_turn_ms(struct timespec *now)
-{
-    clock_gettime(KAWS__TURN_CLOCK, now);
-    return (int64_t)now->tv_sec * 1000 + now->tv_nsec / 1000000;
-}
-
-
-/* For how long nobody had got on when it was ours; -1: for `ms`, and it is
- * another's. */
-static int
-kaws__plat_turn_take(kaws__turn *turn, int ms)
+/* Lets go of the lock until it is woken, for `ms` at most; it may wake before.
+ */
+static void
+kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
 {
     struct timespec until;
-    int64_t since = kaws__plat_turn_ms(&until);
-    unsigned passed;
-    int waited = 0;
 
-    pthread_mutex_lock(&turn->lock);
-    passed = turn->passed;
-    while (turn->taken && waited < ms) {
-        until.tv_sec += (ms - waited) / 1000;
-        until.tv_nsec += (ms - waited) % 1000 * 1000000L;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        (void)pthread_cond_timedwait(&turn->given, &turn->lock, &until);
-        if (passed != turn->passed)
-            since = kaws__plat_turn_ms(&until);
-        passed = turn->passed;
-        waited = (int)(kaws__plat_turn_ms(&until) - since);
-    }
-    waited = turn->taken ? -1 : waited;
-    turn->taken = 1;
-    pthread_mutex_unlock(&turn->lock);
-    return waited;
+    clock_gettime(KAWS__COND_CLOCK, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    (void)pthread_cond_timedwait(cond, lock, &until);
 }
 
 
 static void
-kaws__plat_turn_give(kaws__turn *turn, int got_on)
+kaws__plat_wake(kaws__cond *cond)
 {
-    pthread_mutex_lock(&turn->lock);
-    turn->taken = 0;
-    turn->passed += got_on != 0;
-    pthread_mutex_unlock(&turn->lock);
-    pthread_cond_signal(&turn->given);
+    pthread_cond_signal(cond);
 }
 
 
@@ -2445,6 +2376,74 @@ kaws__plat_others_hold(int fd, int slot)
 }
 
 #endif
+
+
+/* A turn is a lock that may be waited for as long as others get on with it, and
+ * `ms` longer. */
+typedef struct kaws__turn {
+    kaws__lock lock;
+    kaws__cond given;
+    int        taken;
+    unsigned   passed;            /* how often one that got on gave it        */
+} kaws__turn;
+
+
+static int
+kaws__plat_turn_init(kaws__turn *turn)
+{
+    int os = kaws__plat_lock_init(&turn->lock);
+
+    turn->taken = 0;
+    turn->passed = 0;
+    if (os == 0 && (os = kaws__plat_cond_init(&turn->given)) != 0)
+        kaws__plat_lock_free(&turn->lock);
+    return os;
+}
+
+
+static void
+kaws__plat_turn_free(kaws__turn *turn)
+{
+    kaws__plat_cond_free(&turn->given);
+    kaws__plat_lock_free(&turn->lock);
+}
+
+
+/* For how long nobody had got on when it was ours; -1: for `ms`, and it is
+ * another's. */
+static int
+kaws__plat_turn_take(kaws__turn *turn, int ms)
+{
+    int64_t since = kaws__plat_ticks_us();
+    unsigned passed;
+    int waited = 0;
+
+    kaws__plat_lock(&turn->lock);
+    passed = turn->passed;
+    while (turn->taken && waited < ms) {
+        kaws__plat_wait(&turn->given, &turn->lock, ms - waited);
+        if (passed != turn->passed)
+            since = kaws__plat_ticks_us();
+        passed = turn->passed;
+        waited = (int)((kaws__plat_ticks_us() - since) / 1000);
+    }
+    waited = turn->taken ? -1 : waited;
+    turn->taken = 1;
+    kaws__plat_unlock(&turn->lock);
+    return waited;
+}
+
+
+/* `got_on`: those who wait have reason to go on with it. */
+static void
+kaws__plat_turn_give(kaws__turn *turn, int got_on)
+{
+    kaws__plat_lock(&turn->lock);
+    turn->taken = 0;
+    turn->passed += got_on != 0;
+    kaws__plat_unlock(&turn->lock);
+    kaws__plat_wake(&turn->given);
+}
 
 
 /* Takes out of a path what means nothing: doubled slashes, "." and a slash at
@@ -8013,7 +8012,6 @@ typedef struct kaws__file {
     uint8_t  sum[KAWS__FILE_TAIL];        /* the digest right before those    */
     int      copied;              /* they are, but not cut off yet            */
     int      synced;              /* whatever was found there                 */
-    int      spent;               /* ms that the next hold has waited already */
 } kaws__file;
 
 typedef struct kaws__writer {     /* a replacement on its way                 */
@@ -8249,13 +8247,12 @@ kaws__file_release(kaws__file *f)
 }
 
 
+/* `waited`: for how many ms the caller has waited already. */
 static kaws_status
-kaws__file_hold(kaws__file *f, kaws_error *err)
+kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
 {
     kaws_status status = KAWS_OK;
-    int waited = f->spent;
 
-    f->spent = 0;
     if (f->lock_fd >= 0)
         status = kaws__file_wait(f, f->lock_fd, ".lock", &waited, err);
     if (status == KAWS_OK && f->fd >= 0) {
@@ -10071,8 +10068,7 @@ kaws__ring_begin(kaws *ring, kaws_error *err)
                              "changing the data file %s for more than %d "
                              "seconds; does its disk answer?",
                              ring->file.shown, KAWS__RING_TURN_MS / 1000);
-    ring->file.spent = waited;
-    status = kaws__file_hold(&ring->file, err);
+    status = kaws__file_hold(&ring->file, waited, err);
     if (status != KAWS_OK) {
         kaws__plat_turn_give(&ring->turn, 0);
         return status;
@@ -10302,7 +10298,7 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
                              err);
     if (status == KAWS_OK)
-        status = kaws__file_hold(&ring->file, err);
+        status = kaws__file_hold(&ring->file, 0, err);
     if (status == KAWS_OK) {
         status = kaws__ring_load_held(ring, &bytes, err);
         kaws__file_release(&ring->file);
@@ -10495,7 +10491,7 @@ kaws_close(kaws *ring)
     /* Clean: from now on the file itself says how long it has to be. That is
      * a help, not a duty; a file that has changed is left alone. */
     if (ring->has_file && !ring->read_only && !ring->uncertain &&
-        !ring->unsettled && kaws__file_hold(&ring->file, &err) == KAWS_OK) {
+        !ring->unsettled && kaws__file_hold(&ring->file, 0, &err) == KAWS_OK) {
         if (kaws__ring_write_cell(ring, &err) != KAWS_OK)
             kaws__err_log(&ring->hooks, 1, "closing the keyring: %s",
                           err.text);

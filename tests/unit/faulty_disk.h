@@ -169,22 +169,6 @@ disk_rename(const char *from, const char *to)
 }
 
 
-/* Older C libraries do not have it. */
-#if !defined(RENAME_EXCHANGE)
-#include <sys/syscall.h>
-#define RENAME_NOREPLACE 1
-#define RENAME_EXCHANGE  2
-
-
-static int
-renameat2(int a, const char *from, int b, const char *to, unsigned how)
-{
-    return (int)syscall(SYS_renameat2, a, from, b, to, how);
-}
-
-#endif
-
-
 static int
 disk_renameat2(int a, const char *from, int b, const char *to, unsigned how)
 {

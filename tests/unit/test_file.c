@@ -192,7 +192,7 @@ test_names_in_sentences(void **state)
         disk_heal();
         disk_fail(calls[i / 4], (int)(i % 4), EIO, 1);
         if (kaws__file_open(&f, &w->f.hooks, path, 0, &w->err) == KAWS_OK &&
-            kaws__file_hold(&f, &w->err) == KAWS_OK &&
+            kaws__file_hold(&f, 0, &w->err) == KAWS_OK &&
             kaws__file_root(&f, &w->err) == KAWS_OK)
             (void)kaws__file_read(&f, &bytes, &w->err);
         said += w->err.text[0] != '\0';
@@ -504,7 +504,7 @@ test_lock_file(void **state)
 
     EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 1));  /* a reader makes none    */
     assert_int_equal(g.lock_fd, -1);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, 0, &w->err));
     kaws__file_release(&g);
     kaws__file_close(&g);
     assert_false(there(w, ".lock"));
@@ -560,8 +560,8 @@ test_hold(void **state)
 
     EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
     EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 0));
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
-    EXPECT(w, KAWS_LOCKED, "data.lock", kaws__file_hold(&g, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
+    EXPECT(w, KAWS_LOCKED, "data.lock", kaws__file_hold(&g, 0, &w->err));
     assert_int_equal(w->f.sleeps, 400);
     assert_int_equal(w->f.slept[0], 5);
     kaws__err_clear(&w->err);
@@ -569,32 +569,32 @@ test_hold(void **state)
     w->f.sleeps = 0;
     w->f.user = &f;
     w->f.on_sleep = let_go;
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, 0, &w->err));
     assert_int_equal(w->f.sleeps, 7);
     w->f.on_sleep = NULL;
     fd = open(g.lock, O_RDONLY);          /* closing it lets go of nothing    */
     close(fd);
-    EXPECT(w, KAWS_LOCKED, NULL, kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_LOCKED, NULL, kaws__file_hold(&f, 0, &w->err));
     kaws__err_clear(&w->err);
     kaws__file_release(&g);
 
     EXPECT(w, KAWS_OK, NULL, open_file(w, &r1, 1)); /* readers share          */
     EXPECT(w, KAWS_OK, NULL, open_file(w, &r2, 1));
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&r1, &w->err));
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&r2, &w->err));
-    EXPECT(w, KAWS_LOCKED, NULL, kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&r1, 0, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&r2, 0, &w->err));
+    EXPECT(w, KAWS_LOCKED, NULL, kaws__file_hold(&f, 0, &w->err));
     kaws__err_clear(&w->err);
     kaws__file_close(&r1);                /* closing does let go              */
     kaws__file_release(&r2);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
-    EXPECT(w, KAWS_LOCKED, NULL, kaws__file_hold(&r2, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
+    EXPECT(w, KAWS_LOCKED, NULL, kaws__file_hold(&r2, 0, &w->err));
     kaws__err_clear(&w->err);
     kaws__file_release(&f);
     disk_fail("fcntl", 0, EBADF, 1);
-    EXPECT(w, KAWS_FILE, "cannot lock", kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_FILE, "cannot lock", kaws__file_hold(&f, 0, &w->err));
     kaws__err_clear(&w->err);
     disk_fail("fcntl", 0, EINTR, 3);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
     kaws__file_close(&r2);
     kaws__file_close(&g);
     kaws__file_close(&f);
@@ -620,19 +620,19 @@ test_hold_across_processes(void **state)
     if (child == 0) {
         kaws__file g;
         int ok = open_file(w, &g, 0) == KAWS_OK &&
-                 kaws__file_hold(&g, &w->err) == KAWS_OK;
+                 kaws__file_hold(&g, 0, &w->err) == KAWS_OK;
         ok = ok && write(up[1], &byte, 1) == 1 && read(down[0], &byte, 1) == 1;
         _exit(ok ? 0 : 1);
     }
     assert_true(child > 0);
     assert_int_equal(read(up[0], &byte, 1), 1);
     EXPECT(w, KAWS_LOCKED, "more than 2 seconds",
-           kaws__file_hold(&f, &w->err));
+           kaws__file_hold(&f, 0, &w->err));
     assert_int_equal(write(down[1], &byte, 1), 1);
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_int_equal(status, 0);
     kaws__err_clear(&w->err);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
     kaws__file_close(&f);
     close(up[0]);
     close(up[1]);
@@ -1032,22 +1032,22 @@ test_two_names(void **state)
     for (how = 0; how < 2; how++) {
         fake_forget_log(&w->f);
         open_old(w, &f);
-        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
         assert_int_equal(fake_logged(&w->f, 1, "has 2 names (hard links)"), 1);
         assert_int_equal(fake_logged(&w->f, 1, "in use"), 0);
         EXPECT(w, KAWS_OK, NULL, kaws__file_open(&g, &w->f.hooks, other, how,
                                                  &w->err));
-        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, &w->err));
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, 0, &w->err));
         EXPECT(w, KAWS_LOCKED, other, read_file(w, &g, &bytes));
         kaws__file_release(&f);
         EXPECT(w, KAWS_OK, NULL, read_file(w, &g, &bytes));
         assert_int_equal(fake_logged(&w->f, 1, "another process, too, by "
                                      "another name"), 1);
         kaws__buf_free(&bytes);
-        EXPECT(w, KAWS_LOCKED, w->f.data, kaws__file_hold(&f, &w->err));
+        EXPECT(w, KAWS_LOCKED, w->f.data, kaws__file_hold(&f, 0, &w->err));
         kaws__err_clear(&w->err);
         kaws__file_release(&g);
-        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
         kaws__file_close(&g);
         kaws__file_close(&f);
     }
@@ -1069,12 +1069,12 @@ test_lock_file_removed(void **state)
     for (replaced = 0; replaced < 2; replaced++) {
         fake_forget_log(&w->f);
         open_old(w, &f);
-        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
         if (replaced)
             EXPECT(w, KAWS_OK, NULL, change(w, &f, 1));
         assert_int_equal(remove(lock), 0);
         EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 0));
-        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, &w->err));
+        EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, 0, &w->err));
         assert_int_equal(fake_logged(&w->f, 1, "in use"), 0);
         EXPECT(w, KAWS_LOCKED, NULL, read_file(w, &g, &bytes));
         kaws__file_release(&f);
@@ -1522,7 +1522,7 @@ test_old_stays_locked(void **state)
 
     (void)snprintf(tmp, sizeof tmp, "%s.tmp", w->f.data);
     open_old(w, &f);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
     moved_to = tmp;
     disk_on_call = want_old;
     EXPECT(w, KAWS_OK, NULL, change(w, &f, 1));

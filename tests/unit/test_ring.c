@@ -1844,7 +1844,7 @@ test_another_holds_it(void **state)
     snap(w);
     EXPECT(w, KAWS_OK, NULL,
            kaws__file_open(&f, &w->f.hooks, w->f.data, 0, &w->err));
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
     expect_locked(w, "k");
     expect_same_file(w);
     kaws__file_close(&f);
@@ -1950,7 +1950,7 @@ test_all_wait_at_once(void **state)
     EXPECT(w, KAWS_OK, NULL, store(w, "k", "text"));
     EXPECT(w, KAWS_OK, NULL,
            kaws__file_open(&f, &w->f.hooks, w->f.data, 0, &w->err));
-    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
     w->f.user = &locked;
     w->f.on_sleep = really_sleep;
     before = (uint64_t)kaws__plat_ticks_us();
@@ -1984,7 +1984,7 @@ test_another_process_holds_it(void **state)
     child = fork();
     if (child == 0) {
         int ok = kaws__file_open(&f, &w->f.hooks, w->f.data, 0, NULL) ==
-                 KAWS_OK && kaws__file_hold(&f, NULL) == KAWS_OK;
+                 KAWS_OK && kaws__file_hold(&f, 0, NULL) == KAWS_OK;
         ok = ok && write(up[1], &byte, 1) == 1 && read(down[0], &byte, 1) == 1;
         _exit(ok ? 0 : 1);
     }
