@@ -1204,13 +1204,13 @@ kaws__plat_cond_init(kaws__cond *cond)
     pthread_condattr_t how;
     int os = pthread_condattr_init(&how);
 
-    if (os != 0)
-        return os;
+    if (os == 0) {
 #if !defined(__APPLE__)
-    (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
+        (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
 #endif
-    os = pthread_cond_init(cond, &how);
-    pthread_condattr_destroy(&how);
+        os = pthread_cond_init(cond, &how);
+        pthread_condattr_destroy(&how);
+    }
     return os;
 }
 
@@ -2391,12 +2391,12 @@ typedef struct kaws__turn {
 static int
 kaws__plat_turn_init(kaws__turn *turn)
 {
-    int os = kaws__plat_lock_init(&turn->lock);
+    int os = kaws__plat_cond_init(&turn->given);
 
     turn->taken = 0;
     turn->passed = 0;
-    if (os == 0 && (os = kaws__plat_cond_init(&turn->given)) != 0)
-        kaws__plat_lock_free(&turn->lock);
+    if (os == 0 && (os = kaws__plat_lock_init(&turn->lock)) != 0)
+        kaws__plat_cond_free(&turn->given);
     return os;
 }
 
