@@ -47,8 +47,8 @@
  *              4 Errors            5 Memory and secrets   6 Threads, processes
  *              7 The data file     8 What goes over the wire
  *              9 Limits           10 House rules
- *              then PART II, the declarations, and PART III, ROOM 0 to ROOM 15
- *              (search for "ROOM 6"); the licence is at the end.
+ *              then PART II, the declarations, and PART III, the rooms (search
+ *              for "ROOM  json"); the licence is at the end.
  *
  * The MySQL plugin in keyring_aws_plugin.c is a user of this library like any
  * other. README.md is its manual.
@@ -303,14 +303,14 @@
  *
  * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: the
  * name is its address. Calls only go up the file. A function aims at 40 lines
- * and has 60 at most. #if stands in rooms 0 and 1, and around the built-in
- * sender. An error is filled once, where most is known. A secret's function
- * has one way out, through a wipe. A comment says why. `make check` checks what
- * a script can, `make test` the rest.
+ * and has 60 at most. #if stands in the rooms that speak with the system, and
+ * around the built-in sender. An error is filled once, where most is known. A
+ * secret's function has one way out, through a wipe. A comment says why. `make
+ * check` checks what a script can, `make test` the rest.
  */
 
 /* Feature macros, for the implementation only: they must stand above the first
- * system header. See room 0. */
+ * system header. See room lobby. */
 #if defined(KEYRING_AWS_IMPLEMENTATION)
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
@@ -777,7 +777,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 
 
 /* ==========================================================================
- * ROOM 0  lobby    what we include, and what we ask of the compiler
+ * ROOM  lobby    what we include, and what we ask of the compiler
  * ==========================================================================
  * Uses: nothing
  * Gives: nothing
@@ -838,7 +838,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 
 
 /* ==========================================================================
- * ROOM 1  plat     clock, random bytes, threads, files: the only OS code
+ * ROOM  plat     clock, random bytes, threads, files: the only OS code
  * ==========================================================================
  * Uses: nothing
  * Gives: plat_env plat_error plat_now_ms plat_ticks_us plat_ticks_ms
@@ -2480,7 +2480,7 @@ kaws__plat_ticks_ms(void *ctx)
 
 
 /* ==========================================================================
- * ROOM 2  err      one sentence for whoever has to mend it
+ * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: plat
  * Gives: err_put err_clear err_set err_os err_prefix err_log err_others
@@ -2655,7 +2655,7 @@ kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
 
 
 /* ==========================================================================
- * ROOM 3  mem      one allocator, one wipe, checked sums
+ * ROOM  mem      one allocator, one wipe, checked sums
  * ==========================================================================
  * Uses: nothing
  * Gives: mem_builtin mem_resize mem_new mem_free mem_drop mem_add kaws_wipe
@@ -2754,7 +2754,7 @@ kaws__mem_add(size_t *sum, size_t more)
 
 
 /* ==========================================================================
- * ROOM 4  buf      bytes that are borrowed, and bytes that grow
+ * ROOM  buf      bytes that are borrowed, and bytes that grow
  * ==========================================================================
  * Uses: mem
  * Gives: buf_of buf_same buf_init buf_free buf_grow buf_put buf_byte buf_text
@@ -2904,7 +2904,7 @@ kaws__buf_sink(kaws__sink *sink, const void *data, size_t len)
 
 
 /* ==========================================================================
- * ROOM 5  text     hex, base64, percent, UTF-8, dates, numbers
+ * ROOM  text     hex, base64, percent, UTF-8, dates, numbers
  * ==========================================================================
  * Uses: err mem buf
  * Gives: text_lower text_folded text_alike text_hex text_base64 text_unbase64
@@ -3487,7 +3487,7 @@ kaws__text_http_date(kaws_bytes text)
 
 
 /* ==========================================================================
- * ROOM 6  json     read and write the flat objects that KMS speaks
+ * ROOM  json     read and write the flat objects that KMS speaks
  * ==========================================================================
  * Uses: buf text
  * Gives: json_read | json_begin json_name json_string json_base64 json_number
@@ -3952,7 +3952,7 @@ kaws__json_true(kaws__buf *out)
 
 
 /* ==========================================================================
- * ROOM 7  crypto   SHA-256 and HMAC, on BearSSL
+ * ROOM  crypto   SHA-256 and HMAC, on BearSSL
  * ==========================================================================
  * Uses: mem
  * Gives: crypto_init crypto_update crypto_out crypto_sha256 crypto_mac_key
@@ -4059,7 +4059,7 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
 
 
 /* ==========================================================================
- * ROOM 8  sigv4    AWS Signature Version 4, in the steps of AWS's page
+ * ROOM  sigv4    AWS Signature Version 4, in the steps of AWS's page
  * ==========================================================================
  * Uses: err mem buf text crypto
  * Gives: sigv4_key sigv4_gather sigv4_authorize kaws_sign
@@ -4573,7 +4573,7 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
 
 
 /* ==========================================================================
- * ROOM 9  http     send one request, get the reply that was made for it
+ * ROOM  http     send one request, get the reply that was made for it
  * ==========================================================================
  * Uses: plat err mem buf text
  * Gives: http_open http_close http_send http_done http_forget http_distrust
@@ -5946,7 +5946,7 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 
 
 /* ==========================================================================
- * ROOM 10  creds    who we are to AWS, read from the conf file
+ * ROOM  creds    who we are to AWS, read from the conf file
  * ==========================================================================
  * Uses: plat err mem buf text crypto sigv4
  * Gives: creds_open creds_close creds_reload creds_refresh creds_grant
@@ -6224,7 +6224,7 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
 
 
 /* ==========================================================================
- * ROOM 11  kms      speak with AWS KMS, and believe only what fits
+ * ROOM  kms      speak with AWS KMS, and believe only what fits
  * ==========================================================================
  * Uses: plat err mem buf text json sigv4 http creds
  * Gives: kms_open kms_close kms_partition kms_arn kms_region_ok
@@ -7540,7 +7540,7 @@ kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
     c.secret = c.body.len;
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
     kaws__json_end(&c.body);
-    rinse = c.body.len + KAWS__KMS_RINSE;     /* room 9 says what for         */
+    rinse = c.body.len + KAWS__KMS_RINSE;     /* room http says what for      */
     spaces = kaws__buf_grow(&c.body, rinse);
     if (spaces != NULL)
         memset(spaces, ' ', rinse);
@@ -7947,7 +7947,7 @@ kaws__kms_close(kaws__kms *k)
 
 
 /* ==========================================================================
- * ROOM 12  file     bytes to disk: durably, whole, and never somebody else's
+ * ROOM  file     bytes to disk: durably, whole, and never somebody else's
  * ==========================================================================
  * Uses: plat err mem buf text crypto
  * Gives: file_open file_close file_hold file_release file_root file_sum
@@ -9015,7 +9015,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
 
 
 /* ==========================================================================
- * ROOM 13  store    the data file's format, byte for byte
+ * ROOM  store    the data file's format, byte for byte
  * ==========================================================================
  * Uses: err buf text crypto kms file
  * Gives: store_get store_header store_cell store_seal store_record
@@ -9401,7 +9401,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 
 /* ==========================================================================
- * ROOM 14  cache    sealed entries by name, in the order they came
+ * ROOM  cache    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
  * Gives: cache_open cache_close cache_record cache_find cache_new cache_drop
@@ -9770,7 +9770,7 @@ kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
 
 
 /* ==========================================================================
- * ROOM 15  ring     the public functions: the lock and the policy
+ * ROOM  ring     the public functions: the lock and the policy
  * ==========================================================================
  * Uses: plat err mem buf text crypto creds kms file store cache
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store

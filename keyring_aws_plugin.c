@@ -26,15 +26,15 @@
  *         RETURNS INTEGER SONAME 'keyring_aws.so';
  *     SELECT keyring_aws_rotate_cmk(), keyring_aws_rotate_keys();
  *
- * CONTENTS   ROOM 0  lobby       what is included, and how symbols are exported
- *            ROOM 1  abi         the little of MySQL's binary interface we need
- *            ROOM 2  server      services, the log, errors, who is asking
- *            ROOM 3  ring        the one open keyring, and who is using it
- *            ROOM 4  status      the status variables
- *            ROOM 5  settings    the system variables
- *            ROOM 6  keyring     what the server calls: store, fetch, ...
- *            ROOM 7  functions   the SQL functions
- *            ROOM 8  life        start, end, and which server this is
+ * CONTENTS   lobby       what is included, and how symbols are exported
+ *            abi         the little of MySQL's binary interface we need
+ *            server      services, the log, errors, who is asking
+ *            ring        the one open keyring, and who is using it
+ *            status      the status variables
+ *            settings    the system variables
+ *            keyring     what the server calls: store, fetch, ...
+ *            functions   the SQL functions
+ *            life        start, end, and which server this is
  *
  * Rooms call only rooms above them. All that concerns KMS, the data file and
  * credentials is keyring_aws.h's; here is only what makes it a MySQL plugin.
@@ -42,7 +42,7 @@
 
 
 /* ==========================================================================
- * ROOM 0  lobby       what is included, and how symbols are exported
+ * ROOM  lobby       what is included, and how symbols are exported
  * ==========================================================================
  * Uses: nothing
  * Gives: PLUG__EXPORT PLUG__CONSTRUCTOR PLUG__FORMAT PLUG__STORE PLUG__LOAD
@@ -76,7 +76,7 @@
 
 
 /* ==========================================================================
- * ROOM 1  abi         the little of MySQL's binary interface we need
+ * ROOM  abi         the little of MySQL's binary interface we need
  * ==========================================================================
  * Uses: nothing
  * Gives: abi_log abi_malloc abi_alloc abi_parser abi_security | abi_var
@@ -84,7 +84,7 @@
  *
  * All of it has been the same from 5.7 to 9.x, but for one thing: 8.0 put
  * check_uninstall into the middle of the plugin's description, so there are two
- * of those and room 8 chooses. THD and the other C++ objects are only ever
+ * of those and room life chooses. THD and the other C++ objects are only ever
  * pointers to us. Only what is used is declared; what we pass over in a table
  * of functions is called skipped.
  */
@@ -255,7 +255,7 @@ typedef struct plug__abi_udf_args {
 
 
 /* ==========================================================================
- * ROOM 2  server      services, the log, errors, who is asking
+ * ROOM  server      services, the log, errors, who is asking
  * ==========================================================================
  * Uses: abi
  * Gives: server_has server_remember | server_starting server_hear server_ending
@@ -306,7 +306,7 @@ typedef int plug__server_slave_thread(const void *thd);
 static struct {
     pthread_mutex_t lock;
     void           *handle;             /* NULL: not loaded, or no longer    */
-    bool            is_57;              /* room 8 finds out, at load         */
+    bool            is_57;              /* room life finds out, at load      */
     bool           *started;            /* the server's own flag, or NULL    */
     pthread_t       starter;            /* the thread that called init       */
     bool            heard;              /* a connection's thread has called  */
@@ -475,7 +475,7 @@ plug__server_super(void)
 
 
 /* ==========================================================================
- * ROOM 3  ring        the one open keyring, and who is using it
+ * ROOM  ring        the one open keyring, and who is using it
  * ==========================================================================
  * Uses: server
  * Gives: ring_take ring_take_to_seal ring_drop ring_fail | ring_try ring_open
@@ -791,7 +791,7 @@ plug__ring_take_to_seal(kaws_error *err)
 
 
 /* ==========================================================================
- * ROOM 4  status      the status variables
+ * ROOM  status      the status variables
  * ==========================================================================
  * Uses: abi ring
  * Gives: status_table | status_refresh status_reset | status_tick status_untick
@@ -913,13 +913,13 @@ plug__status_untick(plug__status_ticker *ticker)
 
 
 /* ==========================================================================
- * ROOM 5  settings    the system variables
+ * ROOM  settings    the system variables
  * ==========================================================================
  * Uses: abi server ring status
  * Gives: settings_table settings | settings_config settings_wish
  *
  * The server fills these in from my.cnf before init, and at run time by a check
- * and an update (room 3 says why there are two). All strings are MEMALLOC: the
+ * and an update (ring says why there are two). All strings are MEMALLOC: the
  * server owns them, frees them at UNINSTALL and leaves NULL, so that nothing
  * stale is found when the file stays mapped and the plugin is installed again.
  * DEFAULT would skip the check, so the two that are checked refuse it.
@@ -1295,7 +1295,7 @@ plug__settings_config(kaws_config *cfg)
 
 
 /* ==========================================================================
- * ROOM 6  keyring     what the server calls: store, fetch, ...
+ * ROOM  keyring     what the server calls: store, fetch, ...
  * ==========================================================================
  * Uses: abi server ring status settings
  * Gives: keyring_calls
@@ -1655,7 +1655,7 @@ static plug__abi_keyring plug__keyring_calls = {
 
 
 /* ==========================================================================
- * ROOM 7  functions   the SQL functions
+ * ROOM  functions   the SQL functions
  * ==========================================================================
  * Uses: abi server ring status
  * Gives: keyring_aws_rotate_cmk() keyring_aws_rotate_keys()
@@ -1862,7 +1862,7 @@ PLUG__FUNCTIONS(X)
 
 
 /* ==========================================================================
- * ROOM 8  life        start, end, and which server this is
+ * ROOM  life        start, end, and which server this is
  * ==========================================================================
  * Uses: abi server ring status settings keyring
  * Gives: _mysql_plugin_declarations_ _mysql_plugin_interface_version_

@@ -22,8 +22,7 @@ import typing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HEADER, PLUGIN = "keyring_aws.h", "keyring_aws_plugin.c"
-ROOMS = ("lobby plat err mem buf text json crypto sigv4 http creds kms file store cache "
-         "ring").split()
+OS_ROOMS = "lobby plat thread sys disk".split()     # where #if may choose between systems
 MUST = {HEADER, PLUGIN, "amalgamate.py", "tests", "Makefile", "README.md", "LICENSE"}
 MAY = {"fuzz", ".ci", ".clang-format", ".gitignore"}
 PLUGIN_SYMBOLS = {
@@ -75,7 +74,6 @@ class Item(typing.NamedTuple):
 
 
 class Room(typing.NamedTuple):
-    number: int
     name: str
     first: int              # line of the door's first rule
     last: int
@@ -143,16 +141,22 @@ class Source:
         boxes = [i for i, line in enumerate(self.lines, 1) if re.match(r"/\* ={60,}$", line)]
         rooms = []
         for box, following in zip(boxes, [*boxes[1:], len(self.lines) + 1]):
-            title = re.match(r" \* ROOM (\d+)  (\w+)  +\S.*\n \* ={60,}\n",
+            title = re.match(r" \* ROOM  (\w+)  +\S.*\n \* ={60,}\n",
                              "\n".join(self.lines[box:box + 2]) + "\n")
             if title:
                 door = "\n".join(self.lines[box + 2:box + 30])
                 lists = [re.match(rf"(?: \*.*\n)*? \* {label}:(.*(?:\n \*        .*)*)", door)
                          for label in ("Uses", "Gives")]
-                rooms.append(Room(int(title[1]), title[2], box, following - 1, *(
+                rooms.append(Room(title[1], box, following - 1, *(
                     re.sub(r"\n \*|[|,]|\(\)", " ", found[1]).split() if found else ["(no line)"]
                     for found in lists)))
         return rooms
+
+    def code_lines(self, first: int, last: int) -> int:
+        """Lines that are neither blank nor comment."""
+        bare = re.sub(r"/\*.*?\*/", lambda found: "\n" * found[0].count("\n"), self.text,
+                      flags=re.S).split("\n")
+        return sum(bool(line.strip()) for line in bare[first - 1:last])
 
     def code_of(self, room: Room) -> str:
         return "\n".join(self.code[room.first - 1:room.last])
@@ -239,11 +243,10 @@ def doors(source):
     for line, text in enumerate(source.lines, 1):
         if text.startswith(" * ROOM ") and line - 1 not in [room.first for room in source.rooms]:
             yield line, "a door of another form", "make it like the others"
-    if source.name == HEADER and [room.name for room in source.rooms] != ROOMS:
-        yield 1, "the rooms are not the house's in its order", f"have: {' '.join(ROOMS)}"
-    for number, room in enumerate(source.rooms):
-        if room.number != number:
-            yield room.first + 1, f"ROOM {room.number} is in place {number}", "count upwards from 0"
+    names = [room.name for room in source.rooms]
+    for room in source.rooms:
+        if names.count(room.name) > 1:
+            yield room.first + 1, f"a second room {room.name}", "one name, one room"
 
 
 @rule(PRODUCT)
@@ -315,10 +318,10 @@ def conditions(source):
     for line, code in enumerate(source.code, 1):
         room = source.room_at(line)
         if re.match(r"\s*#\s*(if|elif)", code) and not (
-                room in ("lobby", "plat") or not room and re.search(frame, code)
+                room in OS_ROOMS or not room and re.search(frame, code)
                 or len(sender) == 2 and sender[0] < line < sender[1]):
-            yield (line, f"`{code.strip()}` here", "choose in lobby or plat, or (curl only) "
-                   "between `/* built-in sender: begin */` and `end`")
+            yield (line, f"`{code.strip()}` here", f"choose in {' '.join(OS_ROOMS)}, or (curl "
+                   "only) between `/* built-in sender: begin */` and `end`")
 
 
 # ---- what is public ------------------------------------------------------------------------
@@ -443,6 +446,19 @@ class Tree:
                                     for name, line, what, todo in function(self)]
         return found
 
+    def rooms(self) -> str:
+        """A line a room: how long it is, how much of that is code, its functions, the longest."""
+        table = [f"{'room':12}{'lines':>7}{'code':>7}{'functions':>11}{'longest':>9}"]
+        for source in (self.sources[name] for name in (HEADER, PLUGIN) if name in self.sources):
+            for room in source.rooms:
+                lines = [item.last - item.first + 1 for item in source.functions
+                         if source.room_at(item.first) == room.name]
+                table.append(f"{room.name:12}{room.last - room.first + 1:7}"
+                             f"{source.code_lines(room.first, room.last):7}{len(lines):11}"
+                             f"{max(lines, default=0):9}")
+            table.append(f"{source.name}: {source.code_lines(1, len(source.lines))} lines of code")
+        return "\n".join(table)
+
     def figures(self) -> str:
         lines = {item.name: item.last - item.first + 1 for name, source in self.sources.items()
                  if re.fullmatch(PRODUCT, name) for item in source.functions} or {"none": 0}
@@ -472,7 +488,7 @@ def main() -> int:
     tree = Tree(checkout(ROOT), args.so if args.so.exists() else None)
     found = tree.checks()
     failed = sum(map(bool, found.values()))
-    print(*sum(found.values(), []), tree.figures(),
+    print(*sum(found.values(), []), tree.rooms(), tree.figures(),
           f"{len(found) - failed} passed, {failed} failed", sep="\n")
     return 1 if failed else 0
 

@@ -12,11 +12,15 @@ import tempfile
 import check_house as house
 
 
+ROOMS = ("lobby plat err mem buf text json crypto sigv4 http creds kms file store cache "
+         "ring").split()
+
+
 def door(prefix: str, number: int, name: str, uses: str, code: str) -> str:
     rule = "=" * 74
     return f"""
 /* {rule}
- * ROOM {number}  {name}     one line
+ * ROOM  {name}     one line
  * {rule}
  * Uses: {uses}
  * Gives: {"nothing" if name == "lobby" else name + "_work"}
@@ -84,7 +88,7 @@ KAWS_API int kaws_open(void);
 
 #ifdef KEYRING_AWS_IMPLEMENTATION
 """ + "\n".join(door("kaws__", number, name, {"ring": "plat text"}.get(name, "nothing"),
-                     CODE.get(name, "")) for number, name in enumerate(house.ROOMS)) + """
+                     CODE.get(name, "")) for number, name in enumerate(ROOMS)) + """
 #endif
 """
 PLUGIN = door("plug__", 0, "lobby", "nothing", "#include <stddef.h>\n") + \
@@ -119,10 +123,9 @@ BAD = (  # rule, file, what is there, what is put in its place
     ("forward", "keyring_aws.h", "static int\nkaws__plat", "NOTED(1) static int kaws__plat_a();\n"
      "static int\nkaws__plat"),
     ("spacing", "keyring_aws.h", "}\n\n\nint\n", "}\n\nint\n"),
-    ("doors", "keyring_aws.h", "ROOM 6  json", "ROOM 5  json"),
-    ("doors", "keyring_aws.h", "ROOM 6  json ", "ROOM 6 json "),
-    ("doors", "keyring_aws.h", "ROOM 6  json ", "ROOM 6  jason "),
-    ("doors", "keyring_aws_plugin.c", "ROOM 1  life", "ROOM 2  life"),
+    ("doors", "keyring_aws.h", "ROOM  json ", "ROOM json "),
+    ("doors", "keyring_aws.h", "ROOM  json ", "ROOM  text "),
+    ("doors", "keyring_aws_plugin.c", "ROOM  life", "ROOM 1  life"),
     ("calls_go_up", "keyring_aws.h", "    return 8;", "    return kaws__http_work();"),
     ("calls_go_up", "keyring_aws.h", "    return 8;", "    return kaws_open();"),
     ("calls_go_up", "keyring_aws_plugin.c", "#include <stddef.h>", "#define A plug__life_work"),

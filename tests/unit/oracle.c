@@ -1,4 +1,4 @@
-/* oracle.c - answers questions about rooms 5, 6 and 8, one line each
+/* oracle.c - answers questions about rooms text, json and sigv4, one line each
  *
  * The other side of tests/test_sigv4.py and tests/test_differential.py. A
  * question is a command and its fields, an answer is fields, all parted by

@@ -1,4 +1,4 @@
-/* test_buf.c - room 4, buf: bytes that grow, and fail quietly
+/* test_buf.c - room buf: bytes that grow, and fail quietly
  *
  *     cc -std=c99 -g -fsanitize=address,undefined -o test_buf \
  *        tests/unit/test_buf.c -l:libbearssl.a -lcurl -lcmocka

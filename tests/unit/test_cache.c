@@ -1,4 +1,4 @@
-/* Room 14, cache: against a plain array, with random changes, names that
+/* Room cache: against a plain array, with random changes, names that
  * collide, and removals that wrap around the table's end. */
 
 #define KEYRING_AWS_IMPLEMENTATION

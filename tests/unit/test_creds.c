@@ -1,4 +1,4 @@
-/* Room 10, creds: the conf file in every shape, reading it again, grants, and
+/* Room creds: the conf file in every shape, reading it again, grants, and
  * where the secret is in memory. */
 
 #define KEYRING_AWS_IMPLEMENTATION

@@ -1,4 +1,4 @@
-/* test_err.c - room 2, err: one sentence, never longer than its room
+/* test_err.c - room err: one sentence, never longer than its room
  *
  *     cc -std=c99 -g -fsanitize=address,undefined -o test_err \
  *        tests/unit/test_err.c -l:libbearssl.a -lcurl -lcmocka

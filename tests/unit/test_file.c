@@ -1,4 +1,4 @@
-/* Room 12, file: names, locks, reading, and every step of every change failing
+/* Room file: names, locks, reading, and every step of every change failing
  * in turn. */
 
 #include "faulty_disk.h"

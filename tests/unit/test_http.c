@@ -1,4 +1,4 @@
-/* Room 9, http: what a reply's headers say, the wrapper around the hook, and
+/* Room http: what a reply's headers say, the wrapper around the hook, and
  * the built-in sender: alone, with a small server, and with a libcurl whose
  * calls fail. */
 

@@ -1,4 +1,4 @@
-/* test_json.c - room 6, json: what is taken, what is refused, and where
+/* test_json.c - room json: what is taken, what is refused, and where
  *
  *     cc -std=c99 -g -fsanitize=address,undefined -o test_json \
  *        tests/unit/test_json.c -l:libbearssl.a -lcurl -lcmocka

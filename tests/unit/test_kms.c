@@ -1,4 +1,4 @@
-/* Room 11, kms: names of AWS, what is sent, what each error of AWS means, when
+/* Room kms: names of AWS, what is sent, what each error of AWS means, when
  * a call is tried again, and which replies are believed. */
 
 #define KEYRING_AWS_IMPLEMENTATION

@@ -1,4 +1,4 @@
-/* Room 9, http, in a library that was built without libcurl: the caller's hook
+/* Room http, in a library that was built without libcurl: the caller's hook
  * has to send, and whoever sets none is told so. */
 
 #if !defined(KEYRING_AWS_NO_CURL)

@@ -1,4 +1,4 @@
-/* test_plat.c - room 1, plat: the system, and the system in trouble
+/* test_plat.c - room plat: the system, and the system in trouble
  *
  *     cc -std=c99 -g -fsanitize=address,undefined -o test_plat \
  *        tests/unit/test_plat.c -l:libbearssl.a -lcurl -lcmocka

@@ -1,4 +1,4 @@
-/* Room 15, ring: every public function, in good days and bad: arguments, the
+/* Room ring: every public function, in good days and bad: arguments, the
  * second look, disks that fail, other processes, foreign accounts, KMS keys
  * that move, rotation, and re-wrapping under traffic. */
 
@@ -2845,7 +2845,7 @@ test_rewrap_twice_the_same_blob(void **state)
 }
 
 
-/* As after more than 256 replies: room 9 has forgotten those of the re-wrap so
+/* As after more than 256 replies: http has forgotten those of the re-wrap so
  * far, and KMS begins to number anew. */
 static void
 begin_ids_anew(struct world *w)
@@ -2855,7 +2855,7 @@ begin_ids_anew(struct world *w)
 }
 
 
-/* Two replies with one request id, so far apart that room 9 does not see it. */
+/* Two replies with one request id, so far apart that http does not see it. */
 static void
 test_rewrap_twice_the_same_id(void **state)
 {

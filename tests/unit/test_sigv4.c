@@ -1,4 +1,4 @@
-/* test_sigv4.c - room 8, sigv4: each step by itself, and the whole
+/* test_sigv4.c - room sigv4: each step by itself, and the whole
  *
  *     cc -std=c99 -g -fsanitize=address,undefined -o test_sigv4 \
  *        tests/unit/test_sigv4.c -l:libbearssl.a -lcurl -lcmocka

@@ -1,4 +1,4 @@
-/* Room 13, store: the data file's bytes. The files in golden/ were laid by hand
+/* Room store: the data file's bytes. The files in golden/ were laid by hand
  * after the manual's section 7 (version 1: empty, with two keys, and the same
  * with an epoch), and must be what this version reads and writes, for good. The
  * rule that tells a torn end from damage is written down here a second time,
