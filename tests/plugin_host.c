@@ -182,6 +182,7 @@ count(const char *action)
 enum { BLOCK_MAGIC = 0x5ca1ab1e, BLOCK_HEADER = 32 };
 
 static long blocks_alive;
+static __thread int memory_ends;        /* the n-th block is not there       */
 
 
 static void *
@@ -194,6 +195,10 @@ server_memdup(unsigned memory_key, const void *from, size_t len, int flags)
     (void)flags;
     if (block == NULL)
         die("memory");
+    if (memory_ends > 0 && --memory_ends == 0) {
+        free(block);
+        return NULL;
+    }
     memcpy(block, &magic, sizeof magic);
     memcpy(block + BLOCK_HEADER, from, len);
     __atomic_add_fetch(&blocks_alive, 1, __ATOMIC_RELAXED);
@@ -211,11 +216,12 @@ server_strdup(unsigned memory_key, const char *from, int flags)
 static void
 server_free(void *at)
 {
-    unsigned char *const block = (unsigned char *)at - BLOCK_HEADER;
+    unsigned char *block;
     uint32_t magic;
 
     if (at == NULL)
         return;
+    block = (unsigned char *)at - BLOCK_HEADER;
     memcpy(&magic, block, sizeof magic);
     if (magic != BLOCK_MAGIC)
         die("my_free of memory that is not the server's");
@@ -287,7 +293,7 @@ server_get_query(void *thd)
 
     if (s != current)
         die("a session was asked for another one's statement");
-    return (lex_string){ s->query, strlen(s->query) };
+    return (lex_string){ s->query, strnlen(s->query, 1023) };
 }
 
 
@@ -830,21 +836,24 @@ check_one(plugin *p, assignment *a)
 }
 
 
-/* plugin_var_memalloc_global_update() */
+/* plugin_var_memalloc_global_update(), one at a time in the whole server. */
 static void
 update_one(plugin *p, assignment *a)
 {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     sys_var *const var = find_variable(p, a->name);
     char *old, *mine;
 
+    pthread_mutex_lock(&lock);
     if ((var->flags & V_TYPE) == V_INT) {
         var->update(current, var, var->at, &a->save.number);
-        return;
+    } else {
+        old  = *(char **)var->at;
+        mine = server_strdup(0, a->save.text, 0);
+        var->update(current, var, var->at, &mine);
+        server_free(old);
     }
-    old  = *(char **)var->at;
-    mine = server_strdup(0, a->save.text, 0);
-    var->update(current, var, var->at, &mine);
-    server_free(old);
+    pthread_mutex_unlock(&lock);
 }
 
 
@@ -1375,11 +1384,14 @@ set_started(int is)
 static void
 test_patience(plugin *p, const sigset_t *ending)
 {
+    session   s = { 0 };                /* the starting thread may have one  */
     pthread_t thread;
-    void *bad;
-    int   took;
+    void     *bad;
+    int       took;
 
+    current = &s;
     check(!generate("wanted", "AES", NULL, 32), "a key, as it starts");
+    current = NULL;
     check(without_kms(&p, NULL, "wanted", 1, &took) && took >= 900
           && logged(0, "", "") == 0 && logged(1, "waits for KMS", "") == 0,
           "a fetch waits, too, and it was said before: %d ms", took);
@@ -1403,9 +1415,10 @@ test_patience(plugin *p, const sigset_t *ending)
 static void
 test_starting(void)
 {
+    function mapped = create_function("cmk");   /* the file stays mapped     */
     sigset_t ending, before;
-    plugin *p = NULL;
-    int took, more;
+    plugin  *p = NULL;
+    int      took, more;
 
     sigemptyset(&ending);
     sigaddset(&ending, SIGTERM);
@@ -1435,6 +1448,7 @@ test_starting(void)
           "installed again, it has its time anew: %d ms", took);
     unload(p);
     set_started(1);
+    dlclose(mapped.dl);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -1587,6 +1601,14 @@ test_keys(void)
     test_kinds();
     test_names();
     test_walk(&p);
+    for (int i = 1; i <= 2; i++) {
+        memory_ends = i;
+        log_forget();
+        check(fetch("kind-0", NULL).failure
+              && logged(0, "cannot fetch key 'kind-0'", "out of memory") == 1,
+              "no memory for part %d of a key: no part is given", i);
+        memory_ends = 0;
+    }
     log_forget();
     check(!remove_key("kind-1", NULL) && absent("kind-1", NULL)
           && logged(-1, "cannot", "") == 0 && remove_key("kind-1", NULL)
@@ -1816,15 +1838,15 @@ test_settings(void)
     test_adopting(p);
     test_set_while_adopting(p);
     unload(p);
-    p = load_with("cmk_id=", NULL);
+    p = load_with("cmk_id=", "region=");
     log_forget();
     check(p != NULL && generate("early", "AES", NULL, 32)
           && logged(0, "keyring_aws_cmk_id has to be set", "") == 1
           && !fetches("early", NULL, "AES", 32)
           && fetches("sealed-0-", NULL, "AES", 32),
           "installed without a KMS key: only what is there is fetched");
-    check(set_one(p, "cmk_id", key_1) == 0 && sealed_with(key_1),
-          "until one is SET");
+    check(set_one(p, "cmk_id", "alias/two") == 0 && sealed_with(key_3),
+          "until one is SET; an empty region is the default one");
     unload(p);
     end_statement(&s);
     current = NULL;
@@ -1941,7 +1963,7 @@ test_running(plugin **p, const function *keys)
     control("{\"do\": \"set\", \"latency_ms\": 150}");
     for (int again = 0; again < 2; again++) {
         pthread_create(&thread, NULL, run_function, &r);
-        for (int i = 0; i < 30; i++, nap_ms(10)) {
+        for (int i = 0; i < 60; i++, nap_ms(10)) {
             done       = status_value(*p, "rewrap_done");
             steps     += done > last;
             went_back += done < last;
@@ -1988,8 +2010,13 @@ test_functions(void)
     check(select_function(&cmk, 0) == -2
           && strstr(s.message, "not loaded") != NULL, "after UNINSTALL: %s",
           s.message);
+    p = load_with("cmk_id=", NULL);
+    check(p != NULL && select_function(&keys, 0) == -1
+          && strstr(s.message, "keyring_aws_cmk_id has to be set") != NULL,
+          "after INSTALL without a KMS key: %s", s.message);
+    unload(p);
     p = load_with(NULL, NULL);
-    check(p != NULL && select_function(&keys, 0) == 1, "after INSTALL: 1");
+    check(p != NULL && select_function(&keys, 0) == 1, "and with one: 1");
     unload(p);
     dlclose(cmk.dl);
     dlclose(cms.dl);
@@ -2064,23 +2091,15 @@ test_status(void)
 }
 
 
-/* ---- tests: threads ------------------------------------------------------ */
+/* ---- tests: UNINSTALL and INSTALL while many threads work ---------------- */
 
-typedef struct { int number, bad; } worker;
+typedef struct { int number, bad, done; } worker;
 
-
-/* Whether all is as work_on_keys leaves it: the last three of six are there. */
-static int
-left(int number, int i, const char *user)
-{
-    char id[64];
-
-    snprintf(id, sizeof id, "t-%d-%d", number, i);
-    return i < 3 ? absent(id, user)
-                 : fetches(id, user, "AES", i % 2 ? 32 : 16);
-}
+static int load_stop;
 
 
+/* Makes, fetches and removes keys until it is told to stop; of the first six it
+ * keeps three. */
 static void *
 work_on_keys(void *arg)
 {
@@ -2089,99 +2108,18 @@ work_on_keys(void *arg)
     int  seen;
 
     snprintf(user, sizeof user, "user%d@host", w->number % 3);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 6
+                    || !__atomic_load_n(&load_stop, __ATOMIC_RELAXED); ) {
         snprintf(id, sizeof id, "t-%d-%d", w->number, i);
-        w->bad += i % 2 ? generate(id, "AES", user, 32)
-                        : store(id, "AES", user, "0123456789abcdef", 16);
-        w->bad += !fetches(id, user, "AES", i % 2 ? 32 : 16);
-        w->bad += i < 3 && remove_key(id, user);
-        w->bad += !left(w->number, i, user);
-        w->bad += walk(1025, "", "", &seen) < 0;
-    }
-    return NULL;
-}
-
-
-static void *
-set_meanwhile(void *arg)
-{
-    session s = { .super = 1 };
-    plugin *const p = arg;
-    int bad = 0;
-
-    current = &s;
-    for (int i = 0; i < 6; i++) {
-        bad += set_one(p, "cmk_id", i % 2 ? key_1 : key_3);
-        bad += set_one(p, "timeout", i % 2 ? "10000" : "9000");
-        bad += status_value(p, "kms_requests") == 0;
-        nap_ms(5);
-    }
-    end_statement(&s);
-    return bad ? arg : NULL;
-}
-
-
-static void
-test_threads(void)
-{
-    static pthread_t threads[MAX_THREADS];
-    static worker    workers[MAX_THREADS];
-    pthread_t setters[2];
-    void   *set_bad[2];
-    plugin *p = start("threads");
-    char    user[32];
-    int     bad = 0, kept = 0, seen;
-
-    for (int i = 0; i < 2; i++)
-        pthread_create(&setters[i], NULL, set_meanwhile, p);
-    for (int t = 0; t < thread_count; t++) {
-        workers[t].number = t;
-        pthread_create(&threads[t], NULL, work_on_keys, &workers[t]);
-    }
-    for (int t = 0; t < thread_count; t++) {
-        pthread_join(threads[t], NULL);
-        bad += workers[t].bad;
-    }
-    for (int i = 0; i < 2; i++)
-        pthread_join(setters[i], &set_bad[i]);
-    or_log(check(bad == 0 && set_bad[0] == NULL && set_bad[1] == NULL,
-                 "%d threads at once, and two that SET: %d failures",
-                 thread_count, bad));
-    check(walk(1025, "", "", &seen) == thread_count * 3
-          && status_value(p, "keys") == (uint64_t)thread_count * 3,
-          "nothing is lost");
-    unload(p);
-    p = load_with(NULL, NULL);
-    for (int i = 0; i < thread_count * 6; i++) {
-        snprintf(user, sizeof user, "user%d@host", i / 6 % 3);
-        kept += left(i / 6, i % 6, user);
-    }
-    check(kept == thread_count * 6, "nor after INSTALL");
-    unload(p);
-}
-
-
-/* ---- tests: UNINSTALL and INSTALL under load ----------------------------- */
-
-static int load_stop;
-
-
-static void *
-load_keys(void *arg)
-{
-    worker *const w = arg;
-    char id[64];
-    int  seen;
-
-    for (int i = 0; !__atomic_load_n(&load_stop, __ATOMIC_RELAXED); i++) {
-        snprintf(id, sizeof id, "r-%d-%d", w->number, i);
         if (hold() != NULL) {           /* it stays while we hold it         */
-            w->bad += generate(id, "AES", NULL, 32);
-            w->bad += !fetches(id, NULL, "AES", 32);
-            w->bad += !fetches("steady", NULL, "AES", 32);
+            w->bad += i % 2 ? generate(id, "AES", user, 32)
+                            : store(id, "AES", user, "0123456789abcdef", 16);
+            w->bad += !fetches(id, user, "AES", i % 2 ? 32 : 16);
+            w->bad += (i < 3 || i > 5) && remove_key(id, user);
+            w->bad += (i < 3 || i > 5) && !absent(id, user);
             w->bad += walk(1025, "steady", "", &seen) < 1 || seen != 1;
-            w->bad += remove_key(id, NULL);
             let_go();
+            i++;
         }
         nap_ms(1);
     }
@@ -2190,7 +2128,29 @@ load_keys(void *arg)
 
 
 static void *
-load_functions(void *arg)
+work_on_settings(void *arg)
+{
+    session s = { .super = 1 };
+    worker *const w = arg;
+    plugin *p;
+
+    current = &s;
+    for (int i = 0; !__atomic_load_n(&load_stop, __ATOMIC_RELAXED); i++) {
+        if ((p = hold()) != NULL) {
+            w->bad += set_one(p, "cmk_id", i % 2 ? key_1 : key_3);
+            w->bad += set_one(p, "timeout", i % 2 ? "10000" : "9000");
+            w->bad += status_value(p, "kms_requests") == 0;
+            let_go();
+        }
+        nap_ms(5);
+    }
+    end_statement(&s);
+    return NULL;
+}
+
+
+static void *
+work_on_functions(void *arg)
 {
     session  s = { .super = 1 };
     function f = create_function("keys");
@@ -2200,9 +2160,9 @@ load_functions(void *arg)
     while (!__atomic_load_n(&load_stop, __ATOMIC_RELAXED)) {
         const long long result = select_function(&f, 0);
 
-        w->number += result == 1;
-        w->bad += result != 1
-               && !must(strstr(s.message, "not loaded") != NULL, s.message);
+        w->done += result == 1;
+        w->bad  += result != 1
+                && !must(strstr(s.message, "not loaded") != NULL, s.message);
         nap_ms(3);
     }
     end_statement(&s);
@@ -2214,21 +2174,22 @@ load_functions(void *arg)
 /* with_functions: they keep the file mapped, so that the plugin is installed
  * into the same memory again; without, each round maps the file anew. */
 static void
-rounds(int n, int with_functions)
+rounds(const char *name, int n, int keyers, int with_functions)
 {
-    enum { LOADERS = 4 };
-    worker    workers[LOADERS + 1] = { { 0, 0 } };
-    pthread_t threads[LOADERS + 1];
-    plugin   *p = start("life");
-    int       bad = 0;
+    static worker    workers[MAX_THREADS + 3];
+    static pthread_t threads[MAX_THREADS + 3];
+    const int count_all = keyers + 2 + with_functions;
+    plugin   *p = start(name);
+    int       bad = 0, kept = 1, seen;
 
+    memset(workers, 0, sizeof workers);
     generate("steady", "AES", NULL, 32);
     __atomic_store_n(&load_stop, 0, __ATOMIC_RELAXED);
-    for (int t = 0; t < LOADERS + with_functions; t++) {
-        workers[t].number = t < LOADERS ? t : 0;
-        pthread_create(&threads[t], NULL, t < LOADERS ? load_keys
-                                                      : load_functions,
-                       &workers[t]);
+    for (int t = 0; t < count_all; t++) {
+        workers[t].number = t;
+        pthread_create(&threads[t], NULL,
+                       t < keyers ? work_on_keys : t < keyers + 2
+                       ? work_on_settings : work_on_functions, &workers[t]);
     }
     for (int i = 0; i < n && p != NULL; i++) {
         nap_ms(20);
@@ -2236,14 +2197,24 @@ rounds(int n, int with_functions)
         p = load_with(NULL, NULL);
     }
     __atomic_store_n(&load_stop, 1, __ATOMIC_RELAXED);
-    for (int t = 0; t < LOADERS + with_functions; t++) {
+    for (int t = 0; t < count_all; t++) {
         pthread_join(threads[t], NULL);
         bad += workers[t].bad;
     }
-    or_log(check(p != NULL && bad == 0 && fetches("steady", NULL, "AES", 32)
-                 && (!with_functions || workers[LOADERS].number > 0),
-                 "%d rounds under load%s: %d failures", n, with_functions
-                 ? ", functions among it" : "", bad));
+    or_log(check(p != NULL && bad == 0
+                 && (!with_functions || workers[keyers + 2].done > 0),
+                 "%d rounds, %d threads%s: %d failures", n, count_all,
+                 with_functions ? ", functions among it" : "", bad));
+    for (int t = 0; t < keyers * 3; t++) {
+        char id[64], user[32];
+
+        snprintf(id, sizeof id, "t-%d-%d", t / 3, t % 3 + 3);
+        snprintf(user, sizeof user, "user%d@host", t / 3 % 3);
+        kept += fetches(id, user, "AES", t % 3 == 1 ? 16 : 32);
+    }
+    check(kept == keyers * 3 + 1 && walk(1025, "steady", "", &seen) == kept
+          && status_value(p, "keys") == (uint64_t)kept,
+          "no key is lost, and none comes back: %d", kept);
     unload(p);
 }
 
@@ -2254,8 +2225,8 @@ test_life(void)
     const long before = blocks_alive;
 
     log_forget();
-    rounds(round_count, 1);
-    rounds(round_count / 5 + 1, 0);
+    rounds("mapped", round_count, thread_count, 1);
+    rounds("unmapped", round_count / 5 + 1, 4, 0);
     check(blocks_alive == before, "all of the server's memory came back");
 }
 
@@ -2290,7 +2261,7 @@ read_arguments(char **argv)
 
 #define SECTIONS(X)                                                           \
     X(unloaded) X(layout) X(refusals) X(starting) X(keys) X(migration)        \
-    X(settings) X(functions) X(status) X(threads) X(life)
+    X(settings) X(functions) X(status) X(life)
 
 int
 main(int argc, char **argv)
