@@ -231,14 +231,6 @@ server_free(void *at)
 }
 
 
-/* What the plugin must not call: its signature differs between versions. */
-static void
-server_forbidden(void)
-{
-    die("a service was called that must not be");
-}
-
-
 /* ---- the server: sessions, errors, log ----------------------------------- */
 
 typedef struct session {
@@ -434,44 +426,35 @@ or_log(int ok)
 
 /* ---- the server: services ------------------------------------------------ */
 
+/* What is skipped is NULL: the plugin must not call it, because its signature
+ * differs between versions. */
 static const struct {
     int (*log)(void **, int, const char *, ...);
 } log_service = { server_log };
 
 static const struct {
-    void  (*my_malloc)(void), (*my_realloc)(void), (*my_claim)(void);
+    void  (*skipped[3])(void);          /* my_malloc, my_realloc, my_claim   */
     void  (*my_free)(void *);
     void *(*my_memdup)(unsigned, const void *, size_t, int);
     char *(*my_strdup)(unsigned, const char *, int);
-    void  (*my_strndup)(void);
-} malloc_service = { server_forbidden, server_forbidden, server_forbidden,
-                     server_free, server_memdup, server_strdup,
-                     server_forbidden };
+} malloc_service = { { NULL }, server_free, server_memdup, server_strdup };
 
 static const struct {
-    void  (*thd_alloc)(void), (*thd_calloc)(void), (*thd_strdup)(void);
+    void  (*skipped[3])(void);          /* thd_alloc, thd_calloc, thd_strdup */
     char *(*thd_strmake)(void *, const char *, size_t);
-    void  (*thd_memdup)(void), (*thd_make_lex_string)(void);
-} alloc_service = { server_forbidden, server_forbidden, server_forbidden,
-                    server_strmake, server_forbidden, server_forbidden };
+} alloc_service = { { NULL }, server_strmake };
 
 static const struct {
     void *(*current_session)(void);
-    void  (*others[12])(void);
+    void  (*skipped[12])(void);
     lex_string (*get_query)(void *);
-    void  (*normalized)(void);
-} parser_service = { server_current_session, { server_forbidden },
-                     server_get_query, server_forbidden };
+} parser_service = { server_current_session, { NULL }, server_get_query };
 
 static const struct {
     char (*get)(void *, void **);
-    void (*set)(void), (*create)(void), (*destroy)(void), (*copy)(void);
-    void (*lookup)(void);
+    void (*skipped[5])(void);           /* set, create, destroy, copy, lookup */
     char (*get_option)(void *, const char *, void *);
-    void (*set_option)(void);
-} security_service = { server_get_context, server_forbidden, server_forbidden,
-                       server_forbidden, server_forbidden, server_forbidden,
-                       server_get_option, server_forbidden };
+} security_service = { server_get_context, { NULL }, server_get_option };
 
 static const struct {
     const char *name;
@@ -732,29 +715,25 @@ start(const char *name)
 }
 
 
-static __thread struct { plugin *p; int times; } held;
+static __thread plugin *held;           /* a reference of this thread        */
 
 
-/* NULL: none is installed. A thread that holds it already still has it. */
+/* NULL: none is installed. */
 static plugin *
 hold(void)
 {
-    if (held.times == 0) {
-        pthread_mutex_lock(&installed.lock);
-        held.p = installed.now;
-        installed.calls += held.p != NULL;
-        pthread_mutex_unlock(&installed.lock);
-    }
-    held.times += held.p != NULL;
-    return held.p;
+    pthread_mutex_lock(&installed.lock);
+    held = installed.now;
+    installed.calls += held != NULL;
+    pthread_mutex_unlock(&installed.lock);
+    return held;
 }
 
 
 static void
 let_go(void)
 {
-    if (--held.times > 0)
-        return;
+    held = NULL;
     pthread_mutex_lock(&installed.lock);
     if (--installed.calls == 0)
         pthread_cond_broadcast(&installed.idle);
@@ -902,16 +881,7 @@ typedef struct {
     void         *extension;
 } udf_init;
 
-typedef struct {
-    unsigned       arg_count;
-    int           *arg_type;
-    char         **args;
-    unsigned long *lengths;
-    char          *maybe_null;
-    char         **attributes;
-    unsigned long *attribute_lengths;
-    void          *extension;
-} udf_args;
+typedef struct { unsigned arg_count; void *skipped[7]; } udf_args;
 
 typedef struct function {
     void      *dl;
@@ -958,7 +928,7 @@ create_function(const char *name)
 static int
 open_place(place *p, const function *f, unsigned arg_count)
 {
-    udf_args args = { arg_count, NULL, NULL, NULL, NULL, NULL, NULL, NULL };
+    udf_args args = { arg_count, { NULL } };
     char     message[512];
 
     p->f = f;
@@ -1004,41 +974,35 @@ select_function(const function *f, unsigned arg_count)
 
 /* ---- keyring calls, as the server makes them ----------------------------- */
 
-static int
-generate(const char *id, const char *type, const char *user, size_t len)
-{
-    plugin *const p = hold();
-    const int failure = p == NULL || p->is.info->generate(id, type, user, len);
+static unsigned char bytes[4097];       /* of keys to store                  */
 
-    if (p != NULL)
-        let_go();
-    return failure;
+
+/* Of the plugin that this thread holds; else nobody uninstalls it meanwhile. */
+static const keyring *
+ring(void)
+{
+    return held != NULL ? held->is.info : installed.now->is.info;
 }
 
 
 static int
-store(const char *id, const char *type, const char *user, const void *key,
-      size_t len)
+generate(const char *id, const char *type, const char *user, size_t len)
 {
-    plugin *const p = hold();
-    const int failure = p == NULL
-                     || p->is.info->store(id, type, user, key, len);
+    return ring()->generate(id, type, user, len);
+}
 
-    if (p != NULL)
-        let_go();
-    return failure;
+
+static int
+store(const char *id, const char *type, const char *user, size_t len)
+{
+    return ring()->store(id, type, user, bytes, len);
 }
 
 
 static int
 remove_key(const char *id, const char *user)
 {
-    plugin *const p = hold();
-    const int failure = p == NULL || p->is.info->remove(id, user);
-
-    if (p != NULL)
-        let_go();
-    return failure;
+    return ring()->remove(id, user);
 }
 
 
@@ -1055,16 +1019,11 @@ static fetched
 fetch(const char *id, const char *user)
 {
     static char garbage[1];
-    plugin *const p = hold();
-    fetched f = { .failure = 1 };
     char   *type = garbage;
     void   *key  = garbage;
     size_t  len  = 99999;
+    fetched f    = { .failure = ring()->fetch(id, &type, user, &key, &len) };
 
-    if (p == NULL)
-        return f;
-    f.failure = p->is.info->fetch(id, &type, user, &key, &len);
-    let_go();
     if (type == garbage || key == garbage || len == 99999)
         die("fetch does not write all three outputs");
     if (key == NULL || type == NULL || f.failure) {
@@ -1102,22 +1061,20 @@ absent(const char *id, const char *user)
 static int
 walk(size_t user_room, const char *id, const char *user, int *seen)
 {
-    plugin *const p = hold();
     char *const key_id  = malloc(1025);
     char *const user_id = malloc(user_room);
     void *it = NULL;
     int   n  = 0;
 
     *seen = 0;
-    if (p == NULL || key_id == NULL || user_id == NULL)
+    if (key_id == NULL || user_id == NULL)
         die("walk");
-    p->is.info->walk_begin(&it);
-    while (it != NULL && p->is.info->walk_next(it, key_id, user_id) == 0) {
+    ring()->walk_begin(&it);
+    while (it != NULL && ring()->walk_next(it, key_id, user_id) == 0) {
         n++;
         *seen += strcmp(key_id, id) == 0 && strcmp(user_id, user) == 0;
     }
-    p->is.info->walk_end(it);
-    let_go();
+    ring()->walk_end(it);
     free(key_id);
     free(user_id);
     return it != NULL ? n : -1;
@@ -1163,58 +1120,20 @@ sealed_with(const char *arn)
 
 /* ---- tests: a server that is not recognised ------------------------------ */
 
+/* The sentence goes to stderr; test_host.py looks at it. */
 static void
 test_unknown(void)
 {
     plugin *const p = map_plugin();
-    char said[512] = "", path[400];
-    int  refused, fd, saved = dup(2);
 
     check(p->is.type == 10 && p->is.info->version == 0x0101,
           "it is a keyring plugin");
     check(p->is.deinit == NULL && p->is.version == 0
           && p->is.status_vars == NULL && p->is.system_vars == NULL,
           "nothing but init is there");
-    snprintf(path, sizeof path, "%s/stderr", work);
-    fd = open(path, O_RDWR | O_CREAT | O_TRUNC, 0600);
-    if (fd < 0 || saved < 0 || dup2(fd, 2) < 0)
-        die(path);
-    refused = p->is.init(NULL) != 0;
-    fflush(stderr);
-    dup2(saved, 2);
-    (void)!pread(fd, said, sizeof said - 1, 0);
-    check(refused && strstr(said, "keyring_aws: cannot start: ") == said
-          && strstr(said, "MySQL") != NULL
-          && strchr(said, '\n') == said + strlen(said) - 1,
-          "init refuses, and says why, in one line: %.99s", said);
+    check(p->is.init(NULL) != 0, "init refuses");
     dlclose(p->dl);
     free(p);
-}
-
-
-/* ---- tests: before the plugin is loaded ---------------------------------- */
-
-static void
-test_unloaded(void)
-{
-    static const char *const names[] = { "cmk", "cms", "keys" };
-    session s = { .super = 1 };
-    place   p;
-
-    current = &s;
-    for (int i = 0; i < 3; i++) {
-        function f = create_function(names[i]);
-
-        check(select_function(&f, 0) == -2
-              && strstr(s.message, "not loaded") != NULL,
-              "rotate_%s() before the plugin: %s", names[i], s.message);
-        p = (place){ &f, { 0, 0, 0, NULL, 1, NULL } };
-        check(run_place(&p) == -1 && strstr(s.message, "_init") != NULL,
-              "and if it is run all the same: NULL and %s", s.message);
-        f.end(&p.init);
-        dlclose(f.dl);
-    }
-    current = NULL;
 }
 
 
@@ -1455,8 +1374,6 @@ test_starting(void)
 
 /* ---- tests: keys --------------------------------------------------------- */
 
-static unsigned char bytes[4097];
-
 static const struct {
     const char *type, *stored_as;       /* NULL: refused                     */
     size_t      len;
@@ -1491,7 +1408,7 @@ test_kinds(void)
         snprintf(id, sizeof id, "kind-%zu", i);
         log_forget();
         check((kinds[i].generated ? generate(id, kinds[i].type, NULL, len)
-                                  : store(id, kinds[i].type, NULL, bytes, len))
+                                  : store(id, kinds[i].type, NULL, len))
               == bad && logged(0, id, kinds[i].generated ? "cannot generate"
                                                          : "cannot store")
                         == bad && logged(0, "", "") == bad,
@@ -1526,8 +1443,8 @@ test_names(void)
           "no user and an empty one are one, another is another");
     check(generate(many, "AES", NULL, 16) && generate("", "AES", NULL, 16)
           && generate(NULL, "AES", NULL, 16)
-          && store(NULL, "AES", NULL, bytes, 16) && remove_key(NULL, NULL)
-          && store("no key", "AES", NULL, NULL, 16)
+          && store(NULL, "AES", NULL, 16) && remove_key(NULL, NULL)
+          && ring()->store("no key", "AES", NULL, NULL, 16)
           && fetch(NULL, NULL).failure,
           "no key id, an empty one, one of 256 bytes, no key: refused");
     check(!generate(many + 1, "AES", NULL, 16), "a key id of 255 bytes");
@@ -1623,7 +1540,7 @@ test_keys(void)
 static void
 test_migration(void)
 {
-    struct stat a, b;
+    struct stat b;
     char owner_95[96], owner_96[97];
     const char *data;
     plugin *p = start("migration");
@@ -1635,8 +1552,6 @@ test_migration(void)
     check(!generate("m1", "AES", owner_95, 32)
           && !generate("m2", "AES", owner_96, 32), "two keys to migrate");
     unload(p);
-    data = strchr(set_data, '=') + 1;
-    stat(data, &a);
     p = load_with("open_mode=1", NULL);
     log_forget();
     check(p != NULL && fetches("m1", owner_95, "AES", 32)
@@ -1644,12 +1559,8 @@ test_migration(void)
           && logged(0, "m2", "left out") == 1,
           "open_mode=1: an owner of 96 bytes is left out of the walk");
     check(generate("m3", "AES", NULL, 32) && remove_key("m1", owner_95)
-          && store("m3", "AES", NULL, bytes, 16), "nothing can be changed");
+          && store("m3", "AES", NULL, 16), "nothing can be changed");
     unload(p);
-    stat(data, &b);
-    check(a.st_ino == b.st_ino && a.st_size == b.st_size
-          && a.st_mtim.tv_sec == b.st_mtim.tv_sec
-          && a.st_mtim.tv_nsec == b.st_mtim.tv_nsec, "nor was it");
     data = fresh_data("migration_none");
     unload(load_with("open_mode=1", NULL));
     check(stat(data, &b) != 0, "open_mode=1 makes no data file");
@@ -1665,36 +1576,26 @@ text_of(plugin *p, const char *name)
 }
 
 
+/* The real server tries more of them, but without a sanitizer. */
 static void
 test_refused_values(plugin *p)
 {
-    static const struct { const char *name, *text, *why; } bad[] = {
-        { "cmk_id", "alias/nobody", "NotFoundException" },
-        { "cmk_id", NULL, "has to have a value" },
-        { "cmk_id", "", "has to have a value" },
-        { "cmk_id", long_id, "too long" }, { "region", "mars", "region" },
-        { "region", NULL, "has to have a value" }
-    };
+    static const char *const bad[] = { NULL, "", long_id, "alias/nobody" };
     session *const s = current;
-    char before[600];
 
     memset(long_id, 'x', 512);          /* one byte more than there is room  */
     long_id[512] = '\0';
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        snprintf(before, sizeof before, "%s", text_of(p, bad[i].name));
+    for (int i = 0; i < 4; i++) {
         log_forget();
-        check(set_one(p, bad[i].name, bad[i].text) != 0 && s->error == 1231
-              && strstr(s->message, bad[i].why) != NULL
-              && logged(0, bad[i].name, bad[i].why) == 1
-              && strcmp(text_of(p, bad[i].name), before) == 0,
-              "SET %s to %.20s changes nothing: %s", bad[i].name,
-              bad[i].text ? bad[i].text : "NULL", s->message);
+        check(set_one(p, "cmk_id", bad[i]) != 0 && s->error == 1231
+              && logged(0, "keyring_aws_cmk_id", "") == 1
+              && strcmp(text_of(p, "cmk_id"), key_1) == 0,
+              "SET to %.20s is refused: %s", bad[i] ? bad[i] : "NULL",
+              s->message);
     }
-    long_id[511] = '\0';
-    check(set_one(p, "cmk_id", long_id) != 0
-          && strstr(s->message, "too long") == NULL,
+    check(set_one(p, "cmk_id", long_id + 1) != 0
+          && strstr(s->message, "too long") == NULL && sealed_with(key_1),
           "a text of 511 bytes is not too long: KMS judges it");
-    check(sealed_with(key_1), "and the KMS key is the one that it was");
 }
 
 
@@ -1856,10 +1757,10 @@ test_settings(void)
 
 /* ---- tests: SQL functions ------------------------------------------------ */
 
-/* The answer to a statement's first call is the answer to all its calls, at all
- * places of the function, by either of its names. */
+/* What a real server cannot show: a session that ends a place which another one
+ * has, and the symbols of 5.7. The rest is in test_mysql.py. */
 static void
-test_once(const function *cmk, const function *cms, session *s)
+test_statements(const function *cmk, const function *cms, session *s)
 {
     static const char rotate[] = "RotateKeyOnDemand";
     session   other  = { .super = 1 };
@@ -1878,52 +1779,34 @@ test_once(const function *cmk, const function *cms, session *s)
     cms->end(&two.init);
     check(run_place(&one) == 1 && count(rotate) == before + 2,
           "one place is closed, the other remembers");
-    cmk->end(&one.init);
-    check(open_place(&one, cmk, 0), "a place that is never run");
-    cmk->end(&one.init);
-    check(select_function(cmk, 0) == 1 && count(rotate) == before + 3,
-          "the next statement rotates");
-    fault(rotate, "AccessDeniedException", 1);
-    log_forget();
-    check(open_place(&one, cmk, 0) && run_place(&one) == -1
-          && run_place(&one) == -1
-          && strstr(s->message, "Function keyring_aws_rotate_cmk failed due to:"
-                    " ") == s->message
-          && strstr(s->message, "AccessDenied") != NULL
-          && count(rotate) == before + 4 && logged(0, "AccessDenied", "") == 1,
-          "an error is remembered, too: %s", s->message);
-    cmk->end(&one.init);
-    check(select_function(cmk, 0) == 1, "but not by the next statement");
-}
-
-
-/* Who may not, when it is prepared and when it runs. */
-static void
-test_refused_calls(const function *keys, session *s)
-{
-    place p;
-
     s->super = 0;
-    check(select_function(keys, 0) == -2 && strstr(s->message, "SUPER") != NULL,
-          "prepared without SUPER: %s", s->message);
+    check(run_place(&one) == 1, "also if SUPER was revoked meanwhile");
+    cmk->end(&one.init);
+    check(!open_place(&one, cmk, 0) && strstr(s->message, "SUPER") != NULL
+          && run_place(&one) == -1 && strstr(s->message, "_init") != NULL,
+          "not prepared without SUPER, and not run then: %s", s->message);
+    cmk->end(&one.init);
     s->super = 1;
-    check(select_function(keys, 1) == -2
-          && strstr(s->message, "no arguments") != NULL, "with an argument");
-    current = NULL;
-    check(select_function(keys, 0) == -2, "without a session");
-    current = s;
-    check(open_place(&p, keys, 0), "prepared with SUPER");
+    check(select_function(cmk, 1) == -2, "with an argument");
+    must(open_place(&one, cmk, 0), "prepared with SUPER");
     s->super = 0;
-    check(run_place(&p) == -1 && strstr(s->message, "SUPER") != NULL,
+    check(run_place(&one) == -1 && strstr(s->message, "SUPER") != NULL,
           "run without: %s", s->message);
     s->super = 1;
-    keys->end(&p.init);
+    cmk->end(&one.init);
+    fault(rotate, "AccessDeniedException", 1);
+    log_forget();
+    must(open_place(&one, cmk, 0), "prepared");
+    check(run_place(&one) == -1 && run_place(&one) == -1
+          && count(rotate) == before + 3 && logged(0, "AccessDenied", "") == 1,
+          "an error is remembered, too: %s", s->message);
+    cmk->end(&one.init);
     s->is_replica = 1;
-    check(select_function(keys, 0) == 1 && count("ReEncrypt") == 0,
+    check(select_function(cmk, 0) == 1 && count(rotate) == before + 3,
           "a replica answers 1, and does nothing");
     s->is_replica = 0;
     __atomic_store_n(&operations_off, 1, __ATOMIC_RELAXED);
-    check(select_function(keys, 0) == -1 && count("ReEncrypt") == 0
+    check(select_function(cmk, 0) == -1 && count(rotate) == before + 3
           && strstr(s->message, "keyring_operations is OFF") != NULL,
           "keyring_operations = OFF: %s", s->message);
     __atomic_store_n(&operations_off, 0, __ATOMIC_RELAXED);
@@ -2000,8 +1883,7 @@ test_functions(void)
     cms  = create_function("cms");
     keys = create_function("keys");
     must(!generate("one", "AES", NULL, 32), "a key");
-    test_refused_calls(&keys, &s);
-    test_once(&cmk, &cms, &s);
+    test_statements(&cmk, &cms, &s);
     check(set_one(p, "cmk_id", key_2) == 0 && select_function(&keys, 0) == 1
           && fetches("one", NULL, "AES", 32),
           "rotate_keys() to a KMS key of another region");
@@ -2113,7 +1995,7 @@ work_on_keys(void *arg)
         snprintf(id, sizeof id, "t-%d-%d", w->number, i);
         if (hold() != NULL) {           /* it stays while we hold it         */
             w->bad += i % 2 ? generate(id, "AES", user, 32)
-                            : store(id, "AES", user, "0123456789abcdef", 16);
+                            : store(id, "AES", user, 16);
             w->bad += !fetches(id, user, "AES", i % 2 ? 32 : 16);
             w->bad += (i < 3 || i > 5) && remove_key(id, user);
             w->bad += (i < 3 || i > 5) && !absent(id, user);
@@ -2234,33 +2116,27 @@ test_life(void)
 /* ---- main ---------------------------------------------------------------- */
 
 static void
-read_arguments(char **argv)
+read_argument(const char *arg)
 {
-    static const struct { const char *name; const char **text; int *number; }
-    known[] = {
-        { "endpoint=", &endpoint, NULL }, { "ca_file=", &ca_file, NULL },
-        { "only=", &only, NULL },         { "control=", NULL, &control_port },
-        { "threads=", NULL, &thread_count }, { "rounds=", NULL, &round_count }
-    };
+    const char *const text = strchr(arg, '=') != NULL ? strchr(arg, '=') + 1
+                                                      : "";
 
-    for (; *argv != NULL; argv++) {
-        for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
-            const size_t len = strlen(known[i].name);
-            if (strncmp(*argv, known[i].name, len) != 0)
-                continue;
-            if (known[i].text != NULL)
-                *known[i].text = *argv + len;
-            else
-                *known[i].number = (int)strtol(*argv + len, NULL, 10);
-        }
-    }
+    if (strncmp(arg, "endpoint=", 9) == 0)
+        endpoint = text;
+    if (strncmp(arg, "ca_file=", 8) == 0)
+        ca_file = text;
+    if (strncmp(arg, "only=", 5) == 0)
+        only = text;
+    (void)sscanf(arg, "control=%d", &control_port);
+    (void)sscanf(arg, "threads=%d", &thread_count);
+    (void)sscanf(arg, "rounds=%d", &round_count);
     if (thread_count > MAX_THREADS)
         thread_count = MAX_THREADS;
 }
 
 
 #define SECTIONS(X)                                                           \
-    X(unloaded) X(layout) X(refusals) X(starting) X(keys) X(migration)        \
+    X(layout) X(refusals) X(starting) X(keys) X(migration)        \
     X(settings) X(functions) X(status) X(life)
 
 int
@@ -2273,7 +2149,8 @@ main(int argc, char **argv)
     }
     so_path = argv[1];
     work    = argv[2];
-    read_arguments(argv + 3);
+    for (int i = 3; i < argc; i++)
+        read_argument(argv[i]);
     if (IS_UNKNOWN) {
         test_unknown();
     } else {

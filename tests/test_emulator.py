@@ -170,7 +170,7 @@ def test_botocore_is_the_new_one():
     version = tuple(int(each) for each in botocore.__version__.split("+")[0].split(".")[:2])
     assert version >= (1, 43), (
         f"botocore {botocore.__version__} of {botocore.__file__} is too old: make the private "
-        "tree (tests/servers.py tree), or name one in KEYRING_AWS_TREE")
+        "tree (tests/servers.py), or name one in KEYRING_AWS_TREE")
     assert set(emu.ACTIONS) <= set(emu.MODEL.operation_names)
     decrypt = emu.MODEL.operation_model("Decrypt").input_shape.members
     assert "DryRun" in decrypt and set(emu.NOT_EMULATED) <= set(decrypt)
