@@ -124,9 +124,9 @@ Dir::State::status "{apt}/status";
 
 
 def tree(want: Iterable[str] | None = None) -> Path:
-    """The private tree, made if it is not there (about half a minute): the parts that are wanted, by
-    default all, but no MySQL if MYSQLD names another.  The tree keeps the versions of the day it
-    was made; remove build/tree to get newer ones.
+    """The private tree, made if it is not there (about half a minute): the parts that are wanted,
+    by default all, but no MySQL if MYSQLD names another.  The tree keeps the versions of the day
+    it was made; remove build/tree to get newer ones.
     """
     default = ("python",) if "MYSQLD" in os.environ else PARTS
     wanted = set(default if want is None else want)
@@ -269,9 +269,9 @@ def _remove_folder(folder: Path) -> None:
 
 def _spawn(argv: list[str], env: dict[str, str], log: Path,
            executable: str | None = None) -> subprocess.Popen:
-    """Start a server in a session of its own, its output appended to a file.  The kernel kills it if
-    this process is killed.  (It does so when the thread that started it ends: so only for servers
-    of the main thread.)
+    """Start a server in a session of its own, its output appended to a file.  The kernel kills it
+    if this process is killed.  (It does so when the thread that started it ends: so only for
+    servers of the main thread.)
     """
     main = threading.current_thread() is threading.main_thread()
 

@@ -26,7 +26,7 @@ def start_server():
         stage.second = kms.add_key("us-east-1", ACCOUNT)
         stage.west = kms.add_key("us-west-2", ACCOUNT, alias=ALIAS)
         stage.disabled = kms.add_key("us-east-1", ACCOUNT, state="Disabled")
-        # an attacker's own key, which he has opened to our account: KMS would take it
+        # an attacker's own key, which our account may use: KMS would accept it
         stage.foreign = kms.add_key("us-east-1", OTHER_ACCOUNT, alias="alias/theirs",
                                     shared_with=(ACCOUNT,))
         stage.foreign_alias = f"arn:aws:kms:us-east-1:{OTHER_ACCOUNT}:alias/theirs"
@@ -71,7 +71,7 @@ def test_variables_are_listed_with_their_values(stage):
 @pytest.mark.parametrize("name", ["conf_file", "data_file", "accounts", "endpoint", "ca_file",
                                   "start_seconds"])
 def test_read_only_variables_cannot_be_set_from_sql(stage, name):
-    """Nor for the next start: who could persist them could name his own account as trusted."""
+    """Nor for the next start: whoever persists them could make the plugin trust any account."""
     before = stage.variable(name)
     for way in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "SESSION"):
         number, text = stage.refused(f"SET {way} keyring_aws_{name} = '{OTHER_ACCOUNT}'")
@@ -156,7 +156,7 @@ def test_old_keys_are_fetched_after_another_kms_key_was_set(stage):
     assert not stage.said("ERROR")
 
 
-def test_the_region_of_an_arn_goes_on_to_be_asked(stage):
+def test_the_region_of_an_arn_is_still_asked(stage):
     stage.sql("SET GLOBAL keyring_aws_region = 'eu-central-1'")
     assert stage.variable("region") == "eu-central-1"
     asked = len(stage.kms.log()["requests"])
@@ -164,7 +164,7 @@ def test_the_region_of_an_arn_goes_on_to_be_asked(stage):
     assert {each["region"] for each in stage.kms.log()["requests"][asked:]} == {"us-east-1"}
 
 
-def test_the_timeout_is_heeded_at_once(stage):
+def test_a_new_timeout_counts_at_once(stage):
     stage.generate("slow")
     stage.kms.fault("Decrypt", "latency", ms=5000)
     stage.sql("SET GLOBAL keyring_aws_timeout = 300")
@@ -198,7 +198,7 @@ def set_both(stage, *pairs: tuple[str, str], more: str = "", session=None) -> No
 
 
 def test_key_and_region_are_judged_together(stage, half):
-    """An alias that is known only where the statement moves to, and one that is not."""
+    """One alias exists only in the new region, the other one does not exist there."""
     east, _, west, west_arn = half
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
     for pairs in ((("cmk_id", east), ("region", "us-west-2")),
@@ -218,7 +218,7 @@ def test_key_and_region_are_judged_together(stage, half):
 
 
 def test_a_refused_statement_leaves_nothing_to_undo(stage, half):
-    """One half was judged, and passed; KMS has a bad moment; another variable is refused."""
+    """KMS accepted one half, or fails once; then another variable is refused."""
     east, east_arn, _, west_arn = half
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (east,))
     assert sealed_with(stage) == east_arn
@@ -236,7 +236,7 @@ def test_a_refused_statement_leaves_nothing_to_undo(stage, half):
 
 
 def test_a_refused_statement_is_forgotten_by_the_next(stage, half):
-    """The same session: a region is judged with the KMS key that counts, not with a refused one."""
+    """In the same session a region is judged with the KMS key in use, not with a refused one."""
     east = half[0]
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
     with cursor(stage) as session:
@@ -249,7 +249,7 @@ def test_a_refused_statement_is_forgotten_by_the_next(stage, half):
 
 
 def test_a_variable_set_twice_is_judged_as_it_is_in_the_end(stage, half):
-    """KMS key and region that KMS has not judged together must not be taken."""
+    """A KMS key and a region that KMS has not judged together must not be used."""
     east, east_arn, west, west_arn = half
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
     for pairs in ((("region", "us-west-2"), ("cmk_id", west), ("region", "us-east-1")),
@@ -266,7 +266,7 @@ def test_a_variable_set_twice_is_judged_as_it_is_in_the_end(stage, half):
 
 
 def test_a_procedure_sets_one_by_one(stage, half):
-    """MySQL's doing: in a routine each assignment is a statement."""
+    """In a routine MySQL makes a statement of each assignment."""
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (ALIAS,))
     stage.sql("CREATE DATABASE sets")
     stage.sql("CREATE PROCEDURE sets.both_of_them() SET GLOBAL keyring_aws_cmk_id = %s,"
@@ -417,7 +417,7 @@ def test_a_failing_kms_changes_nothing(stage):
     assert stage.data.read_bytes() == before and stage.fetch("never") is None
 
 
-# ---- names that mean harm -----------------------------------------------------------------------
+# ---- hostile names -----------------------------------------------------------------------
 
 NAMES = ["it's \"quoted\"", "a\nERROR b\r\n2026-01-01T00:00:00 0 [ERROR] c", "\t\x01\x1b[31m\x7f",
          "100%", "a%00b", "a%2500b", "a%0Ab", "%", "%%s%n%s", "\\\"},{\"key_id\":\"x",
@@ -642,7 +642,7 @@ def test_a_failed_rotation_is_not_tried_again_by_its_statement(stage, rotations)
 
 
 def test_each_session_rotates_for_itself(stage, rotations):
-    """What one session keeps, in a statement that still runs, is nothing to another one."""
+    """What a running statement of one session remembers does not count in another session."""
     session, count = rotations
     before = count()
     with ThreadPoolExecutor(1) as pool:
@@ -675,7 +675,7 @@ def test_a_killed_statement_is_over(stage, rotations):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_keyring_operations_off_stops_the_functions(stage, name):
-    """As it stops keyring_udf; fetches, settings and EXPLAIN go on."""
+    """As it stops keyring_udf. Fetches, settings and EXPLAIN still work."""
     stage.generate("before-off")
     before, asked = stage.data.read_bytes(), stage.kms.count()
     stage.sql("SET GLOBAL keyring_operations = OFF")
@@ -756,7 +756,7 @@ def test_status_and_performance_schema_answer_while_kms_hangs(stage):
 
 
 def test_a_key_is_made_while_a_setting_is_judged(stage):
-    """SET waits for KMS's word on another key; who seals with the present one does not."""
+    """SET waits until KMS has judged its key. A key that the present one seals does not wait."""
     stage.kms.fault("Decrypt", "black_hole", where="request")
     asked = stage.kms.count("Decrypt")
     with ThreadPoolExecutor(1) as pool:
@@ -770,7 +770,7 @@ def test_a_key_is_made_while_a_setting_is_judged(stage):
 
 
 def test_a_key_is_made_with_a_new_setting_while_another_is_judged(stage):
-    """What one SET found good waits for nobody, and is not asked about again."""
+    """A KMS key that a SET has checked is used at once, and KMS is not asked about it again."""
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
     stage.kms.fault("Decrypt", "black_hole", where="request")
     asked = stage.kms.count("Decrypt")
@@ -785,7 +785,7 @@ def test_a_key_is_made_with_a_new_setting_while_another_is_judged(stage):
 
 
 def test_50_reinstallations_under_load(stage):
-    """Calls come and go all the time; none crashes, none hangs, and no key is lost."""
+    """Many calls run meanwhile: none crashes, none hangs, and no key is lost."""
     stage.renew()
     stage.generate("steady")
     key, done, errors = stage.fetch("steady"), threading.Event(), []

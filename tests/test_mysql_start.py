@@ -1,4 +1,4 @@
-"""How the plugin starts in a MySQL server, and does not; and where its credentials come from."""
+"""How the plugin starts in a MySQL server, and when it does not; and its credentials."""
 
 import contextlib
 import os
@@ -124,9 +124,11 @@ MORE_FAULTS = [
     ({"region": "us_east_1"}, r"region"),
     (ca_file_that_is_a_pipe, r"CA file \S+/pipe: it is not a file"),
     (lambda stage: {"ca_file": stage.certs.good.key}, r"no certificate in it"),
-    *(({"env": {"https_proxy": proxy, "no_proxy": "nobody.example"}}, r"https_proxy in the envir")
-      for proxy in ("http://user:pass/Wv8z@127.0.0.1:9", "http://svc:Xy7q#Wv8z@127.0.0.1:1",
-                    "svc:Xy7q/Wv8z@127.0.0.1:1", "http://svc:Xy7qWv8z@127.0.0.1:x")),
+    ({"env": {"https_proxy": "http://user:pass/Wv8z@127.0.0.1:9"}},
+     r"https_proxy in the environment is not of the form"),
+    *(({"env": {"https_proxy": proxy, "no_proxy": "nobody.example"}}, r"https_proxy") for proxy in (
+        "http://svc:Xy7q#Wv8z@127.0.0.1:1", "svc:Xy7q/Wv8z@127.0.0.1:1",
+        "http://svc:Xy7qWv8z@127.0.0.1:x")),
     ({"endpoint": "https://127.0.0.1:1:2"}, r"endpoint 'https://127.0.0.1:1:2' is not"),
     ({"accounts": ","}, r"accounts is not a list"),
 ]
@@ -165,7 +167,7 @@ def mended_stage(data_folder):
 
 
 def remains(stage: Stage) -> dict:
-    """Names and contents of what lies beside the data file, but for locks."""
+    """Names and contents of the files in the keyring's folder, without the lock files."""
     return {path.name: path.read_bytes() if path.is_file() else None
             for path in stage.data.parent.iterdir() if path.suffix != ".lock"}
 
@@ -201,7 +203,7 @@ def test_the_server_aborts_if_the_plugin_is_forced(spoilable, fault, sentence):
 
 
 def test_the_unspoilt_server_starts(spoilable):
-    """Or the tests above would prove nothing."""
+    """Otherwise the tests above would prove nothing."""
     spoilable.start(NO_SCHEMA, "--keyring-aws=FORCE")
     assert not spoilable.said("ERROR") and not spoilable.said("Warning")
     assert spoilable.fetch("kept") == spoilable.plain("kept")
@@ -242,7 +244,7 @@ def test_the_server_starts_without_kms_and_works_with_it(spoilable, outage):
 
 
 def test_the_plugin_is_installed_without_kms_and_works_with_it(spoilable):
-    """Any outage, met by a plugin that starts in a server which runs."""
+    """Any outage, when the plugin is installed into a running server."""
     spoilable.start(NO_SCHEMA, timeout=1500)
     for outage, begin in OUTAGES.items():
         spoilable.uninstall()
@@ -328,7 +330,7 @@ def test_a_start_that_waits_can_be_ended(crashed, settings, ends):
 @pytest.mark.parametrize("force", ["FORCE", "ON"])
 @pytest.mark.parametrize("settings", [{}, {"cmk_id": None}], ids=["init", "fetch"])
 def test_a_start_without_kms_says_what_to_do(crashed, force, settings):
-    """InnoDB gives up. Beside its own advice stands ours; and whoever follows it loses nothing."""
+    """InnoDB gives up. Our advice stands beside its own, and following ours loses nothing."""
     begun = begin(crashed, f"--keyring-aws={force}", start_seconds=2, **settings)
     assert crashed.db.wait() != 0 and 2 < time.monotonic() - begun < 15
     said_it = [line for line in crashed.said("ERROR") + crashed.said("Warning") if AGAIN in line]
@@ -359,8 +361,8 @@ def test_files_are_made_for_their_owner_alone(stage):
 @pytest.mark.parametrize("proxy", ["http://svc:1#Xy7qWv8z@127.0.0.1:1",
                                    "svc:1/Xy7qWv8z@127.0.0.1:1", "http://svc:Xy7qWv8z@127.0.0.1:1"])
 def test_no_password_of_a_proxy_is_shown(stage, proxy):
-    """Neither in the error log, nor in its table, nor to those who may only SET variables.  With
-    a no_proxy that may name KMS, libcurl gets to see it."""
+    """Not in the error log, not in its table, not to an account that may only SET variables.  If
+    no_proxy may name KMS, libcurl reads the proxy."""
     stage.start("--performance-schema=ON", env={"https_proxy": proxy, "no_proxy": "nobody.example"})
     stage.sql("CREATE USER setter@localhost")
     stage.sql("GRANT SYSTEM_VARIABLES_ADMIN ON *.* TO setter@localhost")
@@ -388,7 +390,7 @@ def test_functions_do_not_need_the_plugin_to_be_refused(spoilable):
 
 
 def test_a_rotation_outlives_the_plugin_and_holds_up_the_server(stage):
-    """UNINSTALL does not wait for it, INSTALL does, and so does a shutdown."""
+    """UNINSTALL does not wait for the rotation; INSTALL and a shutdown do."""
     stage.start(NO_SCHEMA)
     stage.install_functions()
     for number in range(20):
@@ -471,7 +473,7 @@ def test_new_credentials_are_found_when_aws_refuses_the_old(stage):
 # ---- other accounts -----------------------------------------------------------------------------
 
 def test_another_account_is_trusted_by_the_configuration_only(stage):
-    """What SET GLOBAL cannot do, keyring_aws_accounts in my.cnf can."""
+    """SET GLOBAL cannot make the plugin trust an account; keyring_aws_accounts in my.cnf can."""
     foreign = stage.kms.add_key("us-east-1", OTHER_ACCOUNT, shared_with=(ACCOUNT,))
     stage.start(NO_SCHEMA)
     stage.install_functions()
@@ -490,7 +492,7 @@ def test_another_account_is_trusted_by_the_configuration_only(stage):
 
 
 def heed_persisted_settings(stage):
-    """--no-defaults would leave persisted settings alone, too."""
+    """With --no-defaults the server would ignore persisted settings, too."""
     empty = stage.db.folder / "my.cnf"
     empty.touch()
     options = stage.db._options()
@@ -513,7 +515,7 @@ def test_key_and_region_are_persisted_together(stage):
 
 
 def test_a_foreign_key_cannot_be_persisted_into_use(stage):
-    """SET PERSIST_ONLY asks nobody; the server sets what it says when it has started."""
+    """SET PERSIST_ONLY checks nothing; the server applies the value when it has started."""
     foreign = stage.kms.add_key("us-east-1", OTHER_ACCOUNT, shared_with=(ACCOUNT,))
     heed_persisted_settings(stage)
     stage.start(NO_SCHEMA)
