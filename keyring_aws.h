@@ -1,16 +1,16 @@
-/* keyring_aws.h - v1.0.0 - a keyring guarded by AWS KMS - BSD-2-Clause
+/* keyring_aws.h - v1.0.0 - a keyring protected by AWS KMS - BSD-2-Clause
  *
- * Keeps small secrets, in practice the keys of a database, in a local file.
- * Each is made by AWS KMS, sealed by AWS KMS, and lies in the file as KMS
- * ciphertext. Reading one back takes the file and the right to use the KMS key.
+ * Stores small secrets, usually the keys of a database, in a local file. AWS
+ * KMS makes each key and encrypts it; the file holds only KMS ciphertext. To
+ * read a key back, one needs the file and the right to use the KMS key.
  *
  * In ONE C file, before any other include:
  *
  *     #define KEYRING_AWS_IMPLEMENTATION
  *     #include "keyring_aws.h"
  *
- * Anywhere else, include it plainly. Link with -lbearssl -lcurl (and, where
- * libc does not have them, -lpthread -ldl).
+ * In all other files, just include it. Link with -lbearssl -lcurl (and with
+ * -lpthread -ldl if libc does not contain them).
  *
  *     int main(void)
  *     {
@@ -47,196 +47,229 @@
  *              4 Errors            5 Memory and secrets   6 Threads, processes
  *              7 The data file     8 What goes over the wire
  *              9 Limits           10 House rules
- *              then PART II, the declarations, and PART III, the rooms (search
- *              for "ROOM  json"); the licence is at the end.
+ *              Then PART II, the declarations, and PART III, the rooms (search
+ *              for "ROOM  json"). The licence is at the end.
  *
- * The MySQL plugin in keyring_aws_plugin.c is a user of this library like any
- * other. README.md is its manual.
+ * The MySQL plugin in keyring_aws_plugin.c uses this library like any other
+ * program does. Its manual is README.md.
  *
  *
  * 1  WORDS
  *
- *     key        what the caller stores: bytes, a type, a name
- *     name       key id and user id together
- *     KMS key    the AWS key that seals; it never leaves AWS
- *     blob       what KMS made of a key: ciphertext
- *     plain      a key's bytes in the clear
- *     creds      access key id, secret access key, session token
- *     entry      a name with all that belongs to it, as the file has it
- *     member     an entry of a JSON object
+ * Each word is used in one sense only:
+ *
+ *     key               what a caller stores: bytes, a type, a name
+ *     name              a key id and a user id together
+ *     KMS key           the key in AWS KMS that encrypts keys; it never
+ *                       leaves AWS
+ *     blob              a key as KMS encrypted it: ciphertext
+ *     to seal           to have KMS encrypt a key; kaws_sealed holds the result
+ *     plaintext         a key's bytes before sealing
+ *     credentials       access key id, secret access key, session token
+ *     conf file         the file that the credentials are read from
+ *     data file         the file that the entries are kept in
+ *     entry             a name, its blob, and all else stored with it
+ *     record            the bytes of one entry in the data file
+ *     committed length  how many bytes of the data file count as written
+ *     torn end          what a crash left of a record that was being written
+ *     keyring           all entries of one data file
+ *     ring              a keyring that a program has opened
+ *     table             the ring's entries in memory
+ *     re-wrap           to have KMS re-encrypt every blob under the current
+ *                       KMS key (SQL: keyring_aws_rotate_keys)
+ *     rotation          new key material for the KMS key itself
+ *                       (SQL: keyring_aws_rotate_cmk)
+ *     trusted account   an AWS account whose KMS keys the ring will use
+ *     operation         all KMS requests that one call of ours makes
+ *     attempt           one of those requests, sent once
+ *     dry run           a request that KMS checks but does not carry out
+ *     member            a name and a value in a JSON object
  *
  *
  * 2  HOW A KEY TRAVELS
  *
- *     open       conf file -> creds;  data file -> checked -> table
- *     generate   name free? -> KMS makes and seals -> name still free? ->
- *                appended to the file -> table
- *     store      the same, but KMS seals what the caller gave, and opens what
- *                it sealed: that must be the key
- *     fetch      name -> table -> copy of the blob -> KMS opens it -> caller
- *     remove     file replaced by one without it -> table
- *     re-wrap    each blob -> KMS re-encrypts it, and says that it would open
- *                what came back -> file replaced -> table
+ *     open       conf file -> credentials; data file -> checks -> table
+ *     generate   is the name free? -> KMS makes and seals a key -> is the name
+ *                still free? -> a record is appended to the file -> table
+ *     store      the same, but KMS seals the caller's key, then decrypts the
+ *                blob: the result must equal the key
+ *     fetch      name -> table -> copy of the blob -> KMS decrypts it -> caller
+ *     remove     the file is replaced by one without the record -> table
+ *     re-wrap    for each blob: KMS re-encrypts it, and confirms in a dry run
+ *                that it would decrypt the new blob; then the file is replaced
+ *                -> table
  *
- * Four rules hold throughout:
+ * Four rules always hold:
  *
- * (1) Disk first. A change is durable on disk before memory shows it. If it
- *     fails, neither has changed. One exception has a status of its own: when
- *     the disk fails in the middle, and again when that is to be undone,
- *     nobody can say what it holds. Then the answer is KAWS_UNCERTAIN, memory
- *     follows the file that is there, and no more is changed until the ring is
- *     opened anew.
- * (2) Plaintext lives in a few functions: kaws_store, kaws_fetch, the KMS
- *     calls that they make, and a re-wrap across regions. Table and file hold
+ * (1) Disk first. A change is durable on disk before the table shows it. If
+ *     the disk refuses the change, neither the disk nor the table has changed.
+ *     There is one exception: if the disk fails during a change, and fails
+ *     again while the change is undone, nobody can know what the file holds.
+ *     The call then returns KAWS_UNCERTAIN, the table follows the file that is
+ *     there, and the ring accepts no further change until it is reopened.
+ * (2) Few functions see plaintext: kaws_store, kaws_fetch, the KMS calls that
+ *     they make, and a re-wrap across regions. The table and the file hold
  *     blobs only.
- * (3) No waiting for AWS under the lock. It covers table and file only, so a
- *     KMS that hangs holds up those who need KMS, and nobody else.
- * (4) A reply counts only if it can be the answer to our request, and what
- *     takes the place of a key is proved before. Section 8 says how.
+ * (3) No thread waits for AWS while it holds the ring's lock. That lock covers
+ *     the table and the file, so a KMS that hangs delays only the threads that
+ *     need KMS.
+ * (4) A reply counts only if it can be the answer to our request, and a blob
+ *     is verified before it replaces another. Section 8 says how.
  *
  *
- * 3  SWITCHES      to be defined above the include
+ * 3  SWITCHES      define them above the include
  *
  *     KEYRING_AWS_IMPLEMENTATION   in one C file: compiles the functions
- *     KEYRING_AWS_STATIC           there, too: the functions are private to it
- *     KEYRING_AWS_NO_CURL          no libcurl: hooks.send has to be set
- *     KEYRING_AWS_NO_THREADS       no pthreads: one thread at a time, please
+ *     KEYRING_AWS_STATIC           in the same file: makes them private to it
+ *     KEYRING_AWS_NO_CURL          omits libcurl: hooks.send must be set
+ *     KEYRING_AWS_NO_THREADS       omits pthreads: call from one thread only
  *
  *
  * 4  ERRORS
  *
- * Functions answer with a kaws_status: one word for what happened. A
- * kaws_error of the caller's has the rest, above all one sentence for a log:
- * what we were doing, to what, what went wrong, what to do. It is one line of
- * printable ASCII, and holds no secret, no signature and no reply. Words that
- * are not ours (names, settings, files, what AWS and libcurl say) are escaped
- * as \xNN; user and password of a URL in them become ***, long base64 is cut,
- * and what repeats a piece of a secret that we know is left out.
+ * Functions return a kaws_status: one word for what happened. The caller's
+ * kaws_error holds the rest. Its text is one sentence for a log: what we were
+ * doing, to what, what went wrong, and what to do. The text is one line of
+ * printable ASCII. It contains no secret, no signature and no reply. Text that
+ * comes from elsewhere (names, settings, files, AWS, libcurl) is made safe: odd
+ * bytes are shown as \xNN, the user and password of a URL as ***, long base64
+ * is cut, and any text that repeats a piece of a known secret is left out.
  *
- * A KMS call is tried again where that helps: up to max_attempts times, with
- * growing random pauses, when KMS throttles, is out of order or out of reach,
- * or when a reply repeats a request id. Two more tries come at once, and are
- * not counted among those: one when AWS refuses the signature and its Date
- * shows that our clock is wrong by more than 4 minutes, and one when AWS
- * refuses the creds and the conf file has newer ones.
+ * A KMS request is repeated if that can help: if KMS throttles, fails, or is
+ * unreachable, or if a reply repeats a request id. There are up to max_attempts
+ * attempts, with random pauses that grow. Two more attempts are made at once
+ * and are not counted. The first follows if AWS refuses the signature and its
+ * Date header shows that our clock is wrong by more than 4 minutes. The second
+ * follows if AWS refuses the credentials and the conf file has newer ones.
  *
- * timeout_ms bounds one operation: all that one call of a function of ours asks
- * of KMS, with its retries and pauses (a fetch; a store and its proof). Only a
- * re-wrap and a rotation take longer: there it bounds each step (the
- * re-encryption of a key, its proof) anew. It does not bound the system's
- * resolver, which has timeouts of its own (resolv.conf). hooks.ticks_ms
- * measures time, so setting the clock changes no timeout.
+ * timeout_ms limits one operation with all its attempts and pauses (a fetch,
+ * for example, or a store and its verification). Only a re-wrap and a rotation
+ * take longer: there it limits each step (re-encrypting one key, verifying it).
+ * It does not limit the system's resolver, which has timeouts of its own
+ * (resolv.conf). hooks.ticks_ms measures all durations, so setting the clock
+ * does not change a timeout.
  *
- * A program that cannot go on without its keys, as a server while it starts,
- * sets hooks.patience_ms: it says how long KMS may still be waited for. As long
- * as it says more than 0, what is tried again is tried again every second or
- * so, whatever max_attempts says, and each try begins the operation's
- * timeout_ms anew. So an operation ends by the time that the hook allows, and
- * one timeout_ms. What is definite (DENIED, say) ends it at once, as ever.
+ * A program that cannot work without its keys, such as a server that is
+ * starting, sets hooks.patience_ms. The hook says for how long KMS may still be
+ * waited for. While it returns more than 0, every error that can be retried is
+ * retried about once a second, whatever max_attempts says, and each attempt
+ * gets a new timeout_ms. So an operation ends at the latest one timeout_ms
+ * after the hook's time is up. A definite error (DENIED, for example) ends it
+ * at once, as always.
  *
  *
  * 5  MEMORY AND SECRETS
  *
- * All memory comes from hooks.memory (malloc and free), and every block is
- * wiped before it is given back. The creds live in pages of their own, locked
- * and left out of core dumps where the system allows it. A fetched key is the
- * caller's; kaws_key_free wipes it.
+ * All memory comes from hooks.memory (by default malloc and free), and every
+ * block is wiped before it is given back. The credentials live in pages of
+ * their own, which are locked and excluded from core dumps if the system allows
+ * it. A fetched key belongs to the caller; kaws_key_free wipes it.
  *
- * On its way a key in the clear passes through libcurl and the TLS library.
- * libcurl's buffers are written over. OpenSSL is told to wipe its own; other
- * TLS libraries cannot be told. tests/fault/secrets.c searches the memory of a
- * whole process, with the real libcurl and OpenSSL, after each operation.
- * It is linked with -z now: the dynamic linker's first call of a function would
- * otherwise save registers, and pieces of a key in them, on the stack.
- * What cannot be promised: that registers, the kernel's buffers or a debugger
- * hold no copy. Nor that libcurl wipes all it gives back: it may leave a piece
- * of a key after a transfer that failed, and of the session token after any.
+ * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
+ * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
+ * told. After each operation tests/fault/secrets.c searches the memory of a
+ * whole process, with the real libcurl and OpenSSL, for secrets. It is linked
+ * with -z now, because the dynamic linker's first call of a function saves
+ * registers on the stack, and registers may hold pieces of a key. We cannot
+ * promise that registers, the kernel's buffers or a debugger hold no copy, nor
+ * that libcurl wipes all memory that it frees: it may leave a piece of a key
+ * after a transfer that failed, and of the session token after any transfer.
  *
  *
  * 6  THREADS, PROCESSES
  *
  * Any number of threads may use a ring. A walk, a key or an error belongs to
- * one. Two processes should not share a data file: the second is warned when
- * it opens it, they take turns at changing it, and whichever finds the other's
- * change refuses with KAWS_CHANGED to change more. After fork() a child must
- * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it. A
- * thread that calls needs 64 KiB of stack.
+ * one thread. Two processes should not share a data file. If they do, the
+ * second gets a warning when it opens the file, the two take turns to change
+ * it, and the one that finds the other's change answers KAWS_CHANGED from then
+ * on. A child process must not use its parent's ring after fork(). We leave
+ * SIGPIPE alone; with an old libcurl, ignore it. A calling thread needs 64 KiB
+ * of stack.
  *
- * That holds by whatever names they have the file (hard links, or a mount of
- * that one file): what is locked is <data_file>.lock, and then the file itself.
- * Who waits for a lock holds up no reader of the ring, and gives up after 2
- * seconds, or after 10 in which no other thread of the ring gets on: LOCKED.
+ * Two processes exclude each other even if they reach the data file by
+ * different names (hard links, or a mount of that one file), because we lock
+ * two files: first <data_file>.lock, then the data file itself. A thread that
+ * waits for these locks delays no reader of the ring. It gives up with LOCKED
+ * after it waited 2 seconds for another process, or 10 seconds in which no
+ * other thread of the ring made progress.
  *
- * The locks belong to the open file (F_OFD_SETLK). The fallback, on systems
- * that have none, is flock(): it cannot tell who else has the file open, so the
- * second is not warned; it knows nothing of those who use the other kind; and
- * over a network it may keep apart the processes of one machine only. On
- * Windows <data_file>.lock alone is locked, so who has the file by another name
- * is not kept out. Nor is, by either lock, who reaches the file without the
- * file system that keeps it to itself: FUSE does, and NFS mounted with nolock.
+ * The locks belong to the open file (F_OFD_SETLK). Systems without F_OFD_SETLK
+ * use flock() instead. flock() cannot tell who else has the file open, so the
+ * second process gets no warning; it does not exclude processes that use
+ * F_OFD_SETLK; and on a network file system it may exclude only processes on
+ * one machine. Windows locks <data_file>.lock only, so a process that uses
+ * another name for the file is not excluded. No lock excludes a process that
+ * reaches the file without its file system's help: FUSE can do that, and so can
+ * NFS mounted with nolock.
  *
  *
  * 7  THE DATA FILE
  *
- * The file is a pure function of its live entries, oldest first. Numbers are
- * little-endian. Each digest is the SHA-256 of ALL bytes of the file before
- * it, the 16 bytes of the cell taken as zeros; so the last 32 bytes are the
- * checksum of the keyring, and adding an entry hashes that entry alone.
+ * The file's content depends only on its entries, oldest first. Numbers are
+ * little-endian. Each digest is the SHA-256 of ALL bytes of the file before it,
+ * with the 16 bytes of the committed length taken as zeros. So the last 32
+ * bytes are the checksum of the keyring, and adding an entry hashes only that
+ * entry.
  *
  *     header    0   8  "KAWSRING"
  *               8   4  format version: 1
- *              12   4  epoch: 0 in a new file, else kept as it is found
- *              16  16  file id: random, bound into every blob
- *              32  16  the cell: 8 committed length
- *                                8 the first of SHA-256(file id, those 8)
+ *              12   4  epoch: 0 in a new file; otherwise copied unchanged
+ *              16  16  file id: random; every blob is bound to it
+ *              32  16  committed length: 8 the length
+ *                                        8 the first bytes of
+ *                                          SHA-256(file id, the length)
  *              48  32  digest
- *     entry     0   4  n: length of the entry without its digest
+ *     record    0   4  n: length of the record without its digest
  *               4   4  n's complement
  *               8   1  version of the encryption context's rule: 1
  *               9   1  length of the type         (t)
  *              10   1  length of the key id       (k)
  *              11   1  length of the user id      (u)
- *              12   2  length of the key in the clear
+ *              12   2  length of the plaintext
  *              14   2  length of the KMS key ARN  (a)
  *              16   2  length of the blob         (b)
  *              18   2  length of the key material id, 0 if unknown  (m)
  *              20   4  0
- *              24   8  when it was made: Unix seconds
+ *              24   8  time of creation: Unix seconds
  *              32      key id (k)  user id (u)  type (t)  ARN (a)
  *                      key material id (m)  blob (b)
  *               n  32  digest
  *
- * Adding appends an entry with one write and one sync. Before that the cell is
- * set, without a sync of its own, to the length that is durable already;
- * replacing, closing and opening set it to the length there is. So a file that
- * was cut short is refused, and only what was never acknowledged is taken for
- * the end of a write that a crash cut off: behind the cell's length, and
- * shorter than its own length says, or with a sector of zeros in it. Such an
- * end is moved to <data_file>.torn-<time>, whose name takes up to 25 bytes more
- * than the data file's. If there is no room for it, or none to write over what
- * is there (btrfs and ZFS copy that), the keyring is opened all the same, and
- * every change is refused until there is. Removing and re-wrapping write
- * <data_file>.tmp and rename it. <data_file>.lock is for locking, and stays.
+ * To add a key, we append its record with one write and one sync. Before that,
+ * we set the committed length to the length that is already durable; this write
+ * needs no sync of its own. Replacing, closing and opening the file set it to
+ * the file's length. So a file that was cut short is refused. Only bytes that
+ * were never acknowledged can count as a torn end: they lie beyond the
+ * committed length, and the record is shorter than its own length says, or
+ * contains an all-zero sector. Any other mismatch is damage. A torn end is
+ * moved to <data_file>.torn-<time>, a name up to 25 bytes longer than the data
+ * file's. If the disk has no room to copy it, or none to overwrite a byte
+ * (btrfs and ZFS write a copy), the keyring opens all the same but refuses
+ * every change until there is room. To remove a key, or to re-wrap, we write
+ * <data_file>.tmp and rename it. <data_file>.lock is only locked, and stays.
  *
- * Before each change the path must mean the file that the ring left: device,
- * inode, size, times and last 32 bytes. If only its times are others (chmod, a
- * restored label), all of it is read again, and its digest decides. A rename
- * lets the two files change places, and what comes out must be ours, or goes
- * back; a new file replaces none. A file that has a second name (a hard link),
- * or is itself a mount point, takes new keys, but cannot be replaced: opening
- * it warns, removing and re-wrapping refuse. What remains: where names cannot
- * change places (not Linux, NFS, some others), a file that is moved there right
- * before the rename is lost; where there are no links either, one that appears
- * right before a keyring is made; and an edit in place is not seen if it comes
- * while we write, or within the same tick of the file system's clock. If the
- * power is cut before a file goes back, it is <data_file>.tmp, which the next
- * change removes.
+ * Before each change, the path must still name the file that the ring left,
+ * with the same device, inode, size, times and last 32 bytes. If only the times
+ * differ (after chmod, or a restored label), we read the whole file again, and
+ * its digest decides. To replace the file, we exchange the two names and look
+ * at the file that comes out: if it is not ours, we exchange them back. A new
+ * data file never replaces another. A data file that has a second hard link, or
+ * that is itself a mount point, accepts new keys but cannot be replaced. So
+ * opening it logs a warning, and removing and re-wrapping fail.
  *
- * No file can prove that it is the newest: whoever can put an older copy in
- * its place, while nobody has it open, brings back what was removed since. At
- * open and after each change a note is logged with the number of keys and the
- * first bytes of the checksum. Nor does removing a key shred older copies of
- * the file; only KMS can, by deleting the KMS key.
+ * Some risks remain. If the file system cannot exchange names (outside Linux,
+ * on NFS and some others), a file that is moved to the path right before our
+ * rename is lost. If it has no hard links either, so is a file that appears
+ * right before we create a keyring. An edit in place goes unnoticed if it
+ * happens while we write, or within the resolution of the file system's
+ * timestamps. If the power fails before we exchange a foreign file back, that
+ * file is <data_file>.tmp, which the next change removes.
+ *
+ * No file can prove that it is the newest. Whoever can put an older copy in its
+ * place while nobody has it open brings back the keys removed since. So opening
+ * the file, and each change, logs a note with the number of keys and the first
+ * bytes of the checksum. Removing a key does not remove it from older copies of
+ * the file. Only deleting the KMS key does.
  *
  *
  * 8  WHAT GOES OVER THE WIRE
@@ -246,71 +279,80 @@
  *     kaws_fetch           Decrypt, pinned to the KMS key in the entry
  *     kaws_check           GenerateDataKeyWithoutPlaintext of one byte, then
  *                          Decrypt of it as a dry run
- *     kaws_rewrap_all      ReEncrypt (across regions Decrypt, Encrypt and again
- *                          Decrypt), then Decrypt of the new blob as a dry run
+ *     kaws_rewrap_all      ReEncrypt (across regions Decrypt, Encrypt and
+ *                          Decrypt again), then Decrypt of the new blob as a
+ *                          dry run
  *     kaws_rotate_kms_key  GenerateDataKeyWithoutPlaintext of one byte, before
  *                          and after; RotateKeyOnDemand between
  *
- * HTTPS only, TLS 1.2 or newer, certificates verified, no redirects (plain
- * HTTP to this machine alone). Where a KMS key has an ARN, its region is asked;
- * an endpoint changes the host, never the region that is signed for. The
- * built-in sender takes its proxy from the environment, as libcurl does for
- * HTTPS (https_proxy, all_proxy, no_proxy), but no CA file: that is ca_file's.
+ * We speak HTTPS only, with TLS 1.2 or newer, verify certificates, and follow
+ * no redirect. Plain HTTP is allowed to this machine alone. If the KMS key is
+ * given as an ARN, requests go to the region in the ARN. An endpoint changes
+ * the host of a request, never the region that it is signed for. The built-in
+ * sender takes its proxy from the environment, as libcurl does for HTTPS
+ * (https_proxy, all_proxy, no_proxy). It takes no CA file from there: use
+ * ca_file.
  *
- * HTTP/1.1 ties a reply to its request by their order on the connection alone.
- * One surplus reply, of a proxy or load balancer that lost count, would give
- * every later request the answer to the one before. So a connection is used
- * again only if its last exchange was clean (a complete reply that fits what
- * was asked, with a new request id: a 200, or a 4xx that is KMS's own error),
- * and only if nothing has come on it since. And what is acknowledged, or takes
- * a key's place, is proved. A stored key is opened and compared. A re-wrapped
- * blob is asked about in a dry run: KMS must answer with the error that means
- * that the blob opens under the key's name. (A KMS that knows no dry run opens
- * it. It is asked once more, over a fresh connection, and this is noted.) No
- * two re-wrapped blobs may be the same. A generated key that nobody has fetched
- * yet protects nothing, so it is not proved: if its reply was another's, its
- * first fetch is a MISMATCH, and it can only be removed.
+ * HTTP/1.1 matches replies to requests only by their order on a connection. If
+ * a proxy or load balancer sent one reply too many, every later request would
+ * get the answer to the one before. So we reuse a connection only if its last
+ * exchange was clean and nothing has arrived on it since. An exchange is clean
+ * if the reply is complete, fits the request, has a new request id, and is a
+ * 200 or a 4xx that is KMS's own error.
  *
- * What remains: a peer that TLS trusts can forge a whole reply with a request
- * id of its own, or slip one in between our look at the connection and the true
- * reply. A fetch believes it, and so does a re-wrap if the blob in it opens
- * under the key's name.
+ * We also verify each blob before we acknowledge it or let it replace another.
+ * A stored key's blob is decrypted and compared with the key. A re-wrapped blob
+ * is verified in a dry run: KMS must answer with the error that means that it
+ * could decrypt the blob under the key's name. (A KMS that does not know dry
+ * runs decrypts it; we then ask once more, over a new connection, and log a
+ * note.) No two re-wrapped blobs may be equal. A generated key is not verified,
+ * because a key that nobody has fetched yet protects nothing: if its reply
+ * belonged to another request, its first fetch fails with MISMATCH, and it can
+ * only be removed.
  *
- * Each blob is bound to an encryption context, so that it opens only as what it
- * was: app = "keyring_aws", file = the file id in hex, key_id, key_type, and
- * user_id if there is one, percent-encoded but for printable ASCII. CloudTrail
- * shows it: names are no secret there.
+ * Two risks remain. A peer that TLS trusts can forge a whole reply with a new
+ * request id. Or it can send one between our look at the connection and the
+ * true reply. A fetch believes such a reply; so does a re-wrap, if KMS can
+ * decrypt the blob in it under the key's name.
  *
- * An entry names the KMS key that sealed it, and the file may be an attacker's.
- * So nothing is sent for a KMS key whose account is neither that of the ring's
- * first KMS key nor in config.accounts. Where that key is named by id or alias,
- * only a reply tells its account; if there are accounts, it has to be among
- * them. (A ring opened without a KMS key, and without accounts, trusts the one
- * account that all its entries have.)
+ * Each blob is bound to an encryption context, so that KMS decrypts it only as
+ * what it was: app = "keyring_aws", file = the file id in hex, key_id,
+ * key_type, and user_id if there is one. Values are percent-encoded except
+ * for printable ASCII. CloudTrail shows the context, so names are not secret
+ * there.
+ *
+ * An entry names the KMS key that sealed it, and an attacker may have written
+ * the file. So we send no request for a KMS key unless its account is trusted:
+ * it is the account of the ring's first KMS key, or it is in config.accounts.
+ * If the first KMS key is given as an id or alias, only a reply can tell its
+ * account; if config.accounts is set, the account must then be in it. (A ring
+ * that is opened without a KMS key and without accounts trusts the account of
+ * its entries, if all of them have the same one.)
  *
  *
  * 9  LIMITS
  *
- * Key id and user id: 255 bytes, no NUL. Generate: 1024 bytes; store: 4096;
- * these are KMS's. Creds: 128, 256 and 4096 bytes of id, secret and token. The
- * built-in sender needs libcurl 7.54; OpenSSL is the TLS library it was proved
- * with. KMS keys in custom key stores cannot make data keys. On Windows the
- * library is proved, by its unit tests under wine, and the plugin is not; macOS
- * is untested.
+ * A key id or user id has at most 255 bytes and no NUL. A generated key has at
+ * most 1024 bytes, a stored key 4096; these limits are KMS's. Credentials have
+ * at most 128 (id), 256 (secret) and 4096 (token) bytes. The built-in sender
+ * needs libcurl 7.54, and is tested with OpenSSL as the TLS library. KMS keys
+ * in custom key stores cannot make data keys. On Windows the library passes its
+ * unit tests under wine; the plugin is untested there. macOS is untested.
  *
  *
  * 10  HOUSE RULES  for whoever changes this file
  *
- * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: the
- * name is its address. Calls only go up the file. A function aims at 40 lines
- * and has 60 at most. #if stands in the rooms that speak with the system, and
- * around the built-in sender. An error is filled once, where most is known. A
- * secret's function has one way out, through a wipe. A comment says why. `make
- * check` checks what a script can, `make test` the rest.
+ * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: its
+ * name says where it is. Calls go up the file only. A function should have 40
+ * lines, and has 60 at most. #if stands only in the rooms that talk to the
+ * system, and around the built-in sender. The function that knows most about an
+ * error fills it, once. A function that holds a secret has one exit, which
+ * wipes it. A comment says why. `make check` checks what a script can check;
+ * `make test` checks the rest.
  */
 
-/* Feature macros, for the implementation only: they must stand above the first
- * system header. See room lobby. */
+/* Feature macros for the implementation. They must stand above the first system
+ * header; see room lobby. */
 #if defined(KEYRING_AWS_IMPLEMENTATION)
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
@@ -330,7 +372,7 @@
  *
  *  PART II     DECLARATIONS
  *
- *  Top-down, in the order a user needs them.
+ *  In the order in which a user needs them.
  *
  * ##########################################################################
  */
@@ -340,8 +382,8 @@
 
 #define KAWS_VERSION "1.0.0"
 
-/* How the functions are declared: KEYRING_AWS_STATIC makes them private to the
- * one C file that includes the implementation. */
+/* The linkage of the functions: KEYRING_AWS_STATIC makes them private to the C
+ * file that includes the implementation. */
 #if defined(KEYRING_AWS_STATIC) && defined(__GNUC__)
 #define KAWS_API static __attribute__((unused))
 #elif defined(KEYRING_AWS_STATIC)
@@ -354,11 +396,11 @@
 extern "C" {
 #endif
 
-#define KAWS_NAME_MAX      255    /* bytes of a key id, of a user id          */
-#define KAWS_PLAIN_MAX    4096    /* bytes of a key to store: KMS Encrypt's   */
-#define KAWS_GENERATE_MAX 1024    /* bytes of a key to generate: KMS's        */
+#define KAWS_NAME_MAX      255    /* bytes of a key id or user id             */
+#define KAWS_PLAIN_MAX    4096    /* bytes of a stored key: KMS's limit       */
+#define KAWS_GENERATE_MAX 1024    /* bytes of a generated key: KMS's limit    */
 
-/* ---- results: what happened, one word each ----------------------------- */
+/* ---- results: one word for what happened ------------------------------- */
 
 #define KAWS_STATUSES(X)                                                      \
     X(OK,          "ok")                                                      \
@@ -367,7 +409,7 @@ extern "C" {
     X(ARGUMENT,    "bad argument")                                            \
     X(CONFIG,      "bad or missing setting")                                  \
     X(MEMORY,      "out of memory")                                           \
-    X(RANDOM,      "the system gave no random bytes")                         \
+    X(RANDOM,      "the system provided no random bytes")                     \
     X(FILE,        "the data file could not be read or written")              \
     X(CORRUPT,     "the data file is damaged")                                \
     X(CHANGED,     "the data file is not the one this keyring wrote")         \
@@ -376,10 +418,10 @@ extern "C" {
     X(CREDENTIALS, "AWS does not accept the credentials")                     \
     X(DENIED,      "AWS KMS does not allow it")                               \
     X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
-    X(FOREIGN,     "sealed by a KMS key of an account that is not trusted")   \
+    X(FOREIGN,     "the KMS key belongs to an account that is not trusted")   \
     X(MISMATCH,    "the blob does not belong to that name")                   \
     X(NETWORK,     "AWS KMS could not be reached")                            \
-    X(THROTTLED,   "AWS KMS asked to slow down, and still does")              \
+    X(THROTTLED,   "AWS KMS throttled every attempt")                         \
     X(SERVICE,     "AWS KMS reported an error")                               \
     X(REPLY,       "the reply from AWS KMS makes no sense")                   \
     X(RUNNING,     "a re-wrap is already running")
@@ -391,284 +433,287 @@ typedef enum kaws_status {
     KAWS_STATUS_COUNT
 } kaws_status;
 
-/* What went wrong, in the caller's own memory. The house rule, for every
- * function below: `err` may be NULL; on failure it is filled, on success it
- * is emptied. */
+/* What went wrong, in the caller's own memory. For every function below: `err`
+ * may be NULL; the function fills it on failure and empties it on success. */
 typedef struct kaws_error {
     kaws_status status;
     int  http;                    /* HTTP status of the last reply, or 0      */
     int  os;                      /* errno of the failed call, or 0           */
-    char aws[64];                 /* AWS's error type, "NotFoundException"    */
+    char aws[64];                 /* AWS's error type: "NotFoundException"    */
     char request_id[64];          /* AWS's request id, for a support case     */
-    char text[512];               /* one line for a log; never a secret       */
+    char text[512];               /* one line for a log, without secrets      */
 } kaws_error;
 
-/* ---- settings: all-zero means default ---------------------------------- */
+/* ---- settings: zero means default -------------------------------------- */
 
-/* Borrowed bytes: whoever makes one keeps the bytes alive. */
+/* Borrowed bytes: the owner keeps them alive while the call lasts. */
 typedef struct kaws_bytes {
     const uint8_t *at;
     size_t         len;
 } kaws_bytes;
 
-/* A POST for the `send` hook. All of it is borrowed for the time of the call.
- * The body may hold a key: do not keep it. */
+/* A POST for the `send` hook. The hook borrows it for the time of the call. The
+ * body may hold a key, so the hook must not copy it elsewhere. */
 typedef struct kaws_request {
     const char *url;
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
     kaws_bytes  body;
     int         connect_timeout_ms, timeout_ms;
-    int         fresh_connection; /* do not reuse one, do not send twice      */
+    int         fresh_connection; /* use a new connection, send once only     */
 } kaws_request;
 
-/* What the hook fills. A body longer than its room: set body_len to anything
- * above body_max. */
+/* What the hook fills. If the body does not fit, the hook sets body_len to any
+ * value above body_max. */
 typedef struct kaws_reply {
     int      http;                /* HTTP status; 0 if no reply came          */
-    uint8_t *body;                /* room for body_max bytes, given by us     */
+    uint8_t *body;                /* our buffer of body_max bytes             */
     size_t   body_len, body_max;
     int64_t  date;                /* Unix seconds of the Date header, or 0    */
     int      retry_after_ms;      /* x-amz-retry-after, or -1                 */
     char     request_id[64];      /* x-amzn-RequestId                         */
-    char     text[128];           /* the transport's own words when it failed */
+    char     text[128];           /* the transport's own words if it failed   */
 } kaws_reply;
 
-/* All effects on the world but files, replaceable one by one. Hooks may be
- * called from any thread, also from those that kaws_rewrap_all starts, from
- * several at once, and while we hold locks: so a hook must not call the ring.
- */
+/* All effects on the world except files; each can be replaced by itself. Any
+ * thread may call a hook, also the threads that kaws_rewrap_all starts, and
+ * several may do so at once. We may hold locks meanwhile, so a hook must not
+ * call the ring. */
 typedef struct kaws_hooks {
-    void   *ctx;                  /* handed to every hook                     */
+    void   *ctx;                  /* passed to every hook                     */
 
-    /* ptr NULL: give new_len bytes, aligned as malloc's, or NULL if there are
-     * none. new_len 0: take back ptr, of old_len bytes. No more is asked. */
+    /* ptr NULL: returns new_len bytes, aligned as malloc's, or NULL. new_len 0:
+     * frees ptr, which has old_len bytes. There is no third case. */
     void *(*memory)(void *ctx, void *ptr, size_t old_len, size_t new_len);
 
-    /* Unix milliseconds: the time that requests are signed with, and the date
-     * of new keys. It may jump. */
+    /* Unix milliseconds. Requests are signed with this time, and new entries
+     * are dated by it. It may jump. */
     int64_t (*now_ms)(void *ctx);
-    /* Milliseconds of a clock that is never set: all durations are measured by
-     * it. If it jumps all the same, no wait gets longer than its timeout. */
+    /* Milliseconds of a clock that nobody sets. It measures all durations. If
+     * it jumps all the same, no wait gets longer than its timeout. */
     int64_t (*ticks_ms)(void *ctx);
     void  (*sleep_ms)(void *ctx, int ms);
-    int   (*random)(void *ctx, void *out, size_t len); /* 0 is ok             */
+    int   (*random)(void *ctx, void *out, size_t len); /* 0: success          */
 
-    /* 0: a reply came, *r has it. Else r->text says why not. It has to keep to
-     * the timeouts, to check the server's certificate, and to follow no
-     * redirect. Above all it must never hand over a reply that was not made
-     * for this request: a kept connection on which anything else has come, or
-     * whose last exchange was cut off, is not to be used again. A reply with
-     * a request id that came before is refused: KAWS_REPLY. */
+    /* Sends a request. Returns 0 if *r holds a reply; otherwise r->text says
+     * why there is none. The hook must respect the timeouts, verify the
+     * server's certificate, and follow no redirect. Above all it must never
+     * return a reply to another request: it must not reuse a connection on
+     * which anything else has arrived, or whose last exchange was cut off. We
+     * refuse a reply whose request id we have seen before: KAWS_REPLY. */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
-    /* What no caller waits for. Level 1 warning, 2 note. */
+    /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. */
     void  (*log)(void *ctx, int level, const char *line);
 
-    /* For how many ms a call may still wait for KMS (section 4); NULL: 0. It is
-     * asked before each pause. err says what is wrong with KMS. */
+    /* Returns for how many ms an operation may still wait for KMS (section 4);
+     * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
 } kaws_hooks;
 
 typedef struct kaws_config {
-    const char *data_file;        /* NULL: KMS calls only                     */
-    const char *kms_key_id;       /* id, ARN, alias; NULL: nothing is sealed  */
-    const char *region;           /* for ids and aliases; NULL: us-east-1     */
-    const char *accounts;         /* trusted, "111122223333,..."; NULL: own   */
-    const char *conf_file;        /* the AWS credentials; must be set         */
+    const char *data_file;        /* NULL: no keyring, KMS calls only         */
+    const char *kms_key_id;       /* id, ARN or alias; NULL: cannot seal      */
+    const char *region;           /* of an id or alias; NULL: us-east-1       */
+    const char *accounts;         /* trusted: "111122223333,..."; NULL: own   */
+    const char *conf_file;        /* holds the credentials; must be set       */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
-    int         read_only;        /* 1: the data file is never changed        */
+    int         read_only;        /* 1: never change the data file            */
     int         connect_timeout_ms;   /* 0: 1000                              */
-    int         timeout_ms;       /* one operation (section 4); 0: 10000      */
-    int         max_attempts;     /* 0: 3                                     */
-    int         rewrap_parallel;  /* calls in flight, up to 64; 0: 16         */
-    kaws_hooks  hooks;            /* NULL members: the built-in ones          */
+    int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
+    int         max_attempts;     /* of a request (section 4); 0: 3           */
+    int         rewrap_parallel;  /* requests at a time, up to 64; 0: 16      */
+    kaws_hooks  hooks;            /* NULL members: the built-in hooks         */
 } kaws_config;
 
-/* ---- life -------------------------------------------------------------- */
+/* ---- open and close ---------------------------------------------------- */
 
-/* A ring: one keyring, opened. Every function may be called by any number of
- * threads at once; only kaws_close must be the last. */
+/* A ring: a keyring that is open. Any number of threads may call any functions
+ * at once, except kaws_close, which must be the last call. */
 typedef struct kaws kaws;
 
-/* Opens the keyring of cfg->data_file, or makes a new one where there is none
- * (with a warning: an unmounted volume looks just like that). The whole file
- * is checked. KMS is not asked. The config and its strings are copied. *ring is
- * NULL on failure; else give it back with kaws_close. ARGUMENT, CONFIG, FILE,
- * CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY, RANDOM. */
+/* Opens the keyring in cfg->data_file. If there is no such file, it creates an
+ * empty keyring, with a warning, because an unmounted volume looks the same. It
+ * checks the whole file, sends no KMS request, and copies the config with its
+ * strings. *ring is NULL on failure; otherwise free it with kaws_close.
+ * ARGUMENT, CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY,
+ * RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
-/* Has KMS seal a throw-away byte, and asks by a dry run whether KMS would open
- * it again: that proves the network, the credentials, the KMS key and the right
- * to use it both ways, and finds out what an alias stands for. Two KMS calls; a
- * KMS that knows no dry run is asked a third time.
- * CONFIG (no KMS key is set), FOREIGN, and what a KMS call may answer:
- * CREDENTIALS, DENIED, KMS_KEY, ARGUMENT and CONFIG (libcurl cannot work with
- * the CA file or the proxy) are definite; NETWORK, THROTTLED, SERVICE, REPLY
- * may be over soon. MEMORY. */
+/* Has KMS seal one random byte, and asks in a dry run whether KMS would decrypt
+ * it. So it tests the network, the credentials, the KMS key and the right to
+ * use it both ways, and learns which KMS key an alias means. It makes two KMS
+ * requests, or three if KMS does not know dry runs. CONFIG (no KMS key is set),
+ * FOREIGN, MEMORY, and the KMS errors: CREDENTIALS, DENIED, KMS_KEY, ARGUMENT
+ * and CONFIG (libcurl cannot use the CA file or the proxy) are definite;
+ * NETWORK, THROTTLED, SERVICE and REPLY may pass. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
-/* Closes the ring; NULL is allowed. No call may be under way. */
+/* Closes the ring; NULL is allowed. No other call may be running. */
 KAWS_API void kaws_close(kaws *ring);
 
 /* ---- keys -------------------------------------------------------------- */
 
-/* A key's name. The key id has 1 to 255 bytes; the user id has at most 255, and
- * NULL and "" are the same owner: nobody. Any bytes but NUL. */
+/* A key's name. The key id has 1 to 255 bytes, the user id 0 to 255; no byte is
+ * NUL. A user id of NULL is the same as "": the key has no owner. */
 typedef struct kaws_name {
     const char *key_id, *user_id;
 } kaws_name;
 
 typedef struct kaws_key {
     char     type[16];
-    uint8_t *bytes;               /* yours; give back with kaws_key_free()    */
+    uint8_t *bytes;               /* the caller's; free with kaws_key_free()  */
     size_t   len;
 } kaws_key;
 
-/* Has KMS make a key of `len` bytes (1 to 1024) and seal it, and keeps it under
- * the name. The key itself never leaves KMS. `type` is 1 to 15 letters, digits,
- * - and _; it is kept as it is. One KMS call. On failure, UNCERTAIN excepted,
- * nothing has changed. ARGUMENT, CONFIG, EXISTS; what a KMS call may answer
- * (see kaws_check); FOREIGN, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
+/* Has KMS make and seal a key of `len` bytes (1 to 1024), and stores its blob
+ * under the name. The plaintext never leaves KMS. `type` has 1 to 15 letters,
+ * digits, - and _, and is stored unchanged. One KMS request. On failure nothing
+ * has changed, except after UNCERTAIN. ARGUMENT, CONFIG, EXISTS, FOREIGN, FILE,
+ * CHANGED, LOCKED, UNCERTAIN, MEMORY, and the KMS errors (see kaws_check). */
 KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
                                    const char *type, size_t len,
                                    kaws_error *err);
 
-/* Has KMS seal a key of yours (1 to 4096 bytes), and keeps it under the name.
- * Two KMS calls: KMS opens what it sealed, and if that is not your key, nothing
- * is kept: REPLY. Without the right to kms:Decrypt your key is kept unproved,
- * and the log gets one note. Otherwise as kaws_generate. */
+/* Has KMS seal the caller's key (1 to 4096 bytes), and stores the blob under
+ * the name. Two KMS requests: the second decrypts the blob. If the result is
+ * not the key, nothing is stored: REPLY. Without the right to kms:Decrypt, the
+ * blob is stored unverified, and one note is logged. Otherwise like
+ * kaws_generate. */
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
-/* Has KMS open the key. One KMS call; while the account of a KMS key that was
- * set by id or alias is not known, and the entry's is not in config.accounts,
- * one more before it, which takes the right to GenerateDataKeyWithoutPlaintext.
- * On failure *key is all zeros. ARGUMENT, CONFIG, NOT_FOUND (without a KMS
- * call); FOREIGN (the entry names a KMS key of another account); MISMATCH (the
- * blob was sealed for another name, in another file, or as a key of another
- * length); what a KMS call may answer; MEMORY. */
+/* Has KMS decrypt the key. One KMS request. One more comes first as long as the
+ * KMS key is set by id or alias, its account is not known yet, and the entry's
+ * account is not in config.accounts; it needs the right to
+ * GenerateDataKeyWithoutPlaintext. On failure *key is all zeros. ARGUMENT,
+ * CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS key
+ * belongs to an account that is not trusted), MISMATCH (the blob was sealed
+ * for another name, file or length), MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
-/* Removes the key: the file is replaced by one without it. No KMS call. On
- * failure, UNCERTAIN excepted, nothing has changed. ARGUMENT, CONFIG,
+/* Removes the key: replaces the file by one without it. No KMS request. On
+ * failure nothing has changed, except after UNCERTAIN. ARGUMENT, CONFIG,
  * NOT_FOUND, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
 KAWS_API kaws_status kaws_remove(kaws *ring, kaws_name name, kaws_error *err);
 
-/* Wipes and gives back what kaws_fetch gave, before the ring is closed. */
+/* Wipes and frees what kaws_fetch returned. Call it before kaws_close. */
 KAWS_API void kaws_key_free(kaws *ring, kaws_key *key);
 
-/* ---- walking over the names: a snapshot taken at begin ----------------- */
+/* ---- walking over the entries: a snapshot ------------------------------ */
 
 typedef struct kaws_entry_info {
-    kaws_name   name;             /* the walk's, like all pointers here       */
+    kaws_name   name;             /* the walk owns what these point to        */
     const char *type;
     size_t      len;
     const char *kms_key_arn;
     int64_t     created;          /* Unix seconds                             */
 } kaws_entry_info;
 
-/* A walk belongs to one thread. It owns its memory, and may outlive the ring
- * (but not the hooks). */
+/* A walk belongs to one thread. It owns its memory, so it may outlive the ring,
+ * but not the hooks. */
 typedef struct kaws_walk kaws_walk;
 
-/* Takes the snapshot, oldest key first; of a ring without a data file, none at
- * all. End it with kaws_walk_end. No KMS call. ARGUMENT, MEMORY; *walk is NULL
- * then. */
+/* Takes a snapshot of the entries, oldest first. Without a data file it is
+ * empty. End the walk with kaws_walk_end. No KMS request. *walk is NULL on
+ * failure: ARGUMENT, MEMORY. */
 KAWS_API kaws_status kaws_walk_begin(kaws *ring, kaws_walk **walk,
                                      kaws_error *err);
 
-/* 1 and the next entry, good until the walk's end; or 0, at the end. */
+/* Fills *info with the next entry and returns 1, or returns 0 after the last
+ * one. *info is valid until the walk ends. */
 KAWS_API int kaws_walk_next(kaws_walk *walk, kaws_entry_info *info);
 
-/* Gives the walk back; NULL is allowed. */
+/* Frees the walk; NULL is allowed. */
 KAWS_API void kaws_walk_end(kaws_walk *walk);
 
-/* ---- what protects the keys -------------------------------------------- */
+/* ---- KMS keys, credentials, rotation ----------------------------------- */
 
-/* From now on new keys are sealed with that KMS key (id, ARN or alias), if it
- * passes what kaws_check asks; else nothing changes. Keys sealed before stay
- * readable. An account that is not trusted yet is not taken: FOREIGN. Where the
- * first KMS key was set by id or alias, and its account is not known yet, that
- * one is asked before; if KMS does not know it or denies it, an id or alias is
- * taken all the same, an ARN only if its account is in config.accounts.
- * ARGUMENT, FOREIGN, and what a KMS call may answer. */
+/* Makes this the KMS key (id, ARN or alias) that seals new keys, if it passes
+ * kaws_check's tests; otherwise nothing changes. Keys sealed before stay
+ * readable. A KMS key of an account that is not trusted is refused: FOREIGN. If
+ * the ring's first KMS key was set by id or alias and its account is not known
+ * yet, KMS is asked about that one first. If KMS does not know it or denies it,
+ * an id or alias is accepted all the same, an ARN only if its account is in
+ * config.accounts. ARGUMENT, FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
-/* From now on ids and aliases are looked up in that region, if the current one
- * passes there what kaws_check asks. (Where the KMS key is set by ARN, KMS in
- * that region is only asked for an answer.) Else nothing changes. ARGUMENT,
- * FOREIGN, and what a KMS call may answer. */
+/* Makes this the region in which ids and aliases are looked up, if the current
+ * KMS key passes kaws_check's tests there; otherwise nothing changes. (If the
+ * KMS key is set by ARN, KMS in that region need only answer.) ARGUMENT,
+ * FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
                                      kaws_error *err);
 
-/* Both at once, or neither: a KMS key is looked up in a region, and may be in
- * no other. NULL: stays as it is. KMS is asked about what changes (if nothing
- * does, about the KMS key), but not again about the two that kaws_try passed
- * last. */
+/* Changes both at once or neither, because a KMS key may exist in one region
+ * only. NULL leaves one as it is. KMS is asked about what changes (about the
+ * KMS key if nothing does), except about the pair that the last kaws_try
+ * accepted. */
 KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
-/* Whether kaws_use would take them now. Nothing changes. */
+/* Returns what kaws_use would return now. Nothing changes. */
 KAWS_API kaws_status kaws_try(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
-/* Sets the timeouts of calls to come, in milliseconds; 0: the defaults. */
+/* Sets the timeouts of later operations, in milliseconds; 0: the defaults. */
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
                                 int timeout_ms);
 
-/* Reads the conf file again. (That happens by itself, too, when AWS refuses the
- * credentials and the file has changed.) CONFIG: the old ones stay. */
+/* Reads the conf file again. (The ring also does so by itself if AWS refuses
+ * the credentials and the file has changed.) CONFIG: the old credentials stay
+ * in use. */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
-/* Has KMS make new key material for the current KMS key, and waits, at most for
- * the timeout, until it seals with that. Old blobs stay readable. A KMS key can
- * be rotated on demand 25 times, so the request is repeated only where KMS
- * throttled it, and did nothing. It may take four timeouts in all. CONFIG, and
- * what a KMS call may answer. */
+/* Has KMS make new key material for the current KMS key, and waits up to
+ * timeout_ms for KMS to start using the new material. Old blobs stay readable.
+ * A KMS key can be rotated on demand 25 times only, so the request is repeated
+ * only if KMS throttled it, which means that it did nothing. The whole may take
+ * four timeouts. CONFIG, and the KMS errors. */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
- * and replaces the file once: all or nothing. A dry run asks KMS whether each
- * new blob opens as that key, which takes kms:Decrypt with the current KMS key;
- * without it, DENIED. Two KMS calls a key. Keys never leave KMS, but across
- * regions: there four calls open a key twice (both must give the same), seal
- * it, and prove it. Others may use the ring meanwhile: keys added then stay as
- * they were sealed, keys removed stay removed. ARGUMENT, CONFIG, RUNNING;
- * FOREIGN, MISMATCH (a key's old blob), what a KMS call may answer; FILE,
- * CHANGED, LOCKED, UNCERTAIN (the file is replaced), MEMORY. */
+ * and then replaces the file once: all or nothing. In a dry run KMS confirms
+ * that each new blob decrypts to that key; this needs the right to kms:Decrypt
+ * with the current KMS key, else DENIED. Two KMS requests per key, and no
+ * plaintext leaves KMS. Across regions there are four requests per key: two
+ * decrypt it (both results must be equal), one seals it, one verifies it. Other
+ * threads may use the ring meanwhile: a key added then stays as it was sealed,
+ * a key removed stays removed. ARGUMENT, CONFIG, RUNNING, FOREIGN, MISMATCH (of
+ * an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
+ * MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
     uint64_t keys;
     uint64_t kms_requests;        /* sent, retries included                   */
-    uint64_t kms_errors;          /* of those, not granted                    */
+    uint64_t kms_errors;          /* of those, failed or refused              */
     uint64_t kms_retries;
     uint64_t kms_time_us;         /* spent waiting for replies                */
-    uint64_t rewrap_done, rewrap_total;   /* 0 and 0: none is running         */
+    uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
 } kaws_stats;
 
-/* Fills *stats. No KMS call. */
+/* Fills *stats. No KMS request. */
 KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 
-/* ---- AWS KMS by itself: no data file needed ----------------------------
+/* ---- AWS KMS without a data file ---------------------------------------
  *
- * `ctx` may be NULL. On failure *out and the room at `plain`, of the length
- * that was given, are all zeros. `out` may be `in`, and is then left alone on
- * failure, for it holds a key. Otherwise `plain`, *plain_len, *in and *out must
- * not overlap: ARGUMENT, and none of them is touched. All may answer ARGUMENT,
- * CONFIG, FOREIGN, MEMORY and what a KMS call may answer; Decrypt and ReEncrypt
- * also MISMATCH: another context than it was sealed with. */
+ * `ctx` may be NULL. On failure *out and the buffer at `plain`, as long as the
+ * caller said, are all zeros. `out` may equal `in`; it is then unchanged on
+ * failure, because it holds a key. Otherwise `plain`, *plain_len, *in and *out
+ * must not overlap: ARGUMENT, and all stay unchanged. All four functions may
+ * return ARGUMENT, CONFIG, FOREIGN, MEMORY and the KMS errors; Decrypt and
+ * ReEncrypt also MISMATCH, if the context is not the one used to encrypt. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
 } kaws_pair;
 
-/* An encryption context. It is no secret: CloudTrail shows it. */
+/* An encryption context. It is not secret: CloudTrail shows it. */
 typedef struct kaws_context {
     const kaws_pair *pairs;
     size_t           count;
@@ -678,50 +723,51 @@ typedef struct kaws_sealed {
     uint8_t blob[6144];
     size_t  blob_len;
     char    kms_key_arn[256];
-    char    key_material_id[65];  /* "" where KMS did not say                 */
+    char    key_material_id[65];  /* "" if KMS did not say                    */
 } kaws_sealed;
 
-/* The KMS action GenerateDataKey, with the current KMS key; with `plain` NULL
- * GenerateDataKeyWithoutPlaintext. `len` is 1 to 1024, and the room at `plain`.
- */
+/* The KMS action GenerateDataKey with the current KMS key; if `plain` is NULL,
+ * GenerateDataKeyWithoutPlaintext. `len` is 1 to 1024; `plain` has that many
+ * bytes. */
 KAWS_API kaws_status kaws_kms_generate_data_key(kaws *ring,
                                                 const kaws_context *ctx,
                                                 size_t len, uint8_t *plain,
                                                 kaws_sealed *out,
                                                 kaws_error *err);
 
-/* The KMS action Encrypt: 1 to 4096 bytes, with the current KMS key. Nothing
- * proves the blob; kaws_kms_decrypt does. */
+/* The KMS action Encrypt of 1 to 4096 bytes with the current KMS key. The blob
+ * is not verified; kaws_kms_decrypt can do that. */
 KAWS_API kaws_status kaws_kms_encrypt(kaws *ring, const kaws_context *ctx,
                                       kaws_bytes plain, kaws_sealed *out,
                                       kaws_error *err);
 
-/* The KMS action Decrypt. The KMS key is pinned to in->kms_key_arn (if that is
- * "", to the current KMS key, for one more call), whose account must be
- * trusted. *plain_len: in, the room at `plain`; out, what the key takes of it,
- * 0 on failure. ARGUMENT if there is too little room. */
+/* The KMS action Decrypt. The request names the KMS key: in->kms_key_arn, or if
+ * that is "" the current KMS key, which costs one more request. The account of
+ * the KMS key must be trusted. *plain_len is the size of the buffer before the
+ * call, the length of the plaintext after it, and 0 on failure. ARGUMENT if the
+ * buffer is too small. */
 KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
                                       const kaws_sealed *in, uint8_t *plain,
                                       size_t *plain_len, kaws_error *err);
 
-/* The KMS action ReEncrypt, to the current KMS key, context unchanged. Nothing
- * proves the blob. Across regions, where KMS has no such action, Decrypt,
- * Encrypt, and Decrypt once more, which must give the same. */
+/* The KMS action ReEncrypt to the current KMS key, with the same context. The
+ * blob is not verified. KMS cannot re-encrypt across regions: there it is
+ * Decrypt, Encrypt, and Decrypt again, and both plaintexts must be equal. */
 KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
 
-/* ---- SigV4 by itself: no ring needed, no allocation -------------------- */
+/* ---- SigV4 without a ring; allocates nothing --------------------------- */
 
 typedef struct kaws_creds {
     const char *id, *secret;
-    const char *token;            /* of a session; NULL: none                 */
+    const char *token;            /* session token; NULL: none                */
 } kaws_creds;
 
-/* What is to be signed. Path and query are as they are sent, percent-encoded;
- * headers are all that are to be signed, Host among them, 64 at most. The date
- * (X-Amz-Date) and the token (X-Amz-Security-Token) are signed even if they are
- * not among them: send them. */
+/* The request to sign. Path and query are as they will be sent,
+ * percent-encoded. `headers` are all headers to sign, Host among them, 64 at
+ * most. X-Amz-Date and X-Amz-Security-Token are signed even if they are not
+ * listed; the caller must send both. */
 typedef struct kaws_signing {
     const char *method;           /* "POST"                                   */
     const char *path;             /* "/"                                      */
@@ -733,26 +779,26 @@ typedef struct kaws_signing {
 } kaws_signing;
 
 /* Writes the value of the Authorization header, NUL-terminated, to
- * `authorization`, which has room for `cap` bytes. It signs as AWS wants it of
- * every service but S3. ARGUMENT; the room, if there is any, then holds "". */
+ * `authorization`, a buffer of `cap` bytes. The signature follows the rules of
+ * every AWS service except S3. On failure, ARGUMENT, the buffer holds "". */
 KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
                                char *authorization, size_t cap,
                                kaws_error *err);
 
 /* ---- small things ------------------------------------------------------ */
 
-/* A few words for a status; never NULL. */
+/* Returns a few words for a status; never NULL. */
 KAWS_API const char *kaws_status_text(kaws_status status);
 
-/* "1.0.0" */
+/* Returns "1.0.0". */
 KAWS_API const char *kaws_version(void);
 
-/* Writes a name or setting to `out`, which has room for `cap` bytes, 8 or more,
- * as our own texts show it between single quotes: printable ASCII, the rest as
+/* Writes a name or setting to `out`, a buffer of `cap` bytes (8 or more), in
+ * the form in which our messages quote it: printable ASCII, other bytes as
  * \xNN, no password of a URL, no long base64. Returns `out`. */
 KAWS_API const char *kaws_show(char *out, size_t cap, const char *name);
 
-/* Overwrites with zeros, in a way that no compiler leaves out. */
+/* Overwrites with zeros, in a way that no compiler removes. */
 KAWS_API void kaws_wipe(void *secret, size_t len);
 
 #if defined(__cplusplus)
@@ -768,9 +814,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  *  PART III    IMPLEMENTATION
  *
- *  Bottom-up, in the order C needs it: a room calls only rooms above it, so
- *  nothing is declared ahead of its definition. Part II was top-down, in the
- *  order a user needs it; that is why the story seems to start again here.
+ *  In the order in which C needs it: a room calls only the rooms above it, so
+ *  no function is declared ahead of its definition. Part II stood in the order
+ *  in which a user needs it, so the story starts again here.
  *
  * ##########################################################################
  */
@@ -10236,7 +10282,7 @@ kaws__ring_create(kaws *ring, kaws_error *err)
                              ring->file.shown);
     if (ring->hooks.random(ring->hooks.ctx, ring->file_id,
                            sizeof ring->file_id) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes for the data file's id");
     status = kaws__file_root(&ring->file, err);
     if (status == KAWS_OK)
@@ -10291,7 +10337,7 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     kaws_status status;
 
     if (ring->hooks.random(ring->hooks.ctx, seed, sizeof seed) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
     kaws__cache_open(&ring->cache, &ring->hooks, seed);
     kaws__buf_init(&bytes, &ring->hooks);
