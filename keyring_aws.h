@@ -2550,14 +2550,16 @@ kaws__disk_tidy_path(char *path)
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_prefix err_log err_others
- *        kaws_status_text
+ * Gives: err_put err_clear err_set err_os err_memory err_prefix err_append
+ *        err_log err_others kaws_status_text
  *
  * An error is filled once, in the room that knows most, and passed on as it
- * is. The sentence says what we were doing, to what, what went wrong, and,
- * where we know, what to do. It never holds a secret, a signature or a reply,
- * and it is one line of printable ASCII, whatever a caller put into it. A text
- * too long for its room is cut: half a sentence beats none.
+ * is. The sentence says what we were doing, to what, what went wrong and, if
+ * we know it, what to do. It never holds a secret, a signature or a reply. It
+ * is one line of printable ASCII, whatever a caller put into it. A sentence
+ * too long for its array is cut, because half a sentence beats none.
+ *
+ * Every function here accepts err == NULL, and then fills nothing.
  */
 
 /* see Part II */
@@ -2574,41 +2576,37 @@ kaws_status_text(kaws_status status)
 }
 
 
-/* Puts a byte at the end of a text for a log, escaped if it is not printable
- * ASCII, or is in `also`: no byte can end the line or colour the terminal.
- * Returns 0, and changes nothing, where there is no room. */
+/* Appends a byte to a text for a log. A byte that is not printable ASCII, or is
+ * in `also`, is escaped, so no byte can end the line or colour the terminal.
+ * Returns 0 and changes nothing if there is no room. */
 static int
 kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 {
-    static const char digits[] = "0123456789abcdef";
     int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
-    size_t n = plain ? 1 : 4;
-    char *at = out + *used;
+    char code[8];
+    size_t n = (size_t)snprintf(code, sizeof code, plain ? "%c" : "\\x%02x",
+                                (unsigned)c);
 
     if (*used + n >= cap)
         return 0;
-    at[0] = (char)(plain ? c : '\\');
-    if (!plain) {
-        at[1] = 'x';
-        at[2] = digits[c >> 4];
-        at[3] = digits[c & 15];
-    }
-    at[n] = '\0';
+    memcpy(out + *used, code, n + 1);
     *used += n;
     return 1;
 }
 
 
-/* Writes every text that leaves this room. */
-KAWS__PRINTF(3, 0)
+/* Every text that leaves this room is written here, behind the `used` bytes
+ * that are there already. */
+KAWS__PRINTF(4, 0)
 static void
-kaws__err_write(char *out, size_t cap, const char *format, va_list args)
+kaws__err_write(char *out, size_t cap, size_t used, const char *format,
+                va_list args)
 {
     char raw[640] = "";
-    size_t i = 0, used = 0;
+    size_t i = 0;
 
     (void)vsnprintf(raw, sizeof raw, format, args);
-    out[0] = '\0';
+    out[used] = '\0';
     while (raw[i] != '\0' &&
            kaws__err_put(out, cap, &used, (uint8_t)raw[i], ""))
         i++;
@@ -2633,19 +2631,36 @@ kaws__err_fill(kaws_error *err, kaws_status status, const char *format, ...)
         return;
     err->status = status;
     va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, format, args);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
     va_end(args);
 }
 
 
-/* The same for a failed call of the system: its reason ends the sentence. */
+/* Adds words at the end of the text, as far as there is room. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_append(kaws_error *err, const char *format, ...)
+{
+    va_list args;
+
+    if (err == NULL)
+        return;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, strlen(err->text), format,
+                    args);
+    va_end(args);
+}
+
+
+/* Fills the error of a failed system call: the system's reason ends the
+ * sentence. A sentence with a long path leaves room for the reason. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
                   const char *format, ...)
 {
     const char *why = kaws__sys_error_text(os);
-    size_t used, room = strlen(why) + 24;
+    size_t room = strlen(why) + 24;
     va_list args;
 
     if (err == NULL)
@@ -2653,12 +2668,10 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     err->status = status;
     err->os = os;
     room = room > 72 ? room : 72;
-    va_start(args, format);               /* a long path leaves room for it */
-    kaws__err_write(err->text, sizeof err->text - room, format, args);
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text - room, 0, format, args);
     va_end(args);
-    used = strlen(err->text);
-    (void)snprintf(err->text + used, sizeof err->text - used, ": %s (errno %d)",
-                   why, os);
+    kaws__err_append(err, ": %s (errno %d)", why, os);
 }
 
 
@@ -2671,21 +2684,35 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill_os(err, status, os, __VA_ARGS__), (status))
 
 
-/* Puts words in front of the text: what the step that failed was part of. The
- * end is cut if need be. */
-static void
-kaws__err_prefix(kaws_error *err, const char *words)
+/* There was no memory (or no lock, which is memory of the system's) for what
+ * we were doing. */
+static kaws_status
+kaws__err_memory(kaws_error *err, const char *doing)
 {
-    const kaws_error was = *err;
-    size_t n = strlen(words), room = sizeof err->text - 1;
-
-    n = n < room ? n : room;
-    memcpy(err->text, words, n);
-    memcpy(err->text + n, was.text, room - n);
+    return kaws__err_set(err, KAWS_MEMORY, "%s: out of memory", doing);
 }
 
 
-/* What no caller waits for: level 1 is a warning, 2 a note. */
+/* Puts words in front of the text: what the failed step was part of. The end
+ * of the text is cut if need be. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_prefix(kaws_error *err, const char *format, ...)
+{
+    kaws_error was;
+    va_list args;
+
+    if (err == NULL)
+        return;
+    was = *err;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
+    va_end(args);
+    kaws__err_append(err, "%s", was.text);
+}
+
+
+/* Logs what no caller waits for: level 1 is a warning, 2 a note. */
 KAWS__PRINTF(3, 4)
 static void
 kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
@@ -2696,14 +2723,14 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     if (hooks->log == NULL)
         return;
     va_start(args, format);
-    kaws__err_write(line, sizeof line, format, args);
+    kaws__err_write(line, sizeof line, 0, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
 
 
-/* Warns of a file or folder that is not for this process's user alone. That
- * others see the names in a folder does no harm. */
+/* Warns of a file or folder that others than this process's user can change,
+ * or, if it is a file, read. Reading the names in a folder does no harm. */
 static void
 kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
                  const kaws__stat *st)
@@ -3255,6 +3282,12 @@ kaws__text_is_utf8(kaws_bytes text)
 /* ---- for logs: words that are not ours --------------------------------- */
 
 #define KAWS__TEXT_SHOWN 256      /* of a file's name: leaves room for advice */
+
+/* How a sentence shows a name or setting of the caller's (to stand in single
+ * quotes), and somebody else's words. The text lives to the end of the block
+ * that the macro stands in. */
+#define KAWS__SHOW(view)  kaws__text_show((char[96]){ "" }, 96, view)
+#define KAWS__QUOTE(view) kaws__text_quote((char[272]){ "" }, 272, view)
 
 
 /* Where the user and the password of a URL stand. They end at the last '@', for
@@ -6184,12 +6217,11 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks, const char *path,
     kaws__text_show(c->shown, sizeof c->shown, kaws__buf_of(path));
     c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
     if (c->secrets == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "no page of memory for the "
-                             "credentials");
+        return kaws__err_memory(err, "making a page for the credentials");
     if (kaws__thread_lock_init(&c->lock) != 0) {
         kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
         c->secrets = NULL;
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the credentials");
+        return kaws__err_memory(err, "making a lock for the credentials");
     }
     status = kaws__creds_load(c, NULL, err);
     return status;
@@ -7459,7 +7491,6 @@ kaws__kms_send(kaws__call *c, kaws__member *want, size_t count,
     kaws__kms *k = c->op->kms;
     const kaws__fault *fault;
     kaws_status status;
-    size_t used;
     int tries;
 
     status = kaws__kms_call_ready(k, c, err);
@@ -7474,11 +7505,8 @@ kaws__kms_send(kaws__call *c, kaws__member *want, size_t count,
         kaws__kms_call_judged(c);
     } while (kaws__kms_mend(k, c, fault) || kaws__kms_wait(k, c, fault, err));
     tries = c->attempt + c->clock_mended + c->creds_renewed;
-    if (err != NULL && tries > 1) {
-        used = strlen(err->text);
-        (void)snprintf(err->text + used, sizeof err->text - used,
-                       " (%d attempts)", tries);
-    }
+    if (tries > 1)
+        kaws__err_append(err, " (%d attempts)", tries);
     return fault->status;
 }
 
@@ -11470,16 +11498,12 @@ static void
 kaws__ring_rewrap_fail(kaws__rewrap *w, const kaws__copy *copy,
                        const kaws_error *err)
 {
-    char shown[96], words[192];
-
     if (w->status != KAWS_OK)
         return;
     w->status = err->status;
     w->err = *err;
-    (void)snprintf(words, sizeof words, "re-wrapping the key '%s' failed, and "
-                   "nothing was changed: ",
-                   kaws__text_show(shown, sizeof shown, copy->record.key_id));
-    kaws__err_prefix(&w->err, words);
+    kaws__err_prefix(&w->err, "re-wrapping the key '%s' failed, and nothing "
+                     "was changed: ", KAWS__SHOW(copy->record.key_id));
 }
 
 

@@ -797,7 +797,7 @@ test_scarce(void **state)
         status = kaws_open(&w->ring, &w->cfg, &w->err);
         if (scarce_left >= 0)
             break;
-        EXPECT(w, KAWS_MEMORY, "no ", status);
+        EXPECT(w, KAWS_MEMORY, "", status);
         assert_null(w->ring);
         assert_int_equal(w->f.live, 0);
         assert_int_equal(locks, before);
