@@ -9118,7 +9118,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
  *
  * The manual, section 7, has the diagram; the encoders and decoders here
  * follow it field by field. This room knows nothing of disks. A record is an
- * entry without its digest: the bytes that the cache holds as well.
+ * entry without its digest: the bytes that the table holds as well.
  */
 
 #define KAWS__STORE_VERSION      1
@@ -9496,11 +9496,11 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 
 /* ==========================================================================
- * ROOM  cache    sealed entries by name, in the order they came
+ * ROOM  table    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: cache_open cache_close cache_record cache_find cache_new cache_drop
- *        cache_keep cache_reserve cache_add cache_remove cache_swap cache_from
+ * Gives: table_open table_close table_record table_find table_new table_drop
+ *        table_keep table_reserve table_add table_remove table_swap table_from
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
@@ -9522,7 +9522,7 @@ typedef struct kaws__slot {
     kaws__entry *entry;           /* NULL: free                               */
 } kaws__slot;
 
-typedef struct kaws__cache {
+typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
@@ -9532,11 +9532,11 @@ typedef struct kaws__cache {
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;           /* the file, as it was read                 */
     size_t       image_entries;   /* so many of ours are in it                */
-} kaws__cache;
+} kaws__table;
 
 
 static void
-kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
+kaws__table_open(kaws__table *c, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
     memset(c, 0, sizeof *c);
@@ -9549,7 +9549,7 @@ kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
 
 /* The entry's bytes, which begin with their number. */
 static kaws_bytes
-kaws__cache_record(const kaws__entry *e)
+kaws__table_record(const kaws__entry *e)
 {
     kaws_bytes record = { (const uint8_t *)e, 0 };
 
@@ -9559,7 +9559,7 @@ kaws__cache_record(const kaws__entry *e)
 
 
 static int
-kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
+kaws__table_in_image(const kaws__table *c, const kaws__entry *e)
 {
     return c->image.at != NULL && (uintptr_t)e >= (uintptr_t)c->image.at &&
            (uintptr_t)e - (uintptr_t)c->image.at < c->image.len;
@@ -9568,11 +9568,11 @@ kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
 
 /* Lets an entry go. The image goes with the last one in it. */
 static void
-kaws__cache_drop(kaws__cache *c, kaws__entry *e)
+kaws__table_drop(kaws__table *c, kaws__entry *e)
 {
-    size_t len = e != NULL ? kaws__cache_record(e).len : 0;
+    size_t len = e != NULL ? kaws__table_record(e).len : 0;
 
-    if (!kaws__cache_in_image(c, e)) {
+    if (!kaws__table_in_image(c, e)) {
         kaws__mem_free(c->hooks, e, len);
         return;
     }
@@ -9583,14 +9583,14 @@ kaws__cache_drop(kaws__cache *c, kaws__entry *e)
 
 
 static void
-kaws__cache_close(kaws__cache *c)
+kaws__table_close(kaws__table *c)
 {
     size_t i;
 
     if (c->hooks == NULL)
         return;
     for (i = 0; i < c->count; i++)
-        kaws__cache_drop(c, c->places[i].entry);
+        kaws__table_drop(c, c->places[i].entry);
     kaws__buf_free(&c->image);
     kaws__mem_free(c->hooks, c->places, c->max * sizeof *c->places);
     kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *c->slots);
@@ -9600,7 +9600,7 @@ kaws__cache_close(kaws__cache *c)
 
 /* Takes over the bytes of the whole file, for entries to stand in. */
 static kaws_bytes
-kaws__cache_keep(kaws__cache *c, kaws__buf *image)
+kaws__table_keep(kaws__table *c, kaws__buf *image)
 {
     c->image = *image;
     kaws__buf_init(image, c->hooks);
@@ -9609,37 +9609,37 @@ kaws__cache_keep(kaws__cache *c, kaws__buf *image)
 
 
 static uint64_t
-kaws__cache_turn(uint64_t word, int bits)
+kaws__table_turn(uint64_t word, int bits)
 {
     return word << bits | word >> (64 - bits);
 }
 
 
 static void
-kaws__cache_round(uint64_t v[4])
+kaws__table_round(uint64_t v[4])
 {
     v[0] += v[1];
     v[2] += v[3];
-    v[1] = kaws__cache_turn(v[1], 13) ^ v[0];
-    v[3] = kaws__cache_turn(v[3], 16) ^ v[2];
-    v[0] = kaws__cache_turn(v[0], 32) + v[3];
+    v[1] = kaws__table_turn(v[1], 13) ^ v[0];
+    v[3] = kaws__table_turn(v[3], 16) ^ v[2];
+    v[0] = kaws__table_turn(v[0], 32) + v[3];
     v[2] += v[1];
-    v[3] = kaws__cache_turn(v[3], 21) ^ v[0];
-    v[1] = kaws__cache_turn(v[1], 17) ^ v[2];
-    v[2] = kaws__cache_turn(v[2], 32);
+    v[3] = kaws__table_turn(v[3], 21) ^ v[0];
+    v[1] = kaws__table_turn(v[1], 17) ^ v[2];
+    v[2] = kaws__table_turn(v[2], 32);
 }
 
 
 /* The length goes in first, so that a name and its owner cannot trade bytes. */
 static void
-kaws__cache_mix(uint64_t v[4], kaws_bytes text)
+kaws__table_mix(uint64_t v[4], kaws_bytes text)
 {
     uint64_t word = text.len;
     size_t i = 0;
 
     for (;;) {
         v[3] ^= word;
-        kaws__cache_round(v);
+        kaws__table_round(v);
         v[0] ^= word;
         if (i >= text.len)
             break;
@@ -9653,7 +9653,7 @@ kaws__cache_mix(uint64_t v[4], kaws_bytes text)
 /* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
  * names that share a place in the table. */
 static uint32_t
-kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_hash(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
                       0x6c7967656e657261u, 0x7465646279746573u };
@@ -9661,18 +9661,18 @@ kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 
     for (i = 0; i < 4; i++)
         v[i] ^= c->seed[i & 1];
-    kaws__cache_mix(v, key_id);
-    kaws__cache_mix(v, user_id);
+    kaws__table_mix(v, key_id);
+    kaws__table_mix(v, user_id);
     v[2] ^= 0xff;
     for (i = 0; i < 3; i++)
-        kaws__cache_round(v);
+        kaws__table_round(v);
     return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
 }
 
 
 /* The name in a record, without taking the rest apart. */
 static void
-kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
+kaws__table_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 {
     const uint8_t *record = (const uint8_t *)e;
 
@@ -9686,7 +9686,7 @@ kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 /* Where the name is, or the free slot where it would be. The table is never
  * full, so the search ends. */
 static kaws__slot *
-kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
+kaws__table_slot(const kaws__table *c, uint32_t hash, kaws_bytes key_id,
                  kaws_bytes user_id)
 {
     size_t mask = c->slot_count - 1, i = hash & mask;
@@ -9695,7 +9695,7 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
     for (; c->slots[i].entry != NULL; i = (i + 1) & mask) {
         if (c->slots[i].hash != hash)
             continue;
-        kaws__cache_name(c->slots[i].entry, &key, &user);
+        kaws__table_name(c->slots[i].entry, &key, &user);
         if (kaws__buf_same(key, key_id) && kaws__buf_same(user, user_id))
             break;
     }
@@ -9704,18 +9704,18 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
 
 
 static kaws__entry *
-kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_find(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     if (c->slot_count == 0)
         return NULL;
-    return kaws__cache_slot(c, kaws__cache_hash(c, key_id, user_id), key_id,
+    return kaws__table_slot(c, kaws__table_hash(c, key_id, user_id), key_id,
                             user_id)->entry;
 }
 
 
-/* An entry of its own for a record; it is in the cache once it is added. */
+/* An entry of its own for a record; it is in the table once it is added. */
 static kaws__entry *
-kaws__cache_new(kaws__cache *c, kaws_bytes record)
+kaws__table_new(kaws__table *c, kaws_bytes record)
 {
     kaws__entry *e = kaws__mem_new(c->hooks, record.len);
 
@@ -9726,7 +9726,7 @@ kaws__cache_new(kaws__cache *c, kaws_bytes record)
 
 
 static int
-kaws__cache_rehash(kaws__cache *c, size_t slot_count)
+kaws__table_rehash(kaws__table *c, size_t slot_count)
 {
     kaws__slot *slots = kaws__mem_new(c->hooks, slot_count * sizeof *slots);
     size_t i, at;
@@ -9751,7 +9751,7 @@ kaws__cache_rehash(kaws__cache *c, size_t slot_count)
 /* Makes sure that so many more entries can be added without asking for memory.
  * The table is kept at most three quarters full. */
 static int
-kaws__cache_reserve(kaws__cache *c, size_t more)
+kaws__table_reserve(kaws__table *c, size_t more)
 {
     size_t need = c->count + more, max = c->max, slots = c->slot_count;
     kaws__place *places;
@@ -9770,36 +9770,36 @@ kaws__cache_reserve(kaws__cache *c, size_t more)
     }
     for (slots = slots < 32 ? 32 : slots; need * 4 > slots * 3; slots *= 2)
         continue;
-    return slots == c->slot_count || kaws__cache_rehash(c, slots);
+    return slots == c->slot_count || kaws__table_rehash(c, slots);
 }
 
 
 /* Takes the entry over, behind all others; 0 if its name is there already.
  * Room must have been reserved. */
 static int
-kaws__cache_add(kaws__cache *c, kaws__entry *e)
+kaws__table_add(kaws__table *c, kaws__entry *e)
 {
     kaws_bytes key, user;
     kaws__slot *slot;
     uint32_t hash;
 
-    kaws__cache_name(e, &key, &user);
-    hash = kaws__cache_hash(c, key, user);
-    slot = kaws__cache_slot(c, hash, key, user);
+    kaws__table_name(e, &key, &user);
+    hash = kaws__table_hash(c, key, user);
+    slot = kaws__table_slot(c, hash, key, user);
     if (slot->entry != NULL)
         return 0;
     slot->hash = hash;
     slot->entry = e;
     c->places[c->count].serial = c->next_serial++;
     c->places[c->count++].entry = e;
-    c->image_entries += (size_t)kaws__cache_in_image(c, e);
+    c->image_entries += (size_t)kaws__table_in_image(c, e);
     return 1;
 }
 
 
 /* The index of the first entry whose serial is not smaller. */
 static size_t
-kaws__cache_from(const kaws__cache *c, uint64_t serial)
+kaws__table_from(const kaws__table *c, uint64_t serial)
 {
     size_t low = 0, high = c->count, middle;
 
@@ -9815,12 +9815,12 @@ kaws__cache_from(const kaws__cache *c, uint64_t serial)
 
 
 static size_t
-kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
+kaws__table_slot_of(const kaws__table *c, const kaws__entry *e)
 {
     kaws_bytes key, user;
 
-    kaws__cache_name(e, &key, &user);
-    return (size_t)(kaws__cache_slot(c, kaws__cache_hash(c, key, user), key,
+    kaws__table_name(e, &key, &user);
+    return (size_t)(kaws__table_slot(c, kaws__table_hash(c, key, user), key,
                                      user) - c->slots);
 }
 
@@ -9828,9 +9828,9 @@ kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
 /* Takes an entry out and lets it go. Those that were pushed along by it in the
  * table move up, so that a search never stops at a hole too early. */
 static void
-kaws__cache_remove(kaws__cache *c, kaws__entry *e)
+kaws__table_remove(kaws__table *c, kaws__entry *e)
 {
-    size_t mask = c->slot_count - 1, hole = kaws__cache_slot_of(c, e);
+    size_t mask = c->slot_count - 1, hole = kaws__table_slot_of(c, e);
     size_t i, at = 0;
 
     for (i = (hole + 1) & mask; c->slots[i].entry != NULL; i = (i + 1) & mask) {
@@ -9847,28 +9847,27 @@ kaws__cache_remove(kaws__cache *c, kaws__entry *e)
     c->count--;
     memmove(c->places + at, c->places + at + 1,
             (c->count - at) * sizeof *c->places);
-    kaws__cache_drop(c, e);
+    kaws__table_drop(c, e);
 }
 
 
 /* Puts `fresh` in the place of the entry at `index`, which is let go: the same
  * name, sealed anew. */
 static void
-kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
+kaws__table_swap(kaws__table *c, size_t index, kaws__entry *fresh)
 {
     kaws__entry *old = c->places[index].entry;
 
-    c->slots[kaws__cache_slot_of(c, old)].entry = fresh;
+    c->slots[kaws__table_slot_of(c, old)].entry = fresh;
     c->places[index].entry = fresh;
-    kaws__cache_drop(c, old);
+    kaws__table_drop(c, old);
 }
 
 
 /* ==========================================================================
  * ROOM  ring     the public functions: the lock and the policy
  * ==========================================================================
- * Uses: sys thread disk err mem buf text crypto creds kms file store
- *        cache
+ * Uses: sys thread disk err mem buf text crypto creds kms file store table
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9899,7 +9898,7 @@ struct kaws {
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
     kaws__file   file;
-    kaws__cache  cache;
+    kaws__table  table;
     kaws__sha256 state;           /* over the whole file                      */
     uint64_t     committed;       /* the cell at open                         */
     int          unsettled;       /* from there on; see file_settle           */
@@ -9999,7 +9998,7 @@ kaws__ring_entry(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    *e = kaws__cache_find(&ring->cache, key_id, user_id);
+    *e = kaws__table_find(&ring->table, key_id, user_id);
     if (*e != NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
@@ -10013,7 +10012,7 @@ kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    if (kaws__cache_find(&ring->cache, key_id, user_id) == NULL)
+    if (kaws__table_find(&ring->table, key_id, user_id) == NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
                          kaws__text_show(shown, sizeof shown, key_id));
@@ -10097,7 +10096,7 @@ kaws__ring_mend_torn(kaws *ring, kaws_error *err)
                       "are an entry that was never acknowledged; they are not "
                       "read, and left as they are", more, f->shown);
     else if (more > 0)
-        status = kaws__file_set_aside(f, kaws__buf_view(&ring->cache.image),
+        status = kaws__file_set_aside(f, kaws__buf_view(&ring->table.image),
                                       ring->hooks.now_ms(ring->hooks.ctx) /
                                       1000, err);
     if (f->torn < more)
@@ -10130,7 +10129,7 @@ kaws__ring_mend(kaws *ring, kaws_error *err)
     kaws_status status = KAWS_OK;
 
     if (ring->unsettled)
-        status = kaws__file_settle(f, kaws__buf_view(&ring->cache.image),
+        status = kaws__file_settle(f, kaws__buf_view(&ring->table.image),
                                    ring->committed, err);
     if (status == KAWS_OK && ring->unsettled &&
         ring->committed != f->size - f->torn)
@@ -10184,7 +10183,7 @@ kaws__ring_note(kaws *ring, const char *what)
 
     kaws__text_hex(sum, kaws__file_sum(&ring->file), 4);
     kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
-                  what, ring->file.shown, (unsigned long)ring->cache.count,
+                  what, ring->file.shown, (unsigned long)ring->table.count,
                   sum);
 }
 
@@ -10196,7 +10195,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 {
     kaws__sha256 state = ring->state;
     uint8_t cell[16];
-    kaws_bytes record = kaws__cache_record(e);
+    kaws_bytes record = kaws__table_record(e);
     kaws_bytes patch = { cell, sizeof cell };
     kaws__buf bytes;
     uint8_t *digest;
@@ -10207,7 +10206,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
     kaws__buf_put(&bytes, record.at, record.len);
     digest = kaws__buf_grow(&bytes, 32);
     if (status == KAWS_OK && (digest == NULL ||
-                              !kaws__cache_reserve(&ring->cache, 1)))
+                              !kaws__table_reserve(&ring->table, 1)))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
     if (status == KAWS_OK) {
         kaws__crypto_update(&state, record.at, record.len);
@@ -10220,10 +10219,10 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
         ring->uncertain = 1;
     if (landed) {
         ring->state = state;
-        (void)kaws__cache_add(&ring->cache, e);
+        (void)kaws__table_add(&ring->table, e);
         kaws__ring_note(ring, "added a key to");
     } else {
-        kaws__cache_drop(&ring->cache, e);
+        kaws__table_drop(&ring->table, e);
     }
     kaws__buf_free(&bytes);
     return status;
@@ -10247,7 +10246,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
     *landed = 0;
     for (i = 0; i < count; i++)
         if (places[i].entry != skip)
-            size += kaws__cache_record(places[i].entry).len + 32;
+            size += kaws__table_record(places[i].entry).len + 32;
     if (status == KAWS_OK)
         status = kaws__file_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
@@ -10256,7 +10255,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
         for (i = 0; i < count; i++) {
             if (places[i].entry == skip)
                 continue;
-            record = kaws__cache_record(places[i].entry);
+            record = kaws__table_record(places[i].entry);
             kaws__crypto_update(&state, record.at, record.len);
             kaws__store_seal(&state, digest);
             kaws__file_put(&w, record.at, record.len);
@@ -10288,18 +10287,18 @@ kaws__ring_count_records(kaws_bytes all, uint64_t good)
 }
 
 
-/* Takes the records of a file that adds up into the cache, where they stand in
+/* Takes the records of a file that adds up into the table, where they stand in
  * its image. */
 static kaws_status
 kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
 {
-    kaws_bytes all = kaws__buf_view(&ring->cache.image);
+    kaws_bytes all = kaws__buf_view(&ring->table.image);
     size_t at = KAWS__STORE_HEADER;
     kaws__record r;
     kaws__entry *e;
     const char *wrong;
 
-    if (!kaws__cache_reserve(&ring->cache, kaws__ring_count_records(all, good)))
+    if (!kaws__table_reserve(&ring->table, kaws__ring_count_records(all, good)))
         return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
                              "memory");
     while (at < good) {
@@ -10310,8 +10309,8 @@ kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
             wrong = "an entry's length does not match its check";
         else
             wrong = kaws__store_parse(record, &r);
-        e = (kaws__entry *)(ring->cache.image.at + at);
-        if (wrong == NULL && !kaws__cache_add(&ring->cache, e))
+        e = (kaws__entry *)(ring->table.image.at + at);
+        if (wrong == NULL && !kaws__table_add(&ring->table, e))
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(ring->file.shown, at, wrong, err);
@@ -10357,7 +10356,7 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
         return status;
     if (!ring->file.exists)
         return kaws__ring_create(ring, err);
-    all = kaws__cache_keep(&ring->cache, bytes);
+    all = kaws__table_keep(&ring->table, bytes);
     status = kaws__store_check(ring->file.shown, all, &found, err);
     if (status != KAWS_OK)
         return status;
@@ -10389,7 +10388,7 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     if (ring->hooks.random(ring->hooks.ctx, seed, sizeof seed) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
-    kaws__cache_open(&ring->cache, &ring->hooks, seed);
+    kaws__table_open(&ring->table, &ring->hooks, seed);
     kaws__buf_init(&bytes, &ring->hooks);
     status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
                              err);
@@ -10419,15 +10418,15 @@ kaws__ring_anchor(kaws *ring)
     kaws__arn arn, last;
     size_t i;
 
-    for (i = 0; i < ring->cache.count; i++) {
+    for (i = 0; i < ring->table.count; i++) {
         (void)kaws__store_parse(
-                  kaws__cache_record(ring->cache.places[i].entry), &r);
+                  kaws__table_record(ring->table.places[i].entry), &r);
         (void)kaws__kms_arn(r.arn, i == 0 ? &last : &arn);
         if (i > 0 && (!kaws__buf_same(arn.partition, last.partition) ||
                       !kaws__buf_same(arn.account, last.account)))
             return;
     }
-    if (ring->cache.count > 0 &&
+    if (ring->table.count > 0 &&
         kaws__buf_copy_text(text, sizeof text, r.arn))
         kaws__kms_anchor(&ring->kms, text);
 }
@@ -10513,7 +10512,7 @@ kaws__ring_free(kaws *ring)
 
     kaws__kms_close(&ring->kms);
     kaws__file_close(&ring->file);
-    kaws__cache_close(&ring->cache);
+    kaws__table_close(&ring->table);
     kaws__buf_free(&ring->strings);
     kaws__thread_lock_free(&ring->lock);
     kaws__thread_lock_free(&ring->settings);
@@ -10708,7 +10707,7 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     if (status == KAWS_OK) {
         status = kaws__ring_absent(ring, key_id, user_id, err);
         if (status == KAWS_OK && !record.failed)
-            e = kaws__cache_new(&ring->cache, kaws__buf_view(&record));
+            e = kaws__table_new(&ring->table, kaws__buf_view(&record));
         if (status == KAWS_OK && e == NULL)
             status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of "
                                    "memory");
@@ -10902,7 +10901,7 @@ kaws__ring_copy_free(kaws *ring, kaws__copy *copy)
 static void
 kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
 {
-    kaws_bytes bytes = kaws__cache_record(e);
+    kaws_bytes bytes = kaws__table_record(e);
 
     memcpy(copy->bytes, bytes.at, bytes.len);
     bytes.at = copy->bytes;
@@ -11037,10 +11036,10 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
         return status;
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
     if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, ring->cache.places,
-                                    ring->cache.count, e, &landed, err);
+        status = kaws__ring_replace(ring, ring->table.places,
+                                    ring->table.count, e, &landed, err);
     if (landed) {
-        kaws__cache_remove(&ring->cache, e);
+        kaws__table_remove(&ring->table, e);
         kaws__ring_note(ring, "removed a key from");
     }
     kaws__ring_end(ring);
@@ -11074,7 +11073,7 @@ kaws__ring_walk_text(char **at, kaws_bytes text)
 
 
 static void
-kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
+kaws__ring_walk_fill(kaws_walk *walk, const kaws__table *table)
 {
     kaws_entry_info *info = walk->all;
     char *texts = (char *)(info + walk->count);
@@ -11082,7 +11081,7 @@ kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
     size_t i;
 
     for (i = 0; i < walk->count; i++, info++) {
-        (void)kaws__store_parse(kaws__cache_record(cache->places[i].entry), &r);
+        (void)kaws__store_parse(kaws__table_record(table->places[i].entry), &r);
         info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
         info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
         info->type = kaws__ring_walk_text(&texts, r.type);
@@ -11110,8 +11109,8 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
         return kaws__ring_argument("ring and walk must not be NULL", err);
     kaws__thread_lock(&ring->lock);
     /* Of each record four texts, and their NULs. */
-    for (i = 0; i < ring->cache.count; i++) {
-        record = kaws__cache_record(ring->cache.places[i].entry);
+    for (i = 0; i < ring->table.count; i++) {
+        record = kaws__table_record(ring->table.places[i].entry);
         size += sizeof(kaws_entry_info) + record.at[9] + record.at[10] +
                 record.at[11] + (size_t)kaws__store_get(record.at + 14, 2) + 4;
     }
@@ -11119,8 +11118,8 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
     if (w != NULL) {
         w->hooks = ring->hooks;
         w->size = size;
-        w->count = ring->cache.count;
-        kaws__ring_walk_fill(w, &ring->cache);
+        w->count = ring->table.count;
+        kaws__ring_walk_fill(w, &ring->table);
     }
     kaws__thread_unlock(&ring->lock);
     if (w == NULL)
@@ -11428,14 +11427,14 @@ kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
     int found = 0;
 
     kaws__thread_lock(&ring->lock);
-    at = kaws__cache_from(&ring->cache, w->next);
+    at = kaws__table_from(&ring->table, w->next);
     if (w->status == KAWS_OK && w->claimed < w->max &&
-        at < ring->cache.count &&
-        ring->cache.places[at].serial < w->limit) {
-        kaws__ring_copy(ring, ring->cache.places[at].entry, copy);
-        w->next = ring->cache.places[at].serial + 1;
+        at < ring->table.count &&
+        ring->table.places[at].serial < w->limit) {
+        kaws__ring_copy(ring, ring->table.places[at].entry, copy);
+        w->next = ring->table.places[at].serial + 1;
         *index = w->claimed++;
-        w->fresh[*index].serial = ring->cache.places[at].serial;
+        w->fresh[*index].serial = ring->table.places[at].serial;
         found = 1;
     }
     kaws__thread_unlock(&ring->lock);
@@ -11459,7 +11458,7 @@ kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
     kaws__buf_init(&bytes, &ring->hooks);
     kaws__store_record(&bytes, &r);
     if (!bytes.failed)
-        e = kaws__cache_new(&ring->cache, kaws__buf_view(&bytes));
+        e = kaws__table_new(&ring->table, kaws__buf_view(&bytes));
     kaws__buf_free(&bytes);
     return e;
 }
@@ -11575,8 +11574,8 @@ kaws__ring_by_blob(const void *a, const void *b)
     const kaws__place *x = a, *y = b;
     kaws__record r, q;
 
-    if (kaws__store_parse(kaws__cache_record(x->entry), &r) != NULL ||
-        kaws__store_parse(kaws__cache_record(y->entry), &q) != NULL)
+    if (kaws__store_parse(kaws__table_record(x->entry), &r) != NULL ||
+        kaws__store_parse(kaws__table_record(y->entry), &q) != NULL)
         return 0;                         /* never: we have just made them   */
     if (r.blob.len != q.blob.len)
         return r.blob.len < q.blob.len ? -1 : 1;
@@ -11618,8 +11617,8 @@ static kaws_status
 kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
 {
     kaws *ring = w->ring;
-    kaws__cache *cache = &ring->cache;
-    size_t count = cache->count, i, f = 0;
+    kaws__table *table = &ring->table;
+    size_t count = table->count, i, f = 0;
     kaws__place *list = kaws__mem_new(&ring->hooks,
                                       (count + 1) * sizeof *list);
     int landed = 0;
@@ -11628,7 +11627,7 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     if (list == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     for (i = 0; i < count; i++) {
-        list[i] = cache->places[i];
+        list[i] = table->places[i];
         while (f < w->claimed && w->fresh[f].serial < list[i].serial)
             f++;                          /* removed in the meantime         */
         if (f < w->claimed && w->fresh[f].serial == list[i].serial)
@@ -11636,12 +11635,12 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     }
     status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
     for (i = 0, f = 0; landed && i < count; i++) {
-        if (list[i].entry == cache->places[i].entry)
+        if (list[i].entry == table->places[i].entry)
             continue;
         while (w->fresh[f].serial != list[i].serial)
             f++;
-        w->fresh[f++].entry = NULL;       /* the cache's from here on        */
-        kaws__cache_swap(cache, i, list[i].entry);
+        w->fresh[f++].entry = NULL;       /* the table's from here on        */
+        kaws__table_swap(table, i, list[i].entry);
     }
     kaws__mem_free(&ring->hooks, list, (count + 1) * sizeof *list);
     if (landed)
@@ -11671,8 +11670,8 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
         kaws__ring_end(ring);
     }
     kaws__thread_lock(&ring->lock);
-    for (i = 0; i < w->claimed; i++)      /* drop looks at the cache's image */
-        kaws__cache_drop(&ring->cache, w->fresh[i].entry);
+    for (i = 0; i < w->claimed; i++)      /* drop looks at the table's image */
+        kaws__table_drop(&ring->table, w->fresh[i].entry);
     kaws__thread_unlock(&ring->lock);
     return status;
 }
@@ -11730,8 +11729,8 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
                                (unsigned long)ring->rewrap_done,
                                (unsigned long)ring->rewrap_total);
     if (status == KAWS_OK) {
-        w.limit = ring->cache.next_serial;
-        w.max = ring->cache.count;
+        w.limit = ring->table.next_serial;
+        w.max = ring->table.count;
         ring->rewrapping = 1;
         ring->rewrap_done = 0;
         ring->rewrap_total = w.max;
@@ -11759,7 +11758,7 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     if (ring == NULL)
         return;
     kaws__thread_lock(&ring->lock);
-    stats->keys = ring->cache.count;
+    stats->keys = ring->table.count;
     stats->rewrap_done = ring->rewrap_done;
     stats->rewrap_total = ring->rewrap_total;
     memcpy(stats->checksum, kaws__file_sum(&ring->file),
