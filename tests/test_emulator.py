@@ -679,7 +679,7 @@ def test_reply_headers_and_log(kms, wire):
 
 @BOTH
 def test_connections(kms, client):
-    """Kept, until they are cut, silent for too long, told to close; and a stopped one comes back."""
+    """Kept until cut, silent for too long, or told to close; and a stopped emulator comes back."""
     for _ in range(5):
         client.describe_key(KeyId=KEY_ID)
     refused("NotFoundException", client.describe_key, KeyId="alias/nobody")
