@@ -167,7 +167,7 @@ def make_arn(region: str, account: str, rest: str) -> str:
 
 
 class Materials:
-    """A key's materials, newest last; the replicas of a multi-region key share one."""
+    """A key's materials, newest last."""
 
     def __init__(self):
         self.secrets, self.rotations, self.due = {}, 0, None
@@ -196,7 +196,6 @@ class Key:
     account: str
     key_id: str
     materials: Materials
-    primary: "Key" = None               # of a multi-region key
     state: str = "Enabled"
     usage: str = "ENCRYPT_DECRYPT"
     spec: str = "SYMMETRIC_DEFAULT"
@@ -224,8 +223,7 @@ def seal(key: Key, context: dict, plain: bytes) -> bytes:
     """A blob: name, nonce, ciphertext, tag; the name is the key's ARN and the material's id."""
     materials, nonce = key.materials.settle(), os.urandom(16)
     secret = materials.secrets[materials.current_id]
-    front = (blob_name((key.primary or key).arn, materials.current_id) + nonce
-             + keystream_xor(secret, nonce, plain))
+    front = blob_name(key.arn, materials.current_id) + nonce + keystream_xor(secret, nonce, plain)
     return front + blob_tag(secret, front, context)
 
 
@@ -411,7 +409,7 @@ def judge(request: Request, users: dict, now: float) -> User:
 # ---- the service: keys, users, actions; no network ----------------------------------------------
 
 KEY_ARN_FORM = re.compile(r"arn:[a-z-]+:kms:([a-z0-9-]+):(\d{12}):((?:key|alias)/.+)")
-KEY_ID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}")
+KEY_ID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 KEY_ATTRIBUTES = ("state", "usage", "spec", "shared_with")
 
 
@@ -452,17 +450,13 @@ class Kms:
     def remove_user(self, access_key_id) -> None:
         del self.users[access_key_id]
 
-    def add_key(self, region, account, key_id=None, alias=None, multi_region=False, **attributes):
-        """Makes a key (or one more replica of a multi-region key); returns its ARN."""
-        key_id = key_id or ("mrk-" + uuid.uuid4().hex if multi_region else str(uuid.uuid4()))
-        if not KEY_ID_FORM.fullmatch(key_id) or multi_region != key_id.startswith("mrk-"):
+    def add_key(self, region, account, key_id=None, alias=None, **attributes):
+        """Makes a key; returns its ARN."""
+        key_id = key_id or str(uuid.uuid4())
+        if not KEY_ID_FORM.fullmatch(key_id):
             raise ValueError(f"bad key id {key_id}")
         with self.lock:
-            primary = next((key.primary for key in self.keys.values() if multi_region
-                            and (key.account, key.key_id) == (account, key_id)), None)
-            key = Key(region, account, key_id, primary.materials if primary else Materials())
-            key.primary = (primary or key) if multi_region else None
-            self.keys[region, account, key_id] = key
+            key = self.keys[region, account, key_id] = Key(region, account, key_id, Materials())
             if alias:
                 self.aliases[region, account, alias] = key
         self.set_key(key.arn, **attributes)
@@ -527,11 +521,11 @@ class Kms:
         """The key of a blob; a pin must name just that one."""
         pinned = self.find_key(call, pin) if pin else None
         region, account, _, key_id = re.split("[:/]", read_blob(blob)[0])[3:]
-        key = self.keys.get((call.region, account, key_id))
-        if pinned and (pinned.account, pinned.key_id) != (account, key_id):
+        key = self.keys.get((region, account, key_id))
+        if pinned and pinned is not key:
             raise KmsError("IncorrectKeyException", "The key ID in the request does not identify "
                            "a CMK that can perform this operation.")
-        if key is None or (region != call.region and not key.primary):
+        if key is None or region != call.region:
             raise KmsError("AccessDeniedException", "The ciphertext refers to a key that does not "
                            "exist, does not exist in this region, or is not open to you.")
         return key
@@ -621,7 +615,7 @@ class Kms:
         return {"KeyMetadata": {
             "AWSAccountId": key.account, "KeyId": key.key_id, "Arn": key.arn,
             "Enabled": key.state == "Enabled", "KeyUsage": key.usage, "KeyState": key.state,
-            "KeySpec": key.spec, "MultiRegion": key.primary is not None}}
+            "KeySpec": key.spec}}
 
     def do_RotateKeyOnDemand(self, call: Call) -> dict:
         key = self.find_key(call, call.get("KeyId"), manage=True)
@@ -632,8 +626,6 @@ class Kms:
         if key.account != call.user.account:
             raise KmsError("AccessDeniedException", "Rotation is not for other accounts' keys")
         self.enabled(key)
-        if key.primary not in (None, key):
-            raise KmsError("UnsupportedOperationException", f"{key.arn} is a replica")
         if materials.due is not None:
             raise KmsError("ConflictException", f"A rotation of {key.arn} is in progress")
         if materials.rotations >= ROTATIONS_MAX:

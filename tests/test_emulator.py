@@ -314,20 +314,6 @@ def test_regions(kms, client):
     refused("AccessDeniedException", there.decrypt, CiphertextBlob=blob)
 
 
-def test_multi_region_keys(kms, client):
-    first = kms.add_key("us-east-1", ACCOUNT, multi_region=True)
-    second = kms.add_key("eu-west-1", ACCOUNT, first.split("/")[1], multi_region=True)
-    there = make_client(kms, "eu-west-1")
-    for maker, made_with, opener, opened_with in ((client, first, there, second),
-                                                  (there, second, client, first)):
-        blob = seal(maker, name=made_with)
-        assert opener.decrypt(CiphertextBlob=blob, KeyId=opened_with)["KeyId"] == opened_with
-    refused("UnsupportedOperationException", there.rotate_key_on_demand, KeyId=second)
-    kms.rotation_ms = 0
-    client.rotate_key_on_demand(KeyId=first)
-    assert data_key(there, second)["KeyMaterialId"] == data_key(client, first)["KeyMaterialId"]
-
-
 @pytest.mark.parametrize("region, partition", [
     ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("us-iso-east-1", "aws-iso"),
     ("us-isob-east-1", "aws-iso-b"), ("eu-isoe-west-1", "aws-iso-e"),

@@ -445,7 +445,8 @@ def test_modes(driver, settings, umask):
     ("conf", 0o600, None), ("conf", 0o400, None), ("conf", 0o640, "may be read by others"),
     ("conf", 0o604, "may be read by others"), ("data", 0o644, "may be read by others"),
     ("data", 0o666, "may be written by others"), ("keyring", 0o755, None),
-    ("keyring", 0o770, "may be written by others"), ("keyring", 0o1777, "may be written by others")])
+    ("keyring", 0o770, "may be written by others"),
+    ("keyring", 0o1777, "may be written by others")])
 def test_others_are_warned_of(driver, conf, settings, what, bits, words):
     driver().close()
     data = settings["data_file"]
