@@ -231,7 +231,8 @@ do_fetch(scene *s)
     kaws_key got;
     kaws_status status = kaws_fetch(s->ring, name_of("a"), &got, &s->err);
 
-    kaws_key_free(s->ring, &got);
+    if (status == KAWS_OK)
+        kaws_key_free(s->ring, &got);
     return status;
 }
 
