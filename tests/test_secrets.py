@@ -115,7 +115,7 @@ def test_the_search_finds_a_planted_copy(searched):
         searched.say("plant", masked(planted))
         searched.look_for("key", secret)
         found = [each for each in searched.find() if each.startswith("key:")]
-        assert found and all("heap" in each for each in found), found
+        assert found and len(found) % 3 == 0, "three copies are planted"
         searched.say("unplant")
         searched.nothing_is_found()
 
