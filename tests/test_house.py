@@ -69,6 +69,7 @@ kaws_open(void)
     return kaws__ring_work();
 }
 """}
+USES = {"ring": "plat text", "text": "mem"}
 HEADER = """/* keyring_aws.h */
 #ifndef KEYRING_AWS_H
 #define KEYRING_AWS_H
@@ -93,8 +94,7 @@ KAWS_API int kaws_open(void);
 #endif
 
 #ifdef KEYRING_AWS_IMPLEMENTATION
-    code = "".join(f" *  {step}\n" for step in steps)
-    return f"/* WALK  how it opens\n *\n{code} */\n"
+""" + "\n".join(door("kaws__", number, name, USES.get(name, "nothing"),
                      CODE.get(name, "")) for number, name in enumerate(ROOMS)) + """
 #endif
 """
