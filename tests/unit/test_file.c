@@ -335,8 +335,8 @@ test_long_names(void **state)
         assert_int_equal(w->err.os, rows[i].fits ? 0 : ENAMETOOLONG);
         assert_int_equal(stat(lock, &st) == 0, rows[i].fits);
         if (rows[i].fits) {
-            assert_int_equal(kaws__plat_open(f.aside, KAWS__NEW, &fd), 0);
-            kaws__plat_close(fd);
+            assert_int_equal(kaws__disk_open(f.aside, KAWS__NEW, &fd), 0);
+            kaws__disk_close(fd);
             assert_int_equal(remove(f.aside) | remove(lock), 0);
         }
         kaws__file_close(&f);
@@ -1181,7 +1181,7 @@ test_foreseen(void **state)
         open_old(w, &f);
         assert_int_equal(fake_logged(&w->f, 1, "cannot be changed, so no key "
                                      "can be removed"), 1);
-        assert_int_equal(fake_logged(&w->f, 1, kaws__plat_error(reasons[i])),
+        assert_int_equal(fake_logged(&w->f, 1, kaws__sys_error_text(reasons[i])),
                          1);
         kaws__file_close(&f);
     }
@@ -1233,13 +1233,13 @@ test_touched(void **state)
     int fd;
 
     memset(big, 'x', sizeof big);
-    memset(big + KAWS__STORE_CELL, 0, 16);
+    memset(big + KAWS__STORE_COMMITTED, 0, 16);
     kaws__crypto_sha256(big + sizeof big - 32, all);
     spill(w->f.data, big, sizeof big);
     EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
     EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
     kaws__buf_free(&bytes);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_note(&f, KAWS__STORE_CELL, patch,
+    EXPECT(w, KAWS_OK, NULL, kaws__file_note(&f, KAWS__STORE_COMMITTED, patch,
                                              &w->err));
     age(w->f.data);
     disk_fail("pread", 1, EIO, 1);
