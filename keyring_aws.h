@@ -875,7 +875,7 @@ typedef struct kaws__stat {
 
 
 KAWS__MAYBE static const char *
-kaws__plat_env(const char *name)
+kaws__sys_env(const char *name)
 {
     const char *value = getenv(name);
 
@@ -887,7 +887,7 @@ kaws__plat_env(const char *name)
  * different functions. These are what our calls can meet; where few know what
  * to do about one, it says so. */
 static const char *
-kaws__plat_error(int os)
+kaws__sys_error_text(int os)
 {
     static const struct { int os; const char *text; } known[] = {
         { EACCES,       "Permission denied" },
@@ -947,7 +947,7 @@ typedef int kaws__once;
 
 
 static int
-kaws__plat_lock_init(kaws__lock *lock)
+kaws__thread_lock_init(kaws__lock *lock)
 {
     *lock = 0;
     return 0;
@@ -955,21 +955,21 @@ kaws__plat_lock_init(kaws__lock *lock)
 
 
 static void
-kaws__plat_lock_free(kaws__lock *lock)
+kaws__thread_lock_free(kaws__lock *lock)
 {
     (void)lock;
 }
 
 
 static void
-kaws__plat_lock(kaws__lock *lock)
+kaws__thread_lock(kaws__lock *lock)
 {
     (void)lock;
 }
 
 
 static void
-kaws__plat_unlock(kaws__lock *lock)
+kaws__thread_unlock(kaws__lock *lock)
 {
     (void)lock;
 }
@@ -979,7 +979,7 @@ typedef int kaws__cond;
 
 
 static int
-kaws__plat_cond_init(kaws__cond *cond)
+kaws__thread_cond_init(kaws__cond *cond)
 {
     *cond = 0;
     return 0;
@@ -987,14 +987,14 @@ kaws__plat_cond_init(kaws__cond *cond)
 
 
 static void
-kaws__plat_cond_free(kaws__cond *cond)
+kaws__thread_cond_free(kaws__cond *cond)
 {
     (void)cond;
 }
 
 
 static void
-kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
+kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
 {
     (void)cond;
     (void)lock;
@@ -1003,14 +1003,14 @@ kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
 
 
 static void
-kaws__plat_wake(kaws__cond *cond)
+kaws__thread_cond_wake(kaws__cond *cond)
 {
     (void)cond;
 }
 
 
 KAWS__MAYBE static void
-kaws__plat_once(kaws__once *once, void (*job)(void))
+kaws__thread_once(kaws__once *once, void (*job)(void))
 {
     if (!*once)
         job();
@@ -1019,7 +1019,7 @@ kaws__plat_once(kaws__once *once, void (*job)(void))
 
 
 static void
-kaws__plat_parallel(int count, void (*job)(void *), void *arg)
+kaws__thread_parallel(int count, void (*job)(void *), void *arg)
 {
     (void)count;
     job(arg);
@@ -1040,7 +1040,7 @@ typedef struct kaws__job {
 
 
 static int
-kaws__plat_lock_init(kaws__lock *lock)
+kaws__thread_lock_init(kaws__lock *lock)
 {
     InitializeSRWLock(lock);
     return 0;
@@ -1048,21 +1048,21 @@ kaws__plat_lock_init(kaws__lock *lock)
 
 
 static void
-kaws__plat_lock_free(kaws__lock *lock)
+kaws__thread_lock_free(kaws__lock *lock)
 {
     (void)lock;
 }
 
 
 static void
-kaws__plat_lock(kaws__lock *lock)
+kaws__thread_lock(kaws__lock *lock)
 {
     AcquireSRWLockExclusive(lock);
 }
 
 
 static void
-kaws__plat_unlock(kaws__lock *lock)
+kaws__thread_unlock(kaws__lock *lock)
 {
     ReleaseSRWLockExclusive(lock);
 }
@@ -1072,7 +1072,7 @@ typedef CONDITION_VARIABLE kaws__cond;
 
 
 static int
-kaws__plat_cond_init(kaws__cond *cond)
+kaws__thread_cond_init(kaws__cond *cond)
 {
     InitializeConditionVariable(cond);
     return 0;
@@ -1080,28 +1080,28 @@ kaws__plat_cond_init(kaws__cond *cond)
 
 
 static void
-kaws__plat_cond_free(kaws__cond *cond)
+kaws__thread_cond_free(kaws__cond *cond)
 {
     (void)cond;
 }
 
 
 static void
-kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
+kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
 {
     (void)SleepConditionVariableSRW(cond, lock, (DWORD)ms, 0);
 }
 
 
 static void
-kaws__plat_wake(kaws__cond *cond)
+kaws__thread_cond_wake(kaws__cond *cond)
 {
     WakeConditionVariable(cond);
 }
 
 
 KAWS__MAYBE static void
-kaws__plat_once(kaws__once *once, void (*job)(void))
+kaws__thread_once(kaws__once *once, void (*job)(void))
 {
     BOOL first = FALSE;
     void *context;
@@ -1114,7 +1114,7 @@ kaws__plat_once(kaws__once *once, void (*job)(void))
 
 
 static DWORD WINAPI
-kaws__plat_thread(void *arg)
+kaws__thread_main(void *arg)
 {
     kaws__job *job = arg;
 
@@ -1125,7 +1125,7 @@ kaws__plat_thread(void *arg)
 
 /* As the POSIX one. */
 static void
-kaws__plat_parallel(int count, void (*job)(void *), void *arg)
+kaws__thread_parallel(int count, void (*job)(void *), void *arg)
 {
     kaws__job work;
     HANDLE threads[KAWS__PARALLEL_MAX];
@@ -1134,7 +1134,7 @@ kaws__plat_parallel(int count, void (*job)(void *), void *arg)
     work.job = job;
     work.arg = arg;
     while ((int)started < count - 1 && started < KAWS__PARALLEL_MAX) {
-        threads[started] = CreateThread(NULL, 0, kaws__plat_thread, &work, 0,
+        threads[started] = CreateThread(NULL, 0, kaws__thread_main, &work, 0,
                                         NULL);
         if (threads[started] == NULL)
             break;
@@ -1162,28 +1162,28 @@ typedef struct kaws__job {
 
 
 static int
-kaws__plat_lock_init(kaws__lock *lock)
+kaws__thread_lock_init(kaws__lock *lock)
 {
     return pthread_mutex_init(lock, NULL);
 }
 
 
 static void
-kaws__plat_lock_free(kaws__lock *lock)
+kaws__thread_lock_free(kaws__lock *lock)
 {
     pthread_mutex_destroy(lock);
 }
 
 
 static void
-kaws__plat_lock(kaws__lock *lock)
+kaws__thread_lock(kaws__lock *lock)
 {
     pthread_mutex_lock(lock);
 }
 
 
 static void
-kaws__plat_unlock(kaws__lock *lock)
+kaws__thread_unlock(kaws__lock *lock)
 {
     pthread_mutex_unlock(lock);
 }
@@ -1199,7 +1199,7 @@ typedef pthread_cond_t kaws__cond;
 
 
 static int
-kaws__plat_cond_init(kaws__cond *cond)
+kaws__thread_cond_init(kaws__cond *cond)
 {
     pthread_condattr_t how;
     int os = pthread_condattr_init(&how);
@@ -1216,7 +1216,7 @@ kaws__plat_cond_init(kaws__cond *cond)
 
 
 static void
-kaws__plat_cond_free(kaws__cond *cond)
+kaws__thread_cond_free(kaws__cond *cond)
 {
     pthread_cond_destroy(cond);
 }
@@ -1225,7 +1225,7 @@ kaws__plat_cond_free(kaws__cond *cond)
 /* Lets go of the lock until it is woken, for `ms` at most; it may wake before.
  */
 static void
-kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
+kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
 {
     struct timespec until;
 
@@ -1239,21 +1239,21 @@ kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
 
 
 static void
-kaws__plat_wake(kaws__cond *cond)
+kaws__thread_cond_wake(kaws__cond *cond)
 {
     pthread_cond_signal(cond);
 }
 
 
 KAWS__MAYBE static void
-kaws__plat_once(kaws__once *once, void (*job)(void))
+kaws__thread_once(kaws__once *once, void (*job)(void))
 {
     pthread_once(once, job);
 }
 
 
 static void *
-kaws__plat_thread(void *arg)
+kaws__thread_main(void *arg)
 {
     kaws__job *job = arg;
 
@@ -1266,7 +1266,7 @@ kaws__plat_thread(void *arg)
  * all are done. Where the system gives fewer threads, fewer do the work. The
  * new ones take no signals: those belong to the program we are a guest of. */
 static void
-kaws__plat_parallel(int count, void (*job)(void *), void *arg)
+kaws__thread_parallel(int count, void (*job)(void *), void *arg)
 {
     kaws__job work = { job, arg };
     pthread_t threads[KAWS__PARALLEL_MAX];
@@ -1276,7 +1276,7 @@ kaws__plat_parallel(int count, void (*job)(void *), void *arg)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     while (started < count - 1 && started < KAWS__PARALLEL_MAX &&
-           pthread_create(&threads[started], NULL, kaws__plat_thread,
+           pthread_create(&threads[started], NULL, kaws__thread_main,
                           &work) == 0)
         started++;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -1293,7 +1293,7 @@ kaws__plat_parallel(int count, void (*job)(void *), void *arg)
 /* ---- time and chance --------------------------------------------------- */
 
 static int64_t
-kaws__plat_now_ms(void *ctx)
+kaws__sys_now_ms(void *ctx)
 {
     struct timespec t;
 
@@ -1305,7 +1305,7 @@ kaws__plat_now_ms(void *ctx)
 
 /* A clock that only goes forward, for measuring and for time budgets. */
 static int64_t
-kaws__plat_ticks_us(void)
+kaws__sys_ticks_us(void)
 {
     struct timespec t;
 
@@ -1315,7 +1315,7 @@ kaws__plat_ticks_us(void)
 
 
 static void
-kaws__plat_sleep_ms(void *ctx, int ms)
+kaws__sys_sleep_ms(void *ctx, int ms)
 {
     struct timespec left;
 
@@ -1330,7 +1330,7 @@ kaws__plat_sleep_ms(void *ctx, int ms)
 /* The device rather than getrandom(): it is on every system we serve, and
  * what we ask of it (a file's id, the jitter of a retry) is no secret. */
 static int
-kaws__plat_random(void *ctx, void *out, size_t len)
+kaws__sys_random(void *ctx, void *out, size_t len)
 {
     uint8_t *at = out;
     int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
@@ -1358,7 +1358,7 @@ kaws__plat_random(void *ctx, void *out, size_t len)
  * so many pages, and a keyring in memory that could be swapped is better than
  * a database that does not start. */
 static void *
-kaws__plat_pages(size_t len)
+kaws__sys_alloc_locked(size_t len)
 {
     void *at = mmap(NULL, len, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -1377,7 +1377,7 @@ kaws__plat_pages(size_t len)
 
 
 static void
-kaws__plat_pages_free(void *at, size_t len)
+kaws__sys_free_locked(void *at, size_t len)
 {
     if (at != NULL)
         munmap(at, len);
@@ -1388,7 +1388,7 @@ kaws__plat_pages_free(void *at, size_t len)
  * many small ones: fewer faults now, fewer misses later. No system has pages
  * above 64 KiB unless asked for, so a multiple of that begins one. */
 static void
-kaws__plat_large_pages(void *at, size_t len)
+kaws__sys_advise_large(void *at, size_t len)
 {
 #if defined(MADV_HUGEPAGE)
     size_t skip = (size_t)-(uintptr_t)at % 65536;
@@ -1406,7 +1406,7 @@ kaws__plat_large_pages(void *at, size_t len)
  * not in the scope of the library `own`? Then nothing that was linked with that
  * one calls it. What has no version is called by all. (Versions of OpenSSL) */
 static int
-kaws__plat_other_version(const char *name, void *symbol, void *own)
+kaws__sys_other_version(const char *name, void *symbol, void *own)
 {
 #if defined(__GLIBC__)
     static const char *const versions[] = {
@@ -1428,7 +1428,7 @@ kaws__plat_other_version(const char *name, void *symbol, void *own)
  * the global scope of the process, as the linker does it, or else the one of
  * its own library's. NULL: there is none. */
 KAWS__MAYBE static void *
-kaws__plat_symbol(const char *name, void *caller)
+kaws__sys_symbol(const char *name, void *caller)
 {
     void *symbol = dlsym(RTLD_DEFAULT, name), *library = NULL, *own;
     Dl_info info;
@@ -1437,7 +1437,7 @@ kaws__plat_symbol(const char *name, void *caller)
         library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     if (library != NULL) {
         own = dlsym(library, name);
-        if (own != NULL && kaws__plat_other_version(name, symbol, library))
+        if (own != NULL && kaws__sys_other_version(name, symbol, library))
             symbol = own;
         dlclose(library);
     }
@@ -1450,7 +1450,7 @@ kaws__plat_symbol(const char *name, void *caller)
 
 
 static const char *
-kaws__plat_last_slash(const char *path)
+kaws__disk_last_slash(const char *path)
 {
     return strrchr(path, '/');
 }
@@ -1464,7 +1464,7 @@ kaws__plat_last_slash(const char *path)
  * through a link at the end of the path: what stands in the keyring's place
  * may be an attacker's. */
 static int
-kaws__plat_open(const char *path, int how, int *fd)
+kaws__disk_open(const char *path, int how, int *fd)
 {
     static const int flags[] = {
         O_RDONLY | O_NOFOLLOW,
@@ -1482,7 +1482,7 @@ kaws__plat_open(const char *path, int how, int *fd)
 
 
 static void
-kaws__plat_close(int fd)
+kaws__disk_close(int fd)
 {
     if (fd >= 0)
         close(fd);
@@ -1490,14 +1490,14 @@ kaws__plat_close(int fd)
 
 
 static int64_t
-kaws__plat_ns(struct timespec t)
+kaws__disk_ns(struct timespec t)
 {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 
 static int
-kaws__plat_stat_of(int failed, const struct stat *st, kaws__stat *out)
+kaws__disk_stat_of(int failed, const struct stat *st, kaws__stat *out)
 {
     memset(out, 0, sizeof *out);
     if (failed)
@@ -1507,11 +1507,11 @@ kaws__plat_stat_of(int failed, const struct stat *st, kaws__stat *out)
     out->size = (uint64_t)st->st_size;
     out->links = (uint64_t)st->st_nlink;
 #if defined(__APPLE__)
-    out->mtime_ns = kaws__plat_ns(st->st_mtimespec);
-    out->ctime_ns = kaws__plat_ns(st->st_ctimespec);
+    out->mtime_ns = kaws__disk_ns(st->st_mtimespec);
+    out->ctime_ns = kaws__disk_ns(st->st_ctimespec);
 #else
-    out->mtime_ns = kaws__plat_ns(st->st_mtim);
-    out->ctime_ns = kaws__plat_ns(st->st_ctim);
+    out->mtime_ns = kaws__disk_ns(st->st_mtim);
+    out->ctime_ns = kaws__disk_ns(st->st_ctim);
 #endif
     out->regular = S_ISREG(st->st_mode);
     out->mine = st->st_uid == geteuid();
@@ -1522,29 +1522,29 @@ kaws__plat_stat_of(int failed, const struct stat *st, kaws__stat *out)
 
 
 static int
-kaws__plat_stat(int fd, kaws__stat *out)
+kaws__disk_stat(int fd, kaws__stat *out)
 {
     struct stat st;
     int failed = fstat(fd, &st) != 0;
 
-    return kaws__plat_stat_of(failed, &st, out);
+    return kaws__disk_stat_of(failed, &st, out);
 }
 
 
 /* What the path means now; a link at its end is itself. */
 static int
-kaws__plat_look(const char *path, kaws__stat *out)
+kaws__disk_stat_path(const char *path, kaws__stat *out)
 {
     struct stat st;
     int failed = lstat(path, &st) != 0;
 
-    return kaws__plat_stat_of(failed, &st, out);
+    return kaws__disk_stat_of(failed, &st, out);
 }
 
 
 /* Reads until `len` bytes are there or the file ends. */
 static int
-kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
+kaws__disk_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 {
     uint8_t *at = out;
 
@@ -1566,7 +1566,7 @@ kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 /* Writes it all, or as much as *done says. A short write is not an error yet:
  * the next one names it. */
 static int
-kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
+kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
                     size_t *done)
 {
     const uint8_t *at = data;
@@ -1587,7 +1587,7 @@ kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
 
 /* Data, and as much of the metadata as it takes to read the data back. */
 static int
-kaws__plat_sync(int fd)
+kaws__disk_sync(int fd)
 {
     int failed;
 
@@ -1603,7 +1603,7 @@ kaws__plat_sync(int fd)
 
 
 static int
-kaws__plat_open_dir(const char *path, int *fd)
+kaws__disk_open_dir(const char *path, int *fd)
 {
     do {
         *fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -1615,7 +1615,7 @@ kaws__plat_open_dir(const char *path, int *fd)
 /* Makes the names in a folder durable. A file system that cannot sync folders
  * says EINVAL, and there is nothing more to ask of it. */
 static int
-kaws__plat_sync_dir(int fd)
+kaws__disk_sync_dir(int fd)
 {
     int failed;
 
@@ -1627,7 +1627,7 @@ kaws__plat_sync_dir(int fd)
 
 
 static int
-kaws__plat_cut(int fd, uint64_t len)
+kaws__disk_truncate(int fd, uint64_t len)
 {
     int failed;
 
@@ -1639,7 +1639,7 @@ kaws__plat_cut(int fd, uint64_t len)
 
 
 static int
-kaws__plat_rename(const char *from, const char *to)
+kaws__disk_rename(const char *from, const char *to)
 {
     return rename(from, to) != 0 ? errno : 0;
 }
@@ -1658,7 +1658,7 @@ kaws__plat_rename(const char *from, const char *to)
 /* ENOSYS where kernel or file system knows no such thing, or a sandbox does not
  * let us: EPERM. If that is the file's, the plain rename gets it as well. */
 static int
-kaws__plat_rename_as(const char *from, const char *to, unsigned how)
+kaws__disk_rename_as(const char *from, const char *to, unsigned how)
 {
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how) == 0)
         return 0;
@@ -1673,7 +1673,7 @@ kaws__plat_rename_as(const char *from, const char *to, unsigned how)
 
 
 static int
-kaws__plat_rename_as(const char *from, const char *to, unsigned how)
+kaws__disk_rename_as(const char *from, const char *to, unsigned how)
 {
     (void)from;
     (void)to;
@@ -1687,9 +1687,9 @@ kaws__plat_rename_as(const char *from, const char *to, unsigned how)
 /* Gives the file a name that nobody else may have: EEXIST. Where that takes a
  * link, `from` stays as a second one. ENOSYS where no link can be had. */
 static int
-kaws__plat_rename_new(const char *from, const char *to)
+kaws__disk_rename_new(const char *from, const char *to)
 {
-    int os = kaws__plat_rename_as(from, to, RENAME_NOREPLACE);
+    int os = kaws__disk_rename_as(from, to, RENAME_NOREPLACE);
 
     if (os != ENOSYS)
         return os;
@@ -1700,15 +1700,15 @@ kaws__plat_rename_new(const char *from, const char *to)
 
 /* Lets two names change places, in one step; ENOSYS where that is unknown. */
 static int
-kaws__plat_exchange(const char *a, const char *b)
+kaws__disk_exchange(const char *a, const char *b)
 {
-    return kaws__plat_rename_as(a, b, RENAME_EXCHANGE);
+    return kaws__disk_rename_as(a, b, RENAME_EXCHANGE);
 }
 
 
 /* Whether something is mounted on that very name. */
 static int
-kaws__plat_is_mount(const char *path)
+kaws__disk_is_mount(const char *path)
 {
 #if defined(STATX_ATTR_MOUNT_ROOT)
     struct statx x;
@@ -1724,21 +1724,21 @@ kaws__plat_is_mount(const char *path)
 
 /* Whether names in the folder may be changed: 0, or why not. */
 static int
-kaws__plat_may_change(const char *dir)
+kaws__disk_may_change(const char *dir)
 {
     return faccessat(AT_FDCWD, dir, W_OK | X_OK, AT_EACCESS) != 0 ? errno : 0;
 }
 
 
 static int
-kaws__plat_remove(const char *path)
+kaws__disk_remove(const char *path)
 {
     return unlink(path) != 0 && errno != ENOENT ? errno : 0;
 }
 
 
 static int
-kaws__plat_make_dir(const char *path)
+kaws__disk_make_dir(const char *path)
 {
     return mkdir(path, 0750) != 0 ? errno : 0;
 }
@@ -1750,7 +1750,7 @@ kaws__plat_make_dir(const char *path)
 #if defined(F_OFD_SETLK)
 
 static int
-kaws__plat_lock_call(int fd, int call, int slot, short type, short *found)
+kaws__disk_lock_call(int fd, int call, int slot, short type, short *found)
 {
     struct flock range;
     int failed;
@@ -1772,10 +1772,10 @@ kaws__plat_lock_call(int fd, int call, int slot, short type, short *found)
 
 /* 0, or EAGAIN while somebody else holds it. Never waits. */
 static int
-kaws__plat_hold(int fd, int slot, int exclusive)
+kaws__disk_lock(int fd, int slot, int exclusive)
 {
     short found;
-    int os = kaws__plat_lock_call(fd, F_OFD_SETLK, slot,
+    int os = kaws__disk_lock_call(fd, F_OFD_SETLK, slot,
                                   exclusive ? F_WRLCK : F_RDLCK, &found);
 
     return os == EACCES ? EAGAIN : os;
@@ -1783,19 +1783,19 @@ kaws__plat_hold(int fd, int slot, int exclusive)
 
 
 static void
-kaws__plat_release(int fd, int slot)
+kaws__disk_unlock(int fd, int slot)
 {
     short found;
 
-    (void)kaws__plat_lock_call(fd, F_OFD_SETLK, slot, F_UNLCK, &found);
+    (void)kaws__disk_lock_call(fd, F_OFD_SETLK, slot, F_UNLCK, &found);
 }
 
 
 static int
-kaws__plat_others_hold(int fd, int slot)
+kaws__disk_locked_by_others(int fd, int slot)
 {
     short found;
-    int os = kaws__plat_lock_call(fd, F_OFD_GETLK, slot, F_WRLCK, &found);
+    int os = kaws__disk_lock_call(fd, F_OFD_GETLK, slot, F_WRLCK, &found);
 
     return os == 0 && found != F_UNLCK;
 }
@@ -1809,7 +1809,7 @@ kaws__plat_others_hold(int fd, int slot)
 
 
 static int
-kaws__plat_hold(int fd, int slot, int exclusive)
+kaws__disk_lock(int fd, int slot, int exclusive)
 {
     if (slot == 0)
         return 0;
@@ -1820,7 +1820,7 @@ kaws__plat_hold(int fd, int slot, int exclusive)
 
 
 static void
-kaws__plat_release(int fd, int slot)
+kaws__disk_unlock(int fd, int slot)
 {
     if (slot != 0)
         (void)flock(fd, LOCK_UN);
@@ -1828,7 +1828,7 @@ kaws__plat_release(int fd, int slot)
 
 
 static int
-kaws__plat_others_hold(int fd, int slot)
+kaws__disk_locked_by_others(int fd, int slot)
 {
     (void)fd;
     (void)slot;
@@ -1847,7 +1847,7 @@ kaws__plat_others_hold(int fd, int slot)
 
 /* In units of 100 nanoseconds, which Windows counts from 1601 on. */
 static int64_t
-kaws__plat_since_1970(FILETIME t)
+kaws__sys_since_1970(FILETIME t)
 {
     return (int64_t)((uint64_t)t.dwHighDateTime << 32 | t.dwLowDateTime) -
            116444736000000000;
@@ -1855,18 +1855,18 @@ kaws__plat_since_1970(FILETIME t)
 
 
 static int64_t
-kaws__plat_now_ms(void *ctx)
+kaws__sys_now_ms(void *ctx)
 {
     FILETIME t;
 
     (void)ctx;
     GetSystemTimeAsFileTime(&t);
-    return kaws__plat_since_1970(t) / 10000;
+    return kaws__sys_since_1970(t) / 10000;
 }
 
 
 static int64_t
-kaws__plat_ticks_us(void)
+kaws__sys_ticks_us(void)
 {
     LARGE_INTEGER now, hz;
 
@@ -1878,7 +1878,7 @@ kaws__plat_ticks_us(void)
 
 
 static void
-kaws__plat_sleep_ms(void *ctx, int ms)
+kaws__sys_sleep_ms(void *ctx, int ms)
 {
     (void)ctx;
     Sleep((DWORD)ms);
@@ -1886,7 +1886,7 @@ kaws__plat_sleep_ms(void *ctx, int ms)
 
 
 static int
-kaws__plat_random(void *ctx, void *out, size_t len)
+kaws__sys_random(void *ctx, void *out, size_t len)
 {
     uint8_t *at = out;
     unsigned word;
@@ -1904,7 +1904,7 @@ kaws__plat_random(void *ctx, void *out, size_t len)
 
 
 static void *
-kaws__plat_pages(size_t len)
+kaws__sys_alloc_locked(size_t len)
 {
     void *at = VirtualAlloc(NULL, len, MEM_COMMIT | MEM_RESERVE,
                             PAGE_READWRITE);
@@ -1916,7 +1916,7 @@ kaws__plat_pages(size_t len)
 
 
 static void
-kaws__plat_pages_free(void *at, size_t len)
+kaws__sys_free_locked(void *at, size_t len)
 {
     (void)len;
     if (at != NULL)
@@ -1925,7 +1925,7 @@ kaws__plat_pages_free(void *at, size_t len)
 
 
 static void
-kaws__plat_large_pages(void *at, size_t len)
+kaws__sys_advise_large(void *at, size_t len)
 {
     (void)at;                     /* a right that servers seldom have         */
     (void)len;
@@ -1933,7 +1933,7 @@ kaws__plat_large_pages(void *at, size_t len)
 
 
 KAWS__MAYBE static void *
-kaws__plat_symbol(const char *name, void *caller)
+kaws__sys_symbol(const char *name, void *caller)
 {
     (void)name;
     (void)caller;
@@ -1946,7 +1946,7 @@ kaws__plat_symbol(const char *name, void *caller)
 
 
 static const char *
-kaws__plat_last_slash(const char *path)
+kaws__disk_last_slash(const char *path)
 {
     const char *slash = NULL;
 
@@ -1958,7 +1958,7 @@ kaws__plat_last_slash(const char *path)
 
 
 static int
-kaws__plat_errno(DWORD error)
+kaws__disk_errno(DWORD error)
 {
     static const struct { DWORD error; int os; } known[] = {
         { ERROR_FILE_NOT_FOUND,      ENOENT },
@@ -1991,7 +1991,7 @@ kaws__plat_errno(DWORD error)
 
 
 static int
-kaws__plat_wide(const char *path, WCHAR out[MAX_PATH])
+kaws__disk_wide(const char *path, WCHAR out[MAX_PATH])
 {
     if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, out,
                             MAX_PATH) != 0)
@@ -2003,7 +2003,7 @@ kaws__plat_wide(const char *path, WCHAR out[MAX_PATH])
 /* Why the last call with that name failed. What is denied because it is a
  * folder, is said to be one. */
 static int
-kaws__plat_errno_at(const WCHAR *path)
+kaws__disk_errno_at(const WCHAR *path)
 {
     DWORD error = GetLastError(), found = INVALID_FILE_ATTRIBUTES;
 
@@ -2011,24 +2011,24 @@ kaws__plat_errno_at(const WCHAR *path)
         found = GetFileAttributesW(path);
     if (found != INVALID_FILE_ATTRIBUTES && found & FILE_ATTRIBUTE_DIRECTORY)
         return EISDIR;
-    return kaws__plat_errno(error);
+    return kaws__disk_errno(error);
 }
 
 
 static HANDLE
-kaws__plat_handle(int fd)
+kaws__disk_handle(int fd)
 {
     return (HANDLE)_get_osfhandle(fd);
 }
 
 
 static int
-kaws__plat_open_as(const char *path, DWORD access, DWORD disposition,
+kaws__disk_open_as(const char *path, DWORD access, DWORD disposition,
                    DWORD flags, int *fd)
 {
     WCHAR wide[MAX_PATH];
     HANDLE handle;
-    int os = kaws__plat_wide(path, wide);
+    int os = kaws__disk_wide(path, wide);
 
     *fd = -1;
     if (os != 0)
@@ -2036,7 +2036,7 @@ kaws__plat_open_as(const char *path, DWORD access, DWORD disposition,
     handle = CreateFileW(wide, access, FILE_SHARE_READ | FILE_SHARE_WRITE |
                          FILE_SHARE_DELETE, NULL, disposition, flags, NULL);
     if (handle == INVALID_HANDLE_VALUE)
-        return kaws__plat_errno_at(wide);
+        return kaws__disk_errno_at(wide);
     *fd = _open_osfhandle((intptr_t)handle, _O_BINARY);
     if (*fd < 0)
         CloseHandle(handle);
@@ -2049,7 +2049,7 @@ kaws__plat_open_as(const char *path, DWORD access, DWORD disposition,
 /* As on POSIX, a folder can be opened for reading, and is then seen to be no
  * file; a link at the end of the path likewise, but for READ_LINKED. */
 static int
-kaws__plat_open(const char *path, int how, int *fd)
+kaws__disk_open(const char *path, int how, int *fd)
 {
     static const struct { DWORD access, disposition, flags; } ways[] = {
         { GENERIC_READ, OPEN_EXISTING,
@@ -2062,13 +2062,13 @@ kaws__plat_open(const char *path, int how, int *fd)
         { GENERIC_READ, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS }
     };
 
-    return kaws__plat_open_as(path, ways[how].access, ways[how].disposition,
+    return kaws__disk_open_as(path, ways[how].access, ways[how].disposition,
                               ways[how].flags, fd);
 }
 
 
 static void
-kaws__plat_close(int fd)
+kaws__disk_close(int fd)
 {
     if (fd >= 0)
         _close(fd);
@@ -2076,18 +2076,18 @@ kaws__plat_close(int fd)
 
 
 static int
-kaws__plat_stat(int fd, kaws__stat *out)
+kaws__disk_stat(int fd, kaws__stat *out)
 {
     BY_HANDLE_FILE_INFORMATION i;
 
     memset(out, 0, sizeof *out);
-    if (!GetFileInformationByHandle(kaws__plat_handle(fd), &i))
-        return kaws__plat_errno(GetLastError());
+    if (!GetFileInformationByHandle(kaws__disk_handle(fd), &i))
+        return kaws__disk_errno(GetLastError());
     out->dev = i.dwVolumeSerialNumber;
     out->ino = (uint64_t)i.nFileIndexHigh << 32 | i.nFileIndexLow;
     out->size = (uint64_t)i.nFileSizeHigh << 32 | i.nFileSizeLow;
     out->links = i.nNumberOfLinks;
-    out->mtime_ns = kaws__plat_since_1970(i.ftLastWriteTime) * 100;
+    out->mtime_ns = kaws__sys_since_1970(i.ftLastWriteTime) * 100;
     out->regular = (i.dwFileAttributes & (FILE_ATTRIBUTE_DIRECTORY |
                                           FILE_ATTRIBUTE_REPARSE_POINT)) == 0;
     out->mine = 1;
@@ -2096,19 +2096,19 @@ kaws__plat_stat(int fd, kaws__stat *out)
 
 
 static int
-kaws__plat_look(const char *path, kaws__stat *out)
+kaws__disk_stat_path(const char *path, kaws__stat *out)
 {
-    int fd, os = kaws__plat_open(path, KAWS__READ, &fd);
+    int fd, os = kaws__disk_open(path, KAWS__READ, &fd);
 
     if (os == 0)
-        os = kaws__plat_stat(fd, out);
-    kaws__plat_close(fd);
+        os = kaws__disk_stat(fd, out);
+    kaws__disk_close(fd);
     return os;
 }
 
 
 static OVERLAPPED
-kaws__plat_at(uint64_t offset)
+kaws__disk_at(uint64_t offset)
 {
     OVERLAPPED at;
 
@@ -2120,18 +2120,18 @@ kaws__plat_at(uint64_t offset)
 
 
 static int
-kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
+kaws__disk_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 {
     uint8_t *at = out;
 
     *got = 0;
     while (*got < len) {
-        OVERLAPPED where = kaws__plat_at(offset + *got);
+        OVERLAPPED where = kaws__disk_at(offset + *got);
         DWORD n = len - *got < 0x1000000 ? (DWORD)(len - *got) : 0x1000000;
-        if (!ReadFile(kaws__plat_handle(fd), at + *got, n, &n, &where)) {
+        if (!ReadFile(kaws__disk_handle(fd), at + *got, n, &n, &where)) {
             if (GetLastError() == ERROR_HANDLE_EOF)
                 break;
-            return kaws__plat_errno(GetLastError());
+            return kaws__disk_errno(GetLastError());
         }
         if (n == 0)
             break;
@@ -2142,17 +2142,17 @@ kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 
 
 static int
-kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
+kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
                     size_t *done)
 {
     const uint8_t *at = data;
 
     *done = 0;
     while (*done < len) {
-        OVERLAPPED where = kaws__plat_at(offset + *done);
+        OVERLAPPED where = kaws__disk_at(offset + *done);
         DWORD n = len - *done < 0x1000000 ? (DWORD)(len - *done) : 0x1000000;
-        if (!WriteFile(kaws__plat_handle(fd), at + *done, n, &n, &where))
-            return kaws__plat_errno(GetLastError());
+        if (!WriteFile(kaws__disk_handle(fd), at + *done, n, &n, &where))
+            return kaws__disk_errno(GetLastError());
         if (n == 0)
             return EIO;
         *done += n;
@@ -2162,29 +2162,29 @@ kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
 
 
 static int
-kaws__plat_sync(int fd)
+kaws__disk_sync(int fd)
 {
-    return FlushFileBuffers(kaws__plat_handle(fd))
-         ? 0 : kaws__plat_errno(GetLastError());
+    return FlushFileBuffers(kaws__disk_handle(fd))
+         ? 0 : kaws__disk_errno(GetLastError());
 }
 
 
 static int
-kaws__plat_open_dir(const char *path, int *fd)
+kaws__disk_open_dir(const char *path, int *fd)
 {
     WCHAR wide[MAX_PATH];
     DWORD found;
-    int os = kaws__plat_wide(path, wide);
+    int os = kaws__disk_wide(path, wide);
 
     *fd = -1;
     if (os != 0)
         return os;
     found = GetFileAttributesW(wide);
     if (found == INVALID_FILE_ATTRIBUTES)
-        return kaws__plat_errno(GetLastError());
+        return kaws__disk_errno(GetLastError());
     if (!(found & FILE_ATTRIBUTE_DIRECTORY))
         return ENOTDIR;
-    os = kaws__plat_open_as(path, GENERIC_WRITE, OPEN_EXISTING,
+    os = kaws__disk_open_as(path, GENERIC_WRITE, OPEN_EXISTING,
                             FILE_FLAG_BACKUP_SEMANTICS, fd);
     return os == EISDIR ? EACCES : os;
 }
@@ -2193,47 +2193,47 @@ kaws__plat_open_dir(const char *path, int *fd)
 /* What Windows promises for names is MOVEFILE_WRITE_THROUGH, below. Many of its
  * file systems flush folders, too; one that cannot says one of these. */
 static int
-kaws__plat_sync_dir(int fd)
+kaws__disk_sync_dir(int fd)
 {
     DWORD error;
 
-    if (FlushFileBuffers(kaws__plat_handle(fd)))
+    if (FlushFileBuffers(kaws__disk_handle(fd)))
         return 0;
     error = GetLastError();
     return error == ERROR_ACCESS_DENIED || error == ERROR_INVALID_FUNCTION ||
            error == ERROR_NOT_SUPPORTED || error == ERROR_INVALID_PARAMETER
-         ? 0 : kaws__plat_errno(error);
+         ? 0 : kaws__disk_errno(error);
 }
 
 
 static int
-kaws__plat_cut(int fd, uint64_t len)
+kaws__disk_truncate(int fd, uint64_t len)
 {
     LARGE_INTEGER end;
 
     end.QuadPart = (LONGLONG)len;
-    return SetFilePointerEx(kaws__plat_handle(fd), end, NULL, FILE_BEGIN) &&
-           SetEndOfFile(kaws__plat_handle(fd))
-         ? 0 : kaws__plat_errno(GetLastError());
+    return SetFilePointerEx(kaws__disk_handle(fd), end, NULL, FILE_BEGIN) &&
+           SetEndOfFile(kaws__disk_handle(fd))
+         ? 0 : kaws__disk_errno(GetLastError());
 }
 
 
 /* Nobody replaces what another program has open without sharing it, as those
  * do that look for viruses: they are waited for, a second at most. */
 static int
-kaws__plat_move(const char *from, const char *to, DWORD how)
+kaws__disk_move(const char *from, const char *to, DWORD how)
 {
     WCHAR wide_from[MAX_PATH], wide_to[MAX_PATH];
-    int os = kaws__plat_wide(from, wide_from), tries;
+    int os = kaws__disk_wide(from, wide_from), tries;
 
     if (os == 0)
-        os = kaws__plat_wide(to, wide_to);
+        os = kaws__disk_wide(to, wide_to);
     if (os != 0)
         return os;
     for (tries = 0; tries < 100; tries++) {
         if (MoveFileExW(wide_from, wide_to, how | MOVEFILE_WRITE_THROUGH))
             return 0;
-        os = kaws__plat_errno_at(wide_to);
+        os = kaws__disk_errno_at(wide_to);
         if (os != EACCES)
             break;
         Sleep(10);
@@ -2243,21 +2243,21 @@ kaws__plat_move(const char *from, const char *to, DWORD how)
 
 
 static int
-kaws__plat_rename(const char *from, const char *to)
+kaws__disk_rename(const char *from, const char *to)
 {
-    return kaws__plat_move(from, to, MOVEFILE_REPLACE_EXISTING);
+    return kaws__disk_move(from, to, MOVEFILE_REPLACE_EXISTING);
 }
 
 
 static int
-kaws__plat_rename_new(const char *from, const char *to)
+kaws__disk_rename_new(const char *from, const char *to)
 {
-    return kaws__plat_move(from, to, 0);
+    return kaws__disk_move(from, to, 0);
 }
 
 
 static int
-kaws__plat_exchange(const char *a, const char *b)
+kaws__disk_exchange(const char *a, const char *b)
 {
     (void)a;
     (void)b;
@@ -2266,7 +2266,7 @@ kaws__plat_exchange(const char *a, const char *b)
 
 
 static int
-kaws__plat_is_mount(const char *path)
+kaws__disk_is_mount(const char *path)
 {
     (void)path;
     return 0;
@@ -2274,7 +2274,7 @@ kaws__plat_is_mount(const char *path)
 
 
 static int
-kaws__plat_may_change(const char *dir)
+kaws__disk_may_change(const char *dir)
 {
     (void)dir;
     return 0;
@@ -2282,27 +2282,27 @@ kaws__plat_may_change(const char *dir)
 
 
 static int
-kaws__plat_remove(const char *path)
+kaws__disk_remove(const char *path)
 {
     WCHAR wide[MAX_PATH];
-    int os = kaws__plat_wide(path, wide);
+    int os = kaws__disk_wide(path, wide);
 
     if (os != 0 || DeleteFileW(wide))
         return os;
     return GetLastError() == ERROR_FILE_NOT_FOUND ? 0
-                                                  : kaws__plat_errno_at(wide);
+                                                  : kaws__disk_errno_at(wide);
 }
 
 
 static int
-kaws__plat_make_dir(const char *path)
+kaws__disk_make_dir(const char *path)
 {
     WCHAR wide[MAX_PATH];
-    int os = kaws__plat_wide(path, wide);
+    int os = kaws__disk_wide(path, wide);
 
     if (os != 0 || CreateDirectoryW(wide, NULL))
         return os;
-    return kaws__plat_errno(GetLastError());
+    return kaws__disk_errno(GetLastError());
 }
 
 
@@ -2310,24 +2310,24 @@ kaws__plat_make_dir(const char *path)
  * others from reading. Held alone, a slot is two bytes, and else the first of
  * them: so letting go of one kind says whether it was that kind we had. */
 static int
-kaws__plat_take(int fd, int slot, int exclusive, DWORD flags)
+kaws__disk_take(int fd, int slot, int exclusive, DWORD flags)
 {
-    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + 2 * (unsigned)slot);
+    OVERLAPPED where = kaws__disk_at(0x4000000000000000u + 2 * (unsigned)slot);
 
     if (exclusive)
         flags |= LOCKFILE_EXCLUSIVE_LOCK;
-    return LockFileEx(kaws__plat_handle(fd), flags, 0, exclusive ? 2 : 1, 0,
+    return LockFileEx(kaws__disk_handle(fd), flags, 0, exclusive ? 2 : 1, 0,
                       &where)
-         ? 0 : kaws__plat_errno(GetLastError());
+         ? 0 : kaws__disk_errno(GetLastError());
 }
 
 
 static int
-kaws__plat_let_go(int fd, int slot, int exclusive)
+kaws__disk_let_go(int fd, int slot, int exclusive)
 {
-    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + 2 * (unsigned)slot);
+    OVERLAPPED where = kaws__disk_at(0x4000000000000000u + 2 * (unsigned)slot);
 
-    return UnlockFileEx(kaws__plat_handle(fd), 0, exclusive ? 2 : 1, 0, &where)
+    return UnlockFileEx(kaws__disk_handle(fd), 0, exclusive ? 2 : 1, 0, &where)
          ? 1 : 0;
 }
 
@@ -2335,43 +2335,43 @@ kaws__plat_let_go(int fd, int slot, int exclusive)
 /* Sharing is tried again for a moment, for it may be that somebody only asks,
  * as below. */
 static int
-kaws__plat_hold(int fd, int slot, int exclusive)
+kaws__disk_lock(int fd, int slot, int exclusive)
 {
-    int had_other = kaws__plat_let_go(fd, slot, !exclusive);
-    int had = kaws__plat_let_go(fd, slot, exclusive);
+    int had_other = kaws__disk_let_go(fd, slot, !exclusive);
+    int had = kaws__disk_let_go(fd, slot, exclusive);
     int tries = exclusive ? 1 : 20, os = EAGAIN;
 
     while (os == EAGAIN && tries-- > 0) {
-        os = kaws__plat_take(fd, slot, exclusive, LOCKFILE_FAIL_IMMEDIATELY);
+        os = kaws__disk_take(fd, slot, exclusive, LOCKFILE_FAIL_IMMEDIATELY);
         if (os == EAGAIN && tries > 0)
             Sleep(1);
     }
     if (os != 0 && (had || had_other))
-        (void)kaws__plat_take(fd, slot, had ? exclusive : !exclusive, 0);
+        (void)kaws__disk_take(fd, slot, had ? exclusive : !exclusive, 0);
     return os;
 }
 
 
 static void
-kaws__plat_release(int fd, int slot)
+kaws__disk_unlock(int fd, int slot)
 {
-    (void)kaws__plat_let_go(fd, slot, 0);
-    (void)kaws__plat_let_go(fd, slot, 1);
+    (void)kaws__disk_let_go(fd, slot, 0);
+    (void)kaws__disk_let_go(fd, slot, 1);
 }
 
 
 /* Nobody can be asked, so it is tried: whoever can hold it alone, is alone. */
 static int
-kaws__plat_others_hold(int fd, int slot)
+kaws__disk_locked_by_others(int fd, int slot)
 {
-    int alone = kaws__plat_let_go(fd, slot, 1);
-    int shared = kaws__plat_let_go(fd, slot, 0);
-    int os = kaws__plat_take(fd, slot, 1, LOCKFILE_FAIL_IMMEDIATELY);
+    int alone = kaws__disk_let_go(fd, slot, 1);
+    int shared = kaws__disk_let_go(fd, slot, 0);
+    int os = kaws__disk_take(fd, slot, 1, LOCKFILE_FAIL_IMMEDIATELY);
 
     if (os == 0 && !alone)
-        (void)kaws__plat_let_go(fd, slot, 1);
+        (void)kaws__disk_let_go(fd, slot, 1);
     if (shared)
-        (void)kaws__plat_take(fd, slot, 0, 0);
+        (void)kaws__disk_take(fd, slot, 0, 0);
     return os != 0;
 }
 
@@ -2389,67 +2389,67 @@ typedef struct kaws__turn {
 
 
 static int
-kaws__plat_turn_init(kaws__turn *turn)
+kaws__thread_turn_init(kaws__turn *turn)
 {
-    int os = kaws__plat_cond_init(&turn->given);
+    int os = kaws__thread_cond_init(&turn->given);
 
     turn->taken = 0;
     turn->passed = 0;
-    if (os == 0 && (os = kaws__plat_lock_init(&turn->lock)) != 0)
-        kaws__plat_cond_free(&turn->given);
+    if (os == 0 && (os = kaws__thread_lock_init(&turn->lock)) != 0)
+        kaws__thread_cond_free(&turn->given);
     return os;
 }
 
 
 static void
-kaws__plat_turn_free(kaws__turn *turn)
+kaws__thread_turn_free(kaws__turn *turn)
 {
-    kaws__plat_cond_free(&turn->given);
-    kaws__plat_lock_free(&turn->lock);
+    kaws__thread_cond_free(&turn->given);
+    kaws__thread_lock_free(&turn->lock);
 }
 
 
 /* For how long nobody had got on when it was ours; -1: for `ms`, and it is
  * another's. */
 static int
-kaws__plat_turn_take(kaws__turn *turn, int ms)
+kaws__thread_turn_wait(kaws__turn *turn, int ms)
 {
-    int64_t since = kaws__plat_ticks_us();
+    int64_t since = kaws__sys_ticks_us();
     unsigned passed;
     int waited = 0;
 
-    kaws__plat_lock(&turn->lock);
+    kaws__thread_lock(&turn->lock);
     passed = turn->passed;
     while (turn->taken && waited < ms) {
-        kaws__plat_wait(&turn->given, &turn->lock, ms - waited);
+        kaws__thread_cond_wait(&turn->given, &turn->lock, ms - waited);
         if (passed != turn->passed)
-            since = kaws__plat_ticks_us();
+            since = kaws__sys_ticks_us();
         passed = turn->passed;
-        waited = (int)((kaws__plat_ticks_us() - since) / 1000);
+        waited = (int)((kaws__sys_ticks_us() - since) / 1000);
     }
     waited = turn->taken ? -1 : waited;
     turn->taken = 1;
-    kaws__plat_unlock(&turn->lock);
+    kaws__thread_unlock(&turn->lock);
     return waited;
 }
 
 
 /* `got_on`: those who wait have reason to go on with it. */
 static void
-kaws__plat_turn_give(kaws__turn *turn, int got_on)
+kaws__thread_turn_end(kaws__turn *turn, int got_on)
 {
-    kaws__plat_lock(&turn->lock);
+    kaws__thread_lock(&turn->lock);
     turn->taken = 0;
     turn->passed += got_on != 0;
-    kaws__plat_unlock(&turn->lock);
-    kaws__plat_wake(&turn->given);
+    kaws__thread_unlock(&turn->lock);
+    kaws__thread_cond_wake(&turn->given);
 }
 
 
 /* Takes out of a path what means nothing: doubled slashes, "." and a slash at
  * the end. What ".." means, only the system knows, for there may be links. */
 static void
-kaws__plat_tidy(char *path)
+kaws__disk_tidy_path(char *path)
 {
     size_t n = strspn(path, KAWS__SLASHES);
     char *root = path + (n < KAWS__ROOT_MAX ? n : KAWS__ROOT_MAX);
@@ -2472,10 +2472,10 @@ kaws__plat_tidy(char *path)
 
 /* The built-in `ticks_ms` hook. */
 static int64_t
-kaws__plat_ticks_ms(void *ctx)
+kaws__sys_ticks_ms(void *ctx)
 {
     (void)ctx;
-    return kaws__plat_ticks_us() / 1000;
+    return kaws__sys_ticks_us() / 1000;
 }
 
 
@@ -2577,7 +2577,7 @@ static void
 kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
                   const char *format, ...)
 {
-    const char *why = kaws__plat_error(os);
+    const char *why = kaws__sys_error_text(os);
     size_t used, room = strlen(why) + 24;
     va_list args;
 
@@ -4807,9 +4807,9 @@ kaws__http_host_ok(kaws_bytes text)
 static const char *
 kaws__http_no_proxy(void)
 {
-    const char *hosts = kaws__plat_env("no_proxy");
+    const char *hosts = kaws__sys_env("no_proxy");
 
-    return hosts != NULL ? hosts : kaws__plat_env("NO_PROXY");
+    return hosts != NULL ? hosts : kaws__sys_env("NO_PROXY");
 }
 
 
@@ -4828,7 +4828,7 @@ kaws__http_proxy(const char **variable)
     size_t i;
 
     for (i = 0; i < 4 && proxy == NULL; i++) {
-        proxy = kaws__plat_env(kaws__http_proxies[i]);
+        proxy = kaws__sys_env(kaws__http_proxies[i]);
         *variable = kaws__http_proxies[i];
     }
     return none != NULL && strcmp(none, "*") == 0 ? NULL : proxy;
@@ -4942,7 +4942,7 @@ kaws__http_find_cert(int fd, int *found)
     int os;
 
     do {
-        os = kaws__plat_read_at(fd, at, bytes, sizeof bytes, &piece.len);
+        os = kaws__disk_read_at(fd, at, bytes, sizeof bytes, &piece.len);
         *found = kaws__http_has_cert(piece, at == 0);
         at += sizeof bytes / 2;
     } while (os == 0 && !*found && piece.len == sizeof bytes &&
@@ -4960,17 +4960,17 @@ kaws__http_check_ca(const char *path, kaws_error *err)
     char shown[KAWS__TEXT_SHOWN];
     kaws__stat st;
     int fd = -1, found = 0;
-    int os = kaws__plat_open(path, KAWS__READ_LINKED, &fd);
+    int os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
 
     if (os == 0)
-        os = kaws__plat_stat(fd, &st);
+        os = kaws__disk_stat(fd, &st);
     if (os == 0 && !st.regular)
         wrong = "it is not a file";
     else if (os == 0 && st.size == 0)
         wrong = "it is empty";
     else if (os == 0)
         os = kaws__http_find_cert(fd, &found);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
     if (os != 0)
         return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the CA file %s",
@@ -5082,7 +5082,7 @@ kaws__http_symbol(const char *name)
     void *caller;
 
     memcpy(&caller, &init, sizeof caller);
-    return kaws__plat_symbol(name, caller);
+    return kaws__sys_symbol(name, caller);
 }
 
 
@@ -5268,7 +5268,7 @@ kaws__http_silent(const kaws__conn *conn)
     int active = 0;
 
     if (conn->sock == CURL_SOCKET_BAD ||
-        kaws__plat_ticks_us() - conn->used_us >= KAWS__HTTP_IDLE_S * 1000000)
+        kaws__sys_ticks_us() - conn->used_us >= KAWS__HTTP_IDLE_S * 1000000)
         return 0;
     fd.fd = conn->sock;
     fd.events = CURL_WAIT_POLLIN;
@@ -5288,7 +5288,7 @@ kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
     kaws__conn *conn = NULL;
     int i;
 
-    kaws__plat_lock(&s->lock);
+    kaws__thread_lock(&s->lock);
     *era = s->era;
     for (i = q->fresh_connection ? 0 : s->count; i > 0 && conn == NULL; i--)
         if (kaws__buf_same(kaws__buf_of(s->idle[i - 1]->origin), origin))
@@ -5298,7 +5298,7 @@ kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
         memmove(s->idle + i, s->idle + i + 1,
                 (size_t)(s->count - i) * sizeof *s->idle);
     }
-    kaws__plat_unlock(&s->lock);
+    kaws__thread_unlock(&s->lock);
     return conn;
 }
 
@@ -5330,7 +5330,7 @@ kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
 {
     kaws__conn *out = conn;
 
-    kaws__plat_lock(&s->lock);
+    kaws__thread_lock(&s->lock);
     if (clean && !conn->surplus && conn->era == s->era) {
         out = NULL;
         if (s->count == KAWS__HTTP_IDLE) {
@@ -5340,7 +5340,7 @@ kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
         }
         s->idle[s->count++] = conn;
     }
-    kaws__plat_unlock(&s->lock);
+    kaws__thread_unlock(&s->lock);
     if (out != NULL)
         kaws__http_conn_free(s, out);
 }
@@ -5352,12 +5352,12 @@ kaws__http_close_idle(kaws__sender *s)
     kaws__conn *idle[KAWS__HTTP_IDLE];
     int count;
 
-    kaws__plat_lock(&s->lock);
+    kaws__thread_lock(&s->lock);
     s->era++;
     count = s->count;
     memcpy(idle, s->idle, sizeof idle);
     s->count = 0;
-    kaws__plat_unlock(&s->lock);
+    kaws__thread_unlock(&s->lock);
     while (count > 0)
         kaws__http_conn_free(s, idle[--count]);
 }
@@ -5529,7 +5529,7 @@ kaws__http_perform(CURLM *multi, CURL *e)
             break;
         bad = curl_multi_wait(multi, NULL, 0, 1000, &active);
         if (active == 0 && pause > 0)
-            kaws__plat_sleep_ms(NULL, pause);
+            kaws__sys_sleep_ms(NULL, pause);
         pause = active > 0 ? 0 : pause == 0 ? 1 : pause < 16 ? pause * 2 : 16;
     }
     done = curl_multi_info_read(multi, &left);
@@ -5564,7 +5564,7 @@ kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
                     (t->overread || !kaws__http_tls_silent(s, t));
     if (!conn->surplus) {
         conn->sock = sock;
-        conn->used_us = kaws__plat_ticks_us();
+        conn->used_us = kaws__sys_ticks_us();
     }
     return CURLE_OK;
 }
@@ -5581,7 +5581,7 @@ kaws__http_say(kaws_reply *r, const char *words, const char *kind)
     if (words[0] == '\0')
         words = kind;
     for (i = 0; i < 4; i++) {
-        const char *proxy = kaws__plat_env(kaws__http_proxies[i]);
+        const char *proxy = kaws__sys_env(kaws__http_proxies[i]);
         kaws_bytes who = kaws__buf_of(proxy != NULL ? proxy : "");
 
         from = 0;
@@ -5678,7 +5678,7 @@ kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
     kaws_bytes scheme = { (const uint8_t *)proxy, 0 };
     size_t i;
 
-    kaws__plat_once(&once, kaws__http_global);
+    kaws__thread_once(&once, kaws__http_global);
     if (s == NULL)
         return NULL;
     s->hooks = hooks;
@@ -5688,11 +5688,11 @@ kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
     kaws__http_know(s);
     for (i = 0; i < 3; i++)
         s->pending[i] = kaws__http_symbol(kaws__http_tls[i].symbol);
-    if (kaws__plat_lock_init(&s->lock) != 0) {
+    if (kaws__thread_lock_init(&s->lock) != 0) {
         kaws__mem_free(hooks, s, sizeof *s);
         return NULL;
     }
-    if (kaws__plat_env("SSLKEYLOGFILE") != NULL)
+    if (kaws__sys_env("SSLKEYLOGFILE") != NULL)
         kaws__err_log(hooks, 1, "SSLKEYLOGFILE is set in the environment: "
                       "libcurl may write the keys of its TLS connections to "
                       "that file, and whoever reads it can read what AWS KMS "
@@ -5709,7 +5709,7 @@ kaws__http_sender_free(void *sender)
     if (s == NULL)
         return;
     kaws__http_close_idle(s);
-    kaws__plat_lock_free(&s->lock);
+    kaws__thread_lock_free(&s->lock);
     kaws__mem_free(s->hooks, s, sizeof *s);
 }
 
@@ -5785,7 +5785,7 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
         status = kaws__http_check_ca(ca_file, err);
     if (hooks->send == NULL && !plain && status == KAWS_OK)
         status = kaws__http_check_proxy(hooks, err);
-    if (status == KAWS_OK && kaws__plat_lock_init(&http->lock) != 0)
+    if (status == KAWS_OK && kaws__thread_lock_init(&http->lock) != 0)
         status = kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: no "
                                "lock");
     if (status != KAWS_OK)
@@ -5813,7 +5813,7 @@ kaws__http_close(kaws__http *http)
         http->seen = row->next;
         kaws__mem_free(http->hooks, row, sizeof *row);
     }
-    kaws__plat_lock_free(&http->lock);
+    kaws__thread_lock_free(&http->lock);
     memset(http, 0, sizeof *http);
 }
 
@@ -5851,7 +5851,7 @@ kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
     if (r->request_id[0] == '\0')
         return KAWS__HTTP_REPLY;
     id = kaws__http_digest(kaws__buf_of(r->request_id));
-    kaws__plat_lock(&http->lock);
+    kaws__thread_lock(&http->lock);
     row = kaws__http_ids(http, url);
     if (row != NULL) {
         known = row->count < KAWS__HTTP_SEEN ? row->count : KAWS__HTTP_SEEN;
@@ -5860,7 +5860,7 @@ kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
         if (i == known)
             row->ids[row->count++ % KAWS__HTTP_SEEN] = id;
     }
-    kaws__plat_unlock(&http->lock);
+    kaws__thread_unlock(&http->lock);
     if (row == NULL)
         return KAWS__HTTP_MEMORY;
     return i == known ? KAWS__HTTP_REPLY : KAWS__HTTP_REPEATED;
@@ -6049,7 +6049,7 @@ kaws__creds_read(kaws__creds *c, int fd, const kaws__stat *st, kaws_error *err)
     kaws__secrets *s = c->secrets;
     kaws_bytes text = { s->file, 0 }, part[3];
     const char *wrong = NULL;
-    int os = kaws__plat_read_at(fd, 0, s->file, sizeof s->file, &text.len);
+    int os = kaws__disk_read_at(fd, 0, s->file, sizeof s->file, &text.len);
 
     if (os == 0 && text.len == sizeof s->file)
         wrong = "it is longer than 6143 bytes";
@@ -6086,10 +6086,10 @@ kaws__creds_load(kaws__creds *c, const kaws__stat *unless, kaws_error *err)
     kaws__stat st;
     kaws_status status = KAWS_OK;
     int fd = -1;
-    int os = kaws__plat_open(c->path, KAWS__READ_LINKED, &fd);
+    int os = kaws__disk_open(c->path, KAWS__READ_LINKED, &fd);
 
     if (os == 0)
-        os = kaws__plat_stat(fd, &st);
+        os = kaws__disk_stat(fd, &st);
     if (os != 0)
         status = kaws__err_os(err, KAWS_CONFIG, os, "cannot open the conf file "
                               "%s", c->shown);
@@ -6099,7 +6099,7 @@ kaws__creds_load(kaws__creds *c, const kaws__stat *unless, kaws_error *err)
     else if (unless == NULL || st.mtime_ns != unless->mtime_ns ||
              st.size != unless->size || st.ino != unless->ino)
         status = kaws__creds_read(c, fd, &st, err);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     return status;
 }
 
@@ -6115,12 +6115,12 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks, const char *path,
     c->hooks = hooks;
     c->path = path;
     kaws__text_show(c->shown, sizeof c->shown, kaws__buf_of(path));
-    c->secrets = kaws__plat_pages(sizeof *c->secrets);
+    c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
     if (c->secrets == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "no page of memory for the "
                              "credentials");
-    if (kaws__plat_lock_init(&c->lock) != 0) {
-        kaws__plat_pages_free(c->secrets, sizeof *c->secrets);
+    if (kaws__thread_lock_init(&c->lock) != 0) {
+        kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
         c->secrets = NULL;
         return kaws__err_set(err, KAWS_MEMORY, "no lock for the credentials");
     }
@@ -6135,8 +6135,8 @@ kaws__creds_close(kaws__creds *c)
     if (c->secrets == NULL)
         return;
     kaws_wipe(c->secrets, sizeof *c->secrets);
-    kaws__plat_pages_free(c->secrets, sizeof *c->secrets);
-    kaws__plat_lock_free(&c->lock);
+    kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
+    kaws__thread_lock_free(&c->lock);
     c->secrets = NULL;
 }
 
@@ -6146,9 +6146,9 @@ kaws__creds_reload(kaws__creds *c, kaws_error *err)
 {
     kaws_status status;
 
-    kaws__plat_lock(&c->lock);
+    kaws__thread_lock(&c->lock);
     status = kaws__creds_load(c, NULL, err);
-    kaws__plat_unlock(&c->lock);
+    kaws__thread_unlock(&c->lock);
     return status;
 }
 
@@ -6163,13 +6163,13 @@ kaws__creds_refresh(kaws__creds *c, unsigned generation)
     int newer;
 
     kaws__err_clear(&err);
-    kaws__plat_lock(&c->lock);
+    kaws__thread_lock(&c->lock);
     if (c->generation == generation &&
         kaws__creds_load(c, &c->seen, &err) != KAWS_OK)
         kaws__err_log(c->hooks, 1, "AWS refuses the credentials, and reading "
                       "them again failed: %s", err.text);
     newer = c->generation != generation;
-    kaws__plat_unlock(&c->lock);
+    kaws__thread_unlock(&c->lock);
     if (newer)
         kaws__err_log(c->hooks, 2, "AWS refused the credentials; the conf "
                       "file %s has newer ones, which are used from now on",
@@ -6185,7 +6185,7 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
 {
     kaws__secrets *s = c->secrets;
 
-    kaws__plat_lock(&c->lock);
+    kaws__thread_lock(&c->lock);
     if (memcmp(s->key_date, date, 8) != 0 ||
         strcmp(s->key_region, region) != 0) {
         (void)kaws__sigv4_key(&s->key, s->secret, date, region, "kms");
@@ -6197,7 +6197,7 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
     memcpy(out->token, s->token, strlen(s->token) + 1);
     out->key = s->key;
     out->generation = c->generation;
-    kaws__plat_unlock(&c->lock);
+    kaws__thread_unlock(&c->lock);
 }
 
 
@@ -6215,10 +6215,10 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
 {
     int is;
 
-    kaws__plat_lock(&c->lock);
+    kaws__thread_lock(&c->lock);
     is = kaws__text_holds(text, kaws__buf_of(c->secrets->secret)) ||
          kaws__text_holds(text, kaws__buf_of(c->secrets->token));
-    kaws__plat_unlock(&c->lock);
+    kaws__thread_unlock(&c->lock);
     return is;
 }
 
@@ -6240,25 +6240,25 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
  * connection that brought such a reply is not used again.
  *
  * An operation is what a caller asked for: one call or a few, which share its
- * time. An aim is a KMS key and the region to ask. Where there is an ARN, its
- * region is the aim's, so an old entry stays readable whatever the settings say
+ * time. An target is a KMS key and the region to ask. Where there is an ARN, its
+ * region is the target's, so an old entry stays readable whatever the settings say
  * now.
  */
 
-#define KAWS__KMS_ID_MAX     255  /* of a KMS key id, alias or ARN            */
-#define KAWS__KMS_REGION_MAX  32
+#define KAWS__ARN_MAX     255  /* of a KMS key id, alias or ARN            */
+#define KAWS__ARN_REGION_MAX  32
 #define KAWS__KMS_REPLY_MAX 16384 /* the longest we can need is under 12 KB   */
 #define KAWS__KMS_RINSE     4096  /* spaces behind a body with a plaintext    */
 
-typedef struct kaws__aim {
-    char key_id[KAWS__KMS_ID_MAX + 1];
-    char region[KAWS__KMS_REGION_MAX + 1];
-} kaws__aim;
+typedef struct kaws__target {
+    char key_id[KAWS__ARN_MAX + 1];
+    char region[KAWS__ARN_REGION_MAX + 1];
+} kaws__target;
 
 typedef struct kaws__choice {     /* one value: neither counts by itself      */
-    kaws__aim aim;
-    char      region[KAWS__KMS_REGION_MAX + 1];     /* for ids and aliases    */
-    char      arn[KAWS__KMS_ID_MAX + 1];   /* what sealed a trial; "" = none  */
+    kaws__target target;
+    char      region[KAWS__ARN_REGION_MAX + 1];     /* for ids and aliases    */
+    char      arn[KAWS__ARN_MAX + 1];   /* what sealed a trial; "" = none  */
     unsigned  since;              /* how many were taken when it was begun    */
 } kaws__choice;
 
@@ -6273,12 +6273,12 @@ typedef struct kaws__kms {
     const char *endpoint, *accounts;   /* borrowed; may be NULL               */
     int         max_attempts;
     kaws__lock  lock;             /* guards all below                         */
-    char        region[KAWS__KMS_REGION_MAX + 1];   /* for ids and aliases    */
-    kaws__aim   aim;              /* what new keys are sealed with; "" = none */
-    char        arn[KAWS__KMS_ID_MAX + 1];   /* what the aim resolved to      */
+    char        region[KAWS__ARN_REGION_MAX + 1];   /* for ids and aliases    */
+    kaws__target   target;              /* what new keys are sealed with; "" = none */
+    char        arn[KAWS__ARN_MAX + 1];   /* what the target resolved to      */
     kaws__choice tried;           /* and found good, but not taken            */
     unsigned    taken;            /* how many choices were                    */
-    char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
+    char        home[KAWS__ARN_MAX + 1];  /* its account is trusted        */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;
     int         no_dry_runs;      /* this KMS knows none: noted in the log    */
@@ -6326,11 +6326,11 @@ kaws__kms_partition(const char *region)
 /* "eu-west-1", "us-gov-east-1": two or more words of letters, then a number.
  * The name becomes part of a host name, so nothing else may be in it. */
 static int
-kaws__kms_region_ok(kaws_bytes region)
+kaws__arn_region_ok(kaws_bytes region)
 {
     size_t i, words = 0, len = 0;
 
-    if (region.len == 0 || region.len > KAWS__KMS_REGION_MAX)
+    if (region.len == 0 || region.len > KAWS__ARN_REGION_MAX)
         return 0;
     for (i = 0; i < region.len; i++) {
         int c = region.at[i];
@@ -6393,19 +6393,19 @@ kaws__kms_begins(kaws_bytes text, const char *with)
 
 /* Takes an ARN of a KMS key or alias apart; 0 if it is not one. */
 static int
-kaws__kms_arn(kaws_bytes text, kaws__arn *out)
+kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 {
     kaws_bytes rest = text, word;
-    char region[KAWS__KMS_REGION_MAX + 1];
+    char region[KAWS__ARN_REGION_MAX + 1];
     size_t i;
 
-    if (text.len > KAWS__KMS_ID_MAX || !kaws__kms_next_part(&rest, &word) ||
+    if (text.len > KAWS__ARN_MAX || !kaws__kms_next_part(&rest, &word) ||
         !kaws__buf_same(word, kaws__buf_of("arn")) ||
         !kaws__kms_next_part(&rest, &out->partition) ||
         !kaws__kms_next_part(&rest, &word) ||
         !kaws__buf_same(word, kaws__buf_of("kms")) ||
         !kaws__kms_next_part(&rest, &out->region) ||
-        !kaws__kms_region_ok(out->region) ||
+        !kaws__arn_region_ok(out->region) ||
         !kaws__kms_next_part(&rest, &out->account) || out->account.len != 12)
         return 0;
     (void)kaws__buf_copy_text(region, sizeof region, out->region);
@@ -6422,43 +6422,43 @@ kaws__kms_arn(kaws_bytes text, kaws__arn *out)
 }
 
 
-/* The aim for a KMS key as the user names it: an ARN, else with `region`. */
+/* The target for a KMS key as the user names it: an ARN, else with `region`. */
 static kaws_status
-kaws__kms_aim_at(kaws__aim *aim, const char *key_id, const char *region,
+kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
                  kaws_error *err)
 {
     kaws_bytes id = kaws__buf_of(key_id);
     kaws__arn arn;
     char shown[96];
 
-    if (kaws__kms_arn(id, &arn)) {
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region, arn.region);
+    if (kaws__arn_parse(id, &arn)) {
+        (void)kaws__buf_copy_text(target->region, sizeof target->region, arn.region);
     } else {
-        if (id.len > KAWS__KMS_ID_MAX || !kaws__kms_word_ok(id))
+        if (id.len > KAWS__ARN_MAX || !kaws__kms_word_ok(id))
             return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, "
                                  "ARN or alias of a KMS key (an alias begins "
                                  "with alias/, an ARN with arn:aws:kms:)",
                                  kaws__text_show(shown, sizeof shown, id));
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region,
+        (void)kaws__buf_copy_text(target->region, sizeof target->region,
                                   kaws__buf_of(region));
     }
-    (void)kaws__buf_copy_text(aim->key_id, sizeof aim->key_id, id);
+    (void)kaws__buf_copy_text(target->key_id, sizeof target->key_id, id);
     return KAWS_OK;
 }
 
 
 /* Does the ARN in a reply fit the key that we asked for? */
 static int
-kaws__kms_fits(const kaws__aim *asked, const char *arn_text)
+kaws__kms_fits(const kaws__target *asked, const char *arn_text)
 {
     kaws_bytes id = kaws__buf_of(asked->key_id);
     kaws__arn want, got;
 
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &got) ||
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
         !kaws__kms_begins(got.resource, "key/") ||
         !kaws__buf_same(got.region, kaws__buf_of(asked->region)))
         return 0;
-    if (!kaws__kms_arn(id, &want)) {
+    if (!kaws__arn_parse(id, &want)) {
         got.resource.at += 4;
         got.resource.len -= 4;
         return kaws__kms_begins(id, "alias/") ||
@@ -6474,12 +6474,12 @@ kaws__kms_fits(const kaws__aim *asked, const char *arn_text)
 /* ---- settings that may change while calls are under way ---------------- */
 
 static kaws_status
-kaws__kms_aim(kaws__kms *k, kaws__aim *aim, kaws_error *err)
+kaws__kms_target(kaws__kms *k, kaws__target *target, kaws_error *err)
 {
-    kaws__plat_lock(&k->lock);
-    *aim = k->aim;
-    kaws__plat_unlock(&k->lock);
-    if (aim->key_id[0] == '\0')
+    kaws__thread_lock(&k->lock);
+    *target = k->target;
+    kaws__thread_unlock(&k->lock);
+    if (target->key_id[0] == '\0')
         return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
                              "keys with: kms_key_id has to be set");
     return KAWS_OK;
@@ -6512,20 +6512,20 @@ kaws__kms_trusts(kaws__kms *k, const char *arn_text)
     kaws__arn arn, home;
     int at_home, same_partition = 1, same_account = 0;
 
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     at_home = k->home[0] != '\0' && strcmp(arn_text, k->home) == 0;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     if (at_home)                          /* as nearly always                */
         return 1;
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &arn))
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &arn))
         return 0;
-    kaws__plat_lock(&k->lock);
-    at_home = k->home[0] != '\0' && kaws__kms_arn(kaws__buf_of(k->home), &home);
+    kaws__thread_lock(&k->lock);
+    at_home = k->home[0] != '\0' && kaws__arn_parse(kaws__buf_of(k->home), &home);
     if (at_home) {
         same_partition = kaws__buf_same(arn.partition, home.partition);
         same_account = kaws__buf_same(arn.account, home.account);
     }
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     return same_partition &&
            (same_account || kaws__kms_listed(k->accounts, arn.account));
 }
@@ -6548,11 +6548,11 @@ kaws__kms_foreign(const char *arn_text, const char *what, kaws_error *err)
 static void
 kaws__kms_anchor(kaws__kms *k, const char *arn_text)
 {
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     if (k->home[0] == '\0')
         (void)kaws__buf_copy_text(k->home, sizeof k->home,
                                   kaws__buf_of(arn_text));
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
 }
 
 
@@ -6560,9 +6560,9 @@ kaws__kms_anchor(kaws__kms *k, const char *arn_text)
 static void
 kaws__kms_unanchor(kaws__kms *k)
 {
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     k->home[0] = '\0';
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
 }
 
 
@@ -6571,20 +6571,20 @@ kaws__kms_anchored(kaws__kms *k)
 {
     int anchored;
 
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     anchored = k->home[0] != '\0';
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     return anchored;
 }
 
 
-/* KMS sealed something for this aim with that key: is it one that we trust,
- * and, if the aim is the ring's, the same as the last time? */
+/* KMS sealed something for this target with that key: is it one that we trust,
+ * and, if the target is the ring's, the same as the last time? */
 static kaws_status
-kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
+kaws__kms_learn(kaws__kms *k, const kaws__target *target, const char *arn,
                 kaws_error *err)
 {
-    char before[KAWS__KMS_ID_MAX + 1] = "";
+    char before[KAWS__ARN_MAX + 1] = "";
     char shown[2][272];
 
     if (!kaws__kms_anchored(k) && (k->accounts == NULL ||
@@ -6593,16 +6593,16 @@ kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
     if (!kaws__kms_trusts(k, arn))
         return kaws__kms_foreign(arn, "AWS KMS sealed with the KMS key", err);
     kaws__kms_anchor(k, arn);
-    kaws__plat_lock(&k->lock);
-    if (strcmp(k->aim.key_id, aim->key_id) == 0 &&
-        strcmp(k->aim.region, aim->region) == 0 && strcmp(k->arn, arn) != 0) {
+    kaws__thread_lock(&k->lock);
+    if (strcmp(k->target.key_id, target->key_id) == 0 &&
+        strcmp(k->target.region, target->region) == 0 && strcmp(k->arn, arn) != 0) {
         memcpy(before, k->arn, sizeof before);
         (void)kaws__buf_copy_text(k->arn, sizeof k->arn, kaws__buf_of(arn));
     }
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     if (before[0] != '\0')
         kaws__err_log(k->hooks, 1, "the KMS key %s was %s and is %s now: keys "
-                      "are sealed with that one from here on", aim->key_id,
+                      "are sealed with that one from here on", target->key_id,
                       kaws__text_quote(shown[0], sizeof shown[0],
                                        kaws__buf_of(before)),
                       kaws__text_quote(shown[1], sizeof shown[1],
@@ -6616,11 +6616,11 @@ static void
 kaws__kms_choice(kaws__kms *k, kaws__choice *out)
 {
     memset(out, 0, sizeof *out);
-    kaws__plat_lock(&k->lock);
-    out->aim = k->aim;
+    kaws__thread_lock(&k->lock);
+    out->target = k->target;
     memcpy(out->region, k->region, sizeof out->region);
     out->since = k->taken;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
 }
 
 
@@ -6631,10 +6631,10 @@ kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
 {
     int fits;
 
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     fits = choice->since == k->taken;
     if (fits && take) {
-        k->aim = choice->aim;
+        k->target = choice->target;
         memcpy(k->region, choice->region, sizeof k->region);
         if (choice->arn[0] != '\0')
             memcpy(k->arn, choice->arn, sizeof k->arn);
@@ -6643,7 +6643,7 @@ kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
     } else if (fits) {
         k->tried = *choice;
     }
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     if (fits && take && choice->arn[0] != '\0')
         kaws__kms_anchor(k, choice->arn);
     return fits;
@@ -6656,10 +6656,10 @@ kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
 {
     kaws__choice tried;
 
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     tried = k->tried;
-    kaws__plat_unlock(&k->lock);
-    if (strcmp(tried.aim.key_id, key_id) != 0 ||
+    kaws__thread_unlock(&k->lock);
+    if (strcmp(tried.target.key_id, key_id) != 0 ||
         strcmp(tried.region, region) != 0)
         return 0;
     return kaws__kms_choose(k, &tried, 1);
@@ -6669,10 +6669,10 @@ kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
 static void
 kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
 {
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     k->connect_timeout_ms = connect_timeout_ms > 0 ? connect_timeout_ms : 1000;
     k->timeout_ms = timeout_ms > 0 ? timeout_ms : 10000;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
 }
 
 
@@ -6686,10 +6686,10 @@ kaws__kms_begin(kaws__kms *k)
     memset(&op, 0, sizeof op);
     op.kms = k;
     op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     op.connect_timeout_ms = k->connect_timeout_ms;
     op.timeout_ms = k->timeout_ms;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     return op;
 }
 
@@ -6856,7 +6856,7 @@ kaws__kms_fault(const char *type, int http)
 typedef struct kaws__call {
     kaws__op   *op;
     const char *action;           /* "Decrypt"                                */
-    kaws__aim   aim;
+    kaws__target   target;
     kaws__buf   body, token_line;
     kaws_request q;
     kaws_reply  r;
@@ -6882,12 +6882,12 @@ typedef struct kaws__call {
 
 static void
 kaws__kms_call_begin(kaws__op *op, kaws__call *c, const char *action,
-                     const kaws__aim *aim)
+                     const kaws__target *target)
 {
     memset(c, 0, sizeof *c);
     c->op = op;
     c->action = action;
-    c->aim = *aim;
+    c->target = *target;
     kaws__buf_init(&c->body, op->kms->hooks);
     kaws__buf_init(&c->token_line, op->kms->hooks);
     kaws__json_begin(&c->body);
@@ -6953,7 +6953,7 @@ kaws__kms_put_context(kaws__call *c, const char *name, const kaws_context *ctx)
 static void
 kaws__kms_call_host(kaws__kms *k, kaws__call *c)
 {
-    const char *region = c->aim.region, *host;
+    const char *region = c->target.region, *host;
     size_t n;
 
     if (k->endpoint == NULL) {
@@ -6983,11 +6983,11 @@ kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
     const char *wrong;
     size_t n = 0;
 
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     kaws__text_amz_date(date, c->signed_at);
-    kaws__creds_grant(&k->creds, date, c->aim.region, &grant);
+    kaws__creds_grant(&k->creds, date, c->target.region, &grant);
     c->generation = grant.generation;
     (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
     kaws__buf_free(&c->token_line);
@@ -7006,7 +7006,7 @@ kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
     memset(&what, 0, sizeof what);
     what.method = "POST";
     what.path = "/";
-    what.region = c->aim.region;
+    what.region = c->target.region;
     what.service = "kms";
     what.headers = c->headers;
     what.body = kaws__buf_view(&c->body);
@@ -7026,13 +7026,13 @@ kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
 static void
 kaws__kms_count_request(kaws__kms *k, int64_t started_us, int failed)
 {
-    int64_t took = kaws__plat_ticks_us() - started_us;
+    int64_t took = kaws__sys_ticks_us() - started_us;
 
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     k->requests++;
     k->errors += failed ? 1 : 0;
     k->time_us += took > 0 ? (uint64_t)took : 0;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
 }
 
 
@@ -7226,7 +7226,7 @@ kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
 {
     static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
     const kaws__fault *fault = NULL;
-    int64_t started = kaws__plat_ticks_us();
+    int64_t started = kaws__sys_ticks_us();
     const char *wrong = kaws__kms_call_sign(k, c);
     int outcome;
 
@@ -7267,12 +7267,12 @@ kaws__kms_mend_clock(kaws__kms *k, kaws__call *c)
     if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
         (off <= 240 && off >= -240))
         return 0;
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
     if (off <= 240 && off >= -240)
         off = 0;                          /* it was set in the meantime      */
     k->clock_offset_s = off;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     if (off == 0)
         kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
                       "AWS again: requests are signed with its own time");
@@ -7355,9 +7355,9 @@ kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault,
     if (patience > 0)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     k->retries++;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     return 1;
 }
 
@@ -7433,7 +7433,7 @@ kaws__kms_take_sealed(kaws__call *c, const kaws__member *blob,
     if (key->value.at == NULL ||
         !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
                              key->value) ||
-        !kaws__kms_fits(&c->aim, out->kms_key_arn))
+        !kaws__kms_fits(&c->target, out->kms_key_arn))
         return kaws__kms_nonsense(c, "KeyId is not the ARN of the KMS key that "
                                   "was asked for", err);
     if (material->value.at != NULL && kaws__kms_word_ok(material->value))
@@ -7482,7 +7482,7 @@ kaws__kms_take_opened(kaws__call *c, const kaws__member *plain,
 /* A new key of `len` bytes, made by KMS. `plain` may be NULL: then the bytes
  * never leave KMS, and no reply ever holds them. */
 static kaws_status
-kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
+kaws__kms_generate(kaws__op *op, const kaws__target *target, const kaws_context *ctx,
                    size_t len, uint8_t *plain, kaws_sealed *out,
                    kaws_error *err)
 {
@@ -7496,8 +7496,8 @@ kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
 
     kaws__kms_call_begin(op, &c, plain != NULL
                          ? "GenerateDataKey"
-                         : "GenerateDataKeyWithoutPlaintext", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+                         : "GenerateDataKeyWithoutPlaintext", target);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     kaws__json_name(&c.body, "NumberOfBytes");
     kaws__json_number(&c.body, len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
@@ -7514,7 +7514,7 @@ kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
                                     "asked for", err);
     }
     if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
+        status = kaws__kms_learn(op->kms, target, out->kms_key_arn, err);
     if (status != KAWS_OK && plain != NULL)
         kaws_wipe(plain, len);
     kaws__kms_call_end(&c);
@@ -7523,7 +7523,7 @@ kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
 
 
 static kaws_status
-kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
+kaws__kms_encrypt(kaws__op *op, const kaws__target *target, const kaws_context *ctx,
                   kaws_bytes plain, kaws_sealed *out, kaws_error *err)
 {
     kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
@@ -7534,8 +7534,8 @@ kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
     uint8_t *spaces;
     size_t rinse;
 
-    kaws__kms_call_begin(op, &c, "Encrypt", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__kms_call_begin(op, &c, "Encrypt", target);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     kaws__kms_put_data(&c, "Plaintext", plain);
     c.secret = c.body.len;
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
@@ -7549,7 +7549,7 @@ kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
         status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
                                        err);
     if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
+        status = kaws__kms_learn(op->kms, target, out->kms_key_arn, err);
     kaws__kms_call_end(&c);
     return status;
 }
@@ -7562,14 +7562,14 @@ kaws__kms_open_blob(kaws__op *op, kaws__call *c, const kaws_context *ctx,
                     const kaws_sealed *in, kaws_error *err)
 {
     kaws_bytes blob = { in->blob, in->blob_len };
-    kaws__aim aim;
+    kaws__target target;
 
-    memset(&aim, 0, sizeof aim);
-    kaws__kms_call_begin(op, c, "Decrypt", &aim);
+    memset(&target, 0, sizeof target);
+    kaws__kms_call_begin(op, c, "Decrypt", &target);
     if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
         return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
                                  "KMS key", err);
-    (void)kaws__kms_aim_at(&c->aim, in->kms_key_arn, "", NULL);
+    (void)kaws__arn_target(&c->target, in->kms_key_arn, "", NULL);
     c->opens = 1;
     kaws__kms_put_text(c, "KeyId", in->kms_key_arn);
     kaws__kms_put_data(c, "CiphertextBlob", blob);
@@ -7693,10 +7693,10 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         kaws__http_distrust(&k->http);    /* the 200 was to another request  */
     if (status != KAWS_OK || told)
         return status;
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     noted = k->no_dry_runs;
     k->no_dry_runs = 1;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     if (!noted)
         kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
                       "it is asked about; AWS KMS would not");
@@ -7708,7 +7708,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 
 /* From one KMS key to another of the same region: no plaintext leaves KMS. */
 static kaws_status
-kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
+kaws__kms_reencrypt_near(kaws__op *op, const kaws__target *target,
                          const kaws_context *ctx, const kaws_sealed *in,
                          kaws_sealed *out, kaws_error *err)
 {
@@ -7720,12 +7720,12 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "ReEncrypt", aim);
+    kaws__kms_call_begin(op, &c, "ReEncrypt", target);
     c.opens = 1;
     kaws__kms_put_data(&c, "CiphertextBlob", blob);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
-    kaws__kms_put_text(&c, "DestinationKeyId", aim->key_id);
+    kaws__kms_put_text(&c, "DestinationKeyId", target->key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
     kaws__json_end(&c.body);
     status = kaws__kms_send(&c, want, 4, err);
@@ -7736,7 +7736,7 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
         status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
                                        err);
     if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
+        status = kaws__kms_learn(op->kms, target, out->kms_key_arn, err);
     kaws__kms_call_end(&c);
     return status;
 }
@@ -7747,27 +7747,27 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
  * key is opened a second time, and must be the same. `len` is its length, or 0
  * if that is not known. */
 static kaws_status
-kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
+kaws__kms_reencrypt(kaws__op *op, const kaws__target *target, const kaws_context *ctx,
                     const kaws_sealed *in, size_t len, kaws_sealed *out,
                     kaws_error *err)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
     kaws_bytes view = { plain, sizeof plain }, expect = { NULL, 0 };
     size_t none = 0;
-    kaws__aim from;
+    kaws__target from;
     kaws_status status;
 
     memset(&from, 0, sizeof from);
     if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
         return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
                                  "KMS key", err);
-    (void)kaws__kms_aim_at(&from, in->kms_key_arn, "", NULL);
-    if (strcmp(from.region, aim->region) == 0)
-        return kaws__kms_reencrypt_near(op, aim, ctx, in, out, err);
+    (void)kaws__arn_target(&from, in->kms_key_arn, "", NULL);
+    if (strcmp(from.region, target->region) == 0)
+        return kaws__kms_reencrypt_near(op, target, ctx, in, out, err);
     expect.len = len;
     status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len, err);
     if (status == KAWS_OK)
-        status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
+        status = kaws__kms_encrypt(op, target, ctx, view, out, err);
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
     if (status == KAWS_MISMATCH && view.len > 0)
@@ -7778,22 +7778,22 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
 }
 
 
-/* Sent at most once, for a KMS key can be rotated only so many times. The aim
+/* Sent at most once, for a KMS key can be rotated only so many times. The target
  * must be an ARN: aliases are not taken. */
 static kaws_status
-kaws__kms_rotate(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_rotate(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
     kaws__member want[] = { { "KeyId", { NULL, 0 } } };
     kaws__call c;
     kaws_status status;
-    const char *id = strchr(aim->key_id, '/');
+    const char *id = strchr(target->key_id, '/');
 
-    kaws__kms_call_begin(op, &c, "RotateKeyOnDemand", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__kms_call_begin(op, &c, "RotateKeyOnDemand", target);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     kaws__json_end(&c.body);
     c.once = 1;
     status = kaws__kms_send(&c, want, 1, err);
-    if (status == KAWS_OK && !kaws__kms_is(&want[0], aim->key_id) &&
+    if (status == KAWS_OK && !kaws__kms_is(&want[0], target->key_id) &&
         (id == NULL || !kaws__kms_is(&want[0], id + 1)))
         status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
                                     "asked for", err);
@@ -7802,16 +7802,16 @@ kaws__kms_rotate(kaws__op *op, const kaws__aim *aim, kaws_error *err)
 }
 
 
-/* Does KMS answer us in that region? The aim's ARN is of another one, so what
+/* Does KMS answer us in that region? The target's ARN is of another one, so what
  * it answers is a refusal, but any refusal by KMS itself proves it. */
 static kaws_status
-kaws__kms_ask_region(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_ask_region(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "DescribeKey", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__kms_call_begin(op, &c, "DescribeKey", target);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     kaws__json_end(&c.body);
     status = kaws__kms_send(&c, NULL, 0, err);
     kaws__kms_call_end(&c);
@@ -7827,7 +7827,7 @@ kaws__kms_ask_region(kaws__op *op, const kaws__aim *aim, kaws_error *err)
 /* ---- opening ----------------------------------------------------------- */
 
 static int
-kaws__kms_accounts_ok(const char *accounts)
+kaws__trust_list_ok(const char *accounts)
 {
     const char *at = accounts;
 
@@ -7844,7 +7844,7 @@ kaws__kms_accounts_ok(const char *accounts)
 
 /* https://host[:port][/], or http:// to this machine. */
 static int
-kaws__kms_endpoint_ok(const char *endpoint)
+kaws__arn_endpoint_ok(const char *endpoint)
 {
     static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
     int plain = strncmp(endpoint, "http://", 7) == 0;
@@ -7880,15 +7880,15 @@ kaws__kms_settings(kaws__kms *k, const kaws_config *cfg, kaws_error *err)
     if (cfg->conf_file == NULL)
         return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
                              "the file with the AWS credentials");
-    if (!kaws__kms_region_ok(kaws__buf_of(region)))
+    if (!kaws__arn_region_ok(kaws__buf_of(region)))
         return kaws__err_set(err, KAWS_CONFIG, "region '%s' is not a region "
                              "of AWS, such as eu-west-1",
                              kaws__text_show(shown, sizeof shown,
                                              kaws__buf_of(region)));
-    if (!kaws__kms_accounts_ok(cfg->accounts))
+    if (!kaws__trust_list_ok(cfg->accounts))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
                              "account numbers of 12 digits, with commas");
-    if (cfg->endpoint != NULL && !kaws__kms_endpoint_ok(cfg->endpoint))
+    if (cfg->endpoint != NULL && !kaws__arn_endpoint_ok(cfg->endpoint))
         return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
                              "form https://host or https://host:port",
                              kaws__text_show(shown, sizeof shown,
@@ -7897,10 +7897,10 @@ kaws__kms_settings(kaws__kms *k, const kaws_config *cfg, kaws_error *err)
                               kaws__buf_of(region));
     if (cfg->kms_key_id == NULL)
         return KAWS_OK;
-    if (kaws__kms_arn(kaws__buf_of(cfg->kms_key_id), &arn))
+    if (kaws__arn_parse(kaws__buf_of(cfg->kms_key_id), &arn))
         (void)kaws__buf_copy_text(k->home, sizeof k->home,
                                   kaws__buf_of(cfg->kms_key_id));
-    if (kaws__kms_aim_at(&k->aim, cfg->kms_key_id, region, err) != KAWS_OK) {
+    if (kaws__arn_target(&k->target, cfg->kms_key_id, region, err) != KAWS_OK) {
         if (err != NULL)
             err->status = KAWS_CONFIG;
         return KAWS_CONFIG;
@@ -7920,7 +7920,7 @@ kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
     k->endpoint = cfg->endpoint;
     k->accounts = cfg->accounts;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
-    if (kaws__plat_lock_init(&k->lock) != 0)
+    if (kaws__thread_lock_init(&k->lock) != 0)
         return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
     k->hooks = hooks;                     /* from here on it can be closed   */
     kaws__kms_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
@@ -7941,7 +7941,7 @@ kaws__kms_close(kaws__kms *k)
     kaws__http_close(&k->http);
     kaws__creds_close(&k->creds);
     if (k->hooks != NULL)
-        kaws__plat_lock_free(&k->lock);
+        kaws__thread_lock_free(&k->lock);
     k->hooks = NULL;
 }
 
@@ -7989,7 +7989,7 @@ kaws__kms_close(kaws__kms *k)
 #define KAWS__FILE_TAIL         32  /* the bytes at the end that we know      */
 #define KAWS__FILE_BLOCK     65536  /* a replacement is written in these      */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
-#define KAWS__FILE_CELL         32  /* where the 16 bytes stand that no digest
+#define KAWS__STORE_COMMITTED         32  /* where the 16 bytes stand that no digest
                                      * covers                                 */
 
 typedef struct kaws__file {
@@ -8029,7 +8029,7 @@ static kaws_status
 kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 {
     size_t n = strlen(path) + sizeof KAWS__FILE_TORN, dir;
-    const char *slash = kaws__plat_last_slash(path);
+    const char *slash = kaws__disk_last_slash(path);
 
     f->names_len = 5 * n;
     f->names = kaws__mem_new(f->hooks, f->names_len);
@@ -8060,7 +8060,7 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 static kaws_status
 kaws__file_folder(kaws__file *f, kaws_error *err)
 {
-    int os = kaws__plat_make_dir(f->dir);
+    int os = kaws__disk_make_dir(f->dir);
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
@@ -8083,18 +8083,18 @@ kaws__file_fits(kaws__file *f, kaws_error *err)
     int fd = -1, os = 0;
 
     if (!f->read_only)
-        os = kaws__plat_open(f->aside, KAWS__READ, &fd);
-    kaws__plat_close(fd);
+        os = kaws__disk_open(f->aside, KAWS__READ, &fd);
+    kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
-        os = kaws__plat_open_dir(f->dir, &fd);
+        os = kaws__disk_open_dir(f->dir, &fd);
     if (os == 0) {
-        os = kaws__plat_stat(fd, &st);
-        kaws__plat_close(fd);
+        os = kaws__disk_stat(fd, &st);
+        kaws__disk_close(fd);
     }
     if (os == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
@@ -8108,11 +8108,11 @@ kaws__file_fits(kaws__file *f, kaws_error *err)
 static int
 kaws__file_sync_dir(const char *path)
 {
-    int fd, os = kaws__plat_open_dir(path, &fd);
+    int fd, os = kaws__disk_open_dir(path, &fd);
 
     if (os == 0)
-        os = kaws__plat_sync_dir(fd);
-    kaws__plat_close(fd);
+        os = kaws__disk_sync_dir(fd);
+    kaws__disk_close(fd);
     return os;
 }
 
@@ -8140,7 +8140,7 @@ kaws__file_root(kaws__file *f, kaws_error *err)
 static void
 kaws__file_see_others(kaws__file *f, int fd)
 {
-    if (!f->in_use && kaws__plat_others_hold(fd, 0)) {
+    if (!f->in_use && kaws__disk_locked_by_others(fd, 0)) {
         f->in_use = 1;
         kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
                       "process, too%s; whichever changes it first, the other "
@@ -8154,14 +8154,14 @@ kaws__file_see_others(kaws__file *f, int fd)
 static kaws_status
 kaws__file_open_lock(kaws__file *f, kaws_error *err)
 {
-    int os = kaws__plat_open(f->lock, f->read_only ? KAWS__READ
+    int os = kaws__disk_open(f->lock, f->read_only ? KAWS__READ
                                                    : KAWS__LOCKFILE,
                              &f->lock_fd);
 
     if (os == 0)
-        os = kaws__plat_hold(f->lock_fd, 0, 0);
+        os = kaws__disk_lock(f->lock_fd, 0, 0);
     if (os != 0 && f->read_only) {        /* see file_reach                   */
-        kaws__plat_close(f->lock_fd);
+        kaws__disk_close(f->lock_fd);
         f->lock_fd = -1;
         return KAWS_OK;
     }
@@ -8202,8 +8202,8 @@ kaws__file_close(kaws__file *f)
 {
     if (f->hooks == NULL)
         return;
-    kaws__plat_close(f->lock_fd);
-    kaws__plat_close(f->fd);
+    kaws__disk_close(f->lock_fd);
+    kaws__disk_close(f->fd);
     kaws__mem_free(f->hooks, f->names, f->names_len);
     f->lock_fd = -1;
     f->fd = -1;
@@ -8220,7 +8220,7 @@ kaws__file_wait(const kaws__file *f, int fd, const char *suffix, int *waited,
     int os;
 
     for (;; *waited += 5) {
-        os = kaws__plat_hold(fd, 1, !f->read_only);
+        os = kaws__disk_lock(fd, 1, !f->read_only);
         if (os != EAGAIN || *waited >= KAWS__FILE_WAIT_MS)
             break;
         f->hooks->sleep_ms(f->hooks->ctx, 5);
@@ -8241,9 +8241,9 @@ static void
 kaws__file_release(kaws__file *f)
 {
     if (f->fd >= 0)
-        kaws__plat_release(f->fd, 1);
+        kaws__disk_unlock(f->fd, 1);
     if (f->lock_fd >= 0)
-        kaws__plat_release(f->lock_fd, 1);
+        kaws__disk_unlock(f->lock_fd, 1);
 }
 
 
@@ -8270,7 +8270,7 @@ kaws__file_leave(kaws__file *f)
 {
     if (KAWS__KEEPS_OPEN)
         return;
-    kaws__plat_close(f->fd);
+    kaws__disk_close(f->fd);
     f->fd = -1;
 }
 
@@ -8283,7 +8283,7 @@ kaws__file_know(kaws__file *f)
 {
     kaws__stat st;
     size_t got;
-    int os = kaws__plat_stat(f->fd, &st);
+    int os = kaws__disk_stat(f->fd, &st);
 
     if (os != 0)
         return os;
@@ -8296,7 +8296,7 @@ kaws__file_know(kaws__file *f)
     f->exists = 1;
     if (st.size < KAWS__FILE_TAIL)
         return 0;
-    return kaws__plat_read_at(f->fd, st.size - KAWS__FILE_TAIL, f->tail,
+    return kaws__disk_read_at(f->fd, st.size - KAWS__FILE_TAIL, f->tail,
                               KAWS__FILE_TAIL, &got);
 }
 
@@ -8308,7 +8308,7 @@ kaws__file_changed(kaws__file *f)
 {
     kaws__stat st;
 
-    (void)kaws__plat_stat(f->fd, &st);    /* zeros, if it fails               */
+    (void)kaws__disk_stat(f->fd, &st);    /* zeros, if it fails               */
     f->mtime_ns = st.mtime_ns;
     f->ctime_ns = st.ctime_ns;
     f->links = st.links;
@@ -8338,16 +8338,16 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
     kaws__crypto_init(&hash);
     for (; os == 0 && at < end; at += got) {
         got = end - at < sizeof block ? (size_t)(end - at) : sizeof block;
-        os = kaws__plat_read_at(f->fd, at, block, got, &got);
+        os = kaws__disk_read_at(f->fd, at, block, got, &got);
         if (got == 0)
             break;
-        if (at == 0 && got >= KAWS__FILE_CELL + 16)
-            memset(block + KAWS__FILE_CELL, 0, 16);
+        if (at == 0 && got >= KAWS__STORE_COMMITTED + 16)
+            memset(block + KAWS__STORE_COMMITTED, 0, 16);
         kaws__crypto_update(&hash, block, got);
     }
     kaws__crypto_out(&hash, digest);
     if (os == 0 && !kaws__crypto_equal(digest, kaws__file_sum(f)))
-        *differs = "its bytes are others";
+        *differs = "its bytes have changed";
     return os;
 }
 
@@ -8362,11 +8362,11 @@ kaws__file_compare(kaws__file *f, const char *path, int times,
     uint8_t tail[KAWS__FILE_TAIL] = { 0 };
     kaws__stat st, at;
     size_t got;
-    int os = kaws__plat_stat(f->fd, &st);
+    int os = kaws__disk_stat(f->fd, &st);
 
     *differs = NULL;
     if (os == 0)
-        os = kaws__plat_look(path, &at);
+        os = kaws__disk_stat_path(path, &at);
     if (os != 0)
         return os;
     if (at.dev != st.dev || at.ino != st.ino || st.dev != f->dev ||
@@ -8377,13 +8377,13 @@ kaws__file_compare(kaws__file *f, const char *path, int times,
     else if (st.links > 1 && !times)
         *differs = "it was given another name, a hard link";
     else if (st.size != f->size)
-        *differs = "its size is another";
+        *differs = "its size has changed";
     if (*differs != NULL)
         return 0;
-    os = kaws__plat_read_at(f->fd, f->size - sizeof tail, tail, sizeof tail,
+    os = kaws__disk_read_at(f->fd, f->size - sizeof tail, tail, sizeof tail,
                             &got);
     if (os == 0 && !kaws__crypto_equal(tail, f->tail))
-        *differs = "its checksum is another";
+        *differs = "its checksum has changed";
     else if (os == 0 && times && (st.mtime_ns != f->mtime_ns ||
                                   st.ctime_ns != f->ctime_ns))
         os = kaws__file_adds_up(f, differs);
@@ -8419,9 +8419,9 @@ kaws__file_mend_links(kaws__file *f)
 {
     kaws__stat tmp;
 
-    if (f->links > 1 && kaws__plat_look(f->tmp, &tmp) == 0 &&
+    if (f->links > 1 && kaws__disk_stat_path(f->tmp, &tmp) == 0 &&
         tmp.dev == f->dev && tmp.ino == f->ino &&
-        kaws__plat_remove(f->tmp) == 0)
+        kaws__disk_remove(f->tmp) == 0)
         kaws__file_changed(f);
 }
 
@@ -8432,19 +8432,19 @@ static void
 kaws__file_foresee(const kaws__file *f)
 {
     static const char then[] = "no key can be removed and nothing re-wrapped";
-    int os = kaws__plat_may_change(f->dir);
+    int os = kaws__disk_may_change(f->dir);
 
     if (f->links > 1)
         kaws__err_log(f->hooks, 1, "the data file %s has %lu names (hard "
                       "links), so it cannot be replaced, and %s; remove the "
                       "other names", f->shown, (unsigned long)f->links, then);
-    if (kaws__plat_is_mount(f->path))
+    if (kaws__disk_is_mount(f->path))
         kaws__err_log(f->hooks, 1, "the data file %s is a mount point, so it "
                       "cannot be replaced, and %s; mount its folder instead",
                       f->shown, then);
     if (os != 0)
         kaws__err_log(f->hooks, 1, "the folder %s cannot be changed, so %s: %s",
-                      f->dir_shown, then, kaws__plat_error(os));
+                      f->dir_shown, then, kaws__sys_error_text(os));
 }
 
 
@@ -8459,7 +8459,7 @@ kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
     int waited = 0, os;
 
     status = kaws__file_wait(f, f->fd, "", &waited, err);
-    if (status == KAWS_OK && (os = kaws__plat_hold(f->fd, 0, 0)) != 0)
+    if (status == KAWS_OK && (os = kaws__disk_lock(f->fd, 0, 0)) != 0)
         status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
     if (status == KAWS_FILE && f->read_only) {
         kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
@@ -8469,9 +8469,9 @@ kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
     if (status != KAWS_OK)
         return status;
     kaws__file_see_others(f, f->fd);
-    os = kaws__plat_look(f->path, &at);
+    os = kaws__disk_stat_path(f->path, &at);
     if (os == 0)
-        os = kaws__plat_stat(f->fd, st);
+        os = kaws__disk_stat(f->fd, st);
     if (os != 0 && os != ENOENT)
         return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file "
                             "%s", f->shown);
@@ -8496,8 +8496,8 @@ kaws__file_take(kaws__file *f, uint64_t size, kaws__buf *out, int *os,
     size_t got = 0;
 
     if (at != NULL) {
-        kaws__plat_large_pages(at, (size_t)size);
-        *os = kaws__plat_read_at(f->fd, 0, at, (size_t)size, &got);
+        kaws__sys_advise_large(at, (size_t)size);
+        *os = kaws__disk_read_at(f->fd, 0, at, (size_t)size, &got);
     }
     out->len = got;
     if (at == NULL)
@@ -8515,8 +8515,8 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     kaws_status status;
     int os;
 
-    kaws__plat_close(f->fd);
-    os = kaws__plat_open(f->path, f->read_only ? KAWS__READ : KAWS__WRITE,
+    kaws__disk_close(f->fd);
+    os = kaws__disk_open(f->path, f->read_only ? KAWS__READ : KAWS__WRITE,
                          &f->fd);
     if (os == ENOENT)
         return KAWS_OK;
@@ -8524,7 +8524,7 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os != 0 && os != EISDIR)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
                             f->shown);
-    os = os == 0 ? kaws__plat_stat(f->fd, &st) : 0;
+    os = os == 0 ? kaws__disk_stat(f->fd, &st) : 0;
     status = os == 0 ? kaws__file_looks_right(f, &st, err) : KAWS_OK;
     if (os == 0 && status == KAWS_OK)
         status = kaws__file_reach(f, &st, err);
@@ -8568,7 +8568,7 @@ static kaws_status
 kaws__file_verify(kaws__file *f, kaws_error *err)
 {
     const char *differs = NULL;
-    int os = f->fd >= 0 ? 0 : kaws__plat_open(f->path, KAWS__WRITE, &f->fd);
+    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
 
     if (os == 0)
         os = kaws__file_compare(f, f->path, 1, &differs);
@@ -8576,7 +8576,7 @@ kaws__file_verify(kaws__file *f, kaws_error *err)
         return KAWS_OK;
     kaws__file_leave(f);
     if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
-        differs = kaws__plat_error(os);
+        differs = kaws__sys_error_text(os);
     if (differs != NULL)
         return kaws__file_is_another(f, differs, err);
     return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file %s",
@@ -8591,10 +8591,10 @@ kaws__file_patch(kaws__file *f, uint64_t offset, kaws_bytes bytes,
                  kaws_error *err)
 {
     size_t done, more;
-    int os = kaws__plat_write_at(f->fd, offset, bytes.at, bytes.len, &done);
+    int os = kaws__disk_write_at(f->fd, offset, bytes.at, bytes.len, &done);
 
     if (os != 0 && done > 0)
-        os = kaws__plat_write_at(f->fd, offset, bytes.at, bytes.len, &more);
+        os = kaws__disk_write_at(f->fd, offset, bytes.at, bytes.len, &more);
     if (os != 0 && done > 0)
         return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while "
                             "writing to the data file %s, and again when that "
@@ -8612,11 +8612,11 @@ kaws__file_patch(kaws__file *f, uint64_t offset, kaws_bytes bytes,
 static kaws_status
 kaws__file_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
 {
-    int cut = kaws__plat_cut(f->fd, f->size);
+    int cut = kaws__disk_truncate(f->fd, f->size);
 
     if (cut == 0) {
         *landed = 0;
-        cut = kaws__plat_sync(f->fd);
+        cut = kaws__disk_sync(f->fd);
     }
     if (cut == 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot add to the data file "
@@ -8639,7 +8639,7 @@ kaws__file_note(kaws__file *f, uint64_t offset, kaws_bytes patch,
     if (status != KAWS_OK)
         return status;
     status = kaws__file_patch(f, offset, patch, err);
-    os = status == KAWS_OK ? kaws__plat_sync(f->fd) : 0;
+    os = status == KAWS_OK ? kaws__disk_sync(f->fd) : 0;
     kaws__file_changed(f);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
@@ -8664,10 +8664,10 @@ kaws__file_append(kaws__file *f, uint64_t offset, kaws_bytes patch,
         return status;
     status = kaws__file_patch(f, offset, patch, err);
     if (status == KAWS_OK) {
-        os = kaws__plat_write_at(f->fd, f->size, bytes.at, bytes.len, &done);
+        os = kaws__disk_write_at(f->fd, f->size, bytes.at, bytes.len, &done);
         *landed = os == 0;
         if (os == 0)
-            os = kaws__plat_sync(f->fd);
+            os = kaws__disk_sync(f->fd);
         if (os != 0)
             status = kaws__file_take_back(f, os, landed, err);
     }
@@ -8684,8 +8684,8 @@ static void
 kaws__file_abandon(kaws__file *f, kaws__writer *w)
 {
     if (w->fd >= 0) {
-        kaws__plat_close(w->fd);
-        (void)kaws__plat_remove(f->tmp);
+        kaws__disk_close(w->fd);
+        (void)kaws__disk_remove(f->tmp);
     }
     kaws__mem_free(f->hooks, w->block, KAWS__FILE_BLOCK);
     w->block = NULL;
@@ -8720,11 +8720,11 @@ kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
     if (w->block == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "writing the data file: out of "
                              "memory");
-    os = kaws__plat_remove(f->tmp);
+    os = kaws__disk_remove(f->tmp);
     if (os == 0)
-        os = kaws__plat_open(f->tmp, KAWS__NEW, &w->fd);
+        os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd);
     if (os == 0)
-        os = kaws__plat_stat(w->fd, &st);
+        os = kaws__disk_stat(w->fd, &st);
     if (os == 0)
         status = kaws__file_looks_right(f, &st, err);
     if (os == 0 && status == KAWS_OK)
@@ -8742,7 +8742,7 @@ kaws__file_flush(kaws__writer *w)
     size_t done;
 
     if (w->os == 0)
-        w->os = kaws__plat_write_at(w->fd, w->size, w->block, w->used, &done);
+        w->os = kaws__disk_write_at(w->fd, w->size, w->block, w->used, &done);
     w->size += w->used;
     w->used = 0;
 }
@@ -8774,7 +8774,7 @@ kaws__file_not_replaced(const kaws__file *f, int os, kaws_error *err)
         return kaws__file_is_another(f, "a file has appeared in its place",
                                      err);
     if (os == ENOENT && f->exists)
-        return kaws__file_is_another(f, kaws__plat_error(os), err);
+        return kaws__file_is_another(f, kaws__sys_error_text(os), err);
     return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file %s; "
                         "nothing was changed", f->shown);
 }
@@ -8791,11 +8791,11 @@ kaws__file_rename_blindly(kaws__file *f, kaws_error *err)
 
     if (f->exists)
         status = kaws__file_verify(f, err);
-    else if (kaws__plat_look(f->path, &st) == 0)
+    else if (kaws__disk_stat_path(f->path, &st) == 0)
         os = EEXIST;
     kaws__file_leave(f);
     if (status == KAWS_OK && os == 0)
-        os = kaws__plat_rename(f->tmp, f->path);
+        os = kaws__disk_rename(f->tmp, f->path);
     return os != 0 ? kaws__file_not_replaced(f, os, err) : status;
 }
 
@@ -8805,11 +8805,11 @@ kaws__file_rename_blindly(kaws__file *f, kaws_error *err)
 static kaws_status
 kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
-    int os = kaws__plat_exchange(f->tmp, f->path);
+    int os = kaws__disk_exchange(f->tmp, f->path);
 
     *landed = os != 0;
     if (os == 0)
-        os = kaws__plat_sync_dir(dir);
+        os = kaws__disk_sync_dir(dir);
     if (os == 0)
         return KAWS_OK;
     return kaws__err_os(err, KAWS_UNCERTAIN, os, "what had taken the place of "
@@ -8825,8 +8825,8 @@ kaws__file_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
     const char *differs = NULL;
     kaws_status status;
-    int os = f->exists ? kaws__plat_exchange(f->tmp, f->path)
-                       : kaws__plat_rename_new(f->tmp, f->path);
+    int os = f->exists ? kaws__disk_exchange(f->tmp, f->path)
+                       : kaws__disk_rename_new(f->tmp, f->path);
 
     *landed = 0;
     if (os == ENOSYS) {
@@ -8863,29 +8863,29 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
     kaws__file_flush(w);
     os = w->os;
     if (os == 0)
-        os = kaws__plat_sync(w->fd);
+        os = kaws__disk_sync(w->fd);
     if (os == 0)
-        os = kaws__plat_hold(w->fd, 0, 0);
+        os = kaws__disk_lock(w->fd, 0, 0);
     if (os == 0)
-        os = kaws__plat_hold(w->fd, 1, 1);
+        os = kaws__disk_lock(w->fd, 1, 1);
     if (os == 0)
         os = kaws__file_know(&fresh);
     if (os == 0)
-        os = kaws__plat_open_dir(f->dir, &dir);
+        os = kaws__disk_open_dir(f->dir, &dir);
     status = os != 0 ? kaws__file_not_replaced(f, os, err)
                      : kaws__file_rename(f, dir, landed, err);
     if (status == KAWS_OK)                /* while the old file is locked     */
-        (void)kaws__plat_remove(f->tmp);
+        (void)kaws__disk_remove(f->tmp);
     if (*landed) {
-        kaws__plat_close(f->fd);
+        kaws__disk_close(f->fd);
         *f = fresh;
         w->fd = -1;
     }
     if (status == KAWS_OK) {
         kaws__file_changed(f);
-        os = kaws__plat_sync_dir(dir);
+        os = kaws__disk_sync_dir(dir);
     }
-    kaws__plat_close(dir);
+    kaws__disk_close(dir);
     kaws__file_abandon(f, w);
     if (status == KAWS_OK && os != 0)
         return kaws__err_os(err, KAWS_UNCERTAIN, os, "the data file %s was "
@@ -8909,19 +8909,19 @@ kaws__file_copy_torn(kaws__file *f, kaws_bytes torn, int64_t when)
     kaws__text_amz_date(date, when);
     for (i = 1; i < 100 && os == EEXIST; i++) {
         (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
-        os = kaws__plat_open(f->aside, KAWS__NEW, &fd);
+        os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
         (void)snprintf(number, sizeof number, "-%u", i % 100);
     }
     if (os != 0)
         return os;
-    os = kaws__plat_write_at(fd, 0, torn.at, torn.len, &done);
+    os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done);
     if (os == 0)
-        os = kaws__plat_sync(fd);
+        os = kaws__disk_sync(fd);
     if (os == 0)
         os = kaws__file_sync_dir(f->dir);
     if (os != 0)
-        (void)kaws__plat_remove(f->aside);
-    kaws__plat_close(fd);
+        (void)kaws__disk_remove(f->aside);
+    kaws__disk_close(fd);
     return os;
 }
 
@@ -8953,12 +8953,12 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
         os = kaws__file_copy_torn(f, torn, when);
     f->copied = os == 0;
     if (os == 0)
-        os = kaws__plat_cut(f->fd, good);
+        os = kaws__disk_truncate(f->fd, good);
     if (os == 0) {
         f->torn = 0;
         f->size = good;
         memcpy(f->tail, f->sum, sizeof f->tail);
-        os = kaws__plat_sync(f->fd);
+        os = kaws__disk_sync(f->fd);
     }
     if (os == 0)
         os = kaws__file_know(f);
@@ -9000,9 +9000,9 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     if (status != KAWS_OK)
         return status;
     if (from < good)
-        unwritten = kaws__plat_write_at(f->fd, from, all.at + from,
+        unwritten = kaws__disk_write_at(f->fd, from, all.at + from,
                                         (size_t)(good - from), &done);
-    os = kaws__plat_sync(f->fd);
+    os = kaws__disk_sync(f->fd);
     kaws__file_changed(f);
     f->synced = os == 0;
     os = os != 0 ? os : unwritten;
@@ -9023,13 +9023,13 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
  *
  * The manual, section 7, has the diagram; the encoders and decoders here
  * follow it field by field. This room knows nothing of disks. A record is an
- * entry without its digest: the bytes that the cache holds as well.
+ * entry without its digest: the bytes that the table holds as well.
  */
 
 #define KAWS__STORE_VERSION      1
 #define KAWS__STORE_CONTEXT      1  /* the rule of the encryption context     */
 #define KAWS__STORE_HEADER      80
-#define KAWS__STORE_CELL        KAWS__FILE_CELL
+#define KAWS__STORE_COMMITTED        KAWS__STORE_COMMITTED
 #define KAWS__STORE_DIGESTED    48  /* what the header's digest covers        */
 #define KAWS__STORE_FIXED       32  /* of a record, before its texts          */
 #define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
@@ -9082,7 +9082,7 @@ kaws__store_get(const uint8_t *at, int bytes)
 /* Offset 32: committed length, 8; the first 8 bytes of the SHA-256 of the file
  * id and those 8. */
 static void
-kaws__store_cell(uint8_t cell[16], const uint8_t file_id[16],
+kaws__store_committed(uint8_t cell[16], const uint8_t file_id[16],
                  uint64_t committed)
 {
     uint8_t digest[32];
@@ -9130,7 +9130,7 @@ kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
     kaws__crypto_init(state);
     kaws__crypto_update(state, header, KAWS__STORE_DIGESTED);
     kaws__store_seal(state, header + KAWS__STORE_DIGESTED);
-    kaws__store_cell(header + KAWS__STORE_CELL, file_id, committed);
+    kaws__store_committed(header + KAWS__STORE_COMMITTED, file_id, committed);
 }
 
 
@@ -9246,7 +9246,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
         blob > 6144 || r->plain_len == 0 || r->plain_len > KAWS_PLAIN_MAX ||
         r->created < 0 || r->created > 253402300799)
         return "an entry has a field that no entry can have";
-    if (!kaws__kms_arn(r->arn, &arn) || arn.resource.at[0] != 'k')
+    if (!kaws__arn_parse(r->arn, &arn) || arn.resource.at[0] != 'k')
         return "an entry's KMS key is not the ARN of one";
     return NULL;
 }
@@ -9289,10 +9289,10 @@ kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
                              (unsigned long)version);
     found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
     memcpy(found->file_id, all.at + 16, 16);
-    found->committed = kaws__store_get(all.at + KAWS__STORE_CELL, 8);
-    kaws__store_cell(cell, found->file_id, found->committed);
-    if (memcmp(cell, all.at + KAWS__STORE_CELL, 16) != 0)
-        return kaws__store_damaged(name, KAWS__STORE_CELL, "the committed "
+    found->committed = kaws__store_get(all.at + KAWS__STORE_COMMITTED, 8);
+    kaws__store_committed(cell, found->file_id, found->committed);
+    if (memcmp(cell, all.at + KAWS__STORE_COMMITTED, 16) != 0)
+        return kaws__store_damaged(name, KAWS__STORE_COMMITTED, "the committed "
                                    "length does not match its check", err);
     if (found->committed > all.len)
         return kaws__store_damaged(name, all.len, "it ends there, but more "
@@ -9401,11 +9401,11 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 
 /* ==========================================================================
- * ROOM  cache    sealed entries by name, in the order they came
+ * ROOM  table    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: cache_open cache_close cache_record cache_find cache_new cache_drop
- *        cache_keep cache_reserve cache_add cache_remove cache_swap cache_from
+ * Gives: table_open table_close table_record table_find table_new table_drop
+ *        table_keep table_reserve table_add table_remove table_swap table_from
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
@@ -9417,31 +9417,31 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 typedef struct kaws__entry kaws__entry;     /* never completed: a record      */
 
-typedef struct kaws__place {
+typedef struct kaws__row {
     uint64_t     serial;          /* grows with every entry, never reused     */
     kaws__entry *entry;
-} kaws__place;
+} kaws__row;
 
 typedef struct kaws__slot {
     uint32_t     hash;
     kaws__entry *entry;           /* NULL: free                               */
 } kaws__slot;
 
-typedef struct kaws__cache {
+typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
-    kaws__place *places;
+    kaws__row *places;
     size_t       count, max;
     kaws__slot  *slots;
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;           /* the file, as it was read                 */
     size_t       image_entries;   /* so many of ours are in it                */
-} kaws__cache;
+} kaws__table;
 
 
 static void
-kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
+kaws__table_open(kaws__table *c, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
     memset(c, 0, sizeof *c);
@@ -9454,7 +9454,7 @@ kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
 
 /* The entry's bytes, which begin with their number. */
 static kaws_bytes
-kaws__cache_record(const kaws__entry *e)
+kaws__table_record(const kaws__entry *e)
 {
     kaws_bytes record = { (const uint8_t *)e, 0 };
 
@@ -9464,7 +9464,7 @@ kaws__cache_record(const kaws__entry *e)
 
 
 static int
-kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
+kaws__table_in_image(const kaws__table *c, const kaws__entry *e)
 {
     return c->image.at != NULL && (uintptr_t)e >= (uintptr_t)c->image.at &&
            (uintptr_t)e - (uintptr_t)c->image.at < c->image.len;
@@ -9473,11 +9473,11 @@ kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
 
 /* Lets an entry go. The image goes with the last one in it. */
 static void
-kaws__cache_drop(kaws__cache *c, kaws__entry *e)
+kaws__table_drop(kaws__table *c, kaws__entry *e)
 {
-    size_t len = e != NULL ? kaws__cache_record(e).len : 0;
+    size_t len = e != NULL ? kaws__table_record(e).len : 0;
 
-    if (!kaws__cache_in_image(c, e)) {
+    if (!kaws__table_in_image(c, e)) {
         kaws__mem_free(c->hooks, e, len);
         return;
     }
@@ -9488,14 +9488,14 @@ kaws__cache_drop(kaws__cache *c, kaws__entry *e)
 
 
 static void
-kaws__cache_close(kaws__cache *c)
+kaws__table_close(kaws__table *c)
 {
     size_t i;
 
     if (c->hooks == NULL)
         return;
     for (i = 0; i < c->count; i++)
-        kaws__cache_drop(c, c->places[i].entry);
+        kaws__table_drop(c, c->places[i].entry);
     kaws__buf_free(&c->image);
     kaws__mem_free(c->hooks, c->places, c->max * sizeof *c->places);
     kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *c->slots);
@@ -9505,7 +9505,7 @@ kaws__cache_close(kaws__cache *c)
 
 /* Takes over the bytes of the whole file, for entries to stand in. */
 static kaws_bytes
-kaws__cache_keep(kaws__cache *c, kaws__buf *image)
+kaws__table_adopt(kaws__table *c, kaws__buf *image)
 {
     c->image = *image;
     kaws__buf_init(image, c->hooks);
@@ -9514,37 +9514,37 @@ kaws__cache_keep(kaws__cache *c, kaws__buf *image)
 
 
 static uint64_t
-kaws__cache_turn(uint64_t word, int bits)
+kaws__table_turn(uint64_t word, int bits)
 {
     return word << bits | word >> (64 - bits);
 }
 
 
 static void
-kaws__cache_round(uint64_t v[4])
+kaws__table_round(uint64_t v[4])
 {
     v[0] += v[1];
     v[2] += v[3];
-    v[1] = kaws__cache_turn(v[1], 13) ^ v[0];
-    v[3] = kaws__cache_turn(v[3], 16) ^ v[2];
-    v[0] = kaws__cache_turn(v[0], 32) + v[3];
+    v[1] = kaws__table_turn(v[1], 13) ^ v[0];
+    v[3] = kaws__table_turn(v[3], 16) ^ v[2];
+    v[0] = kaws__table_turn(v[0], 32) + v[3];
     v[2] += v[1];
-    v[3] = kaws__cache_turn(v[3], 21) ^ v[0];
-    v[1] = kaws__cache_turn(v[1], 17) ^ v[2];
-    v[2] = kaws__cache_turn(v[2], 32);
+    v[3] = kaws__table_turn(v[3], 21) ^ v[0];
+    v[1] = kaws__table_turn(v[1], 17) ^ v[2];
+    v[2] = kaws__table_turn(v[2], 32);
 }
 
 
 /* The length goes in first, so that a name and its owner cannot trade bytes. */
 static void
-kaws__cache_mix(uint64_t v[4], kaws_bytes text)
+kaws__table_mix(uint64_t v[4], kaws_bytes text)
 {
     uint64_t word = text.len;
     size_t i = 0;
 
     for (;;) {
         v[3] ^= word;
-        kaws__cache_round(v);
+        kaws__table_round(v);
         v[0] ^= word;
         if (i >= text.len)
             break;
@@ -9558,7 +9558,7 @@ kaws__cache_mix(uint64_t v[4], kaws_bytes text)
 /* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
  * names that share a place in the table. */
 static uint32_t
-kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_hash(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
                       0x6c7967656e657261u, 0x7465646279746573u };
@@ -9566,18 +9566,18 @@ kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 
     for (i = 0; i < 4; i++)
         v[i] ^= c->seed[i & 1];
-    kaws__cache_mix(v, key_id);
-    kaws__cache_mix(v, user_id);
+    kaws__table_mix(v, key_id);
+    kaws__table_mix(v, user_id);
     v[2] ^= 0xff;
     for (i = 0; i < 3; i++)
-        kaws__cache_round(v);
+        kaws__table_round(v);
     return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
 }
 
 
 /* The name in a record, without taking the rest apart. */
 static void
-kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
+kaws__table_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 {
     const uint8_t *record = (const uint8_t *)e;
 
@@ -9591,7 +9591,7 @@ kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 /* Where the name is, or the free slot where it would be. The table is never
  * full, so the search ends. */
 static kaws__slot *
-kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
+kaws__table_slot(const kaws__table *c, uint32_t hash, kaws_bytes key_id,
                  kaws_bytes user_id)
 {
     size_t mask = c->slot_count - 1, i = hash & mask;
@@ -9600,7 +9600,7 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
     for (; c->slots[i].entry != NULL; i = (i + 1) & mask) {
         if (c->slots[i].hash != hash)
             continue;
-        kaws__cache_name(c->slots[i].entry, &key, &user);
+        kaws__table_name(c->slots[i].entry, &key, &user);
         if (kaws__buf_same(key, key_id) && kaws__buf_same(user, user_id))
             break;
     }
@@ -9609,18 +9609,18 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
 
 
 static kaws__entry *
-kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_find(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     if (c->slot_count == 0)
         return NULL;
-    return kaws__cache_slot(c, kaws__cache_hash(c, key_id, user_id), key_id,
+    return kaws__table_slot(c, kaws__table_hash(c, key_id, user_id), key_id,
                             user_id)->entry;
 }
 
 
-/* An entry of its own for a record; it is in the cache once it is added. */
+/* An entry of its own for a record; it is in the table once it is added. */
 static kaws__entry *
-kaws__cache_new(kaws__cache *c, kaws_bytes record)
+kaws__table_new(kaws__table *c, kaws_bytes record)
 {
     kaws__entry *e = kaws__mem_new(c->hooks, record.len);
 
@@ -9631,7 +9631,7 @@ kaws__cache_new(kaws__cache *c, kaws_bytes record)
 
 
 static int
-kaws__cache_rehash(kaws__cache *c, size_t slot_count)
+kaws__table_rehash(kaws__table *c, size_t slot_count)
 {
     kaws__slot *slots = kaws__mem_new(c->hooks, slot_count * sizeof *slots);
     size_t i, at;
@@ -9656,10 +9656,10 @@ kaws__cache_rehash(kaws__cache *c, size_t slot_count)
 /* Makes sure that so many more entries can be added without asking for memory.
  * The table is kept at most three quarters full. */
 static int
-kaws__cache_reserve(kaws__cache *c, size_t more)
+kaws__table_reserve(kaws__table *c, size_t more)
 {
     size_t need = c->count + more, max = c->max, slots = c->slot_count;
-    kaws__place *places;
+    kaws__row *places;
 
     if (more > SIZE_MAX / sizeof *c->slots / 8 - c->count)
         return 0;
@@ -9675,36 +9675,36 @@ kaws__cache_reserve(kaws__cache *c, size_t more)
     }
     for (slots = slots < 32 ? 32 : slots; need * 4 > slots * 3; slots *= 2)
         continue;
-    return slots == c->slot_count || kaws__cache_rehash(c, slots);
+    return slots == c->slot_count || kaws__table_rehash(c, slots);
 }
 
 
 /* Takes the entry over, behind all others; 0 if its name is there already.
  * Room must have been reserved. */
 static int
-kaws__cache_add(kaws__cache *c, kaws__entry *e)
+kaws__table_add(kaws__table *c, kaws__entry *e)
 {
     kaws_bytes key, user;
     kaws__slot *slot;
     uint32_t hash;
 
-    kaws__cache_name(e, &key, &user);
-    hash = kaws__cache_hash(c, key, user);
-    slot = kaws__cache_slot(c, hash, key, user);
+    kaws__table_name(e, &key, &user);
+    hash = kaws__table_hash(c, key, user);
+    slot = kaws__table_slot(c, hash, key, user);
     if (slot->entry != NULL)
         return 0;
     slot->hash = hash;
     slot->entry = e;
     c->places[c->count].serial = c->next_serial++;
     c->places[c->count++].entry = e;
-    c->image_entries += (size_t)kaws__cache_in_image(c, e);
+    c->image_entries += (size_t)kaws__table_in_image(c, e);
     return 1;
 }
 
 
 /* The index of the first entry whose serial is not smaller. */
 static size_t
-kaws__cache_from(const kaws__cache *c, uint64_t serial)
+kaws__table_from(const kaws__table *c, uint64_t serial)
 {
     size_t low = 0, high = c->count, middle;
 
@@ -9720,12 +9720,12 @@ kaws__cache_from(const kaws__cache *c, uint64_t serial)
 
 
 static size_t
-kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
+kaws__table_slot_of(const kaws__table *c, const kaws__entry *e)
 {
     kaws_bytes key, user;
 
-    kaws__cache_name(e, &key, &user);
-    return (size_t)(kaws__cache_slot(c, kaws__cache_hash(c, key, user), key,
+    kaws__table_name(e, &key, &user);
+    return (size_t)(kaws__table_slot(c, kaws__table_hash(c, key, user), key,
                                      user) - c->slots);
 }
 
@@ -9733,9 +9733,9 @@ kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
 /* Takes an entry out and lets it go. Those that were pushed along by it in the
  * table move up, so that a search never stops at a hole too early. */
 static void
-kaws__cache_remove(kaws__cache *c, kaws__entry *e)
+kaws__table_remove(kaws__table *c, kaws__entry *e)
 {
-    size_t mask = c->slot_count - 1, hole = kaws__cache_slot_of(c, e);
+    size_t mask = c->slot_count - 1, hole = kaws__table_slot_of(c, e);
     size_t i, at = 0;
 
     for (i = (hole + 1) & mask; c->slots[i].entry != NULL; i = (i + 1) & mask) {
@@ -9752,27 +9752,27 @@ kaws__cache_remove(kaws__cache *c, kaws__entry *e)
     c->count--;
     memmove(c->places + at, c->places + at + 1,
             (c->count - at) * sizeof *c->places);
-    kaws__cache_drop(c, e);
+    kaws__table_drop(c, e);
 }
 
 
 /* Puts `fresh` in the place of the entry at `index`, which is let go: the same
  * name, sealed anew. */
 static void
-kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
+kaws__table_swap(kaws__table *c, size_t index, kaws__entry *fresh)
 {
     kaws__entry *old = c->places[index].entry;
 
-    c->slots[kaws__cache_slot_of(c, old)].entry = fresh;
+    c->slots[kaws__table_slot_of(c, old)].entry = fresh;
     c->places[index].entry = fresh;
-    kaws__cache_drop(c, old);
+    kaws__table_drop(c, old);
 }
 
 
 /* ==========================================================================
  * ROOM  ring     the public functions: the lock and the policy
  * ==========================================================================
- * Uses: plat err mem buf text crypto creds kms file store cache
+ * Uses: plat err mem buf text crypto creds kms file store table
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9803,7 +9803,7 @@ struct kaws {
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
     kaws__file   file;
-    kaws__cache  cache;
+    kaws__table  table;
     kaws__sha256 state;           /* over the whole file                      */
     uint64_t     committed;       /* the cell at open                         */
     int          unsettled;       /* from there on; see file_settle           */
@@ -9903,7 +9903,7 @@ kaws__ring_entry(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    *e = kaws__cache_find(&ring->cache, key_id, user_id);
+    *e = kaws__table_find(&ring->table, key_id, user_id);
     if (*e != NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
@@ -9917,7 +9917,7 @@ kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    if (kaws__cache_find(&ring->cache, key_id, user_id) == NULL)
+    if (kaws__table_find(&ring->table, key_id, user_id) == NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
                          kaws__text_show(shown, sizeof shown, key_id));
@@ -10001,7 +10001,7 @@ kaws__ring_mend_torn(kaws *ring, kaws_error *err)
                       "are an entry that was never acknowledged; they are not "
                       "read, and left as they are", more, f->shown);
     else if (more > 0)
-        status = kaws__file_set_aside(f, kaws__buf_view(&ring->cache.image),
+        status = kaws__file_set_aside(f, kaws__buf_view(&ring->table.image),
                                       ring->hooks.now_ms(ring->hooks.ctx) /
                                       1000, err);
     if (f->torn < more)
@@ -10020,8 +10020,8 @@ kaws__ring_write_cell(kaws *ring, kaws_error *err)
     uint8_t cell[16];
     kaws_bytes patch = { cell, sizeof cell };
 
-    kaws__store_cell(cell, ring->file_id, ring->file.size - ring->file.torn);
-    return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
+    kaws__store_committed(cell, ring->file_id, ring->file.size - ring->file.torn);
+    return kaws__file_note(&ring->file, KAWS__STORE_COMMITTED, patch, err);
 }
 
 
@@ -10034,7 +10034,7 @@ kaws__ring_mend(kaws *ring, kaws_error *err)
     kaws_status status = KAWS_OK;
 
     if (ring->unsettled)
-        status = kaws__file_settle(f, kaws__buf_view(&ring->cache.image),
+        status = kaws__file_settle(f, kaws__buf_view(&ring->table.image),
                                    ring->committed, err);
     if (status == KAWS_OK && ring->unsettled &&
         ring->committed != f->size - f->torn)
@@ -10047,9 +10047,9 @@ kaws__ring_mend(kaws *ring, kaws_error *err)
 static void
 kaws__ring_end(kaws *ring)
 {
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     kaws__file_release(&ring->file);
-    kaws__plat_turn_give(&ring->turn, 1);
+    kaws__thread_turn_end(&ring->turn, 1);
 }
 
 
@@ -10061,7 +10061,7 @@ static kaws_status
 kaws__ring_begin(kaws *ring, kaws_error *err)
 {
     kaws_status status;
-    int waited = kaws__plat_turn_take(&ring->turn, KAWS__RING_TURN_MS);
+    int waited = kaws__thread_turn_wait(&ring->turn, KAWS__RING_TURN_MS);
 
     if (waited < 0)
         return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
@@ -10070,10 +10070,10 @@ kaws__ring_begin(kaws *ring, kaws_error *err)
                              ring->file.shown, KAWS__RING_TURN_MS / 1000);
     status = kaws__file_hold(&ring->file, waited, err);
     if (status != KAWS_OK) {
-        kaws__plat_turn_give(&ring->turn, 0);
+        kaws__thread_turn_end(&ring->turn, 0);
         return status;
     }
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     status = kaws__ring_mend(ring, err);
     if (status != KAWS_OK)
         kaws__ring_end(ring);
@@ -10088,7 +10088,7 @@ kaws__ring_note(kaws *ring, const char *what)
 
     kaws__text_hex(sum, kaws__file_sum(&ring->file), 4);
     kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
-                  what, ring->file.shown, (unsigned long)ring->cache.count,
+                  what, ring->file.shown, (unsigned long)ring->table.count,
                   sum);
 }
 
@@ -10100,7 +10100,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 {
     kaws__sha256 state = ring->state;
     uint8_t cell[16];
-    kaws_bytes record = kaws__cache_record(e);
+    kaws_bytes record = kaws__table_record(e);
     kaws_bytes patch = { cell, sizeof cell };
     kaws__buf bytes;
     uint8_t *digest;
@@ -10111,23 +10111,23 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
     kaws__buf_put(&bytes, record.at, record.len);
     digest = kaws__buf_grow(&bytes, 32);
     if (status == KAWS_OK && (digest == NULL ||
-                              !kaws__cache_reserve(&ring->cache, 1)))
+                              !kaws__table_reserve(&ring->table, 1)))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
     if (status == KAWS_OK) {
         kaws__crypto_update(&state, record.at, record.len);
         kaws__store_seal(&state, digest);
-        kaws__store_cell(cell, ring->file_id, ring->file.size);
-        status = kaws__file_append(&ring->file, KAWS__STORE_CELL, patch,
+        kaws__store_committed(cell, ring->file_id, ring->file.size);
+        status = kaws__file_append(&ring->file, KAWS__STORE_COMMITTED, patch,
                                    kaws__buf_view(&bytes), &landed, err);
     }
     if (status == KAWS_UNCERTAIN)
         ring->uncertain = 1;
     if (landed) {
         ring->state = state;
-        (void)kaws__cache_add(&ring->cache, e);
+        (void)kaws__table_add(&ring->table, e);
         kaws__ring_note(ring, "added a key to");
     } else {
-        kaws__cache_drop(&ring->cache, e);
+        kaws__table_discard(&ring->hooks, e);
     }
     kaws__buf_free(&bytes);
     return status;
@@ -10137,7 +10137,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 /* Writes a new file of these entries (but one, if `skip` is among them) in the
  * place of the old. *landed says whether it is there. Within a change. */
 static kaws_status
-kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
+kaws__ring_replace(kaws *ring, const kaws__row *places, size_t count,
                    const kaws__entry *skip, int *landed, kaws_error *err)
 {
     uint8_t header[KAWS__STORE_HEADER], digest[32];
@@ -10151,7 +10151,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
     *landed = 0;
     for (i = 0; i < count; i++)
         if (places[i].entry != skip)
-            size += kaws__cache_record(places[i].entry).len + 32;
+            size += kaws__table_record(places[i].entry).len + 32;
     if (status == KAWS_OK)
         status = kaws__file_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
@@ -10160,7 +10160,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
         for (i = 0; i < count; i++) {
             if (places[i].entry == skip)
                 continue;
-            record = kaws__cache_record(places[i].entry);
+            record = kaws__table_record(places[i].entry);
             kaws__crypto_update(&state, record.at, record.len);
             kaws__store_seal(&state, digest);
             kaws__file_put(&w, record.at, record.len);
@@ -10192,18 +10192,18 @@ kaws__ring_count_records(kaws_bytes all, uint64_t good)
 }
 
 
-/* Takes the records of a file that adds up into the cache, where they stand in
+/* Takes the records of a file that adds up into the table, where they stand in
  * its image. */
 static kaws_status
 kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
 {
-    kaws_bytes all = kaws__buf_view(&ring->cache.image);
+    kaws_bytes all = kaws__buf_view(&ring->table.image);
     size_t at = KAWS__STORE_HEADER;
     kaws__record r;
     kaws__entry *e;
     const char *wrong;
 
-    if (!kaws__cache_reserve(&ring->cache, kaws__ring_count_records(all, good)))
+    if (!kaws__table_reserve(&ring->table, kaws__ring_count_records(all, good)))
         return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
                              "memory");
     while (at < good) {
@@ -10214,8 +10214,8 @@ kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
             wrong = "an entry's length does not match its check";
         else
             wrong = kaws__store_parse(record, &r);
-        e = (kaws__entry *)(ring->cache.image.at + at);
-        if (wrong == NULL && !kaws__cache_add(&ring->cache, e))
+        e = (kaws__entry *)(ring->table.image.at + at);
+        if (wrong == NULL && !kaws__table_add(&ring->table, e))
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(ring->file.shown, at, wrong, err);
@@ -10261,7 +10261,7 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
         return status;
     if (!ring->file.exists)
         return kaws__ring_create(ring, err);
-    all = kaws__cache_keep(&ring->cache, bytes);
+    all = kaws__table_adopt(&ring->table, bytes);
     status = kaws__store_check(ring->file.shown, all, &found, err);
     if (status != KAWS_OK)
         return status;
@@ -10293,7 +10293,7 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     if (ring->hooks.random(ring->hooks.ctx, seed, sizeof seed) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
                              "bytes");
-    kaws__cache_open(&ring->cache, &ring->hooks, seed);
+    kaws__table_open(&ring->table, &ring->hooks, seed);
     kaws__buf_init(&bytes, &ring->hooks);
     status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
                              err);
@@ -10318,20 +10318,20 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
 static void
 kaws__ring_anchor(kaws *ring)
 {
-    char text[KAWS__KMS_ID_MAX + 1];
+    char text[KAWS__ARN_MAX + 1];
     kaws__record r;
     kaws__arn arn, last;
     size_t i;
 
-    for (i = 0; i < ring->cache.count; i++) {
+    for (i = 0; i < ring->table.count; i++) {
         (void)kaws__store_parse(
-                  kaws__cache_record(ring->cache.places[i].entry), &r);
-        (void)kaws__kms_arn(r.arn, i == 0 ? &last : &arn);
+                  kaws__table_record(ring->table.rows[i].entry), &r);
+        (void)kaws__arn_parse(r.arn, i == 0 ? &last : &arn);
         if (i > 0 && (!kaws__buf_same(arn.partition, last.partition) ||
                       !kaws__buf_same(arn.account, last.account)))
             return;
     }
-    if (ring->cache.count > 0 &&
+    if (ring->table.count > 0 &&
         kaws__buf_copy_text(text, sizeof text, r.arn))
         kaws__kms_anchor(&ring->kms, text);
 }
@@ -10343,13 +10343,13 @@ kaws__ring_hooks(kaws_hooks *hooks)
     if (hooks->memory == NULL)
         hooks->memory = kaws__mem_builtin;
     if (hooks->now_ms == NULL)
-        hooks->now_ms = kaws__plat_now_ms;
+        hooks->now_ms = kaws__sys_now_ms;
     if (hooks->ticks_ms == NULL)
-        hooks->ticks_ms = kaws__plat_ticks_ms;
+        hooks->ticks_ms = kaws__sys_ticks_ms;
     if (hooks->sleep_ms == NULL)
-        hooks->sleep_ms = kaws__plat_sleep_ms;
+        hooks->sleep_ms = kaws__sys_sleep_ms;
     if (hooks->random == NULL)
-        hooks->random = kaws__plat_random;
+        hooks->random = kaws__sys_random;
 }
 
 
@@ -10377,7 +10377,7 @@ kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
             continue;
         kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
         if (i < PATHS)
-            kaws__plat_tidy((char *)ring->strings.at + at);
+            kaws__disk_tidy_path((char *)ring->strings.at + at);
         *texts[i] = (const char *)ring->strings.at + at;
     }
     if (ring->strings.failed)
@@ -10417,11 +10417,11 @@ kaws__ring_free(kaws *ring)
 
     kaws__kms_close(&ring->kms);
     kaws__file_close(&ring->file);
-    kaws__cache_close(&ring->cache);
+    kaws__table_close(&ring->table);
     kaws__buf_free(&ring->strings);
-    kaws__plat_lock_free(&ring->lock);
-    kaws__plat_lock_free(&ring->settings);
-    kaws__plat_turn_free(&ring->turn);
+    kaws__thread_lock_free(&ring->lock);
+    kaws__thread_lock_free(&ring->settings);
+    kaws__thread_turn_free(&ring->turn);
     kaws__mem_free(&hooks, ring, sizeof *ring);
 }
 
@@ -10429,14 +10429,14 @@ kaws__ring_free(kaws *ring)
 static int
 kaws__ring_locks(kaws *ring)
 {
-    if (kaws__plat_lock_init(&ring->lock) != 0)
+    if (kaws__thread_lock_init(&ring->lock) != 0)
         return 0;
-    if (kaws__plat_lock_init(&ring->settings) == 0) {
-        if (kaws__plat_turn_init(&ring->turn) == 0)
+    if (kaws__thread_lock_init(&ring->settings) == 0) {
+        if (kaws__thread_turn_init(&ring->turn) == 0)
             return 1;
-        kaws__plat_lock_free(&ring->settings);
+        kaws__thread_lock_free(&ring->settings);
     }
-    kaws__plat_lock_free(&ring->lock);
+    kaws__thread_lock_free(&ring->lock);
     return 0;
 }
 
@@ -10503,13 +10503,13 @@ kaws_close(kaws *ring)
 
 /* ---- asking KMS to prove itself ---------------------------------------- */
 
-/* Seals a throw-away byte with the aim, and asks whether KMS would open it
+/* Seals a throw-away byte with the target, and asks whether KMS would open it
  * again. `sealed` tells the ARN and the material that sealed it. */
 static kaws_status
-kaws__ring_prove(kaws__op *op, const kaws__aim *aim, kaws_sealed *sealed,
+kaws__ring_prove(kaws__op *op, const kaws__target *target, kaws_sealed *sealed,
                  kaws_error *err)
 {
-    kaws_status status = kaws__kms_generate(op, aim, &kaws__ring_app_context,
+    kaws_status status = kaws__kms_generate(op, target, &kaws__ring_app_context,
                                             1, NULL, sealed, err);
 
     if (status == KAWS_OK)
@@ -10524,7 +10524,7 @@ kaws_check(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_sealed sealed;
     kaws_status status;
 
@@ -10533,28 +10533,28 @@ kaws_check(kaws *ring, kaws_error *err)
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     op = kaws__kms_begin(&ring->kms);
-    status = kaws__kms_aim(&ring->kms, &aim, err);
+    status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__ring_prove(&op, &aim, &sealed, err);
+        status = kaws__ring_prove(&op, &target, &sealed, err);
     return status;
 }
 
 
-/* The aim that new keys are sealed with, by its ARN: what an alias or an id
+/* The target that new keys are sealed with, by its ARN: what an alias or an id
  * means is asked of KMS, and so is whether the key works. */
 static kaws_status
-kaws__ring_exact(kaws__op *op, kaws__aim *exact, kaws_sealed *sealed,
+kaws__ring_exact(kaws__op *op, kaws__target *exact, kaws_sealed *sealed,
                  kaws_error *err)
 {
-    kaws__aim aim;
-    kaws_status status = kaws__kms_aim(op->kms, &aim, err);
+    kaws__target target;
+    kaws_status status = kaws__kms_target(op->kms, &target, err);
 
     if (status == KAWS_OK)
-        status = kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
+        status = kaws__kms_generate(op, &target, &kaws__ring_app_context, 1, NULL,
                                     sealed, err);
     if (status == KAWS_OK) {
         memset(exact, 0, sizeof *exact);
-        status = kaws__kms_aim_at(exact, sealed->kms_key_arn, "", err);
+        status = kaws__arn_target(exact, sealed->kms_key_arn, "", err);
     }
     return status;
 }
@@ -10566,17 +10566,17 @@ kaws__ring_exact(kaws__op *op, kaws__aim *exact, kaws_sealed *sealed,
 static kaws_status
 kaws__ring_know_home(kaws__op *op, const char *arn, kaws_error *err)
 {
-    kaws__aim aim, other;
+    kaws__target target, other;
     kaws_sealed sealed;
 
     if (kaws__kms_anchored(op->kms) ||
-        kaws__kms_aim(op->kms, &aim, NULL) != KAWS_OK)
+        kaws__kms_target(op->kms, &target, NULL) != KAWS_OK)
         return KAWS_OK;
     if (arn != NULL && kaws__kms_trusts(op->kms, arn) &&
-        kaws__kms_aim_at(&other, arn, "", NULL) == KAWS_OK &&
-        kaws__kms_partition(other.region) == kaws__kms_partition(aim.region))
+        kaws__arn_target(&other, arn, "", NULL) == KAWS_OK &&
+        kaws__kms_partition(other.region) == kaws__kms_partition(target.region))
         return KAWS_OK;
-    return kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
+    return kaws__kms_generate(op, &target, &kaws__ring_app_context, 1, NULL,
                               &sealed, err);
 }
 
@@ -10612,7 +10612,7 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     if (status == KAWS_OK) {
         status = kaws__ring_absent(ring, key_id, user_id, err);
         if (status == KAWS_OK && !record.failed)
-            e = kaws__cache_new(&ring->cache, kaws__buf_view(&record));
+            e = kaws__table_new(&ring->hooks, kaws__buf_view(&record));
         if (status == KAWS_OK && e == NULL)
             status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of "
                                    "memory");
@@ -10628,7 +10628,7 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 /* What generate and store ask before they ask KMS: the first look. */
 static kaws_status
 kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
-                      kaws_bytes *key_id, kaws_bytes *user_id, kaws__aim *aim,
+                      kaws_bytes *key_id, kaws_bytes *user_id, kaws__target *target,
                       kaws_error *err)
 {
     kaws_status status;
@@ -10641,14 +10641,14 @@ kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
     if (status == KAWS_OK)
         status = kaws__ring_may_change(ring, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, aim, err);
+        status = kaws__kms_target(&ring->kms, target, err);
     if (status != KAWS_OK)
         return status;
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     status = kaws__ring_certain(ring, err);
     if (status == KAWS_OK)
         status = kaws__ring_absent(ring, *key_id, *user_id, err);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     return status;
 }
 
@@ -10661,7 +10661,7 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
     kaws_error spare;
     kaws_bytes key_id, user_id;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
     kaws_status status;
@@ -10671,13 +10671,13 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
     if (len < 1 || len > KAWS_GENERATE_MAX)
         return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
                                    err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &target,
                                    err);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_generate(&op, &aim, &bound.context, len, NULL, &sealed,
+    status = kaws__kms_generate(&op, &target, &bound.context, len, NULL, &sealed,
                                 err);
     if (status == KAWS_OK)
         status = kaws__ring_keep(ring, key_id, user_id, type, len, &sealed,
@@ -10706,10 +10706,10 @@ kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
     if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     noted = ring->unproved;
     ring->unproved = 1;
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     if (!noted)
         kaws__err_log(&ring->hooks, 2, "keys are stored without the proof that "
                       "AWS KMS opens them again: that takes kms:Decrypt");
@@ -10725,7 +10725,7 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     kaws_error spare;
     kaws_bytes key_id, user_id;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
     kaws_status status;
@@ -10734,13 +10734,13 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     kaws__err_clear(err);
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
         return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &target,
                                    err);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_encrypt(&op, &aim, &bound.context, plain, &sealed, err);
+    status = kaws__kms_encrypt(&op, &target, &bound.context, plain, &sealed, err);
     if (status == KAWS_OK)
         status = kaws__ring_prove_key(ring, &op, &bound.context, &sealed,
                                       plain, err);
@@ -10806,7 +10806,7 @@ kaws__ring_copy_free(kaws *ring, kaws__copy *copy)
 static void
 kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
 {
-    kaws_bytes bytes = kaws__cache_record(e);
+    kaws_bytes bytes = kaws__table_record(e);
 
     memcpy(copy->bytes, bytes.at, bytes.len);
     bytes.at = copy->bytes;
@@ -10830,11 +10830,11 @@ kaws__ring_find(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     *copy = kaws__ring_copy_new(ring);
     if (*copy == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of memory");
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
     if (status == KAWS_OK)
         kaws__ring_copy(ring, e, *copy);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     return status;
 }
 
@@ -10932,19 +10932,19 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
         status = kaws__ring_may_change(ring, err);
     if (status != KAWS_OK)
         return status;
-    kaws__plat_lock(&ring->lock);         /* what is not there waits for none */
+    kaws__thread_lock(&ring->lock);         /* what is not there waits for none */
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     if (status == KAWS_OK)
         status = kaws__ring_begin(ring, err);
     if (status != KAWS_OK)
         return status;
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
     if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, ring->cache.places,
-                                    ring->cache.count, e, &landed, err);
+        status = kaws__ring_replace(ring, ring->table.rows,
+                                    ring->table.count, e, &landed, err);
     if (landed) {
-        kaws__cache_remove(&ring->cache, e);
+        kaws__table_remove(&ring->table, e);
         kaws__ring_note(ring, "removed a key from");
     }
     kaws__ring_end(ring);
@@ -10978,7 +10978,7 @@ kaws__ring_walk_text(char **at, kaws_bytes text)
 
 
 static void
-kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
+kaws__ring_walk_fill(kaws_walk *walk, const kaws__table *table)
 {
     kaws_entry_info *info = walk->all;
     char *texts = (char *)(info + walk->count);
@@ -10986,7 +10986,7 @@ kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
     size_t i;
 
     for (i = 0; i < walk->count; i++, info++) {
-        (void)kaws__store_parse(kaws__cache_record(cache->places[i].entry), &r);
+        (void)kaws__store_parse(kaws__table_record(table->rows[i].entry), &r);
         info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
         info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
         info->type = kaws__ring_walk_text(&texts, r.type);
@@ -11012,10 +11012,10 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
         *walk = NULL;
     if (ring == NULL || walk == NULL)
         return kaws__ring_argument("ring and walk must not be NULL", err);
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     /* Of each record four texts, and their NULs. */
-    for (i = 0; i < ring->cache.count; i++) {
-        record = kaws__cache_record(ring->cache.places[i].entry);
+    for (i = 0; i < ring->table.count; i++) {
+        record = kaws__table_record(ring->table.rows[i].entry);
         size += sizeof(kaws_entry_info) + record.at[9] + record.at[10] +
                 record.at[11] + (size_t)kaws__store_get(record.at + 14, 2) + 4;
     }
@@ -11023,10 +11023,10 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
     if (w != NULL) {
         w->hooks = ring->hooks;
         w->size = size;
-        w->count = ring->cache.count;
-        kaws__ring_walk_fill(w, &ring->cache);
+        w->count = ring->table.count;
+        kaws__ring_walk_fill(w, &ring->table);
     }
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     if (w == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "walking over the keys: out of "
                              "memory");
@@ -11068,7 +11068,7 @@ static kaws_status
 kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
 {
     kaws__arn arn;
-    int whole = kaws__kms_arn(kaws__buf_of(kms_key_id), &arn);
+    int whole = kaws__arn_parse(kaws__buf_of(kms_key_id), &arn);
     int trusted = !whole || kaws__kms_trusts(op->kms, kms_key_id);
     kaws_status status = kaws__ring_know_home(op, NULL, err);
 
@@ -11092,16 +11092,16 @@ kaws__ring_choice(kaws *ring, const char *kms_key_id, const char *region,
     kaws_bytes want = kaws__buf_of(region != NULL ? region : "");
 
     kaws__kms_choice(&ring->kms, choice);
-    if (region != NULL && !kaws__kms_region_ok(want))
+    if (region != NULL && !kaws__arn_region_ok(want))
         return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
                              "such as eu-west-1",
                              kaws__text_show(shown, sizeof shown, want));
     if (region != NULL)
         (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
-    if (kms_key_id == NULL && choice->aim.key_id[0] == '\0')
+    if (kms_key_id == NULL && choice->target.key_id[0] == '\0')
         return KAWS_OK;                   /* none, and none is to be          */
-    return kaws__kms_aim_at(&choice->aim, kms_key_id != NULL ? kms_key_id
-                            : choice->aim.key_id, choice->region, err);
+    return kaws__arn_target(&choice->target, kms_key_id != NULL ? kms_key_id
+                            : choice->target.key_id, choice->region, err);
 }
 
 
@@ -11112,7 +11112,7 @@ kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
 {
     kaws__op op = kaws__kms_begin(&ring->kms);
     kaws__choice now;
-    kaws__aim there = choice->aim;
+    kaws__target there = choice->target;
     int another, moves, known;
     kaws_sealed sealed;
     kaws_status status = KAWS_OK;
@@ -11120,13 +11120,13 @@ kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
     if (there.key_id[0] == '\0')
         return KAWS_OK;
     kaws__kms_choice(&ring->kms, &now);
-    another = strcmp(now.aim.key_id, there.key_id) != 0;
+    another = strcmp(now.target.key_id, there.key_id) != 0;
     moves = strcmp(now.region, choice->region) != 0;
     if (another)
         status = kaws__ring_may_use(&op, there.key_id, err);
     known = kaws__kms_anchored(&ring->kms);
     if (status == KAWS_OK &&
-        (another || !moves || strcmp(now.aim.region, there.region) != 0)) {
+        (another || !moves || strcmp(now.target.region, there.region) != 0)) {
         status = kaws__ring_prove(&op, &there, &sealed, err);
         if (status == KAWS_OK)
             memcpy(choice->arn, sealed.kms_key_arn, sizeof choice->arn);
@@ -11160,14 +11160,14 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
         return KAWS_OK;
-    kaws__plat_lock(&ring->settings);
+    kaws__thread_lock(&ring->settings);
     /* Again if a tried one was taken meanwhile: to try more takes the lock */
     do {
         status = kaws__ring_choice(ring, kms_key_id, region, &choice, err);
         if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &choice, err);
     } while (status == KAWS_OK && !kaws__kms_choose(&ring->kms, &choice, take));
-    kaws__plat_unlock(&ring->settings);
+    kaws__thread_unlock(&ring->settings);
     return status;
 }
 
@@ -11235,7 +11235,7 @@ kaws_reload_creds(kaws *ring, kaws_error *err)
  * done when it is granted. Gives up after the timeout, by the clock or, if that
  * stands still, by its own pauses. */
 static kaws_status
-kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
+kaws__ring_see_rotation(kaws *ring, const kaws__target *target,
                         const kaws_sealed *before, kaws_error *err)
 {
     kaws__op wait = kaws__kms_begin(&ring->kms), op;
@@ -11246,7 +11246,7 @@ kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
 
     for (;;) {
         op = kaws__kms_begin(&ring->kms);
-        status = kaws__kms_generate(&op, aim, &kaws__ring_app_context, 1, NULL,
+        status = kaws__kms_generate(&op, target, &kaws__ring_app_context, 1, NULL,
                                     &now, err);
         if (status != KAWS_OK ||
             strcmp(now.key_material_id, before->key_material_id) != 0)
@@ -11259,21 +11259,21 @@ kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
     }
     kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s, "
                   "but still seals with the old key material: re-wrap the keys "
-                  "later", aim->key_id);
+                  "later", target->key_id);
     return KAWS_OK;
 }
 
 
 static void
-kaws__ring_await_rotation(kaws *ring, const kaws__aim *aim,
+kaws__ring_await_rotation(kaws *ring, const kaws__target *target,
                           const kaws_sealed *before, kaws_error *err)
 {
     if (before->key_material_id[0] == '\0' ||    /* this KMS does not say    */
-        kaws__ring_see_rotation(ring, aim, before, err) == KAWS_OK)
+        kaws__ring_see_rotation(ring, target, before, err) == KAWS_OK)
         return;
     /* Granted is granted: what failed is only our look at it. */
     kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s; "
-                  "whether it is done could not be seen: %s", aim->key_id,
+                  "whether it is done could not be seen: %s", target->key_id,
                   err->text);
     kaws__err_clear(err);
 }
@@ -11285,7 +11285,7 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
     kaws__op op;
-    kaws__aim exact;
+    kaws__target exact;
     kaws_sealed before;
     kaws_status status;
 
@@ -11311,9 +11311,9 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
  * the n-th of `fresh`, so `fresh` is in the order of the serials. */
 typedef struct kaws__rewrap {
     kaws         *ring;
-    kaws__aim     aim;            /* the target, fixed at the start           */
+    kaws__target     target;            /* the target, fixed at the start           */
     uint64_t      next, limit;    /* serials                                  */
-    kaws__place  *fresh;
+    kaws__row  *fresh;
     uint64_t     *ids;            /* two a key: digests of request ids        */
     size_t        claimed, max;
     size_t        renewed;        /* how many have other material than before */
@@ -11331,18 +11331,18 @@ kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
     size_t at;
     int found = 0;
 
-    kaws__plat_lock(&ring->lock);
-    at = kaws__cache_from(&ring->cache, w->next);
+    kaws__thread_lock(&ring->lock);
+    at = kaws__table_from(&ring->table, w->next);
     if (w->status == KAWS_OK && w->claimed < w->max &&
-        at < ring->cache.count &&
-        ring->cache.places[at].serial < w->limit) {
-        kaws__ring_copy(ring, ring->cache.places[at].entry, copy);
-        w->next = ring->cache.places[at].serial + 1;
+        at < ring->table.count &&
+        ring->table.rows[at].serial < w->limit) {
+        kaws__ring_copy(ring, ring->table.rows[at].entry, copy);
+        w->next = ring->table.rows[at].serial + 1;
         *index = w->claimed++;
-        w->fresh[*index].serial = ring->cache.places[at].serial;
+        w->fresh[*index].serial = ring->table.rows[at].serial;
         found = 1;
     }
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     return found;
 }
 
@@ -11363,7 +11363,7 @@ kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
     kaws__buf_init(&bytes, &ring->hooks);
     kaws__store_record(&bytes, &r);
     if (!bytes.failed)
-        e = kaws__cache_new(&ring->cache, kaws__buf_view(&bytes));
+        e = kaws__table_new(&ring->hooks, kaws__buf_view(&bytes));
     kaws__buf_free(&bytes);
     return e;
 }
@@ -11377,7 +11377,7 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
 {
     kaws__kms *kms = &w->ring->kms;
     kaws__op op = kaws__kms_begin(kms);
-    kaws_status status = kaws__kms_reencrypt(&op, &w->aim,
+    kaws_status status = kaws__kms_reencrypt(&op, &w->target,
                                              &copy->bound.context,
                                              &copy->sealed,
                                              copy->record.plain_len, sealed,
@@ -11431,7 +11431,7 @@ kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
         if (e == NULL)
             status = kaws__err_set(&err, KAWS_MEMORY, "out of memory");
     }
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     w->fresh[index].entry = e;
     ring->rewrap_done += e != NULL;
     if (e != NULL &&
@@ -11440,7 +11440,7 @@ kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
         w->renewed++;
     if (status != KAWS_OK)
         kaws__ring_rewrap_fail(w, copy, &err);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
 }
 
 
@@ -11453,11 +11453,11 @@ kaws__ring_rewrap_worker(void *arg)
     size_t index;
 
     if (copy == NULL) {
-        kaws__plat_lock(&ring->lock);
+        kaws__thread_lock(&ring->lock);
         if (w->status == KAWS_OK)
             w->status = kaws__err_set(&w->err, KAWS_MEMORY, "re-wrapping: out "
                                       "of memory");
-        kaws__plat_unlock(&ring->lock);
+        kaws__thread_unlock(&ring->lock);
         return;
     }
     while (kaws__ring_rewrap_claim(w, copy, &index))
@@ -11480,11 +11480,11 @@ kaws__ring_by_number(const void *a, const void *b)
 static int
 kaws__ring_by_blob(const void *a, const void *b)
 {
-    const kaws__place *x = a, *y = b;
+    const kaws__row *x = a, *y = b;
     kaws__record r, q;
 
-    if (kaws__store_parse(kaws__cache_record(x->entry), &r) != NULL ||
-        kaws__store_parse(kaws__cache_record(y->entry), &q) != NULL)
+    if (kaws__store_parse(kaws__table_record(x->entry), &r) != NULL ||
+        kaws__store_parse(kaws__table_record(y->entry), &q) != NULL)
         return 0;                         /* never: we have just made them   */
     if (r.blob.len != q.blob.len)
         return r.blob.len < q.blob.len ? -1 : 1;
@@ -11498,7 +11498,7 @@ static kaws_status
 kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
 {
     size_t n = w->claimed, i;
-    kaws__place *sorted;
+    kaws__row *sorted;
     int twice = 0;
 
     if (n == 0)
@@ -11526,9 +11526,9 @@ static kaws_status
 kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
 {
     kaws *ring = w->ring;
-    kaws__cache *cache = &ring->cache;
-    size_t count = cache->count, i, f = 0;
-    kaws__place *list = kaws__mem_new(&ring->hooks,
+    kaws__table *table = &ring->table;
+    size_t count = table->count, i, f = 0;
+    kaws__row *list = kaws__mem_new(&ring->hooks,
                                       (count + 1) * sizeof *list);
     int landed = 0;
     kaws_status status;
@@ -11536,7 +11536,7 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     if (list == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     for (i = 0; i < count; i++) {
-        list[i] = cache->places[i];
+        list[i] = table->rows[i];
         while (f < w->claimed && w->fresh[f].serial < list[i].serial)
             f++;                          /* removed in the meantime         */
         if (f < w->claimed && w->fresh[f].serial == list[i].serial)
@@ -11544,12 +11544,12 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     }
     status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
     for (i = 0, f = 0; landed && i < count; i++) {
-        if (list[i].entry == cache->places[i].entry)
+        if (list[i].entry == table->rows[i].entry)
             continue;
         while (w->fresh[f].serial != list[i].serial)
             f++;
-        w->fresh[f++].entry = NULL;       /* the cache's from here on        */
-        kaws__cache_swap(cache, i, list[i].entry);
+        w->fresh[f++].entry = NULL;       /* the table's from here on        */
+        kaws__table_swap(table, i, list[i].entry);
     }
     kaws__mem_free(&ring->hooks, list, (count + 1) * sizeof *list);
     if (landed)
@@ -11565,7 +11565,7 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
     kaws_status status;
     size_t i, threads = (size_t)ring->rewrap_parallel;
 
-    kaws__plat_parallel((int)(threads < w->max ? threads : w->max),
+    kaws__thread_parallel((int)(threads < w->max ? threads : w->max),
                         kaws__ring_rewrap_worker, w);
     status = w->status;
     if (status != KAWS_OK)
@@ -11578,10 +11578,10 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
         status = kaws__ring_rewrap_commit(w, err);
         kaws__ring_end(ring);
     }
-    kaws__plat_lock(&ring->lock);
-    for (i = 0; i < w->claimed; i++)      /* drop looks at the cache's image */
-        kaws__cache_drop(&ring->cache, w->fresh[i].entry);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
+    for (i = 0; i < w->claimed; i++)      /* drop looks at the table's image */
+        kaws__table_discard(&ring->hooks, w->fresh[i].entry);
+    kaws__thread_unlock(&ring->lock);
     return status;
 }
 
@@ -11627,10 +11627,10 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_may_change(ring, err);
     if (status == KAWS_OK)
-        status = kaws__ring_exact(&op, &w.aim, &sealed, err);
+        status = kaws__ring_exact(&op, &w.target, &sealed, err);
     if (status != KAWS_OK)
         return status;
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     status = kaws__ring_certain(ring, err);
     if (status == KAWS_OK && ring->rewrapping)
         status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
@@ -11638,21 +11638,21 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
                                (unsigned long)ring->rewrap_done,
                                (unsigned long)ring->rewrap_total);
     if (status == KAWS_OK) {
-        w.limit = ring->cache.next_serial;
-        w.max = ring->cache.count;
+        w.limit = ring->table.next_serial;
+        w.max = ring->table.count;
         ring->rewrapping = 1;
         ring->rewrap_done = 0;
         ring->rewrap_total = w.max;
     }
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     if (status != KAWS_OK)
         return status;
     if (w.max > 0)
         status = kaws__ring_rewrap_run(&w, err);
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     ring->rewrapping = 0;
     ring->rewrap_done = ring->rewrap_total = 0;
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     return status;
 }
 
@@ -11666,19 +11666,19 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     memset(stats, 0, sizeof *stats);
     if (ring == NULL)
         return;
-    kaws__plat_lock(&ring->lock);
-    stats->keys = ring->cache.count;
+    kaws__thread_lock(&ring->lock);
+    stats->keys = ring->table.count;
     stats->rewrap_done = ring->rewrap_done;
     stats->rewrap_total = ring->rewrap_total;
     memcpy(stats->checksum, kaws__file_sum(&ring->file),
            sizeof stats->checksum);
-    kaws__plat_unlock(&ring->lock);
-    kaws__plat_lock(&ring->kms.lock);
+    kaws__thread_unlock(&ring->lock);
+    kaws__thread_lock(&ring->kms.lock);
     stats->kms_requests = ring->kms.requests;
     stats->kms_errors = ring->kms.errors;
     stats->kms_retries = ring->kms.retries;
     stats->kms_time_us = ring->kms.time_us;
-    kaws__plat_unlock(&ring->kms.lock);
+    kaws__thread_unlock(&ring->kms.lock);
 }
 
 
@@ -11738,7 +11738,7 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
                  kaws_error *err)
 {
     kaws_sealed probe;
-    kaws__aim exact;
+    kaws__target exact;
     kaws__arn arn;
     kaws_status status;
 
@@ -11754,7 +11754,7 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
                    sizeof out->kms_key_arn);
         return status;
     }
-    if (!kaws__kms_arn(kaws__buf_of(in->kms_key_arn), &arn) ||
+    if (!kaws__arn_parse(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
                                    err);
@@ -11771,7 +11771,7 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -11787,9 +11787,9 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__kms_generate(&op, &aim, ctx, len, plain, out, err);
+        status = kaws__kms_generate(&op, &target, ctx, len, plain, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -11805,7 +11805,7 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -11820,9 +11820,9 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__kms_encrypt(&op, &aim, ctx, plain, out, err);
+        status = kaws__kms_encrypt(&op, &target, ctx, plain, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -11882,7 +11882,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_sealed *work;                    /* given, fresh: much for a stack  */
     kaws_status status;
 
@@ -11901,11 +11901,11 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
         status = kaws__ring_given(&op, in, &work[0], err);
     if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &aim, ctx, &work[0], 0, &work[1],
+        status = kaws__kms_reencrypt(&op, &target, ctx, &work[0], 0, &work[1],
                                      err);
     if (status == KAWS_OK)
         *out = work[1];

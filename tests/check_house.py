@@ -201,7 +201,7 @@ def length(source):
     lines = {item.name: (item.last - item.first + 1, item.first) for item in source.functions}
     for name, (count, first) in lines.items():
         if count > LENGTH and name not in LONG_FUNCTIONS:
-            yield first, f"{name} has {count} lines", f"split it: {LENGTH} at most, 40 is the aim"
+            yield first, f"{name} has {count} lines", f"split it: {LENGTH} at most, 40 is the target"
     short = sum(count < MOSTLY for count, _ in lines.values())
     if short < 0.9 * len(lines):
         yield (1, f"only {short} of {len(lines)} functions are under {MOSTLY} lines",

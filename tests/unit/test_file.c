@@ -335,8 +335,8 @@ test_long_names(void **state)
         assert_int_equal(w->err.os, rows[i].fits ? 0 : ENAMETOOLONG);
         assert_int_equal(stat(lock, &st) == 0, rows[i].fits);
         if (rows[i].fits) {
-            assert_int_equal(kaws__plat_open(f.aside, KAWS__NEW, &fd), 0);
-            kaws__plat_close(fd);
+            assert_int_equal(kaws__disk_open(f.aside, KAWS__NEW, &fd), 0);
+            kaws__disk_close(fd);
             assert_int_equal(remove(f.aside) | remove(lock), 0);
         }
         kaws__file_close(&f);
@@ -966,11 +966,11 @@ test_other_bytes_in_it(void **state)
     for (how = 0; how < 4; how++) {
         open_old(w, &f);
         assert_int_equal(truncate(w->f.data, OLD_LEN - 1), 0);
-        EXPECT(w, KAWS_CHANGED, "its size is another", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its size has changed", change(w, &f, how));
         assert_int_equal(truncate(w->f.data, 0), 0);
-        EXPECT(w, KAWS_CHANGED, "its size is another", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its size has changed", change(w, &f, how));
         spill(w->f.data, OLD "x", OLD_LEN + 1);
-        EXPECT(w, KAWS_CHANGED, "its size is another", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its size has changed", change(w, &f, how));
         for (i = OLD_LEN - 32; i < OLD_LEN; i++) {
             memcpy(bytes, OLD, OLD_LEN);
             bytes[i] ^= 1;
@@ -979,7 +979,7 @@ test_other_bytes_in_it(void **state)
             assert_int_equal(write(fd, bytes, OLD_LEN), OLD_LEN);
             close(fd);
             disk_trace[0] = '\0';
-            EXPECT(w, KAWS_CHANGED, "its checksum is another",
+            EXPECT(w, KAWS_CHANGED, "its checksum has changed",
                    change(w, &f, how));
             assert_string_equal(disk_trace, "");
         }
@@ -1181,7 +1181,7 @@ test_foreseen(void **state)
         open_old(w, &f);
         assert_int_equal(fake_logged(&w->f, 1, "cannot be changed, so no key "
                                      "can be removed"), 1);
-        assert_int_equal(fake_logged(&w->f, 1, kaws__plat_error(reasons[i])),
+        assert_int_equal(fake_logged(&w->f, 1, kaws__sys_error_text(reasons[i])),
                          1);
         kaws__file_close(&f);
     }
@@ -1211,8 +1211,8 @@ test_edited_in_place(void **state)
         close(fd);
         age(w->f.data);
         disk_trace[0] = '\0';
-        EXPECT(w, KAWS_CHANGED, "its bytes are others", change(w, &f, how));
-        EXPECT(w, KAWS_CHANGED, "its bytes are others", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its bytes have changed", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its bytes have changed", change(w, &f, how));
         assert_string_equal(disk_trace, "");
         kaws__file_close(&f);
     }
@@ -1233,13 +1233,13 @@ test_touched(void **state)
     int fd;
 
     memset(big, 'x', sizeof big);
-    memset(big + KAWS__STORE_CELL, 0, 16);
+    memset(big + KAWS__STORE_COMMITTED, 0, 16);
     kaws__crypto_sha256(big + sizeof big - 32, all);
     spill(w->f.data, big, sizeof big);
     EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
     EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
     kaws__buf_free(&bytes);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_note(&f, KAWS__STORE_CELL, patch,
+    EXPECT(w, KAWS_OK, NULL, kaws__file_note(&f, KAWS__STORE_COMMITTED, patch,
                                              &w->err));
     age(w->f.data);
     disk_fail("pread", 1, EIO, 1);
@@ -1257,7 +1257,7 @@ test_touched(void **state)
     assert_int_equal(write(fd, "X", 1), 1);
     close(fd);
     age(w->f.data);
-    EXPECT(w, KAWS_CHANGED, "its bytes are others", change(w, &f, 3));
+    EXPECT(w, KAWS_CHANGED, "its bytes have changed", change(w, &f, 3));
     kaws__file_close(&f);
 }
 
