@@ -805,8 +805,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     EXPECT(w, KAWS_OK, NULL, status);
-    assert_int_equal(n, 7);               /* six locks and a page             */
-    assert_int_equal(locks, before + 6);
+    assert_int_equal(n, 9);               /* eight locks and a page           */
+    assert_int_equal(locks, before + 8);
     world_close(w);
     assert_int_equal(locks, before);
 }
