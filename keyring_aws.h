@@ -6339,25 +6339,25 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
  * connection that brought such a reply is not used again.
  *
  * An operation is what a caller asked for: one call or a few, which share its
- * time. An aim is a KMS key and the region to ask. Where there is an ARN, its
- * region is the aim's, so an old entry stays readable whatever the settings say
+ * time. An target is a KMS key and the region to ask. Where there is an ARN, its
+ * region is the target's, so an old entry stays readable whatever the settings say
  * now.
  */
 
-#define KAWS__KMS_ID_MAX     255  /* of a KMS key id, alias or ARN            */
-#define KAWS__KMS_REGION_MAX  32
+#define KAWS__ARN_MAX     255  /* of a KMS key id, alias or ARN            */
+#define KAWS__ARN_REGION_MAX  32
 #define KAWS__KMS_REPLY_MAX 16384 /* the longest we can need is under 12 KB   */
 #define KAWS__KMS_RINSE     4096  /* spaces behind a body with a plaintext    */
 
-typedef struct kaws__aim {
-    char key_id[KAWS__KMS_ID_MAX + 1];
-    char region[KAWS__KMS_REGION_MAX + 1];
-} kaws__aim;
+typedef struct kaws__target {
+    char key_id[KAWS__ARN_MAX + 1];
+    char region[KAWS__ARN_REGION_MAX + 1];
+} kaws__target;
 
 typedef struct kaws__choice {     /* one value: neither counts by itself      */
-    kaws__aim aim;
-    char      region[KAWS__KMS_REGION_MAX + 1];     /* for ids and aliases    */
-    char      arn[KAWS__KMS_ID_MAX + 1];   /* what sealed a trial; "" = none  */
+    kaws__target target;
+    char      region[KAWS__ARN_REGION_MAX + 1];     /* for ids and aliases    */
+    char      arn[KAWS__ARN_MAX + 1];   /* what sealed a trial; "" = none  */
     unsigned  since;              /* how many were taken when it was begun    */
 } kaws__choice;
 
@@ -6372,12 +6372,12 @@ typedef struct kaws__kms {
     const char *endpoint, *accounts;   /* borrowed; may be NULL               */
     int         max_attempts;
     kaws__lock  lock;             /* guards all below                         */
-    char        region[KAWS__KMS_REGION_MAX + 1];   /* for ids and aliases    */
-    kaws__aim   aim;              /* what new keys are sealed with; "" = none */
-    char        arn[KAWS__KMS_ID_MAX + 1];   /* what the aim resolved to      */
+    char        region[KAWS__ARN_REGION_MAX + 1];   /* for ids and aliases    */
+    kaws__target   target;              /* what new keys are sealed with; "" = none */
+    char        arn[KAWS__ARN_MAX + 1];   /* what the target resolved to      */
     kaws__choice tried;           /* and found good, but not taken            */
     unsigned    taken;            /* how many choices were                    */
-    char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
+    char        home[KAWS__ARN_MAX + 1];  /* its account is trusted        */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;
     int         no_dry_runs;      /* this KMS knows none: noted in the log    */
@@ -6425,11 +6425,11 @@ kaws__kms_partition(const char *region)
 /* "eu-west-1", "us-gov-east-1": two or more words of letters, then a number.
  * The name becomes part of a host name, so nothing else may be in it. */
 static int
-kaws__kms_region_ok(kaws_bytes region)
+kaws__arn_region_ok(kaws_bytes region)
 {
     size_t i, words = 0, len = 0;
 
-    if (region.len == 0 || region.len > KAWS__KMS_REGION_MAX)
+    if (region.len == 0 || region.len > KAWS__ARN_REGION_MAX)
         return 0;
     for (i = 0; i < region.len; i++) {
         int c = region.at[i];
@@ -6492,19 +6492,19 @@ kaws__kms_begins(kaws_bytes text, const char *with)
 
 /* Takes an ARN of a KMS key or alias apart; 0 if it is not one. */
 static int
-kaws__kms_arn(kaws_bytes text, kaws__arn *out)
+kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 {
     kaws_bytes rest = text, word;
-    char region[KAWS__KMS_REGION_MAX + 1];
+    char region[KAWS__ARN_REGION_MAX + 1];
     size_t i;
 
-    if (text.len > KAWS__KMS_ID_MAX || !kaws__kms_next_part(&rest, &word) ||
+    if (text.len > KAWS__ARN_MAX || !kaws__kms_next_part(&rest, &word) ||
         !kaws__buf_same(word, kaws__buf_of("arn")) ||
         !kaws__kms_next_part(&rest, &out->partition) ||
         !kaws__kms_next_part(&rest, &word) ||
         !kaws__buf_same(word, kaws__buf_of("kms")) ||
         !kaws__kms_next_part(&rest, &out->region) ||
-        !kaws__kms_region_ok(out->region) ||
+        !kaws__arn_region_ok(out->region) ||
         !kaws__kms_next_part(&rest, &out->account) || out->account.len != 12)
         return 0;
     (void)kaws__buf_copy_text(region, sizeof region, out->region);
@@ -6521,43 +6521,43 @@ kaws__kms_arn(kaws_bytes text, kaws__arn *out)
 }
 
 
-/* The aim for a KMS key as the user names it: an ARN, else with `region`. */
+/* The target for a KMS key as the user names it: an ARN, else with `region`. */
 static kaws_status
-kaws__kms_aim_at(kaws__aim *aim, const char *key_id, const char *region,
+kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
                  kaws_error *err)
 {
     kaws_bytes id = kaws__buf_of(key_id);
     kaws__arn arn;
     char shown[96];
 
-    if (kaws__kms_arn(id, &arn)) {
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region, arn.region);
+    if (kaws__arn_parse(id, &arn)) {
+        (void)kaws__buf_copy_text(target->region, sizeof target->region, arn.region);
     } else {
-        if (id.len > KAWS__KMS_ID_MAX || !kaws__kms_word_ok(id))
+        if (id.len > KAWS__ARN_MAX || !kaws__kms_word_ok(id))
             return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, "
                                  "ARN or alias of a KMS key (an alias begins "
                                  "with alias/, an ARN with arn:aws:kms:)",
                                  kaws__text_show(shown, sizeof shown, id));
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region,
+        (void)kaws__buf_copy_text(target->region, sizeof target->region,
                                   kaws__buf_of(region));
     }
-    (void)kaws__buf_copy_text(aim->key_id, sizeof aim->key_id, id);
+    (void)kaws__buf_copy_text(target->key_id, sizeof target->key_id, id);
     return KAWS_OK;
 }
 
 
 /* Does the ARN in a reply fit the key that we asked for? */
 static int
-kaws__kms_fits(const kaws__aim *asked, const char *arn_text)
+kaws__kms_fits(const kaws__target *asked, const char *arn_text)
 {
     kaws_bytes id = kaws__buf_of(asked->key_id);
     kaws__arn want, got;
 
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &got) ||
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
         !kaws__kms_begins(got.resource, "key/") ||
         !kaws__buf_same(got.region, kaws__buf_of(asked->region)))
         return 0;
-    if (!kaws__kms_arn(id, &want)) {
+    if (!kaws__arn_parse(id, &want)) {
         got.resource.at += 4;
         got.resource.len -= 4;
         return kaws__kms_begins(id, "alias/") ||
@@ -6573,12 +6573,12 @@ kaws__kms_fits(const kaws__aim *asked, const char *arn_text)
 /* ---- settings that may change while calls are under way ---------------- */
 
 static kaws_status
-kaws__kms_aim(kaws__kms *k, kaws__aim *aim, kaws_error *err)
+kaws__kms_target(kaws__kms *k, kaws__target *target, kaws_error *err)
 {
     kaws__thread_lock(&k->lock);
-    *aim = k->aim;
+    *target = k->target;
     kaws__thread_unlock(&k->lock);
-    if (aim->key_id[0] == '\0')
+    if (target->key_id[0] == '\0')
         return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
                              "keys with: kms_key_id has to be set");
     return KAWS_OK;
@@ -6616,10 +6616,10 @@ kaws__kms_trusts(kaws__kms *k, const char *arn_text)
     kaws__thread_unlock(&k->lock);
     if (at_home)                          /* as nearly always                */
         return 1;
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &arn))
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &arn))
         return 0;
     kaws__thread_lock(&k->lock);
-    at_home = k->home[0] != '\0' && kaws__kms_arn(kaws__buf_of(k->home), &home);
+    at_home = k->home[0] != '\0' && kaws__arn_parse(kaws__buf_of(k->home), &home);
     if (at_home) {
         same_partition = kaws__buf_same(arn.partition, home.partition);
         same_account = kaws__buf_same(arn.account, home.account);
@@ -6677,13 +6677,13 @@ kaws__kms_anchored(kaws__kms *k)
 }
 
 
-/* KMS sealed something for this aim with that key: is it one that we trust,
- * and, if the aim is the ring's, the same as the last time? */
+/* KMS sealed something for this target with that key: is it one that we trust,
+ * and, if the target is the ring's, the same as the last time? */
 static kaws_status
-kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
+kaws__kms_learn(kaws__kms *k, const kaws__target *target, const char *arn,
                 kaws_error *err)
 {
-    char before[KAWS__KMS_ID_MAX + 1] = "";
+    char before[KAWS__ARN_MAX + 1] = "";
     char shown[2][272];
 
     if (!kaws__kms_anchored(k) && (k->accounts == NULL ||
@@ -6693,15 +6693,15 @@ kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
         return kaws__kms_foreign(arn, "AWS KMS sealed with the KMS key", err);
     kaws__kms_anchor(k, arn);
     kaws__thread_lock(&k->lock);
-    if (strcmp(k->aim.key_id, aim->key_id) == 0 &&
-        strcmp(k->aim.region, aim->region) == 0 && strcmp(k->arn, arn) != 0) {
+    if (strcmp(k->target.key_id, target->key_id) == 0 &&
+        strcmp(k->target.region, target->region) == 0 && strcmp(k->arn, arn) != 0) {
         memcpy(before, k->arn, sizeof before);
         (void)kaws__buf_copy_text(k->arn, sizeof k->arn, kaws__buf_of(arn));
     }
     kaws__thread_unlock(&k->lock);
     if (before[0] != '\0')
         kaws__err_log(k->hooks, 1, "the KMS key %s was %s and is %s now: keys "
-                      "are sealed with that one from here on", aim->key_id,
+                      "are sealed with that one from here on", target->key_id,
                       kaws__text_quote(shown[0], sizeof shown[0],
                                        kaws__buf_of(before)),
                       kaws__text_quote(shown[1], sizeof shown[1],
@@ -6716,7 +6716,7 @@ kaws__kms_choice(kaws__kms *k, kaws__choice *out)
 {
     memset(out, 0, sizeof *out);
     kaws__thread_lock(&k->lock);
-    out->aim = k->aim;
+    out->target = k->target;
     memcpy(out->region, k->region, sizeof out->region);
     out->since = k->taken;
     kaws__thread_unlock(&k->lock);
@@ -6733,7 +6733,7 @@ kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
     kaws__thread_lock(&k->lock);
     fits = choice->since == k->taken;
     if (fits && take) {
-        k->aim = choice->aim;
+        k->target = choice->target;
         memcpy(k->region, choice->region, sizeof k->region);
         if (choice->arn[0] != '\0')
             memcpy(k->arn, choice->arn, sizeof k->arn);
@@ -6758,7 +6758,7 @@ kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
     kaws__thread_lock(&k->lock);
     tried = k->tried;
     kaws__thread_unlock(&k->lock);
-    if (strcmp(tried.aim.key_id, key_id) != 0 ||
+    if (strcmp(tried.target.key_id, key_id) != 0 ||
         strcmp(tried.region, region) != 0)
         return 0;
     return kaws__kms_choose(k, &tried, 1);
@@ -6955,7 +6955,7 @@ kaws__kms_fault(const char *type, int http)
 typedef struct kaws__call {
     kaws__op   *op;
     const char *action;           /* "Decrypt"                                */
-    kaws__aim   aim;
+    kaws__target   target;
     kaws__buf   body, token_line;
     kaws_request q;
     kaws_reply  r;
@@ -6981,12 +6981,12 @@ typedef struct kaws__call {
 
 static void
 kaws__kms_call_begin(kaws__op *op, kaws__call *c, const char *action,
-                     const kaws__aim *aim)
+                     const kaws__target *target)
 {
     memset(c, 0, sizeof *c);
     c->op = op;
     c->action = action;
-    c->aim = *aim;
+    c->target = *target;
     kaws__buf_init(&c->body, op->kms->hooks);
     kaws__buf_init(&c->token_line, op->kms->hooks);
     kaws__json_begin(&c->body);
@@ -7052,7 +7052,7 @@ kaws__kms_put_context(kaws__call *c, const char *name, const kaws_context *ctx)
 static void
 kaws__kms_call_host(kaws__kms *k, kaws__call *c)
 {
-    const char *region = c->aim.region, *host;
+    const char *region = c->target.region, *host;
     size_t n;
 
     if (k->endpoint == NULL) {
@@ -7086,7 +7086,7 @@ kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
     c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
     kaws__thread_unlock(&k->lock);
     kaws__text_amz_date(date, c->signed_at);
-    kaws__creds_grant(&k->creds, date, c->aim.region, &grant);
+    kaws__creds_grant(&k->creds, date, c->target.region, &grant);
     c->generation = grant.generation;
     (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
     kaws__buf_free(&c->token_line);
@@ -7105,7 +7105,7 @@ kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
     memset(&what, 0, sizeof what);
     what.method = "POST";
     what.path = "/";
-    what.region = c->aim.region;
+    what.region = c->target.region;
     what.service = "kms";
     what.headers = c->headers;
     what.body = kaws__buf_view(&c->body);
@@ -7528,7 +7528,7 @@ kaws__kms_take_sealed(kaws__call *c, const kaws__member *blob,
     if (key->value.at == NULL ||
         !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
                              key->value) ||
-        !kaws__kms_fits(&c->aim, out->kms_key_arn))
+        !kaws__kms_fits(&c->target, out->kms_key_arn))
         return kaws__kms_nonsense(c, "KeyId is not the ARN of the KMS key that "
                                   "was asked for", err);
     if (material->value.at != NULL && kaws__kms_word_ok(material->value))
@@ -7577,7 +7577,7 @@ kaws__kms_take_opened(kaws__call *c, const kaws__member *plain,
 /* A new key of `len` bytes, made by KMS. `plain` may be NULL: then the bytes
  * never leave KMS, and no reply ever holds them. */
 static kaws_status
-kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
+kaws__kms_generate(kaws__op *op, const kaws__target *target, const kaws_context *ctx,
                    size_t len, uint8_t *plain, kaws_sealed *out,
                    kaws_error *err)
 {
@@ -7591,8 +7591,8 @@ kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
 
     kaws__kms_call_begin(op, &c, plain != NULL
                          ? "GenerateDataKey"
-                         : "GenerateDataKeyWithoutPlaintext", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+                         : "GenerateDataKeyWithoutPlaintext", target);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     kaws__json_name(&c.body, "NumberOfBytes");
     kaws__json_number(&c.body, len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
@@ -7609,7 +7609,7 @@ kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
                                     "asked for", err);
     }
     if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
+        status = kaws__kms_learn(op->kms, target, out->kms_key_arn, err);
     if (status != KAWS_OK && plain != NULL)
         kaws_wipe(plain, len);
     kaws__kms_call_end(&c);
@@ -7618,7 +7618,7 @@ kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
 
 
 static kaws_status
-kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
+kaws__kms_encrypt(kaws__op *op, const kaws__target *target, const kaws_context *ctx,
                   kaws_bytes plain, kaws_sealed *out, kaws_error *err)
 {
     kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
@@ -7629,8 +7629,8 @@ kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
     uint8_t *spaces;
     size_t rinse;
 
-    kaws__kms_call_begin(op, &c, "Encrypt", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__kms_call_begin(op, &c, "Encrypt", target);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     kaws__kms_put_data(&c, "Plaintext", plain);
     c.secret = c.body.len;
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
@@ -7644,7 +7644,7 @@ kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
         status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
                                        err);
     if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
+        status = kaws__kms_learn(op->kms, target, out->kms_key_arn, err);
     kaws__kms_call_end(&c);
     return status;
 }
@@ -7657,14 +7657,14 @@ kaws__kms_open_blob(kaws__op *op, kaws__call *c, const kaws_context *ctx,
                     const kaws_sealed *in, kaws_error *err)
 {
     kaws_bytes blob = { in->blob, in->blob_len };
-    kaws__aim aim;
+    kaws__target target;
 
-    memset(&aim, 0, sizeof aim);
-    kaws__kms_call_begin(op, c, "Decrypt", &aim);
+    memset(&target, 0, sizeof target);
+    kaws__kms_call_begin(op, c, "Decrypt", &target);
     if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
         return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
                                  "KMS key", err);
-    (void)kaws__kms_aim_at(&c->aim, in->kms_key_arn, "", NULL);
+    (void)kaws__arn_target(&c->target, in->kms_key_arn, "", NULL);
     c->opens = 1;
     kaws__kms_put_text(c, "KeyId", in->kms_key_arn);
     kaws__kms_put_data(c, "CiphertextBlob", blob);
@@ -7803,7 +7803,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 
 /* From one KMS key to another of the same region: no plaintext leaves KMS. */
 static kaws_status
-kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
+kaws__kms_reencrypt_near(kaws__op *op, const kaws__target *target,
                          const kaws_context *ctx, const kaws_sealed *in,
                          kaws_sealed *out, kaws_error *err)
 {
@@ -7815,12 +7815,12 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "ReEncrypt", aim);
+    kaws__kms_call_begin(op, &c, "ReEncrypt", target);
     c.opens = 1;
     kaws__kms_put_data(&c, "CiphertextBlob", blob);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
-    kaws__kms_put_text(&c, "DestinationKeyId", aim->key_id);
+    kaws__kms_put_text(&c, "DestinationKeyId", target->key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
     kaws__json_end(&c.body);
     status = kaws__kms_send(&c, want, 4, err);
@@ -7831,7 +7831,7 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
         status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
                                        err);
     if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
+        status = kaws__kms_learn(op->kms, target, out->kms_key_arn, err);
     kaws__kms_call_end(&c);
     return status;
 }
@@ -7842,27 +7842,27 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
  * key is opened a second time, and must be the same. `len` is its length, or 0
  * if that is not known. */
 static kaws_status
-kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
+kaws__kms_reencrypt(kaws__op *op, const kaws__target *target, const kaws_context *ctx,
                     const kaws_sealed *in, size_t len, kaws_sealed *out,
                     kaws_error *err)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
     kaws_bytes view = { plain, sizeof plain }, expect = { NULL, 0 };
     size_t none = 0;
-    kaws__aim from;
+    kaws__target from;
     kaws_status status;
 
     memset(&from, 0, sizeof from);
     if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
         return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
                                  "KMS key", err);
-    (void)kaws__kms_aim_at(&from, in->kms_key_arn, "", NULL);
-    if (strcmp(from.region, aim->region) == 0)
-        return kaws__kms_reencrypt_near(op, aim, ctx, in, out, err);
+    (void)kaws__arn_target(&from, in->kms_key_arn, "", NULL);
+    if (strcmp(from.region, target->region) == 0)
+        return kaws__kms_reencrypt_near(op, target, ctx, in, out, err);
     expect.len = len;
     status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len, err);
     if (status == KAWS_OK)
-        status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
+        status = kaws__kms_encrypt(op, target, ctx, view, out, err);
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
     if (status == KAWS_MISMATCH && view.len > 0)
@@ -7873,22 +7873,22 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
 }
 
 
-/* Sent at most once, for a KMS key can be rotated only so many times. The aim
+/* Sent at most once, for a KMS key can be rotated only so many times. The target
  * must be an ARN: aliases are not taken. */
 static kaws_status
-kaws__kms_rotate(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_rotate(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
     kaws__member want[] = { { "KeyId", { NULL, 0 } } };
     kaws__call c;
     kaws_status status;
-    const char *id = strchr(aim->key_id, '/');
+    const char *id = strchr(target->key_id, '/');
 
-    kaws__kms_call_begin(op, &c, "RotateKeyOnDemand", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__kms_call_begin(op, &c, "RotateKeyOnDemand", target);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     kaws__json_end(&c.body);
     c.once = 1;
     status = kaws__kms_send(&c, want, 1, err);
-    if (status == KAWS_OK && !kaws__kms_is(&want[0], aim->key_id) &&
+    if (status == KAWS_OK && !kaws__kms_is(&want[0], target->key_id) &&
         (id == NULL || !kaws__kms_is(&want[0], id + 1)))
         status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
                                     "asked for", err);
@@ -7897,16 +7897,16 @@ kaws__kms_rotate(kaws__op *op, const kaws__aim *aim, kaws_error *err)
 }
 
 
-/* Does KMS answer us in that region? The aim's ARN is of another one, so what
+/* Does KMS answer us in that region? The target's ARN is of another one, so what
  * it answers is a refusal, but any refusal by KMS itself proves it. */
 static kaws_status
-kaws__kms_ask_region(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_ask_region(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "DescribeKey", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
+    kaws__kms_call_begin(op, &c, "DescribeKey", target);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     kaws__json_end(&c.body);
     status = kaws__kms_send(&c, NULL, 0, err);
     kaws__kms_call_end(&c);
@@ -7922,7 +7922,7 @@ kaws__kms_ask_region(kaws__op *op, const kaws__aim *aim, kaws_error *err)
 /* ---- opening ----------------------------------------------------------- */
 
 static int
-kaws__kms_accounts_ok(const char *accounts)
+kaws__trust_list_ok(const char *accounts)
 {
     const char *at = accounts;
 
@@ -7939,7 +7939,7 @@ kaws__kms_accounts_ok(const char *accounts)
 
 /* https://host[:port][/], or http:// to this machine. */
 static int
-kaws__kms_endpoint_ok(const char *endpoint)
+kaws__arn_endpoint_ok(const char *endpoint)
 {
     static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
     int plain = strncmp(endpoint, "http://", 7) == 0;
@@ -7975,15 +7975,15 @@ kaws__kms_settings(kaws__kms *k, const kaws_config *cfg, kaws_error *err)
     if (cfg->conf_file == NULL)
         return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
                              "the file with the AWS credentials");
-    if (!kaws__kms_region_ok(kaws__buf_of(region)))
+    if (!kaws__arn_region_ok(kaws__buf_of(region)))
         return kaws__err_set(err, KAWS_CONFIG, "region '%s' is not a region "
                              "of AWS, such as eu-west-1",
                              kaws__text_show(shown, sizeof shown,
                                              kaws__buf_of(region)));
-    if (!kaws__kms_accounts_ok(cfg->accounts))
+    if (!kaws__trust_list_ok(cfg->accounts))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
                              "account numbers of 12 digits, with commas");
-    if (cfg->endpoint != NULL && !kaws__kms_endpoint_ok(cfg->endpoint))
+    if (cfg->endpoint != NULL && !kaws__arn_endpoint_ok(cfg->endpoint))
         return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
                              "form https://host or https://host:port",
                              kaws__text_show(shown, sizeof shown,
@@ -7992,10 +7992,10 @@ kaws__kms_settings(kaws__kms *k, const kaws_config *cfg, kaws_error *err)
                               kaws__buf_of(region));
     if (cfg->kms_key_id == NULL)
         return KAWS_OK;
-    if (kaws__kms_arn(kaws__buf_of(cfg->kms_key_id), &arn))
+    if (kaws__arn_parse(kaws__buf_of(cfg->kms_key_id), &arn))
         (void)kaws__buf_copy_text(k->home, sizeof k->home,
                                   kaws__buf_of(cfg->kms_key_id));
-    if (kaws__kms_aim_at(&k->aim, cfg->kms_key_id, region, err) != KAWS_OK) {
+    if (kaws__arn_target(&k->target, cfg->kms_key_id, region, err) != KAWS_OK) {
         if (err != NULL)
             err->status = KAWS_CONFIG;
         return KAWS_CONFIG;
@@ -9341,7 +9341,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
         blob > 6144 || r->plain_len == 0 || r->plain_len > KAWS_PLAIN_MAX ||
         r->created < 0 || r->created > 253402300799)
         return "an entry has a field that no entry can have";
-    if (!kaws__kms_arn(r->arn, &arn) || arn.resource.at[0] != 'k')
+    if (!kaws__arn_parse(r->arn, &arn) || arn.resource.at[0] != 'k')
         return "an entry's KMS key is not the ARN of one";
     return NULL;
 }
@@ -10413,7 +10413,7 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
 static void
 kaws__ring_anchor(kaws *ring)
 {
-    char text[KAWS__KMS_ID_MAX + 1];
+    char text[KAWS__ARN_MAX + 1];
     kaws__record r;
     kaws__arn arn, last;
     size_t i;
@@ -10421,7 +10421,7 @@ kaws__ring_anchor(kaws *ring)
     for (i = 0; i < ring->table.count; i++) {
         (void)kaws__store_parse(
                   kaws__table_record(ring->table.places[i].entry), &r);
-        (void)kaws__kms_arn(r.arn, i == 0 ? &last : &arn);
+        (void)kaws__arn_parse(r.arn, i == 0 ? &last : &arn);
         if (i > 0 && (!kaws__buf_same(arn.partition, last.partition) ||
                       !kaws__buf_same(arn.account, last.account)))
             return;
@@ -10598,13 +10598,13 @@ kaws_close(kaws *ring)
 
 /* ---- asking KMS to prove itself ---------------------------------------- */
 
-/* Seals a throw-away byte with the aim, and asks whether KMS would open it
+/* Seals a throw-away byte with the target, and asks whether KMS would open it
  * again. `sealed` tells the ARN and the material that sealed it. */
 static kaws_status
-kaws__ring_prove(kaws__op *op, const kaws__aim *aim, kaws_sealed *sealed,
+kaws__ring_prove(kaws__op *op, const kaws__target *target, kaws_sealed *sealed,
                  kaws_error *err)
 {
-    kaws_status status = kaws__kms_generate(op, aim, &kaws__ring_app_context,
+    kaws_status status = kaws__kms_generate(op, target, &kaws__ring_app_context,
                                             1, NULL, sealed, err);
 
     if (status == KAWS_OK)
@@ -10619,7 +10619,7 @@ kaws_check(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_sealed sealed;
     kaws_status status;
 
@@ -10628,28 +10628,28 @@ kaws_check(kaws *ring, kaws_error *err)
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     op = kaws__kms_begin(&ring->kms);
-    status = kaws__kms_aim(&ring->kms, &aim, err);
+    status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__ring_prove(&op, &aim, &sealed, err);
+        status = kaws__ring_prove(&op, &target, &sealed, err);
     return status;
 }
 
 
-/* The aim that new keys are sealed with, by its ARN: what an alias or an id
+/* The target that new keys are sealed with, by its ARN: what an alias or an id
  * means is asked of KMS, and so is whether the key works. */
 static kaws_status
-kaws__ring_exact(kaws__op *op, kaws__aim *exact, kaws_sealed *sealed,
+kaws__ring_exact(kaws__op *op, kaws__target *exact, kaws_sealed *sealed,
                  kaws_error *err)
 {
-    kaws__aim aim;
-    kaws_status status = kaws__kms_aim(op->kms, &aim, err);
+    kaws__target target;
+    kaws_status status = kaws__kms_target(op->kms, &target, err);
 
     if (status == KAWS_OK)
-        status = kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
+        status = kaws__kms_generate(op, &target, &kaws__ring_app_context, 1, NULL,
                                     sealed, err);
     if (status == KAWS_OK) {
         memset(exact, 0, sizeof *exact);
-        status = kaws__kms_aim_at(exact, sealed->kms_key_arn, "", err);
+        status = kaws__arn_target(exact, sealed->kms_key_arn, "", err);
     }
     return status;
 }
@@ -10661,17 +10661,17 @@ kaws__ring_exact(kaws__op *op, kaws__aim *exact, kaws_sealed *sealed,
 static kaws_status
 kaws__ring_know_home(kaws__op *op, const char *arn, kaws_error *err)
 {
-    kaws__aim aim, other;
+    kaws__target target, other;
     kaws_sealed sealed;
 
     if (kaws__kms_anchored(op->kms) ||
-        kaws__kms_aim(op->kms, &aim, NULL) != KAWS_OK)
+        kaws__kms_target(op->kms, &target, NULL) != KAWS_OK)
         return KAWS_OK;
     if (arn != NULL && kaws__kms_trusts(op->kms, arn) &&
-        kaws__kms_aim_at(&other, arn, "", NULL) == KAWS_OK &&
-        kaws__kms_partition(other.region) == kaws__kms_partition(aim.region))
+        kaws__arn_target(&other, arn, "", NULL) == KAWS_OK &&
+        kaws__kms_partition(other.region) == kaws__kms_partition(target.region))
         return KAWS_OK;
-    return kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
+    return kaws__kms_generate(op, &target, &kaws__ring_app_context, 1, NULL,
                               &sealed, err);
 }
 
@@ -10723,7 +10723,7 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 /* What generate and store ask before they ask KMS: the first look. */
 static kaws_status
 kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
-                      kaws_bytes *key_id, kaws_bytes *user_id, kaws__aim *aim,
+                      kaws_bytes *key_id, kaws_bytes *user_id, kaws__target *target,
                       kaws_error *err)
 {
     kaws_status status;
@@ -10736,7 +10736,7 @@ kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
     if (status == KAWS_OK)
         status = kaws__ring_may_change(ring, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, aim, err);
+        status = kaws__kms_target(&ring->kms, target, err);
     if (status != KAWS_OK)
         return status;
     kaws__thread_lock(&ring->lock);
@@ -10756,7 +10756,7 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
     kaws_error spare;
     kaws_bytes key_id, user_id;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
     kaws_status status;
@@ -10766,13 +10766,13 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
     if (len < 1 || len > KAWS_GENERATE_MAX)
         return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
                                    err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &target,
                                    err);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_generate(&op, &aim, &bound.context, len, NULL, &sealed,
+    status = kaws__kms_generate(&op, &target, &bound.context, len, NULL, &sealed,
                                 err);
     if (status == KAWS_OK)
         status = kaws__ring_keep(ring, key_id, user_id, type, len, &sealed,
@@ -10820,7 +10820,7 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     kaws_error spare;
     kaws_bytes key_id, user_id;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
     kaws_status status;
@@ -10829,13 +10829,13 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     kaws__err_clear(err);
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
         return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &target,
                                    err);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_encrypt(&op, &aim, &bound.context, plain, &sealed, err);
+    status = kaws__kms_encrypt(&op, &target, &bound.context, plain, &sealed, err);
     if (status == KAWS_OK)
         status = kaws__ring_prove_key(ring, &op, &bound.context, &sealed,
                                       plain, err);
@@ -11163,7 +11163,7 @@ static kaws_status
 kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
 {
     kaws__arn arn;
-    int whole = kaws__kms_arn(kaws__buf_of(kms_key_id), &arn);
+    int whole = kaws__arn_parse(kaws__buf_of(kms_key_id), &arn);
     int trusted = !whole || kaws__kms_trusts(op->kms, kms_key_id);
     kaws_status status = kaws__ring_know_home(op, NULL, err);
 
@@ -11187,16 +11187,16 @@ kaws__ring_choice(kaws *ring, const char *kms_key_id, const char *region,
     kaws_bytes want = kaws__buf_of(region != NULL ? region : "");
 
     kaws__kms_choice(&ring->kms, choice);
-    if (region != NULL && !kaws__kms_region_ok(want))
+    if (region != NULL && !kaws__arn_region_ok(want))
         return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
                              "such as eu-west-1",
                              kaws__text_show(shown, sizeof shown, want));
     if (region != NULL)
         (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
-    if (kms_key_id == NULL && choice->aim.key_id[0] == '\0')
+    if (kms_key_id == NULL && choice->target.key_id[0] == '\0')
         return KAWS_OK;                   /* none, and none is to be          */
-    return kaws__kms_aim_at(&choice->aim, kms_key_id != NULL ? kms_key_id
-                            : choice->aim.key_id, choice->region, err);
+    return kaws__arn_target(&choice->target, kms_key_id != NULL ? kms_key_id
+                            : choice->target.key_id, choice->region, err);
 }
 
 
@@ -11207,7 +11207,7 @@ kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
 {
     kaws__op op = kaws__kms_begin(&ring->kms);
     kaws__choice now;
-    kaws__aim there = choice->aim;
+    kaws__target there = choice->target;
     int another, moves, known;
     kaws_sealed sealed;
     kaws_status status = KAWS_OK;
@@ -11215,13 +11215,13 @@ kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
     if (there.key_id[0] == '\0')
         return KAWS_OK;
     kaws__kms_choice(&ring->kms, &now);
-    another = strcmp(now.aim.key_id, there.key_id) != 0;
+    another = strcmp(now.target.key_id, there.key_id) != 0;
     moves = strcmp(now.region, choice->region) != 0;
     if (another)
         status = kaws__ring_may_use(&op, there.key_id, err);
     known = kaws__kms_anchored(&ring->kms);
     if (status == KAWS_OK &&
-        (another || !moves || strcmp(now.aim.region, there.region) != 0)) {
+        (another || !moves || strcmp(now.target.region, there.region) != 0)) {
         status = kaws__ring_prove(&op, &there, &sealed, err);
         if (status == KAWS_OK)
             memcpy(choice->arn, sealed.kms_key_arn, sizeof choice->arn);
@@ -11330,7 +11330,7 @@ kaws_reload_creds(kaws *ring, kaws_error *err)
  * done when it is granted. Gives up after the timeout, by the clock or, if that
  * stands still, by its own pauses. */
 static kaws_status
-kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
+kaws__ring_see_rotation(kaws *ring, const kaws__target *target,
                         const kaws_sealed *before, kaws_error *err)
 {
     kaws__op wait = kaws__kms_begin(&ring->kms), op;
@@ -11341,7 +11341,7 @@ kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
 
     for (;;) {
         op = kaws__kms_begin(&ring->kms);
-        status = kaws__kms_generate(&op, aim, &kaws__ring_app_context, 1, NULL,
+        status = kaws__kms_generate(&op, target, &kaws__ring_app_context, 1, NULL,
                                     &now, err);
         if (status != KAWS_OK ||
             strcmp(now.key_material_id, before->key_material_id) != 0)
@@ -11354,21 +11354,21 @@ kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
     }
     kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s, "
                   "but still seals with the old key material: re-wrap the keys "
-                  "later", aim->key_id);
+                  "later", target->key_id);
     return KAWS_OK;
 }
 
 
 static void
-kaws__ring_await_rotation(kaws *ring, const kaws__aim *aim,
+kaws__ring_await_rotation(kaws *ring, const kaws__target *target,
                           const kaws_sealed *before, kaws_error *err)
 {
     if (before->key_material_id[0] == '\0' ||    /* this KMS does not say    */
-        kaws__ring_see_rotation(ring, aim, before, err) == KAWS_OK)
+        kaws__ring_see_rotation(ring, target, before, err) == KAWS_OK)
         return;
     /* Granted is granted: what failed is only our look at it. */
     kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s; "
-                  "whether it is done could not be seen: %s", aim->key_id,
+                  "whether it is done could not be seen: %s", target->key_id,
                   err->text);
     kaws__err_clear(err);
 }
@@ -11380,7 +11380,7 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
     kaws__op op;
-    kaws__aim exact;
+    kaws__target exact;
     kaws_sealed before;
     kaws_status status;
 
@@ -11406,7 +11406,7 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
  * the n-th of `fresh`, so `fresh` is in the order of the serials. */
 typedef struct kaws__rewrap {
     kaws         *ring;
-    kaws__aim     aim;            /* the target, fixed at the start           */
+    kaws__target     target;            /* the target, fixed at the start           */
     uint64_t      next, limit;    /* serials                                  */
     kaws__place  *fresh;
     uint64_t     *ids;            /* two a key: digests of request ids        */
@@ -11472,7 +11472,7 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
 {
     kaws__kms *kms = &w->ring->kms;
     kaws__op op = kaws__kms_begin(kms);
-    kaws_status status = kaws__kms_reencrypt(&op, &w->aim,
+    kaws_status status = kaws__kms_reencrypt(&op, &w->target,
                                              &copy->bound.context,
                                              &copy->sealed,
                                              copy->record.plain_len, sealed,
@@ -11718,7 +11718,7 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_may_change(ring, err);
     if (status == KAWS_OK)
-        status = kaws__ring_exact(&op, &w.aim, &sealed, err);
+        status = kaws__ring_exact(&op, &w.target, &sealed, err);
     if (status != KAWS_OK)
         return status;
     kaws__thread_lock(&ring->lock);
@@ -11829,7 +11829,7 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
                  kaws_error *err)
 {
     kaws_sealed probe;
-    kaws__aim exact;
+    kaws__target exact;
     kaws__arn arn;
     kaws_status status;
 
@@ -11845,7 +11845,7 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
                    sizeof out->kms_key_arn);
         return status;
     }
-    if (!kaws__kms_arn(kaws__buf_of(in->kms_key_arn), &arn) ||
+    if (!kaws__arn_parse(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
                                    err);
@@ -11862,7 +11862,7 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -11878,9 +11878,9 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__kms_generate(&op, &aim, ctx, len, plain, out, err);
+        status = kaws__kms_generate(&op, &target, ctx, len, plain, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -11896,7 +11896,7 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -11911,9 +11911,9 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__kms_encrypt(&op, &aim, ctx, plain, out, err);
+        status = kaws__kms_encrypt(&op, &target, ctx, plain, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -11973,7 +11973,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_sealed *work;                    /* given, fresh: much for a stack  */
     kaws_status status;
 
@@ -11992,11 +11992,11 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
         status = kaws__ring_given(&op, in, &work[0], err);
     if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &aim, ctx, &work[0], 0, &work[1],
+        status = kaws__kms_reencrypt(&op, &target, ctx, &work[0], 0, &work[1],
                                      err);
     if (status == KAWS_OK)
         *out = work[1];

@@ -697,7 +697,7 @@ test_bad_keys_and_regions(void **state)
            kaws_use_region(w->ring, long_name, &w->err));
     assert_int_equal(w->f.requests, 0);
     assert_string_equal(w->ring->kms.region, "us-east-1");
-    assert_string_equal(w->ring->kms.aim.key_id, FAKE_EAST);
+    assert_string_equal(w->ring->kms.target.key_id, FAKE_EAST);
 }
 
 
@@ -1794,8 +1794,8 @@ expect_free(struct fake *f, int ms)
     kaws *ring = f->user;
 
     (void)ms;
-    if (pthread_mutex_trylock(&ring->lock) == 0) {
-        pthread_mutex_unlock(&ring->lock);
+    if (pthread_mutex_trylock(&ring->lock.mutex) == 0) {
+        pthread_mutex_unlock(&ring->lock.mutex);
         return;
     }
     f->on_sleep = NULL;
