@@ -66,7 +66,7 @@ def build() -> None:
     wrapped = [f"-Wl,--wrap={each}" for each in ("malloc", "calloc", "realloc")]
     for name, sources, libraries in (
             ("canned_kms", ["canned_kms.c"], ["-lpthread"]),
-            ("micro", ["micro.c", "peers.c"], ["-l:libbearssl.a", "-lcurl", "-lcjson",
+            ("micro", ["micro.c"], ["-l:libbearssl.a", "-lcurl", "-lcjson",
                                                "-ljansson", "-lpthread", *wrapped])):
         subprocess.run(["cc", *STRICT, *CFLAGS, "-o", OUT / name,
                         *(HERE / source for source in sources), *libraries], check=True)
