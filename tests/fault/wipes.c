@@ -128,8 +128,15 @@ found_at(const uint8_t *at)
 }
 
 
-/* gcc's hooks. The frame of a function that ends lies between ours and the one
- * of its caller. */
+/* gcc's hooks. The frame of the function that ends lies between two frame
+ * pointers, which are at a frame's high end on x86 and at its low end elsewhere.
+ */
+#if defined(__x86_64__) || defined(__i386__)
+enum { LOW = 0, HIGH = 1 };
+#else
+enum { LOW = 1, HIGH = 2 };
+#endif
+
 void __cyg_profile_func_enter(void *function, void *caller);
 void __cyg_profile_func_exit(void *function, void *caller);
 
@@ -145,8 +152,8 @@ __cyg_profile_func_enter(void *function, void *caller)
 void
 __cyg_profile_func_exit(void *function, void *caller)
 {
-    const uint8_t *at = (const uint8_t *)__builtin_frame_address(0) + 16;
-    const uint8_t *end = __builtin_frame_address(1);
+    const uint8_t *at = (const uint8_t *)__builtin_frame_address(LOW) + 16;
+    const uint8_t *end = __builtin_frame_address(HIGH);
     const char *label = NULL, *last = NULL;
 
     (void)caller;
