@@ -129,8 +129,7 @@ found_at(const uint8_t *at)
 
 
 /* gcc's hooks. The frame of the function that ends lies between two frame
- * pointers, which are at a frame's high end on x86 and at its low end elsewhere.
- */
+ * pointers; they are at a frame's high end on x86, at its low end elsewhere. */
 #if defined(__x86_64__) || defined(__i386__)
 enum { LOW = 0, HIGH = 1 };
 #else
