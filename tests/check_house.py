@@ -36,7 +36,7 @@ LONG_FUNCTIONS = {}         # name: why it may be longer
 ROOM_MAX, CODE_MAX = 1000, 9000     # lines of a room; lines of the header that are code
 LONG_ROOMS = {room: "is being split" for room in "http file ring".split()}
 WORDS = (                   # not to be used in the product's prose, and the word to use instead
-    (r"target(?!s at)\w*", "KMS key"), ("home", "own account, own KMS key"),
+    (r"aim(?!s at)\w*", "KMS key"), ("home", "own account, own KMS key"),
     (r"(un)?anchor\w*", "trusted account"), (r"grant\w*", "answer, success"),
     (r"rins\w*", "wipe"), (r"wish\w*", "wanted setting"),
     ("ticks?", "milliseconds, or the clock's resolution"), ("spell(s|ed)?", "write, form"),
@@ -256,7 +256,7 @@ def length(source):
     lines = {item.name: (item.last - item.first + 1, item.first) for item in source.functions}
     for name, (count, first) in lines.items():
         if count > LENGTH and name not in LONG_FUNCTIONS:
-            yield first, f"{name} has {count} lines", f"split it: {LENGTH} at most, 40 is the target"
+            yield first, f"{name} has {count} lines", f"split it: {LENGTH} at most, 40 is the aim"
     short = sum(count < MOSTLY for count, _ in lines.values())
     if short < 0.9 * len(lines):
         yield (1, f"only {short} of {len(lines)} functions are under {MOSTLY} lines",

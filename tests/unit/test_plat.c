@@ -1,7 +1,7 @@
-/* test_disk.c - room plat: the system, and the system in trouble
+/* test_plat.c - room plat: the system, and the system in trouble
  *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_disk \
- *        tests/unit/test_disk.c -l:libbearssl.a -lcurl -lcmocka
+ *     cc -std=c99 -g -fsanitize=address,undefined -o test_plat \
+ *        tests/unit/test_plat.c -l:libbearssl.a -lcurl -lcmocka
  *
  * First what holds on every system. Then, on POSIX, what only that has: links,
  * pipes, owners, modes; and calls that are interrupted, do half, or fail. For

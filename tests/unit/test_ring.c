@@ -2,7 +2,7 @@
  * second look, disks that fail, other processes, foreign accounts, KMS keys
  * that move, rotation, and re-wrapping under traffic. */
 
-#include "../fault/disk.h"
+#include "faulty_disk.h"
 
 #include <pthread.h>
 
@@ -1794,8 +1794,8 @@ expect_free(struct fake *f, int ms)
     kaws *ring = f->user;
 
     (void)ms;
-    if (pthread_mutex_trylock(&ring->lock.mutex) == 0) {
-        pthread_mutex_unlock(&ring->lock.mutex);
+    if (pthread_mutex_trylock(&ring->lock) == 0) {
+        pthread_mutex_unlock(&ring->lock);
         return;
     }
     f->on_sleep = NULL;
@@ -1966,7 +1966,7 @@ test_all_wait_at_once(void **state)
 #endif
 
 
-#if !defined(_WIN32)                      /* test_disk has processes there    */
+#if !defined(_WIN32)                      /* test_plat has processes there    */
 
 /* Another process is in the middle of a change, and dies. */
 static void
