@@ -79,7 +79,7 @@ mend(uint8_t *file, size_t size, int how)
     if (size < HEADER)
         return;
     if (how & MEND_CELL)
-        kaws__store_cell(file + CELL, file + 16, number_at(file + CELL, 8));
+        kaws__store_committed(file + CELL, file + 16, number_at(file + CELL, 8));
     if (how & MEND_CHAIN)
         digest_at(file, HEADER - 32, file + HEADER - 32);
     while (size - at >= 8) {
@@ -118,7 +118,7 @@ good_part(const uint8_t *file, size_t size, int *chained)
     *chained = 0;
     if (size < HEADER || memcmp(file, "KAWSRING\1\0\0\0", 12) != 0)
         return 0;
-    kaws__store_cell(cell, file + 16, number_at(file + CELL, 8));
+    kaws__store_committed(cell, file + 16, number_at(file + CELL, 8));
     if (memcmp(cell, file + CELL, CELL_LEN) != 0 ||
         number_at(file + CELL, 8) > size)
         return 0;
@@ -232,7 +232,7 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
                        found->committed);
     kaws__buf_put(&out, header, sizeof header);
     for (i = 0; i < ring->table.count; i++) {
-        kaws__entry *e = ring->table.places[i].entry;
+        kaws__entry *e = ring->table.rows[i].entry;
         kaws_bytes record = kaws__table_record(e);
         size_t start = out.len;
         HOLDS(kaws__store_parse(record, &r) == NULL);
@@ -268,7 +268,7 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     kaws__err_clear(&err);
     kaws__buf_init(&image, &ring->hooks);
     kaws__buf_put(&image, good.at, good.len);
-    (void)kaws__table_keep(&ring->table, &image);
+    (void)kaws__table_adopt(&ring->table, &image);
     opens = kaws__ring_take_records(ring, good.len, &err) == KAWS_OK;
     HOLDS(opens == may_open(good.at, good.len));
     HOLDS(opens || err.status == KAWS_CORRUPT);

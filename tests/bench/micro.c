@@ -695,7 +695,7 @@ rewrap(const char *dir, const char *url, size_t count, int parallel)
     bench_must(kaws_rewrap_all(ring, &err) == KAWS_OK, err.text);
     say("seconds", (wall_us() - t) / 1e6);
     for (i = 0; i < ring->table.count; i++)
-        fresh += kaws__table_record(ring->table.places[i].entry).len;
+        fresh += kaws__table_record(ring->table.rows[i].entry).len;
     say("extra_bytes", (double)(m.peak - before));
     say("new_bytes", (double)fresh);
     say("replaces", (double)renames(watch, path));

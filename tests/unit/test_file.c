@@ -1233,13 +1233,13 @@ test_touched(void **state)
     int fd;
 
     memset(big, 'x', sizeof big);
-    memset(big + KAWS__STORE_CELL, 0, 16);
+    memset(big + KAWS__STORE_COMMITTED, 0, 16);
     kaws__crypto_sha256(big + sizeof big - 32, all);
     spill(w->f.data, big, sizeof big);
     EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
     EXPECT(w, KAWS_OK, NULL, read_file(w, &f, &bytes));
     kaws__buf_free(&bytes);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_note(&f, KAWS__STORE_CELL, patch,
+    EXPECT(w, KAWS_OK, NULL, kaws__file_note(&f, KAWS__STORE_COMMITTED, patch,
                                              &w->err));
     age(w->f.data);
     disk_fail("pread", 1, EIO, 1);

@@ -87,7 +87,7 @@ agree(const both *b)
     assert_int_equal(b->c.count, b->count);
     for (i = 0; i < b->count; i++) {
         const model_entry *m = &b->model[i];
-        const kaws__place *p = &b->c.places[i];
+        const kaws__row *p = &b->c.rows[i];
         assert_int_equal(version_of(p->entry), m->version);
         assert_int_equal(p->serial, m->serial);
         assert_true(i == 0 || p->serial > p[-1].serial);
@@ -116,7 +116,7 @@ add(both *b, const char *key_id, const char *user_id)
     (void)snprintf(m->key_id, sizeof m->key_id, "%s", key_id);
     (void)snprintf(m->user_id, sizeof m->user_id, "%s", user_id);
     m->version = b->versions;
-    m->serial = b->c.places[b->count].serial;
+    m->serial = b->c.rows[b->count].serial;
     b->count++;
 }
 
@@ -458,13 +458,13 @@ test_swap(void **state)
     add(b, "a", "");
     add(b, "b", "");
     add(b, "c", "");
-    serial = b->c.places[1].serial;
+    serial = b->c.rows[1].serial;
     swap(b, 1);
-    assert_int_equal(b->c.places[1].serial, serial);
+    assert_int_equal(b->c.rows[1].serial, serial);
     agree(b);
     take_out(b, 1);
     add(b, "b", "");                      /* made anew: at the end          */
-    assert_int_equal(b->c.places[2].serial, serial + 2);
+    assert_int_equal(b->c.rows[2].serial, serial + 2);
     agree(b);
     end_both(b);
 }
@@ -510,7 +510,7 @@ add_image(both *b, size_t count)
         kaws__buf_put(&bytes, "a digest, or what looks like one", 32);
         kaws__table_drop(&b->c, e);
     }
-    image = kaws__table_keep(&b->c, &bytes);
+    image = kaws__table_adopt(&b->c, &bytes);
     assert_null(bytes.at);
     assert_true(kaws__table_reserve(&b->c, count));
     for (i = 0; i < count; i++)
@@ -528,11 +528,11 @@ test_image(void **state)
 {
     both *b = begin_both(*state, 3);
     const uint8_t *image = add_image(b, 5);
-    size_t len = kaws__table_record(b->c.places[1].entry).len, i;
-    const uint8_t *second = (const uint8_t *)b->c.places[1].entry;
+    size_t len = kaws__table_record(b->c.rows[1].entry).len, i;
+    const uint8_t *second = (const uint8_t *)b->c.rows[1].entry;
 
     assert_int_equal(b->c.image_entries, 5);
-    assert_ptr_equal(b->c.places[0].entry, image);
+    assert_ptr_equal(b->c.rows[0].entry, image);
     agree(b);
     take_out(b, 1);
     for (i = 0; i < len; i++)
@@ -573,7 +573,7 @@ test_image_closed(void **state)
     b = begin_both(*state, 6);
     kaws__buf_init(&none, &b->w->f.hooks);
     kaws__buf_text(&none, "a header, and no entries");
-    (void)kaws__table_keep(&b->c, &none);
+    (void)kaws__table_adopt(&b->c, &none);
     add(b, "own", "");
     agree(b);
     end_both(b);
