@@ -7969,9 +7969,7 @@ kaws__kms_close(kaws__kms *k)
 #define KAWS__STORE_FIXED       32  /* bytes of a record before its texts     */
 #define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
 
-static const uint8_t kaws__store_magic[8] = {
-    'K', 'A', 'W', 'S', 'R', 'I', 'N', 'G'
-};
+static const char kaws__store_magic[] = "KAWSRING";
 
 typedef struct kaws__record {
     kaws_bytes key_id, user_id, type, arn, material, blob;
@@ -8347,36 +8345,17 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 
 /* ==========================================================================
- * ROOM  file     bytes to disk: durably, whole, and never somebody else's
+ * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
  * Uses: plat err mem buf text crypto store
- * Gives: file_open file_close file_hold file_release file_id file_sum
- *        file_read file_accept file_create file_mend file_append file_begin
- *        file_put file_commit file_finish
+ * Gives: file_error file_cannot file_refuse file_sync_dir file_open file_close
+ *        file_hold file_release file_id file_sum file_leave file_compare
+ *        file_look file_change file_changed file_advance file_looks_right
+ *        file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
  * and nothing of keys. Before each change the path must mean that very file.
  * What somebody else put there is not touched.
- *
- * How a file is replaced, and what a crash after each step leaves:
- *
- *     1  remove a stale <path>.tmp      the old file
- *     2  create <path>.tmp, write it    the old file, and a stale .tmp
- *     3  sync it, lock it               the same
- *     4  exchange it with <path>        the old file or the new one, whole, and
- *                                       a stale .tmp
- *     5  remove .tmp, if it is ours     the same
- *     6  sync the folder                the new file
- *
- * What comes out in step 4 must be the file that we know, or is put back. If
- * the system has no exchange, the path is checked and a rename follows: a file
- * that somebody moves there between the two is lost. A new file replaces none:
- * step 4 is then a rename that refuses, or a link, and a crash leaves one file
- * with two names, which opening mends.
- *
- * If the process is killed, or a sync fails, and the system lives on, the next
- * process sees what is not durable. It may not build on that, so opening makes
- * durable whatever it found.
  *
  * Locks are taken on <path>.lock, which is never removed (or two processes
  * could hold the lock of two different files): slot 0, shared, for life, tells
@@ -8384,13 +8363,9 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * two are taken on the file itself, because it may have another name, and that
  * name another lock file. Such a lock counts as long as the path means that
  * file.
- *
- * *landed always means: the file shows the change, for as long as the system
- * is up. KAWS_OK says so, too, and any failure but KAWS_UNCERTAIN denies it.
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
-#define KAWS__FILE_BLOCK      8192  /* a replacement is written in these      */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
 
@@ -8420,17 +8395,6 @@ typedef struct kaws__file {
     int      synced;              /* but all that the file had then is        */
 } kaws__file;
 
-typedef struct kaws__writer {     /* a replacement on its way                 */
-    int      fd;                  /* of <path>.tmp                            */
-    int      os;                  /* the first failure; the rest is skipped   */
-    uint64_t size;                /* bytes written, before those in the block */
-    size_t   used;
-    uint8_t  sum[32];
-    kaws__sha256 state;
-    uint8_t  block[KAWS__FILE_BLOCK];
-} kaws__writer;
-
-
 /* ---- what goes wrong, in words ----------------------------------------- */
 
 static kaws_status
@@ -8448,16 +8412,6 @@ kaws__file_cannot(const kaws__file *f, int os, const char *what,
 {
     return kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
                         what, f->shown, unchanged);
-}
-
-
-static kaws_status
-kaws__file_uncertain(const kaws__file *f, int os, const char *what,
-                     kaws_error *err)
-{
-    return kaws__err_os(err, KAWS_UNCERTAIN, os, "while the data file %s was "
-                        "changed, %s; no more is changed until the keyring is "
-                        "reopened", f->shown, what);
 }
 
 
@@ -8506,12 +8460,14 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 }
 
 
-/* Makes the folder, one level of it, if it is not there. The longest name that
- * a change may need in it must be possible, too: opening it tells. */
+/* Makes the folder, one level of it, if it is not there, and checks it. The
+ * longest name that a change may need in it must be possible: opening that file
+ * tells. */
 static kaws_status
-kaws__file_make_dir(kaws__file *f, kaws_error *err)
+kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 {
-    int fd, os = kaws__plat_make_dir(f->dir);
+    kaws__stat st;
+    int fd = -1, os = f->read_only ? EEXIST : kaws__plat_make_dir(f->dir);
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
@@ -8521,23 +8477,15 @@ kaws__file_make_dir(kaws__file *f, kaws_error *err)
         kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if "
                       "the keyring has been in use, is its volume mounted?",
                       f->dir_shown);
-    os = kaws__plat_open(f->aside, KAWS__READ, &fd);
+    os = f->read_only ? 0 : kaws__plat_open(f->aside, KAWS__READ, &fd);
     kaws__plat_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
-    return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__file_check_dir(kaws__file *f, kaws_error *err)
-{
-    kaws__stat st;
-    int fd, os = kaws__plat_open_dir(f->dir, &fd);
-
+    if (os == 0 || os == ENOENT)
+        os = kaws__plat_open_dir(f->dir, &fd);
     if (os == 0 && (os = kaws__plat_stat(fd, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
     kaws__plat_close(fd);
@@ -8602,27 +8550,22 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
     f->hooks = hooks;
     f->read_only = read_only;
     f->lock_fd = f->fd = -1;
-    status = kaws__file_names(f, path, err);
-    if (status == KAWS_OK && !read_only)
-        status = kaws__file_make_dir(f, err);
-    if (status == KAWS_OK)
-        status = kaws__file_check_dir(f, err);
-    if (status != KAWS_OK) {
-        kaws__file_close(f);
-        return status;
+    if ((status = kaws__file_names(f, path, err)) == KAWS_OK &&
+        (status = kaws__file_enter_dir(f, err)) == KAWS_OK) {
+        os = kaws__plat_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
+                             &f->lock_fd);
+        if (os == 0)
+            os = kaws__file_join(f, f->lock_fd);
+        if (os != 0 && !read_only)
+            status = kaws__err_os(err, KAWS_FILE, os, "cannot open and lock "
+                                  "%s.lock", f->shown);
+        if (os != 0) {                    /* a reader goes on: see file_reach */
+            kaws__plat_close(f->lock_fd);
+            f->lock_fd = -1;
+        }
     }
-    os = kaws__plat_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
-                         &f->lock_fd);
-    if (os == 0)
-        os = kaws__file_join(f, f->lock_fd);
-    if (os != 0 && read_only) {           /* see file_reach                   */
-        kaws__plat_close(f->lock_fd);
-        f->lock_fd = -1;
-    } else if (os != 0) {
-        status = kaws__err_os(err, KAWS_FILE, os, "cannot open and lock "
-                              "%s.lock", f->shown);
+    if (status != KAWS_OK)
         kaws__file_close(f);
-    }
     return status;
 }
 
@@ -8999,13 +8942,71 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 }
 
 
+/* ==========================================================================
+ * ROOM  save     bytes to disk: durably, and whole
+ * ==========================================================================
+ * Uses: plat err buf text crypto store file
+ * Gives: save_accept save_mend save_append save_begin save_put save_commit
+ *        save_create save_finish
+ *
+ * Every change of the file is here. Each begins with kaws__file_change, ends
+ * with kaws__file_changed, and says through kaws__file_advance what the file
+ * has then.
+ *
+ * How a file is replaced, and what a crash after each step leaves:
+ *
+ *     1  remove a stale <path>.tmp      the old file
+ *     2  create <path>.tmp, write it    the old file, and a stale .tmp
+ *     3  sync it, lock it               the same
+ *     4  exchange it with <path>        the old file or the new one, whole, and
+ *                                       a stale .tmp
+ *     5  remove .tmp, if it is ours     the same
+ *     6  sync the folder                the new file
+ *
+ * What comes out in step 4 must be the file that we know, or is put back. If
+ * the system has no exchange, the path is checked and a rename follows: a file
+ * that somebody moves there between the two is lost. A new file replaces none:
+ * step 4 is then a rename that refuses, or a link, and a crash leaves one file
+ * with two names, which opening mends.
+ *
+ * If the process is killed, or a sync fails, and the system lives on, the next
+ * process sees what is not durable. It may not build on that, so opening makes
+ * durable whatever it found.
+ *
+ * *landed always means: the file shows the change, for as long as the system
+ * is up. KAWS_OK says so, too, and any failure but KAWS_UNCERTAIN denies it.
+ */
+
+#define KAWS__SAVE_BLOCK      8192  /* a replacement is written in these      */
+
+typedef struct kaws__writer {     /* a replacement on its way                 */
+    int      fd;                  /* of <path>.tmp                            */
+    int      os;                  /* the first failure; the rest is skipped   */
+    uint64_t size;                /* bytes written, before those in the block */
+    size_t   used;
+    uint8_t  sum[32];
+    kaws__sha256 state;
+    uint8_t  block[KAWS__SAVE_BLOCK];
+} kaws__writer;
+
+
+static kaws_status
+kaws__save_uncertain(const kaws__file *f, int os, const char *what,
+                     kaws_error *err)
+{
+    return kaws__err_os(err, KAWS_UNCERTAIN, os, "while the data file %s was "
+                        "changed, %s; no more is changed until the keyring is "
+                        "reopened", f->shown, what);
+}
+
+
 /* ---- changing it in its place ------------------------------------------ */
 
 /* Writes the committed length in its place, without a sync of its own. A write
  * that went wrong in the middle is tried again, because half a length makes the
  * file unreadable. */
 static kaws_status
-kaws__file_write_length(kaws__file *f, kaws_error *err)
+kaws__save_write_length(kaws__file *f, kaws_error *err)
 {
     uint8_t length[16];
     size_t done;
@@ -9021,21 +9022,21 @@ kaws__file_write_length(kaws__file *f, kaws_error *err)
             return kaws__file_cannot(f, os, "write to", KAWS__FILE_UNCHANGED,
                                      err);
     }
-    return kaws__file_uncertain(f, os, "a write failed in the middle, and "
+    return kaws__save_uncertain(f, os, "a write failed in the middle, and "
                                 "again when it was repeated", err);
 }
 
 
 /* Makes the file say, durably, that all of its bytes count. */
 static kaws_status
-kaws__file_commit_length(kaws__file *f, kaws_error *err)
+kaws__save_commit_length(kaws__file *f, kaws_error *err)
 {
     int os;
     kaws_status status = kaws__file_change(f, err);
 
     if (status != KAWS_OK)
         return status;
-    status = kaws__file_write_length(f, err);
+    status = kaws__save_write_length(f, err);
     os = status == KAWS_OK ? kaws__plat_sync(f->fd) : 0;
     kaws__file_changed(f);
     return os == 0 ? status : kaws__file_cannot(f, os, "sync", "", err);
@@ -9045,7 +9046,7 @@ kaws__file_commit_length(kaws__file *f, kaws_error *err)
 /* Takes a failed append back. If that fails as well, nobody can say what the
  * disk holds. */
 static kaws_status
-kaws__file_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
+kaws__save_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
 {
     int failed = kaws__plat_cut(f->fd, f->size);
 
@@ -9054,7 +9055,7 @@ kaws__file_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
         failed = kaws__plat_sync(f->fd);
     if (failed == 0)
         return kaws__file_cannot(f, os, "add to", KAWS__FILE_UNCHANGED, err);
-    return kaws__file_uncertain(f, os, "an addition failed, and could not be "
+    return kaws__save_uncertain(f, os, "an addition failed, and could not be "
                                 "taken back", err);
 }
 
@@ -9062,7 +9063,7 @@ kaws__file_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
 /* Adds an entry at the end: one write and one sync of its bytes alone, after
  * the file was told which length is durable already. */
 static kaws_status
-kaws__file_append(kaws__file *f, kaws_bytes record, int *landed,
+kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
 {
     kaws__sha256 state = f->state;
@@ -9081,7 +9082,7 @@ kaws__file_append(kaws__file *f, kaws_bytes record, int *landed,
     kaws__store_digest(&state, record, digest);
     status = kaws__file_change(f, err);
     if (status == KAWS_OK) {
-        status = kaws__file_write_length(f, err);
+        status = kaws__save_write_length(f, err);
         if (status == KAWS_OK) {
             os = kaws__plat_write_at(f->fd, f->size, bytes.at, bytes.len,
                                      &done);
@@ -9089,7 +9090,7 @@ kaws__file_append(kaws__file *f, kaws_bytes record, int *landed,
             if (os == 0)
                 os = kaws__plat_sync(f->fd);
             if (os != 0)
-                status = kaws__file_take_back(f, os, landed, err);
+                status = kaws__save_take_back(f, os, landed, err);
         }
         if (*landed)
             kaws__file_advance(f, f->size + bytes.len, digest, &state);
@@ -9103,7 +9104,7 @@ kaws__file_append(kaws__file *f, kaws_bytes record, int *landed,
 /* Copies the torn end to a file of its own, durably. Its name says when; if
  * there is one of that second, a number follows. */
 static int
-kaws__file_copy_torn(kaws__file *f, kaws_bytes torn)
+kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 {
     size_t n = strlen(f->path), room = sizeof KAWS__FILE_TORN, done;
     char date[17], number[4] = "";
@@ -9132,7 +9133,7 @@ kaws__file_copy_torn(kaws__file *f, kaws_bytes torn)
  * that fails, it may be tried again: all that was acknowledged is in the file.
  */
 static kaws_status
-kaws__file_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
+kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
     kaws_bytes torn = { all.at + f->size, (size_t)f->torn };
     kaws_status status = kaws__file_change(f, err);
@@ -9141,7 +9142,7 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
     if (status != KAWS_OK)
         return status;
     if (!f->copied)
-        os = kaws__file_copy_torn(f, torn);
+        os = kaws__save_copy_torn(f, torn);
     f->copied = os == 0;
     if (os == 0)
         os = kaws__plat_cut(f->fd, f->size);
@@ -9174,7 +9175,7 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
  * written over (btrfs, ZFS) may refuse that: f->synced says that the rest was
  * done. */
 static kaws_status
-kaws__file_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
+kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
     kaws_status status;
     size_t done;
@@ -9200,7 +9201,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
                             "in the data file %s; until then nothing is "
                             "changed", f->shown);
     if (f->committed != f->size)
-        status = kaws__file_commit_length(f, err);
+        status = kaws__save_commit_length(f, err);
     f->unsettled = status != KAWS_OK;
     return status;
 }
@@ -9210,21 +9211,21 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
  * torn end set aside. What fails is tried again before the next change. `all`
  * are the bytes that were read. */
 static kaws_status
-kaws__file_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
+kaws__save_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
     kaws_status status = KAWS_OK;
 
     if (f->unsettled)
-        status = kaws__file_settle(f, all, err);
+        status = kaws__save_settle(f, all, err);
     if (status == KAWS_OK && f->torn > 0)
-        status = kaws__file_set_aside(f, all, err);
+        status = kaws__save_set_aside(f, all, err);
     return status;
 }
 
 
 /* Takes over what was read, after it was checked. */
 static kaws_status
-kaws__file_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
+kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
                   kaws_error *err)
 {
     kaws_status status;
@@ -9244,7 +9245,7 @@ kaws__file_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
     if (f->read_only)
         return KAWS_OK;
     f->unsettled = 1;
-    status = kaws__file_mend(f, all, err);
+    status = kaws__save_mend(f, all, err);
     if (status == KAWS_FILE && f->synced) {       /* all that counts is here  */
         kaws__err_log(f->hooks, 1, "%s; keys can be read", err->text);
         kaws__err_clear(err);
@@ -9257,7 +9258,7 @@ kaws__file_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
 /* ---- replacing it ------------------------------------------------------ */
 
 static void
-kaws__file_abandon(kaws__file *f, int fd)
+kaws__save_abandon(kaws__file *f, int fd)
 {
     kaws__plat_close(fd);
     (void)kaws__plat_remove(f->tmp);
@@ -9265,7 +9266,7 @@ kaws__file_abandon(kaws__file *f, int fd)
 
 
 static void
-kaws__file_flush(kaws__writer *w)
+kaws__save_flush(kaws__writer *w)
 {
     size_t done;
 
@@ -9276,22 +9277,11 @@ kaws__file_flush(kaws__writer *w)
 }
 
 
-/* `len`: at most a block. */
-static void
-kaws__file_write(kaws__writer *w, const void *data, size_t len)
-{
-    if (len > KAWS__FILE_BLOCK - w->used)
-        kaws__file_flush(w);
-    memcpy(w->block + w->used, data, len);
-    w->used += len;
-}
-
-
 /* Begins a replacement, with its header. If that goes well, it must end in a
  * commit. What it makes must be what a reader takes: the file system may set
  * owners of its own. */
 static kaws_status
-kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
+kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 {
     kaws__stat st;
     kaws_status status = KAWS_OK;
@@ -9315,7 +9305,7 @@ kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
         if (os == 0)
             status = kaws__file_looks_right(f, &st, err);
         if (os != 0 || status != KAWS_OK)
-            kaws__file_abandon(f, w->fd);
+            kaws__save_abandon(f, w->fd);
     }
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp",
@@ -9329,24 +9319,27 @@ kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 
 /* Adds an entry to a replacement. */
 static void
-kaws__file_put(kaws__writer *w, kaws_bytes record)
+kaws__save_put(kaws__writer *w, kaws_bytes record)
 {
+    if (record.len + sizeof w->sum > sizeof w->block - w->used)
+        kaws__save_flush(w);
     kaws__store_digest(&w->state, record, w->sum);
-    kaws__file_write(w, record.at, record.len);
-    kaws__file_write(w, w->sum, sizeof w->sum);
+    memcpy(w->block + w->used, record.at, record.len);
+    memcpy(w->block + w->used + record.len, w->sum, sizeof w->sum);
+    w->used += record.len + sizeof w->sum;
 }
 
 
 /* Writes what is left of a replacement, and the length that it has; then all of
  * it is durable, and locked as the file is that it replaces. */
 static int
-kaws__file_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
+kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 {
     uint8_t length[16];
     size_t done;
     int os;
 
-    kaws__file_flush(w);
+    kaws__save_flush(w);
     kaws__store_committed(length, f->file_id, w->size);
     if ((os = w->os) == 0 &&
         (os = kaws__plat_write_at(w->fd, KAWS__STORE_COMMITTED, length,
@@ -9362,7 +9355,7 @@ kaws__file_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 /* Without an exchange or a link: the path is looked at, and the rename follows.
  */
 static int
-kaws__file_rename_blindly(kaws__file *f, const char **differs)
+kaws__save_rename_blindly(kaws__file *f, const char **differs)
 {
     kaws__stat st;
     int os = 0;
@@ -9380,7 +9373,7 @@ kaws__file_rename_blindly(kaws__file *f, const char **differs)
 /* What came out in the exchange is not ours, or could not be looked at: it goes
  * back, durably, because a power cut would else take it away again. */
 static kaws_status
-kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
+kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
     int os = kaws__plat_exchange(f->tmp, f->path);
 
@@ -9389,7 +9382,7 @@ kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
         os = kaws__plat_sync_dir(dir);
     if (os == 0)
         return KAWS_OK;
-    return kaws__file_uncertain(f, os, *landed
+    return kaws__save_uncertain(f, os, *landed
                                 ? "another took its place, and could not be "
                                   "put back: it is .tmp now, save it"
                                 : "another took its place, and was put back, "
@@ -9399,7 +9392,7 @@ kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 
 /* Gives the replacement the file's name. */
 static kaws_status
-kaws__file_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
+kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
     const char *differs = NULL;
     kaws_status status = KAWS_OK;
@@ -9407,14 +9400,14 @@ kaws__file_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
                        : kaws__plat_rename_new(f->tmp, f->path);
 
     if (os == ENOSYS) {
-        os = kaws__file_rename_blindly(f, &differs);
+        os = kaws__save_rename_blindly(f, &differs);
         *landed = os == 0 && differs == NULL;
     } else if (os == 0) {
         if (f->exists)
             os = kaws__file_compare(f, f->tmp, 1, &differs);
         *landed = os == 0 && differs == NULL;
         if (!*landed)
-            status = kaws__file_put_back(f, dir, landed, err);
+            status = kaws__save_put_back(f, dir, landed, err);
     }
     if (*landed || status != KAWS_OK)
         return status;
@@ -9429,21 +9422,21 @@ kaws__file_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 /* Puts the replacement in place. The old file stays locked until its name is
  * gone: who has it by another would take it for the keyring. */
 static kaws_status
-kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
+kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 {
     kaws__stat st;
     kaws_status status;
-    int dir = -1, os = kaws__file_complete(f, w, &st);
+    int dir = -1, os = kaws__save_complete(f, w, &st);
 
     *landed = 0;
     if (os == 0)
         os = kaws__plat_open_dir(f->dir, &dir);
     status = os != 0 ? kaws__file_refuse(f, os, NULL, "replace", err)
-                     : kaws__file_rename(f, dir, landed, err);
+                     : kaws__save_rename(f, dir, landed, err);
     if (status == KAWS_OK)
         (void)kaws__plat_remove(f->tmp);
     if (!*landed) {
-        kaws__file_abandon(f, w->fd);
+        kaws__save_abandon(f, w->fd);
     } else {
         kaws__plat_close(f->fd);
         f->fd = w->fd;
@@ -9453,7 +9446,7 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
         kaws__file_changed(f);
     }
     if (status == KAWS_OK && (os = kaws__plat_sync_dir(dir)) != 0)
-        status = kaws__file_uncertain(f, os, "it was replaced, but its folder "
+        status = kaws__save_uncertain(f, os, "it was replaced, but its folder "
                                       "could not be synced", err);
     kaws__plat_close(dir);
     return status;
@@ -9465,7 +9458,7 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
  * have crashed before syncing. If we did not make it and may not look above,
  * that is its owner's care. */
 static kaws_status
-kaws__file_create(kaws__file *f, kaws_error *err)
+kaws__save_create(kaws__file *f, kaws_error *err)
 {
     kaws__writer w;
     kaws_status status;
@@ -9480,9 +9473,9 @@ kaws__file_create(kaws__file *f, kaws_error *err)
     if (os != 0 && (os != EACCES || f->made_dir))
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
                             "%s", f->dir_shown);
-    status = kaws__file_begin(f, &w, err);
+    status = kaws__save_begin(f, &w, err);
     if (status == KAWS_OK)
-        status = kaws__file_commit(f, &w, &landed, err);
+        status = kaws__save_commit(f, &w, &landed, err);
     if (status == KAWS_OK)
         kaws__err_log(f->hooks, 1, "there was no data file %s, so a new, "
                       "empty keyring was made; if one has been in use, is its "
@@ -9494,7 +9487,7 @@ kaws__file_create(kaws__file *f, kaws_error *err)
 /* Before a clean close the file itself is told how long it has to be. That is a
  * help, not a duty; a file that has changed is left alone. */
 static void
-kaws__file_finish(kaws__file *f)
+kaws__save_finish(kaws__file *f)
 {
     kaws_error err;
 
@@ -9502,7 +9495,7 @@ kaws__file_finish(kaws__file *f)
     if (f->read_only || f->unsettled ||
         kaws__file_hold(f, 0, &err) != KAWS_OK)
         return;
-    if (kaws__file_commit_length(f, &err) != KAWS_OK)
+    if (kaws__save_commit_length(f, &err) != KAWS_OK)
         kaws__err_log(f->hooks, 1, "closing the keyring: %s", err.text);
     kaws__file_release(f);
 }
@@ -9854,7 +9847,7 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 /* ==========================================================================
  * ROOM  ring     the public functions: the lock and the policy
  * ==========================================================================
- * Uses: plat err mem buf text crypto creds kms store file table
+ * Uses: plat err mem buf text creds kms store file save table
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -10095,7 +10088,7 @@ kaws__ring_begin(kaws *ring, kaws_error *err)
         return status;
     }
     kaws__plat_lock(&ring->lock);
-    status = kaws__file_mend(&ring->file, kaws__buf_view(&ring->table.image),
+    status = kaws__save_mend(&ring->file, kaws__buf_view(&ring->table.image),
                              err);
     if (status != KAWS_OK)
         kaws__ring_end(ring);
@@ -10126,7 +10119,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
     if (status == KAWS_OK && !kaws__table_reserve(&ring->table, 1))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
     if (status == KAWS_OK)
-        status = kaws__file_append(&ring->file, kaws__table_record(e), &landed,
+        status = kaws__save_append(&ring->file, kaws__table_record(e), &landed,
                                    err);
     if (status == KAWS_UNCERTAIN)
         ring->uncertain = 1;
@@ -10152,12 +10145,12 @@ kaws__ring_replace(kaws *ring, const kaws__row *rows, size_t count,
 
     *landed = 0;
     if (status == KAWS_OK)
-        status = kaws__file_begin(&ring->file, &w, err);
+        status = kaws__save_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
         for (i = 0; i < count; i++)
             if (rows[i].entry != skip)
-                kaws__file_put(&w, kaws__table_record(rows[i].entry));
-        status = kaws__file_commit(&ring->file, &w, landed, err);
+                kaws__save_put(&w, kaws__table_record(rows[i].entry));
+        status = kaws__save_commit(&ring->file, &w, landed, err);
     }
     ring->uncertain |= status == KAWS_UNCERTAIN;
     return status;
@@ -10207,13 +10200,13 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     if (status != KAWS_OK)
         return status;
     if (!ring->file.exists)
-        return kaws__file_create(&ring->file, err);
+        return kaws__save_create(&ring->file, err);
     all = kaws__table_adopt(&ring->table, bytes);
     status = kaws__store_check(ring->file.shown, all, &found, err);
     if (status == KAWS_OK)
         status = kaws__ring_take_records(ring, found.good, err);
     if (status == KAWS_OK)
-        status = kaws__file_accept(&ring->file, all, &found, err);
+        status = kaws__save_accept(&ring->file, all, &found, err);
     return status;
 }
 
@@ -10422,7 +10415,7 @@ kaws_close(kaws *ring)
     if (ring == NULL)
         return;
     if (ring->has_file && !ring->uncertain)
-        kaws__file_finish(&ring->file);
+        kaws__save_finish(&ring->file);
     kaws__ring_free(ring);
 }
 

@@ -79,7 +79,8 @@ mend(uint8_t *file, size_t size, int how)
     if (size < HEADER)
         return;
     if (how & MEND_CELL)
-        kaws__store_committed(file + CELL, file + 16, number_at(file + CELL, 8));
+        kaws__store_committed(file + CELL, file + 16,
+                              number_at(file + CELL, 8));
     if (how & MEND_CHAIN)
         digest_at(file, HEADER - 32, file + HEADER - 32);
     while (size - at >= 8) {

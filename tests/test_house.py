@@ -12,7 +12,7 @@ import tempfile
 import check_house as house
 
 
-ROOMS = ("lobby plat err mem buf text json crypto sigv4 http creds kms file store table "
+ROOMS = ("lobby plat err mem buf text json crypto sigv4 http creds kms store file save table "
          "ring").split()
 
 

@@ -966,11 +966,11 @@ test_other_bytes_in_it(void **state)
     for (how = 0; how < 4; how++) {
         open_old(w, &f);
         assert_int_equal(truncate(w->f.data, OLD_LEN - 1), 0);
-        EXPECT(w, KAWS_CHANGED, "its size is another", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its size has changed", change(w, &f, how));
         assert_int_equal(truncate(w->f.data, 0), 0);
-        EXPECT(w, KAWS_CHANGED, "its size is another", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its size has changed", change(w, &f, how));
         spill(w->f.data, OLD "x", OLD_LEN + 1);
-        EXPECT(w, KAWS_CHANGED, "its size is another", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its size has changed", change(w, &f, how));
         for (i = OLD_LEN - 32; i < OLD_LEN; i++) {
             memcpy(bytes, OLD, OLD_LEN);
             bytes[i] ^= 1;
@@ -979,7 +979,7 @@ test_other_bytes_in_it(void **state)
             assert_int_equal(write(fd, bytes, OLD_LEN), OLD_LEN);
             close(fd);
             disk_trace[0] = '\0';
-            EXPECT(w, KAWS_CHANGED, "its checksum is another",
+            EXPECT(w, KAWS_CHANGED, "its checksum has changed",
                    change(w, &f, how));
             assert_string_equal(disk_trace, "");
         }
@@ -1211,8 +1211,8 @@ test_edited_in_place(void **state)
         close(fd);
         age(w->f.data);
         disk_trace[0] = '\0';
-        EXPECT(w, KAWS_CHANGED, "its bytes are others", change(w, &f, how));
-        EXPECT(w, KAWS_CHANGED, "its bytes are others", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its bytes have changed", change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "its bytes have changed", change(w, &f, how));
         assert_string_equal(disk_trace, "");
         kaws__file_close(&f);
     }
@@ -1257,7 +1257,7 @@ test_touched(void **state)
     assert_int_equal(write(fd, "X", 1), 1);
     close(fd);
     age(w->f.data);
-    EXPECT(w, KAWS_CHANGED, "its bytes are others", change(w, &f, 3));
+    EXPECT(w, KAWS_CHANGED, "its bytes have changed", change(w, &f, 3));
     kaws__file_close(&f);
 }
 
