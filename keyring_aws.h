@@ -8770,10 +8770,12 @@ kaws__file_changed(kaws__file *f)
 {
     kaws__stat st;
 
-    if (kaws__plat_stat(f->fd, &st) == 0)
+    if (kaws__plat_stat(f->fd, &st) == 0) {
         f->stat = st;
-    else
+    } else {
         f->stat.mtime_ns = f->stat.ctime_ns = 0;
+        f->stat.size = f->size;
+    }
     kaws__file_leave(f);
 }
 

@@ -366,8 +366,7 @@ expected(unsigned at)
             kind[-3] == DISK_SYNCS)
             return KAWS_OK;
         kind -= at > 2 && kind[-1] == DISK_CLOSES;
-        return at > 2 && (kind[-1] == DISK_REMOVES ||
-                          (kind[-1] == DISK_SYNCS && kind[-2] != DISK_CUTS))
+        return at > 2 && (kind[-1] == DISK_REMOVES || kind[-1] == DISK_SYNCS)
              ? KAWS_OK : KAWS_FILE;
     default:
         return KAWS_FILE;
