@@ -924,7 +924,7 @@ check_words(const kaws_error *err, kaws_status status)
 
 /* What has to be true of a call besides what the model says. */
 static void
-check_after(kaws *ring, kaws_status status, const kaws__aim *aim,
+check_after(kaws *ring, kaws_status status, const kaws__target *target,
             uint64_t before)
 {
     int64_t took = fake.now_ms - fake.set_ms - 1795000000000;
@@ -936,8 +936,8 @@ check_after(kaws *ring, kaws_status status, const kaws__aim *aim,
                               the_call != REWRAP))
         HOLDS(disk_hash() == before);
     if (status != KAWS_OK)
-        HOLDS(memcmp(aim, &ring->kms.aim, sizeof *aim) == 0 &&
-              strcmp(ring->kms.region, region()) == 0);
+        HOLDS(memcmp(target, &ring->kms.now.target, sizeof *target) == 0 &&
+              strcmp(ring->kms.now.region, region()) == 0);
 }
 
 
@@ -947,7 +947,7 @@ try_reply(int call)
     kaws_config cfg = config();
     int must = must_succeed(call);
     kaws_error err;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
     uint64_t before;
     kaws *ring;
@@ -961,10 +961,10 @@ try_reply(int call)
     fake.seed = (uint64_t)how;
     HOLDS(kaws_open(&ring, &cfg, &err) == KAWS_OK);
     before = disk_hash();
-    aim = ring->kms.aim;
+    target = ring->kms.now.target;
     status = make_call(ring, call, must ? &m.x : NULL, &err);
     check_words(&err, status);
-    check_after(ring, status, &aim, before);
+    check_after(ring, status, &target, before);
     HOLDS(must || status != KAWS_OK);
     if (!m.unsure) {
         HOLDS(!must || status == KAWS_OK);

@@ -184,7 +184,7 @@ entry_at(kaws_bytes entry, kaws_bytes *key_id, kaws_bytes *user_id)
         && is_word(type, "^[A-Za-z0-9_-]{1,15}$", &type_like, &type_known)
         && is_word(arn, "^arn:aws[a-z-]*:kms:[a-z]+(-[a-z]+)+-[0-9]{1,2}:"
                    "[0-9]{12}:key/[A-Za-z0-9/_-]+$", &arn_like, &arn_known)
-        && kaws__kms_arn(arn, &(kaws__arn){ .region = { NULL, 0 } })
+        && kaws__arn_parse(arn, &(kaws__arn){ .region = { NULL, 0 } })
         && m <= 64 && b > 0 && b <= 6144 && plain > 0 && plain <= 4096
         && number_at(at + 20, 4) == 0
         && number_at(at + 24, 8) <= UINT64_C(253402300799);

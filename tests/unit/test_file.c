@@ -335,8 +335,8 @@ test_long_names(void **state)
         assert_int_equal(w->err.os, rows[i].fits ? 0 : ENAMETOOLONG);
         assert_int_equal(stat(lock, &st) == 0, rows[i].fits);
         if (rows[i].fits) {
-            assert_int_equal(kaws__plat_open(f.aside, KAWS__NEW, &fd), 0);
-            kaws__plat_close(fd);
+            assert_int_equal(kaws__disk_open(f.aside, KAWS__NEW, &fd), 0);
+            kaws__disk_close(fd);
             assert_int_equal(remove(f.aside) | remove(lock), 0);
         }
         kaws__file_close(&f);
@@ -898,15 +898,15 @@ change(struct world *w, kaws__file *f, int how)
     kaws__err_clear(&w->err);
     switch (how) {
     case 0:
-        status = kaws__file_append(f, 8, patch, more, &landed, &w->err);
+        status = kaws__save_append(f, 8, patch, more, &landed, &w->err);
         assert_int_equal(landed, status == KAWS_OK);
         return status;
     case 1:
-        status = kaws__file_begin(f, &writer, &w->err);
+        status = kaws__save_begin(f, &writer, &w->err);
         if (status != KAWS_OK)
             return status;
-        kaws__file_put(&writer, "new", 3);
-        return kaws__file_commit(f, &writer, &landed, &w->err);
+        kaws__save_put(&writer, "new", 3);
+        return kaws__save_commit(f, &writer, &landed, &w->err);
     case 2:
         kaws__file_mark_torn(f, all, 40);
         return kaws__file_set_aside(f, all, 1792926400, &w->err);
@@ -1181,7 +1181,8 @@ test_foreseen(void **state)
         open_old(w, &f);
         assert_int_equal(fake_logged(&w->f, 1, "cannot be changed, so no key "
                                      "can be removed"), 1);
-        assert_int_equal(fake_logged(&w->f, 1, kaws__plat_error(reasons[i])),
+        assert_int_equal(fake_logged(&w->f, 1,
+                                     kaws__sys_error_text(reasons[i])),
                          1);
         kaws__file_close(&f);
     }
@@ -1355,11 +1356,11 @@ test_taken_away(void **state)
         if (i > 0) {                      /* between the two looks            */
             kaws__writer writer;
             int landed;
-            EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
-            kaws__file_put(&writer, "new", 3);
+            EXPECT(w, KAWS_OK, NULL, kaws__save_begin(&f, &writer, &w->err));
+            kaws__save_put(&writer, "new", 3);
             disk_on_call = move_there;
             EXPECT(w, KAWS_CHANGED, "another file has taken its place",
-                   kaws__file_commit(&f, &writer, &landed, &w->err));
+                   kaws__save_commit(&f, &writer, &landed, &w->err));
             assert_int_equal(landed, 0);
         } else {
             EXPECT(w, KAWS_CHANGED, "another file has taken its place",
@@ -1472,14 +1473,14 @@ test_not_put_back(void **state)
     for (i = 0; i < 2; i++) {
         disk_heal();
         open_old(w, &f);
-        EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
-        kaws__file_put(&writer, "new", 3);
+        EXPECT(w, KAWS_OK, NULL, kaws__save_begin(&f, &writer, &w->err));
+        kaws__save_put(&writer, "new", 3);
         moved_to = w->f.data;
         moved_at = "renameat2";
         disk_on_call = move_there;
         disk_fail(i == 0 ? "renameat2" : "fsync", i == 0, EIO, 1);
         EXPECT(w, KAWS_UNCERTAIN, i == 0 ? "is .tmp now: save it" : "durably",
-               kaws__file_commit(&f, &writer, &landed, &w->err));
+               kaws__save_commit(&f, &writer, &landed, &w->err));
         assert_int_equal(landed, i == 0);
         expect_content(w->f.data, i == 0 ? "new" : "theirs", i == 0 ? 3 : 6);
         if (i == 0)
@@ -1604,7 +1605,7 @@ test_append_fails(void **state)
         EXPECT(w, rows[i].status,
                rows[i].status == KAWS_UNCERTAIN ? "no more is changed"
                                                 : "the data file",
-               kaws__file_append(&f, 8, patch, more, &landed, &w->err));
+               kaws__save_append(&f, 8, patch, more, &landed, &w->err));
         assert_int_equal(w->err.os, rows[i].os);
         assert_string_equal(disk_trace, rows[i].trace);
         assert_int_equal(stat(w->f.data, &st), 0);
@@ -1644,14 +1645,14 @@ test_replace(void **state)
     else
         spill(stale, "stale", 5);
     umask(0);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__save_begin(&f, &writer, &w->err));
     for (i = 0; i < n; i += step) {
         step = 1 + i * 31 % 50000;
         step = step < n - i ? step : n - i;
-        kaws__file_put(&writer, big + i, step);
+        kaws__save_put(&writer, big + i, step);
     }
     disk_fail("pwrite", 0, EAGAIN, 1);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_commit(&f, &writer, &landed,
+    EXPECT(w, KAWS_OK, NULL, kaws__save_commit(&f, &writer, &landed,
                                               &w->err));
     expect_content(w->f.data, big, n);
     has_mode(w->f.data, 0600);
@@ -1664,8 +1665,8 @@ test_replace(void **state)
     EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
 
     /* Begun, and thought better of. */
-    EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
-    kaws__file_put(&writer, "x", 1);
+    EXPECT(w, KAWS_OK, NULL, kaws__save_begin(&f, &writer, &w->err));
+    kaws__save_put(&writer, "x", 1);
     assert_true(there(w, ".tmp"));
     kaws__file_abandon(&f, &writer);
     assert_false(there(w, ".tmp"));
@@ -1737,10 +1738,10 @@ test_replace_stops(void **state)
     int landed;
 
     open_old(w, &f);
-    EXPECT(w, KAWS_OK, NULL, kaws__file_begin(&f, &writer, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws__save_begin(&f, &writer, &w->err));
     disk_fail("pwrite", 1, EIO, 1);
-    kaws__file_put(&writer, big, sizeof big);
-    EXPECT(w, KAWS_FILE, "data", kaws__file_commit(&f, &writer, &landed,
+    kaws__save_put(&writer, big, sizeof big);
+    EXPECT(w, KAWS_FILE, "data", kaws__save_commit(&f, &writer, &landed,
                                               &w->err));
     assert_int_equal(w->err.os, EIO);
     assert_string_equal(disk_trace, "uwwu");
