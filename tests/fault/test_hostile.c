@@ -591,6 +591,8 @@ forge_opens(const forged *f, unsigned bad, kaws_status one, kaws_status other)
         if (bad >> i & 1) {
             if (status != one && status != other)
                 fail_msg("key %lu: %d: %s", (unsigned long)i, status, err.text);
+            if (status == KAWS_MISMATCH && other == KAWS_MISMATCH)
+                assert_non_null(strstr(err.text, "sealed for another name"));
             assert_true(key.bytes == NULL && key.len == 0);
             continue;
         }
