@@ -569,9 +569,9 @@ check_no_rewrap(kaws *ring, kaws_status one, kaws_status other)
 }
 
 
-/* It opens. The keys in `bad` (a bit each) are refused with one of two statuses,
- * by a re-wrap as well (but with KAWS_OK: it does not see a key's length). All
- * others are what they were. */
+/* It opens. The keys in `bad` (a bit each) are refused with one of two
+ * statuses, and so is a re-wrap (but with KAWS_OK: it does not see a key's
+ * length). All others are what they were. */
 static void
 forge_opens(const forged *f, unsigned bad, kaws_status one, kaws_status other)
 {

@@ -720,7 +720,7 @@ test_every_truncation(void **state)
         v = judge(l.at, l.len - 1);
         assert_int_equal(v.what, len == last ? 't' : 'd');
     }
-    set_committed(&l, 80);                     /* nothing but the header is safe   */
+    set_committed(&l, 80);                /* nothing but the header is safe   */
     for (len = 80; len <= l.len; len++) {
         int whole = len == 80 || len == l.starts[1] || len == last ||
                     len == l.len;
@@ -785,7 +785,7 @@ test_another_length(void **state)
     }
     kaws__store_put(l.at + start, len, 4);
     kaws__store_put(l.at + start + 4, ~len, 4);
-    set_committed(&l, l.len);                  /* acknowledged: never torn         */
+    set_committed(&l, l.len);             /* acknowledged: never torn         */
     kaws__store_put(l.at + start, len + 9, 4);
     kaws__store_put(l.at + start + 4, ~(len + 9), 4);
     assert_int_equal(judge(l.at, l.len).what, 'd');
@@ -978,7 +978,7 @@ test_absurd_lengths(void **state)
         lay_digest(&l);
         expect_refused(w, &l, l.len, "damaged at byte 80");
     }
-    lay_header(&l, file_id, 0);              /* a last entry of a few bytes      */
+    lay_header(&l, file_id, 0);           /* a last entry of a few bytes      */
     lay(&l, "\1\2\3", 3);
     lay_digest(&l);
     set_committed(&l, l.len);
