@@ -25,7 +25,8 @@
 /* A file of one entry; the same with that entry twice; and with none, as a
  * replacement makes it here. Rooms file and save know no more of an entry than
  * its digest. */
-#define RECORD "an entry of 64 bytes: only its digest is looked at, not its rest"
+#define RECORD \
+    "an entry of 64 bytes: only its digest is looked at, not its rest"
 enum { NEW_LEN = 80, OLD_LEN = NEW_LEN + 64 + 32, TWO_LEN = OLD_LEN + 64 + 32 };
 
 static uint8_t old[OLD_LEN], two[TWO_LEN], fresh[NEW_LEN];
@@ -1274,85 +1275,97 @@ test_appears(void **state)
 /* Somebody comes in between: he loses nothing, we change nothing more, and that
  * is said. Where there is no exchange, what comes before the last look is safe.
  */
+enum { REPLACE = 1, ASIDE = 2, READ = 4 };
+
+#define READING "changed while it was being read"
+#define OPENING "was replaced while it was being opened"
+#define ANOTHER "another file has taken its place"
+
+static const struct meddling {
+    int         how;
+    char        act;
+    const char *call, *seen;
+    int         skip, lacks;          /* errno of the exchange            */
+    const char *words, *trace;        /* an r is the meddler's            */
+    int         left;                 /* 't'heirs, 'o'ld, or not asked    */
+} meddlings[] = {
+    { READ, 'a', "pread", NULL, 0, 0, READING, "", 0 },
+    { READ, 's', "pread", NULL, 0, 0, READING, "", 0 },
+    { READ, 'e', "fstat", NULL, 2, 0, READING, "", 0 },
+    { READ, 'm', "fcntl", NULL, 0, 0, OPENING, "r", 't' },
+    { READ, 'r', "fcntl", NULL, 0, 0, OPENING, "", 0 },
+    { ASIDE, 'a', "fdatasync", "t", 0, 0, "while its torn end was cut off",
+      "wdftd", 0 },
+    { REPLACE, 'r', "renameat2", NULL, 0, 0, "No such file", "uwwdxu", 0 },
+    { REPLACE, 'l', "renameat2", NULL, 0, 0, "a hard link", "uwwdxxfu",
+      'o' },
+    { REPLACE, 'm', "renameat2", NULL, 0, 0, ANOTHER, "uwwdxxfu", 't' },
+    { REPLACE, 'm', "lstat", NULL, 1, EINVAL, ANOTHER, "uwwdxru", 't' },
+    { REPLACE, 'm', "lstat", NULL, 1, ENOSYS, ANOTHER, "uwwdxru", 't' },
+    { REPLACE, 'm', "lstat", NULL, 1, EPERM, ANOTHER, "uwwdxru", 't' },
+    { REPLACE, 'm', "lstat", NULL, 1, EOPNOTSUPP, ANOTHER, "uwwdxru", 't' }
+};
+
+
+static void
+meddle_with(struct world *w, const struct meddling *m)
+{
+    kaws__file f;
+    kaws__buf bytes;
+    int fd;
+
+    (void)remove(w->f.data);
+    if (m->how == READ) {
+        spill(w->f.data, old, OLD_LEN);
+        age(w->f.data);
+        EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
+    } else {
+        open_old(w, &f);
+    }
+    if (m->lacks != 0)
+        disk_fail("renameat2", 0, m->lacks, 1);
+    disk_trace[0] = '\0';
+    fd = f.fd;
+    meddler = (struct meddler){ m->act, w->f.data, m->call, m->seen, m->skip };
+    disk_on_call = meddle;
+    if (m->how == READ) {
+        EXPECT(w, KAWS_CHANGED, m->words, read_file(w, &f, &bytes));
+        kaws__buf_free(&bytes);
+    } else {
+        EXPECT(w, KAWS_CHANGED, m->words, change(w, &f, m->how));
+        assert_int_equal(f.fd, fd);
+    }
+    disk_on_call = NULL;
+    if (meddler.act != 0 || strcmp(disk_trace, m->trace) != 0)
+        fail_msg("row %lu: %s", (unsigned long)(m - meddlings), disk_trace);
+    if (m->left != 0)
+        expect_content(w->f.data, m->left == 't' ? (const void *)"theirs" : old,
+                       m->left == 't' ? 6 : OLD_LEN);
+    assert_false(there(w, ".tmp"));
+    if (m->how == ASIDE) {                /* what he added is not ours        */
+        EXPECT(w, KAWS_CHANGED, "its size has changed", change(w, &f, 0));
+        assert_string_equal(disk_trace, m->trace);
+    }
+    if (m->act == 'l') {
+        EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
+        EXPECT(w, KAWS_FILE, "has 2 names", change(w, &f, 1));
+    }
+    kaws__err_clear(&w->err);
+    kaws__file_close(&f);
+}
+
+
 static void
 test_meddled(void **state)
 {
-    enum { REPLACE = 1, ASIDE = 2, READ = 4 };
-    static const char reading[] = "changed while it was being read",
-        opening[] = "was replaced while it was being opened",
-        another[] = "another file has taken its place";
-    static const struct {
-        int         how;
-        char        act;
-        const char *call, *seen;
-        int         skip, lacks;          /* errno of the exchange            */
-        const char *words, *trace;        /* an r is the meddler's            */
-        int         left;                 /* 't'heirs, 'o'ld, or not asked    */
-    } rows[] = {
-        { READ, 'a', "pread", NULL, 0, 0, reading, "", 0 },
-        { READ, 's', "pread", NULL, 0, 0, reading, "", 0 },
-        { READ, 'e', "fstat", NULL, 2, 0, reading, "", 0 },
-        { READ, 'm', "fcntl", NULL, 0, 0, opening, "r", 't' },
-        { READ, 'r', "fcntl", NULL, 0, 0, opening, "", 0 },
-        { ASIDE, 'a', "fdatasync", "t", 0, 0, "while its torn end was cut off",
-          "wdftd", 0 },
-        { REPLACE, 'r', "renameat2", NULL, 0, 0, "No such file", "uwwdxu", 0 },
-        { REPLACE, 'l', "renameat2", NULL, 0, 0, "a hard link", "uwwdxxfu",
-          'o' },
-        { REPLACE, 'm', "renameat2", NULL, 0, 0, another, "uwwdxxfu", 't' },
-        { REPLACE, 'm', "lstat", NULL, 1, EINVAL, another, "uwwdxru", 't' },
-        { REPLACE, 'm', "lstat", NULL, 1, ENOSYS, another, "uwwdxru", 't' },
-        { REPLACE, 'm', "lstat", NULL, 1, EPERM, another, "uwwdxru", 't' },
-        { REPLACE, 'm', "lstat", NULL, 1, EOPNOTSUPP, another, "uwwdxru", 't' }
-    };
     struct world *w = *state;
     kaws__file f;
     kaws__buf bytes;
     size_t i;
-    int fd;
 
-    for (i = 0; i < COUNT(rows); i++) {
+    for (i = 0; i < COUNT(meddlings); i++) {
         disk_heal();
-        (void)remove(w->f.data);
-        if (rows[i].how == READ) {
-            spill(w->f.data, old, OLD_LEN);
-            age(w->f.data);
-            EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
-        } else {
-            open_old(w, &f);
-        }
-        if (rows[i].lacks != 0)
-            disk_fail("renameat2", 0, rows[i].lacks, 1);
-        disk_trace[0] = '\0';
-        fd = f.fd;
-        meddler = (struct meddler){ rows[i].act, w->f.data, rows[i].call,
-                                    rows[i].seen, rows[i].skip };
-        disk_on_call = meddle;
-        if (rows[i].how == READ) {
-            EXPECT(w, KAWS_CHANGED, rows[i].words, read_file(w, &f, &bytes));
-            kaws__buf_free(&bytes);
-        } else {
-            EXPECT(w, KAWS_CHANGED, rows[i].words, change(w, &f, rows[i].how));
-            assert_int_equal(f.fd, fd);
-        }
-        disk_on_call = NULL;
-        if (meddler.act != 0 || strcmp(disk_trace, rows[i].trace) != 0)
-            fail_msg("row %lu: %s", (unsigned long)i, disk_trace);
-        if (rows[i].left == 't')
-            expect_content(w->f.data, "theirs", 6);
-        if (rows[i].left == 'o')
-            expect_content(w->f.data, old, OLD_LEN);
-        assert_false(there(w, ".tmp"));
-        if (rows[i].how == ASIDE) {       /* and what he added is not ours    */
-            EXPECT(w, KAWS_CHANGED, "its size has changed", change(w, &f, 0));
-            assert_string_equal(disk_trace, rows[i].trace);
-        }
-        if (rows[i].act == 'l') {
-            EXPECT(w, KAWS_OK, NULL, change(w, &f, 3));
-            EXPECT(w, KAWS_FILE, "has 2 names", change(w, &f, 1));
-        }
-        kaws__err_clear(&w->err);
-        kaws__file_close(&f);
+        meddle_with(w, &meddlings[i]);
     }
     spill(w->f.data, old, OLD_LEN);
     EXPECT(w, KAWS_OK, NULL, open_file(w, &f, 0));
