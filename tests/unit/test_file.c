@@ -920,6 +920,36 @@ test_another_file_in_its_place(void **state)
 }
 
 
+#if !defined(_WIN32)
+
+/* The same inode number on another device, as when a clone of the volume is
+ * mounted over it: another file. */
+static void
+test_another_device(void **state)
+{
+    struct world *w = *state;
+    kaws__buf bytes;
+    kaws__file f;
+    int how;
+
+    for (how = 0; how < 4; how++) {
+        open_old(w, &f);
+        disk_other_device = 1;
+        EXPECT(w, KAWS_CHANGED, "another file has taken its place",
+               change(w, &f, how));
+        EXPECT(w, KAWS_CHANGED, "another file has taken its place",
+               read_file(w, &f, &bytes));
+        assert_string_equal(disk_trace, "");
+        disk_heal();
+        kaws__buf_free(&bytes);
+        kaws__file_close(&f);
+    }
+    kaws__err_clear(&w->err);
+}
+
+#endif
+
+
 static void
 test_other_bytes_in_it(void **state)
 {
@@ -1840,8 +1870,10 @@ test_settle(void **state)
     };
     struct world *w = *state;
     kaws_bytes all = { old, OLD_LEN };
+    uint8_t length[16];
     kaws__file f;
     size_t i;
+    int fd;
 
     for (i = 0; i < COUNT(rows); i++) {
         disk_heal();
@@ -1849,6 +1881,11 @@ test_settle(void **state)
         f.unsettled = 1;
         f.committed = NEW_LEN;
         f.synced = 0;
+        kaws__store_committed(length, id, NEW_LEN);
+        fd = open(w->f.data, O_WRONLY);
+        assert_int_equal(lseek(fd, 32, SEEK_SET), 32);
+        assert_int_equal(write(fd, length, 16), 16);
+        close(fd);
         disk_fail(rows[i].call, rows[i].skip, rows[i].os, 1);
         kaws__err_clear(&w->err);
         EXPECT(w, rows[i].os == 0 ? KAWS_OK : KAWS_FILE, rows[i].words,
@@ -1856,9 +1893,9 @@ test_settle(void **state)
         assert_string_equal(disk_trace, rows[i].trace);
         assert_int_equal(f.synced, i == 0 || i == 4 || i > 5);
         assert_int_equal(f.unsettled, i != 0);
-        expect_content(w->f.data, old, OLD_LEN);
         kaws__err_clear(&w->err);         /* the cause is gone                */
         EXPECT(w, KAWS_OK, NULL, kaws__save_mend(&f, all, &w->err));
+        expect_content(w->f.data, old, OLD_LEN);
         assert_int_equal(f.unsettled, 0);
         kaws__file_close(&f);
     }
@@ -1870,6 +1907,38 @@ test_settle(void **state)
     f.unsettled = 1;
     EXPECT(w, KAWS_CHANGED, NULL, kaws__save_mend(&f, all, &w->err));
     kaws__file_close(&f);
+}
+
+
+/* A clean close writes the length, under the lock; one that cannot lock, or
+ * whose file is not settled or not to be changed, writes nothing. */
+static void
+test_finish(void **state)
+{
+    static const struct { int held, unsettled, read_only; const char *trace; }
+    rows[] = {
+        { 0, 0, 0, "wd" }, { 1, 0, 0, "" }, { 0, 1, 0, "" }, { 0, 0, 1, "" }
+    };
+    struct world *w = *state;
+    kaws__file f, g;
+    size_t i;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        open_old(w, &f);
+        EXPECT(w, KAWS_OK, NULL, open_file(w, &g, 0));
+        if (rows[i].held)
+            EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, 0, &w->err));
+        f.unsettled = rows[i].unsettled;
+        f.read_only = rows[i].read_only;
+        disk_trace[0] = '\0';
+        kaws__save_finish(&f);
+        if (strcmp(disk_trace, rows[i].trace) != 0)
+            fail_msg("row %lu: %s", (unsigned long)i, disk_trace);
+        if (!rows[i].held)                /* and nothing stays locked         */
+            EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&g, 0, &w->err));
+        kaws__file_close(&g);
+        kaws__file_close(&f);
+    }
 }
 
 
@@ -1900,6 +1969,7 @@ main(void)
         TEST(test_other_bytes_in_it),
         TEST(test_cannot_look),
 #if !defined(_WIN32)
+        TEST(test_another_device),
         TEST(test_two_names),
         TEST(test_lock_file_removed),
         TEST(test_two_names_changed),
@@ -1922,7 +1992,8 @@ main(void)
         TEST(test_set_aside),
         TEST(test_set_aside_again),
         TEST(test_set_aside_fails),
-        TEST(test_settle)
+        TEST(test_settle),
+        TEST(test_finish)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
