@@ -8666,8 +8666,7 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
     f->names_len = 6 * n;
     f->names = kaws__mem_new(f->hooks, f->names_len);
     if (f->names == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
-                             "memory");
+        return kaws__err_memory(err, "opening the data file");
     for (i = 0; i < 4; i++) {
         *names[i] = f->names + i * n;
         (void)snprintf(*names[i], n, "%s%s", path, suffixes[i]);
@@ -8886,7 +8885,7 @@ kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
         *differs = "another file has taken its place";
     else if (os == 0 && st->links == 0)
         *differs = "it was replaced under another name, and this one leads to "
-                   "what it was before: mount it anew";
+                   "what it was before: mount it again";
     return os;
 }
 
@@ -8955,7 +8954,7 @@ kaws__file_compare(kaws__file *f, const char *path, int moved,
 }
 
 
-/* The same of the path that is ours, opened anew if need be. */
+/* The same for f->path. Opens the file if it is not kept open. */
 static int
 kaws__file_look(kaws__file *f, const char **differs)
 {
@@ -9122,8 +9121,7 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
     out->len = 0;
     if (at == NULL)
-        return kaws__file_error(f, KAWS_MEMORY, "cannot be read: out of memory",
-                                err);
+        return kaws__err_memory(err, "reading the data file");
     kaws__sys_advise_large(at, (size_t)st.size);
     os = kaws__disk_read_at(f->fd, 0, at, (size_t)st.size, &got);
     out->len = got;
@@ -9302,7 +9300,7 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
     kaws__buf_put(&bytes, record.at, record.len);
     digest = kaws__buf_grow(&bytes, KAWS__STORE_DIGEST);
     if (digest == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
+        return kaws__err_memory(err, "adding a key");
     kaws__store_digest(&state, record, digest);
     status = kaws__file_change(f, err);
     if (status == KAWS_OK) {
@@ -9677,10 +9675,10 @@ kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 }
 
 
-/* Makes a new, empty file. The folder's own name is made durable first, which
- * stands in the folder above, even if the folder was there: whoever made it may
- * have crashed before syncing. If we did not make it and may not look above,
- * that is its owner's care. */
+/* Makes a new, empty file. Syncs the folder above first, which has the name of
+ * our folder, even if our folder was there before: its creator may have crashed
+ * before syncing. If we did not make it and may not open the folder above, that
+ * is its owner's business. */
 static kaws_status
 kaws__save_create(kaws__file *f, kaws_error *err)
 {
@@ -9708,8 +9706,8 @@ kaws__save_create(kaws__file *f, kaws_error *err)
 }
 
 
-/* Before a clean close the file itself is told how long it has to be. That is a
- * help, not a duty; a file that has changed is left alone. */
+/* At a clean close: from then on the file itself says how long it has to be.
+ * That is a help, not a duty: a file that has changed is left alone. */
 static void
 kaws__save_finish(kaws__file *f)
 {
@@ -9801,7 +9799,7 @@ kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 }
 
 
-/* Gives an entry of its own back; NULL is none. */
+/* Frees an entry of its own that is in no table; NULL is none. */
 static void
 kaws__table_discard(const kaws_hooks *hooks, kaws__entry *e)
 {
@@ -9818,7 +9816,7 @@ kaws__table_in_image(const kaws__table *t, const kaws__entry *e)
 }
 
 
-/* Lets the entry of a row go. The image goes with the last one in it. */
+/* Releases the entry of a row. The image is freed with the last one in it. */
 static void
 kaws__table_drop(kaws__table *t, kaws__entry *e)
 {
@@ -10030,7 +10028,7 @@ kaws__table_from(const kaws__table *t, uint64_t serial)
 }
 
 
-/* Takes an entry out and lets it go. Entries that it pushed along in the hash
+/* Takes an entry out and releases it. Entries that it pushed along in the hash
  * table move back, so that no search stops at its slot too early. */
 static void
 kaws__table_remove(kaws__table *t, kaws__entry *e)
@@ -10054,8 +10052,8 @@ kaws__table_remove(kaws__table *t, kaws__entry *e)
 }
 
 
-/* Puts `fresh` in the place of that row's entry, which is let go: the same
- * name, sealed anew. */
+/* Puts `fresh`, the same name sealed again, in the place of that row's entry,
+ * which is released. */
 static void
 kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 {
