@@ -119,9 +119,12 @@ AT_RUN_TIME = {"MY_CNF": "read only", "SET": "`SET GLOBAL`",
 
 
 def plugin_rows(start: str, row: str) -> list[str]:
-    """The rows of a table of the plugin's source."""
+    """The rows of a table of the plugin's source: each begins with a name in a line of its own."""
     source = (TOP / "keyring_aws_plugin.c").read_text()
-    return re.findall(row, re.search(rf"{start}.*?^(?:}};|\n)", source, re.M | re.S)[0])
+    table = re.search(rf"{start}.*?^(?:}};|\n)", source, re.M | re.S)[0]
+    rows = re.findall(row, table)
+    assert len(rows) == len(re.findall(r'^    (?:{ "|ROW[(]"|X[(]keyring)', table, re.M)) > 0
+    return rows
 
 
 def readme_rows(name: str) -> list[list[str]]:
@@ -132,7 +135,6 @@ def readme_rows(name: str) -> list[list[str]]:
 
 def test_the_readme_lists_every_setting():
     settings = plugin_rows("^static const plug__settings_row", ROW)
-    assert len(settings) == 11
 
     def row(name, kind, where, text, numbers):
         of = [str(eval(each)) for each in numbers.split(",")[:3]] if numbers else []
@@ -152,7 +154,6 @@ def test_the_readme_lists_every_status_variable_and_function():
     functions = plugin_rows("^#define PLUG__FUNCTIONS", r"X[(](keyring_\w+),")
     assert sorted(name for name, _ in readme_rows(r"keyring_aws_\w+[(][)]")) == sorted(
         f"`{name}()`" for name in functions)
-    assert len(status) == 7 and len(functions) == 3
 
 
 def test_the_readme_names_nothing_that_is_not_there():
