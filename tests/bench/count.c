@@ -80,11 +80,10 @@ answer(void *ctx, const kaws_request *q, kaws_reply *r)
 static void
 work_sign(desk *d)
 {
-    kaws__sigv4 s;
+    const kaws_creds who = { BENCH_ID, NULL, NULL };
     char out[512];
 
-    bench_must(kaws__sigv4_gather(&s, &d->what, NULL) &&
-               kaws__sigv4_authorize(&s, BENCH_ID, &d->key, out, sizeof out) ==
+    bench_must(kaws__sigv4_authorize(&d->what, who, &d->key, out, sizeof out) ==
                NULL, "cannot sign");
 }
 
@@ -217,8 +216,8 @@ set_up(desk *d, const char *dir)
     d->what.body.at = (const uint8_t *)body;
     d->what.body.len = sizeof body - 1;
     d->what.when = 1790000000;
-    bench_must(kaws__sigv4_key(&d->key, BENCH_SECRET, "20260921",
-                               d->what.region, d->what.service), "no key");
+    kaws__sigv4_key(&d->key, BENCH_SECRET, "20260921", d->what.region,
+                    d->what.service);
 }
 
 

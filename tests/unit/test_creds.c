@@ -456,26 +456,26 @@ test_grants(void **state)
 {
     struct world *w = *state;
     kaws__creds c;
-    kaws__grant g;
+    kaws__signer g;
 
     fake_write_conf(&w->f, "id\nfirst\ntoken\n");
     EXPECT(w, KAWS_OK, NULL, open_creds(w, &c));
-    kaws__creds_grant(&c, "20261118T110640Z", "eu-west-1", &g);
+    kaws__creds_signer(&c, "20261118T110640Z", "eu-west-1", &g);
     assert_string_equal(g.id, "id");
     assert_string_equal(g.token, "token");
     assert_int_equal(g.generation, c.generation);
     expect_key(&g.key, "first", "20261118", "eu-west-1");
-    kaws__creds_grant(&c, "20261118T235959Z", "eu-west-1", &g);
+    kaws__creds_signer(&c, "20261118T235959Z", "eu-west-1", &g);
     expect_key(&g.key, "first", "20261118", "eu-west-1");
-    kaws__creds_grant(&c, "20261119T000000Z", "eu-west-1", &g);
+    kaws__creds_signer(&c, "20261119T000000Z", "eu-west-1", &g);
     expect_key(&g.key, "first", "20261119", "eu-west-1");
-    kaws__creds_grant(&c, "20261119T000000Z", "us-gov-west-1", &g);
+    kaws__creds_signer(&c, "20261119T000000Z", "us-gov-west-1", &g);
     expect_key(&g.key, "first", "20261119", "us-gov-west-1");
 
     /* New credentials: the key of the day is not the old secret's. */
     fake_write_conf(&w->f, "id2\nsecond\n");
     EXPECT(w, KAWS_OK, NULL, kaws__creds_reload(&c, &w->err));
-    kaws__creds_grant(&c, "20261119T000000Z", "us-gov-west-1", &g);
+    kaws__creds_signer(&c, "20261119T000000Z", "us-gov-west-1", &g);
     expect_key(&g.key, "second", "20261119", "us-gov-west-1");
     assert_string_equal(g.id, "id2");
     assert_string_equal(g.token, "");
@@ -640,7 +640,7 @@ test_secret_stays_in_its_pages(void **state)
     struct world *w = *state;
     char masked[41], text[64];
     kaws__creds c;
-    kaws__grant g;
+    kaws__signer g;
     int fd = open(w->f.conf, O_WRONLY | O_TRUNC);
 
     make_secret(text + 3, 0);
@@ -654,9 +654,9 @@ test_secret_stays_in_its_pages(void **state)
     assert_int_equal(count_in_memory(masked, NULL, NULL), 0);
 
     EXPECT(w, KAWS_OK, NULL, open_creds(w, &c));
-    kaws__creds_grant(&c, "20261118T110640Z", "eu-west-1", &g);
+    kaws__creds_signer(&c, "20261118T110640Z", "eu-west-1", &g);
     EXPECT(w, KAWS_OK, NULL, kaws__creds_reload(&c, &w->err));
-    kaws__creds_grant(&c, "20261119T110640Z", "eu-west-1", &g);
+    kaws__creds_signer(&c, "20261119T110640Z", "eu-west-1", &g);
     assert_int_equal(count_in_memory(masked, c.secrets, c.secrets + 1), 0);
     assert_int_equal(count_in_memory(masked, NULL, NULL), 1);
     assert_memory_equal(c.secrets->file, "\0\0\0\0\0\0\0\0", 8);
@@ -687,13 +687,13 @@ test_what_is_in_a_text(void **state)
                     "Token/of+a/Session==12345678\n");
     EXPECT(w, KAWS_OK, NULL, open_creds(w, &c));
     for (i = 0; i < COUNT(cases); i++)
-        if (kaws__creds_in(&c, kaws__buf_of(cases[i].text)) != cases[i].is)
+        if (kaws__creds_leak_in(&c, kaws__buf_of(cases[i].text)) != cases[i].is)
             fail_msg("%s", cases[i].text);
     fake_write_conf(&w->f, FAKE_ID "\nAnother/Secret\n");
     EXPECT(w, KAWS_OK, NULL, kaws__creds_reload(&c, &w->err));
-    assert_false(kaws__creds_in(&c, kaws__buf_of("Token/of+a/Session")));
-    assert_false(kaws__creds_in(&c, kaws__buf_of(FAKE_SECRET)));
-    assert_true(kaws__creds_in(&c, kaws__buf_of("another secret")));
+    assert_false(kaws__creds_leak_in(&c, kaws__buf_of("Token/of+a/Session")));
+    assert_false(kaws__creds_leak_in(&c, kaws__buf_of(FAKE_SECRET)));
+    assert_true(kaws__creds_leak_in(&c, kaws__buf_of("another secret")));
     kaws__creds_close(&c);
 }
 
