@@ -696,8 +696,8 @@ test_bad_keys_and_regions(void **state)
     EXPECT(w, KAWS_ARGUMENT, "is not a region of AWS",
            kaws_use_region(w->ring, long_name, &w->err));
     assert_int_equal(w->f.requests, 0);
-    assert_string_equal(w->ring->kms.region, "us-east-1");
-    assert_string_equal(w->ring->kms.aim.key_id, FAKE_EAST);
+    assert_string_equal(w->ring->kms.now.region, "us-east-1");
+    assert_string_equal(w->ring->kms.now.target.key_id, FAKE_EAST);
 }
 
 
@@ -805,8 +805,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     EXPECT(w, KAWS_OK, NULL, status);
-    assert_int_equal(n, 7);               /* six locks and a page             */
-    assert_int_equal(locks, before + 6);
+    assert_int_equal(n, 9);               /* eight locks and a page           */
+    assert_int_equal(locks, before + 8);
     world_close(w);
     assert_int_equal(locks, before);
 }
@@ -891,7 +891,7 @@ test_odd_paths(void **state)
     cfg.conf_file = conf;
     EXPECT(w, KAWS_OK, NULL, kaws_open(&w->ring, &cfg, &w->err));
     assert_string_equal(w->ring->file.path, want);
-    assert_string_equal(w->ring->kms.creds.sources.conf_file, w->f.conf);
+    assert_string_equal(w->ring->kms.calls.creds.sources.conf_file, w->f.conf);
     cfg.data_file = want;
     EXPECT(w, KAWS_OK, NULL, kaws_open(&again, &cfg, &w->err));
     assert_int_equal(fake_logged(&w->f, 1, "is in use by another process"), 1);
@@ -1901,15 +1901,15 @@ static void
 test_no_turn(void **state)
 {
     struct world *w = *state;
-    uint64_t before = (uint64_t)kaws__plat_ticks_us();
+    uint64_t before = (uint64_t)kaws__sys_ticks_us();
 
     EXPECT(w, KAWS_OK, NULL, store(w, "k", "text"));
-    assert_int_equal(kaws__plat_turn_take(&w->ring->turn, 0), 0);
+    assert_int_equal(kaws__thread_turn_wait(&w->ring->turn, 0), 0);
     EXPECT(w, KAWS_LOCKED, "another thread", store(w, "new", "x"));
-    assert_in_range((uint64_t)kaws__plat_ticks_us() - before,
+    assert_in_range((uint64_t)kaws__sys_ticks_us() - before,
                     KAWS__RING_TURN_MS * 900, KAWS__RING_TURN_MS * 1900);
     expect_text(w, "k", "text");
-    kaws__plat_turn_give(&w->ring->turn, 1);
+    kaws__thread_turn_end(&w->ring->turn, 1);
     EXPECT(w, KAWS_OK, NULL, store(w, "new", "x"));
 }
 
@@ -1918,7 +1918,7 @@ static void
 really_sleep(struct fake *f, int ms)
 {
     (void)f;
-    kaws__plat_sleep_ms(NULL, ms);
+    kaws__sys_sleep_ms(NULL, ms);
 }
 
 
@@ -1930,9 +1930,9 @@ find_it_locked(void *arg)
 
     if (kaws_remove(w->ring, name_of("k", NULL), &err) == KAWS_LOCKED &&
         strstr(err.text, "another process") != NULL) {
-        kaws__plat_lock(&w->ring->lock);
+        kaws__thread_lock(&w->ring->lock);
         (*(int *)w->f.user)++;
-        kaws__plat_unlock(&w->ring->lock);
+        kaws__thread_unlock(&w->ring->lock);
     }
 }
 
@@ -1953,9 +1953,9 @@ test_all_wait_at_once(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
     w->f.user = &locked;
     w->f.on_sleep = really_sleep;
-    before = (uint64_t)kaws__plat_ticks_us();
-    kaws__plat_parallel(6, find_it_locked, w);
-    assert_in_range((uint64_t)kaws__plat_ticks_us() - before,
+    before = (uint64_t)kaws__sys_ticks_us();
+    kaws__thread_parallel(6, find_it_locked, w);
+    assert_in_range((uint64_t)kaws__sys_ticks_us() - before,
                     KAWS__FILE_WAIT_MS * 900, KAWS__FILE_WAIT_MS * 3000);
     assert_int_equal(locked, 6);
     w->f.on_sleep = NULL;
@@ -2224,7 +2224,7 @@ test_use_region(void **state)
                                     .error = "AccessDeniedException" });
     EXPECT(w, KAWS_DENIED, "us-east-1", kaws_use_region(
         w->ring, "us-east-1", &w->err));
-    assert_string_equal(w->ring->kms.region, "us-west-2");
+    assert_string_equal(w->ring->kms.now.region, "us-west-2");
     EXPECT(w, KAWS_OK, NULL, store(w, "still", "x"));
     assert_string_equal(arn_of(w, "still"), FAKE_WEST);
     EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use_kms_key(w->ring, "alias/two",
@@ -2246,7 +2246,7 @@ test_use_region(void **state)
     fake_push(&w->f, (fake_script){ .error = "UnrecognizedClientException" });
     EXPECT(w, KAWS_CREDENTIALS, NULL, kaws_use_region(
         w->ring, "cn-north-1", &w->err));
-    assert_string_equal(w->ring->kms.region, "ap-south-1");
+    assert_string_equal(w->ring->kms.now.region, "ap-south-1");
     EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use_kms_key(w->ring, "alias/app",
                                                    &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_use_region(w->ring, "us-west-2", &w->err));
@@ -2851,7 +2851,7 @@ static void
 begin_ids_anew(struct world *w)
 {
     w->f.replies -= 10;
-    w->ring->kms.http.seen->count = 0;
+    w->ring->kms.calls.http.seen->count = 0;
 }
 
 
