@@ -195,15 +195,11 @@ try_http_date(kaws_bytes in)
 
     if (when == 0)
         return;
-    HOLDS(when > 0 && gmtime_r(&t, &tm) != NULL);
-    tm.tm_sec++;                          /* may be 60                       */
-    HOLDS(strftime(want, sizeof want, "%a, %d %b %Y %H:%M:%S GMT", &tm) == 29);
-    if (memcmp(in.at + 23, "60", 2) != 0) {
+    if (memcmp(in.at + 23, "60", 2) != 0)
         t++;
-        HOLDS(gmtime_r(&t, &tm) != NULL &&
-              strftime(want, sizeof want, "%a, %d %b %Y %H:%M:%S GMT",
-                       &tm) == 29);
-    }
+    HOLDS(when > 0 && gmtime_r(&t, &tm) != NULL);
+    tm.tm_sec += t < when;
+    HOLDS(strftime(want, sizeof want, "%a, %d %b %Y %H:%M:%S GMT", &tm) == 29);
     HOLDS(kaws__buf_same(in, kaws__buf_of(want)));
 }
 
@@ -258,13 +254,16 @@ try_names(kaws_bytes in)
     HOLDS((kaws__arn_target(&target, text, "us-east-1", &err) == KAWS_OK) ==
           (good || (in.len <= 255 && matches(in, "^" WORD "$"))));
     HOLDS(kaws__trust_list_ok(text) ==
-          matches(in, "^[, ]*([0-9]{12}([, ]+[0-9]{12})*[, ]*)?$"));
+          matches(in, "^([, ]*[0-9]{12}([, ]+[0-9]{12})*[, ]*)?$"));
     plain = strncmp(text, "http:", 5) == 0;
-    HOLDS(kaws__arn_endpoint_ok(text) ==
-          (in.len - (in.len > 0 && in.at[in.len - 1] == '/') <= 158 - plain &&
-           (matches(in, "^https://[][A-Za-z0-9.:-]+/?$") ||
-            matches(in, "^http://(localhost|127[.]0[.]0[.]1|\\[::1])"
-                    "(:[][A-Za-z0-9.:-]*)?/?$"))));
+    good = in.len - (in.len > 0 && in.at[in.len - 1] == '/') <= 158 - plain;
+    if (kaws__arn_endpoint_ok(text))
+        HOLDS(good && (matches(in, "^https://[][A-Za-z0-9.:-]+/?$") ||
+                       matches(in, "^http://(localhost|127[.]0[.]0[.]1|\\[::1])"
+                               "(:[0-9]*)?/?$")));
+    else
+        HOLDS(!good ||
+              !matches(in, "^https://[a-z][a-z0-9]*(:[1-9][0-9]{0,3})?/?$"));
 }
 
 
