@@ -16,7 +16,6 @@
 #include "judge.h"
 
 #include <regex.h>
-#include <strings.h>
 
 
 /* Patterns are compiled once. */
@@ -38,33 +37,6 @@ matches(kaws_bytes text, const char *pattern)
                       REG_EXTENDED | REG_NOSUB) == 0);
     }
     return regexec(&known[i].compiled, copy, 0, NULL, 0) == 0;
-}
-
-
-/* A byte that an encoding has as hex digits. */
-static int
-byte_of(const char *digits)
-{
-    unsigned byte = 256;
-
-    HOLDS(sscanf(digits, "%2x", &byte) == 1);
-    return (int)byte;
-}
-
-
-static void
-try_hex(kaws_bytes in)
-{
-    char *hex = malloc(2 * in.len + 1);
-    size_t i;
-
-    HOLDS(hex != NULL);
-    kaws__text_hex(hex, in.at, in.len);
-    HOLDS(strspn(hex, "0123456789abcdef") == 2 * in.len);
-    HOLDS(hex[2 * in.len] == '\0');
-    for (i = 0; i < in.len; i++)
-        HOLDS(byte_of(hex + 2 * i) == in.at[i]);
-    free(hex);
 }
 
 
@@ -105,31 +77,6 @@ try_base64(kaws_bytes in)
 }
 
 
-static void
-try_percent(kaws_bytes in, int (*keep)(int))
-{
-    const char *at;
-    kaws__buf out;
-    size_t i;
-
-    kaws__buf_init(&out, &fuzz_hooks);
-    kaws__text_percent(&out, in, keep);
-    kaws__buf_put(&out, "", 1);
-    at = (const char *)out.at;
-    for (i = 0; i < in.len; i++) {
-        if (keep(in.at[i])) {
-            HOLDS(*at++ == (char)in.at[i] && in.at[i] != '%');
-        } else {
-            HOLDS(at[0] == '%' && strspn(at + 1, "0123456789ABCDEF") >= 2);
-            HOLDS(byte_of(at + 1) == in.at[i]);
-            at += 3;
-        }
-    }
-    HOLDS(*at == '\0' && at + 1 == (const char *)out.at + out.len);
-    kaws__buf_free(&out);
-}
-
-
 /* For a log: printable ASCII alone, whatever is cut or left out; and of a known
  * secret no piece is left unnoticed. */
 static void
@@ -150,38 +97,7 @@ try_show(kaws_bytes in, int own)
 }
 
 
-static void
-try_number(kaws_bytes in)
-{
-    uint32_t most = in.len > 2 ? (uint32_t)in.at[1] << in.at[2] % 25 : 99;
-    uint32_t got = 0;
-    char text[16];
-    int good = matches(in, "^[0-9]{1,10}$") &&
-               kaws__buf_copy_text(text, sizeof text, in) &&
-               strtoull(text, NULL, 10) <= most;
-
-    HOLDS(kaws__text_number(in, most, &got) == good);
-    HOLDS(!good || got == strtoull(text, NULL, 10));
-}
-
-
 /* ---- dates ------------------------------------------------------------- */
-
-static void
-try_date(int64_t when)
-{
-    time_t t = (time_t)when;
-    struct tm tm;
-    char want[64], got[17];
-
-    HOLDS(gmtime_r(&t, &tm) != NULL);
-    HOLDS(strftime(want, sizeof want, "%Y%m%dT%H%M%SZ", &tm) == 16);
-    kaws__text_amz_date(got, when);
-    HOLDS(strcmp(got, want) == 0);
-    HOLDS(strftime(want, sizeof want, "%a, %d %b %Y %H:%M:%S GMT", &tm) == 29);
-    HOLDS(kaws__text_http_date(kaws__buf_of(want)) == when);
-}
-
 
 /* A text that is read as a date is the one that is written for it, but for a
  * leap second, which is the next minute's first. */
@@ -267,44 +183,19 @@ try_names(kaws_bytes in)
 }
 
 
-static void
-try_alike(kaws_bytes in)
-{
-    char text[640];
-    size_t i;
-
-    if (in.len == 0 || !kaws__buf_copy_text(text, sizeof text, in))
-        return;
-    for (i = 0; i < in.len; i++)
-        if ((in.at[0] >> i % 8 & 1) != 0 && (text[i] | 32) >= 'a' &&
-            (text[i] | 32) <= 'z')
-            text[i] = (char)(text[i] ^ 32);
-    HOLDS(kaws__text_alike(in, text));
-    text[in.at[0] % in.len] = (char)(text[in.at[0] % in.len] ^ 64);
-    HOLDS(kaws__text_alike(in, text) ==
-          (strlen(text) == in.len &&
-           strncasecmp(text, (const char *)in.at, in.len) == 0));
-}
-
-
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    kaws_bytes in = { data, size }, rest = in, start = in;
+    kaws_bytes in = { data, size }, start = in;
 
     if (size > 600)
         return 0;
-    try_hex(in);
     try_base64(in);
-    try_percent(in, kaws__sigv4_unreserved);
     try_show(in, 0);
     try_show(in, 1);
-    try_number(in);
-    try_date((int64_t)(fuzz_number(&rest, 5) % UINT64_C(253402300800)));
     start.len = start.len < 29 ? start.len : 29;
     try_http_date(start);
     try_names(in);
-    try_alike(in);
     HOLDS(kaws__text_is_utf8(in) == judge_is_utf8(in));
     return 0;
 }

@@ -241,52 +241,6 @@ test_truncated(void **state)
 }
 
 
-/* Only blanks may follow. */
-static void
-test_followed(void **state)
-{
-    size_t len = strlen(document);
-    uint8_t text[sizeof document];
-    int byte;
-
-    (void)state;
-    memcpy(text, document, len);
-    for (byte = 0; byte < 256; byte++) {
-        int blank = byte == ' ' || byte == '\t' || byte == '\n' ||
-                    byte == '\r';
-        text[len] = (uint8_t)byte;
-        must_be(text, len + 1, blank ? NULL : "something follows the object",
-                blank ? 0 : len);
-    }
-}
-
-
-/* A value is refused where it is changed to something that JSON has not. */
-static void
-test_every_byte(void **state)
-{
-    size_t len = strlen(document), place, taken = 0;
-    char text[sizeof document];
-    int byte;
-
-    (void)state;
-    for (place = 0; place < len; place++)
-        for (byte = 0; byte < 256; byte++) {
-            reading r;
-            memcpy(text, document, len);
-            text[place] = (char)byte;
-            r = read_text(text, len);
-            if (r.bad == NULL)
-                taken++;
-            else if (r.offset + 12 < place)
-                fail_msg("byte %lu is changed, byte %lu is blamed",
-                         (unsigned long)place, (unsigned long)r.offset);
-            done_reading(&r);
-        }
-    assert_in_range(taken, 256, len * 256 / 2);
-}
-
-
 /* Nothing is wanted: then a member may be of any kind, and there twice. */
 static void
 test_nothing_wanted(void **state)
@@ -373,51 +327,6 @@ test_write_bytes(void **state)
 }
 
 
-static size_t
-random_utf8(uint8_t *out, size_t chars)
-{
-    static const uint32_t below[] = { 0x20, 0x80, 0x800, 0x10000, 0x110000 };
-    uint8_t *to = out;
-
-    while (chars-- > 0) {
-        uint32_t c = unit_random(below[unit_random(5)]);
-        if (c < 0xd800 || c > 0xdfff)
-            to = kaws__json_put_utf8(to, c);
-    }
-    return (size_t)(to - out);
-}
-
-
-static void
-test_write_and_read(void **state)
-{
-    size_t round;
-
-    (void)state;
-    unit_start();
-    for (round = 0; round < 5000; round++) {
-        uint8_t a[4 * 40], b[4 * 40];
-        size_t a_len = random_utf8(a, unit_random(40));
-        size_t b_len = random_utf8(b, unit_random(40));
-        kaws__buf out;
-        reading r;
-        kaws__buf_init(&out, unit_hooks());
-        kaws__json_begin(&out);
-        kaws__json_name(&out, "b");
-        kaws__json_string(&out, unit_bytes(b, b_len));
-        kaws__json_name(&out, "a");
-        kaws__json_string(&out, unit_bytes(a, a_len));
-        kaws__json_end(&out);
-        r = read_text(out.at, out.len);
-        assert_null(r.bad);
-        unit_same("a", r.want[0].value.at, r.want[0].value.len, a, a_len);
-        unit_same("b", r.want[1].value.at, r.want[1].value.len, b, b_len);
-        done_reading(&r);
-        kaws__buf_free(&out);
-    }
-}
-
-
 /* Whichever allocation fails, the writer goes on quietly, and it shows. */
 static void
 test_write_no_memory(void **state)
@@ -449,12 +358,9 @@ main(void)
         cmocka_unit_test(test_depth),
         cmocka_unit_test(test_depth_kinds),
         cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_followed),
-        cmocka_unit_test(test_every_byte),
         cmocka_unit_test(test_nothing_wanted),
         cmocka_unit_test(test_writer),
         cmocka_unit_test(test_write_bytes),
-        cmocka_unit_test(test_write_and_read),
         cmocka_unit_test(test_write_no_memory)
     };
 

@@ -3,6 +3,7 @@
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
 #include "world.h"
+#include "unit.h"
 
 typedef struct reading {          /* sources, and what was read last          */
     kaws__sources sources;
@@ -44,85 +45,25 @@ is(kaws_bytes got, const char *want)
 
 /* ---- right and wrong files --------------------------------------------- */
 
-/* A row's text ends at its array's end, so NULs may be in it. In it, @ stands
- * for `fill` characters. A wrong one's message holds `says`, else the three
- * are what must have been found. */
-typedef struct conf {
-    const char *text;
-    size_t      len;
-    int         fill;
-    const char *says, *id, *secret, *token;
-} conf;
-
-#define GOOD(text, id, secret, token) \
-    { text, sizeof(text) - 1, 0, NULL, id, secret, token }
-#define BAD(text, fill, says) \
-    { text, sizeof(text) - 1, fill, says, NULL, NULL, NULL }
-
-static const conf files[] = {
-    GOOD("id\nS3CR\n", "id", "S3CR", ""),
-    GOOD("id\nS3CR", "id", "S3CR", ""),
-    GOOD("id\nS3CR\ntoken\n", "id", "S3CR", "token"),
-    GOOD("id\nS3CR\ntoken", "id", "S3CR", "token"),
-    GOOD("id\r\nS3CR\r\ntoken\r\n", "id", "S3CR", "token"),
-    GOOD("id \t \nS3CR\t\ntoken  \n", "id", "S3CR", "token"),
-    GOOD("id \r\nS3CR \r\n", "id", "S3CR", ""),
-    GOOD("id\nS3CR\n\n", "id", "S3CR", ""),
-    GOOD("id\nS3CR\n \r\n\t\n\n", "id", "S3CR", ""),
-    GOOD("id\nS3CR\ntoken\n\n  \n", "id", "S3CR", "token"),
-    GOOD("!\n~\n", "!", "~", ""),
-
-    BAD("", 0, "it is empty"),
-    BAD("\n", 0, "line 1"),
-    BAD("\r\n", 0, "line 1"),
-    BAD("   \nS3CR\n", 0, "line 1"),
-    BAD("\nid\nS3CR\n", 0, "line 1"),
-    BAD(" id\nS3CR\n", 0, "line 1"),
-    BAD("i d\nS3CR\n", 0, "line 1"),
-    BAD("S3CR\rS3CR\n", 0, "line 1"),
-    BAD("\xef\xbb\xbfid\nS3CR\n", 0, "line 1"),
-    BAD("\xff\xfei\0d\0\n\0S3CR\n", 0, "line 1"),
-    BAD("i\0d\nS3CR\n", 0, "line 1"),
-    BAD("id\0\nS3CR\n", 0, "line 1"),
-    BAD("i\x1b[31md\nS3CR\n", 0, "line 1"),
-    BAD("i\x7f\nS3CR\n", 0, "line 1"),
-    BAD("i\xc3\xa4\nS3CR\n", 0, "line 1"),
-    BAD("S3CR", 0, "line 2"),
-    BAD("S3CR\n", 0, "line 2"),
-    BAD("id\n\nS3CR\n", 0, "line 2"),
-    BAD("id\n S3CR\n", 0, "line 2"),
-    BAD("id\nS3CR S3CR\n", 0, "line 2"),
-    BAD("id\nS3CR\0\n", 0, "line 2"),
-    BAD("id\nS3CR\x80\n", 0, "line 2"),
-    BAD("id\nS3CR\nto ken\n", 0, "line 3"),
-    BAD("id\nS3CR\n token\n", 0, "line 3"),
-    BAD("id\nS3CR\ntok\0en\n", 0, "line 3"),
-    BAD("id\nS3CR\n\0", 0, "line 3"),
-    BAD("id\nS3CR\ntoken\nS3CR", 0, "line 4"),
-    BAD("id\nS3CR\ntoken\n\n\nS3CR\n", 0, "line 4"),
-    BAD("id\nS3CR\n\ntoken\n", 0, "line 4"),
-    BAD("aws_access_key_id = S3CR\n", 0, "line 1"),
-    BAD("@\nS3CR\n", 129, "line 1"),
-    BAD("id\n@\n", 257, "line 2"),
-    BAD("id\nS3CR\n@\n", 4097, "line 3"),
-    BAD("id\nS3CR\n@\n", 6134, "line 3"),
-    BAD("id\nS3CR\n@\n", 6135, "longer than 6143 bytes"),
-    BAD("id\nS3CR\n@\n", 100000, "longer than 6143 bytes")
-};
-
-
+/* What is found, or that the message blames what it should, and quotes none of
+ * the file, which has S3CR for a secret. */
 static void
-write_row(struct world *w, const conf *r)
+check_file(struct world *w, const char *says, const char *const want[3])
 {
-    FILE *to = fopen(w->f.conf, "wb");
+    kaws_status status;
+    reading r;
     size_t i;
-    int k;
 
-    assert_non_null(to);
-    for (i = 0; i < r->len; i++)
-        for (k = r->fill > 0 && r->text[i] == '@' ? r->fill : 1; k > 0; k--)
-            assert_int_not_equal(fputc(r->text[i], to), EOF);
-    assert_int_equal(fclose(to), 0);
+    status = open_and_read(w, &r);
+    if ((says == NULL) != (status == KAWS_OK) || w->err.status != status ||
+        (says != NULL && (status != KAWS_CONFIG ||
+                          strstr(w->err.text, says) == NULL ||
+                          strstr(w->err.text, w->f.conf) == NULL ||
+                          strstr(w->err.text, "S3CR") != NULL)))
+        fail_msg("%s: %d %s", says, (int)status, w->err.text);
+    for (i = 0; i < 3 && says == NULL; i++)
+        unit_same("found", r.found[i].at, r.found[i].len, want[i],
+                  strlen(want[i]));
 }
 
 
@@ -130,52 +71,57 @@ static void
 test_files(void **state)
 {
     struct world *w = *state;
-    reading r;
-    kaws_status status;
-    size_t i;
+    size_t count = 0, len, i;
+    unit_file f;
 
-    for (i = 0; i < COUNT(files); i++) {
-        const conf *row = &files[i];
-        write_row(w, row);
-        status = open_and_read(w, &r);
-        if (row->says == NULL) {
-            if (status != KAWS_OK || !is(r.found[0], row->id) ||
-                !is(r.found[1], row->secret) || !is(r.found[2], row->token))
-                fail_msg("row %lu: %s", (unsigned long)i, w->err.text);
-        } else if (status != KAWS_CONFIG || w->err.status != KAWS_CONFIG ||
-                   strstr(w->err.text, row->says) == NULL ||
-                   strstr(w->err.text, w->f.conf) == NULL ||
-                   strstr(w->err.text, "S3CR") != NULL ||
-                   strstr(w->err.text, "@@") != NULL) {
-            fail_msg("row %lu: %d %s", (unsigned long)i, (int)status,
-                     w->err.text);
-        }
+    unit_open(&f, __FILE__, "conf.txt");
+    for (; unit_next(&f); count++) {
+        const char *want[3] = { unit_field(&f, "id", 0),
+                                unit_field(&f, "secret", 0),
+                                unit_field(&f, "token", 0) };
+        uint8_t *text = unit_undo(unit_must(&f, "file"), &len);
+        *unit_case() = unit_must(&f, "file");
+        for (i = 0; i < 3; i++)
+            want[i] = want[i] != NULL ? want[i] : "";
+        spill(w->f.conf, text, len);
+        check_file(w, unit_field(&f, "wrong", 0), want);
+        free(text);
     }
+    unit_close(&f);
+    assert_in_range(count, 40, 1000);
     assert_int_equal(fake_logged(&w->f, -1, "S3CR"), 0);
 }
 
 
-/* The longest of each, and a file of the greatest length. */
+/* Each line as long as it may be, and a byte longer; and the longest file. */
 static void
 test_longest(void **state)
 {
-    static const size_t longest[][4] = {
-        { 128, 256, 0, 0 }, { 1, 1, 4096, 0 }, { 128, 256, 4096, 1660 }
+    static const struct { size_t id, secret, token, blanks; const char *says; }
+    rows[] = {
+        { 128, 256, 0, 0, NULL }, { 1, 1, 4096, 0, NULL },
+        { 128, 256, 4096, 1661, NULL },
+        { 128, 256, 4096, 1662, "longer than 6143 bytes" },
+        { 129, 1, 0, 0, "line 1" }, { 1, 257, 0, 0, "line 2" },
+        { 1, 1, 4097, 0, "line 3" }, { 1, 1, 6139, 0, "line 3" },
+        { 1, 1, 6140, 0, "longer than 6143 bytes" },
+        { 1, 1, 90000, 0, "longer than 6143 bytes" }
     };
+    static char id[130], secret[260], token[90001], text[91000];
+    const char *const want[3] = { id, secret, token };
     struct world *w = *state;
-    char text[KAWS__SOURCES_TEXT_MAX];
-    reading r;
-    size_t i, k, n;
+    size_t i, len;
 
-    for (i = 0; i < COUNT(longest); i++) {
-        for (k = n = 0; k < 4; n += longest[i][k++], text[n++] = '\n')
-            memset(text + n, k < 3 ? "ist"[k] : '\n', longest[i][k]);
-        spill(w->f.conf, text, n - 1);
-        EXPECT(w, KAWS_OK, NULL, open_and_read(w, &r));
-        for (k = 0; k < 3; k++)
-            assert_int_equal(r.found[k].len, longest[i][k]);
+    for (i = 0; i < COUNT(rows); i++) {
+        memset(memset(id, 0, sizeof id), 'i', rows[i].id);
+        memset(memset(secret, 0, sizeof secret), 's', rows[i].secret);
+        memset(memset(token, 0, sizeof token), 't', rows[i].token);
+        memset(text, 10, sizeof text);
+        len = (size_t)sprintf(text, "%s\n%s\n%s", id, secret, token);
+        text[len] = '\n';                 /* where the NUL was               */
+        spill(w->f.conf, text, len + rows[i].blanks);
+        check_file(w, rows[i].says, want);
     }
-    assert_int_equal(n - 1, KAWS__SOURCES_TEXT_MAX - 1);
 }
 
 
