@@ -3659,23 +3659,28 @@ kaws__json_escape(kaws__json *j, uint8_t **to)
 static int
 kaws__json_plain(kaws__json *j)
 {
-    size_t n = 1;
+    uint8_t *at = j->at, *end = j->end;
     uint64_t w;
+    size_t n;
 
-    for (; n > 0 && j->at < j->end; j->at += n) {
-        for (; j->end - j->at >= 8; j->at += 8) {
-            memcpy(&w, j->at, sizeof w);
+    do {
+        for (; end - at >= 8; at += 8) {
+            memcpy(&w, at, sizeof w);
             if ((w | (w - 0x20 * KAWS__ONES) |
                  ((w ^ '"' * KAWS__ONES) - KAWS__ONES) |
                  ((w ^ '\\' * KAWS__ONES) - KAWS__ONES)) & 0x80 * KAWS__ONES)
                 break;
         }
-        if (j->at == j->end || *j->at < 0x20 || *j->at == '"' ||
-            *j->at == '\\')
+        while (at < end && *at >= 0x20 && *at < 0x80 && *at != '"' &&
+               *at != '\\')
+            at++;
+        j->at = at;
+        if (at == end || *at < 0x80)
             return 1;
-        n = kaws__text_utf8(j->at, (size_t)(j->end - j->at));
-    }
-    return n > 0 ? 1 : kaws__json_fail(j, "not UTF-8");
+        n = kaws__text_utf8(at, (size_t)(end - at));
+        at += n;
+    } while (n > 0);
+    return kaws__json_fail(j, "not UTF-8");
 }
 
 

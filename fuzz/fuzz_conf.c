@@ -1,4 +1,4 @@
-/* Rooms sources and creds: the conf file, whole or half, and what is kept of it.
+/* Rooms sources and creds: the conf file, whole or half, and what stays of it.
  *
  *     mkdir -p build/fuzz/corpus/conf
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \

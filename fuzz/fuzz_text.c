@@ -139,7 +139,6 @@ try_names(kaws_bytes in)
     kaws__target target;
     kaws_bytes rest = in, region = { NULL, 0 };
     char text[640];
-    size_t plain;
     int good, i;
 
     memset(&target, 0, sizeof target);
@@ -169,10 +168,21 @@ try_names(kaws_bytes in)
         return;
     HOLDS((kaws__arn_target(&target, text, "us-east-1", &err) == KAWS_OK) ==
           (good || (in.len <= 255 && matches(in, "^" WORD "$"))));
+}
+
+
+static void
+try_settings(kaws_bytes in)
+{
+    size_t len = in.len - (in.len > 0 && in.at[in.len - 1] == '/');
+    char text[640];
+    int good;
+
+    if (!kaws__buf_copy_text(text, sizeof text, in))
+        return;
     HOLDS(kaws__trust_list_ok(text) ==
           matches(in, "^([, ]*[0-9]{12}([, ]+[0-9]{12})*[, ]*)?$"));
-    plain = strncmp(text, "http:", 5) == 0;
-    good = in.len - (in.len > 0 && in.at[in.len - 1] == '/') <= 158 - plain;
+    good = len <= (strncmp(text, "http:", 5) == 0 ? 157 : 158);
     if (kaws__arn_endpoint_ok(text))
         HOLDS(good && (matches(in, "^https://[][A-Za-z0-9.:-]+/?$") ||
                        matches(in, "^http://(localhost|127[.]0[.]0[.]1|\\[::1])"
@@ -196,6 +206,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     start.len = start.len < 29 ? start.len : 29;
     try_http_date(start);
     try_names(in);
+    try_settings(in);
     HOLDS(kaws__text_is_utf8(in) == judge_is_utf8(in));
     return 0;
 }

@@ -170,7 +170,9 @@ answer_string(question *q)
 
 static const struct { const char *command; void (*answer)(question *); } all[] =
 {
-    { "sign", answer_sign }, { "json", answer_json }, { "string", answer_string }
+    { "sign", answer_sign },
+    { "json", answer_json },
+    { "string", answer_string }
 };
 
 

@@ -114,7 +114,8 @@ test_hmac_vectors(void **state)
                           unit_bytes(data, len));
         same_digest("HMAC", out, unit_must(&f, "hmac"));
         memcpy(digest, out, 32);
-        kaws__crypto_hmac(digest, unit_bytes(digest, 32), unit_bytes(data, len));
+        kaws__crypto_hmac(digest, unit_bytes(digest, 32),
+                          unit_bytes(data, len));
         kaws__crypto_hmac(again, unit_bytes(out, 32), unit_bytes(data, len));
         unit_same("HMAC in the place of its key", digest, 32, again, 32);
         free(key);

@@ -3,8 +3,8 @@
  *     cc -std=c99 -g -fsanitize=address,undefined -o test_sigv4 \
  *        tests/unit/test_sigv4.c -l:libbearssl.a -lcurl -lcmocka
  *
- * tests/test_sigv4.py compares random requests, and all short paths and queries,
- * with botocore.
+ * tests/test_sigv4.py compares random requests, and all short paths and
+ * queries, with botocore.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

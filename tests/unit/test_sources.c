@@ -117,7 +117,8 @@ test_longest(void **state)
         memset(memset(secret, 0, sizeof secret), 's', rows[i].secret);
         memset(memset(token, 0, sizeof token), 't', rows[i].token);
         memset(text, 10, sizeof text);
-        len = (size_t)sprintf(text, "%s\n%s\n%s", id, secret, token);
+        len = (size_t)snprintf(text, sizeof text, "%s\n%s\n%s", id, secret,
+                               token);
         text[len] = '\n';                 /* where the NUL was               */
         spill(w->f.conf, text, len + rows[i].blanks);
         check_file(w, rows[i].says, want);
