@@ -989,10 +989,14 @@ static const int statuses[] = { 400, 403, 500, 503, 429, 301, 204, 0,
 static void
 read_headers(kaws_bytes lines, kaws_reply *head)
 {
+    kaws__transfer t = { .r = head };
+
     memset(head, 0, sizeof *head);
     head->retry_after_ms = -1;
-    while (lines.len > 0)
-        kaws__http_header(head, fuzz_until(&lines, '\n'));
+    while (lines.len > 0) {
+        kaws_bytes line = fuzz_until(&lines, '\n');
+        (void)kaws__curl_on_header((char *)line.at, 1, line.len, &t);
+    }
 }
 
 
