@@ -3,7 +3,7 @@
  *     mkdir -p build/fuzz/corpus/reply
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
  *         -fno-sanitize-recover=all -o build/fuzz/fuzz_reply \
- *         fuzz/fuzz_reply.c -l:libbearssl.a -lpthread
+ *         fuzz/fuzz_reply.c -l:libbearssl.a -lcurl -lpthread
  *     ASAN_OPTIONS=quarantine_size_mb=8 \
  *         build/fuzz/fuzz_reply -max_len=1500 -dict=fuzz/reply.dict \
  *         build/fuzz/corpus/reply fuzz/corpus/reply
@@ -19,6 +19,8 @@
  * with what, and after how many requests; if it does not, nothing has changed.
  * What is in a reply the model knows from judge.h.
  */
+
+#define FUZZ_HEADER_LINES
 
 #include "unseen_begin.h"
 #include "../tests/fault/disk.h"
