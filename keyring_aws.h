@@ -5488,7 +5488,7 @@ typedef struct kaws__http {
 } kaws__http;
 
 
-/* For ca_file and plain see kaws__curl_open(). To be closed even if it fails. */
+/* For ca_file and plain see kaws__curl_open(). Close it even if this fails. */
 static kaws_status
 kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
                 int plain, kaws_error *err)
