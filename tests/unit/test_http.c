@@ -47,10 +47,10 @@ static const struct {
 } hooks_say[] = {
     { 0, 200, 0, NULL, "", KAWS_OK },
     { 0, 400, 0, "a-1", "a-1", KAWS_OK },
-    { 0, 0, 0, NULL, "", KAWS_NETWORK },      /* no status came           */
+    { 0, 0, 0, NULL, "", KAWS_NETWORK },  /* no status came                   */
     { 0, 0, 0, "b", "b", KAWS_NETWORK },
     { 1, 200, 0, NULL, "", KAWS_NETWORK },
-    { 0, 200, 0, "b", "b", KAWS_OK },         /* a failed one is new      */
+    { 0, 200, 0, "b", "b", KAWS_OK },     /* that of a failed one is new      */
     { 0, 200, 0, "a\n-1", "a-1", KAWS_REPLY },
     { 0, 200, 0, "1a2B-\x1b[31m3c4d\n: 'e_f'\xff", "1a2B-31m3c4def",
       KAWS_OK },
@@ -82,8 +82,8 @@ test_hook(void **state)
     assert_int_equal(unsetenv("https_proxy"), 0);
     assert_null(http.sender);
     for (i = 0; i < COUNT(hooks_say); i++) {
-        h = (hooked){ NULL, 0, hooks_say[i].answer, hooks_say[i].http, hooks_say[i].spoil, 0,
-                      hooks_say[i].id };
+        h = (hooked){ .answer = hooks_say[i].answer, .http = hooks_say[i].http,
+                      .spoil = hooks_say[i].spoil, .id = hooks_say[i].id };
         memset(&r, 0x77, sizeof r);       /* of the last attempt              */
         memset(last, 0x77, sizeof last);
         r.body = last;
