@@ -474,7 +474,8 @@ def test_a_storm_over_the_library(world):
         for name in KEYS:
             lib.ok("remove", name, None)
         seat = LibrarySeat(lib)
-        storm = Storm(world.proxy, SECONDS["library"], [lambda: contextlib.nullcontext(seat)] * THREADS)
+        storm = Storm(world.proxy, SECONDS["library"],
+                      [lambda: contextlib.nullcontext(seat)] * THREADS)
         for name, key in storm.common.items():
             assert seat.store(name, key)
         storm.run(seat.rewrap)
