@@ -5136,7 +5136,7 @@ kaws__curl_silent(const kaws__conn *conn)
     return conn->sock != CURL_SOCKET_BAD &&
            kaws__sys_ticks_us() - conn->used_us < KAWS__CURL_IDLE_S * 1000000 &&
            curl_multi_wait(conn->multi, &fd, 1, 0, &active) == CURLM_OK &&
-           active == 0 && fd.revents == 0;
+           active == 0;
 }
 
 
