@@ -105,6 +105,7 @@ static void
 test_proxies(void **state)
 {
     struct world *w = *state;
+    char longest[1025];
     size_t i;
     int tls;
 
@@ -128,6 +129,11 @@ test_proxies(void **state)
             assert_null(strstr(w->err.text, bad[i]));
         assert_non_null(strstr(w->err.text, "%2F %3F %23 %40 %25 %20"));
     }
+    memset(longest, 'p', sizeof longest);
+    longest[1024] = '\0';
+    assert_false(kaws__url_proxy_ok(longest));
+    longest[1023] = '\0';
+    assert_true(kaws__url_proxy_ok(longest));
     unset_variables();
 }
 
