@@ -4699,7 +4699,7 @@ static int
 kaws__url_host_ok(kaws_bytes text)
 {
     char host[1024], *end;
-    uint32_t port;
+    uint32_t port = 0;
 
     if (!kaws__buf_copy_text(host, sizeof host, text))
         return 0;
