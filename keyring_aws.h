@@ -2577,14 +2577,16 @@ kaws__disk_tidy_path(char *path)
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_prefix err_log err_others
- *        kaws_status_text
+ * Gives: err_put err_clear err_set err_os err_memory err_prefix err_append
+ *        err_log err_others kaws_status_text
  *
  * An error is filled once, in the room that knows most, and passed on as it
- * is. The sentence says what we were doing, to what, what went wrong, and,
- * where we know, what to do. It never holds a secret, a signature or a reply,
- * and it is one line of printable ASCII, whatever a caller put into it. A text
- * too long for its room is cut: half a sentence beats none.
+ * is. The sentence says what we were doing, to what, what went wrong and, if
+ * we know it, what to do. It never holds a secret, a signature or a reply. It
+ * is one line of printable ASCII, whatever a caller put into it. A sentence
+ * too long for its array is cut, because half a sentence beats none.
+ *
+ * Every function here accepts err == NULL, and then fills nothing.
  */
 
 /* see Part II */
@@ -2601,41 +2603,37 @@ kaws_status_text(kaws_status status)
 }
 
 
-/* Puts a byte at the end of a text for a log, escaped if it is not printable
- * ASCII, or is in `also`: no byte can end the line or colour the terminal.
- * Returns 0, and changes nothing, where there is no room. */
+/* Appends a byte to a text for a log. A byte that is not printable ASCII, or is
+ * in `also`, is escaped, so no byte can end the line or colour the terminal.
+ * Returns 0 and changes nothing if there is no room. */
 static int
 kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 {
-    static const char digits[] = "0123456789abcdef";
     int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
-    size_t n = plain ? 1 : 4;
-    char *at = out + *used;
+    char code[8];
+    size_t n = (size_t)snprintf(code, sizeof code, plain ? "%c" : "\\x%02x",
+                                (unsigned)c);
 
     if (*used + n >= cap)
         return 0;
-    at[0] = (char)(plain ? c : '\\');
-    if (!plain) {
-        at[1] = 'x';
-        at[2] = digits[c >> 4];
-        at[3] = digits[c & 15];
-    }
-    at[n] = '\0';
+    memcpy(out + *used, code, n + 1);
     *used += n;
     return 1;
 }
 
 
-/* Writes every text that leaves this room. */
-KAWS__PRINTF(3, 0)
+/* Every text that leaves this room is written here, behind the `used` bytes
+ * that are there already. */
+KAWS__PRINTF(4, 0)
 static void
-kaws__err_write(char *out, size_t cap, const char *format, va_list args)
+kaws__err_write(char *out, size_t cap, size_t used, const char *format,
+                va_list args)
 {
     char raw[640] = "";
-    size_t i = 0, used = 0;
+    size_t i = 0;
 
     (void)vsnprintf(raw, sizeof raw, format, args);
-    out[0] = '\0';
+    out[used] = '\0';
     while (raw[i] != '\0' &&
            kaws__err_put(out, cap, &used, (uint8_t)raw[i], ""))
         i++;
@@ -2660,19 +2658,36 @@ kaws__err_fill(kaws_error *err, kaws_status status, const char *format, ...)
         return;
     err->status = status;
     va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, format, args);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
     va_end(args);
 }
 
 
-/* The same for a failed call of the system: its reason ends the sentence. */
+/* Adds words at the end of the text, as far as there is room. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_append(kaws_error *err, const char *format, ...)
+{
+    va_list args;
+
+    if (err == NULL)
+        return;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, strlen(err->text), format,
+                    args);
+    va_end(args);
+}
+
+
+/* Fills the error of a failed system call: the system's reason ends the
+ * sentence. A sentence with a long path leaves room for the reason. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
                   const char *format, ...)
 {
     const char *why = kaws__sys_error_text(os);
-    size_t used, room = strlen(why) + 24;
+    size_t room = strlen(why) + 24;
     va_list args;
 
     if (err == NULL)
@@ -2680,12 +2695,10 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     err->status = status;
     err->os = os;
     room = room > 72 ? room : 72;
-    va_start(args, format);               /* a long path leaves room for it */
-    kaws__err_write(err->text, sizeof err->text - room, format, args);
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text - room, 0, format, args);
     va_end(args);
-    used = strlen(err->text);
-    (void)snprintf(err->text + used, sizeof err->text - used, ": %s (errno %d)",
-                   why, os);
+    kaws__err_append(err, ": %s (errno %d)", why, os);
 }
 
 
@@ -2698,21 +2711,35 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill_os(err, status, os, __VA_ARGS__), (status))
 
 
-/* Puts words in front of the text: what the step that failed was part of. The
- * end is cut if need be. */
-static void
-kaws__err_prefix(kaws_error *err, const char *words)
+/* There was no memory (or no lock, which is memory of the system's) for what
+ * we were doing. */
+static kaws_status
+kaws__err_memory(kaws_error *err, const char *doing)
 {
-    const kaws_error was = *err;
-    size_t n = strlen(words), room = sizeof err->text - 1;
-
-    n = n < room ? n : room;
-    memcpy(err->text, words, n);
-    memcpy(err->text + n, was.text, room - n);
+    return kaws__err_set(err, KAWS_MEMORY, "%s: out of memory", doing);
 }
 
 
-/* What no caller waits for: level 1 is a warning, 2 a note. */
+/* Puts words in front of the text: what the failed step was part of. The end
+ * of the text is cut if need be. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_prefix(kaws_error *err, const char *format, ...)
+{
+    kaws_error was;
+    va_list args;
+
+    if (err == NULL)
+        return;
+    was = *err;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
+    va_end(args);
+    kaws__err_append(err, "%s", was.text);
+}
+
+
+/* Logs what no caller waits for: level 1 is a warning, 2 a note. */
 KAWS__PRINTF(3, 4)
 static void
 kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
@@ -2723,14 +2750,14 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     if (hooks->log == NULL)
         return;
     va_start(args, format);
-    kaws__err_write(line, sizeof line, format, args);
+    kaws__err_write(line, sizeof line, 0, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
 
 
-/* Warns of a file or folder that is not for this process's user alone. That
- * others see the names in a folder does no harm. */
+/* Warns of a file or folder that others than this process's user can change,
+ * or, if it is a file, read. Reading the names in a folder does no harm. */
 static void
 kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
                  const kaws__stat *st)
@@ -3295,6 +3322,12 @@ kaws__text_is_utf8(kaws_bytes text)
 /* ---- for logs: words that are not ours --------------------------------- */
 
 #define KAWS__TEXT_SHOWN 256      /* of a file's name: leaves room for advice */
+
+/* How a sentence shows a name or setting of the caller's (to stand in single
+ * quotes), and somebody else's words. The text lives to the end of the block
+ * that the macro stands in. */
+#define KAWS__SHOW(view)  kaws__text_show((char[96]){ "" }, 96, view)
+#define KAWS__QUOTE(view) kaws__text_quote((char[272]){ "" }, 272, view)
 
 
 /* Where the user and the password of a URL stand. They end at the last '@', for
@@ -4808,7 +4841,7 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
  *
  * Secret bytes pass through libcurl on their way. A reply is copied out of
  * libcurl's buffer and wiped there. A request that carries a plaintext ends in
- * many spaces (see kms), and its body is handed over in two parts: libcurl
+ * many spaces (see calls), and its body is handed over in two parts: libcurl
  * fills its one upload buffer from the start each time, so the spaces overwrite
  * the plaintext. libcurl reads the header lines where they are: they hold the
  * session token and the signature, so no copy is made. OpenSSL is told to wipe
@@ -5769,17 +5802,19 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks, const char *path,
     kaws_status status;
 
     memset(c, 0, sizeof *c);
+    if (path == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
+                             "the file with the AWS credentials");
     c->hooks = hooks;
     c->path = path;
     kaws__text_show(c->shown, sizeof c->shown, kaws__buf_of(path));
     c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
     if (c->secrets == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "no page of memory for the "
-                             "credentials");
+        return kaws__err_memory(err, "making a page for the credentials");
     if (kaws__thread_lock_init(&c->lock) != 0) {
         kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
         c->secrets = NULL;
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the credentials");
+        return kaws__err_memory(err, "making a lock for the credentials");
     }
     status = kaws__creds_load(c, NULL, err);
     return status;
@@ -5881,152 +5916,86 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
 
 
 /* ==========================================================================
- * ROOM  kms      speak with AWS KMS, and believe only what fits
+ * ROOM  arn      what ARNs, regions and endpoints of AWS say
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 url http creds
- * Gives: kms_open kms_close kms_partition kms_arn kms_region_ok
- *        kms_aim kms_aim_at kms_choice kms_choose kms_choose_tried
- *        kms_set_timeouts kms_begin kms_left_ms kms_reply_id kms_trusts
- *        kms_foreign kms_anchor kms_unanchor kms_anchored kms_generate
- *        kms_encrypt kms_decrypt kms_prove kms_reencrypt kms_rotate
- *        kms_ask_region kms_mixed_up
+ * Uses: err buf text url
+ * Gives: arn_partition arn_region_ok arn_word_ok arn_parse arn_target arn_fits
+ *        arn_endpoint_ok arn_url
  *
- * One function an action. Each fills a call, sends it (sign, send, look, and
- * perhaps wait and send again), and takes from the reply what it verified:
- * a reply that speaks of another key than we asked for is no reply. The
- * connection that brought such a reply is not used again.
+ * Pure functions and one table: they keep nothing, and ask nobody.
  *
- * An operation is what a caller asked for: one call or a few, which share its
- * time. An aim is a KMS key and the region to ask. Where there is an ARN, its
- * region is the aim's, so an old entry stays readable whatever the settings say
- * now.
+ *     arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-...
+ *     arn:PARTITION:kms:REGION:ACCOUNT:RESOURCE
+ *
+ * A target is the KMS key that a request names, and the region that the request
+ * goes to. If the KMS key is named by ARN, the region is the ARN's, so an old
+ * entry stays readable whatever the settings say now.
  */
 
-#define KAWS__KMS_ID_MAX     255  /* of a KMS key id, alias or ARN            */
-#define KAWS__KMS_REGION_MAX  32
-#define KAWS__KMS_REPLY_MAX 16384 /* the longest we can need is under 12 KB   */
-#define KAWS__KMS_RINSE     4096  /* spaces behind a body with a plaintext    */
+#define KAWS__ARN_MAX        255  /* of a KMS key id, alias or ARN            */
+#define KAWS__ARN_REGION_MAX  32
 
-typedef struct kaws__aim {
-    char key_id[KAWS__KMS_ID_MAX + 1];
-    char region[KAWS__KMS_REGION_MAX + 1];
-} kaws__aim;
-
-typedef struct kaws__choice {     /* one value: neither counts by itself      */
-    kaws__aim aim;
-    char      region[KAWS__KMS_REGION_MAX + 1];     /* for ids and aliases    */
-    char      arn[KAWS__KMS_ID_MAX + 1];   /* what sealed a trial; "" = none  */
-    unsigned  since;              /* how many were taken when it was begun    */
-} kaws__choice;
-
-typedef struct kaws__arn {        /* arn:partition:kms:region:account:res...  */
+typedef struct kaws__arn {
     kaws_bytes partition, region, account, resource;
 } kaws__arn;
 
-typedef struct kaws__kms {
-    const kaws_hooks *hooks;
-    kaws__http  http;
-    kaws__creds creds;
-    const char *endpoint, *accounts;   /* borrowed; may be NULL               */
-    int         max_attempts;
-    kaws__lock  lock;             /* guards all below                         */
-    char        region[KAWS__KMS_REGION_MAX + 1];   /* for ids and aliases    */
-    kaws__aim   aim;              /* what new keys are sealed with; "" = none */
-    char        arn[KAWS__KMS_ID_MAX + 1];   /* what the aim resolved to      */
-    kaws__choice tried;           /* and found good, but not taken            */
-    unsigned    taken;            /* how many choices were                    */
-    char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
-    int         connect_timeout_ms, timeout_ms;
-    int64_t     clock_offset_s;
-    int         no_dry_runs;      /* this KMS knows none: noted in the log    */
-    uint64_t    requests, errors, retries, time_us;
-} kaws__kms;
+typedef struct kaws__target {
+    char key_id[KAWS__ARN_MAX + 1];       /* "" = no KMS key                  */
+    char region[KAWS__ARN_REGION_MAX + 1];
+} kaws__target;
 
-typedef struct kaws__op {         /* an operation: see above                  */
-    kaws__kms  *kms;
-    int         connect_timeout_ms, timeout_ms;
-    int64_t     begun_ms;         /* ticks                                    */
-    char        request_id[64];   /* of its last reply                        */
-} kaws__op;
+typedef struct kaws__partition {
+    const char *prefix;           /* of the names of its regions              */
+    const char *name, *suffix;    /* in ARNs; of host names                   */
+} kaws__partition;
 
 
-/* ---- names of AWS ------------------------------------------------------ */
-
-/* Partitions, by how the names of their regions begin. The last one, "aws",
- * is for all others. (botocore's endpoint rules, 2026) */
-static const struct {
-    const char *begins, *partition, *suffix;
-} kaws__kms_partitions[] = {
-    { "cn-",      "aws-cn",     "amazonaws.com.cn" },
-    { "us-gov-",  "aws-us-gov", "amazonaws.com" },
-    { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
-    { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
-    { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
-    { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
-    { "eusc-",    "aws-eusc",   "amazonaws.eu" },
-    { "",         "aws",        "amazonaws.com" }
-};
-
-
-static size_t
-kaws__kms_partition(const char *region)
+/* The partition of a region (botocore's endpoint rules, 2026). All regions
+ * that no other prefix fits are in the last partition. */
+static const kaws__partition *
+kaws__arn_partition(const char *region)
 {
-    size_t i = 0;
+    static const kaws__partition partitions[] = {
+        { "cn-",      "aws-cn",     "amazonaws.com.cn" },
+        { "us-gov-",  "aws-us-gov", "amazonaws.com" },
+        { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
+        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
+        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
+        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
+        { "eusc-",    "aws-eusc",   "amazonaws.eu" },
+        { "",         "aws",        "amazonaws.com" }
+    };
+    const kaws__partition *p = partitions;
 
-    while (strncmp(region, kaws__kms_partitions[i].begins,
-                   strlen(kaws__kms_partitions[i].begins)) != 0)
-        i++;
-    return i;
+    while (strncmp(region, p->prefix, strlen(p->prefix)) != 0)
+        p++;
+    return p;
 }
 
 
 /* "eu-west-1", "us-gov-east-1": two or more words of letters, then a number.
- * The name becomes part of a host name, so nothing else may be in it. */
+ * The region becomes part of a host name, so nothing else may be in it. */
 static int
-kaws__kms_region_ok(kaws_bytes region)
+kaws__arn_region_ok(kaws_bytes region)
 {
-    size_t i, words = 0, len = 0;
+    char text[KAWS__ARN_REGION_MAX + 1];
+    const char *at = text;
+    size_t n, words = 0;
 
-    if (region.len == 0 || region.len > KAWS__KMS_REGION_MAX)
+    if (!kaws__buf_copy_text(text, sizeof text, region))
         return 0;
-    for (i = 0; i < region.len; i++) {
-        int c = region.at[i];
-        if (c == '-' && len > 0) {
-            words++;
-            len = 0;
-        } else if (c >= 'a' && c <= 'z') {
-            len++;
-        } else if (c >= '0' && c <= '9' && len == 0 && words >= 2) {
-            return region.len - i <= 2 &&
-                   (region.len - i == 1 || (region.at[i + 1] >= '0' &&
-                                            region.at[i + 1] <= '9'));
-        } else {
-            return 0;
-        }
+    while ((n = strspn(at, "abcdefghijklmnopqrstuvwxyz")) > 0 && at[n] == '-') {
+        at += n + 1;
+        words++;
     }
-    return 0;
+    n = strspn(at, "0123456789");
+    return words >= 2 && (n == 1 || n == 2) && at[n] == '\0';
 }
 
 
+/* Letters, digits, - / and _ make up key ids and names of aliases. */
 static int
-kaws__kms_next_part(kaws_bytes *rest, kaws_bytes *part)
-{
-    const uint8_t *colon = rest->len > 0 ? memchr(rest->at, ':', rest->len)
-                                         : NULL;
-
-    if (colon == NULL)
-        return 0;
-    part->at = rest->at;
-    part->len = (size_t)(colon - rest->at);
-    rest->at = colon + 1;
-    rest->len -= part->len + 1;
-    return 1;
-}
-
-
-/* Letters, digits, and - / _ : what key ids and alias names are made of. */
-static int
-kaws__kms_word_ok(kaws_bytes word)
+kaws__arn_word_ok(kaws_bytes word)
 {
     size_t i;
 
@@ -6040,291 +6009,552 @@ kaws__kms_word_ok(kaws_bytes word)
 
 
 static int
-kaws__kms_begins(kaws_bytes text, const char *with)
+kaws__arn_begins(kaws_bytes text, const char *with)
 {
     size_t n = strlen(with);
 
-    return text.len >= n && memcmp(text.at, with, n) == 0;
+    return text.len > n && memcmp(text.at, with, n) == 0;
 }
 
 
-/* Takes an ARN of a KMS key or alias apart; 0 if it is not one. */
+/* Splits the ARN of a KMS key or of an alias; 0 if the text is not one. */
 static int
-kaws__kms_arn(kaws_bytes text, kaws__arn *out)
+kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 {
-    kaws_bytes rest = text, word;
-    char region[KAWS__KMS_REGION_MAX + 1];
+    char region[KAWS__ARN_REGION_MAX + 1];
+    kaws_bytes part[5], rest = text;      /* arn partition kms region account */
     size_t i;
 
-    if (text.len > KAWS__KMS_ID_MAX || !kaws__kms_next_part(&rest, &word) ||
-        !kaws__buf_same(word, kaws__buf_of("arn")) ||
-        !kaws__kms_next_part(&rest, &out->partition) ||
-        !kaws__kms_next_part(&rest, &word) ||
-        !kaws__buf_same(word, kaws__buf_of("kms")) ||
-        !kaws__kms_next_part(&rest, &out->region) ||
-        !kaws__kms_region_ok(out->region) ||
-        !kaws__kms_next_part(&rest, &out->account) || out->account.len != 12)
-        return 0;
-    (void)kaws__buf_copy_text(region, sizeof region, out->region);
-    if (!kaws__buf_same(out->partition, kaws__buf_of(
-            kaws__kms_partitions[kaws__kms_partition(region)].partition)))
-        return 0;
-    for (i = 0; i < 12; i++)
-        if (out->account.at[i] < '0' || out->account.at[i] > '9')
+    for (i = 0; i < 5; i++) {
+        const uint8_t *colon = rest.len > 0 ? memchr(rest.at, ':', rest.len)
+                                            : NULL;
+        if (colon == NULL)
             return 0;
+        part[i].at = rest.at;
+        part[i].len = (size_t)(colon - rest.at);
+        rest.len -= part[i].len + 1;
+        rest.at = colon + 1;
+    }
+    for (i = 0; i < part[4].len; i++)
+        if (part[4].at[i] < '0' || part[4].at[i] > '9')
+            return 0;
+    out->partition = part[1];
+    out->region = part[3];
+    out->account = part[4];
     out->resource = rest;
-    return kaws__kms_word_ok(rest) &&
-           ((kaws__kms_begins(rest, "key/") && rest.len > 4) ||
-            (kaws__kms_begins(rest, "alias/") && rest.len > 6));
+    return text.len <= KAWS__ARN_MAX && out->account.len == 12 &&
+           kaws__buf_same(part[0], kaws__buf_of("arn")) &&
+           kaws__buf_same(part[2], kaws__buf_of("kms")) &&
+           kaws__arn_region_ok(out->region) &&
+           kaws__buf_copy_text(region, sizeof region, out->region) &&
+           kaws__buf_same(out->partition,
+                          kaws__buf_of(kaws__arn_partition(region)->name)) &&
+           kaws__arn_word_ok(rest) && (kaws__arn_begins(rest, "key/") ||
+                                       kaws__arn_begins(rest, "alias/"));
 }
 
 
-/* The aim for a KMS key as the user names it: an ARN, else with `region`. */
+/* The target of a KMS key as the user names it. `region` counts if that is no
+ * ARN. */
 static kaws_status
-kaws__kms_aim_at(kaws__aim *aim, const char *key_id, const char *region,
+kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
                  kaws_error *err)
 {
-    kaws_bytes id = kaws__buf_of(key_id);
+    kaws_bytes id = kaws__buf_of(key_id), where = kaws__buf_of(region);
     kaws__arn arn;
     char shown[96];
 
-    if (kaws__kms_arn(id, &arn)) {
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region, arn.region);
-    } else {
-        if (id.len > KAWS__KMS_ID_MAX || !kaws__kms_word_ok(id))
-            return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, "
-                                 "ARN or alias of a KMS key (an alias begins "
-                                 "with alias/, an ARN with arn:aws:kms:)",
-                                 kaws__text_show(shown, sizeof shown, id));
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region,
-                                  kaws__buf_of(region));
-    }
-    (void)kaws__buf_copy_text(aim->key_id, sizeof aim->key_id, id);
+    if (kaws__arn_parse(id, &arn))
+        where = arn.region;
+    else if (id.len > KAWS__ARN_MAX || !kaws__arn_word_ok(id))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, ARN or "
+                             "alias of a KMS key (an alias begins with alias/, "
+                             "an ARN with arn:aws:kms:)",
+                             kaws__text_show(shown, sizeof shown, id));
+    (void)kaws__buf_copy_text(target->key_id, sizeof target->key_id, id);
+    (void)kaws__buf_copy_text(target->region, sizeof target->region, where);
     return KAWS_OK;
 }
 
 
-/* Does the ARN in a reply fit the key that we asked for? */
+/* Whether the ARN in a reply can be that of the target's KMS key. */
 static int
-kaws__kms_fits(const kaws__aim *asked, const char *arn_text)
+kaws__arn_fits(const kaws__target *target, const char *arn_text)
 {
-    kaws_bytes id = kaws__buf_of(asked->key_id);
+    kaws_bytes id = kaws__buf_of(target->key_id);
     kaws__arn want, got;
+    int same_owner = 1;
 
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &got) ||
-        !kaws__kms_begins(got.resource, "key/") ||
-        !kaws__buf_same(got.region, kaws__buf_of(asked->region)))
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
+        !kaws__arn_begins(got.resource, "key/") ||
+        !kaws__buf_same(got.region, kaws__buf_of(target->region)))
         return 0;
-    if (!kaws__kms_arn(id, &want)) {
+    if (kaws__arn_parse(id, &want)) {
+        same_owner = kaws__buf_same(want.partition, got.partition) &&
+                     kaws__buf_same(want.account, got.account);
+        id = want.resource;
+    } else {
         got.resource.at += 4;
         got.resource.len -= 4;
-        return kaws__kms_begins(id, "alias/") ||
-               kaws__buf_same(id, got.resource);
     }
-    return kaws__buf_same(want.partition, got.partition) &&
-           kaws__buf_same(want.account, got.account) &&
-           (kaws__kms_begins(want.resource, "alias/") ||
-            kaws__buf_same(want.resource, got.resource));
+    return same_owner && (kaws__arn_begins(id, "alias/") ||
+                          kaws__buf_same(id, got.resource));
 }
 
 
-/* ---- settings that may change while calls are under way ---------------- */
-
-static kaws_status
-kaws__kms_aim(kaws__kms *k, kaws__aim *aim, kaws_error *err)
-{
-    kaws__thread_lock(&k->lock);
-    *aim = k->aim;
-    kaws__thread_unlock(&k->lock);
-    if (aim->key_id[0] == '\0')
-        return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
-                             "keys with: kms_key_id has to be set");
-    return KAWS_OK;
-}
-
-
-/* Whether an account is in the comma list of the settings. */
+/* https://host[:port][/], or http:// to this machine. */
 static int
-kaws__kms_listed(const char *accounts, kaws_bytes account)
+kaws__arn_endpoint_ok(const char *endpoint)
+{
+    static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
+    int plain = strncmp(endpoint, "http://", 7) == 0;
+    kaws_bytes host = { NULL, 0 };
+    size_t i;
+
+    if (!plain && strncmp(endpoint, "https://", 8) != 0)
+        return 0;
+    host = kaws__buf_of(endpoint + (plain ? 7 : 8));
+    if (host.len > 0 && host.at[host.len - 1] == '/')
+        host.len--;
+    if (host.len > 150 || !kaws__url_host_ok(host))
+        return 0;
+    for (i = 0; plain && i < 3; i++) {
+        size_t n = strlen(local[i]);
+        if (host.len >= n && memcmp(host.at, local[i], n) == 0 &&
+            (host.len == n || host.at[n] == ':'))
+            return 1;
+    }
+    return !plain;
+}
+
+
+/* Where requests for a region go: to the region's own host, or to the endpoint,
+ * if that is not NULL. */
+static void
+kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
+{
+    if (endpoint == NULL)
+        (void)snprintf(out, cap, "https://kms.%s.%s/", region,
+                       kaws__arn_partition(region)->suffix);
+    else
+        (void)snprintf(out, cap, "%s%s", endpoint,
+                       endpoint[strlen(endpoint) - 1] == '/' ? "" : "/");
+}
+
+
+/* ==========================================================================
+ * ROOM  trust    whose KMS keys are obeyed
+ * ==========================================================================
+ * Uses: thread err buf text arn
+ * Gives: trust_list_ok trust_open trust_close trust_entry trust_check
+ *        trust_ask_first
+ *
+ * A KMS key is trusted by its account, if that is the ring's own account or in
+ * the list of the settings. The ring's own account is that of the KMS key that
+ * the ring was opened with. If the settings name that KMS key by id or alias,
+ * only a reply of KMS tells its account, so until one has come the own account
+ * is unknown. It is learned once, and never changes. If there is a list, the
+ * own account must be in it to be learned from a reply.
+ */
+
+typedef struct kaws__trust {
+    const char *accounts;         /* the list, borrowed; NULL: not open       */
+    kaws__lock  lock;             /* guards all below                         */
+    int         from_entries;     /* the entries may tell the own account     */
+    char        own[KAWS__ARN_MAX + 1];   /* an ARN of the own account, or "" */
+} kaws__trust;
+
+enum {                            /* what a KMS key is to do, or has done     */
+    KAWS__TO_OPEN,                /* open a blob                              */
+    KAWS__TO_SEAL,                /* seal: it may be the first                */
+    KAWS__SEALED                  /* it sealed: it may be the first, and its
+                                   * account is then the ring's own           */
+};
+
+
+/* Account numbers of 12 digits, with commas or spaces between them. A list of
+ * nothing but commas is refused: it would be no list. */
+static int
+kaws__trust_list_ok(const char *accounts)
 {
     const char *at = accounts;
 
-    while (at != NULL && *at != '\0') {
-        size_t n;
+    while (*at != '\0') {
         at += strspn(at, ", ");
-        n = strcspn(at, ", ");
-        if (n == account.len && memcmp(at, account.at, n) == 0)
-            return 1;
-        at += n;
+        if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
+            return 0;
+        at += 12 + strspn(at + 12, ", ");
     }
-    return 0;
+    return 1;
 }
 
 
-/* Trusted are the accounts of the settings, and home's: the account of the KMS
- * key that the ring was opened with. Partitions never mix. */
-static int
-kaws__kms_trusts(kaws__kms *k, const char *arn_text)
-{
-    kaws__arn arn, home;
-    int at_home, same_partition = 1, same_account = 0;
-
-    kaws__thread_lock(&k->lock);
-    at_home = k->home[0] != '\0' && strcmp(arn_text, k->home) == 0;
-    kaws__thread_unlock(&k->lock);
-    if (at_home)                          /* as nearly always                */
-        return 1;
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &arn))
-        return 0;
-    kaws__thread_lock(&k->lock);
-    at_home = k->home[0] != '\0' && kaws__kms_arn(kaws__buf_of(k->home), &home);
-    if (at_home) {
-        same_partition = kaws__buf_same(arn.partition, home.partition);
-        same_account = kaws__buf_same(arn.account, home.account);
-    }
-    kaws__thread_unlock(&k->lock);
-    return same_partition &&
-           (same_account || kaws__kms_listed(k->accounts, arn.account));
-}
-
-
+/* The config's strings are borrowed for as long as the trust is open. */
 static kaws_status
-kaws__kms_foreign(const char *arn_text, const char *what, kaws_error *err)
+kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 {
-    char shown[272];
+    const char *list = cfg->accounts != NULL ? cfg->accounts : "";
+    kaws__arn arn;
 
-    return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not "
-                         "among the trusted ones: add it to the list of "
-                         "accounts, if you trust it", what,
-                         kaws__text_quote(shown, sizeof shown,
-                                          kaws__buf_of(arn_text)));
-}
-
-
-/* Sets what is trusted, once; later calls change nothing. */
-static void
-kaws__kms_anchor(kaws__kms *k, const char *arn_text)
-{
-    kaws__thread_lock(&k->lock);
-    if (k->home[0] == '\0')
-        (void)kaws__buf_copy_text(k->home, sizeof k->home,
-                                  kaws__buf_of(arn_text));
-    kaws__thread_unlock(&k->lock);
-}
-
-
-/* What was learned from a KMS key that is not taken after all. */
-static void
-kaws__kms_unanchor(kaws__kms *k)
-{
-    kaws__thread_lock(&k->lock);
-    k->home[0] = '\0';
-    kaws__thread_unlock(&k->lock);
-}
-
-
-static int
-kaws__kms_anchored(kaws__kms *k)
-{
-    int anchored;
-
-    kaws__thread_lock(&k->lock);
-    anchored = k->home[0] != '\0';
-    kaws__thread_unlock(&k->lock);
-    return anchored;
-}
-
-
-/* KMS sealed something for this aim with that key: is it one that we trust,
- * and, if the aim is the ring's, the same as the last time? */
-static kaws_status
-kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
-                kaws_error *err)
-{
-    char before[KAWS__KMS_ID_MAX + 1] = "";
-    char shown[2][272];
-
-    if (!kaws__kms_anchored(k) && (k->accounts == NULL ||
-                                   *k->accounts == '\0'))
-        kaws__kms_anchor(k, arn);
-    if (!kaws__kms_trusts(k, arn))
-        return kaws__kms_foreign(arn, "AWS KMS sealed with the KMS key", err);
-    kaws__kms_anchor(k, arn);
-    kaws__thread_lock(&k->lock);
-    if (strcmp(k->aim.key_id, aim->key_id) == 0 &&
-        strcmp(k->aim.region, aim->region) == 0 && strcmp(k->arn, arn) != 0) {
-        memcpy(before, k->arn, sizeof before);
-        (void)kaws__buf_copy_text(k->arn, sizeof k->arn, kaws__buf_of(arn));
-    }
-    kaws__thread_unlock(&k->lock);
-    if (before[0] != '\0')
-        kaws__err_log(k->hooks, 1, "the KMS key %s was %s and is %s now: keys "
-                      "are sealed with that one from here on", aim->key_id,
-                      kaws__text_quote(shown[0], sizeof shown[0],
-                                       kaws__buf_of(before)),
-                      kaws__text_quote(shown[1], sizeof shown[1],
-                                       kaws__buf_of(arn)));
+    memset(t, 0, sizeof *t);
+    if (!kaws__trust_list_ok(list))
+        return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
+                             "account numbers of 12 digits, with commas");
+    if (kaws__thread_lock_init(&t->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for the trusted "
+                             "accounts");
+    t->accounts = list;
+    t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
+    if (cfg->kms_key_id != NULL &&
+        kaws__arn_parse(kaws__buf_of(cfg->kms_key_id), &arn))
+        (void)kaws__buf_copy_text(t->own, sizeof t->own,
+                                  kaws__buf_of(cfg->kms_key_id));
     return KAWS_OK;
 }
 
 
-/* What is chosen now, for another choice to begin with. */
 static void
-kaws__kms_choice(kaws__kms *k, kaws__choice *out)
+kaws__trust_close(kaws__trust *t)
 {
-    memset(out, 0, sizeof *out);
-    kaws__thread_lock(&k->lock);
-    out->aim = k->aim;
-    memcpy(out->region, k->region, sizeof out->region);
-    out->since = k->taken;
-    kaws__thread_unlock(&k->lock);
+    if (t->accounts != NULL)
+        kaws__thread_lock_free(&t->lock);
+    t->accounts = NULL;
 }
 
 
-/* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, so it has to be judged again. */
+/* Whether the KMS key is trusted. Partitions never mix. With the lock held. */
 static int
-kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
+kaws__trust_has(const kaws__trust *t, kaws_bytes arn_text)
 {
-    int fits;
+    kaws__arn arn, own;
+    char account[13] = "";
 
-    kaws__thread_lock(&k->lock);
-    fits = choice->since == k->taken;
-    if (fits && take) {
-        k->aim = choice->aim;
-        memcpy(k->region, choice->region, sizeof k->region);
-        if (choice->arn[0] != '\0')
-            memcpy(k->arn, choice->arn, sizeof k->arn);
-        memset(&k->tried, 0, sizeof k->tried);
-        k->taken++;
-    } else if (fits) {
-        k->tried = *choice;
-    }
-    kaws__thread_unlock(&k->lock);
-    if (fits && take && choice->arn[0] != '\0')
-        kaws__kms_anchor(k, choice->arn);
-    return fits;
-}
-
-
-/* Takes it if it was noted last; 0 if it was not. */
-static int
-kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
-{
-    kaws__choice tried;
-
-    kaws__thread_lock(&k->lock);
-    tried = k->tried;
-    kaws__thread_unlock(&k->lock);
-    if (strcmp(tried.aim.key_id, key_id) != 0 ||
-        strcmp(tried.region, region) != 0)
+    if (kaws__buf_same(arn_text, kaws__buf_of(t->own)))       /* mostly       */
+        return 1;
+    if (!kaws__arn_parse(arn_text, &arn))
         return 0;
-    return kaws__kms_choose(k, &tried, 1);
+    if (kaws__arn_parse(kaws__buf_of(t->own), &own)) {
+        if (!kaws__buf_same(arn.partition, own.partition))
+            return 0;
+        if (kaws__buf_same(arn.account, own.account))
+            return 1;
+    }
+    (void)kaws__buf_copy_text(account, sizeof account, arn.account);
+    return strstr(t->accounts, account) != NULL;
 }
 
 
+/* The data file has an entry that the KMS key sealed. If the settings name
+ * neither a KMS key nor accounts, the own account is that of the entries, if
+ * they all have the same. For as long as the ring is being opened. */
 static void
-kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
+kaws__trust_entry(kaws__trust *t, kaws_bytes arn)
+{
+    if (!t->from_entries)
+        return;
+    if (t->own[0] == '\0') {
+        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
+    } else if (!kaws__trust_has(t, arn)) {
+        t->own[0] = '\0';
+        t->from_entries = 0;
+    }
+}
+
+
+/* Refuses a KMS key that is not trusted: FOREIGN. `what` is one of the enum. */
+static kaws_status
+kaws__trust_check(kaws__trust *t, const char *arn_text, int what,
+                  kaws_error *err)
+{
+    static const char *const words[] = {
+        "the key was sealed by the KMS key", "that is the KMS key",
+        "AWS KMS sealed with the KMS key"
+    };
+    kaws_bytes arn = kaws__buf_of(arn_text);
+    char shown[272];
+    int trusted;
+
+    kaws__thread_lock(&t->lock);
+    trusted = kaws__trust_has(t, arn) ||
+              (what != KAWS__TO_OPEN && t->own[0] == '\0' &&
+               t->accounts[0] == '\0');
+    if (trusted && what == KAWS__SEALED && t->own[0] == '\0')
+        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
+    kaws__thread_unlock(&t->lock);
+    if (trusted)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
+                         "the trusted ones: add it to the list of accounts, if "
+                         "you trust it", words[what],
+                         kaws__text_quote(shown, sizeof shown, arn));
+}
+
+
+/* Whether KMS has to tell the own account first, before it can be said if the
+ * KMS key `arn` (NULL: any) is trusted. It need not for an account of the list,
+ * in the partition of the ring's region. */
+static int
+kaws__trust_ask_first(kaws__trust *t, const char *arn_text, const char *region)
+{
+    const char *ours = kaws__arn_partition(region)->name;
+    kaws__arn arn;
+    int ask;
+
+    kaws__thread_lock(&t->lock);
+    ask = t->own[0] == '\0' &&
+          (arn_text == NULL || !kaws__trust_has(t, kaws__buf_of(arn_text)) ||
+           !kaws__arn_parse(kaws__buf_of(arn_text), &arn) ||
+           !kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+    kaws__thread_unlock(&t->lock);
+    return ask;
+}
+
+
+/* ==========================================================================
+ * ROOM  fault    what an error of AWS means
+ * ==========================================================================
+ * Uses: text json
+ * Gives: fault_of fault_read
+ *
+ * A row of the table has all that follows from an error: the status, what may
+ * cure it, and what the user should do. The rows are found by AWS's type, or by
+ * the HTTP status of a reply that has no type of AWS's.
+ */
+
+enum {                            /* cures                                    */
+    KAWS__LATER = 1,              /* it may go away soon: try again           */
+    KAWS__SLOWER = 2,             /* AWS wants fewer requests: wait, try again*/
+    KAWS__CLOCK = 4,              /* our clock may be wrong                   */
+    KAWS__RENEW = 8,              /* there may be newer credentials           */
+    KAWS__QUOTE = 16              /* no cure: AWS's message helps the user    */
+};
+
+typedef struct kaws__fault {
+    const char *names;            /* types without "Exception"; HTTP statuses */
+    kaws_status status;           /* OK: the answer to a dry run              */
+    int         cures;
+    const char *advice;
+} kaws__fault;
+
+
+static const kaws__fault kaws__faults[] = {
+    { " Throttling Throttled RequestThrottled TooManyRequests "
+      "RequestLimitExceeded ProvisionedThroughputExceeded "
+      "BandwidthLimitExceeded SlowDown PriorRequestNotComplete 429 ",
+      KAWS_THROTTLED, KAWS__SLOWER, "call less often" },
+    { " KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
+      "InternalServerError ServiceUnavailable RequestTimeout "
+      "408 425 500 502 503 504 ",
+      KAWS_SERVICE, KAWS__LATER, "try again later" },
+    { " InvalidSignature SignatureDoesNotMatch AuthFailure ",
+      KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__RENEW,
+      "check the credentials and this machine's clock" },
+    { " RequestTimeTooSkewed RequestExpired RequestInTheFuture ",
+      KAWS_CREDENTIALS, KAWS__CLOCK,
+      "check the credentials and this machine's clock" },
+    { " UnrecognizedClient InvalidClientTokenId ",
+      KAWS_CREDENTIALS, KAWS__RENEW,
+      "check the credentials in the conf file" },
+    { " ExpiredToken ", KAWS_CREDENTIALS, KAWS__RENEW,
+      "write a new session token into the conf file" },
+    { " IncompleteSignature MissingAuthenticationToken ",
+      KAWS_CREDENTIALS, 0, "check the credentials in the conf file" },
+    { " OptInRequired ", KAWS_CREDENTIALS, 0,
+      "enable the region for the account" },
+    { " AccessDenied NotAuthorized ", KAWS_DENIED, KAWS__QUOTE,
+      "allow it in the IAM policy and the key policy" },
+    { " 401 403 ", KAWS_DENIED, KAWS__RENEW,
+      "check the credentials in the conf file" },
+    { " NotFound ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "check the KMS key's id and the region" },
+    { " InvalidArn ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "check the KMS key's ARN" },
+    { " Disabled ", KAWS_KMS_KEY, KAWS__QUOTE, "enable the KMS key" },
+    { " KMSInvalidState ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "see the state of the KMS key" },
+    { " InvalidKeyUsage ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "use a symmetric KMS key for encryption" },
+    { " UnsupportedOperation ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "this kind of KMS key cannot do that" },
+    { " InvalidCiphertext ", KAWS_MISMATCH, 0,
+      "it was sealed for another name or another file, or it is damaged" },
+    { " IncorrectKey ", KAWS_MISMATCH, 0,
+      "it was sealed by another KMS key than its entry says" },
+    { " LimitExceeded ", KAWS_SERVICE, KAWS__QUOTE,
+      "a KMS key can be rotated on demand 25 times" },
+    { " Conflict ", KAWS_SERVICE, KAWS__QUOTE, "try again later" },
+    { " Validation ", KAWS_ARGUMENT, 0,
+      "AWS KMS rejected the request as invalid" },
+    { " DryRunOperation ", KAWS_OK, 0, "that answers another request" },
+    { " (type) ", KAWS_SERVICE, 0,
+      "see the AWS KMS documentation for this error" },
+    { " (3) ", KAWS_REPLY, 0,
+      "redirects are not followed; is that AWS KMS?" },
+    { " (5) ", KAWS_SERVICE, 0, "is that AWS KMS?" },
+    { " (status) ", KAWS_REPLY, 0, "is that AWS KMS?" }
+};
+
+
+static const kaws__fault *
+kaws__fault_find(const char *name)
+{
+    const size_t count = sizeof kaws__faults / sizeof kaws__faults[0];
+    size_t i = 0;
+
+    while (i < count && strstr(kaws__faults[i].names, name) == NULL)
+        i++;
+    return i < count ? &kaws__faults[i] : NULL;
+}
+
+
+/* `type` is one of AWS's, or "". A type that is not in the table is tried again
+ * if the HTTP status says that the server failed. */
+static const kaws__fault *
+kaws__fault_of(const char *type, int http)
+{
+    const kaws__fault *fault;
+    size_t n = strlen(type);
+    char name[80];
+
+    if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
+        n -= 9;
+    if (n > 0)
+        (void)snprintf(name, sizeof name, " %.*s ", (int)n, type);
+    else
+        (void)snprintf(name, sizeof name, " %d ", http);
+    fault = kaws__fault_find(name);
+    if (fault == NULL && n > 0)
+        fault = kaws__fault_find(http >= 500 ? " 500 " : " (type) ");
+    if (fault == NULL) {
+        (void)snprintf(name, sizeof name, " (%d) ", http / 100);
+        fault = kaws__fault_find(name);
+    }
+    return fault != NULL ? fault : kaws__fault_find(" (status) ");
+}
+
+
+/* The error in a reply. `type` gets AWS's type, without a prefix up to '#' and
+ * a suffix from ':' on, or "": types are letters alone, so anything else counts
+ * as none. *message gets AWS's message; .at is NULL if there is none. */
+static const kaws__fault *
+kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
+{
+    kaws__member said[] = { { "__type",  { NULL, 0 } },
+                            { "message", { NULL, 0 } },
+                            { "Message", { NULL, 0 } } };
+    size_t offset, i, n = 0;
+    int letters = 1;
+
+    if (kaws__json_read(r->body, r->body_len, said, 3, &offset) != NULL)
+        memset(said, 0, sizeof said);
+    for (i = 0; i < said[0].value.len && said[0].value.at[i] != ':'; i++) {
+        int c = said[0].value.at[i];
+        if (c == '#') {
+            n = 0;
+            letters = 1;
+        } else if (kaws__text_lower(c) < 'a' || kaws__text_lower(c) > 'z') {
+            letters = 0;
+        } else if (n < 63) {
+            type[n++] = (char)c;
+        }
+    }
+    type[letters ? n : 0] = '\0';
+    *message = said[1].value.at != NULL ? said[1].value : said[2].value;
+    return kaws__fault_of(type, r->http);
+}
+
+
+/* ==========================================================================
+ * ROOM  calls    one request to AWS, until it is granted, refused or too late
+ * ==========================================================================
+ * Uses: sys thread err mem buf text json sigv4 url http creds arn fault
+ * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_budget
+ *        calls_left_ms calls_begin calls_send calls_nonsense calls_end
+ *
+ * A call is signed, sent and judged, and perhaps mended or waited for, and sent
+ * again. It goes on for as long as its budget allows: that is the time of one
+ * operation of the caller's, which may take several calls. This room knows no
+ * action of KMS: whoever begins a call writes the members of its body, and
+ * judges the members of the reply that it wanted.
+ *
+ * A connection is used again only if the reply on it fits the request in all
+ * that is known of it. So a call is clean only once somebody has said so, and
+ * whoever finds a fault in the reply takes that back (calls_nonsense).
+ */
+
+#define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
+#define KAWS__CALLS_SPACES     4096   /* behind a body with a plaintext       */
+
+typedef struct kaws__calls {
+    const kaws_hooks *hooks;      /* NULL: not open                           */
+    kaws__http  http;
+    kaws__creds creds;
+    const char *endpoint;         /* borrowed; may be NULL                    */
+    int         max_attempts;
+    kaws__lock  lock;             /* guards all below                         */
+    int         connect_timeout_ms, timeout_ms;
+    int64_t     clock_offset_s;   /* AWS's clock less ours                    */
+    kaws_stats  stats;            /* those of KMS alone                       */
+} kaws__calls;
+
+typedef struct kaws__budget {     /* what the calls of an operation share     */
+    const kaws_hooks *hooks;
+    int         connect_timeout_ms, timeout_ms;
+    int64_t     begun_ms;         /* ticks                                    */
+    uint64_t    reply_id;         /* digest of the last request id, or 0      */
+} kaws__budget;
+
+typedef struct kaws__action {
+    const char *name;             /* "Decrypt"                                */
+    const char *members[4];       /* those wanted of its reply                */
+} kaws__action;
+
+typedef struct kaws__lines {      /* the header lines of a request            */
+    char        host[176], target[80], date[40], authorization[512];
+    kaws__buf   token;
+    const char *all[8];
+} kaws__lines;
+
+typedef struct kaws__call {
+    kaws__calls  *calls;
+    kaws__budget *budget;
+    const char   *action;
+    char          region[KAWS__ARN_REGION_MAX + 1];
+    kaws__buf     body;
+
+    /* What the caller may set: */
+    kaws__member  want[4];        /* none: a reply of 200 is not looked at    */
+    size_t        wanted;
+    int           once;           /* it is repeated only if throttled         */
+    int           fresh;          /* it gets a connection of its own          */
+    int           dry;            /* it hopes for DryRunOperation             */
+    int           opens;          /* it has a blob, which may not fit         */
+    size_t        secret_at, secret_len;      /* the plaintext in the body    */
+
+    /* The request of a try, and its reply: */
+    char          url[KAWS__URL_MAX];
+    kaws__lines   lines;
+    kaws_request  q;
+    kaws_reply    r;
+    void         *lent;           /* the connection, until it is judged       */
+    int           clean;          /* whether it may be used again             */
+    int           typed;          /* the reply is an error with AWS's type    */
+    int           cures;          /* of what was wrong with the reply         */
+    unsigned      generation;     /* of the credentials                       */
+    int64_t       signed_at;
+    int           left_ms;        /* of the budget, when the try began        */
+
+    /* What was tried before: */
+    int           attempt;        /* number of this one                       */
+    int           clock_mended, creds_renewed;    /* tries beyond those       */
+    int           doubtful;       /* the last try's connection was not clean  */
+} kaws__call;
+
+
+/* ---- settings and figures ---------------------------------------------- */
+
+static void
+kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 {
     kaws__thread_lock(&k->lock);
     k->connect_timeout_ms = connect_timeout_ms > 0 ? connect_timeout_ms : 1000;
@@ -6333,229 +6563,110 @@ kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
-/* ---- operations -------------------------------------------------------- */
-
-static kaws__op
-kaws__kms_begin(kaws__kms *k)
+/* The config's strings are borrowed for as long as it stays open. */
+static kaws_status
+kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
+                 const kaws_config *cfg, kaws_error *err)
 {
-    kaws__op op;
-
-    memset(&op, 0, sizeof op);
-    op.kms = k;
-    op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
-    kaws__thread_lock(&k->lock);
-    op.connect_timeout_ms = k->connect_timeout_ms;
-    op.timeout_ms = k->timeout_ms;
-    kaws__thread_unlock(&k->lock);
-    return op;
-}
-
-
-/* The last reply's request id, as a number; 0 if it had none. */
-static uint64_t
-kaws__kms_reply_id(const kaws__op *op)
-{
-    const kaws_bytes id = kaws__buf_of(op->request_id);
-
-    return id.len > 0 ? kaws__buf_digest(id) : 0;
-}
-
-
-/* What is left of its time: whatever the clock says, 0 to all of it. */
-static int
-kaws__kms_left_ms(const kaws__op *op)
-{
-    const kaws_hooks *hooks = op->kms->hooks;
-    int64_t now = hooks->ticks_ms(hooks->ctx), went;
-
-    if (now <= op->begun_ms)
-        return op->timeout_ms;
-    went = now - op->begun_ms;
-    return went < op->timeout_ms ? (int)(op->timeout_ms - went) : 0;
-}
-
-
-/* ---- what the errors of AWS mean --------------------------------------- */
-
-enum {
-    KAWS__LATER = 1,              /* may go away soon: try again              */
-    KAWS__SLOW  = 2,              /* asks us to slow down: wait, try again    */
-    KAWS__CLOCK = 4,              /* may be our clock's fault                 */
-    KAWS__CREDS = 8,              /* there may be newer credentials           */
-    KAWS__SAYS  = 16              /* its message helps: show it, filtered     */
-};
-
-typedef struct kaws__fault {
-    const char *aws;              /* the type, without the word Exception     */
+    char shown[96];
     kaws_status status;
-    int         then;
-    const char *advice;
-} kaws__fault;
 
-#define KAWS__A_CLOCK "check the credentials and this machine's clock"
-#define KAWS__A_CREDS "check the credentials in the conf file"
-
-static const kaws__fault kaws__kms_faults[] = {
-    { "Throttling",        KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "Throttled",         KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "RequestThrottled",  KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "TooManyRequests",   KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "RequestLimitExceeded", KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "ProvisionedThroughputExceeded", KAWS_THROTTLED, KAWS__SLOW,
-      "call less often" },
-    { "BandwidthLimitExceeded", KAWS_THROTTLED, KAWS__SLOW,
-      "call less often" },
-    { "SlowDown",          KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "PriorRequestNotComplete", KAWS_THROTTLED, KAWS__SLOW,
-      "call less often" },
-
-    { "KMSInternal",       KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "DependencyTimeout", KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "KeyUnavailable",    KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "InternalFailure",   KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "InternalServerError", KAWS_SERVICE, KAWS__LATER, "try again later" },
-    { "ServiceUnavailable", KAWS_SERVICE,  KAWS__LATER, "try again later" },
-    { "RequestTimeout",    KAWS_SERVICE,   KAWS__LATER, "try again later" },
-
-    { "InvalidSignature",  KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
-      KAWS__A_CLOCK },
-    { "SignatureDoesNotMatch", KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
-      KAWS__A_CLOCK },
-    { "RequestTimeTooSkewed", KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
-    { "RequestExpired",    KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
-    { "RequestInTheFuture", KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
-    { "AuthFailure",       KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
-      KAWS__A_CLOCK },
-    { "UnrecognizedClient", KAWS_CREDENTIALS, KAWS__CREDS, KAWS__A_CREDS },
-    { "InvalidClientTokenId", KAWS_CREDENTIALS, KAWS__CREDS, KAWS__A_CREDS },
-    { "ExpiredToken",      KAWS_CREDENTIALS, KAWS__CREDS,
-      "write a new session token into the conf file" },
-    { "IncompleteSignature", KAWS_CREDENTIALS, 0, KAWS__A_CREDS },
-    { "MissingAuthenticationToken", KAWS_CREDENTIALS, 0, KAWS__A_CREDS },
-    { "OptInRequired",     KAWS_CREDENTIALS, 0,
-      "enable the region for the account" },
-
-    { "AccessDenied",      KAWS_DENIED,    KAWS__SAYS,
-      "allow it in the IAM policy and the key policy" },
-    { "NotAuthorized",     KAWS_DENIED,    KAWS__SAYS,
-      "allow it in the IAM policy and the key policy" },
-    { "NotFound",          KAWS_KMS_KEY,   KAWS__SAYS,
-      "check the KMS key's id and the region" },
-    { "InvalidArn",        KAWS_KMS_KEY,   KAWS__SAYS,
-      "check the KMS key's ARN" },
-    { "Disabled",          KAWS_KMS_KEY,   KAWS__SAYS, "enable the KMS key" },
-    { "KMSInvalidState",   KAWS_KMS_KEY,   KAWS__SAYS,
-      "see the state of the KMS key" },
-    { "InvalidKeyUsage",   KAWS_KMS_KEY,   KAWS__SAYS,
-      "use a symmetric KMS key for encryption" },
-    { "UnsupportedOperation", KAWS_KMS_KEY, KAWS__SAYS,
-      "this kind of KMS key cannot do that" },
-
-    { "InvalidCiphertext", KAWS_MISMATCH,  0,
-      "it was sealed for another name or another file, or it is damaged" },
-    { "IncorrectKey",      KAWS_MISMATCH,  0,
-      "it was sealed by another KMS key than its entry says" },
-
-    { "LimitExceeded",     KAWS_SERVICE,   KAWS__SAYS,
-      "a KMS key can be rotated on demand 25 times" },
-    { "Conflict",          KAWS_SERVICE,   KAWS__SAYS, "try again later" },
-    { "Validation",        KAWS_ARGUMENT,  0, "AWS KMS takes it for invalid" },
-    { "DryRunOperation",   KAWS_OK,        0, "" }
-};
-
-/* Where a reply has no type of AWS's, there is only its HTTP status. */
-static const struct { int least, most; kaws__fault fault; }
-kaws__kms_http_faults[] = {
-    { 200, 299, { "", KAWS_REPLY, 0, "is that AWS KMS?" } },
-    { 300, 399, { "", KAWS_REPLY, 0, "redirects are not followed; is that "
-                                     "AWS KMS?" } },
-    { 401, 401, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
-    { 403, 403, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
-    { 408, 408, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 425, 425, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 429, 429, { "", KAWS_THROTTLED, KAWS__SLOW, "call less often" } },
-    { 500, 500, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 501, 501, { "", KAWS_SERVICE, 0, "is that AWS KMS?" } },
-    { 502, 504, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 505, 599, { "", KAWS_SERVICE, 0, "is that AWS KMS?" } },
-    { INT_MIN, INT_MAX, { "", KAWS_REPLY, 0, "is that AWS KMS?" } }
-};
-
-
-/* What follows from a reply. `type` has lost its prefix and suffix. */
-static const kaws__fault *
-kaws__kms_fault(const char *type, int http)
-{
-    static const kaws__fault other = { "", KAWS_SERVICE, 0,
-        "see the AWS KMS documentation for this error" };
-    static const kaws__fault fault = { "", KAWS_SERVICE, KAWS__LATER,
-        "try again later" };
-    const size_t known = sizeof kaws__kms_faults / sizeof kaws__kms_faults[0];
-    size_t i, n = strlen(type);
-
-    if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
-        n -= 9;
-    for (i = 0; n > 0 && i < known; i++)
-        if (strlen(kaws__kms_faults[i].aws) == n &&
-            memcmp(kaws__kms_faults[i].aws, type, n) == 0)
-            return &kaws__kms_faults[i];
-    if (n > 0)
-        return http >= 500 ? &fault : &other;
-    for (i = 0; http < kaws__kms_http_faults[i].least ||
-                http > kaws__kms_http_faults[i].most; i++)
-        continue;
-    return &kaws__kms_http_faults[i].fault;
+    memset(k, 0, sizeof *k);
+    if (cfg->endpoint != NULL && !kaws__arn_endpoint_ok(cfg->endpoint))
+        return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
+                             "form https://host or https://host:port",
+                             kaws__text_show(shown, sizeof shown,
+                                             kaws__buf_of(cfg->endpoint)));
+    if (kaws__thread_lock_init(&k->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
+    k->hooks = hooks;
+    k->endpoint = cfg->endpoint;
+    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
+    kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
+    status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
+    if (status == KAWS_OK)
+        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
+                                 cfg->endpoint != NULL &&
+                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
+    return status;
 }
-
-
-/* ---- one call ---------------------------------------------------------- */
-
-typedef struct kaws__call {
-    kaws__op   *op;
-    const char *action;           /* "Decrypt"                                */
-    kaws__aim   aim;
-    kaws__buf   body, token_line;
-    kaws_request q;
-    kaws_reply  r;
-    char        host[160], url[KAWS__URL_MAX];
-    char        host_line[176], target_line[80], date_line[40];
-    char        authorization[512];   /* a header line, too                   */
-    const char *headers[8];
-    int         once;             /* repeat it only if throttled              */
-    int         fresh;            /* over a connection of its own             */
-    int         doubtful;         /* the last try's connection was not clean  */
-    int         dry;              /* DryRunOperation is what we hope for      */
-    int         opens;            /* it has a blob, which may not fit         */
-    size_t      secret;           /* where a plaintext in the body ends, or 0 */
-    void       *lent;             /* the connection, until it is judged       */
-    int         clean;            /* whether it may be used again             */
-    int         attempt;          /* which one this is                        */
-    int         clock_mended, creds_renewed;      /* tries beyond those       */
-    unsigned    generation;
-    int64_t     signed_at;
-    int         left_ms;          /* when the last try began                  */
-} kaws__call;
 
 
 static void
-kaws__kms_call_begin(kaws__op *op, kaws__call *c, const char *action,
-                     const kaws__aim *aim)
+kaws__calls_close(kaws__calls *k)
+{
+    kaws__http_close(&k->http);
+    kaws__creds_close(&k->creds);
+    if (k->hooks != NULL)
+        kaws__thread_lock_free(&k->lock);
+    k->hooks = NULL;
+}
+
+
+/* Fills in KMS's figures; all others are 0. */
+static void
+kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
+{
+    kaws__thread_lock(&k->lock);
+    *stats = k->stats;
+    kaws__thread_unlock(&k->lock);
+}
+
+
+static kaws__budget
+kaws__calls_budget(kaws__calls *k)
+{
+    kaws__budget budget = { NULL, 0, 0, 0, 0 };
+
+    budget.hooks = k->hooks;
+    budget.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
+    kaws__thread_lock(&k->lock);
+    budget.connect_timeout_ms = k->connect_timeout_ms;
+    budget.timeout_ms = k->timeout_ms;
+    kaws__thread_unlock(&k->lock);
+    return budget;
+}
+
+
+/* What is left of the time: whatever the clock says, 0 to all of it. */
+static int
+kaws__calls_left_ms(const kaws__budget *budget)
+{
+    int64_t now = budget->hooks->ticks_ms(budget->hooks->ctx);
+
+    if (now <= budget->begun_ms)
+        return budget->timeout_ms;
+    now -= budget->begun_ms;
+    return now < budget->timeout_ms ? budget->timeout_ms - (int)now : 0;
+}
+
+
+/* ---- one request ------------------------------------------------------- */
+
+/* Begins a call. Its members are written to the body next. */
+static void
+kaws__calls_begin(kaws__call *c, kaws__calls *k, kaws__budget *budget,
+                  const kaws__action *action, const char *region)
 {
     memset(c, 0, sizeof *c);
-    c->op = op;
-    c->action = action;
-    c->aim = *aim;
-    kaws__buf_init(&c->body, op->kms->hooks);
-    kaws__buf_init(&c->token_line, op->kms->hooks);
+    c->calls = k;
+    c->budget = budget;
+    c->action = action->name;
+    for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
+        c->want[c->wanted].name = action->members[c->wanted];
+    (void)kaws__buf_copy_text(c->region, sizeof c->region,
+                              kaws__buf_of(region));
+    kaws__buf_init(&c->body, k->hooks);
+    kaws__buf_init(&c->lines.token, k->hooks);
     kaws__json_begin(&c->body);
 }
 
 
 /* The reply was judged: says whether the connection may be used again. */
 static void
-kaws__kms_call_judged(kaws__call *c)
+kaws__calls_judged(kaws__call *c)
 {
-    kaws__http_done(&c->op->kms->http, c->lent,
+    kaws__http_done(&c->calls->http, c->lent,
                     c->clean && !c->once && !c->fresh);
     c->doubtful = !c->clean;
     c->lent = NULL;
@@ -6563,31 +6674,698 @@ kaws__kms_call_judged(kaws__call *c)
 }
 
 
+/* Ends what was begun; nothing secret is left. */
 static void
-kaws__kms_call_end(kaws__call *c)
+kaws__calls_end(kaws__call *c)
 {
-    kaws__kms_call_judged(c);
-    kaws__http_forget(&c->op->kms->http, &c->r);
-    kaws__mem_drop(c->op->kms->hooks, c->r.body, KAWS__KMS_REPLY_MAX);
+    kaws__calls_judged(c);
+    kaws__http_forget(&c->calls->http, &c->r);
+    kaws__mem_drop(c->calls->hooks, c->r.body, KAWS__CALLS_REPLY_MAX);
     kaws__buf_free(&c->body);
-    kaws__buf_free(&c->token_line);
+    kaws__buf_free(&c->lines.token);
     kaws_wipe(c, sizeof *c);
 }
 
+
+/* All that does not change from try to try. A body with a plaintext ends in
+ * spaces: room curl says what for. */
+static kaws_status
+kaws__calls_ready(kaws__call *c, kaws_error *err)
+{
+    const char *host;
+    size_t spaces;
+    uint8_t *at;
+
+    kaws__json_end(&c->body);
+    spaces = c->secret_len > 0 ? c->body.len + KAWS__CALLS_SPACES : 0;
+    at = kaws__buf_grow(&c->body, spaces);
+    if (at != NULL)
+        memset(at, ' ', spaces);
+    kaws__arn_url(c->url, sizeof c->url, c->calls->endpoint, c->region);
+    host = strstr(c->url, "//") + 2;
+    (void)snprintf(c->lines.host, sizeof c->lines.host, "Host: %.*s",
+                   (int)strcspn(host, "/"), host);
+    (void)snprintf(c->lines.target, sizeof c->lines.target,
+                   "X-Amz-Target: TrentService.%s", c->action);
+    c->r.body = kaws__mem_resize(c->calls->hooks, NULL, 0,
+                                 KAWS__CALLS_REPLY_MAX);
+    c->r.body_max = KAWS__CALLS_REPLY_MAX;
+    c->q.url = c->url;
+    c->q.headers = c->lines.all;
+    c->q.body = kaws__buf_view(&c->body);
+    c->q.connect_timeout_ms = c->budget->connect_timeout_ms;
+    c->attempt = 1;
+    if (c->r.body == NULL || c->body.failed)
+        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
+                             "memory", c->action);
+    return KAWS_OK;
+}
+
+
+/* Signs the request with the time of now. Returns NULL, or what is wrong. */
+static const char *
+kaws__calls_sign(kaws__call *c)
+{
+    static const char name[] = "Authorization: ";
+    kaws__calls *k = c->calls;
+    kaws__lines *l = &c->lines;
+    kaws_signing what = { "POST", "/", NULL, NULL, "kms", NULL, { NULL, 0 },
+                          0 };
+    kaws__sigv4 s;
+    kaws__grant grant;
+    char date[17];
+    const char *wrong = "out of memory";
+    size_t n = 0;
+
+    kaws__thread_lock(&k->lock);
+    c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
+    kaws__thread_unlock(&k->lock);
+    kaws__text_amz_date(date, c->signed_at);
+    kaws__creds_grant(&k->creds, date, c->region, &grant);
+    c->generation = grant.generation;
+    (void)snprintf(l->date, sizeof l->date, "X-Amz-Date: %s", date);
+    kaws__buf_free(&l->token);
+    if (grant.token[0] != '\0') {
+        kaws__buf_text(&l->token, "X-Amz-Security-Token: ");
+        kaws__buf_put(&l->token, grant.token, strlen(grant.token) + 1);
+    }
+    l->all[n++] = l->host;
+    l->all[n++] = "Content-Type: application/x-amz-json-1.1";
+    l->all[n++] = l->target;
+    l->all[n++] = l->date;
+    if (l->token.len > 0 && !l->token.failed)
+        l->all[n++] = (const char *)l->token.at;
+    l->all[n] = NULL;
+    what.region = c->region;
+    what.headers = l->all;
+    what.body = kaws__buf_view(&c->body);
+    what.when = c->signed_at;
+    memcpy(l->authorization, name, sizeof name - 1);
+    if (!l->token.failed)
+        wrong = !kaws__sigv4_gather(&s, &what, NULL) ? s.error
+              : kaws__sigv4_authorize(&s, grant.id, &grant.key,
+                                      l->authorization + sizeof name - 1,
+                                      sizeof l->authorization - sizeof name +
+                                      1);
+    kaws__creds_forget(&grant);
+    l->all[n++] = l->authorization;
+    l->all[n] = NULL;
+    return wrong;
+}
+
+
+/* ---- what came of it --------------------------------------------------- */
+
+/* Words from outside, as a text of ours may show them. None, if they repeat a
+ * piece of what we know to be secret: of the credentials now, or of the token,
+ * the signature or the plaintext that this call sends. */
+static void
+kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
+{
+    static const size_t name = sizeof "X-Amz-Security-Token: " - 1;
+    const kaws__lines *l = &c->lines;
+    const char *signature = strstr(l->authorization, "Signature=");
+    kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
+    char whole[640];              /* more than is shown: nothing slips by     */
+    int i, secret;
+
+    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
+    if (l->token.len > 0) {
+        sent[0].at = l->token.at + name;
+        sent[0].len = l->token.len - name;
+    }
+    if (signature != NULL)
+        sent[1] = kaws__buf_of(signature + 10);
+    if (c->secret_len > 0) {
+        sent[2].at = c->body.at + c->secret_at;
+        sent[2].len = c->secret_len;
+    }
+    secret = kaws__creds_in(&c->calls->creds, text);
+    for (i = 0; i < 3 && !secret; i++)
+        secret = kaws__text_holds(text, sent[i]);
+    kaws_wipe(whole, sizeof whole);
+    words.len = secret ? 0 : words.len;
+    (void)kaws__text_quote(out, cap, words);
+}
+
+
+/* The reply cannot be the answer to our request: it is not asked for again. */
+static kaws_status
+kaws__calls_nonsense(kaws__call *c, const char *why, kaws_error *err)
+{
+    c->clean = c->cures = 0;
+    err->http = c->r.http;
+    kaws__calls_words(c, err->request_id, sizeof err->request_id,
+                      kaws__buf_of(c->r.request_id));
+    return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
+                         "sense (HTTP %d, request id %s): %s",
+                         c->lines.host + 6, c->action, c->r.http,
+                         err->request_id, why);
+}
+
+
+/* A reply other than 200. Only an error of KMS's own, which it blames on the
+ * request, leaves the connection clean. */
+static kaws_status
+kaws__calls_refused(kaws__call *c, kaws_error *err)
+{
+    kaws_bytes message;
+    char type[64], shown[200] = "";
+    const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
+    const char *advice = fault->advice;
+    kaws_status status = fault->status;
+
+    c->typed = type[0] != '\0';
+    c->clean = c->typed && c->r.http >= 400 && c->r.http <= 499 &&
+               c->r.http != 408 && c->r.http != 425;
+    if (status == KAWS_OK && c->dry && c->clean)
+        return KAWS_OK;
+    c->cures = fault->cures;
+    if (status == KAWS_OK || (status == KAWS_MISMATCH && !c->opens)) {
+        c->clean = 0;
+        status = KAWS_REPLY;
+        advice = "that answers another request";
+    }
+    if ((fault->cures & KAWS__QUOTE) && c->secret_len == 0)
+        kaws__calls_words(c, shown, sizeof shown, message);
+    err->http = c->r.http;
+    kaws__calls_words(c, err->request_id, sizeof err->request_id,
+                      kaws__buf_of(c->r.request_id));
+    kaws__calls_words(c, err->aws, sizeof err->aws, kaws__buf_of(type));
+    return kaws__err_set(err, status, "AWS KMS at %s refused %s (%s, HTTP %d, "
+                         "request id %s)%s%s; %s", c->lines.host + 6,
+                         c->action,
+                         err->aws[0] != '\0' ? err->aws : "no error type",
+                         c->r.http, err->request_id[0] != '\0'
+                                    ? err->request_id : "none",
+                         shown[0] != '\0' ? ": " : "", shown, advice);
+}
+
+
+/* There is no reply, or it is another request's. */
+static kaws_status
+kaws__calls_unanswered(kaws__call *c, kaws_status outcome, kaws_error *err)
+{
+    char words[128];
+    kaws_status status;
+
+    if (outcome == KAWS_REPLY) {
+        status = kaws__calls_nonsense(c, "an earlier reply had the same "
+                                      "request id, so it answers another "
+                                      "request", err);
+        c->cures = KAWS__LATER;
+        return status;
+    }
+    kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
+    if (outcome == KAWS_CONFIG)
+        return kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
+                             "%s: %s; check the endpoint, ca_file and the "
+                             "proxy", c->lines.host + 6, c->action, words);
+    c->cures = KAWS__LATER;
+    return kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for "
+                         "%s: %s", c->lines.host + 6, c->action, words);
+}
+
+
+/* A reply: reads the members that are wanted of a 200. */
+static kaws_status
+kaws__calls_answered(kaws__call *c, kaws_error *err)
+{
+    const char *wrong;
+    char words[128];
+    size_t offset;
+
+    if (c->r.body_len > c->r.body_max)
+        return kaws__calls_nonsense(c, "it is longer than 16384 bytes", err);
+    if (c->r.http != 200)
+        return kaws__calls_refused(c, err);
+    if (c->wanted == 0)
+        return KAWS_OK;
+    wrong = kaws__json_read(c->r.body, c->r.body_len, c->want, c->wanted,
+                            &offset);
+    c->clean = wrong == NULL;
+    if (wrong == NULL)
+        return KAWS_OK;
+    (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
+                   (unsigned long)offset);
+    return kaws__calls_nonsense(c, words, err);
+}
+
+
+/* Signs and sends once. */
+static kaws_status
+kaws__calls_try(kaws__call *c, kaws_error *err)
+{
+    kaws__calls *k = c->calls;
+    kaws_bytes id;
+    int64_t took, started = kaws__sys_ticks_us();
+    const char *wrong = kaws__calls_sign(c);
+    kaws_status outcome, status;
+
+    kaws__err_clear(err);
+    c->cures = c->typed = 0;
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
+                             wrong);
+    /* What spoiled one idle connection may have spoiled all. */
+    c->q.fresh_connection = c->once || c->fresh || c->doubtful;
+    c->left_ms = kaws__calls_left_ms(c->budget);
+    c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
+    outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
+    id = kaws__buf_of(c->r.request_id);
+    c->budget->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
+    status = outcome == KAWS_OK
+           ? kaws__calls_answered(c, err)
+           : kaws__calls_unanswered(c, outcome, err);
+    took = kaws__sys_ticks_us() - started;
+    kaws__thread_lock(&k->lock);
+    k->stats.kms_requests++;
+    k->stats.kms_errors += status != KAWS_OK;
+    k->stats.kms_time_us += took > 0 ? (uint64_t)took : 0;
+    kaws__thread_unlock(&k->lock);
+    return status;
+}
+
+
+/* ---- whether to try again ---------------------------------------------- */
+
+/* AWS's clock is not ours: requests are signed with AWS's time from now on. A
+ * Date that is missing, or not of this century, is not believed. */
+static int
+kaws__calls_mend_clock(kaws__call *c)
+{
+    kaws__calls *k = c->calls;
+    int64_t off = c->r.date - c->signed_at;
+
+    if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
+        (off <= 240 && off >= -240))
+        return 0;
+    kaws__thread_lock(&k->lock);
+    off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
+    if (off <= 240 && off >= -240)
+        off = 0;                          /* our clock was set meanwhile      */
+    k->clock_offset_s = off;
+    kaws__thread_unlock(&k->lock);
+    if (off == 0)
+        kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
+                      "AWS again: requests are signed with its own time");
+    else
+        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds %s "
+                      "that of AWS: requests are signed with AWS's time; set "
+                      "the clock", (long)(off > 0 ? off : -off),
+                      off > 0 ? "behind" : "ahead of");
+    return 1;
+}
+
+
+/* Whether there is a reason to try again at once. Each cure is tried once. */
+static int
+kaws__calls_mend(kaws__call *c)
+{
+    if (c->once)
+        return 0;
+    if ((c->cures & KAWS__CLOCK) && !c->clock_mended &&
+        kaws__calls_mend_clock(c))
+        return c->clock_mended = 1;
+    if ((c->cures & KAWS__RENEW) && !c->creds_renewed &&
+        kaws__creds_refresh(&c->calls->creds, c->generation))
+        return c->creds_renewed = 1;
+    return 0;
+}
+
+
+/* How long to pause before the next try: AWS's standard mode, full jitter over
+ * a doubling interval of up to `most` ms. */
+static int64_t
+kaws__calls_delay(const kaws__call *c, int64_t most)
+{
+    const kaws_hooks *hooks = c->calls->hooks;
+    int64_t delay = (c->cures & KAWS__SLOWER) ? 1000 : 50;
+    int64_t asked = c->r.retry_after_ms;
+    uint16_t chance = 0xffff;
+    int i;
+
+    for (i = 1; i < c->attempt && delay < most; i++)
+        delay *= 2;
+    delay = delay < most ? delay : most;
+    (void)hooks->random(hooks->ctx, &chance, sizeof chance);
+    delay = delay * chance / 0xffff;
+    if (asked > delay)
+        delay = asked < delay + 5000 ? asked : delay + 5000;
+    return delay;
+}
+
+
+/* Waits, if there is a reason to try again later, and the time for it. With
+ * patience the pauses are short, because a program that cannot go on should
+ * learn soon that KMS is back; and the hook may have less patience by then. */
+static int
+kaws__calls_wait(kaws__call *c, const kaws_error *err)
+{
+    kaws__calls *k = c->calls;
+    const kaws_hooks *hooks = k->hooks;
+    int may = (c->cures & KAWS__SLOWER) ||
+              ((c->cures & KAWS__LATER) && !c->once);
+    int patience = may && hooks->patience_ms != NULL
+                 ? hooks->patience_ms(hooks->ctx, err) : 0;
+    int64_t delay;
+    int left;
+
+    if (!may || (patience <= 0 && c->attempt >= k->max_attempts))
+        return 0;
+    delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
+    left = kaws__calls_left_ms(c->budget);
+    if (patience > 0 && delay > patience)
+        delay = patience;
+    if (patience <= 0 && delay + (c->left_ms - left) >= left)
+        return 0;                         /* the next would take as long      */
+    if (delay > 0)
+        hooks->sleep_ms(hooks->ctx, (int)delay);
+    if (patience > 0)
+        c->budget->begun_ms = hooks->ticks_ms(hooks->ctx);
+    c->attempt++;
+    kaws__thread_lock(&k->lock);
+    k->stats.kms_retries++;
+    kaws__thread_unlock(&k->lock);
+    return 1;
+}
+
+
+/* Sends the call until it is granted, refused for good, or out of time. */
+static kaws_status
+kaws__calls_send(kaws__call *c, kaws_error *err)
+{
+    kaws_status status = kaws__calls_ready(c, err);
+    int tries;
+
+    if (status != KAWS_OK)
+        return status;
+    while ((status = kaws__calls_try(c, err)) != KAWS_OK) {
+        kaws__calls_judged(c);
+        if (!kaws__calls_mend(c) && !kaws__calls_wait(c, err))
+            break;
+    }
+    tries = c->attempt + c->clock_mended + c->creds_renewed;
+    if (status != KAWS_OK && tries > 1)
+        kaws__err_append(err, " (%d attempts)", tries);
+    return status;
+}
+
+
+/* ==========================================================================
+ * ROOM  kms      the actions of AWS KMS, of which only what fits is believed
+ * ==========================================================================
+ * Uses: thread err mem buf text json http arn trust calls
+ * Gives: kms_open kms_close kms_choice kms_choose kms_choose_tried kms_target
+ *        kms_begin kms_seal kms_probe kms_decrypt kms_prove
+ *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
+ *        kms_learn_account kms_may_use
+ *
+ * One function an action. Each writes a call, sends it, and takes from the
+ * reply what it has verified: a reply that names another KMS key than the
+ * request did is nonsense. The connection that brought it is not used again.
+ *
+ * An operation is what a caller of the library asked for: its calls share one
+ * budget. An error is filled in all functions here: err is not NULL.
+ */
+
+typedef struct kaws__choice {     /* of a KMS key and a region: one value     */
+    kaws__target target;          /* for new keys                             */
+    char     region[KAWS__ARN_REGION_MAX + 1];    /* for ids and aliases      */
+    char     arn[KAWS__ARN_MAX + 1];      /* what sealed last, or ""          */
+    unsigned version;             /* how many choices were taken before       */
+} kaws__choice;
+
+typedef struct kaws__kms {
+    kaws__calls calls;
+    kaws__trust trust;
+    kaws__lock  lock;             /* guards all below                         */
+    int         opened;           /* there is a lock                          */
+    kaws__choice now;             /* what is used                             */
+    kaws__choice tried;           /* what was found good last, but not taken  */
+    int         no_dry_runs;      /* this KMS knows none: noted in the log    */
+} kaws__kms;
+
+typedef struct kaws__op {         /* an operation                             */
+    kaws__kms   *kms;
+    kaws__budget budget;
+    char        *trial;           /* room for an ARN: this operation tries a
+                                   * KMS key. What seals is noted here, and
+                                   * may open, but is not trusted for good    */
+} kaws__op;
+
+
+/* ---- which KMS key, and where ------------------------------------------ */
+
+/* Changes a choice: to that KMS key, to that region; NULL: as it is. */
+static kaws_status
+kaws__kms_change(kaws__choice *choice, const char *key_id, const char *region,
+                 kaws_error *err)
+{
+    kaws_bytes want = kaws__buf_of(region != NULL ? region : choice->region);
+    kaws__target *target = &choice->target;
+    char key[KAWS__ARN_MAX + 1], shown[96];
+
+    if (!kaws__arn_region_ok(want))
+        return kaws__err_set(err, KAWS_ARGUMENT, "region '%s' is not a region "
+                             "of AWS, such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown, want));
+    if (region != NULL)
+        (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
+    if (key_id == NULL && target->key_id[0] == '\0')
+        return KAWS_OK;                   /* there is no KMS key              */
+    memcpy(key, target->key_id, sizeof key);
+    return kaws__arn_target(target, key_id != NULL ? key_id : key,
+                            choice->region, err);
+}
+
+
+/* What is chosen now, changed. */
+static kaws_status
+kaws__kms_choice(kaws__kms *k, const char *key_id, const char *region,
+                 kaws__choice *out, kaws_error *err)
+{
+    kaws__thread_lock(&k->lock);
+    *out = k->now;
+    kaws__thread_unlock(&k->lock);
+    out->arn[0] = '\0';
+    return kaws__kms_change(out, key_id, region, err);
+}
+
+
+/* Takes a choice that KMS found good; or only notes that it did. 0: another was
+ * taken while it was judged, so it has to be judged again. */
+static int
+kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
+{
+    int sealed = choice->arn[0] != '\0', fits;
+
+    kaws__thread_lock(&k->lock);
+    fits = choice->version == k->now.version;
+    if (fits && take) {
+        k->now.target = choice->target;
+        memcpy(k->now.region, choice->region, sizeof k->now.region);
+        if (sealed)
+            memcpy(k->now.arn, choice->arn, sizeof k->now.arn);
+        k->now.version++;
+        memset(&k->tried, 0, sizeof k->tried);
+    } else if (fits) {
+        k->tried = *choice;
+    }
+    kaws__thread_unlock(&k->lock);
+    if (fits && take && sealed)
+        (void)kaws__trust_check(&k->trust, choice->arn, KAWS__SEALED, NULL);
+    return fits;
+}
+
+
+/* Takes the choice if it was noted last; 0 if it was not. */
+static int
+kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
+{
+    kaws__choice tried;
+
+    kaws__thread_lock(&k->lock);
+    tried = k->tried;
+    kaws__thread_unlock(&k->lock);
+    return strcmp(tried.target.key_id, key_id) == 0 &&
+           strcmp(tried.region, region) == 0 && kaws__kms_choose(k, &tried, 1);
+}
+
+
+/* The target of new keys; CONFIG if no KMS key is set. */
+static kaws_status
+kaws__kms_target(kaws__kms *k, kaws__target *target, kaws_error *err)
+{
+    kaws__thread_lock(&k->lock);
+    *target = k->now.target;
+    kaws__thread_unlock(&k->lock);
+    if (target->key_id[0] == '\0')
+        return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
+                             "keys with: kms_key_id has to be set");
+    return KAWS_OK;
+}
+
+
+/* The config's strings are borrowed for as long as it stays open. */
+static kaws_status
+kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
+               kaws_error *err)
+{
+    const char *region = cfg->region != NULL ? cfg->region : "us-east-1";
+    kaws_status status;
+
+    memset(k, 0, sizeof *k);
+    if (kaws__thread_lock_init(&k->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for the KMS key");
+    k->opened = 1;
+    status = kaws__kms_change(&k->now, cfg->kms_key_id, region, err);
+    if (status != KAWS_OK)
+        return err->status = KAWS_CONFIG;
+    if ((status = kaws__trust_open(&k->trust, cfg, err)) == KAWS_OK)
+        status = kaws__calls_open(&k->calls, hooks, cfg, err);
+    return status;
+}
+
+
+static void
+kaws__kms_close(kaws__kms *k)
+{
+    kaws__calls_close(&k->calls);
+    kaws__trust_close(&k->trust);
+    if (k->opened)
+        kaws__thread_lock_free(&k->lock);
+    k->opened = 0;
+}
+
+
+/* Begins an operation: its time runs from now on. */
+static kaws__op
+kaws__kms_begin(kaws__kms *k)
+{
+    kaws__op op;
+
+    op.kms = k;
+    op.budget = kaws__calls_budget(&k->calls);
+    op.trial = NULL;
+    return op;
+}
+
+
+/* ---- what replies must hold -------------------------------------------- */
+
+/* The places of the members that are wanted of a reply. */
+enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
+       KAWS__SOURCE = KAWS__PLAIN };
+
+
+static int
+kaws__kms_is(const kaws__member *member, const char *text)
+{
+    return member->value.at != NULL &&
+           kaws__buf_same(member->value, kaws__buf_of(text));
+}
+
+
+/* A member must name the KMS key that the request named. */
+static kaws_status
+kaws__kms_expect_key(kaws__call *c, int member, const char *arn,
+                     kaws_error *err)
+{
+    char why[64];
+
+    if (kaws__kms_is(&c->want[member], arn))
+        return KAWS_OK;
+    (void)snprintf(why, sizeof why, "%s is not the KMS key that was asked for",
+                   c->want[member].name);
+    return kaws__calls_nonsense(c, why, err);
+}
+
+
+/* *len: in, the room at `out`; out, the length of the plaintext. */
+static kaws_status
+kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len, kaws_error *err)
+{
+    kaws_bytes plain = c->want[KAWS__PLAIN].value;
+
+    if (plain.at == NULL ||
+        !kaws__text_unbase64(plain, out, *len, len) || *len == 0)
+        return kaws__calls_nonsense(c, "Plaintext is missing, too long or not "
+                                    "base64", err);
+    return KAWS_OK;
+}
+
+
+/* Warns if the KMS key in use has come to be another one, as an alias can. */
+static void
+kaws__kms_notice(kaws__kms *k, const kaws__target *target, const char *arn)
+{
+    char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
+
+    kaws__thread_lock(&k->lock);
+    if (strcmp(k->now.target.key_id, target->key_id) == 0 &&
+        strcmp(k->now.target.region, target->region) == 0 &&
+        strcmp(k->now.arn, arn) != 0) {
+        memcpy(was, k->now.arn, sizeof was);
+        (void)kaws__buf_copy_text(k->now.arn, sizeof k->now.arn,
+                                  kaws__buf_of(arn));
+    }
+    kaws__thread_unlock(&k->lock);
+    if (was[0] != '\0')
+        kaws__err_log(k->calls.hooks, 1, "the KMS key %s was %s and is %s "
+                      "now: keys are sealed with that one from here on",
+                      target->key_id,
+                      kaws__text_quote(shown[0], sizeof shown[0],
+                                       kaws__buf_of(was)),
+                      kaws__text_quote(shown[1], sizeof shown[1],
+                                       kaws__buf_of(arn)));
+}
+
+
+/* A blob, sealed for the target by a KMS key that is trusted, and its key
+ * material, if KMS tells that. Only here is anything learned from a reply, so
+ * all else in it has been verified before. */
+static kaws_status
+kaws__kms_take_sealed(kaws__op *op, kaws__call *c, const kaws__target *target,
+                      kaws_sealed *out, kaws_error *err)
+{
+    kaws_bytes blob = c->want[KAWS__BLOB].value;
+    kaws_bytes key = c->want[KAWS__KEY].value;
+    kaws_bytes material = c->want[KAWS__MATERIAL].value;
+    kaws_status status;
+
+    memset(out, 0, sizeof *out);
+    if (blob.at == NULL ||
+        !kaws__text_unbase64(blob, out->blob, sizeof out->blob,
+                             &out->blob_len) || out->blob_len == 0)
+        return kaws__calls_nonsense(c, "CiphertextBlob is missing, too long or "
+                                    "not base64", err);
+    if (key.at == NULL ||
+        !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn, key) ||
+        !kaws__arn_fits(target, out->kms_key_arn))
+        return kaws__calls_nonsense(c, "KeyId is not the ARN of the KMS key "
+                                    "that was asked for", err);
+    if (material.at != NULL && kaws__arn_word_ok(material))
+        (void)kaws__buf_copy_text(out->key_material_id,
+                                  sizeof out->key_material_id, material);
+    status = kaws__trust_check(&op->kms->trust, out->kms_key_arn,
+                               op->trial != NULL ? KAWS__TO_SEAL
+                                                 : KAWS__SEALED, err);
+    if (status == KAWS_OK && op->trial != NULL)
+        memcpy(op->trial, out->kms_key_arn, sizeof out->kms_key_arn);
+    if (status == KAWS_OK)
+        kaws__kms_notice(op->kms, target, out->kms_key_arn);
+    return status;
+}
+
+
+/* ---- the actions that seal and open ------------------------------------ */
 
 static void
 kaws__kms_put_text(kaws__call *c, const char *name, const char *value)
 {
     kaws__json_name(&c->body, name);
     kaws__json_string(&c->body, kaws__buf_of(value));
-}
-
-
-static void
-kaws__kms_put_data(kaws__call *c, const char *name, kaws_bytes data)
-{
-    kaws__json_name(&c->body, name);
-    kaws__json_base64(&c->body, data);
 }
 
 
@@ -6606,626 +7384,93 @@ kaws__kms_put_context(kaws__call *c, const char *name, const kaws_context *ctx)
 }
 
 
-/* The host to ask, and its URL: the region's, or the endpoint's. */
-static void
-kaws__kms_call_host(kaws__kms *k, kaws__call *c)
-{
-    const char *region = c->aim.region, *host;
-    size_t n;
-
-    if (k->endpoint == NULL) {
-        (void)snprintf(c->host, sizeof c->host, "kms.%s.%s", region,
-                       kaws__kms_partitions[kaws__kms_partition(region)]
-                       .suffix);
-        (void)snprintf(c->url, sizeof c->url, "https://%s/", c->host);
-        return;
-    }
-    host = strstr(k->endpoint, "//") + 2;
-    n = strcspn(host, "/");
-    (void)snprintf(c->host, sizeof c->host, "%.*s", (int)n, host);
-    (void)snprintf(c->url, sizeof c->url, "%.*s/",
-                   (int)(n + (size_t)(host - k->endpoint)), k->endpoint);
-}
-
-
-/* Signs the request as it stands, with the time of now. */
-static const char *
-kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
-{
-    static const char name[] = "Authorization: ";
-    kaws_signing what;
-    kaws__sigv4 s;
-    kaws__grant grant;
-    char date[17];
-    const char *wrong;
-    size_t n = 0;
-
-    kaws__thread_lock(&k->lock);
-    c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
-    kaws__thread_unlock(&k->lock);
-    kaws__text_amz_date(date, c->signed_at);
-    kaws__creds_grant(&k->creds, date, c->aim.region, &grant);
-    c->generation = grant.generation;
-    (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
-    kaws__buf_free(&c->token_line);
-    if (grant.token[0] != '\0') {
-        kaws__buf_text(&c->token_line, "X-Amz-Security-Token: ");
-        kaws__buf_put(&c->token_line, grant.token, strlen(grant.token) + 1);
-    }
-    c->headers[n++] = c->host_line;
-    c->headers[n++] = "Content-Type: application/x-amz-json-1.1";
-    c->headers[n++] = c->target_line;
-    c->headers[n++] = c->date_line;
-    if (c->token_line.len > 0 && !c->token_line.failed)
-        c->headers[n++] = (const char *)c->token_line.at;
-    c->headers[n] = NULL;
-
-    memset(&what, 0, sizeof what);
-    what.method = "POST";
-    what.path = "/";
-    what.region = c->aim.region;
-    what.service = "kms";
-    what.headers = c->headers;
-    what.body = kaws__buf_view(&c->body);
-    what.when = c->signed_at;
-    memcpy(c->authorization, name, sizeof name - 1);
-    wrong = !kaws__sigv4_gather(&s, &what, NULL) ? s.error
-          : kaws__sigv4_authorize(&s, grant.id, &grant.key,
-                                  c->authorization + sizeof name - 1,
-                                  sizeof c->authorization - sizeof name + 1);
-    kaws__creds_forget(&grant);
-    c->headers[n++] = c->authorization;
-    c->headers[n] = NULL;
-    return wrong;
-}
-
-
-static void
-kaws__kms_count_request(kaws__kms *k, int64_t started_us, int failed)
-{
-    int64_t took = kaws__sys_ticks_us() - started_us;
-
-    kaws__thread_lock(&k->lock);
-    k->requests++;
-    k->errors += failed ? 1 : 0;
-    k->time_us += took > 0 ? (uint64_t)took : 0;
-    kaws__thread_unlock(&k->lock);
-}
-
-
-/* The type of an error, without a prefix up to '#' and a suffix from ':' on.
- * AWS's types are letters alone; anything else counts as no type. */
-static void
-kaws__kms_type(char out[64], kaws_bytes type)
-{
-    size_t i, n = 0;
-    int good = 1;
-
-    for (i = 0; i < type.len && type.at[i] != ':'; i++) {
-        int c = kaws__text_lower(type.at[i]);
-        if (c == '#') {
-            n = 0;
-            good = 1;
-        } else if (c < 'a' || c > 'z') {
-            good = 0;
-        } else if (n < 63) {
-            out[n++] = (char)type.at[i];
-        }
-    }
-    out[good ? n : 0] = '\0';
-}
-
-
-/* Words from outside, as a text of ours may show them. None, if they repeat a
- * piece of what we know to be secret: of the credentials now, or of the token,
- * the signature or the plaintext that this call sends. */
-static const char *
-kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
-{
-    static const char name[] = "X-Amz-Security-Token: ";
-    const char *signature = strstr(c->authorization, "Signature=");
-    kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
-    char whole[640];              /* more than is shown: nothing slips by     */
-    size_t i;
-    int bad;
-
-    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
-    if (c->token_line.len > 0) {
-        sent[0] = kaws__buf_view(&c->token_line);
-        sent[0].at += sizeof name - 1;
-        sent[0].len -= sizeof name - 1;
-    }
-    if (signature != NULL)
-        sent[1] = kaws__buf_of(signature + 10);
-    if (c->secret > 0) {                  /* it ends before a closing quote  */
-        sent[2].at = c->body.at + c->secret - 1;
-        while (sent[2].at[-1] != '"')
-            sent[2].at--, sent[2].len++;
-    }
-    bad = kaws__creds_in(&c->op->kms->creds, text);
-    for (i = 0; i < 3 && !bad; i++)
-        bad = kaws__text_holds(text, sent[i]);
-    kaws_wipe(whole, sizeof whole);
-    words.len = bad ? 0 : words.len;
-    return kaws__text_quote(out, cap, words);
-}
-
-
-/* What follows from a reply that makes no sense: it is not asked for again. */
-static const kaws__fault kaws__kms_final = { "", KAWS_REPLY, 0, "" };
-
-
+/* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. KMS
+ * returns those at `made`; if that is NULL, they never leave KMS, and no reply
+ * ever holds them. */
 static kaws_status
-kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
+kaws__kms_seal(kaws__op *op, const kaws__target *target,
+               const kaws_context *ctx, kaws_bytes plain, uint8_t *made,
+               kaws_sealed *out, kaws_error *err)
 {
-    char id[64] = "";             /* all 64 bytes are set: err copies them    */
+    static const kaws__action actions[] = {
+#define KAWS__SEALS { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
+        { "Encrypt", KAWS__SEALS }, { "GenerateDataKey", KAWS__SEALS },
+        { "GenerateDataKeyWithoutPlaintext", KAWS__SEALS }
+    };
+    size_t got = plain.len;
+    kaws__call c;
+    kaws_status status;
 
-    c->clean = 0;
-    kaws__kms_words(c, id, sizeof id, kaws__buf_of(c->r.request_id));
-    if (err != NULL) {
-        err->http = c->r.http;
-        memcpy(err->request_id, id, sizeof err->request_id);
-    }
-    return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
-                         "sense (HTTP %d, request id %s): %s", c->host,
-                         c->action, c->r.http, id, why);
-}
-
-
-/* A reply other than 200: fills the error, returns what follows. Only an error
- * of KMS's own leaves the connection clean. */
-static const kaws__fault *
-kaws__kms_refused(kaws__call *c, kaws_error *err)
-{
-    static const kaws__fault astray = { "", KAWS_REPLY, 0,
-                                        "that answers another request" };
-    kaws__member said[] = { { "__type",  { NULL, 0 } },
-                            { "message", { NULL, 0 } },
-                            { "Message", { NULL, 0 } } };
-    kaws_bytes message = { NULL, 0 };
-    const kaws__fault *fault;
-    char type[64] = "", seen[64] = "", id[64] = "", shown[200] = "";
-    size_t offset;
-
-    if (kaws__json_read(c->r.body, c->r.body_len, said, 3, &offset) == NULL &&
-        said[0].value.at != NULL) {
-        kaws__kms_type(type, said[0].value);
-        message = said[1].value.at != NULL ? said[1].value : said[2].value;
-    }
-    fault = kaws__kms_fault(type, c->r.http);
-    c->clean = type[0] != '\0' && c->r.http >= 400 && c->r.http <= 499 &&
-               c->r.http != 408 && c->r.http != 425;
-    if (fault->status == KAWS_OK && c->dry && c->clean)
-        return NULL;
-    if (fault->status == KAWS_OK ||
-        (fault->status == KAWS_MISMATCH && !c->opens)) {
-        c->clean = 0;
-        fault = &astray;
-    }
-    if ((fault->then & KAWS__SAYS) && !c->secret)
-        kaws__kms_words(c, shown, sizeof shown, message);
-    kaws__kms_words(c, id, sizeof id, kaws__buf_of(c->r.request_id));
-    kaws__kms_words(c, seen, sizeof seen, kaws__buf_of(type));
-    (void)kaws__err_set(err, fault->status, "AWS KMS at %s refused %s (%s, "
-                        "HTTP %d, request id %s)%s%s; %s", c->host, c->action,
-                        seen[0] != '\0' ? seen : "no error type", c->r.http,
-                        id[0] != '\0' ? id : "none",
-                        shown[0] != '\0' ? ": " : "", shown, fault->advice);
-    if (err != NULL) {
-        err->http = c->r.http;
-        memcpy(err->aws, seen, sizeof seen);
-        memcpy(err->request_id, id, sizeof id);
-    }
-    return fault;
-}
-
-
-/* There is no reply, or it is another request's. */
-static const kaws__fault *
-kaws__kms_unanswered(kaws__call *c, kaws_status outcome, kaws_error *err)
-{
-    static const kaws__fault network = { "", KAWS_NETWORK, KAWS__LATER, "" };
-    static const kaws__fault setting = { "", KAWS_CONFIG, 0, "" };
-    static const kaws__fault repeated = { "", KAWS_REPLY, KAWS__LATER, "" };
-    char words[128];
-
-    kaws__kms_words(c, words, sizeof words, kaws__buf_of(c->r.text));
-    if (outcome == KAWS_REPLY) {
-        (void)kaws__kms_nonsense(c, "an earlier reply had the same request id, "
-                                 "so it answers another request", err);
-        return &repeated;
-    }
-    if (outcome == KAWS_CONFIG) {
-        (void)kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
-                            "%s: %s; check the endpoint, ca_file and the "
-                            "proxy", c->host, c->action, words);
-        return &setting;
-    }
-    (void)kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for %s: "
-                        "%s", c->host, c->action, words);
-    return &network;
-}
-
-
-/* A reply of 200: takes the members that are wanted. */
-static const kaws__fault *
-kaws__kms_granted(kaws__call *c, kaws__member *want, size_t count,
-                  kaws_error *err)
-{
-    const char *wrong;
-    char words[128];
-    size_t offset;
-
-    if (want == NULL)
-        return NULL;
-    wrong = kaws__json_read(c->r.body, c->r.body_len, want, count, &offset);
-    c->clean = wrong == NULL;
-    if (wrong == NULL)
-        return NULL;
-    (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
-                   (unsigned long)offset);
-    (void)kaws__kms_nonsense(c, words, err);
-    return &kaws__kms_final;
-}
-
-
-/* Signs and sends once. Returns NULL when KMS granted it: the members are then
- * filled. Otherwise fills the error and returns what follows from it. */
-static const kaws__fault *
-kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
-              kaws_error *err)
-{
-    static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
-    const kaws__fault *fault = NULL;
-    int64_t started = kaws__sys_ticks_us();
-    const char *wrong = kaws__kms_call_sign(k, c);
-    kaws_status outcome;
-
-    kaws__err_clear(err);
-    if (wrong != NULL || c->token_line.failed) {
-        (void)kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
-                            wrong != NULL ? wrong : "out of memory");
-        return &memory;
-    }
-    /* What spoiled one idle connection may have spoiled all. */
-    c->q.fresh_connection = c->once || c->fresh || c->doubtful;
-    c->left_ms = kaws__kms_left_ms(c->op);
-    c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
-    outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
-    memcpy(c->op->request_id, c->r.request_id, sizeof c->op->request_id);
-    if (outcome != KAWS_OK) {
-        fault = kaws__kms_unanswered(c, outcome, err);
-    } else if (c->r.body_len > c->r.body_max) {
-        (void)kaws__kms_nonsense(c, "it is longer than 16384 bytes", err);
-        fault = &kaws__kms_final;
-    } else if (c->r.http != 200) {
-        fault = kaws__kms_refused(c, err);
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget,
+                      &actions[plain.at != NULL ? 0 : made != NULL ? 1 : 2],
+                      target->region);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
+    if (plain.at != NULL) {
+        kaws__json_name(&c.body, "Plaintext");
+        c.secret_at = c.body.len + 1;             /* behind the quote         */
+        kaws__json_base64(&c.body, plain);
+        c.secret_len = c.body.len - 1 - c.secret_at;
     } else {
-        fault = kaws__kms_granted(c, want, count, err);
+        kaws__json_name(&c.body, "NumberOfBytes");
+        kaws__json_number(&c.body, plain.len);
     }
-    kaws__kms_count_request(k, started, fault != NULL);
-    return fault;
-}
-
-
-/* The signature was refused, and AWS's clock is not ours: go by AWS's from now
- * on. A Date that is missing, or not of this century, is not believed. */
-static int
-kaws__kms_mend_clock(kaws__kms *k, kaws__call *c)
-{
-    int64_t off = c->r.date - c->signed_at;
-
-    if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
-        (off <= 240 && off >= -240))
-        return 0;
-    kaws__thread_lock(&k->lock);
-    off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
-    if (off <= 240 && off >= -240)
-        off = 0;                          /* it was set in the meantime      */
-    k->clock_offset_s = off;
-    kaws__thread_unlock(&k->lock);
-    if (off == 0)
-        kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
-                      "AWS again: requests are signed with its own time");
-    else
-        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds %s "
-                      "that of AWS: requests are signed with AWS's time; set "
-                      "the clock", (long)(off > 0 ? off : -off),
-                      off > 0 ? "behind" : "ahead of");
-    return 1;
-}
-
-
-/* Is there a reason to try again at once? */
-static int
-kaws__kms_mend(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
-{
-    if (c->once)
-        return 0;
-    if ((fault->then & KAWS__CLOCK) && !c->clock_mended &&
-        kaws__kms_mend_clock(k, c)) {
-        c->clock_mended = 1;
-        return 1;
-    }
-    if ((fault->then & KAWS__CREDS) && !c->creds_renewed &&
-        kaws__creds_refresh(&k->creds, c->generation)) {
-        c->creds_renewed = 1;
-        return 1;
-    }
-    return 0;
-}
-
-
-/* How long to pause before the next try: AWS's standard mode, full jitter over
- * a doubling interval of up to `most` ms. */
-static int64_t
-kaws__kms_delay(kaws__kms *k, const kaws__call *c, const kaws__fault *fault,
-                int64_t most)
-{
-    int64_t delay = (fault->then & KAWS__SLOW) ? 1000 : 50;
-    uint16_t chance = 0xffff;
-    int i;
-
-    for (i = 1; i < c->attempt && delay < most; i++)
-        delay *= 2;
-    delay = delay < most ? delay : most;
-    (void)k->hooks->random(k->hooks->ctx, &chance, sizeof chance);
-    delay = delay * chance / 0xffff;
-    if (c->r.retry_after_ms > delay)
-        delay = c->r.retry_after_ms < delay + 5000 ? c->r.retry_after_ms
-                                                   : delay + 5000;
-    return delay;
-}
-
-
-/* Is there a reason to try again later, and the time for it? Then waits. With
- * patience the pauses are short, for a program that cannot go on should learn
- * soon that KMS is back; and the hook may have less patience by then. */
-static int
-kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault,
-               const kaws_error *err)
-{
-    const kaws_hooks *hooks = k->hooks;
-    int may = (fault->then & KAWS__SLOW) ||
-              ((fault->then & KAWS__LATER) && !c->once);
-    int patience = may && hooks->patience_ms != NULL
-                 ? hooks->patience_ms(hooks->ctx, err) : 0;
-    int64_t delay;
-    int left;
-
-    if (!may || (patience <= 0 && c->attempt >= k->max_attempts))
-        return 0;
-    delay = kaws__kms_delay(k, c, fault, patience > 0 ? 1000 : 20000);
-    left = kaws__kms_left_ms(c->op);
-    if (patience > 0 && delay > patience)
-        delay = patience;
-    if (patience <= 0 && delay + (c->left_ms - left) >= left)
-        return 0;                         /* it would take as long again     */
-    if (delay > 0)
-        hooks->sleep_ms(hooks->ctx, (int)delay);
-    if (patience > 0)
-        c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
-    c->attempt++;
-    kaws__thread_lock(&k->lock);
-    k->retries++;
-    kaws__thread_unlock(&k->lock);
-    return 1;
-}
-
-
-/* All that does not change from try to try. */
-static kaws_status
-kaws__kms_call_ready(kaws__kms *k, kaws__call *c, kaws_error *err)
-{
-    kaws__kms_call_host(k, c);
-    (void)snprintf(c->host_line, sizeof c->host_line, "Host: %s", c->host);
-    (void)snprintf(c->target_line, sizeof c->target_line,
-                   "X-Amz-Target: TrentService.%s", c->action);
-    c->r.body = kaws__mem_resize(k->hooks, NULL, 0, KAWS__KMS_REPLY_MAX);
-    c->r.body_max = KAWS__KMS_REPLY_MAX;
-    if (c->r.body == NULL || c->body.failed)
-        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
-                             "memory", c->action);
-    c->q.url = c->url;
-    c->q.headers = c->headers;
-    c->q.body = kaws__buf_view(&c->body);
-    c->q.connect_timeout_ms = c->op->connect_timeout_ms;
-    c->attempt = 1;
-    return KAWS_OK;
-}
-
-
-/* Sends the call until it is granted, refused for good, or out of time. */
-static kaws_status
-kaws__kms_send(kaws__call *c, kaws__member *want, size_t count,
-               kaws_error *err)
-{
-    kaws__kms *k = c->op->kms;
-    const kaws__fault *fault;
-    kaws_status status;
-    size_t used;
-    int tries;
-
-    status = kaws__kms_call_ready(k, c, err);
-    if (status != KAWS_OK)
-        return status;
-    do {
-        fault = kaws__kms_try(k, c, want, count, err);
-        if (fault == NULL) {
-            kaws__err_clear(err);
-            return KAWS_OK;
-        }
-        kaws__kms_call_judged(c);
-    } while (kaws__kms_mend(k, c, fault) || kaws__kms_wait(k, c, fault, err));
-    tries = c->attempt + c->clock_mended + c->creds_renewed;
-    if (err != NULL && tries > 1) {
-        used = strlen(err->text);
-        (void)snprintf(err->text + used, sizeof err->text - used,
-                       " (%d attempts)", tries);
-    }
-    return fault->status;
-}
-
-
-/* ---- what replies must hold -------------------------------------------- */
-
-/* The members of a reply that seals: the blob, the key, its material. */
-static kaws_status
-kaws__kms_take_sealed(kaws__call *c, const kaws__member *blob,
-                      const kaws__member *key, const kaws__member *material,
-                      kaws_sealed *out, kaws_error *err)
-{
-    memset(out, 0, sizeof *out);
-    if (blob->value.at == NULL ||
-        !kaws__text_unbase64(blob->value, out->blob, sizeof out->blob,
-                             &out->blob_len) || out->blob_len == 0)
-        return kaws__kms_nonsense(c, "CiphertextBlob is missing, too long or "
-                                  "not base64", err);
-    if (key->value.at == NULL ||
-        !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
-                             key->value) ||
-        !kaws__kms_fits(&c->aim, out->kms_key_arn))
-        return kaws__kms_nonsense(c, "KeyId is not the ARN of the KMS key that "
-                                  "was asked for", err);
-    if (material->value.at != NULL && kaws__kms_word_ok(material->value))
-        (void)kaws__buf_copy_text(out->key_material_id,
-                                  sizeof out->key_material_id,
-                                  material->value);
-    return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__kms_take_plain(kaws__call *c, const kaws__member *plain,
-                     uint8_t *out, size_t *len, kaws_error *err)
-{
-    if (plain->value.at == NULL ||
-        !kaws__text_unbase64(plain->value, out, *len, len) || *len == 0)
-        return kaws__kms_nonsense(c, "Plaintext is missing, too long or not "
-                                  "base64", err);
-    return KAWS_OK;
-}
-
-
-static int
-kaws__kms_is(const kaws__member *member, const char *text)
-{
-    return member->value.at != NULL &&
-           kaws__buf_same(member->value, kaws__buf_of(text));
-}
-
-
-/* The members of a reply that opens a blob: the plaintext, the key. */
-static kaws_status
-kaws__kms_take_opened(kaws__call *c, const kaws__member *plain,
-                      const kaws__member *key, const kaws_sealed *in,
-                      uint8_t *out, size_t *len, kaws_error *err)
-{
-    if (!kaws__kms_is(key, in->kms_key_arn))
-        return kaws__kms_nonsense(c, "KeyId is not the KMS key that was asked "
-                                  "for", err);
-    return kaws__kms_take_plain(c, plain, out, len, err);
-}
-
-
-/* ---- the actions ------------------------------------------------------- */
-
-/* A new key of `len` bytes, made by KMS. `plain` may be NULL: then the bytes
- * never leave KMS, and no reply ever holds them. */
-static kaws_status
-kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                   size_t len, uint8_t *plain, kaws_sealed *out,
-                   kaws_error *err)
-{
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } },
-                            { "KeyMaterialId",  { NULL, 0 } },
-                            { "Plaintext",      { NULL, 0 } } };
-    kaws__call c;
-    kaws_status status;
-    size_t got = len;
-
-    kaws__kms_call_begin(op, &c, plain != NULL
-                         ? "GenerateDataKey"
-                         : "GenerateDataKeyWithoutPlaintext", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__json_name(&c.body, "NumberOfBytes");
-    kaws__json_number(&c.body, len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    kaws__json_end(&c.body);
-    status = kaws__kms_send(&c, want, 4, err);
+    status = kaws__calls_send(&c, err);
+    if (status == KAWS_OK && made != NULL)
+        status = kaws__kms_take_plain(&c, made, &got, err);
+    if (status == KAWS_OK && got != plain.len)
+        status = kaws__calls_nonsense(&c, "Plaintext has another length than "
+                                      "was asked for", err);
     if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
-                                       err);
-    if (status == KAWS_OK && plain != NULL)
-        status = kaws__kms_take_plain(&c, &want[3], plain, &got, err);
-    if (status == KAWS_OK && got != len) {
-        kaws_wipe(plain, len);
-        status = kaws__kms_nonsense(&c, "Plaintext has another length than was "
-                                    "asked for", err);
-    }
-    if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
-    if (status != KAWS_OK && plain != NULL)
-        kaws_wipe(plain, len);
-    kaws__kms_call_end(&c);
+        status = kaws__kms_take_sealed(op, &c, target, out, err);
+    if (status != KAWS_OK && made != NULL)
+        kaws_wipe(made, plain.len);
+    kaws__calls_end(&c);
     return status;
 }
 
 
-static kaws_status
-kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                  kaws_bytes plain, kaws_sealed *out, kaws_error *err)
-{
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } },
-                            { "KeyMaterialId",  { NULL, 0 } } };
-    kaws__call c;
-    kaws_status status;
-    uint8_t *spaces;
-    size_t rinse;
-
-    kaws__kms_call_begin(op, &c, "Encrypt", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__kms_put_data(&c, "Plaintext", plain);
-    c.secret = c.body.len;
-    kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    kaws__json_end(&c.body);
-    rinse = c.body.len + KAWS__KMS_RINSE;     /* room http says what for      */
-    spaces = kaws__buf_grow(&c.body, rinse);
-    if (spaces != NULL)
-        memset(spaces, ' ', rinse);
-    status = kaws__kms_send(&c, want, 3, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
-                                       err);
-    if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
-    kaws__kms_call_end(&c);
-    return status;
-}
-
-
-/* Begins a call that opens a blob: the KMS key is pinned, and must be one of
- * an account that we trust, before anything is sent. */
+/* Begins and sends a Decrypt. `dry` is 1 for a dry run, whose reply is not
+ * looked at if KMS opens the blob all the same; 2 for one over a connection of
+ * its own, whose reply is. The KMS key is named, and must be trusted before
+ * anything is sent. *len: in, the room at `clear`; out, what was opened. */
 static kaws_status
 kaws__kms_open_blob(kaws__op *op, kaws__call *c, const kaws_context *ctx,
-                    const kaws_sealed *in, kaws_error *err)
+                    const kaws_sealed *in, int dry, uint8_t *clear,
+                    size_t *len, kaws_error *err)
 {
+    static const kaws__action decrypt = { "Decrypt",
+                                          { "KeyId", "Plaintext" } };
     kaws_bytes blob = { in->blob, in->blob_len };
-    kaws__aim aim;
+    kaws__target target = { "", "" };
+    kaws_status status = KAWS_OK;
 
-    memset(&aim, 0, sizeof aim);
-    kaws__kms_call_begin(op, c, "Decrypt", &aim);
-    if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
-        return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
-                                 "KMS key", err);
-    (void)kaws__kms_aim_at(&c->aim, in->kms_key_arn, "", NULL);
+    if (op->trial == NULL || strcmp(op->trial, in->kms_key_arn) != 0)
+        status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
+                                   KAWS__TO_OPEN, err);
+    (void)kaws__arn_target(&target, in->kms_key_arn, "", NULL);
+    kaws__calls_begin(c, &op->kms->calls, &op->budget, &decrypt,
+                      target.region);
+    if (status != KAWS_OK)
+        return status;
     c->opens = 1;
+    c->dry = dry > 0;
+    c->fresh = dry > 1;
+    c->wanted = dry == 1 ? 0 : c->wanted;
     kaws__kms_put_text(c, "KeyId", in->kms_key_arn);
-    kaws__kms_put_data(c, "CiphertextBlob", blob);
+    kaws__json_name(&c->body, "CiphertextBlob");
+    kaws__json_base64(&c->body, blob);
     kaws__kms_put_context(c, "EncryptionContext", ctx);
-    return KAWS_OK;
+    if (dry > 0) {
+        kaws__json_name(&c->body, "DryRun");
+        kaws__json_true(&c->body);
+    }
+    status = kaws__calls_send(c, err);
+    if (status == KAWS_OK && c->wanted > 0 && c->r.http == 200 &&
+        (status = kaws__kms_expect_key(c, KAWS__KEY, in->kms_key_arn, err)) ==
+        KAWS_OK)
+        status = kaws__kms_take_plain(c, clear, len, err);
+    return status;
 }
 
 
@@ -7238,20 +7483,12 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                   kaws_bytes expect, uint8_t *plain, size_t *len,
                   kaws_error *err)
 {
-    kaws__member want[] = { { "Plaintext", { NULL, 0 } },
-                            { "KeyId",     { NULL, 0 } } };
     uint8_t clear[KAWS_PLAIN_MAX];
     kaws__call c;
     size_t room = *len, got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, err);
+    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 0, clear, &got,
+                                             err);
 
-    if (status == KAWS_OK) {
-        kaws__json_end(&c.body);
-        status = kaws__kms_send(&c, want, 2, err);
-    }
-    if (status == KAWS_OK)
-        status = kaws__kms_take_opened(&c, &want[0], &want[1], in, clear, &got,
-                                       err);
     if (status == KAWS_OK && expect.len > 0 &&
         (got != expect.len ||
          (expect.at != NULL && memcmp(clear, expect.at, got) != 0))) {
@@ -7265,7 +7502,7 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (*len <= room && room > 0)
         memcpy(plain, clear, *len);
     kaws_wipe(clear, status == KAWS_OK ? got : sizeof clear);
-    kaws__kms_call_end(&c);
+    kaws__calls_end(&c);
     return status;
 }
 
@@ -7274,40 +7511,26 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 
 /* Asks once whether KMS would open the blob. *told: KMS said so, by the error
  * DryRunOperation. If KMS opens the blob instead, that is OK, too; but what
- * came over a `fresh` connection must name the KMS key, and have the key's
+ * came over a connection of its own must name the KMS key, and have the key's
  * length. */
 static kaws_status
 kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                   size_t len, int fresh, int *told, kaws_error *err)
 {
-    kaws__member want[] = { { "Plaintext", { NULL, 0 } },
-                            { "KeyId",     { NULL, 0 } } };
     uint8_t clear[KAWS_PLAIN_MAX];
     kaws__call c;
     size_t got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, err);
+    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 1 + fresh, clear,
+                                             &got, err);
 
-    *told = 0;
-    if (status == KAWS_OK) {
-        kaws__json_name(&c.body, "DryRun");
-        kaws__json_true(&c.body);
-        kaws__json_end(&c.body);
-        c.dry = 1;
-        c.fresh = fresh;
-        status = kaws__kms_send(&c, fresh ? want : NULL, 2, err);
-        *told = status == KAWS_OK && c.r.http != 200;
-    }
-    if (status == KAWS_OK && !*told && fresh) {
-        status = kaws__kms_take_opened(&c, &want[0], &want[1], in, clear, &got,
-                                       err);
-        if (status == KAWS_OK && got != len)
-            status = kaws__kms_nonsense(&c, "Plaintext has another length than "
-                                        "the key", err);
-    }
+    *told = status == KAWS_OK && c.r.http != 200;
+    if (status == KAWS_OK && !*told && fresh && got != len)
+        status = kaws__calls_nonsense(&c, "Plaintext has another length than "
+                                      "the key", err);
     if (!*told)
         c.clean = 0;
     kaws_wipe(clear, sizeof clear);
-    kaws__kms_call_end(&c);
+    kaws__calls_end(&c);
     return status;
 }
 
@@ -7317,15 +7540,16 @@ kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 static kaws_status
 kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
 {
-    kaws__http_distrust(&k->http);
+    kaws__http_distrust(&k->calls.http);
     return kaws__err_set(err, KAWS_REPLY, "%s: something between here and AWS "
                          "KMS may be mixing up its replies", what);
 }
 
 
-/* Would KMS open this blob for us, to a key of that length? A 200 proves
- * nothing: it may answer another request. Then KMS is asked once more, over a
- * fresh connection; a second 200 means that this KMS knows no dry run. */
+/* Whether KMS would open this blob for us, to a key of that length. A 200
+ * proves nothing: it may answer another request. Then KMS is asked once more,
+ * over a connection of its own; a second 200 means that this KMS knows no dry
+ * run. */
 static kaws_status
 kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                 size_t len, kaws_error *err)
@@ -7341,7 +7565,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__kms_mixed_up(k, "the blob that AWS KMS returned is not "
                                   "what it was asked to seal", err);
     if (status == KAWS_OK && granted && told)
-        kaws__http_distrust(&k->http);    /* the 200 was to another request  */
+        kaws__http_distrust(&k->calls.http);      /* the 200 was another's    */
     if (status != KAWS_OK || told)
         return status;
     kaws__thread_lock(&k->lock);
@@ -7349,9 +7573,28 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     k->no_dry_runs = 1;
     kaws__thread_unlock(&k->lock);
     if (!noted)
-        kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
-                      "it is asked about; AWS KMS would not");
+        kaws__err_log(k->calls.hooks, 2, "this KMS knows no dry run: it opens "
+                      "what it is asked about; AWS KMS would not");
     return KAWS_OK;
+}
+
+
+/* Has KMS seal a throw-away byte: that tells what the target's KMS key is, its
+ * key material, and whether we may use it; and with `proof` whether KMS would
+ * open the byte again. */
+static kaws_status
+kaws__kms_probe(kaws__op *op, const kaws__target *target, int proof,
+                kaws_sealed *sealed, kaws_error *err)
+{
+    static const kaws_pair app = { "app", "keyring_aws" };
+    static const kaws_bytes byte = { NULL, 1 };
+    const kaws_context ctx = { &app, 1 };
+    kaws_status status = kaws__kms_seal(op, target, &ctx, byte, NULL, sealed,
+                                        err);
+
+    if (status == KAWS_OK && proof)
+        status = kaws__kms_prove(op, &ctx, sealed, 1, err);
+    return status;
 }
 
 
@@ -7359,36 +7602,32 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 
 /* From one KMS key to another of the same region: no plaintext leaves KMS. */
 static kaws_status
-kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
+kaws__kms_reencrypt_near(kaws__op *op, const kaws__target *target,
                          const kaws_context *ctx, const kaws_sealed *in,
                          kaws_sealed *out, kaws_error *err)
 {
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } },
-                            { "DestinationKeyMaterialId", { NULL, 0 } },
-                            { "SourceKeyId",    { NULL, 0 } } };
+    static const kaws__action action = {
+        "ReEncrypt", { "KeyId", "SourceKeyId", "CiphertextBlob",
+                       "DestinationKeyMaterialId" }
+    };
     kaws_bytes blob = { in->blob, in->blob_len };
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "ReEncrypt", aim);
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
+                      target->region);
     c.opens = 1;
-    kaws__kms_put_data(&c, "CiphertextBlob", blob);
+    kaws__json_name(&c.body, "CiphertextBlob");
+    kaws__json_base64(&c.body, blob);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
-    kaws__kms_put_text(&c, "DestinationKeyId", aim->key_id);
+    kaws__kms_put_text(&c, "DestinationKeyId", target->key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
-    kaws__json_end(&c.body);
-    status = kaws__kms_send(&c, want, 4, err);
-    if (status == KAWS_OK && !kaws__kms_is(&want[3], in->kms_key_arn))
-        status = kaws__kms_nonsense(&c, "SourceKeyId is not the KMS key that "
-                                    "was asked for", err);
-    if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
-                                       err);
-    if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
-    kaws__kms_call_end(&c);
+    if ((status = kaws__calls_send(&c, err)) == KAWS_OK &&
+        (status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn,
+                                       err)) == KAWS_OK)
+        status = kaws__kms_take_sealed(op, &c, target, out, err);
+    kaws__calls_end(&c);
     return status;
 }
 
@@ -7398,28 +7637,27 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
  * key is opened a second time, and must be the same. `len` is its length, or 0
  * if that is not known. */
 static kaws_status
-kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                    const kaws_sealed *in, size_t len, kaws_sealed *out,
-                    kaws_error *err)
+kaws__kms_reencrypt(kaws__op *op, const kaws__target *target,
+                    const kaws_context *ctx, const kaws_sealed *in, size_t len,
+                    kaws_sealed *out, kaws_error *err)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
     kaws_bytes view = { plain, sizeof plain }, expect = { NULL, 0 };
     size_t none = 0;
-    kaws__aim from;
-    kaws_status status;
+    kaws__target from;
+    kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
+                                           KAWS__TO_OPEN, err);
 
-    memset(&from, 0, sizeof from);
-    if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
-        return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
-                                 "KMS key", err);
-    (void)kaws__kms_aim_at(&from, in->kms_key_arn, "", NULL);
-    if (strcmp(from.region, aim->region) == 0)
-        return kaws__kms_reencrypt_near(op, aim, ctx, in, out, err);
+    if (status != KAWS_OK)
+        return status;
+    (void)kaws__arn_target(&from, in->kms_key_arn, "", NULL);
+    if (strcmp(from.region, target->region) == 0)
+        return kaws__kms_reencrypt_near(op, target, ctx, in, out, err);
     expect.len = len;
-    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
-    if (status == KAWS_OK)
+    if ((status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len,
+                                    err)) == KAWS_OK &&
+        (status = kaws__kms_seal(op, target, ctx, view, NULL, out, err)) ==
+        KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
     if (status == KAWS_MISMATCH && view.len > 0)
         status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob, and not "
@@ -7429,249 +7667,574 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
 }
 
 
-/* Sent at most once, for a KMS key can be rotated only so many times. The aim
- * must be an ARN: aliases are not taken. */
+/* Sent at most once, because a KMS key can be rotated only so many times. The
+ * target must be an ARN: KMS rotates no alias. The reply may name the KMS key
+ * by its id. */
 static kaws_status
-kaws__kms_rotate(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_rotate(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
-    kaws__member want[] = { { "KeyId", { NULL, 0 } } };
+    static const kaws__action action = { "RotateKeyOnDemand", { "KeyId" } };
+    const char *id = strchr(target->key_id, '/');
     kaws__call c;
     kaws_status status;
-    const char *id = strchr(aim->key_id, '/');
 
-    kaws__kms_call_begin(op, &c, "RotateKeyOnDemand", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__json_end(&c.body);
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
+                      target->region);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     c.once = 1;
-    status = kaws__kms_send(&c, want, 1, err);
-    if (status == KAWS_OK && !kaws__kms_is(&want[0], aim->key_id) &&
-        (id == NULL || !kaws__kms_is(&want[0], id + 1)))
-        status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
-                                    "asked for", err);
-    kaws__kms_call_end(&c);
+    status = kaws__calls_send(&c, err);
+    if (status == KAWS_OK &&
+        (id == NULL || !kaws__kms_is(&c.want[KAWS__KEY], id + 1)))
+        status = kaws__kms_expect_key(&c, KAWS__KEY, target->key_id, err);
+    kaws__calls_end(&c);
     return status;
 }
 
 
-/* Does KMS answer us in that region? The aim's ARN is of another one, so what
- * it answers is a refusal, but any refusal by KMS itself proves it. */
+/* Whether KMS answers us in that region. The KMS key is of another one, so KMS
+ * refuses to describe it, but any refusal by KMS itself is an answer. */
 static kaws_status
-kaws__kms_ask_region(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_ask_region(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
+    static const kaws__action action = { "DescribeKey", { NULL } };
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "DescribeKey", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__json_end(&c.body);
-    status = kaws__kms_send(&c, NULL, 0, err);
-    kaws__kms_call_end(&c);
-    if ((status == KAWS_DENIED || status == KAWS_KMS_KEY ||
-         status == KAWS_ARGUMENT) && err->aws[0] != '\0') {
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
+                      target->region);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
+    status = kaws__calls_send(&c, err);
+    if (c.typed && (status == KAWS_DENIED || status == KAWS_KMS_KEY ||
+                    status == KAWS_ARGUMENT)) {
         kaws__err_clear(err);
         status = KAWS_OK;
     }
+    kaws__calls_end(&c);
     return status;
 }
 
 
-/* ---- opening ----------------------------------------------------------- */
+/* ---- whose the KMS keys are -------------------------------------------- */
 
-static int
-kaws__kms_accounts_ok(const char *accounts)
-{
-    const char *at = accounts;
-
-    while (at != NULL && *at != '\0') {
-        at += strspn(at, ", ");
-        if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
-            return 0;                     /* a list of none is none          */
-        at += 12;
-        at += strspn(at, ", ");
-    }
-    return 1;
-}
-
-
-/* https://host[:port][/], or http:// to this machine. */
-static int
-kaws__kms_endpoint_ok(const char *endpoint)
-{
-    static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
-    int plain = strncmp(endpoint, "http://", 7) == 0;
-    const char *host = endpoint + (plain ? 7 : 8);
-    kaws_bytes view;
-    size_t n, i;
-
-    if (!plain && strncmp(endpoint, "https://", 8) != 0)
-        return 0;
-    n = strcspn(host, "/");
-    view = kaws__buf_of(host);
-    view.len = n;
-    if (n > 150 || (host[n] == '/' && host[n + 1] != '\0') ||
-        !kaws__url_host_ok(view))
-        return 0;
-    for (i = 0; plain && i < 3; i++) {
-        size_t len = strlen(local[i]);
-        if (strncmp(host, local[i], len) == 0 &&
-            (host[len] == ':' || host[len] == '/' || host[len] == '\0'))
-            return 1;
-    }
-    return !plain;
-}
-
-
+/* Asks KMS for the ring's own account, if that must be known before it can be
+ * said whether the KMS key `arn` (NULL: any) is trusted. */
 static kaws_status
-kaws__kms_settings(kaws__kms *k, const kaws_config *cfg, kaws_error *err)
+kaws__kms_learn_account(kaws__op *op, const char *arn, kaws_error *err)
 {
-    const char *region = cfg->region != NULL ? cfg->region : "us-east-1";
-    char shown[96];
-    kaws__arn arn;
+    kaws__target now;
+    kaws_sealed sealed;
 
-    if (cfg->conf_file == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
-                             "the file with the AWS credentials");
-    if (!kaws__kms_region_ok(kaws__buf_of(region)))
-        return kaws__err_set(err, KAWS_CONFIG, "region '%s' is not a region "
-                             "of AWS, such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(region)));
-    if (!kaws__kms_accounts_ok(cfg->accounts))
-        return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
-                             "account numbers of 12 digits, with commas");
-    if (cfg->endpoint != NULL && !kaws__kms_endpoint_ok(cfg->endpoint))
-        return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
-                             "form https://host or https://host:port",
-                             kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(cfg->endpoint)));
-    (void)kaws__buf_copy_text(k->region, sizeof k->region,
-                              kaws__buf_of(region));
-    if (cfg->kms_key_id == NULL)
+    if (kaws__kms_target(op->kms, &now, NULL) != KAWS_OK ||
+        !kaws__trust_ask_first(&op->kms->trust, arn, now.region))
         return KAWS_OK;
-    if (kaws__kms_arn(kaws__buf_of(cfg->kms_key_id), &arn))
-        (void)kaws__buf_copy_text(k->home, sizeof k->home,
-                                  kaws__buf_of(cfg->kms_key_id));
-    if (kaws__kms_aim_at(&k->aim, cfg->kms_key_id, region, err) != KAWS_OK) {
-        if (err != NULL)
-            err->status = KAWS_CONFIG;
-        return KAWS_CONFIG;
-    }
+    return kaws__kms_probe(op, &now, 0, &sealed, err);
+}
+
+
+/* Whether that KMS key may come into use. If the ring's first one does not
+ * exist, or is denied, it tells no account: then an id or alias may, because it
+ * is of the account of our credentials, and an ARN only if that is listed. */
+static kaws_status
+kaws__kms_may_use(kaws__op *op, const char *key_id, kaws_error *err)
+{
+    kaws__trust *t = &op->kms->trust;
+    kaws__arn arn;
+    int named = !kaws__arn_parse(kaws__buf_of(key_id), &arn);
+    kaws_status status = kaws__kms_learn_account(op, NULL, err);
+
+    if (status == KAWS_OK)
+        return named ? KAWS_OK
+                     : kaws__trust_check(t, key_id, KAWS__TO_SEAL, err);
+    if ((status != KAWS_KMS_KEY && status != KAWS_DENIED) ||
+        (!named && kaws__trust_check(t, key_id, KAWS__TO_OPEN, NULL) !=
+         KAWS_OK))
+        return status;
+    kaws__err_clear(err);
     return KAWS_OK;
 }
 
 
-/* The config's strings are borrowed for as long as it stays open. */
-static kaws_status
-kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
-               kaws_error *err)
-{
-    kaws_status status;
+/* ==========================================================================
+ * ROOM  store    the data file's format, byte for byte
+ * ==========================================================================
+ * Uses: err buf text crypto arn
+ * Gives: store_get store_committed store_header store_digest store_record
+ *        store_record_len store_next store_type_ok store_split store_parse
+ *        store_damaged store_check
+ *
+ * Section 7 of the manual has the diagram. Only this room knows at which offset
+ * a field stands. It knows nothing of disks. A record is an entry without its
+ * digest: the bytes that the table holds as well.
+ */
 
-    memset(k, 0, sizeof *k);
-    k->endpoint = cfg->endpoint;
-    k->accounts = cfg->accounts;
-    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
-    if (kaws__thread_lock_init(&k->lock) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
-    k->hooks = hooks;                     /* from here on it can be closed   */
-    kaws__kms_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
-    status = kaws__kms_settings(k, cfg, err);
-    if (status == KAWS_OK)
-        status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
-    if (status == KAWS_OK)
-        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
-                                 cfg->endpoint != NULL &&
-                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
-    return status;
+#define KAWS__STORE_VERSION      1
+#define KAWS__STORE_CONTEXT      1  /* the rule of the encryption context     */
+#define KAWS__STORE_HEADER      80
+#define KAWS__STORE_COMMITTED   32  /* offset of the committed length and its
+                                     * check, 16 bytes that no digest covers  */
+#define KAWS__STORE_DIGESTED    48  /* bytes that the header's digest covers  */
+#define KAWS__STORE_DIGEST      32
+#define KAWS__STORE_FIXED       32  /* bytes of a record before its texts     */
+#define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
+
+static const char kaws__store_magic[] = "KAWSRING";
+
+typedef struct kaws__record {
+    kaws_bytes key_id, user_id, type, arn, material, blob;
+    size_t     plain_len;
+    int64_t    created;           /* Unix seconds                             */
+} kaws__record;
+
+/* The texts of a record, in the order in which they stand behind its fixed
+ * part, and where the fixed part has their lengths. */
+static const struct { uint8_t at, bytes; size_t member; }
+kaws__store_texts[] = {
+    { 10, 1, offsetof(kaws__record, key_id) },
+    { 11, 1, offsetof(kaws__record, user_id) },
+    {  9, 1, offsetof(kaws__record, type) },
+    { 14, 2, offsetof(kaws__record, arn) },
+    { 18, 2, offsetof(kaws__record, material) },
+    { 16, 2, offsetof(kaws__record, blob) }
+};
+
+enum { KAWS__STORE_TEXTS = 6 };
+
+typedef struct kaws__found {      /* what a check of a whole file found       */
+    uint8_t      file_id[16];
+    uint32_t     epoch;
+    uint64_t     committed;       /* this many bytes were acknowledged        */
+    uint64_t     good;            /* this many bytes match their digests      */
+    int          torn;            /* the rest is an append that was cut off   */
+    kaws__sha256 state;           /* over the good bytes                      */
+} kaws__found;
+
+
+/* ---- little-endian numbers --------------------------------------------- */
+
+static void
+kaws__store_put(uint8_t *at, uint64_t value, int bytes)
+{
+    while (bytes-- > 0) {
+        *at++ = (uint8_t)value;
+        value >>= 8;
+    }
 }
 
 
-static void
-kaws__kms_close(kaws__kms *k)
+static uint64_t
+kaws__store_get(const uint8_t *at, int bytes)
 {
-    kaws__http_close(&k->http);
-    kaws__creds_close(&k->creds);
-    if (k->hooks != NULL)
-        kaws__thread_lock_free(&k->lock);
-    k->hooks = NULL;
+    uint64_t value = 0;
+
+    while (bytes-- > 0)
+        value = value << 8 | at[bytes];
+    return value;
+}
+
+
+/* ---- header and digests ------------------------------------------------ */
+
+/* The 16 bytes at offset 32: committed length, 8; the first 8 bytes of the
+ * SHA-256 of the file id and those 8. */
+static void
+kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
+                      uint64_t committed)
+{
+    uint8_t both[24], digest[32];
+    kaws_bytes view = { both, sizeof both };
+
+    memcpy(both, file_id, 16);
+    kaws__store_put(both + 16, committed, 8);
+    kaws__crypto_sha256(digest, view);
+    memcpy(out, both + 16, 8);
+    memcpy(out + 8, digest, 8);
+}
+
+
+/* Ends the header or an entry: `digest` is that of all bytes of the file before
+ * it, `data` included. The state then covers the digest, too. */
+static void
+kaws__store_digest(kaws__sha256 *state, kaws_bytes data, uint8_t digest[32])
+{
+    kaws__crypto_update(state, data.at, data.len);
+    kaws__crypto_out(state, digest);
+    kaws__crypto_update(state, digest, KAWS__STORE_DIGEST);
+}
+
+
+/* The header, and the state behind it. Offset 0: magic, 8; format version, 4;
+ * epoch, 4; file id, 16; committed length and its check, 16; digest, 32. */
+static void
+kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
+                   const uint8_t file_id[16], uint32_t epoch,
+                   uint64_t committed)
+{
+    kaws_bytes digested = { header, KAWS__STORE_DIGESTED };
+
+    memset(header, 0, KAWS__STORE_DIGESTED);
+    memcpy(header, kaws__store_magic, 8);
+    kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
+    kaws__store_put(header + 12, epoch, 4);
+    memcpy(header + 16, file_id, 16);
+    kaws__crypto_init(state);
+    kaws__store_digest(state, digested, header + KAWS__STORE_DIGESTED);
+    kaws__store_committed(header + KAWS__STORE_COMMITTED, file_id, committed);
+}
+
+
+/* ---- a record ---------------------------------------------------------- */
+
+/* Offset 0: length of the record, 4; its complement, 4; context version, 1;
+ * lengths of type, 1; key id, 1; user id, 1; plain, 2; ARN, 2; blob, 2;
+ * material id, 2; zero, 4; created, 8; then the texts. */
+static void
+kaws__store_record(kaws__buf *out, const kaws__record *r)
+{
+    uint8_t fixed[KAWS__STORE_FIXED] = { 0 };
+    kaws_bytes texts[KAWS__STORE_TEXTS];
+    uint32_t len = sizeof fixed;
+    size_t i;
+
+    for (i = 0; i < KAWS__STORE_TEXTS; i++) {
+        memcpy(&texts[i], (const char *)r + kaws__store_texts[i].member,
+               sizeof texts[i]);
+        kaws__store_put(fixed + kaws__store_texts[i].at, texts[i].len,
+                        kaws__store_texts[i].bytes);
+        len += (uint32_t)texts[i].len;
+    }
+    kaws__store_put(fixed, len, 4);
+    kaws__store_put(fixed + 4, ~len, 4);
+    fixed[8] = KAWS__STORE_CONTEXT;
+    kaws__store_put(fixed + 12, r->plain_len, 2);
+    kaws__store_put(fixed + 24, (uint64_t)r->created, 8);
+    kaws__buf_put(out, fixed, sizeof fixed);
+    for (i = 0; i < KAWS__STORE_TEXTS; i++)
+        kaws__buf_put(out, texts[i].at, texts[i].len);
+}
+
+
+/* The length that a record gives itself in its first 8 bytes; 0 if it does not
+ * match its complement, or no record can have it. */
+static size_t
+kaws__store_record_len(const uint8_t *at)
+{
+    uint32_t len = (uint32_t)kaws__store_get(at, 4);
+
+    if ((uint32_t)kaws__store_get(at + 4, 4) != (uint32_t)~len ||
+        len < KAWS__STORE_FIXED || len > KAWS__STORE_RECORD_MAX)
+        return 0;
+    return len;
+}
+
+
+/* The record that begins at `at`. Its length is 0 if there is none that ends,
+ * with its digest, inside of `all`. */
+static kaws_bytes
+kaws__store_next(kaws_bytes all, size_t at)
+{
+    kaws_bytes record = { all.at + at, 0 };
+    size_t left = all.len - at;
+
+    if (left >= 8)
+        record.len = kaws__store_record_len(record.at);
+    if (left < record.len + KAWS__STORE_DIGEST)
+        record.len = 0;
+    return record;
+}
+
+
+static int
+kaws__store_type_ok(kaws_bytes type)
+{
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789_-";
+    size_t i;
+
+    for (i = 0; i < type.len; i++)
+        if (memchr(allowed, kaws__text_lower(type.at[i]),
+                   sizeof allowed - 1) == NULL)
+            return 0;
+    return type.len > 0 && type.len <= 15;
+}
+
+
+/* Takes a record apart, and checks nothing but its lengths; 0 if they do not
+ * add up. */
+static int
+kaws__store_split(kaws_bytes bytes, kaws__record *r)
+{
+    size_t at = KAWS__STORE_FIXED, i;
+    kaws_bytes text;
+
+    for (i = 0; i < KAWS__STORE_TEXTS; i++, at += text.len) {
+        text.len = (size_t)kaws__store_get(
+                       bytes.at + kaws__store_texts[i].at,
+                       kaws__store_texts[i].bytes);
+        if (text.len > bytes.len - at)
+            return 0;
+        text.at = bytes.at + at;
+        memcpy((char *)r + kaws__store_texts[i].member, &text, sizeof text);
+    }
+    r->plain_len = (size_t)kaws__store_get(bytes.at + 12, 2);
+    r->created = (int64_t)kaws__store_get(bytes.at + 24, 8);
+    return at == bytes.len;
+}
+
+
+/* Takes a record apart whose bytes may be an attacker's. NULL means that
+ * nothing is wrong with them, else the text says what is. */
+static const char *
+kaws__store_parse(kaws_bytes bytes, kaws__record *r)
+{
+    kaws__arn arn;
+
+    memset(r, 0, sizeof *r);
+    if (bytes.len < KAWS__STORE_FIXED ||
+        kaws__store_record_len(bytes.at) != bytes.len)
+        return "an entry's length does not match its check";
+    if (bytes.at[8] != KAWS__STORE_CONTEXT)
+        return "an entry was written by a newer version of keyring_aws";
+    if (!kaws__store_split(bytes, r))
+        return "the lengths in an entry do not add up";
+    if (kaws__store_get(bytes.at + 20, 4) != 0 || r->key_id.len == 0 ||
+        memchr(r->key_id.at, 0, r->key_id.len + r->user_id.len) != NULL ||
+        !kaws__store_type_ok(r->type) || r->material.len > 64 ||
+        r->blob.len == 0 || r->blob.len > 6144 || r->plain_len == 0 ||
+        r->plain_len > KAWS_PLAIN_MAX || r->created < 0 ||
+        r->created > 253402300799)
+        return "an entry has a field that no entry can have";
+    if (!kaws__arn_parse(r->arn, &arn) || arn.resource.at[0] != 'k')
+        return "an entry's KMS key is not the ARN of one";
+    return NULL;
+}
+
+
+/* ---- a whole file ------------------------------------------------------ */
+
+/* `name` is the file's, for the words only. */
+static kaws_status
+kaws__store_damaged(const char *name, uint64_t at, const char *what,
+                    kaws_error *err)
+{
+    return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is damaged at "
+                         "byte %lu: %s; nothing was changed; restore it from "
+                         "a backup", name, (unsigned long)at, what);
+}
+
+
+static kaws_status
+kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
+                         kaws_error *err)
+{
+    uint8_t header[KAWS__STORE_HEADER];
+
+    if (all.len == 0)
+        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is empty (0 "
+                             "bytes), and a keyring never is: restore it from "
+                             "a backup, or remove it to begin a new keyring",
+                             name);
+    if (all.len < sizeof header || memcmp(all.at, kaws__store_magic, 8) != 0)
+        return kaws__store_damaged(name, 0, "it is not a data file of "
+                                   "keyring_aws", err);
+    if (kaws__store_get(all.at + 8, 4) != KAWS__STORE_VERSION)
+        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
+                             "version %lu, at byte 8, and this keyring_aws "
+                             "knows version 1: use a newer one", name,
+                             (unsigned long)kaws__store_get(all.at + 8, 4));
+    found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
+    memcpy(found->file_id, all.at + 16, 16);
+    found->committed = kaws__store_get(all.at + KAWS__STORE_COMMITTED, 8);
+    kaws__store_header(header, &found->state, found->file_id, found->epoch,
+                       found->committed);
+    if (memcmp(header + KAWS__STORE_COMMITTED,
+               all.at + KAWS__STORE_COMMITTED, 16) != 0)
+        return kaws__store_damaged(name, KAWS__STORE_COMMITTED, "the committed "
+                                   "length does not match its check", err);
+    if (found->committed > all.len)
+        return kaws__store_damaged(name, all.len, "it ends there, but more "
+                                   "was written and acknowledged", err);
+    if (memcmp(header, all.at, sizeof header) != 0)
+        return kaws__store_damaged(name, 0, "the header's checksum is wrong",
+                                   err);
+    return KAWS_OK;
+}
+
+
+/* Whether a stretch between two neighbours among its start, the multiples of
+ * 512, and its end is all zeros: a sector that never reached the disk. */
+static int
+kaws__store_has_hole(kaws_bytes all, size_t start)
+{
+    size_t from = start, to, i;
+
+    for (; from < all.len; from = to) {
+        to = (from / 512 + 1) * 512;
+        to = to < all.len ? to : all.len;
+        for (i = from; i < to && all.at[i] == 0; i++)
+            continue;
+        if (i == to)
+            return 1;
+    }
+    return 0;
+}
+
+
+/* The bytes from `at` on are wrong. Are they the end of an append that was
+ * never acknowledged, or damage? */
+static int
+kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
+{
+    size_t left = all.len - at, whole;
+
+    if (at < committed || left > KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST)
+        return 0;
+    if (left < 8)
+        return 1;
+    whole = kaws__store_record_len(all.at + at);
+    if (whole == 0)
+        return kaws__store_has_hole(all, at);
+    whole += KAWS__STORE_DIGEST;
+    return left < whole || (left == whole && kaws__store_has_hole(all, at));
+}
+
+
+/* Looks digest by digest for the place where a file goes wrong. */
+static kaws_status
+kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
+                 kaws_error *err)
+{
+    size_t at = KAWS__STORE_HEADER;
+    uint8_t digest[32];
+    kaws_bytes record;
+
+    while ((record = kaws__store_next(all, at)).len > 0) {
+        kaws__sha256 state = found->state;
+        kaws__store_digest(&state, record, digest);
+        if (!kaws__crypto_equal(digest, record.at + record.len))
+            break;
+        found->state = state;
+        at += record.len + sizeof digest;
+    }
+    found->good = at;
+    found->torn = at < all.len;
+    if (found->torn && !kaws__store_is_torn(all, at, found->committed))
+        return kaws__store_damaged(name, at, "the entry there does not match "
+                                   "its checksum", err);
+    return KAWS_OK;
+}
+
+
+/* Checks a whole file: KAWS_OK if it adds up, all of it or (torn) all but its
+ * end; else the error names the place. A file that adds up is hashed once. */
+static kaws_status
+kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
+                  kaws_error *err)
+{
+    kaws_bytes entries;
+    uint8_t digest[32];
+    kaws__sha256 state;
+    kaws_status status;
+
+    memset(found, 0, sizeof *found);
+    status = kaws__store_check_header(name, all, found, err);
+    if (status != KAWS_OK)
+        return status;
+    if (all.len < KAWS__STORE_HEADER + sizeof digest)
+        return kaws__store_walk(name, all, found, err);
+    entries.at = all.at + KAWS__STORE_HEADER;
+    entries.len = all.len - KAWS__STORE_HEADER - sizeof digest;
+    state = found->state;
+    kaws__store_digest(&state, entries, digest);
+    if (!kaws__crypto_equal(digest, entries.at + entries.len))
+        return kaws__store_walk(name, all, found, err);
+    found->state = state;
+    found->good = all.len;
+    return KAWS_OK;
 }
 
 
 /* ==========================================================================
- * ROOM  file     bytes to disk: durably, whole, and never somebody else's
+ * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
- * Uses: sys disk err mem buf text crypto
- * Gives: file_open file_close file_hold file_release file_root file_sum
- *        file_read file_note file_append file_begin file_put file_commit
- *        file_mark_torn file_set_aside file_settle
+ * Uses: sys disk err mem buf text crypto store
+ * Gives: file_error file_cannot file_refuse file_sync_dir file_open file_close
+ *        file_hold file_release file_id file_sum file_leave file_compare
+ *        file_look file_change file_changed file_advance file_looks_right
+ *        file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
- * and nothing of keys. Before each change the path must mean that very file;
- * what somebody else put there is not touched.
- *
- * How a file is replaced, and what a crash after each step leaves:
- *
- *     1  remove a stale <path>.tmp      the old file
- *     2  create <path>.tmp, write it    the old file, and a stale .tmp
- *     3  sync it, lock it               the same
- *     4  exchange it with <path>        the old file or the new one, whole, and
- *                                       a stale .tmp
- *     5  remove .tmp, if it is ours     the same
- *     6  sync the folder                the new file
- *
- * What comes out in step 4 must be the file that we know, or is put back. Where
- * there is no exchange, the path is looked at and the rename follows: between
- * the two a file can be lost that somebody moves there. A file that is made
- * anew replaces none: step 4 is then a rename that refuses, or a link, and a
- * crash leaves one file with two names, mended when it is opened.
- *
- * A process may be killed, too, or a sync fail, and the system live on. Then
- * the next one sees what is not durable, and it may not build on that before
- * it is: so opening makes durable whatever it found (file_settle, file_root).
+ * and nothing of keys. Before each change the path must mean that very file.
+ * What somebody else put there is not touched.
  *
  * Locks are taken on <path>.lock, which is never removed (or two processes
- * could hold the lock of two different files): slot 0, shared, for life, to
- * tell others that we are here; slot 1 for the time of a change. After it the
- * same two are taken on the file itself, for it may have another name, and that
- * another lock file. Such a lock counts as long as the path means that file.
+ * could hold the lock of two different files): slot 0, shared, for life, tells
+ * others that we are here; slot 1 is for the time of a change. Then the same
+ * two are taken on the file itself, because it may have another name, and that
+ * name another lock file. Such a lock counts as long as the path means that
+ * file.
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
-#define KAWS__FILE_TAIL         32  /* the bytes at the end that we know      */
-#define KAWS__FILE_BLOCK     65536  /* a replacement is written in these      */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
-#define KAWS__FILE_CELL         32  /* where the 16 bytes stand that no digest
-                                     * covers                                 */
+#define KAWS__FILE_UNCHANGED "; nothing was changed"
 
 typedef struct kaws__file {
     const kaws_hooks *hooks;
-    char    *names;               /* one block for the five below             */
-    size_t   names_len;
-    char    *path, *tmp, *lock, *dir, *aside;
-    char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
-    int      lock_fd;             /* -1: none, only in a read-only keyring    */
-    int      fd;                  /* the file itself, or -1                   */
     int      read_only;
+    char    *names;               /* one block for the six below              */
+    size_t   names_len;
+    char    *path, *tmp, *lock, *aside, *dir, *above;
+    char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
+    int      lock_fd;             /* -1: a reader found none to lock          */
+    int      fd;                  /* the file itself, or -1                   */
     int      made_dir;            /* the folder was not there                 */
-    int      in_use;              /* by others, too: that was said            */
+    int      in_use;              /* by others, too: that was logged          */
     int      exists;
-    uint64_t dev, ino, size;      /* the file as we know it                   */
-    uint64_t links;
-    int64_t  mtime_ns, ctime_ns;
-    uint8_t  tail[KAWS__FILE_TAIL];
-    uint64_t torn;                /* bytes at its end, to be set aside        */
-    uint8_t  sum[KAWS__FILE_TAIL];        /* the digest right before those    */
-    int      copied;              /* they are, but not cut off yet            */
-    int      synced;              /* whatever was found there                 */
+    uint8_t  file_id[16];
+    uint32_t epoch;               /* carried on as it was found               */
+    kaws__stat stat;              /* the file's, after our last change        */
+    uint64_t size;                /* the bytes that count                     */
+    uint8_t  sum[32];             /* the last of those: the digest of the rest*/
+    kaws__sha256 state;           /* over all of those                        */
+    uint64_t torn;                /* bytes behind them, to be set aside       */
+    uint8_t  tail[32];            /* the last bytes, torn or not              */
+    int      copied;              /* the torn end is, but not yet cut off     */
+    uint64_t committed;           /* the length that the file said at open    */
+    int      unsettled;           /* what is behind that may not be durable,  */
+    int      synced;              /* but all that the file had then is        */
 } kaws__file;
 
-typedef struct kaws__writer {     /* a replacement on its way                 */
-    int      fd;
-    uint8_t *block;
-    size_t   used;
-    uint64_t size;
-    int      os;                  /* the first failure; the rest is skipped   */
-} kaws__writer;
+/* ---- what goes wrong, in words ----------------------------------------- */
+
+static kaws_status
+kaws__file_error(const kaws__file *f, kaws_status status, const char *what,
+                 kaws_error *err)
+{
+    return kaws__err_set(err, status, "the data file %s %s", f->shown, what);
+}
+
+
+/* `unchanged`: KAWS__FILE_UNCHANGED, or "". */
+static kaws_status
+kaws__file_cannot(const kaws__file *f, int os, const char *what,
+                  const char *unchanged, kaws_error *err)
+{
+    return kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
+                        what, f->shown, unchanged);
+}
+
+
+/* A change is refused: the file has changed, or could not be looked at. */
+static kaws_status
+kaws__file_refuse(const kaws__file *f, int os, const char *differs,
+                  const char *what, kaws_error *err)
+{
+    if (differs == NULL)
+        return kaws__file_cannot(f, os, what, KAWS__FILE_UNCHANGED, err);
+    return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
+                         "that this keyring wrote: %s; nothing was changed; "
+                         "see that the right file is there, and only then "
+                         "reopen the keyring", f->shown, differs);
+}
 
 
 /* ---- names, folder, locks ---------------------------------------------- */
@@ -7679,62 +8242,49 @@ typedef struct kaws__writer {     /* a replacement on its way                 */
 static kaws_status
 kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 {
-    size_t n = strlen(path) + sizeof KAWS__FILE_TORN, dir;
+    static const char *const suffixes[] = { "", ".tmp", ".lock",
+                                            KAWS__FILE_TORN };
+    char **const names[] = { &f->path, &f->tmp, &f->lock, &f->aside };
+    size_t n = strlen(path) + sizeof KAWS__FILE_TORN, i;
     const char *slash = kaws__disk_last_slash(path);
+    int len = slash == NULL ? 1 : slash == path ? 1 : (int)(slash - path);
 
-    f->names_len = 5 * n;
+    f->names_len = 6 * n;
     f->names = kaws__mem_new(f->hooks, f->names_len);
     if (f->names == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
-                             "memory");
-    f->path = f->names;
-    f->tmp = f->path + n;
-    f->lock = f->tmp + n;
-    f->dir = f->lock + n;
-    f->aside = f->dir + n;
-    (void)snprintf(f->path, n, "%s", path);
-    (void)snprintf(f->tmp, n, "%s.tmp", path);
-    (void)snprintf(f->lock, n, "%s.lock", path);
-    (void)snprintf(f->aside, n, "%s" KAWS__FILE_TORN, path);
-    dir = slash == NULL ? 0 : (size_t)(slash - path);
-    if (slash == NULL)
-        memcpy(f->dir, ".", 2);
-    else
-        memcpy(f->dir, path, dir > 0 ? dir : 1);
+        return kaws__err_memory(err, "opening the data file");
+    for (i = 0; i < 4; i++) {
+        *names[i] = f->names + i * n;
+        (void)snprintf(*names[i], n, "%s%s", path, suffixes[i]);
+    }
+    f->dir = f->names + 4 * n;
+    f->above = f->names + 5 * n;
+    (void)snprintf(f->dir, n, "%.*s", len, slash == NULL ? "." : path);
+    (void)snprintf(f->above, n, "%s/..", f->dir); /* true, whatever the links */
     kaws__text_show(f->shown, sizeof f->shown, kaws__buf_of(path));
     kaws__text_show(f->dir_shown, sizeof f->dir_shown, kaws__buf_of(f->dir));
     return KAWS_OK;
 }
 
 
-/* Makes the folder, one level of it, if it is not there. */
+/* Makes the folder, one level of it, if it is not there, and checks it. The
+ * longest name that a change may need in it must be possible: opening that file
+ * tells. */
 static kaws_status
-kaws__file_folder(kaws__file *f, kaws_error *err)
+kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 {
-    int os = kaws__disk_make_dir(f->dir);
+    kaws__stat st;
+    int fd = -1, os = f->read_only ? EEXIST : kaws__disk_make_dir(f->dir);
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
         return kaws__err_os(err, KAWS_FILE, os, "cannot make the folder %s of "
                             "the data file", f->dir_shown);
-    if (os == 0)
+    if (f->made_dir)
         kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if "
                       "the keyring has been in use, is its volume mounted?",
                       f->dir_shown);
-    return KAWS_OK;
-}
-
-
-/* Is the folder fit for us? The longest name that a change may need in it has
- * to be possible: whether it is, shows in looking for it. */
-static kaws_status
-kaws__file_fits(kaws__file *f, kaws_error *err)
-{
-    kaws__stat st;
-    int fd = -1, os = 0;
-
-    if (!f->read_only)
-        os = kaws__disk_open(f->aside, KAWS__READ, &fd);
+    os = f->read_only ? 0 : kaws__disk_open(f->aside, KAWS__READ, &fd);
     kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
@@ -7743,13 +8293,10 @@ kaws__file_fits(kaws__file *f, kaws_error *err)
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
         os = kaws__disk_open_dir(f->dir, &fd);
-    if (os == 0) {
-        os = kaws__disk_stat(fd, &st);
-        kaws__disk_close(fd);
-    }
-    if (os == 0)
+    if (os == 0 && (os = kaws__disk_stat(fd, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
-    else if (!f->read_only)
+    kaws__disk_close(fd);
+    if (os != 0 && !f->read_only)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open the folder %s of "
                             "the data file", f->dir_shown);
     return KAWS_OK;
@@ -7768,30 +8315,13 @@ kaws__file_sync_dir(const char *path)
 }
 
 
-/* Makes the folder's own name durable, which stands in the folder above. Asked
- * where a keyring begins, even if the folder was there: whoever made it may
- * not have lived to see to that. If we did not make it and may not look at the
- * folder above, that is somebody else's, and so is the care for it. */
-static kaws_status
-kaws__file_root(kaws__file *f, kaws_error *err)
+/* Takes slot 0 for life, and says so if others have done so. */
+static int
+kaws__file_join(kaws__file *f, int fd)
 {
-    size_t n = strlen(f->dir);
-    int os;
+    int os = kaws__disk_lock(fd, 0, 0);
 
-    memcpy(f->dir + n, "/..", 4);         /* the true one, whatever the links */
-    os = kaws__file_sync_dir(f->dir);
-    f->dir[n] = '\0';
-    if (os != 0 && (os != EACCES || f->made_dir))
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
-                            "%s", f->dir_shown);
-    return KAWS_OK;
-}
-
-
-static void
-kaws__file_see_others(kaws__file *f, int fd)
-{
-    if (!f->in_use && kaws__disk_locked_by_others(fd, 0)) {
+    if (os == 0 && !f->in_use && kaws__disk_locked_by_others(fd, 0)) {
         f->in_use = 1;
         kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
                       "process, too%s; whichever changes it first, the other "
@@ -7799,82 +8329,66 @@ kaws__file_see_others(kaws__file *f, int fd)
                       fd == f->lock_fd ? "" : ", by another name, or since "
                       "before its .lock was removed");
     }
-}
-
-
-static kaws_status
-kaws__file_open_lock(kaws__file *f, kaws_error *err)
-{
-    int os = kaws__disk_open(f->lock, f->read_only ? KAWS__READ
-                                                   : KAWS__LOCKFILE,
-                             &f->lock_fd);
-
-    if (os == 0)
-        os = kaws__disk_lock(f->lock_fd, 0, 0);
-    if (os != 0 && f->read_only) {        /* see file_reach                   */
-        kaws__disk_close(f->lock_fd);
-        f->lock_fd = -1;
-        return KAWS_OK;
-    }
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot open and lock %s.lock",
-                            f->shown);
-    kaws__file_see_others(f, f->lock_fd);
-    return KAWS_OK;
-}
-
-
-/* Names the file and takes its place among those who use it. What is there is
- * looked at by kaws__file_read. */
-static kaws_status
-kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
-                int read_only, kaws_error *err)
-{
-    kaws_status status;
-
-    memset(f, 0, sizeof *f);
-    f->hooks = hooks;
-    f->lock_fd = -1;
-    f->fd = -1;
-    f->read_only = read_only;
-    status = kaws__file_names(f, path, err);
-    if (status == KAWS_OK && !read_only)
-        status = kaws__file_folder(f, err);
-    if (status == KAWS_OK)
-        status = kaws__file_fits(f, err);
-    if (status == KAWS_OK)
-        status = kaws__file_open_lock(f, err);
-    return status;
+    return os;
 }
 
 
 static void
 kaws__file_close(kaws__file *f)
 {
-    if (f->hooks == NULL)
-        return;
     kaws__disk_close(f->lock_fd);
     kaws__disk_close(f->fd);
     kaws__mem_free(f->hooks, f->names, f->names_len);
-    f->lock_fd = -1;
-    f->fd = -1;
-    f->hooks = NULL;
+    f->lock_fd = f->fd = -1;
+    f->names = NULL;
 }
 
 
-/* Locks slot 1 of one of the two files; `suffix` names it. All waiting is done
- * here, *waited counts it. */
+/* Names the file, and joins those who use it. kaws__file_read looks at what is
+ * there. Nothing is left to close if it fails. */
 static kaws_status
-kaws__file_wait(const kaws__file *f, int fd, const char *suffix, int *waited,
-                kaws_error *err)
+kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
+                int read_only, kaws_error *err)
 {
+    kaws_status status;
     int os;
 
-    for (;; *waited += 5) {
-        os = kaws__disk_lock(fd, 1, !f->read_only);
-        if (os != EAGAIN || *waited >= KAWS__FILE_WAIT_MS)
-            break;
+    memset(f, 0, sizeof *f);
+    f->hooks = hooks;
+    f->read_only = read_only;
+    f->lock_fd = f->fd = -1;
+    if ((status = kaws__file_names(f, path, err)) == KAWS_OK &&
+        (status = kaws__file_enter_dir(f, err)) == KAWS_OK) {
+        os = kaws__disk_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
+                             &f->lock_fd);
+        if (os == 0)
+            os = kaws__file_join(f, f->lock_fd);
+        if (os != 0 && !read_only)
+            status = kaws__err_os(err, KAWS_FILE, os, "cannot open and lock "
+                                  "%s.lock", f->shown);
+        if (os != 0) {                    /* a reader goes on: see file_reach */
+            kaws__disk_close(f->lock_fd);
+            f->lock_fd = -1;
+        }
+    }
+    if (status != KAWS_OK)
+        kaws__file_close(f);
+    return status;
+}
+
+
+/* Locks slot 1 of one of the two files. All waiting is done here, and counted
+ * in *waited. */
+static kaws_status
+kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
+{
+    const char *suffix = fd == f->lock_fd ? ".lock" : "";
+    int os;
+
+    while ((os = kaws__disk_lock(fd, 1, !f->read_only)) == EAGAIN &&
+           *waited < KAWS__FILE_WAIT_MS) {
         f->hooks->sleep_ms(f->hooks->ctx, 5);
+        *waited += 5;
     }
     if (os == EAGAIN)
         return kaws__err_set(err, KAWS_LOCKED, "another process has been "
@@ -7905,17 +8419,33 @@ kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
     kaws_status status = KAWS_OK;
 
     if (f->lock_fd >= 0)
-        status = kaws__file_wait(f, f->lock_fd, ".lock", &waited, err);
-    if (status == KAWS_OK && f->fd >= 0) {
-        status = kaws__file_wait(f, f->fd, "", &waited, err);
-        if (status != KAWS_OK)
-            kaws__file_release(f);
-    }
+        status = kaws__file_wait(f, f->lock_fd, &waited, err);
+    if (status == KAWS_OK && f->fd >= 0)
+        status = kaws__file_wait(f, f->fd, &waited, err);
+    if (status != KAWS_OK)
+        kaws__file_release(f);
     return status;
 }
 
 
-/* Where an open file cannot be replaced, it is not kept open. */
+static const uint8_t *
+kaws__file_id(const kaws__file *f)
+{
+    return f->file_id;
+}
+
+
+/* The digest of all that counts. */
+static const uint8_t *
+kaws__file_sum(const kaws__file *f)
+{
+    return f->sum;
+}
+
+
+/* ---- is it the file that we know? -------------------------------------- */
+
+/* If the system cannot replace an open file, it is not kept open. */
 static void
 kaws__file_leave(kaws__file *f)
 {
@@ -7926,62 +8456,32 @@ kaws__file_leave(kaws__file *f)
 }
 
 
-/* ---- reading ----------------------------------------------------------- */
-
-/* Remembers the file by what makes it that very file. */
+/* Whether `path` means the file that we have open. */
 static int
-kaws__file_know(kaws__file *f)
+kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
+                 const char **differs)
 {
-    kaws__stat st;
-    size_t got;
-    int os = kaws__disk_stat(f->fd, &st);
+    kaws__stat at;
+    int os = kaws__disk_stat(f->fd, st);
 
-    if (os != 0)
-        return os;
-    f->dev = st.dev;
-    f->ino = st.ino;
-    f->size = st.size;
-    f->links = st.links;
-    f->mtime_ns = st.mtime_ns;
-    f->ctime_ns = st.ctime_ns;
-    f->exists = 1;
-    if (st.size < KAWS__FILE_TAIL)
-        return 0;
-    return kaws__disk_read_at(f->fd, st.size - KAWS__FILE_TAIL, f->tail,
-                              KAWS__FILE_TAIL, &got);
+    *differs = NULL;
+    if (os == 0)
+        os = kaws__disk_stat_path(path, &at);
+    if (os == 0 && (at.dev != st->dev || at.ino != st->ino))
+        *differs = "another file has taken its place";
+    else if (os == 0 && st->links == 0)
+        *differs = "it was replaced under another name, and this one leads to "
+                   "what it was before: mount it again";
+    return os;
 }
 
 
-/* After a change of ours: the times that it gave the file. If they cannot be
- * had, the digest is asked next time. */
-static void
-kaws__file_changed(kaws__file *f)
-{
-    kaws__stat st;
-
-    (void)kaws__disk_stat(f->fd, &st);    /* zeros, if it fails               */
-    f->mtime_ns = st.mtime_ns;
-    f->ctime_ns = st.ctime_ns;
-    f->links = st.links;
-    kaws__file_leave(f);
-}
-
-
-/* The digest of all that counts: what is before a torn end. */
-static const uint8_t *
-kaws__file_sum(const kaws__file *f)
-{
-    return f->torn > 0 ? f->sum : f->tail;
-}
-
-
-/* Whether all bytes, but for a torn end, are those that the 32 behind them are
- * the digest of. */
+/* Whether the bytes that count still have the digest that we know. */
 static int
 kaws__file_adds_up(const kaws__file *f, const char **differs)
 {
     uint8_t block[4096], digest[32];
-    uint64_t at = 0, end = f->size - f->torn - KAWS__FILE_TAIL;
+    uint64_t at = 0, end = f->size - sizeof digest;
     kaws__sha256 hash;
     size_t got;
     int os = 0;
@@ -7992,103 +8492,193 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
         os = kaws__disk_read_at(f->fd, at, block, got, &got);
         if (got == 0)
             break;
-        if (at == 0 && got >= KAWS__FILE_CELL + 16)
-            memset(block + KAWS__FILE_CELL, 0, 16);
+        if (at == 0 && got >= KAWS__STORE_DIGESTED)
+            memset(block + KAWS__STORE_COMMITTED, 0, 16);
         kaws__crypto_update(&hash, block, got);
     }
     kaws__crypto_out(&hash, digest);
-    if (os == 0 && !kaws__crypto_equal(digest, kaws__file_sum(f)))
-        *differs = "its bytes are others";
+    if (os == 0 && !kaws__crypto_equal(digest, f->sum))
+        *differs = "its bytes have changed";
     return os;
 }
 
 
 /* Whether the file that we have open is as we know it, and `path` means it. If
- * only its times are others, as after a chmod, its digest decides. *differs is
- * NULL, or says in what it is another. */
+ * only its times have changed, as after a chmod, its digest decides. *differs
+ * is NULL, or says what has changed. `moved`: by us, so its times do not count,
+ * and a second name is one too many. */
 static int
-kaws__file_compare(kaws__file *f, const char *path, int times,
+kaws__file_compare(kaws__file *f, const char *path, int moved,
                    const char **differs)
 {
-    uint8_t tail[KAWS__FILE_TAIL] = { 0 };
-    kaws__stat st, at;
+    uint8_t tail[32] = { 0 };
+    kaws__stat st;
     size_t got;
-    int os = kaws__disk_stat(f->fd, &st);
+    int os = kaws__file_is_at(f, path, &st, differs);
 
-    *differs = NULL;
-    if (os == 0)
-        os = kaws__disk_stat_path(path, &at);
-    if (os != 0)
+    if (os != 0 || *differs != NULL)
         return os;
-    if (at.dev != st.dev || at.ino != st.ino || st.dev != f->dev ||
-        st.ino != f->ino)
+    if (st.dev != f->stat.dev || st.ino != f->stat.ino)
         *differs = "another file has taken its place";
-    else if (st.links == 0)
-        *differs = "it was replaced under another name";
-    else if (st.links > 1 && !times)
+    else if (st.links > 1 && moved)
         *differs = "it was given another name, a hard link";
-    else if (st.size != f->size)
-        *differs = "its size is another";
+    else if (st.size != f->size + f->torn)
+        *differs = "its size has changed";
     if (*differs != NULL)
         return 0;
-    os = kaws__disk_read_at(f->fd, f->size - sizeof tail, tail, sizeof tail,
+    os = kaws__disk_read_at(f->fd, st.size - sizeof tail, tail, sizeof tail,
                             &got);
     if (os == 0 && !kaws__crypto_equal(tail, f->tail))
-        *differs = "its checksum is another";
-    else if (os == 0 && times && (st.mtime_ns != f->mtime_ns ||
-                                  st.ctime_ns != f->ctime_ns))
+        *differs = "its checksum has changed";
+    if (os != 0 || *differs != NULL || moved)
+        return os;
+    if (st.mtime_ns != f->stat.mtime_ns || st.ctime_ns != f->stat.ctime_ns)
         os = kaws__file_adds_up(f, differs);
-    if (os == 0 && times && *differs == NULL) {
-        f->mtime_ns = st.mtime_ns;
-        f->ctime_ns = st.ctime_ns;
-        f->links = st.links;
-    }
+    if (os == 0 && *differs == NULL)
+        f->stat = st;
     return os;
 }
 
 
+/* The same for f->path. Opens the file if it is not kept open. */
+static int
+kaws__file_look(kaws__file *f, const char **differs)
+{
+    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
+
+    *differs = NULL;
+    if (os == 0)
+        os = kaws__file_compare(f, f->path, 0, differs);
+    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
+        *differs = kaws__sys_error_text(os);
+    return os;
+}
+
+
+/* Begins a change of the file in its place: the path must mean the file that we
+ * know. */
 static kaws_status
-kaws__file_looks_right(kaws__file *f, const kaws__stat *st, kaws_error *err)
+kaws__file_change(kaws__file *f, kaws_error *err)
+{
+    const char *differs;
+    int os = kaws__file_look(f, &differs);
+
+    if (os == 0 && differs == NULL)
+        return KAWS_OK;
+    kaws__file_leave(f);
+    return kaws__file_refuse(f, os, differs, "look at", err);
+}
+
+
+/* Ends it: these are the times that it gave the file. If they cannot be had,
+ * the digest is asked next time. */
+static void
+kaws__file_changed(kaws__file *f)
+{
+    kaws__stat st;
+
+    if (kaws__disk_stat(f->fd, &st) == 0) {
+        f->stat = st;
+    } else {
+        f->stat.mtime_ns = f->stat.ctime_ns = 0;
+        f->stat.size = f->size;
+    }
+    kaws__file_leave(f);
+}
+
+
+/* What the file has from now on: `size` bytes that count, the last 32 of them
+ * `sum`, and `state` over all of them. Nothing is behind them. */
+static void
+kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
+                   const kaws__sha256 *state)
+{
+    f->size = size;
+    f->state = *state;
+    f->torn = 0;
+    memmove(f->sum, sum, sizeof f->sum);
+    memcpy(f->tail, f->sum, sizeof f->tail);
+}
+
+
+/* ---- reading ----------------------------------------------------------- */
+
+static kaws_status
+kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
+                       kaws_error *err)
 {
     if (!st->regular)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s is not a plain "
-                             "file", f->shown);
+        return kaws__file_error(f, KAWS_FILE, "is not a plain file", err);
     if (!st->mine)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s belongs to "
-                             "another user than the one this process runs as; "
-                             "make that one its owner, by chown or, where the "
-                             "file system sets owners (uid=, root_squash), by "
-                             "its mount", f->shown);
+        return kaws__file_error(f, KAWS_FILE, "belongs to another user than "
+                                "the one this process runs as; make that one "
+                                "its owner, by chown or, where the file system "
+                                "sets owners (uid=, root_squash), by its mount",
+                                err);
     kaws__err_others(f->hooks, "the data file", f->shown, st);
     return KAWS_OK;
 }
 
 
-/* A name that a crash left: the file was linked, and .tmp not yet removed. */
+/* Locks the file that was opened, as file_hold would: the path must mean it
+ * when that is done. A reader goes on if the system has no locks, because what
+ * it reads is proved by digests. */
+static kaws_status
+kaws__file_reach(kaws__file *f, kaws_error *err)
+{
+    const char *differs;
+    int waited = 0, os;
+    kaws_status status = kaws__file_wait(f, f->fd, &waited, err);
+
+    if (status == KAWS_OK && (os = kaws__file_join(f, f->fd)) != 0)
+        status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
+    if (status == KAWS_FILE && f->read_only) {
+        kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
+        kaws__err_clear(err);
+        status = KAWS_OK;
+    }
+    if (status != KAWS_OK)
+        return status;
+    os = kaws__file_is_at(f, f->path, &f->stat, &differs);
+    if (os == ENOENT)
+        differs = kaws__sys_error_text(os);
+    if (differs != NULL)
+        return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
+                             "while it was being opened: %s; try again",
+                             f->shown, differs);
+    if (os != 0)
+        return kaws__file_cannot(f, os, "look at", "", err);
+    return KAWS_OK;
+}
+
+
+/* Removes a name that a crash left: the file was linked, and .tmp not yet
+ * removed. */
 static void
 kaws__file_mend_links(kaws__file *f)
 {
     kaws__stat tmp;
 
-    if (f->links > 1 && kaws__disk_stat_path(f->tmp, &tmp) == 0 &&
-        tmp.dev == f->dev && tmp.ino == f->ino &&
+    if (f->stat.links > 1 && kaws__disk_stat_path(f->tmp, &tmp) == 0 &&
+        tmp.dev == f->stat.dev && tmp.ino == f->stat.ino &&
         kaws__disk_remove(f->tmp) == 0)
         kaws__file_changed(f);
 }
 
 
-/* What would be in the way of the first remove, months from now, is said at
- * open. */
+/* Says at open what would be in the way of the first remove, months from now.
+ */
 static void
 kaws__file_foresee(const kaws__file *f)
 {
     static const char then[] = "no key can be removed and nothing re-wrapped";
     int os = kaws__disk_may_change(f->dir);
 
-    if (f->links > 1)
+    if (f->stat.links > 1)
         kaws__err_log(f->hooks, 1, "the data file %s has %lu names (hard "
                       "links), so it cannot be replaced, and %s; remove the "
-                      "other names", f->shown, (unsigned long)f->links, then);
+                      "other names", f->shown, (unsigned long)f->stat.links,
+                      then);
     if (kaws__disk_is_mount(f->path))
         kaws__err_log(f->hooks, 1, "the data file %s is a mount point, so it "
                       "cannot be replaced, and %s; mount its folder instead",
@@ -8099,61 +8689,41 @@ kaws__file_foresee(const kaws__file *f)
 }
 
 
-/* Locks the file that was opened, as file_hold would: the path must mean it
- * when that is done. What is read under no lock is proved by its digests, so a
- * reader goes on where the system has none. */
+/* Reads all bytes of the file that was opened, under its lock. */
 static kaws_status
-kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
+kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
-    kaws_status status;
-    kaws__stat at;
-    int waited = 0, os;
+    kaws__stat st = { 0 };
+    uint8_t *at;
+    size_t got = 0;
+    int os = kaws__disk_stat(f->fd, &st);
+    kaws_status status = os == 0 ? kaws__file_looks_right(f, &st, err)
+                                 : kaws__file_cannot(f, os, "read", "", err);
 
-    status = kaws__file_wait(f, f->fd, "", &waited, err);
-    if (status == KAWS_OK && (os = kaws__disk_lock(f->fd, 0, 0)) != 0)
-        status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
-    if (status == KAWS_FILE && f->read_only) {
-        kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
-        kaws__err_clear(err);
-        status = KAWS_OK;
-    }
+    if (status == KAWS_OK)
+        status = kaws__file_reach(f, err);
     if (status != KAWS_OK)
         return status;
-    kaws__file_see_others(f, f->fd);
-    os = kaws__disk_stat_path(f->path, &at);
-    if (os == 0)
-        os = kaws__disk_stat(f->fd, st);
-    if (os != 0 && os != ENOENT)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file "
-                            "%s", f->shown);
-    if (os != 0 || at.dev != st->dev || at.ino != st->ino)
-        return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
-                             "while it was being opened; try again", f->shown);
-    if (st->links == 0)
-        return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
-                             "under another name, and this one leads to what "
-                             "it was before: mount it anew", f->shown);
-    return KAWS_OK;
-}
-
-
-/* Its bytes. *os is why there are fewer. */
-static kaws_status
-kaws__file_take(kaws__file *f, uint64_t size, kaws__buf *out, int *os,
-                kaws_error *err)
-{
-    uint8_t *at = size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)size)
-                                       : NULL;
-    size_t got = 0;
-
-    if (at != NULL) {
-        kaws__sys_advise_large(at, (size_t)size);
-        *os = kaws__disk_read_at(f->fd, 0, at, (size_t)size, &got);
-    }
-    out->len = got;
+    at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
+    out->len = 0;
     if (at == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "reading the data file %s: out "
-                             "of memory", f->shown);
+        return kaws__err_memory(err, "reading the data file");
+    kaws__sys_advise_large(at, (size_t)st.size);
+    os = kaws__disk_read_at(f->fd, 0, at, (size_t)st.size, &got);
+    out->len = got;
+    if (os == 0)
+        os = kaws__disk_stat(f->fd, &f->stat);
+    if (os != 0)
+        return kaws__file_cannot(f, os, "read", "", err);
+    f->exists = 1;
+    if (f->stat.size != got || f->stat.mtime_ns != st.mtime_ns ||
+        f->stat.ctime_ns != st.ctime_ns)
+        return kaws__file_error(f, KAWS_CHANGED, "changed while it was being "
+                                "read", err);
+    if (!f->read_only) {
+        kaws__file_mend_links(f);
+        kaws__file_foresee(f);
+    }
     return KAWS_OK;
 }
 
@@ -8162,233 +8732,349 @@ kaws__file_take(kaws__file *f, uint64_t size, kaws__buf *out, int *os,
 static kaws_status
 kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
-    kaws__stat st;
-    kaws_status status;
+    kaws__stat folder = { 0 };            /* that is, no regular file         */
+    kaws_status status = KAWS_OK;
     int os;
 
     kaws__disk_close(f->fd);
     os = kaws__disk_open(f->path, f->read_only ? KAWS__READ : KAWS__WRITE,
                          &f->fd);
-    if (os == ENOENT)
-        return KAWS_OK;
-    memset(&st, 0, sizeof st);            /* a folder: no regular file        */
-    if (os != 0 && os != EISDIR)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
-                            f->shown);
-    os = os == 0 ? kaws__disk_stat(f->fd, &st) : 0;
-    status = os == 0 ? kaws__file_looks_right(f, &st, err) : KAWS_OK;
-    if (os == 0 && status == KAWS_OK)
-        status = kaws__file_reach(f, &st, err);
-    if (os == 0 && status == KAWS_OK && st.size > 0)
-        status = kaws__file_take(f, st.size, out, &os, err);
-    if (os == 0 && status == KAWS_OK)
-        os = kaws__file_know(f);
-    if (os == 0 && status == KAWS_OK &&
-        (f->size != out->len || f->mtime_ns != st.mtime_ns ||
-         f->ctime_ns != st.ctime_ns))
-        status = kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
-                               "while it was being read", f->shown);
-    if (os == 0 && status == KAWS_OK && !f->read_only) {
-        kaws__file_mend_links(f);
-        kaws__file_foresee(f);
-    }
+    if (os == 0)
+        status = kaws__file_read_all(f, out, err);
+    else if (os == EISDIR)
+        status = kaws__file_looks_right(f, &folder, err);
+    else if (os != ENOENT)
+        status = kaws__file_cannot(f, os, "open", "", err);
     kaws__file_leave(f);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot read the data file %s",
-                            f->shown);
     return status;
 }
 
 
-/* ---- changing ---------------------------------------------------------- */
+/* ==========================================================================
+ * ROOM  save     bytes to disk: durably, and whole
+ * ==========================================================================
+ * Uses: sys disk err buf text crypto store file
+ * Gives: save_accept save_mend save_append save_begin save_put save_commit
+ *        save_create save_finish
+ *
+ * Every change of the file is here. Each begins with kaws__file_change, ends
+ * with kaws__file_changed, and says through kaws__file_advance what the file
+ * has then.
+ *
+ * How a file is replaced, and what a crash after each step leaves:
+ *
+ *     1  remove a stale <path>.tmp      the old file
+ *     2  create <path>.tmp, write it    the old file, and a stale .tmp
+ *     3  sync it, lock it               the same
+ *     4  exchange it with <path>        the old file or the new one, whole, and
+ *                                       a stale .tmp
+ *     5  remove .tmp, if it is ours     the same
+ *     6  sync the folder                the new file
+ *
+ * What comes out in step 4 must be the file that we know, or is put back. If
+ * the system has no exchange, the path is checked and a rename follows: a file
+ * that somebody moves there between the two is lost. A new file replaces none:
+ * step 4 is then a rename that refuses, or a link, and a crash leaves one file
+ * with two names, which opening mends.
+ *
+ * If the process is killed, or a sync fails, and the system lives on, the next
+ * process sees what is not durable. It may not build on that, so opening makes
+ * durable whatever it found.
+ *
+ * *landed always means: the file shows the change, for as long as the system
+ * is up. KAWS_OK says so, too, and any failure but KAWS_UNCERTAIN denies it.
+ */
+
+#define KAWS__SAVE_BLOCK      8192  /* a replacement is written in these      */
+
+typedef struct kaws__writer {     /* a replacement on its way                 */
+    int      fd;                  /* of <path>.tmp                            */
+    int      os;                  /* the first failure; the rest is skipped   */
+    uint64_t size;                /* bytes written, before those in the block */
+    size_t   used;
+    uint8_t  sum[32];
+    kaws__sha256 state;
+    uint8_t  block[KAWS__SAVE_BLOCK];
+} kaws__writer;
+
 
 static kaws_status
-kaws__file_is_another(const kaws__file *f, const char *differs,
-                      kaws_error *err)
+kaws__save_uncertain(const kaws__file *f, int os, const char *what,
+                     kaws_error *err)
 {
-    return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
-                         "that this keyring wrote: %s; nothing was changed; "
-                         "see that the right file is there, and only then "
-                         "reopen the keyring",
-                         f->shown, differs);
+    return kaws__err_os(err, KAWS_UNCERTAIN, os, "while the data file %s was "
+                        "changed, %s; no more is changed until the keyring is "
+                        "reopened", f->shown, what);
 }
 
 
-/* Before a change: the path must mean the file that we know. */
-static kaws_status
-kaws__file_verify(kaws__file *f, kaws_error *err)
-{
-    const char *differs = NULL;
-    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
+/* ---- changing it in its place ------------------------------------------ */
 
-    if (os == 0)
-        os = kaws__file_compare(f, f->path, 1, &differs);
-    if (os == 0 && differs == NULL)
-        return KAWS_OK;
-    kaws__file_leave(f);
-    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
-        differs = kaws__sys_error_text(os);
-    if (differs != NULL)
-        return kaws__file_is_another(f, differs, err);
-    return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file %s",
-                        f->shown);
+/* Writes the committed length in its place, without a sync of its own. A write
+ * that went wrong in the middle is tried again, because half a length makes the
+ * file unreadable. */
+static kaws_status
+kaws__save_write_length(kaws__file *f, kaws_error *err)
+{
+    uint8_t length[16];
+    size_t done;
+    int os, tries;
+
+    kaws__store_committed(length, f->file_id, f->size);
+    for (tries = 0; tries < 2; tries++) {
+        os = kaws__disk_write_at(f->fd, KAWS__STORE_COMMITTED, length,
+                                 sizeof length, &done);
+        if (os == 0)
+            return KAWS_OK;
+        if (tries == 0 && done == 0)
+            return kaws__file_cannot(f, os, "write to", KAWS__FILE_UNCHANGED,
+                                     err);
+    }
+    return kaws__save_uncertain(f, os, "a write failed in the middle, and "
+                                "again when it was repeated", err);
 }
 
 
-/* Writes a few bytes in place, without a sync of its own. One that went wrong
- * in the middle is tried again, for half a patch makes the file unreadable. */
+/* Makes the file say, durably, that all of its bytes count. */
 static kaws_status
-kaws__file_patch(kaws__file *f, uint64_t offset, kaws_bytes bytes,
-                 kaws_error *err)
+kaws__save_commit_length(kaws__file *f, kaws_error *err)
 {
-    size_t done, more;
-    int os = kaws__disk_write_at(f->fd, offset, bytes.at, bytes.len, &done);
+    int os;
+    kaws_status status = kaws__file_change(f, err);
 
-    if (os != 0 && done > 0)
-        os = kaws__disk_write_at(f->fd, offset, bytes.at, bytes.len, &more);
-    if (os != 0 && done > 0)
-        return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while "
-                            "writing to the data file %s, and again when that "
-                            "was repeated; no more is changed until the "
-                            "keyring is reopened", f->shown);
+    if (status != KAWS_OK)
+        return status;
+    status = kaws__save_write_length(f, err);
+    os = status == KAWS_OK ? kaws__disk_sync(f->fd) : 0;
+    kaws__file_changed(f);
+    return os == 0 ? status : kaws__file_cannot(f, os, "sync", "", err);
+}
+
+
+/* Takes a failed append back. If that fails as well, nobody can say what the
+ * disk holds. */
+static kaws_status
+kaws__save_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
+{
+    int failed = kaws__disk_truncate(f->fd, f->size);
+
+    *landed = *landed && failed != 0;
+    if (failed == 0)
+        failed = kaws__disk_sync(f->fd);
+    if (failed == 0)
+        return kaws__file_cannot(f, os, "add to", KAWS__FILE_UNCHANGED, err);
+    return kaws__save_uncertain(f, os, "an addition failed, and could not be "
+                                "taken back", err);
+}
+
+
+/* Adds an entry at the end: one write and one sync of its bytes alone, after
+ * the file was told which length is durable already. */
+static kaws_status
+kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
+                  kaws_error *err)
+{
+    kaws__sha256 state = f->state;
+    kaws__buf bytes;
+    uint8_t *digest;
+    size_t done;
+    kaws_status status;
+    int os;
+
+    *landed = 0;
+    kaws__buf_init(&bytes, f->hooks);
+    kaws__buf_put(&bytes, record.at, record.len);
+    digest = kaws__buf_grow(&bytes, KAWS__STORE_DIGEST);
+    if (digest == NULL)
+        return kaws__err_memory(err, "adding a key");
+    kaws__store_digest(&state, record, digest);
+    status = kaws__file_change(f, err);
+    if (status == KAWS_OK) {
+        status = kaws__save_write_length(f, err);
+        if (status == KAWS_OK) {
+            os = kaws__disk_write_at(f->fd, f->size, bytes.at, bytes.len,
+                                     &done);
+            *landed = os == 0;
+            if (os == 0)
+                os = kaws__disk_sync(f->fd);
+            if (os != 0)
+                status = kaws__save_take_back(f, os, landed, err);
+        }
+        if (*landed)
+            kaws__file_advance(f, f->size + bytes.len, digest, &state);
+        kaws__file_changed(f);
+    }
+    kaws__buf_free(&bytes);
+    return status;
+}
+
+
+/* Copies the torn end to a file of its own, durably. Its name says when; if
+ * there is one of that second, a number follows. */
+static int
+kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
+{
+    size_t n = strlen(f->path), room = sizeof KAWS__FILE_TORN, done;
+    char date[17], number[4] = "";
+    int fd, os = EEXIST;
+    unsigned i;
+
+    kaws__text_amz_date(date, f->hooks->now_ms(f->hooks->ctx) / 1000);
+    for (i = 1; i < 100 && os == EEXIST; i++) {
+        (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
+        os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
+        (void)snprintf(number, sizeof number, "-%u", i % 100);
+    }
     if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot write to the data file "
-                            "%s; nothing was changed", f->shown);
+        return os;
+    if ((os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done)) == 0 &&
+        (os = kaws__disk_sync(fd)) == 0)
+        os = kaws__file_sync_dir(f->dir);
+    if (os != 0)
+        (void)kaws__disk_remove(f->aside);
+    kaws__disk_close(fd);
+    return os;
+}
+
+
+/* Keeps the torn end of what was read in a file of its own, and cuts it off. If
+ * that fails, it may be tried again: all that was acknowledged is in the file.
+ */
+static kaws_status
+kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
+{
+    kaws_bytes torn = { all.at + f->size, (size_t)f->torn };
+    kaws_status status = kaws__file_change(f, err);
+    int os = 0;
+
+    if (status != KAWS_OK)
+        return status;
+    if (!f->copied)
+        os = kaws__save_copy_torn(f, torn);
+    f->copied = os == 0;
+    if (os == 0)
+        os = kaws__disk_truncate(f->fd, f->size);
+    if (os == 0) {
+        kaws__file_advance(f, f->size, f->sum, &f->state);
+        os = kaws__disk_sync(f->fd);
+    }
+    kaws__file_changed(f);
+    if (f->torn == 0)
+        kaws__err_log(f->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry whose writing was cut off before it was "
+                      "acknowledged; they were moved to %s%s",
+                      (unsigned long)torn.len, f->shown, f->shown,
+                      f->aside + strlen(f->path));
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
+                            "the data file %s aside as %s.torn-...; until then "
+                            "nothing is changed", f->shown, f->shown);
+    if (f->stat.size != f->size)
+        return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
+                                "was cut off", err);
     return KAWS_OK;
 }
 
 
-/* A failed append is taken back. If that fails as well, nobody can say what
- * the disk holds; *landed then says what the file has as long as it is up. */
+/* Makes durable what was read: the names in the folder, the bytes behind the
+ * committed length, and where the file ends, because it may have been cut and
+ * not synced. The bytes are written again, because after a sync that failed the
+ * system may think that it has written them. A full volume that copies what is
+ * written over (btrfs, ZFS) may refuse that: f->synced says that the rest was
+ * done. */
 static kaws_status
-kaws__file_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
-{
-    int cut = kaws__disk_truncate(f->fd, f->size);
-
-    if (cut == 0) {
-        *landed = 0;
-        cut = kaws__disk_sync(f->fd);
-    }
-    if (cut == 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot add to the data file "
-                            "%s; nothing was changed", f->shown);
-    return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while adding "
-                        "to the data file %s, and again when that was taken "
-                        "back; no more is changed until the keyring is "
-                        "reopened", f->shown);
-}
-
-
-/* Patches a few bytes (the cell), durably. */
-static kaws_status
-kaws__file_note(kaws__file *f, uint64_t offset, kaws_bytes patch,
-                kaws_error *err)
-{
-    int os;
-    kaws_status status = kaws__file_verify(f, err);
-
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__file_patch(f, offset, patch, err);
-    os = status == KAWS_OK ? kaws__disk_sync(f->fd) : 0;
-    kaws__file_changed(f);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
-                            f->shown);
-    return status;
-}
-
-
-/* Adds bytes at the end, durably, after patching a few (the cell) at `offset`.
- * KAWS_UNCERTAIN: *landed says whether the bytes are in the file as it is. */
-static kaws_status
-kaws__file_append(kaws__file *f, uint64_t offset, kaws_bytes patch,
-                  kaws_bytes bytes, int *landed, kaws_error *err)
+kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
     kaws_status status;
     size_t done;
-    int os;
+    int os = kaws__file_sync_dir(f->dir), unwritten = 0;
 
-    *landed = 0;
-    status = kaws__file_verify(f, err);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
+                            f->dir_shown);
+    status = kaws__file_change(f, err);
     if (status != KAWS_OK)
         return status;
-    status = kaws__file_patch(f, offset, patch, err);
-    if (status == KAWS_OK) {
-        os = kaws__disk_write_at(f->fd, f->size, bytes.at, bytes.len, &done);
-        *landed = os == 0;
-        if (os == 0)
-            os = kaws__disk_sync(f->fd);
-        if (os != 0)
-            status = kaws__file_take_back(f, os, landed, err);
-    }
-    if (*landed) {
-        f->size += bytes.len;
-        memcpy(f->tail, bytes.at + bytes.len - sizeof f->tail, sizeof f->tail);
-    }
+    if (f->committed < f->size)
+        unwritten = kaws__disk_write_at(f->fd, f->committed,
+                                        all.at + f->committed,
+                                        (size_t)(f->size - f->committed),
+                                        &done);
+    os = kaws__disk_sync(f->fd);
     kaws__file_changed(f);
+    f->synced = os == 0;
+    os = os != 0 ? os : unwritten;
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot make durable what is "
+                            "in the data file %s; until then nothing is "
+                            "changed", f->shown);
+    if (f->committed != f->size)
+        status = kaws__save_commit_length(f, err);
+    f->unsettled = status != KAWS_OK;
     return status;
 }
 
 
-static void
-kaws__file_abandon(kaws__file *f, kaws__writer *w)
-{
-    if (w->fd >= 0) {
-        kaws__disk_close(w->fd);
-        (void)kaws__disk_remove(f->tmp);
-    }
-    kaws__mem_free(f->hooks, w->block, KAWS__FILE_BLOCK);
-    w->block = NULL;
-    w->fd = -1;
-}
-
-
-/* Begins a replacement. It must end in a commit, or be abandoned. What it makes
- * has to be what a reader takes: the file system may set owners of its own. */
+/* What comes before the first change: what was found is made durable, and a
+ * torn end set aside. What fails is tried again before the next change. `all`
+ * are the bytes that were read. */
 static kaws_status
-kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
+kaws__save_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
-    kaws__stat st;
     kaws_status status = KAWS_OK;
-    int os;
 
-    memset(w, 0, sizeof *w);
-    w->fd = -1;
-    if (f->exists)
-        status = kaws__file_verify(f, err);
-    if (status == KAWS_OK && f->exists)
-        kaws__file_mend_links(f);
-    kaws__file_leave(f);
-    if (status != KAWS_OK)
-        return status;
-    if (f->exists && f->links > 1)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
-                             "(hard links), and to replace one would make two "
-                             "keyrings of it; nothing was changed; remove the "
-                             "other names", f->shown, (unsigned long)f->links);
-    w->block = kaws__mem_new(f->hooks, KAWS__FILE_BLOCK);
-    if (w->block == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "writing the data file: out of "
-                             "memory");
-    os = kaws__disk_remove(f->tmp);
-    if (os == 0)
-        os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd);
-    if (os == 0)
-        os = kaws__disk_stat(w->fd, &st);
-    if (os == 0)
-        status = kaws__file_looks_right(f, &st, err);
-    if (os == 0 && status == KAWS_OK)
+    if (f->unsettled)
+        status = kaws__save_settle(f, all, err);
+    if (status == KAWS_OK && f->torn > 0)
+        status = kaws__save_set_aside(f, all, err);
+    return status;
+}
+
+
+/* Takes over what was read, after it was checked. */
+static kaws_status
+kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
+                  kaws_error *err)
+{
+    kaws_status status;
+
+    memcpy(f->file_id, found->file_id, sizeof f->file_id);
+    f->epoch = found->epoch;
+    f->committed = found->committed;
+    kaws__file_advance(f, found->good, all.at + found->good - sizeof f->sum,
+                       &found->state);
+    f->torn = all.len - found->good;
+    memcpy(f->tail, all.at + all.len - sizeof f->tail, sizeof f->tail);
+    if (f->torn > 0 && f->read_only)
+        kaws__err_log(f->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry that was never acknowledged; they are not "
+                      "read, and left as they are", (unsigned long)f->torn,
+                      f->shown);
+    if (f->read_only)
         return KAWS_OK;
-    kaws__file_abandon(f, w);
-    if (os == 0)
-        return status;
-    return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp", f->shown);
+    f->unsettled = 1;
+    status = kaws__save_mend(f, all, err);
+    if (status == KAWS_FILE && f->synced) {       /* all that counts is here  */
+        kaws__err_log(f->hooks, 1, "%s; keys can be read", err->text);
+        kaws__err_clear(err);
+        status = KAWS_OK;
+    }
+    return status;
+}
+
+
+/* ---- replacing it ------------------------------------------------------ */
+
+static void
+kaws__save_abandon(kaws__file *f, int fd)
+{
+    kaws__disk_close(fd);
+    (void)kaws__disk_remove(f->tmp);
 }
 
 
 static void
-kaws__file_flush(kaws__writer *w)
+kaws__save_flush(kaws__writer *w)
 {
     size_t done;
 
@@ -8399,62 +9085,103 @@ kaws__file_flush(kaws__writer *w)
 }
 
 
-static void
-kaws__file_put(kaws__writer *w, const void *data, size_t len)
-{
-    const uint8_t *at = data;
-    size_t n;
-
-    while (len > 0) {
-        n = KAWS__FILE_BLOCK - w->used;
-        n = n < len ? n : len;
-        memcpy(w->block + w->used, at, n);
-        w->used += n;
-        at += n;
-        len -= n;
-        if (w->used == KAWS__FILE_BLOCK)
-            kaws__file_flush(w);
-    }
-}
-
-
+/* Begins a replacement, with its header. If that goes well, it must end in a
+ * commit. What it makes must be what a reader takes: the file system may set
+ * owners of its own. */
 static kaws_status
-kaws__file_not_replaced(const kaws__file *f, int os, kaws_error *err)
+kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 {
-    if (os == EEXIST)
-        return kaws__file_is_another(f, "a file has appeared in its place",
-                                     err);
-    if (os == ENOENT && f->exists)
-        return kaws__file_is_another(f, kaws__sys_error_text(os), err);
-    return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file %s; "
-                        "nothing was changed", f->shown);
-}
-
-
-/* Where the system has no better: the path is looked at, and the rename
- * follows. */
-static kaws_status
-kaws__file_rename_blindly(kaws__file *f, kaws_error *err)
-{
+    kaws__stat st;
     kaws_status status = KAWS_OK;
+    int os;
+
+    memset(w, 0, offsetof(kaws__writer, block));
+    if (f->exists && (status = kaws__file_change(f, err)) == KAWS_OK)
+        kaws__file_mend_links(f);
+    kaws__file_leave(f);
+    if (status == KAWS_OK && f->exists && f->stat.links > 1)
+        status = kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
+                               "(hard links), and to replace one would make "
+                               "two keyrings of it; nothing was changed; "
+                               "remove the other names", f->shown,
+                               (unsigned long)f->stat.links);
+    if (status != KAWS_OK)
+        return status;
+    if ((os = kaws__disk_remove(f->tmp)) == 0 &&
+        (os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd)) == 0) {
+        os = kaws__disk_stat(w->fd, &st);
+        if (os == 0)
+            status = kaws__file_looks_right(f, &st, err);
+        if (os != 0 || status != KAWS_OK)
+            kaws__save_abandon(f, w->fd);
+    }
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp",
+                            f->shown);
+    kaws__store_header(w->block, &w->state, f->file_id, f->epoch, 0);
+    memcpy(w->sum, w->block + KAWS__STORE_DIGESTED, sizeof w->sum);
+    w->used = KAWS__STORE_HEADER;
+    return status;
+}
+
+
+/* Adds an entry to a replacement. */
+static void
+kaws__save_put(kaws__writer *w, kaws_bytes record)
+{
+    if (record.len + sizeof w->sum > sizeof w->block - w->used)
+        kaws__save_flush(w);
+    kaws__store_digest(&w->state, record, w->sum);
+    memcpy(w->block + w->used, record.at, record.len);
+    memcpy(w->block + w->used + record.len, w->sum, sizeof w->sum);
+    w->used += record.len + sizeof w->sum;
+}
+
+
+/* Writes what is left of a replacement, and the length that it has; then all of
+ * it is durable, and locked as the file is that it replaces. */
+static int
+kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
+{
+    uint8_t length[16];
+    size_t done;
+    int os;
+
+    kaws__save_flush(w);
+    kaws__store_committed(length, f->file_id, w->size);
+    if ((os = w->os) == 0 &&
+        (os = kaws__disk_write_at(w->fd, KAWS__STORE_COMMITTED, length,
+                                  sizeof length, &done)) == 0 &&
+        (os = kaws__disk_sync(w->fd)) == 0 &&
+        (os = kaws__disk_lock(w->fd, 0, 0)) == 0 &&
+        (os = kaws__disk_lock(w->fd, 1, 1)) == 0)
+        os = kaws__disk_stat(w->fd, st);
+    return os;
+}
+
+
+/* Without an exchange or a link: the path is looked at, and the rename follows.
+ */
+static int
+kaws__save_rename_blindly(kaws__file *f, const char **differs)
+{
     kaws__stat st;
     int os = 0;
 
     if (f->exists)
-        status = kaws__file_verify(f, err);
+        os = kaws__file_look(f, differs);
     else if (kaws__disk_stat_path(f->path, &st) == 0)
         os = EEXIST;
     kaws__file_leave(f);
-    if (status == KAWS_OK && os == 0)
-        os = kaws__disk_rename(f->tmp, f->path);
-    return os != 0 ? kaws__file_not_replaced(f, os, err) : status;
+    return os != 0 || *differs != NULL ? os
+                                       : kaws__disk_rename(f->tmp, f->path);
 }
 
 
 /* What came out in the exchange is not ours, or could not be looked at: it goes
- * back, and durably so, or a power cut would bring what we took away again. */
+ * back, durably, because a power cut would else take it away again. */
 static kaws_status
-kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
+kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
     int os = kaws__disk_exchange(f->tmp, f->path);
 
@@ -8463,817 +9190,194 @@ kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
         os = kaws__disk_sync_dir(dir);
     if (os == 0)
         return KAWS_OK;
-    return kaws__err_os(err, KAWS_UNCERTAIN, os, "what had taken the place of "
-                        "the data file %s could not be put back%s; no more is "
-                        "changed until the keyring is reopened", f->shown,
-                        *landed ? ", and is .tmp now: save it" : " durably");
+    return kaws__save_uncertain(f, os, *landed
+                                ? "another took its place, and could not be "
+                                  "put back: it is .tmp now, save it"
+                                : "another took its place, and was put back, "
+                                  "but not durably", err);
 }
 
 
-/* Gives the replacement the file's name. *landed says whether it has it. */
+/* Gives the replacement the file's name. */
 static kaws_status
-kaws__file_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
+kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
     const char *differs = NULL;
-    kaws_status status;
+    kaws_status status = KAWS_OK;
     int os = f->exists ? kaws__disk_exchange(f->tmp, f->path)
                        : kaws__disk_rename_new(f->tmp, f->path);
 
-    *landed = 0;
     if (os == ENOSYS) {
-        status = kaws__file_rename_blindly(f, err);
-        *landed = status == KAWS_OK;
-        return status;
+        os = kaws__save_rename_blindly(f, &differs);
+        *landed = os == 0 && differs == NULL;
+    } else if (os == 0) {
+        if (f->exists)
+            os = kaws__file_compare(f, f->tmp, 1, &differs);
+        *landed = os == 0 && differs == NULL;
+        if (!*landed)
+            status = kaws__save_put_back(f, dir, landed, err);
     }
-    if (os != 0)
-        return kaws__file_not_replaced(f, os, err);
-    if (f->exists)
-        os = kaws__file_compare(f, f->tmp, 0, &differs);
-    *landed = os == 0 && differs == NULL;
-    if (*landed)
-        return KAWS_OK;
-    status = kaws__file_put_back(f, dir, landed, err);
-    if (status != KAWS_OK)
+    if (*landed || status != KAWS_OK)
         return status;
-    return differs != NULL ? kaws__file_is_another(f, differs, err)
-                           : kaws__file_not_replaced(f, os, err);
+    if (os == EEXIST)
+        differs = "a file has appeared in its place";
+    else if (os == ENOENT && f->exists)
+        differs = kaws__sys_error_text(os);
+    return kaws__file_refuse(f, os, differs, "replace", err);
 }
 
 
-/* Puts the replacement in place. *landed says whether it is there, even if that
- * is KAWS_UNCERTAIN: it may not survive a power cut. */
+/* Puts the replacement in place. The old file stays locked until its name is
+ * gone: who has it by another would take it for the keyring. */
 static kaws_status
-kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
+kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 {
-    kaws__file fresh = *f;
+    kaws__stat st;
     kaws_status status;
-    int os, dir = -1;
+    int dir = -1, os = kaws__save_complete(f, w, &st);
 
     *landed = 0;
-    fresh.fd = w->fd;
-    kaws__file_flush(w);
-    os = w->os;
-    if (os == 0)
-        os = kaws__disk_sync(w->fd);
-    if (os == 0)
-        os = kaws__disk_lock(w->fd, 0, 0);
-    if (os == 0)
-        os = kaws__disk_lock(w->fd, 1, 1);
-    if (os == 0)
-        os = kaws__file_know(&fresh);
     if (os == 0)
         os = kaws__disk_open_dir(f->dir, &dir);
-    status = os != 0 ? kaws__file_not_replaced(f, os, err)
-                     : kaws__file_rename(f, dir, landed, err);
-    if (status == KAWS_OK)                /* while the old file is locked     */
+    status = os != 0 ? kaws__file_refuse(f, os, NULL, "replace", err)
+                     : kaws__save_rename(f, dir, landed, err);
+    if (status == KAWS_OK)
         (void)kaws__disk_remove(f->tmp);
-    if (*landed) {
+    if (!*landed) {
+        kaws__save_abandon(f, w->fd);
+    } else {
         kaws__disk_close(f->fd);
-        *f = fresh;
-        w->fd = -1;
-    }
-    if (status == KAWS_OK) {
+        f->fd = w->fd;
+        f->stat = st;
+        f->exists = 1;
+        kaws__file_advance(f, w->size, w->sum, &w->state);
         kaws__file_changed(f);
-        os = kaws__disk_sync_dir(dir);
     }
+    if (status == KAWS_OK && (os = kaws__disk_sync_dir(dir)) != 0)
+        status = kaws__save_uncertain(f, os, "it was replaced, but its folder "
+                                      "could not be synced", err);
     kaws__disk_close(dir);
-    kaws__file_abandon(f, w);
-    if (status == KAWS_OK && os != 0)
-        return kaws__err_os(err, KAWS_UNCERTAIN, os, "the data file %s was "
-                            "replaced, but its folder could not be synced; no "
-                            "more is changed until the keyring is reopened",
-                            f->shown);
     return status;
 }
 
 
-/* Copies the torn end to a file of its own, durably. Its name says when; if
- * there is one of that second, a number follows. */
-static int
-kaws__file_copy_torn(kaws__file *f, kaws_bytes torn, int64_t when)
-{
-    size_t n = strlen(f->path), room = sizeof KAWS__FILE_TORN, done;
-    char date[17], number[4] = "";
-    int fd, os = EEXIST;
-    unsigned i;
-
-    kaws__text_amz_date(date, when);
-    for (i = 1; i < 100 && os == EEXIST; i++) {
-        (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
-        os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
-        (void)snprintf(number, sizeof number, "-%u", i % 100);
-    }
-    if (os != 0)
-        return os;
-    os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done);
-    if (os == 0)
-        os = kaws__disk_sync(fd);
-    if (os == 0)
-        os = kaws__file_sync_dir(f->dir);
-    if (os != 0)
-        (void)kaws__disk_remove(f->aside);
-    kaws__disk_close(fd);
-    return os;
-}
-
-
-/* What is behind the first `good` bytes of what was read is a torn end. */
-static void
-kaws__file_mark_torn(kaws__file *f, kaws_bytes all, uint64_t good)
-{
-    f->torn = all.len - good;
-    memcpy(f->sum, all.at + good - sizeof f->sum, sizeof f->sum);
-}
-
-
-/* Keeps the torn end of what was read in a file of its own, f->aside, and cuts
- * it off. If that fails, it may be tried again: all that was acknowledged is in
- * the file. */
+/* Makes a new, empty file. Syncs the folder above first, which has the name of
+ * our folder, even if our folder was there before: its creator may have crashed
+ * before syncing. If we did not make it and may not open the folder above, that
+ * is its owner's business. */
 static kaws_status
-kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
-                     kaws_error *err)
+kaws__save_create(kaws__file *f, kaws_error *err)
 {
-    size_t good = all.len - (size_t)f->torn;
-    kaws_bytes torn = { all.at + good, (size_t)f->torn };
-    int os = 0;
-    kaws_status status = kaws__file_verify(f, err);
-
-    if (status != KAWS_OK)
-        return status;
-    if (!f->copied)
-        os = kaws__file_copy_torn(f, torn, when);
-    f->copied = os == 0;
-    if (os == 0)
-        os = kaws__disk_truncate(f->fd, good);
-    if (os == 0) {
-        f->torn = 0;
-        f->size = good;
-        memcpy(f->tail, f->sum, sizeof f->tail);
-        os = kaws__disk_sync(f->fd);
-    }
-    if (os == 0)
-        os = kaws__file_know(f);
-    if (os != 0)
-        kaws__file_changed(f);            /* it may be cut                    */
-    kaws__file_leave(f);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
-                            "the data file %s aside as %s.torn-...; until then "
-                            "nothing is changed", f->shown, f->shown);
-    if (f->size != good)
-        return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
-                             "while its torn end was cut off", f->shown);
-    return KAWS_OK;
-}
-
-
-/* What was read is made durable: the names in the folder, the bytes from `from`
- * on, and where the file ends, for it may have been cut and not synced. The
- * bytes are written again, for the system may think that it has written them,
- * after a sync that failed. On a full volume that copies what is written over
- * (btrfs, ZFS) they cannot be: f->synced says that the rest was done. */
-static kaws_status
-kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
-                  kaws_error *err)
-{
+    kaws__writer w;
     kaws_status status;
-    uint64_t good = f->size - f->torn;
-    size_t done;
-    int os = kaws__file_sync_dir(f->dir), unwritten = 0;
+    int landed, os;
 
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
-                            f->dir_shown);
-    if (f->size > all.len)
-        return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
-                             "while it was being read", f->shown);
-    status = kaws__file_verify(f, err);
-    if (status != KAWS_OK)
-        return status;
-    if (from < good)
-        unwritten = kaws__disk_write_at(f->fd, from, all.at + from,
-                                        (size_t)(good - from), &done);
-    os = kaws__disk_sync(f->fd);
-    kaws__file_changed(f);
-    f->synced = os == 0;
-    os = os != 0 ? os : unwritten;
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot make durable what is "
-                            "in the data file %s; until then nothing is "
-                            "changed", f->shown);
-    return KAWS_OK;
+    if (f->read_only)
+        return kaws__file_error(f, KAWS_FILE, "does not exist", err);
+    if (f->hooks->random(f->hooks->ctx, f->file_id, sizeof f->file_id) != 0)
+        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+                             "bytes for the data file's id");
+    os = kaws__file_sync_dir(f->above);
+    if (os != 0 && (os != EACCES || f->made_dir))
+        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
+                            "%s", f->dir_shown);
+    status = kaws__save_begin(f, &w, err);
+    if (status == KAWS_OK)
+        status = kaws__save_commit(f, &w, &landed, err);
+    if (status == KAWS_OK)
+        kaws__err_log(f->hooks, 1, "there was no data file %s, so a new, "
+                      "empty keyring was made; if one has been in use, is its "
+                      "volume mounted?", f->shown);
+    return status;
+}
+
+
+/* At a clean close: from then on the file itself says how long it has to be.
+ * That is a help, not a duty: a file that has changed is left alone. */
+static void
+kaws__save_finish(kaws__file *f)
+{
+    kaws_error err;
+
+    kaws__err_clear(&err);
+    if (f->read_only || f->unsettled ||
+        kaws__file_hold(f, 0, &err) != KAWS_OK)
+        return;
+    if (kaws__save_commit_length(f, &err) != KAWS_OK)
+        kaws__err_log(f->hooks, 1, "closing the keyring: %s", err.text);
+    kaws__file_release(f);
 }
 
 
 /* ==========================================================================
- * ROOM  store    the data file's format, byte for byte
- * ==========================================================================
- * Uses: err buf text crypto kms file
- * Gives: store_get store_header store_cell store_seal store_record
- *        store_record_len store_parse store_type_ok store_damaged store_check
- *
- * The manual, section 7, has the diagram; the encoders and decoders here
- * follow it field by field. This room knows nothing of disks. A record is an
- * entry without its digest: the bytes that the cache holds as well.
- */
-
-#define KAWS__STORE_VERSION      1
-#define KAWS__STORE_CONTEXT      1  /* the rule of the encryption context     */
-#define KAWS__STORE_HEADER      80
-#define KAWS__STORE_CELL        KAWS__FILE_CELL
-#define KAWS__STORE_DIGESTED    48  /* what the header's digest covers        */
-#define KAWS__STORE_FIXED       32  /* of a record, before its texts          */
-#define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
-
-static const uint8_t kaws__store_magic[8] = {
-    'K', 'A', 'W', 'S', 'R', 'I', 'N', 'G'
-};
-
-typedef struct kaws__record {
-    kaws_bytes key_id, user_id, type, arn, material, blob;
-    size_t     plain_len;
-    int64_t    created;           /* Unix seconds                             */
-} kaws__record;
-
-typedef struct kaws__found {      /* what a look at a whole file found        */
-    uint8_t      file_id[16];
-    uint32_t     epoch;
-    uint64_t     committed;       /* the cell: so much was acknowledged       */
-    uint64_t     good;            /* so much of it adds up                    */
-    int          torn;            /* the rest is an append that was cut off   */
-    kaws__sha256 state;           /* over the good part                       */
-} kaws__found;
-
-
-/* ---- little-endian numbers --------------------------------------------- */
-
-static void
-kaws__store_put(uint8_t *at, uint64_t value, int bytes)
-{
-    while (bytes-- > 0) {
-        *at++ = (uint8_t)value;
-        value >>= 8;
-    }
-}
-
-
-static uint64_t
-kaws__store_get(const uint8_t *at, int bytes)
-{
-    uint64_t value = 0;
-
-    while (bytes-- > 0)
-        value = value << 8 | at[bytes];
-    return value;
-}
-
-
-/* ---- the header, and the cell in it ------------------------------------ */
-
-/* Offset 32: committed length, 8; the first 8 bytes of the SHA-256 of the file
- * id and those 8. */
-static void
-kaws__store_cell(uint8_t cell[16], const uint8_t file_id[16],
-                 uint64_t committed)
-{
-    uint8_t digest[32];
-    kaws__sha256 hash;
-
-    kaws__store_put(cell, committed, 8);
-    kaws__crypto_init(&hash);
-    kaws__crypto_update(&hash, file_id, 16);
-    kaws__crypto_update(&hash, cell, 8);
-    kaws__crypto_out(&hash, digest);
-    memcpy(cell + 8, digest, 8);
-}
-
-
-/* Offset 0: magic, 8; format version, 4; epoch, 4; file id, 16. */
-static void
-kaws__store_plain_header(uint8_t header[KAWS__STORE_DIGESTED],
-                         const uint8_t file_id[16], uint32_t epoch)
-{
-    memset(header, 0, KAWS__STORE_DIGESTED);
-    memcpy(header, kaws__store_magic, 8);
-    kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
-    kaws__store_put(header + 12, epoch, 4);
-    memcpy(header + 16, file_id, 16);
-}
-
-
-/* Ends a stretch of the file: gives the digest of all before it, and takes it
- * into the state, for it is before all that follows. */
-static void
-kaws__store_seal(kaws__sha256 *state, uint8_t digest[32])
-{
-    kaws__crypto_out(state, digest);
-    kaws__crypto_update(state, digest, 32);
-}
-
-
-/* The whole header of a file, and the state behind it. */
-static void
-kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
-                   const uint8_t file_id[16], uint32_t epoch,
-                   uint64_t committed)
-{
-    kaws__store_plain_header(header, file_id, epoch);
-    kaws__crypto_init(state);
-    kaws__crypto_update(state, header, KAWS__STORE_DIGESTED);
-    kaws__store_seal(state, header + KAWS__STORE_DIGESTED);
-    kaws__store_cell(header + KAWS__STORE_CELL, file_id, committed);
-}
-
-
-/* ---- a record ---------------------------------------------------------- */
-
-/* Offset 0: length of the record, 4; its complement, 4; context version, 1;
- * lengths of type, 1; key id, 1; user id, 1; plain, 2; ARN, 2; blob, 2;
- * material id, 2; zero, 4; created, 8; then the texts, and the blob. */
-static void
-kaws__store_record(kaws__buf *out, const kaws__record *r)
-{
-    uint8_t fixed[KAWS__STORE_FIXED] = { 0 };
-    const kaws_bytes *const texts[] = {
-        &r->key_id, &r->user_id, &r->type, &r->arn, &r->material, &r->blob
-    };
-    uint32_t len = KAWS__STORE_FIXED;
-    size_t i;
-
-    for (i = 0; i < 6; i++)
-        len += (uint32_t)texts[i]->len;
-    kaws__store_put(fixed, len, 4);
-    kaws__store_put(fixed + 4, ~len, 4);
-    fixed[8] = KAWS__STORE_CONTEXT;
-    fixed[9] = (uint8_t)r->type.len;
-    fixed[10] = (uint8_t)r->key_id.len;
-    fixed[11] = (uint8_t)r->user_id.len;
-    kaws__store_put(fixed + 12, r->plain_len, 2);
-    kaws__store_put(fixed + 14, r->arn.len, 2);
-    kaws__store_put(fixed + 16, r->blob.len, 2);
-    kaws__store_put(fixed + 18, r->material.len, 2);
-    kaws__store_put(fixed + 24, (uint64_t)r->created, 8);
-    kaws__buf_put(out, fixed, sizeof fixed);
-    for (i = 0; i < 6; i++)
-        kaws__buf_put(out, texts[i]->at, texts[i]->len);
-}
-
-
-/* The length that a record gives itself; 0 if it does not match its own check
- * or no record can have it. */
-static size_t
-kaws__store_record_len(const uint8_t *at)
-{
-    uint32_t len = (uint32_t)kaws__store_get(at, 4);
-
-    if ((uint32_t)kaws__store_get(at + 4, 4) != (uint32_t)~len ||
-        len < KAWS__STORE_FIXED || len > KAWS__STORE_RECORD_MAX)
-        return 0;
-    return len;
-}
-
-
-static kaws_bytes
-kaws__store_text(const uint8_t **at, uint64_t len)
-{
-    kaws_bytes text = { *at, (size_t)len };
-
-    *at += len;
-    return text;
-}
-
-
-static int
-kaws__store_type_ok(kaws_bytes type)
-{
-    size_t i;
-
-    for (i = 0; i < type.len; i++) {
-        int c = kaws__text_lower(type.at[i]);
-        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && c != '_' &&
-            c != '-')
-            return 0;
-    }
-    return type.len > 0 && type.len <= 15;
-}
-
-
-/* Takes a record apart. The bytes may be an attacker's: whatever is wrong with
- * them is said, and NULL means that nothing is. */
-static const char *
-kaws__store_parse(kaws_bytes bytes, kaws__record *r)
-{
-    const uint8_t *at;
-    kaws__arn arn;
-    uint64_t key_id, user_id, type, arn_len, blob, material;
-
-    memset(r, 0, sizeof *r);
-    if (bytes.len < KAWS__STORE_FIXED ||
-        kaws__store_record_len(bytes.at) != bytes.len)
-        return "an entry's length does not match its check";
-    if (bytes.at[8] != KAWS__STORE_CONTEXT)
-        return "an entry was written by a newer version of keyring_aws";
-    at = bytes.at + KAWS__STORE_FIXED;
-    type = bytes.at[9];
-    key_id = bytes.at[10];
-    user_id = bytes.at[11];
-    arn_len = kaws__store_get(bytes.at + 14, 2);
-    blob = kaws__store_get(bytes.at + 16, 2);
-    material = kaws__store_get(bytes.at + 18, 2);
-    if (KAWS__STORE_FIXED + key_id + user_id + type + arn_len + material +
-        blob != bytes.len)
-        return "the lengths in an entry do not add up";
-    r->plain_len = (size_t)kaws__store_get(bytes.at + 12, 2);
-    r->created = (int64_t)kaws__store_get(bytes.at + 24, 8);
-    r->key_id = kaws__store_text(&at, key_id);
-    r->user_id = kaws__store_text(&at, user_id);
-    r->type = kaws__store_text(&at, type);
-    r->arn = kaws__store_text(&at, arn_len);
-    r->material = kaws__store_text(&at, material);
-    r->blob = kaws__store_text(&at, blob);
-    if (kaws__store_get(bytes.at + 20, 4) != 0 || key_id == 0 ||
-        memchr(r->key_id.at, 0, (size_t)(key_id + user_id)) != NULL ||
-        !kaws__store_type_ok(r->type) || material > 64 || blob == 0 ||
-        blob > 6144 || r->plain_len == 0 || r->plain_len > KAWS_PLAIN_MAX ||
-        r->created < 0 || r->created > 253402300799)
-        return "an entry has a field that no entry can have";
-    if (!kaws__kms_arn(r->arn, &arn) || arn.resource.at[0] != 'k')
-        return "an entry's KMS key is not the ARN of one";
-    return NULL;
-}
-
-
-/* ---- a whole file ------------------------------------------------------ */
-
-/* `name` is the file's, for the words only. */
-static kaws_status
-kaws__store_damaged(const char *name, uint64_t at, const char *what,
-                    kaws_error *err)
-{
-    return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is damaged at "
-                         "byte %lu: %s; nothing was changed; restore it from "
-                         "a backup", name, (unsigned long)at, what);
-}
-
-
-static kaws_status
-kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
-                         kaws_error *err)
-{
-    uint8_t cell[16];
-    uint64_t version;
-
-    if (all.len == 0)
-        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is empty (0 "
-                             "bytes), and a keyring never is: restore it from "
-                             "a backup, or remove it to begin a new keyring",
-                             name);
-    if (all.len < KAWS__STORE_HEADER ||
-        memcmp(all.at, kaws__store_magic, 8) != 0)
-        return kaws__store_damaged(name, 0, "it is not a data file of "
-                                   "keyring_aws", err);
-    version = kaws__store_get(all.at + 8, 4);
-    if (version != KAWS__STORE_VERSION)
-        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
-                             "version %lu, at byte 8, and this keyring_aws "
-                             "knows version 1: use a newer one", name,
-                             (unsigned long)version);
-    found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
-    memcpy(found->file_id, all.at + 16, 16);
-    found->committed = kaws__store_get(all.at + KAWS__STORE_CELL, 8);
-    kaws__store_cell(cell, found->file_id, found->committed);
-    if (memcmp(cell, all.at + KAWS__STORE_CELL, 16) != 0)
-        return kaws__store_damaged(name, KAWS__STORE_CELL, "the committed "
-                                   "length does not match its check", err);
-    if (found->committed > all.len)
-        return kaws__store_damaged(name, all.len, "it ends there, but more "
-                                   "was written and acknowledged", err);
-    return KAWS_OK;
-}
-
-
-/* Whether a stretch between two neighbours among its start, the multiples of
- * 512, and its end is all zeros: a sector that never reached the disk. */
-static int
-kaws__store_has_hole(kaws_bytes all, size_t start)
-{
-    size_t from = start, to, i;
-
-    for (; from < all.len; from = to) {
-        to = (from / 512 + 1) * 512;
-        to = to < all.len ? to : all.len;
-        for (i = from; i < to && all.at[i] == 0; i++)
-            continue;
-        if (i == to)
-            return 1;
-    }
-    return 0;
-}
-
-
-/* Something is wrong from `at` on. Is it the end of an append that was never
- * acknowledged, or damage? */
-static int
-kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
-{
-    size_t left = all.len - at, len;
-
-    if (at < committed || left > KAWS__STORE_RECORD_MAX + 32)
-        return 0;
-    if (left < 8)
-        return 1;
-    len = kaws__store_record_len(all.at + at);
-    if (len > 0 && left > len + 32)
-        return 0;
-    return (len > 0 && left < len + 32) || kaws__store_has_hole(all, at);
-}
-
-
-/* The digest of the whole file is wrong, so look digest by digest for where it
- * goes wrong. */
-static kaws_status
-kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
-                 kaws_error *err)
-{
-    uint8_t header[KAWS__STORE_HEADER], digest[32];
-    size_t at = KAWS__STORE_HEADER, len;
-
-    kaws__store_header(header, &found->state, found->file_id, found->epoch,
-                       found->committed);
-    if (memcmp(header, all.at, sizeof header) != 0)
-        return kaws__store_damaged(name, 0, "the header's checksum is wrong",
-                                   err);
-    while (all.len - at >= 8) {
-        kaws__sha256 state = found->state;
-        len = kaws__store_record_len(all.at + at);
-        if (len == 0 || all.len - at < len + 32)
-            break;
-        kaws__crypto_update(&state, all.at + at, len);
-        kaws__store_seal(&state, digest);
-        if (!kaws__crypto_equal(digest, all.at + at + len))
-            break;
-        found->state = state;
-        at += len + 32;
-    }
-    found->good = at;
-    found->torn = at < all.len &&
-                  kaws__store_is_torn(all, at, found->committed);
-    if (!found->torn)
-        return kaws__store_damaged(name, at, "the entry there does not match "
-                                   "its checksum", err);
-    return KAWS_OK;
-}
-
-
-/* Looks at a whole file: KAWS_OK if it adds up, all of it or (torn) but for its
- * end; else the error names the place. Hashes it once. */
-static kaws_status
-kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
-                  kaws_error *err)
-{
-    uint8_t plain[KAWS__STORE_DIGESTED], digest[32];
-    kaws_status status;
-
-    memset(found, 0, sizeof *found);
-    status = kaws__store_check_header(name, all, found, err);
-    if (status != KAWS_OK)
-        return status;
-    kaws__store_plain_header(plain, found->file_id, found->epoch);
-    kaws__crypto_init(&found->state);
-    kaws__crypto_update(&found->state, plain, sizeof plain);
-    kaws__crypto_update(&found->state, all.at + sizeof plain,
-                        all.len - sizeof plain - 32);
-    kaws__store_seal(&found->state, digest);
-    found->good = all.len;
-    if (kaws__crypto_equal(digest, all.at + all.len - 32))
-        return KAWS_OK;
-    return kaws__store_walk(name, all, found, err);
-}
-
-
-/* ==========================================================================
- * ROOM  cache    sealed entries by name, in the order they came
+ * ROOM  table    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: cache_open cache_close cache_record cache_find cache_new cache_drop
- *        cache_keep cache_reserve cache_add cache_remove cache_swap cache_from
+ * Gives: table_open table_close table_record table_find table_new
+ *        table_discard table_adopt table_reserve table_add table_remove
+ *        table_swap table_from
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
- * read then. So opening copies nothing, and writing out is copying. Places
- * stand in an array, oldest first; a hash table points at the same entries.
- * Nothing here fails but reserve and new, which come before the disk is
- * touched: what follows the disk cannot go wrong.
+ * read then (the image). So opening copies nothing, and writing out is copying.
+ * Rows stand in an array, oldest first. A hash table, with open addressing,
+ * points at the same entries. Nothing here fails but reserve and new, which
+ * come before the disk is touched: what follows the disk cannot go wrong.
  */
 
 typedef struct kaws__entry kaws__entry;     /* never completed: a record      */
 
-typedef struct kaws__place {
+typedef struct kaws__row {
     uint64_t     serial;          /* grows with every entry, never reused     */
     kaws__entry *entry;
-} kaws__place;
+} kaws__row;
 
 typedef struct kaws__slot {
     uint32_t     hash;
     kaws__entry *entry;           /* NULL: free                               */
 } kaws__slot;
 
-typedef struct kaws__cache {
+typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
-    kaws__place *places;
+    kaws__row   *rows;
     size_t       count, max;
     kaws__slot  *slots;
     size_t       slot_count;      /* a power of two, or 0                     */
-    kaws__buf    image;           /* the file, as it was read                 */
-    size_t       image_entries;   /* so many of ours are in it                */
-} kaws__cache;
+    kaws__buf    image;
+    size_t       image_entries;   /* so many rows' entries are in it          */
+} kaws__table;
 
 
 static void
-kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
+kaws__table_open(kaws__table *t, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
-    memset(c, 0, sizeof *c);
-    c->hooks = hooks;
-    memcpy(c->seed, seed, sizeof c->seed);
-    c->next_serial = 1;
-    kaws__buf_init(&c->image, hooks);
+    memset(t, 0, sizeof *t);
+    t->hooks = hooks;
+    memcpy(t->seed, seed, sizeof t->seed);
+    t->next_serial = 1;
 }
 
 
-/* The entry's bytes, which begin with their number. */
+/* ---- entries ----------------------------------------------------------- */
+
 static kaws_bytes
-kaws__cache_record(const kaws__entry *e)
+kaws__table_record(const kaws__entry *e)
 {
     kaws_bytes record = { (const uint8_t *)e, 0 };
 
-    record.len = (size_t)kaws__store_get(record.at, 4);
+    record.len = kaws__store_record_len(record.at);
     return record;
 }
 
 
-static int
-kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
-{
-    return c->image.at != NULL && (uintptr_t)e >= (uintptr_t)c->image.at &&
-           (uintptr_t)e - (uintptr_t)c->image.at < c->image.len;
-}
-
-
-/* Lets an entry go. The image goes with the last one in it. */
-static void
-kaws__cache_drop(kaws__cache *c, kaws__entry *e)
-{
-    size_t len = e != NULL ? kaws__cache_record(e).len : 0;
-
-    if (!kaws__cache_in_image(c, e)) {
-        kaws__mem_free(c->hooks, e, len);
-        return;
-    }
-    kaws_wipe(e, len);
-    if (--c->image_entries == 0)
-        kaws__buf_free(&c->image);
-}
-
-
-static void
-kaws__cache_close(kaws__cache *c)
-{
-    size_t i;
-
-    if (c->hooks == NULL)
-        return;
-    for (i = 0; i < c->count; i++)
-        kaws__cache_drop(c, c->places[i].entry);
-    kaws__buf_free(&c->image);
-    kaws__mem_free(c->hooks, c->places, c->max * sizeof *c->places);
-    kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *c->slots);
-    c->hooks = NULL;
-}
-
-
-/* Takes over the bytes of the whole file, for entries to stand in. */
-static kaws_bytes
-kaws__cache_keep(kaws__cache *c, kaws__buf *image)
-{
-    c->image = *image;
-    kaws__buf_init(image, c->hooks);
-    return kaws__buf_view(&c->image);
-}
-
-
-static uint64_t
-kaws__cache_turn(uint64_t word, int bits)
-{
-    return word << bits | word >> (64 - bits);
-}
-
-
-static void
-kaws__cache_round(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = kaws__cache_turn(v[1], 13) ^ v[0];
-    v[3] = kaws__cache_turn(v[3], 16) ^ v[2];
-    v[0] = kaws__cache_turn(v[0], 32) + v[3];
-    v[2] += v[1];
-    v[3] = kaws__cache_turn(v[3], 21) ^ v[0];
-    v[1] = kaws__cache_turn(v[1], 17) ^ v[2];
-    v[2] = kaws__cache_turn(v[2], 32);
-}
-
-
-/* The length goes in first, so that a name and its owner cannot trade bytes. */
-static void
-kaws__cache_mix(uint64_t v[4], kaws_bytes text)
-{
-    uint64_t word = text.len;
-    size_t i = 0;
-
-    for (;;) {
-        v[3] ^= word;
-        kaws__cache_round(v);
-        v[0] ^= word;
-        if (i >= text.len)
-            break;
-        word = 0;
-        memcpy(&word, text.at + i, text.len - i < 8 ? text.len - i : 8);
-        i += 8;
-    }
-}
-
-
-/* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
- * names that share a place in the table. */
-static uint32_t
-kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
-{
-    uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
-                      0x6c7967656e657261u, 0x7465646279746573u };
-    int i;
-
-    for (i = 0; i < 4; i++)
-        v[i] ^= c->seed[i & 1];
-    kaws__cache_mix(v, key_id);
-    kaws__cache_mix(v, user_id);
-    v[2] ^= 0xff;
-    for (i = 0; i < 3; i++)
-        kaws__cache_round(v);
-    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
-}
-
-
-/* The name in a record, without taking the rest apart. */
-static void
-kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
-{
-    const uint8_t *record = (const uint8_t *)e;
-
-    key_id->at = record + KAWS__STORE_FIXED;
-    key_id->len = record[10];
-    user_id->at = key_id->at + key_id->len;
-    user_id->len = record[11];
-}
-
-
-/* Where the name is, or the free slot where it would be. The table is never
- * full, so the search ends. */
-static kaws__slot *
-kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
-                 kaws_bytes user_id)
-{
-    size_t mask = c->slot_count - 1, i = hash & mask;
-    kaws_bytes key, user;
-
-    for (; c->slots[i].entry != NULL; i = (i + 1) & mask) {
-        if (c->slots[i].hash != hash)
-            continue;
-        kaws__cache_name(c->slots[i].entry, &key, &user);
-        if (kaws__buf_same(key, key_id) && kaws__buf_same(user, user_id))
-            break;
-    }
-    return &c->slots[i];
-}
-
-
+/* An entry of its own for a record. It is in no table until it is added. */
 static kaws__entry *
-kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 {
-    if (c->slot_count == 0)
-        return NULL;
-    return kaws__cache_slot(c, kaws__cache_hash(c, key_id, user_id), key_id,
-                            user_id)->entry;
-}
-
-
-/* An entry of its own for a record; it is in the cache once it is added. */
-static kaws__entry *
-kaws__cache_new(kaws__cache *c, kaws_bytes record)
-{
-    kaws__entry *e = kaws__mem_new(c->hooks, record.len);
+    kaws__entry *e = kaws__mem_new(hooks, record.len);
 
     if (e != NULL)
         memcpy(e, record.at, record.len);
@@ -9281,87 +9385,227 @@ kaws__cache_new(kaws__cache *c, kaws_bytes record)
 }
 
 
-static int
-kaws__cache_rehash(kaws__cache *c, size_t slot_count)
+/* Frees an entry of its own that is in no table; NULL is none. */
+static void
+kaws__table_discard(const kaws_hooks *hooks, kaws__entry *e)
 {
-    kaws__slot *slots = kaws__mem_new(c->hooks, slot_count * sizeof *slots);
-    size_t i, at;
-
-    if (slots == NULL)
-        return 0;
-    for (i = 0; i < c->slot_count; i++) {
-        if (c->slots[i].entry == NULL)
-            continue;
-        at = c->slots[i].hash & (slot_count - 1);
-        while (slots[at].entry != NULL)
-            at = (at + 1) & (slot_count - 1);
-        slots[at] = c->slots[i];
-    }
-    kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *slots);
-    c->slots = slots;
-    c->slot_count = slot_count;
-    return 1;
+    if (e != NULL)
+        kaws__mem_free(hooks, e, kaws__table_record(e).len);
 }
 
 
-/* Makes sure that so many more entries can be added without asking for memory.
- * The table is kept at most three quarters full. */
 static int
-kaws__cache_reserve(kaws__cache *c, size_t more)
+kaws__table_in_image(const kaws__table *t, const kaws__entry *e)
 {
-    size_t need = c->count + more, max = c->max, slots = c->slot_count;
-    kaws__place *places;
+    return t->image.at != NULL &&
+           (uintptr_t)e - (uintptr_t)t->image.at < t->image.len;
+}
 
-    if (more > SIZE_MAX / sizeof *c->slots / 8 - c->count)
-        return 0;
-    if (need > max) {
-        max = max < 16 ? 16 : max + max / 2;
-        max = max < need ? need : max;
-        places = kaws__mem_resize(c->hooks, c->places, c->max * sizeof *places,
-                                  max * sizeof *places);
-        if (places == NULL)
-            return 0;
-        c->places = places;
-        c->max = max;
+
+/* Releases the entry of a row. The image is freed with the last one in it. */
+static void
+kaws__table_drop(kaws__table *t, kaws__entry *e)
+{
+    if (!kaws__table_in_image(t, e)) {
+        kaws__table_discard(t->hooks, e);
+        return;
     }
-    for (slots = slots < 32 ? 32 : slots; need * 4 > slots * 3; slots *= 2)
-        continue;
-    return slots == c->slot_count || kaws__cache_rehash(c, slots);
+    kaws_wipe(e, kaws__table_record(e).len);
+    if (--t->image_entries == 0)
+        kaws__buf_free(&t->image);
+}
+
+
+static void
+kaws__table_close(kaws__table *t)
+{
+    while (t->count > 0)
+        kaws__table_drop(t, t->rows[--t->count].entry);
+    kaws__buf_free(&t->image);
+    kaws__mem_free(t->hooks, t->rows, t->max * sizeof *t->rows);
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *t->slots);
+    memset(t, 0, sizeof *t);
+}
+
+
+/* Takes over the bytes of the whole file, for entries to stand in. */
+static kaws_bytes
+kaws__table_adopt(kaws__table *t, kaws__buf *image)
+{
+    t->image = *image;
+    kaws__buf_init(image, t->hooks);
+    return kaws__buf_view(&t->image);
+}
+
+
+/* ---- names ------------------------------------------------------------- */
+
+#define KAWS__TABLE_ROTATE(word, bits) \
+    ((word) << (bits) | (word) >> (64 - (bits)))
+
+
+static void
+kaws__table_round(uint64_t v[4])
+{
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = KAWS__TABLE_ROTATE(v[1], 13) ^ v[0];
+    v[3] = KAWS__TABLE_ROTATE(v[3], 16) ^ v[2];
+    v[0] = KAWS__TABLE_ROTATE(v[0], 32) + v[3];
+    v[2] += v[1];
+    v[3] = KAWS__TABLE_ROTATE(v[3], 21) ^ v[0];
+    v[1] = KAWS__TABLE_ROTATE(v[1], 17) ^ v[2];
+    v[2] = KAWS__TABLE_ROTATE(v[2], 32);
+}
+
+
+/* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
+ * names that share a slot. The length of each text goes in before it, so that
+ * key id and user id cannot trade bytes. */
+static uint32_t
+kaws__table_hash(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
+{
+    uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
+                      0x6c7967656e657261u, 0x7465646279746573u };
+    const kaws_bytes texts[2] = { key_id, user_id };
+    size_t i, at;
+
+    for (i = 0; i < 4; i++)
+        v[i] ^= t->seed[i & 1];
+    for (i = 0; i < 2; i++) {
+        uint64_t word = texts[i].len;
+        for (at = 0; ; at += 8) {
+            v[3] ^= word;
+            kaws__table_round(v);
+            v[0] ^= word;
+            if (at >= texts[i].len)
+                break;
+            word = 0;
+            memcpy(&word, texts[i].at + at,
+                   texts[i].len - at < 8 ? texts[i].len - at : 8);
+        }
+    }
+    v[2] ^= 0xff;
+    for (i = 0; i < 3; i++)
+        kaws__table_round(v);
+    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+}
+
+
+/* The slot of that name, or the free one where it would be. The slots are never
+ * all taken, so the search ends. */
+static kaws__slot *
+kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
+                 uint32_t *hash)
+{
+    size_t mask = t->slot_count - 1, i;
+    kaws__record r;
+
+    *hash = kaws__table_hash(t, key_id, user_id);
+    for (i = *hash & mask; t->slots[i].entry != NULL; i = (i + 1) & mask) {
+        if (t->slots[i].hash != *hash)
+            continue;
+        (void)kaws__store_split(kaws__table_record(t->slots[i].entry), &r);
+        if (kaws__buf_same(r.key_id, key_id) &&
+            kaws__buf_same(r.user_id, user_id))
+            break;
+    }
+    return &t->slots[i];
+}
+
+
+/* The same for the name of an entry. */
+static kaws__slot *
+kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint32_t *hash)
+{
+    kaws__record r;
+
+    (void)kaws__store_split(kaws__table_record(e), &r);
+    return kaws__table_slot(t, r.key_id, r.user_id, hash);
+}
+
+
+static kaws__entry *
+kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
+{
+    uint32_t hash;
+
+    return t->slot_count == 0
+         ? NULL : kaws__table_slot(t, key_id, user_id, &hash)->entry;
+}
+
+
+/* ---- changes ----------------------------------------------------------- */
+
+/* Makes sure that so many more entries can be added without asking for memory.
+ * At most seven eighths of the slots are taken. */
+static int
+kaws__table_reserve(kaws__table *t, size_t more)
+{
+    size_t slot_count = t->slot_count < 32 ? 32 : t->slot_count, max, i, at;
+    kaws__slot *slots;
+    kaws__row *rows;
+
+    if (more > SIZE_MAX / sizeof *slots / 8 - t->count)
+        return 0;
+    while (t->count + more > slot_count / 8 * 7)
+        slot_count *= 2;
+    if (slot_count == t->slot_count)
+        return 1;
+    max = slot_count / 8 * 7;
+    slots = kaws__mem_new(t->hooks, slot_count * sizeof *slots);
+    rows = slots == NULL
+         ? NULL : kaws__mem_resize(t->hooks, t->rows, t->max * sizeof *rows,
+                                   max * sizeof *rows);
+    if (rows == NULL) {
+        kaws__mem_free(t->hooks, slots, slot_count * sizeof *slots);
+        return 0;
+    }
+    for (i = 0; i < t->slot_count; i++) {
+        if (t->slots[i].entry == NULL)
+            continue;
+        at = t->slots[i].hash & (slot_count - 1);
+        while (slots[at].entry != NULL)
+            at = (at + 1) & (slot_count - 1);
+        slots[at] = t->slots[i];
+    }
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *slots);
+    t->slots = slots;
+    t->slot_count = slot_count;
+    t->rows = rows;
+    t->max = max;
+    return 1;
 }
 
 
 /* Takes the entry over, behind all others; 0 if its name is there already.
  * Room must have been reserved. */
 static int
-kaws__cache_add(kaws__cache *c, kaws__entry *e)
+kaws__table_add(kaws__table *t, kaws__entry *e)
 {
-    kaws_bytes key, user;
-    kaws__slot *slot;
     uint32_t hash;
+    kaws__slot *slot = kaws__table_slot_of(t, e, &hash);
 
-    kaws__cache_name(e, &key, &user);
-    hash = kaws__cache_hash(c, key, user);
-    slot = kaws__cache_slot(c, hash, key, user);
     if (slot->entry != NULL)
         return 0;
     slot->hash = hash;
     slot->entry = e;
-    c->places[c->count].serial = c->next_serial++;
-    c->places[c->count++].entry = e;
-    c->image_entries += (size_t)kaws__cache_in_image(c, e);
+    t->rows[t->count].serial = t->next_serial++;
+    t->rows[t->count++].entry = e;
+    t->image_entries += (size_t)kaws__table_in_image(t, e);
     return 1;
 }
 
 
-/* The index of the first entry whose serial is not smaller. */
+/* The number of the first row whose serial is not smaller. */
 static size_t
-kaws__cache_from(const kaws__cache *c, uint64_t serial)
+kaws__table_from(const kaws__table *t, uint64_t serial)
 {
-    size_t low = 0, high = c->count, middle;
+    size_t low = 0, high = t->count, middle;
 
     while (low < high) {
         middle = low + (high - low) / 2;
-        if (c->places[middle].serial < serial)
+        if (t->rows[middle].serial < serial)
             low = middle + 1;
         else
             high = middle;
@@ -9370,61 +9614,49 @@ kaws__cache_from(const kaws__cache *c, uint64_t serial)
 }
 
 
-static size_t
-kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
-{
-    kaws_bytes key, user;
-
-    kaws__cache_name(e, &key, &user);
-    return (size_t)(kaws__cache_slot(c, kaws__cache_hash(c, key, user), key,
-                                     user) - c->slots);
-}
-
-
-/* Takes an entry out and lets it go. Those that were pushed along by it in the
- * table move up, so that a search never stops at a hole too early. */
+/* Takes an entry out and releases it. Entries that it pushed along in the hash
+ * table move back, so that no search stops at its slot too early. */
 static void
-kaws__cache_remove(kaws__cache *c, kaws__entry *e)
+kaws__table_remove(kaws__table *t, kaws__entry *e)
 {
-    size_t mask = c->slot_count - 1, hole = kaws__cache_slot_of(c, e);
-    size_t i, at = 0;
+    uint32_t hash;
+    size_t mask = t->slot_count - 1, row = 0, i;
+    size_t hole = (size_t)(kaws__table_slot_of(t, e, &hash) - t->slots);
 
-    for (i = (hole + 1) & mask; c->slots[i].entry != NULL; i = (i + 1) & mask) {
-        size_t home = c->slots[i].hash & mask;
-        if (((i - home) & mask) >= ((i - hole) & mask)) {
-            c->slots[hole] = c->slots[i];
+    for (i = (hole + 1) & mask; t->slots[i].entry != NULL; i = (i + 1) & mask)
+        if (((i - t->slots[i].hash) & mask) >= ((i - hole) & mask)) {
+            t->slots[hole] = t->slots[i];
             hole = i;
         }
-    }
-    c->slots[hole].entry = NULL;
-    c->slots[hole].hash = 0;
-    while (c->places[at].entry != e)
-        at++;
-    c->count--;
-    memmove(c->places + at, c->places + at + 1,
-            (c->count - at) * sizeof *c->places);
-    kaws__cache_drop(c, e);
+    t->slots[hole].entry = NULL;
+    while (t->rows[row].entry != e)
+        row++;
+    t->count--;
+    memmove(t->rows + row, t->rows + row + 1,
+            (t->count - row) * sizeof *t->rows);
+    kaws__table_drop(t, e);
 }
 
 
-/* Puts `fresh` in the place of the entry at `index`, which is let go: the same
- * name, sealed anew. */
+/* Puts `fresh`, the same name sealed again, in the place of that row's entry,
+ * which is released. */
 static void
-kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
+kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 {
-    kaws__entry *old = c->places[index].entry;
+    kaws__entry *old = t->rows[row].entry;
+    uint32_t hash;
 
-    c->slots[kaws__cache_slot_of(c, old)].entry = fresh;
-    c->places[index].entry = fresh;
-    kaws__cache_drop(c, old);
+    kaws__table_slot_of(t, old, &hash)->entry = fresh;
+    t->rows[row].entry = fresh;
+    kaws__table_drop(t, old);
 }
 
 
 /* ==========================================================================
  * ROOM  ring     the public functions: the lock and the policy
  * ==========================================================================
- * Uses: sys thread disk err mem buf text crypto creds kms file store
- *        cache
+ * Uses: sys thread disk err mem buf text creds arn trust calls kms store file
+ *        save table
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9448,17 +9680,12 @@ struct kaws {
     int          rewrap_parallel;
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context says it      */
-    uint8_t      file_id[16];
-    uint32_t     epoch;           /* the file's; this release carries it on   */
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
     kaws__turn   turn;            /* to change the file: ring_begin           */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
     kaws__file   file;
-    kaws__cache  cache;
-    kaws__sha256 state;           /* over the whole file                      */
-    uint64_t     committed;       /* the cell at open                         */
-    int          unsettled;       /* from there on; see file_settle           */
+    kaws__table  table;
     int          unproved;        /* keys are stored so: noted in the log     */
     int          rewrapping;
     uint64_t     rewrap_done, rewrap_total;
@@ -9555,7 +9782,7 @@ kaws__ring_entry(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    *e = kaws__cache_find(&ring->cache, key_id, user_id);
+    *e = kaws__table_find(&ring->table, key_id, user_id);
     if (*e != NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
@@ -9569,7 +9796,7 @@ kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    if (kaws__cache_find(&ring->cache, key_id, user_id) == NULL)
+    if (kaws__table_find(&ring->table, key_id, user_id) == NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
                          kaws__text_show(shown, sizeof shown, key_id));
@@ -9633,68 +9860,7 @@ kaws__ring_bind(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 }
 
 
-/* What the throw-away keys of a check are bound to. */
-static const kaws_pair kaws__ring_app[] = { { "app", "keyring_aws" } };
-static const kaws_context kaws__ring_app_context = { kaws__ring_app, 1 };
-
-
 /* ---- committing -------------------------------------------------------- */
-
-/* Sets a torn end of the file aside, if there is one. */
-static kaws_status
-kaws__ring_mend_torn(kaws *ring, kaws_error *err)
-{
-    kaws__file *f = &ring->file;
-    unsigned long more = (unsigned long)f->torn;
-    kaws_status status = KAWS_OK;
-
-    if (more > 0 && ring->read_only)
-        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry that was never acknowledged; they are not "
-                      "read, and left as they are", more, f->shown);
-    else if (more > 0)
-        status = kaws__file_set_aside(f, kaws__buf_view(&ring->cache.image),
-                                      ring->hooks.now_ms(ring->hooks.ctx) /
-                                      1000, err);
-    if (f->torn < more)
-        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry whose writing was cut off before it was "
-                      "acknowledged; they were moved to %s%s", more, f->shown,
-                      f->shown, f->aside + strlen(f->path));
-    return status;
-}
-
-
-/* The cell is made to say exactly how long the file is, but for a torn end. */
-static kaws_status
-kaws__ring_write_cell(kaws *ring, kaws_error *err)
-{
-    uint8_t cell[16];
-    kaws_bytes patch = { cell, sizeof cell };
-
-    kaws__store_cell(cell, ring->file_id, ring->file.size - ring->file.torn);
-    return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
-}
-
-
-/* What comes before the first change: what was found is made durable, and a
- * torn end set aside. What there is no room for is tried again. */
-static kaws_status
-kaws__ring_mend(kaws *ring, kaws_error *err)
-{
-    kaws__file *f = &ring->file;
-    kaws_status status = KAWS_OK;
-
-    if (ring->unsettled)
-        status = kaws__file_settle(f, kaws__buf_view(&ring->cache.image),
-                                   ring->committed, err);
-    if (status == KAWS_OK && ring->unsettled &&
-        ring->committed != f->size - f->torn)
-        status = kaws__ring_write_cell(ring, err);
-    ring->unsettled &= status != KAWS_OK;
-    return status == KAWS_OK ? kaws__ring_mend_torn(ring, err) : status;
-}
-
 
 static void
 kaws__ring_end(kaws *ring)
@@ -9726,7 +9892,8 @@ kaws__ring_begin(kaws *ring, kaws_error *err)
         return status;
     }
     kaws__thread_lock(&ring->lock);
-    status = kaws__ring_mend(ring, err);
+    status = kaws__save_mend(&ring->file, kaws__buf_view(&ring->table.image),
+                             err);
     if (status != KAWS_OK)
         kaws__ring_end(ring);
     return status;
@@ -9740,48 +9907,32 @@ kaws__ring_note(kaws *ring, const char *what)
 
     kaws__text_hex(sum, kaws__file_sum(&ring->file), 4);
     kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
-                  what, ring->file.shown, (unsigned long)ring->cache.count,
+                  what, ring->file.shown, (unsigned long)ring->table.count,
                   sum);
 }
 
 
-/* Adds an entry: one write and one sync of its bytes alone. Takes the entry
- * over in any case. Within a change. */
+/* Adds an entry to file and table. Takes the entry over in any case. Within a
+ * change. */
 static kaws_status
 kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 {
-    kaws__sha256 state = ring->state;
-    uint8_t cell[16];
-    kaws_bytes record = kaws__cache_record(e);
-    kaws_bytes patch = { cell, sizeof cell };
-    kaws__buf bytes;
-    uint8_t *digest;
     int landed = 0;
     kaws_status status = kaws__ring_certain(ring, err);
 
-    kaws__buf_init(&bytes, &ring->hooks);
-    kaws__buf_put(&bytes, record.at, record.len);
-    digest = kaws__buf_grow(&bytes, 32);
-    if (status == KAWS_OK && (digest == NULL ||
-                              !kaws__cache_reserve(&ring->cache, 1)))
+    if (status == KAWS_OK && !kaws__table_reserve(&ring->table, 1))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
-    if (status == KAWS_OK) {
-        kaws__crypto_update(&state, record.at, record.len);
-        kaws__store_seal(&state, digest);
-        kaws__store_cell(cell, ring->file_id, ring->file.size);
-        status = kaws__file_append(&ring->file, KAWS__STORE_CELL, patch,
-                                   kaws__buf_view(&bytes), &landed, err);
-    }
+    if (status == KAWS_OK)
+        status = kaws__save_append(&ring->file, kaws__table_record(e), &landed,
+                                   err);
     if (status == KAWS_UNCERTAIN)
         ring->uncertain = 1;
     if (landed) {
-        ring->state = state;
-        (void)kaws__cache_add(&ring->cache, e);
+        (void)kaws__table_add(&ring->table, e);
         kaws__ring_note(ring, "added a key to");
     } else {
-        kaws__cache_drop(&ring->cache, e);
+        kaws__table_discard(&ring->hooks, e);
     }
-    kaws__buf_free(&bytes);
     return status;
 }
 
@@ -9789,39 +9940,22 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 /* Writes a new file of these entries (but one, if `skip` is among them) in the
  * place of the old. *landed says whether it is there. Within a change. */
 static kaws_status
-kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
+kaws__ring_replace(kaws *ring, const kaws__row *rows, size_t count,
                    const kaws__entry *skip, int *landed, kaws_error *err)
 {
-    uint8_t header[KAWS__STORE_HEADER], digest[32];
-    kaws_bytes record;
-    uint64_t size = sizeof header;
-    kaws__sha256 state;
     kaws__writer w;
     kaws_status status = kaws__ring_certain(ring, err);
     size_t i;
 
     *landed = 0;
-    for (i = 0; i < count; i++)
-        if (places[i].entry != skip)
-            size += kaws__cache_record(places[i].entry).len + 32;
     if (status == KAWS_OK)
-        status = kaws__file_begin(&ring->file, &w, err);
+        status = kaws__save_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
-        kaws__store_header(header, &state, ring->file_id, ring->epoch, size);
-        kaws__file_put(&w, header, sizeof header);
-        for (i = 0; i < count; i++) {
-            if (places[i].entry == skip)
-                continue;
-            record = kaws__cache_record(places[i].entry);
-            kaws__crypto_update(&state, record.at, record.len);
-            kaws__store_seal(&state, digest);
-            kaws__file_put(&w, record.at, record.len);
-            kaws__file_put(&w, digest, sizeof digest);
-        }
-        status = kaws__file_commit(&ring->file, &w, landed, err);
+        for (i = 0; i < count; i++)
+            if (rows[i].entry != skip)
+                kaws__save_put(&w, kaws__table_record(rows[i].entry));
+        status = kaws__save_commit(&ring->file, &w, landed, err);
     }
-    if (*landed)
-        ring->state = state;
     ring->uncertain |= status == KAWS_UNCERTAIN;
     return status;
 }
@@ -9829,75 +9963,35 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
 
 /* ---- opening ----------------------------------------------------------- */
 
-/* How many entries the lengths in a file that adds up make. */
-static size_t
-kaws__ring_count_records(kaws_bytes all, uint64_t good)
-{
-    size_t at = KAWS__STORE_HEADER, count = 0, len;
-
-    for (; at < good; at += len + 32, count++) {
-        len = good - at < 8 ? 0 : kaws__store_record_len(all.at + at);
-        if (len == 0)
-            break;
-    }
-    return count;
-}
-
-
-/* Takes the records of a file that adds up into the cache, where they stand in
+/* Takes the records of a file that adds up into the table, where they stand in
  * its image. */
 static kaws_status
 kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
 {
-    kaws_bytes all = kaws__buf_view(&ring->cache.image);
-    size_t at = KAWS__STORE_HEADER;
+    kaws_bytes all = { ring->table.image.at, (size_t)good }, record;
+    size_t at = KAWS__STORE_HEADER, count = 0;
     kaws__record r;
     kaws__entry *e;
     const char *wrong;
 
-    if (!kaws__cache_reserve(&ring->cache, kaws__ring_count_records(all, good)))
+    for (; (record = kaws__store_next(all, at)).len > 0; count++)
+        at += record.len + KAWS__STORE_DIGEST;
+    if (!kaws__table_reserve(&ring->table, count))
         return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
                              "memory");
-    while (at < good) {
-        kaws_bytes record = { all.at + at, 0 };
-        if (good - at >= 8)
-            record.len = kaws__store_record_len(record.at);
-        if (record.len == 0 || good - at < record.len + 32)
-            wrong = "an entry's length does not match its check";
-        else
-            wrong = kaws__store_parse(record, &r);
-        e = (kaws__entry *)(ring->cache.image.at + at);
-        if (wrong == NULL && !kaws__cache_add(&ring->cache, e))
+    for (at = KAWS__STORE_HEADER; at < good;
+         at += record.len + KAWS__STORE_DIGEST) {
+        record = kaws__store_next(all, at);
+        wrong = kaws__store_parse(record, &r);
+        e = (kaws__entry *)(ring->table.image.at + at);
+        if (wrong == NULL)
+            kaws__trust_entry(&ring->kms.trust, r.arn);
+        if (wrong == NULL && !kaws__table_add(&ring->table, e))
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(ring->file.shown, at, wrong, err);
-        at += record.len + 32;
     }
     return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__ring_create(kaws *ring, kaws_error *err)
-{
-    kaws_status status;
-    int landed;
-
-    if (ring->read_only)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s does not exist",
-                             ring->file.shown);
-    if (ring->hooks.random(ring->hooks.ctx, ring->file_id,
-                           sizeof ring->file_id) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
-                             "bytes for the data file's id");
-    status = kaws__file_root(&ring->file, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, NULL, 0, NULL, &landed, err);
-    if (status == KAWS_OK)
-        kaws__err_log(&ring->hooks, 1, "there was no data file %s, so a new, "
-                      "empty keyring was made; if one has been in use, is its "
-                      "volume mounted?", ring->file.shown);
-    return status;
 }
 
 
@@ -9912,25 +10006,13 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     if (status != KAWS_OK)
         return status;
     if (!ring->file.exists)
-        return kaws__ring_create(ring, err);
-    all = kaws__cache_keep(&ring->cache, bytes);
+        return kaws__save_create(&ring->file, err);
+    all = kaws__table_adopt(&ring->table, bytes);
     status = kaws__store_check(ring->file.shown, all, &found, err);
-    if (status != KAWS_OK)
-        return status;
-    memcpy(ring->file_id, found.file_id, sizeof ring->file_id);
-    ring->epoch = found.epoch;
-    ring->state = found.state;
-    status = kaws__ring_take_records(ring, found.good, err);
-    kaws__file_mark_torn(&ring->file, all, found.good);
-    ring->committed = found.committed;
-    ring->unsettled = !ring->read_only;
     if (status == KAWS_OK)
-        status = kaws__ring_mend(ring, err);
-    if (status == KAWS_FILE && ring->file.synced) {       /* all is there     */
-        kaws__err_log(&ring->hooks, 1, "%s; keys can be read", err->text);
-        kaws__err_clear(err);
-        status = KAWS_OK;
-    }
+        status = kaws__ring_take_records(ring, found.good, err);
+    if (status == KAWS_OK)
+        status = kaws__save_accept(&ring->file, all, &found, err);
     return status;
 }
 
@@ -9945,10 +10027,11 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     if (ring->hooks.random(ring->hooks.ctx, seed, sizeof seed) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
-    kaws__cache_open(&ring->cache, &ring->hooks, seed);
+    kaws__table_open(&ring->table, &ring->hooks, seed);
     kaws__buf_init(&bytes, &ring->hooks);
     status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
                              err);
+    ring->has_file = status == KAWS_OK;
     if (status == KAWS_OK)
         status = kaws__file_hold(&ring->file, 0, err);
     if (status == KAWS_OK) {
@@ -9957,35 +10040,10 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     }
     kaws__buf_free(&bytes);
     if (status == KAWS_OK) {
-        kaws__text_hex(ring->file_hex, ring->file_id, sizeof ring->file_id);
-        ring->has_file = 1;
+        kaws__text_hex(ring->file_hex, kaws__file_id(&ring->file), 16);
         kaws__ring_note(ring, "opened");
     }
     return status;
-}
-
-
-/* Without a KMS key and without a list of accounts there is nothing to trust
- * but the entries themselves, if all are of one account. */
-static void
-kaws__ring_anchor(kaws *ring)
-{
-    char text[KAWS__KMS_ID_MAX + 1];
-    kaws__record r;
-    kaws__arn arn, last;
-    size_t i;
-
-    for (i = 0; i < ring->cache.count; i++) {
-        (void)kaws__store_parse(
-                  kaws__cache_record(ring->cache.places[i].entry), &r);
-        (void)kaws__kms_arn(r.arn, i == 0 ? &last : &arn);
-        if (i > 0 && (!kaws__buf_same(arn.partition, last.partition) ||
-                      !kaws__buf_same(arn.account, last.account)))
-            return;
-    }
-    if (ring->cache.count > 0 &&
-        kaws__buf_copy_text(text, sizeof text, r.arn))
-        kaws__kms_anchor(&ring->kms, text);
 }
 
 
@@ -10055,9 +10113,6 @@ kaws__ring_start(kaws *ring, kaws_config *cfg, kaws_error *err)
         status = kaws__kms_open(&ring->kms, &ring->hooks, cfg, err);
     if (status == KAWS_OK && cfg->data_file != NULL)
         status = kaws__ring_load(ring, cfg->data_file, err);
-    if (status == KAWS_OK && cfg->kms_key_id == NULL &&
-        (cfg->accounts == NULL || *cfg->accounts == '\0'))
-        kaws__ring_anchor(ring);
     return status;
 }
 
@@ -10068,8 +10123,9 @@ kaws__ring_free(kaws *ring)
     kaws_hooks hooks = ring->hooks;
 
     kaws__kms_close(&ring->kms);
-    kaws__file_close(&ring->file);
-    kaws__cache_close(&ring->cache);
+    if (ring->has_file)
+        kaws__file_close(&ring->file);
+    kaws__table_close(&ring->table);
     kaws__buf_free(&ring->strings);
     kaws__thread_lock_free(&ring->lock);
     kaws__thread_lock_free(&ring->settings);
@@ -10135,40 +10191,15 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *err)
 KAWS_API void
 kaws_close(kaws *ring)
 {
-    kaws_error err;
-
     if (ring == NULL)
         return;
-    kaws__err_clear(&err);
-    /* Clean: from now on the file itself says how long it has to be. That is
-     * a help, not a duty; a file that has changed is left alone. */
-    if (ring->has_file && !ring->read_only && !ring->uncertain &&
-        !ring->unsettled && kaws__file_hold(&ring->file, 0, &err) == KAWS_OK) {
-        if (kaws__ring_write_cell(ring, &err) != KAWS_OK)
-            kaws__err_log(&ring->hooks, 1, "closing the keyring: %s",
-                          err.text);
-        kaws__file_release(&ring->file);
-    }
+    if (ring->has_file && !ring->uncertain)
+        kaws__save_finish(&ring->file);
     kaws__ring_free(ring);
 }
 
 
 /* ---- asking KMS to prove itself ---------------------------------------- */
-
-/* Seals a throw-away byte with the aim, and asks whether KMS would open it
- * again. `sealed` tells the ARN and the material that sealed it. */
-static kaws_status
-kaws__ring_prove(kaws__op *op, const kaws__aim *aim, kaws_sealed *sealed,
-                 kaws_error *err)
-{
-    kaws_status status = kaws__kms_generate(op, aim, &kaws__ring_app_context,
-                                            1, NULL, sealed, err);
-
-    if (status == KAWS_OK)
-        status = kaws__kms_prove(op, &kaws__ring_app_context, sealed, 1, err);
-    return status;
-}
-
 
 /* see Part II */
 KAWS_API kaws_status
@@ -10176,7 +10207,7 @@ kaws_check(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_sealed sealed;
     kaws_status status;
 
@@ -10185,51 +10216,29 @@ kaws_check(kaws *ring, kaws_error *err)
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     op = kaws__kms_begin(&ring->kms);
-    status = kaws__kms_aim(&ring->kms, &aim, err);
+    status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__ring_prove(&op, &aim, &sealed, err);
+        status = kaws__kms_probe(&op, &target, 1, &sealed, err);
     return status;
 }
 
 
-/* The aim that new keys are sealed with, by its ARN: what an alias or an id
+/* The target that new keys are sealed with, by its ARN: what an alias or an id
  * means is asked of KMS, and so is whether the key works. */
 static kaws_status
-kaws__ring_exact(kaws__op *op, kaws__aim *exact, kaws_sealed *sealed,
+kaws__ring_exact(kaws__op *op, kaws__target *exact, kaws_sealed *sealed,
                  kaws_error *err)
 {
-    kaws__aim aim;
-    kaws_status status = kaws__kms_aim(op->kms, &aim, err);
+    kaws__target target;
+    kaws_status status = kaws__kms_target(op->kms, &target, err);
 
     if (status == KAWS_OK)
-        status = kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
-                                    sealed, err);
+        status = kaws__kms_probe(op, &target, 0, sealed, err);
     if (status == KAWS_OK) {
         memset(exact, 0, sizeof *exact);
-        status = kaws__kms_aim_at(exact, sealed->kms_key_arn, "", err);
+        status = kaws__arn_target(exact, sealed->kms_key_arn, "", err);
     }
     return status;
-}
-
-
-/* What is trusted hangs on the account of the KMS key. If the settings name it
- * by id or alias, and KMS could not be asked before, ask now; but not for the
- * sake of an ARN (or NULL) whose account is listed, in the same partition. */
-static kaws_status
-kaws__ring_know_home(kaws__op *op, const char *arn, kaws_error *err)
-{
-    kaws__aim aim, other;
-    kaws_sealed sealed;
-
-    if (kaws__kms_anchored(op->kms) ||
-        kaws__kms_aim(op->kms, &aim, NULL) != KAWS_OK)
-        return KAWS_OK;
-    if (arn != NULL && kaws__kms_trusts(op->kms, arn) &&
-        kaws__kms_aim_at(&other, arn, "", NULL) == KAWS_OK &&
-        kaws__kms_partition(other.region) == kaws__kms_partition(aim.region))
-        return KAWS_OK;
-    return kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
-                              &sealed, err);
 }
 
 
@@ -10264,7 +10273,7 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     if (status == KAWS_OK) {
         status = kaws__ring_absent(ring, key_id, user_id, err);
         if (status == KAWS_OK && !record.failed)
-            e = kaws__cache_new(&ring->cache, kaws__buf_view(&record));
+            e = kaws__table_new(&ring->hooks, kaws__buf_view(&record));
         if (status == KAWS_OK && e == NULL)
             status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of "
                                    "memory");
@@ -10280,8 +10289,8 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 /* What generate and store ask before they ask KMS: the first look. */
 static kaws_status
 kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
-                      kaws_bytes *key_id, kaws_bytes *user_id, kaws__aim *aim,
-                      kaws_error *err)
+                      kaws_bytes *key_id, kaws_bytes *user_id,
+                      kaws__target *target, kaws_error *err)
 {
     kaws_status status;
 
@@ -10293,7 +10302,7 @@ kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
     if (status == KAWS_OK)
         status = kaws__ring_may_change(ring, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, aim, err);
+        status = kaws__kms_target(&ring->kms, target, err);
     if (status != KAWS_OK)
         return status;
     kaws__thread_lock(&ring->lock);
@@ -10313,9 +10322,10 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
     kaws_error spare;
     kaws_bytes key_id, user_id;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
+    kaws_bytes made = { NULL, len };
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -10323,14 +10333,14 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
     if (len < 1 || len > KAWS_GENERATE_MAX)
         return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
                                    err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &target,
                                    err);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_generate(&op, &aim, &bound.context, len, NULL, &sealed,
-                                err);
+    status = kaws__kms_seal(&op, &target, &bound.context, made, NULL, &sealed,
+                            err);
     if (status == KAWS_OK)
         status = kaws__ring_keep(ring, key_id, user_id, type, len, &sealed,
                                  err);
@@ -10377,7 +10387,7 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     kaws_error spare;
     kaws_bytes key_id, user_id;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
     kaws_status status;
@@ -10386,13 +10396,14 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     kaws__err_clear(err);
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
         return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &target,
                                    err);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_encrypt(&op, &aim, &bound.context, plain, &sealed, err);
+    status = kaws__kms_seal(&op, &target, &bound.context, plain, NULL, &sealed,
+                            err);
     if (status == KAWS_OK)
         status = kaws__ring_prove_key(ring, &op, &bound.context, &sealed,
                                       plain, err);
@@ -10458,7 +10469,7 @@ kaws__ring_copy_free(kaws *ring, kaws__copy *copy)
 static void
 kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
 {
-    kaws_bytes bytes = kaws__cache_record(e);
+    kaws_bytes bytes = kaws__table_record(e);
 
     memcpy(copy->bytes, bytes.at, bytes.len);
     bytes.at = copy->bytes;
@@ -10500,8 +10511,9 @@ kaws__ring_open_copy(kaws *ring, const kaws__copy *copy, kaws_key *key,
     kaws_bytes expect = { NULL, 0 };
     char shown[96];
     size_t len = key->len;
-    kaws_status status = kaws__ring_know_home(&op, copy->sealed.kms_key_arn,
-                                              err);
+    kaws_status status = kaws__kms_learn_account(&op,
+                                                 copy->sealed.kms_key_arn,
+                                                 err);
 
     expect.len = len;
     if (status == KAWS_OK)
@@ -10593,10 +10605,10 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
         return status;
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
     if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, ring->cache.places,
-                                    ring->cache.count, e, &landed, err);
+        status = kaws__ring_replace(ring, ring->table.rows,
+                                    ring->table.count, e, &landed, err);
     if (landed) {
-        kaws__cache_remove(&ring->cache, e);
+        kaws__table_remove(&ring->table, e);
         kaws__ring_note(ring, "removed a key from");
     }
     kaws__ring_end(ring);
@@ -10630,7 +10642,7 @@ kaws__ring_walk_text(char **at, kaws_bytes text)
 
 
 static void
-kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
+kaws__ring_walk_fill(kaws_walk *walk, const kaws__table *table)
 {
     kaws_entry_info *info = walk->all;
     char *texts = (char *)(info + walk->count);
@@ -10638,7 +10650,7 @@ kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
     size_t i;
 
     for (i = 0; i < walk->count; i++, info++) {
-        (void)kaws__store_parse(kaws__cache_record(cache->places[i].entry), &r);
+        (void)kaws__store_parse(kaws__table_record(table->rows[i].entry), &r);
         info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
         info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
         info->type = kaws__ring_walk_text(&texts, r.type);
@@ -10655,7 +10667,7 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
 {
     kaws_error spare;
     size_t size = sizeof **walk, i;
-    kaws_bytes record;
+    kaws__record r;
     kaws_walk *w;
 
     err = err != NULL ? err : &spare;
@@ -10666,17 +10678,18 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
         return kaws__ring_argument("ring and walk must not be NULL", err);
     kaws__thread_lock(&ring->lock);
     /* Of each record four texts, and their NULs. */
-    for (i = 0; i < ring->cache.count; i++) {
-        record = kaws__cache_record(ring->cache.places[i].entry);
-        size += sizeof(kaws_entry_info) + record.at[9] + record.at[10] +
-                record.at[11] + (size_t)kaws__store_get(record.at + 14, 2) + 4;
+    for (i = 0; i < ring->table.count; i++) {
+        (void)kaws__store_split(
+                  kaws__table_record(ring->table.rows[i].entry), &r);
+        size += sizeof(kaws_entry_info) + r.key_id.len + r.user_id.len +
+                r.type.len + r.arn.len + 4;
     }
     w = kaws__mem_new(&ring->hooks, size);
     if (w != NULL) {
         w->hooks = ring->hooks;
         w->size = size;
-        w->count = ring->cache.count;
-        kaws__ring_walk_fill(w, &ring->cache);
+        w->count = ring->table.count;
+        kaws__ring_walk_fill(w, &ring->table);
     }
     kaws__thread_unlock(&ring->lock);
     if (w == NULL)
@@ -10713,50 +10726,6 @@ kaws_walk_end(kaws_walk *walk)
 
 /* ---- what protects the keys -------------------------------------------- */
 
-/* Whether that KMS key's account may be trusted. A first KMS key that does not
- * exist, or is denied, tells no account; then an id or alias is of our creds'
- * own, and an ARN has to be listed. */
-static kaws_status
-kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
-{
-    kaws__arn arn;
-    int whole = kaws__kms_arn(kaws__buf_of(kms_key_id), &arn);
-    int trusted = !whole || kaws__kms_trusts(op->kms, kms_key_id);
-    kaws_status status = kaws__ring_know_home(op, NULL, err);
-
-    if (trusted && (status == KAWS_KMS_KEY || status == KAWS_DENIED)) {
-        kaws__err_clear(err);
-        return KAWS_OK;
-    }
-    if (status == KAWS_OK && whole && kaws__kms_anchored(op->kms) &&
-        !kaws__kms_trusts(op->kms, kms_key_id))
-        return kaws__kms_foreign(kms_key_id, "that is the KMS key", err);
-    return status;
-}
-
-
-/* What would be used then; NULL: as it is. */
-static kaws_status
-kaws__ring_choice(kaws *ring, const char *kms_key_id, const char *region,
-                  kaws__choice *choice, kaws_error *err)
-{
-    char shown[64];
-    kaws_bytes want = kaws__buf_of(region != NULL ? region : "");
-
-    kaws__kms_choice(&ring->kms, choice);
-    if (region != NULL && !kaws__kms_region_ok(want))
-        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
-                             "such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown, want));
-    if (region != NULL)
-        (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
-    if (kms_key_id == NULL && choice->aim.key_id[0] == '\0')
-        return KAWS_OK;                   /* none, and none is to be          */
-    return kaws__kms_aim_at(&choice->aim, kms_key_id != NULL ? kms_key_id
-                            : choice->aim.key_id, choice->region, err);
-}
-
-
 /* Has KMS judge what would change. What it tells of accounts counts only once
  * the choice is taken. With the settings' lock held. */
 static kaws_status
@@ -10764,27 +10733,22 @@ kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
 {
     kaws__op op = kaws__kms_begin(&ring->kms);
     kaws__choice now;
-    kaws__aim there = choice->aim;
-    int another, moves, known;
+    kaws__target there = choice->target;
+    int another, moves;
     kaws_sealed sealed;
     kaws_status status = KAWS_OK;
 
     if (there.key_id[0] == '\0')
         return KAWS_OK;
-    kaws__kms_choice(&ring->kms, &now);
-    another = strcmp(now.aim.key_id, there.key_id) != 0;
+    (void)kaws__kms_choice(&ring->kms, NULL, NULL, &now, NULL);
+    another = strcmp(now.target.key_id, there.key_id) != 0;
     moves = strcmp(now.region, choice->region) != 0;
     if (another)
-        status = kaws__ring_may_use(&op, there.key_id, err);
-    known = kaws__kms_anchored(&ring->kms);
+        status = kaws__kms_may_use(&op, there.key_id, err);
+    op.trial = choice->arn;
     if (status == KAWS_OK &&
-        (another || !moves || strcmp(now.aim.region, there.region) != 0)) {
-        status = kaws__ring_prove(&op, &there, &sealed, err);
-        if (status == KAWS_OK)
-            memcpy(choice->arn, sealed.kms_key_arn, sizeof choice->arn);
-        if (!known)
-            kaws__kms_unanchor(&ring->kms);
-    }
+        (another || !moves || strcmp(now.target.region, there.region) != 0))
+        status = kaws__kms_probe(&op, &there, 1, &sealed, err);
     if (status == KAWS_OK && moves &&
         strcmp(there.region, choice->region) != 0) {
         /* The ARN's own region goes on to be asked for this key. */
@@ -10815,7 +10779,8 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     kaws__thread_lock(&ring->settings);
     /* Again if a tried one was taken meanwhile: to try more takes the lock */
     do {
-        status = kaws__ring_choice(ring, kms_key_id, region, &choice, err);
+        status = kaws__kms_choice(&ring->kms, kms_key_id, region,
+                                  &choice, err);
         if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &choice, err);
     } while (status == KAWS_OK && !kaws__kms_choose(&ring->kms, &choice, take));
@@ -10865,7 +10830,8 @@ KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
     if (ring != NULL)
-        kaws__kms_set_timeouts(&ring->kms, connect_timeout_ms, timeout_ms);
+        kaws__calls_set_timeouts(&ring->kms.calls, connect_timeout_ms,
+                                 timeout_ms);
 }
 
 
@@ -10879,7 +10845,7 @@ kaws_reload_creds(kaws *ring, kaws_error *err)
     kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__creds_reload(&ring->kms.creds, err);
+    return kaws__creds_reload(&ring->kms.calls.creds, err);
 }
 
 
@@ -10887,23 +10853,22 @@ kaws_reload_creds(kaws *ring, kaws_error *err)
  * done when it is granted. Gives up after the timeout, by the clock or, if that
  * stands still, by its own pauses. */
 static kaws_status
-kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
+kaws__ring_see_rotation(kaws *ring, const kaws__target *target,
                         const kaws_sealed *before, kaws_error *err)
 {
     kaws__op wait = kaws__kms_begin(&ring->kms), op;
     int64_t paused = 0;
-    int pause = 100;
+    int pause = 100, most = kaws__calls_left_ms(&wait.budget);
     kaws_sealed now;
     kaws_status status;
 
     for (;;) {
         op = kaws__kms_begin(&ring->kms);
-        status = kaws__kms_generate(&op, aim, &kaws__ring_app_context, 1, NULL,
-                                    &now, err);
+        status = kaws__kms_probe(&op, target, 0, &now, err);
         if (status != KAWS_OK ||
             strcmp(now.key_material_id, before->key_material_id) != 0)
             return status;
-        if (pause >= kaws__kms_left_ms(&wait) || paused >= wait.timeout_ms)
+        if (pause >= kaws__calls_left_ms(&wait.budget) || paused >= most)
             break;
         ring->hooks.sleep_ms(ring->hooks.ctx, pause);
         paused += pause;
@@ -10911,21 +10876,21 @@ kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
     }
     kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s, "
                   "but still seals with the old key material: re-wrap the keys "
-                  "later", aim->key_id);
+                  "later", target->key_id);
     return KAWS_OK;
 }
 
 
 static void
-kaws__ring_await_rotation(kaws *ring, const kaws__aim *aim,
+kaws__ring_await_rotation(kaws *ring, const kaws__target *target,
                           const kaws_sealed *before, kaws_error *err)
 {
     if (before->key_material_id[0] == '\0' ||    /* this KMS does not say    */
-        kaws__ring_see_rotation(ring, aim, before, err) == KAWS_OK)
+        kaws__ring_see_rotation(ring, target, before, err) == KAWS_OK)
         return;
     /* Granted is granted: what failed is only our look at it. */
     kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s; "
-                  "whether it is done could not be seen: %s", aim->key_id,
+                  "whether it is done could not be seen: %s", target->key_id,
                   err->text);
     kaws__err_clear(err);
 }
@@ -10937,7 +10902,7 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
     kaws__op op;
-    kaws__aim exact;
+    kaws__target exact;
     kaws_sealed before;
     kaws_status status;
 
@@ -10963,9 +10928,9 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
  * the n-th of `fresh`, so `fresh` is in the order of the serials. */
 typedef struct kaws__rewrap {
     kaws         *ring;
-    kaws__aim     aim;            /* the target, fixed at the start           */
+    kaws__target  target;         /* fixed at the start                       */
     uint64_t      next, limit;    /* serials                                  */
-    kaws__place  *fresh;
+    kaws__row  *fresh;
     uint64_t     *ids;            /* two a key: digests of request ids        */
     size_t        claimed, max;
     size_t        renewed;        /* how many have other material than before */
@@ -10984,14 +10949,14 @@ kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
     int found = 0;
 
     kaws__thread_lock(&ring->lock);
-    at = kaws__cache_from(&ring->cache, w->next);
+    at = kaws__table_from(&ring->table, w->next);
     if (w->status == KAWS_OK && w->claimed < w->max &&
-        at < ring->cache.count &&
-        ring->cache.places[at].serial < w->limit) {
-        kaws__ring_copy(ring, ring->cache.places[at].entry, copy);
-        w->next = ring->cache.places[at].serial + 1;
+        at < ring->table.count &&
+        ring->table.rows[at].serial < w->limit) {
+        kaws__ring_copy(ring, ring->table.rows[at].entry, copy);
+        w->next = ring->table.rows[at].serial + 1;
         *index = w->claimed++;
-        w->fresh[*index].serial = ring->cache.places[at].serial;
+        w->fresh[*index].serial = ring->table.rows[at].serial;
         found = 1;
     }
     kaws__thread_unlock(&ring->lock);
@@ -11015,7 +10980,7 @@ kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
     kaws__buf_init(&bytes, &ring->hooks);
     kaws__store_record(&bytes, &r);
     if (!bytes.failed)
-        e = kaws__cache_new(&ring->cache, kaws__buf_view(&bytes));
+        e = kaws__table_new(&ring->hooks, kaws__buf_view(&bytes));
     kaws__buf_free(&bytes);
     return e;
 }
@@ -11029,19 +10994,19 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
 {
     kaws__kms *kms = &w->ring->kms;
     kaws__op op = kaws__kms_begin(kms);
-    kaws_status status = kaws__kms_reencrypt(&op, &w->aim,
+    kaws_status status = kaws__kms_reencrypt(&op, &w->target,
                                              &copy->bound.context,
                                              &copy->sealed,
                                              copy->record.plain_len, sealed,
                                              err);
 
-    ids[0] = kaws__kms_reply_id(&op);
+    ids[0] = op.budget.reply_id;
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(kms);
     status = kaws__kms_prove(&op, &copy->bound.context, sealed,
                              copy->record.plain_len, err);
-    ids[1] = kaws__kms_reply_id(&op);
+    ids[1] = op.budget.reply_id;
     if (status == KAWS_DENIED)
         kaws__err_prefix(err, "each new blob is proved, which takes "
                               "kms:Decrypt: ");
@@ -11054,16 +11019,12 @@ static void
 kaws__ring_rewrap_fail(kaws__rewrap *w, const kaws__copy *copy,
                        const kaws_error *err)
 {
-    char shown[96], words[192];
-
     if (w->status != KAWS_OK)
         return;
     w->status = err->status;
     w->err = *err;
-    (void)snprintf(words, sizeof words, "re-wrapping the key '%s' failed, and "
-                   "nothing was changed: ",
-                   kaws__text_show(shown, sizeof shown, copy->record.key_id));
-    kaws__err_prefix(&w->err, words);
+    kaws__err_prefix(&w->err, "re-wrapping the key '%s' failed, and nothing "
+                     "was changed: ", KAWS__SHOW(copy->record.key_id));
 }
 
 
@@ -11132,11 +11093,11 @@ kaws__ring_by_number(const void *a, const void *b)
 static int
 kaws__ring_by_blob(const void *a, const void *b)
 {
-    const kaws__place *x = a, *y = b;
+    const kaws__row *x = a, *y = b;
     kaws__record r, q;
 
-    if (kaws__store_parse(kaws__cache_record(x->entry), &r) != NULL ||
-        kaws__store_parse(kaws__cache_record(y->entry), &q) != NULL)
+    if (kaws__store_parse(kaws__table_record(x->entry), &r) != NULL ||
+        kaws__store_parse(kaws__table_record(y->entry), &q) != NULL)
         return 0;                         /* never: we have just made them   */
     if (r.blob.len != q.blob.len)
         return r.blob.len < q.blob.len ? -1 : 1;
@@ -11150,7 +11111,7 @@ static kaws_status
 kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
 {
     size_t n = w->claimed, i;
-    kaws__place *sorted;
+    kaws__row *sorted;
     int twice = 0;
 
     if (n == 0)
@@ -11178,9 +11139,9 @@ static kaws_status
 kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
 {
     kaws *ring = w->ring;
-    kaws__cache *cache = &ring->cache;
-    size_t count = cache->count, i, f = 0;
-    kaws__place *list = kaws__mem_new(&ring->hooks,
+    kaws__table *table = &ring->table;
+    size_t count = table->count, i, f = 0;
+    kaws__row *list = kaws__mem_new(&ring->hooks,
                                       (count + 1) * sizeof *list);
     int landed = 0;
     kaws_status status;
@@ -11188,7 +11149,7 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     if (list == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     for (i = 0; i < count; i++) {
-        list[i] = cache->places[i];
+        list[i] = table->rows[i];
         while (f < w->claimed && w->fresh[f].serial < list[i].serial)
             f++;                          /* removed in the meantime         */
         if (f < w->claimed && w->fresh[f].serial == list[i].serial)
@@ -11196,12 +11157,12 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     }
     status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
     for (i = 0, f = 0; landed && i < count; i++) {
-        if (list[i].entry == cache->places[i].entry)
+        if (list[i].entry == table->rows[i].entry)
             continue;
         while (w->fresh[f].serial != list[i].serial)
             f++;
-        w->fresh[f++].entry = NULL;       /* the cache's from here on        */
-        kaws__cache_swap(cache, i, list[i].entry);
+        w->fresh[f++].entry = NULL;       /* the table's from here on        */
+        kaws__table_swap(table, i, list[i].entry);
     }
     kaws__mem_free(&ring->hooks, list, (count + 1) * sizeof *list);
     if (landed)
@@ -11231,8 +11192,8 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
         kaws__ring_end(ring);
     }
     kaws__thread_lock(&ring->lock);
-    for (i = 0; i < w->claimed; i++)      /* drop looks at the cache's image */
-        kaws__cache_drop(&ring->cache, w->fresh[i].entry);
+    for (i = 0; i < w->claimed; i++)      /* drop looks at the table's image */
+        kaws__table_discard(&ring->hooks, w->fresh[i].entry);
     kaws__thread_unlock(&ring->lock);
     return status;
 }
@@ -11279,7 +11240,7 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_may_change(ring, err);
     if (status == KAWS_OK)
-        status = kaws__ring_exact(&op, &w.aim, &sealed, err);
+        status = kaws__ring_exact(&op, &w.target, &sealed, err);
     if (status != KAWS_OK)
         return status;
     kaws__thread_lock(&ring->lock);
@@ -11290,8 +11251,8 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
                                (unsigned long)ring->rewrap_done,
                                (unsigned long)ring->rewrap_total);
     if (status == KAWS_OK) {
-        w.limit = ring->cache.next_serial;
-        w.max = ring->cache.count;
+        w.limit = ring->table.next_serial;
+        w.max = ring->table.count;
         ring->rewrapping = 1;
         ring->rewrap_done = 0;
         ring->rewrap_total = w.max;
@@ -11318,19 +11279,14 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     memset(stats, 0, sizeof *stats);
     if (ring == NULL)
         return;
+    kaws__calls_stats(&ring->kms.calls, stats);
     kaws__thread_lock(&ring->lock);
-    stats->keys = ring->cache.count;
+    stats->keys = ring->table.count;
     stats->rewrap_done = ring->rewrap_done;
     stats->rewrap_total = ring->rewrap_total;
     memcpy(stats->checksum, kaws__file_sum(&ring->file),
            sizeof stats->checksum);
     kaws__thread_unlock(&ring->lock);
-    kaws__thread_lock(&ring->kms.lock);
-    stats->kms_requests = ring->kms.requests;
-    stats->kms_errors = ring->kms.errors;
-    stats->kms_retries = ring->kms.retries;
-    stats->kms_time_us = ring->kms.time_us;
-    kaws__thread_unlock(&ring->kms.lock);
 }
 
 
@@ -11390,7 +11346,7 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
                  kaws_error *err)
 {
     kaws_sealed probe;
-    kaws__aim exact;
+    kaws__target exact;
     kaws__arn arn;
     kaws_status status;
 
@@ -11406,11 +11362,11 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
                    sizeof out->kms_key_arn);
         return status;
     }
-    if (!kaws__kms_arn(kaws__buf_of(in->kms_key_arn), &arn) ||
+    if (!kaws__arn_parse(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
                                    err);
-    return kaws__ring_know_home(op, in->kms_key_arn, err);
+    return kaws__kms_learn_account(op, in->kms_key_arn, err);
 }
 
 
@@ -11421,9 +11377,10 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
 {
     const kaws_bytes parts[] = { { plain, len },
                                  { (const uint8_t *)out, sizeof *out } };
+    const kaws_bytes made = { NULL, len };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -11439,9 +11396,9 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__kms_generate(&op, &aim, ctx, len, plain, out, err);
+        status = kaws__kms_seal(&op, &target, ctx, made, plain, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -11457,7 +11414,7 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -11472,9 +11429,9 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__kms_encrypt(&op, &aim, ctx, plain, out, err);
+        status = kaws__kms_seal(&op, &target, ctx, plain, NULL, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -11534,7 +11491,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_sealed *work;                    /* given, fresh: much for a stack  */
     kaws_status status;
 
@@ -11553,11 +11510,11 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
         status = kaws__ring_given(&op, in, &work[0], err);
     if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &aim, ctx, &work[0], 0, &work[1],
+        status = kaws__kms_reencrypt(&op, &target, ctx, &work[0], 0, &work[1],
                                      err);
     if (status == KAWS_OK)
         *out = work[1];

@@ -17,12 +17,13 @@
 
 #include <regex.h>
 
-enum { MEND_LENGTHS = 1, MEND_CELL = 2, MEND_CHAIN = 4, MEND_LAST = 8 };
+enum { MEND_LENGTHS = 1, MEND_COMMITTED = 2, MEND_CHAIN = 4, MEND_LAST = 8 };
 
-enum { HEADER = 80, CELL = 32, CELL_LEN = 16 };
+enum { HEADER = 80, COMMITTED = 32, COMMITTED_LEN = 16 };
 
 
-/* The digest of all bytes before `at`, the cell taken as zeros. */
+/* The digest of all bytes before `at`, with the committed length and its check
+ * as zeros. */
 static void
 digest_at(const uint8_t *file, size_t at, uint8_t out[32])
 {
@@ -31,8 +32,9 @@ digest_at(const uint8_t *file, size_t at, uint8_t out[32])
 
     HOLDS(copy != NULL);
     memcpy(copy, file, at);
-    if (at > CELL)
-        memset(copy + CELL, 0, at - CELL < CELL_LEN ? at - CELL : CELL_LEN);
+    if (at > COMMITTED)
+        memset(copy + COMMITTED, 0, at - COMMITTED < COMMITTED_LEN
+                                    ? at - COMMITTED : COMMITTED_LEN);
     kaws__crypto_sha256(out, all);
     free(copy);
 }
@@ -78,8 +80,9 @@ mend(uint8_t *file, size_t size, int how)
 
     if (size < HEADER)
         return;
-    if (how & MEND_CELL)
-        kaws__store_cell(file + CELL, file + 16, number_at(file + CELL, 8));
+    if (how & MEND_COMMITTED)
+        kaws__store_committed(file + COMMITTED, file + 16,
+                              number_at(file + COMMITTED, 8));
     if (how & MEND_CHAIN)
         digest_at(file, HEADER - 32, file + HEADER - 32);
     while (size - at >= 8) {
@@ -112,31 +115,30 @@ is_zeros(const uint8_t *file, size_t from, size_t to)
 static size_t
 good_part(const uint8_t *file, size_t size, int *chained)
 {
-    uint8_t cell[CELL_LEN];
+    uint8_t length[16];
     size_t at = HEADER, n = 0, left, start;
 
     *chained = 0;
     if (size < HEADER || memcmp(file, "KAWSRING\1\0\0\0", 12) != 0)
         return 0;
-    kaws__store_cell(cell, file + 16, number_at(file + CELL, 8));
-    if (memcmp(cell, file + CELL, CELL_LEN) != 0 ||
-        number_at(file + CELL, 8) > size)
+    kaws__store_committed(length, file + 16, number_at(file + COMMITTED, 8));
+    if (memcmp(length, file + COMMITTED, COMMITTED_LEN) != 0 ||
+        number_at(file + COMMITTED, 8) > size)
         return 0;
-    *chained = is_digest_at(file, HEADER - 32);
-    while (*chained && size - at >= 8) {
+    if (!is_digest_at(file, HEADER - 32))
+        return 0;
+    while (size - at >= 8) {
         n = length_at(file + at);
         if (n == 0 || size - at < n + 32 || !is_digest_at(file, at + n))
             break;
         at += n + 32;
     }
-    *chained = *chained && at == size;
+    *chained = at == size;
     if (is_digest_at(file, size - 32))
         return size;
-    if (at == HEADER && !is_digest_at(file, HEADER - 32))
-        return 0;
     left = size - at;
     n = left >= 8 ? length_at(file + at) : 0;
-    if (at < number_at(file + CELL, 8) || left > 7020 + 32 ||
+    if (at < number_at(file + COMMITTED, 8) || left > 7020 + 32 ||
         (n > 0 && left > n + 32))
         return 0;
     for (start = at; start < size; start = (start / 512 + 1) * 512) {
@@ -183,7 +185,7 @@ entry_at(kaws_bytes entry, kaws_bytes *key_id, kaws_bytes *user_id)
         && is_word(type, "^[A-Za-z0-9_-]{1,15}$", &type_like, &type_known)
         && is_word(arn, "^arn:aws[a-z-]*:kms:[a-z]+(-[a-z]+)+-[0-9]{1,2}:"
                    "[0-9]{12}:key/[A-Za-z0-9/_-]+$", &arn_like, &arn_known)
-        && kaws__kms_arn(arn, &(kaws__arn){ .region = { NULL, 0 } })
+        && kaws__arn_parse(arn, &(kaws__arn){ .region = { NULL, 0 } })
         && m <= 64 && b > 0 && b <= 6144 && plain > 0 && plain <= 4096
         && number_at(at + 20, 4) == 0
         && number_at(at + 24, 8) <= UINT64_C(253402300799);
@@ -231,17 +233,16 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
     kaws__store_header(header, &state, found->file_id, found->epoch,
                        found->committed);
     kaws__buf_put(&out, header, sizeof header);
-    for (i = 0; i < ring->cache.count; i++) {
-        kaws__entry *e = ring->cache.places[i].entry;
-        kaws_bytes record = kaws__cache_record(e);
+    for (i = 0; i < ring->table.count; i++) {
+        kaws__entry *e = ring->table.rows[i].entry;
+        kaws_bytes record = kaws__table_record(e);
         size_t start = out.len;
         HOLDS(kaws__store_parse(record, &r) == NULL);
-        HOLDS(kaws__cache_find(&ring->cache, r.key_id, r.user_id) == e);
+        HOLDS(kaws__table_find(&ring->table, r.key_id, r.user_id) == e);
         kaws__store_record(&out, &r);
         HOLDS(out.len - start == record.len);
         HOLDS(memcmp(out.at + start, good.at + start, record.len) == 0);
-        kaws__crypto_update(&state, out.at + start, record.len);
-        kaws__store_seal(&state, digest);
+        kaws__store_digest(&state, record, digest);
         kaws__buf_put(&out, digest, sizeof digest);
     }
     HOLDS(out.len == good.len);
@@ -264,11 +265,11 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     HOLDS(ring != NULL);
     ring->hooks = fuzz_hooks;
     ring->file.path = path;
-    kaws__cache_open(&ring->cache, &ring->hooks, seed);
+    kaws__table_open(&ring->table, &ring->hooks, seed);
     kaws__err_clear(&err);
     kaws__buf_init(&image, &ring->hooks);
     kaws__buf_put(&image, good.at, good.len);
-    (void)kaws__cache_keep(&ring->cache, &image);
+    (void)kaws__table_adopt(&ring->table, &image);
     opens = kaws__ring_take_records(ring, good.len, &err) == KAWS_OK;
     HOLDS(opens == may_open(good.at, good.len));
     HOLDS(opens || err.status == KAWS_CORRUPT);
@@ -277,7 +278,7 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     kaws__crypto_out(&found->state, digest);
     digest_at(good.at, good.len, want);
     HOLDS(memcmp(digest, want, 32) == 0);
-    kaws__cache_close(&ring->cache);
+    kaws__table_close(&ring->table);
     free(ring);
 }
 
