@@ -55,7 +55,8 @@ PROSE = rf"{PRODUCT}|README[.]md|Makefile"
 BANNED = "strcpy|strcat|strncpy|strncat|strtok|sprintf|vsprintf|gets|atoi|atol|atoll|atof"
 LINE_RULES = (  # name, files, in code only (no comments, no strings), pattern, what, what to do
     ("columns", C_FILES, False, r".{81,}", "more than 80 columns", "break the line"),
-    ("columns", r".*[.]py", False, r".{101,}", "more than 100 columns", "break the line"),
+    ("columns", r".*[.]py|README[.]md", False, r".{101,}", "more than 100 columns",
+     "break the line"),
     ("tabs", C_FILES, False, r"\t", "a tab", "use spaces"),
     ("blanks", C_FILES, False, r"[ \r]$", "blanks or a carriage return at the end", "remove them"),
     ("ascii", C_FILES, False, r"[^\x00-\x7f]", "a byte that is not ASCII", "write plain letters"),

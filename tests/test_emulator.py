@@ -184,7 +184,7 @@ def test_botocore_is_the_new_one():
     version = tuple(int(each) for each in botocore.__version__.split("+")[0].split(".")[:2])
     assert version >= (1, 43), (
         f"botocore {botocore.__version__} of {botocore.__file__} is too old: make the private "
-        "tree (tests/servers.py tree), or name one in KEYRING_AWS_TREE")
+        "tree (tests/servers.py), or name one in KEYRING_AWS_TREE")
     members = {name for action in emu.ACTIONS
                for name in emu.MODEL.operation_model(action).input_shape.members}
     assert "DryRun" in members and emu.NOT_EMULATED <= members
