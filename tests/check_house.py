@@ -22,7 +22,7 @@ import typing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HEADER, PLUGIN = "keyring_aws.h", "keyring_aws_plugin.c"
-OS_ROOMS = "lobby plat thread sys disk".split()     # where #if may choose between systems
+OS_ROOMS = "lobby sys thread disk".split()      # where #if may choose between systems
 MUST = {HEADER, PLUGIN, "amalgamate.py", "tests", "Makefile", "README.md", "LICENSE"}
 MAY = {"fuzz", ".ci", ".clang-format", ".gitignore"}
 PLUGIN_SYMBOLS = {
