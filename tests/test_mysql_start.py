@@ -170,7 +170,7 @@ def list_of_no_accounts(stage):
 
 
 FAULTS = [                              # and what the one sentence says; first the list
-    (no_conf_file, r"cannot open the conf file \S+/conf: No such file"),
+    (no_conf_file, r"cannot read the conf file \S+/conf: No such file"),
     (empty_conf_file, r"conf file \S+/conf: it is empty"),
     (conf_file_of_one_line, r"conf file \S+/conf: line 2"),
     (folder_that_cannot_be_made, r"/file/keyring.*Not a directory"),
