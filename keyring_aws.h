@@ -8658,8 +8658,10 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
     kaws__buf_init(&bytes, f->hooks);
     kaws__buf_put(&bytes, record.at, record.len);
     digest = kaws__buf_grow(&bytes, KAWS__STORE_DIGEST);
-    if (digest == NULL)
+    if (digest == NULL) {
+        kaws__buf_free(&bytes);
         return kaws__err_memory(err, "adding a key");
+    }
     kaws__store_digest(&state, record, digest);
     status = kaws__file_change(f, err);
     if (status == KAWS_OK) {
