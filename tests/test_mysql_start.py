@@ -99,7 +99,7 @@ def ca_file_that_is_a_pipe(stage):
 
 
 FAULTS = [                              # and what the one sentence says; first the list
-    (lambda stage: stage.conf.unlink(), r"cannot open the conf file \S+/conf: No such file"),
+    (lambda stage: stage.conf.unlink(), r"cannot read the conf file \S+/conf: No such file"),
     (lambda stage: write(stage.conf, ""), r"conf file \S+/conf: it is empty"),
     (lambda stage: write(stage.conf, ACCESS_KEY_ID + "\n"), r"conf file \S+/conf: line 2"),
     (folder_that_cannot_be_made, r"/file/keyring.*Not a directory"),
