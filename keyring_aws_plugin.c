@@ -604,8 +604,9 @@ plug__guard_take_to_seal(plug__guard *g, kaws_error *err)
 static void
 plug__guard_refresh(plug__guard *g)
 {
-    uint64_t *const   shown = &g->stats.keys;   /* the first of the numbers  */
-    kaws_stats        stats = { 0 };
+    kaws_stats stats = { 0 };           /* numbers, before the checksum      */
+    uint64_t *const       shown = (void *)&g->stats;
+    const uint64_t *const fresh = (const void *)&stats;
     plug__guard_ring *ring;
     kaws_error        err;
 
@@ -614,7 +615,7 @@ plug__guard_refresh(plug__guard *g)
     if (ring != NULL)
         kaws_get_stats(ring->kaws, &stats);
     for (size_t i = 0; i < offsetof(kaws_stats, checksum) / sizeof *shown; i++)
-        PLUG__STORE(&shown[i], (&stats.keys)[i]);
+        PLUG__STORE(&shown[i], fresh[i]);
     plug__guard_drop(g, ring);
     pthread_mutex_unlock(&g->stats_lock);
 }
