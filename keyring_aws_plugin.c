@@ -551,16 +551,17 @@ plug__guard_try(plug__guard *g, const plug__guard_values *values,
 static kaws_status
 plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
 {
+    const char *cmk_id, *region;
     plug__guard_values wanted;
-    const char *const  cmk_id = wanted.of[PLUG__CMK_ID].text;
-    const char *const  region = wanted.of[PLUG__REGION].text;
-    unsigned           asked;
+    unsigned asked;
 
     pthread_mutex_lock(&g->lock);
     asked = ring->asked;
     while (ring->adopting)
         pthread_cond_wait(&g->adopted, &g->lock);
     wanted = plug__guard_wanted(g);
+    cmk_id = wanted.of[PLUG__CMK_ID].text;
+    region = wanted.of[PLUG__REGION].text;
     if (cmk_id[0] == '\0') {
         plug__guard_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id has to be set");
     } else if ((ring->answer.status == KAWS_OK || ring->asked != asked)
