@@ -844,9 +844,11 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <fcntl.h>
 #include <io.h>
 #else
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -889,7 +891,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * Uses: nothing
  * Gives: sys_env sys_error_text sys_now_ms sys_ticks_us sys_ticks_ms
  *        sys_sleep_ms sys_random sys_symbol sys_alloc_locked sys_free_locked
- *        sys_advise_large sys_since_1970
+ *        sys_advise_large sys_since_1970 sys_is_ipv6
  *
  * What differs between systems, but for threads and files. A call that can fail
  * returns 0 or an errno value.
@@ -1115,6 +1117,16 @@ kaws__sys_symbol(const char *name, void *caller)
     return symbol;
 }
 
+
+/* Is it an IPv6 address, without brackets? */
+static int
+kaws__sys_is_ipv6(const char *text)
+{
+    uint8_t address[16];
+
+    return inet_pton(AF_INET6, text, address) == 1;
+}
+
 #else
 
 
@@ -1211,6 +1223,21 @@ kaws__sys_symbol(const char *name, void *caller)
     (void)name;
     (void)caller;
     return NULL;
+}
+
+
+/* Its library is in every process, while that of inet_pton() is not. */
+static int
+kaws__sys_is_ipv6(const char *text)
+{
+    LONG (NTAPI *parse)(const char *, const char **, void *);
+    FARPROC symbol = GetProcAddress(GetModuleHandleA("ntdll"),
+                                    "RtlIpv6StringToAddressA");
+    uint8_t address[16];
+    const char *end;
+
+    memcpy(&parse, &symbol, sizeof parse);
+    return symbol != NULL && parse(text, &end, address) == 0 && *end == '\0';
 }
 
 #endif
@@ -2827,8 +2854,8 @@ kaws__mem_drop(const kaws_hooks *hooks, void *ptr, size_t len)
  * ROOM  buf      borrowed bytes, and places to write bytes to
  * ==========================================================================
  * Uses: mem
- * Gives: buf_of buf_same buf_init buf_fixed buf_free buf_grow buf_put buf_text
- *        buf_view buf_copy_text
+ * Gives: buf_of buf_same buf_digest buf_init buf_fixed buf_free buf_grow
+ *        buf_put buf_text buf_view buf_copy_text
  *
  * A kaws_bytes borrows: it is a pointer and a length, and is never freed. A
  * kaws__buf is what a builder writes to, without caring where the bytes go: to
@@ -2862,6 +2889,19 @@ static int
 kaws__buf_same(kaws_bytes a, kaws_bytes b)
 {
     return a.len == b.len && (a.len == 0 || memcmp(a.at, b.at, a.len) == 0);
+}
+
+
+/* FNV-1a: eight bytes that stand for many. */
+static uint64_t
+kaws__buf_digest(kaws_bytes bytes)
+{
+    uint64_t n = 14695981039346656037u;
+    size_t i;
+
+    for (i = 0; i < bytes.len; i++)
+        n = (n ^ bytes.at[i]) * 1099511628211u;
+    return n;
 }
 
 
@@ -3475,7 +3515,7 @@ kaws__text_amz_date(char out[17], int64_t when)
 /* Unix seconds of "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, section 5.6.7),
  * the one form that servers may send today; 0 for anything else. In `shape`, a
  * digit stands for a digit of that number; the letters are compared below. */
-static int64_t
+KAWS__MAYBE static int64_t
 kaws__text_http_date(kaws_bytes text)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
@@ -4394,528 +4434,281 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
 
 
 /* ==========================================================================
- * ROOM  http     send one request, get the reply that was made for it
+ * ROOM  url      which hosts and which proxies can be meant
  * ==========================================================================
- * Uses: sys thread disk err mem buf text
- * Gives: http_open http_close http_send http_done http_forget http_distrust
- *        http_digest http_host_ok
+ * Uses: sys err buf text
+ * Gives: url_host_ok url_proxy_ok url_check_proxy
  *
- * All requests go through kaws__http_send, which asks the caller's `send` hook
- * or the built-in sender. Section 8 of the manual says why a connection is used
- * again only if
- *
- *     its last exchange was clean     the reply was complete, its request id
- *                                     new, and the room that knows what was
- *                                     asked found nothing odd in it: that
- *                                     room says so by kaws__http_done;
- *     and it is silent now            nothing more has come, neither to the
- *                                     socket nor to the TLS library.
- *
- * The built-in sender keeps idle connections, each owned by a curl_multi of its
- * own, and with its TLS session in a share of its own. It lends each to one
- * thread at a time. Each request has an easy handle of its own, so that nothing
- * else of a reply outlives it in libcurl.
- *
- * Bytes that are secret pass through libcurl on their way. A reply is copied
- * out of libcurl's buffer and wiped there. A request that carries a plaintext
- * ends in many spaces (see kms): the body is handed over in two parts, and as
- * libcurl fills its one upload buffer from the start each time, the spaces
- * write over what went before them. OpenSSL is told to wipe its own.
+ * libcurl has a parser for URLs since 7.62. We support 7.54, and an endpoint is
+ * checked in programs without libcurl, too, so this room checks by itself. It
+ * is stricter than libcurl: libcurl accepts whatever this room accepts, and
+ * takes the same part of it for the host.
  */
 
-#define KAWS__HTTP_URL_MAX 192
-#define KAWS__HTTP_SEEN    256    /* request ids remembered, of each host     */
-
-enum {
-    KAWS__HTTP_REPLY,             /* there is a reply                         */
-    KAWS__HTTP_NONE,              /* there is none: r->text says why          */
-    KAWS__HTTP_SETTING,           /* there cannot be one: a setting is wrong  */
-    KAWS__HTTP_MEMORY,            /* there was no memory to remember its id   */
-    KAWS__HTTP_REPEATED           /* its request id was that of another       */
-};
-
-typedef struct kaws__seen {       /* the request ids of a host                */
-    struct kaws__seen *next;
-    char     origin[KAWS__HTTP_URL_MAX];
-    uint64_t ids[KAWS__HTTP_SEEN];    /* digests of the last ones             */
-    unsigned count;               /* of all so far                            */
-} kaws__seen;
-
-typedef struct kaws__http {
-    const kaws_hooks *hooks;
-    void       *sender;           /* the built-in one; NULL: ask hooks->send  */
-    kaws__lock  lock;             /* guards `seen`                            */
-    kaws__seen *seen;
-} kaws__http;
-
-
-/* "https://host:port" of a URL: connections and request ids belong to that. */
-static kaws_bytes
-kaws__http_origin(const char *url)
-{
-    kaws_bytes origin = kaws__buf_of(url);
-    const char *host = strstr(url, "//");
-
-    if (host != NULL)
-        origin.len = (size_t)(host - url) + 2 + strcspn(host + 2, "/");
-    return origin;
-}
-
-
-static void
-kaws__http_keep(char *out, size_t cap, kaws_bytes value)
-{
-    if (value.len >= cap)
-        value.len = cap - 1;
-    memcpy(out, value.at, value.len);
-    out[value.len] = '\0';
-}
-
-
-/* A request id in eight bytes (FNV-1a). If two ids clash, by chance or by art,
- * a good reply is taken for a repeated one. A repeated one is never missed. */
-static uint64_t
-kaws__http_digest(kaws_bytes request_id)
-{
-    uint64_t n = 14695981039346656037u;
-    size_t i;
-
-    for (i = 0; i < request_id.len; i++)
-        n = (n ^ request_id.at[i]) * 1099511628211u;
-    return n;
-}
-
-
-/* One that is too long (AWS's has 36) is cut, and ends in a digest of all of
- * it: two that begin alike are two. */
-KAWS__MAYBE static void
-kaws__http_id(kaws_reply *r, kaws_bytes id)
-{
-    const size_t cap = sizeof r->request_id;
-    uint64_t n = kaws__http_digest(id);
-
-    kaws__http_keep(r->request_id, cap, id);
-    if (id.len >= cap)
-        kaws__text_hex(r->request_id + cap - 17, (const uint8_t *)&n, 8);
-}
-
-
-/* Takes what we want to know from one header line of a reply. */
-KAWS__MAYBE static void
-kaws__http_header(kaws_reply *r, kaws_bytes line)
-{
-    const uint8_t *colon = memchr(line.at, ':', line.len);
-    kaws_bytes name = line, value = line;
-    uint32_t ms;
-
-    if (line.len > 5 && memcmp(line.at, "HTTP/", 5) == 0) {
-        r->date = 0;                      /* another reply begins: a 100     */
-        r->retry_after_ms = -1;
-        r->request_id[0] = '\0';
-    }
-    if (colon == NULL)
-        return;
-    name.len = (size_t)(colon - line.at);
-    value.at = colon + 1;
-    value.len = line.len - name.len - 1;
-    while (value.len > 0 && (*value.at == ' ' || *value.at == '\t'))
-        value.at++, value.len--;
-    while (value.len > 0 && value.at[value.len - 1] <= ' ')
-        value.len--;
-    if (kaws__text_alike(name, "date"))
-        r->date = kaws__text_http_date(value);
-    else if (kaws__text_alike(name, "x-amzn-requestid"))
-        kaws__http_id(r, value);
-    else if (kaws__text_alike(name, "x-amz-retry-after") &&
-             kaws__text_number(value, 3600000, &ms))
-        r->retry_after_ms = (int)ms;
-}
-
-
-/* ---- what the built-in sender is told ---------------------------------- */
-
-/* Eight groups of hex digits, or fewer of them around one "::". */
-static int
-kaws__http_groups_ok(kaws_bytes text)
-{
-    size_t i = 0, n, groups = 0, gaps = 0;
-
-    while (i < text.len) {
-        for (n = 0; i < text.len && n < 5; i++, n++) {
-            int c = kaws__text_lower(text.at[i]);
-            if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
-                break;
-        }
-        groups += n > 0;
-        if (n > 4 || (i < text.len && text.at[i] != ':'))
-            return 0;
-        if (i + 1 < text.len && text.at[i + 1] == ':') {
-            gaps++;
-            i += 2;
-        } else if (i < text.len) {
-            if (n == 0 || ++i == text.len)
-                return 0;                 /* a lone colon, nothing beside it */
-        }
-    }
-    return gaps == 1 ? groups < 8 : gaps == 0 && groups == 8;
-}
-
-
-/* An IPv6 address, of which the last two groups may be an IPv4 address. */
-static int
-kaws__http_ipv6_ok(kaws_bytes text)
-{
-    char whole[48], *last;
-    const uint8_t *at;
-    uint32_t number;
-    int i;
-
-    if (!kaws__buf_copy_text(whole, sizeof whole, text))
-        return 0;
-    last = strrchr(whole, ':');
-    if (last == NULL || strchr(last, '.') == NULL)
-        return kaws__http_groups_ok(text);
-    at = (const uint8_t *)last + 1;
-    for (i = 0; i < 4; i++) {
-        kaws_bytes part = { at, strcspn((const char *)at, ".") };
-        at += part.len;
-        if (!kaws__text_number(part, 255, &number) ||
-            *at++ != (i < 3 ? '.' : '\0'))
-            return 0;
-    }
-    memcpy(last + 1, "0:0", sizeof "0:0");
-    return kaws__http_groups_ok(kaws__buf_of(whole));
-}
+#define KAWS__URL_MAX 192         /* longest URL of ours, and its NUL         */
 
 
 /* host, host:port, [IPv6] or [IPv6]:port. */
 static int
-kaws__http_host_ok(kaws_bytes text)
+kaws__url_host_ok(kaws_bytes text)
 {
-    const int bracket = text.len > 0 && *text.at == '[';
-    const uint8_t *end = text.len > 0
-                       ? memchr(text.at, bracket ? ']' : ':', text.len) : NULL;
-    kaws_bytes host = text, port = { NULL, 0 };
-    uint32_t number = 0;
-    size_t i;
+    char host[1024], *end;
+    uint32_t port = 0;
 
-    if (bracket) {
-        if (end == NULL)
-            return 0;
-        host.at++;
-        host.len = (size_t)(end++ - host.at);
-    } else if (end != NULL) {
-        host.len = (size_t)(end - text.at);
-    }
-    for (i = 0; !bracket && i < host.len; i++) {
-        int c = kaws__text_lower(host.at[i]);
-        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
-            c != '.' && c != '-' && c != '_')
-            return 0;
-    }
-    if (bracket ? !kaws__http_ipv6_ok(host) : host.len == 0)
+    if (!kaws__buf_copy_text(host, sizeof host, text))
         return 0;
-    if (end == NULL || end == text.at + text.len)
-        return 1;
-    port.at = end + 1;
-    port.len = text.len - (size_t)(port.at - text.at);
-    return *end == ':' && kaws__text_number(port, 65535, &number) &&
-           number > 0;
-}
-
-
-/* The hosts that libcurl asks without a proxy, or NULL. */
-static const char *
-kaws__http_no_proxy(void)
-{
-    const char *hosts = kaws__sys_env("no_proxy");
-
-    return hosts != NULL ? hosts : kaws__sys_env("NO_PROXY");
+    end = host[0] == '[' ? strchr(host, ']')
+        : host + strspn(host, "abcdefghijklmnopqrstuvwxyz0123456789.-_"
+                              "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    if (end == NULL || end == host)
+        return 0;
+    if (host[0] == '[') {
+        *end++ = '\0';
+        if (!kaws__sys_is_ipv6(host + 1))
+            return 0;
+    }
+    return *end == '\0' ||
+           (*end == ':' && kaws__text_number(kaws__buf_of(end + 1), 65535,
+                                             &port) && port > 0);
 }
 
 
 /* Where libcurl looks for a proxy for HTTPS, in this order. */
-static const char *const kaws__http_proxies[4] = {
+KAWS__MAYBE static const char *const kaws__url_proxies[4] = {
     "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"
 };
 
 
-/* The proxy that libcurl takes from the environment, and from which variable;
- * or NULL. */
-static const char *
-kaws__http_proxy(const char **variable)
-{
-    const char *none = kaws__http_no_proxy(), *proxy = NULL;
-    size_t i;
-
-    for (i = 0; i < 4 && proxy == NULL; i++) {
-        proxy = kaws__sys_env(kaws__http_proxies[i]);
-        *variable = kaws__http_proxies[i];
-    }
-    return none != NULL && strcmp(none, "*") == 0 ? NULL : proxy;
-}
-
-
-/* [scheme://][user[:password]@]host[:port][/...]. libcurl takes what follows a
- * raw '/' in a password for a path, and the part before it for the host. So an
- * '@' behind one is not let pass. */
-static int
-kaws__http_proxy_ok(const char *proxy)
+/* Is it [scheme://][user[:password]@]host[:port][/...]? 2: yes, and libcurl
+ * speaks TLS with that proxy. If a password holds a raw '/', libcurl takes what
+ * follows it for a path, and what precedes it for the host. So no '@' may
+ * follow the host. */
+KAWS__MAYBE static int
+kaws__url_proxy_ok(const char *proxy)
 {
     static const char *const schemes[] = {
-        "http", "https", "socks", "socks4", "socks4a", "socks5", "socks5h"
+        "https", "http", "socks", "socks4", "socks4a", "socks5", "socks5h"
     };
-    const char *mark = strstr(proxy, "://");
-    kaws_bytes scheme = kaws__buf_of(proxy), host = scheme, path;
-    const uint8_t *at;
+    const char *host = strstr(proxy, "://"), *at;
+    kaws_bytes view = kaws__buf_of(proxy);
     size_t i;
 
-    for (i = 0; i < host.len; i++)
-        if (host.at[i] <= ' ' || host.at[i] == 0x7f)
+    for (i = 0; i < view.len; i++)
+        if (view.at[i] <= ' ' || view.at[i] == 0x7f)
             return 0;
-    if (mark != NULL) {
-        scheme.len = (size_t)(mark - proxy);
-        host = kaws__buf_of(mark + 3);
-        for (i = 0; i < 7 && !kaws__text_alike(scheme, schemes[i]); i++)
-            continue;
-        if (i == 7)
-            return 0;
-    }
-    path = host;
-    host.len = strcspn((const char *)host.at, "/?#");
-    path.at += host.len;
-    path.len -= host.len;
-    if (path.len > 0 && memchr(path.at, '@', path.len) != NULL)
+    view.len = host != NULL ? (size_t)(host - proxy) : 0;
+    for (i = 0; i < 7 && !kaws__text_alike(view, schemes[i]); i++)
+        continue;
+    if (host != NULL && i == 7)
         return 0;
-    at = host.len > 0 ? memchr(host.at, '@', host.len) : NULL;
-    if (at != NULL) {
-        host.len -= (size_t)(at + 1 - host.at);
-        host.at = at + 1;
-    }
-    return kaws__http_host_ok(host);
+    host = host != NULL ? host + 3 : proxy;
+    at = strrchr(host, '@');
+    if (at != NULL && strcspn(host, "@/?#") != (size_t)(at - host))
+        return 0;
+    view = kaws__buf_of(at != NULL ? at + 1 : host);
+    view.len = strcspn((const char *)view.at, "/?#");
+    return kaws__url_host_ok(view) ? 1 + (i == 0) : 0;
 }
 
 
-/* A proxy that cannot be meant is no outage. Its value may hold a password, so
- * only the variable is named. */
-static kaws_status
-kaws__http_check_proxy(const kaws_hooks *hooks, kaws_error *err)
+/* Refuses a proxy in the environment that cannot be meant: it is no outage. Its
+ * URL may hold a password, so only the variable is named. *over_tls says
+ * whether libcurl speaks TLS with the proxy. */
+KAWS__MAYBE static kaws_status
+kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
-    static const char wrong[] = "in the environment is not of the form "
-        "scheme://user:password@host:port, of which host alone must be there, "
-        "with the scheme http, https, socks4, socks4a, socks5 or socks5h; in "
-        "a password write / ? # @ % and blanks as %2F %3F %23 %40 %25 %20";
-    const char *variable, *proxy = kaws__http_proxy(&variable);
+    static const char wrong[] = "in the environment is not of the form [scheme:"
+        "//][user:password@]host[:port] with the scheme http, https, socks4, "
+        "socks4a, socks5 or socks5h; in a password write / ? # @ % and blanks "
+        "as %2F %3F %23 %40 %25 %20";
+    const char *direct = kaws__sys_env("no_proxy"), *proxy = NULL, *name = NULL;
+    int i, ok;
 
-    if (proxy == NULL || kaws__http_proxy_ok(proxy))
+    if (direct == NULL)
+        direct = kaws__sys_env("NO_PROXY");
+    for (i = 0; i < 4 && proxy == NULL; i++)
+        proxy = kaws__sys_env(name = kaws__url_proxies[i]);
+    if (proxy == NULL || (direct != NULL && strcmp(direct, "*") == 0))
         return KAWS_OK;
-    if (kaws__http_no_proxy() == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "%s %s", variable, wrong);
-    kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
-                  "name AWS KMS's host", variable, wrong);
+    ok = kaws__url_proxy_ok(proxy);
+    *over_tls = ok == 2;
+    if (!ok && direct == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s", name, wrong);
+    if (!ok)
+        kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
+                      "name AWS KMS's host", name, wrong);
     return KAWS_OK;
 }
 
 
-#define KAWS__HTTP_CA_LOOK 1048576    /* bytes of a CA file to look through   */
-
-
-/* Whether a certificate begins at the start of a line, as OpenSSL wants it.
- * Only the first piece is known to begin with a line, or a byte order mark. */
-static int
-kaws__http_has_cert(kaws_bytes piece, int at_line)
-{
-    static const uint8_t mark[] = { 0xef, 0xbb, 0xbf };
-    static const char *const begins[] = {
-        "-----BEGIN CERTIFICATE-----", "-----BEGIN TRUSTED CERTIFICATE-----",
-        "-----BEGIN X509 CERTIFICATE-----"
-    };
-    const uint8_t *end;
-    size_t i;
-
-    if (at_line && piece.len > 3 && memcmp(piece.at, mark, 3) == 0) {
-        piece.at += 3;
-        piece.len -= 3;
-    }
-    while (piece.len > 0) {
-        for (i = 0; at_line && i < 3; i++)
-            if (piece.len >= strlen(begins[i]) &&
-                memcmp(piece.at, begins[i], strlen(begins[i])) == 0)
-                return 1;
-        end = memchr(piece.at, '\n', piece.len);
-        if (end == NULL)
-            return 0;
-        piece.len -= (size_t)(end + 1 - piece.at);
-        piece.at = end + 1;
-        at_line = 1;
-    }
-    return 0;
-}
-
-
-/* Looks through the file in pieces that overlap by half. */
-static int
-kaws__http_find_cert(int fd, int *found)
-{
-    uint8_t bytes[2048];
-    kaws_bytes piece = { bytes, 0 };
-    uint64_t at = 0;
-    int os;
-
-    do {
-        os = kaws__disk_read_at(fd, at, bytes, sizeof bytes, &piece.len);
-        *found = kaws__http_has_cert(piece, at == 0);
-        at += sizeof bytes / 2;
-    } while (os == 0 && !*found && piece.len == sizeof bytes &&
-             at < KAWS__HTTP_CA_LOOK);
-    return os;
-}
-
-
-/* libcurl opens the file with each connection, waits without end for a pipe's
- * other end, and knows no difference between a bad file and a bad network. */
-static kaws_status
-kaws__http_check_ca(const char *path, kaws_error *err)
-{
-    const char *wrong = NULL;
-    char shown[KAWS__TEXT_SHOWN];
-    kaws__stat st;
-    int fd = -1, found = 0;
-    int os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
-
-    if (os == 0)
-        os = kaws__disk_stat(fd, &st);
-    if (os == 0 && !st.regular)
-        wrong = "it is not a file";
-    else if (os == 0 && st.size == 0)
-        wrong = "it is empty";
-    else if (os == 0)
-        os = kaws__http_find_cert(fd, &found);
-    kaws__disk_close(fd);
-    kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
-    if (os != 0)
-        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the CA file %s",
-                            shown);
-    if (!found)
-        return kaws__err_set(err, KAWS_CONFIG, "the CA file %s: %s; it has to "
-                             "hold CA certificates in PEM form, each from a "
-                             "line -----BEGIN CERTIFICATE----- on", shown,
-                             wrong != NULL ? wrong : "no certificate in it");
-    return KAWS_OK;
-}
-
-
-/* ---- the built-in sender ----------------------------------------------- */
+/* ==========================================================================
+ * ROOM  curl     the built-in sender: requests over libcurl's connections
+ * ==========================================================================
+ * Uses: sys thread disk err mem buf text url
+ * Gives: curl_open curl_close curl_send curl_done curl_distrust
+ *
+ * This room stands above room http, because room http chooses between it and
+ * the caller's `send` hook. It reads a reply's header lines itself: no other
+ * sender has any.
+ *
+ * A connection is used again only if its last exchange was clean, as section 8
+ * of the manual explains, and if the connection is silent now: nothing more
+ * has come, neither to its socket nor to the TLS library.
+ *
+ * Each idle connection is owned by a curl_multi of its own, and its TLS session
+ * by a share of its own. The sender lends a connection to one thread at a time.
+ * Each request has an easy handle of its own, so nothing else of a reply
+ * outlives the request inside libcurl.
+ *
+ * Secret bytes pass through libcurl on their way. A reply is copied out of
+ * libcurl's buffer and wiped there. A request that carries a plaintext ends in
+ * many spaces (see calls), and its body is handed over in two parts: libcurl
+ * fills its one upload buffer from the start each time, so the spaces overwrite
+ * the plaintext. libcurl reads the header lines where they are: they hold the
+ * session token and the signature, so no copy is made. OpenSSL is told to wipe
+ * its own buffers.
+ */
 
 /* built-in sender: begin */
 #if !defined(KEYRING_AWS_NO_CURL)
 
 #include <curl/curl.h>
 
-#define KAWS__HTTP_IDLE     64    /* connections kept for the next request    */
-#define KAWS__HTTP_IDLE_S   20    /* AWS closes idle connections; so do we    */
-
-#define KAWS__HTTP_BUILT_IN 1
+#define KAWS__CURL_IDLE     64    /* connections kept for the next request    */
+#define KAWS__CURL_IDLE_S   20    /* AWS closes idle connections; so do we    */
+#define KAWS__CURL_LINES    16    /* most header lines                        */
+#define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
+    struct kaws__conn *next;      /* the idle one that was used before this   */
     CURLM        *multi;
-    CURLSH       *share;          /* its TLS session, to be resumed           */
-    curl_socket_t sock;           /* CURL_SOCKET_BAD: none that may be used   */
-    int           surplus;        /* more came than the last reply            */
-    char          origin[KAWS__HTTP_URL_MAX];
+    CURLSH       *share;          /* its TLS session, for resumption          */
+    curl_socket_t sock;           /* CURL_SOCKET_BAD: open a new connection   */
     int64_t       used_us;        /* when the last reply was complete         */
-    unsigned      era;            /* the sender's when it was lent            */
+    unsigned      era;            /* the sender's when this was lent last     */
+    int           sound;          /* no surplus came with the last reply      */
+    char          url[KAWS__URL_MAX];    /* the only one it serves            */
 } kaws__conn;
 
 typedef struct kaws__sender {
     const kaws_hooks *hooks;
     const char *ca_file;
-    void       *pending[3];       /* the functions of kaws__http_tls          */
-    int         nested;           /* TLS to the proxy, too: cannot be asked   */
-    int         openssl, old;     /* libcurl's TLS library; before 7.71       */
+    /* Functions of libcurl's TLS library, or NULL. */
+    int       (*openssl_pending)(const void *session);
+    size_t    (*gnutls_pending)(void *session);
+    uint64_t  (*openssl_options)(void *context, uint64_t options);
+    int         proxy_tls;        /* a second TLS session, with the proxy     */
+    int         old;              /* libcurl is older than 7.71               */
     kaws__lock  lock;             /* guards all below                         */
-    unsigned    era;              /* a conn of an older one is not kept       */
-    int         count;
-    kaws__conn *idle[KAWS__HTTP_IDLE];    /* the last was used last           */
+    unsigned    era;              /* older connections are not used again     */
+    kaws__conn *idle;             /* the first was used last                  */
 } kaws__sender;
 
 typedef struct kaws__transfer {   /* one request on its way                   */
-    CURL  *easy;
+    kaws__sender *s;
     const kaws_request *q;
     kaws_reply *r;
-    size_t sent;
+    kaws__conn *conn;
+    CURL  *easy;
+    struct curl_slist lines[KAWS__CURL_LINES];
+    size_t sent;                  /* of the body                              */
     size_t first;                 /* where the trailing spaces begin          */
-    int    too_long;
-    int    begun;                 /* a reply's first line has come            */
-    int    interim;               /* this is the head of a 1xx                */
-    int    headed;                /* the reply's head has come to its end     */
-    int    overread;              /* libcurl may have read beyond its end     */
-    int    tls;                   /* from then on these tell the TLS library  */
-    void  *tls_session;
+    int    interim;               /* the head that is coming is a 1xx's       */
+    int    headed;                /* the reply's head is complete             */
+    int    overread;              /* libcurl may have read beyond the reply   */
+    struct curl_tlssessioninfo tls;
     char   error[CURL_ERROR_SIZE];
 } kaws__transfer;
 
 
+/* ---- the CA file ------------------------------------------------------- */
+
+/* Searches for a certificate at the start of a line, where OpenSSL wants it. */
+static int
+kaws__curl_find_cert(int fd, int *found)
+{
+    static const char *const begins[] = {
+        "-----BEGIN CERTIFICATE-----", "-----BEGIN TRUSTED CERTIFICATE-----",
+        "-----BEGIN X509 CERTIFICATE-----"
+    };
+    char bytes[2048], line[40] = "";
+    size_t len = sizeof bytes, n = 0, i, k;
+    uint64_t at;
+    int os = 0;
+
+    for (at = 0; os == 0 && !*found && len == sizeof bytes &&
+                 at < KAWS__CURL_CA_LOOK; at += len) {
+        os = kaws__disk_read_at(fd, at, bytes, sizeof bytes, &len);
+        i = at == 0 && len > 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+        for (; i < len && !*found; i++) {
+            n = bytes[i] == '\n' ? 0 : n + 1;
+            if (n == 0 || n >= sizeof line)
+                continue;
+            line[n - 1] = bytes[i];
+            line[n] = '\0';
+            for (k = 0; k < 3; k++)
+                *found |= strcmp(line, begins[k]) == 0;
+        }
+    }
+    return os;
+}
+
+
+/* libcurl opens the file for each connection, waits without end if it is a
+ * pipe, and reports a bad file like a bad network. So we look at it first. */
+static kaws_status
+kaws__curl_check_ca(const char *path, kaws_error *err)
+{
+    char shown[KAWS__TEXT_SHOWN];
+    kaws__stat st;
+    int fd = -1, found = 0, os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
+
+    if (os == 0 && (os = kaws__disk_stat(fd, &st)) == 0 && st.regular)
+        os = kaws__curl_find_cert(fd, &found);
+    kaws__disk_close(fd);
+    if (os == 0 && found)
+        return KAWS_OK;
+    kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the CA file %s",
+                            shown);
+    return kaws__err_set(err, KAWS_CONFIG, "the CA file %s: %s; it has to hold "
+                         "CA certificates in PEM form, each from a line "
+                         "-----BEGIN CERTIFICATE----- on", shown,
+                         !st.regular ? "it is not a file" :
+                         st.size == 0 ? "it is empty" : "no certificate in it");
+}
+
+
 /* ---- what the TLS library has read, and libcurl has not ---------------- */
 
-/* OpenSSL and its kin, before 1.1.0 by the second name. */
-static int
-kaws__http_openssl_pending(void *session, void *symbol)
-{
-    int (*pending)(const void *);
-
-    memcpy(&pending, &symbol, sizeof pending);
-    return pending(session) != 0;
-}
-
-
-static int
-kaws__http_gnutls_pending(void *session, void *symbol)
-{
-    size_t (*pending)(void *);
-
-    memcpy(&pending, &symbol, sizeof pending);
-    return pending(session) != 0;
-}
-
-
-/* One row a library. A library that is not here is taken to hold something
- * back, so its connections are used once. So is every connection through a
- * proxy that speaks TLS itself: the session with the proxy cannot be asked. */
-static const struct {
-    int         backend;
-    const char *symbol;
-    int       (*pending)(void *session, void *symbol);
-} kaws__http_tls[3] = {
-    { CURLSSLBACKEND_OPENSSL, "SSL_has_pending", kaws__http_openssl_pending },
-    { CURLSSLBACKEND_OPENSSL, "SSL_pending",     kaws__http_openssl_pending },
-    { CURLSSLBACKEND_GNUTLS, "gnutls_record_check_pending",
-      kaws__http_gnutls_pending }
-};
-
-
-/* The function of that name that libcurl calls: a process can hold two
- * OpenSSLs, and we want libcurl's. */
-static void *
-kaws__http_symbol(const char *name)
+/* Sets a pointer to the function of that name that libcurl calls, or to NULL: a
+ * process can hold two OpenSSLs, and we want libcurl's. */
+static void
+kaws__curl_symbol(const char *name, void *function)
 {
     CURL *(*init)(void) = curl_easy_init;
-    void *caller;
+    void *caller, *symbol;
 
     memcpy(&caller, &init, sizeof caller);
-    return kaws__sys_symbol(name, caller);
+    symbol = kaws__sys_symbol(name, caller);
+    memcpy(function, &symbol, sizeof symbol);
 }
 
 
+/* If we cannot ask the TLS library, it may hold something back: its connections
+ * are used once. So are those to a proxy that speaks TLS itself, because
+ * libcurl does not tell us the TLS session with the proxy. */
 static int
-kaws__http_tls_silent(const kaws__sender *s, const kaws__transfer *t)
+kaws__curl_tls_silent(const kaws__transfer *t)
 {
-    size_t i;
+    const kaws__sender *s = t->s;
+    void *session = s->proxy_tls ? NULL : t->tls.internals;
 
-    for (i = 0; i < 3 && !s->nested; i++)
-        if (kaws__http_tls[i].backend == t->tls && t->tls_session != NULL &&
-            s->pending[i] != NULL)
-            return !kaws__http_tls[i].pending(t->tls_session, s->pending[i]);
+    if (session != NULL && t->tls.backend == CURLSSLBACKEND_OPENSSL)
+        return s->openssl_pending != NULL && s->openssl_pending(session) == 0;
+    if (session != NULL && t->tls.backend == CURLSSLBACKEND_GNUTLS)
+        return s->gnutls_pending != NULL && s->gnutls_pending(session) == 0;
     return strncmp(t->q->url, "https:", 6) != 0;
 }
 
@@ -4923,86 +4716,107 @@ kaws__http_tls_silent(const kaws__sender *s, const kaws__transfer *t)
 /* ---- libcurl's callbacks ----------------------------------------------- */
 
 static size_t
-kaws__http_on_body(char *data, size_t size, size_t count, void *to)
+kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 {
-    kaws__transfer *t = to;
-    kaws_reply *r = t->r;
-    size_t len = size * count, room = r->body_max - r->body_len;
+    kaws_reply *r = ((kaws__transfer *)to)->r;
+    size_t len = size * count;
+    int fits = r->body_len + len <= r->body_max;
 
-    if (len > room)
-        t->too_long = 1;
-    else
+    if (fits)
         memcpy(r->body + r->body_len, data, len);
+    r->body_len = fits ? r->body_len + len : r->body_max + 1;
     kaws_wipe(data, len);                 /* libcurl's own copy              */
-    if (t->too_long)
-        return 0;
-    r->body_len += len;
+    return fits ? len : 0;
+}
+
+
+/* Stores what we want to know from a header field. If a request id is too long
+ * (AWS's have 36 bytes), it is cut and ends in a digest of the whole id, so two
+ * ids that begin alike stay two.
+ * If libcurl has read more behind a chunked body, it drops that without a word,
+ * so the connection is not used again. KMS sends no chunked bodies. */
+static void
+kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
+{
+    const size_t most = sizeof t->r->request_id - 1;
+    kaws_reply *r = t->r;
+    uint64_t digest;
+    uint32_t ms;
+
+    while (value.len > 0 && (*value.at == ' ' || *value.at == '\t'))
+        value.at++, value.len--;
+    while (value.len > 0 && value.at[value.len - 1] <= ' ')
+        value.len--;
+    if (kaws__text_alike(name, "date")) {
+        r->date = kaws__text_http_date(value);
+    } else if (kaws__text_alike(name, "x-amzn-requestid")) {
+        digest = kaws__buf_digest(value);
+        memset(r->request_id, 0, sizeof r->request_id);
+        memcpy(r->request_id, value.at, value.len < most ? value.len : most);
+        if (value.len > most)
+            kaws__text_hex(r->request_id + most - 16, (uint8_t *)&digest, 8);
+    } else if (kaws__text_alike(name, "x-amz-retry-after") &&
+               kaws__text_number(value, 3600000, &ms)) {
+        r->retry_after_ms = (int)ms;
+    } else if (kaws__text_alike(name, "transfer-encoding")) {
+        t->overread = 1;
+    }
+}
+
+
+/* Lines behind the head are the trailer of a chunked body: we ignore them.
+ * libcurl tells its TLS session only while it is at work, so we ask here. */
+static size_t
+kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
+{
+    struct curl_tlssessioninfo *tls = NULL;
+    kaws__transfer *t = to;
+    const size_t len = size * count;
+    kaws_bytes name = { (const uint8_t *)data, 0 }, value;
+    const char *colon = memchr(data, ':', len);
+
+    if (t->headed)
+        return len;
+    if (len > 5 && memcmp(data, "HTTP/", 5) == 0) {   /* another reply begins */
+        t->interim = len > 9 && data[9] == '1';
+        t->r->date = 0;
+        t->r->retry_after_ms = -1;
+        t->r->request_id[0] = '\0';
+    }
+    if (len > 0 && (*data == '\r' || *data == '\n') && !t->interim) {
+        t->headed = 1;
+        if (curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls) == CURLE_OK
+            && tls != NULL)
+            t->tls = *tls;
+    }
+    if (colon != NULL) {
+        name.len = (size_t)(colon - data);
+        value.at = name.at + name.len + 1;
+        value.len = len - name.len - 1;
+        kaws__curl_field(t, name, value);
+    }
     return len;
 }
 
 
-/* libcurl tells its TLS session only while it is at work. */
-static void
-kaws__http_learn_tls(kaws__transfer *t)
-{
-    struct curl_tlssessioninfo *tls = NULL;
-
-    if (curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls) == CURLE_OK &&
-        tls != NULL) {
-        t->tls = (int)tls->backend;
-        t->tls_session = tls->internals;
-    }
-}
-
-
-/* Lines behind the head are the trailer of a chunked body, and not for us. If
- * libcurl has read more behind such a body, it drops that without a word, so
- * the connection is not used again. KMS sends no chunked bodies. */
-static size_t
-kaws__http_on_header(char *data, size_t size, size_t count, void *to)
-{
-    kaws__transfer *t = to;
-    kaws_bytes line = { (const uint8_t *)data, size * count }, name = line;
-    const char *code = line.len > 12 ? memchr(data, ' ', 9) : NULL;
-
-    if (t->headed)
-        return line.len;
-    name.len = line.len > 18 ? 18 : 0;
-    t->overread |= kaws__text_alike(name, "transfer-encoding:");
-    t->begun = 1;
-    if (line.len > 5 && memcmp(data, "HTTP/", 5) == 0)
-        t->interim = code != NULL && code[1] == '1';
-    kaws__http_header(t->r, line);
-    if (line.len > 0 && (*data == '\r' || *data == '\n') && !t->interim) {
-        t->headed = 1;
-        kaws__http_learn_tls(t);
-    }
-    return line.len;
-}
-
-
 /* A libcurl before 7.71 also drops what it has read behind a body of a known
- * length, and says so in the words meant for a log: there we listen to them. */
+ * length. It says so only in the words that are meant for a log. */
 static int
-kaws__http_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
+kaws__curl_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
                     void *to)
 {
-    static const char excess[] = "Excess found";
-    kaws__transfer *t = to;
-
     (void)easy;
-    t->overread |= type == CURLINFO_TEXT && len >= sizeof excess - 1 &&
-                   memcmp(words, excess, sizeof excess - 1) == 0;
+    ((kaws__transfer *)to)->overread |= type == CURLINFO_TEXT && len >= 12 &&
+                                        memcmp(words, "Excess found", 12) == 0;
     return 0;
 }
 
 
 static size_t
-kaws__http_on_read(char *out, size_t size, size_t count, void *from)
+kaws__curl_on_read(char *out, size_t size, size_t count, void *from)
 {
     kaws__transfer *t = from;
-    size_t end = t->sent < t->first ? t->first : t->q->body.len;
-    size_t len = end - t->sent;
+    size_t len = (t->sent < t->first ? t->first : t->q->body.len) - t->sent;
 
     if (len > size * count)
         len = size * count;
@@ -5012,34 +4826,23 @@ kaws__http_on_read(char *out, size_t size, size_t count, void *from)
 }
 
 
-/* libcurl starts over when a kept connection turns out to be dead. */
+/* libcurl sends the body again if a kept connection turns out to be dead. */
 static int
-kaws__http_on_seek(void *from, curl_off_t offset, int origin)
+kaws__curl_on_seek(void *from, curl_off_t offset, int origin)
 {
-    kaws__transfer *t = from;
-
-    if (origin != SEEK_SET || offset < 0 ||
-        (uint64_t)offset > (uint64_t)t->q->body.len)
-        return CURL_SEEKFUNC_CANTSEEK;
-    t->sent = (size_t)offset;
-    return CURL_SEEKFUNC_OK;
+    ((kaws__transfer *)from)->sent = 0;
+    return origin == SEEK_SET && offset == 0 ? CURL_SEEKFUNC_OK
+                                             : CURL_SEEKFUNC_CANTSEEK;
 }
 
 
 /* Tells OpenSSL to wipe plaintext once it has been read (option 2,
  * SSL_OP_CLEANSE_PLAINTEXT; versions that do not have it ignore it). */
 static CURLcode
-kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
+kaws__curl_on_ssl(CURL *easy, void *context, void *sender)
 {
-    uint64_t (*set_options)(void *, uint64_t);
-    void *symbol = kaws__http_symbol("SSL_CTX_set_options");
-
     (void)easy;
-    (void)ignored;
-    if (symbol != NULL) {
-        memcpy(&set_options, &symbol, sizeof set_options);
-        set_options(ssl_ctx, 2);
-    }
+    ((kaws__sender *)sender)->openssl_options(context, 2);
     return CURLE_OK;
 }
 
@@ -5047,18 +4850,16 @@ kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
 /* ---- connections ------------------------------------------------------- */
 
 static void
-kaws__http_conn_free(kaws__sender *s, kaws__conn *conn)
+kaws__curl_conn_free(kaws__sender *s, kaws__conn *conn)
 {
-    if (conn->multi != NULL)
-        (void)curl_multi_cleanup(conn->multi);
-    if (conn->share != NULL)
-        (void)curl_share_cleanup(conn->share);
+    (void)curl_multi_cleanup(conn->multi);
+    (void)curl_share_cleanup(conn->share);
     kaws__mem_free(s->hooks, conn, sizeof *conn);
 }
 
 
 static kaws__conn *
-kaws__http_conn_new(kaws__sender *s, const char *url)
+kaws__curl_conn_new(kaws__sender *s, const char *url)
 {
     kaws__conn *conn = kaws__mem_new(s->hooks, sizeof *conn);
 
@@ -5067,624 +4868,424 @@ kaws__http_conn_new(kaws__sender *s, const char *url)
     conn->sock = CURL_SOCKET_BAD;
     conn->multi = curl_multi_init();
     conn->share = curl_share_init();
-    if (conn->multi == NULL || conn->share == NULL ||
+    if (conn->multi != NULL && conn->share != NULL &&
         curl_share_setopt(conn->share, CURLSHOPT_SHARE,
-                          CURL_LOCK_DATA_SSL_SESSION) != CURLSHE_OK ||
-        !kaws__buf_copy_text(conn->origin, sizeof conn->origin,
-                             kaws__http_origin(url)) ||
-        curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) != CURLM_OK) {
-        kaws__http_conn_free(s, conn);
-        return NULL;
-    }
-    return conn;
+                          CURL_LOCK_DATA_SSL_SESSION) == CURLSHE_OK &&
+        curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) == CURLM_OK &&
+        kaws__buf_copy_text(conn->url, sizeof conn->url, kaws__buf_of(url)))
+        return conn;
+    kaws__curl_conn_free(s, conn);
+    return NULL;
 }
 
 
-/* Has the connection been still since the last reply? What is readable may be
+/* Has the connection been silent since the last reply? What is readable may be
  * the connection's end, a surplus reply or a TLS ticket: we do not look. */
 static int
-kaws__http_silent(const kaws__conn *conn)
+kaws__curl_silent(const kaws__conn *conn)
 {
-    struct curl_waitfd fd;
+    struct curl_waitfd fd = { conn->sock, CURL_WAIT_POLLIN, 0 };
     int active = 0;
 
-    if (conn->sock == CURL_SOCKET_BAD ||
-        kaws__sys_ticks_us() - conn->used_us >= KAWS__HTTP_IDLE_S * 1000000)
-        return 0;
-    fd.fd = conn->sock;
-    fd.events = CURL_WAIT_POLLIN;
-    fd.revents = 0;
-    return curl_multi_wait(conn->multi, &fd, 1, 0, &active) == CURLM_OK &&
-           active == 0 && fd.revents == 0;
+    return conn->sock != CURL_SOCKET_BAD &&
+           kaws__sys_ticks_us() - conn->used_us < KAWS__CURL_IDLE_S * 1000000 &&
+           curl_multi_wait(conn->multi, &fd, 1, 0, &active) == CURLM_OK &&
+           active == 0;
 }
 
 
-/* Takes out the idle conn of that host that was used last; NULL if there is
- * none. *era is read under the same lock: a distrust that comes after it finds
- * the conn no longer among the idle, but its era is over. */
+/* Lends a conn to the caller until kaws__curl_done(): the idle one of that URL
+ * that was used last, or a new one. A conn whose connection has ended, is not
+ * silent or was distrusted is lent as well, because it keeps the CA
+ * certificates and a TLS session to resume; libcurl opens a new connection in
+ * it, which pushes out the old one. */
 static kaws__conn *
-kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
+kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
-    kaws_bytes origin = kaws__http_origin(q->url);
-    kaws__conn *conn = NULL;
-    int i;
+    kaws__conn *conn = NULL, **at = &s->idle;
+    unsigned era;
 
     kaws__thread_lock(&s->lock);
-    *era = s->era;
-    for (i = q->fresh_connection ? 0 : s->count; i > 0 && conn == NULL; i--)
-        if (kaws__buf_same(kaws__buf_of(s->idle[i - 1]->origin), origin))
-            conn = s->idle[i - 1];
-    if (conn != NULL) {
-        s->count--;
-        memmove(s->idle + i, s->idle + i + 1,
-                (size_t)(s->count - i) * sizeof *s->idle);
+    era = s->era;
+    while (*at != NULL && strcmp((*at)->url, q->url) != 0)
+        at = &(*at)->next;
+    if (*at != NULL && !q->fresh_connection) {
+        conn = *at;
+        *at = conn->next;
     }
     kaws__thread_unlock(&s->lock);
-    return conn;
-}
-
-
-/* A conn for the request, the caller's until kaws__http_give_back(). One whose
- * connection is not silent, or has ended, is lent as well: it keeps a TLS
- * session to resume, and the CA certificates. libcurl opens a new connection in
- * it, which pushes the old one out. */
-static kaws__conn *
-kaws__http_take(kaws__sender *s, const kaws_request *q)
-{
-    unsigned era;
-    kaws__conn *conn = kaws__http_idle(s, q, &era);
-
-    if (conn == NULL)
-        conn = kaws__http_conn_new(s, q->url);
-    else if (!kaws__http_silent(conn))
+    if (conn == NULL && (conn = kaws__curl_conn_new(s, q->url)) == NULL)
+        return NULL;
+    if (conn->era != era || !kaws__curl_silent(conn))
         conn->sock = CURL_SOCKET_BAD;
-    if (conn != NULL)
-        conn->era = era;
+    conn->era = era;
     return conn;
 }
 
 
-/* Keeps the conn if its last exchange was clean; the one that was not used for
- * longest makes room. */
+/* Keeps the conn if its last exchange was clean. If too many are idle, the one
+ * that was used longest ago is closed. */
 static void
-kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
+kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 {
-    kaws__conn *out = conn;
+    kaws__conn *out = conn, **at = &s->idle;
+    int n;
 
     kaws__thread_lock(&s->lock);
-    if (clean && !conn->surplus && conn->era == s->era) {
-        out = NULL;
-        if (s->count == KAWS__HTTP_IDLE) {
-            out = s->idle[0];
-            s->count--;
-            memmove(s->idle, s->idle + 1, (size_t)s->count * sizeof *s->idle);
-        }
-        s->idle[s->count++] = conn;
+    if (clean && conn->sound) {
+        conn->next = s->idle;
+        s->idle = conn;
+        for (n = 0; n < KAWS__CURL_IDLE && *at != NULL; n++)
+            at = &(*at)->next;
+        out = *at;
+        *at = NULL;
     }
     kaws__thread_unlock(&s->lock);
     if (out != NULL)
-        kaws__http_conn_free(s, out);
+        kaws__curl_conn_free(s, out);
 }
 
 
+/* Has no connection used again that is open now, be it idle or lent. */
 static void
-kaws__http_close_idle(kaws__sender *s)
+kaws__curl_distrust(kaws__sender *s)
 {
-    kaws__conn *idle[KAWS__HTTP_IDLE];
-    int count;
-
     kaws__thread_lock(&s->lock);
     s->era++;
-    count = s->count;
-    memcpy(idle, s->idle, sizeof idle);
-    s->count = 0;
     kaws__thread_unlock(&s->lock);
-    while (count > 0)
-        kaws__http_conn_free(s, idle[--count]);
 }
 
 
 /* ---- one request ------------------------------------------------------- */
 
-/* What libcurl is. It takes its time to say so. */
-static void
-kaws__http_know(kaws__sender *s)
-{
-    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
-
-    s->old = v->version_num < 0x074700;
-    s->openssl = v->ssl_version != NULL &&
-                 (strncmp(v->ssl_version, "OpenSSL/", 8) == 0 ||
-                  strncmp(v->ssl_version, "(OpenSSL/", 9) == 0);
-}
-
-
+/* Sets what the request is, and what holds for every request. An older libcurl
+ * or another TLS library may not know the options that are cast to void; it
+ * must know all others.
+ * SUPPRESS_CONNECT_HEADERS keeps the head of a proxy's answer to CONNECT from
+ * us: before 8.1, a proxy could spoil the heap by it. With CAINFO, the folder
+ * of CAs that libcurl was built with would count as well. Plain HTTP is for
+ * this machine alone, so no proxy may get it. A body without a plaintext is
+ * handed over whole, and goes out with the headers in one piece. */
 static int
-kaws__http_https_only(CURL *easy, int plain)
-{
-#if LIBCURL_VERSION_NUM >= 0x075500
-    return curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR,
-                            plain ? "http" : "https") != CURLE_OK;
-#else
-    return curl_easy_setopt(easy, CURLOPT_PROTOCOLS,
-                            plain ? (long)CURLPROTO_HTTP
-                                  : (long)CURLPROTO_HTTPS) != CURLE_OK;
-#endif
-}
-
-
-#define KAWS__SET(option, value) \
-    bad |= curl_easy_setopt(e, option, value) != CURLE_OK
-
-
-/* What holds for every request. What is cast to void is a wish, which an older
- * libcurl or another TLS library may not know; libcurl must grant the rest. It
- * must keep from us the head of a proxy's answer to CONNECT: before 8.1, a
- * proxy could spoil the heap by it. */
-static int
-kaws__http_rules(CURL *e, const kaws__sender *s)
-{
-    static const struct { CURLoption option; long value; } rules[] = {
-        { CURLOPT_NOSIGNAL, 1 },
-        { CURLOPT_POST, 1 },
-        { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2 },
-        { CURLOPT_SSL_VERIFYPEER, 1 },
-        { CURLOPT_SSL_VERIFYHOST, 2 },
-        { CURLOPT_FOLLOWLOCATION, 0 },
-        { CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1 },
-        { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }
-    };
-    int bad = 0;
-    size_t i;
-
-    for (i = 0; i < sizeof rules / sizeof rules[0]; i++)
-        KAWS__SET(rules[i].option, rules[i].value);
-    KAWS__SET(CURLOPT_WRITEFUNCTION, kaws__http_on_body);
-    KAWS__SET(CURLOPT_HEADERFUNCTION, kaws__http_on_header);
-    if (s->old) {
-        KAWS__SET(CURLOPT_DEBUGFUNCTION, kaws__http_on_words);
-        KAWS__SET(CURLOPT_VERBOSE, 1L);
-    }
-    if (s->ca_file != NULL) {
-        KAWS__SET(CURLOPT_CAINFO, s->ca_file);
-        /* The folder that libcurl was built with would count as well. */
-        (void)curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
-    }
-    if (s->openssl)
-        (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_FUNCTION, kaws__http_on_ssl);
-    (void)curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
-    return !bad;
-}
-
-
-/* What this request is. A body that is no secret is handed over whole, and goes
- * out with the headers in one piece. Plain HTTP is for this machine alone, so
- * no proxy may get it. */
-static int
-kaws__http_aim(CURL *e, kaws__transfer *t, const kaws__conn *conn,
-               struct curl_slist *headers)
+kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 {
     const kaws_request *q = t->q;
-    int plain = strncmp(q->url, "http:", 5) == 0, bad = 0;
+    const int plain = strncmp(q->url, "http:", 5) == 0;
+    const struct { CURLoption option; long value; } numbers[] = {
+        { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }, { CURLOPT_NOSIGNAL, 1 },
+        { CURLOPT_SSL_VERIFYPEER, 1 }, { CURLOPT_SSL_VERIFYHOST, 2 },
+        { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2 }, { CURLOPT_POST, 1 },
+        { CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1 },
+        { CURLOPT_FOLLOWLOCATION, 0 }, { CURLOPT_TIMEOUT_MS, q->timeout_ms },
+        { CURLOPT_CONNECTTIMEOUT_MS, q->connect_timeout_ms },
+        { CURLOPT_POSTFIELDSIZE, (long)q->body.len },
+        { CURLOPT_FRESH_CONNECT, t->conn->sock == CURL_SOCKET_BAD },
+        { CURLOPT_VERBOSE, t->s->old }
+    };
+    const struct { CURLoption option; const void *value; } pointers[] = {
+        { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
+        { CURLOPT_USERAGENT, "keyring_aws/" KAWS_VERSION },
+        { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
+        { CURLOPT_POSTFIELDS, t->first == q->body.len ? q->body.at : NULL },
+        { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
+        { CURLOPT_WRITEDATA, t }, { CURLOPT_HEADERDATA, t },
+        { CURLOPT_DEBUGDATA, t }, { CURLOPT_ERRORBUFFER, t->error }
+    };
+    unsigned bad = 0;
+    size_t i;
 
-    KAWS__SET(CURLOPT_URL, q->url);
-    bad |= kaws__http_https_only(e, plain);
-    KAWS__SET(CURLOPT_PROXY, plain ? "" : NULL);
-    KAWS__SET(CURLOPT_HTTPHEADER, headers);
-    KAWS__SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)q->body.len);
-    KAWS__SET(CURLOPT_TIMEOUT_MS, (long)q->timeout_ms);
-    KAWS__SET(CURLOPT_CONNECTTIMEOUT_MS, (long)q->connect_timeout_ms);
-    KAWS__SET(CURLOPT_FRESH_CONNECT, conn->sock == CURL_SOCKET_BAD ? 1L : 0L);
-    KAWS__SET(CURLOPT_SHARE, conn->share);
-    KAWS__SET(CURLOPT_ERRORBUFFER, t->error);
-    KAWS__SET(CURLOPT_WRITEDATA, t);
-    KAWS__SET(CURLOPT_HEADERDATA, t);
-    KAWS__SET(CURLOPT_DEBUGDATA, t);
-    if (t->first == q->body.len) {
-        KAWS__SET(CURLOPT_POSTFIELDS, (const char *)q->body.at);
-    } else {
-        KAWS__SET(CURLOPT_READFUNCTION, kaws__http_on_read);
-        KAWS__SET(CURLOPT_READDATA, t);
-        KAWS__SET(CURLOPT_SEEKFUNCTION, kaws__http_on_seek);
-        KAWS__SET(CURLOPT_SEEKDATA, t);
+    for (i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        bad |= curl_easy_setopt(e, numbers[i].option, numbers[i].value);
+    for (i = 0; i < sizeof pointers / sizeof pointers[0]; i++)
+        bad |= curl_easy_setopt(e, pointers[i].option, pointers[i].value);
+    bad |= curl_easy_setopt(e, CURLOPT_READFUNCTION, kaws__curl_on_read);
+    bad |= curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, kaws__curl_on_seek);
+    bad |= curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, kaws__curl_on_body);
+    bad |= curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, kaws__curl_on_header);
+    bad |= curl_easy_setopt(e, CURLOPT_DEBUGFUNCTION, kaws__curl_on_words);
+#if LIBCURL_VERSION_NUM >= 0x075500
+    bad |= curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, plain ? "http" : "https");
+#else
+    bad |= curl_easy_setopt(e, CURLOPT_PROTOCOLS, plain ? (long)CURLPROTO_HTTP
+                                                  : (long)CURLPROTO_HTTPS);
+#endif
+    if (t->s->ca_file != NULL) {
+        bad |= curl_easy_setopt(e, CURLOPT_CAINFO, t->s->ca_file);
+        (void)curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
     }
-    return !bad;
-}
-
-#undef KAWS__SET
-
-
-/* The lines hold the session token and the signature, so they are wiped. */
-static void
-kaws__http_lines_free(struct curl_slist *list)
-{
-    struct curl_slist *each;
-
-    for (each = list; each != NULL; each = each->next)
-        kaws_wipe(each->data, strlen(each->data));
-    curl_slist_free_all(list);
-}
-
-
-static int
-kaws__http_line(struct curl_slist **list, const char *line)
-{
-    struct curl_slist *longer = curl_slist_append(*list, line);
-
-    if (longer != NULL)
-        *list = longer;
-    return longer != NULL;
-}
-
-
-static struct curl_slist *
-kaws__http_lines(const char *const *headers)
-{
-    struct curl_slist *list = NULL;
-    int ok = kaws__http_line(&list, "Expect:") &&     /* wait for no 100      */
-             kaws__http_line(&list, "User-Agent: keyring_aws/" KAWS_VERSION);
-
-    for (; ok && *headers != NULL; headers++)
-        ok = kaws__http_line(&list, *headers);
-    if (!ok) {
-        kaws__http_lines_free(list);
-        return NULL;
+    if (t->s->openssl_options != NULL) {
+        (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_FUNCTION, kaws__curl_on_ssl);
+        (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_DATA, t->s);
     }
-    return list;
+    return bad == 0;
 }
 
 
-/* Runs the transfer to its end. An old libcurl has nothing to wait for while
- * its resolver is at work. If that happens twice in a row, we pause, and look
- * again. */
+/* Runs the transfer to its end, and decides whether there is a reply and
+ * whether the connection may be used again, as far as this room can tell. The
+ * reply must have come over a new connection, or over the one that was found
+ * silent.
+ * An old libcurl has nothing to wait for while its resolver is at work: if that
+ * happens twice in a row, we pause. */
 static CURLcode
-kaws__http_perform(CURLM *multi, CURL *e)
+kaws__curl_perform(const kaws__transfer *t)
 {
-    int running = 1, active, pause = 0, left;
-    CURLMsg *done;
-    CURLMcode bad = curl_multi_add_handle(multi, e);
-
-    while (bad == CURLM_OK && running > 0) {
-        bad = curl_multi_perform(multi, &running);
-        if (bad != CURLM_OK || running == 0)
-            break;
-        bad = curl_multi_wait(multi, NULL, 0, 1000, &active);
-        if (active == 0 && pause > 0)
-            kaws__sys_sleep_ms(NULL, pause);
-        pause = active > 0 ? 0 : pause == 0 ? 1 : pause < 16 ? pause * 2 : 16;
-    }
-    done = curl_multi_info_read(multi, &left);
-    return bad == CURLM_OK && done != NULL ? done->data.result
-                                           : CURLE_OUT_OF_MEMORY;
-}
-
-
-/* Notes the connection's socket, if the connection may be used again as far as
- * this room can tell; or that it is gone; or that a surplus came. The reply
- * must have come over a new connection, or over the one that was found silent.
- */
-static CURLcode
-kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
-                  const kaws__transfer *t, CURLcode code)
-{
+    kaws__conn *conn = t->conn;
     curl_socket_t before = conn->sock, sock = CURL_SOCKET_BAD;
+    CURLMcode code = curl_multi_add_handle(conn->multi, t->easy);
+    int running = 1, active = 0, idle = 0;
+    CURLMsg *done;
     long opened = 0;
 
     conn->sock = CURL_SOCKET_BAD;
-    conn->surplus = 1;
-    if (code == CURLE_OK && !t->headed)
+    conn->sound = 0;
+    while (code == CURLM_OK &&
+           (code = curl_multi_perform(conn->multi, &running)) == CURLM_OK &&
+           running > 0) {
+        code = curl_multi_wait(conn->multi, NULL, 0, 1000, &active);
+        idle = active > 0 ? 0 : idle + 1;
+        if (idle > 1)
+            kaws__sys_sleep_ms(NULL, idle < 16 ? idle : 16);
+    }
+    done = curl_multi_info_read(conn->multi, &running);
+    if (code != CURLM_OK || done == NULL)
+        return CURLE_OUT_OF_MEMORY;
+    if (done->data.result != CURLE_OK)
+        return done->data.result;
+    if (!t->headed)
         return CURLE_PARTIAL_FILE;        /* libcurl is content with less    */
-    if (code != CURLE_OK)
-        return code;
     (void)curl_easy_getinfo(t->easy, CURLINFO_ACTIVESOCKET, &sock);
     (void)curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &opened);
     if (opened == 0 && (before == CURL_SOCKET_BAD ||
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
-    conn->surplus = sock != CURL_SOCKET_BAD &&
-                    (t->overread || !kaws__http_tls_silent(s, t));
-    if (!conn->surplus) {
-        conn->sock = sock;
-        conn->used_us = kaws__sys_ticks_us();
-    }
+    conn->sound = sock == CURL_SOCKET_BAD ||
+                  (!t->overread && kaws__curl_tls_silent(t));
+    conn->sock = sock;
+    conn->used_us = kaws__sys_ticks_us();
     return CURLE_OK;
 }
 
 
-/* Says why there is no reply. If libcurl may have taken a proxy's URL apart in
- * another way than was meant, its words can hold pieces of the password: then
- * we name only the kind of the error, and what to do. */
-static void
-kaws__http_say(kaws_reply *r, const char *words, const char *kind)
+/* Says what libcurl's code means, and in r->text why there is no reply. If
+ * libcurl may have split a proxy's URL in another way than was meant, its words
+ * can hold pieces of the password: then we name only the kind of the error, and
+ * what to do. */
+static kaws_status
+kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
-    size_t i, from;
+    const char *kind = curl_easy_strerror(code), *words = t->error, *proxy;
+    kaws_reply *r = t->r;
+    long http = 0;
+    int i;
 
-    if (words[0] == '\0')
-        words = kind;
-    for (i = 0; i < 4; i++) {
-        const char *proxy = kaws__sys_env(kaws__http_proxies[i]);
-        kaws_bytes who = kaws__buf_of(proxy != NULL ? proxy : "");
-
-        from = 0;
-        who.len = kaws__text_userinfo(who, 1, &from);
-        who.at += from;
-        who.len -= from;
-        if (strcspn((const char *)who.at, "#/?") < who.len ||
-            kaws__text_holds(kaws__buf_of(words), who)) {
+    (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
+    if (code == CURLE_OK || r->body_len > r->body_max) {
+        r->http = (int)http;
+        return KAWS_OK;
+    }
+    if (code == CURLE_OUT_OF_MEMORY && http != 0)
+        words = "a header of the reply is far too long, or out of memory";
+    (void)snprintf(r->text, sizeof r->text, "%.127s",
+                   words[0] != '\0' ? words : kind);
+    for (i = 3; i >= 0; i--) {
+        proxy = kaws__sys_env(kaws__url_proxies[i]);
+        if (proxy != NULL && strchr(proxy, '@') != NULL &&
+            !kaws__url_proxy_ok(proxy))
             (void)snprintf(r->text, sizeof r->text, "%s (check %s: percent-"
                            "encode its user and password)", kind,
-                           kaws__http_proxies[i]);
-            return;
-        }
+                           kaws__url_proxies[i]);
     }
-    kaws__http_keep(r->text, sizeof r->text, kaws__buf_of(words));
+    return code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
+           strncmp(words, "Unsupported proxy", 17) == 0 ? KAWS_CONFIG
+                                                        : KAWS_NETWORK;
 }
 
 
-/* What libcurl's code means to us, and its words for it. */
-static int
-kaws__http_outcome(const kaws__transfer *t, CURLcode code)
+/* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
+ * likewise, because a setting is wrong. *lent is for kaws__curl_done(), or NULL
+ * if no request was sent. */
+static kaws_status
+kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
+                void **lent)
 {
-    kaws_reply *r = t->r;
-    const char *words = t->error;
-    long http = 0;
-
-    if (code == CURLE_OK || t->too_long)
-        (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
-    r->http = (int)http;
-    if (t->too_long)
-        r->body_len = r->body_max + 1;
-    if (code == CURLE_OK || t->too_long)
-        return KAWS__HTTP_REPLY;
-    if (code == CURLE_OUT_OF_MEMORY && t->begun)
-        words = "a header of the reply is far too long, or out of memory";
-    kaws__http_say(r, words, curl_easy_strerror(code));
-    if (code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
-        strncmp(words, "Unsupported proxy", 17) == 0)
-        return KAWS__HTTP_SETTING;
-    return KAWS__HTTP_NONE;
-}
-
-
-static int
-kaws__http_curl(kaws__sender *s, const kaws_request *q, kaws_reply *r,
-                kaws__conn **lent)
-{
-    struct curl_slist *headers = kaws__http_lines(q->headers);
-    kaws__conn *conn = headers != NULL ? kaws__http_take(s, q) : NULL;
+    static char expect[] = "Expect:";     /* else libcurl may await a 100    */
+    kaws__transfer t = { .s = s, .q = q, .r = r, .first = q->body.len };
     CURLcode code = CURLE_OUT_OF_MEMORY;
-    kaws__transfer t;
-    int outcome;
+    kaws_status status;
+    size_t i;
 
-    memset(&t, 0, sizeof t);
-    t.easy = conn != NULL ? curl_easy_init() : NULL;
-    t.q = q;
-    t.r = r;
-    t.first = q->body.len;
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    if (t.easy != NULL && kaws__http_rules(t.easy, s) &&
-        kaws__http_aim(t.easy, &t, conn, headers)) {
-        code = kaws__http_perform(conn->multi, t.easy);
-        code = kaws__http_settle(s, conn, &t, code);
+    t.lines[0].data = expect;
+    for (i = 1; i < KAWS__CURL_LINES && q->headers[i - 1] != NULL; i++) {
+        t.lines[i - 1].next = &t.lines[i];
+        t.lines[i].data = (char *)q->headers[i - 1];      /* is only read     */
     }
-    outcome = kaws__http_outcome(&t, code);
-    if (t.easy != NULL) {
-        (void)curl_multi_remove_handle(conn->multi, t.easy);
-        curl_easy_cleanup(t.easy);
-    }
-    kaws__http_lines_free(headers);
+    *lent = t.conn = kaws__curl_lend(s, q);
+    t.easy = t.conn != NULL ? curl_easy_init() : NULL;
+    if (t.easy != NULL && q->headers[i - 1] == NULL &&
+        kaws__curl_set_options(t.easy, &t))
+        code = kaws__curl_perform(&t);
+    status = kaws__curl_outcome(&t, code);
+    if (t.easy != NULL)
+        (void)curl_multi_remove_handle(t.conn->multi, t.easy);
+    curl_easy_cleanup(t.easy);
     kaws_wipe(&t, sizeof t);
-    *lent = conn;
-    return outcome;
+    return status;
 }
 
 
 /* ---- the sender's life ------------------------------------------------- */
 
 static void
-kaws__http_global(void)
+kaws__curl_global(void)
 {
     /* Never undone: others in the process may use libcurl too. */
     (void)curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
 
-static void *
-kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
+/* `ca_file` is borrowed as long as the sender is open. `plain`: all requests
+ * are for plain HTTP, which uses no proxy. */
+static kaws_status
+kaws__curl_open(void **out, const kaws_hooks *hooks, const char *ca_file,
+                int plain, kaws_error *err)
 {
     static kaws__once once = KAWS__ONCE;
+    const curl_version_info_data *v;
+    const char *tls;
     kaws__sender *s = kaws__mem_new(hooks, sizeof *s);
-    const char *variable, *proxy = kaws__http_proxy(&variable);
-    kaws_bytes scheme = { (const uint8_t *)proxy, 0 };
-    size_t i;
+    kaws_status status = KAWS_OK;
 
-    kaws__thread_once(&once, kaws__http_global);
-    if (s == NULL)
-        return NULL;
+    if (s == NULL || kaws__thread_lock_init(&s->lock) != 0) {
+        kaws__mem_free(hooks, s, sizeof *s);
+        return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: out "
+                             "of memory");
+    }
+    kaws__thread_once(&once, kaws__curl_global);
     s->hooks = hooks;
     s->ca_file = ca_file;
-    scheme.len = proxy != NULL ? strcspn(proxy, ":") : 0;
-    s->nested = kaws__text_alike(scheme, "https");
-    kaws__http_know(s);
-    for (i = 0; i < 3; i++)
-        s->pending[i] = kaws__http_symbol(kaws__http_tls[i].symbol);
-    if (kaws__thread_lock_init(&s->lock) != 0) {
-        kaws__mem_free(hooks, s, sizeof *s);
-        return NULL;
-    }
-    if (kaws__sys_env("SSLKEYLOGFILE") != NULL)
+    v = curl_version_info(CURLVERSION_NOW);
+    tls = v->ssl_version != NULL ? v->ssl_version : "";
+    s->old = v->version_num < 0x074700;
+    if (strncmp(tls + (*tls == '('), "OpenSSL/", 8) == 0)
+        kaws__curl_symbol("SSL_CTX_set_options", &s->openssl_options);
+    kaws__curl_symbol("SSL_has_pending", &s->openssl_pending);
+    if (s->openssl_pending == NULL)       /* OpenSSL before 1.1.0            */
+        kaws__curl_symbol("SSL_pending", &s->openssl_pending);
+    kaws__curl_symbol("gnutls_record_check_pending", &s->gnutls_pending);
+    if (ca_file != NULL)
+        status = kaws__curl_check_ca(ca_file, err);
+    if (status == KAWS_OK && !plain)
+        status = kaws__url_check_proxy(hooks, &s->proxy_tls, err);
+    if (status == KAWS_OK && kaws__sys_env("SSLKEYLOGFILE") != NULL)
         kaws__err_log(hooks, 1, "SSLKEYLOGFILE is set in the environment: "
-                      "libcurl may write the keys of its TLS connections to "
-                      "that file, and whoever reads it can read what AWS KMS "
-                      "sends; unset it");
-    return s;
+                      "libcurl may write its TLS keys to that file, and who "
+                      "reads it can read what AWS KMS sends; unset it");
+    *out = s;
+    return status;
 }
 
 
 static void
-kaws__http_sender_free(void *sender)
+kaws__curl_close(kaws__sender *s)
 {
-    kaws__sender *s = sender;
+    kaws__conn *conn;
 
-    if (s == NULL)
-        return;
-    kaws__http_close_idle(s);
+    while ((conn = s->idle) != NULL) {
+        s->idle = conn->next;
+        kaws__curl_conn_free(s, conn);
+    }
     kaws__thread_lock_free(&s->lock);
     kaws__mem_free(s->hooks, s, sizeof *s);
 }
 
 #else
 
-#define KAWS__HTTP_BUILT_IN 0
-
-typedef void kaws__conn;
-typedef void kaws__sender;
-
-
-static int
-kaws__http_curl(kaws__sender *s, const kaws_request *q, kaws_reply *r,
-                kaws__conn **lent)
-{
-    (void)s;
-    (void)q;
-    (void)r;
-    *lent = NULL;
-    return KAWS__HTTP_NONE;
-}
-
-
-static void
-kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
-{
-    (void)s;
-    (void)conn;
-    (void)clean;
-}
-
-
-static void
-kaws__http_close_idle(kaws__sender *s)
-{
-    (void)s;
-}
-
-
-static void *
-kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
-{
-    (void)hooks;
-    (void)ca_file;
-    return NULL;
-}
-
-
-static void
-kaws__http_sender_free(void *sender)
-{
-    (void)sender;
-}
+/* There is no sender, so only the first of these is ever reached. */
+#define kaws__curl_open(out, hooks, ca_file, plain, err) \
+    ((void)(ca_file), (void)(plain), \
+     kaws__err_set(err, KAWS_CONFIG, "built without libcurl " \
+                   "(KEYRING_AWS_NO_CURL): kaws_config.hooks.send has to be " \
+                   "set"))
+#define kaws__curl_send(sender, q, r, lent) KAWS_NETWORK
+#define kaws__curl_done(sender, lent, ok) ((void)(sender), (void)(ok))
+#define kaws__curl_distrust(sender) ((void)(sender))
+#define kaws__curl_close(sender) ((void)(sender))
 
 #endif
 /* built-in sender: end */
 
 
-/* `ca_file` is borrowed for as long as it stays open. `plain`: all requests are
- * for plain HTTP, which uses no proxy. */
+/* ==========================================================================
+ * ROOM  http     send one request, get the reply that was made for it
+ * ==========================================================================
+ * Uses: thread err mem buf text curl
+ * Gives: http_open http_close http_send http_done http_forget http_distrust
+ *
+ * All requests go through kaws__http_send, which calls the `send` hook or the
+ * built-in sender. Section 8 of the manual says why a connection is used again
+ * only if its last exchange was clean: the reply was complete, its request id
+ * was new, and the room that knows what was asked found nothing odd in the
+ * reply. That room says so by kaws__http_done.
+ */
+
+#define KAWS__HTTP_IDS 1024       /* request ids remembered                   */
+
+typedef struct kaws__http {
+    const kaws_hooks *hooks;
+    void       *sender;           /* the built-in one; NULL: hooks->send      */
+    kaws__lock  lock;             /* guards all below                         */
+    uint64_t    ids[KAWS__HTTP_IDS];  /* digests of URL and request id        */
+    unsigned    count;            /* of all so far                            */
+} kaws__http;
+
+
+/* For ca_file and plain see kaws__curl_open(). Close it even if this fails. */
 static kaws_status
 kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
                 int plain, kaws_error *err)
 {
-    kaws_status status = KAWS_OK;
-
     memset(http, 0, sizeof *http);
-    if (hooks->send == NULL && !KAWS__HTTP_BUILT_IN)
-        return kaws__err_set(err, KAWS_CONFIG, "built without libcurl "
-                             "(KEYRING_AWS_NO_CURL): kaws_config.hooks.send "
-                             "has to be set");
-    if (hooks->send == NULL && ca_file != NULL)
-        status = kaws__http_check_ca(ca_file, err);
-    if (hooks->send == NULL && !plain && status == KAWS_OK)
-        status = kaws__http_check_proxy(hooks, err);
-    if (status == KAWS_OK && kaws__thread_lock_init(&http->lock) != 0)
-        status = kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: no "
-                               "lock");
-    if (status != KAWS_OK)
-        return status;
-    http->hooks = hooks;                  /* from here on it can be closed   */
-    if (hooks->send != NULL)
-        return KAWS_OK;
-    http->sender = kaws__http_sender(hooks, ca_file);
-    if (http->sender == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: out "
-                             "of memory");
-    return KAWS_OK;
+    if (kaws__thread_lock_init(&http->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for request ids");
+    http->hooks = hooks;
+    return hooks->send != NULL ? KAWS_OK
+         : kaws__curl_open(&http->sender, hooks, ca_file, plain, err);
 }
 
 
 static void
 kaws__http_close(kaws__http *http)
 {
-    kaws__seen *row;
-
     if (http->hooks == NULL)
         return;
-    kaws__http_sender_free(http->sender);
-    while ((row = http->seen) != NULL) {
-        http->seen = row->next;
-        kaws__mem_free(http->hooks, row, sizeof *row);
-    }
+    if (http->sender != NULL)
+        kaws__curl_close(http->sender);
     kaws__thread_lock_free(&http->lock);
     memset(http, 0, sizeof *http);
 }
 
 
-/* The ids of that host; NULL if there is no memory. With the lock held. */
-static kaws__seen *
-kaws__http_ids(kaws__http *http, const char *url)
-{
-    kaws_bytes origin = kaws__http_origin(url);
-    kaws__seen *row = http->seen;
-
-    while (row != NULL && !kaws__buf_same(kaws__buf_of(row->origin), origin))
-        row = row->next;
-    if (row == NULL) {
-        row = kaws__mem_new(http->hooks, sizeof *row);
-        if (row == NULL)
-            return NULL;
-        kaws__http_keep(row->origin, sizeof row->origin, origin);
-        row->next = http->seen;
-        http->seen = row;
-    }
-    return row;
-}
-
-
-/* Notes the request id of a reply. AWS makes one for each request, so a reply
- * that repeats one answers another request. */
+/* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
+ * so a reply that repeats one answers another request. An id counts for its
+ * URL. If two digests are equal, a good reply is taken for a repeated one; a
+ * repeated one is never missed. */
 static int
-kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
+kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
-    kaws__seen *row;
-    unsigned i = 0, known = 0;
-    uint64_t id;
+    uint64_t digest = kaws__buf_digest(kaws__buf_of(id)) +
+                      kaws__buf_digest(kaws__buf_of(url));
+    unsigned i = 0;
 
-    if (r->request_id[0] == '\0')
-        return KAWS__HTTP_REPLY;
-    id = kaws__http_digest(kaws__buf_of(r->request_id));
     kaws__thread_lock(&http->lock);
-    row = kaws__http_ids(http, url);
-    if (row != NULL) {
-        known = row->count < KAWS__HTTP_SEEN ? row->count : KAWS__HTTP_SEEN;
-        while (i < known && row->ids[i] != id)
-            i++;
-        if (i == known)
-            row->ids[row->count++ % KAWS__HTTP_SEEN] = id;
-    }
+    while (i < KAWS__HTTP_IDS && http->ids[i] != digest)
+        i++;
+    if (i == KAWS__HTTP_IDS)
+        http->ids[http->count++ % KAWS__HTTP_IDS] = digest;
     kaws__thread_unlock(&http->lock);
-    if (row == NULL)
-        return KAWS__HTTP_MEMORY;
-    return i == known ? KAWS__HTTP_REPLY : KAWS__HTTP_REPEATED;
+    return i == KAWS__HTTP_IDS;
 }
 
 
@@ -5694,75 +5295,64 @@ static void
 kaws__http_distrust(kaws__http *http)
 {
     if (http->sender != NULL)
-        kaws__http_close_idle(http->sender);
+        kaws__curl_distrust(http->sender);
 }
 
 
-/* Wipes what there is of a reply's body. */
+/* Wipes a reply's body. How much of it a `send` hook wrote, nobody knows. */
 static void
-kaws__http_wipe_body(kaws_reply *r)
+kaws__http_forget(const kaws__http *http, kaws_reply *r)
 {
-    kaws_wipe(r->body, r->body_len < r->body_max ? r->body_len : r->body_max);
+    kaws_wipe(r->body, http->sender == NULL || r->body_len > r->body_max
+                       ? r->body_max : r->body_len);
     r->body_len = 0;
 }
 
 
-/* The same before its room is given up. What a `send` hook may have written
- * into it nobody knows. */
-static void
-kaws__http_forget(const kaws__http *http, kaws_reply *r)
-{
-    if (http->sender == NULL)
-        r->body_len = r->body_max;
-    kaws__http_wipe_body(r);
-}
-
-
-/* Sends the request; r's body may still hold the last try's reply. The caller
- * judges the reply, and hands *lent to http_done as soon as it has. */
-static int
+/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK
+ * and CONFIG are kaws__curl_send's; REPLY: the reply repeats a request id. The
+ * caller judges the reply, and hands *lent to kaws__http_done then. */
+static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
+    const kaws_hooks *hooks = http->hooks;
     char *id = r->request_id, *end = id;
-    kaws__conn *conn = NULL;
-    int outcome;
+    kaws_status status;
 
-    kaws__http_wipe_body(r);
-    r->http = 0;
-    r->date = 0;
-    r->retry_after_ms = -1;
-    r->request_id[0] = '\0';
-    r->text[0] = '\0';
+    if (r->body_len > 0)
+        kaws__http_forget(http, r);
+    *r = (kaws_reply){ .body = r->body, .body_max = r->body_max,
+                       .retry_after_ms = -1 };
+    *lent = NULL;
     if (http->sender != NULL)
-        outcome = kaws__http_curl(http->sender, q, r, &conn);
+        status = kaws__curl_send(http->sender, q, r, lent);
     else
-        outcome = http->hooks->send(http->hooks->ctx, q, r) != 0
-                ? KAWS__HTTP_NONE : KAWS__HTTP_REPLY;
-    *lent = conn;
+        status = hooks->send(hooks->ctx, q, r) == 0 ? KAWS_OK : KAWS_NETWORK;
+    r->text[sizeof r->text - 1] = '\0';
     r->request_id[sizeof r->request_id - 1] = '\0';
     for (; *id != '\0'; id++)             /* AWS's have nothing else         */
         if (*id == '-' || kaws__text_folded(*id))
             *end++ = *id;
     *end = '\0';
-    r->text[sizeof r->text - 1] = '\0';
-    if (outcome == KAWS__HTTP_REPLY && r->http == 0)
-        outcome = KAWS__HTTP_NONE;
-    if (outcome == KAWS__HTTP_REPLY)
-        outcome = kaws__http_first(http, q->url, r);
-    if (outcome == KAWS__HTTP_REPEATED)
+    if (status == KAWS_OK && r->http == 0)
+        status = KAWS_NETWORK;
+    if (status == KAWS_OK && end > r->request_id &&
+        !kaws__http_note_id(http, q->url, r->request_id)) {
         kaws__http_distrust(http);        /* which of the two was wrong?     */
-    return outcome;
+        status = KAWS_REPLY;
+    }
+    return status;
 }
 
 
-/* The reply was judged. Clean: it was well formed, and fits what was asked.
- * Otherwise the connection is closed. */
+/* To be called when the reply was judged. Clean: it was well formed, and fits
+ * what was asked. Otherwise its connection is closed. */
 static void
 kaws__http_done(kaws__http *http, void *lent, int clean)
 {
     if (lent != NULL)
-        kaws__http_give_back(http->sender, lent, clean);
+        kaws__curl_done(http->sender, lent, clean);
 }
 
 
@@ -6094,7 +5684,7 @@ kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
 /* ==========================================================================
  * ROOM  arn      what ARNs, regions and endpoints of AWS say
  * ==========================================================================
- * Uses: err buf text http
+ * Uses: err buf text url
  * Gives: arn_partition arn_region_ok arn_word_ok arn_parse arn_target arn_fits
  *        arn_endpoint_ok arn_url
  *
@@ -6292,7 +5882,7 @@ kaws__arn_endpoint_ok(const char *endpoint)
     host = kaws__buf_of(endpoint + (plain ? 7 : 8));
     if (host.len > 0 && host.at[host.len - 1] == '/')
         host.len--;
-    if (host.len > 150 || !kaws__http_host_ok(host))
+    if (host.len > 150 || !kaws__url_host_ok(host))
         return 0;
     for (i = 0; plain && i < 3; i++) {
         size_t n = strlen(local[i]);
@@ -6643,7 +6233,7 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 /* ==========================================================================
  * ROOM  calls    one request to AWS, until it is granted, refused or too late
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 http creds arn fault
+ * Uses: sys thread err mem buf text json sigv4 url http creds arn fault
  * Gives: calls_open calls_reload_creds calls_close calls_set_timeouts
  *        calls_stats calls_budget calls_left_ms calls_begin calls_send
  *        calls_nonsense calls_end
@@ -6709,7 +6299,7 @@ typedef struct kaws__call {
     size_t        secret_at, secret_len;      /* the plaintext in the body    */
 
     /* The request of a try, and its reply: */
-    char          url[KAWS__HTTP_URL_MAX];
+    char          url[KAWS__URL_MAX];
     kaws__lines   lines;
     kaws_request  q;
     kaws_reply    r;
@@ -6872,7 +6462,7 @@ kaws__calls_end(kaws__call *c)
 
 
 /* All that does not change from try to try. A body with a plaintext ends in
- * spaces: room http says what for. */
+ * spaces: room curl says what for. */
 static kaws_status
 kaws__calls_ready(kaws__call *c, kaws_error *err)
 {
@@ -7047,15 +6637,12 @@ kaws__calls_refused(kaws__call *c, kaws_error *err)
 
 /* There is no reply, or it is another request's. */
 static kaws_status
-kaws__calls_unanswered(kaws__call *c, int outcome, kaws_error *err)
+kaws__calls_unanswered(kaws__call *c, kaws_status outcome, kaws_error *err)
 {
     char words[128];
     kaws_status status;
 
-    if (outcome == KAWS__HTTP_MEMORY)
-        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
-                             "memory", c->action);
-    if (outcome == KAWS__HTTP_REPEATED) {
+    if (outcome == KAWS_REPLY) {
         status = kaws__calls_nonsense(c, "an earlier reply had the same "
                                       "request id, so it answers another "
                                       "request", err);
@@ -7063,7 +6650,7 @@ kaws__calls_unanswered(kaws__call *c, int outcome, kaws_error *err)
         return status;
     }
     kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
-    if (outcome == KAWS__HTTP_SETTING)
+    if (outcome == KAWS_CONFIG)
         return kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
                              "%s: %s; check the endpoint, ca_file and the "
                              "proxy", c->lines.host + 6, c->action, words);
@@ -7106,8 +6693,7 @@ kaws__calls_try(kaws__call *c, kaws_error *err)
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
     const char *wrong = kaws__calls_sign(c);
-    int outcome;
-    kaws_status status;
+    kaws_status outcome, status;
 
     kaws__err_clear(err);
     c->cures = c->typed = 0;
@@ -7120,8 +6706,8 @@ kaws__calls_try(kaws__call *c, kaws_error *err)
     c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
     outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
     id = kaws__buf_of(c->r.request_id);
-    c->budget->reply_id = id.len > 0 ? kaws__http_digest(id) : 0;
-    status = outcome == KAWS__HTTP_REPLY
+    c->budget->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
+    status = outcome == KAWS_OK
            ? kaws__calls_answered(c, err)
            : kaws__calls_unanswered(c, outcome, err);
     took = kaws__sys_ticks_us() - started;
@@ -9072,8 +8658,10 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
     kaws__buf_init(&bytes, f->hooks);
     kaws__buf_put(&bytes, record.at, record.len);
     digest = kaws__buf_grow(&bytes, KAWS__STORE_DIGEST);
-    if (digest == NULL)
+    if (digest == NULL) {
+        kaws__buf_free(&bytes);
         return kaws__err_memory(err, "adding a key");
+    }
     kaws__store_digest(&state, record, digest);
     status = kaws__file_change(f, err);
     if (status == KAWS_OK) {
