@@ -4790,9 +4790,9 @@ kaws__url_proxy_ok(const char *proxy)
 }
 
 
-/* Refuses a proxy in the environment that cannot be meant: it is no outage. Its
- * URL may hold a password, so only the variable is named. *over_tls says
- * whether libcurl speaks TLS with the proxy. */
+/* Refuses a malformed proxy in the environment, because libcurl would report it
+ * like an outage. The proxy's URL may hold a password, so the message names the
+ * variable only. *over_tls: whether libcurl speaks TLS with the proxy. */
 KAWS__MAYBE static kaws_status
 kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
@@ -4933,8 +4933,8 @@ kaws__curl_find_cert(int fd, int *found)
 }
 
 
-/* libcurl opens the file for each connection, waits without end if it is a
- * pipe, and reports a bad file like a bad network. So we look at it first. */
+/* libcurl opens the CA file for each connection, waits forever if the file is a
+ * pipe, and reports a bad file like a bad network. So we check the file first. */
 static kaws_status
 kaws__curl_check_ca(const char *path, kaws_error *err)
 {
@@ -5009,11 +5009,11 @@ kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* Stores what we want to know from a header field. If a request id is too long
- * (AWS's have 36 bytes), it is cut and ends in a digest of the whole id, so two
- * ids that begin alike stay two.
- * If libcurl has read more behind a chunked body, it drops that without a word,
- * so the connection is not used again. KMS sends no chunked bodies. */
+/* Stores the value of a header that we need. A request id that is too long
+ * (AWS's have 36 bytes) is cut and ends in a digest of the whole id, so two ids
+ * that begin alike stay two.
+ * libcurl drops without a word what it has read behind a chunked body, so the
+ * connection is not used again. KMS sends no chunked bodies. */
 static void
 kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
 {
@@ -5202,8 +5202,8 @@ kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 }
 
 
-/* Keeps the conn if its last exchange was clean. If too many are idle, the one
- * that was used longest ago is closed. */
+/* Keeps the conn if its last exchange was clean; else closes it. If too many
+ * conns are idle, closes the one that was used longest ago. */
 static void
 kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 {
@@ -5225,7 +5225,7 @@ kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 }
 
 
-/* Has no connection used again that is open now, be it idle or lent. */
+/* After this, no connection that is open now, idle or lent, is used again. */
 static void
 kaws__curl_distrust(kaws__sender *s)
 {
@@ -5346,10 +5346,10 @@ kaws__curl_perform(const kaws__transfer *t)
 }
 
 
-/* Says what libcurl's code means, and in r->text why there is no reply. If
- * libcurl may have split a proxy's URL in another way than was meant, its words
- * can hold pieces of the password: then we name only the kind of the error, and
- * what to do. */
+/* Says what libcurl's code means, and in r->text why there is no reply. If the
+ * URL of a proxy with a password is malformed, libcurl may have split it in the
+ * wrong place, and its words may hold pieces of the password: then r->text names
+ * only the kind of the error, and what to do. */
 static kaws_status
 kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
