@@ -4934,7 +4934,7 @@ kaws__curl_find_cert(int fd, int *found)
 
 
 /* libcurl opens the CA file for each connection, waits forever if the file is a
- * pipe, and reports a bad file like a bad network. So we check the file first. */
+ * pipe, and reports a bad file like a bad network. So the file is checked. */
 static kaws_status
 kaws__curl_check_ca(const char *path, kaws_error *err)
 {
@@ -5263,7 +5263,6 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
     };
     const struct { CURLoption option; const void *value; } pointers[] = {
         { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
-        { CURLOPT_USERAGENT, "keyring_aws/" KAWS_VERSION },
         { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
         { CURLOPT_POSTFIELDS, t->first == q->body.len ? q->body.at : NULL },
         { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
@@ -5348,8 +5347,8 @@ kaws__curl_perform(const kaws__transfer *t)
 
 /* Says what libcurl's code means, and in r->text why there is no reply. If the
  * URL of a proxy with a password is malformed, libcurl may have split it in the
- * wrong place, and its words may hold pieces of the password: then r->text names
- * only the kind of the error, and what to do. */
+ * wrong place, and its words may hold pieces of the password: then r->text
+ * names only the kind of the error, and what to do. */
 static kaws_status
 kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
@@ -5383,12 +5382,12 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
  * likewise, because a setting is wrong. *lent is for kaws__curl_done(), or NULL
- * if no request was sent. */
+ * if no request was sent. libcurl only reads the header lines. An Expect would
+ * make it wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
-    static char expect[] = "Expect:";     /* else libcurl may await a 100    */
     kaws__transfer t = { .s = s, .q = q, .r = r, .first = q->body.len };
     CURLcode code = CURLE_OUT_OF_MEMORY;
     kaws_status status;
@@ -5396,14 +5395,16 @@ kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
 
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    t.lines[0].data = expect;
-    for (i = 1; i < KAWS__CURL_LINES && q->headers[i - 1] != NULL; i++) {
+    t.lines[0].data = (char *)"Expect:";
+    t.lines[0].next = &t.lines[1];
+    t.lines[1].data = (char *)"User-Agent: keyring_aws/" KAWS_VERSION;
+    for (i = 2; i < KAWS__CURL_LINES && q->headers[i - 2] != NULL; i++) {
         t.lines[i - 1].next = &t.lines[i];
-        t.lines[i].data = (char *)q->headers[i - 1];      /* is only read     */
+        t.lines[i].data = (char *)q->headers[i - 2];
     }
     *lent = t.conn = kaws__curl_lend(s, q);
     t.easy = t.conn != NULL ? curl_easy_init() : NULL;
-    if (t.easy != NULL && q->headers[i - 1] == NULL &&
+    if (t.easy != NULL && q->headers[i - 2] == NULL &&
         kaws__curl_set_options(t.easy, &t))
         code = kaws__curl_perform(&t);
     status = kaws__curl_outcome(&t, code);
