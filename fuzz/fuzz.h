@@ -99,11 +99,4 @@ fuzz_string(kaws_bytes *in)
 }
 
 
-/* For a kaws__sink: `to` is a kaws__buf. */
-FUZZ void
-fuzz_put(void *to, const void *data, size_t len)
-{
-    kaws__buf_put(to, data, len);
-}
-
 #endif /* KAWS_FUZZ_H */
