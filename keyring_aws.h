@@ -4511,9 +4511,9 @@ kaws__url_proxy_ok(const char *proxy)
 }
 
 
-/* Refuses a proxy in the environment that cannot be meant: it is no outage. Its
- * URL may hold a password, so only the variable is named. *over_tls says
- * whether libcurl speaks TLS with the proxy. */
+/* Refuses a malformed proxy in the environment, because libcurl would report it
+ * like an outage. The proxy's URL may hold a password, so the message names the
+ * variable only. *over_tls: whether libcurl speaks TLS with the proxy. */
 KAWS__MAYBE static kaws_status
 kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
@@ -4654,8 +4654,8 @@ kaws__curl_find_cert(int fd, int *found)
 }
 
 
-/* libcurl opens the file for each connection, waits without end if it is a
- * pipe, and reports a bad file like a bad network. So we look at it first. */
+/* libcurl opens the CA file for each connection, waits forever if the file is a
+ * pipe, and reports a bad file like a bad network. So the file is checked. */
 static kaws_status
 kaws__curl_check_ca(const char *path, kaws_error *err)
 {
@@ -4730,11 +4730,11 @@ kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* Stores what we want to know from a header field. If a request id is too long
- * (AWS's have 36 bytes), it is cut and ends in a digest of the whole id, so two
- * ids that begin alike stay two.
- * If libcurl has read more behind a chunked body, it drops that without a word,
- * so the connection is not used again. KMS sends no chunked bodies. */
+/* Stores the value of a header that we need. A request id that is too long
+ * (AWS's have 36 bytes) is cut and ends in a digest of the whole id, so two ids
+ * that begin alike stay two.
+ * libcurl drops without a word what it has read behind a chunked body, so the
+ * connection is not used again. KMS sends no chunked bodies. */
 static void
 kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
 {
@@ -4923,8 +4923,8 @@ kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 }
 
 
-/* Keeps the conn if its last exchange was clean. If too many are idle, the one
- * that was used longest ago is closed. */
+/* Keeps the conn if its last exchange was clean; else closes it. If too many
+ * conns are idle, closes the one that was used longest ago. */
 static void
 kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 {
@@ -4946,7 +4946,7 @@ kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 }
 
 
-/* Has no connection used again that is open now, be it idle or lent. */
+/* After this, no connection that is open now, idle or lent, is used again. */
 static void
 kaws__curl_distrust(kaws__sender *s)
 {
@@ -4984,7 +4984,6 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
     };
     const struct { CURLoption option; const void *value; } pointers[] = {
         { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
-        { CURLOPT_USERAGENT, "keyring_aws/" KAWS_VERSION },
         { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
         { CURLOPT_POSTFIELDS, t->first == q->body.len ? q->body.at : NULL },
         { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
@@ -5067,10 +5066,10 @@ kaws__curl_perform(const kaws__transfer *t)
 }
 
 
-/* Says what libcurl's code means, and in r->text why there is no reply. If
- * libcurl may have split a proxy's URL in another way than was meant, its words
- * can hold pieces of the password: then we name only the kind of the error, and
- * what to do. */
+/* Says what libcurl's code means, and in r->text why there is no reply. If the
+ * URL of a proxy with a password is malformed, libcurl may have split it in the
+ * wrong place, and its words may hold pieces of the password: then r->text
+ * names only the kind of the error, and what to do. */
 static kaws_status
 kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
@@ -5104,12 +5103,12 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
  * likewise, because a setting is wrong. *lent is for kaws__curl_done(), or NULL
- * if no request was sent. */
+ * if no request was sent. libcurl only reads the header lines. An Expect would
+ * make it wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
-    static char expect[] = "Expect:";     /* else libcurl may await a 100    */
     kaws__transfer t = { .s = s, .q = q, .r = r, .first = q->body.len };
     CURLcode code = CURLE_OUT_OF_MEMORY;
     kaws_status status;
@@ -5117,14 +5116,16 @@ kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
 
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    t.lines[0].data = expect;
-    for (i = 1; i < KAWS__CURL_LINES && q->headers[i - 1] != NULL; i++) {
+    t.lines[0].data = (char *)"Expect:";
+    t.lines[0].next = &t.lines[1];
+    t.lines[1].data = (char *)"User-Agent: keyring_aws/" KAWS_VERSION;
+    for (i = 2; i < KAWS__CURL_LINES && q->headers[i - 2] != NULL; i++) {
         t.lines[i - 1].next = &t.lines[i];
-        t.lines[i].data = (char *)q->headers[i - 1];      /* is only read     */
+        t.lines[i].data = (char *)q->headers[i - 2];
     }
     *lent = t.conn = kaws__curl_lend(s, q);
     t.easy = t.conn != NULL ? curl_easy_init() : NULL;
-    if (t.easy != NULL && q->headers[i - 1] == NULL &&
+    if (t.easy != NULL && q->headers[i - 2] == NULL &&
         kaws__curl_set_options(t.easy, &t))
         code = kaws__curl_perform(&t);
     status = kaws__curl_outcome(&t, code);
