@@ -6229,10 +6229,10 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
  * Uses: plat err mem buf text json sigv4 http creds
  * Gives: kms_open kms_close kms_partition kms_arn kms_region_ok
  *        kms_aim kms_aim_at kms_choice kms_choose kms_choose_tried
- *        kms_set_timeouts kms_begin kms_left_ms kms_reply_id kms_trusts
- *        kms_foreign kms_anchor kms_unanchor kms_anchored kms_generate
- *        kms_encrypt kms_decrypt kms_prove kms_reencrypt kms_rotate
- *        kms_ask_region kms_mixed_up
+ *        kms_set_timeouts kms_reload_creds kms_stats kms_begin kms_left_ms
+ *        kms_reply_id kms_trusts kms_foreign kms_anchor kms_unanchor
+ *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_probe kms_prove
+ *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
@@ -6672,6 +6672,25 @@ kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
     kaws__plat_lock(&k->lock);
     k->connect_timeout_ms = connect_timeout_ms > 0 ? connect_timeout_ms : 1000;
     k->timeout_ms = timeout_ms > 0 ? timeout_ms : 10000;
+    kaws__plat_unlock(&k->lock);
+}
+
+
+static kaws_status
+kaws__kms_reload_creds(kaws__kms *k, kaws_error *err)
+{
+    return kaws__creds_reload(&k->creds, err);
+}
+
+
+static void
+kaws__kms_stats(kaws__kms *k, kaws_stats *stats)
+{
+    kaws__plat_lock(&k->lock);
+    stats->kms_requests = k->requests;
+    stats->kms_errors = k->errors;
+    stats->kms_retries = k->retries;
+    stats->kms_time_us = k->time_us;
     kaws__plat_unlock(&k->lock);
 }
 
@@ -7620,6 +7639,26 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 
 
 /* ---- proofs ------------------------------------------------------------ */
+
+/* What a throw-away byte is bound to. */
+static const kaws_pair kaws__kms_probe_pair[] = { { "app", "keyring_aws" } };
+static const kaws_context kaws__kms_probe_context = { kaws__kms_probe_pair, 1 };
+
+
+/* Has KMS seal a throw-away byte with the aim, or (NULL) with the current KMS
+ * key: whether it does, and which KMS key and material it is. */
+static kaws_status
+kaws__kms_probe(kaws__op *op, const kaws__aim *aim, kaws_sealed *out,
+                kaws_error *err)
+{
+    kaws__aim now;
+
+    if (aim == NULL && kaws__kms_aim(op->kms, &now, err) != KAWS_OK)
+        return KAWS_CONFIG;
+    return kaws__kms_generate(op, aim != NULL ? aim : &now,
+                              &kaws__kms_probe_context, 1, NULL, out, err);
+}
+
 
 /* Asks once whether KMS would open the blob. *told: KMS said so, by the error
  * DryRunOperation. If KMS opens the blob instead, that is OK, too; but what
@@ -9404,8 +9443,9 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * ROOM  cache    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: cache_open cache_close cache_record cache_find cache_new cache_drop
- *        cache_keep cache_reserve cache_add cache_remove cache_swap cache_from
+ * Gives: cache_open cache_close cache_record cache_find cache_new cache_discard
+ *        cache_drop cache_keep cache_reserve cache_add cache_remove
+ *        cache_swap cache_from
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
@@ -9471,17 +9511,24 @@ kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
 }
 
 
+/* Gives back an entry that is not in the table: cache_new made it. */
+static void
+kaws__cache_discard(const kaws_hooks *hooks, kaws__entry *e)
+{
+    if (e != NULL)
+        kaws__mem_free(hooks, e, kaws__cache_record(e).len);
+}
+
+
 /* Lets an entry go. The image goes with the last one in it. */
 static void
 kaws__cache_drop(kaws__cache *c, kaws__entry *e)
 {
-    size_t len = e != NULL ? kaws__cache_record(e).len : 0;
-
     if (!kaws__cache_in_image(c, e)) {
-        kaws__mem_free(c->hooks, e, len);
+        kaws__cache_discard(c->hooks, e);
         return;
     }
-    kaws_wipe(e, len);
+    kaws_wipe(e, kaws__cache_record(e).len);
     if (--c->image_entries == 0)
         kaws__buf_free(&c->image);
 }
@@ -9620,9 +9667,9 @@ kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 
 /* An entry of its own for a record; it is in the cache once it is added. */
 static kaws__entry *
-kaws__cache_new(kaws__cache *c, kaws_bytes record)
+kaws__cache_new(const kaws_hooks *hooks, kaws_bytes record)
 {
-    kaws__entry *e = kaws__mem_new(c->hooks, record.len);
+    kaws__entry *e = kaws__mem_new(hooks, record.len);
 
     if (e != NULL)
         memcpy(e, record.at, record.len);
@@ -9770,9 +9817,1150 @@ kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
 
 
 /* ==========================================================================
- * ROOM  ring     the public functions: the lock and the policy
+ * ROOM  bind     what a blob is tied to: the encryption context of its key
  * ==========================================================================
- * Uses: plat err mem buf text crypto creds kms file store cache
+ * Uses: err buf text store
+ * Gives: bind_name bind_type bind_key bind_context_ok
+ *
+ * The manual, section 8, says what the context of a key holds. A kaws__record
+ * (room store) carries a name, or all that is known of a key, as views.
+ */
+
+typedef struct kaws__bound {
+    char       key_id[3 * KAWS_NAME_MAX + 1];
+    char       user_id[3 * KAWS_NAME_MAX + 1];
+    char       type[16];
+    kaws_pair  pairs[5];
+    kaws_context context;         /* points at them: do not copy it           */
+} kaws__bound;
+
+typedef struct kaws__fill {
+    char  *at;
+    size_t len;
+} kaws__fill;
+
+
+/* Begins a record with the name. NULL and "" are the same owner: nobody. */
+static kaws_status
+kaws__bind_name(kaws_name name, kaws__record *r, kaws_error *err)
+{
+    const char *wrong = NULL;
+
+    memset(r, 0, sizeof *r);
+    r->key_id = kaws__buf_of(name.key_id != NULL ? name.key_id : "");
+    r->user_id = kaws__buf_of(name.user_id != NULL ? name.user_id : "");
+    if (r->key_id.len == 0)
+        wrong = "the key id is empty";
+    else if (r->key_id.len > KAWS_NAME_MAX)
+        wrong = "the key id is longer than 255 bytes";
+    else if (r->user_id.len > KAWS_NAME_MAX)
+        wrong = "the user id is longer than 255 bytes";
+    else
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
+}
+
+
+static kaws_status
+kaws__bind_type(const char *type, kaws__record *r, kaws_error *err)
+{
+    r->type = kaws__buf_of(type != NULL ? type : "");
+    if (kaws__store_type_ok(r->type))
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key type is "
+                         "not 1 to 15 letters, digits, - and _");
+}
+
+
+static int
+kaws__bind_printable(int c)
+{
+    return c >= 0x20 && c <= 0x7e && c != '%';
+}
+
+
+static void
+kaws__bind_put(void *to, const void *data, size_t len)
+{
+    kaws__fill *fill = to;
+
+    memcpy(fill->at + fill->len, data, len);
+    fill->len += len;
+    fill->at[fill->len] = '\0';
+}
+
+
+/* The context of the key that the record names, in the file of that id. Key id
+ * and user id are percent-encoded, so any bytes make valid JSON, and no two
+ * names have the same context. KMS refuses an empty value, so a key without an
+ * owner has no user_id. */
+static void
+kaws__bind_key(const char *file_hex, const kaws__record *r, kaws__bound *b)
+{
+    const kaws_pair pairs[5] = {
+        { "app", "keyring_aws" }, { "file", file_hex }, { "key_id", b->key_id },
+        { "key_type", b->type }, { "user_id", b->user_id }
+    };
+    kaws__fill key_id = { b->key_id, 0 }, user_id = { b->user_id, 0 };
+    kaws__sink sink = { kaws__bind_put, &key_id };
+
+    memset(b, 0, sizeof *b);
+    kaws__text_percent(&sink, r->key_id, kaws__bind_printable);
+    sink.to = &user_id;
+    kaws__text_percent(&sink, r->user_id, kaws__bind_printable);
+    (void)kaws__buf_copy_text(b->type, sizeof b->type, r->type);
+    memcpy(b->pairs, pairs, sizeof pairs);
+    b->context.pairs = b->pairs;
+    b->context.count = r->user_id.len > 0 ? 5 : 4;
+}
+
+
+/* Whether KMS takes a caller's context: its names and values are UTF-8 text,
+ * and none is empty. */
+static kaws_status
+kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
+{
+    size_t i, count = ctx != NULL ? 2 * ctx->count : 0;
+    const char *text;
+
+    if (count > 0 && ctx->pairs == NULL)
+        return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the pairs of "
+                             "the encryption context are NULL");
+    for (i = 0; i < count; i++) {
+        text = i % 2 ? ctx->pairs[i / 2].value : ctx->pairs[i / 2].name;
+        if (text == NULL || *text == '\0' ||
+            !kaws__text_is_utf8(kaws__buf_of(text)))
+            return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: a name or "
+                                 "value in the encryption context is empty or "
+                                 "not UTF-8");
+    }
+    return KAWS_OK;
+}
+
+
+/* ==========================================================================
+ * ROOM  vault    the data file and the table, which change together
+ * ==========================================================================
+ * Uses: plat err buf text crypto file store cache bind
+ * Gives: vault_open vault_close vault_may_read vault_may_change vault_may_add
+ *        vault_entry vault_add vault_remove vault_reseal vault_copy vault_claim
+ *        vault_extent vault_list vault_stats
+ *
+ * Table, file, and the digest over the file have one lock, which is never held
+ * while anything is waited for. A change waits first: for its turn among the
+ * ring's threads, then for the file's locks, which other processes may hold.
+ * Then it takes the lock, reserves memory, changes the disk, and last, when
+ * nothing can fail any more, the table. This room does not know KMS.
+ */
+
+#define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
+
+typedef struct kaws__vault {
+    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    int          has_file, read_only;
+    char         file_hex[33];    /* the file id, as the context has it       */
+    uint8_t      file_id[16];
+    uint32_t     epoch;           /* of the file; kept as it was found        */
+    kaws__turn   turn;            /* a thread that changes the file has it    */
+    kaws__lock   lock;            /* guards all below                         */
+    int          uncertain;       /* no more changes until it is opened anew  */
+    kaws__file   file;
+    kaws__cache  cache;
+    kaws__sha256 state;           /* over the whole file                      */
+    uint64_t     committed;       /* the committed length, as it was found    */
+    int          unsettled;       /* bytes from there on may not be durable   */
+} kaws__vault;
+
+typedef struct kaws__copy {       /* a key, to be used without the lock       */
+    kaws__record record;          /* views into the three below               */
+    kaws_sealed  sealed;
+    kaws__bound  bound;
+    uint8_t      texts[KAWS__STORE_RECORD_MAX - 6144];
+} kaws__copy;
+
+
+/* ---- what may be done -------------------------------------------------- */
+
+static kaws_status
+kaws__vault_may_read(const kaws__vault *v, kaws_error *err)
+{
+    if (v->has_file)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
+                         "data_file has to be set");
+}
+
+
+static kaws_status
+kaws__vault_may_change(const kaws__vault *v, kaws_error *err)
+{
+    if (!v->read_only)
+        return kaws__vault_may_read(v, err);
+    return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
+}
+
+
+/* With the lock held. After a disk failure in the middle of a change nobody
+ * knows what the file holds, so nobody may change it. */
+static kaws_status
+kaws__vault_certain(const kaws__vault *v, kaws_error *err)
+{
+    if (!v->uncertain)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the middle "
+                         "of an earlier change to %s: reopen the keyring "
+                         "before changing more", v->file.shown);
+}
+
+
+/* With the lock held. */
+static kaws_status
+kaws__vault_find(const kaws__vault *v, const kaws__record *name,
+                 kaws__entry **e, kaws_error *err)
+{
+    char shown[96];
+
+    *e = kaws__cache_find(&v->cache, name->key_id, name->user_id);
+    if (*e != NULL)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
+                         kaws__text_show(shown, sizeof shown, name->key_id));
+}
+
+
+/* With the lock held. */
+static kaws_status
+kaws__vault_is_free(const kaws__vault *v, const kaws__record *name,
+                    kaws_error *err)
+{
+    char shown[96];
+
+    if (kaws__cache_find(&v->cache, name->key_id, name->user_id) == NULL)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
+                         kaws__text_show(shown, sizeof shown, name->key_id));
+}
+
+
+/* Whether a key of that name could be added now, and what its blob will be tied
+ * to. The lock is not kept, so vault_add looks again. */
+static kaws_status
+kaws__vault_may_add(kaws__vault *v, const kaws__record *key, kaws__bound *bound,
+                    kaws_error *err)
+{
+    kaws_status status;
+
+    kaws__plat_lock(&v->lock);
+    status = kaws__vault_certain(v, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_is_free(v, key, err);
+    kaws__plat_unlock(&v->lock);
+    kaws__bind_key(v->file_hex, key, bound);
+    return status;
+}
+
+
+/* ---- changing ---------------------------------------------------------- */
+
+static void
+kaws__vault_log(const kaws__vault *v, const char *what)
+{
+    unsigned long count = (unsigned long)v->cache.count;
+    char sum[9];
+
+    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
+    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
+                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
+}
+
+
+/* Moves a torn end of the file, if it has one, to a file of its own. */
+static kaws_status
+kaws__vault_set_aside(kaws__vault *v, kaws_error *err)
+{
+    kaws__file *f = &v->file;
+    unsigned long more = (unsigned long)f->torn;
+    kaws_status status = KAWS_OK;
+
+    if (more > 0 && v->read_only)
+        kaws__err_log(v->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry that was never acknowledged; they are not "
+                      "read, and left as they are", more, f->shown);
+    else if (more > 0)
+        status = kaws__file_set_aside(f, kaws__buf_view(&v->cache.image),
+                                      v->hooks->now_ms(v->hooks->ctx) / 1000,
+                                      err);
+    if (f->torn < more)
+        kaws__err_log(v->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry whose writing was cut off before it was "
+                      "acknowledged; they were moved to %s%s", more, f->shown,
+                      f->shown, f->aside + strlen(f->path));
+    return status;
+}
+
+
+/* Writes the file's whole length, but for a torn end, as the committed one. */
+static kaws_status
+kaws__vault_write_committed(kaws__vault *v, kaws_error *err)
+{
+    uint8_t cell[16];
+    kaws_bytes patch = { cell, sizeof cell };
+
+    kaws__store_cell(cell, v->file_id, v->file.size - v->file.torn);
+    return kaws__file_note(&v->file, KAWS__STORE_CELL, patch, err);
+}
+
+
+/* Comes before the first change: makes durable what was found in the file, and
+ * sets a torn end aside. If there was no room for that, the next change tries
+ * again. */
+static kaws_status
+kaws__vault_settle(kaws__vault *v, kaws_error *err)
+{
+    kaws__file *f = &v->file;
+    kaws_status status = KAWS_OK;
+
+    if (v->unsettled)
+        status = kaws__file_settle(f, kaws__buf_view(&v->cache.image),
+                                   v->committed, err);
+    if (status == KAWS_OK && v->unsettled && v->committed != f->size - f->torn)
+        status = kaws__vault_write_committed(v, err);
+    v->unsettled &= status != KAWS_OK;
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    return status == KAWS_OK ? kaws__vault_set_aside(v, err) : status;
+}
+
+
+static void
+kaws__vault_end(kaws__vault *v)
+{
+    kaws__plat_unlock(&v->lock);
+    kaws__file_release(&v->file);
+    kaws__plat_turn_give(&v->turn, 1);
+}
+
+
+/* Begins a change, which vault_end ends; on failure there is none. The turn is
+ * waited for first, because the file's locks do not keep threads apart. Then
+ * the file's locks: a thread that waited for them in another thread's turn has
+ * waited for them, too. The vault's own lock comes last. */
+static kaws_status
+kaws__vault_begin(kaws__vault *v, kaws_error *err)
+{
+    kaws_status status;
+    int waited = kaws__plat_turn_take(&v->turn, KAWS__VAULT_TURN_MS);
+
+    if (waited < 0)
+        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
+                             "changing the data file %s for more than %d "
+                             "seconds; does its disk answer?", v->file.shown,
+                             KAWS__VAULT_TURN_MS / 1000);
+    status = kaws__file_hold(&v->file, waited, err);
+    if (status != KAWS_OK) {
+        kaws__plat_turn_give(&v->turn, 0);
+        return status;
+    }
+    kaws__plat_lock(&v->lock);
+    status = kaws__vault_certain(v, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_settle(v, err);
+    if (status != KAWS_OK)
+        kaws__vault_end(v);
+    return status;
+}
+
+
+/* The entry of a key as KMS sealed it, to be added or put in another's place;
+ * NULL: out of memory. `bytes` gets its record; free it in any case. */
+static kaws__entry *
+kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
+                  const kaws_sealed *sealed, kaws__buf *bytes)
+{
+    kaws__record r = *key;
+
+    r.arn = kaws__buf_of(sealed->kms_key_arn);
+    r.material = kaws__buf_of(sealed->key_material_id);
+    r.blob.at = sealed->blob;
+    r.blob.len = sealed->blob_len;
+    kaws__buf_init(bytes, hooks);
+    kaws__store_record(bytes, &r);
+    return bytes->failed ? NULL
+                         : kaws__cache_new(hooks, kaws__buf_view(bytes));
+}
+
+
+/* Appends an entry, with one write and one sync. `bytes` are its record and 32
+ * more for the digest. *landed: it is in the file, and the table's. Within a
+ * change. */
+static kaws_status
+kaws__vault_append(kaws__vault *v, kaws__entry *e, kaws__buf *bytes,
+                   int *landed, kaws_error *err)
+{
+    kaws__sha256 state = v->state;
+    size_t len = bytes->len - 32;
+    uint8_t cell[16];
+    kaws_bytes patch = { cell, sizeof cell };
+    kaws_status status;
+
+    if (!kaws__cache_reserve(&v->cache, 1))
+        return kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
+    kaws__crypto_update(&state, bytes->at, len);
+    kaws__store_seal(&state, bytes->at + len);
+    kaws__store_cell(cell, v->file_id, v->file.size);
+    status = kaws__file_append(&v->file, KAWS__STORE_CELL, patch,
+                               kaws__buf_view(bytes), landed, err);
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    if (*landed) {
+        v->state = state;
+        (void)kaws__cache_add(&v->cache, e);
+        kaws__vault_log(v, "added a key to");
+    }
+    return status;
+}
+
+
+/* Adds a key that KMS has sealed, if its name is still free. */
+static kaws_status
+kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
+                kaws_error *err)
+{
+    kaws__buf bytes;
+    kaws__entry *e;
+    int landed = 0;
+    kaws_status status;
+
+    key->created = v->hooks->now_ms(v->hooks->ctx) / 1000;
+    if (key->created < 0 || key->created > 253402300799)
+        key->created = 0;                 /* no clock may spoil the file      */
+    e = kaws__vault_entry(v->hooks, key, sealed, &bytes);
+    if (e == NULL || kaws__buf_grow(&bytes, 32) == NULL)
+        status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
+    else
+        status = kaws__vault_begin(v, err);
+    if (status == KAWS_OK) {
+        status = kaws__vault_is_free(v, key, err);
+        if (status == KAWS_OK)
+            status = kaws__vault_append(v, e, &bytes, &landed, err);
+        kaws__vault_end(v);
+    }
+    if (!landed)
+        kaws__cache_discard(v->hooks, e);
+    kaws__buf_free(&bytes);
+    return status;
+}
+
+
+/* The i-th record of the new file: sealed anew, if `fresh` has the same serial;
+ * empty for `skip`. Serials grow, so *f does, too. */
+static kaws_bytes
+kaws__vault_chosen(const kaws__vault *v, size_t i, const kaws__place *fresh,
+                   size_t n, size_t *f, const kaws__entry *skip)
+{
+    static const kaws_bytes none = { NULL, 0 };
+    const kaws__place *place = &v->cache.places[i];
+
+    while (*f < n && fresh[*f].serial < place->serial)
+        (*f)++;                           /* that key was removed meanwhile   */
+    if (*f < n && fresh[*f].serial == place->serial)
+        place = &fresh[*f];
+    return place->entry == skip ? none : kaws__cache_record(place->entry);
+}
+
+
+/* Replaces the file by one of the table's keys, but for `skip`; those that are
+ * in `fresh`, which is in the order of serials, as they are there. *landed: the
+ * new file is in place. Within a change. */
+static kaws_status
+kaws__vault_replace(kaws__vault *v, const kaws__place *fresh, size_t n,
+                    const kaws__entry *skip, int *landed, kaws_error *err)
+{
+    uint8_t header[KAWS__STORE_HEADER], digest[32];
+    uint64_t size = sizeof header;
+    kaws__sha256 state;
+    kaws_bytes record;
+    kaws__writer w;
+    kaws_status status;
+    size_t i, f;
+
+    *landed = 0;
+    for (i = f = 0; i < v->cache.count; i++) {
+        record = kaws__vault_chosen(v, i, fresh, n, &f, skip);
+        size += record.len > 0 ? record.len + sizeof digest : 0;
+    }
+    status = kaws__file_begin(&v->file, &w, err);
+    if (status != KAWS_OK)
+        return status;
+    kaws__store_header(header, &state, v->file_id, v->epoch, size);
+    kaws__file_put(&w, header, sizeof header);
+    for (i = f = 0; i < v->cache.count; i++) {
+        record = kaws__vault_chosen(v, i, fresh, n, &f, skip);
+        if (record.len == 0)
+            continue;
+        kaws__crypto_update(&state, record.at, record.len);
+        kaws__store_seal(&state, digest);
+        kaws__file_put(&w, record.at, record.len);
+        kaws__file_put(&w, digest, sizeof digest);
+    }
+    status = kaws__file_commit(&v->file, &w, landed, err);
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    if (*landed)
+        v->state = state;
+    return status;
+}
+
+
+static kaws_status
+kaws__vault_remove(kaws__vault *v, const kaws__record *name, kaws_error *err)
+{
+    kaws__entry *e;
+    int landed = 0;
+    kaws_status status;
+
+    kaws__plat_lock(&v->lock);            /* a key that is not there is not
+                                           * waited for                       */
+    status = kaws__vault_find(v, name, &e, err);
+    kaws__plat_unlock(&v->lock);
+    if (status != KAWS_OK || (status = kaws__vault_begin(v, err)) != KAWS_OK)
+        return status;
+    status = kaws__vault_find(v, name, &e, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_replace(v, NULL, 0, e, &landed, err);
+    if (landed) {
+        kaws__cache_remove(&v->cache, e);
+        kaws__vault_log(v, "removed a key from");
+    }
+    kaws__vault_end(v);
+    return status;
+}
+
+
+/* Puts n keys, sealed anew, in the place of those of the same serials, which
+ * are in their order: one new file, then the table. What the table took over
+ * is NULL in `fresh` then; the rest is still the caller's. */
+static kaws_status
+kaws__vault_reseal(kaws__vault *v, kaws__place *fresh, size_t n,
+                   kaws_error *err)
+{
+    size_t f, i;
+    int landed;
+    kaws_status status = kaws__vault_begin(v, err);
+
+    if (status != KAWS_OK)
+        return status;
+    status = kaws__vault_replace(v, fresh, n, NULL, &landed, err);
+    for (f = 0; landed && f < n; f++) {
+        i = kaws__cache_from(&v->cache, fresh[f].serial);
+        if (i == v->cache.count || v->cache.places[i].serial != fresh[f].serial)
+            continue;                     /* that key was removed meanwhile   */
+        kaws__cache_swap(&v->cache, i, fresh[f].entry);
+        fresh[f].entry = NULL;
+    }
+    if (landed)
+        kaws__vault_log(v, "re-wrapped all keys in");
+    kaws__vault_end(v);
+    return status;
+}
+
+
+/* ---- reading ----------------------------------------------------------- */
+
+/* With the lock held. */
+static void
+kaws__vault_copy_entry(const kaws__vault *v, const kaws__entry *e,
+                       kaws__copy *copy)
+{
+    kaws__record *r = &copy->record;
+    kaws_sealed *sealed = &copy->sealed;
+    kaws_bytes *const texts[] = { &r->key_id, &r->user_id, &r->type, &r->arn,
+                                  &r->material };
+    uint8_t *at = copy->texts;
+    size_t i;
+
+    (void)kaws__store_parse(kaws__cache_record(e), r);
+    for (i = 0; i < 5; at += texts[i++]->len)
+        texts[i]->at = memcpy(at, texts[i]->at, texts[i]->len);
+    r->blob.at = memcpy(sealed->blob, r->blob.at, r->blob.len);
+    sealed->blob_len = r->blob.len;
+    (void)kaws__buf_copy_text(sealed->kms_key_arn, sizeof sealed->kms_key_arn,
+                              r->arn);
+    (void)kaws__buf_copy_text(sealed->key_material_id,
+                              sizeof sealed->key_material_id, r->material);
+    kaws__bind_key(v->file_hex, r, &copy->bound);
+}
+
+
+static kaws_status
+kaws__vault_copy(kaws__vault *v, const kaws__record *name, kaws__copy *copy,
+                 kaws_error *err)
+{
+    kaws__entry *e;
+    kaws_status status;
+
+    kaws__plat_lock(&v->lock);
+    status = kaws__vault_find(v, name, &e, err);
+    if (status == KAWS_OK)
+        kaws__vault_copy_entry(v, e, copy);
+    kaws__plat_unlock(&v->lock);
+    return status;
+}
+
+
+/* Copies the oldest key whose serial is at least `from` and below `limit`.
+ * Returns its serial; 0: there is none. */
+static uint64_t
+kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
+                  kaws__copy *copy)
+{
+    uint64_t serial = 0;
+    size_t i;
+
+    kaws__plat_lock(&v->lock);
+    i = kaws__cache_from(&v->cache, from);
+    if (i < v->cache.count && v->cache.places[i].serial < limit) {
+        serial = v->cache.places[i].serial;
+        kaws__vault_copy_entry(v, v->cache.places[i].entry, copy);
+    }
+    kaws__plat_unlock(&v->lock);
+    return serial;
+}
+
+
+/* How many keys there are; all their serials are below *limit, and those of
+ * keys to come are not. Fails if they may not be changed. */
+static kaws_status
+kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
+                   kaws_error *err)
+{
+    kaws_status status;
+
+    kaws__plat_lock(&v->lock);
+    status = kaws__vault_certain(v, err);
+    *count = v->cache.count;
+    *limit = v->cache.next_serial;
+    kaws__plat_unlock(&v->lock);
+    return status;
+}
+
+
+/* Appends for each key, oldest first: its length (a size_t), its date (an
+ * int64_t), then key id, user id, type and ARN, each with a NUL. */
+static void
+kaws__vault_list(kaws__vault *v, kaws__buf *out)
+{
+    kaws__record r;
+    const kaws_bytes *const texts[] = { &r.key_id, &r.user_id, &r.type,
+                                        &r.arn };
+    size_t i, k;
+
+    kaws__plat_lock(&v->lock);
+    for (i = 0; i < v->cache.count; i++) {
+        (void)kaws__store_parse(kaws__cache_record(v->cache.places[i].entry),
+                                &r);
+        kaws__buf_put(out, &r.plain_len, sizeof r.plain_len);
+        kaws__buf_put(out, &r.created, sizeof r.created);
+        for (k = 0; k < 4; k++) {
+            kaws__buf_put(out, texts[k]->at, texts[k]->len);
+            kaws__buf_byte(out, '\0');
+        }
+    }
+    kaws__plat_unlock(&v->lock);
+}
+
+
+static void
+kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
+{
+    kaws__plat_lock(&v->lock);
+    stats->keys = v->cache.count;
+    memcpy(stats->checksum, kaws__file_sum(&v->file), sizeof stats->checksum);
+    kaws__plat_unlock(&v->lock);
+}
+
+
+/* ---- opening ----------------------------------------------------------- */
+
+/* Puts the records of a file whose digest is right into the table; their bytes
+ * stay in its image. */
+static kaws_status
+kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
+{
+    const kaws__buf *image = &v->cache.image;
+    size_t at = KAWS__STORE_HEADER;
+    kaws__record r;
+    const char *wrong;
+
+    while (at < good) {
+        kaws_bytes record = { image->at + at, 0 };
+        if (good - at >= 8)
+            record.len = kaws__store_record_len(record.at);
+        if (!kaws__cache_reserve(&v->cache, 1))
+            return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out "
+                                 "of memory");
+        if (record.len == 0 || good - at < record.len + 32)
+            wrong = "an entry's length does not match its check";
+        else
+            wrong = kaws__store_parse(record, &r);
+        if (wrong == NULL &&
+            !kaws__cache_add(&v->cache, (kaws__entry *)(image->at + at)))
+            wrong = "the entry there has the name of an earlier one";
+        if (wrong != NULL)
+            return kaws__store_damaged(v->file.shown, at, wrong, err);
+        at += record.len + 32;
+    }
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__vault_create(kaws__vault *v, kaws_error *err)
+{
+    kaws_status status;
+    int landed;
+
+    if (v->read_only)
+        return kaws__err_set(err, KAWS_FILE, "the data file %s does not exist",
+                             v->file.shown);
+    if (v->hooks->random(v->hooks->ctx, v->file_id, sizeof v->file_id) != 0)
+        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+                             "bytes for the data file's id");
+    if ((status = kaws__file_root(&v->file, err)) == KAWS_OK)
+        status = kaws__vault_replace(v, NULL, 0, NULL, &landed, err);
+    if (status == KAWS_OK)
+        kaws__err_log(v->hooks, 1, "there was no data file %s, so a new, "
+                      "empty keyring was made; if one has been in use, is its "
+                      "volume mounted?", v->file.shown);
+    return status;
+}
+
+
+/* With the file's locks held, so no other process changes it meanwhile. If its
+ * end cannot be written to, but all of it is durable, it can be read. */
+static kaws_status
+kaws__vault_load(kaws__vault *v, kaws_error *err)
+{
+    kaws__found found;
+    kaws__buf bytes;
+    kaws_bytes all;
+    kaws_status status;
+
+    kaws__buf_init(&bytes, v->hooks);
+    status = kaws__file_read(&v->file, &bytes, err);
+    all = kaws__cache_keep(&v->cache, &bytes);
+    if (status == KAWS_OK && !v->file.exists)
+        return kaws__vault_create(v, err);
+    if (status == KAWS_OK)
+        status = kaws__store_check(v->file.shown, all, &found, err);
+    if (status != KAWS_OK)
+        return status;
+    memcpy(v->file_id, found.file_id, sizeof v->file_id);
+    v->epoch = found.epoch;
+    v->state = found.state;
+    v->committed = found.committed;
+    v->unsettled = !v->read_only;
+    kaws__file_mark_torn(&v->file, all, found.good);
+    status = kaws__vault_load_records(v, found.good, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_settle(v, err);
+    if (status == KAWS_FILE && v->file.synced) {
+        kaws__err_log(v->hooks, 1, "%s; keys can be read", err->text);
+        kaws__err_clear(err);
+        status = KAWS_OK;
+    }
+    return status;
+}
+
+
+/* Opens or makes the data file; without a path there is none, and no key. *v is
+ * all zeros before. Close it in any case. */
+static kaws_status
+kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, const char *path,
+                 int read_only, kaws_error *err)
+{
+    uint64_t seed[2];
+    kaws_status status;
+
+    if (kaws__plat_lock_init(&v->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
+    if (kaws__plat_turn_init(&v->turn) != 0) {
+        kaws__plat_lock_free(&v->lock);
+        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
+    }
+    v->hooks = hooks;
+    v->read_only = read_only;
+    if (path == NULL)
+        return KAWS_OK;
+    if (hooks->random(hooks->ctx, seed, sizeof seed) != 0)
+        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+                             "bytes");
+    kaws__cache_open(&v->cache, hooks, seed);
+    status = kaws__file_open(&v->file, hooks, path, read_only, err);
+    if (status == KAWS_OK)
+        status = kaws__file_hold(&v->file, 0, err);
+    if (status != KAWS_OK)
+        return status;
+    status = kaws__vault_load(v, err);
+    kaws__file_release(&v->file);
+    if (status != KAWS_OK)
+        return status;
+    kaws__text_hex(v->file_hex, v->file_id, sizeof v->file_id);
+    v->has_file = 1;
+    kaws__vault_log(v, "opened");
+    return KAWS_OK;
+}
+
+
+/* Nobody uses it any more. The committed length is written, so that from now on
+ * the file itself says how long it has to be. That is a help, not a duty: it is
+ * left out where another process has the lock, or another file is there. */
+static void
+kaws__vault_close(kaws__vault *v)
+{
+    kaws_error err;
+
+    if (v->hooks == NULL)
+        return;
+    if (v->has_file && !v->read_only && !v->uncertain && !v->unsettled &&
+        kaws__file_hold(&v->file, 0, &err) == KAWS_OK) {
+        if (kaws__vault_write_committed(v, &err) != KAWS_OK)
+            kaws__err_log(v->hooks, 1, "closing the keyring: %s", err.text);
+        kaws__file_release(&v->file);
+    }
+    kaws__file_close(&v->file);
+    kaws__cache_close(&v->cache);
+    kaws__plat_lock_free(&v->lock);
+    kaws__plat_turn_free(&v->turn);
+    v->hooks = NULL;
+}
+
+
+/* ==========================================================================
+ * ROOM  rewrap   every key under new key material: re-encrypt, prove, replace
+ * ==========================================================================
+ * Uses: plat err mem buf text http kms cache vault
+ * Gives: rewrap_open rewrap_close rewrap_rotate rewrap_all rewrap_stats
+ *
+ * Several workers each claim a key, have KMS re-encrypt it, and have KMS say
+ * that the new blob opens as that key. When all are done, the file is replaced
+ * once; after any failure it is not touched. The lock here guards one re-wrap
+ * and its counters; the vault's lock may be taken while it is held.
+ */
+
+typedef struct kaws__rewrap {
+    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    kaws__kms    *kms;
+    kaws__vault  *vault;
+    int           parallel;       /* calls under way at once, at most         */
+    kaws__lock    lock;           /* guards all below, and a kaws__run        */
+    uint64_t      done, total;    /* keys of the re-wrap; 0: none is running  */
+} kaws__rewrap;
+
+typedef struct kaws__run {        /* one re-wrap                              */
+    kaws__rewrap *rewrap;
+    kaws__aim     aim;            /* what it seals with, from start to end    */
+    uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
+    kaws__place  *fresh;          /* as claimed, so in the order of serials   */
+    uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
+    size_t        claimed, max;
+    size_t        renewed;        /* keys with other key material than before */
+    kaws_status   status;         /* the first failure                        */
+    kaws_error    err;
+} kaws__run;
+
+
+/* *w is all zeros before. Close it in any case. */
+static kaws_status
+kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__kms *kms,
+                  kaws__vault *vault, int parallel, kaws_error *err)
+{
+    if (kaws__plat_lock_init(&w->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
+    w->hooks = hooks;
+    w->kms = kms;
+    w->vault = vault;
+    w->parallel = parallel <= 0 ? 16 : parallel > 64 ? 64 : parallel;
+    return KAWS_OK;
+}
+
+
+static void
+kaws__rewrap_close(kaws__rewrap *w)
+{
+    if (w->hooks != NULL)
+        kaws__plat_lock_free(&w->lock);
+    w->hooks = NULL;
+}
+
+
+static void
+kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
+{
+    kaws__plat_lock(&w->lock);
+    stats->rewrap_done = w->done;
+    stats->rewrap_total = w->total;
+    kaws__plat_unlock(&w->lock);
+}
+
+
+/* ---- rotating the KMS key ---------------------------------------------- */
+
+/* Asks until KMS seals with other key material than before: KMS grants a
+ * rotation before it is done. Gives up after the timeout, by the clock or, if
+ * the clock stands still, by the sum of the pauses. */
+static kaws_status
+kaws__rewrap_await(kaws__rewrap *w, const kaws__aim *aim,
+                   const kaws_sealed *before, kaws_error *err)
+{
+    kaws__op whole = kaws__kms_begin(w->kms), op;
+    int most = kaws__kms_left_ms(&whole), paused = 0, pause = 100;
+    kaws_sealed now;
+    kaws_status status;
+
+    for (;;) {
+        op = kaws__kms_begin(w->kms);
+        status = kaws__kms_probe(&op, aim, &now, err);
+        if (status != KAWS_OK ||
+            strcmp(now.key_material_id, before->key_material_id) != 0)
+            return status;
+        if (pause >= kaws__kms_left_ms(&whole) || paused >= most)
+            break;
+        w->hooks->sleep_ms(w->hooks->ctx, pause);
+        paused += pause;
+        pause = pause < 1600 ? pause * 2 : pause;
+    }
+    kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation of %s, but "
+                  "still seals with the old key material: re-wrap the keys "
+                  "later", aim->key_id);
+    return KAWS_OK;
+}
+
+
+/* A rotation that KMS granted has succeeded, even if the wait for it fails. */
+static kaws_status
+kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
+{
+    kaws__op op = kaws__kms_begin(w->kms);
+    kaws_sealed before;
+    kaws__aim aim;
+    kaws_status status = kaws__kms_probe(&op, NULL, &before, err);
+
+    if (status == KAWS_OK)
+        status = kaws__kms_aim_at(&aim, before.kms_key_arn, "", err);
+    op = kaws__kms_begin(w->kms);
+    if (status == KAWS_OK)
+        status = kaws__kms_rotate(&op, &aim, err);
+    if (status != KAWS_OK || before.key_material_id[0] == '\0')
+        return status;                    /* this KMS names no material       */
+    if (kaws__rewrap_await(w, &aim, &before, err) != KAWS_OK)
+        kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation "
+                      "of %s; whether it is done could not be seen: %s",
+                      aim.key_id, err->text);
+    kaws__err_clear(err);
+    return KAWS_OK;
+}
+
+
+/* ---- re-wrapping all keys ---------------------------------------------- */
+
+/* Claims the next key for a worker; 0: there is none left, or one failed. */
+static int
+kaws__rewrap_claim(kaws__run *run, kaws__copy *copy, size_t *index)
+{
+    kaws__rewrap *w = run->rewrap;
+    uint64_t serial = 0;
+
+    kaws__plat_lock(&w->lock);
+    if (run->status == KAWS_OK && run->claimed < run->max)
+        serial = kaws__vault_claim(w->vault, run->next, run->limit, copy);
+    if (serial > 0) {
+        run->next = serial + 1;
+        *index = run->claimed++;
+        run->fresh[*index].serial = serial;
+    }
+    kaws__plat_unlock(&w->lock);
+    return serial > 0;
+}
+
+
+/* Has KMS seal the key anew, and say that the new blob opens as this very key.
+ * Each of the two has the whole timeout. */
+static kaws_status
+kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
+                    kaws_sealed *out, uint64_t numbers[3], kaws_error *err)
+{
+    const kaws_context *ctx = &copy->bound.context;
+    size_t len = copy->record.plain_len;
+    kaws__op op = kaws__kms_begin(run->rewrap->kms);
+    kaws_bytes blob = { out->blob, 0 };
+    kaws_status status = kaws__kms_reencrypt(&op, &run->aim, ctx, &copy->sealed,
+                                             len, out, err);
+
+    numbers[0] = kaws__kms_reply_id(&op);
+    if (status != KAWS_OK)
+        return status;
+    op = kaws__kms_begin(run->rewrap->kms);
+    status = kaws__kms_prove(&op, ctx, out, len, err);
+    numbers[1] = kaws__kms_reply_id(&op);
+    blob.len = out->blob_len;
+    numbers[2] = kaws__http_digest(blob);
+    if (status == KAWS_DENIED)
+        kaws__err_prefix(err, "each new blob is proved, which takes "
+                              "kms:Decrypt: ");
+    return status;
+}
+
+
+/* One claimed key. The run's error is the first one's. */
+static void
+kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
+{
+    kaws__rewrap *w = run->rewrap;
+    char shown[96], words[192];
+    kaws_sealed sealed;
+    kaws_error err;
+    kaws__buf record;
+    kaws__entry *e = NULL;
+    kaws_status status;
+
+    kaws__err_clear(&err);
+    status = kaws__rewrap_reseal(run, copy, &sealed, run->numbers + 3 * index,
+                                 &err);
+    if (status == KAWS_OK) {
+        e = kaws__vault_entry(w->hooks, &copy->record, &sealed, &record);
+        kaws__buf_free(&record);
+        if (e == NULL)
+            status = kaws__err_set(&err, KAWS_MEMORY, "out of memory");
+    }
+    kaws__plat_lock(&w->lock);
+    run->fresh[index].entry = e;
+    w->done += e != NULL;
+    run->renewed += e != NULL &&
+        (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
+         strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0);
+    if (status != KAWS_OK && run->status == KAWS_OK) {
+        (void)snprintf(words, sizeof words, "re-wrapping the key '%s' failed, "
+                       "and nothing was changed: ",
+                       kaws__text_show(shown, sizeof shown,
+                                       copy->record.key_id));
+        kaws__err_prefix(&err, words);
+        run->status = status;
+        run->err = err;
+    }
+    kaws__plat_unlock(&w->lock);
+}
+
+
+static void
+kaws__rewrap_worker(void *arg)
+{
+    kaws__run *run = arg;
+    kaws__copy copy;
+    size_t index;
+
+    while (kaws__rewrap_claim(run, &copy, &index))
+        kaws__rewrap_one(run, &copy, index);
+}
+
+
+static int
+kaws__rewrap_by_number(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+
+/* KMS makes neither a blob nor a request id twice. If two keys have got the
+ * same, one of them has the other's. A key's three numbers are digests of its
+ * two request ids (0: KMS sent none) and of its blob. */
+static kaws_status
+kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
+{
+    size_t n = 3 * run->claimed, i;
+
+    qsort(run->numbers, n, sizeof *run->numbers, kaws__rewrap_by_number);
+    for (i = 1; i < n; i++)
+        if (run->numbers[i] != 0 && run->numbers[i] == run->numbers[i - 1])
+            return kaws__kms_mixed_up(run->rewrap->kms, "two replies to the "
+                                      "re-wrap were the same, and nothing was "
+                                      "changed", err);
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__rewrap_run(kaws__run *run, kaws_error *err)
+{
+    kaws__rewrap *w = run->rewrap;
+    const kaws_hooks *hooks = w->hooks;
+    size_t size = run->max * (sizeof *run->fresh + 3 * sizeof *run->numbers);
+    size_t threads = (size_t)w->parallel, i;
+    kaws_status status;
+
+    run->fresh = kaws__mem_new(hooks, size);
+    if (run->fresh == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
+    run->numbers = (uint64_t *)(void *)(run->fresh + run->max);
+    kaws__plat_parallel((int)(threads < run->max ? threads : run->max),
+                        kaws__rewrap_worker, run);
+    status = run->status;
+    if (status != KAWS_OK)
+        *err = run->err;
+    else
+        status = kaws__rewrap_distinct(run, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_reseal(w->vault, run->fresh, run->claimed, err);
+    if (status == KAWS_OK && run->claimed > 0 && run->renewed == 0)
+        kaws__err_log(hooks, 1, "all keys were re-wrapped, but with the key "
+                      "material they had before: nothing was renewed; rotate "
+                      "the KMS key first, or set another");
+    for (i = 0; i < run->claimed; i++)
+        kaws__cache_discard(hooks, run->fresh[i].entry);
+    kaws__mem_free(hooks, run->fresh, size);
+    return status;
+}
+
+
+static kaws_status
+kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
+{
+    kaws__op op = kaws__kms_begin(w->kms);
+    kaws_sealed sealed;
+    kaws__run run;
+    kaws_status status = kaws__vault_may_change(w->vault, err);
+
+    memset(&run, 0, sizeof run);
+    run.rewrap = w;
+    if (status == KAWS_OK)
+        status = kaws__kms_probe(&op, NULL, &sealed, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_aim_at(&run.aim, sealed.kms_key_arn, "", err);
+    if (status != KAWS_OK)
+        return status;
+    kaws__plat_lock(&w->lock);
+    status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
+    if (status == KAWS_OK && w->total > 0)
+        status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
+                               "running: %lu of %lu keys are done",
+                               (unsigned long)w->done,
+                               (unsigned long)w->total);
+    if (status == KAWS_OK)
+        w->total = run.max;
+    kaws__plat_unlock(&w->lock);
+    if (status != KAWS_OK || run.max == 0)
+        return status;
+    status = kaws__rewrap_run(&run, err);
+    kaws__plat_lock(&w->lock);
+    w->done = w->total = 0;
+    kaws__plat_unlock(&w->lock);
+    return status;
+}
+
+
+/* ==========================================================================
+ * ROOM  ring     the public functions: arguments, policy, calls
+ * ==========================================================================
+ * Uses: plat err mem buf text kms store cache bind vault rewrap
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9781,35 +10969,21 @@ kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
  *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
  *        kaws_kms_reencrypt
  *
- * The one lock covers the table and the file, never a wait for AWS, or for
- * another process: look, let go, ask KMS, lock, look again, commit. To commit
- * is: reserve the memory, change the disk, and then, when nothing can fail any
- * more, the memory.
+ * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
+ * asked without any lock but the settings' own, so what a key's name stands for
+ * may change meanwhile: the vault looks again before it changes anything.
  */
-
-#define KAWS__RING_TURN_MS   10000  /* for other threads, while none gets on  */
 
 struct kaws {
     kaws_hooks   hooks;
     kaws__buf    strings;         /* the config's, copied                     */
     kaws__kms    kms;
-    int          rewrap_parallel;
-    int          has_file, read_only;
-    char         file_hex[33];    /* the file id, as the context says it      */
-    uint8_t      file_id[16];
-    uint32_t     epoch;           /* the file's; this release carries it on   */
+    kaws__vault  vault;
+    kaws__rewrap rewrap;
+    int          locks;           /* of the two below, that were made         */
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
-    kaws__turn   turn;            /* to change the file: ring_begin           */
-    kaws__lock   lock;            /* guards all below                         */
-    int          uncertain;       /* no more changes until reopened           */
-    kaws__file   file;
-    kaws__cache  cache;
-    kaws__sha256 state;           /* over the whole file                      */
-    uint64_t     committed;       /* the cell at open                         */
-    int          unsettled;       /* from there on; see file_settle           */
+    kaws__lock   note;            /* guards the one below                     */
     int          unproved;        /* keys are stored so: noted in the log     */
-    int          rewrapping;
-    uint64_t     rewrap_done, rewrap_total;
 };
 
 
@@ -9821,7 +10995,15 @@ kaws_version(void)
 }
 
 
-/* ---- arguments --------------------------------------------------------- */
+/* Begins a public function: the error to fill, which is never NULL, emptied. */
+static kaws_error *
+kaws__ring_error(kaws_error *err, kaws_error *spare)
+{
+    err = err != NULL ? err : spare;
+    kaws__err_clear(err);
+    return err;
+}
+
 
 static kaws_status
 kaws__ring_argument(const char *what, kaws_error *err)
@@ -9830,559 +11012,69 @@ kaws__ring_argument(const char *what, kaws_error *err)
 }
 
 
-/* The name as two views; no user id and an empty one are the same. */
-static kaws_status
-kaws__ring_name(kaws_name name, kaws_bytes *key_id, kaws_bytes *user_id,
-                kaws_error *err)
-{
-    *key_id = kaws__buf_of(name.key_id != NULL ? name.key_id : "");
-    *user_id = kaws__buf_of(name.user_id != NULL ? name.user_id : "");
-    if (key_id->len == 0)
-        return kaws__ring_argument("the key id is empty", err);
-    if (key_id->len > KAWS_NAME_MAX)
-        return kaws__ring_argument("the key id is longer than 255 bytes", err);
-    if (user_id->len > KAWS_NAME_MAX)
-        return kaws__ring_argument("the user id is longer than 255 bytes",
-                                   err);
-    return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__ring_type(const char *type, kaws_error *err)
-{
-    if (type == NULL || !kaws__store_type_ok(kaws__buf_of(type)))
-        return kaws__ring_argument("the key type is not 1 to 15 letters, "
-                                   "digits, - and _", err);
-    return KAWS_OK;
-}
-
-
-static int
-kaws__ring_printable(int c)
-{
-    return c >= 0x20 && c <= 0x7e && c != '%';
-}
-
-
-static kaws_status
-kaws__ring_has_file(kaws *ring, kaws_error *err)
-{
-    if (!ring->has_file)
-        return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
-                             "data_file has to be set");
-    return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__ring_may_change(kaws *ring, kaws_error *err)
-{
-    if (ring->read_only)
-        return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
-    return kaws__ring_has_file(ring, err);
-}
-
-
-/* With the lock held: an earlier failure of the disk left it open what is
- * there, so what we would change is not known. */
-static kaws_status
-kaws__ring_certain(kaws *ring, kaws_error *err)
-{
-    if (!ring->uncertain)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the middle "
-                         "of an earlier change to %s: reopen the keyring "
-                         "before changing more", ring->file.shown);
-}
-
-
-static kaws_status
-kaws__ring_entry(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                 kaws__entry **e, kaws_error *err)
-{
-    char shown[96];
-
-    *e = kaws__cache_find(&ring->cache, key_id, user_id);
-    if (*e != NULL)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
-                         kaws__text_show(shown, sizeof shown, key_id));
-}
-
-
-static kaws_status
-kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                  kaws_error *err)
-{
-    char shown[96];
-
-    if (kaws__cache_find(&ring->cache, key_id, user_id) == NULL)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
-                         kaws__text_show(shown, sizeof shown, key_id));
-}
-
-
-/* ---- the encryption context -------------------------------------------- */
-
-typedef struct kaws__bound {      /* what a blob is bound to                  */
-    char       key_id[3 * KAWS_NAME_MAX + 1];
-    char       user_id[3 * KAWS_NAME_MAX + 1];
-    char       type[16];
-    kaws_pair  pairs[5];
-    kaws_context context;
-} kaws__bound;
-
-typedef struct kaws__fill {
-    char  *at;
-    size_t len;
-} kaws__fill;
-
-
-static void
-kaws__ring_fill(void *to, const void *data, size_t len)
-{
-    kaws__fill *fill = to;
-
-    memcpy(fill->at + fill->len, data, len);
-    fill->len += len;
-    fill->at[fill->len] = '\0';
-}
-
-
-/* Names are percent-encoded, so that any bytes make valid JSON and no two
- * names share one text. KMS refuses empty values: no owner, no pair. */
-static void
-kaws__ring_bind(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                kaws_bytes type, kaws__bound *b)
-{
-    kaws__fill fill = { NULL, 0 };
-    kaws__sink sink = { kaws__ring_fill, NULL };
-    kaws_pair pairs[5] = { { "app", "keyring_aws" }, { "file", NULL },
-                           { "key_id", NULL }, { "key_type", NULL },
-                           { "user_id", NULL } };
-
-    memset(b, 0, sizeof *b);
-    sink.to = &fill;
-    fill.at = b->key_id;
-    kaws__text_percent(&sink, key_id, kaws__ring_printable);
-    fill.at = b->user_id;
-    fill.len = 0;
-    kaws__text_percent(&sink, user_id, kaws__ring_printable);
-    (void)kaws__buf_copy_text(b->type, sizeof b->type, type);
-    pairs[1].value = ring->file_hex;
-    pairs[2].value = b->key_id;
-    pairs[3].value = b->type;
-    pairs[4].value = b->user_id;
-    memcpy(b->pairs, pairs, sizeof pairs);
-    b->context.pairs = b->pairs;
-    b->context.count = user_id.len > 0 ? 5 : 4;
-}
-
-
-/* What the throw-away keys of a check are bound to. */
-static const kaws_pair kaws__ring_app[] = { { "app", "keyring_aws" } };
-static const kaws_context kaws__ring_app_context = { kaws__ring_app, 1 };
-
-
-/* ---- committing -------------------------------------------------------- */
-
-/* Sets a torn end of the file aside, if there is one. */
-static kaws_status
-kaws__ring_mend_torn(kaws *ring, kaws_error *err)
-{
-    kaws__file *f = &ring->file;
-    unsigned long more = (unsigned long)f->torn;
-    kaws_status status = KAWS_OK;
-
-    if (more > 0 && ring->read_only)
-        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry that was never acknowledged; they are not "
-                      "read, and left as they are", more, f->shown);
-    else if (more > 0)
-        status = kaws__file_set_aside(f, kaws__buf_view(&ring->cache.image),
-                                      ring->hooks.now_ms(ring->hooks.ctx) /
-                                      1000, err);
-    if (f->torn < more)
-        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry whose writing was cut off before it was "
-                      "acknowledged; they were moved to %s%s", more, f->shown,
-                      f->shown, f->aside + strlen(f->path));
-    return status;
-}
-
-
-/* The cell is made to say exactly how long the file is, but for a torn end. */
-static kaws_status
-kaws__ring_write_cell(kaws *ring, kaws_error *err)
-{
-    uint8_t cell[16];
-    kaws_bytes patch = { cell, sizeof cell };
-
-    kaws__store_cell(cell, ring->file_id, ring->file.size - ring->file.torn);
-    return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
-}
-
-
-/* What comes before the first change: what was found is made durable, and a
- * torn end set aside. What there is no room for is tried again. */
-static kaws_status
-kaws__ring_mend(kaws *ring, kaws_error *err)
-{
-    kaws__file *f = &ring->file;
-    kaws_status status = KAWS_OK;
-
-    if (ring->unsettled)
-        status = kaws__file_settle(f, kaws__buf_view(&ring->cache.image),
-                                   ring->committed, err);
-    if (status == KAWS_OK && ring->unsettled &&
-        ring->committed != f->size - f->torn)
-        status = kaws__ring_write_cell(ring, err);
-    ring->unsettled &= status != KAWS_OK;
-    return status == KAWS_OK ? kaws__ring_mend_torn(ring, err) : status;
-}
-
-
-static void
-kaws__ring_end(kaws *ring)
-{
-    kaws__plat_unlock(&ring->lock);
-    kaws__file_release(&ring->file);
-    kaws__plat_turn_give(&ring->turn, 1);
-}
-
-
-/* Begins a change. All waiting comes first: for this ring's other threads, for
- * whom the file's locks, which they share, do not count; then for the file's
- * locks: if those kept the others waiting, we have waited, too. The ring's own
- * comes last. What could not be mended at open is in the way of any change. */
-static kaws_status
-kaws__ring_begin(kaws *ring, kaws_error *err)
-{
-    kaws_status status;
-    int waited = kaws__plat_turn_take(&ring->turn, KAWS__RING_TURN_MS);
-
-    if (waited < 0)
-        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
-                             "changing the data file %s for more than %d "
-                             "seconds; does its disk answer?",
-                             ring->file.shown, KAWS__RING_TURN_MS / 1000);
-    status = kaws__file_hold(&ring->file, waited, err);
-    if (status != KAWS_OK) {
-        kaws__plat_turn_give(&ring->turn, 0);
-        return status;
-    }
-    kaws__plat_lock(&ring->lock);
-    status = kaws__ring_mend(ring, err);
-    if (status != KAWS_OK)
-        kaws__ring_end(ring);
-    return status;
-}
-
-
-static void
-kaws__ring_note(kaws *ring, const char *what)
-{
-    char sum[9];
-
-    kaws__text_hex(sum, kaws__file_sum(&ring->file), 4);
-    kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
-                  what, ring->file.shown, (unsigned long)ring->cache.count,
-                  sum);
-}
-
-
-/* Adds an entry: one write and one sync of its bytes alone. Takes the entry
- * over in any case. Within a change. */
-static kaws_status
-kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
-{
-    kaws__sha256 state = ring->state;
-    uint8_t cell[16];
-    kaws_bytes record = kaws__cache_record(e);
-    kaws_bytes patch = { cell, sizeof cell };
-    kaws__buf bytes;
-    uint8_t *digest;
-    int landed = 0;
-    kaws_status status = kaws__ring_certain(ring, err);
-
-    kaws__buf_init(&bytes, &ring->hooks);
-    kaws__buf_put(&bytes, record.at, record.len);
-    digest = kaws__buf_grow(&bytes, 32);
-    if (status == KAWS_OK && (digest == NULL ||
-                              !kaws__cache_reserve(&ring->cache, 1)))
-        status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
-    if (status == KAWS_OK) {
-        kaws__crypto_update(&state, record.at, record.len);
-        kaws__store_seal(&state, digest);
-        kaws__store_cell(cell, ring->file_id, ring->file.size);
-        status = kaws__file_append(&ring->file, KAWS__STORE_CELL, patch,
-                                   kaws__buf_view(&bytes), &landed, err);
-    }
-    if (status == KAWS_UNCERTAIN)
-        ring->uncertain = 1;
-    if (landed) {
-        ring->state = state;
-        (void)kaws__cache_add(&ring->cache, e);
-        kaws__ring_note(ring, "added a key to");
-    } else {
-        kaws__cache_drop(&ring->cache, e);
-    }
-    kaws__buf_free(&bytes);
-    return status;
-}
-
-
-/* Writes a new file of these entries (but one, if `skip` is among them) in the
- * place of the old. *landed says whether it is there. Within a change. */
-static kaws_status
-kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
-                   const kaws__entry *skip, int *landed, kaws_error *err)
-{
-    uint8_t header[KAWS__STORE_HEADER], digest[32];
-    kaws_bytes record;
-    uint64_t size = sizeof header;
-    kaws__sha256 state;
-    kaws__writer w;
-    kaws_status status = kaws__ring_certain(ring, err);
-    size_t i;
-
-    *landed = 0;
-    for (i = 0; i < count; i++)
-        if (places[i].entry != skip)
-            size += kaws__cache_record(places[i].entry).len + 32;
-    if (status == KAWS_OK)
-        status = kaws__file_begin(&ring->file, &w, err);
-    if (status == KAWS_OK) {
-        kaws__store_header(header, &state, ring->file_id, ring->epoch, size);
-        kaws__file_put(&w, header, sizeof header);
-        for (i = 0; i < count; i++) {
-            if (places[i].entry == skip)
-                continue;
-            record = kaws__cache_record(places[i].entry);
-            kaws__crypto_update(&state, record.at, record.len);
-            kaws__store_seal(&state, digest);
-            kaws__file_put(&w, record.at, record.len);
-            kaws__file_put(&w, digest, sizeof digest);
-        }
-        status = kaws__file_commit(&ring->file, &w, landed, err);
-    }
-    if (*landed)
-        ring->state = state;
-    ring->uncertain |= status == KAWS_UNCERTAIN;
-    return status;
-}
-
-
 /* ---- opening ----------------------------------------------------------- */
-
-/* How many entries the lengths in a file that adds up make. */
-static size_t
-kaws__ring_count_records(kaws_bytes all, uint64_t good)
-{
-    size_t at = KAWS__STORE_HEADER, count = 0, len;
-
-    for (; at < good; at += len + 32, count++) {
-        len = good - at < 8 ? 0 : kaws__store_record_len(all.at + at);
-        if (len == 0)
-            break;
-    }
-    return count;
-}
-
-
-/* Takes the records of a file that adds up into the cache, where they stand in
- * its image. */
-static kaws_status
-kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
-{
-    kaws_bytes all = kaws__buf_view(&ring->cache.image);
-    size_t at = KAWS__STORE_HEADER;
-    kaws__record r;
-    kaws__entry *e;
-    const char *wrong;
-
-    if (!kaws__cache_reserve(&ring->cache, kaws__ring_count_records(all, good)))
-        return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
-                             "memory");
-    while (at < good) {
-        kaws_bytes record = { all.at + at, 0 };
-        if (good - at >= 8)
-            record.len = kaws__store_record_len(record.at);
-        if (record.len == 0 || good - at < record.len + 32)
-            wrong = "an entry's length does not match its check";
-        else
-            wrong = kaws__store_parse(record, &r);
-        e = (kaws__entry *)(ring->cache.image.at + at);
-        if (wrong == NULL && !kaws__cache_add(&ring->cache, e))
-            wrong = "the entry there has the name of an earlier one";
-        if (wrong != NULL)
-            return kaws__store_damaged(ring->file.shown, at, wrong, err);
-        at += record.len + 32;
-    }
-    return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__ring_create(kaws *ring, kaws_error *err)
-{
-    kaws_status status;
-    int landed;
-
-    if (ring->read_only)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s does not exist",
-                             ring->file.shown);
-    if (ring->hooks.random(ring->hooks.ctx, ring->file_id,
-                           sizeof ring->file_id) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
-                             "bytes for the data file's id");
-    status = kaws__file_root(&ring->file, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, NULL, 0, NULL, &landed, err);
-    if (status == KAWS_OK)
-        kaws__err_log(&ring->hooks, 1, "there was no data file %s, so a new, "
-                      "empty keyring was made; if one has been in use, is its "
-                      "volume mounted?", ring->file.shown);
-    return status;
-}
-
-
-/* With the file's lock held, so that no other process changes it as we read. */
-static kaws_status
-kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
-{
-    kaws__found found;
-    kaws_bytes all;
-    kaws_status status = kaws__file_read(&ring->file, bytes, err);
-
-    if (status != KAWS_OK)
-        return status;
-    if (!ring->file.exists)
-        return kaws__ring_create(ring, err);
-    all = kaws__cache_keep(&ring->cache, bytes);
-    status = kaws__store_check(ring->file.shown, all, &found, err);
-    if (status != KAWS_OK)
-        return status;
-    memcpy(ring->file_id, found.file_id, sizeof ring->file_id);
-    ring->epoch = found.epoch;
-    ring->state = found.state;
-    status = kaws__ring_take_records(ring, found.good, err);
-    kaws__file_mark_torn(&ring->file, all, found.good);
-    ring->committed = found.committed;
-    ring->unsettled = !ring->read_only;
-    if (status == KAWS_OK)
-        status = kaws__ring_mend(ring, err);
-    if (status == KAWS_FILE && ring->file.synced) {       /* all is there     */
-        kaws__err_log(&ring->hooks, 1, "%s; keys can be read", err->text);
-        kaws__err_clear(err);
-        status = KAWS_OK;
-    }
-    return status;
-}
-
-
-static kaws_status
-kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
-{
-    kaws__buf bytes;
-    uint64_t seed[2];
-    kaws_status status;
-
-    if (ring->hooks.random(ring->hooks.ctx, seed, sizeof seed) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
-                             "bytes");
-    kaws__cache_open(&ring->cache, &ring->hooks, seed);
-    kaws__buf_init(&bytes, &ring->hooks);
-    status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
-                             err);
-    if (status == KAWS_OK)
-        status = kaws__file_hold(&ring->file, 0, err);
-    if (status == KAWS_OK) {
-        status = kaws__ring_load_held(ring, &bytes, err);
-        kaws__file_release(&ring->file);
-    }
-    kaws__buf_free(&bytes);
-    if (status == KAWS_OK) {
-        kaws__text_hex(ring->file_hex, ring->file_id, sizeof ring->file_id);
-        ring->has_file = 1;
-        kaws__ring_note(ring, "opened");
-    }
-    return status;
-}
-
 
 /* Without a KMS key and without a list of accounts there is nothing to trust
  * but the entries themselves, if all are of one account. */
 static void
 kaws__ring_anchor(kaws *ring)
 {
+    kaws__cache *cache = &ring->vault.cache;
     char text[KAWS__KMS_ID_MAX + 1];
     kaws__record r;
     kaws__arn arn, last;
     size_t i;
 
-    for (i = 0; i < ring->cache.count; i++) {
-        (void)kaws__store_parse(
-                  kaws__cache_record(ring->cache.places[i].entry), &r);
+    for (i = 0; i < cache->count; i++) {
+        (void)kaws__store_parse(kaws__cache_record(cache->places[i].entry), &r);
         (void)kaws__kms_arn(r.arn, i == 0 ? &last : &arn);
         if (i > 0 && (!kaws__buf_same(arn.partition, last.partition) ||
                       !kaws__buf_same(arn.account, last.account)))
             return;
     }
-    if (ring->cache.count > 0 &&
-        kaws__buf_copy_text(text, sizeof text, r.arn))
+    if (cache->count > 0 && kaws__buf_copy_text(text, sizeof text, r.arn))
         kaws__kms_anchor(&ring->kms, text);
 }
 
 
 static void
-kaws__ring_hooks(kaws_hooks *hooks)
+kaws__ring_hooks(kaws_hooks *h)
 {
-    if (hooks->memory == NULL)
-        hooks->memory = kaws__mem_builtin;
-    if (hooks->now_ms == NULL)
-        hooks->now_ms = kaws__plat_now_ms;
-    if (hooks->ticks_ms == NULL)
-        hooks->ticks_ms = kaws__plat_ticks_ms;
-    if (hooks->sleep_ms == NULL)
-        hooks->sleep_ms = kaws__plat_sleep_ms;
-    if (hooks->random == NULL)
-        hooks->random = kaws__plat_random;
+    h->memory = h->memory != NULL ? h->memory : kaws__mem_builtin;
+    h->now_ms = h->now_ms != NULL ? h->now_ms : kaws__plat_now_ms;
+    h->ticks_ms = h->ticks_ms != NULL ? h->ticks_ms : kaws__plat_ticks_ms;
+    h->sleep_ms = h->sleep_ms != NULL ? h->sleep_ms : kaws__plat_sleep_ms;
+    h->random = h->random != NULL ? h->random : kaws__plat_random;
 }
 
 
-/* The caller's strings need not live on: copies them into one block, and lets
+/* Copies the config's strings, which need not live on, into one block, and lets
  * the config point there. */
 static kaws_status
-kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
+kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
-    enum { PATHS = 3 };                   /* come first                       */
-    const char **const texts[] = {
+    enum { PATHS = 3, COUNT = 7 };
+    const char **const texts[COUNT] = {
         &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->kms_key_id,
         &cfg->region, &cfg->accounts, &cfg->endpoint
     };
-    size_t i, total = 0;
+    char *at;
+    size_t i, n;
 
-    for (i = 0; i < 7; i++)
-        if (*texts[i] != NULL && !kaws__mem_add(&total, strlen(*texts[i]) + 1))
-            return kaws__ring_argument("the config's strings are too long",
-                                       err);
-    (void)kaws__buf_grow(&ring->strings, total);
-    ring->strings.len = 0;
-    for (i = 0; i < 7 && !ring->strings.failed; i++) {
-        size_t at = ring->strings.len;
-        if (*texts[i] == NULL)
-            continue;
-        kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
-        if (i < PATHS)
-            kaws__plat_tidy((char *)ring->strings.at + at);
-        *texts[i] = (const char *)ring->strings.at + at;
-    }
+    for (i = 0; i < COUNT; i++)
+        if (*texts[i] != NULL)
+            kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
     if (ring->strings.failed)
         return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: out of "
                              "memory");
+    at = (char *)ring->strings.at;
+    for (i = 0; i < COUNT; i++) {
+        n = *texts[i] != NULL ? strlen(*texts[i]) + 1 : 0;
+        if (n > 0 && i < PATHS)
+            kaws__plat_tidy(at);
+        *texts[i] = n > 0 ? at : NULL;
+        at += n;
+    }
     return KAWS_OK;
 }
 
@@ -10390,91 +11082,27 @@ kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 static kaws_status
 kaws__ring_start(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
-    kaws_status status = kaws__ring_keep_strings(ring, cfg, err);
+    kaws_status status = kaws__ring_copy_strings(ring, cfg, err);
 
-    ring->read_only = cfg->read_only;
-    ring->rewrap_parallel = cfg->rewrap_parallel > 0 ? cfg->rewrap_parallel
-                                                     : 16;
-    if (ring->rewrap_parallel > 64)
-        ring->rewrap_parallel = 64;
+    ring->locks = kaws__plat_lock_init(&ring->settings) == 0;
+    if (ring->locks == 1)
+        ring->locks += kaws__plat_lock_init(&ring->note) == 0;
+    if (status == KAWS_OK && ring->locks < 2)
+        status = kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no "
+                               "lock");
     if (status == KAWS_OK && cfg->data_file != NULL && *cfg->data_file == '\0')
         status = kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
     if (status == KAWS_OK)
         status = kaws__kms_open(&ring->kms, &ring->hooks, cfg, err);
-    if (status == KAWS_OK && cfg->data_file != NULL)
-        status = kaws__ring_load(ring, cfg->data_file, err);
+    if (status == KAWS_OK)
+        status = kaws__rewrap_open(&ring->rewrap, &ring->hooks, &ring->kms,
+                                   &ring->vault, cfg->rewrap_parallel, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_open(&ring->vault, &ring->hooks, cfg->data_file,
+                                  cfg->read_only, err);
     if (status == KAWS_OK && cfg->kms_key_id == NULL &&
         (cfg->accounts == NULL || *cfg->accounts == '\0'))
         kaws__ring_anchor(ring);
-    return status;
-}
-
-
-static void
-kaws__ring_free(kaws *ring)
-{
-    kaws_hooks hooks = ring->hooks;
-
-    kaws__kms_close(&ring->kms);
-    kaws__file_close(&ring->file);
-    kaws__cache_close(&ring->cache);
-    kaws__buf_free(&ring->strings);
-    kaws__plat_lock_free(&ring->lock);
-    kaws__plat_lock_free(&ring->settings);
-    kaws__plat_turn_free(&ring->turn);
-    kaws__mem_free(&hooks, ring, sizeof *ring);
-}
-
-
-static int
-kaws__ring_locks(kaws *ring)
-{
-    if (kaws__plat_lock_init(&ring->lock) != 0)
-        return 0;
-    if (kaws__plat_lock_init(&ring->settings) == 0) {
-        if (kaws__plat_turn_init(&ring->turn) == 0)
-            return 1;
-        kaws__plat_lock_free(&ring->settings);
-    }
-    kaws__plat_lock_free(&ring->lock);
-    return 0;
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
-kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *err)
-{
-    kaws_hooks hooks;
-    kaws_config config;
-    kaws_error spare;
-    kaws_status status;
-    kaws *r;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (ring != NULL)
-        *ring = NULL;
-    if (ring == NULL || cfg == NULL)
-        return kaws__ring_argument("ring and cfg must not be NULL", err);
-    config = *cfg;
-    hooks = cfg->hooks;
-    kaws__ring_hooks(&hooks);
-    r = kaws__mem_new(&hooks, sizeof *r);
-    if (r == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: out of "
-                             "memory");
-    r->hooks = hooks;
-    kaws__buf_init(&r->strings, &r->hooks);
-    if (!kaws__ring_locks(r)) {
-        kaws__mem_free(&hooks, r, sizeof *r);
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
-    }
-    status = kaws__ring_start(r, &config, err);
-    if (status == KAWS_OK)
-        *ring = r;
-    else
-        kaws__ring_free(r);
     return status;
 }
 
@@ -10483,80 +11111,81 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *err)
 KAWS_API void
 kaws_close(kaws *ring)
 {
-    kaws_error err;
+    kaws_hooks hooks;
 
     if (ring == NULL)
         return;
-    kaws__err_clear(&err);
-    /* Clean: from now on the file itself says how long it has to be. That is
-     * a help, not a duty; a file that has changed is left alone. */
-    if (ring->has_file && !ring->read_only && !ring->uncertain &&
-        !ring->unsettled && kaws__file_hold(&ring->file, 0, &err) == KAWS_OK) {
-        if (kaws__ring_write_cell(ring, &err) != KAWS_OK)
-            kaws__err_log(&ring->hooks, 1, "closing the keyring: %s",
-                          err.text);
-        kaws__file_release(&ring->file);
-    }
-    kaws__ring_free(ring);
+    hooks = ring->hooks;
+    kaws__vault_close(&ring->vault);
+    kaws__rewrap_close(&ring->rewrap);
+    kaws__kms_close(&ring->kms);
+    kaws__buf_free(&ring->strings);
+    if (ring->locks > 0)
+        kaws__plat_lock_free(&ring->settings);
+    if (ring->locks > 1)
+        kaws__plat_lock_free(&ring->note);
+    kaws__mem_free(&hooks, ring, sizeof *ring);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
+{
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_config config;
+    kaws_status status;
+    kaws *r;
+
+    if (ring != NULL)
+        *ring = NULL;
+    if (ring == NULL || cfg == NULL)
+        return kaws__ring_argument("ring and cfg must not be NULL", err);
+    config = *cfg;
+    kaws__ring_hooks(&config.hooks);
+    r = kaws__mem_new(&config.hooks, sizeof *r);
+    if (r == NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: out of "
+                             "memory");
+    r->hooks = config.hooks;
+    kaws__buf_init(&r->strings, &r->hooks);
+    status = kaws__ring_start(r, &config, err);
+    if (status == KAWS_OK)
+        *ring = r;
+    else
+        kaws_close(r);
+    return status;
 }
 
 
 /* ---- asking KMS to prove itself ---------------------------------------- */
 
-/* Seals a throw-away byte with the aim, and asks whether KMS would open it
- * again. `sealed` tells the ARN and the material that sealed it. */
+/* Seals a throw-away byte with the aim, or (NULL) with the current KMS key, and
+ * asks whether KMS would open it again. `sealed` tells what sealed it. */
 static kaws_status
 kaws__ring_prove(kaws__op *op, const kaws__aim *aim, kaws_sealed *sealed,
                  kaws_error *err)
 {
-    kaws_status status = kaws__kms_generate(op, aim, &kaws__ring_app_context,
-                                            1, NULL, sealed, err);
+    kaws_status status = kaws__kms_probe(op, aim, sealed, err);
 
     if (status == KAWS_OK)
-        status = kaws__kms_prove(op, &kaws__ring_app_context, sealed, 1, err);
+        status = kaws__kms_prove(op, &kaws__kms_probe_context, sealed, 1, err);
     return status;
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_check(kaws *ring, kaws_error *err)
+kaws_check(kaws *ring, kaws_error *error)
 {
-    kaws_error spare;
-    kaws__op op;
-    kaws__aim aim;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws_sealed sealed;
-    kaws_status status;
+    kaws__op op;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     op = kaws__kms_begin(&ring->kms);
-    status = kaws__kms_aim(&ring->kms, &aim, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_prove(&op, &aim, &sealed, err);
-    return status;
-}
-
-
-/* The aim that new keys are sealed with, by its ARN: what an alias or an id
- * means is asked of KMS, and so is whether the key works. */
-static kaws_status
-kaws__ring_exact(kaws__op *op, kaws__aim *exact, kaws_sealed *sealed,
-                 kaws_error *err)
-{
-    kaws__aim aim;
-    kaws_status status = kaws__kms_aim(op->kms, &aim, err);
-
-    if (status == KAWS_OK)
-        status = kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
-                                    sealed, err);
-    if (status == KAWS_OK) {
-        memset(exact, 0, sizeof *exact);
-        status = kaws__kms_aim_at(exact, sealed->kms_key_arn, "", err);
-    }
-    return status;
+    return kaws__ring_prove(&op, NULL, &sealed, err);
 }
 
 
@@ -10576,115 +11205,11 @@ kaws__ring_know_home(kaws__op *op, const char *arn, kaws_error *err)
         kaws__kms_aim_at(&other, arn, "", NULL) == KAWS_OK &&
         kaws__kms_partition(other.region) == kaws__kms_partition(aim.region))
         return KAWS_OK;
-    return kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
-                              &sealed, err);
+    return kaws__kms_probe(op, &aim, &sealed, err);
 }
 
 
 /* ---- keys -------------------------------------------------------------- */
-
-/* Makes the entry for what KMS sealed, and commits it: the second look. */
-static kaws_status
-kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                const char *type, size_t len, const kaws_sealed *sealed,
-                kaws_error *err)
-{
-    kaws__record r;
-    kaws__buf record;
-    kaws__entry *e = NULL;
-    kaws_status status;
-
-    memset(&r, 0, sizeof r);
-    r.key_id = key_id;
-    r.user_id = user_id;
-    r.type = kaws__buf_of(type);
-    r.arn = kaws__buf_of(sealed->kms_key_arn);
-    r.material = kaws__buf_of(sealed->key_material_id);
-    r.blob.at = sealed->blob;
-    r.blob.len = sealed->blob_len;
-    r.plain_len = len;
-    r.created = ring->hooks.now_ms(ring->hooks.ctx) / 1000;
-    if (r.created < 0 || r.created > 253402300799)
-        r.created = 0;                    /* no clock may spoil the file      */
-    kaws__buf_init(&record, &ring->hooks);
-    kaws__store_record(&record, &r);
-    status = kaws__ring_begin(ring, err);
-    if (status == KAWS_OK) {
-        status = kaws__ring_absent(ring, key_id, user_id, err);
-        if (status == KAWS_OK && !record.failed)
-            e = kaws__cache_new(&ring->cache, kaws__buf_view(&record));
-        if (status == KAWS_OK && e == NULL)
-            status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of "
-                                   "memory");
-        if (status == KAWS_OK)
-            status = kaws__ring_append(ring, e, err);
-        kaws__ring_end(ring);
-    }
-    kaws__buf_free(&record);
-    return status;
-}
-
-
-/* What generate and store ask before they ask KMS: the first look. */
-static kaws_status
-kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
-                      kaws_bytes *key_id, kaws_bytes *user_id, kaws__aim *aim,
-                      kaws_error *err)
-{
-    kaws_status status;
-
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    status = kaws__ring_name(name, key_id, user_id, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_type(type, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_may_change(ring, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, aim, err);
-    if (status != KAWS_OK)
-        return status;
-    kaws__plat_lock(&ring->lock);
-    status = kaws__ring_certain(ring, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_absent(ring, *key_id, *user_id, err);
-    kaws__plat_unlock(&ring->lock);
-    return status;
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
-kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
-              kaws_error *err)
-{
-    kaws_error spare;
-    kaws_bytes key_id, user_id;
-    kaws__op op;
-    kaws__aim aim;
-    kaws__bound bound;
-    kaws_sealed sealed;
-    kaws_status status;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (len < 1 || len > KAWS_GENERATE_MAX)
-        return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
-                                   err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
-                                   err);
-    if (status != KAWS_OK)
-        return status;
-    op = kaws__kms_begin(&ring->kms);
-    kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_generate(&op, &aim, &bound.context, len, NULL, &sealed,
-                                err);
-    if (status == KAWS_OK)
-        status = kaws__ring_keep(ring, key_id, user_id, type, len, &sealed,
-                                 err);
-    return status;
-}
-
 
 /* Has KMS open what it has just sealed: it must be the key. Without the right
  * to decrypt there is no proof; the key is kept all the same, and noted once.
@@ -10706,10 +11231,10 @@ kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
     if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
-    kaws__plat_lock(&ring->lock);
+    kaws__plat_lock(&ring->note);
     noted = ring->unproved;
     ring->unproved = 1;
-    kaws__plat_unlock(&ring->lock);
+    kaws__plat_unlock(&ring->note);
     if (!noted)
         kaws__err_log(&ring->hooks, 2, "keys are stored without the proof that "
                       "AWS KMS opens them again: that takes kms:Decrypt");
@@ -10717,150 +11242,67 @@ kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* see Part II */
-KAWS_API kaws_status
-kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
-           kaws_error *err)
+/* Adds a key of plain.len bytes: the caller's, or (plain.at NULL) one that KMS
+ * makes. */
+static kaws_status
+kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
+               kaws_error *err)
 {
-    kaws_error spare;
-    kaws_bytes key_id, user_id;
+    kaws__record key;
     kaws__op op;
     kaws__aim aim;
     kaws__bound bound;
     kaws_sealed sealed;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
-        return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
-                                   err);
-    if (status != KAWS_OK)
+    if (ring == NULL)
+        return kaws__ring_argument("ring must not be NULL", err);
+    if ((status = kaws__bind_name(name, &key, err)) != KAWS_OK ||
+        (status = kaws__bind_type(type, &key, err)) != KAWS_OK ||
+        (status = kaws__vault_may_change(&ring->vault, err)) != KAWS_OK ||
+        (status = kaws__kms_aim(&ring->kms, &aim, err)) != KAWS_OK ||
+        (status = kaws__vault_may_add(&ring->vault, &key, &bound, err)))
         return status;
+    key.plain_len = plain.len;
     op = kaws__kms_begin(&ring->kms);
-    kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_encrypt(&op, &aim, &bound.context, plain, &sealed, err);
-    if (status == KAWS_OK)
+    if (plain.at == NULL)
+        status = kaws__kms_generate(&op, &aim, &bound.context, plain.len, NULL,
+                                    &sealed, err);
+    else if ((status = kaws__kms_encrypt(&op, &aim, &bound.context, plain,
+                                         &sealed, err)) == KAWS_OK)
         status = kaws__ring_prove_key(ring, &op, &bound.context, &sealed,
                                       plain, err);
     if (status == KAWS_OK)
-        status = kaws__ring_keep(ring, key_id, user_id, type, plain.len,
-                                 &sealed, err);
+        status = kaws__vault_add(&ring->vault, &key, &sealed, err);
     return status;
 }
 
 
-/* Turns a record into what KMS needs to open its blob. */
-static void
-kaws__ring_sealed(const kaws__record *r, kaws_sealed *out)
+/* see Part II */
+KAWS_API kaws_status
+kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
+              kaws_error *error)
 {
-    memcpy(out->blob, r->blob.at, r->blob.len);
-    out->blob_len = r->blob.len;
-    (void)kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
-                              r->arn);
-    (void)kaws__buf_copy_text(out->key_material_id,
-                              sizeof out->key_material_id, r->material);
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    const kaws_bytes plain = { NULL, len };
+
+    if (len < 1 || len > KAWS_GENERATE_MAX)
+        return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
+                                   err);
+    return kaws__ring_add(ring, name, type, plain, err);
 }
 
 
-/* An entry as it was found, to be worked on without the lock. */
-typedef struct kaws__copy {
-    size_t       used;            /* the most that was ever in bytes          */
-    uint8_t      bytes[KAWS__STORE_RECORD_MAX];
-    kaws_sealed  sealed;
-    kaws__record record;
-    kaws__bound  bound;
-} kaws__copy;
-
-
-static kaws__copy *
-kaws__ring_copy_new(kaws *ring)
+/* see Part II */
+KAWS_API kaws_status
+kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
+           kaws_error *error)
 {
-    kaws__copy *copy = kaws__mem_resize(&ring->hooks, NULL, 0, sizeof *copy);
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
 
-    if (copy != NULL)
-        copy->used = 0;
-    return copy;
-}
-
-
-/* Wipes what ring_copy wrote, which is mostly far less than there is room for:
- * the blob is a part of the bytes. */
-static void
-kaws__ring_copy_free(kaws *ring, kaws__copy *copy)
-{
-    const size_t rest = offsetof(kaws__copy, sealed.blob_len);
-
-    if (copy == NULL)
-        return;
-    kaws_wipe(copy->sealed.blob, copy->used < sizeof copy->sealed.blob
-                                 ? copy->used : sizeof copy->sealed.blob);
-    kaws_wipe((uint8_t *)copy + rest, sizeof *copy - rest);
-    kaws_wipe(copy, offsetof(kaws__copy, bytes) + copy->used);
-    kaws__mem_drop(&ring->hooks, copy, sizeof *copy);
-}
-
-
-/* With the lock held. */
-static void
-kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
-{
-    kaws_bytes bytes = kaws__cache_record(e);
-
-    memcpy(copy->bytes, bytes.at, bytes.len);
-    bytes.at = copy->bytes;
-    if (copy->used < bytes.len)
-        copy->used = bytes.len;
-    (void)kaws__store_parse(bytes, &copy->record);
-    kaws__ring_sealed(&copy->record, &copy->sealed);
-    kaws__ring_bind(ring, copy->record.key_id, copy->record.user_id,
-                    copy->record.type, &copy->bound);
-}
-
-
-/* Finds the entry and makes a copy of it. */
-static kaws_status
-kaws__ring_find(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                kaws__copy **copy, kaws_error *err)
-{
-    kaws__entry *e;
-    kaws_status status;
-
-    *copy = kaws__ring_copy_new(ring);
-    if (*copy == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of memory");
-    kaws__plat_lock(&ring->lock);
-    status = kaws__ring_entry(ring, key_id, user_id, &e, err);
-    if (status == KAWS_OK)
-        kaws__ring_copy(ring, e, *copy);
-    kaws__plat_unlock(&ring->lock);
-    return status;
-}
-
-
-/* Opens the copy's blob into key->bytes, which is there already. */
-static kaws_status
-kaws__ring_open_copy(kaws *ring, const kaws__copy *copy, kaws_key *key,
-                     kaws_error *err)
-{
-    kaws__op op = kaws__kms_begin(&ring->kms);
-    kaws_bytes expect = { NULL, 0 };
-    char shown[96];
-    size_t len = key->len;
-    kaws_status status = kaws__ring_know_home(&op, copy->sealed.kms_key_arn,
-                                              err);
-
-    expect.len = len;
-    if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&op, &copy->bound.context, &copy->sealed,
-                                   expect, key->bytes, &len, err);
-    if (status == KAWS_MISMATCH && err->http == 0)
-        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' has another "
-                               "length than its entry says",
-                               kaws__text_show(shown, sizeof shown,
-                                               copy->record.key_id));
-    return status;
+    if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
+        return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
+    return kaws__ring_add(ring, name, type, plain, err);
 }
 
 
@@ -10875,161 +11317,109 @@ kaws_key_free(kaws *ring, kaws_key *key)
 }
 
 
-/* see Part II */
-KAWS_API kaws_status
-kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *err)
+/* Opens the copy's blob into key->bytes, which is there already. */
+static kaws_status
+kaws__ring_open_blob(kaws *ring, const kaws__copy *copy, kaws_key *key,
+                     kaws_error *err)
 {
-    kaws_error spare;
-    kaws_bytes key_id, user_id;
-    kaws__copy *copy = NULL;
-    kaws_status status;
+    const kaws_bytes expect = { NULL, key->len };
+    kaws__op op = kaws__kms_begin(&ring->kms);
+    char shown[96];
+    size_t len = key->len;
+    kaws_status status = kaws__ring_know_home(&op, copy->sealed.kms_key_arn,
+                                              err);
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (key != NULL)
-        memset(key, 0, sizeof *key);
-    if (ring == NULL || key == NULL)
-        return kaws__ring_argument("ring and key must not be NULL", err);
-    status = kaws__ring_has_file(ring, err);
     if (status == KAWS_OK)
-        status = kaws__ring_name(name, &key_id, &user_id, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_find(ring, key_id, user_id, &copy, err);
-    if (status == KAWS_OK) {
-        key->len = copy->record.plain_len;
-        key->bytes = kaws__mem_new(&ring->hooks, key->len);
-        (void)kaws__buf_copy_text(key->type, sizeof key->type,
-                                  copy->record.type);
-        if (key->bytes == NULL)
-            status = kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of "
-                                   "memory");
-        else
-            status = kaws__ring_open_copy(ring, copy, key, err);
-    }
-    if (status != KAWS_OK)
-        kaws_key_free(ring, key);
-    kaws__ring_copy_free(ring, copy);
+        status = kaws__kms_decrypt(&op, &copy->bound.context, &copy->sealed,
+                                   expect, key->bytes, &len, err);
+    if (status == KAWS_MISMATCH && err->http == 0)
+        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' has another "
+                               "length than its entry says",
+                               kaws__text_show(shown, sizeof shown,
+                                               copy->record.key_id));
     return status;
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
+kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
-    kaws_error spare;
-    kaws_bytes key_id, user_id;
-    kaws__entry *e;
-    int landed = 0;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws__record wanted;
+    kaws__copy copy;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
+    if (key != NULL)
+        memset(key, 0, sizeof *key);
+    if (ring == NULL || key == NULL)
+        return kaws__ring_argument("ring and key must not be NULL", err);
+    if ((status = kaws__vault_may_read(&ring->vault, err)) != KAWS_OK ||
+        (status = kaws__bind_name(name, &wanted, err)) != KAWS_OK ||
+        (status = kaws__vault_copy(&ring->vault, &wanted, &copy, err)))
+        return status;
+    key->len = copy.record.plain_len;
+    key->bytes = kaws__mem_new(&ring->hooks, key->len);
+    memcpy(key->type, copy.bound.type, sizeof key->type);
+    if (key->bytes == NULL)
+        status = kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of "
+                               "memory");
+    else
+        status = kaws__ring_open_blob(ring, &copy, key, err);
+    if (status != KAWS_OK)
+        kaws_key_free(ring, key);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
+{
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws__record gone;
+    kaws_status status;
+
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    status = kaws__ring_name(name, &key_id, &user_id, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_may_change(ring, err);
-    if (status != KAWS_OK)
-        return status;
-    kaws__plat_lock(&ring->lock);         /* what is not there waits for none */
-    status = kaws__ring_entry(ring, key_id, user_id, &e, err);
-    kaws__plat_unlock(&ring->lock);
-    if (status == KAWS_OK)
-        status = kaws__ring_begin(ring, err);
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__ring_entry(ring, key_id, user_id, &e, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, ring->cache.places,
-                                    ring->cache.count, e, &landed, err);
-    if (landed) {
-        kaws__cache_remove(&ring->cache, e);
-        kaws__ring_note(ring, "removed a key from");
-    }
-    kaws__ring_end(ring);
+    if ((status = kaws__bind_name(name, &gone, err)) == KAWS_OK &&
+        (status = kaws__vault_may_change(&ring->vault, err)) == KAWS_OK)
+        status = kaws__vault_remove(&ring->vault, &gone, err);
     return status;
 }
 
 
 /* ---- walking ----------------------------------------------------------- */
 
-/* One block: this, then an info for each entry, then all texts. */
 struct kaws_walk {
-    kaws_hooks hooks;
-    size_t size;                  /* of the block                             */
-    size_t count, next;
-    kaws_entry_info all[];
+    kaws_hooks hooks;             /* the ring may be closed before the walk   */
+    kaws__buf  list;              /* as vault_list writes it                  */
+    size_t     at;                /* where the next key begins in it          */
 };
-
-
-/* Copies a text behind the others, and steps over it. */
-static const char *
-kaws__ring_walk_text(char **at, kaws_bytes text)
-{
-    char *copy = *at;
-
-    if (text.len > 0)
-        memcpy(copy, text.at, text.len);
-    copy[text.len] = '\0';
-    *at += text.len + 1;
-    return copy;
-}
-
-
-static void
-kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
-{
-    kaws_entry_info *info = walk->all;
-    char *texts = (char *)(info + walk->count);
-    kaws__record r;
-    size_t i;
-
-    for (i = 0; i < walk->count; i++, info++) {
-        (void)kaws__store_parse(kaws__cache_record(cache->places[i].entry), &r);
-        info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
-        info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
-        info->type = kaws__ring_walk_text(&texts, r.type);
-        info->kms_key_arn = kaws__ring_walk_text(&texts, r.arn);
-        info->len = r.plain_len;
-        info->created = r.created;
-    }
-}
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
+kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
 {
-    kaws_error spare;
-    size_t size = sizeof **walk, i;
-    kaws_bytes record;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws_walk *w;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (walk != NULL)
         *walk = NULL;
     if (ring == NULL || walk == NULL)
         return kaws__ring_argument("ring and walk must not be NULL", err);
-    kaws__plat_lock(&ring->lock);
-    /* Of each record four texts, and their NULs. */
-    for (i = 0; i < ring->cache.count; i++) {
-        record = kaws__cache_record(ring->cache.places[i].entry);
-        size += sizeof(kaws_entry_info) + record.at[9] + record.at[10] +
-                record.at[11] + (size_t)kaws__store_get(record.at + 14, 2) + 4;
-    }
-    w = kaws__mem_new(&ring->hooks, size);
+    w = kaws__mem_new(&ring->hooks, sizeof *w);
     if (w != NULL) {
         w->hooks = ring->hooks;
-        w->size = size;
-        w->count = ring->cache.count;
-        kaws__ring_walk_fill(w, &ring->cache);
+        kaws__buf_init(&w->list, &w->hooks);
+        kaws__vault_list(&ring->vault, &w->list);
     }
-    kaws__plat_unlock(&ring->lock);
-    if (w == NULL)
+    if (w == NULL || w->list.failed) {
+        kaws_walk_end(w);
         return kaws__err_set(err, KAWS_MEMORY, "walking over the keys: out of "
                              "memory");
+    }
     *walk = w;
     return KAWS_OK;
 }
@@ -11039,9 +11429,22 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
 KAWS_API int
 kaws_walk_next(kaws_walk *walk, kaws_entry_info *info)
 {
-    if (walk == NULL || info == NULL || walk->next >= walk->count)
+    const char *at, *texts[4];
+    size_t i;
+
+    if (walk == NULL || info == NULL || walk->at >= walk->list.len)
         return 0;
-    *info = walk->all[walk->next++];
+    at = (const char *)walk->list.at + walk->at;
+    memcpy(&info->len, at, sizeof info->len);
+    memcpy(&info->created, at + sizeof info->len, sizeof info->created);
+    at += sizeof info->len + sizeof info->created;
+    for (i = 0; i < 4; i++, at += strlen(at) + 1)
+        texts[i] = at;
+    info->name.key_id = texts[0];
+    info->name.user_id = texts[1];
+    info->type = texts[2];
+    info->kms_key_arn = texts[3];
+    walk->at = (size_t)(at - (const char *)walk->list.at);
     return 1;
 }
 
@@ -11055,7 +11458,8 @@ kaws_walk_end(kaws_walk *walk)
     if (walk == NULL)
         return;
     hooks = walk->hooks;
-    kaws__mem_free(&hooks, walk, walk->size);
+    kaws__buf_free(&walk->list);
+    kaws__mem_free(&hooks, walk, sizeof *walk);
 }
 
 
@@ -11083,16 +11487,15 @@ kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
 }
 
 
-/* What would be used then; NULL: as it is. */
+/* Puts the KMS key and the region (NULL: as it is) into the choice. */
 static kaws_status
-kaws__ring_choice(kaws *ring, const char *kms_key_id, const char *region,
+kaws__ring_choice(const char *kms_key_id, const char *region,
                   kaws__choice *choice, kaws_error *err)
 {
     char shown[64];
-    kaws_bytes want = kaws__buf_of(region != NULL ? region : "");
+    kaws_bytes want = kaws__buf_of(region != NULL ? region : choice->region);
 
-    kaws__kms_choice(&ring->kms, choice);
-    if (region != NULL && !kaws__kms_region_ok(want))
+    if (!kaws__kms_region_ok(want))
         return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
                              "such as eu-west-1",
                              kaws__text_show(shown, sizeof shown, want));
@@ -11108,25 +11511,23 @@ kaws__ring_choice(kaws *ring, const char *kms_key_id, const char *region,
 /* Has KMS judge what would change. What it tells of accounts counts only once
  * the choice is taken. With the settings' lock held. */
 static kaws_status
-kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
+kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
+                 kaws_error *err)
 {
     kaws__op op = kaws__kms_begin(&ring->kms);
-    kaws__choice now;
     kaws__aim there = choice->aim;
-    int another, moves, known;
+    int another = strcmp(now->aim.key_id, there.key_id) != 0;
+    int moves = strcmp(now->region, choice->region) != 0, known;
     kaws_sealed sealed;
     kaws_status status = KAWS_OK;
 
     if (there.key_id[0] == '\0')
         return KAWS_OK;
-    kaws__kms_choice(&ring->kms, &now);
-    another = strcmp(now.aim.key_id, there.key_id) != 0;
-    moves = strcmp(now.region, choice->region) != 0;
     if (another)
         status = kaws__ring_may_use(&op, there.key_id, err);
     known = kaws__kms_anchored(&ring->kms);
     if (status == KAWS_OK &&
-        (another || !moves || strcmp(now.aim.region, there.region) != 0)) {
+        (another || !moves || strcmp(now->aim.region, there.region) != 0)) {
         status = kaws__ring_prove(&op, &there, &sealed, err);
         if (status == KAWS_OK)
             memcpy(choice->arn, sealed.kms_key_arn, sizeof choice->arn);
@@ -11147,14 +11548,12 @@ kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
  * known to be good need not wait until KMS has judged something else. */
 static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
-                  int take, kaws_error *err)
+                  int take, kaws_error *error)
 {
-    kaws_error spare;
-    kaws__choice choice;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws__choice now, choice;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
@@ -11163,9 +11562,11 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     kaws__plat_lock(&ring->settings);
     /* Again if a tried one was taken meanwhile: to try more takes the lock */
     do {
-        status = kaws__ring_choice(ring, kms_key_id, region, &choice, err);
+        kaws__kms_choice(&ring->kms, &now);
+        choice = now;
+        status = kaws__ring_choice(kms_key_id, region, &choice, err);
         if (status == KAWS_OK)
-            status = kaws__ring_judge(ring, &choice, err);
+            status = kaws__ring_judge(ring, &now, &choice, err);
     } while (status == KAWS_OK && !kaws__kms_choose(&ring->kms, &choice, take));
     kaws__plat_unlock(&ring->settings);
     return status;
@@ -11219,441 +11620,37 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_reload_creds(kaws *ring, kaws_error *err)
+kaws_reload_creds(kaws *ring, kaws_error *error)
 {
-    kaws_error spare;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__creds_reload(&ring->kms.creds, err);
-}
-
-
-/* Asks until KMS seals with other material than `before`: a rotation is not
- * done when it is granted. Gives up after the timeout, by the clock or, if that
- * stands still, by its own pauses. */
-static kaws_status
-kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
-                        const kaws_sealed *before, kaws_error *err)
-{
-    kaws__op wait = kaws__kms_begin(&ring->kms), op;
-    int64_t paused = 0;
-    int pause = 100;
-    kaws_sealed now;
-    kaws_status status;
-
-    for (;;) {
-        op = kaws__kms_begin(&ring->kms);
-        status = kaws__kms_generate(&op, aim, &kaws__ring_app_context, 1, NULL,
-                                    &now, err);
-        if (status != KAWS_OK ||
-            strcmp(now.key_material_id, before->key_material_id) != 0)
-            return status;
-        if (pause >= kaws__kms_left_ms(&wait) || paused >= wait.timeout_ms)
-            break;
-        ring->hooks.sleep_ms(ring->hooks.ctx, pause);
-        paused += pause;
-        pause = pause < 1600 ? pause * 2 : pause;
-    }
-    kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s, "
-                  "but still seals with the old key material: re-wrap the keys "
-                  "later", aim->key_id);
-    return KAWS_OK;
-}
-
-
-static void
-kaws__ring_await_rotation(kaws *ring, const kaws__aim *aim,
-                          const kaws_sealed *before, kaws_error *err)
-{
-    if (before->key_material_id[0] == '\0' ||    /* this KMS does not say    */
-        kaws__ring_see_rotation(ring, aim, before, err) == KAWS_OK)
-        return;
-    /* Granted is granted: what failed is only our look at it. */
-    kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s; "
-                  "whether it is done could not be seen: %s", aim->key_id,
-                  err->text);
-    kaws__err_clear(err);
+    return kaws__kms_reload_creds(&ring->kms, err);
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_rotate_kms_key(kaws *ring, kaws_error *err)
+kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 {
-    kaws_error spare;
-    kaws__op op;
-    kaws__aim exact;
-    kaws_sealed before;
-    kaws_status status;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    op = kaws__kms_begin(&ring->kms);
-    status = kaws__ring_exact(&op, &exact, &before, err);
-    op = kaws__kms_begin(&ring->kms);
-    if (status == KAWS_OK)
-        status = kaws__kms_rotate(&op, &exact, err);
-    if (status == KAWS_OK)
-        kaws__ring_await_rotation(ring, &exact, &before, err);
-    return status;
-}
-
-
-/* ---- re-wrapping ------------------------------------------------------- */
-
-/* One re-wrap, shared by its workers; the ring's lock guards it. Entries that
- * are there at the start have a serial below `limit`. The n-th one claimed is
- * the n-th of `fresh`, so `fresh` is in the order of the serials. */
-typedef struct kaws__rewrap {
-    kaws         *ring;
-    kaws__aim     aim;            /* the target, fixed at the start           */
-    uint64_t      next, limit;    /* serials                                  */
-    kaws__place  *fresh;
-    uint64_t     *ids;            /* two a key: digests of request ids        */
-    size_t        claimed, max;
-    size_t        renewed;        /* how many have other material than before */
-    kaws_status   status;
-    kaws_error    err;
-} kaws__rewrap;
-
-
-/* Takes the next entry that is still there. With no more, or after a failure,
- * there is nothing to do. */
-static int
-kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
-{
-    kaws *ring = w->ring;
-    size_t at;
-    int found = 0;
-
-    kaws__plat_lock(&ring->lock);
-    at = kaws__cache_from(&ring->cache, w->next);
-    if (w->status == KAWS_OK && w->claimed < w->max &&
-        at < ring->cache.count &&
-        ring->cache.places[at].serial < w->limit) {
-        kaws__ring_copy(ring, ring->cache.places[at].entry, copy);
-        w->next = ring->cache.places[at].serial + 1;
-        *index = w->claimed++;
-        w->fresh[*index].serial = ring->cache.places[at].serial;
-        found = 1;
-    }
-    kaws__plat_unlock(&ring->lock);
-    return found;
-}
-
-
-/* The same entry, sealed anew. */
-static kaws__entry *
-kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
-                     const kaws_sealed *sealed)
-{
-    kaws__record r = copy->record;
-    kaws__buf bytes;
-    kaws__entry *e = NULL;
-
-    r.arn = kaws__buf_of(sealed->kms_key_arn);
-    r.material = kaws__buf_of(sealed->key_material_id);
-    r.blob.at = sealed->blob;
-    r.blob.len = sealed->blob_len;
-    kaws__buf_init(&bytes, &ring->hooks);
-    kaws__store_record(&bytes, &r);
-    if (!bytes.failed)
-        e = kaws__cache_new(&ring->cache, kaws__buf_view(&bytes));
-    kaws__buf_free(&bytes);
-    return e;
-}
-
-
-/* Has the blob sealed anew, and asks KMS whether the new blob opens as this
- * very key. `ids` gets the request ids of the two replies. */
-static kaws_status
-kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
-                  uint64_t ids[2], kaws_error *err)
-{
-    kaws__kms *kms = &w->ring->kms;
-    kaws__op op = kaws__kms_begin(kms);
-    kaws_status status = kaws__kms_reencrypt(&op, &w->aim,
-                                             &copy->bound.context,
-                                             &copy->sealed,
-                                             copy->record.plain_len, sealed,
-                                             err);
-
-    ids[0] = kaws__kms_reply_id(&op);
-    if (status != KAWS_OK)
-        return status;
-    op = kaws__kms_begin(kms);
-    status = kaws__kms_prove(&op, &copy->bound.context, sealed,
-                             copy->record.plain_len, err);
-    ids[1] = kaws__kms_reply_id(&op);
-    if (status == KAWS_DENIED)
-        kaws__err_prefix(err, "each new blob is proved, which takes "
-                              "kms:Decrypt: ");
-    return status;
-}
-
-
-/* The first failure is the re-wrap's. With the lock held. */
-static void
-kaws__ring_rewrap_fail(kaws__rewrap *w, const kaws__copy *copy,
-                       const kaws_error *err)
-{
-    char shown[96], words[192];
-
-    if (w->status != KAWS_OK)
-        return;
-    w->status = err->status;
-    w->err = *err;
-    (void)snprintf(words, sizeof words, "re-wrapping the key '%s' failed, and "
-                   "nothing was changed: ",
-                   kaws__text_show(shown, sizeof shown, copy->record.key_id));
-    kaws__err_prefix(&w->err, words);
-}
-
-
-static void
-kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
-{
-    kaws *ring = w->ring;
-    kaws_sealed sealed;
-    kaws_error err;
-    kaws__entry *e = NULL;
-    kaws_status status;
-
-    kaws__err_clear(&err);
-    status = kaws__ring_reseal(w, copy, &sealed, w->ids + 2 * index, &err);
-    if (status == KAWS_OK) {
-        e = kaws__ring_rewrapped(ring, copy, &sealed);
-        if (e == NULL)
-            status = kaws__err_set(&err, KAWS_MEMORY, "out of memory");
-    }
-    kaws__plat_lock(&ring->lock);
-    w->fresh[index].entry = e;
-    ring->rewrap_done += e != NULL;
-    if (e != NULL &&
-        (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
-         strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0))
-        w->renewed++;
-    if (status != KAWS_OK)
-        kaws__ring_rewrap_fail(w, copy, &err);
-    kaws__plat_unlock(&ring->lock);
-}
-
-
-static void
-kaws__ring_rewrap_worker(void *arg)
-{
-    kaws__rewrap *w = arg;
-    kaws *ring = w->ring;
-    kaws__copy *copy = kaws__ring_copy_new(ring);
-    size_t index;
-
-    if (copy == NULL) {
-        kaws__plat_lock(&ring->lock);
-        if (w->status == KAWS_OK)
-            w->status = kaws__err_set(&w->err, KAWS_MEMORY, "re-wrapping: out "
-                                      "of memory");
-        kaws__plat_unlock(&ring->lock);
-        return;
-    }
-    while (kaws__ring_rewrap_claim(w, copy, &index))
-        kaws__ring_rewrap_one(w, copy, index);
-    kaws__ring_copy_free(ring, copy);
-}
-
-
-/* ---- no two keys may have got the same ---- */
-
-static int
-kaws__ring_by_number(const void *a, const void *b)
-{
-    const uint64_t *x = a, *y = b;
-
-    return (*x > *y) - (*x < *y);
-}
-
-
-static int
-kaws__ring_by_blob(const void *a, const void *b)
-{
-    const kaws__place *x = a, *y = b;
-    kaws__record r, q;
-
-    if (kaws__store_parse(kaws__cache_record(x->entry), &r) != NULL ||
-        kaws__store_parse(kaws__cache_record(y->entry), &q) != NULL)
-        return 0;                         /* never: we have just made them   */
-    if (r.blob.len != q.blob.len)
-        return r.blob.len < q.blob.len ? -1 : 1;
-    return memcmp(r.blob.at, q.blob.at, r.blob.len);
-}
-
-
-/* KMS makes neither a blob nor a request id twice. If two keys have got the
- * same, one of them has the other's. */
-static kaws_status
-kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
-{
-    size_t n = w->claimed, i;
-    kaws__place *sorted;
-    int twice = 0;
-
-    if (n == 0)
-        return KAWS_OK;                   /* all were removed meanwhile      */
-    sorted = kaws__mem_new(&w->ring->hooks, n * sizeof *sorted);
-    if (sorted == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
-    memcpy(sorted, w->fresh, n * sizeof *sorted);
-    qsort(sorted, n, sizeof *sorted, kaws__ring_by_blob);
-    for (i = 1; i < n; i++)
-        twice |= kaws__ring_by_blob(sorted + i - 1, sorted + i) == 0;
-    kaws__mem_free(&w->ring->hooks, sorted, n * sizeof *sorted);
-    qsort(w->ids, 2 * n, sizeof *w->ids, kaws__ring_by_number);
-    for (i = 1; i < 2 * n; i++)
-        twice |= w->ids[i] != 0 && w->ids[i - 1] == w->ids[i];
-    if (!twice)
-        return KAWS_OK;
-    return kaws__kms_mixed_up(&w->ring->kms, "two replies to the re-wrap were "
-                              "the same, and nothing was changed", err);
-}
-
-
-/* All blobs are there: one new file, then one new table. Within a change. */
-static kaws_status
-kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
-{
-    kaws *ring = w->ring;
-    kaws__cache *cache = &ring->cache;
-    size_t count = cache->count, i, f = 0;
-    kaws__place *list = kaws__mem_new(&ring->hooks,
-                                      (count + 1) * sizeof *list);
-    int landed = 0;
-    kaws_status status;
-
-    if (list == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
-    for (i = 0; i < count; i++) {
-        list[i] = cache->places[i];
-        while (f < w->claimed && w->fresh[f].serial < list[i].serial)
-            f++;                          /* removed in the meantime         */
-        if (f < w->claimed && w->fresh[f].serial == list[i].serial)
-            list[i] = w->fresh[f];
-    }
-    status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
-    for (i = 0, f = 0; landed && i < count; i++) {
-        if (list[i].entry == cache->places[i].entry)
-            continue;
-        while (w->fresh[f].serial != list[i].serial)
-            f++;
-        w->fresh[f++].entry = NULL;       /* the cache's from here on        */
-        kaws__cache_swap(cache, i, list[i].entry);
-    }
-    kaws__mem_free(&ring->hooks, list, (count + 1) * sizeof *list);
-    if (landed)
-        kaws__ring_note(ring, "re-wrapped all keys in");
-    return status;
-}
-
-
-static kaws_status
-kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
-{
-    kaws *ring = w->ring;
-    kaws_status status;
-    size_t i, threads = (size_t)ring->rewrap_parallel;
-
-    kaws__plat_parallel((int)(threads < w->max ? threads : w->max),
-                        kaws__ring_rewrap_worker, w);
-    status = w->status;
-    if (status != KAWS_OK)
-        *err = w->err;
-    else
-        status = kaws__ring_rewrap_distinct(w, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_begin(ring, err);
-    if (status == KAWS_OK) {
-        status = kaws__ring_rewrap_commit(w, err);
-        kaws__ring_end(ring);
-    }
-    kaws__plat_lock(&ring->lock);
-    for (i = 0; i < w->claimed; i++)      /* drop looks at the cache's image */
-        kaws__cache_drop(&ring->cache, w->fresh[i].entry);
-    kaws__plat_unlock(&ring->lock);
-    return status;
-}
-
-
-static kaws_status
-kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
-{
-    const kaws_hooks *hooks = &w->ring->hooks;
-    kaws_status status = KAWS_MEMORY;
-
-    w->fresh = kaws__mem_new(hooks, w->max * sizeof *w->fresh);
-    w->ids = kaws__mem_new(hooks, w->max * 2 * sizeof *w->ids);
-    if (w->fresh != NULL && w->ids != NULL)
-        status = kaws__ring_rewrap_keys(w, err);
-    else
-        (void)kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
-    kaws__mem_free(hooks, w->fresh, w->max * sizeof *w->fresh);
-    kaws__mem_free(hooks, w->ids, w->max * 2 * sizeof *w->ids);
-    if (status == KAWS_OK && w->claimed > 0 && w->renewed == 0)
-        kaws__err_log(hooks, 1, "all keys were re-wrapped, but with the key "
-                      "material they had before: nothing was renewed; rotate "
-                      "the KMS key first, or set another");
-    return status;
+    return kaws__rewrap_rotate(&ring->rewrap, err);
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_rewrap_all(kaws *ring, kaws_error *err)
+kaws_rewrap_all(kaws *ring, kaws_error *error)
 {
-    kaws_error spare;
-    kaws__rewrap w;
-    kaws__op op;
-    kaws_sealed sealed;
-    kaws_status status;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    memset(&w, 0, sizeof w);
-    w.ring = ring;
-    op = kaws__kms_begin(&ring->kms);
-    status = kaws__ring_may_change(ring, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_exact(&op, &w.aim, &sealed, err);
-    if (status != KAWS_OK)
-        return status;
-    kaws__plat_lock(&ring->lock);
-    status = kaws__ring_certain(ring, err);
-    if (status == KAWS_OK && ring->rewrapping)
-        status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
-                               "running: %lu of %lu keys are done",
-                               (unsigned long)ring->rewrap_done,
-                               (unsigned long)ring->rewrap_total);
-    if (status == KAWS_OK) {
-        w.limit = ring->cache.next_serial;
-        w.max = ring->cache.count;
-        ring->rewrapping = 1;
-        ring->rewrap_done = 0;
-        ring->rewrap_total = w.max;
-    }
-    kaws__plat_unlock(&ring->lock);
-    if (status != KAWS_OK)
-        return status;
-    if (w.max > 0)
-        status = kaws__ring_rewrap_run(&w, err);
-    kaws__plat_lock(&ring->lock);
-    ring->rewrapping = 0;
-    ring->rewrap_done = ring->rewrap_total = 0;
-    kaws__plat_unlock(&ring->lock);
-    return status;
+    return kaws__rewrap_all(&ring->rewrap, err);
 }
 
 
@@ -11666,49 +11663,13 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     memset(stats, 0, sizeof *stats);
     if (ring == NULL)
         return;
-    kaws__plat_lock(&ring->lock);
-    stats->keys = ring->cache.count;
-    stats->rewrap_done = ring->rewrap_done;
-    stats->rewrap_total = ring->rewrap_total;
-    memcpy(stats->checksum, kaws__file_sum(&ring->file),
-           sizeof stats->checksum);
-    kaws__plat_unlock(&ring->lock);
-    kaws__plat_lock(&ring->kms.lock);
-    stats->kms_requests = ring->kms.requests;
-    stats->kms_errors = ring->kms.errors;
-    stats->kms_retries = ring->kms.retries;
-    stats->kms_time_us = ring->kms.time_us;
-    kaws__plat_unlock(&ring->kms.lock);
+    kaws__vault_stats(&ring->vault, stats);
+    kaws__rewrap_stats(&ring->rewrap, stats);
+    kaws__kms_stats(&ring->kms, stats);
 }
 
 
 /* ---- AWS KMS by itself ------------------------------------------------- */
-
-/* KMS takes text, and refuses what is empty. */
-static kaws_status
-kaws__ring_context_ok(const kaws_context *ctx, kaws_error *err)
-{
-    size_t i;
-
-    if (ctx == NULL || ctx->count == 0)
-        return KAWS_OK;
-    if (ctx->pairs == NULL)
-        return kaws__ring_argument("the context's pairs are NULL", err);
-    for (i = 0; i < ctx->count; i++) {
-        const char *both[2];
-        int b;
-        both[0] = ctx->pairs[i].name;
-        both[1] = ctx->pairs[i].value;
-        for (b = 0; b < 2; b++)
-            if (both[b] == NULL || both[b][0] == '\0' ||
-                !kaws__text_is_utf8(kaws__buf_of(both[b])))
-                return kaws__ring_argument("a name or value in the encryption "
-                                           "context is empty or not UTF-8",
-                                           err);
-    }
-    return KAWS_OK;
-}
-
 
 /* Where what is written overlaps what else is given, nobody could say what it
  * would hold in the end. A length beyond the end of memory overlaps all. */
@@ -11731,29 +11692,84 @@ kaws__ring_apart(const kaws_bytes *parts, size_t count, kaws_error *err)
 }
 
 
+/* Has KMS seal plain.len bytes: the caller's, or new ones, which go to `room`
+ * if there is one. `most`: what KMS takes, which also tells the two apart. */
+static kaws_status
+kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
+                size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
+{
+    const kaws_bytes parts[] = { plain,
+                                 { (const uint8_t *)out, sizeof *out } };
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws__op op;
+    kaws__aim aim;
+    kaws_status status;
+
+    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
+        return KAWS_ARGUMENT;
+    kaws_wipe(out, sizeof *out);
+    kaws_wipe(room, plain.len);
+    if (ring == NULL || out == NULL)
+        return kaws__ring_argument("ring and out must not be NULL", err);
+    if (plain.len < 1 || plain.len > most ||
+        (plain.at == NULL && most == KAWS_PLAIN_MAX))
+        return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
+                             "1 to %lu bytes here", (unsigned long)most);
+    op = kaws__kms_begin(&ring->kms);
+    if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
+        (status = kaws__kms_aim(&ring->kms, &aim, err)) != KAWS_OK)
+        return status;
+    status = most == KAWS_PLAIN_MAX
+           ? kaws__kms_encrypt(&op, &aim, ctx, plain, out, err)
+           : kaws__kms_generate(&op, &aim, ctx, plain.len, room, out, err);
+    if (status != KAWS_OK)
+        memset(out, 0, sizeof *out);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
+                           uint8_t *plain, kaws_sealed *out, kaws_error *err)
+{
+    const kaws_bytes view = { plain, len };
+
+    return kaws__ring_seal(ring, ctx, view, KAWS_GENERATE_MAX, plain, out, err);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
+                 kaws_sealed *out, kaws_error *err)
+{
+    return kaws__ring_seal(ring, ctx, plain, KAWS_PLAIN_MAX, NULL, out, err);
+}
+
+
 /* Checks what a caller hands in to be opened, and copies it with its KMS key
  * filled in: by default, the one that seals now. */
 static kaws_status
-kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
-                 kaws_error *err)
+kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
+                 kaws_sealed *out, kaws_error *err)
 {
-    kaws_sealed probe;
-    kaws__aim exact;
     kaws__arn arn;
-    kaws_status status;
+    kaws_status status = kaws__bind_context_ok(ctx, err);
 
+    if (status != KAWS_OK)
+        return status;
     if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
         return kaws__ring_argument("a blob has 1 to 6144 bytes", err);
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
         return kaws__ring_argument("kms_key_arn has no end", err);
-    *out = *in;
     if (in->kms_key_arn[0] == '\0') {
-        status = kaws__ring_exact(op, &exact, &probe, err);
-        if (status == KAWS_OK)
-            memcpy(out->kms_key_arn, probe.kms_key_arn,
-                   sizeof out->kms_key_arn);
+        status = kaws__kms_probe(op, NULL, out, err);
+        memcpy(out->blob, in->blob, in->blob_len);
+        out->blob_len = in->blob_len;
         return status;
     }
+    *out = *in;
     if (!kaws__kms_arn(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
@@ -11764,75 +11780,8 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
-                           uint8_t *plain, kaws_sealed *out, kaws_error *err)
-{
-    const kaws_bytes parts[] = { { plain, len },
-                                 { (const uint8_t *)out, sizeof *out } };
-    kaws_error spare;
-    kaws__op op;
-    kaws__aim aim;
-    kaws_status status;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
-        return KAWS_ARGUMENT;
-    kaws_wipe(out, sizeof *out);
-    kaws_wipe(plain, len);
-    if (ring == NULL || out == NULL)
-        return kaws__ring_argument("ring and out must not be NULL", err);
-    if (len < 1 || len > KAWS_GENERATE_MAX)
-        return kaws__ring_argument("a data key has 1 to 1024 bytes", err);
-    op = kaws__kms_begin(&ring->kms);
-    status = kaws__ring_context_ok(ctx, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_generate(&op, &aim, ctx, len, plain, out, err);
-    if (status != KAWS_OK)
-        memset(out, 0, sizeof *out);
-    return status;
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
-kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
-                 kaws_sealed *out, kaws_error *err)
-{
-    const kaws_bytes parts[] = { plain,
-                                 { (const uint8_t *)out, sizeof *out } };
-    kaws_error spare;
-    kaws__op op;
-    kaws__aim aim;
-    kaws_status status;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
-        return KAWS_ARGUMENT;
-    kaws_wipe(out, sizeof *out);
-    if (ring == NULL || out == NULL)
-        return kaws__ring_argument("ring and out must not be NULL", err);
-    if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
-        return kaws__ring_argument("a plaintext has 1 to 4096 bytes", err);
-    op = kaws__kms_begin(&ring->kms);
-    status = kaws__ring_context_ok(ctx, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_encrypt(&op, &aim, ctx, plain, out, err);
-    if (status != KAWS_OK)
-        memset(out, 0, sizeof *out);
-    return status;
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
 kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
-                 uint8_t *plain, size_t *plain_len, kaws_error *err)
+                 uint8_t *plain, size_t *plain_len, kaws_error *error)
 {
     static const kaws_bytes any = { NULL, 0 };
     const size_t room = plain_len != NULL ? *plain_len : 0;
@@ -11840,13 +11789,12 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
         { plain, room }, { (const uint8_t *)in, sizeof *in },
         { (const uint8_t *)plain_len, sizeof *plain_len }
     };
-    kaws_error spare;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    size_t len = room;
     kaws__op op;
     kaws_sealed given;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (kaws__ring_apart(parts, 3, err) != KAWS_OK)
         return KAWS_ARGUMENT;
     if (plain_len != NULL)
@@ -11855,20 +11803,16 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
         return kaws__ring_argument("ring, in, plain and plain_len must not be "
                                    "NULL", err);
-    status = kaws__ring_context_ok(ctx, err);
     op = kaws__kms_begin(&ring->kms);
+    status = kaws__ring_given(&op, ctx, in, &given, err);
     if (status == KAWS_OK)
-        status = kaws__ring_given(&op, in, &given, err);
-    *plain_len = room;
-    if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, plain_len,
-                                   err);
-    if (status == KAWS_OK && *plain_len > room)
+        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len, err);
+    if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
                                "%lu bytes, and there is room for %lu",
-                               (unsigned long)*plain_len, (unsigned long)room);
-    if (status != KAWS_OK)
-        *plain_len = 0;
+                               (unsigned long)len, (unsigned long)room);
+    if (status == KAWS_OK)
+        *plain_len = len;
     return status;
 }
 
@@ -11876,40 +11820,28 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 /* see Part II */
 KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
-                   kaws_sealed *out, kaws_error *err)
+                   kaws_sealed *out, kaws_error *error)
 {
     const kaws_bytes parts[] = { { (const uint8_t *)in, sizeof *in },
                                  { (const uint8_t *)out, sizeof *out } };
-    kaws_error spare;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws__op op;
     kaws__aim aim;
-    kaws_sealed *work;                    /* given, fresh: much for a stack  */
+    kaws_sealed given, fresh;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (in != out && kaws__ring_apart(parts, 2, err) != KAWS_OK)
         return KAWS_ARGUMENT;
     if (in != out)
         kaws_wipe(out, sizeof *out);
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__ring_argument("ring, in and out must not be NULL", err);
-    work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
-    if (work == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "re-encrypting a key: out of "
-                             "memory");
     op = kaws__kms_begin(&ring->kms);
-    status = kaws__ring_context_ok(ctx, err);
+    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
+        (status = kaws__kms_aim(&ring->kms, &aim, err)) == KAWS_OK)
+        status = kaws__kms_reencrypt(&op, &aim, ctx, &given, 0, &fresh, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_given(&op, in, &work[0], err);
-    if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &aim, ctx, &work[0], 0, &work[1],
-                                     err);
-    if (status == KAWS_OK)
-        *out = work[1];
-    kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
+        *out = fresh;
     return status;
 }
 

@@ -231,12 +231,12 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
     kaws__store_header(header, &state, found->file_id, found->epoch,
                        found->committed);
     kaws__buf_put(&out, header, sizeof header);
-    for (i = 0; i < ring->cache.count; i++) {
-        kaws__entry *e = ring->cache.places[i].entry;
+    for (i = 0; i < ring->vault.cache.count; i++) {
+        kaws__entry *e = ring->vault.cache.places[i].entry;
         kaws_bytes record = kaws__cache_record(e);
         size_t start = out.len;
         HOLDS(kaws__store_parse(record, &r) == NULL);
-        HOLDS(kaws__cache_find(&ring->cache, r.key_id, r.user_id) == e);
+        HOLDS(kaws__cache_find(&ring->vault.cache, r.key_id, r.user_id) == e);
         kaws__store_record(&out, &r);
         HOLDS(out.len - start == record.len);
         HOLDS(memcmp(out.at + start, good.at + start, record.len) == 0);
@@ -263,13 +263,15 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
 
     HOLDS(ring != NULL);
     ring->hooks = fuzz_hooks;
-    ring->file.path = path;
-    kaws__cache_open(&ring->cache, &ring->hooks, seed);
+    ring->vault.hooks = &ring->hooks;
+    ring->vault.file.path = path;
+    kaws__cache_open(&ring->vault.cache, &ring->hooks, seed);
     kaws__err_clear(&err);
     kaws__buf_init(&image, &ring->hooks);
     kaws__buf_put(&image, good.at, good.len);
-    (void)kaws__cache_keep(&ring->cache, &image);
-    opens = kaws__ring_take_records(ring, good.len, &err) == KAWS_OK;
+    (void)kaws__cache_keep(&ring->vault.cache, &image);
+    opens = kaws__vault_load_records(&ring->vault, good.len,
+                                     &err) == KAWS_OK;
     HOLDS(opens == may_open(good.at, good.len));
     HOLDS(opens || err.status == KAWS_CORRUPT);
     if (opens)
@@ -277,7 +279,7 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     kaws__crypto_out(&found->state, digest);
     digest_at(good.at, good.len, want);
     HOLDS(memcmp(digest, want, 32) == 0);
-    kaws__cache_close(&ring->cache);
+    kaws__cache_close(&ring->vault.cache);
     free(ring);
 }
 

@@ -343,7 +343,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     try_base64(in);
     try_percent(in, kaws__sigv4_unreserved, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
                 "abcdefghijklmnopqrstuvwxyz0123456789-._~");
-    try_percent(in, kaws__ring_printable, " !\"#$&'()*+,-./0123456789:;<=>?@"
+    try_percent(in, kaws__bind_printable, " !\"#$&'()*+,-./0123456789:;<=>?@"
                 "ABCDEFGHIJKLMNOPQRSTUVWXYZ[\\]^_`abcdefghijklmnopqrstuvwxyz"
                 "{|}~");
     try_show(in, kaws__text_show, '\'', 40);

@@ -694,8 +694,8 @@ rewrap(const char *dir, const char *url, size_t count, int parallel)
     t = wall_us();
     bench_must(kaws_rewrap_all(ring, &err) == KAWS_OK, err.text);
     say("seconds", (wall_us() - t) / 1e6);
-    for (i = 0; i < ring->cache.count; i++)
-        fresh += kaws__cache_record(ring->cache.places[i].entry).len;
+    for (i = 0; i < ring->vault.cache.count; i++)
+        fresh += kaws__cache_record(ring->vault.cache.places[i].entry).len;
     say("extra_bytes", (double)(m.peak - before));
     say("new_bytes", (double)fresh);
     say("replaces", (double)renames(watch, path));
@@ -732,7 +732,7 @@ open_file(const char *dir, size_t count, size_t rounds)
         t = wall_us();
         ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
         say("ours", (wall_us() - t) / 1e3);
-        bench_must(ring->cache.count == count, "keys are missing");
+        bench_must(ring->vault.cache.count == count, "keys are missing");
         kaws_close(ring);
         t = wall_us();
         kaws__crypto_init(&hash);
@@ -809,8 +809,8 @@ lookup(const char *dir, size_t count, size_t rounds)
 
     bench_make(path_of(path, dir, "lookup", count), count);
     ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
-    slots = ring->cache.slot_count * sizeof(kaws__slot) / sizeof *table;
-    words = (size_t)ring->file.size / sizeof *entries;
+    slots = ring->vault.cache.slot_count * sizeof(kaws__slot) / sizeof *table;
+    words = (size_t)ring->vault.file.size / sizeof *entries;
     table = malloc(slots * sizeof *table);
     entries = malloc(words * sizeof *entries);
     bench_must(table != NULL && entries != NULL, "out of memory");
@@ -823,7 +823,7 @@ lookup(const char *dir, size_t count, size_t rounds)
         t = cpu_us();
         for (i = 0; i < count; i++) {
             key = kaws__buf_of(names[i]);
-            found += kaws__cache_find(&ring->cache, key, user) != NULL;
+            found += kaws__cache_find(&ring->vault.cache, key, user) != NULL;
         }
         say("ours", (cpu_us() - t) * 1e3 / (double)count);
         bench_must(found == count, "names are missing");

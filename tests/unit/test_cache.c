@@ -40,7 +40,7 @@ entry_of(both *b, const char *key_id, const char *user_id, int version)
     r.plain_len = 32;
     kaws__buf_init(&buf, &fake_plain);
     kaws__store_record(&buf, &r);
-    e = kaws__cache_new(&b->c, kaws__buf_view(&buf));
+    e = kaws__cache_new(b->c.hooks, kaws__buf_view(&buf));
     kaws__buf_free(&buf);
     return e;
 }

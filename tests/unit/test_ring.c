@@ -805,8 +805,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     EXPECT(w, KAWS_OK, NULL, status);
-    assert_int_equal(n, 7);               /* six locks and a page             */
-    assert_int_equal(locks, before + 6);
+    assert_int_equal(n, 9);               /* eight locks and a page           */
+    assert_int_equal(locks, before + 8);
     world_close(w);
     assert_int_equal(locks, before);
 }
@@ -890,13 +890,13 @@ test_odd_paths(void **state)
     cfg.data_file = data;
     cfg.conf_file = conf;
     EXPECT(w, KAWS_OK, NULL, kaws_open(&w->ring, &cfg, &w->err));
-    assert_string_equal(w->ring->file.path, want);
+    assert_string_equal(w->ring->vault.file.path, want);
     assert_string_equal(w->ring->kms.creds.path, w->f.conf);
     cfg.data_file = want;
     EXPECT(w, KAWS_OK, NULL, kaws_open(&again, &cfg, &w->err));
     assert_int_equal(fake_logged(&w->f, 1, "is in use by another process"), 1);
     kaws_close(again);
-    assert_int_equal(remove(w->ring->file.lock), 0);
+    assert_int_equal(remove(w->ring->vault.file.lock), 0);
     assert_int_equal(remove(want), 0);
 }
 
@@ -1109,7 +1109,7 @@ test_any_name(void **state)
     size_t i;
 
     (void)snprintf(want, sizeof want, "\"EncryptionContext\":{\"app\":"
-                   "\"keyring_aws\",\"file\":\"%s\",", w->ring->file_hex);
+                   "\"keyring_aws\",\"file\":\"%s\",", w->ring->vault.file_hex);
     for (i = 0; i < COUNT(rows); i++) {
         kaws_name name = name_of(rows[i].key, rows[i].user);
         EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name, "AES", 32,
@@ -1627,17 +1627,17 @@ test_cell(void **state)
     uint64_t first, second;
 
     EXPECT(w, KAWS_OK, NULL, store(w, "one", "x"));
-    first = w->ring->file.size;
+    first = w->ring->vault.file.size;
     assert_int_equal(cell_of(w), 80);
     EXPECT(w, KAWS_OK, NULL, store(w, "two", "x"));
-    second = w->ring->file.size;
+    second = w->ring->vault.file.size;
     assert_int_equal(cell_of(w), first);
     world_reopen(w);
     assert_int_equal(cell_of(w), second);
     EXPECT(w, KAWS_OK, NULL, drop(w, "one"));
-    assert_int_equal(cell_of(w), w->ring->file.size);
+    assert_int_equal(cell_of(w), w->ring->vault.file.size);
     EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
-    assert_int_equal(cell_of(w), w->ring->file.size);
+    assert_int_equal(cell_of(w), w->ring->vault.file.size);
     world_close(w);
     assert_int_equal(cell_of(w), second - first + 80 + 64);   /* material id  */
 }
@@ -1654,7 +1654,7 @@ test_torn_end(void **state)
     uint64_t good;
 
     EXPECT(w, KAWS_OK, NULL, store(w, "one", "text"));
-    good = w->ring->file.size;
+    good = w->ring->vault.file.size;
     EXPECT(w, KAWS_OK, NULL, store(w, "two", "text"));
     all = slurp(w->f.data, &len);         /* as a crash would leave it        */
     world_close(w);
@@ -1677,7 +1677,7 @@ test_torn_end(void **state)
     assert_non_null(aside);
     assert_int_equal(aside_len, len - 7 - good);
     assert_memory_equal(aside, all + good, aside_len);
-    assert_int_equal(w->ring->file.size, good);
+    assert_int_equal(w->ring->vault.file.size, good);
     assert_int_equal(cell_of(w), good);
     expect_no_key(w, "two", KAWS_NOT_FOUND);
     EXPECT(w, KAWS_OK, NULL, store(w, "two", "again"));
@@ -1704,7 +1704,7 @@ test_torn_end_without_room(void **state)
 
     EXPECT(w, KAWS_OK, NULL, store(w, "one", "text"));
     EXPECT(w, KAWS_OK, NULL, store(w, "two", "text"));
-    good = w->ring->file.size;
+    good = w->ring->vault.file.size;
     EXPECT(w, KAWS_OK, NULL, store(w, "three", "text"));
     all = slurp(w->f.data, &len);
     world_close(w);
@@ -1794,8 +1794,8 @@ expect_free(struct fake *f, int ms)
     kaws *ring = f->user;
 
     (void)ms;
-    if (pthread_mutex_trylock(&ring->lock) == 0) {
-        pthread_mutex_unlock(&ring->lock);
+    if (pthread_mutex_trylock(&ring->vault.lock) == 0) {
+        pthread_mutex_unlock(&ring->vault.lock);
         return;
     }
     f->on_sleep = NULL;
@@ -1904,12 +1904,12 @@ test_no_turn(void **state)
     uint64_t before = (uint64_t)kaws__plat_ticks_us();
 
     EXPECT(w, KAWS_OK, NULL, store(w, "k", "text"));
-    assert_int_equal(kaws__plat_turn_take(&w->ring->turn, 0), 0);
+    assert_int_equal(kaws__plat_turn_take(&w->ring->vault.turn, 0), 0);
     EXPECT(w, KAWS_LOCKED, "another thread", store(w, "new", "x"));
     assert_in_range((uint64_t)kaws__plat_ticks_us() - before,
-                    KAWS__RING_TURN_MS * 900, KAWS__RING_TURN_MS * 1900);
+                    KAWS__VAULT_TURN_MS * 900, KAWS__VAULT_TURN_MS * 1900);
     expect_text(w, "k", "text");
-    kaws__plat_turn_give(&w->ring->turn, 1);
+    kaws__plat_turn_give(&w->ring->vault.turn, 1);
     EXPECT(w, KAWS_OK, NULL, store(w, "new", "x"));
 }
 
@@ -1930,9 +1930,9 @@ find_it_locked(void *arg)
 
     if (kaws_remove(w->ring, name_of("k", NULL), &err) == KAWS_LOCKED &&
         strstr(err.text, "another process") != NULL) {
-        kaws__plat_lock(&w->ring->lock);
+        kaws__plat_lock(&w->ring->vault.lock);
         (*(int *)w->f.user)++;
-        kaws__plat_unlock(&w->ring->lock);
+        kaws__plat_unlock(&w->ring->vault.lock);
     }
 }
 
@@ -3095,7 +3095,7 @@ memory_and_remove_all(void *ctx, void *ptr, size_t old_len, size_t new_len)
 {
     struct fake *f = ctx;
 
-    if (new_len == MANY * sizeof(kaws__place))
+    if (new_len == MANY * (sizeof(kaws__place) + 24))
         remove_all(f->user);
     return fake_memory(ctx, ptr, old_len, new_len);
 }
@@ -3163,7 +3163,7 @@ test_rewrap_in_parallel(void **state)
         else
             assert_in_range(flight.most, 2, MANY);
     }
-    assert_int_equal(w->ring->rewrap_parallel, 64);
+    assert_int_equal(w->ring->rewrap.parallel, 64);
     expect_many(w, -1, FAKE_EAST);
 }
 

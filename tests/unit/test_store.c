@@ -353,7 +353,8 @@ test_golden_opened(void **state)
     world_open(w);
     kaws_get_stats(w->ring, &stats);
     assert_int_equal(stats.keys, 0);
-    assert_string_equal(w->ring->file_hex, "101112131415161718191a1b1c1d1e1f");
+    assert_string_equal(w->ring->vault.file_hex,
+                        "101112131415161718191a1b1c1d1e1f");
     world_close(w);
 
     all = golden("v1_two_keys.kaws", &len);
@@ -1007,7 +1008,7 @@ two_sealed(struct world *w, uint8_t id[16], kaws__record r[2])
                                            32, &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("two", "u"), "AES",
                                            32, &w->err));
-    memcpy(id, w->ring->file_id, 16);
+    memcpy(id, w->ring->vault.file_id, 16);
     world_close(w);
     all = slurp(w->f.data, &len);
     view.at = all + 80;
