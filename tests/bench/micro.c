@@ -131,7 +131,7 @@ commit(const char *dir, size_t rounds, char **counts, size_t sizes)
         ring[s] = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
         bench_make(path_of(path, dir, "limit", number(counts[s])),
                    number(counts[s]));
-        bench_must(kaws__plat_open(path, KAWS__WRITE, &fd[s]) == 0, path);
+        bench_must(kaws__disk_open(path, KAWS__WRITE, &fd[s]) == 0, path);
         end[s] = (uint64_t)lseek(fd[s], 0, SEEK_END);
     }
     sync();
@@ -144,7 +144,7 @@ commit(const char *dir, size_t rounds, char **counts, size_t sizes)
             bench_commit(ring[s], 1000000 + r, &sealed);
             say_n("ours", number(counts[s]), wall_us() - t);
             t = wall_us();
-            bench_must(kaws__plat_write_at(fd[s], end[s], record.at,
+            bench_must(kaws__disk_write_at(fd[s], end[s], record.at,
                                            record.len, &done) == 0 &&
                        fdatasync(fd[s]) == 0, "cannot write");
             say_n("limit", number(counts[s]), wall_us() - t);
