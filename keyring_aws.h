@@ -6299,7 +6299,8 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
  *        kms_set_timeouts kms_reload_creds kms_stats kms_begin kms_left_ms
  *        kms_reply_id kms_trusts kms_foreign kms_anchor kms_unanchor
  *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_probe kms_prove
- *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
+ *        kms_check kms_prove_key kms_reencrypt kms_rotate kms_ask_region
+ *        kms_mixed_up
  *
  * One function an action. Each fills a call, sends it (sign, send, look, and
  * perhaps wait and send again), and takes from the reply what it verified:
@@ -6349,6 +6350,7 @@ typedef struct kaws__kms {
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;
     int         no_dry_runs;      /* this KMS knows none: noted in the log    */
+    int         no_proofs;        /* it denies Decrypt: that was logged       */
     uint64_t    requests, errors, retries, time_us;
 } kaws__kms;
 
@@ -7806,6 +7808,50 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (!noted)
         kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
                       "it is asked about; AWS KMS would not");
+    return KAWS_OK;
+}
+
+
+/* A probe with that KMS key, or (NULL) the current one; then asks KMS whether
+ * it would open what it sealed. */
+static kaws_status
+kaws__kms_check(kaws__op *op, const kaws__aim *aim, kaws_sealed *out,
+              kaws_error *err)
+{
+    kaws_status status = kaws__kms_probe(op, aim, out, err);
+
+    if (status == KAWS_OK)
+        status = kaws__kms_prove(op, &kaws__kms_probe_context, out, 1, err);
+    return status;
+}
+
+
+/* Has KMS open what it has just sealed: that must be the key. Without the right
+ * to decrypt there is no proof; that is no failure, and logged once. */
+static kaws_status
+kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
+                    const kaws_sealed *in, kaws_bytes plain, kaws_error *err)
+{
+    kaws__kms *k = op->kms;
+    size_t none = 0;
+    int logged;
+    kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none,
+                                           err);
+
+    if (status == KAWS_MISMATCH)
+        return kaws__kms_mixed_up(k, "the blob that AWS KMS returned does not "
+                                  "open to the key, and nothing was stored",
+                                  err);
+    if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
+        return status;
+    kaws__err_clear(err);
+    kaws__thread_lock(&k->lock);
+    logged = k->no_proofs;
+    k->no_proofs = 1;
+    kaws__thread_unlock(&k->lock);
+    if (!logged)
+        kaws__err_log(k->hooks, 2, "keys are stored without the proof that "
+                      "AWS KMS opens them again: that takes kms:Decrypt");
     return KAWS_OK;
 }
 
@@ -9887,7 +9933,7 @@ kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
  * ROOM  bind     what a blob is tied to: the encryption context of its key
  * ==========================================================================
  * Uses: err buf text store
- * Gives: bind_name bind_type bind_key bind_context_ok
+ * Gives: bind_name bind_key bind_context_ok
  *
  * The manual, section 8, says what the context of a key holds. A kaws__record
  * (room store) carries a name, or all that is known of a key, as views.
@@ -9925,17 +9971,6 @@ kaws__bind_name(kaws_name name, kaws__record *r, kaws_error *err)
     else
         return KAWS_OK;
     return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
-}
-
-
-static kaws_status
-kaws__bind_type(const char *type, kaws__record *r, kaws_error *err)
-{
-    r->type = kaws__buf_of(type != NULL ? type : "");
-    if (kaws__store_type_ok(r->type))
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key type is "
-                         "not 1 to 15 letters, digits, - and _");
 }
 
 
@@ -9988,18 +10023,16 @@ static kaws_status
 kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 {
     size_t i, count = ctx != NULL ? 2 * ctx->count : 0;
-    const char *text;
+    const char *text = NULL;
 
-    if (count > 0 && ctx->pairs == NULL)
-        return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the pairs of "
-                             "the encryption context are NULL");
     for (i = 0; i < count; i++) {
-        text = i % 2 ? ctx->pairs[i / 2].value : ctx->pairs[i / 2].name;
+        if (ctx->pairs != NULL)
+            text = i % 2 ? ctx->pairs[i / 2].value : ctx->pairs[i / 2].name;
         if (text == NULL || *text == '\0' ||
             !kaws__text_is_utf8(kaws__buf_of(text)))
             return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: a name or "
-                                 "value in the encryption context is empty or "
-                                 "not UTF-8");
+                                 "value in the encryption context is NULL, "
+                                 "empty or not UTF-8");
     }
     return KAWS_OK;
 }
@@ -10009,8 +10042,8 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
  * Uses: thread err buf text crypto file store cache bind
- * Gives: vault_open vault_close vault_may_read vault_may_change vault_may_add
- *        vault_entry vault_add vault_remove vault_reseal vault_copy vault_claim
+ * Gives: vault_open vault_close vault_allows vault_may_add vault_entry
+ *        vault_add vault_remove vault_reseal vault_copy vault_claim
  *        vault_extent vault_list vault_stats
  *
  * Table, file, and the digest over the file have one lock, which is never held
@@ -10048,22 +10081,16 @@ typedef struct kaws__copy {       /* a key, to be used without the lock       */
 
 /* ---- what may be done -------------------------------------------------- */
 
+/* Whether there is a file, and it may be changed if that is wanted. */
 static kaws_status
-kaws__vault_may_read(const kaws__vault *v, kaws_error *err)
+kaws__vault_allows(const kaws__vault *v, int change, kaws_error *err)
 {
-    if (v->has_file)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
-                         "data_file has to be set");
-}
-
-
-static kaws_status
-kaws__vault_may_change(const kaws__vault *v, kaws_error *err)
-{
-    if (!v->read_only)
-        return kaws__vault_may_read(v, err);
-    return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
+    if (change && v->read_only)
+        return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
+    if (!v->has_file)
+        return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
+                             "data_file has to be set");
+    return KAWS_OK;
 }
 
 
@@ -10080,32 +10107,23 @@ kaws__vault_certain(const kaws__vault *v, kaws_error *err)
 }
 
 
-/* With the lock held. */
+/* Looks a name up, which has to be there, or has to be free. With the lock
+ * held. */
 static kaws_status
-kaws__vault_find(const kaws__vault *v, const kaws__record *name,
+kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
                  kaws__entry **e, kaws_error *err)
 {
     char shown[96];
 
     *e = kaws__cache_find(&v->cache, name->key_id, name->user_id);
-    if (*e != NULL)
+    if ((*e != NULL) == there)
         return KAWS_OK;
-    return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
-                         kaws__text_show(shown, sizeof shown, name->key_id));
-}
-
-
-/* With the lock held. */
-static kaws_status
-kaws__vault_is_free(const kaws__vault *v, const kaws__record *name,
-                    kaws_error *err)
-{
-    char shown[96];
-
-    if (kaws__cache_find(&v->cache, name->key_id, name->user_id) == NULL)
-        return KAWS_OK;
+    (void)kaws__text_show(shown, sizeof shown, name->key_id);
+    if (there)
+        return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
+                             shown);
     return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
-                         kaws__text_show(shown, sizeof shown, name->key_id));
+                         shown);
 }
 
 
@@ -10115,14 +10133,14 @@ static kaws_status
 kaws__vault_may_add(kaws__vault *v, const kaws__record *key, kaws__bound *bound,
                     kaws_error *err)
 {
+    kaws__entry *e;
     kaws_status status;
 
-    kaws__thread_lock(&v->lock);
-    status = kaws__vault_certain(v, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_is_free(v, key, err);
-    kaws__thread_unlock(&v->lock);
     kaws__bind_key(v->file_hex, key, bound);
+    kaws__thread_lock(&v->lock);
+    if ((status = kaws__vault_certain(v, err)) == KAWS_OK)
+        status = kaws__vault_find(v, key, 0, &e, err);
+    kaws__thread_unlock(&v->lock);
     return status;
 }
 
@@ -10141,31 +10159,6 @@ kaws__vault_log(const kaws__vault *v, const char *what)
 }
 
 
-/* Moves a torn end of the file, if it has one, to a file of its own. */
-static kaws_status
-kaws__vault_set_aside(kaws__vault *v, kaws_error *err)
-{
-    kaws__file *f = &v->file;
-    unsigned long more = (unsigned long)f->torn;
-    kaws_status status = KAWS_OK;
-
-    if (more > 0 && v->read_only)
-        kaws__err_log(v->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry that was never acknowledged; they are not "
-                      "read, and left as they are", more, f->shown);
-    else if (more > 0)
-        status = kaws__file_set_aside(f, kaws__buf_view(&v->cache.image),
-                                      v->hooks->now_ms(v->hooks->ctx) / 1000,
-                                      err);
-    if (f->torn < more)
-        kaws__err_log(v->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry whose writing was cut off before it was "
-                      "acknowledged; they were moved to %s%s", more, f->shown,
-                      f->shown, f->aside + strlen(f->path));
-    return status;
-}
-
-
 /* Writes the file's whole length, but for a torn end, as the committed one. */
 static kaws_status
 kaws__vault_write_committed(kaws__vault *v, kaws_error *err)
@@ -10179,22 +10172,35 @@ kaws__vault_write_committed(kaws__vault *v, kaws_error *err)
 
 
 /* Comes before the first change: makes durable what was found in the file, and
- * sets a torn end aside. If there was no room for that, the next change tries
- * again. */
+ * moves a torn end, if it has one, to a file of its own. If there was no room
+ * for that, the next change tries again. */
 static kaws_status
 kaws__vault_settle(kaws__vault *v, kaws_error *err)
 {
     kaws__file *f = &v->file;
+    unsigned long torn = (unsigned long)f->torn;
+    kaws_bytes image = kaws__buf_view(&v->cache.image);
+    int64_t now = v->hooks->now_ms(v->hooks->ctx) / 1000;
     kaws_status status = KAWS_OK;
 
     if (v->unsettled)
-        status = kaws__file_settle(f, kaws__buf_view(&v->cache.image),
-                                   v->committed, err);
+        status = kaws__file_settle(f, image, v->committed, err);
     if (status == KAWS_OK && v->unsettled && v->committed != f->size - f->torn)
         status = kaws__vault_write_committed(v, err);
     v->unsettled &= status != KAWS_OK;
     v->uncertain |= status == KAWS_UNCERTAIN;
-    return status == KAWS_OK ? kaws__vault_set_aside(v, err) : status;
+    if (status == KAWS_OK && torn > 0 && !v->read_only)
+        status = kaws__file_set_aside(f, image, now, err);
+    if (f->torn < torn)
+        kaws__err_log(v->hooks, 1, "the last %lu bytes of the data file %s are "
+                      "an entry whose writing was cut off before it was "
+                      "acknowledged; they were moved to %s%s", torn, f->shown,
+                      f->shown, f->aside + strlen(f->path));
+    else if (torn > 0 && v->read_only)
+        kaws__err_log(v->hooks, 1, "the last %lu bytes of the data file %s are "
+                      "an entry that was never acknowledged; they are not "
+                      "read, and left as they are", torn, f->shown);
+    return status;
 }
 
 
@@ -10256,43 +10262,17 @@ kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
 }
 
 
-/* Appends an entry, with one write and one sync. `bytes` are its record and 32
- * more for the digest. *landed: it is in the file, and the table's. Within a
- * change. */
-static kaws_status
-kaws__vault_append(kaws__vault *v, kaws__entry *e, kaws__buf *bytes,
-                   int *landed, kaws_error *err)
-{
-    kaws__sha256 state = v->state;
-    size_t len = bytes->len - 32;
-    uint8_t cell[16];
-    kaws_bytes patch = { cell, sizeof cell };
-    kaws_status status;
-
-    if (!kaws__cache_reserve(&v->cache, 1))
-        return kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
-    kaws__crypto_update(&state, bytes->at, len);
-    kaws__store_seal(&state, bytes->at + len);
-    kaws__store_cell(cell, v->file_id, v->file.size);
-    status = kaws__file_append(&v->file, KAWS__STORE_CELL, patch,
-                               kaws__buf_view(bytes), landed, err);
-    v->uncertain |= status == KAWS_UNCERTAIN;
-    if (*landed) {
-        v->state = state;
-        (void)kaws__cache_add(&v->cache, e);
-        kaws__vault_log(v, "added a key to");
-    }
-    return status;
-}
-
-
-/* Adds a key that KMS has sealed, if its name is still free. */
+/* Adds a key that KMS has sealed, if its name is still free: one write of its
+ * bytes, and one sync. */
 static kaws_status
 kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
                 kaws_error *err)
 {
+    uint8_t cell[16];
+    kaws_bytes patch = { cell, sizeof cell };
+    kaws__sha256 state;
     kaws__buf bytes;
-    kaws__entry *e;
+    kaws__entry *e, *other;
     int landed = 0;
     kaws_status status;
 
@@ -10304,12 +10284,27 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
     else
         status = kaws__vault_begin(v, err);
+    if (status != KAWS_OK)
+        goto done;
+    status = kaws__vault_find(v, key, 0, &other, err);
+    if (status == KAWS_OK && !kaws__cache_reserve(&v->cache, 1))
+        status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
     if (status == KAWS_OK) {
-        status = kaws__vault_is_free(v, key, err);
-        if (status == KAWS_OK)
-            status = kaws__vault_append(v, e, &bytes, &landed, err);
-        kaws__vault_end(v);
+        state = v->state;
+        kaws__crypto_update(&state, bytes.at, bytes.len - 32);
+        kaws__store_seal(&state, bytes.at + bytes.len - 32);
+        kaws__store_cell(cell, v->file_id, v->file.size);
+        status = kaws__file_append(&v->file, KAWS__STORE_CELL, patch,
+                                   kaws__buf_view(&bytes), &landed, err);
+        v->uncertain |= status == KAWS_UNCERTAIN;
     }
+    if (landed) {
+        v->state = state;
+        (void)kaws__cache_add(&v->cache, e);
+        kaws__vault_log(v, "added a key to");
+    }
+    kaws__vault_end(v);
+done:
     if (!landed)
         kaws__cache_discard(v->hooks, e);
     kaws__buf_free(&bytes);
@@ -10383,13 +10378,13 @@ kaws__vault_remove(kaws__vault *v, const kaws__record *name, kaws_error *err)
     int landed = 0;
     kaws_status status;
 
-    kaws__thread_lock(&v->lock);            /* a key that is not there is not
-                                           * waited for                       */
-    status = kaws__vault_find(v, name, &e, err);
+    kaws__thread_lock(&v->lock);          /* NOT_FOUND need not wait for the
+                                           * file's locks                     */
+    status = kaws__vault_find(v, name, 1, &e, err);
     kaws__thread_unlock(&v->lock);
     if (status != KAWS_OK || (status = kaws__vault_begin(v, err)) != KAWS_OK)
         return status;
-    status = kaws__vault_find(v, name, &e, err);
+    status = kaws__vault_find(v, name, 1, &e, err);
     if (status == KAWS_OK)
         status = kaws__vault_replace(v, NULL, 0, e, &landed, err);
     if (landed) {
@@ -10464,8 +10459,7 @@ kaws__vault_copy(kaws__vault *v, const kaws__record *name, kaws__copy *copy,
     kaws_status status;
 
     kaws__thread_lock(&v->lock);
-    status = kaws__vault_find(v, name, &e, err);
-    if (status == KAWS_OK)
+    if ((status = kaws__vault_find(v, name, 1, &e, err)) == KAWS_OK)
         kaws__vault_copy_entry(v, e, copy);
     kaws__thread_unlock(&v->lock);
     return status;
@@ -10509,22 +10503,25 @@ kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
 }
 
 
-/* Appends for each key, oldest first: its length (a size_t), its date (an
- * int64_t), then key id, user id, type and ARN, each with a NUL. */
+/* Appends for each key, oldest first: a kaws_entry_info without its pointers,
+ * then key id, user id, type and ARN, each with a NUL. */
 static void
 kaws__vault_list(kaws__vault *v, kaws__buf *out)
 {
     kaws__record r;
     const kaws_bytes *const texts[] = { &r.key_id, &r.user_id, &r.type,
                                         &r.arn };
+    kaws_entry_info info;
     size_t i, k;
 
+    memset(&info, 0, sizeof info);
     kaws__thread_lock(&v->lock);
     for (i = 0; i < v->cache.count; i++) {
         (void)kaws__store_parse(kaws__cache_record(v->cache.places[i].entry),
                                 &r);
-        kaws__buf_put(out, &r.plain_len, sizeof r.plain_len);
-        kaws__buf_put(out, &r.created, sizeof r.created);
+        info.len = r.plain_len;
+        info.created = r.created;
+        kaws__buf_put(out, &info, sizeof info);
         for (k = 0; k < 4; k++) {
             kaws__buf_put(out, texts[k]->at, texts[k]->len);
             kaws__buf_byte(out, '\0');
@@ -10551,52 +10548,28 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 static kaws_status
 kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
 {
-    const kaws__buf *image = &v->cache.image;
+    uint8_t *const image = v->cache.image.at;
+    kaws_bytes record = { NULL, 0 };
     size_t at = KAWS__STORE_HEADER;
-    kaws__record r;
     const char *wrong;
+    kaws__record r;
 
-    while (at < good) {
-        kaws_bytes record = { image->at + at, 0 };
-        if (good - at >= 8)
-            record.len = kaws__store_record_len(record.at);
+    for (; at < good; at += record.len + 32) {
+        record.at = image + at;
+        record.len = good - at < 8 ? 0 : kaws__store_record_len(record.at);
+        if (good - at < record.len + 32)
+            record.len = 0;               /* which no record has              */
         if (!kaws__cache_reserve(&v->cache, 1))
             return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out "
                                  "of memory");
-        if (record.len == 0 || good - at < record.len + 32)
-            wrong = "an entry's length does not match its check";
-        else
-            wrong = kaws__store_parse(record, &r);
+        wrong = kaws__store_parse(record, &r);
         if (wrong == NULL &&
-            !kaws__cache_add(&v->cache, (kaws__entry *)(image->at + at)))
+            !kaws__cache_add(&v->cache, (kaws__entry *)(image + at)))
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(v->file.shown, at, wrong, err);
-        at += record.len + 32;
     }
     return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__vault_create(kaws__vault *v, kaws_error *err)
-{
-    kaws_status status;
-    int landed;
-
-    if (v->read_only)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s does not exist",
-                             v->file.shown);
-    if (v->hooks->random(v->hooks->ctx, v->file_id, sizeof v->file_id) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
-                             "bytes for the data file's id");
-    if ((status = kaws__file_root(&v->file, err)) == KAWS_OK)
-        status = kaws__vault_replace(v, NULL, 0, NULL, &landed, err);
-    if (status == KAWS_OK)
-        kaws__err_log(v->hooks, 1, "there was no data file %s, so a new, "
-                      "empty keyring was made; if one has been in use, is its "
-                      "volume mounted?", v->file.shown);
-    return status;
 }
 
 
@@ -10608,13 +10581,24 @@ kaws__vault_load(kaws__vault *v, kaws_error *err)
     kaws__found found;
     kaws__buf bytes;
     kaws_bytes all;
+    int landed;
     kaws_status status;
 
     kaws__buf_init(&bytes, v->hooks);
     status = kaws__file_read(&v->file, &bytes, err);
     all = kaws__cache_keep(&v->cache, &bytes);
-    if (status == KAWS_OK && !v->file.exists)
-        return kaws__vault_create(v, err);
+    if (status == KAWS_OK && !v->file.exists && v->read_only)
+        return kaws__err_set(err, KAWS_FILE, "the data file %s does not exist",
+                             v->file.shown);
+    if (status == KAWS_OK && !v->file.exists) {
+        if ((status = kaws__file_root(&v->file, err)) == KAWS_OK)
+            status = kaws__vault_replace(v, NULL, 0, NULL, &landed, err);
+        if (status == KAWS_OK)
+            kaws__err_log(v->hooks, 1, "there was no data file %s, so a new, "
+                          "empty keyring was made; if one has been in use, is "
+                          "its volume mounted?", v->file.shown);
+        return status;
+    }
     if (status == KAWS_OK)
         status = kaws__store_check(v->file.shown, all, &found, err);
     if (status != KAWS_OK)
@@ -10656,23 +10640,22 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, const char *path,
     v->read_only = read_only;
     if (path == NULL)
         return KAWS_OK;
-    if (hooks->random(hooks->ctx, seed, sizeof seed) != 0)
+    if (hooks->random(hooks->ctx, seed, sizeof seed) != 0 ||
+        hooks->random(hooks->ctx, v->file_id, sizeof v->file_id) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
     kaws__cache_open(&v->cache, hooks, seed);
-    status = kaws__file_open(&v->file, hooks, path, read_only, err);
-    if (status == KAWS_OK)
-        status = kaws__file_hold(&v->file, 0, err);
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__vault_load(v, err);
-    kaws__file_release(&v->file);
-    if (status != KAWS_OK)
-        return status;
-    kaws__text_hex(v->file_hex, v->file_id, sizeof v->file_id);
-    v->has_file = 1;
-    kaws__vault_log(v, "opened");
-    return KAWS_OK;
+    if ((status = kaws__file_open(&v->file, hooks, path, read_only, err)) ==
+        KAWS_OK && (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
+        status = kaws__vault_load(v, err);
+        kaws__file_release(&v->file);
+    }
+    if (status == KAWS_OK) {
+        kaws__text_hex(v->file_hex, v->file_id, sizeof v->file_id);
+        v->has_file = 1;
+        kaws__vault_log(v, "opened");
+    }
+    return status;
 }
 
 
@@ -10770,43 +10753,16 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 
 /* ---- rotating the KMS key ---------------------------------------------- */
 
-/* Asks until KMS seals with other key material than before: KMS grants a
- * rotation before it is done. Gives up after the timeout, by the clock or, if
- * the clock stands still, by the sum of the pauses. */
-static kaws_status
-kaws__rewrap_await(kaws__rewrap *w, const kaws__aim *aim,
-                   const kaws_sealed *before, kaws_error *err)
-{
-    kaws__op whole = kaws__kms_begin(w->kms), op;
-    int most = kaws__kms_left_ms(&whole), paused = 0, pause = 100;
-    kaws_sealed now;
-    kaws_status status;
-
-    for (;;) {
-        op = kaws__kms_begin(w->kms);
-        status = kaws__kms_probe(&op, aim, &now, err);
-        if (status != KAWS_OK ||
-            strcmp(now.key_material_id, before->key_material_id) != 0)
-            return status;
-        if (pause >= kaws__kms_left_ms(&whole) || paused >= most)
-            break;
-        w->hooks->sleep_ms(w->hooks->ctx, pause);
-        paused += pause;
-        pause = pause < 1600 ? pause * 2 : pause;
-    }
-    kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation of %s, but "
-                  "still seals with the old key material: re-wrap the keys "
-                  "later", aim->key_id);
-    return KAWS_OK;
-}
-
-
-/* A rotation that KMS granted has succeeded, even if the wait for it fails. */
+/* Has KMS make new key material, and asks until KMS seals with it, because KMS
+ * answers before that. Gives up after the timeout, by the clock or, if the
+ * clock stands still, by the sum of the pauses; the rotation has succeeded all
+ * the same. */
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(w->kms);
-    kaws_sealed before;
+    kaws__op op = kaws__kms_begin(w->kms), whole;
+    int most, same, paused = 0, pause = 100;
+    kaws_sealed before, now;
     kaws__aim aim;
     kaws_status status = kaws__kms_probe(&op, NULL, &before, err);
 
@@ -10817,36 +10773,29 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
         status = kaws__kms_rotate(&op, &aim, err);
     if (status != KAWS_OK || before.key_material_id[0] == '\0')
         return status;                    /* this KMS names no material       */
-    if (kaws__rewrap_await(w, &aim, &before, err) != KAWS_OK)
-        kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation "
-                      "of %s; whether it is done could not be seen: %s",
-                      aim.key_id, err->text);
+    whole = kaws__kms_begin(w->kms);
+    most = kaws__kms_left_ms(&whole);
+    for (;; paused += pause, pause = pause < 1600 ? pause * 2 : pause) {
+        op = kaws__kms_begin(w->kms);
+        status = kaws__kms_probe(&op, &aim, &now, err);
+        same = status == KAWS_OK && strcmp(now.key_material_id,
+                                           before.key_material_id) == 0;
+        if (!same || paused >= most || pause >= kaws__kms_left_ms(&whole))
+            break;
+        w->hooks->sleep_ms(w->hooks->ctx, pause);
+    }
+    if (status != KAWS_OK || same)
+        kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation of %s, "
+                      "but %s%s", aim.key_id, same
+                      ? "still seals with the old key material: re-wrap the "
+                        "keys later" : "whether it is done could not be seen: ",
+                      err->text);
     kaws__err_clear(err);
     return KAWS_OK;
 }
 
 
 /* ---- re-wrapping all keys ---------------------------------------------- */
-
-/* Claims the next key for a worker; 0: there is none left, or one failed. */
-static int
-kaws__rewrap_claim(kaws__run *run, kaws__copy *copy, size_t *index)
-{
-    kaws__rewrap *w = run->rewrap;
-    uint64_t serial = 0;
-
-    kaws__thread_lock(&w->lock);
-    if (run->status == KAWS_OK && run->claimed < run->max)
-        serial = kaws__vault_claim(w->vault, run->next, run->limit, copy);
-    if (serial > 0) {
-        run->next = serial + 1;
-        *index = run->claimed++;
-        run->fresh[*index].serial = serial;
-    }
-    kaws__thread_unlock(&w->lock);
-    return serial > 0;
-}
-
 
 /* Has KMS seal the key anew, and say that the new blob opens as this very key.
  * Each of the two has the whole timeout. */
@@ -10916,15 +10865,31 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 }
 
 
+/* Claims keys, oldest first, and has each sealed again, until there are no more
+ * or one has failed. */
 static void
 kaws__rewrap_worker(void *arg)
 {
     kaws__run *run = arg;
+    kaws__rewrap *w = run->rewrap;
     kaws__copy copy;
+    uint64_t serial;
     size_t index;
 
-    while (kaws__rewrap_claim(run, &copy, &index))
-        kaws__rewrap_one(run, &copy, index);
+    do {
+        serial = 0;
+        kaws__thread_lock(&w->lock);
+        if (run->status == KAWS_OK && run->claimed < run->max)
+            serial = kaws__vault_claim(w->vault, run->next, run->limit, &copy);
+        index = run->claimed;
+        if (serial > 0) {
+            run->next = serial + 1;
+            run->fresh[run->claimed++].serial = serial;
+        }
+        kaws__thread_unlock(&w->lock);
+        if (serial > 0)
+            kaws__rewrap_one(run, &copy, index);
+    } while (serial > 0);
 }
 
 
@@ -10994,7 +10959,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     kaws__op op = kaws__kms_begin(w->kms);
     kaws_sealed sealed;
     kaws__run run;
-    kaws_status status = kaws__vault_may_change(w->vault, err);
+    kaws_status status = kaws__vault_allows(w->vault, 1, err);
 
     memset(&run, 0, sizeof run);
     run.rewrap = w;
@@ -11048,10 +11013,8 @@ struct kaws {
     kaws__kms    kms;
     kaws__vault  vault;
     kaws__rewrap rewrap;
-    int          locks;           /* of the two below, that were made         */
+    int          has_lock;
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
-    kaws__lock   note;            /* guards the one below                     */
-    int          unproved;        /* keys are stored so: noted in the log     */
 };
 
 
@@ -11152,10 +11115,8 @@ kaws__ring_start(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
     kaws_status status = kaws__ring_copy_strings(ring, cfg, err);
 
-    ring->locks = kaws__thread_lock_init(&ring->settings) == 0;
-    if (ring->locks == 1)
-        ring->locks += kaws__thread_lock_init(&ring->note) == 0;
-    if (status == KAWS_OK && ring->locks < 2)
+    ring->has_lock = kaws__thread_lock_init(&ring->settings) == 0;
+    if (status == KAWS_OK && !ring->has_lock)
         status = kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no "
                                "lock");
     if (status == KAWS_OK && cfg->data_file != NULL && *cfg->data_file == '\0')
@@ -11188,10 +11149,8 @@ kaws_close(kaws *ring)
     kaws__rewrap_close(&ring->rewrap);
     kaws__kms_close(&ring->kms);
     kaws__buf_free(&ring->strings);
-    if (ring->locks > 0)
+    if (ring->has_lock)
         kaws__thread_lock_free(&ring->settings);
-    if (ring->locks > 1)
-        kaws__thread_lock_free(&ring->note);
     kaws__mem_free(&hooks, ring, sizeof *ring);
 }
 
@@ -11228,20 +11187,6 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 
 /* ---- asking KMS to prove itself ---------------------------------------- */
 
-/* Seals a throw-away byte with the aim, or (NULL) with the current KMS key, and
- * asks whether KMS would open it again. `sealed` tells what sealed it. */
-static kaws_status
-kaws__ring_prove(kaws__op *op, const kaws__aim *aim, kaws_sealed *sealed,
-                 kaws_error *err)
-{
-    kaws_status status = kaws__kms_probe(op, aim, sealed, err);
-
-    if (status == KAWS_OK)
-        status = kaws__kms_prove(op, &kaws__kms_probe_context, sealed, 1, err);
-    return status;
-}
-
-
 /* see Part II */
 KAWS_API kaws_status
 kaws_check(kaws *ring, kaws_error *error)
@@ -11253,7 +11198,7 @@ kaws_check(kaws *ring, kaws_error *error)
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     op = kaws__kms_begin(&ring->kms);
-    return kaws__ring_prove(&op, NULL, &sealed, err);
+    return kaws__kms_check(&op, NULL, &sealed, err);
 }
 
 
@@ -11279,37 +11224,6 @@ kaws__ring_know_home(kaws__op *op, const char *arn, kaws_error *err)
 
 /* ---- keys -------------------------------------------------------------- */
 
-/* Has KMS open what it has just sealed: it must be the key. Without the right
- * to decrypt there is no proof; the key is kept all the same, and noted once.
- */
-static kaws_status
-kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
-                     const kaws_sealed *sealed, kaws_bytes plain,
-                     kaws_error *err)
-{
-    size_t none = 0;
-    int noted;
-    kaws_status status = kaws__kms_decrypt(op, ctx, sealed, plain, NULL, &none,
-                                           err);
-
-    if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned "
-                                  "does not open to the key, and nothing was "
-                                  "stored", err);
-    if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
-        return status;
-    kaws__err_clear(err);
-    kaws__thread_lock(&ring->note);
-    noted = ring->unproved;
-    ring->unproved = 1;
-    kaws__thread_unlock(&ring->note);
-    if (!noted)
-        kaws__err_log(&ring->hooks, 2, "keys are stored without the proof that "
-                      "AWS KMS opens them again: that takes kms:Decrypt");
-    return KAWS_OK;
-}
-
-
 /* Adds a key of plain.len bytes: the caller's, or (plain.at NULL) one that KMS
  * makes. */
 static kaws_status
@@ -11325,21 +11239,24 @@ kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
 
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    if ((status = kaws__bind_name(name, &key, err)) != KAWS_OK ||
-        (status = kaws__bind_type(type, &key, err)) != KAWS_OK ||
-        (status = kaws__vault_may_change(&ring->vault, err)) != KAWS_OK ||
+    if ((status = kaws__bind_name(name, &key, err)) != KAWS_OK)
+        return status;
+    key.type = kaws__buf_of(type != NULL ? type : "");
+    key.plain_len = plain.len;
+    if (!kaws__store_type_ok(key.type))
+        return kaws__ring_argument("the key type is not 1 to 15 letters, "
+                                   "digits, - and _", err);
+    if ((status = kaws__vault_allows(&ring->vault, 1, err)) != KAWS_OK ||
         (status = kaws__kms_aim(&ring->kms, &aim, err)) != KAWS_OK ||
         (status = kaws__vault_may_add(&ring->vault, &key, &bound, err)))
         return status;
-    key.plain_len = plain.len;
     op = kaws__kms_begin(&ring->kms);
     if (plain.at == NULL)
         status = kaws__kms_generate(&op, &aim, &bound.context, plain.len, NULL,
                                     &sealed, err);
     else if ((status = kaws__kms_encrypt(&op, &aim, &bound.context, plain,
                                          &sealed, err)) == KAWS_OK)
-        status = kaws__ring_prove_key(ring, &op, &bound.context, &sealed,
-                                      plain, err);
+        status = kaws__kms_prove_key(&op, &bound.context, &sealed, plain, err);
     if (status == KAWS_OK)
         status = kaws__vault_add(&ring->vault, &key, &sealed, err);
     return status;
@@ -11385,55 +11302,43 @@ kaws_key_free(kaws *ring, kaws_key *key)
 }
 
 
-/* Opens the copy's blob into key->bytes, which is there already. */
-static kaws_status
-kaws__ring_open_blob(kaws *ring, const kaws__copy *copy, kaws_key *key,
-                     kaws_error *err)
-{
-    const kaws_bytes expect = { NULL, key->len };
-    kaws__op op = kaws__kms_begin(&ring->kms);
-    char shown[96];
-    size_t len = key->len;
-    kaws_status status = kaws__ring_know_home(&op, copy->sealed.kms_key_arn,
-                                              err);
-
-    if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&op, &copy->bound.context, &copy->sealed,
-                                   expect, key->bytes, &len, err);
-    if (status == KAWS_MISMATCH && err->http == 0)
-        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' has another "
-                               "length than its entry says",
-                               kaws__text_show(shown, sizeof shown,
-                                               copy->record.key_id));
-    return status;
-}
-
-
 /* see Part II */
 KAWS_API kaws_status
 kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
     kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_bytes expect = { NULL, 0 };
+    char shown[96];
     kaws__record wanted;
     kaws__copy copy;
+    kaws__op op;
+    size_t len;
     kaws_status status;
 
     if (key != NULL)
         memset(key, 0, sizeof *key);
     if (ring == NULL || key == NULL)
         return kaws__ring_argument("ring and key must not be NULL", err);
-    if ((status = kaws__vault_may_read(&ring->vault, err)) != KAWS_OK ||
+    if ((status = kaws__vault_allows(&ring->vault, 0, err)) != KAWS_OK ||
         (status = kaws__bind_name(name, &wanted, err)) != KAWS_OK ||
         (status = kaws__vault_copy(&ring->vault, &wanted, &copy, err)))
         return status;
-    key->len = copy.record.plain_len;
-    key->bytes = kaws__mem_new(&ring->hooks, key->len);
-    memcpy(key->type, copy.bound.type, sizeof key->type);
+    len = key->len = expect.len = copy.record.plain_len;
+    key->bytes = kaws__mem_new(&ring->hooks, len);
     if (key->bytes == NULL)
-        status = kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of "
-                               "memory");
-    else
-        status = kaws__ring_open_blob(ring, &copy, key, err);
+        return kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of "
+                             "memory");
+    memcpy(key->type, copy.bound.type, sizeof key->type);
+    op = kaws__kms_begin(&ring->kms);
+    status = kaws__ring_know_home(&op, copy.sealed.kms_key_arn, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
+                                   expect, key->bytes, &len, err);
+    if (status == KAWS_MISMATCH && err->http == 0)
+        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
+                               "the length that its entry says",
+                               kaws__text_show(shown, sizeof shown,
+                                               wanted.key_id));
     if (status != KAWS_OK)
         kaws_key_free(ring, key);
     return status;
@@ -11451,7 +11356,7 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     if ((status = kaws__bind_name(name, &gone, err)) == KAWS_OK &&
-        (status = kaws__vault_may_change(&ring->vault, err)) == KAWS_OK)
+        (status = kaws__vault_allows(&ring->vault, 1, err)) == KAWS_OK)
         status = kaws__vault_remove(&ring->vault, &gone, err);
     return status;
 }
@@ -11497,22 +11402,21 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
 KAWS_API int
 kaws_walk_next(kaws_walk *walk, kaws_entry_info *info)
 {
-    const char *at, *texts[4];
+    const char *texts[4];
     size_t i;
 
     if (walk == NULL || info == NULL || walk->at >= walk->list.len)
         return 0;
-    at = (const char *)walk->list.at + walk->at;
-    memcpy(&info->len, at, sizeof info->len);
-    memcpy(&info->created, at + sizeof info->len, sizeof info->created);
-    at += sizeof info->len + sizeof info->created;
-    for (i = 0; i < 4; i++, at += strlen(at) + 1)
-        texts[i] = at;
+    memcpy(info, walk->list.at + walk->at, sizeof *info);
+    walk->at += sizeof *info;
+    for (i = 0; i < 4; i++) {
+        texts[i] = (const char *)walk->list.at + walk->at;
+        walk->at += strlen(texts[i]) + 1;
+    }
     info->name.key_id = texts[0];
     info->name.user_id = texts[1];
     info->type = texts[2];
     info->kms_key_arn = texts[3];
-    walk->at = (size_t)(at - (const char *)walk->list.at);
     return 1;
 }
 
@@ -11555,29 +11459,9 @@ kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
 }
 
 
-/* Puts the KMS key and the region (NULL: as it is) into the choice. */
-static kaws_status
-kaws__ring_choice(const char *kms_key_id, const char *region,
-                  kaws__choice *choice, kaws_error *err)
-{
-    char shown[64];
-    kaws_bytes want = kaws__buf_of(region != NULL ? region : choice->region);
-
-    if (!kaws__kms_region_ok(want))
-        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
-                             "such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown, want));
-    if (region != NULL)
-        (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
-    if (kms_key_id == NULL && choice->aim.key_id[0] == '\0')
-        return KAWS_OK;                   /* none, and none is to be          */
-    return kaws__kms_aim_at(&choice->aim, kms_key_id != NULL ? kms_key_id
-                            : choice->aim.key_id, choice->region, err);
-}
-
-
-/* Has KMS judge what would change. What it tells of accounts counts only once
- * the choice is taken. With the settings' lock held. */
+/* Has KMS judge a choice that differs from what is used now. What it tells of
+ * accounts counts only once the choice is taken. With the settings' lock held.
+ */
 static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
@@ -11589,14 +11473,12 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     kaws_sealed sealed;
     kaws_status status = KAWS_OK;
 
-    if (there.key_id[0] == '\0')
-        return KAWS_OK;
     if (another)
         status = kaws__ring_may_use(&op, there.key_id, err);
     known = kaws__kms_anchored(&ring->kms);
     if (status == KAWS_OK &&
         (another || !moves || strcmp(now->aim.region, there.region) != 0)) {
-        status = kaws__ring_prove(&op, &there, &sealed, err);
+        status = kaws__kms_check(&op, &there, &sealed, err);
         if (status == KAWS_OK)
             memcpy(choice->arn, sealed.kms_key_arn, sizeof choice->arn);
         if (!known)
@@ -11612,28 +11494,41 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
 }
 
 
-/* The region and the KMS key are one value: taken both, or neither. What is
- * known to be good need not wait until KMS has judged something else. */
+/* Takes the KMS key and the region (NULL: as it is), which are one value: both,
+ * or neither. A pair that passed before need not wait while KMS judges another.
+ */
 static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
 {
     kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_bytes want = kaws__buf_of(region != NULL ? region : "");
+    char shown[64];
     kaws__choice now, choice;
     kaws_status status;
 
     if (ring == NULL)
         return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
+    if (region != NULL && !kaws__kms_region_ok(want))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
+                             "such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown, want));
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
         return KAWS_OK;
     kaws__thread_lock(&ring->settings);
-    /* Again if a tried one was taken meanwhile: to try more takes the lock */
-    do {
+    do {                  /* again, if a tried pair was taken meanwhile       */
         kaws__kms_choice(&ring->kms, &now);
         choice = now;
-        status = kaws__ring_choice(kms_key_id, region, &choice, err);
-        if (status == KAWS_OK)
+        if (region != NULL)
+            (void)kaws__buf_copy_text(choice.region, sizeof choice.region,
+                                      want);
+        status = KAWS_OK;
+        if (kms_key_id != NULL || now.aim.key_id[0] != '\0')
+            status = kaws__kms_aim_at(&choice.aim, kms_key_id != NULL
+                                      ? kms_key_id : now.aim.key_id,
+                                      choice.region, err);
+        if (status == KAWS_OK && choice.aim.key_id[0] != '\0')
             status = kaws__ring_judge(ring, &now, &choice, err);
     } while (status == KAWS_OK && !kaws__kms_choose(&ring->kms, &choice, take));
     kaws__thread_unlock(&ring->settings);
@@ -11741,22 +11636,16 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
 
 /* Where what is written overlaps what else is given, nobody could say what it
  * would hold in the end. A length beyond the end of memory overlaps all. */
-static kaws_status
-kaws__ring_apart(const kaws_bytes *parts, size_t count, kaws_error *err)
+static int
+kaws__ring_overlap(const void *one, size_t one_len, const void *two,
+                   size_t two_len)
 {
-    size_t i, j;
+    uintptr_t a = (uintptr_t)one, b = (uintptr_t)two;
 
-    for (i = 0; i < count; i++)
-        for (j = 0; j < i; j++) {
-            uintptr_t a = (uintptr_t)parts[i].at, b = (uintptr_t)parts[j].at;
-            if (a != 0 && b != 0 && parts[i].len > 0 && parts[j].len > 0 &&
-                (parts[i].len > UINTPTR_MAX - a ||
-                 parts[j].len > UINTPTR_MAX - b ||
-                 (a < b ? b - a < parts[i].len : a - b < parts[j].len)))
-                return kaws__ring_argument("what is given and what is written "
-                                           "overlap", err);
-        }
-    return KAWS_OK;
+    if (a == 0 || b == 0 || one_len == 0 || two_len == 0)
+        return 0;
+    return one_len > UINTPTR_MAX - a || two_len > UINTPTR_MAX - b ||
+           (a < b ? b - a < one_len : a - b < two_len);
 }
 
 
@@ -11766,15 +11655,13 @@ static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
 {
-    const kaws_bytes parts[] = { plain,
-                                 { (const uint8_t *)out, sizeof *out } };
     kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws__op op;
     kaws__aim aim;
     kaws_status status;
 
-    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
-        return KAWS_ARGUMENT;
+    if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
+        return kaws__ring_argument("plain and out overlap", err);
     kaws_wipe(out, sizeof *out);
     kaws_wipe(room, plain.len);
     if (ring == NULL || out == NULL)
@@ -11853,18 +11740,16 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     static const kaws_bytes any = { NULL, 0 };
     const size_t room = plain_len != NULL ? *plain_len : 0;
-    const kaws_bytes parts[] = {
-        { plain, room }, { (const uint8_t *)in, sizeof *in },
-        { (const uint8_t *)plain_len, sizeof *plain_len }
-    };
     kaws_error spare, *err = kaws__ring_error(error, &spare);
     size_t len = room;
     kaws__op op;
     kaws_sealed given;
     kaws_status status;
 
-    if (kaws__ring_apart(parts, 3, err) != KAWS_OK)
-        return KAWS_ARGUMENT;
+    if (kaws__ring_overlap(in, sizeof *in, plain, room) ||
+        kaws__ring_overlap(in, sizeof *in, plain_len, sizeof len) ||
+        kaws__ring_overlap(plain, room, plain_len, sizeof len))
+        return kaws__ring_argument("in, plain and plain_len overlap", err);
     if (plain_len != NULL)
         *plain_len = 0;
     kaws_wipe(plain, room);
@@ -11890,18 +11775,17 @@ KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *error)
 {
-    const kaws_bytes parts[] = { { (const uint8_t *)in, sizeof *in },
-                                 { (const uint8_t *)out, sizeof *out } };
     kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws__op op;
     kaws__aim aim;
     kaws_sealed given, fresh;
     kaws_status status;
 
-    if (in != out && kaws__ring_apart(parts, 2, err) != KAWS_OK)
-        return KAWS_ARGUMENT;
-    if (in != out)
+    if (in != out) {
+        if (kaws__ring_overlap(in, sizeof *in, out, sizeof *out))
+            return kaws__ring_argument("in and out overlap", err);
         kaws_wipe(out, sizeof *out);
+    }
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__ring_argument("ring, in and out must not be NULL", err);
     op = kaws__kms_begin(&ring->kms);
