@@ -11325,12 +11325,13 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
         return status;
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
-    if (key->bytes == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of "
-                             "memory");
     memcpy(key->type, copy.bound.type, sizeof key->type);
     op = kaws__kms_begin(&ring->kms);
-    status = kaws__ring_know_home(&op, copy.sealed.kms_key_arn, err);
+    if (key->bytes == NULL)
+        status = kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of "
+                               "memory");
+    else
+        status = kaws__ring_know_home(&op, copy.sealed.kms_key_arn, err);
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
                                    expect, key->bytes, &len, err);
