@@ -2550,14 +2550,16 @@ kaws__disk_tidy_path(char *path)
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_prefix err_log err_others
- *        kaws_status_text
+ * Gives: err_put err_clear err_set err_os err_memory err_prefix err_append
+ *        err_log err_others kaws_status_text
  *
  * An error is filled once, in the room that knows most, and passed on as it
- * is. The sentence says what we were doing, to what, what went wrong, and,
- * where we know, what to do. It never holds a secret, a signature or a reply,
- * and it is one line of printable ASCII, whatever a caller put into it. A text
- * too long for its room is cut: half a sentence beats none.
+ * is. The sentence says what we were doing, to what, what went wrong and, if
+ * we know it, what to do. It never holds a secret, a signature or a reply. It
+ * is one line of printable ASCII, whatever a caller put into it. A sentence
+ * too long for its array is cut, because half a sentence beats none.
+ *
+ * Every function here accepts err == NULL, and then fills nothing.
  */
 
 /* see Part II */
@@ -2574,41 +2576,37 @@ kaws_status_text(kaws_status status)
 }
 
 
-/* Puts a byte at the end of a text for a log, escaped if it is not printable
- * ASCII, or is in `also`: no byte can end the line or colour the terminal.
- * Returns 0, and changes nothing, where there is no room. */
+/* Appends a byte to a text for a log. A byte that is not printable ASCII, or is
+ * in `also`, is escaped, so no byte can end the line or colour the terminal.
+ * Returns 0 and changes nothing if there is no room. */
 static int
 kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 {
-    static const char digits[] = "0123456789abcdef";
     int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
-    size_t n = plain ? 1 : 4;
-    char *at = out + *used;
+    char code[8];
+    size_t n = (size_t)snprintf(code, sizeof code, plain ? "%c" : "\\x%02x",
+                                (unsigned)c);
 
     if (*used + n >= cap)
         return 0;
-    at[0] = (char)(plain ? c : '\\');
-    if (!plain) {
-        at[1] = 'x';
-        at[2] = digits[c >> 4];
-        at[3] = digits[c & 15];
-    }
-    at[n] = '\0';
+    memcpy(out + *used, code, n + 1);
     *used += n;
     return 1;
 }
 
 
-/* Writes every text that leaves this room. */
-KAWS__PRINTF(3, 0)
+/* Every text that leaves this room is written here, behind the `used` bytes
+ * that are there already. */
+KAWS__PRINTF(4, 0)
 static void
-kaws__err_write(char *out, size_t cap, const char *format, va_list args)
+kaws__err_write(char *out, size_t cap, size_t used, const char *format,
+                va_list args)
 {
     char raw[640] = "";
-    size_t i = 0, used = 0;
+    size_t i = 0;
 
     (void)vsnprintf(raw, sizeof raw, format, args);
-    out[0] = '\0';
+    out[used] = '\0';
     while (raw[i] != '\0' &&
            kaws__err_put(out, cap, &used, (uint8_t)raw[i], ""))
         i++;
@@ -2633,19 +2631,36 @@ kaws__err_fill(kaws_error *err, kaws_status status, const char *format, ...)
         return;
     err->status = status;
     va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, format, args);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
     va_end(args);
 }
 
 
-/* The same for a failed call of the system: its reason ends the sentence. */
+/* Adds words at the end of the text, as far as there is room. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_append(kaws_error *err, const char *format, ...)
+{
+    va_list args;
+
+    if (err == NULL)
+        return;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, strlen(err->text), format,
+                    args);
+    va_end(args);
+}
+
+
+/* Fills the error of a failed system call: the system's reason ends the
+ * sentence. A sentence with a long path leaves room for the reason. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
                   const char *format, ...)
 {
     const char *why = kaws__sys_error_text(os);
-    size_t used, room = strlen(why) + 24;
+    size_t room = strlen(why) + 24;
     va_list args;
 
     if (err == NULL)
@@ -2653,12 +2668,10 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     err->status = status;
     err->os = os;
     room = room > 72 ? room : 72;
-    va_start(args, format);               /* a long path leaves room for it */
-    kaws__err_write(err->text, sizeof err->text - room, format, args);
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text - room, 0, format, args);
     va_end(args);
-    used = strlen(err->text);
-    (void)snprintf(err->text + used, sizeof err->text - used, ": %s (errno %d)",
-                   why, os);
+    kaws__err_append(err, ": %s (errno %d)", why, os);
 }
 
 
@@ -2671,21 +2684,35 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill_os(err, status, os, __VA_ARGS__), (status))
 
 
-/* Puts words in front of the text: what the step that failed was part of. The
- * end is cut if need be. */
-static void
-kaws__err_prefix(kaws_error *err, const char *words)
+/* There was no memory (or no lock, which is memory of the system's) for what
+ * we were doing. */
+static kaws_status
+kaws__err_memory(kaws_error *err, const char *doing)
 {
-    const kaws_error was = *err;
-    size_t n = strlen(words), room = sizeof err->text - 1;
-
-    n = n < room ? n : room;
-    memcpy(err->text, words, n);
-    memcpy(err->text + n, was.text, room - n);
+    return kaws__err_set(err, KAWS_MEMORY, "%s: out of memory", doing);
 }
 
 
-/* What no caller waits for: level 1 is a warning, 2 a note. */
+/* Puts words in front of the text: what the failed step was part of. The end
+ * of the text is cut if need be. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_prefix(kaws_error *err, const char *format, ...)
+{
+    kaws_error was;
+    va_list args;
+
+    if (err == NULL)
+        return;
+    was = *err;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
+    va_end(args);
+    kaws__err_append(err, "%s", was.text);
+}
+
+
+/* Logs what no caller waits for: level 1 is a warning, 2 a note. */
 KAWS__PRINTF(3, 4)
 static void
 kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
@@ -2696,14 +2723,14 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     if (hooks->log == NULL)
         return;
     va_start(args, format);
-    kaws__err_write(line, sizeof line, format, args);
+    kaws__err_write(line, sizeof line, 0, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
 
 
-/* Warns of a file or folder that is not for this process's user alone. That
- * others see the names in a folder does no harm. */
+/* Warns of a file or folder that others than this process's user can change,
+ * or, if it is a file, read. Reading the names in a folder does no harm. */
 static void
 kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
                  const kaws__stat *st)
@@ -3255,6 +3282,12 @@ kaws__text_is_utf8(kaws_bytes text)
 /* ---- for logs: words that are not ours --------------------------------- */
 
 #define KAWS__TEXT_SHOWN 256      /* of a file's name: leaves room for advice */
+
+/* How a sentence shows a name or setting of the caller's (to stand in single
+ * quotes), and somebody else's words. The text lives to the end of the block
+ * that the macro stands in. */
+#define KAWS__SHOW(view)  kaws__text_show((char[96]){ "" }, 96, view)
+#define KAWS__QUOTE(view) kaws__text_quote((char[272]){ "" }, 272, view)
 
 
 /* Where the user and the password of a URL stand. They end at the last '@', for
@@ -6179,17 +6212,19 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks, const char *path,
     kaws_status status;
 
     memset(c, 0, sizeof *c);
+    if (path == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
+                             "the file with the AWS credentials");
     c->hooks = hooks;
     c->path = path;
     kaws__text_show(c->shown, sizeof c->shown, kaws__buf_of(path));
     c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
     if (c->secrets == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "no page of memory for the "
-                             "credentials");
+        return kaws__err_memory(err, "making a page for the credentials");
     if (kaws__thread_lock_init(&c->lock) != 0) {
         kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
         c->secrets = NULL;
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the credentials");
+        return kaws__err_memory(err, "making a lock for the credentials");
     }
     status = kaws__creds_load(c, NULL, err);
     return status;
@@ -6291,154 +6326,86 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
 
 
 /* ==========================================================================
- * ROOM  kms      speak with AWS KMS, and believe only what fits
+ * ROOM  arn      what ARNs, regions and endpoints of AWS say
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 http creds
- * Gives: kms_open kms_close kms_partition kms_arn kms_region_ok
- *        kms_aim kms_aim_at kms_choice kms_choose kms_choose_tried
- *        kms_set_timeouts kms_reload_creds kms_stats kms_begin kms_left_ms
- *        kms_reply_id kms_trusts kms_foreign kms_anchor kms_unanchor
- *        kms_anchored kms_generate kms_encrypt kms_decrypt kms_probe kms_prove
- *        kms_check kms_prove_key kms_reencrypt kms_rotate kms_ask_region
- *        kms_mixed_up
+ * Uses: err buf text http
+ * Gives: arn_partition arn_region_ok arn_word_ok arn_parse arn_target arn_fits
+ *        arn_endpoint_ok arn_url
  *
- * One function an action. Each fills a call, sends it (sign, send, look, and
- * perhaps wait and send again), and takes from the reply what it verified:
- * a reply that speaks of another key than we asked for is no reply. The
- * connection that brought such a reply is not used again.
+ * Pure functions and one table: they keep nothing, and ask nobody.
  *
- * An operation is what a caller asked for: one call or a few, which share its
- * time. An aim is a KMS key and the region to ask. Where there is an ARN, its
- * region is the aim's, so an old entry stays readable whatever the settings say
- * now.
+ *     arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-...
+ *     arn:PARTITION:kms:REGION:ACCOUNT:RESOURCE
+ *
+ * A target is the KMS key that a request names, and the region that the request
+ * goes to. If the KMS key is named by ARN, the region is the ARN's, so an old
+ * entry stays readable whatever the settings say now.
  */
 
-#define KAWS__KMS_ID_MAX     255  /* of a KMS key id, alias or ARN            */
-#define KAWS__KMS_REGION_MAX  32
-#define KAWS__KMS_REPLY_MAX 16384 /* the longest we can need is under 12 KB   */
-#define KAWS__KMS_RINSE     4096  /* spaces behind a body with a plaintext    */
+#define KAWS__ARN_MAX        255  /* of a KMS key id, alias or ARN            */
+#define KAWS__ARN_REGION_MAX  32
 
-typedef struct kaws__aim {
-    char key_id[KAWS__KMS_ID_MAX + 1];
-    char region[KAWS__KMS_REGION_MAX + 1];
-} kaws__aim;
-
-typedef struct kaws__choice {     /* one value: neither counts by itself      */
-    kaws__aim aim;
-    char      region[KAWS__KMS_REGION_MAX + 1];     /* for ids and aliases    */
-    char      arn[KAWS__KMS_ID_MAX + 1];   /* what sealed a trial; "" = none  */
-    unsigned  since;              /* how many were taken when it was begun    */
-} kaws__choice;
-
-typedef struct kaws__arn {        /* arn:partition:kms:region:account:res...  */
+typedef struct kaws__arn {
     kaws_bytes partition, region, account, resource;
 } kaws__arn;
 
-typedef struct kaws__kms {
-    const kaws_hooks *hooks;
-    kaws__http  http;
-    kaws__creds creds;
-    const char *endpoint, *accounts;   /* borrowed; may be NULL               */
-    int         max_attempts;
-    kaws__lock  lock;             /* guards all below                         */
-    char        region[KAWS__KMS_REGION_MAX + 1];   /* for ids and aliases    */
-    kaws__aim   aim;              /* what new keys are sealed with; "" = none */
-    char        arn[KAWS__KMS_ID_MAX + 1];   /* what the aim resolved to      */
-    kaws__choice tried;           /* and found good, but not taken            */
-    unsigned    taken;            /* how many choices were                    */
-    char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
-    int         connect_timeout_ms, timeout_ms;
-    int64_t     clock_offset_s;
-    int         no_dry_runs;      /* this KMS knows none: noted in the log    */
-    int         no_proofs;        /* it denies Decrypt: that was logged       */
-    uint64_t    requests, errors, retries, time_us;
-} kaws__kms;
+typedef struct kaws__target {
+    char key_id[KAWS__ARN_MAX + 1];       /* "" = no KMS key                  */
+    char region[KAWS__ARN_REGION_MAX + 1];
+} kaws__target;
 
-typedef struct kaws__op {         /* an operation: see above                  */
-    kaws__kms  *kms;
-    int         connect_timeout_ms, timeout_ms;
-    int64_t     begun_ms;         /* ticks                                    */
-    char        request_id[64];   /* of its last reply                        */
-} kaws__op;
+typedef struct kaws__partition {
+    const char *prefix;           /* of the names of its regions              */
+    const char *name, *suffix;    /* in ARNs; of host names                   */
+} kaws__partition;
 
 
-/* ---- names of AWS ------------------------------------------------------ */
-
-/* Partitions, by how the names of their regions begin. The last one, "aws",
- * is for all others. (botocore's endpoint rules, 2026) */
-static const struct {
-    const char *begins, *partition, *suffix;
-} kaws__kms_partitions[] = {
-    { "cn-",      "aws-cn",     "amazonaws.com.cn" },
-    { "us-gov-",  "aws-us-gov", "amazonaws.com" },
-    { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
-    { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
-    { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
-    { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
-    { "eusc-",    "aws-eusc",   "amazonaws.eu" },
-    { "",         "aws",        "amazonaws.com" }
-};
-
-
-static size_t
-kaws__kms_partition(const char *region)
+/* The partition of a region (botocore's endpoint rules, 2026). All regions
+ * that no other prefix fits are in the last partition. */
+static const kaws__partition *
+kaws__arn_partition(const char *region)
 {
-    size_t i = 0;
+    static const kaws__partition partitions[] = {
+        { "cn-",      "aws-cn",     "amazonaws.com.cn" },
+        { "us-gov-",  "aws-us-gov", "amazonaws.com" },
+        { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
+        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
+        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
+        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
+        { "eusc-",    "aws-eusc",   "amazonaws.eu" },
+        { "",         "aws",        "amazonaws.com" }
+    };
+    const kaws__partition *p = partitions;
 
-    while (strncmp(region, kaws__kms_partitions[i].begins,
-                   strlen(kaws__kms_partitions[i].begins)) != 0)
-        i++;
-    return i;
+    while (strncmp(region, p->prefix, strlen(p->prefix)) != 0)
+        p++;
+    return p;
 }
 
 
 /* "eu-west-1", "us-gov-east-1": two or more words of letters, then a number.
- * The name becomes part of a host name, so nothing else may be in it. */
+ * The region becomes part of a host name, so nothing else may be in it. */
 static int
-kaws__kms_region_ok(kaws_bytes region)
+kaws__arn_region_ok(kaws_bytes region)
 {
-    size_t i, words = 0, len = 0;
+    char text[KAWS__ARN_REGION_MAX + 1];
+    const char *at = text;
+    size_t n, words = 0;
 
-    if (region.len == 0 || region.len > KAWS__KMS_REGION_MAX)
+    if (!kaws__buf_copy_text(text, sizeof text, region))
         return 0;
-    for (i = 0; i < region.len; i++) {
-        int c = region.at[i];
-        if (c == '-' && len > 0) {
-            words++;
-            len = 0;
-        } else if (c >= 'a' && c <= 'z') {
-            len++;
-        } else if (c >= '0' && c <= '9' && len == 0 && words >= 2) {
-            return region.len - i <= 2 &&
-                   (region.len - i == 1 || (region.at[i + 1] >= '0' &&
-                                            region.at[i + 1] <= '9'));
-        } else {
-            return 0;
-        }
+    while ((n = strspn(at, "abcdefghijklmnopqrstuvwxyz")) > 0 && at[n] == '-') {
+        at += n + 1;
+        words++;
     }
-    return 0;
+    n = strspn(at, "0123456789");
+    return words >= 2 && (n == 1 || n == 2) && at[n] == '\0';
 }
 
 
+/* Letters, digits, - / and _ make up key ids and names of aliases. */
 static int
-kaws__kms_next_part(kaws_bytes *rest, kaws_bytes *part)
-{
-    const uint8_t *colon = rest->len > 0 ? memchr(rest->at, ':', rest->len)
-                                         : NULL;
-
-    if (colon == NULL)
-        return 0;
-    part->at = rest->at;
-    part->len = (size_t)(colon - rest->at);
-    rest->at = colon + 1;
-    rest->len -= part->len + 1;
-    return 1;
-}
-
-
-/* Letters, digits, and - / _ : what key ids and alias names are made of. */
-static int
-kaws__kms_word_ok(kaws_bytes word)
+kaws__arn_word_ok(kaws_bytes word)
 {
     size_t i;
 
@@ -6452,291 +6419,552 @@ kaws__kms_word_ok(kaws_bytes word)
 
 
 static int
-kaws__kms_begins(kaws_bytes text, const char *with)
+kaws__arn_begins(kaws_bytes text, const char *with)
 {
     size_t n = strlen(with);
 
-    return text.len >= n && memcmp(text.at, with, n) == 0;
+    return text.len > n && memcmp(text.at, with, n) == 0;
 }
 
 
-/* Takes an ARN of a KMS key or alias apart; 0 if it is not one. */
+/* Splits the ARN of a KMS key or of an alias; 0 if the text is not one. */
 static int
-kaws__kms_arn(kaws_bytes text, kaws__arn *out)
+kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 {
-    kaws_bytes rest = text, word;
-    char region[KAWS__KMS_REGION_MAX + 1];
+    char region[KAWS__ARN_REGION_MAX + 1];
+    kaws_bytes part[5], rest = text;      /* arn partition kms region account */
     size_t i;
 
-    if (text.len > KAWS__KMS_ID_MAX || !kaws__kms_next_part(&rest, &word) ||
-        !kaws__buf_same(word, kaws__buf_of("arn")) ||
-        !kaws__kms_next_part(&rest, &out->partition) ||
-        !kaws__kms_next_part(&rest, &word) ||
-        !kaws__buf_same(word, kaws__buf_of("kms")) ||
-        !kaws__kms_next_part(&rest, &out->region) ||
-        !kaws__kms_region_ok(out->region) ||
-        !kaws__kms_next_part(&rest, &out->account) || out->account.len != 12)
-        return 0;
-    (void)kaws__buf_copy_text(region, sizeof region, out->region);
-    if (!kaws__buf_same(out->partition, kaws__buf_of(
-            kaws__kms_partitions[kaws__kms_partition(region)].partition)))
-        return 0;
-    for (i = 0; i < 12; i++)
-        if (out->account.at[i] < '0' || out->account.at[i] > '9')
+    for (i = 0; i < 5; i++) {
+        const uint8_t *colon = rest.len > 0 ? memchr(rest.at, ':', rest.len)
+                                            : NULL;
+        if (colon == NULL)
             return 0;
+        part[i].at = rest.at;
+        part[i].len = (size_t)(colon - rest.at);
+        rest.len -= part[i].len + 1;
+        rest.at = colon + 1;
+    }
+    for (i = 0; i < part[4].len; i++)
+        if (part[4].at[i] < '0' || part[4].at[i] > '9')
+            return 0;
+    out->partition = part[1];
+    out->region = part[3];
+    out->account = part[4];
     out->resource = rest;
-    return kaws__kms_word_ok(rest) &&
-           ((kaws__kms_begins(rest, "key/") && rest.len > 4) ||
-            (kaws__kms_begins(rest, "alias/") && rest.len > 6));
+    return text.len <= KAWS__ARN_MAX && out->account.len == 12 &&
+           kaws__buf_same(part[0], kaws__buf_of("arn")) &&
+           kaws__buf_same(part[2], kaws__buf_of("kms")) &&
+           kaws__arn_region_ok(out->region) &&
+           kaws__buf_copy_text(region, sizeof region, out->region) &&
+           kaws__buf_same(out->partition,
+                          kaws__buf_of(kaws__arn_partition(region)->name)) &&
+           kaws__arn_word_ok(rest) && (kaws__arn_begins(rest, "key/") ||
+                                       kaws__arn_begins(rest, "alias/"));
 }
 
 
-/* The aim for a KMS key as the user names it: an ARN, else with `region`. */
+/* The target of a KMS key as the user names it. `region` counts if that is no
+ * ARN. */
 static kaws_status
-kaws__kms_aim_at(kaws__aim *aim, const char *key_id, const char *region,
+kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
                  kaws_error *err)
 {
-    kaws_bytes id = kaws__buf_of(key_id);
+    kaws_bytes id = kaws__buf_of(key_id), where = kaws__buf_of(region);
     kaws__arn arn;
     char shown[96];
 
-    if (kaws__kms_arn(id, &arn)) {
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region, arn.region);
-    } else {
-        if (id.len > KAWS__KMS_ID_MAX || !kaws__kms_word_ok(id))
-            return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, "
-                                 "ARN or alias of a KMS key (an alias begins "
-                                 "with alias/, an ARN with arn:aws:kms:)",
-                                 kaws__text_show(shown, sizeof shown, id));
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region,
-                                  kaws__buf_of(region));
-    }
-    (void)kaws__buf_copy_text(aim->key_id, sizeof aim->key_id, id);
+    if (kaws__arn_parse(id, &arn))
+        where = arn.region;
+    else if (id.len > KAWS__ARN_MAX || !kaws__arn_word_ok(id))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, ARN or "
+                             "alias of a KMS key (an alias begins with alias/, "
+                             "an ARN with arn:aws:kms:)",
+                             kaws__text_show(shown, sizeof shown, id));
+    (void)kaws__buf_copy_text(target->key_id, sizeof target->key_id, id);
+    (void)kaws__buf_copy_text(target->region, sizeof target->region, where);
     return KAWS_OK;
 }
 
 
-/* Does the ARN in a reply fit the key that we asked for? */
+/* Whether the ARN in a reply can be that of the target's KMS key. */
 static int
-kaws__kms_fits(const kaws__aim *asked, const char *arn_text)
+kaws__arn_fits(const kaws__target *target, const char *arn_text)
 {
-    kaws_bytes id = kaws__buf_of(asked->key_id);
+    kaws_bytes id = kaws__buf_of(target->key_id);
     kaws__arn want, got;
+    int same_owner = 1;
 
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &got) ||
-        !kaws__kms_begins(got.resource, "key/") ||
-        !kaws__buf_same(got.region, kaws__buf_of(asked->region)))
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
+        !kaws__arn_begins(got.resource, "key/") ||
+        !kaws__buf_same(got.region, kaws__buf_of(target->region)))
         return 0;
-    if (!kaws__kms_arn(id, &want)) {
+    if (kaws__arn_parse(id, &want)) {
+        same_owner = kaws__buf_same(want.partition, got.partition) &&
+                     kaws__buf_same(want.account, got.account);
+        id = want.resource;
+    } else {
         got.resource.at += 4;
         got.resource.len -= 4;
-        return kaws__kms_begins(id, "alias/") ||
-               kaws__buf_same(id, got.resource);
     }
-    return kaws__buf_same(want.partition, got.partition) &&
-           kaws__buf_same(want.account, got.account) &&
-           (kaws__kms_begins(want.resource, "alias/") ||
-            kaws__buf_same(want.resource, got.resource));
+    return same_owner && (kaws__arn_begins(id, "alias/") ||
+                          kaws__buf_same(id, got.resource));
 }
 
 
-/* ---- settings that may change while calls are under way ---------------- */
-
-static kaws_status
-kaws__kms_aim(kaws__kms *k, kaws__aim *aim, kaws_error *err)
-{
-    kaws__thread_lock(&k->lock);
-    *aim = k->aim;
-    kaws__thread_unlock(&k->lock);
-    if (aim->key_id[0] == '\0')
-        return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
-                             "keys with: kms_key_id has to be set");
-    return KAWS_OK;
-}
-
-
-/* Whether an account is in the comma list of the settings. */
+/* https://host[:port][/], or http:// to this machine. */
 static int
-kaws__kms_listed(const char *accounts, kaws_bytes account)
+kaws__arn_endpoint_ok(const char *endpoint)
+{
+    static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
+    int plain = strncmp(endpoint, "http://", 7) == 0;
+    kaws_bytes host = { NULL, 0 };
+    size_t i;
+
+    if (!plain && strncmp(endpoint, "https://", 8) != 0)
+        return 0;
+    host = kaws__buf_of(endpoint + (plain ? 7 : 8));
+    if (host.len > 0 && host.at[host.len - 1] == '/')
+        host.len--;
+    if (host.len > 150 || !kaws__http_host_ok(host))
+        return 0;
+    for (i = 0; plain && i < 3; i++) {
+        size_t n = strlen(local[i]);
+        if (host.len >= n && memcmp(host.at, local[i], n) == 0 &&
+            (host.len == n || host.at[n] == ':'))
+            return 1;
+    }
+    return !plain;
+}
+
+
+/* Where requests for a region go: to the region's own host, or to the endpoint,
+ * if that is not NULL. */
+static void
+kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
+{
+    if (endpoint == NULL)
+        (void)snprintf(out, cap, "https://kms.%s.%s/", region,
+                       kaws__arn_partition(region)->suffix);
+    else
+        (void)snprintf(out, cap, "%s%s", endpoint,
+                       endpoint[strlen(endpoint) - 1] == '/' ? "" : "/");
+}
+
+
+/* ==========================================================================
+ * ROOM  trust    whose KMS keys are obeyed
+ * ==========================================================================
+ * Uses: thread err buf text arn
+ * Gives: trust_list_ok trust_open trust_close trust_entry trust_check
+ *        trust_ask_first
+ *
+ * A KMS key is trusted by its account, if that is the ring's own account or in
+ * the list of the settings. The ring's own account is that of the KMS key that
+ * the ring was opened with. If the settings name that KMS key by id or alias,
+ * only a reply of KMS tells its account, so until one has come the own account
+ * is unknown. It is learned once, and never changes. If there is a list, the
+ * own account must be in it to be learned from a reply.
+ */
+
+typedef struct kaws__trust {
+    const char *accounts;         /* the list, borrowed; NULL: not open       */
+    kaws__lock  lock;             /* guards all below                         */
+    int         from_entries;     /* the entries may tell the own account     */
+    char        own[KAWS__ARN_MAX + 1];   /* an ARN of the own account, or "" */
+} kaws__trust;
+
+enum {                            /* what a KMS key is to do, or has done     */
+    KAWS__TO_OPEN,                /* open a blob                              */
+    KAWS__TO_SEAL,                /* seal: it may be the first                */
+    KAWS__SEALED                  /* it sealed: it may be the first, and its
+                                   * account is then the ring's own           */
+};
+
+
+/* Account numbers of 12 digits, with commas or spaces between them. A list of
+ * nothing but commas is refused: it would be no list. */
+static int
+kaws__trust_list_ok(const char *accounts)
 {
     const char *at = accounts;
 
-    while (at != NULL && *at != '\0') {
-        size_t n;
+    while (*at != '\0') {
         at += strspn(at, ", ");
-        n = strcspn(at, ", ");
-        if (n == account.len && memcmp(at, account.at, n) == 0)
-            return 1;
-        at += n;
+        if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
+            return 0;
+        at += 12 + strspn(at + 12, ", ");
     }
-    return 0;
+    return 1;
 }
 
 
-/* Trusted are the accounts of the settings, and home's: the account of the KMS
- * key that the ring was opened with. Partitions never mix. */
-static int
-kaws__kms_trusts(kaws__kms *k, const char *arn_text)
-{
-    kaws__arn arn, home;
-    int at_home, same_partition = 1, same_account = 0;
-
-    kaws__thread_lock(&k->lock);
-    at_home = k->home[0] != '\0' && strcmp(arn_text, k->home) == 0;
-    kaws__thread_unlock(&k->lock);
-    if (at_home)                          /* as nearly always                */
-        return 1;
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &arn))
-        return 0;
-    kaws__thread_lock(&k->lock);
-    at_home = k->home[0] != '\0' && kaws__kms_arn(kaws__buf_of(k->home), &home);
-    if (at_home) {
-        same_partition = kaws__buf_same(arn.partition, home.partition);
-        same_account = kaws__buf_same(arn.account, home.account);
-    }
-    kaws__thread_unlock(&k->lock);
-    return same_partition &&
-           (same_account || kaws__kms_listed(k->accounts, arn.account));
-}
-
-
+/* The config's strings are borrowed for as long as the trust is open. */
 static kaws_status
-kaws__kms_foreign(const char *arn_text, const char *what, kaws_error *err)
+kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 {
-    char shown[272];
+    const char *list = cfg->accounts != NULL ? cfg->accounts : "";
+    kaws__arn arn;
 
-    return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not "
-                         "among the trusted ones: add it to the list of "
-                         "accounts, if you trust it", what,
-                         kaws__text_quote(shown, sizeof shown,
-                                          kaws__buf_of(arn_text)));
-}
-
-
-/* Sets what is trusted, once; later calls change nothing. */
-static void
-kaws__kms_anchor(kaws__kms *k, const char *arn_text)
-{
-    kaws__thread_lock(&k->lock);
-    if (k->home[0] == '\0')
-        (void)kaws__buf_copy_text(k->home, sizeof k->home,
-                                  kaws__buf_of(arn_text));
-    kaws__thread_unlock(&k->lock);
-}
-
-
-/* What was learned from a KMS key that is not taken after all. */
-static void
-kaws__kms_unanchor(kaws__kms *k)
-{
-    kaws__thread_lock(&k->lock);
-    k->home[0] = '\0';
-    kaws__thread_unlock(&k->lock);
-}
-
-
-static int
-kaws__kms_anchored(kaws__kms *k)
-{
-    int anchored;
-
-    kaws__thread_lock(&k->lock);
-    anchored = k->home[0] != '\0';
-    kaws__thread_unlock(&k->lock);
-    return anchored;
-}
-
-
-/* KMS sealed something for this aim with that key: is it one that we trust,
- * and, if the aim is the ring's, the same as the last time? */
-static kaws_status
-kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
-                kaws_error *err)
-{
-    char before[KAWS__KMS_ID_MAX + 1] = "";
-    char shown[2][272];
-
-    if (!kaws__kms_anchored(k) && (k->accounts == NULL ||
-                                   *k->accounts == '\0'))
-        kaws__kms_anchor(k, arn);
-    if (!kaws__kms_trusts(k, arn))
-        return kaws__kms_foreign(arn, "AWS KMS sealed with the KMS key", err);
-    kaws__kms_anchor(k, arn);
-    kaws__thread_lock(&k->lock);
-    if (strcmp(k->aim.key_id, aim->key_id) == 0 &&
-        strcmp(k->aim.region, aim->region) == 0 && strcmp(k->arn, arn) != 0) {
-        memcpy(before, k->arn, sizeof before);
-        (void)kaws__buf_copy_text(k->arn, sizeof k->arn, kaws__buf_of(arn));
-    }
-    kaws__thread_unlock(&k->lock);
-    if (before[0] != '\0')
-        kaws__err_log(k->hooks, 1, "the KMS key %s was %s and is %s now: keys "
-                      "are sealed with that one from here on", aim->key_id,
-                      kaws__text_quote(shown[0], sizeof shown[0],
-                                       kaws__buf_of(before)),
-                      kaws__text_quote(shown[1], sizeof shown[1],
-                                       kaws__buf_of(arn)));
+    memset(t, 0, sizeof *t);
+    if (!kaws__trust_list_ok(list))
+        return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
+                             "account numbers of 12 digits, with commas");
+    if (kaws__thread_lock_init(&t->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for the trusted "
+                             "accounts");
+    t->accounts = list;
+    t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
+    if (cfg->kms_key_id != NULL &&
+        kaws__arn_parse(kaws__buf_of(cfg->kms_key_id), &arn))
+        (void)kaws__buf_copy_text(t->own, sizeof t->own,
+                                  kaws__buf_of(cfg->kms_key_id));
     return KAWS_OK;
 }
 
 
-/* What is chosen now, for another choice to begin with. */
 static void
-kaws__kms_choice(kaws__kms *k, kaws__choice *out)
+kaws__trust_close(kaws__trust *t)
 {
-    memset(out, 0, sizeof *out);
-    kaws__thread_lock(&k->lock);
-    out->aim = k->aim;
-    memcpy(out->region, k->region, sizeof out->region);
-    out->since = k->taken;
-    kaws__thread_unlock(&k->lock);
+    if (t->accounts != NULL)
+        kaws__thread_lock_free(&t->lock);
+    t->accounts = NULL;
 }
 
 
-/* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, so it has to be judged again. */
+/* Whether the KMS key is trusted. Partitions never mix. With the lock held. */
 static int
-kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
+kaws__trust_has(const kaws__trust *t, kaws_bytes arn_text)
 {
-    int fits;
+    kaws__arn arn, own;
+    char account[13] = "";
 
-    kaws__thread_lock(&k->lock);
-    fits = choice->since == k->taken;
-    if (fits && take) {
-        k->aim = choice->aim;
-        memcpy(k->region, choice->region, sizeof k->region);
-        if (choice->arn[0] != '\0')
-            memcpy(k->arn, choice->arn, sizeof k->arn);
-        memset(&k->tried, 0, sizeof k->tried);
-        k->taken++;
-    } else if (fits) {
-        k->tried = *choice;
-    }
-    kaws__thread_unlock(&k->lock);
-    if (fits && take && choice->arn[0] != '\0')
-        kaws__kms_anchor(k, choice->arn);
-    return fits;
-}
-
-
-/* Takes it if it was noted last; 0 if it was not. */
-static int
-kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
-{
-    kaws__choice tried;
-
-    kaws__thread_lock(&k->lock);
-    tried = k->tried;
-    kaws__thread_unlock(&k->lock);
-    if (strcmp(tried.aim.key_id, key_id) != 0 ||
-        strcmp(tried.region, region) != 0)
+    if (kaws__buf_same(arn_text, kaws__buf_of(t->own)))       /* mostly       */
+        return 1;
+    if (!kaws__arn_parse(arn_text, &arn))
         return 0;
-    return kaws__kms_choose(k, &tried, 1);
+    if (kaws__arn_parse(kaws__buf_of(t->own), &own)) {
+        if (!kaws__buf_same(arn.partition, own.partition))
+            return 0;
+        if (kaws__buf_same(arn.account, own.account))
+            return 1;
+    }
+    (void)kaws__buf_copy_text(account, sizeof account, arn.account);
+    return strstr(t->accounts, account) != NULL;
 }
 
 
+/* The data file has an entry that the KMS key sealed. If the settings name
+ * neither a KMS key nor accounts, the own account is that of the entries, if
+ * they all have the same. For as long as the ring is being opened. */
 static void
-kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
+kaws__trust_entry(kaws__trust *t, kaws_bytes arn)
+{
+    if (!t->from_entries)
+        return;
+    if (t->own[0] == '\0') {
+        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
+    } else if (!kaws__trust_has(t, arn)) {
+        t->own[0] = '\0';
+        t->from_entries = 0;
+    }
+}
+
+
+/* Refuses a KMS key that is not trusted: FOREIGN. `what` is one of the enum. */
+static kaws_status
+kaws__trust_check(kaws__trust *t, const char *arn_text, int what,
+                  kaws_error *err)
+{
+    static const char *const words[] = {
+        "the key was sealed by the KMS key", "that is the KMS key",
+        "AWS KMS sealed with the KMS key"
+    };
+    kaws_bytes arn = kaws__buf_of(arn_text);
+    char shown[272];
+    int trusted;
+
+    kaws__thread_lock(&t->lock);
+    trusted = kaws__trust_has(t, arn) ||
+              (what != KAWS__TO_OPEN && t->own[0] == '\0' &&
+               t->accounts[0] == '\0');
+    if (trusted && what == KAWS__SEALED && t->own[0] == '\0')
+        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
+    kaws__thread_unlock(&t->lock);
+    if (trusted)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
+                         "the trusted ones: add it to the list of accounts, if "
+                         "you trust it", words[what],
+                         kaws__text_quote(shown, sizeof shown, arn));
+}
+
+
+/* Whether KMS has to tell the own account first, before it can be said if the
+ * KMS key `arn` (NULL: any) is trusted. It need not for an account of the list,
+ * in the partition of the ring's region. */
+static int
+kaws__trust_ask_first(kaws__trust *t, const char *arn_text, const char *region)
+{
+    const char *ours = kaws__arn_partition(region)->name;
+    kaws__arn arn;
+    int ask;
+
+    kaws__thread_lock(&t->lock);
+    ask = t->own[0] == '\0' &&
+          (arn_text == NULL || !kaws__trust_has(t, kaws__buf_of(arn_text)) ||
+           !kaws__arn_parse(kaws__buf_of(arn_text), &arn) ||
+           !kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+    kaws__thread_unlock(&t->lock);
+    return ask;
+}
+
+
+/* ==========================================================================
+ * ROOM  fault    what an error of AWS means
+ * ==========================================================================
+ * Uses: text json
+ * Gives: fault_of fault_read
+ *
+ * A row of the table has all that follows from an error: the status, what may
+ * cure it, and what the user should do. The rows are found by AWS's type, or by
+ * the HTTP status of a reply that has no type of AWS's.
+ */
+
+enum {                            /* cures                                    */
+    KAWS__LATER = 1,              /* it may go away soon: try again           */
+    KAWS__SLOWER = 2,             /* AWS wants fewer requests: wait, try again*/
+    KAWS__CLOCK = 4,              /* our clock may be wrong                   */
+    KAWS__RENEW = 8,              /* there may be newer credentials           */
+    KAWS__QUOTE = 16              /* no cure: AWS's message helps the user    */
+};
+
+typedef struct kaws__fault {
+    const char *names;            /* types without "Exception"; HTTP statuses */
+    kaws_status status;           /* OK: the answer to a dry run              */
+    int         cures;
+    const char *advice;
+} kaws__fault;
+
+
+static const kaws__fault kaws__faults[] = {
+    { " Throttling Throttled RequestThrottled TooManyRequests "
+      "RequestLimitExceeded ProvisionedThroughputExceeded "
+      "BandwidthLimitExceeded SlowDown PriorRequestNotComplete 429 ",
+      KAWS_THROTTLED, KAWS__SLOWER, "call less often" },
+    { " KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
+      "InternalServerError ServiceUnavailable RequestTimeout "
+      "408 425 500 502 503 504 ",
+      KAWS_SERVICE, KAWS__LATER, "try again later" },
+    { " InvalidSignature SignatureDoesNotMatch AuthFailure ",
+      KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__RENEW,
+      "check the credentials and this machine's clock" },
+    { " RequestTimeTooSkewed RequestExpired RequestInTheFuture ",
+      KAWS_CREDENTIALS, KAWS__CLOCK,
+      "check the credentials and this machine's clock" },
+    { " UnrecognizedClient InvalidClientTokenId ",
+      KAWS_CREDENTIALS, KAWS__RENEW,
+      "check the credentials in the conf file" },
+    { " ExpiredToken ", KAWS_CREDENTIALS, KAWS__RENEW,
+      "write a new session token into the conf file" },
+    { " IncompleteSignature MissingAuthenticationToken ",
+      KAWS_CREDENTIALS, 0, "check the credentials in the conf file" },
+    { " OptInRequired ", KAWS_CREDENTIALS, 0,
+      "enable the region for the account" },
+    { " AccessDenied NotAuthorized ", KAWS_DENIED, KAWS__QUOTE,
+      "allow it in the IAM policy and the key policy" },
+    { " 401 403 ", KAWS_DENIED, KAWS__RENEW,
+      "check the credentials in the conf file" },
+    { " NotFound ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "check the KMS key's id and the region" },
+    { " InvalidArn ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "check the KMS key's ARN" },
+    { " Disabled ", KAWS_KMS_KEY, KAWS__QUOTE, "enable the KMS key" },
+    { " KMSInvalidState ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "see the state of the KMS key" },
+    { " InvalidKeyUsage ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "use a symmetric KMS key for encryption" },
+    { " UnsupportedOperation ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "this kind of KMS key cannot do that" },
+    { " InvalidCiphertext ", KAWS_MISMATCH, 0,
+      "it was sealed for another name or another file, or it is damaged" },
+    { " IncorrectKey ", KAWS_MISMATCH, 0,
+      "it was sealed by another KMS key than its entry says" },
+    { " LimitExceeded ", KAWS_SERVICE, KAWS__QUOTE,
+      "a KMS key can be rotated on demand 25 times" },
+    { " Conflict ", KAWS_SERVICE, KAWS__QUOTE, "try again later" },
+    { " Validation ", KAWS_ARGUMENT, 0,
+      "AWS KMS rejected the request as invalid" },
+    { " DryRunOperation ", KAWS_OK, 0, "that answers another request" },
+    { " (type) ", KAWS_SERVICE, 0,
+      "see the AWS KMS documentation for this error" },
+    { " (3) ", KAWS_REPLY, 0,
+      "redirects are not followed; is that AWS KMS?" },
+    { " (5) ", KAWS_SERVICE, 0, "is that AWS KMS?" },
+    { " (status) ", KAWS_REPLY, 0, "is that AWS KMS?" }
+};
+
+
+static const kaws__fault *
+kaws__fault_find(const char *name)
+{
+    const size_t count = sizeof kaws__faults / sizeof kaws__faults[0];
+    size_t i = 0;
+
+    while (i < count && strstr(kaws__faults[i].names, name) == NULL)
+        i++;
+    return i < count ? &kaws__faults[i] : NULL;
+}
+
+
+/* `type` is one of AWS's, or "". A type that is not in the table is tried again
+ * if the HTTP status says that the server failed. */
+static const kaws__fault *
+kaws__fault_of(const char *type, int http)
+{
+    const kaws__fault *fault;
+    size_t n = strlen(type);
+    char name[80];
+
+    if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
+        n -= 9;
+    if (n > 0)
+        (void)snprintf(name, sizeof name, " %.*s ", (int)n, type);
+    else
+        (void)snprintf(name, sizeof name, " %d ", http);
+    fault = kaws__fault_find(name);
+    if (fault == NULL && n > 0)
+        fault = kaws__fault_find(http >= 500 ? " 500 " : " (type) ");
+    if (fault == NULL) {
+        (void)snprintf(name, sizeof name, " (%d) ", http / 100);
+        fault = kaws__fault_find(name);
+    }
+    return fault != NULL ? fault : kaws__fault_find(" (status) ");
+}
+
+
+/* The error in a reply. `type` gets AWS's type, without a prefix up to '#' and
+ * a suffix from ':' on, or "": types are letters alone, so anything else counts
+ * as none. *message gets AWS's message; .at is NULL if there is none. */
+static const kaws__fault *
+kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
+{
+    kaws__member said[] = { { "__type",  { NULL, 0 } },
+                            { "message", { NULL, 0 } },
+                            { "Message", { NULL, 0 } } };
+    size_t offset, i, n = 0;
+    int letters = 1;
+
+    if (kaws__json_read(r->body, r->body_len, said, 3, &offset) != NULL)
+        memset(said, 0, sizeof said);
+    for (i = 0; i < said[0].value.len && said[0].value.at[i] != ':'; i++) {
+        int c = said[0].value.at[i];
+        if (c == '#') {
+            n = 0;
+            letters = 1;
+        } else if (kaws__text_lower(c) < 'a' || kaws__text_lower(c) > 'z') {
+            letters = 0;
+        } else if (n < 63) {
+            type[n++] = (char)c;
+        }
+    }
+    type[letters ? n : 0] = '\0';
+    *message = said[1].value.at != NULL ? said[1].value : said[2].value;
+    return kaws__fault_of(type, r->http);
+}
+
+
+/* ==========================================================================
+ * ROOM  calls    one request to AWS, until it is granted, refused or too late
+ * ==========================================================================
+ * Uses: sys thread err mem buf text json sigv4 http creds arn fault
+ * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_budget
+ *        calls_left_ms calls_begin calls_send calls_nonsense calls_end
+ *
+ * A call is signed, sent and judged, and perhaps mended or waited for, and sent
+ * again. It goes on for as long as its budget allows: that is the time of one
+ * operation of the caller's, which may take several calls. This room knows no
+ * action of KMS: whoever begins a call writes the members of its body, and
+ * judges the members of the reply that it wanted.
+ *
+ * A connection is used again only if the reply on it fits the request in all
+ * that is known of it. So a call is clean only once somebody has said so, and
+ * whoever finds a fault in the reply takes that back (calls_nonsense).
+ */
+
+#define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
+#define KAWS__CALLS_SPACES     4096   /* behind a body with a plaintext       */
+
+typedef struct kaws__calls {
+    const kaws_hooks *hooks;      /* NULL: not open                           */
+    kaws__http  http;
+    kaws__creds creds;
+    const char *endpoint;         /* borrowed; may be NULL                    */
+    int         max_attempts;
+    kaws__lock  lock;             /* guards all below                         */
+    int         connect_timeout_ms, timeout_ms;
+    int64_t     clock_offset_s;   /* AWS's clock less ours                    */
+    kaws_stats  stats;            /* those of KMS alone                       */
+} kaws__calls;
+
+typedef struct kaws__budget {     /* what the calls of an operation share     */
+    const kaws_hooks *hooks;
+    int         connect_timeout_ms, timeout_ms;
+    int64_t     begun_ms;         /* ticks                                    */
+    uint64_t    reply_id;         /* digest of the last request id, or 0      */
+} kaws__budget;
+
+typedef struct kaws__action {
+    const char *name;             /* "Decrypt"                                */
+    const char *members[4];       /* those wanted of its reply                */
+} kaws__action;
+
+typedef struct kaws__lines {      /* the header lines of a request            */
+    char        host[176], target[80], date[40], authorization[512];
+    kaws__buf   token;
+    const char *all[8];
+} kaws__lines;
+
+typedef struct kaws__call {
+    kaws__calls  *calls;
+    kaws__budget *budget;
+    const char   *action;
+    char          region[KAWS__ARN_REGION_MAX + 1];
+    kaws__buf     body;
+
+    /* What the caller may set: */
+    kaws__member  want[4];        /* none: a reply of 200 is not looked at    */
+    size_t        wanted;
+    int           once;           /* it is repeated only if throttled         */
+    int           fresh;          /* it gets a connection of its own          */
+    int           dry;            /* it hopes for DryRunOperation             */
+    int           opens;          /* it has a blob, which may not fit         */
+    size_t        secret_at, secret_len;      /* the plaintext in the body    */
+
+    /* The request of a try, and its reply: */
+    char          url[KAWS__HTTP_URL_MAX];
+    kaws__lines   lines;
+    kaws_request  q;
+    kaws_reply    r;
+    void         *lent;           /* the connection, until it is judged       */
+    int           clean;          /* whether it may be used again             */
+    int           typed;          /* the reply is an error with AWS's type    */
+    int           cures;          /* of what was wrong with the reply         */
+    unsigned      generation;     /* of the credentials                       */
+    int64_t       signed_at;
+    int           left_ms;        /* of the budget, when the try began        */
+
+    /* What was tried before: */
+    int           attempt;        /* number of this one                       */
+    int           clock_mended, creds_renewed;    /* tries beyond those       */
+    int           doubtful;       /* the last try's connection was not clean  */
+} kaws__call;
+
+
+/* ---- settings and figures ---------------------------------------------- */
+
+static void
+kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 {
     kaws__thread_lock(&k->lock);
     k->connect_timeout_ms = connect_timeout_ms > 0 ? connect_timeout_ms : 1000;
@@ -6745,248 +6973,110 @@ kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
+/* The config's strings are borrowed for as long as it stays open. */
 static kaws_status
-kaws__kms_reload_creds(kaws__kms *k, kaws_error *err)
+kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
+                 const kaws_config *cfg, kaws_error *err)
 {
-    return kaws__creds_reload(&k->creds, err);
-}
-
-
-static void
-kaws__kms_stats(kaws__kms *k, kaws_stats *stats)
-{
-    kaws__thread_lock(&k->lock);
-    stats->kms_requests = k->requests;
-    stats->kms_errors = k->errors;
-    stats->kms_retries = k->retries;
-    stats->kms_time_us = k->time_us;
-    kaws__thread_unlock(&k->lock);
-}
-
-
-/* ---- operations -------------------------------------------------------- */
-
-static kaws__op
-kaws__kms_begin(kaws__kms *k)
-{
-    kaws__op op;
-
-    memset(&op, 0, sizeof op);
-    op.kms = k;
-    op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
-    kaws__thread_lock(&k->lock);
-    op.connect_timeout_ms = k->connect_timeout_ms;
-    op.timeout_ms = k->timeout_ms;
-    kaws__thread_unlock(&k->lock);
-    return op;
-}
-
-
-/* The last reply's request id, as a number; 0 if it had none. */
-static uint64_t
-kaws__kms_reply_id(const kaws__op *op)
-{
-    const kaws_bytes id = kaws__buf_of(op->request_id);
-
-    return id.len > 0 ? kaws__http_digest(id) : 0;
-}
-
-
-/* What is left of its time: whatever the clock says, 0 to all of it. */
-static int
-kaws__kms_left_ms(const kaws__op *op)
-{
-    const kaws_hooks *hooks = op->kms->hooks;
-    int64_t now = hooks->ticks_ms(hooks->ctx), went;
-
-    if (now <= op->begun_ms)
-        return op->timeout_ms;
-    went = now - op->begun_ms;
-    return went < op->timeout_ms ? (int)(op->timeout_ms - went) : 0;
-}
-
-
-/* ---- what the errors of AWS mean --------------------------------------- */
-
-enum {
-    KAWS__LATER = 1,              /* may go away soon: try again              */
-    KAWS__SLOW  = 2,              /* asks us to slow down: wait, try again    */
-    KAWS__CLOCK = 4,              /* may be our clock's fault                 */
-    KAWS__CREDS = 8,              /* there may be newer credentials           */
-    KAWS__SAYS  = 16              /* its message helps: show it, filtered     */
-};
-
-typedef struct kaws__fault {
-    const char *aws;              /* the type, without the word Exception     */
+    char shown[96];
     kaws_status status;
-    int         then;
-    const char *advice;
-} kaws__fault;
 
-#define KAWS__A_CLOCK "check the credentials and this machine's clock"
-#define KAWS__A_CREDS "check the credentials in the conf file"
-
-static const kaws__fault kaws__kms_faults[] = {
-    { "Throttling",        KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "Throttled",         KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "RequestThrottled",  KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "TooManyRequests",   KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "RequestLimitExceeded", KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "ProvisionedThroughputExceeded", KAWS_THROTTLED, KAWS__SLOW,
-      "call less often" },
-    { "BandwidthLimitExceeded", KAWS_THROTTLED, KAWS__SLOW,
-      "call less often" },
-    { "SlowDown",          KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "PriorRequestNotComplete", KAWS_THROTTLED, KAWS__SLOW,
-      "call less often" },
-
-    { "KMSInternal",       KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "DependencyTimeout", KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "KeyUnavailable",    KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "InternalFailure",   KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "InternalServerError", KAWS_SERVICE, KAWS__LATER, "try again later" },
-    { "ServiceUnavailable", KAWS_SERVICE,  KAWS__LATER, "try again later" },
-    { "RequestTimeout",    KAWS_SERVICE,   KAWS__LATER, "try again later" },
-
-    { "InvalidSignature",  KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
-      KAWS__A_CLOCK },
-    { "SignatureDoesNotMatch", KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
-      KAWS__A_CLOCK },
-    { "RequestTimeTooSkewed", KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
-    { "RequestExpired",    KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
-    { "RequestInTheFuture", KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
-    { "AuthFailure",       KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
-      KAWS__A_CLOCK },
-    { "UnrecognizedClient", KAWS_CREDENTIALS, KAWS__CREDS, KAWS__A_CREDS },
-    { "InvalidClientTokenId", KAWS_CREDENTIALS, KAWS__CREDS, KAWS__A_CREDS },
-    { "ExpiredToken",      KAWS_CREDENTIALS, KAWS__CREDS,
-      "write a new session token into the conf file" },
-    { "IncompleteSignature", KAWS_CREDENTIALS, 0, KAWS__A_CREDS },
-    { "MissingAuthenticationToken", KAWS_CREDENTIALS, 0, KAWS__A_CREDS },
-    { "OptInRequired",     KAWS_CREDENTIALS, 0,
-      "enable the region for the account" },
-
-    { "AccessDenied",      KAWS_DENIED,    KAWS__SAYS,
-      "allow it in the IAM policy and the key policy" },
-    { "NotAuthorized",     KAWS_DENIED,    KAWS__SAYS,
-      "allow it in the IAM policy and the key policy" },
-    { "NotFound",          KAWS_KMS_KEY,   KAWS__SAYS,
-      "check the KMS key's id and the region" },
-    { "InvalidArn",        KAWS_KMS_KEY,   KAWS__SAYS,
-      "check the KMS key's ARN" },
-    { "Disabled",          KAWS_KMS_KEY,   KAWS__SAYS, "enable the KMS key" },
-    { "KMSInvalidState",   KAWS_KMS_KEY,   KAWS__SAYS,
-      "see the state of the KMS key" },
-    { "InvalidKeyUsage",   KAWS_KMS_KEY,   KAWS__SAYS,
-      "use a symmetric KMS key for encryption" },
-    { "UnsupportedOperation", KAWS_KMS_KEY, KAWS__SAYS,
-      "this kind of KMS key cannot do that" },
-
-    { "InvalidCiphertext", KAWS_MISMATCH,  0,
-      "it was sealed for another name or another file, or it is damaged" },
-    { "IncorrectKey",      KAWS_MISMATCH,  0,
-      "it was sealed by another KMS key than its entry says" },
-
-    { "LimitExceeded",     KAWS_SERVICE,   KAWS__SAYS,
-      "a KMS key can be rotated on demand 25 times" },
-    { "Conflict",          KAWS_SERVICE,   KAWS__SAYS, "try again later" },
-    { "Validation",        KAWS_ARGUMENT,  0, "AWS KMS takes it for invalid" },
-    { "DryRunOperation",   KAWS_OK,        0, "" }
-};
-
-/* Where a reply has no type of AWS's, there is only its HTTP status. */
-static const struct { int least, most; kaws__fault fault; }
-kaws__kms_http_faults[] = {
-    { 200, 299, { "", KAWS_REPLY, 0, "is that AWS KMS?" } },
-    { 300, 399, { "", KAWS_REPLY, 0, "redirects are not followed; is that "
-                                     "AWS KMS?" } },
-    { 401, 401, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
-    { 403, 403, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
-    { 408, 408, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 425, 425, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 429, 429, { "", KAWS_THROTTLED, KAWS__SLOW, "call less often" } },
-    { 500, 500, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 501, 501, { "", KAWS_SERVICE, 0, "is that AWS KMS?" } },
-    { 502, 504, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 505, 599, { "", KAWS_SERVICE, 0, "is that AWS KMS?" } },
-    { INT_MIN, INT_MAX, { "", KAWS_REPLY, 0, "is that AWS KMS?" } }
-};
-
-
-/* What follows from a reply. `type` has lost its prefix and suffix. */
-static const kaws__fault *
-kaws__kms_fault(const char *type, int http)
-{
-    static const kaws__fault other = { "", KAWS_SERVICE, 0,
-        "see the AWS KMS documentation for this error" };
-    static const kaws__fault fault = { "", KAWS_SERVICE, KAWS__LATER,
-        "try again later" };
-    const size_t known = sizeof kaws__kms_faults / sizeof kaws__kms_faults[0];
-    size_t i, n = strlen(type);
-
-    if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
-        n -= 9;
-    for (i = 0; n > 0 && i < known; i++)
-        if (strlen(kaws__kms_faults[i].aws) == n &&
-            memcmp(kaws__kms_faults[i].aws, type, n) == 0)
-            return &kaws__kms_faults[i];
-    if (n > 0)
-        return http >= 500 ? &fault : &other;
-    for (i = 0; http < kaws__kms_http_faults[i].least ||
-                http > kaws__kms_http_faults[i].most; i++)
-        continue;
-    return &kaws__kms_http_faults[i].fault;
+    memset(k, 0, sizeof *k);
+    if (cfg->endpoint != NULL && !kaws__arn_endpoint_ok(cfg->endpoint))
+        return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
+                             "form https://host or https://host:port",
+                             kaws__text_show(shown, sizeof shown,
+                                             kaws__buf_of(cfg->endpoint)));
+    if (kaws__thread_lock_init(&k->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
+    k->hooks = hooks;
+    k->endpoint = cfg->endpoint;
+    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
+    kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
+    status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
+    if (status == KAWS_OK)
+        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
+                                 cfg->endpoint != NULL &&
+                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
+    return status;
 }
 
 
-/* ---- one call ---------------------------------------------------------- */
-
-typedef struct kaws__call {
-    kaws__op   *op;
-    const char *action;           /* "Decrypt"                                */
-    kaws__aim   aim;
-    kaws__buf   body, token_line;
-    kaws_request q;
-    kaws_reply  r;
-    char        host[160], url[192];
-    char        host_line[176], target_line[80], date_line[40];
-    char        authorization[512];   /* a header line, too                   */
-    const char *headers[8];
-    int         once;             /* repeat it only if throttled              */
-    int         fresh;            /* over a connection of its own             */
-    int         doubtful;         /* the last try's connection was not clean  */
-    int         dry;              /* DryRunOperation is what we hope for      */
-    int         opens;            /* it has a blob, which may not fit         */
-    size_t      secret;           /* where a plaintext in the body ends, or 0 */
-    void       *lent;             /* the connection, until it is judged       */
-    int         clean;            /* whether it may be used again             */
-    int         attempt;          /* which one this is                        */
-    int         clock_mended, creds_renewed;      /* tries beyond those       */
-    unsigned    generation;
-    int64_t     signed_at;
-    int         left_ms;          /* when the last try began                  */
-} kaws__call;
-
-
 static void
-kaws__kms_call_begin(kaws__op *op, kaws__call *c, const char *action,
-                     const kaws__aim *aim)
+kaws__calls_close(kaws__calls *k)
+{
+    kaws__http_close(&k->http);
+    kaws__creds_close(&k->creds);
+    if (k->hooks != NULL)
+        kaws__thread_lock_free(&k->lock);
+    k->hooks = NULL;
+}
+
+
+/* Fills in KMS's figures; all others are 0. */
+static void
+kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
+{
+    kaws__thread_lock(&k->lock);
+    *stats = k->stats;
+    kaws__thread_unlock(&k->lock);
+}
+
+
+static kaws__budget
+kaws__calls_budget(kaws__calls *k)
+{
+    kaws__budget budget = { NULL, 0, 0, 0, 0 };
+
+    budget.hooks = k->hooks;
+    budget.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
+    kaws__thread_lock(&k->lock);
+    budget.connect_timeout_ms = k->connect_timeout_ms;
+    budget.timeout_ms = k->timeout_ms;
+    kaws__thread_unlock(&k->lock);
+    return budget;
+}
+
+
+/* What is left of the time: whatever the clock says, 0 to all of it. */
+static int
+kaws__calls_left_ms(const kaws__budget *budget)
+{
+    int64_t now = budget->hooks->ticks_ms(budget->hooks->ctx);
+
+    if (now <= budget->begun_ms)
+        return budget->timeout_ms;
+    now -= budget->begun_ms;
+    return now < budget->timeout_ms ? budget->timeout_ms - (int)now : 0;
+}
+
+
+/* ---- one request ------------------------------------------------------- */
+
+/* Begins a call. Its members are written to the body next. */
+static void
+kaws__calls_begin(kaws__call *c, kaws__calls *k, kaws__budget *budget,
+                  const kaws__action *action, const char *region)
 {
     memset(c, 0, sizeof *c);
-    c->op = op;
-    c->action = action;
-    c->aim = *aim;
-    kaws__buf_init(&c->body, op->kms->hooks);
-    kaws__buf_init(&c->token_line, op->kms->hooks);
+    c->calls = k;
+    c->budget = budget;
+    c->action = action->name;
+    for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
+        c->want[c->wanted].name = action->members[c->wanted];
+    (void)kaws__buf_copy_text(c->region, sizeof c->region,
+                              kaws__buf_of(region));
+    kaws__buf_init(&c->body, k->hooks);
+    kaws__buf_init(&c->lines.token, k->hooks);
     kaws__json_begin(&c->body);
 }
 
 
 /* The reply was judged: says whether the connection may be used again. */
 static void
-kaws__kms_call_judged(kaws__call *c)
+kaws__calls_judged(kaws__call *c)
 {
-    kaws__http_done(&c->op->kms->http, c->lent,
+    kaws__http_done(&c->calls->http, c->lent,
                     c->clean && !c->once && !c->fresh);
     c->doubtful = !c->clean;
     c->lent = NULL;
@@ -6994,31 +7084,703 @@ kaws__kms_call_judged(kaws__call *c)
 }
 
 
+/* Ends what was begun; nothing secret is left. */
 static void
-kaws__kms_call_end(kaws__call *c)
+kaws__calls_end(kaws__call *c)
 {
-    kaws__kms_call_judged(c);
-    kaws__http_forget(&c->op->kms->http, &c->r);
-    kaws__mem_drop(c->op->kms->hooks, c->r.body, KAWS__KMS_REPLY_MAX);
+    kaws__calls_judged(c);
+    kaws__http_forget(&c->calls->http, &c->r);
+    kaws__mem_drop(c->calls->hooks, c->r.body, KAWS__CALLS_REPLY_MAX);
     kaws__buf_free(&c->body);
-    kaws__buf_free(&c->token_line);
+    kaws__buf_free(&c->lines.token);
     kaws_wipe(c, sizeof *c);
 }
 
+
+/* All that does not change from try to try. A body with a plaintext ends in
+ * spaces: room http says what for. */
+static kaws_status
+kaws__calls_ready(kaws__call *c, kaws_error *err)
+{
+    const char *host;
+    size_t spaces;
+    uint8_t *at;
+
+    kaws__json_end(&c->body);
+    spaces = c->secret_len > 0 ? c->body.len + KAWS__CALLS_SPACES : 0;
+    at = kaws__buf_grow(&c->body, spaces);
+    if (at != NULL)
+        memset(at, ' ', spaces);
+    kaws__arn_url(c->url, sizeof c->url, c->calls->endpoint, c->region);
+    host = strstr(c->url, "//") + 2;
+    (void)snprintf(c->lines.host, sizeof c->lines.host, "Host: %.*s",
+                   (int)strcspn(host, "/"), host);
+    (void)snprintf(c->lines.target, sizeof c->lines.target,
+                   "X-Amz-Target: TrentService.%s", c->action);
+    c->r.body = kaws__mem_resize(c->calls->hooks, NULL, 0,
+                                 KAWS__CALLS_REPLY_MAX);
+    c->r.body_max = KAWS__CALLS_REPLY_MAX;
+    c->q.url = c->url;
+    c->q.headers = c->lines.all;
+    c->q.body = kaws__buf_view(&c->body);
+    c->q.connect_timeout_ms = c->budget->connect_timeout_ms;
+    c->attempt = 1;
+    if (c->r.body == NULL || c->body.failed)
+        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
+                             "memory", c->action);
+    return KAWS_OK;
+}
+
+
+/* Signs the request with the time of now. Returns NULL, or what is wrong. */
+static const char *
+kaws__calls_sign(kaws__call *c)
+{
+    static const char name[] = "Authorization: ";
+    kaws__calls *k = c->calls;
+    kaws__lines *l = &c->lines;
+    kaws_signing what = { "POST", "/", NULL, NULL, "kms", NULL, { NULL, 0 },
+                          0 };
+    kaws__sigv4 s;
+    kaws__grant grant;
+    char date[17];
+    const char *wrong = "out of memory";
+    size_t n = 0;
+
+    kaws__thread_lock(&k->lock);
+    c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
+    kaws__thread_unlock(&k->lock);
+    kaws__text_amz_date(date, c->signed_at);
+    kaws__creds_grant(&k->creds, date, c->region, &grant);
+    c->generation = grant.generation;
+    (void)snprintf(l->date, sizeof l->date, "X-Amz-Date: %s", date);
+    kaws__buf_free(&l->token);
+    if (grant.token[0] != '\0') {
+        kaws__buf_text(&l->token, "X-Amz-Security-Token: ");
+        kaws__buf_put(&l->token, grant.token, strlen(grant.token) + 1);
+    }
+    l->all[n++] = l->host;
+    l->all[n++] = "Content-Type: application/x-amz-json-1.1";
+    l->all[n++] = l->target;
+    l->all[n++] = l->date;
+    if (l->token.len > 0 && !l->token.failed)
+        l->all[n++] = (const char *)l->token.at;
+    l->all[n] = NULL;
+    what.region = c->region;
+    what.headers = l->all;
+    what.body = kaws__buf_view(&c->body);
+    what.when = c->signed_at;
+    memcpy(l->authorization, name, sizeof name - 1);
+    if (!l->token.failed)
+        wrong = !kaws__sigv4_gather(&s, &what, NULL) ? s.error
+              : kaws__sigv4_authorize(&s, grant.id, &grant.key,
+                                      l->authorization + sizeof name - 1,
+                                      sizeof l->authorization - sizeof name +
+                                      1);
+    kaws__creds_forget(&grant);
+    l->all[n++] = l->authorization;
+    l->all[n] = NULL;
+    return wrong;
+}
+
+
+/* ---- what came of it --------------------------------------------------- */
+
+/* Words from outside, as a text of ours may show them. None, if they repeat a
+ * piece of what we know to be secret: of the credentials now, or of the token,
+ * the signature or the plaintext that this call sends. */
+static void
+kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
+{
+    static const size_t name = sizeof "X-Amz-Security-Token: " - 1;
+    const kaws__lines *l = &c->lines;
+    const char *signature = strstr(l->authorization, "Signature=");
+    kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
+    char whole[640];              /* more than is shown: nothing slips by     */
+    int i, secret;
+
+    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
+    if (l->token.len > 0) {
+        sent[0].at = l->token.at + name;
+        sent[0].len = l->token.len - name;
+    }
+    if (signature != NULL)
+        sent[1] = kaws__buf_of(signature + 10);
+    if (c->secret_len > 0) {
+        sent[2].at = c->body.at + c->secret_at;
+        sent[2].len = c->secret_len;
+    }
+    secret = kaws__creds_in(&c->calls->creds, text);
+    for (i = 0; i < 3 && !secret; i++)
+        secret = kaws__text_holds(text, sent[i]);
+    kaws_wipe(whole, sizeof whole);
+    words.len = secret ? 0 : words.len;
+    (void)kaws__text_quote(out, cap, words);
+}
+
+
+/* The reply cannot be the answer to our request: it is not asked for again. */
+static kaws_status
+kaws__calls_nonsense(kaws__call *c, const char *why, kaws_error *err)
+{
+    c->clean = c->cures = 0;
+    err->http = c->r.http;
+    kaws__calls_words(c, err->request_id, sizeof err->request_id,
+                      kaws__buf_of(c->r.request_id));
+    return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
+                         "sense (HTTP %d, request id %s): %s",
+                         c->lines.host + 6, c->action, c->r.http,
+                         err->request_id, why);
+}
+
+
+/* A reply other than 200. Only an error of KMS's own, which it blames on the
+ * request, leaves the connection clean. */
+static kaws_status
+kaws__calls_refused(kaws__call *c, kaws_error *err)
+{
+    kaws_bytes message;
+    char type[64], shown[200] = "";
+    const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
+    const char *advice = fault->advice;
+    kaws_status status = fault->status;
+
+    c->typed = type[0] != '\0';
+    c->clean = c->typed && c->r.http >= 400 && c->r.http <= 499 &&
+               c->r.http != 408 && c->r.http != 425;
+    if (status == KAWS_OK && c->dry && c->clean)
+        return KAWS_OK;
+    c->cures = fault->cures;
+    if (status == KAWS_OK || (status == KAWS_MISMATCH && !c->opens)) {
+        c->clean = 0;
+        status = KAWS_REPLY;
+        advice = "that answers another request";
+    }
+    if ((fault->cures & KAWS__QUOTE) && c->secret_len == 0)
+        kaws__calls_words(c, shown, sizeof shown, message);
+    err->http = c->r.http;
+    kaws__calls_words(c, err->request_id, sizeof err->request_id,
+                      kaws__buf_of(c->r.request_id));
+    kaws__calls_words(c, err->aws, sizeof err->aws, kaws__buf_of(type));
+    return kaws__err_set(err, status, "AWS KMS at %s refused %s (%s, HTTP %d, "
+                         "request id %s)%s%s; %s", c->lines.host + 6,
+                         c->action,
+                         err->aws[0] != '\0' ? err->aws : "no error type",
+                         c->r.http, err->request_id[0] != '\0'
+                                    ? err->request_id : "none",
+                         shown[0] != '\0' ? ": " : "", shown, advice);
+}
+
+
+/* There is no reply, or it is another request's. */
+static kaws_status
+kaws__calls_unanswered(kaws__call *c, int outcome, kaws_error *err)
+{
+    char words[128];
+    kaws_status status;
+
+    if (outcome == KAWS__HTTP_MEMORY)
+        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
+                             "memory", c->action);
+    if (outcome == KAWS__HTTP_REPEATED) {
+        status = kaws__calls_nonsense(c, "an earlier reply had the same "
+                                      "request id, so it answers another "
+                                      "request", err);
+        c->cures = KAWS__LATER;
+        return status;
+    }
+    kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
+    if (outcome == KAWS__HTTP_SETTING)
+        return kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
+                             "%s: %s; check the endpoint, ca_file and the "
+                             "proxy", c->lines.host + 6, c->action, words);
+    c->cures = KAWS__LATER;
+    return kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for "
+                         "%s: %s", c->lines.host + 6, c->action, words);
+}
+
+
+/* A reply: reads the members that are wanted of a 200. */
+static kaws_status
+kaws__calls_answered(kaws__call *c, kaws_error *err)
+{
+    const char *wrong;
+    char words[128];
+    size_t offset;
+
+    if (c->r.body_len > c->r.body_max)
+        return kaws__calls_nonsense(c, "it is longer than 16384 bytes", err);
+    if (c->r.http != 200)
+        return kaws__calls_refused(c, err);
+    if (c->wanted == 0)
+        return KAWS_OK;
+    wrong = kaws__json_read(c->r.body, c->r.body_len, c->want, c->wanted,
+                            &offset);
+    c->clean = wrong == NULL;
+    if (wrong == NULL)
+        return KAWS_OK;
+    (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
+                   (unsigned long)offset);
+    return kaws__calls_nonsense(c, words, err);
+}
+
+
+/* Signs and sends once. */
+static kaws_status
+kaws__calls_try(kaws__call *c, kaws_error *err)
+{
+    kaws__calls *k = c->calls;
+    kaws_bytes id;
+    int64_t took, started = kaws__sys_ticks_us();
+    const char *wrong = kaws__calls_sign(c);
+    int outcome;
+    kaws_status status;
+
+    kaws__err_clear(err);
+    c->cures = c->typed = 0;
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
+                             wrong);
+    /* What spoiled one idle connection may have spoiled all. */
+    c->q.fresh_connection = c->once || c->fresh || c->doubtful;
+    c->left_ms = kaws__calls_left_ms(c->budget);
+    c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
+    outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
+    id = kaws__buf_of(c->r.request_id);
+    c->budget->reply_id = id.len > 0 ? kaws__http_digest(id) : 0;
+    status = outcome == KAWS__HTTP_REPLY
+           ? kaws__calls_answered(c, err)
+           : kaws__calls_unanswered(c, outcome, err);
+    took = kaws__sys_ticks_us() - started;
+    kaws__thread_lock(&k->lock);
+    k->stats.kms_requests++;
+    k->stats.kms_errors += status != KAWS_OK;
+    k->stats.kms_time_us += took > 0 ? (uint64_t)took : 0;
+    kaws__thread_unlock(&k->lock);
+    return status;
+}
+
+
+/* ---- whether to try again ---------------------------------------------- */
+
+/* AWS's clock is not ours: requests are signed with AWS's time from now on. A
+ * Date that is missing, or not of this century, is not believed. */
+static int
+kaws__calls_mend_clock(kaws__call *c)
+{
+    kaws__calls *k = c->calls;
+    int64_t off = c->r.date - c->signed_at;
+
+    if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
+        (off <= 240 && off >= -240))
+        return 0;
+    kaws__thread_lock(&k->lock);
+    off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
+    if (off <= 240 && off >= -240)
+        off = 0;                          /* our clock was set meanwhile      */
+    k->clock_offset_s = off;
+    kaws__thread_unlock(&k->lock);
+    if (off == 0)
+        kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
+                      "AWS again: requests are signed with its own time");
+    else
+        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds %s "
+                      "that of AWS: requests are signed with AWS's time; set "
+                      "the clock", (long)(off > 0 ? off : -off),
+                      off > 0 ? "behind" : "ahead of");
+    return 1;
+}
+
+
+/* Whether there is a reason to try again at once. Each cure is tried once. */
+static int
+kaws__calls_mend(kaws__call *c)
+{
+    if (c->once)
+        return 0;
+    if ((c->cures & KAWS__CLOCK) && !c->clock_mended &&
+        kaws__calls_mend_clock(c))
+        return c->clock_mended = 1;
+    if ((c->cures & KAWS__RENEW) && !c->creds_renewed &&
+        kaws__creds_refresh(&c->calls->creds, c->generation))
+        return c->creds_renewed = 1;
+    return 0;
+}
+
+
+/* How long to pause before the next try: AWS's standard mode, full jitter over
+ * a doubling interval of up to `most` ms. */
+static int64_t
+kaws__calls_delay(const kaws__call *c, int64_t most)
+{
+    const kaws_hooks *hooks = c->calls->hooks;
+    int64_t delay = (c->cures & KAWS__SLOWER) ? 1000 : 50;
+    int64_t asked = c->r.retry_after_ms;
+    uint16_t chance = 0xffff;
+    int i;
+
+    for (i = 1; i < c->attempt && delay < most; i++)
+        delay *= 2;
+    delay = delay < most ? delay : most;
+    (void)hooks->random(hooks->ctx, &chance, sizeof chance);
+    delay = delay * chance / 0xffff;
+    if (asked > delay)
+        delay = asked < delay + 5000 ? asked : delay + 5000;
+    return delay;
+}
+
+
+/* Waits, if there is a reason to try again later, and the time for it. With
+ * patience the pauses are short, because a program that cannot go on should
+ * learn soon that KMS is back; and the hook may have less patience by then. */
+static int
+kaws__calls_wait(kaws__call *c, const kaws_error *err)
+{
+    kaws__calls *k = c->calls;
+    const kaws_hooks *hooks = k->hooks;
+    int may = (c->cures & KAWS__SLOWER) ||
+              ((c->cures & KAWS__LATER) && !c->once);
+    int patience = may && hooks->patience_ms != NULL
+                 ? hooks->patience_ms(hooks->ctx, err) : 0;
+    int64_t delay;
+    int left;
+
+    if (!may || (patience <= 0 && c->attempt >= k->max_attempts))
+        return 0;
+    delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
+    left = kaws__calls_left_ms(c->budget);
+    if (patience > 0 && delay > patience)
+        delay = patience;
+    if (patience <= 0 && delay + (c->left_ms - left) >= left)
+        return 0;                         /* the next would take as long      */
+    if (delay > 0)
+        hooks->sleep_ms(hooks->ctx, (int)delay);
+    if (patience > 0)
+        c->budget->begun_ms = hooks->ticks_ms(hooks->ctx);
+    c->attempt++;
+    kaws__thread_lock(&k->lock);
+    k->stats.kms_retries++;
+    kaws__thread_unlock(&k->lock);
+    return 1;
+}
+
+
+/* Sends the call until it is granted, refused for good, or out of time. */
+static kaws_status
+kaws__calls_send(kaws__call *c, kaws_error *err)
+{
+    kaws_status status = kaws__calls_ready(c, err);
+    int tries;
+
+    if (status != KAWS_OK)
+        return status;
+    while ((status = kaws__calls_try(c, err)) != KAWS_OK) {
+        kaws__calls_judged(c);
+        if (!kaws__calls_mend(c) && !kaws__calls_wait(c, err))
+            break;
+    }
+    tries = c->attempt + c->clock_mended + c->creds_renewed;
+    if (status != KAWS_OK && tries > 1)
+        kaws__err_append(err, " (%d attempts)", tries);
+    return status;
+}
+
+
+/* ==========================================================================
+ * ROOM  kms      the actions of AWS KMS, of which only what fits is believed
+ * ==========================================================================
+ * Uses: thread err mem buf text json http arn trust calls
+ * Gives: kms_open kms_close kms_choice kms_choose kms_choose_tried kms_target
+ *        kms_begin kms_seal kms_probe kms_decrypt kms_prove kms_prove_key
+ *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
+ *        kms_learn_account kms_may_use
+ *
+ * One function an action. Each writes a call, sends it, and takes from the
+ * reply what it has verified: a reply that names another KMS key than the
+ * request did is nonsense. The connection that brought it is not used again.
+ *
+ * An operation is what a caller of the library asked for: its calls share one
+ * budget. An error is filled in all functions here: err is not NULL.
+ */
+
+typedef struct kaws__choice {     /* of a KMS key and a region: one value     */
+    kaws__target target;          /* for new keys                             */
+    char     region[KAWS__ARN_REGION_MAX + 1];    /* for ids and aliases      */
+    char     arn[KAWS__ARN_MAX + 1];      /* what sealed last, or ""          */
+    unsigned version;             /* how many choices were taken before       */
+} kaws__choice;
+
+typedef struct kaws__kms {
+    kaws__calls calls;
+    kaws__trust trust;
+    kaws__lock  lock;             /* guards all below                         */
+    int         opened;           /* there is a lock                          */
+    kaws__choice now;             /* what is used                             */
+    kaws__choice tried;           /* what was found good last, but not taken  */
+    int         no_dry_runs;      /* this KMS knows none: noted in the log    */
+    int         no_proofs;        /* it denies us Decrypt: that was logged    */
+} kaws__kms;
+
+typedef struct kaws__op {         /* an operation                             */
+    kaws__kms   *kms;
+    kaws__budget budget;
+    char        *trial;           /* room for an ARN: this operation tries a
+                                   * KMS key. What seals is noted here, and
+                                   * may open, but is not trusted for good    */
+} kaws__op;
+
+
+/* ---- which KMS key, and where ------------------------------------------ */
+
+/* Changes a choice: to that KMS key, to that region; NULL: as it is. */
+static kaws_status
+kaws__kms_change(kaws__choice *choice, const char *key_id, const char *region,
+                 kaws_error *err)
+{
+    kaws_bytes want = kaws__buf_of(region != NULL ? region : choice->region);
+    kaws__target *target = &choice->target;
+    char key[KAWS__ARN_MAX + 1], shown[96];
+
+    if (!kaws__arn_region_ok(want))
+        return kaws__err_set(err, KAWS_ARGUMENT, "region '%s' is not a region "
+                             "of AWS, such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown, want));
+    if (region != NULL)
+        (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
+    if (key_id == NULL && target->key_id[0] == '\0')
+        return KAWS_OK;                   /* there is no KMS key              */
+    memcpy(key, target->key_id, sizeof key);
+    return kaws__arn_target(target, key_id != NULL ? key_id : key,
+                            choice->region, err);
+}
+
+
+/* What is chosen now, changed. */
+static kaws_status
+kaws__kms_choice(kaws__kms *k, const char *key_id, const char *region,
+                 kaws__choice *out, kaws_error *err)
+{
+    kaws__thread_lock(&k->lock);
+    *out = k->now;
+    kaws__thread_unlock(&k->lock);
+    out->arn[0] = '\0';
+    return kaws__kms_change(out, key_id, region, err);
+}
+
+
+/* Takes a choice that KMS found good; or only notes that it did. 0: another was
+ * taken while it was judged, so it has to be judged again. */
+static int
+kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
+{
+    int sealed = choice->arn[0] != '\0', fits;
+
+    kaws__thread_lock(&k->lock);
+    fits = choice->version == k->now.version;
+    if (fits && take) {
+        k->now.target = choice->target;
+        memcpy(k->now.region, choice->region, sizeof k->now.region);
+        if (sealed)
+            memcpy(k->now.arn, choice->arn, sizeof k->now.arn);
+        k->now.version++;
+        memset(&k->tried, 0, sizeof k->tried);
+    } else if (fits) {
+        k->tried = *choice;
+    }
+    kaws__thread_unlock(&k->lock);
+    if (fits && take && sealed)
+        (void)kaws__trust_check(&k->trust, choice->arn, KAWS__SEALED, NULL);
+    return fits;
+}
+
+
+/* Takes the choice if it was noted last; 0 if it was not. */
+static int
+kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
+{
+    kaws__choice tried;
+
+    kaws__thread_lock(&k->lock);
+    tried = k->tried;
+    kaws__thread_unlock(&k->lock);
+    return strcmp(tried.target.key_id, key_id) == 0 &&
+           strcmp(tried.region, region) == 0 && kaws__kms_choose(k, &tried, 1);
+}
+
+
+/* The target of new keys; CONFIG if no KMS key is set. */
+static kaws_status
+kaws__kms_target(kaws__kms *k, kaws__target *target, kaws_error *err)
+{
+    kaws__thread_lock(&k->lock);
+    *target = k->now.target;
+    kaws__thread_unlock(&k->lock);
+    if (target->key_id[0] == '\0')
+        return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
+                             "keys with: kms_key_id has to be set");
+    return KAWS_OK;
+}
+
+
+/* The config's strings are borrowed for as long as it stays open. */
+static kaws_status
+kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
+               kaws_error *err)
+{
+    const char *region = cfg->region != NULL ? cfg->region : "us-east-1";
+    kaws_status status;
+
+    memset(k, 0, sizeof *k);
+    if (kaws__thread_lock_init(&k->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for the KMS key");
+    k->opened = 1;
+    status = kaws__kms_change(&k->now, cfg->kms_key_id, region, err);
+    if (status != KAWS_OK)
+        return err->status = KAWS_CONFIG;
+    if ((status = kaws__trust_open(&k->trust, cfg, err)) == KAWS_OK)
+        status = kaws__calls_open(&k->calls, hooks, cfg, err);
+    return status;
+}
+
+
+static void
+kaws__kms_close(kaws__kms *k)
+{
+    kaws__calls_close(&k->calls);
+    kaws__trust_close(&k->trust);
+    if (k->opened)
+        kaws__thread_lock_free(&k->lock);
+    k->opened = 0;
+}
+
+
+/* Begins an operation: its time runs from now on. */
+static kaws__op
+kaws__kms_begin(kaws__kms *k)
+{
+    kaws__op op;
+
+    op.kms = k;
+    op.budget = kaws__calls_budget(&k->calls);
+    op.trial = NULL;
+    return op;
+}
+
+
+/* ---- what replies must hold -------------------------------------------- */
+
+/* The places of the members that are wanted of a reply. */
+enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
+       KAWS__SOURCE = KAWS__PLAIN };
+
+
+static int
+kaws__kms_is(const kaws__member *member, const char *text)
+{
+    return member->value.at != NULL &&
+           kaws__buf_same(member->value, kaws__buf_of(text));
+}
+
+
+/* A member must name the KMS key that the request named. */
+static kaws_status
+kaws__kms_expect_key(kaws__call *c, int member, const char *arn,
+                     kaws_error *err)
+{
+    char why[64];
+
+    if (kaws__kms_is(&c->want[member], arn))
+        return KAWS_OK;
+    (void)snprintf(why, sizeof why, "%s is not the KMS key that was asked for",
+                   c->want[member].name);
+    return kaws__calls_nonsense(c, why, err);
+}
+
+
+/* *len: in, the room at `out`; out, the length of the plaintext. */
+static kaws_status
+kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len, kaws_error *err)
+{
+    kaws_bytes plain = c->want[KAWS__PLAIN].value;
+
+    if (plain.at == NULL ||
+        !kaws__text_unbase64(plain, out, *len, len) || *len == 0)
+        return kaws__calls_nonsense(c, "Plaintext is missing, too long or not "
+                                    "base64", err);
+    return KAWS_OK;
+}
+
+
+/* Warns if the KMS key in use has come to be another one, as an alias can. */
+static void
+kaws__kms_notice(kaws__kms *k, const kaws__target *target, const char *arn)
+{
+    char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
+
+    kaws__thread_lock(&k->lock);
+    if (strcmp(k->now.target.key_id, target->key_id) == 0 &&
+        strcmp(k->now.target.region, target->region) == 0 &&
+        strcmp(k->now.arn, arn) != 0) {
+        memcpy(was, k->now.arn, sizeof was);
+        (void)kaws__buf_copy_text(k->now.arn, sizeof k->now.arn,
+                                  kaws__buf_of(arn));
+    }
+    kaws__thread_unlock(&k->lock);
+    if (was[0] != '\0')
+        kaws__err_log(k->calls.hooks, 1, "the KMS key %s was %s and is %s "
+                      "now: keys are sealed with that one from here on",
+                      target->key_id,
+                      kaws__text_quote(shown[0], sizeof shown[0],
+                                       kaws__buf_of(was)),
+                      kaws__text_quote(shown[1], sizeof shown[1],
+                                       kaws__buf_of(arn)));
+}
+
+
+/* A blob, sealed for the target by a KMS key that is trusted, and its key
+ * material, if KMS tells that. Only here is anything learned from a reply, so
+ * all else in it has been verified before. */
+static kaws_status
+kaws__kms_take_sealed(kaws__op *op, kaws__call *c, const kaws__target *target,
+                      kaws_sealed *out, kaws_error *err)
+{
+    kaws_bytes blob = c->want[KAWS__BLOB].value;
+    kaws_bytes key = c->want[KAWS__KEY].value;
+    kaws_bytes material = c->want[KAWS__MATERIAL].value;
+    kaws_status status;
+
+    memset(out, 0, sizeof *out);
+    if (blob.at == NULL ||
+        !kaws__text_unbase64(blob, out->blob, sizeof out->blob,
+                             &out->blob_len) || out->blob_len == 0)
+        return kaws__calls_nonsense(c, "CiphertextBlob is missing, too long or "
+                                    "not base64", err);
+    if (key.at == NULL ||
+        !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn, key) ||
+        !kaws__arn_fits(target, out->kms_key_arn))
+        return kaws__calls_nonsense(c, "KeyId is not the ARN of the KMS key "
+                                    "that was asked for", err);
+    if (material.at != NULL && kaws__arn_word_ok(material))
+        (void)kaws__buf_copy_text(out->key_material_id,
+                                  sizeof out->key_material_id, material);
+    status = kaws__trust_check(&op->kms->trust, out->kms_key_arn,
+                               op->trial != NULL ? KAWS__TO_SEAL
+                                                 : KAWS__SEALED, err);
+    if (status == KAWS_OK && op->trial != NULL)
+        memcpy(op->trial, out->kms_key_arn, sizeof out->kms_key_arn);
+    if (status == KAWS_OK)
+        kaws__kms_notice(op->kms, target, out->kms_key_arn);
+    return status;
+}
+
+
+/* ---- the actions that seal and open ------------------------------------ */
 
 static void
 kaws__kms_put_text(kaws__call *c, const char *name, const char *value)
 {
     kaws__json_name(&c->body, name);
     kaws__json_string(&c->body, kaws__buf_of(value));
-}
-
-
-static void
-kaws__kms_put_data(kaws__call *c, const char *name, kaws_bytes data)
-{
-    kaws__json_name(&c->body, name);
-    kaws__json_base64(&c->body, data);
 }
 
 
@@ -7037,632 +7799,93 @@ kaws__kms_put_context(kaws__call *c, const char *name, const kaws_context *ctx)
 }
 
 
-/* The host to ask, and its URL: the region's, or the endpoint's. */
-static void
-kaws__kms_call_host(kaws__kms *k, kaws__call *c)
-{
-    const char *region = c->aim.region, *host;
-    size_t n;
-
-    if (k->endpoint == NULL) {
-        (void)snprintf(c->host, sizeof c->host, "kms.%s.%s", region,
-                       kaws__kms_partitions[kaws__kms_partition(region)]
-                       .suffix);
-        (void)snprintf(c->url, sizeof c->url, "https://%s/", c->host);
-        return;
-    }
-    host = strstr(k->endpoint, "//") + 2;
-    n = strcspn(host, "/");
-    (void)snprintf(c->host, sizeof c->host, "%.*s", (int)n, host);
-    (void)snprintf(c->url, sizeof c->url, "%.*s/",
-                   (int)(n + (size_t)(host - k->endpoint)), k->endpoint);
-}
-
-
-/* Signs the request as it stands, with the time of now. */
-static const char *
-kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
-{
-    static const char name[] = "Authorization: ";
-    kaws_signing what;
-    kaws__sigv4 s;
-    kaws__grant grant;
-    char date[17];
-    const char *wrong;
-    size_t n = 0;
-
-    kaws__thread_lock(&k->lock);
-    c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
-    kaws__thread_unlock(&k->lock);
-    kaws__text_amz_date(date, c->signed_at);
-    kaws__creds_grant(&k->creds, date, c->aim.region, &grant);
-    c->generation = grant.generation;
-    (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
-    kaws__buf_free(&c->token_line);
-    if (grant.token[0] != '\0') {
-        kaws__buf_text(&c->token_line, "X-Amz-Security-Token: ");
-        kaws__buf_put(&c->token_line, grant.token, strlen(grant.token) + 1);
-    }
-    c->headers[n++] = c->host_line;
-    c->headers[n++] = "Content-Type: application/x-amz-json-1.1";
-    c->headers[n++] = c->target_line;
-    c->headers[n++] = c->date_line;
-    if (c->token_line.len > 0 && !c->token_line.failed)
-        c->headers[n++] = (const char *)c->token_line.at;
-    c->headers[n] = NULL;
-
-    memset(&what, 0, sizeof what);
-    what.method = "POST";
-    what.path = "/";
-    what.region = c->aim.region;
-    what.service = "kms";
-    what.headers = c->headers;
-    what.body = kaws__buf_view(&c->body);
-    what.when = c->signed_at;
-    memcpy(c->authorization, name, sizeof name - 1);
-    wrong = !kaws__sigv4_gather(&s, &what, NULL) ? s.error
-          : kaws__sigv4_authorize(&s, grant.id, &grant.key,
-                                  c->authorization + sizeof name - 1,
-                                  sizeof c->authorization - sizeof name + 1);
-    kaws__creds_forget(&grant);
-    c->headers[n++] = c->authorization;
-    c->headers[n] = NULL;
-    return wrong;
-}
-
-
-static void
-kaws__kms_count_request(kaws__kms *k, int64_t started_us, int failed)
-{
-    int64_t took = kaws__sys_ticks_us() - started_us;
-
-    kaws__thread_lock(&k->lock);
-    k->requests++;
-    k->errors += failed ? 1 : 0;
-    k->time_us += took > 0 ? (uint64_t)took : 0;
-    kaws__thread_unlock(&k->lock);
-}
-
-
-/* The type of an error, without a prefix up to '#' and a suffix from ':' on.
- * AWS's types are letters alone; anything else counts as no type. */
-static void
-kaws__kms_type(char out[64], kaws_bytes type)
-{
-    size_t i, n = 0;
-    int good = 1;
-
-    for (i = 0; i < type.len && type.at[i] != ':'; i++) {
-        int c = kaws__text_lower(type.at[i]);
-        if (c == '#') {
-            n = 0;
-            good = 1;
-        } else if (c < 'a' || c > 'z') {
-            good = 0;
-        } else if (n < 63) {
-            out[n++] = (char)type.at[i];
-        }
-    }
-    out[good ? n : 0] = '\0';
-}
-
-
-/* Words from outside, as a text of ours may show them. None, if they repeat a
- * piece of what we know to be secret: of the credentials now, or of the token,
- * the signature or the plaintext that this call sends. */
-static const char *
-kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
-{
-    static const char name[] = "X-Amz-Security-Token: ";
-    const char *signature = strstr(c->authorization, "Signature=");
-    kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
-    char whole[640];              /* more than is shown: nothing slips by     */
-    size_t i;
-    int bad;
-
-    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
-    if (c->token_line.len > 0) {
-        sent[0] = kaws__buf_view(&c->token_line);
-        sent[0].at += sizeof name - 1;
-        sent[0].len -= sizeof name - 1;
-    }
-    if (signature != NULL)
-        sent[1] = kaws__buf_of(signature + 10);
-    if (c->secret > 0) {                  /* it ends before a closing quote  */
-        sent[2].at = c->body.at + c->secret - 1;
-        while (sent[2].at[-1] != '"')
-            sent[2].at--, sent[2].len++;
-    }
-    bad = kaws__creds_in(&c->op->kms->creds, text);
-    for (i = 0; i < 3 && !bad; i++)
-        bad = kaws__text_holds(text, sent[i]);
-    kaws_wipe(whole, sizeof whole);
-    words.len = bad ? 0 : words.len;
-    return kaws__text_quote(out, cap, words);
-}
-
-
-/* What follows from a reply that makes no sense: it is not asked for again. */
-static const kaws__fault kaws__kms_final = { "", KAWS_REPLY, 0, "" };
-
-
+/* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. KMS
+ * returns those at `made`; if that is NULL, they never leave KMS, and no reply
+ * ever holds them. */
 static kaws_status
-kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
+kaws__kms_seal(kaws__op *op, const kaws__target *target,
+               const kaws_context *ctx, kaws_bytes plain, uint8_t *made,
+               kaws_sealed *out, kaws_error *err)
 {
-    char id[64] = "";             /* all 64 bytes are set: err copies them    */
+    static const kaws__action actions[] = {
+#define KAWS__SEALS { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
+        { "Encrypt", KAWS__SEALS }, { "GenerateDataKey", KAWS__SEALS },
+        { "GenerateDataKeyWithoutPlaintext", KAWS__SEALS }
+    };
+    size_t got = plain.len;
+    kaws__call c;
+    kaws_status status;
 
-    c->clean = 0;
-    kaws__kms_words(c, id, sizeof id, kaws__buf_of(c->r.request_id));
-    if (err != NULL) {
-        err->http = c->r.http;
-        memcpy(err->request_id, id, sizeof err->request_id);
-    }
-    return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
-                         "sense (HTTP %d, request id %s): %s", c->host,
-                         c->action, c->r.http, id, why);
-}
-
-
-/* A reply other than 200: fills the error, returns what follows. Only an error
- * of KMS's own leaves the connection clean. */
-static const kaws__fault *
-kaws__kms_refused(kaws__call *c, kaws_error *err)
-{
-    static const kaws__fault astray = { "", KAWS_REPLY, 0,
-                                        "that answers another request" };
-    kaws__member said[] = { { "__type",  { NULL, 0 } },
-                            { "message", { NULL, 0 } },
-                            { "Message", { NULL, 0 } } };
-    kaws_bytes message = { NULL, 0 };
-    const kaws__fault *fault;
-    char type[64] = "", seen[64] = "", id[64] = "", shown[200] = "";
-    size_t offset;
-
-    if (kaws__json_read(c->r.body, c->r.body_len, said, 3, &offset) == NULL &&
-        said[0].value.at != NULL) {
-        kaws__kms_type(type, said[0].value);
-        message = said[1].value.at != NULL ? said[1].value : said[2].value;
-    }
-    fault = kaws__kms_fault(type, c->r.http);
-    c->clean = type[0] != '\0' && c->r.http >= 400 && c->r.http <= 499 &&
-               c->r.http != 408 && c->r.http != 425;
-    if (fault->status == KAWS_OK && c->dry && c->clean)
-        return NULL;
-    if (fault->status == KAWS_OK ||
-        (fault->status == KAWS_MISMATCH && !c->opens)) {
-        c->clean = 0;
-        fault = &astray;
-    }
-    if ((fault->then & KAWS__SAYS) && !c->secret)
-        kaws__kms_words(c, shown, sizeof shown, message);
-    kaws__kms_words(c, id, sizeof id, kaws__buf_of(c->r.request_id));
-    kaws__kms_words(c, seen, sizeof seen, kaws__buf_of(type));
-    (void)kaws__err_set(err, fault->status, "AWS KMS at %s refused %s (%s, "
-                        "HTTP %d, request id %s)%s%s; %s", c->host, c->action,
-                        seen[0] != '\0' ? seen : "no error type", c->r.http,
-                        id[0] != '\0' ? id : "none",
-                        shown[0] != '\0' ? ": " : "", shown, fault->advice);
-    if (err != NULL) {
-        err->http = c->r.http;
-        memcpy(err->aws, seen, sizeof seen);
-        memcpy(err->request_id, id, sizeof id);
-    }
-    return fault;
-}
-
-
-/* There is no reply, or it is another request's. */
-static const kaws__fault *
-kaws__kms_unanswered(kaws__call *c, int outcome, kaws_error *err)
-{
-    static const kaws__fault network = { "", KAWS_NETWORK, KAWS__LATER, "" };
-    static const kaws__fault setting = { "", KAWS_CONFIG, 0, "" };
-    static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
-    static const kaws__fault repeated = { "", KAWS_REPLY, KAWS__LATER, "" };
-    char words[128];
-
-    kaws__kms_words(c, words, sizeof words, kaws__buf_of(c->r.text));
-    if (outcome == KAWS__HTTP_MEMORY) {
-        (void)kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
-                            "memory", c->action);
-        return &memory;
-    }
-    if (outcome == KAWS__HTTP_REPEATED) {
-        (void)kaws__kms_nonsense(c, "an earlier reply had the same request id, "
-                                 "so it answers another request", err);
-        return &repeated;
-    }
-    if (outcome == KAWS__HTTP_SETTING) {
-        (void)kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
-                            "%s: %s; check the endpoint, ca_file and the "
-                            "proxy", c->host, c->action, words);
-        return &setting;
-    }
-    (void)kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for %s: "
-                        "%s", c->host, c->action, words);
-    return &network;
-}
-
-
-/* A reply of 200: takes the members that are wanted. */
-static const kaws__fault *
-kaws__kms_granted(kaws__call *c, kaws__member *want, size_t count,
-                  kaws_error *err)
-{
-    const char *wrong;
-    char words[128];
-    size_t offset;
-
-    if (want == NULL)
-        return NULL;
-    wrong = kaws__json_read(c->r.body, c->r.body_len, want, count, &offset);
-    c->clean = wrong == NULL;
-    if (wrong == NULL)
-        return NULL;
-    (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
-                   (unsigned long)offset);
-    (void)kaws__kms_nonsense(c, words, err);
-    return &kaws__kms_final;
-}
-
-
-/* Signs and sends once. Returns NULL when KMS granted it: the members are then
- * filled. Otherwise fills the error and returns what follows from it. */
-static const kaws__fault *
-kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
-              kaws_error *err)
-{
-    static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
-    const kaws__fault *fault = NULL;
-    int64_t started = kaws__sys_ticks_us();
-    const char *wrong = kaws__kms_call_sign(k, c);
-    int outcome;
-
-    kaws__err_clear(err);
-    if (wrong != NULL || c->token_line.failed) {
-        (void)kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
-                            wrong != NULL ? wrong : "out of memory");
-        return &memory;
-    }
-    /* What spoiled one idle connection may have spoiled all. */
-    c->q.fresh_connection = c->once || c->fresh || c->doubtful;
-    c->left_ms = kaws__kms_left_ms(c->op);
-    c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
-    outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
-    memcpy(c->op->request_id, c->r.request_id, sizeof c->op->request_id);
-    if (outcome != KAWS__HTTP_REPLY) {
-        fault = kaws__kms_unanswered(c, outcome, err);
-    } else if (c->r.body_len > c->r.body_max) {
-        (void)kaws__kms_nonsense(c, "it is longer than 16384 bytes", err);
-        fault = &kaws__kms_final;
-    } else if (c->r.http != 200) {
-        fault = kaws__kms_refused(c, err);
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget,
+                      &actions[plain.at != NULL ? 0 : made != NULL ? 1 : 2],
+                      target->region);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
+    if (plain.at != NULL) {
+        kaws__json_name(&c.body, "Plaintext");
+        c.secret_at = c.body.len + 1;             /* behind the quote         */
+        kaws__json_base64(&c.body, plain);
+        c.secret_len = c.body.len - 1 - c.secret_at;
     } else {
-        fault = kaws__kms_granted(c, want, count, err);
+        kaws__json_name(&c.body, "NumberOfBytes");
+        kaws__json_number(&c.body, plain.len);
     }
-    kaws__kms_count_request(k, started, fault != NULL);
-    return fault;
-}
-
-
-/* The signature was refused, and AWS's clock is not ours: go by AWS's from now
- * on. A Date that is missing, or not of this century, is not believed. */
-static int
-kaws__kms_mend_clock(kaws__kms *k, kaws__call *c)
-{
-    int64_t off = c->r.date - c->signed_at;
-
-    if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
-        (off <= 240 && off >= -240))
-        return 0;
-    kaws__thread_lock(&k->lock);
-    off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
-    if (off <= 240 && off >= -240)
-        off = 0;                          /* it was set in the meantime      */
-    k->clock_offset_s = off;
-    kaws__thread_unlock(&k->lock);
-    if (off == 0)
-        kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
-                      "AWS again: requests are signed with its own time");
-    else
-        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds %s "
-                      "that of AWS: requests are signed with AWS's time; set "
-                      "the clock", (long)(off > 0 ? off : -off),
-                      off > 0 ? "behind" : "ahead of");
-    return 1;
-}
-
-
-/* Is there a reason to try again at once? */
-static int
-kaws__kms_mend(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
-{
-    if (c->once)
-        return 0;
-    if ((fault->then & KAWS__CLOCK) && !c->clock_mended &&
-        kaws__kms_mend_clock(k, c)) {
-        c->clock_mended = 1;
-        return 1;
-    }
-    if ((fault->then & KAWS__CREDS) && !c->creds_renewed &&
-        kaws__creds_refresh(&k->creds, c->generation)) {
-        c->creds_renewed = 1;
-        return 1;
-    }
-    return 0;
-}
-
-
-/* How long to pause before the next try: AWS's standard mode, full jitter over
- * a doubling interval of up to `most` ms. */
-static int64_t
-kaws__kms_delay(kaws__kms *k, const kaws__call *c, const kaws__fault *fault,
-                int64_t most)
-{
-    int64_t delay = (fault->then & KAWS__SLOW) ? 1000 : 50;
-    uint16_t chance = 0xffff;
-    int i;
-
-    for (i = 1; i < c->attempt && delay < most; i++)
-        delay *= 2;
-    delay = delay < most ? delay : most;
-    (void)k->hooks->random(k->hooks->ctx, &chance, sizeof chance);
-    delay = delay * chance / 0xffff;
-    if (c->r.retry_after_ms > delay)
-        delay = c->r.retry_after_ms < delay + 5000 ? c->r.retry_after_ms
-                                                   : delay + 5000;
-    return delay;
-}
-
-
-/* Is there a reason to try again later, and the time for it? Then waits. With
- * patience the pauses are short, for a program that cannot go on should learn
- * soon that KMS is back; and the hook may have less patience by then. */
-static int
-kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault,
-               const kaws_error *err)
-{
-    const kaws_hooks *hooks = k->hooks;
-    int may = (fault->then & KAWS__SLOW) ||
-              ((fault->then & KAWS__LATER) && !c->once);
-    int patience = may && hooks->patience_ms != NULL
-                 ? hooks->patience_ms(hooks->ctx, err) : 0;
-    int64_t delay;
-    int left;
-
-    if (!may || (patience <= 0 && c->attempt >= k->max_attempts))
-        return 0;
-    delay = kaws__kms_delay(k, c, fault, patience > 0 ? 1000 : 20000);
-    left = kaws__kms_left_ms(c->op);
-    if (patience > 0 && delay > patience)
-        delay = patience;
-    if (patience <= 0 && delay + (c->left_ms - left) >= left)
-        return 0;                         /* it would take as long again     */
-    if (delay > 0)
-        hooks->sleep_ms(hooks->ctx, (int)delay);
-    if (patience > 0)
-        c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
-    c->attempt++;
-    kaws__thread_lock(&k->lock);
-    k->retries++;
-    kaws__thread_unlock(&k->lock);
-    return 1;
-}
-
-
-/* All that does not change from try to try. */
-static kaws_status
-kaws__kms_call_ready(kaws__kms *k, kaws__call *c, kaws_error *err)
-{
-    kaws__kms_call_host(k, c);
-    (void)snprintf(c->host_line, sizeof c->host_line, "Host: %s", c->host);
-    (void)snprintf(c->target_line, sizeof c->target_line,
-                   "X-Amz-Target: TrentService.%s", c->action);
-    c->r.body = kaws__mem_resize(k->hooks, NULL, 0, KAWS__KMS_REPLY_MAX);
-    c->r.body_max = KAWS__KMS_REPLY_MAX;
-    if (c->r.body == NULL || c->body.failed)
-        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
-                             "memory", c->action);
-    c->q.url = c->url;
-    c->q.headers = c->headers;
-    c->q.body = kaws__buf_view(&c->body);
-    c->q.connect_timeout_ms = c->op->connect_timeout_ms;
-    c->attempt = 1;
-    return KAWS_OK;
-}
-
-
-/* Sends the call until it is granted, refused for good, or out of time. */
-static kaws_status
-kaws__kms_send(kaws__call *c, kaws__member *want, size_t count,
-               kaws_error *err)
-{
-    kaws__kms *k = c->op->kms;
-    const kaws__fault *fault;
-    kaws_status status;
-    size_t used;
-    int tries;
-
-    status = kaws__kms_call_ready(k, c, err);
-    if (status != KAWS_OK)
-        return status;
-    do {
-        fault = kaws__kms_try(k, c, want, count, err);
-        if (fault == NULL) {
-            kaws__err_clear(err);
-            return KAWS_OK;
-        }
-        kaws__kms_call_judged(c);
-    } while (kaws__kms_mend(k, c, fault) || kaws__kms_wait(k, c, fault, err));
-    tries = c->attempt + c->clock_mended + c->creds_renewed;
-    if (err != NULL && tries > 1) {
-        used = strlen(err->text);
-        (void)snprintf(err->text + used, sizeof err->text - used,
-                       " (%d attempts)", tries);
-    }
-    return fault->status;
-}
-
-
-/* ---- what replies must hold -------------------------------------------- */
-
-/* The members of a reply that seals: the blob, the key, its material. */
-static kaws_status
-kaws__kms_take_sealed(kaws__call *c, const kaws__member *blob,
-                      const kaws__member *key, const kaws__member *material,
-                      kaws_sealed *out, kaws_error *err)
-{
-    memset(out, 0, sizeof *out);
-    if (blob->value.at == NULL ||
-        !kaws__text_unbase64(blob->value, out->blob, sizeof out->blob,
-                             &out->blob_len) || out->blob_len == 0)
-        return kaws__kms_nonsense(c, "CiphertextBlob is missing, too long or "
-                                  "not base64", err);
-    if (key->value.at == NULL ||
-        !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
-                             key->value) ||
-        !kaws__kms_fits(&c->aim, out->kms_key_arn))
-        return kaws__kms_nonsense(c, "KeyId is not the ARN of the KMS key that "
-                                  "was asked for", err);
-    if (material->value.at != NULL && kaws__kms_word_ok(material->value))
-        (void)kaws__buf_copy_text(out->key_material_id,
-                                  sizeof out->key_material_id,
-                                  material->value);
-    return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__kms_take_plain(kaws__call *c, const kaws__member *plain,
-                     uint8_t *out, size_t *len, kaws_error *err)
-{
-    if (plain->value.at == NULL ||
-        !kaws__text_unbase64(plain->value, out, *len, len) || *len == 0)
-        return kaws__kms_nonsense(c, "Plaintext is missing, too long or not "
-                                  "base64", err);
-    return KAWS_OK;
-}
-
-
-static int
-kaws__kms_is(const kaws__member *member, const char *text)
-{
-    return member->value.at != NULL &&
-           kaws__buf_same(member->value, kaws__buf_of(text));
-}
-
-
-/* The members of a reply that opens a blob: the plaintext, the key. */
-static kaws_status
-kaws__kms_take_opened(kaws__call *c, const kaws__member *plain,
-                      const kaws__member *key, const kaws_sealed *in,
-                      uint8_t *out, size_t *len, kaws_error *err)
-{
-    if (!kaws__kms_is(key, in->kms_key_arn))
-        return kaws__kms_nonsense(c, "KeyId is not the KMS key that was asked "
-                                  "for", err);
-    return kaws__kms_take_plain(c, plain, out, len, err);
-}
-
-
-/* ---- the actions ------------------------------------------------------- */
-
-/* A new key of `len` bytes, made by KMS. `plain` may be NULL: then the bytes
- * never leave KMS, and no reply ever holds them. */
-static kaws_status
-kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                   size_t len, uint8_t *plain, kaws_sealed *out,
-                   kaws_error *err)
-{
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } },
-                            { "KeyMaterialId",  { NULL, 0 } },
-                            { "Plaintext",      { NULL, 0 } } };
-    kaws__call c;
-    kaws_status status;
-    size_t got = len;
-
-    kaws__kms_call_begin(op, &c, plain != NULL
-                         ? "GenerateDataKey"
-                         : "GenerateDataKeyWithoutPlaintext", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__json_name(&c.body, "NumberOfBytes");
-    kaws__json_number(&c.body, len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    kaws__json_end(&c.body);
-    status = kaws__kms_send(&c, want, 4, err);
+    status = kaws__calls_send(&c, err);
+    if (status == KAWS_OK && made != NULL)
+        status = kaws__kms_take_plain(&c, made, &got, err);
+    if (status == KAWS_OK && got != plain.len)
+        status = kaws__calls_nonsense(&c, "Plaintext has another length than "
+                                      "was asked for", err);
     if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
-                                       err);
-    if (status == KAWS_OK && plain != NULL)
-        status = kaws__kms_take_plain(&c, &want[3], plain, &got, err);
-    if (status == KAWS_OK && got != len) {
-        kaws_wipe(plain, len);
-        status = kaws__kms_nonsense(&c, "Plaintext has another length than was "
-                                    "asked for", err);
-    }
-    if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
-    if (status != KAWS_OK && plain != NULL)
-        kaws_wipe(plain, len);
-    kaws__kms_call_end(&c);
+        status = kaws__kms_take_sealed(op, &c, target, out, err);
+    if (status != KAWS_OK && made != NULL)
+        kaws_wipe(made, plain.len);
+    kaws__calls_end(&c);
     return status;
 }
 
 
-static kaws_status
-kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                  kaws_bytes plain, kaws_sealed *out, kaws_error *err)
-{
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } },
-                            { "KeyMaterialId",  { NULL, 0 } } };
-    kaws__call c;
-    kaws_status status;
-    uint8_t *spaces;
-    size_t rinse;
-
-    kaws__kms_call_begin(op, &c, "Encrypt", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__kms_put_data(&c, "Plaintext", plain);
-    c.secret = c.body.len;
-    kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    kaws__json_end(&c.body);
-    rinse = c.body.len + KAWS__KMS_RINSE;     /* room http says what for      */
-    spaces = kaws__buf_grow(&c.body, rinse);
-    if (spaces != NULL)
-        memset(spaces, ' ', rinse);
-    status = kaws__kms_send(&c, want, 3, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
-                                       err);
-    if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
-    kaws__kms_call_end(&c);
-    return status;
-}
-
-
-/* Begins a call that opens a blob: the KMS key is pinned, and must be one of
- * an account that we trust, before anything is sent. */
+/* Begins and sends a Decrypt. `dry` is 1 for a dry run, whose reply is not
+ * looked at if KMS opens the blob all the same; 2 for one over a connection of
+ * its own, whose reply is. The KMS key is named, and must be trusted before
+ * anything is sent. *len: in, the room at `clear`; out, what was opened. */
 static kaws_status
 kaws__kms_open_blob(kaws__op *op, kaws__call *c, const kaws_context *ctx,
-                    const kaws_sealed *in, kaws_error *err)
+                    const kaws_sealed *in, int dry, uint8_t *clear,
+                    size_t *len, kaws_error *err)
 {
+    static const kaws__action decrypt = { "Decrypt",
+                                          { "KeyId", "Plaintext" } };
     kaws_bytes blob = { in->blob, in->blob_len };
-    kaws__aim aim;
+    kaws__target target = { "", "" };
+    kaws_status status = KAWS_OK;
 
-    memset(&aim, 0, sizeof aim);
-    kaws__kms_call_begin(op, c, "Decrypt", &aim);
-    if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
-        return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
-                                 "KMS key", err);
-    (void)kaws__kms_aim_at(&c->aim, in->kms_key_arn, "", NULL);
+    if (op->trial == NULL || strcmp(op->trial, in->kms_key_arn) != 0)
+        status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
+                                   KAWS__TO_OPEN, err);
+    (void)kaws__arn_target(&target, in->kms_key_arn, "", NULL);
+    kaws__calls_begin(c, &op->kms->calls, &op->budget, &decrypt,
+                      target.region);
+    if (status != KAWS_OK)
+        return status;
     c->opens = 1;
+    c->dry = dry > 0;
+    c->fresh = dry > 1;
+    c->wanted = dry == 1 ? 0 : c->wanted;
     kaws__kms_put_text(c, "KeyId", in->kms_key_arn);
-    kaws__kms_put_data(c, "CiphertextBlob", blob);
+    kaws__json_name(&c->body, "CiphertextBlob");
+    kaws__json_base64(&c->body, blob);
     kaws__kms_put_context(c, "EncryptionContext", ctx);
-    return KAWS_OK;
+    if (dry > 0) {
+        kaws__json_name(&c->body, "DryRun");
+        kaws__json_true(&c->body);
+    }
+    status = kaws__calls_send(c, err);
+    if (status == KAWS_OK && c->wanted > 0 && c->r.http == 200 &&
+        (status = kaws__kms_expect_key(c, KAWS__KEY, in->kms_key_arn, err)) ==
+        KAWS_OK)
+        status = kaws__kms_take_plain(c, clear, len, err);
+    return status;
 }
 
 
@@ -7675,20 +7898,12 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                   kaws_bytes expect, uint8_t *plain, size_t *len,
                   kaws_error *err)
 {
-    kaws__member want[] = { { "Plaintext", { NULL, 0 } },
-                            { "KeyId",     { NULL, 0 } } };
     uint8_t clear[KAWS_PLAIN_MAX];
     kaws__call c;
     size_t room = *len, got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, err);
+    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 0, clear, &got,
+                                             err);
 
-    if (status == KAWS_OK) {
-        kaws__json_end(&c.body);
-        status = kaws__kms_send(&c, want, 2, err);
-    }
-    if (status == KAWS_OK)
-        status = kaws__kms_take_opened(&c, &want[0], &want[1], in, clear, &got,
-                                       err);
     if (status == KAWS_OK && expect.len > 0 &&
         (got != expect.len ||
          (expect.at != NULL && memcmp(clear, expect.at, got) != 0))) {
@@ -7702,69 +7917,35 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (*len <= room && room > 0)
         memcpy(plain, clear, *len);
     kaws_wipe(clear, status == KAWS_OK ? got : sizeof clear);
-    kaws__kms_call_end(&c);
+    kaws__calls_end(&c);
     return status;
 }
 
 
 /* ---- proofs ------------------------------------------------------------ */
 
-/* What a throw-away byte is bound to. */
-static const kaws_pair kaws__kms_probe_pair[] = { { "app", "keyring_aws" } };
-static const kaws_context kaws__kms_probe_context = { kaws__kms_probe_pair, 1 };
-
-
-/* Has KMS seal a throw-away byte with the aim, or (NULL) with the current KMS
- * key: whether it does, and which KMS key and material it is. */
-static kaws_status
-kaws__kms_probe(kaws__op *op, const kaws__aim *aim, kaws_sealed *out,
-                kaws_error *err)
-{
-    kaws__aim now;
-
-    if (aim == NULL && kaws__kms_aim(op->kms, &now, err) != KAWS_OK)
-        return KAWS_CONFIG;
-    return kaws__kms_generate(op, aim != NULL ? aim : &now,
-                              &kaws__kms_probe_context, 1, NULL, out, err);
-}
-
-
 /* Asks once whether KMS would open the blob. *told: KMS said so, by the error
  * DryRunOperation. If KMS opens the blob instead, that is OK, too; but what
- * came over a `fresh` connection must name the KMS key, and have the key's
+ * came over a connection of its own must name the KMS key, and have the key's
  * length. */
 static kaws_status
 kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                   size_t len, int fresh, int *told, kaws_error *err)
 {
-    kaws__member want[] = { { "Plaintext", { NULL, 0 } },
-                            { "KeyId",     { NULL, 0 } } };
     uint8_t clear[KAWS_PLAIN_MAX];
     kaws__call c;
     size_t got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, err);
+    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 1 + fresh, clear,
+                                             &got, err);
 
-    *told = 0;
-    if (status == KAWS_OK) {
-        kaws__json_name(&c.body, "DryRun");
-        kaws__json_true(&c.body);
-        kaws__json_end(&c.body);
-        c.dry = 1;
-        c.fresh = fresh;
-        status = kaws__kms_send(&c, fresh ? want : NULL, 2, err);
-        *told = status == KAWS_OK && c.r.http != 200;
-    }
-    if (status == KAWS_OK && !*told && fresh) {
-        status = kaws__kms_take_opened(&c, &want[0], &want[1], in, clear, &got,
-                                       err);
-        if (status == KAWS_OK && got != len)
-            status = kaws__kms_nonsense(&c, "Plaintext has another length than "
-                                        "the key", err);
-    }
+    *told = status == KAWS_OK && c.r.http != 200;
+    if (status == KAWS_OK && !*told && fresh && got != len)
+        status = kaws__calls_nonsense(&c, "Plaintext has another length than "
+                                      "the key", err);
     if (!*told)
         c.clean = 0;
     kaws_wipe(clear, sizeof clear);
-    kaws__kms_call_end(&c);
+    kaws__calls_end(&c);
     return status;
 }
 
@@ -7774,21 +7955,37 @@ kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 static kaws_status
 kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
 {
-    kaws__http_distrust(&k->http);
+    kaws__http_distrust(&k->calls.http);
     return kaws__err_set(err, KAWS_REPLY, "%s: something between here and AWS "
                          "KMS may be mixing up its replies", what);
 }
 
 
-/* Would KMS open this blob for us, to a key of that length? A 200 proves
- * nothing: it may answer another request. Then KMS is asked once more, over a
- * fresh connection; a second 200 means that this KMS knows no dry run. */
+/* Logs a note, unless *logged says that it was logged before. */
+static void
+kaws__kms_log_once(kaws__kms *k, int *logged, const char *note)
+{
+    int before;
+
+    kaws__thread_lock(&k->lock);
+    before = *logged;
+    *logged = 1;
+    kaws__thread_unlock(&k->lock);
+    if (!before)
+        kaws__err_log(k->calls.hooks, 2, "%s", note);
+}
+
+
+/* Whether KMS would open this blob for us, to a key of that length. A 200
+ * proves nothing: it may answer another request. Then KMS is asked once more,
+ * over a connection of its own; a second 200 means that this KMS knows no dry
+ * run. */
 static kaws_status
 kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                 size_t len, kaws_error *err)
 {
     kaws__kms *k = op->kms;
-    int told, granted, noted;
+    int told, granted;
     kaws_status status = kaws__kms_dry_run(op, ctx, in, len, 0, &told, err);
 
     granted = status == KAWS_OK && !told;
@@ -7798,30 +7995,10 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__kms_mixed_up(k, "the blob that AWS KMS returned is not "
                                   "what it was asked to seal", err);
     if (status == KAWS_OK && granted && told)
-        kaws__http_distrust(&k->http);    /* the 200 was to another request  */
-    if (status != KAWS_OK || told)
-        return status;
-    kaws__thread_lock(&k->lock);
-    noted = k->no_dry_runs;
-    k->no_dry_runs = 1;
-    kaws__thread_unlock(&k->lock);
-    if (!noted)
-        kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
-                      "it is asked about; AWS KMS would not");
-    return KAWS_OK;
-}
-
-
-/* A probe with that KMS key, or (NULL) the current one; then asks KMS whether
- * it would open what it sealed. */
-static kaws_status
-kaws__kms_check(kaws__op *op, const kaws__aim *aim, kaws_sealed *out,
-              kaws_error *err)
-{
-    kaws_status status = kaws__kms_probe(op, aim, out, err);
-
-    if (status == KAWS_OK)
-        status = kaws__kms_prove(op, &kaws__kms_probe_context, out, 1, err);
+        kaws__http_distrust(&k->calls.http);      /* the 200 was another's    */
+    if (status == KAWS_OK && !told)
+        kaws__kms_log_once(k, &k->no_dry_runs, "this KMS knows no dry run: it "
+                           "opens what it is asked about; AWS KMS would not");
     return status;
 }
 
@@ -7834,7 +8011,6 @@ kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
 {
     kaws__kms *k = op->kms;
     size_t none = 0;
-    int logged;
     kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none,
                                            err);
 
@@ -7845,14 +8021,33 @@ kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
     if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
-    kaws__thread_lock(&k->lock);
-    logged = k->no_proofs;
-    k->no_proofs = 1;
-    kaws__thread_unlock(&k->lock);
-    if (!logged)
-        kaws__err_log(k->hooks, 2, "keys are stored without the proof that "
-                      "AWS KMS opens them again: that takes kms:Decrypt");
+    kaws__kms_log_once(k, &k->no_proofs, "keys are stored without the proof "
+                       "that AWS KMS opens them again: that takes "
+                       "kms:Decrypt");
     return KAWS_OK;
+}
+
+
+/* Has KMS seal a throw-away byte for the target (NULL: that of new keys): that
+ * tells what its KMS key is, its key material, and whether we may use it; and
+ * with `proof` whether KMS would open the byte again. */
+static kaws_status
+kaws__kms_probe(kaws__op *op, const kaws__target *target, int proof,
+                kaws_sealed *sealed, kaws_error *err)
+{
+    static const kaws_pair app = { "app", "keyring_aws" };
+    static const kaws_bytes byte = { NULL, 1 };
+    const kaws_context ctx = { &app, 1 };
+    kaws__target now;
+    kaws_status status;
+
+    if (target == NULL && kaws__kms_target(op->kms, &now, err) != KAWS_OK)
+        return KAWS_CONFIG;
+    status = kaws__kms_seal(op, target != NULL ? target : &now, &ctx, byte,
+                            NULL, sealed, err);
+    if (status == KAWS_OK && proof)
+        status = kaws__kms_prove(op, &ctx, sealed, 1, err);
+    return status;
 }
 
 
@@ -7860,36 +8055,32 @@ kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
 
 /* From one KMS key to another of the same region: no plaintext leaves KMS. */
 static kaws_status
-kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
+kaws__kms_reencrypt_near(kaws__op *op, const kaws__target *target,
                          const kaws_context *ctx, const kaws_sealed *in,
                          kaws_sealed *out, kaws_error *err)
 {
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } },
-                            { "DestinationKeyMaterialId", { NULL, 0 } },
-                            { "SourceKeyId",    { NULL, 0 } } };
+    static const kaws__action action = {
+        "ReEncrypt", { "KeyId", "SourceKeyId", "CiphertextBlob",
+                       "DestinationKeyMaterialId" }
+    };
     kaws_bytes blob = { in->blob, in->blob_len };
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "ReEncrypt", aim);
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
+                      target->region);
     c.opens = 1;
-    kaws__kms_put_data(&c, "CiphertextBlob", blob);
+    kaws__json_name(&c.body, "CiphertextBlob");
+    kaws__json_base64(&c.body, blob);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
-    kaws__kms_put_text(&c, "DestinationKeyId", aim->key_id);
+    kaws__kms_put_text(&c, "DestinationKeyId", target->key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
-    kaws__json_end(&c.body);
-    status = kaws__kms_send(&c, want, 4, err);
-    if (status == KAWS_OK && !kaws__kms_is(&want[3], in->kms_key_arn))
-        status = kaws__kms_nonsense(&c, "SourceKeyId is not the KMS key that "
-                                    "was asked for", err);
-    if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
-                                       err);
-    if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
-    kaws__kms_call_end(&c);
+    if ((status = kaws__calls_send(&c, err)) == KAWS_OK &&
+        (status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn,
+                                       err)) == KAWS_OK)
+        status = kaws__kms_take_sealed(op, &c, target, out, err);
+    kaws__calls_end(&c);
     return status;
 }
 
@@ -7899,28 +8090,27 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
  * key is opened a second time, and must be the same. `len` is its length, or 0
  * if that is not known. */
 static kaws_status
-kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                    const kaws_sealed *in, size_t len, kaws_sealed *out,
-                    kaws_error *err)
+kaws__kms_reencrypt(kaws__op *op, const kaws__target *target,
+                    const kaws_context *ctx, const kaws_sealed *in, size_t len,
+                    kaws_sealed *out, kaws_error *err)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
     kaws_bytes view = { plain, sizeof plain }, expect = { NULL, 0 };
     size_t none = 0;
-    kaws__aim from;
-    kaws_status status;
+    kaws__target from;
+    kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
+                                           KAWS__TO_OPEN, err);
 
-    memset(&from, 0, sizeof from);
-    if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
-        return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
-                                 "KMS key", err);
-    (void)kaws__kms_aim_at(&from, in->kms_key_arn, "", NULL);
-    if (strcmp(from.region, aim->region) == 0)
-        return kaws__kms_reencrypt_near(op, aim, ctx, in, out, err);
+    if (status != KAWS_OK)
+        return status;
+    (void)kaws__arn_target(&from, in->kms_key_arn, "", NULL);
+    if (strcmp(from.region, target->region) == 0)
+        return kaws__kms_reencrypt_near(op, target, ctx, in, out, err);
     expect.len = len;
-    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
-    if (status == KAWS_OK)
+    if ((status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len,
+                                    err)) == KAWS_OK &&
+        (status = kaws__kms_seal(op, target, ctx, view, NULL, out, err)) ==
+        KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
     if (status == KAWS_MISMATCH && view.len > 0)
         status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob, and not "
@@ -7930,171 +8120,90 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
 }
 
 
-/* Sent at most once, for a KMS key can be rotated only so many times. The aim
- * must be an ARN: aliases are not taken. */
+/* Sent at most once, because a KMS key can be rotated only so many times. The
+ * target must be an ARN: KMS rotates no alias. The reply may name the KMS key
+ * by its id. */
 static kaws_status
-kaws__kms_rotate(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_rotate(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
-    kaws__member want[] = { { "KeyId", { NULL, 0 } } };
+    static const kaws__action action = { "RotateKeyOnDemand", { "KeyId" } };
+    const char *id = strchr(target->key_id, '/');
     kaws__call c;
     kaws_status status;
-    const char *id = strchr(aim->key_id, '/');
 
-    kaws__kms_call_begin(op, &c, "RotateKeyOnDemand", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__json_end(&c.body);
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
+                      target->region);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     c.once = 1;
-    status = kaws__kms_send(&c, want, 1, err);
-    if (status == KAWS_OK && !kaws__kms_is(&want[0], aim->key_id) &&
-        (id == NULL || !kaws__kms_is(&want[0], id + 1)))
-        status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
-                                    "asked for", err);
-    kaws__kms_call_end(&c);
+    status = kaws__calls_send(&c, err);
+    if (status == KAWS_OK &&
+        (id == NULL || !kaws__kms_is(&c.want[KAWS__KEY], id + 1)))
+        status = kaws__kms_expect_key(&c, KAWS__KEY, target->key_id, err);
+    kaws__calls_end(&c);
     return status;
 }
 
 
-/* Does KMS answer us in that region? The aim's ARN is of another one, so what
- * it answers is a refusal, but any refusal by KMS itself proves it. */
+/* Whether KMS answers us in that region. The KMS key is of another one, so KMS
+ * refuses to describe it, but any refusal by KMS itself is an answer. */
 static kaws_status
-kaws__kms_ask_region(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_ask_region(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
+    static const kaws__action action = { "DescribeKey", { NULL } };
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "DescribeKey", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__json_end(&c.body);
-    status = kaws__kms_send(&c, NULL, 0, err);
-    kaws__kms_call_end(&c);
-    if ((status == KAWS_DENIED || status == KAWS_KMS_KEY ||
-         status == KAWS_ARGUMENT) && err->aws[0] != '\0') {
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
+                      target->region);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
+    status = kaws__calls_send(&c, err);
+    if (c.typed && (status == KAWS_DENIED || status == KAWS_KMS_KEY ||
+                    status == KAWS_ARGUMENT)) {
         kaws__err_clear(err);
         status = KAWS_OK;
     }
+    kaws__calls_end(&c);
     return status;
 }
 
 
-/* ---- opening ----------------------------------------------------------- */
+/* ---- whose the KMS keys are -------------------------------------------- */
 
-static int
-kaws__kms_accounts_ok(const char *accounts)
-{
-    const char *at = accounts;
-
-    while (at != NULL && *at != '\0') {
-        at += strspn(at, ", ");
-        if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
-            return 0;                     /* a list of none is none          */
-        at += 12;
-        at += strspn(at, ", ");
-    }
-    return 1;
-}
-
-
-/* https://host[:port][/], or http:// to this machine. */
-static int
-kaws__kms_endpoint_ok(const char *endpoint)
-{
-    static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
-    int plain = strncmp(endpoint, "http://", 7) == 0;
-    const char *host = endpoint + (plain ? 7 : 8);
-    kaws_bytes view;
-    size_t n, i;
-
-    if (!plain && strncmp(endpoint, "https://", 8) != 0)
-        return 0;
-    n = strcspn(host, "/");
-    view = kaws__buf_of(host);
-    view.len = n;
-    if (n > 150 || (host[n] == '/' && host[n + 1] != '\0') ||
-        !kaws__http_host_ok(view))
-        return 0;
-    for (i = 0; plain && i < 3; i++) {
-        size_t len = strlen(local[i]);
-        if (strncmp(host, local[i], len) == 0 &&
-            (host[len] == ':' || host[len] == '/' || host[len] == '\0'))
-            return 1;
-    }
-    return !plain;
-}
-
-
+/* Asks KMS for the ring's own account, if that must be known before it can be
+ * said whether the KMS key `arn` (NULL: any) is trusted. */
 static kaws_status
-kaws__kms_settings(kaws__kms *k, const kaws_config *cfg, kaws_error *err)
+kaws__kms_learn_account(kaws__op *op, const char *arn, kaws_error *err)
 {
-    const char *region = cfg->region != NULL ? cfg->region : "us-east-1";
-    char shown[96];
-    kaws__arn arn;
+    kaws__target now;
+    kaws_sealed sealed;
 
-    if (cfg->conf_file == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
-                             "the file with the AWS credentials");
-    if (!kaws__kms_region_ok(kaws__buf_of(region)))
-        return kaws__err_set(err, KAWS_CONFIG, "region '%s' is not a region "
-                             "of AWS, such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(region)));
-    if (!kaws__kms_accounts_ok(cfg->accounts))
-        return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
-                             "account numbers of 12 digits, with commas");
-    if (cfg->endpoint != NULL && !kaws__kms_endpoint_ok(cfg->endpoint))
-        return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
-                             "form https://host or https://host:port",
-                             kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(cfg->endpoint)));
-    (void)kaws__buf_copy_text(k->region, sizeof k->region,
-                              kaws__buf_of(region));
-    if (cfg->kms_key_id == NULL)
+    if (kaws__kms_target(op->kms, &now, NULL) != KAWS_OK ||
+        !kaws__trust_ask_first(&op->kms->trust, arn, now.region))
         return KAWS_OK;
-    if (kaws__kms_arn(kaws__buf_of(cfg->kms_key_id), &arn))
-        (void)kaws__buf_copy_text(k->home, sizeof k->home,
-                                  kaws__buf_of(cfg->kms_key_id));
-    if (kaws__kms_aim_at(&k->aim, cfg->kms_key_id, region, err) != KAWS_OK) {
-        if (err != NULL)
-            err->status = KAWS_CONFIG;
-        return KAWS_CONFIG;
-    }
-    return KAWS_OK;
+    return kaws__kms_probe(op, &now, 0, &sealed, err);
 }
 
 
-/* The config's strings are borrowed for as long as it stays open. */
+/* Whether that KMS key may come into use. If the ring's first one does not
+ * exist, or is denied, it tells no account: then an id or alias may, because it
+ * is of the account of our credentials, and an ARN only if that is listed. */
 static kaws_status
-kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
-               kaws_error *err)
+kaws__kms_may_use(kaws__op *op, const char *key_id, kaws_error *err)
 {
-    kaws_status status;
+    kaws__trust *t = &op->kms->trust;
+    kaws__arn arn;
+    int named = !kaws__arn_parse(kaws__buf_of(key_id), &arn);
+    kaws_status status = kaws__kms_learn_account(op, NULL, err);
 
-    memset(k, 0, sizeof *k);
-    k->endpoint = cfg->endpoint;
-    k->accounts = cfg->accounts;
-    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
-    if (kaws__thread_lock_init(&k->lock) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
-    k->hooks = hooks;                     /* from here on it can be closed   */
-    kaws__kms_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
-    status = kaws__kms_settings(k, cfg, err);
     if (status == KAWS_OK)
-        status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
-    if (status == KAWS_OK)
-        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
-                                 cfg->endpoint != NULL &&
-                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
-    return status;
-}
-
-
-static void
-kaws__kms_close(kaws__kms *k)
-{
-    kaws__http_close(&k->http);
-    kaws__creds_close(&k->creds);
-    if (k->hooks != NULL)
-        kaws__thread_lock_free(&k->lock);
-    k->hooks = NULL;
+        return named ? KAWS_OK
+                     : kaws__trust_check(t, key_id, KAWS__TO_SEAL, err);
+    if ((status != KAWS_KMS_KEY && status != KAWS_DENIED) ||
+        (!named && kaws__trust_check(t, key_id, KAWS__TO_OPEN, NULL) !=
+         KAWS_OK))
+        return status;
+    kaws__err_clear(err);
+    return KAWS_OK;
 }
 
 
@@ -9169,13 +9278,13 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
 /* ==========================================================================
  * ROOM  store    the data file's format, byte for byte
  * ==========================================================================
- * Uses: err buf text crypto kms file
+ * Uses: err buf text crypto arn file
  * Gives: store_get store_header store_cell store_seal store_record
  *        store_record_len store_parse store_type_ok store_damaged store_check
  *
  * The manual, section 7, has the diagram; the encoders and decoders here
  * follow it field by field. This room knows nothing of disks. A record is an
- * entry without its digest: the bytes that the cache holds as well.
+ * entry without its digest: the bytes that the table holds as well.
  */
 
 #define KAWS__STORE_VERSION      1
@@ -9398,7 +9507,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
         blob > 6144 || r->plain_len == 0 || r->plain_len > KAWS_PLAIN_MAX ||
         r->created < 0 || r->created > 253402300799)
         return "an entry has a field that no entry can have";
-    if (!kaws__kms_arn(r->arn, &arn) || arn.resource.at[0] != 'k')
+    if (!kaws__arn_parse(r->arn, &arn) || arn.resource.at[0] != 'k')
         return "an entry's KMS key is not the ARN of one";
     return NULL;
 }
@@ -9553,12 +9662,12 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 
 /* ==========================================================================
- * ROOM  cache    sealed entries by name, in the order they came
+ * ROOM  table    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: cache_open cache_close cache_record cache_find cache_new cache_discard
- *        cache_drop cache_keep cache_reserve cache_add cache_remove
- *        cache_swap cache_from
+ * Gives: table_open table_close table_record table_find table_new
+ *        table_discard table_drop table_keep table_reserve table_add
+ *        table_remove table_swap table_from
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
@@ -9580,7 +9689,7 @@ typedef struct kaws__slot {
     kaws__entry *entry;           /* NULL: free                               */
 } kaws__slot;
 
-typedef struct kaws__cache {
+typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
@@ -9590,11 +9699,11 @@ typedef struct kaws__cache {
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;           /* the file, as it was read                 */
     size_t       image_entries;   /* so many of ours are in it                */
-} kaws__cache;
+} kaws__table;
 
 
 static void
-kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
+kaws__table_open(kaws__table *c, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
     memset(c, 0, sizeof *c);
@@ -9607,7 +9716,7 @@ kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
 
 /* The entry's bytes, which begin with their number. */
 static kaws_bytes
-kaws__cache_record(const kaws__entry *e)
+kaws__table_record(const kaws__entry *e)
 {
     kaws_bytes record = { (const uint8_t *)e, 0 };
 
@@ -9617,45 +9726,45 @@ kaws__cache_record(const kaws__entry *e)
 
 
 static int
-kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
+kaws__table_in_image(const kaws__table *c, const kaws__entry *e)
 {
     return c->image.at != NULL && (uintptr_t)e >= (uintptr_t)c->image.at &&
            (uintptr_t)e - (uintptr_t)c->image.at < c->image.len;
 }
 
 
-/* Gives back an entry that is not in the table: cache_new made it. */
+/* Gives back an entry that is not in the table: table_new made it. */
 static void
-kaws__cache_discard(const kaws_hooks *hooks, kaws__entry *e)
+kaws__table_discard(const kaws_hooks *hooks, kaws__entry *e)
 {
     if (e != NULL)
-        kaws__mem_free(hooks, e, kaws__cache_record(e).len);
+        kaws__mem_free(hooks, e, kaws__table_record(e).len);
 }
 
 
 /* Lets an entry go. The image goes with the last one in it. */
 static void
-kaws__cache_drop(kaws__cache *c, kaws__entry *e)
+kaws__table_drop(kaws__table *c, kaws__entry *e)
 {
-    if (!kaws__cache_in_image(c, e)) {
-        kaws__cache_discard(c->hooks, e);
+    if (!kaws__table_in_image(c, e)) {
+        kaws__table_discard(c->hooks, e);
         return;
     }
-    kaws_wipe(e, kaws__cache_record(e).len);
+    kaws_wipe(e, kaws__table_record(e).len);
     if (--c->image_entries == 0)
         kaws__buf_free(&c->image);
 }
 
 
 static void
-kaws__cache_close(kaws__cache *c)
+kaws__table_close(kaws__table *c)
 {
     size_t i;
 
     if (c->hooks == NULL)
         return;
     for (i = 0; i < c->count; i++)
-        kaws__cache_drop(c, c->places[i].entry);
+        kaws__table_drop(c, c->places[i].entry);
     kaws__buf_free(&c->image);
     kaws__mem_free(c->hooks, c->places, c->max * sizeof *c->places);
     kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *c->slots);
@@ -9665,7 +9774,7 @@ kaws__cache_close(kaws__cache *c)
 
 /* Takes over the bytes of the whole file, for entries to stand in. */
 static kaws_bytes
-kaws__cache_keep(kaws__cache *c, kaws__buf *image)
+kaws__table_keep(kaws__table *c, kaws__buf *image)
 {
     c->image = *image;
     kaws__buf_init(image, c->hooks);
@@ -9674,37 +9783,37 @@ kaws__cache_keep(kaws__cache *c, kaws__buf *image)
 
 
 static uint64_t
-kaws__cache_turn(uint64_t word, int bits)
+kaws__table_turn(uint64_t word, int bits)
 {
     return word << bits | word >> (64 - bits);
 }
 
 
 static void
-kaws__cache_round(uint64_t v[4])
+kaws__table_round(uint64_t v[4])
 {
     v[0] += v[1];
     v[2] += v[3];
-    v[1] = kaws__cache_turn(v[1], 13) ^ v[0];
-    v[3] = kaws__cache_turn(v[3], 16) ^ v[2];
-    v[0] = kaws__cache_turn(v[0], 32) + v[3];
+    v[1] = kaws__table_turn(v[1], 13) ^ v[0];
+    v[3] = kaws__table_turn(v[3], 16) ^ v[2];
+    v[0] = kaws__table_turn(v[0], 32) + v[3];
     v[2] += v[1];
-    v[3] = kaws__cache_turn(v[3], 21) ^ v[0];
-    v[1] = kaws__cache_turn(v[1], 17) ^ v[2];
-    v[2] = kaws__cache_turn(v[2], 32);
+    v[3] = kaws__table_turn(v[3], 21) ^ v[0];
+    v[1] = kaws__table_turn(v[1], 17) ^ v[2];
+    v[2] = kaws__table_turn(v[2], 32);
 }
 
 
 /* The length goes in first, so that a name and its owner cannot trade bytes. */
 static void
-kaws__cache_mix(uint64_t v[4], kaws_bytes text)
+kaws__table_mix(uint64_t v[4], kaws_bytes text)
 {
     uint64_t word = text.len;
     size_t i = 0;
 
     for (;;) {
         v[3] ^= word;
-        kaws__cache_round(v);
+        kaws__table_round(v);
         v[0] ^= word;
         if (i >= text.len)
             break;
@@ -9718,7 +9827,7 @@ kaws__cache_mix(uint64_t v[4], kaws_bytes text)
 /* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
  * names that share a place in the table. */
 static uint32_t
-kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_hash(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
                       0x6c7967656e657261u, 0x7465646279746573u };
@@ -9726,18 +9835,18 @@ kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 
     for (i = 0; i < 4; i++)
         v[i] ^= c->seed[i & 1];
-    kaws__cache_mix(v, key_id);
-    kaws__cache_mix(v, user_id);
+    kaws__table_mix(v, key_id);
+    kaws__table_mix(v, user_id);
     v[2] ^= 0xff;
     for (i = 0; i < 3; i++)
-        kaws__cache_round(v);
+        kaws__table_round(v);
     return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
 }
 
 
 /* The name in a record, without taking the rest apart. */
 static void
-kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
+kaws__table_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 {
     const uint8_t *record = (const uint8_t *)e;
 
@@ -9751,7 +9860,7 @@ kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 /* Where the name is, or the free slot where it would be. The table is never
  * full, so the search ends. */
 static kaws__slot *
-kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
+kaws__table_slot(const kaws__table *c, uint32_t hash, kaws_bytes key_id,
                  kaws_bytes user_id)
 {
     size_t mask = c->slot_count - 1, i = hash & mask;
@@ -9760,7 +9869,7 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
     for (; c->slots[i].entry != NULL; i = (i + 1) & mask) {
         if (c->slots[i].hash != hash)
             continue;
-        kaws__cache_name(c->slots[i].entry, &key, &user);
+        kaws__table_name(c->slots[i].entry, &key, &user);
         if (kaws__buf_same(key, key_id) && kaws__buf_same(user, user_id))
             break;
     }
@@ -9769,18 +9878,18 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
 
 
 static kaws__entry *
-kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_find(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     if (c->slot_count == 0)
         return NULL;
-    return kaws__cache_slot(c, kaws__cache_hash(c, key_id, user_id), key_id,
+    return kaws__table_slot(c, kaws__table_hash(c, key_id, user_id), key_id,
                             user_id)->entry;
 }
 
 
-/* An entry of its own for a record; it is in the cache once it is added. */
+/* An entry of its own for a record; it is in the table once it is added. */
 static kaws__entry *
-kaws__cache_new(const kaws_hooks *hooks, kaws_bytes record)
+kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 {
     kaws__entry *e = kaws__mem_new(hooks, record.len);
 
@@ -9791,7 +9900,7 @@ kaws__cache_new(const kaws_hooks *hooks, kaws_bytes record)
 
 
 static int
-kaws__cache_rehash(kaws__cache *c, size_t slot_count)
+kaws__table_rehash(kaws__table *c, size_t slot_count)
 {
     kaws__slot *slots = kaws__mem_new(c->hooks, slot_count * sizeof *slots);
     size_t i, at;
@@ -9816,7 +9925,7 @@ kaws__cache_rehash(kaws__cache *c, size_t slot_count)
 /* Makes sure that so many more entries can be added without asking for memory.
  * The table is kept at most three quarters full. */
 static int
-kaws__cache_reserve(kaws__cache *c, size_t more)
+kaws__table_reserve(kaws__table *c, size_t more)
 {
     size_t need = c->count + more, max = c->max, slots = c->slot_count;
     kaws__place *places;
@@ -9835,36 +9944,36 @@ kaws__cache_reserve(kaws__cache *c, size_t more)
     }
     for (slots = slots < 32 ? 32 : slots; need * 4 > slots * 3; slots *= 2)
         continue;
-    return slots == c->slot_count || kaws__cache_rehash(c, slots);
+    return slots == c->slot_count || kaws__table_rehash(c, slots);
 }
 
 
 /* Takes the entry over, behind all others; 0 if its name is there already.
  * Room must have been reserved. */
 static int
-kaws__cache_add(kaws__cache *c, kaws__entry *e)
+kaws__table_add(kaws__table *c, kaws__entry *e)
 {
     kaws_bytes key, user;
     kaws__slot *slot;
     uint32_t hash;
 
-    kaws__cache_name(e, &key, &user);
-    hash = kaws__cache_hash(c, key, user);
-    slot = kaws__cache_slot(c, hash, key, user);
+    kaws__table_name(e, &key, &user);
+    hash = kaws__table_hash(c, key, user);
+    slot = kaws__table_slot(c, hash, key, user);
     if (slot->entry != NULL)
         return 0;
     slot->hash = hash;
     slot->entry = e;
     c->places[c->count].serial = c->next_serial++;
     c->places[c->count++].entry = e;
-    c->image_entries += (size_t)kaws__cache_in_image(c, e);
+    c->image_entries += (size_t)kaws__table_in_image(c, e);
     return 1;
 }
 
 
 /* The index of the first entry whose serial is not smaller. */
 static size_t
-kaws__cache_from(const kaws__cache *c, uint64_t serial)
+kaws__table_from(const kaws__table *c, uint64_t serial)
 {
     size_t low = 0, high = c->count, middle;
 
@@ -9880,12 +9989,12 @@ kaws__cache_from(const kaws__cache *c, uint64_t serial)
 
 
 static size_t
-kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
+kaws__table_slot_of(const kaws__table *c, const kaws__entry *e)
 {
     kaws_bytes key, user;
 
-    kaws__cache_name(e, &key, &user);
-    return (size_t)(kaws__cache_slot(c, kaws__cache_hash(c, key, user), key,
+    kaws__table_name(e, &key, &user);
+    return (size_t)(kaws__table_slot(c, kaws__table_hash(c, key, user), key,
                                      user) - c->slots);
 }
 
@@ -9893,9 +10002,9 @@ kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
 /* Takes an entry out and lets it go. Those that were pushed along by it in the
  * table move up, so that a search never stops at a hole too early. */
 static void
-kaws__cache_remove(kaws__cache *c, kaws__entry *e)
+kaws__table_remove(kaws__table *c, kaws__entry *e)
 {
-    size_t mask = c->slot_count - 1, hole = kaws__cache_slot_of(c, e);
+    size_t mask = c->slot_count - 1, hole = kaws__table_slot_of(c, e);
     size_t i, at = 0;
 
     for (i = (hole + 1) & mask; c->slots[i].entry != NULL; i = (i + 1) & mask) {
@@ -9912,20 +10021,20 @@ kaws__cache_remove(kaws__cache *c, kaws__entry *e)
     c->count--;
     memmove(c->places + at, c->places + at + 1,
             (c->count - at) * sizeof *c->places);
-    kaws__cache_drop(c, e);
+    kaws__table_drop(c, e);
 }
 
 
 /* Puts `fresh` in the place of the entry at `index`, which is let go: the same
  * name, sealed anew. */
 static void
-kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
+kaws__table_swap(kaws__table *c, size_t index, kaws__entry *fresh)
 {
     kaws__entry *old = c->places[index].entry;
 
-    c->slots[kaws__cache_slot_of(c, old)].entry = fresh;
+    c->slots[kaws__table_slot_of(c, old)].entry = fresh;
     c->places[index].entry = fresh;
-    kaws__cache_drop(c, old);
+    kaws__table_drop(c, old);
 }
 
 
@@ -10041,7 +10150,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 /* ==========================================================================
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
- * Uses: thread err buf text crypto file store cache bind
+ * Uses: thread err buf text crypto trust file store table bind
  * Gives: vault_open vault_close vault_allows vault_may_add vault_entry
  *        vault_add vault_remove vault_reseal vault_copy vault_claim
  *        vault_extent vault_list vault_stats
@@ -10057,6 +10166,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 
 typedef struct kaws__vault {
     const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    kaws__trust *trust;           /* learns whose KMS keys the entries name   */
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
     uint8_t      file_id[16];
@@ -10065,7 +10175,7 @@ typedef struct kaws__vault {
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until it is opened anew  */
     kaws__file   file;
-    kaws__cache  cache;
+    kaws__table  table;
     kaws__sha256 state;           /* over the whole file                      */
     uint64_t     committed;       /* the committed length, as it was found    */
     int          unsettled;       /* bytes from there on may not be durable   */
@@ -10113,17 +10223,14 @@ static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
                  kaws__entry **e, kaws_error *err)
 {
-    char shown[96];
-
-    *e = kaws__cache_find(&v->cache, name->key_id, name->user_id);
+    *e = kaws__table_find(&v->table, name->key_id, name->user_id);
     if ((*e != NULL) == there)
         return KAWS_OK;
-    (void)kaws__text_show(shown, sizeof shown, name->key_id);
     if (there)
         return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
-                             shown);
+                             KAWS__SHOW(name->key_id));
     return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
-                         shown);
+                         KAWS__SHOW(name->key_id));
 }
 
 
@@ -10150,7 +10257,7 @@ kaws__vault_may_add(kaws__vault *v, const kaws__record *key, kaws__bound *bound,
 static void
 kaws__vault_log(const kaws__vault *v, const char *what)
 {
-    unsigned long count = (unsigned long)v->cache.count;
+    unsigned long count = (unsigned long)v->table.count;
     char sum[9];
 
     kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
@@ -10179,7 +10286,7 @@ kaws__vault_settle(kaws__vault *v, kaws_error *err)
 {
     kaws__file *f = &v->file;
     unsigned long torn = (unsigned long)f->torn;
-    kaws_bytes image = kaws__buf_view(&v->cache.image);
+    kaws_bytes image = kaws__buf_view(&v->table.image);
     int64_t now = v->hooks->now_ms(v->hooks->ctx) / 1000;
     kaws_status status = KAWS_OK;
 
@@ -10258,7 +10365,7 @@ kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
     kaws__buf_init(bytes, hooks);
     kaws__store_record(bytes, &r);
     return bytes->failed ? NULL
-                         : kaws__cache_new(hooks, kaws__buf_view(bytes));
+                         : kaws__table_new(hooks, kaws__buf_view(bytes));
 }
 
 
@@ -10281,14 +10388,14 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
         key->created = 0;                 /* no clock may spoil the file      */
     e = kaws__vault_entry(v->hooks, key, sealed, &bytes);
     if (e == NULL || kaws__buf_grow(&bytes, 32) == NULL)
-        status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
+        status = kaws__err_memory(err, "adding a key");
     else
         status = kaws__vault_begin(v, err);
     if (status != KAWS_OK)
         goto done;
     status = kaws__vault_find(v, key, 0, &other, err);
-    if (status == KAWS_OK && !kaws__cache_reserve(&v->cache, 1))
-        status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
+    if (status == KAWS_OK && !kaws__table_reserve(&v->table, 1))
+        status = kaws__err_memory(err, "adding a key");
     if (status == KAWS_OK) {
         state = v->state;
         kaws__crypto_update(&state, bytes.at, bytes.len - 32);
@@ -10300,13 +10407,13 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
     }
     if (landed) {
         v->state = state;
-        (void)kaws__cache_add(&v->cache, e);
+        (void)kaws__table_add(&v->table, e);
         kaws__vault_log(v, "added a key to");
     }
     kaws__vault_end(v);
 done:
     if (!landed)
-        kaws__cache_discard(v->hooks, e);
+        kaws__table_discard(v->hooks, e);
     kaws__buf_free(&bytes);
     return status;
 }
@@ -10319,13 +10426,13 @@ kaws__vault_chosen(const kaws__vault *v, size_t i, const kaws__place *fresh,
                    size_t n, size_t *f, const kaws__entry *skip)
 {
     static const kaws_bytes none = { NULL, 0 };
-    const kaws__place *place = &v->cache.places[i];
+    const kaws__place *place = &v->table.places[i];
 
     while (*f < n && fresh[*f].serial < place->serial)
         (*f)++;                           /* that key was removed meanwhile   */
     if (*f < n && fresh[*f].serial == place->serial)
         place = &fresh[*f];
-    return place->entry == skip ? none : kaws__cache_record(place->entry);
+    return place->entry == skip ? none : kaws__table_record(place->entry);
 }
 
 
@@ -10345,7 +10452,7 @@ kaws__vault_replace(kaws__vault *v, const kaws__place *fresh, size_t n,
     size_t i, f;
 
     *landed = 0;
-    for (i = f = 0; i < v->cache.count; i++) {
+    for (i = f = 0; i < v->table.count; i++) {
         record = kaws__vault_chosen(v, i, fresh, n, &f, skip);
         size += record.len > 0 ? record.len + sizeof digest : 0;
     }
@@ -10354,7 +10461,7 @@ kaws__vault_replace(kaws__vault *v, const kaws__place *fresh, size_t n,
         return status;
     kaws__store_header(header, &state, v->file_id, v->epoch, size);
     kaws__file_put(&w, header, sizeof header);
-    for (i = f = 0; i < v->cache.count; i++) {
+    for (i = f = 0; i < v->table.count; i++) {
         record = kaws__vault_chosen(v, i, fresh, n, &f, skip);
         if (record.len == 0)
             continue;
@@ -10388,7 +10495,7 @@ kaws__vault_remove(kaws__vault *v, const kaws__record *name, kaws_error *err)
     if (status == KAWS_OK)
         status = kaws__vault_replace(v, NULL, 0, e, &landed, err);
     if (landed) {
-        kaws__cache_remove(&v->cache, e);
+        kaws__table_remove(&v->table, e);
         kaws__vault_log(v, "removed a key from");
     }
     kaws__vault_end(v);
@@ -10411,10 +10518,10 @@ kaws__vault_reseal(kaws__vault *v, kaws__place *fresh, size_t n,
         return status;
     status = kaws__vault_replace(v, fresh, n, NULL, &landed, err);
     for (f = 0; landed && f < n; f++) {
-        i = kaws__cache_from(&v->cache, fresh[f].serial);
-        if (i == v->cache.count || v->cache.places[i].serial != fresh[f].serial)
+        i = kaws__table_from(&v->table, fresh[f].serial);
+        if (i == v->table.count || v->table.places[i].serial != fresh[f].serial)
             continue;                     /* that key was removed meanwhile   */
-        kaws__cache_swap(&v->cache, i, fresh[f].entry);
+        kaws__table_swap(&v->table, i, fresh[f].entry);
         fresh[f].entry = NULL;
     }
     if (landed)
@@ -10438,7 +10545,7 @@ kaws__vault_copy_entry(const kaws__vault *v, const kaws__entry *e,
     uint8_t *at = copy->texts;
     size_t i;
 
-    (void)kaws__store_parse(kaws__cache_record(e), r);
+    (void)kaws__store_parse(kaws__table_record(e), r);
     for (i = 0; i < 5; at += texts[i++]->len)
         texts[i]->at = memcpy(at, texts[i]->at, texts[i]->len);
     r->blob.at = memcpy(sealed->blob, r->blob.at, r->blob.len);
@@ -10476,10 +10583,10 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
     size_t i;
 
     kaws__thread_lock(&v->lock);
-    i = kaws__cache_from(&v->cache, from);
-    if (i < v->cache.count && v->cache.places[i].serial < limit) {
-        serial = v->cache.places[i].serial;
-        kaws__vault_copy_entry(v, v->cache.places[i].entry, copy);
+    i = kaws__table_from(&v->table, from);
+    if (i < v->table.count && v->table.places[i].serial < limit) {
+        serial = v->table.places[i].serial;
+        kaws__vault_copy_entry(v, v->table.places[i].entry, copy);
     }
     kaws__thread_unlock(&v->lock);
     return serial;
@@ -10496,8 +10603,8 @@ kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
 
     kaws__thread_lock(&v->lock);
     status = kaws__vault_certain(v, err);
-    *count = v->cache.count;
-    *limit = v->cache.next_serial;
+    *count = v->table.count;
+    *limit = v->table.next_serial;
     kaws__thread_unlock(&v->lock);
     return status;
 }
@@ -10516,8 +10623,8 @@ kaws__vault_list(kaws__vault *v, kaws__buf *out)
 
     memset(&info, 0, sizeof info);
     kaws__thread_lock(&v->lock);
-    for (i = 0; i < v->cache.count; i++) {
-        (void)kaws__store_parse(kaws__cache_record(v->cache.places[i].entry),
+    for (i = 0; i < v->table.count; i++) {
+        (void)kaws__store_parse(kaws__table_record(v->table.places[i].entry),
                                 &r);
         info.len = r.plain_len;
         info.created = r.created;
@@ -10535,7 +10642,7 @@ static void
 kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 {
     kaws__thread_lock(&v->lock);
-    stats->keys = v->cache.count;
+    stats->keys = v->table.count;
     memcpy(stats->checksum, kaws__file_sum(&v->file), sizeof stats->checksum);
     kaws__thread_unlock(&v->lock);
 }
@@ -10548,7 +10655,7 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 static kaws_status
 kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
 {
-    uint8_t *const image = v->cache.image.at;
+    uint8_t *const image = v->table.image.at;
     kaws_bytes record = { NULL, 0 };
     size_t at = KAWS__STORE_HEADER;
     const char *wrong;
@@ -10559,15 +10666,15 @@ kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
         record.len = good - at < 8 ? 0 : kaws__store_record_len(record.at);
         if (good - at < record.len + 32)
             record.len = 0;               /* which no record has              */
-        if (!kaws__cache_reserve(&v->cache, 1))
-            return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out "
-                                 "of memory");
+        if (!kaws__table_reserve(&v->table, 1))
+            return kaws__err_memory(err, "opening the data file");
         wrong = kaws__store_parse(record, &r);
         if (wrong == NULL &&
-            !kaws__cache_add(&v->cache, (kaws__entry *)(image + at)))
+            !kaws__table_add(&v->table, (kaws__entry *)(image + at)))
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(v->file.shown, at, wrong, err);
+        kaws__trust_entry(v->trust, r.arn);
     }
     return KAWS_OK;
 }
@@ -10586,7 +10693,7 @@ kaws__vault_load(kaws__vault *v, kaws_error *err)
 
     kaws__buf_init(&bytes, v->hooks);
     status = kaws__file_read(&v->file, &bytes, err);
-    all = kaws__cache_keep(&v->cache, &bytes);
+    all = kaws__table_keep(&v->table, &bytes);
     if (status == KAWS_OK && !v->file.exists && v->read_only)
         return kaws__err_set(err, KAWS_FILE, "the data file %s does not exist",
                              v->file.shown);
@@ -10624,19 +10731,20 @@ kaws__vault_load(kaws__vault *v, kaws_error *err)
 /* Opens or makes the data file; without a path there is none, and no key. *v is
  * all zeros before. Close it in any case. */
 static kaws_status
-kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, const char *path,
-                 int read_only, kaws_error *err)
+kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
+                 const char *path, int read_only, kaws_error *err)
 {
     uint64_t seed[2];
     kaws_status status;
 
     if (kaws__thread_lock_init(&v->lock) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
+        return kaws__err_memory(err, "making a lock for the keyring");
     if (kaws__thread_turn_init(&v->turn) != 0) {
         kaws__thread_lock_free(&v->lock);
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
+        return kaws__err_memory(err, "making a lock for the keyring");
     }
     v->hooks = hooks;
+    v->trust = trust;
     v->read_only = read_only;
     if (path == NULL)
         return KAWS_OK;
@@ -10644,7 +10752,7 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, const char *path,
         hooks->random(hooks->ctx, v->file_id, sizeof v->file_id) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
-    kaws__cache_open(&v->cache, hooks, seed);
+    kaws__table_open(&v->table, hooks, seed);
     if ((status = kaws__file_open(&v->file, hooks, path, read_only, err)) ==
         KAWS_OK && (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
         status = kaws__vault_load(v, err);
@@ -10676,7 +10784,7 @@ kaws__vault_close(kaws__vault *v)
         kaws__file_release(&v->file);
     }
     kaws__file_close(&v->file);
-    kaws__cache_close(&v->cache);
+    kaws__table_close(&v->table);
     kaws__thread_lock_free(&v->lock);
     kaws__thread_turn_free(&v->turn);
     v->hooks = NULL;
@@ -10686,7 +10794,7 @@ kaws__vault_close(kaws__vault *v)
 /* ==========================================================================
  * ROOM  rewrap   every key under new key material: re-encrypt, prove, replace
  * ==========================================================================
- * Uses: thread err mem buf text http kms cache vault
+ * Uses: thread err mem buf text http arn calls kms table vault
  * Gives: rewrap_open rewrap_close rewrap_rotate rewrap_all rewrap_stats
  *
  * Several workers each claim a key, have KMS re-encrypt it, and have KMS say
@@ -10706,7 +10814,7 @@ typedef struct kaws__rewrap {
 
 typedef struct kaws__run {        /* one re-wrap                              */
     kaws__rewrap *rewrap;
-    kaws__aim     aim;            /* what it seals with, from start to end    */
+    kaws__target  target;         /* what it seals with, from start to end    */
     uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
     kaws__place  *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
@@ -10723,7 +10831,7 @@ kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__kms *kms,
                   kaws__vault *vault, int parallel, kaws_error *err)
 {
     if (kaws__thread_lock_init(&w->lock) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
+        return kaws__err_memory(err, "making a lock for the keyring");
     w->hooks = hooks;
     w->kms = kms;
     w->vault = vault;
@@ -10763,30 +10871,31 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
     kaws__op op = kaws__kms_begin(w->kms), whole;
     int most, same, paused = 0, pause = 100;
     kaws_sealed before, now;
-    kaws__aim aim;
-    kaws_status status = kaws__kms_probe(&op, NULL, &before, err);
+    kaws__target target;
+    kaws_status status = kaws__kms_probe(&op, NULL, 0, &before, err);
 
     if (status == KAWS_OK)
-        status = kaws__kms_aim_at(&aim, before.kms_key_arn, "", err);
+        status = kaws__arn_target(&target, before.kms_key_arn, "", err);
     op = kaws__kms_begin(w->kms);
     if (status == KAWS_OK)
-        status = kaws__kms_rotate(&op, &aim, err);
+        status = kaws__kms_rotate(&op, &target, err);
     if (status != KAWS_OK || before.key_material_id[0] == '\0')
         return status;                    /* this KMS names no material       */
     whole = kaws__kms_begin(w->kms);
-    most = kaws__kms_left_ms(&whole);
+    most = kaws__calls_left_ms(&whole.budget);
     for (;; paused += pause, pause = pause < 1600 ? pause * 2 : pause) {
         op = kaws__kms_begin(w->kms);
-        status = kaws__kms_probe(&op, &aim, &now, err);
+        status = kaws__kms_probe(&op, &target, 0, &now, err);
         same = status == KAWS_OK && strcmp(now.key_material_id,
                                            before.key_material_id) == 0;
-        if (!same || paused >= most || pause >= kaws__kms_left_ms(&whole))
+        if (!same || paused >= most ||
+            pause >= kaws__calls_left_ms(&whole.budget))
             break;
         w->hooks->sleep_ms(w->hooks->ctx, pause);
     }
     if (status != KAWS_OK || same)
         kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation of %s, "
-                      "but %s%s", aim.key_id, same
+                      "but %s%s", target.key_id, same
                       ? "still seals with the old key material: re-wrap the "
                         "keys later" : "whether it is done could not be seen: ",
                       err->text);
@@ -10807,15 +10916,15 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
     size_t len = copy->record.plain_len;
     kaws__op op = kaws__kms_begin(run->rewrap->kms);
     kaws_bytes blob = { out->blob, 0 };
-    kaws_status status = kaws__kms_reencrypt(&op, &run->aim, ctx, &copy->sealed,
-                                             len, out, err);
+    kaws_status status = kaws__kms_reencrypt(&op, &run->target, ctx,
+                                             &copy->sealed, len, out, err);
 
-    numbers[0] = kaws__kms_reply_id(&op);
+    numbers[0] = op.budget.reply_id;
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(run->rewrap->kms);
     status = kaws__kms_prove(&op, ctx, out, len, err);
-    numbers[1] = kaws__kms_reply_id(&op);
+    numbers[1] = op.budget.reply_id;
     blob.len = out->blob_len;
     numbers[2] = kaws__http_digest(blob);
     if (status == KAWS_DENIED)
@@ -10830,7 +10939,6 @@ static void
 kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 {
     kaws__rewrap *w = run->rewrap;
-    char shown[96], words[192];
     kaws_sealed sealed;
     kaws_error err;
     kaws__buf record;
@@ -10844,7 +10952,7 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
         e = kaws__vault_entry(w->hooks, &copy->record, &sealed, &record);
         kaws__buf_free(&record);
         if (e == NULL)
-            status = kaws__err_set(&err, KAWS_MEMORY, "out of memory");
+            status = kaws__err_memory(&err, "keeping its new blob");
     }
     kaws__thread_lock(&w->lock);
     run->fresh[index].entry = e;
@@ -10853,11 +10961,8 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
         (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
          strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0);
     if (status != KAWS_OK && run->status == KAWS_OK) {
-        (void)snprintf(words, sizeof words, "re-wrapping the key '%s' failed, "
-                       "and nothing was changed: ",
-                       kaws__text_show(shown, sizeof shown,
-                                       copy->record.key_id));
-        kaws__err_prefix(&err, words);
+        kaws__err_prefix(&err, "re-wrapping the key '%s' failed, and nothing "
+                         "was changed: ", KAWS__SHOW(copy->record.key_id));
         run->status = status;
         run->err = err;
     }
@@ -10931,7 +11036,7 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
 
     run->fresh = kaws__mem_new(hooks, size);
     if (run->fresh == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
+        return kaws__err_memory(err, "re-wrapping");
     run->numbers = (uint64_t *)(void *)(run->fresh + run->max);
     kaws__thread_parallel((int)(threads < run->max ? threads : run->max),
                         kaws__rewrap_worker, run);
@@ -10947,7 +11052,7 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
                       "material they had before: nothing was renewed; rotate "
                       "the KMS key first, or set another");
     for (i = 0; i < run->claimed; i++)
-        kaws__cache_discard(hooks, run->fresh[i].entry);
+        kaws__table_discard(hooks, run->fresh[i].entry);
     kaws__mem_free(hooks, run->fresh, size);
     return status;
 }
@@ -10964,9 +11069,9 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     memset(&run, 0, sizeof run);
     run.rewrap = w;
     if (status == KAWS_OK)
-        status = kaws__kms_probe(&op, NULL, &sealed, err);
+        status = kaws__kms_probe(&op, NULL, 0, &sealed, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim_at(&run.aim, sealed.kms_key_arn, "", err);
+        status = kaws__arn_target(&run.target, sealed.kms_key_arn, "", err);
     if (status != KAWS_OK)
         return status;
     kaws__thread_lock(&w->lock);
@@ -10992,7 +11097,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text kms store cache bind vault
+ * Uses: sys thread disk err mem buf text creds arn calls kms store bind vault
  *        rewrap
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
@@ -11045,29 +11150,6 @@ kaws__ring_argument(const char *what, kaws_error *err)
 
 /* ---- opening ----------------------------------------------------------- */
 
-/* Without a KMS key and without a list of accounts there is nothing to trust
- * but the entries themselves, if all are of one account. */
-static void
-kaws__ring_anchor(kaws *ring)
-{
-    kaws__cache *cache = &ring->vault.cache;
-    char text[KAWS__KMS_ID_MAX + 1];
-    kaws__record r;
-    kaws__arn arn, last;
-    size_t i;
-
-    for (i = 0; i < cache->count; i++) {
-        (void)kaws__store_parse(kaws__cache_record(cache->places[i].entry), &r);
-        (void)kaws__kms_arn(r.arn, i == 0 ? &last : &arn);
-        if (i > 0 && (!kaws__buf_same(arn.partition, last.partition) ||
-                      !kaws__buf_same(arn.account, last.account)))
-            return;
-    }
-    if (cache->count > 0 && kaws__buf_copy_text(text, sizeof text, r.arn))
-        kaws__kms_anchor(&ring->kms, text);
-}
-
-
 static void
 kaws__ring_hooks(kaws_hooks *h)
 {
@@ -11096,8 +11178,7 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
         if (*texts[i] != NULL)
             kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
     if (ring->strings.failed)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: out of "
-                             "memory");
+        return kaws__err_memory(err, "opening the keyring");
     at = (char *)ring->strings.at;
     for (i = 0; i < COUNT; i++) {
         n = *texts[i] != NULL ? strlen(*texts[i]) + 1 : 0;
@@ -11117,8 +11198,7 @@ kaws__ring_start(kaws *ring, kaws_config *cfg, kaws_error *err)
 
     ring->has_lock = kaws__thread_lock_init(&ring->settings) == 0;
     if (status == KAWS_OK && !ring->has_lock)
-        status = kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no "
-                               "lock");
+        status = kaws__err_memory(err, "making a lock for the keyring");
     if (status == KAWS_OK && cfg->data_file != NULL && *cfg->data_file == '\0')
         status = kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
     if (status == KAWS_OK)
@@ -11127,11 +11207,8 @@ kaws__ring_start(kaws *ring, kaws_config *cfg, kaws_error *err)
         status = kaws__rewrap_open(&ring->rewrap, &ring->hooks, &ring->kms,
                                    &ring->vault, cfg->rewrap_parallel, err);
     if (status == KAWS_OK)
-        status = kaws__vault_open(&ring->vault, &ring->hooks, cfg->data_file,
-                                  cfg->read_only, err);
-    if (status == KAWS_OK && cfg->kms_key_id == NULL &&
-        (cfg->accounts == NULL || *cfg->accounts == '\0'))
-        kaws__ring_anchor(ring);
+        status = kaws__vault_open(&ring->vault, &ring->hooks, &ring->kms.trust,
+                                  cfg->data_file, cfg->read_only, err);
     return status;
 }
 
@@ -11172,8 +11249,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     kaws__ring_hooks(&config.hooks);
     r = kaws__mem_new(&config.hooks, sizeof *r);
     if (r == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: out of "
-                             "memory");
+        return kaws__err_memory(err, "opening the keyring");
     r->hooks = config.hooks;
     kaws__buf_init(&r->strings, &r->hooks);
     status = kaws__ring_start(r, &config, err);
@@ -11198,27 +11274,7 @@ kaws_check(kaws *ring, kaws_error *error)
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     op = kaws__kms_begin(&ring->kms);
-    return kaws__kms_check(&op, NULL, &sealed, err);
-}
-
-
-/* What is trusted hangs on the account of the KMS key. If the settings name it
- * by id or alias, and KMS could not be asked before, ask now; but not for the
- * sake of an ARN (or NULL) whose account is listed, in the same partition. */
-static kaws_status
-kaws__ring_know_home(kaws__op *op, const char *arn, kaws_error *err)
-{
-    kaws__aim aim, other;
-    kaws_sealed sealed;
-
-    if (kaws__kms_anchored(op->kms) ||
-        kaws__kms_aim(op->kms, &aim, NULL) != KAWS_OK)
-        return KAWS_OK;
-    if (arn != NULL && kaws__kms_trusts(op->kms, arn) &&
-        kaws__kms_aim_at(&other, arn, "", NULL) == KAWS_OK &&
-        kaws__kms_partition(other.region) == kaws__kms_partition(aim.region))
-        return KAWS_OK;
-    return kaws__kms_probe(op, &aim, &sealed, err);
+    return kaws__kms_probe(&op, NULL, 1, &sealed, err);
 }
 
 
@@ -11232,7 +11288,7 @@ kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
 {
     kaws__record key;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
     kaws_status status;
@@ -11247,15 +11303,13 @@ kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
         return kaws__ring_argument("the key type is not 1 to 15 letters, "
                                    "digits, - and _", err);
     if ((status = kaws__vault_allows(&ring->vault, 1, err)) != KAWS_OK ||
-        (status = kaws__kms_aim(&ring->kms, &aim, err)) != KAWS_OK ||
+        (status = kaws__kms_target(&ring->kms, &target, err)) != KAWS_OK ||
         (status = kaws__vault_may_add(&ring->vault, &key, &bound, err)))
         return status;
     op = kaws__kms_begin(&ring->kms);
-    if (plain.at == NULL)
-        status = kaws__kms_generate(&op, &aim, &bound.context, plain.len, NULL,
-                                    &sealed, err);
-    else if ((status = kaws__kms_encrypt(&op, &aim, &bound.context, plain,
-                                         &sealed, err)) == KAWS_OK)
+    status = kaws__kms_seal(&op, &target, &bound.context, plain, NULL, &sealed,
+                            err);
+    if (status == KAWS_OK && plain.at != NULL)
         status = kaws__kms_prove_key(&op, &bound.context, &sealed, plain, err);
     if (status == KAWS_OK)
         status = kaws__vault_add(&ring->vault, &key, &sealed, err);
@@ -11308,7 +11362,6 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
     kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws_bytes expect = { NULL, 0 };
-    char shown[96];
     kaws__record wanted;
     kaws__copy copy;
     kaws__op op;
@@ -11328,18 +11381,16 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     memcpy(key->type, copy.bound.type, sizeof key->type);
     op = kaws__kms_begin(&ring->kms);
     if (key->bytes == NULL)
-        status = kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of "
-                               "memory");
+        status = kaws__err_memory(err, "fetching a key");
     else
-        status = kaws__ring_know_home(&op, copy.sealed.kms_key_arn, err);
+        status = kaws__kms_learn_account(&op, copy.sealed.kms_key_arn, err);
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
                                    expect, key->bytes, &len, err);
     if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
                                "the length that its entry says",
-                               kaws__text_show(shown, sizeof shown,
-                                               wanted.key_id));
+                               KAWS__SHOW(wanted.key_id));
     if (status != KAWS_OK)
         kaws_key_free(ring, key);
     return status;
@@ -11391,8 +11442,7 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
     }
     if (w == NULL || w->list.failed) {
         kaws_walk_end(w);
-        return kaws__err_set(err, KAWS_MEMORY, "walking over the keys: out of "
-                             "memory");
+        return kaws__err_memory(err, "walking over the keys");
     }
     *walk = w;
     return KAWS_OK;
@@ -11438,28 +11488,6 @@ kaws_walk_end(kaws_walk *walk)
 
 /* ---- what protects the keys -------------------------------------------- */
 
-/* Whether that KMS key's account may be trusted. A first KMS key that does not
- * exist, or is denied, tells no account; then an id or alias is of our creds'
- * own, and an ARN has to be listed. */
-static kaws_status
-kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
-{
-    kaws__arn arn;
-    int whole = kaws__kms_arn(kaws__buf_of(kms_key_id), &arn);
-    int trusted = !whole || kaws__kms_trusts(op->kms, kms_key_id);
-    kaws_status status = kaws__ring_know_home(op, NULL, err);
-
-    if (trusted && (status == KAWS_KMS_KEY || status == KAWS_DENIED)) {
-        kaws__err_clear(err);
-        return KAWS_OK;
-    }
-    if (status == KAWS_OK && whole && kaws__kms_anchored(op->kms) &&
-        !kaws__kms_trusts(op->kms, kms_key_id))
-        return kaws__kms_foreign(kms_key_id, "that is the KMS key", err);
-    return status;
-}
-
-
 /* Has KMS judge a choice that differs from what is used now. What it tells of
  * accounts counts only once the choice is taken. With the settings' lock held.
  */
@@ -11468,23 +11496,20 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
 {
     kaws__op op = kaws__kms_begin(&ring->kms);
-    kaws__aim there = choice->aim;
-    int another = strcmp(now->aim.key_id, there.key_id) != 0;
-    int moves = strcmp(now->region, choice->region) != 0, known;
+    kaws__target there = choice->target;
+    int another = strcmp(now->target.key_id, there.key_id) != 0;
+    int moves = strcmp(now->region, choice->region) != 0;
     kaws_sealed sealed;
     kaws_status status = KAWS_OK;
 
+    if (there.key_id[0] == '\0')
+        return KAWS_OK;                   /* none, and none is to be          */
     if (another)
-        status = kaws__ring_may_use(&op, there.key_id, err);
-    known = kaws__kms_anchored(&ring->kms);
+        status = kaws__kms_may_use(&op, there.key_id, err);
+    op.trial = choice->arn;
     if (status == KAWS_OK &&
-        (another || !moves || strcmp(now->aim.region, there.region) != 0)) {
-        status = kaws__kms_check(&op, &there, &sealed, err);
-        if (status == KAWS_OK)
-            memcpy(choice->arn, sealed.kms_key_arn, sizeof choice->arn);
-        if (!known)
-            kaws__kms_unanchor(&ring->kms);
-    }
+        (another || !moves || strcmp(now->target.region, there.region) != 0))
+        status = kaws__kms_probe(&op, &there, 1, &sealed, err);
     if (status == KAWS_OK && moves &&
         strcmp(there.region, choice->region) != 0) {
         /* The ARN's own region goes on to be asked for this key. */
@@ -11503,33 +11528,19 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
 {
     kaws_error spare, *err = kaws__ring_error(error, &spare);
-    kaws_bytes want = kaws__buf_of(region != NULL ? region : "");
-    char shown[64];
     kaws__choice now, choice;
     kaws_status status;
 
     if (ring == NULL)
         return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
-    if (region != NULL && !kaws__kms_region_ok(want))
-        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
-                             "such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown, want));
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
         return KAWS_OK;
     kaws__thread_lock(&ring->settings);
     do {                  /* again, if a tried pair was taken meanwhile       */
-        kaws__kms_choice(&ring->kms, &now);
-        choice = now;
-        if (region != NULL)
-            (void)kaws__buf_copy_text(choice.region, sizeof choice.region,
-                                      want);
-        status = KAWS_OK;
-        if (kms_key_id != NULL || now.aim.key_id[0] != '\0')
-            status = kaws__kms_aim_at(&choice.aim, kms_key_id != NULL
-                                      ? kms_key_id : now.aim.key_id,
-                                      choice.region, err);
-        if (status == KAWS_OK && choice.aim.key_id[0] != '\0')
+        (void)kaws__kms_choice(&ring->kms, NULL, NULL, &now, NULL);
+        status = kaws__kms_choice(&ring->kms, kms_key_id, region, &choice, err);
+        if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &now, &choice, err);
     } while (status == KAWS_OK && !kaws__kms_choose(&ring->kms, &choice, take));
     kaws__thread_unlock(&ring->settings);
@@ -11578,7 +11589,8 @@ KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
     if (ring != NULL)
-        kaws__kms_set_timeouts(&ring->kms, connect_timeout_ms, timeout_ms);
+        kaws__calls_set_timeouts(&ring->kms.calls, connect_timeout_ms,
+                                 timeout_ms);
 }
 
 
@@ -11590,7 +11602,7 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__kms_reload_creds(&ring->kms, err);
+    return kaws__creds_reload(&ring->kms.calls.creds, err);
 }
 
 
@@ -11627,9 +11639,9 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     memset(stats, 0, sizeof *stats);
     if (ring == NULL)
         return;
+    kaws__calls_stats(&ring->kms.calls, stats);
     kaws__vault_stats(&ring->vault, stats);
     kaws__rewrap_stats(&ring->rewrap, stats);
-    kaws__kms_stats(&ring->kms, stats);
 }
 
 
@@ -11658,7 +11670,7 @@ kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
 {
     kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
 
     if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
@@ -11673,11 +11685,11 @@ kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                              "1 to %lu bytes here", (unsigned long)most);
     op = kaws__kms_begin(&ring->kms);
     if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
-        (status = kaws__kms_aim(&ring->kms, &aim, err)) != KAWS_OK)
+        (status = kaws__kms_target(&ring->kms, &target, err)) != KAWS_OK)
         return status;
-    status = most == KAWS_PLAIN_MAX
-           ? kaws__kms_encrypt(&op, &aim, ctx, plain, out, err)
-           : kaws__kms_generate(&op, &aim, ctx, plain.len, room, out, err);
+    if (most == KAWS_GENERATE_MAX)
+        plain.at = NULL;
+    status = kaws__kms_seal(&op, &target, ctx, plain, room, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -11720,17 +11732,17 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
         return kaws__ring_argument("kms_key_arn has no end", err);
     if (in->kms_key_arn[0] == '\0') {
-        status = kaws__kms_probe(op, NULL, out, err);
+        status = kaws__kms_probe(op, NULL, 0, out, err);
         memcpy(out->blob, in->blob, in->blob_len);
         out->blob_len = in->blob_len;
         return status;
     }
     *out = *in;
-    if (!kaws__kms_arn(kaws__buf_of(in->kms_key_arn), &arn) ||
+    if (!kaws__arn_parse(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
                                    err);
-    return kaws__ring_know_home(op, in->kms_key_arn, err);
+    return kaws__kms_learn_account(op, in->kms_key_arn, err);
 }
 
 
@@ -11778,7 +11790,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_sealed given, fresh;
     kaws_status status;
 
@@ -11791,8 +11803,8 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__ring_argument("ring, in and out must not be NULL", err);
     op = kaws__kms_begin(&ring->kms);
     if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
-        (status = kaws__kms_aim(&ring->kms, &aim, err)) == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &aim, ctx, &given, 0, &fresh, err);
+        (status = kaws__kms_target(&ring->kms, &target, err)) == KAWS_OK)
+        status = kaws__kms_reencrypt(&op, &target, ctx, &given, 0, &fresh, err);
     if (status == KAWS_OK)
         *out = fresh;
     return status;

@@ -694,8 +694,8 @@ rewrap(const char *dir, const char *url, size_t count, int parallel)
     t = wall_us();
     bench_must(kaws_rewrap_all(ring, &err) == KAWS_OK, err.text);
     say("seconds", (wall_us() - t) / 1e6);
-    for (i = 0; i < ring->vault.cache.count; i++)
-        fresh += kaws__cache_record(ring->vault.cache.places[i].entry).len;
+    for (i = 0; i < ring->vault.table.count; i++)
+        fresh += kaws__table_record(ring->vault.table.places[i].entry).len;
     say("extra_bytes", (double)(m.peak - before));
     say("new_bytes", (double)fresh);
     say("replaces", (double)renames(watch, path));
@@ -732,7 +732,7 @@ open_file(const char *dir, size_t count, size_t rounds)
         t = wall_us();
         ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
         say("ours", (wall_us() - t) / 1e3);
-        bench_must(ring->vault.cache.count == count, "keys are missing");
+        bench_must(ring->vault.table.count == count, "keys are missing");
         kaws_close(ring);
         t = wall_us();
         kaws__crypto_init(&hash);
@@ -778,7 +778,7 @@ shuffled_names(size_t count))[16]
 }
 
 
-/* The limit: one read somewhere in a table as large as the cache's, and one in
+/* The limit: one read somewhere in an array as large as the table's, and one in
  * as much memory as the entries take, each waiting for the one before it. */
 static double
 two_reads(uint64_t *table, size_t slots, uint64_t *entries, size_t words,
@@ -809,7 +809,7 @@ lookup(const char *dir, size_t count, size_t rounds)
 
     bench_make(path_of(path, dir, "lookup", count), count);
     ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
-    slots = ring->vault.cache.slot_count * sizeof(kaws__slot) / sizeof *table;
+    slots = ring->vault.table.slot_count * sizeof(kaws__slot) / sizeof *table;
     words = (size_t)ring->vault.file.size / sizeof *entries;
     table = malloc(slots * sizeof *table);
     entries = malloc(words * sizeof *entries);
@@ -823,7 +823,7 @@ lookup(const char *dir, size_t count, size_t rounds)
         t = cpu_us();
         for (i = 0; i < count; i++) {
             key = kaws__buf_of(names[i]);
-            found += kaws__cache_find(&ring->vault.cache, key, user) != NULL;
+            found += kaws__table_find(&ring->vault.table, key, user) != NULL;
         }
         say("ours", (cpu_us() - t) * 1e3 / (double)count);
         bench_must(found == count, "names are missing");

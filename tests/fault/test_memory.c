@@ -177,7 +177,7 @@ do_use_kms_key(struct world *w)
 {
     kaws_status status = kaws_use_kms_key(w->ring, "alias/two", &w->err);
 
-    assert_string_equal(w->ring->kms.aim.key_id, status == KAWS_OK
+    assert_string_equal(w->ring->kms.now.target.key_id, status == KAWS_OK
                         ? "alias/two" : FAKE_EAST);
     return status;
 }
@@ -188,7 +188,7 @@ do_use_region(struct world *w)
 {
     kaws_status status = kaws_use_region(w->ring, "us-west-2", &w->err);
 
-    assert_string_equal(w->ring->kms.region, status == KAWS_OK
+    assert_string_equal(w->ring->kms.now.region, status == KAWS_OK
                         ? "us-west-2" : "us-east-1");
     return status;
 }
