@@ -110,7 +110,8 @@ static void
 test_given_contexts(void **state)
 {
     static const struct { kaws_pair pair; kaws_status status; } rows[] = {
-        { { "n", "v" }, KAWS_OK }, { { "cl\xc3\xa9", "\xe2\x82\xac" }, KAWS_OK },
+        { { "n", "v" }, KAWS_OK },
+        { { "cl\xc3\xa9", "\xe2\x82\xac" }, KAWS_OK },
         { { NULL, "v" }, KAWS_ARGUMENT }, { { "n", NULL }, KAWS_ARGUMENT },
         { { "", "v" }, KAWS_ARGUMENT }, { { "n", "" }, KAWS_ARGUMENT },
         { { "\xff", "v" }, KAWS_ARGUMENT }, { { "n", "\xc3" }, KAWS_ARGUMENT },

@@ -500,7 +500,7 @@ memory_and_remove_all(void *ctx, void *ptr, size_t old_len, size_t new_len)
 {
     struct fake *f = ctx;
 
-    if (new_len == MANY * (sizeof(kaws__place) + 24))
+    if (new_len == MANY * (sizeof(kaws__row) + 24))
         remove_all(f->user);
     return fake_memory(ctx, ptr, old_len, new_len);
 }

@@ -259,7 +259,7 @@ test_replace_fails(void **state)
         expect_text(w, "k", "text");
         assert_int_equal(keys_of(w), 2);
     }
-    OK(w, drop(w, "k"));              /* the digest that is kept is the file's */
+    OK(w, drop(w, "k"));                  /* and all goes on from there       */
     OK(w, store(w, "third", "text"));
     world_reopen(w);
     expect_text(w, "other", "more");
