@@ -172,7 +172,7 @@ do_decrypt(struct world *w)
 
 
 /* Name, how many allocations there are at least (fewer, and the test would see
- * nothing), call. Credentials need none: they have their pages. */
+ * nothing), call. Reloading credentials and removing a key need none. */
 #define JOBS(X)                                                               \
     X(open, 6, do_open(w))                                                    \
     X(check, 6, kaws_check(w->ring, &w->err))                                 \

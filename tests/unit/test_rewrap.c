@@ -258,7 +258,7 @@ static void
 begin_ids_anew(struct world *w)
 {
     w->f.replies -= 10;
-    w->ring->kms.calls.http.seen->count = 0;
+    memset(w->ring->kms.calls.http.ids, 0, sizeof w->ring->kms.calls.http.ids);
 }
 
 
