@@ -1868,7 +1868,7 @@ static const plug__abi_tail plug__life_tail = {
 
 static const plug__abi_head plug__life_head = {
     PLUG__ABI_KEYRING, &plug__keyring_calls, "keyring_aws",
-    "The keyring_aws authors", "Keyring guarded by AWS KMS",
+    "The keyring_aws authors", "Keyring protected by AWS KMS",
     PLUG__ABI_LICENCE_BSD, plug__life_init
 };
 
