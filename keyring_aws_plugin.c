@@ -605,7 +605,6 @@ static void
 plug__guard_refresh(plug__guard *g)
 {
     kaws_stats stats = { 0 };           /* numbers, before the checksum      */
-    uint64_t *const       shown = (void *)&g->stats;
     const uint64_t *const fresh = (const void *)&stats;
     plug__guard_ring *ring;
     kaws_error        err;
@@ -614,8 +613,8 @@ plug__guard_refresh(plug__guard *g)
     ring = plug__guard_take(g, &err);
     if (ring != NULL)
         kaws_get_stats(ring->kaws, &stats);
-    for (size_t i = 0; i < offsetof(kaws_stats, checksum) / sizeof *shown; i++)
-        PLUG__STORE(&shown[i], fresh[i]);
+    for (size_t i = 0; i < offsetof(kaws_stats, checksum) / sizeof *fresh; i++)
+        PLUG__STORE((uint64_t *)(void *)&g->stats + i, fresh[i]);
     plug__guard_drop(g, ring);
     pthread_mutex_unlock(&g->stats_lock);
 }
@@ -959,8 +958,7 @@ static const plug__settings_row plug__settings_rows[] = {
     { "conf_file", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.conf_file),
       .def.text = "/var/lib/mysql-keyring/keyring_aws_conf",
       .empty = PLUG__REFUSED,
-      .help = "File of AWS credentials: access key id, secret access key, and"
-              " optionally a session token, each on a line of its own." },
+      .help = "File of AWS credentials: id, secret, token, a line each." },
     { "data_file", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.data_file),
       .def.text = "/var/lib/mysql-keyring/keyring_aws_data",
       .empty = PLUG__REFUSED,
@@ -1244,18 +1242,6 @@ struct plug__keyring_job {
 };
 
 
-/* Whether text is the upper-case word, in any case and in any locale. */
-static bool
-plug__keyring_is(const char *word, const char *text)
-{
-    for (; *word != '\0'; word++, text++) {
-        if (*text != *word && *text != *word + ('a' - 'A'))
-            return false;
-    }
-    return *text == '\0';
-}
-
-
 /* The key's type as the library stores it, in upper case. NULL, and why: KMS or
  * MySQL's manual rules this key out. */
 static const char *
@@ -1268,7 +1254,10 @@ plug__keyring_accept(const plug__keyring_job *job, kaws_error *err)
     char shown[PLUG__SHOWN];
 
     for (int i = 0; job->type != NULL && i < 4; i++) {
-        if (plug__keyring_is(types[i], job->type))
+        size_t n = 0;                   /* letters that agree, in any case   */
+        while (types[i][n] != '\0' && (job->type[n] & 0xdf) == types[i][n])
+            n++;
+        if (types[i][n] == job->type[n])
             type = types[i];
     }
     if (type == NULL)
