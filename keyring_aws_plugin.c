@@ -66,7 +66,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 
 #define PLUG__EXPORT        __attribute__((visibility("default")))
@@ -1243,9 +1242,20 @@ struct plug__keyring_job {
 };
 
 
+/* Whether text is the upper-case word, in any case and in any locale. */
+static bool
+plug__keyring_is(const char *word, const char *text)
+{
+    for (; *word != '\0'; word++, text++) {
+        if (*text != *word && *text != *word + ('a' - 'A'))
+            return false;
+    }
+    return *text == '\0';
+}
+
+
 /* The key's type as the library stores it, in upper case. NULL, and why: KMS or
- * MySQL's manual rules this key out. (Locales differ about the case of I alone,
- * and no type has an I.) */
+ * MySQL's manual rules this key out. */
 static const char *
 plug__keyring_accept(const plug__keyring_job *job, kaws_error *err)
 {
@@ -1256,7 +1266,7 @@ plug__keyring_accept(const plug__keyring_job *job, kaws_error *err)
     char shown[PLUG__SHOWN];
 
     for (int i = 0; job->type != NULL && i < 4; i++) {
-        if (strcasecmp(types[i], job->type) == 0)
+        if (plug__keyring_is(types[i], job->type))
             type = types[i];
     }
     if (type == NULL)
@@ -1858,7 +1868,7 @@ static const plug__abi_tail plug__life_tail = {
 
 static const plug__abi_head plug__life_head = {
     PLUG__ABI_KEYRING, &plug__keyring_calls, "keyring_aws",
-    "The keyring_aws authors", "Keyring guarded by AWS KMS",
+    "The keyring_aws authors", "Keyring protected by AWS KMS",
     PLUG__ABI_LICENCE_BSD, plug__life_init
 };
 
