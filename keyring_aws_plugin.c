@@ -550,16 +550,17 @@ plug__guard_try(plug__guard *g, const plug__guard_values *values,
 static kaws_status
 plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
 {
+    const char *cmk_id, *region;
     plug__guard_values wanted;
-    const char *const  cmk_id = wanted.of[PLUG__CMK_ID].text;
-    const char *const  region = wanted.of[PLUG__REGION].text;
-    unsigned           asked;
+    unsigned asked;
 
     pthread_mutex_lock(&g->lock);
     asked = ring->asked;
     while (ring->adopting)
         pthread_cond_wait(&g->adopted, &g->lock);
     wanted = plug__guard_wanted(g);
+    cmk_id = wanted.of[PLUG__CMK_ID].text;
+    region = wanted.of[PLUG__REGION].text;
     if (cmk_id[0] == '\0') {
         plug__guard_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id has to be set");
     } else if ((ring->answer.status == KAWS_OK || ring->asked != asked)
@@ -603,8 +604,9 @@ plug__guard_take_to_seal(plug__guard *g, kaws_error *err)
 static void
 plug__guard_refresh(plug__guard *g)
 {
-    uint64_t *const   shown = &g->stats.keys;   /* the first of the numbers  */
-    kaws_stats        stats = { 0 };
+    kaws_stats stats = { 0 };           /* numbers, before the checksum      */
+    uint64_t *const       shown = (void *)&g->stats;
+    const uint64_t *const fresh = (const void *)&stats;
     plug__guard_ring *ring;
     kaws_error        err;
 
@@ -613,7 +615,7 @@ plug__guard_refresh(plug__guard *g)
     if (ring != NULL)
         kaws_get_stats(ring->kaws, &stats);
     for (size_t i = 0; i < offsetof(kaws_stats, checksum) / sizeof *shown; i++)
-        PLUG__STORE(&shown[i], (&stats.keys)[i]);
+        PLUG__STORE(&shown[i], fresh[i]);
     plug__guard_drop(g, ring);
     pthread_mutex_unlock(&g->stats_lock);
 }
