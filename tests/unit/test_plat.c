@@ -423,7 +423,7 @@ test_parallel(void **state)
     for (i = 0; i < UNIT_COUNT(counts); i++) {
         work w;
         w.runs = w.sum = 0;
-        assert_int_equal(kaws__thread_lock_init(&w.lock), 0);
+        assert_int_equal(kaws__thread_lock_init(&w.lock, KAWS__RANK_RING), 0);
         kaws__thread_parallel(counts[i], add_up, &w);
         assert_int_equal(w.runs, counts[i]);
         assert_int_equal(w.sum, 2000 * counts[i]);
@@ -440,7 +440,7 @@ test_parallel_too_many(void **state)
 
     (void)state;
     w.runs = w.sum = 0;
-    assert_int_equal(kaws__thread_lock_init(&w.lock), 0);
+    assert_int_equal(kaws__thread_lock_init(&w.lock, KAWS__RANK_RING), 0);
     kaws__thread_parallel(1000, add_up, &w);
     assert_in_range(w.runs, KAWS__PARALLEL_MAX, KAWS__PARALLEL_MAX + 1);
     kaws__thread_lock_free(&w.lock);
@@ -507,7 +507,7 @@ test_turns(void **state)
     (void)state;
     memset(&q, 0, sizeof q);
     assert_int_equal(kaws__thread_turn_init(&q.turn), 0);
-    assert_int_equal(kaws__thread_lock_init(&q.lock), 0);
+    assert_int_equal(kaws__thread_lock_init(&q.lock, KAWS__RANK_RING), 0);
     kaws__thread_parallel(20, take_turns, &q);
     assert_int_equal(q.most, 1);
     assert_int_equal(q.done, 60);
@@ -730,15 +730,15 @@ test_stat_and_cut(void **state)
     (void)state;
     other = file_of(in_folder("b"), "");
     memset(&a, 0xff, sizeof a);
-    assert_int_equal(kaws__disk_stat(fd, &a), 0);
-    assert_int_equal(kaws__disk_stat(other, &b), 0);
+    assert_int_equal(kaws__disk_stat(fd, NULL, &a), 0);
+    assert_int_equal(kaws__disk_stat(other, NULL, &b), 0);
     assert_true(a.size == 10 && b.size == 0);
     assert_true(a.dev == b.dev && a.ino != b.ino);
     assert_true(a.regular && b.regular && a.mine && b.mine);
     assert_true(a.mtime_ns / 1000000000 > (int64_t)time(NULL) - 600);
     assert_int_equal(kaws__disk_truncate(fd, 4), 0);
     has(fd, "0123");
-    assert_int_equal(kaws__disk_stat(fd, &b), 0);
+    assert_int_equal(kaws__disk_stat(fd, NULL, &b), 0);
     assert_true(b.size == 4 && b.ino == a.ino);
     assert_int_equal(kaws__disk_truncate(fd, 0), 0);
     has(fd, "");
@@ -756,22 +756,22 @@ test_names(void **state)
     kaws__disk_close(fd);
     fd = file_of(in_folder("b"), "new");
     kaws__disk_close(fd);
-    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a")), 0);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a"), KAWS__REPLACE), 0);
     assert_int_equal(kaws__disk_open(in_folder("b"), KAWS__READ, &fd), ENOENT);
     assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), 0);
     has(fd, "new");
     kaws__disk_close(fd);
-    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a")), ENOENT);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a"), KAWS__REPLACE), ENOENT);
     assert_int_equal(kaws__disk_remove(in_folder("a")), 0);
     assert_int_equal(kaws__disk_remove(in_folder("a")), 0);
     assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), ENOENT);
     assert_int_equal(kaws__disk_make_dir(folder), EEXIST);
     assert_int_equal(kaws__disk_make_dir(in_folder("b/c")), ENOENT);
     assert_int_equal(kaws__disk_make_dir(in_folder("b")), 0);
-    assert_int_equal(kaws__disk_open_dir(folder, &fd), 0);
+    assert_int_equal(kaws__disk_open(folder, KAWS__FOLDER, &fd), 0);
     assert_int_equal(kaws__disk_sync_dir(fd), 0);
     kaws__disk_close(fd);
-    assert_int_equal(kaws__disk_open_dir(in_folder("c"), &fd), ENOENT);
+    assert_int_equal(kaws__disk_open(in_folder("c"), KAWS__FOLDER, &fd), ENOENT);
 }
 
 
@@ -786,27 +786,27 @@ test_new_names(void **state)
     (void)state;
     kaws__disk_close(fd);
     fd = file_of(in_folder("b"), "two");
-    assert_int_equal(kaws__disk_stat(fd, &b), 0);
-    assert_int_equal(kaws__disk_rename_new(in_folder("b"), in_folder("a")),
+    assert_int_equal(kaws__disk_stat(fd, NULL, &b), 0);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a"), KAWS__RENAME_NEW),
                      EEXIST);
-    assert_int_equal(kaws__disk_rename_new(in_folder("b"), in_folder("c")), 0);
-    assert_int_equal(kaws__disk_stat_path(in_folder("c"), &a), 0);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("c"), KAWS__RENAME_NEW), 0);
+    assert_int_equal(kaws__disk_stat(-1, in_folder("c"), &a), 0);
     assert_int_equal(a.size, 3);
     assert_int_equal(a.dev, b.dev);
     assert_int_equal(a.ino, b.ino);
     assert_int_equal(a.links, 1);
-    assert_int_equal(kaws__disk_stat_path(in_folder("b"), &a), ENOENT);
-    assert_int_equal(kaws__disk_rename_new(in_folder("b"), in_folder("d")),
+    assert_int_equal(kaws__disk_stat(-1, in_folder("b"), &a), ENOENT);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("d"), KAWS__RENAME_NEW),
                      ENOENT);
-    os = kaws__disk_exchange(in_folder("a"), in_folder("c"));
+    os = kaws__disk_rename(in_folder("a"), in_folder("c"), KAWS__EXCHANGE);
     kaws__disk_close(fd);
     if (os == 0) {
         assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), 0);
         has(fd, "two");
         kaws__disk_close(fd);
-        assert_int_equal(kaws__disk_stat_path(in_folder("c"), &a), 0);
+        assert_int_equal(kaws__disk_stat(-1, in_folder("c"), &a), 0);
         assert_int_not_equal(a.ino, b.ino);
-        assert_int_equal(kaws__disk_exchange(in_folder("a"), in_folder("b")),
+        assert_int_equal(kaws__disk_rename(in_folder("a"), in_folder("b"), KAWS__EXCHANGE),
                          ENOENT);
     } else {
         assert_int_equal(os, ENOSYS);
@@ -987,7 +987,7 @@ test_parallel_fewer(void **state)
     for (given = 0; given < 4; given++) {
         work w;
         w.runs = w.sum = 0;
-        assert_int_equal(kaws__thread_lock_init(&w.lock), 0);
+        assert_int_equal(kaws__thread_lock_init(&w.lock, KAWS__RANK_RING), 0);
         trouble = (struct plat_trouble){ "pthread_create", EAGAIN, given, 1000,
                                          0, 0 };
         kaws__thread_parallel(8, add_up, &w);
@@ -1178,7 +1178,7 @@ test_open_odd(void **state)
                                         "see its errno");
                 continue;
             }
-            assert_int_equal(kaws__disk_stat(fd, &st), 0);
+            assert_int_equal(kaws__disk_stat(fd, NULL, &st), 0);
             assert_false(st.regular);
             kaws__disk_close(fd);
         }
@@ -1208,7 +1208,7 @@ test_open_modes(void **state)
     assert_int_equal(kaws__disk_make_dir(in_folder("b")), 0);
     assert_int_equal(stat(in_folder("b"), &st), 0);
     assert_int_equal(st.st_mode & 07777, 0750);
-    assert_int_equal(kaws__disk_open_dir(in_folder("b"), &fd), 0);
+    assert_int_equal(kaws__disk_open(in_folder("b"), KAWS__FOLDER, &fd), 0);
     assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
     kaws__disk_close(fd);
     umask(mask);
@@ -1230,18 +1230,18 @@ test_stat_owner(void **state)
     (void)state;
     for (i = 0; i < UNIT_COUNT(modes); i++) {
         assert_int_equal(fchmod(fd, modes[i].mode), 0);
-        assert_int_equal(kaws__disk_stat(fd, &st), 0);
+        assert_int_equal(kaws__disk_stat(fd, NULL, &st), 0);
         assert_int_equal(st.others_read, modes[i].read);
         assert_int_equal(st.others_write, modes[i].write);
         assert_true(st.mine);
     }
     if (geteuid() == 0) {
         assert_int_equal(fchown(fd, 1, 1), 0);
-        assert_int_equal(kaws__disk_stat(fd, &st), 0);
+        assert_int_equal(kaws__disk_stat(fd, NULL, &st), 0);
         assert_false(st.mine);
     }
     kaws__disk_close(fd);
-    assert_int_equal(kaws__disk_stat(fd, &st), EBADF);
+    assert_int_equal(kaws__disk_stat(fd, NULL, &st), EBADF);
 }
 
 
@@ -1252,12 +1252,12 @@ test_names_odd(void **state)
 
     (void)state;
     kaws__disk_close(fd);
-    assert_int_equal(kaws__disk_open_dir(in_folder("a"), &fd), ENOTDIR);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__FOLDER, &fd), ENOTDIR);
     assert_int_equal(kaws__disk_open(in_folder("a/b"), KAWS__READ, &fd),
                      ENOTDIR);
     assert_int_not_equal(kaws__disk_remove(folder), 0);
     assert_int_equal(kaws__disk_make_dir(in_folder("b")), 0);
-    assert_int_equal(kaws__disk_rename(in_folder("a"), in_folder("b")), EISDIR);
+    assert_int_equal(kaws__disk_rename(in_folder("a"), in_folder("b"), KAWS__REPLACE), EISDIR);
     assert_int_equal(kaws__disk_remove(in_folder("a/b")), ENOTDIR);
 }
 
@@ -1273,29 +1273,29 @@ test_look(void **state)
 
     (void)state;
     assert_int_equal(link(in_folder("a"), in_folder("b")), 0);
-    assert_int_equal(kaws__disk_stat_path(in_folder("b"), &st), 0);
+    assert_int_equal(kaws__disk_stat(-1, in_folder("b"), &st), 0);
     assert_int_equal(st.links, 2);
     assert_true(st.regular);
     assert_int_equal(kaws__disk_remove(in_folder("a")), 0);
     assert_int_equal(kaws__disk_remove(in_folder("b")), 0);
-    assert_int_equal(kaws__disk_stat(fd, &st), 0);
+    assert_int_equal(kaws__disk_stat(fd, NULL, &st), 0);
     assert_int_equal(st.links, 0);
     kaws__disk_close(fd);
     assert_int_equal(symlink("nowhere", in_folder("c")), 0);
-    assert_int_equal(kaws__disk_stat_path(in_folder("c"), &st), 0);
+    assert_int_equal(kaws__disk_stat(-1, in_folder("c"), &st), 0);
     assert_false(st.regular);
     assert_int_equal(kaws__disk_may_change(in_folder("d")), ENOENT);
 
     fd = file_of(in_folder("e"), "x");
-    assert_int_equal(kaws__disk_stat(fd, &before), 0);
+    assert_int_equal(kaws__disk_stat(fd, NULL, &before), 0);
     kaws__sys_sleep_ms(NULL, 20);
     assert_int_equal(kaws__disk_write_at(fd, 0, "y", 1, &n), 0);
-    assert_int_equal(kaws__disk_stat(fd, &st), 0);
+    assert_int_equal(kaws__disk_stat(fd, NULL, &st), 0);
     assert_true(st.mtime_ns > before.mtime_ns && st.ctime_ns > before.ctime_ns);
     before = st;
     kaws__sys_sleep_ms(NULL, 20);
     assert_int_equal(fchmod(fd, 0640), 0);
-    assert_int_equal(kaws__disk_stat(fd, &st), 0);
+    assert_int_equal(kaws__disk_stat(fd, NULL, &st), 0);
     assert_true(st.mtime_ns == before.mtime_ns &&
                 st.ctime_ns > before.ctime_ns);
     kaws__disk_close(fd);
@@ -1334,7 +1334,7 @@ test_interrupted(void **state)
     has(fd, "what");
     kaws__disk_close(fd);
     trouble = (struct plat_trouble){ "open", EINTR, 0, 3, 0, 0 };
-    assert_int_equal(kaws__disk_open_dir(folder, &fd), 0);
+    assert_int_equal(kaws__disk_open(folder, KAWS__FOLDER, &fd), 0);
     trouble = (struct plat_trouble){ "fsync", EINTR, 0, 3, 0, 0 };
     assert_int_equal(kaws__disk_sync_dir(fd), 0);
     assert_int_equal(trouble.calls, 4);
@@ -1385,7 +1385,7 @@ test_sync_dir_failing(void **state)
     int fd;
 
     (void)state;
-    assert_int_equal(kaws__disk_open_dir(folder, &fd), 0);
+    assert_int_equal(kaws__disk_open(folder, KAWS__FOLDER, &fd), 0);
     trouble = (struct plat_trouble){ "fsync", EINVAL, 0, 1, 0, 0 };
     assert_int_equal(kaws__disk_sync_dir(fd), 0);
     trouble = (struct plat_trouble){ "fsync", EIO, 0, 1, 0, 0 };
@@ -1590,7 +1590,7 @@ test_replace_what_is_open(void **state)
     kaws__disk_close(fd);
     assert_int_equal(kaws__disk_open(in_folder("b"), KAWS__READ, &fd), 0);
     kaws__disk_close(old);
-    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a")), 0);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a"), KAWS__REPLACE), 0);
     has(fd, "new");                       /* still the same, by another name  */
     kaws__disk_close(fd);
     kaws__disk_close(file_of(in_folder("b"), "newer"));
@@ -1600,7 +1600,7 @@ test_replace_what_is_open(void **state)
     assert_int_equal(kaws__disk_remove(in_folder("a")), EACCES);
     thread = CreateThread(NULL, 0, close_later, other, 0, NULL);
     assert_non_null(thread);
-    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a")), 0);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a"), KAWS__REPLACE), 0);
     assert_int_equal(WaitForSingleObject(thread, 60000), WAIT_OBJECT_0);
     CloseHandle(thread);
     assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), 0);
@@ -1620,27 +1620,27 @@ test_names_odd(void **state)
 
     (void)state;
     kaws__disk_close(fd);
-    assert_int_equal(kaws__disk_open_dir(in_folder("a"), &fd), ENOTDIR);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__FOLDER, &fd), ENOTDIR);
     assert_int_equal(kaws__disk_open(folder, KAWS__WRITE, &fd), EISDIR);
     assert_int_equal(kaws__disk_remove(folder), EISDIR);
     assert_int_equal(kaws__disk_make_dir(in_folder("b")), 0);
-    assert_int_equal(kaws__disk_rename(in_folder("a"), in_folder("b")), EISDIR);
+    assert_int_equal(kaws__disk_rename(in_folder("a"), in_folder("b"), KAWS__REPLACE), EISDIR);
     assert_int_equal(kaws__disk_open(folder, KAWS__READ, &fd), 0);
-    assert_int_equal(kaws__disk_stat(fd, &st), 0);
+    assert_int_equal(kaws__disk_stat(fd, NULL, &st), 0);
     assert_false(st.regular);
     kaws__disk_close(fd);
     memset(longer, 'x', sizeof longer);
     longer[sizeof longer - 1] = '\0';
     assert_int_equal(kaws__disk_open(longer, KAWS__READ, &fd), ENAMETOOLONG);
-    assert_int_equal(kaws__disk_rename(in_folder("a"), longer), ENAMETOOLONG);
+    assert_int_equal(kaws__disk_rename(in_folder("a"), longer, KAWS__REPLACE), ENAMETOOLONG);
     assert_int_equal(kaws__disk_remove(longer), ENAMETOOLONG);
     assert_int_equal(kaws__disk_make_dir(longer), ENAMETOOLONG);
-    assert_int_equal(kaws__disk_open_dir(longer, &fd), ENAMETOOLONG);
+    assert_int_equal(kaws__disk_open(longer, KAWS__FOLDER, &fd), ENAMETOOLONG);
     assert_int_equal(kaws__disk_open("\xff", KAWS__READ, &fd), EINVAL);
     fd = file_of(in_folder("\xc3\xa4\xe2\x82\xac"), "named");
     kaws__disk_close(fd);
     assert_int_equal(kaws__disk_rename(in_folder("\xc3\xa4\xe2\x82\xac"),
-                                       in_folder("c")), 0);
+                                       in_folder("c"), KAWS__REPLACE), 0);
     assert_int_equal(kaws__disk_open(in_folder("c"), KAWS__READ, &fd), 0);
     has(fd, "named");
     kaws__disk_close(fd);
@@ -1664,7 +1664,7 @@ test_failing(void **state)
     kaws__disk_close(fd);
     assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__NEW, &fd), EEXIST);
     assert_int_equal(fd, -1);
-    assert_int_equal(kaws__disk_open_dir(folder, &fd), 0);
+    assert_int_equal(kaws__disk_open(folder, KAWS__FOLDER, &fd), 0);
     assert_int_not_equal(kaws__disk_write_at(fd, 0, "x", 1, &n), 0);
     kaws__disk_close(fd);
 }

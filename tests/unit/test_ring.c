@@ -1794,8 +1794,8 @@ expect_free(struct fake *f, int ms)
     kaws *ring = f->user;
 
     (void)ms;
-    if (pthread_mutex_trylock(&ring->lock) == 0) {
-        pthread_mutex_unlock(&ring->lock);
+    if (pthread_mutex_trylock(&ring->lock.mutex) == 0) {
+        pthread_mutex_unlock(&ring->lock.mutex);
         return;
     }
     f->on_sleep = NULL;
