@@ -1412,8 +1412,8 @@ kaws__thread_parallel(int count, void (*run)(void *), void *arg)
            KAWS__WORKER_START(&workers[started], kaws__thread_work, &job))
         started++;
     run(arg);
-    while (started > 0)
-        KAWS__WORKER_JOIN(workers[--started]);
+    while (started-- > 0)
+        KAWS__WORKER_JOIN(workers[started]);
 }
 
 

@@ -8,6 +8,7 @@
 #if !defined(KAWS_MODEL_H)
 #define KAWS_MODEL_H
 
+#define DISK_CHEAP_PAGES
 #include "disk.h"
 
 #define KEYRING_AWS_IMPLEMENTATION

@@ -1,7 +1,7 @@
 /* Room file: names, locks, reading, and every step of every change failing
  * in turn. */
 
-#include "faulty_disk.h"
+#include "../fault/disk.h"
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
@@ -601,7 +601,7 @@ test_hold(void **state)
 }
 
 
-#if !defined(_WIN32)                      /* there test_plat does it          */
+#if !defined(_WIN32)                      /* there test_disk does it          */
 
 /* Another process holds it, and lets go by dying. */
 static void

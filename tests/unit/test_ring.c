@@ -2,7 +2,7 @@
  * second look, disks that fail, other processes, foreign accounts, KMS keys
  * that move, rotation, and re-wrapping under traffic. */
 
-#include "faulty_disk.h"
+#include "../fault/disk.h"
 
 #include <pthread.h>
 
@@ -1966,7 +1966,7 @@ test_all_wait_at_once(void **state)
 #endif
 
 
-#if !defined(_WIN32)                      /* test_plat has processes there    */
+#if !defined(_WIN32)                      /* test_disk has processes there    */
 
 /* Another process is in the middle of a change, and dies. */
 static void
