@@ -1,16 +1,16 @@
-/* keyring_aws.h - v1.0.0 - a keyring guarded by AWS KMS - BSD-2-Clause
+/* keyring_aws.h - v1.0.0 - a keyring protected by AWS KMS - BSD-2-Clause
  *
- * Keeps small secrets, in practice the keys of a database, in a local file.
- * Each is made by AWS KMS, sealed by AWS KMS, and lies in the file as KMS
- * ciphertext. Reading one back takes the file and the right to use the KMS key.
+ * Stores small secrets, usually the keys of a database, in a local file. AWS
+ * KMS makes each key and encrypts it; the file holds only KMS ciphertext. To
+ * read a key back, one needs the file and the right to use the KMS key.
  *
  * In ONE C file, before any other include:
  *
  *     #define KEYRING_AWS_IMPLEMENTATION
  *     #include "keyring_aws.h"
  *
- * Anywhere else, include it plainly. Link with -lbearssl -lcurl (and, where
- * libc does not have them, -lpthread -ldl).
+ * In all other files, just include it. Link with -lbearssl -lcurl (and with
+ * -lpthread -ldl if libc does not contain them).
  *
  *     int main(void)
  *     {
@@ -47,196 +47,229 @@
  *              4 Errors            5 Memory and secrets   6 Threads, processes
  *              7 The data file     8 What goes over the wire
  *              9 Limits           10 House rules
- *              then PART II, the declarations, and PART III, the rooms (search
- *              for "ROOM  json"); the licence is at the end.
+ *              Then PART II, the declarations, and PART III, the rooms (search
+ *              for "ROOM  json"). The licence is at the end.
  *
- * The MySQL plugin in keyring_aws_plugin.c is a user of this library like any
- * other. README.md is its manual.
+ * The MySQL plugin in keyring_aws_plugin.c uses this library like any other
+ * program does. Its manual is README.md.
  *
  *
  * 1  WORDS
  *
- *     key        what the caller stores: bytes, a type, a name
- *     name       key id and user id together
- *     KMS key    the AWS key that seals; it never leaves AWS
- *     blob       what KMS made of a key: ciphertext
- *     plain      a key's bytes in the clear
- *     creds      access key id, secret access key, session token
- *     entry      a name with all that belongs to it, as the file has it
- *     member     an entry of a JSON object
+ * Each word is used in one sense only:
+ *
+ *     key               what a caller stores: bytes, a type, a name
+ *     name              a key id and a user id together
+ *     KMS key           the key in AWS KMS that encrypts keys; it never
+ *                       leaves AWS
+ *     blob              a key as KMS encrypted it: ciphertext
+ *     to seal           to have KMS encrypt a key; kaws_sealed holds the result
+ *     plaintext         a key's bytes before sealing
+ *     credentials       access key id, secret access key, session token
+ *     conf file         the file that the credentials are read from
+ *     data file         the file that the entries are kept in
+ *     entry             a name, its blob, and all else stored with it
+ *     record            the bytes of one entry in the data file
+ *     committed length  how many bytes of the data file count as written
+ *     torn end          what a crash left of a record that was being written
+ *     keyring           all entries of one data file
+ *     ring              a keyring that a program has opened
+ *     table             the ring's entries in memory
+ *     re-wrap           to have KMS re-encrypt every blob under the current
+ *                       KMS key (SQL: keyring_aws_rotate_keys)
+ *     rotation          new key material for the KMS key itself
+ *                       (SQL: keyring_aws_rotate_cmk)
+ *     trusted account   an AWS account whose KMS keys the ring will use
+ *     operation         all KMS requests that one call of ours makes
+ *     attempt           one of those requests, sent once
+ *     dry run           a request that KMS checks but does not carry out
+ *     member            a name and a value in a JSON object
  *
  *
  * 2  HOW A KEY TRAVELS
  *
- *     open       conf file -> creds;  data file -> checked -> table
- *     generate   name free? -> KMS makes and seals -> name still free? ->
- *                appended to the file -> table
- *     store      the same, but KMS seals what the caller gave, and opens what
- *                it sealed: that must be the key
- *     fetch      name -> table -> copy of the blob -> KMS opens it -> caller
- *     remove     file replaced by one without it -> table
- *     re-wrap    each blob -> KMS re-encrypts it, and says that it would open
- *                what came back -> file replaced -> table
+ *     open       conf file -> credentials; data file -> checks -> table
+ *     generate   is the name free? -> KMS makes and seals a key -> is the name
+ *                still free? -> a record is appended to the file -> table
+ *     store      the same, but KMS seals the caller's key, then decrypts the
+ *                blob: the result must equal the key
+ *     fetch      name -> table -> copy of the blob -> KMS decrypts it -> caller
+ *     remove     the file is replaced by one without the record -> table
+ *     re-wrap    for each blob: KMS re-encrypts it, and confirms in a dry run
+ *                that it would decrypt the new blob; then the file is replaced
+ *                -> table
  *
- * Four rules hold throughout:
+ * Four rules always hold:
  *
- * (1) Disk first. A change is durable on disk before memory shows it. If it
- *     fails, neither has changed. One exception has a status of its own: when
- *     the disk fails in the middle, and again when that is to be undone,
- *     nobody can say what it holds. Then the answer is KAWS_UNCERTAIN, memory
- *     follows the file that is there, and no more is changed until the ring is
- *     opened anew.
- * (2) Plaintext lives in a few functions: kaws_store, kaws_fetch, the KMS
- *     calls that they make, and a re-wrap across regions. Table and file hold
+ * (1) Disk first. A change is durable on disk before the table shows it. If
+ *     the disk refuses the change, neither the disk nor the table has changed.
+ *     There is one exception: if the disk fails during a change, and fails
+ *     again while the change is undone, nobody can know what the file holds.
+ *     The call then returns KAWS_UNCERTAIN, the table follows the file that is
+ *     there, and the ring accepts no further change until it is reopened.
+ * (2) Few functions see plaintext: kaws_store, kaws_fetch, the KMS calls that
+ *     they make, and a re-wrap across regions. The table and the file hold
  *     blobs only.
- * (3) No waiting for AWS under the lock. It covers table and file only, so a
- *     KMS that hangs holds up those who need KMS, and nobody else.
- * (4) A reply counts only if it can be the answer to our request, and what
- *     takes the place of a key is proved before. Section 8 says how.
+ * (3) No thread waits for AWS while it holds the ring's lock. That lock covers
+ *     the table and the file, so a KMS that hangs delays only the threads that
+ *     need KMS.
+ * (4) A reply counts only if it can be the answer to our request, and a blob
+ *     is verified before it replaces another. Section 8 says how.
  *
  *
- * 3  SWITCHES      to be defined above the include
+ * 3  SWITCHES      define them above the include
  *
  *     KEYRING_AWS_IMPLEMENTATION   in one C file: compiles the functions
- *     KEYRING_AWS_STATIC           there, too: the functions are private to it
- *     KEYRING_AWS_NO_CURL          no libcurl: hooks.send has to be set
- *     KEYRING_AWS_NO_THREADS       no pthreads: one thread at a time, please
+ *     KEYRING_AWS_STATIC           in the same file: makes them private to it
+ *     KEYRING_AWS_NO_CURL          omits libcurl: hooks.send must be set
+ *     KEYRING_AWS_NO_THREADS       omits pthreads: call from one thread only
  *
  *
  * 4  ERRORS
  *
- * Functions answer with a kaws_status: one word for what happened. A
- * kaws_error of the caller's has the rest, above all one sentence for a log:
- * what we were doing, to what, what went wrong, what to do. It is one line of
- * printable ASCII, and holds no secret, no signature and no reply. Words that
- * are not ours (names, settings, files, what AWS and libcurl say) are escaped
- * as \xNN; user and password of a URL in them become ***, long base64 is cut,
- * and what repeats a piece of a secret that we know is left out.
+ * Functions return a kaws_status: one word for what happened. The caller's
+ * kaws_error holds the rest. Its text is one sentence for a log: what we were
+ * doing, to what, what went wrong, and what to do. The text is one line of
+ * printable ASCII. It contains no secret, no signature and no reply. Text that
+ * comes from elsewhere (names, settings, files, AWS, libcurl) is made safe: odd
+ * bytes are shown as \xNN, the user and password of a URL as ***, long base64
+ * is cut, and any text that repeats a piece of a known secret is left out.
  *
- * A KMS call is tried again where that helps: up to max_attempts times, with
- * growing random pauses, when KMS throttles, is out of order or out of reach,
- * or when a reply repeats a request id. Two more tries come at once, and are
- * not counted among those: one when AWS refuses the signature and its Date
- * shows that our clock is wrong by more than 4 minutes, and one when AWS
- * refuses the creds and the conf file has newer ones.
+ * A KMS request is repeated if that can help: if KMS throttles, fails, or is
+ * unreachable, or if a reply repeats a request id. There are up to max_attempts
+ * attempts, with random pauses that grow. Two more attempts are made at once
+ * and are not counted. The first follows if AWS refuses the signature and its
+ * Date header shows that our clock is wrong by more than 4 minutes. The second
+ * follows if AWS refuses the credentials and the conf file has newer ones.
  *
- * timeout_ms bounds one operation: all that one call of a function of ours asks
- * of KMS, with its retries and pauses (a fetch; a store and its proof). Only a
- * re-wrap and a rotation take longer: there it bounds each step (the
- * re-encryption of a key, its proof) anew. It does not bound the system's
- * resolver, which has timeouts of its own (resolv.conf). hooks.ticks_ms
- * measures time, so setting the clock changes no timeout.
+ * timeout_ms limits one operation with all its attempts and pauses (a fetch,
+ * for example, or a store and its verification). Only a re-wrap and a rotation
+ * take longer: there it limits each step (re-encrypting one key, verifying it).
+ * It does not limit the system's resolver, which has timeouts of its own
+ * (resolv.conf). hooks.ticks_ms measures all durations, so setting the clock
+ * does not change a timeout.
  *
- * A program that cannot go on without its keys, as a server while it starts,
- * sets hooks.patience_ms: it says how long KMS may still be waited for. As long
- * as it says more than 0, what is tried again is tried again every second or
- * so, whatever max_attempts says, and each try begins the operation's
- * timeout_ms anew. So an operation ends by the time that the hook allows, and
- * one timeout_ms. What is definite (DENIED, say) ends it at once, as ever.
+ * A program that cannot work without its keys, such as a server that is
+ * starting, sets hooks.patience_ms. The hook says for how long KMS may still be
+ * waited for. While it returns more than 0, every error that can be retried is
+ * retried about once a second, whatever max_attempts says, and each attempt
+ * gets a new timeout_ms. So an operation ends at the latest one timeout_ms
+ * after the hook's time is up. A definite error (DENIED, for example) ends it
+ * at once, as always.
  *
  *
  * 5  MEMORY AND SECRETS
  *
- * All memory comes from hooks.memory (malloc and free), and every block is
- * wiped before it is given back. The creds live in pages of their own, locked
- * and left out of core dumps where the system allows it. A fetched key is the
- * caller's; kaws_key_free wipes it.
+ * All memory comes from hooks.memory (by default malloc and free), and every
+ * block is wiped before it is given back. The credentials live in pages of
+ * their own, which are locked and excluded from core dumps if the system allows
+ * it. A fetched key belongs to the caller; kaws_key_free wipes it.
  *
- * On its way a key in the clear passes through libcurl and the TLS library.
- * libcurl's buffers are written over. OpenSSL is told to wipe its own; other
- * TLS libraries cannot be told. tests/fault/secrets.c searches the memory of a
- * whole process, with the real libcurl and OpenSSL, after each operation.
- * It is linked with -z now: the dynamic linker's first call of a function would
- * otherwise save registers, and pieces of a key in them, on the stack.
- * What cannot be promised: that registers, the kernel's buffers or a debugger
- * hold no copy. Nor that libcurl wipes all it gives back: it may leave a piece
- * of a key after a transfer that failed, and of the session token after any.
+ * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
+ * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
+ * told. After each operation tests/fault/secrets.c searches the memory of a
+ * whole process, with the real libcurl and OpenSSL, for secrets. It is linked
+ * with -z now, because the dynamic linker's first call of a function saves
+ * registers on the stack, and registers may hold pieces of a key. We cannot
+ * promise that registers, the kernel's buffers or a debugger hold no copy, nor
+ * that libcurl wipes all memory that it frees: it may leave a piece of a key
+ * after a transfer that failed, and of the session token after any transfer.
  *
  *
  * 6  THREADS, PROCESSES
  *
  * Any number of threads may use a ring. A walk, a key or an error belongs to
- * one. Two processes should not share a data file: the second is warned when
- * it opens it, they take turns at changing it, and whichever finds the other's
- * change refuses with KAWS_CHANGED to change more. After fork() a child must
- * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it. A
- * thread that calls needs 64 KiB of stack.
+ * one thread. Two processes should not share a data file. If they do, the
+ * second gets a warning when it opens the file, the two take turns to change
+ * it, and the one that finds the other's change answers KAWS_CHANGED from then
+ * on. A child process must not use its parent's ring after fork(). We leave
+ * SIGPIPE alone; with an old libcurl, ignore it. A calling thread needs 64 KiB
+ * of stack.
  *
- * That holds by whatever names they have the file (hard links, or a mount of
- * that one file): what is locked is <data_file>.lock, and then the file itself.
- * Who waits for a lock holds up no reader of the ring, and gives up after 2
- * seconds, or after 10 in which no other thread of the ring gets on: LOCKED.
+ * Two processes exclude each other even if they reach the data file by
+ * different names (hard links, or a mount of that one file), because we lock
+ * two files: first <data_file>.lock, then the data file itself. A thread that
+ * waits for these locks delays no reader of the ring. It gives up with LOCKED
+ * after it waited 2 seconds for another process, or 10 seconds in which no
+ * other thread of the ring made progress.
  *
- * The locks belong to the open file (F_OFD_SETLK). The fallback, on systems
- * that have none, is flock(): it cannot tell who else has the file open, so the
- * second is not warned; it knows nothing of those who use the other kind; and
- * over a network it may keep apart the processes of one machine only. On
- * Windows <data_file>.lock alone is locked, so who has the file by another name
- * is not kept out. Nor is, by either lock, who reaches the file without the
- * file system that keeps it to itself: FUSE does, and NFS mounted with nolock.
+ * The locks belong to the open file (F_OFD_SETLK). Systems without F_OFD_SETLK
+ * use flock() instead. flock() cannot tell who else has the file open, so the
+ * second process gets no warning; it does not exclude processes that use
+ * F_OFD_SETLK; and on a network file system it may exclude only processes on
+ * one machine. Windows locks <data_file>.lock only, so a process that uses
+ * another name for the file is not excluded. No lock excludes a process that
+ * reaches the file without its file system's help: FUSE can do that, and so can
+ * NFS mounted with nolock.
  *
  *
  * 7  THE DATA FILE
  *
- * The file is a pure function of its live entries, oldest first. Numbers are
- * little-endian. Each digest is the SHA-256 of ALL bytes of the file before
- * it, the 16 bytes of the cell taken as zeros; so the last 32 bytes are the
- * checksum of the keyring, and adding an entry hashes that entry alone.
+ * The file's content depends only on its entries, oldest first. Numbers are
+ * little-endian. Each digest is the SHA-256 of ALL bytes of the file before it,
+ * with the 16 bytes of the committed length taken as zeros. So the last 32
+ * bytes are the checksum of the keyring, and adding an entry hashes only that
+ * entry.
  *
  *     header    0   8  "KAWSRING"
  *               8   4  format version: 1
- *              12   4  epoch: 0 in a new file, else kept as it is found
- *              16  16  file id: random, bound into every blob
- *              32  16  the cell: 8 committed length
- *                                8 the first of SHA-256(file id, those 8)
+ *              12   4  epoch: 0 in a new file; otherwise copied unchanged
+ *              16  16  file id: random; every blob is bound to it
+ *              32  16  committed length: 8 the length
+ *                                        8 the first bytes of
+ *                                          SHA-256(file id, the length)
  *              48  32  digest
- *     entry     0   4  n: length of the entry without its digest
+ *     record    0   4  n: length of the record without its digest
  *               4   4  n's complement
  *               8   1  version of the encryption context's rule: 1
  *               9   1  length of the type         (t)
  *              10   1  length of the key id       (k)
  *              11   1  length of the user id      (u)
- *              12   2  length of the key in the clear
+ *              12   2  length of the plaintext
  *              14   2  length of the KMS key ARN  (a)
  *              16   2  length of the blob         (b)
  *              18   2  length of the key material id, 0 if unknown  (m)
  *              20   4  0
- *              24   8  when it was made: Unix seconds
+ *              24   8  time of creation: Unix seconds
  *              32      key id (k)  user id (u)  type (t)  ARN (a)
  *                      key material id (m)  blob (b)
  *               n  32  digest
  *
- * Adding appends an entry with one write and one sync. Before that the cell is
- * set, without a sync of its own, to the length that is durable already;
- * replacing, closing and opening set it to the length there is. So a file that
- * was cut short is refused, and only what was never acknowledged is taken for
- * the end of a write that a crash cut off: behind the cell's length, and
- * shorter than its own length says, or with a sector of zeros in it. Such an
- * end is moved to <data_file>.torn-<time>, whose name takes up to 25 bytes more
- * than the data file's. If there is no room for it, or none to write over what
- * is there (btrfs and ZFS copy that), the keyring is opened all the same, and
- * every change is refused until there is. Removing and re-wrapping write
- * <data_file>.tmp and rename it. <data_file>.lock is for locking, and stays.
+ * To add a key, we append its record with one write and one sync. Before that,
+ * we set the committed length to the length that is already durable; this write
+ * needs no sync of its own. Replacing, closing and opening the file set it to
+ * the file's length. So a file that was cut short is refused. Only bytes that
+ * were never acknowledged can count as a torn end: they lie beyond the
+ * committed length, and the record is shorter than its own length says, or
+ * contains an all-zero sector. Any other mismatch is damage. A torn end is
+ * moved to <data_file>.torn-<time>, a name up to 25 bytes longer than the data
+ * file's. If the disk has no room to copy it, or none to overwrite a byte
+ * (btrfs and ZFS write a copy), the keyring opens all the same but refuses
+ * every change until there is room. To remove a key, or to re-wrap, we write
+ * <data_file>.tmp and rename it. <data_file>.lock is only locked, and stays.
  *
- * Before each change the path must mean the file that the ring left: device,
- * inode, size, times and last 32 bytes. If only its times are others (chmod, a
- * restored label), all of it is read again, and its digest decides. A rename
- * lets the two files change places, and what comes out must be ours, or goes
- * back; a new file replaces none. A file that has a second name (a hard link),
- * or is itself a mount point, takes new keys, but cannot be replaced: opening
- * it warns, removing and re-wrapping refuse. What remains: where names cannot
- * change places (not Linux, NFS, some others), a file that is moved there right
- * before the rename is lost; where there are no links either, one that appears
- * right before a keyring is made; and an edit in place is not seen if it comes
- * while we write, or within the same tick of the file system's clock. If the
- * power is cut before a file goes back, it is <data_file>.tmp, which the next
- * change removes.
+ * Before each change, the path must still name the file that the ring left,
+ * with the same device, inode, size, times and last 32 bytes. If only the times
+ * differ (after chmod, or a restored label), we read the whole file again, and
+ * its digest decides. To replace the file, we exchange the two names and look
+ * at the file that comes out: if it is not ours, we exchange them back. A new
+ * data file never replaces another. A data file that has a second hard link, or
+ * that is itself a mount point, accepts new keys but cannot be replaced. So
+ * opening it logs a warning, and removing and re-wrapping fail.
  *
- * No file can prove that it is the newest: whoever can put an older copy in
- * its place, while nobody has it open, brings back what was removed since. At
- * open and after each change a note is logged with the number of keys and the
- * first bytes of the checksum. Nor does removing a key shred older copies of
- * the file; only KMS can, by deleting the KMS key.
+ * Some risks remain. If the file system cannot exchange names (outside Linux,
+ * on NFS and some others), a file that is moved to the path right before our
+ * rename is lost. If it has no hard links either, so is a file that appears
+ * right before we create a keyring. An edit in place goes unnoticed if it
+ * happens while we write, or within the resolution of the file system's
+ * timestamps. If the power fails before we exchange a foreign file back, that
+ * file is <data_file>.tmp, which the next change removes.
+ *
+ * No file can prove that it is the newest. Whoever can put an older copy in its
+ * place while nobody has it open brings back the keys removed since. So opening
+ * the file, and each change, logs a note with the number of keys and the first
+ * bytes of the checksum. Removing a key does not remove it from older copies of
+ * the file. Only deleting the KMS key does.
  *
  *
  * 8  WHAT GOES OVER THE WIRE
@@ -246,71 +279,80 @@
  *     kaws_fetch           Decrypt, pinned to the KMS key in the entry
  *     kaws_check           GenerateDataKeyWithoutPlaintext of one byte, then
  *                          Decrypt of it as a dry run
- *     kaws_rewrap_all      ReEncrypt (across regions Decrypt, Encrypt and again
- *                          Decrypt), then Decrypt of the new blob as a dry run
+ *     kaws_rewrap_all      ReEncrypt (across regions Decrypt, Encrypt and
+ *                          Decrypt again), then Decrypt of the new blob as a
+ *                          dry run
  *     kaws_rotate_kms_key  GenerateDataKeyWithoutPlaintext of one byte, before
  *                          and after; RotateKeyOnDemand between
  *
- * HTTPS only, TLS 1.2 or newer, certificates verified, no redirects (plain
- * HTTP to this machine alone). Where a KMS key has an ARN, its region is asked;
- * an endpoint changes the host, never the region that is signed for. The
- * built-in sender takes its proxy from the environment, as libcurl does for
- * HTTPS (https_proxy, all_proxy, no_proxy), but no CA file: that is ca_file's.
+ * We speak HTTPS only, with TLS 1.2 or newer, verify certificates, and follow
+ * no redirect. Plain HTTP is allowed to this machine alone. If the KMS key is
+ * given as an ARN, requests go to the region in the ARN. An endpoint changes
+ * the host of a request, never the region that it is signed for. The built-in
+ * sender takes its proxy from the environment, as libcurl does for HTTPS
+ * (https_proxy, all_proxy, no_proxy). It takes no CA file from there: use
+ * ca_file.
  *
- * HTTP/1.1 ties a reply to its request by their order on the connection alone.
- * One surplus reply, of a proxy or load balancer that lost count, would give
- * every later request the answer to the one before. So a connection is used
- * again only if its last exchange was clean (a complete reply that fits what
- * was asked, with a new request id: a 200, or a 4xx that is KMS's own error),
- * and only if nothing has come on it since. And what is acknowledged, or takes
- * a key's place, is proved. A stored key is opened and compared. A re-wrapped
- * blob is asked about in a dry run: KMS must answer with the error that means
- * that the blob opens under the key's name. (A KMS that knows no dry run opens
- * it. It is asked once more, over a fresh connection, and this is noted.) No
- * two re-wrapped blobs may be the same. A generated key that nobody has fetched
- * yet protects nothing, so it is not proved: if its reply was another's, its
- * first fetch is a MISMATCH, and it can only be removed.
+ * HTTP/1.1 matches replies to requests only by their order on a connection. If
+ * a proxy or load balancer sent one reply too many, every later request would
+ * get the answer to the one before. So we reuse a connection only if its last
+ * exchange was clean and nothing has arrived on it since. An exchange is clean
+ * if the reply is complete, fits the request, has a new request id, and is a
+ * 200 or a 4xx that is KMS's own error.
  *
- * What remains: a peer that TLS trusts can forge a whole reply with a request
- * id of its own, or slip one in between our look at the connection and the true
- * reply. A fetch believes it, and so does a re-wrap if the blob in it opens
- * under the key's name.
+ * We also verify each blob before we acknowledge it or let it replace another.
+ * A stored key's blob is decrypted and compared with the key. A re-wrapped blob
+ * is verified in a dry run: KMS must answer with the error that means that it
+ * could decrypt the blob under the key's name. (A KMS that does not know dry
+ * runs decrypts it; we then ask once more, over a new connection, and log a
+ * note.) No two re-wrapped blobs may be equal. A generated key is not verified,
+ * because a key that nobody has fetched yet protects nothing: if its reply
+ * belonged to another request, its first fetch fails with MISMATCH, and it can
+ * only be removed.
  *
- * Each blob is bound to an encryption context, so that it opens only as what it
- * was: app = "keyring_aws", file = the file id in hex, key_id, key_type, and
- * user_id if there is one, percent-encoded but for printable ASCII. CloudTrail
- * shows it: names are no secret there.
+ * Two risks remain. A peer that TLS trusts can forge a whole reply with a new
+ * request id. Or it can send one between our look at the connection and the
+ * true reply. A fetch believes such a reply; so does a re-wrap, if KMS can
+ * decrypt the blob in it under the key's name.
  *
- * An entry names the KMS key that sealed it, and the file may be an attacker's.
- * So nothing is sent for a KMS key whose account is neither that of the ring's
- * first KMS key nor in config.accounts. Where that key is named by id or alias,
- * only a reply tells its account; if there are accounts, it has to be among
- * them. (A ring opened without a KMS key, and without accounts, trusts the one
- * account that all its entries have.)
+ * Each blob is bound to an encryption context, so that KMS decrypts it only as
+ * what it was: app = "keyring_aws", file = the file id in hex, key_id,
+ * key_type, and user_id if there is one. Values are percent-encoded except
+ * for printable ASCII. CloudTrail shows the context, so names are not secret
+ * there.
+ *
+ * An entry names the KMS key that sealed it, and an attacker may have written
+ * the file. So we send no request for a KMS key unless its account is trusted:
+ * it is the account of the ring's first KMS key, or it is in config.accounts.
+ * If the first KMS key is given as an id or alias, only a reply can tell its
+ * account; if config.accounts is set, the account must then be in it. (A ring
+ * that is opened without a KMS key and without accounts trusts the account of
+ * its entries, if all of them have the same one.)
  *
  *
  * 9  LIMITS
  *
- * Key id and user id: 255 bytes, no NUL. Generate: 1024 bytes; store: 4096;
- * these are KMS's. Creds: 128, 256 and 4096 bytes of id, secret and token. The
- * built-in sender needs libcurl 7.54; OpenSSL is the TLS library it was proved
- * with. KMS keys in custom key stores cannot make data keys. On Windows the
- * library is proved, by its unit tests under wine, and the plugin is not; macOS
- * is untested.
+ * A key id or user id has at most 255 bytes and no NUL. A generated key has at
+ * most 1024 bytes, a stored key 4096; these limits are KMS's. Credentials have
+ * at most 128 (id), 256 (secret) and 4096 (token) bytes. The built-in sender
+ * needs libcurl 7.54, and is tested with OpenSSL as the TLS library. KMS keys
+ * in custom key stores cannot make data keys. On Windows the library passes its
+ * unit tests under wine; the plugin is untested there. macOS is untested.
  *
  *
  * 10  HOUSE RULES  for whoever changes this file
  *
- * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: the
- * name is its address. Calls only go up the file. A function aims at 40 lines
- * and has 60 at most. #if stands in the rooms that speak with the system, and
- * around the built-in sender. An error is filled once, where most is known. A
- * secret's function has one way out, through a wipe. A comment says why. `make
- * check` checks what a script can, `make test` the rest.
+ * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: its
+ * name says where it is. Calls go up the file only. A function should have 40
+ * lines, and has 60 at most. #if stands only in the rooms that talk to the
+ * system, and around the built-in sender. The function that knows most about an
+ * error fills it, once. A function that holds a secret has one exit, which
+ * wipes it. A comment says why. `make check` checks what a script can check;
+ * `make test` checks the rest.
  */
 
-/* Feature macros, for the implementation only: they must stand above the first
- * system header. See room lobby. */
+/* Feature macros for the implementation. They must stand above the first system
+ * header; see room lobby. */
 #if defined(KEYRING_AWS_IMPLEMENTATION)
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
@@ -330,7 +372,7 @@
  *
  *  PART II     DECLARATIONS
  *
- *  Top-down, in the order a user needs them.
+ *  In the order in which a user needs them.
  *
  * ##########################################################################
  */
@@ -340,8 +382,8 @@
 
 #define KAWS_VERSION "1.0.0"
 
-/* How the functions are declared: KEYRING_AWS_STATIC makes them private to the
- * one C file that includes the implementation. */
+/* The linkage of the functions: KEYRING_AWS_STATIC makes them private to the C
+ * file that includes the implementation. */
 #if defined(KEYRING_AWS_STATIC) && defined(__GNUC__)
 #define KAWS_API static __attribute__((unused))
 #elif defined(KEYRING_AWS_STATIC)
@@ -354,11 +396,11 @@
 extern "C" {
 #endif
 
-#define KAWS_NAME_MAX      255    /* bytes of a key id, of a user id          */
-#define KAWS_PLAIN_MAX    4096    /* bytes of a key to store: KMS Encrypt's   */
-#define KAWS_GENERATE_MAX 1024    /* bytes of a key to generate: KMS's        */
+#define KAWS_NAME_MAX      255    /* bytes of a key id or user id             */
+#define KAWS_PLAIN_MAX    4096    /* bytes of a stored key: KMS's limit       */
+#define KAWS_GENERATE_MAX 1024    /* bytes of a generated key: KMS's limit    */
 
-/* ---- results: what happened, one word each ----------------------------- */
+/* ---- results: one word for what happened ------------------------------- */
 
 #define KAWS_STATUSES(X)                                                      \
     X(OK,          "ok")                                                      \
@@ -367,7 +409,7 @@ extern "C" {
     X(ARGUMENT,    "bad argument")                                            \
     X(CONFIG,      "bad or missing setting")                                  \
     X(MEMORY,      "out of memory")                                           \
-    X(RANDOM,      "the system gave no random bytes")                         \
+    X(RANDOM,      "the system provided no random bytes")                     \
     X(FILE,        "the data file could not be read or written")              \
     X(CORRUPT,     "the data file is damaged")                                \
     X(CHANGED,     "the data file is not the one this keyring wrote")         \
@@ -376,10 +418,10 @@ extern "C" {
     X(CREDENTIALS, "AWS does not accept the credentials")                     \
     X(DENIED,      "AWS KMS does not allow it")                               \
     X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
-    X(FOREIGN,     "sealed by a KMS key of an account that is not trusted")   \
+    X(FOREIGN,     "the KMS key belongs to an account that is not trusted")   \
     X(MISMATCH,    "the blob does not belong to that name")                   \
     X(NETWORK,     "AWS KMS could not be reached")                            \
-    X(THROTTLED,   "AWS KMS asked to slow down, and still does")              \
+    X(THROTTLED,   "AWS KMS throttled every attempt")                         \
     X(SERVICE,     "AWS KMS reported an error")                               \
     X(REPLY,       "the reply from AWS KMS makes no sense")                   \
     X(RUNNING,     "a re-wrap is already running")
@@ -391,284 +433,287 @@ typedef enum kaws_status {
     KAWS_STATUS_COUNT
 } kaws_status;
 
-/* What went wrong, in the caller's own memory. The house rule, for every
- * function below: `err` may be NULL; on failure it is filled, on success it
- * is emptied. */
+/* What went wrong, in the caller's own memory. For every function below: `err`
+ * may be NULL; the function fills it on failure and empties it on success. */
 typedef struct kaws_error {
     kaws_status status;
     int  http;                    /* HTTP status of the last reply, or 0      */
     int  os;                      /* errno of the failed call, or 0           */
-    char aws[64];                 /* AWS's error type, "NotFoundException"    */
+    char aws[64];                 /* AWS's error type: "NotFoundException"    */
     char request_id[64];          /* AWS's request id, for a support case     */
-    char text[512];               /* one line for a log; never a secret       */
+    char text[512];               /* one line for a log, without secrets      */
 } kaws_error;
 
-/* ---- settings: all-zero means default ---------------------------------- */
+/* ---- settings: zero means default -------------------------------------- */
 
-/* Borrowed bytes: whoever makes one keeps the bytes alive. */
+/* Borrowed bytes: the owner keeps them alive while the call lasts. */
 typedef struct kaws_bytes {
     const uint8_t *at;
     size_t         len;
 } kaws_bytes;
 
-/* A POST for the `send` hook. All of it is borrowed for the time of the call.
- * The body may hold a key: do not keep it. */
+/* A POST for the `send` hook. The hook borrows it for the time of the call. The
+ * body may hold a key, so the hook must not copy it elsewhere. */
 typedef struct kaws_request {
     const char *url;
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
     kaws_bytes  body;
     int         connect_timeout_ms, timeout_ms;
-    int         fresh_connection; /* do not reuse one, do not send twice      */
+    int         fresh_connection; /* use a new connection, send once only     */
 } kaws_request;
 
-/* What the hook fills. A body longer than its room: set body_len to anything
- * above body_max. */
+/* What the hook fills. If the body does not fit, the hook sets body_len to any
+ * value above body_max. */
 typedef struct kaws_reply {
     int      http;                /* HTTP status; 0 if no reply came          */
-    uint8_t *body;                /* room for body_max bytes, given by us     */
+    uint8_t *body;                /* our buffer of body_max bytes             */
     size_t   body_len, body_max;
     int64_t  date;                /* Unix seconds of the Date header, or 0    */
     int      retry_after_ms;      /* x-amz-retry-after, or -1                 */
     char     request_id[64];      /* x-amzn-RequestId                         */
-    char     text[128];           /* the transport's own words when it failed */
+    char     text[128];           /* the transport's own words if it failed   */
 } kaws_reply;
 
-/* All effects on the world but files, replaceable one by one. Hooks may be
- * called from any thread, also from those that kaws_rewrap_all starts, from
- * several at once, and while we hold locks: so a hook must not call the ring.
- */
+/* All effects on the world except files; each can be replaced by itself. Any
+ * thread may call a hook, also the threads that kaws_rewrap_all starts, and
+ * several may do so at once. We may hold locks meanwhile, so a hook must not
+ * call the ring. */
 typedef struct kaws_hooks {
-    void   *ctx;                  /* handed to every hook                     */
+    void   *ctx;                  /* passed to every hook                     */
 
-    /* ptr NULL: give new_len bytes, aligned as malloc's, or NULL if there are
-     * none. new_len 0: take back ptr, of old_len bytes. No more is asked. */
+    /* ptr NULL: returns new_len bytes, aligned as malloc's, or NULL. new_len 0:
+     * frees ptr, which has old_len bytes. There is no third case. */
     void *(*memory)(void *ctx, void *ptr, size_t old_len, size_t new_len);
 
-    /* Unix milliseconds: the time that requests are signed with, and the date
-     * of new keys. It may jump. */
+    /* Unix milliseconds. Requests are signed with this time, and new entries
+     * are dated by it. It may jump. */
     int64_t (*now_ms)(void *ctx);
-    /* Milliseconds of a clock that is never set: all durations are measured by
-     * it. If it jumps all the same, no wait gets longer than its timeout. */
+    /* Milliseconds of a clock that nobody sets. It measures all durations. If
+     * it jumps all the same, no wait gets longer than its timeout. */
     int64_t (*ticks_ms)(void *ctx);
     void  (*sleep_ms)(void *ctx, int ms);
-    int   (*random)(void *ctx, void *out, size_t len); /* 0 is ok             */
+    int   (*random)(void *ctx, void *out, size_t len); /* 0: success          */
 
-    /* 0: a reply came, *r has it. Else r->text says why not. It has to keep to
-     * the timeouts, to check the server's certificate, and to follow no
-     * redirect. Above all it must never hand over a reply that was not made
-     * for this request: a kept connection on which anything else has come, or
-     * whose last exchange was cut off, is not to be used again. A reply with
-     * a request id that came before is refused: KAWS_REPLY. */
+    /* Sends a request. Returns 0 if *r holds a reply; otherwise r->text says
+     * why there is none. The hook must respect the timeouts, verify the
+     * server's certificate, and follow no redirect. Above all it must never
+     * return a reply to another request: it must not reuse a connection on
+     * which anything else has arrived, or whose last exchange was cut off. We
+     * refuse a reply whose request id we have seen before: KAWS_REPLY. */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
-    /* What no caller waits for. Level 1 warning, 2 note. */
+    /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. */
     void  (*log)(void *ctx, int level, const char *line);
 
-    /* For how many ms a call may still wait for KMS (section 4); NULL: 0. It is
-     * asked before each pause. err says what is wrong with KMS. */
+    /* Returns for how many ms an operation may still wait for KMS (section 4);
+     * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
 } kaws_hooks;
 
 typedef struct kaws_config {
-    const char *data_file;        /* NULL: KMS calls only                     */
-    const char *kms_key_id;       /* id, ARN, alias; NULL: nothing is sealed  */
-    const char *region;           /* for ids and aliases; NULL: us-east-1     */
-    const char *accounts;         /* trusted, "111122223333,..."; NULL: own   */
-    const char *conf_file;        /* the AWS credentials; must be set         */
+    const char *data_file;        /* NULL: no keyring, KMS calls only         */
+    const char *kms_key_id;       /* id, ARN or alias; NULL: cannot seal      */
+    const char *region;           /* of an id or alias; NULL: us-east-1       */
+    const char *accounts;         /* trusted: "111122223333,..."; NULL: own   */
+    const char *conf_file;        /* holds the credentials; must be set       */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
-    int         read_only;        /* 1: the data file is never changed        */
+    int         read_only;        /* 1: never change the data file            */
     int         connect_timeout_ms;   /* 0: 1000                              */
-    int         timeout_ms;       /* one operation (section 4); 0: 10000      */
-    int         max_attempts;     /* 0: 3                                     */
-    int         rewrap_parallel;  /* calls in flight, up to 64; 0: 16         */
-    kaws_hooks  hooks;            /* NULL members: the built-in ones          */
+    int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
+    int         max_attempts;     /* of a request (section 4); 0: 3           */
+    int         rewrap_parallel;  /* requests at a time, up to 64; 0: 16      */
+    kaws_hooks  hooks;            /* NULL members: the built-in hooks         */
 } kaws_config;
 
-/* ---- life -------------------------------------------------------------- */
+/* ---- open and close ---------------------------------------------------- */
 
-/* A ring: one keyring, opened. Every function may be called by any number of
- * threads at once; only kaws_close must be the last. */
+/* A ring: a keyring that is open. Any number of threads may call any functions
+ * at once, except kaws_close, which must be the last call. */
 typedef struct kaws kaws;
 
-/* Opens the keyring of cfg->data_file, or makes a new one where there is none
- * (with a warning: an unmounted volume looks just like that). The whole file
- * is checked. KMS is not asked. The config and its strings are copied. *ring is
- * NULL on failure; else give it back with kaws_close. ARGUMENT, CONFIG, FILE,
- * CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY, RANDOM. */
+/* Opens the keyring in cfg->data_file. If there is no such file, it creates an
+ * empty keyring, with a warning, because an unmounted volume looks the same. It
+ * checks the whole file, sends no KMS request, and copies the config with its
+ * strings. *ring is NULL on failure; otherwise free it with kaws_close.
+ * ARGUMENT, CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY,
+ * RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
-/* Has KMS seal a throw-away byte, and asks by a dry run whether KMS would open
- * it again: that proves the network, the credentials, the KMS key and the right
- * to use it both ways, and finds out what an alias stands for. Two KMS calls; a
- * KMS that knows no dry run is asked a third time.
- * CONFIG (no KMS key is set), FOREIGN, and what a KMS call may answer:
- * CREDENTIALS, DENIED, KMS_KEY, ARGUMENT and CONFIG (libcurl cannot work with
- * the CA file or the proxy) are definite; NETWORK, THROTTLED, SERVICE, REPLY
- * may be over soon. MEMORY. */
+/* Has KMS seal one random byte, and asks in a dry run whether KMS would decrypt
+ * it. So it tests the network, the credentials, the KMS key and the right to
+ * use it both ways, and learns which KMS key an alias means. It makes two KMS
+ * requests, or three if KMS does not know dry runs. CONFIG (no KMS key is set),
+ * FOREIGN, MEMORY, and the KMS errors: CREDENTIALS, DENIED, KMS_KEY, ARGUMENT
+ * and CONFIG (libcurl cannot use the CA file or the proxy) are definite;
+ * NETWORK, THROTTLED, SERVICE and REPLY may pass. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
-/* Closes the ring; NULL is allowed. No call may be under way. */
+/* Closes the ring; NULL is allowed. No other call may be running. */
 KAWS_API void kaws_close(kaws *ring);
 
 /* ---- keys -------------------------------------------------------------- */
 
-/* A key's name. The key id has 1 to 255 bytes; the user id has at most 255, and
- * NULL and "" are the same owner: nobody. Any bytes but NUL. */
+/* A key's name. The key id has 1 to 255 bytes, the user id 0 to 255; no byte is
+ * NUL. A user id of NULL is the same as "": the key has no owner. */
 typedef struct kaws_name {
     const char *key_id, *user_id;
 } kaws_name;
 
 typedef struct kaws_key {
     char     type[16];
-    uint8_t *bytes;               /* yours; give back with kaws_key_free()    */
+    uint8_t *bytes;               /* the caller's; free with kaws_key_free()  */
     size_t   len;
 } kaws_key;
 
-/* Has KMS make a key of `len` bytes (1 to 1024) and seal it, and keeps it under
- * the name. The key itself never leaves KMS. `type` is 1 to 15 letters, digits,
- * - and _; it is kept as it is. One KMS call. On failure, UNCERTAIN excepted,
- * nothing has changed. ARGUMENT, CONFIG, EXISTS; what a KMS call may answer
- * (see kaws_check); FOREIGN, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
+/* Has KMS make and seal a key of `len` bytes (1 to 1024), and stores its blob
+ * under the name. The plaintext never leaves KMS. `type` has 1 to 15 letters,
+ * digits, - and _, and is stored unchanged. One KMS request. On failure nothing
+ * has changed, except after UNCERTAIN. ARGUMENT, CONFIG, EXISTS, FOREIGN, FILE,
+ * CHANGED, LOCKED, UNCERTAIN, MEMORY, and the KMS errors (see kaws_check). */
 KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
                                    const char *type, size_t len,
                                    kaws_error *err);
 
-/* Has KMS seal a key of yours (1 to 4096 bytes), and keeps it under the name.
- * Two KMS calls: KMS opens what it sealed, and if that is not your key, nothing
- * is kept: REPLY. Without the right to kms:Decrypt your key is kept unproved,
- * and the log gets one note. Otherwise as kaws_generate. */
+/* Has KMS seal the caller's key (1 to 4096 bytes), and stores the blob under
+ * the name. Two KMS requests: the second decrypts the blob. If the result is
+ * not the key, nothing is stored: REPLY. Without the right to kms:Decrypt, the
+ * blob is stored unverified, and one note is logged. Otherwise like
+ * kaws_generate. */
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
-/* Has KMS open the key. One KMS call; while the account of a KMS key that was
- * set by id or alias is not known, and the entry's is not in config.accounts,
- * one more before it, which takes the right to GenerateDataKeyWithoutPlaintext.
- * On failure *key is all zeros. ARGUMENT, CONFIG, NOT_FOUND (without a KMS
- * call); FOREIGN (the entry names a KMS key of another account); MISMATCH (the
- * blob was sealed for another name, in another file, or as a key of another
- * length); what a KMS call may answer; MEMORY. */
+/* Has KMS decrypt the key. One KMS request. One more comes first as long as the
+ * KMS key is set by id or alias, its account is not known yet, and the entry's
+ * account is not in config.accounts; it needs the right to
+ * GenerateDataKeyWithoutPlaintext. On failure *key is all zeros. ARGUMENT,
+ * CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS key
+ * belongs to an account that is not trusted), MISMATCH (the blob was sealed
+ * for another name, file or length), MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
-/* Removes the key: the file is replaced by one without it. No KMS call. On
- * failure, UNCERTAIN excepted, nothing has changed. ARGUMENT, CONFIG,
+/* Removes the key: replaces the file by one without it. No KMS request. On
+ * failure nothing has changed, except after UNCERTAIN. ARGUMENT, CONFIG,
  * NOT_FOUND, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
 KAWS_API kaws_status kaws_remove(kaws *ring, kaws_name name, kaws_error *err);
 
-/* Wipes and gives back what kaws_fetch gave, before the ring is closed. */
+/* Wipes and frees what kaws_fetch returned. Call it before kaws_close. */
 KAWS_API void kaws_key_free(kaws *ring, kaws_key *key);
 
-/* ---- walking over the names: a snapshot taken at begin ----------------- */
+/* ---- walking over the entries: a snapshot ------------------------------ */
 
 typedef struct kaws_entry_info {
-    kaws_name   name;             /* the walk's, like all pointers here       */
+    kaws_name   name;             /* the walk owns what these point to        */
     const char *type;
     size_t      len;
     const char *kms_key_arn;
     int64_t     created;          /* Unix seconds                             */
 } kaws_entry_info;
 
-/* A walk belongs to one thread. It owns its memory, and may outlive the ring
- * (but not the hooks). */
+/* A walk belongs to one thread. It owns its memory, so it may outlive the ring,
+ * but not the hooks. */
 typedef struct kaws_walk kaws_walk;
 
-/* Takes the snapshot, oldest key first; of a ring without a data file, none at
- * all. End it with kaws_walk_end. No KMS call. ARGUMENT, MEMORY; *walk is NULL
- * then. */
+/* Takes a snapshot of the entries, oldest first. Without a data file it is
+ * empty. End the walk with kaws_walk_end. No KMS request. *walk is NULL on
+ * failure: ARGUMENT, MEMORY. */
 KAWS_API kaws_status kaws_walk_begin(kaws *ring, kaws_walk **walk,
                                      kaws_error *err);
 
-/* 1 and the next entry, good until the walk's end; or 0, at the end. */
+/* Fills *info with the next entry and returns 1, or returns 0 after the last
+ * one. *info is valid until the walk ends. */
 KAWS_API int kaws_walk_next(kaws_walk *walk, kaws_entry_info *info);
 
-/* Gives the walk back; NULL is allowed. */
+/* Frees the walk; NULL is allowed. */
 KAWS_API void kaws_walk_end(kaws_walk *walk);
 
-/* ---- what protects the keys -------------------------------------------- */
+/* ---- KMS keys, credentials, rotation ----------------------------------- */
 
-/* From now on new keys are sealed with that KMS key (id, ARN or alias), if it
- * passes what kaws_check asks; else nothing changes. Keys sealed before stay
- * readable. An account that is not trusted yet is not taken: FOREIGN. Where the
- * first KMS key was set by id or alias, and its account is not known yet, that
- * one is asked before; if KMS does not know it or denies it, an id or alias is
- * taken all the same, an ARN only if its account is in config.accounts.
- * ARGUMENT, FOREIGN, and what a KMS call may answer. */
+/* Makes this the KMS key (id, ARN or alias) that seals new keys, if it passes
+ * kaws_check's tests; otherwise nothing changes. Keys sealed before stay
+ * readable. A KMS key of an account that is not trusted is refused: FOREIGN. If
+ * the ring's first KMS key was set by id or alias and its account is not known
+ * yet, KMS is asked about that one first. If KMS does not know it or denies it,
+ * an id or alias is accepted all the same, an ARN only if its account is in
+ * config.accounts. ARGUMENT, FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
-/* From now on ids and aliases are looked up in that region, if the current one
- * passes there what kaws_check asks. (Where the KMS key is set by ARN, KMS in
- * that region is only asked for an answer.) Else nothing changes. ARGUMENT,
- * FOREIGN, and what a KMS call may answer. */
+/* Makes this the region in which ids and aliases are looked up, if the current
+ * KMS key passes kaws_check's tests there; otherwise nothing changes. (If the
+ * KMS key is set by ARN, KMS in that region need only answer.) ARGUMENT,
+ * FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
                                      kaws_error *err);
 
-/* Both at once, or neither: a KMS key is looked up in a region, and may be in
- * no other. NULL: stays as it is. KMS is asked about what changes (if nothing
- * does, about the KMS key), but not again about the two that kaws_try passed
- * last. */
+/* Changes both at once or neither, because a KMS key may exist in one region
+ * only. NULL leaves one as it is. KMS is asked about what changes (about the
+ * KMS key if nothing does), except about the pair that the last kaws_try
+ * accepted. */
 KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
-/* Whether kaws_use would take them now. Nothing changes. */
+/* Returns what kaws_use would return now. Nothing changes. */
 KAWS_API kaws_status kaws_try(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
-/* Sets the timeouts of calls to come, in milliseconds; 0: the defaults. */
+/* Sets the timeouts of later operations, in milliseconds; 0: the defaults. */
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
                                 int timeout_ms);
 
-/* Reads the conf file again. (That happens by itself, too, when AWS refuses the
- * credentials and the file has changed.) CONFIG: the old ones stay. */
+/* Reads the conf file again. (The ring also does so by itself if AWS refuses
+ * the credentials and the file has changed.) CONFIG: the old credentials stay
+ * in use. */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
-/* Has KMS make new key material for the current KMS key, and waits, at most for
- * the timeout, until it seals with that. Old blobs stay readable. A KMS key can
- * be rotated on demand 25 times, so the request is repeated only where KMS
- * throttled it, and did nothing. It may take four timeouts in all. CONFIG, and
- * what a KMS call may answer. */
+/* Has KMS make new key material for the current KMS key, and waits up to
+ * timeout_ms for KMS to start using the new material. Old blobs stay readable.
+ * A KMS key can be rotated on demand 25 times only, so the request is repeated
+ * only if KMS throttled it, which means that it did nothing. The whole may take
+ * four timeouts. CONFIG, and the KMS errors. */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
- * and replaces the file once: all or nothing. A dry run asks KMS whether each
- * new blob opens as that key, which takes kms:Decrypt with the current KMS key;
- * without it, DENIED. Two KMS calls a key. Keys never leave KMS, but across
- * regions: there four calls open a key twice (both must give the same), seal
- * it, and prove it. Others may use the ring meanwhile: keys added then stay as
- * they were sealed, keys removed stay removed. ARGUMENT, CONFIG, RUNNING;
- * FOREIGN, MISMATCH (a key's old blob), what a KMS call may answer; FILE,
- * CHANGED, LOCKED, UNCERTAIN (the file is replaced), MEMORY. */
+ * and then replaces the file once: all or nothing. In a dry run KMS confirms
+ * that each new blob decrypts to that key; this needs the right to kms:Decrypt
+ * with the current KMS key, else DENIED. Two KMS requests per key, and no
+ * plaintext leaves KMS. Across regions there are four requests per key: two
+ * decrypt it (both results must be equal), one seals it, one verifies it. Other
+ * threads may use the ring meanwhile: a key added then stays as it was sealed,
+ * a key removed stays removed. ARGUMENT, CONFIG, RUNNING, FOREIGN, MISMATCH (of
+ * an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
+ * MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
     uint64_t keys;
     uint64_t kms_requests;        /* sent, retries included                   */
-    uint64_t kms_errors;          /* of those, not granted                    */
+    uint64_t kms_errors;          /* of those, failed or refused              */
     uint64_t kms_retries;
     uint64_t kms_time_us;         /* spent waiting for replies                */
-    uint64_t rewrap_done, rewrap_total;   /* 0 and 0: none is running         */
+    uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
 } kaws_stats;
 
-/* Fills *stats. No KMS call. */
+/* Fills *stats. No KMS request. */
 KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 
-/* ---- AWS KMS by itself: no data file needed ----------------------------
+/* ---- AWS KMS without a data file ---------------------------------------
  *
- * `ctx` may be NULL. On failure *out and the room at `plain`, of the length
- * that was given, are all zeros. `out` may be `in`, and is then left alone on
- * failure, for it holds a key. Otherwise `plain`, *plain_len, *in and *out must
- * not overlap: ARGUMENT, and none of them is touched. All may answer ARGUMENT,
- * CONFIG, FOREIGN, MEMORY and what a KMS call may answer; Decrypt and ReEncrypt
- * also MISMATCH: another context than it was sealed with. */
+ * `ctx` may be NULL. On failure *out and the buffer at `plain`, as long as the
+ * caller said, are all zeros. `out` may equal `in`; it is then unchanged on
+ * failure, because it holds a key. Otherwise `plain`, *plain_len, *in and *out
+ * must not overlap: ARGUMENT, and all stay unchanged. All four functions may
+ * return ARGUMENT, CONFIG, FOREIGN, MEMORY and the KMS errors; Decrypt and
+ * ReEncrypt also MISMATCH, if the context is not the one used to encrypt. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
 } kaws_pair;
 
-/* An encryption context. It is no secret: CloudTrail shows it. */
+/* An encryption context. It is not secret: CloudTrail shows it. */
 typedef struct kaws_context {
     const kaws_pair *pairs;
     size_t           count;
@@ -678,50 +723,51 @@ typedef struct kaws_sealed {
     uint8_t blob[6144];
     size_t  blob_len;
     char    kms_key_arn[256];
-    char    key_material_id[65];  /* "" where KMS did not say                 */
+    char    key_material_id[65];  /* "" if KMS did not say                    */
 } kaws_sealed;
 
-/* The KMS action GenerateDataKey, with the current KMS key; with `plain` NULL
- * GenerateDataKeyWithoutPlaintext. `len` is 1 to 1024, and the room at `plain`.
- */
+/* The KMS action GenerateDataKey with the current KMS key; if `plain` is NULL,
+ * GenerateDataKeyWithoutPlaintext. `len` is 1 to 1024; `plain` has that many
+ * bytes. */
 KAWS_API kaws_status kaws_kms_generate_data_key(kaws *ring,
                                                 const kaws_context *ctx,
                                                 size_t len, uint8_t *plain,
                                                 kaws_sealed *out,
                                                 kaws_error *err);
 
-/* The KMS action Encrypt: 1 to 4096 bytes, with the current KMS key. Nothing
- * proves the blob; kaws_kms_decrypt does. */
+/* The KMS action Encrypt of 1 to 4096 bytes with the current KMS key. The blob
+ * is not verified; kaws_kms_decrypt can do that. */
 KAWS_API kaws_status kaws_kms_encrypt(kaws *ring, const kaws_context *ctx,
                                       kaws_bytes plain, kaws_sealed *out,
                                       kaws_error *err);
 
-/* The KMS action Decrypt. The KMS key is pinned to in->kms_key_arn (if that is
- * "", to the current KMS key, for one more call), whose account must be
- * trusted. *plain_len: in, the room at `plain`; out, what the key takes of it,
- * 0 on failure. ARGUMENT if there is too little room. */
+/* The KMS action Decrypt. The request names the KMS key: in->kms_key_arn, or if
+ * that is "" the current KMS key, which costs one more request. The account of
+ * the KMS key must be trusted. *plain_len is the size of the buffer before the
+ * call, the length of the plaintext after it, and 0 on failure. ARGUMENT if the
+ * buffer is too small. */
 KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
                                       const kaws_sealed *in, uint8_t *plain,
                                       size_t *plain_len, kaws_error *err);
 
-/* The KMS action ReEncrypt, to the current KMS key, context unchanged. Nothing
- * proves the blob. Across regions, where KMS has no such action, Decrypt,
- * Encrypt, and Decrypt once more, which must give the same. */
+/* The KMS action ReEncrypt to the current KMS key, with the same context. The
+ * blob is not verified. KMS cannot re-encrypt across regions: there it is
+ * Decrypt, Encrypt, and Decrypt again, and both plaintexts must be equal. */
 KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
 
-/* ---- SigV4 by itself: no ring needed, no allocation -------------------- */
+/* ---- SigV4 without a ring; allocates nothing --------------------------- */
 
 typedef struct kaws_creds {
     const char *id, *secret;
-    const char *token;            /* of a session; NULL: none                 */
+    const char *token;            /* session token; NULL: none                */
 } kaws_creds;
 
-/* What is to be signed. Path and query are as they are sent, percent-encoded;
- * headers are all that are to be signed, Host among them, 64 at most. The date
- * (X-Amz-Date) and the token (X-Amz-Security-Token) are signed even if they are
- * not among them: send them. */
+/* The request to sign. Path and query are as they will be sent,
+ * percent-encoded. `headers` are all headers to sign, Host among them, 64 at
+ * most. X-Amz-Date and X-Amz-Security-Token are signed even if they are not
+ * listed; the caller must send both. */
 typedef struct kaws_signing {
     const char *method;           /* "POST"                                   */
     const char *path;             /* "/"                                      */
@@ -733,26 +779,26 @@ typedef struct kaws_signing {
 } kaws_signing;
 
 /* Writes the value of the Authorization header, NUL-terminated, to
- * `authorization`, which has room for `cap` bytes. It signs as AWS wants it of
- * every service but S3. ARGUMENT; the room, if there is any, then holds "". */
+ * `authorization`, a buffer of `cap` bytes. The signature follows the rules of
+ * every AWS service except S3. On failure, ARGUMENT, the buffer holds "". */
 KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
                                char *authorization, size_t cap,
                                kaws_error *err);
 
 /* ---- small things ------------------------------------------------------ */
 
-/* A few words for a status; never NULL. */
+/* Returns a few words for a status; never NULL. */
 KAWS_API const char *kaws_status_text(kaws_status status);
 
-/* "1.0.0" */
+/* Returns "1.0.0". */
 KAWS_API const char *kaws_version(void);
 
-/* Writes a name or setting to `out`, which has room for `cap` bytes, 8 or more,
- * as our own texts show it between single quotes: printable ASCII, the rest as
+/* Writes a name or setting to `out`, a buffer of `cap` bytes (8 or more), in
+ * the form in which our messages quote it: printable ASCII, other bytes as
  * \xNN, no password of a URL, no long base64. Returns `out`. */
 KAWS_API const char *kaws_show(char *out, size_t cap, const char *name);
 
-/* Overwrites with zeros, in a way that no compiler leaves out. */
+/* Overwrites with zeros, in a way that no compiler removes. */
 KAWS_API void kaws_wipe(void *secret, size_t len);
 
 #if defined(__cplusplus)
@@ -768,9 +814,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  *  PART III    IMPLEMENTATION
  *
- *  Bottom-up, in the order C needs it: a room calls only rooms above it, so
- *  nothing is declared ahead of its definition. Part II was top-down, in the
- *  order a user needs it; that is why the story seems to start again here.
+ *  In the order in which C needs it: a room calls only the rooms above it, so
+ *  no function is declared ahead of its definition. Part II stood in the order
+ *  in which a user needs it, so the story starts again here.
  *
  * ##########################################################################
  */
@@ -1284,7 +1330,9 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(SETTINGS) /* ring: one change of the KMS key at a time                */\
     X(TURN)     /* ring: one change of the data file at a time              */\
     X(RING)     /* ring: the table, the file and what belongs to them       */\
-    X(KMS)      /* kms: the settings of calls, and what KMS has shown us    */\
+    X(KMS)      /* kms: its current settings                                */\
+    X(TRUST)    /* trust: the account and the KMS keys that are obeyed      */\
+    X(CALLS)    /* calls: the clock's offset and the counters               */\
     X(CREDS)    /* creds: the credentials and their generation              */\
     X(HTTP)     /* http: the request ids that have come                     */\
     X(SENDER)   /* http: the built-in sender's connections                  */\
@@ -2098,14 +2146,16 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_prefix err_log err_others
- *        kaws_status_text
+ * Gives: err_put err_clear err_set err_os err_memory err_prefix err_append
+ *        err_log err_others kaws_status_text
  *
  * An error is filled once, in the room that knows most, and passed on as it
- * is. The sentence says what we were doing, to what, what went wrong, and,
- * where we know, what to do. It never holds a secret, a signature or a reply,
- * and it is one line of printable ASCII, whatever a caller put into it. A text
- * too long for its room is cut: half a sentence beats none.
+ * is. The sentence says what we were doing, to what, what went wrong and, if
+ * we know it, what to do. It never holds a secret, a signature or a reply. It
+ * is one line of printable ASCII, whatever a caller put into it. A sentence
+ * too long for its array is cut, because half a sentence beats none.
+ *
+ * Every function here accepts err == NULL, and then fills nothing.
  */
 
 /* see Part II */
@@ -2122,41 +2172,37 @@ kaws_status_text(kaws_status status)
 }
 
 
-/* Puts a byte at the end of a text for a log, escaped if it is not printable
- * ASCII, or is in `also`: no byte can end the line or colour the terminal.
- * Returns 0, and changes nothing, where there is no room. */
+/* Appends a byte to a text for a log. A byte that is not printable ASCII, or is
+ * in `also`, is escaped, so no byte can end the line or colour the terminal.
+ * Returns 0 and changes nothing if there is no room. */
 static int
 kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 {
-    static const char digits[] = "0123456789abcdef";
     int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
-    size_t n = plain ? 1 : 4;
-    char *at = out + *used;
+    char code[8];
+    size_t n = (size_t)snprintf(code, sizeof code, plain ? "%c" : "\\x%02x",
+                                (unsigned)c);
 
     if (*used + n >= cap)
         return 0;
-    at[0] = (char)(plain ? c : '\\');
-    if (!plain) {
-        at[1] = 'x';
-        at[2] = digits[c >> 4];
-        at[3] = digits[c & 15];
-    }
-    at[n] = '\0';
+    memcpy(out + *used, code, n + 1);
     *used += n;
     return 1;
 }
 
 
-/* Writes every text that leaves this room. */
-KAWS__PRINTF(3, 0)
+/* Every text that leaves this room is written here, behind the `used` bytes
+ * that are there already. */
+KAWS__PRINTF(4, 0)
 static void
-kaws__err_write(char *out, size_t cap, const char *format, va_list args)
+kaws__err_write(char *out, size_t cap, size_t used, const char *format,
+                va_list args)
 {
     char raw[640] = "";
-    size_t i = 0, used = 0;
+    size_t i = 0;
 
     (void)vsnprintf(raw, sizeof raw, format, args);
-    out[0] = '\0';
+    out[used] = '\0';
     while (raw[i] != '\0' &&
            kaws__err_put(out, cap, &used, (uint8_t)raw[i], ""))
         i++;
@@ -2181,19 +2227,36 @@ kaws__err_fill(kaws_error *err, kaws_status status, const char *format, ...)
         return;
     err->status = status;
     va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, format, args);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
     va_end(args);
 }
 
 
-/* The same for a failed call of the system: its reason ends the sentence. */
+/* Adds words at the end of the text, as far as there is room. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_append(kaws_error *err, const char *format, ...)
+{
+    va_list args;
+
+    if (err == NULL)
+        return;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, strlen(err->text), format,
+                    args);
+    va_end(args);
+}
+
+
+/* Fills the error of a failed system call: the system's reason ends the
+ * sentence. A sentence with a long path leaves room for the reason. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
                   const char *format, ...)
 {
     const char *why = kaws__sys_error_text(os);
-    size_t used, room = strlen(why) + 24;
+    size_t room = strlen(why) + 24;
     va_list args;
 
     if (err == NULL)
@@ -2201,12 +2264,10 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     err->status = status;
     err->os = os;
     room = room > 72 ? room : 72;
-    va_start(args, format);               /* a long path leaves room for it */
-    kaws__err_write(err->text, sizeof err->text - room, format, args);
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text - room, 0, format, args);
     va_end(args);
-    used = strlen(err->text);
-    (void)snprintf(err->text + used, sizeof err->text - used, ": %s (errno %d)",
-                   why, os);
+    kaws__err_append(err, ": %s (errno %d)", why, os);
 }
 
 
@@ -2219,21 +2280,35 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill_os(err, status, os, __VA_ARGS__), (status))
 
 
-/* Puts words in front of the text: what the step that failed was part of. The
- * end is cut if need be. */
-static void
-kaws__err_prefix(kaws_error *err, const char *words)
+/* There was no memory (or no lock, which is memory of the system's) for what
+ * we were doing. */
+static kaws_status
+kaws__err_memory(kaws_error *err, const char *doing)
 {
-    const kaws_error was = *err;
-    size_t n = strlen(words), room = sizeof err->text - 1;
-
-    n = n < room ? n : room;
-    memcpy(err->text, words, n);
-    memcpy(err->text + n, was.text, room - n);
+    return kaws__err_set(err, KAWS_MEMORY, "%s: out of memory", doing);
 }
 
 
-/* What no caller waits for: level 1 is a warning, 2 a note. */
+/* Puts words in front of the text: what the failed step was part of. The end
+ * of the text is cut if need be. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_prefix(kaws_error *err, const char *format, ...)
+{
+    kaws_error was;
+    va_list args;
+
+    if (err == NULL)
+        return;
+    was = *err;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
+    va_end(args);
+    kaws__err_append(err, "%s", was.text);
+}
+
+
+/* Logs what no caller waits for: level 1 is a warning, 2 a note. */
 KAWS__PRINTF(3, 4)
 static void
 kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
@@ -2244,14 +2319,14 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     if (hooks->log == NULL)
         return;
     va_start(args, format);
-    kaws__err_write(line, sizeof line, format, args);
+    kaws__err_write(line, sizeof line, 0, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
 
 
-/* Warns of a file or folder that is not for this process's user alone. That
- * others see the names in a folder does no harm. */
+/* Warns of a file or folder that others than this process's user can change,
+ * or, if it is a file, read. Reading the names in a folder does no harm. */
 static void
 kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
                  const kaws__stat *st)
@@ -2803,6 +2878,12 @@ kaws__text_is_utf8(kaws_bytes text)
 /* ---- for logs: words that are not ours --------------------------------- */
 
 #define KAWS__TEXT_SHOWN 256      /* of a file's name: leaves room for advice */
+
+/* How a sentence shows a name or setting of the caller's (to stand in single
+ * quotes), and somebody else's words. The text lives to the end of the block
+ * that the macro stands in. */
+#define KAWS__SHOW(view)  kaws__text_show((char[96]){ "" }, 96, view)
+#define KAWS__QUOTE(view) kaws__text_quote((char[272]){ "" }, 272, view)
 
 
 /* Where the user and the password of a URL stand. They end at the last '@', for
@@ -5728,17 +5809,19 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks, const char *path,
     kaws_status status;
 
     memset(c, 0, sizeof *c);
+    if (path == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
+                             "the file with the AWS credentials");
     c->hooks = hooks;
     c->path = path;
     kaws__text_show(c->shown, sizeof c->shown, kaws__buf_of(path));
     c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
     if (c->secrets == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "no page of memory for the "
-                             "credentials");
+        return kaws__err_memory(err, "making a page for the credentials");
     if (kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) != 0) {
         kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
         c->secrets = NULL;
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the credentials");
+        return kaws__err_memory(err, "making a lock for the credentials");
     }
     status = kaws__creds_load(c, NULL, err);
     return status;
@@ -5840,152 +5923,86 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
 
 
 /* ==========================================================================
- * ROOM  kms      speak with AWS KMS, and believe only what fits
+ * ROOM  arn      what ARNs, regions and endpoints of AWS say
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 http creds
- * Gives: kms_open kms_close kms_partition kms_arn kms_region_ok
- *        kms_aim kms_aim_at kms_choice kms_choose kms_choose_tried
- *        kms_set_timeouts kms_begin kms_left_ms kms_reply_id kms_trusts
- *        kms_foreign kms_anchor kms_unanchor kms_anchored kms_generate
- *        kms_encrypt kms_decrypt kms_prove kms_reencrypt kms_rotate
- *        kms_ask_region kms_mixed_up
+ * Uses: err buf text http
+ * Gives: arn_partition arn_region_ok arn_word_ok arn_parse arn_target arn_fits
+ *        arn_endpoint_ok arn_url
  *
- * One function an action. Each fills a call, sends it (sign, send, look, and
- * perhaps wait and send again), and takes from the reply what it verified:
- * a reply that speaks of another key than we asked for is no reply. The
- * connection that brought such a reply is not used again.
+ * Pure functions and one table: they keep nothing, and ask nobody.
  *
- * An operation is what a caller asked for: one call or a few, which share its
- * time. An aim is a KMS key and the region to ask. Where there is an ARN, its
- * region is the aim's, so an old entry stays readable whatever the settings say
- * now.
+ *     arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-...
+ *     arn:PARTITION:kms:REGION:ACCOUNT:RESOURCE
+ *
+ * A target is the KMS key that a request names, and the region that the request
+ * goes to. If the KMS key is named by ARN, the region is the ARN's, so an old
+ * entry stays readable whatever the settings say now.
  */
 
-#define KAWS__KMS_ID_MAX     255  /* of a KMS key id, alias or ARN            */
-#define KAWS__KMS_REGION_MAX  32
-#define KAWS__KMS_REPLY_MAX 16384 /* the longest we can need is under 12 KB   */
-#define KAWS__KMS_RINSE     4096  /* spaces behind a body with a plaintext    */
+#define KAWS__ARN_MAX        255  /* of a KMS key id, alias or ARN            */
+#define KAWS__ARN_REGION_MAX  32
 
-typedef struct kaws__aim {
-    char key_id[KAWS__KMS_ID_MAX + 1];
-    char region[KAWS__KMS_REGION_MAX + 1];
-} kaws__aim;
-
-typedef struct kaws__choice {     /* one value: neither counts by itself      */
-    kaws__aim aim;
-    char      region[KAWS__KMS_REGION_MAX + 1];     /* for ids and aliases    */
-    char      arn[KAWS__KMS_ID_MAX + 1];   /* what sealed a trial; "" = none  */
-    unsigned  since;              /* how many were taken when it was begun    */
-} kaws__choice;
-
-typedef struct kaws__arn {        /* arn:partition:kms:region:account:res...  */
+typedef struct kaws__arn {
     kaws_bytes partition, region, account, resource;
 } kaws__arn;
 
-typedef struct kaws__kms {
-    const kaws_hooks *hooks;
-    kaws__http  http;
-    kaws__creds creds;
-    const char *endpoint, *accounts;   /* borrowed; may be NULL               */
-    int         max_attempts;
-    kaws__lock  lock;             /* guards all below                         */
-    char        region[KAWS__KMS_REGION_MAX + 1];   /* for ids and aliases    */
-    kaws__aim   aim;              /* what new keys are sealed with; "" = none */
-    char        arn[KAWS__KMS_ID_MAX + 1];   /* what the aim resolved to      */
-    kaws__choice tried;           /* and found good, but not taken            */
-    unsigned    taken;            /* how many choices were                    */
-    char        home[KAWS__KMS_ID_MAX + 1];  /* its account is trusted        */
-    int         connect_timeout_ms, timeout_ms;
-    int64_t     clock_offset_s;
-    int         no_dry_runs;      /* this KMS knows none: noted in the log    */
-    uint64_t    requests, errors, retries, time_us;
-} kaws__kms;
+typedef struct kaws__target {
+    char key_id[KAWS__ARN_MAX + 1];       /* "" = no KMS key                  */
+    char region[KAWS__ARN_REGION_MAX + 1];
+} kaws__target;
 
-typedef struct kaws__op {         /* an operation: see above                  */
-    kaws__kms  *kms;
-    int         connect_timeout_ms, timeout_ms;
-    int64_t     begun_ms;         /* ticks                                    */
-    char        request_id[64];   /* of its last reply                        */
-} kaws__op;
+typedef struct kaws__partition {
+    const char *prefix;           /* of the names of its regions              */
+    const char *name, *suffix;    /* in ARNs; of host names                   */
+} kaws__partition;
 
 
-/* ---- names of AWS ------------------------------------------------------ */
-
-/* Partitions, by how the names of their regions begin. The last one, "aws",
- * is for all others. (botocore's endpoint rules, 2026) */
-static const struct {
-    const char *begins, *partition, *suffix;
-} kaws__kms_partitions[] = {
-    { "cn-",      "aws-cn",     "amazonaws.com.cn" },
-    { "us-gov-",  "aws-us-gov", "amazonaws.com" },
-    { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
-    { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
-    { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
-    { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
-    { "eusc-",    "aws-eusc",   "amazonaws.eu" },
-    { "",         "aws",        "amazonaws.com" }
-};
-
-
-static size_t
-kaws__kms_partition(const char *region)
+/* The partition of a region (botocore's endpoint rules, 2026). All regions
+ * that no other prefix fits are in the last partition. */
+static const kaws__partition *
+kaws__arn_partition(const char *region)
 {
-    size_t i = 0;
+    static const kaws__partition partitions[] = {
+        { "cn-",      "aws-cn",     "amazonaws.com.cn" },
+        { "us-gov-",  "aws-us-gov", "amazonaws.com" },
+        { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
+        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
+        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
+        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
+        { "eusc-",    "aws-eusc",   "amazonaws.eu" },
+        { "",         "aws",        "amazonaws.com" }
+    };
+    const kaws__partition *p = partitions;
 
-    while (strncmp(region, kaws__kms_partitions[i].begins,
-                   strlen(kaws__kms_partitions[i].begins)) != 0)
-        i++;
-    return i;
+    while (strncmp(region, p->prefix, strlen(p->prefix)) != 0)
+        p++;
+    return p;
 }
 
 
 /* "eu-west-1", "us-gov-east-1": two or more words of letters, then a number.
- * The name becomes part of a host name, so nothing else may be in it. */
+ * The region becomes part of a host name, so nothing else may be in it. */
 static int
-kaws__kms_region_ok(kaws_bytes region)
+kaws__arn_region_ok(kaws_bytes region)
 {
-    size_t i, words = 0, len = 0;
+    char text[KAWS__ARN_REGION_MAX + 1];
+    const char *at = text;
+    size_t n, words = 0;
 
-    if (region.len == 0 || region.len > KAWS__KMS_REGION_MAX)
+    if (!kaws__buf_copy_text(text, sizeof text, region))
         return 0;
-    for (i = 0; i < region.len; i++) {
-        int c = region.at[i];
-        if (c == '-' && len > 0) {
-            words++;
-            len = 0;
-        } else if (c >= 'a' && c <= 'z') {
-            len++;
-        } else if (c >= '0' && c <= '9' && len == 0 && words >= 2) {
-            return region.len - i <= 2 &&
-                   (region.len - i == 1 || (region.at[i + 1] >= '0' &&
-                                            region.at[i + 1] <= '9'));
-        } else {
-            return 0;
-        }
+    while ((n = strspn(at, "abcdefghijklmnopqrstuvwxyz")) > 0 && at[n] == '-') {
+        at += n + 1;
+        words++;
     }
-    return 0;
+    n = strspn(at, "0123456789");
+    return words >= 2 && (n == 1 || n == 2) && at[n] == '\0';
 }
 
 
+/* Letters, digits, - / and _ make up key ids and names of aliases. */
 static int
-kaws__kms_next_part(kaws_bytes *rest, kaws_bytes *part)
-{
-    const uint8_t *colon = rest->len > 0 ? memchr(rest->at, ':', rest->len)
-                                         : NULL;
-
-    if (colon == NULL)
-        return 0;
-    part->at = rest->at;
-    part->len = (size_t)(colon - rest->at);
-    rest->at = colon + 1;
-    rest->len -= part->len + 1;
-    return 1;
-}
-
-
-/* Letters, digits, and - / _ : what key ids and alias names are made of. */
-static int
-kaws__kms_word_ok(kaws_bytes word)
+kaws__arn_word_ok(kaws_bytes word)
 {
     size_t i;
 
@@ -5999,291 +6016,552 @@ kaws__kms_word_ok(kaws_bytes word)
 
 
 static int
-kaws__kms_begins(kaws_bytes text, const char *with)
+kaws__arn_begins(kaws_bytes text, const char *with)
 {
     size_t n = strlen(with);
 
-    return text.len >= n && memcmp(text.at, with, n) == 0;
+    return text.len > n && memcmp(text.at, with, n) == 0;
 }
 
 
-/* Takes an ARN of a KMS key or alias apart; 0 if it is not one. */
+/* Splits the ARN of a KMS key or of an alias; 0 if the text is not one. */
 static int
-kaws__kms_arn(kaws_bytes text, kaws__arn *out)
+kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 {
-    kaws_bytes rest = text, word;
-    char region[KAWS__KMS_REGION_MAX + 1];
+    char region[KAWS__ARN_REGION_MAX + 1];
+    kaws_bytes part[5], rest = text;      /* arn partition kms region account */
     size_t i;
 
-    if (text.len > KAWS__KMS_ID_MAX || !kaws__kms_next_part(&rest, &word) ||
-        !kaws__buf_same(word, kaws__buf_of("arn")) ||
-        !kaws__kms_next_part(&rest, &out->partition) ||
-        !kaws__kms_next_part(&rest, &word) ||
-        !kaws__buf_same(word, kaws__buf_of("kms")) ||
-        !kaws__kms_next_part(&rest, &out->region) ||
-        !kaws__kms_region_ok(out->region) ||
-        !kaws__kms_next_part(&rest, &out->account) || out->account.len != 12)
-        return 0;
-    (void)kaws__buf_copy_text(region, sizeof region, out->region);
-    if (!kaws__buf_same(out->partition, kaws__buf_of(
-            kaws__kms_partitions[kaws__kms_partition(region)].partition)))
-        return 0;
-    for (i = 0; i < 12; i++)
-        if (out->account.at[i] < '0' || out->account.at[i] > '9')
+    for (i = 0; i < 5; i++) {
+        const uint8_t *colon = rest.len > 0 ? memchr(rest.at, ':', rest.len)
+                                            : NULL;
+        if (colon == NULL)
             return 0;
+        part[i].at = rest.at;
+        part[i].len = (size_t)(colon - rest.at);
+        rest.len -= part[i].len + 1;
+        rest.at = colon + 1;
+    }
+    for (i = 0; i < part[4].len; i++)
+        if (part[4].at[i] < '0' || part[4].at[i] > '9')
+            return 0;
+    out->partition = part[1];
+    out->region = part[3];
+    out->account = part[4];
     out->resource = rest;
-    return kaws__kms_word_ok(rest) &&
-           ((kaws__kms_begins(rest, "key/") && rest.len > 4) ||
-            (kaws__kms_begins(rest, "alias/") && rest.len > 6));
+    return text.len <= KAWS__ARN_MAX && out->account.len == 12 &&
+           kaws__buf_same(part[0], kaws__buf_of("arn")) &&
+           kaws__buf_same(part[2], kaws__buf_of("kms")) &&
+           kaws__arn_region_ok(out->region) &&
+           kaws__buf_copy_text(region, sizeof region, out->region) &&
+           kaws__buf_same(out->partition,
+                          kaws__buf_of(kaws__arn_partition(region)->name)) &&
+           kaws__arn_word_ok(rest) && (kaws__arn_begins(rest, "key/") ||
+                                       kaws__arn_begins(rest, "alias/"));
 }
 
 
-/* The aim for a KMS key as the user names it: an ARN, else with `region`. */
+/* The target of a KMS key as the user names it. `region` counts if that is no
+ * ARN. */
 static kaws_status
-kaws__kms_aim_at(kaws__aim *aim, const char *key_id, const char *region,
+kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
                  kaws_error *err)
 {
-    kaws_bytes id = kaws__buf_of(key_id);
+    kaws_bytes id = kaws__buf_of(key_id), where = kaws__buf_of(region);
     kaws__arn arn;
     char shown[96];
 
-    if (kaws__kms_arn(id, &arn)) {
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region, arn.region);
-    } else {
-        if (id.len > KAWS__KMS_ID_MAX || !kaws__kms_word_ok(id))
-            return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, "
-                                 "ARN or alias of a KMS key (an alias begins "
-                                 "with alias/, an ARN with arn:aws:kms:)",
-                                 kaws__text_show(shown, sizeof shown, id));
-        (void)kaws__buf_copy_text(aim->region, sizeof aim->region,
-                                  kaws__buf_of(region));
-    }
-    (void)kaws__buf_copy_text(aim->key_id, sizeof aim->key_id, id);
+    if (kaws__arn_parse(id, &arn))
+        where = arn.region;
+    else if (id.len > KAWS__ARN_MAX || !kaws__arn_word_ok(id))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, ARN or "
+                             "alias of a KMS key (an alias begins with alias/, "
+                             "an ARN with arn:aws:kms:)",
+                             kaws__text_show(shown, sizeof shown, id));
+    (void)kaws__buf_copy_text(target->key_id, sizeof target->key_id, id);
+    (void)kaws__buf_copy_text(target->region, sizeof target->region, where);
     return KAWS_OK;
 }
 
 
-/* Does the ARN in a reply fit the key that we asked for? */
+/* Whether the ARN in a reply can be that of the target's KMS key. */
 static int
-kaws__kms_fits(const kaws__aim *asked, const char *arn_text)
+kaws__arn_fits(const kaws__target *target, const char *arn_text)
 {
-    kaws_bytes id = kaws__buf_of(asked->key_id);
+    kaws_bytes id = kaws__buf_of(target->key_id);
     kaws__arn want, got;
+    int same_owner = 1;
 
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &got) ||
-        !kaws__kms_begins(got.resource, "key/") ||
-        !kaws__buf_same(got.region, kaws__buf_of(asked->region)))
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
+        !kaws__arn_begins(got.resource, "key/") ||
+        !kaws__buf_same(got.region, kaws__buf_of(target->region)))
         return 0;
-    if (!kaws__kms_arn(id, &want)) {
+    if (kaws__arn_parse(id, &want)) {
+        same_owner = kaws__buf_same(want.partition, got.partition) &&
+                     kaws__buf_same(want.account, got.account);
+        id = want.resource;
+    } else {
         got.resource.at += 4;
         got.resource.len -= 4;
-        return kaws__kms_begins(id, "alias/") ||
-               kaws__buf_same(id, got.resource);
     }
-    return kaws__buf_same(want.partition, got.partition) &&
-           kaws__buf_same(want.account, got.account) &&
-           (kaws__kms_begins(want.resource, "alias/") ||
-            kaws__buf_same(want.resource, got.resource));
+    return same_owner && (kaws__arn_begins(id, "alias/") ||
+                          kaws__buf_same(id, got.resource));
 }
 
 
-/* ---- settings that may change while calls are under way ---------------- */
-
-static kaws_status
-kaws__kms_aim(kaws__kms *k, kaws__aim *aim, kaws_error *err)
-{
-    kaws__thread_lock(&k->lock);
-    *aim = k->aim;
-    kaws__thread_unlock(&k->lock);
-    if (aim->key_id[0] == '\0')
-        return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
-                             "keys with: kms_key_id has to be set");
-    return KAWS_OK;
-}
-
-
-/* Whether an account is in the comma list of the settings. */
+/* https://host[:port][/], or http:// to this machine. */
 static int
-kaws__kms_listed(const char *accounts, kaws_bytes account)
+kaws__arn_endpoint_ok(const char *endpoint)
+{
+    static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
+    int plain = strncmp(endpoint, "http://", 7) == 0;
+    kaws_bytes host = { NULL, 0 };
+    size_t i;
+
+    if (!plain && strncmp(endpoint, "https://", 8) != 0)
+        return 0;
+    host = kaws__buf_of(endpoint + (plain ? 7 : 8));
+    if (host.len > 0 && host.at[host.len - 1] == '/')
+        host.len--;
+    if (host.len > 150 || !kaws__http_host_ok(host))
+        return 0;
+    for (i = 0; plain && i < 3; i++) {
+        size_t n = strlen(local[i]);
+        if (host.len >= n && memcmp(host.at, local[i], n) == 0 &&
+            (host.len == n || host.at[n] == ':'))
+            return 1;
+    }
+    return !plain;
+}
+
+
+/* Where requests for a region go: to the region's own host, or to the endpoint,
+ * if that is not NULL. */
+static void
+kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
+{
+    if (endpoint == NULL)
+        (void)snprintf(out, cap, "https://kms.%s.%s/", region,
+                       kaws__arn_partition(region)->suffix);
+    else
+        (void)snprintf(out, cap, "%s%s", endpoint,
+                       endpoint[strlen(endpoint) - 1] == '/' ? "" : "/");
+}
+
+
+/* ==========================================================================
+ * ROOM  trust    whose KMS keys are obeyed
+ * ==========================================================================
+ * Uses: thread err buf text arn
+ * Gives: trust_list_ok trust_open trust_close trust_entry trust_check
+ *        trust_ask_first
+ *
+ * A KMS key is trusted by its account, if that is the ring's own account or in
+ * the list of the settings. The ring's own account is that of the KMS key that
+ * the ring was opened with. If the settings name that KMS key by id or alias,
+ * only a reply of KMS tells its account, so until one has come the own account
+ * is unknown. It is learned once, and never changes. If there is a list, the
+ * own account must be in it to be learned from a reply.
+ */
+
+typedef struct kaws__trust {
+    const char *accounts;         /* the list, borrowed; NULL: not open       */
+    kaws__lock  lock;             /* guards all below                         */
+    int         from_entries;     /* the entries may tell the own account     */
+    char        own[KAWS__ARN_MAX + 1];   /* an ARN of the own account, or "" */
+} kaws__trust;
+
+enum {                            /* what a KMS key is to do, or has done     */
+    KAWS__TO_OPEN,                /* open a blob                              */
+    KAWS__TO_SEAL,                /* seal: it may be the first                */
+    KAWS__SEALED                  /* it sealed: it may be the first, and its
+                                   * account is then the ring's own           */
+};
+
+
+/* Account numbers of 12 digits, with commas or spaces between them. A list of
+ * nothing but commas is refused: it would be no list. */
+static int
+kaws__trust_list_ok(const char *accounts)
 {
     const char *at = accounts;
 
-    while (at != NULL && *at != '\0') {
-        size_t n;
+    while (*at != '\0') {
         at += strspn(at, ", ");
-        n = strcspn(at, ", ");
-        if (n == account.len && memcmp(at, account.at, n) == 0)
-            return 1;
-        at += n;
+        if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
+            return 0;
+        at += 12 + strspn(at + 12, ", ");
     }
-    return 0;
+    return 1;
 }
 
 
-/* Trusted are the accounts of the settings, and home's: the account of the KMS
- * key that the ring was opened with. Partitions never mix. */
-static int
-kaws__kms_trusts(kaws__kms *k, const char *arn_text)
-{
-    kaws__arn arn, home;
-    int at_home, same_partition = 1, same_account = 0;
-
-    kaws__thread_lock(&k->lock);
-    at_home = k->home[0] != '\0' && strcmp(arn_text, k->home) == 0;
-    kaws__thread_unlock(&k->lock);
-    if (at_home)                          /* as nearly always                */
-        return 1;
-    if (!kaws__kms_arn(kaws__buf_of(arn_text), &arn))
-        return 0;
-    kaws__thread_lock(&k->lock);
-    at_home = k->home[0] != '\0' && kaws__kms_arn(kaws__buf_of(k->home), &home);
-    if (at_home) {
-        same_partition = kaws__buf_same(arn.partition, home.partition);
-        same_account = kaws__buf_same(arn.account, home.account);
-    }
-    kaws__thread_unlock(&k->lock);
-    return same_partition &&
-           (same_account || kaws__kms_listed(k->accounts, arn.account));
-}
-
-
+/* The config's strings are borrowed for as long as the trust is open. */
 static kaws_status
-kaws__kms_foreign(const char *arn_text, const char *what, kaws_error *err)
+kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 {
-    char shown[272];
+    const char *list = cfg->accounts != NULL ? cfg->accounts : "";
+    kaws__arn arn;
 
-    return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not "
-                         "among the trusted ones: add it to the list of "
-                         "accounts, if you trust it", what,
-                         kaws__text_quote(shown, sizeof shown,
-                                          kaws__buf_of(arn_text)));
-}
-
-
-/* Sets what is trusted, once; later calls change nothing. */
-static void
-kaws__kms_anchor(kaws__kms *k, const char *arn_text)
-{
-    kaws__thread_lock(&k->lock);
-    if (k->home[0] == '\0')
-        (void)kaws__buf_copy_text(k->home, sizeof k->home,
-                                  kaws__buf_of(arn_text));
-    kaws__thread_unlock(&k->lock);
-}
-
-
-/* What was learned from a KMS key that is not taken after all. */
-static void
-kaws__kms_unanchor(kaws__kms *k)
-{
-    kaws__thread_lock(&k->lock);
-    k->home[0] = '\0';
-    kaws__thread_unlock(&k->lock);
-}
-
-
-static int
-kaws__kms_anchored(kaws__kms *k)
-{
-    int anchored;
-
-    kaws__thread_lock(&k->lock);
-    anchored = k->home[0] != '\0';
-    kaws__thread_unlock(&k->lock);
-    return anchored;
-}
-
-
-/* KMS sealed something for this aim with that key: is it one that we trust,
- * and, if the aim is the ring's, the same as the last time? */
-static kaws_status
-kaws__kms_learn(kaws__kms *k, const kaws__aim *aim, const char *arn,
-                kaws_error *err)
-{
-    char before[KAWS__KMS_ID_MAX + 1] = "";
-    char shown[2][272];
-
-    if (!kaws__kms_anchored(k) && (k->accounts == NULL ||
-                                   *k->accounts == '\0'))
-        kaws__kms_anchor(k, arn);
-    if (!kaws__kms_trusts(k, arn))
-        return kaws__kms_foreign(arn, "AWS KMS sealed with the KMS key", err);
-    kaws__kms_anchor(k, arn);
-    kaws__thread_lock(&k->lock);
-    if (strcmp(k->aim.key_id, aim->key_id) == 0 &&
-        strcmp(k->aim.region, aim->region) == 0 && strcmp(k->arn, arn) != 0) {
-        memcpy(before, k->arn, sizeof before);
-        (void)kaws__buf_copy_text(k->arn, sizeof k->arn, kaws__buf_of(arn));
-    }
-    kaws__thread_unlock(&k->lock);
-    if (before[0] != '\0')
-        kaws__err_log(k->hooks, 1, "the KMS key %s was %s and is %s now: keys "
-                      "are sealed with that one from here on", aim->key_id,
-                      kaws__text_quote(shown[0], sizeof shown[0],
-                                       kaws__buf_of(before)),
-                      kaws__text_quote(shown[1], sizeof shown[1],
-                                       kaws__buf_of(arn)));
+    memset(t, 0, sizeof *t);
+    if (!kaws__trust_list_ok(list))
+        return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
+                             "account numbers of 12 digits, with commas");
+    if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for the trusted "
+                             "accounts");
+    t->accounts = list;
+    t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
+    if (cfg->kms_key_id != NULL &&
+        kaws__arn_parse(kaws__buf_of(cfg->kms_key_id), &arn))
+        (void)kaws__buf_copy_text(t->own, sizeof t->own,
+                                  kaws__buf_of(cfg->kms_key_id));
     return KAWS_OK;
 }
 
 
-/* What is chosen now, for another choice to begin with. */
 static void
-kaws__kms_choice(kaws__kms *k, kaws__choice *out)
+kaws__trust_close(kaws__trust *t)
 {
-    memset(out, 0, sizeof *out);
-    kaws__thread_lock(&k->lock);
-    out->aim = k->aim;
-    memcpy(out->region, k->region, sizeof out->region);
-    out->since = k->taken;
-    kaws__thread_unlock(&k->lock);
+    if (t->accounts != NULL)
+        kaws__thread_lock_free(&t->lock);
+    t->accounts = NULL;
 }
 
 
-/* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, so it has to be judged again. */
+/* Whether the KMS key is trusted. Partitions never mix. With the lock held. */
 static int
-kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
+kaws__trust_has(const kaws__trust *t, kaws_bytes arn_text)
 {
-    int fits;
+    kaws__arn arn, own;
+    char account[13] = "";
 
-    kaws__thread_lock(&k->lock);
-    fits = choice->since == k->taken;
-    if (fits && take) {
-        k->aim = choice->aim;
-        memcpy(k->region, choice->region, sizeof k->region);
-        if (choice->arn[0] != '\0')
-            memcpy(k->arn, choice->arn, sizeof k->arn);
-        memset(&k->tried, 0, sizeof k->tried);
-        k->taken++;
-    } else if (fits) {
-        k->tried = *choice;
-    }
-    kaws__thread_unlock(&k->lock);
-    if (fits && take && choice->arn[0] != '\0')
-        kaws__kms_anchor(k, choice->arn);
-    return fits;
-}
-
-
-/* Takes it if it was noted last; 0 if it was not. */
-static int
-kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
-{
-    kaws__choice tried;
-
-    kaws__thread_lock(&k->lock);
-    tried = k->tried;
-    kaws__thread_unlock(&k->lock);
-    if (strcmp(tried.aim.key_id, key_id) != 0 ||
-        strcmp(tried.region, region) != 0)
+    if (kaws__buf_same(arn_text, kaws__buf_of(t->own)))       /* mostly       */
+        return 1;
+    if (!kaws__arn_parse(arn_text, &arn))
         return 0;
-    return kaws__kms_choose(k, &tried, 1);
+    if (kaws__arn_parse(kaws__buf_of(t->own), &own)) {
+        if (!kaws__buf_same(arn.partition, own.partition))
+            return 0;
+        if (kaws__buf_same(arn.account, own.account))
+            return 1;
+    }
+    (void)kaws__buf_copy_text(account, sizeof account, arn.account);
+    return strstr(t->accounts, account) != NULL;
 }
 
 
+/* The data file has an entry that the KMS key sealed. If the settings name
+ * neither a KMS key nor accounts, the own account is that of the entries, if
+ * they all have the same. For as long as the ring is being opened. */
 static void
-kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
+kaws__trust_entry(kaws__trust *t, kaws_bytes arn)
+{
+    if (!t->from_entries)
+        return;
+    if (t->own[0] == '\0') {
+        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
+    } else if (!kaws__trust_has(t, arn)) {
+        t->own[0] = '\0';
+        t->from_entries = 0;
+    }
+}
+
+
+/* Refuses a KMS key that is not trusted: FOREIGN. `what` is one of the enum. */
+static kaws_status
+kaws__trust_check(kaws__trust *t, const char *arn_text, int what,
+                  kaws_error *err)
+{
+    static const char *const words[] = {
+        "the key was sealed by the KMS key", "that is the KMS key",
+        "AWS KMS sealed with the KMS key"
+    };
+    kaws_bytes arn = kaws__buf_of(arn_text);
+    char shown[272];
+    int trusted;
+
+    kaws__thread_lock(&t->lock);
+    trusted = kaws__trust_has(t, arn) ||
+              (what != KAWS__TO_OPEN && t->own[0] == '\0' &&
+               t->accounts[0] == '\0');
+    if (trusted && what == KAWS__SEALED && t->own[0] == '\0')
+        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
+    kaws__thread_unlock(&t->lock);
+    if (trusted)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
+                         "the trusted ones: add it to the list of accounts, if "
+                         "you trust it", words[what],
+                         kaws__text_quote(shown, sizeof shown, arn));
+}
+
+
+/* Whether KMS has to tell the own account first, before it can be said if the
+ * KMS key `arn` (NULL: any) is trusted. It need not for an account of the list,
+ * in the partition of the ring's region. */
+static int
+kaws__trust_ask_first(kaws__trust *t, const char *arn_text, const char *region)
+{
+    const char *ours = kaws__arn_partition(region)->name;
+    kaws__arn arn;
+    int ask;
+
+    kaws__thread_lock(&t->lock);
+    ask = t->own[0] == '\0' &&
+          (arn_text == NULL || !kaws__trust_has(t, kaws__buf_of(arn_text)) ||
+           !kaws__arn_parse(kaws__buf_of(arn_text), &arn) ||
+           !kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+    kaws__thread_unlock(&t->lock);
+    return ask;
+}
+
+
+/* ==========================================================================
+ * ROOM  fault    what an error of AWS means
+ * ==========================================================================
+ * Uses: text json
+ * Gives: fault_of fault_read
+ *
+ * A row of the table has all that follows from an error: the status, what may
+ * cure it, and what the user should do. The rows are found by AWS's type, or by
+ * the HTTP status of a reply that has no type of AWS's.
+ */
+
+enum {                            /* cures                                    */
+    KAWS__LATER = 1,              /* it may go away soon: try again           */
+    KAWS__SLOWER = 2,             /* AWS wants fewer requests: wait, try again*/
+    KAWS__CLOCK = 4,              /* our clock may be wrong                   */
+    KAWS__RENEW = 8,              /* there may be newer credentials           */
+    KAWS__QUOTE = 16              /* no cure: AWS's message helps the user    */
+};
+
+typedef struct kaws__fault {
+    const char *names;            /* types without "Exception"; HTTP statuses */
+    kaws_status status;           /* OK: the answer to a dry run              */
+    int         cures;
+    const char *advice;
+} kaws__fault;
+
+
+static const kaws__fault kaws__faults[] = {
+    { " Throttling Throttled RequestThrottled TooManyRequests "
+      "RequestLimitExceeded ProvisionedThroughputExceeded "
+      "BandwidthLimitExceeded SlowDown PriorRequestNotComplete 429 ",
+      KAWS_THROTTLED, KAWS__SLOWER, "call less often" },
+    { " KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
+      "InternalServerError ServiceUnavailable RequestTimeout "
+      "408 425 500 502 503 504 ",
+      KAWS_SERVICE, KAWS__LATER, "try again later" },
+    { " InvalidSignature SignatureDoesNotMatch AuthFailure ",
+      KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__RENEW,
+      "check the credentials and this machine's clock" },
+    { " RequestTimeTooSkewed RequestExpired RequestInTheFuture ",
+      KAWS_CREDENTIALS, KAWS__CLOCK,
+      "check the credentials and this machine's clock" },
+    { " UnrecognizedClient InvalidClientTokenId ",
+      KAWS_CREDENTIALS, KAWS__RENEW,
+      "check the credentials in the conf file" },
+    { " ExpiredToken ", KAWS_CREDENTIALS, KAWS__RENEW,
+      "write a new session token into the conf file" },
+    { " IncompleteSignature MissingAuthenticationToken ",
+      KAWS_CREDENTIALS, 0, "check the credentials in the conf file" },
+    { " OptInRequired ", KAWS_CREDENTIALS, 0,
+      "enable the region for the account" },
+    { " AccessDenied NotAuthorized ", KAWS_DENIED, KAWS__QUOTE,
+      "allow it in the IAM policy and the key policy" },
+    { " 401 403 ", KAWS_DENIED, KAWS__RENEW,
+      "check the credentials in the conf file" },
+    { " NotFound ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "check the KMS key's id and the region" },
+    { " InvalidArn ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "check the KMS key's ARN" },
+    { " Disabled ", KAWS_KMS_KEY, KAWS__QUOTE, "enable the KMS key" },
+    { " KMSInvalidState ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "see the state of the KMS key" },
+    { " InvalidKeyUsage ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "use a symmetric KMS key for encryption" },
+    { " UnsupportedOperation ", KAWS_KMS_KEY, KAWS__QUOTE,
+      "this kind of KMS key cannot do that" },
+    { " InvalidCiphertext ", KAWS_MISMATCH, 0,
+      "it was sealed for another name or another file, or it is damaged" },
+    { " IncorrectKey ", KAWS_MISMATCH, 0,
+      "it was sealed by another KMS key than its entry says" },
+    { " LimitExceeded ", KAWS_SERVICE, KAWS__QUOTE,
+      "a KMS key can be rotated on demand 25 times" },
+    { " Conflict ", KAWS_SERVICE, KAWS__QUOTE, "try again later" },
+    { " Validation ", KAWS_ARGUMENT, 0,
+      "AWS KMS rejected the request as invalid" },
+    { " DryRunOperation ", KAWS_OK, 0, "that answers another request" },
+    { " (type) ", KAWS_SERVICE, 0,
+      "see the AWS KMS documentation for this error" },
+    { " (3) ", KAWS_REPLY, 0,
+      "redirects are not followed; is that AWS KMS?" },
+    { " (5) ", KAWS_SERVICE, 0, "is that AWS KMS?" },
+    { " (status) ", KAWS_REPLY, 0, "is that AWS KMS?" }
+};
+
+
+static const kaws__fault *
+kaws__fault_find(const char *name)
+{
+    const size_t count = sizeof kaws__faults / sizeof kaws__faults[0];
+    size_t i = 0;
+
+    while (i < count && strstr(kaws__faults[i].names, name) == NULL)
+        i++;
+    return i < count ? &kaws__faults[i] : NULL;
+}
+
+
+/* `type` is one of AWS's, or "". A type that is not in the table is tried again
+ * if the HTTP status says that the server failed. */
+static const kaws__fault *
+kaws__fault_of(const char *type, int http)
+{
+    const kaws__fault *fault;
+    size_t n = strlen(type);
+    char name[80];
+
+    if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
+        n -= 9;
+    if (n > 0)
+        (void)snprintf(name, sizeof name, " %.*s ", (int)n, type);
+    else
+        (void)snprintf(name, sizeof name, " %d ", http);
+    fault = kaws__fault_find(name);
+    if (fault == NULL && n > 0)
+        fault = kaws__fault_find(http >= 500 ? " 500 " : " (type) ");
+    if (fault == NULL) {
+        (void)snprintf(name, sizeof name, " (%d) ", http / 100);
+        fault = kaws__fault_find(name);
+    }
+    return fault != NULL ? fault : kaws__fault_find(" (status) ");
+}
+
+
+/* The error in a reply. `type` gets AWS's type, without a prefix up to '#' and
+ * a suffix from ':' on, or "": types are letters alone, so anything else counts
+ * as none. *message gets AWS's message; .at is NULL if there is none. */
+static const kaws__fault *
+kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
+{
+    kaws__member said[] = { { "__type",  { NULL, 0 } },
+                            { "message", { NULL, 0 } },
+                            { "Message", { NULL, 0 } } };
+    size_t offset, i, n = 0;
+    int letters = 1;
+
+    if (kaws__json_read(r->body, r->body_len, said, 3, &offset) != NULL)
+        memset(said, 0, sizeof said);
+    for (i = 0; i < said[0].value.len && said[0].value.at[i] != ':'; i++) {
+        int c = said[0].value.at[i];
+        if (c == '#') {
+            n = 0;
+            letters = 1;
+        } else if (kaws__text_lower(c) < 'a' || kaws__text_lower(c) > 'z') {
+            letters = 0;
+        } else if (n < 63) {
+            type[n++] = (char)c;
+        }
+    }
+    type[letters ? n : 0] = '\0';
+    *message = said[1].value.at != NULL ? said[1].value : said[2].value;
+    return kaws__fault_of(type, r->http);
+}
+
+
+/* ==========================================================================
+ * ROOM  calls    one request to AWS, until it is granted, refused or too late
+ * ==========================================================================
+ * Uses: sys thread err mem buf text json sigv4 http creds arn fault
+ * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_budget
+ *        calls_left_ms calls_begin calls_send calls_nonsense calls_end
+ *
+ * A call is signed, sent and judged, and perhaps mended or waited for, and sent
+ * again. It goes on for as long as its budget allows: that is the time of one
+ * operation of the caller's, which may take several calls. This room knows no
+ * action of KMS: whoever begins a call writes the members of its body, and
+ * judges the members of the reply that it wanted.
+ *
+ * A connection is used again only if the reply on it fits the request in all
+ * that is known of it. So a call is clean only once somebody has said so, and
+ * whoever finds a fault in the reply takes that back (calls_nonsense).
+ */
+
+#define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
+#define KAWS__CALLS_SPACES     4096   /* behind a body with a plaintext       */
+
+typedef struct kaws__calls {
+    const kaws_hooks *hooks;      /* NULL: not open                           */
+    kaws__http  http;
+    kaws__creds creds;
+    const char *endpoint;         /* borrowed; may be NULL                    */
+    int         max_attempts;
+    kaws__lock  lock;             /* guards all below                         */
+    int         connect_timeout_ms, timeout_ms;
+    int64_t     clock_offset_s;   /* AWS's clock less ours                    */
+    kaws_stats  stats;            /* those of KMS alone                       */
+} kaws__calls;
+
+typedef struct kaws__budget {     /* what the calls of an operation share     */
+    const kaws_hooks *hooks;
+    int         connect_timeout_ms, timeout_ms;
+    int64_t     begun_ms;         /* ticks                                    */
+    uint64_t    reply_id;         /* digest of the last request id, or 0      */
+} kaws__budget;
+
+typedef struct kaws__action {
+    const char *name;             /* "Decrypt"                                */
+    const char *members[4];       /* those wanted of its reply                */
+} kaws__action;
+
+typedef struct kaws__lines {      /* the header lines of a request            */
+    char        host[176], target[80], date[40], authorization[512];
+    kaws__buf   token;
+    const char *all[8];
+} kaws__lines;
+
+typedef struct kaws__call {
+    kaws__calls  *calls;
+    kaws__budget *budget;
+    const char   *action;
+    char          region[KAWS__ARN_REGION_MAX + 1];
+    kaws__buf     body;
+
+    /* What the caller may set: */
+    kaws__member  want[4];        /* none: a reply of 200 is not looked at    */
+    size_t        wanted;
+    int           once;           /* it is repeated only if throttled         */
+    int           fresh;          /* it gets a connection of its own          */
+    int           dry;            /* it hopes for DryRunOperation             */
+    int           opens;          /* it has a blob, which may not fit         */
+    size_t        secret_at, secret_len;      /* the plaintext in the body    */
+
+    /* The request of a try, and its reply: */
+    char          url[KAWS__HTTP_URL_MAX];
+    kaws__lines   lines;
+    kaws_request  q;
+    kaws_reply    r;
+    void         *lent;           /* the connection, until it is judged       */
+    int           clean;          /* whether it may be used again             */
+    int           typed;          /* the reply is an error with AWS's type    */
+    int           cures;          /* of what was wrong with the reply         */
+    unsigned      generation;     /* of the credentials                       */
+    int64_t       signed_at;
+    int           left_ms;        /* of the budget, when the try began        */
+
+    /* What was tried before: */
+    int           attempt;        /* number of this one                       */
+    int           clock_mended, creds_renewed;    /* tries beyond those       */
+    int           doubtful;       /* the last try's connection was not clean  */
+} kaws__call;
+
+
+/* ---- settings and figures ---------------------------------------------- */
+
+static void
+kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 {
     kaws__thread_lock(&k->lock);
     k->connect_timeout_ms = connect_timeout_ms > 0 ? connect_timeout_ms : 1000;
@@ -6292,229 +6570,110 @@ kaws__kms_set_timeouts(kaws__kms *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
-/* ---- operations -------------------------------------------------------- */
-
-static kaws__op
-kaws__kms_begin(kaws__kms *k)
+/* The config's strings are borrowed for as long as it stays open. */
+static kaws_status
+kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
+                 const kaws_config *cfg, kaws_error *err)
 {
-    kaws__op op;
-
-    memset(&op, 0, sizeof op);
-    op.kms = k;
-    op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
-    kaws__thread_lock(&k->lock);
-    op.connect_timeout_ms = k->connect_timeout_ms;
-    op.timeout_ms = k->timeout_ms;
-    kaws__thread_unlock(&k->lock);
-    return op;
-}
-
-
-/* The last reply's request id, as a number; 0 if it had none. */
-static uint64_t
-kaws__kms_reply_id(const kaws__op *op)
-{
-    const kaws_bytes id = kaws__buf_of(op->request_id);
-
-    return id.len > 0 ? kaws__http_digest(id) : 0;
-}
-
-
-/* What is left of its time: whatever the clock says, 0 to all of it. */
-static int
-kaws__kms_left_ms(const kaws__op *op)
-{
-    const kaws_hooks *hooks = op->kms->hooks;
-    int64_t now = hooks->ticks_ms(hooks->ctx), went;
-
-    if (now <= op->begun_ms)
-        return op->timeout_ms;
-    went = now - op->begun_ms;
-    return went < op->timeout_ms ? (int)(op->timeout_ms - went) : 0;
-}
-
-
-/* ---- what the errors of AWS mean --------------------------------------- */
-
-enum {
-    KAWS__LATER = 1,              /* may go away soon: try again              */
-    KAWS__SLOW  = 2,              /* asks us to slow down: wait, try again    */
-    KAWS__CLOCK = 4,              /* may be our clock's fault                 */
-    KAWS__CREDS = 8,              /* there may be newer credentials           */
-    KAWS__SAYS  = 16              /* its message helps: show it, filtered     */
-};
-
-typedef struct kaws__fault {
-    const char *aws;              /* the type, without the word Exception     */
+    char shown[96];
     kaws_status status;
-    int         then;
-    const char *advice;
-} kaws__fault;
 
-#define KAWS__A_CLOCK "check the credentials and this machine's clock"
-#define KAWS__A_CREDS "check the credentials in the conf file"
-
-static const kaws__fault kaws__kms_faults[] = {
-    { "Throttling",        KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "Throttled",         KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "RequestThrottled",  KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "TooManyRequests",   KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "RequestLimitExceeded", KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "ProvisionedThroughputExceeded", KAWS_THROTTLED, KAWS__SLOW,
-      "call less often" },
-    { "BandwidthLimitExceeded", KAWS_THROTTLED, KAWS__SLOW,
-      "call less often" },
-    { "SlowDown",          KAWS_THROTTLED, KAWS__SLOW, "call less often" },
-    { "PriorRequestNotComplete", KAWS_THROTTLED, KAWS__SLOW,
-      "call less often" },
-
-    { "KMSInternal",       KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "DependencyTimeout", KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "KeyUnavailable",    KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "InternalFailure",   KAWS_SERVICE,   KAWS__LATER, "try again later" },
-    { "InternalServerError", KAWS_SERVICE, KAWS__LATER, "try again later" },
-    { "ServiceUnavailable", KAWS_SERVICE,  KAWS__LATER, "try again later" },
-    { "RequestTimeout",    KAWS_SERVICE,   KAWS__LATER, "try again later" },
-
-    { "InvalidSignature",  KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
-      KAWS__A_CLOCK },
-    { "SignatureDoesNotMatch", KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
-      KAWS__A_CLOCK },
-    { "RequestTimeTooSkewed", KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
-    { "RequestExpired",    KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
-    { "RequestInTheFuture", KAWS_CREDENTIALS, KAWS__CLOCK, KAWS__A_CLOCK },
-    { "AuthFailure",       KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__CREDS,
-      KAWS__A_CLOCK },
-    { "UnrecognizedClient", KAWS_CREDENTIALS, KAWS__CREDS, KAWS__A_CREDS },
-    { "InvalidClientTokenId", KAWS_CREDENTIALS, KAWS__CREDS, KAWS__A_CREDS },
-    { "ExpiredToken",      KAWS_CREDENTIALS, KAWS__CREDS,
-      "write a new session token into the conf file" },
-    { "IncompleteSignature", KAWS_CREDENTIALS, 0, KAWS__A_CREDS },
-    { "MissingAuthenticationToken", KAWS_CREDENTIALS, 0, KAWS__A_CREDS },
-    { "OptInRequired",     KAWS_CREDENTIALS, 0,
-      "enable the region for the account" },
-
-    { "AccessDenied",      KAWS_DENIED,    KAWS__SAYS,
-      "allow it in the IAM policy and the key policy" },
-    { "NotAuthorized",     KAWS_DENIED,    KAWS__SAYS,
-      "allow it in the IAM policy and the key policy" },
-    { "NotFound",          KAWS_KMS_KEY,   KAWS__SAYS,
-      "check the KMS key's id and the region" },
-    { "InvalidArn",        KAWS_KMS_KEY,   KAWS__SAYS,
-      "check the KMS key's ARN" },
-    { "Disabled",          KAWS_KMS_KEY,   KAWS__SAYS, "enable the KMS key" },
-    { "KMSInvalidState",   KAWS_KMS_KEY,   KAWS__SAYS,
-      "see the state of the KMS key" },
-    { "InvalidKeyUsage",   KAWS_KMS_KEY,   KAWS__SAYS,
-      "use a symmetric KMS key for encryption" },
-    { "UnsupportedOperation", KAWS_KMS_KEY, KAWS__SAYS,
-      "this kind of KMS key cannot do that" },
-
-    { "InvalidCiphertext", KAWS_MISMATCH,  0,
-      "it was sealed for another name or another file, or it is damaged" },
-    { "IncorrectKey",      KAWS_MISMATCH,  0,
-      "it was sealed by another KMS key than its entry says" },
-
-    { "LimitExceeded",     KAWS_SERVICE,   KAWS__SAYS,
-      "a KMS key can be rotated on demand 25 times" },
-    { "Conflict",          KAWS_SERVICE,   KAWS__SAYS, "try again later" },
-    { "Validation",        KAWS_ARGUMENT,  0, "AWS KMS takes it for invalid" },
-    { "DryRunOperation",   KAWS_OK,        0, "" }
-};
-
-/* Where a reply has no type of AWS's, there is only its HTTP status. */
-static const struct { int least, most; kaws__fault fault; }
-kaws__kms_http_faults[] = {
-    { 200, 299, { "", KAWS_REPLY, 0, "is that AWS KMS?" } },
-    { 300, 399, { "", KAWS_REPLY, 0, "redirects are not followed; is that "
-                                     "AWS KMS?" } },
-    { 401, 401, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
-    { 403, 403, { "", KAWS_DENIED, KAWS__CREDS, KAWS__A_CREDS } },
-    { 408, 408, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 425, 425, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 429, 429, { "", KAWS_THROTTLED, KAWS__SLOW, "call less often" } },
-    { 500, 500, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 501, 501, { "", KAWS_SERVICE, 0, "is that AWS KMS?" } },
-    { 502, 504, { "", KAWS_SERVICE, KAWS__LATER, "try again later" } },
-    { 505, 599, { "", KAWS_SERVICE, 0, "is that AWS KMS?" } },
-    { INT_MIN, INT_MAX, { "", KAWS_REPLY, 0, "is that AWS KMS?" } }
-};
-
-
-/* What follows from a reply. `type` has lost its prefix and suffix. */
-static const kaws__fault *
-kaws__kms_fault(const char *type, int http)
-{
-    static const kaws__fault other = { "", KAWS_SERVICE, 0,
-        "see the AWS KMS documentation for this error" };
-    static const kaws__fault fault = { "", KAWS_SERVICE, KAWS__LATER,
-        "try again later" };
-    const size_t known = sizeof kaws__kms_faults / sizeof kaws__kms_faults[0];
-    size_t i, n = strlen(type);
-
-    if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
-        n -= 9;
-    for (i = 0; n > 0 && i < known; i++)
-        if (strlen(kaws__kms_faults[i].aws) == n &&
-            memcmp(kaws__kms_faults[i].aws, type, n) == 0)
-            return &kaws__kms_faults[i];
-    if (n > 0)
-        return http >= 500 ? &fault : &other;
-    for (i = 0; http < kaws__kms_http_faults[i].least ||
-                http > kaws__kms_http_faults[i].most; i++)
-        continue;
-    return &kaws__kms_http_faults[i].fault;
+    memset(k, 0, sizeof *k);
+    if (cfg->endpoint != NULL && !kaws__arn_endpoint_ok(cfg->endpoint))
+        return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
+                             "form https://host or https://host:port",
+                             kaws__text_show(shown, sizeof shown,
+                                             kaws__buf_of(cfg->endpoint)));
+    if (kaws__thread_lock_init(&k->lock, KAWS__RANK_CALLS) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
+    k->hooks = hooks;
+    k->endpoint = cfg->endpoint;
+    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
+    kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
+    status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
+    if (status == KAWS_OK)
+        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
+                                 cfg->endpoint != NULL &&
+                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
+    return status;
 }
-
-
-/* ---- one call ---------------------------------------------------------- */
-
-typedef struct kaws__call {
-    kaws__op   *op;
-    const char *action;           /* "Decrypt"                                */
-    kaws__aim   aim;
-    kaws__buf   body, token_line;
-    kaws_request q;
-    kaws_reply  r;
-    char        host[160], url[192];
-    char        host_line[176], target_line[80], date_line[40];
-    char        authorization[512];   /* a header line, too                   */
-    const char *headers[8];
-    int         once;             /* repeat it only if throttled              */
-    int         fresh;            /* over a connection of its own             */
-    int         doubtful;         /* the last try's connection was not clean  */
-    int         dry;              /* DryRunOperation is what we hope for      */
-    int         opens;            /* it has a blob, which may not fit         */
-    size_t      secret;           /* where a plaintext in the body ends, or 0 */
-    void       *lent;             /* the connection, until it is judged       */
-    int         clean;            /* whether it may be used again             */
-    int         attempt;          /* which one this is                        */
-    int         clock_mended, creds_renewed;      /* tries beyond those       */
-    unsigned    generation;
-    int64_t     signed_at;
-    int         left_ms;          /* when the last try began                  */
-} kaws__call;
 
 
 static void
-kaws__kms_call_begin(kaws__op *op, kaws__call *c, const char *action,
-                     const kaws__aim *aim)
+kaws__calls_close(kaws__calls *k)
+{
+    kaws__http_close(&k->http);
+    kaws__creds_close(&k->creds);
+    if (k->hooks != NULL)
+        kaws__thread_lock_free(&k->lock);
+    k->hooks = NULL;
+}
+
+
+/* Fills in KMS's figures; all others are 0. */
+static void
+kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
+{
+    kaws__thread_lock(&k->lock);
+    *stats = k->stats;
+    kaws__thread_unlock(&k->lock);
+}
+
+
+static kaws__budget
+kaws__calls_budget(kaws__calls *k)
+{
+    kaws__budget budget = { NULL, 0, 0, 0, 0 };
+
+    budget.hooks = k->hooks;
+    budget.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
+    kaws__thread_lock(&k->lock);
+    budget.connect_timeout_ms = k->connect_timeout_ms;
+    budget.timeout_ms = k->timeout_ms;
+    kaws__thread_unlock(&k->lock);
+    return budget;
+}
+
+
+/* What is left of the time: whatever the clock says, 0 to all of it. */
+static int
+kaws__calls_left_ms(const kaws__budget *budget)
+{
+    int64_t now = budget->hooks->ticks_ms(budget->hooks->ctx);
+
+    if (now <= budget->begun_ms)
+        return budget->timeout_ms;
+    now -= budget->begun_ms;
+    return now < budget->timeout_ms ? budget->timeout_ms - (int)now : 0;
+}
+
+
+/* ---- one request ------------------------------------------------------- */
+
+/* Begins a call. Its members are written to the body next. */
+static void
+kaws__calls_begin(kaws__call *c, kaws__calls *k, kaws__budget *budget,
+                  const kaws__action *action, const char *region)
 {
     memset(c, 0, sizeof *c);
-    c->op = op;
-    c->action = action;
-    c->aim = *aim;
-    kaws__buf_init(&c->body, op->kms->hooks);
-    kaws__buf_init(&c->token_line, op->kms->hooks);
+    c->calls = k;
+    c->budget = budget;
+    c->action = action->name;
+    for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
+        c->want[c->wanted].name = action->members[c->wanted];
+    (void)kaws__buf_copy_text(c->region, sizeof c->region,
+                              kaws__buf_of(region));
+    kaws__buf_init(&c->body, k->hooks);
+    kaws__buf_init(&c->lines.token, k->hooks);
     kaws__json_begin(&c->body);
 }
 
 
 /* The reply was judged: says whether the connection may be used again. */
 static void
-kaws__kms_call_judged(kaws__call *c)
+kaws__calls_judged(kaws__call *c)
 {
-    kaws__http_done(&c->op->kms->http, c->lent,
+    kaws__http_done(&c->calls->http, c->lent,
                     c->clean && !c->once && !c->fresh);
     c->doubtful = !c->clean;
     c->lent = NULL;
@@ -6522,31 +6681,702 @@ kaws__kms_call_judged(kaws__call *c)
 }
 
 
+/* Ends what was begun; nothing secret is left. */
 static void
-kaws__kms_call_end(kaws__call *c)
+kaws__calls_end(kaws__call *c)
 {
-    kaws__kms_call_judged(c);
-    kaws__http_forget(&c->op->kms->http, &c->r);
-    kaws__mem_drop(c->op->kms->hooks, c->r.body, KAWS__KMS_REPLY_MAX);
+    kaws__calls_judged(c);
+    kaws__http_forget(&c->calls->http, &c->r);
+    kaws__mem_drop(c->calls->hooks, c->r.body, KAWS__CALLS_REPLY_MAX);
     kaws__buf_free(&c->body);
-    kaws__buf_free(&c->token_line);
+    kaws__buf_free(&c->lines.token);
     kaws_wipe(c, sizeof *c);
 }
 
+
+/* All that does not change from try to try. A body with a plaintext ends in
+ * spaces: room http says what for. */
+static kaws_status
+kaws__calls_ready(kaws__call *c, kaws_error *err)
+{
+    const char *host;
+    size_t spaces;
+    uint8_t *at;
+
+    kaws__json_end(&c->body);
+    spaces = c->secret_len > 0 ? c->body.len + KAWS__CALLS_SPACES : 0;
+    at = kaws__buf_grow(&c->body, spaces);
+    if (at != NULL)
+        memset(at, ' ', spaces);
+    kaws__arn_url(c->url, sizeof c->url, c->calls->endpoint, c->region);
+    host = strstr(c->url, "//") + 2;
+    (void)snprintf(c->lines.host, sizeof c->lines.host, "Host: %.*s",
+                   (int)strcspn(host, "/"), host);
+    (void)snprintf(c->lines.target, sizeof c->lines.target,
+                   "X-Amz-Target: TrentService.%s", c->action);
+    c->r.body = kaws__mem_resize(c->calls->hooks, NULL, 0,
+                                 KAWS__CALLS_REPLY_MAX);
+    c->r.body_max = KAWS__CALLS_REPLY_MAX;
+    c->q.url = c->url;
+    c->q.headers = c->lines.all;
+    c->q.body = kaws__buf_view(&c->body);
+    c->q.connect_timeout_ms = c->budget->connect_timeout_ms;
+    c->attempt = 1;
+    if (c->r.body == NULL || c->body.failed)
+        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
+                             "memory", c->action);
+    return KAWS_OK;
+}
+
+
+/* Signs the request with the time of now. Returns NULL, or what is wrong. */
+static const char *
+kaws__calls_sign(kaws__call *c)
+{
+    static const char name[] = "Authorization: ";
+    kaws__calls *k = c->calls;
+    kaws__lines *l = &c->lines;
+    kaws_signing what = { "POST", "/", NULL, NULL, "kms", NULL, { NULL, 0 },
+                          0 };
+    kaws__sigv4 s;
+    kaws__grant grant;
+    char date[17];
+    const char *wrong = "out of memory";
+    size_t n = 0;
+
+    kaws__thread_lock(&k->lock);
+    c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
+    kaws__thread_unlock(&k->lock);
+    kaws__text_amz_date(date, c->signed_at);
+    kaws__creds_grant(&k->creds, date, c->region, &grant);
+    c->generation = grant.generation;
+    (void)snprintf(l->date, sizeof l->date, "X-Amz-Date: %s", date);
+    kaws__buf_free(&l->token);
+    if (grant.token[0] != '\0') {
+        kaws__buf_text(&l->token, "X-Amz-Security-Token: ");
+        kaws__buf_put(&l->token, grant.token, strlen(grant.token) + 1);
+    }
+    l->all[n++] = l->host;
+    l->all[n++] = "Content-Type: application/x-amz-json-1.1";
+    l->all[n++] = l->target;
+    l->all[n++] = l->date;
+    if (l->token.len > 0 && !l->token.failed)
+        l->all[n++] = (const char *)l->token.at;
+    l->all[n] = NULL;
+    what.region = c->region;
+    what.headers = l->all;
+    what.body = kaws__buf_view(&c->body);
+    what.when = c->signed_at;
+    memcpy(l->authorization, name, sizeof name - 1);
+    if (!l->token.failed)
+        wrong = !kaws__sigv4_gather(&s, &what, NULL) ? s.error
+              : kaws__sigv4_authorize(&s, grant.id, &grant.key,
+                                      l->authorization + sizeof name - 1,
+                                      sizeof l->authorization - sizeof name +
+                                      1);
+    kaws__creds_forget(&grant);
+    l->all[n++] = l->authorization;
+    l->all[n] = NULL;
+    return wrong;
+}
+
+
+/* ---- what came of it --------------------------------------------------- */
+
+/* Words from outside, as a text of ours may show them. None, if they repeat a
+ * piece of what we know to be secret: of the credentials now, or of the token,
+ * the signature or the plaintext that this call sends. */
+static void
+kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
+{
+    static const size_t name = sizeof "X-Amz-Security-Token: " - 1;
+    const kaws__lines *l = &c->lines;
+    const char *signature = strstr(l->authorization, "Signature=");
+    kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
+    char whole[640];              /* more than is shown: nothing slips by     */
+    int i, secret;
+
+    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
+    if (l->token.len > 0) {
+        sent[0].at = l->token.at + name;
+        sent[0].len = l->token.len - name;
+    }
+    if (signature != NULL)
+        sent[1] = kaws__buf_of(signature + 10);
+    if (c->secret_len > 0) {
+        sent[2].at = c->body.at + c->secret_at;
+        sent[2].len = c->secret_len;
+    }
+    secret = kaws__creds_in(&c->calls->creds, text);
+    for (i = 0; i < 3 && !secret; i++)
+        secret = kaws__text_holds(text, sent[i]);
+    kaws_wipe(whole, sizeof whole);
+    words.len = secret ? 0 : words.len;
+    (void)kaws__text_quote(out, cap, words);
+}
+
+
+/* The reply cannot be the answer to our request: it is not asked for again. */
+static kaws_status
+kaws__calls_nonsense(kaws__call *c, const char *why, kaws_error *err)
+{
+    c->clean = c->cures = 0;
+    err->http = c->r.http;
+    kaws__calls_words(c, err->request_id, sizeof err->request_id,
+                      kaws__buf_of(c->r.request_id));
+    return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
+                         "sense (HTTP %d, request id %s): %s",
+                         c->lines.host + 6, c->action, c->r.http,
+                         err->request_id, why);
+}
+
+
+/* A reply other than 200. Only an error of KMS's own, which it blames on the
+ * request, leaves the connection clean. */
+static kaws_status
+kaws__calls_refused(kaws__call *c, kaws_error *err)
+{
+    kaws_bytes message;
+    char type[64], shown[200] = "";
+    const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
+    const char *advice = fault->advice;
+    kaws_status status = fault->status;
+
+    c->typed = type[0] != '\0';
+    c->clean = c->typed && c->r.http >= 400 && c->r.http <= 499 &&
+               c->r.http != 408 && c->r.http != 425;
+    if (status == KAWS_OK && c->dry && c->clean)
+        return KAWS_OK;
+    c->cures = fault->cures;
+    if (status == KAWS_OK || (status == KAWS_MISMATCH && !c->opens)) {
+        c->clean = 0;
+        status = KAWS_REPLY;
+        advice = "that answers another request";
+    }
+    if ((fault->cures & KAWS__QUOTE) && c->secret_len == 0)
+        kaws__calls_words(c, shown, sizeof shown, message);
+    err->http = c->r.http;
+    kaws__calls_words(c, err->request_id, sizeof err->request_id,
+                      kaws__buf_of(c->r.request_id));
+    kaws__calls_words(c, err->aws, sizeof err->aws, kaws__buf_of(type));
+    return kaws__err_set(err, status, "AWS KMS at %s refused %s (%s, HTTP %d, "
+                         "request id %s)%s%s; %s", c->lines.host + 6,
+                         c->action,
+                         err->aws[0] != '\0' ? err->aws : "no error type",
+                         c->r.http, err->request_id[0] != '\0'
+                                    ? err->request_id : "none",
+                         shown[0] != '\0' ? ": " : "", shown, advice);
+}
+
+
+/* There is no reply, or it is another request's. */
+static kaws_status
+kaws__calls_unanswered(kaws__call *c, int outcome, kaws_error *err)
+{
+    char words[128];
+    kaws_status status;
+
+    if (outcome == KAWS__HTTP_MEMORY)
+        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
+                             "memory", c->action);
+    if (outcome == KAWS__HTTP_REPEATED) {
+        status = kaws__calls_nonsense(c, "an earlier reply had the same "
+                                      "request id, so it answers another "
+                                      "request", err);
+        c->cures = KAWS__LATER;
+        return status;
+    }
+    kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
+    if (outcome == KAWS__HTTP_SETTING)
+        return kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
+                             "%s: %s; check the endpoint, ca_file and the "
+                             "proxy", c->lines.host + 6, c->action, words);
+    c->cures = KAWS__LATER;
+    return kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for "
+                         "%s: %s", c->lines.host + 6, c->action, words);
+}
+
+
+/* A reply: reads the members that are wanted of a 200. */
+static kaws_status
+kaws__calls_answered(kaws__call *c, kaws_error *err)
+{
+    const char *wrong;
+    char words[128];
+    size_t offset;
+
+    if (c->r.body_len > c->r.body_max)
+        return kaws__calls_nonsense(c, "it is longer than 16384 bytes", err);
+    if (c->r.http != 200)
+        return kaws__calls_refused(c, err);
+    if (c->wanted == 0)
+        return KAWS_OK;
+    wrong = kaws__json_read(c->r.body, c->r.body_len, c->want, c->wanted,
+                            &offset);
+    c->clean = wrong == NULL;
+    if (wrong == NULL)
+        return KAWS_OK;
+    (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
+                   (unsigned long)offset);
+    return kaws__calls_nonsense(c, words, err);
+}
+
+
+/* Signs and sends once. */
+static kaws_status
+kaws__calls_try(kaws__call *c, kaws_error *err)
+{
+    kaws__calls *k = c->calls;
+    kaws_bytes id;
+    int64_t took, started = kaws__sys_ticks_us();
+    const char *wrong = kaws__calls_sign(c);
+    int outcome;
+    kaws_status status;
+
+    kaws__err_clear(err);
+    c->cures = c->typed = 0;
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
+                             wrong);
+    /* What spoiled one idle connection may have spoiled all. */
+    c->q.fresh_connection = c->once || c->fresh || c->doubtful;
+    c->left_ms = kaws__calls_left_ms(c->budget);
+    c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
+    outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
+    id = kaws__buf_of(c->r.request_id);
+    c->budget->reply_id = id.len > 0 ? kaws__http_digest(id) : 0;
+    status = outcome == KAWS__HTTP_REPLY
+           ? kaws__calls_answered(c, err)
+           : kaws__calls_unanswered(c, outcome, err);
+    took = kaws__sys_ticks_us() - started;
+    kaws__thread_lock(&k->lock);
+    k->stats.kms_requests++;
+    k->stats.kms_errors += status != KAWS_OK;
+    k->stats.kms_time_us += took > 0 ? (uint64_t)took : 0;
+    kaws__thread_unlock(&k->lock);
+    return status;
+}
+
+
+/* ---- whether to try again ---------------------------------------------- */
+
+/* AWS's clock is not ours: requests are signed with AWS's time from now on. A
+ * Date that is missing, or not of this century, is not believed. */
+static int
+kaws__calls_mend_clock(kaws__call *c)
+{
+    kaws__calls *k = c->calls;
+    int64_t off = c->r.date - c->signed_at;
+
+    if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
+        (off <= 240 && off >= -240))
+        return 0;
+    kaws__thread_lock(&k->lock);
+    off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
+    if (off <= 240 && off >= -240)
+        off = 0;                          /* our clock was set meanwhile      */
+    k->clock_offset_s = off;
+    kaws__thread_unlock(&k->lock);
+    if (off == 0)
+        kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
+                      "AWS again: requests are signed with its own time");
+    else
+        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds %s "
+                      "that of AWS: requests are signed with AWS's time; set "
+                      "the clock", (long)(off > 0 ? off : -off),
+                      off > 0 ? "behind" : "ahead of");
+    return 1;
+}
+
+
+/* Whether there is a reason to try again at once. Each cure is tried once. */
+static int
+kaws__calls_mend(kaws__call *c)
+{
+    if (c->once)
+        return 0;
+    if ((c->cures & KAWS__CLOCK) && !c->clock_mended &&
+        kaws__calls_mend_clock(c))
+        return c->clock_mended = 1;
+    if ((c->cures & KAWS__RENEW) && !c->creds_renewed &&
+        kaws__creds_refresh(&c->calls->creds, c->generation))
+        return c->creds_renewed = 1;
+    return 0;
+}
+
+
+/* How long to pause before the next try: AWS's standard mode, full jitter over
+ * a doubling interval of up to `most` ms. */
+static int64_t
+kaws__calls_delay(const kaws__call *c, int64_t most)
+{
+    const kaws_hooks *hooks = c->calls->hooks;
+    int64_t delay = (c->cures & KAWS__SLOWER) ? 1000 : 50;
+    int64_t asked = c->r.retry_after_ms;
+    uint16_t chance = 0xffff;
+    int i;
+
+    for (i = 1; i < c->attempt && delay < most; i++)
+        delay *= 2;
+    delay = delay < most ? delay : most;
+    (void)hooks->random(hooks->ctx, &chance, sizeof chance);
+    delay = delay * chance / 0xffff;
+    if (asked > delay)
+        delay = asked < delay + 5000 ? asked : delay + 5000;
+    return delay;
+}
+
+
+/* Waits, if there is a reason to try again later, and the time for it. With
+ * patience the pauses are short, because a program that cannot go on should
+ * learn soon that KMS is back; and the hook may have less patience by then. */
+static int
+kaws__calls_wait(kaws__call *c, const kaws_error *err)
+{
+    kaws__calls *k = c->calls;
+    const kaws_hooks *hooks = k->hooks;
+    int may = (c->cures & KAWS__SLOWER) ||
+              ((c->cures & KAWS__LATER) && !c->once);
+    int patience = may && hooks->patience_ms != NULL
+                 ? hooks->patience_ms(hooks->ctx, err) : 0;
+    int64_t delay;
+    int left;
+
+    if (!may || (patience <= 0 && c->attempt >= k->max_attempts))
+        return 0;
+    delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
+    left = kaws__calls_left_ms(c->budget);
+    if (patience > 0 && delay > patience)
+        delay = patience;
+    if (patience <= 0 && delay + (c->left_ms - left) >= left)
+        return 0;                         /* the next would take as long      */
+    if (delay > 0)
+        hooks->sleep_ms(hooks->ctx, (int)delay);
+    if (patience > 0)
+        c->budget->begun_ms = hooks->ticks_ms(hooks->ctx);
+    c->attempt++;
+    kaws__thread_lock(&k->lock);
+    k->stats.kms_retries++;
+    kaws__thread_unlock(&k->lock);
+    return 1;
+}
+
+
+/* Sends the call until it is granted, refused for good, or out of time. */
+static kaws_status
+kaws__calls_send(kaws__call *c, kaws_error *err)
+{
+    kaws_status status = kaws__calls_ready(c, err);
+    int tries;
+
+    if (status != KAWS_OK)
+        return status;
+    while ((status = kaws__calls_try(c, err)) != KAWS_OK) {
+        kaws__calls_judged(c);
+        if (!kaws__calls_mend(c) && !kaws__calls_wait(c, err))
+            break;
+    }
+    tries = c->attempt + c->clock_mended + c->creds_renewed;
+    if (status != KAWS_OK && tries > 1)
+        kaws__err_append(err, " (%d attempts)", tries);
+    return status;
+}
+
+
+/* ==========================================================================
+ * ROOM  kms      the actions of AWS KMS, of which only what fits is believed
+ * ==========================================================================
+ * Uses: thread err mem buf text json http arn trust calls
+ * Gives: kms_open kms_close kms_choice kms_choose kms_choose_tried kms_target
+ *        kms_begin kms_seal kms_probe kms_decrypt kms_prove
+ *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
+ *        kms_learn_account kms_may_use
+ *
+ * One function an action. Each writes a call, sends it, and takes from the
+ * reply what it has verified: a reply that names another KMS key than the
+ * request did is nonsense. The connection that brought it is not used again.
+ *
+ * An operation is what a caller of the library asked for: its calls share one
+ * budget. An error is filled in all functions here: err is not NULL.
+ */
+
+typedef struct kaws__choice {     /* of a KMS key and a region: one value     */
+    kaws__target target;          /* for new keys                             */
+    char     region[KAWS__ARN_REGION_MAX + 1];    /* for ids and aliases      */
+    char     arn[KAWS__ARN_MAX + 1];      /* what sealed last, or ""          */
+    unsigned version;             /* how many choices were taken before       */
+} kaws__choice;
+
+typedef struct kaws__kms {
+    kaws__calls calls;
+    kaws__trust trust;
+    kaws__lock  lock;             /* guards all below                         */
+    int         opened;           /* there is a lock                          */
+    kaws__choice now;             /* what is used                             */
+    kaws__choice tried;           /* what was found good last, but not taken  */
+    int         no_dry_runs;      /* this KMS knows none: noted in the log    */
+} kaws__kms;
+
+typedef struct kaws__op {         /* an operation                             */
+    kaws__kms   *kms;
+    kaws__budget budget;
+    char        *trial;           /* room for an ARN: this operation tries a
+                                   * KMS key. What seals is noted here, and
+                                   * may open, but is not trusted for good    */
+} kaws__op;
+
+
+/* ---- which KMS key, and where ------------------------------------------ */
+
+/* Changes a choice: to that KMS key, to that region; NULL: as it is. */
+static kaws_status
+kaws__kms_change(kaws__choice *choice, const char *key_id, const char *region,
+                 kaws_error *err)
+{
+    kaws_bytes want = kaws__buf_of(region != NULL ? region : choice->region);
+    kaws__target *target = &choice->target;
+    char key[KAWS__ARN_MAX + 1], shown[96];
+
+    if (!kaws__arn_region_ok(want))
+        return kaws__err_set(err, KAWS_ARGUMENT, "region '%s' is not a region "
+                             "of AWS, such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown, want));
+    if (region != NULL)
+        (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
+    if (key_id == NULL && target->key_id[0] == '\0')
+        return KAWS_OK;                   /* there is no KMS key              */
+    memcpy(key, target->key_id, sizeof key);
+    return kaws__arn_target(target, key_id != NULL ? key_id : key,
+                            choice->region, err);
+}
+
+
+/* What is chosen now, changed. */
+static kaws_status
+kaws__kms_choice(kaws__kms *k, const char *key_id, const char *region,
+                 kaws__choice *out, kaws_error *err)
+{
+    kaws__thread_lock(&k->lock);
+    *out = k->now;
+    kaws__thread_unlock(&k->lock);
+    out->arn[0] = '\0';
+    return kaws__kms_change(out, key_id, region, err);
+}
+
+
+/* Takes a choice that KMS found good; or only notes that it did. 0: another was
+ * taken while it was judged, so it has to be judged again. */
+static int
+kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
+{
+    int sealed = choice->arn[0] != '\0', fits;
+
+    kaws__thread_lock(&k->lock);
+    fits = choice->version == k->now.version;
+    if (fits && take) {
+        k->now.target = choice->target;
+        memcpy(k->now.region, choice->region, sizeof k->now.region);
+        if (sealed)
+            memcpy(k->now.arn, choice->arn, sizeof k->now.arn);
+        k->now.version++;
+        memset(&k->tried, 0, sizeof k->tried);
+    } else if (fits) {
+        k->tried = *choice;
+    }
+    kaws__thread_unlock(&k->lock);
+    if (fits && take && sealed)
+        (void)kaws__trust_check(&k->trust, choice->arn, KAWS__SEALED, NULL);
+    return fits;
+}
+
+
+/* Takes the choice if it was noted last; 0 if it was not. */
+static int
+kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
+{
+    kaws__choice tried;
+
+    kaws__thread_lock(&k->lock);
+    tried = k->tried;
+    kaws__thread_unlock(&k->lock);
+    return strcmp(tried.target.key_id, key_id) == 0 &&
+           strcmp(tried.region, region) == 0 && kaws__kms_choose(k, &tried, 1);
+}
+
+
+/* The target of new keys; CONFIG if no KMS key is set. */
+static kaws_status
+kaws__kms_target(kaws__kms *k, kaws__target *target, kaws_error *err)
+{
+    kaws__thread_lock(&k->lock);
+    *target = k->now.target;
+    kaws__thread_unlock(&k->lock);
+    if (target->key_id[0] == '\0')
+        return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
+                             "keys with: kms_key_id has to be set");
+    return KAWS_OK;
+}
+
+
+/* The config's strings are borrowed for as long as it stays open. */
+static kaws_status
+kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
+               kaws_error *err)
+{
+    const char *region = cfg->region != NULL ? cfg->region : "us-east-1";
+    kaws_status status;
+
+    memset(k, 0, sizeof *k);
+    if (kaws__thread_lock_init(&k->lock, KAWS__RANK_KMS) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for the KMS key");
+    k->opened = 1;
+    status = kaws__kms_change(&k->now, cfg->kms_key_id, region, err);
+    if (status != KAWS_OK)
+        return err->status = KAWS_CONFIG;
+    if ((status = kaws__trust_open(&k->trust, cfg, err)) == KAWS_OK)
+        status = kaws__calls_open(&k->calls, hooks, cfg, err);
+    return status;
+}
+
+
+static void
+kaws__kms_close(kaws__kms *k)
+{
+    kaws__calls_close(&k->calls);
+    kaws__trust_close(&k->trust);
+    if (k->opened)
+        kaws__thread_lock_free(&k->lock);
+    k->opened = 0;
+}
+
+
+/* Begins an operation: its time runs from now on. */
+static kaws__op
+kaws__kms_begin(kaws__kms *k)
+{
+    kaws__op op;
+
+    op.kms = k;
+    op.budget = kaws__calls_budget(&k->calls);
+    op.trial = NULL;
+    return op;
+}
+
+
+/* ---- what replies must hold -------------------------------------------- */
+
+/* The places of the members that are wanted of a reply. */
+enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
+       KAWS__SOURCE = KAWS__PLAIN };
+
+
+static int
+kaws__kms_is(const kaws__member *member, const char *text)
+{
+    return member->value.at != NULL &&
+           kaws__buf_same(member->value, kaws__buf_of(text));
+}
+
+
+/* A member must name the KMS key that the request named. */
+static kaws_status
+kaws__kms_expect_key(kaws__call *c, int member, const char *arn,
+                     kaws_error *err)
+{
+    char why[64];
+
+    if (kaws__kms_is(&c->want[member], arn))
+        return KAWS_OK;
+    (void)snprintf(why, sizeof why, "%s is not the KMS key that was asked for",
+                   c->want[member].name);
+    return kaws__calls_nonsense(c, why, err);
+}
+
+
+/* *len: in, the room at `out`; out, the length of the plaintext. */
+static kaws_status
+kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len, kaws_error *err)
+{
+    kaws_bytes plain = c->want[KAWS__PLAIN].value;
+
+    if (plain.at == NULL ||
+        !kaws__text_unbase64(plain, out, *len, len) || *len == 0)
+        return kaws__calls_nonsense(c, "Plaintext is missing, too long or not "
+                                    "base64", err);
+    return KAWS_OK;
+}
+
+
+/* Warns if the KMS key in use has come to be another one, as an alias can. */
+static void
+kaws__kms_notice(kaws__kms *k, const kaws__target *target, const char *arn)
+{
+    char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
+
+    kaws__thread_lock(&k->lock);
+    if (strcmp(k->now.target.key_id, target->key_id) == 0 &&
+        strcmp(k->now.target.region, target->region) == 0 &&
+        strcmp(k->now.arn, arn) != 0) {
+        memcpy(was, k->now.arn, sizeof was);
+        (void)kaws__buf_copy_text(k->now.arn, sizeof k->now.arn,
+                                  kaws__buf_of(arn));
+    }
+    kaws__thread_unlock(&k->lock);
+    if (was[0] != '\0')
+        kaws__err_log(k->calls.hooks, 1, "the KMS key %s was %s and is %s "
+                      "now: keys are sealed with that one from here on",
+                      target->key_id,
+                      kaws__text_quote(shown[0], sizeof shown[0],
+                                       kaws__buf_of(was)),
+                      kaws__text_quote(shown[1], sizeof shown[1],
+                                       kaws__buf_of(arn)));
+}
+
+
+/* A blob, sealed for the target by a KMS key that is trusted, and its key
+ * material, if KMS tells that. Only here is anything learned from a reply, so
+ * all else in it has been verified before. */
+static kaws_status
+kaws__kms_take_sealed(kaws__op *op, kaws__call *c, const kaws__target *target,
+                      kaws_sealed *out, kaws_error *err)
+{
+    kaws_bytes blob = c->want[KAWS__BLOB].value;
+    kaws_bytes key = c->want[KAWS__KEY].value;
+    kaws_bytes material = c->want[KAWS__MATERIAL].value;
+    kaws_status status;
+
+    memset(out, 0, sizeof *out);
+    if (blob.at == NULL ||
+        !kaws__text_unbase64(blob, out->blob, sizeof out->blob,
+                             &out->blob_len) || out->blob_len == 0)
+        return kaws__calls_nonsense(c, "CiphertextBlob is missing, too long or "
+                                    "not base64", err);
+    if (key.at == NULL ||
+        !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn, key) ||
+        !kaws__arn_fits(target, out->kms_key_arn))
+        return kaws__calls_nonsense(c, "KeyId is not the ARN of the KMS key "
+                                    "that was asked for", err);
+    if (material.at != NULL && kaws__arn_word_ok(material))
+        (void)kaws__buf_copy_text(out->key_material_id,
+                                  sizeof out->key_material_id, material);
+    status = kaws__trust_check(&op->kms->trust, out->kms_key_arn,
+                               op->trial != NULL ? KAWS__TO_SEAL
+                                                 : KAWS__SEALED, err);
+    if (status == KAWS_OK && op->trial != NULL)
+        memcpy(op->trial, out->kms_key_arn, sizeof out->kms_key_arn);
+    if (status == KAWS_OK)
+        kaws__kms_notice(op->kms, target, out->kms_key_arn);
+    return status;
+}
+
+
+/* ---- the actions that seal and open ------------------------------------ */
 
 static void
 kaws__kms_put_text(kaws__call *c, const char *name, const char *value)
 {
     kaws__json_name(&c->body, name);
     kaws__json_string(&c->body, kaws__buf_of(value));
-}
-
-
-static void
-kaws__kms_put_data(kaws__call *c, const char *name, kaws_bytes data)
-{
-    kaws__json_name(&c->body, name);
-    kaws__json_base64(&c->body, data);
 }
 
 
@@ -6565,632 +7395,93 @@ kaws__kms_put_context(kaws__call *c, const char *name, const kaws_context *ctx)
 }
 
 
-/* The host to ask, and its URL: the region's, or the endpoint's. */
-static void
-kaws__kms_call_host(kaws__kms *k, kaws__call *c)
-{
-    const char *region = c->aim.region, *host;
-    size_t n;
-
-    if (k->endpoint == NULL) {
-        (void)snprintf(c->host, sizeof c->host, "kms.%s.%s", region,
-                       kaws__kms_partitions[kaws__kms_partition(region)]
-                       .suffix);
-        (void)snprintf(c->url, sizeof c->url, "https://%s/", c->host);
-        return;
-    }
-    host = strstr(k->endpoint, "//") + 2;
-    n = strcspn(host, "/");
-    (void)snprintf(c->host, sizeof c->host, "%.*s", (int)n, host);
-    (void)snprintf(c->url, sizeof c->url, "%.*s/",
-                   (int)(n + (size_t)(host - k->endpoint)), k->endpoint);
-}
-
-
-/* Signs the request as it stands, with the time of now. */
-static const char *
-kaws__kms_call_sign(kaws__kms *k, kaws__call *c)
-{
-    static const char name[] = "Authorization: ";
-    kaws_signing what;
-    kaws__sigv4 s;
-    kaws__grant grant;
-    char date[17];
-    const char *wrong;
-    size_t n = 0;
-
-    kaws__thread_lock(&k->lock);
-    c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
-    kaws__thread_unlock(&k->lock);
-    kaws__text_amz_date(date, c->signed_at);
-    kaws__creds_grant(&k->creds, date, c->aim.region, &grant);
-    c->generation = grant.generation;
-    (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
-    kaws__buf_free(&c->token_line);
-    if (grant.token[0] != '\0') {
-        kaws__buf_text(&c->token_line, "X-Amz-Security-Token: ");
-        kaws__buf_put(&c->token_line, grant.token, strlen(grant.token) + 1);
-    }
-    c->headers[n++] = c->host_line;
-    c->headers[n++] = "Content-Type: application/x-amz-json-1.1";
-    c->headers[n++] = c->target_line;
-    c->headers[n++] = c->date_line;
-    if (c->token_line.len > 0 && !c->token_line.failed)
-        c->headers[n++] = (const char *)c->token_line.at;
-    c->headers[n] = NULL;
-
-    memset(&what, 0, sizeof what);
-    what.method = "POST";
-    what.path = "/";
-    what.region = c->aim.region;
-    what.service = "kms";
-    what.headers = c->headers;
-    what.body = kaws__buf_view(&c->body);
-    what.when = c->signed_at;
-    memcpy(c->authorization, name, sizeof name - 1);
-    wrong = !kaws__sigv4_gather(&s, &what, NULL) ? s.error
-          : kaws__sigv4_authorize(&s, grant.id, &grant.key,
-                                  c->authorization + sizeof name - 1,
-                                  sizeof c->authorization - sizeof name + 1);
-    kaws__creds_forget(&grant);
-    c->headers[n++] = c->authorization;
-    c->headers[n] = NULL;
-    return wrong;
-}
-
-
-static void
-kaws__kms_count_request(kaws__kms *k, int64_t started_us, int failed)
-{
-    int64_t took = kaws__sys_ticks_us() - started_us;
-
-    kaws__thread_lock(&k->lock);
-    k->requests++;
-    k->errors += failed ? 1 : 0;
-    k->time_us += took > 0 ? (uint64_t)took : 0;
-    kaws__thread_unlock(&k->lock);
-}
-
-
-/* The type of an error, without a prefix up to '#' and a suffix from ':' on.
- * AWS's types are letters alone; anything else counts as no type. */
-static void
-kaws__kms_type(char out[64], kaws_bytes type)
-{
-    size_t i, n = 0;
-    int good = 1;
-
-    for (i = 0; i < type.len && type.at[i] != ':'; i++) {
-        int c = kaws__text_lower(type.at[i]);
-        if (c == '#') {
-            n = 0;
-            good = 1;
-        } else if (c < 'a' || c > 'z') {
-            good = 0;
-        } else if (n < 63) {
-            out[n++] = (char)type.at[i];
-        }
-    }
-    out[good ? n : 0] = '\0';
-}
-
-
-/* Words from outside, as a text of ours may show them. None, if they repeat a
- * piece of what we know to be secret: of the credentials now, or of the token,
- * the signature or the plaintext that this call sends. */
-static const char *
-kaws__kms_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
-{
-    static const char name[] = "X-Amz-Security-Token: ";
-    const char *signature = strstr(c->authorization, "Signature=");
-    kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
-    char whole[640];              /* more than is shown: nothing slips by     */
-    size_t i;
-    int bad;
-
-    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
-    if (c->token_line.len > 0) {
-        sent[0] = kaws__buf_view(&c->token_line);
-        sent[0].at += sizeof name - 1;
-        sent[0].len -= sizeof name - 1;
-    }
-    if (signature != NULL)
-        sent[1] = kaws__buf_of(signature + 10);
-    if (c->secret > 0) {                  /* it ends before a closing quote  */
-        sent[2].at = c->body.at + c->secret - 1;
-        while (sent[2].at[-1] != '"')
-            sent[2].at--, sent[2].len++;
-    }
-    bad = kaws__creds_in(&c->op->kms->creds, text);
-    for (i = 0; i < 3 && !bad; i++)
-        bad = kaws__text_holds(text, sent[i]);
-    kaws_wipe(whole, sizeof whole);
-    words.len = bad ? 0 : words.len;
-    return kaws__text_quote(out, cap, words);
-}
-
-
-/* What follows from a reply that makes no sense: it is not asked for again. */
-static const kaws__fault kaws__kms_final = { "", KAWS_REPLY, 0, "" };
-
-
+/* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. KMS
+ * returns those at `made`; if that is NULL, they never leave KMS, and no reply
+ * ever holds them. */
 static kaws_status
-kaws__kms_nonsense(kaws__call *c, const char *why, kaws_error *err)
+kaws__kms_seal(kaws__op *op, const kaws__target *target,
+               const kaws_context *ctx, kaws_bytes plain, uint8_t *made,
+               kaws_sealed *out, kaws_error *err)
 {
-    char id[64] = "";             /* all 64 bytes are set: err copies them    */
+    static const kaws__action actions[] = {
+#define KAWS__SEALS { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
+        { "Encrypt", KAWS__SEALS }, { "GenerateDataKey", KAWS__SEALS },
+        { "GenerateDataKeyWithoutPlaintext", KAWS__SEALS }
+    };
+    size_t got = plain.len;
+    kaws__call c;
+    kaws_status status;
 
-    c->clean = 0;
-    kaws__kms_words(c, id, sizeof id, kaws__buf_of(c->r.request_id));
-    if (err != NULL) {
-        err->http = c->r.http;
-        memcpy(err->request_id, id, sizeof err->request_id);
-    }
-    return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
-                         "sense (HTTP %d, request id %s): %s", c->host,
-                         c->action, c->r.http, id, why);
-}
-
-
-/* A reply other than 200: fills the error, returns what follows. Only an error
- * of KMS's own leaves the connection clean. */
-static const kaws__fault *
-kaws__kms_refused(kaws__call *c, kaws_error *err)
-{
-    static const kaws__fault astray = { "", KAWS_REPLY, 0,
-                                        "that answers another request" };
-    kaws__member said[] = { { "__type",  { NULL, 0 } },
-                            { "message", { NULL, 0 } },
-                            { "Message", { NULL, 0 } } };
-    kaws_bytes message = { NULL, 0 };
-    const kaws__fault *fault;
-    char type[64] = "", seen[64] = "", id[64] = "", shown[200] = "";
-    size_t offset;
-
-    if (kaws__json_read(c->r.body, c->r.body_len, said, 3, &offset) == NULL &&
-        said[0].value.at != NULL) {
-        kaws__kms_type(type, said[0].value);
-        message = said[1].value.at != NULL ? said[1].value : said[2].value;
-    }
-    fault = kaws__kms_fault(type, c->r.http);
-    c->clean = type[0] != '\0' && c->r.http >= 400 && c->r.http <= 499 &&
-               c->r.http != 408 && c->r.http != 425;
-    if (fault->status == KAWS_OK && c->dry && c->clean)
-        return NULL;
-    if (fault->status == KAWS_OK ||
-        (fault->status == KAWS_MISMATCH && !c->opens)) {
-        c->clean = 0;
-        fault = &astray;
-    }
-    if ((fault->then & KAWS__SAYS) && !c->secret)
-        kaws__kms_words(c, shown, sizeof shown, message);
-    kaws__kms_words(c, id, sizeof id, kaws__buf_of(c->r.request_id));
-    kaws__kms_words(c, seen, sizeof seen, kaws__buf_of(type));
-    (void)kaws__err_set(err, fault->status, "AWS KMS at %s refused %s (%s, "
-                        "HTTP %d, request id %s)%s%s; %s", c->host, c->action,
-                        seen[0] != '\0' ? seen : "no error type", c->r.http,
-                        id[0] != '\0' ? id : "none",
-                        shown[0] != '\0' ? ": " : "", shown, fault->advice);
-    if (err != NULL) {
-        err->http = c->r.http;
-        memcpy(err->aws, seen, sizeof seen);
-        memcpy(err->request_id, id, sizeof id);
-    }
-    return fault;
-}
-
-
-/* There is no reply, or it is another request's. */
-static const kaws__fault *
-kaws__kms_unanswered(kaws__call *c, int outcome, kaws_error *err)
-{
-    static const kaws__fault network = { "", KAWS_NETWORK, KAWS__LATER, "" };
-    static const kaws__fault setting = { "", KAWS_CONFIG, 0, "" };
-    static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
-    static const kaws__fault repeated = { "", KAWS_REPLY, KAWS__LATER, "" };
-    char words[128];
-
-    kaws__kms_words(c, words, sizeof words, kaws__buf_of(c->r.text));
-    if (outcome == KAWS__HTTP_MEMORY) {
-        (void)kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
-                            "memory", c->action);
-        return &memory;
-    }
-    if (outcome == KAWS__HTTP_REPEATED) {
-        (void)kaws__kms_nonsense(c, "an earlier reply had the same request id, "
-                                 "so it answers another request", err);
-        return &repeated;
-    }
-    if (outcome == KAWS__HTTP_SETTING) {
-        (void)kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
-                            "%s: %s; check the endpoint, ca_file and the "
-                            "proxy", c->host, c->action, words);
-        return &setting;
-    }
-    (void)kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for %s: "
-                        "%s", c->host, c->action, words);
-    return &network;
-}
-
-
-/* A reply of 200: takes the members that are wanted. */
-static const kaws__fault *
-kaws__kms_granted(kaws__call *c, kaws__member *want, size_t count,
-                  kaws_error *err)
-{
-    const char *wrong;
-    char words[128];
-    size_t offset;
-
-    if (want == NULL)
-        return NULL;
-    wrong = kaws__json_read(c->r.body, c->r.body_len, want, count, &offset);
-    c->clean = wrong == NULL;
-    if (wrong == NULL)
-        return NULL;
-    (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
-                   (unsigned long)offset);
-    (void)kaws__kms_nonsense(c, words, err);
-    return &kaws__kms_final;
-}
-
-
-/* Signs and sends once. Returns NULL when KMS granted it: the members are then
- * filled. Otherwise fills the error and returns what follows from it. */
-static const kaws__fault *
-kaws__kms_try(kaws__kms *k, kaws__call *c, kaws__member *want, size_t count,
-              kaws_error *err)
-{
-    static const kaws__fault memory = { "", KAWS_MEMORY, 0, "" };
-    const kaws__fault *fault = NULL;
-    int64_t started = kaws__sys_ticks_us();
-    const char *wrong = kaws__kms_call_sign(k, c);
-    int outcome;
-
-    kaws__err_clear(err);
-    if (wrong != NULL || c->token_line.failed) {
-        (void)kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
-                            wrong != NULL ? wrong : "out of memory");
-        return &memory;
-    }
-    /* What spoiled one idle connection may have spoiled all. */
-    c->q.fresh_connection = c->once || c->fresh || c->doubtful;
-    c->left_ms = kaws__kms_left_ms(c->op);
-    c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
-    outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
-    memcpy(c->op->request_id, c->r.request_id, sizeof c->op->request_id);
-    if (outcome != KAWS__HTTP_REPLY) {
-        fault = kaws__kms_unanswered(c, outcome, err);
-    } else if (c->r.body_len > c->r.body_max) {
-        (void)kaws__kms_nonsense(c, "it is longer than 16384 bytes", err);
-        fault = &kaws__kms_final;
-    } else if (c->r.http != 200) {
-        fault = kaws__kms_refused(c, err);
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget,
+                      &actions[plain.at != NULL ? 0 : made != NULL ? 1 : 2],
+                      target->region);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
+    if (plain.at != NULL) {
+        kaws__json_name(&c.body, "Plaintext");
+        c.secret_at = c.body.len + 1;             /* behind the quote         */
+        kaws__json_base64(&c.body, plain);
+        c.secret_len = c.body.len - 1 - c.secret_at;
     } else {
-        fault = kaws__kms_granted(c, want, count, err);
+        kaws__json_name(&c.body, "NumberOfBytes");
+        kaws__json_number(&c.body, plain.len);
     }
-    kaws__kms_count_request(k, started, fault != NULL);
-    return fault;
-}
-
-
-/* The signature was refused, and AWS's clock is not ours: go by AWS's from now
- * on. A Date that is missing, or not of this century, is not believed. */
-static int
-kaws__kms_mend_clock(kaws__kms *k, kaws__call *c)
-{
-    int64_t off = c->r.date - c->signed_at;
-
-    if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
-        (off <= 240 && off >= -240))
-        return 0;
-    kaws__thread_lock(&k->lock);
-    off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
-    if (off <= 240 && off >= -240)
-        off = 0;                          /* it was set in the meantime      */
-    k->clock_offset_s = off;
-    kaws__thread_unlock(&k->lock);
-    if (off == 0)
-        kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
-                      "AWS again: requests are signed with its own time");
-    else
-        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds %s "
-                      "that of AWS: requests are signed with AWS's time; set "
-                      "the clock", (long)(off > 0 ? off : -off),
-                      off > 0 ? "behind" : "ahead of");
-    return 1;
-}
-
-
-/* Is there a reason to try again at once? */
-static int
-kaws__kms_mend(kaws__kms *k, kaws__call *c, const kaws__fault *fault)
-{
-    if (c->once)
-        return 0;
-    if ((fault->then & KAWS__CLOCK) && !c->clock_mended &&
-        kaws__kms_mend_clock(k, c)) {
-        c->clock_mended = 1;
-        return 1;
-    }
-    if ((fault->then & KAWS__CREDS) && !c->creds_renewed &&
-        kaws__creds_refresh(&k->creds, c->generation)) {
-        c->creds_renewed = 1;
-        return 1;
-    }
-    return 0;
-}
-
-
-/* How long to pause before the next try: AWS's standard mode, full jitter over
- * a doubling interval of up to `most` ms. */
-static int64_t
-kaws__kms_delay(kaws__kms *k, const kaws__call *c, const kaws__fault *fault,
-                int64_t most)
-{
-    int64_t delay = (fault->then & KAWS__SLOW) ? 1000 : 50;
-    uint16_t chance = 0xffff;
-    int i;
-
-    for (i = 1; i < c->attempt && delay < most; i++)
-        delay *= 2;
-    delay = delay < most ? delay : most;
-    (void)k->hooks->random(k->hooks->ctx, &chance, sizeof chance);
-    delay = delay * chance / 0xffff;
-    if (c->r.retry_after_ms > delay)
-        delay = c->r.retry_after_ms < delay + 5000 ? c->r.retry_after_ms
-                                                   : delay + 5000;
-    return delay;
-}
-
-
-/* Is there a reason to try again later, and the time for it? Then waits. With
- * patience the pauses are short, for a program that cannot go on should learn
- * soon that KMS is back; and the hook may have less patience by then. */
-static int
-kaws__kms_wait(kaws__kms *k, kaws__call *c, const kaws__fault *fault,
-               const kaws_error *err)
-{
-    const kaws_hooks *hooks = k->hooks;
-    int may = (fault->then & KAWS__SLOW) ||
-              ((fault->then & KAWS__LATER) && !c->once);
-    int patience = may && hooks->patience_ms != NULL
-                 ? hooks->patience_ms(hooks->ctx, err) : 0;
-    int64_t delay;
-    int left;
-
-    if (!may || (patience <= 0 && c->attempt >= k->max_attempts))
-        return 0;
-    delay = kaws__kms_delay(k, c, fault, patience > 0 ? 1000 : 20000);
-    left = kaws__kms_left_ms(c->op);
-    if (patience > 0 && delay > patience)
-        delay = patience;
-    if (patience <= 0 && delay + (c->left_ms - left) >= left)
-        return 0;                         /* it would take as long again     */
-    if (delay > 0)
-        hooks->sleep_ms(hooks->ctx, (int)delay);
-    if (patience > 0)
-        c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
-    c->attempt++;
-    kaws__thread_lock(&k->lock);
-    k->retries++;
-    kaws__thread_unlock(&k->lock);
-    return 1;
-}
-
-
-/* All that does not change from try to try. */
-static kaws_status
-kaws__kms_call_ready(kaws__kms *k, kaws__call *c, kaws_error *err)
-{
-    kaws__kms_call_host(k, c);
-    (void)snprintf(c->host_line, sizeof c->host_line, "Host: %s", c->host);
-    (void)snprintf(c->target_line, sizeof c->target_line,
-                   "X-Amz-Target: TrentService.%s", c->action);
-    c->r.body = kaws__mem_resize(k->hooks, NULL, 0, KAWS__KMS_REPLY_MAX);
-    c->r.body_max = KAWS__KMS_REPLY_MAX;
-    if (c->r.body == NULL || c->body.failed)
-        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
-                             "memory", c->action);
-    c->q.url = c->url;
-    c->q.headers = c->headers;
-    c->q.body = kaws__buf_view(&c->body);
-    c->q.connect_timeout_ms = c->op->connect_timeout_ms;
-    c->attempt = 1;
-    return KAWS_OK;
-}
-
-
-/* Sends the call until it is granted, refused for good, or out of time. */
-static kaws_status
-kaws__kms_send(kaws__call *c, kaws__member *want, size_t count,
-               kaws_error *err)
-{
-    kaws__kms *k = c->op->kms;
-    const kaws__fault *fault;
-    kaws_status status;
-    size_t used;
-    int tries;
-
-    status = kaws__kms_call_ready(k, c, err);
-    if (status != KAWS_OK)
-        return status;
-    do {
-        fault = kaws__kms_try(k, c, want, count, err);
-        if (fault == NULL) {
-            kaws__err_clear(err);
-            return KAWS_OK;
-        }
-        kaws__kms_call_judged(c);
-    } while (kaws__kms_mend(k, c, fault) || kaws__kms_wait(k, c, fault, err));
-    tries = c->attempt + c->clock_mended + c->creds_renewed;
-    if (err != NULL && tries > 1) {
-        used = strlen(err->text);
-        (void)snprintf(err->text + used, sizeof err->text - used,
-                       " (%d attempts)", tries);
-    }
-    return fault->status;
-}
-
-
-/* ---- what replies must hold -------------------------------------------- */
-
-/* The members of a reply that seals: the blob, the key, its material. */
-static kaws_status
-kaws__kms_take_sealed(kaws__call *c, const kaws__member *blob,
-                      const kaws__member *key, const kaws__member *material,
-                      kaws_sealed *out, kaws_error *err)
-{
-    memset(out, 0, sizeof *out);
-    if (blob->value.at == NULL ||
-        !kaws__text_unbase64(blob->value, out->blob, sizeof out->blob,
-                             &out->blob_len) || out->blob_len == 0)
-        return kaws__kms_nonsense(c, "CiphertextBlob is missing, too long or "
-                                  "not base64", err);
-    if (key->value.at == NULL ||
-        !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
-                             key->value) ||
-        !kaws__kms_fits(&c->aim, out->kms_key_arn))
-        return kaws__kms_nonsense(c, "KeyId is not the ARN of the KMS key that "
-                                  "was asked for", err);
-    if (material->value.at != NULL && kaws__kms_word_ok(material->value))
-        (void)kaws__buf_copy_text(out->key_material_id,
-                                  sizeof out->key_material_id,
-                                  material->value);
-    return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__kms_take_plain(kaws__call *c, const kaws__member *plain,
-                     uint8_t *out, size_t *len, kaws_error *err)
-{
-    if (plain->value.at == NULL ||
-        !kaws__text_unbase64(plain->value, out, *len, len) || *len == 0)
-        return kaws__kms_nonsense(c, "Plaintext is missing, too long or not "
-                                  "base64", err);
-    return KAWS_OK;
-}
-
-
-static int
-kaws__kms_is(const kaws__member *member, const char *text)
-{
-    return member->value.at != NULL &&
-           kaws__buf_same(member->value, kaws__buf_of(text));
-}
-
-
-/* The members of a reply that opens a blob: the plaintext, the key. */
-static kaws_status
-kaws__kms_take_opened(kaws__call *c, const kaws__member *plain,
-                      const kaws__member *key, const kaws_sealed *in,
-                      uint8_t *out, size_t *len, kaws_error *err)
-{
-    if (!kaws__kms_is(key, in->kms_key_arn))
-        return kaws__kms_nonsense(c, "KeyId is not the KMS key that was asked "
-                                  "for", err);
-    return kaws__kms_take_plain(c, plain, out, len, err);
-}
-
-
-/* ---- the actions ------------------------------------------------------- */
-
-/* A new key of `len` bytes, made by KMS. `plain` may be NULL: then the bytes
- * never leave KMS, and no reply ever holds them. */
-static kaws_status
-kaws__kms_generate(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                   size_t len, uint8_t *plain, kaws_sealed *out,
-                   kaws_error *err)
-{
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } },
-                            { "KeyMaterialId",  { NULL, 0 } },
-                            { "Plaintext",      { NULL, 0 } } };
-    kaws__call c;
-    kaws_status status;
-    size_t got = len;
-
-    kaws__kms_call_begin(op, &c, plain != NULL
-                         ? "GenerateDataKey"
-                         : "GenerateDataKeyWithoutPlaintext", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__json_name(&c.body, "NumberOfBytes");
-    kaws__json_number(&c.body, len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    kaws__json_end(&c.body);
-    status = kaws__kms_send(&c, want, 4, err);
+    status = kaws__calls_send(&c, err);
+    if (status == KAWS_OK && made != NULL)
+        status = kaws__kms_take_plain(&c, made, &got, err);
+    if (status == KAWS_OK && got != plain.len)
+        status = kaws__calls_nonsense(&c, "Plaintext has another length than "
+                                      "was asked for", err);
     if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
-                                       err);
-    if (status == KAWS_OK && plain != NULL)
-        status = kaws__kms_take_plain(&c, &want[3], plain, &got, err);
-    if (status == KAWS_OK && got != len) {
-        kaws_wipe(plain, len);
-        status = kaws__kms_nonsense(&c, "Plaintext has another length than was "
-                                    "asked for", err);
-    }
-    if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
-    if (status != KAWS_OK && plain != NULL)
-        kaws_wipe(plain, len);
-    kaws__kms_call_end(&c);
+        status = kaws__kms_take_sealed(op, &c, target, out, err);
+    if (status != KAWS_OK && made != NULL)
+        kaws_wipe(made, plain.len);
+    kaws__calls_end(&c);
     return status;
 }
 
 
-static kaws_status
-kaws__kms_encrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                  kaws_bytes plain, kaws_sealed *out, kaws_error *err)
-{
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } },
-                            { "KeyMaterialId",  { NULL, 0 } } };
-    kaws__call c;
-    kaws_status status;
-    uint8_t *spaces;
-    size_t rinse;
-
-    kaws__kms_call_begin(op, &c, "Encrypt", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__kms_put_data(&c, "Plaintext", plain);
-    c.secret = c.body.len;
-    kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    kaws__json_end(&c.body);
-    rinse = c.body.len + KAWS__KMS_RINSE;     /* room http says what for      */
-    spaces = kaws__buf_grow(&c.body, rinse);
-    if (spaces != NULL)
-        memset(spaces, ' ', rinse);
-    status = kaws__kms_send(&c, want, 3, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
-                                       err);
-    if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
-    kaws__kms_call_end(&c);
-    return status;
-}
-
-
-/* Begins a call that opens a blob: the KMS key is pinned, and must be one of
- * an account that we trust, before anything is sent. */
+/* Begins and sends a Decrypt. `dry` is 1 for a dry run, whose reply is not
+ * looked at if KMS opens the blob all the same; 2 for one over a connection of
+ * its own, whose reply is. The KMS key is named, and must be trusted before
+ * anything is sent. *len: in, the room at `clear`; out, what was opened. */
 static kaws_status
 kaws__kms_open_blob(kaws__op *op, kaws__call *c, const kaws_context *ctx,
-                    const kaws_sealed *in, kaws_error *err)
+                    const kaws_sealed *in, int dry, uint8_t *clear,
+                    size_t *len, kaws_error *err)
 {
+    static const kaws__action decrypt = { "Decrypt",
+                                          { "KeyId", "Plaintext" } };
     kaws_bytes blob = { in->blob, in->blob_len };
-    kaws__aim aim;
+    kaws__target target = { "", "" };
+    kaws_status status = KAWS_OK;
 
-    memset(&aim, 0, sizeof aim);
-    kaws__kms_call_begin(op, c, "Decrypt", &aim);
-    if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
-        return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
-                                 "KMS key", err);
-    (void)kaws__kms_aim_at(&c->aim, in->kms_key_arn, "", NULL);
+    if (op->trial == NULL || strcmp(op->trial, in->kms_key_arn) != 0)
+        status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
+                                   KAWS__TO_OPEN, err);
+    (void)kaws__arn_target(&target, in->kms_key_arn, "", NULL);
+    kaws__calls_begin(c, &op->kms->calls, &op->budget, &decrypt,
+                      target.region);
+    if (status != KAWS_OK)
+        return status;
     c->opens = 1;
+    c->dry = dry > 0;
+    c->fresh = dry > 1;
+    c->wanted = dry == 1 ? 0 : c->wanted;
     kaws__kms_put_text(c, "KeyId", in->kms_key_arn);
-    kaws__kms_put_data(c, "CiphertextBlob", blob);
+    kaws__json_name(&c->body, "CiphertextBlob");
+    kaws__json_base64(&c->body, blob);
     kaws__kms_put_context(c, "EncryptionContext", ctx);
-    return KAWS_OK;
+    if (dry > 0) {
+        kaws__json_name(&c->body, "DryRun");
+        kaws__json_true(&c->body);
+    }
+    status = kaws__calls_send(c, err);
+    if (status == KAWS_OK && c->wanted > 0 && c->r.http == 200 &&
+        (status = kaws__kms_expect_key(c, KAWS__KEY, in->kms_key_arn, err)) ==
+        KAWS_OK)
+        status = kaws__kms_take_plain(c, clear, len, err);
+    return status;
 }
 
 
@@ -7203,20 +7494,12 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                   kaws_bytes expect, uint8_t *plain, size_t *len,
                   kaws_error *err)
 {
-    kaws__member want[] = { { "Plaintext", { NULL, 0 } },
-                            { "KeyId",     { NULL, 0 } } };
     uint8_t clear[KAWS_PLAIN_MAX];
     kaws__call c;
     size_t room = *len, got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, err);
+    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 0, clear, &got,
+                                             err);
 
-    if (status == KAWS_OK) {
-        kaws__json_end(&c.body);
-        status = kaws__kms_send(&c, want, 2, err);
-    }
-    if (status == KAWS_OK)
-        status = kaws__kms_take_opened(&c, &want[0], &want[1], in, clear, &got,
-                                       err);
     if (status == KAWS_OK && expect.len > 0 &&
         (got != expect.len ||
          (expect.at != NULL && memcmp(clear, expect.at, got) != 0))) {
@@ -7230,7 +7513,7 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (*len <= room && room > 0)
         memcpy(plain, clear, *len);
     kaws_wipe(clear, status == KAWS_OK ? got : sizeof clear);
-    kaws__kms_call_end(&c);
+    kaws__calls_end(&c);
     return status;
 }
 
@@ -7239,40 +7522,26 @@ kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 
 /* Asks once whether KMS would open the blob. *told: KMS said so, by the error
  * DryRunOperation. If KMS opens the blob instead, that is OK, too; but what
- * came over a `fresh` connection must name the KMS key, and have the key's
+ * came over a connection of its own must name the KMS key, and have the key's
  * length. */
 static kaws_status
 kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                   size_t len, int fresh, int *told, kaws_error *err)
 {
-    kaws__member want[] = { { "Plaintext", { NULL, 0 } },
-                            { "KeyId",     { NULL, 0 } } };
     uint8_t clear[KAWS_PLAIN_MAX];
     kaws__call c;
     size_t got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, err);
+    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 1 + fresh, clear,
+                                             &got, err);
 
-    *told = 0;
-    if (status == KAWS_OK) {
-        kaws__json_name(&c.body, "DryRun");
-        kaws__json_true(&c.body);
-        kaws__json_end(&c.body);
-        c.dry = 1;
-        c.fresh = fresh;
-        status = kaws__kms_send(&c, fresh ? want : NULL, 2, err);
-        *told = status == KAWS_OK && c.r.http != 200;
-    }
-    if (status == KAWS_OK && !*told && fresh) {
-        status = kaws__kms_take_opened(&c, &want[0], &want[1], in, clear, &got,
-                                       err);
-        if (status == KAWS_OK && got != len)
-            status = kaws__kms_nonsense(&c, "Plaintext has another length than "
-                                        "the key", err);
-    }
+    *told = status == KAWS_OK && c.r.http != 200;
+    if (status == KAWS_OK && !*told && fresh && got != len)
+        status = kaws__calls_nonsense(&c, "Plaintext has another length than "
+                                      "the key", err);
     if (!*told)
         c.clean = 0;
     kaws_wipe(clear, sizeof clear);
-    kaws__kms_call_end(&c);
+    kaws__calls_end(&c);
     return status;
 }
 
@@ -7282,15 +7551,16 @@ kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 static kaws_status
 kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
 {
-    kaws__http_distrust(&k->http);
+    kaws__http_distrust(&k->calls.http);
     return kaws__err_set(err, KAWS_REPLY, "%s: something between here and AWS "
                          "KMS may be mixing up its replies", what);
 }
 
 
-/* Would KMS open this blob for us, to a key of that length? A 200 proves
- * nothing: it may answer another request. Then KMS is asked once more, over a
- * fresh connection; a second 200 means that this KMS knows no dry run. */
+/* Whether KMS would open this blob for us, to a key of that length. A 200
+ * proves nothing: it may answer another request. Then KMS is asked once more,
+ * over a connection of its own; a second 200 means that this KMS knows no dry
+ * run. */
 static kaws_status
 kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                 size_t len, kaws_error *err)
@@ -7306,7 +7576,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__kms_mixed_up(k, "the blob that AWS KMS returned is not "
                                   "what it was asked to seal", err);
     if (status == KAWS_OK && granted && told)
-        kaws__http_distrust(&k->http);    /* the 200 was to another request  */
+        kaws__http_distrust(&k->calls.http);      /* the 200 was another's    */
     if (status != KAWS_OK || told)
         return status;
     kaws__thread_lock(&k->lock);
@@ -7314,9 +7584,28 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     k->no_dry_runs = 1;
     kaws__thread_unlock(&k->lock);
     if (!noted)
-        kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
-                      "it is asked about; AWS KMS would not");
+        kaws__err_log(k->calls.hooks, 2, "this KMS knows no dry run: it opens "
+                      "what it is asked about; AWS KMS would not");
     return KAWS_OK;
+}
+
+
+/* Has KMS seal a throw-away byte: that tells what the target's KMS key is, its
+ * key material, and whether we may use it; and with `proof` whether KMS would
+ * open the byte again. */
+static kaws_status
+kaws__kms_probe(kaws__op *op, const kaws__target *target, int proof,
+                kaws_sealed *sealed, kaws_error *err)
+{
+    static const kaws_pair app = { "app", "keyring_aws" };
+    static const kaws_bytes byte = { NULL, 1 };
+    const kaws_context ctx = { &app, 1 };
+    kaws_status status = kaws__kms_seal(op, target, &ctx, byte, NULL, sealed,
+                                        err);
+
+    if (status == KAWS_OK && proof)
+        status = kaws__kms_prove(op, &ctx, sealed, 1, err);
+    return status;
 }
 
 
@@ -7324,36 +7613,32 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 
 /* From one KMS key to another of the same region: no plaintext leaves KMS. */
 static kaws_status
-kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
+kaws__kms_reencrypt_near(kaws__op *op, const kaws__target *target,
                          const kaws_context *ctx, const kaws_sealed *in,
                          kaws_sealed *out, kaws_error *err)
 {
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } },
-                            { "DestinationKeyMaterialId", { NULL, 0 } },
-                            { "SourceKeyId",    { NULL, 0 } } };
+    static const kaws__action action = {
+        "ReEncrypt", { "KeyId", "SourceKeyId", "CiphertextBlob",
+                       "DestinationKeyMaterialId" }
+    };
     kaws_bytes blob = { in->blob, in->blob_len };
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "ReEncrypt", aim);
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
+                      target->region);
     c.opens = 1;
-    kaws__kms_put_data(&c, "CiphertextBlob", blob);
+    kaws__json_name(&c.body, "CiphertextBlob");
+    kaws__json_base64(&c.body, blob);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
-    kaws__kms_put_text(&c, "DestinationKeyId", aim->key_id);
+    kaws__kms_put_text(&c, "DestinationKeyId", target->key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
-    kaws__json_end(&c.body);
-    status = kaws__kms_send(&c, want, 4, err);
-    if (status == KAWS_OK && !kaws__kms_is(&want[3], in->kms_key_arn))
-        status = kaws__kms_nonsense(&c, "SourceKeyId is not the KMS key that "
-                                    "was asked for", err);
-    if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(&c, &want[0], &want[1], &want[2], out,
-                                       err);
-    if (status == KAWS_OK)
-        status = kaws__kms_learn(op->kms, aim, out->kms_key_arn, err);
-    kaws__kms_call_end(&c);
+    if ((status = kaws__calls_send(&c, err)) == KAWS_OK &&
+        (status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn,
+                                       err)) == KAWS_OK)
+        status = kaws__kms_take_sealed(op, &c, target, out, err);
+    kaws__calls_end(&c);
     return status;
 }
 
@@ -7363,28 +7648,27 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws__aim *aim,
  * key is opened a second time, and must be the same. `len` is its length, or 0
  * if that is not known. */
 static kaws_status
-kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
-                    const kaws_sealed *in, size_t len, kaws_sealed *out,
-                    kaws_error *err)
+kaws__kms_reencrypt(kaws__op *op, const kaws__target *target,
+                    const kaws_context *ctx, const kaws_sealed *in, size_t len,
+                    kaws_sealed *out, kaws_error *err)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
     kaws_bytes view = { plain, sizeof plain }, expect = { NULL, 0 };
     size_t none = 0;
-    kaws__aim from;
-    kaws_status status;
+    kaws__target from;
+    kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
+                                           KAWS__TO_OPEN, err);
 
-    memset(&from, 0, sizeof from);
-    if (!kaws__kms_trusts(op->kms, in->kms_key_arn))
-        return kaws__kms_foreign(in->kms_key_arn, "the key was sealed by the "
-                                 "KMS key", err);
-    (void)kaws__kms_aim_at(&from, in->kms_key_arn, "", NULL);
-    if (strcmp(from.region, aim->region) == 0)
-        return kaws__kms_reencrypt_near(op, aim, ctx, in, out, err);
+    if (status != KAWS_OK)
+        return status;
+    (void)kaws__arn_target(&from, in->kms_key_arn, "", NULL);
+    if (strcmp(from.region, target->region) == 0)
+        return kaws__kms_reencrypt_near(op, target, ctx, in, out, err);
     expect.len = len;
-    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_encrypt(op, aim, ctx, view, out, err);
-    if (status == KAWS_OK)
+    if ((status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len,
+                                    err)) == KAWS_OK &&
+        (status = kaws__kms_seal(op, target, ctx, view, NULL, out, err)) ==
+        KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
     if (status == KAWS_MISMATCH && view.len > 0)
         status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob, and not "
@@ -7394,171 +7678,90 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__aim *aim, const kaws_context *ctx,
 }
 
 
-/* Sent at most once, for a KMS key can be rotated only so many times. The aim
- * must be an ARN: aliases are not taken. */
+/* Sent at most once, because a KMS key can be rotated only so many times. The
+ * target must be an ARN: KMS rotates no alias. The reply may name the KMS key
+ * by its id. */
 static kaws_status
-kaws__kms_rotate(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_rotate(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
-    kaws__member want[] = { { "KeyId", { NULL, 0 } } };
+    static const kaws__action action = { "RotateKeyOnDemand", { "KeyId" } };
+    const char *id = strchr(target->key_id, '/');
     kaws__call c;
     kaws_status status;
-    const char *id = strchr(aim->key_id, '/');
 
-    kaws__kms_call_begin(op, &c, "RotateKeyOnDemand", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__json_end(&c.body);
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
+                      target->region);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
     c.once = 1;
-    status = kaws__kms_send(&c, want, 1, err);
-    if (status == KAWS_OK && !kaws__kms_is(&want[0], aim->key_id) &&
-        (id == NULL || !kaws__kms_is(&want[0], id + 1)))
-        status = kaws__kms_nonsense(&c, "KeyId is not the KMS key that was "
-                                    "asked for", err);
-    kaws__kms_call_end(&c);
+    status = kaws__calls_send(&c, err);
+    if (status == KAWS_OK &&
+        (id == NULL || !kaws__kms_is(&c.want[KAWS__KEY], id + 1)))
+        status = kaws__kms_expect_key(&c, KAWS__KEY, target->key_id, err);
+    kaws__calls_end(&c);
     return status;
 }
 
 
-/* Does KMS answer us in that region? The aim's ARN is of another one, so what
- * it answers is a refusal, but any refusal by KMS itself proves it. */
+/* Whether KMS answers us in that region. The KMS key is of another one, so KMS
+ * refuses to describe it, but any refusal by KMS itself is an answer. */
 static kaws_status
-kaws__kms_ask_region(kaws__op *op, const kaws__aim *aim, kaws_error *err)
+kaws__kms_ask_region(kaws__op *op, const kaws__target *target, kaws_error *err)
 {
+    static const kaws__action action = { "DescribeKey", { NULL } };
     kaws__call c;
     kaws_status status;
 
-    kaws__kms_call_begin(op, &c, "DescribeKey", aim);
-    kaws__kms_put_text(&c, "KeyId", aim->key_id);
-    kaws__json_end(&c.body);
-    status = kaws__kms_send(&c, NULL, 0, err);
-    kaws__kms_call_end(&c);
-    if ((status == KAWS_DENIED || status == KAWS_KMS_KEY ||
-         status == KAWS_ARGUMENT) && err->aws[0] != '\0') {
+    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
+                      target->region);
+    kaws__kms_put_text(&c, "KeyId", target->key_id);
+    status = kaws__calls_send(&c, err);
+    if (c.typed && (status == KAWS_DENIED || status == KAWS_KMS_KEY ||
+                    status == KAWS_ARGUMENT)) {
         kaws__err_clear(err);
         status = KAWS_OK;
     }
+    kaws__calls_end(&c);
     return status;
 }
 
 
-/* ---- opening ----------------------------------------------------------- */
+/* ---- whose the KMS keys are -------------------------------------------- */
 
-static int
-kaws__kms_accounts_ok(const char *accounts)
-{
-    const char *at = accounts;
-
-    while (at != NULL && *at != '\0') {
-        at += strspn(at, ", ");
-        if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
-            return 0;                     /* a list of none is none          */
-        at += 12;
-        at += strspn(at, ", ");
-    }
-    return 1;
-}
-
-
-/* https://host[:port][/], or http:// to this machine. */
-static int
-kaws__kms_endpoint_ok(const char *endpoint)
-{
-    static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
-    int plain = strncmp(endpoint, "http://", 7) == 0;
-    const char *host = endpoint + (plain ? 7 : 8);
-    kaws_bytes view;
-    size_t n, i;
-
-    if (!plain && strncmp(endpoint, "https://", 8) != 0)
-        return 0;
-    n = strcspn(host, "/");
-    view = kaws__buf_of(host);
-    view.len = n;
-    if (n > 150 || (host[n] == '/' && host[n + 1] != '\0') ||
-        !kaws__http_host_ok(view))
-        return 0;
-    for (i = 0; plain && i < 3; i++) {
-        size_t len = strlen(local[i]);
-        if (strncmp(host, local[i], len) == 0 &&
-            (host[len] == ':' || host[len] == '/' || host[len] == '\0'))
-            return 1;
-    }
-    return !plain;
-}
-
-
+/* Asks KMS for the ring's own account, if that must be known before it can be
+ * said whether the KMS key `arn` (NULL: any) is trusted. */
 static kaws_status
-kaws__kms_settings(kaws__kms *k, const kaws_config *cfg, kaws_error *err)
+kaws__kms_learn_account(kaws__op *op, const char *arn, kaws_error *err)
 {
-    const char *region = cfg->region != NULL ? cfg->region : "us-east-1";
-    char shown[96];
-    kaws__arn arn;
+    kaws__target now;
+    kaws_sealed sealed;
 
-    if (cfg->conf_file == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
-                             "the file with the AWS credentials");
-    if (!kaws__kms_region_ok(kaws__buf_of(region)))
-        return kaws__err_set(err, KAWS_CONFIG, "region '%s' is not a region "
-                             "of AWS, such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(region)));
-    if (!kaws__kms_accounts_ok(cfg->accounts))
-        return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
-                             "account numbers of 12 digits, with commas");
-    if (cfg->endpoint != NULL && !kaws__kms_endpoint_ok(cfg->endpoint))
-        return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
-                             "form https://host or https://host:port",
-                             kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(cfg->endpoint)));
-    (void)kaws__buf_copy_text(k->region, sizeof k->region,
-                              kaws__buf_of(region));
-    if (cfg->kms_key_id == NULL)
+    if (kaws__kms_target(op->kms, &now, NULL) != KAWS_OK ||
+        !kaws__trust_ask_first(&op->kms->trust, arn, now.region))
         return KAWS_OK;
-    if (kaws__kms_arn(kaws__buf_of(cfg->kms_key_id), &arn))
-        (void)kaws__buf_copy_text(k->home, sizeof k->home,
-                                  kaws__buf_of(cfg->kms_key_id));
-    if (kaws__kms_aim_at(&k->aim, cfg->kms_key_id, region, err) != KAWS_OK) {
-        if (err != NULL)
-            err->status = KAWS_CONFIG;
-        return KAWS_CONFIG;
-    }
-    return KAWS_OK;
+    return kaws__kms_probe(op, &now, 0, &sealed, err);
 }
 
 
-/* The config's strings are borrowed for as long as it stays open. */
+/* Whether that KMS key may come into use. If the ring's first one does not
+ * exist, or is denied, it tells no account: then an id or alias may, because it
+ * is of the account of our credentials, and an ARN only if that is listed. */
 static kaws_status
-kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
-               kaws_error *err)
+kaws__kms_may_use(kaws__op *op, const char *key_id, kaws_error *err)
 {
-    kaws_status status;
+    kaws__trust *t = &op->kms->trust;
+    kaws__arn arn;
+    int named = !kaws__arn_parse(kaws__buf_of(key_id), &arn);
+    kaws_status status = kaws__kms_learn_account(op, NULL, err);
 
-    memset(k, 0, sizeof *k);
-    k->endpoint = cfg->endpoint;
-    k->accounts = cfg->accounts;
-    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
-    if (kaws__thread_lock_init(&k->lock, KAWS__RANK_KMS) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
-    k->hooks = hooks;                     /* from here on it can be closed   */
-    kaws__kms_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
-    status = kaws__kms_settings(k, cfg, err);
     if (status == KAWS_OK)
-        status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
-    if (status == KAWS_OK)
-        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
-                                 cfg->endpoint != NULL &&
-                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
-    return status;
-}
-
-
-static void
-kaws__kms_close(kaws__kms *k)
-{
-    kaws__http_close(&k->http);
-    kaws__creds_close(&k->creds);
-    if (k->hooks != NULL)
-        kaws__thread_lock_free(&k->lock);
-    k->hooks = NULL;
+        return named ? KAWS_OK
+                     : kaws__trust_check(t, key_id, KAWS__TO_SEAL, err);
+    if ((status != KAWS_KMS_KEY && status != KAWS_DENIED) ||
+        (!named && kaws__trust_check(t, key_id, KAWS__TO_OPEN, NULL) !=
+         KAWS_OK))
+        return status;
+    kaws__err_clear(err);
+    return KAWS_OK;
 }
 
 
@@ -8633,13 +8836,13 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
 /* ==========================================================================
  * ROOM  store    the data file's format, byte for byte
  * ==========================================================================
- * Uses: err buf text crypto kms file
+ * Uses: err buf text crypto arn file
  * Gives: store_get store_header store_cell store_seal store_record
  *        store_record_len store_parse store_type_ok store_damaged store_check
  *
  * The manual, section 7, has the diagram; the encoders and decoders here
  * follow it field by field. This room knows nothing of disks. A record is an
- * entry without its digest: the bytes that the cache holds as well.
+ * entry without its digest: the bytes that the table holds as well.
  */
 
 #define KAWS__STORE_VERSION      1
@@ -8862,7 +9065,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
         blob > 6144 || r->plain_len == 0 || r->plain_len > KAWS_PLAIN_MAX ||
         r->created < 0 || r->created > 253402300799)
         return "an entry has a field that no entry can have";
-    if (!kaws__kms_arn(r->arn, &arn) || arn.resource.at[0] != 'k')
+    if (!kaws__arn_parse(r->arn, &arn) || arn.resource.at[0] != 'k')
         return "an entry's KMS key is not the ARN of one";
     return NULL;
 }
@@ -9017,11 +9220,11 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 
 /* ==========================================================================
- * ROOM  cache    sealed entries by name, in the order they came
+ * ROOM  table    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: cache_open cache_close cache_record cache_find cache_new cache_drop
- *        cache_keep cache_reserve cache_add cache_remove cache_swap cache_from
+ * Gives: table_open table_close table_record table_find table_new table_drop
+ *        table_keep table_reserve table_add table_remove table_swap table_from
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
@@ -9043,7 +9246,7 @@ typedef struct kaws__slot {
     kaws__entry *entry;           /* NULL: free                               */
 } kaws__slot;
 
-typedef struct kaws__cache {
+typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
@@ -9053,11 +9256,11 @@ typedef struct kaws__cache {
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;           /* the file, as it was read                 */
     size_t       image_entries;   /* so many of ours are in it                */
-} kaws__cache;
+} kaws__table;
 
 
 static void
-kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
+kaws__table_open(kaws__table *c, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
     memset(c, 0, sizeof *c);
@@ -9070,7 +9273,7 @@ kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
 
 /* The entry's bytes, which begin with their number. */
 static kaws_bytes
-kaws__cache_record(const kaws__entry *e)
+kaws__table_record(const kaws__entry *e)
 {
     kaws_bytes record = { (const uint8_t *)e, 0 };
 
@@ -9080,7 +9283,7 @@ kaws__cache_record(const kaws__entry *e)
 
 
 static int
-kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
+kaws__table_in_image(const kaws__table *c, const kaws__entry *e)
 {
     return c->image.at != NULL && (uintptr_t)e >= (uintptr_t)c->image.at &&
            (uintptr_t)e - (uintptr_t)c->image.at < c->image.len;
@@ -9089,11 +9292,11 @@ kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
 
 /* Lets an entry go. The image goes with the last one in it. */
 static void
-kaws__cache_drop(kaws__cache *c, kaws__entry *e)
+kaws__table_drop(kaws__table *c, kaws__entry *e)
 {
-    size_t len = e != NULL ? kaws__cache_record(e).len : 0;
+    size_t len = e != NULL ? kaws__table_record(e).len : 0;
 
-    if (!kaws__cache_in_image(c, e)) {
+    if (!kaws__table_in_image(c, e)) {
         kaws__mem_free(c->hooks, e, len);
         return;
     }
@@ -9104,14 +9307,14 @@ kaws__cache_drop(kaws__cache *c, kaws__entry *e)
 
 
 static void
-kaws__cache_close(kaws__cache *c)
+kaws__table_close(kaws__table *c)
 {
     size_t i;
 
     if (c->hooks == NULL)
         return;
     for (i = 0; i < c->count; i++)
-        kaws__cache_drop(c, c->places[i].entry);
+        kaws__table_drop(c, c->places[i].entry);
     kaws__buf_free(&c->image);
     kaws__mem_free(c->hooks, c->places, c->max * sizeof *c->places);
     kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *c->slots);
@@ -9121,7 +9324,7 @@ kaws__cache_close(kaws__cache *c)
 
 /* Takes over the bytes of the whole file, for entries to stand in. */
 static kaws_bytes
-kaws__cache_keep(kaws__cache *c, kaws__buf *image)
+kaws__table_keep(kaws__table *c, kaws__buf *image)
 {
     c->image = *image;
     kaws__buf_init(image, c->hooks);
@@ -9130,37 +9333,37 @@ kaws__cache_keep(kaws__cache *c, kaws__buf *image)
 
 
 static uint64_t
-kaws__cache_turn(uint64_t word, int bits)
+kaws__table_turn(uint64_t word, int bits)
 {
     return word << bits | word >> (64 - bits);
 }
 
 
 static void
-kaws__cache_round(uint64_t v[4])
+kaws__table_round(uint64_t v[4])
 {
     v[0] += v[1];
     v[2] += v[3];
-    v[1] = kaws__cache_turn(v[1], 13) ^ v[0];
-    v[3] = kaws__cache_turn(v[3], 16) ^ v[2];
-    v[0] = kaws__cache_turn(v[0], 32) + v[3];
+    v[1] = kaws__table_turn(v[1], 13) ^ v[0];
+    v[3] = kaws__table_turn(v[3], 16) ^ v[2];
+    v[0] = kaws__table_turn(v[0], 32) + v[3];
     v[2] += v[1];
-    v[3] = kaws__cache_turn(v[3], 21) ^ v[0];
-    v[1] = kaws__cache_turn(v[1], 17) ^ v[2];
-    v[2] = kaws__cache_turn(v[2], 32);
+    v[3] = kaws__table_turn(v[3], 21) ^ v[0];
+    v[1] = kaws__table_turn(v[1], 17) ^ v[2];
+    v[2] = kaws__table_turn(v[2], 32);
 }
 
 
 /* The length goes in first, so that a name and its owner cannot trade bytes. */
 static void
-kaws__cache_mix(uint64_t v[4], kaws_bytes text)
+kaws__table_mix(uint64_t v[4], kaws_bytes text)
 {
     uint64_t word = text.len;
     size_t i = 0;
 
     for (;;) {
         v[3] ^= word;
-        kaws__cache_round(v);
+        kaws__table_round(v);
         v[0] ^= word;
         if (i >= text.len)
             break;
@@ -9174,7 +9377,7 @@ kaws__cache_mix(uint64_t v[4], kaws_bytes text)
 /* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
  * names that share a place in the table. */
 static uint32_t
-kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_hash(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
                       0x6c7967656e657261u, 0x7465646279746573u };
@@ -9182,18 +9385,18 @@ kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 
     for (i = 0; i < 4; i++)
         v[i] ^= c->seed[i & 1];
-    kaws__cache_mix(v, key_id);
-    kaws__cache_mix(v, user_id);
+    kaws__table_mix(v, key_id);
+    kaws__table_mix(v, user_id);
     v[2] ^= 0xff;
     for (i = 0; i < 3; i++)
-        kaws__cache_round(v);
+        kaws__table_round(v);
     return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
 }
 
 
 /* The name in a record, without taking the rest apart. */
 static void
-kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
+kaws__table_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 {
     const uint8_t *record = (const uint8_t *)e;
 
@@ -9207,7 +9410,7 @@ kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 /* Where the name is, or the free slot where it would be. The table is never
  * full, so the search ends. */
 static kaws__slot *
-kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
+kaws__table_slot(const kaws__table *c, uint32_t hash, kaws_bytes key_id,
                  kaws_bytes user_id)
 {
     size_t mask = c->slot_count - 1, i = hash & mask;
@@ -9216,7 +9419,7 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
     for (; c->slots[i].entry != NULL; i = (i + 1) & mask) {
         if (c->slots[i].hash != hash)
             continue;
-        kaws__cache_name(c->slots[i].entry, &key, &user);
+        kaws__table_name(c->slots[i].entry, &key, &user);
         if (kaws__buf_same(key, key_id) && kaws__buf_same(user, user_id))
             break;
     }
@@ -9225,18 +9428,18 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
 
 
 static kaws__entry *
-kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_find(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     if (c->slot_count == 0)
         return NULL;
-    return kaws__cache_slot(c, kaws__cache_hash(c, key_id, user_id), key_id,
+    return kaws__table_slot(c, kaws__table_hash(c, key_id, user_id), key_id,
                             user_id)->entry;
 }
 
 
-/* An entry of its own for a record; it is in the cache once it is added. */
+/* An entry of its own for a record; it is in the table once it is added. */
 static kaws__entry *
-kaws__cache_new(kaws__cache *c, kaws_bytes record)
+kaws__table_new(kaws__table *c, kaws_bytes record)
 {
     kaws__entry *e = kaws__mem_new(c->hooks, record.len);
 
@@ -9247,7 +9450,7 @@ kaws__cache_new(kaws__cache *c, kaws_bytes record)
 
 
 static int
-kaws__cache_rehash(kaws__cache *c, size_t slot_count)
+kaws__table_rehash(kaws__table *c, size_t slot_count)
 {
     kaws__slot *slots = kaws__mem_new(c->hooks, slot_count * sizeof *slots);
     size_t i, at;
@@ -9272,7 +9475,7 @@ kaws__cache_rehash(kaws__cache *c, size_t slot_count)
 /* Makes sure that so many more entries can be added without asking for memory.
  * The table is kept at most three quarters full. */
 static int
-kaws__cache_reserve(kaws__cache *c, size_t more)
+kaws__table_reserve(kaws__table *c, size_t more)
 {
     size_t need = c->count + more, max = c->max, slots = c->slot_count;
     kaws__place *places;
@@ -9291,36 +9494,36 @@ kaws__cache_reserve(kaws__cache *c, size_t more)
     }
     for (slots = slots < 32 ? 32 : slots; need * 4 > slots * 3; slots *= 2)
         continue;
-    return slots == c->slot_count || kaws__cache_rehash(c, slots);
+    return slots == c->slot_count || kaws__table_rehash(c, slots);
 }
 
 
 /* Takes the entry over, behind all others; 0 if its name is there already.
  * Room must have been reserved. */
 static int
-kaws__cache_add(kaws__cache *c, kaws__entry *e)
+kaws__table_add(kaws__table *c, kaws__entry *e)
 {
     kaws_bytes key, user;
     kaws__slot *slot;
     uint32_t hash;
 
-    kaws__cache_name(e, &key, &user);
-    hash = kaws__cache_hash(c, key, user);
-    slot = kaws__cache_slot(c, hash, key, user);
+    kaws__table_name(e, &key, &user);
+    hash = kaws__table_hash(c, key, user);
+    slot = kaws__table_slot(c, hash, key, user);
     if (slot->entry != NULL)
         return 0;
     slot->hash = hash;
     slot->entry = e;
     c->places[c->count].serial = c->next_serial++;
     c->places[c->count++].entry = e;
-    c->image_entries += (size_t)kaws__cache_in_image(c, e);
+    c->image_entries += (size_t)kaws__table_in_image(c, e);
     return 1;
 }
 
 
 /* The index of the first entry whose serial is not smaller. */
 static size_t
-kaws__cache_from(const kaws__cache *c, uint64_t serial)
+kaws__table_from(const kaws__table *c, uint64_t serial)
 {
     size_t low = 0, high = c->count, middle;
 
@@ -9336,12 +9539,12 @@ kaws__cache_from(const kaws__cache *c, uint64_t serial)
 
 
 static size_t
-kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
+kaws__table_slot_of(const kaws__table *c, const kaws__entry *e)
 {
     kaws_bytes key, user;
 
-    kaws__cache_name(e, &key, &user);
-    return (size_t)(kaws__cache_slot(c, kaws__cache_hash(c, key, user), key,
+    kaws__table_name(e, &key, &user);
+    return (size_t)(kaws__table_slot(c, kaws__table_hash(c, key, user), key,
                                      user) - c->slots);
 }
 
@@ -9349,9 +9552,9 @@ kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
 /* Takes an entry out and lets it go. Those that were pushed along by it in the
  * table move up, so that a search never stops at a hole too early. */
 static void
-kaws__cache_remove(kaws__cache *c, kaws__entry *e)
+kaws__table_remove(kaws__table *c, kaws__entry *e)
 {
-    size_t mask = c->slot_count - 1, hole = kaws__cache_slot_of(c, e);
+    size_t mask = c->slot_count - 1, hole = kaws__table_slot_of(c, e);
     size_t i, at = 0;
 
     for (i = (hole + 1) & mask; c->slots[i].entry != NULL; i = (i + 1) & mask) {
@@ -9368,28 +9571,28 @@ kaws__cache_remove(kaws__cache *c, kaws__entry *e)
     c->count--;
     memmove(c->places + at, c->places + at + 1,
             (c->count - at) * sizeof *c->places);
-    kaws__cache_drop(c, e);
+    kaws__table_drop(c, e);
 }
 
 
 /* Puts `fresh` in the place of the entry at `index`, which is let go: the same
  * name, sealed anew. */
 static void
-kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
+kaws__table_swap(kaws__table *c, size_t index, kaws__entry *fresh)
 {
     kaws__entry *old = c->places[index].entry;
 
-    c->slots[kaws__cache_slot_of(c, old)].entry = fresh;
+    c->slots[kaws__table_slot_of(c, old)].entry = fresh;
     c->places[index].entry = fresh;
-    kaws__cache_drop(c, old);
+    kaws__table_drop(c, old);
 }
 
 
 /* ==========================================================================
  * ROOM  ring     the public functions: the lock and the policy
  * ==========================================================================
- * Uses: sys thread disk err mem buf text crypto creds kms file store
- *        cache
+ * Uses: sys thread disk err mem buf text crypto creds arn trust calls kms file
+ *        store table
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9420,7 +9623,7 @@ struct kaws {
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
     kaws__file   file;
-    kaws__cache  cache;
+    kaws__table  table;
     kaws__sha256 state;           /* over the whole file                      */
     uint64_t     committed;       /* the cell at open                         */
     int          unsettled;       /* from there on; see file_settle           */
@@ -9520,7 +9723,7 @@ kaws__ring_entry(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    *e = kaws__cache_find(&ring->cache, key_id, user_id);
+    *e = kaws__table_find(&ring->table, key_id, user_id);
     if (*e != NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
@@ -9534,7 +9737,7 @@ kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    if (kaws__cache_find(&ring->cache, key_id, user_id) == NULL)
+    if (kaws__table_find(&ring->table, key_id, user_id) == NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
                          kaws__text_show(shown, sizeof shown, key_id));
@@ -9598,11 +9801,6 @@ kaws__ring_bind(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 }
 
 
-/* What the throw-away keys of a check are bound to. */
-static const kaws_pair kaws__ring_app[] = { { "app", "keyring_aws" } };
-static const kaws_context kaws__ring_app_context = { kaws__ring_app, 1 };
-
-
 /* ---- committing -------------------------------------------------------- */
 
 /* Sets a torn end of the file aside, if there is one. */
@@ -9618,7 +9816,7 @@ kaws__ring_mend_torn(kaws *ring, kaws_error *err)
                       "are an entry that was never acknowledged; they are not "
                       "read, and left as they are", more, f->shown);
     else if (more > 0)
-        status = kaws__file_set_aside(f, kaws__buf_view(&ring->cache.image),
+        status = kaws__file_set_aside(f, kaws__buf_view(&ring->table.image),
                                       ring->hooks.now_ms(ring->hooks.ctx) /
                                       1000, err);
     if (f->torn < more)
@@ -9651,7 +9849,7 @@ kaws__ring_mend(kaws *ring, kaws_error *err)
     kaws_status status = KAWS_OK;
 
     if (ring->unsettled)
-        status = kaws__file_settle(f, kaws__buf_view(&ring->cache.image),
+        status = kaws__file_settle(f, kaws__buf_view(&ring->table.image),
                                    ring->committed, err);
     if (status == KAWS_OK && ring->unsettled &&
         ring->committed != f->size - f->torn)
@@ -9705,7 +9903,7 @@ kaws__ring_note(kaws *ring, const char *what)
 
     kaws__text_hex(sum, kaws__file_sum(&ring->file), 4);
     kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
-                  what, ring->file.shown, (unsigned long)ring->cache.count,
+                  what, ring->file.shown, (unsigned long)ring->table.count,
                   sum);
 }
 
@@ -9717,7 +9915,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 {
     kaws__sha256 state = ring->state;
     uint8_t cell[16];
-    kaws_bytes record = kaws__cache_record(e);
+    kaws_bytes record = kaws__table_record(e);
     kaws_bytes patch = { cell, sizeof cell };
     kaws__buf bytes;
     uint8_t *digest;
@@ -9728,7 +9926,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
     kaws__buf_put(&bytes, record.at, record.len);
     digest = kaws__buf_grow(&bytes, 32);
     if (status == KAWS_OK && (digest == NULL ||
-                              !kaws__cache_reserve(&ring->cache, 1)))
+                              !kaws__table_reserve(&ring->table, 1)))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
     if (status == KAWS_OK) {
         kaws__crypto_update(&state, record.at, record.len);
@@ -9741,10 +9939,10 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
         ring->uncertain = 1;
     if (landed) {
         ring->state = state;
-        (void)kaws__cache_add(&ring->cache, e);
+        (void)kaws__table_add(&ring->table, e);
         kaws__ring_note(ring, "added a key to");
     } else {
-        kaws__cache_drop(&ring->cache, e);
+        kaws__table_drop(&ring->table, e);
     }
     kaws__buf_free(&bytes);
     return status;
@@ -9768,7 +9966,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
     *landed = 0;
     for (i = 0; i < count; i++)
         if (places[i].entry != skip)
-            size += kaws__cache_record(places[i].entry).len + 32;
+            size += kaws__table_record(places[i].entry).len + 32;
     if (status == KAWS_OK)
         status = kaws__file_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
@@ -9777,7 +9975,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
         for (i = 0; i < count; i++) {
             if (places[i].entry == skip)
                 continue;
-            record = kaws__cache_record(places[i].entry);
+            record = kaws__table_record(places[i].entry);
             kaws__crypto_update(&state, record.at, record.len);
             kaws__store_seal(&state, digest);
             kaws__file_put(&w, record.at, record.len);
@@ -9809,18 +10007,18 @@ kaws__ring_count_records(kaws_bytes all, uint64_t good)
 }
 
 
-/* Takes the records of a file that adds up into the cache, where they stand in
+/* Takes the records of a file that adds up into the table, where they stand in
  * its image. */
 static kaws_status
 kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
 {
-    kaws_bytes all = kaws__buf_view(&ring->cache.image);
+    kaws_bytes all = kaws__buf_view(&ring->table.image);
     size_t at = KAWS__STORE_HEADER;
     kaws__record r;
     kaws__entry *e;
     const char *wrong;
 
-    if (!kaws__cache_reserve(&ring->cache, kaws__ring_count_records(all, good)))
+    if (!kaws__table_reserve(&ring->table, kaws__ring_count_records(all, good)))
         return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
                              "memory");
     while (at < good) {
@@ -9831,8 +10029,10 @@ kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
             wrong = "an entry's length does not match its check";
         else
             wrong = kaws__store_parse(record, &r);
-        e = (kaws__entry *)(ring->cache.image.at + at);
-        if (wrong == NULL && !kaws__cache_add(&ring->cache, e))
+        e = (kaws__entry *)(ring->table.image.at + at);
+        if (wrong == NULL)
+            kaws__trust_entry(&ring->kms.trust, r.arn);
+        if (wrong == NULL && !kaws__table_add(&ring->table, e))
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(ring->file.shown, at, wrong, err);
@@ -9853,7 +10053,7 @@ kaws__ring_create(kaws *ring, kaws_error *err)
                              ring->file.shown);
     if (ring->hooks.random(ring->hooks.ctx, ring->file_id,
                            sizeof ring->file_id) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes for the data file's id");
     status = kaws__file_root(&ring->file, err);
     if (status == KAWS_OK)
@@ -9878,7 +10078,7 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
         return status;
     if (!ring->file.exists)
         return kaws__ring_create(ring, err);
-    all = kaws__cache_keep(&ring->cache, bytes);
+    all = kaws__table_keep(&ring->table, bytes);
     status = kaws__store_check(ring->file.shown, all, &found, err);
     if (status != KAWS_OK)
         return status;
@@ -9908,9 +10108,9 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     kaws_status status;
 
     if (ring->hooks.random(ring->hooks.ctx, seed, sizeof seed) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
-    kaws__cache_open(&ring->cache, &ring->hooks, seed);
+    kaws__table_open(&ring->table, &ring->hooks, seed);
     kaws__buf_init(&bytes, &ring->hooks);
     status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
                              err);
@@ -9927,30 +10127,6 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
         kaws__ring_note(ring, "opened");
     }
     return status;
-}
-
-
-/* Without a KMS key and without a list of accounts there is nothing to trust
- * but the entries themselves, if all are of one account. */
-static void
-kaws__ring_anchor(kaws *ring)
-{
-    char text[KAWS__KMS_ID_MAX + 1];
-    kaws__record r;
-    kaws__arn arn, last;
-    size_t i;
-
-    for (i = 0; i < ring->cache.count; i++) {
-        (void)kaws__store_parse(
-                  kaws__cache_record(ring->cache.places[i].entry), &r);
-        (void)kaws__kms_arn(r.arn, i == 0 ? &last : &arn);
-        if (i > 0 && (!kaws__buf_same(arn.partition, last.partition) ||
-                      !kaws__buf_same(arn.account, last.account)))
-            return;
-    }
-    if (ring->cache.count > 0 &&
-        kaws__buf_copy_text(text, sizeof text, r.arn))
-        kaws__kms_anchor(&ring->kms, text);
 }
 
 
@@ -10020,9 +10196,6 @@ kaws__ring_start(kaws *ring, kaws_config *cfg, kaws_error *err)
         status = kaws__kms_open(&ring->kms, &ring->hooks, cfg, err);
     if (status == KAWS_OK && cfg->data_file != NULL)
         status = kaws__ring_load(ring, cfg->data_file, err);
-    if (status == KAWS_OK && cfg->kms_key_id == NULL &&
-        (cfg->accounts == NULL || *cfg->accounts == '\0'))
-        kaws__ring_anchor(ring);
     return status;
 }
 
@@ -10034,7 +10207,7 @@ kaws__ring_free(kaws *ring)
 
     kaws__kms_close(&ring->kms);
     kaws__file_close(&ring->file);
-    kaws__cache_close(&ring->cache);
+    kaws__table_close(&ring->table);
     kaws__buf_free(&ring->strings);
     kaws__thread_lock_free(&ring->lock);
     kaws__thread_lock_free(&ring->settings);
@@ -10120,28 +10293,13 @@ kaws_close(kaws *ring)
 
 /* ---- asking KMS to prove itself ---------------------------------------- */
 
-/* Seals a throw-away byte with the aim, and asks whether KMS would open it
- * again. `sealed` tells the ARN and the material that sealed it. */
-static kaws_status
-kaws__ring_prove(kaws__op *op, const kaws__aim *aim, kaws_sealed *sealed,
-                 kaws_error *err)
-{
-    kaws_status status = kaws__kms_generate(op, aim, &kaws__ring_app_context,
-                                            1, NULL, sealed, err);
-
-    if (status == KAWS_OK)
-        status = kaws__kms_prove(op, &kaws__ring_app_context, sealed, 1, err);
-    return status;
-}
-
-
 /* see Part II */
 KAWS_API kaws_status
 kaws_check(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_sealed sealed;
     kaws_status status;
 
@@ -10150,51 +10308,29 @@ kaws_check(kaws *ring, kaws_error *err)
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     op = kaws__kms_begin(&ring->kms);
-    status = kaws__kms_aim(&ring->kms, &aim, err);
+    status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__ring_prove(&op, &aim, &sealed, err);
+        status = kaws__kms_probe(&op, &target, 1, &sealed, err);
     return status;
 }
 
 
-/* The aim that new keys are sealed with, by its ARN: what an alias or an id
+/* The target that new keys are sealed with, by its ARN: what an alias or an id
  * means is asked of KMS, and so is whether the key works. */
 static kaws_status
-kaws__ring_exact(kaws__op *op, kaws__aim *exact, kaws_sealed *sealed,
+kaws__ring_exact(kaws__op *op, kaws__target *exact, kaws_sealed *sealed,
                  kaws_error *err)
 {
-    kaws__aim aim;
-    kaws_status status = kaws__kms_aim(op->kms, &aim, err);
+    kaws__target target;
+    kaws_status status = kaws__kms_target(op->kms, &target, err);
 
     if (status == KAWS_OK)
-        status = kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
-                                    sealed, err);
+        status = kaws__kms_probe(op, &target, 0, sealed, err);
     if (status == KAWS_OK) {
         memset(exact, 0, sizeof *exact);
-        status = kaws__kms_aim_at(exact, sealed->kms_key_arn, "", err);
+        status = kaws__arn_target(exact, sealed->kms_key_arn, "", err);
     }
     return status;
-}
-
-
-/* What is trusted hangs on the account of the KMS key. If the settings name it
- * by id or alias, and KMS could not be asked before, ask now; but not for the
- * sake of an ARN (or NULL) whose account is listed, in the same partition. */
-static kaws_status
-kaws__ring_know_home(kaws__op *op, const char *arn, kaws_error *err)
-{
-    kaws__aim aim, other;
-    kaws_sealed sealed;
-
-    if (kaws__kms_anchored(op->kms) ||
-        kaws__kms_aim(op->kms, &aim, NULL) != KAWS_OK)
-        return KAWS_OK;
-    if (arn != NULL && kaws__kms_trusts(op->kms, arn) &&
-        kaws__kms_aim_at(&other, arn, "", NULL) == KAWS_OK &&
-        kaws__kms_partition(other.region) == kaws__kms_partition(aim.region))
-        return KAWS_OK;
-    return kaws__kms_generate(op, &aim, &kaws__ring_app_context, 1, NULL,
-                              &sealed, err);
 }
 
 
@@ -10229,7 +10365,7 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     if (status == KAWS_OK) {
         status = kaws__ring_absent(ring, key_id, user_id, err);
         if (status == KAWS_OK && !record.failed)
-            e = kaws__cache_new(&ring->cache, kaws__buf_view(&record));
+            e = kaws__table_new(&ring->table, kaws__buf_view(&record));
         if (status == KAWS_OK && e == NULL)
             status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of "
                                    "memory");
@@ -10245,8 +10381,8 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 /* What generate and store ask before they ask KMS: the first look. */
 static kaws_status
 kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
-                      kaws_bytes *key_id, kaws_bytes *user_id, kaws__aim *aim,
-                      kaws_error *err)
+                      kaws_bytes *key_id, kaws_bytes *user_id,
+                      kaws__target *target, kaws_error *err)
 {
     kaws_status status;
 
@@ -10258,7 +10394,7 @@ kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
     if (status == KAWS_OK)
         status = kaws__ring_may_change(ring, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, aim, err);
+        status = kaws__kms_target(&ring->kms, target, err);
     if (status != KAWS_OK)
         return status;
     kaws__thread_lock(&ring->lock);
@@ -10278,9 +10414,10 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
     kaws_error spare;
     kaws_bytes key_id, user_id;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
+    kaws_bytes made = { NULL, len };
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -10288,14 +10425,14 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
     if (len < 1 || len > KAWS_GENERATE_MAX)
         return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
                                    err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &target,
                                    err);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_generate(&op, &aim, &bound.context, len, NULL, &sealed,
-                                err);
+    status = kaws__kms_seal(&op, &target, &bound.context, made, NULL, &sealed,
+                            err);
     if (status == KAWS_OK)
         status = kaws__ring_keep(ring, key_id, user_id, type, len, &sealed,
                                  err);
@@ -10342,7 +10479,7 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     kaws_error spare;
     kaws_bytes key_id, user_id;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
     kaws_status status;
@@ -10351,13 +10488,14 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     kaws__err_clear(err);
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
         return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &aim,
+    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &target,
                                    err);
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(&ring->kms);
     kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_encrypt(&op, &aim, &bound.context, plain, &sealed, err);
+    status = kaws__kms_seal(&op, &target, &bound.context, plain, NULL, &sealed,
+                            err);
     if (status == KAWS_OK)
         status = kaws__ring_prove_key(ring, &op, &bound.context, &sealed,
                                       plain, err);
@@ -10423,7 +10561,7 @@ kaws__ring_copy_free(kaws *ring, kaws__copy *copy)
 static void
 kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
 {
-    kaws_bytes bytes = kaws__cache_record(e);
+    kaws_bytes bytes = kaws__table_record(e);
 
     memcpy(copy->bytes, bytes.at, bytes.len);
     bytes.at = copy->bytes;
@@ -10465,8 +10603,9 @@ kaws__ring_open_copy(kaws *ring, const kaws__copy *copy, kaws_key *key,
     kaws_bytes expect = { NULL, 0 };
     char shown[96];
     size_t len = key->len;
-    kaws_status status = kaws__ring_know_home(&op, copy->sealed.kms_key_arn,
-                                              err);
+    kaws_status status = kaws__kms_learn_account(&op,
+                                                 copy->sealed.kms_key_arn,
+                                                 err);
 
     expect.len = len;
     if (status == KAWS_OK)
@@ -10558,10 +10697,10 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
         return status;
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
     if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, ring->cache.places,
-                                    ring->cache.count, e, &landed, err);
+        status = kaws__ring_replace(ring, ring->table.places,
+                                    ring->table.count, e, &landed, err);
     if (landed) {
-        kaws__cache_remove(&ring->cache, e);
+        kaws__table_remove(&ring->table, e);
         kaws__ring_note(ring, "removed a key from");
     }
     kaws__ring_end(ring);
@@ -10595,7 +10734,7 @@ kaws__ring_walk_text(char **at, kaws_bytes text)
 
 
 static void
-kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
+kaws__ring_walk_fill(kaws_walk *walk, const kaws__table *table)
 {
     kaws_entry_info *info = walk->all;
     char *texts = (char *)(info + walk->count);
@@ -10603,7 +10742,7 @@ kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
     size_t i;
 
     for (i = 0; i < walk->count; i++, info++) {
-        (void)kaws__store_parse(kaws__cache_record(cache->places[i].entry), &r);
+        (void)kaws__store_parse(kaws__table_record(table->places[i].entry), &r);
         info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
         info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
         info->type = kaws__ring_walk_text(&texts, r.type);
@@ -10631,8 +10770,8 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
         return kaws__ring_argument("ring and walk must not be NULL", err);
     kaws__thread_lock(&ring->lock);
     /* Of each record four texts, and their NULs. */
-    for (i = 0; i < ring->cache.count; i++) {
-        record = kaws__cache_record(ring->cache.places[i].entry);
+    for (i = 0; i < ring->table.count; i++) {
+        record = kaws__table_record(ring->table.places[i].entry);
         size += sizeof(kaws_entry_info) + record.at[9] + record.at[10] +
                 record.at[11] + (size_t)kaws__store_get(record.at + 14, 2) + 4;
     }
@@ -10640,8 +10779,8 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
     if (w != NULL) {
         w->hooks = ring->hooks;
         w->size = size;
-        w->count = ring->cache.count;
-        kaws__ring_walk_fill(w, &ring->cache);
+        w->count = ring->table.count;
+        kaws__ring_walk_fill(w, &ring->table);
     }
     kaws__thread_unlock(&ring->lock);
     if (w == NULL)
@@ -10678,50 +10817,6 @@ kaws_walk_end(kaws_walk *walk)
 
 /* ---- what protects the keys -------------------------------------------- */
 
-/* Whether that KMS key's account may be trusted. A first KMS key that does not
- * exist, or is denied, tells no account; then an id or alias is of our creds'
- * own, and an ARN has to be listed. */
-static kaws_status
-kaws__ring_may_use(kaws__op *op, const char *kms_key_id, kaws_error *err)
-{
-    kaws__arn arn;
-    int whole = kaws__kms_arn(kaws__buf_of(kms_key_id), &arn);
-    int trusted = !whole || kaws__kms_trusts(op->kms, kms_key_id);
-    kaws_status status = kaws__ring_know_home(op, NULL, err);
-
-    if (trusted && (status == KAWS_KMS_KEY || status == KAWS_DENIED)) {
-        kaws__err_clear(err);
-        return KAWS_OK;
-    }
-    if (status == KAWS_OK && whole && kaws__kms_anchored(op->kms) &&
-        !kaws__kms_trusts(op->kms, kms_key_id))
-        return kaws__kms_foreign(kms_key_id, "that is the KMS key", err);
-    return status;
-}
-
-
-/* What would be used then; NULL: as it is. */
-static kaws_status
-kaws__ring_choice(kaws *ring, const char *kms_key_id, const char *region,
-                  kaws__choice *choice, kaws_error *err)
-{
-    char shown[64];
-    kaws_bytes want = kaws__buf_of(region != NULL ? region : "");
-
-    kaws__kms_choice(&ring->kms, choice);
-    if (region != NULL && !kaws__kms_region_ok(want))
-        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not a region of AWS, "
-                             "such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown, want));
-    if (region != NULL)
-        (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
-    if (kms_key_id == NULL && choice->aim.key_id[0] == '\0')
-        return KAWS_OK;                   /* none, and none is to be          */
-    return kaws__kms_aim_at(&choice->aim, kms_key_id != NULL ? kms_key_id
-                            : choice->aim.key_id, choice->region, err);
-}
-
-
 /* Has KMS judge what would change. What it tells of accounts counts only once
  * the choice is taken. With the settings' lock held. */
 static kaws_status
@@ -10729,27 +10824,22 @@ kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
 {
     kaws__op op = kaws__kms_begin(&ring->kms);
     kaws__choice now;
-    kaws__aim there = choice->aim;
-    int another, moves, known;
+    kaws__target there = choice->target;
+    int another, moves;
     kaws_sealed sealed;
     kaws_status status = KAWS_OK;
 
     if (there.key_id[0] == '\0')
         return KAWS_OK;
-    kaws__kms_choice(&ring->kms, &now);
-    another = strcmp(now.aim.key_id, there.key_id) != 0;
+    (void)kaws__kms_choice(&ring->kms, NULL, NULL, &now, NULL);
+    another = strcmp(now.target.key_id, there.key_id) != 0;
     moves = strcmp(now.region, choice->region) != 0;
     if (another)
-        status = kaws__ring_may_use(&op, there.key_id, err);
-    known = kaws__kms_anchored(&ring->kms);
+        status = kaws__kms_may_use(&op, there.key_id, err);
+    op.trial = choice->arn;
     if (status == KAWS_OK &&
-        (another || !moves || strcmp(now.aim.region, there.region) != 0)) {
-        status = kaws__ring_prove(&op, &there, &sealed, err);
-        if (status == KAWS_OK)
-            memcpy(choice->arn, sealed.kms_key_arn, sizeof choice->arn);
-        if (!known)
-            kaws__kms_unanchor(&ring->kms);
-    }
+        (another || !moves || strcmp(now.target.region, there.region) != 0))
+        status = kaws__kms_probe(&op, &there, 1, &sealed, err);
     if (status == KAWS_OK && moves &&
         strcmp(there.region, choice->region) != 0) {
         /* The ARN's own region goes on to be asked for this key. */
@@ -10780,7 +10870,8 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     kaws__thread_lock(&ring->settings);
     /* Again if a tried one was taken meanwhile: to try more takes the lock */
     do {
-        status = kaws__ring_choice(ring, kms_key_id, region, &choice, err);
+        status = kaws__kms_choice(&ring->kms, kms_key_id, region,
+                                  &choice, err);
         if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &choice, err);
     } while (status == KAWS_OK && !kaws__kms_choose(&ring->kms, &choice, take));
@@ -10830,7 +10921,8 @@ KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
     if (ring != NULL)
-        kaws__kms_set_timeouts(&ring->kms, connect_timeout_ms, timeout_ms);
+        kaws__calls_set_timeouts(&ring->kms.calls, connect_timeout_ms,
+                                 timeout_ms);
 }
 
 
@@ -10844,7 +10936,7 @@ kaws_reload_creds(kaws *ring, kaws_error *err)
     kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__creds_reload(&ring->kms.creds, err);
+    return kaws__creds_reload(&ring->kms.calls.creds, err);
 }
 
 
@@ -10852,23 +10944,22 @@ kaws_reload_creds(kaws *ring, kaws_error *err)
  * done when it is granted. Gives up after the timeout, by the clock or, if that
  * stands still, by its own pauses. */
 static kaws_status
-kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
+kaws__ring_see_rotation(kaws *ring, const kaws__target *target,
                         const kaws_sealed *before, kaws_error *err)
 {
     kaws__op wait = kaws__kms_begin(&ring->kms), op;
     int64_t paused = 0;
-    int pause = 100;
+    int pause = 100, most = kaws__calls_left_ms(&wait.budget);
     kaws_sealed now;
     kaws_status status;
 
     for (;;) {
         op = kaws__kms_begin(&ring->kms);
-        status = kaws__kms_generate(&op, aim, &kaws__ring_app_context, 1, NULL,
-                                    &now, err);
+        status = kaws__kms_probe(&op, target, 0, &now, err);
         if (status != KAWS_OK ||
             strcmp(now.key_material_id, before->key_material_id) != 0)
             return status;
-        if (pause >= kaws__kms_left_ms(&wait) || paused >= wait.timeout_ms)
+        if (pause >= kaws__calls_left_ms(&wait.budget) || paused >= most)
             break;
         ring->hooks.sleep_ms(ring->hooks.ctx, pause);
         paused += pause;
@@ -10876,21 +10967,21 @@ kaws__ring_see_rotation(kaws *ring, const kaws__aim *aim,
     }
     kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s, "
                   "but still seals with the old key material: re-wrap the keys "
-                  "later", aim->key_id);
+                  "later", target->key_id);
     return KAWS_OK;
 }
 
 
 static void
-kaws__ring_await_rotation(kaws *ring, const kaws__aim *aim,
+kaws__ring_await_rotation(kaws *ring, const kaws__target *target,
                           const kaws_sealed *before, kaws_error *err)
 {
     if (before->key_material_id[0] == '\0' ||    /* this KMS does not say    */
-        kaws__ring_see_rotation(ring, aim, before, err) == KAWS_OK)
+        kaws__ring_see_rotation(ring, target, before, err) == KAWS_OK)
         return;
     /* Granted is granted: what failed is only our look at it. */
     kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s; "
-                  "whether it is done could not be seen: %s", aim->key_id,
+                  "whether it is done could not be seen: %s", target->key_id,
                   err->text);
     kaws__err_clear(err);
 }
@@ -10902,7 +10993,7 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
 {
     kaws_error spare;
     kaws__op op;
-    kaws__aim exact;
+    kaws__target exact;
     kaws_sealed before;
     kaws_status status;
 
@@ -10928,7 +11019,7 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *err)
  * the n-th of `fresh`, so `fresh` is in the order of the serials. */
 typedef struct kaws__rewrap {
     kaws         *ring;
-    kaws__aim     aim;            /* the target, fixed at the start           */
+    kaws__target  target;         /* fixed at the start                       */
     uint64_t      next, limit;    /* serials                                  */
     kaws__place  *fresh;
     uint64_t     *ids;            /* two a key: digests of request ids        */
@@ -10949,14 +11040,14 @@ kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
     int found = 0;
 
     kaws__thread_lock(&ring->lock);
-    at = kaws__cache_from(&ring->cache, w->next);
+    at = kaws__table_from(&ring->table, w->next);
     if (w->status == KAWS_OK && w->claimed < w->max &&
-        at < ring->cache.count &&
-        ring->cache.places[at].serial < w->limit) {
-        kaws__ring_copy(ring, ring->cache.places[at].entry, copy);
-        w->next = ring->cache.places[at].serial + 1;
+        at < ring->table.count &&
+        ring->table.places[at].serial < w->limit) {
+        kaws__ring_copy(ring, ring->table.places[at].entry, copy);
+        w->next = ring->table.places[at].serial + 1;
         *index = w->claimed++;
-        w->fresh[*index].serial = ring->cache.places[at].serial;
+        w->fresh[*index].serial = ring->table.places[at].serial;
         found = 1;
     }
     kaws__thread_unlock(&ring->lock);
@@ -10980,7 +11071,7 @@ kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
     kaws__buf_init(&bytes, &ring->hooks);
     kaws__store_record(&bytes, &r);
     if (!bytes.failed)
-        e = kaws__cache_new(&ring->cache, kaws__buf_view(&bytes));
+        e = kaws__table_new(&ring->table, kaws__buf_view(&bytes));
     kaws__buf_free(&bytes);
     return e;
 }
@@ -10994,19 +11085,19 @@ kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
 {
     kaws__kms *kms = &w->ring->kms;
     kaws__op op = kaws__kms_begin(kms);
-    kaws_status status = kaws__kms_reencrypt(&op, &w->aim,
+    kaws_status status = kaws__kms_reencrypt(&op, &w->target,
                                              &copy->bound.context,
                                              &copy->sealed,
                                              copy->record.plain_len, sealed,
                                              err);
 
-    ids[0] = kaws__kms_reply_id(&op);
+    ids[0] = op.budget.reply_id;
     if (status != KAWS_OK)
         return status;
     op = kaws__kms_begin(kms);
     status = kaws__kms_prove(&op, &copy->bound.context, sealed,
                              copy->record.plain_len, err);
-    ids[1] = kaws__kms_reply_id(&op);
+    ids[1] = op.budget.reply_id;
     if (status == KAWS_DENIED)
         kaws__err_prefix(err, "each new blob is proved, which takes "
                               "kms:Decrypt: ");
@@ -11019,16 +11110,12 @@ static void
 kaws__ring_rewrap_fail(kaws__rewrap *w, const kaws__copy *copy,
                        const kaws_error *err)
 {
-    char shown[96], words[192];
-
     if (w->status != KAWS_OK)
         return;
     w->status = err->status;
     w->err = *err;
-    (void)snprintf(words, sizeof words, "re-wrapping the key '%s' failed, and "
-                   "nothing was changed: ",
-                   kaws__text_show(shown, sizeof shown, copy->record.key_id));
-    kaws__err_prefix(&w->err, words);
+    kaws__err_prefix(&w->err, "re-wrapping the key '%s' failed, and nothing "
+                     "was changed: ", KAWS__SHOW(copy->record.key_id));
 }
 
 
@@ -11100,8 +11187,8 @@ kaws__ring_by_blob(const void *a, const void *b)
     const kaws__place *x = a, *y = b;
     kaws__record r, q;
 
-    if (kaws__store_parse(kaws__cache_record(x->entry), &r) != NULL ||
-        kaws__store_parse(kaws__cache_record(y->entry), &q) != NULL)
+    if (kaws__store_parse(kaws__table_record(x->entry), &r) != NULL ||
+        kaws__store_parse(kaws__table_record(y->entry), &q) != NULL)
         return 0;                         /* never: we have just made them   */
     if (r.blob.len != q.blob.len)
         return r.blob.len < q.blob.len ? -1 : 1;
@@ -11143,8 +11230,8 @@ static kaws_status
 kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
 {
     kaws *ring = w->ring;
-    kaws__cache *cache = &ring->cache;
-    size_t count = cache->count, i, f = 0;
+    kaws__table *table = &ring->table;
+    size_t count = table->count, i, f = 0;
     kaws__place *list = kaws__mem_new(&ring->hooks,
                                       (count + 1) * sizeof *list);
     int landed = 0;
@@ -11153,7 +11240,7 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     if (list == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     for (i = 0; i < count; i++) {
-        list[i] = cache->places[i];
+        list[i] = table->places[i];
         while (f < w->claimed && w->fresh[f].serial < list[i].serial)
             f++;                          /* removed in the meantime         */
         if (f < w->claimed && w->fresh[f].serial == list[i].serial)
@@ -11161,12 +11248,12 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     }
     status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
     for (i = 0, f = 0; landed && i < count; i++) {
-        if (list[i].entry == cache->places[i].entry)
+        if (list[i].entry == table->places[i].entry)
             continue;
         while (w->fresh[f].serial != list[i].serial)
             f++;
-        w->fresh[f++].entry = NULL;       /* the cache's from here on        */
-        kaws__cache_swap(cache, i, list[i].entry);
+        w->fresh[f++].entry = NULL;       /* the table's from here on        */
+        kaws__table_swap(table, i, list[i].entry);
     }
     kaws__mem_free(&ring->hooks, list, (count + 1) * sizeof *list);
     if (landed)
@@ -11196,8 +11283,8 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
         kaws__ring_end(ring);
     }
     kaws__thread_lock(&ring->lock);
-    for (i = 0; i < w->claimed; i++)      /* drop looks at the cache's image */
-        kaws__cache_drop(&ring->cache, w->fresh[i].entry);
+    for (i = 0; i < w->claimed; i++)      /* drop looks at the table's image */
+        kaws__table_drop(&ring->table, w->fresh[i].entry);
     kaws__thread_unlock(&ring->lock);
     return status;
 }
@@ -11244,7 +11331,7 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_may_change(ring, err);
     if (status == KAWS_OK)
-        status = kaws__ring_exact(&op, &w.aim, &sealed, err);
+        status = kaws__ring_exact(&op, &w.target, &sealed, err);
     if (status != KAWS_OK)
         return status;
     kaws__thread_lock(&ring->lock);
@@ -11255,8 +11342,8 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
                                (unsigned long)ring->rewrap_done,
                                (unsigned long)ring->rewrap_total);
     if (status == KAWS_OK) {
-        w.limit = ring->cache.next_serial;
-        w.max = ring->cache.count;
+        w.limit = ring->table.next_serial;
+        w.max = ring->table.count;
         ring->rewrapping = 1;
         ring->rewrap_done = 0;
         ring->rewrap_total = w.max;
@@ -11283,19 +11370,14 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     memset(stats, 0, sizeof *stats);
     if (ring == NULL)
         return;
+    kaws__calls_stats(&ring->kms.calls, stats);
     kaws__thread_lock(&ring->lock);
-    stats->keys = ring->cache.count;
+    stats->keys = ring->table.count;
     stats->rewrap_done = ring->rewrap_done;
     stats->rewrap_total = ring->rewrap_total;
     memcpy(stats->checksum, kaws__file_sum(&ring->file),
            sizeof stats->checksum);
     kaws__thread_unlock(&ring->lock);
-    kaws__thread_lock(&ring->kms.lock);
-    stats->kms_requests = ring->kms.requests;
-    stats->kms_errors = ring->kms.errors;
-    stats->kms_retries = ring->kms.retries;
-    stats->kms_time_us = ring->kms.time_us;
-    kaws__thread_unlock(&ring->kms.lock);
 }
 
 
@@ -11355,7 +11437,7 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
                  kaws_error *err)
 {
     kaws_sealed probe;
-    kaws__aim exact;
+    kaws__target exact;
     kaws__arn arn;
     kaws_status status;
 
@@ -11371,11 +11453,11 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
                    sizeof out->kms_key_arn);
         return status;
     }
-    if (!kaws__kms_arn(kaws__buf_of(in->kms_key_arn), &arn) ||
+    if (!kaws__arn_parse(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
                                    err);
-    return kaws__ring_know_home(op, in->kms_key_arn, err);
+    return kaws__kms_learn_account(op, in->kms_key_arn, err);
 }
 
 
@@ -11386,9 +11468,10 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
 {
     const kaws_bytes parts[] = { { plain, len },
                                  { (const uint8_t *)out, sizeof *out } };
+    const kaws_bytes made = { NULL, len };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -11404,9 +11487,9 @@ kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__kms_generate(&op, &aim, ctx, len, plain, out, err);
+        status = kaws__kms_seal(&op, &target, ctx, made, plain, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -11422,7 +11505,7 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
 
     err = err != NULL ? err : &spare;
@@ -11437,9 +11520,9 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
-        status = kaws__kms_encrypt(&op, &aim, ctx, plain, out, err);
+        status = kaws__kms_seal(&op, &target, ctx, plain, NULL, out, err);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -11499,7 +11582,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                                  { (const uint8_t *)out, sizeof *out } };
     kaws_error spare;
     kaws__op op;
-    kaws__aim aim;
+    kaws__target target;
     kaws_sealed *work;                    /* given, fresh: much for a stack  */
     kaws_status status;
 
@@ -11518,11 +11601,11 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     op = kaws__kms_begin(&ring->kms);
     status = kaws__ring_context_ok(ctx, err);
     if (status == KAWS_OK)
-        status = kaws__kms_aim(&ring->kms, &aim, err);
+        status = kaws__kms_target(&ring->kms, &target, err);
     if (status == KAWS_OK)
         status = kaws__ring_given(&op, in, &work[0], err);
     if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &aim, ctx, &work[0], 0, &work[1],
+        status = kaws__kms_reencrypt(&op, &target, ctx, &work[0], 0, &work[1],
                                      err);
     if (status == KAWS_OK)
         *out = work[1];

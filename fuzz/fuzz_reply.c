@@ -808,13 +808,13 @@ check_sealed(const kaws_sealed *out, const worth *x)
 static void
 check_entry(kaws *ring, const char *key_id, const worth *x)
 {
-    kaws__entry *e = kaws__cache_find(&ring->cache, kaws__buf_of(key_id),
+    kaws__entry *e = kaws__table_find(&ring->table, kaws__buf_of(key_id),
                                       kaws__buf_of(""));
     kaws__record r;
     kaws_sealed out;
 
     HOLDS(e != NULL);
-    HOLDS(kaws__store_parse(kaws__cache_record(e), &r) == NULL);
+    HOLDS(kaws__store_parse(kaws__table_record(e), &r) == NULL);
     kaws__ring_sealed(&r, &out);
     check_sealed(&out, x);
 }
@@ -925,7 +925,7 @@ check_words(const kaws_error *err, kaws_status status)
 
 /* What has to be true of a call besides what the model says. */
 static void
-check_after(kaws *ring, kaws_status status, const kaws__aim *aim,
+check_after(kaws *ring, kaws_status status, const kaws__target *target,
             uint64_t before)
 {
     int64_t took = fake.now_ms - fake.set_ms - 1795000000000;
@@ -937,8 +937,8 @@ check_after(kaws *ring, kaws_status status, const kaws__aim *aim,
                               the_call != REWRAP))
         HOLDS(disk_hash() == before);
     if (status != KAWS_OK)
-        HOLDS(memcmp(aim, &ring->kms.aim, sizeof *aim) == 0 &&
-              strcmp(ring->kms.region, region()) == 0);
+        HOLDS(memcmp(target, &ring->kms.now.target, sizeof *target) == 0 &&
+              strcmp(ring->kms.now.region, region()) == 0);
 }
 
 
@@ -948,7 +948,7 @@ try_reply(int call)
     kaws_config cfg = config();
     int must = must_succeed(call);
     kaws_error err;
-    kaws__aim aim;
+    kaws__target target;
     kaws_status status;
     uint64_t before;
     kaws *ring;
@@ -962,10 +962,10 @@ try_reply(int call)
     fake.seed = (uint64_t)how;
     HOLDS(kaws_open(&ring, &cfg, &err) == KAWS_OK);
     before = disk_hash();
-    aim = ring->kms.aim;
+    target = ring->kms.now.target;
     status = make_call(ring, call, must ? &m.x : NULL, &err);
     check_words(&err, status);
-    check_after(ring, status, &aim, before);
+    check_after(ring, status, &target, before);
     HOLDS(must || status != KAWS_OK);
     if (!m.unsure) {
         HOLDS(!must || status == KAWS_OK);
@@ -975,7 +975,7 @@ try_reply(int call)
     HOLDS(fake.live == 0 && fake.dirty == 0 && fake.misfreed == 0);
     HOLDS(disk.opened == 0);
     HOLDS(kaws_open(&ring, &cfg, &err) == KAWS_OK);
-    HOLDS(ring->cache.count == (status == KAWS_OK && call <= STORE ? 2 : 1));
+    HOLDS(ring->table.count == (status == KAWS_OK && call <= STORE ? 2 : 1));
     kaws_close(ring);
     fake_forget_log(&fake);
 }

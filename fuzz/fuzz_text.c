@@ -268,14 +268,14 @@ try_names(kaws_bytes in)
     };
     kaws__arn arn;
     kaws_error err;
-    kaws__aim aim;
+    kaws__target target;
     kaws_bytes rest = in, region = { NULL, 0 };
     char text[640];
     size_t plain;
     int good, i;
 
-    memset(&aim, 0, sizeof aim);
-    HOLDS(kaws__kms_region_ok(in) ==
+    memset(&target, 0, sizeof target);
+    HOLDS(kaws__arn_region_ok(in) ==
           (in.len <= 32 && matches(in, "^" REGION "$")));
     good = in.len <= 255 &&
            matches(in, "^arn:[a-z-]+:kms:" REGION ":[0-9]{12}:(key|alias)/"
@@ -288,7 +288,7 @@ try_names(kaws_bytes in)
     good = good && matches(in, parts[i]) &&
            (i < 7 || !matches(in, "^[^:]*:[^:]*:[^:]*:(cn-|us-gov-|us-iso-|"
                               "us-iso[bf]-|eu-isoe-|eusc-)"));
-    HOLDS(kaws__kms_arn(in, &arn) == good);
+    HOLDS(kaws__arn_parse(in, &arn) == good);
     if (good) {
         (void)snprintf(text, sizeof text, "arn:%.*s:kms:%.*s:%.*s:%.*s",
                        (int)arn.partition.len, (const char *)arn.partition.at,
@@ -299,12 +299,12 @@ try_names(kaws_bytes in)
     }
     if (!kaws__buf_copy_text(text, sizeof text, in))
         return;
-    HOLDS((kaws__kms_aim_at(&aim, text, "us-east-1", &err) == KAWS_OK) ==
+    HOLDS((kaws__arn_target(&target, text, "us-east-1", &err) == KAWS_OK) ==
           (good || (in.len <= 255 && matches(in, "^" WORD "$"))));
-    HOLDS(kaws__kms_accounts_ok(text) ==
+    HOLDS(kaws__trust_list_ok(text) ==
           matches(in, "^[, ]*([0-9]{12}([, ]+[0-9]{12})*[, ]*)?$"));
     plain = strncmp(text, "http:", 5) == 0;
-    HOLDS(kaws__kms_endpoint_ok(text) ==
+    HOLDS(kaws__arn_endpoint_ok(text) ==
           (in.len - (in.len > 0 && in.at[in.len - 1] == '/') <= 158 - plain &&
            (matches(in, "^https://[][A-Za-z0-9.:-]+/?$") ||
             matches(in, "^http://(localhost|127[.]0[.]0[.]1|\\[::1])"

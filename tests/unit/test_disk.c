@@ -559,6 +559,7 @@ ask_call(const char *call)
     };
     int fd = -1, os = -1, i = 0;
     kaws__stat st;
+    const char *text = "0123456789";
     char out[16];
     size_t n;
 
@@ -573,7 +574,7 @@ ask_call(const char *call)
     case 5: os = kaws__disk_remove(in_folder("c")); break;
     case 6: os = kaws__disk_make_dir(in_folder("c")); break;
     case 7: os = kaws__disk_read_at(fd_at_hand, 0, out, 10, &n); break;
-    case 8: os = kaws__disk_write_at(fd_at_hand, 0, "0123456789", 10, &n); break;
+    case 8: os = kaws__disk_write_at(fd_at_hand, 0, text, 10, &n); break;
     case 9: os = kaws__disk_sync(fd_at_hand); break;
     case 10: os = kaws__disk_truncate(fd_at_hand, 10); break;
     case 11: os = kaws__disk_lock(fd_at_hand, 0, 1); break;

@@ -77,26 +77,19 @@ test_regions(void **state)
     for (p = 0; p < COUNT(partitions); p++) {
         const char *rest = partitions[p].regions;
         while (sscanf(rest, "%39s%n", region, &n) == 1) {
-            kaws__kms kms;
-            kaws__call c;
+            char url[192];
             kaws__arn parts;
             rest += n;
             seen++;
-            assert_true(kaws__kms_region_ok(kaws__buf_of(region)));
-            memset(&kms, 0, sizeof kms);
-            memset(&c, 0, sizeof c);
-            (void)snprintf(c.aim.region, sizeof c.aim.region, "%.32s", region);
-            kaws__kms_call_host(&kms, &c);
-            (void)snprintf(want, sizeof want, "kms.%s.%s", region,
-                           partitions[p].suffix);
-            assert_string_equal(c.host, want);
+            assert_true(kaws__arn_region_ok(kaws__buf_of(region)));
+            kaws__arn_url(url, sizeof url, NULL, region);
             (void)snprintf(want, sizeof want, "https://kms.%s.%s/", region,
                            partitions[p].suffix);
-            assert_string_equal(c.url, want);
+            assert_string_equal(url, want);
             for (k = 0; k < COUNT(partitions); k++) {
                 (void)snprintf(arn, sizeof arn, "arn:%s:kms:%s:111122223333:"
                                "key/x", partitions[k].partition, region);
-                assert_int_equal(kaws__kms_arn(kaws__buf_of(arn), &parts),
+                assert_int_equal(kaws__arn_parse(kaws__buf_of(arn), &parts),
                                  k == p);
             }
         }
@@ -120,11 +113,11 @@ test_not_regions(void **state)
 
     (void)state;
     for (i = 0; i < COUNT(bad); i++)
-        if (kaws__kms_region_ok(kaws__buf_of(bad[i])))
+        if (kaws__arn_region_ok(kaws__buf_of(bad[i])))
             fail_msg("%s", bad[i]);
-    assert_true(kaws__kms_region_ok(kaws__buf_of(
+    assert_true(kaws__arn_region_ok(kaws__buf_of(
         "aaaaaaaaaaaaaaaa-aaaaaaaaaaaaa-1")));        /* 32 characters        */
-    assert_true(kaws__kms_region_ok(kaws__buf_of("us-east-99")));
+    assert_true(kaws__arn_region_ok(kaws__buf_of("us-east-99")));
 }
 
 
@@ -159,21 +152,21 @@ test_arns(void **state)
 
     (void)state;
     for (i = 0; i < COUNT(bad); i++)
-        if (kaws__kms_arn(kaws__buf_of(bad[i]), &arn))
+        if (kaws__arn_parse(kaws__buf_of(bad[i]), &arn))
             fail_msg("%s", bad[i]);
-    assert_true(kaws__kms_arn(kaws__buf_of(A "key/mrk-1f_2/3"), &arn));
+    assert_true(kaws__arn_parse(kaws__buf_of(A "key/mrk-1f_2/3"), &arn));
     assert_memory_equal(arn.partition.at, "aws", arn.partition.len);
     assert_int_equal(arn.region.len, 9);
     assert_memory_equal(arn.region.at, "us-east-1", 9);
     assert_int_equal(arn.account.len, 12);
     assert_memory_equal(arn.account.at, "111122223333", 12);
     assert_int_equal(arn.resource.len, 14);
-    assert_true(kaws__kms_arn(kaws__buf_of(A "alias/my/key"), &arn));
+    assert_true(kaws__arn_parse(kaws__buf_of(A "alias/my/key"), &arn));
     for (i = 200; i < 290; i++) {
         (void)snprintf(text, sizeof text, A "key/%0*d", (int)i -
                        (int)sizeof A + 1 - 4, 7);
         assert_int_equal(strlen(text), i);
-        assert_int_equal(kaws__kms_arn(kaws__buf_of(text), &arn), i <= 255);
+        assert_int_equal(kaws__arn_parse(kaws__buf_of(text), &arn), i <= 255);
     }
 }
 
@@ -195,7 +188,7 @@ test_aims(void **state)
         { "arn:aws-cn:kms:us-east-1:111122223333:key/x", NULL }
     };
     struct world *w = *state;
-    kaws__aim aim;
+    kaws__target target;
     char text[300];
     size_t i;
 
@@ -203,22 +196,22 @@ test_aims(void **state)
         kaws__err_clear(&w->err);
         if (rows[i].region == NULL) {
             EXPECT(w, KAWS_ARGUMENT, "is not the id, ARN or alias",
-                   kaws__kms_aim_at(&aim, rows[i].id, "eu-west-1", &w->err));
+                   kaws__arn_target(&target, rows[i].id, "eu-west-1", &w->err));
         } else {
             EXPECT(w, KAWS_OK, NULL,
-                   kaws__kms_aim_at(&aim, rows[i].id, "eu-west-1", &w->err));
-            assert_string_equal(aim.key_id, rows[i].id);
-            assert_string_equal(aim.region, rows[i].region);
+                   kaws__arn_target(&target, rows[i].id, "eu-west-1", &w->err));
+            assert_string_equal(target.key_id, rows[i].id);
+            assert_string_equal(target.region, rows[i].region);
         }
     }
     memset(text, 'k', sizeof text);
     text[256] = '\0';
     EXPECT(w, KAWS_ARGUMENT, "kkk...",
-           kaws__kms_aim_at(&aim, text, "eu-west-1", &w->err));
+           kaws__arn_target(&target, text, "eu-west-1", &w->err));
     text[255] = '\0';
     kaws__err_clear(&w->err);
     EXPECT(w, KAWS_OK, NULL,
-           kaws__kms_aim_at(&aim, text, "eu-west-1", &w->err));
+           kaws__arn_target(&target, text, "eu-west-1", &w->err));
 }
 
 
@@ -256,10 +249,12 @@ test_fits(void **state)
 
     (void)state;
     for (i = 0; i < COUNT(rows); i++) {
-        kaws__aim aim;
-        (void)snprintf(aim.key_id, sizeof aim.key_id, "%s", rows[i].asked);
-        (void)snprintf(aim.region, sizeof aim.region, "%s", rows[i].region);
-        if (kaws__kms_fits(&aim, rows[i].got) != rows[i].fits)
+        kaws__target target;
+        (void)snprintf(target.key_id, sizeof target.key_id, "%s",
+                       rows[i].asked);
+        (void)snprintf(target.region, sizeof target.region, "%s",
+                       rows[i].region);
+        if (kaws__arn_fits(&target, rows[i].got) != rows[i].fits)
             fail_msg("row %lu", (unsigned long)i);
     }
 }
@@ -298,22 +293,23 @@ test_trust(void **state)
         { B("111122223333"), NULL, "", 0 }
     };
     struct world *w = *state;
-    kaws__kms *k = &w->ring->kms;
+    kaws__trust *k = &w->ring->kms.trust;
     size_t i;
 
     for (i = 0; i < COUNT(rows); i++) {
-        (void)snprintf(k->home, sizeof k->home, "%s", rows[i].home);
-        k->accounts = rows[i].accounts;
-        if (kaws__kms_trusts(k, rows[i].arn) != rows[i].trusted)
+        (void)snprintf(k->own, sizeof k->own, "%s", rows[i].home);
+        k->accounts = rows[i].accounts != NULL ? rows[i].accounts : "";
+        if ((kaws__trust_check(k, rows[i].arn, KAWS__TO_OPEN, NULL) ==
+             KAWS_OK) != rows[i].trusted)
             fail_msg("row %lu", (unsigned long)i);
     }
-    k->accounts = NULL;
-    k->home[0] = '\0';
-    assert_false(kaws__kms_anchored(k));
-    kaws__kms_anchor(k, B("111122223333"));
-    kaws__kms_anchor(k, B("444455556666"));       /* once is for good         */
-    assert_true(kaws__kms_anchored(k));
-    assert_string_equal(k->home, B("111122223333"));
+    k->accounts = "";
+    k->own[0] = '\0';
+    assert_int_equal(kaws__trust_check(k, B("111122223333"), KAWS__SEALED,
+                                       NULL), KAWS_OK);
+    assert_int_equal(kaws__trust_check(k, B("444455556666"), KAWS__SEALED,
+                                       NULL), KAWS_FOREIGN);
+    assert_string_equal(k->own, B("111122223333"));
 }
 
 
@@ -332,18 +328,12 @@ test_accounts(void **state)
     size_t i;
 
     (void)state;
-    assert_true(kaws__kms_accounts_ok(NULL));
     for (i = 0; i < COUNT(good); i++)
-        if (!kaws__kms_accounts_ok(good[i]))
+        if (!kaws__trust_list_ok(good[i]))
             fail_msg("%s", good[i]);
     for (i = 0; i < COUNT(bad); i++)
-        if (kaws__kms_accounts_ok(bad[i]))
+        if (kaws__trust_list_ok(bad[i]))
             fail_msg("%s", bad[i]);
-    assert_true(kaws__kms_listed(" 111122223333 , 444455556666 ",
-                                 kaws__buf_of("444455556666")));
-    assert_false(kaws__kms_listed("111122223333, ",
-                                  kaws__buf_of("444455556666")));
-    assert_false(kaws__kms_listed(" ,", kaws__buf_of("444455556666")));
 }
 
 
@@ -384,15 +374,15 @@ test_endpoints(void **state)
 
     (void)state;
     for (i = 0; i < COUNT(good_urls); i++)
-        if (!kaws__kms_endpoint_ok(good_urls[i]))
+        if (!kaws__arn_endpoint_ok(good_urls[i]))
             fail_msg("%s", good_urls[i]);
     for (i = 0; i < COUNT(bad_urls); i++)
-        if (kaws__kms_endpoint_ok(bad_urls[i]))
+        if (kaws__arn_endpoint_ok(bad_urls[i]))
             fail_msg("%s", bad_urls[i]);
     (void)snprintf(text, sizeof text, "https://%0150d", 7);
-    assert_true(kaws__kms_endpoint_ok(text));
+    assert_true(kaws__arn_endpoint_ok(text));
     (void)snprintf(text, sizeof text, "https://%0151d", 7);
-    assert_false(kaws__kms_endpoint_ok(text));
+    assert_false(kaws__arn_endpoint_ok(text));
 }
 
 
@@ -414,10 +404,10 @@ test_open_and_close_anywhere(void **state)
     w->cfg.kms_key_id = NULL;
     kaws__err_clear(&w->err);
     EXPECT(w, KAWS_OK, NULL, kaws__kms_open(k, &w->f.hooks, &w->cfg, &w->err));
-    assert_string_equal(k->aim.key_id, "");
-    assert_false(kaws__kms_anchored(k));
-    assert_int_equal(k->clock_offset_s, 0);
-    assert_int_equal(k->requests, 0);
+    assert_string_equal(k->now.target.key_id, "");
+    assert_string_equal(k->trust.own, "");
+    assert_int_equal(k->calls.clock_offset_s, 0);
+    assert_int_equal(k->calls.stats.kms_requests, 0);
     kaws__kms_close(k);
     free(k);
 }
@@ -495,7 +485,7 @@ test_bodies_that_seal(void **state)
                                               &w->err));
     expect_body(w, "{\"KeyId\":\"" FAKE_EAST "\",\"Plaintext\":\""
                    "MDEyMzQ1Njc4OQ==\",\"EncryptionContext\":" CONTEXT "}");
-    assert_int_equal(last.spaces, strlen(w->f.body) + KAWS__KMS_RINSE);
+    assert_int_equal(last.spaces, strlen(w->f.body) + KAWS__CALLS_SPACES);
     assert_string_equal(sealed.kms_key_arn, FAKE_EAST);
     assert_string_equal(sealed.key_material_id, "");
     assert_int_equal(w->f.fresh_connection, 0);
@@ -1629,7 +1619,7 @@ test_dates_not_believed(void **state)
         EXPECT(w, KAWS_CREDENTIALS, NULL, generate(w));
         if (w->f.requests != rows[i].tries)
             fail_msg("row %lu", (unsigned long)i);
-        assert_int_equal(w->ring->kms.clock_offset_s,
+        assert_int_equal(w->ring->kms.calls.clock_offset_s,
                          rows[i].tries == 1 ? 0 : rows[i].date - now);
         forget_scripts(w);
     }
@@ -1994,8 +1984,8 @@ expect_nonsense(struct world *w, const struct action *a, fake_script script,
     assert_int_equal(fake_calls(&w->f, a->name), before + 1);
     if (a->gives_plain)
         assert_memory_equal(plain_room, zeros, 16);
-    assert_string_equal(w->ring->kms.aim.key_id, FAKE_EAST);
-    assert_string_equal(w->ring->kms.arn, FAKE_EAST);
+    assert_string_equal(w->ring->kms.now.target.key_id, FAKE_EAST);
+    assert_string_equal(w->ring->kms.now.arn, FAKE_EAST);
     forget_scripts(w);
 }
 
@@ -2228,10 +2218,10 @@ test_alias_of_a_foreign_account(void **state)
     w->cfg.kms_key_id = "alias/app";
     world_open(w);
     EXPECT(w, KAWS_OK, NULL, do_bare(w));
-    assert_string_equal(w->ring->kms.arn, FAKE_EAST);
+    assert_string_equal(w->ring->kms.now.arn, FAKE_EAST);
     fake_push(&w->f, (fake_script){ .from = FAKE_EAST, .to = FAKE_FOREIGN });
     EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, do_bare(w));
-    assert_string_equal(w->ring->kms.arn, FAKE_EAST);
+    assert_string_equal(w->ring->kms.now.arn, FAKE_EAST);
     fake_push(&w->f, (fake_script){ .from = FAKE_EAST, .to = FAKE_WEST });
     EXPECT(w, KAWS_REPLY, "KeyId is not", do_bare(w));
     fake_push(&w->f, (fake_script){ .from = FAKE_EAST, .to = FAKE_FOREIGN });
@@ -2303,17 +2293,17 @@ test_ask_region(void **state)
         { { .http = 503, .body = "", .times = 3 }, KAWS_SERVICE }
     };
     struct world *w = *state;
-    kaws__aim aim;
+    kaws__target target;
     size_t i;
 
-    (void)snprintf(aim.key_id, sizeof aim.key_id, "%s", FAKE_EAST);
-    (void)snprintf(aim.region, sizeof aim.region, "ap-south-1");
+    (void)snprintf(target.key_id, sizeof target.key_id, "%s", FAKE_EAST);
+    (void)snprintf(target.region, sizeof target.region, "ap-south-1");
     for (i = 0; i < COUNT(rows); i++) {
         kaws__op op = kaws__kms_begin(&w->ring->kms);
         fake_push(&w->f, rows[i].script);
         kaws__err_clear(&w->err);
         EXPECT(w, rows[i].status, NULL,
-               kaws__kms_ask_region(&op, &aim, &w->err));
+               kaws__kms_ask_region(&op, &target, &w->err));
         assert_string_equal(w->f.url,
                             "https://kms.ap-south-1.amazonaws.com/");
     }
