@@ -267,6 +267,7 @@ wait_in_vain(void *arg)
 static void
 test_turn_held(void **state)
 {
+    int64_t before = kaws__sys_ticks_us();
     queue q;
 
     (void)state;
@@ -278,6 +279,7 @@ test_turn_held(void **state)
     kaws__thread_check(KAWS__RANK_TURN, 0);       /* as if another's          */
     kaws__thread_parallel(5, wait_in_vain, &q);
     assert_int_equal(q.late, 5);
+    assert_in_range(kaws__sys_ticks_us() - before, 140000, 600000000);
 #if !defined(_WIN32)
     assert_in_range(rig.asked, 1, 100);
 #endif
