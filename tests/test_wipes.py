@@ -114,6 +114,17 @@ def test_each_function_wipes_what_it_must(tmp_path):
         assert faults(*record(build(tmp_path), emulator)) == []
 
 
+def test_less_is_not_allowed_and_more_is():
+    known = {key: [size, dict(often)] for key, (size, often) in listed().items()}
+    key = next(iter(known))
+    operation, count = next(iter(known[key][1].items()))
+    assert faults(known, []) == [] and faults(known, ["left"]) == ["left"]
+    for size, often, wrong in ((-1, 0, True), (0, -1, True), (8, 1, False)):
+        row = [known[key][0] + size, {**known[key][1], operation: count + often}]
+        assert bool(faults({**known, key: row}, [])) == wrong
+    assert faults({**known, ("f", "new"): [8, {operation: 1}]}, [])
+
+
 def test_without_any_wipe_all_kinds_of_secrets_are_left():
     """The frames are searched, whatever the list says."""
     with emulate() as emulator:

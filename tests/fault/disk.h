@@ -119,6 +119,9 @@ static char disk_trace[256];
 /* Not -1: whose all files are, as a file system may say (not on Windows). */
 static long disk_owner = -1;
 
+/* Not 0: what a path means is on another device than what is open. */
+static int disk_other_device;
+
 /* Called before a call does its work. */
 static void (*disk_on_call)(const char *call);
 
@@ -142,6 +145,7 @@ disk_heal(void)
 {
     memset(disk_rules, 0, sizeof disk_rules);
     disk_owner = -1;
+    disk_other_device = 0;
     disk_on_call = NULL;
     disk_trace[0] = '\0';
 }
@@ -1124,8 +1128,12 @@ disk_lstat(const char *path, struct stat *st)
     const disk_node *n;
     int error;
 
-    if (!disk_is_ours(path))
-        return disk_fails("lstat", '\0') ? -1 : lstat(path, st);
+    if (!disk_is_ours(path)) {
+        if (disk_fails("lstat", '\0') || lstat(path, st) != 0)
+            return -1;
+        st->st_dev += (dev_t)disk_other_device;
+        return 0;
+    }
     error = disk_enter(DISK_LOOKS, path, 0, 0);
     n = disk_node_of(path);
     return disk_stat(error != 0 || n != NULL ? error : ENOENT, n, st);

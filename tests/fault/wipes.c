@@ -128,8 +128,14 @@ found_at(const uint8_t *at)
 }
 
 
-/* gcc's hooks. The frame of a function that ends lies between ours and the one
- * of its caller. */
+/* gcc's hooks. The frame of the function that ends lies between two frame
+ * pointers; they are at a frame's high end on x86, at its low end elsewhere. */
+#if defined(__x86_64__) || defined(__i386__)
+enum { LOW = 0, HIGH = 1 };
+#else
+enum { LOW = 1, HIGH = 2 };
+#endif
+
 void __cyg_profile_func_enter(void *function, void *caller);
 void __cyg_profile_func_exit(void *function, void *caller);
 
@@ -145,8 +151,8 @@ __cyg_profile_func_enter(void *function, void *caller)
 void
 __cyg_profile_func_exit(void *function, void *caller)
 {
-    const uint8_t *at = (const uint8_t *)__builtin_frame_address(0) + 16;
-    const uint8_t *end = __builtin_frame_address(1);
+    const uint8_t *at = (const uint8_t *)__builtin_frame_address(LOW) + 16;
+    const uint8_t *end = __builtin_frame_address(HIGH);
     const char *label = NULL, *last = NULL;
 
     (void)caller;
@@ -472,6 +478,7 @@ perform_sending(const char *endpoint, const char *kms_key)
     s->cfg.endpoint = endpoint;
     s->cfg.kms_key_id = kms_key;
     must(s, "open", perform(s, OPEN), KAWS_OK);
+    clear_stack();
     operation = "send-store";
     must(s, operation, perform(s, STORE), KAWS_OK);
     operation = "send-fetch";

@@ -733,7 +733,7 @@ fake_answer(struct fake *f, fake_ask *ask, const kaws_request *q)
 static void
 fake_bend(const fake_script *s, kaws__buf *out, kaws_reply *r)
 {
-    kaws__buf bent = { NULL, NULL, 0, 0, 0 };
+    kaws__buf bent = { .hooks = NULL };
     size_t from = s->from != NULL ? strlen(s->from) : 0, before;
     uint8_t *found = NULL;
 

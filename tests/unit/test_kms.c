@@ -512,7 +512,7 @@ test_bodies_that_open(void **state)
     view.at = sealed.blob;
     view.len = sealed.blob_len;
     kaws__text_base64(&blob, view);
-    kaws__buf_byte(&blob, 0);
+    kaws__buf_put(&blob, "", 1);
     EXPECT(w, KAWS_OK, NULL, kaws_kms_decrypt(w->ring, &context, &sealed,
                                               plain, &len, &w->err));
     (void)snprintf(want, sizeof want, "{\"KeyId\":\"" FAKE_EAST "\","
@@ -1149,7 +1149,7 @@ test_nothing_is_echoed(void **state)
 
     kaws__buf_init(&encoded, &w->f.hooks);
     kaws__text_base64(&encoded, plain);
-    kaws__buf_byte(&encoded, 0);
+    kaws__buf_put(&encoded, "", 1);
     w->cfg.kms_key_id = "alias/app";
     w->cfg.max_attempts = 1;
     w->cfg.hooks.send = echo_send;

@@ -721,7 +721,7 @@ test_bad_settings(void **state)
     w->cfg.conf_file = NULL;
     REFUSED("conf_file is not set");
     w->cfg.conf_file = "";
-    REFUSED("cannot open the conf file");
+    REFUSED("cannot read the conf file");
     w->cfg.conf_file = "/nowhere/conf";
     REFUSED("/nowhere/conf");
     w->cfg.data_file = "";
@@ -891,7 +891,7 @@ test_odd_paths(void **state)
     cfg.conf_file = conf;
     EXPECT(w, KAWS_OK, NULL, kaws_open(&w->ring, &cfg, &w->err));
     assert_string_equal(w->ring->file.path, want);
-    assert_string_equal(w->ring->kms.calls.creds.path, w->f.conf);
+    assert_string_equal(w->ring->kms.calls.creds.sources.conf_file, w->f.conf);
     cfg.data_file = want;
     EXPECT(w, KAWS_OK, NULL, kaws_open(&again, &cfg, &w->err));
     assert_int_equal(fake_logged(&w->f, 1, "is in use by another process"), 1);
@@ -1767,7 +1767,7 @@ test_another_ring_changed_it(void **state)
     EXPECT(w, KAWS_OK, NULL, store(w, "theirs", "text"));
     snap(w);
     w->ring = mine;
-    EXPECT(w, KAWS_CHANGED, "its size is another", store(w, "mine", "x"));
+    EXPECT(w, KAWS_CHANGED, "its size has changed", store(w, "mine", "x"));
     EXPECT(w, KAWS_CHANGED, NULL, generate(w, "mine"));
     EXPECT(w, KAWS_CHANGED, NULL, drop(w, "k"));
     EXPECT(w, KAWS_CHANGED, NULL, kaws_rewrap_all(w->ring, &w->err));
@@ -1881,7 +1881,7 @@ test_another_name(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws_open(&theirs, &w->cfg, &w->err));
     EXPECT(w, KAWS_OK, NULL, store(w, "mine", "text"));
     w->ring = theirs;
-    EXPECT(w, KAWS_CHANGED, "its size is another", store(w, "theirs", "x"));
+    EXPECT(w, KAWS_CHANGED, "its size has changed", store(w, "theirs", "x"));
     w->ring = mine;
     EXPECT(w, KAWS_FILE, "has 2 names", drop(w, "k"));
     EXPECT(w, KAWS_FILE, "has 2 names", kaws_rewrap_all(w->ring, &w->err));
@@ -2851,7 +2851,8 @@ static void
 begin_ids_anew(struct world *w)
 {
     w->f.replies -= 10;
-    w->ring->kms.calls.http.seen->count = 0;
+    memset(w->ring->kms.calls.http.ids, 0,
+           sizeof w->ring->kms.calls.http.ids);
 }
 
 
@@ -3095,7 +3096,7 @@ memory_and_remove_all(void *ctx, void *ptr, size_t old_len, size_t new_len)
 {
     struct fake *f = ctx;
 
-    if (new_len == MANY * sizeof(kaws__place))
+    if (new_len == MANY * sizeof(kaws__row))
         remove_all(f->user);
     return fake_memory(ctx, ptr, old_len, new_len);
 }
