@@ -847,6 +847,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -867,9 +868,6 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #error "with KEYRING_AWS_IMPLEMENTATION, include keyring_aws.h before all else"
 #endif
 
-#if CHAR_BIT != 8
-#error "keyring_aws.h needs bytes of 8 bits"
-#endif
 
 #if defined(__cplusplus)
 #error "compile the implementation of keyring_aws.h as C; include it in C++"
@@ -889,13 +887,23 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * ROOM  sys      clock, random bytes, locked pages, symbols, error texts
  * ==========================================================================
  * Uses: nothing
- * Gives: sys_env sys_error_text sys_now_ms sys_ticks_us sys_ticks_ms
- *        sys_sleep_ms sys_random sys_symbol sys_alloc_locked sys_free_locked
- *        sys_advise_large sys_since_1970 sys_is_ipv6
+ * Gives: sys_env sys_error_text sys_ns sys_now_ms sys_ticks_us sys_ticks_ms
+ *        sys_sleep_ms sys_random sys_alloc_locked sys_free_locked
+ *        sys_advise_large sys_symbol sys_is_ipv6
  *
- * What differs between systems, but for threads and files. A call that can fail
- * returns 0 or an errno value.
+ * A function whose systems differ has its Windows body and its POSIX body side
+ * by side. A call that can fail returns 0 or an errno value.
  */
+
+#if defined(_WIN32)
+typedef FILETIME kaws__time;
+#else
+typedef struct timespec kaws__time;
+
+/* Makes a POSIX call again as long as a signal interrupts it. */
+#define KAWS__RETRY(result, call)                                             \
+    do (result) = (call); while ((result) < 0 && errno == EINTR)
+#endif
 
 
 KAWS__MAYBE static const char *
@@ -908,8 +916,8 @@ kaws__sys_env(const char *name)
 
 
 /* strerror() may share a buffer between threads, and strerror_r() is two
- * different functions. These are what our calls can meet; where few know what
- * to do about one, it says so. */
+ * different functions. The table has the errors that our calls can meet. If the
+ * remedy for an error is little known, its text names the remedy. */
 static const char *
 kaws__sys_error_text(int os)
 {
@@ -918,9 +926,6 @@ kaws__sys_error_text(int os)
         { EAGAIN,       "Resource temporarily unavailable" },
         { EBADF,        "Bad file descriptor" },
         { EBUSY,        "Device or resource busy" },
-#if defined(EDQUOT)
-        { EDQUOT,       "Disk quota exceeded" },
-#endif
         { EEXIST,       "File exists" },
         { EFBIG,        "File too large" },
         { EINVAL,       "Invalid argument" },
@@ -946,7 +951,8 @@ kaws__sys_error_text(int os)
                         "disk" },
         { EPERM,        "Operation not permitted" },
         { EROFS,        "Read-only file system" },
-#if defined(ESTALE)
+#if !defined(_WIN32)
+        { EDQUOT,       "Disk quota exceeded" },
         { ESTALE,       "Stale file handle; the file server no longer knows "
                         "the file: mount its file system again" },
 #endif
@@ -961,78 +967,133 @@ kaws__sys_error_text(int os)
 }
 
 
-#if !defined(_WIN32)
+/* ---- time and random bytes ---------------------------------------------- */
 
-/* ---- time and chance --------------------------------------------------- */
+/* Nanoseconds since 1970. Windows counts units of 100 of them since 1601. */
+static int64_t
+kaws__sys_ns(kaws__time t)
+{
+#if defined(_WIN32)
+    return ((int64_t)((uint64_t)t.dwHighDateTime << 32 | t.dwLowDateTime) -
+            116444736000000000) * 100;
+#else
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+#endif
+}
 
+
+/* The built-in `now_ms` hook. */
 static int64_t
 kaws__sys_now_ms(void *ctx)
 {
-    struct timespec t;
+    kaws__time t;
 
     (void)ctx;
+#if defined(_WIN32)
+    GetSystemTimeAsFileTime(&t);
+#else
     clock_gettime(CLOCK_REALTIME, &t);
-    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+#endif
+    return kaws__sys_ns(t) / 1000000;
 }
 
 
-/* A clock that only goes forward, for measuring and for time budgets. */
+/* Microseconds of a clock that only goes forward. */
 static int64_t
 kaws__sys_ticks_us(void)
 {
+#if defined(_WIN32)
+    LARGE_INTEGER now, hz;
+
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&hz);
+    return now.QuadPart / hz.QuadPart * 1000000 +
+           now.QuadPart % hz.QuadPart * 1000000 / hz.QuadPart;
+#else
     struct timespec t;
 
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+    return kaws__sys_ns(t) / 1000;
+#endif
 }
 
 
+/* The built-in `ticks_ms` hook. */
+static int64_t
+kaws__sys_ticks_ms(void *ctx)
+{
+    (void)ctx;
+    return kaws__sys_ticks_us() / 1000;
+}
+
+
+/* The built-in `sleep_ms` hook. */
 static void
 kaws__sys_sleep_ms(void *ctx, int ms)
 {
-    struct timespec left;
+#if defined(_WIN32)
+    Sleep((DWORD)ms);
+#else
+    struct timespec left = { .tv_sec = ms / 1000,
+                             .tv_nsec = ms % 1000 * 1000000L };
+    int failed;
 
+    KAWS__RETRY(failed, nanosleep(&left, &left));
+#endif
     (void)ctx;
-    left.tv_sec = ms / 1000;
-    left.tv_nsec = (ms % 1000) * 1000000L;
-    while (nanosleep(&left, &left) != 0 && errno == EINTR)
-        continue;
 }
 
 
-/* The device rather than getrandom(): it is on every system we serve, and
- * what we ask of it (a file's id, the jitter of a retry) is no secret. */
+/* The built-in `random` hook. It reads the device because, unlike getrandom(),
+ * every system that we serve has it, and because what we use the bytes for (the
+ * file's id, the jitter of a retry) is no secret. */
 static int
 kaws__sys_random(void *ctx, void *out, size_t len)
 {
     uint8_t *at = out;
-    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+#if defined(_WIN32)
+    unsigned word;
+    size_t n;
 
-    (void)ctx;
+    for (; len > 0; at += n, len -= n) {
+        if (rand_s(&word) != 0)
+            return EIO;
+        n = len < sizeof word ? len : sizeof word;
+        memcpy(at, &word, n);
+    }
+#else
+    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    ssize_t n = 1;
+
     if (fd < 0)
         return errno;
-    while (len > 0) {
-        ssize_t n = read(fd, at, len);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            break;
-        at += n;
-        len -= (size_t)n;
+    while (len > 0 && n > 0) {
+        KAWS__RETRY(n, read(fd, at, len));
+        at += n > 0 ? n : 0;
+        len -= n > 0 ? (size_t)n : 0;
     }
     close(fd);
+#endif
+    (void)ctx;
     return len == 0 ? 0 : EIO;
 }
 
 
-/* ---- memory that is neither swapped nor dumped ------------------------- */
+/* ---- pages that are neither swapped nor dumped -------------------------- */
 
-/* Locking and hiding are asked for, not insisted on: a process may lock only
- * so many pages, and a keyring in memory that could be swapped is better than
- * a database that does not start. */
+/* Locking and hiding are best effort: a process may lock only so many pages,
+ * and a keyring whose memory could be swapped is better than a database that
+ * does not start. NULL if there is no memory. */
 static void *
 kaws__sys_alloc_locked(size_t len)
 {
+#if defined(_WIN32)
+    void *at = VirtualAlloc(NULL, len, MEM_COMMIT | MEM_RESERVE,
+                            PAGE_READWRITE);
+
+    if (at != NULL)
+        (void)VirtualLock(at, len);
+#else
     void *at = mmap(NULL, len, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
@@ -1045,6 +1106,7 @@ kaws__sys_alloc_locked(size_t len)
 #if defined(MADV_WIPEONFORK)
     (void)madvise(at, len, MADV_WIPEONFORK);
 #endif
+#endif
     return at;
 }
 
@@ -1052,14 +1114,21 @@ kaws__sys_alloc_locked(size_t len)
 static void
 kaws__sys_free_locked(void *at, size_t len)
 {
-    if (at != NULL)
-        munmap(at, len);
+    if (at == NULL)
+        return;
+#if defined(_WIN32)
+    (void)len;
+    VirtualFree(at, 0, MEM_RELEASE);
+#else
+    munmap(at, len);
+#endif
 }
 
 
-/* These bytes will be read here and there, so a few large pages are better than
- * many small ones: fewer faults now, fewer misses later. No system has pages
- * above 64 KiB unless asked for, so a multiple of that begins one. */
+/* Asks for large pages: the bytes will be read here and there, and a few large
+ * pages cause fewer faults now and fewer TLB misses later. No system has pages
+ * above 64 KiB unless asked, so a multiple of 64 KiB begins a page. On Windows
+ * large pages take a right that servers seldom have. */
 static void
 kaws__sys_advise_large(void *at, size_t len)
 {
@@ -1068,20 +1137,22 @@ kaws__sys_advise_large(void *at, size_t len)
 
     if (len > 4 << 20)
         (void)madvise((uint8_t *)at + skip, len - skip, MADV_HUGEPAGE);
-#else
+#endif
     (void)at;
     (void)len;
-#endif
 }
 
 
-/* Is `symbol`, the process's first function of that name, of a version that is
- * not in the scope of the library `own`? Then nothing that was linked with that
- * one calls it. What has no version is called by all. (Versions of OpenSSL) */
-static int
-kaws__sys_other_version(const char *name, void *symbol, void *own)
-{
+/* ---- symbols ----------------------------------------------------------- */
+
 #if defined(__GLIBC__)
+
+/* Whether `symbol`, the first function of that name in the process, has a
+ * version of OpenSSL's that the library `own` does not see. If so, nothing that
+ * was linked with `own` calls it. Everything calls what has no version. */
+static int
+kaws__sys_is_foreign(const char *name, void *symbol, void *own)
+{
     static const char *const versions[] = {
         "OPENSSL_1.0.0", "OPENSSL_1_1_0", "OPENSSL_3.0.0", "OPENSSL_4.0.0"
     };
@@ -1090,19 +1161,25 @@ kaws__sys_other_version(const char *name, void *symbol, void *own)
     for (i = 0; symbol != NULL && i < 4; i++)
         if (dlvsym(RTLD_DEFAULT, name, versions[i]) == symbol)
             return dlvsym(own, name, versions[i]) == NULL;
-#endif
-    (void)name;
-    (void)own;
     return symbol == NULL;
 }
 
+#else
+#define kaws__sys_is_foreign(name, symbol, own) ((symbol) == NULL)
+#endif
 
-/* The function of that name that the code at `caller` calls: the first one in
- * the global scope of the process, as the linker does it, or else the one of
- * its own library's. NULL: there is none. */
+
+/* The function of that name that the code at `caller` calls: as the linker
+ * does it, the first one in the process's global scope, or else the one of the
+ * code's own library. NULL if there is none. */
 KAWS__MAYBE static void *
 kaws__sys_symbol(const char *name, void *caller)
 {
+#if defined(_WIN32)
+    (void)name;
+    (void)caller;
+    return NULL;
+#else
     void *symbol = dlsym(RTLD_DEFAULT, name), *library = NULL, *own;
     Dl_info info;
 
@@ -1110,447 +1187,133 @@ kaws__sys_symbol(const char *name, void *caller)
         library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     if (library != NULL) {
         own = dlsym(library, name);
-        if (own != NULL && kaws__sys_other_version(name, symbol, library))
+        if (own != NULL && kaws__sys_is_foreign(name, symbol, library))
             symbol = own;
         dlclose(library);
     }
     return symbol;
+#endif
 }
 
 
-/* Is it an IPv6 address, without brackets? */
+/* Whether it is an IPv6 address, without brackets. */
 static int
 kaws__sys_is_ipv6(const char *text)
 {
     uint8_t address[16];
-
-    return inet_pton(AF_INET6, text, address) == 1;
-}
-
-#else
-
-
-/* In units of 100 nanoseconds, which Windows counts from 1601 on. */
-static int64_t
-kaws__sys_since_1970(FILETIME t)
-{
-    return (int64_t)((uint64_t)t.dwHighDateTime << 32 | t.dwLowDateTime) -
-           116444736000000000;
-}
-
-
-static int64_t
-kaws__sys_now_ms(void *ctx)
-{
-    FILETIME t;
-
-    (void)ctx;
-    GetSystemTimeAsFileTime(&t);
-    return kaws__sys_since_1970(t) / 10000;
-}
-
-
-static int64_t
-kaws__sys_ticks_us(void)
-{
-    LARGE_INTEGER now, hz;
-
-    QueryPerformanceCounter(&now);
-    QueryPerformanceFrequency(&hz);
-    return now.QuadPart / hz.QuadPart * 1000000 +
-           now.QuadPart % hz.QuadPart * 1000000 / hz.QuadPart;
-}
-
-
-static void
-kaws__sys_sleep_ms(void *ctx, int ms)
-{
-    (void)ctx;
-    Sleep((DWORD)ms);
-}
-
-
-static int
-kaws__sys_random(void *ctx, void *out, size_t len)
-{
-    uint8_t *at = out;
-    unsigned word;
-    size_t n;
-
-    (void)ctx;
-    for (; len > 0; at += n, len -= n) {
-        if (rand_s(&word) != 0)
-            return EIO;
-        n = len < sizeof word ? len : sizeof word;
-        memcpy(at, &word, n);
-    }
-    return 0;
-}
-
-
-static void *
-kaws__sys_alloc_locked(size_t len)
-{
-    void *at = VirtualAlloc(NULL, len, MEM_COMMIT | MEM_RESERVE,
-                            PAGE_READWRITE);
-
-    if (at != NULL)
-        (void)VirtualLock(at, len);
-    return at;
-}
-
-
-static void
-kaws__sys_free_locked(void *at, size_t len)
-{
-    (void)len;
-    if (at != NULL)
-        VirtualFree(at, 0, MEM_RELEASE);
-}
-
-
-static void
-kaws__sys_advise_large(void *at, size_t len)
-{
-    (void)at;                     /* a right that servers seldom have         */
-    (void)len;
-}
-
-
-KAWS__MAYBE static void *
-kaws__sys_symbol(const char *name, void *caller)
-{
-    (void)name;
-    (void)caller;
-    return NULL;
-}
-
-
-/* Its library is in every process, while that of inet_pton() is not. */
-static int
-kaws__sys_is_ipv6(const char *text)
-{
+#if defined(_WIN32)
     LONG (NTAPI *parse)(const char *, const char **, void *);
     FARPROC symbol = GetProcAddress(GetModuleHandleA("ntdll"),
                                     "RtlIpv6StringToAddressA");
-    uint8_t address[16];
     const char *end;
 
     memcpy(&parse, &symbol, sizeof parse);
     return symbol != NULL && parse(text, &end, address) == 0 && *end == '\0';
-}
-
+#else
+    return inet_pton(AF_INET6, text, address) == 1;
 #endif
-
-
-/* The built-in `ticks_ms` hook. */
-static int64_t
-kaws__sys_ticks_ms(void *ctx)
-{
-    (void)ctx;
-    return kaws__sys_ticks_us() / 1000;
 }
 
 
 /* ==========================================================================
- * ROOM  thread   locks, conditions, once, parallel, the turn
+ * ROOM  thread   locks and their order, once, parallel work, the turn
  * ==========================================================================
  * Uses: sys
  * Gives: thread_lock_init thread_lock_free thread_lock thread_unlock
  *        thread_once thread_parallel thread_turn_init thread_turn_free
  *        thread_turn_wait thread_turn_end
  *
- * One program text for three systems: POSIX threads, Windows, and none.
+ * Three systems share the code: POSIX threads, Windows, and none at all
+ * (KEYRING_AWS_NO_THREADS). A call that can fail returns 0 or an errno value.
  */
 
+/* ---- what differs between the systems ----------------------------------- */
 
 #if defined(KEYRING_AWS_NO_THREADS)
 
-typedef int kaws__lock;
-typedef int kaws__once;
-#define KAWS__ONCE 0
+typedef int kaws__mutex, kaws__cond, kaws__worker;
 
-
-static int
-kaws__thread_lock_init(kaws__lock *lock)
-{
-    *lock = 0;
-    return 0;
-}
-
-
-static void
-kaws__thread_lock_free(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-static void
-kaws__thread_lock(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-static void
-kaws__thread_unlock(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-typedef int kaws__cond;
-
-
-static int
-kaws__thread_cond_init(kaws__cond *cond)
-{
-    *cond = 0;
-    return 0;
-}
-
-
-static void
-kaws__thread_cond_free(kaws__cond *cond)
-{
-    (void)cond;
-}
-
-
-static void
-kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
-{
-    (void)cond;
-    (void)lock;
-    (void)ms;
-}
-
-
-static void
-kaws__thread_cond_wake(kaws__cond *cond)
-{
-    (void)cond;
-}
-
-
-KAWS__MAYBE static void
-kaws__thread_once(kaws__once *once, void (*job)(void))
-{
-    if (!*once)
-        job();
-    *once = 1;
-}
-
-
-static void
-kaws__thread_parallel(int count, void (*job)(void *), void *arg)
-{
-    (void)count;
-    job(arg);
-}
+#define KAWS__MUTEX                      0
+#define KAWS__MUTEX_INIT(mutex)          (*(mutex) = 0)
+#define KAWS__MUTEX_FREE(mutex)          ((void)(mutex))
+#define KAWS__MUTEX_LOCK(mutex)          ((void)(mutex))
+#define KAWS__MUTEX_UNLOCK(mutex)        ((void)(mutex))
+#define KAWS__COND_INIT(cond)            (*(cond) = 0)
+#define KAWS__COND_FREE(cond)            ((void)(cond))
+#define KAWS__COND_WAIT(cond, mutex, ms) ((void)(ms))
+#define KAWS__COND_WAKE(cond)            ((void)(cond))
+#define KAWS__WORKER                     void *
+#define KAWS__WORKER_START(worker, work, job)                                 \
+    ((void)(work), (void)(job), *(worker) = 0)
+#define KAWS__WORKER_JOIN(worker)        ((void)(worker))
 
 #elif defined(_WIN32)
 
-typedef SRWLOCK kaws__lock;
-typedef INIT_ONCE kaws__once;
-#define KAWS__ONCE INIT_ONCE_STATIC_INIT
-
-#define KAWS__PARALLEL_MAX 63     /* so many can be waited for at once        */
-
-typedef struct kaws__job {
-    void (*job)(void *);
-    void *arg;
-} kaws__job;
-
-
-static int
-kaws__thread_lock_init(kaws__lock *lock)
-{
-    InitializeSRWLock(lock);
-    return 0;
-}
-
-
-static void
-kaws__thread_lock_free(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-static void
-kaws__thread_lock(kaws__lock *lock)
-{
-    AcquireSRWLockExclusive(lock);
-}
-
-
-static void
-kaws__thread_unlock(kaws__lock *lock)
-{
-    ReleaseSRWLockExclusive(lock);
-}
-
-
+typedef SRWLOCK kaws__mutex;
 typedef CONDITION_VARIABLE kaws__cond;
+typedef HANDLE kaws__worker;
 
-
-static int
-kaws__thread_cond_init(kaws__cond *cond)
-{
-    InitializeConditionVariable(cond);
-    return 0;
-}
-
-
-static void
-kaws__thread_cond_free(kaws__cond *cond)
-{
-    (void)cond;
-}
-
-
-static void
-kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
-{
-    (void)SleepConditionVariableSRW(cond, lock, (DWORD)ms, 0);
-}
-
-
-static void
-kaws__thread_cond_wake(kaws__cond *cond)
-{
-    WakeConditionVariable(cond);
-}
-
-
-KAWS__MAYBE static void
-kaws__thread_once(kaws__once *once, void (*job)(void))
-{
-    BOOL first = FALSE;
-    void *context;
-
-    if (InitOnceBeginInitialize(once, 0, &first, &context) && first) {
-        job();
-        InitOnceComplete(once, 0, NULL);
-    }
-}
-
-
-static DWORD WINAPI
-kaws__thread_main(void *arg)
-{
-    kaws__job *job = arg;
-
-    job->job(job->arg);
-    return 0;
-}
-
-
-/* As the POSIX one. */
-static void
-kaws__thread_parallel(int count, void (*job)(void *), void *arg)
-{
-    kaws__job work;
-    HANDLE threads[KAWS__PARALLEL_MAX];
-    DWORD started = 0;
-
-    work.job = job;
-    work.arg = arg;
-    while ((int)started < count - 1 && started < KAWS__PARALLEL_MAX) {
-        threads[started] = CreateThread(NULL, 0, kaws__thread_main, &work, 0,
-                                        NULL);
-        if (threads[started] == NULL)
-            break;
-        started++;
-    }
-    job(arg);
-    if (started > 0)
-        WaitForMultipleObjects(started, threads, TRUE, INFINITE);
-    while (started > 0)
-        CloseHandle(threads[--started]);
-}
+#define KAWS__MUTEX                      SRWLOCK_INIT
+#define KAWS__MUTEX_INIT(mutex)          (InitializeSRWLock(mutex), 0)
+#define KAWS__MUTEX_FREE(mutex)          ((void)(mutex))
+#define KAWS__MUTEX_LOCK(mutex)          AcquireSRWLockExclusive(mutex)
+#define KAWS__MUTEX_UNLOCK(mutex)        ReleaseSRWLockExclusive(mutex)
+#define KAWS__COND_INIT(cond)            (InitializeConditionVariable(cond), 0)
+#define KAWS__COND_FREE(cond)            ((void)(cond))
+#define KAWS__COND_WAIT(cond, mutex, ms)                                      \
+    (void)SleepConditionVariableSRW(cond, mutex, (DWORD)(ms), 0)
+#define KAWS__COND_WAKE(cond)            WakeConditionVariable(cond)
+#define KAWS__WORKER                     DWORD WINAPI
+#define KAWS__WORKER_START(worker, work, job)                                 \
+    ((*(worker) = CreateThread(NULL, 0, work, job, 0, NULL)) != NULL)
+#define KAWS__WORKER_JOIN(worker)                                             \
+    ((void)WaitForSingleObject(worker, INFINITE), CloseHandle(worker))
 
 #else
 
-typedef pthread_mutex_t kaws__lock;
-typedef pthread_once_t kaws__once;
-#define KAWS__ONCE PTHREAD_ONCE_INIT
-
-#define KAWS__PARALLEL_MAX 64
-
-typedef struct kaws__job {
-    void (*job)(void *);
-    void *arg;
-} kaws__job;
-
-
-static int
-kaws__thread_lock_init(kaws__lock *lock)
-{
-    return pthread_mutex_init(lock, NULL);
-}
-
-
-static void
-kaws__thread_lock_free(kaws__lock *lock)
-{
-    pthread_mutex_destroy(lock);
-}
-
-
-static void
-kaws__thread_lock(kaws__lock *lock)
-{
-    pthread_mutex_lock(lock);
-}
-
-
-static void
-kaws__thread_unlock(kaws__lock *lock)
-{
-    pthread_mutex_unlock(lock);
-}
-
-
+typedef pthread_mutex_t kaws__mutex;
 typedef pthread_cond_t kaws__cond;
+typedef pthread_t kaws__worker;
 
-#if defined(__APPLE__)            /* has no choice of clocks there            */
+#define KAWS__MUTEX                      PTHREAD_MUTEX_INITIALIZER
+#define KAWS__MUTEX_INIT(mutex)          pthread_mutex_init(mutex, NULL)
+#define KAWS__MUTEX_FREE(mutex)          pthread_mutex_destroy(mutex)
+#define KAWS__MUTEX_LOCK(mutex)          pthread_mutex_lock(mutex)
+#define KAWS__MUTEX_UNLOCK(mutex)        pthread_mutex_unlock(mutex)
+#define KAWS__COND_INIT(cond)            kaws__thread_cond_init(cond)
+#define KAWS__COND_FREE(cond)            pthread_cond_destroy(cond)
+#define KAWS__COND_WAIT(cond, mutex, ms) kaws__thread_cond_wait(cond, mutex, ms)
+#define KAWS__COND_WAKE(cond)            pthread_cond_signal(cond)
+#define KAWS__WORKER                     void *
+#define KAWS__WORKER_START(worker, work, job)                                 \
+    kaws__thread_start(worker, work, job)
+#define KAWS__WORKER_JOIN(worker)        pthread_join(worker, NULL)
+
+#if defined(__APPLE__)            /* conditions have no other clock there     */
 #define KAWS__COND_CLOCK CLOCK_REALTIME
+#define pthread_condattr_setclock(how, clock) ((void)(how))
 #else
 #define KAWS__COND_CLOCK CLOCK_MONOTONIC
 #endif
 
 
 static int
-kaws__thread_cond_init(kaws__cond *cond)
+kaws__thread_cond_init(pthread_cond_t *cond)
 {
     pthread_condattr_t how;
     int os = pthread_condattr_init(&how);
 
-    if (os == 0) {
-#if !defined(__APPLE__)
-        (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
-#endif
-        os = pthread_cond_init(cond, &how);
-        pthread_condattr_destroy(&how);
-    }
+    if (os != 0)
+        return os;
+    (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
+    os = pthread_cond_init(cond, &how);
+    pthread_condattr_destroy(&how);
     return os;
 }
 
 
 static void
-kaws__thread_cond_free(kaws__cond *cond)
-{
-    pthread_cond_destroy(cond);
-}
-
-
-/* Lets go of the lock until it is woken, for `ms` at most; it may wake before.
- */
-static void
-kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
+kaws__thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
 {
     struct timespec until;
 
@@ -1559,79 +1322,193 @@ kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
     until.tv_nsec += ms % 1000 * 1000000L;
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
-    (void)pthread_cond_timedwait(cond, lock, &until);
+    (void)pthread_cond_timedwait(cond, mutex, &until);
 }
 
 
-static void
-kaws__thread_cond_wake(kaws__cond *cond)
+/* The new thread takes no signals, because they belong to the program that we
+ * are a guest of. */
+static int
+kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
 {
-    pthread_cond_signal(cond);
-}
-
-
-KAWS__MAYBE static void
-kaws__thread_once(kaws__once *once, void (*job)(void))
-{
-    pthread_once(once, job);
-}
-
-
-static void *
-kaws__thread_main(void *arg)
-{
-    kaws__job *job = arg;
-
-    job->job(job->arg);
-    return NULL;
-}
-
-
-/* Runs the job on `count` threads, the caller's among them, and returns when
- * all are done. Where the system gives fewer threads, fewer do the work. The
- * new ones take no signals: those belong to the program we are a guest of. */
-static void
-kaws__thread_parallel(int count, void (*job)(void *), void *arg)
-{
-    kaws__job work = { job, arg };
-    pthread_t threads[KAWS__PARALLEL_MAX];
     sigset_t all, before;
-    int started = 0;
+    int os;
 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (started < count - 1 && started < KAWS__PARALLEL_MAX &&
-           pthread_create(&threads[started], NULL, kaws__thread_main,
-                          &work) == 0)
-        started++;
+    os = pthread_create(worker, NULL, work, job);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
-    job(arg);
-    while (started > 0)
-        pthread_join(threads[--started], NULL);
+    return os == 0;
 }
 
 #endif
 
+/* ---- locks -------------------------------------------------------------- */
 
-/* A turn is a lock that may be waited for as long as others get on with it, and
- * `ms` longer. */
+/* All locks, in their order: a thread takes a lock only if each lock that it
+ * holds stands above it here. */
+#define KAWS__RANKS(X)                                                        \
+    X(SETTINGS) /* ring: one change of the KMS key at a time                */\
+    X(REWRAP)   /* rewrap: whether one is running, and how far it is        */\
+    X(TURN)     /* vault: one change of the data file at a time             */\
+    X(VAULT)    /* vault: the table, the file and what belongs to them      */\
+    X(KMS)      /* kms: its current settings                                */\
+    X(TRUST)    /* trust: the account and the KMS keys that are obeyed      */\
+    X(CALLS)    /* calls: the clock's offset and the counters               */\
+    X(CREDS)    /* creds: the credentials and their generation              */\
+    X(HTTP)     /* http: the request ids that have come                     */\
+    X(SENDER)   /* curl: the built-in sender's connections                  */\
+    X(WAITERS)  /* thread: who waits for a turn                             */
+
+#define KAWS__RANK_NAME(name) KAWS__RANK_##name,
+
+typedef enum kaws__rank {
+    KAWS__RANKS(KAWS__RANK_NAME) KAWS__RANK_COUNT
+} kaws__rank;
+
+typedef struct kaws__lock {
+    kaws__mutex mutex;
+    kaws__rank  rank;
+} kaws__lock;
+
+
+/* Aborts if the thread takes a lock against the order. Only the tests have it
+ * compiled in. */
+static void
+kaws__thread_check(kaws__rank rank, int takes)
+{
+#if defined(KEYRING_AWS_CHECK_LOCKS)
+#define KAWS__RANK_TEXT(name) #name,
+    static const char *const names[] = { KAWS__RANKS(KAWS__RANK_TEXT) };
+    static __thread unsigned held;        /* a bit for each rank              */
+    int i = KAWS__RANK_COUNT;
+
+    if (takes && held >> rank != 0) {
+        while (!(held >> --i & 1))
+            continue;
+        fprintf(stderr, "keyring_aws: wrong order of locks: a thread that "
+                "holds %s takes %s\n", names[i], names[rank]);
+        abort();
+    }
+    held ^= 1u << rank;
+#else
+    (void)rank;
+    (void)takes;
+#endif
+}
+
+
+static int
+kaws__thread_lock_init(kaws__lock *lock, kaws__rank rank)
+{
+    lock->rank = rank;
+    return KAWS__MUTEX_INIT(&lock->mutex);
+}
+
+
+static void
+kaws__thread_lock_free(kaws__lock *lock)
+{
+    KAWS__MUTEX_FREE(&lock->mutex);
+}
+
+
+static void
+kaws__thread_lock(kaws__lock *lock)
+{
+    kaws__thread_check(lock->rank, 1);
+    KAWS__MUTEX_LOCK(&lock->mutex);
+}
+
+
+static void
+kaws__thread_unlock(kaws__lock *lock)
+{
+    KAWS__MUTEX_UNLOCK(&lock->mutex);
+    kaws__thread_check(lock->rank, 0);
+}
+
+
+typedef struct kaws__once {
+    kaws__mutex mutex;
+    int         done;
+} kaws__once;
+
+#define KAWS__ONCE { KAWS__MUTEX, 0 }
+
+
+/* Runs the job unless it has run, and returns when it has ended. */
+KAWS__MAYBE static void
+kaws__thread_once(kaws__once *once, void (*job)(void))
+{
+    KAWS__MUTEX_LOCK(&once->mutex);
+    if (!once->done)
+        job();
+    once->done = 1;
+    KAWS__MUTEX_UNLOCK(&once->mutex);
+}
+
+
+/* ---- parallel work ------------------------------------------------------ */
+
+#define KAWS__PARALLEL_MAX 64
+
+typedef struct kaws__job {
+    void (*run)(void *);
+    void *arg;
+} kaws__job;
+
+
+KAWS__MAYBE static KAWS__WORKER
+kaws__thread_work(void *arg)
+{
+    kaws__job *job = arg;
+
+    job->run(job->arg);
+    return 0;
+}
+
+
+/* Runs the job on `count` threads, the caller's among them, and returns when
+ * all have ended. If the system gives fewer threads, fewer do the work. */
+static void
+kaws__thread_parallel(int count, void (*run)(void *), void *arg)
+{
+    kaws__job job = { run, arg };
+    kaws__worker workers[KAWS__PARALLEL_MAX];
+    int started = 0;
+
+    while (started < count - 1 && started < KAWS__PARALLEL_MAX &&
+           KAWS__WORKER_START(&workers[started], kaws__thread_work, &job))
+        started++;
+    run(arg);
+    while (started-- > 0)
+        KAWS__WORKER_JOIN(workers[started]);
+}
+
+
+/* ---- the turn ----------------------------------------------------------- */
+
+/* A turn is a lock with a time limit. The limit begins anew whenever a thread
+ * ends its turn and says that it got on. */
 typedef struct kaws__turn {
-    kaws__lock lock;
-    kaws__cond given;
+    kaws__lock lock;              /* guards all below                         */
+    kaws__cond ended;
     int        taken;
-    unsigned   passed;            /* how often one that got on gave it        */
+    unsigned   passed;            /* how many turns ended and got on          */
 } kaws__turn;
 
 
 static int
 kaws__thread_turn_init(kaws__turn *turn)
 {
-    int os = kaws__thread_cond_init(&turn->given);
+    int os = KAWS__COND_INIT(&turn->ended);
 
     turn->taken = 0;
     turn->passed = 0;
-    if (os == 0 && (os = kaws__thread_lock_init(&turn->lock)) != 0)
-        kaws__thread_cond_free(&turn->given);
+    if (os == 0 &&
+        (os = kaws__thread_lock_init(&turn->lock, KAWS__RANK_WAITERS)) != 0)
+        KAWS__COND_FREE(&turn->ended);
     return os;
 }
 
@@ -1639,13 +1516,13 @@ kaws__thread_turn_init(kaws__turn *turn)
 static void
 kaws__thread_turn_free(kaws__turn *turn)
 {
-    kaws__thread_cond_free(&turn->given);
+    KAWS__COND_FREE(&turn->ended);
     kaws__thread_lock_free(&turn->lock);
 }
 
 
-/* For how long nobody had got on when it was ours; -1: for `ms`, and it is
- * another's. */
+/* Waits for the turn. Returns for how many ms nobody had got on when it became
+ * ours, or -1 if nobody got on for `ms`, and it is not ours. */
 static int
 kaws__thread_turn_wait(kaws__turn *turn, int ms)
 {
@@ -1653,10 +1530,11 @@ kaws__thread_turn_wait(kaws__turn *turn, int ms)
     unsigned passed;
     int waited = 0;
 
+    kaws__thread_check(KAWS__RANK_TURN, 1);
     kaws__thread_lock(&turn->lock);
     passed = turn->passed;
     while (turn->taken && waited < ms) {
-        kaws__thread_cond_wait(&turn->given, &turn->lock, ms - waited);
+        KAWS__COND_WAIT(&turn->ended, &turn->lock.mutex, ms - waited);
         if (passed != turn->passed)
             since = kaws__sys_ticks_us();
         passed = turn->passed;
@@ -1665,11 +1543,13 @@ kaws__thread_turn_wait(kaws__turn *turn, int ms)
     waited = turn->taken ? -1 : waited;
     turn->taken = 1;
     kaws__thread_unlock(&turn->lock);
+    if (waited < 0)
+        kaws__thread_check(KAWS__RANK_TURN, 0);
     return waited;
 }
 
 
-/* `got_on`: those who wait have reason to go on with it. */
+/* `got_on`: the turn did what it was for, so the others have reason to wait. */
 static void
 kaws__thread_turn_end(kaws__turn *turn, int got_on)
 {
@@ -1677,7 +1557,8 @@ kaws__thread_turn_end(kaws__turn *turn, int got_on)
     turn->taken = 0;
     turn->passed += got_on != 0;
     kaws__thread_unlock(&turn->lock);
-    kaws__thread_cond_wake(&turn->given);
+    KAWS__COND_WAKE(&turn->ended);
+    kaws__thread_check(KAWS__RANK_TURN, 0);
 }
 
 
@@ -1686,20 +1567,25 @@ kaws__thread_turn_end(kaws__turn *turn, int got_on)
  * ==========================================================================
  * Uses: sys
  * Gives: disk_last_slash disk_tidy_path disk_open disk_close disk_stat
- *        disk_stat_path disk_read_at disk_write_at disk_sync disk_open_dir
- *        disk_sync_dir disk_truncate disk_rename disk_rename_new
- *        disk_exchange disk_is_mount disk_may_change disk_remove
- *        disk_make_dir disk_lock disk_unlock disk_locked_by_others
+ *        disk_read_at disk_write_at disk_sync disk_sync_dir disk_truncate
+ *        disk_rename disk_is_mount disk_may_change disk_remove disk_make_dir
+ *        disk_lock disk_unlock disk_locked_by_others
  *
- * Calls that can fail return 0 or an errno value. A file is a descriptor; a
- * failed call on it leaves it open.
+ * A file is a descriptor, on Windows, too; a failed call leaves it open. On
+ * Windows paths are UTF-8, and owners and modes are not looked at, because
+ * access lists have their place and files inherit them from the folder.
  */
 
-
-/* READ_LINKED is for what the administrator may have put behind a link. */
+/* How to open. READ_LINKED is for a file that the administrator may have put
+ * behind a link. */
 enum {
-    KAWS__READ, KAWS__WRITE, KAWS__NEW, KAWS__LOCKFILE, KAWS__READ_LINKED
+    KAWS__READ, KAWS__WRITE, KAWS__NEW, KAWS__LOCKFILE, KAWS__READ_LINKED,
+    KAWS__FOLDER
 };
+
+/* How to rename: over what has the name, only to a name that nothing has, or
+ * by letting the two change places. */
+enum { KAWS__REPLACE, KAWS__RENAME_NEW, KAWS__EXCHANGE };
 
 typedef struct kaws__stat {
     uint64_t dev, ino, size, links;
@@ -1709,267 +1595,391 @@ typedef struct kaws__stat {
     int      others_read, others_write;
 } kaws__stat;
 
+#if defined(_WIN32)
+#define KAWS__SLASHES    "/\\"
+#define KAWS__ROOT_MAX   2        /* slashes begin the name of a server       */
+#define KAWS__KEEPS_OPEN 0        /* MoveFileEx() replaces no open file       */
+#else
+#define KAWS__SLASHES    "/"
+#define KAWS__ROOT_MAX   1        /* slash begins a path                      */
+#define KAWS__KEEPS_OPEN 1        /* a file that is open can be replaced      */
+#endif
 
-#if !defined(_WIN32)
+#if defined(__APPLE__)
+#define st_mtim st_mtimespec
+#define st_ctim st_ctimespec
+#endif
 
-#define KAWS__SLASHES  "/"
-#define KAWS__ROOT_MAX 1          /* of them begin a path, at most            */
 
+/* ---- paths ------------------------------------------------------------- */
 
 static const char *
 kaws__disk_last_slash(const char *path)
 {
-    return strrchr(path, '/');
+    const char *slash = NULL;
+
+    for (; *path != '\0'; path++)
+        if (strchr(KAWS__SLASHES, *path) != NULL)
+            slash = path;
+    return slash;
 }
 
 
-/* ---- files ------------------------------------------------------------- */
+/* Takes out of a path what means nothing: doubled slashes, "." and a slash at
+ * the end. ".." stays: because of links, only the system knows what it means.
+ */
+static void
+kaws__disk_tidy_path(char *path)
+{
+    size_t n = strspn(path, KAWS__SLASHES);
+    char *root = path + (n < KAWS__ROOT_MAX ? n : KAWS__ROOT_MAX);
+    char *from = root, *to = root;
 
-#define KAWS__KEEPS_OPEN 1        /* a file that is open can be replaced      */
+    for (; *from != '\0'; from += n + (from[n] != '\0')) {
+        n = strcspn(from, KAWS__SLASHES);
+        if (n == 0 || (n == 1 && *from == '.'))
+            continue;
+        if (to > root)
+            *to++ = from[-1];
+        memmove(to, from, n);
+        to += n;
+    }
+    if (to == path && *path != '\0')
+        to++;                             /* "." alone                        */
+    *to = '\0';
+}
 
-/* Never waiting for the other end of a pipe and, but for READ_LINKED, never
- * through a link at the end of the path: what stands in the keyring's place
- * may be an attacker's. */
+
+/* ---- what Windows needs ------------------------------------------------- */
+
+#if defined(_WIN32)
+
+#define KAWS__HANDLE(fd) ((HANDLE)_get_osfhandle(fd))
+
+
+/* GetLastError() as an errno value. With a path: the call failed for it. To a
+ * folder Windows denies access where POSIX says that it is one. */
+static int
+kaws__disk_errno(const WCHAR *path)
+{
+    static const struct { int os; DWORD errors[2]; } known[] = {
+        { EACCES, { ERROR_ACCESS_DENIED, ERROR_SHARING_VIOLATION } },
+        { EAGAIN, { ERROR_LOCK_VIOLATION, ERROR_IO_PENDING } },
+        { EBADF, { ERROR_INVALID_HANDLE } },
+        { EEXIST, { ERROR_FILE_EXISTS, ERROR_ALREADY_EXISTS } },
+        { EINVAL, { ERROR_INVALID_NAME, ERROR_INVALID_PARAMETER } },
+        { EMFILE, { ERROR_TOO_MANY_OPEN_FILES } },
+        { ENOENT, { ERROR_FILE_NOT_FOUND, ERROR_PATH_NOT_FOUND } },
+        { ENOLCK, { ERROR_LOCK_FAILED } },
+        { ENOMEM, { ERROR_NOT_ENOUGH_MEMORY } },
+        { ENOSPC, { ERROR_DISK_FULL, ERROR_HANDLE_DISK_FULL } },
+        { ENOTDIR, { ERROR_DIRECTORY } },
+        { EOPNOTSUPP, { ERROR_INVALID_FUNCTION, ERROR_NOT_SUPPORTED } },
+        { EPERM, { ERROR_PRIVILEGE_NOT_HELD } },
+        { EROFS, { ERROR_WRITE_PROTECT } }
+    };
+    DWORD error = GetLastError(), found = INVALID_FILE_ATTRIBUTES;
+    size_t i;
+
+    if (path != NULL && error == ERROR_ACCESS_DENIED)
+        found = GetFileAttributesW(path);
+    if (found != INVALID_FILE_ATTRIBUTES && found & FILE_ATTRIBUTE_DIRECTORY)
+        return EISDIR;
+    for (i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (known[i].errors[0] == error || known[i].errors[1] == error)
+            return known[i].os;
+    return EIO;
+}
+
+
+static int
+kaws__disk_wide(const char *path, WCHAR out[MAX_PATH])
+{
+    if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, out,
+                            MAX_PATH) != 0)
+        return 0;
+    return GetLastError() == ERROR_INSUFFICIENT_BUFFER ? ENAMETOOLONG : EINVAL;
+}
+
+#endif
+
+
+/* ---- open files --------------------------------------------------------- */
+
+/* Opens without waiting for the other end of a pipe. Only READ_LINKED follows a
+ * link at the end of the path, because an attacker may have put one in the
+ * keyring's place. A folder is opened to be synced; on Windows a folder can be
+ * opened for reading as well, as on POSIX, and the caller sees that it is no
+ * file. */
 static int
 kaws__disk_open(const char *path, int how, int *fd)
 {
+#if defined(_WIN32)
+    static const struct { DWORD access, disposition, flags; } ways[] = {
+        { GENERIC_READ, OPEN_EXISTING,
+          FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OPEN_REPARSE_POINT },
+        { GENERIC_READ | GENERIC_WRITE, OPEN_EXISTING,
+          FILE_FLAG_OPEN_REPARSE_POINT },
+        { GENERIC_READ | GENERIC_WRITE, CREATE_NEW, 0 },
+        { GENERIC_READ | GENERIC_WRITE, OPEN_ALWAYS,
+          FILE_FLAG_OPEN_REPARSE_POINT },
+        { GENERIC_READ, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS },
+        { GENERIC_WRITE, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS }
+    };
+    WCHAR wide[MAX_PATH];
+    HANDLE handle;
+    DWORD found;
+    int os = kaws__disk_wide(path, wide);
+
+    *fd = -1;
+    if (os != 0)
+        return os;
+    found = how == KAWS__FOLDER ? GetFileAttributesW(wide)
+                                : INVALID_FILE_ATTRIBUTES;
+    if (found != INVALID_FILE_ATTRIBUTES && !(found & FILE_ATTRIBUTE_DIRECTORY))
+        return ENOTDIR;
+    handle = CreateFileW(wide, ways[how].access, FILE_SHARE_READ |
+                         FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
+                         ways[how].disposition, ways[how].flags, NULL);
+    if (handle == INVALID_HANDLE_VALUE)
+        return kaws__disk_errno(how == KAWS__FOLDER ? NULL : wide);
+    *fd = _open_osfhandle((intptr_t)handle, _O_BINARY);
+    if (*fd < 0)
+        CloseHandle(handle);
+    return *fd < 0 ? EMFILE : 0;
+#else
     static const int flags[] = {
         O_RDONLY | O_NOFOLLOW,
         O_RDWR | O_NOFOLLOW,
         O_RDWR | O_NOFOLLOW | O_CREAT | O_EXCL,
         O_RDWR | O_NOFOLLOW | O_CREAT,
-        O_RDONLY
+        O_RDONLY,
+        O_RDONLY | O_DIRECTORY
     };
 
-    do {
-        *fd = open(path, flags[how] | O_CLOEXEC | O_NONBLOCK, 0600);
-    } while (*fd < 0 && errno == EINTR);
+    KAWS__RETRY(*fd, open(path, flags[how] | O_CLOEXEC | O_NONBLOCK, 0600));
     return *fd < 0 ? errno : 0;
+#endif
 }
 
 
 static void
 kaws__disk_close(int fd)
 {
-    if (fd >= 0)
-        close(fd);
-}
-
-
-static int64_t
-kaws__disk_ns(struct timespec t)
-{
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
-
-static int
-kaws__disk_stat_of(int failed, const struct stat *st, kaws__stat *out)
-{
-    memset(out, 0, sizeof *out);
-    if (failed)
-        return errno;
-    out->dev = (uint64_t)st->st_dev;
-    out->ino = (uint64_t)st->st_ino;
-    out->size = (uint64_t)st->st_size;
-    out->links = (uint64_t)st->st_nlink;
-#if defined(__APPLE__)
-    out->mtime_ns = kaws__disk_ns(st->st_mtimespec);
-    out->ctime_ns = kaws__disk_ns(st->st_ctimespec);
+    if (fd < 0)
+        return;
+#if defined(_WIN32)
+    _close(fd);
 #else
-    out->mtime_ns = kaws__disk_ns(st->st_mtim);
-    out->ctime_ns = kaws__disk_ns(st->st_ctim);
+    close(fd);
 #endif
-    out->regular = S_ISREG(st->st_mode);
-    out->mine = st->st_uid == geteuid();
-    out->others_read = (st->st_mode & (S_IRGRP | S_IROTH)) != 0;
-    out->others_write = (st->st_mode & (S_IWGRP | S_IWOTH)) != 0;
+}
+
+
+/* What an open file is or, with a path, what the path means now: a link at its
+ * end is seen as a link. All zeros if that cannot be told. */
+static int
+kaws__disk_stat(int fd, const char *path, kaws__stat *out)
+{
+#if defined(_WIN32)
+    BY_HANDLE_FILE_INFORMATION st;
+    int opened = -1, os = 0;
+
+    memset(out, 0, sizeof *out);
+    if (path != NULL)
+        os = kaws__disk_open(path, KAWS__READ, &opened);
+    if (os == 0 && !GetFileInformationByHandle(
+            KAWS__HANDLE(path != NULL ? opened : fd), &st))
+        os = kaws__disk_errno(NULL);
+    kaws__disk_close(opened);
+    if (os != 0)
+        return os;
+    out->dev = st.dwVolumeSerialNumber;
+    out->ino = (uint64_t)st.nFileIndexHigh << 32 | st.nFileIndexLow;
+    out->size = (uint64_t)st.nFileSizeHigh << 32 | st.nFileSizeLow;
+    out->links = st.nNumberOfLinks;
+    out->mtime_ns = kaws__sys_ns(st.ftLastWriteTime);
+    out->regular = (st.dwFileAttributes & (FILE_ATTRIBUTE_DIRECTORY |
+                                           FILE_ATTRIBUTE_REPARSE_POINT)) == 0;
+    out->mine = 1;
+#else
+    struct stat st;
+
+    memset(out, 0, sizeof *out);
+    if ((path != NULL ? lstat(path, &st) : fstat(fd, &st)) != 0)
+        return errno;
+    out->dev = (uint64_t)st.st_dev;
+    out->ino = (uint64_t)st.st_ino;
+    out->size = (uint64_t)st.st_size;
+    out->links = (uint64_t)st.st_nlink;
+    out->mtime_ns = kaws__sys_ns(st.st_mtim);
+    out->ctime_ns = kaws__sys_ns(st.st_ctim);
+    out->regular = S_ISREG(st.st_mode);
+    out->mine = st.st_uid == geteuid();
+    out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
+    out->others_write = (st.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+#endif
     return 0;
 }
 
 
+/* Reads into `to` or, if it is NULL, writes `from`: until all is done, the file
+ * ends, or a call fails. *done tells how much that is. */
 static int
-kaws__disk_stat(int fd, kaws__stat *out)
+kaws__disk_transfer(int fd, uint64_t offset, uint8_t *to, const uint8_t *from,
+                    size_t len, size_t *done)
 {
-    struct stat st;
-    int failed = fstat(fd, &st) != 0;
-
-    return kaws__disk_stat_of(failed, &st, out);
-}
-
-
-/* What the path means now; a link at its end is itself. */
-static int
-kaws__disk_stat_path(const char *path, kaws__stat *out)
-{
-    struct stat st;
-    int failed = lstat(path, &st) != 0;
-
-    return kaws__disk_stat_of(failed, &st, out);
-}
-
-
-/* Reads until `len` bytes are there or the file ends. */
-static int
-kaws__disk_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
-{
-    uint8_t *at = out;
-
-    *got = 0;
-    while (*got < len) {
-        ssize_t n = pread(fd, at + *got, len - *got, (off_t)(offset + *got));
-        if (n < 0 && errno == EINTR)
-            continue;
+    for (*done = 0; *done < len;) {
+        uint64_t at = offset + *done;
+        size_t left = len - *done;
+#if defined(_WIN32)
+        OVERLAPPED where = { .Offset = (DWORD)at,
+                             .OffsetHigh = (DWORD)(at >> 32) };
+        DWORD n = left < 0x1000000 ? (DWORD)left : 0x1000000;
+        BOOL good = to != NULL ? ReadFile(KAWS__HANDLE(fd), to + *done, n, &n,
+                                          &where)
+                               : WriteFile(KAWS__HANDLE(fd), from + *done, n,
+                                           &n, &where);
+        if (!good && GetLastError() != ERROR_HANDLE_EOF)
+            return kaws__disk_errno(NULL);
+#else
+        ssize_t n;
+        KAWS__RETRY(n, to != NULL ? pread(fd, to + *done, left, (off_t)at)
+                                  : pwrite(fd, from + *done, left, (off_t)at));
         if (n < 0)
             return errno;
+#endif
         if (n == 0)
-            break;
-        *got += (size_t)n;
-    }
-    return 0;
-}
-
-
-/* Writes it all, or as much as *done says. A short write is not an error yet:
- * the next one names it. */
-static int
-kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
-                    size_t *done)
-{
-    const uint8_t *at = data;
-
-    *done = 0;
-    while (*done < len) {
-        ssize_t n = pwrite(fd, at + *done, len - *done,
-                           (off_t)(offset + *done));
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return n < 0 ? errno : EIO;
+            return to != NULL ? 0 : EIO;
         *done += (size_t)n;
     }
     return 0;
 }
 
 
-/* Data, and as much of the metadata as it takes to read the data back. */
 static int
-kaws__disk_sync(int fd)
+kaws__disk_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 {
-    int failed;
-
-    do {
-#if defined(F_FULLFSYNC)
-        failed = fcntl(fd, F_FULLFSYNC);
-#else
-        failed = fdatasync(fd);
-#endif
-    } while (failed != 0 && errno == EINTR);
-    return failed != 0 ? errno : 0;
+    return kaws__disk_transfer(fd, offset, out, NULL, len, got);
 }
 
 
+/* A short write is no error yet: the next call tells its cause. */
 static int
-kaws__disk_open_dir(const char *path, int *fd)
+kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
+                    size_t *done)
 {
-    do {
-        *fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    } while (*fd < 0 && errno == EINTR);
-    return *fd < 0 ? errno : 0;
+    return kaws__disk_transfer(fd, offset, NULL, data, len, done);
+}
+
+
+/* Syncs the data, and as much of the metadata as it takes to read it back. */
+static int
+kaws__disk_sync(int fd)
+{
+#if defined(_WIN32)
+    return FlushFileBuffers(KAWS__HANDLE(fd)) ? 0 : kaws__disk_errno(NULL);
+#else
+    int failed;
+
+#if defined(F_FULLFSYNC)
+    KAWS__RETRY(failed, fcntl(fd, F_FULLFSYNC));
+#else
+    KAWS__RETRY(failed, fdatasync(fd));
+#endif
+    return failed != 0 ? errno : 0;
+#endif
 }
 
 
 /* Makes the names in a folder durable. A file system that cannot sync folders
- * says EINVAL, and there is nothing more to ask of it. */
+ * says EINVAL (on Windows it denies access, or says that it cannot), and no
+ * more can be asked of it. */
 static int
 kaws__disk_sync_dir(int fd)
 {
+#if defined(_WIN32)
+    int os = kaws__disk_sync(fd);
+
+    return os == EACCES || os == EINVAL || os == EOPNOTSUPP ? 0 : os;
+#else
     int failed;
 
-    do {
-        failed = fsync(fd);
-    } while (failed != 0 && errno == EINTR);
+    KAWS__RETRY(failed, fsync(fd));
     return failed != 0 && errno != EINVAL ? errno : 0;
+#endif
 }
 
 
 static int
 kaws__disk_truncate(int fd, uint64_t len)
 {
+#if defined(_WIN32)
+    return _chsize_s(fd, (int64_t)len);
+#else
     int failed;
 
-    do {
-        failed = ftruncate(fd, (off_t)len);
-    } while (failed != 0 && errno == EINTR);
+    KAWS__RETRY(failed, ftruncate(fd, (off_t)len));
     return failed != 0 ? errno : 0;
+#endif
 }
 
 
-static int
-kaws__disk_rename(const char *from, const char *to)
-{
-    return rename(from, to) != 0 ? errno : 0;
-}
+/* ---- names -------------------------------------------------------------- */
 
-
-/* Linux has it, whether or not its libc does (musl, old ones of glibc). */
-#if defined(SYS_renameat2) && !defined(RENAME_EXCHANGE)
+/* Linux has renameat2(), whether or not its libc does (musl and old versions of
+ * glibc do not). */
+#if !defined(_WIN32) && !defined(RENAME_EXCHANGE)
 #define RENAME_NOREPLACE 1
 #define RENAME_EXCHANGE  2
+#if defined(SYS_renameat2)
 #define renameat2(a, from, b, to, how) \
     syscall(SYS_renameat2, a, from, b, to, how)
-#endif
-
-#if defined(RENAME_NOREPLACE) && defined(RENAME_EXCHANGE)
-
-/* ENOSYS where kernel or file system knows no such thing, or a sandbox does not
- * let us: EPERM. If that is the file's, the plain rename gets it as well. */
-static int
-kaws__disk_rename_as(const char *from, const char *to, unsigned how)
-{
-    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how) == 0)
-        return 0;
-    return errno == EINVAL || errno == EPERM || errno == EOPNOTSUPP ? ENOSYS
-                                                                    : errno;
-}
-
 #else
-
-#define RENAME_NOREPLACE 1
-#define RENAME_EXCHANGE  2
-
-
-static int
-kaws__disk_rename_as(const char *from, const char *to, unsigned how)
-{
-    (void)from;
-    (void)to;
-    (void)how;
-    return ENOSYS;
-}
-
+#define renameat2(a, from, b, to, how) (errno = ENOSYS, (int)(how) | -1)
+#endif
 #endif
 
 
-/* Gives the file a name that nobody else may have: EEXIST. Where that takes a
- * link, `from` stays as a second one. ENOSYS where no link can be had. */
+/* Renames as `how` says. RENAME_NEW answers EEXIST if something has the name;
+ * where it takes a link, `from` stays as a second name. ENOSYS: the kernel or
+ * the file system cannot do it, or a sandbox forbids it. (Its EPERM may be the
+ * file's own; the plain rename, which the caller tries next, gets that, too.)
+ * On Windows nobody replaces a file that another program, such as a virus
+ * scanner, has open and does not share: it is waited for, a second at most. */
 static int
-kaws__disk_rename_new(const char *from, const char *to)
+kaws__disk_rename(const char *from, const char *to, int how)
 {
-    int os = kaws__disk_rename_as(from, to, RENAME_NOREPLACE);
+#if defined(_WIN32)
+    WCHAR wide_from[MAX_PATH], wide_to[MAX_PATH];
+    DWORD flags = MOVEFILE_WRITE_THROUGH |
+                  (how == KAWS__REPLACE ? MOVEFILE_REPLACE_EXISTING : 0);
+    int os = kaws__disk_wide(from, wide_from), tries = 0;
 
-    if (os != ENOSYS)
-        return os;
-    os = link(from, to) != 0 ? errno : 0;
-    return os == 0 || os == EEXIST ? os : ENOSYS;
-}
-
-
-/* Lets two names change places, in one step; ENOSYS where that is unknown. */
-static int
-kaws__disk_exchange(const char *a, const char *b)
-{
-    return kaws__disk_rename_as(a, b, RENAME_EXCHANGE);
+    if (os == 0)
+        os = kaws__disk_wide(to, wide_to);
+    if (os != 0 || how == KAWS__EXCHANGE)
+        return os != 0 ? os : ENOSYS;
+    while (!MoveFileExW(wide_from, wide_to, flags)) {
+        os = kaws__disk_errno(wide_to);
+        if (os != EACCES || ++tries == 100)
+            return os;
+        Sleep(10);
+    }
+    return 0;
+#else
+    if (how == KAWS__REPLACE)
+        return rename(from, to) != 0 ? errno : 0;
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how == KAWS__EXCHANGE
+                  ? RENAME_EXCHANGE : RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL && errno != EPERM && errno != EOPNOTSUPP &&
+        errno != ENOSYS)
+        return errno;
+    if (how == KAWS__RENAME_NEW && link(from, to) == 0)
+        return 0;
+    return how == KAWS__RENAME_NEW && errno == EEXIST ? EEXIST : ENOSYS;
+#endif
 }
 
 
@@ -1993,583 +2003,164 @@ kaws__disk_is_mount(const char *path)
 static int
 kaws__disk_may_change(const char *dir)
 {
-    return faccessat(AT_FDCWD, dir, W_OK | X_OK, AT_EACCESS) != 0 ? errno : 0;
-}
-
-
-static int
-kaws__disk_remove(const char *path)
-{
-    return unlink(path) != 0 && errno != ENOENT ? errno : 0;
-}
-
-
-static int
-kaws__disk_make_dir(const char *path)
-{
-    return mkdir(path, 0750) != 0 ? errno : 0;
-}
-
-
-/* Locks that belong to the open file, not to the process: closing another
- * descriptor of the same file must not let go of them, and two rings in one
- * process must see each other. A file has two of them, 0 and 1. */
-#if defined(F_OFD_SETLK)
-
-static int
-kaws__disk_lock_call(int fd, int call, int slot, short type, short *found)
-{
-    struct flock range;
-    int failed;
-
-    memset(&range, 0, sizeof range);
-    range.l_type = type;
-    range.l_whence = SEEK_SET;
-    range.l_start = slot;
-    range.l_len = 1;
-    do {
-        failed = fcntl(fd, call, &range);
-    } while (failed != 0 && errno == EINTR);
-    *found = range.l_type;
-    if (failed != 0 && errno == EINVAL)   /* an old kernel, a sandbox's own   */
-        return ENOSYS;
-    return failed != 0 ? errno : 0;
-}
-
-
-/* 0, or EAGAIN while somebody else holds it. Never waits. */
-static int
-kaws__disk_lock(int fd, int slot, int exclusive)
-{
-    short found;
-    int os = kaws__disk_lock_call(fd, F_OFD_SETLK, slot,
-                                  exclusive ? F_WRLCK : F_RDLCK, &found);
-
-    return os == EACCES ? EAGAIN : os;
-}
-
-
-static void
-kaws__disk_unlock(int fd, int slot)
-{
-    short found;
-
-    (void)kaws__disk_lock_call(fd, F_OFD_SETLK, slot, F_UNLCK, &found);
-}
-
-
-static int
-kaws__disk_locked_by_others(int fd, int slot)
-{
-    short found;
-    int os = kaws__disk_lock_call(fd, F_OFD_GETLK, slot, F_WRLCK, &found);
-
-    return os == 0 && found != F_UNLCK;
-}
-
-#else
-
-/* The fallback of systems without OFD locks. flock() knows one lock a file:
- * slot 1, the one that protects, is it. Who else has the file open (slot 0)
- * then stays unknown. */
-#include <sys/file.h>
-
-
-static int
-kaws__disk_lock(int fd, int slot, int exclusive)
-{
-    if (slot == 0)
-        return 0;
-    if (flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB) == 0)
-        return 0;
-    return errno == EWOULDBLOCK ? EAGAIN : errno;
-}
-
-
-static void
-kaws__disk_unlock(int fd, int slot)
-{
-    if (slot != 0)
-        (void)flock(fd, LOCK_UN);
-}
-
-
-static int
-kaws__disk_locked_by_others(int fd, int slot)
-{
-    (void)fd;
-    (void)slot;
-    return 0;
-}
-
-#endif
-
-#else
-
-/* ---- the same on Windows ------------------------------------------------ */
-
-/* A file is a descriptor here, too, made from a handle: so room file need not
- * know. Paths are UTF-8. Owners and modes are not looked at: Windows keeps
- * them in access lists, which the folder hands down. */
-
-#define KAWS__SLASHES  "/\\"
-#define KAWS__ROOT_MAX 2          /* two begin the name of a server           */
-
-
-static const char *
-kaws__disk_last_slash(const char *path)
-{
-    const char *slash = NULL;
-
-    for (; *path != '\0'; path++)
-        if (*path == '/' || *path == '\\')
-            slash = path;
-    return slash;
-}
-
-
-static int
-kaws__disk_errno(DWORD error)
-{
-    static const struct { DWORD error; int os; } known[] = {
-        { ERROR_FILE_NOT_FOUND,      ENOENT },
-        { ERROR_PATH_NOT_FOUND,      ENOENT },
-        { ERROR_TOO_MANY_OPEN_FILES, EMFILE },
-        { ERROR_ACCESS_DENIED,       EACCES },
-        { ERROR_SHARING_VIOLATION,   EACCES },
-        { ERROR_LOCK_VIOLATION,      EAGAIN },
-        { ERROR_IO_PENDING,          EAGAIN },
-        { ERROR_LOCK_FAILED,         ENOLCK },
-        { ERROR_PRIVILEGE_NOT_HELD,  EPERM },
-        { ERROR_INVALID_HANDLE,      EBADF },
-        { ERROR_WRITE_PROTECT,       EROFS },
-        { ERROR_FILE_EXISTS,         EEXIST },
-        { ERROR_ALREADY_EXISTS,      EEXIST },
-        { ERROR_DISK_FULL,           ENOSPC },
-        { ERROR_HANDLE_DISK_FULL,    ENOSPC },
-        { ERROR_NOT_ENOUGH_MEMORY,   ENOMEM },
-        { ERROR_DIRECTORY,           ENOTDIR },
-        { ERROR_INVALID_NAME,        EINVAL },
-        { ERROR_INVALID_PARAMETER,   EINVAL }
-    };
-    size_t i;
-
-    for (i = 0; i < sizeof known / sizeof known[0]; i++)
-        if (known[i].error == error)
-            return known[i].os;
-    return EIO;
-}
-
-
-static int
-kaws__disk_wide(const char *path, WCHAR out[MAX_PATH])
-{
-    if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, out,
-                            MAX_PATH) != 0)
-        return 0;
-    return GetLastError() == ERROR_INSUFFICIENT_BUFFER ? ENAMETOOLONG : EINVAL;
-}
-
-
-/* Why the last call with that name failed. What is denied because it is a
- * folder, is said to be one. */
-static int
-kaws__disk_errno_at(const WCHAR *path)
-{
-    DWORD error = GetLastError(), found = INVALID_FILE_ATTRIBUTES;
-
-    if (error == ERROR_ACCESS_DENIED)
-        found = GetFileAttributesW(path);
-    if (found != INVALID_FILE_ATTRIBUTES && found & FILE_ATTRIBUTE_DIRECTORY)
-        return EISDIR;
-    return kaws__disk_errno(error);
-}
-
-
-static HANDLE
-kaws__disk_handle(int fd)
-{
-    return (HANDLE)_get_osfhandle(fd);
-}
-
-
-static int
-kaws__disk_open_as(const char *path, DWORD access, DWORD disposition,
-                   DWORD flags, int *fd)
-{
-    WCHAR wide[MAX_PATH];
-    HANDLE handle;
-    int os = kaws__disk_wide(path, wide);
-
-    *fd = -1;
-    if (os != 0)
-        return os;
-    handle = CreateFileW(wide, access, FILE_SHARE_READ | FILE_SHARE_WRITE |
-                         FILE_SHARE_DELETE, NULL, disposition, flags, NULL);
-    if (handle == INVALID_HANDLE_VALUE)
-        return kaws__disk_errno_at(wide);
-    *fd = _open_osfhandle((intptr_t)handle, _O_BINARY);
-    if (*fd < 0)
-        CloseHandle(handle);
-    return *fd < 0 ? EMFILE : 0;
-}
-
-
-#define KAWS__KEEPS_OPEN 0        /* MoveFileEx() replaces no open file       */
-
-/* As on POSIX, a folder can be opened for reading, and is then seen to be no
- * file; a link at the end of the path likewise, but for READ_LINKED. */
-static int
-kaws__disk_open(const char *path, int how, int *fd)
-{
-    static const struct { DWORD access, disposition, flags; } ways[] = {
-        { GENERIC_READ, OPEN_EXISTING,
-          FILE_FLAG_BACKUP_SEMANTICS | FILE_FLAG_OPEN_REPARSE_POINT },
-        { GENERIC_READ | GENERIC_WRITE, OPEN_EXISTING,
-          FILE_FLAG_OPEN_REPARSE_POINT },
-        { GENERIC_READ | GENERIC_WRITE, CREATE_NEW, 0 },
-        { GENERIC_READ | GENERIC_WRITE, OPEN_ALWAYS,
-          FILE_FLAG_OPEN_REPARSE_POINT },
-        { GENERIC_READ, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS }
-    };
-
-    return kaws__disk_open_as(path, ways[how].access, ways[how].disposition,
-                              ways[how].flags, fd);
-}
-
-
-static void
-kaws__disk_close(int fd)
-{
-    if (fd >= 0)
-        _close(fd);
-}
-
-
-static int
-kaws__disk_stat(int fd, kaws__stat *out)
-{
-    BY_HANDLE_FILE_INFORMATION i;
-
-    memset(out, 0, sizeof *out);
-    if (!GetFileInformationByHandle(kaws__disk_handle(fd), &i))
-        return kaws__disk_errno(GetLastError());
-    out->dev = i.dwVolumeSerialNumber;
-    out->ino = (uint64_t)i.nFileIndexHigh << 32 | i.nFileIndexLow;
-    out->size = (uint64_t)i.nFileSizeHigh << 32 | i.nFileSizeLow;
-    out->links = i.nNumberOfLinks;
-    out->mtime_ns = kaws__sys_since_1970(i.ftLastWriteTime) * 100;
-    out->regular = (i.dwFileAttributes & (FILE_ATTRIBUTE_DIRECTORY |
-                                          FILE_ATTRIBUTE_REPARSE_POINT)) == 0;
-    out->mine = 1;
-    return 0;
-}
-
-
-static int
-kaws__disk_stat_path(const char *path, kaws__stat *out)
-{
-    int fd, os = kaws__disk_open(path, KAWS__READ, &fd);
-
-    if (os == 0)
-        os = kaws__disk_stat(fd, out);
-    kaws__disk_close(fd);
-    return os;
-}
-
-
-static OVERLAPPED
-kaws__disk_at(uint64_t offset)
-{
-    OVERLAPPED at;
-
-    memset(&at, 0, sizeof at);
-    at.Offset = (DWORD)offset;
-    at.OffsetHigh = (DWORD)(offset >> 32);
-    return at;
-}
-
-
-static int
-kaws__disk_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
-{
-    uint8_t *at = out;
-
-    *got = 0;
-    while (*got < len) {
-        OVERLAPPED where = kaws__disk_at(offset + *got);
-        DWORD n = len - *got < 0x1000000 ? (DWORD)(len - *got) : 0x1000000;
-        if (!ReadFile(kaws__disk_handle(fd), at + *got, n, &n, &where)) {
-            if (GetLastError() == ERROR_HANDLE_EOF)
-                break;
-            return kaws__disk_errno(GetLastError());
-        }
-        if (n == 0)
-            break;
-        *got += n;
-    }
-    return 0;
-}
-
-
-static int
-kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
-                    size_t *done)
-{
-    const uint8_t *at = data;
-
-    *done = 0;
-    while (*done < len) {
-        OVERLAPPED where = kaws__disk_at(offset + *done);
-        DWORD n = len - *done < 0x1000000 ? (DWORD)(len - *done) : 0x1000000;
-        if (!WriteFile(kaws__disk_handle(fd), at + *done, n, &n, &where))
-            return kaws__disk_errno(GetLastError());
-        if (n == 0)
-            return EIO;
-        *done += n;
-    }
-    return 0;
-}
-
-
-static int
-kaws__disk_sync(int fd)
-{
-    return FlushFileBuffers(kaws__disk_handle(fd))
-         ? 0 : kaws__disk_errno(GetLastError());
-}
-
-
-static int
-kaws__disk_open_dir(const char *path, int *fd)
-{
-    WCHAR wide[MAX_PATH];
-    DWORD found;
-    int os = kaws__disk_wide(path, wide);
-
-    *fd = -1;
-    if (os != 0)
-        return os;
-    found = GetFileAttributesW(wide);
-    if (found == INVALID_FILE_ATTRIBUTES)
-        return kaws__disk_errno(GetLastError());
-    if (!(found & FILE_ATTRIBUTE_DIRECTORY))
-        return ENOTDIR;
-    os = kaws__disk_open_as(path, GENERIC_WRITE, OPEN_EXISTING,
-                            FILE_FLAG_BACKUP_SEMANTICS, fd);
-    return os == EISDIR ? EACCES : os;
-}
-
-
-/* What Windows promises for names is MOVEFILE_WRITE_THROUGH, below. Many of its
- * file systems flush folders, too; one that cannot says one of these. */
-static int
-kaws__disk_sync_dir(int fd)
-{
-    DWORD error;
-
-    if (FlushFileBuffers(kaws__disk_handle(fd)))
-        return 0;
-    error = GetLastError();
-    return error == ERROR_ACCESS_DENIED || error == ERROR_INVALID_FUNCTION ||
-           error == ERROR_NOT_SUPPORTED || error == ERROR_INVALID_PARAMETER
-         ? 0 : kaws__disk_errno(error);
-}
-
-
-static int
-kaws__disk_truncate(int fd, uint64_t len)
-{
-    LARGE_INTEGER end;
-
-    end.QuadPart = (LONGLONG)len;
-    return SetFilePointerEx(kaws__disk_handle(fd), end, NULL, FILE_BEGIN) &&
-           SetEndOfFile(kaws__disk_handle(fd))
-         ? 0 : kaws__disk_errno(GetLastError());
-}
-
-
-/* Nobody replaces what another program has open without sharing it, as those
- * do that look for viruses: they are waited for, a second at most. */
-static int
-kaws__disk_move(const char *from, const char *to, DWORD how)
-{
-    WCHAR wide_from[MAX_PATH], wide_to[MAX_PATH];
-    int os = kaws__disk_wide(from, wide_from), tries;
-
-    if (os == 0)
-        os = kaws__disk_wide(to, wide_to);
-    if (os != 0)
-        return os;
-    for (tries = 0; tries < 100; tries++) {
-        if (MoveFileExW(wide_from, wide_to, how | MOVEFILE_WRITE_THROUGH))
-            return 0;
-        os = kaws__disk_errno_at(wide_to);
-        if (os != EACCES)
-            break;
-        Sleep(10);
-    }
-    return os;
-}
-
-
-static int
-kaws__disk_rename(const char *from, const char *to)
-{
-    return kaws__disk_move(from, to, MOVEFILE_REPLACE_EXISTING);
-}
-
-
-static int
-kaws__disk_rename_new(const char *from, const char *to)
-{
-    return kaws__disk_move(from, to, 0);
-}
-
-
-static int
-kaws__disk_exchange(const char *a, const char *b)
-{
-    (void)a;
-    (void)b;
-    return ENOSYS;
-}
-
-
-static int
-kaws__disk_is_mount(const char *path)
-{
-    (void)path;
-    return 0;
-}
-
-
-static int
-kaws__disk_may_change(const char *dir)
-{
+#if defined(_WIN32)
     (void)dir;
     return 0;
+#else
+    return faccessat(AT_FDCWD, dir, W_OK | X_OK, AT_EACCESS) != 0 ? errno : 0;
+#endif
 }
 
 
+/* Removes the file if it is there. */
 static int
 kaws__disk_remove(const char *path)
 {
+#if defined(_WIN32)
     WCHAR wide[MAX_PATH];
     int os = kaws__disk_wide(path, wide);
 
-    if (os != 0 || DeleteFileW(wide))
-        return os;
-    return GetLastError() == ERROR_FILE_NOT_FOUND ? 0
-                                                  : kaws__disk_errno_at(wide);
+    if (os == 0 && !DeleteFileW(wide))
+        os = kaws__disk_errno(wide);
+#else
+    int os = unlink(path) != 0 ? errno : 0;
+#endif
+    return os == ENOENT ? 0 : os;
 }
 
 
 static int
 kaws__disk_make_dir(const char *path)
 {
+#if defined(_WIN32)
     WCHAR wide[MAX_PATH];
     int os = kaws__disk_wide(path, wide);
 
-    if (os != 0 || CreateDirectoryW(wide, NULL))
-        return os;
-    return kaws__disk_errno(GetLastError());
+    return os != 0 || CreateDirectoryW(wide, NULL) ? os
+                                                   : kaws__disk_errno(NULL);
+#else
+    return mkdir(path, 0750) != 0 ? errno : 0;
+#endif
 }
 
 
-/* The bytes that are locked lie far behind any data: here locks also keep
- * others from reading. Held alone, a slot is two bytes, and else the first of
- * them: so letting go of one kind says whether it was that kind we had. */
+/* ---- file locks --------------------------------------------------------- */
+
+/* A file has two locks, in slots 0 and 1. A lock belongs to the open file, not
+ * to the process: closing another descriptor of the same file must not release
+ * it, and two rings in one process must see each other. The caller does not
+ * lock again what it holds. */
+
+#if defined(_WIN32)
+
+/* The byte of a slot: far behind any data, because on Windows a lock also keeps
+ * others from reading. */
+#define KAWS__SLOT(slot)                                                      \
+    { .OffsetHigh = 0x40000000, .Offset = 2 * (DWORD)(slot) }
+
+#else
+
+/* F_OFD_SETLK sets the lock, and F_OFD_GETLK tells in *type which other lock is
+ * in its way. A system without them has flock() instead, which knows one lock
+ * of a file: it is slot 1, the one that protects. In slot 0 nobody is ever
+ * seen, so who else has the file open stays unknown. */
+#if !defined(F_OFD_SETLK)
+#define KAWS__FLOCK
+#define F_OFD_SETLK 0
+#define F_OFD_GETLK 1
+#endif
+
+
 static int
-kaws__disk_take(int fd, int slot, int exclusive, DWORD flags)
+kaws__disk_lock_call(int fd, int call, int slot, short *type)
 {
-    OVERLAPPED where = kaws__disk_at(0x4000000000000000u + 2 * (unsigned)slot);
+#if defined(KAWS__FLOCK)
+    int how = *type == F_UNLCK ? LOCK_UN : *type == F_WRLCK ? LOCK_EX : LOCK_SH;
 
-    if (exclusive)
-        flags |= LOCKFILE_EXCLUSIVE_LOCK;
-    return LockFileEx(kaws__disk_handle(fd), flags, 0, exclusive ? 2 : 1, 0,
-                      &where)
-         ? 0 : kaws__disk_errno(GetLastError());
-}
+    *type = F_UNLCK;
+    if (slot == 0 || call == F_OFD_GETLK || flock(fd, how | LOCK_NB) == 0)
+        return 0;
+    return errno == EWOULDBLOCK ? EAGAIN : errno;
+#else
+    struct flock range = { .l_type = *type, .l_whence = SEEK_SET,
+                           .l_start = slot, .l_len = 1 };
+    int failed;
 
-
-static int
-kaws__disk_let_go(int fd, int slot, int exclusive)
-{
-    OVERLAPPED where = kaws__disk_at(0x4000000000000000u + 2 * (unsigned)slot);
-
-    return UnlockFileEx(kaws__disk_handle(fd), 0, exclusive ? 2 : 1, 0, &where)
-         ? 1 : 0;
-}
-
-
-/* Sharing is tried again for a moment, for it may be that somebody only asks,
- * as below. */
-static int
-kaws__disk_lock(int fd, int slot, int exclusive)
-{
-    int had_other = kaws__disk_let_go(fd, slot, !exclusive);
-    int had = kaws__disk_let_go(fd, slot, exclusive);
-    int tries = exclusive ? 1 : 20, os = EAGAIN;
-
-    while (os == EAGAIN && tries-- > 0) {
-        os = kaws__disk_take(fd, slot, exclusive, LOCKFILE_FAIL_IMMEDIATELY);
-        if (os == EAGAIN && tries > 0)
-            Sleep(1);
-    }
-    if (os != 0 && (had || had_other))
-        (void)kaws__disk_take(fd, slot, had ? exclusive : !exclusive, 0);
-    return os;
-}
-
-
-static void
-kaws__disk_unlock(int fd, int slot)
-{
-    (void)kaws__disk_let_go(fd, slot, 0);
-    (void)kaws__disk_let_go(fd, slot, 1);
-}
-
-
-/* Nobody can be asked, so it is tried: whoever can hold it alone, is alone. */
-static int
-kaws__disk_locked_by_others(int fd, int slot)
-{
-    int alone = kaws__disk_let_go(fd, slot, 1);
-    int shared = kaws__disk_let_go(fd, slot, 0);
-    int os = kaws__disk_take(fd, slot, 1, LOCKFILE_FAIL_IMMEDIATELY);
-
-    if (os == 0 && !alone)
-        (void)kaws__disk_let_go(fd, slot, 1);
-    if (shared)
-        (void)kaws__disk_take(fd, slot, 0, 0);
-    return os != 0;
+    KAWS__RETRY(failed, fcntl(fd, call, &range));
+    *type = range.l_type;
+    if (failed == 0)
+        return 0;
+    return errno == EACCES ? EAGAIN
+         : errno == EINVAL ? ENOSYS : errno;   /* an old kernel, a sandbox's  */
+#endif
 }
 
 #endif
 
 
-/* Takes out of a path what means nothing: doubled slashes, "." and a slash at
- * the end. What ".." means, only the system knows, for there may be links. */
-static void
-kaws__disk_tidy_path(char *path)
+/* 0, or EAGAIN as long as another open file holds the lock. Never waits. On
+ * Windows a shared lock is tried again for a moment, because others may only be
+ * asking whether it is held, as below. */
+static int
+kaws__disk_lock(int fd, int slot, int exclusive)
 {
-    size_t n = strspn(path, KAWS__SLASHES);
-    char *root = path + (n < KAWS__ROOT_MAX ? n : KAWS__ROOT_MAX);
-    char *from = root, *to = root;
+#if defined(_WIN32)
+    DWORD how = exclusive ? LOCKFILE_EXCLUSIVE_LOCK : 0;
+    OVERLAPPED at = KAWS__SLOT(slot);
+    int tries = exclusive ? 1 : 20, os;
 
-    for (; *from != '\0'; from += n + (from[n] != '\0')) {
-        n = strcspn(from, KAWS__SLASHES);
-        if (n == 0 || (n == 1 && *from == '.'))
-            continue;
-        if (to > root)
-            *to++ = from[-1];
-        memmove(to, from, n);
-        to += n;
+    while (!LockFileEx(KAWS__HANDLE(fd), how | LOCKFILE_FAIL_IMMEDIATELY, 0, 1,
+                       0, &at)) {
+        os = kaws__disk_errno(NULL);
+        if (os != EAGAIN || --tries == 0)
+            return os;
+        Sleep(1);
     }
-    if (to == path && *path != '\0')
-        to++;                             /* "." alone                        */
-    *to = '\0';
+    return 0;
+#else
+    short type = exclusive ? F_WRLCK : F_RDLCK;
+
+    return kaws__disk_lock_call(fd, F_OFD_SETLK, slot, &type);
+#endif
+}
+
+
+/* Whether the lock was held. (POSIX does not say; there it is 1.) */
+static int
+kaws__disk_unlock(int fd, int slot)
+{
+#if defined(_WIN32)
+    OVERLAPPED at = KAWS__SLOT(slot);
+
+    return UnlockFileEx(KAWS__HANDLE(fd), 0, 1, 0, &at);
+#else
+    short type = F_UNLCK;
+
+    return kaws__disk_lock_call(fd, F_OFD_SETLK, slot, &type) == 0;
+#endif
+}
+
+
+/* Whether another open file holds the lock, of which we have at most a share.
+ * Windows cannot tell, so we give up our share and try to get it all. */
+static int
+kaws__disk_locked_by_others(int fd, int slot)
+{
+#if defined(_WIN32)
+    int shared = kaws__disk_unlock(fd, slot);
+    int os = kaws__disk_lock(fd, slot, 1);
+
+    if (os == 0)
+        (void)kaws__disk_unlock(fd, slot);
+    while (shared && kaws__disk_lock(fd, slot, 0) == EAGAIN)
+        continue;
+    return os != 0;
+#else
+    short type = F_WRLCK;
+
+    return kaws__disk_lock_call(fd, F_OFD_GETLK, slot, &type) == 0 &&
+           type != F_UNLCK;
+#endif
 }
 
 
@@ -4519,9 +4110,9 @@ kaws__url_proxy_ok(const char *proxy)
 }
 
 
-/* Refuses a proxy in the environment that cannot be meant: it is no outage. Its
- * URL may hold a password, so only the variable is named. *over_tls says
- * whether libcurl speaks TLS with the proxy. */
+/* Refuses a malformed proxy in the environment, because libcurl would report it
+ * like an outage. The proxy's URL may hold a password, so the message names the
+ * variable only. *over_tls: whether libcurl speaks TLS with the proxy. */
 KAWS__MAYBE static kaws_status
 kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
@@ -4662,8 +4253,8 @@ kaws__curl_find_cert(int fd, int *found)
 }
 
 
-/* libcurl opens the file for each connection, waits without end if it is a
- * pipe, and reports a bad file like a bad network. So we look at it first. */
+/* libcurl opens the CA file for each connection, waits forever if the file is a
+ * pipe, and reports a bad file like a bad network. So the file is checked. */
 static kaws_status
 kaws__curl_check_ca(const char *path, kaws_error *err)
 {
@@ -4671,7 +4262,7 @@ kaws__curl_check_ca(const char *path, kaws_error *err)
     kaws__stat st;
     int fd = -1, found = 0, os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
 
-    if (os == 0 && (os = kaws__disk_stat(fd, &st)) == 0 && st.regular)
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular)
         os = kaws__curl_find_cert(fd, &found);
     kaws__disk_close(fd);
     if (os == 0 && found)
@@ -4738,11 +4329,11 @@ kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* Stores what we want to know from a header field. If a request id is too long
- * (AWS's have 36 bytes), it is cut and ends in a digest of the whole id, so two
- * ids that begin alike stay two.
- * If libcurl has read more behind a chunked body, it drops that without a word,
- * so the connection is not used again. KMS sends no chunked bodies. */
+/* Stores the value of a header that we need. A request id that is too long
+ * (AWS's have 36 bytes) is cut and ends in a digest of the whole id, so two ids
+ * that begin alike stay two.
+ * libcurl drops without a word what it has read behind a chunked body, so the
+ * connection is not used again. KMS sends no chunked bodies. */
 static void
 kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
 {
@@ -4931,8 +4522,8 @@ kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 }
 
 
-/* Keeps the conn if its last exchange was clean. If too many are idle, the one
- * that was used longest ago is closed. */
+/* Keeps the conn if its last exchange was clean; else closes it. If too many
+ * conns are idle, closes the one that was used longest ago. */
 static void
 kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 {
@@ -4954,7 +4545,7 @@ kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 }
 
 
-/* Has no connection used again that is open now, be it idle or lent. */
+/* After this, no connection that is open now, idle or lent, is used again. */
 static void
 kaws__curl_distrust(kaws__sender *s)
 {
@@ -4992,7 +4583,6 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
     };
     const struct { CURLoption option; const void *value; } pointers[] = {
         { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
-        { CURLOPT_USERAGENT, "keyring_aws/" KAWS_VERSION },
         { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
         { CURLOPT_POSTFIELDS, t->first == q->body.len ? q->body.at : NULL },
         { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
@@ -5075,10 +4665,10 @@ kaws__curl_perform(const kaws__transfer *t)
 }
 
 
-/* Says what libcurl's code means, and in r->text why there is no reply. If
- * libcurl may have split a proxy's URL in another way than was meant, its words
- * can hold pieces of the password: then we name only the kind of the error, and
- * what to do. */
+/* Says what libcurl's code means, and in r->text why there is no reply. If the
+ * URL of a proxy with a password is malformed, libcurl may have split it in the
+ * wrong place, and its words may hold pieces of the password: then r->text
+ * names only the kind of the error, and what to do. */
 static kaws_status
 kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
@@ -5112,12 +4702,12 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
  * likewise, because a setting is wrong. *lent is for kaws__curl_done(), or NULL
- * if no request was sent. */
+ * if no request was sent. libcurl only reads the header lines. An Expect would
+ * make it wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
-    static char expect[] = "Expect:";     /* else libcurl may await a 100    */
     kaws__transfer t = { .s = s, .q = q, .r = r, .first = q->body.len };
     CURLcode code = CURLE_OUT_OF_MEMORY;
     kaws_status status;
@@ -5125,14 +4715,16 @@ kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
 
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    t.lines[0].data = expect;
-    for (i = 1; i < KAWS__CURL_LINES && q->headers[i - 1] != NULL; i++) {
+    t.lines[0].data = (char *)"Expect:";
+    t.lines[0].next = &t.lines[1];
+    t.lines[1].data = (char *)"User-Agent: keyring_aws/" KAWS_VERSION;
+    for (i = 2; i < KAWS__CURL_LINES && q->headers[i - 2] != NULL; i++) {
         t.lines[i - 1].next = &t.lines[i];
-        t.lines[i].data = (char *)q->headers[i - 1];      /* is only read     */
+        t.lines[i].data = (char *)q->headers[i - 2];
     }
     *lent = t.conn = kaws__curl_lend(s, q);
     t.easy = t.conn != NULL ? curl_easy_init() : NULL;
-    if (t.easy != NULL && q->headers[i - 1] == NULL &&
+    if (t.easy != NULL && q->headers[i - 2] == NULL &&
         kaws__curl_set_options(t.easy, &t))
         code = kaws__curl_perform(&t);
     status = kaws__curl_outcome(&t, code);
@@ -5166,7 +4758,7 @@ kaws__curl_open(void **out, const kaws_hooks *hooks, const char *ca_file,
     kaws__sender *s = kaws__mem_new(hooks, sizeof *s);
     kaws_status status = KAWS_OK;
 
-    if (s == NULL || kaws__thread_lock_init(&s->lock) != 0) {
+    if (s == NULL || kaws__thread_lock_init(&s->lock, KAWS__RANK_SENDER) != 0) {
         kaws__mem_free(hooks, s, sizeof *s);
         return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: out "
                              "of memory");
@@ -5256,7 +4848,7 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
                 int plain, kaws_error *err)
 {
     memset(http, 0, sizeof *http);
-    if (kaws__thread_lock_init(&http->lock) != 0)
+    if (kaws__thread_lock_init(&http->lock, KAWS__RANK_HTTP) != 0)
         return kaws__err_set(err, KAWS_MEMORY, "no lock for request ids");
     http->hooks = hooks;
     return hooks->send != NULL ? KAWS_OK
@@ -5448,7 +5040,7 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
     int os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
 
     if (os == 0)
-        os = kaws__disk_stat(fd, &st);
+        os = kaws__disk_stat(fd, NULL, &st);
     if (os == 0 && st.regular) {
         same = if_changed && st.mtime_ns == s->seen.mtime_ns &&
                st.size == s->seen.size && st.ino == s->seen.ino;
@@ -5599,7 +5191,8 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
     if (status != KAWS_OK)
         return status;
     c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
-    if (c->secrets != NULL && kaws__thread_lock_init(&c->lock) == 0)
+    if (c->secrets != NULL &&
+        kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0)
         return kaws__creds_reload(c, 0, err);
     if (c->secrets != NULL)
         kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
@@ -5974,7 +5567,7 @@ kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
                              "account numbers of 12 digits, with commas");
-    if (kaws__thread_lock_init(&t->lock) != 0)
+    if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
         return kaws__err_set(err, KAWS_MEMORY, "no lock for the trusted "
                              "accounts");
     t->accounts = list;
@@ -6352,7 +5945,7 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
                              "form https://host or https://host:port",
                              kaws__text_show(shown, sizeof shown,
                                              kaws__buf_of(cfg->endpoint)));
-    if (kaws__thread_lock_init(&k->lock) != 0)
+    if (kaws__thread_lock_init(&k->lock, KAWS__RANK_CALLS) != 0)
         return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
     k->hooks = hooks;
     k->endpoint = cfg->endpoint;
@@ -6998,7 +6591,7 @@ kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
     kaws_status status;
 
     memset(k, 0, sizeof *k);
-    if (kaws__thread_lock_init(&k->lock) != 0)
+    if (kaws__thread_lock_init(&k->lock, KAWS__RANK_KMS) != 0)
         return kaws__err_set(err, KAWS_MEMORY, "no lock for the KMS key");
     k->opened = 1;
     status = kaws__kms_change(&k->now, cfg->kms_key_id, region, err);
@@ -8112,8 +7705,8 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
-        os = kaws__disk_open_dir(f->dir, &fd);
-    if (os == 0 && (os = kaws__disk_stat(fd, &st)) == 0)
+        os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
     kaws__disk_close(fd);
     if (os != 0 && !f->read_only)
@@ -8126,7 +7719,7 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 static int
 kaws__file_sync_dir(const char *path)
 {
-    int fd, os = kaws__disk_open_dir(path, &fd);
+    int fd, os = kaws__disk_open(path, KAWS__FOLDER, &fd);
 
     if (os == 0)
         os = kaws__disk_sync_dir(fd);
@@ -8226,9 +7819,9 @@ static void
 kaws__file_release(kaws__file *f)
 {
     if (f->fd >= 0)
-        kaws__disk_unlock(f->fd, 1);
+        (void)kaws__disk_unlock(f->fd, 1);
     if (f->lock_fd >= 0)
-        kaws__disk_unlock(f->lock_fd, 1);
+        (void)kaws__disk_unlock(f->lock_fd, 1);
 }
 
 
@@ -8282,11 +7875,11 @@ kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
                  const char **differs)
 {
     kaws__stat at;
-    int os = kaws__disk_stat(f->fd, st);
+    int os = kaws__disk_stat(f->fd, NULL, st);
 
     *differs = NULL;
     if (os == 0)
-        os = kaws__disk_stat_path(path, &at);
+        os = kaws__disk_stat(-1, path, &at);
     if (os == 0 && (at.dev != st->dev || at.ino != st->ino))
         *differs = "another file has taken its place";
     else if (os == 0 && st->links == 0)
@@ -8397,7 +7990,7 @@ kaws__file_changed(kaws__file *f)
 {
     kaws__stat st;
 
-    if (kaws__disk_stat(f->fd, &st) == 0) {
+    if (kaws__disk_stat(f->fd, NULL, &st) == 0) {
         f->stat = st;
     } else {
         f->stat.mtime_ns = f->stat.ctime_ns = 0;
@@ -8479,7 +8072,7 @@ kaws__file_mend_links(kaws__file *f)
 {
     kaws__stat tmp;
 
-    if (f->stat.links > 1 && kaws__disk_stat_path(f->tmp, &tmp) == 0 &&
+    if (f->stat.links > 1 && kaws__disk_stat(-1, f->tmp, &tmp) == 0 &&
         tmp.dev == f->stat.dev && tmp.ino == f->stat.ino &&
         kaws__disk_remove(f->tmp) == 0)
         kaws__file_changed(f);
@@ -8516,7 +8109,7 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
     kaws__stat st = { 0 };
     uint8_t *at;
     size_t got = 0;
-    int os = kaws__disk_stat(f->fd, &st);
+    int os = kaws__disk_stat(f->fd, NULL, &st);
     kaws_status status = os == 0 ? kaws__file_looks_right(f, &st, err)
                                  : kaws__file_cannot(f, os, "read", "", err);
 
@@ -8532,7 +8125,7 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
     os = kaws__disk_read_at(f->fd, 0, at, (size_t)st.size, &got);
     out->len = got;
     if (os == 0)
-        os = kaws__disk_stat(f->fd, &f->stat);
+        os = kaws__disk_stat(f->fd, NULL, &f->stat);
     if (os != 0)
         return kaws__file_cannot(f, os, "read", "", err);
     f->exists = 1;
@@ -8931,7 +8524,7 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
         return status;
     if ((os = kaws__disk_remove(f->tmp)) == 0 &&
         (os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd)) == 0) {
-        os = kaws__disk_stat(w->fd, &st);
+        os = kaws__disk_stat(w->fd, NULL, &st);
         if (os == 0)
             status = kaws__file_looks_right(f, &st, err);
         if (os != 0 || status != KAWS_OK)
@@ -8977,7 +8570,7 @@ kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
         (os = kaws__disk_sync(w->fd)) == 0 &&
         (os = kaws__disk_lock(w->fd, 0, 0)) == 0 &&
         (os = kaws__disk_lock(w->fd, 1, 1)) == 0)
-        os = kaws__disk_stat(w->fd, st);
+        os = kaws__disk_stat(w->fd, NULL, st);
     return os;
 }
 
@@ -8992,11 +8585,11 @@ kaws__save_rename_blindly(kaws__file *f, const char **differs)
 
     if (f->exists)
         os = kaws__file_look(f, differs);
-    else if (kaws__disk_stat_path(f->path, &st) == 0)
+    else if (kaws__disk_stat(-1, f->path, &st) == 0)
         os = EEXIST;
     kaws__file_leave(f);
-    return os != 0 || *differs != NULL ? os
-                                       : kaws__disk_rename(f->tmp, f->path);
+    return os != 0 || *differs != NULL
+         ? os : kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
 }
 
 
@@ -9005,7 +8598,7 @@ kaws__save_rename_blindly(kaws__file *f, const char **differs)
 static kaws_status
 kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
-    int os = kaws__disk_exchange(f->tmp, f->path);
+    int os = kaws__disk_rename(f->tmp, f->path, KAWS__EXCHANGE);
 
     *landed = os != 0;
     if (os == 0)
@@ -9026,8 +8619,8 @@ kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
     const char *differs = NULL;
     kaws_status status = KAWS_OK;
-    int os = f->exists ? kaws__disk_exchange(f->tmp, f->path)
-                       : kaws__disk_rename_new(f->tmp, f->path);
+    int os = f->exists ? kaws__disk_rename(f->tmp, f->path, KAWS__EXCHANGE)
+                       : kaws__disk_rename(f->tmp, f->path, KAWS__RENAME_NEW);
 
     if (os == ENOSYS) {
         os = kaws__save_rename_blindly(f, &differs);
@@ -9060,7 +8653,7 @@ kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 
     *landed = 0;
     if (os == 0)
-        os = kaws__disk_open_dir(f->dir, &dir);
+        os = kaws__disk_open(f->dir, KAWS__FOLDER, &dir);
     status = os != 0 ? kaws__file_refuse(f, os, NULL, "replace", err)
                      : kaws__save_rename(f, dir, landed, err);
     if (status == KAWS_OK)
@@ -10039,7 +9632,7 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     uint64_t seed[2];
     kaws_status status;
 
-    if (kaws__thread_lock_init(&v->lock) != 0)
+    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0)
         return kaws__err_memory(err, "making a lock for the keyring");
     if (kaws__thread_turn_init(&v->turn) != 0) {
         kaws__thread_lock_free(&v->lock);
@@ -10128,7 +9721,7 @@ static kaws_status
 kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__kms *kms,
                   kaws__vault *vault, int parallel, kaws_error *err)
 {
-    if (kaws__thread_lock_init(&w->lock) != 0)
+    if (kaws__thread_lock_init(&w->lock, KAWS__RANK_REWRAP) != 0)
         return kaws__err_memory(err, "making a lock for the keyring");
     w->hooks = hooks;
     w->kms = kms;
@@ -10518,7 +10111,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     r->hooks = config.hooks;
     kaws__buf_init(&r->strings, &r->hooks);
     status = kaws__ring_copy_strings(r, &config, err);
-    r->has_lock = kaws__thread_lock_init(&r->settings) == 0;
+    r->has_lock = !kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS);
     if (status == KAWS_OK && !r->has_lock)
         status = kaws__err_memory(err, "making a lock for the keyring");
     if (status == KAWS_OK && config.data_file != NULL && !*config.data_file)

@@ -23,6 +23,7 @@
 #define FUZZ_HEADER_LINES
 
 #include "unseen_begin.h"
+#define DISK_CHEAP_PAGES
 #include "../tests/fault/disk.h"
 #include "unseen_end.h"
 #include "fuzz.h"

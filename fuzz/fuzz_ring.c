@@ -17,6 +17,7 @@
  */
 
 #include "unseen_begin.h"
+#define DISK_CHEAP_PAGES
 #include "../tests/fault/disk.h"
 #include "unseen_end.h"
 #include "fuzz.h"

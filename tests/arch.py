@@ -65,7 +65,7 @@ MACHINES = {
 
 # Programs that a machine cannot have.  Single tests that need what Windows lacks (fork, pipes in
 # folders, links, owners and modes, calls that a signal cuts short) are taken out by their sources,
-# which say why; test_plat has others in their place, among them locks of two processes.
+# which say why; test_disk has others in their place, among them locks of two processes.
 NO_CURL = "there is no libcurl for it here"
 POSIX_DISK = "disk.h is a disk for POSIX's calls; unit/test_file fails Windows' own calls instead"
 LEFT_OUT = {

@@ -1,12 +1,22 @@
-/* disk.h - a disk in memory that fails, forgets and stops as a test says
+/* disk.h - a disk that fails, forgets and stops as a test says
  *
  * Include it first, before keyring_aws.h. The product calls libc for its files
  * (open, pwrite, fdatasync, rename ...) and has no hook for them, nor should it
  * have one for tests. So this file includes every system header that the
  * product includes, which makes those in the product do nothing, and then
  * defines macros of the libc functions' names: the product, compiled into the
- * test, calls the disk. No linker is asked, so it works with any. Paths below
- * /disk, and descriptors from there, are the disk's; all else goes to libc.
+ * test, calls the disk. No linker is asked, so it works with any.
+ *
+ * Files outside /disk are the system's. Their calls fail by rules:
+ *
+ *     disk_fail("fdatasync", 1, EIO, 1);   the 2nd from now on fails, once
+ *     disk_heal();                         no rule holds any more
+ *
+ * A pwrite that fails with ENOSPC writes half of its bytes first; a pwrite or
+ * pread that "fails" with EAGAIN does not, but does half; one that "fails" with
+ * 0 does nothing, and says so. disk_trace has the calls, a letter each.
+ *
+ * Files in /disk are in memory. A call fails by its number:
  *
  *     disk_format();                            an empty folder /disk
  *     disk.at = 7, disk.fault = DISK_STOP_AFTER;
@@ -14,7 +24,7 @@
  *     disk_copy(&saved, &disk.image);
  *     for (i = 0; i < disk_survivals(&saved, 256); i++) {
  *         disk_copy(&disk.image, &saved);
- *         disk_survive(i);                      power is back: what is left?
+ *         disk_survive(i, 256);                 power is back: what is left?
  *         kaws_open(&ring, ...);
  *     }
  *
@@ -26,9 +36,8 @@
  * never written reads as zeros; none is written by half, and no process is
  * killed in the middle of one that is there. A failed sync may also forget that
  * it has to write (DISK_FORGET): the next one then succeeds without having
- * written, as on Linux. After a stop every call fails
- * and does nothing; that is as good as dead, and leaks nothing. The disk is for
- * one thread.
+ * written, as on Linux. After a stop every call fails and does nothing; that is
+ * as good as dead, and leaks nothing. The disk is for one thread.
  */
 
 #if !defined(KAWS_DISK_H)
@@ -44,7 +53,9 @@
 #define _FILE_OFFSET_BITS 64
 #endif
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -52,28 +63,137 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include <dirent.h>
-#include <dlfcn.h>
-#include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
-#include <sys/file.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#if !defined(_WIN32)
+#include <dlfcn.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+
 #include <bearssl.h>
 #include <curl/curl.h>
 
-#include "../unit/renames.h"
+#if !defined(RENAME_EXCHANGE)     /* musl, and glibc before 2.28              */
+#include <sys/syscall.h>
+#define RENAME_NOREPLACE 1
+#define RENAME_EXCHANGE  2
+#define renameat2(a, from, b, to, how) \
+    (int)syscall(SYS_renameat2, a, from, b, to, how)
+#endif
+#endif
 
 #define DISK static __attribute__((unused))
 
+
+/* ---- rules, for the system's files ------------------------------------- */
+
+/* How the product looks at a path, how often it opens the file and asks what it
+ * is before a change, and how it gives a file the name of another, or one that
+ * nobody has. */
+#if defined(_WIN32)
+#define DISK_LOOK    "open"
+#define DISK_OPENS   2
+#define DISK_STATS   2
+#define DISK_REPLACE "rename"
+#else
+#define DISK_LOOK    "lstat"
+#define DISK_OPENS   0
+#define DISK_STATS   1
+#define DISK_REPLACE "renameat2"
+#endif
+
+static struct {
+    const char *call;
+    int skip, times, os;
+} disk_rules[8];
+
+/* w pwrite, d fdatasync, f fsync (of a folder), t ftruncate, r rename,
+ * x renameat2 that exchanges, n renameat2 that replaces nothing, l link,
+ * u unlink, m mkdir */
+static char disk_trace[256];
+
+/* Not -1: whose all files are, as a file system may say (not on Windows). */
+static long disk_owner = -1;
+
+/* Not 0: what a path means is on another device than what is open. */
+static int disk_other_device;
+
+/* Called before a call does its work. */
+static void (*disk_on_call)(const char *call);
+
+
+DISK void
+disk_fail(const char *call, int skip, int os, int times)
+{
+    size_t i = 0;
+
+    while (disk_rules[i].times > 0)
+        i++;
+    disk_rules[i].call = call;
+    disk_rules[i].skip = skip;
+    disk_rules[i].os = os;
+    disk_rules[i].times = times;
+}
+
+
+DISK void
+disk_heal(void)
+{
+    memset(disk_rules, 0, sizeof disk_rules);
+    disk_owner = -1;
+    disk_other_device = 0;
+    disk_on_call = NULL;
+    disk_trace[0] = '\0';
+}
+
+
+/* Whether this call is to fail; errno says how. */
+static int
+disk_fails(const char *call, char letter)
+{
+    size_t n = strlen(disk_trace), i;
+
+    if (disk_on_call != NULL)
+        disk_on_call(call);
+    if (letter != '\0' && n + 1 < sizeof disk_trace) {
+        disk_trace[n] = letter;
+        disk_trace[n + 1] = '\0';
+    }
+    for (i = 0; i < 8; i++)
+        if (disk_rules[i].times > 0 && strcmp(disk_rules[i].call, call) == 0 &&
+            disk_rules[i].skip-- <= 0) {
+            disk_rules[i].times--;
+            errno = disk_rules[i].os;
+            return 1;
+        }
+    return 0;
+}
+
+#if defined(_WIN32)
+
+#include "../unit/standin/windows/disk_calls.h"
+
+#else
+
+/* How many bytes a read or write of so many does, or -1. */
+static ssize_t
+disk_share(const char *call, char letter, size_t len)
+{
+    if (!disk_fails(call, letter))
+        return (ssize_t)len;
+    return errno == EAGAIN ? (ssize_t)(len + 1) / 2 : errno == 0 ? 0 : -1;
+}
+
+
+/* ---- the disk in memory ------------------------------------------------ */
+
 enum {
     DISK_SECTOR = 512, DISK_NODES = 64, DISK_OPEN = 64, DISK_FD = 1000000,
-    DISK_NAME = 80, DISK_DIGITS = 256, DISK_JOURNAL = 256
+    DISK_NAME = 80, DISK_FILES = 16, DISK_DIGITS = 256, DISK_JOURNAL = 256
 };
 
 #define DISK_SIZE  SIZE_MAX       /* in place of a sector's number: the size  */
@@ -91,7 +211,7 @@ typedef enum disk_fault {
 } disk_fault;
 
 typedef enum disk_kind {          /* what a call is                           */
-    DISK_OPENS, DISK_MAKES, DISK_CLOSES, DISK_LOOKS, DISK_READS, DISK_WRITES,
+    DISK_USES, DISK_MAKES, DISK_CLOSES, DISK_LOOKS, DISK_READS, DISK_WRITES,
     DISK_SYNCS, DISK_SYNCS_FOLDER, DISK_CUTS, DISK_RENAMES, DISK_EXCHANGES,
     DISK_LINKS, DISK_REMOVES, DISK_MAKES_FOLDER, DISK_LOCKS, DISK_UNLOCKS,
     DISK_ASKS
@@ -103,30 +223,31 @@ static const char *const disk_kinds[] = {
     "mkdir", "lock", "unlock", "ask"
 };
 
+typedef struct disk_list {        /* items of one size; zeros behind them     */
+    void  *at;
+    size_t count, max;
+} disk_list;
+
 typedef struct disk_version {     /* what a sector, or the size, came to be   */
-    size_t  sector;
-    size_t  size;
+    size_t  sector, size;
     int     forgotten;
     uint8_t bytes[DISK_SECTOR];
 } disk_version;
 
-typedef struct disk_step {        /* a name in a folder means that node now   */
-    char name[DISK_NAME];
-    char from[DISK_NAME];         /* and this name                            */
-    int  from_node;               /* that one, or nothing any more            */
-    int  node;                    /* -1: nothing                              */
-} disk_step;
+typedef struct disk_names {       /* of a folder, between two changes of them */
+    size_t count;
+    struct { char name[DISK_NAME]; int node; } all[DISK_FILES];
+} disk_names;
 
 typedef struct disk_node {
-    int           folder;
-    mode_t        mode;
-    long          mtime, ctime;   /* by disk.clock                            */
-    uint8_t      *now, *firm;     /* what is seen; what is surely on the disk */
-    size_t        now_len, firm_len, now_max, firm_max;
-    disk_version *versions;       /* since the last sync                      */
-    size_t        version_count, version_max;
-    disk_step    *steps;          /* a folder is the sum of its changes       */
-    size_t        step_count, step_max, firm_steps;
+    int       folder;
+    mode_t    mode;
+    long      mtime, ctime;       /* by disk.clock                            */
+    disk_list now, firm;          /* bytes that are seen, and surely durable  */
+    size_t    firm_len;           /* the size that is surely durable          */
+    disk_list versions;           /* disk_version: since the last sync        */
+    disk_list names;              /* disk_names: the durable ones, then those
+                                   * after each change                        */
 } disk_node;
 
 typedef struct disk_image {
@@ -177,50 +298,35 @@ static struct {
 } disk;
 
 
-/* ---- images ------------------------------------------------------------- */
+/* ---- images ------------------------------------------------------------ */
 
-/* Makes room for `need` items, the fresh ones zeros. */
-DISK void *
-disk_grow(void *at, size_t *max, size_t need, size_t size)
+/* Gives the list so many items; what it did not have is zeros, and there is
+ * room for a sector of them behind the end. */
+DISK void
+disk_resize(disk_list *list, size_t count, size_t size)
 {
-    size_t more = need + need / 2 + 4;
+    size_t need = count + DISK_SECTOR / size + 1, end = list->count;
 
-    if (need <= *max)
-        return at;
-    at = realloc(at, more * size);
-    if (at == NULL)
-        abort();
-    memset((char *)at + *max * size, 0, (more - *max) * size);
-    *max = more;
-    return at;
-}
-
-
-static size_t
-disk_sectors(size_t len)
-{
-    return (len + DISK_SECTOR - 1) / DISK_SECTOR;
-}
-
-
-/* The bytes behind the end are kept zeros, to the end of the sector. */
-static void
-disk_resize(uint8_t **at, size_t *max, size_t *len, size_t to)
-{
-    *at = disk_grow(*at, max, disk_sectors(to) * DISK_SECTOR, 1);
-    if (to < *len)
-        memset(*at + to, 0, *len - to);
-    *len = to;
+    if (need > list->max) {
+        list->at = realloc(list->at, (need + need / 2) * size);
+        if (list->at == NULL)
+            abort();
+        list->max = need + need / 2;
+        memset((char *)list->at + end * size, 0, (list->max - end) * size);
+    } else if (count < end) {
+        memset((char *)list->at + count * size, 0, (end - count) * size);
+    }
+    list->count = count;
 }
 
 
 DISK void
 disk_drop_node(disk_node *n)
 {
-    free(n->now);
-    free(n->firm);
-    free(n->versions);
-    free(n->steps);
+    free(n->now.at);
+    free(n->firm.at);
+    free(n->versions.at);
+    free(n->names.at);
     memset(n, 0, sizeof *n);
 }
 
@@ -228,41 +334,17 @@ disk_drop_node(disk_node *n)
 DISK void
 disk_drop(disk_image *image)
 {
-    int i;
-
-    for (i = 0; i < image->count; i++)
-        disk_drop_node(&image->nodes[i]);
-    image->count = 0;
+    while (image->count > 0)
+        disk_drop_node(&image->nodes[--image->count]);
 }
 
 
-static void
-disk_copy_node(disk_node *to, const disk_node *from)
+DISK void
+disk_copy_list(disk_list *to, const disk_list *from, size_t size)
 {
-    disk_node was = *to;
-
-    *to = *from;
-    to->now = was.now, to->now_max = was.now_max;
-    to->firm = was.firm, to->firm_max = was.firm_max;
-    to->versions = was.versions, to->version_max = was.version_max;
-    to->steps = was.steps, to->step_max = was.step_max;
-    to->now_len = to->now_max;
-    to->firm_len = to->firm_max;
-    disk_resize(&to->now, &to->now_max, &to->now_len, from->now_len);
-    disk_resize(&to->firm, &to->firm_max, &to->firm_len, from->firm_len);
-    to->versions = disk_grow(to->versions, &to->version_max,
-                             from->version_count, sizeof *to->versions);
-    to->steps = disk_grow(to->steps, &to->step_max, from->step_count,
-                          sizeof *to->steps);
-    if (from->now_len > 0)
-        memcpy(to->now, from->now, from->now_len);
-    if (from->firm_len > 0)
-        memcpy(to->firm, from->firm, from->firm_len);
-    if (from->version_count > 0)
-        memcpy(to->versions, from->versions,
-               from->version_count * sizeof *to->versions);
-    if (from->step_count > 0)
-        memcpy(to->steps, from->steps, from->step_count * sizeof *to->steps);
+    disk_resize(to, from->count, size);
+    if (from->count > 0)
+        memcpy(to->at, from->at, from->count * size);
 }
 
 
@@ -271,27 +353,52 @@ disk_copy(disk_image *to, const disk_image *from)
 {
     int i;
 
-    for (i = 0; i < from->count; i++)
-        disk_copy_node(&to->nodes[i], &from->nodes[i]);
-    for (; i < to->count; i++)
-        disk_drop_node(&to->nodes[i]);
+    while (to->count > from->count)
+        disk_drop_node(&to->nodes[--to->count]);
+    for (i = 0; i < from->count; i++) {
+        const disk_node *a = &from->nodes[i];
+        disk_node *b = &to->nodes[i];
+        disk_copy_list(&b->now, &a->now, 1);
+        disk_copy_list(&b->firm, &a->firm, 1);
+        disk_copy_list(&b->versions, &a->versions, sizeof(disk_version));
+        disk_copy_list(&b->names, &a->names, sizeof(disk_names));
+        b->firm_len = a->firm_len;
+        b->folder = a->folder;
+        b->mode = a->mode;
+        b->mtime = a->mtime;
+        b->ctime = a->ctime;
+    }
     to->count = from->count;
 }
 
 
-/* ---- names -------------------------------------------------------------- */
-
-/* What the name means after so many steps. */
-static int
-disk_lookup(const disk_node *folder, size_t steps, const char *name)
+DISK size_t
+disk_sectors(size_t len)
 {
-    while (steps-- > 0) {
-        if (strcmp(folder->steps[steps].name, name) == 0)
-            return folder->steps[steps].node;
-        if (strcmp(folder->steps[steps].from, name) == 0)
-            return folder->steps[steps].from_node;
-    }
-    return -1;
+    return (len + DISK_SECTOR - 1) / DISK_SECTOR;
+}
+
+
+/* ---- names ------------------------------------------------------------- */
+
+/* The names of a folder as they are now. */
+DISK disk_names *
+disk_names_of(const disk_node *folder)
+{
+    return (disk_names *)folder->names.at + folder->names.count - 1;
+}
+
+
+/* Where the name stands, or behind the last one. */
+DISK size_t
+disk_lookup(const disk_names *names, const char *name)
+{
+    size_t i = 0, len = strcspn(name, "/");
+
+    while (i < names->count && (strncmp(names->all[i].name, name, len) != 0 ||
+                                names->all[i].name[len] != '\0'))
+        i++;
+    return i;
 }
 
 
@@ -305,20 +412,18 @@ disk_is_ours(const char *path)
 
 /* The node at the path, or -1. *folder is where its name stands (-1 if there is
  * no such folder), *name that name. */
-static int
+DISK int
 disk_find(const char *path, int *folder, const char **name)
 {
-    char part[DISK_NAME];
+    const disk_names *names;
     int node = 0, above[8] = { 0 };
-    size_t len, depth = 0;
+    size_t len, i, depth = 0;
 
     *folder = -1;
     *name = "";
-    for (path += 5; *path != '\0'; path += len) {
-        path += strspn(path, "/");
+    for (path += 5 + strspn(path + 5, "/"); *path != '\0';
+         path += len + strspn(path + len, "/")) {
         len = strcspn(path, "/");
-        if (len == 0)
-            break;
         if (len == 2 && memcmp(path, "..", 2) == 0 && node >= 0) {
             node = depth > 0 ? above[--depth] : node;
             continue;
@@ -328,16 +433,18 @@ disk_find(const char *path, int *folder, const char **name)
         above[depth++] = node;
         *folder = node >= 0 && disk.image.nodes[node].folder ? node : -1;
         *name = path;
-        (void)snprintf(part, sizeof part, "%.*s", (int)len, path);
-        node = *folder < 0 ? -1
-             : disk_lookup(&disk.image.nodes[*folder],
-                           disk.image.nodes[*folder].step_count, part);
+        node = -1;
+        if (*folder < 0)
+            continue;
+        names = disk_names_of(&disk.image.nodes[*folder]);
+        i = disk_lookup(names, path);
+        node = i < names->count ? names->all[i].node : -1;
     }
     return node;
 }
 
 
-static disk_node *
+DISK disk_node *
 disk_node_of(const char *path)
 {
     const char *name;
@@ -347,262 +454,211 @@ disk_node_of(const char *path)
 }
 
 
-/* The node, of a file or of its name, was changed. */
-static void
-disk_touch(int node)
-{
-    if (node >= 0)
-        disk.image.nodes[node].ctime = ++disk.clock;
-}
-
-
-static void
-disk_step_to(int folder, const char *name, const char *from, int node)
+/* Changes the names of a folder in one step: `name` means the node, or nothing
+ * if that is -1, and so does `from` (if it is not NULL) its node. */
+DISK void
+disk_step(int folder, const char *name, int node, const char *from,
+          int from_node)
 {
     disk_node *f = &disk.image.nodes[folder];
-    disk_step *s;
+    disk_names *names;
+    size_t i;
 
-    f->steps = disk_grow(f->steps, &f->step_max, f->step_count + 1,
-                         sizeof *f->steps);
-    s = &f->steps[f->step_count++];
-    (void)snprintf(s->name, sizeof s->name, "%.*s", (int)strcspn(name, "/"),
-                   name);
-    (void)snprintf(s->from, sizeof s->from, "%s", from);
-    s->node = node;
-    s->from_node = -1;
-    disk_touch(node);
-}
-
-
-static int
-disk_is_used(int node)
-{
-    const disk_image *m = &disk.image;
-    size_t k;
-    int i;
-
-    for (i = 0; i < m->count; i++)
-        for (k = 0; k < m->nodes[i].step_count; k++)
-            if (m->nodes[i].steps[k].node == node ||
-                m->nodes[i].steps[k].from_node == node)
-                return 1;
-    for (i = 0; i < DISK_OPEN; i++)
-        if (disk.open[i].used && disk.open[i].node == node)
-            return 1;
-    return 0;
-}
-
-
-static int
-disk_new_node(int folder, mode_t mode)
-{
-    int i = 1;
-
-    while (i < disk.image.count && disk_is_used(i))
-        i++;
-    if (i >= DISK_NODES)
-        abort();
-    if (i == disk.image.count)
-        disk.image.count++;
-    disk_drop_node(&disk.image.nodes[i]);
-    disk.image.nodes[i].folder = folder;
-    disk.image.nodes[i].mode = mode;
-    return i;
-}
-
-
-/* Keeps what the i-th step says of the name, unless a later one says more. */
-static void
-disk_keep(disk_node *f, size_t i, size_t *kept, const char *name, int node)
-{
-    disk_step s;
-    size_t later = i + 1;
-
-    while (later < f->step_count && strcmp(f->steps[later].name, name) != 0 &&
-           strcmp(f->steps[later].from, name) != 0)
-        later++;
-    if (later < f->step_count || node < 0)
-        return;
-    memset(&s, 0, sizeof s);
-    memcpy(s.name, name, strlen(name) + 1);
-    s.node = node;
-    s.from_node = -1;
-    f->steps[(*kept)++] = s;
-}
-
-
-/* Drops steps that no name needs any more; all of them are durable. */
-static void
-disk_pack(disk_node *f)
-{
-    size_t i, kept = 0;
-
-    for (i = 0; i < f->step_count; i++) {
-        disk_step s = f->steps[i];
-        disk_keep(f, i, &kept, s.name, s.node);
-        disk_keep(f, i, &kept, s.from, s.from_node);
+    disk_resize(&f->names, f->names.count + 1, sizeof *names);
+    names = disk_names_of(f);
+    *names = names[-1];
+    for (; name != NULL; name = from, node = from_node, from = NULL) {
+        i = disk_lookup(names, name);
+        if (node >= 0)
+            disk.image.nodes[node].ctime = ++disk.clock;
+        if (node < 0 && i < names->count)
+            names->all[i] = names->all[--names->count];
+        if (node < 0)
+            continue;
+        if (i == DISK_FILES)
+            abort();
+        names->count += i == names->count;
+        names->all[i].node = node;
+        (void)snprintf(names->all[i].name, DISK_NAME, "%.*s",
+                       (int)strcspn(name, "/"), name);
     }
-    f->step_count = f->firm_steps = kept;
 }
 
 
-/* How many names mean the node. */
-static unsigned
-disk_links(int node)
+/* How many names mean the node, now or, `ever`, if the power is cut. */
+DISK unsigned
+disk_links(const disk_image *m, int node, int ever)
 {
-    const disk_image *m = &disk.image;
     unsigned links = 0;
-    size_t k, later;
+    size_t k, j;
     int i;
 
-    for (i = 0; i < m->count; i++)
-        for (k = 0; k < m->nodes[i].step_count; k++) {
-            const disk_node *f = &m->nodes[i];
-            for (later = k + 1; later < f->step_count; later++)
-                if (strcmp(f->steps[later].name, f->steps[k].name) == 0)
-                    break;
-            links += later == f->step_count &&
-                     disk_lookup(f, later, f->steps[k].name) == node;
-        }
+    for (i = 0; i < m->count; i++) {
+        const disk_names *names = m->nodes[i].names.at;
+        for (k = 0; k < m->nodes[i].names.count; k++)
+            for (j = 0; j < names[k].count; j++)
+                links += names[k].all[j].node == node &&
+                         (ever || k + 1 == m->nodes[i].names.count);
+    }
     return links;
 }
 
 
-/* ---- contents ----------------------------------------------------------- */
+DISK int
+disk_new_node(int folder, mode_t mode)
+{
+    disk_image *m = &disk.image;
+    int i, k;
 
-static int
+    for (i = 1; i < m->count; i++) {
+        for (k = 0; k < DISK_OPEN; k++)
+            if (disk.open[k].used && disk.open[k].node == i)
+                break;
+        if (k == DISK_OPEN && disk_links(m, i, 1) == 0)
+            break;
+    }
+    if (i >= DISK_NODES)
+        abort();
+    m->count += i == m->count;
+    disk_drop_node(&m->nodes[i]);
+    m->nodes[i].folder = folder;
+    m->nodes[i].mode = mode;
+    if (folder)
+        disk_resize(&m->nodes[i].names, 1, sizeof(disk_names));
+    return i;
+}
+
+
+/* The names of the folder are durable as they are. */
+DISK void
+disk_pack(disk_node *f)
+{
+    disk_names *names = f->names.at;
+
+    if (f->names.count > 1)
+        names[0] = names[f->names.count - 1];
+    disk_resize(&f->names, f->folder != 0, sizeof *names);
+}
+
+
+/* ---- contents ---------------------------------------------------------- */
+
+DISK int
 disk_is_firm(const disk_node *n, const disk_version *v)
 {
     if (v->sector == DISK_SIZE)
         return v->size == n->firm_len;
-    return (v->sector + 1) * DISK_SECTOR <= n->firm_max &&
-           memcmp(n->firm + v->sector * DISK_SECTOR, v->bytes,
+    return (v->sector + 1) * DISK_SECTOR <= n->firm.max &&
+           memcmp((char *)n->firm.at + v->sector * DISK_SECTOR, v->bytes,
                   DISK_SECTOR) == 0;
 }
 
 
 /* Notes what a sector, or the size, is now, unless that is known. */
-static void
+DISK void
 disk_note(disk_node *n, size_t sector)
 {
-    disk_version v;
-    size_t i;
+    disk_version v, *known = n->versions.at;
+    size_t i = n->versions.count;
 
     memset(&v, 0, sizeof v);
     v.sector = sector;
     if (sector == DISK_SIZE)
-        v.size = n->now_len;
+        v.size = n->now.count;
     else
-        memcpy(v.bytes, n->now + sector * DISK_SECTOR, DISK_SECTOR);
-    for (i = n->version_count; i-- > 0;)
-        if (n->versions[i].sector == sector)
-            break;
-    if (i == SIZE_MAX ? disk_is_firm(n, &v)
-                      : !n->versions[i].forgotten &&
-                        n->versions[i].size == v.size &&
-                        memcmp(n->versions[i].bytes, v.bytes,
-                               DISK_SECTOR) == 0)
+        memcpy(v.bytes, (char *)n->now.at + sector * DISK_SECTOR, DISK_SECTOR);
+    while (i > 0 && known[i - 1].sector != sector)
+        i--;
+    if (i == 0 ? disk_is_firm(n, &v)
+               : !known[i - 1].forgotten && known[i - 1].size == v.size &&
+                 memcmp(known[i - 1].bytes, v.bytes, DISK_SECTOR) == 0)
         return;
-    n->versions = disk_grow(n->versions, &n->version_max,
-                            n->version_count + 1, sizeof v);
-    n->versions[n->version_count++] = v;
+    disk_resize(&n->versions, n->versions.count + 1, sizeof v);
+    ((disk_version *)n->versions.at)[n->versions.count - 1] = v;
 }
 
 
-static void
-disk_set_len(disk_node *n, size_t len)
+/* The sectors between two places of the file, and its size, are others now. */
+DISK void
+disk_changed(disk_node *n, size_t from, size_t to)
 {
-    size_t old = n->now_len, sector;
+    size_t sector;
 
-    if (old == len)
-        return;
     n->mtime = n->ctime = ++disk.clock;
-    disk_resize(&n->now, &n->now_max, &n->now_len, len);
-    for (sector = len / DISK_SECTOR; sector < disk_sectors(old); sector++) {
-        n->now = disk_grow(n->now, &n->now_max, (sector + 1) * DISK_SECTOR, 1);
+    for (sector = from / DISK_SECTOR; sector < disk_sectors(to); sector++) {
+        if ((sector + 1) * DISK_SECTOR > n->now.max)
+            abort();
         disk_note(n, sector);
     }
     disk_note(n, DISK_SIZE);
 }
 
 
-static void
-disk_write(disk_node *n, const uint8_t *data, size_t offset, size_t len)
+DISK void
+disk_set_len(disk_node *n, size_t len)
 {
-    size_t sector;
+    size_t old = n->now.count;
 
-    if (len == 0)
+    if (old == len)
         return;
-    if (offset + len > n->now_len)
-        disk_resize(&n->now, &n->now_max, &n->now_len, offset + len);
-    memcpy(n->now + offset, data, len);
-    n->mtime = n->ctime = ++disk.clock;
-    for (sector = offset / DISK_SECTOR;
-         sector < disk_sectors(offset + len); sector++)
-        disk_note(n, sector);
-    disk_note(n, DISK_SIZE);
+    disk_resize(&n->now, len, 1);
+    disk_changed(n, len, old);
 }
 
 
-static void
+DISK void
+disk_write(disk_node *n, const void *data, size_t offset, size_t len)
+{
+    if (len == 0)
+        return;
+    if (offset + len > n->now.count)
+        disk_resize(&n->now, offset + len, 1);
+    memcpy((char *)n->now.at + offset, data, len);
+    disk_changed(n, offset, offset + len);
+}
+
+
+DISK void
 disk_apply(disk_node *n, const disk_version *v)
 {
     size_t end = (v->sector + 1) * DISK_SECTOR;
 
     if (v->sector == DISK_SIZE) {
-        disk_resize(&n->firm, &n->firm_max, &n->firm_len, v->size);
+        n->firm_len = v->size;
         return;
     }
-    n->firm = disk_grow(n->firm, &n->firm_max, end, 1);
-    memcpy(n->firm + v->sector * DISK_SECTOR, v->bytes, DISK_SECTOR);
-}
-
-
-/* Bytes of `firm` behind its length are rubbish until the length is known. */
-static void
-disk_settle(disk_node *n)
-{
-    if (n->firm_max > n->firm_len)
-        memset(n->firm + n->firm_len, 0, n->firm_max - n->firm_len);
+    if (end > n->firm.count)
+        disk_resize(&n->firm, end, 1);
+    memcpy((char *)n->firm.at + end - DISK_SECTOR, v->bytes, DISK_SECTOR);
 }
 
 
 /* What was not forgotten is durable now. A forgotten version lives on as a
  * possibility, until its sector is written anew. */
-static void
+DISK void
 disk_flush(disk_node *n)
 {
+    disk_version *v = n->versions.at;
     size_t i, k, kept = 0;
 
-    for (i = 0; i < n->version_count; i++)
-        if (!n->versions[i].forgotten)
-            disk_apply(n, &n->versions[i]);
-    for (i = 0; i < n->version_count; i++) {
-        for (k = i + 1; k < n->version_count; k++)
-            if (n->versions[k].sector == n->versions[i].sector &&
-                !n->versions[k].forgotten)
+    for (i = 0; i < n->versions.count; i++)
+        if (!v[i].forgotten)
+            disk_apply(n, &v[i]);
+    for (i = 0; i < n->versions.count; i++) {
+        for (k = i + 1; k < n->versions.count; k++)
+            if (v[k].sector == v[i].sector && !v[k].forgotten)
                 break;
-        if (n->versions[i].forgotten && k == n->version_count)
-            n->versions[kept++] = n->versions[i];
+        if (v[i].forgotten && k == n->versions.count)
+            v[kept++] = v[i];
     }
-    n->version_count = kept;
-    disk_settle(n);
+    disk_resize(&n->versions, kept, sizeof *v);
+    disk_resize(&n->firm, n->firm_len, 1);
 }
 
 
-static void
-disk_forget(disk_node *n)
-{
-    size_t i;
+/* ---- what survives ----------------------------------------------------- */
 
-    for (i = 0; i < n->version_count; i++)
-        n->versions[i].forgotten = n->versions[i].sector != DISK_SIZE;
-}
-
-
-/* ---- what survives ------------------------------------------------------ */
-
-static void
+DISK void
 disk_add_digit(int node, size_t sector, size_t radix)
 {
     disk_digit digit = { node, sector, (unsigned)radix, 0 };
@@ -613,62 +669,30 @@ disk_add_digit(int node, size_t sector, size_t radix)
 }
 
 
-static void
-disk_file_digits(const disk_image *m, int node)
-{
-    const disk_node *n = &m->nodes[node];
-    size_t i, k, radix;
-
-    for (i = 0; i < n->version_count; i++) {
-        radix = 2;
-        for (k = 0; k < i; k++)
-            if (n->versions[k].sector == n->versions[i].sector)
-                break;
-        if (k < i)
-            continue;
-        for (k = i + 1; k < n->version_count; k++)
-            radix += n->versions[k].sector == n->versions[i].sector;
-        disk_add_digit(node, n->versions[i].sector, radix);
-    }
-}
-
-
-/* Whether any of the names that may survive means the node. */
-static int
-disk_may_survive(const disk_image *m, int node)
-{
-    const disk_node *f;
-    size_t steps, k;
-    int i;
-
-    for (i = 0; i < m->count; i++) {
-        f = &m->nodes[i];
-        for (steps = f->firm_steps; steps <= f->step_count; steps++)
-            for (k = 0; k < steps; k++)
-                if ((f->steps[k].node == node &&
-                     disk_lookup(f, steps, f->steps[k].name) == node) ||
-                    (f->steps[k].from_node == node &&
-                     disk_lookup(f, steps, f->steps[k].from) == node))
-                    return 1;
-    }
-    return 0;
-}
-
-
-static uint64_t
+DISK uint64_t
 disk_find_digits(const disk_image *m)
 {
     uint64_t all = 1;
-    size_t k;
-    int i;
+    size_t i, k, radix;
+    int node;
 
     disk.digit_count = 0;
-    for (i = 0; i < m->count; i++) {
-        const disk_node *n = &m->nodes[i];
-        if (n->folder && n->step_count > n->firm_steps)
-            disk_add_digit(i, DISK_NAMES, n->step_count - n->firm_steps + 1);
-        else if (!n->folder && disk_may_survive(m, i))
-            disk_file_digits(m, i);
+    for (node = 0; node < m->count; node++) {
+        const disk_node *n = &m->nodes[node];
+        const disk_version *v = n->versions.at;
+        if (n->folder && n->names.count > 1)
+            disk_add_digit(node, DISK_NAMES, n->names.count);
+        if (n->folder || disk_links(m, node, 1) == 0)
+            continue;
+        for (i = 0; i < n->versions.count; i++) {
+            for (k = 0; k < i && v[k].sector != v[i].sector; k++)
+                continue;
+            if (k < i)
+                continue;
+            for (radix = 2; ++k < n->versions.count;)
+                radix += v[k].sector == v[i].sector;
+            disk_add_digit(node, v[i].sector, radix);
+        }
     }
     for (k = 0; k < disk.digit_count; k++)
         if (all < UINT64_C(1) << 40)
@@ -689,7 +713,7 @@ disk_survivals(const disk_image *m, size_t limit)
 }
 
 
-static void
+DISK void
 disk_choose(size_t number, uint64_t all, size_t limit)
 {
     uint64_t left = number, seed = number * UINT64_C(0x9e3779b97f4a7c15) + 1;
@@ -712,35 +736,32 @@ disk_choose(size_t number, uint64_t all, size_t limit)
 }
 
 
-/* The pick-th version of that sector or size is what the disk has. */
-static void
+/* The pick-th version of those names, that sector or size is what the disk has.
+ */
+DISK void
 disk_pick(const disk_digit *d)
 {
     disk_node *n = &disk.image.nodes[d->node];
+    disk_version *v = n->versions.at;
     unsigned left = d->pick;
     size_t i;
 
-    if (d->sector == DISK_NAMES) {
-        n->step_count = n->firm_steps + d->pick;
-        return;
-    }
-    for (i = 0; left > 0 && i < n->version_count; i++)
-        if (n->versions[i].sector == d->sector && --left == 0)
-            disk_apply(n, &n->versions[i]);
+    if (d->sector == DISK_NAMES)
+        disk_resize(&n->names, d->pick + 1, sizeof(disk_names));
+    for (i = 0; left > 0 && i < n->versions.count; i++)
+        if (v[i].sector == d->sector && --left == 0)
+            disk_apply(n, &v[i]);
 }
 
 
-static void
-disk_close_all(void)
+/* The process was killed; the system goes on. */
+DISK void
+disk_restart(void)
 {
     memset(disk.open, 0, sizeof disk.open);
-    disk.opened = 0;
-    disk.off = 0;
-    disk.follow_up = 0;
+    disk.opened = disk.at = disk.hits = disk.calls = 0;
+    disk.off = disk.follow_up = 0;
     disk.fault = DISK_FINE;
-    disk.at = 0;
-    disk.hits = 0;
-    disk.calls = 0;
 }
 
 
@@ -749,7 +770,6 @@ DISK void
 disk_survive(size_t number, size_t limit)
 {
     uint64_t all = disk_find_digits(&disk.image);
-    disk_node *n;
     size_t k;
     int i;
 
@@ -757,23 +777,13 @@ disk_survive(size_t number, size_t limit)
     for (k = 0; k < disk.digit_count; k++)
         disk_pick(&disk.digits[k]);
     for (i = 0; i < disk.image.count; i++) {
-        n = &disk.image.nodes[i];
+        disk_node *n = &disk.image.nodes[i];
         disk_pack(n);
-        n->version_count = 0;
-        disk_settle(n);
-        disk_resize(&n->now, &n->now_max, &n->now_len, n->firm_len);
-        if (n->now_len > 0)
-            memcpy(n->now, n->firm, disk_sectors(n->now_len) * DISK_SECTOR);
+        disk_resize(&n->versions, 0, sizeof(disk_version));
+        disk_resize(&n->firm, n->firm_len, 1);
+        disk_copy_list(&n->now, &n->firm, 1);
     }
-    disk_close_all();
-}
-
-
-/* The process was killed; the system goes on. */
-DISK void
-disk_restart(void)
-{
-    disk_close_all();
+    disk_restart();
 }
 
 
@@ -781,14 +791,12 @@ disk_restart(void)
 DISK void
 disk_sync_all(void)
 {
-    disk_node *n;
     int i;
 
     for (i = 0; i < disk.image.count; i++) {
-        n = &disk.image.nodes[i];
-        disk_pack(n);
-        disk_flush(n);
-        n->version_count = 0;
+        disk_pack(&disk.image.nodes[i]);
+        disk_flush(&disk.image.nodes[i]);
+        disk_resize(&disk.image.nodes[i].versions, 0, sizeof(disk_version));
     }
 }
 
@@ -799,7 +807,7 @@ disk_is_settled(void)
 {
     int i = 0;
 
-    while (i < disk.image.count && disk.image.nodes[i].version_count == 0)
+    while (i < disk.image.count && disk.image.nodes[i].versions.count == 0)
         i++;
     return i == disk.image.count;
 }
@@ -813,20 +821,22 @@ disk_format(void)
     disk.image.count = 1;
     disk.image.nodes[0].folder = 1;
     disk.image.nodes[0].mode = S_IFDIR | 0755;
+    disk_resize(&disk.image.nodes[0].names, 1, sizeof(disk_names));
 }
 
 
-/* ---- for tests to look and to put --------------------------------------- */
+/* ---- for tests to look and to put -------------------------------------- */
 
 /* The bytes of a file as a process sees them, or NULL. */
 DISK const uint8_t *
 disk_bytes(const char *path, size_t *len)
 {
-    static const uint8_t none[1];
     disk_node *n = disk_node_of(path);
 
-    *len = n == NULL ? 0 : n->now_len;
-    return n == NULL ? NULL : n->now_len > 0 ? n->now : none;
+    *len = n == NULL ? 0 : n->now.count;
+    if (n != NULL)
+        disk_resize(&n->now, n->now.count, 1);    /* an empty file's, too     */
+    return n == NULL ? NULL : n->now.at;
 }
 
 
@@ -839,7 +849,7 @@ disk_put(const char *path, const void *data, size_t len)
 
     if (node < 0) {
         node = disk_new_node(0, S_IFREG | 0600);
-        disk_step_to(folder, name, "", node);
+        disk_step(folder, name, node, NULL, -1);
     }
     disk_set_len(&disk.image.nodes[node], 0);
     disk_write(&disk.image.nodes[node], data, 0, len);
@@ -852,22 +862,18 @@ DISK const char *
 disk_name(const char *folder, const char *begin, size_t number)
 {
     const disk_node *f = disk_node_of(folder);
-    size_t i, k;
+    const disk_names *names = f != NULL ? disk_names_of(f) : NULL;
+    size_t i;
 
-    for (i = 0; f != NULL && i < f->step_count; i++) {
-        const disk_step *s = &f->steps[i];
-        for (k = i + 1; k < f->step_count; k++)
-            if (strcmp(f->steps[k].name, s->name) == 0)
-                break;
-        if (k == f->step_count && strncmp(s->name, begin, strlen(begin)) == 0 &&
-            disk_lookup(f, f->step_count, s->name) >= 0 && number-- == 0)
-            return s->name;
-    }
+    for (i = 0; names != NULL && i < names->count; i++)
+        if (strncmp(names->all[i].name, begin, strlen(begin)) == 0 &&
+            number-- == 0)
+            return names->all[i].name;
     return NULL;
 }
 
 
-static uint64_t
+DISK uint64_t
 disk_hash_more(uint64_t h, const void *data, size_t len)
 {
     const uint8_t *at = data;
@@ -880,40 +886,33 @@ disk_hash_more(uint64_t h, const void *data, size_t len)
 }
 
 
-static uint64_t
-disk_hash_node(uint64_t h, const disk_node *n)
-{
-    const disk_version *v = n->versions;
-    size_t i;
-
-    h = disk_hash_more(h, n->now, n->now_len);
-    for (i = 0; i < n->version_count; i++, v++) {
-        h = disk_hash_more(h ^ v->sector ^ (unsigned)v->forgotten << 20,
-                           v->bytes, DISK_SECTOR);
-        h ^= v->size;
-    }
-    if (n->version_count > 0)
-        h = disk_hash_more(h, n->firm, n->firm_len);
-    for (i = 0; i < n->step_count; i++) {
-        h = disk_hash_more(h, n->steps[i].name, strlen(n->steps[i].name));
-        h = disk_hash_more(h, n->steps[i].from, strlen(n->steps[i].from));
-        h ^= (unsigned)n->steps[i].node ^
-             (unsigned)n->steps[i].from_node << 12;
-    }
-    return h ^ n->firm_steps << 8;
-}
-
-
 /* Tells two disks apart, by what is seen and by what may survive. */
 DISK uint64_t
 disk_hash(void)
 {
     uint64_t h = UINT64_C(0xcbf29ce484222325);
+    size_t k, j;
     int i;
 
-    for (i = 0; i < disk.image.count; i++)
-        if (i == 0 || disk_may_survive(&disk.image, i))
-            h = disk_hash_node(h ^ (unsigned)i, &disk.image.nodes[i]);
+    for (i = 0; i < disk.image.count; i++) {
+        const disk_node *n = &disk.image.nodes[i];
+        const disk_version *v = n->versions.at;
+        const disk_names *names = n->names.at;
+        if (i > 0 && disk_links(&disk.image, i, 1) == 0)
+            continue;
+        h = disk_hash_more(h ^ (unsigned)i, n->now.at, n->now.count);
+        for (k = 0; k < n->versions.count; k++)
+            h = disk_hash_more(h ^ v[k].sector ^ v[k].size << 8 ^
+                               (unsigned)v[k].forgotten << 20, v[k].bytes,
+                               DISK_SECTOR);
+        if (n->versions.count > 0)
+            h = disk_hash_more(h, n->firm.at, n->firm.count);
+        for (k = 0; k < n->names.count; k++)
+            for (j = 0; j < names[k].count; j++)
+                h = disk_hash_more(h ^ (unsigned)names[k].all[j].node ^ k << 12,
+                                   names[k].all[j].name,
+                                   strlen(names[k].all[j].name));
+    }
     return h;
 }
 
@@ -929,26 +928,22 @@ disk_report(FILE *out)
         fprintf(out, "    %s\n", disk.journal[i % DISK_JOURNAL]);
     for (k = 0; k < disk.digit_count; k++) {
         const disk_digit *d = &disk.digits[k];
-        fprintf(out, "    node %d ", d->node);
-        if (d->sector == DISK_SIZE)
-            fprintf(out, "size");
-        else if (d->sector == DISK_NAMES)
-            fprintf(out, "names");
-        else
-            fprintf(out, "sector %lu", (unsigned long)d->sector);
-        fprintf(out, ": %u of 0..%u survived\n", d->pick, d->radix - 1);
+        fprintf(out, "    node %d %s %ld: %u of 0..%u survived\n", d->node,
+                d->sector == DISK_SIZE ? "size" : d->sector == DISK_NAMES
+                ? "names" : "sector", (long)d->sector, d->pick, d->radix - 1);
     }
 }
 
 
-/* ---- the calls ---------------------------------------------------------- */
+/* ---- a call ------------------------------------------------------------ */
 
 /* Begins a call: 0, or the errno that it fails with at once. */
-static int
+DISK int
 disk_enter(disk_kind kind, const char *what, size_t offset, size_t len)
 {
     char *line = disk.journal[disk.calls % DISK_JOURNAL];
     const char *name = strrchr(what, '/');
+    int error = 0;
 
     disk.now = DISK_FINE;
     if (disk.off)
@@ -963,7 +958,7 @@ disk_enter(disk_kind kind, const char *what, size_t offset, size_t len)
                    name != NULL ? name + 1 : what, (unsigned long)offset,
                    (unsigned long)len, disk.now != DISK_FINE ? " <-" : "");
     if (disk.follow_up != 0 && (kind == DISK_READS || kind == DISK_WRITES)) {
-        int error = disk.follow_up;
+        error = disk.follow_up;
         disk.follow_up = 0;
         return error;
     }
@@ -975,7 +970,7 @@ disk_enter(disk_kind kind, const char *what, size_t offset, size_t len)
 
 
 /* Ends a call, for better or for worse. */
-static int
+DISK int
 disk_leave(int error, int result)
 {
     if (disk.now == DISK_STOP_AFTER)
@@ -989,30 +984,22 @@ disk_leave(int error, int result)
 
 
 /* How much of a read or write is done. */
-static size_t
+DISK size_t
 disk_part(size_t offset, size_t len)
 {
     size_t first = DISK_SECTOR - offset % DISK_SECTOR;
+    size_t parts[4] = { 1, len / 2, len - 1, first < len ? first : len - 1 };
 
     if ((disk.now != DISK_SHORT && disk.now != DISK_SHORT_ERROR &&
          disk.now != DISK_STOP_MIDWAY) || len < 2)
         return len;
     if (disk.now == DISK_SHORT_ERROR)
         disk.follow_up = disk.error;
-    switch (disk.portion) {
-    case 0:
-        return 1;
-    case 1:
-        return len / 2;
-    case 2:
-        return len - 1;
-    default:
-        return first < len ? first : len - 1;
-    }
+    return parts[disk.portion];
 }
 
 
-static disk_node *
+DISK disk_node *
 disk_fd(int fd)
 {
     int i = fd - DISK_FD;
@@ -1023,27 +1010,10 @@ disk_fd(int fd)
 }
 
 
-static int
-disk_new_fd(int node, int flags)
-{
-    int i = 0;
-
-    while (i < DISK_OPEN && disk.open[i].used)
-        i++;
-    if (i == DISK_OPEN)
-        abort();
-    memset(&disk.open[i], 0, sizeof disk.open[i]);
-    disk.open[i].used = 1;
-    disk.open[i].node = node;
-    disk.open[i].flags = flags;
-    disk.open[i].held[0] = disk.open[i].held[1] = F_UNLCK;
-    disk.opened++;
-    return DISK_FD + i;
-}
-
+/* ---- the calls --------------------------------------------------------- */
 
 /* Why the file cannot be opened so. */
-static int
+DISK int
 disk_open_error(int folder, int node, int flags)
 {
     int writes = (flags & O_ACCMODE) != O_RDONLY;
@@ -1066,96 +1036,107 @@ disk_open_error(int folder, int node, int flags)
 }
 
 
+/* With a mode, as room disk opens files. */
 DISK int
 disk_open(const char *path, int flags, ...)
 {
     const char *name;
-    int folder, node, error;
-    mode_t mode = 0;
-    va_list args;
+    int folder, node, error, i = 0;
 
-    va_start(args, flags);
-    if (flags & O_CREAT)
-        mode = (mode_t)va_arg(args, int);
-    va_end(args);
     if (!disk_is_ours(path))
-        return open(path, flags, mode);
+        return disk_fails(flags & O_DIRECTORY ? "opendir" : "open", '\0')
+             ? -1 : open(path, flags, 0600);
     node = disk_find(path, &folder, &name);
-    error = disk_enter(node < 0 && (flags & O_CREAT) ? DISK_MAKES : DISK_OPENS,
+    error = disk_enter(node < 0 && (flags & O_CREAT) ? DISK_MAKES : DISK_USES,
                        path, 0, 0);
     if (error == 0)
         error = disk_open_error(folder, node, flags);
-    if (error == 0 && node < 0) {
-        node = disk_new_node(0, S_IFREG | mode);
-        disk_step_to(folder, name, "", node);
+    if (error != 0)
+        return disk_leave(error, -1);
+    if (node < 0) {
+        node = disk_new_node(0, S_IFREG | 0600);
+        disk_step(folder, name, node, NULL, -1);
     }
-    return disk_leave(error, error == 0 ? disk_new_fd(node, flags) : -1);
+    while (disk.open[i].used)
+        if (++i == DISK_OPEN)
+            abort();
+    disk.open[i].used = 1;
+    disk.open[i].node = node;
+    disk.open[i].flags = flags;
+    disk.open[i].held[0] = disk.open[i].held[1] = F_UNLCK;
+    disk.opened++;
+    return disk_leave(0, DISK_FD + i);
 }
 
 
 DISK int
 disk_close(int fd)
 {
-    int error, i = fd - DISK_FD;
+    int error;
 
-    if (i < 0)
+    if (fd < DISK_FD)
         return close(fd);
     error = disk_enter(DISK_CLOSES, "", 0, 0);
     if (disk_fd(fd) == NULL)
         return disk_leave(disk.off ? EIO : EBADF, -1);
-    disk.open[i].used = 0;                /* whatever it answers              */
+    disk.open[fd - DISK_FD].used = 0;     /* whatever it answers              */
     disk.opened--;
     return disk_leave(error, 0);
 }
 
 
-static void
-disk_stat(const disk_node *n, struct stat *st)
+/* Of an open file, or of what a path means. */
+DISK int
+disk_stat(int error, const disk_node *n, struct stat *st)
 {
-    int node = (int)(n - disk.image.nodes);
-
+    if (error != 0 || n == NULL)
+        return disk_leave(error, -1);
     memset(st, 0, sizeof *st);
     st->st_dev = 4711;
-    st->st_ino = (ino_t)(node + 1);
+    st->st_ino = (ino_t)(n - disk.image.nodes + 1);
     st->st_mode = n->mode;
     st->st_uid = geteuid();
-    st->st_nlink = disk_links(node);
-    st->st_size = (off_t)n->now_len;
+    st->st_nlink = disk_links(&disk.image, (int)(n - disk.image.nodes), 0);
+    st->st_size = (off_t)n->now.count;
     st->st_mtim.tv_sec = n->mtime;
     st->st_ctim.tv_sec = n->ctime;
+    return disk_leave(0, 0);
 }
 
 
 DISK int
 disk_fstat(int fd, struct stat *st)
 {
-    disk_node *n = disk_fd(fd);
     int error;
 
-    if (fd < DISK_FD)
-        return fstat(fd, st);
-    error = disk_enter(DISK_LOOKS, "", 0, 0);
-    if (error == 0 && n == NULL)
-        error = EBADF;
-    if (error == 0)
-        disk_stat(n, st);
-    return disk_leave(error, 0);
+    if (fd >= DISK_FD) {
+        error = disk_enter(DISK_LOOKS, "", 0, 0);
+        return disk_stat(error != 0 || disk_fd(fd) != NULL ? error : EBADF,
+                         disk_fd(fd), st);
+    }
+    if (disk_fails("fstat", '\0') || fstat(fd, st) != 0)
+        return -1;
+    if (disk_owner >= 0)
+        st->st_uid = (uid_t)disk_owner;
+    return 0;
 }
 
 
 DISK int
 disk_lstat(const char *path, struct stat *st)
 {
+    const disk_node *n;
     int error;
 
-    if (!disk_is_ours(path))
-        return lstat(path, st);
+    if (!disk_is_ours(path)) {
+        if (disk_fails("lstat", '\0') || lstat(path, st) != 0)
+            return -1;
+        st->st_dev += (dev_t)disk_other_device;
+        return 0;
+    }
     error = disk_enter(DISK_LOOKS, path, 0, 0);
-    if (error == 0 && disk_node_of(path) == NULL)
-        error = ENOENT;
-    if (error == 0)
-        disk_stat(disk_node_of(path), st);
-    return disk_leave(error, 0);
+    n = disk_node_of(path);
+    return disk_stat(error != 0 || n != NULL ? error : ENOENT, n, st);
 }
 
 
@@ -1191,19 +1172,22 @@ disk_pread(int fd, void *out, size_t len, off_t offset)
 {
     disk_node *n = disk_fd(fd);
     size_t at = (size_t)offset;
+    ssize_t some;
     int error;
 
-    if (fd < DISK_FD)
-        return pread(fd, out, len, offset);
+    if (fd < DISK_FD) {
+        some = disk_share("pread", '\0', len);
+        return some <= 0 ? some : pread(fd, out, (size_t)some, offset);
+    }
     error = disk_enter(DISK_READS, "", at, len);
     if (error == 0 && n == NULL)
         error = EBADF;
     if (error == 0) {
-        len = at >= n->now_len ? 0 : len < n->now_len - at ? len
-                                                           : n->now_len - at;
+        len = at >= n->now.count ? 0 : len < n->now.count - at
+                                     ? len : n->now.count - at;
         len = disk_part(at, len);
         if (len > 0)
-            memcpy(out, n->now + at, len);
+            memcpy(out, (char *)n->now.at + at, len);
     }
     return disk_leave(error, (int)len);
 }
@@ -1211,10 +1195,10 @@ disk_pread(int fd, void *out, size_t len, off_t offset)
 
 /* On a full disk a write fills the sectors that the file has, and fails where
  * it needs another. */
-static int
+DISK int
 disk_fit(const disk_node *n, size_t at, size_t *len)
 {
-    size_t room = disk_sectors(n->now_len) * DISK_SECTOR;
+    size_t room = disk_sectors(n->now.count) * DISK_SECTOR;
 
     if (disk.no_room != 0 || disk.full == 0 || at + *len <= room)
         return disk.no_room;
@@ -1226,6 +1210,17 @@ disk_fit(const disk_node *n, size_t at, size_t *len)
 
 
 DISK ssize_t
+disk_real_pwrite(int fd, const void *data, size_t len, off_t offset)
+{
+    ssize_t some = disk_share("pwrite", 'w', len);
+
+    if (some < 0 && errno == ENOSPC && pwrite(fd, data, len / 2, offset) >= 0)
+        errno = ENOSPC;
+    return some <= 0 ? some : pwrite(fd, data, (size_t)some, offset);
+}
+
+
+DISK ssize_t
 disk_pwrite(int fd, const void *data, size_t len, off_t offset)
 {
     disk_node *n = disk_fd(fd);
@@ -1233,7 +1228,7 @@ disk_pwrite(int fd, const void *data, size_t len, off_t offset)
     int error;
 
     if (fd < DISK_FD)
-        return pwrite(fd, data, len, offset);
+        return disk_real_pwrite(fd, data, len, offset);
     error = disk_enter(DISK_WRITES, "", at, len);
     if (error == 0 && (n == NULL || !(disk.open[fd - DISK_FD].flags & O_RDWR)))
         error = EBADF;
@@ -1241,7 +1236,8 @@ disk_pwrite(int fd, const void *data, size_t len, off_t offset)
         error = disk.read_only;
     if (error == 0)
         error = disk_fit(n, at, &len);
-    if (error == 0 && disk.now == DISK_STOP_MIDWAY && at + len <= n->now_len &&
+    if (error == 0 && disk.now == DISK_STOP_MIDWAY &&
+        at + len <= n->now.count &&
         at / DISK_SECTOR == (at + len - 1) / DISK_SECTOR)
         len = 0;
     if (error == 0) {
@@ -1263,12 +1259,15 @@ disk_fdatasync(int fd)
     int error;
 
     if (fd < DISK_FD)
-        return fdatasync(fd);
+        return disk_fails("fdatasync", 'd') ? -1 : fdatasync(fd);
     error = disk_enter(DISK_SYNCS, "", 0, 0);
     if (error == 0)
         error = n == NULL ? EBADF : disk.no_sync;
     if (error == 0 && disk.now == DISK_FORGET) {
-        disk_forget(n);
+        disk_version *v = n->versions.at;
+        size_t i;
+        for (i = 0; i < n->versions.count; i++)
+            v[i].forgotten = v[i].sector != DISK_SIZE;
         error = disk.error;
     }
     if (error == 0)
@@ -1284,7 +1283,7 @@ disk_fsync(int fd)
     int error;
 
     if (fd < DISK_FD)
-        return fsync(fd);
+        return disk_fails("fsync", 'f') ? -1 : fsync(fd);
     error = disk_enter(DISK_SYNCS_FOLDER, "", 0, 0);
     if (error == 0)
         error = n == NULL || !n->folder ? EBADF : disk.no_sync;
@@ -1301,7 +1300,7 @@ disk_ftruncate(int fd, off_t len)
     int error;
 
     if (fd < DISK_FD)
-        return ftruncate(fd, len);
+        return disk_fails("ftruncate", 't') ? -1 : ftruncate(fd, len);
     error = disk_enter(DISK_CUTS, "", 0, (size_t)len);
     if (error == 0)
         error = n == NULL ? EBADF
@@ -1313,7 +1312,7 @@ disk_ftruncate(int fd, off_t len)
 
 
 /* Why a name cannot be changed. */
-static int
+DISK int
 disk_names_error(void)
 {
     return disk.read_only != 0 ? disk.read_only : disk.denied;
@@ -1326,15 +1325,16 @@ disk_faccessat(int dir, const char *path, int mode, int flags)
     int error;
 
     if (!disk_is_ours(path))
-        return faccessat(dir, path, mode, flags);
+        return disk_fails("faccessat", '\0')
+             ? -1 : faccessat(dir, path, mode, flags);
     error = disk_enter(DISK_ASKS, path, 0, 0);
     return disk_leave(error != 0 ? error : disk_names_error(), 0);
 }
 
 
 /* From one name to another; both in one folder. `how` as renameat2 has it, and
- * `link` leaves the old name. */
-static int
+ * a link leaves the old name. */
+DISK int
 disk_move(disk_kind kind, const char *from, const char *to, unsigned how)
 {
     const char *old_name, *new_name;
@@ -1353,14 +1353,12 @@ disk_move(disk_kind kind, const char *from, const char *to, unsigned how)
         error = EEXIST;
     if (error == 0 && how == RENAME_EXCHANGE && other < 0)
         error = ENOENT;
-    if (error == 0) {
-        disk_step_to(new_folder, new_name, kind == DISK_LINKS ? "" : old_name,
-                     node);
-        disk_touch(other);
-        if (how == RENAME_EXCHANGE)
-            disk.image.nodes[new_folder].steps[
-                disk.image.nodes[new_folder].step_count - 1].from_node = other;
-    }
+    if (error == 0)
+        disk_step(new_folder, new_name, node,
+                  kind == DISK_LINKS ? NULL : old_name,
+                  how == RENAME_EXCHANGE ? other : -1);
+    if (error == 0 && other >= 0)
+        disk.image.nodes[other].ctime = ++disk.clock;
     return disk_leave(error, 0);
 }
 
@@ -1368,26 +1366,29 @@ disk_move(disk_kind kind, const char *from, const char *to, unsigned how)
 DISK int
 disk_rename(const char *from, const char *to)
 {
-    return disk_is_ours(from) ? disk_move(DISK_RENAMES, from, to, 0)
-                              : rename(from, to);
+    if (disk_is_ours(from))
+        return disk_move(DISK_RENAMES, from, to, 0);
+    return disk_fails("rename", 'r') ? -1 : rename(from, to);
 }
 
 
 DISK int
 disk_renameat2(int a, const char *from, int b, const char *to, unsigned how)
 {
-    return disk_is_ours(from)
-         ? disk_move(how == RENAME_EXCHANGE ? DISK_EXCHANGES : DISK_RENAMES,
-                     from, to, how)
-         : renameat2(a, from, b, to, how);
+    if (disk_is_ours(from))
+        return disk_move(how == RENAME_EXCHANGE ? DISK_EXCHANGES : DISK_RENAMES,
+                         from, to, how);
+    return disk_fails("renameat2", how == RENAME_EXCHANGE ? 'x' : 'n')
+         ? -1 : renameat2(a, from, b, to, how);
 }
 
 
 DISK int
 disk_link(const char *from, const char *to)
 {
-    return disk_is_ours(from)
-         ? disk_move(DISK_LINKS, from, to, RENAME_NOREPLACE) : link(from, to);
+    if (disk_is_ours(from))
+        return disk_move(DISK_LINKS, from, to, RENAME_NOREPLACE);
+    return disk_fails("link", 'l') ? -1 : link(from, to);
 }
 
 
@@ -1398,18 +1399,16 @@ disk_unlink(const char *path)
     int folder, node, error;
 
     if (!disk_is_ours(path))
-        return unlink(path);
+        return disk_fails("unlink", 'u') ? -1 : unlink(path);
     error = disk_enter(DISK_REMOVES, path, 0, 0);
     node = disk_find(path, &folder, &name);
     if (error == 0 && node < 0)
         error = ENOENT;
-    if (error == 0 && disk.image.nodes[node].folder)
-        error = EISDIR;
     if (error == 0)
-        error = disk_names_error();
+        error = disk.image.nodes[node].folder ? EISDIR : disk_names_error();
     if (error == 0) {
-        disk_step_to(folder, name, "", -1);
-        disk_touch(node);
+        disk_step(folder, name, -1, NULL, -1);
+        disk.image.nodes[node].ctime = ++disk.clock;
     }
     return disk_leave(error, 0);
 }
@@ -1422,29 +1421,25 @@ disk_mkdir(const char *path, mode_t mode)
     int folder, node, error;
 
     if (!disk_is_ours(path))
-        return mkdir(path, mode);
+        return disk_fails("mkdir", 'm') ? -1 : mkdir(path, mode);
     error = disk_enter(DISK_MAKES_FOLDER, path, 0, 0);
     node = disk_find(path, &folder, &name);
-    if (error == 0 && node >= 0)
-        error = EEXIST;
-    else if (error == 0 && folder < 0)
-        error = ENOENT;
-    else if (error == 0)
-        error = disk_names_error() != 0 ? disk_names_error() : disk.no_nodes;
-    if (error == 0) {
-        node = disk_new_node(1, S_IFDIR | mode);
-        disk_step_to(folder, name, "", node);
-    }
+    if (error == 0)
+        error = node >= 0 ? EEXIST : folder < 0 ? ENOENT : disk_names_error();
+    if (error == 0)
+        error = disk.no_nodes;
+    if (error == 0)
+        disk_step(folder, name, disk_new_node(1, S_IFDIR | mode), NULL, -1);
     return disk_leave(error, 0);
 }
 
 
 /* Whether another open file holds byte `slot` of the node in a way that `type`
  * cannot be beside. */
-static int
-disk_is_held(int fd, int slot, short type)
+DISK int
+disk_is_held(int self, int slot, short type)
 {
-    int i, self = fd - DISK_FD;
+    int i;
 
     for (i = 0; i < DISK_OPEN; i++)
         if (i != self && disk.open[i].used &&
@@ -1461,29 +1456,29 @@ disk_is_held(int fd, int slot, short type)
 DISK int
 disk_fcntl(int fd, int call, struct flock *range)
 {
-    int error, slot = (int)range->l_start;
+    int error, held, slot = (int)range->l_start;
     disk_fault fault = disk.fault;
     disk_kind kind = call == F_OFD_GETLK ? DISK_ASKS
                    : range->l_type == F_UNLCK ? DISK_UNLOCKS : DISK_LOCKS;
 
     if (fd < DISK_FD)
-        return fcntl(fd, call, range);
+        return disk_fails("fcntl", '\0') ? -1 : fcntl(fd, call, range);
     if (fault == DISK_ERROR && (kind == DISK_UNLOCKS || disk.spares_locks))
         disk.fault = DISK_FINE;
     error = disk_enter(kind, "", (size_t)slot, (size_t)range->l_type);
     disk.fault = fault;
     if (error == 0 && (disk_fd(fd) == NULL || slot < 0 || slot > 1))
         error = EBADF;
-    if (error == 0 && call == F_OFD_GETLK) {
-        if (!disk_is_held(fd, slot, range->l_type))
-            range->l_type = F_UNLCK;
-    } else if (error == 0 && disk_is_held(fd, slot, range->l_type)) {
-        if (range->l_type != F_UNLCK)
-            error = EAGAIN;
-    }
-    if (error == 0 && call == F_OFD_SETLK)
+    if (error != 0)
+        return disk_leave(error, -1);
+    held = disk_is_held(fd - DISK_FD, slot, range->l_type);
+    if (kind == DISK_LOCKS && held)
+        return disk_leave(EAGAIN, -1);
+    if (call == F_OFD_SETLK)
         disk.open[fd - DISK_FD].held[slot] = range->l_type;
-    return disk_leave(error, 0);
+    else if (!held)
+        range->l_type = F_UNLCK;
+    return disk_leave(0, 0);
 }
 
 
@@ -1497,6 +1492,7 @@ disk_pages(size_t len)
 
 
 /* From here on these names mean the disk. */
+#undef renameat2
 #define open(...)             disk_open(__VA_ARGS__)
 #define close(fd)             disk_close(fd)
 #define fstat(fd, st)         disk_fstat(fd, st)
@@ -1514,12 +1510,16 @@ disk_pages(size_t len)
 #define mkdir(path, mode)     disk_mkdir(path, mode)
 #define fcntl(...)            disk_fcntl(__VA_ARGS__)
 
-/* The creds' pages come from malloc here: a test that opens a keyring a hundred
- * thousand times would spend most of its time on them, and so a sanitizer sees
- * to them, too. */
+/* With DISK_CHEAP_PAGES the creds' pages come from malloc: a test that opens a
+ * keyring a hundred thousand times would spend most of its time on them, and so
+ * a sanitizer sees to them, too. */
+#if defined(DISK_CHEAP_PAGES)
 #define mmap(at, len, prot, flags, fd, offset) disk_pages(len)
 #define munmap(at, len)       ((void)(len), free(at))
 #define mlock(at, len)        ((void)(len), 0)
 #define madvise(at, len, how) ((void)(len), 0)
+#endif
+
+#endif
 
 #endif /* KAWS_DISK_H */

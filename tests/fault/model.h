@@ -8,6 +8,7 @@
 #if !defined(KAWS_MODEL_H)
 #define KAWS_MODEL_H
 
+#define DISK_CHEAP_PAGES
 #include "disk.h"
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -39,6 +40,8 @@ typedef struct model {
 
 
 static struct fake fake;
+static const char *model_file = DATA;     /* as a test writes it              */
+static char model_trail[640];             /* what led here, for a report      */
 
 
 /* On the disk, and with nothing that would be left to chance. */
@@ -121,6 +124,80 @@ model_print(FILE *out, const char *what, const model *m)
                 (unsigned long)m->keys[i].len, m->keys[i].sum[0],
                 m->keys[i].sum[1]);
     fprintf(out, "\n");
+}
+
+
+/* Fails the test, and says all that led here. */
+MODEL void
+model_fail(const char *what, const kaws_error *err)
+{
+    if (err != NULL)
+        fprintf(stderr, "    %s (%s)\n", err->text,
+                kaws_status_text(err->status));
+    disk_report(stderr);
+    if (fake.log != NULL)
+        fprintf(stderr, "%.600s\n",
+                fake.log + (fake.log_len > 600 ? fake.log_len - 600 : 0));
+    fail_msg("%s: %s", model_trail, what);
+}
+
+
+/* Opens the file that model_file names; the log begins anew. */
+MODEL kaws_status
+model_open(kaws **ring, kaws_error *err)
+{
+    kaws_config cfg = model_config();
+
+    cfg.data_file = model_file;
+    fake_forget_log(&fake);
+    return kaws_open(ring, &cfg, err);
+}
+
+
+MODEL kaws *
+model_must_open(void)
+{
+    kaws_error err;
+    kaws *ring = NULL;
+
+    if (model_open(&ring, &err) != KAWS_OK)
+        model_fail("the keyring does not open", &err);
+    return ring;
+}
+
+
+/* How long the longest file that was set aside is which has the end of those
+ * bytes; 0 if there is none. */
+MODEL size_t
+model_aside(const uint8_t *at, size_t len)
+{
+    const uint8_t *aside;
+    const char *name;
+    char path[160];
+    size_t i, aside_len, longest = 0;
+
+    for (i = 0; (name = disk_name("/disk/ring", "keys.torn-", i)) != NULL;
+         i++) {
+        (void)snprintf(path, sizeof path, "/disk/ring/%s", name);
+        aside = disk_bytes(path, &aside_len);
+        if (aside_len > longest && aside_len <= len &&
+            memcmp(aside, at + len - aside_len, aside_len) == 0)
+            longest = aside_len;
+    }
+    return longest;
+}
+
+
+/* The exit code: that of the tests, or 1 if memory was left or not wiped. */
+MODEL int
+model_end(int failed)
+{
+    if (failed == 0 && (fake.live != 0 || fake.dirty != 0 ||
+                        fake.misfreed != 0))
+        failed = 1;
+    fake_end(&fake);
+    disk_drop(&disk.image);
+    return failed;
 }
 
 

@@ -22,10 +22,15 @@
 
 #include "model.h"
 
+typedef enum verb {               /* what changes: opening, if nothing else   */
+    OPEN, GENERATE, STORE, REMOVE_FIRST, REMOVE_LAST, REWRAP, CLOSE,
+    GENERATE_CLOSE
+} verb;
+
 typedef struct scenario {
     const char *name;
     void      (*prepare)(size_t align);
-    kaws_status (*change)(kaws **ring, kaws_error *err);   /* NULL: opening   */
+    verb        verb;
     size_t      align;            /* where in a sector the file ends          */
     int         lacks;            /* what the system has not, see below       */
 } scenario;
@@ -38,10 +43,8 @@ typedef struct outcome {          /* what a reopened keyring may be           */
 
 static size_t ways;               /* to survive, that are tried at most       */
 static size_t ways_again;         /* after the second stop                    */
-static char trail[640];           /* what led here, for a report              */
 static struct { unsigned long faults, cases, distinct; } count;
 static struct { uint8_t at[8192]; size_t len; } torn_end; /* once seen, kept */
-static const char *data_file;     /* as the scenario writes it                */
 static int full_at_open;          /* errno; only before the change            */
 
 
@@ -50,53 +53,13 @@ static int full_at_open;          /* errno; only before the change            */
 static size_t
 trail_add(const char *format, ...)
 {
-    size_t was = strlen(trail);
+    size_t was = strlen(model_trail);
     va_list args;
 
     va_start(args, format);
-    (void)vsnprintf(trail + was, sizeof trail - was, format, args);
+    (void)vsnprintf(model_trail + was, sizeof model_trail - was, format, args);
     va_end(args);
     return was;
-}
-
-
-static void
-bad(const char *what, const kaws_error *err)
-{
-    fprintf(stderr, "%s\n  %s\n", trail, what);
-    if (err != NULL)
-        fprintf(stderr, "    %s (%s)\n", err->text,
-                kaws_status_text(err->status));
-    disk_report(stderr);
-    if (fake.log != NULL)
-        fprintf(stderr, "%.600s\n",
-                fake.log + (fake.log_len > 600 ? fake.log_len - 600 : 0));
-    fail_msg("%s: %s", trail, what);
-}
-
-
-/* ---- the world ---------------------------------------------------------- */
-
-static kaws_status
-open_ring(kaws **ring, kaws_error *err)
-{
-    kaws_config cfg = model_config();
-
-    cfg.data_file = data_file;
-    fake_forget_log(&fake);
-    return kaws_open(ring, &cfg, err);
-}
-
-
-static kaws *
-must_open(void)
-{
-    kaws_error err;
-    kaws *ring = NULL;
-
-    if (open_ring(&ring, &err) != KAWS_OK)
-        bad("the keyring does not open", &err);
-    return ring;
 }
 
 
@@ -106,7 +69,7 @@ must_generate(kaws *ring, const char *key_id)
     kaws_error err;
 
     if (kaws_generate(ring, model_name(key_id), "AES", 32, &err) != KAWS_OK)
-        bad("the keyring takes no new key", &err);
+        model_fail("the keyring takes no new key", &err);
 }
 
 
@@ -116,7 +79,7 @@ must_model(kaws *ring, model *m)
     kaws_error err;
 
     if (model_of(ring, m, &err) != KAWS_OK)
-        bad("a key cannot be fetched", &err);
+        model_fail("a key cannot be fetched", &err);
 }
 
 
@@ -133,7 +96,7 @@ static void
 prepare_odd_path(size_t align)
 {
     (void)align;
-    data_file = "/disk/ring//keys";
+    model_file = "/disk/ring//keys";
 }
 
 
@@ -149,7 +112,7 @@ static void
 prepare_empty(size_t align)
 {
     (void)align;
-    kaws_close(must_open());
+    kaws_close(model_must_open());
 }
 
 
@@ -158,7 +121,7 @@ static void
 prepare_keys(size_t align)
 {
     char name[KAWS_NAME_MAX + 1];
-    kaws *ring = must_open();
+    kaws *ring = model_must_open();
     size_t need, len, i, size = 80 + 3 * 290;
 
     need = (align + 1024 - size % 512 - 3) % 512 + 3;
@@ -176,39 +139,51 @@ prepare_keys(size_t align)
 }
 
 
-/* As a crash right after an acknowledged change leaves it: the cell lags. */
+/* As a stop leaves it, at that call of an append (0: behind its last). */
 static void
-prepare_lagging(size_t align)
+prepare_stopped(size_t align, unsigned at, disk_fault fault)
 {
+    kaws_error err;
     kaws *ring;
 
     prepare_keys(align);
-    ring = must_open();
-    must_generate(ring, "the last one");
+    ring = model_must_open();
+    if (at > 0)
+        disk_sync_all();
+    disk.calls = 0;
+    disk.at = at;
+    disk.fault = fault;
+    disk.portion = 1;
+    assert_int_equal(kaws_generate(ring, model_name("the last one"), "AES", 32,
+                                   &err) == KAWS_OK, at == 0);
     disk.off = 1;
     kaws_close(ring);
     disk_restart();
 }
 
 
-/* As one in the middle of an append leaves it. */
+/* Right after an acknowledged change: the cell lags. */
+static void
+prepare_lagging(size_t align)
+{
+    prepare_stopped(align, 0, DISK_FINE);
+}
+
+
+/* In the middle of an append. */
 static void
 prepare_torn(size_t align)
 {
-    kaws_error err;
-    kaws *ring;
+    prepare_stopped(align, WRITES_ENTRY, DISK_STOP_MIDWAY);
+}
 
-    prepare_keys(align);
-    ring = must_open();
-    disk.calls = 0;
-    disk.at = WRITES_ENTRY;
-    disk.fault = DISK_STOP_MIDWAY;
-    disk.portion = 1;
-    assert_int_not_equal(kaws_generate(ring, model_name("torn"), "AES", 32,
-                                       &err), KAWS_OK);
-    assert_true(disk.off);
-    kaws_close(ring);
-    disk_restart();
+
+/* Between the write and the sync, by a kill: the system went on. Nothing here
+ * may be made durable for it. */
+static void
+prepare_unsynced(size_t align)
+{
+    prepare_stopped(align, WRITES_ENTRY, DISK_STOP_AFTER);
 }
 
 
@@ -229,51 +204,9 @@ prepare_full(size_t align)
 }
 
 
-/* As a process leaves it that was killed between the write and the sync, and
- * the system went on. Nothing here may be made durable for it. */
-static void
-prepare_unsynced(size_t align)
-{
-    kaws_error err;
-    kaws *ring;
-
-    prepare_keys(align);
-    ring = must_open();
-    disk_sync_all();
-    disk.calls = 0;
-    disk.at = WRITES_ENTRY;
-    disk.fault = DISK_STOP_AFTER;
-    assert_int_not_equal(kaws_generate(ring, model_name("not synced"), "AES",
-                                       32, &err), KAWS_OK);
-    assert_true(disk.off);
-    kaws_close(ring);
-    disk_restart();
-}
-
-
+/* Removes the n-th name of the ring. */
 static kaws_status
-change_generate(kaws **ring, kaws_error *err)
-{
-    return kaws_generate(*ring, model_name("fresh"), "AES", 32, err);
-}
-
-
-static kaws_status
-change_store(kaws **ring, kaws_error *err)
-{
-    uint8_t plain[KAWS_PLAIN_MAX];
-    kaws_bytes view = { plain, sizeof plain };
-    size_t i;
-
-    for (i = 0; i < sizeof plain; i++)
-        plain[i] = (uint8_t)(i * 7);
-    return kaws_store(*ring, model_name("stored"), "SECRET", view, err);
-}
-
-
-/* The n-th name of the ring. */
-static kaws_status
-change_remove(kaws *ring, size_t number, kaws_error *err)
+remove_nth(kaws *ring, size_t number, kaws_error *err)
 {
     char key_id[KAWS_NAME_MAX + 1];
     kaws_entry_info info;
@@ -292,78 +225,60 @@ change_remove(kaws *ring, size_t number, kaws_error *err)
 
 
 static kaws_status
-change_remove_first(kaws **ring, kaws_error *err)
+run(verb what, kaws **ring, kaws_error *err)
 {
-    return change_remove(*ring, 0, err);
-}
+    static uint8_t plain[KAWS_PLAIN_MAX] = { 1, 7, 14 };
+    kaws_bytes view = { plain, sizeof plain };
+    kaws_status status = KAWS_OK;
 
-
-static kaws_status
-change_remove_last(kaws **ring, kaws_error *err)
-{
-    return change_remove(*ring, 2, err);
-}
-
-
-static kaws_status
-change_rewrap(kaws **ring, kaws_error *err)
-{
-    return kaws_rewrap_all(*ring, err);
-}
-
-
-static kaws_status
-change_close(kaws **ring, kaws_error *err)
-{
-    (void)err;
-    kaws_close(*ring);
+    if (what == OPEN)
+        return model_open(ring, err);
+    if (what == STORE)
+        return kaws_store(*ring, model_name("stored"), "SECRET", view, err);
+    if (what == REMOVE_FIRST || what == REMOVE_LAST)
+        return remove_nth(*ring, what == REMOVE_LAST ? 2 : 0, err);
+    if (what == REWRAP)
+        return kaws_rewrap_all(*ring, err);
+    if (what == GENERATE || what == GENERATE_CLOSE)
+        status = kaws_generate(*ring, model_name("fresh"), "AES", 32, err);
+    if (what == GENERATE || status != KAWS_OK)
+        return status;
+    kaws_close(*ring);                    /* it has to find the cell behind   */
     *ring = NULL;
     return KAWS_OK;
 }
 
 
-/* A change that ends in a close: it has to find the cell behind. */
-static kaws_status
-change_generate_close(kaws **ring, kaws_error *err)
-{
-    kaws_status status = change_generate(ring, err);
-
-    if (status == KAWS_OK)
-        (void)change_close(ring, err);
-    return status;
-}
-
-
 static const scenario scenarios[] = {
-    { "create the folder and the file", prepare_nothing, NULL, 0, 0 },
-    { "create them by an odd path", prepare_odd_path, NULL, 0, 0 },
-    { "create the file", prepare_folder, NULL, 0, 0 },
-    { "create the file by a link", prepare_folder, NULL, 0, NO_EXCHANGE },
-    { "create the file by a rename", prepare_folder, NULL, 0,
+    { "create the folder and the file", prepare_nothing, OPEN, 0, 0 },
+    { "create them by an odd path", prepare_odd_path, OPEN, 0, 0 },
+    { "create the file", prepare_folder, OPEN, 0, 0 },
+    { "create the file by a link", prepare_folder, OPEN, 0, NO_EXCHANGE },
+    { "create the file by a rename", prepare_folder, OPEN, 0,
       NO_EXCHANGE + NO_LINK },
-    { "open", prepare_keys, NULL, 100, 0 },
-    { "open with the cell behind", prepare_lagging, NULL, 100, 0 },
-    { "open with a torn end", prepare_torn, NULL, 100, 0 },
-    { "open with a torn end", prepare_torn, NULL, 508, 0 },
-    { "open after a kill", prepare_unsynced, NULL, 100, 0 },
-    { "open after a kill", prepare_unsynced, NULL, 508, 0 },
-    { "generate after a torn end", prepare_torn, change_generate, 100, 0 },
-    { "generate after a torn end", prepare_torn, change_generate, 508, 0 },
-    { "generate, torn end on full disk", prepare_full, change_generate, 100,
+    { "open", prepare_keys, OPEN, 100, 0 },
+    { "open with the cell behind", prepare_lagging, OPEN, 100, 0 },
+    { "open with a torn end", prepare_torn, OPEN, 100, 0 },
+    { "open with a torn end", prepare_torn, OPEN, 508, 0 },
+    { "open after a kill", prepare_unsynced, OPEN, 100, 0 },
+    { "open after a kill", prepare_unsynced, OPEN, 508, 0 },
+    { "generate after a torn end", prepare_torn, GENERATE, 100, 0 },
+    { "generate after a torn end", prepare_torn, GENERATE, 508, 0 },
+    { "generate, torn end on full disk", prepare_full, GENERATE, 100,
       0 },
-    { "remove, torn end on full disk", prepare_full, change_remove_last, 508,
+    { "remove, torn end on full disk", prepare_full, REMOVE_LAST, 508,
       0 },
-    { "generate the first", prepare_empty, change_generate, 0, 0 },
-    { "generate", prepare_keys, change_generate, 100, 0 },
-    { "store 4096 bytes", prepare_keys, change_store, 100, 0 },
-    { "remove the first", prepare_keys, change_remove_first, 100, 0 },
-    { "remove the last", prepare_keys, change_remove_last, 100, 0 },
-    { "remove", prepare_lagging, change_remove_first, 100, 0 },
-    { "remove by a rename", prepare_keys, change_remove_first, 100,
+    { "generate the first", prepare_empty, GENERATE, 0, 0 },
+    { "generate", prepare_keys, GENERATE, 100, 0 },
+    { "store 4096 bytes", prepare_keys, STORE, 100, 0 },
+    { "remove the first", prepare_keys, REMOVE_FIRST, 100, 0 },
+    { "remove the last", prepare_keys, REMOVE_LAST, 100, 0 },
+    { "remove", prepare_lagging, REMOVE_FIRST, 100, 0 },
+    { "remove by a rename", prepare_keys, REMOVE_FIRST, 100,
       NO_EXCHANGE },
-    { "re-wrap", prepare_keys, change_rewrap, 100, 0 },
-    { "generate and close", prepare_keys, change_generate_close, 100, 0 },
-    { "close", prepare_lagging, change_close, 100, 0 }
+    { "re-wrap", prepare_keys, REWRAP, 100, 0 },
+    { "generate and close", prepare_keys, GENERATE_CLOSE, 100, 0 },
+    { "close", prepare_lagging, CLOSE, 100, 0 }
 };
 
 
@@ -420,19 +335,8 @@ seen_forget(void)
 static void
 check_aside(const uint8_t *at, size_t len)
 {
-    const uint8_t *aside;
-    const char *name;
-    char path[160];
-    size_t i, aside_len;
-
-    for (i = 0; (name = disk_name("/disk/ring", "keys.torn-", i)) != NULL;
-         i++) {
-        (void)snprintf(path, sizeof path, "/disk/ring/%s", name);
-        aside = disk_bytes(path, &aside_len);
-        if (aside_len == len && memcmp(aside, at, len) == 0)
-            return;
-    }
-    bad("the torn end is in no file of its own", NULL);
+    if (model_aside(at, len) != len)
+        model_fail("the torn end is in no file of its own", NULL);
 }
 
 
@@ -449,9 +353,9 @@ check_torn(const uint8_t *before, size_t before_len, size_t *torn)
         return;
     if (memcmp(now, before, 32) != 0 ||
         memcmp(now + 48, before + 48, len - 48) != 0)
-        bad("more than the end of the file was changed", NULL);
+        model_fail("more than the end of the file was changed", NULL);
     if (fake_logged(&fake, 1, "were moved to") != 1)
-        bad("nothing was said about a torn end", NULL);
+        model_fail("nothing was said about a torn end", NULL);
     check_aside(before + len, before_len - len);
     *torn = before_len - len;
 }
@@ -469,7 +373,7 @@ reopen(outcome may, model *is)
 
     if (before != NULL)
         memcpy(before, at, len);
-    ring = must_open();
+    ring = model_must_open();
     check_torn(before, len, &torn);
     if (torn_end.len > 0)
         check_aside(torn_end.at, torn_end.len);
@@ -483,7 +387,7 @@ reopen(outcome may, model *is)
         model_print(stderr, "it may be", may.one);
         if (may.other != NULL)
             model_print(stderr, "or", may.other);
-        bad("the reopened keyring is not what it may be", NULL);
+        model_fail("the reopened keyring is not what it may be", NULL);
     }
     return ring;
 }
@@ -518,7 +422,7 @@ check_durable(const model *is, const char *what)
     disk_copy(&disk.image, &saved);
     disk_restart();
     disk_drop(&saved);
-    trail[was] = '\0';
+    model_trail[was] = '\0';
 }
 
 
@@ -547,10 +451,10 @@ check_goes_on(kaws *ring, const model *is)
     must_model(ring, &more);
     if (more.count != is->count + 1 ||
         memcmp(more.keys, is->keys, is->count * sizeof is->keys[0]) != 0)
-        bad("with one more key it is not what it was and one more", NULL);
+        model_fail("with one more key it is not what it was and that", NULL);
     disk_copy(&added, &disk.image);
     if (kaws_remove(ring, model_name("one more"), &err) != KAWS_OK)
-        bad("the keyring does not give up a key", &err);
+        model_fail("the keyring does not give up a key", &err);
     disk_copy(&removed, &disk.image);
     kaws_close(ring);
     check_durable(is, "a key more, removed, closed");
@@ -598,7 +502,7 @@ explore_ends(outcome may, size_t limit,
              void (*more)(const disk_image *, outcome, unsigned))
 {
     disk_image end, start;
-    size_t i, n, was = strlen(trail), kept = torn_end.len;
+    size_t i, n, was = strlen(model_trail), kept = torn_end.len;
     unsigned calls;
 
     memset(&end, 0, sizeof end);
@@ -622,7 +526,7 @@ explore_ends(outcome may, size_t limit,
             more(&start, may, calls);
         if (kept == 0)
             torn_end.len = 0;
-        trail[was] = '\0';
+        model_trail[was] = '\0';
     }
     disk_drop(&end);
     disk_drop(&start);
@@ -640,7 +544,7 @@ explore_stops(const disk_image *start, outcome may, unsigned calls)
     kaws_error err;
     kaws *ring;
     unsigned at, i;
-    size_t was = strlen(trail);
+    size_t was = strlen(model_trail);
 
     for (at = 1; at <= calls; at++)
         for (i = 0; i < 3; i++) {
@@ -649,12 +553,12 @@ explore_stops(const disk_image *start, outcome may, unsigned calls)
             disk.at = at;
             disk.fault = stops[i].fault;
             disk.portion = 1;
-            (void)open_ring(&ring, &err);
+            (void)model_open(&ring, &err);
             kaws_close(ring);
             trail_add("; reopening stopped %s %s", stops[i].words,
                       disk.journal[at - 1]);
             explore_ends(may, ways_again, NULL);
-            trail[was] = '\0';
+            model_trail[was] = '\0';
         }
 }
 
@@ -679,8 +583,8 @@ begin(void)
     disk_copy(&disk.image, &one.base);
     disk_restart();
     disk.full = full_at_open;
-    if (one.s->change != NULL)
-        ring = must_open();
+    if (one.s->verb != OPEN)
+        ring = model_must_open();
     disk.full = 0;
     model_reset(5);
     disk.calls = 0;
@@ -692,8 +596,7 @@ begin(void)
 static kaws_status
 change(kaws **ring, kaws_error *err)
 {
-    kaws_status status = one.s->change == NULL ? open_ring(ring, err)
-                                               : one.s->change(ring, err);
+    kaws_status status = run(one.s->verb, ring, err);
 
     disk.at = 0;
     disk.fault = DISK_FINE;
@@ -713,13 +616,13 @@ check_seen(const model *is)
 
     cfg.read_only = 1;
     if (kaws_open(&ring, &cfg, &err) != KAWS_OK)
-        bad("the file cannot be read while the ring is there", &err);
+        model_fail("the file cannot be read while the ring is there", &err);
     must_model(ring, &m);
     kaws_close(ring);
     if (!model_same(is, &m)) {
         model_print(stderr, "the ring has", is);
         model_print(stderr, "the file has", &m);
-        bad("ring and file differ", NULL);
+        model_fail("ring and file differ", NULL);
     }
 }
 
@@ -734,7 +637,7 @@ check_failed(kaws *ring, kaws_status status, outcome may)
     must_model(ring, &is);
     if (!model_same(&is, may.one) &&
         (may.other == NULL || !model_same(&is, may.other)))
-        bad("in memory it is not what it may be", NULL);
+        model_fail("in memory it is not what it may be", NULL);
     check_seen(&is);
     if (status == KAWS_UNCERTAIN) {
         if (kaws_generate(ring, model_name("x"), "AES", 32, &err) !=
@@ -742,7 +645,7 @@ check_failed(kaws *ring, kaws_status status, outcome may)
             (is.count > 0 &&
              kaws_remove(ring, model_name(is.keys[0].key_id), &err) !=
              KAWS_UNCERTAIN))
-            bad("it goes on although it is uncertain", &err);
+            model_fail("it goes on although it is uncertain", &err);
         kaws_close(ring);
         return;
     }
@@ -766,13 +669,13 @@ try_fault(unsigned at, unsigned hits, disk_fault fault, unsigned portion)
     disk.error = EIO;
     disk.portion = portion;
     status = change(&ring, &err);
-    trail[0] = '\0';
+    model_trail[0] = '\0';
     trail_add("%s (%lu): fault %d.%u, %u times, at %s: %s", one.s->name,
               (unsigned long)one.s->align, (int)fault, portion, hits,
               disk.journal[at - 1], kaws_status_text(status));
     if (status == KAWS_OK)
         may.one = &one.fresh;
-    else if (status == KAWS_UNCERTAIN || disk.off || one.s->change == NULL)
+    else if (status == KAWS_UNCERTAIN || disk.off || one.s->verb == OPEN)
         may.other = &one.fresh;
     memset(&end, 0, sizeof end);
     disk_copy(&end, &disk.image);
@@ -829,9 +732,9 @@ rehearse(const scenario *s)
 
     one.s = s;
     torn_end.len = 0;
-    data_file = DATA;
+    model_file = DATA;
     full_at_open = 0;
-    trail[0] = '\0';
+    model_trail[0] = '\0';
     trail_add("%s", s->name);
     disk_format();
     disk.no_exchange = s->lacks & NO_EXCHANGE ? EINVAL : 0;
@@ -839,19 +742,19 @@ rehearse(const scenario *s)
     model_reset(1);
     s->prepare(s->align);
     disk_copy(&one.base, &disk.image);
-    if (s->change == NULL)
+    if (s->verb == OPEN)
         disk_survive(0, 1);               /* the least that opening may find  */
-    ring = s->change == NULL ? must_open() : begin();
+    ring = s->verb == OPEN ? model_must_open() : begin();
     must_model(ring, &one.old);
     kaws_close(ring);
     ring = begin();
     if (change(&ring, &err) != KAWS_OK)
-        bad("it fails although nothing failed", &err);
+        model_fail("it fails although nothing failed", &err);
     one.calls = disk.calls;
     assert_in_range(one.calls, 1, DISK_JOURNAL);
     memcpy(one.kinds, disk.kinds, sizeof one.kinds);
     if (ring == NULL)
-        ring = must_open();
+        ring = model_must_open();
     must_model(ring, &one.fresh);
     kaws_close(ring);
 }
@@ -892,8 +795,7 @@ static void
 test_every_place(void **state)
 {
     static const size_t few[] = { 0, 7, 217, 508, 511 };
-    scenario s = { "generate, begun anywhere", prepare_keys, change_generate,
-                   0, 0 };
+    scenario s = { "generate, begun anywhere", prepare_keys, GENERATE, 0, 0 };
     size_t i, places = model_long() ? DISK_SECTOR : sizeof few / sizeof few[0];
     unsigned at, portion;
 
@@ -931,12 +833,7 @@ main(void)
     failed = cmocka_run_group_tests_name("crash", tests, NULL, NULL);
     printf("  %lu faults, %lu cases, %lu of them different\n", count.faults,
            count.cases, count.distinct);
-    if (failed == 0 && (fake.live != 0 || fake.dirty != 0 ||
-                        fake.misfreed != 0))
-        failed = 1;
-    fake_end(&fake);
     seen_forget();
-    disk_drop(&disk.image);
     disk_drop(&one.base);
-    return failed;
+    return model_end(failed);
 }

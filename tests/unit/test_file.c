@@ -1,7 +1,7 @@
 /* Rooms file and save: names, locks, reading, and every step of every change
  * failing in turn. */
 
-#include "faulty_disk.h"
+#include "../fault/disk.h"
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
@@ -705,7 +705,7 @@ meddle(const char *call)
     switch (m.act) {
     case 'm':                             /* moves a file of his own there    */
         spill(other, "theirs", 6);
-        assert_int_equal((rename)(other, m.path), 0);
+        assert_int_equal(rename(other, m.path), 0);
         return;
     case 'r':                             /* removes it                       */
         assert_int_equal(remove(m.path), 0);

@@ -233,7 +233,7 @@ time_of(struct world *w)
     int fd;
 
     assert_int_equal(kaws__disk_open(w->f.conf, KAWS__READ, &fd), 0);
-    assert_int_equal(kaws__disk_stat(fd, &st), 0);
+    assert_int_equal(kaws__disk_stat(fd, NULL, &st), 0);
     kaws__disk_close(fd);
     return st.mtime_ns;
 }
@@ -248,7 +248,7 @@ set_time(struct world *w, int64_t ns)
     int fd;
 
     assert_int_equal(kaws__disk_open(w->f.conf, KAWS__WRITE, &fd), 0);
-    assert_true(SetFileTime(kaws__disk_handle(fd), NULL, NULL, &time));
+    assert_true(SetFileTime(KAWS__HANDLE(fd), NULL, NULL, &time));
     kaws__disk_close(fd);
 #else
     struct timespec times[2] = { { 0, UTIME_OMIT }, { 0, 0 } };

@@ -1,7 +1,7 @@
 /* Room vault: the file and the table, through disks that fail, ends that are
  * torn, other processes at the file, and threads that wait for each other. */
 
-#include "faulty_disk.h"
+#include "../fault/disk.h"
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"

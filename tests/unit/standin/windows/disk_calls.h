@@ -1,14 +1,12 @@
-/* disk_calls.h - faulty_disk.h's calls on Windows
+/* disk_calls.h - disk.h's calls on Windows
  *
  * The same rules, by the same names, for the calls that room disk makes here.
  * No call of Windows is interrupted: where a rule says EINTR, it is used up and
  * the next one asked, as if room disk had called again.
  */
 
-#if !defined(KAWS_DISK_CALLS_H)
-#define KAWS_DISK_CALLS_H
-
-#define DISK_CALL static __attribute__((unused))
+#if !defined(KAWS_DISKS_H)
+#define KAWS_DISKS_H
 
 
 /* 0, or the errno value to fail with, which is what GetLastError() then says in
@@ -18,7 +16,7 @@ disk_refuses(const char *call, char letter)
 {
     static const struct { int os; DWORD error; } words[] = {
         { EACCES, ERROR_ACCESS_DENIED },  { EBADF, ERROR_INVALID_HANDLE },
-        { EINVAL, ERROR_INVALID_FUNCTION }, { EIO, ERROR_IO_DEVICE },
+        { EINVAL, ERROR_INVALID_PARAMETER }, { EIO, ERROR_IO_DEVICE },
         { EMFILE, ERROR_TOO_MANY_OPEN_FILES }, { ENOLCK, ERROR_LOCK_FAILED },
         { ENOSPC, ERROR_DISK_FULL },      { EPERM, ERROR_PRIVILEGE_NOT_HELD },
         { EROFS, ERROR_WRITE_PROTECT },   { EAGAIN, ERROR_SUCCESS }
@@ -27,7 +25,7 @@ disk_refuses(const char *call, char letter)
     int os;
 
     do {
-        os = disk_fails(call, letter);
+        os = disk_fails(call, letter) ? errno : 0;
     } while (os == EINTR);
     while (os != 0 && words[i].os != os)
         if (++i == sizeof words / sizeof words[0])
@@ -37,7 +35,7 @@ disk_refuses(const char *call, char letter)
 }
 
 
-DISK_CALL HANDLE
+DISK HANDLE
 disk_create(const WCHAR *path, DWORD access, DWORD share,
             SECURITY_ATTRIBUTES *security, DWORD disposition, DWORD flags,
             HANDLE like)
@@ -49,7 +47,7 @@ disk_create(const WCHAR *path, DWORD access, DWORD share,
 }
 
 
-DISK_CALL BOOL
+DISK BOOL
 disk_information(HANDLE file, BY_HANDLE_FILE_INFORMATION *out)
 {
     return disk_refuses("fstat", '\0') == 0 &&
@@ -57,7 +55,7 @@ disk_information(HANDLE file, BY_HANDLE_FILE_INFORMATION *out)
 }
 
 
-DISK_CALL BOOL
+DISK BOOL
 disk_read(HANDLE file, void *to, DWORD len, DWORD *got, OVERLAPPED *at)
 {
     int os = disk_refuses("pread", '\0');
@@ -68,7 +66,7 @@ disk_read(HANDLE file, void *to, DWORD len, DWORD *got, OVERLAPPED *at)
 }
 
 
-DISK_CALL BOOL
+DISK BOOL
 disk_write(HANDLE file, const void *from, DWORD len, DWORD *done,
            OVERLAPPED *at)
 {
@@ -84,7 +82,7 @@ disk_write(HANDLE file, const void *from, DWORD len, DWORD *done,
 
 
 /* A folder's handle, or a file's. */
-DISK_CALL BOOL
+DISK BOOL
 disk_flush(HANDLE file)
 {
     BY_HANDLE_FILE_INFORMATION i;
@@ -96,35 +94,37 @@ disk_flush(HANDLE file)
 }
 
 
-DISK_CALL BOOL
-disk_end(HANDLE file)
+DISK errno_t
+disk_end(int fd, int64_t len)
 {
-    return disk_refuses("ftruncate", 't') == 0 && SetEndOfFile(file);
+    int os = disk_refuses("ftruncate", 't');
+
+    return os != 0 ? os : _chsize_s(fd, len);
 }
 
 
-DISK_CALL BOOL
+DISK BOOL
 disk_move(const WCHAR *from, const WCHAR *to, DWORD flags)
 {
     return disk_refuses("rename", 'r') == 0 && MoveFileExW(from, to, flags);
 }
 
 
-DISK_CALL BOOL
+DISK BOOL
 disk_delete(const WCHAR *path)
 {
     return disk_refuses("unlink", 'u') == 0 && DeleteFileW(path);
 }
 
 
-DISK_CALL BOOL
+DISK BOOL
 disk_folder(const WCHAR *path, SECURITY_ATTRIBUTES *security)
 {
     return disk_refuses("mkdir", 'm') == 0 && CreateDirectoryW(path, security);
 }
 
 
-DISK_CALL BOOL
+DISK BOOL
 disk_take(HANDLE file, DWORD flags, DWORD zero, DWORD len, DWORD high,
           OVERLAPPED *at)
 {
@@ -137,10 +137,10 @@ disk_take(HANDLE file, DWORD flags, DWORD zero, DWORD len, DWORD high,
 #define ReadFile                   disk_read
 #define WriteFile                  disk_write
 #define FlushFileBuffers           disk_flush
-#define SetEndOfFile               disk_end
+#define _chsize_s                  disk_end
 #define MoveFileExW                disk_move
 #define DeleteFileW                disk_delete
 #define CreateDirectoryW           disk_folder
 #define LockFileEx                 disk_take
 
-#endif /* KAWS_DISK_CALLS_H */
+#endif /* KAWS_DISKS_H */

@@ -1,0 +1,425 @@
+/* test_sys.c - room sys: clocks, random bytes, locked pages, symbols, errors
+ *
+ *     cc -std=c99 -g -fsanitize=address,undefined -o test_sys \
+ *        tests/unit/test_sys.c -l:libbearssl.a -lcurl -lcmocka
+ *
+ * On POSIX the room's calls of open(), read(), mmap() and mlock() go through
+ * functions that fail if they are told to.
+ */
+
+#if !defined(_WIN32)
+
+#define _GNU_SOURCE
+#define _FILE_OFFSET_BITS 64
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+/* The calls of that name: `after` of them pass, then `times` fail with `os` (0:
+ * they do nothing), the rest pass. A read does `most` bytes, if that is not 0.
+ */
+static struct trouble {
+    const char *call;
+    int    os, after, times;
+    size_t most;
+    int    calls;                 /* how many there were                      */
+} trouble;
+
+/* What was locked last. (Under a sanitizer mlock() does nothing.) */
+static struct { const void *at; size_t len; } locked;
+
+
+static int
+fails(const char *call)
+{
+    int at;
+
+    if (trouble.call == NULL || strcmp(call, trouble.call) != 0)
+        return 0;
+    at = trouble.calls++ - trouble.after;
+    errno = trouble.os;
+    return at >= 0 && at < trouble.times;
+}
+
+
+static int
+sys_open(const char *path, int flags, ...)
+{
+    return fails("open") ? -1 : open(path, flags);
+}
+
+
+static ssize_t
+sys_read(int fd, void *at, size_t len)
+{
+    if (fails("read"))
+        return trouble.os == 0 ? 0 : -1;
+    return read(fd, at, trouble.most > 0 && trouble.most < len ? trouble.most
+                                                               : len);
+}
+
+
+static void *
+sys_mmap(void *at, size_t len, int protection, int flags, int fd, off_t offset)
+{
+    return fails("mmap") ? MAP_FAILED
+                         : mmap(at, len, protection, flags, fd, offset);
+}
+
+
+static int
+sys_mlock(const void *at, size_t len)
+{
+    locked.at = at;
+    locked.len = len;
+    return mlock(at, len);
+}
+
+#define open  sys_open
+#define read  sys_read
+#define mmap  sys_mmap
+#define mlock sys_mlock
+
+#endif
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+
+#undef open
+#undef read
+#undef mmap
+#undef mlock
+
+#include "unit.h"
+
+
+/* ---- time and random bytes --------------------------------------------- */
+
+/* The one clock tells the time of day; the other only goes forward. Both count
+ * in their unit: 30 ms of sleep are 30 of one and 30,000 of the other. */
+static void
+test_clocks(void **state)
+{
+    int64_t day = (int64_t)time(NULL) * 1000, now = kaws__sys_now_ms(NULL);
+    int64_t start = kaws__sys_ticks_us(), took, ticks = start, later;
+    int i;
+
+    (void)state;
+    assert_true(now >= day && now < day + 3000);
+    for (i = 0; i < 1000; i++, ticks = later) {
+        later = kaws__sys_ticks_us();
+        assert_true(later >= ticks);
+    }
+    assert_in_range(kaws__sys_ticks_ms(NULL) - kaws__sys_ticks_us() / 1000, 0,
+                    1000);
+    start = kaws__sys_ticks_us();
+    kaws__sys_sleep_ms(NULL, 0);
+    kaws__sys_sleep_ms(NULL, 30);
+    took = kaws__sys_ticks_us() - start;
+    assert_in_range(took, 29000, 10000000);
+    assert_true(kaws__sys_now_ms(NULL) - now >= 29);
+}
+
+
+/* All bytes are filled, each with anything, and never the same way twice. */
+static void
+test_random(void **state)
+{
+    uint8_t ever[64] = { 0 }, once[64], again[64] = { 0 }, seen[256] = { 0 };
+    size_t i, round, kinds = 0;
+
+    (void)state;
+    for (round = 0; round < 100; round++) {
+        memset(once, 0, sizeof once);
+        assert_int_equal(kaws__sys_random(NULL, once, sizeof once), 0);
+        assert_memory_not_equal(once, again, sizeof once);
+        memcpy(again, once, sizeof once);
+        for (i = 0; i < sizeof once; i++) {
+            ever[i] |= once[i];
+            kinds += !seen[once[i]]++;
+        }
+    }
+    for (i = 0; i < sizeof ever; i++)
+        assert_int_equal(ever[i], 0xff);
+    assert_int_equal(kinds, 256);
+    once[0] = 0x5a;
+    assert_int_equal(kaws__sys_random(NULL, once, 0), 0);
+    assert_int_equal(once[0], 0x5a);
+}
+
+
+/* ---- the texts of errors ----------------------------------------------- */
+
+/* The texts are the C library's, with what to do behind a semicolon; only ours
+ * say more. Each error that our calls can meet has one. */
+static void
+test_error_texts(void **state)
+{
+    static const int must[] = {
+        EACCES, EAGAIN, EBADF, EBUSY, EEXIST, EFBIG, EINVAL, EIO, EISDIR,
+        ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENODEV, ENOENT, ENOLCK, ENOMEM,
+        ENOSPC, ENOSYS, ENOTCONN, ENOTDIR, ENXIO, EOPNOTSUPP, EPERM, EROFS,
+        ETIMEDOUT,
+#if !defined(_WIN32)
+        EDQUOT, ESTALE
+#endif
+    };
+    static const int ours[] = { ELOOP, EMFILE, ENFILE, ENXIO };
+    size_t i, k, known = 0;
+    int os;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(must); i++)
+        assert_string_not_equal(kaws__sys_error_text(must[i]), "see its errno");
+    for (os = -1; os < 300; os++) {
+        const char *text = kaws__sys_error_text(os);
+        assert_in_range(strlen(text), 5, 90);
+        if (strcmp(text, "see its errno") == 0)
+            continue;
+        known++;
+        for (k = 0; k < UNIT_COUNT(ours) && ours[k] != os; k++)
+            continue;
+#if defined(__GLIBC__)
+        if (k == UNIT_COUNT(ours))
+            unit_same("an error's text", text, strcspn(text, ";"),
+                      strerror(os), strlen(strerror(os)));
+#endif
+    }
+    assert_int_equal(known, UNIT_COUNT(must));
+}
+
+
+/* ---- pages and symbols ------------------------------------------------- */
+
+static void
+test_pages(void **state)
+{
+    uint8_t *at = kaws__sys_alloc_locked(10000);
+    size_t i;
+
+    (void)state;
+    assert_non_null(at);
+    for (i = 0; i < 10000; i++)
+        assert_int_equal(at[i], 0);
+    memset(at, 0xff, 10000);
+    kaws__sys_free_locked(at, 10000);
+    kaws__sys_free_locked(NULL, 10000);
+}
+
+
+/* Whatever is advised, the bytes and those beside them stay as they are. */
+static void
+test_large_pages(void **state)
+{
+    const size_t size = 12 << 20;
+    uint8_t *at = malloc(size);
+    size_t i, odd;
+
+    (void)state;
+    assert_non_null(at);
+    for (i = 0; i < size; i++)
+        at[i] = (uint8_t)(i * 7 >> 3);
+    for (odd = 0; odd < 70000; odd += 997) {
+        kaws__sys_advise_large(at + odd, 0);
+        kaws__sys_advise_large(at + odd, 100);
+        kaws__sys_advise_large(at + odd, size - 70000);
+    }
+    for (i = 0; i < size; i++)
+        if (at[i] != (uint8_t)(i * 7 >> 3))
+            fail_msg("byte %u has changed", (unsigned)i);
+    free(at);
+}
+
+#if !defined(_WIN32)
+
+static void
+test_random_fails(void **state)
+{
+    static const struct { struct trouble with; int os; } rows[] = {
+        { { "open", EMFILE, 0, 1, 0, 0 }, EMFILE },
+        { { "read", EINTR, 1, 2, 7, 0 }, 0 },
+        { { "read", EIO, 1, 1, 7, 0 }, EIO },
+        { { "read", EIO, 0, 1, 0, 0 }, EIO },
+        { { "read", 0, 0, 1, 0, 0 }, EIO }
+    };
+    uint8_t out[40], zero[8] = { 0 };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(rows); i++) {
+        trouble = rows[i].with;
+        memset(out, 0, sizeof out);
+        assert_int_equal(kaws__sys_random(NULL, out, sizeof out), rows[i].os);
+        if (rows[i].os == 0)              /* 6 parts of at most 7 bytes       */
+            assert_int_equal(trouble.calls, 6 + 2);
+        if (rows[i].os == 0)
+            assert_memory_not_equal(out + 32, zero, 8);
+    }
+    trouble.call = NULL;
+}
+
+
+static void
+nothing(int signal)
+{
+    (void)signal;
+}
+
+
+/* A signal does not cut the sleep short. */
+static void
+test_sleep_interrupted(void **state)
+{
+    struct sigaction act = { .sa_handler = nothing }, before;
+    struct sigevent event = { .sigev_notify = SIGEV_SIGNAL,
+                              .sigev_signo = SIGUSR1 };
+    struct itimerspec soon = { { 0, 7000000 }, { 0, 7000000 } };
+    timer_t timer;
+    int64_t start;
+
+    (void)state;
+    assert_int_equal(sigaction(SIGUSR1, &act, &before), 0);
+    assert_int_equal(timer_create(CLOCK_MONOTONIC, &event, &timer), 0);
+    start = kaws__sys_ticks_us();
+    assert_int_equal(timer_settime(timer, 0, &soon, NULL), 0);
+    kaws__sys_sleep_ms(NULL, 60);
+    timer_delete(timer);
+    sigaction(SIGUSR1, &before, NULL);
+    assert_true(kaws__sys_ticks_us() - start >= 59000);
+}
+
+
+static void
+test_env(void **state)
+{
+    (void)state;
+    unsetenv("KAWS_TEST_SYS");
+    assert_null(kaws__sys_env("KAWS_TEST_SYS"));
+    setenv("KAWS_TEST_SYS", "", 1);
+    assert_null(kaws__sys_env("KAWS_TEST_SYS"));
+    setenv("KAWS_TEST_SYS", "value", 1);
+    unit_same_text("the value", kaws__sys_env("KAWS_TEST_SYS"), "value");
+    unsetenv("KAWS_TEST_SYS");
+}
+
+
+/* What the kernel says of the mapping at that address; 0 if it says nothing. */
+static int
+kernel_flags(const void *at, char *flags, size_t cap)
+{
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    char line[512];
+    unsigned long from, to, place = (unsigned long)(uintptr_t)at;
+    int here = 0, found = 0;
+
+    while (maps != NULL && !found && fgets(line, sizeof line, maps) != NULL) {
+        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+            here = place >= from && place < to;
+        found = here && strncmp(line, "VmFlags:", 8) == 0;
+    }
+    if (maps != NULL)
+        fclose(maps);
+    if (found)
+        snprintf(flags, cap, "%s", line + 8);
+    return found;
+}
+
+
+/* The pages are locked, left out of dumps, and wiped in a child. */
+static void
+test_pages_hidden(void **state)
+{
+    uint8_t *at = kaws__sys_alloc_locked(4096);
+    char flags[512];
+    pid_t child;
+    int status;
+
+    (void)state;
+    assert_non_null(at);
+    assert_ptr_equal(locked.at, at);
+    assert_int_equal(locked.len, 4096);
+    memset(at, 0x5a, 4096);
+    if (kernel_flags(at, flags, sizeof flags)) {
+        assert_non_null(strstr(flags, " dd"));
+        assert_non_null(strstr(flags, " wf"));
+        child = fork();
+        assert_true(child >= 0);
+        if (child == 0)
+            _exit(at[0] | at[4095]);
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_int_equal(status, 0);
+    }
+    assert_int_equal(at[0], 0x5a);
+    kaws__sys_free_locked(at, 4096);
+}
+
+
+/* Pages that are given back are gone; if there are none, NULL says so. */
+static void
+test_pages_gone(void **state)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    void *at = kaws__sys_alloc_locked(page);
+    unsigned char there;
+
+    (void)state;
+    assert_int_equal(mincore(at, page, &there), 0);
+    kaws__sys_free_locked(at, page);
+    assert_int_equal(mincore(at, page, &there), -1);
+    assert_int_equal(errno, ENOMEM);
+    trouble = (struct trouble){ "mmap", ENOMEM, 0, 1, 0, 0 };
+    assert_null(kaws__sys_alloc_locked(page));
+    assert_int_equal(trouble.calls, 1);
+    trouble.call = NULL;
+}
+
+
+/* A function of the C library's is found from the program, and works. */
+static void
+test_symbol(void **state)
+{
+    void *(*copy)(void *, const void *, size_t) = memcpy;
+    void *caller, *found;
+    char out[4] = "";
+
+    (void)state;
+    memcpy(&caller, &copy, sizeof caller);
+    assert_null(kaws__sys_symbol("kaws_no_such_function", caller));
+    found = kaws__sys_symbol("memcpy", caller);
+    assert_non_null(found);
+    memcpy(&copy, &found, sizeof copy);
+    copy(out, "abc", 4);
+    unit_same_text("copied", out, "abc");
+}
+
+#endif
+
+
+int
+main(void)
+{
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_clocks),
+        cmocka_unit_test(test_random),
+        cmocka_unit_test(test_error_texts),
+        cmocka_unit_test(test_pages),
+        cmocka_unit_test(test_large_pages),
+#if !defined(_WIN32)
+        cmocka_unit_test(test_random_fails),
+        cmocka_unit_test(test_sleep_interrupted),
+        cmocka_unit_test(test_env),
+        cmocka_unit_test(test_pages_hidden),
+        cmocka_unit_test(test_pages_gone),
+        cmocka_unit_test(test_symbol),
+#endif
+    };
+
+    return cmocka_run_group_tests_name("sys", tests, NULL, NULL);
+}
