@@ -2169,7 +2169,7 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ==========================================================================
  * Uses: sys disk
  * Gives: err_put err_clear err_set err_os err_memory err_prefix err_append
- *        err_log err_others kaws_status_text
+ *        err_log err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2179,6 +2179,14 @@ kaws__disk_locked_by_others(int fd, int slot)
  *
  * Every function here accepts err == NULL, and then fills nothing.
  */
+
+/* see Part II */
+KAWS_API const char *
+kaws_version(void)
+{
+    return KAWS_VERSION;
+}
+
 
 /* see Part II */
 KAWS_API const char *
@@ -9980,13 +9988,12 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
  * ==========================================================================
  * Uses: sys thread disk err mem buf text arn calls kms store bind vault
  *        rewrap
- * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
- *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
- *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
+ * Gives: kaws_open kaws_check kaws_close kaws_generate
+ *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
+ *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
  *        kaws_try kaws_use_timeouts kaws_reload_creds kaws_rotate_kms_key
- *        kaws_rewrap_all kaws_get_stats
- *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
- *        kaws_kms_reencrypt
+ *        kaws_rewrap_all kaws_get_stats kaws_kms_generate_data_key
+ *        kaws_kms_encrypt kaws_kms_decrypt kaws_kms_reencrypt
  *
  * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
  * asked without any lock but the settings' own, so what a key's name stands for
@@ -10002,14 +10009,6 @@ struct kaws {
     int          has_lock;
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
 };
-
-
-/* see Part II */
-KAWS_API const char *
-kaws_version(void)
-{
-    return KAWS_VERSION;
-}
 
 
 /* Begins a public function: the error to fill, which is never NULL, emptied. */
@@ -10072,29 +10071,6 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
-static kaws_status
-kaws__ring_start(kaws *ring, kaws_config *cfg, kaws_error *err)
-{
-    kaws_status status = kaws__ring_copy_strings(ring, cfg, err);
-
-    ring->has_lock = kaws__thread_lock_init(&ring->settings,
-                                            KAWS__RANK_SETTINGS) == 0;
-    if (status == KAWS_OK && !ring->has_lock)
-        status = kaws__err_memory(err, "making a lock for the keyring");
-    if (status == KAWS_OK && cfg->data_file != NULL && *cfg->data_file == '\0')
-        status = kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
-    if (status == KAWS_OK)
-        status = kaws__kms_open(&ring->kms, &ring->hooks, cfg, err);
-    if (status == KAWS_OK)
-        status = kaws__rewrap_open(&ring->rewrap, &ring->hooks, &ring->kms,
-                                   &ring->vault, cfg->rewrap_parallel, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_open(&ring->vault, &ring->hooks, &ring->kms.trust,
-                                  cfg->data_file, cfg->read_only, err);
-    return status;
-}
-
-
 /* see Part II */
 KAWS_API void
 kaws_close(kaws *ring)
@@ -10134,7 +10110,20 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
         return kaws__err_memory(err, "opening the keyring");
     r->hooks = config.hooks;
     kaws__buf_init(&r->strings, &r->hooks);
-    status = kaws__ring_start(r, &config, err);
+    status = kaws__ring_copy_strings(r, &config, err);
+    r->has_lock = !kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS);
+    if (status == KAWS_OK && !r->has_lock)
+        status = kaws__err_memory(err, "making a lock for the keyring");
+    if (status == KAWS_OK && config.data_file != NULL && !*config.data_file)
+        status = kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
+    if (status == KAWS_OK)
+        status = kaws__kms_open(&r->kms, &r->hooks, &config, err);
+    if (status == KAWS_OK)
+        status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
+                                   config.rewrap_parallel, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust,
+                                  config.data_file, config.read_only, err);
     if (status == KAWS_OK)
         *ring = r;
     else

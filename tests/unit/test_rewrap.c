@@ -144,6 +144,51 @@ test_rewrap(void **state)
 }
 
 
+static void
+move_alias(struct world *w)
+{
+    (void)snprintf(w->f.keys[0].alias, sizeof w->f.keys[0].alias, "alias/x");
+    (void)snprintf(w->f.keys[1].alias, sizeof w->f.keys[1].alias, "alias/app");
+}
+
+
+/* What the alias meant at the start seals all keys. */
+static void
+test_rewrap_keeps_its_target(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.kms_key_id = "alias/app";
+    world_open(w);
+    store_many(w);
+    while_asked(w, "ReEncrypt", 5, move_alias);
+    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    expect_many(w, -1, FAKE_EAST);
+}
+
+
+static int64_t
+no_ticks(void *ctx)
+{
+    (void)ctx;
+    return 0;
+}
+
+
+/* The clock stands still: the pauses end the wait for a rotation. */
+static void
+test_rotate_without_a_clock(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.hooks.ticks_ms = no_ticks;
+    world_open(w);
+    w->f.rotation_ms = 600000;
+    OK(w, kaws_rotate_kms_key(w->ring, &w->err));
+    assert_int_equal(fake_logged(&w->f, 1, "still seals with the old"), 1);
+}
+
+
 /* Across regions the keys pass through us. */
 static void
 test_rewrap_across_regions(void **state)
@@ -577,7 +622,9 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        OPEN(test_rotate), OPEN(test_rewrap), OPEN(test_rewrap_across_regions),
+        OPEN(test_rotate), SHUT(test_rewrap_keeps_its_target),
+        SHUT(test_rotate_without_a_clock),
+        OPEN(test_rewrap), OPEN(test_rewrap_across_regions),
         OPEN(test_rewrap_proves), OPEN(test_rewrap_far_length),
         OPEN(test_rewrap_twice_the_same_blob),
         OPEN(test_rewrap_twice_the_same_id), OPEN(test_rewrap_far_proves),

@@ -168,6 +168,22 @@ test_outage(void **state)
 }
 
 
+/* A reply with a key of another length: of another request, perhaps. */
+static void
+test_fetch_of_another_length(void **state)
+{
+    static const char other[] = "{\"KeyId\":\"" FAKE_EAST "\",\"Plaintext\":"
+                                "\"YW5vdGhlciBrZXkh\"}";
+    struct world *w = *state;
+
+    OK(w, store(w, "k", "text"));
+    fake_push(&w->f, (fake_script){ .action = "Decrypt", .body = other });
+    expect_no_key(w, "k", KAWS_MISMATCH);
+    assert_non_null(strstr(w->err.text, "the length that its entry says"));
+    expect_text(w, "k", "text");
+}
+
+
 /* What has been asked of KMS, and how it went. */
 static void
 test_stats(void **state)
@@ -1192,6 +1208,7 @@ static void
 test_foreign_reply(void **state)
 {
     struct world *w = *state;
+    kaws_sealed out;
 
     w->cfg.kms_key_id = "alias/app";
     world_open(w);
@@ -1201,6 +1218,11 @@ test_foreign_reply(void **state)
     EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, store(w, "new", "x"));
     fake_push(&w->f, (fake_script){ .from = FAKE_EAST, .to = FAKE_FOREIGN });
     EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, generate(w, "new"));
+    fake_push(&w->f, (fake_script){ .from = FAKE_EAST, .to = FAKE_FOREIGN });
+    memset(&out, 0x77, sizeof out);
+    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN,
+           kaws_kms_encrypt(w->ring, NULL, some, &out, &w->err));
+    ALL(out, 0);
     expect_same_file(w);
     assert_int_equal(keys_of(w), 1);
     world_close(w);
@@ -1387,6 +1409,7 @@ main(void)
 #endif
         OPEN(test_null), OPEN(test_null_without_an_answer),
         OPEN(test_no_error_wanted), OPEN(test_outage), OPEN(test_stats),
+        OPEN(test_fetch_of_another_length),
         OPEN(test_bad_types_and_lengths), OPEN(test_bad_blobs),
         OPEN(test_bad_kms_lengths), OPEN(test_failures_leave_zeros),
         OPEN(test_overlaps), SHUT(test_bad_settings),

@@ -248,6 +248,7 @@ test_replace_fails(void **state)
 
     OK(w, store(w, "k", "text"));
     OK(w, store(w, "other", "more"));
+    OK(w, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
     for (i = 0; i < 2 * COUNT(rows); i++) {
         snap(w);
         disk_fail(rows[i / 2].call, rows[i / 2].skip, rows[i / 2].os, 1);
@@ -257,6 +258,7 @@ test_replace_fails(void **state)
         expect_same_file(w);
         assert_false(is_there(w, ".tmp"));
         expect_text(w, "k", "text");
+        assert_string_equal(arn_of(w, "k"), FAKE_EAST);
         assert_int_equal(keys_of(w), 2);
     }
     OK(w, drop(w, "k"));                  /* and all goes on from there       */
