@@ -696,8 +696,8 @@ test_bad_keys_and_regions(void **state)
     EXPECT(w, KAWS_ARGUMENT, "is not a region of AWS",
            kaws_use_region(w->ring, long_name, &w->err));
     assert_int_equal(w->f.requests, 0);
-    assert_string_equal(w->ring->kms.now.region, "us-east-1");
-    assert_string_equal(w->ring->kms.now.target.key_id, FAKE_EAST);
+    assert_string_equal(w->ring->kms.trust.now.region, "us-east-1");
+    assert_string_equal(w->ring->kms.trust.now.target.key_id, FAKE_EAST);
 }
 
 
@@ -805,8 +805,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     EXPECT(w, KAWS_OK, NULL, status);
-    assert_int_equal(n, 7);               /* six locks and a page             */
-    assert_int_equal(locks, before + 6);
+    assert_int_equal(n, 8);               /* seven locks and a page           */
+    assert_int_equal(locks, before + 7);
     world_close(w);
     assert_int_equal(locks, before);
 }
@@ -2224,7 +2224,7 @@ test_use_region(void **state)
                                     .error = "AccessDeniedException" });
     EXPECT(w, KAWS_DENIED, "us-east-1", kaws_use_region(
         w->ring, "us-east-1", &w->err));
-    assert_string_equal(w->ring->kms.now.region, "us-west-2");
+    assert_string_equal(w->ring->kms.trust.now.region, "us-west-2");
     EXPECT(w, KAWS_OK, NULL, store(w, "still", "x"));
     assert_string_equal(arn_of(w, "still"), FAKE_WEST);
     EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use_kms_key(w->ring, "alias/two",
@@ -2246,7 +2246,7 @@ test_use_region(void **state)
     fake_push(&w->f, (fake_script){ .error = "UnrecognizedClientException" });
     EXPECT(w, KAWS_CREDENTIALS, NULL, kaws_use_region(
         w->ring, "cn-north-1", &w->err));
-    assert_string_equal(w->ring->kms.now.region, "ap-south-1");
+    assert_string_equal(w->ring->kms.trust.now.region, "ap-south-1");
     EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use_kms_key(w->ring, "alias/app",
                                                    &w->err));
     EXPECT(w, KAWS_OK, NULL, kaws_use_region(w->ring, "us-west-2", &w->err));
