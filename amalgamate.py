@@ -122,9 +122,11 @@ def part(name: str, text: str, inlined: str = "") -> str:
 
 
 def replace_include(name: str, text: str, line: str, inlined: str) -> str:
-    if text.split("\n").count(line) != 1:
-        raise Refused(f"{name}: the line `{line}` must be there exactly once; put it back")
-    return text.replace(f"\n{line}\n", f"\n/* inlined: {line} */\n{inlined}")
+    """The first include of a file becomes its text, and any later one a comment."""
+    if line not in text.split("\n"):
+        raise Refused(f"{name}: the line `{line}` must be there; put it back")
+    text = re.sub(rf"(?m)^({re.escape(line)})$", r"/* inlined: \1 */", text)
+    return text.replace(f"/* inlined: {line} */\n", f"/* inlined: {line} */\n{inlined}", 1)
 
 
 def bearssl_inlined(texts: dict[str, str]) -> tuple[str, str]:
@@ -168,11 +170,13 @@ def header_inlined(header: str, texts: dict[str, str] | None) -> str:
         return part(HEADER, header)
     inlined, undone = bearssl_inlined(texts)
     body = replace_include(HEADER, header, BEARSSL_LINE, inlined)
-    next_room = body.find("\n/* =====", body.index("/* end warnings */")) + 1
-    if not next_room:
-        raise Refused(f"{HEADER}: no room follows the one that includes bearssl.h, so there is "
-                      "no place to give BearSSL's names back; put a room's box there")
-    return part(HEADER, header, body[:next_room] + undone + body[next_room:])
+    last_use = max(use.end() for use in re.finditer(r"\b(br_|BR_)\w+|/\* end warnings", body))
+    end = re.compile(r"^(/\* =====|#endif /\* KEYRING_AWS_IMPL)", re.M).search(body, last_use)
+    if not end:
+        raise Refused(f"{HEADER}: neither a room's box nor the end of the implementation follows "
+                      "what uses BearSSL, so there is no place to give its names back; put a box "
+                      "there")
+    return part(HEADER, header, body[:end.start()] + undone + body[end.start():])
 
 
 def built(output: str, own: dict[str, str], texts: dict[str, str] | None) -> str:

@@ -1,16 +1,16 @@
-/* keyring_aws.h - v1.0.0 - a keyring guarded by AWS KMS - BSD-2-Clause
+/* keyring_aws.h - v1.0.0 - a keyring protected by AWS KMS - BSD-2-Clause
  *
- * Keeps small secrets, in practice the keys of a database, in a local file.
- * Each is made by AWS KMS, sealed by AWS KMS, and lies in the file as KMS
- * ciphertext. Reading one back takes the file and the right to use the KMS key.
+ * Stores small secrets, usually the keys of a database, in a local file. AWS
+ * KMS makes each key and encrypts it; the file holds only KMS ciphertext. To
+ * read a key back, one needs the file and the right to use the KMS key.
  *
  * In ONE C file, before any other include:
  *
  *     #define KEYRING_AWS_IMPLEMENTATION
  *     #include "keyring_aws.h"
  *
- * Anywhere else, include it plainly. Link with -lbearssl -lcurl (and, where
- * libc does not have them, -lpthread -ldl).
+ * In all other files, just include it. Link with -lbearssl -lcurl (and with
+ * -lpthread -ldl if libc does not contain them).
  *
  *     int main(void)
  *     {
@@ -47,196 +47,229 @@
  *              4 Errors            5 Memory and secrets   6 Threads, processes
  *              7 The data file     8 What goes over the wire
  *              9 Limits           10 House rules
- *              then PART II, the declarations, and PART III, the rooms (search
- *              for "ROOM  json"); the licence is at the end.
+ *              Then PART II, the declarations, and PART III, the rooms (search
+ *              for "ROOM  json"). The licence is at the end.
  *
- * The MySQL plugin in keyring_aws_plugin.c is a user of this library like any
- * other. README.md is its manual.
+ * The MySQL plugin in keyring_aws_plugin.c uses this library like any other
+ * program does. Its manual is README.md.
  *
  *
  * 1  WORDS
  *
- *     key        what the caller stores: bytes, a type, a name
- *     name       key id and user id together
- *     KMS key    the AWS key that seals; it never leaves AWS
- *     blob       what KMS made of a key: ciphertext
- *     plain      a key's bytes in the clear
- *     creds      access key id, secret access key, session token
- *     entry      a name with all that belongs to it, as the file has it
- *     member     an entry of a JSON object
+ * Each word is used in one sense only:
+ *
+ *     key               what a caller stores: bytes, a type, a name
+ *     name              a key id and a user id together
+ *     KMS key           the key in AWS KMS that encrypts keys; it never
+ *                       leaves AWS
+ *     blob              a key as KMS encrypted it: ciphertext
+ *     to seal           to have KMS encrypt a key; kaws_sealed holds the result
+ *     plaintext         a key's bytes before sealing
+ *     credentials       access key id, secret access key, session token
+ *     conf file         the file that the credentials are read from
+ *     data file         the file that the entries are kept in
+ *     entry             a name, its blob, and all else stored with it
+ *     record            the bytes of one entry in the data file
+ *     committed length  how many bytes of the data file count as written
+ *     torn end          what a crash left of a record that was being written
+ *     keyring           all entries of one data file
+ *     ring              a keyring that a program has opened
+ *     table             the ring's entries in memory
+ *     re-wrap           to have KMS re-encrypt every blob under the current
+ *                       KMS key (SQL: keyring_aws_rotate_keys)
+ *     rotation          new key material for the KMS key itself
+ *                       (SQL: keyring_aws_rotate_cmk)
+ *     trusted account   an AWS account whose KMS keys the ring will use
+ *     operation         all KMS requests that one call of ours makes
+ *     attempt           one of those requests, sent once
+ *     dry run           a request that KMS checks but does not carry out
+ *     member            a name and a value in a JSON object
  *
  *
  * 2  HOW A KEY TRAVELS
  *
- *     open       conf file -> creds;  data file -> checked -> table
- *     generate   name free? -> KMS makes and seals -> name still free? ->
- *                appended to the file -> table
- *     store      the same, but KMS seals what the caller gave, and opens what
- *                it sealed: that must be the key
- *     fetch      name -> table -> copy of the blob -> KMS opens it -> caller
- *     remove     file replaced by one without it -> table
- *     re-wrap    each blob -> KMS re-encrypts it, and says that it would open
- *                what came back -> file replaced -> table
+ *     open       conf file -> credentials; data file -> checks -> table
+ *     generate   is the name free? -> KMS makes and seals a key -> is the name
+ *                still free? -> a record is appended to the file -> table
+ *     store      the same, but KMS seals the caller's key, then decrypts the
+ *                blob: the result must equal the key
+ *     fetch      name -> table -> copy of the blob -> KMS decrypts it -> caller
+ *     remove     the file is replaced by one without the record -> table
+ *     re-wrap    for each blob: KMS re-encrypts it, and confirms in a dry run
+ *                that it would decrypt the new blob; then the file is replaced
+ *                -> table
  *
- * Four rules hold throughout:
+ * Four rules always hold:
  *
- * (1) Disk first. A change is durable on disk before memory shows it. If it
- *     fails, neither has changed. One exception has a status of its own: when
- *     the disk fails in the middle, and again when that is to be undone,
- *     nobody can say what it holds. Then the answer is KAWS_UNCERTAIN, memory
- *     follows the file that is there, and no more is changed until the ring is
- *     opened anew.
- * (2) Plaintext lives in a few functions: kaws_store, kaws_fetch, the KMS
- *     calls that they make, and a re-wrap across regions. Table and file hold
+ * (1) Disk first. A change is durable on disk before the table shows it. If
+ *     the disk refuses the change, neither the disk nor the table has changed.
+ *     There is one exception: if the disk fails during a change, and fails
+ *     again while the change is undone, nobody can know what the file holds.
+ *     The call then returns KAWS_UNCERTAIN, the table follows the file that is
+ *     there, and the ring accepts no further change until it is reopened.
+ * (2) Few functions see plaintext: kaws_store, kaws_fetch, the KMS calls that
+ *     they make, and a re-wrap across regions. The table and the file hold
  *     blobs only.
- * (3) No waiting for AWS under the lock. It covers table and file only, so a
- *     KMS that hangs holds up those who need KMS, and nobody else.
- * (4) A reply counts only if it can be the answer to our request, and what
- *     takes the place of a key is proved before. Section 8 says how.
+ * (3) No thread waits for AWS while it holds the ring's lock. That lock covers
+ *     the table and the file, so a KMS that hangs delays only the threads that
+ *     need KMS.
+ * (4) A reply counts only if it can be the answer to our request, and a blob
+ *     is verified before it replaces another. Section 8 says how.
  *
  *
- * 3  SWITCHES      to be defined above the include
+ * 3  SWITCHES      define them above the include
  *
  *     KEYRING_AWS_IMPLEMENTATION   in one C file: compiles the functions
- *     KEYRING_AWS_STATIC           there, too: the functions are private to it
- *     KEYRING_AWS_NO_CURL          no libcurl: hooks.send has to be set
- *     KEYRING_AWS_NO_THREADS       no pthreads: one thread at a time, please
+ *     KEYRING_AWS_STATIC           in the same file: makes them private to it
+ *     KEYRING_AWS_NO_CURL          omits libcurl: hooks.send must be set
+ *     KEYRING_AWS_NO_THREADS       omits pthreads: call from one thread only
  *
  *
  * 4  ERRORS
  *
- * Functions answer with a kaws_status: one word for what happened. A
- * kaws_error of the caller's has the rest, above all one sentence for a log:
- * what we were doing, to what, what went wrong, what to do. It is one line of
- * printable ASCII, and holds no secret, no signature and no reply. Words that
- * are not ours (names, settings, files, what AWS and libcurl say) are escaped
- * as \xNN; user and password of a URL in them become ***, long base64 is cut,
- * and what repeats a piece of a secret that we know is left out.
+ * Functions return a kaws_status: one word for what happened. The caller's
+ * kaws_error holds the rest. Its text is one sentence for a log: what we were
+ * doing, to what, what went wrong, and what to do. The text is one line of
+ * printable ASCII. It contains no secret, no signature and no reply. Text that
+ * comes from elsewhere (names, settings, files, AWS, libcurl) is made safe: odd
+ * bytes are shown as \xNN, the user and password of a URL as ***, long base64
+ * is cut, and any text that repeats a piece of a known secret is left out.
  *
- * A KMS call is tried again where that helps: up to max_attempts times, with
- * growing random pauses, when KMS throttles, is out of order or out of reach,
- * or when a reply repeats a request id. Two more tries come at once, and are
- * not counted among those: one when AWS refuses the signature and its Date
- * shows that our clock is wrong by more than 4 minutes, and one when AWS
- * refuses the creds and the conf file has newer ones.
+ * A KMS request is repeated if that can help: if KMS throttles, fails, or is
+ * unreachable, or if a reply repeats a request id. There are up to max_attempts
+ * attempts, with random pauses that grow. Two more attempts are made at once
+ * and are not counted. The first follows if AWS refuses the signature and its
+ * Date header shows that our clock is wrong by more than 4 minutes. The second
+ * follows if AWS refuses the credentials and the conf file has newer ones.
  *
- * timeout_ms bounds one operation: all that one call of a function of ours asks
- * of KMS, with its retries and pauses (a fetch; a store and its proof). Only a
- * re-wrap and a rotation take longer: there it bounds each step (the
- * re-encryption of a key, its proof) anew. It does not bound the system's
- * resolver, which has timeouts of its own (resolv.conf). hooks.ticks_ms
- * measures time, so setting the clock changes no timeout.
+ * timeout_ms limits one operation with all its attempts and pauses (a fetch,
+ * for example, or a store and its verification). Only a re-wrap and a rotation
+ * take longer: there it limits each step (re-encrypting one key, verifying it).
+ * It does not limit the system's resolver, which has timeouts of its own
+ * (resolv.conf). hooks.ticks_ms measures all durations, so setting the clock
+ * does not change a timeout.
  *
- * A program that cannot go on without its keys, as a server while it starts,
- * sets hooks.patience_ms: it says how long KMS may still be waited for. As long
- * as it says more than 0, what is tried again is tried again every second or
- * so, whatever max_attempts says, and each try begins the operation's
- * timeout_ms anew. So an operation ends by the time that the hook allows, and
- * one timeout_ms. What is definite (DENIED, say) ends it at once, as ever.
+ * A program that cannot work without its keys, such as a server that is
+ * starting, sets hooks.patience_ms. The hook says for how long KMS may still be
+ * waited for. While it returns more than 0, every error that can be retried is
+ * retried about once a second, whatever max_attempts says, and each attempt
+ * gets a new timeout_ms. So an operation ends at the latest one timeout_ms
+ * after the hook's time is up. A definite error (DENIED, for example) ends it
+ * at once, as always.
  *
  *
  * 5  MEMORY AND SECRETS
  *
- * All memory comes from hooks.memory (malloc and free), and every block is
- * wiped before it is given back. The creds live in pages of their own, locked
- * and left out of core dumps where the system allows it. A fetched key is the
- * caller's; kaws_key_free wipes it.
+ * All memory comes from hooks.memory (by default malloc and free), and every
+ * block is wiped before it is given back. The credentials live in pages of
+ * their own, which are locked and excluded from core dumps if the system allows
+ * it. A fetched key belongs to the caller; kaws_key_free wipes it.
  *
- * On its way a key in the clear passes through libcurl and the TLS library.
- * libcurl's buffers are written over. OpenSSL is told to wipe its own; other
- * TLS libraries cannot be told. tests/fault/secrets.c searches the memory of a
- * whole process, with the real libcurl and OpenSSL, after each operation.
- * It is linked with -z now: the dynamic linker's first call of a function would
- * otherwise save registers, and pieces of a key in them, on the stack.
- * What cannot be promised: that registers, the kernel's buffers or a debugger
- * hold no copy. Nor that libcurl wipes all it gives back: it may leave a piece
- * of a key after a transfer that failed, and of the session token after any.
+ * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
+ * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
+ * told. After each operation tests/fault/secrets.c searches the memory of a
+ * whole process, with the real libcurl and OpenSSL, for secrets. It is linked
+ * with -z now, because the dynamic linker's first call of a function saves
+ * registers on the stack, and registers may hold pieces of a key. We cannot
+ * promise that registers, the kernel's buffers or a debugger hold no copy, nor
+ * that libcurl wipes all memory that it frees: it may leave a piece of a key
+ * after a transfer that failed, and of the session token after any transfer.
  *
  *
  * 6  THREADS, PROCESSES
  *
  * Any number of threads may use a ring. A walk, a key or an error belongs to
- * one. Two processes should not share a data file: the second is warned when
- * it opens it, they take turns at changing it, and whichever finds the other's
- * change refuses with KAWS_CHANGED to change more. After fork() a child must
- * not use the ring. SIGPIPE is left alone: with an old libcurl, ignore it. A
- * thread that calls needs 64 KiB of stack.
+ * one thread. Two processes should not share a data file. If they do, the
+ * second gets a warning when it opens the file, the two take turns to change
+ * it, and the one that finds the other's change answers KAWS_CHANGED from then
+ * on. A child process must not use its parent's ring after fork(). We leave
+ * SIGPIPE alone; with an old libcurl, ignore it. A calling thread needs 64 KiB
+ * of stack.
  *
- * That holds by whatever names they have the file (hard links, or a mount of
- * that one file): what is locked is <data_file>.lock, and then the file itself.
- * Who waits for a lock holds up no reader of the ring, and gives up after 2
- * seconds, or after 10 in which no other thread of the ring gets on: LOCKED.
+ * Two processes exclude each other even if they reach the data file by
+ * different names (hard links, or a mount of that one file), because we lock
+ * two files: first <data_file>.lock, then the data file itself. A thread that
+ * waits for these locks delays no reader of the ring. It gives up with LOCKED
+ * after it waited 2 seconds for another process, or 10 seconds in which no
+ * other thread of the ring made progress.
  *
- * The locks belong to the open file (F_OFD_SETLK). The fallback, on systems
- * that have none, is flock(): it cannot tell who else has the file open, so the
- * second is not warned; it knows nothing of those who use the other kind; and
- * over a network it may keep apart the processes of one machine only. On
- * Windows <data_file>.lock alone is locked, so who has the file by another name
- * is not kept out. Nor is, by either lock, who reaches the file without the
- * file system that keeps it to itself: FUSE does, and NFS mounted with nolock.
+ * The locks belong to the open file (F_OFD_SETLK). Systems without F_OFD_SETLK
+ * use flock() instead. flock() cannot tell who else has the file open, so the
+ * second process gets no warning; it does not exclude processes that use
+ * F_OFD_SETLK; and on a network file system it may exclude only processes on
+ * one machine. Windows locks <data_file>.lock only, so a process that uses
+ * another name for the file is not excluded. No lock excludes a process that
+ * reaches the file without its file system's help: FUSE can do that, and so can
+ * NFS mounted with nolock.
  *
  *
  * 7  THE DATA FILE
  *
- * The file is a pure function of its live entries, oldest first. Numbers are
- * little-endian. Each digest is the SHA-256 of ALL bytes of the file before
- * it, the 16 bytes of the cell taken as zeros; so the last 32 bytes are the
- * checksum of the keyring, and adding an entry hashes that entry alone.
+ * The file's content depends only on its entries, oldest first. Numbers are
+ * little-endian. Each digest is the SHA-256 of ALL bytes of the file before it,
+ * with the 16 bytes of the committed length taken as zeros. So the last 32
+ * bytes are the checksum of the keyring, and adding an entry hashes only that
+ * entry.
  *
  *     header    0   8  "KAWSRING"
  *               8   4  format version: 1
- *              12   4  epoch: 0 in a new file, else kept as it is found
- *              16  16  file id: random, bound into every blob
- *              32  16  the cell: 8 committed length
- *                                8 the first of SHA-256(file id, those 8)
+ *              12   4  epoch: 0 in a new file; otherwise copied unchanged
+ *              16  16  file id: random; every blob is bound to it
+ *              32  16  committed length: 8 the length
+ *                                        8 the first bytes of
+ *                                          SHA-256(file id, the length)
  *              48  32  digest
- *     entry     0   4  n: length of the entry without its digest
+ *     record    0   4  n: length of the record without its digest
  *               4   4  n's complement
  *               8   1  version of the encryption context's rule: 1
  *               9   1  length of the type         (t)
  *              10   1  length of the key id       (k)
  *              11   1  length of the user id      (u)
- *              12   2  length of the key in the clear
+ *              12   2  length of the plaintext
  *              14   2  length of the KMS key ARN  (a)
  *              16   2  length of the blob         (b)
  *              18   2  length of the key material id, 0 if unknown  (m)
  *              20   4  0
- *              24   8  when it was made: Unix seconds
+ *              24   8  time of creation: Unix seconds
  *              32      key id (k)  user id (u)  type (t)  ARN (a)
  *                      key material id (m)  blob (b)
  *               n  32  digest
  *
- * Adding appends an entry with one write and one sync. Before that the cell is
- * set, without a sync of its own, to the length that is durable already;
- * replacing, closing and opening set it to the length there is. So a file that
- * was cut short is refused, and only what was never acknowledged is taken for
- * the end of a write that a crash cut off: behind the cell's length, and
- * shorter than its own length says, or with a sector of zeros in it. Such an
- * end is moved to <data_file>.torn-<time>, whose name takes up to 25 bytes more
- * than the data file's. If there is no room for it, or none to write over what
- * is there (btrfs and ZFS copy that), the keyring is opened all the same, and
- * every change is refused until there is. Removing and re-wrapping write
- * <data_file>.tmp and rename it. <data_file>.lock is for locking, and stays.
+ * To add a key, we append its record with one write and one sync. Before that,
+ * we set the committed length to the length that is already durable; this write
+ * needs no sync of its own. Replacing, closing and opening the file set it to
+ * the file's length. So a file that was cut short is refused. Only bytes that
+ * were never acknowledged can count as a torn end: they lie beyond the
+ * committed length, and the record is shorter than its own length says, or
+ * contains an all-zero sector. Any other mismatch is damage. A torn end is
+ * moved to <data_file>.torn-<time>, a name up to 25 bytes longer than the data
+ * file's. If the disk has no room to copy it, or none to overwrite a byte
+ * (btrfs and ZFS write a copy), the keyring opens all the same but refuses
+ * every change until there is room. To remove a key, or to re-wrap, we write
+ * <data_file>.tmp and rename it. <data_file>.lock is only locked, and stays.
  *
- * Before each change the path must mean the file that the ring left: device,
- * inode, size, times and last 32 bytes. If only its times are others (chmod, a
- * restored label), all of it is read again, and its digest decides. A rename
- * lets the two files change places, and what comes out must be ours, or goes
- * back; a new file replaces none. A file that has a second name (a hard link),
- * or is itself a mount point, takes new keys, but cannot be replaced: opening
- * it warns, removing and re-wrapping refuse. What remains: where names cannot
- * change places (not Linux, NFS, some others), a file that is moved there right
- * before the rename is lost; where there are no links either, one that appears
- * right before a keyring is made; and an edit in place is not seen if it comes
- * while we write, or within the same tick of the file system's clock. If the
- * power is cut before a file goes back, it is <data_file>.tmp, which the next
- * change removes.
+ * Before each change, the path must still name the file that the ring left,
+ * with the same device, inode, size, times and last 32 bytes. If only the times
+ * differ (after chmod, or a restored label), we read the whole file again, and
+ * its digest decides. To replace the file, we exchange the two names and look
+ * at the file that comes out: if it is not ours, we exchange them back. A new
+ * data file never replaces another. A data file that has a second hard link, or
+ * that is itself a mount point, accepts new keys but cannot be replaced. So
+ * opening it logs a warning, and removing and re-wrapping fail.
  *
- * No file can prove that it is the newest: whoever can put an older copy in
- * its place, while nobody has it open, brings back what was removed since. At
- * open and after each change a note is logged with the number of keys and the
- * first bytes of the checksum. Nor does removing a key shred older copies of
- * the file; only KMS can, by deleting the KMS key.
+ * Some risks remain. If the file system cannot exchange names (outside Linux,
+ * on NFS and some others), a file that is moved to the path right before our
+ * rename is lost. If it has no hard links either, so is a file that appears
+ * right before we create a keyring. An edit in place goes unnoticed if it
+ * happens while we write, or within the resolution of the file system's
+ * timestamps. If the power fails before we exchange a foreign file back, that
+ * file is <data_file>.tmp, which the next change removes.
+ *
+ * No file can prove that it is the newest. Whoever can put an older copy in its
+ * place while nobody has it open brings back the keys removed since. So opening
+ * the file, and each change, logs a note with the number of keys and the first
+ * bytes of the checksum. Removing a key does not remove it from older copies of
+ * the file. Only deleting the KMS key does.
  *
  *
  * 8  WHAT GOES OVER THE WIRE
@@ -246,71 +279,80 @@
  *     kaws_fetch           Decrypt, pinned to the KMS key in the entry
  *     kaws_check           GenerateDataKeyWithoutPlaintext of one byte, then
  *                          Decrypt of it as a dry run
- *     kaws_rewrap_all      ReEncrypt (across regions Decrypt, Encrypt and again
- *                          Decrypt), then Decrypt of the new blob as a dry run
+ *     kaws_rewrap_all      ReEncrypt (across regions Decrypt, Encrypt and
+ *                          Decrypt again), then Decrypt of the new blob as a
+ *                          dry run
  *     kaws_rotate_kms_key  GenerateDataKeyWithoutPlaintext of one byte, before
  *                          and after; RotateKeyOnDemand between
  *
- * HTTPS only, TLS 1.2 or newer, certificates verified, no redirects (plain
- * HTTP to this machine alone). Where a KMS key has an ARN, its region is asked;
- * an endpoint changes the host, never the region that is signed for. The
- * built-in sender takes its proxy from the environment, as libcurl does for
- * HTTPS (https_proxy, all_proxy, no_proxy), but no CA file: that is ca_file's.
+ * We speak HTTPS only, with TLS 1.2 or newer, verify certificates, and follow
+ * no redirect. Plain HTTP is allowed to this machine alone. If the KMS key is
+ * given as an ARN, requests go to the region in the ARN. An endpoint changes
+ * the host of a request, never the region that it is signed for. The built-in
+ * sender takes its proxy from the environment, as libcurl does for HTTPS
+ * (https_proxy, all_proxy, no_proxy). It takes no CA file from there: use
+ * ca_file.
  *
- * HTTP/1.1 ties a reply to its request by their order on the connection alone.
- * One surplus reply, of a proxy or load balancer that lost count, would give
- * every later request the answer to the one before. So a connection is used
- * again only if its last exchange was clean (a complete reply that fits what
- * was asked, with a new request id: a 200, or a 4xx that is KMS's own error),
- * and only if nothing has come on it since. And what is acknowledged, or takes
- * a key's place, is proved. A stored key is opened and compared. A re-wrapped
- * blob is asked about in a dry run: KMS must answer with the error that means
- * that the blob opens under the key's name. (A KMS that knows no dry run opens
- * it. It is asked once more, over a fresh connection, and this is noted.) No
- * two re-wrapped blobs may be the same. A generated key that nobody has fetched
- * yet protects nothing, so it is not proved: if its reply was another's, its
- * first fetch is a MISMATCH, and it can only be removed.
+ * HTTP/1.1 matches replies to requests only by their order on a connection. If
+ * a proxy or load balancer sent one reply too many, every later request would
+ * get the answer to the one before. So we reuse a connection only if its last
+ * exchange was clean and nothing has arrived on it since. An exchange is clean
+ * if the reply is complete, fits the request, has a new request id, and is a
+ * 200 or a 4xx that is KMS's own error.
  *
- * What remains: a peer that TLS trusts can forge a whole reply with a request
- * id of its own, or slip one in between our look at the connection and the true
- * reply. A fetch believes it, and so does a re-wrap if the blob in it opens
- * under the key's name.
+ * We also verify each blob before we acknowledge it or let it replace another.
+ * A stored key's blob is decrypted and compared with the key. A re-wrapped blob
+ * is verified in a dry run: KMS must answer with the error that means that it
+ * could decrypt the blob under the key's name. (A KMS that does not know dry
+ * runs decrypts it; we then ask once more, over a new connection, and log a
+ * note.) No two re-wrapped blobs may be equal. A generated key is not verified,
+ * because a key that nobody has fetched yet protects nothing: if its reply
+ * belonged to another request, its first fetch fails with MISMATCH, and it can
+ * only be removed.
  *
- * Each blob is bound to an encryption context, so that it opens only as what it
- * was: app = "keyring_aws", file = the file id in hex, key_id, key_type, and
- * user_id if there is one, percent-encoded but for printable ASCII. CloudTrail
- * shows it: names are no secret there.
+ * Two risks remain. A peer that TLS trusts can forge a whole reply with a new
+ * request id. Or it can send one between our look at the connection and the
+ * true reply. A fetch believes such a reply; so does a re-wrap, if KMS can
+ * decrypt the blob in it under the key's name.
  *
- * An entry names the KMS key that sealed it, and the file may be an attacker's.
- * So nothing is sent for a KMS key whose account is neither that of the ring's
- * first KMS key nor in config.accounts. Where that key is named by id or alias,
- * only a reply tells its account; if there are accounts, it has to be among
- * them. (A ring opened without a KMS key, and without accounts, trusts the one
- * account that all its entries have.)
+ * Each blob is bound to an encryption context, so that KMS decrypts it only as
+ * what it was: app = "keyring_aws", file = the file id in hex, key_id,
+ * key_type, and user_id if there is one. Values are percent-encoded except
+ * for printable ASCII. CloudTrail shows the context, so names are not secret
+ * there.
+ *
+ * An entry names the KMS key that sealed it, and an attacker may have written
+ * the file. So we send no request for a KMS key unless its account is trusted:
+ * it is the account of the ring's first KMS key, or it is in config.accounts.
+ * If the first KMS key is given as an id or alias, only a reply can tell its
+ * account; if config.accounts is set, the account must then be in it. (A ring
+ * that is opened without a KMS key and without accounts trusts the account of
+ * its entries, if all of them have the same one.)
  *
  *
  * 9  LIMITS
  *
- * Key id and user id: 255 bytes, no NUL. Generate: 1024 bytes; store: 4096;
- * these are KMS's. Creds: 128, 256 and 4096 bytes of id, secret and token. The
- * built-in sender needs libcurl 7.54; OpenSSL is the TLS library it was proved
- * with. KMS keys in custom key stores cannot make data keys. On Windows the
- * library is proved, by its unit tests under wine, and the plugin is not; macOS
- * is untested.
+ * A key id or user id has at most 255 bytes and no NUL. A generated key has at
+ * most 1024 bytes, a stored key 4096; these limits are KMS's. Credentials have
+ * at most 128 (id), 256 (secret) and 4096 (token) bytes. The built-in sender
+ * needs libcurl 7.54, and is tested with OpenSSL as the TLS library. KMS keys
+ * in custom key stores cannot make data keys. On Windows the library passes its
+ * unit tests under wine; the plugin is untested there. macOS is untested.
  *
  *
  * 10  HOUSE RULES  for whoever changes this file
  *
- * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: the
- * name is its address. Calls only go up the file. A function aims at 40 lines
- * and has 60 at most. #if stands in the rooms that speak with the system, and
- * around the built-in sender. An error is filled once, where most is known. A
- * secret's function has one way out, through a wipe. A comment says why. `make
- * check` checks what a script can, `make test` the rest.
+ * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: its
+ * name says where it is. Calls go up the file only. A function should have 40
+ * lines, and has 60 at most. #if stands only in the rooms that talk to the
+ * system, and around the built-in sender. The function that knows most about an
+ * error fills it, once. A function that holds a secret has one exit, which
+ * wipes it. A comment says why. `make check` checks what a script can check;
+ * `make test` checks the rest.
  */
 
-/* Feature macros, for the implementation only: they must stand above the first
- * system header. See room lobby. */
+/* Feature macros for the implementation. They must stand above the first system
+ * header; see room lobby. */
 #if defined(KEYRING_AWS_IMPLEMENTATION)
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
@@ -330,7 +372,7 @@
  *
  *  PART II     DECLARATIONS
  *
- *  Top-down, in the order a user needs them.
+ *  In the order in which a user needs them.
  *
  * ##########################################################################
  */
@@ -340,8 +382,8 @@
 
 #define KAWS_VERSION "1.0.0"
 
-/* How the functions are declared: KEYRING_AWS_STATIC makes them private to the
- * one C file that includes the implementation. */
+/* The linkage of the functions: KEYRING_AWS_STATIC makes them private to the C
+ * file that includes the implementation. */
 #if defined(KEYRING_AWS_STATIC) && defined(__GNUC__)
 #define KAWS_API static __attribute__((unused))
 #elif defined(KEYRING_AWS_STATIC)
@@ -354,11 +396,11 @@
 extern "C" {
 #endif
 
-#define KAWS_NAME_MAX      255    /* bytes of a key id, of a user id          */
-#define KAWS_PLAIN_MAX    4096    /* bytes of a key to store: KMS Encrypt's   */
-#define KAWS_GENERATE_MAX 1024    /* bytes of a key to generate: KMS's        */
+#define KAWS_NAME_MAX      255    /* bytes of a key id or user id             */
+#define KAWS_PLAIN_MAX    4096    /* bytes of a stored key: KMS's limit       */
+#define KAWS_GENERATE_MAX 1024    /* bytes of a generated key: KMS's limit    */
 
-/* ---- results: what happened, one word each ----------------------------- */
+/* ---- results: one word for what happened ------------------------------- */
 
 #define KAWS_STATUSES(X)                                                      \
     X(OK,          "ok")                                                      \
@@ -367,7 +409,7 @@ extern "C" {
     X(ARGUMENT,    "bad argument")                                            \
     X(CONFIG,      "bad or missing setting")                                  \
     X(MEMORY,      "out of memory")                                           \
-    X(RANDOM,      "the system gave no random bytes")                         \
+    X(RANDOM,      "the system provided no random bytes")                     \
     X(FILE,        "the data file could not be read or written")              \
     X(CORRUPT,     "the data file is damaged")                                \
     X(CHANGED,     "the data file is not the one this keyring wrote")         \
@@ -376,10 +418,10 @@ extern "C" {
     X(CREDENTIALS, "AWS does not accept the credentials")                     \
     X(DENIED,      "AWS KMS does not allow it")                               \
     X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
-    X(FOREIGN,     "sealed by a KMS key of an account that is not trusted")   \
+    X(FOREIGN,     "the KMS key belongs to an account that is not trusted")   \
     X(MISMATCH,    "the blob does not belong to that name")                   \
     X(NETWORK,     "AWS KMS could not be reached")                            \
-    X(THROTTLED,   "AWS KMS asked to slow down, and still does")              \
+    X(THROTTLED,   "AWS KMS throttled every attempt")                         \
     X(SERVICE,     "AWS KMS reported an error")                               \
     X(REPLY,       "the reply from AWS KMS makes no sense")                   \
     X(RUNNING,     "a re-wrap is already running")
@@ -391,284 +433,287 @@ typedef enum kaws_status {
     KAWS_STATUS_COUNT
 } kaws_status;
 
-/* What went wrong, in the caller's own memory. The house rule, for every
- * function below: `err` may be NULL; on failure it is filled, on success it
- * is emptied. */
+/* What went wrong, in the caller's own memory. For every function below: `err`
+ * may be NULL; the function fills it on failure and empties it on success. */
 typedef struct kaws_error {
     kaws_status status;
     int  http;                    /* HTTP status of the last reply, or 0      */
     int  os;                      /* errno of the failed call, or 0           */
-    char aws[64];                 /* AWS's error type, "NotFoundException"    */
+    char aws[64];                 /* AWS's error type: "NotFoundException"    */
     char request_id[64];          /* AWS's request id, for a support case     */
-    char text[512];               /* one line for a log; never a secret       */
+    char text[512];               /* one line for a log, without secrets      */
 } kaws_error;
 
-/* ---- settings: all-zero means default ---------------------------------- */
+/* ---- settings: zero means default -------------------------------------- */
 
-/* Borrowed bytes: whoever makes one keeps the bytes alive. */
+/* Borrowed bytes: the owner keeps them alive while the call lasts. */
 typedef struct kaws_bytes {
     const uint8_t *at;
     size_t         len;
 } kaws_bytes;
 
-/* A POST for the `send` hook. All of it is borrowed for the time of the call.
- * The body may hold a key: do not keep it. */
+/* A POST for the `send` hook. The hook borrows it for the time of the call. The
+ * body may hold a key, so the hook must not copy it elsewhere. */
 typedef struct kaws_request {
     const char *url;
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
     kaws_bytes  body;
     int         connect_timeout_ms, timeout_ms;
-    int         fresh_connection; /* do not reuse one, do not send twice      */
+    int         fresh_connection; /* use a new connection, send once only     */
 } kaws_request;
 
-/* What the hook fills. A body longer than its room: set body_len to anything
- * above body_max. */
+/* What the hook fills. If the body does not fit, the hook sets body_len to any
+ * value above body_max. */
 typedef struct kaws_reply {
     int      http;                /* HTTP status; 0 if no reply came          */
-    uint8_t *body;                /* room for body_max bytes, given by us     */
+    uint8_t *body;                /* our buffer of body_max bytes             */
     size_t   body_len, body_max;
     int64_t  date;                /* Unix seconds of the Date header, or 0    */
     int      retry_after_ms;      /* x-amz-retry-after, or -1                 */
     char     request_id[64];      /* x-amzn-RequestId                         */
-    char     text[128];           /* the transport's own words when it failed */
+    char     text[128];           /* the transport's own words if it failed   */
 } kaws_reply;
 
-/* All effects on the world but files, replaceable one by one. Hooks may be
- * called from any thread, also from those that kaws_rewrap_all starts, from
- * several at once, and while we hold locks: so a hook must not call the ring.
- */
+/* All effects on the world except files; each can be replaced by itself. Any
+ * thread may call a hook, also the threads that kaws_rewrap_all starts, and
+ * several may do so at once. We may hold locks meanwhile, so a hook must not
+ * call the ring. */
 typedef struct kaws_hooks {
-    void   *ctx;                  /* handed to every hook                     */
+    void   *ctx;                  /* passed to every hook                     */
 
-    /* ptr NULL: give new_len bytes, aligned as malloc's, or NULL if there are
-     * none. new_len 0: take back ptr, of old_len bytes. No more is asked. */
+    /* ptr NULL: returns new_len bytes, aligned as malloc's, or NULL. new_len 0:
+     * frees ptr, which has old_len bytes. There is no third case. */
     void *(*memory)(void *ctx, void *ptr, size_t old_len, size_t new_len);
 
-    /* Unix milliseconds: the time that requests are signed with, and the date
-     * of new keys. It may jump. */
+    /* Unix milliseconds. Requests are signed with this time, and new entries
+     * are dated by it. It may jump. */
     int64_t (*now_ms)(void *ctx);
-    /* Milliseconds of a clock that is never set: all durations are measured by
-     * it. If it jumps all the same, no wait gets longer than its timeout. */
+    /* Milliseconds of a clock that nobody sets. It measures all durations. If
+     * it jumps all the same, no wait gets longer than its timeout. */
     int64_t (*ticks_ms)(void *ctx);
     void  (*sleep_ms)(void *ctx, int ms);
-    int   (*random)(void *ctx, void *out, size_t len); /* 0 is ok             */
+    int   (*random)(void *ctx, void *out, size_t len); /* 0: success          */
 
-    /* 0: a reply came, *r has it. Else r->text says why not. It has to keep to
-     * the timeouts, to check the server's certificate, and to follow no
-     * redirect. Above all it must never hand over a reply that was not made
-     * for this request: a kept connection on which anything else has come, or
-     * whose last exchange was cut off, is not to be used again. A reply with
-     * a request id that came before is refused: KAWS_REPLY. */
+    /* Sends a request. Returns 0 if *r holds a reply; otherwise r->text says
+     * why there is none. The hook must respect the timeouts, verify the
+     * server's certificate, and follow no redirect. Above all it must never
+     * return a reply to another request: it must not reuse a connection on
+     * which anything else has arrived, or whose last exchange was cut off. We
+     * refuse a reply whose request id we have seen before: KAWS_REPLY. */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
-    /* What no caller waits for. Level 1 warning, 2 note. */
+    /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. */
     void  (*log)(void *ctx, int level, const char *line);
 
-    /* For how many ms a call may still wait for KMS (section 4); NULL: 0. It is
-     * asked before each pause. err says what is wrong with KMS. */
+    /* Returns for how many ms an operation may still wait for KMS (section 4);
+     * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
 } kaws_hooks;
 
 typedef struct kaws_config {
-    const char *data_file;        /* NULL: KMS calls only                     */
-    const char *kms_key_id;       /* id, ARN, alias; NULL: nothing is sealed  */
-    const char *region;           /* for ids and aliases; NULL: us-east-1     */
-    const char *accounts;         /* trusted, "111122223333,..."; NULL: own   */
-    const char *conf_file;        /* the AWS credentials; must be set         */
+    const char *data_file;        /* NULL: no keyring, KMS calls only         */
+    const char *kms_key_id;       /* id, ARN or alias; NULL: cannot seal      */
+    const char *region;           /* of an id or alias; NULL: us-east-1       */
+    const char *accounts;         /* trusted: "111122223333,..."; NULL: own   */
+    const char *conf_file;        /* holds the credentials; must be set       */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
-    int         read_only;        /* 1: the data file is never changed        */
+    int         read_only;        /* 1: never change the data file            */
     int         connect_timeout_ms;   /* 0: 1000                              */
-    int         timeout_ms;       /* one operation (section 4); 0: 10000      */
-    int         max_attempts;     /* 0: 3                                     */
-    int         rewrap_parallel;  /* calls in flight, up to 64; 0: 16         */
-    kaws_hooks  hooks;            /* NULL members: the built-in ones          */
+    int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
+    int         max_attempts;     /* of a request (section 4); 0: 3           */
+    int         rewrap_parallel;  /* requests at a time, up to 64; 0: 16      */
+    kaws_hooks  hooks;            /* NULL members: the built-in hooks         */
 } kaws_config;
 
-/* ---- life -------------------------------------------------------------- */
+/* ---- open and close ---------------------------------------------------- */
 
-/* A ring: one keyring, opened. Every function may be called by any number of
- * threads at once; only kaws_close must be the last. */
+/* A ring: a keyring that is open. Any number of threads may call any functions
+ * at once, except kaws_close, which must be the last call. */
 typedef struct kaws kaws;
 
-/* Opens the keyring of cfg->data_file, or makes a new one where there is none
- * (with a warning: an unmounted volume looks just like that). The whole file
- * is checked. KMS is not asked. The config and its strings are copied. *ring is
- * NULL on failure; else give it back with kaws_close. ARGUMENT, CONFIG, FILE,
- * CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY, RANDOM. */
+/* Opens the keyring in cfg->data_file. If there is no such file, it creates an
+ * empty keyring, with a warning, because an unmounted volume looks the same. It
+ * checks the whole file, sends no KMS request, and copies the config with its
+ * strings. *ring is NULL on failure; otherwise free it with kaws_close.
+ * ARGUMENT, CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY,
+ * RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
-/* Has KMS seal a throw-away byte, and asks by a dry run whether KMS would open
- * it again: that proves the network, the credentials, the KMS key and the right
- * to use it both ways, and finds out what an alias stands for. Two KMS calls; a
- * KMS that knows no dry run is asked a third time.
- * CONFIG (no KMS key is set), FOREIGN, and what a KMS call may answer:
- * CREDENTIALS, DENIED, KMS_KEY, ARGUMENT and CONFIG (libcurl cannot work with
- * the CA file or the proxy) are definite; NETWORK, THROTTLED, SERVICE, REPLY
- * may be over soon. MEMORY. */
+/* Has KMS seal one random byte, and asks in a dry run whether KMS would decrypt
+ * it. So it tests the network, the credentials, the KMS key and the right to
+ * use it both ways, and learns which KMS key an alias means. It makes two KMS
+ * requests, or three if KMS does not know dry runs. CONFIG (no KMS key is set),
+ * FOREIGN, MEMORY, and the KMS errors: CREDENTIALS, DENIED, KMS_KEY, ARGUMENT
+ * and CONFIG (libcurl cannot use the CA file or the proxy) are definite;
+ * NETWORK, THROTTLED, SERVICE and REPLY may pass. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
-/* Closes the ring; NULL is allowed. No call may be under way. */
+/* Closes the ring; NULL is allowed. No other call may be running. */
 KAWS_API void kaws_close(kaws *ring);
 
 /* ---- keys -------------------------------------------------------------- */
 
-/* A key's name. The key id has 1 to 255 bytes; the user id has at most 255, and
- * NULL and "" are the same owner: nobody. Any bytes but NUL. */
+/* A key's name. The key id has 1 to 255 bytes, the user id 0 to 255; no byte is
+ * NUL. A user id of NULL is the same as "": the key has no owner. */
 typedef struct kaws_name {
     const char *key_id, *user_id;
 } kaws_name;
 
 typedef struct kaws_key {
     char     type[16];
-    uint8_t *bytes;               /* yours; give back with kaws_key_free()    */
+    uint8_t *bytes;               /* the caller's; free with kaws_key_free()  */
     size_t   len;
 } kaws_key;
 
-/* Has KMS make a key of `len` bytes (1 to 1024) and seal it, and keeps it under
- * the name. The key itself never leaves KMS. `type` is 1 to 15 letters, digits,
- * - and _; it is kept as it is. One KMS call. On failure, UNCERTAIN excepted,
- * nothing has changed. ARGUMENT, CONFIG, EXISTS; what a KMS call may answer
- * (see kaws_check); FOREIGN, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
+/* Has KMS make and seal a key of `len` bytes (1 to 1024), and stores its blob
+ * under the name. The plaintext never leaves KMS. `type` has 1 to 15 letters,
+ * digits, - and _, and is stored unchanged. One KMS request. On failure nothing
+ * has changed, except after UNCERTAIN. ARGUMENT, CONFIG, EXISTS, FOREIGN, FILE,
+ * CHANGED, LOCKED, UNCERTAIN, MEMORY, and the KMS errors (see kaws_check). */
 KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
                                    const char *type, size_t len,
                                    kaws_error *err);
 
-/* Has KMS seal a key of yours (1 to 4096 bytes), and keeps it under the name.
- * Two KMS calls: KMS opens what it sealed, and if that is not your key, nothing
- * is kept: REPLY. Without the right to kms:Decrypt your key is kept unproved,
- * and the log gets one note. Otherwise as kaws_generate. */
+/* Has KMS seal the caller's key (1 to 4096 bytes), and stores the blob under
+ * the name. Two KMS requests: the second decrypts the blob. If the result is
+ * not the key, nothing is stored: REPLY. Without the right to kms:Decrypt, the
+ * blob is stored unverified, and one note is logged. Otherwise like
+ * kaws_generate. */
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
-/* Has KMS open the key. One KMS call; while the account of a KMS key that was
- * set by id or alias is not known, and the entry's is not in config.accounts,
- * one more before it, which takes the right to GenerateDataKeyWithoutPlaintext.
- * On failure *key is all zeros. ARGUMENT, CONFIG, NOT_FOUND (without a KMS
- * call); FOREIGN (the entry names a KMS key of another account); MISMATCH (the
- * blob was sealed for another name, in another file, or as a key of another
- * length); what a KMS call may answer; MEMORY. */
+/* Has KMS decrypt the key. One KMS request. One more comes first as long as the
+ * KMS key is set by id or alias, its account is not known yet, and the entry's
+ * account is not in config.accounts; it needs the right to
+ * GenerateDataKeyWithoutPlaintext. On failure *key is all zeros. ARGUMENT,
+ * CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS key
+ * belongs to an account that is not trusted), MISMATCH (the blob was sealed
+ * for another name, file or length), MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
-/* Removes the key: the file is replaced by one without it. No KMS call. On
- * failure, UNCERTAIN excepted, nothing has changed. ARGUMENT, CONFIG,
+/* Removes the key: replaces the file by one without it. No KMS request. On
+ * failure nothing has changed, except after UNCERTAIN. ARGUMENT, CONFIG,
  * NOT_FOUND, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
 KAWS_API kaws_status kaws_remove(kaws *ring, kaws_name name, kaws_error *err);
 
-/* Wipes and gives back what kaws_fetch gave, before the ring is closed. */
+/* Wipes and frees what kaws_fetch returned. Call it before kaws_close. */
 KAWS_API void kaws_key_free(kaws *ring, kaws_key *key);
 
-/* ---- walking over the names: a snapshot taken at begin ----------------- */
+/* ---- walking over the entries: a snapshot ------------------------------ */
 
 typedef struct kaws_entry_info {
-    kaws_name   name;             /* the walk's, like all pointers here       */
+    kaws_name   name;             /* the walk owns what these point to        */
     const char *type;
     size_t      len;
     const char *kms_key_arn;
     int64_t     created;          /* Unix seconds                             */
 } kaws_entry_info;
 
-/* A walk belongs to one thread. It owns its memory, and may outlive the ring
- * (but not the hooks). */
+/* A walk belongs to one thread. It owns its memory, so it may outlive the ring,
+ * but not the hooks. */
 typedef struct kaws_walk kaws_walk;
 
-/* Takes the snapshot, oldest key first; of a ring without a data file, none at
- * all. End it with kaws_walk_end. No KMS call. ARGUMENT, MEMORY; *walk is NULL
- * then. */
+/* Takes a snapshot of the entries, oldest first. Without a data file it is
+ * empty. End the walk with kaws_walk_end. No KMS request. *walk is NULL on
+ * failure: ARGUMENT, MEMORY. */
 KAWS_API kaws_status kaws_walk_begin(kaws *ring, kaws_walk **walk,
                                      kaws_error *err);
 
-/* 1 and the next entry, good until the walk's end; or 0, at the end. */
+/* Fills *info with the next entry and returns 1, or returns 0 after the last
+ * one. *info is valid until the walk ends. */
 KAWS_API int kaws_walk_next(kaws_walk *walk, kaws_entry_info *info);
 
-/* Gives the walk back; NULL is allowed. */
+/* Frees the walk; NULL is allowed. */
 KAWS_API void kaws_walk_end(kaws_walk *walk);
 
-/* ---- what protects the keys -------------------------------------------- */
+/* ---- KMS keys, credentials, rotation ----------------------------------- */
 
-/* From now on new keys are sealed with that KMS key (id, ARN or alias), if it
- * passes what kaws_check asks; else nothing changes. Keys sealed before stay
- * readable. An account that is not trusted yet is not taken: FOREIGN. Where the
- * first KMS key was set by id or alias, and its account is not known yet, that
- * one is asked before; if KMS does not know it or denies it, an id or alias is
- * taken all the same, an ARN only if its account is in config.accounts.
- * ARGUMENT, FOREIGN, and what a KMS call may answer. */
+/* Makes this the KMS key (id, ARN or alias) that seals new keys, if it passes
+ * kaws_check's tests; otherwise nothing changes. Keys sealed before stay
+ * readable. A KMS key of an account that is not trusted is refused: FOREIGN. If
+ * the ring's first KMS key was set by id or alias and its account is not known
+ * yet, KMS is asked about that one first. If KMS does not know it or denies it,
+ * an id or alias is accepted all the same, an ARN only if its account is in
+ * config.accounts. ARGUMENT, FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
-/* From now on ids and aliases are looked up in that region, if the current one
- * passes there what kaws_check asks. (Where the KMS key is set by ARN, KMS in
- * that region is only asked for an answer.) Else nothing changes. ARGUMENT,
- * FOREIGN, and what a KMS call may answer. */
+/* Makes this the region in which ids and aliases are looked up, if the current
+ * KMS key passes kaws_check's tests there; otherwise nothing changes. (If the
+ * KMS key is set by ARN, KMS in that region need only answer.) ARGUMENT,
+ * FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
                                      kaws_error *err);
 
-/* Both at once, or neither: a KMS key is looked up in a region, and may be in
- * no other. NULL: stays as it is. KMS is asked about what changes (if nothing
- * does, about the KMS key), but not again about the two that kaws_try passed
- * last. */
+/* Changes both at once or neither, because a KMS key may exist in one region
+ * only. NULL leaves one as it is. KMS is asked about what changes (about the
+ * KMS key if nothing does), except about the pair that the last kaws_try
+ * accepted. */
 KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
-/* Whether kaws_use would take them now. Nothing changes. */
+/* Returns what kaws_use would return now. Nothing changes. */
 KAWS_API kaws_status kaws_try(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
-/* Sets the timeouts of calls to come, in milliseconds; 0: the defaults. */
+/* Sets the timeouts of later operations, in milliseconds; 0: the defaults. */
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
                                 int timeout_ms);
 
-/* Reads the conf file again. (That happens by itself, too, when AWS refuses the
- * credentials and the file has changed.) CONFIG: the old ones stay. */
+/* Reads the conf file again. (The ring also does so by itself if AWS refuses
+ * the credentials and the file has changed.) CONFIG: the old credentials stay
+ * in use. */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
-/* Has KMS make new key material for the current KMS key, and waits, at most for
- * the timeout, until it seals with that. Old blobs stay readable. A KMS key can
- * be rotated on demand 25 times, so the request is repeated only where KMS
- * throttled it, and did nothing. It may take four timeouts in all. CONFIG, and
- * what a KMS call may answer. */
+/* Has KMS make new key material for the current KMS key, and waits up to
+ * timeout_ms for KMS to start using the new material. Old blobs stay readable.
+ * A KMS key can be rotated on demand 25 times only, so the request is repeated
+ * only if KMS throttled it, which means that it did nothing. The whole may take
+ * four timeouts. CONFIG, and the KMS errors. */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
- * and replaces the file once: all or nothing. A dry run asks KMS whether each
- * new blob opens as that key, which takes kms:Decrypt with the current KMS key;
- * without it, DENIED. Two KMS calls a key. Keys never leave KMS, but across
- * regions: there four calls open a key twice (both must give the same), seal
- * it, and prove it. Others may use the ring meanwhile: keys added then stay as
- * they were sealed, keys removed stay removed. ARGUMENT, CONFIG, RUNNING;
- * FOREIGN, MISMATCH (a key's old blob), what a KMS call may answer; FILE,
- * CHANGED, LOCKED, UNCERTAIN (the file is replaced), MEMORY. */
+ * and then replaces the file once: all or nothing. In a dry run KMS confirms
+ * that each new blob decrypts to that key; this needs the right to kms:Decrypt
+ * with the current KMS key, else DENIED. Two KMS requests per key, and no
+ * plaintext leaves KMS. Across regions there are four requests per key: two
+ * decrypt it (both results must be equal), one seals it, one verifies it. Other
+ * threads may use the ring meanwhile: a key added then stays as it was sealed,
+ * a key removed stays removed. ARGUMENT, CONFIG, RUNNING, FOREIGN, MISMATCH (of
+ * an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
+ * MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
     uint64_t keys;
     uint64_t kms_requests;        /* sent, retries included                   */
-    uint64_t kms_errors;          /* of those, not granted                    */
+    uint64_t kms_errors;          /* of those, failed or refused              */
     uint64_t kms_retries;
     uint64_t kms_time_us;         /* spent waiting for replies                */
-    uint64_t rewrap_done, rewrap_total;   /* 0 and 0: none is running         */
+    uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
 } kaws_stats;
 
-/* Fills *stats. No KMS call. */
+/* Fills *stats. No KMS request. */
 KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 
-/* ---- AWS KMS by itself: no data file needed ----------------------------
+/* ---- AWS KMS without a data file ---------------------------------------
  *
- * `ctx` may be NULL. On failure *out and the room at `plain`, of the length
- * that was given, are all zeros. `out` may be `in`, and is then left alone on
- * failure, for it holds a key. Otherwise `plain`, *plain_len, *in and *out must
- * not overlap: ARGUMENT, and none of them is touched. All may answer ARGUMENT,
- * CONFIG, FOREIGN, MEMORY and what a KMS call may answer; Decrypt and ReEncrypt
- * also MISMATCH: another context than it was sealed with. */
+ * `ctx` may be NULL. On failure *out and the buffer at `plain`, as long as the
+ * caller said, are all zeros. `out` may equal `in`; it is then unchanged on
+ * failure, because it holds a key. Otherwise `plain`, *plain_len, *in and *out
+ * must not overlap: ARGUMENT, and all stay unchanged. All four functions may
+ * return ARGUMENT, CONFIG, FOREIGN, MEMORY and the KMS errors; Decrypt and
+ * ReEncrypt also MISMATCH, if the context is not the one used to encrypt. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
 } kaws_pair;
 
-/* An encryption context. It is no secret: CloudTrail shows it. */
+/* An encryption context. It is not secret: CloudTrail shows it. */
 typedef struct kaws_context {
     const kaws_pair *pairs;
     size_t           count;
@@ -678,50 +723,51 @@ typedef struct kaws_sealed {
     uint8_t blob[6144];
     size_t  blob_len;
     char    kms_key_arn[256];
-    char    key_material_id[65];  /* "" where KMS did not say                 */
+    char    key_material_id[65];  /* "" if KMS did not say                    */
 } kaws_sealed;
 
-/* The KMS action GenerateDataKey, with the current KMS key; with `plain` NULL
- * GenerateDataKeyWithoutPlaintext. `len` is 1 to 1024, and the room at `plain`.
- */
+/* The KMS action GenerateDataKey with the current KMS key; if `plain` is NULL,
+ * GenerateDataKeyWithoutPlaintext. `len` is 1 to 1024; `plain` has that many
+ * bytes. */
 KAWS_API kaws_status kaws_kms_generate_data_key(kaws *ring,
                                                 const kaws_context *ctx,
                                                 size_t len, uint8_t *plain,
                                                 kaws_sealed *out,
                                                 kaws_error *err);
 
-/* The KMS action Encrypt: 1 to 4096 bytes, with the current KMS key. Nothing
- * proves the blob; kaws_kms_decrypt does. */
+/* The KMS action Encrypt of 1 to 4096 bytes with the current KMS key. The blob
+ * is not verified; kaws_kms_decrypt can do that. */
 KAWS_API kaws_status kaws_kms_encrypt(kaws *ring, const kaws_context *ctx,
                                       kaws_bytes plain, kaws_sealed *out,
                                       kaws_error *err);
 
-/* The KMS action Decrypt. The KMS key is pinned to in->kms_key_arn (if that is
- * "", to the current KMS key, for one more call), whose account must be
- * trusted. *plain_len: in, the room at `plain`; out, what the key takes of it,
- * 0 on failure. ARGUMENT if there is too little room. */
+/* The KMS action Decrypt. The request names the KMS key: in->kms_key_arn, or if
+ * that is "" the current KMS key, which costs one more request. The account of
+ * the KMS key must be trusted. *plain_len is the size of the buffer before the
+ * call, the length of the plaintext after it, and 0 on failure. ARGUMENT if the
+ * buffer is too small. */
 KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
                                       const kaws_sealed *in, uint8_t *plain,
                                       size_t *plain_len, kaws_error *err);
 
-/* The KMS action ReEncrypt, to the current KMS key, context unchanged. Nothing
- * proves the blob. Across regions, where KMS has no such action, Decrypt,
- * Encrypt, and Decrypt once more, which must give the same. */
+/* The KMS action ReEncrypt to the current KMS key, with the same context. The
+ * blob is not verified. KMS cannot re-encrypt across regions: there it is
+ * Decrypt, Encrypt, and Decrypt again, and both plaintexts must be equal. */
 KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
 
-/* ---- SigV4 by itself: no ring needed, no allocation -------------------- */
+/* ---- SigV4 without a ring; allocates nothing --------------------------- */
 
 typedef struct kaws_creds {
     const char *id, *secret;
-    const char *token;            /* of a session; NULL: none                 */
+    const char *token;            /* session token; NULL: none                */
 } kaws_creds;
 
-/* What is to be signed. Path and query are as they are sent, percent-encoded;
- * headers are all that are to be signed, Host among them, 64 at most. The date
- * (X-Amz-Date) and the token (X-Amz-Security-Token) are signed even if they are
- * not among them: send them. */
+/* The request to sign. Path and query are as they will be sent,
+ * percent-encoded. `headers` are all headers to sign, Host among them, 64 at
+ * most. X-Amz-Date and X-Amz-Security-Token are signed even if they are not
+ * listed; the caller must send both. */
 typedef struct kaws_signing {
     const char *method;           /* "POST"                                   */
     const char *path;             /* "/"                                      */
@@ -733,26 +779,26 @@ typedef struct kaws_signing {
 } kaws_signing;
 
 /* Writes the value of the Authorization header, NUL-terminated, to
- * `authorization`, which has room for `cap` bytes. It signs as AWS wants it of
- * every service but S3. ARGUMENT; the room, if there is any, then holds "". */
+ * `authorization`, a buffer of `cap` bytes. The signature follows the rules of
+ * every AWS service except S3. On failure, ARGUMENT, the buffer holds "". */
 KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
                                char *authorization, size_t cap,
                                kaws_error *err);
 
 /* ---- small things ------------------------------------------------------ */
 
-/* A few words for a status; never NULL. */
+/* Returns a few words for a status; never NULL. */
 KAWS_API const char *kaws_status_text(kaws_status status);
 
-/* "1.0.0" */
+/* Returns "1.0.0". */
 KAWS_API const char *kaws_version(void);
 
-/* Writes a name or setting to `out`, which has room for `cap` bytes, 8 or more,
- * as our own texts show it between single quotes: printable ASCII, the rest as
+/* Writes a name or setting to `out`, a buffer of `cap` bytes (8 or more), in
+ * the form in which our messages quote it: printable ASCII, other bytes as
  * \xNN, no password of a URL, no long base64. Returns `out`. */
 KAWS_API const char *kaws_show(char *out, size_t cap, const char *name);
 
-/* Overwrites with zeros, in a way that no compiler leaves out. */
+/* Overwrites with zeros, in a way that no compiler removes. */
 KAWS_API void kaws_wipe(void *secret, size_t len);
 
 #if defined(__cplusplus)
@@ -768,9 +814,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  *  PART III    IMPLEMENTATION
  *
- *  Bottom-up, in the order C needs it: a room calls only rooms above it, so
- *  nothing is declared ahead of its definition. Part II was top-down, in the
- *  order a user needs it; that is why the story seems to start again here.
+ *  In the order in which C needs it: a room calls only the rooms above it, so
+ *  no function is declared ahead of its definition. Part II stood in the order
+ *  in which a user needs it, so the story starts again here.
  *
  * ##########################################################################
  */
@@ -838,44 +884,20 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 
 
 /* ==========================================================================
- * ROOM  plat     clock, random bytes, threads, files: the only OS code
+ * ROOM  sys      clock, random bytes, locked pages, symbols, error texts
  * ==========================================================================
  * Uses: nothing
- * Gives: plat_env plat_error plat_now_ms plat_ticks_us plat_ticks_ms
- *        plat_sleep_ms
- *        plat_random plat_symbol plat_last_slash plat_tidy
- *        plat_lock_init plat_lock_free plat_lock plat_unlock plat_once
- *        plat_turn_init plat_turn_free plat_turn_take plat_turn_give
- *        plat_parallel plat_pages plat_pages_free plat_large_pages
- *        plat_open plat_close plat_stat plat_look plat_read_at plat_write_at
- *        plat_sync plat_open_dir plat_sync_dir plat_cut plat_rename
- *        plat_rename_new plat_exchange plat_is_mount plat_may_change
- *        plat_remove plat_make_dir plat_hold plat_release plat_others_hold
+ * Gives: sys_env sys_error_text sys_now_ms sys_ticks_us sys_ticks_ms
+ *        sys_sleep_ms sys_random sys_symbol sys_alloc_locked sys_free_locked
+ *        sys_advise_large sys_since_1970
  *
- * Everything that differs between systems is here, as small calls that say
- * what is wanted; POSIX and Windows are two sections with the same functions.
- * Calls that can fail return 0 or an errno value. A file is a descriptor; a
- * failed call on it leaves it open.
+ * What differs between systems, but for threads and files. A call that can fail
+ * returns 0 or an errno value.
  */
-
-/* ---- what is the same everywhere --------------------------------------- */
-
-/* READ_LINKED is for what the administrator may have put behind a link. */
-enum {
-    KAWS__READ, KAWS__WRITE, KAWS__NEW, KAWS__LOCKFILE, KAWS__READ_LINKED
-};
-
-typedef struct kaws__stat {
-    uint64_t dev, ino, size, links;
-    int64_t  mtime_ns, ctime_ns;  /* ctime: 0 where the system has none       */
-    int      regular;             /* a plain file, no link, pipe or folder    */
-    int      mine;                /* its owner is who we run as               */
-    int      others_read, others_write;
-} kaws__stat;
 
 
 KAWS__MAYBE static const char *
-kaws__plat_env(const char *name)
+kaws__sys_env(const char *name)
 {
     const char *value = getenv(name);
 
@@ -887,7 +909,7 @@ kaws__plat_env(const char *name)
  * different functions. These are what our calls can meet; where few know what
  * to do about one, it says so. */
 static const char *
-kaws__plat_error(int os)
+kaws__sys_error_text(int os)
 {
     static const struct { int os; const char *text; } known[] = {
         { EACCES,       "Permission denied" },
@@ -937,363 +959,12 @@ kaws__plat_error(int os)
 }
 
 
-/* ---- threads ----------------------------------------------------------- */
-
-#if defined(KEYRING_AWS_NO_THREADS)
-
-typedef int kaws__lock;
-typedef int kaws__once;
-#define KAWS__ONCE 0
-
-
-static int
-kaws__plat_lock_init(kaws__lock *lock)
-{
-    *lock = 0;
-    return 0;
-}
-
-
-static void
-kaws__plat_lock_free(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-static void
-kaws__plat_lock(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-static void
-kaws__plat_unlock(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-typedef int kaws__cond;
-
-
-static int
-kaws__plat_cond_init(kaws__cond *cond)
-{
-    *cond = 0;
-    return 0;
-}
-
-
-static void
-kaws__plat_cond_free(kaws__cond *cond)
-{
-    (void)cond;
-}
-
-
-static void
-kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
-{
-    (void)cond;
-    (void)lock;
-    (void)ms;
-}
-
-
-static void
-kaws__plat_wake(kaws__cond *cond)
-{
-    (void)cond;
-}
-
-
-KAWS__MAYBE static void
-kaws__plat_once(kaws__once *once, void (*job)(void))
-{
-    if (!*once)
-        job();
-    *once = 1;
-}
-
-
-static void
-kaws__plat_parallel(int count, void (*job)(void *), void *arg)
-{
-    (void)count;
-    job(arg);
-}
-
-#elif defined(_WIN32)
-
-typedef SRWLOCK kaws__lock;
-typedef INIT_ONCE kaws__once;
-#define KAWS__ONCE INIT_ONCE_STATIC_INIT
-
-#define KAWS__PARALLEL_MAX 63     /* so many can be waited for at once        */
-
-typedef struct kaws__job {
-    void (*job)(void *);
-    void *arg;
-} kaws__job;
-
-
-static int
-kaws__plat_lock_init(kaws__lock *lock)
-{
-    InitializeSRWLock(lock);
-    return 0;
-}
-
-
-static void
-kaws__plat_lock_free(kaws__lock *lock)
-{
-    (void)lock;
-}
-
-
-static void
-kaws__plat_lock(kaws__lock *lock)
-{
-    AcquireSRWLockExclusive(lock);
-}
-
-
-static void
-kaws__plat_unlock(kaws__lock *lock)
-{
-    ReleaseSRWLockExclusive(lock);
-}
-
-
-typedef CONDITION_VARIABLE kaws__cond;
-
-
-static int
-kaws__plat_cond_init(kaws__cond *cond)
-{
-    InitializeConditionVariable(cond);
-    return 0;
-}
-
-
-static void
-kaws__plat_cond_free(kaws__cond *cond)
-{
-    (void)cond;
-}
-
-
-static void
-kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
-{
-    (void)SleepConditionVariableSRW(cond, lock, (DWORD)ms, 0);
-}
-
-
-static void
-kaws__plat_wake(kaws__cond *cond)
-{
-    WakeConditionVariable(cond);
-}
-
-
-KAWS__MAYBE static void
-kaws__plat_once(kaws__once *once, void (*job)(void))
-{
-    BOOL first = FALSE;
-    void *context;
-
-    if (InitOnceBeginInitialize(once, 0, &first, &context) && first) {
-        job();
-        InitOnceComplete(once, 0, NULL);
-    }
-}
-
-
-static DWORD WINAPI
-kaws__plat_thread(void *arg)
-{
-    kaws__job *job = arg;
-
-    job->job(job->arg);
-    return 0;
-}
-
-
-/* As the POSIX one. */
-static void
-kaws__plat_parallel(int count, void (*job)(void *), void *arg)
-{
-    kaws__job work;
-    HANDLE threads[KAWS__PARALLEL_MAX];
-    DWORD started = 0;
-
-    work.job = job;
-    work.arg = arg;
-    while ((int)started < count - 1 && started < KAWS__PARALLEL_MAX) {
-        threads[started] = CreateThread(NULL, 0, kaws__plat_thread, &work, 0,
-                                        NULL);
-        if (threads[started] == NULL)
-            break;
-        started++;
-    }
-    job(arg);
-    if (started > 0)
-        WaitForMultipleObjects(started, threads, TRUE, INFINITE);
-    while (started > 0)
-        CloseHandle(threads[--started]);
-}
-
-#else
-
-typedef pthread_mutex_t kaws__lock;
-typedef pthread_once_t kaws__once;
-#define KAWS__ONCE PTHREAD_ONCE_INIT
-
-#define KAWS__PARALLEL_MAX 64
-
-typedef struct kaws__job {
-    void (*job)(void *);
-    void *arg;
-} kaws__job;
-
-
-static int
-kaws__plat_lock_init(kaws__lock *lock)
-{
-    return pthread_mutex_init(lock, NULL);
-}
-
-
-static void
-kaws__plat_lock_free(kaws__lock *lock)
-{
-    pthread_mutex_destroy(lock);
-}
-
-
-static void
-kaws__plat_lock(kaws__lock *lock)
-{
-    pthread_mutex_lock(lock);
-}
-
-
-static void
-kaws__plat_unlock(kaws__lock *lock)
-{
-    pthread_mutex_unlock(lock);
-}
-
-
-typedef pthread_cond_t kaws__cond;
-
-#if defined(__APPLE__)            /* has no choice of clocks there            */
-#define KAWS__COND_CLOCK CLOCK_REALTIME
-#else
-#define KAWS__COND_CLOCK CLOCK_MONOTONIC
-#endif
-
-
-static int
-kaws__plat_cond_init(kaws__cond *cond)
-{
-    pthread_condattr_t how;
-    int os = pthread_condattr_init(&how);
-
-    if (os == 0) {
-#if !defined(__APPLE__)
-        (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
-#endif
-        os = pthread_cond_init(cond, &how);
-        pthread_condattr_destroy(&how);
-    }
-    return os;
-}
-
-
-static void
-kaws__plat_cond_free(kaws__cond *cond)
-{
-    pthread_cond_destroy(cond);
-}
-
-
-/* Lets go of the lock until it is woken, for `ms` at most; it may wake before.
- */
-static void
-kaws__plat_wait(kaws__cond *cond, kaws__lock *lock, int ms)
-{
-    struct timespec until;
-
-    clock_gettime(KAWS__COND_CLOCK, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
-    (void)pthread_cond_timedwait(cond, lock, &until);
-}
-
-
-static void
-kaws__plat_wake(kaws__cond *cond)
-{
-    pthread_cond_signal(cond);
-}
-
-
-KAWS__MAYBE static void
-kaws__plat_once(kaws__once *once, void (*job)(void))
-{
-    pthread_once(once, job);
-}
-
-
-static void *
-kaws__plat_thread(void *arg)
-{
-    kaws__job *job = arg;
-
-    job->job(job->arg);
-    return NULL;
-}
-
-
-/* Runs the job on `count` threads, the caller's among them, and returns when
- * all are done. Where the system gives fewer threads, fewer do the work. The
- * new ones take no signals: those belong to the program we are a guest of. */
-static void
-kaws__plat_parallel(int count, void (*job)(void *), void *arg)
-{
-    kaws__job work = { job, arg };
-    pthread_t threads[KAWS__PARALLEL_MAX];
-    sigset_t all, before;
-    int started = 0;
-
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (started < count - 1 && started < KAWS__PARALLEL_MAX &&
-           pthread_create(&threads[started], NULL, kaws__plat_thread,
-                          &work) == 0)
-        started++;
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    job(arg);
-    while (started > 0)
-        pthread_join(threads[--started], NULL);
-}
-
-#endif
-
-
 #if !defined(_WIN32)
 
 /* ---- time and chance --------------------------------------------------- */
 
 static int64_t
-kaws__plat_now_ms(void *ctx)
+kaws__sys_now_ms(void *ctx)
 {
     struct timespec t;
 
@@ -1305,7 +976,7 @@ kaws__plat_now_ms(void *ctx)
 
 /* A clock that only goes forward, for measuring and for time budgets. */
 static int64_t
-kaws__plat_ticks_us(void)
+kaws__sys_ticks_us(void)
 {
     struct timespec t;
 
@@ -1315,7 +986,7 @@ kaws__plat_ticks_us(void)
 
 
 static void
-kaws__plat_sleep_ms(void *ctx, int ms)
+kaws__sys_sleep_ms(void *ctx, int ms)
 {
     struct timespec left;
 
@@ -1330,7 +1001,7 @@ kaws__plat_sleep_ms(void *ctx, int ms)
 /* The device rather than getrandom(): it is on every system we serve, and
  * what we ask of it (a file's id, the jitter of a retry) is no secret. */
 static int
-kaws__plat_random(void *ctx, void *out, size_t len)
+kaws__sys_random(void *ctx, void *out, size_t len)
 {
     uint8_t *at = out;
     int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
@@ -1358,7 +1029,7 @@ kaws__plat_random(void *ctx, void *out, size_t len)
  * so many pages, and a keyring in memory that could be swapped is better than
  * a database that does not start. */
 static void *
-kaws__plat_pages(size_t len)
+kaws__sys_alloc_locked(size_t len)
 {
     void *at = mmap(NULL, len, PROT_READ | PROT_WRITE,
                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -1377,7 +1048,7 @@ kaws__plat_pages(size_t len)
 
 
 static void
-kaws__plat_pages_free(void *at, size_t len)
+kaws__sys_free_locked(void *at, size_t len)
 {
     if (at != NULL)
         munmap(at, len);
@@ -1388,7 +1059,7 @@ kaws__plat_pages_free(void *at, size_t len)
  * many small ones: fewer faults now, fewer misses later. No system has pages
  * above 64 KiB unless asked for, so a multiple of that begins one. */
 static void
-kaws__plat_large_pages(void *at, size_t len)
+kaws__sys_advise_large(void *at, size_t len)
 {
 #if defined(MADV_HUGEPAGE)
     size_t skip = (size_t)-(uintptr_t)at % 65536;
@@ -1406,7 +1077,7 @@ kaws__plat_large_pages(void *at, size_t len)
  * not in the scope of the library `own`? Then nothing that was linked with that
  * one calls it. What has no version is called by all. (Versions of OpenSSL) */
 static int
-kaws__plat_other_version(const char *name, void *symbol, void *own)
+kaws__sys_other_version(const char *name, void *symbol, void *own)
 {
 #if defined(__GLIBC__)
     static const char *const versions[] = {
@@ -1428,7 +1099,7 @@ kaws__plat_other_version(const char *name, void *symbol, void *own)
  * the global scope of the process, as the linker does it, or else the one of
  * its own library's. NULL: there is none. */
 KAWS__MAYBE static void *
-kaws__plat_symbol(const char *name, void *caller)
+kaws__sys_symbol(const char *name, void *caller)
 {
     void *symbol = dlsym(RTLD_DEFAULT, name), *library = NULL, *own;
     Dl_info info;
@@ -1437,20 +1108,589 @@ kaws__plat_symbol(const char *name, void *caller)
         library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     if (library != NULL) {
         own = dlsym(library, name);
-        if (own != NULL && kaws__plat_other_version(name, symbol, library))
+        if (own != NULL && kaws__sys_other_version(name, symbol, library))
             symbol = own;
         dlclose(library);
     }
     return symbol;
 }
 
+#else
+
+
+/* In units of 100 nanoseconds, which Windows counts from 1601 on. */
+static int64_t
+kaws__sys_since_1970(FILETIME t)
+{
+    return (int64_t)((uint64_t)t.dwHighDateTime << 32 | t.dwLowDateTime) -
+           116444736000000000;
+}
+
+
+static int64_t
+kaws__sys_now_ms(void *ctx)
+{
+    FILETIME t;
+
+    (void)ctx;
+    GetSystemTimeAsFileTime(&t);
+    return kaws__sys_since_1970(t) / 10000;
+}
+
+
+static int64_t
+kaws__sys_ticks_us(void)
+{
+    LARGE_INTEGER now, hz;
+
+    QueryPerformanceCounter(&now);
+    QueryPerformanceFrequency(&hz);
+    return now.QuadPart / hz.QuadPart * 1000000 +
+           now.QuadPart % hz.QuadPart * 1000000 / hz.QuadPart;
+}
+
+
+static void
+kaws__sys_sleep_ms(void *ctx, int ms)
+{
+    (void)ctx;
+    Sleep((DWORD)ms);
+}
+
+
+static int
+kaws__sys_random(void *ctx, void *out, size_t len)
+{
+    uint8_t *at = out;
+    unsigned word;
+    size_t n;
+
+    (void)ctx;
+    for (; len > 0; at += n, len -= n) {
+        if (rand_s(&word) != 0)
+            return EIO;
+        n = len < sizeof word ? len : sizeof word;
+        memcpy(at, &word, n);
+    }
+    return 0;
+}
+
+
+static void *
+kaws__sys_alloc_locked(size_t len)
+{
+    void *at = VirtualAlloc(NULL, len, MEM_COMMIT | MEM_RESERVE,
+                            PAGE_READWRITE);
+
+    if (at != NULL)
+        (void)VirtualLock(at, len);
+    return at;
+}
+
+
+static void
+kaws__sys_free_locked(void *at, size_t len)
+{
+    (void)len;
+    if (at != NULL)
+        VirtualFree(at, 0, MEM_RELEASE);
+}
+
+
+static void
+kaws__sys_advise_large(void *at, size_t len)
+{
+    (void)at;                     /* a right that servers seldom have         */
+    (void)len;
+}
+
+
+KAWS__MAYBE static void *
+kaws__sys_symbol(const char *name, void *caller)
+{
+    (void)name;
+    (void)caller;
+    return NULL;
+}
+
+#endif
+
+
+/* The built-in `ticks_ms` hook. */
+static int64_t
+kaws__sys_ticks_ms(void *ctx)
+{
+    (void)ctx;
+    return kaws__sys_ticks_us() / 1000;
+}
+
+
+/* ==========================================================================
+ * ROOM  thread   locks, conditions, once, parallel, the turn
+ * ==========================================================================
+ * Uses: sys
+ * Gives: thread_lock_init thread_lock_free thread_lock thread_unlock
+ *        thread_once thread_parallel thread_turn_init thread_turn_free
+ *        thread_turn_wait thread_turn_end
+ *
+ * One program text for three systems: POSIX threads, Windows, and none.
+ */
+
+
+#if defined(KEYRING_AWS_NO_THREADS)
+
+typedef int kaws__lock;
+typedef int kaws__once;
+#define KAWS__ONCE 0
+
+
+static int
+kaws__thread_lock_init(kaws__lock *lock)
+{
+    *lock = 0;
+    return 0;
+}
+
+
+static void
+kaws__thread_lock_free(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+static void
+kaws__thread_lock(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+static void
+kaws__thread_unlock(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+typedef int kaws__cond;
+
+
+static int
+kaws__thread_cond_init(kaws__cond *cond)
+{
+    *cond = 0;
+    return 0;
+}
+
+
+static void
+kaws__thread_cond_free(kaws__cond *cond)
+{
+    (void)cond;
+}
+
+
+static void
+kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
+{
+    (void)cond;
+    (void)lock;
+    (void)ms;
+}
+
+
+static void
+kaws__thread_cond_wake(kaws__cond *cond)
+{
+    (void)cond;
+}
+
+
+KAWS__MAYBE static void
+kaws__thread_once(kaws__once *once, void (*job)(void))
+{
+    if (!*once)
+        job();
+    *once = 1;
+}
+
+
+static void
+kaws__thread_parallel(int count, void (*job)(void *), void *arg)
+{
+    (void)count;
+    job(arg);
+}
+
+#elif defined(_WIN32)
+
+typedef SRWLOCK kaws__lock;
+typedef INIT_ONCE kaws__once;
+#define KAWS__ONCE INIT_ONCE_STATIC_INIT
+
+#define KAWS__PARALLEL_MAX 63     /* so many can be waited for at once        */
+
+typedef struct kaws__job {
+    void (*job)(void *);
+    void *arg;
+} kaws__job;
+
+
+static int
+kaws__thread_lock_init(kaws__lock *lock)
+{
+    InitializeSRWLock(lock);
+    return 0;
+}
+
+
+static void
+kaws__thread_lock_free(kaws__lock *lock)
+{
+    (void)lock;
+}
+
+
+static void
+kaws__thread_lock(kaws__lock *lock)
+{
+    AcquireSRWLockExclusive(lock);
+}
+
+
+static void
+kaws__thread_unlock(kaws__lock *lock)
+{
+    ReleaseSRWLockExclusive(lock);
+}
+
+
+typedef CONDITION_VARIABLE kaws__cond;
+
+
+static int
+kaws__thread_cond_init(kaws__cond *cond)
+{
+    InitializeConditionVariable(cond);
+    return 0;
+}
+
+
+static void
+kaws__thread_cond_free(kaws__cond *cond)
+{
+    (void)cond;
+}
+
+
+static void
+kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
+{
+    (void)SleepConditionVariableSRW(cond, lock, (DWORD)ms, 0);
+}
+
+
+static void
+kaws__thread_cond_wake(kaws__cond *cond)
+{
+    WakeConditionVariable(cond);
+}
+
+
+KAWS__MAYBE static void
+kaws__thread_once(kaws__once *once, void (*job)(void))
+{
+    BOOL first = FALSE;
+    void *context;
+
+    if (InitOnceBeginInitialize(once, 0, &first, &context) && first) {
+        job();
+        InitOnceComplete(once, 0, NULL);
+    }
+}
+
+
+static DWORD WINAPI
+kaws__thread_main(void *arg)
+{
+    kaws__job *job = arg;
+
+    job->job(job->arg);
+    return 0;
+}
+
+
+/* As the POSIX one. */
+static void
+kaws__thread_parallel(int count, void (*job)(void *), void *arg)
+{
+    kaws__job work;
+    HANDLE threads[KAWS__PARALLEL_MAX];
+    DWORD started = 0;
+
+    work.job = job;
+    work.arg = arg;
+    while ((int)started < count - 1 && started < KAWS__PARALLEL_MAX) {
+        threads[started] = CreateThread(NULL, 0, kaws__thread_main, &work, 0,
+                                        NULL);
+        if (threads[started] == NULL)
+            break;
+        started++;
+    }
+    job(arg);
+    if (started > 0)
+        WaitForMultipleObjects(started, threads, TRUE, INFINITE);
+    while (started > 0)
+        CloseHandle(threads[--started]);
+}
+
+#else
+
+typedef pthread_mutex_t kaws__lock;
+typedef pthread_once_t kaws__once;
+#define KAWS__ONCE PTHREAD_ONCE_INIT
+
+#define KAWS__PARALLEL_MAX 64
+
+typedef struct kaws__job {
+    void (*job)(void *);
+    void *arg;
+} kaws__job;
+
+
+static int
+kaws__thread_lock_init(kaws__lock *lock)
+{
+    return pthread_mutex_init(lock, NULL);
+}
+
+
+static void
+kaws__thread_lock_free(kaws__lock *lock)
+{
+    pthread_mutex_destroy(lock);
+}
+
+
+static void
+kaws__thread_lock(kaws__lock *lock)
+{
+    pthread_mutex_lock(lock);
+}
+
+
+static void
+kaws__thread_unlock(kaws__lock *lock)
+{
+    pthread_mutex_unlock(lock);
+}
+
+
+typedef pthread_cond_t kaws__cond;
+
+#if defined(__APPLE__)            /* has no choice of clocks there            */
+#define KAWS__COND_CLOCK CLOCK_REALTIME
+#else
+#define KAWS__COND_CLOCK CLOCK_MONOTONIC
+#endif
+
+
+static int
+kaws__thread_cond_init(kaws__cond *cond)
+{
+    pthread_condattr_t how;
+    int os = pthread_condattr_init(&how);
+
+    if (os == 0) {
+#if !defined(__APPLE__)
+        (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
+#endif
+        os = pthread_cond_init(cond, &how);
+        pthread_condattr_destroy(&how);
+    }
+    return os;
+}
+
+
+static void
+kaws__thread_cond_free(kaws__cond *cond)
+{
+    pthread_cond_destroy(cond);
+}
+
+
+/* Lets go of the lock until it is woken, for `ms` at most; it may wake before.
+ */
+static void
+kaws__thread_cond_wait(kaws__cond *cond, kaws__lock *lock, int ms)
+{
+    struct timespec until;
+
+    clock_gettime(KAWS__COND_CLOCK, &until);
+    until.tv_sec += ms / 1000;
+    until.tv_nsec += ms % 1000 * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    (void)pthread_cond_timedwait(cond, lock, &until);
+}
+
+
+static void
+kaws__thread_cond_wake(kaws__cond *cond)
+{
+    pthread_cond_signal(cond);
+}
+
+
+KAWS__MAYBE static void
+kaws__thread_once(kaws__once *once, void (*job)(void))
+{
+    pthread_once(once, job);
+}
+
+
+static void *
+kaws__thread_main(void *arg)
+{
+    kaws__job *job = arg;
+
+    job->job(job->arg);
+    return NULL;
+}
+
+
+/* Runs the job on `count` threads, the caller's among them, and returns when
+ * all are done. Where the system gives fewer threads, fewer do the work. The
+ * new ones take no signals: those belong to the program we are a guest of. */
+static void
+kaws__thread_parallel(int count, void (*job)(void *), void *arg)
+{
+    kaws__job work = { job, arg };
+    pthread_t threads[KAWS__PARALLEL_MAX];
+    sigset_t all, before;
+    int started = 0;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    while (started < count - 1 && started < KAWS__PARALLEL_MAX &&
+           pthread_create(&threads[started], NULL, kaws__thread_main,
+                          &work) == 0)
+        started++;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    job(arg);
+    while (started > 0)
+        pthread_join(threads[--started], NULL);
+}
+
+#endif
+
+
+/* A turn is a lock that may be waited for as long as others get on with it, and
+ * `ms` longer. */
+typedef struct kaws__turn {
+    kaws__lock lock;
+    kaws__cond given;
+    int        taken;
+    unsigned   passed;            /* how often one that got on gave it        */
+} kaws__turn;
+
+
+static int
+kaws__thread_turn_init(kaws__turn *turn)
+{
+    int os = kaws__thread_cond_init(&turn->given);
+
+    turn->taken = 0;
+    turn->passed = 0;
+    if (os == 0 && (os = kaws__thread_lock_init(&turn->lock)) != 0)
+        kaws__thread_cond_free(&turn->given);
+    return os;
+}
+
+
+static void
+kaws__thread_turn_free(kaws__turn *turn)
+{
+    kaws__thread_cond_free(&turn->given);
+    kaws__thread_lock_free(&turn->lock);
+}
+
+
+/* For how long nobody had got on when it was ours; -1: for `ms`, and it is
+ * another's. */
+static int
+kaws__thread_turn_wait(kaws__turn *turn, int ms)
+{
+    int64_t since = kaws__sys_ticks_us();
+    unsigned passed;
+    int waited = 0;
+
+    kaws__thread_lock(&turn->lock);
+    passed = turn->passed;
+    while (turn->taken && waited < ms) {
+        kaws__thread_cond_wait(&turn->given, &turn->lock, ms - waited);
+        if (passed != turn->passed)
+            since = kaws__sys_ticks_us();
+        passed = turn->passed;
+        waited = (int)((kaws__sys_ticks_us() - since) / 1000);
+    }
+    waited = turn->taken ? -1 : waited;
+    turn->taken = 1;
+    kaws__thread_unlock(&turn->lock);
+    return waited;
+}
+
+
+/* `got_on`: those who wait have reason to go on with it. */
+static void
+kaws__thread_turn_end(kaws__turn *turn, int got_on)
+{
+    kaws__thread_lock(&turn->lock);
+    turn->taken = 0;
+    turn->passed += got_on != 0;
+    kaws__thread_unlock(&turn->lock);
+    kaws__thread_cond_wake(&turn->given);
+}
+
+
+/* ==========================================================================
+ * ROOM  disk     file calls that return an errno; paths
+ * ==========================================================================
+ * Uses: sys
+ * Gives: disk_last_slash disk_tidy_path disk_open disk_close disk_stat
+ *        disk_stat_path disk_read_at disk_write_at disk_sync disk_open_dir
+ *        disk_sync_dir disk_truncate disk_rename disk_rename_new
+ *        disk_exchange disk_is_mount disk_may_change disk_remove
+ *        disk_make_dir disk_lock disk_unlock disk_locked_by_others
+ *
+ * Calls that can fail return 0 or an errno value. A file is a descriptor; a
+ * failed call on it leaves it open.
+ */
+
+
+/* READ_LINKED is for what the administrator may have put behind a link. */
+enum {
+    KAWS__READ, KAWS__WRITE, KAWS__NEW, KAWS__LOCKFILE, KAWS__READ_LINKED
+};
+
+typedef struct kaws__stat {
+    uint64_t dev, ino, size, links;
+    int64_t  mtime_ns, ctime_ns;  /* ctime: 0 where the system has none       */
+    int      regular;             /* a plain file, no link, pipe or folder    */
+    int      mine;                /* its owner is who we run as               */
+    int      others_read, others_write;
+} kaws__stat;
+
+
+#if !defined(_WIN32)
 
 #define KAWS__SLASHES  "/"
 #define KAWS__ROOT_MAX 1          /* of them begin a path, at most            */
 
 
 static const char *
-kaws__plat_last_slash(const char *path)
+kaws__disk_last_slash(const char *path)
 {
     return strrchr(path, '/');
 }
@@ -1464,7 +1704,7 @@ kaws__plat_last_slash(const char *path)
  * through a link at the end of the path: what stands in the keyring's place
  * may be an attacker's. */
 static int
-kaws__plat_open(const char *path, int how, int *fd)
+kaws__disk_open(const char *path, int how, int *fd)
 {
     static const int flags[] = {
         O_RDONLY | O_NOFOLLOW,
@@ -1482,7 +1722,7 @@ kaws__plat_open(const char *path, int how, int *fd)
 
 
 static void
-kaws__plat_close(int fd)
+kaws__disk_close(int fd)
 {
     if (fd >= 0)
         close(fd);
@@ -1490,14 +1730,14 @@ kaws__plat_close(int fd)
 
 
 static int64_t
-kaws__plat_ns(struct timespec t)
+kaws__disk_ns(struct timespec t)
 {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
 
 static int
-kaws__plat_stat_of(int failed, const struct stat *st, kaws__stat *out)
+kaws__disk_stat_of(int failed, const struct stat *st, kaws__stat *out)
 {
     memset(out, 0, sizeof *out);
     if (failed)
@@ -1507,11 +1747,11 @@ kaws__plat_stat_of(int failed, const struct stat *st, kaws__stat *out)
     out->size = (uint64_t)st->st_size;
     out->links = (uint64_t)st->st_nlink;
 #if defined(__APPLE__)
-    out->mtime_ns = kaws__plat_ns(st->st_mtimespec);
-    out->ctime_ns = kaws__plat_ns(st->st_ctimespec);
+    out->mtime_ns = kaws__disk_ns(st->st_mtimespec);
+    out->ctime_ns = kaws__disk_ns(st->st_ctimespec);
 #else
-    out->mtime_ns = kaws__plat_ns(st->st_mtim);
-    out->ctime_ns = kaws__plat_ns(st->st_ctim);
+    out->mtime_ns = kaws__disk_ns(st->st_mtim);
+    out->ctime_ns = kaws__disk_ns(st->st_ctim);
 #endif
     out->regular = S_ISREG(st->st_mode);
     out->mine = st->st_uid == geteuid();
@@ -1522,29 +1762,29 @@ kaws__plat_stat_of(int failed, const struct stat *st, kaws__stat *out)
 
 
 static int
-kaws__plat_stat(int fd, kaws__stat *out)
+kaws__disk_stat(int fd, kaws__stat *out)
 {
     struct stat st;
     int failed = fstat(fd, &st) != 0;
 
-    return kaws__plat_stat_of(failed, &st, out);
+    return kaws__disk_stat_of(failed, &st, out);
 }
 
 
 /* What the path means now; a link at its end is itself. */
 static int
-kaws__plat_look(const char *path, kaws__stat *out)
+kaws__disk_stat_path(const char *path, kaws__stat *out)
 {
     struct stat st;
     int failed = lstat(path, &st) != 0;
 
-    return kaws__plat_stat_of(failed, &st, out);
+    return kaws__disk_stat_of(failed, &st, out);
 }
 
 
 /* Reads until `len` bytes are there or the file ends. */
 static int
-kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
+kaws__disk_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 {
     uint8_t *at = out;
 
@@ -1566,7 +1806,7 @@ kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 /* Writes it all, or as much as *done says. A short write is not an error yet:
  * the next one names it. */
 static int
-kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
+kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
                     size_t *done)
 {
     const uint8_t *at = data;
@@ -1587,7 +1827,7 @@ kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
 
 /* Data, and as much of the metadata as it takes to read the data back. */
 static int
-kaws__plat_sync(int fd)
+kaws__disk_sync(int fd)
 {
     int failed;
 
@@ -1603,7 +1843,7 @@ kaws__plat_sync(int fd)
 
 
 static int
-kaws__plat_open_dir(const char *path, int *fd)
+kaws__disk_open_dir(const char *path, int *fd)
 {
     do {
         *fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -1615,7 +1855,7 @@ kaws__plat_open_dir(const char *path, int *fd)
 /* Makes the names in a folder durable. A file system that cannot sync folders
  * says EINVAL, and there is nothing more to ask of it. */
 static int
-kaws__plat_sync_dir(int fd)
+kaws__disk_sync_dir(int fd)
 {
     int failed;
 
@@ -1627,7 +1867,7 @@ kaws__plat_sync_dir(int fd)
 
 
 static int
-kaws__plat_cut(int fd, uint64_t len)
+kaws__disk_truncate(int fd, uint64_t len)
 {
     int failed;
 
@@ -1639,7 +1879,7 @@ kaws__plat_cut(int fd, uint64_t len)
 
 
 static int
-kaws__plat_rename(const char *from, const char *to)
+kaws__disk_rename(const char *from, const char *to)
 {
     return rename(from, to) != 0 ? errno : 0;
 }
@@ -1658,7 +1898,7 @@ kaws__plat_rename(const char *from, const char *to)
 /* ENOSYS where kernel or file system knows no such thing, or a sandbox does not
  * let us: EPERM. If that is the file's, the plain rename gets it as well. */
 static int
-kaws__plat_rename_as(const char *from, const char *to, unsigned how)
+kaws__disk_rename_as(const char *from, const char *to, unsigned how)
 {
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how) == 0)
         return 0;
@@ -1673,7 +1913,7 @@ kaws__plat_rename_as(const char *from, const char *to, unsigned how)
 
 
 static int
-kaws__plat_rename_as(const char *from, const char *to, unsigned how)
+kaws__disk_rename_as(const char *from, const char *to, unsigned how)
 {
     (void)from;
     (void)to;
@@ -1687,9 +1927,9 @@ kaws__plat_rename_as(const char *from, const char *to, unsigned how)
 /* Gives the file a name that nobody else may have: EEXIST. Where that takes a
  * link, `from` stays as a second one. ENOSYS where no link can be had. */
 static int
-kaws__plat_rename_new(const char *from, const char *to)
+kaws__disk_rename_new(const char *from, const char *to)
 {
-    int os = kaws__plat_rename_as(from, to, RENAME_NOREPLACE);
+    int os = kaws__disk_rename_as(from, to, RENAME_NOREPLACE);
 
     if (os != ENOSYS)
         return os;
@@ -1700,15 +1940,15 @@ kaws__plat_rename_new(const char *from, const char *to)
 
 /* Lets two names change places, in one step; ENOSYS where that is unknown. */
 static int
-kaws__plat_exchange(const char *a, const char *b)
+kaws__disk_exchange(const char *a, const char *b)
 {
-    return kaws__plat_rename_as(a, b, RENAME_EXCHANGE);
+    return kaws__disk_rename_as(a, b, RENAME_EXCHANGE);
 }
 
 
 /* Whether something is mounted on that very name. */
 static int
-kaws__plat_is_mount(const char *path)
+kaws__disk_is_mount(const char *path)
 {
 #if defined(STATX_ATTR_MOUNT_ROOT)
     struct statx x;
@@ -1724,21 +1964,21 @@ kaws__plat_is_mount(const char *path)
 
 /* Whether names in the folder may be changed: 0, or why not. */
 static int
-kaws__plat_may_change(const char *dir)
+kaws__disk_may_change(const char *dir)
 {
     return faccessat(AT_FDCWD, dir, W_OK | X_OK, AT_EACCESS) != 0 ? errno : 0;
 }
 
 
 static int
-kaws__plat_remove(const char *path)
+kaws__disk_remove(const char *path)
 {
     return unlink(path) != 0 && errno != ENOENT ? errno : 0;
 }
 
 
 static int
-kaws__plat_make_dir(const char *path)
+kaws__disk_make_dir(const char *path)
 {
     return mkdir(path, 0750) != 0 ? errno : 0;
 }
@@ -1750,7 +1990,7 @@ kaws__plat_make_dir(const char *path)
 #if defined(F_OFD_SETLK)
 
 static int
-kaws__plat_lock_call(int fd, int call, int slot, short type, short *found)
+kaws__disk_lock_call(int fd, int call, int slot, short type, short *found)
 {
     struct flock range;
     int failed;
@@ -1772,10 +2012,10 @@ kaws__plat_lock_call(int fd, int call, int slot, short type, short *found)
 
 /* 0, or EAGAIN while somebody else holds it. Never waits. */
 static int
-kaws__plat_hold(int fd, int slot, int exclusive)
+kaws__disk_lock(int fd, int slot, int exclusive)
 {
     short found;
-    int os = kaws__plat_lock_call(fd, F_OFD_SETLK, slot,
+    int os = kaws__disk_lock_call(fd, F_OFD_SETLK, slot,
                                   exclusive ? F_WRLCK : F_RDLCK, &found);
 
     return os == EACCES ? EAGAIN : os;
@@ -1783,19 +2023,19 @@ kaws__plat_hold(int fd, int slot, int exclusive)
 
 
 static void
-kaws__plat_release(int fd, int slot)
+kaws__disk_unlock(int fd, int slot)
 {
     short found;
 
-    (void)kaws__plat_lock_call(fd, F_OFD_SETLK, slot, F_UNLCK, &found);
+    (void)kaws__disk_lock_call(fd, F_OFD_SETLK, slot, F_UNLCK, &found);
 }
 
 
 static int
-kaws__plat_others_hold(int fd, int slot)
+kaws__disk_locked_by_others(int fd, int slot)
 {
     short found;
-    int os = kaws__plat_lock_call(fd, F_OFD_GETLK, slot, F_WRLCK, &found);
+    int os = kaws__disk_lock_call(fd, F_OFD_GETLK, slot, F_WRLCK, &found);
 
     return os == 0 && found != F_UNLCK;
 }
@@ -1809,7 +2049,7 @@ kaws__plat_others_hold(int fd, int slot)
 
 
 static int
-kaws__plat_hold(int fd, int slot, int exclusive)
+kaws__disk_lock(int fd, int slot, int exclusive)
 {
     if (slot == 0)
         return 0;
@@ -1820,7 +2060,7 @@ kaws__plat_hold(int fd, int slot, int exclusive)
 
 
 static void
-kaws__plat_release(int fd, int slot)
+kaws__disk_unlock(int fd, int slot)
 {
     if (slot != 0)
         (void)flock(fd, LOCK_UN);
@@ -1828,7 +2068,7 @@ kaws__plat_release(int fd, int slot)
 
 
 static int
-kaws__plat_others_hold(int fd, int slot)
+kaws__disk_locked_by_others(int fd, int slot)
 {
     (void)fd;
     (void)slot;
@@ -1845,108 +2085,12 @@ kaws__plat_others_hold(int fd, int slot)
  * know. Paths are UTF-8. Owners and modes are not looked at: Windows keeps
  * them in access lists, which the folder hands down. */
 
-/* In units of 100 nanoseconds, which Windows counts from 1601 on. */
-static int64_t
-kaws__plat_since_1970(FILETIME t)
-{
-    return (int64_t)((uint64_t)t.dwHighDateTime << 32 | t.dwLowDateTime) -
-           116444736000000000;
-}
-
-
-static int64_t
-kaws__plat_now_ms(void *ctx)
-{
-    FILETIME t;
-
-    (void)ctx;
-    GetSystemTimeAsFileTime(&t);
-    return kaws__plat_since_1970(t) / 10000;
-}
-
-
-static int64_t
-kaws__plat_ticks_us(void)
-{
-    LARGE_INTEGER now, hz;
-
-    QueryPerformanceCounter(&now);
-    QueryPerformanceFrequency(&hz);
-    return now.QuadPart / hz.QuadPart * 1000000 +
-           now.QuadPart % hz.QuadPart * 1000000 / hz.QuadPart;
-}
-
-
-static void
-kaws__plat_sleep_ms(void *ctx, int ms)
-{
-    (void)ctx;
-    Sleep((DWORD)ms);
-}
-
-
-static int
-kaws__plat_random(void *ctx, void *out, size_t len)
-{
-    uint8_t *at = out;
-    unsigned word;
-    size_t n;
-
-    (void)ctx;
-    for (; len > 0; at += n, len -= n) {
-        if (rand_s(&word) != 0)
-            return EIO;
-        n = len < sizeof word ? len : sizeof word;
-        memcpy(at, &word, n);
-    }
-    return 0;
-}
-
-
-static void *
-kaws__plat_pages(size_t len)
-{
-    void *at = VirtualAlloc(NULL, len, MEM_COMMIT | MEM_RESERVE,
-                            PAGE_READWRITE);
-
-    if (at != NULL)
-        (void)VirtualLock(at, len);
-    return at;
-}
-
-
-static void
-kaws__plat_pages_free(void *at, size_t len)
-{
-    (void)len;
-    if (at != NULL)
-        VirtualFree(at, 0, MEM_RELEASE);
-}
-
-
-static void
-kaws__plat_large_pages(void *at, size_t len)
-{
-    (void)at;                     /* a right that servers seldom have         */
-    (void)len;
-}
-
-
-KAWS__MAYBE static void *
-kaws__plat_symbol(const char *name, void *caller)
-{
-    (void)name;
-    (void)caller;
-    return NULL;
-}
-
-
 #define KAWS__SLASHES  "/\\"
 #define KAWS__ROOT_MAX 2          /* two begin the name of a server           */
 
 
 static const char *
-kaws__plat_last_slash(const char *path)
+kaws__disk_last_slash(const char *path)
 {
     const char *slash = NULL;
 
@@ -1958,7 +2102,7 @@ kaws__plat_last_slash(const char *path)
 
 
 static int
-kaws__plat_errno(DWORD error)
+kaws__disk_errno(DWORD error)
 {
     static const struct { DWORD error; int os; } known[] = {
         { ERROR_FILE_NOT_FOUND,      ENOENT },
@@ -1991,7 +2135,7 @@ kaws__plat_errno(DWORD error)
 
 
 static int
-kaws__plat_wide(const char *path, WCHAR out[MAX_PATH])
+kaws__disk_wide(const char *path, WCHAR out[MAX_PATH])
 {
     if (MultiByteToWideChar(CP_UTF8, MB_ERR_INVALID_CHARS, path, -1, out,
                             MAX_PATH) != 0)
@@ -2003,7 +2147,7 @@ kaws__plat_wide(const char *path, WCHAR out[MAX_PATH])
 /* Why the last call with that name failed. What is denied because it is a
  * folder, is said to be one. */
 static int
-kaws__plat_errno_at(const WCHAR *path)
+kaws__disk_errno_at(const WCHAR *path)
 {
     DWORD error = GetLastError(), found = INVALID_FILE_ATTRIBUTES;
 
@@ -2011,24 +2155,24 @@ kaws__plat_errno_at(const WCHAR *path)
         found = GetFileAttributesW(path);
     if (found != INVALID_FILE_ATTRIBUTES && found & FILE_ATTRIBUTE_DIRECTORY)
         return EISDIR;
-    return kaws__plat_errno(error);
+    return kaws__disk_errno(error);
 }
 
 
 static HANDLE
-kaws__plat_handle(int fd)
+kaws__disk_handle(int fd)
 {
     return (HANDLE)_get_osfhandle(fd);
 }
 
 
 static int
-kaws__plat_open_as(const char *path, DWORD access, DWORD disposition,
+kaws__disk_open_as(const char *path, DWORD access, DWORD disposition,
                    DWORD flags, int *fd)
 {
     WCHAR wide[MAX_PATH];
     HANDLE handle;
-    int os = kaws__plat_wide(path, wide);
+    int os = kaws__disk_wide(path, wide);
 
     *fd = -1;
     if (os != 0)
@@ -2036,7 +2180,7 @@ kaws__plat_open_as(const char *path, DWORD access, DWORD disposition,
     handle = CreateFileW(wide, access, FILE_SHARE_READ | FILE_SHARE_WRITE |
                          FILE_SHARE_DELETE, NULL, disposition, flags, NULL);
     if (handle == INVALID_HANDLE_VALUE)
-        return kaws__plat_errno_at(wide);
+        return kaws__disk_errno_at(wide);
     *fd = _open_osfhandle((intptr_t)handle, _O_BINARY);
     if (*fd < 0)
         CloseHandle(handle);
@@ -2049,7 +2193,7 @@ kaws__plat_open_as(const char *path, DWORD access, DWORD disposition,
 /* As on POSIX, a folder can be opened for reading, and is then seen to be no
  * file; a link at the end of the path likewise, but for READ_LINKED. */
 static int
-kaws__plat_open(const char *path, int how, int *fd)
+kaws__disk_open(const char *path, int how, int *fd)
 {
     static const struct { DWORD access, disposition, flags; } ways[] = {
         { GENERIC_READ, OPEN_EXISTING,
@@ -2062,13 +2206,13 @@ kaws__plat_open(const char *path, int how, int *fd)
         { GENERIC_READ, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS }
     };
 
-    return kaws__plat_open_as(path, ways[how].access, ways[how].disposition,
+    return kaws__disk_open_as(path, ways[how].access, ways[how].disposition,
                               ways[how].flags, fd);
 }
 
 
 static void
-kaws__plat_close(int fd)
+kaws__disk_close(int fd)
 {
     if (fd >= 0)
         _close(fd);
@@ -2076,18 +2220,18 @@ kaws__plat_close(int fd)
 
 
 static int
-kaws__plat_stat(int fd, kaws__stat *out)
+kaws__disk_stat(int fd, kaws__stat *out)
 {
     BY_HANDLE_FILE_INFORMATION i;
 
     memset(out, 0, sizeof *out);
-    if (!GetFileInformationByHandle(kaws__plat_handle(fd), &i))
-        return kaws__plat_errno(GetLastError());
+    if (!GetFileInformationByHandle(kaws__disk_handle(fd), &i))
+        return kaws__disk_errno(GetLastError());
     out->dev = i.dwVolumeSerialNumber;
     out->ino = (uint64_t)i.nFileIndexHigh << 32 | i.nFileIndexLow;
     out->size = (uint64_t)i.nFileSizeHigh << 32 | i.nFileSizeLow;
     out->links = i.nNumberOfLinks;
-    out->mtime_ns = kaws__plat_since_1970(i.ftLastWriteTime) * 100;
+    out->mtime_ns = kaws__sys_since_1970(i.ftLastWriteTime) * 100;
     out->regular = (i.dwFileAttributes & (FILE_ATTRIBUTE_DIRECTORY |
                                           FILE_ATTRIBUTE_REPARSE_POINT)) == 0;
     out->mine = 1;
@@ -2096,19 +2240,19 @@ kaws__plat_stat(int fd, kaws__stat *out)
 
 
 static int
-kaws__plat_look(const char *path, kaws__stat *out)
+kaws__disk_stat_path(const char *path, kaws__stat *out)
 {
-    int fd, os = kaws__plat_open(path, KAWS__READ, &fd);
+    int fd, os = kaws__disk_open(path, KAWS__READ, &fd);
 
     if (os == 0)
-        os = kaws__plat_stat(fd, out);
-    kaws__plat_close(fd);
+        os = kaws__disk_stat(fd, out);
+    kaws__disk_close(fd);
     return os;
 }
 
 
 static OVERLAPPED
-kaws__plat_at(uint64_t offset)
+kaws__disk_at(uint64_t offset)
 {
     OVERLAPPED at;
 
@@ -2120,18 +2264,18 @@ kaws__plat_at(uint64_t offset)
 
 
 static int
-kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
+kaws__disk_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 {
     uint8_t *at = out;
 
     *got = 0;
     while (*got < len) {
-        OVERLAPPED where = kaws__plat_at(offset + *got);
+        OVERLAPPED where = kaws__disk_at(offset + *got);
         DWORD n = len - *got < 0x1000000 ? (DWORD)(len - *got) : 0x1000000;
-        if (!ReadFile(kaws__plat_handle(fd), at + *got, n, &n, &where)) {
+        if (!ReadFile(kaws__disk_handle(fd), at + *got, n, &n, &where)) {
             if (GetLastError() == ERROR_HANDLE_EOF)
                 break;
-            return kaws__plat_errno(GetLastError());
+            return kaws__disk_errno(GetLastError());
         }
         if (n == 0)
             break;
@@ -2142,17 +2286,17 @@ kaws__plat_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 
 
 static int
-kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
+kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
                     size_t *done)
 {
     const uint8_t *at = data;
 
     *done = 0;
     while (*done < len) {
-        OVERLAPPED where = kaws__plat_at(offset + *done);
+        OVERLAPPED where = kaws__disk_at(offset + *done);
         DWORD n = len - *done < 0x1000000 ? (DWORD)(len - *done) : 0x1000000;
-        if (!WriteFile(kaws__plat_handle(fd), at + *done, n, &n, &where))
-            return kaws__plat_errno(GetLastError());
+        if (!WriteFile(kaws__disk_handle(fd), at + *done, n, &n, &where))
+            return kaws__disk_errno(GetLastError());
         if (n == 0)
             return EIO;
         *done += n;
@@ -2162,29 +2306,29 @@ kaws__plat_write_at(int fd, uint64_t offset, const void *data, size_t len,
 
 
 static int
-kaws__plat_sync(int fd)
+kaws__disk_sync(int fd)
 {
-    return FlushFileBuffers(kaws__plat_handle(fd))
-         ? 0 : kaws__plat_errno(GetLastError());
+    return FlushFileBuffers(kaws__disk_handle(fd))
+         ? 0 : kaws__disk_errno(GetLastError());
 }
 
 
 static int
-kaws__plat_open_dir(const char *path, int *fd)
+kaws__disk_open_dir(const char *path, int *fd)
 {
     WCHAR wide[MAX_PATH];
     DWORD found;
-    int os = kaws__plat_wide(path, wide);
+    int os = kaws__disk_wide(path, wide);
 
     *fd = -1;
     if (os != 0)
         return os;
     found = GetFileAttributesW(wide);
     if (found == INVALID_FILE_ATTRIBUTES)
-        return kaws__plat_errno(GetLastError());
+        return kaws__disk_errno(GetLastError());
     if (!(found & FILE_ATTRIBUTE_DIRECTORY))
         return ENOTDIR;
-    os = kaws__plat_open_as(path, GENERIC_WRITE, OPEN_EXISTING,
+    os = kaws__disk_open_as(path, GENERIC_WRITE, OPEN_EXISTING,
                             FILE_FLAG_BACKUP_SEMANTICS, fd);
     return os == EISDIR ? EACCES : os;
 }
@@ -2193,47 +2337,47 @@ kaws__plat_open_dir(const char *path, int *fd)
 /* What Windows promises for names is MOVEFILE_WRITE_THROUGH, below. Many of its
  * file systems flush folders, too; one that cannot says one of these. */
 static int
-kaws__plat_sync_dir(int fd)
+kaws__disk_sync_dir(int fd)
 {
     DWORD error;
 
-    if (FlushFileBuffers(kaws__plat_handle(fd)))
+    if (FlushFileBuffers(kaws__disk_handle(fd)))
         return 0;
     error = GetLastError();
     return error == ERROR_ACCESS_DENIED || error == ERROR_INVALID_FUNCTION ||
            error == ERROR_NOT_SUPPORTED || error == ERROR_INVALID_PARAMETER
-         ? 0 : kaws__plat_errno(error);
+         ? 0 : kaws__disk_errno(error);
 }
 
 
 static int
-kaws__plat_cut(int fd, uint64_t len)
+kaws__disk_truncate(int fd, uint64_t len)
 {
     LARGE_INTEGER end;
 
     end.QuadPart = (LONGLONG)len;
-    return SetFilePointerEx(kaws__plat_handle(fd), end, NULL, FILE_BEGIN) &&
-           SetEndOfFile(kaws__plat_handle(fd))
-         ? 0 : kaws__plat_errno(GetLastError());
+    return SetFilePointerEx(kaws__disk_handle(fd), end, NULL, FILE_BEGIN) &&
+           SetEndOfFile(kaws__disk_handle(fd))
+         ? 0 : kaws__disk_errno(GetLastError());
 }
 
 
 /* Nobody replaces what another program has open without sharing it, as those
  * do that look for viruses: they are waited for, a second at most. */
 static int
-kaws__plat_move(const char *from, const char *to, DWORD how)
+kaws__disk_move(const char *from, const char *to, DWORD how)
 {
     WCHAR wide_from[MAX_PATH], wide_to[MAX_PATH];
-    int os = kaws__plat_wide(from, wide_from), tries;
+    int os = kaws__disk_wide(from, wide_from), tries;
 
     if (os == 0)
-        os = kaws__plat_wide(to, wide_to);
+        os = kaws__disk_wide(to, wide_to);
     if (os != 0)
         return os;
     for (tries = 0; tries < 100; tries++) {
         if (MoveFileExW(wide_from, wide_to, how | MOVEFILE_WRITE_THROUGH))
             return 0;
-        os = kaws__plat_errno_at(wide_to);
+        os = kaws__disk_errno_at(wide_to);
         if (os != EACCES)
             break;
         Sleep(10);
@@ -2243,21 +2387,21 @@ kaws__plat_move(const char *from, const char *to, DWORD how)
 
 
 static int
-kaws__plat_rename(const char *from, const char *to)
+kaws__disk_rename(const char *from, const char *to)
 {
-    return kaws__plat_move(from, to, MOVEFILE_REPLACE_EXISTING);
+    return kaws__disk_move(from, to, MOVEFILE_REPLACE_EXISTING);
 }
 
 
 static int
-kaws__plat_rename_new(const char *from, const char *to)
+kaws__disk_rename_new(const char *from, const char *to)
 {
-    return kaws__plat_move(from, to, 0);
+    return kaws__disk_move(from, to, 0);
 }
 
 
 static int
-kaws__plat_exchange(const char *a, const char *b)
+kaws__disk_exchange(const char *a, const char *b)
 {
     (void)a;
     (void)b;
@@ -2266,7 +2410,7 @@ kaws__plat_exchange(const char *a, const char *b)
 
 
 static int
-kaws__plat_is_mount(const char *path)
+kaws__disk_is_mount(const char *path)
 {
     (void)path;
     return 0;
@@ -2274,7 +2418,7 @@ kaws__plat_is_mount(const char *path)
 
 
 static int
-kaws__plat_may_change(const char *dir)
+kaws__disk_may_change(const char *dir)
 {
     (void)dir;
     return 0;
@@ -2282,27 +2426,27 @@ kaws__plat_may_change(const char *dir)
 
 
 static int
-kaws__plat_remove(const char *path)
+kaws__disk_remove(const char *path)
 {
     WCHAR wide[MAX_PATH];
-    int os = kaws__plat_wide(path, wide);
+    int os = kaws__disk_wide(path, wide);
 
     if (os != 0 || DeleteFileW(wide))
         return os;
     return GetLastError() == ERROR_FILE_NOT_FOUND ? 0
-                                                  : kaws__plat_errno_at(wide);
+                                                  : kaws__disk_errno_at(wide);
 }
 
 
 static int
-kaws__plat_make_dir(const char *path)
+kaws__disk_make_dir(const char *path)
 {
     WCHAR wide[MAX_PATH];
-    int os = kaws__plat_wide(path, wide);
+    int os = kaws__disk_wide(path, wide);
 
     if (os != 0 || CreateDirectoryW(wide, NULL))
         return os;
-    return kaws__plat_errno(GetLastError());
+    return kaws__disk_errno(GetLastError());
 }
 
 
@@ -2310,24 +2454,24 @@ kaws__plat_make_dir(const char *path)
  * others from reading. Held alone, a slot is two bytes, and else the first of
  * them: so letting go of one kind says whether it was that kind we had. */
 static int
-kaws__plat_take(int fd, int slot, int exclusive, DWORD flags)
+kaws__disk_take(int fd, int slot, int exclusive, DWORD flags)
 {
-    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + 2 * (unsigned)slot);
+    OVERLAPPED where = kaws__disk_at(0x4000000000000000u + 2 * (unsigned)slot);
 
     if (exclusive)
         flags |= LOCKFILE_EXCLUSIVE_LOCK;
-    return LockFileEx(kaws__plat_handle(fd), flags, 0, exclusive ? 2 : 1, 0,
+    return LockFileEx(kaws__disk_handle(fd), flags, 0, exclusive ? 2 : 1, 0,
                       &where)
-         ? 0 : kaws__plat_errno(GetLastError());
+         ? 0 : kaws__disk_errno(GetLastError());
 }
 
 
 static int
-kaws__plat_let_go(int fd, int slot, int exclusive)
+kaws__disk_let_go(int fd, int slot, int exclusive)
 {
-    OVERLAPPED where = kaws__plat_at(0x4000000000000000u + 2 * (unsigned)slot);
+    OVERLAPPED where = kaws__disk_at(0x4000000000000000u + 2 * (unsigned)slot);
 
-    return UnlockFileEx(kaws__plat_handle(fd), 0, exclusive ? 2 : 1, 0, &where)
+    return UnlockFileEx(kaws__disk_handle(fd), 0, exclusive ? 2 : 1, 0, &where)
          ? 1 : 0;
 }
 
@@ -2335,121 +2479,53 @@ kaws__plat_let_go(int fd, int slot, int exclusive)
 /* Sharing is tried again for a moment, for it may be that somebody only asks,
  * as below. */
 static int
-kaws__plat_hold(int fd, int slot, int exclusive)
+kaws__disk_lock(int fd, int slot, int exclusive)
 {
-    int had_other = kaws__plat_let_go(fd, slot, !exclusive);
-    int had = kaws__plat_let_go(fd, slot, exclusive);
+    int had_other = kaws__disk_let_go(fd, slot, !exclusive);
+    int had = kaws__disk_let_go(fd, slot, exclusive);
     int tries = exclusive ? 1 : 20, os = EAGAIN;
 
     while (os == EAGAIN && tries-- > 0) {
-        os = kaws__plat_take(fd, slot, exclusive, LOCKFILE_FAIL_IMMEDIATELY);
+        os = kaws__disk_take(fd, slot, exclusive, LOCKFILE_FAIL_IMMEDIATELY);
         if (os == EAGAIN && tries > 0)
             Sleep(1);
     }
     if (os != 0 && (had || had_other))
-        (void)kaws__plat_take(fd, slot, had ? exclusive : !exclusive, 0);
+        (void)kaws__disk_take(fd, slot, had ? exclusive : !exclusive, 0);
     return os;
 }
 
 
 static void
-kaws__plat_release(int fd, int slot)
+kaws__disk_unlock(int fd, int slot)
 {
-    (void)kaws__plat_let_go(fd, slot, 0);
-    (void)kaws__plat_let_go(fd, slot, 1);
+    (void)kaws__disk_let_go(fd, slot, 0);
+    (void)kaws__disk_let_go(fd, slot, 1);
 }
 
 
 /* Nobody can be asked, so it is tried: whoever can hold it alone, is alone. */
 static int
-kaws__plat_others_hold(int fd, int slot)
+kaws__disk_locked_by_others(int fd, int slot)
 {
-    int alone = kaws__plat_let_go(fd, slot, 1);
-    int shared = kaws__plat_let_go(fd, slot, 0);
-    int os = kaws__plat_take(fd, slot, 1, LOCKFILE_FAIL_IMMEDIATELY);
+    int alone = kaws__disk_let_go(fd, slot, 1);
+    int shared = kaws__disk_let_go(fd, slot, 0);
+    int os = kaws__disk_take(fd, slot, 1, LOCKFILE_FAIL_IMMEDIATELY);
 
     if (os == 0 && !alone)
-        (void)kaws__plat_let_go(fd, slot, 1);
+        (void)kaws__disk_let_go(fd, slot, 1);
     if (shared)
-        (void)kaws__plat_take(fd, slot, 0, 0);
+        (void)kaws__disk_take(fd, slot, 0, 0);
     return os != 0;
 }
 
 #endif
 
 
-/* A turn is a lock that may be waited for as long as others get on with it, and
- * `ms` longer. */
-typedef struct kaws__turn {
-    kaws__lock lock;
-    kaws__cond given;
-    int        taken;
-    unsigned   passed;            /* how often one that got on gave it        */
-} kaws__turn;
-
-
-static int
-kaws__plat_turn_init(kaws__turn *turn)
-{
-    int os = kaws__plat_cond_init(&turn->given);
-
-    turn->taken = 0;
-    turn->passed = 0;
-    if (os == 0 && (os = kaws__plat_lock_init(&turn->lock)) != 0)
-        kaws__plat_cond_free(&turn->given);
-    return os;
-}
-
-
-static void
-kaws__plat_turn_free(kaws__turn *turn)
-{
-    kaws__plat_cond_free(&turn->given);
-    kaws__plat_lock_free(&turn->lock);
-}
-
-
-/* For how long nobody had got on when it was ours; -1: for `ms`, and it is
- * another's. */
-static int
-kaws__plat_turn_take(kaws__turn *turn, int ms)
-{
-    int64_t since = kaws__plat_ticks_us();
-    unsigned passed;
-    int waited = 0;
-
-    kaws__plat_lock(&turn->lock);
-    passed = turn->passed;
-    while (turn->taken && waited < ms) {
-        kaws__plat_wait(&turn->given, &turn->lock, ms - waited);
-        if (passed != turn->passed)
-            since = kaws__plat_ticks_us();
-        passed = turn->passed;
-        waited = (int)((kaws__plat_ticks_us() - since) / 1000);
-    }
-    waited = turn->taken ? -1 : waited;
-    turn->taken = 1;
-    kaws__plat_unlock(&turn->lock);
-    return waited;
-}
-
-
-/* `got_on`: those who wait have reason to go on with it. */
-static void
-kaws__plat_turn_give(kaws__turn *turn, int got_on)
-{
-    kaws__plat_lock(&turn->lock);
-    turn->taken = 0;
-    turn->passed += got_on != 0;
-    kaws__plat_unlock(&turn->lock);
-    kaws__plat_wake(&turn->given);
-}
-
-
 /* Takes out of a path what means nothing: doubled slashes, "." and a slash at
  * the end. What ".." means, only the system knows, for there may be links. */
 static void
-kaws__plat_tidy(char *path)
+kaws__disk_tidy_path(char *path)
 {
     size_t n = strspn(path, KAWS__SLASHES);
     char *root = path + (n < KAWS__ROOT_MAX ? n : KAWS__ROOT_MAX);
@@ -2470,27 +2546,20 @@ kaws__plat_tidy(char *path)
 }
 
 
-/* The built-in `ticks_ms` hook. */
-static int64_t
-kaws__plat_ticks_ms(void *ctx)
-{
-    (void)ctx;
-    return kaws__plat_ticks_us() / 1000;
-}
-
-
 /* ==========================================================================
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
- * Uses: plat
- * Gives: err_put err_clear err_set err_os err_prefix err_log err_others
- *        kaws_status_text
+ * Uses: sys disk
+ * Gives: err_put err_clear err_set err_os err_memory err_prefix err_append
+ *        err_log err_others kaws_status_text
  *
  * An error is filled once, in the room that knows most, and passed on as it
- * is. The sentence says what we were doing, to what, what went wrong, and,
- * where we know, what to do. It never holds a secret, a signature or a reply,
- * and it is one line of printable ASCII, whatever a caller put into it. A text
- * too long for its room is cut: half a sentence beats none.
+ * is. The sentence says what we were doing, to what, what went wrong and, if
+ * we know it, what to do. It never holds a secret, a signature or a reply. It
+ * is one line of printable ASCII, whatever a caller put into it. A sentence
+ * too long for its array is cut, because half a sentence beats none.
+ *
+ * Every function here accepts err == NULL, and then fills nothing.
  */
 
 /* see Part II */
@@ -2507,41 +2576,37 @@ kaws_status_text(kaws_status status)
 }
 
 
-/* Puts a byte at the end of a text for a log, escaped if it is not printable
- * ASCII, or is in `also`: no byte can end the line or colour the terminal.
- * Returns 0, and changes nothing, where there is no room. */
+/* Appends a byte to a text for a log. A byte that is not printable ASCII, or is
+ * in `also`, is escaped, so no byte can end the line or colour the terminal.
+ * Returns 0 and changes nothing if there is no room. */
 static int
 kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 {
-    static const char digits[] = "0123456789abcdef";
     int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
-    size_t n = plain ? 1 : 4;
-    char *at = out + *used;
+    char code[8];
+    size_t n = (size_t)snprintf(code, sizeof code, plain ? "%c" : "\\x%02x",
+                                (unsigned)c);
 
     if (*used + n >= cap)
         return 0;
-    at[0] = (char)(plain ? c : '\\');
-    if (!plain) {
-        at[1] = 'x';
-        at[2] = digits[c >> 4];
-        at[3] = digits[c & 15];
-    }
-    at[n] = '\0';
+    memcpy(out + *used, code, n + 1);
     *used += n;
     return 1;
 }
 
 
-/* Writes every text that leaves this room. */
-KAWS__PRINTF(3, 0)
+/* Every text that leaves this room is written here, behind the `used` bytes
+ * that are there already. */
+KAWS__PRINTF(4, 0)
 static void
-kaws__err_write(char *out, size_t cap, const char *format, va_list args)
+kaws__err_write(char *out, size_t cap, size_t used, const char *format,
+                va_list args)
 {
     char raw[640] = "";
-    size_t i = 0, used = 0;
+    size_t i = 0;
 
     (void)vsnprintf(raw, sizeof raw, format, args);
-    out[0] = '\0';
+    out[used] = '\0';
     while (raw[i] != '\0' &&
            kaws__err_put(out, cap, &used, (uint8_t)raw[i], ""))
         i++;
@@ -2566,19 +2631,36 @@ kaws__err_fill(kaws_error *err, kaws_status status, const char *format, ...)
         return;
     err->status = status;
     va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, format, args);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
     va_end(args);
 }
 
 
-/* The same for a failed call of the system: its reason ends the sentence. */
+/* Adds words at the end of the text, as far as there is room. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_append(kaws_error *err, const char *format, ...)
+{
+    va_list args;
+
+    if (err == NULL)
+        return;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, strlen(err->text), format,
+                    args);
+    va_end(args);
+}
+
+
+/* Fills the error of a failed system call: the system's reason ends the
+ * sentence. A sentence with a long path leaves room for the reason. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
                   const char *format, ...)
 {
-    const char *why = kaws__plat_error(os);
-    size_t used, room = strlen(why) + 24;
+    const char *why = kaws__sys_error_text(os);
+    size_t room = strlen(why) + 24;
     va_list args;
 
     if (err == NULL)
@@ -2586,12 +2668,10 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     err->status = status;
     err->os = os;
     room = room > 72 ? room : 72;
-    va_start(args, format);               /* a long path leaves room for it */
-    kaws__err_write(err->text, sizeof err->text - room, format, args);
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text - room, 0, format, args);
     va_end(args);
-    used = strlen(err->text);
-    (void)snprintf(err->text + used, sizeof err->text - used, ": %s (errno %d)",
-                   why, os);
+    kaws__err_append(err, ": %s (errno %d)", why, os);
 }
 
 
@@ -2604,21 +2684,35 @@ kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill_os(err, status, os, __VA_ARGS__), (status))
 
 
-/* Puts words in front of the text: what the step that failed was part of. The
- * end is cut if need be. */
-static void
-kaws__err_prefix(kaws_error *err, const char *words)
+/* There was no memory (or no lock, which is memory of the system's) for what
+ * we were doing. */
+static kaws_status
+kaws__err_memory(kaws_error *err, const char *doing)
 {
-    const kaws_error was = *err;
-    size_t n = strlen(words), room = sizeof err->text - 1;
-
-    n = n < room ? n : room;
-    memcpy(err->text, words, n);
-    memcpy(err->text + n, was.text, room - n);
+    return kaws__err_set(err, KAWS_MEMORY, "%s: out of memory", doing);
 }
 
 
-/* What no caller waits for: level 1 is a warning, 2 a note. */
+/* Puts words in front of the text: what the failed step was part of. The end
+ * of the text is cut if need be. */
+KAWS__PRINTF(2, 3)
+static void
+kaws__err_prefix(kaws_error *err, const char *format, ...)
+{
+    kaws_error was;
+    va_list args;
+
+    if (err == NULL)
+        return;
+    was = *err;
+    va_start(args, format);
+    kaws__err_write(err->text, sizeof err->text, 0, format, args);
+    va_end(args);
+    kaws__err_append(err, "%s", was.text);
+}
+
+
+/* Logs what no caller waits for: level 1 is a warning, 2 a note. */
 KAWS__PRINTF(3, 4)
 static void
 kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
@@ -2629,14 +2723,14 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     if (hooks->log == NULL)
         return;
     va_start(args, format);
-    kaws__err_write(line, sizeof line, format, args);
+    kaws__err_write(line, sizeof line, 0, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
 
 
-/* Warns of a file or folder that is not for this process's user alone. That
- * others see the names in a folder does no harm. */
+/* Warns of a file or folder that others than this process's user can change,
+ * or, if it is a file, read. Reading the names in a folder does no harm. */
 static void
 kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
                  const kaws__stat *st)
@@ -3188,6 +3282,12 @@ kaws__text_is_utf8(kaws_bytes text)
 /* ---- for logs: words that are not ours --------------------------------- */
 
 #define KAWS__TEXT_SHOWN 256      /* of a file's name: leaves room for advice */
+
+/* How a sentence shows a name or setting of the caller's (to stand in single
+ * quotes), and somebody else's words. The text lives to the end of the block
+ * that the macro stands in. */
+#define KAWS__SHOW(view)  kaws__text_show((char[96]){ "" }, 96, view)
+#define KAWS__QUOTE(view) kaws__text_quote((char[272]){ "" }, 272, view)
 
 
 /* Where the user and the password of a URL stand. They end at the last '@', for
@@ -4575,7 +4675,7 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
 /* ==========================================================================
  * ROOM  http     send one request, get the reply that was made for it
  * ==========================================================================
- * Uses: plat err mem buf text
+ * Uses: sys thread disk err mem buf text
  * Gives: http_open http_close http_send http_done http_forget http_distrust
  *        http_digest http_host_ok
  *
@@ -4807,9 +4907,9 @@ kaws__http_host_ok(kaws_bytes text)
 static const char *
 kaws__http_no_proxy(void)
 {
-    const char *hosts = kaws__plat_env("no_proxy");
+    const char *hosts = kaws__sys_env("no_proxy");
 
-    return hosts != NULL ? hosts : kaws__plat_env("NO_PROXY");
+    return hosts != NULL ? hosts : kaws__sys_env("NO_PROXY");
 }
 
 
@@ -4828,7 +4928,7 @@ kaws__http_proxy(const char **variable)
     size_t i;
 
     for (i = 0; i < 4 && proxy == NULL; i++) {
-        proxy = kaws__plat_env(kaws__http_proxies[i]);
+        proxy = kaws__sys_env(kaws__http_proxies[i]);
         *variable = kaws__http_proxies[i];
     }
     return none != NULL && strcmp(none, "*") == 0 ? NULL : proxy;
@@ -4942,7 +5042,7 @@ kaws__http_find_cert(int fd, int *found)
     int os;
 
     do {
-        os = kaws__plat_read_at(fd, at, bytes, sizeof bytes, &piece.len);
+        os = kaws__disk_read_at(fd, at, bytes, sizeof bytes, &piece.len);
         *found = kaws__http_has_cert(piece, at == 0);
         at += sizeof bytes / 2;
     } while (os == 0 && !*found && piece.len == sizeof bytes &&
@@ -4960,17 +5060,17 @@ kaws__http_check_ca(const char *path, kaws_error *err)
     char shown[KAWS__TEXT_SHOWN];
     kaws__stat st;
     int fd = -1, found = 0;
-    int os = kaws__plat_open(path, KAWS__READ_LINKED, &fd);
+    int os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
 
     if (os == 0)
-        os = kaws__plat_stat(fd, &st);
+        os = kaws__disk_stat(fd, &st);
     if (os == 0 && !st.regular)
         wrong = "it is not a file";
     else if (os == 0 && st.size == 0)
         wrong = "it is empty";
     else if (os == 0)
         os = kaws__http_find_cert(fd, &found);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
     if (os != 0)
         return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the CA file %s",
@@ -5082,7 +5182,7 @@ kaws__http_symbol(const char *name)
     void *caller;
 
     memcpy(&caller, &init, sizeof caller);
-    return kaws__plat_symbol(name, caller);
+    return kaws__sys_symbol(name, caller);
 }
 
 
@@ -5268,7 +5368,7 @@ kaws__http_silent(const kaws__conn *conn)
     int active = 0;
 
     if (conn->sock == CURL_SOCKET_BAD ||
-        kaws__plat_ticks_us() - conn->used_us >= KAWS__HTTP_IDLE_S * 1000000)
+        kaws__sys_ticks_us() - conn->used_us >= KAWS__HTTP_IDLE_S * 1000000)
         return 0;
     fd.fd = conn->sock;
     fd.events = CURL_WAIT_POLLIN;
@@ -5288,7 +5388,7 @@ kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
     kaws__conn *conn = NULL;
     int i;
 
-    kaws__plat_lock(&s->lock);
+    kaws__thread_lock(&s->lock);
     *era = s->era;
     for (i = q->fresh_connection ? 0 : s->count; i > 0 && conn == NULL; i--)
         if (kaws__buf_same(kaws__buf_of(s->idle[i - 1]->origin), origin))
@@ -5298,7 +5398,7 @@ kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
         memmove(s->idle + i, s->idle + i + 1,
                 (size_t)(s->count - i) * sizeof *s->idle);
     }
-    kaws__plat_unlock(&s->lock);
+    kaws__thread_unlock(&s->lock);
     return conn;
 }
 
@@ -5330,7 +5430,7 @@ kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
 {
     kaws__conn *out = conn;
 
-    kaws__plat_lock(&s->lock);
+    kaws__thread_lock(&s->lock);
     if (clean && !conn->surplus && conn->era == s->era) {
         out = NULL;
         if (s->count == KAWS__HTTP_IDLE) {
@@ -5340,7 +5440,7 @@ kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
         }
         s->idle[s->count++] = conn;
     }
-    kaws__plat_unlock(&s->lock);
+    kaws__thread_unlock(&s->lock);
     if (out != NULL)
         kaws__http_conn_free(s, out);
 }
@@ -5352,12 +5452,12 @@ kaws__http_close_idle(kaws__sender *s)
     kaws__conn *idle[KAWS__HTTP_IDLE];
     int count;
 
-    kaws__plat_lock(&s->lock);
+    kaws__thread_lock(&s->lock);
     s->era++;
     count = s->count;
     memcpy(idle, s->idle, sizeof idle);
     s->count = 0;
-    kaws__plat_unlock(&s->lock);
+    kaws__thread_unlock(&s->lock);
     while (count > 0)
         kaws__http_conn_free(s, idle[--count]);
 }
@@ -5529,7 +5629,7 @@ kaws__http_perform(CURLM *multi, CURL *e)
             break;
         bad = curl_multi_wait(multi, NULL, 0, 1000, &active);
         if (active == 0 && pause > 0)
-            kaws__plat_sleep_ms(NULL, pause);
+            kaws__sys_sleep_ms(NULL, pause);
         pause = active > 0 ? 0 : pause == 0 ? 1 : pause < 16 ? pause * 2 : 16;
     }
     done = curl_multi_info_read(multi, &left);
@@ -5564,7 +5664,7 @@ kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
                     (t->overread || !kaws__http_tls_silent(s, t));
     if (!conn->surplus) {
         conn->sock = sock;
-        conn->used_us = kaws__plat_ticks_us();
+        conn->used_us = kaws__sys_ticks_us();
     }
     return CURLE_OK;
 }
@@ -5581,7 +5681,7 @@ kaws__http_say(kaws_reply *r, const char *words, const char *kind)
     if (words[0] == '\0')
         words = kind;
     for (i = 0; i < 4; i++) {
-        const char *proxy = kaws__plat_env(kaws__http_proxies[i]);
+        const char *proxy = kaws__sys_env(kaws__http_proxies[i]);
         kaws_bytes who = kaws__buf_of(proxy != NULL ? proxy : "");
 
         from = 0;
@@ -5678,7 +5778,7 @@ kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
     kaws_bytes scheme = { (const uint8_t *)proxy, 0 };
     size_t i;
 
-    kaws__plat_once(&once, kaws__http_global);
+    kaws__thread_once(&once, kaws__http_global);
     if (s == NULL)
         return NULL;
     s->hooks = hooks;
@@ -5688,11 +5788,11 @@ kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
     kaws__http_know(s);
     for (i = 0; i < 3; i++)
         s->pending[i] = kaws__http_symbol(kaws__http_tls[i].symbol);
-    if (kaws__plat_lock_init(&s->lock) != 0) {
+    if (kaws__thread_lock_init(&s->lock) != 0) {
         kaws__mem_free(hooks, s, sizeof *s);
         return NULL;
     }
-    if (kaws__plat_env("SSLKEYLOGFILE") != NULL)
+    if (kaws__sys_env("SSLKEYLOGFILE") != NULL)
         kaws__err_log(hooks, 1, "SSLKEYLOGFILE is set in the environment: "
                       "libcurl may write the keys of its TLS connections to "
                       "that file, and whoever reads it can read what AWS KMS "
@@ -5709,7 +5809,7 @@ kaws__http_sender_free(void *sender)
     if (s == NULL)
         return;
     kaws__http_close_idle(s);
-    kaws__plat_lock_free(&s->lock);
+    kaws__thread_lock_free(&s->lock);
     kaws__mem_free(s->hooks, s, sizeof *s);
 }
 
@@ -5785,7 +5885,7 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
         status = kaws__http_check_ca(ca_file, err);
     if (hooks->send == NULL && !plain && status == KAWS_OK)
         status = kaws__http_check_proxy(hooks, err);
-    if (status == KAWS_OK && kaws__plat_lock_init(&http->lock) != 0)
+    if (status == KAWS_OK && kaws__thread_lock_init(&http->lock) != 0)
         status = kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: no "
                                "lock");
     if (status != KAWS_OK)
@@ -5813,7 +5913,7 @@ kaws__http_close(kaws__http *http)
         http->seen = row->next;
         kaws__mem_free(http->hooks, row, sizeof *row);
     }
-    kaws__plat_lock_free(&http->lock);
+    kaws__thread_lock_free(&http->lock);
     memset(http, 0, sizeof *http);
 }
 
@@ -5851,7 +5951,7 @@ kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
     if (r->request_id[0] == '\0')
         return KAWS__HTTP_REPLY;
     id = kaws__http_digest(kaws__buf_of(r->request_id));
-    kaws__plat_lock(&http->lock);
+    kaws__thread_lock(&http->lock);
     row = kaws__http_ids(http, url);
     if (row != NULL) {
         known = row->count < KAWS__HTTP_SEEN ? row->count : KAWS__HTTP_SEEN;
@@ -5860,7 +5960,7 @@ kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
         if (i == known)
             row->ids[row->count++ % KAWS__HTTP_SEEN] = id;
     }
-    kaws__plat_unlock(&http->lock);
+    kaws__thread_unlock(&http->lock);
     if (row == NULL)
         return KAWS__HTTP_MEMORY;
     return i == known ? KAWS__HTTP_REPLY : KAWS__HTTP_REPEATED;
@@ -5948,7 +6048,7 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  creds    who we are to AWS, read from the conf file
  * ==========================================================================
- * Uses: plat err mem buf text crypto sigv4
+ * Uses: sys thread disk err mem buf text crypto sigv4
  * Gives: creds_open creds_close creds_reload creds_refresh creds_grant
  *        creds_forget creds_in
  *
@@ -6049,7 +6149,7 @@ kaws__creds_read(kaws__creds *c, int fd, const kaws__stat *st, kaws_error *err)
     kaws__secrets *s = c->secrets;
     kaws_bytes text = { s->file, 0 }, part[3];
     const char *wrong = NULL;
-    int os = kaws__plat_read_at(fd, 0, s->file, sizeof s->file, &text.len);
+    int os = kaws__disk_read_at(fd, 0, s->file, sizeof s->file, &text.len);
 
     if (os == 0 && text.len == sizeof s->file)
         wrong = "it is longer than 6143 bytes";
@@ -6086,10 +6186,10 @@ kaws__creds_load(kaws__creds *c, const kaws__stat *unless, kaws_error *err)
     kaws__stat st;
     kaws_status status = KAWS_OK;
     int fd = -1;
-    int os = kaws__plat_open(c->path, KAWS__READ_LINKED, &fd);
+    int os = kaws__disk_open(c->path, KAWS__READ_LINKED, &fd);
 
     if (os == 0)
-        os = kaws__plat_stat(fd, &st);
+        os = kaws__disk_stat(fd, &st);
     if (os != 0)
         status = kaws__err_os(err, KAWS_CONFIG, os, "cannot open the conf file "
                               "%s", c->shown);
@@ -6099,7 +6199,7 @@ kaws__creds_load(kaws__creds *c, const kaws__stat *unless, kaws_error *err)
     else if (unless == NULL || st.mtime_ns != unless->mtime_ns ||
              st.size != unless->size || st.ino != unless->ino)
         status = kaws__creds_read(c, fd, &st, err);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     return status;
 }
 
@@ -6118,14 +6218,13 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks, const char *path,
     c->hooks = hooks;
     c->path = path;
     kaws__text_show(c->shown, sizeof c->shown, kaws__buf_of(path));
-    c->secrets = kaws__plat_pages(sizeof *c->secrets);
+    c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
     if (c->secrets == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "no page of memory for the "
-                             "credentials");
-    if (kaws__plat_lock_init(&c->lock) != 0) {
-        kaws__plat_pages_free(c->secrets, sizeof *c->secrets);
+        return kaws__err_memory(err, "making a page for the credentials");
+    if (kaws__thread_lock_init(&c->lock) != 0) {
+        kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
         c->secrets = NULL;
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the credentials");
+        return kaws__err_memory(err, "making a lock for the credentials");
     }
     status = kaws__creds_load(c, NULL, err);
     return status;
@@ -6138,8 +6237,8 @@ kaws__creds_close(kaws__creds *c)
     if (c->secrets == NULL)
         return;
     kaws_wipe(c->secrets, sizeof *c->secrets);
-    kaws__plat_pages_free(c->secrets, sizeof *c->secrets);
-    kaws__plat_lock_free(&c->lock);
+    kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
+    kaws__thread_lock_free(&c->lock);
     c->secrets = NULL;
 }
 
@@ -6149,9 +6248,9 @@ kaws__creds_reload(kaws__creds *c, kaws_error *err)
 {
     kaws_status status;
 
-    kaws__plat_lock(&c->lock);
+    kaws__thread_lock(&c->lock);
     status = kaws__creds_load(c, NULL, err);
-    kaws__plat_unlock(&c->lock);
+    kaws__thread_unlock(&c->lock);
     return status;
 }
 
@@ -6166,13 +6265,13 @@ kaws__creds_refresh(kaws__creds *c, unsigned generation)
     int newer;
 
     kaws__err_clear(&err);
-    kaws__plat_lock(&c->lock);
+    kaws__thread_lock(&c->lock);
     if (c->generation == generation &&
         kaws__creds_load(c, &c->seen, &err) != KAWS_OK)
         kaws__err_log(c->hooks, 1, "AWS refuses the credentials, and reading "
                       "them again failed: %s", err.text);
     newer = c->generation != generation;
-    kaws__plat_unlock(&c->lock);
+    kaws__thread_unlock(&c->lock);
     if (newer)
         kaws__err_log(c->hooks, 2, "AWS refused the credentials; the conf "
                       "file %s has newer ones, which are used from now on",
@@ -6188,7 +6287,7 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
 {
     kaws__secrets *s = c->secrets;
 
-    kaws__plat_lock(&c->lock);
+    kaws__thread_lock(&c->lock);
     if (memcmp(s->key_date, date, 8) != 0 ||
         strcmp(s->key_region, region) != 0) {
         (void)kaws__sigv4_key(&s->key, s->secret, date, region, "kms");
@@ -6200,7 +6299,7 @@ kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
     memcpy(out->token, s->token, strlen(s->token) + 1);
     out->key = s->key;
     out->generation = c->generation;
-    kaws__plat_unlock(&c->lock);
+    kaws__thread_unlock(&c->lock);
 }
 
 
@@ -6218,10 +6317,10 @@ kaws__creds_in(kaws__creds *c, kaws_bytes text)
 {
     int is;
 
-    kaws__plat_lock(&c->lock);
+    kaws__thread_lock(&c->lock);
     is = kaws__text_holds(text, kaws__buf_of(c->secrets->secret)) ||
          kaws__text_holds(text, kaws__buf_of(c->secrets->token));
-    kaws__plat_unlock(&c->lock);
+    kaws__thread_unlock(&c->lock);
     return is;
 }
 
@@ -6442,7 +6541,7 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
 /* ==========================================================================
  * ROOM  trust    which KMS key seals, and whose KMS keys are obeyed
  * ==========================================================================
- * Uses: plat err buf text arn
+ * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_check
  *        trust_ask_first trust_choice trust_choose
  *        trust_choose_tried trust_notice
@@ -6506,9 +6605,9 @@ kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
 {
     char now[KAWS__ARN_MAX + 1], shown[96];
 
-    kaws__plat_lock(&t->lock);
+    kaws__thread_lock(&t->lock);
     *out = t->now;
-    kaws__plat_unlock(&t->lock);
+    kaws__thread_unlock(&t->lock);
     if (region != NULL && !kaws__arn_region_ok(kaws__buf_of(region)))
         return kaws__err_set(err, KAWS_ARGUMENT, "region '%s' is not a region "
                              "of AWS, such as eu-west-1",
@@ -6533,7 +6632,7 @@ kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
     kaws__arn arn;
 
     memset(t, 0, sizeof *t);
-    if (kaws__plat_lock_init(&t->lock) != 0)
+    if (kaws__thread_lock_init(&t->lock) != 0)
         return kaws__err_set(err, KAWS_MEMORY, "no lock for the KMS keys");
     t->accounts = list;
     if (!kaws__trust_list_ok(list))
@@ -6554,7 +6653,7 @@ static void
 kaws__trust_close(kaws__trust *t)
 {
     if (t->accounts != NULL)
-        kaws__plat_lock_free(&t->lock);
+        kaws__thread_lock_free(&t->lock);
     t->accounts = NULL;
 }
 
@@ -6611,13 +6710,13 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
     char shown[272];
     int unknown, trusted;
 
-    kaws__plat_lock(&t->lock);
+    kaws__thread_lock(&t->lock);
     unknown = t->own[0] == '\0';
     trusted = kaws__trust_has(t, arn) ||
               (unknown && what != KAWS__TO_OPEN && t->accounts[0] == '\0');
     if (unknown && trusted && what == KAWS__SEALED)
         memcpy(t->own, arn, strlen(arn) + 1);
-    kaws__plat_unlock(&t->lock);
+    kaws__thread_unlock(&t->lock);
     if (trusted)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
@@ -6639,10 +6738,10 @@ kaws__trust_ask_first(kaws__trust *t, const kaws__target *target,
     kaws__arn arn;
     int unknown, listed;
 
-    kaws__plat_lock(&t->lock);
+    kaws__thread_lock(&t->lock);
     unknown = t->own[0] == '\0';
     listed = unknown && arn_text != NULL && kaws__trust_has(t, arn_text);
-    kaws__plat_unlock(&t->lock);
+    kaws__thread_unlock(&t->lock);
     return unknown && target->key_id[0] != '\0' &&
            !(listed && kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
              kaws__buf_same(arn.partition, kaws__buf_of(ours)));
@@ -6658,7 +6757,7 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 {
     int fits;
 
-    kaws__plat_lock(&t->lock);
+    kaws__thread_lock(&t->lock);
     fits = choice->version == t->now.version;
     if (fits && take) {
         t->now = *choice;
@@ -6667,7 +6766,7 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
     } else if (fits) {
         t->tried = *choice;
     }
-    kaws__plat_unlock(&t->lock);
+    kaws__thread_unlock(&t->lock);
     if (fits && take && choice->arn[0] != '\0')
         (void)kaws__trust_check(t, choice->arn, KAWS__SEALED, NULL);
     return fits;
@@ -6681,9 +6780,9 @@ kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
 {
     kaws__choice tried;
 
-    kaws__plat_lock(&t->lock);
+    kaws__thread_lock(&t->lock);
     tried = t->tried;
-    kaws__plat_unlock(&t->lock);
+    kaws__thread_unlock(&t->lock);
     return strcmp(tried.target.key_id, key_id) == 0 &&
            strcmp(tried.region, region) == 0 &&
            kaws__trust_choose(t, &tried, 1);
@@ -6699,14 +6798,14 @@ kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
     kaws__choice *now = &t->now;
     char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
 
-    kaws__plat_lock(&t->lock);
+    kaws__thread_lock(&t->lock);
     if (strcmp(now->target.key_id, target->key_id) == 0 &&
         strcmp(now->target.region, target->region) == 0 &&
         strcmp(now->arn, arn) != 0) {
         memcpy(was, now->arn, sizeof was);
         memcpy(now->arn, arn, strlen(arn) + 1);
     }
-    kaws__plat_unlock(&t->lock);
+    kaws__thread_unlock(&t->lock);
     if (was[0] != '\0')
         kaws__err_log(hooks, 1, "the KMS key %s was %s and is %s now: keys are "
                       "sealed with that one from here on", target->key_id,
@@ -6864,7 +6963,7 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 /* ==========================================================================
  * ROOM  calls    one request to AWS, until it is granted, refused or too late
  * ==========================================================================
- * Uses: plat err mem buf text json sigv4 http creds arn fault
+ * Uses: sys thread err mem buf text json sigv4 http creds arn fault
  * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_first
  *        calls_share calls_left_ms calls_begin calls_send calls_nonsense
  *        calls_end
@@ -6950,10 +7049,10 @@ typedef struct kaws__call {
 static void
 kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 {
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     k->connect_timeout_ms = connect_timeout_ms > 0 ? connect_timeout_ms : 1000;
     k->timeout_ms = timeout_ms > 0 ? timeout_ms : 10000;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
 }
 
 
@@ -6972,7 +7071,7 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
                              "form https://host or https://host:port",
                              kaws__text_show(shown, sizeof shown,
                                              kaws__buf_of(url)));
-    if (kaws__plat_lock_init(&k->lock) != 0)
+    if (kaws__thread_lock_init(&k->lock) != 0)
         return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
     k->hooks = hooks;
     k->endpoint = url;
@@ -6992,7 +7091,7 @@ kaws__calls_close(kaws__calls *k)
     kaws__http_close(&k->http);
     kaws__creds_close(&k->creds);
     if (k->hooks != NULL)
-        kaws__plat_lock_free(&k->lock);
+        kaws__thread_lock_free(&k->lock);
     k->hooks = NULL;
 }
 
@@ -7001,9 +7100,9 @@ kaws__calls_close(kaws__calls *k)
 static void
 kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
 {
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     *stats = k->stats;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
 }
 
 
@@ -7014,10 +7113,10 @@ kaws__calls_first(kaws__calls *k, unsigned note)
 {
     unsigned before;
 
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     before = k->notes;
     k->notes |= note;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     return (before & note) == 0;
 }
 
@@ -7029,10 +7128,10 @@ kaws__calls_share(kaws__calls *k, kaws_error *err)
     kaws__shared shared = { k, err, 0, 0, 0, 0 };
 
     shared.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     shared.connect_timeout_ms = k->connect_timeout_ms;
     shared.timeout_ms = k->timeout_ms;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     return shared;
 }
 
@@ -7123,9 +7222,9 @@ kaws__calls_sign(kaws__call *c)
     kaws__sigv4 s;
     int n;
 
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     what.when = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     w->signed_at = what.when;
     kaws__text_amz_date(date, what.when);
     kaws__creds_grant(&k->creds, date, c->region, &grant);
@@ -7301,7 +7400,7 @@ kaws__calls_try(kaws__call *c)
     kaws__calls *k = c->shared->calls;
     kaws_request *q = &c->wire.q;
     kaws_bytes id;
-    int64_t took, started = kaws__plat_ticks_us();
+    int64_t took, started = kaws__sys_ticks_us();
     const char *wrong = kaws__calls_sign(c);
     int outcome;
     kaws_status status;
@@ -7320,12 +7419,12 @@ kaws__calls_try(kaws__call *c)
     c->shared->reply_id = id.len > 0 ? kaws__http_digest(id) : 0;
     status = outcome == KAWS__HTTP_REPLY ? kaws__calls_answered(c)
                                          : kaws__calls_unanswered(c, outcome);
-    took = kaws__plat_ticks_us() - started;
-    kaws__plat_lock(&k->lock);
+    took = kaws__sys_ticks_us() - started;
+    kaws__thread_lock(&k->lock);
     k->stats.kms_requests++;
     k->stats.kms_errors += status != KAWS_OK;
     k->stats.kms_time_us += took > 0 ? (uint64_t)took : 0;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     return status;
 }
 
@@ -7341,12 +7440,12 @@ kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 
     if (date < 1577836800 || date >= 4102444800 || (off <= 240 && off >= -240))
         return 0;
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     off = date - k->hooks->now_ms(k->hooks->ctx) / 1000;
     if (off <= 240 && off >= -240)
         off = 0;                          /* our clock was set meanwhile      */
     k->clock_offset_s = off;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     if (off == 0)
         kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
                       "AWS again: requests are signed with its own time");
@@ -7426,9 +7525,9 @@ kaws__calls_wait(kaws__call *c)
     if (patience > 0)
         c->shared->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
-    kaws__plat_lock(&k->lock);
+    kaws__thread_lock(&k->lock);
     k->stats.kms_retries++;
-    kaws__plat_unlock(&k->lock);
+    kaws__thread_unlock(&k->lock);
     return 1;
 }
 
@@ -7984,7 +8083,7 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
 /* ==========================================================================
  * ROOM  file     bytes to disk: durably, whole, and never somebody else's
  * ==========================================================================
- * Uses: plat err mem buf text crypto
+ * Uses: sys disk err mem buf text crypto
  * Gives: file_open file_close file_hold file_release file_root file_sum
  *        file_read file_note file_append file_begin file_put file_commit
  *        file_mark_torn file_set_aside file_settle
@@ -8064,7 +8163,7 @@ static kaws_status
 kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 {
     size_t n = strlen(path) + sizeof KAWS__FILE_TORN, dir;
-    const char *slash = kaws__plat_last_slash(path);
+    const char *slash = kaws__disk_last_slash(path);
 
     f->names_len = 5 * n;
     f->names = kaws__mem_new(f->hooks, f->names_len);
@@ -8095,7 +8194,7 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 static kaws_status
 kaws__file_folder(kaws__file *f, kaws_error *err)
 {
-    int os = kaws__plat_make_dir(f->dir);
+    int os = kaws__disk_make_dir(f->dir);
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
@@ -8118,18 +8217,18 @@ kaws__file_fits(kaws__file *f, kaws_error *err)
     int fd = -1, os = 0;
 
     if (!f->read_only)
-        os = kaws__plat_open(f->aside, KAWS__READ, &fd);
-    kaws__plat_close(fd);
+        os = kaws__disk_open(f->aside, KAWS__READ, &fd);
+    kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
-        os = kaws__plat_open_dir(f->dir, &fd);
+        os = kaws__disk_open_dir(f->dir, &fd);
     if (os == 0) {
-        os = kaws__plat_stat(fd, &st);
-        kaws__plat_close(fd);
+        os = kaws__disk_stat(fd, &st);
+        kaws__disk_close(fd);
     }
     if (os == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
@@ -8143,11 +8242,11 @@ kaws__file_fits(kaws__file *f, kaws_error *err)
 static int
 kaws__file_sync_dir(const char *path)
 {
-    int fd, os = kaws__plat_open_dir(path, &fd);
+    int fd, os = kaws__disk_open_dir(path, &fd);
 
     if (os == 0)
-        os = kaws__plat_sync_dir(fd);
-    kaws__plat_close(fd);
+        os = kaws__disk_sync_dir(fd);
+    kaws__disk_close(fd);
     return os;
 }
 
@@ -8175,7 +8274,7 @@ kaws__file_root(kaws__file *f, kaws_error *err)
 static void
 kaws__file_see_others(kaws__file *f, int fd)
 {
-    if (!f->in_use && kaws__plat_others_hold(fd, 0)) {
+    if (!f->in_use && kaws__disk_locked_by_others(fd, 0)) {
         f->in_use = 1;
         kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
                       "process, too%s; whichever changes it first, the other "
@@ -8189,14 +8288,14 @@ kaws__file_see_others(kaws__file *f, int fd)
 static kaws_status
 kaws__file_open_lock(kaws__file *f, kaws_error *err)
 {
-    int os = kaws__plat_open(f->lock, f->read_only ? KAWS__READ
+    int os = kaws__disk_open(f->lock, f->read_only ? KAWS__READ
                                                    : KAWS__LOCKFILE,
                              &f->lock_fd);
 
     if (os == 0)
-        os = kaws__plat_hold(f->lock_fd, 0, 0);
+        os = kaws__disk_lock(f->lock_fd, 0, 0);
     if (os != 0 && f->read_only) {        /* see file_reach                   */
-        kaws__plat_close(f->lock_fd);
+        kaws__disk_close(f->lock_fd);
         f->lock_fd = -1;
         return KAWS_OK;
     }
@@ -8237,8 +8336,8 @@ kaws__file_close(kaws__file *f)
 {
     if (f->hooks == NULL)
         return;
-    kaws__plat_close(f->lock_fd);
-    kaws__plat_close(f->fd);
+    kaws__disk_close(f->lock_fd);
+    kaws__disk_close(f->fd);
     kaws__mem_free(f->hooks, f->names, f->names_len);
     f->lock_fd = -1;
     f->fd = -1;
@@ -8255,7 +8354,7 @@ kaws__file_wait(const kaws__file *f, int fd, const char *suffix, int *waited,
     int os;
 
     for (;; *waited += 5) {
-        os = kaws__plat_hold(fd, 1, !f->read_only);
+        os = kaws__disk_lock(fd, 1, !f->read_only);
         if (os != EAGAIN || *waited >= KAWS__FILE_WAIT_MS)
             break;
         f->hooks->sleep_ms(f->hooks->ctx, 5);
@@ -8276,9 +8375,9 @@ static void
 kaws__file_release(kaws__file *f)
 {
     if (f->fd >= 0)
-        kaws__plat_release(f->fd, 1);
+        kaws__disk_unlock(f->fd, 1);
     if (f->lock_fd >= 0)
-        kaws__plat_release(f->lock_fd, 1);
+        kaws__disk_unlock(f->lock_fd, 1);
 }
 
 
@@ -8305,7 +8404,7 @@ kaws__file_leave(kaws__file *f)
 {
     if (KAWS__KEEPS_OPEN)
         return;
-    kaws__plat_close(f->fd);
+    kaws__disk_close(f->fd);
     f->fd = -1;
 }
 
@@ -8318,7 +8417,7 @@ kaws__file_know(kaws__file *f)
 {
     kaws__stat st;
     size_t got;
-    int os = kaws__plat_stat(f->fd, &st);
+    int os = kaws__disk_stat(f->fd, &st);
 
     if (os != 0)
         return os;
@@ -8331,7 +8430,7 @@ kaws__file_know(kaws__file *f)
     f->exists = 1;
     if (st.size < KAWS__FILE_TAIL)
         return 0;
-    return kaws__plat_read_at(f->fd, st.size - KAWS__FILE_TAIL, f->tail,
+    return kaws__disk_read_at(f->fd, st.size - KAWS__FILE_TAIL, f->tail,
                               KAWS__FILE_TAIL, &got);
 }
 
@@ -8343,7 +8442,7 @@ kaws__file_changed(kaws__file *f)
 {
     kaws__stat st;
 
-    (void)kaws__plat_stat(f->fd, &st);    /* zeros, if it fails               */
+    (void)kaws__disk_stat(f->fd, &st);    /* zeros, if it fails               */
     f->mtime_ns = st.mtime_ns;
     f->ctime_ns = st.ctime_ns;
     f->links = st.links;
@@ -8373,7 +8472,7 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
     kaws__crypto_init(&hash);
     for (; os == 0 && at < end; at += got) {
         got = end - at < sizeof block ? (size_t)(end - at) : sizeof block;
-        os = kaws__plat_read_at(f->fd, at, block, got, &got);
+        os = kaws__disk_read_at(f->fd, at, block, got, &got);
         if (got == 0)
             break;
         if (at == 0 && got >= KAWS__FILE_CELL + 16)
@@ -8397,11 +8496,11 @@ kaws__file_compare(kaws__file *f, const char *path, int times,
     uint8_t tail[KAWS__FILE_TAIL] = { 0 };
     kaws__stat st, at;
     size_t got;
-    int os = kaws__plat_stat(f->fd, &st);
+    int os = kaws__disk_stat(f->fd, &st);
 
     *differs = NULL;
     if (os == 0)
-        os = kaws__plat_look(path, &at);
+        os = kaws__disk_stat_path(path, &at);
     if (os != 0)
         return os;
     if (at.dev != st.dev || at.ino != st.ino || st.dev != f->dev ||
@@ -8415,7 +8514,7 @@ kaws__file_compare(kaws__file *f, const char *path, int times,
         *differs = "its size is another";
     if (*differs != NULL)
         return 0;
-    os = kaws__plat_read_at(f->fd, f->size - sizeof tail, tail, sizeof tail,
+    os = kaws__disk_read_at(f->fd, f->size - sizeof tail, tail, sizeof tail,
                             &got);
     if (os == 0 && !kaws__crypto_equal(tail, f->tail))
         *differs = "its checksum is another";
@@ -8454,9 +8553,9 @@ kaws__file_mend_links(kaws__file *f)
 {
     kaws__stat tmp;
 
-    if (f->links > 1 && kaws__plat_look(f->tmp, &tmp) == 0 &&
+    if (f->links > 1 && kaws__disk_stat_path(f->tmp, &tmp) == 0 &&
         tmp.dev == f->dev && tmp.ino == f->ino &&
-        kaws__plat_remove(f->tmp) == 0)
+        kaws__disk_remove(f->tmp) == 0)
         kaws__file_changed(f);
 }
 
@@ -8467,19 +8566,19 @@ static void
 kaws__file_foresee(const kaws__file *f)
 {
     static const char then[] = "no key can be removed and nothing re-wrapped";
-    int os = kaws__plat_may_change(f->dir);
+    int os = kaws__disk_may_change(f->dir);
 
     if (f->links > 1)
         kaws__err_log(f->hooks, 1, "the data file %s has %lu names (hard "
                       "links), so it cannot be replaced, and %s; remove the "
                       "other names", f->shown, (unsigned long)f->links, then);
-    if (kaws__plat_is_mount(f->path))
+    if (kaws__disk_is_mount(f->path))
         kaws__err_log(f->hooks, 1, "the data file %s is a mount point, so it "
                       "cannot be replaced, and %s; mount its folder instead",
                       f->shown, then);
     if (os != 0)
         kaws__err_log(f->hooks, 1, "the folder %s cannot be changed, so %s: %s",
-                      f->dir_shown, then, kaws__plat_error(os));
+                      f->dir_shown, then, kaws__sys_error_text(os));
 }
 
 
@@ -8494,7 +8593,7 @@ kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
     int waited = 0, os;
 
     status = kaws__file_wait(f, f->fd, "", &waited, err);
-    if (status == KAWS_OK && (os = kaws__plat_hold(f->fd, 0, 0)) != 0)
+    if (status == KAWS_OK && (os = kaws__disk_lock(f->fd, 0, 0)) != 0)
         status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
     if (status == KAWS_FILE && f->read_only) {
         kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
@@ -8504,9 +8603,9 @@ kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
     if (status != KAWS_OK)
         return status;
     kaws__file_see_others(f, f->fd);
-    os = kaws__plat_look(f->path, &at);
+    os = kaws__disk_stat_path(f->path, &at);
     if (os == 0)
-        os = kaws__plat_stat(f->fd, st);
+        os = kaws__disk_stat(f->fd, st);
     if (os != 0 && os != ENOENT)
         return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file "
                             "%s", f->shown);
@@ -8531,8 +8630,8 @@ kaws__file_take(kaws__file *f, uint64_t size, kaws__buf *out, int *os,
     size_t got = 0;
 
     if (at != NULL) {
-        kaws__plat_large_pages(at, (size_t)size);
-        *os = kaws__plat_read_at(f->fd, 0, at, (size_t)size, &got);
+        kaws__sys_advise_large(at, (size_t)size);
+        *os = kaws__disk_read_at(f->fd, 0, at, (size_t)size, &got);
     }
     out->len = got;
     if (at == NULL)
@@ -8550,8 +8649,8 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     kaws_status status;
     int os;
 
-    kaws__plat_close(f->fd);
-    os = kaws__plat_open(f->path, f->read_only ? KAWS__READ : KAWS__WRITE,
+    kaws__disk_close(f->fd);
+    os = kaws__disk_open(f->path, f->read_only ? KAWS__READ : KAWS__WRITE,
                          &f->fd);
     if (os == ENOENT)
         return KAWS_OK;
@@ -8559,7 +8658,7 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os != 0 && os != EISDIR)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
                             f->shown);
-    os = os == 0 ? kaws__plat_stat(f->fd, &st) : 0;
+    os = os == 0 ? kaws__disk_stat(f->fd, &st) : 0;
     status = os == 0 ? kaws__file_looks_right(f, &st, err) : KAWS_OK;
     if (os == 0 && status == KAWS_OK)
         status = kaws__file_reach(f, &st, err);
@@ -8603,7 +8702,7 @@ static kaws_status
 kaws__file_verify(kaws__file *f, kaws_error *err)
 {
     const char *differs = NULL;
-    int os = f->fd >= 0 ? 0 : kaws__plat_open(f->path, KAWS__WRITE, &f->fd);
+    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
 
     if (os == 0)
         os = kaws__file_compare(f, f->path, 1, &differs);
@@ -8611,7 +8710,7 @@ kaws__file_verify(kaws__file *f, kaws_error *err)
         return KAWS_OK;
     kaws__file_leave(f);
     if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
-        differs = kaws__plat_error(os);
+        differs = kaws__sys_error_text(os);
     if (differs != NULL)
         return kaws__file_is_another(f, differs, err);
     return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file %s",
@@ -8626,10 +8725,10 @@ kaws__file_patch(kaws__file *f, uint64_t offset, kaws_bytes bytes,
                  kaws_error *err)
 {
     size_t done, more;
-    int os = kaws__plat_write_at(f->fd, offset, bytes.at, bytes.len, &done);
+    int os = kaws__disk_write_at(f->fd, offset, bytes.at, bytes.len, &done);
 
     if (os != 0 && done > 0)
-        os = kaws__plat_write_at(f->fd, offset, bytes.at, bytes.len, &more);
+        os = kaws__disk_write_at(f->fd, offset, bytes.at, bytes.len, &more);
     if (os != 0 && done > 0)
         return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while "
                             "writing to the data file %s, and again when that "
@@ -8647,11 +8746,11 @@ kaws__file_patch(kaws__file *f, uint64_t offset, kaws_bytes bytes,
 static kaws_status
 kaws__file_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
 {
-    int cut = kaws__plat_cut(f->fd, f->size);
+    int cut = kaws__disk_truncate(f->fd, f->size);
 
     if (cut == 0) {
         *landed = 0;
-        cut = kaws__plat_sync(f->fd);
+        cut = kaws__disk_sync(f->fd);
     }
     if (cut == 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot add to the data file "
@@ -8674,7 +8773,7 @@ kaws__file_note(kaws__file *f, uint64_t offset, kaws_bytes patch,
     if (status != KAWS_OK)
         return status;
     status = kaws__file_patch(f, offset, patch, err);
-    os = status == KAWS_OK ? kaws__plat_sync(f->fd) : 0;
+    os = status == KAWS_OK ? kaws__disk_sync(f->fd) : 0;
     kaws__file_changed(f);
     if (os != 0)
         return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
@@ -8699,10 +8798,10 @@ kaws__file_append(kaws__file *f, uint64_t offset, kaws_bytes patch,
         return status;
     status = kaws__file_patch(f, offset, patch, err);
     if (status == KAWS_OK) {
-        os = kaws__plat_write_at(f->fd, f->size, bytes.at, bytes.len, &done);
+        os = kaws__disk_write_at(f->fd, f->size, bytes.at, bytes.len, &done);
         *landed = os == 0;
         if (os == 0)
-            os = kaws__plat_sync(f->fd);
+            os = kaws__disk_sync(f->fd);
         if (os != 0)
             status = kaws__file_take_back(f, os, landed, err);
     }
@@ -8719,8 +8818,8 @@ static void
 kaws__file_abandon(kaws__file *f, kaws__writer *w)
 {
     if (w->fd >= 0) {
-        kaws__plat_close(w->fd);
-        (void)kaws__plat_remove(f->tmp);
+        kaws__disk_close(w->fd);
+        (void)kaws__disk_remove(f->tmp);
     }
     kaws__mem_free(f->hooks, w->block, KAWS__FILE_BLOCK);
     w->block = NULL;
@@ -8755,11 +8854,11 @@ kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
     if (w->block == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "writing the data file: out of "
                              "memory");
-    os = kaws__plat_remove(f->tmp);
+    os = kaws__disk_remove(f->tmp);
     if (os == 0)
-        os = kaws__plat_open(f->tmp, KAWS__NEW, &w->fd);
+        os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd);
     if (os == 0)
-        os = kaws__plat_stat(w->fd, &st);
+        os = kaws__disk_stat(w->fd, &st);
     if (os == 0)
         status = kaws__file_looks_right(f, &st, err);
     if (os == 0 && status == KAWS_OK)
@@ -8777,7 +8876,7 @@ kaws__file_flush(kaws__writer *w)
     size_t done;
 
     if (w->os == 0)
-        w->os = kaws__plat_write_at(w->fd, w->size, w->block, w->used, &done);
+        w->os = kaws__disk_write_at(w->fd, w->size, w->block, w->used, &done);
     w->size += w->used;
     w->used = 0;
 }
@@ -8809,7 +8908,7 @@ kaws__file_not_replaced(const kaws__file *f, int os, kaws_error *err)
         return kaws__file_is_another(f, "a file has appeared in its place",
                                      err);
     if (os == ENOENT && f->exists)
-        return kaws__file_is_another(f, kaws__plat_error(os), err);
+        return kaws__file_is_another(f, kaws__sys_error_text(os), err);
     return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file %s; "
                         "nothing was changed", f->shown);
 }
@@ -8826,11 +8925,11 @@ kaws__file_rename_blindly(kaws__file *f, kaws_error *err)
 
     if (f->exists)
         status = kaws__file_verify(f, err);
-    else if (kaws__plat_look(f->path, &st) == 0)
+    else if (kaws__disk_stat_path(f->path, &st) == 0)
         os = EEXIST;
     kaws__file_leave(f);
     if (status == KAWS_OK && os == 0)
-        os = kaws__plat_rename(f->tmp, f->path);
+        os = kaws__disk_rename(f->tmp, f->path);
     return os != 0 ? kaws__file_not_replaced(f, os, err) : status;
 }
 
@@ -8840,11 +8939,11 @@ kaws__file_rename_blindly(kaws__file *f, kaws_error *err)
 static kaws_status
 kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
-    int os = kaws__plat_exchange(f->tmp, f->path);
+    int os = kaws__disk_exchange(f->tmp, f->path);
 
     *landed = os != 0;
     if (os == 0)
-        os = kaws__plat_sync_dir(dir);
+        os = kaws__disk_sync_dir(dir);
     if (os == 0)
         return KAWS_OK;
     return kaws__err_os(err, KAWS_UNCERTAIN, os, "what had taken the place of "
@@ -8860,8 +8959,8 @@ kaws__file_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
     const char *differs = NULL;
     kaws_status status;
-    int os = f->exists ? kaws__plat_exchange(f->tmp, f->path)
-                       : kaws__plat_rename_new(f->tmp, f->path);
+    int os = f->exists ? kaws__disk_exchange(f->tmp, f->path)
+                       : kaws__disk_rename_new(f->tmp, f->path);
 
     *landed = 0;
     if (os == ENOSYS) {
@@ -8898,29 +8997,29 @@ kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
     kaws__file_flush(w);
     os = w->os;
     if (os == 0)
-        os = kaws__plat_sync(w->fd);
+        os = kaws__disk_sync(w->fd);
     if (os == 0)
-        os = kaws__plat_hold(w->fd, 0, 0);
+        os = kaws__disk_lock(w->fd, 0, 0);
     if (os == 0)
-        os = kaws__plat_hold(w->fd, 1, 1);
+        os = kaws__disk_lock(w->fd, 1, 1);
     if (os == 0)
         os = kaws__file_know(&fresh);
     if (os == 0)
-        os = kaws__plat_open_dir(f->dir, &dir);
+        os = kaws__disk_open_dir(f->dir, &dir);
     status = os != 0 ? kaws__file_not_replaced(f, os, err)
                      : kaws__file_rename(f, dir, landed, err);
     if (status == KAWS_OK)                /* while the old file is locked     */
-        (void)kaws__plat_remove(f->tmp);
+        (void)kaws__disk_remove(f->tmp);
     if (*landed) {
-        kaws__plat_close(f->fd);
+        kaws__disk_close(f->fd);
         *f = fresh;
         w->fd = -1;
     }
     if (status == KAWS_OK) {
         kaws__file_changed(f);
-        os = kaws__plat_sync_dir(dir);
+        os = kaws__disk_sync_dir(dir);
     }
-    kaws__plat_close(dir);
+    kaws__disk_close(dir);
     kaws__file_abandon(f, w);
     if (status == KAWS_OK && os != 0)
         return kaws__err_os(err, KAWS_UNCERTAIN, os, "the data file %s was "
@@ -8944,19 +9043,19 @@ kaws__file_copy_torn(kaws__file *f, kaws_bytes torn, int64_t when)
     kaws__text_amz_date(date, when);
     for (i = 1; i < 100 && os == EEXIST; i++) {
         (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
-        os = kaws__plat_open(f->aside, KAWS__NEW, &fd);
+        os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
         (void)snprintf(number, sizeof number, "-%u", i % 100);
     }
     if (os != 0)
         return os;
-    os = kaws__plat_write_at(fd, 0, torn.at, torn.len, &done);
+    os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done);
     if (os == 0)
-        os = kaws__plat_sync(fd);
+        os = kaws__disk_sync(fd);
     if (os == 0)
         os = kaws__file_sync_dir(f->dir);
     if (os != 0)
-        (void)kaws__plat_remove(f->aside);
-    kaws__plat_close(fd);
+        (void)kaws__disk_remove(f->aside);
+    kaws__disk_close(fd);
     return os;
 }
 
@@ -8988,12 +9087,12 @@ kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
         os = kaws__file_copy_torn(f, torn, when);
     f->copied = os == 0;
     if (os == 0)
-        os = kaws__plat_cut(f->fd, good);
+        os = kaws__disk_truncate(f->fd, good);
     if (os == 0) {
         f->torn = 0;
         f->size = good;
         memcpy(f->tail, f->sum, sizeof f->tail);
-        os = kaws__plat_sync(f->fd);
+        os = kaws__disk_sync(f->fd);
     }
     if (os == 0)
         os = kaws__file_know(f);
@@ -9035,9 +9134,9 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
     if (status != KAWS_OK)
         return status;
     if (from < good)
-        unwritten = kaws__plat_write_at(f->fd, from, all.at + from,
+        unwritten = kaws__disk_write_at(f->fd, from, all.at + from,
                                         (size_t)(good - from), &done);
-    os = kaws__plat_sync(f->fd);
+    os = kaws__disk_sync(f->fd);
     kaws__file_changed(f);
     f->synced = os == 0;
     os = os != 0 ? os : unwritten;
@@ -9058,7 +9157,7 @@ kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
  *
  * The manual, section 7, has the diagram; the encoders and decoders here
  * follow it field by field. This room knows nothing of disks. A record is an
- * entry without its digest: the bytes that the cache holds as well.
+ * entry without its digest: the bytes that the table holds as well.
  */
 
 #define KAWS__STORE_VERSION      1
@@ -9436,11 +9535,11 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 
 /* ==========================================================================
- * ROOM  cache    sealed entries by name, in the order they came
+ * ROOM  table    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: cache_open cache_close cache_record cache_find cache_new cache_drop
- *        cache_keep cache_reserve cache_add cache_remove cache_swap cache_from
+ * Gives: table_open table_close table_record table_find table_new table_drop
+ *        table_keep table_reserve table_add table_remove table_swap table_from
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
@@ -9462,7 +9561,7 @@ typedef struct kaws__slot {
     kaws__entry *entry;           /* NULL: free                               */
 } kaws__slot;
 
-typedef struct kaws__cache {
+typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
@@ -9472,11 +9571,11 @@ typedef struct kaws__cache {
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;           /* the file, as it was read                 */
     size_t       image_entries;   /* so many of ours are in it                */
-} kaws__cache;
+} kaws__table;
 
 
 static void
-kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
+kaws__table_open(kaws__table *c, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
     memset(c, 0, sizeof *c);
@@ -9489,7 +9588,7 @@ kaws__cache_open(kaws__cache *c, const kaws_hooks *hooks,
 
 /* The entry's bytes, which begin with their number. */
 static kaws_bytes
-kaws__cache_record(const kaws__entry *e)
+kaws__table_record(const kaws__entry *e)
 {
     kaws_bytes record = { (const uint8_t *)e, 0 };
 
@@ -9499,7 +9598,7 @@ kaws__cache_record(const kaws__entry *e)
 
 
 static int
-kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
+kaws__table_in_image(const kaws__table *c, const kaws__entry *e)
 {
     return c->image.at != NULL && (uintptr_t)e >= (uintptr_t)c->image.at &&
            (uintptr_t)e - (uintptr_t)c->image.at < c->image.len;
@@ -9508,11 +9607,11 @@ kaws__cache_in_image(const kaws__cache *c, const kaws__entry *e)
 
 /* Lets an entry go. The image goes with the last one in it. */
 static void
-kaws__cache_drop(kaws__cache *c, kaws__entry *e)
+kaws__table_drop(kaws__table *c, kaws__entry *e)
 {
-    size_t len = e != NULL ? kaws__cache_record(e).len : 0;
+    size_t len = e != NULL ? kaws__table_record(e).len : 0;
 
-    if (!kaws__cache_in_image(c, e)) {
+    if (!kaws__table_in_image(c, e)) {
         kaws__mem_free(c->hooks, e, len);
         return;
     }
@@ -9523,14 +9622,14 @@ kaws__cache_drop(kaws__cache *c, kaws__entry *e)
 
 
 static void
-kaws__cache_close(kaws__cache *c)
+kaws__table_close(kaws__table *c)
 {
     size_t i;
 
     if (c->hooks == NULL)
         return;
     for (i = 0; i < c->count; i++)
-        kaws__cache_drop(c, c->places[i].entry);
+        kaws__table_drop(c, c->places[i].entry);
     kaws__buf_free(&c->image);
     kaws__mem_free(c->hooks, c->places, c->max * sizeof *c->places);
     kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *c->slots);
@@ -9540,7 +9639,7 @@ kaws__cache_close(kaws__cache *c)
 
 /* Takes over the bytes of the whole file, for entries to stand in. */
 static kaws_bytes
-kaws__cache_keep(kaws__cache *c, kaws__buf *image)
+kaws__table_keep(kaws__table *c, kaws__buf *image)
 {
     c->image = *image;
     kaws__buf_init(image, c->hooks);
@@ -9549,37 +9648,37 @@ kaws__cache_keep(kaws__cache *c, kaws__buf *image)
 
 
 static uint64_t
-kaws__cache_turn(uint64_t word, int bits)
+kaws__table_turn(uint64_t word, int bits)
 {
     return word << bits | word >> (64 - bits);
 }
 
 
 static void
-kaws__cache_round(uint64_t v[4])
+kaws__table_round(uint64_t v[4])
 {
     v[0] += v[1];
     v[2] += v[3];
-    v[1] = kaws__cache_turn(v[1], 13) ^ v[0];
-    v[3] = kaws__cache_turn(v[3], 16) ^ v[2];
-    v[0] = kaws__cache_turn(v[0], 32) + v[3];
+    v[1] = kaws__table_turn(v[1], 13) ^ v[0];
+    v[3] = kaws__table_turn(v[3], 16) ^ v[2];
+    v[0] = kaws__table_turn(v[0], 32) + v[3];
     v[2] += v[1];
-    v[3] = kaws__cache_turn(v[3], 21) ^ v[0];
-    v[1] = kaws__cache_turn(v[1], 17) ^ v[2];
-    v[2] = kaws__cache_turn(v[2], 32);
+    v[3] = kaws__table_turn(v[3], 21) ^ v[0];
+    v[1] = kaws__table_turn(v[1], 17) ^ v[2];
+    v[2] = kaws__table_turn(v[2], 32);
 }
 
 
 /* The length goes in first, so that a name and its owner cannot trade bytes. */
 static void
-kaws__cache_mix(uint64_t v[4], kaws_bytes text)
+kaws__table_mix(uint64_t v[4], kaws_bytes text)
 {
     uint64_t word = text.len;
     size_t i = 0;
 
     for (;;) {
         v[3] ^= word;
-        kaws__cache_round(v);
+        kaws__table_round(v);
         v[0] ^= word;
         if (i >= text.len)
             break;
@@ -9593,7 +9692,7 @@ kaws__cache_mix(uint64_t v[4], kaws_bytes text)
 /* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
  * names that share a place in the table. */
 static uint32_t
-kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_hash(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
                       0x6c7967656e657261u, 0x7465646279746573u };
@@ -9601,18 +9700,18 @@ kaws__cache_hash(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
 
     for (i = 0; i < 4; i++)
         v[i] ^= c->seed[i & 1];
-    kaws__cache_mix(v, key_id);
-    kaws__cache_mix(v, user_id);
+    kaws__table_mix(v, key_id);
+    kaws__table_mix(v, user_id);
     v[2] ^= 0xff;
     for (i = 0; i < 3; i++)
-        kaws__cache_round(v);
+        kaws__table_round(v);
     return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
 }
 
 
 /* The name in a record, without taking the rest apart. */
 static void
-kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
+kaws__table_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 {
     const uint8_t *record = (const uint8_t *)e;
 
@@ -9626,7 +9725,7 @@ kaws__cache_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
 /* Where the name is, or the free slot where it would be. The table is never
  * full, so the search ends. */
 static kaws__slot *
-kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
+kaws__table_slot(const kaws__table *c, uint32_t hash, kaws_bytes key_id,
                  kaws_bytes user_id)
 {
     size_t mask = c->slot_count - 1, i = hash & mask;
@@ -9635,7 +9734,7 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
     for (; c->slots[i].entry != NULL; i = (i + 1) & mask) {
         if (c->slots[i].hash != hash)
             continue;
-        kaws__cache_name(c->slots[i].entry, &key, &user);
+        kaws__table_name(c->slots[i].entry, &key, &user);
         if (kaws__buf_same(key, key_id) && kaws__buf_same(user, user_id))
             break;
     }
@@ -9644,18 +9743,18 @@ kaws__cache_slot(const kaws__cache *c, uint32_t hash, kaws_bytes key_id,
 
 
 static kaws__entry *
-kaws__cache_find(const kaws__cache *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_find(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
 {
     if (c->slot_count == 0)
         return NULL;
-    return kaws__cache_slot(c, kaws__cache_hash(c, key_id, user_id), key_id,
+    return kaws__table_slot(c, kaws__table_hash(c, key_id, user_id), key_id,
                             user_id)->entry;
 }
 
 
-/* An entry of its own for a record; it is in the cache once it is added. */
+/* An entry of its own for a record; it is in the table once it is added. */
 static kaws__entry *
-kaws__cache_new(kaws__cache *c, kaws_bytes record)
+kaws__table_new(kaws__table *c, kaws_bytes record)
 {
     kaws__entry *e = kaws__mem_new(c->hooks, record.len);
 
@@ -9666,7 +9765,7 @@ kaws__cache_new(kaws__cache *c, kaws_bytes record)
 
 
 static int
-kaws__cache_rehash(kaws__cache *c, size_t slot_count)
+kaws__table_rehash(kaws__table *c, size_t slot_count)
 {
     kaws__slot *slots = kaws__mem_new(c->hooks, slot_count * sizeof *slots);
     size_t i, at;
@@ -9691,7 +9790,7 @@ kaws__cache_rehash(kaws__cache *c, size_t slot_count)
 /* Makes sure that so many more entries can be added without asking for memory.
  * The table is kept at most three quarters full. */
 static int
-kaws__cache_reserve(kaws__cache *c, size_t more)
+kaws__table_reserve(kaws__table *c, size_t more)
 {
     size_t need = c->count + more, max = c->max, slots = c->slot_count;
     kaws__place *places;
@@ -9710,36 +9809,36 @@ kaws__cache_reserve(kaws__cache *c, size_t more)
     }
     for (slots = slots < 32 ? 32 : slots; need * 4 > slots * 3; slots *= 2)
         continue;
-    return slots == c->slot_count || kaws__cache_rehash(c, slots);
+    return slots == c->slot_count || kaws__table_rehash(c, slots);
 }
 
 
 /* Takes the entry over, behind all others; 0 if its name is there already.
  * Room must have been reserved. */
 static int
-kaws__cache_add(kaws__cache *c, kaws__entry *e)
+kaws__table_add(kaws__table *c, kaws__entry *e)
 {
     kaws_bytes key, user;
     kaws__slot *slot;
     uint32_t hash;
 
-    kaws__cache_name(e, &key, &user);
-    hash = kaws__cache_hash(c, key, user);
-    slot = kaws__cache_slot(c, hash, key, user);
+    kaws__table_name(e, &key, &user);
+    hash = kaws__table_hash(c, key, user);
+    slot = kaws__table_slot(c, hash, key, user);
     if (slot->entry != NULL)
         return 0;
     slot->hash = hash;
     slot->entry = e;
     c->places[c->count].serial = c->next_serial++;
     c->places[c->count++].entry = e;
-    c->image_entries += (size_t)kaws__cache_in_image(c, e);
+    c->image_entries += (size_t)kaws__table_in_image(c, e);
     return 1;
 }
 
 
 /* The index of the first entry whose serial is not smaller. */
 static size_t
-kaws__cache_from(const kaws__cache *c, uint64_t serial)
+kaws__table_from(const kaws__table *c, uint64_t serial)
 {
     size_t low = 0, high = c->count, middle;
 
@@ -9755,12 +9854,12 @@ kaws__cache_from(const kaws__cache *c, uint64_t serial)
 
 
 static size_t
-kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
+kaws__table_slot_of(const kaws__table *c, const kaws__entry *e)
 {
     kaws_bytes key, user;
 
-    kaws__cache_name(e, &key, &user);
-    return (size_t)(kaws__cache_slot(c, kaws__cache_hash(c, key, user), key,
+    kaws__table_name(e, &key, &user);
+    return (size_t)(kaws__table_slot(c, kaws__table_hash(c, key, user), key,
                                      user) - c->slots);
 }
 
@@ -9768,9 +9867,9 @@ kaws__cache_slot_of(const kaws__cache *c, const kaws__entry *e)
 /* Takes an entry out and lets it go. Those that were pushed along by it in the
  * table move up, so that a search never stops at a hole too early. */
 static void
-kaws__cache_remove(kaws__cache *c, kaws__entry *e)
+kaws__table_remove(kaws__table *c, kaws__entry *e)
 {
-    size_t mask = c->slot_count - 1, hole = kaws__cache_slot_of(c, e);
+    size_t mask = c->slot_count - 1, hole = kaws__table_slot_of(c, e);
     size_t i, at = 0;
 
     for (i = (hole + 1) & mask; c->slots[i].entry != NULL; i = (i + 1) & mask) {
@@ -9787,28 +9886,28 @@ kaws__cache_remove(kaws__cache *c, kaws__entry *e)
     c->count--;
     memmove(c->places + at, c->places + at + 1,
             (c->count - at) * sizeof *c->places);
-    kaws__cache_drop(c, e);
+    kaws__table_drop(c, e);
 }
 
 
 /* Puts `fresh` in the place of the entry at `index`, which is let go: the same
  * name, sealed anew. */
 static void
-kaws__cache_swap(kaws__cache *c, size_t index, kaws__entry *fresh)
+kaws__table_swap(kaws__table *c, size_t index, kaws__entry *fresh)
 {
     kaws__entry *old = c->places[index].entry;
 
-    c->slots[kaws__cache_slot_of(c, old)].entry = fresh;
+    c->slots[kaws__table_slot_of(c, old)].entry = fresh;
     c->places[index].entry = fresh;
-    kaws__cache_drop(c, old);
+    kaws__table_drop(c, old);
 }
 
 
 /* ==========================================================================
  * ROOM  ring     the public functions: the lock and the policy
  * ==========================================================================
- * Uses: plat err mem buf text crypto creds arn trust calls kms file store
- *        cache
+ * Uses: sys thread disk err mem buf text crypto creds arn trust calls kms file
+ *        store table
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9839,7 +9938,7 @@ struct kaws {
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
     kaws__file   file;
-    kaws__cache  cache;
+    kaws__table  table;
     kaws__sha256 state;           /* over the whole file                      */
     uint64_t     committed;       /* the cell at open                         */
     int          unsettled;       /* from there on; see file_settle           */
@@ -9938,7 +10037,7 @@ kaws__ring_entry(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    *e = kaws__cache_find(&ring->cache, key_id, user_id);
+    *e = kaws__table_find(&ring->table, key_id, user_id);
     if (*e != NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
@@ -9952,7 +10051,7 @@ kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 {
     char shown[96];
 
-    if (kaws__cache_find(&ring->cache, key_id, user_id) == NULL)
+    if (kaws__table_find(&ring->table, key_id, user_id) == NULL)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
                          kaws__text_show(shown, sizeof shown, key_id));
@@ -10031,7 +10130,7 @@ kaws__ring_mend_torn(kaws *ring, kaws_error *err)
                       "are an entry that was never acknowledged; they are not "
                       "read, and left as they are", more, f->shown);
     else if (more > 0)
-        status = kaws__file_set_aside(f, kaws__buf_view(&ring->cache.image),
+        status = kaws__file_set_aside(f, kaws__buf_view(&ring->table.image),
                                       ring->hooks.now_ms(ring->hooks.ctx) /
                                       1000, err);
     if (f->torn < more)
@@ -10064,7 +10163,7 @@ kaws__ring_mend(kaws *ring, kaws_error *err)
     kaws_status status = KAWS_OK;
 
     if (ring->unsettled)
-        status = kaws__file_settle(f, kaws__buf_view(&ring->cache.image),
+        status = kaws__file_settle(f, kaws__buf_view(&ring->table.image),
                                    ring->committed, err);
     if (status == KAWS_OK && ring->unsettled &&
         ring->committed != f->size - f->torn)
@@ -10077,9 +10176,9 @@ kaws__ring_mend(kaws *ring, kaws_error *err)
 static void
 kaws__ring_end(kaws *ring)
 {
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     kaws__file_release(&ring->file);
-    kaws__plat_turn_give(&ring->turn, 1);
+    kaws__thread_turn_end(&ring->turn, 1);
 }
 
 
@@ -10091,7 +10190,7 @@ static kaws_status
 kaws__ring_begin(kaws *ring, kaws_error *err)
 {
     kaws_status status;
-    int waited = kaws__plat_turn_take(&ring->turn, KAWS__RING_TURN_MS);
+    int waited = kaws__thread_turn_wait(&ring->turn, KAWS__RING_TURN_MS);
 
     if (waited < 0)
         return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
@@ -10100,10 +10199,10 @@ kaws__ring_begin(kaws *ring, kaws_error *err)
                              ring->file.shown, KAWS__RING_TURN_MS / 1000);
     status = kaws__file_hold(&ring->file, waited, err);
     if (status != KAWS_OK) {
-        kaws__plat_turn_give(&ring->turn, 0);
+        kaws__thread_turn_end(&ring->turn, 0);
         return status;
     }
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     status = kaws__ring_mend(ring, err);
     if (status != KAWS_OK)
         kaws__ring_end(ring);
@@ -10118,7 +10217,7 @@ kaws__ring_note(kaws *ring, const char *what)
 
     kaws__text_hex(sum, kaws__file_sum(&ring->file), 4);
     kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
-                  what, ring->file.shown, (unsigned long)ring->cache.count,
+                  what, ring->file.shown, (unsigned long)ring->table.count,
                   sum);
 }
 
@@ -10130,7 +10229,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 {
     kaws__sha256 state = ring->state;
     uint8_t cell[16];
-    kaws_bytes record = kaws__cache_record(e);
+    kaws_bytes record = kaws__table_record(e);
     kaws_bytes patch = { cell, sizeof cell };
     kaws__buf bytes;
     uint8_t *digest;
@@ -10141,7 +10240,7 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
     kaws__buf_put(&bytes, record.at, record.len);
     digest = kaws__buf_grow(&bytes, 32);
     if (status == KAWS_OK && (digest == NULL ||
-                              !kaws__cache_reserve(&ring->cache, 1)))
+                              !kaws__table_reserve(&ring->table, 1)))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
     if (status == KAWS_OK) {
         kaws__crypto_update(&state, record.at, record.len);
@@ -10154,10 +10253,10 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
         ring->uncertain = 1;
     if (landed) {
         ring->state = state;
-        (void)kaws__cache_add(&ring->cache, e);
+        (void)kaws__table_add(&ring->table, e);
         kaws__ring_note(ring, "added a key to");
     } else {
-        kaws__cache_drop(&ring->cache, e);
+        kaws__table_drop(&ring->table, e);
     }
     kaws__buf_free(&bytes);
     return status;
@@ -10181,7 +10280,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
     *landed = 0;
     for (i = 0; i < count; i++)
         if (places[i].entry != skip)
-            size += kaws__cache_record(places[i].entry).len + 32;
+            size += kaws__table_record(places[i].entry).len + 32;
     if (status == KAWS_OK)
         status = kaws__file_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
@@ -10190,7 +10289,7 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
         for (i = 0; i < count; i++) {
             if (places[i].entry == skip)
                 continue;
-            record = kaws__cache_record(places[i].entry);
+            record = kaws__table_record(places[i].entry);
             kaws__crypto_update(&state, record.at, record.len);
             kaws__store_seal(&state, digest);
             kaws__file_put(&w, record.at, record.len);
@@ -10222,18 +10321,18 @@ kaws__ring_count_records(kaws_bytes all, uint64_t good)
 }
 
 
-/* Takes the records of a file that adds up into the cache, where they stand in
+/* Takes the records of a file that adds up into the table, where they stand in
  * its image. */
 static kaws_status
 kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
 {
-    kaws_bytes all = kaws__buf_view(&ring->cache.image);
+    kaws_bytes all = kaws__buf_view(&ring->table.image);
     size_t at = KAWS__STORE_HEADER;
     kaws__record r;
     kaws__entry *e;
     const char *wrong;
 
-    if (!kaws__cache_reserve(&ring->cache, kaws__ring_count_records(all, good)))
+    if (!kaws__table_reserve(&ring->table, kaws__ring_count_records(all, good)))
         return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
                              "memory");
     while (at < good) {
@@ -10244,10 +10343,10 @@ kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
             wrong = "an entry's length does not match its check";
         else
             wrong = kaws__store_parse(record, &r);
-        e = (kaws__entry *)(ring->cache.image.at + at);
+        e = (kaws__entry *)(ring->table.image.at + at);
         if (wrong == NULL)
             kaws__trust_entry(&ring->kms.trust, r.arn);
-        if (wrong == NULL && !kaws__cache_add(&ring->cache, e))
+        if (wrong == NULL && !kaws__table_add(&ring->table, e))
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(ring->file.shown, at, wrong, err);
@@ -10268,7 +10367,7 @@ kaws__ring_create(kaws *ring, kaws_error *err)
                              ring->file.shown);
     if (ring->hooks.random(ring->hooks.ctx, ring->file_id,
                            sizeof ring->file_id) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes for the data file's id");
     status = kaws__file_root(&ring->file, err);
     if (status == KAWS_OK)
@@ -10293,7 +10392,7 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
         return status;
     if (!ring->file.exists)
         return kaws__ring_create(ring, err);
-    all = kaws__cache_keep(&ring->cache, bytes);
+    all = kaws__table_keep(&ring->table, bytes);
     status = kaws__store_check(ring->file.shown, all, &found, err);
     if (status != KAWS_OK)
         return status;
@@ -10323,9 +10422,9 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     kaws_status status;
 
     if (ring->hooks.random(ring->hooks.ctx, seed, sizeof seed) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
-    kaws__cache_open(&ring->cache, &ring->hooks, seed);
+    kaws__table_open(&ring->table, &ring->hooks, seed);
     kaws__buf_init(&bytes, &ring->hooks);
     status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
                              err);
@@ -10351,13 +10450,13 @@ kaws__ring_hooks(kaws_hooks *hooks)
     if (hooks->memory == NULL)
         hooks->memory = kaws__mem_builtin;
     if (hooks->now_ms == NULL)
-        hooks->now_ms = kaws__plat_now_ms;
+        hooks->now_ms = kaws__sys_now_ms;
     if (hooks->ticks_ms == NULL)
-        hooks->ticks_ms = kaws__plat_ticks_ms;
+        hooks->ticks_ms = kaws__sys_ticks_ms;
     if (hooks->sleep_ms == NULL)
-        hooks->sleep_ms = kaws__plat_sleep_ms;
+        hooks->sleep_ms = kaws__sys_sleep_ms;
     if (hooks->random == NULL)
-        hooks->random = kaws__plat_random;
+        hooks->random = kaws__sys_random;
 }
 
 
@@ -10385,7 +10484,7 @@ kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
             continue;
         kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
         if (i < PATHS)
-            kaws__plat_tidy((char *)ring->strings.at + at);
+            kaws__disk_tidy_path((char *)ring->strings.at + at);
         *texts[i] = (const char *)ring->strings.at + at;
     }
     if (ring->strings.failed)
@@ -10422,11 +10521,11 @@ kaws__ring_free(kaws *ring)
 
     kaws__kms_close(&ring->kms);
     kaws__file_close(&ring->file);
-    kaws__cache_close(&ring->cache);
+    kaws__table_close(&ring->table);
     kaws__buf_free(&ring->strings);
-    kaws__plat_lock_free(&ring->lock);
-    kaws__plat_lock_free(&ring->settings);
-    kaws__plat_turn_free(&ring->turn);
+    kaws__thread_lock_free(&ring->lock);
+    kaws__thread_lock_free(&ring->settings);
+    kaws__thread_turn_free(&ring->turn);
     kaws__mem_free(&hooks, ring, sizeof *ring);
 }
 
@@ -10434,14 +10533,14 @@ kaws__ring_free(kaws *ring)
 static int
 kaws__ring_locks(kaws *ring)
 {
-    if (kaws__plat_lock_init(&ring->lock) != 0)
+    if (kaws__thread_lock_init(&ring->lock) != 0)
         return 0;
-    if (kaws__plat_lock_init(&ring->settings) == 0) {
-        if (kaws__plat_turn_init(&ring->turn) == 0)
+    if (kaws__thread_lock_init(&ring->settings) == 0) {
+        if (kaws__thread_turn_init(&ring->turn) == 0)
             return 1;
-        kaws__plat_lock_free(&ring->settings);
+        kaws__thread_lock_free(&ring->settings);
     }
-    kaws__plat_lock_free(&ring->lock);
+    kaws__thread_lock_free(&ring->lock);
     return 0;
 }
 
@@ -10575,7 +10674,7 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     if (status == KAWS_OK) {
         status = kaws__ring_absent(ring, key_id, user_id, err);
         if (status == KAWS_OK && !record.failed)
-            e = kaws__cache_new(&ring->cache, kaws__buf_view(&record));
+            e = kaws__table_new(&ring->table, kaws__buf_view(&record));
         if (status == KAWS_OK && e == NULL)
             status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of "
                                    "memory");
@@ -10610,11 +10709,11 @@ kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
     status = kaws__kms_has_key(op);
     if (status != KAWS_OK)
         return status;
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     status = kaws__ring_certain(ring, err);
     if (status == KAWS_OK)
         status = kaws__ring_absent(ring, *key_id, *user_id, err);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     return status;
 }
 
@@ -10762,7 +10861,7 @@ kaws__ring_copy_free(kaws *ring, kaws__copy *copy)
 static void
 kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
 {
-    kaws_bytes bytes = kaws__cache_record(e);
+    kaws_bytes bytes = kaws__table_record(e);
 
     memcpy(copy->bytes, bytes.at, bytes.len);
     bytes.at = copy->bytes;
@@ -10786,11 +10885,11 @@ kaws__ring_find(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     *copy = kaws__ring_copy_new(ring);
     if (*copy == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of memory");
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
     if (status == KAWS_OK)
         kaws__ring_copy(ring, e, *copy);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     return status;
 }
 
@@ -10888,19 +10987,19 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
         status = kaws__ring_may_change(ring, err);
     if (status != KAWS_OK)
         return status;
-    kaws__plat_lock(&ring->lock);         /* what is not there waits for none */
+    kaws__thread_lock(&ring->lock);       /* what is not there waits for none */
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     if (status == KAWS_OK)
         status = kaws__ring_begin(ring, err);
     if (status != KAWS_OK)
         return status;
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
     if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, ring->cache.places,
-                                    ring->cache.count, e, &landed, err);
+        status = kaws__ring_replace(ring, ring->table.places,
+                                    ring->table.count, e, &landed, err);
     if (landed) {
-        kaws__cache_remove(&ring->cache, e);
+        kaws__table_remove(&ring->table, e);
         kaws__ring_note(ring, "removed a key from");
     }
     kaws__ring_end(ring);
@@ -10934,7 +11033,7 @@ kaws__ring_walk_text(char **at, kaws_bytes text)
 
 
 static void
-kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
+kaws__ring_walk_fill(kaws_walk *walk, const kaws__table *table)
 {
     kaws_entry_info *info = walk->all;
     char *texts = (char *)(info + walk->count);
@@ -10942,7 +11041,7 @@ kaws__ring_walk_fill(kaws_walk *walk, const kaws__cache *cache)
     size_t i;
 
     for (i = 0; i < walk->count; i++, info++) {
-        (void)kaws__store_parse(kaws__cache_record(cache->places[i].entry), &r);
+        (void)kaws__store_parse(kaws__table_record(table->places[i].entry), &r);
         info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
         info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
         info->type = kaws__ring_walk_text(&texts, r.type);
@@ -10968,10 +11067,10 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
         *walk = NULL;
     if (ring == NULL || walk == NULL)
         return kaws__ring_argument("ring and walk must not be NULL", err);
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     /* Of each record four texts, and their NULs. */
-    for (i = 0; i < ring->cache.count; i++) {
-        record = kaws__cache_record(ring->cache.places[i].entry);
+    for (i = 0; i < ring->table.count; i++) {
+        record = kaws__table_record(ring->table.places[i].entry);
         size += sizeof(kaws_entry_info) + record.at[9] + record.at[10] +
                 record.at[11] + (size_t)kaws__store_get(record.at + 14, 2) + 4;
     }
@@ -10979,10 +11078,10 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
     if (w != NULL) {
         w->hooks = ring->hooks;
         w->size = size;
-        w->count = ring->cache.count;
-        kaws__ring_walk_fill(w, &ring->cache);
+        w->count = ring->table.count;
+        kaws__ring_walk_fill(w, &ring->table);
     }
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     if (w == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "walking over the keys: out of "
                              "memory");
@@ -11068,14 +11167,14 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__trust_choose_tried(trust, kms_key_id, region))
         return KAWS_OK;
-    kaws__plat_lock(&ring->settings);
+    kaws__thread_lock(&ring->settings);
     /* Again if a tried one was taken meanwhile: to try more takes the lock */
     do {
         status = kaws__trust_choice(trust, kms_key_id, region, &choice, err);
         if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &choice, err);
     } while (status == KAWS_OK && !kaws__trust_choose(trust, &choice, take));
-    kaws__plat_unlock(&ring->settings);
+    kaws__thread_unlock(&ring->settings);
     return status;
 }
 
@@ -11242,18 +11341,18 @@ kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
     size_t at;
     int found = 0;
 
-    kaws__plat_lock(&ring->lock);
-    at = kaws__cache_from(&ring->cache, w->next);
+    kaws__thread_lock(&ring->lock);
+    at = kaws__table_from(&ring->table, w->next);
     if (w->status == KAWS_OK && w->claimed < w->max &&
-        at < ring->cache.count &&
-        ring->cache.places[at].serial < w->limit) {
-        kaws__ring_copy(ring, ring->cache.places[at].entry, copy);
-        w->next = ring->cache.places[at].serial + 1;
+        at < ring->table.count &&
+        ring->table.places[at].serial < w->limit) {
+        kaws__ring_copy(ring, ring->table.places[at].entry, copy);
+        w->next = ring->table.places[at].serial + 1;
         *index = w->claimed++;
-        w->fresh[*index].serial = ring->cache.places[at].serial;
+        w->fresh[*index].serial = ring->table.places[at].serial;
         found = 1;
     }
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     return found;
 }
 
@@ -11274,7 +11373,7 @@ kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
     kaws__buf_init(&bytes, &ring->hooks);
     kaws__store_record(&bytes, &r);
     if (!bytes.failed)
-        e = kaws__cache_new(&ring->cache, kaws__buf_view(&bytes));
+        e = kaws__table_new(&ring->table, kaws__buf_view(&bytes));
     kaws__buf_free(&bytes);
     return e;
 }
@@ -11312,16 +11411,12 @@ static void
 kaws__ring_rewrap_fail(kaws__rewrap *w, const kaws__copy *copy,
                        const kaws_error *err)
 {
-    char shown[96], words[192];
-
     if (w->status != KAWS_OK)
         return;
     w->status = err->status;
     w->err = *err;
-    (void)snprintf(words, sizeof words, "re-wrapping the key '%s' failed, and "
-                   "nothing was changed: ",
-                   kaws__text_show(shown, sizeof shown, copy->record.key_id));
-    kaws__err_prefix(&w->err, words);
+    kaws__err_prefix(&w->err, "re-wrapping the key '%s' failed, and nothing "
+                     "was changed: ", KAWS__SHOW(copy->record.key_id));
 }
 
 
@@ -11341,7 +11436,7 @@ kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
         if (e == NULL)
             status = kaws__err_set(&err, KAWS_MEMORY, "out of memory");
     }
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     w->fresh[index].entry = e;
     ring->rewrap_done += e != NULL;
     if (e != NULL &&
@@ -11350,7 +11445,7 @@ kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
         w->renewed++;
     if (status != KAWS_OK)
         kaws__ring_rewrap_fail(w, copy, &err);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
 }
 
 
@@ -11363,11 +11458,11 @@ kaws__ring_rewrap_worker(void *arg)
     size_t index;
 
     if (copy == NULL) {
-        kaws__plat_lock(&ring->lock);
+        kaws__thread_lock(&ring->lock);
         if (w->status == KAWS_OK)
             w->status = kaws__err_set(&w->err, KAWS_MEMORY, "re-wrapping: out "
                                       "of memory");
-        kaws__plat_unlock(&ring->lock);
+        kaws__thread_unlock(&ring->lock);
         return;
     }
     while (kaws__ring_rewrap_claim(w, copy, &index))
@@ -11393,8 +11488,8 @@ kaws__ring_by_blob(const void *a, const void *b)
     const kaws__place *x = a, *y = b;
     kaws__record r, q;
 
-    if (kaws__store_parse(kaws__cache_record(x->entry), &r) != NULL ||
-        kaws__store_parse(kaws__cache_record(y->entry), &q) != NULL)
+    if (kaws__store_parse(kaws__table_record(x->entry), &r) != NULL ||
+        kaws__store_parse(kaws__table_record(y->entry), &q) != NULL)
         return 0;                         /* never: we have just made them   */
     if (r.blob.len != q.blob.len)
         return r.blob.len < q.blob.len ? -1 : 1;
@@ -11436,8 +11531,8 @@ static kaws_status
 kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
 {
     kaws *ring = w->ring;
-    kaws__cache *cache = &ring->cache;
-    size_t count = cache->count, i, f = 0;
+    kaws__table *table = &ring->table;
+    size_t count = table->count, i, f = 0;
     kaws__place *list = kaws__mem_new(&ring->hooks,
                                       (count + 1) * sizeof *list);
     int landed = 0;
@@ -11446,7 +11541,7 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     if (list == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     for (i = 0; i < count; i++) {
-        list[i] = cache->places[i];
+        list[i] = table->places[i];
         while (f < w->claimed && w->fresh[f].serial < list[i].serial)
             f++;                          /* removed in the meantime         */
         if (f < w->claimed && w->fresh[f].serial == list[i].serial)
@@ -11454,12 +11549,12 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     }
     status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
     for (i = 0, f = 0; landed && i < count; i++) {
-        if (list[i].entry == cache->places[i].entry)
+        if (list[i].entry == table->places[i].entry)
             continue;
         while (w->fresh[f].serial != list[i].serial)
             f++;
-        w->fresh[f++].entry = NULL;       /* the cache's from here on        */
-        kaws__cache_swap(cache, i, list[i].entry);
+        w->fresh[f++].entry = NULL;       /* the table's from here on        */
+        kaws__table_swap(table, i, list[i].entry);
     }
     kaws__mem_free(&ring->hooks, list, (count + 1) * sizeof *list);
     if (landed)
@@ -11475,7 +11570,7 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
     kaws_status status;
     size_t i, threads = (size_t)ring->rewrap_parallel;
 
-    kaws__plat_parallel((int)(threads < w->max ? threads : w->max),
+    kaws__thread_parallel((int)(threads < w->max ? threads : w->max),
                         kaws__ring_rewrap_worker, w);
     status = w->status;
     if (status != KAWS_OK)
@@ -11488,10 +11583,10 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
         status = kaws__ring_rewrap_commit(w, err);
         kaws__ring_end(ring);
     }
-    kaws__plat_lock(&ring->lock);
-    for (i = 0; i < w->claimed; i++)      /* drop looks at the cache's image */
-        kaws__cache_drop(&ring->cache, w->fresh[i].entry);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
+    for (i = 0; i < w->claimed; i++)      /* drop looks at the table's image */
+        kaws__table_drop(&ring->table, w->fresh[i].entry);
+    kaws__thread_unlock(&ring->lock);
     return status;
 }
 
@@ -11541,7 +11636,7 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
     if (status != KAWS_OK)
         return status;
     w.target = op.target;
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     status = kaws__ring_certain(ring, err);
     if (status == KAWS_OK && ring->rewrapping)
         status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
@@ -11549,21 +11644,21 @@ kaws_rewrap_all(kaws *ring, kaws_error *err)
                                (unsigned long)ring->rewrap_done,
                                (unsigned long)ring->rewrap_total);
     if (status == KAWS_OK) {
-        w.limit = ring->cache.next_serial;
-        w.max = ring->cache.count;
+        w.limit = ring->table.next_serial;
+        w.max = ring->table.count;
         ring->rewrapping = 1;
         ring->rewrap_done = 0;
         ring->rewrap_total = w.max;
     }
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     if (status != KAWS_OK)
         return status;
     if (w.max > 0)
         status = kaws__ring_rewrap_run(&w, err);
-    kaws__plat_lock(&ring->lock);
+    kaws__thread_lock(&ring->lock);
     ring->rewrapping = 0;
     ring->rewrap_done = ring->rewrap_total = 0;
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
     return status;
 }
 
@@ -11578,13 +11673,13 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     if (ring == NULL)
         return;
     kaws__calls_stats(&ring->kms.calls, stats);
-    kaws__plat_lock(&ring->lock);
-    stats->keys = ring->cache.count;
+    kaws__thread_lock(&ring->lock);
+    stats->keys = ring->table.count;
     stats->rewrap_done = ring->rewrap_done;
     stats->rewrap_total = ring->rewrap_total;
     memcpy(stats->checksum, kaws__file_sum(&ring->file),
            sizeof stats->checksum);
-    kaws__plat_unlock(&ring->lock);
+    kaws__thread_unlock(&ring->lock);
 }
 
 

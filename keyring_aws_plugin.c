@@ -1,7 +1,7 @@
 /* keyring_aws_plugin.c - MySQL's keyring_aws plugin, open - BSD-2-Clause
  *
- * Guards a MySQL server's keys with AWS KMS: InnoDB's master keys, those of the
- * binary log, and whatever keyring_udf stores. One binary serves MySQL 5.7,
+ * Protects a MySQL server's keys with AWS KMS: InnoDB's master keys, those of
+ * the binary log, and whatever keyring_udf stores. One binary serves MySQL 5.7,
  * 8.0, 8.4 and 9.x, and does what MySQL's manual says of keyring_aws.
  *
  * COMPILE    keyring_aws.h lies beside this file; no MySQL headers are needed.
@@ -18,7 +18,8 @@
  *     keyring_aws_cmk_id = alias/mysql
  *     keyring_aws_region = eu-west-1
  *
- * ROTATE     The statements to begin with, once; the last whenever it is time.
+ * ROTATE     Run the first two statements once, and the last one whenever the
+ *            KMS key is to be rotated.
  *
  *     CREATE FUNCTION keyring_aws_rotate_cmk
  *         RETURNS INTEGER SONAME 'keyring_aws.so';
@@ -27,17 +28,19 @@
  *     SELECT keyring_aws_rotate_cmk(), keyring_aws_rotate_keys();
  *
  * CONTENTS   lobby       what is included, and how symbols are exported
- *            abi         the little of MySQL's binary interface we need
- *            server      services, the log, errors, who is asking
- *            ring        the one open keyring, and who is using it
- *            status      the status variables
- *            settings    the system variables
+ *            abi         the part of MySQL's binary interface that we use
+ *            guard       the open keyring, who uses it, what SET GLOBAL wants
+ *            server      the host: services, log, errors, who is calling
+ *            status      the status variables: a table, a row each
+ *            settings    the system variables: a table, a row each
  *            keyring     what the server calls: store, fetch, ...
- *            functions   the SQL functions
+ *            functions   the SQL functions: a table, a row each
  *            life        start, end, and which server this is
  *
- * Rooms call only rooms above them. All that concerns KMS, the data file and
- * credentials is keyring_aws.h's; here is only what makes it a MySQL plugin.
+ * Rooms call only rooms above them. KMS, the data file and credentials are the
+ * library's, in keyring_aws.h; this file makes a MySQL plugin of it. The room
+ * guard knows no server: it sees its host through four functions. So a second
+ * way in (a keyring component) can have a guard of its own in this file.
  */
 
 
@@ -47,8 +50,8 @@
  * Uses: nothing
  * Gives: PLUG__EXPORT PLUG__CONSTRUCTOR PLUG__FORMAT PLUG__STORE PLUG__LOAD
  *
- * The library is compiled in, all static: this file's only symbols are those
- * that the server looks up, whether or not -fvisibility=hidden is given.
+ * The library is compiled in, and all of it is static: this file exports only
+ * the symbols that the server looks up, with or without -fvisibility=hidden.
  */
 
 #define KEYRING_AWS_STATIC
@@ -63,39 +66,39 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <time.h>
 
 #define PLUG__EXPORT        __attribute__((visibility("default")))
 #define PLUG__CONSTRUCTOR   __attribute__((constructor))
 #define PLUG__FORMAT(f, a)  __attribute__((format(printf, f, a)))
 
-/* What two threads touch with no lock that both could take, as the server reads
- * a status variable while we write it, must never be seen half written. */
+/* Two threads may access these values without a common lock: the server reads
+ * a status variable while we write it. No thread may see half a value. */
 #define PLUG__STORE(at, value)  __atomic_store_n(at, value, __ATOMIC_RELAXED)
 #define PLUG__LOAD(at)          __atomic_load_n(at, __ATOMIC_RELAXED)
 
 
 /* ==========================================================================
- * ROOM  abi         the little of MySQL's binary interface we need
+ * ROOM  abi         the part of MySQL's binary interface that we use
  * ==========================================================================
  * Uses: nothing
  * Gives: abi_log abi_malloc abi_alloc abi_parser abi_security | abi_var
- *        abi_show | abi_keyring abi_plugin_57 abi_plugin_80 | abi_udf
+ *        abi_show | abi_keyring abi_plugins | abi_udf
  *
- * All of it has been the same from 5.7 to 9.x, but for one thing: 8.0 put
- * check_uninstall into the middle of the plugin's description, so there are two
- * of those and room life chooses. THD and the other C++ objects are only ever
- * pointers to us. Only what is used is declared; what we pass over in a table
- * of functions is called skipped.
+ * The interface is the same from 5.7 to 9.x with one exception: 8.0 inserted
+ * check_uninstall into the middle of a plugin's description. So there are two
+ * descriptions, and room life chooses one. THD and the other C++ objects are
+ * opaque pointers here. Members that we do not use are called skipped.
  */
 
 enum {
-    PLUG__ABI_INTERFACE   = 0x0100,     /* no server's own: so that it copies
-                                         * our description by our size of it */
+    PLUG__ABI_INTERFACE   = 0x0100,     /* no server has this version, so each
+                                         * copies our description by its size */
     PLUG__ABI_KEYRING     = 10,         /* plugin type                       */
     PLUG__ABI_KEYRING_API = 0x0101,
     PLUG__ABI_LICENCE_BSD = 2,
-    PLUG__ABI_ALLOW_EARLY = 4,          /* 8.0+ loads no plugin early without */
+    PLUG__ABI_ALLOW_EARLY = 4,          /* 8.0+ needs it for an early load   */
     PLUG__ABI_MY_WME      = 16,         /* my_malloc: report it when it fails */
     PLUG__ABI_ERRMSG_SIZE = 512         /* bytes of a client's error message */
 };
@@ -159,34 +162,24 @@ struct plug__abi_value {
     const char *(*val_str)(plug__abi_value *value, char *buf, int *len);
 };
 
-typedef int  plug__abi_check(void *thd, void *var, void *save,
-                             plug__abi_value *value);
-typedef void plug__abi_update(void *thd, void *var, void *at, const void *save);
+typedef union plug__abi_default {
+    const char *text;
+    int         number[4];              /* default, least, most, step        */
+    char        flag;
+} plug__abi_default;
 
-typedef struct plug__abi_var {          /* the server writes into it         */
+typedef struct plug__abi_var plug__abi_var;
+
+struct plug__abi_var {                  /* the server writes into it         */
     int               flags;
     const char       *name, *comment;
-    plug__abi_check  *check;            /* NULL: the server's own            */
-    plug__abi_update *update;
-} plug__abi_var;
-
-typedef struct plug__abi_var_str {
-    plug__abi_var head;
-    char        **at;
-    const char   *def_val;
-} plug__abi_var_str;
-
-typedef struct plug__abi_var_int {
-    plug__abi_var head;
-    int          *at;
-    int           def_val, min_val, max_val, block_size;
-} plug__abi_var_int;
-
-typedef struct plug__abi_var_bool {
-    plug__abi_var head;
-    char         *at;
-    char          def_val;
-} plug__abi_var_bool;
+    int             (*check)(void *thd, plug__abi_var *var, void *save,
+                             plug__abi_value *value);    /* NULL: its own    */
+    void            (*update)(void *thd, plug__abi_var *var, void *at,
+                              const void *save);
+    void             *at;               /* of the value                      */
+    plug__abi_default def;
+};
 
 typedef struct plug__abi_show {
     const char *name;
@@ -227,16 +220,17 @@ typedef struct plug__abi_tail {
     unsigned long   flags;
 } plug__abi_tail;
 
-typedef struct plug__abi_plugin_57 {
-    plug__abi_head  head;
-    plug__abi_tail  tail;
-} plug__abi_plugin_57;
-
-typedef struct plug__abi_plugin_80 {
-    plug__abi_head  head;
-    int           (*check_uninstall)(void *plugin);
-    plug__abi_tail  tail;
-} plug__abi_plugin_80;
+typedef union plug__abi_plugins {       /* the second element ends the list  */
+    struct {
+        plug__abi_head  head;
+        plug__abi_tail  tail;
+    } v57[2];
+    struct {
+        plug__abi_head  head;
+        int           (*check_uninstall)(void *plugin);
+        plug__abi_tail  tail;
+    } v80[2];
+} plug__abi_plugins;
 
 /* ---- loadable functions -------------------------------------------------- */
 
@@ -250,26 +244,403 @@ typedef struct plug__abi_udf {
 } plug__abi_udf;
 
 typedef struct plug__abi_udf_args {
-    unsigned count;                     /* and more that we have no use for  */
+    unsigned count;                     /* and more that we do not use       */
 } plug__abi_udf_args;
 
 
 /* ==========================================================================
- * ROOM  server      services, the log, errors, who is asking
+ * ROOM  guard       the open keyring, who uses it, what SET GLOBAL wants
  * ==========================================================================
- * Uses: abi
- * Gives: server_has server_remember | server_starting server_hear server_ending
- *        | server_log server_say server_raise | server_session server_statement
- *        server_super server_stopped server_replays
+ * Uses: nothing
+ * Gives: guard_host guard_config guard_values guard | guard_say guard_raise
+ *        guard_fail guard_admits | guard_merge guard_want guard_wanted |
+ *        guard_open guard_publish guard_take guard_take_to_seal guard_drop |
+ *        guard_try guard_refresh
  *
- * A service is a symbol of ours that holds the version we were written for,
- * until the server, loading us as a plugin, puts its own table's address there.
- * CREATE FUNCTION maps this file without doing so: use asks server_has() first.
+ * A guard keeps one ring (the library's open keyring) for one host. UNINSTALL
+ * PLUGIN does not wait for an SQL function that is still running, so a ring
+ * counts its users, and the last user closes it. INSTALL PLUGIN waits a while
+ * until an earlier ring is closed, and is refused if it is not: two rings in
+ * one process would write the same data file, and each would find that the
+ * other had changed it.
+ *
+ * SET GLOBAL has two steps. The check may wait for KMS, and has the library try
+ * the value. But the statement may still fail because of another variable, and
+ * must change nothing then: so trying changes nothing, and nothing has to be
+ * undone. The update decides. It holds a server-wide lock and must not wait for
+ * the network, a file or the ring. So it only writes down the wanted value,
+ * under a lock that is held for a copy only. The next thread that seals a key
+ * makes the ring adopt the wanted values. If the library tried them last, that
+ * takes no KMS call; else one thread asks KMS, and threads that need the same
+ * values wait and share the answer.
+ *
+ * KMS key and region are one value, tried and adopted as a pair: a KMS key is
+ * looked up in its region, and may exist in no other.
+ */
+
+enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE };   /* levels of a log line   */
+
+enum {
+    PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
+    PLUG__SHOWN     = 256,              /* bytes of a name in it, with NUL   */
+    PLUG__VALUE_MAX = 512               /* bytes of a text to SET, with NUL  */
+};
+
+/* All that a guard asks of its host. */
+typedef struct plug__guard_host {
+    void        (*log)(void *ctx, int level, const char *line);
+    void        (*raise)(unsigned number, const char *text);    /* SQL error */
+    const char *(*refusal)(void);       /* why this caller may not call SQL
+                                         * functions; NULL: it may           */
+    void        (*called)(void);        /* a thread calls: it may look at it */
+} plug__guard_host;
+
+/* The settings that SET GLOBAL can change. "" and 0: no value. */
+enum {
+    PLUG__CMK_ID, PLUG__REGION, PLUG__CONNECT_TIMEOUT, PLUG__TIMEOUT,
+    PLUG__VALUES
+};
+
+typedef struct plug__guard_values {
+    struct {
+        char text[PLUG__VALUE_MAX];
+        int  number;
+    } of[PLUG__VALUES];
+} plug__guard_values;
+
+/* All settings, as a host reads them. */
+typedef struct plug__guard_config {
+    kaws_config        kaws;
+    int                start_seconds;
+    plug__guard_values values;          /* of which these can change         */
+} plug__guard_config;
+
+typedef struct plug__guard_ring {
+    kaws              *kaws;
+    bool               read_only;
+    int                users;           /* one of them is the guard itself   */
+    plug__guard_values has;             /* the texts that it has adopted     */
+    bool               adopting;        /* a thread is asking KMS            */
+    unsigned           asked;           /* how often KMS was asked           */
+    kaws_error         answer;          /* of the last time                  */
+} plug__guard_ring;
+
+typedef struct plug__guard {
+    const plug__guard_host *host;
+    pthread_mutex_t    lock;            /* for the ring, its users and values */
+    pthread_cond_t     adopted;
+    plug__guard_ring  *ring;            /* NULL: the plugin is not up        */
+    int                open;            /* rings that are not closed yet     */
+    pthread_mutex_t    wanted_lock;     /* innermost: held for a copy only   */
+    plug__guard_values wanted;
+    pthread_mutex_t    stats_lock;      /* taken before lock                 */
+    kaws_stats         stats;           /* the host reads it at any time     */
+} plug__guard;
+
+
+/* Logs a line. Names in it must have passed kaws_show(), here or in the
+ * library: so it is one line, whatever they contain. */
+PLUG__FORMAT(3, 4)
+static void
+plug__guard_say(const plug__guard *g, int level, const char *format, ...)
+{
+    char    line[PLUG__LINE];
+    va_list args;
+
+    va_start(args, format);
+    if (vsnprintf(line, sizeof line, format, args) < 0)
+        line[0] = '\0';
+    va_end(args);
+    g->host->log(NULL, level, line);
+}
+
+
+/* Raises an SQL error in the session that runs in this thread. */
+PLUG__FORMAT(3, 4)
+static void
+plug__guard_raise(const plug__guard *g, unsigned number, const char *format,
+                  ...)
+{
+    char    text[PLUG__LINE];
+    va_list args;
+
+    va_start(args, format);
+    if (vsnprintf(text, sizeof text, format, args) >= 0)
+        g->host->raise(number, text);
+    va_end(args);
+}
+
+
+PLUG__FORMAT(3, 4)
+static kaws_status
+plug__guard_fail(kaws_error *err, kaws_status status, const char *format, ...)
+{
+    va_list args;
+
+    memset(err, 0, sizeof *err);
+    err->status = status;
+    va_start(args, format);
+    if (vsnprintf(err->text, sizeof err->text, format, args) < 0)
+        err->text[0] = '\0';
+    va_end(args);
+    return status;
+}
+
+
+/* Whether this caller may call SQL functions. */
+static bool
+plug__guard_admits(const plug__guard *g, kaws_error *err)
+{
+    const char *const why = g->host->refusal();
+
+    if (why != NULL)
+        plug__guard_fail(err, KAWS_DENIED, "%s", why);
+    return why == NULL;
+}
+
+
+/* ---- what SET GLOBAL wants ----------------------------------------------- */
+
+/* Copies the values that there are. */
+static void
+plug__guard_merge(plug__guard_values *to, const plug__guard_values *from)
+{
+    for (int i = 0; i < PLUG__VALUES; i++) {
+        if (from->of[i].text[0] != '\0' || from->of[i].number != 0)
+            to->of[i] = from->of[i];
+    }
+}
+
+
+static void
+plug__guard_want(plug__guard *g, const plug__guard_values *change)
+{
+    pthread_mutex_lock(&g->wanted_lock);
+    plug__guard_merge(&g->wanted, change);
+    pthread_mutex_unlock(&g->wanted_lock);
+}
+
+
+static plug__guard_values
+plug__guard_wanted(plug__guard *g)
+{
+    plug__guard_values wanted;
+
+    pthread_mutex_lock(&g->wanted_lock);
+    wanted = g->wanted;
+    pthread_mutex_unlock(&g->wanted_lock);
+    return wanted;
+}
+
+
+/* ---- the ring and its users ---------------------------------------------- */
+
+/* NULL is allowed. */
+static void
+plug__guard_drop(plug__guard *g, plug__guard_ring *ring)
+{
+    bool last = false;
+
+    pthread_mutex_lock(&g->lock);
+    if (ring != NULL)
+        last = --ring->users == 0;
+    pthread_mutex_unlock(&g->lock);
+    if (!last)
+        return;
+    kaws_close(ring->kaws);
+    free(ring);
+    __atomic_sub_fetch(&g->open, 1, __ATOMIC_RELEASE);
+}
+
+
+/* Makes the ring the one that callers take; NULL: none from now on. Those who
+ * have the ring that it replaces may finish. */
+static void
+plug__guard_publish(plug__guard *g, plug__guard_ring *ring)
+{
+    plug__guard_ring *old;
+
+    pthread_mutex_lock(&g->lock);
+    old     = g->ring;
+    g->ring = ring;
+    pthread_mutex_unlock(&g->lock);
+    plug__guard_drop(g, old);
+}
+
+
+/* The ring, with this caller counted: give it back with guard_drop. NULL:
+ * there is none. Timeouts need no network, so each caller adopts them. */
+static plug__guard_ring *
+plug__guard_take(plug__guard *g, kaws_error *err)
+{
+    plug__guard_ring  *ring;
+    plug__guard_values wanted;
+
+    g->host->called();
+    pthread_mutex_lock(&g->lock);
+    ring = g->ring;
+    if (ring == NULL) {
+        plug__guard_fail(err, KAWS_CONFIG,
+                         "the plugin keyring_aws is not loaded");
+    } else {
+        ring->users++;
+        wanted = plug__guard_wanted(g);
+        kaws_use_timeouts(ring->kaws, wanted.of[PLUG__CONNECT_TIMEOUT].number,
+                          wanted.of[PLUG__TIMEOUT].number);
+    }
+    pthread_mutex_unlock(&g->lock);
+    return ring;
+}
+
+
+/* A new ring, not yet published; NULL on failure. What SET GLOBAL wanted of an
+ * earlier ring is forgotten. */
+static plug__guard_ring *
+plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
+{
+    const struct timespec pause = { 0, 20 * 1000 * 1000 };
+    plug__guard_ring *const ring = calloc(1, sizeof *ring);
+
+    for (int i = 0; i < 1500            /* up to 30 s                        */
+                    && __atomic_load_n(&g->open, __ATOMIC_ACQUIRE) != 0; i++)
+        nanosleep(&pause, NULL);
+    cfg->kaws.hooks.ctx = g;
+    cfg->kaws.hooks.log = g->host->log;
+    if (__atomic_load_n(&g->open, __ATOMIC_ACQUIRE) != 0) {
+        plug__guard_fail(err, KAWS_RUNNING, "an SQL function that began before"
+                         " UNINSTALL PLUGIN is still changing the data file:"
+                         " install the plugin again when it has ended");
+    } else if (ring == NULL) {
+        plug__guard_fail(err, KAWS_MEMORY, "out of memory");
+    } else if (kaws_open(&ring->kaws, &cfg->kaws, err) == KAWS_OK) {
+        ring->users     = 1;
+        ring->read_only = cfg->kaws.read_only != 0;
+        ring->has       = cfg->values;
+        pthread_mutex_lock(&g->wanted_lock);
+        g->wanted = cfg->values;
+        pthread_mutex_unlock(&g->wanted_lock);
+        __atomic_add_fetch(&g->open, 1, __ATOMIC_RELAXED);
+        return ring;
+    }
+    free(ring);
+    return NULL;
+}
+
+
+/* ---- the KMS key and region that are wanted ------------------------------ */
+
+/* Has KMS judge values that somebody wants to SET. Nothing changes. */
+static kaws_status
+plug__guard_try(plug__guard *g, const plug__guard_values *values,
+                kaws_error *err)
+{
+    plug__guard_ring *const ring = plug__guard_take(g, err);
+    const char *const cmk_id = values->of[PLUG__CMK_ID].text;
+
+    if (ring != NULL)
+        (void)kaws_try(ring->kaws, cmk_id[0] != '\0' ? cmk_id : NULL,
+                       values->of[PLUG__REGION].text, err);
+    plug__guard_drop(g, ring);
+    return err->status;
+}
+
+
+/* Makes the ring use the KMS key and region that were last SET. Nobody else
+ * makes it use others meanwhile; but a SET that waits for KMS's judgement holds
+ * up no key. */
+static kaws_status
+plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
+{
+    plug__guard_values wanted;
+    const char *const  cmk_id = wanted.of[PLUG__CMK_ID].text;
+    const char *const  region = wanted.of[PLUG__REGION].text;
+    unsigned           asked;
+
+    err->status = KAWS_OK;
+    pthread_mutex_lock(&g->lock);
+    asked = ring->asked;
+    while (ring->adopting)
+        pthread_cond_wait(&g->adopted, &g->lock);
+    wanted = plug__guard_wanted(g);
+    if (cmk_id[0] == '\0') {
+        plug__guard_fail(err, KAWS_CONFIG,
+                         "keyring_aws_cmk_id has to be set");
+    } else if (strcmp(ring->has.of[PLUG__CMK_ID].text, cmk_id) == 0
+               && strcmp(ring->has.of[PLUG__REGION].text, region) == 0) {
+        ;                               /* it uses them already              */
+    } else if (ring->asked != asked && ring->answer.status != KAWS_OK) {
+        *err = ring->answer;            /* another thread asked as we waited */
+    } else {
+        ring->adopting = true;
+        pthread_mutex_unlock(&g->lock);
+        (void)kaws_use(ring->kaws, cmk_id, region, err);
+        pthread_mutex_lock(&g->lock);
+        if (err->status == KAWS_OK)
+            ring->has = wanted;
+        ring->answer   = *err;
+        ring->adopting = false;
+        ring->asked++;
+        pthread_cond_broadcast(&g->adopted);
+    }
+    pthread_mutex_unlock(&g->lock);
+    return err->status;
+}
+
+
+/* The ring, taken, and ready to seal with the KMS key that was last SET. */
+static plug__guard_ring *
+plug__guard_take_to_seal(plug__guard *g, kaws_error *err)
+{
+    plug__guard_ring *const ring = plug__guard_take(g, err);
+
+    if (ring == NULL || plug__guard_adopt(g, ring, err) == KAWS_OK)
+        return ring;
+    plug__guard_drop(g, ring);
+    return NULL;
+}
+
+
+/* ---- status figures ------------------------------------------------------ */
+
+/* Keeps the figures fresh; all are 0 when there is no ring. The lock is held
+ * from asking the ring until all is stored: else an older answer could overtake
+ * a newer one. */
+static void
+plug__guard_refresh(plug__guard *g)
+{
+    uint64_t *const   shown = &g->stats.keys;   /* the first of the numbers  */
+    kaws_stats        stats = { 0 };
+    plug__guard_ring *ring;
+    kaws_error        err;
+
+    pthread_mutex_lock(&g->stats_lock);
+    ring = plug__guard_take(g, &err);
+    if (ring != NULL)
+        kaws_get_stats(ring->kaws, &stats);
+    for (size_t i = 0; i < offsetof(kaws_stats, checksum) / sizeof *shown; i++)
+        PLUG__STORE(&shown[i], (&stats.keys)[i]);
+    plug__guard_drop(g, ring);
+    pthread_mutex_unlock(&g->stats_lock);
+}
+
+
+/* ==========================================================================
+ * ROOM  server      the host: services, log, errors, who is calling
+ * ==========================================================================
+ * Uses: abi guard
+ * Gives: server_guard | server_has server_session server_statement |
+ *        server_remember server_starting server_ending server_log |
+ *        server_stopped server_replays
+ *
+ * A service is a symbol of ours. It holds the version that we were written for,
+ * until the server loads us as a plugin and stores the address of its own table
+ * there. CREATE FUNCTION maps this file without doing so: so each use of a
+ * service asks server_has() first.
  *
  * The log's first argument is the handle that init was given; the server frees
- * what it points to after deinit. As SQL functions may outlive the plugin, the
- * handle is used and taken away under a lock; without it lines go to stderr,
- * which is the server's error log unless somebody redirected it.
+ * what the handle points to after deinit. SQL functions may outlive the plugin,
+ * so the handle is used and taken away under a lock. Without it, lines go to
+ * stderr, which is the server's error log unless somebody redirected it.
  */
 
 #define PLUG__SERVICE ((const void *)0x0100)
@@ -280,43 +651,29 @@ PLUG__EXPORT const plug__abi_alloc    *thd_alloc_service        = PLUG__SERVICE;
 PLUG__EXPORT const plug__abi_parser   *mysql_parser_service     = PLUG__SERVICE;
 PLUG__EXPORT const plug__abi_security *security_context_service = PLUG__SERVICE;
 
-enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE };   /* levels of a log line   */
-
-enum {
-    PLUG__LINE    = 1280,               /* bytes of a log line, with its NUL */
-    PLUG__SHOWN   = 256                 /* bytes of a name in one, likewise  */
-};
-
-enum {                                                /* a client's errors   */
-    PLUG__ER_WRONG_VALUE_FOR_VAR = 1231,
-    PLUG__ER_KEYRING_AWS_UDF     = 3198
-};
-
-typedef void plug__server_printf_error(unsigned number, const char *format,
-                                       int flags, ...);
-typedef bool plug__server_access_test(void);
-typedef int plug__server_slave_thread(const void *thd);
-
-/* What every line ends with that somebody may read whose server does not come
- * up: InnoDB's own lines advise what loses rows. */
+/* Ends each line that an administrator may read whose server does not start:
+ * InnoDB's own lines then give advice that loses rows. */
 #define PLUG__SERVER_AGAIN                                                     \
     "start the server again: that loses nothing. Do not set"                   \
     " innodb_force_recovery, and remove no log files: that loses rows"
 
 static struct {
     pthread_mutex_t lock;
-    void           *handle;             /* NULL: not loaded, or no longer    */
+    void           *handle;             /* NULL: not loaded, or not any more */
     bool            is_57;              /* room life finds out, at load      */
     bool           *started;            /* the server's own flag, or NULL    */
     pthread_t       starter;            /* the thread that called init       */
     bool            heard;              /* a connection's thread has called  */
-    plug__server_printf_error *printf_error;          /* or NULL             */
-    plug__server_access_test  *access_test;           /* or NULL             */
-    plug__server_slave_thread *slave_thread;          /* or NULL             */
+
+    /* Functions of the server, or NULL. */
+    void          (*printf_error)(unsigned number, const char *format,
+                                  int flags, ...);
+    bool          (*access_test)(void);
+    int           (*slave_thread)(const void *thd);
 } plug__server = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 
-/* Nothing lies in the first 64 KiB: what is there is still a version number. */
+/* No table lies in the first 64 KiB: such a value is still a version number. */
 static bool
 plug__server_has(const void *service)
 {
@@ -324,8 +681,8 @@ plug__server_has(const void *service)
 }
 
 
-/* This thread's session, or NULL. A connection has one for life, whichever of
- * the server's threads it runs in (thread pools move it about). */
+/* This thread's session, or NULL. A connection has one session for life,
+ * whichever of the server's threads it runs in (thread pools move it). */
 static void *
 plug__server_session(void)
 {
@@ -340,15 +697,13 @@ plug__server_remember(void *handle)
     pthread_mutex_lock(&plug__server.lock);
     plug__server.handle = handle;
     pthread_mutex_unlock(&plug__server.lock);
-    if (handle == NULL)
-        return;
     PLUG__STORE(&plug__server.starter, pthread_self());
     PLUG__STORE(&plug__server.heard, plug__server_session() != NULL);
 }
 
 
-/* Whether the server is still starting. Where it has no flag that tells, it is
- * until a connection's thread has called. */
+/* Whether the server is still starting. If it has no flag that tells, it is
+ * starting until a connection's thread has called. */
 static bool
 plug__server_starting(void)
 {
@@ -357,9 +712,9 @@ plug__server_starting(void)
 }
 
 
-/* A thread calls. The one that starts the server may have a session, too. */
+/* A thread calls. The thread that starts the server may have a session, too. */
 static void
-plug__server_hear(void)
+plug__server_called(void)
 {
     if (plug__server.started == NULL && plug__server_starting()
         && !pthread_equal(PLUG__LOAD(&plug__server.starter), pthread_self())
@@ -368,8 +723,8 @@ plug__server_hear(void)
 }
 
 
-/* Whether somebody has asked a server that starts to end: it blocks the signals
- * until it is up. */
+/* Whether somebody has asked the server to end while it starts: it blocks these
+ * signals until it is up. */
 static bool
 plug__server_ending(void)
 {
@@ -381,11 +736,10 @@ plug__server_ending(void)
 }
 
 
-/* Names in the line are as kaws_show() has them, by us or by the library: so it
- * is one line whatever they are. */
 static void
-plug__server_log(int level, const char *line)
+plug__server_log(void *ctx, int level, const char *line)
 {
+    (void)ctx;
     pthread_mutex_lock(&plug__server.lock);
     if (plug__server.handle != NULL && plug__server_has(my_plugin_log_service))
         my_plugin_log_service->message(&plug__server.handle, level, "%s", line);
@@ -395,22 +749,6 @@ plug__server_log(int level, const char *line)
 }
 
 
-PLUG__FORMAT(2, 3)
-static void
-plug__server_say(int level, const char *format, ...)
-{
-    char    line[PLUG__LINE];
-    va_list args;
-
-    va_start(args, format);
-    if (vsnprintf(line, sizeof line, format, args) < 0)
-        line[0] = '\0';
-    va_end(args);
-    plug__server_log(level, line);
-}
-
-
-/* Raises an SQL error in the session that runs in this thread. */
 static void
 plug__server_raise(unsigned number, const char *text)
 {
@@ -419,9 +757,31 @@ plug__server_raise(unsigned number, const char *text)
 }
 
 
-/* A number for the statement that this session runs; never 0. It is made of the
- * text (FNV-1a), since the server tells us no number of its own: the same text
- * again has the same. */
+/* Why this thread's session may not call SQL functions; NULL: it may. Without a
+ * session there is no privilege. */
+static const char *
+plug__server_refusal(void)
+{
+    void *const thd = plug__server_session();
+    void *context = NULL;
+    char  super   = 0;
+
+    if (!plug__server_has(mysql_parser_service))
+        return "the plugin keyring_aws is not loaded";
+    if (thd == NULL || !plug__server_has(security_context_service)
+        || security_context_service->get_context(thd, &context) != 0
+        || context == NULL
+        || security_context_service->get_option(context, "privilege_super",
+                                                &super) != 0
+        || super == 0)
+        return "it needs the SUPER privilege";
+    return NULL;
+}
+
+
+/* A number for the statement that this session runs; never 0. The server gives
+ * us no number of its own, so it is a hash of the text (FNV-1a): the same text
+ * again has the same number. */
 static uint64_t
 plug__server_statement(void *thd)
 {
@@ -437,7 +797,7 @@ plug__server_statement(void *thd)
 
 
 /* Whether keyring_operations is OFF, which stops all changes of the keyring.
- * This is the test that the server makes before it calls a keyring. */
+ * The server makes the same test before it calls a keyring. */
 static bool
 plug__server_stopped(void)
 {
@@ -445,7 +805,7 @@ plug__server_stopped(void)
 }
 
 
-/* Whether this thread applies what another server has done. */
+/* Whether this thread applies changes of another server. */
 static bool
 plug__server_replays(void)
 {
@@ -456,449 +816,86 @@ plug__server_replays(void)
 }
 
 
-/* Whether this thread's session has SUPER; no session has no privilege. */
-static bool
-plug__server_super(void)
-{
-    void *const thd = plug__server_session();
-    void *context = NULL;
-    char  super   = 0;
+static const plug__guard_host plug__server_host = {
+    plug__server_log, plug__server_raise, plug__server_refusal,
+    plug__server_called
+};
 
-    if (thd == NULL || !plug__server_has(security_context_service)
-        || security_context_service->get_context(thd, &context) != 0
-        || context == NULL
-        || security_context_service->get_option(context, "privilege_super",
-                                                &super) != 0)
-        return false;
-    return super != 0;
-}
-
-
-/* ==========================================================================
- * ROOM  ring        the one open keyring, and who is using it
- * ==========================================================================
- * Uses: server
- * Gives: ring_take ring_take_to_seal ring_drop ring_fail | ring_try ring_open
- *        ring_publish ring_retire | ring_want ring_wanted
- *
- * The plugin has one ring. UNINSTALL PLUGIN does not wait for an SQL function
- * that is still running, so each user counts, and the last one closes. INSTALL
- * PLUGIN waits a while for the ring of the former life to be closed, and
- * refuses if it is not: two rings in one process would write the same data
- * file, and each would find that the other had changed it.
- *
- * SET GLOBAL comes in two steps. The check may wait for KMS, and has the ring
- * try the value; but the statement may still fail over another variable of it,
- * and then changes nothing: so trying changes nothing either, and nothing has
- * to be undone. The update is what counts; it holds a server-wide lock and must
- * not wait for network, file or ring. So it only writes down a wish, under a
- * lock of its own that nobody keeps. Whoever next seals makes the ring follow
- * the wish. What was tried last is followed without KMS; else one thread asks
- * it, and those who need the same wait and share its answer.
- *
- * KMS key and region are one value, tried and followed as a pair, for a key is
- * looked up in its region, and may be in no other.
- */
-
-enum { PLUG__VALUE_MAX = 512 };      /* bytes of a dynamic string, with NUL  */
-
-typedef struct plug__ring_pair {
-    char cmk_id[PLUG__VALUE_MAX];       /* empty: none                       */
-    char region[PLUG__VALUE_MAX];
-} plug__ring_pair;
-
-typedef struct plug__ring_wish {
-    plug__ring_pair pair;
-    int             connect_timeout_ms, timeout_ms;
-} plug__ring_wish;
-
-typedef struct plug__ring {
-    kaws           *kaws;
-    int             users;              /* one of them is the plugin itself  */
-    plug__ring_wish has;                /* the wish that it follows          */
-    bool            turning;            /* a thread is asking KMS to follow  */
-    unsigned        turns;              /* how often that was tried          */
-    kaws_error      answer;             /* what came of the last time        */
-} plug__ring;
-
-static struct {
-    pthread_mutex_t lock;
-    pthread_cond_t  turned;
-    plug__ring     *now;                /* NULL: the plugin is not up        */
-    int             open;               /* with those of a former life       */
-    pthread_mutex_t wish_lock;          /* innermost: held for a copy only   */
-    plug__ring_wish wish;
-} plug__rings = {
-    PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, NULL, 0,
-    PTHREAD_MUTEX_INITIALIZER, { { "", "" }, 0, 0 }
+static plug__guard plug__server_guard = {
+    .host = &plug__server_host, .lock = PTHREAD_MUTEX_INITIALIZER,
+    .adopted = PTHREAD_COND_INITIALIZER,
+    .wanted_lock = PTHREAD_MUTEX_INITIALIZER,
+    .stats_lock = PTHREAD_MUTEX_INITIALIZER
 };
 
 
-static void
-plug__ring_want(const plug__ring_wish *wish)
-{
-    pthread_mutex_lock(&plug__rings.wish_lock);
-    plug__rings.wish = *wish;
-    pthread_mutex_unlock(&plug__rings.wish_lock);
-}
-
-
-static plug__ring_wish
-plug__ring_wanted(void)
-{
-    plug__ring_wish wish;
-
-    pthread_mutex_lock(&plug__rings.wish_lock);
-    wish = plug__rings.wish;
-    pthread_mutex_unlock(&plug__rings.wish_lock);
-    return wish;
-}
-
-
-static kaws_status
-plug__ring_fail(kaws_error *err, kaws_status status, const char *why)
-{
-    memset(err, 0, sizeof *err);
-    err->status = status;
-    snprintf(err->text, sizeof err->text, "%s", why);
-    return status;
-}
-
-
-static void
-plug__ring_drop(plug__ring *ring)
-{
-    bool last;
-
-    pthread_mutex_lock(&plug__rings.lock);
-    last = --ring->users == 0;
-    pthread_mutex_unlock(&plug__rings.lock);
-    if (!last)
-        return;
-    kaws_close(ring->kaws);
-    free(ring);
-    pthread_mutex_lock(&plug__rings.lock);
-    plug__rings.open--;
-    pthread_mutex_unlock(&plug__rings.lock);
-}
-
-
-/* Under the lock. As it takes no network, it need not wait for an occasion. */
-static void
-plug__ring_follow_timeouts(plug__ring *ring)
-{
-    const plug__ring_wish wish = plug__ring_wanted();
-
-    if (ring->has.connect_timeout_ms == wish.connect_timeout_ms
-        && ring->has.timeout_ms == wish.timeout_ms)
-        return;
-    kaws_use_timeouts(ring->kaws, wish.connect_timeout_ms, wish.timeout_ms);
-    ring->has.connect_timeout_ms = wish.connect_timeout_ms;
-    ring->has.timeout_ms         = wish.timeout_ms;
-}
-
-
-/* The ring, counted; give it back with ring_drop. NULL: it is not there. */
-static plug__ring *
-plug__ring_take(kaws_error *err)
-{
-    plug__ring *ring;
-
-    pthread_mutex_lock(&plug__rings.lock);
-    ring = plug__rings.now;
-    if (ring != NULL) {
-        ring->users++;
-        plug__server_hear();
-        plug__ring_follow_timeouts(ring);
-    }
-    pthread_mutex_unlock(&plug__rings.lock);
-    if (ring == NULL)
-        plug__ring_fail(err, KAWS_CONFIG,
-                        "the plugin keyring_aws is not loaded");
-    return ring;
-}
-
-
-/* Up to 30 s for the SQL functions that began before UNINSTALL PLUGIN. */
-static bool
-plug__ring_wait_for_former(void)
-{
-    const struct timespec pause = { 0, 20 * 1000 * 1000 };
-    int open = 0;
-
-    for (int i = 0; i < 1500; i++) {
-        pthread_mutex_lock(&plug__rings.lock);
-        open = plug__rings.open;
-        pthread_mutex_unlock(&plug__rings.lock);
-        if (open == 0)
-            break;
-        nanosleep(&pause, NULL);
-    }
-    return open == 0;
-}
-
-
-static kaws_status
-plug__ring_open(plug__ring **out, const kaws_config *cfg, kaws_error *err)
-{
-    plug__ring *ring;
-    kaws_status status;
-
-    if (!plug__ring_wait_for_former())
-        return plug__ring_fail(err, KAWS_RUNNING,
-                   "an SQL function that began before UNINSTALL PLUGIN still"
-                   " works on the data file: install again when it has ended");
-    ring = calloc(1, sizeof *ring);
-    if (ring == NULL)
-        return plug__ring_fail(err, KAWS_MEMORY, "out of memory");
-    status = kaws_open(&ring->kaws, cfg, err);
-    if (status != KAWS_OK) {
-        free(ring);
-        return status;
-    }
-    ring->users = 1;
-    ring->has   = plug__ring_wanted();
-    pthread_mutex_lock(&plug__rings.lock);
-    plug__rings.open++;
-    pthread_mutex_unlock(&plug__rings.lock);
-    *out = ring;
-    return KAWS_OK;
-}
-
-
-static void
-plug__ring_publish(plug__ring *ring)
-{
-    pthread_mutex_lock(&plug__rings.lock);
-    plug__rings.now = ring;
-    pthread_mutex_unlock(&plug__rings.lock);
-}
-
-
-/* From here on nobody takes it; those who have it may finish. */
-static void
-plug__ring_retire(void)
-{
-    plug__ring *ring;
-
-    pthread_mutex_lock(&plug__rings.lock);
-    ring = plug__rings.now;
-    plug__rings.now = NULL;
-    pthread_mutex_unlock(&plug__rings.lock);
-    if (ring != NULL)
-        plug__ring_drop(ring);
-}
-
-
-/* The KMS key as the library takes it. */
-static const char *
-plug__ring_key(const plug__ring_pair *pair)
-{
-    return pair->cmk_id[0] != '\0' ? pair->cmk_id : NULL;
-}
-
-
-/* has.pair is written by the thread whose turn it is, and read by others under
- * the lock. */
-static kaws_status
-plug__ring_turn(plug__ring *ring, const plug__ring_pair *pair, kaws_error *err)
-{
-    const kaws_status status = kaws_use(ring->kaws, plug__ring_key(pair),
-                                        pair->region, err);
-
-    pthread_mutex_lock(&plug__rings.lock);
-    if (status == KAWS_OK)
-        ring->has.pair = *pair;
-    pthread_mutex_unlock(&plug__rings.lock);
-    return status;
-}
-
-
-/* Has KMS judge a pair that somebody wants to SET. Nothing changes. */
-static kaws_status
-plug__ring_try(plug__ring *ring, const plug__ring_pair *pair, kaws_error *err)
-{
-    return kaws_try(ring->kaws, plug__ring_key(pair), pair->region, err);
-}
-
-
-static bool
-plug__ring_follows(const plug__ring *ring, const plug__ring_wish *wish)
-{
-    return strcmp(ring->has.pair.cmk_id, wish->pair.cmk_id) == 0
-           && strcmp(ring->has.pair.region, wish->pair.region) == 0;
-}
-
-
-/* Makes the ring use the KMS key and region that were last SET. If it does, it
- * waits for nobody's turn: a SET that KMS takes long to judge holds up no key.
- */
-static kaws_status
-plug__ring_follow(plug__ring *ring, kaws_error *err)
-{
-    kaws_status     status = KAWS_OK;
-    plug__ring_wish wish;
-    unsigned        turns;
-
-    pthread_mutex_lock(&plug__rings.lock);
-    wish = plug__ring_wanted();
-    if (plug__ring_follows(ring, &wish)) {
-        pthread_mutex_unlock(&plug__rings.lock);
-        return KAWS_OK;
-    }
-    turns = ring->turns;
-    while (ring->turning)
-        pthread_cond_wait(&plug__rings.turned, &plug__rings.lock);
-    ring->turning = true;
-    wish = plug__ring_wanted();
-    if (!plug__ring_follows(ring, &wish)) {
-        if (ring->turns != turns && ring->answer.status != KAWS_OK) {
-            *err   = ring->answer;      /* somebody heard it as we waited    */
-            status = err->status;
-        } else {
-            pthread_mutex_unlock(&plug__rings.lock);
-            status = plug__ring_turn(ring, &wish.pair, err);
-            pthread_mutex_lock(&plug__rings.lock);
-            ring->answer.status = KAWS_OK;
-            if (status != KAWS_OK)
-                ring->answer = *err;
-        }
-    }
-    ring->turns++;
-    ring->turning = false;
-    pthread_cond_broadcast(&plug__rings.turned);
-    pthread_mutex_unlock(&plug__rings.lock);
-    return status;
-}
-
-
-/* The ring, taken, and ready to seal with the KMS key that was last SET. */
-static plug__ring *
-plug__ring_take_to_seal(kaws_error *err)
-{
-    const plug__ring_wish wish = plug__ring_wanted();
-    plug__ring *const     ring = plug__ring_take(err);
-
-    if (ring == NULL)
-        return NULL;
-    if (wish.pair.cmk_id[0] == '\0')
-        plug__ring_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id has to be set");
-    else if (plug__ring_follow(ring, err) == KAWS_OK)
-        return ring;
-    plug__ring_drop(ring);
-    return NULL;
-}
-
-
 /* ==========================================================================
- * ROOM  status      the status variables
+ * ROOM  status      the status variables: a table, a row each
  * ==========================================================================
- * Uses: abi ring
- * Gives: status_table | status_refresh status_reset | status_tick status_untick
+ * Uses: abi guard server
+ * Gives: status_table | status_ticker status_tick status_untick
  *
- * SHOW_FUNC would let us compute a figure when it is asked for, but its number
- * differs between MySQL's 5.7, Percona's and 8.0; a plain SHOW_LONGLONG is the
- * same everywhere. So the server reads these numbers straight out of memory, at
- * any time and without a lock, and we keep them fresh: after each operation,
- * and, while an SQL function runs, every 10 ms from a thread that lives just as
- * long, so that a long rotation shows its progress. An idle plugin has no
- * thread and does nothing.
+ * SHOW_FUNC would compute a figure when it is asked for, but its number differs
+ * between MySQL 5.7, Percona's 5.7 and 8.0; SHOW_LONGLONG has the same number
+ * in all of them. So the server reads the guard's figures straight out of
+ * memory, at any time and without a lock. They are refreshed after each
+ * operation. While an SQL function runs, a thread refreshes them every 10 ms,
+ * so that a long rotation shows its progress; it ends with the function. An
+ * idle plugin has no thread and does nothing.
  */
 
-#define PLUG__STATUSES(X)                                                      \
-    X(keys,         keys)                                                      \
-    X(kms_requests, kms_requests)                                              \
-    X(kms_errors,   kms_errors)                                                \
-    X(kms_retries,  kms_retries)                                               \
-    X(kms_time,     kms_time_us)                                               \
-    X(rewrap_done,  rewrap_done)                                               \
-    X(rewrap_total, rewrap_total)
-
-static kaws_stats plug__status_shown;
+#define ROW(name, figure)                                                      \
+    { "Keyring_aws_" name, (char *)&plug__server_guard.stats.figure,           \
+      PLUG__ABI_SHOW_LONGLONG, PLUG__ABI_SHOW_GLOBAL }
 
 static plug__abi_show plug__status_table[] = {
-#define X(name, figure)                                                        \
-    { "Keyring_aws_" #name, (char *)&plug__status_shown.figure,                \
-      PLUG__ABI_SHOW_LONGLONG, PLUG__ABI_SHOW_GLOBAL },
-    PLUG__STATUSES(X)
-#undef X
+    ROW("keys",         keys),
+    ROW("kms_requests", kms_requests),
+    ROW("kms_errors",   kms_errors),
+    ROW("kms_retries",  kms_retries),
+    ROW("kms_time",     kms_time_us),
+    ROW("rewrap_done",  rewrap_done),
+    ROW("rewrap_total", rewrap_total),
     { NULL, NULL, 0, 0 }
 };
 
-/* Held from asking the ring until all is stored: else an older answer could
- * overtake a newer one. */
-static pthread_mutex_t plug__status_lock = PTHREAD_MUTEX_INITIALIZER;
-
-
-static void
-plug__status_store(const kaws_stats *stats)
-{
-#define X(name, figure) PLUG__STORE(&plug__status_shown.figure, stats->figure);
-    PLUG__STATUSES(X)
-#undef X
-}
-
-
-static void
-plug__status_refresh(void)
-{
-    plug__ring *ring;
-    kaws_error  err;
-    kaws_stats  stats;
-
-    pthread_mutex_lock(&plug__status_lock);
-    ring = plug__ring_take(&err);
-    if (ring != NULL) {
-        kaws_get_stats(ring->kaws, &stats);
-        plug__status_store(&stats);
-        plug__ring_drop(ring);
-    }
-    pthread_mutex_unlock(&plug__status_lock);
-}
-
-
-static void
-plug__status_reset(void)
-{
-    const kaws_stats none = { 0 };
-
-    pthread_mutex_lock(&plug__status_lock);
-    plug__status_store(&none);
-    pthread_mutex_unlock(&plug__status_lock);
-}
-
+#undef ROW
 
 typedef struct plug__status_ticker {
-    pthread_t thread;
-    bool      runs, stop;
+    plug__guard *guard;
+    pthread_t    thread;
+    bool         runs, stop;
 } plug__status_ticker;
 
 
 static void *
-plug__status_run(void *stop)
+plug__status_run(void *arg)
 {
+    plug__status_ticker *const ticker = arg;
     const struct timespec pause = { 0, 10 * 1000 * 1000 };
 
-    while (!PLUG__LOAD((bool *)stop)) {
-        plug__status_refresh();
+    while (!PLUG__LOAD(&ticker->stop)) {
+        plug__guard_refresh(ticker->guard);
         nanosleep(&pause, NULL);
     }
     return NULL;
 }
 
 
-/* Signals are the server's: its own thread waits for them. If no thread can be
- * had, the figures stand still until the work is done, and that is all. */
+/* The thread blocks all signals: a thread of the server's own waits for them.
+ * If no thread can be made, the figures only stand still until the work is
+ * done. */
 static void
-plug__status_tick(plug__status_ticker *ticker)
+plug__status_tick(plug__status_ticker *ticker, plug__guard *g)
 {
     sigset_t all, before;
 
-    ticker->stop = false;
+    ticker->guard = g;
+    ticker->stop  = false;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     ticker->runs = pthread_create(&ticker->thread, NULL, plug__status_run,
-                                  &ticker->stop) == 0;
+                                  ticker) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
@@ -913,620 +910,510 @@ plug__status_untick(plug__status_ticker *ticker)
 
 
 /* ==========================================================================
- * ROOM  settings    the system variables
+ * ROOM  settings    the system variables: a table, a row each
  * ==========================================================================
- * Uses: abi server ring status
- * Gives: settings_table settings | settings_config settings_wish
+ * Uses: abi guard server
+ * Gives: settings_table | settings_describe settings_read
  *
- * The server fills these in from my.cnf before init, and at run time by a check
- * and an update (ring says why there are two). All strings are MEMALLOC: the
- * server owns them, frees them at UNINSTALL and leaves NULL, so that nothing
- * stale is found when the file stays mapped and the plugin is installed again.
- * DEFAULT would skip the check, so the two that are checked refuse it.
+ * A new setting is a new row: settings_describe makes MySQL's variable of it,
+ * and settings_read fills its member of the configuration.
+ *
+ * The server fills in the values from my.cnf before init, and at run time by a
+ * check and an update (room guard says why there are two). The server owns all
+ * strings (MEMALLOC): it frees them at UNINSTALL and leaves NULL, so that an
+ * INSTALL into the same mapping of this file finds nothing stale. SET ... =
+ * DEFAULT would skip the check, so the variables that are checked refuse it.
  *
  * A statement may SET both the KMS key and its region, in either order. All
- * checks come before the first update, and each tries the pair that there would
- * be after it: with what the same statement had checked before.
+ * checks come before the first update, and each check tries the pair as it
+ * would be after it: together with what the same statement had checked before.
  */
 
-#define PLUG__REGION "us-east-1"        /* where none is set                 */
+enum { PLUG__TEXT, PLUG__NUMBER, PLUG__FLAG };          /* kinds             */
+
+enum {                                  /* from where it may be set          */
+    PLUG__MY_CNF,                       /* my.cnf only                       */
+    PLUG__HIDDEN,                       /* by the server itself only         */
+    PLUG__SET,                          /* SET GLOBAL as well                */
+    PLUG__SET_CHECKED                   /* the same, if KMS accepts it       */
+};
+
+enum { PLUG__NONE, PLUG__DEFAULT, PLUG__REFUSED };      /* an empty text     */
+
+typedef struct plug__settings_row {
+    const char *name;                   /* without keyring_aws_              */
+    int         kind, from;
+    size_t      member;                 /* of the configuration              */
+    int         wanted;                 /* if SET, its place in guard_values */
+    plug__abi_default def;
+    int         empty;                  /* what an empty text means          */
+    const char *help;
+} plug__settings_row;
+
+#define MEMBER(name) offsetof(plug__guard_config, name)
+
+static const plug__settings_row plug__settings_rows[] = {
+    { "cmk_id", PLUG__TEXT, PLUG__SET_CHECKED, MEMBER(kaws.kms_key_id),
+      .wanted = PLUG__CMK_ID,
+      .help = "KMS key that seals: its key id, ARN or alias." },
+    { "region", PLUG__TEXT, PLUG__SET_CHECKED, MEMBER(kaws.region),
+      .wanted = PLUG__REGION, .def.text = "us-east-1", .empty = PLUG__DEFAULT,
+      .help = "AWS region of the KMS key, if keyring_aws_cmk_id is no ARN." },
+    { "conf_file", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.conf_file),
+      .def.text = "/var/lib/mysql-keyring/keyring_aws_conf",
+      .empty = PLUG__REFUSED,
+      .help = "File of AWS credentials: access key id, secret access key, and"
+              " optionally a session token, each on a line of its own." },
+    { "data_file", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.data_file),
+      .def.text = "/var/lib/mysql-keyring/keyring_aws_data",
+      .empty = PLUG__REFUSED,
+      .help = "File of the sealed keys." },
+    { "accounts", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.accounts),
+      .help = "AWS accounts to trust, with commas. Else the KMS key's own." },
+    { "endpoint", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.endpoint),
+      .help = "URL of KMS, for VPC endpoints. Else that of the region." },
+    { "ca_file", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.ca_file),
+      .help = "File of CA certificates that vouch for KMS. Else libcurl's." },
+    { "connect_timeout", PLUG__NUMBER, PLUG__SET,
+      MEMBER(kaws.connect_timeout_ms), .wanted = PLUG__CONNECT_TIMEOUT,
+      .def.number = { 1000, 100, 3600 * 1000, 1 },
+      .help = "Milliseconds that connecting to KMS may take." },
+    { "timeout", PLUG__NUMBER, PLUG__SET, MEMBER(kaws.timeout_ms),
+      .wanted = PLUG__TIMEOUT, .def.number = { 10000, 100, 3600 * 1000, 1 },
+      .help = "Milliseconds that one call to KMS may take, with retries." },
+    { "start_seconds", PLUG__NUMBER, PLUG__MY_CNF, MEMBER(start_seconds),
+      .def.number = { 30, 0, 240, 1 },
+      .help = "Seconds that a starting server waits for KMS, in total." },
+    { "open_mode", PLUG__FLAG, PLUG__HIDDEN, MEMBER(kaws.read_only),
+      .help = "1: read only. The server sets it when it migrates keys." }
+};
+
+#undef MEMBER
+
+enum { PLUG__SETTINGS = sizeof plug__settings_rows
+                      / sizeof *plug__settings_rows };
+
+static union {
+    char *text;
+    int   number;
+    char  flag;
+} plug__settings_values[PLUG__SETTINGS];
+
+static plug__abi_var  plug__settings_vars[PLUG__SETTINGS];
+static plug__abi_var *plug__settings_table[PLUG__SETTINGS + 1];
+
+enum {
+    PLUG__ER_WRONG_VALUE_FOR_VAR = 1231,
+    PLUG__STATEMENTS = 8                /* that SET at once, and are known   */
+};
+
+typedef struct plug__settings_statement {
+    uint64_t           number;          /* 0: none                           */
+    plug__guard_values checked;
+} plug__settings_statement;
 
 static struct {
-    char *cmk_id, *region, *conf_file, *data_file;
-    char *accounts, *endpoint, *ca_file;
-    int   connect_timeout, timeout, start_seconds;
-    char  open_mode;
-} plug__settings;
-
-enum { PLUG__SETTERS = 8 };             /* statements at once that are known  */
-
-typedef struct plug__settings_half {
-    uint64_t        statement;          /* 0: none                           */
-    plug__ring_pair pair;               /* empty: not checked by it          */
-} plug__settings_half;
-
-static struct {                         /* what statements have checked      */
-    pthread_mutex_t     lock;
-    unsigned            next;
-    plug__settings_half of[PLUG__SETTERS];
-} plug__settings_checked = { PTHREAD_MUTEX_INITIALIZER, 0, { { 0 } } };
+    pthread_mutex_t          lock;
+    unsigned                 next;
+    plug__settings_statement of[PLUG__STATEMENTS];
+} plug__settings_known = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 
-static void
+/* Always 1, which tells the server that a check refuses its value. */
+static int
 plug__settings_refuse(const char *name, const char *value, const char *why)
 {
-    char shown[128], text[PLUG__ABI_ERRMSG_SIZE];
+    char shown[128];
 
     kaws_show(shown, sizeof shown, value);
-    plug__server_say(PLUG__ERROR, "%s stays as it is, for '%s' was refused: %s",
-                     name, shown, why);
-    snprintf(text, sizeof text,
-             "Variable '%s' can't be set to the value of '%s': %s",
-             name, shown, why);
-    plug__server_raise(PLUG__ER_WRONG_VALUE_FOR_VAR, text);
+    plug__guard_say(&plug__server_guard, PLUG__ERROR,
+                    "keyring_aws_%s is unchanged, because '%s' was refused: %s",
+                    name, shown, why);
+    plug__guard_raise(&plug__server_guard, PLUG__ER_WRONG_VALUE_FOR_VAR,
+                      "Variable 'keyring_aws_%s' can't be set to the value of"
+                      " '%s': %s", name, shown, why);
+    return 1;
 }
 
 
-/* The new value in memory that lives as long as the statement, or NULL. */
-static const char *
-plug__settings_copy(void *thd, const char *name, plug__abi_value *value)
+/* What this statement has checked so far, and with `more` that as well; NULL:
+ * forget it, for the statement was refused or has begun to update, and no more
+ * checks follow. If the statement is refused because of a variable that is not
+ * ours, its values stay here until the session runs the same text again: each
+ * is replaced when it is checked, so the last check has them right. */
+static plug__guard_values
+plug__settings_checked(void *thd, const plug__guard_values *more)
 {
-    char        buf[PLUG__VALUE_MAX];
-    int         len  = (int)sizeof buf;
-    const char *text = value->val_str(value, buf, &len);
-    const char *copy = NULL;
+    const uint64_t number = plug__server_statement(thd);
+    plug__settings_statement *at = NULL;
+    plug__guard_values        checked = { .of = { { "", 0 } } };
 
-    if (text == NULL)
-        plug__settings_refuse(name, "NULL", "it has to have a value");
-    else if (len == 0)
-        plug__settings_refuse(name, "", "it has to have a value");
-    else if (len >= PLUG__VALUE_MAX)
-        plug__settings_refuse(name, text, "it is too long");
-    else if (memchr(text, '\0', (size_t)len) != NULL)
-        plug__settings_refuse(name, text, "there is a zero byte in it");
-    else if (!plug__server_has(thd_alloc_service)
-             || (copy = thd_alloc_service->thd_strmake(thd, text, (size_t)len))
-                == NULL)
-        plug__settings_refuse(name, text, "out of memory");
-    return copy;
-}
-
-
-/* With the lock held. NULL: it has checked nothing. */
-static plug__settings_half *
-plug__settings_find(uint64_t statement)
-{
-    for (int i = 0; i < PLUG__SETTERS; i++) {
-        if (plug__settings_checked.of[i].statement == statement)
-            return &plug__settings_checked.of[i];
+    pthread_mutex_lock(&plug__settings_known.lock);
+    for (int i = 0; i < PLUG__STATEMENTS; i++) {
+        if (plug__settings_known.of[i].number == number)
+            at = &plug__settings_known.of[i];
     }
-    return NULL;
-}
-
-
-static void
-plug__settings_merge(plug__ring_pair *pair, const plug__ring_pair *checked)
-{
-    if (checked->cmk_id[0] != '\0')
-        memcpy(pair->cmk_id, checked->cmk_id, sizeof pair->cmk_id);
-    if (checked->region[0] != '\0')
-        memcpy(pair->region, checked->region, sizeof pair->region);
-}
-
-
-/* The pair that there would be with this value. If another variable had the
- * statement refused, its values are still here when the session runs the same
- * text again: each is replaced as it is checked, so the last check has them
- * right. */
-static plug__ring_pair
-plug__settings_pair(void *thd, bool is_cmk_id, const char *text)
-{
-    const uint64_t  statement = plug__server_statement(thd);
-    plug__ring_pair pair      = plug__ring_wanted().pair;
-    plug__settings_half *half;
-
-    pthread_mutex_lock(&plug__settings_checked.lock);
-    half = plug__settings_find(statement);
-    if (half == NULL) {
-        half = &plug__settings_checked.of[plug__settings_checked.next++
-                                          % PLUG__SETTERS];
-        memset(half, 0, sizeof *half);
-        half->statement = statement;
+    if (at == NULL && more != NULL) {
+        at = &plug__settings_known.of[plug__settings_known.next++
+                                      % PLUG__STATEMENTS];
+        memset(at, 0, sizeof *at);
     }
-    snprintf(is_cmk_id ? half->pair.cmk_id : half->pair.region,
-             PLUG__VALUE_MAX, "%s", text);
-    plug__settings_merge(&pair, &half->pair);
-    pthread_mutex_unlock(&plug__settings_checked.lock);
-    return pair;
-}
-
-
-/* The statement was refused, or has begun to update: no more checks follow.
- * Returns what it has checked. */
-static plug__ring_pair
-plug__settings_forget(void *thd)
-{
-    const uint64_t  statement = plug__server_statement(thd);
-    plug__ring_pair checked   = { "", "" };
-    plug__settings_half *half;
-
-    pthread_mutex_lock(&plug__settings_checked.lock);
-    half = plug__settings_find(statement);
-    if (half != NULL) {
-        checked = half->pair;
-        half->statement = 0;
+    if (at != NULL && more != NULL)
+        plug__guard_merge(&at->checked, more);
+    if (at != NULL) {
+        checked    = at->checked;
+        at->number = more != NULL ? number : 0;
     }
-    pthread_mutex_unlock(&plug__settings_checked.lock);
+    pthread_mutex_unlock(&plug__settings_known.lock);
     return checked;
 }
 
 
-/* Has KMS judge the value, with its other half. */
+/* Has KMS judge the new value, together with what else the statement SETs. */
 static int
-plug__settings_check(void *thd, bool is_cmk_id, void *save,
+plug__settings_check(void *thd, plug__abi_var *var, void *save,
                      plug__abi_value *value)
 {
-    const char *const name = is_cmk_id ? "keyring_aws_cmk_id"
-                                       : "keyring_aws_region";
-    const char *const text = plug__settings_copy(thd, name, value);
-    plug__ring_pair pair;
-    plug__ring *ring;
+    const plug__settings_row *const row =
+        &plug__settings_rows[var - plug__settings_vars];
+    char        buf[PLUG__VALUE_MAX];
+    int         len  = (int)sizeof buf;
+    const char *text = value->val_str(value, buf, &len);
+    const char *copy = NULL, *why = NULL;   /* it lives like the statement   */
+    plug__guard_values tried, change = { .of = { { "", 0 } } };
     kaws_error  err;
-    kaws_status status = KAWS_CONFIG;
 
-    if (text == NULL) {
-        (void)plug__settings_forget(thd);
-        return 1;
+    if (text == NULL || len == 0)
+        why = "it has to have a value";
+    else if (len >= PLUG__VALUE_MAX)
+        why = "it is too long";
+    else if (memchr(text, '\0', (size_t)len) != NULL)
+        why = "there is a zero byte in it";
+    else if (!plug__server_has(thd_alloc_service)
+             || (copy = thd_alloc_service->thd_strmake(thd, text, (size_t)len))
+                == NULL)
+        why = "out of memory";
+    if (why == NULL) {
+        snprintf(change.of[row->wanted].text, PLUG__VALUE_MAX, "%s", copy);
+        change = plug__settings_checked(thd, &change);
+        tried  = plug__guard_wanted(&plug__server_guard);
+        plug__guard_merge(&tried, &change);
+        if (plug__guard_try(&plug__server_guard, &tried, &err) != KAWS_OK)
+            why = err.text;
+        plug__guard_refresh(&plug__server_guard);
     }
-    pair = plug__settings_pair(thd, is_cmk_id, text);
-    ring = plug__ring_take(&err);
-    if (ring != NULL) {
-        status = plug__ring_try(ring, &pair, &err);
-        plug__ring_drop(ring);
-        plug__status_refresh();
+    if (why != NULL) {
+        (void)plug__settings_checked(thd, NULL);
+        return plug__settings_refuse(row->name, text != NULL ? text : "NULL",
+                                     why);
     }
-    if (status != KAWS_OK) {
-        (void)plug__settings_forget(thd);
-        plug__settings_refuse(name, text, err.text);
-        return 1;
-    }
-    *(const char **)save = text;
+    *(const char **)save = copy;
     return 0;
 }
 
 
-static int
-plug__settings_check_cmk_id(void *thd, void *var, void *save,
-                            plug__abi_value *value)
-{
-    (void)var;
-    return plug__settings_check(thd, true, save, value);
-}
-
-
-static int
-plug__settings_check_region(void *thd, void *var, void *save,
-                            plug__abi_value *value)
-{
-    (void)var;
-    return plug__settings_check(thd, false, save, value);
-}
-
-
-/* "keyring_aws_endpoint=" in my.cnf means the same as no such line. */
-static const char *
-plug__settings_text(const char *value)
-{
-    return value != NULL && value[0] != '\0' ? value : NULL;
-}
-
-
-static const char *
-plug__settings_region_text(void)
-{
-    const char *const region = plug__settings_text(plug__settings.region);
-
-    return region != NULL ? region : PLUG__REGION;
-}
-
-
-/* Wishes for what the variables say, and what has been checked for them (or
- * NULL); false if a text is too long. */
-static bool
-plug__settings_wish(const plug__ring_pair *checked)
-{
-    const char *const cmk_id = plug__settings.cmk_id;
-    const char *const region = plug__settings_region_text();
-    plug__ring_wish   wish   = { { "", "" }, plug__settings.connect_timeout,
-                                 plug__settings.timeout };
-
-    if (strlen(region) >= PLUG__VALUE_MAX
-        || (cmk_id != NULL && strlen(cmk_id) >= PLUG__VALUE_MAX))
-        return false;
-    snprintf(wish.pair.cmk_id, PLUG__VALUE_MAX, "%s",
-             cmk_id != NULL ? cmk_id : "");
-    snprintf(wish.pair.region, PLUG__VALUE_MAX, "%s", region);
-    if (checked != NULL)
-        plug__settings_merge(&wish.pair, checked);
-    plug__ring_want(&wish);
-    return true;
-}
-
-
-/* The server made this copy of the string, and frees the one it replaces. The
- * first update of a statement wishes for all of it: a key that is made before
- * the second must not be sealed with one half. */
+/* The server made this copy of a text, and frees the one that it replaces. The
+ * first update of a statement wants all that the statement checked: a key that
+ * is made before the second update must not be sealed with half of a pair. */
 static void
-plug__settings_update(void *thd, void *var, void *at, const void *save)
+plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
 {
-    const plug__ring_pair checked = plug__settings_forget(thd);
+    const plug__settings_row *const row =
+        &plug__settings_rows[var - plug__settings_vars];
+    const plug__guard_values checked = plug__settings_checked(thd, NULL);
+    plug__guard_values change = { .of = { { "", 0 } } };
 
-    (void)var;
-    *(char **)at = *(char *const *)save;
-    (void)plug__settings_wish(&checked);
+    if (row->kind == PLUG__TEXT) {
+        char *const text = *(char **)at = *(char *const *)save;
+        snprintf(change.of[row->wanted].text, PLUG__VALUE_MAX, "%s",
+                 text != NULL ? text : "");
+    } else {
+        change.of[row->wanted].number = *(int *)at = *(const int *)save;
+    }
+    plug__guard_merge(&change, &checked);
+    plug__guard_want(&plug__server_guard, &change);
 }
 
 
-/* It may come between the two updates of another session's statement. */
+/* Makes MySQL's variables of the rows. */
 static void
-plug__settings_update_timeouts(void *thd, void *var, void *at, const void *save)
+plug__settings_describe(void)
 {
-    plug__ring_wish wish = plug__ring_wanted();
+    static const int kinds[] = { PLUG__ABI_STR | PLUG__ABI_MEMALLOC,
+                                 PLUG__ABI_INT, PLUG__ABI_BOOL };
+    static const int from[] = { PLUG__ABI_READONLY | PLUG__ABI_NOPERSIST,
+                                PLUG__ABI_READONLY | PLUG__ABI_INVISIBLE,
+                                0, PLUG__ABI_NODEFAULT };
 
-    (void)thd;
-    (void)var;
-    *(int *)at = *(const int *)save;
-    wish.connect_timeout_ms = plug__settings.connect_timeout;
-    wish.timeout_ms         = plug__settings.timeout;
-    plug__ring_want(&wish);
+    for (int i = 0; i < PLUG__SETTINGS; i++) {
+        const plug__settings_row *const row = &plug__settings_rows[i];
+        plug__abi_var *const var = plug__settings_table[i]
+                                 = &plug__settings_vars[i];
+
+        var->flags   = kinds[row->kind] | from[row->from];
+        var->name    = row->name;
+        var->comment = row->help;
+        var->check   = row->from == PLUG__SET_CHECKED ? plug__settings_check
+                                                      : NULL;
+        var->update  = row->from >= PLUG__SET ? plug__settings_update : NULL;
+        var->at      = &plug__settings_values[i];
+        var->def     = row->def;
+    }
 }
 
 
-enum {
-    PLUG__SET_TEXT    = PLUG__ABI_STR | PLUG__ABI_MEMALLOC,
-    PLUG__SET_ONCE    = PLUG__SET_TEXT | PLUG__ABI_READONLY
-                      | PLUG__ABI_NOPERSIST,
-    PLUG__SET_CHECKED = PLUG__SET_TEXT | PLUG__ABI_NODEFAULT,
-    PLUG__SET_HIDDEN  = PLUG__ABI_BOOL | PLUG__ABI_READONLY
-                      | PLUG__ABI_INVISIBLE
-};
-
-static plug__abi_var_str plug__settings_cmk_id = {
-    { PLUG__SET_CHECKED, "cmk_id",
-      "KMS key that seals: its key id, ARN or alias.",
-      plug__settings_check_cmk_id, plug__settings_update },
-    &plug__settings.cmk_id, NULL
-};
-
-static plug__abi_var_str plug__settings_region = {
-    { PLUG__SET_CHECKED, "region",
-      "AWS region of the KMS key, where keyring_aws_cmk_id is no ARN.",
-      plug__settings_check_region, plug__settings_update },
-    &plug__settings.region, PLUG__REGION
-};
-
-static plug__abi_var_str plug__settings_conf_file = {
-    { PLUG__SET_ONCE, "conf_file",
-      "File of AWS credentials: access key id, secret access key, and perhaps a"
-      " session token, each on a line.", NULL, NULL },
-    &plug__settings.conf_file, "/var/lib/mysql-keyring/keyring_aws_conf"
-};
-
-static plug__abi_var_str plug__settings_data_file = {
-    { PLUG__SET_ONCE, "data_file",
-      "File of the keys, sealed.", NULL, NULL },
-    &plug__settings.data_file, "/var/lib/mysql-keyring/keyring_aws_data"
-};
-
-static plug__abi_var_str plug__settings_accounts = {
-    { PLUG__SET_ONCE, "accounts",
-      "AWS accounts whose KMS keys are trusted, with commas between. By default"
-      " that of the KMS key alone.", NULL, NULL },
-    &plug__settings.accounts, NULL
-};
-
-static plug__abi_var_str plug__settings_endpoint = {
-    { PLUG__SET_ONCE, "endpoint",
-      "URL of KMS, for VPC endpoints and tests. By default made of the region.",
-      NULL, NULL },
-    &plug__settings.endpoint, NULL
-};
-
-static plug__abi_var_str plug__settings_ca_file = {
-    { PLUG__SET_ONCE, "ca_file",
-      "File of the certificates that vouch for KMS. By default libcurl's.",
-      NULL, NULL },
-    &plug__settings.ca_file, NULL
-};
-
-static plug__abi_var_int plug__settings_connect_timeout = {
-    { PLUG__ABI_INT, "connect_timeout",
-      "Milliseconds that connecting to KMS may take.",
-      NULL, plug__settings_update_timeouts },
-    &plug__settings.connect_timeout, 1000, 100, 3600 * 1000, 1
-};
-
-static plug__abi_var_int plug__settings_timeout = {
-    { PLUG__ABI_INT, "timeout",
-      "Milliseconds that one call to KMS may take, with its retries.",
-      NULL, plug__settings_update_timeouts },
-    &plug__settings.timeout, 10000, 100, 3600 * 1000, 1
-};
-
-static plug__abi_var_int plug__settings_start_seconds = {
-    { PLUG__ABI_INT | PLUG__ABI_READONLY | PLUG__ABI_NOPERSIST, "start_seconds",
-      "Seconds that KMS is waited for, all in all, while the server starts.",
-      NULL, NULL },
-    &plug__settings.start_seconds, 30, 0, 240, 1
-};
-
-static plug__abi_var_bool plug__settings_open_mode = {
-    { PLUG__SET_HIDDEN, "open_mode",
-      "1: read only; the server sets it when it copies the keys elsewhere.",
-      NULL, NULL },
-    &plug__settings.open_mode, 0
-};
-
-static plug__abi_var *plug__settings_table[] = {
-    &plug__settings_cmk_id.head,          &plug__settings_region.head,
-    &plug__settings_conf_file.head,       &plug__settings_data_file.head,
-    &plug__settings_accounts.head,        &plug__settings_endpoint.head,
-    &plug__settings_ca_file.head,         &plug__settings_connect_timeout.head,
-    &plug__settings_timeout.head,         &plug__settings_start_seconds.head,
-    &plug__settings_open_mode.head,       NULL
-};
-
-
-static void
-plug__settings_config(kaws_config *cfg)
+/* Fills the configuration from the variables. A text without a value is NULL.
+ */
+static kaws_status
+plug__settings_read(plug__guard_config *cfg, kaws_error *err)
 {
     memset(cfg, 0, sizeof *cfg);
-    cfg->data_file          = plug__settings_text(plug__settings.data_file);
-    cfg->kms_key_id         = plug__settings_text(plug__settings.cmk_id);
-    cfg->region             = plug__settings_region_text();
-    cfg->accounts           = plug__settings_text(plug__settings.accounts);
-    cfg->conf_file          = plug__settings_text(plug__settings.conf_file);
-    cfg->endpoint           = plug__settings_text(plug__settings.endpoint);
-    cfg->ca_file            = plug__settings_text(plug__settings.ca_file);
-    cfg->connect_timeout_ms = plug__settings.connect_timeout;
-    cfg->timeout_ms         = plug__settings.timeout;
-    cfg->read_only          = plug__settings.open_mode;
+    for (int i = 0; i < PLUG__SETTINGS; i++) {
+        const plug__settings_row *const row = &plug__settings_rows[i];
+        void *const member = (char *)cfg + row->member;
+        const char *text;
+
+        if (row->kind != PLUG__TEXT) {
+            *(int *)member = row->kind == PLUG__FLAG
+                             ? plug__settings_values[i].flag
+                             : plug__settings_values[i].number;
+            if (row->from >= PLUG__SET)
+                cfg->values.of[row->wanted].number = *(int *)member;
+            continue;
+        }
+        text = plug__settings_values[i].text;
+        if (text == NULL || text[0] == '\0')
+            text = row->empty == PLUG__DEFAULT ? row->def.text : NULL;
+        if (text == NULL && row->empty == PLUG__REFUSED)
+            return plug__guard_fail(err, KAWS_CONFIG,
+                                    "keyring_aws_%s has to be set", row->name);
+        if (text != NULL && row->from >= PLUG__SET
+            && snprintf(cfg->values.of[row->wanted].text, PLUG__VALUE_MAX, "%s",
+                        text) >= PLUG__VALUE_MAX)
+            return plug__guard_fail(err, KAWS_CONFIG,
+                                    "keyring_aws_%s is too long", row->name);
+        *(const char **)member = text;
+    }
+    return KAWS_OK;
 }
 
 
 /* ==========================================================================
  * ROOM  keyring     what the server calls: store, fetch, ...
  * ==========================================================================
- * Uses: abi server ring status settings
+ * Uses: abi guard server
  * Gives: keyring_calls
  *
- * false is success. A key that is not there is no failure of fetch: it answers
- * with NULLs. What fetch gives is the server's to free with my_free, so it has
- * to come from the server's my_malloc. All three of its outputs are written in
- * every case, since the migration tool frees what they hold after a failure.
+ * keyring_do is what any host's call comes to; below it is what MySQL's plugin
+ * interface makes of it. false is success. A fetch of a key that does not exist
+ * succeeds: it answers with NULLs. The server frees what a fetch gives it with
+ * my_free, so the memory has to come from the server's my_malloc. All three
+ * outputs are written in every case, because the migration tool frees what they
+ * hold after a failure.
  *
- * The server hands over fixed buffers for a walk and does not say how large: a
- * user id has 96 bytes in 5.7 and in migration mode, elsewhere 256 or more. A
- * walk is one block of plain memory, made at its beginning: it survives
- * whatever becomes of the ring and of this file's mapping.
+ * For a walk the server gives fixed buffers and does not say how large: a user
+ * id has 96 bytes in 5.7 and in migration mode, elsewhere 256 or more. A walk
+ * is a list of names in plain memory, made when it begins: it survives the ring
+ * and the mapping of this file.
  */
 
-enum { PLUG__SHORT_USER = 95 };
+enum { PLUG__SHORT_USER = 95 };         /* bytes, without the NUL            */
 
-typedef struct plug__keyring_type {
+enum { PLUG__STORE_KEY, PLUG__GENERATE_KEY, PLUG__FETCH_KEY, PLUG__REMOVE_KEY };
+
+static const struct {
     const char *name;
-    size_t      sizes[3];               /* the only ones; 0: any             */
-    const char *spoken;
-} plug__keyring_type;
+    size_t      most;                   /* bytes of a key; 0: nothing sealed */
+} plug__keyring_verbs[] = {
+    { "store", KAWS_PLAIN_MAX }, { "generate", KAWS_GENERATE_MAX },
+    { "fetch", 0 }, { "remove", 0 }
+};
 
-static const plug__keyring_type plug__keyring_types[] = {
-    { "AES",    { 16, 24, 32 }, "16, 24 or 32" },
-    { "SECRET", {  0,  0,  0 }, NULL },
-    { "RSA",    {  0,  0,  0 }, NULL },
-    { "DSA",    {  0,  0,  0 }, NULL }
+/* One call for one key. */
+typedef struct plug__keyring_job plug__keyring_job;
+
+struct plug__keyring_job {
+    int         verb;
+    const char *key_id, *user_id;       /* NULL: empty                       */
+    const char *type;                   /* of a key to store or generate     */
+    kaws_bytes  plain;                  /* of a key to generate, the length  */
+
+    /* Gives a fetched key to the host. */
+    kaws_status (*give)(const plug__keyring_job *job, const kaws_key *key,
+                        kaws_error *err);
+    char **type_out;
+    void **key_out;
+    size_t *len_out;
 };
 
 
-/* Whether text is the upper-case word, in any case and in any locale. */
-static bool
-plug__keyring_is(const char *word, const char *text)
-{
-    for (; *word != '\0'; word++, text++) {
-        if (*text != *word && *text != *word + ('a' - 'A'))
-            return false;
-    }
-    return *text == '\0';
-}
-
-
-/* The type as it is kept, in upper case; NULL, and a line in the log, if KMS or
- * MySQL's manual rules this key out. */
+/* The key's type as the library stores it, in upper case. NULL, and why: KMS or
+ * MySQL's manual rules this key out. (Locales differ about the case of I alone,
+ * and no type has an I.) */
 static const char *
-plug__keyring_accept(const char *verb, const char *key_id, const char *key_type,
-                     size_t len, size_t max)
+plug__keyring_accept(const plug__keyring_job *job, kaws_error *err)
 {
-    const plug__keyring_type *type = NULL;
-    char id[PLUG__SHOWN], shown[PLUG__SHOWN];
+    static const char *const types[] = { "AES", "SECRET", "RSA", "DSA" };
+    const size_t most = plug__keyring_verbs[job->verb].most;
+    const size_t len  = job->plain.len;
+    const char *type = NULL;
+    char shown[PLUG__SHOWN];
 
-    kaws_show(id, sizeof id, key_id);
-    for (size_t i = 0; key_type != NULL && i < 4 && type == NULL; i++) {
-        if (plug__keyring_is(plug__keyring_types[i].name, key_type))
-            type = &plug__keyring_types[i];
+    for (int i = 0; job->type != NULL && i < 4; i++) {
+        if (strcasecmp(types[i], job->type) == 0)
+            type = types[i];
     }
-    if (type == NULL) {
-        plug__server_say(PLUG__ERROR, "cannot %s key '%s': its type has to be"
-                         " AES, SECRET, RSA or DSA, and is '%s'", verb, id,
-                         kaws_show(shown, sizeof shown, key_type));
-        return NULL;
-    }
-    if (len < 1 || len > max) {
-        plug__server_say(PLUG__ERROR, "cannot %s key '%s' of %zu bytes: it has"
-                         " to have 1 to %zu", verb, id, len, max);
-        return NULL;
-    }
-    if (type->spoken != NULL && len != type->sizes[0] && len != type->sizes[1]
-        && len != type->sizes[2]) {
-        plug__server_say(PLUG__ERROR, "cannot %s key '%s' of %zu bytes: %s keys"
-                         " have %s", verb, id, len, type->name, type->spoken);
-        return NULL;
-    }
-    return type->name;
+    if (type == NULL)
+        plug__guard_fail(err, KAWS_ARGUMENT, "its type has to be AES, SECRET,"
+                         " RSA or DSA, and is '%s'",
+                         kaws_show(shown, sizeof shown, job->type));
+    else if (len < 1 || len > most)
+        plug__guard_fail(err, KAWS_ARGUMENT, "it has to have 1 to %zu bytes,"
+                         " and has %zu", most, len);
+    else if (type == types[0] && len != 16 && len != 24 && len != 32)
+        plug__guard_fail(err, KAWS_ARGUMENT, "an AES key has to have 16, 24 or"
+                         " 32 bytes, and it has %zu", len);
+    else
+        return type;
+    return NULL;
 }
 
 
-static kaws_name
-plug__keyring_name(const char *key_id, const char *user_id)
+/* The library's call; *err is filled on failure, else emptied. */
+static void
+plug__keyring_call(plug__guard_ring *ring, const plug__keyring_job *job,
+                   const char *type, kaws_error *err)
 {
-    const kaws_name name = { key_id != NULL ? key_id : "",
-                             user_id != NULL ? user_id : "" };
+    const kaws_name name = { job->key_id != NULL ? job->key_id : "",
+                             job->user_id };
+    kaws_key key;
 
-    return name;
+    if (job->verb == PLUG__STORE_KEY) {
+        (void)kaws_store(ring->kaws, name, type, job->plain, err);
+    } else if (job->verb == PLUG__GENERATE_KEY) {
+        (void)kaws_generate(ring->kaws, name, type, job->plain.len, err);
+    } else if (job->verb == PLUG__REMOVE_KEY) {
+        (void)kaws_remove(ring->kaws, name, err);
+    } else if (kaws_fetch(ring->kaws, name, &key, err) == KAWS_OK) {
+        (void)job->give(job, &key, err);
+        kaws_key_free(ring->kaws, &key);
+    } else if (err->status == KAWS_NOT_FOUND) {
+        err->status = KAWS_OK;          /* no key is an answer, too          */
+    }
 }
 
 
-/* What every call for one key ends with: true, and a line in the log, if it
- * failed. That InnoDB asks for a key which is there already, and then fetches
- * it, is no reason for alarm. */
+/* Does the job. true, and a line in the log, if it failed. InnoDB generates a
+ * key that may exist already, and then fetches it: so that is only a warning.
+ */
 static bool
-plug__keyring_end(plug__ring *ring, const char *verb, kaws_name name,
-                  kaws_status status, const kaws_error *err)
+plug__keyring_do(plug__guard *g, const plug__keyring_job *job)
 {
-    const bool mild  = status == KAWS_EXISTS || status == KAWS_NOT_FOUND;
-    const bool owned = name.user_id[0] != '\0';
+    const bool  seals = plug__keyring_verbs[job->verb].most > 0;
+    const bool  owned = job->user_id != NULL && job->user_id[0] != '\0';
+    const char *type  = NULL;
+    plug__guard_ring *ring = NULL;
+    kaws_error  err;
     char id[PLUG__SHOWN], user[PLUG__SHOWN];
 
+    if (!seals)
+        ring = plug__guard_take(g, &err);
+    else if ((type = plug__keyring_accept(job, &err)) != NULL)
+        ring = plug__guard_take_to_seal(g, &err);
     if (ring != NULL)
-        plug__ring_drop(ring);
-    plug__status_refresh();             /* to follow a wish may ask KMS, too */
-    if (status == KAWS_OK)
+        plug__keyring_call(ring, job, type, &err);
+    plug__guard_drop(g, ring);
+    plug__guard_refresh(g);             /* adopting a setting may ask KMS    */
+    if (err.status == KAWS_OK)
         return false;
-    plug__server_say(mild ? PLUG__WARNING : PLUG__ERROR,
-                     "cannot %s key '%s'%s%s%s: %s", verb,
-                     kaws_show(id, sizeof id, name.key_id),
-                     owned ? " of '" : "",
-                     kaws_show(user, sizeof user, name.user_id),
-                     owned ? "'" : "", err->text);
+    plug__guard_say(g, err.status == KAWS_EXISTS
+                       || err.status == KAWS_NOT_FOUND ? PLUG__WARNING
+                                                       : PLUG__ERROR,
+                    "cannot %s key '%s'%s%s%s: %s",
+                    plug__keyring_verbs[job->verb].name,
+                    kaws_show(id, sizeof id, job->key_id),
+                    owned ? " of '" : "",
+                    owned ? kaws_show(user, sizeof user, job->user_id) : "",
+                    owned ? "'" : "", err.text);
     return true;
 }
 
 
-static bool
-plug__keyring_store(const char *key_id, const char *key_type,
-                    const char *user_id, const void *key, size_t len)
-{
-    const char *const type  = plug__keyring_accept("store", key_id, key_type,
-                                                   len, KAWS_PLAIN_MAX);
-    const kaws_name   name  = plug__keyring_name(key_id, user_id);
-    const kaws_bytes  plain = { key, len };
-    plug__ring *ring;
-    kaws_error  err;
-    kaws_status status;
+/* ---- as MySQL calls a plugin --------------------------------------------- */
 
-    if (type == NULL)
-        return true;
-    ring = plug__ring_take_to_seal(&err);
-    status = ring == NULL ? err.status
-           : kaws_store(ring->kaws, name, type, plain, &err);
-    return plug__keyring_end(ring, "store", name, status, &err);
+static bool
+plug__keyring_store(const char *key_id, const char *type, const char *user_id,
+                    const void *key, size_t len)
+{
+    return plug__keyring_do(&plug__server_guard, &(plug__keyring_job){
+        .verb = PLUG__STORE_KEY, .key_id = key_id, .user_id = user_id,
+        .type = type, .plain = { key, len } });
 }
 
 
 static bool
-plug__keyring_generate(const char *key_id, const char *key_type,
+plug__keyring_generate(const char *key_id, const char *type,
                        const char *user_id, size_t len)
 {
-    const char *const type = plug__keyring_accept("generate", key_id, key_type,
-                                                  len, KAWS_GENERATE_MAX);
-    const kaws_name   name = plug__keyring_name(key_id, user_id);
-    plug__ring *ring;
-    kaws_error  err;
-    kaws_status status;
-
-    if (type == NULL)
-        return true;
-    ring = plug__ring_take_to_seal(&err);
-    status = ring == NULL ? err.status
-           : kaws_generate(ring->kaws, name, type, len, &err);
-    return plug__keyring_end(ring, "generate", name, status, &err);
+    return plug__keyring_do(&plug__server_guard, &(plug__keyring_job){
+        .verb = PLUG__GENERATE_KEY, .key_id = key_id, .user_id = user_id,
+        .type = type, .plain = { NULL, len } });
 }
 
 
 static bool
 plug__keyring_remove(const char *key_id, const char *user_id)
 {
-    const kaws_name name = plug__keyring_name(key_id, user_id);
-    kaws_error err;
-    plug__ring *const ring   = plug__ring_take(&err);
-    const kaws_status status = ring == NULL ? err.status
-                             : kaws_remove(ring->kaws, name, &err);
-
-    return plug__keyring_end(ring, "remove", name, status, &err);
+    return plug__keyring_do(&plug__server_guard, &(plug__keyring_job){
+        .verb = PLUG__REMOVE_KEY, .key_id = key_id, .user_id = user_id });
 }
 
 
-/* The server's own copy of a key: both parts, or neither. */
+/* The server's own copy of a key: all of it, or nothing. */
 static kaws_status
-plug__keyring_hand_over(const kaws_key *got, char **key_type, void **key,
-                        size_t *len, kaws_error *err)
+plug__keyring_give(const plug__keyring_job *job, const kaws_key *key,
+                   kaws_error *err)
 {
     const plug__abi_malloc *const server = mysql_malloc_service;
-    const int flags = PLUG__ABI_MY_WME;
-    char *type  = server->my_strdup(0, got->type, flags);
-    void *bytes = server->my_memdup(0, got->bytes, got->len, flags);
+    char *type  = server->my_strdup(0, key->type, PLUG__ABI_MY_WME);
+    void *bytes = server->my_memdup(0, key->bytes, key->len, PLUG__ABI_MY_WME);
 
     if (type == NULL || bytes == NULL) {
-        if (type != NULL)
-            server->my_free(type);
-        if (bytes != NULL)
-            server->my_free(bytes);
-        return plug__ring_fail(err, KAWS_MEMORY, "out of memory for a key");
+        server->my_free(type);          /* which takes NULL                  */
+        server->my_free(bytes);
+        return plug__guard_fail(err, KAWS_MEMORY, "out of memory for a key");
     }
-    *key_type = type;
-    *key      = bytes;
-    *len      = got->len;
+    *job->type_out = type;
+    *job->key_out  = bytes;
+    *job->len_out  = key->len;
     return KAWS_OK;
 }
 
 
-/* A fetch has failed. InnoDB may now give up its start, and it gives advice of
- * its own then: ours has to stand beside it. */
-static void
-plug__keyring_advise(void)
-{
-    static bool said;
-
-    if (plug__server_starting()
-        && !__atomic_exchange_n(&said, true, __ATOMIC_RELAXED))
-        plug__server_log(PLUG__ERROR, "if the server does not come up for want"
-                         " of a key, bring KMS back, or mend what it says, and "
-                         PLUG__SERVER_AGAIN);
-}
-
-
+/* If a fetch fails, InnoDB may give up its start, and print advice of its own:
+ * ours has to stand beside it, once. */
 static bool
-plug__keyring_fetch(const char *key_id, char **key_type, const char *user_id,
+plug__keyring_fetch(const char *key_id, char **type, const char *user_id,
                     void **key, size_t *len)
 {
-    const kaws_name name = plug__keyring_name(key_id, user_id);
-    kaws_error err;
-    plug__ring *const ring = plug__ring_take(&err);
-    kaws_key    got = { { 0 }, NULL, 0 };
-    kaws_status status;
+    static bool said;
+    const plug__keyring_job job = {
+        .verb = PLUG__FETCH_KEY, .key_id = key_id, .user_id = user_id,
+        .give = plug__keyring_give, .type_out = type, .key_out = key,
+        .len_out = len
+    };
 
-    *key_type = NULL;
-    *key      = NULL;
-    *len      = 0;
-    status = ring == NULL ? err.status
-           : kaws_fetch(ring->kaws, name, &got, &err);
-    if (status == KAWS_OK) {
-        status = plug__keyring_hand_over(&got, key_type, key, len, &err);
-        kaws_key_free(ring->kaws, &got);
-    } else if (status == KAWS_NOT_FOUND) {
-        status = KAWS_OK;
-    }
-    if (!plug__keyring_end(ring, "fetch", name, status, &err))
+    *type = NULL;
+    *key  = NULL;
+    *len  = 0;
+    if (!plug__keyring_do(&plug__server_guard, &job))
         return false;
-    plug__keyring_advise();
+    if (plug__server_starting()
+        && !__atomic_exchange_n(&said, true, __ATOMIC_RELAXED))
+        plug__guard_say(&plug__server_guard, PLUG__ERROR, "if the server does"
+                        " not start because this key is missing, bring KMS"
+                        " back, or correct what the line above says, and "
+                        PLUG__SERVER_AGAIN);
     return true;
 }
 
@@ -1534,89 +1421,74 @@ plug__keyring_fetch(const char *key_id, char **key_type, const char *user_id,
 /* ---- walking over the names ---------------------------------------------- */
 
 typedef struct plug__keyring_walk {
-    size_t at, len, room;
-    char   names[];                     /* key id, NUL, user id, NUL, ...    */
+    char  *names;                       /* key id, NUL, user id, NUL, ...    */
+    size_t at, len;
 } plug__keyring_walk;
-
-
-static bool
-plug__keyring_add(plug__keyring_walk **walk, const char *name)
-{
-    plug__keyring_walk *grown = *walk;
-    const size_t        size  = strlen(name) + 1;
-
-    if (size > grown->room - grown->len) {
-        const size_t room = grown->room * 2 + 4096;
-        grown = realloc(grown, sizeof *grown + room);
-        if (grown == NULL)
-            return false;
-        grown->room = room;
-        *walk = grown;
-    }
-    memcpy(grown->names + grown->len, name, size);
-    grown->len += size;
-    return true;
-}
 
 
 /* Whether the server's buffers can hold the name; if not, a line says so. */
 static bool
-plug__keyring_fits(const kaws_name *name)
+plug__keyring_fits(const plug__guard_ring *ring, kaws_name name)
 {
-    const bool tight = plug__server.is_57 || plug__settings.open_mode != 0;
     char key_id[PLUG__SHOWN], user_id[PLUG__SHOWN];
 
-    if (!tight || strlen(name->user_id) <= PLUG__SHORT_USER)
+    if ((!plug__server.is_57 && !ring->read_only)
+        || strlen(name.user_id) <= PLUG__SHORT_USER)
         return true;
-    plug__server_say(PLUG__ERROR, "key '%s' of '%s' is left out: this server"
-                     " takes user ids of at most %d bytes here",
-                     kaws_show(key_id, sizeof key_id, name->key_id),
-                     kaws_show(user_id, sizeof user_id, name->user_id),
-                     PLUG__SHORT_USER);
+    plug__guard_say(&plug__server_guard, PLUG__ERROR,
+                    "key '%s' of '%s' is left out of the list: this server"
+                    " takes user ids of at most %d bytes here",
+                    kaws_show(key_id, sizeof key_id, name.key_id),
+                    kaws_show(user_id, sizeof user_id, name.user_id),
+                    PLUG__SHORT_USER);
     return false;
 }
 
 
-static kaws_status
-plug__keyring_list(kaws *ring, plug__keyring_walk **out, kaws_error *err)
+static void
+plug__keyring_walk_end(void *arg)
 {
-    kaws_walk      *walk   = NULL;
-    kaws_status     status = kaws_walk_begin(ring, &walk, err);
-    kaws_entry_info info;
-    bool            ok;
+    plug__keyring_walk *const walk = arg;
 
-    if (status != KAWS_OK)
-        return status;
-    *out = calloc(1, sizeof **out);
-    ok   = *out != NULL;
-    while (ok && kaws_walk_next(walk, &info))
-        ok = !plug__keyring_fits(&info.name)
-          || (plug__keyring_add(out, info.name.key_id)
-              && plug__keyring_add(out, info.name.user_id));
-    kaws_walk_end(walk);
-    return ok ? KAWS_OK
-              : plug__ring_fail(err, KAWS_MEMORY, "out of memory for a list");
+    if (walk != NULL)
+        free(walk->names);
+    free(walk);
 }
 
 
-/* NULL tells the server that there can be no walk; no keys is no NULL. */
+/* NULL tells the server that there can be no walk. */
 static void
 plug__keyring_walk_begin(void **out)
 {
-    kaws_error err;
-    plug__keyring_walk *walk = NULL;
-    plug__ring *const ring   = plug__ring_take(&err);
-    const kaws_status status = ring == NULL ? err.status
-                             : plug__keyring_list(ring->kaws, &walk, &err);
+    plug__keyring_walk *const walk = calloc(1, sizeof *walk);
+    FILE *const names = walk == NULL ? NULL
+                      : open_memstream(&walk->names, &walk->len);
+    kaws_error      err;
+    plug__guard_ring *const ring = plug__guard_take(&plug__server_guard, &err);
+    kaws_walk      *from = NULL;
+    kaws_entry_info info;
 
-    *out = NULL;
     if (ring != NULL)
-        plug__ring_drop(ring);
-    if (status == KAWS_OK) {
-        *out = walk;
-    } else {
-        free(walk);
-        plug__server_say(PLUG__ERROR, "cannot list the keys: %s", err.text);
+        (void)kaws_walk_begin(ring->kaws, &from, &err);
+    while (names != NULL && from != NULL && kaws_walk_next(from, &info)) {
+        if (!plug__keyring_fits(ring, info.name))
+            continue;
+        fwrite(info.name.key_id, strlen(info.name.key_id) + 1, 1, names);
+        fwrite(info.name.user_id, strlen(info.name.user_id) + 1, 1, names);
+    }
+    kaws_walk_end(from);
+    plug__guard_drop(&plug__server_guard, ring);
+    if (err.status == KAWS_OK
+        && (names == NULL || fflush(names) != 0 || ferror(names)))
+        plug__guard_fail(&err, KAWS_MEMORY, "out of memory for a list");
+    if (names != NULL)
+        fclose(names);
+    *out = walk;
+    if (err.status != KAWS_OK) {
+        plug__guard_say(&plug__server_guard, PLUG__ERROR,
+                        "cannot list the keys: %s", err.text);
+        plug__keyring_walk_end(walk);
+        *out = NULL;
     }
 }
 
@@ -1625,24 +1497,16 @@ static bool
 plug__keyring_walk_next(void *arg, char *key_id, char *user_id)
 {
     plug__keyring_walk *const walk = arg;
-    size_t size;
+    char *const out[] = { key_id, user_id };
 
     if (walk == NULL || walk->at == walk->len)
         return true;
-    size = strlen(walk->names + walk->at) + 1;
-    memcpy(key_id, walk->names + walk->at, size);
-    walk->at += size;
-    size = strlen(walk->names + walk->at) + 1;
-    memcpy(user_id, walk->names + walk->at, size);
-    walk->at += size;
+    for (int i = 0; i < 2; i++) {
+        const size_t size = strlen(walk->names + walk->at) + 1;
+        memcpy(out[i], walk->names + walk->at, size);
+        walk->at += size;
+    }
     return false;
-}
-
-
-static void
-plug__keyring_walk_end(void *walk)
-{
-    free(walk);
 }
 
 
@@ -1655,94 +1519,86 @@ static plug__abi_keyring plug__keyring_calls = {
 
 
 /* ==========================================================================
- * ROOM  functions   the SQL functions
+ * ROOM  functions   the SQL functions: a table, a row each
  * ==========================================================================
- * Uses: abi server ring status
+ * Uses: abi guard server status
  * Gives: keyring_aws_rotate_cmk() keyring_aws_rotate_keys()
  *        keyring_aws_rotate_cms()
  *
- * They answer 1, or NULL and an error. SUPER is asked for when a statement is
- * prepared and again when it runs. They may be called before the plugin was
- * loaded, and after it was uninstalled: they then say so.
+ * They answer 1, or NULL and an error. A caller needs SUPER when a statement is
+ * prepared and again when it runs. Functions may be called before the plugin is
+ * loaded, and after it was uninstalled: they say so then.
  *
  * SQL calls a function as often as it likes: once a row, twice for HAVING. But
- * a rotation is no value, and a KMS key has 25 in its life: so a statement does
- * the work once, and keeps what came of it. No one tells us where a statement
- * begins and ends. But the server opens each place in its text where a function
- * stands (_init) before it runs the statement, and closes it (_deinit) at the
- * end of that run, also if it is a prepared one or a line of a procedure. So
- * what is kept lasts while any place of the function is open in the session.
- * A stored function or a trigger runs statements of its own, one by one. With
- * binlog_format = STATEMENT a replica calls the function, too, for the row's
- * sake: it gets the row's 1, and nothing is rotated.
+ * a rotation is no value, and a KMS key can be rotated on demand 25 times in
+ * its life. So a statement does the work once, and remembers the answer. Nobody
+ * tells us where a statement begins and ends. But for each place in its text
+ * where a function stands, the server calls _init before it runs the statement,
+ * and _deinit at the end of that run, also for prepared statements and lines of
+ * a procedure. So the answer lasts while any place of the function is open in
+ * the session. A stored function or a trigger runs statements of its own, one
+ * by one. With binlog_format = STATEMENT a replica calls the function, too,
+ * because it repeats the statement: it gets 1, and nothing is rotated.
  */
+
+enum { PLUG__ER_KEYRING_AWS_UDF = 3198 };
 
 typedef kaws_status plug__functions_work(kaws *ring, kaws_error *err);
 
-typedef struct plug__functions_kept {
-    struct plug__functions_kept *next;
-    const void             *session;
-    plug__functions_work   *work;
-    unsigned                places;     /* open ones                         */
-    bool                    done;
-    kaws_error              answer;     /* if so                             */
-} plug__functions_kept;
+/* What a session remembers of a function while a statement runs it. */
+typedef struct plug__functions_memo {
+    struct plug__functions_memo *next;
+    const void           *session;
+    plug__functions_work *work;
+    unsigned              places;       /* that are open                     */
+    bool                  done;
+    kaws_error            answer;       /* if done                           */
+} plug__functions_memo;
 
 static struct {
     pthread_mutex_t       lock;         /* for the list and the places       */
-    plug__functions_kept *first;
+    plug__functions_memo *first;
 } plug__functions = { PTHREAD_MUTEX_INITIALIZER, NULL };
 
 
-/* What this session keeps of the function; NULL: out of memory. */
-static plug__functions_kept *
+/* This session's memo of the function, one place more open; NULL: out of
+ * memory. */
+static plug__functions_memo *
 plug__functions_open(plug__functions_work *work)
 {
     const void *const     session = plug__server_session();
-    plug__functions_kept *kept;
+    plug__functions_memo *memo;
 
     pthread_mutex_lock(&plug__functions.lock);
-    kept = plug__functions.first;
-    while (kept != NULL && (kept->session != session || kept->work != work))
-        kept = kept->next;
-    if (kept == NULL && (kept = calloc(1, sizeof *kept)) != NULL) {
-        kept->next    = plug__functions.first;
-        kept->session = session;
-        kept->work    = work;
-        plug__functions.first = kept;
+    memo = plug__functions.first;
+    while (memo != NULL && (memo->session != session || memo->work != work))
+        memo = memo->next;
+    if (memo == NULL && (memo = calloc(1, sizeof *memo)) != NULL) {
+        memo->next    = plug__functions.first;
+        memo->session = session;
+        memo->work    = work;
+        plug__functions.first = memo;
     }
-    if (kept != NULL)
-        kept->places++;
+    if (memo != NULL)
+        memo->places++;
     pthread_mutex_unlock(&plug__functions.lock);
-    return kept;
+    return memo;
 }
 
 
 static void
-plug__functions_close(plug__functions_kept *kept)
+plug__functions_close(plug__functions_memo *memo)
 {
-    plug__functions_kept **at = &plug__functions.first;
+    plug__functions_memo **at = &plug__functions.first;
 
     pthread_mutex_lock(&plug__functions.lock);
-    if (kept != NULL && --kept->places == 0) {
-        while (*at != kept)
+    if (memo != NULL && --memo->places == 0) {
+        while (*at != memo)
             at = &(*at)->next;
-        *at = kept->next;
-        free(kept);
+        *at = memo->next;
+        free(memo);
     }
     pthread_mutex_unlock(&plug__functions.lock);
-}
-
-
-/* Why this session may not call it now; NULL: it may. */
-static const char *
-plug__functions_refusal(void)
-{
-    if (!plug__server_has(mysql_parser_service))
-        return "the plugin keyring_aws is not loaded";
-    if (!plug__server_super())
-        return "it needs the SUPER privilege";
-    return NULL;
 }
 
 
@@ -1751,86 +1607,80 @@ static bool
 plug__functions_begin(plug__functions_work *work, plug__abi_udf *udf,
                       const plug__abi_udf_args *args, char *message)
 {
-    const char *why = plug__functions_refusal();
-    plug__ring *ring;
-    kaws_error  err;
+    plug__guard_ring *ring = NULL;
+    kaws_error err;
 
+    udf->ptr = NULL;
     if (args->count != 0)
-        why = "it takes no arguments";
-    if (why == NULL) {
-        ring = plug__ring_take(&err);
-        if (ring != NULL)
-            plug__ring_drop(ring);
-        else
-            why = err.text;
-    }
-    udf->ptr = why == NULL ? (char *)plug__functions_open(work) : NULL;
-    if (why == NULL && udf->ptr == NULL)
-        why = "out of memory";
-    if (why != NULL) {
-        snprintf(message, PLUG__ABI_ERRMSG_SIZE, "%s", why);
-        return true;
-    }
+        plug__guard_fail(&err, KAWS_ARGUMENT, "it takes no arguments");
+    else if (plug__guard_admits(&plug__server_guard, &err))
+        ring = plug__guard_take(&plug__server_guard, &err);
+    if (ring != NULL
+        && (udf->ptr = (char *)plug__functions_open(work)) == NULL)
+        plug__guard_fail(&err, KAWS_MEMORY, "out of memory");
+    plug__guard_drop(&plug__server_guard, ring);
     udf->maybe_null = true;
     udf->const_item = false;            /* else EXPLAIN would call it        */
-    return false;
+    if (udf->ptr == NULL)
+        snprintf(message, PLUG__ABI_ERRMSG_SIZE, "%s", err.text);
+    return udf->ptr == NULL;
 }
 
 
-static kaws_status
+static void
 plug__functions_try(plug__functions_work *work, kaws_error *err)
 {
-    const char *why = plug__functions_refusal();
+    plug__guard *const  g    = &plug__server_guard;
+    plug__guard_ring   *ring = NULL;
     plug__status_ticker ticker;
-    plug__ring *ring;
 
-    if (why == NULL && plug__server_stopped())
-        why = "keyring_operations is OFF: SET GLOBAL keyring_operations = ON"
-              " first";
-    if (why != NULL)
-        return plug__ring_fail(err, KAWS_DENIED, why);
-    ring = plug__ring_take_to_seal(err);
+    if (!plug__guard_admits(g, err))
+        return;
+    if (plug__server_stopped())
+        plug__guard_fail(err, KAWS_DENIED, "keyring_operations is OFF: SET"
+                         " GLOBAL keyring_operations = ON first");
+    else
+        ring = plug__guard_take_to_seal(g, err);
     if (ring != NULL) {
-        plug__status_tick(&ticker);
+        plug__status_tick(&ticker, g);
         (void)work(ring->kaws, err);
         plug__status_untick(&ticker);
-        plug__ring_drop(ring);
     }
-    plug__status_refresh();
-    return err->status;
+    plug__guard_drop(g, ring);
+    plug__guard_refresh(g);
 }
 
 
 static long long
-plug__functions_run(const char *name, plug__functions_kept *kept,
+plug__functions_run(const char *name, plug__functions_memo *memo,
                     unsigned char *is_null, unsigned char *error)
 {
-    static const kaws_error never = {
-        KAWS_CONFIG, 0, 0, "", "", "it was called though _init refused it"
-    };
-    const kaws_error *const answer = kept != NULL ? &kept->answer : &never;
-    char text[PLUG__ABI_ERRMSG_SIZE];
+    static plug__functions_memo never = { .done = true, .answer = {
+        .status = KAWS_CONFIG, .text = "it was called though _init refused it"
+    } };
 
-    if (kept != NULL && !kept->done) {
-        kept->done = true;
-        if (!plug__server_replays()
-            && plug__functions_try(kept->work, &kept->answer) != KAWS_OK)
-            plug__server_say(PLUG__ERROR, "%s() failed: %s", name,
-                             answer->text);
+    if (memo == NULL)
+        memo = &never;
+    if (!memo->done) {
+        memo->done = true;
+        if (!plug__server_replays())
+            plug__functions_try(memo->work, &memo->answer);
+        if (memo->answer.status != KAWS_OK)
+            plug__guard_say(&plug__server_guard, PLUG__ERROR,
+                            "%s() failed: %s", name, memo->answer.text);
     }
-    *is_null = *error = answer->status != KAWS_OK;
-    if (answer->status == KAWS_OK)
-        return 1;
-    snprintf(text, sizeof text, "Function %s failed due to: %.440s.", name,
-             answer->text);
-    plug__server_raise(PLUG__ER_KEYRING_AWS_UDF, text);
-    return 0;
+    *is_null = *error = memo->answer.status != KAWS_OK;
+    if (*error)
+        plug__guard_raise(&plug__server_guard, PLUG__ER_KEYRING_AWS_UDF,
+                          "Function %s failed due to: %.440s.", name,
+                          memo->answer.text);
+    return !*error;
 }
 
 
-/* An SQL function is three symbols. The manual of 5.7 misprints the first one's
- * name in its own CREATE FUNCTION statement, as rotate_cms; whoever pastes that
- * gets what was meant. */
+/* An SQL function is three symbols. MySQL's manual of 5.7 misprints the first
+ * one's name, as rotate_cms, in its CREATE FUNCTION statement: so that name
+ * works, too. */
 #define PLUG__FUNCTIONS(X)                                                     \
     X(keyring_aws_rotate_cmk,  kaws_rotate_kms_key)                            \
     X(keyring_aws_rotate_cms,  kaws_rotate_kms_key)                            \
@@ -1864,152 +1714,125 @@ PLUG__FUNCTIONS(X)
 /* ==========================================================================
  * ROOM  life        start, end, and which server this is
  * ==========================================================================
- * Uses: abi server ring status settings keyring
+ * Uses: abi guard server status settings keyring
  * Gives: _mysql_plugin_declarations_ _mysql_plugin_interface_version_
  *        _mysql_sizeof_struct_st_plugin_
  *
- * A start: the conf file has to be valid and the data file has to add up; then
- * KMS is asked to seal and open one byte. A definite no ends the start. If KMS
- * cannot be reached, or has troubles of its own, it is waited for: the network
- * may come up after the server, and without its keys InnoDB gives up. From the
- * first outage on, one deadline is shared by init and by all calls that come
- * while the server starts. After it, it is only warned that KMS is away, for a
- * database must come up when KMS is slow.
+ * A start reads the conf file and checks the whole data file; then it asks KMS
+ * to seal and open one byte. If KMS definitely refuses, the start fails. If KMS
+ * cannot be reached, or has a fault of its own, the start waits: the network
+ * may come up after the server, and InnoDB gives up without its keys. From the
+ * first outage on, init and all calls that come while the server starts share
+ * one deadline. After it, the plugin only warns that KMS is away, because a
+ * database must start when KMS is slow.
  *
- * When this file is mapped, before the server looks at anything in it, a
- * constructor finds out which server this is and describes the plugin as that
- * one reads it. Two signs must agree: what the server calls its version, and
- * whether its error function has a C or a C++ name. If they do not (a fork, a
- * tool, something newer than we know), it publishes a description that is inert
- * in either layout: nothing in it but an init that refuses with a sentence.
+ * A constructor runs when this file is mapped, before the server reads anything
+ * in it. It finds out which server this is, and describes the plugin in that
+ * server's layout. Two signs must agree: the server's version, and whether its
+ * error function has a C or a C++ name. If they do not (a fork, a tool,
+ * something newer than we know), the description is inert in either layout:
+ * nothing in it but an init that refuses with a sentence.
  */
 
-static void
-plug__life_log(void *ctx, int level, const char *line)
-{
-    (void)ctx;
-    plug__server_log(level, line);
-}
+static struct {
+    int     seconds;                    /* keyring_aws_start_seconds         */
+    int64_t deadline_ms;                /* of the monotonic clock; 0: none   */
+} plug__life;
 
 
-static int64_t plug__life_deadline_ms;  /* of the monotonic clock; 0: none   */
-
-
-/* The patience_ms hook. */
+/* The patience_ms hook: how long a call may still wait for KMS. */
 static int
 plug__life_patience(void *ctx, const kaws_error *err)
 {
-    const int seconds = plug__settings.start_seconds;
     struct timespec t;
     int64_t now, first = 0, deadline;
 
-    (void)ctx;
-    if (seconds == 0 || !plug__server_starting() || plug__server_ending())
+    if (plug__life.seconds == 0 || !plug__server_starting()
+        || plug__server_ending())
         return 0;
     clock_gettime(CLOCK_MONOTONIC, &t);
     now      = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-    deadline = now + seconds * 1000;
-    if (__atomic_compare_exchange_n(&plug__life_deadline_ms, &first, deadline,
+    deadline = now + plug__life.seconds * 1000;
+    if (__atomic_compare_exchange_n(&plug__life.deadline_ms, &first, deadline,
                                     false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        plug__server_say(PLUG__WARNING, "the server is starting, and waits for"
-                         " KMS for up to %d s (keyring_aws_start_seconds): %s",
-                         seconds, err->text);
+        plug__guard_say(ctx, PLUG__WARNING, "the server is starting, and waits"
+                        " for KMS for up to %d s (keyring_aws_start_seconds):"
+                        " %s", plug__life.seconds, err->text);
     else
         deadline = first;
     return deadline > now ? (int)(deadline - now) : 0;
 }
 
 
-/* Whether a server may start although kaws_check said this. */
 static bool
-plug__life_can_wait(kaws_status status)
+plug__life_start(plug__guard *g, kaws_error *err)
 {
-    return status == KAWS_NETWORK || status == KAWS_THROTTLED
-        || status == KAWS_SERVICE || status == KAWS_REPLY;
-}
+    plug__guard_ring *ring = NULL;
+    plug__guard_config cfg;
 
-
-static bool
-plug__life_ask(plug__ring *ring, const kaws_config *cfg, kaws_error *err)
-{
-    kaws_status status;
-
-    if (cfg->kms_key_id == NULL) {
-        plug__server_log(PLUG__WARNING, "keyring_aws_cmk_id has to be set:"
-                         " until then keys can only be fetched");
-        return true;
+    if (plug__settings_read(&cfg, err) != KAWS_OK)
+        return false;
+    cfg.kaws.hooks.patience_ms = plug__life_patience;
+    plug__life.seconds = cfg.start_seconds;
+    PLUG__STORE(&plug__life.deadline_ms, 0);
+    if (!plug__server_has(mysql_malloc_service))
+        plug__guard_fail(err, KAWS_CONFIG, "this server does not offer the"
+                         " service mysql_malloc_service");
+    else
+        ring = plug__guard_open(g, &cfg, err);
+    if (ring == NULL)
+        return false;
+    if (cfg.kaws.kms_key_id == NULL)
+        plug__guard_say(g, PLUG__WARNING, "keyring_aws_cmk_id has to be set:"
+                        " until then keys can only be fetched");
+    else
+        (void)kaws_check(ring->kaws, err);
+    switch (err->status) {
+    case KAWS_NETWORK: case KAWS_THROTTLED: case KAWS_SERVICE: case KAWS_REPLY:
+        plug__guard_say(g, PLUG__WARNING, "starting without KMS: %s; if the"
+                        " server does not start, or tables stay closed, bring"
+                        " KMS back, and " PLUG__SERVER_AGAIN, err->text);
+        break;
+    case KAWS_OK:
+        break;
+    default:
+        plug__guard_drop(g, ring);
+        return false;
     }
-    status = kaws_check(ring->kaws, err);
-    if (!plug__life_can_wait(status))
-        return status == KAWS_OK;
-    plug__server_say(PLUG__WARNING, "starting without KMS: %s; if the server"
-                     " does not come up, or tables stay closed, bring KMS back,"
-                     " and " PLUG__SERVER_AGAIN, err->text);
+    plug__guard_publish(g, ring);
     return true;
 }
 
 
-static bool
-plug__life_start(kaws_error *err)
-{
-    plug__ring *ring = NULL;
-    kaws_config cfg;
-
-    plug__settings_config(&cfg);
-    cfg.hooks.log         = plug__life_log;
-    cfg.hooks.patience_ms = plug__life_patience;
-    if (!plug__server_has(mysql_malloc_service))
-        plug__ring_fail(err, KAWS_CONFIG, "this server does not offer the"
-                        " service mysql_malloc_service");
-    else if (!plug__settings_wish(NULL))
-        plug__ring_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id or"
-                        " keyring_aws_region is too long");
-    else if (cfg.conf_file == NULL)
-        plug__ring_fail(err, KAWS_CONFIG,
-                        "keyring_aws_conf_file has to be set");
-    else if (cfg.data_file == NULL)
-        plug__ring_fail(err, KAWS_CONFIG,
-                        "keyring_aws_data_file has to be set");
-    else if (plug__ring_open(&ring, &cfg, err) == KAWS_OK) {
-        if (plug__life_ask(ring, &cfg, err)) {
-            plug__ring_publish(ring);
-            return true;
-        }
-        plug__ring_drop(ring);
-    }
-    return false;
-}
-
-
-/* The file may have been mapped all the time since a former life, and then its
- * variables are as deinit left them: handle, ring, figures and wish are set
- * anew here, and nothing else is kept. */
+/* The file may have been mapped since an earlier INSTALL, and then its data are
+ * as deinit left them: handle, ring, figures and wanted values are all set
+ * anew. */
 static int
 plug__life_init(void *handle)
 {
     kaws_error err;
 
     plug__server_remember(handle);
-    PLUG__STORE(&plug__life_deadline_ms, 0);
-    if (!plug__life_start(&err)) {
-        plug__server_say(PLUG__ERROR, "cannot start: %s; the server has no"
-                         " keyring until you mend that, and %s", err.text,
-                         plug__server_starting() ? PLUG__SERVER_AGAIN
-                                                 : "install the plugin again");
+    if (!plug__life_start(&plug__server_guard, &err)) {
+        plug__guard_say(&plug__server_guard, PLUG__ERROR, "cannot start: %s;"
+                        " the server has no keyring until you correct that, and"
+                        " %s", err.text,
+                        plug__server_starting() ? PLUG__SERVER_AGAIN
+                                                : "install the plugin again");
         return 1;
     }
-    plug__status_refresh();
+    plug__guard_refresh(&plug__server_guard);
     return 0;
 }
 
 
-/* Also called after an init that failed. */
+/* The server also calls this after an init that failed. */
 static int
 plug__life_deinit(void *handle)
 {
     (void)handle;
-    plug__ring_retire();
-    plug__status_reset();
+    plug__guard_publish(&plug__server_guard, NULL);
+    plug__guard_refresh(&plug__server_guard);
     plug__server_remember(NULL);
     return 0;
 }
@@ -2028,10 +1851,7 @@ plug__life_refuse(void *handle)
 PLUG__EXPORT int _mysql_plugin_interface_version_ = PLUG__ABI_INTERFACE;
 PLUG__EXPORT int _mysql_sizeof_struct_st_plugin_;
 
-PLUG__EXPORT union {                    /* the second element ends the list  */
-    plug__abi_plugin_57 v57[2];
-    plug__abi_plugin_80 v80[2];
-} _mysql_plugin_declarations_;
+PLUG__EXPORT plug__abi_plugins _mysql_plugin_declarations_;
 
 
 static const plug__abi_tail plug__life_tail = {
@@ -2047,7 +1867,8 @@ static const plug__abi_head plug__life_head = {
 };
 
 
-/* A function out of a void *: what POSIX promises, said in C. */
+/* Converts a void * to a function pointer: POSIX promises that it works, and
+ * memcpy is how C allows it. */
 static void
 plug__life_resolve(void *printf_error, void *access_test, void *slave_thread)
 {
@@ -2066,27 +1887,27 @@ plug__life_recognise(void)
     void *const c_name  = dlsym(server, "my_printf_error");
     void *const cxx     = dlsym(server, "_Z15my_printf_errorjPKciz");
     void *const test    = dlsym(server, "_Z19keyring_access_testv");
-    plug__abi_plugin_57 *const v57 = &_mysql_plugin_declarations_.v57[0];
-    plug__abi_plugin_80 *const v80 = &_mysql_plugin_declarations_.v80[0];
+    plug__abi_plugins *const all = &_mysql_plugin_declarations_;
 
     plug__server.started = dlsym(server, "mysqld_server_started");
     if (version == NULL)
         version = "";
-    v80->head = plug__life_head;        /* v57's head is the same bytes      */
-    _mysql_sizeof_struct_st_plugin_ = (int)sizeof *v80;
+    plug__settings_describe();
+    all->v80->head = plug__life_head;   /* v57's head is the same bytes      */
+    _mysql_sizeof_struct_st_plugin_ = (int)sizeof *all->v80;
     if (c_name != NULL && cxx == NULL && strncmp(version, "5.7.", 4) == 0) {
         plug__server.is_57 = true;
-        v57->tail = plug__life_tail;
-        _mysql_sizeof_struct_st_plugin_ = (int)sizeof *v57;
+        all->v57->tail = plug__life_tail;
+        _mysql_sizeof_struct_st_plugin_ = (int)sizeof *all->v57;
         plug__life_resolve(c_name, test,
                            dlsym(server, "thd_slave_thread"));
     } else if (cxx != NULL && c_name == NULL
                && strtol(version, NULL, 10) >= 8) {
-        v80->tail = plug__life_tail;
+        all->v80->tail = plug__life_tail;
         plug__life_resolve(cxx, test,
                            dlsym(server, "_Z16thd_slave_threadPK3THD"));
     } else {
-        v80->head.init  = plug__life_refuse;
-        v80->tail.flags = PLUG__ABI_ALLOW_EARLY;    /* lies beyond 5.7's end */
+        all->v80->head.init  = plug__life_refuse;
+        all->v80->tail.flags = PLUG__ABI_ALLOW_EARLY;   /* beyond 5.7's end  */
     }
 }

@@ -807,13 +807,13 @@ check_sealed(const kaws_sealed *out, const worth *x)
 static void
 check_entry(kaws *ring, const char *key_id, const worth *x)
 {
-    kaws__entry *e = kaws__cache_find(&ring->cache, kaws__buf_of(key_id),
+    kaws__entry *e = kaws__table_find(&ring->table, kaws__buf_of(key_id),
                                       kaws__buf_of(""));
     kaws__record r;
     kaws_sealed out;
 
     HOLDS(e != NULL);
-    HOLDS(kaws__store_parse(kaws__cache_record(e), &r) == NULL);
+    HOLDS(kaws__store_parse(kaws__table_record(e), &r) == NULL);
     kaws__ring_sealed(&r, &out);
     check_sealed(&out, x);
 }
@@ -936,7 +936,8 @@ check_after(kaws *ring, kaws_status status, const kaws__target *target,
                               the_call != REWRAP))
         HOLDS(disk_hash() == before);
     if (status != KAWS_OK)
-        HOLDS(memcmp(target, &ring->kms.trust.now.target, sizeof *target) == 0 &&
+        HOLDS(memcmp(target, &ring->kms.trust.now.target,
+                     sizeof *target) == 0 &&
               strcmp(ring->kms.trust.now.region, region()) == 0);
 }
 
@@ -974,7 +975,7 @@ try_reply(int call)
     HOLDS(fake.live == 0 && fake.dirty == 0 && fake.misfreed == 0);
     HOLDS(disk.opened == 0);
     HOLDS(kaws_open(&ring, &cfg, &err) == KAWS_OK);
-    HOLDS(ring->cache.count == (status == KAWS_OK && call <= STORE ? 2 : 1));
+    HOLDS(ring->table.count == (status == KAWS_OK && call <= STORE ? 2 : 1));
     kaws_close(ring);
     fake_forget_log(&fake);
 }

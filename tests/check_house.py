@@ -33,9 +33,25 @@ PLUGIN_SYMBOLS = {
       for step in ("", "_init", "_deinit"))}
 LENGTH, MOSTLY = 60, 50     # lines of a function: every one, and nine of ten
 LONG_FUNCTIONS = {}         # name: why it may be longer
+ROOM_MAX, CODE_MAX = 1000, 9000     # lines of a room; lines of the header that are code
+LONG_ROOMS = {room: "is being split" for room in "http file ring".split()}
+WORDS = (                   # not to be used in the product's prose, and the word to use instead
+    (r"aim(?!s at)\w*", "KMS key"), ("home", "own account, own KMS key"),
+    (r"(un)?anchor\w*", "trusted account"), (r"grant\w*", "answer, success"),
+    (r"rins\w*", "wipe"), (r"wish\w*", "wanted setting"),
+    ("ticks?", "milliseconds, or the clock's resolution"), ("spell(s|ed)?", "write, form"),
+    ("cells?", "committed length"), ("former li(fe|ves)", "earlier process"),
+    ("whoever", "a process that, anyone who"), ("noted", "logged"), ("anew", "again"),
+    ("(is|are|was|were|has|have) (another|others)", "differs, different"),
+    (", for (it|they|we|that|this|there|no|nobody)", "because"), ("out of reach", "unreachable"),
+    ("as ever", "as always"), ("lets? go", "release"), ("taken for", "counts as"),
+    ("(the|a|an|its|their|his|one) turns?", "order, lock"), ("CMKs?", "KMS key"),
+)
+WORDS_LEFT = {HEADER: 88, PLUGIN: 13, "README.md": 19}    # how often still; to become nothing
 
 C_FILES = "keyring_aws.*|(tests|fuzz)/.*[.][ch]"
 PRODUCT = "keyring_aws[.]h|keyring_aws_plugin[.]c"
+PROSE = rf"{PRODUCT}|README[.]md|Makefile"
 BANNED = "strcpy|strcat|strncpy|strncat|strtok|sprintf|vsprintf|gets|atoi|atol|atoll|atof"
 LINE_RULES = (  # name, files, in code only (no comments, no strings), pattern, what, what to do
     ("columns", C_FILES, False, r".{81,}", "more than 80 columns", "break the line"),
@@ -158,6 +174,45 @@ class Source:
                       flags=re.S).split("\n")
         return sum(bool(line.strip()) for line in bare[first - 1:last])
 
+    @functools.cached_property
+    def prose(self) -> str:
+        """The text with all blanked that is not written for people: of C only comments and strings
+        stay, of a Makefile only comments."""
+        said = {".h": TOKEN, ".c": TOKEN, "": re.compile(r"#.*|@echo.*"), ".md": re.compile(".+")}
+        prose, last = "", 0
+        for found in said[pathlib.PurePath(self.name).suffix].finditer(self.text):
+            prose += re.sub(r"[^\n]", " ", self.text[last:found.start()]) + found[0]
+            last = found.end()
+        return re.sub(r"(?m)^ \*", "  ", prose)
+
+    @functools.cached_property
+    def calls(self) -> dict[str, set[str]]:
+        """What each function names of our functions: calls, mostly."""
+        ours = {item.name for item in self.functions}
+        return {item.name: ours & set(re.findall(
+            r"\w+", "\n".join(self.code[item.opened - 1:item.last]))) for item in self.functions}
+
+    @functools.cached_property
+    def between(self) -> list[tuple[int, str, str, str]]:
+        """Line, room, name and its room, of each function of another room that is used."""
+        functions = {item.name for item in self.functions}
+        return [(line, room.name, name, self.owners[name]) for room in self.rooms
+                for line in range(room.first, room.last + 1)
+                for name in re.findall(r"\w+", self.code[line - 1])
+                if name in functions and self.owners.get(name, room.name) != room.name]
+
+    @functools.cached_property
+    def circles(self) -> list[list[str]]:
+        """The rooms that reach themselves, in groups that reach each other."""
+        reach = {room.name: {owner for _, one, _, owner in self.between if one == room.name}
+                 for room in self.rooms}
+        for middle in reach:
+            for one in reach.values():
+                if middle in one:
+                    one |= reach[middle]
+        return sorted({tuple(sorted(b for b in reach[a] if a in reach[b]))
+                       for a in reach if a in reach[a]})
+
     def code_of(self, room: Room) -> str:
         return "\n".join(self.code[room.first - 1:room.last])
 
@@ -262,6 +317,36 @@ def calls_go_up(source):
 
 
 @rule(PRODUCT)
+def circles(source):
+    for rooms in source.circles:
+        line = next(line for line, room, _, owner in source.between
+                    if room in rooms and owner in rooms)
+        yield line, f"the rooms {' '.join(rooms)} use each other in a circle", "cut it here"
+
+
+@rule("")
+def room_size(tree):
+    long = {}
+    for name, source in tree.sources.items():
+        if re.fullmatch(PRODUCT, name):
+            long |= {room.name: (name, room.first, room.last - room.first + 1)
+                     for room in source.rooms if room.last - room.first + 1 > ROOM_MAX}
+    for room, (name, line, lines) in long.items():
+        if room not in LONG_ROOMS:
+            yield name, line, f"room {room} has {lines} lines", f"split it: {ROOM_MAX} at most"
+    for room in LONG_ROOMS.keys() - long.keys():
+        yield ("tests/check_house.py", 1, f"LONG_ROOMS excuses {room}, which is not too long",
+               "take it out")
+
+
+@rule(HEADER)
+def code_size(source):
+    lines = source.code_lines(1, len(source.lines))
+    if lines > CODE_MAX:
+        yield 1, f"{lines} lines of code", f"remove what is said twice: {CODE_MAX} at most"
+
+
+@rule(PRODUCT)
 def uses(source):
     for room in source.rooms:
         owners = {source.owners.get(name) for name in re.findall(r"\w+", source.code_of(room))}
@@ -322,6 +407,68 @@ def conditions(source):
                 or len(sender) == 2 and sender[0] < line < sender[1]):
             yield (line, f"`{code.strip()}` here", f"choose in {' '.join(OS_ROOMS)}, or (curl "
                    "only) between `/* built-in sender: begin */` and `end`")
+
+
+# ---- prose ---------------------------------------------------------------------------------
+
+
+@rule(PROSE)
+def words(source):
+    found = []
+    for pattern, instead in WORDS:
+        spaced = pattern.replace(" ", r"\s+")
+        for word in re.finditer(rf"(?:\b|(?=,)){spaced}\b", source.prose, re.I):
+            said = re.sub(r"\s+", " ", word[0])
+            found.append((source.line_of(word.start()), f"the word `{said}`", f"say: {instead}"))
+    if len(found) > WORDS_LEFT.get(source.name, 0):
+        yield from sorted(found)
+
+
+def steps(source):
+    """The walks of the manual: for each, its line, and (line, function, room) of each step."""
+    walks, inside = [], False
+    for line, text in enumerate(source.lines, 1):
+        step = re.match(r" \* +(?:\d+ +)?(kaws_\w+) +\((\w+)\): \S", text)
+        if re.match(r"(/| )\* .*\bWALK\b", text):
+            walks.append((line, []))
+            inside = True
+        elif inside and (step or re.match(r" \* +(\d+ +\w|kaws_)", text)):
+            walks[-1][1].append((line, *(step.groups() if step else ("", ""))))
+        elif inside and walks[-1][1] and text in (" *", " */"):
+            inside = False
+    return walks
+
+
+@rule(HEADER)
+def walks(source):
+    """A walk's first line has the word WALK, and each step says `function (room): what it does`,
+    perhaps after a number; a step's text may go on in lines indented by more. Each step is
+    reached from those above it through no room that they do not name. A room may be come back to,
+    which leaves all rooms entered since; it may not be entered a second time."""
+    rooms = {item.name: source.room_at(item.first) for item in source.functions}
+    for line, walk in steps(source):
+        entered, left, known = [], set(), set()
+        if not walk:
+            yield line, "a walk without steps", "write ` *     function (room): what it does`"
+        for line, name, room in walk:
+            if not name:
+                yield line, "a step of another form", "write `function (room): what it does`"
+                return
+            reached = set(known)
+            while more := {to for one in reached for to in source.calls.get(one, ())
+                           if rooms[to] in {rooms.get(each) for each in known}} - reached:
+                reached |= more
+            if rooms.get(name) != room:
+                yield line, f"{name} is in room {rooms.get(name, '(none)')}", "name that"
+            elif known and name not in reached | {to for one in reached
+                                                  for to in source.calls[one]}:
+                yield line, f"no step above this one leads to {name}", "name what calls it"
+            if room in left:
+                yield line, f"room {room} is entered a second time", "leave one of them out"
+            while room in entered[:-1]:
+                left.add(entered.pop())
+            entered += [room] if room not in entered else []
+            known.add(name)
 
 
 # ---- what is public ------------------------------------------------------------------------
@@ -456,7 +603,11 @@ class Tree:
                 table.append(f"{room.name:12}{room.last - room.first + 1:7}"
                              f"{source.code_lines(room.first, room.last):7}{len(lines):11}"
                              f"{max(lines, default=0):9}")
-            table.append(f"{source.name}: {source.code_lines(1, len(source.lines))} lines of code")
+            order = {room.name: at for at, room in enumerate(source.rooms)}
+            back = sum(order[to] > order[room] for _, room, _, to in source.between)
+            table.append(f"{source.name}: {source.code_lines(1, len(source.lines))} lines of code, "
+                         f"{len(source.between)} calls between rooms, {back} back up, "
+                         f"{len(source.circles)} circles")
         return "\n".join(table)
 
     def figures(self) -> str:

@@ -652,13 +652,13 @@ do_job(void *given)
     job *j = given;
     char *results = NULL;
     size_t len;
-    int64_t began = kaws__plat_ticks_us(), took;
+    int64_t began = kaws__sys_ticks_us(), took;
 
     j->out = open_memstream(&results, &len);
     if (!j->command->silent)              /* it has to be filled or emptied  */
         memset(&j->err, 'x', sizeof j->err - 1);
     j->status = j->command->run(j);
-    took = kaws__plat_ticks_us() - began;
+    took = kaws__sys_ticks_us() - began;
     fclose(j->out);
     pthread_mutex_lock(&output);
     fprintf(stdout, "%s %.3f %s %d %d", j->id, (double)took / 1000,

@@ -3,7 +3,6 @@
 Run by pytest, and by `check_house.py --self-test`.
 """
 
-import functools
 import pathlib
 import subprocess
 import sys
@@ -11,8 +10,9 @@ import tempfile
 
 import check_house as house
 
+house.LONG_ROOMS, house.WORDS_LEFT, house.CODE_MAX = {}, {}, 400    # of the small house
 
-ROOMS = ("lobby plat err mem buf text json crypto sigv4 http creds kms file store cache "
+ROOMS = ("lobby plat err mem buf text json crypto sigv4 http creds kms file store table "
          "ring").split()
 
 
@@ -100,6 +100,15 @@ GOOD = {
 RING, TEST = "    int n = kaws__plat_work();\n", "    return kaws_open();\n"
 PLUG = "    return 1;\n"
 
+WALK = ("keyring_aws.h", "/* keyring_aws.h */\n", "/* WALK  how it opens\n */\n")
+STEPS = ("1  kaws_open (ring): begins\n *         and goes on", "2  kaws__plat_work (plat): works",
+         "   kaws__ring_work (ring): was on the way to 2", "4  kaws__text_work (text): adds")
+
+
+def walk(*steps: str) -> str:
+    return "".join(["/* WALK  how it opens\n *\n", *(f" *  {step}\n" for step in steps), " */\n"])
+
+
 BAD = (  # rule, file, what is there, what is put in its place
     ("columns", "keyring_aws.h", RING, f"{RING}    /* {'x' * 80} */\n"),
     ("columns", "tests/test_ring.c", TEST, f"    /* {'x' * 80} */\n{TEST}"),
@@ -145,6 +154,22 @@ BAD = (  # rule, file, what is there, what is put in its place
     ("conditions", "keyring_aws.h", "    return 9;", "#if FAST\n    return 9;\n#endif"),
     ("conditions", "keyring_aws.h", "/* Opens. */", "#ifdef _WIN32\n#endif\n/* Opens. */"),
     ("conditions", "keyring_aws_plugin.c", PLUG, "#if 1\n    return 1;\n#endif\n"),
+    ("circles", "keyring_aws.h", "    return 1;", "    return kaws_open();"),
+    ("room_size", "keyring_aws.h", RING, RING + "\n" * 1000),
+    ("room_size", "keyring_aws_plugin.c", PLUG, "\n" * 1000 + PLUG),
+    ("code_size", "keyring_aws.h", RING, RING + "    n++;\n" * 400),
+    ("words", "keyring_aws.h", "/* Opens. */", "/* Opens the Cell. */"),
+    ("words", "keyring_aws.h", "/* Opens. */", "/* Its size is\n * another. */"),
+    ("words", "keyring_aws_plugin.c", PLUG, "    puts(\"KMS is out of reach\");\n" + PLUG),
+    ("words", "README.md", "Run", "Wait, for it takes long. Run"),
+    ("words", "Makefile", "demo:", "# Whoever wants a demo\ndemo:"),
+    ("walks", *WALK),
+    ("walks", *WALK[:2], walk("1  kaws_open: begins")),
+    ("walks", *WALK[:2], walk("1  kaws_shut (ring): ends")),
+    ("walks", *WALK[:2], walk("1  kaws_open (json): begins")),
+    ("walks", *WALK[:2], walk("1  kaws_open (ring): begins", "2  kaws__err_work (err): works")),
+    ("walks", *WALK[:2], walk("1  kaws__plat_work (plat): works", "2  kaws_open (ring): no")),
+    ("walks", *WALK[:2], walk(*STEPS, "5  kaws__plat_work (plat): a second time")),
     ("contracts", "keyring_aws.h", "/* Opens. */\n", "/* Opens. */\n\n"),
     ("contracts", "keyring_aws.h", "/* Opens. */\n", "/* ---- opening --------- */\n"),
     ("contracts", "keyring_aws.h", "KAWS_API int", "KAWS_API int kaws_b(int a);\nKAWS_API int"),
@@ -161,6 +186,10 @@ BAD = (  # rule, file, what is there, what is put in its place
     ("two_commands", "README.md", "make test", "make tes"),
 )
 FINE = (  # what is no violation
+    (*WALK[:2], walk(*STEPS)),
+    (*WALK[:2], walk(*STEPS[:2]) + walk(STEPS[0], STEPS[3])),
+    ("keyring_aws.h", RING, RING + "    int cell = 1;  /* of a cellar; it aims at 40 */\n"),
+    ("Makefile", "demo:", "anew: whoever\ndemo:"),
     ("keyring_aws.h", "    return 9;", "/* built-in sender: begin */\n#if FAST\n    return 9;\n"
      "#endif\n/* built-in sender: end */"),
     ("keyring_aws.h", RING, RING + '    puts("// strcpy(a, b) br_x kaws__ring_x");\n'),
@@ -200,14 +229,36 @@ def test_every_rule_is_broken_once():
     assert rules == {rule for rule, *_ in BAD} | {"plugin_symbols"}
 
 
-def check_bad(rule: str, *change) -> None:
+def bad(rule: str, *change) -> None:
     lines = fired(changed(*change), only=rule).get(rule)
     assert lines, f"{rule} did not notice {change}"
     assert all(line.count("; ") and ":" in line for line in lines), lines
 
 
-def check_fine(*change) -> None:
-    assert fired(changed(*change)) == {}
+def fine(*change) -> None:
+    assert fired(changed(*change)) == {}, change
+
+
+def test_exceptions_end_with_their_reasons():
+    """One that is needed is heard, one that is not is a violation."""
+    long = changed("keyring_aws.h", "#if 0\n", "#if 0\n" + "\n" * 1000)
+    anew, twice = (changed("keyring_aws.h", "Opens.", word) for word in ("Anew.", "Anew, anew."))
+    assert list(fired(long)) == ["room_size"] and list(fired(anew)) == ["words"]
+    try:
+        house.LONG_ROOMS["lobby"], house.WORDS_LEFT["keyring_aws.h"] = "why", 1
+        assert "excuses lobby" in fired(GOOD)["room_size"][0]
+        assert fired(long) == {} and list(fired(anew)) == ["room_size"]
+        assert len(fired(twice)["words"]) == 2
+    finally:
+        house.LONG_ROOMS.clear()
+        house.WORDS_LEFT.clear()
+
+
+def test_the_table_of_rooms():
+    files = changed("keyring_aws.h", "    return 1;", "    return kaws_open();")
+    table = house.Tree(files).rooms()
+    assert "ring 28 16 2 11" in " ".join(table.split()), table
+    assert "3 calls between rooms, 1 back up, 1 circles" in table, table
 
 
 def test_symbols_of_a_plugin():
@@ -225,33 +276,29 @@ def test_symbols_of_a_plugin():
             assert len(lines) == len(words) and all(map(str.__contains__, lines, words)), lines
 
 
+TESTS = [(test, ()) for name, test in list(globals().items()) if name.startswith("test_")]
+TESTS += [(bad, row) for row in BAD] + [(fine, row) for row in FINE]
+
+
 def pytest_generate_tests(metafunc):
-    if "bad" in metafunc.fixturenames:
-        metafunc.parametrize("bad", BAD, ids=[f"{n}-{row[0]}" for n, row in enumerate(BAD)])
-    if "fine" in metafunc.fixturenames:
-        metafunc.parametrize("fine", FINE, ids=map(str, range(len(FINE))))
+    if "case" in metafunc.fixturenames:
+        cases = TESTS[-len(BAD + FINE):]
+        metafunc.parametrize("case", cases, ids=[f"{n}-{c[1][0]}" for n, c in enumerate(cases)])
 
 
-def test_bad(bad):
-    check_bad(*bad)
-
-
-def test_fine(fine):
-    check_fine(*fine)
+def test_row(case):
+    case[0](*case[1])
 
 
 def main() -> int:
-    tests = [test_a_good_house_passes, test_every_rule_is_broken_once, test_symbols_of_a_plugin,
-             *(functools.partial(check_bad, *row) for row in BAD),
-             *(functools.partial(check_fine, *row) for row in FINE)]
     failed = 0
-    for test in tests:
+    for test, row in TESTS:
         try:
-            test()
+            test(*row)
         except AssertionError as error:
             failed += 1
             print(f"self-test: {error}")
-    print(f"{len(tests) - failed} passed, {failed} failed")
+    print(f"{len(TESTS) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 

@@ -5,6 +5,7 @@ The memory of a process that uses the real libcurl over TLS is searched after ea
 """
 
 import base64
+import hmac
 import json
 import os
 import re
@@ -71,10 +72,18 @@ class Searched:
     def find(self) -> list:
         return re.findall(r"\[([^]]*)\]", self.say("search"))
 
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.stdin.close()
-            assert self.process.wait(30) == 0
+    def nothing_is_found(self) -> None:
+        """But for the secret access key in its one place, which is in no core dump."""
+        found = self.find()
+        places = [each for each in found if each.startswith("secret:raw dd lo")]
+        assert len(places) == 3, "40 bytes in 16-byte pieces: one, in locked and undumpable pages"
+        assert [each for each in found if each not in places] == []
+
+    def cleanly(self, *words, fails=False) -> str:
+        """An operation that leaves nothing to be found; what it says."""
+        text = (self.fail if fails else self.do)(*words)
+        self.nothing_is_found()
+        return text
 
 
 @pytest.fixture(scope="module")
@@ -96,48 +105,31 @@ def searched(request, program, emulator, settings, certs):
     process.process.wait(30)
 
 
-def nothing_is_found(process: Searched) -> None:
-    """But for the secret access key in its one place, which is in no core dump."""
-    found = process.find()
-    places = [each for each in found if each.startswith("secret:raw dd lo")]
-    assert len(places) == 3, "40 bytes in 16-byte pieces: one copy, in locked and undumpable pages"
-    assert [each for each in found if each not in places] == []
-
-
 # ---- memory --------------------------------------------------------------------------------------
 
 
 def test_the_search_finds_a_planted_copy(searched):
     secret = os.urandom(32)
-    for label, data in (("raw", secret), ("base64", base64.b64encode(secret)[16:32]),
-                        ("shifted", base64.b64encode(b"x" + secret)[18:34]),
-                        ("hex", secret.hex().encode()[16:32]), ("part", secret[16:])):
-        process_finds(searched, secret, data)
-
-
-def process_finds(process, secret, planted) -> None:
-    process.say("plant", masked(planted))
-    process.look_for("key", secret)
-    found = [each for each in process.find() if each.startswith("key:")]
-    assert found and all("[heap]" in each or "heap" in each for each in found), found
-    process.say("unplant")
-    nothing_is_found(process)
+    for planted in (secret, base64.b64encode(secret)[16:32], secret.hex().encode()[16:32],
+                    base64.b64encode(b"x" + secret)[18:34], secret[16:]):
+        searched.say("plant", masked(planted))
+        searched.look_for("key", secret)
+        found = [each for each in searched.find() if each.startswith("key:")]
+        assert found and all("heap" in each for each in found), found
+        searched.say("unplant")
+        searched.nothing_is_found()
 
 
 def test_store_and_fetch(searched, emulator):
     key = os.urandom(32)
     searched.look_for("key", key)
-    nothing_is_found(searched)
-    searched.do("store", "a", masked(key))
-    nothing_is_found(searched)
+    searched.nothing_is_found()
+    searched.cleanly("store", "a", masked(key))
     for _ in range(3):
-        searched.do("fetch", "a")
-        nothing_is_found(searched)
-    searched.do("kms", masked(key))
-    nothing_is_found(searched)
+        searched.cleanly("fetch", "a")
+    searched.cleanly("kms", masked(key))
     searched.say("close")
-    found = [each for each in searched.find()]
-    assert found == [], "after closing, not even the secret access key"
+    assert searched.find() == [], "after closing, not even the secret access key"
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 24, 100, 1000, 3000, 4096])
@@ -145,25 +137,30 @@ def test_keys_of_other_sizes(searched, size):
     key = os.urandom(size)
     if size >= 15:                      # a shorter one is anywhere by chance
         searched.look_for("key", key)
-    searched.do("store", "a", masked(key))
-    nothing_is_found(searched)
-    searched.do("fetch", "a")
-    nothing_is_found(searched)
+    searched.cleanly("store", "a", masked(key))
+    searched.cleanly("fetch", "a")
+
+
+def test_sign(searched):
+    key = b"AWS4" + SECRET.encode()
+    for word in ("20150830", "us-east-1", "kms", "aws4_request"):
+        key = hmac.digest(key, word.encode(), "sha256")
+        searched.look_for(word, key)
+    searched.cleanly("sign", masked(SECRET.encode()))
 
 
 def test_generate(searched, driver):
     """Made by KMS, it never comes here; the test knows it from another process."""
     searched.do("generate", "a")
     searched.look_for("key", driver(read_only=1).fetch("a"))
-    nothing_is_found(searched)
-    searched.do("fetch", "a")
-    nothing_is_found(searched)
+    searched.nothing_is_found()
+    searched.cleanly("fetch", "a")
 
 
 def test_a_data_key_made_here(searched):
     key = bytes(each ^ MASK for each in bytes.fromhex(searched.do("data_key")))
     searched.look_for("key", key)
-    nothing_is_found(searched)
+    searched.nothing_is_found()
 
 
 def test_check_rotate_and_rewrap(searched, emulator):
@@ -171,19 +168,15 @@ def test_check_rotate_and_rewrap(searched, emulator):
     for number, key in enumerate(keys):
         searched.look_for(f"key{number}", key)
         searched.do("store", f"k{number}", masked(key))
-    searched.do("check")
-    nothing_is_found(searched)
+    searched.cleanly("check")
     searched.do("rotate")
-    searched.do("rewrap")
-    nothing_is_found(searched)
+    searched.cleanly("rewrap")
     for region in (EU, "us-east-1"):    # across regions, and back
         searched.do("use_kms_key", emulator.add_key(region, ACCOUNT))
-        searched.do("rewrap")
-        nothing_is_found(searched)
+        searched.cleanly("rewrap")
     assert emulator.count("Encrypt") == 15, "the keys did come through here"
     searched.do("remove", "k0")
-    searched.do("reload_creds")
-    nothing_is_found(searched)
+    searched.cleanly("reload_creds")
 
 
 STORE_FAULTS = [("error", {"type": "AccessDeniedException"}), ("error", {"status": 503}),
@@ -198,11 +191,9 @@ def test_store_fails(searched, emulator, what, options):
     searched.say("timeout", 500)
     emulator.fault("Encrypt", what, times=0, **options)
     for _ in range(2):
-        assert searched.fail("store", "a", masked(key))
-        nothing_is_found(searched)
+        searched.cleanly("store", "a", masked(key), fails=True)
     emulator.clear_faults()
-    searched.do("store", "a", masked(key))
-    nothing_is_found(searched)
+    searched.cleanly("store", "a", masked(key))
 
 
 FETCH_FAULTS = [("cut", {"where": "body"}), ("reset", {"where": "body"}),
@@ -222,12 +213,10 @@ def test_fetch_fails(searched, emulator, what, options):
     searched.say("timeout", 400)
     emulator.fault("Decrypt", what, times=0, **options)
     for _ in range(2):
-        assert searched.fail("fetch", "a")
-        nothing_is_found(searched)
+        searched.cleanly("fetch", "a", fails=True)
     emulator.clear_faults()
     searched.say("timeout", 0)
-    searched.do("fetch", "a")
-    nothing_is_found(searched)
+    searched.cleanly("fetch", "a")
 
 
 def test_a_reply_of_the_wrong_length(searched, emulator):
@@ -236,7 +225,7 @@ def test_a_reply_of_the_wrong_length(searched, emulator):
     searched.look_for("key", wrong)
     emulator.fault("Decrypt", "edit", set={"Plaintext": base64.b64encode(wrong).decode()})
     assert "length" in searched.fail("fetch", "a")
-    nothing_is_found(searched)
+    searched.nothing_is_found()
 
 
 def test_replies_in_odd_pieces(searched, emulator):
@@ -245,8 +234,7 @@ def test_replies_in_odd_pieces(searched, emulator):
     searched.do("store", "a", masked(key))
     for what in ("chunked", "close", "slow_body"):
         emulator.fault("Decrypt", what, **({"each_ms": 0.1} if what == "slow_body" else {}))
-        searched.do("fetch", "a")
-        nothing_is_found(searched)
+        searched.cleanly("fetch", "a")
 
 
 def test_kept_connections_that_died(searched, emulator):
@@ -256,12 +244,10 @@ def test_kept_connections_that_died(searched, emulator):
     searched.do("check")
     for what in ("reset", "cut"):
         emulator.fault("*", what, where="accept")
-        searched.do("store", what, masked(key))
-        nothing_is_found(searched)
+        searched.cleanly("store", what, masked(key))
         searched.do("fetch", what)
         emulator.fault("*", what, where="accept")
-        searched.do("fetch", what)
-        nothing_is_found(searched)
+        searched.cleanly("fetch", what)
 
 
 def test_credentials_that_were_replaced(searched, emulator, conf):

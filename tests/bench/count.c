@@ -143,7 +143,7 @@ work_commit_large(desk *d)
 static void
 look_up(kaws *ring, const char *name, int there)
 {
-    bench_must((kaws__cache_find(&ring->cache, kaws__buf_of(name),
+    bench_must((kaws__table_find(&ring->table, kaws__buf_of(name),
                                  kaws__buf_of(BENCH_USER)) != NULL) == there,
                "a name is missing, or there too much");
 }

@@ -131,7 +131,7 @@ commit(const char *dir, size_t rounds, char **counts, size_t sizes)
         ring[s] = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
         bench_make(path_of(path, dir, "limit", number(counts[s])),
                    number(counts[s]));
-        bench_must(kaws__plat_open(path, KAWS__WRITE, &fd[s]) == 0, path);
+        bench_must(kaws__disk_open(path, KAWS__WRITE, &fd[s]) == 0, path);
         end[s] = (uint64_t)lseek(fd[s], 0, SEEK_END);
     }
     sync();
@@ -144,7 +144,7 @@ commit(const char *dir, size_t rounds, char **counts, size_t sizes)
             bench_commit(ring[s], 1000000 + r, &sealed);
             say_n("ours", number(counts[s]), wall_us() - t);
             t = wall_us();
-            bench_must(kaws__plat_write_at(fd[s], end[s], record.at,
+            bench_must(kaws__disk_write_at(fd[s], end[s], record.at,
                                            record.len, &done) == 0 &&
                        fdatasync(fd[s]) == 0, "cannot write");
             say_n("limit", number(counts[s]), wall_us() - t);
@@ -694,8 +694,8 @@ rewrap(const char *dir, const char *url, size_t count, int parallel)
     t = wall_us();
     bench_must(kaws_rewrap_all(ring, &err) == KAWS_OK, err.text);
     say("seconds", (wall_us() - t) / 1e6);
-    for (i = 0; i < ring->cache.count; i++)
-        fresh += kaws__cache_record(ring->cache.places[i].entry).len;
+    for (i = 0; i < ring->table.count; i++)
+        fresh += kaws__table_record(ring->table.places[i].entry).len;
     say("extra_bytes", (double)(m.peak - before));
     say("new_bytes", (double)fresh);
     say("replaces", (double)renames(watch, path));
@@ -732,7 +732,7 @@ open_file(const char *dir, size_t count, size_t rounds)
         t = wall_us();
         ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
         say("ours", (wall_us() - t) / 1e3);
-        bench_must(ring->cache.count == count, "keys are missing");
+        bench_must(ring->table.count == count, "keys are missing");
         kaws_close(ring);
         t = wall_us();
         kaws__crypto_init(&hash);
@@ -778,7 +778,7 @@ shuffled_names(size_t count))[16]
 }
 
 
-/* The limit: one read somewhere in a table as large as the cache's, and one in
+/* The limit: one read somewhere in an array as large as the table's, and one in
  * as much memory as the entries take, each waiting for the one before it. */
 static double
 two_reads(uint64_t *table, size_t slots, uint64_t *entries, size_t words,
@@ -809,7 +809,7 @@ lookup(const char *dir, size_t count, size_t rounds)
 
     bench_make(path_of(path, dir, "lookup", count), count);
     ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
-    slots = ring->cache.slot_count * sizeof(kaws__slot) / sizeof *table;
+    slots = ring->table.slot_count * sizeof(kaws__slot) / sizeof *table;
     words = (size_t)ring->file.size / sizeof *entries;
     table = malloc(slots * sizeof *table);
     entries = malloc(words * sizeof *entries);
@@ -823,7 +823,7 @@ lookup(const char *dir, size_t count, size_t rounds)
         t = cpu_us();
         for (i = 0; i < count; i++) {
             key = kaws__buf_of(names[i]);
-            found += kaws__cache_find(&ring->cache, key, user) != NULL;
+            found += kaws__table_find(&ring->table, key, user) != NULL;
         }
         say("ours", (cpu_us() - t) * 1e3 / (double)count);
         bench_must(found == count, "names are missing");

@@ -381,33 +381,45 @@ do_data_key(kaws_error *err)
 }
 
 
+/* sign SECRET: what is derived from it is looked for. */
+static kaws_status
+do_sign(kaws_error *err)
+{
+    static char out[512];
+    const char *headers[] = { "Host:kms.us-east-1.amazonaws.com", NULL };
+    kaws_bytes secret = unmask(words[1]);
+    kaws_creds who = { "AKIDEXAMPLE", (const char *)secret.at, NULL };
+    kaws_signing what = { "POST", "/", NULL, "us-east-1", "kms", headers,
+                          { NULL, 0 }, 1440938160 };
+    kaws_status status = kaws_sign(&what, who, out, sizeof out, err);
+
+    unmap(secret);
+    return status;
+}
+
+
+#define JOBS(X) \
+    X(open,         do_open(err)) \
+    X(check,        kaws_check(ring, err)) \
+    X(generate,     kaws_generate(ring, name_of(1), "AES", 32, err)) \
+    X(store,        do_store(err)) \
+    X(fetch,        do_fetch(err)) \
+    X(remove,       kaws_remove(ring, name_of(1), err)) \
+    X(use_kms_key,  kaws_use_kms_key(ring, words[1], err)) \
+    X(rewrap,       kaws_rewrap_all(ring, err)) \
+    X(rotate,       kaws_rotate_kms_key(ring, err)) \
+    X(reload_creds, kaws_reload_creds(ring, err)) \
+    X(kms,          do_kms(err)) \
+    X(data_key,     do_data_key(err)) \
+    X(sign,         do_sign(err))
+
+
 static kaws_status
 operate(const char *what, kaws_error *err)
 {
-    if (strcmp(what, "open") == 0)
-        return do_open(err);
-    if (strcmp(what, "check") == 0)
-        return kaws_check(ring, err);
-    if (strcmp(what, "generate") == 0)
-        return kaws_generate(ring, name_of(1), "AES", 32, err);
-    if (strcmp(what, "store") == 0)
-        return do_store(err);
-    if (strcmp(what, "fetch") == 0)
-        return do_fetch(err);
-    if (strcmp(what, "remove") == 0)
-        return kaws_remove(ring, name_of(1), err);
-    if (strcmp(what, "use_kms_key") == 0)
-        return kaws_use_kms_key(ring, words[1], err);
-    if (strcmp(what, "rewrap") == 0)
-        return kaws_rewrap_all(ring, err);
-    if (strcmp(what, "rotate") == 0)
-        return kaws_rotate_kms_key(ring, err);
-    if (strcmp(what, "reload_creds") == 0)
-        return kaws_reload_creds(ring, err);
-    if (strcmp(what, "kms") == 0)
-        return do_kms(err);
-    if (strcmp(what, "data_key") == 0)
-        return do_data_key(err);
+#define JOB(name, call) if (strcmp(what, #name) == 0) return call;
+    JOBS(JOB)
+#undef JOB
     _exit(4);
 }
 

@@ -218,7 +218,7 @@ check_words(const kaws_error *err, kaws_status status, int os)
     (void)snprintf(number, sizeof number, "(errno %d)", os);
     if (err->status != status || err->os != os ||
         strstr(err->text, "/disk/ring") == NULL ||
-        strstr(err->text, kaws__plat_error(os)) == NULL ||
+        strstr(err->text, kaws__sys_error_text(os)) == NULL ||
         strstr(err->text, number) == NULL)
         fail_msg("status %d, os %d, \"%s\"", err->status, err->os, err->text);
 }

@@ -729,13 +729,13 @@ static kaws_status
 play(kaws *ring, server *v, size_t job, int must)
 {
     static const call none;
-    int64_t began = kaws__plat_ticks_us(), took;
+    int64_t began = kaws__sys_ticks_us(), took;
     uint32_t mine, last;
     call c;
 
     memset(&c, 0, sizeof c);
     jobs[job](ring, &c);
-    took = (kaws__plat_ticks_us() - began) / 1000;
+    took = (kaws__sys_ticks_us() - began) / 1000;
     expect(took < 2 * TIMEOUT_MS + MARGIN_MS, "it takes too long", &c.err);
     last = asked(v);
     if (c.status != KAWS_OK) {

@@ -1,6 +1,6 @@
 /* faulty_disk.h - a disk that fails when it is told to
  *
- * Include it BEFORE keyring_aws.h: room plat then calls what is here. A call
+ * Include it BEFORE keyring_aws.h: room disk then calls what is here. A call
  * does its work, until a rule for its name says that it fails.
  *
  *     disk_fail("fdatasync", 1, EIO, 1);   the 2nd from now on fails, once
@@ -214,7 +214,7 @@ disk_mkdir(const char *path, mode_t mode)
 }
 
 
-/* With a mode, as room plat opens files; its folders it opens without. */
+/* With a mode, as room disk opens files; its folders it opens without. */
 static int
 disk_open(const char *path, int flags, ...)
 {

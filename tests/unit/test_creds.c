@@ -293,9 +293,9 @@ time_of(struct world *w)
     kaws__stat st;
     int fd;
 
-    assert_int_equal(kaws__plat_open(w->f.conf, KAWS__READ, &fd), 0);
-    assert_int_equal(kaws__plat_stat(fd, &st), 0);
-    kaws__plat_close(fd);
+    assert_int_equal(kaws__disk_open(w->f.conf, KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__disk_stat(fd, &st), 0);
+    kaws__disk_close(fd);
     return st.mtime_ns;
 }
 
@@ -308,9 +308,9 @@ set_time(struct world *w, int64_t ns)
     FILETIME time = { (DWORD)since_1601, (DWORD)(since_1601 >> 32) };
     int fd;
 
-    assert_int_equal(kaws__plat_open(w->f.conf, KAWS__WRITE, &fd), 0);
-    assert_true(SetFileTime(kaws__plat_handle(fd), NULL, NULL, &time));
-    kaws__plat_close(fd);
+    assert_int_equal(kaws__disk_open(w->f.conf, KAWS__WRITE, &fd), 0);
+    assert_true(SetFileTime(kaws__disk_handle(fd), NULL, NULL, &time));
+    kaws__disk_close(fd);
 #else
     struct timespec times[2] = { { 0, UTIME_OMIT }, { 0, 0 } };
 

@@ -69,7 +69,6 @@ test_clear(void **state)
     size_t i;
 
     (void)state;
-    kaws__err_clear(NULL);
     kaws__err_clear(err);
     for (i = 0; i < sizeof *err; i++)
         assert_int_equal(((uint8_t *)err)[i], 0);
@@ -83,7 +82,6 @@ test_set(void **state)
     kaws_error *err = new_error();
 
     (void)state;
-    assert_int_equal(kaws__err_set(NULL, KAWS_FILE, "%s", "nobody"), KAWS_FILE);
     kaws__err_clear(err);
     err->http = 400;
     memcpy(err->aws, "NotFoundException", 18);
@@ -130,8 +128,6 @@ test_os(void **state)
 
     (void)state;
     kaws__err_clear(err);
-    assert_int_equal(kaws__err_os(NULL, KAWS_FILE, ENOENT, "%s", "nobody"),
-                     KAWS_FILE);
     assert_int_equal(kaws__err_os(err, KAWS_FILE, ENOSPC, "cannot write %s",
                                   "keys"), KAWS_FILE);
     assert_int_equal(err->status, KAWS_FILE);
@@ -189,6 +185,58 @@ test_os_reasons(void **state)
             fail_msg("errno %d is cut: %s", os, err->text + 400);
         free(err);
     }
+}
+
+
+/* ---- words around a text, and no error to fill -------------------------- */
+
+static void
+test_words_around(void **state)
+{
+    kaws_error *err = new_error();
+    char text[700], want[1300];
+    size_t len;
+
+    (void)state;
+    kaws__err_clear(err);
+    assert_int_equal(kaws__err_memory(err, "adding a key"), KAWS_MEMORY);
+    assert_int_equal(err->status, KAWS_MEMORY);
+    unit_same_text("memory", err->text, "adding a key: out of memory");
+    err->http = 7;
+    kaws__err_prefix(err, "on day %d: ", 3);
+    kaws__err_append(err, " (%s)\n", "again");
+    unit_same_text("around", err->text,
+                   "on day 3: adding a key: out of memory (again)\\x0a");
+    assert_int_equal(err->status, KAWS_MEMORY);
+    assert_int_equal(err->http, 7);
+    for (len = 0; len < 600; len++) {
+        memset(text, 'a', len);
+        text[len] = '\0';
+        (void)kaws__err_set(err, KAWS_FILE, "%s", text);
+        kaws__err_append(err, "%s", "12345");
+        kaws__err_prefix(err, "%s", "678");
+        snprintf(want, sizeof want, "678%s", text);
+        want[511] = '\0';
+        if (len < 511)
+            snprintf(want + strlen(want), 6, "%s", "12345");
+        want[511] = '\0';
+        unit_same_text("cut", err->text, want);
+    }
+    free(err);
+}
+
+
+static void
+test_no_error(void **state)
+{
+    (void)state;
+    kaws__err_clear(NULL);
+    assert_int_equal(kaws__err_set(NULL, KAWS_FILE, "%s", "nobody"), KAWS_FILE);
+    assert_int_equal(kaws__err_os(NULL, KAWS_FILE, ENOENT, "%s", "nobody"),
+                     KAWS_FILE);
+    assert_int_equal(kaws__err_memory(NULL, "nothing"), KAWS_MEMORY);
+    kaws__err_prefix(NULL, "%s", "nobody");
+    kaws__err_append(NULL, "%s", "nobody");
 }
 
 
@@ -317,6 +365,8 @@ main(void)
         cmocka_unit_test(test_os),
         cmocka_unit_test(test_os_cut),
         cmocka_unit_test(test_os_reasons),
+        cmocka_unit_test(test_words_around),
+        cmocka_unit_test(test_no_error),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_one_plain_line)
     };

@@ -335,8 +335,8 @@ test_long_names(void **state)
         assert_int_equal(w->err.os, rows[i].fits ? 0 : ENAMETOOLONG);
         assert_int_equal(stat(lock, &st) == 0, rows[i].fits);
         if (rows[i].fits) {
-            assert_int_equal(kaws__plat_open(f.aside, KAWS__NEW, &fd), 0);
-            kaws__plat_close(fd);
+            assert_int_equal(kaws__disk_open(f.aside, KAWS__NEW, &fd), 0);
+            kaws__disk_close(fd);
             assert_int_equal(remove(f.aside) | remove(lock), 0);
         }
         kaws__file_close(&f);
@@ -1181,7 +1181,8 @@ test_foreseen(void **state)
         open_old(w, &f);
         assert_int_equal(fake_logged(&w->f, 1, "cannot be changed, so no key "
                                      "can be removed"), 1);
-        assert_int_equal(fake_logged(&w->f, 1, kaws__plat_error(reasons[i])),
+        assert_int_equal(fake_logged(&w->f, 1,
+                                     kaws__sys_error_text(reasons[i])),
                          1);
         kaws__file_close(&f);
     }

@@ -917,7 +917,7 @@ test_pool(void **state)
         assert_string_equal(taken[i]->origin, "https://a");
         assert_true(taken[i]->sock == CURL_SOCKET_BAD);
         taken[i]->sock = fds[0];
-        taken[i]->used_us = kaws__plat_ticks_us();
+        taken[i]->used_us = kaws__sys_ticks_us();
     }
     for (i = 0; i < COUNT(taken); i++)
         kaws__http_give_back(s, taken[i], 1);
@@ -960,7 +960,7 @@ test_pool_distrusts(void **state)
     for (i = 0; i < 3; i++) {
         one = kaws__http_take(s, &q);
         one->sock = fds[0];
-        one->used_us = kaws__plat_ticks_us();
+        one->used_us = kaws__sys_ticks_us();
         if (i == 1)
             one->used_us -= KAWS__HTTP_IDLE_S * 1000000;
         kaws__http_give_back(s, one, 1);
@@ -1053,7 +1053,7 @@ test_distrust_between(void **state)
     assert_int_equal(pipe(fds), 0);
     one = kaws__http_take(s, &q);
     one->sock = fds[0];
-    one->used_us = kaws__plat_ticks_us();
+    one->used_us = kaws__sys_ticks_us();
     kaws__http_give_back(s, one, 1);
     distrusted = s;
     meanwhile = distrust;

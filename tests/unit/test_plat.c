@@ -224,12 +224,12 @@ setup(void **state)
 
     (void)state;
     for (i = 0; i < UNIT_COUNT(places) && place == NULL; i++)
-        place = kaws__plat_env(places[i]);
-    assert_int_equal(kaws__plat_random(NULL, random, sizeof random), 0);
+        place = kaws__sys_env(places[i]);
+    assert_int_equal(kaws__sys_random(NULL, random, sizeof random), 0);
     kaws__text_hex(hex, random, sizeof random);
     snprintf(folder, sizeof folder, "%s/kaws-plat-%s",
              place != NULL ? place : "/tmp", hex);
-    return kaws__plat_make_dir(folder);
+    return kaws__disk_make_dir(folder);
 }
 
 
@@ -259,8 +259,8 @@ file_of(const char *path, const char *text)
     size_t done;
     int fd;
 
-    assert_int_equal(kaws__plat_open(path, KAWS__LOCKFILE, &fd), 0);
-    assert_int_equal(kaws__plat_write_at(fd, 0, text, strlen(text), &done), 0);
+    assert_int_equal(kaws__disk_open(path, KAWS__LOCKFILE, &fd), 0);
+    assert_int_equal(kaws__disk_write_at(fd, 0, text, strlen(text), &done), 0);
     assert_int_equal(done, strlen(text));
     return fd;
 }
@@ -273,7 +273,7 @@ has(int fd, const char *text)
     char *got = (char *)unit_exact(NULL, strlen(text) + 10);
     size_t n = 0;
 
-    assert_int_equal(kaws__plat_read_at(fd, 0, got, strlen(text) + 10, &n), 0);
+    assert_int_equal(kaws__disk_read_at(fd, 0, got, strlen(text) + 10, &n), 0);
     unit_same("in the file", got, n, text, strlen(text));
     free(got);
 }
@@ -284,15 +284,15 @@ has(int fd, const char *text)
 static void
 test_clocks(void **state)
 {
-    int64_t before = (int64_t)time(NULL), ticks = kaws__plat_ticks_us(), now;
+    int64_t before = (int64_t)time(NULL), ticks = kaws__sys_ticks_us(), now;
     int i;
 
     (void)state;
-    now = kaws__plat_now_ms(NULL);
+    now = kaws__sys_now_ms(NULL);
     assert_true(now >= before * 1000);
     assert_true(now < ((int64_t)time(NULL) + 2) * 1000);
     for (i = 0; i < 1000; i++) {
-        int64_t later = kaws__plat_ticks_us();
+        int64_t later = kaws__sys_ticks_us();
         assert_true(later >= ticks);
         ticks = later;
     }
@@ -302,12 +302,12 @@ test_clocks(void **state)
 static void
 test_sleep(void **state)
 {
-    int64_t start = kaws__plat_ticks_us(), took;
+    int64_t start = kaws__sys_ticks_us(), took;
 
     (void)state;
-    kaws__plat_sleep_ms(NULL, 0);
-    kaws__plat_sleep_ms(NULL, 30);
-    took = kaws__plat_ticks_us() - start;
+    kaws__sys_sleep_ms(NULL, 0);
+    kaws__sys_sleep_ms(NULL, 30);
+    took = kaws__sys_ticks_us() - start;
     assert_true(took >= 29000 && took < 10000000);
 }
 
@@ -325,7 +325,7 @@ test_random(void **state)
     memset(again, 0, sizeof again);
     for (round = 0; round < 100; round++) {
         memset(once, 0, sizeof once);
-        assert_int_equal(kaws__plat_random(NULL, once, sizeof once), 0);
+        assert_int_equal(kaws__sys_random(NULL, once, sizeof once), 0);
         assert_memory_not_equal(once, again, sizeof once);
         memcpy(again, once, sizeof once);
         for (i = 0; i < sizeof once; i++) {
@@ -339,7 +339,7 @@ test_random(void **state)
         kinds += seen[i];
     assert_int_equal(kinds, 256);
     memset(once, 0x5a, sizeof once);
-    assert_int_equal(kaws__plat_random(NULL, once, 0), 0);
+    assert_int_equal(kaws__sys_random(NULL, once, 0), 0);
     assert_int_equal(once[0], 0x5a);
 }
 
@@ -364,9 +364,9 @@ test_error_names(void **state)
 
     (void)state;
     for (i = 0; i < UNIT_COUNT(must); i++)
-        assert_string_not_equal(kaws__plat_error(must[i]), "see its errno");
+        assert_string_not_equal(kaws__sys_error_text(must[i]), "see its errno");
     for (os = -1; os < 300; os++) {
-        const char *text = kaws__plat_error(os);
+        const char *text = kaws__sys_error_text(os);
         int mine = strcmp(text, "see its errno") == 0;
         for (k = 0; k < UNIT_COUNT(ours); k++)
             mine |= os == ours[k];
@@ -380,7 +380,7 @@ test_error_names(void **state)
 #endif
         assert_in_range(strlen(text), 5, 90);
     }
-    unit_same_text("no error", kaws__plat_error(0), "see its errno");
+    unit_same_text("no error", kaws__sys_error_text(0), "see its errno");
 }
 
 
@@ -399,15 +399,15 @@ add_up(void *arg)
     int i, sum;
 
     for (i = 0; i < 2000; i++) {
-        kaws__plat_lock(&w->lock);
+        kaws__thread_lock(&w->lock);
         sum = w->sum;
         w->sum = sum + 1;
-        kaws__plat_unlock(&w->lock);
+        kaws__thread_unlock(&w->lock);
     }
-    kaws__plat_sleep_ms(NULL, 5);
-    kaws__plat_lock(&w->lock);
+    kaws__sys_sleep_ms(NULL, 5);
+    kaws__thread_lock(&w->lock);
     w->runs++;
-    kaws__plat_unlock(&w->lock);
+    kaws__thread_unlock(&w->lock);
 }
 
 
@@ -423,11 +423,11 @@ test_parallel(void **state)
     for (i = 0; i < UNIT_COUNT(counts); i++) {
         work w;
         w.runs = w.sum = 0;
-        assert_int_equal(kaws__plat_lock_init(&w.lock), 0);
-        kaws__plat_parallel(counts[i], add_up, &w);
+        assert_int_equal(kaws__thread_lock_init(&w.lock), 0);
+        kaws__thread_parallel(counts[i], add_up, &w);
         assert_int_equal(w.runs, counts[i]);
         assert_int_equal(w.sum, 2000 * counts[i]);
-        kaws__plat_lock_free(&w.lock);
+        kaws__thread_lock_free(&w.lock);
     }
 }
 
@@ -440,10 +440,10 @@ test_parallel_too_many(void **state)
 
     (void)state;
     w.runs = w.sum = 0;
-    assert_int_equal(kaws__plat_lock_init(&w.lock), 0);
-    kaws__plat_parallel(1000, add_up, &w);
+    assert_int_equal(kaws__thread_lock_init(&w.lock), 0);
+    kaws__thread_parallel(1000, add_up, &w);
     assert_in_range(w.runs, KAWS__PARALLEL_MAX, KAWS__PARALLEL_MAX + 1);
-    kaws__plat_lock_free(&w.lock);
+    kaws__thread_lock_free(&w.lock);
 }
 
 
@@ -462,21 +462,21 @@ take_turns(void *arg)
     int i;
 
     for (i = 0; i < 3; i++) {
-        if (kaws__plat_turn_take(&q->turn, 200) < 0) {
-            kaws__plat_lock(&q->lock);
+        if (kaws__thread_turn_wait(&q->turn, 200) < 0) {
+            kaws__thread_lock(&q->lock);
             q->late++;
-            kaws__plat_unlock(&q->lock);
+            kaws__thread_unlock(&q->lock);
             continue;
         }
-        kaws__plat_lock(&q->lock);
+        kaws__thread_lock(&q->lock);
         q->most = ++q->inside > q->most ? q->inside : q->most;
-        kaws__plat_unlock(&q->lock);
-        kaws__plat_sleep_ms(NULL, 20);
-        kaws__plat_lock(&q->lock);
+        kaws__thread_unlock(&q->lock);
+        kaws__sys_sleep_ms(NULL, 20);
+        kaws__thread_lock(&q->lock);
         q->inside--;
         q->done++;
-        kaws__plat_unlock(&q->lock);
-        kaws__plat_turn_give(&q->turn, 1);
+        kaws__thread_unlock(&q->lock);
+        kaws__thread_turn_end(&q->turn, 1);
     }
 }
 
@@ -485,15 +485,15 @@ static void
 late(void *arg)
 {
     queue *q = arg;
-    int64_t before = kaws__plat_ticks_us();
-    int waited = kaws__plat_turn_take(&q->turn, 150);
+    int64_t before = kaws__sys_ticks_us();
+    int waited = kaws__thread_turn_wait(&q->turn, 150);
 
-    kaws__plat_lock(&q->lock);
-    if (waited < 0 && kaws__plat_ticks_us() - before >= 140000)
+    kaws__thread_lock(&q->lock);
+    if (waited < 0 && kaws__sys_ticks_us() - before >= 140000)
         q->late++;
     else
         q->inside++;
-    kaws__plat_unlock(&q->lock);
+    kaws__thread_unlock(&q->lock);
 }
 
 
@@ -506,20 +506,20 @@ test_turns(void **state)
 
     (void)state;
     memset(&q, 0, sizeof q);
-    assert_int_equal(kaws__plat_turn_init(&q.turn), 0);
-    assert_int_equal(kaws__plat_lock_init(&q.lock), 0);
-    kaws__plat_parallel(20, take_turns, &q);
+    assert_int_equal(kaws__thread_turn_init(&q.turn), 0);
+    assert_int_equal(kaws__thread_lock_init(&q.lock), 0);
+    kaws__thread_parallel(20, take_turns, &q);
     assert_int_equal(q.most, 1);
     assert_int_equal(q.done, 60);
     assert_int_equal(q.late, 0);
-    assert_int_equal(kaws__plat_turn_take(&q.turn, 0), 0);
-    kaws__plat_parallel(5, late, &q);
+    assert_int_equal(kaws__thread_turn_wait(&q.turn, 0), 0);
+    kaws__thread_parallel(5, late, &q);
     assert_int_equal(q.late, 5);
     assert_int_equal(q.inside, 0);
-    kaws__plat_turn_give(&q.turn, 1);
-    assert_int_equal(kaws__plat_turn_take(&q.turn, 0), 0);
-    kaws__plat_lock_free(&q.lock);
-    kaws__plat_turn_free(&q.turn);
+    kaws__thread_turn_end(&q.turn, 1);
+    assert_int_equal(kaws__thread_turn_wait(&q.turn, 0), 0);
+    kaws__thread_lock_free(&q.lock);
+    kaws__thread_turn_free(&q.turn);
 }
 
 
@@ -529,7 +529,7 @@ static int once_runs;
 static void
 run_once(void)
 {
-    kaws__plat_sleep_ms(NULL, 20);
+    kaws__sys_sleep_ms(NULL, 20);
     once_runs++;
 }
 
@@ -537,7 +537,7 @@ run_once(void)
 static void
 ask_once(void *arg)
 {
-    kaws__plat_once(arg, run_once);
+    kaws__thread_once(arg, run_once);
     assert_int_equal(once_runs, 1);       /* nobody goes on before it is done */
 }
 
@@ -548,8 +548,8 @@ test_once(void **state)
     static kaws__once once = KAWS__ONCE;
 
     (void)state;
-    kaws__plat_parallel(8, ask_once, &once);
-    kaws__plat_once(&once, run_once);
+    kaws__thread_parallel(8, ask_once, &once);
+    kaws__thread_once(&once, run_once);
     assert_int_equal(once_runs, 1);
 }
 
@@ -559,7 +559,7 @@ test_once(void **state)
 static void
 test_pages(void **state)
 {
-    uint8_t *at = kaws__plat_pages(10000);
+    uint8_t *at = kaws__sys_alloc_locked(10000);
     size_t i;
 
     (void)state;
@@ -567,8 +567,8 @@ test_pages(void **state)
     for (i = 0; i < 10000; i++)
         assert_int_equal(at[i], 0);
     memset(at, 0xff, 10000);
-    kaws__plat_pages_free(at, 10000);
-    kaws__plat_pages_free(NULL, 10000);
+    kaws__sys_free_locked(at, 10000);
+    kaws__sys_free_locked(NULL, 10000);
 }
 
 
@@ -585,9 +585,9 @@ test_large_pages(void **state)
     for (i = 0; i < size; i++)
         at[i] = (uint8_t)(i * 7 >> 3);
     for (at_odd = 0; at_odd < 70000; at_odd += 997) {
-        kaws__plat_large_pages(at + at_odd, 0);
-        kaws__plat_large_pages(at + at_odd, 100);
-        kaws__plat_large_pages(at + at_odd, size - 70000);
+        kaws__sys_advise_large(at + at_odd, 0);
+        kaws__sys_advise_large(at + at_odd, 100);
+        kaws__sys_advise_large(at + at_odd, size - 70000);
     }
     for (i = 0; i < size; i++)
         if (at[i] != (uint8_t)(i * 7 >> 3))
@@ -604,9 +604,9 @@ test_last_slash(void **state)
     const char *path = "/var/lib/keys";
 
     (void)state;
-    assert_ptr_equal(kaws__plat_last_slash(path), path + 8);
-    assert_ptr_equal(kaws__plat_last_slash("keys"), NULL);
-    assert_string_equal(kaws__plat_last_slash("a/"), "/");
+    assert_ptr_equal(kaws__disk_last_slash(path), path + 8);
+    assert_ptr_equal(kaws__disk_last_slash("keys"), NULL);
+    assert_string_equal(kaws__disk_last_slash("a/"), "/");
 }
 
 
@@ -636,7 +636,7 @@ test_tidy(void **state)
     (void)state;
     for (i = 0; i < UNIT_COUNT(rows); i++) {
         (void)snprintf(path, sizeof path, "%s", rows[i][0]);
-        kaws__plat_tidy(path);
+        kaws__disk_tidy_path(path);
         assert_string_equal(path, rows[i][1]);
     }
 }
@@ -652,22 +652,22 @@ test_open(void **state)
 
     (void)state;
     for (i = 0; i < UNIT_COUNT(old); i++) {
-        assert_int_equal(kaws__plat_open(path, old[i], &fd), ENOENT);
+        assert_int_equal(kaws__disk_open(path, old[i], &fd), ENOENT);
         assert_int_equal(fd, -1);
     }
-    assert_int_equal(kaws__plat_open(path, KAWS__NEW, &fd), 0);
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_open(path, KAWS__NEW, &fd), EEXIST);
+    assert_int_equal(kaws__disk_open(path, KAWS__NEW, &fd), 0);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_open(path, KAWS__NEW, &fd), EEXIST);
     assert_int_equal(fd, -1);
-    assert_int_equal(kaws__plat_open(in_folder("b"), KAWS__LOCKFILE, &fd), 0);
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_open(in_folder("b"), KAWS__LOCKFILE, &fd), 0);
-    kaws__plat_close(fd);
+    assert_int_equal(kaws__disk_open(in_folder("b"), KAWS__LOCKFILE, &fd), 0);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_open(in_folder("b"), KAWS__LOCKFILE, &fd), 0);
+    kaws__disk_close(fd);
     for (i = 0; i < UNIT_COUNT(old); i++) {
-        assert_int_equal(kaws__plat_open(path, old[i], &fd), 0);
-        kaws__plat_close(fd);
+        assert_int_equal(kaws__disk_open(path, old[i], &fd), 0);
+        kaws__disk_close(fd);
     }
-    kaws__plat_close(-1);
+    kaws__disk_close(-1);
 }
 
 
@@ -680,25 +680,25 @@ test_read_and_write(void **state)
 
     (void)state;
     has(fd, "0123456789");
-    assert_int_equal(kaws__plat_read_at(fd, 3, out, 4, &n), 0);
+    assert_int_equal(kaws__disk_read_at(fd, 3, out, 4, &n), 0);
     unit_same("in the middle", out, n, "3456", 4);
-    assert_int_equal(kaws__plat_read_at(fd, 8, out, 4, &n), 0);
+    assert_int_equal(kaws__disk_read_at(fd, 8, out, 4, &n), 0);
     unit_same("at the end", out, n, "89", 2);
-    assert_int_equal(kaws__plat_read_at(fd, 10, out, 4, &n), 0);
+    assert_int_equal(kaws__disk_read_at(fd, 10, out, 4, &n), 0);
     assert_int_equal(n, 0);
-    assert_int_equal(kaws__plat_read_at(fd, 5000, out, 4, &n), 0);
+    assert_int_equal(kaws__disk_read_at(fd, 5000, out, 4, &n), 0);
     assert_int_equal(n, 0);
-    assert_int_equal(kaws__plat_read_at(fd, 0, out, 0, &n), 0);
+    assert_int_equal(kaws__disk_read_at(fd, 0, out, 0, &n), 0);
     assert_int_equal(n, 0);
-    assert_int_equal(kaws__plat_write_at(fd, 4, "ab", 2, &n), 0);
+    assert_int_equal(kaws__disk_write_at(fd, 4, "ab", 2, &n), 0);
     assert_int_equal(n, 2);
     has(fd, "0123ab6789");
-    assert_int_equal(kaws__plat_write_at(fd, 2, "", 0, &n), 0);
+    assert_int_equal(kaws__disk_write_at(fd, 2, "", 0, &n), 0);
     assert_int_equal(n, 0);
-    assert_int_equal(kaws__plat_write_at(fd, 9, "xyz", 3, &n), 0);
+    assert_int_equal(kaws__disk_write_at(fd, 9, "xyz", 3, &n), 0);
     has(fd, "0123ab678xyz");
-    assert_int_equal(kaws__plat_sync(fd), 0);
-    kaws__plat_close(fd);
+    assert_int_equal(kaws__disk_sync(fd), 0);
+    kaws__disk_close(fd);
     free(out);
 }
 
@@ -711,13 +711,13 @@ test_read_only(void **state)
     int fd = file_of(in_folder("a"), "text");
 
     (void)state;
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &fd), 0);
-    assert_int_not_equal(kaws__plat_write_at(fd, 0, "x", 1, &n), 0);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), 0);
+    assert_int_not_equal(kaws__disk_write_at(fd, 0, "x", 1, &n), 0);
     assert_int_equal(n, 0);
-    assert_int_not_equal(kaws__plat_cut(fd, 1), 0);
+    assert_int_not_equal(kaws__disk_truncate(fd, 1), 0);
     has(fd, "text");
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
 }
 
 
@@ -730,20 +730,20 @@ test_stat_and_cut(void **state)
     (void)state;
     other = file_of(in_folder("b"), "");
     memset(&a, 0xff, sizeof a);
-    assert_int_equal(kaws__plat_stat(fd, &a), 0);
-    assert_int_equal(kaws__plat_stat(other, &b), 0);
+    assert_int_equal(kaws__disk_stat(fd, &a), 0);
+    assert_int_equal(kaws__disk_stat(other, &b), 0);
     assert_true(a.size == 10 && b.size == 0);
     assert_true(a.dev == b.dev && a.ino != b.ino);
     assert_true(a.regular && b.regular && a.mine && b.mine);
     assert_true(a.mtime_ns / 1000000000 > (int64_t)time(NULL) - 600);
-    assert_int_equal(kaws__plat_cut(fd, 4), 0);
+    assert_int_equal(kaws__disk_truncate(fd, 4), 0);
     has(fd, "0123");
-    assert_int_equal(kaws__plat_stat(fd, &b), 0);
+    assert_int_equal(kaws__disk_stat(fd, &b), 0);
     assert_true(b.size == 4 && b.ino == a.ino);
-    assert_int_equal(kaws__plat_cut(fd, 0), 0);
+    assert_int_equal(kaws__disk_truncate(fd, 0), 0);
     has(fd, "");
-    kaws__plat_close(fd);
-    kaws__plat_close(other);
+    kaws__disk_close(fd);
+    kaws__disk_close(other);
 }
 
 
@@ -753,25 +753,25 @@ test_names(void **state)
     int fd = file_of(in_folder("a"), "old");
 
     (void)state;
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     fd = file_of(in_folder("b"), "new");
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_rename(in_folder("b"), in_folder("a")), 0);
-    assert_int_equal(kaws__plat_open(in_folder("b"), KAWS__READ, &fd), ENOENT);
-    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &fd), 0);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a")), 0);
+    assert_int_equal(kaws__disk_open(in_folder("b"), KAWS__READ, &fd), ENOENT);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), 0);
     has(fd, "new");
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_rename(in_folder("b"), in_folder("a")), ENOENT);
-    assert_int_equal(kaws__plat_remove(in_folder("a")), 0);
-    assert_int_equal(kaws__plat_remove(in_folder("a")), 0);
-    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &fd), ENOENT);
-    assert_int_equal(kaws__plat_make_dir(folder), EEXIST);
-    assert_int_equal(kaws__plat_make_dir(in_folder("b/c")), ENOENT);
-    assert_int_equal(kaws__plat_make_dir(in_folder("b")), 0);
-    assert_int_equal(kaws__plat_open_dir(folder, &fd), 0);
-    assert_int_equal(kaws__plat_sync_dir(fd), 0);
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_open_dir(in_folder("c"), &fd), ENOENT);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a")), ENOENT);
+    assert_int_equal(kaws__disk_remove(in_folder("a")), 0);
+    assert_int_equal(kaws__disk_remove(in_folder("a")), 0);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), ENOENT);
+    assert_int_equal(kaws__disk_make_dir(folder), EEXIST);
+    assert_int_equal(kaws__disk_make_dir(in_folder("b/c")), ENOENT);
+    assert_int_equal(kaws__disk_make_dir(in_folder("b")), 0);
+    assert_int_equal(kaws__disk_open_dir(folder, &fd), 0);
+    assert_int_equal(kaws__disk_sync_dir(fd), 0);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_open_dir(in_folder("c"), &fd), ENOENT);
 }
 
 
@@ -784,35 +784,35 @@ test_new_names(void **state)
     int fd = file_of(in_folder("a"), "one"), os;
 
     (void)state;
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     fd = file_of(in_folder("b"), "two");
-    assert_int_equal(kaws__plat_stat(fd, &b), 0);
-    assert_int_equal(kaws__plat_rename_new(in_folder("b"), in_folder("a")),
+    assert_int_equal(kaws__disk_stat(fd, &b), 0);
+    assert_int_equal(kaws__disk_rename_new(in_folder("b"), in_folder("a")),
                      EEXIST);
-    assert_int_equal(kaws__plat_rename_new(in_folder("b"), in_folder("c")), 0);
-    assert_int_equal(kaws__plat_look(in_folder("c"), &a), 0);
+    assert_int_equal(kaws__disk_rename_new(in_folder("b"), in_folder("c")), 0);
+    assert_int_equal(kaws__disk_stat_path(in_folder("c"), &a), 0);
     assert_int_equal(a.size, 3);
     assert_int_equal(a.dev, b.dev);
     assert_int_equal(a.ino, b.ino);
     assert_int_equal(a.links, 1);
-    assert_int_equal(kaws__plat_look(in_folder("b"), &a), ENOENT);
-    assert_int_equal(kaws__plat_rename_new(in_folder("b"), in_folder("d")),
+    assert_int_equal(kaws__disk_stat_path(in_folder("b"), &a), ENOENT);
+    assert_int_equal(kaws__disk_rename_new(in_folder("b"), in_folder("d")),
                      ENOENT);
-    os = kaws__plat_exchange(in_folder("a"), in_folder("c"));
-    kaws__plat_close(fd);
+    os = kaws__disk_exchange(in_folder("a"), in_folder("c"));
+    kaws__disk_close(fd);
     if (os == 0) {
-        assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &fd), 0);
+        assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), 0);
         has(fd, "two");
-        kaws__plat_close(fd);
-        assert_int_equal(kaws__plat_look(in_folder("c"), &a), 0);
+        kaws__disk_close(fd);
+        assert_int_equal(kaws__disk_stat_path(in_folder("c"), &a), 0);
         assert_int_not_equal(a.ino, b.ino);
-        assert_int_equal(kaws__plat_exchange(in_folder("a"), in_folder("b")),
+        assert_int_equal(kaws__disk_exchange(in_folder("a"), in_folder("b")),
                          ENOENT);
     } else {
         assert_int_equal(os, ENOSYS);
     }
-    assert_int_equal(kaws__plat_may_change(folder), 0);
-    assert_false(kaws__plat_is_mount(in_folder("a")));
+    assert_int_equal(kaws__disk_may_change(folder), 0);
+    assert_false(kaws__disk_is_mount(in_folder("a")));
 }
 
 
@@ -828,23 +828,23 @@ test_hold(void **state)
 
     (void)state;
     for (slot = 0; slot < 2; slot++) {
-        assert_int_equal(kaws__plat_hold(a, slot, 1), 0);
-        assert_int_equal(kaws__plat_hold(b, slot, 1), EAGAIN);
-        assert_int_equal(kaws__plat_hold(b, slot, 0), EAGAIN);
-        assert_true(kaws__plat_others_hold(b, slot));
-        assert_false(kaws__plat_others_hold(a, slot));
-        assert_false(kaws__plat_others_hold(b, 1 - slot));
-        assert_int_equal(kaws__plat_hold(b, 1 - slot, 1), 0);
-        kaws__plat_release(b, 1 - slot);
-        kaws__plat_release(b, slot);      /* not his to release               */
-        assert_int_equal(kaws__plat_hold(b, slot, 1), EAGAIN);
-        kaws__plat_release(a, slot);
-        assert_int_equal(kaws__plat_hold(b, slot, 1), 0);
-        assert_int_equal(kaws__plat_hold(a, slot, 1), EAGAIN);
-        kaws__plat_release(b, slot);
+        assert_int_equal(kaws__disk_lock(a, slot, 1), 0);
+        assert_int_equal(kaws__disk_lock(b, slot, 1), EAGAIN);
+        assert_int_equal(kaws__disk_lock(b, slot, 0), EAGAIN);
+        assert_true(kaws__disk_locked_by_others(b, slot));
+        assert_false(kaws__disk_locked_by_others(a, slot));
+        assert_false(kaws__disk_locked_by_others(b, 1 - slot));
+        assert_int_equal(kaws__disk_lock(b, 1 - slot, 1), 0);
+        kaws__disk_unlock(b, 1 - slot);
+        kaws__disk_unlock(b, slot);      /* not his to release               */
+        assert_int_equal(kaws__disk_lock(b, slot, 1), EAGAIN);
+        kaws__disk_unlock(a, slot);
+        assert_int_equal(kaws__disk_lock(b, slot, 1), 0);
+        assert_int_equal(kaws__disk_lock(a, slot, 1), EAGAIN);
+        kaws__disk_unlock(b, slot);
     }
-    kaws__plat_close(a);
-    kaws__plat_close(b);
+    kaws__disk_close(a);
+    kaws__disk_close(b);
 }
 
 
@@ -854,17 +854,17 @@ test_hold_shared(void **state)
     int a = file_of(in_folder("a"), ""), b = file_of(in_folder("a"), "");
 
     (void)state;
-    assert_false(kaws__plat_others_hold(a, 0));
-    assert_int_equal(kaws__plat_hold(a, 0, 0), 0);
-    assert_false(kaws__plat_others_hold(a, 0));
-    assert_true(kaws__plat_others_hold(b, 0));
-    assert_int_equal(kaws__plat_hold(b, 0, 0), 0);
-    assert_true(kaws__plat_others_hold(a, 0));
-    assert_int_equal(kaws__plat_hold(a, 0, 1), EAGAIN);
-    kaws__plat_close(b);
-    assert_false(kaws__plat_others_hold(a, 0));
-    assert_int_equal(kaws__plat_hold(a, 0, 1), 0);
-    kaws__plat_close(a);
+    assert_false(kaws__disk_locked_by_others(a, 0));
+    assert_int_equal(kaws__disk_lock(a, 0, 0), 0);
+    assert_false(kaws__disk_locked_by_others(a, 0));
+    assert_true(kaws__disk_locked_by_others(b, 0));
+    assert_int_equal(kaws__disk_lock(b, 0, 0), 0);
+    assert_true(kaws__disk_locked_by_others(a, 0));
+    assert_int_equal(kaws__disk_lock(a, 0, 1), EAGAIN);
+    kaws__disk_close(b);
+    assert_false(kaws__disk_locked_by_others(a, 0));
+    assert_int_equal(kaws__disk_lock(a, 0, 1), 0);
+    kaws__disk_close(a);
 }
 
 
@@ -876,13 +876,13 @@ test_hold_until_closed(void **state)
     int a = file_of(in_folder("a"), ""), b = file_of(in_folder("a"), ""), c;
 
     (void)state;
-    assert_int_equal(kaws__plat_hold(a, 1, 1), 0);
-    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &c), 0);
-    kaws__plat_close(c);
-    assert_int_equal(kaws__plat_hold(b, 1, 1), EAGAIN);
-    kaws__plat_close(a);
-    assert_int_equal(kaws__plat_hold(b, 1, 1), 0);
-    kaws__plat_close(b);
+    assert_int_equal(kaws__disk_lock(a, 1, 1), 0);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &c), 0);
+    kaws__disk_close(c);
+    assert_int_equal(kaws__disk_lock(b, 1, 1), EAGAIN);
+    kaws__disk_close(a);
+    assert_int_equal(kaws__disk_lock(b, 1, 1), 0);
+    kaws__disk_close(b);
 }
 
 #if !defined(_WIN32)
@@ -916,12 +916,12 @@ test_sleep_interrupted(void **state)
     event.sigev_signo = SIGUSR1;
     assert_int_equal(timer_create(CLOCK_MONOTONIC, &event, &timer), 0);
     soon.it_value.tv_nsec = soon.it_interval.tv_nsec = 7000000;
-    start = kaws__plat_ticks_us();
+    start = kaws__sys_ticks_us();
     assert_int_equal(timer_settime(timer, 0, &soon, NULL), 0);
-    kaws__plat_sleep_ms(NULL, 60);
+    kaws__sys_sleep_ms(NULL, 60);
     timer_delete(timer);
     sigaction(SIGUSR1, &before, NULL);
-    assert_true(kaws__plat_ticks_us() - start >= 59000);
+    assert_true(kaws__sys_ticks_us() - start >= 59000);
 }
 
 
@@ -951,7 +951,7 @@ look_at_mask(void *arg)
     else
         m->deaf += blocked == (int)UNIT_COUNT(signals);
     pthread_mutex_unlock(&m->lock);
-    kaws__plat_sleep_ms(NULL, 5);
+    kaws__sys_sleep_ms(NULL, 5);
 }
 
 
@@ -967,7 +967,7 @@ test_parallel_signals(void **state)
     m.caller = pthread_self();
     pthread_mutex_init(&m.lock, NULL);
     pthread_sigmask(SIG_SETMASK, NULL, &before);
-    kaws__plat_parallel(5, look_at_mask, &m);
+    kaws__thread_parallel(5, look_at_mask, &m);
     pthread_sigmask(SIG_SETMASK, NULL, &after);
     assert_int_equal(m.open_to_all, 1);
     assert_int_equal(m.deaf, 4);
@@ -987,13 +987,13 @@ test_parallel_fewer(void **state)
     for (given = 0; given < 4; given++) {
         work w;
         w.runs = w.sum = 0;
-        assert_int_equal(kaws__plat_lock_init(&w.lock), 0);
+        assert_int_equal(kaws__thread_lock_init(&w.lock), 0);
         trouble = (struct plat_trouble){ "pthread_create", EAGAIN, given, 1000,
                                          0, 0 };
-        kaws__plat_parallel(8, add_up, &w);
+        kaws__thread_parallel(8, add_up, &w);
         assert_int_equal(w.runs, given + 1);
         assert_int_equal(trouble.calls, given + 1);
-        kaws__plat_lock_free(&w.lock);
+        kaws__thread_lock_free(&w.lock);
     }
 }
 
@@ -1003,11 +1003,11 @@ test_env(void **state)
 {
     (void)state;
     unsetenv("KAWS_TEST_PLAT");
-    assert_null(kaws__plat_env("KAWS_TEST_PLAT"));
+    assert_null(kaws__sys_env("KAWS_TEST_PLAT"));
     setenv("KAWS_TEST_PLAT", "", 1);
-    assert_null(kaws__plat_env("KAWS_TEST_PLAT"));
+    assert_null(kaws__sys_env("KAWS_TEST_PLAT"));
     setenv("KAWS_TEST_PLAT", "value", 1);
-    unit_same_text("in the environment", kaws__plat_env("KAWS_TEST_PLAT"),
+    unit_same_text("in the environment", kaws__sys_env("KAWS_TEST_PLAT"),
                    "value");
     unsetenv("KAWS_TEST_PLAT");
 }
@@ -1039,7 +1039,7 @@ kernel_flags(const void *at, char *flags, size_t cap)
 static void
 test_pages_hidden(void **state)
 {
-    uint8_t *at = kaws__plat_pages(4096);
+    uint8_t *at = kaws__sys_alloc_locked(4096);
     char flags[512];
     pid_t child;
     int status;
@@ -1061,7 +1061,7 @@ test_pages_hidden(void **state)
         assert_int_equal(WEXITSTATUS(status), 0);
     }
     assert_int_equal(at[0], 0x5a);
-    kaws__plat_pages_free(at, 4096);
+    kaws__sys_free_locked(at, 4096);
 }
 
 
@@ -1070,16 +1070,16 @@ static void
 test_pages_gone(void **state)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    void *at = kaws__plat_pages(page);
+    void *at = kaws__sys_alloc_locked(page);
     unsigned char there;
 
     (void)state;
     assert_int_equal(mincore(at, page, &there), 0);
-    kaws__plat_pages_free(at, page);
+    kaws__sys_free_locked(at, page);
     assert_int_equal(mincore(at, page, &there), -1);
     assert_int_equal(errno, ENOMEM);
     trouble = (struct plat_trouble){ "mmap", ENOMEM, 0, 1, 0, 0 };
-    assert_null(kaws__plat_pages(page));
+    assert_null(kaws__sys_alloc_locked(page));
     assert_int_equal(trouble.calls, 1);
 }
 
@@ -1092,22 +1092,22 @@ test_hold_other_process(void **state)
     pid_t child;
 
     (void)state;
-    assert_int_equal(kaws__plat_hold(a, 1, 1), 0);
+    assert_int_equal(kaws__disk_lock(a, 1, 1), 0);
     child = fork();
     assert_true(child >= 0);
     if (child == 0) {
-        int os = kaws__plat_open(in_folder("a"), KAWS__WRITE, &b);
+        int os = kaws__disk_open(in_folder("a"), KAWS__WRITE, &b);
         if (os == 0)
-            os = kaws__plat_hold(b, 1, 1) == EAGAIN ? 0 : 1;
+            os = kaws__disk_lock(b, 1, 1) == EAGAIN ? 0 : 1;
         if (os == 0)
-            os = kaws__plat_others_hold(b, 1) ? 0 : 2;
+            os = kaws__disk_locked_by_others(b, 1) ? 0 : 2;
         _exit(os);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status));
     assert_int_equal(WEXITSTATUS(status), 0);
-    assert_int_equal(kaws__plat_hold(a, 1, 1), 0);
-    kaws__plat_close(a);
+    assert_int_equal(kaws__disk_lock(a, 1, 1), 0);
+    kaws__disk_close(a);
 }
 
 
@@ -1126,22 +1126,22 @@ test_open_link(void **state)
     size_t i;
 
     (void)state;
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     for (dangling = 0; dangling < 2; dangling++) {
         assert_int_equal(symlink(dangling ? "b" : "a", in_folder("link")), 0);
         for (i = 0; i < UNIT_COUNT(all); i++) {
-            int os = kaws__plat_open(in_folder("link"), all[i].how, &fd);
+            int os = kaws__disk_open(in_folder("link"), all[i].how, &fd);
             assert_int_equal(os, all[i].os != 0 ? all[i].os
                                  : dangling ? ENOENT : 0);
-            kaws__plat_close(fd);
+            kaws__disk_close(fd);
             assert_int_equal(access(in_folder("b"), F_OK), -1);
         }
         assert_int_equal(unlink(in_folder("link")), 0);
     }
     assert_int_equal(symlink(".", in_folder("link")), 0);
-    assert_int_equal(kaws__plat_open(in_folder("link/a"), KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__disk_open(in_folder("link/a"), KAWS__READ, &fd), 0);
     has(fd, "text");                      /* a link on the way is the owner's */
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
 }
 
 
@@ -1171,15 +1171,16 @@ test_open_odd(void **state)
     alarm(20);
     for (p = 0; p < UNIT_COUNT(paths); p++)
         for (i = 0; i < UNIT_COUNT(old); i++) {
-            os = kaws__plat_open(paths[p], old[i], &fd);
+            os = kaws__disk_open(paths[p], old[i], &fd);
             if (os != 0) {
                 assert_true(os == ENXIO || os == EISDIR);
-                assert_string_not_equal(kaws__plat_error(os), "see its errno");
+                assert_string_not_equal(kaws__sys_error_text(os),
+                                        "see its errno");
                 continue;
             }
-            assert_int_equal(kaws__plat_stat(fd, &st), 0);
+            assert_int_equal(kaws__disk_stat(fd, &st), 0);
             assert_false(st.regular);
-            kaws__plat_close(fd);
+            kaws__disk_close(fd);
         }
     alarm(0);
     close(s);
@@ -1197,19 +1198,19 @@ test_open_modes(void **state)
 
     (void)state;
     for (how = KAWS__NEW; how <= KAWS__LOCKFILE; how++) {
-        assert_int_equal(kaws__plat_open(in_folder("a"), how, &fd), 0);
+        assert_int_equal(kaws__disk_open(in_folder("a"), how, &fd), 0);
         assert_int_equal(fstat(fd, &st), 0);
         assert_int_equal(st.st_mode & 07777, 0600);
         assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
-        kaws__plat_close(fd);
+        kaws__disk_close(fd);
         assert_int_equal(unlink(in_folder("a")), 0);
     }
-    assert_int_equal(kaws__plat_make_dir(in_folder("b")), 0);
+    assert_int_equal(kaws__disk_make_dir(in_folder("b")), 0);
     assert_int_equal(stat(in_folder("b"), &st), 0);
     assert_int_equal(st.st_mode & 07777, 0750);
-    assert_int_equal(kaws__plat_open_dir(in_folder("b"), &fd), 0);
+    assert_int_equal(kaws__disk_open_dir(in_folder("b"), &fd), 0);
     assert_true(fcntl(fd, F_GETFD) & FD_CLOEXEC);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     umask(mask);
 }
 
@@ -1229,18 +1230,18 @@ test_stat_owner(void **state)
     (void)state;
     for (i = 0; i < UNIT_COUNT(modes); i++) {
         assert_int_equal(fchmod(fd, modes[i].mode), 0);
-        assert_int_equal(kaws__plat_stat(fd, &st), 0);
+        assert_int_equal(kaws__disk_stat(fd, &st), 0);
         assert_int_equal(st.others_read, modes[i].read);
         assert_int_equal(st.others_write, modes[i].write);
         assert_true(st.mine);
     }
     if (geteuid() == 0) {
         assert_int_equal(fchown(fd, 1, 1), 0);
-        assert_int_equal(kaws__plat_stat(fd, &st), 0);
+        assert_int_equal(kaws__disk_stat(fd, &st), 0);
         assert_false(st.mine);
     }
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_stat(fd, &st), EBADF);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_stat(fd, &st), EBADF);
 }
 
 
@@ -1250,14 +1251,14 @@ test_names_odd(void **state)
     int fd = file_of(in_folder("a"), "");
 
     (void)state;
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_open_dir(in_folder("a"), &fd), ENOTDIR);
-    assert_int_equal(kaws__plat_open(in_folder("a/b"), KAWS__READ, &fd),
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_open_dir(in_folder("a"), &fd), ENOTDIR);
+    assert_int_equal(kaws__disk_open(in_folder("a/b"), KAWS__READ, &fd),
                      ENOTDIR);
-    assert_int_not_equal(kaws__plat_remove(folder), 0);
-    assert_int_equal(kaws__plat_make_dir(in_folder("b")), 0);
-    assert_int_equal(kaws__plat_rename(in_folder("a"), in_folder("b")), EISDIR);
-    assert_int_equal(kaws__plat_remove(in_folder("a/b")), ENOTDIR);
+    assert_int_not_equal(kaws__disk_remove(folder), 0);
+    assert_int_equal(kaws__disk_make_dir(in_folder("b")), 0);
+    assert_int_equal(kaws__disk_rename(in_folder("a"), in_folder("b")), EISDIR);
+    assert_int_equal(kaws__disk_remove(in_folder("a/b")), ENOTDIR);
 }
 
 
@@ -1272,32 +1273,32 @@ test_look(void **state)
 
     (void)state;
     assert_int_equal(link(in_folder("a"), in_folder("b")), 0);
-    assert_int_equal(kaws__plat_look(in_folder("b"), &st), 0);
+    assert_int_equal(kaws__disk_stat_path(in_folder("b"), &st), 0);
     assert_int_equal(st.links, 2);
     assert_true(st.regular);
-    assert_int_equal(kaws__plat_remove(in_folder("a")), 0);
-    assert_int_equal(kaws__plat_remove(in_folder("b")), 0);
-    assert_int_equal(kaws__plat_stat(fd, &st), 0);
+    assert_int_equal(kaws__disk_remove(in_folder("a")), 0);
+    assert_int_equal(kaws__disk_remove(in_folder("b")), 0);
+    assert_int_equal(kaws__disk_stat(fd, &st), 0);
     assert_int_equal(st.links, 0);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     assert_int_equal(symlink("nowhere", in_folder("c")), 0);
-    assert_int_equal(kaws__plat_look(in_folder("c"), &st), 0);
+    assert_int_equal(kaws__disk_stat_path(in_folder("c"), &st), 0);
     assert_false(st.regular);
-    assert_int_equal(kaws__plat_may_change(in_folder("d")), ENOENT);
+    assert_int_equal(kaws__disk_may_change(in_folder("d")), ENOENT);
 
     fd = file_of(in_folder("e"), "x");
-    assert_int_equal(kaws__plat_stat(fd, &before), 0);
-    kaws__plat_sleep_ms(NULL, 20);
-    assert_int_equal(kaws__plat_write_at(fd, 0, "y", 1, &n), 0);
-    assert_int_equal(kaws__plat_stat(fd, &st), 0);
+    assert_int_equal(kaws__disk_stat(fd, &before), 0);
+    kaws__sys_sleep_ms(NULL, 20);
+    assert_int_equal(kaws__disk_write_at(fd, 0, "y", 1, &n), 0);
+    assert_int_equal(kaws__disk_stat(fd, &st), 0);
     assert_true(st.mtime_ns > before.mtime_ns && st.ctime_ns > before.ctime_ns);
     before = st;
-    kaws__plat_sleep_ms(NULL, 20);
+    kaws__sys_sleep_ms(NULL, 20);
     assert_int_equal(fchmod(fd, 0640), 0);
-    assert_int_equal(kaws__plat_stat(fd, &st), 0);
+    assert_int_equal(kaws__disk_stat(fd, &st), 0);
     assert_true(st.mtime_ns == before.mtime_ns &&
                 st.ctime_ns > before.ctime_ns);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
 }
 
 
@@ -1314,30 +1315,30 @@ test_interrupted(void **state)
 
     (void)state;
     trouble = (struct plat_trouble){ "open", EINTR, 0, 3, 0, 0 };
-    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__NEW, &fd), 0);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__NEW, &fd), 0);
     assert_int_equal(trouble.calls, 4);
     trouble = (struct plat_trouble){ "pwrite", EINTR, 2, 3, 5, 0 };
-    assert_int_equal(kaws__plat_write_at(fd, 0, text, len, &n), 0);
+    assert_int_equal(kaws__disk_write_at(fd, 0, text, len, &n), 0);
     assert_int_equal(n, len);
     assert_int_equal(trouble.calls, 8 + 3);
     has(fd, text);
     trouble = (struct plat_trouble){ "pread", EINTR, 2, 3, 5, 0 };
-    assert_int_equal(kaws__plat_read_at(fd, 0, out, len, &n), 0);
+    assert_int_equal(kaws__disk_read_at(fd, 0, out, len, &n), 0);
     unit_same("read in parts", out, n, text, len);
     assert_int_equal(trouble.calls, 8 + 3);
     trouble = (struct plat_trouble){ "fdatasync", EINTR, 0, 3, 0, 0 };
-    assert_int_equal(kaws__plat_sync(fd), 0);
+    assert_int_equal(kaws__disk_sync(fd), 0);
     assert_int_equal(trouble.calls, 4);
     trouble = (struct plat_trouble){ "ftruncate", EINTR, 0, 3, 0, 0 };
-    assert_int_equal(kaws__plat_cut(fd, 4), 0);
+    assert_int_equal(kaws__disk_truncate(fd, 4), 0);
     has(fd, "what");
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     trouble = (struct plat_trouble){ "open", EINTR, 0, 3, 0, 0 };
-    assert_int_equal(kaws__plat_open_dir(folder, &fd), 0);
+    assert_int_equal(kaws__disk_open_dir(folder, &fd), 0);
     trouble = (struct plat_trouble){ "fsync", EINTR, 0, 3, 0, 0 };
-    assert_int_equal(kaws__plat_sync_dir(fd), 0);
+    assert_int_equal(kaws__disk_sync_dir(fd), 0);
     assert_int_equal(trouble.calls, 4);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
 }
 
 
@@ -1351,29 +1352,29 @@ test_failing(void **state)
 
     (void)state;
     trouble = (struct plat_trouble){ "pwrite", ENOSPC, 2, 1, 3, 0 };
-    assert_int_equal(kaws__plat_write_at(fd, 0, "abcdefghij", 10, &n), ENOSPC);
+    assert_int_equal(kaws__disk_write_at(fd, 0, "abcdefghij", 10, &n), ENOSPC);
     assert_int_equal(n, 6);
     trouble.call = NULL;
     has(fd, "abcdef6789");
     trouble = (struct plat_trouble){ "pwrite", 0, 1, 9, 3, 0 };
-    assert_int_equal(kaws__plat_write_at(fd, 0, "xyzxyz", 6, &n), EIO);
+    assert_int_equal(kaws__disk_write_at(fd, 0, "xyzxyz", 6, &n), EIO);
     assert_int_equal(n, 3);
     assert_int_equal(trouble.calls, 2);
     trouble = (struct plat_trouble){ "pread", EIO, 1, 1, 4, 0 };
-    assert_int_equal(kaws__plat_read_at(fd, 0, out, 10, &n), EIO);
+    assert_int_equal(kaws__disk_read_at(fd, 0, out, 10, &n), EIO);
     assert_int_equal(n, 4);
     trouble = (struct plat_trouble){ "fdatasync", EIO, 0, 1, 0, 0 };
-    assert_int_equal(kaws__plat_sync(fd), EIO);
+    assert_int_equal(kaws__disk_sync(fd), EIO);
     assert_int_equal(trouble.calls, 1);
     trouble = (struct plat_trouble){ "ftruncate", EIO, 0, 1, 0, 0 };
-    assert_int_equal(kaws__plat_cut(fd, 0), EIO);
+    assert_int_equal(kaws__disk_truncate(fd, 0), EIO);
     trouble.call = NULL;
     has(fd, "xyzdef6789");
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_sync(fd), EBADF);
-    assert_int_equal(kaws__plat_read_at(fd, 0, out, 1, &n), EBADF);
-    assert_int_equal(kaws__plat_write_at(fd, 0, out, 1, &n), EBADF);
-    assert_int_equal(kaws__plat_cut(fd, 0), EBADF);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_sync(fd), EBADF);
+    assert_int_equal(kaws__disk_read_at(fd, 0, out, 1, &n), EBADF);
+    assert_int_equal(kaws__disk_write_at(fd, 0, out, 1, &n), EBADF);
+    assert_int_equal(kaws__disk_truncate(fd, 0), EBADF);
 }
 
 
@@ -1384,13 +1385,13 @@ test_sync_dir_failing(void **state)
     int fd;
 
     (void)state;
-    assert_int_equal(kaws__plat_open_dir(folder, &fd), 0);
+    assert_int_equal(kaws__disk_open_dir(folder, &fd), 0);
     trouble = (struct plat_trouble){ "fsync", EINVAL, 0, 1, 0, 0 };
-    assert_int_equal(kaws__plat_sync_dir(fd), 0);
+    assert_int_equal(kaws__disk_sync_dir(fd), 0);
     trouble = (struct plat_trouble){ "fsync", EIO, 0, 1, 0, 0 };
-    assert_int_equal(kaws__plat_sync_dir(fd), EIO);
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_sync_dir(fd), EBADF);
+    assert_int_equal(kaws__disk_sync_dir(fd), EIO);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_sync_dir(fd), EBADF);
 }
 
 
@@ -1410,12 +1411,12 @@ test_file_size_limit(void **state)
     low = before;
     low.rlim_cur = 2000;
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
-    os = kaws__plat_write_at(fd, 0, block, sizeof block, &n);
+    os = kaws__disk_write_at(fd, 0, block, sizeof block, &n);
     assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
     signal(SIGXFSZ, old);
     assert_int_equal(os, EFBIG);
     assert_int_equal(n, 2000);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
 }
 
 
@@ -1426,17 +1427,17 @@ test_random_failing(void **state)
 
     (void)state;
     trouble = (struct plat_trouble){ "open", EMFILE, 0, 1, 0, 0 };
-    assert_int_equal(kaws__plat_random(NULL, out, sizeof out), EMFILE);
+    assert_int_equal(kaws__sys_random(NULL, out, sizeof out), EMFILE);
     trouble = (struct plat_trouble){ "read", EINTR, 1, 2, 7, 0 };
     memset(out, 0, sizeof out);
     memset(zero, 0, sizeof zero);
-    assert_int_equal(kaws__plat_random(NULL, out, sizeof out), 0);
+    assert_int_equal(kaws__sys_random(NULL, out, sizeof out), 0);
     assert_int_equal(trouble.calls, 6 + 2);
     assert_memory_not_equal(out + 32, zero, 8);
     trouble = (struct plat_trouble){ "read", EIO, 1, 1, 7, 0 };
-    assert_int_equal(kaws__plat_random(NULL, out, sizeof out), EIO);
+    assert_int_equal(kaws__sys_random(NULL, out, sizeof out), EIO);
     trouble = (struct plat_trouble){ "read", 0, 0, 1, 0, 0 };
-    assert_int_equal(kaws__plat_random(NULL, out, sizeof out), EIO);
+    assert_int_equal(kaws__sys_random(NULL, out, sizeof out), EIO);
 }
 
 
@@ -1447,20 +1448,20 @@ test_hold_failing(void **state)
 
     (void)state;
     trouble = (struct plat_trouble){ "fcntl", EINTR, 0, 2, 0, 0 };
-    assert_int_equal(kaws__plat_hold(a, 0, 1), 0);
+    assert_int_equal(kaws__disk_lock(a, 0, 1), 0);
     assert_int_equal(trouble.calls, 3);
     trouble = (struct plat_trouble){ "fcntl", EACCES, 0, 1, 0, 0 };
-    assert_int_equal(kaws__plat_hold(a, 0, 1), EAGAIN);
+    assert_int_equal(kaws__disk_lock(a, 0, 1), EAGAIN);
     trouble = (struct plat_trouble){ "fcntl", ENOLCK, 0, 1, 0, 0 };
-    assert_int_equal(kaws__plat_hold(a, 0, 1), ENOLCK);
+    assert_int_equal(kaws__disk_lock(a, 0, 1), ENOLCK);
     trouble = (struct plat_trouble){ "fcntl", ENOLCK, 0, 1, 0, 0 };
-    assert_false(kaws__plat_others_hold(a, 0));
+    assert_false(kaws__disk_locked_by_others(a, 0));
     trouble.call = NULL;
-    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &b), 0);
-    assert_int_equal(kaws__plat_hold(b, 1, 1), EBADF);
-    assert_int_equal(kaws__plat_hold(b, 1, 0), 0);
-    kaws__plat_close(b);
-    kaws__plat_close(a);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &b), 0);
+    assert_int_equal(kaws__disk_lock(b, 1, 1), EBADF);
+    assert_int_equal(kaws__disk_lock(b, 1, 0), 0);
+    kaws__disk_close(b);
+    kaws__disk_close(a);
 }
 
 
@@ -1474,8 +1475,8 @@ test_symbol(void **state)
 
     (void)state;
     memcpy(&caller, &copy, sizeof caller);
-    assert_null(kaws__plat_symbol("kaws_no_such_function", caller));
-    found = kaws__plat_symbol("memcpy", caller);
+    assert_null(kaws__sys_symbol("kaws_no_such_function", caller));
+    found = kaws__sys_symbol("memcpy", caller);
     assert_non_null(found);
     memcpy(&copy, &found, sizeof copy);
     copy(out, "abc", 4);
@@ -1492,8 +1493,8 @@ hold_for_parent(const char *path)
 {
     int fd;
 
-    if (kaws__plat_open(path, KAWS__WRITE, &fd) != 0 ||
-        kaws__plat_hold(fd, 1, 1) != 0 || kaws__plat_hold(fd, 0, 0) != 0)
+    if (kaws__disk_open(path, KAWS__WRITE, &fd) != 0 ||
+        kaws__disk_lock(fd, 1, 1) != 0 || kaws__disk_lock(fd, 0, 0) != 0)
         return 1;
     putchar('x');
     fflush(stdout);
@@ -1547,23 +1548,23 @@ test_hold_other_process(void **state)
     (void)state;
     for (killed = 0; killed < 2; killed++) {
         process = another_process(in_folder("a"), &input);
-        assert_int_equal(kaws__plat_hold(a, 1, 1), EAGAIN);
-        assert_int_equal(kaws__plat_hold(a, 1, 0), EAGAIN);
-        assert_int_equal(kaws__plat_hold(a, 0, 1), EAGAIN);
-        assert_int_equal(kaws__plat_hold(a, 0, 0), 0);
-        assert_true(kaws__plat_others_hold(a, 0));
-        assert_true(kaws__plat_others_hold(a, 1));
+        assert_int_equal(kaws__disk_lock(a, 1, 1), EAGAIN);
+        assert_int_equal(kaws__disk_lock(a, 1, 0), EAGAIN);
+        assert_int_equal(kaws__disk_lock(a, 0, 1), EAGAIN);
+        assert_int_equal(kaws__disk_lock(a, 0, 0), 0);
+        assert_true(kaws__disk_locked_by_others(a, 0));
+        assert_true(kaws__disk_locked_by_others(a, 1));
         if (killed)
             assert_true(TerminateProcess(process, 9));
         CloseHandle(input);
         assert_int_equal(WaitForSingleObject(process, 60000), WAIT_OBJECT_0);
         CloseHandle(process);
-        assert_int_equal(kaws__plat_hold(a, 1, 1), 0);
-        assert_false(kaws__plat_others_hold(a, 0));
-        kaws__plat_release(a, 0);
-        kaws__plat_release(a, 1);
+        assert_int_equal(kaws__disk_lock(a, 1, 1), 0);
+        assert_false(kaws__disk_locked_by_others(a, 0));
+        kaws__disk_unlock(a, 0);
+        kaws__disk_unlock(a, 1);
     }
-    kaws__plat_close(a);
+    kaws__disk_close(a);
 }
 
 
@@ -1586,25 +1587,25 @@ test_replace_what_is_open(void **state)
 
     (void)state;
     fd = file_of(in_folder("b"), "new");
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_open(in_folder("b"), KAWS__READ, &fd), 0);
-    kaws__plat_close(old);
-    assert_int_equal(kaws__plat_rename(in_folder("b"), in_folder("a")), 0);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_open(in_folder("b"), KAWS__READ, &fd), 0);
+    kaws__disk_close(old);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a")), 0);
     has(fd, "new");                       /* still the same, by another name  */
-    kaws__plat_close(fd);
-    kaws__plat_close(file_of(in_folder("b"), "newer"));
+    kaws__disk_close(fd);
+    kaws__disk_close(file_of(in_folder("b"), "newer"));
     other = CreateFileA(in_folder("a"), GENERIC_READ, FILE_SHARE_READ, NULL,
                         OPEN_EXISTING, 0, NULL);
     assert_true(other != INVALID_HANDLE_VALUE);
-    assert_int_equal(kaws__plat_remove(in_folder("a")), EACCES);
+    assert_int_equal(kaws__disk_remove(in_folder("a")), EACCES);
     thread = CreateThread(NULL, 0, close_later, other, 0, NULL);
     assert_non_null(thread);
-    assert_int_equal(kaws__plat_rename(in_folder("b"), in_folder("a")), 0);
+    assert_int_equal(kaws__disk_rename(in_folder("b"), in_folder("a")), 0);
     assert_int_equal(WaitForSingleObject(thread, 60000), WAIT_OBJECT_0);
     CloseHandle(thread);
-    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), 0);
     has(fd, "newer");
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
 }
 
 
@@ -1618,31 +1619,31 @@ test_names_odd(void **state)
     int fd = file_of(in_folder("a"), "");
 
     (void)state;
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_open_dir(in_folder("a"), &fd), ENOTDIR);
-    assert_int_equal(kaws__plat_open(folder, KAWS__WRITE, &fd), EISDIR);
-    assert_int_equal(kaws__plat_remove(folder), EISDIR);
-    assert_int_equal(kaws__plat_make_dir(in_folder("b")), 0);
-    assert_int_equal(kaws__plat_rename(in_folder("a"), in_folder("b")), EISDIR);
-    assert_int_equal(kaws__plat_open(folder, KAWS__READ, &fd), 0);
-    assert_int_equal(kaws__plat_stat(fd, &st), 0);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_open_dir(in_folder("a"), &fd), ENOTDIR);
+    assert_int_equal(kaws__disk_open(folder, KAWS__WRITE, &fd), EISDIR);
+    assert_int_equal(kaws__disk_remove(folder), EISDIR);
+    assert_int_equal(kaws__disk_make_dir(in_folder("b")), 0);
+    assert_int_equal(kaws__disk_rename(in_folder("a"), in_folder("b")), EISDIR);
+    assert_int_equal(kaws__disk_open(folder, KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__disk_stat(fd, &st), 0);
     assert_false(st.regular);
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
     memset(longer, 'x', sizeof longer);
     longer[sizeof longer - 1] = '\0';
-    assert_int_equal(kaws__plat_open(longer, KAWS__READ, &fd), ENAMETOOLONG);
-    assert_int_equal(kaws__plat_rename(in_folder("a"), longer), ENAMETOOLONG);
-    assert_int_equal(kaws__plat_remove(longer), ENAMETOOLONG);
-    assert_int_equal(kaws__plat_make_dir(longer), ENAMETOOLONG);
-    assert_int_equal(kaws__plat_open_dir(longer, &fd), ENAMETOOLONG);
-    assert_int_equal(kaws__plat_open("\xff", KAWS__READ, &fd), EINVAL);
+    assert_int_equal(kaws__disk_open(longer, KAWS__READ, &fd), ENAMETOOLONG);
+    assert_int_equal(kaws__disk_rename(in_folder("a"), longer), ENAMETOOLONG);
+    assert_int_equal(kaws__disk_remove(longer), ENAMETOOLONG);
+    assert_int_equal(kaws__disk_make_dir(longer), ENAMETOOLONG);
+    assert_int_equal(kaws__disk_open_dir(longer, &fd), ENAMETOOLONG);
+    assert_int_equal(kaws__disk_open("\xff", KAWS__READ, &fd), EINVAL);
     fd = file_of(in_folder("\xc3\xa4\xe2\x82\xac"), "named");
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_rename(in_folder("\xc3\xa4\xe2\x82\xac"),
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_rename(in_folder("\xc3\xa4\xe2\x82\xac"),
                                        in_folder("c")), 0);
-    assert_int_equal(kaws__plat_open(in_folder("c"), KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__disk_open(in_folder("c"), KAWS__READ, &fd), 0);
     has(fd, "named");
-    kaws__plat_close(fd);
+    kaws__disk_close(fd);
 }
 
 
@@ -1654,18 +1655,18 @@ test_failing(void **state)
     size_t n;
 
     (void)state;
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__READ, &fd), 0);
-    assert_int_equal(kaws__plat_write_at(fd, 0, "x", 1, &n), EACCES);
-    assert_int_not_equal(kaws__plat_cut(fd, 0), 0);
-    assert_int_equal(kaws__plat_sync(fd), EACCES);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__disk_write_at(fd, 0, "x", 1, &n), EACCES);
+    assert_int_not_equal(kaws__disk_truncate(fd, 0), 0);
+    assert_int_equal(kaws__disk_sync(fd), EACCES);
     has(fd, "text");
-    kaws__plat_close(fd);
-    assert_int_equal(kaws__plat_open(in_folder("a"), KAWS__NEW, &fd), EEXIST);
+    kaws__disk_close(fd);
+    assert_int_equal(kaws__disk_open(in_folder("a"), KAWS__NEW, &fd), EEXIST);
     assert_int_equal(fd, -1);
-    assert_int_equal(kaws__plat_open_dir(folder, &fd), 0);
-    assert_int_not_equal(kaws__plat_write_at(fd, 0, "x", 1, &n), 0);
-    kaws__plat_close(fd);
+    assert_int_equal(kaws__disk_open_dir(folder, &fd), 0);
+    assert_int_not_equal(kaws__disk_write_at(fd, 0, "x", 1, &n), 0);
+    kaws__disk_close(fd);
 }
 
 #endif

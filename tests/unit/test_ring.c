@@ -797,7 +797,7 @@ test_scarce(void **state)
         status = kaws_open(&w->ring, &w->cfg, &w->err);
         if (scarce_left >= 0)
             break;
-        EXPECT(w, KAWS_MEMORY, "no ", status);
+        EXPECT(w, KAWS_MEMORY, "", status);
         assert_null(w->ring);
         assert_int_equal(w->f.live, 0);
         assert_int_equal(locks, before);
@@ -1901,15 +1901,15 @@ static void
 test_no_turn(void **state)
 {
     struct world *w = *state;
-    uint64_t before = (uint64_t)kaws__plat_ticks_us();
+    uint64_t before = (uint64_t)kaws__sys_ticks_us();
 
     EXPECT(w, KAWS_OK, NULL, store(w, "k", "text"));
-    assert_int_equal(kaws__plat_turn_take(&w->ring->turn, 0), 0);
+    assert_int_equal(kaws__thread_turn_wait(&w->ring->turn, 0), 0);
     EXPECT(w, KAWS_LOCKED, "another thread", store(w, "new", "x"));
-    assert_in_range((uint64_t)kaws__plat_ticks_us() - before,
+    assert_in_range((uint64_t)kaws__sys_ticks_us() - before,
                     KAWS__RING_TURN_MS * 900, KAWS__RING_TURN_MS * 1900);
     expect_text(w, "k", "text");
-    kaws__plat_turn_give(&w->ring->turn, 1);
+    kaws__thread_turn_end(&w->ring->turn, 1);
     EXPECT(w, KAWS_OK, NULL, store(w, "new", "x"));
 }
 
@@ -1918,7 +1918,7 @@ static void
 really_sleep(struct fake *f, int ms)
 {
     (void)f;
-    kaws__plat_sleep_ms(NULL, ms);
+    kaws__sys_sleep_ms(NULL, ms);
 }
 
 
@@ -1930,9 +1930,9 @@ find_it_locked(void *arg)
 
     if (kaws_remove(w->ring, name_of("k", NULL), &err) == KAWS_LOCKED &&
         strstr(err.text, "another process") != NULL) {
-        kaws__plat_lock(&w->ring->lock);
+        kaws__thread_lock(&w->ring->lock);
         (*(int *)w->f.user)++;
-        kaws__plat_unlock(&w->ring->lock);
+        kaws__thread_unlock(&w->ring->lock);
     }
 }
 
@@ -1953,9 +1953,9 @@ test_all_wait_at_once(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws__file_hold(&f, 0, &w->err));
     w->f.user = &locked;
     w->f.on_sleep = really_sleep;
-    before = (uint64_t)kaws__plat_ticks_us();
-    kaws__plat_parallel(6, find_it_locked, w);
-    assert_in_range((uint64_t)kaws__plat_ticks_us() - before,
+    before = (uint64_t)kaws__sys_ticks_us();
+    kaws__thread_parallel(6, find_it_locked, w);
+    assert_in_range((uint64_t)kaws__sys_ticks_us() - before,
                     KAWS__FILE_WAIT_MS * 900, KAWS__FILE_WAIT_MS * 3000);
     assert_int_equal(locked, 6);
     w->f.on_sleep = NULL;

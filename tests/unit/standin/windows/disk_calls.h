@@ -1,8 +1,8 @@
 /* disk_calls.h - faulty_disk.h's calls on Windows
  *
- * The same rules, by the same names, for the calls that room plat makes here.
+ * The same rules, by the same names, for the calls that room disk makes here.
  * No call of Windows is interrupted: where a rule says EINTR, it is used up and
- * the next one asked, as if room plat had called again.
+ * the next one asked, as if room disk had called again.
  */
 
 #if !defined(KAWS_DISK_CALLS_H)

@@ -1,7 +1,8 @@
 /* posix.h - what of POSIX the tests use and Windows has not, or has otherwise
  *
  * Included ahead of everything in a test that is compiled for Windows. It is
- * for the tests only: the product has its own Windows section in room plat.
+ * for the tests only: the product has its own Windows functions, in rooms sys,
+ * thread and disk.
  */
 
 #if !defined(KAWS_STANDIN_POSIX_H)

@@ -1,4 +1,4 @@
-/* Room cache: against a plain array, with random changes, names that
+/* Room table: against a plain array, with random changes, names that
  * collide, and removals that wrap around the table's end. */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -13,9 +13,9 @@ typedef struct model_entry {
     uint64_t serial;
 } model_entry;
 
-typedef struct both {                     /* the cache, and what it should be */
+typedef struct both {                     /* the table, and what it should be */
     struct world *w;
-    kaws__cache   c;
+    kaws__table   c;
     model_entry   model[MODEL_MAX];
     size_t        count;
     int           versions;
@@ -40,7 +40,7 @@ entry_of(both *b, const char *key_id, const char *user_id, int version)
     r.plain_len = 32;
     kaws__buf_init(&buf, &fake_plain);
     kaws__store_record(&buf, &r);
-    e = kaws__cache_new(&b->c, kaws__buf_view(&buf));
+    e = kaws__table_new(&b->c, kaws__buf_view(&buf));
     kaws__buf_free(&buf);
     return e;
 }
@@ -49,7 +49,7 @@ entry_of(both *b, const char *key_id, const char *user_id, int version)
 static int
 version_of(const kaws__entry *e)
 {
-    kaws_bytes record = kaws__cache_record(e);
+    kaws_bytes record = kaws__table_record(e);
     int version;
 
     memcpy(&version, record.at + record.len - sizeof version, sizeof version);
@@ -73,12 +73,12 @@ model_find(const both *b, const char *key_id, const char *user_id)
 static kaws__entry *
 find(const both *b, const char *key_id, const char *user_id)
 {
-    return kaws__cache_find(&b->c, kaws__buf_of(key_id),
+    return kaws__table_find(&b->c, kaws__buf_of(key_id),
                             kaws__buf_of(user_id));
 }
 
 
-/* The whole cache says what the model says. */
+/* The whole table says what the model says. */
 static void
 agree(const both *b)
 {
@@ -92,8 +92,8 @@ agree(const both *b)
         assert_int_equal(p->serial, m->serial);
         assert_true(i == 0 || p->serial > p[-1].serial);
         assert_ptr_equal(find(b, m->key_id, m->user_id), p->entry);
-        assert_int_equal(kaws__cache_from(&b->c, p->serial), i);
-        assert_int_equal(kaws__cache_from(&b->c, p->serial + 1), i + 1);
+        assert_int_equal(kaws__table_from(&b->c, p->serial), i);
+        assert_int_equal(kaws__table_from(&b->c, p->serial + 1), i + 1);
     }
     for (i = 0; i < b->c.slot_count; i++)
         used += b->c.slots[i].entry != NULL;
@@ -109,10 +109,10 @@ add(both *b, const char *key_id, const char *user_id)
     model_entry *m = &b->model[b->count];
     kaws__entry *e;
 
-    assert_true(kaws__cache_reserve(&b->c, 1));
+    assert_true(kaws__table_reserve(&b->c, 1));
     e = entry_of(b, key_id, user_id, ++b->versions);
     assert_non_null(e);
-    assert_true(kaws__cache_add(&b->c, e));
+    assert_true(kaws__table_add(&b->c, e));
     (void)snprintf(m->key_id, sizeof m->key_id, "%s", key_id);
     (void)snprintf(m->user_id, sizeof m->user_id, "%s", user_id);
     m->version = b->versions;
@@ -124,7 +124,7 @@ add(both *b, const char *key_id, const char *user_id)
 static void
 take_out(both *b, size_t i)
 {
-    kaws__cache_remove(&b->c, find(b, b->model[i].key_id,
+    kaws__table_remove(&b->c, find(b, b->model[i].key_id,
                                    b->model[i].user_id));
     b->count--;
     memmove(b->model + i, b->model + i + 1,
@@ -139,7 +139,7 @@ swap(both *b, size_t i)
                               ++b->versions);
 
     assert_non_null(e);
-    kaws__cache_swap(&b->c, i, e);
+    kaws__table_swap(&b->c, i, e);
     b->model[i].version = b->versions;
 }
 
@@ -153,7 +153,7 @@ begin_both(struct world *w, uint64_t seed)
     assert_non_null(b);
     b->w = w;
     seeds[0] = seed;
-    kaws__cache_open(&b->c, &w->f.hooks, seeds);
+    kaws__table_open(&b->c, &w->f.hooks, seeds);
     return b;
 }
 
@@ -161,8 +161,8 @@ begin_both(struct world *w, uint64_t seed)
 static void
 end_both(both *b)
 {
-    kaws__cache_close(&b->c);
-    kaws__cache_close(&b->c);
+    kaws__table_close(&b->c);
+    kaws__table_close(&b->c);
     assert_int_equal(b->w->f.live, 0);
     free(b);
 }
@@ -187,8 +187,8 @@ test_empty(void **state)
     both *b = begin_both(*state, 1);
 
     assert_null(find(b, "a", ""));
-    assert_int_equal(kaws__cache_from(&b->c, 0), 0);
-    assert_true(kaws__cache_reserve(&b->c, 1));
+    assert_int_equal(kaws__table_from(&b->c, 0), 0);
+    assert_true(kaws__table_reserve(&b->c, 1));
     assert_null(find(b, "a", ""));
     add(b, "a", "");
     take_out(b, 0);
@@ -223,8 +223,8 @@ test_names_apart(void **state)
     b = begin_both(*state, 8);
     memset(longest, 'x', 255);
     longest[255] = '\0';
-    assert_true(kaws__cache_reserve(&b->c, 1));
-    assert_true(kaws__cache_add(&b->c, entry_of(b, longest, longest, 1)));
+    assert_true(kaws__table_reserve(&b->c, 1));
+    assert_true(kaws__table_add(&b->c, entry_of(b, longest, longest, 1)));
     for (i = 0; i < 255; i++) {           /* no byte goes unseen              */
         memcpy(other, longest, sizeof other);
         other[i] = 'y';
@@ -299,7 +299,7 @@ test_wrap_around(void **state)
     for (k = 0; n < COUNT(names); k++) {
         uint32_t at;
         (void)snprintf(names[n], sizeof names[n], "w%lu", k);
-        at = kaws__cache_hash(&b->c, kaws__buf_of(names[n]),
+        at = kaws__table_hash(&b->c, kaws__buf_of(names[n]),
                               kaws__buf_of("")) & 31;
         n += at == 30 || at == 31 || (at == 0 && n > 5);
     }
@@ -358,7 +358,7 @@ collide(both *b, int by_user)
     assert_non_null(all);
     for (k = 0; k < TRIED; k++) {
         nth_name(key, user, k, by_user);
-        all[k] = (uint64_t)kaws__cache_hash(&b->c, kaws__buf_of(key),
+        all[k] = (uint64_t)kaws__table_hash(&b->c, kaws__buf_of(key),
                                             kaws__buf_of(user)) << 32 | k;
     }
     qsort(all, TRIED, sizeof *all, by_hash);
@@ -430,7 +430,7 @@ test_no_memory(void **state)
         (void)snprintf(key, sizeof key, "m%lu", k);
         for (n = 1; ; n++) {
             w->f.fail_nth = w->f.allocs + n;
-            if (kaws__cache_reserve(&b->c, 1))
+            if (kaws__table_reserve(&b->c, 1))
                 break;
             agree(b);
         }
@@ -440,8 +440,8 @@ test_no_memory(void **state)
         add(b, key, "");
     }
     n = w->f.allocs;                      /* more than there can be           */
-    assert_false(kaws__cache_reserve(&b->c, SIZE_MAX));
-    assert_false(kaws__cache_reserve(&b->c, SIZE_MAX / 64));
+    assert_false(kaws__table_reserve(&b->c, SIZE_MAX));
+    assert_false(kaws__table_reserve(&b->c, SIZE_MAX / 64));
     assert_int_equal(w->f.allocs, n);
     agree(b);
     end_both(b);
@@ -478,11 +478,11 @@ test_a_name_twice(void **state)
     kaws__entry *e;
 
     add(b, "a", "u");
-    assert_true(kaws__cache_reserve(&b->c, 1));
+    assert_true(kaws__table_reserve(&b->c, 1));
     e = entry_of(b, "a", "u", 99);
-    assert_false(kaws__cache_add(&b->c, e));
+    assert_false(kaws__table_add(&b->c, e));
     agree(b);
-    kaws__cache_drop(&b->c, e);
+    kaws__table_drop(&b->c, e);
     end_both(b);
 }
 
@@ -506,15 +506,15 @@ add_image(both *b, size_t count)
         m->serial = b->c.next_serial + i;
         e = entry_of(b, m->key_id, "", m->version);
         at[i] = bytes.len;
-        kaws__buf_put(&bytes, e, kaws__cache_record(e).len);
+        kaws__buf_put(&bytes, e, kaws__table_record(e).len);
         kaws__buf_put(&bytes, "a digest, or what looks like one", 32);
-        kaws__cache_drop(&b->c, e);
+        kaws__table_drop(&b->c, e);
     }
-    image = kaws__cache_keep(&b->c, &bytes);
+    image = kaws__table_keep(&b->c, &bytes);
     assert_null(bytes.at);
-    assert_true(kaws__cache_reserve(&b->c, count));
+    assert_true(kaws__table_reserve(&b->c, count));
     for (i = 0; i < count; i++)
-        assert_true(kaws__cache_add(&b->c, (kaws__entry *)(b->c.image.at +
+        assert_true(kaws__table_add(&b->c, (kaws__entry *)(b->c.image.at +
                                                            at[i])));
     b->count += count;
     return image.at;
@@ -528,7 +528,7 @@ test_image(void **state)
 {
     both *b = begin_both(*state, 3);
     const uint8_t *image = add_image(b, 5);
-    size_t len = kaws__cache_record(b->c.places[1].entry).len, i;
+    size_t len = kaws__table_record(b->c.places[1].entry).len, i;
     const uint8_t *second = (const uint8_t *)b->c.places[1].entry;
 
     assert_int_equal(b->c.image_entries, 5);
@@ -573,7 +573,7 @@ test_image_closed(void **state)
     b = begin_both(*state, 6);
     kaws__buf_init(&none, &b->w->f.hooks);
     kaws__buf_text(&none, "a header, and no entries");
-    (void)kaws__cache_keep(&b->c, &none);
+    (void)kaws__table_keep(&b->c, &none);
     add(b, "own", "");
     agree(b);
     end_both(b);

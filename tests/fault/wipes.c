@@ -1,0 +1,544 @@
+/* wipes.c - a recorder of wipes, for tests/test_wipes.py
+ *
+ *     wipes [ENDPOINT KMS_KEY]
+ *
+ * Runs whole operations, each in a world of its own; with an endpoint those
+ * that use the built-in sender. It is compiled with a copy of the header in
+ * which WIPE stands for each call of kaws_wipe, and with gcc's hook at the end
+ * of each function. It prints a line for each wipe:
+ *
+ *     wipe OPERATION FUNCTION BYTES WHAT
+ *
+ * and for each function that ended with a piece of a secret in its own frame:
+ *
+ *     left OPERATION FUNCTION SECRET
+ *
+ * At -O0 everything that a function holds is in its frame, so the second does
+ * not depend on what later calls happen to write over. Both leave out what the
+ * fake KMS does with functions of ours.
+ */
+
+#define _GNU_SOURCE
+#include <stddef.h>
+
+static void wipes_wipe(const char *function, const char *what, void *at,
+                       size_t len);
+
+#define WIPE(what, len) wipes_wipe(__func__, #what, what, len)
+#define KEYRING_AWS_IMPLEMENTATION
+#include WIPES_HEADER
+#include "../unit/fakes.h"
+
+#define TOKEN "FwoGZXIvYXdzEXAMPLEtoken/aB3+aB4+aB5+aB6+aB7+aB8="
+
+enum { PIECE = 12, PIECES = 4096, PLAIN = 64 };
+
+static const char *operation;             /* NULL: nothing is recorded        */
+static struct { const char *label; uint8_t bytes[PIECE]; } pieces[PIECES];
+static size_t piece_count, next[PIECES], begins[65536];
+static uint8_t plain[PLAIN], older[PLAIN];
+
+
+static void
+wipes_wipe(const char *function, const char *what, void *at, size_t len)
+{
+    if (operation != NULL && at != NULL && len > 0)
+        printf("wipe %s %s %lu %s\n", operation, function, (unsigned long)len,
+               what);
+    kaws_wipe(at, len);
+}
+
+
+/* ---- secrets, and the search for them ----------------------------------- */
+
+static void
+look_for(const char *label, const void *secret, size_t len)
+{
+    const uint8_t *at = secret;
+    size_t i, n;
+
+    for (i = 0; i + PIECE <= len && piece_count + 1 < PIECES; i++) {
+        n = ++piece_count;
+        pieces[n].label = label;
+        memcpy(pieces[n].bytes, at + i, PIECE);
+        next[n] = begins[at[i] * 256 + at[i + 1]];
+        begins[at[i] * 256 + at[i + 1]] = n;
+    }
+}
+
+
+/* A key and what HMAC makes of it; the next key is written over it. */
+static void
+look_for_key(uint8_t key[32], size_t len, const void *from, const char *word)
+{
+    br_hmac_key_context ready;
+    br_hmac_context hmac;
+
+    br_hmac_key_init(&ready, &br_sha256_vtable, from, len);
+    look_for("an HMAC key's state", ready.ksi, 32);
+    look_for("an HMAC key's state", ready.kso, 32);
+    br_hmac_init(&hmac, &ready, 32);
+    br_hmac_update(&hmac, word, strlen(word));
+    br_hmac_out(&hmac, key);
+    look_for("a derived key", key, 32);
+}
+
+
+static void
+look_for_all(const char *date, const char *region)
+{
+    static const char start[] = "AWS4" FAKE_SECRET;
+    uint8_t key[32];
+    kaws__buf text;
+    size_t i;
+
+    for (i = 0; i < PLAIN; i++)
+        older[i] = (plain[i] = (uint8_t)(i * i * 37 + i * 11 + 129)) ^ 0x55;
+    kaws__buf_init(&text, &fake_plain);
+    for (i = 0; i < 2; i++) {
+        kaws_bytes key = { i == 0 ? plain : older, PLAIN };
+        text.len = 0;
+        kaws__text_base64(&text, key);
+        look_for("a key", key.at, key.len);
+        look_for("a key in base64", text.at, text.len);
+    }
+    look_for("the secret access key", FAKE_SECRET, strlen(FAKE_SECRET));
+    look_for("the session token", TOKEN, strlen(TOKEN));
+    look_for_key(key, sizeof start - 1, start, date);
+    look_for_key(key, 32, key, region);
+    look_for_key(key, 32, key, "kms");
+    look_for_key(key, 32, key, "aws4_request");
+    look_for_key(key, 32, key, "");
+    kaws__buf_free(&text);
+}
+
+
+static const char *
+found_at(const uint8_t *at)
+{
+    size_t n = begins[at[0] * 256 + at[1]];
+
+    for (; n > 0; n = next[n])
+        if (memcmp(pieces[n].bytes, at, PIECE) == 0)
+            return pieces[n].label;
+    if (memcmp(at, "Signature=", 10) == 0 && strchr("0123456789abcdef", at[10])
+        != NULL && at[10] != '\0')
+        return "a signature";
+    return NULL;
+}
+
+
+/* gcc's hooks. The frame of a function that ends lies between ours and the one
+ * of its caller. */
+void __cyg_profile_func_enter(void *function, void *caller);
+void __cyg_profile_func_exit(void *function, void *caller);
+
+
+void
+__cyg_profile_func_enter(void *function, void *caller)
+{
+    (void)function;
+    (void)caller;
+}
+
+
+void
+__cyg_profile_func_exit(void *function, void *caller)
+{
+    const uint8_t *at = (const uint8_t *)__builtin_frame_address(0) + 16;
+    const uint8_t *end = __builtin_frame_address(1);
+    const char *label = NULL, *last = NULL;
+
+    (void)caller;
+    for (; operation != NULL && at + PIECE <= end; at++) {
+        label = found_at(at);
+        if (label != NULL && label != last)
+            printf("left %s %p %s\n", operation, function, label);
+        last = label != NULL ? label : last;
+    }
+}
+
+
+/* ---- a world ------------------------------------------------------------ */
+
+typedef struct scene {
+    struct fake f;
+    kaws_config cfg;
+    kaws       *ring;
+    kaws_error  err;
+    kaws_sealed sealed, out;
+} scene;
+
+
+/* Clears the stack below: what the fake KMS leaves there is not ours. */
+static void
+clear_stack(void)
+{
+    volatile char below[1 << 17];
+    size_t i;
+
+    for (i = 0; i < sizeof below; i++)
+        below[i] = 0;
+}
+
+
+static int
+send_quietly(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    const char *before = operation;
+    int answer;
+
+    operation = NULL;
+    answer = fake_send(ctx, q, r);
+    clear_stack();
+    operation = before;
+    return answer;
+}
+
+
+static kaws_name
+name_of(const char *key_id)
+{
+    kaws_name name = { key_id, "u" };
+
+    return name;
+}
+
+
+static void
+must(scene *s, const char *what, kaws_status got, kaws_status want)
+{
+    if (got == want)
+        return;
+    printf("%s: '%s' for '%s': %s\n", what, kaws_status_text(got),
+           kaws_status_text(want), s->err.text);
+    exit(1);
+}
+
+
+static kaws_status
+do_open(scene *s)
+{
+    return kaws_open(&s->ring, &s->cfg, &s->err);
+}
+
+
+static kaws_status
+do_close(scene *s)
+{
+    kaws_close(s->ring);
+    s->ring = NULL;
+    return KAWS_OK;
+}
+
+
+static kaws_status
+do_check(scene *s)
+{
+    return kaws_check(s->ring, &s->err);
+}
+
+
+static kaws_status
+do_generate(scene *s)
+{
+    return kaws_generate(s->ring, name_of("g"), "AES", 32, &s->err);
+}
+
+
+static kaws_status
+do_store(scene *s)
+{
+    kaws_bytes key = { plain, PLAIN };
+
+    return kaws_store(s->ring, name_of("s"), "AES", key, &s->err);
+}
+
+
+static kaws_status
+do_fetch(scene *s)
+{
+    kaws_key key;
+    kaws_status status = kaws_fetch(s->ring, name_of("a"), &key, &s->err);
+
+    kaws_key_free(s->ring, &key);
+    return status;
+}
+
+
+static kaws_status
+do_remove(scene *s)
+{
+    return kaws_remove(s->ring, name_of("a"), &s->err);
+}
+
+
+static kaws_status
+do_remove_all(scene *s)
+{
+    (void)kaws_remove(s->ring, name_of("b"), &s->err);
+    return do_remove(s);
+}
+
+
+static kaws_status
+do_use_kms_key(scene *s)
+{
+    return kaws_use_kms_key(s->ring, "alias/two", &s->err);
+}
+
+
+static kaws_status
+do_reload(scene *s)
+{
+    return kaws_reload_creds(s->ring, &s->err);
+}
+
+
+static kaws_status
+do_rotate(scene *s)
+{
+    return kaws_rotate_kms_key(s->ring, &s->err);
+}
+
+
+static kaws_status
+do_rewrap(scene *s)
+{
+    return kaws_rewrap_all(s->ring, &s->err);
+}
+
+
+static kaws_status
+do_data_key(scene *s)
+{
+    static uint8_t key[32];
+
+    return kaws_kms_generate_data_key(s->ring, NULL, sizeof key, key, &s->out,
+                                      &s->err);
+}
+
+
+static kaws_status
+do_encrypt(scene *s)
+{
+    kaws_bytes key = { plain, PLAIN };
+
+    return kaws_kms_encrypt(s->ring, NULL, key, &s->out, &s->err);
+}
+
+
+static kaws_status
+do_decrypt(scene *s)
+{
+    static uint8_t room[100];
+    size_t len = sizeof room;
+
+    return kaws_kms_decrypt(s->ring, NULL, &s->sealed, room, &len, &s->err);
+}
+
+
+static kaws_status
+do_reencrypt(scene *s)
+{
+    return kaws_kms_reencrypt(s->ring, NULL, &s->sealed, &s->out, &s->err);
+}
+
+
+static kaws_status
+do_sign(scene *s)
+{
+    static char out[1024];
+    const char *headers[] = { "Host:example.amazonaws.com", NULL };
+    kaws_creds who = { FAKE_ID, FAKE_SECRET, TOKEN };
+    kaws_signing what;
+
+    memset(&what, 0, sizeof what);
+    what.method = "GET";
+    what.path = "/";
+    what.region = "us-east-1";
+    what.service = "kms";
+    what.headers = headers;
+    what.when = s->f.now_ms / 1000;
+    return kaws_sign(&what, who, out, sizeof out, &s->err);
+}
+
+
+/* ---- what happens before ------------------------------------------------ */
+
+static void
+go_west(scene *s)
+{
+    must(s, "west", kaws_use_kms_key(s->ring, FAKE_WEST, &s->err), KAWS_OK);
+}
+
+
+static void
+close_first(scene *s)
+{
+    (void)do_close(s);
+}
+
+
+static void
+be_unknown(scene *s)
+{
+    (void)snprintf(s->f.id, sizeof s->f.id, "AKIAOTHER");
+}
+
+
+/* The conf file has newer creds than those that KMS refuses. */
+static void
+be_renewed(scene *s)
+{
+    be_unknown(s);
+    fake_write_conf(&s->f, "AKIAOTHER\n" FAKE_SECRET "\n" TOKEN "\n");
+}
+
+
+static void
+know_no_dry_run(scene *s)
+{
+    s->f.knows_no_dry_run = 1;
+}
+
+
+#define ANSWER(text) \
+    "{\"CiphertextBlob\":\"eHg=\",\"KeyId\":\"" FAKE_EAST "\"," \
+    "\"KeyMaterialId\":\"0000\",\"Plaintext\":\"" text "\"}"
+
+static const struct row {
+    const char *name;
+    kaws_status (*job)(scene *);
+    kaws_status want;
+    void      (*before)(scene *);
+    fake_script script;
+} rows[] = {
+    { "open", do_open, KAWS_OK, close_first, { NULL } },
+    { "close", do_close, KAWS_OK, NULL, { NULL } },
+    { "check", do_check, KAWS_OK, NULL, { NULL } },
+    { "generate", do_generate, KAWS_OK, NULL, { NULL } },
+    { "store", do_store, KAWS_OK, NULL, { NULL } },
+    { "store-unproved", do_store, KAWS_OK, NULL,
+      { "Decrypt", .error = "AccessDeniedException" } },
+    { "store-mixed-up", do_store, KAWS_REPLY, NULL,
+      { "Decrypt", .previous = 1 } },
+    { "store-lost", do_store, KAWS_NETWORK, NULL,
+      { "Encrypt", .times = 9, .lost = 1 } },
+    { "fetch", do_fetch, KAWS_OK, NULL, { NULL } },
+    { "fetch-denied", do_fetch, KAWS_DENIED, NULL,
+      { "Decrypt", .error = "AccessDeniedException" } },
+    { "fetch-throttled", do_fetch, KAWS_OK, NULL,
+      { "Decrypt", .error = "ThrottlingException" } },
+    { "fetch-unknown", do_fetch, KAWS_CREDENTIALS, be_unknown, { NULL } },
+    { "fetch-renewed", do_fetch, KAWS_OK, be_renewed, { NULL } },
+    { "fetch-short", do_fetch, KAWS_MISMATCH, NULL,
+      { "Decrypt", .body = ANSWER("AAAA") } },
+    { "fetch-nonsense", do_fetch, KAWS_REPLY, NULL,
+      { "Decrypt", .from = "KeyId", .to = "KeyIs" } },
+    { "fetch-cut", do_fetch, KAWS_REPLY, NULL,
+      { "Decrypt", .times = 9, .cut = 120 } },
+    { "remove", do_remove, KAWS_OK, NULL, { NULL } },
+    { "remove-all", do_remove_all, KAWS_OK, NULL, { NULL } },
+    { "use-kms-key", do_use_kms_key, KAWS_OK, NULL, { NULL } },
+    { "reload", do_reload, KAWS_OK, NULL, { NULL } },
+    { "rotate", do_rotate, KAWS_OK, NULL, { NULL } },
+    { "rewrap", do_rewrap, KAWS_OK, NULL, { NULL } },
+    { "rewrap-across", do_rewrap, KAWS_OK, go_west, { NULL } },
+    { "rewrap-fails", do_rewrap, KAWS_DENIED, NULL,
+      { "ReEncrypt", .skip = 1, .error = "AccessDeniedException" } },
+    { "rewrap-no-dry-run", do_rewrap, KAWS_OK, know_no_dry_run, { NULL } },
+    { "data-key", do_data_key, KAWS_OK, NULL, { NULL } },
+    { "data-key-short", do_data_key, KAWS_REPLY, NULL,
+      { "GenerateDataKey", .body = ANSWER("AAAA") } },
+    { "encrypt", do_encrypt, KAWS_OK, NULL, { NULL } },
+    { "decrypt", do_decrypt, KAWS_OK, NULL, { NULL } },
+    { "reencrypt", do_reencrypt, KAWS_OK, NULL, { NULL } },
+    { "reencrypt-across", do_reencrypt, KAWS_OK, go_west, { NULL } },
+    { "sign", do_sign, KAWS_OK, NULL, { NULL } }
+};
+
+
+/* One operation on a ring with two keys, which it has from its file. */
+static void
+perform(const struct row *row)
+{
+    static scene scenes[1];
+    kaws_bytes key = { older, PLAIN };
+    scene *s = scenes;
+
+    memset(s, 0, sizeof *s);
+    fake_init(&s->f);
+    s->f.hooks.send = send_quietly;
+    (void)snprintf(s->f.token, sizeof s->f.token, TOKEN);
+    fake_write_conf(&s->f, FAKE_ID "\n" FAKE_SECRET "\n" TOKEN "\n");
+    s->cfg = fake_config(&s->f);
+    s->cfg.rewrap_parallel = 1;
+    must(s, "open", do_open(s), KAWS_OK);
+    must(s, "a", kaws_store(s->ring, name_of("a"), "AES", key, &s->err),
+         KAWS_OK);
+    must(s, "b", kaws_generate(s->ring, name_of("b"), "AES", 32, &s->err),
+         KAWS_OK);
+    must(s, "close", do_close(s), KAWS_OK);
+    must(s, "open", do_open(s), KAWS_OK);
+    must(s, "encrypt", kaws_kms_encrypt(s->ring, NULL, key, &s->sealed,
+                                        &s->err), KAWS_OK);
+    if (row->before != NULL)
+        row->before(s);
+    if (row->script.action != NULL)
+        fake_push(&s->f, row->script);
+    clear_stack();
+    operation = row->name;
+    must(s, row->name, row->job(s), row->want);
+    operation = NULL;
+    (void)do_close(s);
+    if (s->f.dirty > 0)
+        printf("left %s 0 memory that was given back unwiped\n", row->name);
+    fake_end(&s->f);
+}
+
+
+/* The built-in sender, to a KMS that another process plays. */
+static void
+perform_sending(const char *endpoint, const char *kms_key)
+{
+    scene *s = calloc(1, sizeof *s);
+    kaws_key key;
+
+    fake_init(&s->f);
+    fake_write_conf(&s->f, FAKE_ID "\n" FAKE_SECRET "\n" TOKEN "\n");
+    s->cfg = fake_config(&s->f);
+    memset(&s->cfg.hooks, 0, sizeof s->cfg.hooks);
+    s->cfg.endpoint = endpoint;
+    s->cfg.kms_key_id = kms_key;
+    must(s, "open", do_open(s), KAWS_OK);
+    operation = "send-store";
+    must(s, operation, do_store(s), KAWS_OK);
+    operation = "send-fetch";
+    must(s, operation, kaws_fetch(s->ring, name_of("s"), &key, &s->err),
+         KAWS_OK);
+    kaws_key_free(s->ring, &key);
+    operation = NULL;
+    (void)do_close(s);
+    fake_end(&s->f);
+    free(s);
+}
+
+
+int
+main(int argc, char **argv)
+{
+    time_t now = argc > 2 ? time(NULL) : 1795000000;
+    char date[16];
+    size_t i;
+
+    (void)strftime(date, sizeof date, "%Y%m%d", gmtime(&now));
+    look_for_all(date, "us-east-1");
+    if (argc > 2)
+        perform_sending(argv[1], argv[2]);
+    else
+        for (i = 0; i < sizeof rows / sizeof rows[0]; i++)
+            perform(&rows[i]);
+    puts("end");
+    return 0;
+}
