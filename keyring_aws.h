@@ -6708,13 +6708,13 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
         "AWS KMS sealed with the KMS key"
     };
     char shown[272];
-    int unknown, trusted;
+    int no_own, trusted;
 
     kaws__thread_lock(&t->lock);
-    unknown = t->own[0] == '\0';
+    no_own = t->own[0] == '\0';
     trusted = kaws__trust_has(t, arn) ||
-              (unknown && what != KAWS__TO_OPEN && t->accounts[0] == '\0');
-    if (unknown && trusted && what == KAWS__SEALED)
+              (no_own && what != KAWS__TO_OPEN && t->accounts[0] == '\0');
+    if (no_own && trusted && what == KAWS__SEALED)
         memcpy(t->own, arn, strlen(arn) + 1);
     kaws__thread_unlock(&t->lock);
     if (trusted)
@@ -6736,13 +6736,13 @@ kaws__trust_ask_first(kaws__trust *t, const kaws__target *target,
 {
     const char *ours = kaws__arn_partition(target->region)->name;
     kaws__arn arn;
-    int unknown, listed;
+    int no_own, listed;
 
     kaws__thread_lock(&t->lock);
-    unknown = t->own[0] == '\0';
-    listed = unknown && arn_text != NULL && kaws__trust_has(t, arn_text);
+    no_own = t->own[0] == '\0';
+    listed = no_own && arn_text != NULL && kaws__trust_has(t, arn_text);
     kaws__thread_unlock(&t->lock);
-    return unknown && target->key_id[0] != '\0' &&
+    return no_own && target->key_id[0] != '\0' &&
            !(listed && kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
              kaws__buf_same(arn.partition, kaws__buf_of(ours)));
 }
