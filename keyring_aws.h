@@ -6759,12 +6759,11 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 
     kaws__thread_lock(&t->lock);
     fits = choice->version == t->now.version;
+    if (fits && !take)
+        t->tried = *choice;
     if (fits && take) {
         t->now = *choice;
-        t->now.version++;
-        memset(&t->tried, 0, sizeof t->tried);
-    } else if (fits) {
-        t->tried = *choice;
+        t->now.version++;                 /* all that was judged is stale     */
     }
     kaws__thread_unlock(&t->lock);
     if (fits && take && choice->arn[0] != '\0')
