@@ -6427,7 +6427,7 @@ kaws__arn_begins(kaws_bytes text, const char *with)
 static int
 kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 {
-    char region[KAWS__ARN_REGION_MAX + 1];
+    char region[KAWS__ARN_REGION_MAX + 1], account[13];
     kaws_bytes arn, kms, rest = text;
     kaws_bytes *const parts[] = { &arn, &out->partition, &kms, &out->region,
                                   &out->account };
@@ -6444,10 +6444,9 @@ kaws__arn_parse(kaws_bytes text, kaws__arn *out)
         rest.at = colon + 1;
     }
     out->resource = rest;
-    for (i = 0; i < out->account.len; i++)
-        if (out->account.at[i] < '0' || out->account.at[i] > '9')
-            return 0;
-    return text.len <= KAWS__ARN_MAX && out->account.len == 12 &&
+    return text.len <= KAWS__ARN_MAX &&
+           kaws__buf_copy_text(account, sizeof account, out->account) &&
+           strspn(account, "0123456789") == 12 &&
            kaws__buf_same(arn, kaws__buf_of("arn")) &&
            kaws__buf_same(kms, kaws__buf_of("kms")) &&
            kaws__arn_region_ok(out->region) &&
@@ -6633,7 +6632,7 @@ kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 
     memset(t, 0, sizeof *t);
     if (kaws__thread_lock_init(&t->lock) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the KMS keys");
+        return kaws__err_memory(err, "making a lock for the KMS keys");
     t->accounts = list;
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
@@ -7071,7 +7070,7 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
                              kaws__text_show(shown, sizeof shown,
                                              kaws__buf_of(url)));
     if (kaws__thread_lock_init(&k->lock) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
+        return kaws__err_memory(err, "making a lock for AWS KMS");
     k->hooks = hooks;
     k->endpoint = url;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
@@ -7548,8 +7547,7 @@ kaws__calls_send(kaws__call *c)
     c->r.body = kaws__mem_resize(c->shared->calls->hooks, NULL, 0,
                                  c->r.body_max);
     if (c->r.body == NULL || c->body.failed)
-        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
-                             "memory", c->action->name);
+        return kaws__err_memory(err, c->action->name);
     c->wire.q.url = c->wire.url;
     c->wire.q.headers = c->wire.headers;
     c->wire.q.body = kaws__buf_view(&c->body);
@@ -7561,10 +7559,8 @@ kaws__calls_send(kaws__call *c)
             break;
     }
     c->attempt += c->clock_mended + c->creds_renewed;
-    n = strlen(err->text);
     if (status != KAWS_OK && c->attempt > 1)
-        (void)snprintf(err->text + n, sizeof err->text - n, " (%d attempts)",
-                       c->attempt);
+        kaws__err_append(err, " (%d attempts)", c->attempt);
     return status;
 }
 
@@ -7935,7 +7931,7 @@ kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 
 /* ---- the other actions ------------------------------------------------- */
 
-/* From one KMS key to another of the same region: no plaintext leaves KMS. */
+/* ReEncrypt: no plaintext leaves KMS. */
 static kaws_status
 kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
                          const kaws_sealed *in, kaws_sealed *out)
@@ -7953,39 +7949,42 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
     kaws__kms_put_text(&c, "DestinationKeyId", op->target.key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
-    if ((status = kaws__calls_send(&c)) == KAWS_OK &&
-        (status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn)) ==
-        KAWS_OK)
+    status = kaws__calls_send(&c);
+    if (status == KAWS_OK)
+        status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn);
+    if (status == KAWS_OK)
         status = kaws__kms_take_sealed(op, &c, out);
     kaws__calls_end(&c);
     return status;
 }
 
 
-/* From a KMS key to one of another region the key must pass through us. If we
- * sealed a wrong key under the right name, nothing could ever show it. So the
- * key is opened a second time, and must be the same. `len` is its length, or 0
- * if that is not known. */
+/* Seals a key anew, for the target. KMS re-encrypts within a region; from one
+ * region to another the key must pass through us. If we sealed a wrong key
+ * under the right name, nothing could ever show it. So the key is opened a
+ * second time, and must be the same. `len` is its length, or 0 if that is not
+ * known. */
 static kaws_status
 kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, size_t len, kaws_sealed *out)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
-    kaws_bytes view = { plain, sizeof plain }, expect = { NULL, 0 };
+    kaws_bytes view = { plain, sizeof plain }, expect = { NULL, len };
     size_t none = 0;
     kaws__target from;
     kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
                                            KAWS__TO_OPEN, op->shared.err);
 
+    if (status == KAWS_OK)
+        status = kaws__arn_target(&from, in->kms_key_arn, "", op->shared.err);
     if (status != KAWS_OK)
         return status;
-    (void)kaws__arn_target(&from, in->kms_key_arn, "", NULL);
     if (strcmp(from.region, op->target.region) == 0)
         return kaws__kms_reencrypt_near(op, ctx, in, out);
-    expect.len = len;
     status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len);
-    if (status == KAWS_OK &&
-        (status = kaws__kms_seal(op, ctx, view, NULL, out)) == KAWS_OK)
+    if (status == KAWS_OK)
+        status = kaws__kms_seal(op, ctx, view, NULL, out);
+    if (status == KAWS_OK)
         status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none);
     if (status == KAWS_MISMATCH && view.len > 0)
         status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob, and not "
@@ -8080,80 +8079,486 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
 
 
 /* ==========================================================================
- * ROOM  file     bytes to disk: durably, whole, and never somebody else's
+ * ROOM  store    the data file's format, byte for byte
  * ==========================================================================
- * Uses: sys disk err mem buf text crypto
- * Gives: file_open file_close file_hold file_release file_root file_sum
- *        file_read file_note file_append file_begin file_put file_commit
- *        file_mark_torn file_set_aside file_settle
+ * Uses: err buf text crypto arn
+ * Gives: store_get store_committed store_header store_digest store_record
+ *        store_record_len store_next store_type_ok store_split store_parse
+ *        store_damaged store_check
+ *
+ * Section 7 of the manual has the diagram. Only this room knows at which offset
+ * a field stands. It knows nothing of disks. A record is an entry without its
+ * digest: the bytes that the table holds as well.
+ */
+
+#define KAWS__STORE_VERSION      1
+#define KAWS__STORE_CONTEXT      1  /* the rule of the encryption context     */
+#define KAWS__STORE_HEADER      80
+#define KAWS__STORE_COMMITTED   32  /* offset of the committed length and its
+                                     * check, 16 bytes that no digest covers  */
+#define KAWS__STORE_DIGESTED    48  /* bytes that the header's digest covers  */
+#define KAWS__STORE_DIGEST      32
+#define KAWS__STORE_FIXED       32  /* bytes of a record before its texts     */
+#define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
+
+static const char kaws__store_magic[] = "KAWSRING";
+
+typedef struct kaws__record {
+    kaws_bytes key_id, user_id, type, arn, material, blob;
+    size_t     plain_len;
+    int64_t    created;           /* Unix seconds                             */
+} kaws__record;
+
+/* The texts of a record, in the order in which they stand behind its fixed
+ * part, and where the fixed part has their lengths. */
+static const struct { uint8_t at, bytes; size_t member; }
+kaws__store_texts[] = {
+    { 10, 1, offsetof(kaws__record, key_id) },
+    { 11, 1, offsetof(kaws__record, user_id) },
+    {  9, 1, offsetof(kaws__record, type) },
+    { 14, 2, offsetof(kaws__record, arn) },
+    { 18, 2, offsetof(kaws__record, material) },
+    { 16, 2, offsetof(kaws__record, blob) }
+};
+
+enum { KAWS__STORE_TEXTS = 6 };
+
+typedef struct kaws__found {      /* what a check of a whole file found       */
+    uint8_t      file_id[16];
+    uint32_t     epoch;
+    uint64_t     committed;       /* this many bytes were acknowledged        */
+    uint64_t     good;            /* this many bytes match their digests      */
+    int          torn;            /* the rest is an append that was cut off   */
+    kaws__sha256 state;           /* over the good bytes                      */
+} kaws__found;
+
+
+/* ---- little-endian numbers --------------------------------------------- */
+
+static void
+kaws__store_put(uint8_t *at, uint64_t value, int bytes)
+{
+    while (bytes-- > 0) {
+        *at++ = (uint8_t)value;
+        value >>= 8;
+    }
+}
+
+
+static uint64_t
+kaws__store_get(const uint8_t *at, int bytes)
+{
+    uint64_t value = 0;
+
+    while (bytes-- > 0)
+        value = value << 8 | at[bytes];
+    return value;
+}
+
+
+/* ---- header and digests ------------------------------------------------ */
+
+/* The 16 bytes at offset 32: committed length, 8; the first 8 bytes of the
+ * SHA-256 of the file id and those 8. */
+static void
+kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
+                      uint64_t committed)
+{
+    uint8_t both[24], digest[32];
+    kaws_bytes view = { both, sizeof both };
+
+    memcpy(both, file_id, 16);
+    kaws__store_put(both + 16, committed, 8);
+    kaws__crypto_sha256(digest, view);
+    memcpy(out, both + 16, 8);
+    memcpy(out + 8, digest, 8);
+}
+
+
+/* Ends the header or an entry: `digest` is that of all bytes of the file before
+ * it, `data` included. The state then covers the digest, too. */
+static void
+kaws__store_digest(kaws__sha256 *state, kaws_bytes data, uint8_t digest[32])
+{
+    kaws__crypto_update(state, data.at, data.len);
+    kaws__crypto_out(state, digest);
+    kaws__crypto_update(state, digest, KAWS__STORE_DIGEST);
+}
+
+
+/* The header, and the state behind it. Offset 0: magic, 8; format version, 4;
+ * epoch, 4; file id, 16; committed length and its check, 16; digest, 32. */
+static void
+kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
+                   const uint8_t file_id[16], uint32_t epoch,
+                   uint64_t committed)
+{
+    kaws_bytes digested = { header, KAWS__STORE_DIGESTED };
+
+    memset(header, 0, KAWS__STORE_DIGESTED);
+    memcpy(header, kaws__store_magic, 8);
+    kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
+    kaws__store_put(header + 12, epoch, 4);
+    memcpy(header + 16, file_id, 16);
+    kaws__crypto_init(state);
+    kaws__store_digest(state, digested, header + KAWS__STORE_DIGESTED);
+    kaws__store_committed(header + KAWS__STORE_COMMITTED, file_id, committed);
+}
+
+
+/* ---- a record ---------------------------------------------------------- */
+
+/* Offset 0: length of the record, 4; its complement, 4; context version, 1;
+ * lengths of type, 1; key id, 1; user id, 1; plain, 2; ARN, 2; blob, 2;
+ * material id, 2; zero, 4; created, 8; then the texts. */
+static void
+kaws__store_record(kaws__buf *out, const kaws__record *r)
+{
+    uint8_t fixed[KAWS__STORE_FIXED] = { 0 };
+    kaws_bytes texts[KAWS__STORE_TEXTS];
+    uint32_t len = sizeof fixed;
+    size_t i;
+
+    for (i = 0; i < KAWS__STORE_TEXTS; i++) {
+        memcpy(&texts[i], (const char *)r + kaws__store_texts[i].member,
+               sizeof texts[i]);
+        kaws__store_put(fixed + kaws__store_texts[i].at, texts[i].len,
+                        kaws__store_texts[i].bytes);
+        len += (uint32_t)texts[i].len;
+    }
+    kaws__store_put(fixed, len, 4);
+    kaws__store_put(fixed + 4, ~len, 4);
+    fixed[8] = KAWS__STORE_CONTEXT;
+    kaws__store_put(fixed + 12, r->plain_len, 2);
+    kaws__store_put(fixed + 24, (uint64_t)r->created, 8);
+    kaws__buf_put(out, fixed, sizeof fixed);
+    for (i = 0; i < KAWS__STORE_TEXTS; i++)
+        kaws__buf_put(out, texts[i].at, texts[i].len);
+}
+
+
+/* The length that a record gives itself in its first 8 bytes; 0 if it does not
+ * match its complement, or no record can have it. */
+static size_t
+kaws__store_record_len(const uint8_t *at)
+{
+    uint32_t len = (uint32_t)kaws__store_get(at, 4);
+
+    if ((uint32_t)kaws__store_get(at + 4, 4) != (uint32_t)~len ||
+        len < KAWS__STORE_FIXED || len > KAWS__STORE_RECORD_MAX)
+        return 0;
+    return len;
+}
+
+
+/* The record that begins at `at`. Its length is 0 if there is none that ends,
+ * with its digest, inside of `all`. */
+static kaws_bytes
+kaws__store_next(kaws_bytes all, size_t at)
+{
+    kaws_bytes record = { all.at + at, 0 };
+    size_t left = all.len - at;
+
+    if (left >= 8)
+        record.len = kaws__store_record_len(record.at);
+    if (left < record.len + KAWS__STORE_DIGEST)
+        record.len = 0;
+    return record;
+}
+
+
+static int
+kaws__store_type_ok(kaws_bytes type)
+{
+    static const char allowed[] = "abcdefghijklmnopqrstuvwxyz0123456789_-";
+    size_t i;
+
+    for (i = 0; i < type.len; i++)
+        if (memchr(allowed, kaws__text_lower(type.at[i]),
+                   sizeof allowed - 1) == NULL)
+            return 0;
+    return type.len > 0 && type.len <= 15;
+}
+
+
+/* Takes a record apart, and checks nothing but its lengths; 0 if they do not
+ * add up. */
+static int
+kaws__store_split(kaws_bytes bytes, kaws__record *r)
+{
+    size_t at = KAWS__STORE_FIXED, i;
+    kaws_bytes text;
+
+    for (i = 0; i < KAWS__STORE_TEXTS; i++, at += text.len) {
+        text.len = (size_t)kaws__store_get(
+                       bytes.at + kaws__store_texts[i].at,
+                       kaws__store_texts[i].bytes);
+        if (text.len > bytes.len - at)
+            return 0;
+        text.at = bytes.at + at;
+        memcpy((char *)r + kaws__store_texts[i].member, &text, sizeof text);
+    }
+    r->plain_len = (size_t)kaws__store_get(bytes.at + 12, 2);
+    r->created = (int64_t)kaws__store_get(bytes.at + 24, 8);
+    return at == bytes.len;
+}
+
+
+/* Takes a record apart whose bytes may be an attacker's. NULL means that
+ * nothing is wrong with them, else the text says what is. */
+static const char *
+kaws__store_parse(kaws_bytes bytes, kaws__record *r)
+{
+    kaws__arn arn;
+
+    memset(r, 0, sizeof *r);
+    if (bytes.len < KAWS__STORE_FIXED ||
+        kaws__store_record_len(bytes.at) != bytes.len)
+        return "an entry's length does not match its check";
+    if (bytes.at[8] != KAWS__STORE_CONTEXT)
+        return "an entry was written by a newer version of keyring_aws";
+    if (!kaws__store_split(bytes, r))
+        return "the lengths in an entry do not add up";
+    if (kaws__store_get(bytes.at + 20, 4) != 0 || r->key_id.len == 0 ||
+        memchr(r->key_id.at, 0, r->key_id.len + r->user_id.len) != NULL ||
+        !kaws__store_type_ok(r->type) || r->material.len > 64 ||
+        r->blob.len == 0 || r->blob.len > 6144 || r->plain_len == 0 ||
+        r->plain_len > KAWS_PLAIN_MAX || r->created < 0 ||
+        r->created > 253402300799)
+        return "an entry has a field that no entry can have";
+    if (!kaws__arn_parse(r->arn, &arn) || arn.resource.at[0] != 'k')
+        return "an entry's KMS key is not the ARN of one";
+    return NULL;
+}
+
+
+/* ---- a whole file ------------------------------------------------------ */
+
+/* `name` is the file's, for the words only. */
+static kaws_status
+kaws__store_damaged(const char *name, uint64_t at, const char *what,
+                    kaws_error *err)
+{
+    return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is damaged at "
+                         "byte %lu: %s; nothing was changed; restore it from "
+                         "a backup", name, (unsigned long)at, what);
+}
+
+
+static kaws_status
+kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
+                         kaws_error *err)
+{
+    uint8_t header[KAWS__STORE_HEADER];
+
+    if (all.len == 0)
+        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is empty (0 "
+                             "bytes), and a keyring never is: restore it from "
+                             "a backup, or remove it to begin a new keyring",
+                             name);
+    if (all.len < sizeof header || memcmp(all.at, kaws__store_magic, 8) != 0)
+        return kaws__store_damaged(name, 0, "it is not a data file of "
+                                   "keyring_aws", err);
+    if (kaws__store_get(all.at + 8, 4) != KAWS__STORE_VERSION)
+        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
+                             "version %lu, at byte 8, and this keyring_aws "
+                             "knows version 1: use a newer one", name,
+                             (unsigned long)kaws__store_get(all.at + 8, 4));
+    found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
+    memcpy(found->file_id, all.at + 16, 16);
+    found->committed = kaws__store_get(all.at + KAWS__STORE_COMMITTED, 8);
+    kaws__store_header(header, &found->state, found->file_id, found->epoch,
+                       found->committed);
+    if (memcmp(header + KAWS__STORE_COMMITTED,
+               all.at + KAWS__STORE_COMMITTED, 16) != 0)
+        return kaws__store_damaged(name, KAWS__STORE_COMMITTED, "the committed "
+                                   "length does not match its check", err);
+    if (found->committed > all.len)
+        return kaws__store_damaged(name, all.len, "it ends there, but more "
+                                   "was written and acknowledged", err);
+    if (memcmp(header, all.at, sizeof header) != 0)
+        return kaws__store_damaged(name, 0, "the header's checksum is wrong",
+                                   err);
+    return KAWS_OK;
+}
+
+
+/* Whether a stretch between two neighbours among its start, the multiples of
+ * 512, and its end is all zeros: a sector that never reached the disk. */
+static int
+kaws__store_has_hole(kaws_bytes all, size_t start)
+{
+    size_t from = start, to, i;
+
+    for (; from < all.len; from = to) {
+        to = (from / 512 + 1) * 512;
+        to = to < all.len ? to : all.len;
+        for (i = from; i < to && all.at[i] == 0; i++)
+            continue;
+        if (i == to)
+            return 1;
+    }
+    return 0;
+}
+
+
+/* The bytes from `at` on are wrong. Are they the end of an append that was
+ * never acknowledged, or damage? */
+static int
+kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
+{
+    size_t left = all.len - at, whole;
+
+    if (at < committed || left > KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST)
+        return 0;
+    if (left < 8)
+        return 1;
+    whole = kaws__store_record_len(all.at + at);
+    if (whole == 0)
+        return kaws__store_has_hole(all, at);
+    whole += KAWS__STORE_DIGEST;
+    return left < whole || (left == whole && kaws__store_has_hole(all, at));
+}
+
+
+/* Looks digest by digest for the place where a file goes wrong. */
+static kaws_status
+kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
+                 kaws_error *err)
+{
+    size_t at = KAWS__STORE_HEADER;
+    uint8_t digest[32];
+    kaws_bytes record;
+
+    while ((record = kaws__store_next(all, at)).len > 0) {
+        kaws__sha256 state = found->state;
+        kaws__store_digest(&state, record, digest);
+        if (!kaws__crypto_equal(digest, record.at + record.len))
+            break;
+        found->state = state;
+        at += record.len + sizeof digest;
+    }
+    found->good = at;
+    found->torn = at < all.len;
+    if (found->torn && !kaws__store_is_torn(all, at, found->committed))
+        return kaws__store_damaged(name, at, "the entry there does not match "
+                                   "its checksum", err);
+    return KAWS_OK;
+}
+
+
+/* Checks a whole file: KAWS_OK if it adds up, all of it or (torn) all but its
+ * end; else the error names the place. A file that adds up is hashed once. */
+static kaws_status
+kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
+                  kaws_error *err)
+{
+    kaws_bytes entries;
+    uint8_t digest[32];
+    kaws__sha256 state;
+    kaws_status status;
+
+    memset(found, 0, sizeof *found);
+    status = kaws__store_check_header(name, all, found, err);
+    if (status != KAWS_OK)
+        return status;
+    if (all.len < KAWS__STORE_HEADER + sizeof digest)
+        return kaws__store_walk(name, all, found, err);
+    entries.at = all.at + KAWS__STORE_HEADER;
+    entries.len = all.len - KAWS__STORE_HEADER - sizeof digest;
+    state = found->state;
+    kaws__store_digest(&state, entries, digest);
+    if (!kaws__crypto_equal(digest, entries.at + entries.len))
+        return kaws__store_walk(name, all, found, err);
+    found->state = state;
+    found->good = all.len;
+    return KAWS_OK;
+}
+
+
+/* ==========================================================================
+ * ROOM  file     the data file: its names, its locks, and is it still ours?
+ * ==========================================================================
+ * Uses: sys disk err mem buf text crypto store
+ * Gives: file_error file_cannot file_refuse file_sync_dir file_open file_close
+ *        file_hold file_release file_id file_sum file_leave file_compare
+ *        file_look file_change file_changed file_advance file_looks_right
+ *        file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
- * and nothing of keys. Before each change the path must mean that very file;
- * what somebody else put there is not touched.
- *
- * How a file is replaced, and what a crash after each step leaves:
- *
- *     1  remove a stale <path>.tmp      the old file
- *     2  create <path>.tmp, write it    the old file, and a stale .tmp
- *     3  sync it, lock it               the same
- *     4  exchange it with <path>        the old file or the new one, whole, and
- *                                       a stale .tmp
- *     5  remove .tmp, if it is ours     the same
- *     6  sync the folder                the new file
- *
- * What comes out in step 4 must be the file that we know, or is put back. Where
- * there is no exchange, the path is looked at and the rename follows: between
- * the two a file can be lost that somebody moves there. A file that is made
- * anew replaces none: step 4 is then a rename that refuses, or a link, and a
- * crash leaves one file with two names, mended when it is opened.
- *
- * A process may be killed, too, or a sync fail, and the system live on. Then
- * the next one sees what is not durable, and it may not build on that before
- * it is: so opening makes durable whatever it found (file_settle, file_root).
+ * and nothing of keys. Before each change the path must mean that very file.
+ * What somebody else put there is not touched.
  *
  * Locks are taken on <path>.lock, which is never removed (or two processes
- * could hold the lock of two different files): slot 0, shared, for life, to
- * tell others that we are here; slot 1 for the time of a change. After it the
- * same two are taken on the file itself, for it may have another name, and that
- * another lock file. Such a lock counts as long as the path means that file.
+ * could hold the lock of two different files): slot 0, shared, for life, tells
+ * others that we are here; slot 1 is for the time of a change. Then the same
+ * two are taken on the file itself, because it may have another name, and that
+ * name another lock file. Such a lock counts as long as the path means that
+ * file.
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
-#define KAWS__FILE_TAIL         32  /* the bytes at the end that we know      */
-#define KAWS__FILE_BLOCK     65536  /* a replacement is written in these      */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
-#define KAWS__FILE_CELL         32  /* where the 16 bytes stand that no digest
-                                     * covers                                 */
+#define KAWS__FILE_UNCHANGED "; nothing was changed"
 
 typedef struct kaws__file {
     const kaws_hooks *hooks;
-    char    *names;               /* one block for the five below             */
-    size_t   names_len;
-    char    *path, *tmp, *lock, *dir, *aside;
-    char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
-    int      lock_fd;             /* -1: none, only in a read-only keyring    */
-    int      fd;                  /* the file itself, or -1                   */
     int      read_only;
+    char    *names;               /* one block for the six below              */
+    size_t   names_len;
+    char    *path, *tmp, *lock, *aside, *dir, *above;
+    char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
+    int      lock_fd;             /* -1: a reader found none to lock          */
+    int      fd;                  /* the file itself, or -1                   */
     int      made_dir;            /* the folder was not there                 */
-    int      in_use;              /* by others, too: that was said            */
+    int      in_use;              /* by others, too: that was logged          */
     int      exists;
-    uint64_t dev, ino, size;      /* the file as we know it                   */
-    uint64_t links;
-    int64_t  mtime_ns, ctime_ns;
-    uint8_t  tail[KAWS__FILE_TAIL];
-    uint64_t torn;                /* bytes at its end, to be set aside        */
-    uint8_t  sum[KAWS__FILE_TAIL];        /* the digest right before those    */
-    int      copied;              /* they are, but not cut off yet            */
-    int      synced;              /* whatever was found there                 */
+    uint8_t  file_id[16];
+    uint32_t epoch;               /* carried on as it was found               */
+    kaws__stat stat;              /* the file's, after our last change        */
+    uint64_t size;                /* the bytes that count                     */
+    uint8_t  sum[32];             /* the last of those: the digest of the rest*/
+    kaws__sha256 state;           /* over all of those                        */
+    uint64_t torn;                /* bytes behind them, to be set aside       */
+    uint8_t  tail[32];            /* the last bytes, torn or not              */
+    int      copied;              /* the torn end is, but not yet cut off     */
+    uint64_t committed;           /* the length that the file said at open    */
+    int      unsettled;           /* what is behind that may not be durable,  */
+    int      synced;              /* but all that the file had then is        */
 } kaws__file;
 
-typedef struct kaws__writer {     /* a replacement on its way                 */
-    int      fd;
-    uint8_t *block;
-    size_t   used;
-    uint64_t size;
-    int      os;                  /* the first failure; the rest is skipped   */
-} kaws__writer;
+/* ---- what goes wrong, in words ----------------------------------------- */
+
+static kaws_status
+kaws__file_error(const kaws__file *f, kaws_status status, const char *what,
+                 kaws_error *err)
+{
+    return kaws__err_set(err, status, "the data file %s %s", f->shown, what);
+}
+
+
+/* `unchanged`: KAWS__FILE_UNCHANGED, or "". */
+static kaws_status
+kaws__file_cannot(const kaws__file *f, int os, const char *what,
+                  const char *unchanged, kaws_error *err)
+{
+    return kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
+                        what, f->shown, unchanged);
+}
+
+
+/* A change is refused: the file has changed, or could not be looked at. */
+static kaws_status
+kaws__file_refuse(const kaws__file *f, int os, const char *differs,
+                  const char *what, kaws_error *err)
+{
+    if (differs == NULL)
+        return kaws__file_cannot(f, os, what, KAWS__FILE_UNCHANGED, err);
+    return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
+                         "that this keyring wrote: %s; nothing was changed; "
+                         "see that the right file is there, and only then "
+                         "reopen the keyring", f->shown, differs);
+}
 
 
 /* ---- names, folder, locks ---------------------------------------------- */
@@ -8161,62 +8566,49 @@ typedef struct kaws__writer {     /* a replacement on its way                 */
 static kaws_status
 kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
 {
-    size_t n = strlen(path) + sizeof KAWS__FILE_TORN, dir;
+    static const char *const suffixes[] = { "", ".tmp", ".lock",
+                                            KAWS__FILE_TORN };
+    char **const names[] = { &f->path, &f->tmp, &f->lock, &f->aside };
+    size_t n = strlen(path) + sizeof KAWS__FILE_TORN, i;
     const char *slash = kaws__disk_last_slash(path);
+    int len = slash == NULL ? 1 : slash == path ? 1 : (int)(slash - path);
 
-    f->names_len = 5 * n;
+    f->names_len = 6 * n;
     f->names = kaws__mem_new(f->hooks, f->names_len);
     if (f->names == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
-                             "memory");
-    f->path = f->names;
-    f->tmp = f->path + n;
-    f->lock = f->tmp + n;
-    f->dir = f->lock + n;
-    f->aside = f->dir + n;
-    (void)snprintf(f->path, n, "%s", path);
-    (void)snprintf(f->tmp, n, "%s.tmp", path);
-    (void)snprintf(f->lock, n, "%s.lock", path);
-    (void)snprintf(f->aside, n, "%s" KAWS__FILE_TORN, path);
-    dir = slash == NULL ? 0 : (size_t)(slash - path);
-    if (slash == NULL)
-        memcpy(f->dir, ".", 2);
-    else
-        memcpy(f->dir, path, dir > 0 ? dir : 1);
+        return kaws__err_memory(err, "opening the data file");
+    for (i = 0; i < 4; i++) {
+        *names[i] = f->names + i * n;
+        (void)snprintf(*names[i], n, "%s%s", path, suffixes[i]);
+    }
+    f->dir = f->names + 4 * n;
+    f->above = f->names + 5 * n;
+    (void)snprintf(f->dir, n, "%.*s", len, slash == NULL ? "." : path);
+    (void)snprintf(f->above, n, "%s/..", f->dir); /* true, whatever the links */
     kaws__text_show(f->shown, sizeof f->shown, kaws__buf_of(path));
     kaws__text_show(f->dir_shown, sizeof f->dir_shown, kaws__buf_of(f->dir));
     return KAWS_OK;
 }
 
 
-/* Makes the folder, one level of it, if it is not there. */
+/* Makes the folder, one level of it, if it is not there, and checks it. The
+ * longest name that a change may need in it must be possible: opening that file
+ * tells. */
 static kaws_status
-kaws__file_folder(kaws__file *f, kaws_error *err)
+kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 {
-    int os = kaws__disk_make_dir(f->dir);
+    kaws__stat st;
+    int fd = -1, os = f->read_only ? EEXIST : kaws__disk_make_dir(f->dir);
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
         return kaws__err_os(err, KAWS_FILE, os, "cannot make the folder %s of "
                             "the data file", f->dir_shown);
-    if (os == 0)
+    if (f->made_dir)
         kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if "
                       "the keyring has been in use, is its volume mounted?",
                       f->dir_shown);
-    return KAWS_OK;
-}
-
-
-/* Is the folder fit for us? The longest name that a change may need in it has
- * to be possible: whether it is, shows in looking for it. */
-static kaws_status
-kaws__file_fits(kaws__file *f, kaws_error *err)
-{
-    kaws__stat st;
-    int fd = -1, os = 0;
-
-    if (!f->read_only)
-        os = kaws__disk_open(f->aside, KAWS__READ, &fd);
+    os = f->read_only ? 0 : kaws__disk_open(f->aside, KAWS__READ, &fd);
     kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
@@ -8225,13 +8617,10 @@ kaws__file_fits(kaws__file *f, kaws_error *err)
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
         os = kaws__disk_open_dir(f->dir, &fd);
-    if (os == 0) {
-        os = kaws__disk_stat(fd, &st);
-        kaws__disk_close(fd);
-    }
-    if (os == 0)
+    if (os == 0 && (os = kaws__disk_stat(fd, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
-    else if (!f->read_only)
+    kaws__disk_close(fd);
+    if (os != 0 && !f->read_only)
         return kaws__err_os(err, KAWS_FILE, os, "cannot open the folder %s of "
                             "the data file", f->dir_shown);
     return KAWS_OK;
@@ -8250,30 +8639,13 @@ kaws__file_sync_dir(const char *path)
 }
 
 
-/* Makes the folder's own name durable, which stands in the folder above. Asked
- * where a keyring begins, even if the folder was there: whoever made it may
- * not have lived to see to that. If we did not make it and may not look at the
- * folder above, that is somebody else's, and so is the care for it. */
-static kaws_status
-kaws__file_root(kaws__file *f, kaws_error *err)
+/* Takes slot 0 for life, and says so if others have done so. */
+static int
+kaws__file_join(kaws__file *f, int fd)
 {
-    size_t n = strlen(f->dir);
-    int os;
+    int os = kaws__disk_lock(fd, 0, 0);
 
-    memcpy(f->dir + n, "/..", 4);         /* the true one, whatever the links */
-    os = kaws__file_sync_dir(f->dir);
-    f->dir[n] = '\0';
-    if (os != 0 && (os != EACCES || f->made_dir))
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
-                            "%s", f->dir_shown);
-    return KAWS_OK;
-}
-
-
-static void
-kaws__file_see_others(kaws__file *f, int fd)
-{
-    if (!f->in_use && kaws__disk_locked_by_others(fd, 0)) {
+    if (os == 0 && !f->in_use && kaws__disk_locked_by_others(fd, 0)) {
         f->in_use = 1;
         kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
                       "process, too%s; whichever changes it first, the other "
@@ -8281,82 +8653,66 @@ kaws__file_see_others(kaws__file *f, int fd)
                       fd == f->lock_fd ? "" : ", by another name, or since "
                       "before its .lock was removed");
     }
-}
-
-
-static kaws_status
-kaws__file_open_lock(kaws__file *f, kaws_error *err)
-{
-    int os = kaws__disk_open(f->lock, f->read_only ? KAWS__READ
-                                                   : KAWS__LOCKFILE,
-                             &f->lock_fd);
-
-    if (os == 0)
-        os = kaws__disk_lock(f->lock_fd, 0, 0);
-    if (os != 0 && f->read_only) {        /* see file_reach                   */
-        kaws__disk_close(f->lock_fd);
-        f->lock_fd = -1;
-        return KAWS_OK;
-    }
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot open and lock %s.lock",
-                            f->shown);
-    kaws__file_see_others(f, f->lock_fd);
-    return KAWS_OK;
-}
-
-
-/* Names the file and takes its place among those who use it. What is there is
- * looked at by kaws__file_read. */
-static kaws_status
-kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
-                int read_only, kaws_error *err)
-{
-    kaws_status status;
-
-    memset(f, 0, sizeof *f);
-    f->hooks = hooks;
-    f->lock_fd = -1;
-    f->fd = -1;
-    f->read_only = read_only;
-    status = kaws__file_names(f, path, err);
-    if (status == KAWS_OK && !read_only)
-        status = kaws__file_folder(f, err);
-    if (status == KAWS_OK)
-        status = kaws__file_fits(f, err);
-    if (status == KAWS_OK)
-        status = kaws__file_open_lock(f, err);
-    return status;
+    return os;
 }
 
 
 static void
 kaws__file_close(kaws__file *f)
 {
-    if (f->hooks == NULL)
-        return;
     kaws__disk_close(f->lock_fd);
     kaws__disk_close(f->fd);
     kaws__mem_free(f->hooks, f->names, f->names_len);
-    f->lock_fd = -1;
-    f->fd = -1;
-    f->hooks = NULL;
+    f->lock_fd = f->fd = -1;
+    f->names = NULL;
 }
 
 
-/* Locks slot 1 of one of the two files; `suffix` names it. All waiting is done
- * here, *waited counts it. */
+/* Names the file, and joins those who use it. kaws__file_read looks at what is
+ * there. Nothing is left to close if it fails. */
 static kaws_status
-kaws__file_wait(const kaws__file *f, int fd, const char *suffix, int *waited,
-                kaws_error *err)
+kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
+                int read_only, kaws_error *err)
 {
+    kaws_status status;
     int os;
 
-    for (;; *waited += 5) {
-        os = kaws__disk_lock(fd, 1, !f->read_only);
-        if (os != EAGAIN || *waited >= KAWS__FILE_WAIT_MS)
-            break;
+    memset(f, 0, sizeof *f);
+    f->hooks = hooks;
+    f->read_only = read_only;
+    f->lock_fd = f->fd = -1;
+    if ((status = kaws__file_names(f, path, err)) == KAWS_OK &&
+        (status = kaws__file_enter_dir(f, err)) == KAWS_OK) {
+        os = kaws__disk_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
+                             &f->lock_fd);
+        if (os == 0)
+            os = kaws__file_join(f, f->lock_fd);
+        if (os != 0 && !read_only)
+            status = kaws__err_os(err, KAWS_FILE, os, "cannot open and lock "
+                                  "%s.lock", f->shown);
+        if (os != 0) {                    /* a reader goes on: see file_reach */
+            kaws__disk_close(f->lock_fd);
+            f->lock_fd = -1;
+        }
+    }
+    if (status != KAWS_OK)
+        kaws__file_close(f);
+    return status;
+}
+
+
+/* Locks slot 1 of one of the two files. All waiting is done here, and counted
+ * in *waited. */
+static kaws_status
+kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
+{
+    const char *suffix = fd == f->lock_fd ? ".lock" : "";
+    int os;
+
+    while ((os = kaws__disk_lock(fd, 1, !f->read_only)) == EAGAIN &&
+           *waited < KAWS__FILE_WAIT_MS) {
         f->hooks->sleep_ms(f->hooks->ctx, 5);
+        *waited += 5;
     }
     if (os == EAGAIN)
         return kaws__err_set(err, KAWS_LOCKED, "another process has been "
@@ -8387,17 +8743,33 @@ kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
     kaws_status status = KAWS_OK;
 
     if (f->lock_fd >= 0)
-        status = kaws__file_wait(f, f->lock_fd, ".lock", &waited, err);
-    if (status == KAWS_OK && f->fd >= 0) {
-        status = kaws__file_wait(f, f->fd, "", &waited, err);
-        if (status != KAWS_OK)
-            kaws__file_release(f);
-    }
+        status = kaws__file_wait(f, f->lock_fd, &waited, err);
+    if (status == KAWS_OK && f->fd >= 0)
+        status = kaws__file_wait(f, f->fd, &waited, err);
+    if (status != KAWS_OK)
+        kaws__file_release(f);
     return status;
 }
 
 
-/* Where an open file cannot be replaced, it is not kept open. */
+static const uint8_t *
+kaws__file_id(const kaws__file *f)
+{
+    return f->file_id;
+}
+
+
+/* The digest of all that counts. */
+static const uint8_t *
+kaws__file_sum(const kaws__file *f)
+{
+    return f->sum;
+}
+
+
+/* ---- is it the file that we know? -------------------------------------- */
+
+/* If the system cannot replace an open file, it is not kept open. */
 static void
 kaws__file_leave(kaws__file *f)
 {
@@ -8408,62 +8780,32 @@ kaws__file_leave(kaws__file *f)
 }
 
 
-/* ---- reading ----------------------------------------------------------- */
-
-/* Remembers the file by what makes it that very file. */
+/* Whether `path` means the file that we have open. */
 static int
-kaws__file_know(kaws__file *f)
+kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
+                 const char **differs)
 {
-    kaws__stat st;
-    size_t got;
-    int os = kaws__disk_stat(f->fd, &st);
+    kaws__stat at;
+    int os = kaws__disk_stat(f->fd, st);
 
-    if (os != 0)
-        return os;
-    f->dev = st.dev;
-    f->ino = st.ino;
-    f->size = st.size;
-    f->links = st.links;
-    f->mtime_ns = st.mtime_ns;
-    f->ctime_ns = st.ctime_ns;
-    f->exists = 1;
-    if (st.size < KAWS__FILE_TAIL)
-        return 0;
-    return kaws__disk_read_at(f->fd, st.size - KAWS__FILE_TAIL, f->tail,
-                              KAWS__FILE_TAIL, &got);
+    *differs = NULL;
+    if (os == 0)
+        os = kaws__disk_stat_path(path, &at);
+    if (os == 0 && (at.dev != st->dev || at.ino != st->ino))
+        *differs = "another file has taken its place";
+    else if (os == 0 && st->links == 0)
+        *differs = "it was replaced under another name, and this one leads to "
+                   "what it was before: mount it again";
+    return os;
 }
 
 
-/* After a change of ours: the times that it gave the file. If they cannot be
- * had, the digest is asked next time. */
-static void
-kaws__file_changed(kaws__file *f)
-{
-    kaws__stat st;
-
-    (void)kaws__disk_stat(f->fd, &st);    /* zeros, if it fails               */
-    f->mtime_ns = st.mtime_ns;
-    f->ctime_ns = st.ctime_ns;
-    f->links = st.links;
-    kaws__file_leave(f);
-}
-
-
-/* The digest of all that counts: what is before a torn end. */
-static const uint8_t *
-kaws__file_sum(const kaws__file *f)
-{
-    return f->torn > 0 ? f->sum : f->tail;
-}
-
-
-/* Whether all bytes, but for a torn end, are those that the 32 behind them are
- * the digest of. */
+/* Whether the bytes that count still have the digest that we know. */
 static int
 kaws__file_adds_up(const kaws__file *f, const char **differs)
 {
     uint8_t block[4096], digest[32];
-    uint64_t at = 0, end = f->size - f->torn - KAWS__FILE_TAIL;
+    uint64_t at = 0, end = f->size - sizeof digest;
     kaws__sha256 hash;
     size_t got;
     int os = 0;
@@ -8474,103 +8816,193 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
         os = kaws__disk_read_at(f->fd, at, block, got, &got);
         if (got == 0)
             break;
-        if (at == 0 && got >= KAWS__FILE_CELL + 16)
-            memset(block + KAWS__FILE_CELL, 0, 16);
+        if (at == 0 && got >= KAWS__STORE_DIGESTED)
+            memset(block + KAWS__STORE_COMMITTED, 0, 16);
         kaws__crypto_update(&hash, block, got);
     }
     kaws__crypto_out(&hash, digest);
-    if (os == 0 && !kaws__crypto_equal(digest, kaws__file_sum(f)))
-        *differs = "its bytes are others";
+    if (os == 0 && !kaws__crypto_equal(digest, f->sum))
+        *differs = "its bytes have changed";
     return os;
 }
 
 
 /* Whether the file that we have open is as we know it, and `path` means it. If
- * only its times are others, as after a chmod, its digest decides. *differs is
- * NULL, or says in what it is another. */
+ * only its times have changed, as after a chmod, its digest decides. *differs
+ * is NULL, or says what has changed. `moved`: by us, so its times do not count,
+ * and a second name is one too many. */
 static int
-kaws__file_compare(kaws__file *f, const char *path, int times,
+kaws__file_compare(kaws__file *f, const char *path, int moved,
                    const char **differs)
 {
-    uint8_t tail[KAWS__FILE_TAIL] = { 0 };
-    kaws__stat st, at;
+    uint8_t tail[32] = { 0 };
+    kaws__stat st;
     size_t got;
-    int os = kaws__disk_stat(f->fd, &st);
+    int os = kaws__file_is_at(f, path, &st, differs);
 
-    *differs = NULL;
-    if (os == 0)
-        os = kaws__disk_stat_path(path, &at);
-    if (os != 0)
+    if (os != 0 || *differs != NULL)
         return os;
-    if (at.dev != st.dev || at.ino != st.ino || st.dev != f->dev ||
-        st.ino != f->ino)
+    if (st.dev != f->stat.dev || st.ino != f->stat.ino)
         *differs = "another file has taken its place";
-    else if (st.links == 0)
-        *differs = "it was replaced under another name";
-    else if (st.links > 1 && !times)
+    else if (st.links > 1 && moved)
         *differs = "it was given another name, a hard link";
-    else if (st.size != f->size)
-        *differs = "its size is another";
+    else if (st.size != f->size + f->torn)
+        *differs = "its size has changed";
     if (*differs != NULL)
         return 0;
-    os = kaws__disk_read_at(f->fd, f->size - sizeof tail, tail, sizeof tail,
+    os = kaws__disk_read_at(f->fd, st.size - sizeof tail, tail, sizeof tail,
                             &got);
     if (os == 0 && !kaws__crypto_equal(tail, f->tail))
-        *differs = "its checksum is another";
-    else if (os == 0 && times && (st.mtime_ns != f->mtime_ns ||
-                                  st.ctime_ns != f->ctime_ns))
+        *differs = "its checksum has changed";
+    if (os != 0 || *differs != NULL || moved)
+        return os;
+    if (st.mtime_ns != f->stat.mtime_ns || st.ctime_ns != f->stat.ctime_ns)
         os = kaws__file_adds_up(f, differs);
-    if (os == 0 && times && *differs == NULL) {
-        f->mtime_ns = st.mtime_ns;
-        f->ctime_ns = st.ctime_ns;
-        f->links = st.links;
-    }
+    if (os == 0 && *differs == NULL)
+        f->stat = st;
     return os;
 }
 
 
+/* The same for f->path. Opens the file if it is not kept open. */
+static int
+kaws__file_look(kaws__file *f, const char **differs)
+{
+    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
+
+    *differs = NULL;
+    if (os == 0)
+        os = kaws__file_compare(f, f->path, 0, differs);
+    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
+        *differs = kaws__sys_error_text(os);
+    return os;
+}
+
+
+/* Begins a change of the file in its place: the path must mean the file that we
+ * know. */
 static kaws_status
-kaws__file_looks_right(kaws__file *f, const kaws__stat *st, kaws_error *err)
+kaws__file_change(kaws__file *f, kaws_error *err)
+{
+    const char *differs;
+    int os = kaws__file_look(f, &differs);
+
+    if (os == 0 && differs == NULL)
+        return KAWS_OK;
+    kaws__file_leave(f);
+    return kaws__file_refuse(f, os, differs, "look at", err);
+}
+
+
+/* Ends it: these are the times that it gave the file. If they cannot be had,
+ * the digest is asked next time. */
+static void
+kaws__file_changed(kaws__file *f)
+{
+    kaws__stat st;
+
+    if (kaws__disk_stat(f->fd, &st) == 0) {
+        f->stat = st;
+    } else {
+        f->stat.mtime_ns = f->stat.ctime_ns = 0;
+        f->stat.size = f->size;
+    }
+    kaws__file_leave(f);
+}
+
+
+/* What the file has from now on: `size` bytes that count, the last 32 of them
+ * `sum`, and `state` over all of them. Nothing is behind them. */
+static void
+kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
+                   const kaws__sha256 *state)
+{
+    f->size = size;
+    f->state = *state;
+    f->torn = 0;
+    memmove(f->sum, sum, sizeof f->sum);
+    memcpy(f->tail, f->sum, sizeof f->tail);
+}
+
+
+/* ---- reading ----------------------------------------------------------- */
+
+static kaws_status
+kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
+                       kaws_error *err)
 {
     if (!st->regular)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s is not a plain "
-                             "file", f->shown);
+        return kaws__file_error(f, KAWS_FILE, "is not a plain file", err);
     if (!st->mine)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s belongs to "
-                             "another user than the one this process runs as; "
-                             "make that one its owner, by chown or, where the "
-                             "file system sets owners (uid=, root_squash), by "
-                             "its mount", f->shown);
+        return kaws__file_error(f, KAWS_FILE, "belongs to another user than "
+                                "the one this process runs as; make that one "
+                                "its owner, by chown or, where the file system "
+                                "sets owners (uid=, root_squash), by its mount",
+                                err);
     kaws__err_others(f->hooks, "the data file", f->shown, st);
     return KAWS_OK;
 }
 
 
-/* A name that a crash left: the file was linked, and .tmp not yet removed. */
+/* Locks the file that was opened, as file_hold would: the path must mean it
+ * when that is done. A reader goes on if the system has no locks, because what
+ * it reads is proved by digests. */
+static kaws_status
+kaws__file_reach(kaws__file *f, kaws_error *err)
+{
+    const char *differs;
+    int waited = 0, os;
+    kaws_status status = kaws__file_wait(f, f->fd, &waited, err);
+
+    if (status == KAWS_OK && (os = kaws__file_join(f, f->fd)) != 0)
+        status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
+    if (status == KAWS_FILE && f->read_only) {
+        kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
+        kaws__err_clear(err);
+        status = KAWS_OK;
+    }
+    if (status != KAWS_OK)
+        return status;
+    os = kaws__file_is_at(f, f->path, &f->stat, &differs);
+    if (os == ENOENT)
+        differs = kaws__sys_error_text(os);
+    if (differs != NULL)
+        return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
+                             "while it was being opened: %s; try again",
+                             f->shown, differs);
+    if (os != 0)
+        return kaws__file_cannot(f, os, "look at", "", err);
+    return KAWS_OK;
+}
+
+
+/* Removes a name that a crash left: the file was linked, and .tmp not yet
+ * removed. */
 static void
 kaws__file_mend_links(kaws__file *f)
 {
     kaws__stat tmp;
 
-    if (f->links > 1 && kaws__disk_stat_path(f->tmp, &tmp) == 0 &&
-        tmp.dev == f->dev && tmp.ino == f->ino &&
+    if (f->stat.links > 1 && kaws__disk_stat_path(f->tmp, &tmp) == 0 &&
+        tmp.dev == f->stat.dev && tmp.ino == f->stat.ino &&
         kaws__disk_remove(f->tmp) == 0)
         kaws__file_changed(f);
 }
 
 
-/* What would be in the way of the first remove, months from now, is said at
- * open. */
+/* Says at open what would be in the way of the first remove, months from now.
+ */
 static void
 kaws__file_foresee(const kaws__file *f)
 {
     static const char then[] = "no key can be removed and nothing re-wrapped";
     int os = kaws__disk_may_change(f->dir);
 
-    if (f->links > 1)
+    if (f->stat.links > 1)
         kaws__err_log(f->hooks, 1, "the data file %s has %lu names (hard "
                       "links), so it cannot be replaced, and %s; remove the "
-                      "other names", f->shown, (unsigned long)f->links, then);
+                      "other names", f->shown, (unsigned long)f->stat.links,
+                      then);
     if (kaws__disk_is_mount(f->path))
         kaws__err_log(f->hooks, 1, "the data file %s is a mount point, so it "
                       "cannot be replaced, and %s; mount its folder instead",
@@ -8581,61 +9013,41 @@ kaws__file_foresee(const kaws__file *f)
 }
 
 
-/* Locks the file that was opened, as file_hold would: the path must mean it
- * when that is done. What is read under no lock is proved by its digests, so a
- * reader goes on where the system has none. */
+/* Reads all bytes of the file that was opened, under its lock. */
 static kaws_status
-kaws__file_reach(kaws__file *f, kaws__stat *st, kaws_error *err)
+kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
-    kaws_status status;
-    kaws__stat at;
-    int waited = 0, os;
+    kaws__stat st = { 0 };
+    uint8_t *at;
+    size_t got = 0;
+    int os = kaws__disk_stat(f->fd, &st);
+    kaws_status status = os == 0 ? kaws__file_looks_right(f, &st, err)
+                                 : kaws__file_cannot(f, os, "read", "", err);
 
-    status = kaws__file_wait(f, f->fd, "", &waited, err);
-    if (status == KAWS_OK && (os = kaws__disk_lock(f->fd, 0, 0)) != 0)
-        status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
-    if (status == KAWS_FILE && f->read_only) {
-        kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
-        kaws__err_clear(err);
-        status = KAWS_OK;
-    }
+    if (status == KAWS_OK)
+        status = kaws__file_reach(f, err);
     if (status != KAWS_OK)
         return status;
-    kaws__file_see_others(f, f->fd);
-    os = kaws__disk_stat_path(f->path, &at);
-    if (os == 0)
-        os = kaws__disk_stat(f->fd, st);
-    if (os != 0 && os != ENOENT)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file "
-                            "%s", f->shown);
-    if (os != 0 || at.dev != st->dev || at.ino != st->ino)
-        return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
-                             "while it was being opened; try again", f->shown);
-    if (st->links == 0)
-        return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
-                             "under another name, and this one leads to what "
-                             "it was before: mount it anew", f->shown);
-    return KAWS_OK;
-}
-
-
-/* Its bytes. *os is why there are fewer. */
-static kaws_status
-kaws__file_take(kaws__file *f, uint64_t size, kaws__buf *out, int *os,
-                kaws_error *err)
-{
-    uint8_t *at = size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)size)
-                                       : NULL;
-    size_t got = 0;
-
-    if (at != NULL) {
-        kaws__sys_advise_large(at, (size_t)size);
-        *os = kaws__disk_read_at(f->fd, 0, at, (size_t)size, &got);
-    }
-    out->len = got;
+    at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
+    out->len = 0;
     if (at == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "reading the data file %s: out "
-                             "of memory", f->shown);
+        return kaws__err_memory(err, "reading the data file");
+    kaws__sys_advise_large(at, (size_t)st.size);
+    os = kaws__disk_read_at(f->fd, 0, at, (size_t)st.size, &got);
+    out->len = got;
+    if (os == 0)
+        os = kaws__disk_stat(f->fd, &f->stat);
+    if (os != 0)
+        return kaws__file_cannot(f, os, "read", "", err);
+    f->exists = 1;
+    if (f->stat.size != got || f->stat.mtime_ns != st.mtime_ns ||
+        f->stat.ctime_ns != st.ctime_ns)
+        return kaws__file_error(f, KAWS_CHANGED, "changed while it was being "
+                                "read", err);
+    if (!f->read_only) {
+        kaws__file_mend_links(f);
+        kaws__file_foresee(f);
+    }
     return KAWS_OK;
 }
 
@@ -8644,233 +9056,349 @@ kaws__file_take(kaws__file *f, uint64_t size, kaws__buf *out, int *os,
 static kaws_status
 kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
-    kaws__stat st;
-    kaws_status status;
+    kaws__stat folder = { 0 };            /* that is, no regular file         */
+    kaws_status status = KAWS_OK;
     int os;
 
     kaws__disk_close(f->fd);
     os = kaws__disk_open(f->path, f->read_only ? KAWS__READ : KAWS__WRITE,
                          &f->fd);
-    if (os == ENOENT)
-        return KAWS_OK;
-    memset(&st, 0, sizeof st);            /* a folder: no regular file        */
-    if (os != 0 && os != EISDIR)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot open the data file %s",
-                            f->shown);
-    os = os == 0 ? kaws__disk_stat(f->fd, &st) : 0;
-    status = os == 0 ? kaws__file_looks_right(f, &st, err) : KAWS_OK;
-    if (os == 0 && status == KAWS_OK)
-        status = kaws__file_reach(f, &st, err);
-    if (os == 0 && status == KAWS_OK && st.size > 0)
-        status = kaws__file_take(f, st.size, out, &os, err);
-    if (os == 0 && status == KAWS_OK)
-        os = kaws__file_know(f);
-    if (os == 0 && status == KAWS_OK &&
-        (f->size != out->len || f->mtime_ns != st.mtime_ns ||
-         f->ctime_ns != st.ctime_ns))
-        status = kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
-                               "while it was being read", f->shown);
-    if (os == 0 && status == KAWS_OK && !f->read_only) {
-        kaws__file_mend_links(f);
-        kaws__file_foresee(f);
-    }
+    if (os == 0)
+        status = kaws__file_read_all(f, out, err);
+    else if (os == EISDIR)
+        status = kaws__file_looks_right(f, &folder, err);
+    else if (os != ENOENT)
+        status = kaws__file_cannot(f, os, "open", "", err);
     kaws__file_leave(f);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot read the data file %s",
-                            f->shown);
     return status;
 }
 
 
-/* ---- changing ---------------------------------------------------------- */
+/* ==========================================================================
+ * ROOM  save     bytes to disk: durably, and whole
+ * ==========================================================================
+ * Uses: sys disk err buf text crypto store file
+ * Gives: save_accept save_mend save_append save_begin save_put save_commit
+ *        save_create save_finish
+ *
+ * Every change of the file is here. Each begins with kaws__file_change, ends
+ * with kaws__file_changed, and says through kaws__file_advance what the file
+ * has then.
+ *
+ * How a file is replaced, and what a crash after each step leaves:
+ *
+ *     1  remove a stale <path>.tmp      the old file
+ *     2  create <path>.tmp, write it    the old file, and a stale .tmp
+ *     3  sync it, lock it               the same
+ *     4  exchange it with <path>        the old file or the new one, whole, and
+ *                                       a stale .tmp
+ *     5  remove .tmp, if it is ours     the same
+ *     6  sync the folder                the new file
+ *
+ * What comes out in step 4 must be the file that we know, or is put back. If
+ * the system has no exchange, the path is checked and a rename follows: a file
+ * that somebody moves there between the two is lost. A new file replaces none:
+ * step 4 is then a rename that refuses, or a link, and a crash leaves one file
+ * with two names, which opening mends.
+ *
+ * If the process is killed, or a sync fails, and the system lives on, the next
+ * process sees what is not durable. It may not build on that, so opening makes
+ * durable whatever it found.
+ *
+ * *landed always means: the file shows the change, for as long as the system
+ * is up. KAWS_OK says so, too, and any failure but KAWS_UNCERTAIN denies it.
+ */
+
+#define KAWS__SAVE_BLOCK      8192  /* a replacement is written in these      */
+
+typedef struct kaws__writer {     /* a replacement on its way                 */
+    int      fd;                  /* of <path>.tmp                            */
+    int      os;                  /* the first failure; the rest is skipped   */
+    uint64_t size;                /* bytes written, before those in the block */
+    size_t   used;
+    uint8_t  sum[32];
+    kaws__sha256 state;
+    uint8_t  block[KAWS__SAVE_BLOCK];
+} kaws__writer;
+
 
 static kaws_status
-kaws__file_is_another(const kaws__file *f, const char *differs,
-                      kaws_error *err)
+kaws__save_uncertain(const kaws__file *f, int os, const char *what,
+                     kaws_error *err)
 {
-    return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
-                         "that this keyring wrote: %s; nothing was changed; "
-                         "see that the right file is there, and only then "
-                         "reopen the keyring",
-                         f->shown, differs);
+    return kaws__err_os(err, KAWS_UNCERTAIN, os, "while the data file %s was "
+                        "changed, %s; no more is changed until the keyring is "
+                        "reopened", f->shown, what);
 }
 
 
-/* Before a change: the path must mean the file that we know. */
-static kaws_status
-kaws__file_verify(kaws__file *f, kaws_error *err)
-{
-    const char *differs = NULL;
-    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
+/* ---- changing it in its place ------------------------------------------ */
 
-    if (os == 0)
-        os = kaws__file_compare(f, f->path, 1, &differs);
-    if (os == 0 && differs == NULL)
-        return KAWS_OK;
-    kaws__file_leave(f);
-    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
-        differs = kaws__sys_error_text(os);
-    if (differs != NULL)
-        return kaws__file_is_another(f, differs, err);
-    return kaws__err_os(err, KAWS_FILE, os, "cannot look at the data file %s",
-                        f->shown);
+/* Writes the committed length in its place, without a sync of its own. A write
+ * that went wrong in the middle is tried again, because half a length makes the
+ * file unreadable. */
+static kaws_status
+kaws__save_write_length(kaws__file *f, kaws_error *err)
+{
+    uint8_t length[16];
+    size_t done;
+    int os, tries;
+
+    kaws__store_committed(length, f->file_id, f->size);
+    for (tries = 0; tries < 2; tries++) {
+        os = kaws__disk_write_at(f->fd, KAWS__STORE_COMMITTED, length,
+                                 sizeof length, &done);
+        if (os == 0)
+            return KAWS_OK;
+        if (tries == 0 && done == 0)
+            return kaws__file_cannot(f, os, "write to", KAWS__FILE_UNCHANGED,
+                                     err);
+    }
+    return kaws__save_uncertain(f, os, "a write failed in the middle, and "
+                                "again when it was repeated", err);
 }
 
 
-/* Writes a few bytes in place, without a sync of its own. One that went wrong
- * in the middle is tried again, for half a patch makes the file unreadable. */
+/* Makes the file say, durably, that all of its bytes count. */
 static kaws_status
-kaws__file_patch(kaws__file *f, uint64_t offset, kaws_bytes bytes,
-                 kaws_error *err)
+kaws__save_commit_length(kaws__file *f, kaws_error *err)
 {
-    size_t done, more;
-    int os = kaws__disk_write_at(f->fd, offset, bytes.at, bytes.len, &done);
+    int os;
+    kaws_status status = kaws__file_change(f, err);
 
-    if (os != 0 && done > 0)
-        os = kaws__disk_write_at(f->fd, offset, bytes.at, bytes.len, &more);
-    if (os != 0 && done > 0)
-        return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while "
-                            "writing to the data file %s, and again when that "
-                            "was repeated; no more is changed until the "
-                            "keyring is reopened", f->shown);
+    if (status != KAWS_OK)
+        return status;
+    status = kaws__save_write_length(f, err);
+    os = status == KAWS_OK ? kaws__disk_sync(f->fd) : 0;
+    kaws__file_changed(f);
+    return os == 0 ? status : kaws__file_cannot(f, os, "sync", "", err);
+}
+
+
+/* Takes a failed append back. If that fails as well, nobody can say what the
+ * disk holds. */
+static kaws_status
+kaws__save_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
+{
+    int failed = kaws__disk_truncate(f->fd, f->size);
+
+    *landed = *landed && failed != 0;
+    if (failed == 0)
+        failed = kaws__disk_sync(f->fd);
+    if (failed == 0)
+        return kaws__file_cannot(f, os, "add to", KAWS__FILE_UNCHANGED, err);
+    return kaws__save_uncertain(f, os, "an addition failed, and could not be "
+                                "taken back", err);
+}
+
+
+/* Adds an entry at the end: one write and one sync of its bytes alone, after
+ * the file was told which length is durable already. */
+static kaws_status
+kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
+                  kaws_error *err)
+{
+    kaws__sha256 state = f->state;
+    kaws__buf bytes;
+    uint8_t *digest;
+    size_t done;
+    kaws_status status;
+    int os;
+
+    *landed = 0;
+    kaws__buf_init(&bytes, f->hooks);
+    kaws__buf_put(&bytes, record.at, record.len);
+    digest = kaws__buf_grow(&bytes, KAWS__STORE_DIGEST);
+    if (digest == NULL)
+        return kaws__err_memory(err, "adding a key");
+    kaws__store_digest(&state, record, digest);
+    status = kaws__file_change(f, err);
+    if (status == KAWS_OK) {
+        status = kaws__save_write_length(f, err);
+        if (status == KAWS_OK) {
+            os = kaws__disk_write_at(f->fd, f->size, bytes.at, bytes.len,
+                                     &done);
+            *landed = os == 0;
+            if (os == 0)
+                os = kaws__disk_sync(f->fd);
+            if (os != 0)
+                status = kaws__save_take_back(f, os, landed, err);
+        }
+        if (*landed)
+            kaws__file_advance(f, f->size + bytes.len, digest, &state);
+        kaws__file_changed(f);
+    }
+    kaws__buf_free(&bytes);
+    return status;
+}
+
+
+/* Copies the torn end to a file of its own, durably. Its name says when; if
+ * there is one of that second, a number follows. */
+static int
+kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
+{
+    size_t n = strlen(f->path), room = sizeof KAWS__FILE_TORN, done;
+    char date[17], number[4] = "";
+    int fd, os = EEXIST;
+    unsigned i;
+
+    kaws__text_amz_date(date, f->hooks->now_ms(f->hooks->ctx) / 1000);
+    for (i = 1; i < 100 && os == EEXIST; i++) {
+        (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
+        os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
+        (void)snprintf(number, sizeof number, "-%u", i % 100);
+    }
     if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot write to the data file "
-                            "%s; nothing was changed", f->shown);
+        return os;
+    if ((os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done)) == 0 &&
+        (os = kaws__disk_sync(fd)) == 0)
+        os = kaws__file_sync_dir(f->dir);
+    if (os != 0)
+        (void)kaws__disk_remove(f->aside);
+    kaws__disk_close(fd);
+    return os;
+}
+
+
+/* Keeps the torn end of what was read in a file of its own, and cuts it off. If
+ * that fails, it may be tried again: all that was acknowledged is in the file.
+ */
+static kaws_status
+kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
+{
+    kaws_bytes torn = { all.at + f->size, (size_t)f->torn };
+    kaws_status status = kaws__file_change(f, err);
+    int os = 0;
+
+    if (status != KAWS_OK)
+        return status;
+    if (!f->copied)
+        os = kaws__save_copy_torn(f, torn);
+    f->copied = os == 0;
+    if (os == 0)
+        os = kaws__disk_truncate(f->fd, f->size);
+    if (os == 0) {
+        kaws__file_advance(f, f->size, f->sum, &f->state);
+        os = kaws__disk_sync(f->fd);
+    }
+    kaws__file_changed(f);
+    if (f->torn == 0)
+        kaws__err_log(f->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry whose writing was cut off before it was "
+                      "acknowledged; they were moved to %s%s",
+                      (unsigned long)torn.len, f->shown, f->shown,
+                      f->aside + strlen(f->path));
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
+                            "the data file %s aside as %s.torn-...; until then "
+                            "nothing is changed", f->shown, f->shown);
+    if (f->stat.size != f->size)
+        return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
+                                "was cut off", err);
     return KAWS_OK;
 }
 
 
-/* A failed append is taken back. If that fails as well, nobody can say what
- * the disk holds; *landed then says what the file has as long as it is up. */
+/* Makes durable what was read: the names in the folder, the bytes behind the
+ * committed length, and where the file ends, because it may have been cut and
+ * not synced. The bytes are written again, because after a sync that failed the
+ * system may think that it has written them. A full volume that copies what is
+ * written over (btrfs, ZFS) may refuse that: f->synced says that the rest was
+ * done. */
 static kaws_status
-kaws__file_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
-{
-    int cut = kaws__disk_truncate(f->fd, f->size);
-
-    if (cut == 0) {
-        *landed = 0;
-        cut = kaws__disk_sync(f->fd);
-    }
-    if (cut == 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot add to the data file "
-                            "%s; nothing was changed", f->shown);
-    return kaws__err_os(err, KAWS_UNCERTAIN, os, "the disk failed while adding "
-                        "to the data file %s, and again when that was taken "
-                        "back; no more is changed until the keyring is "
-                        "reopened", f->shown);
-}
-
-
-/* Patches a few bytes (the cell), durably. */
-static kaws_status
-kaws__file_note(kaws__file *f, uint64_t offset, kaws_bytes patch,
-                kaws_error *err)
-{
-    int os;
-    kaws_status status = kaws__file_verify(f, err);
-
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__file_patch(f, offset, patch, err);
-    os = status == KAWS_OK ? kaws__disk_sync(f->fd) : 0;
-    kaws__file_changed(f);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the data file %s",
-                            f->shown);
-    return status;
-}
-
-
-/* Adds bytes at the end, durably, after patching a few (the cell) at `offset`.
- * KAWS_UNCERTAIN: *landed says whether the bytes are in the file as it is. */
-static kaws_status
-kaws__file_append(kaws__file *f, uint64_t offset, kaws_bytes patch,
-                  kaws_bytes bytes, int *landed, kaws_error *err)
+kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
     kaws_status status;
     size_t done;
-    int os;
+    int os = kaws__file_sync_dir(f->dir), unwritten = 0;
 
-    *landed = 0;
-    status = kaws__file_verify(f, err);
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
+                            f->dir_shown);
+    status = kaws__file_change(f, err);
     if (status != KAWS_OK)
         return status;
-    status = kaws__file_patch(f, offset, patch, err);
-    if (status == KAWS_OK) {
-        os = kaws__disk_write_at(f->fd, f->size, bytes.at, bytes.len, &done);
-        *landed = os == 0;
-        if (os == 0)
-            os = kaws__disk_sync(f->fd);
-        if (os != 0)
-            status = kaws__file_take_back(f, os, landed, err);
-    }
-    if (*landed) {
-        f->size += bytes.len;
-        memcpy(f->tail, bytes.at + bytes.len - sizeof f->tail, sizeof f->tail);
-    }
+    if (f->committed < f->size)
+        unwritten = kaws__disk_write_at(f->fd, f->committed,
+                                        all.at + f->committed,
+                                        (size_t)(f->size - f->committed),
+                                        &done);
+    os = kaws__disk_sync(f->fd);
     kaws__file_changed(f);
+    f->synced = os == 0;
+    os = os != 0 ? os : unwritten;
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot make durable what is "
+                            "in the data file %s; until then nothing is "
+                            "changed", f->shown);
+    if (f->committed != f->size)
+        status = kaws__save_commit_length(f, err);
+    f->unsettled = status != KAWS_OK;
     return status;
 }
 
 
-static void
-kaws__file_abandon(kaws__file *f, kaws__writer *w)
-{
-    if (w->fd >= 0) {
-        kaws__disk_close(w->fd);
-        (void)kaws__disk_remove(f->tmp);
-    }
-    kaws__mem_free(f->hooks, w->block, KAWS__FILE_BLOCK);
-    w->block = NULL;
-    w->fd = -1;
-}
-
-
-/* Begins a replacement. It must end in a commit, or be abandoned. What it makes
- * has to be what a reader takes: the file system may set owners of its own. */
+/* What comes before the first change: what was found is made durable, and a
+ * torn end set aside. What fails is tried again before the next change. `all`
+ * are the bytes that were read. */
 static kaws_status
-kaws__file_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
+kaws__save_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
-    kaws__stat st;
     kaws_status status = KAWS_OK;
-    int os;
 
-    memset(w, 0, sizeof *w);
-    w->fd = -1;
-    if (f->exists)
-        status = kaws__file_verify(f, err);
-    if (status == KAWS_OK && f->exists)
-        kaws__file_mend_links(f);
-    kaws__file_leave(f);
-    if (status != KAWS_OK)
-        return status;
-    if (f->exists && f->links > 1)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
-                             "(hard links), and to replace one would make two "
-                             "keyrings of it; nothing was changed; remove the "
-                             "other names", f->shown, (unsigned long)f->links);
-    w->block = kaws__mem_new(f->hooks, KAWS__FILE_BLOCK);
-    if (w->block == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "writing the data file: out of "
-                             "memory");
-    os = kaws__disk_remove(f->tmp);
-    if (os == 0)
-        os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd);
-    if (os == 0)
-        os = kaws__disk_stat(w->fd, &st);
-    if (os == 0)
-        status = kaws__file_looks_right(f, &st, err);
-    if (os == 0 && status == KAWS_OK)
+    if (f->unsettled)
+        status = kaws__save_settle(f, all, err);
+    if (status == KAWS_OK && f->torn > 0)
+        status = kaws__save_set_aside(f, all, err);
+    return status;
+}
+
+
+/* Takes over what was read, after it was checked. */
+static kaws_status
+kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
+                  kaws_error *err)
+{
+    kaws_status status;
+
+    memcpy(f->file_id, found->file_id, sizeof f->file_id);
+    f->epoch = found->epoch;
+    f->committed = found->committed;
+    kaws__file_advance(f, found->good, all.at + found->good - sizeof f->sum,
+                       &found->state);
+    f->torn = all.len - found->good;
+    memcpy(f->tail, all.at + all.len - sizeof f->tail, sizeof f->tail);
+    if (f->torn > 0 && f->read_only)
+        kaws__err_log(f->hooks, 1, "the last %lu bytes of the data file %s "
+                      "are an entry that was never acknowledged; they are not "
+                      "read, and left as they are", (unsigned long)f->torn,
+                      f->shown);
+    if (f->read_only)
         return KAWS_OK;
-    kaws__file_abandon(f, w);
-    if (os == 0)
-        return status;
-    return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp", f->shown);
+    f->unsettled = 1;
+    status = kaws__save_mend(f, all, err);
+    if (status == KAWS_FILE && f->synced) {       /* all that counts is here  */
+        kaws__err_log(f->hooks, 1, "%s; keys can be read", err->text);
+        kaws__err_clear(err);
+        status = KAWS_OK;
+    }
+    return status;
+}
+
+
+/* ---- replacing it ------------------------------------------------------ */
+
+static void
+kaws__save_abandon(kaws__file *f, int fd)
+{
+    kaws__disk_close(fd);
+    (void)kaws__disk_remove(f->tmp);
 }
 
 
 static void
-kaws__file_flush(kaws__writer *w)
+kaws__save_flush(kaws__writer *w)
 {
     size_t done;
 
@@ -8881,62 +9409,103 @@ kaws__file_flush(kaws__writer *w)
 }
 
 
-static void
-kaws__file_put(kaws__writer *w, const void *data, size_t len)
-{
-    const uint8_t *at = data;
-    size_t n;
-
-    while (len > 0) {
-        n = KAWS__FILE_BLOCK - w->used;
-        n = n < len ? n : len;
-        memcpy(w->block + w->used, at, n);
-        w->used += n;
-        at += n;
-        len -= n;
-        if (w->used == KAWS__FILE_BLOCK)
-            kaws__file_flush(w);
-    }
-}
-
-
+/* Begins a replacement, with its header. If that goes well, it must end in a
+ * commit. What it makes must be what a reader takes: the file system may set
+ * owners of its own. */
 static kaws_status
-kaws__file_not_replaced(const kaws__file *f, int os, kaws_error *err)
+kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 {
-    if (os == EEXIST)
-        return kaws__file_is_another(f, "a file has appeared in its place",
-                                     err);
-    if (os == ENOENT && f->exists)
-        return kaws__file_is_another(f, kaws__sys_error_text(os), err);
-    return kaws__err_os(err, KAWS_FILE, os, "cannot replace the data file %s; "
-                        "nothing was changed", f->shown);
-}
-
-
-/* Where the system has no better: the path is looked at, and the rename
- * follows. */
-static kaws_status
-kaws__file_rename_blindly(kaws__file *f, kaws_error *err)
-{
+    kaws__stat st;
     kaws_status status = KAWS_OK;
+    int os;
+
+    memset(w, 0, offsetof(kaws__writer, block));
+    if (f->exists && (status = kaws__file_change(f, err)) == KAWS_OK)
+        kaws__file_mend_links(f);
+    kaws__file_leave(f);
+    if (status == KAWS_OK && f->exists && f->stat.links > 1)
+        status = kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
+                               "(hard links), and to replace one would make "
+                               "two keyrings of it; nothing was changed; "
+                               "remove the other names", f->shown,
+                               (unsigned long)f->stat.links);
+    if (status != KAWS_OK)
+        return status;
+    if ((os = kaws__disk_remove(f->tmp)) == 0 &&
+        (os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd)) == 0) {
+        os = kaws__disk_stat(w->fd, &st);
+        if (os == 0)
+            status = kaws__file_looks_right(f, &st, err);
+        if (os != 0 || status != KAWS_OK)
+            kaws__save_abandon(f, w->fd);
+    }
+    if (os != 0)
+        return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp",
+                            f->shown);
+    kaws__store_header(w->block, &w->state, f->file_id, f->epoch, 0);
+    memcpy(w->sum, w->block + KAWS__STORE_DIGESTED, sizeof w->sum);
+    w->used = KAWS__STORE_HEADER;
+    return status;
+}
+
+
+/* Adds an entry to a replacement. */
+static void
+kaws__save_put(kaws__writer *w, kaws_bytes record)
+{
+    if (record.len + sizeof w->sum > sizeof w->block - w->used)
+        kaws__save_flush(w);
+    kaws__store_digest(&w->state, record, w->sum);
+    memcpy(w->block + w->used, record.at, record.len);
+    memcpy(w->block + w->used + record.len, w->sum, sizeof w->sum);
+    w->used += record.len + sizeof w->sum;
+}
+
+
+/* Writes what is left of a replacement, and the length that it has; then all of
+ * it is durable, and locked as the file is that it replaces. */
+static int
+kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
+{
+    uint8_t length[16];
+    size_t done;
+    int os;
+
+    kaws__save_flush(w);
+    kaws__store_committed(length, f->file_id, w->size);
+    if ((os = w->os) == 0 &&
+        (os = kaws__disk_write_at(w->fd, KAWS__STORE_COMMITTED, length,
+                                  sizeof length, &done)) == 0 &&
+        (os = kaws__disk_sync(w->fd)) == 0 &&
+        (os = kaws__disk_lock(w->fd, 0, 0)) == 0 &&
+        (os = kaws__disk_lock(w->fd, 1, 1)) == 0)
+        os = kaws__disk_stat(w->fd, st);
+    return os;
+}
+
+
+/* Without an exchange or a link: the path is looked at, and the rename follows.
+ */
+static int
+kaws__save_rename_blindly(kaws__file *f, const char **differs)
+{
     kaws__stat st;
     int os = 0;
 
     if (f->exists)
-        status = kaws__file_verify(f, err);
+        os = kaws__file_look(f, differs);
     else if (kaws__disk_stat_path(f->path, &st) == 0)
         os = EEXIST;
     kaws__file_leave(f);
-    if (status == KAWS_OK && os == 0)
-        os = kaws__disk_rename(f->tmp, f->path);
-    return os != 0 ? kaws__file_not_replaced(f, os, err) : status;
+    return os != 0 || *differs != NULL ? os
+                                       : kaws__disk_rename(f->tmp, f->path);
 }
 
 
 /* What came out in the exchange is not ours, or could not be looked at: it goes
- * back, and durably so, or a power cut would bring what we took away again. */
+ * back, durably, because a power cut would else take it away again. */
 static kaws_status
-kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
+kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
     int os = kaws__disk_exchange(f->tmp, f->path);
 
@@ -8945,591 +9514,122 @@ kaws__file_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
         os = kaws__disk_sync_dir(dir);
     if (os == 0)
         return KAWS_OK;
-    return kaws__err_os(err, KAWS_UNCERTAIN, os, "what had taken the place of "
-                        "the data file %s could not be put back%s; no more is "
-                        "changed until the keyring is reopened", f->shown,
-                        *landed ? ", and is .tmp now: save it" : " durably");
+    return kaws__save_uncertain(f, os, *landed
+                                ? "another took its place, and could not be "
+                                  "put back: it is .tmp now, save it"
+                                : "another took its place, and was put back, "
+                                  "but not durably", err);
 }
 
 
-/* Gives the replacement the file's name. *landed says whether it has it. */
+/* Gives the replacement the file's name. */
 static kaws_status
-kaws__file_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
+kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
     const char *differs = NULL;
-    kaws_status status;
+    kaws_status status = KAWS_OK;
     int os = f->exists ? kaws__disk_exchange(f->tmp, f->path)
                        : kaws__disk_rename_new(f->tmp, f->path);
 
-    *landed = 0;
     if (os == ENOSYS) {
-        status = kaws__file_rename_blindly(f, err);
-        *landed = status == KAWS_OK;
-        return status;
+        os = kaws__save_rename_blindly(f, &differs);
+        *landed = os == 0 && differs == NULL;
+    } else if (os == 0) {
+        if (f->exists)
+            os = kaws__file_compare(f, f->tmp, 1, &differs);
+        *landed = os == 0 && differs == NULL;
+        if (!*landed)
+            status = kaws__save_put_back(f, dir, landed, err);
     }
-    if (os != 0)
-        return kaws__file_not_replaced(f, os, err);
-    if (f->exists)
-        os = kaws__file_compare(f, f->tmp, 0, &differs);
-    *landed = os == 0 && differs == NULL;
-    if (*landed)
-        return KAWS_OK;
-    status = kaws__file_put_back(f, dir, landed, err);
-    if (status != KAWS_OK)
+    if (*landed || status != KAWS_OK)
         return status;
-    return differs != NULL ? kaws__file_is_another(f, differs, err)
-                           : kaws__file_not_replaced(f, os, err);
+    if (os == EEXIST)
+        differs = "a file has appeared in its place";
+    else if (os == ENOENT && f->exists)
+        differs = kaws__sys_error_text(os);
+    return kaws__file_refuse(f, os, differs, "replace", err);
 }
 
 
-/* Puts the replacement in place. *landed says whether it is there, even if that
- * is KAWS_UNCERTAIN: it may not survive a power cut. */
+/* Puts the replacement in place. The old file stays locked until its name is
+ * gone: who has it by another would take it for the keyring. */
 static kaws_status
-kaws__file_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
+kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 {
-    kaws__file fresh = *f;
+    kaws__stat st;
     kaws_status status;
-    int os, dir = -1;
+    int dir = -1, os = kaws__save_complete(f, w, &st);
 
     *landed = 0;
-    fresh.fd = w->fd;
-    kaws__file_flush(w);
-    os = w->os;
-    if (os == 0)
-        os = kaws__disk_sync(w->fd);
-    if (os == 0)
-        os = kaws__disk_lock(w->fd, 0, 0);
-    if (os == 0)
-        os = kaws__disk_lock(w->fd, 1, 1);
-    if (os == 0)
-        os = kaws__file_know(&fresh);
     if (os == 0)
         os = kaws__disk_open_dir(f->dir, &dir);
-    status = os != 0 ? kaws__file_not_replaced(f, os, err)
-                     : kaws__file_rename(f, dir, landed, err);
-    if (status == KAWS_OK)                /* while the old file is locked     */
+    status = os != 0 ? kaws__file_refuse(f, os, NULL, "replace", err)
+                     : kaws__save_rename(f, dir, landed, err);
+    if (status == KAWS_OK)
         (void)kaws__disk_remove(f->tmp);
-    if (*landed) {
+    if (!*landed) {
+        kaws__save_abandon(f, w->fd);
+    } else {
         kaws__disk_close(f->fd);
-        *f = fresh;
-        w->fd = -1;
-    }
-    if (status == KAWS_OK) {
+        f->fd = w->fd;
+        f->stat = st;
+        f->exists = 1;
+        kaws__file_advance(f, w->size, w->sum, &w->state);
         kaws__file_changed(f);
-        os = kaws__disk_sync_dir(dir);
     }
+    if (status == KAWS_OK && (os = kaws__disk_sync_dir(dir)) != 0)
+        status = kaws__save_uncertain(f, os, "it was replaced, but its folder "
+                                      "could not be synced", err);
     kaws__disk_close(dir);
-    kaws__file_abandon(f, w);
-    if (status == KAWS_OK && os != 0)
-        return kaws__err_os(err, KAWS_UNCERTAIN, os, "the data file %s was "
-                            "replaced, but its folder could not be synced; no "
-                            "more is changed until the keyring is reopened",
-                            f->shown);
     return status;
 }
 
 
-/* Copies the torn end to a file of its own, durably. Its name says when; if
- * there is one of that second, a number follows. */
-static int
-kaws__file_copy_torn(kaws__file *f, kaws_bytes torn, int64_t when)
-{
-    size_t n = strlen(f->path), room = sizeof KAWS__FILE_TORN, done;
-    char date[17], number[4] = "";
-    int fd, os = EEXIST;
-    unsigned i;
-
-    kaws__text_amz_date(date, when);
-    for (i = 1; i < 100 && os == EEXIST; i++) {
-        (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
-        os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
-        (void)snprintf(number, sizeof number, "-%u", i % 100);
-    }
-    if (os != 0)
-        return os;
-    os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done);
-    if (os == 0)
-        os = kaws__disk_sync(fd);
-    if (os == 0)
-        os = kaws__file_sync_dir(f->dir);
-    if (os != 0)
-        (void)kaws__disk_remove(f->aside);
-    kaws__disk_close(fd);
-    return os;
-}
-
-
-/* What is behind the first `good` bytes of what was read is a torn end. */
-static void
-kaws__file_mark_torn(kaws__file *f, kaws_bytes all, uint64_t good)
-{
-    f->torn = all.len - good;
-    memcpy(f->sum, all.at + good - sizeof f->sum, sizeof f->sum);
-}
-
-
-/* Keeps the torn end of what was read in a file of its own, f->aside, and cuts
- * it off. If that fails, it may be tried again: all that was acknowledged is in
- * the file. */
+/* Makes a new, empty file. Syncs the folder above first, which has the name of
+ * our folder, even if our folder was there before: its creator may have crashed
+ * before syncing. If we did not make it and may not open the folder above, that
+ * is its owner's business. */
 static kaws_status
-kaws__file_set_aside(kaws__file *f, kaws_bytes all, int64_t when,
-                     kaws_error *err)
+kaws__save_create(kaws__file *f, kaws_error *err)
 {
-    size_t good = all.len - (size_t)f->torn;
-    kaws_bytes torn = { all.at + good, (size_t)f->torn };
-    int os = 0;
-    kaws_status status = kaws__file_verify(f, err);
-
-    if (status != KAWS_OK)
-        return status;
-    if (!f->copied)
-        os = kaws__file_copy_torn(f, torn, when);
-    f->copied = os == 0;
-    if (os == 0)
-        os = kaws__disk_truncate(f->fd, good);
-    if (os == 0) {
-        f->torn = 0;
-        f->size = good;
-        memcpy(f->tail, f->sum, sizeof f->tail);
-        os = kaws__disk_sync(f->fd);
-    }
-    if (os == 0)
-        os = kaws__file_know(f);
-    if (os != 0)
-        kaws__file_changed(f);            /* it may be cut                    */
-    kaws__file_leave(f);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
-                            "the data file %s aside as %s.torn-...; until then "
-                            "nothing is changed", f->shown, f->shown);
-    if (f->size != good)
-        return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
-                             "while its torn end was cut off", f->shown);
-    return KAWS_OK;
-}
-
-
-/* What was read is made durable: the names in the folder, the bytes from `from`
- * on, and where the file ends, for it may have been cut and not synced. The
- * bytes are written again, for the system may think that it has written them,
- * after a sync that failed. On a full volume that copies what is written over
- * (btrfs, ZFS) they cannot be: f->synced says that the rest was done. */
-static kaws_status
-kaws__file_settle(kaws__file *f, kaws_bytes all, uint64_t from,
-                  kaws_error *err)
-{
+    kaws__writer w;
     kaws_status status;
-    uint64_t good = f->size - f->torn;
-    size_t done;
-    int os = kaws__file_sync_dir(f->dir), unwritten = 0;
+    int landed, os;
 
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
-                            f->dir_shown);
-    if (f->size > all.len)
-        return kaws__err_set(err, KAWS_CHANGED, "the data file %s changed "
-                             "while it was being read", f->shown);
-    status = kaws__file_verify(f, err);
-    if (status != KAWS_OK)
-        return status;
-    if (from < good)
-        unwritten = kaws__disk_write_at(f->fd, from, all.at + from,
-                                        (size_t)(good - from), &done);
-    os = kaws__disk_sync(f->fd);
-    kaws__file_changed(f);
-    f->synced = os == 0;
-    os = os != 0 ? os : unwritten;
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot make durable what is "
-                            "in the data file %s; until then nothing is "
-                            "changed", f->shown);
-    return KAWS_OK;
+    if (f->read_only)
+        return kaws__file_error(f, KAWS_FILE, "does not exist", err);
+    if (f->hooks->random(f->hooks->ctx, f->file_id, sizeof f->file_id) != 0)
+        return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
+                             "bytes for the data file's id");
+    os = kaws__file_sync_dir(f->above);
+    if (os != 0 && (os != EACCES || f->made_dir))
+        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
+                            "%s", f->dir_shown);
+    status = kaws__save_begin(f, &w, err);
+    if (status == KAWS_OK)
+        status = kaws__save_commit(f, &w, &landed, err);
+    if (status == KAWS_OK)
+        kaws__err_log(f->hooks, 1, "there was no data file %s, so a new, "
+                      "empty keyring was made; if one has been in use, is its "
+                      "volume mounted?", f->shown);
+    return status;
 }
 
 
-/* ==========================================================================
- * ROOM  store    the data file's format, byte for byte
- * ==========================================================================
- * Uses: err buf text crypto arn file
- * Gives: store_get store_header store_cell store_seal store_record
- *        store_record_len store_parse store_type_ok store_damaged store_check
- *
- * The manual, section 7, has the diagram; the encoders and decoders here
- * follow it field by field. This room knows nothing of disks. A record is an
- * entry without its digest: the bytes that the table holds as well.
- */
-
-#define KAWS__STORE_VERSION      1
-#define KAWS__STORE_CONTEXT      1  /* the rule of the encryption context     */
-#define KAWS__STORE_HEADER      80
-#define KAWS__STORE_CELL        KAWS__FILE_CELL
-#define KAWS__STORE_DIGESTED    48  /* what the header's digest covers        */
-#define KAWS__STORE_FIXED       32  /* of a record, before its texts          */
-#define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
-
-static const uint8_t kaws__store_magic[8] = {
-    'K', 'A', 'W', 'S', 'R', 'I', 'N', 'G'
-};
-
-typedef struct kaws__record {
-    kaws_bytes key_id, user_id, type, arn, material, blob;
-    size_t     plain_len;
-    int64_t    created;           /* Unix seconds                             */
-} kaws__record;
-
-typedef struct kaws__found {      /* what a look at a whole file found        */
-    uint8_t      file_id[16];
-    uint32_t     epoch;
-    uint64_t     committed;       /* the cell: so much was acknowledged       */
-    uint64_t     good;            /* so much of it adds up                    */
-    int          torn;            /* the rest is an append that was cut off   */
-    kaws__sha256 state;           /* over the good part                       */
-} kaws__found;
-
-
-/* ---- little-endian numbers --------------------------------------------- */
-
+/* At a clean close: from then on the file itself says how long it has to be.
+ * That is a help, not a duty: a file that has changed is left alone. */
 static void
-kaws__store_put(uint8_t *at, uint64_t value, int bytes)
+kaws__save_finish(kaws__file *f)
 {
-    while (bytes-- > 0) {
-        *at++ = (uint8_t)value;
-        value >>= 8;
-    }
-}
+    kaws_error err;
 
-
-static uint64_t
-kaws__store_get(const uint8_t *at, int bytes)
-{
-    uint64_t value = 0;
-
-    while (bytes-- > 0)
-        value = value << 8 | at[bytes];
-    return value;
-}
-
-
-/* ---- the header, and the cell in it ------------------------------------ */
-
-/* Offset 32: committed length, 8; the first 8 bytes of the SHA-256 of the file
- * id and those 8. */
-static void
-kaws__store_cell(uint8_t cell[16], const uint8_t file_id[16],
-                 uint64_t committed)
-{
-    uint8_t digest[32];
-    kaws__sha256 hash;
-
-    kaws__store_put(cell, committed, 8);
-    kaws__crypto_init(&hash);
-    kaws__crypto_update(&hash, file_id, 16);
-    kaws__crypto_update(&hash, cell, 8);
-    kaws__crypto_out(&hash, digest);
-    memcpy(cell + 8, digest, 8);
-}
-
-
-/* Offset 0: magic, 8; format version, 4; epoch, 4; file id, 16. */
-static void
-kaws__store_plain_header(uint8_t header[KAWS__STORE_DIGESTED],
-                         const uint8_t file_id[16], uint32_t epoch)
-{
-    memset(header, 0, KAWS__STORE_DIGESTED);
-    memcpy(header, kaws__store_magic, 8);
-    kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
-    kaws__store_put(header + 12, epoch, 4);
-    memcpy(header + 16, file_id, 16);
-}
-
-
-/* Ends a stretch of the file: gives the digest of all before it, and takes it
- * into the state, for it is before all that follows. */
-static void
-kaws__store_seal(kaws__sha256 *state, uint8_t digest[32])
-{
-    kaws__crypto_out(state, digest);
-    kaws__crypto_update(state, digest, 32);
-}
-
-
-/* The whole header of a file, and the state behind it. */
-static void
-kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
-                   const uint8_t file_id[16], uint32_t epoch,
-                   uint64_t committed)
-{
-    kaws__store_plain_header(header, file_id, epoch);
-    kaws__crypto_init(state);
-    kaws__crypto_update(state, header, KAWS__STORE_DIGESTED);
-    kaws__store_seal(state, header + KAWS__STORE_DIGESTED);
-    kaws__store_cell(header + KAWS__STORE_CELL, file_id, committed);
-}
-
-
-/* ---- a record ---------------------------------------------------------- */
-
-/* Offset 0: length of the record, 4; its complement, 4; context version, 1;
- * lengths of type, 1; key id, 1; user id, 1; plain, 2; ARN, 2; blob, 2;
- * material id, 2; zero, 4; created, 8; then the texts, and the blob. */
-static void
-kaws__store_record(kaws__buf *out, const kaws__record *r)
-{
-    uint8_t fixed[KAWS__STORE_FIXED] = { 0 };
-    const kaws_bytes *const texts[] = {
-        &r->key_id, &r->user_id, &r->type, &r->arn, &r->material, &r->blob
-    };
-    uint32_t len = KAWS__STORE_FIXED;
-    size_t i;
-
-    for (i = 0; i < 6; i++)
-        len += (uint32_t)texts[i]->len;
-    kaws__store_put(fixed, len, 4);
-    kaws__store_put(fixed + 4, ~len, 4);
-    fixed[8] = KAWS__STORE_CONTEXT;
-    fixed[9] = (uint8_t)r->type.len;
-    fixed[10] = (uint8_t)r->key_id.len;
-    fixed[11] = (uint8_t)r->user_id.len;
-    kaws__store_put(fixed + 12, r->plain_len, 2);
-    kaws__store_put(fixed + 14, r->arn.len, 2);
-    kaws__store_put(fixed + 16, r->blob.len, 2);
-    kaws__store_put(fixed + 18, r->material.len, 2);
-    kaws__store_put(fixed + 24, (uint64_t)r->created, 8);
-    kaws__buf_put(out, fixed, sizeof fixed);
-    for (i = 0; i < 6; i++)
-        kaws__buf_put(out, texts[i]->at, texts[i]->len);
-}
-
-
-/* The length that a record gives itself; 0 if it does not match its own check
- * or no record can have it. */
-static size_t
-kaws__store_record_len(const uint8_t *at)
-{
-    uint32_t len = (uint32_t)kaws__store_get(at, 4);
-
-    if ((uint32_t)kaws__store_get(at + 4, 4) != (uint32_t)~len ||
-        len < KAWS__STORE_FIXED || len > KAWS__STORE_RECORD_MAX)
-        return 0;
-    return len;
-}
-
-
-static kaws_bytes
-kaws__store_text(const uint8_t **at, uint64_t len)
-{
-    kaws_bytes text = { *at, (size_t)len };
-
-    *at += len;
-    return text;
-}
-
-
-static int
-kaws__store_type_ok(kaws_bytes type)
-{
-    size_t i;
-
-    for (i = 0; i < type.len; i++) {
-        int c = kaws__text_lower(type.at[i]);
-        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') && c != '_' &&
-            c != '-')
-            return 0;
-    }
-    return type.len > 0 && type.len <= 15;
-}
-
-
-/* Takes a record apart. The bytes may be an attacker's: whatever is wrong with
- * them is said, and NULL means that nothing is. */
-static const char *
-kaws__store_parse(kaws_bytes bytes, kaws__record *r)
-{
-    const uint8_t *at;
-    kaws__arn arn;
-    uint64_t key_id, user_id, type, arn_len, blob, material;
-
-    memset(r, 0, sizeof *r);
-    if (bytes.len < KAWS__STORE_FIXED ||
-        kaws__store_record_len(bytes.at) != bytes.len)
-        return "an entry's length does not match its check";
-    if (bytes.at[8] != KAWS__STORE_CONTEXT)
-        return "an entry was written by a newer version of keyring_aws";
-    at = bytes.at + KAWS__STORE_FIXED;
-    type = bytes.at[9];
-    key_id = bytes.at[10];
-    user_id = bytes.at[11];
-    arn_len = kaws__store_get(bytes.at + 14, 2);
-    blob = kaws__store_get(bytes.at + 16, 2);
-    material = kaws__store_get(bytes.at + 18, 2);
-    if (KAWS__STORE_FIXED + key_id + user_id + type + arn_len + material +
-        blob != bytes.len)
-        return "the lengths in an entry do not add up";
-    r->plain_len = (size_t)kaws__store_get(bytes.at + 12, 2);
-    r->created = (int64_t)kaws__store_get(bytes.at + 24, 8);
-    r->key_id = kaws__store_text(&at, key_id);
-    r->user_id = kaws__store_text(&at, user_id);
-    r->type = kaws__store_text(&at, type);
-    r->arn = kaws__store_text(&at, arn_len);
-    r->material = kaws__store_text(&at, material);
-    r->blob = kaws__store_text(&at, blob);
-    if (kaws__store_get(bytes.at + 20, 4) != 0 || key_id == 0 ||
-        memchr(r->key_id.at, 0, (size_t)(key_id + user_id)) != NULL ||
-        !kaws__store_type_ok(r->type) || material > 64 || blob == 0 ||
-        blob > 6144 || r->plain_len == 0 || r->plain_len > KAWS_PLAIN_MAX ||
-        r->created < 0 || r->created > 253402300799)
-        return "an entry has a field that no entry can have";
-    if (!kaws__arn_parse(r->arn, &arn) || arn.resource.at[0] != 'k')
-        return "an entry's KMS key is not the ARN of one";
-    return NULL;
-}
-
-
-/* ---- a whole file ------------------------------------------------------ */
-
-/* `name` is the file's, for the words only. */
-static kaws_status
-kaws__store_damaged(const char *name, uint64_t at, const char *what,
-                    kaws_error *err)
-{
-    return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is damaged at "
-                         "byte %lu: %s; nothing was changed; restore it from "
-                         "a backup", name, (unsigned long)at, what);
-}
-
-
-static kaws_status
-kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
-                         kaws_error *err)
-{
-    uint8_t cell[16];
-    uint64_t version;
-
-    if (all.len == 0)
-        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is empty (0 "
-                             "bytes), and a keyring never is: restore it from "
-                             "a backup, or remove it to begin a new keyring",
-                             name);
-    if (all.len < KAWS__STORE_HEADER ||
-        memcmp(all.at, kaws__store_magic, 8) != 0)
-        return kaws__store_damaged(name, 0, "it is not a data file of "
-                                   "keyring_aws", err);
-    version = kaws__store_get(all.at + 8, 4);
-    if (version != KAWS__STORE_VERSION)
-        return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
-                             "version %lu, at byte 8, and this keyring_aws "
-                             "knows version 1: use a newer one", name,
-                             (unsigned long)version);
-    found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
-    memcpy(found->file_id, all.at + 16, 16);
-    found->committed = kaws__store_get(all.at + KAWS__STORE_CELL, 8);
-    kaws__store_cell(cell, found->file_id, found->committed);
-    if (memcmp(cell, all.at + KAWS__STORE_CELL, 16) != 0)
-        return kaws__store_damaged(name, KAWS__STORE_CELL, "the committed "
-                                   "length does not match its check", err);
-    if (found->committed > all.len)
-        return kaws__store_damaged(name, all.len, "it ends there, but more "
-                                   "was written and acknowledged", err);
-    return KAWS_OK;
-}
-
-
-/* Whether a stretch between two neighbours among its start, the multiples of
- * 512, and its end is all zeros: a sector that never reached the disk. */
-static int
-kaws__store_has_hole(kaws_bytes all, size_t start)
-{
-    size_t from = start, to, i;
-
-    for (; from < all.len; from = to) {
-        to = (from / 512 + 1) * 512;
-        to = to < all.len ? to : all.len;
-        for (i = from; i < to && all.at[i] == 0; i++)
-            continue;
-        if (i == to)
-            return 1;
-    }
-    return 0;
-}
-
-
-/* Something is wrong from `at` on. Is it the end of an append that was never
- * acknowledged, or damage? */
-static int
-kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
-{
-    size_t left = all.len - at, len;
-
-    if (at < committed || left > KAWS__STORE_RECORD_MAX + 32)
-        return 0;
-    if (left < 8)
-        return 1;
-    len = kaws__store_record_len(all.at + at);
-    if (len > 0 && left > len + 32)
-        return 0;
-    return (len > 0 && left < len + 32) || kaws__store_has_hole(all, at);
-}
-
-
-/* The digest of the whole file is wrong, so look digest by digest for where it
- * goes wrong. */
-static kaws_status
-kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
-                 kaws_error *err)
-{
-    uint8_t header[KAWS__STORE_HEADER], digest[32];
-    size_t at = KAWS__STORE_HEADER, len;
-
-    kaws__store_header(header, &found->state, found->file_id, found->epoch,
-                       found->committed);
-    if (memcmp(header, all.at, sizeof header) != 0)
-        return kaws__store_damaged(name, 0, "the header's checksum is wrong",
-                                   err);
-    while (all.len - at >= 8) {
-        kaws__sha256 state = found->state;
-        len = kaws__store_record_len(all.at + at);
-        if (len == 0 || all.len - at < len + 32)
-            break;
-        kaws__crypto_update(&state, all.at + at, len);
-        kaws__store_seal(&state, digest);
-        if (!kaws__crypto_equal(digest, all.at + at + len))
-            break;
-        found->state = state;
-        at += len + 32;
-    }
-    found->good = at;
-    found->torn = at < all.len &&
-                  kaws__store_is_torn(all, at, found->committed);
-    if (!found->torn)
-        return kaws__store_damaged(name, at, "the entry there does not match "
-                                   "its checksum", err);
-    return KAWS_OK;
-}
-
-
-/* Looks at a whole file: KAWS_OK if it adds up, all of it or (torn) but for its
- * end; else the error names the place. Hashes it once. */
-static kaws_status
-kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
-                  kaws_error *err)
-{
-    uint8_t plain[KAWS__STORE_DIGESTED], digest[32];
-    kaws_status status;
-
-    memset(found, 0, sizeof *found);
-    status = kaws__store_check_header(name, all, found, err);
-    if (status != KAWS_OK)
-        return status;
-    kaws__store_plain_header(plain, found->file_id, found->epoch);
-    kaws__crypto_init(&found->state);
-    kaws__crypto_update(&found->state, plain, sizeof plain);
-    kaws__crypto_update(&found->state, all.at + sizeof plain,
-                        all.len - sizeof plain - 32);
-    kaws__store_seal(&found->state, digest);
-    found->good = all.len;
-    if (kaws__crypto_equal(digest, all.at + all.len - 32))
-        return KAWS_OK;
-    return kaws__store_walk(name, all, found, err);
+    kaws__err_clear(&err);
+    if (f->read_only || f->unsettled ||
+        kaws__file_hold(f, 0, &err) != KAWS_OK)
+        return;
+    if (kaws__save_commit_length(f, &err) != KAWS_OK)
+        kaws__err_log(f->hooks, 1, "closing the keyring: %s", err.text);
+    kaws__file_release(f);
 }
 
 
@@ -9537,23 +9637,24 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * ROOM  table    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: table_open table_close table_record table_find table_new table_drop
- *        table_keep table_reserve table_add table_remove table_swap table_from
+ * Gives: table_open table_close table_record table_find table_new
+ *        table_discard table_adopt table_reserve table_add table_remove
+ *        table_swap table_from
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
- * read then. So opening copies nothing, and writing out is copying. Places
- * stand in an array, oldest first; a hash table points at the same entries.
- * Nothing here fails but reserve and new, which come before the disk is
- * touched: what follows the disk cannot go wrong.
+ * read then (the image). So opening copies nothing, and writing out is copying.
+ * Rows stand in an array, oldest first. A hash table, with open addressing,
+ * points at the same entries. Nothing here fails but reserve and new, which
+ * come before the disk is touched: what follows the disk cannot go wrong.
  */
 
 typedef struct kaws__entry kaws__entry;     /* never completed: a record      */
 
-typedef struct kaws__place {
+typedef struct kaws__row {
     uint64_t     serial;          /* grows with every entry, never reused     */
     kaws__entry *entry;
-} kaws__place;
+} kaws__row;
 
 typedef struct kaws__slot {
     uint32_t     hash;
@@ -9564,198 +9665,43 @@ typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
-    kaws__place *places;
+    kaws__row   *rows;
     size_t       count, max;
     kaws__slot  *slots;
     size_t       slot_count;      /* a power of two, or 0                     */
-    kaws__buf    image;           /* the file, as it was read                 */
-    size_t       image_entries;   /* so many of ours are in it                */
+    kaws__buf    image;
+    size_t       image_entries;   /* so many rows' entries are in it          */
 } kaws__table;
 
 
 static void
-kaws__table_open(kaws__table *c, const kaws_hooks *hooks,
+kaws__table_open(kaws__table *t, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
-    memset(c, 0, sizeof *c);
-    c->hooks = hooks;
-    memcpy(c->seed, seed, sizeof c->seed);
-    c->next_serial = 1;
-    kaws__buf_init(&c->image, hooks);
+    memset(t, 0, sizeof *t);
+    t->hooks = hooks;
+    memcpy(t->seed, seed, sizeof t->seed);
+    t->next_serial = 1;
 }
 
 
-/* The entry's bytes, which begin with their number. */
+/* ---- entries ----------------------------------------------------------- */
+
 static kaws_bytes
 kaws__table_record(const kaws__entry *e)
 {
     kaws_bytes record = { (const uint8_t *)e, 0 };
 
-    record.len = (size_t)kaws__store_get(record.at, 4);
+    record.len = kaws__store_record_len(record.at);
     return record;
 }
 
 
-static int
-kaws__table_in_image(const kaws__table *c, const kaws__entry *e)
-{
-    return c->image.at != NULL && (uintptr_t)e >= (uintptr_t)c->image.at &&
-           (uintptr_t)e - (uintptr_t)c->image.at < c->image.len;
-}
-
-
-/* Lets an entry go. The image goes with the last one in it. */
-static void
-kaws__table_drop(kaws__table *c, kaws__entry *e)
-{
-    size_t len = e != NULL ? kaws__table_record(e).len : 0;
-
-    if (!kaws__table_in_image(c, e)) {
-        kaws__mem_free(c->hooks, e, len);
-        return;
-    }
-    kaws_wipe(e, len);
-    if (--c->image_entries == 0)
-        kaws__buf_free(&c->image);
-}
-
-
-static void
-kaws__table_close(kaws__table *c)
-{
-    size_t i;
-
-    if (c->hooks == NULL)
-        return;
-    for (i = 0; i < c->count; i++)
-        kaws__table_drop(c, c->places[i].entry);
-    kaws__buf_free(&c->image);
-    kaws__mem_free(c->hooks, c->places, c->max * sizeof *c->places);
-    kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *c->slots);
-    c->hooks = NULL;
-}
-
-
-/* Takes over the bytes of the whole file, for entries to stand in. */
-static kaws_bytes
-kaws__table_keep(kaws__table *c, kaws__buf *image)
-{
-    c->image = *image;
-    kaws__buf_init(image, c->hooks);
-    return kaws__buf_view(&c->image);
-}
-
-
-static uint64_t
-kaws__table_turn(uint64_t word, int bits)
-{
-    return word << bits | word >> (64 - bits);
-}
-
-
-static void
-kaws__table_round(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = kaws__table_turn(v[1], 13) ^ v[0];
-    v[3] = kaws__table_turn(v[3], 16) ^ v[2];
-    v[0] = kaws__table_turn(v[0], 32) + v[3];
-    v[2] += v[1];
-    v[3] = kaws__table_turn(v[3], 21) ^ v[0];
-    v[1] = kaws__table_turn(v[1], 17) ^ v[2];
-    v[2] = kaws__table_turn(v[2], 32);
-}
-
-
-/* The length goes in first, so that a name and its owner cannot trade bytes. */
-static void
-kaws__table_mix(uint64_t v[4], kaws_bytes text)
-{
-    uint64_t word = text.len;
-    size_t i = 0;
-
-    for (;;) {
-        v[3] ^= word;
-        kaws__table_round(v);
-        v[0] ^= word;
-        if (i >= text.len)
-            break;
-        word = 0;
-        memcpy(&word, text.at + i, text.len - i < 8 ? text.len - i : 8);
-        i += 8;
-    }
-}
-
-
-/* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
- * names that share a place in the table. */
-static uint32_t
-kaws__table_hash(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
-{
-    uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
-                      0x6c7967656e657261u, 0x7465646279746573u };
-    int i;
-
-    for (i = 0; i < 4; i++)
-        v[i] ^= c->seed[i & 1];
-    kaws__table_mix(v, key_id);
-    kaws__table_mix(v, user_id);
-    v[2] ^= 0xff;
-    for (i = 0; i < 3; i++)
-        kaws__table_round(v);
-    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
-}
-
-
-/* The name in a record, without taking the rest apart. */
-static void
-kaws__table_name(const kaws__entry *e, kaws_bytes *key_id, kaws_bytes *user_id)
-{
-    const uint8_t *record = (const uint8_t *)e;
-
-    key_id->at = record + KAWS__STORE_FIXED;
-    key_id->len = record[10];
-    user_id->at = key_id->at + key_id->len;
-    user_id->len = record[11];
-}
-
-
-/* Where the name is, or the free slot where it would be. The table is never
- * full, so the search ends. */
-static kaws__slot *
-kaws__table_slot(const kaws__table *c, uint32_t hash, kaws_bytes key_id,
-                 kaws_bytes user_id)
-{
-    size_t mask = c->slot_count - 1, i = hash & mask;
-    kaws_bytes key, user;
-
-    for (; c->slots[i].entry != NULL; i = (i + 1) & mask) {
-        if (c->slots[i].hash != hash)
-            continue;
-        kaws__table_name(c->slots[i].entry, &key, &user);
-        if (kaws__buf_same(key, key_id) && kaws__buf_same(user, user_id))
-            break;
-    }
-    return &c->slots[i];
-}
-
-
+/* An entry of its own for a record. It is in no table until it is added. */
 static kaws__entry *
-kaws__table_find(const kaws__table *c, kaws_bytes key_id, kaws_bytes user_id)
+kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 {
-    if (c->slot_count == 0)
-        return NULL;
-    return kaws__table_slot(c, kaws__table_hash(c, key_id, user_id), key_id,
-                            user_id)->entry;
-}
-
-
-/* An entry of its own for a record; it is in the table once it is added. */
-static kaws__entry *
-kaws__table_new(kaws__table *c, kaws_bytes record)
-{
-    kaws__entry *e = kaws__mem_new(c->hooks, record.len);
+    kaws__entry *e = kaws__mem_new(hooks, record.len);
 
     if (e != NULL)
         memcpy(e, record.at, record.len);
@@ -9763,87 +9709,227 @@ kaws__table_new(kaws__table *c, kaws_bytes record)
 }
 
 
-static int
-kaws__table_rehash(kaws__table *c, size_t slot_count)
+/* Frees an entry of its own that is in no table; NULL is none. */
+static void
+kaws__table_discard(const kaws_hooks *hooks, kaws__entry *e)
 {
-    kaws__slot *slots = kaws__mem_new(c->hooks, slot_count * sizeof *slots);
-    size_t i, at;
-
-    if (slots == NULL)
-        return 0;
-    for (i = 0; i < c->slot_count; i++) {
-        if (c->slots[i].entry == NULL)
-            continue;
-        at = c->slots[i].hash & (slot_count - 1);
-        while (slots[at].entry != NULL)
-            at = (at + 1) & (slot_count - 1);
-        slots[at] = c->slots[i];
-    }
-    kaws__mem_free(c->hooks, c->slots, c->slot_count * sizeof *slots);
-    c->slots = slots;
-    c->slot_count = slot_count;
-    return 1;
+    if (e != NULL)
+        kaws__mem_free(hooks, e, kaws__table_record(e).len);
 }
 
 
-/* Makes sure that so many more entries can be added without asking for memory.
- * The table is kept at most three quarters full. */
 static int
-kaws__table_reserve(kaws__table *c, size_t more)
+kaws__table_in_image(const kaws__table *t, const kaws__entry *e)
 {
-    size_t need = c->count + more, max = c->max, slots = c->slot_count;
-    kaws__place *places;
+    return t->image.at != NULL &&
+           (uintptr_t)e - (uintptr_t)t->image.at < t->image.len;
+}
 
-    if (more > SIZE_MAX / sizeof *c->slots / 8 - c->count)
-        return 0;
-    if (need > max) {
-        max = max < 16 ? 16 : max + max / 2;
-        max = max < need ? need : max;
-        places = kaws__mem_resize(c->hooks, c->places, c->max * sizeof *places,
-                                  max * sizeof *places);
-        if (places == NULL)
-            return 0;
-        c->places = places;
-        c->max = max;
+
+/* Releases the entry of a row. The image is freed with the last one in it. */
+static void
+kaws__table_drop(kaws__table *t, kaws__entry *e)
+{
+    if (!kaws__table_in_image(t, e)) {
+        kaws__table_discard(t->hooks, e);
+        return;
     }
-    for (slots = slots < 32 ? 32 : slots; need * 4 > slots * 3; slots *= 2)
-        continue;
-    return slots == c->slot_count || kaws__table_rehash(c, slots);
+    kaws_wipe(e, kaws__table_record(e).len);
+    if (--t->image_entries == 0)
+        kaws__buf_free(&t->image);
+}
+
+
+static void
+kaws__table_close(kaws__table *t)
+{
+    while (t->count > 0)
+        kaws__table_drop(t, t->rows[--t->count].entry);
+    kaws__buf_free(&t->image);
+    kaws__mem_free(t->hooks, t->rows, t->max * sizeof *t->rows);
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *t->slots);
+    memset(t, 0, sizeof *t);
+}
+
+
+/* Takes over the bytes of the whole file, for entries to stand in. */
+static kaws_bytes
+kaws__table_adopt(kaws__table *t, kaws__buf *image)
+{
+    t->image = *image;
+    kaws__buf_init(image, t->hooks);
+    return kaws__buf_view(&t->image);
+}
+
+
+/* ---- names ------------------------------------------------------------- */
+
+#define KAWS__TABLE_ROTATE(word, bits) \
+    ((word) << (bits) | (word) >> (64 - (bits)))
+
+
+static void
+kaws__table_round(uint64_t v[4])
+{
+    v[0] += v[1];
+    v[2] += v[3];
+    v[1] = KAWS__TABLE_ROTATE(v[1], 13) ^ v[0];
+    v[3] = KAWS__TABLE_ROTATE(v[3], 16) ^ v[2];
+    v[0] = KAWS__TABLE_ROTATE(v[0], 32) + v[3];
+    v[2] += v[1];
+    v[3] = KAWS__TABLE_ROTATE(v[3], 21) ^ v[0];
+    v[1] = KAWS__TABLE_ROTATE(v[1], 17) ^ v[2];
+    v[2] = KAWS__TABLE_ROTATE(v[2], 32);
+}
+
+
+/* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
+ * names that share a slot. The length of each text goes in before it, so that
+ * key id and user id cannot trade bytes. */
+static uint32_t
+kaws__table_hash(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
+{
+    uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
+                      0x6c7967656e657261u, 0x7465646279746573u };
+    const kaws_bytes texts[2] = { key_id, user_id };
+    size_t i, at;
+
+    for (i = 0; i < 4; i++)
+        v[i] ^= t->seed[i & 1];
+    for (i = 0; i < 2; i++) {
+        uint64_t word = texts[i].len;
+        for (at = 0; ; at += 8) {
+            v[3] ^= word;
+            kaws__table_round(v);
+            v[0] ^= word;
+            if (at >= texts[i].len)
+                break;
+            word = 0;
+            memcpy(&word, texts[i].at + at,
+                   texts[i].len - at < 8 ? texts[i].len - at : 8);
+        }
+    }
+    v[2] ^= 0xff;
+    for (i = 0; i < 3; i++)
+        kaws__table_round(v);
+    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+}
+
+
+/* The slot of that name, or the free one where it would be. The slots are never
+ * all taken, so the search ends. */
+static kaws__slot *
+kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
+                 uint32_t *hash)
+{
+    size_t mask = t->slot_count - 1, i;
+    kaws__record r;
+
+    *hash = kaws__table_hash(t, key_id, user_id);
+    for (i = *hash & mask; t->slots[i].entry != NULL; i = (i + 1) & mask) {
+        if (t->slots[i].hash != *hash)
+            continue;
+        (void)kaws__store_split(kaws__table_record(t->slots[i].entry), &r);
+        if (kaws__buf_same(r.key_id, key_id) &&
+            kaws__buf_same(r.user_id, user_id))
+            break;
+    }
+    return &t->slots[i];
+}
+
+
+/* The same for the name of an entry. */
+static kaws__slot *
+kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint32_t *hash)
+{
+    kaws__record r;
+
+    (void)kaws__store_split(kaws__table_record(e), &r);
+    return kaws__table_slot(t, r.key_id, r.user_id, hash);
+}
+
+
+static kaws__entry *
+kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
+{
+    uint32_t hash;
+
+    return t->slot_count == 0
+         ? NULL : kaws__table_slot(t, key_id, user_id, &hash)->entry;
+}
+
+
+/* ---- changes ----------------------------------------------------------- */
+
+/* Makes sure that so many more entries can be added without asking for memory.
+ * At most seven eighths of the slots are taken. */
+static int
+kaws__table_reserve(kaws__table *t, size_t more)
+{
+    size_t slot_count = t->slot_count < 32 ? 32 : t->slot_count, max, i, at;
+    kaws__slot *slots;
+    kaws__row *rows;
+
+    if (more > SIZE_MAX / sizeof *slots / 8 - t->count)
+        return 0;
+    while (t->count + more > slot_count / 8 * 7)
+        slot_count *= 2;
+    if (slot_count == t->slot_count)
+        return 1;
+    max = slot_count / 8 * 7;
+    slots = kaws__mem_new(t->hooks, slot_count * sizeof *slots);
+    rows = slots == NULL
+         ? NULL : kaws__mem_resize(t->hooks, t->rows, t->max * sizeof *rows,
+                                   max * sizeof *rows);
+    if (rows == NULL) {
+        kaws__mem_free(t->hooks, slots, slot_count * sizeof *slots);
+        return 0;
+    }
+    for (i = 0; i < t->slot_count; i++) {
+        if (t->slots[i].entry == NULL)
+            continue;
+        at = t->slots[i].hash & (slot_count - 1);
+        while (slots[at].entry != NULL)
+            at = (at + 1) & (slot_count - 1);
+        slots[at] = t->slots[i];
+    }
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *slots);
+    t->slots = slots;
+    t->slot_count = slot_count;
+    t->rows = rows;
+    t->max = max;
+    return 1;
 }
 
 
 /* Takes the entry over, behind all others; 0 if its name is there already.
  * Room must have been reserved. */
 static int
-kaws__table_add(kaws__table *c, kaws__entry *e)
+kaws__table_add(kaws__table *t, kaws__entry *e)
 {
-    kaws_bytes key, user;
-    kaws__slot *slot;
     uint32_t hash;
+    kaws__slot *slot = kaws__table_slot_of(t, e, &hash);
 
-    kaws__table_name(e, &key, &user);
-    hash = kaws__table_hash(c, key, user);
-    slot = kaws__table_slot(c, hash, key, user);
     if (slot->entry != NULL)
         return 0;
     slot->hash = hash;
     slot->entry = e;
-    c->places[c->count].serial = c->next_serial++;
-    c->places[c->count++].entry = e;
-    c->image_entries += (size_t)kaws__table_in_image(c, e);
+    t->rows[t->count].serial = t->next_serial++;
+    t->rows[t->count++].entry = e;
+    t->image_entries += (size_t)kaws__table_in_image(t, e);
     return 1;
 }
 
 
-/* The index of the first entry whose serial is not smaller. */
+/* The number of the first row whose serial is not smaller. */
 static size_t
-kaws__table_from(const kaws__table *c, uint64_t serial)
+kaws__table_from(const kaws__table *t, uint64_t serial)
 {
-    size_t low = 0, high = c->count, middle;
+    size_t low = 0, high = t->count, middle;
 
     while (low < high) {
         middle = low + (high - low) / 2;
-        if (c->places[middle].serial < serial)
+        if (t->rows[middle].serial < serial)
             low = middle + 1;
         else
             high = middle;
@@ -9852,61 +9938,49 @@ kaws__table_from(const kaws__table *c, uint64_t serial)
 }
 
 
-static size_t
-kaws__table_slot_of(const kaws__table *c, const kaws__entry *e)
-{
-    kaws_bytes key, user;
-
-    kaws__table_name(e, &key, &user);
-    return (size_t)(kaws__table_slot(c, kaws__table_hash(c, key, user), key,
-                                     user) - c->slots);
-}
-
-
-/* Takes an entry out and lets it go. Those that were pushed along by it in the
- * table move up, so that a search never stops at a hole too early. */
+/* Takes an entry out and releases it. Entries that it pushed along in the hash
+ * table move back, so that no search stops at its slot too early. */
 static void
-kaws__table_remove(kaws__table *c, kaws__entry *e)
+kaws__table_remove(kaws__table *t, kaws__entry *e)
 {
-    size_t mask = c->slot_count - 1, hole = kaws__table_slot_of(c, e);
-    size_t i, at = 0;
+    uint32_t hash;
+    size_t mask = t->slot_count - 1, row = 0, i;
+    size_t hole = (size_t)(kaws__table_slot_of(t, e, &hash) - t->slots);
 
-    for (i = (hole + 1) & mask; c->slots[i].entry != NULL; i = (i + 1) & mask) {
-        size_t home = c->slots[i].hash & mask;
-        if (((i - home) & mask) >= ((i - hole) & mask)) {
-            c->slots[hole] = c->slots[i];
+    for (i = (hole + 1) & mask; t->slots[i].entry != NULL; i = (i + 1) & mask)
+        if (((i - t->slots[i].hash) & mask) >= ((i - hole) & mask)) {
+            t->slots[hole] = t->slots[i];
             hole = i;
         }
-    }
-    c->slots[hole].entry = NULL;
-    c->slots[hole].hash = 0;
-    while (c->places[at].entry != e)
-        at++;
-    c->count--;
-    memmove(c->places + at, c->places + at + 1,
-            (c->count - at) * sizeof *c->places);
-    kaws__table_drop(c, e);
+    t->slots[hole].entry = NULL;
+    while (t->rows[row].entry != e)
+        row++;
+    t->count--;
+    memmove(t->rows + row, t->rows + row + 1,
+            (t->count - row) * sizeof *t->rows);
+    kaws__table_drop(t, e);
 }
 
 
-/* Puts `fresh` in the place of the entry at `index`, which is let go: the same
- * name, sealed anew. */
+/* Puts `fresh`, the same name sealed again, in the place of that row's entry,
+ * which is released. */
 static void
-kaws__table_swap(kaws__table *c, size_t index, kaws__entry *fresh)
+kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 {
-    kaws__entry *old = c->places[index].entry;
+    kaws__entry *old = t->rows[row].entry;
+    uint32_t hash;
 
-    c->slots[kaws__table_slot_of(c, old)].entry = fresh;
-    c->places[index].entry = fresh;
-    kaws__table_drop(c, old);
+    kaws__table_slot_of(t, old, &hash)->entry = fresh;
+    t->rows[row].entry = fresh;
+    kaws__table_drop(t, old);
 }
 
 
 /* ==========================================================================
  * ROOM  ring     the public functions: the lock and the policy
  * ==========================================================================
- * Uses: sys thread disk err mem buf text crypto creds arn trust calls kms file
- *        store table
+ * Uses: sys thread disk err mem buf text creds arn trust calls kms store file
+ *        save table
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9930,17 +10004,12 @@ struct kaws {
     int          rewrap_parallel;
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context says it      */
-    uint8_t      file_id[16];
-    uint32_t     epoch;           /* the file's; this release carries it on   */
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
     kaws__turn   turn;            /* to change the file: ring_begin           */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until reopened           */
     kaws__file   file;
     kaws__table  table;
-    kaws__sha256 state;           /* over the whole file                      */
-    uint64_t     committed;       /* the cell at open                         */
-    int          unsettled;       /* from there on; see file_settle           */
     int          rewrapping;
     uint64_t     rewrap_done, rewrap_total;
 };
@@ -10116,62 +10185,6 @@ kaws__ring_bind(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
 
 /* ---- committing -------------------------------------------------------- */
 
-/* Sets a torn end of the file aside, if there is one. */
-static kaws_status
-kaws__ring_mend_torn(kaws *ring, kaws_error *err)
-{
-    kaws__file *f = &ring->file;
-    unsigned long more = (unsigned long)f->torn;
-    kaws_status status = KAWS_OK;
-
-    if (more > 0 && ring->read_only)
-        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry that was never acknowledged; they are not "
-                      "read, and left as they are", more, f->shown);
-    else if (more > 0)
-        status = kaws__file_set_aside(f, kaws__buf_view(&ring->table.image),
-                                      ring->hooks.now_ms(ring->hooks.ctx) /
-                                      1000, err);
-    if (f->torn < more)
-        kaws__err_log(&ring->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry whose writing was cut off before it was "
-                      "acknowledged; they were moved to %s%s", more, f->shown,
-                      f->shown, f->aside + strlen(f->path));
-    return status;
-}
-
-
-/* The cell is made to say exactly how long the file is, but for a torn end. */
-static kaws_status
-kaws__ring_write_cell(kaws *ring, kaws_error *err)
-{
-    uint8_t cell[16];
-    kaws_bytes patch = { cell, sizeof cell };
-
-    kaws__store_cell(cell, ring->file_id, ring->file.size - ring->file.torn);
-    return kaws__file_note(&ring->file, KAWS__STORE_CELL, patch, err);
-}
-
-
-/* What comes before the first change: what was found is made durable, and a
- * torn end set aside. What there is no room for is tried again. */
-static kaws_status
-kaws__ring_mend(kaws *ring, kaws_error *err)
-{
-    kaws__file *f = &ring->file;
-    kaws_status status = KAWS_OK;
-
-    if (ring->unsettled)
-        status = kaws__file_settle(f, kaws__buf_view(&ring->table.image),
-                                   ring->committed, err);
-    if (status == KAWS_OK && ring->unsettled &&
-        ring->committed != f->size - f->torn)
-        status = kaws__ring_write_cell(ring, err);
-    ring->unsettled &= status != KAWS_OK;
-    return status == KAWS_OK ? kaws__ring_mend_torn(ring, err) : status;
-}
-
-
 static void
 kaws__ring_end(kaws *ring)
 {
@@ -10202,7 +10215,8 @@ kaws__ring_begin(kaws *ring, kaws_error *err)
         return status;
     }
     kaws__thread_lock(&ring->lock);
-    status = kaws__ring_mend(ring, err);
+    status = kaws__save_mend(&ring->file, kaws__buf_view(&ring->table.image),
+                             err);
     if (status != KAWS_OK)
         kaws__ring_end(ring);
     return status;
@@ -10221,43 +10235,27 @@ kaws__ring_note(kaws *ring, const char *what)
 }
 
 
-/* Adds an entry: one write and one sync of its bytes alone. Takes the entry
- * over in any case. Within a change. */
+/* Adds an entry to file and table. Takes the entry over in any case. Within a
+ * change. */
 static kaws_status
 kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 {
-    kaws__sha256 state = ring->state;
-    uint8_t cell[16];
-    kaws_bytes record = kaws__table_record(e);
-    kaws_bytes patch = { cell, sizeof cell };
-    kaws__buf bytes;
-    uint8_t *digest;
     int landed = 0;
     kaws_status status = kaws__ring_certain(ring, err);
 
-    kaws__buf_init(&bytes, &ring->hooks);
-    kaws__buf_put(&bytes, record.at, record.len);
-    digest = kaws__buf_grow(&bytes, 32);
-    if (status == KAWS_OK && (digest == NULL ||
-                              !kaws__table_reserve(&ring->table, 1)))
+    if (status == KAWS_OK && !kaws__table_reserve(&ring->table, 1))
         status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
-    if (status == KAWS_OK) {
-        kaws__crypto_update(&state, record.at, record.len);
-        kaws__store_seal(&state, digest);
-        kaws__store_cell(cell, ring->file_id, ring->file.size);
-        status = kaws__file_append(&ring->file, KAWS__STORE_CELL, patch,
-                                   kaws__buf_view(&bytes), &landed, err);
-    }
+    if (status == KAWS_OK)
+        status = kaws__save_append(&ring->file, kaws__table_record(e), &landed,
+                                   err);
     if (status == KAWS_UNCERTAIN)
         ring->uncertain = 1;
     if (landed) {
-        ring->state = state;
         (void)kaws__table_add(&ring->table, e);
         kaws__ring_note(ring, "added a key to");
     } else {
-        kaws__table_drop(&ring->table, e);
+        kaws__table_discard(&ring->hooks, e);
     }
-    kaws__buf_free(&bytes);
     return status;
 }
 
@@ -10265,39 +10263,22 @@ kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
 /* Writes a new file of these entries (but one, if `skip` is among them) in the
  * place of the old. *landed says whether it is there. Within a change. */
 static kaws_status
-kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
+kaws__ring_replace(kaws *ring, const kaws__row *rows, size_t count,
                    const kaws__entry *skip, int *landed, kaws_error *err)
 {
-    uint8_t header[KAWS__STORE_HEADER], digest[32];
-    kaws_bytes record;
-    uint64_t size = sizeof header;
-    kaws__sha256 state;
     kaws__writer w;
     kaws_status status = kaws__ring_certain(ring, err);
     size_t i;
 
     *landed = 0;
-    for (i = 0; i < count; i++)
-        if (places[i].entry != skip)
-            size += kaws__table_record(places[i].entry).len + 32;
     if (status == KAWS_OK)
-        status = kaws__file_begin(&ring->file, &w, err);
+        status = kaws__save_begin(&ring->file, &w, err);
     if (status == KAWS_OK) {
-        kaws__store_header(header, &state, ring->file_id, ring->epoch, size);
-        kaws__file_put(&w, header, sizeof header);
-        for (i = 0; i < count; i++) {
-            if (places[i].entry == skip)
-                continue;
-            record = kaws__table_record(places[i].entry);
-            kaws__crypto_update(&state, record.at, record.len);
-            kaws__store_seal(&state, digest);
-            kaws__file_put(&w, record.at, record.len);
-            kaws__file_put(&w, digest, sizeof digest);
-        }
-        status = kaws__file_commit(&ring->file, &w, landed, err);
+        for (i = 0; i < count; i++)
+            if (rows[i].entry != skip)
+                kaws__save_put(&w, kaws__table_record(rows[i].entry));
+        status = kaws__save_commit(&ring->file, &w, landed, err);
     }
-    if (*landed)
-        ring->state = state;
     ring->uncertain |= status == KAWS_UNCERTAIN;
     return status;
 }
@@ -10305,43 +10286,26 @@ kaws__ring_replace(kaws *ring, const kaws__place *places, size_t count,
 
 /* ---- opening ----------------------------------------------------------- */
 
-/* How many entries the lengths in a file that adds up make. */
-static size_t
-kaws__ring_count_records(kaws_bytes all, uint64_t good)
-{
-    size_t at = KAWS__STORE_HEADER, count = 0, len;
-
-    for (; at < good; at += len + 32, count++) {
-        len = good - at < 8 ? 0 : kaws__store_record_len(all.at + at);
-        if (len == 0)
-            break;
-    }
-    return count;
-}
-
-
 /* Takes the records of a file that adds up into the table, where they stand in
  * its image. */
 static kaws_status
 kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
 {
-    kaws_bytes all = kaws__buf_view(&ring->table.image);
-    size_t at = KAWS__STORE_HEADER;
+    kaws_bytes all = { ring->table.image.at, (size_t)good }, record;
+    size_t at = KAWS__STORE_HEADER, count = 0;
     kaws__record r;
     kaws__entry *e;
     const char *wrong;
 
-    if (!kaws__table_reserve(&ring->table, kaws__ring_count_records(all, good)))
+    for (; (record = kaws__store_next(all, at)).len > 0; count++)
+        at += record.len + KAWS__STORE_DIGEST;
+    if (!kaws__table_reserve(&ring->table, count))
         return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
                              "memory");
-    while (at < good) {
-        kaws_bytes record = { all.at + at, 0 };
-        if (good - at >= 8)
-            record.len = kaws__store_record_len(record.at);
-        if (record.len == 0 || good - at < record.len + 32)
-            wrong = "an entry's length does not match its check";
-        else
-            wrong = kaws__store_parse(record, &r);
+    for (at = KAWS__STORE_HEADER; at < good;
+         at += record.len + KAWS__STORE_DIGEST) {
+        record = kaws__store_next(all, at);
+        wrong = kaws__store_parse(record, &r);
         e = (kaws__entry *)(ring->table.image.at + at);
         if (wrong == NULL)
             kaws__trust_entry(&ring->kms.trust, r.arn);
@@ -10349,33 +10313,8 @@ kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(ring->file.shown, at, wrong, err);
-        at += record.len + 32;
     }
     return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__ring_create(kaws *ring, kaws_error *err)
-{
-    kaws_status status;
-    int landed;
-
-    if (ring->read_only)
-        return kaws__err_set(err, KAWS_FILE, "the data file %s does not exist",
-                             ring->file.shown);
-    if (ring->hooks.random(ring->hooks.ctx, ring->file_id,
-                           sizeof ring->file_id) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
-                             "bytes for the data file's id");
-    status = kaws__file_root(&ring->file, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, NULL, 0, NULL, &landed, err);
-    if (status == KAWS_OK)
-        kaws__err_log(&ring->hooks, 1, "there was no data file %s, so a new, "
-                      "empty keyring was made; if one has been in use, is its "
-                      "volume mounted?", ring->file.shown);
-    return status;
 }
 
 
@@ -10390,25 +10329,13 @@ kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
     if (status != KAWS_OK)
         return status;
     if (!ring->file.exists)
-        return kaws__ring_create(ring, err);
-    all = kaws__table_keep(&ring->table, bytes);
+        return kaws__save_create(&ring->file, err);
+    all = kaws__table_adopt(&ring->table, bytes);
     status = kaws__store_check(ring->file.shown, all, &found, err);
-    if (status != KAWS_OK)
-        return status;
-    memcpy(ring->file_id, found.file_id, sizeof ring->file_id);
-    ring->epoch = found.epoch;
-    ring->state = found.state;
-    status = kaws__ring_take_records(ring, found.good, err);
-    kaws__file_mark_torn(&ring->file, all, found.good);
-    ring->committed = found.committed;
-    ring->unsettled = !ring->read_only;
     if (status == KAWS_OK)
-        status = kaws__ring_mend(ring, err);
-    if (status == KAWS_FILE && ring->file.synced) {       /* all is there     */
-        kaws__err_log(&ring->hooks, 1, "%s; keys can be read", err->text);
-        kaws__err_clear(err);
-        status = KAWS_OK;
-    }
+        status = kaws__ring_take_records(ring, found.good, err);
+    if (status == KAWS_OK)
+        status = kaws__save_accept(&ring->file, all, &found, err);
     return status;
 }
 
@@ -10427,6 +10354,7 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     kaws__buf_init(&bytes, &ring->hooks);
     status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
                              err);
+    ring->has_file = status == KAWS_OK;
     if (status == KAWS_OK)
         status = kaws__file_hold(&ring->file, 0, err);
     if (status == KAWS_OK) {
@@ -10435,8 +10363,7 @@ kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
     }
     kaws__buf_free(&bytes);
     if (status == KAWS_OK) {
-        kaws__text_hex(ring->file_hex, ring->file_id, sizeof ring->file_id);
-        ring->has_file = 1;
+        kaws__text_hex(ring->file_hex, kaws__file_id(&ring->file), 16);
         kaws__ring_note(ring, "opened");
     }
     return status;
@@ -10519,7 +10446,8 @@ kaws__ring_free(kaws *ring)
     kaws_hooks hooks = ring->hooks;
 
     kaws__kms_close(&ring->kms);
-    kaws__file_close(&ring->file);
+    if (ring->has_file)
+        kaws__file_close(&ring->file);
     kaws__table_close(&ring->table);
     kaws__buf_free(&ring->strings);
     kaws__thread_lock_free(&ring->lock);
@@ -10586,20 +10514,10 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *err)
 KAWS_API void
 kaws_close(kaws *ring)
 {
-    kaws_error err;
-
     if (ring == NULL)
         return;
-    kaws__err_clear(&err);
-    /* Clean: from now on the file itself says how long it has to be. That is
-     * a help, not a duty; a file that has changed is left alone. */
-    if (ring->has_file && !ring->read_only && !ring->uncertain &&
-        !ring->unsettled && kaws__file_hold(&ring->file, 0, &err) == KAWS_OK) {
-        if (kaws__ring_write_cell(ring, &err) != KAWS_OK)
-            kaws__err_log(&ring->hooks, 1, "closing the keyring: %s",
-                          err.text);
-        kaws__file_release(&ring->file);
-    }
+    if (ring->has_file && !ring->uncertain)
+        kaws__save_finish(&ring->file);
     kaws__ring_free(ring);
 }
 
@@ -10673,7 +10591,7 @@ kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
     if (status == KAWS_OK) {
         status = kaws__ring_absent(ring, key_id, user_id, err);
         if (status == KAWS_OK && !record.failed)
-            e = kaws__table_new(&ring->table, kaws__buf_view(&record));
+            e = kaws__table_new(&ring->hooks, kaws__buf_view(&record));
         if (status == KAWS_OK && e == NULL)
             status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of "
                                    "memory");
@@ -10995,7 +10913,7 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
         return status;
     status = kaws__ring_entry(ring, key_id, user_id, &e, err);
     if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, ring->table.places,
+        status = kaws__ring_replace(ring, ring->table.rows,
                                     ring->table.count, e, &landed, err);
     if (landed) {
         kaws__table_remove(&ring->table, e);
@@ -11040,7 +10958,7 @@ kaws__ring_walk_fill(kaws_walk *walk, const kaws__table *table)
     size_t i;
 
     for (i = 0; i < walk->count; i++, info++) {
-        (void)kaws__store_parse(kaws__table_record(table->places[i].entry), &r);
+        (void)kaws__store_parse(kaws__table_record(table->rows[i].entry), &r);
         info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
         info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
         info->type = kaws__ring_walk_text(&texts, r.type);
@@ -11057,7 +10975,7 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
 {
     kaws_error spare;
     size_t size = sizeof **walk, i;
-    kaws_bytes record;
+    kaws__record r;
     kaws_walk *w;
 
     err = err != NULL ? err : &spare;
@@ -11069,9 +10987,10 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
     kaws__thread_lock(&ring->lock);
     /* Of each record four texts, and their NULs. */
     for (i = 0; i < ring->table.count; i++) {
-        record = kaws__table_record(ring->table.places[i].entry);
-        size += sizeof(kaws_entry_info) + record.at[9] + record.at[10] +
-                record.at[11] + (size_t)kaws__store_get(record.at + 14, 2) + 4;
+        (void)kaws__store_split(
+                  kaws__table_record(ring->table.rows[i].entry), &r);
+        size += sizeof(kaws_entry_info) + r.key_id.len + r.user_id.len +
+                r.type.len + r.arn.len + 4;
     }
     w = kaws__mem_new(&ring->hooks, size);
     if (w != NULL) {
@@ -11322,7 +11241,7 @@ typedef struct kaws__rewrap {
     kaws         *ring;
     kaws__target  target;         /* fixed at the start                       */
     uint64_t      next, limit;    /* serials                                  */
-    kaws__place  *fresh;
+    kaws__row  *fresh;
     uint64_t     *ids;            /* two a key: digests of request ids        */
     size_t        claimed, max;
     size_t        renewed;        /* how many have other material than before */
@@ -11344,11 +11263,11 @@ kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
     at = kaws__table_from(&ring->table, w->next);
     if (w->status == KAWS_OK && w->claimed < w->max &&
         at < ring->table.count &&
-        ring->table.places[at].serial < w->limit) {
-        kaws__ring_copy(ring, ring->table.places[at].entry, copy);
-        w->next = ring->table.places[at].serial + 1;
+        ring->table.rows[at].serial < w->limit) {
+        kaws__ring_copy(ring, ring->table.rows[at].entry, copy);
+        w->next = ring->table.rows[at].serial + 1;
         *index = w->claimed++;
-        w->fresh[*index].serial = ring->table.places[at].serial;
+        w->fresh[*index].serial = ring->table.rows[at].serial;
         found = 1;
     }
     kaws__thread_unlock(&ring->lock);
@@ -11372,7 +11291,7 @@ kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
     kaws__buf_init(&bytes, &ring->hooks);
     kaws__store_record(&bytes, &r);
     if (!bytes.failed)
-        e = kaws__table_new(&ring->table, kaws__buf_view(&bytes));
+        e = kaws__table_new(&ring->hooks, kaws__buf_view(&bytes));
     kaws__buf_free(&bytes);
     return e;
 }
@@ -11484,7 +11403,7 @@ kaws__ring_by_number(const void *a, const void *b)
 static int
 kaws__ring_by_blob(const void *a, const void *b)
 {
-    const kaws__place *x = a, *y = b;
+    const kaws__row *x = a, *y = b;
     kaws__record r, q;
 
     if (kaws__store_parse(kaws__table_record(x->entry), &r) != NULL ||
@@ -11502,7 +11421,7 @@ static kaws_status
 kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
 {
     size_t n = w->claimed, i;
-    kaws__place *sorted;
+    kaws__row *sorted;
     int twice = 0;
 
     if (n == 0)
@@ -11532,7 +11451,7 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     kaws *ring = w->ring;
     kaws__table *table = &ring->table;
     size_t count = table->count, i, f = 0;
-    kaws__place *list = kaws__mem_new(&ring->hooks,
+    kaws__row *list = kaws__mem_new(&ring->hooks,
                                       (count + 1) * sizeof *list);
     int landed = 0;
     kaws_status status;
@@ -11540,7 +11459,7 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     if (list == NULL)
         return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
     for (i = 0; i < count; i++) {
-        list[i] = table->places[i];
+        list[i] = table->rows[i];
         while (f < w->claimed && w->fresh[f].serial < list[i].serial)
             f++;                          /* removed in the meantime         */
         if (f < w->claimed && w->fresh[f].serial == list[i].serial)
@@ -11548,7 +11467,7 @@ kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
     }
     status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
     for (i = 0, f = 0; landed && i < count; i++) {
-        if (list[i].entry == table->places[i].entry)
+        if (list[i].entry == table->rows[i].entry)
             continue;
         while (w->fresh[f].serial != list[i].serial)
             f++;
@@ -11584,7 +11503,7 @@ kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
     }
     kaws__thread_lock(&ring->lock);
     for (i = 0; i < w->claimed; i++)      /* drop looks at the table's image */
-        kaws__table_drop(&ring->table, w->fresh[i].entry);
+        kaws__table_discard(&ring->hooks, w->fresh[i].entry);
     kaws__thread_unlock(&ring->lock);
     return status;
 }

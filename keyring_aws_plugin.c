@@ -1787,7 +1787,7 @@ plug__life_start(plug__guard *g, kaws_error *err)
                         " until then keys can only be fetched");
     else
         (void)kaws_check(ring->kaws, err);
-    switch (err->status) {
+    switch ((int)err->status) {   /* -Wswitch-enum wants all */
     case KAWS_NETWORK: case KAWS_THROTTLED: case KAWS_SERVICE: case KAWS_REPLY:
         plug__guard_say(g, PLUG__WARNING, "starting without KMS: %s; if the"
                         " server does not start, or tables stay closed, bring"

@@ -17,12 +17,13 @@
 
 #include <regex.h>
 
-enum { MEND_LENGTHS = 1, MEND_CELL = 2, MEND_CHAIN = 4, MEND_LAST = 8 };
+enum { MEND_LENGTHS = 1, MEND_COMMITTED = 2, MEND_CHAIN = 4, MEND_LAST = 8 };
 
-enum { HEADER = 80, CELL = 32, CELL_LEN = 16 };
+enum { HEADER = 80, COMMITTED = 32, COMMITTED_LEN = 16 };
 
 
-/* The digest of all bytes before `at`, the cell taken as zeros. */
+/* The digest of all bytes before `at`, with the committed length and its check
+ * as zeros. */
 static void
 digest_at(const uint8_t *file, size_t at, uint8_t out[32])
 {
@@ -31,8 +32,9 @@ digest_at(const uint8_t *file, size_t at, uint8_t out[32])
 
     HOLDS(copy != NULL);
     memcpy(copy, file, at);
-    if (at > CELL)
-        memset(copy + CELL, 0, at - CELL < CELL_LEN ? at - CELL : CELL_LEN);
+    if (at > COMMITTED)
+        memset(copy + COMMITTED, 0, at - COMMITTED < COMMITTED_LEN
+                                    ? at - COMMITTED : COMMITTED_LEN);
     kaws__crypto_sha256(out, all);
     free(copy);
 }
@@ -78,8 +80,9 @@ mend(uint8_t *file, size_t size, int how)
 
     if (size < HEADER)
         return;
-    if (how & MEND_CELL)
-        kaws__store_cell(file + CELL, file + 16, number_at(file + CELL, 8));
+    if (how & MEND_COMMITTED)
+        kaws__store_committed(file + COMMITTED, file + 16,
+                              number_at(file + COMMITTED, 8));
     if (how & MEND_CHAIN)
         digest_at(file, HEADER - 32, file + HEADER - 32);
     while (size - at >= 8) {
@@ -112,31 +115,30 @@ is_zeros(const uint8_t *file, size_t from, size_t to)
 static size_t
 good_part(const uint8_t *file, size_t size, int *chained)
 {
-    uint8_t cell[CELL_LEN];
+    uint8_t length[16];
     size_t at = HEADER, n = 0, left, start;
 
     *chained = 0;
     if (size < HEADER || memcmp(file, "KAWSRING\1\0\0\0", 12) != 0)
         return 0;
-    kaws__store_cell(cell, file + 16, number_at(file + CELL, 8));
-    if (memcmp(cell, file + CELL, CELL_LEN) != 0 ||
-        number_at(file + CELL, 8) > size)
+    kaws__store_committed(length, file + 16, number_at(file + COMMITTED, 8));
+    if (memcmp(length, file + COMMITTED, COMMITTED_LEN) != 0 ||
+        number_at(file + COMMITTED, 8) > size)
         return 0;
-    *chained = is_digest_at(file, HEADER - 32);
-    while (*chained && size - at >= 8) {
+    if (!is_digest_at(file, HEADER - 32))
+        return 0;
+    while (size - at >= 8) {
         n = length_at(file + at);
         if (n == 0 || size - at < n + 32 || !is_digest_at(file, at + n))
             break;
         at += n + 32;
     }
-    *chained = *chained && at == size;
+    *chained = at == size;
     if (is_digest_at(file, size - 32))
         return size;
-    if (at == HEADER && !is_digest_at(file, HEADER - 32))
-        return 0;
     left = size - at;
     n = left >= 8 ? length_at(file + at) : 0;
-    if (at < number_at(file + CELL, 8) || left > 7020 + 32 ||
+    if (at < number_at(file + COMMITTED, 8) || left > 7020 + 32 ||
         (n > 0 && left > n + 32))
         return 0;
     for (start = at; start < size; start = (start / 512 + 1) * 512) {
@@ -232,7 +234,7 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
                        found->committed);
     kaws__buf_put(&out, header, sizeof header);
     for (i = 0; i < ring->table.count; i++) {
-        kaws__entry *e = ring->table.places[i].entry;
+        kaws__entry *e = ring->table.rows[i].entry;
         kaws_bytes record = kaws__table_record(e);
         size_t start = out.len;
         HOLDS(kaws__store_parse(record, &r) == NULL);
@@ -240,8 +242,7 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
         kaws__store_record(&out, &r);
         HOLDS(out.len - start == record.len);
         HOLDS(memcmp(out.at + start, good.at + start, record.len) == 0);
-        kaws__crypto_update(&state, out.at + start, record.len);
-        kaws__store_seal(&state, digest);
+        kaws__store_digest(&state, record, digest);
         kaws__buf_put(&out, digest, sizeof digest);
     }
     HOLDS(out.len == good.len);
@@ -268,7 +269,7 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     kaws__err_clear(&err);
     kaws__buf_init(&image, &ring->hooks);
     kaws__buf_put(&image, good.at, good.len);
-    (void)kaws__table_keep(&ring->table, &image);
+    (void)kaws__table_adopt(&ring->table, &image);
     opens = kaws__ring_take_records(ring, good.len, &err) == KAWS_OK;
     HOLDS(opens == may_open(good.at, good.len));
     HOLDS(opens || err.status == KAWS_CORRUPT);

@@ -6,75 +6,53 @@
  * inputs there were; none at all is a failure.
  */
 
-#define _GNU_SOURCE
-#include <dirent.h>
+#define _XOPEN_SOURCE 700
+#include <ftw.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+static long count;
 
-/* 1: one input more. */
-static long
-replay_file(const char *path, size_t size)
+
+static int
+replay(const char *path, const struct stat *st, int type, struct FTW *where)
 {
-    FILE *from = fopen(path, "rb");
+    size_t size = (size_t)st->st_size;
     uint8_t *data = malloc(size + 1);
-    size_t got;
+    FILE *from;
 
-    if (from == NULL || data == NULL) {
-        perror(path);
-        exit(2);
+    if (type == FTW_F && path[where->base] != '.') {
+        from = fopen(path, "rb");
+        if (from == NULL || data == NULL) {
+            perror(path);
+            exit(2);
+        }
+        size = fread(data, 1, size, from);
+        (void)fclose(from);
+        if (getenv("FUZZ_SHOW") != NULL)
+            (void)fprintf(stderr, "%s\n", path);
+        (void)LLVMFuzzerTestOneInput(data, size);
+        count++;
     }
-    got = fread(data, 1, size, from);
-    (void)fclose(from);
-    if (getenv("FUZZ_SHOW") != NULL)
-        (void)fprintf(stderr, "%s\n", path);
-    (void)LLVMFuzzerTestOneInput(data, got);
     free(data);
-    return 1;
-}
-
-
-static long
-replay(const char *path)
-{
-    struct dirent **entries;
-    struct stat st;
-    long count = 0;
-    int i, n;
-
-    if (stat(path, &st) != 0) {
-        perror(path);
-        exit(2);
-    }
-    if (!S_ISDIR(st.st_mode))
-        return replay_file(path, (size_t)st.st_size);
-    n = scandir(path, &entries, NULL, alphasort);
-    for (i = 0; i < n; i++) {
-        char inner[4096];
-        (void)snprintf(inner, sizeof inner, "%s/%s", path, entries[i]->d_name);
-        if (entries[i]->d_name[0] != '.')
-            count += replay(inner);
-        free(entries[i]);
-    }
-    if (n >= 0)
-        free(entries);
-    return count;
+    return 0;
 }
 
 
 int
 main(int argc, char **argv)
 {
-    long count = 0;
     int i;
 
     for (i = 1; i < argc; i++)
-        count += replay(argv[i]);
+        if (nftw(argv[i], replay, 16, FTW_PHYS) != 0) {
+            perror(argv[i]);
+            return 2;
+        }
     (void)printf("%ld inputs replayed\n", count);
     return count > 0 ? 0 : 1;
 }

@@ -7,7 +7,8 @@ arm64, armhf (32 bits), s390x (big-endian) and riscv64 have Debian's cross compi
 that architecture's libcurl, BearSSL and cmocka in build/arch/MACHINE: nothing is added to this
 machine's own libraries.  There, undefined behaviour ends a test.  musl and windows have neither
 libcurl nor cmocka: the standalone header is compiled with KEYRING_AWS_NO_CURL, and
-tests/unit/standin judges.  What is left out is said; the last line is "N passed, N failed".
+tests/unit/standin judges.  That the data file is the same on all machines, byte for byte, is what
+unit/test_store says of the golden ones.  The last line is "N passed, N failed".
 """
 
 import concurrent.futures
@@ -222,10 +223,10 @@ def run(name: str, program: Path, *words: object, timeout: float = 1200) -> tupl
 
 
 def tests(name: str) -> list[str]:
-    """unit/test_text, fault/test_crash, ... host_57, ... story, data_file: what can run there."""
+    """unit/test_text, fault/test_crash, ... host_57, ... story: what can run there."""
     found = [path.removeprefix(f"{TOP}/tests/").removesuffix(".c") for path in sorted(
         glob.glob(f"{TOP}/tests/unit/test_*.c") + glob.glob(f"{TOP}/tests/fault/test_*.c"))]
-    found += ["host_57", "host_80", "host_unknown", "story", "data_file"]
+    found += ["host_57", "host_80", "host_unknown", "story"]
     return [each for each in found if each not in LEFT_OUT.get(name, ())]
 
 
@@ -234,8 +235,6 @@ def perform(name: str, test: str) -> tuple[int, int, str]:
     try:
         if test.startswith("host_"):
             return host(name, test)
-        if test == "data_file":
-            return data_file(name)
         if test == "story":
             return story(name)
         return run(name, compiled(name, f"{test}.c"))
@@ -276,34 +275,6 @@ def story(name: str) -> tuple[int, int, str]:
         _, _, text = run(name, program, Path(work, "data"), conf)
     good = text.startswith("ok")
     return int(good), int(not good), text
-
-
-def data_file(name: str) -> tuple[int, int, str]:
-    """A keyring written there is, byte for byte, the one written here; each opens the other's."""
-    programs = {"there": command(name, compiled(name, "build/portable.c")),
-                "here": [str(native("build/portable.c"))]}
-    passed, said = 0, ""
-    with tempfile.TemporaryDirectory() as work:
-        folders = {place: Path(work, place) for place in programs}
-        for verb, who, whose in (("write", "there", "there"), ("write", "here", "here"),
-                                 ("read", "there", "here"), ("read", "here", "there")):
-            folders[whose].mkdir(exist_ok=True)
-            done = subprocess.run([*programs[who], verb, folders[whose]], text=True, check=False,
-                                  env=environment(), stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-            said += f"{verb} {who} the file of {whose}: {done.stdout}"
-            passed += done.returncode == 0
-        alike = len({(folder / "data").read_bytes() for folder in folders.values()}) == 1
-    return passed + alike, 5 - passed - alike, f"{said}the same bytes: {alike}\n"
-
-
-def native(source: str) -> Path:
-    program = TOP / "build" / "tests" / "arch" / "native" / source.removesuffix(".c")
-    program.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run(["gcc", *STRICT, "-O1", "-o", f"{program}.new", f"tests/{source}", *BEARSSL,
-                    "-lcurl"], cwd=TOP, check=True)
-    os.replace(f"{program}.new", program)
-    return program
 
 
 def main(argv: list[str]) -> int:

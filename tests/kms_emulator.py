@@ -5,11 +5,12 @@ It speaks KMS's JSON over HTTP/1.1, plain or TLS, with real sealing, and lets bo
 SigV4 signer judge every request as it came over the wire.  Faults are injected on command.
 
 From Python:    with Emulator() as kms: kms.fault("Decrypt", "throttle", times=2) ...
-As a program:   kms_emulator.py [--port N] [--cert FILE --key FILE] [--ready-file FILE]
+As a program:   kms_emulator.py [--port N] [--cert FILE --key FILE]
                 prints one JSON line {"url", "port", "control"} when it is ready; the control
-                port takes the same operations (see Remote); SIGTERM ends it.
+                port takes the same operations (see Control); SIGTERM ends it.
 
-Where AWS's own words are not known for certain, the error's type is right and its text plain.
+It knows what keyring_aws sends, and refuses the rest of KMS.  Where AWS's own words are not known
+for certain, the error's type is right and its text plain.
 """
 
 import argparse
@@ -99,11 +100,12 @@ MODELLED_STATUS = {"NotFoundException": 404, "DisabledException": 409,
 CAPITAL_MESSAGE = ("AccessDeniedException", "UnsupportedOperationException")
 
 ACTIONS = ("GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "Encrypt", "Decrypt", "ReEncrypt",
-           "DescribeKey", "RotateKeyOnDemand", "GetKeyRotationStatus", "EnableKeyRotation")
-NOT_EMULATED = ("Recipient", "DryRunModifiers")
+           "DescribeKey", "RotateKeyOnDemand")
+NOT_EMULATED = {"Recipient", "DryRunModifiers", "GrantTokens", "KeySpec", "EncryptionAlgorithm",
+                "SourceEncryptionAlgorithm", "DestinationEncryptionAlgorithm"}
 MODEL = ServiceModel(Loader().load_service_model("kms", "service-2"))
-JSON_TYPES = {"structure": dict, "map": dict, "list": list, "string": str, "blob": str,
-              "integer": int, "boolean": bool}
+JSON_TYPES = {"structure": dict, "map": dict, "string": str, "blob": str, "integer": int,
+              "boolean": bool, "list": list}
 
 
 class KmsError(Exception):
@@ -133,12 +135,8 @@ def read_value(shape, value, name: str = "body"):
     size = value if type(value) in (int, bool) else len(value)
     if not rules.get("min", size) <= size <= rules.get("max", size):
         raise invalid(name, f"from {rules.get('min')} to {rules.get('max')}")
-    if value not in rules.get("enum", (value,)):
-        raise invalid(name, f"one of {rules['enum']}")
     if shape.type_name == "structure":
         return read_members(shape, value)
-    if shape.type_name == "list":
-        return [read_value(shape.member, each, name) for each in value]
     if shape.type_name == "map":
         if "" in value.values():
             raise invalid(name, "no empty values")
@@ -169,10 +167,10 @@ def make_arn(region: str, account: str, rest: str) -> str:
 
 
 class Materials:
-    """A key's materials, newest last; the replicas of a multi-region key share one."""
+    """A key's materials, newest last."""
 
     def __init__(self):
-        self.secrets, self.rotations, self.due, self.started = {}, 0, None, None
+        self.secrets, self.rotations, self.due = {}, 0, None
         self.add()
 
     def add(self) -> None:
@@ -180,14 +178,14 @@ class Materials:
         self.current_id = hashlib.sha256(b"material id" + secret).hexdigest()
         self.secrets[self.current_id] = secret
 
-    def rotate(self, milliseconds: float, now: float) -> None:
+    def rotate(self, milliseconds: float) -> None:
         """Asynchronous, as KMS's is: the new material is there that much later."""
         self.rotations += 1
-        self.due, self.started = time.monotonic() + milliseconds / 1000, now
+        self.due = time.monotonic() + milliseconds / 1000
 
     def settle(self) -> "Materials":
         if self.due is not None and time.monotonic() >= self.due:
-            self.due = self.started = None
+            self.due = None
             self.add()
         return self
 
@@ -198,12 +196,9 @@ class Key:
     account: str
     key_id: str
     materials: Materials
-    primary: "Key" = None               # of a multi-region key
     state: str = "Enabled"
     usage: str = "ENCRYPT_DECRYPT"
     spec: str = "SYMMETRIC_DEFAULT"
-    origin: str = "AWS_KMS"
-    rotation_period: int = None         # days, of automatic rotation
     shared_with: tuple = ()             # accounts that its key policy lets in
     created: float = dataclasses.field(default_factory=time.time)
 
@@ -228,8 +223,7 @@ def seal(key: Key, context: dict, plain: bytes) -> bytes:
     """A blob: name, nonce, ciphertext, tag; the name is the key's ARN and the material's id."""
     materials, nonce = key.materials.settle(), os.urandom(16)
     secret = materials.secrets[materials.current_id]
-    front = (blob_name((key.primary or key).arn, materials.current_id) + nonce
-             + keystream_xor(secret, nonce, plain))
+    front = blob_name(key.arn, materials.current_id) + nonce + keystream_xor(secret, nonce, plain)
     return front + blob_tag(secret, front, context)
 
 
@@ -263,11 +257,6 @@ def unseal(key: Key, context: dict, blob: bytes) -> tuple:
 # ---- users and what they may do -----------------------------------------------------------------
 
 CONTEXT_KEY = "kms:encryptioncontext:"
-CONDITIONS = {
-    "StringEquals": lambda value, wanted: value in wanted,
-    "StringNotEquals": lambda value, wanted: value not in wanted,
-    "StringLike": lambda value, wanted: value is not None and matches(value, wanted),
-}
 
 
 def as_list(value) -> list:
@@ -286,9 +275,9 @@ class Statement:
         self.resources, self.tests = text.get("Resource", "*"), []
         for operator, wanted in text.get("Condition", {}).items():
             for name, values in wanted.items():
-                if operator not in CONDITIONS or not name.lower().startswith(CONTEXT_KEY):
+                if operator != "StringEquals" or not name.lower().startswith(CONTEXT_KEY):
                     raise ValueError(f"policy condition not understood: {operator} {name}")
-                self.tests.append((CONDITIONS[operator], name.lower(), as_list(values)))
+                self.tests.append((name.lower(), as_list(values)))
         if set(text) - {"Sid", "Effect", "Action", "Resource", "Condition"}:
             raise ValueError(f"policy statement not understood: {text}")
 
@@ -297,7 +286,7 @@ class Statement:
         folded = {CONTEXT_KEY + name.lower(): value for name, value in context.items()}
         return (matches(action.lower(), [each.lower() for each in self.actions])
                 and matches(arn, self.resources)
-                and all(test(folded.get(name), wanted) for test, name, wanted in self.tests))
+                and all(folded.get(name) in wanted for name, wanted in self.tests))
 
 
 @dataclasses.dataclass(eq=False)
@@ -415,8 +404,8 @@ def judge(request: Request, users: dict, now: float) -> User:
 # ---- the service: keys, users, actions; no network ----------------------------------------------
 
 KEY_ARN_FORM = re.compile(r"arn:[a-z-]+:kms:([a-z0-9-]+):(\d{12}):((?:key|alias)/.+)")
-KEY_ID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|mrk-[0-9a-f]{32}")
-KEY_ATTRIBUTES = ("state", "usage", "spec", "origin", "rotation_period", "shared_with")
+KEY_ID_FORM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+KEY_ATTRIBUTES = ("state", "usage", "spec", "shared_with")
 
 
 @dataclasses.dataclass
@@ -456,17 +445,13 @@ class Kms:
     def remove_user(self, access_key_id) -> None:
         del self.users[access_key_id]
 
-    def add_key(self, region, account, key_id=None, alias=None, multi_region=False, **attributes):
-        """Makes a key (or one more replica of a multi-region key); returns its ARN."""
-        key_id = key_id or ("mrk-" + uuid.uuid4().hex if multi_region else str(uuid.uuid4()))
-        if not KEY_ID_FORM.fullmatch(key_id) or multi_region != key_id.startswith("mrk-"):
+    def add_key(self, region, account, key_id=None, alias=None, **attributes):
+        """Makes a key; returns its ARN."""
+        key_id = key_id or str(uuid.uuid4())
+        if not KEY_ID_FORM.fullmatch(key_id):
             raise ValueError(f"bad key id {key_id}")
         with self.lock:
-            primary = next((key.primary for key in self.keys.values() if multi_region
-                            and (key.account, key.key_id) == (account, key_id)), None)
-            key = Key(region, account, key_id, primary.materials if primary else Materials())
-            key.primary = (primary or key) if multi_region else None
-            self.keys[region, account, key_id] = key
+            key = self.keys[region, account, key_id] = Key(region, account, key_id, Materials())
             if alias:
                 self.aliases[region, account, alias] = key
         self.set_key(key.arn, **attributes)
@@ -495,9 +480,8 @@ class Kms:
         except ValueError:
             raise KmsError("SerializationException", "The body is not JSON") from None
         args = read_value(MODEL.operation_model(action).input_shape, members)
-        for name in NOT_EMULATED:
-            if name in args:
-                raise KmsError("UnsupportedOperationException", f"{name} is not emulated")
+        if NOT_EMULATED & set(args):
+            raise KmsError("UnsupportedOperationException", f"not emulated: {sorted(args)}")
         with self.lock:
             return getattr(self, "do_" + action)(Call(action, user, region, args))
 
@@ -532,11 +516,11 @@ class Kms:
         """The key of a blob; a pin must name just that one."""
         pinned = self.find_key(call, pin) if pin else None
         region, account, _, key_id = re.split("[:/]", read_blob(blob)[0])[3:]
-        key = self.keys.get((call.region, account, key_id))
-        if pinned and (pinned.account, pinned.key_id) != (account, key_id):
+        key = self.keys.get((region, account, key_id))
+        if pinned and pinned is not key:
             raise KmsError("IncorrectKeyException", "The key ID in the request does not identify "
                            "a CMK that can perform this operation.")
-        if key is None or (region != call.region and not key.primary):
+        if key is None or region != call.region:
             raise KmsError("AccessDeniedException", "The ciphertext refers to a key that does not "
                            "exist, does not exist in this region, or is not open to you.")
         return key
@@ -559,13 +543,9 @@ class Kms:
         """The checks on a key before it seals or opens; returns the context to do it with."""
         context = call.get(prefix + "EncryptionContext", {})
         self.allow(call, key, context, permission)
-        algorithm = call.get(prefix + "EncryptionAlgorithm", "SYMMETRIC_DEFAULT")
-        if key.usage != "ENCRYPT_DECRYPT" or not algorithm == key.spec == "SYMMETRIC_DEFAULT":
-            raise KmsError("InvalidKeyUsageException",
-                           f"{key.arn} is not valid for {call.action} with {algorithm}.")
+        if key.usage != "ENCRYPT_DECRYPT" or key.spec != "SYMMETRIC_DEFAULT":
+            raise KmsError("InvalidKeyUsageException", f"{key.arn} is not valid for {call.action}.")
         self.enabled(key)
-        if call.get("GrantTokens"):
-            raise KmsError("InvalidGrantTokenException", "Invalid grant token")
         return context
 
     def dry_run(self, call: Call) -> None:
@@ -576,15 +556,12 @@ class Kms:
     # -- the actions
 
     def do_GenerateDataKey(self, call: Call) -> dict:
-        size, spec = call.get("NumberOfBytes"), call.get("KeySpec")
-        if (size is None) == (spec is None):
+        if call.get("NumberOfBytes") is None:
             raise KmsError("ValidationException", "Give either number of bytes or key spec.")
         key = self.find_key(call, call.get("KeyId"))
         context = self.ready(call, key)
-        if key.origin in ("AWS_CLOUDHSM", "EXTERNAL_KEY_STORE"):
-            raise KmsError("UnsupportedOperationException", f"{key.arn} is in a custom key store")
         self.dry_run(call)
-        plain = os.urandom(size or {"AES_128": 16, "AES_256": 32}[spec])
+        plain = os.urandom(call.get("NumberOfBytes"))
         return {"CiphertextBlob": seal(key, context, plain), "Plaintext": plain,
                 "KeyId": key.arn, "KeyMaterialId": key.materials.current_id}
 
@@ -630,58 +607,26 @@ class Kms:
     def do_DescribeKey(self, call: Call) -> dict:
         key = self.find_key(call, call.get("KeyId"))
         self.allow(call, key, {})
-        about = {"AWSAccountId": key.account, "KeyId": key.key_id, "Arn": key.arn,
-                 "CreationDate": key.created, "Enabled": key.state == "Enabled",
-                 "Description": "", "KeyUsage": key.usage, "KeyState": key.state,
-                 "Origin": key.origin, "KeyManager": "CUSTOMER", "KeySpec": key.spec,
-                 "CustomerMasterKeySpec": key.spec, "MultiRegion": key.primary is not None}
-        if key.spec == "SYMMETRIC_DEFAULT":
-            about["EncryptionAlgorithms"] = [key.spec]
-            about["CurrentKeyMaterialId"] = key.materials.settle().current_id
-        if key.primary:
-            family = [{"Arn": each.arn, "Region": each.region} for each in self.keys.values()
-                      if each.primary is key.primary]
-            about["MultiRegionConfiguration"] = {
-                "MultiRegionKeyType": "PRIMARY" if key.primary is key else "REPLICA",
-                "PrimaryKey": family[0], "ReplicaKeys": family[1:]}
-        return {"KeyMetadata": about}
-
-    def managed_key(self, call: Call) -> Key:
-        key = self.find_key(call, call.get("KeyId"), manage=True)
-        self.allow(call, key, {})
-        if key.spec != "SYMMETRIC_DEFAULT" or key.origin != "AWS_KMS":
-            raise KmsError("UnsupportedOperationException", f"{key.arn} does not support rotation")
-        return key
+        return {"KeyMetadata": {
+            "AWSAccountId": key.account, "KeyId": key.key_id, "Arn": key.arn,
+            "Enabled": key.state == "Enabled", "KeyUsage": key.usage, "KeyState": key.state,
+            "KeySpec": key.spec}}
 
     def do_RotateKeyOnDemand(self, call: Call) -> dict:
-        key = self.managed_key(call)
+        key = self.find_key(call, call.get("KeyId"), manage=True)
+        self.allow(call, key, {})
         materials = key.materials.settle()
+        if key.spec != "SYMMETRIC_DEFAULT":
+            raise KmsError("UnsupportedOperationException", f"{key.arn} does not support rotation")
         if key.account != call.user.account:
             raise KmsError("AccessDeniedException", "Rotation is not for other accounts' keys")
         self.enabled(key)
-        if key.primary not in (None, key):
-            raise KmsError("UnsupportedOperationException", f"{key.arn} is a replica")
         if materials.due is not None:
             raise KmsError("ConflictException", f"A rotation of {key.arn} is in progress")
         if materials.rotations >= ROTATIONS_MAX:
             raise KmsError("LimitExceededException", f"{key.arn} was rotated {ROTATIONS_MAX} times")
-        materials.rotate(self.rotation_ms, self.now())
+        materials.rotate(self.rotation_ms)
         return {"KeyId": key.arn}
-
-    def do_GetKeyRotationStatus(self, call: Call) -> dict:
-        key = self.managed_key(call)
-        status = {"KeyId": key.arn, "KeyRotationEnabled": False}
-        if key.rotation_period and key.state != "PendingDeletion":
-            status.update(KeyRotationEnabled=True, RotationPeriodInDays=key.rotation_period,
-                          NextRotationDate=key.created + key.rotation_period * 86400)
-        if key.materials.settle().started is not None:
-            status["OnDemandRotationStartDate"] = key.materials.started
-        return status
-
-    def do_EnableKeyRotation(self, call: Call) -> None:
-        key = self.managed_key(call)
-        self.enabled(key)
-        key.rotation_period = call.get("RotationPeriodInDays", 365)
 
 
 # ---- faults -------------------------------------------------------------------------------------
@@ -694,7 +639,6 @@ FAULTS = {
     "error": ("type", "status", "message", "retry_after"),
     "throttle": ("retry_after",),       # ThrottlingException
     "reply": ("status", "body", "size", "headers"),     # see BODIES; size: an oversized one
-    "redirect": ("location",),
     "cut": ("where", "perform"),        # the end of the stream
     "reset": ("where", "perform"),      # RST
     "black_hole": ("where", "perform"),     # silence until the client goes away
@@ -757,8 +701,6 @@ def replaced_reply(rule: Rule, form: str):
         error = KmsError(rule.get("type", "ThrottlingException"),
                          rule.get("message", "Rate exceeded"), rule.get("status"))
         return error_reply(error, form, rule.get("retry_after"))
-    if rule.what == "redirect":
-        return Reply(301, b"", {"Location": rule.get("location", "https://example.com/")})
     if rule.what == "reply":
         body = rule.get("body", "empty")
         body = BODIES[body] if body in BODIES else body.encode()
@@ -863,8 +805,6 @@ class Connection:
         except ValueError:
             self.sock.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
             return None
-        if request.get("expect").lower() == "100-continue":
-            self.sock.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.read_until(lambda: len(self.buffer) >= size)
         request.body, self.buffer = self.buffer[:size], self.buffer[size:]
         return request
@@ -873,23 +813,20 @@ class Connection:
         """True if the connection lives on."""
         emulator = self.emulator
         record = emulator.begin(request, self.number)
-        try:
-            rule = emulator.take_fault(record["action"], False)
-            record["fault"] = rule and rule.what
-            emulator.wait(emulator.latency_ms + (rule.ms if rule else 0))
-            if rule and rule.where == "request" and not rule.get("perform"):
-                self.break_off(rule)
-                return False
-            reply = rule and replaced_reply(rule, emulator.type_form)
-            if reply is None:
-                reply = emulator.reply_to(request, record)
-                if rule and reply.status == 200:
-                    edit_reply(rule, reply)
-            record["status"] = reply.status
-            return (self.send(reply, record["request_id"], rule)
-                    and request.get("connection").lower() != "close")
-        finally:
-            emulator.end()
+        rule = emulator.take_fault(record["action"], False)
+        record["fault"] = rule and rule.what
+        emulator.wait(emulator.latency_ms + (rule.ms if rule else 0))
+        if rule and rule.where == "request" and not rule.get("perform"):
+            self.break_off(rule)
+            return False
+        reply = rule and replaced_reply(rule, emulator.type_form)
+        if reply is None:
+            reply = emulator.reply_to(request, record)
+            if rule and reply.status == 200:
+                edit_reply(rule, reply)
+        record["status"] = reply.status
+        return (self.send(reply, record["request_id"], rule)
+                and request.get("connection").lower() != "close")
 
     def send(self, reply: Reply, request_id: str, rule: Rule) -> bool:
         headers = {"x-amzn-RequestId": request_id, "Content-Length": len(reply.body),
@@ -1038,7 +975,7 @@ class Emulator(Kms):
     def reset_log(self) -> None:
         with self.lock:
             self.requests, self.counts = [], collections.Counter()
-            self.connections = self.resumed = self.in_flight = self.peak = 0
+            self.connections = self.resumed = 0
             self.tls_failures, self.crashes = [], []
 
     def count(self, action=None) -> int:
@@ -1048,8 +985,8 @@ class Emulator(Kms):
     def log(self) -> dict:
         with self.lock:
             return {"requests": list(self.requests), "connections": self.connections,
-                    "resumed": self.resumed,
-                    "peak": self.peak, "tls_failures": self.tls_failures, "crashes": self.crashes}
+                    "resumed": self.resumed, "tls_failures": self.tls_failures,
+                    "crashes": self.crashes}
 
     def begin(self, request: Request, connection: int) -> dict:
         """Judges a request's signature and writes it into the log."""
@@ -1057,7 +994,7 @@ class Emulator(Kms):
         action = target[13:] if target.startswith("TrentService.") else ""
         match = AUTHORIZATION.fullmatch(request.get("authorization"))
         record = {"action": action, "host": request.get("host"), "connection": connection,
-                  "attempt": request.get("amz-sdk-request"), "time": self.now(),
+                  "time": self.now(),
                   "headers": {name.lower(): value for name, value in request.headers},
                   "request_id": str(uuid.uuid4()), "access_key_id": match and match[1],
                   "account": None, "region": match and match[3], "body": None,
@@ -1075,13 +1012,7 @@ class Emulator(Kms):
             self.requests.append(record)
             del self.requests[:-LOG_MAX]
             self.counts[action] += 1
-            self.in_flight += 1
-            self.peak = max(self.peak, self.in_flight)
         return record
-
-    def end(self) -> None:
-        with self.lock:
-            self.in_flight -= 1
 
     def reply_to(self, request: Request, record: dict) -> Reply:
         try:
@@ -1091,7 +1022,7 @@ class Emulator(Kms):
                 raise KmsError("UnknownOperationException", status=404)
             result = self.perform(record["action"], request.user, record["region"], request.body)
             record["verdict"] = "OK"
-            return Reply(200, b"" if result is None else to_json(result))
+            return Reply(200, to_json(result))
         except KmsError as error:
             record["verdict"] = error.kind
             if self.modelled_status:
@@ -1140,51 +1071,26 @@ class Control(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def serve_control(emulator: Emulator, port: int = 0) -> http.server.ThreadingHTTPServer:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Control)
+def serve_control(emulator: Emulator) -> http.server.ThreadingHTTPServer:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Control)
     server.emulator = emulator
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
 
 
-class Remote:
-    """An emulator in another process, by its control port: Remote(port).fault(...)."""
-
-    def __init__(self, control: int):
-        self.control = control
-
-    def __getattr__(self, name: str):
-        def call(**order):
-            link = http.client.HTTPConnection("127.0.0.1", self.control, timeout=30)
-            link.request("POST", "/", json.dumps({"do": name, **order}))
-            answer = json.loads(link.getresponse().read())
-            link.close()
-            if "error" in answer:
-                raise ValueError(answer["error"])
-            return answer["result"]
-        return call
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="An emulator of AWS KMS, for tests.")
     parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--control-port", type=int, default=0)
     parser.add_argument("--cert")
     parser.add_argument("--key")
-    parser.add_argument("--ready-file", type=Path)
     args = parser.parse_args()
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
     with Emulator(args.cert, args.key, args.port) as emulator:
-        control = serve_control(emulator, args.control_port)
-        line = json.dumps({"url": emulator.url, "port": emulator.port,
-                           "control": control.server_port})
-        if args.ready_file:
-            draft = args.ready_file.with_name(args.ready_file.name + ".new")
-            draft.write_text(line + "\n")
-            draft.replace(args.ready_file)
-        print(line, flush=True)
+        control = serve_control(emulator)
+        print(json.dumps({"url": emulator.url, "port": emulator.port,
+                          "control": control.server_port}), flush=True)
         done.wait()
         control.shutdown()
 

@@ -1,22 +1,21 @@
 """The emulator's faithfulness: botocore's real KMS client runs every action against it.
 
-All but what has nothing to do with the wire runs twice, over plain HTTP and over TLS.
+What is tested is that it is strict: what it lets pass, no other test would notice.  That a fault
+happens at all is seen by the tests that ask for it, test_network.py above all.
 """
 
 import base64
-import concurrent.futures
 import email.utils
-import gzip
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ from botocore.auth import SigV4Auth                                 # noqa: E402
 from botocore.awsrequest import AWSRequest                          # noqa: E402
 from botocore.config import Config                                  # noqa: E402
 from botocore.credentials import Credentials                        # noqa: E402
-from botocore.exceptions import ClientError, ConnectionClosedError  # noqa: E402
+from botocore.exceptions import ClientError                         # noqa: E402
 
 PROGRAM = Path(__file__).with_name("kms_emulator.py")
 SESSION = botocore.session.Session()
@@ -52,24 +51,24 @@ def cert(tmp_path_factory):
     return str(folder / "cert.pem"), str(folder / "key.pem")
 
 
-@pytest.fixture(params=["plain", "tls"])
+@pytest.fixture
 def kms(request, cert):
-    with emu.Emulator(*(cert if request.param == "tls" else ())) as emulator:
+    with emu.Emulator(*(cert if getattr(request, "param", "plain") == "tls" else ())) as emulator:
         emulator.ca = cert[0]
         yield emulator
     assert emulator.crashes == []
 
 
-PLAIN = pytest.mark.parametrize("kms", ["plain"], indirect=True)     # TLS would add nothing
+BOTH = pytest.mark.parametrize("kms", ["plain", "tls"], indirect=True)
 
 
 def make_client(kms, region="us-east-1", access_key_id=emu.ACCESS_KEY_ID, secret=emu.SECRET,
-                token=None, attempts=1):
+                token=None):
     return SESSION.create_client(
         "kms", region_name=region, endpoint_url=kms.url, verify=kms.ca,
         aws_access_key_id=access_key_id, aws_secret_access_key=secret, aws_session_token=token,
         config=Config(parameter_validation=False, proxies={}, connect_timeout=20, read_timeout=20,
-                      retries={"total_max_attempts": attempts, "mode": "standard"}))
+                      retries={"total_max_attempts": 1, "mode": "standard"}))
 
 
 @pytest.fixture
@@ -148,10 +147,9 @@ class Wire:
                              **kwargs))
         return self.reply()
 
-    def kind(self, *args, **kwargs):
+    def kind(self, *args):
         """The error type of a request's reply, or OK."""
-        if args or kwargs:
-            self.send(*args, **kwargs)
+        self.send(*args)
         status, _, body = self.reply()
         return "OK" if status == 200 else json.loads(body)["__type"]
 
@@ -163,6 +161,22 @@ def wire(kms):
     wire.sock.close()
 
 
+def at_last(condition) -> None:
+    """The condition holds, soon."""
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def seal(client, plain=b"x", name=KEY_ID, **more) -> bytes:
+    return client.encrypt(KeyId=name, Plaintext=plain, **more)["CiphertextBlob"]
+
+
+def data_key(client, name=KEY_ID, **more) -> dict:
+    return client.generate_data_key(KeyId=name, NumberOfBytes=8, **more)
+
+
 # ---- the judge itself ---------------------------------------------------------------------------
 
 
@@ -171,9 +185,9 @@ def test_botocore_is_the_new_one():
     assert version >= (1, 43), (
         f"botocore {botocore.__version__} of {botocore.__file__} is too old: make the private "
         "tree (tests/servers.py tree), or name one in KEYRING_AWS_TREE")
-    assert set(emu.ACTIONS) <= set(emu.MODEL.operation_names)
-    decrypt = emu.MODEL.operation_model("Decrypt").input_shape.members
-    assert "DryRun" in decrypt and set(emu.NOT_EMULATED) <= set(decrypt)
+    members = {name for action in emu.ACTIONS
+               for name in emu.MODEL.operation_model(action).input_shape.members}
+    assert "DryRun" in members and emu.NOT_EMULATED <= members
 
 
 def test_finder_takes_no_compiled_modules_from_the_tree():
@@ -188,33 +202,22 @@ def test_finder_takes_no_compiled_modules_from_the_tree():
 # ---- every action, good -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 31, 32, 33, 4096])
+@BOTH
+@pytest.mark.parametrize("size", [1, 33, 4096])
 def test_encrypt_decrypt(client, size):
     plain = os.urandom(size)
-    sealed = client.encrypt(KeyId=KEY_ID, Plaintext=plain, EncryptionContext=CONTEXT)
-    assert sealed["KeyId"] == KEY_ARN and sealed["EncryptionAlgorithm"] == "SYMMETRIC_DEFAULT"
-    assert "KeyMaterialId" not in sealed
-    blob = sealed["CiphertextBlob"]
-    assert len(blob) <= 6144 and (size < 16 or plain not in blob)
+    blob, another = (seal(client, plain, EncryptionContext=CONTEXT) for _ in range(2))
+    assert len(blob) <= 6144 and (size < 16 or plain not in blob) and blob != another
     opened = client.decrypt(CiphertextBlob=blob, EncryptionContext=CONTEXT, KeyId=KEY_ARN)
     assert opened["Plaintext"] == plain and opened["KeyId"] == KEY_ARN
-    assert opened["EncryptionAlgorithm"] == "SYMMETRIC_DEFAULT"
     assert len(opened["KeyMaterialId"]) == 64
 
 
-def test_two_blobs_of_one_plaintext_differ(client):
-    one, two = (client.encrypt(KeyId=KEY_ID, Plaintext=b"x" * 64)["CiphertextBlob"]
-                for _ in range(2))
-    assert one != two
-
-
-@pytest.mark.parametrize("size, given", [
-    (1, {"NumberOfBytes": 1}), (1024, {"NumberOfBytes": 1024}),
-    (16, {"KeySpec": "AES_128"}), (32, {"KeySpec": "AES_256"})])
-def test_data_keys(client, size, given):
-    made = client.generate_data_key(KeyId=ALIAS, EncryptionContext=CONTEXT, **given)
-    bare = client.generate_data_key_without_plaintext(KeyId=ALIAS, EncryptionContext=CONTEXT,
-                                                      **given)
+@pytest.mark.parametrize("size", [1, 1024])
+def test_data_keys(client, size):
+    given = dict(KeyId=ALIAS, NumberOfBytes=size, EncryptionContext=CONTEXT)
+    made = client.generate_data_key(**given)
+    bare = client.generate_data_key_without_plaintext(**given)
     assert len(made["Plaintext"]) == size and "Plaintext" not in bare
     for each in (made, bare):
         opened = client.decrypt(CiphertextBlob=each["CiphertextBlob"], EncryptionContext=CONTEXT)
@@ -225,38 +228,15 @@ def test_data_keys(client, size, given):
 
 def test_reencrypt(kms, client):
     other = kms.add_key("us-east-1", ACCOUNT)
-    blob = client.encrypt(KeyId=KEY_ID, Plaintext=b"secret", EncryptionContext=CONTEXT)
     moved = client.re_encrypt(
-        CiphertextBlob=blob["CiphertextBlob"], SourceEncryptionContext=CONTEXT,
-        SourceKeyId=KEY_ARN, DestinationKeyId=other, DestinationEncryptionContext={"b": "2"})
+        CiphertextBlob=seal(client, b"secret", EncryptionContext=CONTEXT), SourceKeyId=KEY_ARN,
+        SourceEncryptionContext=CONTEXT, DestinationKeyId=other,
+        DestinationEncryptionContext={"b": "2"})
     assert (moved["SourceKeyId"], moved["KeyId"]) == (KEY_ARN, other)
     assert moved["SourceKeyMaterialId"] == kms.key(KEY_ARN).materials.current_id
     assert moved["DestinationKeyMaterialId"] == kms.key(other).materials.current_id
-    assert moved["SourceEncryptionAlgorithm"] == moved["DestinationEncryptionAlgorithm"]
     opened = client.decrypt(CiphertextBlob=moved["CiphertextBlob"], EncryptionContext={"b": "2"})
     assert opened["Plaintext"] == b"secret" and opened["KeyId"] == other
-
-
-def test_describe_key(kms, client):
-    about = client.describe_key(KeyId=ALIAS)["KeyMetadata"]
-    assert about["Arn"] == KEY_ARN and about["KeyId"] == KEY_ID and about["Enabled"]
-    assert about["AWSAccountId"] == ACCOUNT and about["KeyState"] == "Enabled"
-    assert about["CurrentKeyMaterialId"] == kms.key(KEY_ARN).materials.current_id
-    assert abs(about["CreationDate"].timestamp() - time.time()) < 60 and not about["MultiRegion"]
-    kms.key(KEY_ARN).state = "Disabled"
-    assert not client.describe_key(KeyId=KEY_ARN)["KeyMetadata"]["Enabled"]
-
-
-def test_enable_rotation_and_status(kms, client):
-    assert not client.get_key_rotation_status(KeyId=KEY_ID)["KeyRotationEnabled"]
-    client.enable_key_rotation(KeyId=KEY_ID)
-    assert client.get_key_rotation_status(KeyId=KEY_ARN)["RotationPeriodInDays"] == 365
-    client.enable_key_rotation(KeyId=KEY_ID, RotationPeriodInDays=90)
-    status = client.get_key_rotation_status(KeyId=KEY_ID)
-    assert status["KeyRotationEnabled"] and status["RotationPeriodInDays"] == 90
-    assert status["KeyId"] == KEY_ARN and status["NextRotationDate"].timestamp() > time.time()
-    kms.key(KEY_ARN).state = "PendingDeletion"
-    assert not client.get_key_rotation_status(KeyId=KEY_ID)["KeyRotationEnabled"]
 
 
 # ---- rotation on demand -------------------------------------------------------------------------
@@ -264,16 +244,13 @@ def test_enable_rotation_and_status(kms, client):
 
 def test_rotation_is_asynchronous(kms, client):
     kms.rotation_ms = 60000
-    old = client.generate_data_key(KeyId=KEY_ID, NumberOfBytes=8)
+    old = data_key(client)
     assert client.rotate_key_on_demand(KeyId=KEY_ARN)["KeyId"] == KEY_ARN
-    assert "OnDemandRotationStartDate" in client.get_key_rotation_status(KeyId=KEY_ID)
-    during = client.generate_data_key(KeyId=KEY_ID, NumberOfBytes=8)
-    assert during["KeyMaterialId"] == old["KeyMaterialId"]
+    assert data_key(client)["KeyMaterialId"] == old["KeyMaterialId"]
     refused("ConflictException", client.rotate_key_on_demand, KeyId=KEY_ID)
     kms.key(KEY_ARN).materials.due = time.monotonic()
-    new = client.generate_data_key(KeyId=KEY_ID, NumberOfBytes=8)
+    new = data_key(client)
     assert new["KeyMaterialId"] != old["KeyMaterialId"]
-    assert "OnDemandRotationStartDate" not in client.get_key_rotation_status(KeyId=KEY_ID)
     opened = client.decrypt(CiphertextBlob=old["CiphertextBlob"])
     assert opened["Plaintext"] == old["Plaintext"]
     assert opened["KeyMaterialId"] == old["KeyMaterialId"]
@@ -282,46 +259,30 @@ def test_rotation_is_asynchronous(kms, client):
     assert renewed["DestinationKeyMaterialId"] == new["KeyMaterialId"]
 
 
-def test_rotation_takes_its_time(kms, client):
+def test_rotation_takes_its_time_and_ends(kms, client):
     kms.rotation_ms = 50
-    start, old = time.monotonic(), client.describe_key(KeyId=KEY_ID)["KeyMetadata"]
+    start, old = time.monotonic(), data_key(client)["KeyMaterialId"]
     client.rotate_key_on_demand(KeyId=KEY_ID)
-    while (client.describe_key(KeyId=KEY_ID)["KeyMetadata"]["CurrentKeyMaterialId"]
-           == old["CurrentKeyMaterialId"]):
-        assert time.monotonic() < start + 10
+    at_last(lambda: data_key(client)["KeyMaterialId"] != old)
     assert time.monotonic() >= start + 0.05
-
-
-def test_rotation_limit(kms, client):
     kms.rotation_ms = 0
-    for _ in range(25):
+    for _ in range(24):
         client.rotate_key_on_demand(KeyId=KEY_ID)
     refused("LimitExceededException", client.rotate_key_on_demand, KeyId=KEY_ID)
 
 
-def test_rotation_refuses_aliases(kms, client):
-    for call in (client.rotate_key_on_demand, client.enable_key_rotation,
-                 client.get_key_rotation_status):
-        refused("NotFoundException", call, KeyId=ALIAS)
-        refused("InvalidArnException", call, KeyId=f"arn:aws:kms:us-east-1:{ACCOUNT}:{ALIAS}")
-
-
-@PLAIN
-@pytest.mark.parametrize("kind, attributes", [
-    ("DisabledException", {"state": "Disabled"}),
-    ("KMSInvalidStateException", {"state": "PendingDeletion"}),
-    ("UnsupportedOperationException", {"spec": "RSA_2048"}),
-    ("UnsupportedOperationException", {"origin": "EXTERNAL_KEY_STORE"})])
-def test_rotation_refuses_such_keys(kms, client, kind, attributes):
-    kms.set_key(KEY_ARN, **attributes)
-    refused(kind, client.rotate_key_on_demand, KeyId=KEY_ID)
-    refused(kind, client.enable_key_rotation, KeyId=KEY_ID)
-
-
-def test_rotation_is_not_for_other_accounts(kms, client):
+def test_rotation_refuses(kms, client):
+    rotate = client.rotate_key_on_demand
+    refused("NotFoundException", rotate, KeyId=ALIAS)
+    refused("InvalidArnException", rotate, KeyId=f"arn:aws:kms:us-east-1:{ACCOUNT}:{ALIAS}")
+    refused("InvalidArnException", rotate, KeyId="arn:aws:s3:::bucket")
     foreign = kms.add_key("us-east-1", OTHER_ACCOUNT, shared_with=(ACCOUNT,))
-    client.encrypt(KeyId=foreign, Plaintext=b"x")
-    refused("AccessDeniedException", client.rotate_key_on_demand, KeyId=foreign)
+    seal(client, name=foreign)
+    refused("AccessDeniedException", rotate, KeyId=foreign)
+    for kind, attributes in (("DisabledException", {"state": "Disabled"}),
+                             ("KMSInvalidStateException", {"state": "PendingDeletion"}),
+                             ("UnsupportedOperationException", {"spec": "RSA_2048"})):
+        refused(kind, rotate, KeyId=kms.add_key("us-east-1", ACCOUNT, **attributes))
 
 
 # ---- keys, regions, accounts, partitions --------------------------------------------------------
@@ -329,56 +290,30 @@ def test_rotation_is_not_for_other_accounts(kms, client):
 
 def test_key_ids(kms, client):
     unknown = "99999999-2222-3333-4444-555555555555"
-    seal = dict(Plaintext=b"x")
     for name in (KEY_ID, KEY_ARN, ALIAS, f"arn:aws:kms:us-east-1:{ACCOUNT}:{ALIAS}"):
-        assert client.encrypt(KeyId=name, **seal)["KeyId"] == KEY_ARN
-    message = refused("NotFoundException", client.encrypt, KeyId=unknown, **seal)
+        assert client.encrypt(KeyId=name, Plaintext=b"x")["KeyId"] == KEY_ARN
+    message = refused("NotFoundException", seal, client, name=unknown)
     assert message == f"Key 'arn:aws:kms:us-east-1:{ACCOUNT}:key/{unknown}' does not exist"
     for bad in ("alias/nobody", "nonsense", "arn:aws:kms:us-east-1:1:key/x",
                 f"arn:aws-cn:kms:us-east-1:{ACCOUNT}:key/{KEY_ID}"):
-        refused("NotFoundException", client.encrypt, KeyId=bad, **seal)
-    refused("InvalidArnException", client.rotate_key_on_demand, KeyId="arn:aws:s3:::bucket")
+        refused("NotFoundException", seal, client, name=bad)
 
 
-def test_arn_of_another_region(kms, client):
-    west = kms.add_key("us-west-2", ACCOUNT)
-    assert refused("NotFoundException", client.generate_data_key, KeyId=west,
-                   NumberOfBytes=1) == "Invalid arn us-west-2"
-    there = make_client(kms, "us-west-2")
-    blob = there.encrypt(KeyId=west, Plaintext=b"x")["CiphertextBlob"]
+def test_regions(kms, client):
+    """A key is in one region, and one of its id in another is another key."""
+    west, there = kms.add_key("us-west-2", ACCOUNT), make_client(kms, "us-west-2")
+    assert refused("NotFoundException", data_key, client, west) == "Invalid arn us-west-2"
+    blob = seal(there, name=west)
     assert there.decrypt(CiphertextBlob=blob, KeyId=west)["KeyId"] == west
     assert "does not exist" in refused("AccessDeniedException", client.decrypt, CiphertextBlob=blob)
-    refused("NotFoundException", there.encrypt, KeyId=KEY_ARN, Plaintext=b"x")
-    refused("NotFoundException", there.encrypt, KeyId=ALIAS, Plaintext=b"x")
+    refused("NotFoundException", seal, there, name=KEY_ARN)
+    refused("NotFoundException", seal, there, name=ALIAS)
     assert [each["region"] for each in kms.requests].count("us-west-2") == 4
-
-
-def test_the_same_key_id_in_two_regions_is_two_keys(kms, client):
-    twin = kms.add_key("us-west-2", ACCOUNT, KEY_ID, ALIAS)
-    blob = client.encrypt(KeyId=KEY_ID, Plaintext=b"x")["CiphertextBlob"]
-    there = make_client(kms, "us-west-2")
+    twin, blob = kms.add_key("us-west-2", ACCOUNT, KEY_ID, ALIAS), seal(client)
     assert there.encrypt(KeyId=ALIAS, Plaintext=b"x")["KeyId"] == twin
     refused("AccessDeniedException", there.decrypt, CiphertextBlob=blob)
 
 
-def test_multi_region_keys(kms, client):
-    first = kms.add_key("us-east-1", ACCOUNT, multi_region=True)
-    second = kms.add_key("eu-west-1", ACCOUNT, first.split("/")[1], multi_region=True)
-    there = make_client(kms, "eu-west-1")
-    for maker, made_with, opener, opened_with in ((client, first, there, second),
-                                                  (there, second, client, first)):
-        blob = maker.encrypt(KeyId=made_with, Plaintext=b"x")["CiphertextBlob"]
-        assert opener.decrypt(CiphertextBlob=blob, KeyId=opened_with)["KeyId"] == opened_with
-    about = there.describe_key(KeyId=second)["KeyMetadata"]["MultiRegionConfiguration"]
-    assert about["MultiRegionKeyType"] == "REPLICA" and about["PrimaryKey"]["Arn"] == first
-    refused("UnsupportedOperationException", there.rotate_key_on_demand, KeyId=second)
-    kms.rotation_ms = 0
-    client.rotate_key_on_demand(KeyId=first)
-    assert (there.generate_data_key(KeyId=second, NumberOfBytes=1)["KeyMaterialId"]
-            == client.generate_data_key(KeyId=first, NumberOfBytes=1)["KeyMaterialId"])
-
-
-@PLAIN
 @pytest.mark.parametrize("region, partition", [
     ("cn-north-1", "aws-cn"), ("us-gov-west-1", "aws-us-gov"), ("us-iso-east-1", "aws-iso"),
     ("us-isob-east-1", "aws-iso-b"), ("eu-isoe-west-1", "aws-iso-e"),
@@ -386,18 +321,16 @@ def test_multi_region_keys(kms, client):
 def test_partitions(kms, region, partition):
     arn = kms.add_key(region, ACCOUNT)
     assert arn.startswith(f"arn:{partition}:kms:{region}:{ACCOUNT}:key/")
-    assert make_client(kms, region).encrypt(KeyId=arn, Plaintext=b"x")["KeyId"] == arn
+    assert seal(make_client(kms, region), name=arn)
 
 
 def test_other_accounts(kms, client):
     closed = kms.add_key("us-east-1", OTHER_ACCOUNT, alias="alias/theirs")
-    refused("AccessDeniedException", client.encrypt, KeyId=closed, Plaintext=b"x")
-    nowhere = f"arn:aws:kms:us-east-1:{OTHER_ACCOUNT}:key/{KEY_ID}"
-    refused("AccessDeniedException", client.encrypt, KeyId=nowhere, Plaintext=b"x")
-    refused("NotFoundException", client.encrypt, KeyId="alias/theirs", Plaintext=b"x")
-    kms.key(closed).shared_with = (ACCOUNT,)
-    assert client.encrypt(KeyId=f"arn:aws:kms:us-east-1:{OTHER_ACCOUNT}:alias/theirs",
-                          Plaintext=b"x")["KeyId"] == closed
+    for name in (closed, f"arn:aws:kms:us-east-1:{OTHER_ACCOUNT}:key/{KEY_ID}"):
+        refused("AccessDeniedException", seal, client, name=name)
+    refused("NotFoundException", seal, client, name="alias/theirs")
+    kms.set_key(closed, shared_with=(ACCOUNT,))
+    assert seal(client, name=f"arn:aws:kms:us-east-1:{OTHER_ACCOUNT}:alias/theirs")
     kms.add_user("AKIDTHEIRS", "their-secret", OTHER_ACCOUNT)
     theirs = make_client(kms, access_key_id="AKIDTHEIRS", secret="their-secret")
     assert theirs.encrypt(KeyId="alias/theirs", Plaintext=b"x")["KeyId"] == closed
@@ -405,7 +338,7 @@ def test_other_accounts(kms, client):
 
 
 def test_removed_key(kms, client):
-    blob = client.encrypt(KeyId=KEY_ID, Plaintext=b"x")["CiphertextBlob"]
+    blob = seal(client)
     kms.remove_key(KEY_ARN)
     refused("AccessDeniedException", client.decrypt, CiphertextBlob=blob)
     refused("NotFoundException", client.decrypt, CiphertextBlob=blob, KeyId=KEY_ARN)
@@ -415,36 +348,23 @@ def test_removed_key(kms, client):
 # ---- what seals must open, and nothing else -----------------------------------------------------
 
 
-@PLAIN
 @pytest.mark.parametrize("context", [
     {}, {**CONTEXT, "more": "1"}, {**CONTEXT, "app": "Keyring_aws"},
     {"APP" if name == "app" else name: value for name, value in CONTEXT.items()}])
 def test_context_must_match(client, context):
-    blob = client.encrypt(KeyId=KEY_ID, Plaintext=b"x", EncryptionContext=CONTEXT)["CiphertextBlob"]
+    blob = seal(client, EncryptionContext=CONTEXT)
     message = refused("InvalidCiphertextException", client.decrypt, CiphertextBlob=blob,
                       EncryptionContext=context)
     assert message == ""                # KMS says nothing either
     refused("InvalidCiphertextException", client.re_encrypt, CiphertextBlob=blob,
             SourceEncryptionContext=context, DestinationKeyId=KEY_ID)
-
-
-def test_context_order_does_not_matter(client):
-    blob = client.encrypt(KeyId=KEY_ID, Plaintext=b"x", EncryptionContext=CONTEXT)["CiphertextBlob"]
     turned = dict(reversed(CONTEXT.items()))
     assert client.decrypt(CiphertextBlob=blob, EncryptionContext=turned)["Plaintext"] == b"x"
 
 
-def test_context_values_may_not_be_empty(client):
-    for call in (client.generate_data_key, client.generate_data_key_without_plaintext):
-        refused("ValidationException", call, KeyId=KEY_ID, NumberOfBytes=1,
-                EncryptionContext={"user_id": ""})
-    refused("ValidationException", client.encrypt, KeyId=KEY_ID, Plaintext=b"x",
-            EncryptionContext={"user_id": ""})
-
-
 def test_pins(kms, client):
     other = kms.add_key("us-east-1", ACCOUNT, alias="alias/other")
-    blob = client.encrypt(KeyId=KEY_ID, Plaintext=b"x")["CiphertextBlob"]
+    blob = seal(client)
     for pin in (KEY_ID, KEY_ARN, ALIAS):
         assert client.decrypt(CiphertextBlob=blob, KeyId=pin)["Plaintext"] == b"x"
         client.re_encrypt(CiphertextBlob=blob, SourceKeyId=pin, DestinationKeyId=other)
@@ -455,7 +375,6 @@ def test_pins(kms, client):
     refused("NotFoundException", client.decrypt, CiphertextBlob=blob, KeyId="alias/nobody")
 
 
-@PLAIN
 def test_every_damaged_blob_is_refused(kms):
     """Byte by byte, by the service itself: over the wire it would take long."""
     key, blob = kms.key(KEY_ARN), emu.seal(kms.key(KEY_ARN), CONTEXT, b"sixteen bytes ..")
@@ -470,135 +389,82 @@ def test_every_damaged_blob_is_refused(kms):
     assert emu.unseal(key, CONTEXT, blob)[0] == b"sixteen bytes .."
 
 
-@PLAIN
 @pytest.mark.parametrize("kind, attributes", [
     ("DisabledException", {"state": "Disabled"}),
     ("KMSInvalidStateException", {"state": "PendingDeletion"}),
-    ("KMSInvalidStateException", {"state": "PendingImport"}),
     ("KMSInvalidStateException", {"state": "Unavailable"}),
     ("InvalidKeyUsageException", {"usage": "SIGN_VERIFY"}),
     ("InvalidKeyUsageException", {"spec": "RSA_2048"})])
 def test_unusable_keys(kms, client, kind, attributes):
     other = kms.add_key("us-east-1", ACCOUNT)
-    blob = client.encrypt(KeyId=KEY_ID, Plaintext=b"x")["CiphertextBlob"]
-    fine = client.encrypt(KeyId=other, Plaintext=b"x")["CiphertextBlob"]
+    blob, fine = seal(client), seal(client, name=other)
     kms.set_key(KEY_ARN, **attributes)
-    refused(kind, client.generate_data_key, KeyId=KEY_ID, NumberOfBytes=1)
+    refused(kind, data_key, client)
     refused(kind, client.generate_data_key_without_plaintext, KeyId=KEY_ID, NumberOfBytes=1)
-    refused(kind, client.encrypt, KeyId=KEY_ID, Plaintext=b"x")
+    refused(kind, seal, client)
     refused(kind, client.decrypt, CiphertextBlob=blob)
+    refused(kind, client.decrypt, CiphertextBlob=blob, DryRun=True)
     refused(kind, client.re_encrypt, CiphertextBlob=blob, DestinationKeyId=other)
     refused(kind, client.re_encrypt, CiphertextBlob=fine, DestinationKeyId=KEY_ID)
-
-
-def test_custom_key_store_makes_no_data_keys(kms, client):
-    kms.set_key(KEY_ARN, origin="EXTERNAL_KEY_STORE")
-    refused("UnsupportedOperationException", client.generate_data_key, KeyId=KEY_ID,
-            NumberOfBytes=1)
-    client.encrypt(KeyId=KEY_ID, Plaintext=b"x")
 
 
 # ---- bad requests -------------------------------------------------------------------------------
 
 
-@PLAIN
-@pytest.mark.parametrize("action, members", [
-    ("GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": 0}),
-    ("GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": 1025}),
-    ("GenerateDataKey", {"KeyId": KEY_ID}),
-    ("GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": 16, "KeySpec": "AES_128"}),
-    ("GenerateDataKey", {"KeyId": KEY_ID, "KeySpec": "AES_512"}),
-    ("GenerateDataKey", {"NumberOfBytes": 16}),
-    ("GenerateDataKey", {"KeyId": None, "NumberOfBytes": 16}),
-    ("GenerateDataKey", {"KeyId": "", "NumberOfBytes": 16}),
-    ("GenerateDataKey", {"KeyId": "k" * 2049, "NumberOfBytes": 16}),
-    ("GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": 16, "GrantTokens": ["t"] * 11}),
-    ("Encrypt", {"KeyId": KEY_ID, "Plaintext": ""}),
-    ("Encrypt", {"KeyId": KEY_ID, "Plaintext": base64.b64encode(bytes(4097)).decode()}),
-    ("Encrypt", {"KeyId": KEY_ID}),
-    ("Encrypt", {"KeyId": KEY_ID, "Plaintext": "eA==", "EncryptionAlgorithm": "ROT13"}),
-    ("Decrypt", {"CiphertextBlob": ""}), ("Decrypt", {}),
-    ("Decrypt", {"CiphertextBlob": base64.b64encode(bytes(6145)).decode()}),
-    ("ReEncrypt", {"CiphertextBlob": "eA=="}),
-    ("EnableKeyRotation", {"KeyId": KEY_ID, "RotationPeriodInDays": 89}),
-    ("EnableKeyRotation", {"KeyId": KEY_ID, "RotationPeriodInDays": 2561})])
-def test_validation(wire, action, members):
-    assert wire.kind(*wire.sign(members, action)) == "ValidationException"
+def base64_of(size: int) -> str:
+    return base64.b64encode(bytes(size)).decode()
 
 
-@PLAIN
-@pytest.mark.parametrize("action, body", [
-    ("GenerateDataKey", b""), ("GenerateDataKey", b"{"), ("GenerateDataKey", b"[]"),
-    ("GenerateDataKey", b'"x"'), ("GenerateDataKey", b'{"KeyId":"\xff"}'),
-    ("GenerateDataKey", b'{"KeyId":7}'), ("GenerateDataKey", b'{"KeyId":"x","NumberOfBytes":"8"}'),
-    ("GenerateDataKey", b'{"KeyId":"x","NumberOfBytes":true}'),
-    ("GenerateDataKey", b'{"KeyId":"x","NumberOfBytes":8,"DryRun":1}'),
-    ("GenerateDataKey", b'{"KeyId":"x","NumberOfBytes":8,"EncryptionContext":[]}'),
-    ("GenerateDataKey", b'{"KeyId":"x","NumberOfBytes":8,"EncryptionContext":{"a":1}}'),
-    ("GenerateDataKey", b'{"KeyId":"x","NumberOfBytes":8,"GrantTokens":[1]}'),
-    ("Encrypt", b'{"KeyId":"x","Plaintext":"?"}'), ("Encrypt", b'{"KeyId":"x","Plaintext":"eA="}'),
-    ("Decrypt", b'{"CiphertextBlob":"eA == "}')])
-def test_serialization(wire, action, body):
-    assert wire.kind(*wire.sign(body, action)) == "SerializationException"
+VALIDATION, SERIALIZATION = "ValidationException", "SerializationException"
 
 
-def test_unknown_members_are_ignored_and_nulls_absent(wire):
-    assert wire.ask({"KeyId": KEY_ID, "NumberOfBytes": 8, "Zzz": 1, "KeySpec": None})[0] == 200
+@pytest.mark.parametrize("kind, action, body", [
+    (VALIDATION, "GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": 0}),
+    (VALIDATION, "GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": 1025}),
+    (VALIDATION, "GenerateDataKey", {"KeyId": KEY_ID}),
+    (VALIDATION, "GenerateDataKey", {"KeyId": None, "NumberOfBytes": 16}),
+    (VALIDATION, "GenerateDataKey", {"KeyId": "k" * 2049, "NumberOfBytes": 16}),
+    (VALIDATION, "Encrypt", {"KeyId": KEY_ID, "Plaintext": ""}),
+    (VALIDATION, "Encrypt", {"KeyId": KEY_ID, "Plaintext": base64_of(4097)}),
+    (VALIDATION, "Encrypt", {"KeyId": KEY_ID, "Plaintext": "eA==", "EncryptionContext": {"a": ""}}),
+    (VALIDATION, "Decrypt", {"CiphertextBlob": ""}), (VALIDATION, "Decrypt", {}),
+    (VALIDATION, "Decrypt", {"CiphertextBlob": base64_of(6145)}),
+    (VALIDATION, "ReEncrypt", {"CiphertextBlob": "eA=="}),
+    (SERIALIZATION, "GenerateDataKey", b""), (SERIALIZATION, "GenerateDataKey", b"[]"),
+    (SERIALIZATION, "GenerateDataKey", b'{"KeyId":"\xff"}'),
+    (SERIALIZATION, "GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": "8"}),
+    (SERIALIZATION, "GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": True}),
+    (SERIALIZATION, "GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": 8, "DryRun": 1}),
+    (SERIALIZATION, "Encrypt", {"KeyId": KEY_ID, "Plaintext": "eA==", "EncryptionContext": []}),
+    (SERIALIZATION, "Encrypt", {"KeyId": KEY_ID, "Plaintext": "eA="}),
+    (SERIALIZATION, "Decrypt", {"CiphertextBlob": "eA == "}),
+    ("UnsupportedOperationException", "GenerateDataKey",
+     {"KeyId": KEY_ID, "NumberOfBytes": 8, "GrantTokens": ["t"]}),
+    ("UnsupportedOperationException", "GenerateDataKey", {"KeyId": KEY_ID, "KeySpec": "AES_256"}),
+    ("UnknownOperationException", "Sign", {}), ("UnknownOperationException", "", {}),
+    ("OK", "GenerateDataKey", {"KeyId": KEY_ID, "NumberOfBytes": 8, "Zzz": 1, "DryRun": None})])
+def test_bodies(wire, kind, action, body):
+    assert wire.kind(*wire.sign(body, action)) == kind
 
 
-def test_unknown_operations(wire, kms):
-    for action in ("Sign", "NoSuchThing", ""):
-        assert wire.kind(*wire.sign({}, action)) == "UnknownOperationException"
-    headers, body = wire.sign({})
-    headers["X-Amz-Target"] = "Elsewhere.Encrypt"
-    assert wire.kind(headers, body) == "InvalidSignatureException"
-    assert kms.requests[-1]["action"] == ""
-
-
-def test_what_is_not_emulated_says_so(client):
-    refused("InvalidGrantTokenException", client.encrypt, KeyId=KEY_ID, Plaintext=b"x",
-            GrantTokens=["token"])
-    refused("UnsupportedOperationException", client.generate_data_key, KeyId=KEY_ID,
-            NumberOfBytes=1, Recipient={"AttestationDocument": b"x"})
-    refused("InvalidKeyUsageException", client.encrypt, KeyId=KEY_ID, Plaintext=b"x",
-            EncryptionAlgorithm="RSAES_OAEP_SHA_256")
-
-
-# ---- dry runs -----------------------------------------------------------------------------------
-
-
-def dry_calls(client):
-    blob = client.encrypt(KeyId=KEY_ID, Plaintext=b"x")["CiphertextBlob"]
-    return ((client.generate_data_key, {"KeyId": KEY_ID, "NumberOfBytes": 1}),
-            (client.generate_data_key_without_plaintext, {"KeyId": KEY_ID, "NumberOfBytes": 1}),
-            (client.encrypt, {"KeyId": KEY_ID, "Plaintext": b"x"}),
-            (client.decrypt, {"CiphertextBlob": blob, "KeyId": KEY_ARN}),
-            (client.re_encrypt, {"CiphertextBlob": blob, "DestinationKeyId": KEY_ID}))
+# ---- dry runs, and who may do what ---------------------------------------------------------------
 
 
 def test_dry_run(kms, client):
-    for call, members in dry_calls(client):
+    blob, kms.ignore_dry_run = seal(client), False
+    calls = ((client.generate_data_key, {"KeyId": KEY_ID, "NumberOfBytes": 1}),
+             (client.generate_data_key_without_plaintext, {"KeyId": KEY_ID, "NumberOfBytes": 1}),
+             (client.encrypt, {"KeyId": KEY_ID, "Plaintext": b"x"}),
+             (client.decrypt, {"CiphertextBlob": blob, "KeyId": KEY_ARN}),
+             (client.re_encrypt, {"CiphertextBlob": blob, "DestinationKeyId": KEY_ID}))
+    for call, members in calls:
         refused("DryRunOperationException", call, **members, DryRun=True)
         call(**members, DryRun=False)
+    refused("InvalidCiphertextException", client.decrypt, CiphertextBlob=blob, DryRun=True,
+            EncryptionContext=CONTEXT)
     kms.ignore_dry_run = True
-    for call, members in dry_calls(client):
-        call(**members, DryRun=True)
-
-
-def test_dry_run_tells_what_would_fail(kms, client):
-    calls = dry_calls(client)
-    kms.key(KEY_ARN).state = "Disabled"
     for call, members in calls:
-        refused("DisabledException", call, **members, DryRun=True)
-    kms.key(KEY_ARN).state = "Enabled"
-    refused("InvalidCiphertextException", client.decrypt, DryRun=True,
-            **{**calls[3][1], "EncryptionContext": CONTEXT})
-    kms.add_user("AKIDPOOR", "poor-secret", ACCOUNT, denied=["Decrypt"])
-    poor = make_client(kms, access_key_id="AKIDPOOR", secret="poor-secret")
-    refused("AccessDeniedException", poor.decrypt, **calls[3][1], DryRun=True)
-
-
-# ---- who may do what ----------------------------------------------------------------------------
+        call(**members, DryRun=True)
 
 
 def test_denied_actions_and_keys(kms, client):
@@ -606,10 +472,11 @@ def test_denied_actions_and_keys(kms, client):
     kms.add_user("AKIDPOOR", "poor-secret", ACCOUNT, denied=["Decrypt", f"Encrypt {other}",
                                                              "ReEncryptFrom"])
     poor = make_client(kms, access_key_id="AKIDPOOR", secret="poor-secret")
-    blob = poor.encrypt(KeyId=KEY_ID, Plaintext=b"x")["CiphertextBlob"]
-    message = refused("AccessDeniedException", poor.decrypt, CiphertextBlob=blob)
-    assert "kms:Decrypt" in message and KEY_ARN in message
-    refused("AccessDeniedException", poor.encrypt, KeyId=other, Plaintext=b"x")
+    blob = seal(poor)
+    for dry in (False, True):
+        message = refused("AccessDeniedException", poor.decrypt, CiphertextBlob=blob, DryRun=dry)
+        assert "kms:Decrypt" in message and KEY_ARN in message
+    refused("AccessDeniedException", seal, poor, name=other)
     assert "kms:ReEncryptFrom" in refused("AccessDeniedException", poor.re_encrypt,
                                           CiphertextBlob=blob, DestinationKeyId=KEY_ID)
     assert client.decrypt(CiphertextBlob=blob)["Plaintext"] == b"x"
@@ -626,20 +493,17 @@ LEAST = {"Version": "2012-10-17", "Statement": [
 def test_iam_policy(kms):
     kms.add_user("AKIDLEAST", "least-secret", ACCOUNT, policy=LEAST)
     least = make_client(kms, access_key_id="AKIDLEAST", secret="least-secret")
-    made = least.generate_data_key_without_plaintext(KeyId=ALIAS, NumberOfBytes=8,
-                                                     EncryptionContext=CONTEXT)
-    blob = made["CiphertextBlob"]
+    blob = least.generate_data_key_without_plaintext(
+        KeyId=ALIAS, NumberOfBytes=8, EncryptionContext=CONTEXT)["CiphertextBlob"]
     least.decrypt(CiphertextBlob=blob, EncryptionContext=CONTEXT)
-    least.re_encrypt(CiphertextBlob=blob, SourceEncryptionContext=CONTEXT, DestinationKeyId=KEY_ID,
-                     DestinationEncryptionContext=CONTEXT)
+    moving = {"CiphertextBlob": blob, "SourceEncryptionContext": CONTEXT,
+              "DestinationKeyId": KEY_ID}
+    least.re_encrypt(**moving, DestinationEncryptionContext=CONTEXT)
     least.rotate_key_on_demand(KeyId=KEY_ID)
-    refused("AccessDeniedException", least.generate_data_key, KeyId=KEY_ID, NumberOfBytes=8,
-            EncryptionContext=CONTEXT)
-    refused("AccessDeniedException", least.encrypt, KeyId=KEY_ID, Plaintext=b"x")
-    refused("AccessDeniedException", least.encrypt, KeyId=KEY_ID, Plaintext=b"x",
-            EncryptionContext={"app": "other"})
-    refused("AccessDeniedException", least.re_encrypt, CiphertextBlob=blob,
-            SourceEncryptionContext=CONTEXT, DestinationKeyId=KEY_ID)
+    refused("AccessDeniedException", data_key, least, EncryptionContext=CONTEXT)
+    refused("AccessDeniedException", seal, least)
+    refused("AccessDeniedException", seal, least, EncryptionContext={"app": "other"})
+    refused("AccessDeniedException", least.re_encrypt, **moving)
     refused("AccessDeniedException", least.describe_key, KeyId=KEY_ID)
 
 
@@ -648,118 +512,85 @@ def test_iam_policy(kms):
     ("StringEquals", "app", "One", {"app": "one"}, False),
     ("StringEquals", "app", ["one", "two"], {"app": "two"}, True),
     ("StringEquals", "key_id", "one", {"app": "one"}, False),
-    ("StringNotEquals", "app", "one", {"app": "one"}, False),
-    ("StringNotEquals", "app", "one", {}, True),
-    ("StringLike", "app", "o*", {"app": "one"}, True),
-    ("StringLike", "app", "o*", {"app": "two"}, False),
-    ("StringLike", "app", "*", {}, False)])
+    ("StringLike", "app", "one", {"app": "one"}, None),
+    ("StringEquals", "SourceIp", "127.0.0.1", {}, None), ("Bool", "app", "true", {}, None)])
 def test_policy_conditions(operator, name, wanted, context, allowed):
-    service = emu.Kms()
-    service.add_user("AKIDX", "x", ACCOUNT, policy={"Statement": {
-        "Effect": "Allow", "Action": "kms:enc*", "Resource": ["arn:aws:kms:*:*:key/*"],
-        "Condition": {operator: {"kms:EncryptionContext:" + name: wanted}}}})
+    """What a policy allows; None: it is refused, because it is not understood."""
+    service, name = emu.Kms(), "aws:SourceIp" if name == "SourceIp" else (
+        "kms:EncryptionContext:" + name)
+    statement = {"Effect": "Allow", "Action": "kms:enc*", "Resource": ["arn:aws:kms:*:*:key/*"],
+                 "Condition": {operator: {name: wanted}}}
+    if allowed is None:
+        with pytest.raises(ValueError):
+            service.add_user("AKIDX", "x", ACCOUNT, policy={"Statement": statement})
+        return
+    service.add_user("AKIDX", "x", ACCOUNT, policy={"Statement": statement})
     assert service.users["AKIDX"].may_do("kms:Encrypt", KEY_ARN, context) is allowed
     assert not service.users["AKIDX"].may_do("kms:Decrypt", KEY_ARN, context)
     assert not service.users["AKIDX"].may_do("kms:Encrypt", KEY_ARN.replace("key", "x"), context)
 
 
-@pytest.mark.parametrize("extra", [
-    {"Condition": {"StringEquals": {"aws:SourceIp": "127.0.0.1"}}},
-    {"Condition": {"Bool": {"kms:EncryptionContext:app": "true"}}},
-    {"NotAction": "kms:*"}])
-def test_policies_not_understood_are_refused(extra):
-    with pytest.raises(ValueError):
-        emu.Emulator().add_user("AKIDX", "x", ACCOUNT, policy={
-            "Statement": {"Effect": "Allow", "Action": "kms:*", **extra}})
-
-
 # ---- signatures ---------------------------------------------------------------------------------
 
 
-def test_unknown_access_key(kms):
-    refused("UnrecognizedClientException",
-            make_client(kms, access_key_id="AKIDNOBODY").describe_key, KeyId=KEY_ID)
+def test_users(kms):
+    def use(kind, access_key_id="ASIDTEMP", secret="temp-secret", token=None):
+        call = make_client(kms, access_key_id=access_key_id, secret=secret,
+                           token=token).describe_key
+        return refused(kind, call, KeyId=KEY_ID) if kind else call(KeyId=KEY_ID)
 
-
-def test_wrong_secret(kms):
-    message = refused("InvalidSignatureException", make_client(kms, secret="wrong").describe_key,
-                      KeyId=KEY_ID)
-    assert message.startswith("The request signature we calculated does not match")
-
-
-def test_tokens(kms):
-    def use(token):
-        return make_client(kms, access_key_id="ASIDTEMP", secret="temp-secret", token=token)
-
+    unknown, wrong = "UnrecognizedClientException", "InvalidSignatureException"
+    use(unknown, "AKIDNOBODY")
+    assert use(wrong, emu.ACCESS_KEY_ID, "wrong").startswith(
+        "The request signature we calculated does not match")
+    use(unknown, emu.ACCESS_KEY_ID, emu.SECRET, "t")
     kms.add_user("ASIDTEMP", "temp-secret", ACCOUNT, "token-1", time.time() + 60)
-    use("token-1").describe_key(KeyId=KEY_ID)
-    for bad in (None, "token-2"):
-        refused("UnrecognizedClientException", use(bad).describe_key, KeyId=KEY_ID)
-    refused("UnrecognizedClientException", make_client(kms, token="t").describe_key, KeyId=KEY_ID)
+    use(None, token="token-1")
+    use(unknown)
+    use(unknown, token="token-2")
     kms.users["ASIDTEMP"].token_expires = time.time() - 1
-    refused("ExpiredTokenException", use("token-1").describe_key, KeyId=KEY_ID)
-    kms.add_user("ASIDTEMP", "temp-secret", ACCOUNT, "token-2", time.time() + 60)
-    use("token-2").describe_key(KeyId=KEY_ID)
+    use("ExpiredTokenException", token="token-1")
 
 
-@pytest.mark.parametrize("offset, words", [(301, "Signature expired: "),
-                                           (7200, " - 5 min.)"), (-7200, " + 5 min.)"),
-                                           (-303, "Signature not yet current: ")])
+@pytest.mark.parametrize("offset, words", [
+    (290, None), (-290, None), (301, "Signature expired: "), (7200, " - 5 min.)"),
+    (-7200, " + 5 min.)"), (-303, "Signature not yet current: ")])
 def test_skew(kms, client, offset, words):
     kms.clock_offset = offset
-    assert words in refused("InvalidSignatureException", client.describe_key, KeyId=KEY_ID)
+    if words is None:
+        client.describe_key(KeyId=KEY_ID)
+        return
     with pytest.raises(ClientError) as caught:
         client.describe_key(KeyId=KEY_ID)
-    headers = caught.value.response["ResponseMetadata"]["HTTPHeaders"]
-    date = email.utils.parsedate_to_datetime(headers["date"]).timestamp()
-    assert abs(date - time.time() - offset) < 5
+    answer = caught.value.response
+    assert answer["Error"]["Code"] == "InvalidSignatureException"
+    assert words in answer["Error"]["Message"]
+    date = answer["ResponseMetadata"]["HTTPHeaders"]["date"]
+    assert abs(email.utils.parsedate_to_datetime(date).timestamp() - time.time() - offset) < 5
 
 
-def test_skew_within_five_minutes(kms, client):
-    for kms.clock_offset in (290, -290):
-        client.describe_key(KeyId=KEY_ID)
+WRONG, ODD = "InvalidSignatureException", "IncompleteSignatureException"
 
 
-def change(headers, name, value):
-    return {**headers, name: value} if value else {
-        each: text for each, text in headers.items() if each != name}
-
-
-@PLAIN
-@pytest.mark.parametrize("tamper, kind", [
-    (lambda h, b: (h, b.replace(b"8", b"9")), "InvalidSignatureException"),
-    (lambda h, b: (h, b + b" "), "InvalidSignatureException"),
-    (lambda h, b: (change(h, "X-Amz-Target", "TrentService.DescribeKey"), b),
-     "InvalidSignatureException"),
-    (lambda h, b: (change(h, "X-Amz-Date", h["X-Amz-Date"][:-2] + "%dZ" % (
-        (int(h["X-Amz-Date"][-2]) + 1) % 10)), b), "InvalidSignatureException"),
-    (lambda h, b: (change(h, "X-Amz-Date", "20200101T000000Z"), b), "InvalidSignatureException"),
-    (lambda h, b: (change(h, "X-Amz-Date", "yesterday"), b), "IncompleteSignatureException"),
-    (lambda h, b: (change(h, "X-Amz-Date", None), b), "IncompleteSignatureException"),
-    (lambda h, b: (change(h, "Host", "kms.us-west-2.amazonaws.com"), b),
-     "InvalidSignatureException"),
-    (lambda h, b: (change(h, "Content-Type", "text/plain"), b), "InvalidSignatureException"),
-    (lambda h, b: (change(h, "Content-Type", None), b), "InvalidSignatureException"),
-    (lambda h, b: (change(h, "X-Amz-Extra", "1"), b), "InvalidSignatureException"),
-    (lambda h, b: (change(h, "X-Amz-Security-Token", "t"), b), "UnrecognizedClientException"),
-    (lambda h, b: (change(h, "Authorization", None), b), "MissingAuthenticationTokenException"),
-    (lambda h, b: (change(h, "Authorization", "Basic eDp4"), b), "IncompleteSignatureException"),
-    (lambda h, b: (change(h, "Authorization", h["Authorization"][:-1]), b),
-     "IncompleteSignatureException"),
-    (lambda h, b: (change(h, "Authorization", h["Authorization"].replace("us-east-1", "us-east-2")),
-                   b), "InvalidSignatureException"),
-    (lambda h, b: (change(h, "Authorization", h["Authorization"].replace("/kms/", "/s3/")), b),
-     "InvalidSignatureException"),
-    (lambda h, b: (change(h, "Authorization", h["Authorization"].replace(
-        h["X-Amz-Date"][:8] + "/", "20200101/")), b), "InvalidSignatureException"),
-    (lambda h, b: (change(h, "Authorization", h["Authorization"].replace(";host", "")), b),
-     "InvalidSignatureException"),
-    (lambda h, b: (change(h, "Authorization", h["Authorization"].replace(";x-amz-target", "")), b),
-     "InvalidSignatureException")])
-def test_tampered_requests(kms, wire, tamper, kind):
+@pytest.mark.parametrize("kind, name, value", [     # what a header becomes; None: it is left out
+    (WRONG, "X-Amz-Target", "TrentService.DescribeKey"), (WRONG, "X-Amz-Target", "Elsewhere.Sign"),
+    (WRONG, "X-Amz-Date", lambda old: old[:-2] + f"{(int(old[-2]) + 1) % 10}Z"),
+    (WRONG, "X-Amz-Date", "20200101T000000Z"), (ODD, "X-Amz-Date", "yesterday"),
+    (ODD, "X-Amz-Date", None), (WRONG, "Host", "kms.us-west-2.amazonaws.com"),
+    (WRONG, "Content-Type", "text/plain"), (WRONG, "Content-Type", None),
+    (WRONG, "X-Amz-Extra", "1"), ("UnrecognizedClientException", "X-Amz-Security-Token", "t"),
+    ("MissingAuthenticationTokenException", "Authorization", None),
+    (ODD, "Authorization", "Basic eDp4"), (ODD, "Authorization", lambda old: old[:-1]),
+    (WRONG, "Authorization", lambda old: old.replace("us-east-1", "us-east-2")),
+    (WRONG, "Authorization", lambda old: old.replace("/kms/", "/s3/")),
+    (WRONG, "Authorization", lambda old: re.sub(r"/\d{8}/", "/20200101/", old)),
+    (WRONG, "Authorization", lambda old: old.replace(";host", "")),
+    (WRONG, "Authorization", lambda old: old.replace(";x-amz-target", ""))])
+def test_tampered_requests(kms, wire, kind, name, value):
     headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8})
     assert wire.kind(headers, body) == "OK"
-    assert wire.kind(*tamper(dict(headers), body)) == kind
+    headers[name] = value(headers[name]) if callable(value) else value
+    assert wire.kind({each: text for each, text in headers.items() if text}, body) == kind
     assert [each["signed"] for each in kms.requests] == ["OK", kind]
 
 
@@ -774,47 +605,34 @@ class LazySigner(SigV4Auth):
 
 
 @pytest.mark.parametrize("name", ["host", "x-amz-date", "x-amz-target", "content-type"])
-def test_what_must_be_signed(kms, wire, monkeypatch, name):
+def test_what_must_be_signed(wire, monkeypatch, name):
     monkeypatch.setattr(LazySigner, "left_out", name)
     monkeypatch.setitem(globals(), "SigV4Auth", LazySigner)
     headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8})
-    kind = "OK" if name == "content-type" else "InvalidSignatureException"
+    kind = "OK" if name == "content-type" else WRONG
     assert name not in headers["Authorization"] and wire.kind(headers, body) == kind
 
 
-def test_request_line_is_signed(wire):
-    headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8})
+def test_all_of_a_request_is_signed(wire):
+    """Its line, its body, the scope; and a header with the body's hash is no way round the body."""
+    members = {"KeyId": KEY_ID, "NumberOfBytes": 8}
+    headers, body = wire.sign(members)
     for first in ("PUT / HTTP/1.1", "POST /x HTTP/1.1", "POST /?a=b HTTP/1.1"):
-        assert wire.kind(headers, body, first) == "InvalidSignatureException"
-    headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8}, path="/x")
-    assert wire.kind(headers, body, "POST /x HTTP/1.1") == "UnknownOperationException"
-    headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8}, method="PUT")
-    assert wire.kind(headers, body, "PUT / HTTP/1.1") == "UnknownOperationException"
-
-
-def test_content_hash_header_does_not_replace_the_body(wire):
-    """A signed x-amz-content-sha256 is one more header, not a way round the body."""
-    for value in ("UNSIGNED-PAYLOAD", "0" * 64):
-        headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8},
-                                  headers={"X-Amz-Content-SHA256": value})
-        assert wire.kind(headers, body) == "InvalidSignatureException"
-
-
-@pytest.mark.parametrize("kwargs", [{"service": "s3"}, {"secret_key": "x"}])
-def test_scope_and_secret(wire, kwargs):
-    assert wire.kind(*wire.sign({"KeyId": KEY_ID}, **kwargs)) == "InvalidSignatureException"
-
-
-def test_odd_spacing_is_canonical(wire):
-    headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8}, headers={"X-Amz-Odd": "a b"})
-    headers["X-Amz-Odd"] = "  a \t  b "
-    headers["x-amz-TARGET"] = headers.pop("X-Amz-Target")
-    assert wire.kind(headers, body) == "OK"
+        assert wire.kind(headers, body, first) == WRONG
+    for changed in (body.replace(b"8", b"9"), body + b" "):
+        assert wire.kind(headers, changed) == WRONG
+    for other in ({"service": "s3"}, {"secret_key": "x"},
+                  {"headers": {"X-Amz-Content-SHA256": "UNSIGNED-PAYLOAD"}}):
+        assert wire.kind(*wire.sign(members, **other)) == WRONG
+    for method, path in (("POST", "/x"), ("PUT", "/")):
+        signed = wire.sign(members, method=method, path=path)
+        assert wire.kind(*signed, f"{method} {path} HTTP/1.1") == "UnknownOperationException"
 
 
 # ---- the wire -----------------------------------------------------------------------------------
 
 
+@BOTH
 def test_reply_headers_and_log(kms, wire):
     status, headers, body = wire.ask()
     assert status == 200 and headers["content-type"] == "application/x-amz-json-1.1"
@@ -829,229 +647,72 @@ def test_reply_headers_and_log(kms, wire):
     assert record["access_key_id"] == emu.ACCESS_KEY_ID and record["account"] == ACCOUNT
 
 
-def test_connections_are_kept(kms, client):
+@BOTH
+def test_connections(kms, client):
+    """Kept until cut, silent for too long, or told to close; and a stopped emulator comes back."""
     for _ in range(5):
         client.describe_key(KeyId=KEY_ID)
     refused("NotFoundException", client.describe_key, KeyId="alias/nobody")
     assert kms.connections == 1 and kms.count() == 6 and kms.count("Decrypt") == 0
     assert {each["connection"] for each in kms.requests} == {1}
-    assert kms.requests[0]["attempt"].startswith("attempt=1")
     kms.reset_log()
     assert kms.requests == [] and kms.count() == kms.connections == 0
-
-
-def test_connection_close_is_obeyed(wire):
-    headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8})
-    wire.send({**headers, "Connection": "close"}, body)
-    assert wire.all().startswith(b"HTTP/1.1 200 OK\r\n")
-
-
-def test_requests_in_pieces_and_expect_continue(wire):
-    headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8})
-    wire.send({**headers, "Expect": "100-continue", "Content-Length": str(len(body))}, b"")
-    assert wire.sock.recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
-    for at in range(len(body)):
-        wire.sock.sendall(body[at:at + 1])
-    assert wire.reply()[0] == 200
-
-
-def test_two_requests_at_once(kms, wire):
-    text = wire.text(*wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8}))
-    wire.sock.sendall(text * 2)
-    data = b""
-    while data.count(b"HTTP/1.1 200 OK") < 2:
-        data += wire.sock.recv(65536)
-    assert [each["verdict"] for each in kms.requests] == ["OK", "OK"]
-
-
-def test_not_http(wire):
-    wire.sock.sendall(b"EHLO there\r\n\r\n")
-    assert wire.all().startswith(b"HTTP/1.1 400 ")
-
-
-def test_silent_connections_are_closed(kms):
-    kms.idle_timeout = 0.4
-    wire = Wire(kms)
-    assert wire.ask()[0] == 200
-    assert wire.all() == b""
-
-
-def test_error_forms(kms, client):
-    kms.type_form, kms.modelled_status = "com.amazonaws.kms#{}:http://x/", True
-    wire = Wire(kms)
-    status, _, body = wire.ask({"KeyId": "alias/nobody", "NumberOfBytes": 8})
-    assert status == 404
-    assert json.loads(body)["__type"] == "com.amazonaws.kms#NotFoundException:http://x/"
-    refused("NotFoundException", client.describe_key, KeyId="alias/nobody", status=404)
-    refused("DryRunOperationException", client.encrypt, KeyId=KEY_ID, Plaintext=b"x", DryRun=True,
-            status=412)
-    kms.key(KEY_ARN).state = "Disabled"
-    refused("DisabledException", client.encrypt, KeyId=KEY_ID, Plaintext=b"x", status=409)
-
-
-def test_message_is_capital_where_kms_has_it_so(kms, wire):
-    kms.add_user(emu.ACCESS_KEY_ID, emu.SECRET, ACCOUNT, denied=["GenerateDataKey"])
-    assert "Message" in json.loads(wire.ask()[2])
-    assert "message" in json.loads(wire.ask({"KeyId": "alias/x", "NumberOfBytes": 1})[2])
-
-
-def test_many_threads(kms):
-    clients = [make_client(kms) for _ in range(8)]
-    kms.latency_ms = 20
-
-    def work(client):
-        for at in range(5):
-            plain = b"%d" % at
-            blob = client.encrypt(KeyId=KEY_ID, Plaintext=plain)["CiphertextBlob"]
-            assert client.decrypt(CiphertextBlob=blob)["Plaintext"] == plain
-
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        list(pool.map(work, clients))
-    assert kms.count() == 80 and kms.connections == 8 and 2 <= kms.peak <= 8
-    deadline = time.monotonic() + 10
-    while kms.in_flight and time.monotonic() < deadline:    # the last reply is out before it counts
-        time.sleep(0.01)
-    assert kms.in_flight == 0
-
-
-def test_outage_and_return(kms, client):
+    kms.cut()
+    assert not kms.open
     client.describe_key(KeyId=KEY_ID)
+    assert kms.connections == 1
     port = kms.port
     kms.stop()
     with pytest.raises(OSError):
         socket.create_connection(("127.0.0.1", port))
     kms.start()
-    assert kms.port == port
     client.describe_key(KeyId=KEY_ID)
-    assert kms.connections == 2
-
-
-def test_connections_are_cut(kms, client):
-    client.describe_key(KeyId=KEY_ID)
-    kms.cut()
-    assert not kms.open
-    client.describe_key(KeyId=KEY_ID)
-    assert kms.connections == 2
+    assert kms.port == port and kms.connections == 2
+    kms.idle_timeout = 0.3
+    wire = Wire(kms)
+    assert wire.ask()[0] == 200 and wire.all() == b""
+    wire = Wire(kms)
+    headers, body = wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8})
+    wire.send({**headers, "Connection": "close"}, body)
+    assert wire.all().startswith(b"HTTP/1.1 200 OK\r\n")
 
 
 # ---- faults -------------------------------------------------------------------------------------
-
-
-MODELLED = sorted({error.name for action in emu.ACTIONS if action in emu.MODEL.operation_names
-                   for error in emu.MODEL.operation_model(action).error_shapes})
-
-
-@PLAIN
-@pytest.mark.parametrize("kind", MODELLED)
-def test_every_modelled_error(kms, client, kind):
-    kms.fault("*", "error", type=kind, message="so it is")
-    status = 500 if kind in emu.SERVER_FAULTS else 400
-    assert refused(kind, client.describe_key, KeyId=KEY_ID, status=status) == "so it is"
-    client.describe_key(KeyId=KEY_ID)
-
-
-@pytest.mark.parametrize("kind", ["ExpiredTokenException", "InternalFailure", "ExpiredToken"])
-def test_other_errors_with_a_status(kms, client, kind):
-    kms.fault("DescribeKey", "error", type=kind, status=403)
-    refused(kind, client.describe_key, KeyId=KEY_ID, status=403)
-
-
-def test_throttling(kms, client):
-    kms.fault("DescribeKey", "throttle", retry_after=1500)
-    with pytest.raises(ClientError) as caught:
-        client.describe_key(KeyId=KEY_ID)
-    assert caught.value.response["Error"]["Code"] == "ThrottlingException"
-    answer = caught.value.response["ResponseMetadata"]
-    assert answer["HTTPStatusCode"] == 400 and answer["HTTPHeaders"]["x-amz-retry-after"] == "1500"
-
-
-def test_botocore_retries_as_it_would_with_aws(kms, monkeypatch):
-    monkeypatch.setattr("botocore.endpoint.time.sleep", lambda seconds: None)
-    client = make_client(kms, attempts=3)
-    kms.fault("Encrypt", "throttle")
-    kms.fault("Encrypt", "reply", status=503)
-    assert client.encrypt(KeyId=KEY_ID, Plaintext=b"x")["KeyId"] == KEY_ARN
-    assert [each["status"] for each in kms.requests] == [400, 503, 200]
-    assert all(f"attempt={at}" in each["attempt"] for at, each in enumerate(kms.requests, 1))
-    assert [each["fault"] for each in kms.requests] == ["throttle", "reply", None]
-    kms.fault("Encrypt", "cut", where="request", times=0)
-    with pytest.raises(ConnectionClosedError):
-        client.encrypt(KeyId=KEY_ID, Plaintext=b"x")
-    assert kms.count("Encrypt") == 6
 
 
 def test_rules_wait_and_run_out(kms, wire):
     kms.fault("GenerateDataKey", "reply", times=2, after=1, status=500)
     kms.fault("Decrypt", "reply", status=502)
     assert [wire.ask()[0] for _ in range(5)] == [200, 500, 500, 200, 200]
+    assert [each["fault"] for each in kms.requests] == [None, "reply", "reply", None, None]
     kms.fault("*", "reply", times=0, status=504)
     assert [wire.ask()[0] for _ in range(3)] == [504] * 3
     kms.clear_faults()
     assert wire.ask()[0] == 200
+    for bad in ({"what": "nonsense"}, {"what": "cut", "where": "nowhere"},
+                {"what": "gzip", "status": 1}, {"what": "black_hole", "where": "body"},
+                {"what": "cut", "where": "accept", "action": "Decrypt"}):
+        with pytest.raises(ValueError):
+            kms.fault(**{"action": "*", **bad})
 
 
-@pytest.mark.parametrize("options", [
-    {"what": "nonsense"}, {"what": "cut", "where": "nowhere"}, {"what": "gzip", "status": 1},
-    {"what": "cut", "where": "accept", "action": "Decrypt"},
-    {"what": "black_hole", "where": "body"}])
-def test_bad_rules_are_refused(options):
-    with pytest.raises(ValueError):
-        emu.Emulator().fault(**{"action": "*", **options})
-
-
-@pytest.mark.parametrize("options, status, body", [
-    ({"status": 500, "body": "html"}, 500, b"<html>"), ({"status": 502}, 502, b""),
-    ({"status": 503, "body": "json"}, 503, b"{}"), ({"status": 504}, 504, b""),
-    ({"body": "html"}, 200, b"<html>"), ({"body": "garbage"}, 200, bytes(range(9))),
-    ({"body": "empty"}, 200, b""), ({"body": "nested"}, 200, b"[[[["),
-    ({"body": "truncated"}, 200, b'{"KeyId":"arn'), ({"body": '{"a":1}'}, 200, b'{"a":1}')])
-def test_replaced_replies(kms, wire, options, status, body):
-    kms.fault("*", "reply", **options)
-    got = wire.ask()
-    assert got[0] == status and got[2].startswith(body) and (body or not got[2])
-    assert got[1]["content-type"] == ("text/html" if body == b"<html>" else
-                                      "application/x-amz-json-1.1")
-    assert wire.ask()[0] == 200
-
-
-def test_redirect_and_oversized(kms, wire):
-    kms.fault("*", "redirect", location="https://example.com/elsewhere")
-    status, headers, _ = wire.ask()
-    assert status == 301 and headers["location"] == "https://example.com/elsewhere"
-    kms.fault("*", "reply", size=1000000)
-    body = wire.ask()[2]
-    assert len(body) == 1000000 and len(json.loads(body)["CiphertextBlob"]) == 999979
-
-
+@BOTH
+@pytest.mark.parametrize("what", ["cut", "reset"])
 @pytest.mark.parametrize("where", ["request", "status", "headers", "body"])
-def test_cut(kms, wire, where):
-    kms.fault("GenerateDataKey", "cut", where=where)
+def test_broken_connections(kms, wire, what, where):
+    kms.fault("GenerateDataKey", what, where=where)
     wire.send(*wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8}))
     data = wire.all()
-    assert not wire.was_reset()
-    if where == "request":
-        assert data == b""
-    if where == "status":
-        assert data == b"HTTP/1.1 200 OK\r\n"
-    if where == "headers":
-        assert data.startswith(b"HTTP/1.1 200 OK\r\nx-amzn") and b"\r\n\r\n" not in data
-    if where == "body":
-        head, _, body = data.partition(b"\r\n\r\n")
-        size = int(head.split(b"Content-Length: ")[1].split()[0])
-        assert len(body) == size // 2
+    head, end, body = data.partition(b"\r\n\r\n")
+    assert wire.was_reset() == (what == "reset")
+    assert {"request": data == b"", "status": data == b"HTTP/1.1 200 OK\r\n",
+            "headers": data.startswith(b"HTTP/1.1 200 OK\r\nx-amzn") and not end,
+            "body": end and len(body) == int(re.findall(rb"Content-Length: (\d+)", head + b"\r\n"
+                                                        b"Content-Length: 0")[0]) // 2}[where]
     assert Wire(kms).ask()[0] == 200
 
 
-@pytest.mark.parametrize("where", ["request", "status", "headers", "body"])
-def test_reset(kms, wire, where):
-    kms.fault("GenerateDataKey", "reset", where=where)
-    wire.send(*wire.sign({"KeyId": KEY_ID, "NumberOfBytes": 8}))
-    data = wire.all()
-    assert data.startswith(b"HTTP/1.1 200 OK") if where != "request" else data == b""
-    assert wire.was_reset()
-    assert Wire(kms).ask()[0] == 200
-
-
+@BOTH
 def test_broken_before_reading(kms):
     kms.fault("*", "cut", where="accept")
     with socket.create_connection(("127.0.0.1", kms.port)) as sock:
@@ -1062,49 +723,17 @@ def test_broken_before_reading(kms):
     wire.send(*wire.sign({"KeyId": KEY_ID}))
     assert wire.all() == b"" and wire.was_reset()
     assert kms.count() == 1 and kms.connections == 2
-
-
-def test_close_without_a_word(kms, wire):
-    kms.fault("*", "close")
+    kms.fault("*", "close")             # after a reply, and without having said so
+    wire = Wire(kms)
     status, headers, _ = wire.ask()
     assert status == 200 and "connection" not in headers
     assert wire.all() == b"" and not wire.was_reset()
 
 
-@pytest.mark.parametrize("where", ["accept", "request"])
-def test_black_hole(kms, where):
-    kms.fault("*", "black_hole", where=where)
-    sock = socket.create_connection(("127.0.0.1", kms.port))
-    if where == "request":
-        sock.close()
-        wire = Wire(kms)
-        sock = wire.sock
-        wire.send(*wire.sign({"KeyId": KEY_ID}))
-    sock.settimeout(0.2)
-    with pytest.raises(TimeoutError):
-        sock.recv(1)
-    sock.close()
-    deadline = time.monotonic() + 3
-    while kms.open and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not kms.open                 # it noticed that we left
-
-
-def test_stop_ends_a_black_hole(kms):
-    kms.fault("*", "black_hole")
-    wire = Wire(kms)
-    wire.send(*wire.sign({"KeyId": KEY_ID}))
-    time.sleep(0.05)
-    start = time.monotonic()
-    kms.stop()
-    assert time.monotonic() - start < 4 and not kms.open
-
-
-def test_what_was_performed(kms, wire):
+def test_what_was_performed(kms):
     """A lost reply is not a lost action, unless the request was lost."""
-    rotations = kms.key(KEY_ARN).materials
+    rotations, kms.rotation_ms = kms.key(KEY_ARN).materials, 0
     for where, perform, done in (("request", False, 0), ("request", True, 1), ("body", False, 2)):
-        kms.rotation_ms = 0
         kms.fault("RotateKeyOnDemand", "cut", where=where, perform=perform)
         wire = Wire(kms)
         wire.send(*wire.sign({"KeyId": KEY_ID}, "RotateKeyOnDemand"))
@@ -1115,124 +744,27 @@ def test_what_was_performed(kms, wire):
     assert rotations.rotations == 2 and kms.count("RotateKeyOnDemand") == 4
 
 
-def test_latency_and_slow_replies(kms, wire):
-    def timed():
-        start = time.monotonic()
-        assert wire.ask({"KeyId": KEY_ID}, action="RotateKeyOnDemand")[0] in (200, 400)
-        return time.monotonic() - start
+def test_the_program_and_its_control_port(cert):
+    program = subprocess.Popen([sys.executable, PROGRAM, "--cert", cert[0], "--key", cert[1]],
+                               stdout=subprocess.PIPE, text=True)
+    about = json.loads(program.stdout.readline())
 
-    assert min(timed() for _ in range(5)) < 0.1
-    kms.fault("*", "latency", ms=150)
-    assert timed() >= 0.15
-    kms.fault("*", "slow_headers", each_ms=1)
-    assert timed() > 0.15
-    kms.fault("*", "slow_body", each_ms=2)
-    assert timed() > 0.15
-    kms.latency_ms = 100
-    assert timed() >= 0.1
+    def order(name, **arguments):
+        link = http.client.HTTPConnection("127.0.0.1", about["control"], timeout=30)
+        link.request("POST", "/", json.dumps({"do": name, **arguments}))
+        reply = link.getresponse()
+        return reply.status == 200, json.loads(reply.read()).get("result")
 
-
-def test_encodings(kms, wire):
-    kms.fault("*", "gzip")
-    _, headers, body = wire.ask()
-    assert headers["content-encoding"] == "gzip" and b"KeyMaterialId" in gzip.decompress(body)
-    kms.fault("*", "chunked")
-    _, headers, body = wire.ask()
-    assert headers["transfer-encoding"] == "chunked" and "content-length" not in headers
-    assert json.loads(body)["KeyId"] == KEY_ARN
-
-
-def test_spoiled_headers(kms, wire):
-    kms.fault("*", "headers", drop=["Date", "x-amzn-RequestId"])
-    headers = wire.ask()[1]
-    assert "date" not in headers and "x-amzn-requestid" not in headers
-    kms.fault("*", "headers", set={"Date": "Thu, 99 Foo 1970"})
-    assert wire.ask()[1]["date"] == "Thu, 99 Foo 1970"
-    kms.fault("*", "headers", set={"Content-Length": 10})
-    assert len(wire.ask()[2]) == 10
-
-
-def test_spoiled_members(kms, wire):
-    kms.fault("*", "edit", set={"KeyId": "other", "CiphertextBlob": 7}, drop=["KeyMaterialId"],
-              plaintext_size=5)
-    reply = json.loads(wire.ask()[2])
-    assert (reply["KeyId"], reply["CiphertextBlob"]) == ("other", 7)
-    assert "KeyMaterialId" not in reply
-    assert len(base64.b64decode(reply["Plaintext"])) == 5
-    kms.fault("*", "edit", duplicate={"KeyId": "again"})
-    body = wire.ask()[2]
-    assert body.count(b'"KeyId"') == 2 and json.loads(body)["KeyId"] == "again"
-
-
-# ---- TLS, and the program -----------------------------------------------------------------------
-
-
-def test_old_tls_only(cert):
-    with emu.Emulator(*cert, tls_max="TLSv1_1") as kms:
-        for least, works in ((ssl.TLSVersion.TLSv1_2, False), (ssl.TLSVersion.TLSv1, True)):
-            context = ssl.create_default_context(cafile=cert[0])
-            context.set_ciphers("DEFAULT@SECLEVEL=0")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                context.minimum_version = least
-            with socket.create_connection(("127.0.0.1", kms.port)) as sock:
-                if works:
-                    with context.wrap_socket(sock, server_hostname="127.0.0.1") as tls:
-                        assert tls.version() in ("TLSv1", "TLSv1.1")
-                else:
-                    with pytest.raises(ssl.SSLError):
-                        context.wrap_socket(sock, server_hostname="127.0.0.1")
-        assert kms.tls_failures
-
-
-def test_plain_http_to_the_tls_port(cert):
-    with emu.Emulator(*cert) as kms:
-        with socket.create_connection(("127.0.0.1", kms.port)) as sock:
-            sock.sendall(b"POST / HTTP/1.1\r\n\r\n")
-            try:
-                sock.recv(100)
-            except ConnectionResetError:
-                pass
-        deadline = time.monotonic() + 3
-        while not kms.tls_failures and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert kms.tls_failures and kms.count() == 0
-
-
-def test_the_program_and_its_control_port(cert, tmp_path):
-    ready = tmp_path / "ready"
-    program = subprocess.Popen([sys.executable, PROGRAM, "--cert", cert[0], "--key", cert[1],
-                                "--ready-file", ready], stdout=subprocess.PIPE, text=True)
     try:
-        about = json.loads(program.stdout.readline())
-        assert about == json.loads(ready.read_text()) and about["url"].startswith("https://")
-        remote = emu.Remote(about["control"])
-        remote.url, remote.ca = about["url"], cert[0]
-        arn = remote.add_key(region="eu-west-3", account=ACCOUNT, alias="alias/remote")
-        remote.add_user(access_key_id="AKIDREMOTE", secret="remote-secret", account=ACCOUNT)
-        client = make_client(remote, "eu-west-3", "AKIDREMOTE", "remote-secret")
-        assert client.describe_key(KeyId="alias/remote")["KeyMetadata"]["Arn"] == arn
-        remote.set_key(arn=arn, state="Disabled")
-        refused("DisabledException", client.encrypt, KeyId=arn, Plaintext=b"x")
-        remote.fault(action="DescribeKey", what="throttle")
-        refused("ThrottlingException", client.describe_key, KeyId=arn)
-        remote.set(clock_offset=-9000)
-        refused("InvalidSignatureException", client.describe_key, KeyId=arn)
-        assert remote.count(action="DescribeKey") == 3 and remote.count() == 4
-        log = remote.log()
-        assert [each["verdict"] for each in log["requests"]] == [
-            "OK", "DisabledException", None, "InvalidSignatureException"]
-        assert log["connections"] == 1 and not log["crashes"]
-        remote.stop()
+        assert about["url"] == f"https://127.0.0.1:{about['port']}"
+        good, arn = order("add_key", region="eu-west-3", account=ACCOUNT)
+        assert good and arn.startswith("arn:aws:kms:eu-west-3:") and order("count") == (True, 0)
+        assert order("stop")[0]
         with pytest.raises(OSError):
             socket.create_connection(("127.0.0.1", about["port"]))
-        remote.set(clock_offset=0)
-        remote.start()
-        client.describe_key(KeyId=arn)
-        for bad in ({"name": "fault", "what": "x", "action": "*"}, {"name": "set", "port": 1},
-                    {"name": "judge"}):
-            with pytest.raises(ValueError):
-                getattr(remote, bad.pop("name"))(**bad)
+        assert order("start")[0] and socket.create_connection(("127.0.0.1", about["port"]))
+        assert not any(order(name, **arguments)[0] for name, arguments in (
+            ("fault", {"what": "x", "action": "*"}), ("set", {"port": 1}), ("judge", {})))
     finally:
         program.send_signal(signal.SIGTERM)
         assert program.wait(10) == 0

@@ -25,10 +25,10 @@ FLAGS = ["-std=gnu99", "-O0", "-g", "-w", "-no-pie", "-fno-omit-frame-pointer",
 CALLS = len(CALL.findall(HEADER.read_text()))
 
 
-def build(folder: Path, removed: int = -1) -> Path:
-    """The recorder; one of the header's calls of kaws_wipe may do nothing in it."""
+def build(folder: Path, *removed: int) -> Path:
+    """The recorder; some of the header's calls of kaws_wipe may do nothing in it."""
     text, numbers = HEADER.read_text(), iter(range(CALLS))
-    copy = CALL.sub(lambda found: found[1] + ("(void)(" if next(numbers) == removed else "WIPE("),
+    copy = CALL.sub(lambda found: found[1] + ("(void)(" if next(numbers) in removed else "WIPE("),
                     text)
     (folder / "recorded.h").write_text(copy)
     program = folder / "wipes"
@@ -104,14 +104,34 @@ def faults(wipes: dict, left: list[str]) -> list[str]:
                     for function, what in wipes.keys() - known.keys()]
 
 
-def without(number: int, emulator) -> list[str]:
+def without(emulator, *numbers: int) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
-        return faults(*record(build(Path(folder), number), emulator))
+        return faults(*record(build(Path(folder), *numbers), emulator))
 
 
 def test_each_function_wipes_what_it_must(tmp_path):
     with emulate() as emulator:
         assert faults(*record(build(tmp_path), emulator)) == []
+
+
+def test_less_is_not_allowed_and_more_is():
+    known = {key: [size, dict(often)] for key, (size, often) in listed().items()}
+    key = next(iter(known))
+    operation, count = next(iter(known[key][1].items()))
+    assert faults(known, []) == [] and faults(known, ["left"]) == ["left"]
+    for size, often, wrong in ((-1, 0, True), (0, -1, True), (8, 1, False)):
+        row = [known[key][0] + size, {**known[key][1], operation: count + often}]
+        assert bool(faults({**known, key: row}, [])) == wrong
+    assert faults({**known, ("f", "new"): [8, {operation: 1}]}, [])
+
+
+def test_without_any_wipe_all_kinds_of_secrets_are_left():
+    """The frames are searched, whatever the list says."""
+    with emulate() as emulator:
+        said = "\n".join(without(emulator, *range(CALLS)))
+    for secret in ("a key", "the secret access key", "the session token",
+                   "a derived key", "an HMAC key's state", "a signature"):
+        assert re.search(rf" left {secret}$", said, re.M), secret
 
 
 def pytest_generate_tests(metafunc):
@@ -123,7 +143,7 @@ def pytest_generate_tests(metafunc):
 
 def test_a_wipe_that_is_removed_is_missed(number):
     with emulate() as emulator:
-        assert without(number, emulator) != []
+        assert without(emulator, number) != []
 
 
 def main(argv: list[str]) -> int:
@@ -142,7 +162,7 @@ def main(argv: list[str]) -> int:
         unseen = 0
         for number, call in enumerate(CALL.finditer(HEADER.read_text())):
             line = HEADER.read_text().count("\n", 0, call.end()) + 1
-            found = without(number, emulator)
+            found = without(emulator, number)
             in_frames = sum(" left " in each for each in found)
             print(f"keyring_aws.h:{line}: {len(found)} complaints, {in_frames} of what was left",
                   *found[:1], sep="; ", flush=True)

@@ -20,6 +20,8 @@
 #define BENCH_SEALED 152          /* what KMS's sealing adds to a plaintext   */
 #define BENCH_PLAIN   32
 
+static const kaws_hooks bench_hooks = { .memory = kaws__mem_builtin };
+
 
 static void
 bench_must(int well, const char *what)
@@ -82,7 +84,6 @@ bench_make(const char *path, size_t count)
 {
     const uint8_t id[16] = { 'b', 'e', 'n', 'c', 'h' };
     uint8_t header[KAWS__STORE_HEADER], digest[32];
-    kaws_hooks hooks;
     kaws__sha256 state;
     kaws__buf record;
     FILE *file = fopen(path, "wb");
@@ -90,16 +91,13 @@ bench_make(const char *path, size_t count)
     long size;
 
     bench_must(file != NULL, path);
-    memset(&hooks, 0, sizeof hooks);
-    hooks.memory = kaws__mem_builtin;
-    kaws__buf_init(&record, &hooks);
+    kaws__buf_init(&record, &bench_hooks);
     kaws__store_header(header, &state, id, 0, 0);
     fwrite(header, 1, sizeof header, file);
     for (i = 0; i < count; i++) {
         record.len = 0;
         bench_record(&record, i);
-        kaws__crypto_update(&state, record.at, record.len);
-        kaws__store_seal(&state, digest);
+        kaws__store_digest(&state, kaws__buf_view(&record), digest);
         fwrite(record.at, 1, record.len, file);
         fwrite(digest, 1, sizeof digest, file);
     }
@@ -112,21 +110,8 @@ bench_make(const char *path, size_t count)
 }
 
 
-/* A conf file beside the data files. */
-static void
-bench_conf(char out[512], const char *dir)
-{
-    FILE *file;
-
-    (void)snprintf(out, 512, "%s/conf", dir);
-    file = fopen(out, "w");
-    bench_must(file != NULL, out);
-    fprintf(file, "%s\n%s\n", BENCH_ID, BENCH_SECRET);
-    bench_must(fclose(file) == 0, out);
-}
-
-
-/* Opens a data file; `url` is the KMS, or NULL with a `send` hook. */
+/* Opens a data file, with a conf file beside it; `url` is the KMS, or NULL with
+ * a `send` hook. */
 static kaws *
 bench_open(const char *dir, const char *data, const char *url,
            const kaws_hooks *hooks, int parallel)
@@ -134,9 +119,14 @@ bench_open(const char *dir, const char *data, const char *url,
     kaws_config cfg;
     kaws_error err;
     char conf[512];
+    FILE *file;
     kaws *ring;
 
-    bench_conf(conf, dir);
+    (void)snprintf(conf, sizeof conf, "%s/conf", dir);
+    file = fopen(conf, "w");
+    bench_must(file != NULL, conf);
+    fprintf(file, "%s\n%s\n", BENCH_ID, BENCH_SECRET);
+    bench_must(fclose(file) == 0, conf);
     memset(&cfg, 0, sizeof cfg);
     cfg.data_file = data;
     cfg.conf_file = conf;
@@ -144,8 +134,7 @@ bench_open(const char *dir, const char *data, const char *url,
     cfg.endpoint = url;
     cfg.rewrap_parallel = parallel;
     cfg.timeout_ms = 60000;
-    if (hooks != NULL)
-        cfg.hooks = *hooks;
+    cfg.hooks = hooks != NULL ? *hooks : cfg.hooks;
     bench_must(kaws_open(&ring, &cfg, &err) == KAWS_OK, err.text);
     return ring;
 }
@@ -170,15 +159,12 @@ static size_t
 bench_reply(char *out, size_t cap, size_t blob)
 {
     static uint8_t bytes[6144];
-    kaws_hooks hooks;
     kaws__buf buf;
     kaws_bytes view = { bytes, blob };
     size_t len;
 
-    memset(&hooks, 0, sizeof hooks);
-    hooks.memory = kaws__mem_builtin;
     memset(bytes, 0x5a, sizeof bytes);
-    kaws__buf_init(&buf, &hooks);
+    kaws__buf_init(&buf, &bench_hooks);
     kaws__json_begin(&buf);
     kaws__json_name(&buf, "CiphertextBlob");
     kaws__json_base64(&buf, view);
@@ -197,6 +183,70 @@ bench_reply(char *out, size_t cap, size_t blob)
     out[len] = '\0';
     kaws__buf_free(&buf);
     return len;
+}
+
+
+
+/* ---- pieces of work ------------------------------------------------------ */
+
+static void
+bench_fetch(kaws *ring, size_t n)
+{
+    kaws_error err;
+    kaws_key key;
+    char name[16];
+    kaws_name who = { name, BENCH_USER };
+
+    bench_name(name, n);
+    bench_must(kaws_fetch(ring, who, &key, &err) == KAWS_OK, err.text);
+    kaws_key_free(ring, &key);
+}
+
+
+/* The three members that a data key's reply is asked for: their lengths. */
+static size_t
+bench_json(char *reply, size_t len)
+{
+    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
+                            { "Plaintext",      { NULL, 0 } },
+                            { "KeyId",          { NULL, 0 } } };
+    size_t offset;
+
+    bench_must(kaws__json_read((uint8_t *)reply, len, want, 3, &offset) ==
+               NULL, "a reply cannot be read");
+    return want[0].value.len + want[1].value.len + want[2].value.len;
+}
+
+
+/* A POST to KMS that is to be signed, and the key of the day. */
+static void
+bench_signing(kaws_signing *what, kaws__mac_key *key,
+              const char *const *headers, const void *body, size_t len)
+{
+    memset(what, 0, sizeof *what);
+    what->method = "POST";
+    what->path = "/";
+    what->region = "us-east-1";
+    what->service = "kms";
+    what->headers = headers;
+    what->body.at = body;
+    what->body.len = len;
+    what->when = 1790000000;
+    bench_must(kaws__sigv4_key(key, BENCH_SECRET, "20260921", what->region,
+                               what->service), "no key");
+}
+
+
+/* What the library does for each request. */
+static void
+bench_sign(const kaws_signing *what, const kaws__mac_key *key)
+{
+    kaws__sigv4 s;
+    char out[512];
+
+    bench_must(kaws__sigv4_gather(&s, what, NULL) &&
+               kaws__sigv4_authorize(&s, BENCH_ID, key, out, sizeof out) ==
+               NULL, "cannot sign");
 }
 
 #endif

@@ -17,7 +17,7 @@ typedef struct desk {             /* what the works share                     */
     kaws *ring, *large;
     kaws_hooks hooks;
     kaws_signing what;
-    char reply[16384], copy[16384];
+    char reply[16384];
     size_t reply_len;
     uint8_t bytes[6144];
     kaws__mac_key key;
@@ -80,26 +80,14 @@ answer(void *ctx, const kaws_request *q, kaws_reply *r)
 static void
 work_sign(desk *d)
 {
-    kaws__sigv4 s;
-    char out[512];
-
-    bench_must(kaws__sigv4_gather(&s, &d->what, NULL) &&
-               kaws__sigv4_authorize(&s, BENCH_ID, &d->key, out, sizeof out) ==
-               NULL, "cannot sign");
+    bench_sign(&d->what, &d->key);
 }
 
 
 static void
 work_json(desk *d)
 {
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "Plaintext",      { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } } };
-    size_t offset;
-
-    bench_must(kaws__json_read((uint8_t *)d->reply, d->reply_len, want, 3,
-                               &offset) == NULL, "a reply cannot be read");
-    d->sink += want[0].value.len;
+    d->sink += bench_json(d->reply, d->reply_len);
 }
 
 
@@ -141,33 +129,23 @@ work_commit_large(desk *d)
 
 
 static void
-look_up(kaws *ring, const char *name, int there)
-{
-    bench_must((kaws__table_find(&ring->table, kaws__buf_of(name),
-                                 kaws__buf_of(BENCH_USER)) != NULL) == there,
-               "a name is missing, or there too much");
-}
-
-
-static void
 work_lookup(desk *d)
 {
-    look_up(d->large, "bench-0000000", 1);
-    look_up(d->large, "bench-0002345", 1);
-    look_up(d->large, "bench-0004999", 1);
-    look_up(d->large, "bench-0008888", 0);
+    static const char *const names[] = { "bench-0000000", "bench-0002345",
+                                         "bench-0004999", "bench-0008888" };
+    size_t i;
+
+    for (i = 0; i < 4; i++)
+        bench_must((kaws__table_find(&d->large->table, kaws__buf_of(names[i]),
+                                     kaws__buf_of(BENCH_USER)) != NULL) ==
+                   (i < 3), names[i]);
 }
 
 
 static void
 work_fetch(desk *d)
 {
-    kaws_name name = { "bench-0000001", BENCH_USER };
-    kaws_error err;
-    kaws_key key;
-
-    bench_must(kaws_fetch(d->ring, name, &key, &err) == KAWS_OK, err.text);
-    kaws_key_free(d->ring, &key);
+    bench_fetch(d->ring, 1);
 }
 
 
@@ -209,16 +187,7 @@ set_up(desk *d, const char *dir)
     d->reply_len = bench_reply(d->reply, sizeof d->reply,
                                BENCH_SEALED + BENCH_PLAIN);
     kaws__buf_init(&d->digits, &d->ring->hooks);
-    d->what.method = "POST";
-    d->what.path = "/";
-    d->what.region = "us-east-1";
-    d->what.service = "kms";
-    d->what.headers = headers;
-    d->what.body.at = (const uint8_t *)body;
-    d->what.body.len = sizeof body - 1;
-    d->what.when = 1790000000;
-    bench_must(kaws__sigv4_key(&d->key, BENCH_SECRET, "20260921",
-                               d->what.region, d->what.service), "no key");
+    bench_signing(&d->what, &d->key, headers, body, sizeof body - 1);
 }
 
 

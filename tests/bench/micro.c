@@ -8,9 +8,13 @@
  */
 
 #include "bench.h"
-#include "peers.h"
 
+#include <cjson/cJSON.h>
+#include <curl/curl.h>
+#include <jansson.h>
 #include <sys/inotify.h>
+
+#define NOWHERE "http://127.0.0.1:9"
 
 static volatile size_t sink;      /* keeps results from being optimised away  */
 
@@ -19,40 +23,23 @@ static volatile size_t sink;      /* keeps results from being optimised away  */
 
 static size_t allocations;
 
-void *__real_malloc(size_t len);
-void *__real_calloc(size_t count, size_t len);
-void *__real_realloc(void *ptr, size_t len);
-void *__wrap_malloc(size_t len);
-void *__wrap_calloc(size_t count, size_t len);
-void *__wrap_realloc(void *ptr, size_t len);
+#define COUNTED(name, takes, gives)                                           \
+    void *__real_##name takes;                                                \
+    void *__wrap_##name takes;                                                \
+                                                                              \
+    void *                                                                    \
+    __wrap_##name takes                                                       \
+    {                                                                         \
+        __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);                \
+        return __real_##name gives;                                           \
+    }
 
-
-void *
-__wrap_malloc(size_t len)
-{
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return __real_malloc(len);
-}
-
-
-void *
-__wrap_calloc(size_t count, size_t len)
-{
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return __real_calloc(count, len);
-}
-
-
-void *
-__wrap_realloc(void *ptr, size_t len)
-{
-    __atomic_add_fetch(&allocations, 1, __ATOMIC_RELAXED);
-    return __real_realloc(ptr, len);
-}
+COUNTED(malloc, (size_t len), (len))
+COUNTED(calloc, (size_t count, size_t len), (count, len))
+COUNTED(realloc, (void *ptr, size_t len), (ptr, len))
 
 
 /* ---- clocks, and what is said ------------------------------------------ */
-
 
 static double
 clock_us(clockid_t which)
@@ -86,10 +73,22 @@ say(const char *name, double value)
 
 
 static void
-say_n(const char *name, size_t n, double value)
+say_of(const char *name, const char *of, double value)
 {
-    printf("%s.%lu %.4f\n", name, (unsigned long)n, value);
+    printf("%s%s %.4f\n", name, of, value);
 }
+
+
+/* Says how many microseconds one of so many pieces of work takes; the work may
+ * depend on `turn`. */
+#define MEASURE(name, of, clock, times, work)                                 \
+    do {                                                                      \
+        double began = clock();                                               \
+        size_t turn;                                                          \
+        for (turn = 0; turn < (times); turn++)                                \
+            work;                                                             \
+        say_of(name, of, (clock() - began) / (double)(times));                \
+    } while (0)
 
 
 static size_t
@@ -109,6 +108,17 @@ path_of(char out[512], const char *dir, const char *name, size_t n)
 
 /* ---- commit DIR ROUNDS COUNT... ---------------------------------------- */
 
+static void
+append(int fd, uint64_t *end, kaws_bytes bytes)
+{
+    size_t done;
+
+    bench_must(kaws__disk_write_at(fd, *end, bytes.at, bytes.len, &done) == 0 &&
+               fdatasync(fd) == 0, "cannot write");
+    *end += bytes.len;
+}
+
+
 /* Ours, and the limit: the same bytes at the end of a file of the same size,
  * kept open, with one write and one fdatasync. */
 static void
@@ -120,40 +130,139 @@ commit(const char *dir, size_t rounds, char **counts, size_t sizes)
     char path[512];
     kaws_sealed sealed;
     kaws__buf record;
-    size_t r, s, done;
-    double t;
+    size_t r, s;
 
     bench_must(sizes <= 8, "too many sizes");
     bench_seal(&sealed, 7);
     for (s = 0; s < sizes; s++) {
         bench_make(path_of(path, dir, "commit", number(counts[s])),
                    number(counts[s]));
-        ring[s] = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
+        ring[s] = bench_open(dir, path, NOWHERE, NULL, 0);
         bench_make(path_of(path, dir, "limit", number(counts[s])),
                    number(counts[s]));
         bench_must(kaws__disk_open(path, KAWS__WRITE, &fd[s]) == 0, path);
         end[s] = (uint64_t)lseek(fd[s], 0, SEEK_END);
     }
     sync();
-    kaws__buf_init(&record, &ring[0]->hooks);
+    kaws__buf_init(&record, &bench_hooks);
     bench_record(&record, 0);
     memset(kaws__buf_grow(&record, 32), 0, 32);
     for (r = 0; r < rounds; r++) {
         for (s = 0; s < sizes; s++) {
-            t = wall_us();
-            bench_commit(ring[s], 1000000 + r, &sealed);
-            say_n("ours", number(counts[s]), wall_us() - t);
-            t = wall_us();
-            bench_must(kaws__disk_write_at(fd[s], end[s], record.at,
-                                           record.len, &done) == 0 &&
-                       fdatasync(fd[s]) == 0, "cannot write");
-            say_n("limit", number(counts[s]), wall_us() - t);
-            end[s] += record.len;
+            MEASURE("ours.", counts[s], wall_us, 1,
+                    bench_commit(ring[s], 1000000 + r, &sealed));
+            MEASURE("limit.", counts[s], wall_us, 1,
+                    append(fd[s], &end[s], kaws__buf_view(&record)));
         }
     }
     kaws__buf_free(&record);
     for (s = 0; s < sizes; s++)
         kaws_close(ring[s]);
+}
+
+
+/* ---- peers ------------------------------------------------------------------
+ *
+ * The least that others have to do for the same result: a bare libcurl POST of
+ * bytes that are there already, libcurl's own SigV4, and two JSON libraries
+ * that add up the lengths of three members of a reply. */
+
+typedef struct peer_post {
+    CURL *easy;
+    struct curl_slist *headers;
+    size_t have;
+    char reply[16384];
+} peer_post;
+
+
+static size_t
+on_body(char *data, size_t size, size_t count, void *to)
+{
+    peer_post *p = to;
+
+    if (size * count > sizeof p->reply - p->have)
+        return 0;
+    memcpy(p->reply + p->have, data, size * count);
+    p->have += size * count;
+    return size * count;
+}
+
+
+/* With `sigv4` ("aws:amz:region:service") libcurl signs, as `creds` says. */
+static peer_post *
+peer_post_open(const char *url, const char *const *headers, const void *body,
+               size_t len, const char *sigv4, const char *creds)
+{
+    peer_post *p = calloc(1, sizeof *p);
+
+    bench_must(p != NULL, "out of memory");
+    p->easy = curl_easy_init();
+    p->headers = curl_slist_append(NULL, "Expect:");
+    for (; *headers != NULL; headers++)
+        p->headers = curl_slist_append(p->headers, *headers);
+    curl_easy_setopt(p->easy, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(p->easy, CURLOPT_URL, url);
+    curl_easy_setopt(p->easy, CURLOPT_HTTPHEADER, p->headers);
+    curl_easy_setopt(p->easy, CURLOPT_POSTFIELDSIZE, (long)len);
+    curl_easy_setopt(p->easy, CURLOPT_POSTFIELDS, body);
+    curl_easy_setopt(p->easy, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(p->easy, CURLOPT_WRITEDATA, p);
+    if (sigv4 != NULL) {
+        curl_easy_setopt(p->easy, CURLOPT_AWS_SIGV4, sigv4);
+        curl_easy_setopt(p->easy, CURLOPT_USERPWD, creds);
+    }
+    return p;
+}
+
+
+static void
+post(peer_post *p)
+{
+    p->have = 0;
+    bench_must(curl_easy_perform(p->easy) == CURLE_OK && p->have > 0,
+               "a POST failed");
+}
+
+
+static void
+peer_post_close(peer_post *p)
+{
+    curl_easy_cleanup(p->easy);
+    curl_slist_free_all(p->headers);
+    free(p);
+}
+
+
+static const char *const wanted[] = { "CiphertextBlob", "Plaintext", "KeyId" };
+
+
+static size_t
+peer_cjson(const char *reply, size_t len)
+{
+    cJSON *root = cJSON_ParseWithLength(reply, len);
+    const char *text;
+    size_t i, sum = 0;
+
+    for (i = 0; i < 3; i++) {
+        text = cJSON_GetStringValue(
+            cJSON_GetObjectItemCaseSensitive(root, wanted[i]));
+        sum += text != NULL ? strlen(text) : 0;
+    }
+    cJSON_Delete(root);
+    return sum;
+}
+
+
+static size_t
+peer_jansson(const char *reply, size_t len)
+{
+    json_t *root = json_loadb(reply, len, JSON_REJECT_DUPLICATES, NULL);
+    size_t i, sum = 0;
+
+    for (i = 0; i < 3; i++)
+        sum += json_string_length(json_object_get(root, wanted[i]));
+    json_decref(root);
+    return sum;
 }
 
 
@@ -185,102 +294,63 @@ catch_send(void *ctx, const kaws_request *q, kaws_reply *r)
 }
 
 
+static void
+do_not_sleep(void *ctx, int ms)
+{
+    (void)ctx;
+    (void)ms;
+}
+
+
 /* The request of a fetch, Authorization being its last header. */
 static void
 catch_fetch(caught *c, const char *dir, const char *data, const char *url)
 {
-    kaws_hooks hooks;
-    kaws_config cfg;
-    kaws_error err;
+    kaws_hooks hooks = { .ctx = c, .send = catch_send,
+                         .sleep_ms = do_not_sleep };
+    kaws_name who = { "bench-0000000", BENCH_USER };
+    kaws *ring = bench_open(dir, data, url, &hooks, 0);
     kaws_key key;
-    kaws *ring;
-    char conf[512], name[16];
-    kaws_name who = { name, BENCH_USER };
 
-    memset(c, 0, sizeof *c);
-    memset(&hooks, 0, sizeof hooks);
-    memset(&cfg, 0, sizeof cfg);
-    bench_conf(conf, dir);
-    bench_name(name, 0);
-    cfg.data_file = data;
-    cfg.conf_file = conf;
-    cfg.kms_key_id = BENCH_ARN;
-    cfg.endpoint = url;
-    cfg.max_attempts = 1;
-    cfg.hooks.ctx = c;
-    cfg.hooks.send = catch_send;
-    bench_must(kaws_open(&ring, &cfg, &err) == KAWS_OK, err.text);
-    (void)kaws_fetch(ring, who, &key, &err);
+    (void)kaws_fetch(ring, who, &key, NULL);
     kaws_close(ring);
     bench_must(c->body_len > 0, "no request was caught");
 }
 
 
-static void
-fetch_one(kaws *ring, size_t n)
+static peer_post *
+open_peer(const char *url, const caught *c)
 {
-    kaws_error err;
-    kaws_key key;
-    char name[16];
-    kaws_name who = { name, BENCH_USER };
-
-    bench_name(name, n);
-    bench_must(kaws_fetch(ring, who, &key, &err) == KAWS_OK, err.text);
-    kaws_key_free(ring, &key);
+    return peer_post_open(url, c->headers, c->body, c->body_len, NULL, NULL);
 }
 
 
 /* ---- fetch DIR URL URL_5MS ROUNDS -------------------------------------- */
 
 static void
-fetch_batch(kaws *ring, peer_post *bare, size_t times, int warm)
-{
-    const char *who = ring != NULL ? "ours" : "bare";
-    double t = cpu_us(), w = wall_us();
-    size_t i;
-
-    for (i = 0; i < times; i++) {
-        if (ring != NULL)
-            fetch_one(ring, i % 1000);
-        else
-            bench_must(peer_post_send(bare) > 0, "a POST failed");
-    }
-    if (warm) {
-        printf("%s_cpu %.4f\n", who, (cpu_us() - t) / (double)times);
-        printf("%s_wall %.4f\n", who, (wall_us() - w) / (double)times);
-    }
-}
-
-
-static void
 fetch(const char *dir, const char *fast, const char *slow, size_t rounds)
 {
+    static caught c;
     char path[512];
     kaws *ring, *ring_slow;
     peer_post *bare, *bare_slow;
-    caught c;
     size_t r;
-    double w;
 
     bench_make(path_of(path, dir, "fetch", 1000), 1000);
     catch_fetch(&c, dir, path, fast);
     ring = bench_open(dir, path, fast, NULL, 0);
-    bare = peer_post_open(fast, c.headers, c.body, c.body_len, NULL, NULL);
-    for (r = 0; r < rounds + 1; r++) {
-        fetch_batch(ring, NULL, 200, r > 0);
-        fetch_batch(NULL, bare, 200, r > 0);
+    bare = open_peer(fast, &c);
+    for (r = 0; r < rounds + 1; r++) {    /* the first warms up               */
+        MEASURE("ours_cpu", r > 0 ? "" : "_cold", cpu_us, 200,
+                bench_fetch(ring, turn));
+        MEASURE("bare_cpu", r > 0 ? "" : "_cold", cpu_us, 200, post(bare));
     }
     bench_make(path_of(path, dir, "fetch", 1001), 1000);
     ring_slow = bench_open(dir, path, slow, NULL, 0);
-    bare_slow = peer_post_open(slow, c.headers, c.body, c.body_len, NULL,
-                               NULL);
+    bare_slow = open_peer(slow, &c);
     for (r = 0; r < rounds * 10; r++) {
-        w = wall_us();
-        fetch_one(ring_slow, r % 1000);
-        say("ours_slow", wall_us() - w);
-        w = wall_us();
-        bench_must(peer_post_send(bare_slow) > 0, "a POST failed");
-        say("bare_slow", wall_us() - w);
+        MEASURE("ours_slow", "", wall_us, 1, bench_fetch(ring_slow, r % 1000));
+        MEASURE("bare_slow", "", wall_us, 1, post(bare_slow));
     }
     peer_post_close(bare);
     peer_post_close(bare_slow);
@@ -312,9 +382,9 @@ crowd_one(void *arg)
     pthread_barrier_wait(&c->start);
     for (i = 0; i < c->calls; i++) {
         if (c->ring != NULL)
-            fetch_one(c->ring, i % 1000);
+            bench_fetch(c->ring, i % 1000);
         else
-            bench_must(peer_post_send(c->bare[me]) > 0, "a POST failed");
+            post(c->bare[me]);
     }
     return NULL;
 }
@@ -345,14 +415,26 @@ crowd_run(crowd *c, kaws *ring, size_t calls)
 }
 
 
-/* After the first round, all connections are there: "warm" is when bench.py
- * asks the server for the number of them, and "end" when it asks again. */
+/* Says something at once, and waits until bench.py has heard it. */
+static void
+say_and_wait(const char *word)
+{
+    char line[8];
+
+    printf("%s 1\n", word);
+    fflush(stdout);
+    bench_must(fgets(line, sizeof line, stdin) != NULL, "nobody listens");
+}
+
+
+/* After the first round, all connections are there: at "warm" bench.py asks the
+ * server for the number of them, and at "end" again. */
 static void
 threads(const char *dir, const char *url, size_t rounds, size_t calls)
 {
-    char path[512], line[8];
-    caught c;
-    crowd all;
+    static caught c;
+    static crowd all;
+    char path[512];
     kaws *ring;
     size_t r;
     int i;
@@ -360,22 +442,16 @@ threads(const char *dir, const char *url, size_t rounds, size_t calls)
     bench_make(path_of(path, dir, "threads", 1000), 1000);
     catch_fetch(&c, dir, path, url);
     ring = bench_open(dir, path, url, NULL, 0);
-    memset(&all, 0, sizeof all);
     for (i = 0; i < CROWD; i++)
-        all.bare[i] = peer_post_open(url, c.headers, c.body, c.body_len, NULL,
-                                     NULL);
+        all.bare[i] = open_peer(url, &c);
     (void)crowd_run(&all, ring, calls);
     (void)crowd_run(&all, NULL, calls);
-    printf("warm 1\n");
-    fflush(stdout);
-    bench_must(fgets(line, sizeof line, stdin) != NULL, "nobody listens");
+    say_and_wait("warm");
     for (r = 0; r < rounds; r++) {
         say("ours", crowd_run(&all, ring, calls));
         say("bare", crowd_run(&all, NULL, calls));
     }
-    printf("end 1\n");
-    fflush(stdout);
-    bench_must(fgets(line, sizeof line, stdin) != NULL, "nobody listens");
+    say_and_wait("end");
     for (i = 0; i < CROWD; i++)
         peer_post_close(all.bare[i]);
     kaws_close(ring);
@@ -420,66 +496,39 @@ blocks_to_sign(kaws__sigv4 *s, size_t body)
 }
 
 
-static double
-hash_blocks(size_t blocks, size_t times)
+static void
+hash_blocks(size_t blocks)
 {
     static uint8_t data[65536];
     kaws__sha256 hash;
-    double t = cpu_us();
-    size_t i;
 
     bench_must(blocks * 64 <= sizeof data, "too many blocks");
-    for (i = 0; i < times; i++) {
-        kaws__crypto_init(&hash);
-        kaws__crypto_update(&hash, data, blocks * 64);
-        sink += hash.br.val[0];
-    }
-    return (cpu_us() - t) / (double)times;
+    kaws__crypto_init(&hash);
+    kaws__crypto_update(&hash, data, blocks * 64);
+    sink += hash.br.val[0];
 }
 
 
-/* What the library itself does for each request, the key of the day being
- * there; and with `key` NULL all that kaws_sign() does. */
-static double
-sign_ours(const kaws_signing *what, const kaws__mac_key *key, size_t times)
+/* All that kaws_sign() does, the key of the day included. */
+static void
+sign_whole(const kaws_signing *what)
 {
     const kaws_creds who = { BENCH_ID, BENCH_SECRET, NULL };
     char out[512];
-    kaws__sigv4 s;
-    size_t i;
-    double t = cpu_us();
 
-    for (i = 0; i < times && key != NULL; i++)
-        bench_must(kaws__sigv4_gather(&s, what, NULL) &&
-                   kaws__sigv4_authorize(&s, who.id, key, out, sizeof out) ==
-                   NULL, "cannot sign");
-    for (; i < times; i++)
-        bench_must(kaws_sign(what, who, out, sizeof out, NULL) == KAWS_OK,
-                   "cannot sign");
-    return (cpu_us() - t) / (double)times;
-}
-
-
-static double
-posts(peer_post *post, size_t times)
-{
-    double t = cpu_us();
-    size_t i;
-
-    for (i = 0; i < times; i++)
-        bench_must(peer_post_send(post) > 0, "a POST failed");
-    return (cpu_us() - t) / (double)times;
+    bench_must(kaws_sign(what, who, out, sizeof out, NULL) == KAWS_OK,
+               "cannot sign");
 }
 
 
 static void
 sign(const char *dir, const char *url, size_t rounds)
 {
+    static caught c;
     char path[512];
     kaws__mac_key key;
     kaws__sigv4 s;
     kaws_signing what;
-    caught c;
     peer_post *plain, *signing;
     size_t r, blocks, last = 0;
 
@@ -488,31 +537,21 @@ sign(const char *dir, const char *url, size_t rounds)
     while (c.headers[last + 1] != NULL)
         last++;
     c.headers[last] = NULL;               /* Authorization                   */
-    memset(&what, 0, sizeof what);
-    what.method = "POST";
-    what.path = "/";
-    what.region = "us-east-1";
-    what.service = "kms";
-    what.headers = c.headers;
-    what.body.at = (const uint8_t *)c.body;
-    what.body.len = c.body_len;
-    what.when = 1790000000;
-    bench_must(kaws__sigv4_gather(&s, &what, NULL) &&
-               kaws__sigv4_key(&key, BENCH_SECRET, s.date, what.region,
-                               what.service), "cannot gather");
+    bench_signing(&what, &key, c.headers, c.body, c.body_len);
+    bench_must(kaws__sigv4_gather(&s, &what, NULL), "cannot gather");
     blocks = blocks_to_sign(&s, c.body_len);
     say("blocks", (double)blocks);
-    plain = peer_post_open(url, c.headers, c.body, c.body_len, NULL, NULL);
+    plain = open_peer(url, &c);
     signing = peer_post_open(url, c.headers, c.body, c.body_len,
                              "aws:amz:us-east-1:kms",
                              BENCH_ID ":" BENCH_SECRET);
     for (r = 0; r < rounds; r++) {
-        say("ours", sign_ours(&what, &key, 500));
-        say("limit", hash_blocks(blocks, 500));
-        say("whole", sign_ours(&what, NULL, 500));
-        say("whole_limit", hash_blocks(blocks + 16, 500));
-        say("post", posts(plain, 200));
-        say("post_signed", posts(signing, 200));
+        MEASURE("ours", "", cpu_us, 500, bench_sign(&what, &key));
+        MEASURE("limit", "", cpu_us, 500, hash_blocks(blocks));
+        MEASURE("whole", "", cpu_us, 500, sign_whole(&what));
+        MEASURE("whole_limit", "", cpu_us, 500, hash_blocks(blocks + 16));
+        MEASURE("post", "", cpu_us, 200, post(plain));
+        MEASURE("post_signed", "", cpu_us, 200, post(signing));
     }
     peer_post_close(plain);
     peer_post_close(signing);
@@ -521,55 +560,31 @@ sign(const char *dir, const char *url, size_t rounds)
 
 /* ---- json ROUNDS ------------------------------------------------------- */
 
-static size_t
-json_ours(char *reply, size_t len)
-{
-    kaws__member want[] = { { "CiphertextBlob", { NULL, 0 } },
-                            { "Plaintext",      { NULL, 0 } },
-                            { "KeyId",          { NULL, 0 } } };
-    size_t offset;
-
-    bench_must(kaws__json_read((uint8_t *)reply, len, want, 3, &offset) ==
-               NULL, "a reply cannot be read");
-    return want[0].value.len + want[1].value.len + want[2].value.len;
-}
-
-
 static void
 json(size_t rounds)
 {
     static const struct { const char *name; size_t blob; } sizes[] = {
-        { "usual", BENCH_SEALED + BENCH_PLAIN }, { "long", 6144 }
+        { "usual_", BENCH_SEALED + BENCH_PLAIN }, { "long_", 6144 }
     };
     static char reply[16384];
-    size_t r, s, i, len, times = 2000, right, before;
-    double t;
+    const char *name;
+    size_t r, s, len, right, before;
 
     for (s = 0; s < 2; s++) {
+        name = sizes[s].name;
         len = bench_reply(reply, sizeof reply, sizes[s].blob);
-        printf("%s_bytes %lu\n", sizes[s].name, (unsigned long)len);
+        say_of(name, "bytes", (double)len);
         before = allocations;
-        right = json_ours(reply, len);
-        printf("%s_allocations %lu\n", sizes[s].name,
-               (unsigned long)(allocations - before));
+        right = bench_json(reply, len);
+        say_of(name, "allocations", (double)(allocations - before));
         bench_must(peer_cjson(reply, len) == right &&
                    peer_jansson(reply, len) == right, "they do not agree");
         for (r = 0; r < rounds; r++) {
-            t = cpu_us();
-            for (i = 0; i < times; i++)
-                sink += json_ours(reply, len);
-            printf("%s_ours %.4f\n", sizes[s].name,
-                   (cpu_us() - t) / (double)times);
-            t = cpu_us();
-            for (i = 0; i < times; i++)
-                sink += peer_cjson(reply, len);
-            printf("%s_cjson %.4f\n", sizes[s].name,
-                   (cpu_us() - t) / (double)times);
-            t = cpu_us();
-            for (i = 0; i < times; i++)
-                sink += peer_jansson(reply, len);
-            printf("%s_jansson %.4f\n", sizes[s].name,
-                   (cpu_us() - t) / (double)times);
+            MEASURE(name, "ours", cpu_us, 2000, sink += bench_json(reply, len));
+            MEASURE(name, "cjson", cpu_us, 2000,
+                    sink += peer_cjson(reply, len));
+            MEASURE(name, "jansson", cpu_us, 2000,
+                    sink += peer_jansson(reply, len));
         }
     }
 }
@@ -578,34 +593,31 @@ json(size_t rounds)
 /* ---- base64 ROUNDS ----------------------------------------------------- */
 
 static void
-base64_size(size_t rounds, size_t size, const char *encode, const char *decode)
+encode(kaws__buf *out, kaws_bytes in)
+{
+    out->len = 0;
+    kaws__text_base64(out, in);
+}
+
+
+static void
+base64_size(size_t rounds, size_t size, const char *encoding,
+            const char *decoding)
 {
     static uint8_t data[6144], back[6144];
     const kaws_bytes in = { data, size };
-    kaws_bytes digits;
-    kaws_hooks hooks;
     kaws__buf out;
     size_t r, i, len, times = 2000000 / (size + 500);
-    double t;
 
-    memset(&hooks, 0, sizeof hooks);
-    hooks.memory = kaws__mem_builtin;
-    kaws__buf_init(&out, &hooks);
+    kaws__buf_init(&out, &bench_hooks);
     for (i = 0; i < sizeof data; i++)
         data[i] = (uint8_t)(i * 2654435761u >> 13);
     for (r = 0; r < rounds; r++) {
-        t = cpu_us();
-        for (i = 0; i < times; i++) {
-            out.len = 0;
-            kaws__text_base64(&out, in);
-        }
-        say(encode, (cpu_us() - t) / (double)times);
-        digits = kaws__buf_view(&out);
-        t = cpu_us();
-        for (i = 0; i < times; i++)
-            bench_must(kaws__text_unbase64(digits, back, sizeof back, &len) &&
-                       len == size, "base64");
-        say(decode, (cpu_us() - t) / (double)times);
+        MEASURE(encoding, "", cpu_us, times, encode(&out, in));
+        MEASURE(decoding, "", cpu_us, times,
+                bench_must(kaws__text_unbase64(kaws__buf_view(&out), back,
+                                               sizeof back, &len) &&
+                           len == size, "base64"));
     }
     bench_must(memcmp(data, back, size) == 0, "base64 is wrong");
     kaws__buf_free(&out);
@@ -675,18 +687,16 @@ static void
 rewrap(const char *dir, const char *url, size_t count, int parallel)
 {
     char path[512];
-    kaws_hooks hooks;
+    meter m = { 0, 0 };
+    kaws_hooks hooks = { .ctx = &m, .memory = metered };
     kaws_error err;
     kaws *ring;
-    meter m = { 0, 0 };
-    size_t before, i, fresh = 0;
+    struct stat st;
+    size_t before;
     int watch = inotify_init1(IN_NONBLOCK);
     double t;
 
     bench_make(path_of(path, dir, "rewrap", count), count);
-    memset(&hooks, 0, sizeof hooks);
-    hooks.ctx = &m;
-    hooks.memory = metered;
     ring = bench_open(dir, path, url, &hooks, parallel);
     bench_must(watch >= 0 &&
                inotify_add_watch(watch, dir, IN_MOVED_TO) >= 0, "no inotify");
@@ -694,10 +704,10 @@ rewrap(const char *dir, const char *url, size_t count, int parallel)
     t = wall_us();
     bench_must(kaws_rewrap_all(ring, &err) == KAWS_OK, err.text);
     say("seconds", (wall_us() - t) / 1e6);
-    for (i = 0; i < ring->table.count; i++)
-        fresh += kaws__table_record(ring->table.places[i].entry).len;
     say("extra_bytes", (double)(m.peak - before));
-    say("new_bytes", (double)fresh);
+    bench_must(stat(path, &st) == 0, path);
+    say("new_bytes", (double)st.st_size - KAWS__STORE_HEADER -
+                     32.0 * (double)count);   /* less the digests             */
     say("replaces", (double)renames(watch, path));
     kaws_close(ring);
     close(watch);
@@ -712,33 +722,29 @@ open_file(const char *dir, size_t count, size_t rounds)
 {
     char path[512];
     kaws *ring;
-    kaws__sha256 hash;
+    kaws_stats stats;
+    struct stat st;
     uint8_t *all, digest[32];
-    size_t len, r;
+    kaws_bytes view;
+    size_t r;
     FILE *file;
-    double t;
 
     bench_make(path_of(path, dir, "open", count), count);
     file = fopen(path, "rb");
-    bench_must(file != NULL && fseek(file, 0, SEEK_END) == 0, path);
-    len = (size_t)ftell(file);
-    rewind(file);
-    all = malloc(len);
-    bench_must(all != NULL && fread(all, 1, len, file) == len, path);
+    bench_must(file != NULL && stat(path, &st) == 0, path);
+    view.len = (size_t)st.st_size;
+    view.at = all = malloc(view.len);
+    bench_must(all != NULL && fread(all, 1, view.len, file) == view.len, path);
     fclose(file);
     sync();
-    say("bytes", (double)len);
+    say("bytes", (double)view.len);
     for (r = 0; r < rounds; r++) {
-        t = wall_us();
-        ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
-        say("ours", (wall_us() - t) / 1e3);
-        bench_must(ring->table.count == count, "keys are missing");
+        MEASURE("ours", "", wall_us, 1,
+                ring = bench_open(dir, path, NOWHERE, NULL, 0));
+        kaws_get_stats(ring, &stats);
+        bench_must(stats.keys == count, "keys are missing");
         kaws_close(ring);
-        t = wall_us();
-        kaws__crypto_init(&hash);
-        kaws__crypto_update(&hash, all, len);
-        kaws__crypto_out(&hash, digest);
-        say("limit", (wall_us() - t) / 1e3);
+        MEASURE("limit", "", wall_us, 1, kaws__crypto_sha256(digest, view));
         sink += digest[0];
     }
     free(all);
@@ -780,20 +786,28 @@ shuffled_names(size_t count))[16]
 
 /* The limit: one read somewhere in an array as large as the table's, and one in
  * as much memory as the entries take, each waiting for the one before it. */
-static double
-two_reads(uint64_t *table, size_t slots, uint64_t *entries, size_t words,
-          size_t times)
+static void
+two_reads(const uint64_t *slots, size_t slot_count, const uint64_t *words,
+          size_t word_count, size_t turn)
 {
-    uint64_t at = 1;
-    double t = cpu_us();
+    static uint64_t at = 1;
+
+    at = slots[((at + turn) * 0x9e3779b97f4a7c15u >> 20) % slot_count];
+    at = words[((at + turn) * 0xd6e8feb86659fd93u >> 20) % word_count];
+    sink += at;
+}
+
+
+static uint64_t *
+chances(size_t count)
+{
+    uint64_t *all = malloc(count * sizeof *all), chance = 1;
     size_t i;
 
-    for (i = 0; i < times; i++) {
-        at = table[((at + i) * 0x9e3779b97f4a7c15u >> 20) % slots];
-        at = entries[((at + i) * 0xd6e8feb86659fd93u >> 20) % words];
-    }
-    sink += at;
-    return (cpu_us() - t) * 1e3 / (double)times;
+    bench_must(all != NULL, "out of memory");
+    for (i = 0; i < count; i++)
+        all[i] = next_chance(&chance);
+    return all;
 }
 
 
@@ -801,38 +815,31 @@ static void
 lookup(const char *dir, size_t count, size_t rounds)
 {
     char path[512], (*names)[16] = shuffled_names(count);
-    kaws_bytes user = kaws__buf_of(BENCH_USER), key;
-    uint64_t chance = 1, *table, *entries;
-    size_t r, i, found, slots, words;
+    kaws_bytes user = kaws__buf_of(BENCH_USER);
+    uint64_t *slots, *words;
+    size_t r, found, slot_count, word_count;
+    struct stat st;
     kaws *ring;
-    double t;
 
     bench_make(path_of(path, dir, "lookup", count), count);
-    ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
-    slots = ring->table.slot_count * sizeof(kaws__slot) / sizeof *table;
-    words = (size_t)ring->file.size / sizeof *entries;
-    table = malloc(slots * sizeof *table);
-    entries = malloc(words * sizeof *entries);
-    bench_must(table != NULL && entries != NULL, "out of memory");
-    for (i = 0; i < slots; i++)
-        table[i] = next_chance(&chance);
-    for (i = 0; i < words; i++)
-        entries[i] = next_chance(&chance);
+    ring = bench_open(dir, path, NOWHERE, NULL, 0);
+    bench_must(stat(path, &st) == 0, path);
+    slot_count = ring->table.slot_count * sizeof(kaws__slot) / sizeof *slots;
+    word_count = (size_t)st.st_size / sizeof *words;
+    slots = chances(slot_count);
+    words = chances(word_count);
     for (r = 0; r < rounds; r++) {
         found = 0;
-        t = cpu_us();
-        for (i = 0; i < count; i++) {
-            key = kaws__buf_of(names[i]);
-            found += kaws__table_find(&ring->table, key, user) != NULL;
-        }
-        say("ours", (cpu_us() - t) * 1e3 / (double)count);
+        MEASURE("ours", "", cpu_us, count, found += kaws__table_find(
+                &ring->table, kaws__buf_of(names[turn]), user) != NULL);
         bench_must(found == count, "names are missing");
-        say("limit", two_reads(table, slots, entries, words, count));
+        MEASURE("limit", "", cpu_us, count,
+                two_reads(slots, slot_count, words, word_count, turn));
     }
     kaws_close(ring);
     free(names);
-    free(table);
-    free(entries);
+    free(slots);
+    free(words);
 }
 
 
@@ -860,12 +867,12 @@ memory(const char *dir, size_t count)
     kaws *ring;
 
     bench_make(path_of(path, dir, "memory", 1), 1);
-    ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
+    ring = bench_open(dir, path, NOWHERE, NULL, 0);
     kaws_close(ring);                     /* libcurl is there now            */
     bench_make(path_of(path, dir, "memory", count), count);
     bench_must(stat(path, &st) == 0, path);
     before = resident();
-    ring = bench_open(dir, path, "http://127.0.0.1:9", NULL, 0);
+    ring = bench_open(dir, path, NOWHERE, NULL, 0);
     say("ours", (resident() - before) / (double)count);
     say("file", (double)st.st_size / (double)count);
     kaws_close(ring);
@@ -883,7 +890,7 @@ idle(const char *dir, const char *url)
 
     bench_make(path_of(path, dir, "idle", 1000), 1000);
     ring = bench_open(dir, path, url, NULL, 0);
-    fetch_one(ring, 1);
+    bench_fetch(ring, 1);
     printf("asleep 1\n");
     fflush(stdout);
     (void)pause();
@@ -898,31 +905,22 @@ main(int argc, char **argv)
     char **a = argv + 2;
     int n = argc - 2;
 
-    if (strcmp(what, "make") == 0 && n == 2)
-        bench_make(a[0], number(a[1]));
-    else if (strcmp(what, "commit") == 0 && n >= 3)
-        commit(a[0], number(a[1]), a + 2, (size_t)n - 2);
-    else if (strcmp(what, "fetch") == 0 && n == 4)
-        fetch(a[0], a[1], a[2], number(a[3]));
-    else if (strcmp(what, "threads") == 0 && n == 4)
-        threads(a[0], a[1], number(a[2]), number(a[3]));
-    else if (strcmp(what, "sign") == 0 && n == 3)
-        sign(a[0], a[1], number(a[2]));
-    else if (strcmp(what, "json") == 0 && n == 1)
-        json(number(a[0]));
-    else if (strcmp(what, "base64") == 0 && n == 1)
-        base64(number(a[0]));
-    else if (strcmp(what, "rewrap") == 0 && n == 4)
-        rewrap(a[0], a[1], number(a[2]), (int)number(a[3]));
-    else if (strcmp(what, "open") == 0 && n == 3)
-        open_file(a[0], number(a[1]), number(a[2]));
-    else if (strcmp(what, "lookup") == 0 && n == 3)
-        lookup(a[0], number(a[1]), number(a[2]));
-    else if (strcmp(what, "memory") == 0 && n == 2)
-        memory(a[0], number(a[1]));
-    else if (strcmp(what, "idle") == 0 && n == 2)
-        idle(a[0], a[1]);
+#define WHAT(name, least, call)                                               \
+    if (strcmp(what, name) == 0 && n >= least)                                \
+        call;                                                                 \
     else
+    WHAT("make", 2, bench_make(a[0], number(a[1])))
+    WHAT("commit", 3, commit(a[0], number(a[1]), a + 2, (size_t)n - 2))
+    WHAT("fetch", 4, fetch(a[0], a[1], a[2], number(a[3])))
+    WHAT("threads", 4, threads(a[0], a[1], number(a[2]), number(a[3])))
+    WHAT("sign", 3, sign(a[0], a[1], number(a[2])))
+    WHAT("json", 1, json(number(a[0])))
+    WHAT("base64", 1, base64(number(a[0])))
+    WHAT("rewrap", 4, rewrap(a[0], a[1], number(a[2]), (int)number(a[3])))
+    WHAT("open", 3, open_file(a[0], number(a[1]), number(a[2])))
+    WHAT("lookup", 3, lookup(a[0], number(a[1]), number(a[2])))
+    WHAT("memory", 2, memory(a[0], number(a[1])))
+    WHAT("idle", 2, idle(a[0], a[1]))
         return fputs("usage: see the head of micro.c\n", stderr), 2;
     return 0;
 }

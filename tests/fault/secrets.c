@@ -290,6 +290,24 @@ search(void)
 }
 
 
+/* Three copies: at the start of a mapping, where two windows meet, and at the
+ * mapping's end. */
+static void
+plant(kaws_bytes plain)
+{
+    uint8_t *at;
+
+    planted = mmap(NULL, 4 * WINDOW, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    at = planted + WINDOW;
+    if (mprotect(planted, WINDOW, PROT_NONE) != 0)
+        _exit(5);
+    memcpy(at, plain.at, plain.len);
+    memcpy(at + WINDOW - plain.len / 2, plain.at, plain.len);
+    memcpy(at + 3 * WINDOW - plain.len, plain.at, plain.len);
+}
+
+
 /* ---- operations --------------------------------------------------------- */
 
 static kaws_name
@@ -443,12 +461,10 @@ command(const char *what)
         ring = NULL;
     } else if (strcmp(what, "plant") == 0) {
         plain = unmask(words[1]);
-        planted = malloc(plain.len + 100);
-        memcpy(planted + 50, plain.at, plain.len);
+        plant(plain);
         unmap(plain);
     } else if (strcmp(what, "unplant") == 0) {
-        kaws_wipe(planted, 116);
-        free(planted);
+        munmap(planted, 4 * WINDOW);
     } else {
         return 0;
     }

@@ -223,7 +223,7 @@ prepare_full(size_t align)
     prepare_torn(align);
     disk_sync_all();
     at = disk_bytes(DATA, &len);
-    good = (size_t)kaws__store_get(at + KAWS__STORE_CELL, 8);
+    good = (size_t)kaws__store_get(at + KAWS__STORE_COMMITTED, 8);
     memcpy(torn_end.at, at + good, torn_end.len = len - good);
     full_at_open = ENOSPC;
 }

@@ -54,44 +54,22 @@ expect_usable(struct world *w, uint64_t keys)
 }
 
 
-/* Runs the operation again and again, with another allocation failing each
- * time, until none is left that could. Returns how many there were. */
-static size_t
-starve(struct world *w, kaws_status (*job)(struct world *), int from_then_on)
+/* The nth allocation from now on fails, or all from it on. */
+static void
+starve(struct world *w, size_t n, int all)
 {
-    size_t n, live, bytes, len, now_len;
-    uint8_t *file = slurp(w->f.data, &len), *now;
-    kaws_status status;
-    kaws_stats stats;
+    w->f.failed = 0;
+    w->f.fail_nth = all ? 0 : w->f.allocs + n;
+    w->f.fail_from = all ? w->f.allocs + n : 0;
+}
 
-    kaws_get_stats(w->ring, &stats);
-    expect_usable(w, stats.keys);         /* so that KMS has answered once    */
-    live = w->f.live;
-    bytes = w->f.live_bytes;
-    for (n = 1; ; n++) {
-        w->f.failed = 0;
-        w->f.fail_nth = from_then_on ? 0 : w->f.allocs + n;
-        w->f.fail_from = from_then_on ? w->f.allocs + n : 0;
-        status = job(w);
-        w->f.fail_nth = w->f.fail_from = 0;
-        if (w->f.failed == 0)
-            break;
-        EXPECT(w, KAWS_MEMORY, "memory", status);
-        if (w->ring == NULL)
-            world_open(w);
-        expect_usable(w, stats.keys);
-        /* A table that could grow before the failure may have grown. */
-        assert_int_equal(w->f.live, live);
-        assert_true(w->f.live_bytes >= bytes);
-        now = slurp(w->f.data, &now_len);
-        assert_int_equal(now_len, len);
-        assert_memory_equal(now + 48, file + 48, len - 48);
-        free(now);
-        assert_true(n < 500);
-    }
-    EXPECT(w, KAWS_OK, NULL, status);
-    free(file);
-    return n - 1;
+
+/* Whether one did; from now on none fails. */
+static int
+starved(struct world *w)
+{
+    w->f.fail_nth = w->f.fail_from = 0;
+    return w->f.failed > 0;
 }
 
 
@@ -102,20 +80,6 @@ do_open(struct world *w)
 {
     world_close(w);
     return kaws_open(&w->ring, &w->cfg, &w->err);
-}
-
-
-static kaws_status
-do_check(struct world *w)
-{
-    return kaws_check(w->ring, &w->err);
-}
-
-
-static kaws_status
-do_generate(struct world *w)
-{
-    return kaws_generate(w->ring, name_of("new", NULL), "AES", 32, &w->err);
 }
 
 
@@ -143,13 +107,6 @@ do_fetch(struct world *w)
     }
     assert_memory_equal(&key, &none, sizeof key);
     return status;
-}
-
-
-static kaws_status
-do_remove(struct world *w)
-{
-    return kaws_remove(w->ring, name_of("k2", "u"), &w->err);
 }
 
 
@@ -184,31 +141,6 @@ do_use_kms_key(struct world *w)
 
 
 static kaws_status
-do_use_region(struct world *w)
-{
-    kaws_status status = kaws_use_region(w->ring, "us-west-2", &w->err);
-
-    assert_string_equal(w->ring->kms.trust.now.region, status == KAWS_OK
-                        ? "us-west-2" : "us-east-1");
-    return status;
-}
-
-
-static kaws_status
-do_reload(struct world *w)
-{
-    return kaws_reload_creds(w->ring, &w->err);
-}
-
-
-static kaws_status
-do_rewrap(struct world *w)
-{
-    return kaws_rewrap_all(w->ring, &w->err);
-}
-
-
-static kaws_status
 do_data_key(struct world *w)
 {
     uint8_t plain[32], zeros[32] = { 0 };
@@ -221,16 +153,6 @@ do_data_key(struct world *w)
     if (status != KAWS_OK)
         assert_memory_equal(plain, zeros, 32);
     return status;
-}
-
-
-static kaws_status
-do_encrypt(struct world *w)
-{
-    kaws_sealed out;
-
-    return kaws_kms_encrypt(w->ring, NULL, kaws__buf_of("plain"), &out,
-                            &w->err);
 }
 
 
@@ -249,53 +171,111 @@ do_decrypt(struct world *w)
 }
 
 
-static kaws_status
-do_reencrypt(struct world *w)
-{
-    kaws_sealed out;
+/* Name, how many allocations there are at least (fewer, and the test would see
+ * nothing), call. Credentials need none: they have their pages. */
+#define JOBS(X)                                                               \
+    X(open, 6, do_open(w))                                                    \
+    X(check, 4, kaws_check(w->ring, &w->err))                                 \
+    X(generate, 5, kaws_generate(w->ring, name_of("new", NULL), "AES", 32,    \
+                                 &w->err))                                    \
+    X(store, 5, do_store(w))                                                  \
+    X(fetch, 4, do_fetch(w))                                                  \
+    X(remove, 1, kaws_remove(w->ring, name_of("k2", "u"), &w->err))           \
+    X(walk, 1, do_walk(w))                                                    \
+    X(use_kms_key, 4, do_use_kms_key(w))                                      \
+    X(use_region, 3, kaws_use_region(w->ring, "us-west-2", &w->err))          \
+    X(reload, 0, kaws_reload_creds(w->ring, &w->err))                         \
+    X(rewrap, 5 * KEYS, kaws_rewrap_all(w->ring, &w->err))                    \
+    X(data_key, 2, do_data_key(w))                                            \
+    X(encrypt, 3, kaws_kms_encrypt(w->ring, NULL, kaws__buf_of("plain"),      \
+                                   &out, &w->err))                            \
+    X(decrypt, 2, do_decrypt(w))                                              \
+    X(reencrypt, 3, kaws_kms_reencrypt(w->ring, NULL, &sealed, &out, &w->err))
 
-    return kaws_kms_reencrypt(w->ring, NULL, &sealed, &out, &w->err);
+enum {
+#define X(name, least, call) JOB_##name,
+    JOBS(X)
+#undef X
+    JOB_COUNT
+};
+
+static const size_t leasts[] = {
+#define X(name, least, call) least,
+    JOBS(X)
+#undef X
+};
+
+
+static kaws_status
+perform(struct world *w, int job)
+{
+    static kaws_sealed out;
+
+    switch (job) {
+#define X(name, least, call) case JOB_##name: return call;
+    JOBS(X)
+#undef X
+    }
+    return KAWS_ARGUMENT;
 }
 
 
 /* ---- each of them starved ---------------------------------------------- */
 
-/* `least`: so many allocations there are; fewer, and the test sees nothing. */
+/* Performs the operation again and again, with another allocation failing each
+ * time, until none is left that could; then with all from there on. */
 static void
-starve_both(void **state, kaws_status (*job)(struct world *), size_t least)
+starve_job(void **state, int job, int all)
 {
     struct world *w = *state;
+    size_t n, live, bytes, len, now_len;
+    uint8_t *file = slurp(w->f.data, &len), *now;
+    kaws_status status;
+    int failed;
 
-    assert_true(starve(w, job, 0) >= least);
-    world_end(state);
-    assert_int_equal(begin(state), 0);
-    w = *state;
-    assert_true(starve(w, job, 1) >= least);
+    expect_usable(w, KEYS);               /* so that KMS has answered once    */
+    live = w->f.live;
+    bytes = w->f.live_bytes;
+    for (n = 1, failed = 1; failed; n += (size_t)failed) {
+        starve(w, n, all);
+        status = perform(w, job);
+        failed = starved(w);
+        EXPECT(w, failed ? KAWS_MEMORY : KAWS_OK, failed ? "memory" : NULL,
+               status);
+        if (!failed)
+            break;
+        if (w->ring == NULL)
+            world_open(w);
+        expect_usable(w, KEYS);
+        /* A table that could grow before the failure may have grown. */
+        assert_int_equal(w->f.live, live);
+        assert_true(w->f.live_bytes >= bytes);
+        now = slurp(w->f.data, &now_len);
+        assert_int_equal(now_len, len);
+        assert_memory_equal(now + 48, file + 48, len - 48);
+        free(now);
+        assert_true(n < 500);
+    }
+    assert_true(n - 1 >= leasts[job]);
+    assert_true(leasts[job] > 0 || n == 1);
+    free(file);
 }
 
 
-#define STARVED(name, job, least)                                             \
+#define X(name, least, call)                                                  \
     static void                                                               \
-    name(void **state)                                                        \
+    test_##name(void **state)                                                 \
     {                                                                         \
-        starve_both(state, job, least);                                       \
+        starve_job(state, JOB_##name, 0);                                     \
+        world_end(state);                                                     \
+        assert_int_equal(begin(state), 0);                                    \
+        starve_job(state, JOB_##name, 1);                                     \
     }
+JOBS(X)
+#undef X
 
-STARVED(test_open, do_open, 6)
-STARVED(test_check, do_check, 4)
-STARVED(test_generate, do_generate, 5)
-STARVED(test_store, do_store, 5)
-STARVED(test_fetch, do_fetch, 4)
-STARVED(test_remove, do_remove, 1)
-STARVED(test_walk, do_walk, 1)
-STARVED(test_use_kms_key, do_use_kms_key, 4)
-STARVED(test_use_region, do_use_region, 3)
-STARVED(test_rewrap, do_rewrap, 5 * KEYS)
-STARVED(test_data_key, do_data_key, 2)
-STARVED(test_encrypt, do_encrypt, 3)
-STARVED(test_decrypt, do_decrypt, 2)
-STARVED(test_reencrypt, do_reencrypt, 3)
 
+/* ---- operations of which more must be said ----------------------------- */
 
 /* The table and the list grow now and then: names until all sizes were met. */
 static void
@@ -303,25 +283,19 @@ test_growing(void **state)
 {
     struct world *w = *state;
     kaws_bytes plain = kaws__buf_of("x");
+    kaws_status status;
     char name[16];
     size_t n;
-    int i, failures = 0;
+    int i, failed, failures = 0;
 
     for (i = 0; i < 60; i++) {
         (void)snprintf(name, sizeof name, "g%d", i);
-        for (n = 1; ; n++) {
-            kaws_status status;
-            w->f.fail_nth = w->f.allocs + n;
-            w->f.failed = 0;
+        for (n = 1, failed = 1; failed; n++, failures += failed) {
+            starve(w, n, 0);
             status = kaws_store(w->ring, name_of(name, ""), "SECRET", plain,
                                 &w->err);
-            w->f.fail_nth = 0;
-            if (w->f.failed == 0) {
-                EXPECT(w, KAWS_OK, NULL, status);
-                break;
-            }
-            EXPECT(w, KAWS_MEMORY, NULL, status);
-            failures++;
+            failed = starved(w);
+            EXPECT(w, failed ? KAWS_MEMORY : KAWS_OK, NULL, status);
         }
     }
     assert_true(failures > 60 * 5);
@@ -335,29 +309,21 @@ static void
 test_new_file(void **state)
 {
     struct world *w = *state;
-    struct stat st;
     kaws_status status;
     size_t n;
-    int from;
+    int all, failed;
 
-    for (from = 0; from < 2; from++)
-        for (n = 1; ; n++) {
+    for (all = 0; all < 2; all++)
+        for (n = 1, failed = 1; failed; n++) {
             world_close(w);
             (void)remove(w->f.data);
-            w->f.failed = 0;
-            w->f.fail_nth = from ? 0 : w->f.allocs + n;
-            w->f.fail_from = from ? w->f.allocs + n : 0;
+            starve(w, n, all);
             status = kaws_open(&w->ring, &w->cfg, &w->err);
-            w->f.fail_nth = w->f.fail_from = 0;
-            if (w->f.failed == 0)
-                break;
-            EXPECT(w, KAWS_MEMORY, NULL, status);
-            assert_null(w->ring);
-            assert_int_equal(w->f.live, 0);
-            assert_int_not_equal(stat(w->f.data, &st), 0);
+            failed = starved(w);
+            EXPECT(w, failed ? KAWS_MEMORY : KAWS_OK, NULL, status);
+            assert_int_equal(w->ring == NULL && w->f.live == 0, failed);
+            assert_int_equal(access(w->f.data, F_OK) != 0, failed);
         }
-    EXPECT(w, KAWS_OK, NULL, status);
-    assert_int_equal(stat(w->f.data, &st), 0);
 }
 
 
@@ -370,27 +336,25 @@ test_torn_file(void **state)
     size_t n, len, now_len;
     uint8_t *all, *now;
     kaws_status status;
+    int failed;
 
     EXPECT(w, KAWS_OK, NULL, kaws_store(w->ring, name_of("last", ""), "SECRET",
                                         plain, &w->err));
     all = slurp(w->f.data, &len);
     world_close(w);
     spill(w->f.data, all, len - 5);
-    for (n = 1; ; n++) {
-        w->f.failed = 0;
-        w->f.fail_nth = w->f.allocs + n;
+    for (n = 1, failed = 1; failed; n++) {
+        starve(w, n, 0);
         status = kaws_open(&w->ring, &w->cfg, &w->err);
-        w->f.fail_nth = 0;
-        if (w->f.failed == 0)
-            break;
-        EXPECT(w, KAWS_MEMORY, NULL, status);
-        assert_int_equal(w->f.live, 0);
+        failed = starved(w);
+        EXPECT(w, failed ? KAWS_MEMORY : KAWS_OK, NULL, status);
+        assert_true(!failed || w->f.live == 0);
         now = slurp(w->f.data, &now_len);
-        assert_int_equal(now_len, len - 5);
-        assert_memory_equal(now, all, now_len);
+        assert_int_equal(failed, now_len == len - 5);
+        assert_memory_equal(now + (failed ? 0 : 48), all + (failed ? 0 : 48),
+                            now_len - (failed ? 0 : 48));
         free(now);
     }
-    EXPECT(w, KAWS_OK, NULL, status);
     assert_int_equal(fake_logged(&w->f, 1, ".torn-"), 1);
     expect_usable(w, KEYS);
     free(all);
@@ -404,34 +368,21 @@ test_rotate(void **state)
     struct world *w = *state;
     kaws_status status;
     size_t n;
-    int from, rotations, granted = 0;
+    int all, failed, done, after = 0;
 
-    for (from = 0; from < 2; from++)
-        for (n = 1; ; n++) {
-            w->f.keys[0].rotations = rotations = 0;
-            w->f.failed = 0;
-            w->f.fail_nth = from ? 0 : w->f.allocs + n;
-            w->f.fail_from = from ? w->f.allocs + n : 0;
+    for (all = 0; all < 2; all++)
+        for (n = 1, failed = 1; failed; n++) {
+            w->f.keys[0].rotations = 0;
+            starve(w, n, all);
             status = kaws_rotate_kms_key(w->ring, &w->err);
-            w->f.fail_nth = w->f.fail_from = 0;
-            if (w->f.failed == 0)
-                break;
-            rotations = w->f.keys[0].rotations;
-            EXPECT(w, rotations > 0 ? KAWS_OK : KAWS_MEMORY, NULL, status);
-            granted += rotations;
+            failed = starved(w);
+            done = w->f.keys[0].rotations;
+            EXPECT(w, done > 0 ? KAWS_OK : KAWS_MEMORY, NULL, status);
+            after += failed ? done : 0;
             expect_usable(w, KEYS);
         }
-    EXPECT(w, KAWS_OK, NULL, status);
-    assert_true(granted >= 4);
-    assert_int_equal(fake_logged(&w->f, 1, "could not be seen"), granted);
-}
-
-
-/* Credentials need none: they have their pages. */
-static void
-test_reload(void **state)
-{
-    assert_int_equal(starve(*state, do_reload, 1), 0);
+    assert_true(after >= 4);
+    assert_int_equal(fake_logged(&w->f, 1, "could not be seen"), after);
 }
 
 
@@ -442,23 +393,19 @@ test_rewrap_across_regions(void **state)
     struct world *w = *state;
     kaws_status status;
     size_t n;
+    int failed;
 
     w->cfg.rewrap_parallel = 1;
     world_reopen(w);
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
-    for (n = 1; ; n++) {
-        w->f.failed = 0;
-        w->f.fail_nth = w->f.allocs + n;
+    for (n = 1, failed = 1; failed; n++) {
+        starve(w, n, 0);
         status = kaws_rewrap_all(w->ring, &w->err);
-        w->f.fail_nth = 0;
-        if (w->f.failed == 0)
-            break;
-        EXPECT(w, KAWS_MEMORY, NULL, status);
+        failed = starved(w);
+        EXPECT(w, failed ? KAWS_MEMORY : KAWS_OK, NULL, status);
         expect_usable(w, KEYS);
     }
-    EXPECT(w, KAWS_OK, NULL, status);
     assert_true(n > 10 * KEYS);
-    expect_usable(w, KEYS);
 }
 
 
@@ -466,15 +413,13 @@ int
 main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin, world_end)
+#define X(name, least, call) TEST(test_##name),
     const struct CMUnitTest tests[] = {
-        TEST(test_open), TEST(test_check), TEST(test_generate),
-        TEST(test_store), TEST(test_fetch), TEST(test_remove),
-        TEST(test_walk), TEST(test_use_kms_key), TEST(test_use_region),
-        TEST(test_rewrap), TEST(test_data_key), TEST(test_encrypt),
-        TEST(test_decrypt), TEST(test_reencrypt), TEST(test_growing),
-        TEST(test_new_file), TEST(test_torn_file), TEST(test_rotate),
-        TEST(test_reload), TEST(test_rewrap_across_regions)
+        JOBS(X)
+        TEST(test_growing), TEST(test_new_file), TEST(test_torn_file),
+        TEST(test_rotate), TEST(test_rewrap_across_regions)
     };
+#undef X
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

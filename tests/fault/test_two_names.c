@@ -143,7 +143,7 @@ work(const worker *me, int to)
     for (tries = 0; i < me->keys && tries < 20 * me->keys; tries++) {
         if (ring == NULL)
             status = kaws_open(&ring, &cfg, &err);
-        if (ring == NULL && strstr(err.text, "mount it anew") != NULL)
+        if (ring == NULL && strstr(err.text, "mount it again") != NULL)
             _exit(0);                     /* it leads to what was replaced    */
         if (status == KAWS_OK && me->reads && !read_on(ring, &f, &seen))
             _exit(4);
@@ -385,7 +385,7 @@ test_mounted_file_removes(void **state)
     mounted(w, 1);
     (void)snprintf(w->f.body, sizeof w->f.body, "%s/other", w->f.dir);
     w->cfg.data_file = w->f.body;
-    EXPECT(w, KAWS_CHANGED, "mount it anew",
+    EXPECT(w, KAWS_CHANGED, "mount it again",
            kaws_open(&none, &w->cfg, &w->err));
     kaws__err_clear(&w->err);
     assert_int_equal(umount(w->f.body), 0);

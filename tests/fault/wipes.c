@@ -96,10 +96,10 @@ look_for_all(const char *date, const char *region)
         older[i] = (plain[i] = (uint8_t)(i * i * 37 + i * 11 + 129)) ^ 0x55;
     kaws__buf_init(&text, &fake_plain);
     for (i = 0; i < 2; i++) {
-        kaws_bytes key = { i == 0 ? plain : older, PLAIN };
+        kaws_bytes one = { i == 0 ? plain : older, PLAIN };
         text.len = 0;
-        kaws__text_base64(&text, key);
-        look_for("a key", key.at, key.len);
+        kaws__text_base64(&text, one);
+        look_for("a key", one.at, one.len);
         look_for("a key in base64", text.at, text.len);
     }
     look_for("the secret access key", FAKE_SECRET, strlen(FAKE_SECRET));
@@ -128,8 +128,14 @@ found_at(const uint8_t *at)
 }
 
 
-/* gcc's hooks. The frame of a function that ends lies between ours and the one
- * of its caller. */
+/* gcc's hooks. The frame of the function that ends lies between two frame
+ * pointers; they are at a frame's high end on x86, at its low end elsewhere. */
+#if defined(__x86_64__) || defined(__i386__)
+enum { LOW = 0, HIGH = 1 };
+#else
+enum { LOW = 1, HIGH = 2 };
+#endif
+
 void __cyg_profile_func_enter(void *function, void *caller);
 void __cyg_profile_func_exit(void *function, void *caller);
 
@@ -145,8 +151,8 @@ __cyg_profile_func_enter(void *function, void *caller)
 void
 __cyg_profile_func_exit(void *function, void *caller)
 {
-    const uint8_t *at = (const uint8_t *)__builtin_frame_address(0) + 16;
-    const uint8_t *end = __builtin_frame_address(1);
+    const uint8_t *at = (const uint8_t *)__builtin_frame_address(LOW) + 16;
+    const uint8_t *end = __builtin_frame_address(HIGH);
     const char *label = NULL, *last = NULL;
 
     (void)caller;
@@ -217,13 +223,6 @@ must(scene *s, const char *what, kaws_status got, kaws_status want)
 
 
 static kaws_status
-do_open(scene *s)
-{
-    return kaws_open(&s->ring, &s->cfg, &s->err);
-}
-
-
-static kaws_status
 do_close(scene *s)
 {
     kaws_close(s->ring);
@@ -233,98 +232,24 @@ do_close(scene *s)
 
 
 static kaws_status
-do_check(scene *s)
-{
-    return kaws_check(s->ring, &s->err);
-}
-
-
-static kaws_status
-do_generate(scene *s)
-{
-    return kaws_generate(s->ring, name_of("g"), "AES", 32, &s->err);
-}
-
-
-static kaws_status
-do_store(scene *s)
-{
-    kaws_bytes key = { plain, PLAIN };
-
-    return kaws_store(s->ring, name_of("s"), "AES", key, &s->err);
-}
-
-
-static kaws_status
 do_fetch(scene *s)
 {
-    kaws_key key;
-    kaws_status status = kaws_fetch(s->ring, name_of("a"), &key, &s->err);
+    kaws_key got;
+    kaws_status status = kaws_fetch(s->ring, name_of("a"), &got, &s->err);
 
-    kaws_key_free(s->ring, &key);
+    if (status == KAWS_OK)
+        kaws_key_free(s->ring, &got);
     return status;
-}
-
-
-static kaws_status
-do_remove(scene *s)
-{
-    return kaws_remove(s->ring, name_of("a"), &s->err);
-}
-
-
-static kaws_status
-do_remove_all(scene *s)
-{
-    (void)kaws_remove(s->ring, name_of("b"), &s->err);
-    return do_remove(s);
-}
-
-
-static kaws_status
-do_use_kms_key(scene *s)
-{
-    return kaws_use_kms_key(s->ring, "alias/two", &s->err);
-}
-
-
-static kaws_status
-do_reload(scene *s)
-{
-    return kaws_reload_creds(s->ring, &s->err);
-}
-
-
-static kaws_status
-do_rotate(scene *s)
-{
-    return kaws_rotate_kms_key(s->ring, &s->err);
-}
-
-
-static kaws_status
-do_rewrap(scene *s)
-{
-    return kaws_rewrap_all(s->ring, &s->err);
 }
 
 
 static kaws_status
 do_data_key(scene *s)
 {
-    static uint8_t key[32];
+    static uint8_t made[32];
 
-    return kaws_kms_generate_data_key(s->ring, NULL, sizeof key, key, &s->out,
-                                      &s->err);
-}
-
-
-static kaws_status
-do_encrypt(scene *s)
-{
-    kaws_bytes key = { plain, PLAIN };
-
-    return kaws_kms_encrypt(s->ring, NULL, key, &s->out, &s->err);
+    return kaws_kms_generate_data_key(s->ring, NULL, sizeof made, made,
+                                      &s->out, &s->err);
 }
 
 
@@ -335,13 +260,6 @@ do_decrypt(scene *s)
     size_t len = sizeof room;
 
     return kaws_kms_decrypt(s->ring, NULL, &s->sealed, room, &len, &s->err);
-}
-
-
-static kaws_status
-do_reencrypt(scene *s)
-{
-    return kaws_kms_reencrypt(s->ring, NULL, &s->sealed, &s->out, &s->err);
 }
 
 
@@ -381,6 +299,13 @@ close_first(scene *s)
 
 
 static void
+remove_other(scene *s)
+{
+    must(s, "b", kaws_remove(s->ring, name_of("b"), &s->err), KAWS_OK);
+}
+
+
+static void
 be_unknown(scene *s)
 {
     (void)snprintf(s->f.id, sizeof s->f.id, "AKIAOTHER");
@@ -407,64 +332,105 @@ know_no_dry_run(scene *s)
     "{\"CiphertextBlob\":\"eHg=\",\"KeyId\":\"" FAKE_EAST "\"," \
     "\"KeyMaterialId\":\"0000\",\"Plaintext\":\"" text "\"}"
 
+static const kaws_bytes key = { plain, PLAIN };
+
+#define JOBS(X)                                                               \
+    X(OPEN, kaws_open(&s->ring, &s->cfg, &s->err))                            \
+    X(CLOSE, do_close(s))                                                     \
+    X(CHECK, kaws_check(s->ring, &s->err))                                    \
+    X(GENERATE, kaws_generate(s->ring, name_of("g"), "AES", 32, &s->err))     \
+    X(STORE, kaws_store(s->ring, name_of("s"), "AES", key, &s->err))          \
+    X(FETCH, do_fetch(s))                                                     \
+    X(REMOVE, kaws_remove(s->ring, name_of("a"), &s->err))                    \
+    X(USE_KMS_KEY, kaws_use_kms_key(s->ring, "alias/two", &s->err))           \
+    X(RELOAD, kaws_reload_creds(s->ring, &s->err))                            \
+    X(ROTATE, kaws_rotate_kms_key(s->ring, &s->err))                          \
+    X(REWRAP, kaws_rewrap_all(s->ring, &s->err))                              \
+    X(DATA_KEY, do_data_key(s))                                               \
+    X(ENCRYPT, kaws_kms_encrypt(s->ring, NULL, key, &s->out, &s->err))        \
+    X(DECRYPT, do_decrypt(s))                                                 \
+    X(REENCRYPT, kaws_kms_reencrypt(s->ring, NULL, &s->sealed, &s->out,       \
+                                    &s->err))                                 \
+    X(SIGN, do_sign(s))
+
+enum job {
+#define X(name, call) name,
+    JOBS(X)
+#undef X
+    JOB_COUNT
+};
+
+
+static kaws_status
+perform(scene *s, enum job job)
+{
+    switch (job) {
+#define X(name, call) case name: return call;
+    JOBS(X)
+#undef X
+    default: return KAWS_ARGUMENT;
+    }
+}
+
+
 static const struct row {
     const char *name;
-    kaws_status (*job)(scene *);
+    enum job    job;
     kaws_status want;
     void      (*before)(scene *);
     fake_script script;
 } rows[] = {
-    { "open", do_open, KAWS_OK, close_first, { NULL } },
-    { "close", do_close, KAWS_OK, NULL, { NULL } },
-    { "check", do_check, KAWS_OK, NULL, { NULL } },
-    { "generate", do_generate, KAWS_OK, NULL, { NULL } },
-    { "store", do_store, KAWS_OK, NULL, { NULL } },
-    { "store-unproved", do_store, KAWS_OK, NULL,
+    { "open", OPEN, KAWS_OK, close_first, { NULL } },
+    { "close", CLOSE, KAWS_OK, NULL, { NULL } },
+    { "check", CHECK, KAWS_OK, NULL, { NULL } },
+    { "generate", GENERATE, KAWS_OK, NULL, { NULL } },
+    { "store", STORE, KAWS_OK, NULL, { NULL } },
+    { "store-unproved", STORE, KAWS_OK, NULL,
       { "Decrypt", .error = "AccessDeniedException" } },
-    { "store-mixed-up", do_store, KAWS_REPLY, NULL,
+    { "store-mixed-up", STORE, KAWS_REPLY, NULL,
       { "Decrypt", .previous = 1 } },
-    { "store-lost", do_store, KAWS_NETWORK, NULL,
+    { "store-lost", STORE, KAWS_NETWORK, NULL,
       { "Encrypt", .times = 9, .lost = 1 } },
-    { "fetch", do_fetch, KAWS_OK, NULL, { NULL } },
-    { "fetch-denied", do_fetch, KAWS_DENIED, NULL,
+    { "fetch", FETCH, KAWS_OK, NULL, { NULL } },
+    { "fetch-denied", FETCH, KAWS_DENIED, NULL,
       { "Decrypt", .error = "AccessDeniedException" } },
-    { "fetch-throttled", do_fetch, KAWS_OK, NULL,
+    { "fetch-throttled", FETCH, KAWS_OK, NULL,
       { "Decrypt", .error = "ThrottlingException" } },
-    { "fetch-unknown", do_fetch, KAWS_CREDENTIALS, be_unknown, { NULL } },
-    { "fetch-renewed", do_fetch, KAWS_OK, be_renewed, { NULL } },
-    { "fetch-short", do_fetch, KAWS_MISMATCH, NULL,
+    { "fetch-unknown", FETCH, KAWS_CREDENTIALS, be_unknown, { NULL } },
+    { "fetch-renewed", FETCH, KAWS_OK, be_renewed, { NULL } },
+    { "fetch-short", FETCH, KAWS_MISMATCH, NULL,
       { "Decrypt", .body = ANSWER("AAAA") } },
-    { "fetch-nonsense", do_fetch, KAWS_REPLY, NULL,
+    { "fetch-nonsense", FETCH, KAWS_REPLY, NULL,
       { "Decrypt", .from = "KeyId", .to = "KeyIs" } },
-    { "fetch-cut", do_fetch, KAWS_REPLY, NULL,
+    { "fetch-cut", FETCH, KAWS_REPLY, NULL,
       { "Decrypt", .times = 9, .cut = 120 } },
-    { "remove", do_remove, KAWS_OK, NULL, { NULL } },
-    { "remove-all", do_remove_all, KAWS_OK, NULL, { NULL } },
-    { "use-kms-key", do_use_kms_key, KAWS_OK, NULL, { NULL } },
-    { "reload", do_reload, KAWS_OK, NULL, { NULL } },
-    { "rotate", do_rotate, KAWS_OK, NULL, { NULL } },
-    { "rewrap", do_rewrap, KAWS_OK, NULL, { NULL } },
-    { "rewrap-across", do_rewrap, KAWS_OK, go_west, { NULL } },
-    { "rewrap-fails", do_rewrap, KAWS_DENIED, NULL,
+    { "remove", REMOVE, KAWS_OK, NULL, { NULL } },
+    { "remove-last", REMOVE, KAWS_OK, remove_other, { NULL } },
+    { "use-kms-key", USE_KMS_KEY, KAWS_OK, NULL, { NULL } },
+    { "reload", RELOAD, KAWS_OK, NULL, { NULL } },
+    { "rotate", ROTATE, KAWS_OK, NULL, { NULL } },
+    { "rewrap", REWRAP, KAWS_OK, NULL, { NULL } },
+    { "rewrap-across", REWRAP, KAWS_OK, go_west, { NULL } },
+    { "rewrap-fails", REWRAP, KAWS_DENIED, NULL,
       { "ReEncrypt", .skip = 1, .error = "AccessDeniedException" } },
-    { "rewrap-no-dry-run", do_rewrap, KAWS_OK, know_no_dry_run, { NULL } },
-    { "data-key", do_data_key, KAWS_OK, NULL, { NULL } },
-    { "data-key-short", do_data_key, KAWS_REPLY, NULL,
+    { "rewrap-no-dry-run", REWRAP, KAWS_OK, know_no_dry_run, { NULL } },
+    { "data-key", DATA_KEY, KAWS_OK, NULL, { NULL } },
+    { "data-key-short", DATA_KEY, KAWS_REPLY, NULL,
       { "GenerateDataKey", .body = ANSWER("AAAA") } },
-    { "encrypt", do_encrypt, KAWS_OK, NULL, { NULL } },
-    { "decrypt", do_decrypt, KAWS_OK, NULL, { NULL } },
-    { "reencrypt", do_reencrypt, KAWS_OK, NULL, { NULL } },
-    { "reencrypt-across", do_reencrypt, KAWS_OK, go_west, { NULL } },
-    { "sign", do_sign, KAWS_OK, NULL, { NULL } }
+    { "encrypt", ENCRYPT, KAWS_OK, NULL, { NULL } },
+    { "decrypt", DECRYPT, KAWS_OK, NULL, { NULL } },
+    { "reencrypt", REENCRYPT, KAWS_OK, NULL, { NULL } },
+    { "reencrypt-across", REENCRYPT, KAWS_OK, go_west, { NULL } },
+    { "sign", SIGN, KAWS_OK, NULL, { NULL } }
 };
 
 
 /* One operation on a ring with two keys, which it has from its file. */
 static void
-perform(const struct row *row)
+perform_row(const struct row *row)
 {
     static scene scenes[1];
-    kaws_bytes key = { older, PLAIN };
+    kaws_bytes before = { older, PLAIN };
     scene *s = scenes;
 
     memset(s, 0, sizeof *s);
@@ -474,14 +440,14 @@ perform(const struct row *row)
     fake_write_conf(&s->f, FAKE_ID "\n" FAKE_SECRET "\n" TOKEN "\n");
     s->cfg = fake_config(&s->f);
     s->cfg.rewrap_parallel = 1;
-    must(s, "open", do_open(s), KAWS_OK);
-    must(s, "a", kaws_store(s->ring, name_of("a"), "AES", key, &s->err),
+    must(s, "open", perform(s, OPEN), KAWS_OK);
+    must(s, "a", kaws_store(s->ring, name_of("a"), "AES", before, &s->err),
          KAWS_OK);
     must(s, "b", kaws_generate(s->ring, name_of("b"), "AES", 32, &s->err),
          KAWS_OK);
-    must(s, "close", do_close(s), KAWS_OK);
-    must(s, "open", do_open(s), KAWS_OK);
-    must(s, "encrypt", kaws_kms_encrypt(s->ring, NULL, key, &s->sealed,
+    (void)do_close(s);
+    must(s, "open", perform(s, OPEN), KAWS_OK);
+    must(s, "encrypt", kaws_kms_encrypt(s->ring, NULL, before, &s->sealed,
                                         &s->err), KAWS_OK);
     if (row->before != NULL)
         row->before(s);
@@ -489,7 +455,7 @@ perform(const struct row *row)
         fake_push(&s->f, row->script);
     clear_stack();
     operation = row->name;
-    must(s, row->name, row->job(s), row->want);
+    must(s, row->name, perform(s, row->job), row->want);
     operation = NULL;
     (void)do_close(s);
     if (s->f.dirty > 0)
@@ -503,7 +469,7 @@ static void
 perform_sending(const char *endpoint, const char *kms_key)
 {
     scene *s = calloc(1, sizeof *s);
-    kaws_key key;
+    kaws_key got;
 
     fake_init(&s->f);
     fake_write_conf(&s->f, FAKE_ID "\n" FAKE_SECRET "\n" TOKEN "\n");
@@ -511,13 +477,13 @@ perform_sending(const char *endpoint, const char *kms_key)
     memset(&s->cfg.hooks, 0, sizeof s->cfg.hooks);
     s->cfg.endpoint = endpoint;
     s->cfg.kms_key_id = kms_key;
-    must(s, "open", do_open(s), KAWS_OK);
+    must(s, "open", perform(s, OPEN), KAWS_OK);
     operation = "send-store";
-    must(s, operation, do_store(s), KAWS_OK);
+    must(s, operation, perform(s, STORE), KAWS_OK);
     operation = "send-fetch";
-    must(s, operation, kaws_fetch(s->ring, name_of("s"), &key, &s->err),
+    must(s, operation, kaws_fetch(s->ring, name_of("s"), &got, &s->err),
          KAWS_OK);
-    kaws_key_free(s->ring, &key);
+    kaws_key_free(s->ring, &got);
     operation = NULL;
     (void)do_close(s);
     fake_end(&s->f);
@@ -538,7 +504,7 @@ main(int argc, char **argv)
         perform_sending(argv[1], argv[2]);
     else
         for (i = 0; i < sizeof rows / sizeof rows[0]; i++)
-            perform(&rows[i]);
+            perform_row(&rows[i]);
     puts("end");
     return 0;
 }

@@ -56,6 +56,9 @@ static char disk_trace[256];
 /* Not -1: whose all files are, as a file system may say (not on Windows). */
 static long disk_owner = -1;
 
+/* Not 0: what a path means is on another device than what is open. */
+static int disk_other_device;
+
 /* Called before a call does its work. */
 static void (*disk_on_call)(const char *call);
 
@@ -79,6 +82,7 @@ disk_heal(void)
 {
     memset(disk_rules, 0, sizeof disk_rules);
     disk_owner = -1;
+    disk_other_device = 0;
     disk_on_call = NULL;
     disk_trace[0] = '\0';
 }
@@ -188,7 +192,10 @@ disk_link(const char *from, const char *to)
 static int
 disk_lstat(const char *path, struct stat *st)
 {
-    return disk_fails("lstat", '\0') != 0 ? -1 : lstat(path, st);
+    if (disk_fails("lstat", '\0') != 0 || lstat(path, st) != 0)
+        return -1;
+    st->st_dev += (dev_t)disk_other_device;
+    return 0;
 }
 
 

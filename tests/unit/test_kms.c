@@ -268,7 +268,8 @@ test_ask_region(void **state)
         { { .error = "OptInRequired" }, KAWS_CREDENTIALS },
         { { .error = "Throttling", .times = 3 }, KAWS_THROTTLED },
         { { .no_reply = "no such host", .times = 3 }, KAWS_NETWORK },
-        { { .http = 503, .body = "", .times = 3 }, KAWS_SERVICE }
+        { { .http = 503, .body = "", .times = 3 }, KAWS_SERVICE },
+        { { .error = "Throttling" }, KAWS_DENIED }        /* then a proxy's   */
     };
     struct world *w = *state;
     size_t i;
@@ -276,6 +277,8 @@ test_ask_region(void **state)
     for (i = 0; i < COUNT(rows); i++) {
         kaws__op op = kaws__kms_begin(&w->ring->kms, &w->err);
         fake_push(&w->f, rows[i].script);
+        if (i + 1 == COUNT(rows))
+            SAY(w, .body = "<html>", .http = 403);
         kaws__err_clear(&w->err);
         EXPECT(w, rows[i].status, NULL,
                kaws__kms_ask_region(&op, "ap-south-1"));

@@ -1767,7 +1767,7 @@ test_another_ring_changed_it(void **state)
     EXPECT(w, KAWS_OK, NULL, store(w, "theirs", "text"));
     snap(w);
     w->ring = mine;
-    EXPECT(w, KAWS_CHANGED, "its size is another", store(w, "mine", "x"));
+    EXPECT(w, KAWS_CHANGED, "its size has changed", store(w, "mine", "x"));
     EXPECT(w, KAWS_CHANGED, NULL, generate(w, "mine"));
     EXPECT(w, KAWS_CHANGED, NULL, drop(w, "k"));
     EXPECT(w, KAWS_CHANGED, NULL, kaws_rewrap_all(w->ring, &w->err));
@@ -1881,7 +1881,7 @@ test_another_name(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws_open(&theirs, &w->cfg, &w->err));
     EXPECT(w, KAWS_OK, NULL, store(w, "mine", "text"));
     w->ring = theirs;
-    EXPECT(w, KAWS_CHANGED, "its size is another", store(w, "theirs", "x"));
+    EXPECT(w, KAWS_CHANGED, "its size has changed", store(w, "theirs", "x"));
     w->ring = mine;
     EXPECT(w, KAWS_FILE, "has 2 names", drop(w, "k"));
     EXPECT(w, KAWS_FILE, "has 2 names", kaws_rewrap_all(w->ring, &w->err));
@@ -3095,7 +3095,7 @@ memory_and_remove_all(void *ctx, void *ptr, size_t old_len, size_t new_len)
 {
     struct fake *f = ctx;
 
-    if (new_len == MANY * sizeof(kaws__place))
+    if (new_len == MANY * sizeof(kaws__row))
         remove_all(f->user);
     return fake_memory(ctx, ptr, old_len, new_len);
 }

@@ -171,14 +171,9 @@ cmocka_judge_memory(const void *a, const void *b, size_t size, int alike,
     cmocka_judge_numbers(cmocka_number(a), cmocka_number(b), 0, cmocka_place)
 #define assert_ptr_equal(a, b) \
     cmocka_judge_numbers(cmocka_address(a), cmocka_address(b), 1, cmocka_place)
-#define assert_ptr_not_equal(a, b) \
-    cmocka_judge_numbers(cmocka_address(a), cmocka_address(b), 0, cmocka_place)
 #define assert_in_range(value, min, max) \
     cmocka_judge_range(cmocka_number(value), cmocka_number(min), \
                        cmocka_number(max), 1, cmocka_place)
-#define assert_not_in_range(value, min, max) \
-    cmocka_judge_range(cmocka_number(value), cmocka_number(min), \
-                       cmocka_number(max), 0, cmocka_place)
 #define assert_string_equal(a, b) cmocka_judge_strings(a, b, 1, cmocka_place)
 #define assert_string_not_equal(a, b) \
     cmocka_judge_strings(a, b, 0, cmocka_place)
@@ -191,13 +186,8 @@ cmocka_judge_memory(const void *a, const void *b, size_t size, int alike,
 /* ---- running ----------------------------------------------------------- */
 
 #define cmocka_unit_test(f) { #f, f, NULL, NULL, NULL }
-#define cmocka_unit_test_setup(f, setup) { #f, f, setup, NULL, NULL }
-#define cmocka_unit_test_teardown(f, teardown) { #f, f, NULL, teardown, NULL }
 #define cmocka_unit_test_setup_teardown(f, setup, teardown) \
     { #f, f, setup, teardown, NULL }
-#define cmocka_unit_test_prestate(f, state) { #f, f, NULL, NULL, state }
-#define cmocka_unit_test_prestate_setup_teardown(f, setup, teardown, state) \
-    { #f, f, setup, teardown, state }
 
 #define cmocka_run_group_tests(tests, setup, teardown) \
     cmocka_run(#tests, tests, sizeof (tests) / sizeof (tests)[0], setup, \
