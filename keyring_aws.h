@@ -844,9 +844,11 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <fcntl.h>
 #include <io.h>
 #else
+#include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -889,7 +891,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * Uses: nothing
  * Gives: sys_env sys_error_text sys_now_ms sys_ticks_us sys_ticks_ms
  *        sys_sleep_ms sys_random sys_symbol sys_alloc_locked sys_free_locked
- *        sys_advise_large sys_since_1970
+ *        sys_advise_large sys_since_1970 sys_is_ipv6
  *
  * What differs between systems, but for threads and files. A call that can fail
  * returns 0 or an errno value.
@@ -1115,6 +1117,16 @@ kaws__sys_symbol(const char *name, void *caller)
     return symbol;
 }
 
+
+/* Is it an IPv6 address, without brackets? */
+static int
+kaws__sys_is_ipv6(const char *text)
+{
+    uint8_t address[16];
+
+    return inet_pton(AF_INET6, text, address) == 1;
+}
+
 #else
 
 
@@ -1211,6 +1223,21 @@ kaws__sys_symbol(const char *name, void *caller)
     (void)name;
     (void)caller;
     return NULL;
+}
+
+
+/* Its library is in every process, while that of inet_pton() is not. */
+static int
+kaws__sys_is_ipv6(const char *text)
+{
+    LONG (NTAPI *parse)(const char *, const char **, void *);
+    FARPROC symbol = GetProcAddress(GetModuleHandleA("ntdll"),
+                                    "RtlIpv6StringToAddressA");
+    uint8_t address[16];
+    const char *end;
+
+    memcpy(&parse, &symbol, sizeof parse);
+    return symbol != NULL && parse(text, &end, address) == 0 && *end == '\0';
 }
 
 #endif
@@ -2621,21 +2648,6 @@ kaws__err_clear(kaws_error *err)
 }
 
 
-KAWS__PRINTF(3, 4)
-static void
-kaws__err_fill(kaws_error *err, kaws_status status, const char *format, ...)
-{
-    va_list args;
-
-    if (err == NULL)
-        return;
-    err->status = status;
-    va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, 0, format, args);
-    va_end(args);
-}
-
-
 /* Adds words at the end of the text, as far as there is room. */
 KAWS__PRINTF(2, 3)
 static void
@@ -2652,36 +2664,37 @@ kaws__err_append(kaws_error *err, const char *format, ...)
 }
 
 
-/* Fills the error of a failed system call: the system's reason ends the
- * sentence. A sentence with a long path leaves room for the reason. */
+/* Fills the error. If a system call failed, `os` is its errno (else 0), and the
+ * system's reason ends the sentence: a long path leaves room for it. */
 KAWS__PRINTF(4, 5)
 static void
-kaws__err_fill_os(kaws_error *err, kaws_status status, int os,
-                  const char *format, ...)
+kaws__err_fill(kaws_error *err, kaws_status status, int os,
+               const char *format, ...)
 {
-    const char *why = kaws__sys_error_text(os);
-    size_t room = strlen(why) + 24;
+    const char *why = os != 0 ? kaws__sys_error_text(os) : "";
+    size_t room = os == 0 ? 0 : strlen(why) > 48 ? strlen(why) + 24 : 72;
     va_list args;
 
     if (err == NULL)
         return;
     err->status = status;
-    err->os = os;
-    room = room > 72 ? room : 72;
     va_start(args, format);
     kaws__err_write(err->text, sizeof err->text - room, 0, format, args);
     va_end(args);
+    if (os == 0)
+        return;
+    err->os = os;
     kaws__err_append(err, ": %s (errno %d)", why, os);
 }
 
 
-/* How the two are called: each fills the error, and its value is the status.
- * They are macros because neither compiler nor analyzer looks into a function
- * with `...`, and both should see which status comes back. */
+/* How it is called: each fills the error, and its value is the status. They are
+ * macros because neither compiler nor analyzer looks into a function with
+ * `...`, and both should see which status comes back. */
 #define kaws__err_set(err, status, ...) \
-    (kaws__err_fill(err, status, __VA_ARGS__), (status))
+    (kaws__err_fill(err, status, 0, __VA_ARGS__), (status))
 #define kaws__err_os(err, status, os, ...) \
-    (kaws__err_fill_os(err, status, os, __VA_ARGS__), (status))
+    (kaws__err_fill(err, status, os, __VA_ARGS__), (status))
 
 
 /* There was no memory (or no lock, which is memory of the system's) for what
@@ -2749,22 +2762,23 @@ kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
 
 
 /* ==========================================================================
- * ROOM  mem      one allocator, one wipe, checked sums
+ * ROOM  mem      one allocator, one wipe
  * ==========================================================================
  * Uses: nothing
- * Gives: mem_builtin mem_resize mem_new mem_free mem_drop mem_add kaws_wipe
+ * Gives: mem_builtin mem_resize mem_new mem_free mem_drop kaws_wipe
  *
- * All memory goes through kaws__mem_resize, which wipes what it lets go: it
- * does not know what was in it, so it treats everything as a secret. Whoever
- * has wiped all that it wrote into a large block gives it to kaws__mem_drop.
+ * All memory goes through kaws__mem_resize, which wipes every block before it
+ * gives the block back: the room does not know what was in a block, so it
+ * treats everything as a secret. A caller that has wiped all it wrote into a
+ * large block gives that block to kaws__mem_drop.
  */
 
 /* see Part II */
 KAWS_API void
 kaws_wipe(void *secret, size_t len)
 {
-    /* Through a volatile pointer, so that no compiler can know that it is
-     * memset, and drop a write to memory that nobody reads again. */
+    /* The call goes through a volatile pointer. So no compiler can know that
+     * it is memset, and drop a write to memory that nobody reads again. */
     static void *(*const volatile set)(void *, int, size_t) = memset;
 
     if (secret != NULL && len > 0)
@@ -2777,16 +2791,16 @@ kaws__mem_builtin(void *ctx, void *ptr, size_t old_len, size_t new_len)
 {
     (void)ctx;
     (void)old_len;
-    if (new_len == 0) {
-        free(ptr);
-        return NULL;
-    }
-    return ptr == NULL ? malloc(new_len) : NULL;
+    if (new_len > 0)
+        return malloc(new_len);
+    free(ptr);
+    return NULL;
 }
 
 
-/* Grows, shrinks (new_len > 0) or frees (new_len 0). The hook is asked only to
- * give and to take: a realloc that moves would leave the old bytes behind. */
+/* Grows, shrinks (new_len > 0) or frees (new_len 0) a block. The hook only
+ * gives and takes: a realloc that moves a block would leave the old bytes
+ * behind. */
 static void *
 kaws__mem_resize(const kaws_hooks *hooks, void *ptr, size_t old_len,
                  size_t new_len)
@@ -2808,6 +2822,7 @@ kaws__mem_resize(const kaws_hooks *hooks, void *ptr, size_t old_len,
 }
 
 
+/* A block of zeros. */
 static void *
 kaws__mem_new(const kaws_hooks *hooks, size_t len)
 {
@@ -2822,12 +2837,11 @@ kaws__mem_new(const kaws_hooks *hooks, size_t len)
 static void
 kaws__mem_free(const kaws_hooks *hooks, void *ptr, size_t len)
 {
-    if (ptr != NULL)
-        kaws__mem_resize(hooks, ptr, len, 0);
+    kaws__mem_resize(hooks, ptr, len, 0);
 }
 
 
-/* Frees what its owner has wiped, as far as it was written. */
+/* Frees a block without a wipe: its owner has wiped what was written. */
 static void
 kaws__mem_drop(const kaws_hooks *hooks, void *ptr, size_t len)
 {
@@ -2836,50 +2850,38 @@ kaws__mem_drop(const kaws_hooks *hooks, void *ptr, size_t len)
 }
 
 
-/* sum += more; 0 when that does not fit. */
-static int
-kaws__mem_add(size_t *sum, size_t more)
-{
-    if (more > SIZE_MAX - *sum)
-        return 0;
-    *sum += more;
-    return 1;
-}
-
-
 /* ==========================================================================
- * ROOM  buf      bytes that are borrowed, and bytes that grow
+ * ROOM  buf      borrowed bytes, and places to write bytes to
  * ==========================================================================
  * Uses: mem
- * Gives: buf_of buf_same buf_init buf_free buf_grow buf_put buf_byte buf_text
- *        buf_view buf_copy_text buf_sink
+ * Gives: buf_of buf_same buf_digest buf_init buf_fixed buf_free buf_grow
+ *        buf_put buf_text buf_view buf_copy_text
  *
- * kaws_bytes borrows: pointer and length, never freed. kaws__buf owns: it
- * grows, remembers if it once could not, ignores appends from then on, and is
- * asked at the end (failed). A kaws__sink is a place to put bytes, one after
- * the other, for builders that do not care whether they fill a buffer or feed
- * a hash.
+ * A kaws_bytes borrows: it is a pointer and a length, and is never freed. A
+ * kaws__buf is what a builder writes to, without caring where the bytes go: to
+ * a block that grows (hooks are set), to an array that may turn out too small,
+ * or to a consumer such as a running hash (feed is set). A buffer that once
+ * had no room remembers it (failed), and ignores all later bytes, so a builder
+ * asks once, at the end.
  */
+
+/* A 1 in each byte of a word, for work on eight bytes at once. */
+#define KAWS__ONES 0x0101010101010101u
 
 typedef struct kaws__buf {
     const kaws_hooks *hooks;
     uint8_t *at;
     size_t   len, max;
     int      failed;
+    void   (*feed)(void *consumer, const void *data, size_t len);
+    void    *consumer;
 } kaws__buf;
-
-typedef struct kaws__sink {
-    void (*put)(void *to, const void *data, size_t len);
-    void  *to;
-} kaws__sink;
 
 
 static kaws_bytes
 kaws__buf_of(const char *text)
 {
-    kaws_bytes view = { (const uint8_t *)text, strlen(text) };
-
-    return view;
+    return (kaws_bytes){ (const uint8_t *)text, strlen(text) };
 }
 
 
@@ -2890,11 +2892,31 @@ kaws__buf_same(kaws_bytes a, kaws_bytes b)
 }
 
 
+/* FNV-1a: eight bytes that stand for many. */
+static uint64_t
+kaws__buf_digest(kaws_bytes bytes)
+{
+    uint64_t n = 14695981039346656037u;
+    size_t i;
+
+    for (i = 0; i < bytes.len; i++)
+        n = (n ^ bytes.at[i]) * 1099511628211u;
+    return n;
+}
+
+
 static void
 kaws__buf_init(kaws__buf *buf, const kaws_hooks *hooks)
 {
-    memset(buf, 0, sizeof *buf);
-    buf->hooks = hooks;
+    *buf = (kaws__buf){ .hooks = hooks };
+}
+
+
+/* A buffer over an array of the caller's. */
+static kaws__buf
+kaws__buf_fixed(void *array, size_t size)
+{
+    return (kaws__buf){ .at = array, .max = size };
 }
 
 
@@ -2907,33 +2929,29 @@ kaws__buf_free(kaws__buf *buf)
 }
 
 
-/* Room for `more` bytes at the end, counted as there already; NULL if there is
- * none to be had. */
+/* Makes room for `more` bytes at the end, which count as written. Returns their
+ * place, or NULL if there is no room. */
 static uint8_t *
 kaws__buf_grow(kaws__buf *buf, size_t more)
 {
-    size_t need = buf->len;
-    uint8_t *at;
+    size_t need = buf->len + more;
+    size_t max = buf->max < 512 ? 1024 : buf->max * 2;
+    uint8_t *at = buf->at;
 
-    if (buf->failed || !kaws__mem_add(&need, more)) {
-        buf->failed = 1;
-        return NULL;
+    buf->failed |= need < more || (buf->hooks == NULL && need > buf->max);
+    if (!buf->failed && (need > buf->max || at == NULL)) {
+        max = max > need ? max : need;
+        at = kaws__mem_resize(buf->hooks, at, buf->max, max);
+        buf->failed = at == NULL;
     }
-    if (need > buf->max || buf->at == NULL) {
-        size_t max = buf->max < 512 ? 1024 : buf->max * 2;
-        if (max < need)
-            max = need;
-        at = kaws__mem_resize(buf->hooks, buf->at, buf->max, max);
-        if (at == NULL) {
-            buf->failed = 1;
-            return NULL;
-        }
+    if (buf->failed)
+        return NULL;
+    if (at != buf->at) {
         buf->at = at;
         buf->max = max;
     }
-    at = buf->at + buf->len;
     buf->len = need;
-    return at;
+    return at + need - more;
 }
 
 
@@ -2942,41 +2960,43 @@ kaws__buf_put(kaws__buf *buf, const void *data, size_t len)
 {
     uint8_t *at;
 
-    if (len == 0)
-        return;
-    at = kaws__buf_grow(buf, len);
-    if (at != NULL)
-        memcpy(at, data, len);
+    if (len > 0 && buf->feed != NULL) {
+        buf->feed(buf->consumer, data, len);
+    } else if (len > 0) {
+        at = kaws__buf_grow(buf, len);
+        if (at != NULL)
+            memcpy(at, data, len);
+    }
 }
 
 
+/* Writes texts up to a NULL. It is called as kaws__buf_text(buf, "a", "b"). */
 static void
-kaws__buf_byte(kaws__buf *buf, int byte)
+kaws__buf_texts(kaws__buf *buf, ...)
 {
-    uint8_t *at = kaws__buf_grow(buf, 1);
+    const char *text;
+    va_list texts;
 
-    if (at != NULL)
-        *at = (uint8_t)byte;
+    va_start(texts, buf);
+    while ((text = va_arg(texts, const char *)) != NULL)
+        kaws__buf_put(buf, text, strlen(text));
+    va_end(texts);
 }
 
 
-static void
-kaws__buf_text(kaws__buf *buf, const char *text)
-{
-    kaws__buf_put(buf, text, strlen(text));
-}
+#define kaws__buf_text(buf, ...) \
+    kaws__buf_texts(buf, __VA_ARGS__, (const char *)NULL)
 
 
 static kaws_bytes
 kaws__buf_view(const kaws__buf *buf)
 {
-    kaws_bytes view = { buf->at, buf->len };
-
-    return view;
+    return (kaws_bytes){ buf->at, buf->len };
 }
 
 
-/* Copies a view into a NUL-terminated array; 0 when it does not fit. */
+/* Copies a view into a NUL-terminated array. Returns 0 if it does not fit, or
+ * has a NUL in it. */
 static int
 kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
 {
@@ -2989,26 +3009,18 @@ kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
 }
 
 
-static void
-kaws__buf_sink(kaws__sink *sink, const void *data, size_t len)
-{
-    if (len > 0)
-        sink->put(sink->to, data, len);
-}
-
-
 /* ==========================================================================
  * ROOM  text     hex, base64, percent, UTF-8, dates, numbers
  * ==========================================================================
  * Uses: err mem buf
- * Gives: text_lower text_folded text_alike text_hex text_base64 text_unbase64
- *        text_percent text_utf8 text_is_utf8 text_userinfo text_show
- *        text_quote text_holds text_number text_amz_date text_http_date
- *        kaws_show
+ * Gives: text_lower text_folded text_order text_alike text_hex text_base64
+ *        text_unbase64 text_percent text_utf8 text_is_utf8 text_userinfo
+ *        text_show text_quote text_holds text_number text_amz_date
+ *        text_http_date kaws_show
  *
- * Small conversions, all of ASCII and bytes, none of them asking the locale.
- * Base64 carries keys in the clear, so it has no branch and no table index
- * that depends on them.
+ * Small conversions of ASCII and bytes. None of them asks the locale. Base64
+ * carries keys in the clear, so no branch and no table index of it depends on
+ * them.
  */
 
 static int
@@ -3027,18 +3039,27 @@ kaws__text_folded(int c)
 }
 
 
+/* Less than 0, 0 or more, as memcmp. `folded`: in lower case. */
+static int
+kaws__text_order(kaws_bytes a, kaws_bytes b, int folded)
+{
+    size_t i;
+
+    for (i = 0; i < a.len && i < b.len; i++) {
+        int x = folded ? kaws__text_lower(a.at[i]) : a.at[i];
+        int y = folded ? kaws__text_lower(b.at[i]) : b.at[i];
+        if (x != y)
+            return x - y;
+    }
+    return a.len < b.len ? -1 : a.len > b.len;
+}
+
+
 /* Equal but for the case of ASCII letters. */
 static int
 kaws__text_alike(kaws_bytes a, const char *b)
 {
-    size_t i;
-
-    if (a.len != strlen(b))
-        return 0;
-    for (i = 0; i < a.len; i++)
-        if (kaws__text_lower(a.at[i]) != kaws__text_lower((uint8_t)b[i]))
-            return 0;
-    return 1;
+    return kaws__text_order(a, kaws__buf_of(b), 1) == 0;
 }
 
 
@@ -3059,46 +3080,44 @@ kaws__text_hex(char *out, const uint8_t *data, size_t len)
 
 /* ---- base64 (RFC 4648, section 4) -------------------------------------- */
 
-/* Eight digits are worked on at once, one to a byte of a word, the first in the
- * highest. No byte of a sum below leaves 0 to 255, so none disturbs its
- * neighbour: that is checked where the numbers stand. */
-#define KAWS__ONES 0x0101010101010101u
+/* Eight digits are converted at once, one in each byte of a word, the first in
+ * the highest byte. No byte of a sum below leaves 0 to 255, so no byte disturbs
+ * its neighbour. The comments at the sums say why. */
 
-
-/* 1 in each byte that is `n` or more, else 0. The bytes are under 128. */
+/* A 1 in each byte that is `n` or more, else a 0. All bytes are under 128. */
 static uint64_t
-kaws__text_from(uint64_t bytes, unsigned n)
+kaws__text_ge(uint64_t bytes, unsigned n)
 {
     return (bytes + (128 - n) * KAWS__ONES) >> 7 & KAWS__ONES;
 }
 
 
-/* The digits of eight values under 64: from 'A' up, and at 26, 52, 62 and 63
- * on to where the next kind of digit begins. Between 43 and 134 on the way. */
+/* The digits of eight values under 64: one offset for all, and one more from
+ * 26, 52, 62 and 63 on. All sums are between 43 and 134, so no byte carries. */
 static uint64_t
-kaws__text_base64_digits(uint64_t six)
+kaws__text_to_digits(uint64_t six)
 {
-    return six + 65 * KAWS__ONES + 6 * kaws__text_from(six, 26) -
-           75 * kaws__text_from(six, 52) - 15 * kaws__text_from(six, 62) +
-           3 * kaws__text_from(six, 63);
+    return six + 65 * KAWS__ONES + 6 * kaws__text_ge(six, 26) -
+           75 * kaws__text_ge(six, 52) - 15 * kaws__text_ge(six, 62) +
+           3 * kaws__text_ge(six, 63);
 }
 
 
-/* The values of eight digits; adds to *bad what is none. The steps are at '+',
- * '/', '0', 'A' and 'a', and take back at most what was there before. */
+/* The values of eight digits. Sets bits in *bad if one is no digit. The offsets
+ * begin at '+', '/', '0', 'A' and 'a'; none takes away more than a byte has. */
 static uint64_t
-kaws__text_base64_values(uint64_t digits, uint64_t *bad)
+kaws__text_to_values(uint64_t digits, uint64_t *bad)
 {
     uint64_t d = digits & 127 * KAWS__ONES;
 
     *bad |= digits ^ d;
-    *bad |= KAWS__ONES ^ (kaws__text_from(d, '+') - kaws__text_from(d, ',') +
-                          kaws__text_from(d, '/') - kaws__text_from(d, ':') +
-                          kaws__text_from(d, 'A') - kaws__text_from(d, '[') +
-                          kaws__text_from(d, 'a') - kaws__text_from(d, '{'));
-    return d + 19 * KAWS__ONES - 3 * kaws__text_from(d, '/') -
-           12 * kaws__text_from(d, '0') - 69 * kaws__text_from(d, 'A') -
-           6 * kaws__text_from(d, 'a');
+    *bad |= KAWS__ONES ^ (kaws__text_ge(d, '+') - kaws__text_ge(d, ',') +
+                          kaws__text_ge(d, '/') - kaws__text_ge(d, ':') +
+                          kaws__text_ge(d, 'A') - kaws__text_ge(d, '[') +
+                          kaws__text_ge(d, 'a') - kaws__text_ge(d, '{'));
+    return d + 19 * KAWS__ONES - 3 * kaws__text_ge(d, '/') -
+           12 * kaws__text_ge(d, '0') - 69 * kaws__text_ge(d, 'A') -
+           6 * kaws__text_ge(d, 'a');
 }
 
 
@@ -3112,16 +3131,17 @@ kaws__text_load(const uint8_t *at)
 }
 
 
-/* Six bytes, the last two of eight are not looked at, become eight digits. */
+/* Six bytes become eight digits; the last two of the eight at `in` only have to
+ * be readable. */
 static void
-kaws__text_base64_put(uint8_t out[8], const uint8_t in[8])
+kaws__text_encode(uint8_t out[8], const uint8_t in[8])
 {
     uint64_t w = kaws__text_load(in) >> 16;
 
     w = (w & 0xffffff000000u) << 8 | (w & 0xffffffu);
     w = (w & 0x00fff00000fff000u) << 4 | (w & 0x00000fff00000fffu);
     w = (w & 0x0fc00fc00fc00fc0u) << 2 | (w & 0x003f003f003f003fu);
-    w = kaws__text_base64_digits(w);
+    w = kaws__text_to_digits(w);
     out[0] = (uint8_t)(w >> 56);
     out[1] = (uint8_t)(w >> 48);
     out[2] = (uint8_t)(w >> 40);
@@ -3133,11 +3153,11 @@ kaws__text_base64_put(uint8_t out[8], const uint8_t in[8])
 }
 
 
-/* And back. */
+/* Eight digits become six bytes. */
 static void
-kaws__text_base64_get(uint8_t out[6], const uint8_t in[8], uint64_t *bad)
+kaws__text_decode(uint8_t out[6], const uint8_t in[8], uint64_t *bad)
 {
-    uint64_t w = kaws__text_base64_values(kaws__text_load(in), bad);
+    uint64_t w = kaws__text_to_values(kaws__text_load(in), bad);
 
     w = (w & 0x3f003f003f003f00u) >> 2 | (w & 0x003f003f003f003fu);
     w = (w & 0x0fff00000fff0000u) >> 4 | (w & 0x00000fff00000fffu);
@@ -3161,27 +3181,25 @@ kaws__text_base64(kaws__buf *out, kaws_bytes in)
     if (at == NULL)
         return;
     for (; in.len - i >= 8; i += 6, at += 8)
-        kaws__text_base64_put(at, in.at + i);
+        kaws__text_encode(at, in.at + i);
     for (; i < in.len; i += 6, at += n) {
         left = in.len - i < 6 ? in.len - i : 6;
+        n = (left + 2) / 3 * 4;
         memset(rest, 0, sizeof rest);
         memcpy(rest, in.at + i, left);
-        kaws__text_base64_put(digits, rest);
-        n = (left + 2) / 3 * 4;
-        if (left % 3 != 0)
-            digits[n - 1] = '=';
-        if (left % 3 == 1)
-            digits[n - 2] = '=';
+        kaws__text_encode(digits, rest);
         memcpy(at, digits, n);
     }
+    n = (3 - in.len % 3) % 3;
+    memset(at - n, '=', n);
     kaws_wipe(rest, sizeof rest);
     kaws_wipe(digits, sizeof digits);
 }
 
 
-/* Strict: whole groups, padding only at the end, no stray bits before it.
- * Returns 0 for anything else, or when `cap` bytes are too few. What the
- * length of the plaintext is, is no secret; what it says, is. */
+/* Accepts whole groups only, padding only at the end, and no stray bits before
+ * the padding. Returns 0 for anything else, or if `cap` bytes are too few. The
+ * length of the plaintext is no secret; its bytes are. */
 static int
 kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
 {
@@ -3197,11 +3215,11 @@ kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
     if (n > cap)
         return 0;
     for (i = 0; in.len - i > 8; i += 8, out += 6)
-        kaws__text_base64_get(out, in.at + i, &bad);
+        kaws__text_decode(out, in.at + i, &bad);
     if (in.len > 0) {
         memset(rest, 'A', sizeof rest);
         memcpy(rest, in.at + i, in.len - i - pad);
-        kaws__text_base64_get(bytes, rest, &bad);
+        kaws__text_decode(bytes, rest, &bad);
         last = (in.len - i) / 4 * 3 - pad;
         memcpy(out, bytes, last);
         stray = pad > 0 ? bytes[last] : 0;
@@ -3216,23 +3234,20 @@ kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
 /* ---- percent-encoding (RFC 3986, section 2.1) -------------------------- */
 
 static void
-kaws__text_percent(kaws__sink *out, kaws_bytes in, int (*keep)(int))
+kaws__text_percent(kaws__buf *out, kaws_bytes in, int (*keep)(int))
 {
-    static const char digits[] = "0123456789ABCDEF";
-    size_t i, kept = 0;
+    size_t i, done = 0;
+    char code[4];
 
     for (i = 0; i < in.len; i++) {
-        char code[3];
         if (keep(in.at[i]))
             continue;
-        code[0] = '%';
-        code[1] = digits[in.at[i] >> 4];
-        code[2] = digits[in.at[i] & 15];
-        kaws__buf_sink(out, in.at + kept, i - kept);
-        kaws__buf_sink(out, code, sizeof code);
-        kept = i + 1;
+        (void)snprintf(code, sizeof code, "%%%02X", (unsigned)in.at[i]);
+        kaws__buf_put(out, in.at + done, i - done);
+        kaws__buf_put(out, code, 3);
+        done = i + 1;
     }
-    kaws__buf_sink(out, in.at + kept, in.len - kept);
+    kaws__buf_put(out, in.at + done, in.len - done);
 }
 
 
@@ -3246,10 +3261,8 @@ kaws__text_utf8(const uint8_t *at, size_t len)
     size_t n, i;
     uint32_t c;
 
-    if (len == 0)
-        return 0;
-    if (at[0] < 0x80)
-        return 1;
+    if (len == 0 || at[0] < 0x80)
+        return len > 0;
     n = at[0] >= 0xf0 ? 4 : at[0] >= 0xe0 ? 3 : 2;
     if (at[0] < 0xc0 || at[0] > 0xf4 || len < n)
         return 0;
@@ -3259,23 +3272,19 @@ kaws__text_utf8(const uint8_t *at, size_t len)
             return 0;
         c = c << 6 | (at[i] & 0x3f);
     }
-    if (c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff))
-        return 0;
-    return n;
+    return c < least[n] || c > 0x10ffff || (c >= 0xd800 && c <= 0xdfff)
+         ? 0 : n;
 }
 
 
 static int
 kaws__text_is_utf8(kaws_bytes text)
 {
-    size_t i = 0, n;
+    size_t i = 0, n = 1;
 
-    for (; i < text.len; i += n) {
+    for (; i < text.len && n > 0; i += n)
         n = kaws__text_utf8(text.at + i, text.len - i);
-        if (n == 0)
-            return 0;
-    }
-    return 1;
+    return n > 0;
 }
 
 
@@ -3283,18 +3292,12 @@ kaws__text_is_utf8(kaws_bytes text)
 
 #define KAWS__TEXT_SHOWN 256      /* of a file's name: leaves room for advice */
 
-/* How a sentence shows a name or setting of the caller's (to stand in single
- * quotes), and somebody else's words. The text lives to the end of the block
- * that the macro stands in. */
-#define KAWS__SHOW(view)  kaws__text_show((char[96]){ "" }, 96, view)
-#define KAWS__QUOTE(view) kaws__text_quote((char[272]){ "" }, 272, view)
 
-
-/* Where the user and the password of a URL stand. They end at the last '@', for
- * a password may hold anything. They begin behind the first quote, if a ':'
- * follows, and behind the scheme there, if there is one; without such a quote,
- * behind the first "://". A name of the caller's `own` counts as in quotes.
- * Returns their end, or 0 if there are none. */
+/* Finds the user and the password of a URL. They end at the last '@', because a
+ * password may hold anything. They begin behind the first quote if a ':' comes
+ * after it, and then behind the scheme if there is one; without such a quote
+ * they begin behind the first "://". A name of the caller's `own` counts as
+ * quoted. Returns their end, or 0 if there are none. */
 static size_t
 kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 {
@@ -3322,11 +3325,11 @@ kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 }
 
 
-/* The length of the run of base64 at the beginning, if it has `least` bytes or
- * more and looks random: it has letters of both cases, and digits. Else 0. With
- * `slash`, a '/' belongs to a run. AWS's actions have no digits, hex is of one
- * case, and a run ends at an '=', at the '-' of a UUID, the ':' of an ARN and
- * the '_' of a role's name. */
+/* The length of the run of base64 at the beginning if it could be a secret: it
+ * has `least` bytes or more, letters of both cases, and digits. Else 0. With
+ * `slash`, a '/' belongs to a run. AWS's words are no such runs: actions have
+ * no digits, hex has one case, and an '=', the '-' of a UUID, the ':' of an ARN
+ * and the '_' of a role's name end a run. */
 static size_t
 kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 {
@@ -3347,11 +3350,12 @@ kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 }
 
 
-/* The filter for every word that is not ours. What could be a secret is left
- * out; the rest is escaped, and cut with three dots where the room ends. In
- * others' words, 20 bytes of base64 are too many (a key of 16 bytes has 22). In
- * the caller's own, 40 are: a secret access key in the wrong setting. A slash
- * counts as base64 in a run of 40, unless the caller's own text is a path. */
+/* Every word that is not ours passes this filter. It leaves out what could be a
+ * secret, escapes the rest, and cuts it with three dots if it does not fit. In
+ * others' words, 20 bytes of base64 could be a secret (a key of 16 bytes has
+ * 22). In the caller's `own`, 40 could: a secret access key in the wrong
+ * setting. A slash counts as base64 in a run of 40, unless the caller's own
+ * text is a path. */
 static const char *
 kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
 {
@@ -3388,21 +3392,16 @@ kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
 }
 
 
-/* A name or setting of the caller's, or a file's name, to stand between single
- * quotes: it cannot pretend to end there. */
-static const char *
-kaws__text_show(char *out, size_t cap, kaws_bytes text)
-{
-    return kaws__text_filter(out, cap, text, 1);
-}
+/* `show` writes a name or setting of the caller's, or a file's name, to stand
+ * between single quotes, which it cannot end. `quote` writes somebody else's
+ * words. */
+#define kaws__text_show(out, cap, text)  kaws__text_filter(out, cap, text, 1)
+#define kaws__text_quote(out, cap, text) kaws__text_filter(out, cap, text, 0)
 
-
-/* Somebody else's words, to stand in a sentence of ours. */
-static const char *
-kaws__text_quote(char *out, size_t cap, kaws_bytes text)
-{
-    return kaws__text_filter(out, cap, text, 0);
-}
+/* The same for one sentence. The text lives as long as the block that the macro
+ * stands in. */
+#define KAWS__SHOW(text)  kaws__text_show((char[96]){ "" }, 96, text)
+#define KAWS__QUOTE(text) kaws__text_quote((char[272]){ "" }, 272, text)
 
 
 /* see Part II */
@@ -3413,7 +3412,7 @@ kaws_show(char *out, size_t cap, const char *name)
 }
 
 
-/* The next letter or digit, folded; 0 at the end. Our own escapes are none. */
+/* The next letter or digit, folded; 0 at the end. Skips escapes of ours. */
 static int
 kaws__text_next(kaws_bytes text, size_t *at)
 {
@@ -3429,10 +3428,10 @@ kaws__text_next(kaws_bytes text, size_t *at)
 }
 
 
-/* Does the text hold a piece of the secret, whatever its case and what stands
- * between? A piece is eight letters or digits, or all of them if there are
- * fewer: a sentence holds eight of a token by chance once in millions of times,
- * and seven are of no use to anybody. No copy is made. */
+/* Whether the text holds a piece of the secret, in any case and with anything
+ * between the letters. A piece is eight letters or digits, or all of them if
+ * the secret has fewer: a sentence holds eight of a token by chance once in
+ * millions of times, and seven help nobody. No copy is made. */
 static int
 kaws__text_holds(kaws_bytes text, kaws_bytes secret)
 {
@@ -3443,7 +3442,7 @@ kaws__text_holds(kaws_bytes text, kaws_bytes secret)
         for (m = 0; m < text.len; m++) {
             c = kaws__text_folded(secret.at[i]);
             if (i > 0 && c != kaws__text_folded(text.at[m]))
-                continue;                 /* as it nearly always is          */
+                continue;                 /* nearly always                   */
             a = i;
             b = m;
             for (same = 0; same < 8; same++) {
@@ -3460,29 +3459,25 @@ kaws__text_holds(kaws_bytes text, kaws_bytes secret)
 
 /* ---- numbers and dates ------------------------------------------------- */
 
-/* Decimal digits only, at least one, and no more than `most`; else 0. */
+/* Decimal digits only, 1 to 10 of them, for a number up to `most`; else 0. */
 static int
 kaws__text_number(kaws_bytes text, uint32_t most, uint32_t *out)
 {
     uint64_t value = 0;
-    size_t i;
+    size_t i = 0;
 
-    if (text.len == 0 || text.len > 10)
-        return 0;
-    for (i = 0; i < text.len; i++) {
-        if (text.at[i] < '0' || text.at[i] > '9')
-            return 0;
+    for (; i < text.len && text.at[i] >= '0' && text.at[i] <= '9'; i++)
         value = value * 10 + (uint64_t)(text.at[i] - '0');
-    }
-    if (value > most)
+    if (i == 0 || i < text.len || i > 10 || value > most)
         return 0;
     *out = (uint32_t)value;
     return 1;
 }
 
 
-/* Days since 1970-01-01 of a date in the Gregorian calendar. A year is taken
- * to begin in March, so that the leap day is its last. */
+/* Days from 1970-01-01 to a date in the Gregorian calendar. Years begin in
+ * March here, so that the leap day is a year's last day, and month 13 is the
+ * next January. */
 static int64_t
 kaws__text_days(int64_t year, int month, int day)
 {
@@ -3494,95 +3489,64 @@ kaws__text_days(int64_t year, int month, int day)
 }
 
 
-/* The other way round: find the year by a guess that is never too small. */
-static void
-kaws__text_civil(int64_t days, int *year, int *month, int *day)
-{
-    int64_t y = 1970 + days / 365 + 1;
-    int m = 12;
-
-    while (kaws__text_days(y, 1, 1) > days)
-        y--;
-    while (kaws__text_days(y, m, 1) > days)
-        m--;
-    *year = (int)y;
-    *month = m;
-    *day = (int)(days - kaws__text_days(y, m, 1)) + 1;
-}
-
-
 /* "20150830T123600Z", for Unix seconds from 1970 to 9999. */
 static void
 kaws__text_amz_date(char out[17], int64_t when)
 {
-    int year, second, pairs[7], i;
+    int64_t now = when < 0 || when > 253402300799 ? 0 : when;
+    int64_t days = now / 86400, year = 1970 + days / 365, date, time;
+    int month = 12, i;
 
-    if (when < 0 || when > 253402300799)
-        when = 0;
-    kaws__text_civil(when / 86400, &year, &pairs[2], &pairs[3]);
-    second = (int)(when % 86400);
-    pairs[0] = year / 100;
-    pairs[1] = year % 100;
-    pairs[4] = second / 3600;
-    pairs[5] = second / 60 % 60;
-    pairs[6] = second % 60;
-    for (i = 0; i < 7; i++) {
-        if (i == 4)
-            *out++ = 'T';
-        *out++ = (char)('0' + pairs[i] / 10);
-        *out++ = (char)('0' + pairs[i] % 10);
-    }
-    memcpy(out, "Z", 2);
-}
-
-
-static int
-kaws__text_two(const uint8_t *at, int least, int most)
-{
-    int value = (at[0] - '0') * 10 + (at[1] - '0');
-
-    return at[0] >= '0' && at[0] <= '9' && at[1] >= '0' && at[1] <= '9' &&
-           value >= least && value <= most ? value : -1;
+    while (kaws__text_days(year, 1, 1) > days)
+        year--;                           /* the guess is never too small    */
+    while (kaws__text_days(year, month, 1) > days)
+        month--;
+    date = (year * 100 + month) * 100 + 1 + days -
+           kaws__text_days(year, month, 1);
+    time = (now / 3600 % 24 * 100 + now / 60 % 60) * 100 + now % 60;
+    memcpy(out, "yyyymmddThhmmssZ", 17);
+    for (i = 7; i >= 0; i--, date /= 10)
+        out[i] = (char)('0' + date % 10);
+    for (i = 14; i > 8; i--, time /= 10)
+        out[i] = (char)('0' + time % 10);
 }
 
 
 /* Unix seconds of "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, section 5.6.7),
- * the one form that servers may send today; 0 for anything else. */
-static int64_t
+ * the one form that servers may send today; 0 for anything else. In `shape`, a
+ * digit stands for a digit of that number; the letters are compared below. */
+KAWS__MAYBE static int64_t
 kaws__text_http_date(kaws_bytes text)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
     static const char weekdays[] = "ThuFriSatSunMonTueWed";
-    static const char shape[] = "aaa, 00 aaa 0000 00:00:00 GMT";
-    const uint8_t *at = text.at;
-    int day, month, century, year, hour, minute, second, y, m, d;
-    int64_t days;
+    static const char shape[] = "aaa, 00 aaa 1111 22:33:44 GMT";
+    static const int most[] = { 31, 9999, 23, 59, 60 };
+    int64_t n[5] = { 0 }, days;
+    int month = 1;
     size_t i;
 
     if (text.len != sizeof shape - 1)
         return 0;
-    for (i = 0; i < text.len; i++)
-        if (shape[i] != 'a' && shape[i] != '0' && shape[i] != (char)at[i])
+    for (i = 0; i < text.len; i++) {
+        int c = text.at[i], number = shape[i] - '0';
+        if (number >= 0 && number < 5 && c >= '0' && c <= '9')
+            n[number] = n[number] * 10 + (c - '0');
+        else if (shape[i] != 'a' && shape[i] != c)
             return 0;
-    for (month = 0; month < 12; month++)
-        if (memcmp(months + 3 * month, at + 8, 3) == 0)
-            break;
-    day = kaws__text_two(at + 5, 1, 31);
-    century = kaws__text_two(at + 12, 19, 99);
-    year = kaws__text_two(at + 14, 0, 99);
-    hour = kaws__text_two(at + 17, 0, 23);
-    minute = kaws__text_two(at + 20, 0, 59);
-    second = kaws__text_two(at + 23, 0, 60);
-    if (month == 12 || day < 0 || century < 0 || year < 0 || hour < 0 ||
-        minute < 0 || second < 0)
+    }
+    while (month <= 12 && memcmp(months + 3 * month - 3, text.at + 8, 3) != 0)
+        month++;
+    for (i = 0; i < 5; i++)
+        if (n[i] > most[i])
+            return 0;
+    if (month > 12 || n[0] < 1 || n[1] < 1970)
         return 0;
-    days = kaws__text_days(century * 100 + year, month + 1, day);
-    if (days < 0)
+    days = kaws__text_days(n[1], month, (int)n[0]);
+    if (days >= kaws__text_days(n[1], month + 1, 1) ||
+        memcmp(weekdays + 3 * (days % 7), text.at, 3) != 0)
         return 0;
-    kaws__text_civil(days, &y, &m, &d);
-    if (d != day || memcmp(weekdays + 3 * (days % 7), at, 3) != 0)
-        return 0;
-    return days * 86400 + hour * 3600 + minute * 60 + second;
+    return days * 86400 + n[2] * 3600 + n[3] * 60 + n[4];
 }
 
 
@@ -3593,12 +3557,12 @@ kaws__text_http_date(kaws_bytes text)
  * Gives: json_read | json_begin json_name json_string json_base64 json_number
  *        json_true json_end
  *
- * A reply of KMS is one object of strings and, rarely, other values that we do
- * not want. So the reader is a cursor, not a tree: it walks the members once
- * and hands out views into the reply. It neither recurses nor allocates: what
- * is nested is stepped over with one bit a level, and a string's escapes are
- * undone in place, for they only ever shrink. Strict RFC 8259, and stricter:
- * a reply that is not UTF-8, names a wanted member twice or holds half a
+ * A reply of KMS is one object of strings and, rarely, other values, which we
+ * skip. So the reader is a cursor, not a tree: it walks the members once and
+ * hands out views into the reply. It neither recurses nor allocates: it skips
+ * nested values with one bit a level, and decodes a string's escapes in place,
+ * because a character is never longer than its escape. It is stricter than RFC
+ * 8259: a reply that is not UTF-8, has a wanted member twice or holds half a
  * surrogate pair did not come from KMS.
  */
 
@@ -3649,44 +3613,34 @@ kaws__json_take(kaws__json *j, int byte, const char *otherwise)
 static int
 kaws__json_hex4(kaws__json *j, uint32_t *out)
 {
+    static const char digits[] = "0123456789abcdef";
+    const char *digit;
     int i;
 
     *out = 0;
     if (j->end - j->at < 4)
         return kaws__json_fail(j, "a \\u escape is cut short");
     for (i = 0; i < 4; i++, j->at++) {
-        int c = kaws__text_lower(*j->at);
-        if (c >= '0' && c <= '9')
-            *out = *out << 4 | (uint32_t)(c - '0');
-        else if (c >= 'a' && c <= 'f')
-            *out = *out << 4 | (uint32_t)(c - 'a' + 10);
-        else
+        digit = memchr(digits, kaws__text_lower(*j->at), 16);
+        if (digit == NULL)
             return kaws__json_fail(j, "a \\u escape needs four hex digits");
+        *out = *out << 4 | (uint32_t)(digit - digits);
     }
     return 1;
 }
 
 
+/* Writes a character of up to 21 bits, the last six bits last. */
 static uint8_t *
 kaws__json_put_utf8(uint8_t *to, uint32_t c)
 {
-    if (c < 0x80) {
-        *to++ = (uint8_t)c;
-        return to;
-    }
-    if (c < 0x800) {
-        *to++ = (uint8_t)(0xc0 | c >> 6);
-    } else {
-        if (c < 0x10000) {
-            *to++ = (uint8_t)(0xe0 | c >> 12);
-        } else {
-            *to++ = (uint8_t)(0xf0 | c >> 18);
-            *to++ = (uint8_t)(0x80 | (c >> 12 & 63));
-        }
-        *to++ = (uint8_t)(0x80 | (c >> 6 & 63));
-    }
-    *to++ = (uint8_t)(0x80 | (c & 63));
-    return to;
+    static const uint8_t lead[] = { 0, 0, 0xc0, 0xe0, 0xf0 };
+    int n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4, i;
+
+    for (i = n - 1; i > 0; i--, c >>= 6)
+        to[i] = (uint8_t)(0x80 | (c & 63));
+    to[0] = (uint8_t)(lead[n] | c);
+    return to + n;
 }
 
 
@@ -3713,8 +3667,7 @@ kaws__json_unicode(kaws__json *j, uint32_t *c)
 }
 
 
-/* At the byte behind a backslash. Writes to *to what the escape means, which
- * is never longer than the escape. */
+/* Reads an escape behind its backslash, and writes the character to *to. */
 static int
 kaws__json_escape(kaws__json *j, uint8_t **to)
 {
@@ -3731,7 +3684,7 @@ kaws__json_escape(kaws__json *j, uint8_t **to)
         *to = kaws__json_put_utf8(*to, c);
         return 1;
     }
-    found = *j->at != 0 ? strchr(from, *j->at) : NULL;
+    found = memchr(from, *j->at, sizeof from - 1);
     if (found == NULL)
         return kaws__json_fail(j, "an escape that JSON does not have");
     j->at++;
@@ -3740,31 +3693,24 @@ kaws__json_escape(kaws__json *j, uint8_t **to)
 }
 
 
-/* Whether one of eight bytes may mean something else than itself: a quote, a
- * backslash, a control character, or none of ASCII. Each of the four tests
- * sets the highest bit of such a byte, and only such a byte borrows. */
-static int
-kaws__json_special(const uint8_t *at)
-{
-    uint64_t w;
-
-    memcpy(&w, at, sizeof w);
-    return ((w | (w - 0x20 * KAWS__ONES) | ((w ^ '"' * KAWS__ONES) -
-            KAWS__ONES) | ((w ^ '\\' * KAWS__ONES) - KAWS__ONES)) &
-            0x80 * KAWS__ONES) != 0;
-}
-
-
-/* Steps over bytes that mean themselves. */
+/* Skips bytes that mean themselves, eight at once if none of the eight is a
+ * quote, a backslash, a control character, or beyond ASCII. Each of the four
+ * tests sets the highest bit of such a byte, and only such a byte borrows. */
 static int
 kaws__json_plain(kaws__json *j)
 {
     uint8_t *at = j->at, *end = j->end;
+    uint64_t w;
     size_t n;
 
-    for (;;) {
-        while (end - at >= 8 && !kaws__json_special(at))
-            at += 8;
+    do {
+        for (; end - at >= 8; at += 8) {
+            memcpy(&w, at, sizeof w);
+            if ((w | (w - 0x20 * KAWS__ONES) |
+                 ((w ^ '"' * KAWS__ONES) - KAWS__ONES) |
+                 ((w ^ '\\' * KAWS__ONES) - KAWS__ONES)) & 0x80 * KAWS__ONES)
+                break;
+        }
         while (at < end && *at >= 0x20 && *at < 0x80 && *at != '"' &&
                *at != '\\')
             at++;
@@ -3772,10 +3718,9 @@ kaws__json_plain(kaws__json *j)
         if (at == end || *at < 0x80)
             return 1;
         n = kaws__text_utf8(at, (size_t)(end - at));
-        if (n == 0)
-            return kaws__json_fail(j, "not UTF-8");
         at += n;
-    }
+    } while (n > 0);
+    return kaws__json_fail(j, "not UTF-8");
 }
 
 
@@ -3811,7 +3756,7 @@ kaws__json_text(kaws__json *j, kaws_bytes *out)
 }
 
 
-/* ---- everything else is stepped over ----------------------------------- */
+/* ---- everything else is skipped ---------------------------------------- */
 
 static int
 kaws__json_digits(kaws__json *j)
@@ -3879,7 +3824,7 @@ kaws__json_member_name(kaws__json *j, kaws_bytes *name)
 }
 
 
-/* Steps over one value of any kind. `objects` has one bit a level, 1 for an
+/* Skips one value of any kind. `objects` has one bit a level, 1 for an
  * object and 0 for an array; `depth` says how many are open. */
 static int
 kaws__json_skip(kaws__json *j)
@@ -3923,25 +3868,6 @@ kaws__json_skip(kaws__json *j)
 
 /* ---- a whole reply ----------------------------------------------------- */
 
-static int
-kaws__json_member(kaws__json *j, kaws__member *want, size_t count)
-{
-    kaws_bytes name;
-    size_t i;
-
-    if (!kaws__json_member_name(j, &name))
-        return 0;
-    for (i = 0; i < count; i++) {
-        if (!kaws__buf_same(name, kaws__buf_of(want[i].name)))
-            continue;
-        if (want[i].value.at != NULL)
-            return kaws__json_fail(j, "a member is there twice");
-        return kaws__json_text(j, &want[i].value);
-    }
-    return kaws__json_skip(j);
-}
-
-
 /* Reads one object and nothing after it. Of its members, the wanted ones must
  * be strings and come at most once. Returns NULL, or what is wrong, and where
  * in *offset. The text is changed in place, and the views point into it. */
@@ -3949,25 +3875,32 @@ static const char *
 kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
                 size_t *offset)
 {
-    kaws__json j = { NULL, NULL, NULL };
+    kaws__json j = { text, text + len, NULL };
+    int more = kaws__json_take(&j, '{', "an object was expected");
+    kaws_bytes name;
     size_t i;
-    int more = 1;
 
-    j.at = text;
-    j.end = text + len;
     for (i = 0; i < count; i++)
-        want[i].value.at = NULL, want[i].value.len = 0;
-    if (kaws__json_take(&j, '{', "an object was expected") &&
-        kaws__json_peek(&j) == '}') {
+        want[i].value = (kaws_bytes){ NULL, 0 };
+    if (more && kaws__json_peek(&j) == '}') {
         j.at++;
         more = 0;
     }
-    while (more && j.bad == NULL && kaws__json_member(&j, want, count)) {
-        more = kaws__json_peek(&j) == ',';
-        if (more)
-            j.at++;
+    while (more && kaws__json_member_name(&j, &name)) {
+        for (i = 0; i < count; i++)
+            if (kaws__buf_same(name, kaws__buf_of(want[i].name)))
+                break;
+        if (i == count)
+            more = kaws__json_skip(&j);
+        else if (want[i].value.at != NULL)
+            more = kaws__json_fail(&j, "a member is there twice");
         else
+            more = kaws__json_text(&j, &want[i].value);
+        if (more && kaws__json_peek(&j) != ',') {
             kaws__json_take(&j, '}', "a comma or an end was expected");
+            break;
+        }
+        j.at += more;                     /* the comma                       */
     }
     if (j.bad == NULL && kaws__json_peek(&j) >= 0)
         kaws__json_fail(&j, "something follows the object");
@@ -3978,40 +3911,31 @@ kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
 
 /* ---- writing ----------------------------------------------------------- */
 
-/* The writer keeps no state: whether a comma is due shows in the last byte. */
-static void
-kaws__json_begin(kaws__buf *out)
-{
-    kaws__buf_byte(out, '{');
-}
+/* The writer keeps no state: its last byte shows whether a comma is due. */
+#define kaws__json_begin(out) kaws__buf_text(out, "{")
+#define kaws__json_end(out)   kaws__buf_text(out, "}")
+#define kaws__json_true(out)  kaws__buf_text(out, "true")
 
 
-static void
-kaws__json_end(kaws__buf *out)
-{
-    kaws__buf_byte(out, '}');
-}
-
-
-/* The text must be UTF-8; whoever lets it in has checked that. */
+/* The text must be UTF-8. The caller has checked that. */
 static void
 kaws__json_string(kaws__buf *out, kaws_bytes text)
 {
-    size_t i, from = 0;
+    size_t i, done = 0;
+    char code[8];
 
-    kaws__buf_byte(out, '"');
+    kaws__buf_text(out, "\"");
     for (i = 0; i < text.len; i++) {
         int c = text.at[i];
-        char code[8];
         if (c >= 0x20 && c != '"' && c != '\\')
             continue;
         (void)snprintf(code, sizeof code, c < 0x20 ? "\\u%04x" : "\\%c", c);
-        kaws__buf_put(out, text.at + from, i - from);
+        kaws__buf_put(out, text.at + done, i - done);
         kaws__buf_text(out, code);
-        from = i + 1;
+        done = i + 1;
     }
-    kaws__buf_put(out, text.at + from, text.len - from);
-    kaws__buf_byte(out, '"');
+    kaws__buf_put(out, text.at + done, text.len - done);
+    kaws__buf_text(out, "\"");
 }
 
 
@@ -4019,18 +3943,18 @@ static void
 kaws__json_name(kaws__buf *out, const char *name)
 {
     if (out->len > 0 && out->at != NULL && out->at[out->len - 1] != '{')
-        kaws__buf_byte(out, ',');
+        kaws__buf_text(out, ",");
     kaws__json_string(out, kaws__buf_of(name));
-    kaws__buf_byte(out, ':');
+    kaws__buf_text(out, ":");
 }
 
 
 static void
 kaws__json_base64(kaws__buf *out, kaws_bytes data)
 {
-    kaws__buf_byte(out, '"');
+    kaws__buf_text(out, "\"");
     kaws__text_base64(out, data);
-    kaws__buf_byte(out, '"');
+    kaws__buf_text(out, "\"");
 }
 
 
@@ -4044,62 +3968,43 @@ kaws__json_number(kaws__buf *out, size_t value)
 }
 
 
-static void
-kaws__json_true(kaws__buf *out)
-{
-    kaws__buf_text(out, "true");
-}
-
-
 /* ==========================================================================
  * ROOM  crypto   SHA-256 and HMAC, on BearSSL
  * ==========================================================================
  * Uses: mem
  * Gives: crypto_init crypto_update crypto_out crypto_sha256 crypto_mac_key
- *        crypto_mac crypto_hmac crypto_equal crypto_put
+ *        crypto_mac crypto_hmac crypto_equal
  *
- * The only room that knows BearSSL. A kaws__sha256 is a running state that may
- * be copied, and asked for its digest without being disturbed: that is what
- * lets the data file grow by appending.
+ * The only room that knows BearSSL. A kaws__sha256 is a running state. It may
+ * be copied, and asked for its digest without being disturbed, so the data
+ * file's digest can grow with the file.
  */
 
 #include <bearssl.h>
 
-typedef struct kaws__sha256 {
-    br_sha256_context br;
-} kaws__sha256;
-
-typedef struct kaws__mac_key {    /* a key, made ready for many HMACs         */
-    br_hmac_key_context br;
-} kaws__mac_key;
+typedef br_sha256_context   kaws__sha256;
+typedef br_hmac_key_context kaws__mac_key;    /* a key ready for many HMACs   */
 
 
 static void
 kaws__crypto_init(kaws__sha256 *hash)
 {
-    br_sha256_init(&hash->br);
+    br_sha256_init(hash);
 }
 
 
+/* `hash` is a kaws__sha256; a buffer may feed one. */
 static void
-kaws__crypto_update(kaws__sha256 *hash, const void *data, size_t len)
+kaws__crypto_update(void *hash, const void *data, size_t len)
 {
-    br_sha256_update(&hash->br, data, len);
+    br_sha256_update(hash, data, len);
 }
 
 
 static void
 kaws__crypto_out(const kaws__sha256 *hash, uint8_t out[32])
 {
-    br_sha256_out(&hash->br, out);
-}
-
-
-/* For a kaws__sink: feeds what is put. */
-static void
-kaws__crypto_put(void *hash, const void *data, size_t len)
-{
-    kaws__crypto_update(hash, data, len);
+    br_sha256_out(hash, out);
 }
 
 
@@ -4117,7 +4022,7 @@ kaws__crypto_sha256(uint8_t out[32], kaws_bytes data)
 static void
 kaws__crypto_mac_key(kaws__mac_key *out, kaws_bytes key)
 {
-    br_hmac_key_init(&out->br, &br_sha256_vtable, key.at, key.len);
+    br_hmac_key_init(out, &br_sha256_vtable, key.at, key.len);
 }
 
 
@@ -4126,7 +4031,7 @@ kaws__crypto_mac(uint8_t out[32], const kaws__mac_key *key, kaws_bytes data)
 {
     br_hmac_context hmac;
 
-    br_hmac_init(&hmac, &key->br, 32);
+    br_hmac_init(&hmac, key, 32);
     br_hmac_update(&hmac, data.at, data.len);
     br_hmac_out(&hmac, out);
     kaws_wipe(&hmac, sizeof hmac);
@@ -4145,7 +4050,7 @@ kaws__crypto_hmac(uint8_t out[32], kaws_bytes key, kaws_bytes data)
 }
 
 
-/* In a time that does not depend on where two digests differ. */
+/* Takes the same time wherever two digests differ. */
 static int
 kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
 {
@@ -4162,468 +4067,330 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
  * ROOM  sigv4    AWS Signature Version 4, in the steps of AWS's page
  * ==========================================================================
  * Uses: err mem buf text crypto
- * Gives: sigv4_key sigv4_gather sigv4_authorize kaws_sign
+ * Gives: sigv4_key sigv4_authorize kaws_sign
  *
  * "Create a signed AWS API request", step by step: 1 the canonical request,
- * 2 its hash, 3 the string to sign, 4 the signing key, 5 the signature, and
- * then the header that carries it. Nothing is allocated: the canonical request
- * is a stream, put into a hash (or, by a test that wants to see it, into a
- * buffer). A signing key holds for a day and a region, so step 4 is apart.
+ * 2 its hash, 3 the string to sign, 4 the signing key, 5 the signature and the
+ * header that carries it. Nothing is allocated: the canonical request is fed to
+ * a hash. Step 4 is a function of its own, because a signing key serves for a
+ * day and a region.
  */
 
-#define KAWS__SIGV4_MAX 64        /* headers, and query parameters, at most   */
+#define KAWS__SIGV4_SECRET_MAX 256
+#define KAWS__SIGV4_MAX        64 /* headers, parameters, segments of a path  */
 
-typedef struct kaws__field {      /* a header, or a query parameter           */
+typedef struct kaws__field {      /* a header, a parameter or a segment       */
     kaws_bytes name, value;
 } kaws__field;
 
-typedef struct kaws__sigv4 {
-    const kaws_signing *what;
-    const char  *error;
-    char         date[17];        /* 20150830T123600Z                         */
-    size_t       count;
-    kaws__field  headers[KAWS__SIGV4_MAX + 2];    /* sorted by name           */
-} kaws__sigv4;
-
-
-static int
-kaws__sigv4_fail(kaws__sigv4 *s, const char *why)
-{
-    s->error = why;
-    return 0;
-}
+typedef struct kaws__fields {     /* two more are the headers that we add     */
+    size_t      count;
+    kaws__field at[KAWS__SIGV4_MAX + 2];
+} kaws__fields;
 
 
 /* RFC 3986's unreserved characters. */
 static int
 kaws__sigv4_unreserved(int c)
 {
-    return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') ||
-           (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' ||
-           c == '~';
+    return kaws__text_folded(c) || (c > 0 && strchr("-._~", c) != NULL);
 }
 
 
-/* ---- the headers, gathered and sorted ---------------------------------- */
-
-static int
-kaws__sigv4_order(kaws_bytes a, kaws_bytes b, int fold)
-{
-    size_t i;
-
-    for (i = 0; i < a.len && i < b.len; i++) {
-        int x = fold ? kaws__text_lower(a.at[i]) : a.at[i];
-        int y = fold ? kaws__text_lower(b.at[i]) : b.at[i];
-        if (x != y)
-            return x - y;
-    }
-    return a.len < b.len ? -1 : a.len > b.len;
-}
-
-
-/* Behind all that are not greater, so that headers of one name keep the order
- * they came in. */
+/* Inserts a field in order. Parameters are sorted by name, then by value.
+ * `headers` are sorted by name in lower case; those of one name keep the order
+ * in which they came. */
 static void
-kaws__sigv4_insert(kaws__sigv4 *s, kaws_bytes name, kaws_bytes value)
+kaws__sigv4_insert(kaws__fields *list, kaws__field field, int headers)
 {
-    size_t i = s->count++;
+    size_t i = list->count++;
 
-    while (i > 0 && kaws__sigv4_order(s->headers[i - 1].name, name, 1) > 0) {
-        s->headers[i] = s->headers[i - 1];
-        i--;
+    for (; i > 0; i--) {
+        const kaws__field *before = &list->at[i - 1];
+        int order = kaws__text_order(before->name, field.name, headers);
+        if (order == 0 && !headers)
+            order = kaws__text_order(before->value, field.value, 0);
+        if (order <= 0)
+            break;
+        list->at[i] = *before;
     }
-    s->headers[i].name = name;
-    s->headers[i].value = value;
+    list->at[i] = field;
 }
 
 
-static int
-kaws__sigv4_has(const kaws__sigv4 *s, const char *name)
+/* Collects the headers to sign: the caller's, and two that AWS wants signed if
+ * they are not among them. Each value ends with a NUL. Returns NULL, or what is
+ * wrong. */
+static const char *
+kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
+                    const char *date, const char *token)
 {
-    size_t i;
+    const char *const wanted[][2] = { { "host", NULL }, { "x-amz-date", date },
+                                      { "x-amz-security-token", token } };
+    const char *const *line = what->headers;
+    kaws__field header;
+    size_t i, k;
 
-    for (i = 0; i < s->count; i++)
-        if (kaws__text_alike(s->headers[i].name, name))
-            return 1;
-    return 0;
+    for (; line != NULL && *line != NULL; line++) {
+        header.name = kaws__buf_of(*line);
+        header.name.len = strcspn(*line, ": \t\r\n");
+        if (headers->count == KAWS__SIGV4_MAX)
+            return "more than 64 headers";
+        if (header.name.len == 0 || (*line)[header.name.len] != ':')
+            return "a header has no name, or no colon";
+        if ((*line)[strcspn(*line, "\r\n")] != '\0')
+            return "a header has a line break";
+        header.value = kaws__buf_of(*line + header.name.len + 1);
+        kaws__sigv4_insert(headers, header, 1);
+    }
+    for (i = 0; i < 3; i++) {
+        for (k = 0; k < headers->count; k++)
+            if (kaws__text_alike(headers->at[k].name, wanted[i][0]))
+                break;
+        if (k == headers->count && i == 0)
+            return "there is no Host header";
+        if (k < headers->count || wanted[i][1] == NULL || !*wanted[i][1])
+            continue;
+        header.name = kaws__buf_of(wanted[i][0]);
+        header.value = kaws__buf_of(wanted[i][1]);
+        kaws__sigv4_insert(headers, header, 1);
+    }
+    return NULL;
 }
 
 
-/* Takes the caller's headers, and adds the two that AWS wants signed. */
-static int
-kaws__sigv4_gather(kaws__sigv4 *s, const kaws_signing *what, const char *token)
+/* Writes the names of the headers in lower case, each once, and has the headers
+ * refer to what was written. A header of the same name as the one before it
+ * gets an empty name. */
+static void
+kaws__sigv4_names(kaws__fields *headers, kaws__buf *out)
 {
-    size_t i;
+    kaws_bytes last = { NULL, 0 };
+    size_t i, k;
 
-    s->what = what;
-    s->error = NULL;
-    s->count = 0;
-    kaws__text_amz_date(s->date, what->when);
-    for (i = 0; what->headers != NULL && what->headers[i] != NULL; i++) {
-        const char *line = what->headers[i];
-        kaws_bytes name = kaws__buf_of(line), value;
-        name.len = strcspn(line, ": \t\r\n");
-        if (i == KAWS__SIGV4_MAX)
-            return kaws__sigv4_fail(s, "more than 64 headers");
-        if (name.len == 0 || line[name.len] != ':')
-            return kaws__sigv4_fail(s, "a header has no name, or no colon");
-        value = kaws__buf_of(line + name.len + 1);
-        if (line[strcspn(line, "\r\n")] != '\0')
-            return kaws__sigv4_fail(s, "a header has a line break");
-        kaws__sigv4_insert(s, name, value);
+    for (i = 0; i < headers->count; i++) {
+        kaws_bytes *name = &headers->at[i].name;
+        uint8_t *at;
+        if (kaws__text_order(last, *name, 1) == 0) {
+            name->len = 0;
+            continue;
+        }
+        kaws__buf_put(out, ";", i > 0);
+        at = kaws__buf_grow(out, name->len);
+        for (k = 0; at != NULL && k < name->len; k++)
+            at[k] = (uint8_t)kaws__text_lower(name->at[k]);
+        name->at = at != NULL ? at : name->at;
+        last = *name;
     }
-    if (!kaws__sigv4_has(s, "host"))
-        return kaws__sigv4_fail(s, "there is no Host header");
-    if (!kaws__sigv4_has(s, "x-amz-date"))
-        kaws__sigv4_insert(s, kaws__buf_of("x-amz-date"),
-                           kaws__buf_of(s->date));
-    if (token != NULL && *token != '\0' &&
-        !kaws__sigv4_has(s, "x-amz-security-token"))
-        kaws__sigv4_insert(s, kaws__buf_of("x-amz-security-token"),
-                           kaws__buf_of(token));
-    return 1;
 }
 
 
 /* ---- step 1: create a canonical request -------------------------------- */
 
-/* Whether the segment of the path before `rest` is taken back by a "..". */
-static int
-kaws__sigv4_undone(const char *rest)
+/* Writes the path as sent, without empty, "." and ".." segments, and encoded
+ * once more: AWS does that for every service but S3. */
+static const char *
+kaws__sigv4_path(kaws__buf *out, const char *path)
 {
-    int deep = 0;
-
-    while (*rest == '/') {
-        size_t n;
-        while (*rest == '/')
-            rest++;
-        n = strcspn(rest, "/");
-        if (n == 2 && rest[0] == '.' && rest[1] == '.') {
-            if (deep == 0)
-                return 1;
-            deep--;
-        } else if (n > 0 && !(n == 1 && rest[0] == '.')) {
-            deep++;
-        }
-        rest += n;
-    }
-    return 0;
-}
-
-
-/* The path as sent, without empty, "." and ".." segments, and encoded once
- * more: AWS does that for every service but S3. */
-static void
-kaws__sigv4_path(kaws__sink *out, const char *path)
-{
-    size_t kept = 0;
-
-    while (*path != '\0') {
-        size_t n;
-        path += strspn(path, "/");
-        n = strcspn(path, "/");
-        if (n > 0 && !(n == 1 && path[0] == '.') &&
-            !(n == 2 && path[0] == '.' && path[1] == '.') &&
-            !kaws__sigv4_undone(path + n)) {
-            kaws_bytes segment = { (const uint8_t *)path, n };
-            kaws__buf_sink(out, "/", 1);
-            kaws__text_percent(out, segment, kaws__sigv4_unreserved);
-            kept++;
-        }
-        if (path[n] == '/' && path[n + strspn(path + n, "/")] == '\0')
-            break;
-        path += n;
-    }
-    if (kept == 0 || *path != '\0')
-        kaws__buf_sink(out, "/", 1);
-}
-
-
-/* The parameters as sent, sorted by name, then by value. */
-static int
-kaws__sigv4_query(kaws__sink *out, const char *query)
-{
-    kaws__field sorted[KAWS__SIGV4_MAX];
+    kaws_bytes kept[KAWS__SIGV4_MAX], segment;
     size_t count = 0, i;
-    int more = *query != '\0';
 
-    while (more) {
-        size_t len = strcspn(query, "&"), name = strcspn(query, "&=");
-        kaws__field p = { { NULL, 0 }, { NULL, 0 } };
-        if (count == KAWS__SIGV4_MAX)
-            return 0;
-        p.name.at = (const uint8_t *)query;
-        p.name.len = name;
-        p.value.at = p.name.at + name + (name < len);
-        p.value.len = len - name - (name < len);
-        for (i = count++; i > 0; i--) {
-            int order = kaws__sigv4_order(sorted[i - 1].name, p.name, 0);
-            if (order < 0 || (order == 0 &&
-                kaws__sigv4_order(sorted[i - 1].value, p.value, 0) <= 0))
-                break;
-            sorted[i] = sorted[i - 1];
-        }
-        sorted[i] = p;
-        more = query[len] == '&';         /* the last one may be empty       */
-        query += len + (size_t)more;
+    for (;; path += segment.len) {
+        path += strspn(path, "/");
+        segment = kaws__buf_of(path);
+        segment.len = strcspn(path, "/");
+        if (segment.len == 0)
+            break;
+        if (segment.len == 2 && memcmp(path, "..", 2) == 0)
+            count -= count > 0;
+        else if (segment.len == 1 && *path == '.')
+            continue;
+        else if (count == KAWS__SIGV4_MAX)
+            return "the path has more than 64 segments";
+        else
+            kept[count++] = segment;
     }
     for (i = 0; i < count; i++) {
-        if (i > 0)
-            kaws__buf_sink(out, "&", 1);
-        kaws__buf_sink(out, sorted[i].name.at, sorted[i].name.len);
-        kaws__buf_sink(out, "=", 1);
-        kaws__buf_sink(out, sorted[i].value.at, sorted[i].value.len);
+        kaws__buf_text(out, "/");
+        kaws__text_percent(out, kept[i], kaws__sigv4_unreserved);
     }
-    return 1;
+    if (count == 0 || path[-1] == '/')
+        kaws__buf_text(out, "/");
+    return NULL;
 }
 
 
-/* Trimmed, and each run of blanks made one space. */
+/* Writes the parameters as sent, sorted by name, then by value. */
+static const char *
+kaws__sigv4_query(kaws__buf *out, const char *query)
+{
+    kaws__fields list;
+    size_t i, len;
+    int more = query != NULL && *query != '\0';
+
+    for (list.count = 0; more; query += len + 1) {
+        kaws__field p = { kaws__buf_of(query), kaws__buf_of(query) };
+        len = strcspn(query, "&");
+        p.name.len = strcspn(query, "&=");
+        p.value.at += p.name.len + (p.name.len < len);
+        p.value.len = len - p.name.len - (p.name.len < len);
+        if (list.count == KAWS__SIGV4_MAX)
+            return "more than 64 query parameters";
+        kaws__sigv4_insert(&list, p, 0);
+        more = query[len] == '&';         /* the last one may be empty       */
+    }
+    for (i = 0; i < list.count; i++) {
+        kaws__buf_put(out, "&", i > 0);
+        kaws__buf_put(out, list.at[i].name.at, list.at[i].name.len);
+        kaws__buf_text(out, "=");
+        kaws__buf_put(out, list.at[i].value.at, list.at[i].value.len);
+    }
+    return NULL;
+}
+
+
+/* Writes a header's value trimmed, and with each run of blanks as one space. */
 static void
-kaws__sigv4_value(kaws__sink *out, kaws_bytes value)
+kaws__sigv4_value(kaws__buf *out, const char *value)
 {
-    size_t i = 0, from;
-    int first = 1;
+    size_t n;
 
-    while (i < value.len) {
-        while (i < value.len && (value.at[i] == ' ' || value.at[i] == '\t'))
-            i++;
-        from = i;
-        while (i < value.len && value.at[i] != ' ' && value.at[i] != '\t')
-            i++;
-        if (i > from && !first)
-            kaws__buf_sink(out, " ", 1);
-        if (i > from)
-            first = 0;
-        kaws__buf_sink(out, value.at + from, i - from);
+    for (value += strspn(value, " \t"); *value != '\0'; value += n) {
+        n = strcspn(value, " \t");
+        kaws__buf_put(out, value, n);
+        n += strspn(value + n, " \t");
+        kaws__buf_text(out, value[n] != '\0' ? " " : "");
     }
 }
 
 
-static void
-kaws__sigv4_lower(kaws__sink *out, kaws_bytes name)
+/* `names` are those of the headers, as kaws__sigv4_names wrote them. */
+static const char *
+kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
+                    const kaws__fields *headers, kaws_bytes names)
 {
-    size_t i = 0, n;
-    char low[32];
-
-    while (i < name.len) {
-        for (n = 0; n < sizeof low && i < name.len; n++, i++)
-            low[n] = (char)kaws__text_lower(name.at[i]);
-        kaws__buf_sink(out, low, n);
-    }
-}
-
-
-static int
-kaws__sigv4_repeats(const kaws__sigv4 *s, size_t i)
-{
-    return i > 0 && kaws__sigv4_order(s->headers[i - 1].name,
-                                      s->headers[i].name, 1) == 0;
-}
-
-
-static void
-kaws__sigv4_signed_headers(const kaws__sigv4 *s, kaws__sink *out)
-{
-    size_t i;
-
-    for (i = 0; i < s->count; i++) {
-        if (kaws__sigv4_repeats(s, i))
-            continue;
-        if (i > 0)
-            kaws__buf_sink(out, ";", 1);
-        kaws__sigv4_lower(out, s->headers[i].name);
-    }
-}
-
-
-static int
-kaws__sigv4_canonical_request(kaws__sigv4 *s, kaws__sink *out)
-{
+    const char *wrong;
     uint8_t digest[32];
     char hex[65];
     size_t i;
 
-    kaws__buf_sink(out, s->what->method, strlen(s->what->method));
-    kaws__buf_sink(out, "\n", 1);
-    kaws__sigv4_path(out, s->what->path);
-    kaws__buf_sink(out, "\n", 1);
-    if (s->what->query != NULL && !kaws__sigv4_query(out, s->what->query))
-        return kaws__sigv4_fail(s, "more than 64 query parameters");
-    for (i = 0; i < s->count; i++) {
-        if (kaws__sigv4_repeats(s, i)) {
-            kaws__buf_sink(out, ",", 1);
-        } else {
-            kaws__buf_sink(out, "\n", 1);
-            kaws__sigv4_lower(out, s->headers[i].name);
-            kaws__buf_sink(out, ":", 1);
-        }
-        kaws__sigv4_value(out, s->headers[i].value);
+    kaws__buf_text(out, what->method, "\n");
+    wrong = kaws__sigv4_path(out, what->path);
+    kaws__buf_text(out, "\n");
+    if (wrong == NULL)
+        wrong = kaws__sigv4_query(out, what->query);
+    for (i = 0; i < headers->count; i++) {
+        kaws_bytes name = headers->at[i].name;
+        kaws__buf_text(out, name.len > 0 ? "\n" : ",");
+        kaws__buf_put(out, name.at, name.len);
+        kaws__buf_put(out, ":", name.len > 0);
+        kaws__sigv4_value(out, (const char *)headers->at[i].value.at);
     }
-    kaws__buf_sink(out, "\n\n", 2);
-    kaws__sigv4_signed_headers(s, out);
-    kaws__buf_sink(out, "\n", 1);
-    kaws__crypto_sha256(digest, s->what->body);
+    kaws__buf_text(out, "\n\n");
+    kaws__buf_put(out, names.at, names.len);
+    kaws__crypto_sha256(digest, what->body);
     kaws__text_hex(hex, digest, sizeof digest);
-    kaws__buf_sink(out, hex, 64);
-    return 1;
-}
-
-
-/* ---- step 3: create a string to sign ----------------------------------- */
-
-/* `hash` is step 2's: the hex SHA-256 of the canonical request. */
-static void
-kaws__sigv4_string_to_sign(const kaws__sigv4 *s, const char *hash,
-                           kaws__sink *out)
-{
-    const kaws_bytes lines[] = {
-        { (const uint8_t *)"AWS4-HMAC-SHA256\n", 17 },
-        { (const uint8_t *)s->date, 16 }, { (const uint8_t *)"\n", 1 },
-        { (const uint8_t *)s->date, 8 },  { (const uint8_t *)"/", 1 },
-        kaws__buf_of(s->what->region),    { (const uint8_t *)"/", 1 },
-        kaws__buf_of(s->what->service),
-        { (const uint8_t *)"/aws4_request\n", 14 },
-        kaws__buf_of(hash)
-    };
-    size_t i;
-
-    for (i = 0; i < sizeof lines / sizeof lines[0]; i++)
-        kaws__buf_sink(out, lines[i].at, lines[i].len);
+    kaws__buf_text(out, "\n", hex);
+    return wrong;
 }
 
 
 /* ---- step 4: derive a signing key -------------------------------------- */
 
 /* HMAC by HMAC, from the secret: the date, the region, the service, the end.
- * The key is a secret itself; whoever asks for it wipes it. */
-static int
+ * The secret has at most 256 bytes. The key is a secret, too: the caller wipes
+ * it. */
+static void
 kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                 const char *region, const char *service)
 {
-    uint8_t first[4 + 256], key[32];
-    kaws_bytes start = { first, 4 + strlen(secret) };
-    kaws_bytes chain = { key, 32 }, day = { (const uint8_t *)date, 8 };
+    const kaws_bytes parts[] = { { (const uint8_t *)date, 8 },
+                                 kaws__buf_of(region), kaws__buf_of(service),
+                                 kaws__buf_of("aws4_request") };
+    uint8_t first[4 + KAWS__SIGV4_SECRET_MAX], key[32];
+    kaws__buf start = kaws__buf_fixed(first, sizeof first);
+    kaws_bytes chain = { key, sizeof key };
+    size_t i;
 
-    if (start.len > sizeof first)
-        return 0;
-    memcpy(first, "AWS4", 4);
-    memcpy(first + 4, secret, start.len - 4);
-    kaws__crypto_hmac(key, start, day);
-    kaws__crypto_hmac(key, chain, kaws__buf_of(region));
-    kaws__crypto_hmac(key, chain, kaws__buf_of(service));
-    kaws__crypto_hmac(key, chain, kaws__buf_of("aws4_request"));
+    kaws__buf_text(&start, "AWS4", secret);
+    kaws__crypto_hmac(key, kaws__buf_view(&start), parts[0]);
+    for (i = 1; i < sizeof parts / sizeof parts[0]; i++)
+        kaws__crypto_hmac(key, chain, parts[i]);
     kaws__crypto_mac_key(out, chain);
     kaws_wipe(first, sizeof first);
     kaws_wipe(key, sizeof key);
-    return 1;
 }
 
 
-/* ---- step 5: calculate the signature, and the header that carries it --- */
+/* ---- steps 2, 3 and 5: the string to sign, the signature, the header ---- */
 
-/* Where the header is written: an array that may turn out too small. */
-typedef struct kaws__line {
-    char  *at;
-    size_t len, cap;
-} kaws__line;
-
-
-static void
-kaws__sigv4_line_put(void *to, const void *data, size_t len)
-{
-    kaws__line *line = to;
-
-    if (line->len < line->cap && len < line->cap - line->len)
-        memcpy(line->at + line->len, data, len);
-    line->len += len;
-}
-
-
-static void
-kaws__sigv4_credential(const kaws__sigv4 *s, const char *id, kaws__sink *out)
-{
-    kaws__buf_sink(out, "AWS4-HMAC-SHA256 Credential=", 28);
-    kaws__buf_sink(out, id, strlen(id));
-    kaws__buf_sink(out, "/", 1);
-    kaws__buf_sink(out, s->date, 8);
-    kaws__buf_sink(out, "/", 1);
-    kaws__buf_sink(out, s->what->region, strlen(s->what->region));
-    kaws__buf_sink(out, "/", 1);
-    kaws__buf_sink(out, s->what->service, strlen(s->what->service));
-    kaws__buf_sink(out, "/aws4_request, SignedHeaders=", 29);
-}
-
-
-/* Steps 1 to 5 for a request already gathered. NULL, or what is wrong. */
+/* Writes the header's value, NUL-terminated. who.secret is not used: `key` was
+ * made from it. Returns NULL, or what is wrong. */
 static const char *
-kaws__sigv4_authorize(kaws__sigv4 *s, const char *id, const kaws__mac_key *key,
-                      char *out, size_t cap)
+kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
+                      const kaws__mac_key *key, char *out, size_t cap)
 {
+    char date[17], scope[157], string[256], hex[65];
+    kaws__buf header = kaws__buf_fixed(out, cap), hashed = { 0 };
+    kaws__buf to_sign = kaws__buf_fixed(string, sizeof string);
+    kaws__fields headers;
     kaws__sha256 request;
-    kaws__sink hashed = { kaws__crypto_put, NULL };
-    kaws__line to_sign = { NULL, 0, 0 }, header = { NULL, 0, 0 };
-    kaws__sink text = { kaws__sigv4_line_put, NULL };
-    char string[256], hex[65];
     uint8_t digest[32];
-    kaws_bytes view;
+    kaws_bytes names;
+    const char *wrong;
 
-    hashed.to = &request;
+    kaws__text_amz_date(date, what->when);
+    if (snprintf(scope, sizeof scope, "%.8s/%s/%s/aws4_request", date,
+                 what->region, what->service) >= (int)sizeof scope)
+        return "the names of region and service are too long";
+    headers.count = 0;
+    wrong = kaws__sigv4_collect(&headers, what, date, who.token);
+    if (wrong != NULL)
+        return wrong;
+    kaws__buf_text(&header, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
+                   ", SignedHeaders=");
+    names.at = header.at + header.len;
+    kaws__sigv4_names(&headers, &header);
+    names.len = (size_t)(header.at + header.len - names.at);
+
     kaws__crypto_init(&request);
-    if (!kaws__sigv4_canonical_request(s, &hashed))
-        return s->error;
+    hashed.feed = kaws__crypto_update;
+    hashed.consumer = &request;
+    wrong = kaws__sigv4_request(&hashed, what, &headers, names);
     kaws__crypto_out(&request, digest);
     kaws__text_hex(hex, digest, sizeof digest);
-
-    to_sign.at = string;
-    to_sign.cap = sizeof string;
-    text.to = &to_sign;
-    kaws__sigv4_string_to_sign(s, hex, &text);
-    if (to_sign.len >= to_sign.cap)
-        return "the names of region and service are too long";
-    view.at = (const uint8_t *)string;
-    view.len = to_sign.len;
-    kaws__crypto_mac(digest, key, view);
+    kaws__buf_text(&to_sign, "AWS4-HMAC-SHA256\n", date, "\n", scope, "\n",
+                   hex);
+    kaws__crypto_mac(digest, key, kaws__buf_view(&to_sign));
     kaws__text_hex(hex, digest, sizeof digest);
-
-    header.at = out;
-    header.cap = cap;
-    text.to = &header;
-    kaws__sigv4_credential(s, id, &text);
-    kaws__sigv4_signed_headers(s, &text);
-    kaws__buf_sink(&text, ", Signature=", 12);
-    kaws__buf_sink(&text, hex, 64);
-    if (header.len >= cap)
-        return "the room for the Authorization value is too small";
-    out[header.len] = '\0';
-    return NULL;
+    kaws__buf_text(&header, ", Signature=", hex);
+    kaws__buf_put(&header, "", 1);
+    return wrong == NULL && header.failed
+         ? "the room for the Authorization value is too small" : wrong;
 }
 
 
-/* Whether it can stand between the slashes of a credential scope. */
-static int
-kaws__sigv4_word(const char *text)
-{
-    size_t i = 0;
-
-    while (text[i] > ' ' && text[i] < 0x7f && text[i] != '/')
-        i++;
-    return i > 0 && text[i] == '\0';
-}
-
-
-/* What is wrong with it already before it is signed; or NULL. */
+/* Returns NULL, or what is wrong before anything is signed. */
 static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
+    const char *const words[] = { what->method, what->region, what->service,
+                                  who.id };
     const char *const lines[] = { what->path, what->query, who.token };
-    size_t i;
+    size_t i, n;
 
-    if (!kaws__sigv4_word(what->method) || !kaws__sigv4_word(what->region) ||
-        !kaws__sigv4_word(what->service) || !kaws__sigv4_word(who.id))
-        return "method, region, service and id must be words, without slashes";
+    for (i = 0; i < 4; i++) {             /* three stand between slashes     */
+        for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
+            if (words[i][n] == '/')
+                break;
+        if (n == 0 || words[i][n] != '\0')
+            return "method, region, service and id must be words, without "
+                   "slashes";
+    }
     if (*who.secret == '\0')
         return "the secret is empty";
+    if (strlen(who.secret) > KAWS__SIGV4_SECRET_MAX)
+        return "the secret is longer than 256 bytes";
     if (what->path[0] != '/' && what->path[0] != '\0')
         return "the path does not begin with a slash";
     for (i = 0; i < 3; i++)
@@ -4642,559 +4409,306 @@ KAWS_API kaws_status
 kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
           size_t cap, kaws_error *err)
 {
-    kaws__sigv4 s;
+    const char *wrong = "method, path, region, service, id, secret and the "
+                        "room for the result must not be NULL";
     kaws__mac_key key;
-    const char *wrong;
+    char date[17];
 
     kaws__err_clear(err);
-    if (authorization != NULL && cap > 0)
-        authorization[0] = '\0';
-    if (what == NULL || what->method == NULL || what->path == NULL ||
-        what->region == NULL || what->service == NULL ||
-        authorization == NULL || who.id == NULL || who.secret == NULL)
-        return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: method, path, "
-                             "region, service, id, secret and the room for "
-                             "the result must not be NULL");
-    wrong = kaws__sigv4_refuse(what, who);
-    if (wrong == NULL && !kaws__sigv4_gather(&s, what, who.token))
-        wrong = s.error;
-    if (wrong == NULL && !kaws__sigv4_key(&key, who.secret, s.date,
-                                          what->region, what->service))
-        wrong = "the secret is longer than 256 bytes";
-    if (wrong == NULL)
-        wrong = kaws__sigv4_authorize(&s, who.id, &key, authorization, cap);
-    kaws_wipe(&key, sizeof key);
+    if (what != NULL && what->method != NULL && what->path != NULL &&
+        what->region != NULL && what->service != NULL &&
+        authorization != NULL && who.id != NULL && who.secret != NULL)
+        wrong = kaws__sigv4_refuse(what, who);
+    if (wrong == NULL) {
+        kaws__text_amz_date(date, what->when);
+        kaws__sigv4_key(&key, who.secret, date, what->region, what->service);
+        wrong = kaws__sigv4_authorize(what, who, &key, authorization, cap);
+        kaws_wipe(&key, sizeof key);
+    }
     if (wrong == NULL)
         return KAWS_OK;
-    if (cap > 0)
+    if (authorization != NULL && cap > 0)
         authorization[0] = '\0';
     return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: %s", wrong);
 }
 
 
 /* ==========================================================================
- * ROOM  http     send one request, get the reply that was made for it
+ * ROOM  url      which hosts and which proxies can be meant
  * ==========================================================================
- * Uses: sys thread disk err mem buf text
- * Gives: http_open http_close http_send http_done http_forget http_distrust
- *        http_digest http_host_ok
+ * Uses: sys err buf text
+ * Gives: url_host_ok url_proxy_ok url_check_proxy
  *
- * All requests go through kaws__http_send, which asks the caller's `send` hook
- * or the built-in sender. Section 8 of the manual says why a connection is used
- * again only if
- *
- *     its last exchange was clean     the reply was complete, its request id
- *                                     new, and the room that knows what was
- *                                     asked found nothing odd in it: that
- *                                     room says so by kaws__http_done;
- *     and it is silent now            nothing more has come, neither to the
- *                                     socket nor to the TLS library.
- *
- * The built-in sender keeps idle connections, each owned by a curl_multi of its
- * own, and with its TLS session in a share of its own. It lends each to one
- * thread at a time. Each request has an easy handle of its own, so that nothing
- * else of a reply outlives it in libcurl.
- *
- * Bytes that are secret pass through libcurl on their way. A reply is copied
- * out of libcurl's buffer and wiped there. A request that carries a plaintext
- * ends in many spaces (see kms): the body is handed over in two parts, and as
- * libcurl fills its one upload buffer from the start each time, the spaces
- * write over what went before them. OpenSSL is told to wipe its own.
+ * libcurl has a parser for URLs since 7.62. We support 7.54, and an endpoint is
+ * checked in programs without libcurl, too, so this room checks by itself. It
+ * is stricter than libcurl: libcurl accepts whatever this room accepts, and
+ * takes the same part of it for the host.
  */
 
-#define KAWS__HTTP_URL_MAX 192
-#define KAWS__HTTP_SEEN    256    /* request ids remembered, of each host     */
-
-enum {
-    KAWS__HTTP_REPLY,             /* there is a reply                         */
-    KAWS__HTTP_NONE,              /* there is none: r->text says why          */
-    KAWS__HTTP_SETTING,           /* there cannot be one: a setting is wrong  */
-    KAWS__HTTP_MEMORY,            /* there was no memory to remember its id   */
-    KAWS__HTTP_REPEATED           /* its request id was that of another       */
-};
-
-typedef struct kaws__seen {       /* the request ids of a host                */
-    struct kaws__seen *next;
-    char     origin[KAWS__HTTP_URL_MAX];
-    uint64_t ids[KAWS__HTTP_SEEN];    /* digests of the last ones             */
-    unsigned count;               /* of all so far                            */
-} kaws__seen;
-
-typedef struct kaws__http {
-    const kaws_hooks *hooks;
-    void       *sender;           /* the built-in one; NULL: ask hooks->send  */
-    kaws__lock  lock;             /* guards `seen`                            */
-    kaws__seen *seen;
-} kaws__http;
-
-
-/* "https://host:port" of a URL: connections and request ids belong to that. */
-static kaws_bytes
-kaws__http_origin(const char *url)
-{
-    kaws_bytes origin = kaws__buf_of(url);
-    const char *host = strstr(url, "//");
-
-    if (host != NULL)
-        origin.len = (size_t)(host - url) + 2 + strcspn(host + 2, "/");
-    return origin;
-}
-
-
-static void
-kaws__http_keep(char *out, size_t cap, kaws_bytes value)
-{
-    if (value.len >= cap)
-        value.len = cap - 1;
-    memcpy(out, value.at, value.len);
-    out[value.len] = '\0';
-}
-
-
-/* A request id in eight bytes (FNV-1a). If two ids clash, by chance or by art,
- * a good reply is taken for a repeated one. A repeated one is never missed. */
-static uint64_t
-kaws__http_digest(kaws_bytes request_id)
-{
-    uint64_t n = 14695981039346656037u;
-    size_t i;
-
-    for (i = 0; i < request_id.len; i++)
-        n = (n ^ request_id.at[i]) * 1099511628211u;
-    return n;
-}
-
-
-/* One that is too long (AWS's has 36) is cut, and ends in a digest of all of
- * it: two that begin alike are two. */
-KAWS__MAYBE static void
-kaws__http_id(kaws_reply *r, kaws_bytes id)
-{
-    const size_t cap = sizeof r->request_id;
-    uint64_t n = kaws__http_digest(id);
-
-    kaws__http_keep(r->request_id, cap, id);
-    if (id.len >= cap)
-        kaws__text_hex(r->request_id + cap - 17, (const uint8_t *)&n, 8);
-}
-
-
-/* Takes what we want to know from one header line of a reply. */
-KAWS__MAYBE static void
-kaws__http_header(kaws_reply *r, kaws_bytes line)
-{
-    const uint8_t *colon = memchr(line.at, ':', line.len);
-    kaws_bytes name = line, value = line;
-    uint32_t ms;
-
-    if (line.len > 5 && memcmp(line.at, "HTTP/", 5) == 0) {
-        r->date = 0;                      /* another reply begins: a 100     */
-        r->retry_after_ms = -1;
-        r->request_id[0] = '\0';
-    }
-    if (colon == NULL)
-        return;
-    name.len = (size_t)(colon - line.at);
-    value.at = colon + 1;
-    value.len = line.len - name.len - 1;
-    while (value.len > 0 && (*value.at == ' ' || *value.at == '\t'))
-        value.at++, value.len--;
-    while (value.len > 0 && value.at[value.len - 1] <= ' ')
-        value.len--;
-    if (kaws__text_alike(name, "date"))
-        r->date = kaws__text_http_date(value);
-    else if (kaws__text_alike(name, "x-amzn-requestid"))
-        kaws__http_id(r, value);
-    else if (kaws__text_alike(name, "x-amz-retry-after") &&
-             kaws__text_number(value, 3600000, &ms))
-        r->retry_after_ms = (int)ms;
-}
-
-
-/* ---- what the built-in sender is told ---------------------------------- */
-
-/* Eight groups of hex digits, or fewer of them around one "::". */
-static int
-kaws__http_groups_ok(kaws_bytes text)
-{
-    size_t i = 0, n, groups = 0, gaps = 0;
-
-    while (i < text.len) {
-        for (n = 0; i < text.len && n < 5; i++, n++) {
-            int c = kaws__text_lower(text.at[i]);
-            if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'f'))
-                break;
-        }
-        groups += n > 0;
-        if (n > 4 || (i < text.len && text.at[i] != ':'))
-            return 0;
-        if (i + 1 < text.len && text.at[i + 1] == ':') {
-            gaps++;
-            i += 2;
-        } else if (i < text.len) {
-            if (n == 0 || ++i == text.len)
-                return 0;                 /* a lone colon, nothing beside it */
-        }
-    }
-    return gaps == 1 ? groups < 8 : gaps == 0 && groups == 8;
-}
-
-
-/* An IPv6 address, of which the last two groups may be an IPv4 address. */
-static int
-kaws__http_ipv6_ok(kaws_bytes text)
-{
-    char whole[48], *last;
-    const uint8_t *at;
-    uint32_t number;
-    int i;
-
-    if (!kaws__buf_copy_text(whole, sizeof whole, text))
-        return 0;
-    last = strrchr(whole, ':');
-    if (last == NULL || strchr(last, '.') == NULL)
-        return kaws__http_groups_ok(text);
-    at = (const uint8_t *)last + 1;
-    for (i = 0; i < 4; i++) {
-        kaws_bytes part = { at, strcspn((const char *)at, ".") };
-        at += part.len;
-        if (!kaws__text_number(part, 255, &number) ||
-            *at++ != (i < 3 ? '.' : '\0'))
-            return 0;
-    }
-    memcpy(last + 1, "0:0", sizeof "0:0");
-    return kaws__http_groups_ok(kaws__buf_of(whole));
-}
+#define KAWS__URL_MAX 192         /* longest URL of ours, and its NUL         */
 
 
 /* host, host:port, [IPv6] or [IPv6]:port. */
 static int
-kaws__http_host_ok(kaws_bytes text)
+kaws__url_host_ok(kaws_bytes text)
 {
-    const int bracket = text.len > 0 && *text.at == '[';
-    const uint8_t *end = text.len > 0
-                       ? memchr(text.at, bracket ? ']' : ':', text.len) : NULL;
-    kaws_bytes host = text, port = { NULL, 0 };
-    uint32_t number = 0;
-    size_t i;
+    char host[1024], *end;
+    uint32_t port = 0;
 
-    if (bracket) {
-        if (end == NULL)
-            return 0;
-        host.at++;
-        host.len = (size_t)(end++ - host.at);
-    } else if (end != NULL) {
-        host.len = (size_t)(end - text.at);
-    }
-    for (i = 0; !bracket && i < host.len; i++) {
-        int c = kaws__text_lower(host.at[i]);
-        if (!(c >= 'a' && c <= 'z') && !(c >= '0' && c <= '9') &&
-            c != '.' && c != '-' && c != '_')
-            return 0;
-    }
-    if (bracket ? !kaws__http_ipv6_ok(host) : host.len == 0)
+    if (!kaws__buf_copy_text(host, sizeof host, text))
         return 0;
-    if (end == NULL || end == text.at + text.len)
-        return 1;
-    port.at = end + 1;
-    port.len = text.len - (size_t)(port.at - text.at);
-    return *end == ':' && kaws__text_number(port, 65535, &number) &&
-           number > 0;
-}
-
-
-/* The hosts that libcurl asks without a proxy, or NULL. */
-static const char *
-kaws__http_no_proxy(void)
-{
-    const char *hosts = kaws__sys_env("no_proxy");
-
-    return hosts != NULL ? hosts : kaws__sys_env("NO_PROXY");
+    end = host[0] == '[' ? strchr(host, ']')
+        : host + strspn(host, "abcdefghijklmnopqrstuvwxyz0123456789.-_"
+                              "ABCDEFGHIJKLMNOPQRSTUVWXYZ");
+    if (end == NULL || end == host)
+        return 0;
+    if (host[0] == '[') {
+        *end++ = '\0';
+        if (!kaws__sys_is_ipv6(host + 1))
+            return 0;
+    }
+    return *end == '\0' ||
+           (*end == ':' && kaws__text_number(kaws__buf_of(end + 1), 65535,
+                                             &port) && port > 0);
 }
 
 
 /* Where libcurl looks for a proxy for HTTPS, in this order. */
-static const char *const kaws__http_proxies[4] = {
+KAWS__MAYBE static const char *const kaws__url_proxies[4] = {
     "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"
 };
 
 
-/* The proxy that libcurl takes from the environment, and from which variable;
- * or NULL. */
-static const char *
-kaws__http_proxy(const char **variable)
-{
-    const char *none = kaws__http_no_proxy(), *proxy = NULL;
-    size_t i;
-
-    for (i = 0; i < 4 && proxy == NULL; i++) {
-        proxy = kaws__sys_env(kaws__http_proxies[i]);
-        *variable = kaws__http_proxies[i];
-    }
-    return none != NULL && strcmp(none, "*") == 0 ? NULL : proxy;
-}
-
-
-/* [scheme://][user[:password]@]host[:port][/...]. libcurl takes what follows a
- * raw '/' in a password for a path, and the part before it for the host. So an
- * '@' behind one is not let pass. */
-static int
-kaws__http_proxy_ok(const char *proxy)
+/* Is it [scheme://][user[:password]@]host[:port][/...]? 2: yes, and libcurl
+ * speaks TLS with that proxy. If a password holds a raw '/', libcurl takes what
+ * follows it for a path, and what precedes it for the host. So no '@' may
+ * follow the host. */
+KAWS__MAYBE static int
+kaws__url_proxy_ok(const char *proxy)
 {
     static const char *const schemes[] = {
-        "http", "https", "socks", "socks4", "socks4a", "socks5", "socks5h"
+        "https", "http", "socks", "socks4", "socks4a", "socks5", "socks5h"
     };
-    const char *mark = strstr(proxy, "://");
-    kaws_bytes scheme = kaws__buf_of(proxy), host = scheme, path;
-    const uint8_t *at;
+    const char *host = strstr(proxy, "://"), *at;
+    kaws_bytes view = kaws__buf_of(proxy);
     size_t i;
 
-    for (i = 0; i < host.len; i++)
-        if (host.at[i] <= ' ' || host.at[i] == 0x7f)
+    for (i = 0; i < view.len; i++)
+        if (view.at[i] <= ' ' || view.at[i] == 0x7f)
             return 0;
-    if (mark != NULL) {
-        scheme.len = (size_t)(mark - proxy);
-        host = kaws__buf_of(mark + 3);
-        for (i = 0; i < 7 && !kaws__text_alike(scheme, schemes[i]); i++)
-            continue;
-        if (i == 7)
-            return 0;
-    }
-    path = host;
-    host.len = strcspn((const char *)host.at, "/?#");
-    path.at += host.len;
-    path.len -= host.len;
-    if (path.len > 0 && memchr(path.at, '@', path.len) != NULL)
+    view.len = host != NULL ? (size_t)(host - proxy) : 0;
+    for (i = 0; i < 7 && !kaws__text_alike(view, schemes[i]); i++)
+        continue;
+    if (host != NULL && i == 7)
         return 0;
-    at = host.len > 0 ? memchr(host.at, '@', host.len) : NULL;
-    if (at != NULL) {
-        host.len -= (size_t)(at + 1 - host.at);
-        host.at = at + 1;
-    }
-    return kaws__http_host_ok(host);
+    host = host != NULL ? host + 3 : proxy;
+    at = strrchr(host, '@');
+    if (at != NULL && strcspn(host, "@/?#") != (size_t)(at - host))
+        return 0;
+    view = kaws__buf_of(at != NULL ? at + 1 : host);
+    view.len = strcspn((const char *)view.at, "/?#");
+    return kaws__url_host_ok(view) ? 1 + (i == 0) : 0;
 }
 
 
-/* A proxy that cannot be meant is no outage. Its value may hold a password, so
- * only the variable is named. */
-static kaws_status
-kaws__http_check_proxy(const kaws_hooks *hooks, kaws_error *err)
+/* Refuses a proxy in the environment that cannot be meant: it is no outage. Its
+ * URL may hold a password, so only the variable is named. *over_tls says
+ * whether libcurl speaks TLS with the proxy. */
+KAWS__MAYBE static kaws_status
+kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
-    static const char wrong[] = "in the environment is not of the form "
-        "scheme://user:password@host:port, of which host alone must be there, "
-        "with the scheme http, https, socks4, socks4a, socks5 or socks5h; in "
-        "a password write / ? # @ % and blanks as %2F %3F %23 %40 %25 %20";
-    const char *variable, *proxy = kaws__http_proxy(&variable);
+    static const char wrong[] = "in the environment is not of the form [scheme:"
+        "//][user:password@]host[:port] with the scheme http, https, socks4, "
+        "socks4a, socks5 or socks5h; in a password write / ? # @ % and blanks "
+        "as %2F %3F %23 %40 %25 %20";
+    const char *direct = kaws__sys_env("no_proxy"), *proxy = NULL, *name = NULL;
+    int i, ok;
 
-    if (proxy == NULL || kaws__http_proxy_ok(proxy))
+    if (direct == NULL)
+        direct = kaws__sys_env("NO_PROXY");
+    for (i = 0; i < 4 && proxy == NULL; i++)
+        proxy = kaws__sys_env(name = kaws__url_proxies[i]);
+    if (proxy == NULL || (direct != NULL && strcmp(direct, "*") == 0))
         return KAWS_OK;
-    if (kaws__http_no_proxy() == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "%s %s", variable, wrong);
-    kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
-                  "name AWS KMS's host", variable, wrong);
+    ok = kaws__url_proxy_ok(proxy);
+    *over_tls = ok == 2;
+    if (!ok && direct == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s", name, wrong);
+    if (!ok)
+        kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
+                      "name AWS KMS's host", name, wrong);
     return KAWS_OK;
 }
 
 
-#define KAWS__HTTP_CA_LOOK 1048576    /* bytes of a CA file to look through   */
-
-
-/* Whether a certificate begins at the start of a line, as OpenSSL wants it.
- * Only the first piece is known to begin with a line, or a byte order mark. */
-static int
-kaws__http_has_cert(kaws_bytes piece, int at_line)
-{
-    static const uint8_t mark[] = { 0xef, 0xbb, 0xbf };
-    static const char *const begins[] = {
-        "-----BEGIN CERTIFICATE-----", "-----BEGIN TRUSTED CERTIFICATE-----",
-        "-----BEGIN X509 CERTIFICATE-----"
-    };
-    const uint8_t *end;
-    size_t i;
-
-    if (at_line && piece.len > 3 && memcmp(piece.at, mark, 3) == 0) {
-        piece.at += 3;
-        piece.len -= 3;
-    }
-    while (piece.len > 0) {
-        for (i = 0; at_line && i < 3; i++)
-            if (piece.len >= strlen(begins[i]) &&
-                memcmp(piece.at, begins[i], strlen(begins[i])) == 0)
-                return 1;
-        end = memchr(piece.at, '\n', piece.len);
-        if (end == NULL)
-            return 0;
-        piece.len -= (size_t)(end + 1 - piece.at);
-        piece.at = end + 1;
-        at_line = 1;
-    }
-    return 0;
-}
-
-
-/* Looks through the file in pieces that overlap by half. */
-static int
-kaws__http_find_cert(int fd, int *found)
-{
-    uint8_t bytes[2048];
-    kaws_bytes piece = { bytes, 0 };
-    uint64_t at = 0;
-    int os;
-
-    do {
-        os = kaws__disk_read_at(fd, at, bytes, sizeof bytes, &piece.len);
-        *found = kaws__http_has_cert(piece, at == 0);
-        at += sizeof bytes / 2;
-    } while (os == 0 && !*found && piece.len == sizeof bytes &&
-             at < KAWS__HTTP_CA_LOOK);
-    return os;
-}
-
-
-/* libcurl opens the file with each connection, waits without end for a pipe's
- * other end, and knows no difference between a bad file and a bad network. */
-static kaws_status
-kaws__http_check_ca(const char *path, kaws_error *err)
-{
-    const char *wrong = NULL;
-    char shown[KAWS__TEXT_SHOWN];
-    kaws__stat st;
-    int fd = -1, found = 0;
-    int os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
-
-    if (os == 0)
-        os = kaws__disk_stat(fd, &st);
-    if (os == 0 && !st.regular)
-        wrong = "it is not a file";
-    else if (os == 0 && st.size == 0)
-        wrong = "it is empty";
-    else if (os == 0)
-        os = kaws__http_find_cert(fd, &found);
-    kaws__disk_close(fd);
-    kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
-    if (os != 0)
-        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the CA file %s",
-                            shown);
-    if (!found)
-        return kaws__err_set(err, KAWS_CONFIG, "the CA file %s: %s; it has to "
-                             "hold CA certificates in PEM form, each from a "
-                             "line -----BEGIN CERTIFICATE----- on", shown,
-                             wrong != NULL ? wrong : "no certificate in it");
-    return KAWS_OK;
-}
-
-
-/* ---- the built-in sender ----------------------------------------------- */
+/* ==========================================================================
+ * ROOM  curl     the built-in sender: requests over libcurl's connections
+ * ==========================================================================
+ * Uses: sys thread disk err mem buf text url
+ * Gives: curl_open curl_close curl_send curl_done curl_distrust
+ *
+ * This room stands above room http, because room http chooses between it and
+ * the caller's `send` hook. It reads a reply's header lines itself: no other
+ * sender has any.
+ *
+ * A connection is used again only if its last exchange was clean, as section 8
+ * of the manual explains, and if the connection is silent now: nothing more
+ * has come, neither to its socket nor to the TLS library.
+ *
+ * Each idle connection is owned by a curl_multi of its own, and its TLS session
+ * by a share of its own. The sender lends a connection to one thread at a time.
+ * Each request has an easy handle of its own, so nothing else of a reply
+ * outlives the request inside libcurl.
+ *
+ * Secret bytes pass through libcurl on their way. A reply is copied out of
+ * libcurl's buffer and wiped there. A request that carries a plaintext ends in
+ * many spaces (see calls), and its body is handed over in two parts: libcurl
+ * fills its one upload buffer from the start each time, so the spaces overwrite
+ * the plaintext. libcurl reads the header lines where they are: they hold the
+ * session token and the signature, so no copy is made. OpenSSL is told to wipe
+ * its own buffers.
+ */
 
 /* built-in sender: begin */
 #if !defined(KEYRING_AWS_NO_CURL)
 
 #include <curl/curl.h>
 
-#define KAWS__HTTP_IDLE     64    /* connections kept for the next request    */
-#define KAWS__HTTP_IDLE_S   20    /* AWS closes idle connections; so do we    */
-
-#define KAWS__HTTP_BUILT_IN 1
+#define KAWS__CURL_IDLE     64    /* connections kept for the next request    */
+#define KAWS__CURL_IDLE_S   20    /* AWS closes idle connections; so do we    */
+#define KAWS__CURL_LINES    16    /* most header lines                        */
+#define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
+    struct kaws__conn *next;      /* the idle one that was used before this   */
     CURLM        *multi;
-    CURLSH       *share;          /* its TLS session, to be resumed           */
-    curl_socket_t sock;           /* CURL_SOCKET_BAD: none that may be used   */
-    int           surplus;        /* more came than the last reply            */
-    char          origin[KAWS__HTTP_URL_MAX];
+    CURLSH       *share;          /* its TLS session, for resumption          */
+    curl_socket_t sock;           /* CURL_SOCKET_BAD: open a new connection   */
     int64_t       used_us;        /* when the last reply was complete         */
-    unsigned      era;            /* the sender's when it was lent            */
+    unsigned      era;            /* the sender's when this was lent last     */
+    int           sound;          /* no surplus came with the last reply      */
+    char          url[KAWS__URL_MAX];    /* the only one it serves            */
 } kaws__conn;
 
 typedef struct kaws__sender {
     const kaws_hooks *hooks;
     const char *ca_file;
-    void       *pending[3];       /* the functions of kaws__http_tls          */
-    int         nested;           /* TLS to the proxy, too: cannot be asked   */
-    int         openssl, old;     /* libcurl's TLS library; before 7.71       */
+    /* Functions of libcurl's TLS library, or NULL. */
+    int       (*openssl_pending)(const void *session);
+    size_t    (*gnutls_pending)(void *session);
+    uint64_t  (*openssl_options)(void *context, uint64_t options);
+    int         proxy_tls;        /* a second TLS session, with the proxy     */
+    int         old;              /* libcurl is older than 7.71               */
     kaws__lock  lock;             /* guards all below                         */
-    unsigned    era;              /* a conn of an older one is not kept       */
-    int         count;
-    kaws__conn *idle[KAWS__HTTP_IDLE];    /* the last was used last           */
+    unsigned    era;              /* older connections are not used again     */
+    kaws__conn *idle;             /* the first was used last                  */
 } kaws__sender;
 
 typedef struct kaws__transfer {   /* one request on its way                   */
-    CURL  *easy;
+    kaws__sender *s;
     const kaws_request *q;
     kaws_reply *r;
-    size_t sent;
+    kaws__conn *conn;
+    CURL  *easy;
+    struct curl_slist lines[KAWS__CURL_LINES];
+    size_t sent;                  /* of the body                              */
     size_t first;                 /* where the trailing spaces begin          */
-    int    too_long;
-    int    begun;                 /* a reply's first line has come            */
-    int    interim;               /* this is the head of a 1xx                */
-    int    headed;                /* the reply's head has come to its end     */
-    int    overread;              /* libcurl may have read beyond its end     */
-    int    tls;                   /* from then on these tell the TLS library  */
-    void  *tls_session;
+    int    interim;               /* the head that is coming is a 1xx's       */
+    int    headed;                /* the reply's head is complete             */
+    int    overread;              /* libcurl may have read beyond the reply   */
+    struct curl_tlssessioninfo tls;
     char   error[CURL_ERROR_SIZE];
 } kaws__transfer;
 
 
+/* ---- the CA file ------------------------------------------------------- */
+
+/* Searches for a certificate at the start of a line, where OpenSSL wants it. */
+static int
+kaws__curl_find_cert(int fd, int *found)
+{
+    static const char *const begins[] = {
+        "-----BEGIN CERTIFICATE-----", "-----BEGIN TRUSTED CERTIFICATE-----",
+        "-----BEGIN X509 CERTIFICATE-----"
+    };
+    char bytes[2048], line[40] = "";
+    size_t len = sizeof bytes, n = 0, i, k;
+    uint64_t at;
+    int os = 0;
+
+    for (at = 0; os == 0 && !*found && len == sizeof bytes &&
+                 at < KAWS__CURL_CA_LOOK; at += len) {
+        os = kaws__disk_read_at(fd, at, bytes, sizeof bytes, &len);
+        i = at == 0 && len > 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
+        for (; i < len && !*found; i++) {
+            n = bytes[i] == '\n' ? 0 : n + 1;
+            if (n == 0 || n >= sizeof line)
+                continue;
+            line[n - 1] = bytes[i];
+            line[n] = '\0';
+            for (k = 0; k < 3; k++)
+                *found |= strcmp(line, begins[k]) == 0;
+        }
+    }
+    return os;
+}
+
+
+/* libcurl opens the file for each connection, waits without end if it is a
+ * pipe, and reports a bad file like a bad network. So we look at it first. */
+static kaws_status
+kaws__curl_check_ca(const char *path, kaws_error *err)
+{
+    char shown[KAWS__TEXT_SHOWN];
+    kaws__stat st;
+    int fd = -1, found = 0, os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
+
+    if (os == 0 && (os = kaws__disk_stat(fd, &st)) == 0 && st.regular)
+        os = kaws__curl_find_cert(fd, &found);
+    kaws__disk_close(fd);
+    if (os == 0 && found)
+        return KAWS_OK;
+    kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the CA file %s",
+                            shown);
+    return kaws__err_set(err, KAWS_CONFIG, "the CA file %s: %s; it has to hold "
+                         "CA certificates in PEM form, each from a line "
+                         "-----BEGIN CERTIFICATE----- on", shown,
+                         !st.regular ? "it is not a file" :
+                         st.size == 0 ? "it is empty" : "no certificate in it");
+}
+
+
 /* ---- what the TLS library has read, and libcurl has not ---------------- */
 
-/* OpenSSL and its kin, before 1.1.0 by the second name. */
-static int
-kaws__http_openssl_pending(void *session, void *symbol)
-{
-    int (*pending)(const void *);
-
-    memcpy(&pending, &symbol, sizeof pending);
-    return pending(session) != 0;
-}
-
-
-static int
-kaws__http_gnutls_pending(void *session, void *symbol)
-{
-    size_t (*pending)(void *);
-
-    memcpy(&pending, &symbol, sizeof pending);
-    return pending(session) != 0;
-}
-
-
-/* One row a library. A library that is not here is taken to hold something
- * back, so its connections are used once. So is every connection through a
- * proxy that speaks TLS itself: the session with the proxy cannot be asked. */
-static const struct {
-    int         backend;
-    const char *symbol;
-    int       (*pending)(void *session, void *symbol);
-} kaws__http_tls[3] = {
-    { CURLSSLBACKEND_OPENSSL, "SSL_has_pending", kaws__http_openssl_pending },
-    { CURLSSLBACKEND_OPENSSL, "SSL_pending",     kaws__http_openssl_pending },
-    { CURLSSLBACKEND_GNUTLS, "gnutls_record_check_pending",
-      kaws__http_gnutls_pending }
-};
-
-
-/* The function of that name that libcurl calls: a process can hold two
- * OpenSSLs, and we want libcurl's. */
-static void *
-kaws__http_symbol(const char *name)
+/* Sets a pointer to the function of that name that libcurl calls, or to NULL: a
+ * process can hold two OpenSSLs, and we want libcurl's. */
+static void
+kaws__curl_symbol(const char *name, void *function)
 {
     CURL *(*init)(void) = curl_easy_init;
-    void *caller;
+    void *caller, *symbol;
 
     memcpy(&caller, &init, sizeof caller);
-    return kaws__sys_symbol(name, caller);
+    symbol = kaws__sys_symbol(name, caller);
+    memcpy(function, &symbol, sizeof symbol);
 }
 
 
+/* If we cannot ask the TLS library, it may hold something back: its connections
+ * are used once. So are those to a proxy that speaks TLS itself, because
+ * libcurl does not tell us the TLS session with the proxy. */
 static int
-kaws__http_tls_silent(const kaws__sender *s, const kaws__transfer *t)
+kaws__curl_tls_silent(const kaws__transfer *t)
 {
-    size_t i;
+    const kaws__sender *s = t->s;
+    void *session = s->proxy_tls ? NULL : t->tls.internals;
 
-    for (i = 0; i < 3 && !s->nested; i++)
-        if (kaws__http_tls[i].backend == t->tls && t->tls_session != NULL &&
-            s->pending[i] != NULL)
-            return !kaws__http_tls[i].pending(t->tls_session, s->pending[i]);
+    if (session != NULL && t->tls.backend == CURLSSLBACKEND_OPENSSL)
+        return s->openssl_pending != NULL && s->openssl_pending(session) == 0;
+    if (session != NULL && t->tls.backend == CURLSSLBACKEND_GNUTLS)
+        return s->gnutls_pending != NULL && s->gnutls_pending(session) == 0;
     return strncmp(t->q->url, "https:", 6) != 0;
 }
 
@@ -5202,86 +4716,107 @@ kaws__http_tls_silent(const kaws__sender *s, const kaws__transfer *t)
 /* ---- libcurl's callbacks ----------------------------------------------- */
 
 static size_t
-kaws__http_on_body(char *data, size_t size, size_t count, void *to)
+kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 {
-    kaws__transfer *t = to;
-    kaws_reply *r = t->r;
-    size_t len = size * count, room = r->body_max - r->body_len;
+    kaws_reply *r = ((kaws__transfer *)to)->r;
+    size_t len = size * count;
+    int fits = r->body_len + len <= r->body_max;
 
-    if (len > room)
-        t->too_long = 1;
-    else
+    if (fits)
         memcpy(r->body + r->body_len, data, len);
+    r->body_len = fits ? r->body_len + len : r->body_max + 1;
     kaws_wipe(data, len);                 /* libcurl's own copy              */
-    if (t->too_long)
-        return 0;
-    r->body_len += len;
+    return fits ? len : 0;
+}
+
+
+/* Stores what we want to know from a header field. If a request id is too long
+ * (AWS's have 36 bytes), it is cut and ends in a digest of the whole id, so two
+ * ids that begin alike stay two.
+ * If libcurl has read more behind a chunked body, it drops that without a word,
+ * so the connection is not used again. KMS sends no chunked bodies. */
+static void
+kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
+{
+    const size_t most = sizeof t->r->request_id - 1;
+    kaws_reply *r = t->r;
+    uint64_t digest;
+    uint32_t ms;
+
+    while (value.len > 0 && (*value.at == ' ' || *value.at == '\t'))
+        value.at++, value.len--;
+    while (value.len > 0 && value.at[value.len - 1] <= ' ')
+        value.len--;
+    if (kaws__text_alike(name, "date")) {
+        r->date = kaws__text_http_date(value);
+    } else if (kaws__text_alike(name, "x-amzn-requestid")) {
+        digest = kaws__buf_digest(value);
+        memset(r->request_id, 0, sizeof r->request_id);
+        memcpy(r->request_id, value.at, value.len < most ? value.len : most);
+        if (value.len > most)
+            kaws__text_hex(r->request_id + most - 16, (uint8_t *)&digest, 8);
+    } else if (kaws__text_alike(name, "x-amz-retry-after") &&
+               kaws__text_number(value, 3600000, &ms)) {
+        r->retry_after_ms = (int)ms;
+    } else if (kaws__text_alike(name, "transfer-encoding")) {
+        t->overread = 1;
+    }
+}
+
+
+/* Lines behind the head are the trailer of a chunked body: we ignore them.
+ * libcurl tells its TLS session only while it is at work, so we ask here. */
+static size_t
+kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
+{
+    struct curl_tlssessioninfo *tls = NULL;
+    kaws__transfer *t = to;
+    const size_t len = size * count;
+    kaws_bytes name = { (const uint8_t *)data, 0 }, value;
+    const char *colon = memchr(data, ':', len);
+
+    if (t->headed)
+        return len;
+    if (len > 5 && memcmp(data, "HTTP/", 5) == 0) {   /* another reply begins */
+        t->interim = len > 9 && data[9] == '1';
+        t->r->date = 0;
+        t->r->retry_after_ms = -1;
+        t->r->request_id[0] = '\0';
+    }
+    if (len > 0 && (*data == '\r' || *data == '\n') && !t->interim) {
+        t->headed = 1;
+        if (curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls) == CURLE_OK
+            && tls != NULL)
+            t->tls = *tls;
+    }
+    if (colon != NULL) {
+        name.len = (size_t)(colon - data);
+        value.at = name.at + name.len + 1;
+        value.len = len - name.len - 1;
+        kaws__curl_field(t, name, value);
+    }
     return len;
 }
 
 
-/* libcurl tells its TLS session only while it is at work. */
-static void
-kaws__http_learn_tls(kaws__transfer *t)
-{
-    struct curl_tlssessioninfo *tls = NULL;
-
-    if (curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls) == CURLE_OK &&
-        tls != NULL) {
-        t->tls = (int)tls->backend;
-        t->tls_session = tls->internals;
-    }
-}
-
-
-/* Lines behind the head are the trailer of a chunked body, and not for us. If
- * libcurl has read more behind such a body, it drops that without a word, so
- * the connection is not used again. KMS sends no chunked bodies. */
-static size_t
-kaws__http_on_header(char *data, size_t size, size_t count, void *to)
-{
-    kaws__transfer *t = to;
-    kaws_bytes line = { (const uint8_t *)data, size * count }, name = line;
-    const char *code = line.len > 12 ? memchr(data, ' ', 9) : NULL;
-
-    if (t->headed)
-        return line.len;
-    name.len = line.len > 18 ? 18 : 0;
-    t->overread |= kaws__text_alike(name, "transfer-encoding:");
-    t->begun = 1;
-    if (line.len > 5 && memcmp(data, "HTTP/", 5) == 0)
-        t->interim = code != NULL && code[1] == '1';
-    kaws__http_header(t->r, line);
-    if (line.len > 0 && (*data == '\r' || *data == '\n') && !t->interim) {
-        t->headed = 1;
-        kaws__http_learn_tls(t);
-    }
-    return line.len;
-}
-
-
 /* A libcurl before 7.71 also drops what it has read behind a body of a known
- * length, and says so in the words meant for a log: there we listen to them. */
+ * length. It says so only in the words that are meant for a log. */
 static int
-kaws__http_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
+kaws__curl_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
                     void *to)
 {
-    static const char excess[] = "Excess found";
-    kaws__transfer *t = to;
-
     (void)easy;
-    t->overread |= type == CURLINFO_TEXT && len >= sizeof excess - 1 &&
-                   memcmp(words, excess, sizeof excess - 1) == 0;
+    ((kaws__transfer *)to)->overread |= type == CURLINFO_TEXT && len >= 12 &&
+                                        memcmp(words, "Excess found", 12) == 0;
     return 0;
 }
 
 
 static size_t
-kaws__http_on_read(char *out, size_t size, size_t count, void *from)
+kaws__curl_on_read(char *out, size_t size, size_t count, void *from)
 {
     kaws__transfer *t = from;
-    size_t end = t->sent < t->first ? t->first : t->q->body.len;
-    size_t len = end - t->sent;
+    size_t len = (t->sent < t->first ? t->first : t->q->body.len) - t->sent;
 
     if (len > size * count)
         len = size * count;
@@ -5291,34 +4826,23 @@ kaws__http_on_read(char *out, size_t size, size_t count, void *from)
 }
 
 
-/* libcurl starts over when a kept connection turns out to be dead. */
+/* libcurl sends the body again if a kept connection turns out to be dead. */
 static int
-kaws__http_on_seek(void *from, curl_off_t offset, int origin)
+kaws__curl_on_seek(void *from, curl_off_t offset, int origin)
 {
-    kaws__transfer *t = from;
-
-    if (origin != SEEK_SET || offset < 0 ||
-        (uint64_t)offset > (uint64_t)t->q->body.len)
-        return CURL_SEEKFUNC_CANTSEEK;
-    t->sent = (size_t)offset;
-    return CURL_SEEKFUNC_OK;
+    ((kaws__transfer *)from)->sent = 0;
+    return origin == SEEK_SET && offset == 0 ? CURL_SEEKFUNC_OK
+                                             : CURL_SEEKFUNC_CANTSEEK;
 }
 
 
 /* Tells OpenSSL to wipe plaintext once it has been read (option 2,
  * SSL_OP_CLEANSE_PLAINTEXT; versions that do not have it ignore it). */
 static CURLcode
-kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
+kaws__curl_on_ssl(CURL *easy, void *context, void *sender)
 {
-    uint64_t (*set_options)(void *, uint64_t);
-    void *symbol = kaws__http_symbol("SSL_CTX_set_options");
-
     (void)easy;
-    (void)ignored;
-    if (symbol != NULL) {
-        memcpy(&set_options, &symbol, sizeof set_options);
-        set_options(ssl_ctx, 2);
-    }
+    ((kaws__sender *)sender)->openssl_options(context, 2);
     return CURLE_OK;
 }
 
@@ -5326,18 +4850,16 @@ kaws__http_on_ssl(CURL *easy, void *ssl_ctx, void *ignored)
 /* ---- connections ------------------------------------------------------- */
 
 static void
-kaws__http_conn_free(kaws__sender *s, kaws__conn *conn)
+kaws__curl_conn_free(kaws__sender *s, kaws__conn *conn)
 {
-    if (conn->multi != NULL)
-        (void)curl_multi_cleanup(conn->multi);
-    if (conn->share != NULL)
-        (void)curl_share_cleanup(conn->share);
+    (void)curl_multi_cleanup(conn->multi);
+    (void)curl_share_cleanup(conn->share);
     kaws__mem_free(s->hooks, conn, sizeof *conn);
 }
 
 
 static kaws__conn *
-kaws__http_conn_new(kaws__sender *s, const char *url)
+kaws__curl_conn_new(kaws__sender *s, const char *url)
 {
     kaws__conn *conn = kaws__mem_new(s->hooks, sizeof *conn);
 
@@ -5346,624 +4868,424 @@ kaws__http_conn_new(kaws__sender *s, const char *url)
     conn->sock = CURL_SOCKET_BAD;
     conn->multi = curl_multi_init();
     conn->share = curl_share_init();
-    if (conn->multi == NULL || conn->share == NULL ||
+    if (conn->multi != NULL && conn->share != NULL &&
         curl_share_setopt(conn->share, CURLSHOPT_SHARE,
-                          CURL_LOCK_DATA_SSL_SESSION) != CURLSHE_OK ||
-        !kaws__buf_copy_text(conn->origin, sizeof conn->origin,
-                             kaws__http_origin(url)) ||
-        curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) != CURLM_OK) {
-        kaws__http_conn_free(s, conn);
-        return NULL;
-    }
-    return conn;
+                          CURL_LOCK_DATA_SSL_SESSION) == CURLSHE_OK &&
+        curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) == CURLM_OK &&
+        kaws__buf_copy_text(conn->url, sizeof conn->url, kaws__buf_of(url)))
+        return conn;
+    kaws__curl_conn_free(s, conn);
+    return NULL;
 }
 
 
-/* Has the connection been still since the last reply? What is readable may be
+/* Has the connection been silent since the last reply? What is readable may be
  * the connection's end, a surplus reply or a TLS ticket: we do not look. */
 static int
-kaws__http_silent(const kaws__conn *conn)
+kaws__curl_silent(const kaws__conn *conn)
 {
-    struct curl_waitfd fd;
+    struct curl_waitfd fd = { conn->sock, CURL_WAIT_POLLIN, 0 };
     int active = 0;
 
-    if (conn->sock == CURL_SOCKET_BAD ||
-        kaws__sys_ticks_us() - conn->used_us >= KAWS__HTTP_IDLE_S * 1000000)
-        return 0;
-    fd.fd = conn->sock;
-    fd.events = CURL_WAIT_POLLIN;
-    fd.revents = 0;
-    return curl_multi_wait(conn->multi, &fd, 1, 0, &active) == CURLM_OK &&
-           active == 0 && fd.revents == 0;
+    return conn->sock != CURL_SOCKET_BAD &&
+           kaws__sys_ticks_us() - conn->used_us < KAWS__CURL_IDLE_S * 1000000 &&
+           curl_multi_wait(conn->multi, &fd, 1, 0, &active) == CURLM_OK &&
+           active == 0;
 }
 
 
-/* Takes out the idle conn of that host that was used last; NULL if there is
- * none. *era is read under the same lock: a distrust that comes after it finds
- * the conn no longer among the idle, but its era is over. */
+/* Lends a conn to the caller until kaws__curl_done(): the idle one of that URL
+ * that was used last, or a new one. A conn whose connection has ended, is not
+ * silent or was distrusted is lent as well, because it keeps the CA
+ * certificates and a TLS session to resume; libcurl opens a new connection in
+ * it, which pushes out the old one. */
 static kaws__conn *
-kaws__http_idle(kaws__sender *s, const kaws_request *q, unsigned *era)
+kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
-    kaws_bytes origin = kaws__http_origin(q->url);
-    kaws__conn *conn = NULL;
-    int i;
+    kaws__conn *conn = NULL, **at = &s->idle;
+    unsigned era;
 
     kaws__thread_lock(&s->lock);
-    *era = s->era;
-    for (i = q->fresh_connection ? 0 : s->count; i > 0 && conn == NULL; i--)
-        if (kaws__buf_same(kaws__buf_of(s->idle[i - 1]->origin), origin))
-            conn = s->idle[i - 1];
-    if (conn != NULL) {
-        s->count--;
-        memmove(s->idle + i, s->idle + i + 1,
-                (size_t)(s->count - i) * sizeof *s->idle);
+    era = s->era;
+    while (*at != NULL && strcmp((*at)->url, q->url) != 0)
+        at = &(*at)->next;
+    if (*at != NULL && !q->fresh_connection) {
+        conn = *at;
+        *at = conn->next;
     }
     kaws__thread_unlock(&s->lock);
-    return conn;
-}
-
-
-/* A conn for the request, the caller's until kaws__http_give_back(). One whose
- * connection is not silent, or has ended, is lent as well: it keeps a TLS
- * session to resume, and the CA certificates. libcurl opens a new connection in
- * it, which pushes the old one out. */
-static kaws__conn *
-kaws__http_take(kaws__sender *s, const kaws_request *q)
-{
-    unsigned era;
-    kaws__conn *conn = kaws__http_idle(s, q, &era);
-
-    if (conn == NULL)
-        conn = kaws__http_conn_new(s, q->url);
-    else if (!kaws__http_silent(conn))
+    if (conn == NULL && (conn = kaws__curl_conn_new(s, q->url)) == NULL)
+        return NULL;
+    if (conn->era != era || !kaws__curl_silent(conn))
         conn->sock = CURL_SOCKET_BAD;
-    if (conn != NULL)
-        conn->era = era;
+    conn->era = era;
     return conn;
 }
 
 
-/* Keeps the conn if its last exchange was clean; the one that was not used for
- * longest makes room. */
+/* Keeps the conn if its last exchange was clean. If too many are idle, the one
+ * that was used longest ago is closed. */
 static void
-kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
+kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 {
-    kaws__conn *out = conn;
+    kaws__conn *out = conn, **at = &s->idle;
+    int n;
 
     kaws__thread_lock(&s->lock);
-    if (clean && !conn->surplus && conn->era == s->era) {
-        out = NULL;
-        if (s->count == KAWS__HTTP_IDLE) {
-            out = s->idle[0];
-            s->count--;
-            memmove(s->idle, s->idle + 1, (size_t)s->count * sizeof *s->idle);
-        }
-        s->idle[s->count++] = conn;
+    if (clean && conn->sound) {
+        conn->next = s->idle;
+        s->idle = conn;
+        for (n = 0; n < KAWS__CURL_IDLE && *at != NULL; n++)
+            at = &(*at)->next;
+        out = *at;
+        *at = NULL;
     }
     kaws__thread_unlock(&s->lock);
     if (out != NULL)
-        kaws__http_conn_free(s, out);
+        kaws__curl_conn_free(s, out);
 }
 
 
+/* Has no connection used again that is open now, be it idle or lent. */
 static void
-kaws__http_close_idle(kaws__sender *s)
+kaws__curl_distrust(kaws__sender *s)
 {
-    kaws__conn *idle[KAWS__HTTP_IDLE];
-    int count;
-
     kaws__thread_lock(&s->lock);
     s->era++;
-    count = s->count;
-    memcpy(idle, s->idle, sizeof idle);
-    s->count = 0;
     kaws__thread_unlock(&s->lock);
-    while (count > 0)
-        kaws__http_conn_free(s, idle[--count]);
 }
 
 
 /* ---- one request ------------------------------------------------------- */
 
-/* What libcurl is. It takes its time to say so. */
-static void
-kaws__http_know(kaws__sender *s)
-{
-    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
-
-    s->old = v->version_num < 0x074700;
-    s->openssl = v->ssl_version != NULL &&
-                 (strncmp(v->ssl_version, "OpenSSL/", 8) == 0 ||
-                  strncmp(v->ssl_version, "(OpenSSL/", 9) == 0);
-}
-
-
+/* Sets what the request is, and what holds for every request. An older libcurl
+ * or another TLS library may not know the options that are cast to void; it
+ * must know all others.
+ * SUPPRESS_CONNECT_HEADERS keeps the head of a proxy's answer to CONNECT from
+ * us: before 8.1, a proxy could spoil the heap by it. With CAINFO, the folder
+ * of CAs that libcurl was built with would count as well. Plain HTTP is for
+ * this machine alone, so no proxy may get it. A body without a plaintext is
+ * handed over whole, and goes out with the headers in one piece. */
 static int
-kaws__http_https_only(CURL *easy, int plain)
-{
-#if LIBCURL_VERSION_NUM >= 0x075500
-    return curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR,
-                            plain ? "http" : "https") != CURLE_OK;
-#else
-    return curl_easy_setopt(easy, CURLOPT_PROTOCOLS,
-                            plain ? (long)CURLPROTO_HTTP
-                                  : (long)CURLPROTO_HTTPS) != CURLE_OK;
-#endif
-}
-
-
-#define KAWS__SET(option, value) \
-    bad |= curl_easy_setopt(e, option, value) != CURLE_OK
-
-
-/* What holds for every request. What is cast to void is a wish, which an older
- * libcurl or another TLS library may not know; libcurl must grant the rest. It
- * must keep from us the head of a proxy's answer to CONNECT: before 8.1, a
- * proxy could spoil the heap by it. */
-static int
-kaws__http_rules(CURL *e, const kaws__sender *s)
-{
-    static const struct { CURLoption option; long value; } rules[] = {
-        { CURLOPT_NOSIGNAL, 1 },
-        { CURLOPT_POST, 1 },
-        { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2 },
-        { CURLOPT_SSL_VERIFYPEER, 1 },
-        { CURLOPT_SSL_VERIFYHOST, 2 },
-        { CURLOPT_FOLLOWLOCATION, 0 },
-        { CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1 },
-        { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }
-    };
-    int bad = 0;
-    size_t i;
-
-    for (i = 0; i < sizeof rules / sizeof rules[0]; i++)
-        KAWS__SET(rules[i].option, rules[i].value);
-    KAWS__SET(CURLOPT_WRITEFUNCTION, kaws__http_on_body);
-    KAWS__SET(CURLOPT_HEADERFUNCTION, kaws__http_on_header);
-    if (s->old) {
-        KAWS__SET(CURLOPT_DEBUGFUNCTION, kaws__http_on_words);
-        KAWS__SET(CURLOPT_VERBOSE, 1L);
-    }
-    if (s->ca_file != NULL) {
-        KAWS__SET(CURLOPT_CAINFO, s->ca_file);
-        /* The folder that libcurl was built with would count as well. */
-        (void)curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
-    }
-    if (s->openssl)
-        (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_FUNCTION, kaws__http_on_ssl);
-    (void)curl_easy_setopt(e, CURLOPT_TCP_NODELAY, 1L);
-    return !bad;
-}
-
-
-/* What this request is. A body that is no secret is handed over whole, and goes
- * out with the headers in one piece. Plain HTTP is for this machine alone, so
- * no proxy may get it. */
-static int
-kaws__http_aim(CURL *e, kaws__transfer *t, const kaws__conn *conn,
-               struct curl_slist *headers)
+kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 {
     const kaws_request *q = t->q;
-    int plain = strncmp(q->url, "http:", 5) == 0, bad = 0;
+    const int plain = strncmp(q->url, "http:", 5) == 0;
+    const struct { CURLoption option; long value; } numbers[] = {
+        { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }, { CURLOPT_NOSIGNAL, 1 },
+        { CURLOPT_SSL_VERIFYPEER, 1 }, { CURLOPT_SSL_VERIFYHOST, 2 },
+        { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2 }, { CURLOPT_POST, 1 },
+        { CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1 },
+        { CURLOPT_FOLLOWLOCATION, 0 }, { CURLOPT_TIMEOUT_MS, q->timeout_ms },
+        { CURLOPT_CONNECTTIMEOUT_MS, q->connect_timeout_ms },
+        { CURLOPT_POSTFIELDSIZE, (long)q->body.len },
+        { CURLOPT_FRESH_CONNECT, t->conn->sock == CURL_SOCKET_BAD },
+        { CURLOPT_VERBOSE, t->s->old }
+    };
+    const struct { CURLoption option; const void *value; } pointers[] = {
+        { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
+        { CURLOPT_USERAGENT, "keyring_aws/" KAWS_VERSION },
+        { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
+        { CURLOPT_POSTFIELDS, t->first == q->body.len ? q->body.at : NULL },
+        { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
+        { CURLOPT_WRITEDATA, t }, { CURLOPT_HEADERDATA, t },
+        { CURLOPT_DEBUGDATA, t }, { CURLOPT_ERRORBUFFER, t->error }
+    };
+    unsigned bad = 0;
+    size_t i;
 
-    KAWS__SET(CURLOPT_URL, q->url);
-    bad |= kaws__http_https_only(e, plain);
-    KAWS__SET(CURLOPT_PROXY, plain ? "" : NULL);
-    KAWS__SET(CURLOPT_HTTPHEADER, headers);
-    KAWS__SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)q->body.len);
-    KAWS__SET(CURLOPT_TIMEOUT_MS, (long)q->timeout_ms);
-    KAWS__SET(CURLOPT_CONNECTTIMEOUT_MS, (long)q->connect_timeout_ms);
-    KAWS__SET(CURLOPT_FRESH_CONNECT, conn->sock == CURL_SOCKET_BAD ? 1L : 0L);
-    KAWS__SET(CURLOPT_SHARE, conn->share);
-    KAWS__SET(CURLOPT_ERRORBUFFER, t->error);
-    KAWS__SET(CURLOPT_WRITEDATA, t);
-    KAWS__SET(CURLOPT_HEADERDATA, t);
-    KAWS__SET(CURLOPT_DEBUGDATA, t);
-    if (t->first == q->body.len) {
-        KAWS__SET(CURLOPT_POSTFIELDS, (const char *)q->body.at);
-    } else {
-        KAWS__SET(CURLOPT_READFUNCTION, kaws__http_on_read);
-        KAWS__SET(CURLOPT_READDATA, t);
-        KAWS__SET(CURLOPT_SEEKFUNCTION, kaws__http_on_seek);
-        KAWS__SET(CURLOPT_SEEKDATA, t);
+    for (i = 0; i < sizeof numbers / sizeof numbers[0]; i++)
+        bad |= curl_easy_setopt(e, numbers[i].option, numbers[i].value);
+    for (i = 0; i < sizeof pointers / sizeof pointers[0]; i++)
+        bad |= curl_easy_setopt(e, pointers[i].option, pointers[i].value);
+    bad |= curl_easy_setopt(e, CURLOPT_READFUNCTION, kaws__curl_on_read);
+    bad |= curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, kaws__curl_on_seek);
+    bad |= curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, kaws__curl_on_body);
+    bad |= curl_easy_setopt(e, CURLOPT_HEADERFUNCTION, kaws__curl_on_header);
+    bad |= curl_easy_setopt(e, CURLOPT_DEBUGFUNCTION, kaws__curl_on_words);
+#if LIBCURL_VERSION_NUM >= 0x075500
+    bad |= curl_easy_setopt(e, CURLOPT_PROTOCOLS_STR, plain ? "http" : "https");
+#else
+    bad |= curl_easy_setopt(e, CURLOPT_PROTOCOLS, plain ? (long)CURLPROTO_HTTP
+                                                  : (long)CURLPROTO_HTTPS);
+#endif
+    if (t->s->ca_file != NULL) {
+        bad |= curl_easy_setopt(e, CURLOPT_CAINFO, t->s->ca_file);
+        (void)curl_easy_setopt(e, CURLOPT_CAPATH, NULL);
     }
-    return !bad;
-}
-
-#undef KAWS__SET
-
-
-/* The lines hold the session token and the signature, so they are wiped. */
-static void
-kaws__http_lines_free(struct curl_slist *list)
-{
-    struct curl_slist *each;
-
-    for (each = list; each != NULL; each = each->next)
-        kaws_wipe(each->data, strlen(each->data));
-    curl_slist_free_all(list);
-}
-
-
-static int
-kaws__http_line(struct curl_slist **list, const char *line)
-{
-    struct curl_slist *longer = curl_slist_append(*list, line);
-
-    if (longer != NULL)
-        *list = longer;
-    return longer != NULL;
-}
-
-
-static struct curl_slist *
-kaws__http_lines(const char *const *headers)
-{
-    struct curl_slist *list = NULL;
-    int ok = kaws__http_line(&list, "Expect:") &&     /* wait for no 100      */
-             kaws__http_line(&list, "User-Agent: keyring_aws/" KAWS_VERSION);
-
-    for (; ok && *headers != NULL; headers++)
-        ok = kaws__http_line(&list, *headers);
-    if (!ok) {
-        kaws__http_lines_free(list);
-        return NULL;
+    if (t->s->openssl_options != NULL) {
+        (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_FUNCTION, kaws__curl_on_ssl);
+        (void)curl_easy_setopt(e, CURLOPT_SSL_CTX_DATA, t->s);
     }
-    return list;
+    return bad == 0;
 }
 
 
-/* Runs the transfer to its end. An old libcurl has nothing to wait for while
- * its resolver is at work. If that happens twice in a row, we pause, and look
- * again. */
+/* Runs the transfer to its end, and decides whether there is a reply and
+ * whether the connection may be used again, as far as this room can tell. The
+ * reply must have come over a new connection, or over the one that was found
+ * silent.
+ * An old libcurl has nothing to wait for while its resolver is at work: if that
+ * happens twice in a row, we pause. */
 static CURLcode
-kaws__http_perform(CURLM *multi, CURL *e)
+kaws__curl_perform(const kaws__transfer *t)
 {
-    int running = 1, active, pause = 0, left;
-    CURLMsg *done;
-    CURLMcode bad = curl_multi_add_handle(multi, e);
-
-    while (bad == CURLM_OK && running > 0) {
-        bad = curl_multi_perform(multi, &running);
-        if (bad != CURLM_OK || running == 0)
-            break;
-        bad = curl_multi_wait(multi, NULL, 0, 1000, &active);
-        if (active == 0 && pause > 0)
-            kaws__sys_sleep_ms(NULL, pause);
-        pause = active > 0 ? 0 : pause == 0 ? 1 : pause < 16 ? pause * 2 : 16;
-    }
-    done = curl_multi_info_read(multi, &left);
-    return bad == CURLM_OK && done != NULL ? done->data.result
-                                           : CURLE_OUT_OF_MEMORY;
-}
-
-
-/* Notes the connection's socket, if the connection may be used again as far as
- * this room can tell; or that it is gone; or that a surplus came. The reply
- * must have come over a new connection, or over the one that was found silent.
- */
-static CURLcode
-kaws__http_settle(const kaws__sender *s, kaws__conn *conn,
-                  const kaws__transfer *t, CURLcode code)
-{
+    kaws__conn *conn = t->conn;
     curl_socket_t before = conn->sock, sock = CURL_SOCKET_BAD;
+    CURLMcode code = curl_multi_add_handle(conn->multi, t->easy);
+    int running = 1, active = 0, idle = 0;
+    CURLMsg *done;
     long opened = 0;
 
     conn->sock = CURL_SOCKET_BAD;
-    conn->surplus = 1;
-    if (code == CURLE_OK && !t->headed)
+    conn->sound = 0;
+    while (code == CURLM_OK &&
+           (code = curl_multi_perform(conn->multi, &running)) == CURLM_OK &&
+           running > 0) {
+        code = curl_multi_wait(conn->multi, NULL, 0, 1000, &active);
+        idle = active > 0 ? 0 : idle + 1;
+        if (idle > 1)
+            kaws__sys_sleep_ms(NULL, idle < 16 ? idle : 16);
+    }
+    done = curl_multi_info_read(conn->multi, &running);
+    if (code != CURLM_OK || done == NULL)
+        return CURLE_OUT_OF_MEMORY;
+    if (done->data.result != CURLE_OK)
+        return done->data.result;
+    if (!t->headed)
         return CURLE_PARTIAL_FILE;        /* libcurl is content with less    */
-    if (code != CURLE_OK)
-        return code;
     (void)curl_easy_getinfo(t->easy, CURLINFO_ACTIVESOCKET, &sock);
     (void)curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &opened);
     if (opened == 0 && (before == CURL_SOCKET_BAD ||
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
-    conn->surplus = sock != CURL_SOCKET_BAD &&
-                    (t->overread || !kaws__http_tls_silent(s, t));
-    if (!conn->surplus) {
-        conn->sock = sock;
-        conn->used_us = kaws__sys_ticks_us();
-    }
+    conn->sound = sock == CURL_SOCKET_BAD ||
+                  (!t->overread && kaws__curl_tls_silent(t));
+    conn->sock = sock;
+    conn->used_us = kaws__sys_ticks_us();
     return CURLE_OK;
 }
 
 
-/* Says why there is no reply. If libcurl may have taken a proxy's URL apart in
- * another way than was meant, its words can hold pieces of the password: then
- * we name only the kind of the error, and what to do. */
-static void
-kaws__http_say(kaws_reply *r, const char *words, const char *kind)
+/* Says what libcurl's code means, and in r->text why there is no reply. If
+ * libcurl may have split a proxy's URL in another way than was meant, its words
+ * can hold pieces of the password: then we name only the kind of the error, and
+ * what to do. */
+static kaws_status
+kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
-    size_t i, from;
+    const char *kind = curl_easy_strerror(code), *words = t->error, *proxy;
+    kaws_reply *r = t->r;
+    long http = 0;
+    int i;
 
-    if (words[0] == '\0')
-        words = kind;
-    for (i = 0; i < 4; i++) {
-        const char *proxy = kaws__sys_env(kaws__http_proxies[i]);
-        kaws_bytes who = kaws__buf_of(proxy != NULL ? proxy : "");
-
-        from = 0;
-        who.len = kaws__text_userinfo(who, 1, &from);
-        who.at += from;
-        who.len -= from;
-        if (strcspn((const char *)who.at, "#/?") < who.len ||
-            kaws__text_holds(kaws__buf_of(words), who)) {
+    (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
+    if (code == CURLE_OK || r->body_len > r->body_max) {
+        r->http = (int)http;
+        return KAWS_OK;
+    }
+    if (code == CURLE_OUT_OF_MEMORY && http != 0)
+        words = "a header of the reply is far too long, or out of memory";
+    (void)snprintf(r->text, sizeof r->text, "%.127s",
+                   words[0] != '\0' ? words : kind);
+    for (i = 3; i >= 0; i--) {
+        proxy = kaws__sys_env(kaws__url_proxies[i]);
+        if (proxy != NULL && strchr(proxy, '@') != NULL &&
+            !kaws__url_proxy_ok(proxy))
             (void)snprintf(r->text, sizeof r->text, "%s (check %s: percent-"
                            "encode its user and password)", kind,
-                           kaws__http_proxies[i]);
-            return;
-        }
+                           kaws__url_proxies[i]);
     }
-    kaws__http_keep(r->text, sizeof r->text, kaws__buf_of(words));
+    return code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
+           strncmp(words, "Unsupported proxy", 17) == 0 ? KAWS_CONFIG
+                                                        : KAWS_NETWORK;
 }
 
 
-/* What libcurl's code means to us, and its words for it. */
-static int
-kaws__http_outcome(const kaws__transfer *t, CURLcode code)
+/* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
+ * likewise, because a setting is wrong. *lent is for kaws__curl_done(), or NULL
+ * if no request was sent. */
+static kaws_status
+kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
+                void **lent)
 {
-    kaws_reply *r = t->r;
-    const char *words = t->error;
-    long http = 0;
-
-    if (code == CURLE_OK || t->too_long)
-        (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
-    r->http = (int)http;
-    if (t->too_long)
-        r->body_len = r->body_max + 1;
-    if (code == CURLE_OK || t->too_long)
-        return KAWS__HTTP_REPLY;
-    if (code == CURLE_OUT_OF_MEMORY && t->begun)
-        words = "a header of the reply is far too long, or out of memory";
-    kaws__http_say(r, words, curl_easy_strerror(code));
-    if (code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
-        strncmp(words, "Unsupported proxy", 17) == 0)
-        return KAWS__HTTP_SETTING;
-    return KAWS__HTTP_NONE;
-}
-
-
-static int
-kaws__http_curl(kaws__sender *s, const kaws_request *q, kaws_reply *r,
-                kaws__conn **lent)
-{
-    struct curl_slist *headers = kaws__http_lines(q->headers);
-    kaws__conn *conn = headers != NULL ? kaws__http_take(s, q) : NULL;
+    static char expect[] = "Expect:";     /* else libcurl may await a 100    */
+    kaws__transfer t = { .s = s, .q = q, .r = r, .first = q->body.len };
     CURLcode code = CURLE_OUT_OF_MEMORY;
-    kaws__transfer t;
-    int outcome;
+    kaws_status status;
+    size_t i;
 
-    memset(&t, 0, sizeof t);
-    t.easy = conn != NULL ? curl_easy_init() : NULL;
-    t.q = q;
-    t.r = r;
-    t.first = q->body.len;
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    if (t.easy != NULL && kaws__http_rules(t.easy, s) &&
-        kaws__http_aim(t.easy, &t, conn, headers)) {
-        code = kaws__http_perform(conn->multi, t.easy);
-        code = kaws__http_settle(s, conn, &t, code);
+    t.lines[0].data = expect;
+    for (i = 1; i < KAWS__CURL_LINES && q->headers[i - 1] != NULL; i++) {
+        t.lines[i - 1].next = &t.lines[i];
+        t.lines[i].data = (char *)q->headers[i - 1];      /* is only read     */
     }
-    outcome = kaws__http_outcome(&t, code);
-    if (t.easy != NULL) {
-        (void)curl_multi_remove_handle(conn->multi, t.easy);
-        curl_easy_cleanup(t.easy);
-    }
-    kaws__http_lines_free(headers);
+    *lent = t.conn = kaws__curl_lend(s, q);
+    t.easy = t.conn != NULL ? curl_easy_init() : NULL;
+    if (t.easy != NULL && q->headers[i - 1] == NULL &&
+        kaws__curl_set_options(t.easy, &t))
+        code = kaws__curl_perform(&t);
+    status = kaws__curl_outcome(&t, code);
+    if (t.easy != NULL)
+        (void)curl_multi_remove_handle(t.conn->multi, t.easy);
+    curl_easy_cleanup(t.easy);
     kaws_wipe(&t, sizeof t);
-    *lent = conn;
-    return outcome;
+    return status;
 }
 
 
 /* ---- the sender's life ------------------------------------------------- */
 
 static void
-kaws__http_global(void)
+kaws__curl_global(void)
 {
     /* Never undone: others in the process may use libcurl too. */
     (void)curl_global_init(CURL_GLOBAL_DEFAULT);
 }
 
 
-static void *
-kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
+/* `ca_file` is borrowed as long as the sender is open. `plain`: all requests
+ * are for plain HTTP, which uses no proxy. */
+static kaws_status
+kaws__curl_open(void **out, const kaws_hooks *hooks, const char *ca_file,
+                int plain, kaws_error *err)
 {
     static kaws__once once = KAWS__ONCE;
+    const curl_version_info_data *v;
+    const char *tls;
     kaws__sender *s = kaws__mem_new(hooks, sizeof *s);
-    const char *variable, *proxy = kaws__http_proxy(&variable);
-    kaws_bytes scheme = { (const uint8_t *)proxy, 0 };
-    size_t i;
+    kaws_status status = KAWS_OK;
 
-    kaws__thread_once(&once, kaws__http_global);
-    if (s == NULL)
-        return NULL;
+    if (s == NULL || kaws__thread_lock_init(&s->lock) != 0) {
+        kaws__mem_free(hooks, s, sizeof *s);
+        return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: out "
+                             "of memory");
+    }
+    kaws__thread_once(&once, kaws__curl_global);
     s->hooks = hooks;
     s->ca_file = ca_file;
-    scheme.len = proxy != NULL ? strcspn(proxy, ":") : 0;
-    s->nested = kaws__text_alike(scheme, "https");
-    kaws__http_know(s);
-    for (i = 0; i < 3; i++)
-        s->pending[i] = kaws__http_symbol(kaws__http_tls[i].symbol);
-    if (kaws__thread_lock_init(&s->lock) != 0) {
-        kaws__mem_free(hooks, s, sizeof *s);
-        return NULL;
-    }
-    if (kaws__sys_env("SSLKEYLOGFILE") != NULL)
+    v = curl_version_info(CURLVERSION_NOW);
+    tls = v->ssl_version != NULL ? v->ssl_version : "";
+    s->old = v->version_num < 0x074700;
+    if (strncmp(tls + (*tls == '('), "OpenSSL/", 8) == 0)
+        kaws__curl_symbol("SSL_CTX_set_options", &s->openssl_options);
+    kaws__curl_symbol("SSL_has_pending", &s->openssl_pending);
+    if (s->openssl_pending == NULL)       /* OpenSSL before 1.1.0            */
+        kaws__curl_symbol("SSL_pending", &s->openssl_pending);
+    kaws__curl_symbol("gnutls_record_check_pending", &s->gnutls_pending);
+    if (ca_file != NULL)
+        status = kaws__curl_check_ca(ca_file, err);
+    if (status == KAWS_OK && !plain)
+        status = kaws__url_check_proxy(hooks, &s->proxy_tls, err);
+    if (status == KAWS_OK && kaws__sys_env("SSLKEYLOGFILE") != NULL)
         kaws__err_log(hooks, 1, "SSLKEYLOGFILE is set in the environment: "
-                      "libcurl may write the keys of its TLS connections to "
-                      "that file, and whoever reads it can read what AWS KMS "
-                      "sends; unset it");
-    return s;
+                      "libcurl may write its TLS keys to that file, and who "
+                      "reads it can read what AWS KMS sends; unset it");
+    *out = s;
+    return status;
 }
 
 
 static void
-kaws__http_sender_free(void *sender)
+kaws__curl_close(kaws__sender *s)
 {
-    kaws__sender *s = sender;
+    kaws__conn *conn;
 
-    if (s == NULL)
-        return;
-    kaws__http_close_idle(s);
+    while ((conn = s->idle) != NULL) {
+        s->idle = conn->next;
+        kaws__curl_conn_free(s, conn);
+    }
     kaws__thread_lock_free(&s->lock);
     kaws__mem_free(s->hooks, s, sizeof *s);
 }
 
 #else
 
-#define KAWS__HTTP_BUILT_IN 0
-
-typedef void kaws__conn;
-typedef void kaws__sender;
-
-
-static int
-kaws__http_curl(kaws__sender *s, const kaws_request *q, kaws_reply *r,
-                kaws__conn **lent)
-{
-    (void)s;
-    (void)q;
-    (void)r;
-    *lent = NULL;
-    return KAWS__HTTP_NONE;
-}
-
-
-static void
-kaws__http_give_back(kaws__sender *s, kaws__conn *conn, int clean)
-{
-    (void)s;
-    (void)conn;
-    (void)clean;
-}
-
-
-static void
-kaws__http_close_idle(kaws__sender *s)
-{
-    (void)s;
-}
-
-
-static void *
-kaws__http_sender(const kaws_hooks *hooks, const char *ca_file)
-{
-    (void)hooks;
-    (void)ca_file;
-    return NULL;
-}
-
-
-static void
-kaws__http_sender_free(void *sender)
-{
-    (void)sender;
-}
+/* There is no sender, so only the first of these is ever reached. */
+#define kaws__curl_open(out, hooks, ca_file, plain, err) \
+    ((void)(ca_file), (void)(plain), \
+     kaws__err_set(err, KAWS_CONFIG, "built without libcurl " \
+                   "(KEYRING_AWS_NO_CURL): kaws_config.hooks.send has to be " \
+                   "set"))
+#define kaws__curl_send(sender, q, r, lent) KAWS_NETWORK
+#define kaws__curl_done(sender, lent, ok) ((void)(sender), (void)(ok))
+#define kaws__curl_distrust(sender) ((void)(sender))
+#define kaws__curl_close(sender) ((void)(sender))
 
 #endif
 /* built-in sender: end */
 
 
-/* `ca_file` is borrowed for as long as it stays open. `plain`: all requests are
- * for plain HTTP, which uses no proxy. */
+/* ==========================================================================
+ * ROOM  http     send one request, get the reply that was made for it
+ * ==========================================================================
+ * Uses: thread err mem buf text curl
+ * Gives: http_open http_close http_send http_done http_forget http_distrust
+ *
+ * All requests go through kaws__http_send, which calls the `send` hook or the
+ * built-in sender. Section 8 of the manual says why a connection is used again
+ * only if its last exchange was clean: the reply was complete, its request id
+ * was new, and the room that knows what was asked found nothing odd in the
+ * reply. That room says so by kaws__http_done.
+ */
+
+#define KAWS__HTTP_IDS 1024       /* request ids remembered                   */
+
+typedef struct kaws__http {
+    const kaws_hooks *hooks;
+    void       *sender;           /* the built-in one; NULL: hooks->send      */
+    kaws__lock  lock;             /* guards all below                         */
+    uint64_t    ids[KAWS__HTTP_IDS];  /* digests of URL and request id        */
+    unsigned    count;            /* of all so far                            */
+} kaws__http;
+
+
+/* For ca_file and plain see kaws__curl_open(). Close it even if this fails. */
 static kaws_status
 kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
                 int plain, kaws_error *err)
 {
-    kaws_status status = KAWS_OK;
-
     memset(http, 0, sizeof *http);
-    if (hooks->send == NULL && !KAWS__HTTP_BUILT_IN)
-        return kaws__err_set(err, KAWS_CONFIG, "built without libcurl "
-                             "(KEYRING_AWS_NO_CURL): kaws_config.hooks.send "
-                             "has to be set");
-    if (hooks->send == NULL && ca_file != NULL)
-        status = kaws__http_check_ca(ca_file, err);
-    if (hooks->send == NULL && !plain && status == KAWS_OK)
-        status = kaws__http_check_proxy(hooks, err);
-    if (status == KAWS_OK && kaws__thread_lock_init(&http->lock) != 0)
-        status = kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: no "
-                               "lock");
-    if (status != KAWS_OK)
-        return status;
-    http->hooks = hooks;                  /* from here on it can be closed   */
-    if (hooks->send != NULL)
-        return KAWS_OK;
-    http->sender = kaws__http_sender(hooks, ca_file);
-    if (http->sender == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "starting the HTTP sender: out "
-                             "of memory");
-    return KAWS_OK;
+    if (kaws__thread_lock_init(&http->lock) != 0)
+        return kaws__err_set(err, KAWS_MEMORY, "no lock for request ids");
+    http->hooks = hooks;
+    return hooks->send != NULL ? KAWS_OK
+         : kaws__curl_open(&http->sender, hooks, ca_file, plain, err);
 }
 
 
 static void
 kaws__http_close(kaws__http *http)
 {
-    kaws__seen *row;
-
     if (http->hooks == NULL)
         return;
-    kaws__http_sender_free(http->sender);
-    while ((row = http->seen) != NULL) {
-        http->seen = row->next;
-        kaws__mem_free(http->hooks, row, sizeof *row);
-    }
+    if (http->sender != NULL)
+        kaws__curl_close(http->sender);
     kaws__thread_lock_free(&http->lock);
     memset(http, 0, sizeof *http);
 }
 
 
-/* The ids of that host; NULL if there is no memory. With the lock held. */
-static kaws__seen *
-kaws__http_ids(kaws__http *http, const char *url)
-{
-    kaws_bytes origin = kaws__http_origin(url);
-    kaws__seen *row = http->seen;
-
-    while (row != NULL && !kaws__buf_same(kaws__buf_of(row->origin), origin))
-        row = row->next;
-    if (row == NULL) {
-        row = kaws__mem_new(http->hooks, sizeof *row);
-        if (row == NULL)
-            return NULL;
-        kaws__http_keep(row->origin, sizeof row->origin, origin);
-        row->next = http->seen;
-        http->seen = row;
-    }
-    return row;
-}
-
-
-/* Notes the request id of a reply. AWS makes one for each request, so a reply
- * that repeats one answers another request. */
+/* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
+ * so a reply that repeats one answers another request. An id counts for its
+ * URL. If two digests are equal, a good reply is taken for a repeated one; a
+ * repeated one is never missed. */
 static int
-kaws__http_first(kaws__http *http, const char *url, const kaws_reply *r)
+kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
-    kaws__seen *row;
-    unsigned i = 0, known = 0;
-    uint64_t id;
+    uint64_t digest = kaws__buf_digest(kaws__buf_of(id)) +
+                      kaws__buf_digest(kaws__buf_of(url));
+    unsigned i = 0;
 
-    if (r->request_id[0] == '\0')
-        return KAWS__HTTP_REPLY;
-    id = kaws__http_digest(kaws__buf_of(r->request_id));
     kaws__thread_lock(&http->lock);
-    row = kaws__http_ids(http, url);
-    if (row != NULL) {
-        known = row->count < KAWS__HTTP_SEEN ? row->count : KAWS__HTTP_SEEN;
-        while (i < known && row->ids[i] != id)
-            i++;
-        if (i == known)
-            row->ids[row->count++ % KAWS__HTTP_SEEN] = id;
-    }
+    while (i < KAWS__HTTP_IDS && http->ids[i] != digest)
+        i++;
+    if (i == KAWS__HTTP_IDS)
+        http->ids[http->count++ % KAWS__HTTP_IDS] = digest;
     kaws__thread_unlock(&http->lock);
-    if (row == NULL)
-        return KAWS__HTTP_MEMORY;
-    return i == known ? KAWS__HTTP_REPLY : KAWS__HTTP_REPEATED;
+    return i == KAWS__HTTP_IDS;
 }
 
 
@@ -5973,261 +5295,308 @@ static void
 kaws__http_distrust(kaws__http *http)
 {
     if (http->sender != NULL)
-        kaws__http_close_idle(http->sender);
+        kaws__curl_distrust(http->sender);
 }
 
 
-/* Wipes what there is of a reply's body. */
+/* Wipes a reply's body. How much of it a `send` hook wrote, nobody knows. */
 static void
-kaws__http_wipe_body(kaws_reply *r)
+kaws__http_forget(const kaws__http *http, kaws_reply *r)
 {
-    kaws_wipe(r->body, r->body_len < r->body_max ? r->body_len : r->body_max);
+    kaws_wipe(r->body, http->sender == NULL || r->body_len > r->body_max
+                       ? r->body_max : r->body_len);
     r->body_len = 0;
 }
 
 
-/* The same before its room is given up. What a `send` hook may have written
- * into it nobody knows. */
-static void
-kaws__http_forget(const kaws__http *http, kaws_reply *r)
-{
-    if (http->sender == NULL)
-        r->body_len = r->body_max;
-    kaws__http_wipe_body(r);
-}
-
-
-/* Sends the request; r's body may still hold the last try's reply. The caller
- * judges the reply, and hands *lent to http_done as soon as it has. */
-static int
+/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK
+ * and CONFIG are kaws__curl_send's; REPLY: the reply repeats a request id. The
+ * caller judges the reply, and hands *lent to kaws__http_done then. */
+static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
+    const kaws_hooks *hooks = http->hooks;
     char *id = r->request_id, *end = id;
-    kaws__conn *conn = NULL;
-    int outcome;
+    kaws_status status;
 
-    kaws__http_wipe_body(r);
-    r->http = 0;
-    r->date = 0;
-    r->retry_after_ms = -1;
-    r->request_id[0] = '\0';
-    r->text[0] = '\0';
+    if (r->body_len > 0)
+        kaws__http_forget(http, r);
+    *r = (kaws_reply){ .body = r->body, .body_max = r->body_max,
+                       .retry_after_ms = -1 };
+    *lent = NULL;
     if (http->sender != NULL)
-        outcome = kaws__http_curl(http->sender, q, r, &conn);
+        status = kaws__curl_send(http->sender, q, r, lent);
     else
-        outcome = http->hooks->send(http->hooks->ctx, q, r) != 0
-                ? KAWS__HTTP_NONE : KAWS__HTTP_REPLY;
-    *lent = conn;
+        status = hooks->send(hooks->ctx, q, r) == 0 ? KAWS_OK : KAWS_NETWORK;
+    r->text[sizeof r->text - 1] = '\0';
     r->request_id[sizeof r->request_id - 1] = '\0';
     for (; *id != '\0'; id++)             /* AWS's have nothing else         */
         if (*id == '-' || kaws__text_folded(*id))
             *end++ = *id;
     *end = '\0';
-    r->text[sizeof r->text - 1] = '\0';
-    if (outcome == KAWS__HTTP_REPLY && r->http == 0)
-        outcome = KAWS__HTTP_NONE;
-    if (outcome == KAWS__HTTP_REPLY)
-        outcome = kaws__http_first(http, q->url, r);
-    if (outcome == KAWS__HTTP_REPEATED)
+    if (status == KAWS_OK && r->http == 0)
+        status = KAWS_NETWORK;
+    if (status == KAWS_OK && end > r->request_id &&
+        !kaws__http_note_id(http, q->url, r->request_id)) {
         kaws__http_distrust(http);        /* which of the two was wrong?     */
-    return outcome;
+        status = KAWS_REPLY;
+    }
+    return status;
 }
 
 
-/* The reply was judged. Clean: it was well formed, and fits what was asked.
- * Otherwise the connection is closed. */
+/* To be called when the reply was judged. Clean: it was well formed, and fits
+ * what was asked. Otherwise its connection is closed. */
 static void
 kaws__http_done(kaws__http *http, void *lent, int clean)
 {
     if (lent != NULL)
-        kaws__http_give_back(http->sender, lent, clean);
+        kaws__curl_done(http->sender, lent, clean);
 }
 
 
 /* ==========================================================================
- * ROOM  creds    who we are to AWS, read from the conf file
+ * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: sys thread disk err mem buf text crypto sigv4
- * Gives: creds_open creds_close creds_reload creds_refresh creds_grant
- *        creds_forget creds_in
+ * Uses: disk err text sigv4
+ * Gives: sources_open sources_read
  *
- * The file holds the access key id, the secret access key and, if there is
- * one, the session token, a line each. They live, with the signing key of the
- * day, in pages of their own that are neither swapped nor dumped, and so does
- * the file's text while it is being read. What leaves this room is a grant:
- * all that one signature takes, but never the secret. The room also answers
- * whether a text holds a piece of the secret or of the token.
+ * A table has one row for each source: its name, and a function that finds
+ * credentials or says why there are none. Today there is one source, the conf
+ * file: the access key id, the secret access key and, if there is one, the
+ * session token, one a line. A source keeps no credentials. It reads them into
+ * memory that the caller lends and wipes.
  */
 
-#define KAWS__CREDS_ID_MAX      128
-#define KAWS__CREDS_SECRET_MAX  256
-#define KAWS__CREDS_TOKEN_MAX  4096
-#define KAWS__CREDS_FILE_MAX   6144
+#define KAWS__SOURCES_ID_MAX     128
+#define KAWS__SOURCES_TOKEN_MAX 4096
+#define KAWS__SOURCES_TEXT_MAX  6144
 
-typedef struct kaws__grant {
-    char     id[KAWS__CREDS_ID_MAX + 1];
-    kaws__mac_key key;            /* for one day, one region, KMS             */
-    unsigned generation;          /* of the credentials it was made from      */
-    char     token[KAWS__CREDS_TOKEN_MAX + 1];    /* mostly short, so last    */
-} kaws__grant;
+typedef struct kaws__source kaws__source;
 
-typedef struct kaws__secrets {    /* what the locked pages hold               */
-    char    id[KAWS__CREDS_ID_MAX + 1];
-    char    secret[KAWS__CREDS_SECRET_MAX + 1];
-    char    token[KAWS__CREDS_TOKEN_MAX + 1];
-    char    key_date[9], key_region[33];
-    kaws__mac_key key;
-    uint8_t file[KAWS__CREDS_FILE_MAX];
-} kaws__secrets;
+typedef struct kaws__sources {
+    const kaws_hooks   *hooks;
+    const kaws__source *source;   /* the row that is configured               */
+    const char *conf_file;        /* borrowed                                 */
+    char        shown[KAWS__TEXT_SHOWN];  /* conf_file for messages           */
+    kaws__stat  seen;             /* the conf file when it was last read      */
+} kaws__sources;
 
-typedef struct kaws__creds {
-    const kaws_hooks *hooks;
-    const char *path;             /* borrowed                                 */
-    char        shown[KAWS__TEXT_SHOWN];  /* the path for texts               */
-    kaws__lock  lock;             /* guards all below                         */
-    kaws__secrets *secrets;
-    kaws__stat  seen;             /* the file as it was when last read        */
-    unsigned    generation;
-} kaws__creds;
+struct kaws__source {
+    const char *name;             /* as messages call it                      */
+    kaws_status (*find)(kaws__sources *s, int if_changed, uint8_t *text,
+                        kaws_bytes found[3], kaws_error *err);
+};
 
 
-/* One line of the file: visible ASCII, of a length. An empty one is allowed
- * only where `least` is 0. Takes it off the front of the text. */
-static int
-kaws__creds_line(kaws_bytes *text, size_t least, size_t most, kaws_bytes *out)
-{
-    const uint8_t *end = text->len > 0 ? memchr(text->at, '\n', text->len)
-                                       : NULL;
-    size_t i;
-
-    out->at = text->at;
-    out->len = end != NULL ? (size_t)(end - text->at) : text->len;
-    text->at += out->len + (end != NULL);
-    text->len -= out->len + (end != NULL);
-    while (out->len > 0 && (out->at[out->len - 1] == ' ' ||
-                            out->at[out->len - 1] == '\t' ||
-                            out->at[out->len - 1] == '\r'))
-        out->len--;
-    for (i = 0; i < out->len; i++)
-        if (out->at[i] < 0x21 || out->at[i] > 0x7e)
-            return 0;
-    return out->len >= least && out->len <= most;
-}
-
-
-/* Splits the text; returns NULL, or what is wrong with which line. */
+/* Finds the credentials in the conf file's text: a line each, blanks at its end
+ * ignored. Returns NULL, or what is wrong with which line. */
 static const char *
-kaws__creds_parse(kaws_bytes text, kaws_bytes part[3])
+kaws__sources_parse(kaws_bytes text, kaws_bytes found[3])
 {
-    static const struct { size_t least, most; const char *wrong; } lines[] = {
-        { 1, KAWS__CREDS_ID_MAX,
+    static const struct { size_t least, most; const char *wrong; } rules[] = {
+        { 1, KAWS__SOURCES_ID_MAX,
           "line 1 is not an access key id (1 to 128 visible characters)" },
-        { 1, KAWS__CREDS_SECRET_MAX,
+        { 1, KAWS__SIGV4_SECRET_MAX,
           "line 2 is not a secret access key (1 to 256 visible characters)" },
-        { 0, KAWS__CREDS_TOKEN_MAX,
-          "line 3 is not a session token (at most 4096 visible characters)" }
+        { 0, KAWS__SOURCES_TOKEN_MAX,
+          "line 3 is not a session token (at most 4096 visible characters)" },
+        { 0, 0, "line 4 or a later one is not empty" }
     };
-    kaws_bytes rest;
-    size_t i;
+    size_t i, k, n;
 
-    for (i = 0; i < 3; i++)
-        if (!kaws__creds_line(&text, lines[i].least, lines[i].most, &part[i]))
-            return lines[i].wrong;
-    while (text.len > 0)
-        if (!kaws__creds_line(&text, 0, 0, &rest))
-            return "line 4 or a later one is not empty";
+    for (i = 0; i < 3 || text.len > 0; i++) {
+        const uint8_t *end = text.len > 0 ? memchr(text.at, '\n', text.len)
+                                          : NULL;
+        kaws_bytes line = text;
+        k = i < 3 ? i : 3;
+        if (end != NULL)
+            line.len = (size_t)(end - line.at);
+        text.at += line.len + (end != NULL);
+        text.len -= line.len + (end != NULL);
+        while (line.len > 0 && memchr(" \t\r", line.at[line.len - 1], 3))
+            line.len--;
+        for (n = 0; n < line.len; n++)
+            if (line.at[n] < 0x21 || line.at[n] > 0x7e)
+                return rules[k].wrong;
+        if (line.len < rules[k].least || line.len > rules[k].most)
+            return rules[k].wrong;
+        if (k < 3)
+            found[k] = line;
+    }
     return NULL;
 }
 
 
-/* Reads the file into the locked pages. Everything is kept as it was unless
- * the whole file is good. Called with the lock held. */
 static kaws_status
-kaws__creds_read(kaws__creds *c, int fd, const kaws__stat *st, kaws_error *err)
+kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
+                   kaws_bytes found[3], kaws_error *err)
 {
-    kaws__secrets *s = c->secrets;
-    kaws_bytes text = { s->file, 0 }, part[3];
+    kaws_bytes all = { text, 0 };
     const char *wrong = NULL;
-    int os = kaws__disk_read_at(fd, 0, s->file, sizeof s->file, &text.len);
+    kaws__stat st;
+    int fd = -1, same = 0;
+    int os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
 
-    if (os == 0 && text.len == sizeof s->file)
-        wrong = "it is longer than 6143 bytes";
-    else if (os == 0 && text.len == 0)
-        wrong = "it is empty";
-    else if (os == 0)
-        wrong = kaws__creds_parse(text, part);
-    if (os == 0 && wrong == NULL) {
-        kaws__buf_copy_text(s->id, sizeof s->id, part[0]);
-        kaws__buf_copy_text(s->secret, sizeof s->secret, part[1]);
-        kaws__buf_copy_text(s->token, sizeof s->token, part[2]);
-        s->key_date[0] = '\0';
-        c->seen = *st;
-        c->generation++;
+    if (os == 0)
+        os = kaws__disk_stat(fd, &st);
+    if (os == 0 && st.regular) {
+        same = if_changed && st.mtime_ns == s->seen.mtime_ns &&
+               st.size == s->seen.size && st.ino == s->seen.ino;
+        if (!same)
+            os = kaws__disk_read_at(fd, 0, text, KAWS__SOURCES_TEXT_MAX,
+                                    &all.len);
     }
-    kaws_wipe(s->file, sizeof s->file);
+    kaws__disk_close(fd);
     if (os != 0)
         return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the conf file "
-                            "%s", c->shown);
+                            "%s", s->shown);
+    if (same)
+        return KAWS_OK;
+    if (!st.regular)
+        wrong = "it is not a file";
+    else if (all.len == KAWS__SOURCES_TEXT_MAX)
+        wrong = "it is longer than 6143 bytes";
+    else if (all.len == 0)
+        wrong = "it is empty";
+    else
+        wrong = kaws__sources_parse(all, found);
     if (wrong != NULL)
         return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; it has "
                              "to hold the access key id, the secret access "
                              "key and, if there is one, the session token, "
-                             "one a line", c->shown, wrong);
-    kaws__err_others(c->hooks, "the conf file", c->shown, st);
+                             "one a line", s->shown, wrong);
+    s->seen = st;
+    kaws__err_others(s->hooks, "the conf file", s->shown, &st);
     return KAWS_OK;
 }
 
 
-/* Opens the file and reads it, unless `unless` says it is still the same. */
-static kaws_status
-kaws__creds_load(kaws__creds *c, const kaws__stat *unless, kaws_error *err)
-{
-    kaws__stat st;
-    kaws_status status = KAWS_OK;
-    int fd = -1;
-    int os = kaws__disk_open(c->path, KAWS__READ_LINKED, &fd);
+static const kaws__source kaws__sources_table[] = {
+    { "the conf file", kaws__sources_file }
+};
 
-    if (os == 0)
-        os = kaws__disk_stat(fd, &st);
-    if (os != 0)
-        status = kaws__err_os(err, KAWS_CONFIG, os, "cannot open the conf file "
-                              "%s", c->shown);
-    else if (!st.regular)
-        status = kaws__err_set(err, KAWS_CONFIG, "the conf file %s is not a "
-                               "file", c->shown);
-    else if (unless == NULL || st.mtime_ns != unless->mtime_ns ||
-             st.size != unless->size || st.ino != unless->ino)
-        status = kaws__creds_read(c, fd, &st, err);
-    kaws__disk_close(fd);
+
+/* `conf_file` is borrowed for as long as the sources are used. */
+static kaws_status
+kaws__sources_open(kaws__sources *s, const kaws_hooks *hooks,
+                   const char *conf_file, kaws_error *err)
+{
+    if (conf_file == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
+                             "the file with the AWS credentials");
+    s->hooks = hooks;
+    s->source = &kaws__sources_table[0];
+    s->conf_file = conf_file;
+    kaws_show(s->shown, sizeof s->shown, conf_file);
+    return KAWS_OK;
+}
+
+
+/* Reads credentials into the KAWS__SOURCES_TEXT_MAX bytes at `text`, and has
+ * `found` refer to the id, the secret and the token in them. With `if_changed`
+ * (AWS refused the last ones) it leaves `found` alone if there are no newer
+ * ones. On failure `found` may hold anything. */
+static kaws_status
+kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
+                   kaws_bytes found[3], kaws_error *err)
+{
+    kaws_status status = s->source->find(s, if_changed, text, found, err);
+
+    if (status == KAWS_OK && if_changed && found[0].len > 0)
+        kaws__err_log(s->hooks, 2, "AWS refused the credentials; %s %s has "
+                      "newer ones, which are used from now on",
+                      s->source->name, s->shown);
     return status;
 }
 
 
-/* `path` is borrowed for as long as it stays open. */
+/* ==========================================================================
+ * ROOM  creds    the credentials that requests are signed with
+ * ==========================================================================
+ * Uses: sys thread err mem buf text crypto sigv4 sources
+ * Gives: creds_open creds_close creds_reload creds_refresh creds_signer
+ *        creds_wipe creds_leak_in
+ *
+ * The credentials live, with the signing key of the day, in a page of their
+ * own that is neither swapped nor dumped; so does the text that a source
+ * reads. What leaves this room is a signer: all that one signature takes, but
+ * never the secret. Each time the credentials are replaced, their generation
+ * grows by 1. The room also says whether a text holds a piece of the secret
+ * or of the token.
+ */
+
+typedef struct kaws__signer {
+    char     id[KAWS__SOURCES_ID_MAX + 1];
+    kaws__mac_key key;            /* for one day, one region, KMS             */
+    unsigned generation;          /* of the credentials it was made from      */
+    char     token[KAWS__SOURCES_TOKEN_MAX + 1];  /* mostly short, so last    */
+} kaws__signer;
+
+typedef struct kaws__secrets {    /* what the locked page holds               */
+    kaws__signer signer;
+    char    secret[KAWS__SIGV4_SECRET_MAX + 1];
+    char    key_date[9], key_region[33];  /* for which signer.key is          */
+    uint8_t text[KAWS__SOURCES_TEXT_MAX];
+} kaws__secrets;
+
+typedef struct kaws__creds {
+    const kaws_hooks *hooks;
+    kaws__lock    lock;           /* guards all below                         */
+    kaws__secrets *secrets;
+    kaws__sources sources;
+} kaws__creds;
+
+
+/* Reads the credentials anew. If AWS refused a generation of them (`refused` is
+ * not 0), it reads only if that is the present one and the source has changed,
+ * so of many threads that were refused one reads. Unless all that it finds is
+ * good, the credentials stay. */
 static kaws_status
-kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks, const char *path,
-                 kaws_error *err)
+kaws__creds_reload(kaws__creds *c, unsigned refused, kaws_error *err)
+{
+    kaws__secrets *s = c->secrets;
+    kaws_bytes found[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } };
+    kaws_status status = KAWS_OK;
+
+    kaws__thread_lock(&c->lock);
+    if (refused == 0 || refused == s->signer.generation)
+        status = kaws__sources_read(&c->sources, refused != 0, s->text, found,
+                                    err);
+    if (status == KAWS_OK && found[0].len > 0) {
+        (void)kaws__buf_copy_text(s->signer.id, sizeof s->signer.id, found[0]);
+        (void)kaws__buf_copy_text(s->secret, sizeof s->secret, found[1]);
+        (void)kaws__buf_copy_text(s->signer.token, sizeof s->signer.token,
+                                  found[2]);
+        s->key_date[0] = '\0';
+        s->signer.generation++;
+    }
+    kaws_wipe(s->text, sizeof s->text);
+    kaws__thread_unlock(&c->lock);
+    return status;
+}
+
+
+/* `conf_file` is borrowed until the credentials are closed. */
+static kaws_status
+kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
+                 const char *conf_file, kaws_error *err)
 {
     kaws_status status;
 
     memset(c, 0, sizeof *c);
-    if (path == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
-                             "the file with the AWS credentials");
     c->hooks = hooks;
-    c->path = path;
-    kaws__text_show(c->shown, sizeof c->shown, kaws__buf_of(path));
+    status = kaws__sources_open(&c->sources, hooks, conf_file, err);
+    if (status != KAWS_OK)
+        return status;
     c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
-    if (c->secrets == NULL)
-        return kaws__err_memory(err, "making a page for the credentials");
-    if (kaws__thread_lock_init(&c->lock) != 0) {
+    if (c->secrets != NULL && kaws__thread_lock_init(&c->lock) == 0)
+        return kaws__creds_reload(c, 0, err);
+    if (c->secrets != NULL)
         kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
-        c->secrets = NULL;
-        return kaws__err_memory(err, "making a lock for the credentials");
-    }
-    status = kaws__creds_load(c, NULL, err);
-    return status;
+    c->secrets = NULL;
+    return kaws__err_memory(err, "making a page for the credentials");
 }
 
 
@@ -6243,92 +5612,79 @@ kaws__creds_close(kaws__creds *c)
 }
 
 
-static kaws_status
-kaws__creds_reload(kaws__creds *c, kaws_error *err)
-{
-    kaws_status status;
-
-    kaws__thread_lock(&c->lock);
-    status = kaws__creds_load(c, NULL, err);
-    kaws__thread_unlock(&c->lock);
-    return status;
-}
-
-
 /* AWS refused a signature made from that generation: are there newer
- * credentials? One thread reads the file, the others find it done. A file that
- * is only half written leaves everything as it was, until the next time. */
+ * credentials now? A source that is only half written changes nothing until the
+ * next refusal. */
 static int
 kaws__creds_refresh(kaws__creds *c, unsigned generation)
 {
     kaws_error err;
     int newer;
 
-    kaws__err_clear(&err);
-    kaws__thread_lock(&c->lock);
-    if (c->generation == generation &&
-        kaws__creds_load(c, &c->seen, &err) != KAWS_OK)
+    if (kaws__creds_reload(c, generation, &err) != KAWS_OK)
         kaws__err_log(c->hooks, 1, "AWS refuses the credentials, and reading "
                       "them again failed: %s", err.text);
-    newer = c->generation != generation;
+    kaws__thread_lock(&c->lock);
+    newer = c->secrets->signer.generation != generation;
     kaws__thread_unlock(&c->lock);
-    if (newer)
-        kaws__err_log(c->hooks, 2, "AWS refused the credentials; the conf "
-                      "file %s has newer ones, which are used from now on",
-                      c->shown);
     return newer;
 }
 
 
-/* What it takes to sign for KMS at a region, on a day. Forget it after use. */
+/* The bytes of a signer up to the end of its token. */
+static size_t
+kaws__creds_length(const kaws__signer *signer)
+{
+    return offsetof(kaws__signer, token) + strlen(signer->token);
+}
+
+
+/* Copies what a signature for KMS takes, in that region and on that day. The
+ * caller wipes it. */
 static void
-kaws__creds_grant(kaws__creds *c, const char *date, const char *region,
-                  kaws__grant *out)
+kaws__creds_signer(kaws__creds *c, const char *date, const char *region,
+                   kaws__signer *out)
 {
     kaws__secrets *s = c->secrets;
 
     kaws__thread_lock(&c->lock);
     if (memcmp(s->key_date, date, 8) != 0 ||
         strcmp(s->key_region, region) != 0) {
-        (void)kaws__sigv4_key(&s->key, s->secret, date, region, "kms");
+        kaws__sigv4_key(&s->signer.key, s->secret, date, region, "kms");
         memcpy(s->key_date, date, 8);
         (void)kaws__buf_copy_text(s->key_region, sizeof s->key_region,
                                   kaws__buf_of(region));
     }
-    memcpy(out->id, s->id, sizeof out->id);
-    memcpy(out->token, s->token, strlen(s->token) + 1);
-    out->key = s->key;
-    out->generation = c->generation;
+    memcpy(out, &s->signer, kaws__creds_length(&s->signer) + 1);
     kaws__thread_unlock(&c->lock);
 }
 
 
-/* Wipes the grant, as far as it was filled. */
 static void
-kaws__creds_forget(kaws__grant *grant)
+kaws__creds_wipe(kaws__signer *signer)
 {
-    kaws_wipe(grant, offsetof(kaws__grant, token) + strlen(grant->token));
+    kaws_wipe(signer, kaws__creds_length(signer));
 }
 
 
-/* Does the text hold a piece of the secret access key, or of the token? */
+/* Whether the text holds a piece of the secret access key or of the token. */
 static int
-kaws__creds_in(kaws__creds *c, kaws_bytes text)
+kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
 {
-    int is;
+    int leak;
 
     kaws__thread_lock(&c->lock);
-    is = kaws__text_holds(text, kaws__buf_of(c->secrets->secret)) ||
-         kaws__text_holds(text, kaws__buf_of(c->secrets->token));
+    leak = kaws__text_holds(text, kaws__buf_of(c->secrets->secret)) ||
+           kaws__text_holds(text, kaws__buf_of(c->secrets->signer.token));
     kaws__thread_unlock(&c->lock);
-    return is;
+    return leak;
 }
 
 
 /* ==========================================================================
  * ROOM  arn      what ARNs, regions and endpoints of AWS say
  * ==========================================================================
- * Uses: err buf text http
+ * Uses: err buf text url
  * Gives: arn_partition arn_region_ok arn_word_ok arn_parse arn_target arn_fits
  *        arn_endpoint_ok arn_url
  *
@@ -6519,7 +5875,7 @@ kaws__arn_endpoint_ok(const char *endpoint)
             host = kaws__buf_of(strchr(endpoint, '/') + 2);
     }
     host.len -= host.len > 0 && host.at[host.len - 1] == '/';
-    return host.len <= 150 && kaws__http_host_ok(host);
+    return host.len <= 150 && kaws__url_host_ok(host);
 }
 
 
@@ -6961,10 +6317,10 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 /* ==========================================================================
  * ROOM  calls    one request to AWS, until it is granted, refused or too late
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 http creds arn fault
- * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_first
- *        calls_share calls_left_ms calls_begin calls_send calls_nonsense
- *        calls_end
+ * Uses: sys thread err mem buf text json sigv4 url http sources creds arn fault
+ * Gives: calls_open calls_close calls_reload_creds calls_set_timeouts
+ *        calls_stats calls_first calls_share calls_left_ms calls_begin
+ *        calls_send calls_nonsense calls_end
  *
  * A call is signed, sent and judged; and perhaps mended or waited for, and sent
  * again, for as long as the time of its operation allows. This room knows no
@@ -7015,8 +6371,8 @@ enum {
 };
 
 typedef struct kaws__wire {       /* a request, signed anew for each try      */
-    char         url[KAWS__HTTP_URL_MAX], host[176], target[80], date[40];
-    char         authorization[512], token[KAWS__CREDS_TOKEN_MAX + 32];
+    char         url[KAWS__URL_MAX], host[176], target[80], date[40];
+    char         authorization[512], token[KAWS__SOURCES_TOKEN_MAX + 32];
     const char  *headers[8];
     kaws_request q;
     unsigned     generation;      /* of the credentials                       */
@@ -7091,6 +6447,13 @@ kaws__calls_close(kaws__calls *k)
     if (k->hooks != NULL)
         kaws__thread_lock_free(&k->lock);
     k->hooks = NULL;
+}
+
+
+static kaws_status
+kaws__calls_reload_creds(kaws__calls *k, kaws_error *err)
+{
+    return kaws__creds_reload(&k->creds, 0, err);
 }
 
 
@@ -7216,8 +6579,8 @@ kaws__calls_sign(kaws__call *c)
                           kaws__buf_view(&c->body), 0 };
     char date[17];
     const char *wrong;
-    kaws__grant grant;
-    kaws__sigv4 s;
+    kaws__signer signer;
+    kaws_creds who = { signer.id, NULL, NULL };
     int n;
 
     kaws__thread_lock(&k->lock);
@@ -7225,20 +6588,19 @@ kaws__calls_sign(kaws__call *c)
     kaws__thread_unlock(&k->lock);
     w->signed_at = what.when;
     kaws__text_amz_date(date, what.when);
-    kaws__creds_grant(&k->creds, date, c->region, &grant);
-    w->generation = grant.generation;
-    n = grant.token[0] != '\0';           /* lines beyond the fixed ones      */
+    kaws__creds_signer(&k->creds, date, c->region, &signer);
+    w->generation = signer.generation;
+    n = signer.token[0] != '\0';          /* lines beyond the fixed ones      */
     (void)snprintf(w->date, sizeof w->date, "X-Amz-Date: %s", date);
     (void)snprintf(w->token, sizeof w->token, "X-Amz-Security-Token: %s",
-                   grant.token);
+                   signer.token);
     w->headers[4] = n > 0 ? w->token : NULL;
     w->headers[5] = NULL;                 /* these are signed, and then sent  */
     memcpy(w->authorization, name, sizeof name);
-    wrong = !kaws__sigv4_gather(&s, &what, NULL) ? s.error
-          : kaws__sigv4_authorize(&s, grant.id, &grant.key,
+    wrong = kaws__sigv4_authorize(&what, who, &signer.key,
                                   w->authorization + sizeof name - 1,
                                   sizeof w->authorization - sizeof name + 1);
-    kaws__creds_forget(&grant);
+    kaws__creds_wipe(&signer);
     w->headers[4 + n] = w->authorization;
     return wrong;
 }
@@ -7267,7 +6629,7 @@ kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
         sent[2].at = c->body.at + c->secret_at;
         sent[2].len = c->secret_len;
     }
-    secret = kaws__creds_in(&c->shared->calls->creds, text);
+    secret = kaws__creds_leak_in(&c->shared->calls->creds, text);
     for (i = 0; i < 3 && !secret; i++)
         secret = kaws__text_holds(text, sent[i]);
     kaws_wipe(whole, sizeof whole);
@@ -7340,29 +6702,25 @@ kaws__calls_refused(kaws__call *c)
 
 /* There is no reply, or none that may be looked at. */
 static kaws_status
-kaws__calls_unanswered(kaws__call *c, int outcome)
+kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
-    int reach = outcome != KAWS__HTTP_SETTING && outcome != KAWS__HTTP_MEMORY;
-    kaws_status status = reach ? KAWS_NETWORK : KAWS_CONFIG;
     char words[128] = "out of memory";
 
-    if (outcome == KAWS__HTTP_REPEATED) {
-        status = kaws__calls_nonsense(c, "an earlier reply had the same "
-                                      "request id, so it answers another "
-                                      "request");
+    c->cures = 0;
+    if (outcome == KAWS_REPLY)
+        (void)kaws__calls_nonsense(c, "an earlier reply had the same request "
+                                   "id, so it answers another request");
+    if (outcome == KAWS_REPLY || outcome == KAWS_NETWORK)
         c->cures = KAWS__LATER;
-        return status;
-    }
-    c->cures = reach ? KAWS__LATER : 0;
-    if (outcome == KAWS__HTTP_MEMORY)
-        status = KAWS_MEMORY;
-    else
+    if (outcome == KAWS_REPLY)
+        return KAWS_REPLY;
+    if (outcome != KAWS_MEMORY)
         kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
-    return kaws__err_set(c->shared->err, status, "cannot %s AWS KMS at %s for "
-                         "%s: %s%s", reach ? "reach" : "ask", c->wire.host +
-                         strlen("Host: "), c->action->name, words,
-                         status == KAWS_CONFIG ? "; check the endpoint, "
-                         "ca_file and the proxy" : "");
+    return kaws__err_set(c->shared->err, outcome, "cannot %s AWS KMS at %s for "
+                         "%s: %s%s", outcome == KAWS_NETWORK ? "reach" : "ask",
+                         c->wire.host + strlen("Host: "), c->action->name,
+                         words, outcome == KAWS_CONFIG ? "; check the "
+                         "endpoint, ca_file and the proxy" : "");
 }
 
 
@@ -7400,7 +6758,7 @@ kaws__calls_try(kaws__call *c)
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
     const char *wrong = kaws__calls_sign(c);
-    int outcome;
+    kaws_status outcome;
     kaws_status status;
 
     kaws__err_clear(c->shared->err);
@@ -7414,8 +6772,8 @@ kaws__calls_try(kaws__call *c)
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
     outcome = kaws__http_send(&k->http, q, &c->r, &c->lent);
     id = kaws__buf_of(c->r.request_id);
-    c->shared->reply_id = id.len > 0 ? kaws__http_digest(id) : 0;
-    status = outcome == KAWS__HTTP_REPLY ? kaws__calls_answered(c)
+    c->shared->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
+    status = outcome == KAWS_OK ? kaws__calls_answered(c)
                                          : kaws__calls_unanswered(c, outcome);
     took = kaws__sys_ticks_us() - started;
     kaws__thread_lock(&k->lock);
@@ -9209,8 +8567,10 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
     kaws__buf_init(&bytes, f->hooks);
     kaws__buf_put(&bytes, record.at, record.len);
     digest = kaws__buf_grow(&bytes, KAWS__STORE_DIGEST);
-    if (digest == NULL)
+    if (digest == NULL) {
+        kaws__buf_free(&bytes);
         return kaws__err_memory(err, "adding a key");
+    }
     kaws__store_digest(&state, record, digest);
     status = kaws__file_change(f, err);
     if (status == KAWS_OK) {
@@ -9979,8 +9339,8 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 /* ==========================================================================
  * ROOM  ring     the public functions: the lock and the policy
  * ==========================================================================
- * Uses: sys thread disk err mem buf text creds arn trust calls kms store file
- *        save table
+ * Uses: sys thread disk err mem buf text arn trust calls kms store file save
+ *        table
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -10136,42 +9496,21 @@ typedef struct kaws__bound {      /* what a blob is bound to                  */
     kaws_context context;
 } kaws__bound;
 
-typedef struct kaws__fill {
-    char  *at;
-    size_t len;
-} kaws__fill;
-
-
-static void
-kaws__ring_fill(void *to, const void *data, size_t len)
-{
-    kaws__fill *fill = to;
-
-    memcpy(fill->at + fill->len, data, len);
-    fill->len += len;
-    fill->at[fill->len] = '\0';
-}
-
-
 /* Names are percent-encoded, so that any bytes make valid JSON and no two
  * names share one text. KMS refuses empty values: no owner, no pair. */
 static void
 kaws__ring_bind(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
                 kaws_bytes type, kaws__bound *b)
 {
-    kaws__fill fill = { NULL, 0 };
-    kaws__sink sink = { kaws__ring_fill, NULL };
+    kaws__buf key = kaws__buf_fixed(b->key_id, sizeof b->key_id - 1);
+    kaws__buf user = kaws__buf_fixed(b->user_id, sizeof b->user_id - 1);
     kaws_pair pairs[5] = { { "app", "keyring_aws" }, { "file", NULL },
                            { "key_id", NULL }, { "key_type", NULL },
                            { "user_id", NULL } };
 
     memset(b, 0, sizeof *b);
-    sink.to = &fill;
-    fill.at = b->key_id;
-    kaws__text_percent(&sink, key_id, kaws__ring_printable);
-    fill.at = b->user_id;
-    fill.len = 0;
-    kaws__text_percent(&sink, user_id, kaws__ring_printable);
+    kaws__text_percent(&key, key_id, kaws__ring_printable);
+    kaws__text_percent(&user, user_id, kaws__ring_printable);
     (void)kaws__buf_copy_text(b->type, sizeof b->type, type);
     pairs[1].value = ring->file_hex;
     pairs[2].value = b->key_id;
@@ -10396,13 +9735,11 @@ kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
         &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->kms_key_id,
         &cfg->region, &cfg->accounts, &cfg->endpoint
     };
-    size_t i, total = 0;
+    size_t i;
 
     for (i = 0; i < 7; i++)
-        if (*texts[i] != NULL && !kaws__mem_add(&total, strlen(*texts[i]) + 1))
-            return kaws__ring_argument("the config's strings are too long",
-                                       err);
-    (void)kaws__buf_grow(&ring->strings, total);
+        if (*texts[i] != NULL)
+            (void)kaws__buf_grow(&ring->strings, strlen(*texts[i]) + 1);
     ring->strings.len = 0;
     for (i = 0; i < 7 && !ring->strings.failed; i++) {
         size_t at = ring->strings.len;
@@ -11153,7 +10490,7 @@ kaws_reload_creds(kaws *ring, kaws_error *err)
     kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__creds_reload(&ring->kms.calls.creds, err);
+    return kaws__calls_reload_creds(&ring->kms.calls, err);
 }
 
 

@@ -271,8 +271,7 @@ typedef struct plug__abi_udf_args {
  * the network, a file or the ring. So it only writes down the wanted value,
  * under a lock that is held for a copy only. The next thread that seals a key
  * makes the ring adopt the wanted values. If the library tried them last, that
- * takes no KMS call; else one thread asks KMS, and threads that need the same
- * values wait and share the answer.
+ * takes no KMS call; else a thread asks KMS.
  *
  * KMS key and region are one value, tried and adopted as a pair: a KMS key is
  * looked up in its region, and may exist in no other.
@@ -312,17 +311,17 @@ typedef struct plug__guard_values {
 typedef struct plug__guard_config {
     kaws_config        kaws;
     int                start_seconds;
-    plug__guard_values values;          /* of which these can change         */
+    plug__guard_values values;          /* those that SET GLOBAL can change  */
 } plug__guard_config;
 
 typedef struct plug__guard_ring {
     kaws              *kaws;
     bool               read_only;
     int                users;           /* one of them is the guard itself   */
-    plug__guard_values has;             /* the texts that it has adopted     */
     bool               adopting;        /* a thread is asking KMS            */
     unsigned           asked;           /* how often KMS was asked           */
-    kaws_error         answer;          /* of the last time                  */
+    plug__guard_values tried;           /* the values that it was asked for  */
+    kaws_error         answer;          /* to them; OK: the ring uses them   */
 } plug__guard_ring;
 
 typedef struct plug__guard {
@@ -439,11 +438,12 @@ plug__guard_wanted(plug__guard *g)
 static void
 plug__guard_drop(plug__guard *g, plug__guard_ring *ring)
 {
-    bool last = false;
+    bool last;
 
+    if (ring == NULL)
+        return;
     pthread_mutex_lock(&g->lock);
-    if (ring != NULL)
-        last = --ring->users == 0;
+    last = --ring->users == 0;
     pthread_mutex_unlock(&g->lock);
     if (!last)
         return;
@@ -515,7 +515,7 @@ plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
     } else if (kaws_open(&ring->kaws, &cfg->kaws, err) == KAWS_OK) {
         ring->users     = 1;
         ring->read_only = cfg->kaws.read_only != 0;
-        ring->has       = cfg->values;
+        ring->tried     = cfg->values;
         pthread_mutex_lock(&g->wanted_lock);
         g->wanted = cfg->values;
         pthread_mutex_unlock(&g->wanted_lock);
@@ -545,9 +545,9 @@ plug__guard_try(plug__guard *g, const plug__guard_values *values,
 }
 
 
-/* Makes the ring use the KMS key and region that were last SET. Nobody else
- * makes it use others meanwhile; but a SET that waits for KMS's judgement holds
- * up no key. */
+/* Makes the ring use the KMS key and region that were last SET. Only one thread
+ * at a time does so, and those that want the same wait and share its answer. A
+ * SET that waits for KMS's judgement holds up no key. */
 static kaws_status
 plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
 {
@@ -556,27 +556,23 @@ plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
     const char *const  region = wanted.of[PLUG__REGION].text;
     unsigned           asked;
 
-    err->status = KAWS_OK;
     pthread_mutex_lock(&g->lock);
     asked = ring->asked;
     while (ring->adopting)
         pthread_cond_wait(&g->adopted, &g->lock);
     wanted = plug__guard_wanted(g);
     if (cmk_id[0] == '\0') {
-        plug__guard_fail(err, KAWS_CONFIG,
-                         "keyring_aws_cmk_id has to be set");
-    } else if (strcmp(ring->has.of[PLUG__CMK_ID].text, cmk_id) == 0
-               && strcmp(ring->has.of[PLUG__REGION].text, region) == 0) {
-        ;                               /* it uses them already              */
-    } else if (ring->asked != asked && ring->answer.status != KAWS_OK) {
-        *err = ring->answer;            /* another thread asked as we waited */
+        plug__guard_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id has to be set");
+    } else if ((ring->answer.status == KAWS_OK || ring->asked != asked)
+               && strcmp(ring->tried.of[PLUG__CMK_ID].text, cmk_id) == 0
+               && strcmp(ring->tried.of[PLUG__REGION].text, region) == 0) {
+        *err = ring->answer;
     } else {
         ring->adopting = true;
         pthread_mutex_unlock(&g->lock);
         (void)kaws_use(ring->kaws, cmk_id, region, err);
         pthread_mutex_lock(&g->lock);
-        if (err->status == KAWS_OK)
-            ring->has = wanted;
+        ring->tried    = wanted;
         ring->answer   = *err;
         ring->adopting = false;
         ring->asked++;

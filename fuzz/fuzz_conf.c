@@ -1,4 +1,4 @@
-/* Room 10: the conf file, whole or half, and what is kept of it.
+/* Rooms sources and creds: the conf file, whole or half, and what stays of it.
  *
  *     mkdir -p build/fuzz/corpus/conf
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
@@ -8,9 +8,9 @@
  *         build/fuzz/corpus/conf fuzz/corpus/conf
  *
  * The input is the file. It is good if and only if it has two or three lines
- * that hold what they should, blanks at the ends aside; then it is what it says
- * when written anew, too. It is read from a file that lies in memory; one that
- * is not good, in place of one that is, changes nothing.
+ * that hold what they should, blanks at the ends aside. It is read from a file
+ * that lies in memory; one that is not good, in place of one that is, changes
+ * nothing.
  */
 
 #include "fuzz.h"
@@ -62,25 +62,13 @@ try_text(kaws_bytes text, kaws_bytes line[3])
 {
     kaws_bytes copy = { fuzz_copy(text), text.len }, part[3];
     const char *blamed = verdict(text, line);
-    const char *wrong = kaws__creds_parse(copy, part);
-    kaws__buf out;
+    const char *wrong = kaws__sources_parse(copy, part);
     int i;
 
     HOLDS((wrong == NULL) == (blamed == NULL));
     HOLDS(wrong == NULL || strncmp(wrong, blamed, strlen(blamed)) == 0);
-    kaws__buf_init(&out, &fuzz_hooks);
-    for (i = 0; wrong == NULL && i < 3; i++) {
+    for (i = 0; wrong == NULL && i < 3; i++)
         HOLDS(kaws__buf_same(part[i], line[i]));
-        kaws__buf_put(&out, part[i].at, part[i].len);
-        if (i < 2 || part[i].len > 0)
-            kaws__buf_byte(&out, '\n');
-    }
-    if (wrong == NULL) {
-        HOLDS(kaws__creds_parse(kaws__buf_view(&out), part) == NULL);
-        for (i = 0; i < 3; i++)
-            HOLDS(kaws__buf_same(part[i], line[i]));
-    }
-    kaws__buf_free(&out);
     free((void *)(uintptr_t)copy.at);
 }
 
@@ -98,9 +86,9 @@ write_file(int fd, kaws_bytes text)
 static int
 has(const kaws__creds *c, kaws_bytes id, kaws_bytes secret, kaws_bytes token)
 {
-    return kaws__buf_same(kaws__buf_of(c->secrets->id), id) &&
+    return kaws__buf_same(kaws__buf_of(c->secrets->signer.id), id) &&
            kaws__buf_same(kaws__buf_of(c->secrets->secret), secret) &&
-           kaws__buf_same(kaws__buf_of(c->secrets->token), token);
+           kaws__buf_same(kaws__buf_of(c->secrets->signer.token), token);
 }
 
 
@@ -110,19 +98,19 @@ static void
 look_clean(const kaws__creds *c, const kaws_error *err, kaws_bytes text,
            const char *path)
 {
-    static const uint8_t zeros[KAWS__CREDS_FILE_MAX];
+    static const uint8_t zeros[KAWS__SOURCES_TEXT_MAX];
     char want[sizeof err->text];
     kaws_bytes part[3];
     const char *wrong;
 
-    HOLDS(memcmp(c->secrets->file, zeros, sizeof zeros) == 0);
+    HOLDS(memcmp(c->secrets->text, zeros, sizeof zeros) == 0);
     if (err->status == KAWS_OK) {
         HOLDS(err->text[0] == '\0');
         return;
     }
     wrong = text.len == 0 ? "it is empty" :
             text.len >= sizeof zeros ? "it is longer than 6143 bytes"
-                                     : kaws__creds_parse(text, part);
+                                     : kaws__sources_parse(text, part);
     (void)snprintf(want, sizeof want, "the conf file %s: %s; it has to hold "
                    "the access key id, the secret access key and, if there is "
                    "one, the session token, one a line", path, wrong);
@@ -150,12 +138,12 @@ try_file(kaws_bytes text, kaws_bytes line[3], int good)
 
     write_file(fd, kaws__buf_of(good_file));
     HOLDS(kaws__creds_open(&c, &fuzz_hooks, path, &err) == KAWS_OK);
-    generation = c.generation;
+    generation = c.secrets->signer.generation;
     write_file(fd, text);
     kaws__err_clear(&err);
-    HOLDS((kaws__creds_reload(&c, &err) == KAWS_OK) == good);
+    HOLDS((kaws__creds_reload(&c, 0, &err) == KAWS_OK) == good);
     look_clean(&c, &err, text, path);
-    HOLDS((c.generation == generation) == !good);
+    HOLDS((c.secrets->signer.generation == generation) == !good);
     if (good)
         HOLDS(has(&c, line[0], line[1], line[2]));
     else
@@ -174,7 +162,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size > 7000)
         return 0;
     try_text(text, line);
-    try_file(text, line, size > 0 && size < KAWS__CREDS_FILE_MAX &&
+    try_file(text, line, size > 0 && size < KAWS__SOURCES_TEXT_MAX &&
                          verdict(text, line) == NULL);
     return 0;
 }

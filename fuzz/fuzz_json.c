@@ -1,4 +1,4 @@
-/* Room 6: what is read, what is refused, what is written, and read again.
+/* Room json: what is read, what is refused, what is written, and read again.
  *
  *     mkdir -p build/fuzz/corpus/json
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \

@@ -3,7 +3,7 @@
  *     mkdir -p build/fuzz/corpus/reply
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
  *         -fno-sanitize-recover=all -o build/fuzz/fuzz_reply \
- *         fuzz/fuzz_reply.c -l:libbearssl.a -lpthread
+ *         fuzz/fuzz_reply.c -l:libbearssl.a -lcurl -lpthread
  *     ASAN_OPTIONS=quarantine_size_mb=8 \
  *         build/fuzz/fuzz_reply -max_len=1500 -dict=fuzz/reply.dict \
  *         build/fuzz/corpus/reply fuzz/corpus/reply
@@ -19,6 +19,8 @@
  * with what, and after how many requests; if it does not, nothing has changed.
  * What is in a reply the model knows from judge.h.
  */
+
+#define FUZZ_HEADER_LINES
 
 #include "unseen_begin.h"
 #include "../tests/fault/disk.h"
@@ -990,10 +992,14 @@ static const int statuses[] = { 400, 403, 500, 503, 429, 301, 204, 0,
 static void
 read_headers(kaws_bytes lines, kaws_reply *head)
 {
+    kaws__transfer t = { .r = head };
+
     memset(head, 0, sizeof *head);
     head->retry_after_ms = -1;
-    while (lines.len > 0)
-        kaws__http_header(head, fuzz_until(&lines, '\n'));
+    while (lines.len > 0) {
+        kaws_bytes line = fuzz_until(&lines, '\n');
+        (void)kaws__curl_on_header((char *)line.at, 1, line.len, &t);
+    }
 }
 
 

@@ -1,4 +1,4 @@
-/* Room 8: any request, signed in one go, step by step, and in another order.
+/* Room sigv4: any request, signed again in other ways that mean the same.
  *
  *     mkdir -p build/fuzz/corpus/sigv4
  *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
@@ -8,10 +8,9 @@
  *         build/fuzz/corpus/sigv4 fuzz/corpus/sigv4
  *
  * The input is a seed, a time, the strings of a request, each with a NUL behind
- * it, and the body. The canonical request is built a second time, with sorting
- * and joining as plain as can be. Headers and parameters in another order,
- * names in another case and wider blanks must give the same signature; a room
- * too small by a byte must be refused.
+ * it, and the body. Headers and parameters in another order, names in another
+ * case and wider blanks must give the same signature, and an array too small by
+ * a byte must be refused. (tests/test_sigv4.py compares with botocore.)
  */
 
 #include "fuzz.h"
@@ -73,238 +72,6 @@ forget_ask(ask *a)
         free(a->text[i]);
     for (i = 0; a->lines[i] != NULL; i++)
         free(a->lines[i]);
-}
-
-
-/* ---- the canonical request, the plain way ------------------------------ */
-
-typedef struct pair {             /* a header or a parameter                  */
-    char  *name, *value;
-    size_t place;
-} pair;
-
-
-static int
-by_place(const pair *a, const pair *b)
-{
-    return a->place < b->place ? -1 : a->place > b->place;
-}
-
-
-static int
-by_name_and_place(const void *a, const void *b)
-{
-    int order = strcmp(((const pair *)a)->name, ((const pair *)b)->name);
-
-    return order != 0 ? order : by_place(a, b);
-}
-
-
-static int
-by_name_and_value(const void *a, const void *b)
-{
-    int order = strcmp(((const pair *)a)->name, ((const pair *)b)->name);
-
-    return order != 0 ? order : strcmp(((const pair *)a)->value,
-                                       ((const pair *)b)->value);
-}
-
-
-static char *
-copy_of(const char *text, size_t len)
-{
-    kaws_bytes in = { (const uint8_t *)text, len };
-
-    return fuzz_string(&in);
-}
-
-
-static void
-plain_path(kaws__buf *out, const char *path)
-{
-    static const char kept[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrst"
-                               "uvwxyz0123456789-._~";
-    const char *stack[1024];
-    size_t lens[1024], depth = 0, i, k, n;
-    size_t len = strlen(path);
-
-    for (; *path != '\0'; path += n + (path[n] == '/')) {
-        n = strcspn(path, "/");
-        if (n == 2 && memcmp(path, "..", 2) == 0)
-            depth -= depth > 0;
-        else if (n > 0 && !(n == 1 && *path == '.'))
-            stack[depth] = path, lens[depth++] = n;
-    }
-    for (i = 0; i < depth; i++) {
-        kaws__buf_byte(out, '/');
-        for (k = 0; k < lens[i]; k++) {
-            unsigned c = (uint8_t)stack[i][k];
-            char code[4];
-            (void)snprintf(code, sizeof code, strchr(kept, (int)c) != NULL
-                           ? "%c" : "%%%02X", c);
-            kaws__buf_text(out, code);
-        }
-    }
-    if (depth == 0 || (len > 0 && path[-1] == '/'))
-        kaws__buf_byte(out, '/');
-}
-
-
-static void
-plain_query(kaws__buf *out, const char *query)
-{
-    pair all[KAWS__SIGV4_MAX];
-    size_t count = 0, i, n, name;
-
-    for (; query != NULL && (count > 0 || *query != '\0'); query += n + 1) {
-        n = strcspn(query, "&");
-        name = strcspn(query, "&=");
-        HOLDS(count < KAWS__SIGV4_MAX);
-        all[count].name = copy_of(query, name);
-        all[count++].value = copy_of(query + name + (name < n),
-                                     n - name - (name < n));
-        if (query[n] == '\0')
-            break;
-    }
-    qsort(all, count, sizeof all[0], by_name_and_value);
-    for (i = 0; i < count; i++) {
-        kaws__buf_text(out, i > 0 ? "&" : "");
-        kaws__buf_text(out, all[i].name);
-        kaws__buf_byte(out, '=');
-        kaws__buf_text(out, all[i].value);
-        free(all[i].name);
-        free(all[i].value);
-    }
-}
-
-
-static void
-plain_header(pair *p, const char *line, size_t place)
-{
-    char *to;
-    size_t i, n = strcspn(line, ":");
-    const char *from = line + n + 1;
-
-    p->name = copy_of(line, n);
-    p->value = to = copy_of(from, strlen(from));
-    p->place = place;
-    for (i = 0; i < n; i++)
-        if (p->name[i] >= 'A' && p->name[i] <= 'Z')
-            p->name[i] = (char)(p->name[i] + 32);
-    for (from += strspn(from, " \t"); *from != '\0'; from += i) {
-        n = strcspn(from, " \t");
-        memcpy(to, from, n);
-        to += n;
-        from += n;
-        i = strspn(from, " \t");
-        if (i > 0 && from[i] != '\0')
-            *to++ = ' ';
-    }
-    *to = '\0';
-}
-
-
-static void
-plain_headers(kaws__buf *out, const ask *a, const char *date)
-{
-    pair all[MOST + 2];
-    char extra[2 * ROOM];
-    size_t count = 0, i;
-    int dated = 0, tokened = a->who.token == NULL || *a->who.token == '\0';
-
-    for (; a->lines[count] != NULL; count++) {
-        plain_header(&all[count], a->lines[count], count);
-        dated |= strcmp(all[count].name, "x-amz-date") == 0;
-        tokened |= strcmp(all[count].name, "x-amz-security-token") == 0;
-    }
-    (void)snprintf(extra, sizeof extra, "x-amz-date:%s", date);
-    if (!dated)
-        plain_header(&all[count], extra, count), count++;
-    if (!tokened) {
-        (void)snprintf(extra, sizeof extra, "x-amz-security-token:%s",
-                       a->who.token);
-        plain_header(&all[count], extra, count), count++;
-    }
-    qsort(all, count, sizeof all[0], by_name_and_place);
-    for (i = 0; i < count; i++) {
-        int again = i > 0 && strcmp(all[i - 1].name, all[i].name) == 0;
-        kaws__buf_text(out, again ? "," : i > 0 ? "\n" : "");
-        kaws__buf_text(out, again ? "" : all[i].name);
-        kaws__buf_text(out, again ? "" : ":");
-        kaws__buf_text(out, all[i].value);
-    }
-    kaws__buf_text(out, "\n\n");
-    for (i = 0; i < count; i++)
-        if (i == 0 || strcmp(all[i - 1].name, all[i].name) != 0) {
-            kaws__buf_text(out, i > 0 ? ";" : "");
-            kaws__buf_text(out, all[i].name);
-        }
-    for (i = 0; i < count; i++) {
-        free(all[i].name);
-        free(all[i].value);
-    }
-}
-
-
-/* ---- step by step ------------------------------------------------------ */
-
-static void
-hex_of(char hex[65], kaws_bytes data)
-{
-    uint8_t digest[32];
-
-    kaws__crypto_sha256(digest, data);
-    kaws__text_hex(hex, digest, 32);
-}
-
-
-static void
-step_by_step(const ask *a, const char *authorization)
-{
-    kaws__sigv4 s;
-    kaws__buf plain, streamed, text;
-    kaws__sink sink = { fuzz_put, NULL };
-    uint8_t signature[32];
-    kaws__mac_key key;
-    char hex[65], want[ROOM];
-    const char *names;
-
-    kaws__buf_init(&plain, &fuzz_hooks);
-    kaws__buf_init(&streamed, &fuzz_hooks);
-    kaws__buf_init(&text, &fuzz_hooks);
-    HOLDS(kaws__sigv4_gather(&s, &a->what, a->who.token));
-    sink.to = &streamed;
-    HOLDS(kaws__sigv4_canonical_request(&s, &sink));
-    kaws__buf_text(&plain, a->what.method);
-    kaws__buf_byte(&plain, '\n');
-    plain_path(&plain, a->what.path);
-    kaws__buf_byte(&plain, '\n');
-    plain_query(&plain, a->what.query);
-    kaws__buf_byte(&plain, '\n');
-    plain_headers(&plain, a, s.date);
-    hex_of(hex, a->what.body);
-    kaws__buf_byte(&plain, '\n');
-    kaws__buf_text(&plain, hex);
-    HOLDS(kaws__buf_same(kaws__buf_view(&plain), kaws__buf_view(&streamed)));
-
-    hex_of(hex, kaws__buf_view(&plain));
-    sink.to = &text;
-    kaws__sigv4_string_to_sign(&s, hex, &sink);
-    HOLDS(kaws__sigv4_key(&key, a->who.secret, s.date, a->what.region,
-                          a->what.service));
-    kaws__crypto_mac(signature, &key, kaws__buf_view(&text));
-    kaws__text_hex(hex, signature, 32);
-    names = (const char *)plain.at + plain.len - 65;
-    while (names[-1] != '\n')
-        names--;                          /* the last line but one           */
-    (void)snprintf(want, sizeof want, "AWS4-HMAC-SHA256 Credential=%s/%.8s/%s/"
-                   "%s/aws4_request, SignedHeaders=%.*s, Signature=%s",
-                   a->who.id, s.date, a->what.region, a->what.service,
-                   (int)strcspn(names, "\n"), names, hex);
-    HOLDS(strcmp(authorization, want) == 0);
-    kaws__buf_free(&plain);
-    kaws__buf_free(&streamed);
-    kaws__buf_free(&text);
 }
 
 
@@ -399,7 +166,6 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     read_ask(&a, in);
     if (kaws_sign(&a.what, a.who, out, ROOM, &err) == KAWS_OK) {
         len = strlen(out);
-        step_by_step(&a, out);
         sign_again(&a, out, len + 1, 1);
         sign_again(&a, out, len, 0);
         sign_again(&a, out, chance((uint32_t)len), 0);

@@ -69,9 +69,10 @@ MACHINES = {
 NO_CURL = "there is no libcurl for it here"
 POSIX_DISK = "disk.h is a disk for POSIX's calls; unit/test_file fails Windows' own calls instead"
 LEFT_OUT = {
-    "musl": {test: NO_CURL for test in ("unit/test_http", "host_57", "host_80", "host_unknown")},
+    "musl": {test: NO_CURL for test in ("unit/test_curl", "unit/test_url", "host_57", "host_80",
+                                        "host_unknown")},
     "windows": {
-        "unit/test_http": NO_CURL,
+        **{f"unit/test_{room}": NO_CURL for room in ("curl", "url")},
         **{host: "the plugin is not proved there" for host in ("host_57", "host_80",
                                                                "host_unknown")},
         **{f"fault/test_{part}": POSIX_DISK for part in ("crash", "disk_errors", "hostile")},

@@ -22,7 +22,7 @@ import typing
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HEADER, PLUGIN = "keyring_aws.h", "keyring_aws_plugin.c"
-OS_ROOMS = "lobby plat thread sys disk".split()     # where #if may choose between systems
+OS_ROOMS = "lobby sys thread disk".split()      # where #if may choose between systems
 MUST = {HEADER, PLUGIN, "amalgamate.py", "tests", "Makefile", "README.md", "LICENSE"}
 MAY = {"fuzz", ".ci", ".clang-format", ".gitignore"}
 PLUGIN_SYMBOLS = {
@@ -34,7 +34,7 @@ PLUGIN_SYMBOLS = {
 LENGTH, MOSTLY = 60, 50     # lines of a function: every one, and nine of ten
 LONG_FUNCTIONS = {}         # name: why it may be longer
 ROOM_MAX, CODE_MAX = 1000, 9000     # lines of a room; lines of the header that are code
-LONG_ROOMS = {room: "is being split" for room in "http ring".split()}
+LONG_ROOMS = {room: "is being split" for room in ["ring"]}
 WORDS = (                   # not to be used in the product's prose, and the word to use instead
     (r"aim(?!s at)\w*", "KMS key"), ("home", "own account, own KMS key"),
     (r"(un)?anchor\w*", "trusted account"), (r"grant\w*", "answer, success"),
@@ -47,7 +47,7 @@ WORDS = (                   # not to be used in the product's prose, and the wor
     ("as ever", "as always"), ("lets? go", "release"), ("taken for", "counts as"),
     ("(the|a|an|its|their|his|one) turns?", "order, lock"), ("CMKs?", "KMS key"),
 )
-WORDS_LEFT = {HEADER: 88, PLUGIN: 13, "README.md": 19}    # how often still; to become nothing
+WORDS_LEFT = {HEADER: 46, PLUGIN: 1, "README.md": 19}    # how often still; to become nothing
 
 C_FILES = "keyring_aws.*|(tests|fuzz)/.*[.][ch]"
 PRODUCT = "keyring_aws[.]h|keyring_aws_plugin[.]c"
@@ -55,7 +55,8 @@ PROSE = rf"{PRODUCT}|README[.]md|Makefile"
 BANNED = "strcpy|strcat|strncpy|strncat|strtok|sprintf|vsprintf|gets|atoi|atol|atoll|atof"
 LINE_RULES = (  # name, files, in code only (no comments, no strings), pattern, what, what to do
     ("columns", C_FILES, False, r".{81,}", "more than 80 columns", "break the line"),
-    ("columns", r".*[.]py", False, r".{101,}", "more than 100 columns", "break the line"),
+    ("columns", r".*[.]py|README[.]md", False, r".{101,}", "more than 100 columns",
+     "break the line"),
     ("tabs", C_FILES, False, r"\t", "a tab", "use spaces"),
     ("blanks", C_FILES, False, r"[ \r]$", "blanks or a carriage return at the end", "remove them"),
     ("ascii", C_FILES, False, r"[^\x00-\x7f]", "a byte that is not ASCII", "write plain letters"),

@@ -1,29 +1,19 @@
 """Real servers for the tests: MySQL, moto (an AWS emulator), and a test CA.
 
-Debian stable has neither MySQL nor a current moto, so both come from Debian
-sid, unpacked into a private folder, build/tree, and run there with its own
-loader and libraries: nothing is installed on the machine.  MYSQLD=/path/mysqld
-in the environment names another server to test with.
-
-    from servers import MySQL, Moto, certificates
+Debian stable has neither MySQL nor a current moto. So both come from Debian sid, unpacked into a
+private folder, build/tree, and run there with its own loader and libraries: nothing is installed
+on the machine.  MYSQLD=/path/mysqld in the environment names another server to test with.
 
     certs = certificates()
     with Moto(tls=certs.good) as kms, MySQL() as db:
-        conf = db.folder / "conf"
-        conf.write_text(f"{kms.access_key_id}\\n{kms.secret}\\n")
         db.start("--early-plugin-load=keyring_aws=keyring_aws.so",
-                 f"--keyring-aws-cmk-id={kms.key_arn}",
-                 f"--keyring-aws-endpoint={kms.url}",
-                 f"--keyring-aws-ca-file={certs.ca}",
-                 f"--keyring-aws-conf-file={conf}",
-                 f"--keyring-aws-data-file={db.folder / 'keyring' / 'data'}")
+                 f"--keyring-aws-cmk-id={kms.key_arn}", ...)
         db.install_keyring_udf()
         db.sql("SELECT keyring_key_generate('MyKey', 'AES', 32)")
         db.kill()                       # as kill -9 does
         print(db.log())
 
-`servers.py tree` makes the tree; `servers.py run PROGRAM ARGUMENT...` runs a
-program of the tree, for instance `run python3 tests/kms_emulator.py`.
+`servers.py` makes the tree and prints its place.
 """
 
 import atexit
@@ -47,6 +37,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple
 
+import pymysql
+
 BUILD = Path(__file__).resolve().parent.parent / "build"
 
 
@@ -55,10 +47,8 @@ class ServerError(Exception):
 
 
 def _once(folder: Path, ready: Callable[[], bool], make: Callable[[Path], None]) -> Path:
-    """Make a folder unless it is ready, whoever else wants it at the same time.
-
-    It is made beside its place and renamed when complete, so an interrupted
-    run leaves nothing that looks finished.
+    """Make a folder unless it is ready, whoever else wants it at the same time.  It is made beside
+    its place and renamed when complete, so an interrupted run leaves nothing that looks finished.
     """
     if ready():
         return folder
@@ -134,11 +124,9 @@ Dir::State::status "{apt}/status";
 
 
 def tree(want: Iterable[str] | None = None) -> Path:
-    """The private tree, made if it is not there (about half a minute).
-
-    It holds the parts that are wanted, by default all, but no MySQL when
-    MYSQLD names another.  Sid moves: the tree keeps the versions of the day it
-    was made; remove build/tree to have newer ones.
+    """The private tree, made if it is not there (about half a minute): the parts that are wanted,
+    by default all, but no MySQL if MYSQLD names another.  The tree keeps the versions of the day
+    it was made; remove build/tree to get newer ones.
     """
     default = ("python",) if "MYSQLD" in os.environ else PARTS
     wanted = set(default if want is None else want)
@@ -242,10 +230,8 @@ def _output(*argv: str | Path, env: dict[str, str] | None = None) -> str:
 
 def run_in_tree(program: str, *args: str, argv0: str | Path | None = None,
                 env: dict[str, str] | None = None) -> tuple[list[str], dict[str, str]]:
-    """The command line and environment that run a program of the tree.
-
-    Its loader is called by name, so that it takes the tree's libraries while
-    files and sockets stay the machine's own.
+    """The command line and environment that run a program of the tree.  Its loader is called by
+    name, so that it takes the tree's libraries while files and sockets stay the machine's own.
     """
     python = program.startswith("python")
     root = tree(["python" if python else "mysql"])
@@ -283,11 +269,9 @@ def _remove_folder(folder: Path) -> None:
 
 def _spawn(argv: list[str], env: dict[str, str], log: Path,
            executable: str | None = None) -> subprocess.Popen:
-    """Start a server in a session of its own, its output appended to a file.
-
-    The kernel kills it should this process be killed.  (It does so when the
-    thread that started it ends, hence only for servers of the main thread;
-    and it forgets it when a server changes its account.)
+    """Start a server in a session of its own, its output appended to a file.  The kernel kills it
+    if this process is killed.  (It does so when the thread that started it ends: so only for
+    servers of the main thread.)
     """
     main = threading.current_thread() is threading.main_thread()
 
@@ -340,29 +324,17 @@ def _wait_until(ready: Callable[[], object], process: subprocess.Popen, timeout:
 
 # ---- MySQL --------------------------------------------------------------------------
 
-def _pymysql():
-    try:
-        import pymysql
-    except ImportError as missing:
-        raise ServerError("PyMySQL is missing: run 'apt-get install python3-pymysql' and use"
-                          " /usr/bin/python3.") from missing
-    return pymysql
-
-
 class MySQL:
     """A throwaway MySQL server that listens on a Unix socket only.
 
-    folder      for its data (`folder/data`) and log; removed at the end if not given
     plugin      the keyring_aws.so under test, copied into `plugin_dir`; by
-                default build/keyring_aws.so, where it is there
+                default build/keyring_aws.so, if it is there
     components  keyring components of the manifest: {"component_keyring_file":
                 {"path": "...", "read_only": False}}
-    account     the account it runs under, when we are root
     """
 
-    def __init__(self, folder: str | Path | None = None, *, plugin: str | Path | None = None,
-                 components: dict[str, dict] | None = None, account: str = "root") -> None:
-        self.account = account if os.geteuid() == 0 else None
+    def __init__(self, *, plugin: str | Path | None = None,
+                 components: dict[str, dict] | None = None) -> None:
         self.process: subprocess.Popen | None = None
         self.argv0: Path | None = None
         self.program = Path(os.environ["MYSQLD"]).resolve() if "MYSQLD" in os.environ else None
@@ -370,14 +342,13 @@ class MySQL:
         self.version = self._ask_version()
         self.scratch = _short_folder()
         self.socket = self.scratch / "s"        # short: the kernel's limit is 107 bytes
-        self.folder = Path(folder).resolve() if folder else self.scratch / "server"
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder = self.scratch / "server"
+        self.folder.mkdir()
         self.data = self.folder / "data"
         self._log, self._log_start = self.folder / "error.log", 0
         self._log.touch()
         self.plugin_dir = self._make_plugin_dir(Path(plugin or BUILD / "keyring_aws.so"))
         self.components(components)
-        self._own(self.scratch, self.folder)
 
     def __enter__(self) -> "MySQL":
         return self
@@ -433,11 +404,6 @@ class MySQL:
         for name, settings in (components or {}).items():
             (self.plugin_dir / f"{name}.cnf").write_text(json.dumps(settings))
 
-    def _own(self, *folders: Path) -> None:
-        """Give folders to the account that the server runs under."""
-        if self.account not in (None, "root"):
-            _output("chown", "-R", self.account, *folders)
-
     def _command(self, args: Iterable[str], env: dict[str, str] | None,
                  bare: bool = False) -> tuple[list[str], dict[str, str], str | None]:
         options = list(map(str, args)) if bare else [*self._options(), *map(str, args)]
@@ -455,50 +421,35 @@ class MySQL:
                 "--secure-file-priv=NULL", "--loose-mysqlx=OFF", "--skip-log-bin",
                 "--innodb-use-native-aio=OFF",  # half a second less to stop
                 "--innodb-buffer-pool-size=32M", "--loose-innodb-redo-log-capacity=16M",
-                *([f"--user={self.account}"] if self.account else [])]
+                *(["--user=root"] if os.geteuid() == 0 else [])]
 
     def run_once(self, *args: str, env: dict[str, str] | None = None, timeout: float = 120,
                  bare: bool = False) -> subprocess.CompletedProcess:
-        """Run the server's program to its end, as migration mode does.
-
-        `.returncode` and `.stdout`, which has the error log's lines too.
-        """
+        """Run the server's program to its end: `.returncode`, and `.stdout` with its error log."""
         argv, env, executable = self._command(args, env, bare)
         return subprocess.run(argv, executable=executable, env=env, timeout=timeout, text=True,
                               errors="replace", check=False, stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
-    def initialize(self, *args: str) -> "MySQL":
-        """Make the data folder: with arguments afresh, else as a copy of one made once."""
-        def afresh(folder: Path, *args: str) -> None:
-            run = self.run_once("--initialize-insecure", f"--datadir={folder}", *args)
+    def _initialize(self) -> None:
+        """Make the data folder, as a copy of one that was made once."""
+        def template(folder: Path) -> None:
+            run = self.run_once("--initialize-insecure", f"--datadir={folder}")
             if run.returncode:
                 raise ServerError(f"mysqld --initialize fails:\n{run.stdout[-3000:]}")
-
-        def template(folder: Path) -> None:
-            self._own(folder)
-            afresh(folder)
             (folder / "auto.cnf").unlink(missing_ok=True)  # each copy is a server of its own
 
-        if self.data.exists():
-            raise ServerError(f"{self.data} is there already: use another folder.")
-        if args:
-            afresh(self.data, *args)
-        else:
-            name = ".".join(map(str, self.version)) + (f"-{self.account}" if self.account else "")
-            source = BUILD / "tests" / f"mysql-{name}"
-            _once(source, (source / "ibdata1").exists, template)
-            _output("cp", "-a", "--reflink=auto", source, self.data)
-        self._own(self.scratch, self.folder)
-        return self
+        source = BUILD / "tests" / f"mysql-{'.'.join(map(str, self.version))}"
+        _once(source, (source / "ibdata1").exists, template)
+        _output("cp", "-a", "--reflink=auto", source, self.data)
 
     def start(self, *args: str, wait: bool = True, env: dict[str, str] | None = None,
               timeout: float = 60) -> "MySQL":
-        """Start the server (with a data folder, made now if need be)."""
+        """Start the server, with a data folder that is made now if it is not there."""
         if self.process and self.process.poll() is None:
             raise ServerError("this server runs already: stop() or kill() it first.")
         if not self.data.exists():
-            self.initialize()
+            self._initialize()
         self._log_start = self._log.stat().st_size
         argv, env, executable = self._command([f"--log-error={self._log}", *args], env)
         self.process = _spawn(argv, env, self._log, executable)
@@ -510,7 +461,7 @@ class MySQL:
         """Whether the server answers, if only to refuse us."""
         try:
             self.connect(connect_timeout=5).close()
-        except _pymysql().err.OperationalError as error:
+        except pymysql.err.OperationalError as error:
             return error.args[0] not in (2002, 2003, 2006, 2013)
         return True
 
@@ -532,7 +483,7 @@ class MySQL:
 
     def connect(self, user: str = "root", password: str = "", **options: object):
         """A PyMySQL connection, autocommitting."""
-        return _pymysql().connect(unix_socket=str(self.socket), user=user, password=password,
+        return pymysql.connect(unix_socket=str(self.socket), user=user, password=password,
                                   **{"autocommit": True, "charset": "utf8mb4", **options})
 
     def sql(self, query: str, values: object = None, **options: object) -> list[tuple]:
@@ -541,15 +492,6 @@ class MySQL:
             with connection.cursor() as cursor:
                 cursor.execute(query, values)
                 return list(cursor.fetchall())
-
-    def client(self, *args: str) -> tuple[list[str], dict[str, str]]:
-        """The command line and environment of MySQL's own `mysql` program."""
-        options = ["--no-defaults", f"--socket={self.socket}", "--user=root", *args]
-        if self.program:
-            beside = self.basedir / "bin" / "mysql"
-            return [str(beside) if beside.exists() else "mysql", *options], clean_environment()
-        charsets = f"--character-sets-dir={self.basedir / 'share/mysql/charsets'}"
-        return run_in_tree("mysql", *options, charsets)
 
     def install_keyring_udf(self) -> None:
         """MySQL's SQL functions that call the keyring for their user."""
@@ -564,10 +506,8 @@ class MySQL:
 # ---- moto ---------------------------------------------------------------------------
 
 class Moto:
-    """moto's AWS emulator, which checks signatures once it is set up.
-
-    Set-up makes one user who may do everything, an access key, and a KMS key
-    for each region named.  tls is a `Pair`, for https.
+    """moto's AWS emulator, which checks signatures once it is set up: with one user who may do
+    everything, an access key, and a KMS key for each region named.  tls is a `Pair`, for https.
     """
 
     def __init__(self, *regions: str, tls: "Pair | None" = None) -> None:
@@ -679,9 +619,9 @@ distinguished_name = name
 """
 
 
-def certificates(folder: str | Path | None = None) -> Certificates:
+def certificates() -> Certificates:
     """The certificates, made once with the openssl command; anew a day before they expire."""
-    folder = Path(folder or BUILD / "tests" / "certificates").resolve()
+    folder = BUILD / "tests" / "certificates"
 
     def pair(name: str) -> Pair:
         return Pair(folder / f"{name}.crt", folder / f"{name}.key")
@@ -731,23 +671,5 @@ def _request(folder: Path, name: str, *options: str) -> None:
             "-keyout", folder / f"{name}.key", "-out", out, *options)
 
 
-# ---- by hand ------------------------------------------------------------------------
-
-def main(args: list[str]) -> int:
-    """`tree` makes the tree and prints its place; `run` runs one of its programs."""
-    try:
-        if args == ["tree"]:
-            print(tree())
-            return 0
-        if args[:1] == ["run"] and args[1:]:
-            argv, env = run_in_tree(*args[1:])
-            os.execve(argv[0], argv, env)
-    except ServerError as error:
-        print(f"servers.py: {error}", file=sys.stderr)
-        return 1
-    print("usage: servers.py tree | run PROGRAM [ARGUMENT...]", file=sys.stderr)
-    return 2
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    print(tree())

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import write_conf
 
 TOP = Path(__file__).resolve().parent.parent
 PARTS = TOP / "tests" / "build"
@@ -50,8 +51,7 @@ def build(out: Path, *command: object) -> Path:
 def works(program: Path) -> None:
     """The story comes to its good end."""
     conf, data = (program.with_name(program.name + end) for end in (".conf", ".data"))
-    conf.touch(mode=0o600)
-    conf.write_text("AKIDEXAMPLE\nsecret\n")
+    write_conf(conf, "AKIDEXAMPLE", "secret")
     done = run(program, data, conf)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
     assert data.read_bytes().startswith(b"KAWSRING")

@@ -110,8 +110,53 @@ def test_the_least_policy_suffices_and_is_needed(tmp_path, kms):
         assert done.returncode == 1 and "AccessDeniedException" in done.stderr, action
 
 
-def test_the_readme_names_every_variable_of_the_plugin():
+# ---- the README's tables are the plugin's -------------------------------------------------------
+
+ROW = re.compile(r'{ "(\w+)", PLUG__(\w+), PLUG__(\w+),.*?(?:(?:text = ("[^"]*")|number = {(.*?)}),'
+                 r'.*?)?[.]help', re.S)
+AT_RUN_TIME = {"MY_CNF": "read only", "SET": "`SET GLOBAL`",
+               "SET_CHECKED": "`SET GLOBAL`, KMS is asked"}
+
+
+def plugin_rows(start: str, row: str) -> list[str]:
+    """The rows of a table of the plugin's source: each begins with a name in a line of its own."""
     source = (TOP / "keyring_aws_plugin.c").read_text()
-    for name in re.findall(r"`(keyring_aws_\w+|Keyring_aws_\w+)`", README):
-        short = re.sub(r"(?i)^keyring_aws_", "", name).removesuffix("()")
-        assert short in source, name
+    table = re.search(rf"{start}.*?^(?:}};|\n)", source, re.M | re.S)[0]
+    rows = re.findall(row, table)
+    assert len(rows) == len(re.findall(r'^    (?:{ "|ROW[(]"|X[(]keyring)', table, re.M)) > 0
+    return rows
+
+
+def readme_rows(name: str) -> list[list[str]]:
+    """The cells of the README's table whose rows begin with such a name."""
+    return [[cell.strip() for cell in row.split("|")[1:-1]]
+            for row in re.findall(rf"^\| `{name}`.*", README, re.M)]
+
+
+def test_the_readme_lists_every_setting():
+    settings = plugin_rows("^static const plug__settings_row", ROW)
+
+    def row(name, kind, where, text, numbers):
+        of = [str(eval(each)) for each in numbers.split(",")[:3]] if numbers else []
+        return [f"`keyring_aws_{name}`", f"{of[1]} to {of[2]}" if of else kind.lower(),
+                f"`{of[0]}`" if of else text.replace('"', "`"), AT_RUN_TIME[where]]
+
+    assert readme_rows(r"keyring_aws_\w+") == [
+        row(*each) for each in settings if each[2] != "HIDDEN"]
+    for name, *_ in settings:
+        assert (f"\n* `keyring_aws_{name}`: " in README) == (name != "open_mode")
+
+
+def test_the_readme_lists_every_status_variable_and_function():
+    status = plugin_rows("^static plug__abi_show plug__status_table", r'ROW[(]"(\w+)"')
+    assert [name for name, _ in readme_rows(r"Keyring_aws_\w+")] == [
+        f"`Keyring_aws_{name}`" for name in status]
+    functions = plugin_rows("^#define PLUG__FUNCTIONS", r"X[(](keyring_\w+),")
+    assert sorted(name for name, _ in readme_rows(r"keyring_aws_\w+[(][)]")) == sorted(
+        f"`{name}()`" for name in functions)
+
+
+def test_the_readme_names_nothing_that_is_not_there():
+    source = (TOP / "keyring_aws_plugin.c").read_text()
+    for name in re.findall(r"`(keyring_aws_\w+|Keyring_aws_\w+)", README):
+        assert re.sub(r"(?i)^keyring_aws_", "", name) in source, name

@@ -40,21 +40,11 @@ CONTEXT = {"app": "keyring_aws", "key_id": "clé %25", "key_type": "AES"}
 # ---- fixtures -----------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def cert(tmp_path_factory):
-    """A self-signed certificate for 127.0.0.1, and its key."""
-    folder = tmp_path_factory.mktemp("cert")
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
-                    "-subj", "/CN=emulator", "-addext", "subjectAltName=IP:127.0.0.1",
-                    "-keyout", folder / "key.pem", "-out", folder / "cert.pem"],
-                   check=True, capture_output=True)
-    return str(folder / "cert.pem"), str(folder / "key.pem")
-
-
 @pytest.fixture
-def kms(request, cert):
-    with emu.Emulator(*(cert if getattr(request, "param", "plain") == "tls" else ())) as emulator:
-        emulator.ca = cert[0]
+def kms(request, certs):
+    tls = certs.good if getattr(request, "param", "plain") == "tls" else ()
+    with emu.Emulator(*tls) as emulator:
+        emulator.ca = certs.ca
         yield emulator
     assert emulator.crashes == []
 
@@ -184,7 +174,7 @@ def test_botocore_is_the_new_one():
     version = tuple(int(each) for each in botocore.__version__.split("+")[0].split(".")[:2])
     assert version >= (1, 43), (
         f"botocore {botocore.__version__} of {botocore.__file__} is too old: make the private "
-        "tree (tests/servers.py tree), or name one in KEYRING_AWS_TREE")
+        "tree (tests/servers.py), or name one in KEYRING_AWS_TREE")
     members = {name for action in emu.ACTIONS
                for name in emu.MODEL.operation_model(action).input_shape.members}
     assert "DryRun" in members and emu.NOT_EMULATED <= members
@@ -744,9 +734,9 @@ def test_what_was_performed(kms):
     assert rotations.rotations == 2 and kms.count("RotateKeyOnDemand") == 4
 
 
-def test_the_program_and_its_control_port(cert):
-    program = subprocess.Popen([sys.executable, PROGRAM, "--cert", cert[0], "--key", cert[1]],
-                               stdout=subprocess.PIPE, text=True)
+def test_the_program_and_its_control_port(certs):
+    program = subprocess.Popen([sys.executable, PROGRAM, "--cert", certs.good.cert, "--key",
+                                certs.good.key], stdout=subprocess.PIPE, text=True)
     about = json.loads(program.stdout.readline())
 
     def order(name, **arguments):

@@ -16,8 +16,8 @@ BUILT = Path(__file__).resolve().parent.parent / "build" / "tests"
 
 
 def run(emulator, certs, folder: Path, kind: str, host: str, *options: str,
-        under: tuple[str, ...] = ()) -> int:
-    """Runs a host against the emulator; returns how many of its checks passed."""
+        under: tuple[str, ...] = ()) -> str:
+    """Runs a host against the emulator, all of whose checks must pass; returns what it says."""
     control = serve_control(emulator)
     done = subprocess.run(
         [*under, BUILT / kind / host, BUILT / kind / "keyring_aws.so", folder,
@@ -27,32 +27,30 @@ def run(emulator, certs, folder: Path, kind: str, host: str, *options: str,
         timeout=600)
     control.shutdown()
     bad = [line for line in done.stdout.splitlines() if line.startswith("not ok")]
-    closing = re.search(r"^(\d+) passed, (\d+) failed$", done.stdout, re.M)
+    closing = re.search(r"^(\d+) passed, 0 failed$", done.stdout, re.M)
     assert not bad and closing and done.returncode == 0, "\n".join(bad) + done.stdout[-4000:]
-    assert int(closing[2]) == 0
-    return int(closing[1])
+    assert int(closing[1]) >= (3 if host == "host_unknown" else 150)
+    return done.stdout
+
+
+ROUNDS = "rounds=50" if LONG else "rounds=20"
 
 
 @pytest.mark.parametrize("server", ["57", "80"])
-def test_all_calls_under_asan_and_ubsan(emulator, certs, tmp_path, server):
-    rounds = "rounds=50" if LONG else "rounds=20"
-    assert run(emulator, certs, tmp_path, "asan", f"host_{server}", rounds) >= 170
-
-
-@pytest.mark.parametrize("server", ["57", "80"])
-def test_threads_under_tsan(emulator, certs, tmp_path, server):
-    rounds = "rounds=50" if LONG else "rounds=20"
-    assert run(emulator, certs, tmp_path, "tsan", f"host_{server}",
-               rounds) >= 170
+@pytest.mark.parametrize("kind", ["asan", "tsan"])
+def test_all_calls_under_sanitizers(emulator, certs, tmp_path, kind, server):
+    run(emulator, certs, tmp_path, kind, f"host_{server}", ROUNDS)
 
 
 def test_a_host_that_cannot_be_recognised(emulator, certs, tmp_path):
-    assert run(emulator, certs, tmp_path, "asan", "host_unknown") >= 4
+    said = run(emulator, certs, tmp_path, "asan", "host_unknown")
+    assert re.findall("^keyring_aws: .*", said, re.M) == [
+        "keyring_aws: cannot start: this program does not look like MySQL 5.7, 8.0 or newer"]
 
 
 @pytest.mark.parametrize("server", ["57", "80"] if LONG else ["80"])
 def test_all_calls_under_valgrind(emulator, certs, tmp_path, server):
     memcheck = ("valgrind", "--quiet", "--error-exitcode=9", "--leak-check=full",
                 "--errors-for-leak-kinds=definite", "--child-silent-after-fork=yes")
-    assert run(emulator, certs, tmp_path, "plain", f"host_{server}",
-               "threads=8", "rounds=5", under=memcheck) >= 170
+    run(emulator, certs, tmp_path, "plain", f"host_{server}", "threads=8", "rounds=5",
+        under=memcheck)

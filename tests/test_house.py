@@ -120,6 +120,7 @@ BAD = (  # rule, file, what is there, what is put in its place
     ("columns", "keyring_aws.h", RING, f"{RING}    /* {'x' * 80} */\n"),
     ("columns", "tests/test_ring.c", TEST, f"    /* {'x' * 80} */\n{TEST}"),
     ("columns", "amalgamate.py", "", f"# {'x' * 100}\n"),
+    ("columns", "README.md", "Run", f"{'x' * 101}\nRun"),
     ("tabs", "keyring_aws.h", RING, "\tint n = kaws__plat_work();\n"),
     ("blanks", "keyring_aws.h", RING, RING.replace("\n", " \n")),
     ("blanks", "keyring_aws_plugin.c", PLUG, "    return 1;\r\n"),

@@ -206,27 +206,3 @@ def test_a_key_whose_owner_is_too_long_is_left_out(stage):
     assert "key 'long'" in line and "is left out" in line
     copied = json.loads((stage.db.folder / "copy").read_text())
     assert [each["data_id"] for each in copied["elements"]] == ["short"]
-
-
-# ---- two servers --------------------------------------------------------------------------------
-
-def test_a_second_server_on_the_data_file_is_told_so(stage):
-    """And the two never overwrite each other: the one that comes too late refuses to change it."""
-    stage.start(NO_SCHEMA)
-    stage.install_functions()
-    assert stage.generate("first's") == 1
-    with Stage(data_file=stage.data, endpoint=stage.kms.url) as other:
-        other.data = stage.data
-        other.start(NO_SCHEMA)
-        other.install_functions()
-        assert [line for line in other.said("Warning") if "another process" in line]
-        assert other.fetch("first's") == stage.plain("first's")
-        assert other.generate("second's") == 1
-        stage.mark()
-        content = stage.data.read_bytes()
-        assert stage.generate("refused") is None and stage.remove("first's") is None
-        assert len(stage.said("ERROR")) == 2 and stage.data.read_bytes() == content
-        assert stage.fetch("first's") == stage.plain("first's")
-    stage.uninstall()
-    stage.install()
-    assert stage.fetch("second's") == stage.plain("second's") and stage.generate("again") == 1

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET, Emulator
 from servers import MySQL
 
@@ -81,9 +82,7 @@ def test_readme_example_by_pkg_config(installed, tmp_path, certs):
     (example,) = re.findall(r"^```c\n(.*?)^```", README, re.M | re.S)
     (tmp_path / "example.c").write_text(example)
     program = compile_with(installed, "opt/x", tmp_path / "example.c", tmp_path / "example")
-    conf = tmp_path / "conf"
-    conf.touch(mode=0o600)
-    conf.write_text(f"{ACCESS_KEY_ID}\n{SECRET}\n")
+    conf = write_conf(tmp_path / "conf", ACCESS_KEY_ID, SECRET)
     with Emulator(*certs.good) as kms:
         said = output(program, tmp_path / "data", conf, KEY_ARN, kms.url, certs.ca)
     assert said == "a key of 32 bytes\n"
@@ -190,9 +189,7 @@ def test_packaged_library_works(debs, tmp_path):
                                         '#include "keyring_aws.h"\n'
                                         f'#include "{TOP}/tests/build/story.c"\n')
     program = compile_with(debs[1], "usr", tmp_path / "program.c", tmp_path / "program")
-    conf = tmp_path / "conf"
-    conf.touch(mode=0o600)
-    conf.write_text("AKIDEXAMPLE\nsecret\n")
+    conf = write_conf(tmp_path / "conf", ACCESS_KEY_ID, SECRET)
     assert output(program, tmp_path / "data", conf) == "ok\n"
 
 
@@ -202,9 +199,7 @@ def test_packaged_plugin_works_in_mysql(debs, certs):
     options = dict(re.split(r" *= *", line) for line in example.splitlines()[1:])
     options["keyring_aws_cmk_id"], options["keyring_aws_region"] = KEY_ARN, KEY_ARN.split(":")[3]
     with Emulator(*certs.good) as kms, MySQL(plugin=debs[1] / PLUGIN) as db:
-        conf = db.folder / "conf"
-        conf.touch(mode=0o600)
-        conf.write_text(f"{ACCESS_KEY_ID}\n{SECRET}\n")
+        conf = write_conf(db.folder / "conf", ACCESS_KEY_ID, SECRET)
         options |= {"keyring_aws_conf_file": conf, "keyring_aws_endpoint": kms.url,
                     "keyring_aws_data_file": db.folder / "keyring" / "data",
                     "keyring_aws_ca_file": certs.ca}

@@ -242,20 +242,6 @@ def look_all(lib: Driver, strict: bool = False) -> list:
 # ---- one fault, a MySQL server -------------------------------------------------------------------
 
 
-class Server:
-    """A MySQL server whose KMS is behind the proxy, and keys in it."""
-
-    def __init__(self, stage: Stage, proxy: PairingProxy):
-        self.stage, self.proxy, self.keys = stage, proxy, {}
-        for number in range(60):
-            name, key = f"key-{number}", new_key()
-            assert stage.store(name, "SECRET", key) == 1
-            self.keys[name] = key
-
-    def read(self) -> dict:
-        return read_keys(self.stage.kms, self.stage.data)
-
-
 @pytest.fixture(scope="module")
 def running():
     """A server with the plugin, and the proxy between it and its KMS."""
@@ -269,91 +255,75 @@ def running():
 
 @pytest.fixture
 def server(running):
-    """With sixty keys of its own, and no connection that a fault before has spoiled."""
+    """Without keys, and with no connection that a fault before has spoiled."""
     stage, proxy = running
     proxy.calm()
     proxy.cut()
     stage.renew()
-    return Server(stage, proxy)
+    return stage, proxy
 
 
-def one(session, query: str, *values):
-    """The value; None where the keyring fails (an SQL error before MySQL 9)."""
-    try:
-        session.execute(query, values)
-        return session.fetchone()[0]
-    except pymysql.err.MySQLError:
-        return None
+class SqlSeat:
+    """A client's own connection. Where the keyring fails, MySQL before 9 says so by an error."""
+
+    def __init__(self, stage: Stage):
+        self.stage, self.open = stage, contextlib.ExitStack()
+
+    def __enter__(self) -> "SqlSeat":
+        self.session = self.open.enter_context(cursor(self.stage))
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.open.close()
+
+    def one(self, query: str, *values):
+        try:
+            self.session.execute("SELECT " + query, values)
+            return self.session.fetchone()[0]
+        except pymysql.err.MySQLError:
+            return None
+
+    def fetch(self, name: str):
+        value = self.one("HEX(keyring_key_fetch(%s))", name)
+        return None if value is None else bytes.fromhex(value)
+
+    def store(self, name: str, key: bytes) -> bool:
+        return self.one("keyring_key_store(%s, 'SECRET', %s)", name, key) == 1
+
+    def generate(self, name: str) -> bool:
+        return self.one("keyring_key_generate(%s, 'AES', 32)", name) == 1
+
+    def remove(self, name: str) -> bool:
+        return self.one("keyring_key_remove(%s)", name) == 1
+
+    def rewrap(self) -> bool:
+        return self.one("keyring_aws_rotate_keys()") == 1
 
 
-def fetch(session, name: str):
-    value = one(session, "SELECT HEX(keyring_key_fetch(%s))", name)
-    return None if value is None else bytes.fromhex(value)
-
-
-def fetch_all(server: Server) -> list:
-    """Fetches all keys twice; what goes wrong.  The second time, none may fail either."""
-    wrong = []
-    with cursor(server.stage) as session:
-        for again in (False, True):
-            for name, key in server.keys.items():
-                got = fetch(session, name)
-                if got is not None and got != key:
-                    wrong.append("a fetch gave wrong bytes")
-                if got is None and again:
-                    wrong.append("a later fetch failed")
-    return wrong
-
-
-def check_proxy(proxy: PairingProxy) -> None:
-    """The fault did happen, and its connection was not used again."""
-    assert proxy.done or proxy.gone
+@pytest.mark.parametrize("row", [Row("double", "body", fresh=True), Row("double", "segment"),
+                                 Row("double", "ms", 20), Row("double", "during"),
+                                 Row("early 503", "segment"), Row("stale")], ids=str)
+def test_one_fault_in_mysql(server, row):
+    """It hits a fetch, a store, a re-wrap and the proof of each."""
+    stage, proxy = server
+    keys = {f"key-{number}": new_key() for number in range(20)}
+    with SqlSeat(stage) as seat:
+        for name, key in keys.items():
+            assert seat.store(name, key)
+        for nth, action in ((1, "Decrypt"), (1, "Encrypt"), (2, "Decrypt"), (5, "ReEncrypt"),
+                            (3, "Decrypt")):
+            proxy.fault(row.what, action, row.place, nth=nth, ms=row.ms, fresh=row.fresh)
+            assert seat.fetch("key-0") in (None, keys["key-0"])
+            key = new_key()
+            if seat.store(f"new-{nth}-{action}", key):
+                keys[f"new-{nth}-{action}"] = key
+            seat.rewrap()
+            time.sleep(0.05)
+            assert read_keys(stage.kms, stage.data) == keys
+        assert len(keys) >= 23
+        assert {name: seat.fetch(name) for name in keys} == keys
+    assert sum(proxy.done.values()) + sum(proxy.gone.values()) == 5
     expect_nothing([f"used again after {name}" for name in proxy.reused])
-
-
-@pytest.mark.parametrize("row", [
-    Row("double", "body", fresh=True), Row("double", "segment"), Row("double", "next"),
-    Row("double", "ms", 1), Row("double", "ms", 20), Row("double", "during"),
-    Row("double", "segment", fresh=True),
-    Row("double", "idle", 5000 if LONG else 200), Row("early 503", "segment"),
-    Row("early 503", "ms", 1), Row("early 503", "ms", 20), Row("surplus 408", "idle", 100),
-    Row("stale")], ids=str)
-def test_fetches_in_mysql(server, row):
-    server.proxy.fault(row.what, "Decrypt", row.place, ms=row.ms, fresh=row.fresh)
-    with cursor(server.stage) as session:
-        got = fetch(session, "key-0")
-        assert got in (None, server.keys["key-0"])
-    if row.place in ("next", "ms", "idle"):
-        time.sleep(row.ms / 1000 + 0.05)
-    expect_nothing(fetch_all(server))   # 120 fetches
-    check_proxy(server.proxy)
-
-
-@pytest.mark.parametrize("row", [Row("double", "segment"), Row("double", "during"),
-                                 Row("early 503", "segment"), Row("stale")], ids=str)
-def test_stores_in_mysql(server, row):
-    server.proxy.fault(row.what, "Encrypt", row.place)
-    made = {f"new-{number}": new_key() for number in range(20)}
-    kept = {name: key for name, key in made.items()
-            if server.stage.store(name, "SECRET", key) == 1}
-    there = server.read()
-    lost = [name for name, key in kept.items() if there.get(name) != key]
-    assert not lost, f"of {len(kept)} acknowledged stores, {len(lost)} are lost"
-    assert len(kept) >= 18 and set(there) == {*server.keys, *kept}
-    check_proxy(server.proxy)
-
-
-@pytest.mark.parametrize("action", ["ReEncrypt", "Decrypt"])
-@pytest.mark.parametrize("row", [Row("double", "segment"), Row("double", "during"),
-                                 Row("early 503", "segment"), Row("stale")], ids=str)
-def test_a_rewrap_in_mysql(server, row, action):
-    server.proxy.fault(row.what, action, row.place, nth=5)
-    answer = server.stage.sql("SELECT keyring_aws_rotate_keys()")
-    there = server.read()
-    lost = [name for name, key in server.keys.items() if there.get(name) != key]
-    assert not lost, f"keyring_aws_rotate_keys() is {answer}; {len(lost)} of 60 keys are lost"
-    expect_nothing(fetch_all(server))
-    check_proxy(server.proxy)
 
 
 # ---- at random -----------------------------------------------------------------------------------
@@ -477,12 +447,6 @@ class LibrarySeat:
     def __init__(self, lib: Driver):
         self.lib = lib
 
-    def __enter__(self) -> "LibrarySeat":
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
-
     def ask(self, *words):
         return self.lib.begin(*words).result(60)
 
@@ -510,7 +474,8 @@ def test_a_storm_over_the_library(world):
         for name in KEYS:
             lib.ok("remove", name, None)
         seat = LibrarySeat(lib)
-        storm = Storm(world.proxy, SECONDS["library"], [lambda: LibrarySeat(lib)] * THREADS)
+        storm = Storm(world.proxy, SECONDS["library"],
+                      [lambda: contextlib.nullcontext(seat)] * THREADS)
         for name, key in storm.common.items():
             assert seat.store(name, key)
         storm.run(seat.rewrap)
@@ -522,45 +487,14 @@ def test_a_storm_over_the_library(world):
         lib.ok("close")
 
 
-class SqlSeat:
-    """A client's own connection."""
-
-    def __init__(self, stage: Stage):
-        self.stage, self.open = stage, contextlib.ExitStack()
-
-    def __enter__(self) -> "SqlSeat":
-        self.session = self.open.enter_context(cursor(self.stage))
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.open.close()
-
-    def fetch(self, name: str):
-        return fetch(self.session, name)
-
-    def store(self, name: str, key: bytes) -> bool:
-        return one(self.session, "SELECT keyring_key_store(%s, 'SECRET', %s)", name, key) == 1
-
-    def generate(self, name: str) -> bool:
-        return one(self.session, "SELECT keyring_key_generate(%s, 'AES', 32)", name) == 1
-
-    def remove(self, name: str) -> bool:
-        return one(self.session, "SELECT keyring_key_remove(%s)", name) == 1
-
-    def rewrap(self) -> bool:
-        return one(self.session, "SELECT keyring_aws_rotate_keys()") == 1
-
-
 def test_a_storm_over_mysql(server):
-    stage = server.stage
+    stage, proxy = server
     with SqlSeat(stage) as seat:
-        for name in server.keys:
-            assert seat.remove(name)
-        storm = Storm(server.proxy, SECONDS["mysql"], [lambda: SqlSeat(stage)] * THREADS)
+        storm = Storm(proxy, SECONDS["mysql"], [lambda: SqlSeat(stage)] * THREADS)
         for name, key in storm.common.items():
             assert seat.store(name, key)
         storm.run(seat.rewrap)
-        there = server.read()
+        there = read_keys(stage.kms, stage.data)
         storm.check(there)
         for name, key in there.items():
             assert seat.fetch(name) == key

@@ -1,7 +1,7 @@
-"""The README's sections on KMS out of reach, containers and replicas, row by row in real servers.
+"""The README's sections on KMS out of reach, containers and replicas, item by item in real servers.
 
-A row's first cell names a situation, which a test here brings about; its second cell quotes what
-the server says then, and is held against what it said.
+What is bold in an item names a situation, which a test here brings about. What the README quotes
+after it, up to *Later:* or *Then*, is held against what the server said.
 """
 
 import contextlib
@@ -32,17 +32,18 @@ def section(title: str) -> str:
     return re.search(rf"^## {title}$(.*?)(?=^## )", README, re.M | re.S).group(1)
 
 
-def table_rows(title: str) -> dict[str, str]:
-    """The first cells of a section's tables, and what the second ones say."""
-    rows = re.sub(r"^\|.*\n\|---.*\n", "", section(title), flags=re.M)
-    return dict(re.findall(r"^\| (.*?) \| (.*?) ?\|", rows, re.M))
+def items(title: str) -> dict[str, str]:
+    """What is bold in a section's items, and what the server says according to them."""
+    found = re.findall(r"^\* \*\*(.+?)\*\*(.*?)(?=^\*|^$|\Z)", section(title), re.M | re.S)
+    return {" ".join(bold.split()): re.split(r"\*(?:Later:|Then)\*", " ".join(text.split()))[0]
+            for bold, text in found}
 
 
-ROWS = {row: says for title in SECTIONS for row, says in table_rows(title).items()}
+ROWS = {row: says for title in SECTIONS for row, says in items(title).items()}
 
 
 def check(row: str, said: str) -> None:
-    """A server said all that the README quotes in that row."""
+    """A server said all that the README quotes in that item."""
     quoted = re.findall(r"`(.+?)`|(error \d{4})", ROWS[row])
     missing = [each for pair in quoted for each in pair if each and each not in said]
     assert not missing, f"{row}: not said: {missing}; but: {said[-3000:]}"
@@ -50,9 +51,8 @@ def check(row: str, said: str) -> None:
 
 def test_every_row_has_its_test():
     code = Path(__file__).read_text()
-    assert len(ROWS) == sum(section(each).count("\n|") - 2 * section(each).count("\n|---")
-                            for each in SECTIONS)
-    assert not [row for row in ROWS if f'"{row}"' not in code]
+    assert len(ROWS) == sum(section(each).count("\n* ") for each in SECTIONS)
+    assert not [row for row in ROWS if f'"{row}"' not in code and row != ASKED]
 
 
 def tried(stage: Stage, query: str) -> str:
@@ -177,7 +177,8 @@ def test_what_does_not_start_without_its_key(stage):
 
 # ---- a server has started without the key -------------------------------------------------------
 
-ASKED = "that something asked for: a statement, `SHOW TABLE STATUS`, `information_schema.TABLES`"
+ASKED = ("a table that something asked for (a statement, `SHOW TABLE STATUS`,"
+         " `information_schema.TABLES`)")
 TABLES = {                              # name, and how it is made
     "unasked": "(n INT) ENCRYPTION = 'Y'",
     "asked": "(n INT) ENCRYPTION = 'Y'",
@@ -213,12 +214,12 @@ def ask_for_tables(stage: Stage) -> None:
               init_command=fresh)
     said = {name: read(stage, name) for name in TABLES.keys() - UNASKED - {"shown", "looked_up"}}
     check(ASKED, said["asked"])
-    check("with partitions, and something asked for it", said["parts"])
-    check("in a general tablespace", said["shared"])
+    check("a table with partitions that something asked for", said["parts"])
+    check("a table in a general tablespace", said["shared"])
 
 
 def test_which_tables_stay_closed_and_what_opens_them(stage):
-    check("that nothing asked for", "")
+    check("a table that nothing asked for", "")
     stage.start(*FORCED, NO_SCHEMA)
     stage.sql("CREATE DATABASE d")
     stage.sql("CREATE TABLESPACE g ADD DATAFILE 'g.ibd' ENCRYPTION = 'Y'")
@@ -423,7 +424,7 @@ def test_links_in_a_container(stage):
     stage.start(*FORCED, NO_SCHEMA)
     assert stage.loaded() and not stage.said("ERROR") and stage.db.stop() == 0
     stage.data.symlink_to(stage.data.rename(stage.data.with_name("elsewhere")).name)
-    check("let the data file be no symbolic link", no_start(stage, *FORCED))
+    check("the data file must not be a symbolic link", no_start(stage, *FORCED))
 
 
 def test_how_a_container_loads_the_plugin(stage):
@@ -521,7 +522,7 @@ def test_what_stops_a_replica(pair):
     source.sql("CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'")
     assert in_step(source, copy)
 
-    row = "a source begins a binary log, or a replica connects; `binlog_encryption` is on"
+    row = "a source begins a binary log, or a replica connects, with `binlog_encryption` on"
     with away(source):
         source.sql("FLUSH BINARY LOGS")
         check(row, stopped(copy, "IO"))
@@ -627,7 +628,7 @@ def test_what_a_clone_takes_along(pair):
     recipient.sql("CREATE TABLE d.own (n INT)")
     recipient.sql(f"SET GLOBAL clone_valid_donor_list = '127.0.0.1:{port}'")
     clone = f"CLONE INSTANCE FROM 'c'@'127.0.0.1':{port} IDENTIFIED BY 'x'"
-    row = "`CLONE INSTANCE`, at the recipient; or it has no plugin"
+    row = "`CLONE INSTANCE` runs without KMS at the recipient, or without a plugin there"
     with away(recipient):
         check(row, tried(recipient, clone))
     assert tried(recipient, "SELECT * FROM d.own").startswith("error 1")

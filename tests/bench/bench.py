@@ -20,6 +20,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import textwrap
 import time
 import urllib.request
 from pathlib import Path
@@ -524,11 +525,16 @@ def machine() -> str:
             f" load {load:.1f}")
 
 
-def table(rows: list[Row]) -> str:
-    head = Row("what", "ours", "the limit, or peers", "ratio", "goal")
-    lines = [[*row[:5], {True: "yes", False: "NO", None: ""}[row.met]] for row in rows]
-    lines = [[*head[:5], "met"], ["---"] * 6, *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def listed(rows: list[Row]) -> str:
+    """An item a row, as the README has them: what, ours, the limit or peers, ratio, goal."""
+    items = []
+    for row in rows:
+        what, ours, limit, ratio, goal = row[:5]
+        goal = goal and f" (goal: {goal}; {({True: 'met', False: 'MISSED'}).get(row.met, 'open')})"
+        text = f"* **{what}**: {ours}{limit and f'; {limit}'}{ratio and f': {ratio}'}{goal}"
+        items.append("\n".join(textwrap.wrap(text, 99, subsequent_indent="  ",
+                                              break_on_hyphens=False, break_long_words=False)))
+    return "\n".join(items)
 
 
 def main() -> int:
@@ -549,7 +555,7 @@ def main() -> int:
         if not words:
             rows += idle.rows(shared)
     chart(shared)
-    text = f"{table(rows)}\n\n{where}.\n"
+    text = f"{listed(rows)}\n\n{where}.\n"
     (OUT / "table.md").write_text(text)
     missed = sum(row.met is False for row in rows)
     print(f"{text}\n{sum(row.met is True for row in rows)} goals met, {missed} missed,"

@@ -478,6 +478,7 @@ perform_sending(const char *endpoint, const char *kms_key)
     s->cfg.endpoint = endpoint;
     s->cfg.kms_key_id = kms_key;
     must(s, "open", perform(s, OPEN), KAWS_OK);
+    clear_stack();
     operation = "send-store";
     must(s, operation, perform(s, STORE), KAWS_OK);
     operation = "send-fetch";

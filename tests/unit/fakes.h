@@ -335,7 +335,7 @@ fake_say(fake_ask *ask, const char *name, const char *value)
                    ask->out.len > 0 ? ',' : '{', name);
     kaws__buf_text(&ask->out, head);
     kaws__buf_text(&ask->out, value);
-    kaws__buf_byte(&ask->out, '"');
+    kaws__buf_text(&ask->out, "\"");
 }
 
 
@@ -810,7 +810,7 @@ fake_answer(struct fake *f, fake_ask *ask, const kaws_request *q)
         fake_say(ask, "__type", ask->error);
         fake_say(ask, "message", ask->says);
     }
-    kaws__buf_byte(&ask->out, '}');
+    kaws__buf_text(&ask->out, "}");
     return ask->error != NULL ? 400 : 200;
 }
 
@@ -819,7 +819,7 @@ fake_answer(struct fake *f, fake_ask *ask, const kaws_request *q)
 static void
 fake_bend(const fake_script *s, kaws__buf *out, kaws_reply *r)
 {
-    kaws__buf bent = { NULL, NULL, 0, 0, 0 };
+    kaws__buf bent = { .hooks = NULL };
     size_t from = s->from != NULL ? strlen(s->from) : 0, before;
     uint8_t *found = NULL;
 

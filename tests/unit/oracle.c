@@ -1,4 +1,4 @@
-/* oracle.c - answers questions about rooms text, json and sigv4, one line each
+/* oracle.c - answers questions about rooms json and sigv4, one line each
  *
  * The other side of tests/test_sigv4.py and tests/test_differential.py. A
  * question is a command and its fields, an answer is fields, all parted by
@@ -8,6 +8,8 @@
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
+
+#include "canonical.h"
 
 #define FIELDS 100
 
@@ -98,30 +100,20 @@ say_text(const char *text)
 }
 
 
-static void
-to_buf(void *to, const void *data, size_t len)
-{
-    kaws__buf_put(to, data, len);
-}
-
-
 /* ---- answers ------------------------------------------------------------- */
 
 /* method path query region service body when id secret token header...
- * -> status, canonical request, string to sign, Authorization or sentence */
+ * -> status, canonical request, Authorization or sentence */
 static void
 answer_sign(question *q)
 {
     const char *headers[FIELDS + 1];
     kaws_creds who = { text_of(q, 8), text_of(q, 9), text_of(q, 10) };
-    char out[8192], hex[65];
-    uint8_t digest[32];
+    char out[8192];
     kaws_signing what;
     kaws_status status;
     kaws_error err;
-    kaws__sigv4 s;
     kaws__buf text;
-    kaws__sink sink = { to_buf, &text };
     size_t i, n = 0;
 
     memset(&what, 0, sizeof what);
@@ -139,15 +131,9 @@ answer_sign(question *q)
     status = kaws_sign(&what, who, out, sizeof out, &err);
     printf("%d ", (int)status);
     kaws__buf_init(&text, &hooks);
-    if (status == KAWS_OK && kaws__sigv4_gather(&s, &what, who.token) &&
-        kaws__sigv4_canonical_request(&s, &sink)) {
+    if (status == KAWS_OK &&
+        canonical_request(&text, &what, who.token) == NULL)
         say(kaws__buf_view(&text));
-        kaws__crypto_sha256(digest, kaws__buf_view(&text));
-        kaws__text_hex(hex, digest, 32);
-        text.len = 0;
-        kaws__sigv4_string_to_sign(&s, hex, &sink);
-        say(kaws__buf_view(&text));
-    }
     say_text(status == KAWS_OK ? out : err.text);
     kaws__buf_free(&text);
 }
@@ -182,88 +168,11 @@ answer_string(question *q)
 }
 
 
-static void
-answer_base64(question *q)
-{
-    kaws__buf out;
-
-    kaws__buf_init(&out, &hooks);
-    kaws__text_base64(&out, bytes_of(q, 1, 0));
-    say(kaws__buf_view(&out));
-    kaws__buf_free(&out);
-}
-
-
-static void
-answer_unbase64(question *q)
-{
-    kaws_bytes in = bytes_of(q, 1, 0), out = { NULL, 0 };
-    uint8_t *at = block(q, in.len / 4 * 3);
-
-    if (kaws__text_unbase64(in, at, in.len / 4 * 3, &out.len))
-        out.at = at;
-    say(out);
-}
-
-
-static void
-answer_percent(question *q)
-{
-    kaws__buf out;
-    kaws__sink sink = { to_buf, &out };
-
-    kaws__buf_init(&out, &hooks);
-    kaws__text_percent(&sink, bytes_of(q, 1, 0),
-                       kaws__sigv4_unreserved);
-    say(kaws__buf_view(&out));
-    kaws__buf_free(&out);
-}
-
-
-static void
-answer_utf8(question *q)
-{
-    printf("%d", kaws__text_is_utf8(bytes_of(q, 1, 0)));
-}
-
-
-/* text, at most -> number or - */
-static void
-answer_number(question *q)
-{
-    uint32_t value;
-
-    if (kaws__text_number(bytes_of(q, 1, 0), (uint32_t)number_of(q, 2), &value))
-        printf("%lu", (unsigned long)value);
-    else
-        putchar('-');
-}
-
-
-static void
-answer_amz_date(question *q)
-{
-    char out[17];
-
-    kaws__text_amz_date(out, number_of(q, 1));
-    fputs(out, stdout);
-}
-
-
-static void
-answer_http_date(question *q)
-{
-    printf("%lld", (long long)kaws__text_http_date(bytes_of(q, 1, 0)));
-}
-
-
 static const struct { const char *command; void (*answer)(question *); } all[] =
 {
-    { "sign",      answer_sign },      { "json",      answer_json },
-    { "string",    answer_string },    { "base64",    answer_base64 },
-    { "unbase64",  answer_unbase64 },  { "percent",   answer_percent },
-    { "utf8",      answer_utf8 },      { "number",    answer_number },
-    { "amz_date",  answer_amz_date },  { "http_date", answer_http_date }
+    { "sign", answer_sign },
+    { "json", answer_json },
+    { "string", answer_string }
 };
 
 

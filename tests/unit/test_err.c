@@ -1,4 +1,4 @@
-/* test_err.c - room err: one sentence, never longer than its room
+/* test_err.c - room err: one sentence, never longer than its array
  *
  *     cc -std=c99 -g -fsanitize=address,undefined -o test_err \
  *        tests/unit/test_err.c -l:libbearssl.a -lcurl -lcmocka
@@ -9,240 +9,7 @@
 
 #include "unit.h"
 
-
-/* An error in a block of exactly its size, full of rubbish. */
-static kaws_error *
-new_error(void)
-{
-    kaws_error *err = (kaws_error *)(void *)unit_exact(NULL, sizeof *err);
-
-    memset(err, 'x', sizeof *err);
-    return err;
-}
-
-
-/* ---- status texts ------------------------------------------------------ */
-
-static void
-test_status_text(void **state)
-{
-    static const struct { kaws_status status; const char *text; } all[] = {
-#define X(name, text) { KAWS_##name, text },
-        KAWS_STATUSES(X)
-#undef X
-    };
-    size_t i, k;
-
-    (void)state;
-    assert_int_equal(UNIT_COUNT(all), KAWS_STATUS_COUNT);
-    assert_int_equal(KAWS_OK, 0);
-    for (i = 0; i < UNIT_COUNT(all); i++) {
-        unit_same_text("status", kaws_status_text(all[i].status), all[i].text);
-        for (k = 0; k < i; k++)
-            assert_string_not_equal(all[i].text, all[k].text);
-    }
-}
-
-
-static void
-test_status_text_of_none(void **state)
-{
-    static const int none[] = { -1, KAWS_STATUS_COUNT, 1000, INT_MAX, INT_MIN };
-    size_t i;
-
-    (void)state;
-    for (i = 0; i < UNIT_COUNT(none); i++) {
-        kaws_status status;
-        memcpy(&status, &none[i], sizeof status);
-        unit_same_text("no status", kaws_status_text(status),
-                       "no such status");
-    }
-}
-
-
-/* ---- filling an error -------------------------------------------------- */
-
-static void
-test_clear(void **state)
-{
-    kaws_error *err = new_error();
-    size_t i;
-
-    (void)state;
-    kaws__err_clear(err);
-    for (i = 0; i < sizeof *err; i++)
-        assert_int_equal(((uint8_t *)err)[i], 0);
-    free(err);
-}
-
-
-static void
-test_set(void **state)
-{
-    kaws_error *err = new_error();
-
-    (void)state;
-    kaws__err_clear(err);
-    err->http = 400;
-    memcpy(err->aws, "NotFoundException", 18);
-    assert_int_equal(kaws__err_set(err, KAWS_KMS_KEY, "key %d of %s", 7, "it"),
-                     KAWS_KMS_KEY);
-    assert_int_equal(err->status, KAWS_KMS_KEY);
-    unit_same_text("text", err->text, "key 7 of it");
-    assert_int_equal(err->http, 400);
-    assert_int_equal(err->os, 0);
-    unit_same_text("AWS's type stays", err->aws, "NotFoundException");
-    free(err);
-}
-
-
-/* Texts of all lengths about the room's are cut to its first 511 bytes. */
-static void
-test_set_cut(void **state)
-{
-    char text[700];
-    size_t len;
-
-    (void)state;
-    for (len = 0; len < 600; len++) {
-        kaws_error *err = new_error();
-        memset(text, 'a', len);
-        text[len] = '\0';
-        if (len > 0)
-            text[len - 1] = 'z';
-        (void)kaws__err_set(err, KAWS_CONFIG, "%s", text);
-        unit_same("cut", err->text, strlen(err->text), text,
-                  len < sizeof err->text ? len : sizeof err->text - 1);
-        free(err);
-    }
-}
-
-
-/* ---- errors of the system ---------------------------------------------- */
-
-static void
-test_os(void **state)
-{
-    kaws_error *err = new_error();
-    char want[64];
-
-    (void)state;
-    kaws__err_clear(err);
-    assert_int_equal(kaws__err_os(err, KAWS_FILE, ENOSPC, "cannot write %s",
-                                  "keys"), KAWS_FILE);
-    assert_int_equal(err->status, KAWS_FILE);
-    assert_int_equal(err->os, ENOSPC);
-    snprintf(want, sizeof want, "cannot write keys: No space left on device "
-             "(errno %d)", ENOSPC);
-    unit_same_text("text", err->text, want);
-    (void)kaws__err_os(err, KAWS_CONFIG, 9999, "cannot");
-    unit_same_text("an errno that nobody knows", err->text,
-                   "cannot: see its errno (errno 9999)");
-    free(err);
-}
-
-
-/* However long the sentence is, the reason is there, whole, behind as much of
- * it as there is room for. */
-static void
-test_os_cut(void **state)
-{
-    char text[700], want[800], reason[64];
-    size_t len;
-
-    (void)state;
-    snprintf(reason, sizeof reason, ": Input/output error (errno %d)", EIO);
-    for (len = 0; len < 600; len++) {
-        kaws_error *err = new_error();
-        memset(text, 'a', len);
-        text[len] = '\0';
-        (void)kaws__err_os(err, KAWS_FILE, EIO, "%s", text);
-        assert_non_null(memchr(err->text, 0, sizeof err->text));
-        text[len < sizeof err->text - 73 ? len : sizeof err->text - 73] = '\0';
-        snprintf(want, sizeof want, "%s%s", text, reason);
-        unit_same_text("the sentence and its reason", err->text, want);
-        assert_int_equal(err->os, EIO);
-        free(err);
-    }
-}
-
-
-/* The room that is left is enough for every reason. */
-static void
-test_os_reasons(void **state)
-{
-    char text[700], number[32];
-    int os;
-
-    (void)state;
-    memset(text, 'a', sizeof text);
-    text[sizeof text - 1] = '\0';
-    for (os = 0; os < 200; os++) {
-        kaws_error *err = new_error();
-        (void)kaws__err_os(err, KAWS_FILE, os == 0 ? INT_MIN : os, "%s", text);
-        snprintf(number, sizeof number, "(errno %d)", os == 0 ? INT_MIN : os);
-        if (strstr(err->text, number) == NULL)
-            fail_msg("errno %d is cut: %s", os, err->text + 400);
-        free(err);
-    }
-}
-
-
-/* ---- words around a text, and no error to fill -------------------------- */
-
-static void
-test_words_around(void **state)
-{
-    kaws_error *err = new_error();
-    char text[700], want[1300];
-    size_t len;
-
-    (void)state;
-    kaws__err_clear(err);
-    assert_int_equal(kaws__err_memory(err, "adding a key"), KAWS_MEMORY);
-    assert_int_equal(err->status, KAWS_MEMORY);
-    unit_same_text("memory", err->text, "adding a key: out of memory");
-    err->http = 7;
-    kaws__err_prefix(err, "on day %d: ", 3);
-    kaws__err_append(err, " (%s)\n", "again");
-    unit_same_text("around", err->text,
-                   "on day 3: adding a key: out of memory (again)\\x0a");
-    assert_int_equal(err->status, KAWS_MEMORY);
-    assert_int_equal(err->http, 7);
-    for (len = 0; len < 600; len++) {
-        memset(text, 'a', len);
-        text[len] = '\0';
-        (void)kaws__err_set(err, KAWS_FILE, "%s", text);
-        kaws__err_append(err, "%s", "12345");
-        kaws__err_prefix(err, "%s", "678");
-        snprintf(want, sizeof want, "678%s", text);
-        want[511] = '\0';
-        if (len < 511)
-            snprintf(want + strlen(want), 6, "%s", "12345");
-        want[511] = '\0';
-        unit_same_text("cut", err->text, want);
-    }
-    free(err);
-}
-
-
-static void
-test_no_error(void **state)
-{
-    (void)state;
-    kaws__err_clear(NULL);
-    assert_int_equal(kaws__err_set(NULL, KAWS_FILE, "%s", "nobody"), KAWS_FILE);
-    assert_int_equal(kaws__err_os(NULL, KAWS_FILE, ENOENT, "%s", "nobody"),
-                     KAWS_FILE);
-    assert_int_equal(kaws__err_memory(NULL, "nothing"), KAWS_MEMORY);
-    kaws__err_prefix(NULL, "%s", "nobody");
-    kaws__err_append(NULL, "%s", "nobody");
-}
-
-
-/* ---- the log ----------------------------------------------------------- */
-
-typedef struct heard {
+typedef struct heard {            /* what a log got                           */
     int  level, calls;
     char line[1000];
 } heard;
@@ -260,35 +27,217 @@ hear(void *ctx, int level, const char *line)
 }
 
 
-static void
-test_log(void **state)
+static kaws_hooks
+hooks_to(heard *h)
 {
     kaws_hooks hooks;
-    char text[900];
-    heard h;
+
+    memset(&hooks, 0, sizeof hooks);
+    memset(h, 0, sizeof *h);
+    hooks.ctx = h;
+    hooks.log = hear;
+    return hooks;
+}
+
+
+/* An error in a block of exactly its size, full of rubbish. */
+static kaws_error *
+new_error(void)
+{
+    kaws_error *err = (kaws_error *)(void *)unit_exact(NULL, sizeof *err);
+
+    return memset(err, 'x', sizeof *err);
+}
+
+
+static void
+test_status_text(void **state)
+{
+    static const struct { int status; const char *text; } all[] = {
+#define X(name, text) { KAWS_##name, text },
+        KAWS_STATUSES(X)
+#undef X
+        { -1, "no such status" }, { KAWS_STATUS_COUNT, "no such status" },
+        { INT_MAX, "no such status" }, { INT_MIN, "no such status" }
+    };
+    size_t i, k;
+
+    (void)state;
+    assert_int_equal(UNIT_COUNT(all), KAWS_STATUS_COUNT + 4);
+    assert_int_equal(KAWS_OK, 0);
+    for (i = 0; i < UNIT_COUNT(all); i++) {
+        kaws_status status;
+        memcpy(&status, &all[i].status, sizeof status);
+        unit_same_text("status", kaws_status_text(status), all[i].text);
+        for (k = 0; k < i && i < KAWS_STATUS_COUNT; k++)
+            assert_string_not_equal(all[i].text, all[k].text);
+    }
+}
+
+
+/* Each way to fill an error: what it says, and what it leaves as it was. */
+static void
+test_fill(void **state)
+{
+    kaws_error *err = new_error();
+    char want[128];
+    size_t i;
+
+    (void)state;
+    kaws__err_clear(err);
+    for (i = 0; i < sizeof *err; i++)
+        assert_int_equal(((uint8_t *)err)[i], 0);
+    err->http = 400;
+    memcpy(err->aws, "NotFoundException", 18);
+    assert_int_equal(kaws__err_set(err, KAWS_KMS_KEY, "key %d of %s", 7, "it"),
+                     KAWS_KMS_KEY);
+    assert_int_equal(err->status, KAWS_KMS_KEY);
+    unit_same_text("set", err->text, "key 7 of it");
+    assert_int_equal(err->os, 0);
+    assert_int_equal(kaws__err_os(err, KAWS_FILE, ENOSPC, "cannot write %s",
+                                  "keys"), KAWS_FILE);
+    assert_int_equal(err->status, KAWS_FILE);
+    assert_int_equal(err->os, ENOSPC);
+    snprintf(want, sizeof want, "cannot write keys: No space left on device "
+             "(errno %d)", ENOSPC);
+    unit_same_text("os", err->text, want);
+    (void)kaws__err_os(err, KAWS_CONFIG, 9999, "cannot");
+    unit_same_text("an errno that nobody knows", err->text,
+                   "cannot: see its errno (errno 9999)");
+    assert_int_equal(kaws__err_memory(err, "adding a key"), KAWS_MEMORY);
+    kaws__err_prefix(err, "on day %d: ", 3);
+    kaws__err_append(err, " (%s)\n", "again");
+    unit_same_text("words around", err->text,
+                   "on day 3: adding a key: out of memory (again)\\x0a");
+    assert_int_equal(err->status, KAWS_MEMORY);
+    assert_int_equal(err->http, 400);
+    unit_same_text("AWS's type stays", err->aws, "NotFoundException");
+    free(err);
+}
+
+
+static void
+test_no_error_to_fill(void **state)
+{
+    (void)state;
+    kaws__err_clear(NULL);
+    assert_int_equal(kaws__err_set(NULL, KAWS_FILE, "%s", "nobody"), KAWS_FILE);
+    assert_int_equal(kaws__err_os(NULL, KAWS_FILE, ENOENT, "%s", "nobody"),
+                     KAWS_FILE);
+    assert_int_equal(kaws__err_memory(NULL, "nothing"), KAWS_MEMORY);
+    kaws__err_prefix(NULL, "%s", "nobody");
+    kaws__err_append(NULL, "%s", "nobody");
+}
+
+
+/* Sentences of all lengths about the array's are cut: by themselves, in front
+ * of a reason of the system's, which stays whole, and between other words. */
+static void
+test_cut(void **state)
+{
+    char text[700], want[1400], reason[64];
     size_t len;
 
     (void)state;
-    memset(&hooks, 0, sizeof hooks);
-    memset(&h, 0, sizeof h);
-    kaws__err_log(&hooks, 1, "%s", "nobody listens");
-    hooks.ctx = &h;
-    hooks.log = hear;
-    kaws__err_log(&hooks, 2, "%d keys in %s", 3, "a file");
-    assert_int_equal(h.calls, 1);
+    snprintf(reason, sizeof reason, ": Input/output error (errno %d)", EIO);
+    for (len = 0; len < 600; len++) {
+        kaws_error *err = new_error();
+        memset(text, 'a', len);
+        text[len] = '\0';
+        text[len > 0 ? len - 1 : 0] = len > 0 ? 'z' : '\0';
+        (void)kaws__err_set(err, KAWS_CONFIG, "%s", text);
+        memcpy(want, text, len + 1);
+        want[511] = '\0';
+        unit_same_text("cut", err->text, want);
+        kaws__err_append(err, "%s", "12345");
+        snprintf(want + strlen(want), 512 - strlen(want), "12345");
+        unit_same_text("words behind", err->text, want);
+        kaws__err_prefix(err, "%s", "678");
+        memmove(want + 3, want, strlen(want) + 1);
+        memcpy(want, "678", 3);
+        want[511] = '\0';
+        unit_same_text("words in front", err->text, want);
+        (void)kaws__err_os(err, KAWS_FILE, EIO, "%s", text);
+        memcpy(want, text, len + 1);
+        memcpy(want + (len < 439 ? len : 439), reason, sizeof reason);
+        unit_same_text("a reason", err->text, want);
+        free(err);
+    }
+}
+
+
+/* There is room for every reason. */
+static void
+test_reasons(void **state)
+{
+    char text[700], number[32];
+    int os;
+
+    (void)state;
+    memset(text, 'a', sizeof text);
+    text[sizeof text - 1] = '\0';
+    for (os = -1; os < 200; os++) {
+        kaws_error *err = new_error();
+        int which = os == 0 ? 9999 : os < 0 ? INT_MIN : os;
+        (void)kaws__err_os(err, KAWS_FILE, which, "%s", text);
+        snprintf(number, sizeof number, "(errno %d)", which);
+        if (strstr(err->text, number) == NULL)
+            fail_msg("errno %d is cut: %s", which, err->text + 400);
+        free(err);
+    }
+}
+
+
+static void
+test_log(void **state)
+{
+    char text[900];
+    heard h;
+    kaws_hooks hooks = hooks_to(&h);
+    size_t len;
+
+    (void)state;
+    kaws__err_log(&hooks, 2, "%d keys in %s, 100%%", 3, "a file");
     assert_int_equal(h.level, 2);
-    unit_same_text("line", h.line, "3 keys in a file");
-    kaws__err_log(&hooks, 1, "100%%");
-    assert_int_equal(h.level, 1);
-    unit_same_text("line", h.line, "100%");
+    unit_same_text("line", h.line, "3 keys in a file, 100%");
     for (len = 0; len < 800; len++) {
         memset(text, 'b', len);
         text[len] = '\0';
-        kaws__err_log(&hooks, 0, "%s", text);
-        assert_in_range(strlen(h.line), len < 600 ? len : 600, len);
-        assert_memory_equal(h.line, text, strlen(h.line));
+        kaws__err_log(&hooks, 1, "%s", text);
+        unit_same("line", h.line, strlen(h.line), text, len < 639 ? len : 639);
     }
-    assert_int_equal(h.calls, 802);
+    assert_int_equal(h.calls, 801);
+    assert_int_equal(h.level, 1);
+    hooks.log = NULL;
+    kaws__err_log(&hooks, 1, "%s", "nobody listens");
+}
+
+
+/* Who may read and write a file or folder, and what is said about it. */
+static void
+test_access(void **state)
+{
+    static const struct { kaws__stat st; const char *said; } rows[] = {
+        { { .regular = 1, .mine = 1 }, NULL },
+        { { .regular = 1, .mine = 1, .others_read = 1 }, "chmod 600" },
+        { { .regular = 1, .mine = 1, .others_write = 1 }, "be written by" },
+        { { .regular = 1 }, "belongs to another user" },
+        { { .mine = 1 }, NULL }, { { .mine = 1, .others_read = 1 }, NULL },
+        { { .mine = 1, .others_write = 1 }, "chmod 700" },
+        { { .others_read = 1 }, "chmod 700" }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(rows); i++) {
+        heard h;
+        kaws_hooks hooks = hooks_to(&h);
+        kaws__err_others(&hooks, "the file", "/x", &rows[i].st);
+        assert_int_equal(h.calls, rows[i].said != NULL);
+        if (rows[i].said != NULL && (strstr(h.line, rows[i].said) == NULL ||
+                                     strstr(h.line, "the file /x") == NULL))
+            fail_msg("row %lu: %s", (unsigned long)i, h.line);
+    }
 }
 
 
@@ -301,32 +250,26 @@ check_plain(const char *text, const char *want, size_t room)
 
     for (i = 0; i < n; i++)
         assert_in_range(text[i], 0x20, 0x7e);
-    if (strlen(want) < room) {
-        unit_same_text("escaped", text, want);
-    } else {
+    if (strlen(want) >= room)
         assert_in_range(n, room - 4, room - 1);
-        unit_same("escaped, and cut between bytes", text, n, want, n);
-    }
+    unit_same("escaped, and cut between bytes", text, n, want,
+              strlen(want) < room ? strlen(want) : n);
 }
 
 
 /* Whatever a caller put into it: every byte, and many, at every end of the
- * room; backslashes, which may be of an escape, stay. */
+ * array; backslashes, which may be of an escape, stay. */
 static void
 test_one_plain_line(void **state)
 {
-    kaws_hooks hooks;
-    kaws_error *err = new_error();
     char text[700], want[2900], reason[64];
+    kaws_error *err = new_error();
     size_t len, i, n, round;
     heard h;
+    kaws_hooks hooks = hooks_to(&h);
 
     (void)state;
     unit_start();
-    memset(&hooks, 0, sizeof hooks);
-    memset(&h, 0, sizeof h);
-    hooks.ctx = &h;
-    hooks.log = hear;
     snprintf(reason, sizeof reason, ": Input/output error (errno %d)", EIO);
     for (round = 0; round < 3000; round++) {
         len = round < 256 ? 1 : unit_random(600);
@@ -358,16 +301,12 @@ main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_status_text),
-        cmocka_unit_test(test_status_text_of_none),
-        cmocka_unit_test(test_clear),
-        cmocka_unit_test(test_set),
-        cmocka_unit_test(test_set_cut),
-        cmocka_unit_test(test_os),
-        cmocka_unit_test(test_os_cut),
-        cmocka_unit_test(test_os_reasons),
-        cmocka_unit_test(test_words_around),
-        cmocka_unit_test(test_no_error),
+        cmocka_unit_test(test_fill),
+        cmocka_unit_test(test_no_error_to_fill),
+        cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_reasons),
         cmocka_unit_test(test_log),
+        cmocka_unit_test(test_access),
         cmocka_unit_test(test_one_plain_line)
     };
 

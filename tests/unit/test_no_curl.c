@@ -18,23 +18,12 @@ test_no_hook(void **state)
 {
     struct world *w = *state;
     kaws *ring = (kaws *)(void *)w;
-    kaws_request q;
-    kaws_reply r;
-    kaws__conn *lent = w;
 
     w->cfg.hooks.send = NULL;
     EXPECT(w, KAWS_CONFIG, "hooks.send has to be set",
            kaws_open(&ring, &w->cfg, &w->err));
     assert_null(ring);
     assert_int_equal(w->f.live, 0);
-    assert_null(kaws__http_sender(&w->f.hooks, "ca"));
-    memset(&q, 0, sizeof q);
-    memset(&r, 0, sizeof r);
-    assert_int_equal(kaws__http_curl(NULL, &q, &r, &lent), KAWS__HTTP_NONE);
-    assert_null(lent);
-    kaws__http_give_back(NULL, NULL, 1);
-    kaws__http_close_idle(NULL);
-    kaws__http_sender_free(NULL);
 }
 
 

@@ -721,7 +721,7 @@ test_bad_settings(void **state)
     w->cfg.conf_file = NULL;
     REFUSED("conf_file is not set");
     w->cfg.conf_file = "";
-    REFUSED("cannot open the conf file");
+    REFUSED("cannot read the conf file");
     w->cfg.conf_file = "/nowhere/conf";
     REFUSED("/nowhere/conf");
     w->cfg.data_file = "";
@@ -891,7 +891,7 @@ test_odd_paths(void **state)
     cfg.conf_file = conf;
     EXPECT(w, KAWS_OK, NULL, kaws_open(&w->ring, &cfg, &w->err));
     assert_string_equal(w->ring->file.path, want);
-    assert_string_equal(w->ring->kms.calls.creds.path, w->f.conf);
+    assert_string_equal(w->ring->kms.calls.creds.sources.conf_file, w->f.conf);
     cfg.data_file = want;
     EXPECT(w, KAWS_OK, NULL, kaws_open(&again, &cfg, &w->err));
     assert_int_equal(fake_logged(&w->f, 1, "is in use by another process"), 1);
@@ -2851,7 +2851,8 @@ static void
 begin_ids_anew(struct world *w)
 {
     w->f.replies -= 10;
-    w->ring->kms.calls.http.seen->count = 0;
+    memset(w->ring->kms.calls.http.ids, 0,
+           sizeof w->ring->kms.calls.http.ids);
 }
 
 

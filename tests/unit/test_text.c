@@ -15,22 +15,6 @@
 /* ---- case -------------------------------------------------------------- */
 
 static void
-test_lower(void **state)
-{
-    int c;
-
-    (void)state;
-    for (c = 0; c < 256; c++) {
-        const char *upper = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
-        const char *lower = "abcdefghijklmnopqrstuvwxyz";
-        const char *found = c != 0 ? strchr(upper, c) : NULL;
-        int want = found != NULL ? lower[found - upper] : c;
-        assert_int_equal(kaws__text_lower(c), want);
-    }
-}
-
-
-static void
 test_alike(void **state)
 {
     static const struct { const char *a, *b; int alike; } cases[] = {
@@ -42,6 +26,7 @@ test_alike(void **state)
         { "\xc3\x84", "\xc3\xa4", 0 }
     };
     size_t i;
+    int c;
 
     (void)state;
     for (i = 0; i < UNIT_COUNT(cases); i++)
@@ -49,6 +34,35 @@ test_alike(void **state)
             cases[i].alike)
             fail_msg("\"%s\" and \"%s\"", cases[i].a, cases[i].b);
     assert_false(kaws__text_alike(unit_bytes("a\0b", 3), "a"));
+    for (c = 0; c < 256; c++) {           /* the test runs in the C locale   */
+        assert_int_equal(kaws__text_lower(c), tolower(c));
+        assert_int_equal(kaws__text_folded(c), isalnum(c) ? tolower(c) : 0);
+    }
+}
+
+
+/* As memcmp does; a beginning comes first. */
+static void
+test_order(void **state)
+{
+    static const struct { const char *a, *b; int bare, folded; } rows[] = {
+        { "", "", 0, 0 },     { "a", "a", 0, 0 },   { "", "a", -1, -1 },
+        { "a", "ab", -1, -1 }, { "ab", "b", -1, -1 }, { "A", "a", -1, 0 },
+        { "B", "a", -1, 1 },  { "a-", "a", 1, 1 },  { "_", "A", 1, -1 },
+        { "\x80", "a", 1, 1 }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(rows); i++) {
+        kaws_bytes a = kaws__buf_of(rows[i].a), b = kaws__buf_of(rows[i].b);
+        int bare = kaws__text_order(a, b, 0), back = kaws__text_order(b, a, 0);
+        int folded = kaws__text_order(a, b, 1);
+        if ((bare > 0) - (bare < 0) != rows[i].bare ||
+            (back < 0) - (back > 0) != rows[i].bare ||
+            (folded > 0) - (folded < 0) != rows[i].folded)
+            fail_msg("\"%s\" and \"%s\"", rows[i].a, rows[i].b);
+    }
 }
 
 
@@ -186,8 +200,14 @@ static void
 test_base64_round_trip(void **state)
 {
     size_t n, round, got;
+    unit_ledger ledger;
+    kaws__buf none;
 
     (void)state;
+    kaws__buf_init(&none, unit_ledger_open(&ledger));
+    ledger.fail_from = 1;
+    kaws__text_base64(&none, kaws__buf_of("foo"));
+    assert_true(none.failed && none.len == 0);
     unit_start();
     for (n = 0; n <= 200; n++) {
         for (round = 0; round < 20; round++) {
@@ -195,7 +215,7 @@ test_base64_round_trip(void **state)
             kaws__buf out;
             unit_fill(data, n);
             kaws__buf_init(&out, unit_hooks());
-            kaws__buf_byte(&out, '"');
+            kaws__buf_text(&out, "\"");
             kaws__text_base64(&out, unit_bytes(data, n));
             assert_int_equal(out.len, 1 + (n + 2) / 3 * 4);
             assert_true(agree(out.at + 1, out.len - 1));
@@ -207,30 +227,6 @@ test_base64_round_trip(void **state)
             free(back);
         }
     }
-}
-
-
-/* Every byte value at every place of texts with no, one and two pads. */
-static void
-test_base64_bad_bytes(void **state)
-{
-    static const char *const texts[] = {
-        "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy",
-        "AAAAAAAAAAA=", "//////////8=", "/////////w==", "++++++++++++"
-    };
-    size_t i, place, accepted = 0;
-    int byte;
-
-    (void)state;
-    for (i = 0; i < UNIT_COUNT(texts); i++)
-        for (place = 0; place < strlen(texts[i]); place++)
-            for (byte = 0; byte < 256; byte++) {
-                uint8_t text[16];
-                memcpy(text, texts[i], strlen(texts[i]));
-                text[place] = (uint8_t)byte;
-                accepted += (size_t)agree(text, strlen(texts[i]));
-            }
-    assert_in_range(accepted, 64 * UNIT_COUNT(texts), 64 * 100);
 }
 
 
@@ -281,51 +277,7 @@ test_base64_random(void **state)
 }
 
 
-static void *
-no_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
-{
-    (void)ctx;
-    (void)ptr;
-    (void)old_len;
-    assert_int_not_equal(new_len, 0);
-    return NULL;
-}
-
-
-static void
-test_base64_no_memory(void **state)
-{
-    kaws_hooks hooks;
-    kaws__buf out;
-
-    (void)state;
-    memset(&hooks, 0, sizeof hooks);
-    hooks.memory = no_memory;
-    kaws__buf_init(&out, &hooks);
-    kaws__text_base64(&out, kaws__buf_of("foo"));
-    assert_true(out.failed);
-    assert_int_equal(out.len, 0);
-    kaws__buf_free(&out);
-}
-
-
 /* ---- percent ----------------------------------------------------------- */
-
-static void
-put(void *to, const void *data, size_t len)
-{
-    assert_int_not_equal(len, 0);
-    kaws__buf_put(to, data, len);
-}
-
-
-static int
-keep_all(int c)
-{
-    (void)c;
-    return 1;
-}
-
 
 static int
 keep_none(int c)
@@ -344,48 +296,32 @@ keep_even(int c)
 
 
 static void
-check_percent(const uint8_t *data, size_t len, int (*keep)(int))
-{
-    uint8_t *in = unit_exact(data, len);
-    char want[3 * 300 + 1];
-    size_t n = 0, i;
-    kaws__sink sink = { put, NULL };
-    kaws__buf out;
-
-    for (i = 0; i < len; i++) {
-        snprintf(want + n, 4, "%%%02X", (unsigned)data[i]);
-        if (keep(data[i]))
-            want[n] = (char)data[i];
-        n += keep(data[i]) ? 1 : 3;
-    }
-    kaws__buf_init(&out, unit_hooks());
-    sink.to = &out;
-    kaws__text_percent(&sink, unit_bytes(in, len), keep);
-    unit_same("percent", out.at, out.len, want, n);
-    kaws__buf_free(&out);
-    free(in);
-}
-
-
-static void
 test_percent(void **state)
 {
-    static int (*const keeps[])(int) = { keep_all, keep_none, keep_even };
-    uint8_t data[300];
-    size_t i, k, round;
+    static int (*const keeps[])(int) = { keep_none, keep_even };
+    char want[3 * 256 + 1];
+    size_t len, i, k, n;
 
     (void)state;
     unit_start();
-    for (k = 0; k < UNIT_COUNT(keeps); k++) {
-        check_percent(data, 0, keeps[k]);
-        for (i = 0; i < 256; i++)
-            data[i] = (uint8_t)i;
-        check_percent(data, 256, keeps[k]);
-        for (round = 0; round < 200; round++) {
-            unit_fill(data, sizeof data);
-            check_percent(data, unit_random(300), keeps[k]);
+    for (k = 0; k < UNIT_COUNT(keeps); k++)
+        for (len = 0; len <= 256; len++) {
+            uint8_t *in = unit_exact(NULL, len);
+            kaws__buf out;
+            unit_fill(in, len);
+            for (i = n = 0; i < len; i++) {
+                in[i] = len == 256 ? (uint8_t)i : in[i];
+                snprintf(want + n, 4, "%%%02X", (unsigned)in[i]);
+                if (keeps[k](in[i]))
+                    want[n] = (char)in[i];
+                n += keeps[k](in[i]) ? 1 : 3;
+            }
+            kaws__buf_init(&out, unit_hooks());
+            kaws__text_percent(&out, unit_bytes(in, len), keeps[k]);
+            unit_same("percent", out.at, out.len, want, n);
+            kaws__buf_free(&out);
+            free(in);
         }
-    }
 }
 
 
@@ -493,274 +429,86 @@ test_utf8_characters(void **state)
 static void
 test_is_utf8(void **state)
 {
-    static const struct { const char *text; int good; } cases[] = {
-        { "", 1 }, { "plain", 1 }, { "\x7f", 1 },
-        { "gr\xc3\xbc\xc3\x9f", 1 }, { "\xe2\x82\xac", 1 },
-        { "\xf0\x9f\x94\x91 key", 1 }, { "\xef\xbb\xbf", 1 },
-        { "\xf4\x8f\xbf\xbf", 1 }, { "\xf4\x90\x80\x80", 0 },
-        { "\xc0\x80", 0 }, { "\xe0\x9f\xbf", 0 }, { "\xf0\x8f\xbf\xbf", 0 },
-        { "\xed\xa0\x80", 0 }, { "\xed\xbf\xbf", 0 }, { "\xed\x9f\xbf", 1 },
-        { "\x80", 0 }, { "a\xbf", 0 }, { "a\xc3", 0 }, { "\xe2\x82", 0 },
-        { "\xf0\x9f\x94", 0 }, { "\xc3\xbc\xc3", 0 }, { "\xc3" "a", 0 },
-        { "\xfe", 0 }, { "\xff", 0 }, { "\xf8\x88\x80\x80\x80", 0 }
-    };
+    static const char *const good[] = { "", "plain", "gr\xc3\xbc\xc3\x9f",
+                                        "\xf0\x9f\x94\x91 key" };
+    static const char *const bad[] = { "\x80", "a\xbf", "a\xc3", "\xe2\x82",
+                                       "\xc3\xbc\xc3", "\xc3" "a",
+                                       "\xc3\xbc\xff" };
     size_t i;
 
     (void)state;
-    for (i = 0; i < UNIT_COUNT(cases); i++) {
-        size_t len = strlen(cases[i].text);
-        uint8_t *text = unit_exact(cases[i].text, len);
-        if (kaws__text_is_utf8(unit_bytes(text, len)) != cases[i].good)
-            fail_msg("case %lu", (unsigned long)i);
-        free(text);
-    }
+    for (i = 0; i < UNIT_COUNT(good); i++)
+        assert_true(kaws__text_is_utf8(kaws__buf_of(good[i])));
+    for (i = 0; i < UNIT_COUNT(bad); i++)
+        assert_false(kaws__text_is_utf8(kaws__buf_of(bad[i])));
     assert_true(kaws__text_is_utf8(unit_bytes("a\0b", 3)));
-    assert_true(kaws__text_is_utf8(unit_bytes(NULL, 0)));
 }
 
 
 /* ---- show -------------------------------------------------------------- */
 
-/* Marks what stands before the last '@' of a URL, or of what is in quotes. */
 static void
-slow_userinfo(char *marks, const uint8_t *text, size_t len, int own)
+test_show_vectors(void **state)
 {
-    size_t end = len, quote = own ? 0 : len, colon = len, i, n;
-
-    for (i = 0; i < len; i++)
-        if (text[i] == '@')
-            end = i;
-    for (i = end; i-- > 0 && !own && end < len;)
-        if (text[i] == '\'' || text[i] == '"')
-            quote = i + 1;
-    for (i = end; i-- > quote && end < len;)
-        if (text[i] == ':')
-            colon = i;
-    for (i = 0; i + 3 <= end && end < len; i++)
-        if (text[i] == ':' && text[i + 1] == '/' && text[i + 2] == '/')
-            break;
-    if (end == len || (colon == len && i + 3 > end))
-        return;
-    n = colon == len ? i + 3 : quote;
-    for (i = quote; colon < len && i < colon && isalnum(text[i]); i++)
-        continue;
-    if (colon < len && i == colon && i + 3 <= end &&
-        memcmp(text + i, "://", 3) == 0)
-        n = i + 3;
-    for (i = n; i < end; i++)
-        marks[i] = i == n ? '*' : ' ';
-}
-
-
-/* Marks runs of the letters of base64 that are too long, slash by slash or
- * over all slashes. */
-static void
-slow_runs(char *marks, const uint8_t *text, size_t len, size_t most,
-          const char *letters)
-{
-    size_t i, n, k;
-
-    for (i = 0; i < len; i += n + 1) {
-        int upper = 0, lower = 0, digit = 0;
-        for (n = 0; i + n < len && text[i + n] != '\0' &&
-                    strchr("*", marks[i + n]) == NULL &&
-                    marks[i + n] != ' ' &&
-                    strchr(letters, text[i + n]) != NULL; n++) {
-            upper |= isupper(text[i + n]) != 0;
-            lower |= islower(text[i + n]) != 0;
-            digit |= isdigit(text[i + n]) != 0;
-        }
-        for (k = 4; n >= most && upper && lower && digit && k < n; k++)
-            marks[i + k] = k == 4 ? '.' : ' ';
-    }
-}
-
-
-#define SLOW_DIGITS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" \
-                    "0123456789+"
-
-/* What the name would be if nothing had to be cut for want of room. */
-static size_t
-slow_show(char *out, const uint8_t *name, size_t len, int quotes)
-{
-    char marks[300];
-    size_t i, n = 0;
-
-    memset(marks, '-', sizeof marks);
-    slow_userinfo(marks, name, len, !quotes);
-    if (quotes || len == 0 || name[0] != '/')
-        slow_runs(marks, name, len, 40, SLOW_DIGITS "/");
-    slow_runs(marks, name, len, quotes ? 20 : 40, SLOW_DIGITS);
-    for (i = 0; i < len; i++) {
-        int bare = name[i] >= ' ' && name[i] < 0x7f && name[i] != '\\' &&
-                   (name[i] != '\'' || quotes);
-        if (marks[i] == '-')
-            n += (size_t)snprintf(out + n, 5, bare ? "%c" : "\\x%02x", name[i]);
-        else if (marks[i] != ' ')
-            n += (size_t)snprintf(out + n, 4, "%c%c%c", marks[i], marks[i],
-                                  marks[i]);
-    }
-    out[n] = '\0';
-    return n;
-}
-
-
-/* Of a name no quote is shown bare, of somebody's words it is. */
-static void
-check_show_as(const uint8_t *data, size_t len, size_t cap, int quotes)
-{
-    static char whole[4 * 300 + 1];
-    size_t all = slow_show(whole, data, len, quotes), n, i;
-    uint8_t *name = unit_exact(data, len);
-    char *out = (char *)unit_exact(NULL, cap);
-
-    memset(out, 0x01, cap);
-    assert_ptr_equal((quotes ? kaws__text_quote : kaws__text_show)(
-                         out, cap, unit_bytes(name, len)), out);
-    assert_non_null(memchr(out, 0, cap));
-    n = strlen(out);
-    for (i = 0; i < n; i++)
-        assert_in_range(out[i], 0x20, 0x7e);
-    if (all + 4 <= cap || n < 3 || memcmp(out + n - 3, "...", 3) != 0)
-        unit_same("shown whole", out, n, whole, all);
-    else if (n != all || memcmp(out, whole, n) != 0)
-        unit_same("shown in part", out, n - 3, whole, n - 3);
-    free(out);
-    free(name);
-}
-
-
-static void
-check_show(const uint8_t *data, size_t len, size_t cap)
-{
-    check_show_as(data, len, cap, 0);
-    check_show_as(data, len, cap, 1);
-}
-
-
-static void
-test_show_caps(void **state)
-{
-    static const char often[] = "@:/'\"Aa0+ ";
-    uint8_t data[300];
-    size_t cap, len, i, most;
+    char out[300];
+    unit_file f;
+    size_t count = 0, len, k;
 
     (void)state;
-    unit_start();
-    for (cap = 8; cap <= 600; cap++)
-        for (len = 0; len < 300; len += 1 + unit_random(40)) {
-            unit_fill(data, len);
-            if (unit_random(2))
-                for (i = 0; i < len; i++)
-                    data[i] = (uint8_t)(' ' + data[i] % 95);
-            check_show(data, len, cap);
-            for (i = 0, most = 1 + unit_random(80); i < len; i++)
-                data[i] = (uint8_t)(unit_random((uint32_t)most) == 0
-                                    ? often[unit_random(sizeof often - 1)]
-                                    : (SLOW_DIGITS "/")[unit_random(64)]);
-            check_show(data, len, cap);
+    unit_open(&f, __FILE__, "show.txt");
+    for (; unit_next(&f); count++) {
+        const char *const names[] = { "quoted", "shown" };
+        uint8_t *text = unit_undo(unit_must(&f, "text"), &len);
+        for (k = 0; k < 2; k++) {
+            const char *want = unit_field(&f, names[k], 0);
+            if (want != NULL && strcmp(want, "-") == 0)
+                continue;
+            kaws__text_filter(out, sizeof out, unit_bytes(text, len), k != 0);
+            unit_same_text(names[k], out, want != NULL ? want
+                                                       : unit_must(&f, "text"));
         }
-}
-
-
-/* No two names are shown alike, unless both are cut or hold a password. */
-static void
-test_show_bytes(void **state)
-{
-    static const struct { const char *name, *shown; } cases[] = {
-        { "", "" }, { "billing", "billing" }, { "a b", "a b" },
-        { "\n", "\\x0a" }, { "\x1b[31m", "\\x1b[31m" },
-        { "\\x0a", "\\x5cx0a" }, { "it's", "it\\x27s" },
-        { "\x7f", "\\x7f" }, { "\xc3\xbc", "\\xc3\\xbc" }, { "%s", "%s" }
-    };
-    char out[64];
-    size_t i;
-    int c;
-
-    (void)state;
-    for (i = 0; i < UNIT_COUNT(cases); i++)
-        unit_same_text("shown", kaws__text_show(out, sizeof out, kaws__buf_of(
-                           cases[i].name)), cases[i].shown);
-    unit_same_text("quoted", kaws__text_quote(out, sizeof out, kaws__buf_of(
-                       "it's \\ \n")), "it's \\x5c \\x0a");
-    unit_same_text("a NUL", kaws__text_show(out, sizeof out,
-                                            unit_bytes("a\0b", 3)), "a\\x00b");
+        free(text);
+    }
+    unit_close(&f);
+    assert_in_range(count, 44, 1000);
     unit_same_text("no name", kaws_show(out, sizeof out, NULL), "");
     unit_same_text("for all", kaws_show(out, sizeof out, "it's\n"),
                    "it\\x27s\\x0a");
-    for (c = 0; c < 256; c++) {
-        uint8_t byte = (uint8_t)c;
-        check_show(&byte, 1, 64);
-    }
 }
 
 
-/* ---- what could be a secret -------------------------------------------- */
-
-#define UUID "1234abcd-12ab-34cd-56ef-1234567890ab"
-#define KEY40 "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
-
-/* What is shown of others' words, and of a name; NULL: all. */
-static const struct { const char *text, *quoted, *shown; } could_be[] = {
-    { "Unsupported proxy syntax in 'http://svc:Pa#ss@proxy:3128'",
-      "Unsupported proxy syntax in 'http://***@proxy:3128'", "" },
-    { "Unsupported proxy syntax in 'svc:Pa#ss@proxy:3128'",
-      "Unsupported proxy syntax in '***@proxy:3128'", "" },
-    { "Unsupported proxy syntax in \"s:P'/a?b c@d@proxy:x\": bad port",
-      "Unsupported proxy syntax in \"***@proxy:x\": bad port", "" },
-    { "'svc:a://b@proxy'", "'***@proxy'", "" },
-    { "Proxy http://svc:pass:word@proxy:1, or mailto:me@example.com",
-      "Proxy http://***@example.com", "" },
-    { "http://svc:Pa/ss@proxy", "http://***@proxy", "http://***@proxy" },
-    { "http://svc:P@ss@proxy", "http://***@proxy", "http://***@proxy" },
-    { "socks5://svc:P?ss@proxy", "socks5://***@proxy", "socks5://***@proxy" },
-    { "http://@proxy", NULL, NULL },
-    { "svc:Pa#ss@proxy:3128", NULL, "***@proxy:3128" },
-    { "svc:a://b@proxy", "svc:a://***@proxy", "***@proxy" },
-    { "joe@example.com", NULL, NULL }, { "root@::1", NULL, NULL },
-    { "'joe@example.com'", NULL, "" }, { "it's joe@a:b", NULL, "" },
-    { "User: arn:aws:sts::111122223333:assumed-role/App/joe@example.com is "
-      "not authorized to perform: kms:GenerateDataKeyWithoutPlaintext on "
-      "resource: arn:aws:kms:eu-west-1:111122223333:key/" UUID, NULL, "" },
-    { "arn:aws:sts::111122223333:assumed-role/AWSReservedSSO_Administrator"
-      "Access_0123456789abcdef/joe@example.com", NULL, "" },
-    { "request id " UUID, NULL, NULL },
-    { "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz", NULL, NULL },
-    { "0123456789abcdef0123456789abcdef0123456789abcdef", NULL, NULL },
-    { "0123456789ABCDEF0123456789ABCDEF0123456789ABCDEF", NULL, NULL },
-    { "AKIAIOSFODNN7EXAMPLE", NULL, NULL },
-    { "aB3456789012345678 9", NULL, NULL },
-    { "aB34567890123456789", NULL, NULL },
-    { "aB345678901234567890", "aB34...", NULL },
-    { "key=aB3+5678901234567890==.", "key=aB3+...==.", NULL },
-    { "aB3+56789012345=67890", NULL, NULL },
-    { "aB345678901234/67890aB34567", NULL, NULL },
-    { KEY40, "wJal...", "wJal..." }, { "/" KEY40, "/wJa...", NULL },
-    { "secret " KEY40 " is wrong", "secret wJal... is wrong",
-      "secret wJal... is wrong" },
-    { "/var/lib/mysql/Keys2024/Of/The/First/Instance", "/var...", NULL },
-    { "/var/aB34567890123456789012345678901234567890/x", "/var...",
-      "/var/aB34.../x" }
-};
-
-
+/* In arrays of all sizes: the whole, or as much of it as fits before dots; and
+ * every byte is escaped, or stands for itself. */
 static void
-test_what_could_be_a_secret(void **state)
+test_show_sizes(void **state)
 {
-    char out[300];
-    size_t i;
+    static char whole[2000];
+    uint8_t data[256];
+    size_t cap, i, n;
+    int own;
 
     (void)state;
-    for (i = 0; i < UNIT_COUNT(could_be); i++) {
-        const char *text = could_be[i].text, *want = could_be[i].quoted;
-        unit_same_text("quoted",
-                       kaws__text_quote(out, sizeof out, kaws__buf_of(text)),
-                       want != NULL ? want : text);
-        want = could_be[i].shown;
-        if (want == NULL || *want != '\0')
-            unit_same_text("shown", kaws_show(out, sizeof out, text),
-                           want != NULL ? want : text);
-        check_show((const uint8_t *)text, strlen(text), 300);
+    for (own = 0; own < 2; own++) {
+        for (i = n = 0; i < 256; i++) {
+            int c = (int)(data[i] = (uint8_t)(i * 151));
+            int bare = c >= ' ' && c < 0x7f && c != '\\' && (c != '\'' || !own);
+            c = c == '@' ? data[i] = 'x' : c;
+            n += (size_t)snprintf(whole + n, 5, bare ? "%c" : "\\x%02x",
+                                  (unsigned)c);
+        }
+        for (cap = 8; cap < n + 10; cap++) {
+            char *out = (char *)unit_exact(NULL, cap);
+            size_t len;
+            kaws__text_filter(out, cap, unit_bytes(data, 256), own);
+            len = strlen(out);
+            if (n + 4 > cap) {
+                assert_in_range(len + 4, cap - 3, cap + 3);
+                len -= 3;
+                unit_same_text("dots", out + len, "...");
+            }
+            unit_same("shown", out, len, whole, cap < n + 4 ? len : n);
+            free(out);
+        }
     }
 }
 
@@ -1008,49 +756,17 @@ days_in(int year, int month)
 }
 
 
-#if defined(_WIN32)
-
-#define check_system(when, amz, http) ((void)0)
-
-#else
-
-/* The system's calendar agrees, as far as its time_t goes. */
-static void
-check_system(int64_t when, const char *amz, const char *http)
-{
-    time_t t = (time_t)when;
-    struct tm tm;
-    char text[64];
-
-    if ((int64_t)t != when)
-        return;
-    assert_non_null(gmtime_r(&t, &tm));
-    assert_int_equal(strftime(text, sizeof text, "%Y%m%dT%H%M%SZ", &tm), 16);
-    unit_same_text("gmtime, as AWS has it", text, amz);
-    assert_int_equal(strftime(text, sizeof text, "%a, %d %b %Y %H:%M:%S GMT",
-                              &tm), 29);
-    unit_same_text("gmtime, as HTTP has it", text, http);
-    assert_true(timegm(&tm) == t);
-}
-
-#endif
-
-
 /* Every day of the years 1970 to 2100, counted by hand; a second of it. */
 static void
 test_days(void **state)
 {
-    int year = 1970, month = 1, day = 1, y, m, d, second = 0;
+    int year = 1970, month = 1, day = 1, second = 0;
     int64_t days, when;
     char amz[17], want[64], http[64];
 
     (void)state;
     for (days = 0; year <= 2100; days++) {
         assert_true(kaws__text_days(year, month, day) == days);
-        kaws__text_civil(days, &y, &m, &d);
-        if (y != year || m != month || d != day)
-            fail_msg("day %ld is %d-%d-%d, not %d-%d-%d", (long)days, year,
-                     month, day, y, m, d);
         second = (second + 28657) % 86400;
         when = days * 86400 + second;
         snprintf(want, sizeof want, "%04d%02d%02dT%02d%02d%02dZ", year, month,
@@ -1062,8 +778,11 @@ test_days(void **state)
                  year, second / 3600, second / 60 % 60, second % 60);
         if (kaws__text_http_date(kaws__buf_of(http)) != when)
             fail_msg("http_date of %s", http);
-        check_system(when, amz, http);
         if (++day > days_in(year, month)) {
+            snprintf(http, sizeof http, "%s, %02d %s %04d 00:00:00 GMT",
+                     day_names + 4 * ((days + 1) % 7), day,
+                     month_names + 4 * (month - 1), year);
+            assert_true(kaws__text_http_date(kaws__buf_of(http)) == 0);
             day = 1;
             year += month == 12;
             month = month == 12 ? 1 : month + 1;
@@ -1125,71 +844,30 @@ test_http_date_vectors(void **state)
 }
 
 
-/* Every byte value at every place: whatever is read is a date that would be
- * written so, and nothing is read behind the end. */
-static void
-test_http_date_bytes(void **state)
-{
-    const char *good = "Sun, 06 Nov 1994 08:49:37 GMT";
-    size_t place, len = strlen(good), cut, read = 0;
-    int byte;
-
-    (void)state;
-    for (place = 0; place < len; place++)
-        for (byte = 0; byte < 256; byte++) {
-            uint8_t *text = unit_exact(good, len);
-            char amz[17];
-            int64_t when;
-            text[place] = (uint8_t)byte;
-            when = kaws__text_http_date(unit_bytes(text, len));
-            if (when != 0) {
-                kaws__text_amz_date(amz, when);
-                unit_same("the day", amz + 6, 2, text + 5, 2);
-                unit_same("the year", amz, 4, text + 12, 4);
-                unit_same("the hour", amz + 9, 2, text + 17, 2);
-                unit_same("the minute", amz + 11, 2, text + 20, 2);
-                unit_same("the second", amz + 13, 2, text + 23, 2);
-                read++;
-            }
-            free(text);
-        }
-    assert_in_range(read, len, len * 12);
-    for (cut = 0; cut < len; cut++) {
-        uint8_t *text = unit_exact(good, cut);
-        assert_true(kaws__text_http_date(unit_bytes(text, cut)) == 0);
-        free(text);
-    }
-}
-
-
 int
 main(void)
 {
     static const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lower),
         cmocka_unit_test(test_alike),
+        cmocka_unit_test(test_order),
         cmocka_unit_test(test_hex),
         cmocka_unit_test(test_base64_vectors),
         cmocka_unit_test(test_base64_round_trip),
-        cmocka_unit_test(test_base64_bad_bytes),
         cmocka_unit_test(test_base64_pairs),
         cmocka_unit_test(test_base64_random),
-        cmocka_unit_test(test_base64_no_memory),
         cmocka_unit_test(test_percent),
         cmocka_unit_test(test_utf8_borders),
         cmocka_unit_test(test_utf8_characters),
         cmocka_unit_test(test_is_utf8),
-        cmocka_unit_test(test_show_caps),
-        cmocka_unit_test(test_show_bytes),
-        cmocka_unit_test(test_what_could_be_a_secret),
+        cmocka_unit_test(test_show_vectors),
+        cmocka_unit_test(test_show_sizes),
         cmocka_unit_test(test_holds),
         cmocka_unit_test(test_holds_as_the_slow_way),
         cmocka_unit_test(test_no_secret_is_let_through),
         cmocka_unit_test(test_number),
         cmocka_unit_test(test_days),
         cmocka_unit_test(test_amz_date_ends),
-        cmocka_unit_test(test_http_date_vectors),
-        cmocka_unit_test(test_http_date_bytes)
+        cmocka_unit_test(test_http_date_vectors)
     };
 
     return cmocka_run_group_tests_name("text", tests, NULL, NULL);

@@ -1,0 +1,335 @@
+/* Room sources: the conf file in every shape, and whether it has changed. */
+
+#define KEYRING_AWS_IMPLEMENTATION
+#include "../../keyring_aws.h"
+#include "world.h"
+#include "unit.h"
+
+typedef struct reading {          /* sources, and what was read last          */
+    kaws__sources sources;
+    kaws_bytes    found[3];
+    uint8_t       text[KAWS__SOURCES_TEXT_MAX];
+} reading;
+
+
+static kaws_status
+read_again(struct world *w, reading *r, int if_changed)
+{
+    static const kaws_bytes none;
+    int i;
+
+    kaws__err_clear(&w->err);
+    for (i = 0; i < 3; i++)
+        r->found[i] = none;
+    return kaws__sources_read(&r->sources, if_changed, r->text, r->found,
+                              &w->err);
+}
+
+
+static kaws_status
+open_and_read(struct world *w, reading *r)
+{
+    kaws__err_clear(&w->err);
+    EXPECT(w, KAWS_OK, NULL, kaws__sources_open(&r->sources, &w->f.hooks,
+                                                w->f.conf, &w->err));
+    return read_again(w, r, 0);
+}
+
+
+static int
+is(kaws_bytes got, const char *want)
+{
+    return kaws__buf_same(got, kaws__buf_of(want));
+}
+
+
+/* ---- right and wrong files --------------------------------------------- */
+
+/* What is found, or that the message blames what it should, and quotes none of
+ * the file, which has S3CR for a secret. */
+static void
+check_file(struct world *w, const char *says, const char *const want[3])
+{
+    kaws_status status;
+    reading r;
+    size_t i;
+
+    status = open_and_read(w, &r);
+    if ((says == NULL) != (status == KAWS_OK) || w->err.status != status ||
+        (says != NULL && (status != KAWS_CONFIG ||
+                          strstr(w->err.text, says) == NULL ||
+                          strstr(w->err.text, w->f.conf) == NULL ||
+                          strstr(w->err.text, "S3CR") != NULL)))
+        fail_msg("%s: %d %s", says, (int)status, w->err.text);
+    for (i = 0; i < 3 && says == NULL; i++)
+        unit_same("found", r.found[i].at, r.found[i].len, want[i],
+                  strlen(want[i]));
+}
+
+
+static void
+test_files(void **state)
+{
+    struct world *w = *state;
+    size_t count = 0, len, i;
+    unit_file f;
+
+    unit_open(&f, __FILE__, "conf.txt");
+    for (; unit_next(&f); count++) {
+        const char *want[3] = { unit_field(&f, "id", 0),
+                                unit_field(&f, "secret", 0),
+                                unit_field(&f, "token", 0) };
+        uint8_t *text = unit_undo(unit_must(&f, "file"), &len);
+        *unit_case() = unit_must(&f, "file");
+        for (i = 0; i < 3; i++)
+            want[i] = want[i] != NULL ? want[i] : "";
+        spill(w->f.conf, text, len);
+        check_file(w, unit_field(&f, "wrong", 0), want);
+        free(text);
+    }
+    unit_close(&f);
+    assert_in_range(count, 40, 1000);
+    assert_int_equal(fake_logged(&w->f, -1, "S3CR"), 0);
+}
+
+
+/* Each line as long as it may be, and a byte longer; and the longest file. */
+static void
+test_longest(void **state)
+{
+    static const struct { size_t id, secret, token, blanks; const char *says; }
+    rows[] = {
+        { 128, 256, 0, 0, NULL }, { 1, 1, 4096, 0, NULL },
+        { 128, 256, 4096, 1661, NULL },
+        { 128, 256, 4096, 1662, "longer than 6143 bytes" },
+        { 129, 1, 0, 0, "line 1" }, { 1, 257, 0, 0, "line 2" },
+        { 1, 1, 4097, 0, "line 3" }, { 1, 1, 6139, 0, "line 3" },
+        { 1, 1, 6140, 0, "longer than 6143 bytes" },
+        { 1, 1, 90000, 0, "longer than 6143 bytes" }
+    };
+    static char id[130], secret[260], token[90001], text[91000];
+    const char *const want[3] = { id, secret, token };
+    struct world *w = *state;
+    size_t i, len;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        memset(memset(id, 0, sizeof id), 'i', rows[i].id);
+        memset(memset(secret, 0, sizeof secret), 's', rows[i].secret);
+        memset(memset(token, 0, sizeof token), 't', rows[i].token);
+        memset(text, 10, sizeof text);
+        len = (size_t)snprintf(text, sizeof text, "%s\n%s\n%s", id, secret,
+                               token);
+        text[len] = '\n';                 /* where the NUL was               */
+        spill(w->f.conf, text, len + rows[i].blanks);
+        check_file(w, rows[i].says, want);
+    }
+}
+
+
+static void
+test_not_a_file(void **state)
+{
+    struct world *w = *state;
+    reading r;
+
+    EXPECT(w, KAWS_CONFIG, "conf_file is not set",
+           kaws__sources_open(&r.sources, &w->f.hooks, NULL, &w->err));
+    assert_int_equal(unlink(w->f.conf), 0);
+    EXPECT(w, KAWS_CONFIG, "No such file", open_and_read(w, &r));
+    assert_int_equal(w->err.os, ENOENT);
+    assert_int_equal(mkdir(w->f.conf, 0700), 0);
+    EXPECT(w, KAWS_CONFIG, "is not a file", open_and_read(w, &r));
+    assert_int_equal(rmdir(w->f.conf), 0);
+}
+
+
+#if !defined(_WIN32)                      /* which has no pipes in folders, and
+                                           * keeps access lists, not modes    */
+
+static void
+test_pipe_or_link(void **state)
+{
+    struct world *w = *state;
+    char path[128];
+    reading r;
+
+    assert_int_equal(unlink(w->f.conf), 0);
+    assert_int_equal(mkfifo(w->f.conf, 0600), 0);   /* must not hang          */
+    EXPECT(w, KAWS_CONFIG, "is not a file", open_and_read(w, &r));
+    assert_int_equal(unlink(w->f.conf), 0);
+
+    assert_int_equal(symlink(w->f.conf, w->f.conf), 0);
+    EXPECT(w, KAWS_CONFIG, w->f.conf, open_and_read(w, &r));
+    assert_int_equal(w->err.os, ELOOP);
+    assert_int_equal(unlink(w->f.conf), 0);
+
+    (void)snprintf(path, sizeof path, "%s.real", w->f.conf);
+    assert_int_equal(symlink(path, w->f.conf), 0);
+    spill(path, "id\nS3CR\n", 8);
+    EXPECT(w, KAWS_OK, NULL, open_and_read(w, &r));     /* links are allowed  */
+    assert_true(is(r.found[1], "S3CR"));
+}
+
+
+static void
+test_modes(void **state)
+{
+    static const struct { mode_t mode; uid_t owner; const char *warned; }
+    rows[] = {
+        { 0600, 0, NULL }, { 0400, 0, NULL }, { 0640, 0, "chmod 600" },
+        { 0604, 0, "chmod 600" }, { 0622, 0, "chmod 600" },
+        { 0600, 12345, "belongs to another user" }
+    };
+    struct world *w = *state;
+    reading r;
+    size_t i;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        if (rows[i].owner != 0 && (geteuid() != 0 ||
+                                   chown(w->f.conf, 12345, (gid_t)-1) != 0))
+            continue;
+        assert_int_equal(chmod(w->f.conf, rows[i].mode), 0);
+        fake_forget_log(&w->f);
+        EXPECT(w, KAWS_OK, NULL, open_and_read(w, &r));
+        assert_int_equal(fake_logged(&w->f, -1, ""), rows[i].warned != NULL);
+        if (rows[i].warned != NULL)
+            assert_int_equal(fake_logged(&w->f, 1, rows[i].warned), 1);
+    }
+}
+
+#endif
+
+
+/* Whatever the file is called: its name neither ends the line, nor colours the
+ * terminal, nor shows a secret that somebody put in its place. */
+static void
+test_name_of_the_file(void **state)
+{
+    static const struct { const char *path, *shown; } cases[] = {
+        { "no\nsuch\x1b[31m\xc3\xa4", "no\\x0asuch\\x1b[31m\\xc3\\xa4:" },
+        { "http://me:pa#ss@host/conf", "http://***@host/conf:" },
+        { "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "file wJal...:" }
+    };
+    struct world *w = *state;
+    reading r;
+    size_t i;
+
+    for (i = 0; i < COUNT(cases); i++) {
+        kaws__err_clear(&w->err);
+        EXPECT(w, KAWS_OK, NULL, kaws__sources_open(&r.sources, &w->f.hooks,
+                                                    cases[i].path, &w->err));
+        EXPECT(w, KAWS_CONFIG, cases[i].shown, read_again(w, &r, 0));
+    }
+}
+
+
+/* ---- has it changed? --------------------------------------------------- */
+
+/* When the conf file was written, in nanoseconds. */
+static int64_t
+time_of(struct world *w)
+{
+    kaws__stat st;
+    int fd;
+
+    assert_int_equal(kaws__disk_open(w->f.conf, KAWS__READ, &fd), 0);
+    assert_int_equal(kaws__disk_stat(fd, &st), 0);
+    kaws__disk_close(fd);
+    return st.mtime_ns;
+}
+
+
+static void
+set_time(struct world *w, int64_t ns)
+{
+#if defined(_WIN32)
+    uint64_t since_1601 = (uint64_t)(ns / 100 + 116444736000000000);
+    FILETIME time = { (DWORD)since_1601, (DWORD)(since_1601 >> 32) };
+    int fd;
+
+    assert_int_equal(kaws__disk_open(w->f.conf, KAWS__WRITE, &fd), 0);
+    assert_true(SetFileTime(kaws__disk_handle(fd), NULL, NULL, &time));
+    kaws__disk_close(fd);
+#else
+    struct timespec times[2] = { { 0, UTIME_OMIT }, { 0, 0 } };
+
+    times[1].tv_sec = (time_t)(ns / 1000000000);
+    times[1].tv_nsec = (long)(ns % 1000000000);
+    assert_int_equal(utimensat(AT_FDCWD, w->f.conf, times, 0), 0);
+#endif
+    assert_true(time_of(w) == ns);
+}
+
+
+/* Time, size or inode tell that it has changed; if none does, it is not read. A
+ * file that is not good is read again the next time. */
+static void
+test_if_changed(void **state)
+{
+    static const struct {
+        const char *text;         /* NULL: as it was                          */
+        int replaced;             /* by another file                          */
+        int64_t time;
+        kaws_status status;
+        const char *found;        /* NULL: nothing                            */
+    } rows[] = {
+        { NULL, 0, 0, KAWS_OK, NULL },
+        { NULL, 0, 5, KAWS_OK, "" },            /* the time tells            */
+        { "a\nb\n", 0, 5, KAWS_OK, "a" },       /* the size                  */
+        { "x\ny\n", 1, 5, KAWS_OK, "x" },       /* the inode                 */
+        { "p\nq\n", 0, 5, KAWS_OK, NULL },
+        { "half\n", 0, 5, KAWS_CONFIG, NULL },
+        { "half\n", 0, 5, KAWS_CONFIG, NULL },
+        { "p\nq\n", 0, 6, KAWS_OK, "p" }
+    };
+    struct world *w = *state;
+    char path[128];
+    reading r;
+    size_t i, logged = 0;
+
+    (void)snprintf(path, sizeof path, "%s.new", w->f.conf);
+    EXPECT(w, KAWS_OK, NULL, open_and_read(w, &r));
+    for (i = 0; i < COUNT(rows); i++) {
+        if (rows[i].text != NULL)
+            spill(rows[i].replaced ? path : w->f.conf, rows[i].text,
+                  strlen(rows[i].text));
+        if (rows[i].replaced)
+            assert_int_equal(rename(path, w->f.conf), 0);
+        if (rows[i].time > 0)
+            set_time(w, 1000000000000000000 + 100 * rows[i].time);
+        if (read_again(w, &r, 1) != rows[i].status)
+            fail_msg("row %lu: %s", (unsigned long)i, w->err.text);
+        if (rows[i].status != KAWS_OK)
+            continue;
+        if ((r.found[0].len > 0) != (rows[i].found != NULL) ||
+            (rows[i].found != NULL && *rows[i].found != '\0' &&
+             !is(r.found[0], rows[i].found)))
+            fail_msg("row %lu: %lu bytes", (unsigned long)i,
+                     (unsigned long)r.found[0].len);
+        logged += rows[i].found != NULL;
+        assert_int_equal(fake_logged(&w->f, 2, "newer ones"), logged);
+    }
+    EXPECT(w, KAWS_OK, NULL, read_again(w, &r, 0));     /* asked to: it is    */
+    assert_true(is(r.found[0], "p"));
+    assert_int_equal(fake_logged(&w->f, -1, ""), logged);
+}
+
+
+int
+main(void)
+{
+#define TEST(name) cmocka_unit_test_setup_teardown(name, world_begin, world_end)
+    const struct CMUnitTest tests[] = {
+        TEST(test_files),
+        TEST(test_longest),
+        TEST(test_not_a_file),
+#if !defined(_WIN32)
+        TEST(test_pipe_or_link),
+        TEST(test_modes),
+#endif
+        TEST(test_name_of_the_file),
+        TEST(test_if_changed)
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
