@@ -4511,9 +4511,9 @@ kaws__url_proxy_ok(const char *proxy)
 }
 
 
-/* Refuses a proxy in the environment that cannot be meant: it is no outage. Its
- * URL may hold a password, so only the variable is named. *over_tls says
- * whether libcurl speaks TLS with the proxy. */
+/* Refuses a malformed proxy in the environment, because libcurl would report it
+ * like an outage. The proxy's URL may hold a password, so the message names the
+ * variable only. *over_tls: whether libcurl speaks TLS with the proxy. */
 KAWS__MAYBE static kaws_status
 kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
@@ -4654,8 +4654,8 @@ kaws__curl_find_cert(int fd, int *found)
 }
 
 
-/* libcurl opens the file for each connection, waits without end if it is a
- * pipe, and reports a bad file like a bad network. So we look at it first. */
+/* libcurl opens the CA file for each connection, waits forever if the file is a
+ * pipe, and reports a bad file like a bad network. So the file is checked. */
 static kaws_status
 kaws__curl_check_ca(const char *path, kaws_error *err)
 {
@@ -4730,11 +4730,11 @@ kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* Stores what we want to know from a header field. If a request id is too long
- * (AWS's have 36 bytes), it is cut and ends in a digest of the whole id, so two
- * ids that begin alike stay two.
- * If libcurl has read more behind a chunked body, it drops that without a word,
- * so the connection is not used again. KMS sends no chunked bodies. */
+/* Stores the value of a header that we need. A request id that is too long
+ * (AWS's have 36 bytes) is cut and ends in a digest of the whole id, so two ids
+ * that begin alike stay two.
+ * libcurl drops without a word what it has read behind a chunked body, so the
+ * connection is not used again. KMS sends no chunked bodies. */
 static void
 kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
 {
@@ -4923,8 +4923,8 @@ kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 }
 
 
-/* Keeps the conn if its last exchange was clean. If too many are idle, the one
- * that was used longest ago is closed. */
+/* Keeps the conn if its last exchange was clean; else closes it. If too many
+ * conns are idle, closes the one that was used longest ago. */
 static void
 kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 {
@@ -4946,7 +4946,7 @@ kaws__curl_done(kaws__sender *s, kaws__conn *conn, int clean)
 }
 
 
-/* Has no connection used again that is open now, be it idle or lent. */
+/* After this, no connection that is open now, idle or lent, is used again. */
 static void
 kaws__curl_distrust(kaws__sender *s)
 {
@@ -4984,7 +4984,6 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
     };
     const struct { CURLoption option; const void *value; } pointers[] = {
         { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
-        { CURLOPT_USERAGENT, "keyring_aws/" KAWS_VERSION },
         { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
         { CURLOPT_POSTFIELDS, t->first == q->body.len ? q->body.at : NULL },
         { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
@@ -5067,10 +5066,10 @@ kaws__curl_perform(const kaws__transfer *t)
 }
 
 
-/* Says what libcurl's code means, and in r->text why there is no reply. If
- * libcurl may have split a proxy's URL in another way than was meant, its words
- * can hold pieces of the password: then we name only the kind of the error, and
- * what to do. */
+/* Says what libcurl's code means, and in r->text why there is no reply. If the
+ * URL of a proxy with a password is malformed, libcurl may have split it in the
+ * wrong place, and its words may hold pieces of the password: then r->text
+ * names only the kind of the error, and what to do. */
 static kaws_status
 kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
@@ -5104,12 +5103,12 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
  * likewise, because a setting is wrong. *lent is for kaws__curl_done(), or NULL
- * if no request was sent. */
+ * if no request was sent. libcurl only reads the header lines. An Expect would
+ * make it wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
-    static char expect[] = "Expect:";     /* else libcurl may await a 100    */
     kaws__transfer t = { .s = s, .q = q, .r = r, .first = q->body.len };
     CURLcode code = CURLE_OUT_OF_MEMORY;
     kaws_status status;
@@ -5117,14 +5116,16 @@ kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
 
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    t.lines[0].data = expect;
-    for (i = 1; i < KAWS__CURL_LINES && q->headers[i - 1] != NULL; i++) {
+    t.lines[0].data = (char *)"Expect:";
+    t.lines[0].next = &t.lines[1];
+    t.lines[1].data = (char *)"User-Agent: keyring_aws/" KAWS_VERSION;
+    for (i = 2; i < KAWS__CURL_LINES && q->headers[i - 2] != NULL; i++) {
         t.lines[i - 1].next = &t.lines[i];
-        t.lines[i].data = (char *)q->headers[i - 1];      /* is only read     */
+        t.lines[i].data = (char *)q->headers[i - 2];
     }
     *lent = t.conn = kaws__curl_lend(s, q);
     t.easy = t.conn != NULL ? curl_easy_init() : NULL;
-    if (t.easy != NULL && q->headers[i - 1] == NULL &&
+    if (t.easy != NULL && q->headers[i - 2] == NULL &&
         kaws__curl_set_options(t.easy, &t))
         code = kaws__curl_perform(&t);
     status = kaws__curl_outcome(&t, code);
@@ -6928,7 +6929,8 @@ kaws__calls_send(kaws__call *c)
  * ==========================================================================
  * Uses: err mem buf text json http arn trust calls
  * Gives: kms_open kms_close kms_begin kms_has_key kms_seal kms_probe
- *        kms_decrypt kms_prove kms_reencrypt kms_rotate kms_ask_region
+ *        kms_decrypt kms_prove kms_prove_key
+ *        kms_reencrypt kms_rotate kms_ask_region
  *        kms_mixed_up kms_learn_account kms_may_use
  *
  * One function an action. Each writes a call, sends it, and takes from the
@@ -7270,6 +7272,31 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 }
 
 
+/* Has KMS open what it has just sealed: that must be the key. Without the right
+ * to decrypt there is no proof; that is no failure, and logged once. */
+static kaws_status
+kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
+                    const kaws_sealed *in, kaws_bytes plain)
+{
+    kaws__calls *k = &op->kms->calls;
+    kaws_error *err = op->shared.err;
+    size_t none = 0;
+    kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none);
+
+    if (status == KAWS_MISMATCH)
+        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned "
+                                  "does not open to the key, and nothing was "
+                                  "stored", err);
+    if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
+        return status;
+    kaws__err_clear(err);
+    if (kaws__calls_first(k, KAWS__NOTE_UNPROVED))
+        kaws__err_log(k->hooks, 2, "keys are stored without the proof that AWS "
+                      "KMS opens them again: that takes kms:Decrypt");
+    return KAWS_OK;
+}
+
+
 /* Has KMS seal a throw-away byte: that tells what the target's KMS key is, its
  * key material, and whether we may use it; and with `proof` whether KMS would
  * open the byte again. */
@@ -7279,8 +7306,10 @@ kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
     static const kaws_pair app = { "app", "keyring_aws" };
     static const kaws_bytes byte = { NULL, 1 };
     const kaws_context ctx = { &app, 1 };
-    kaws_status status = kaws__kms_seal(op, &ctx, byte, NULL, sealed);
+    kaws_status status = kaws__kms_has_key(op);
 
+    if (status == KAWS_OK)
+        status = kaws__kms_seal(op, &ctx, byte, NULL, sealed);
     if (status == KAWS_OK && proof)
         status = kaws__kms_prove(op, &ctx, sealed, 1);
     return status;
@@ -9337,10 +9366,929 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 
 
 /* ==========================================================================
- * ROOM  ring     the public functions: the lock and the policy
+ * ROOM  bind     what a blob is tied to: the encryption context of its key
  * ==========================================================================
- * Uses: sys thread disk err mem buf text arn trust calls kms store file save
- *        table
+ * Uses: err buf text store
+ * Gives: bind_name bind_key bind_context_ok
+ *
+ * The manual, section 8, says what the context of a key holds. A kaws__record
+ * (room store) carries a name, or all that is known of a key, as views.
+ */
+
+typedef struct kaws__bound {
+    char       key_id[3 * KAWS_NAME_MAX + 1];
+    char       user_id[3 * KAWS_NAME_MAX + 1];
+    char       type[16];
+    kaws_pair  pairs[5];
+    kaws_context context;         /* points at them: do not copy it           */
+} kaws__bound;
+
+/* Begins a record with the name. NULL and "" are the same owner: nobody. */
+static kaws_status
+kaws__bind_name(kaws_name name, kaws__record *r, kaws_error *err)
+{
+    const char *wrong = NULL;
+
+    memset(r, 0, sizeof *r);
+    r->key_id = kaws__buf_of(name.key_id != NULL ? name.key_id : "");
+    r->user_id = kaws__buf_of(name.user_id != NULL ? name.user_id : "");
+    if (r->key_id.len == 0)
+        wrong = "the key id is empty";
+    else if (r->key_id.len > KAWS_NAME_MAX)
+        wrong = "the key id is longer than 255 bytes";
+    else if (r->user_id.len > KAWS_NAME_MAX)
+        wrong = "the user id is longer than 255 bytes";
+    else
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
+}
+
+
+static int
+kaws__bind_printable(int c)
+{
+    return c >= 0x20 && c <= 0x7e && c != '%';
+}
+
+
+/* The context of the key that the record names, in the file of that id. Key id
+ * and user id are percent-encoded, so any bytes make valid JSON, and no two
+ * names have the same context. KMS refuses an empty value, so a key without an
+ * owner has no user_id. */
+static void
+kaws__bind_key(const char *file_hex, const kaws__record *r, kaws__bound *b)
+{
+    const kaws_pair pairs[5] = {
+        { "app", "keyring_aws" }, { "file", file_hex }, { "key_id", b->key_id },
+        { "key_type", b->type }, { "user_id", b->user_id }
+    };
+    kaws__buf key_id = kaws__buf_fixed(b->key_id, sizeof b->key_id - 1);
+    kaws__buf user_id = kaws__buf_fixed(b->user_id, sizeof b->user_id - 1);
+
+    memset(b, 0, sizeof *b);
+    kaws__text_percent(&key_id, r->key_id, kaws__bind_printable);
+    kaws__text_percent(&user_id, r->user_id, kaws__bind_printable);
+    (void)kaws__buf_copy_text(b->type, sizeof b->type, r->type);
+    memcpy(b->pairs, pairs, sizeof pairs);
+    b->context.pairs = b->pairs;
+    b->context.count = r->user_id.len > 0 ? 5 : 4;
+}
+
+
+/* Whether KMS takes a caller's context: its names and values are UTF-8 text,
+ * and none is empty. */
+static kaws_status
+kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
+{
+    size_t i, count = ctx != NULL ? 2 * ctx->count : 0;
+    const char *text = NULL;
+
+    for (i = 0; i < count; i++) {
+        if (ctx->pairs != NULL)
+            text = i % 2 ? ctx->pairs[i / 2].value : ctx->pairs[i / 2].name;
+        if (text == NULL || *text == '\0' ||
+            !kaws__text_is_utf8(kaws__buf_of(text)))
+            return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: a name or "
+                                 "value in the encryption context is NULL, "
+                                 "empty or not UTF-8");
+    }
+    return KAWS_OK;
+}
+
+
+/* ==========================================================================
+ * ROOM  vault    the data file and the table, which change together
+ * ==========================================================================
+ * Uses: thread err buf text trust store file save table bind
+ * Gives: vault_open vault_close vault_allows vault_may_add vault_entry
+ *        vault_add vault_remove vault_reseal vault_copy vault_claim
+ *        vault_extent vault_list vault_stats
+ *
+ * Table, file, and the digest over the file have one lock, which is never held
+ * while anything is waited for. A change waits first: for its turn among the
+ * ring's threads, then for the file's locks, which other processes may hold.
+ * Then it takes the lock, reserves memory, changes the disk, and last, when
+ * nothing can fail any more, the table. This room does not know KMS.
+ */
+
+#define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
+
+typedef struct kaws__vault {
+    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    kaws__trust *trust;           /* learns whose KMS keys the entries name   */
+    int          has_file, read_only;
+    char         file_hex[33];    /* the file id, as the context has it       */
+    kaws__turn   turn;            /* a thread that changes the file has it    */
+    kaws__lock   lock;            /* guards all below                         */
+    int          uncertain;       /* no more changes until it is opened anew  */
+    kaws__file   file;
+    kaws__table  table;
+} kaws__vault;
+
+typedef struct kaws__copy {       /* a key, to be used without the lock       */
+    kaws__record record;          /* views into the three below               */
+    kaws_sealed  sealed;
+    kaws__bound  bound;
+    uint8_t      texts[KAWS__STORE_RECORD_MAX - 6144];
+} kaws__copy;
+
+
+/* ---- what may be done -------------------------------------------------- */
+
+/* Whether there is a file, and it may be changed if that is wanted. */
+static kaws_status
+kaws__vault_allows(const kaws__vault *v, int change, kaws_error *err)
+{
+    if (change && v->read_only)
+        return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
+    if (!v->has_file)
+        return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
+                             "data_file has to be set");
+    return KAWS_OK;
+}
+
+
+/* With the lock held. After a disk failure in the middle of a change nobody
+ * knows what the file holds, so nobody may change it. */
+static kaws_status
+kaws__vault_certain(const kaws__vault *v, kaws_error *err)
+{
+    if (!v->uncertain)
+        return KAWS_OK;
+    return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the middle "
+                         "of an earlier change to %s: reopen the keyring "
+                         "before changing more", v->file.shown);
+}
+
+
+/* Looks a name up, which has to be there, or has to be free. With the lock
+ * held. */
+static kaws_status
+kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
+                 kaws__entry **e, kaws_error *err)
+{
+    *e = kaws__table_find(&v->table, name->key_id, name->user_id);
+    if ((*e != NULL) == there)
+        return KAWS_OK;
+    if (there)
+        return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
+                             KAWS__SHOW(name->key_id));
+    return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
+                         KAWS__SHOW(name->key_id));
+}
+
+
+/* Whether a key of that name could be added now, and what its blob will be tied
+ * to. The lock is not kept, so vault_add looks again. */
+static kaws_status
+kaws__vault_may_add(kaws__vault *v, const kaws__record *key, kaws__bound *bound,
+                    kaws_error *err)
+{
+    kaws__entry *e;
+    kaws_status status;
+
+    kaws__bind_key(v->file_hex, key, bound);
+    kaws__thread_lock(&v->lock);
+    if ((status = kaws__vault_certain(v, err)) == KAWS_OK)
+        status = kaws__vault_find(v, key, 0, &e, err);
+    kaws__thread_unlock(&v->lock);
+    return status;
+}
+
+
+/* ---- changing ---------------------------------------------------------- */
+
+static void
+kaws__vault_log(const kaws__vault *v, const char *what)
+{
+    unsigned long count = (unsigned long)v->table.count;
+    char sum[9];
+
+    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
+    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
+                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
+}
+
+
+static void
+kaws__vault_end(kaws__vault *v)
+{
+    kaws__thread_unlock(&v->lock);
+    kaws__file_release(&v->file);
+    kaws__thread_turn_end(&v->turn, 1);
+}
+
+
+/* Begins a change, which vault_end ends; on failure there is none. The turn is
+ * waited for first, because the file's locks do not keep threads apart. Then
+ * the file's locks: a thread that waited for them in another thread's turn has
+ * waited for them, too. The vault's own lock comes last. */
+static kaws_status
+kaws__vault_begin(kaws__vault *v, kaws_error *err)
+{
+    kaws_status status;
+    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
+
+    if (waited < 0)
+        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
+                             "changing the data file %s for more than %d "
+                             "seconds; does its disk answer?", v->file.shown,
+                             KAWS__VAULT_TURN_MS / 1000);
+    status = kaws__file_hold(&v->file, waited, err);
+    if (status != KAWS_OK) {
+        kaws__thread_turn_end(&v->turn, 0);
+        return status;
+    }
+    kaws__thread_lock(&v->lock);
+    status = kaws__vault_certain(v, err);
+    if (status == KAWS_OK)
+        status = kaws__save_mend(&v->file, kaws__buf_view(&v->table.image),
+                                 err);
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    if (status != KAWS_OK)
+        kaws__vault_end(v);
+    return status;
+}
+
+
+/* The entry of a key as KMS sealed it, to be added or put in another's place;
+ * NULL: out of memory. */
+static kaws__entry *
+kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
+                  const kaws_sealed *sealed)
+{
+    kaws__record r = *key;
+    kaws__entry *e = NULL;
+    kaws__buf bytes;
+
+    r.arn = kaws__buf_of(sealed->kms_key_arn);
+    r.material = kaws__buf_of(sealed->key_material_id);
+    r.blob.at = sealed->blob;
+    r.blob.len = sealed->blob_len;
+    kaws__buf_init(&bytes, hooks);
+    kaws__store_record(&bytes, &r);
+    if (!bytes.failed)
+        e = kaws__table_new(hooks, kaws__buf_view(&bytes));
+    kaws__buf_free(&bytes);
+    return e;
+}
+
+
+/* Adds a key that KMS has sealed, if its name is still free. */
+static kaws_status
+kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
+                kaws_error *err)
+{
+    kaws__entry *e, *other;
+    int landed = 0;
+    kaws_status status;
+
+    key->created = v->hooks->now_ms(v->hooks->ctx) / 1000;
+    if (key->created < 0 || key->created > 253402300799)
+        key->created = 0;                 /* no clock may spoil the file      */
+    e = kaws__vault_entry(v->hooks, key, sealed);
+    if (e == NULL)
+        return kaws__err_memory(err, "adding a key");
+    status = kaws__vault_begin(v, err);
+    if (status == KAWS_OK) {
+        status = kaws__vault_find(v, key, 0, &other, err);
+        if (status == KAWS_OK && !kaws__table_reserve(&v->table, 1))
+            status = kaws__err_memory(err, "adding a key");
+        if (status == KAWS_OK)
+            status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
+                                       err);
+        v->uncertain |= status == KAWS_UNCERTAIN;
+        if (landed) {
+            (void)kaws__table_add(&v->table, e);
+            kaws__vault_log(v, "added a key to");
+        }
+        kaws__vault_end(v);
+    }
+    if (!landed)
+        kaws__table_discard(v->hooks, e);
+    return status;
+}
+
+
+/* Replaces the file by one of the table's keys, but for `skip`; those that are
+ * in `fresh`, which is in the order of serials, as they are there. *landed: the
+ * new file is in place. Within a change. */
+static kaws_status
+kaws__vault_replace(kaws__vault *v, const kaws__row *fresh, size_t n,
+                    const kaws__entry *skip, int *landed, kaws_error *err)
+{
+    const kaws__row *row = v->table.rows, *end = row + v->table.count;
+    kaws__entry *e;
+    kaws__writer w;
+    kaws_status status = kaws__save_begin(&v->file, &w, err);
+
+    *landed = 0;
+    if (status != KAWS_OK)
+        return status;
+    for (; row < end; row++) {
+        for (; n > 0 && fresh->serial < row->serial; n--)
+            fresh++;                      /* that key was removed meanwhile   */
+        e = n > 0 && fresh->serial == row->serial ? fresh->entry : row->entry;
+        if (e != skip)
+            kaws__save_put(&w, kaws__table_record(e));
+    }
+    status = kaws__save_commit(&v->file, &w, landed, err);
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    return status;
+}
+
+
+static kaws_status
+kaws__vault_remove(kaws__vault *v, const kaws__record *name, kaws_error *err)
+{
+    kaws__entry *e;
+    int landed = 0;
+    kaws_status status;
+
+    kaws__thread_lock(&v->lock);          /* NOT_FOUND need not wait for the
+                                           * file's locks                     */
+    status = kaws__vault_find(v, name, 1, &e, err);
+    kaws__thread_unlock(&v->lock);
+    if (status != KAWS_OK || (status = kaws__vault_begin(v, err)) != KAWS_OK)
+        return status;
+    status = kaws__vault_find(v, name, 1, &e, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_replace(v, NULL, 0, e, &landed, err);
+    if (landed) {
+        kaws__table_remove(&v->table, e);
+        kaws__vault_log(v, "removed a key from");
+    }
+    kaws__vault_end(v);
+    return status;
+}
+
+
+/* Puts n keys, sealed anew, in the place of those of the same serials, which
+ * are in their order: one new file, then the table. What the table took over
+ * is NULL in `fresh` then; the rest is still the caller's. */
+static kaws_status
+kaws__vault_reseal(kaws__vault *v, kaws__row *fresh, size_t n,
+                   kaws_error *err)
+{
+    size_t f, i;
+    int landed;
+    kaws_status status = kaws__vault_begin(v, err);
+
+    if (status != KAWS_OK)
+        return status;
+    status = kaws__vault_replace(v, fresh, n, NULL, &landed, err);
+    for (f = 0; landed && f < n; f++) {
+        i = kaws__table_from(&v->table, fresh[f].serial);
+        if (i == v->table.count || v->table.rows[i].serial != fresh[f].serial)
+            continue;                     /* that key was removed meanwhile   */
+        kaws__table_swap(&v->table, i, fresh[f].entry);
+        fresh[f].entry = NULL;
+    }
+    if (landed)
+        kaws__vault_log(v, "re-wrapped all keys in");
+    kaws__vault_end(v);
+    return status;
+}
+
+
+/* ---- reading ----------------------------------------------------------- */
+
+/* With the lock held. */
+static void
+kaws__vault_copy_entry(const kaws__vault *v, const kaws__entry *e,
+                       kaws__copy *copy)
+{
+    kaws__record *r = &copy->record;
+    kaws_sealed *sealed = &copy->sealed;
+    kaws_bytes *const texts[] = { &r->key_id, &r->user_id, &r->type, &r->arn,
+                                  &r->material };
+    uint8_t *at = copy->texts;
+    size_t i;
+
+    (void)kaws__store_split(kaws__table_record(e), r);
+    for (i = 0; i < 5; at += texts[i++]->len)
+        texts[i]->at = memcpy(at, texts[i]->at, texts[i]->len);
+    r->blob.at = memcpy(sealed->blob, r->blob.at, r->blob.len);
+    sealed->blob_len = r->blob.len;
+    (void)kaws__buf_copy_text(sealed->kms_key_arn, sizeof sealed->kms_key_arn,
+                              r->arn);
+    (void)kaws__buf_copy_text(sealed->key_material_id,
+                              sizeof sealed->key_material_id, r->material);
+    kaws__bind_key(v->file_hex, r, &copy->bound);
+}
+
+
+static kaws_status
+kaws__vault_copy(kaws__vault *v, const kaws__record *name, kaws__copy *copy,
+                 kaws_error *err)
+{
+    kaws__entry *e;
+    kaws_status status;
+
+    kaws__thread_lock(&v->lock);
+    if ((status = kaws__vault_find(v, name, 1, &e, err)) == KAWS_OK)
+        kaws__vault_copy_entry(v, e, copy);
+    kaws__thread_unlock(&v->lock);
+    return status;
+}
+
+
+/* Copies the oldest key whose serial is at least `from` and below `limit`.
+ * Returns its serial; 0: there is none. */
+static uint64_t
+kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
+                  kaws__copy *copy)
+{
+    uint64_t serial = 0;
+    size_t i;
+
+    kaws__thread_lock(&v->lock);
+    i = kaws__table_from(&v->table, from);
+    if (i < v->table.count && v->table.rows[i].serial < limit) {
+        serial = v->table.rows[i].serial;
+        kaws__vault_copy_entry(v, v->table.rows[i].entry, copy);
+    }
+    kaws__thread_unlock(&v->lock);
+    return serial;
+}
+
+
+/* How many keys there are; all their serials are below *limit, and those of
+ * keys to come are not. Fails if they may not be changed. */
+static kaws_status
+kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
+                   kaws_error *err)
+{
+    kaws_status status;
+
+    kaws__thread_lock(&v->lock);
+    status = kaws__vault_certain(v, err);
+    *count = v->table.count;
+    *limit = v->table.next_serial;
+    kaws__thread_unlock(&v->lock);
+    return status;
+}
+
+
+/* Appends for each key, oldest first: a kaws_entry_info without its pointers,
+ * then key id, user id, type and ARN, each with a NUL. */
+static void
+kaws__vault_list(kaws__vault *v, kaws__buf *out)
+{
+    kaws__record r;
+    const kaws_bytes *const texts[] = { &r.key_id, &r.user_id, &r.type,
+                                        &r.arn };
+    kaws_entry_info info;
+    size_t i, k;
+
+    memset(&info, 0, sizeof info);
+    kaws__thread_lock(&v->lock);
+    for (i = 0; i < v->table.count; i++) {
+        (void)kaws__store_split(kaws__table_record(v->table.rows[i].entry),
+                                &r);
+        info.len = r.plain_len;
+        info.created = r.created;
+        kaws__buf_put(out, &info, sizeof info);
+        for (k = 0; k < 4; k++) {
+            kaws__buf_put(out, texts[k]->at, texts[k]->len);
+            kaws__buf_put(out, "", 1);
+        }
+    }
+    kaws__thread_unlock(&v->lock);
+}
+
+
+static void
+kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
+{
+    kaws__thread_lock(&v->lock);
+    stats->keys = v->table.count;
+    memcpy(stats->checksum, kaws__file_sum(&v->file), sizeof stats->checksum);
+    kaws__thread_unlock(&v->lock);
+}
+
+
+/* ---- opening ----------------------------------------------------------- */
+
+/* Puts the records of a file whose digest is right into the table; their bytes
+ * stay in its image. */
+static kaws_status
+kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
+{
+    const kaws_bytes all = { v->table.image.at, (size_t)good };
+    size_t at = KAWS__STORE_HEADER;
+    kaws_bytes record;
+    const char *wrong;
+    kaws__record r;
+
+    for (; at < good; at += record.len + KAWS__STORE_DIGEST) {
+        record = kaws__store_next(all, at);
+        if (!kaws__table_reserve(&v->table, 1))
+            return kaws__err_memory(err, "opening the data file");
+        wrong = kaws__store_parse(record, &r);
+        if (wrong == NULL &&
+            !kaws__table_add(&v->table,
+                             (kaws__entry *)(v->table.image.at + at)))
+            wrong = "the entry there has the name of an earlier one";
+        if (wrong != NULL)
+            return kaws__store_damaged(v->file.shown, at, wrong, err);
+        kaws__trust_entry(v->trust, r.arn);
+    }
+    return KAWS_OK;
+}
+
+
+/* With the file's locks held, so no other process changes it meanwhile. */
+static kaws_status
+kaws__vault_load(kaws__vault *v, kaws_error *err)
+{
+    kaws__found found;
+    kaws__buf bytes;
+    kaws_bytes all;
+    kaws_status status;
+
+    kaws__buf_init(&bytes, v->hooks);
+    status = kaws__file_read(&v->file, &bytes, err);
+    all = kaws__table_adopt(&v->table, &bytes);
+    if (status == KAWS_OK && !v->file.exists)
+        return kaws__save_create(&v->file, err);
+    if (status == KAWS_OK &&
+        (status = kaws__store_check(v->file.shown, all, &found, err)) ==
+        KAWS_OK && (status = kaws__vault_load_records(v, found.good, err)) ==
+        KAWS_OK)
+        status = kaws__save_accept(&v->file, all, &found, err);
+    return status;
+}
+
+
+/* Opens or makes the data file; without a path there is none, and no key. *v is
+ * all zeros before. Close it in any case. */
+static kaws_status
+kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
+                 const char *path, int read_only, kaws_error *err)
+{
+    uint64_t seed[2];
+    kaws_status status;
+
+    if (kaws__thread_lock_init(&v->lock) != 0)
+        return kaws__err_memory(err, "making a lock for the keyring");
+    if (kaws__thread_turn_init(&v->turn) != 0) {
+        kaws__thread_lock_free(&v->lock);
+        return kaws__err_memory(err, "making a lock for the keyring");
+    }
+    v->hooks = hooks;
+    v->trust = trust;
+    v->read_only = read_only;
+    if (path == NULL)
+        return KAWS_OK;
+    if (hooks->random(hooks->ctx, seed, sizeof seed) != 0)
+        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
+                             "bytes");
+    kaws__table_open(&v->table, hooks, seed);
+    status = kaws__file_open(&v->file, hooks, path, read_only, err);
+    if (status != KAWS_OK)
+        return status;
+    if ((status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
+        status = kaws__vault_load(v, err);
+        kaws__file_release(&v->file);
+    }
+    if (status != KAWS_OK) {
+        kaws__file_close(&v->file);
+        return status;
+    }
+    v->has_file = 1;
+    kaws__text_hex(v->file_hex, kaws__file_id(&v->file), 16);
+    kaws__vault_log(v, "opened");
+    return KAWS_OK;
+}
+
+
+/* Nobody uses it any more. */
+static void
+kaws__vault_close(kaws__vault *v)
+{
+    if (v->hooks == NULL)
+        return;
+    if (v->has_file && !v->uncertain)
+        kaws__save_finish(&v->file);
+    if (v->has_file)
+        kaws__file_close(&v->file);
+    kaws__table_close(&v->table);
+    kaws__thread_lock_free(&v->lock);
+    kaws__thread_turn_free(&v->turn);
+    v->hooks = NULL;
+}
+
+
+/* ==========================================================================
+ * ROOM  rewrap   every key under new key material: re-encrypt, prove, replace
+ * ==========================================================================
+ * Uses: thread err mem buf text arn calls kms table vault
+ * Gives: rewrap_open rewrap_close rewrap_rotate rewrap_all rewrap_stats
+ *
+ * Several workers each claim a key, have KMS re-encrypt it, and have KMS say
+ * that the new blob opens as that key. When all are done, the file is replaced
+ * once; after any failure it is not touched. The lock here guards one re-wrap
+ * and its counters; the vault's lock may be taken while it is held.
+ */
+
+typedef struct kaws__rewrap {
+    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    kaws__kms    *kms;
+    kaws__vault  *vault;
+    int           parallel;       /* calls under way at once, at most         */
+    kaws__lock    lock;           /* guards all below, and a kaws__run        */
+    uint64_t      done, total;    /* keys of the re-wrap; 0: none is running  */
+} kaws__rewrap;
+
+typedef struct kaws__run {        /* one re-wrap                              */
+    kaws__rewrap *rewrap;
+    kaws__target  target;         /* what it seals with, from start to end    */
+    uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
+    kaws__row  *fresh;          /* as claimed, so in the order of serials   */
+    uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
+    size_t        claimed, max;
+    size_t        renewed;        /* keys with other key material than before */
+    kaws_status   status;         /* the first failure                        */
+    kaws_error    err;
+} kaws__run;
+
+
+/* *w is all zeros before. Close it in any case. */
+static kaws_status
+kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__kms *kms,
+                  kaws__vault *vault, int parallel, kaws_error *err)
+{
+    if (kaws__thread_lock_init(&w->lock) != 0)
+        return kaws__err_memory(err, "making a lock for the keyring");
+    w->hooks = hooks;
+    w->kms = kms;
+    w->vault = vault;
+    w->parallel = parallel <= 0 ? 16 : parallel > 64 ? 64 : parallel;
+    return KAWS_OK;
+}
+
+
+static void
+kaws__rewrap_close(kaws__rewrap *w)
+{
+    if (w->hooks != NULL)
+        kaws__thread_lock_free(&w->lock);
+    w->hooks = NULL;
+}
+
+
+static void
+kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
+{
+    kaws__thread_lock(&w->lock);
+    stats->rewrap_done = w->done;
+    stats->rewrap_total = w->total;
+    kaws__thread_unlock(&w->lock);
+}
+
+
+/* ---- rotating the KMS key ---------------------------------------------- */
+
+/* Has KMS make new key material, and asks until KMS seals with it, because KMS
+ * answers before that. Gives up after the timeout, by the clock or, if the
+ * clock stands still, by the sum of the pauses; the rotation has succeeded all
+ * the same. */
+static kaws_status
+kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
+{
+    kaws__op op = kaws__kms_begin(w->kms, err), whole;
+    int most, same, paused = 0, pause = 100;
+    kaws_sealed before, now;
+    kaws__target target = op.target;
+    kaws_status status = kaws__kms_probe(&op, 0, &before);
+
+    if (status == KAWS_OK)
+        status = kaws__arn_target(&target, before.kms_key_arn, "", err);
+    op = kaws__kms_begin(w->kms, err);
+    op.target = target;
+    if (status == KAWS_OK)
+        status = kaws__kms_rotate(&op);
+    if (status != KAWS_OK || before.key_material_id[0] == '\0')
+        return status;                    /* this KMS names no material       */
+    whole = kaws__kms_begin(w->kms, err);
+    most = kaws__calls_left_ms(&whole.shared);
+    for (;; paused += pause, pause = pause < 1600 ? pause * 2 : pause) {
+        op = kaws__kms_begin(w->kms, err);
+        op.target = target;
+        status = kaws__kms_probe(&op, 0, &now);
+        same = status == KAWS_OK && strcmp(now.key_material_id,
+                                           before.key_material_id) == 0;
+        if (!same || paused >= most ||
+            pause >= kaws__calls_left_ms(&whole.shared))
+            break;
+        w->hooks->sleep_ms(w->hooks->ctx, pause);
+    }
+    if (status != KAWS_OK || same)
+        kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation of %s, "
+                      "but %s%s", target.key_id, same
+                      ? "still seals with the old key material: re-wrap the "
+                        "keys later" : "whether it is done could not be seen: ",
+                      err->text);
+    kaws__err_clear(err);
+    return KAWS_OK;
+}
+
+
+/* ---- re-wrapping all keys ---------------------------------------------- */
+
+/* Has KMS seal the key anew, and say that the new blob opens as this very key.
+ * Each of the two has the whole timeout. */
+static kaws_status
+kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
+                    kaws_sealed *out, uint64_t numbers[3], kaws_error *err)
+{
+    const kaws_context *ctx = &copy->bound.context;
+    size_t len = copy->record.plain_len;
+    kaws__op op = kaws__kms_begin(run->rewrap->kms, err);
+    kaws_bytes blob = { out->blob, 0 };
+    kaws_status status;
+
+    op.target = run->target;
+    status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
+    numbers[0] = op.shared.reply_id;
+    if (status != KAWS_OK)
+        return status;
+    op = kaws__kms_begin(run->rewrap->kms, err);
+    status = kaws__kms_prove(&op, ctx, out, len);
+    numbers[1] = op.shared.reply_id;
+    blob.len = out->blob_len;
+    numbers[2] = kaws__buf_digest(blob);
+    if (status == KAWS_DENIED)
+        kaws__err_prefix(err, "each new blob is proved, which takes "
+                              "kms:Decrypt: ");
+    return status;
+}
+
+
+/* One claimed key. The run's error is the first one's. */
+static void
+kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
+{
+    kaws__rewrap *w = run->rewrap;
+    kaws_sealed sealed;
+    kaws_error err;
+    kaws__entry *e = NULL;
+    kaws_status status;
+
+    kaws__err_clear(&err);
+    status = kaws__rewrap_reseal(run, copy, &sealed, run->numbers + 3 * index,
+                                 &err);
+    if (status == KAWS_OK) {
+        e = kaws__vault_entry(w->hooks, &copy->record, &sealed);
+        if (e == NULL)
+            status = kaws__err_memory(&err, "keeping its new blob");
+    }
+    kaws__thread_lock(&w->lock);
+    run->fresh[index].entry = e;
+    w->done += e != NULL;
+    run->renewed += e != NULL &&
+        (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
+         strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0);
+    if (status != KAWS_OK && run->status == KAWS_OK) {
+        kaws__err_prefix(&err, "re-wrapping the key '%s' failed, and nothing "
+                         "was changed: ", KAWS__SHOW(copy->record.key_id));
+        run->status = status;
+        run->err = err;
+    }
+    kaws__thread_unlock(&w->lock);
+}
+
+
+/* Claims keys, oldest first, and has each sealed again, until there are no more
+ * or one has failed. */
+static void
+kaws__rewrap_worker(void *arg)
+{
+    kaws__run *run = arg;
+    kaws__rewrap *w = run->rewrap;
+    kaws__copy copy;
+    uint64_t serial;
+    size_t index;
+
+    do {
+        serial = 0;
+        kaws__thread_lock(&w->lock);
+        if (run->status == KAWS_OK && run->claimed < run->max)
+            serial = kaws__vault_claim(w->vault, run->next, run->limit, &copy);
+        index = run->claimed;
+        if (serial > 0) {
+            run->next = serial + 1;
+            run->fresh[run->claimed++].serial = serial;
+        }
+        kaws__thread_unlock(&w->lock);
+        if (serial > 0)
+            kaws__rewrap_one(run, &copy, index);
+    } while (serial > 0);
+}
+
+
+static int
+kaws__rewrap_by_number(const void *a, const void *b)
+{
+    const uint64_t *x = a, *y = b;
+
+    return (*x > *y) - (*x < *y);
+}
+
+
+/* KMS makes neither a blob nor a request id twice. If two keys have got the
+ * same, one of them has the other's. A key's three numbers are digests of its
+ * two request ids (0: KMS sent none) and of its blob. */
+static kaws_status
+kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
+{
+    size_t n = 3 * run->claimed, i;
+
+    qsort(run->numbers, n, sizeof *run->numbers, kaws__rewrap_by_number);
+    for (i = 1; i < n; i++)
+        if (run->numbers[i] != 0 && run->numbers[i] == run->numbers[i - 1])
+            return kaws__kms_mixed_up(run->rewrap->kms, "two replies to the "
+                                      "re-wrap were the same, and nothing was "
+                                      "changed", err);
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__rewrap_run(kaws__run *run, kaws_error *err)
+{
+    kaws__rewrap *w = run->rewrap;
+    const kaws_hooks *hooks = w->hooks;
+    size_t size = run->max * (sizeof *run->fresh + 3 * sizeof *run->numbers);
+    size_t threads = (size_t)w->parallel, i;
+    kaws_status status;
+
+    run->fresh = kaws__mem_new(hooks, size);
+    if (run->fresh == NULL)
+        return kaws__err_memory(err, "re-wrapping");
+    run->numbers = (uint64_t *)(void *)(run->fresh + run->max);
+    kaws__thread_parallel((int)(threads < run->max ? threads : run->max),
+                        kaws__rewrap_worker, run);
+    status = run->status;
+    if (status != KAWS_OK)
+        *err = run->err;
+    else
+        status = kaws__rewrap_distinct(run, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_reseal(w->vault, run->fresh, run->claimed, err);
+    if (status == KAWS_OK && run->claimed > 0 && run->renewed == 0)
+        kaws__err_log(hooks, 1, "all keys were re-wrapped, but with the key "
+                      "material they had before: nothing was renewed; rotate "
+                      "the KMS key first, or set another");
+    for (i = 0; i < run->claimed; i++)
+        kaws__table_discard(hooks, run->fresh[i].entry);
+    kaws__mem_free(hooks, run->fresh, size);
+    return status;
+}
+
+
+static kaws_status
+kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
+{
+    kaws__op op = kaws__kms_begin(w->kms, err);
+    kaws_sealed sealed;
+    kaws__run run;
+    kaws_status status = kaws__vault_allows(w->vault, 1, err);
+
+    memset(&run, 0, sizeof run);
+    run.rewrap = w;
+    if (status == KAWS_OK)
+        status = kaws__kms_probe(&op, 0, &sealed);
+    if (status == KAWS_OK)
+        status = kaws__arn_target(&run.target, sealed.kms_key_arn, "", err);
+    if (status != KAWS_OK)
+        return status;
+    kaws__thread_lock(&w->lock);
+    status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
+    if (status == KAWS_OK && w->total > 0)
+        status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
+                               "running: %lu of %lu keys are done",
+                               (unsigned long)w->done,
+                               (unsigned long)w->total);
+    if (status == KAWS_OK)
+        w->total = run.max;
+    kaws__thread_unlock(&w->lock);
+    if (status != KAWS_OK || run.max == 0)
+        return status;
+    status = kaws__rewrap_run(&run, err);
+    kaws__thread_lock(&w->lock);
+    w->done = w->total = 0;
+    kaws__thread_unlock(&w->lock);
+    return status;
+}
+
+
+/* ==========================================================================
+ * ROOM  ring     the public functions: arguments, policy, calls
+ * ==========================================================================
+ * Uses: sys thread disk err mem buf text arn trust calls kms store bind vault
+ *        rewrap
  * Gives: kaws_version kaws_open kaws_check kaws_close kaws_generate kaws_store
  *        kaws_fetch kaws_remove kaws_key_free kaws_walk_begin kaws_walk_next
  *        kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9349,29 +10297,19 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
  *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
  *        kaws_kms_reencrypt
  *
- * The one lock covers the table and the file, never a wait for AWS, or for
- * another process: look, let go, ask KMS, lock, look again, commit. To commit
- * is: reserve the memory, change the disk, and then, when nothing can fail any
- * more, the memory.
+ * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
+ * asked without any lock but the settings' own, so what a key's name stands for
+ * may change meanwhile: the vault looks again before it changes anything.
  */
-
-#define KAWS__RING_TURN_MS   10000  /* for other threads, while none gets on  */
 
 struct kaws {
     kaws_hooks   hooks;
     kaws__buf    strings;         /* the config's, copied                     */
     kaws__kms    kms;
-    int          rewrap_parallel;
-    int          has_file, read_only;
-    char         file_hex[33];    /* the file id, as the context says it      */
+    kaws__vault  vault;
+    kaws__rewrap rewrap;
+    int          has_lock;
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
-    kaws__turn   turn;            /* to change the file: ring_begin           */
-    kaws__lock   lock;            /* guards all below                         */
-    int          uncertain;       /* no more changes until reopened           */
-    kaws__file   file;
-    kaws__table  table;
-    int          rewrapping;
-    uint64_t     rewrap_done, rewrap_total;
 };
 
 
@@ -9383,7 +10321,15 @@ kaws_version(void)
 }
 
 
-/* ---- arguments --------------------------------------------------------- */
+/* Begins a public function: the error to fill, which is never NULL, emptied. */
+static kaws_error *
+kaws__ring_error(kaws_error *err, kaws_error *spare)
+{
+    err = err != NULL ? err : spare;
+    kaws__err_clear(err);
+    return err;
+}
+
 
 static kaws_status
 kaws__ring_argument(const char *what, kaws_error *err)
@@ -9392,367 +10338,45 @@ kaws__ring_argument(const char *what, kaws_error *err)
 }
 
 
-/* The name as two views; no user id and an empty one are the same. */
-static kaws_status
-kaws__ring_name(kaws_name name, kaws_bytes *key_id, kaws_bytes *user_id,
-                kaws_error *err)
-{
-    *key_id = kaws__buf_of(name.key_id != NULL ? name.key_id : "");
-    *user_id = kaws__buf_of(name.user_id != NULL ? name.user_id : "");
-    if (key_id->len == 0)
-        return kaws__ring_argument("the key id is empty", err);
-    if (key_id->len > KAWS_NAME_MAX)
-        return kaws__ring_argument("the key id is longer than 255 bytes", err);
-    if (user_id->len > KAWS_NAME_MAX)
-        return kaws__ring_argument("the user id is longer than 255 bytes",
-                                   err);
-    return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__ring_type(const char *type, kaws_error *err)
-{
-    if (type == NULL || !kaws__store_type_ok(kaws__buf_of(type)))
-        return kaws__ring_argument("the key type is not 1 to 15 letters, "
-                                   "digits, - and _", err);
-    return KAWS_OK;
-}
-
-
-static int
-kaws__ring_printable(int c)
-{
-    return c >= 0x20 && c <= 0x7e && c != '%';
-}
-
-
-static kaws_status
-kaws__ring_has_file(kaws *ring, kaws_error *err)
-{
-    if (!ring->has_file)
-        return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
-                             "data_file has to be set");
-    return KAWS_OK;
-}
-
-
-static kaws_status
-kaws__ring_may_change(kaws *ring, kaws_error *err)
-{
-    if (ring->read_only)
-        return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
-    return kaws__ring_has_file(ring, err);
-}
-
-
-/* With the lock held: an earlier failure of the disk left it open what is
- * there, so what we would change is not known. */
-static kaws_status
-kaws__ring_certain(kaws *ring, kaws_error *err)
-{
-    if (!ring->uncertain)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the middle "
-                         "of an earlier change to %s: reopen the keyring "
-                         "before changing more", ring->file.shown);
-}
-
-
-static kaws_status
-kaws__ring_entry(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                 kaws__entry **e, kaws_error *err)
-{
-    char shown[96];
-
-    *e = kaws__table_find(&ring->table, key_id, user_id);
-    if (*e != NULL)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
-                         kaws__text_show(shown, sizeof shown, key_id));
-}
-
-
-static kaws_status
-kaws__ring_absent(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                  kaws_error *err)
-{
-    char shown[96];
-
-    if (kaws__table_find(&ring->table, key_id, user_id) == NULL)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
-                         kaws__text_show(shown, sizeof shown, key_id));
-}
-
-
-/* ---- the encryption context -------------------------------------------- */
-
-typedef struct kaws__bound {      /* what a blob is bound to                  */
-    char       key_id[3 * KAWS_NAME_MAX + 1];
-    char       user_id[3 * KAWS_NAME_MAX + 1];
-    char       type[16];
-    kaws_pair  pairs[5];
-    kaws_context context;
-} kaws__bound;
-
-/* Names are percent-encoded, so that any bytes make valid JSON and no two
- * names share one text. KMS refuses empty values: no owner, no pair. */
-static void
-kaws__ring_bind(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                kaws_bytes type, kaws__bound *b)
-{
-    kaws__buf key = kaws__buf_fixed(b->key_id, sizeof b->key_id - 1);
-    kaws__buf user = kaws__buf_fixed(b->user_id, sizeof b->user_id - 1);
-    kaws_pair pairs[5] = { { "app", "keyring_aws" }, { "file", NULL },
-                           { "key_id", NULL }, { "key_type", NULL },
-                           { "user_id", NULL } };
-
-    memset(b, 0, sizeof *b);
-    kaws__text_percent(&key, key_id, kaws__ring_printable);
-    kaws__text_percent(&user, user_id, kaws__ring_printable);
-    (void)kaws__buf_copy_text(b->type, sizeof b->type, type);
-    pairs[1].value = ring->file_hex;
-    pairs[2].value = b->key_id;
-    pairs[3].value = b->type;
-    pairs[4].value = b->user_id;
-    memcpy(b->pairs, pairs, sizeof pairs);
-    b->context.pairs = b->pairs;
-    b->context.count = user_id.len > 0 ? 5 : 4;
-}
-
-
-/* ---- committing -------------------------------------------------------- */
-
-static void
-kaws__ring_end(kaws *ring)
-{
-    kaws__thread_unlock(&ring->lock);
-    kaws__file_release(&ring->file);
-    kaws__thread_turn_end(&ring->turn, 1);
-}
-
-
-/* Begins a change. All waiting comes first: for this ring's other threads, for
- * whom the file's locks, which they share, do not count; then for the file's
- * locks: if those kept the others waiting, we have waited, too. The ring's own
- * comes last. What could not be mended at open is in the way of any change. */
-static kaws_status
-kaws__ring_begin(kaws *ring, kaws_error *err)
-{
-    kaws_status status;
-    int waited = kaws__thread_turn_wait(&ring->turn, KAWS__RING_TURN_MS);
-
-    if (waited < 0)
-        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
-                             "changing the data file %s for more than %d "
-                             "seconds; does its disk answer?",
-                             ring->file.shown, KAWS__RING_TURN_MS / 1000);
-    status = kaws__file_hold(&ring->file, waited, err);
-    if (status != KAWS_OK) {
-        kaws__thread_turn_end(&ring->turn, 0);
-        return status;
-    }
-    kaws__thread_lock(&ring->lock);
-    status = kaws__save_mend(&ring->file, kaws__buf_view(&ring->table.image),
-                             err);
-    if (status != KAWS_OK)
-        kaws__ring_end(ring);
-    return status;
-}
-
-
-static void
-kaws__ring_note(kaws *ring, const char *what)
-{
-    char sum[9];
-
-    kaws__text_hex(sum, kaws__file_sum(&ring->file), 4);
-    kaws__err_log(&ring->hooks, 2, "%s %s: %lu keys, checksum begins with %s",
-                  what, ring->file.shown, (unsigned long)ring->table.count,
-                  sum);
-}
-
-
-/* Adds an entry to file and table. Takes the entry over in any case. Within a
- * change. */
-static kaws_status
-kaws__ring_append(kaws *ring, kaws__entry *e, kaws_error *err)
-{
-    int landed = 0;
-    kaws_status status = kaws__ring_certain(ring, err);
-
-    if (status == KAWS_OK && !kaws__table_reserve(&ring->table, 1))
-        status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of memory");
-    if (status == KAWS_OK)
-        status = kaws__save_append(&ring->file, kaws__table_record(e), &landed,
-                                   err);
-    if (status == KAWS_UNCERTAIN)
-        ring->uncertain = 1;
-    if (landed) {
-        (void)kaws__table_add(&ring->table, e);
-        kaws__ring_note(ring, "added a key to");
-    } else {
-        kaws__table_discard(&ring->hooks, e);
-    }
-    return status;
-}
-
-
-/* Writes a new file of these entries (but one, if `skip` is among them) in the
- * place of the old. *landed says whether it is there. Within a change. */
-static kaws_status
-kaws__ring_replace(kaws *ring, const kaws__row *rows, size_t count,
-                   const kaws__entry *skip, int *landed, kaws_error *err)
-{
-    kaws__writer w;
-    kaws_status status = kaws__ring_certain(ring, err);
-    size_t i;
-
-    *landed = 0;
-    if (status == KAWS_OK)
-        status = kaws__save_begin(&ring->file, &w, err);
-    if (status == KAWS_OK) {
-        for (i = 0; i < count; i++)
-            if (rows[i].entry != skip)
-                kaws__save_put(&w, kaws__table_record(rows[i].entry));
-        status = kaws__save_commit(&ring->file, &w, landed, err);
-    }
-    ring->uncertain |= status == KAWS_UNCERTAIN;
-    return status;
-}
-
-
 /* ---- opening ----------------------------------------------------------- */
 
-/* Takes the records of a file that adds up into the table, where they stand in
- * its image. */
-static kaws_status
-kaws__ring_take_records(kaws *ring, uint64_t good, kaws_error *err)
-{
-    kaws_bytes all = { ring->table.image.at, (size_t)good }, record;
-    size_t at = KAWS__STORE_HEADER, count = 0;
-    kaws__record r;
-    kaws__entry *e;
-    const char *wrong;
-
-    for (; (record = kaws__store_next(all, at)).len > 0; count++)
-        at += record.len + KAWS__STORE_DIGEST;
-    if (!kaws__table_reserve(&ring->table, count))
-        return kaws__err_set(err, KAWS_MEMORY, "opening the data file: out of "
-                             "memory");
-    for (at = KAWS__STORE_HEADER; at < good;
-         at += record.len + KAWS__STORE_DIGEST) {
-        record = kaws__store_next(all, at);
-        wrong = kaws__store_parse(record, &r);
-        e = (kaws__entry *)(ring->table.image.at + at);
-        if (wrong == NULL)
-            kaws__trust_entry(&ring->kms.trust, r.arn);
-        if (wrong == NULL && !kaws__table_add(&ring->table, e))
-            wrong = "the entry there has the name of an earlier one";
-        if (wrong != NULL)
-            return kaws__store_damaged(ring->file.shown, at, wrong, err);
-    }
-    return KAWS_OK;
-}
-
-
-/* With the file's lock held, so that no other process changes it as we read. */
-static kaws_status
-kaws__ring_load_held(kaws *ring, kaws__buf *bytes, kaws_error *err)
-{
-    kaws__found found;
-    kaws_bytes all;
-    kaws_status status = kaws__file_read(&ring->file, bytes, err);
-
-    if (status != KAWS_OK)
-        return status;
-    if (!ring->file.exists)
-        return kaws__save_create(&ring->file, err);
-    all = kaws__table_adopt(&ring->table, bytes);
-    status = kaws__store_check(ring->file.shown, all, &found, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_take_records(ring, found.good, err);
-    if (status == KAWS_OK)
-        status = kaws__save_accept(&ring->file, all, &found, err);
-    return status;
-}
-
-
-static kaws_status
-kaws__ring_load(kaws *ring, const char *path, kaws_error *err)
-{
-    kaws__buf bytes;
-    uint64_t seed[2];
-    kaws_status status;
-
-    if (ring->hooks.random(ring->hooks.ctx, seed, sizeof seed) != 0)
-        return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
-                             "bytes");
-    kaws__table_open(&ring->table, &ring->hooks, seed);
-    kaws__buf_init(&bytes, &ring->hooks);
-    status = kaws__file_open(&ring->file, &ring->hooks, path, ring->read_only,
-                             err);
-    ring->has_file = status == KAWS_OK;
-    if (status == KAWS_OK)
-        status = kaws__file_hold(&ring->file, 0, err);
-    if (status == KAWS_OK) {
-        status = kaws__ring_load_held(ring, &bytes, err);
-        kaws__file_release(&ring->file);
-    }
-    kaws__buf_free(&bytes);
-    if (status == KAWS_OK) {
-        kaws__text_hex(ring->file_hex, kaws__file_id(&ring->file), 16);
-        kaws__ring_note(ring, "opened");
-    }
-    return status;
-}
-
-
 static void
-kaws__ring_hooks(kaws_hooks *hooks)
+kaws__ring_hooks(kaws_hooks *h)
 {
-    if (hooks->memory == NULL)
-        hooks->memory = kaws__mem_builtin;
-    if (hooks->now_ms == NULL)
-        hooks->now_ms = kaws__sys_now_ms;
-    if (hooks->ticks_ms == NULL)
-        hooks->ticks_ms = kaws__sys_ticks_ms;
-    if (hooks->sleep_ms == NULL)
-        hooks->sleep_ms = kaws__sys_sleep_ms;
-    if (hooks->random == NULL)
-        hooks->random = kaws__sys_random;
+    h->memory = h->memory != NULL ? h->memory : kaws__mem_builtin;
+    h->now_ms = h->now_ms != NULL ? h->now_ms : kaws__sys_now_ms;
+    h->ticks_ms = h->ticks_ms != NULL ? h->ticks_ms : kaws__sys_ticks_ms;
+    h->sleep_ms = h->sleep_ms != NULL ? h->sleep_ms : kaws__sys_sleep_ms;
+    h->random = h->random != NULL ? h->random : kaws__sys_random;
 }
 
 
-/* The caller's strings need not live on: copies them into one block, and lets
+/* Copies the config's strings, which need not live on, into one block, and lets
  * the config point there. */
 static kaws_status
-kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
+kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
-    enum { PATHS = 3 };                   /* come first                       */
-    const char **const texts[] = {
+    enum { PATHS = 3, COUNT = 7 };
+    const char **const texts[COUNT] = {
         &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->kms_key_id,
         &cfg->region, &cfg->accounts, &cfg->endpoint
     };
-    size_t i;
+    char *at;
+    size_t i, n;
 
-    for (i = 0; i < 7; i++)
+    for (i = 0; i < COUNT; i++)
         if (*texts[i] != NULL)
-            (void)kaws__buf_grow(&ring->strings, strlen(*texts[i]) + 1);
-    ring->strings.len = 0;
-    for (i = 0; i < 7 && !ring->strings.failed; i++) {
-        size_t at = ring->strings.len;
-        if (*texts[i] == NULL)
-            continue;
-        kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
-        if (i < PATHS)
-            kaws__disk_tidy_path((char *)ring->strings.at + at);
-        *texts[i] = (const char *)ring->strings.at + at;
-    }
+            kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
     if (ring->strings.failed)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: out of "
-                             "memory");
+        return kaws__err_memory(err, "opening the keyring");
+    at = (char *)ring->strings.at;
+    for (i = 0; i < COUNT; i++) {
+        n = *texts[i] != NULL ? strlen(*texts[i]) + 1 : 0;
+        if (n > 0 && i < PATHS)
+            kaws__disk_tidy_path(at);
+        *texts[i] = n > 0 ? at : NULL;
+        at += n;
+    }
     return KAWS_OK;
 }
 
@@ -9760,89 +10384,21 @@ kaws__ring_keep_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 static kaws_status
 kaws__ring_start(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
-    kaws_status status = kaws__ring_keep_strings(ring, cfg, err);
+    kaws_status status = kaws__ring_copy_strings(ring, cfg, err);
 
-    ring->read_only = cfg->read_only;
-    ring->rewrap_parallel = cfg->rewrap_parallel > 0 ? cfg->rewrap_parallel
-                                                     : 16;
-    if (ring->rewrap_parallel > 64)
-        ring->rewrap_parallel = 64;
+    ring->has_lock = kaws__thread_lock_init(&ring->settings) == 0;
+    if (status == KAWS_OK && !ring->has_lock)
+        status = kaws__err_memory(err, "making a lock for the keyring");
     if (status == KAWS_OK && cfg->data_file != NULL && *cfg->data_file == '\0')
         status = kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
     if (status == KAWS_OK)
         status = kaws__kms_open(&ring->kms, &ring->hooks, cfg, err);
-    if (status == KAWS_OK && cfg->data_file != NULL)
-        status = kaws__ring_load(ring, cfg->data_file, err);
-    return status;
-}
-
-
-static void
-kaws__ring_free(kaws *ring)
-{
-    kaws_hooks hooks = ring->hooks;
-
-    kaws__kms_close(&ring->kms);
-    if (ring->has_file)
-        kaws__file_close(&ring->file);
-    kaws__table_close(&ring->table);
-    kaws__buf_free(&ring->strings);
-    kaws__thread_lock_free(&ring->lock);
-    kaws__thread_lock_free(&ring->settings);
-    kaws__thread_turn_free(&ring->turn);
-    kaws__mem_free(&hooks, ring, sizeof *ring);
-}
-
-
-static int
-kaws__ring_locks(kaws *ring)
-{
-    if (kaws__thread_lock_init(&ring->lock) != 0)
-        return 0;
-    if (kaws__thread_lock_init(&ring->settings) == 0) {
-        if (kaws__thread_turn_init(&ring->turn) == 0)
-            return 1;
-        kaws__thread_lock_free(&ring->settings);
-    }
-    kaws__thread_lock_free(&ring->lock);
-    return 0;
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
-kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *err)
-{
-    kaws_hooks hooks;
-    kaws_config config;
-    kaws_error spare;
-    kaws_status status;
-    kaws *r;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (ring != NULL)
-        *ring = NULL;
-    if (ring == NULL || cfg == NULL)
-        return kaws__ring_argument("ring and cfg must not be NULL", err);
-    config = *cfg;
-    hooks = cfg->hooks;
-    kaws__ring_hooks(&hooks);
-    r = kaws__mem_new(&hooks, sizeof *r);
-    if (r == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: out of "
-                             "memory");
-    r->hooks = hooks;
-    kaws__buf_init(&r->strings, &r->hooks);
-    if (!kaws__ring_locks(r)) {
-        kaws__mem_free(&hooks, r, sizeof *r);
-        return kaws__err_set(err, KAWS_MEMORY, "opening the keyring: no lock");
-    }
-    status = kaws__ring_start(r, &config, err);
     if (status == KAWS_OK)
-        *ring = r;
-    else
-        kaws__ring_free(r);
+        status = kaws__rewrap_open(&ring->rewrap, &ring->hooks, &ring->kms,
+                                   &ring->vault, cfg->rewrap_parallel, err);
+    if (status == KAWS_OK)
+        status = kaws__vault_open(&ring->vault, &ring->hooks, &ring->kms.trust,
+                                  cfg->data_file, cfg->read_only, err);
     return status;
 }
 
@@ -9851,11 +10407,47 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *err)
 KAWS_API void
 kaws_close(kaws *ring)
 {
+    kaws_hooks hooks;
+
     if (ring == NULL)
         return;
-    if (ring->has_file && !ring->uncertain)
-        kaws__save_finish(&ring->file);
-    kaws__ring_free(ring);
+    hooks = ring->hooks;
+    kaws__vault_close(&ring->vault);
+    kaws__rewrap_close(&ring->rewrap);
+    kaws__kms_close(&ring->kms);
+    kaws__buf_free(&ring->strings);
+    if (ring->has_lock)
+        kaws__thread_lock_free(&ring->settings);
+    kaws__mem_free(&hooks, ring, sizeof *ring);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
+{
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_config config;
+    kaws_status status;
+    kaws *r;
+
+    if (ring != NULL)
+        *ring = NULL;
+    if (ring == NULL || cfg == NULL)
+        return kaws__ring_argument("ring and cfg must not be NULL", err);
+    config = *cfg;
+    kaws__ring_hooks(&config.hooks);
+    r = kaws__mem_new(&config.hooks, sizeof *r);
+    if (r == NULL)
+        return kaws__err_memory(err, "opening the keyring");
+    r->hooks = config.hooks;
+    kaws__buf_init(&r->strings, &r->hooks);
+    status = kaws__ring_start(r, &config, err);
+    if (status == KAWS_OK)
+        *ring = r;
+    else
+        kaws_close(r);
+    return status;
 }
 
 
@@ -9863,111 +10455,52 @@ kaws_close(kaws *ring)
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_check(kaws *ring, kaws_error *err)
+kaws_check(kaws *ring, kaws_error *error)
 {
-    kaws_error spare;
-    kaws__op op;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws_sealed sealed;
-    kaws_status status;
+    kaws__op op;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     op = kaws__kms_begin(&ring->kms, err);
-    status = kaws__kms_has_key(&op);
-    if (status == KAWS_OK)
-        status = kaws__kms_probe(&op, 1, &sealed);
-    return status;
-}
-
-
-/* Names the operation's target by its ARN: what an alias or an id means is
- * asked of KMS, and so is whether the KMS key works. */
-static kaws_status
-kaws__ring_exact(kaws__op *op, kaws_sealed *sealed, kaws_error *err)
-{
-    kaws_status status = kaws__kms_has_key(op);
-
-    if (status == KAWS_OK)
-        status = kaws__kms_probe(op, 0, sealed);
-    if (status == KAWS_OK)
-        status = kaws__arn_target(&op->target, sealed->kms_key_arn, "", err);
-    return status;
+    return kaws__kms_probe(&op, 1, &sealed);
 }
 
 
 /* ---- keys -------------------------------------------------------------- */
 
-/* Makes the entry for what KMS sealed, and commits it: the second look. */
+/* Adds a key of plain.len bytes: the caller's, or (plain.at NULL) one that KMS
+ * makes. */
 static kaws_status
-kaws__ring_keep(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                const char *type, size_t len, const kaws_sealed *sealed,
-                kaws_error *err)
+kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
+               kaws_error *err)
 {
-    kaws__record r;
-    kaws__buf record;
-    kaws__entry *e = NULL;
-    kaws_status status;
-
-    memset(&r, 0, sizeof r);
-    r.key_id = key_id;
-    r.user_id = user_id;
-    r.type = kaws__buf_of(type);
-    r.arn = kaws__buf_of(sealed->kms_key_arn);
-    r.material = kaws__buf_of(sealed->key_material_id);
-    r.blob.at = sealed->blob;
-    r.blob.len = sealed->blob_len;
-    r.plain_len = len;
-    r.created = ring->hooks.now_ms(ring->hooks.ctx) / 1000;
-    if (r.created < 0 || r.created > 253402300799)
-        r.created = 0;                    /* no clock may spoil the file      */
-    kaws__buf_init(&record, &ring->hooks);
-    kaws__store_record(&record, &r);
-    status = kaws__ring_begin(ring, err);
-    if (status == KAWS_OK) {
-        status = kaws__ring_absent(ring, key_id, user_id, err);
-        if (status == KAWS_OK && !record.failed)
-            e = kaws__table_new(&ring->hooks, kaws__buf_view(&record));
-        if (status == KAWS_OK && e == NULL)
-            status = kaws__err_set(err, KAWS_MEMORY, "adding a key: out of "
-                                   "memory");
-        if (status == KAWS_OK)
-            status = kaws__ring_append(ring, e, err);
-        kaws__ring_end(ring);
-    }
-    kaws__buf_free(&record);
-    return status;
-}
-
-
-/* What generate and store ask before they ask KMS: the first look. Begins the
- * operation. */
-static kaws_status
-kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
-                      kaws_bytes *key_id, kaws_bytes *user_id, kaws__op *op,
-                      kaws_error *err)
-{
+    kaws__record key;
+    kaws__op op;
+    kaws__bound bound;
+    kaws_sealed sealed;
     kaws_status status;
 
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    status = kaws__ring_name(name, key_id, user_id, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_type(type, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_may_change(ring, err);
-    if (status != KAWS_OK)
+    if ((status = kaws__bind_name(name, &key, err)) != KAWS_OK)
         return status;
-    *op = kaws__kms_begin(&ring->kms, err);
-    status = kaws__kms_has_key(op);
-    if (status != KAWS_OK)
+    key.type = kaws__buf_of(type != NULL ? type : "");
+    key.plain_len = plain.len;
+    if (!kaws__store_type_ok(key.type))
+        return kaws__ring_argument("the key type is not 1 to 15 letters, "
+                                   "digits, - and _", err);
+    op = kaws__kms_begin(&ring->kms, err);
+    if ((status = kaws__vault_allows(&ring->vault, 1, err)) != KAWS_OK ||
+        (status = kaws__kms_has_key(&op)) != KAWS_OK ||
+        (status = kaws__vault_may_add(&ring->vault, &key, &bound, err)))
         return status;
-    kaws__thread_lock(&ring->lock);
-    status = kaws__ring_certain(ring, err);
+    status = kaws__kms_seal(&op, &bound.context, plain, NULL, &sealed);
+    if (status == KAWS_OK && plain.at != NULL)
+        status = kaws__kms_prove_key(&op, &bound.context, &sealed, plain);
     if (status == KAWS_OK)
-        status = kaws__ring_absent(ring, *key_id, *user_id, err);
-    kaws__thread_unlock(&ring->lock);
+        status = kaws__vault_add(&ring->vault, &key, &sealed, err);
     return status;
 }
 
@@ -9975,201 +10508,28 @@ kaws__ring_first_look(kaws *ring, kaws_name name, const char *type,
 /* see Part II */
 KAWS_API kaws_status
 kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
-              kaws_error *err)
+              kaws_error *error)
 {
-    kaws_error spare;
-    kaws_bytes key_id, user_id;
-    kaws__op op;
-    kaws__bound bound;
-    kaws_sealed sealed;
-    kaws_bytes made = { NULL, len };
-    kaws_status status;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    const kaws_bytes plain = { NULL, len };
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (len < 1 || len > KAWS_GENERATE_MAX)
         return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
                                    err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &op,
-                                   err);
-    if (status != KAWS_OK)
-        return status;
-    kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_seal(&op, &bound.context, made, NULL, &sealed);
-    if (status == KAWS_OK)
-        status = kaws__ring_keep(ring, key_id, user_id, type, len, &sealed,
-                                 err);
-    return status;
-}
-
-
-/* Has KMS open what it has just sealed: it must be the key. Without the right
- * to decrypt there is no proof; the key is kept all the same, and noted once.
- */
-static kaws_status
-kaws__ring_prove_key(kaws *ring, kaws__op *op, const kaws_context *ctx,
-                     const kaws_sealed *sealed, kaws_bytes plain,
-                     kaws_error *err)
-{
-    size_t none = 0;
-    kaws_status status = kaws__kms_decrypt(op, ctx, sealed, plain, NULL, &none);
-
-    if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned "
-                                  "does not open to the key, and nothing was "
-                                  "stored", err);
-    if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
-        return status;
-    kaws__err_clear(err);
-    if (kaws__calls_first(&ring->kms.calls, KAWS__NOTE_UNPROVED))
-        kaws__err_log(&ring->hooks, 2, "keys are stored without the proof that "
-                      "AWS KMS opens them again: that takes kms:Decrypt");
-    return KAWS_OK;
+    return kaws__ring_add(ring, name, type, plain, err);
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
 kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
-           kaws_error *err)
+           kaws_error *error)
 {
-    kaws_error spare;
-    kaws_bytes key_id, user_id;
-    kaws__op op;
-    kaws__bound bound;
-    kaws_sealed sealed;
-    kaws_status status;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
         return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
-    status = kaws__ring_first_look(ring, name, type, &key_id, &user_id, &op,
-                                   err);
-    if (status != KAWS_OK)
-        return status;
-    kaws__ring_bind(ring, key_id, user_id, kaws__buf_of(type), &bound);
-    status = kaws__kms_seal(&op, &bound.context, plain, NULL, &sealed);
-    if (status == KAWS_OK)
-        status = kaws__ring_prove_key(ring, &op, &bound.context, &sealed,
-                                      plain, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_keep(ring, key_id, user_id, type, plain.len,
-                                 &sealed, err);
-    return status;
-}
-
-
-/* Turns a record into what KMS needs to open its blob. */
-static void
-kaws__ring_sealed(const kaws__record *r, kaws_sealed *out)
-{
-    memcpy(out->blob, r->blob.at, r->blob.len);
-    out->blob_len = r->blob.len;
-    (void)kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
-                              r->arn);
-    (void)kaws__buf_copy_text(out->key_material_id,
-                              sizeof out->key_material_id, r->material);
-}
-
-
-/* An entry as it was found, to be worked on without the lock. */
-typedef struct kaws__copy {
-    size_t       used;            /* the most that was ever in bytes          */
-    uint8_t      bytes[KAWS__STORE_RECORD_MAX];
-    kaws_sealed  sealed;
-    kaws__record record;
-    kaws__bound  bound;
-} kaws__copy;
-
-
-static kaws__copy *
-kaws__ring_copy_new(kaws *ring)
-{
-    kaws__copy *copy = kaws__mem_resize(&ring->hooks, NULL, 0, sizeof *copy);
-
-    if (copy != NULL)
-        copy->used = 0;
-    return copy;
-}
-
-
-/* Wipes what ring_copy wrote, which is mostly far less than there is room for:
- * the blob is a part of the bytes. */
-static void
-kaws__ring_copy_free(kaws *ring, kaws__copy *copy)
-{
-    const size_t rest = offsetof(kaws__copy, sealed.blob_len);
-
-    if (copy == NULL)
-        return;
-    kaws_wipe(copy->sealed.blob, copy->used < sizeof copy->sealed.blob
-                                 ? copy->used : sizeof copy->sealed.blob);
-    kaws_wipe((uint8_t *)copy + rest, sizeof *copy - rest);
-    kaws_wipe(copy, offsetof(kaws__copy, bytes) + copy->used);
-    kaws__mem_drop(&ring->hooks, copy, sizeof *copy);
-}
-
-
-/* With the lock held. */
-static void
-kaws__ring_copy(kaws *ring, const kaws__entry *e, kaws__copy *copy)
-{
-    kaws_bytes bytes = kaws__table_record(e);
-
-    memcpy(copy->bytes, bytes.at, bytes.len);
-    bytes.at = copy->bytes;
-    if (copy->used < bytes.len)
-        copy->used = bytes.len;
-    (void)kaws__store_parse(bytes, &copy->record);
-    kaws__ring_sealed(&copy->record, &copy->sealed);
-    kaws__ring_bind(ring, copy->record.key_id, copy->record.user_id,
-                    copy->record.type, &copy->bound);
-}
-
-
-/* Finds the entry and makes a copy of it. */
-static kaws_status
-kaws__ring_find(kaws *ring, kaws_bytes key_id, kaws_bytes user_id,
-                kaws__copy **copy, kaws_error *err)
-{
-    kaws__entry *e;
-    kaws_status status;
-
-    *copy = kaws__ring_copy_new(ring);
-    if (*copy == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of memory");
-    kaws__thread_lock(&ring->lock);
-    status = kaws__ring_entry(ring, key_id, user_id, &e, err);
-    if (status == KAWS_OK)
-        kaws__ring_copy(ring, e, *copy);
-    kaws__thread_unlock(&ring->lock);
-    return status;
-}
-
-
-/* Opens the copy's blob into key->bytes, which is there already. */
-static kaws_status
-kaws__ring_open_copy(kaws *ring, const kaws__copy *copy, kaws_key *key,
-                     kaws_error *err)
-{
-    kaws__op op = kaws__kms_begin(&ring->kms, err);
-    kaws_bytes expect = { NULL, 0 };
-    char shown[96];
-    size_t len = key->len;
-    kaws_status status = kaws__kms_learn_account(&op,
-                                                 copy->sealed.kms_key_arn);
-
-    expect.len = len;
-    if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&op, &copy->bound.context, &copy->sealed,
-                                   expect, key->bytes, &len);
-    if (status == KAWS_MISMATCH && err->http == 0)
-        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' has another "
-                               "length than its entry says",
-                               kaws__text_show(shown, sizeof shown,
-                                               copy->record.key_id));
-    return status;
+    return kaws__ring_add(ring, name, type, plain, err);
 }
 
 
@@ -10186,160 +10546,92 @@ kaws_key_free(kaws *ring, kaws_key *key)
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *err)
+kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
-    kaws_error spare;
-    kaws_bytes key_id, user_id;
-    kaws__copy *copy = NULL;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_bytes expect = { NULL, 0 };
+    kaws__record wanted;
+    kaws__copy copy;
+    kaws__op op;
+    size_t len;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (key != NULL)
         memset(key, 0, sizeof *key);
     if (ring == NULL || key == NULL)
         return kaws__ring_argument("ring and key must not be NULL", err);
-    status = kaws__ring_has_file(ring, err);
+    if ((status = kaws__vault_allows(&ring->vault, 0, err)) != KAWS_OK ||
+        (status = kaws__bind_name(name, &wanted, err)) != KAWS_OK ||
+        (status = kaws__vault_copy(&ring->vault, &wanted, &copy, err)))
+        return status;
+    len = key->len = expect.len = copy.record.plain_len;
+    key->bytes = kaws__mem_new(&ring->hooks, len);
+    memcpy(key->type, copy.bound.type, sizeof key->type);
+    op = kaws__kms_begin(&ring->kms, err);
+    if (key->bytes == NULL)
+        status = kaws__err_memory(err, "fetching a key");
+    else
+        status = kaws__kms_learn_account(&op, copy.sealed.kms_key_arn);
     if (status == KAWS_OK)
-        status = kaws__ring_name(name, &key_id, &user_id, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_find(ring, key_id, user_id, &copy, err);
-    if (status == KAWS_OK) {
-        key->len = copy->record.plain_len;
-        key->bytes = kaws__mem_new(&ring->hooks, key->len);
-        (void)kaws__buf_copy_text(key->type, sizeof key->type,
-                                  copy->record.type);
-        if (key->bytes == NULL)
-            status = kaws__err_set(err, KAWS_MEMORY, "fetching a key: out of "
-                                   "memory");
-        else
-            status = kaws__ring_open_copy(ring, copy, key, err);
-    }
+        status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
+                                   expect, key->bytes, &len);
+    if (status == KAWS_MISMATCH && err->http == 0)
+        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
+                               "the length that its entry says",
+                               KAWS__SHOW(wanted.key_id));
     if (status != KAWS_OK)
         kaws_key_free(ring, key);
-    kaws__ring_copy_free(ring, copy);
     return status;
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_remove(kaws *ring, kaws_name name, kaws_error *err)
+kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
 {
-    kaws_error spare;
-    kaws_bytes key_id, user_id;
-    kaws__entry *e;
-    int landed = 0;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws__record gone;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    status = kaws__ring_name(name, &key_id, &user_id, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_may_change(ring, err);
-    if (status != KAWS_OK)
-        return status;
-    kaws__thread_lock(&ring->lock);       /* what is not there waits for none */
-    status = kaws__ring_entry(ring, key_id, user_id, &e, err);
-    kaws__thread_unlock(&ring->lock);
-    if (status == KAWS_OK)
-        status = kaws__ring_begin(ring, err);
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__ring_entry(ring, key_id, user_id, &e, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_replace(ring, ring->table.rows,
-                                    ring->table.count, e, &landed, err);
-    if (landed) {
-        kaws__table_remove(&ring->table, e);
-        kaws__ring_note(ring, "removed a key from");
-    }
-    kaws__ring_end(ring);
+    if ((status = kaws__bind_name(name, &gone, err)) == KAWS_OK &&
+        (status = kaws__vault_allows(&ring->vault, 1, err)) == KAWS_OK)
+        status = kaws__vault_remove(&ring->vault, &gone, err);
     return status;
 }
 
 
 /* ---- walking ----------------------------------------------------------- */
 
-/* One block: this, then an info for each entry, then all texts. */
 struct kaws_walk {
-    kaws_hooks hooks;
-    size_t size;                  /* of the block                             */
-    size_t count, next;
-    kaws_entry_info all[];
+    kaws_hooks hooks;             /* the ring may be closed before the walk   */
+    kaws__buf  list;              /* as vault_list writes it                  */
+    size_t     at;                /* where the next key begins in it          */
 };
-
-
-/* Copies a text behind the others, and steps over it. */
-static const char *
-kaws__ring_walk_text(char **at, kaws_bytes text)
-{
-    char *copy = *at;
-
-    if (text.len > 0)
-        memcpy(copy, text.at, text.len);
-    copy[text.len] = '\0';
-    *at += text.len + 1;
-    return copy;
-}
-
-
-static void
-kaws__ring_walk_fill(kaws_walk *walk, const kaws__table *table)
-{
-    kaws_entry_info *info = walk->all;
-    char *texts = (char *)(info + walk->count);
-    kaws__record r;
-    size_t i;
-
-    for (i = 0; i < walk->count; i++, info++) {
-        (void)kaws__store_parse(kaws__table_record(table->rows[i].entry), &r);
-        info->name.key_id = kaws__ring_walk_text(&texts, r.key_id);
-        info->name.user_id = kaws__ring_walk_text(&texts, r.user_id);
-        info->type = kaws__ring_walk_text(&texts, r.type);
-        info->kms_key_arn = kaws__ring_walk_text(&texts, r.arn);
-        info->len = r.plain_len;
-        info->created = r.created;
-    }
-}
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
+kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
 {
-    kaws_error spare;
-    size_t size = sizeof **walk, i;
-    kaws__record r;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws_walk *w;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (walk != NULL)
         *walk = NULL;
     if (ring == NULL || walk == NULL)
         return kaws__ring_argument("ring and walk must not be NULL", err);
-    kaws__thread_lock(&ring->lock);
-    /* Of each record four texts, and their NULs. */
-    for (i = 0; i < ring->table.count; i++) {
-        (void)kaws__store_split(
-                  kaws__table_record(ring->table.rows[i].entry), &r);
-        size += sizeof(kaws_entry_info) + r.key_id.len + r.user_id.len +
-                r.type.len + r.arn.len + 4;
-    }
-    w = kaws__mem_new(&ring->hooks, size);
+    w = kaws__mem_new(&ring->hooks, sizeof *w);
     if (w != NULL) {
         w->hooks = ring->hooks;
-        w->size = size;
-        w->count = ring->table.count;
-        kaws__ring_walk_fill(w, &ring->table);
+        kaws__buf_init(&w->list, &w->hooks);
+        kaws__vault_list(&ring->vault, &w->list);
     }
-    kaws__thread_unlock(&ring->lock);
-    if (w == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "walking over the keys: out of "
-                             "memory");
+    if (w == NULL || w->list.failed) {
+        kaws_walk_end(w);
+        return kaws__err_memory(err, "walking over the keys");
+    }
     *walk = w;
     return KAWS_OK;
 }
@@ -10349,9 +10641,21 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *err)
 KAWS_API int
 kaws_walk_next(kaws_walk *walk, kaws_entry_info *info)
 {
-    if (walk == NULL || info == NULL || walk->next >= walk->count)
+    const char *texts[4];
+    size_t i;
+
+    if (walk == NULL || info == NULL || walk->at >= walk->list.len)
         return 0;
-    *info = walk->all[walk->next++];
+    memcpy(info, walk->list.at + walk->at, sizeof *info);
+    walk->at += sizeof *info;
+    for (i = 0; i < 4; i++) {
+        texts[i] = (const char *)walk->list.at + walk->at;
+        walk->at += strlen(texts[i]) + 1;
+    }
+    info->name.key_id = texts[0];
+    info->name.user_id = texts[1];
+    info->type = texts[2];
+    info->kms_key_arn = texts[3];
     return 1;
 }
 
@@ -10365,70 +10669,68 @@ kaws_walk_end(kaws_walk *walk)
     if (walk == NULL)
         return;
     hooks = walk->hooks;
-    kaws__mem_free(&hooks, walk, walk->size);
+    kaws__buf_free(&walk->list);
+    kaws__mem_free(&hooks, walk, sizeof *walk);
 }
 
 
 /* ---- what protects the keys -------------------------------------------- */
 
-/* Has KMS judge what would change. What it tells of accounts counts only once
- * the choice is taken. With the settings' lock held. */
+/* Has KMS judge a choice that differs from what is used now. What it tells of
+ * accounts counts only once the choice is taken. With the settings' lock held.
+ */
 static kaws_status
-kaws__ring_judge(kaws *ring, kaws__choice *choice, kaws_error *err)
+kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
+                 kaws_error *err)
 {
     kaws__op op = kaws__kms_begin(&ring->kms, err);
-    const kaws__target *there = &choice->target;
-    kaws__choice now;
-    int another, moves;
+    kaws__target there = choice->target;
+    int another = strcmp(now->target.key_id, there.key_id) != 0;
+    int moves = strcmp(now->region, choice->region) != 0;
     kaws_sealed sealed;
     kaws_status status = KAWS_OK;
 
-    if (there->key_id[0] == '\0')
-        return KAWS_OK;
-    (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
-    another = strcmp(now.target.key_id, there->key_id) != 0;
-    moves = strcmp(now.region, choice->region) != 0;
+    if (there.key_id[0] == '\0')
+        return KAWS_OK;                   /* none, and none is to be          */
     if (another)
-        status = kaws__kms_may_use(&op, there->key_id);
-    op.target = *there;
+        status = kaws__kms_may_use(&op, there.key_id);
+    op.target = there;
     op.trial = choice->arn;
     if (status == KAWS_OK &&
-        (another || !moves || strcmp(now.target.region, there->region) != 0))
+        (another || !moves || strcmp(now->target.region, there.region) != 0))
         status = kaws__kms_probe(&op, 1, &sealed);
     /* The region of an ARN goes on to be asked for this KMS key. */
-    if (status == KAWS_OK && moves &&
-        strcmp(there->region, choice->region) != 0)
+    if (status == KAWS_OK && moves && strcmp(there.region, choice->region) != 0)
         status = kaws__kms_ask_region(&op, choice->region);
     return status;
 }
 
 
-/* The region and the KMS key are one value: taken both, or neither. What is
- * known to be good need not wait until KMS has judged something else. */
+/* Takes the KMS key and the region (NULL: as it is), which are one value: both,
+ * or neither. A pair that passed before need not wait while KMS judges another.
+ */
 static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
-                  int take, kaws_error *err)
+                  int take, kaws_error *error)
 {
-    kaws_error spare;
-    kaws__trust *trust;
-    kaws__choice choice;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws__choice now, choice;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
-    trust = &ring->kms.trust;
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
-        kaws__trust_choose_tried(trust, kms_key_id, region))
+        kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
         return KAWS_OK;
     kaws__thread_lock(&ring->settings);
-    /* Again if a tried one was taken meanwhile: to try more takes the lock */
-    do {
-        status = kaws__trust_choice(trust, kms_key_id, region, &choice, err);
+    do {                  /* again, if a tried pair was taken meanwhile       */
+        (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
+        status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
+                                    &choice, err);
         if (status == KAWS_OK)
-            status = kaws__ring_judge(ring, &choice, err);
-    } while (status == KAWS_OK && !kaws__trust_choose(trust, &choice, take));
+            status = kaws__ring_judge(ring, &now, &choice, err);
+    } while (status == KAWS_OK &&
+             !kaws__trust_choose(&ring->kms.trust, &choice, take));
     kaws__thread_unlock(&ring->settings);
     return status;
 }
@@ -10482,439 +10784,37 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_reload_creds(kaws *ring, kaws_error *err)
+kaws_reload_creds(kaws *ring, kaws_error *error)
 {
-    kaws_error spare;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
     return kaws__calls_reload_creds(&ring->kms.calls, err);
 }
 
 
-/* Asks until KMS seals with other material than `before`: a rotation is not
- * done when it is granted. Gives up after the timeout, by the clock or, if that
- * stands still, by its own pauses. */
-static kaws_status
-kaws__ring_see_rotation(kaws *ring, const kaws__target *target,
-                        const kaws_sealed *before, kaws_error *err)
+/* see Part II */
+KAWS_API kaws_status
+kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 {
-    kaws__op wait = kaws__kms_begin(&ring->kms, err), op;
-    int64_t paused = 0;
-    int pause = 100, most = kaws__calls_left_ms(&wait.shared);
-    kaws_sealed now;
-    kaws_status status;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
 
-    for (;;) {
-        op = kaws__kms_begin(&ring->kms, err);
-        op.target = *target;
-        status = kaws__kms_probe(&op, 0, &now);
-        if (status != KAWS_OK ||
-            strcmp(now.key_material_id, before->key_material_id) != 0)
-            return status;
-        if (pause >= kaws__calls_left_ms(&wait.shared) || paused >= most)
-            break;
-        ring->hooks.sleep_ms(ring->hooks.ctx, pause);
-        paused += pause;
-        pause = pause < 1600 ? pause * 2 : pause;
-    }
-    kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s, "
-                  "but still seals with the old key material: re-wrap the keys "
-                  "later", target->key_id);
-    return KAWS_OK;
-}
-
-
-static void
-kaws__ring_await_rotation(kaws *ring, const kaws__target *target,
-                          const kaws_sealed *before, kaws_error *err)
-{
-    if (before->key_material_id[0] == '\0' ||    /* this KMS does not say    */
-        kaws__ring_see_rotation(ring, target, before, err) == KAWS_OK)
-        return;
-    /* Granted is granted: what failed is only our look at it. */
-    kaws__err_log(&ring->hooks, 1, "AWS KMS has accepted the rotation of %s; "
-                  "whether it is done could not be seen: %s", target->key_id,
-                  err->text);
-    kaws__err_clear(err);
+    if (ring == NULL)
+        return kaws__ring_argument("ring must not be NULL", err);
+    return kaws__rewrap_rotate(&ring->rewrap, err);
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_rotate_kms_key(kaws *ring, kaws_error *err)
+kaws_rewrap_all(kaws *ring, kaws_error *error)
 {
-    kaws_error spare;
-    kaws__op op;
-    kaws__target exact;
-    kaws_sealed before;
-    kaws_status status;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    op = kaws__kms_begin(&ring->kms, err);
-    status = kaws__ring_exact(&op, &before, err);
-    exact = op.target;
-    op = kaws__kms_begin(&ring->kms, err);
-    op.target = exact;
-    if (status == KAWS_OK)
-        status = kaws__kms_rotate(&op);
-    if (status == KAWS_OK)
-        kaws__ring_await_rotation(ring, &exact, &before, err);
-    return status;
-}
-
-
-/* ---- re-wrapping ------------------------------------------------------- */
-
-/* One re-wrap, shared by its workers; the ring's lock guards it. Entries that
- * are there at the start have a serial below `limit`. The n-th one claimed is
- * the n-th of `fresh`, so `fresh` is in the order of the serials. */
-typedef struct kaws__rewrap {
-    kaws         *ring;
-    kaws__target  target;         /* fixed at the start                       */
-    uint64_t      next, limit;    /* serials                                  */
-    kaws__row  *fresh;
-    uint64_t     *ids;            /* two a key: digests of request ids        */
-    size_t        claimed, max;
-    size_t        renewed;        /* how many have other material than before */
-    kaws_status   status;
-    kaws_error    err;
-} kaws__rewrap;
-
-
-/* Takes the next entry that is still there. With no more, or after a failure,
- * there is nothing to do. */
-static int
-kaws__ring_rewrap_claim(kaws__rewrap *w, kaws__copy *copy, size_t *index)
-{
-    kaws *ring = w->ring;
-    size_t at;
-    int found = 0;
-
-    kaws__thread_lock(&ring->lock);
-    at = kaws__table_from(&ring->table, w->next);
-    if (w->status == KAWS_OK && w->claimed < w->max &&
-        at < ring->table.count &&
-        ring->table.rows[at].serial < w->limit) {
-        kaws__ring_copy(ring, ring->table.rows[at].entry, copy);
-        w->next = ring->table.rows[at].serial + 1;
-        *index = w->claimed++;
-        w->fresh[*index].serial = ring->table.rows[at].serial;
-        found = 1;
-    }
-    kaws__thread_unlock(&ring->lock);
-    return found;
-}
-
-
-/* The same entry, sealed anew. */
-static kaws__entry *
-kaws__ring_rewrapped(kaws *ring, const kaws__copy *copy,
-                     const kaws_sealed *sealed)
-{
-    kaws__record r = copy->record;
-    kaws__buf bytes;
-    kaws__entry *e = NULL;
-
-    r.arn = kaws__buf_of(sealed->kms_key_arn);
-    r.material = kaws__buf_of(sealed->key_material_id);
-    r.blob.at = sealed->blob;
-    r.blob.len = sealed->blob_len;
-    kaws__buf_init(&bytes, &ring->hooks);
-    kaws__store_record(&bytes, &r);
-    if (!bytes.failed)
-        e = kaws__table_new(&ring->hooks, kaws__buf_view(&bytes));
-    kaws__buf_free(&bytes);
-    return e;
-}
-
-
-/* Has the blob sealed anew, and asks KMS whether the new blob opens as this
- * very key. `ids` gets the request ids of the two replies. */
-static kaws_status
-kaws__ring_reseal(kaws__rewrap *w, const kaws__copy *copy, kaws_sealed *sealed,
-                  uint64_t ids[2], kaws_error *err)
-{
-    kaws__kms *kms = &w->ring->kms;
-    kaws__op op = kaws__kms_begin(kms, err);
-    kaws_status status;
-
-    op.target = w->target;
-    status = kaws__kms_reencrypt(&op, &copy->bound.context, &copy->sealed,
-                                 copy->record.plain_len, sealed);
-    ids[0] = op.shared.reply_id;
-    if (status != KAWS_OK)
-        return status;
-    op = kaws__kms_begin(kms, err);
-    status = kaws__kms_prove(&op, &copy->bound.context, sealed,
-                             copy->record.plain_len);
-    ids[1] = op.shared.reply_id;
-    if (status == KAWS_DENIED)
-        kaws__err_prefix(err, "each new blob is proved, which takes "
-                              "kms:Decrypt: ");
-    return status;
-}
-
-
-/* The first failure is the re-wrap's. With the lock held. */
-static void
-kaws__ring_rewrap_fail(kaws__rewrap *w, const kaws__copy *copy,
-                       const kaws_error *err)
-{
-    if (w->status != KAWS_OK)
-        return;
-    w->status = err->status;
-    w->err = *err;
-    kaws__err_prefix(&w->err, "re-wrapping the key '%s' failed, and nothing "
-                     "was changed: ", KAWS__SHOW(copy->record.key_id));
-}
-
-
-static void
-kaws__ring_rewrap_one(kaws__rewrap *w, const kaws__copy *copy, size_t index)
-{
-    kaws *ring = w->ring;
-    kaws_sealed sealed;
-    kaws_error err;
-    kaws__entry *e = NULL;
-    kaws_status status;
-
-    kaws__err_clear(&err);
-    status = kaws__ring_reseal(w, copy, &sealed, w->ids + 2 * index, &err);
-    if (status == KAWS_OK) {
-        e = kaws__ring_rewrapped(ring, copy, &sealed);
-        if (e == NULL)
-            status = kaws__err_set(&err, KAWS_MEMORY, "out of memory");
-    }
-    kaws__thread_lock(&ring->lock);
-    w->fresh[index].entry = e;
-    ring->rewrap_done += e != NULL;
-    if (e != NULL &&
-        (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
-         strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0))
-        w->renewed++;
-    if (status != KAWS_OK)
-        kaws__ring_rewrap_fail(w, copy, &err);
-    kaws__thread_unlock(&ring->lock);
-}
-
-
-static void
-kaws__ring_rewrap_worker(void *arg)
-{
-    kaws__rewrap *w = arg;
-    kaws *ring = w->ring;
-    kaws__copy *copy = kaws__ring_copy_new(ring);
-    size_t index;
-
-    if (copy == NULL) {
-        kaws__thread_lock(&ring->lock);
-        if (w->status == KAWS_OK)
-            w->status = kaws__err_set(&w->err, KAWS_MEMORY, "re-wrapping: out "
-                                      "of memory");
-        kaws__thread_unlock(&ring->lock);
-        return;
-    }
-    while (kaws__ring_rewrap_claim(w, copy, &index))
-        kaws__ring_rewrap_one(w, copy, index);
-    kaws__ring_copy_free(ring, copy);
-}
-
-
-/* ---- no two keys may have got the same ---- */
-
-static int
-kaws__ring_by_number(const void *a, const void *b)
-{
-    const uint64_t *x = a, *y = b;
-
-    return (*x > *y) - (*x < *y);
-}
-
-
-static int
-kaws__ring_by_blob(const void *a, const void *b)
-{
-    const kaws__row *x = a, *y = b;
-    kaws__record r, q;
-
-    if (kaws__store_parse(kaws__table_record(x->entry), &r) != NULL ||
-        kaws__store_parse(kaws__table_record(y->entry), &q) != NULL)
-        return 0;                         /* never: we have just made them   */
-    if (r.blob.len != q.blob.len)
-        return r.blob.len < q.blob.len ? -1 : 1;
-    return memcmp(r.blob.at, q.blob.at, r.blob.len);
-}
-
-
-/* KMS makes neither a blob nor a request id twice. If two keys have got the
- * same, one of them has the other's. */
-static kaws_status
-kaws__ring_rewrap_distinct(kaws__rewrap *w, kaws_error *err)
-{
-    size_t n = w->claimed, i;
-    kaws__row *sorted;
-    int twice = 0;
-
-    if (n == 0)
-        return KAWS_OK;                   /* all were removed meanwhile      */
-    sorted = kaws__mem_new(&w->ring->hooks, n * sizeof *sorted);
-    if (sorted == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
-    memcpy(sorted, w->fresh, n * sizeof *sorted);
-    qsort(sorted, n, sizeof *sorted, kaws__ring_by_blob);
-    for (i = 1; i < n; i++)
-        twice |= kaws__ring_by_blob(sorted + i - 1, sorted + i) == 0;
-    kaws__mem_free(&w->ring->hooks, sorted, n * sizeof *sorted);
-    qsort(w->ids, 2 * n, sizeof *w->ids, kaws__ring_by_number);
-    for (i = 1; i < 2 * n; i++)
-        twice |= w->ids[i] != 0 && w->ids[i - 1] == w->ids[i];
-    if (!twice)
-        return KAWS_OK;
-    return kaws__kms_mixed_up(&w->ring->kms, "two replies to the re-wrap were "
-                              "the same, and nothing was changed", err);
-}
-
-
-/* All blobs are there: one new file, then one new table. Within a change. */
-static kaws_status
-kaws__ring_rewrap_commit(kaws__rewrap *w, kaws_error *err)
-{
-    kaws *ring = w->ring;
-    kaws__table *table = &ring->table;
-    size_t count = table->count, i, f = 0;
-    kaws__row *list = kaws__mem_new(&ring->hooks,
-                                      (count + 1) * sizeof *list);
-    int landed = 0;
-    kaws_status status;
-
-    if (list == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
-    for (i = 0; i < count; i++) {
-        list[i] = table->rows[i];
-        while (f < w->claimed && w->fresh[f].serial < list[i].serial)
-            f++;                          /* removed in the meantime         */
-        if (f < w->claimed && w->fresh[f].serial == list[i].serial)
-            list[i] = w->fresh[f];
-    }
-    status = kaws__ring_replace(ring, list, count, NULL, &landed, err);
-    for (i = 0, f = 0; landed && i < count; i++) {
-        if (list[i].entry == table->rows[i].entry)
-            continue;
-        while (w->fresh[f].serial != list[i].serial)
-            f++;
-        w->fresh[f++].entry = NULL;       /* the table's from here on        */
-        kaws__table_swap(table, i, list[i].entry);
-    }
-    kaws__mem_free(&ring->hooks, list, (count + 1) * sizeof *list);
-    if (landed)
-        kaws__ring_note(ring, "re-wrapped all keys in");
-    return status;
-}
-
-
-static kaws_status
-kaws__ring_rewrap_keys(kaws__rewrap *w, kaws_error *err)
-{
-    kaws *ring = w->ring;
-    kaws_status status;
-    size_t i, threads = (size_t)ring->rewrap_parallel;
-
-    kaws__thread_parallel((int)(threads < w->max ? threads : w->max),
-                        kaws__ring_rewrap_worker, w);
-    status = w->status;
-    if (status != KAWS_OK)
-        *err = w->err;
-    else
-        status = kaws__ring_rewrap_distinct(w, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_begin(ring, err);
-    if (status == KAWS_OK) {
-        status = kaws__ring_rewrap_commit(w, err);
-        kaws__ring_end(ring);
-    }
-    kaws__thread_lock(&ring->lock);
-    for (i = 0; i < w->claimed; i++)      /* drop looks at the table's image */
-        kaws__table_discard(&ring->hooks, w->fresh[i].entry);
-    kaws__thread_unlock(&ring->lock);
-    return status;
-}
-
-
-static kaws_status
-kaws__ring_rewrap_run(kaws__rewrap *w, kaws_error *err)
-{
-    const kaws_hooks *hooks = &w->ring->hooks;
-    kaws_status status = KAWS_MEMORY;
-
-    w->fresh = kaws__mem_new(hooks, w->max * sizeof *w->fresh);
-    w->ids = kaws__mem_new(hooks, w->max * 2 * sizeof *w->ids);
-    if (w->fresh != NULL && w->ids != NULL)
-        status = kaws__ring_rewrap_keys(w, err);
-    else
-        (void)kaws__err_set(err, KAWS_MEMORY, "re-wrapping: out of memory");
-    kaws__mem_free(hooks, w->fresh, w->max * sizeof *w->fresh);
-    kaws__mem_free(hooks, w->ids, w->max * 2 * sizeof *w->ids);
-    if (status == KAWS_OK && w->claimed > 0 && w->renewed == 0)
-        kaws__err_log(hooks, 1, "all keys were re-wrapped, but with the key "
-                      "material they had before: nothing was renewed; rotate "
-                      "the KMS key first, or set another");
-    return status;
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
-kaws_rewrap_all(kaws *ring, kaws_error *err)
-{
-    kaws_error spare;
-    kaws__rewrap w;
-    kaws__op op;
-    kaws_sealed sealed;
-    kaws_status status;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    memset(&w, 0, sizeof w);
-    w.ring = ring;
-    op = kaws__kms_begin(&ring->kms, err);
-    status = kaws__ring_may_change(ring, err);
-    if (status == KAWS_OK)
-        status = kaws__ring_exact(&op, &sealed, err);
-    if (status != KAWS_OK)
-        return status;
-    w.target = op.target;
-    kaws__thread_lock(&ring->lock);
-    status = kaws__ring_certain(ring, err);
-    if (status == KAWS_OK && ring->rewrapping)
-        status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
-                               "running: %lu of %lu keys are done",
-                               (unsigned long)ring->rewrap_done,
-                               (unsigned long)ring->rewrap_total);
-    if (status == KAWS_OK) {
-        w.limit = ring->table.next_serial;
-        w.max = ring->table.count;
-        ring->rewrapping = 1;
-        ring->rewrap_done = 0;
-        ring->rewrap_total = w.max;
-    }
-    kaws__thread_unlock(&ring->lock);
-    if (status != KAWS_OK)
-        return status;
-    if (w.max > 0)
-        status = kaws__ring_rewrap_run(&w, err);
-    kaws__thread_lock(&ring->lock);
-    ring->rewrapping = 0;
-    ring->rewrap_done = ring->rewrap_total = 0;
-    kaws__thread_unlock(&ring->lock);
-    return status;
+    return kaws__rewrap_all(&ring->rewrap, err);
 }
 
 
@@ -10928,88 +10828,103 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     if (ring == NULL)
         return;
     kaws__calls_stats(&ring->kms.calls, stats);
-    kaws__thread_lock(&ring->lock);
-    stats->keys = ring->table.count;
-    stats->rewrap_done = ring->rewrap_done;
-    stats->rewrap_total = ring->rewrap_total;
-    memcpy(stats->checksum, kaws__file_sum(&ring->file),
-           sizeof stats->checksum);
-    kaws__thread_unlock(&ring->lock);
+    kaws__vault_stats(&ring->vault, stats);
+    kaws__rewrap_stats(&ring->rewrap, stats);
 }
 
 
 /* ---- AWS KMS by itself ------------------------------------------------- */
 
-/* KMS takes text, and refuses what is empty. */
-static kaws_status
-kaws__ring_context_ok(const kaws_context *ctx, kaws_error *err)
+/* Where what is written overlaps what else is given, nobody could say what it
+ * would hold in the end. A length beyond the end of memory overlaps all. */
+static int
+kaws__ring_overlap(const void *one, size_t one_len, const void *two,
+                   size_t two_len)
 {
-    size_t i;
+    uintptr_t a = (uintptr_t)one, b = (uintptr_t)two;
 
-    if (ctx == NULL || ctx->count == 0)
-        return KAWS_OK;
-    if (ctx->pairs == NULL)
-        return kaws__ring_argument("the context's pairs are NULL", err);
-    for (i = 0; i < ctx->count; i++) {
-        const char *both[2];
-        int b;
-        both[0] = ctx->pairs[i].name;
-        both[1] = ctx->pairs[i].value;
-        for (b = 0; b < 2; b++)
-            if (both[b] == NULL || both[b][0] == '\0' ||
-                !kaws__text_is_utf8(kaws__buf_of(both[b])))
-                return kaws__ring_argument("a name or value in the encryption "
-                                           "context is empty or not UTF-8",
-                                           err);
-    }
-    return KAWS_OK;
+    if (a == 0 || b == 0 || one_len == 0 || two_len == 0)
+        return 0;
+    return one_len > UINTPTR_MAX - a || two_len > UINTPTR_MAX - b ||
+           (a < b ? b - a < one_len : a - b < two_len);
 }
 
 
-/* Where what is written overlaps what else is given, nobody could say what it
- * would hold in the end. A length beyond the end of memory overlaps all. */
+/* Has KMS seal plain.len bytes: the caller's, or new ones, which go to `room`
+ * if there is one. `most`: what KMS takes, which also tells the two apart. */
 static kaws_status
-kaws__ring_apart(const kaws_bytes *parts, size_t count, kaws_error *err)
+kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
+                size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
 {
-    size_t i, j;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws__op op;
+    kaws_status status;
 
-    for (i = 0; i < count; i++)
-        for (j = 0; j < i; j++) {
-            uintptr_t a = (uintptr_t)parts[i].at, b = (uintptr_t)parts[j].at;
-            if (a != 0 && b != 0 && parts[i].len > 0 && parts[j].len > 0 &&
-                (parts[i].len > UINTPTR_MAX - a ||
-                 parts[j].len > UINTPTR_MAX - b ||
-                 (a < b ? b - a < parts[i].len : a - b < parts[j].len)))
-                return kaws__ring_argument("what is given and what is written "
-                                           "overlap", err);
-        }
-    return KAWS_OK;
+    if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
+        return kaws__ring_argument("plain and out overlap", err);
+    kaws_wipe(out, sizeof *out);
+    kaws_wipe(room, plain.len);
+    if (ring == NULL || out == NULL)
+        return kaws__ring_argument("ring and out must not be NULL", err);
+    if (plain.len < 1 || plain.len > most ||
+        (plain.at == NULL && most == KAWS_PLAIN_MAX))
+        return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
+                             "1 to %lu bytes here", (unsigned long)most);
+    op = kaws__kms_begin(&ring->kms, err);
+    if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
+        (status = kaws__kms_has_key(&op)) != KAWS_OK)
+        return status;
+    if (most == KAWS_GENERATE_MAX)
+        plain.at = NULL;
+    status = kaws__kms_seal(&op, ctx, plain, room, out);
+    if (status != KAWS_OK)
+        memset(out, 0, sizeof *out);
+    return status;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
+                           uint8_t *plain, kaws_sealed *out, kaws_error *err)
+{
+    const kaws_bytes view = { plain, len };
+
+    return kaws__ring_seal(ring, ctx, view, KAWS_GENERATE_MAX, plain, out, err);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
+                 kaws_sealed *out, kaws_error *err)
+{
+    return kaws__ring_seal(ring, ctx, plain, KAWS_PLAIN_MAX, NULL, out, err);
 }
 
 
 /* Checks what a caller hands in to be opened, and copies it with its KMS key
  * filled in: by default, the one that seals now. */
 static kaws_status
-kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
-                 kaws_error *err)
+kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
+                 kaws_sealed *out, kaws_error *err)
 {
-    kaws__op asking = *op;
-    kaws_sealed probe;
     kaws__arn arn;
-    kaws_status status;
+    kaws_status status = kaws__bind_context_ok(ctx, err);
 
+    if (status != KAWS_OK)
+        return status;
     if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
         return kaws__ring_argument("a blob has 1 to 6144 bytes", err);
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
         return kaws__ring_argument("kms_key_arn has no end", err);
-    *out = *in;
     if (in->kms_key_arn[0] == '\0') {
-        status = kaws__ring_exact(&asking, &probe, err);
-        if (status == KAWS_OK)
-            memcpy(out->kms_key_arn, probe.kms_key_arn,
-                   sizeof out->kms_key_arn);
+        status = kaws__kms_probe(op, 0, out);
+        memcpy(out->blob, in->blob, in->blob_len);
+        out->blob_len = in->blob_len;
         return status;
     }
+    *out = *in;
     if (!kaws__arn_parse(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
@@ -11020,109 +10935,37 @@ kaws__ring_given(kaws__op *op, const kaws_sealed *in, kaws_sealed *out,
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx, size_t len,
-                           uint8_t *plain, kaws_sealed *out, kaws_error *err)
-{
-    const kaws_bytes parts[] = { { plain, len },
-                                 { (const uint8_t *)out, sizeof *out } };
-    const kaws_bytes made = { NULL, len };
-    kaws_error spare;
-    kaws__op op;
-    kaws_status status;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
-        return KAWS_ARGUMENT;
-    kaws_wipe(out, sizeof *out);
-    kaws_wipe(plain, len);
-    if (ring == NULL || out == NULL)
-        return kaws__ring_argument("ring and out must not be NULL", err);
-    if (len < 1 || len > KAWS_GENERATE_MAX)
-        return kaws__ring_argument("a data key has 1 to 1024 bytes", err);
-    op = kaws__kms_begin(&ring->kms, err);
-    status = kaws__ring_context_ok(ctx, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_has_key(&op);
-    if (status == KAWS_OK)
-        status = kaws__kms_seal(&op, ctx, made, plain, out);
-    if (status != KAWS_OK)
-        memset(out, 0, sizeof *out);
-    return status;
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
-kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
-                 kaws_sealed *out, kaws_error *err)
-{
-    const kaws_bytes parts[] = { plain,
-                                 { (const uint8_t *)out, sizeof *out } };
-    kaws_error spare;
-    kaws__op op;
-    kaws_status status;
-
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (kaws__ring_apart(parts, 2, err) != KAWS_OK)
-        return KAWS_ARGUMENT;
-    kaws_wipe(out, sizeof *out);
-    if (ring == NULL || out == NULL)
-        return kaws__ring_argument("ring and out must not be NULL", err);
-    if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
-        return kaws__ring_argument("a plaintext has 1 to 4096 bytes", err);
-    op = kaws__kms_begin(&ring->kms, err);
-    status = kaws__ring_context_ok(ctx, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_has_key(&op);
-    if (status == KAWS_OK)
-        status = kaws__kms_seal(&op, ctx, plain, NULL, out);
-    if (status != KAWS_OK)
-        memset(out, 0, sizeof *out);
-    return status;
-}
-
-
-/* see Part II */
-KAWS_API kaws_status
 kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
-                 uint8_t *plain, size_t *plain_len, kaws_error *err)
+                 uint8_t *plain, size_t *plain_len, kaws_error *error)
 {
     static const kaws_bytes any = { NULL, 0 };
     const size_t room = plain_len != NULL ? *plain_len : 0;
-    const kaws_bytes parts[] = {
-        { plain, room }, { (const uint8_t *)in, sizeof *in },
-        { (const uint8_t *)plain_len, sizeof *plain_len }
-    };
-    kaws_error spare;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    size_t len = room;
     kaws__op op;
     kaws_sealed given;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (kaws__ring_apart(parts, 3, err) != KAWS_OK)
-        return KAWS_ARGUMENT;
+    if (kaws__ring_overlap(in, sizeof *in, plain, room) ||
+        kaws__ring_overlap(in, sizeof *in, plain_len, sizeof len) ||
+        kaws__ring_overlap(plain, room, plain_len, sizeof len))
+        return kaws__ring_argument("in, plain and plain_len overlap", err);
     if (plain_len != NULL)
         *plain_len = 0;
     kaws_wipe(plain, room);
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
         return kaws__ring_argument("ring, in, plain and plain_len must not be "
                                    "NULL", err);
-    status = kaws__ring_context_ok(ctx, err);
     op = kaws__kms_begin(&ring->kms, err);
+    status = kaws__ring_given(&op, ctx, in, &given, err);
     if (status == KAWS_OK)
-        status = kaws__ring_given(&op, in, &given, err);
-    *plain_len = room;
-    if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, plain_len);
-    if (status == KAWS_OK && *plain_len > room)
+        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len);
+    if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
                                "%lu bytes, and there is room for %lu",
-                               (unsigned long)*plain_len, (unsigned long)room);
-    if (status != KAWS_OK)
-        *plain_len = 0;
+                               (unsigned long)len, (unsigned long)room);
+    if (status == KAWS_OK)
+        *plain_len = len;
     return status;
 }
 
@@ -11130,38 +10973,26 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 /* see Part II */
 KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
-                   kaws_sealed *out, kaws_error *err)
+                   kaws_sealed *out, kaws_error *error)
 {
-    const kaws_bytes parts[] = { { (const uint8_t *)in, sizeof *in },
-                                 { (const uint8_t *)out, sizeof *out } };
-    kaws_error spare;
+    kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws__op op;
-    kaws_sealed *work;                    /* given, fresh: much for a stack  */
+    kaws_sealed given, fresh;
     kaws_status status;
 
-    err = err != NULL ? err : &spare;
-    kaws__err_clear(err);
-    if (in != out && kaws__ring_apart(parts, 2, err) != KAWS_OK)
-        return KAWS_ARGUMENT;
-    if (in != out)
+    if (in != out) {
+        if (kaws__ring_overlap(in, sizeof *in, out, sizeof *out))
+            return kaws__ring_argument("in and out overlap", err);
         kaws_wipe(out, sizeof *out);
+    }
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__ring_argument("ring, in and out must not be NULL", err);
-    work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
-    if (work == NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "re-encrypting a key: out of "
-                             "memory");
     op = kaws__kms_begin(&ring->kms, err);
-    status = kaws__ring_context_ok(ctx, err);
+    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
+        (status = kaws__kms_has_key(&op)) == KAWS_OK)
+        status = kaws__kms_reencrypt(&op, ctx, &given, 0, &fresh);
     if (status == KAWS_OK)
-        status = kaws__kms_has_key(&op);
-    if (status == KAWS_OK)
-        status = kaws__ring_given(&op, in, &work[0], err);
-    if (status == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]);
-    if (status == KAWS_OK)
-        *out = work[1];
-    kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
+        *out = fresh;
     return status;
 }
 

@@ -66,7 +66,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 
 #define PLUG__EXPORT        __attribute__((visibility("default")))
@@ -551,16 +550,17 @@ plug__guard_try(plug__guard *g, const plug__guard_values *values,
 static kaws_status
 plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
 {
+    const char *cmk_id, *region;
     plug__guard_values wanted;
-    const char *const  cmk_id = wanted.of[PLUG__CMK_ID].text;
-    const char *const  region = wanted.of[PLUG__REGION].text;
-    unsigned           asked;
+    unsigned asked;
 
     pthread_mutex_lock(&g->lock);
     asked = ring->asked;
     while (ring->adopting)
         pthread_cond_wait(&g->adopted, &g->lock);
     wanted = plug__guard_wanted(g);
+    cmk_id = wanted.of[PLUG__CMK_ID].text;
+    region = wanted.of[PLUG__REGION].text;
     if (cmk_id[0] == '\0') {
         plug__guard_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id has to be set");
     } else if ((ring->answer.status == KAWS_OK || ring->asked != asked)
@@ -604,8 +604,9 @@ plug__guard_take_to_seal(plug__guard *g, kaws_error *err)
 static void
 plug__guard_refresh(plug__guard *g)
 {
-    uint64_t *const   shown = &g->stats.keys;   /* the first of the numbers  */
-    kaws_stats        stats = { 0 };
+    kaws_stats stats = { 0 };           /* numbers, before the checksum      */
+    uint64_t *const       shown = (void *)&g->stats;
+    const uint64_t *const fresh = (const void *)&stats;
     plug__guard_ring *ring;
     kaws_error        err;
 
@@ -614,7 +615,7 @@ plug__guard_refresh(plug__guard *g)
     if (ring != NULL)
         kaws_get_stats(ring->kaws, &stats);
     for (size_t i = 0; i < offsetof(kaws_stats, checksum) / sizeof *shown; i++)
-        PLUG__STORE(&shown[i], (&stats.keys)[i]);
+        PLUG__STORE(&shown[i], fresh[i]);
     plug__guard_drop(g, ring);
     pthread_mutex_unlock(&g->stats_lock);
 }
@@ -1243,9 +1244,20 @@ struct plug__keyring_job {
 };
 
 
+/* Whether text is the upper-case word, in any case and in any locale. */
+static bool
+plug__keyring_is(const char *word, const char *text)
+{
+    for (; *word != '\0'; word++, text++) {
+        if (*text != *word && *text != *word + ('a' - 'A'))
+            return false;
+    }
+    return *text == '\0';
+}
+
+
 /* The key's type as the library stores it, in upper case. NULL, and why: KMS or
- * MySQL's manual rules this key out. (Locales differ about the case of I alone,
- * and no type has an I.) */
+ * MySQL's manual rules this key out. */
 static const char *
 plug__keyring_accept(const plug__keyring_job *job, kaws_error *err)
 {
@@ -1256,7 +1268,7 @@ plug__keyring_accept(const plug__keyring_job *job, kaws_error *err)
     char shown[PLUG__SHOWN];
 
     for (int i = 0; job->type != NULL && i < 4; i++) {
-        if (strcasecmp(types[i], job->type) == 0)
+        if (plug__keyring_is(types[i], job->type))
             type = types[i];
     }
     if (type == NULL)
@@ -1858,7 +1870,7 @@ static const plug__abi_tail plug__life_tail = {
 
 static const plug__abi_head plug__life_head = {
     PLUG__ABI_KEYRING, &plug__keyring_calls, "keyring_aws",
-    "The keyring_aws authors", "Keyring guarded by AWS KMS",
+    "The keyring_aws authors", "Keyring protected by AWS KMS",
     PLUG__ABI_LICENCE_BSD, plug__life_init
 };
 

@@ -188,12 +188,12 @@ look(void)
         HOLDS(seen[i] == w.names[i].there || (w.names[i].unsure &&
                                               seen[i] <= 1));
         w.names[i].there = seen[i];
-        w.names[i].unsure &= w.ring->uncertain;
+        w.names[i].unsure &= w.ring->vault.uncertain;
     }
     kaws_get_stats(w.ring, &stats);
     HOLDS(stats.keys == count);
     bytes = disk_bytes(DATA, &len);
-    HOLDS(w.ring->uncertain || (bytes != NULL && len >= 80 &&
+    HOLDS(w.ring->vault.uncertain || (bytes != NULL && len >= 80 &&
                                 memcmp(bytes + len - 32, stats.checksum,
                                        32) == 0));
 }
@@ -290,7 +290,7 @@ after(kaws_status status, kaws_status natural, int name, const kaws_error *err)
     HOLDS(may_be(status, natural));
     check_words(err);
     if (name >= 0 && status != KAWS_OK && natural == KAWS_OK &&
-        (disk.off || w.ring->uncertain))
+        (disk.off || w.ring->vault.uncertain))
         w.names[name].unsure = 1;
     if (disk.off) {
         crash();
@@ -310,7 +310,7 @@ natural_change(int name, int adds)
         return KAWS_CONFIG;
     if (!adds && !w.names[name].there)
         return KAWS_NOT_FOUND;
-    if (w.ring->uncertain)
+    if (w.ring->vault.uncertain)
         return KAWS_UNCERTAIN;
     return adds && w.names[name].there ? KAWS_EXISTS : KAWS_OK;
 }
@@ -401,7 +401,7 @@ maintain(kaws_bytes *in, int what)
     switch (what) {
     case 0:
         natural = w.read_only ? KAWS_CONFIG
-                : w.ring->uncertain ? KAWS_UNCERTAIN : KAWS_OK;
+                : w.ring->vault.uncertain ? KAWS_UNCERTAIN : KAWS_OK;
         status = kaws_rewrap_all(w.ring, &err);
         break;
     case 1:
@@ -439,7 +439,8 @@ intrude(kaws_bytes *in)
     uint64_t before;
     kaws_error err;
 
-    if (w.read_only || w.ring->uncertain || natural_change(n, 1) != KAWS_OK)
+    if (w.read_only || w.ring->vault.uncertain ||
+        natural_change(n, 1) != KAWS_OK)
         return;
     disarm();
     HOLDS(try_open(0) == KAWS_OK);

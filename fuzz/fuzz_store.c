@@ -233,12 +233,12 @@ write_anew(const kaws *ring, kaws_bytes good, const kaws__found *found,
     kaws__store_header(header, &state, found->file_id, found->epoch,
                        found->committed);
     kaws__buf_put(&out, header, sizeof header);
-    for (i = 0; i < ring->table.count; i++) {
-        kaws__entry *e = ring->table.rows[i].entry;
+    for (i = 0; i < ring->vault.table.count; i++) {
+        kaws__entry *e = ring->vault.table.rows[i].entry;
         kaws_bytes record = kaws__table_record(e);
         size_t start = out.len;
         HOLDS(kaws__store_parse(record, &r) == NULL);
-        HOLDS(kaws__table_find(&ring->table, r.key_id, r.user_id) == e);
+        HOLDS(kaws__table_find(&ring->vault.table, r.key_id, r.user_id) == e);
         kaws__store_record(&out, &r);
         HOLDS(out.len - start == record.len);
         HOLDS(memcmp(out.at + start, good.at + start, record.len) == 0);
@@ -264,13 +264,15 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
 
     HOLDS(ring != NULL);
     ring->hooks = fuzz_hooks;
-    ring->file.path = path;
-    kaws__table_open(&ring->table, &ring->hooks, seed);
+    ring->vault.hooks = &ring->hooks;
+    ring->vault.trust = &ring->kms.trust;
+    ring->vault.file.path = path;
+    kaws__table_open(&ring->vault.table, &ring->hooks, seed);
     kaws__err_clear(&err);
     kaws__buf_init(&image, &ring->hooks);
     kaws__buf_put(&image, good.at, good.len);
-    (void)kaws__table_adopt(&ring->table, &image);
-    opens = kaws__ring_take_records(ring, good.len, &err) == KAWS_OK;
+    (void)kaws__table_adopt(&ring->vault.table, &image);
+    opens = kaws__vault_load_records(&ring->vault, good.len, &err) == KAWS_OK;
     HOLDS(opens == may_open(good.at, good.len));
     HOLDS(opens || err.status == KAWS_CORRUPT);
     if (opens)
@@ -278,7 +280,7 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     kaws__crypto_out(&found->state, digest);
     digest_at(good.at, good.len, want);
     HOLDS(memcmp(digest, want, 32) == 0);
-    kaws__table_close(&ring->table);
+    kaws__table_close(&ring->vault.table);
     free(ring);
 }
 

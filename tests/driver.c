@@ -192,24 +192,7 @@ run_open(job *j)
 }
 
 
-static kaws_status
-run_check(job *j)
-{
-    return kaws_check(ring, &j->err);
-}
-
-
-static kaws_status
-run_close(job *j)
-{
-    (void)j;
-    kaws_close(ring);
-    ring = NULL;
-    return KAWS_OK;
-}
-
-
-/* ---- keys: KEY-ID USER-ID ... ------------------------------------------ */
+/* ---- keys -------------------------------------------------------------- */
 
 static kaws_name
 name_of(const job *j)
@@ -219,24 +202,6 @@ name_of(const job *j)
     name.key_id = j->args[0].at;
     name.user_id = j->args[1].at;
     return name;
-}
-
-
-/* ... TYPE LENGTH */
-static kaws_status
-run_generate(job *j)
-{
-    return kaws_generate(ring, name_of(j), j->args[2].at,
-                         (size_t)number_of(&j->args[3]), &j->err);
-}
-
-
-/* ... TYPE BYTES */
-static kaws_status
-run_store(job *j)
-{
-    return kaws_store(ring, name_of(j), j->args[2].at, bytes_of(&j->args[3]),
-                      &j->err);
 }
 
 
@@ -255,13 +220,6 @@ run_fetch(job *j)
     }
     put_number(j->out, memcmp(&key, &none, sizeof key) == 0);
     return status;
-}
-
-
-static kaws_status
-run_remove(job *j)
-{
-    return kaws_remove(ring, name_of(j), &j->err);
 }
 
 
@@ -295,14 +253,6 @@ run_walk(job *j)
 }
 
 
-static kaws_status
-run_walk_begin(job *j)
-{
-    kaws_walk_end(walk);
-    return kaws_walk_begin(ring, &walk, &j->err);
-}
-
-
 /* Gives one entry, or nothing. */
 static kaws_status
 run_walk_next(job *j)
@@ -315,75 +265,7 @@ run_walk_next(job *j)
 }
 
 
-static kaws_status
-run_walk_end(job *j)
-{
-    (void)j;
-    kaws_walk_end(walk);
-    walk = NULL;
-    return KAWS_OK;
-}
-
-
-/* ---- what protects the keys -------------------------------------------- */
-
-static kaws_status
-run_use_kms_key(job *j)
-{
-    return kaws_use_kms_key(ring, j->args[0].at, &j->err);
-}
-
-
-static kaws_status
-run_use_region(job *j)
-{
-    return kaws_use_region(ring, j->args[0].at, &j->err);
-}
-
-
-static kaws_status
-run_use(job *j)
-{
-    return kaws_use(ring, j->args[0].at, j->args[1].at, &j->err);
-}
-
-
-static kaws_status
-run_try(job *j)
-{
-    return kaws_try(ring, j->args[0].at, j->args[1].at, &j->err);
-}
-
-
-static kaws_status
-run_use_timeouts(job *j)
-{
-    kaws_use_timeouts(ring, (int)number_of(&j->args[0]),
-                      (int)number_of(&j->args[1]));
-    return KAWS_OK;
-}
-
-
-static kaws_status
-run_reload_creds(job *j)
-{
-    return kaws_reload_creds(ring, &j->err);
-}
-
-
-static kaws_status
-run_rotate(job *j)
-{
-    return kaws_rotate_kms_key(ring, &j->err);
-}
-
-
-static kaws_status
-run_rewrap(job *j)
-{
-    return kaws_rewrap_all(ring, &j->err);
-}
-
+/* ---- figures ----------------------------------------------------------- */
 
 /* Gives all figures, and the checksum's bytes. */
 static kaws_status
@@ -599,26 +481,53 @@ run_wipe(job *j)
 }
 
 
+/* ---- what is one call --------------------------------------------------- */
+
+#define TEXT(n)   j->args[n].at
+#define NUMBER(n) number_of(&j->args[n])
+
+/* X(command, arguments, silent, call); keys are KEY-ID USER-ID ... */
+#define CALLS(X)                                                              \
+    X(check, 0, 0, kaws_check(ring, &j->err))                                 \
+    X(reload_creds, 0, 0, kaws_reload_creds(ring, &j->err))                   \
+    X(rotate, 0, 0, kaws_rotate_kms_key(ring, &j->err))                       \
+    X(rewrap, 0, 0, kaws_rewrap_all(ring, &j->err))                           \
+    X(remove, 2, 0, kaws_remove(ring, name_of(j), &j->err))                   \
+    X(generate, 4, 0,                                                         \
+      kaws_generate(ring, name_of(j), TEXT(2), (size_t)NUMBER(3), &j->err))   \
+    X(store, 4, 0,                                                            \
+      kaws_store(ring, name_of(j), TEXT(2), bytes_of(&j->args[3]), &j->err))  \
+    X(use_kms_key, 1, 0, kaws_use_kms_key(ring, TEXT(0), &j->err))            \
+    X(use_region, 1, 0, kaws_use_region(ring, TEXT(0), &j->err))              \
+    X(use, 2, 0, kaws_use(ring, TEXT(0), TEXT(1), &j->err))                   \
+    X(try, 2, 0, kaws_try(ring, TEXT(0), TEXT(1), &j->err))                   \
+    X(walk_begin, 0, 0,                                                       \
+      (kaws_walk_end(walk), kaws_walk_begin(ring, &walk, &j->err)))           \
+    X(walk_end, 0, 1, (kaws_walk_end(walk), walk = NULL, KAWS_OK))            \
+    X(close, 0, 1, (kaws_close(ring), ring = NULL, KAWS_OK))                  \
+    X(use_timeouts, 2, 1,                                                     \
+      (kaws_use_timeouts(ring, (int)NUMBER(0), (int)NUMBER(1)), KAWS_OK))
+
+#define X(name, count, silent, call)                                          \
+    static kaws_status                                                        \
+    run_##name(job *j)                                                        \
+    {                                                                         \
+        (void)j;                                                              \
+        return call;                                                          \
+    }
+CALLS(X)
+#undef X
+
+
 static const command commands[] = {
+#define X(name, count, silent, call)                                          \
+    { #name, count, count, run_##name, silent },
+    CALLS(X)
+#undef X
     { "open", 0, ARGS, run_open, 0 },
-    { "check", 0, 0, run_check, 0 },
-    { "close", 0, 0, run_close, 1 },
-    { "generate", 4, 4, run_generate, 0 },
-    { "store", 4, 4, run_store, 0 },
     { "fetch", 2, 2, run_fetch, 0 },
-    { "remove", 2, 2, run_remove, 0 },
     { "walk", 0, 0, run_walk, 0 },
-    { "walk_begin", 0, 0, run_walk_begin, 0 },
     { "walk_next", 0, 0, run_walk_next, 1 },
-    { "walk_end", 0, 0, run_walk_end, 1 },
-    { "use_kms_key", 1, 1, run_use_kms_key, 0 },
-    { "use_region", 1, 1, run_use_region, 0 },
-    { "use", 2, 2, run_use, 0 },
-    { "try", 2, 2, run_try, 0 },
-    { "use_timeouts", 2, 2, run_use_timeouts, 1 },
-    { "reload_creds", 0, 0, run_reload_creds, 0 },
-    { "rotate", 0, 0, run_rotate, 0 },
-    { "rewrap", 0, 0, run_rewrap, 0 },
     { "stats", 0, 0, run_stats, 1 },
     { "kms_generate", 2, ARGS, run_kms_generate, 0 },
     { "kms_encrypt", 1, ARGS, run_kms_encrypt, 0 },

@@ -35,7 +35,7 @@ import uuid
 
 PLACES = ("record", "body", "segment", "next", "ms", "idle", "during")
 AT_ONCE = ("record", "body", "segment")
-REMEMBERED = 200                        # the product knows the last 256 request ids
+REMEMBERED = 200                        # the product knows the last 1,024 request ids
 SWAP_S = 0.3                            # how long a reply waits for another to change places with
 GRACE_S = 0.02                          # a request may be on its way while a surplus is sent
 GENERATED = {"CiphertextBlob", "KeyId", "KeyMaterialId"}

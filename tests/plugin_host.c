@@ -1315,7 +1315,7 @@ test_patience(plugin *p, const sigset_t *ending)
           && logged(0, "", "") == 0 && logged(1, "waits for KMS", "") == 0,
           "a fetch waits, too, and it was said before: %d ms", took);
     raise(SIGTERM);                     /* blocked, as in a server           */
-    check(!without_kms(&p, NULL, "wanted", 0, &took) && took < 900
+    check(!without_kms(&p, NULL, "wanted", 0, &took) && took < 5000
           && logged(0, "start the server again", "innodb_force_recovery") == 1,
           "not if it is to end, but it says what to do: %d ms", took);
     check(!without_kms(&p, NULL, "wanted", 0, &took)
@@ -1325,7 +1325,7 @@ test_patience(plugin *p, const sigset_t *ending)
     pthread_create(&thread, NULL, fetch_in_session, "wanted");
     pthread_join(thread, &bad);
     check(bad == NULL, "a session fetches");
-    check(!without_kms(&p, NULL, "wanted", 0, &took) && took < 900
+    check(!without_kms(&p, NULL, "wanted", 0, &took) && took < 5000
           && logged(0, "", "") == 1 && logged(0, "cannot fetch", "") == 1,
           "a server that is up does not wait: %d ms", took);
 }
@@ -1345,7 +1345,7 @@ test_starting(void)
     fresh_data("starting");
     set_started(0);
     or_log(check(without_kms(&p, "start_seconds=60", NULL, 1, &took)
-                 && took >= 900 && took < 9000 && logged(0, "", "") == 0
+                 && took >= 900 && took < 30000 && logged(0, "", "") == 0
                  && logged(1, "waits for KMS", "up to 60 s") == 1
                  && logged(1, "starting without KMS", "") == 0,
                  "it starts when KMS comes back: %d ms", took));
@@ -1355,11 +1355,11 @@ test_starting(void)
 
     set_started(0);
     check(without_kms(&p, "start_seconds=1", NULL, 0, &took) && took >= 1000
-          && took < 3000
+          && took < 20000
           && logged(1, "starting without KMS", "innodb_force_recovery") == 1,
           "or without KMS, in the end: %d ms", took);
     check(!without_kms(&p, NULL, "wanted", 0, &took)
-          && !without_kms(&p, NULL, "wanted", 0, &more) && took + more < 900,
+          && !without_kms(&p, NULL, "wanted", 0, &more) && took + more < 1900,
           "its time is spent: %d ms for two", took + more);
     unload(p);
     check(without_kms(&p, "start_seconds=1", NULL, 0, &took) && took >= 1000
@@ -1588,9 +1588,9 @@ test_pair(plugin *p)
                           { "region", "us-west-2", { NULL } },
                           { "timeout", "9000", { NULL } } };
     assignment east[] = { { "region", "us-east-1", { NULL } },
-                          { "cmk_id", key_1, { NULL } } };
+                          { "cmk_id", "alias/two", { NULL } } };
     session *const s = current;
-    session  other = { .query = "SET another" };
+    session  other = { .query = "SET one" };    /* the same text             */
 
     check(set_one(p, "cmk_id", "alias/two") == 0 && sealed_with(key_3),
           "an alias, in its first region");
@@ -1615,11 +1615,11 @@ test_pair(plugin *p)
     check(check_one(p, &east[1]) == 0,
           "what another session checks meanwhile does not count");
     update_one(p, &east[0]);
-    check(sealed_with(key_1), "and the first statement's pair seals");
+    check(sealed_with(key_3), "and the first statement's pair seals");
     current = &other;
     update_one(p, &west[1]);
     current = s;
-    check(sealed_with(key_1) && strcmp(text_of(p, "region"), "us-west-2") == 0,
+    check(sealed_with(key_2) && strcmp(text_of(p, "region"), "us-west-2") == 0,
           "the region of the other session is taken after it");
     end_statement(&other);
 }
@@ -1863,7 +1863,7 @@ test_running(plugin **p, const function *keys)
         last = 0;
     }
     control("{\"do\": \"set\", \"latency_ms\": 0}");
-    check(steps >= 2 && went_back == 0,
+    check(steps >= 4 && went_back == 0,
           "the status variables show its progress, in %d steps", steps);
     check(fetches("many-7", NULL, "AES", 32)
           && status_value(*p, "rewrap_total") == 0

@@ -93,7 +93,7 @@ def test_manual_page_is_the_readme(installed):
     shown = run("man", "--warnings", "-E", "UTF-8", "-l", page, env={
         "PATH": "/usr/bin:/bin", "MANWIDTH": "200", "LC_ALL": "C.UTF-8"})
     assert shown.returncode == 0 and "warning" not in shown.stderr, shown.stderr
-    assert "keyring_aws - a keyring guarded by AWS KMS" in output("lexgrog", page)
+    assert "keyring_aws - a keyring protected by AWS KMS" in output("lexgrog", page)
     manual = re.sub(r"^## How fast.*?(?=^## )", "", README, flags=re.M | re.S)
     for heading in re.findall(r"^##+ (.*)", manual, re.M):
         assert heading in shown.stdout

@@ -824,14 +824,15 @@ lookup(const char *dir, size_t count, size_t rounds)
     bench_make(path_of(path, dir, "lookup", count), count);
     ring = bench_open(dir, path, NOWHERE, NULL, 0);
     bench_must(stat(path, &st) == 0, path);
-    slot_count = ring->table.slot_count * sizeof(kaws__slot) / sizeof *slots;
+    slot_count = ring->vault.table.slot_count * sizeof(kaws__slot) /
+                 sizeof *slots;
     word_count = (size_t)st.st_size / sizeof *words;
     slots = chances(slot_count);
     words = chances(word_count);
     for (r = 0; r < rounds; r++) {
         found = 0;
         MEASURE("ours", "", cpu_us, count, found += kaws__table_find(
-                &ring->table, kaws__buf_of(names[turn]), user) != NULL);
+                &ring->vault.table, kaws__buf_of(names[turn]), user) != NULL);
         bench_must(found == count, "names are missing");
         MEASURE("limit", "", cpu_us, count,
                 two_reads(slots, slot_count, words, word_count, turn));

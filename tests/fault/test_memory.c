@@ -179,7 +179,7 @@ do_decrypt(struct world *w)
     X(generate, 5, kaws_generate(w->ring, name_of("new", NULL), "AES", 32,    \
                                  &w->err))                                    \
     X(store, 5, do_store(w))                                                  \
-    X(fetch, 4, do_fetch(w))                                                  \
+    X(fetch, 3, do_fetch(w))                                                  \
     X(remove, 0, kaws_remove(w->ring, name_of("k2", "u"), &w->err))           \
     X(walk, 1, do_walk(w))                                                    \
     X(use_kms_key, 4, do_use_kms_key(w))                                      \
@@ -190,7 +190,7 @@ do_decrypt(struct world *w)
     X(encrypt, 3, kaws_kms_encrypt(w->ring, NULL, kaws__buf_of("plain"),      \
                                    &out, &w->err))                            \
     X(decrypt, 2, do_decrypt(w))                                              \
-    X(reencrypt, 3, kaws_kms_reencrypt(w->ring, NULL, &sealed, &out, &w->err))
+    X(reencrypt, 2, kaws_kms_reencrypt(w->ring, NULL, &sealed, &out, &w->err))
 
 enum {
 #define X(name, least, call) JOB_##name,

@@ -288,7 +288,7 @@ test_golden_opened(void **state)
         kaws_get_stats(w->ring, &stats);
         assert_int_equal(stats.keys, goldens[k].keys);
         assert_memory_equal(stats.checksum, all + len - 32, 32);
-        assert_string_equal(w->ring->file_hex,
+        assert_string_equal(w->ring->vault.file_hex,
                             "101112131415161718191a1b1c1d1e1f");
         EXPECT(w, KAWS_OK, NULL, kaws_walk_begin(w->ring, &walk, &w->err));
         for (i = 0; kaws_walk_next(walk, &info); i++) {

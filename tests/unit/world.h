@@ -25,6 +25,8 @@ struct world {
 
 #define COUNT(array) (sizeof(array) / sizeof(array)[0])
 
+FAKE const char *world_case = "";         /* what a failure is about          */
+
 
 /* The call must answer `want`, say so in the error, and say why. */
 FAKE void
@@ -34,18 +36,20 @@ expect_at(int line, const kaws_error *err, kaws_status got, kaws_status want,
     static const kaws_error none;
 
     if (got != want)
-        fail_msg("line %d: '%s' for '%s': %s", line, kaws_status_text(got),
-                 kaws_status_text(want), err->text);
+        fail_msg("line %d: %s: '%s' for '%s': %s", line, world_case,
+                 kaws_status_text(got), kaws_status_text(want), err->text);
     if (err->status != want)
-        fail_msg("line %d: the error says '%s'", line,
+        fail_msg("line %d: %s: the error says '%s'", line, world_case,
                  kaws_status_text(err->status));
     if (want == KAWS_OK && memcmp(err, &none, sizeof none) != 0)
-        fail_msg("line %d: an error of no error: %s", line, err->text);
+        fail_msg("line %d: %s: an error of no error: %s", line, world_case,
+                 err->text);
     if (want != KAWS_OK && (err->text[0] == '\0' ||
                             strchr(err->text, '\n') != NULL))
-        fail_msg("line %d: no sentence: '%s'", line, err->text);
+        fail_msg("line %d: %s: no sentence: '%s'", line, world_case, err->text);
     if (want != KAWS_OK && words != NULL && strstr(err->text, words) == NULL)
-        fail_msg("line %d: '%s' is not in: %s", line, words, err->text);
+        fail_msg("line %d: %s: '%s' is not in: %s", line, world_case, words,
+                 err->text);
 }
 
 #define EXPECT(w, want, words, call) \
