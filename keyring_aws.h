@@ -193,14 +193,31 @@
  * after it waited 2 seconds for another process, or 10 seconds in which no
  * other thread of the ring made progress.
  *
- * The locks belong to the open file (F_OFD_SETLK). Systems without F_OFD_SETLK
- * use flock() instead. flock() cannot tell who else has the file open, so the
- * second process gets no warning; it does not exclude processes that use
- * F_OFD_SETLK; and on a network file system it may exclude only processes on
- * one machine. Windows locks <data_file>.lock only, so a process that uses
- * another name for the file is not excluded. No lock excludes a process that
- * reaches the file without its file system's help: FUSE can do that, and so can
- * NFS mounted with nolock.
+ * Inside a process, a thread that holds one of these locks takes only locks
+ * that stand below it. (A build with KEYRING_AWS_CHECK_LOCKS aborts where that
+ * is broken; the thread tests use it.)
+ *
+ *     SETTINGS   ring      one change of the KMS key or region at a time
+ *     REWRAP     rewrap    whether a re-wrap is running, and its progress
+ *     TURN       vault     one change of the data file at a time; a thread
+ *                          holds it while it waits for other processes
+ *     VAULT      vault     the table and the file: no thread that holds it
+ *                          waits for AWS or for another process
+ *     TRUST      trust     the current KMS key, and the trusted accounts
+ *     CALLS      calls     the clock's offset, and the counters
+ *     CREDS      creds     the credentials, and their generation
+ *     HTTP       http      the request ids that have been seen
+ *     SENDER     curl      the built-in sender's connections
+ *     WAITERS    thread    inside TURN: the threads that wait for it
+ *
+ * The locks on files belong to the open file (F_OFD_SETLK). Systems without
+ * F_OFD_SETLK use flock() instead. flock() cannot tell who else has the file
+ * open, so the second process gets no warning; it does not exclude processes
+ * that use F_OFD_SETLK; and on a network file system it may exclude only
+ * processes on one machine. Windows locks <data_file>.lock only, so a process
+ * that uses another name for the file is not excluded. No lock excludes a
+ * process that reaches the file without its file system's help: FUSE can do
+ * that, and so can NFS mounted with nolock.
  *
  *
  * 7  THE DATA FILE
@@ -816,7 +833,14 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  *  In the order in which C needs it: a room calls only the rooms above it, so
  *  no function is declared ahead of its definition. Part II stood in the order
- *  in which a user needs it, so the story starts again here.
+ *  in which a user needs it, so the story starts again here:
+ *
+ *      the system      lobby  sys  thread  disk
+ *      basics          err  mem  buf  text  json  crypto
+ *      a request       sigv4  url  curl  http  sources  creds
+ *      AWS KMS         arn  trust  fault  calls  kms
+ *      the data file   store  file  save  table
+ *      the keyring     bind  vault  rewrap  ring
  *
  * ##########################################################################
  */
