@@ -2822,7 +2822,8 @@ kaws__text_base64(kaws__buf *out, kaws_bytes in)
 
 /* Accepts whole groups only, padding only at the end, and no stray bits before
  * the padding. Returns 0 for anything else, or if `cap` bytes are too few. The
- * length of the plaintext is no secret; its bytes are. */
+ * length of the plaintext is no secret; its bytes are. `out` may overlap `in`,
+ * but not begin behind its start. */
 static int
 kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
 {
@@ -6690,7 +6691,8 @@ kaws__kms_expect_key(kaws__call *c, int member, const char *arn)
 }
 
 
-/* *len: in, the room at `out`; out, the length of the plaintext. */
+/* *len: in, the room at `out`; out, the length of the plaintext. `out` may be
+ * the reply's body, which calls_end wipes. */
 static kaws_status
 kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len)
 {
@@ -6795,8 +6797,7 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
                     kaws_bytes expect, uint8_t *plain, size_t *len)
 {
     const char *arn = in->kms_key_arn;
-    uint8_t clear[KAWS_PLAIN_MAX];
-    size_t got = sizeof clear;
+    size_t got = KAWS_PLAIN_MAX;
     kaws__target from = { "", "" };
     kaws__call c;
     kaws_status status = KAWS_OK;
@@ -6819,10 +6820,10 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
         got = 0;
     else if (status == KAWS_OK && c.wanted > 0 &&
              (status = kaws__kms_expect_key(&c, KAWS__KEY, arn)) == KAWS_OK)
-        status = kaws__kms_take_plain(&c, clear, &got);
+        status = kaws__kms_take_plain(&c, c.r.body, &got);
     if (status == KAWS_OK && got > 0 && expect.len > 0 &&
         (got != expect.len ||
-         (expect.at != NULL && memcmp(clear, expect.at, got) != 0)))
+         (expect.at != NULL && memcmp(c.r.body, expect.at, got) != 0)))
         status = kaws__err_set(op->shared.err, KAWS_MISMATCH, "the blob opens "
                                "to %lu bytes that are not the %lu that were "
                                "sealed", (unsigned long)got,
@@ -6831,9 +6832,8 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
               (got == 0 || !(action->flags & KAWS__DRY));
     kaws_wipe(plain, *len);
     if (status == KAWS_OK && got <= *len && plain != NULL)
-        memcpy(plain, clear, got);
+        memcpy(plain, c.r.body, got);
     *len = status == KAWS_OK ? got : 0;
-    kaws_wipe(clear, status == KAWS_OK ? got : sizeof clear);
     kaws__calls_end(&c);
     return status;
 }
@@ -6974,29 +6974,19 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Seals a key anew, for the target. KMS re-encrypts within a region; from one
- * region to another the key must pass through us. If we sealed a wrong key
- * under the right name, nothing could ever show it. So the key is opened a
- * second time, and must be the same. `len` is its length, or 0 if that is not
- * known. */
+/* From one region to another the key must pass through us. If we sealed a wrong
+ * key under the right name, nothing could ever show it. So the key is opened a
+ * second time, and must be the same. */
 static kaws_status
-kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
-                    const kaws_sealed *in, size_t len, kaws_sealed *out)
+kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
+                        const kaws_sealed *in, size_t len, kaws_sealed *out)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
     kaws_bytes view = { plain, sizeof plain }, expect = { NULL, len };
     size_t none = 0;
-    kaws__target from;
-    kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
-                                           KAWS__TO_OPEN, op->shared.err);
+    kaws_status status = kaws__kms_decrypt(op, ctx, in, expect, plain,
+                                           &view.len);
 
-    if (status == KAWS_OK)
-        status = kaws__arn_target(&from, in->kms_key_arn, "", op->shared.err);
-    if (status != KAWS_OK)
-        return status;
-    if (strcmp(from.region, op->target.region) == 0)
-        return kaws__kms_reencrypt_near(op, ctx, in, out);
-    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len);
     if (status == KAWS_OK)
         status = kaws__kms_seal(op, ctx, view, NULL, out);
     if (status == KAWS_OK)
@@ -7007,6 +6997,26 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
                                     op->shared.err);
     kaws_wipe(plain, sizeof plain);
     return status;
+}
+
+
+/* Seals a key anew, for the target. KMS re-encrypts within a region. `len` is
+ * the key's length, or 0 if that is not known. */
+static kaws_status
+kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
+                    const kaws_sealed *in, size_t len, kaws_sealed *out)
+{
+    kaws__target from;
+    kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
+                                           KAWS__TO_OPEN, op->shared.err);
+
+    if (status == KAWS_OK)
+        status = kaws__arn_target(&from, in->kms_key_arn, "", op->shared.err);
+    if (status != KAWS_OK)
+        return status;
+    return strcmp(from.region, op->target.region) == 0
+         ? kaws__kms_reencrypt_near(op, ctx, in, out)
+         : kaws__kms_reencrypt_far(op, ctx, in, len, out);
 }
 
 

@@ -104,30 +104,34 @@ test_hook(void **state)
 }
 
 
-/* A request id counts once for each URL, and the last 1,024 are known. */
+/* A request id counts once for each URL. The last 256 of two hosts are known,
+ * and as many as there is room for, no more. */
 static void
 test_request_ids(void **state)
 {
     static kaws__http http;
     struct world *w = *state;
+    unsigned kept = 0;
     char id[64];
     int i;
 
     EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &w->f.hooks, NULL, 1,
                                              &w->err));
-    for (i = 0; i < 700; i++) {
+    for (i = 0; i < 3000; i++) {
         (void)snprintf(id, sizeof id, "id-%d", i);
         assert_true(kaws__http_note_id(&http, "https://a/", id));
         assert_false(kaws__http_note_id(&http, "https://a/", id));
         assert_true(kaws__http_note_id(&http, "https://b/", id));
     }
-    for (i = 699; i >= 700 - KAWS__HTTP_IDS / 2; i--) {
+    for (i = 2999; i >= 3000 - 256; i--) {
         (void)snprintf(id, sizeof id, "id-%d", i);
         assert_false(kaws__http_note_id(&http, "https://a/", id));
         assert_false(kaws__http_note_id(&http, "https://b/", id));
     }
-    (void)snprintf(id, sizeof id, "id-%d", i);
-    assert_true(kaws__http_note_id(&http, "https://a/", id));
+    for (i = 0; i < KAWS__HTTP_ROWS * KAWS__HTTP_IDS; i++)
+        kept += ((uint64_t *)http.ids)[i] != 0;
+    assert_int_equal(kept, KAWS__HTTP_ROWS * KAWS__HTTP_IDS);
+    assert_true(kaws__http_note_id(&http, "https://a/", "id-0"));
     kaws__http_close(&http);
 }
 
