@@ -167,7 +167,7 @@
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
- * told. After each operation tests/fault/secrets.c searches the memory of a
+ * told. After each operation tests/test_secrets.py searches the memory of a
  * whole process, with the real libcurl and OpenSSL, for secrets. It is linked
  * with -z now, because the dynamic linker's first call of a function saves
  * registers on the stack, and registers may hold pieces of a key. We cannot
@@ -3572,7 +3572,7 @@ kaws__json_number(kaws__buf *out, size_t value)
  * ==========================================================================
  * Uses: mem
  * Gives: crypto_init crypto_update crypto_out crypto_sha256 crypto_mac_key
- *        crypto_mac crypto_hmac crypto_equal
+ *        crypto_mac crypto_hmac crypto_clear_frames crypto_equal
  *
  * The only room that knows BearSSL. A kaws__sha256 is a running state. It may
  * be copied, and asked for its digest without being disturbed, so the data
@@ -3646,6 +3646,27 @@ kaws__crypto_hmac(uint8_t out[32], kaws_bytes key, kaws_bytes data)
     kaws__crypto_mac_key(&ready, key);
     kaws__crypto_mac(out, &ready, data);
     kaws_wipe(&ready, sizeof ready);
+}
+
+
+static void
+kaws__crypto_wipe_frame(void)
+{
+    uint8_t frames[2048];
+
+    kaws_wipe(frames, sizeof frames);
+}
+
+
+/* Wipes the frames of the calls that the caller has made before. BearSSL writes
+ * an HMAC into its own frame, copies it from there, and wipes nothing. */
+static void
+kaws__crypto_clear_frames(void)
+{
+    /* No compiler can lay this call's frame into the caller's. */
+    static void (*const volatile wipe)(void) = kaws__crypto_wipe_frame;
+
+    wipe();
 }
 
 
@@ -3916,6 +3937,7 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
     for (i = 1; i < sizeof parts / sizeof parts[0]; i++)
         kaws__crypto_hmac(key, chain, parts[i]);
     kaws__crypto_mac_key(out, chain);
+    kaws__crypto_clear_frames();
     kaws_wipe(first, sizeof first);
     kaws_wipe(key, sizeof key);
 }

@@ -15,6 +15,7 @@ import pytest
 
 from kms_emulator import ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
 from mysql_fixtures import FUNCTIONS, NO_SCHEMA, Stage, cursor, wait_for
+from servers import memory_of
 
 ROOT = "root@localhost"
 
@@ -822,22 +823,9 @@ def test_50_reinstallations_under_load(stage):
 
 # ---- what lies in the server's memory -----------------------------------------------------------
 
-def memory_of(pid: int):
-    """(whether locked and left out of core dumps, bytes) of each mapping that it can write to."""
-    with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as file:
-        text = file.read()
-    found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) rw(?:.*\n(?![0-9a-f]+-))*?^VmFlags: (.*)$", text,
-                       re.M)
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for start, end, flags in found:
-            memory.seek(int(start, 16))
-            with contextlib.suppress(OSError):          # a guard page
-                yield {"lo", "dd"} <= set(flags.split()), memory.read(int(end, 16) - int(start, 16))
-
-
 def search_memory(pid: int, needles: dict[str, bytes]) -> list[tuple[str, bool]]:
     """What was found, as often as it was: (needle, whether in a locked page)."""
-    return [(name, locked) for locked, data in memory_of(pid)
+    return [(name, locked) for locked, _, data in memory_of(pid)
             for name, needle in needles.items() for _ in range(data.count(needle))]
 
 
