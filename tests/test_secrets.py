@@ -315,7 +315,7 @@ TOKEN_HEADER = "x-amz-security-token"
 
 def reply_of(kind: str, message: str):
     from kms_emulator import KmsError, error_reply
-    return error_reply(KmsError(kind, message), "{}")
+    return error_reply(KmsError(kind, message))
 
 
 @pytest.fixture
