@@ -61,38 +61,7 @@ static const char key_1[] =             /* the emulator has it from the start */
 static char key_2[256], key_3[256];     /* alias/two of west and of east     */
 
 
-/* ---- what is checked, counted -------------------------------------------- */
-
-static pthread_mutex_t check_lock = PTHREAD_MUTEX_INITIALIZER;
-static int passed, failed;
-
-
-__attribute__((format(printf, 2, 3)))
-static int
-check(int ok, const char *format, ...)
-{
-    va_list args;
-
-    pthread_mutex_lock(&check_lock);
-    *(ok ? &passed : &failed) += 1;
-    printf("%s %d - ", ok ? "ok" : "not ok", passed + failed);
-    va_start(args, format);
-    vprintf(format, args);
-    va_end(args);
-    printf("\n");
-    fflush(stdout);
-    pthread_mutex_unlock(&check_lock);
-    return ok;
-}
-
-
-/* A check that is worth a line only if it fails. */
-static int
-must(int ok, const char *what)
-{
-    return ok || check(0, "%s", what);
-}
-
+/* ---- time ---------------------------------------------------------------- */
 
 static void
 die(const char *what)
@@ -419,15 +388,41 @@ logged(int level, const char *word, const char *other)
 }
 
 
-/* Shows the log when a check has failed. */
+/* ---- what is checked, counted -------------------------------------------- */
+
+static pthread_mutex_t check_lock = PTHREAD_MUTEX_INITIALIZER;
+static int passed, failed;
+
+
+/* Shows the log if it fails. */
+__attribute__((format(printf, 2, 3)))
 static int
-or_log(int ok)
+check(int ok, const char *format, ...)
 {
+    va_list args;
+
+    pthread_mutex_lock(&check_lock);
+    *(ok ? &passed : &failed) += 1;
+    printf("%s %d - ", ok ? "ok" : "not ok", passed + failed);
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    printf("\n");
     pthread_mutex_lock(&log_lock);
     for (int i = 0; !ok && i < log_count; i++)
         printf("#     %d %s\n", log_lines[i].level, log_lines[i].text);
     pthread_mutex_unlock(&log_lock);
+    fflush(stdout);
+    pthread_mutex_unlock(&check_lock);
     return ok;
+}
+
+
+/* A check that is worth a line only if it fails. */
+static int
+must(int ok, const char *what)
+{
+    return ok || check(0, "%s", what);
 }
 
 
@@ -716,7 +711,7 @@ start(const char *name)
 
     fresh_data(name);
     p = load_with(NULL, NULL);
-    if (!or_log(check(p != NULL, "it starts: %s", name)))
+    if (!check(p != NULL, "it starts: %s", name))
         exit(2);
     return p;
 }
@@ -1214,10 +1209,10 @@ test_refusals(void)
         if (refusals[i].fault != NULL)
             fault("GenerateDataKeyWithoutPlaintext", refusals[i].fault, 1);
         p = load_with(refusals[i].setting, NULL);
-        or_log(check(p == NULL && logged(0, "", "") == 1
-                     && logged(0, "cannot start", refusals[i].words) == 1
-                     && logged(-1, "\n", "") + logged(-1, "\x1b", "") == 0,
-                     "it does not start: %s", refusals[i].words));
+        check(p == NULL && logged(0, "", "") == 1
+              && logged(0, "cannot start", refusals[i].words) == 1
+              && logged(-1, "\n", "") + logged(-1, "\x1b", "") == 0,
+              "it does not start: %s", refusals[i].words);
         unload(p);
     }
 }
@@ -1325,11 +1320,11 @@ test_starting(void)
     pthread_sigmask(SIG_BLOCK, &ending, &before);
     fresh_data("starting");
     set_started(0);
-    or_log(check(without_kms(&p, "start_seconds=60", NULL, 1, &took)
-                 && took >= 900 && took < 30000 && logged(0, "", "") == 0
-                 && logged(1, "waits for KMS", "up to 60 s") == 1
-                 && logged(1, "starting without KMS", "") == 0,
-                 "it starts when KMS comes back: %d ms", took));
+    check(without_kms(&p, "start_seconds=60", NULL, 1, &took)
+          && took >= 900 && took < 30000 && logged(0, "", "") == 0
+          && logged(1, "waits for KMS", "up to 60 s") == 1
+          && logged(1, "starting without KMS", "") == 0,
+          "it starts when KMS comes back: %d ms", took);
     if (p != NULL)
         test_patience(p, &ending);
     unload(p);
@@ -2061,10 +2056,10 @@ rounds(const char *name, int n, int keyers, int with_functions)
         pthread_join(threads[t], NULL);
         bad += workers[t].bad;
     }
-    or_log(check(p != NULL && bad == 0
-                 && (!with_functions || workers[keyers + 2].done > 0),
-                 "%d rounds, %d threads%s: %d failures", n, count_all,
-                 with_functions ? ", functions among it" : "", bad));
+    check(p != NULL && bad == 0
+          && (!with_functions || workers[keyers + 2].done > 0),
+          "%d rounds, %d threads%s: %d failures", n, count_all,
+          with_functions ? ", functions among it" : "", bad);
     for (int t = 0; t < keyers * 3; t++) {
         char id[64], user[32];
 
