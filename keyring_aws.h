@@ -1369,6 +1369,7 @@ typedef enum kaws__rank {
 typedef struct kaws__lock {
     kaws__mutex mutex;
     kaws__rank  rank;
+    int         ready;            /* 0: there is nothing to free              */
 } kaws__lock;
 
 
@@ -1401,15 +1402,20 @@ kaws__thread_check(kaws__rank rank, int takes)
 static int
 kaws__thread_lock_init(kaws__lock *lock, kaws__rank rank)
 {
+    int os = KAWS__MUTEX_INIT(&lock->mutex);
+
     lock->rank = rank;
-    return KAWS__MUTEX_INIT(&lock->mutex);
+    lock->ready = os == 0;
+    return os;
 }
 
 
+/* A lock that is all zeros, or whose init failed, may be freed, too. */
 static void
 kaws__thread_lock_free(kaws__lock *lock)
 {
-    KAWS__MUTEX_FREE(&lock->mutex);
+    if (lock->ready)
+        KAWS__MUTEX_FREE(&lock->mutex);
 }
 
 
@@ -1516,7 +1522,8 @@ kaws__thread_turn_init(kaws__turn *turn)
 static void
 kaws__thread_turn_free(kaws__turn *turn)
 {
-    KAWS__COND_FREE(&turn->ended);
+    if (turn->lock.ready)
+        KAWS__COND_FREE(&turn->ended);
     kaws__thread_lock_free(&turn->lock);
 }
 
@@ -9177,7 +9184,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 #define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
 
 typedef struct kaws__vault {
-    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    const kaws_hooks *hooks;
     kaws__trust *trust;           /* learns whose KMS keys the entries name   */
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
@@ -9445,10 +9452,8 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
     if (key->created < 0 || key->created > 253402300799)
         key->created = 0;                 /* no clock may spoil the file      */
     e = kaws__vault_entry(v->hooks, key, sealed);
-    if (e == NULL)
-        return kaws__err_memory(err, "adding a key");
     if ((status = kaws__vault_begin(v, err)) == KAWS_OK) {
-        if (!kaws__table_reserve(&v->table, 1))
+        if (e == NULL || !kaws__table_reserve(&v->table, 1))
             status = kaws__err_memory(err, "adding a key");
         else if ((status = kaws__vault_find(v, key, 0, &other, err)) == KAWS_OK)
             status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
@@ -9583,12 +9588,9 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     uint64_t seed[2];
     kaws_status status;
 
-    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0)
+    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
+        kaws__thread_turn_init(&v->turn) != 0)
         return kaws__err_memory(err, "making a lock for the keyring");
-    if (kaws__thread_turn_init(&v->turn) != 0) {
-        kaws__thread_lock_free(&v->lock);
-        return kaws__err_memory(err, "making a lock for the keyring");
-    }
     v->hooks = hooks;
     v->trust = trust;
     v->read_only = cfg->read_only;
@@ -9621,8 +9623,6 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 static void
 kaws__vault_close(kaws__vault *v)
 {
-    if (v->hooks == NULL)
-        return;
     if (v->has_file && !v->uncertain)
         kaws__save_finish(&v->file);
     if (v->has_file)
@@ -9646,7 +9646,7 @@ kaws__vault_close(kaws__vault *v)
  */
 
 typedef struct kaws__rewrap {
-    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    const kaws_hooks *hooks;
     kaws__kms    *kms;
     kaws__vault  *vault;
     int           parallel;       /* calls under way at once, at most         */
@@ -9685,8 +9685,7 @@ kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__kms *kms,
 static void
 kaws__rewrap_close(kaws__rewrap *w)
 {
-    if (w->hooks != NULL)
-        kaws__thread_lock_free(&w->lock);
+    kaws__thread_lock_free(&w->lock);
 }
 
 
@@ -10096,7 +10095,7 @@ kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     kaws__target target;
     kaws_status status = err->status;
 
-    if (status != KAWS_OK ||
+    if (ring == NULL ||
         (status = kaws__bind_name(name, &key.record, err)) != KAWS_OK)
         return status;
     key.record.type = kaws__buf_of(type != NULL ? type : "");
@@ -10204,7 +10203,7 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
     kaws__copy gone;
     kaws_status status = err->status;
 
-    if (status == KAWS_OK &&
+    if (ring != NULL &&
         (status = kaws__bind_name(name, &gone.record, err)) == KAWS_OK &&
         (status = kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone,
                                    err)) == KAWS_OK)
@@ -10399,7 +10398,7 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 {
     kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    return err->status != KAWS_OK
+    return ring == NULL
          ? err->status : kaws__calls_reload_creds(&ring->kms.calls, err);
 }
 
@@ -10410,8 +10409,7 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 {
     kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    return err->status != KAWS_OK
-         ? err->status : kaws__rewrap_rotate(&ring->rewrap, err);
+    return ring == NULL ? err->status : kaws__rewrap_rotate(&ring->rewrap, err);
 }
 
 
@@ -10421,8 +10419,7 @@ kaws_rewrap_all(kaws *ring, kaws_error *error)
 {
     kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    return err->status != KAWS_OK
-         ? err->status : kaws__rewrap_all(&ring->rewrap, err);
+    return ring == NULL ? err->status : kaws__rewrap_all(&ring->rewrap, err);
 }
 
 
@@ -10566,8 +10563,7 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__err_argument(err, "ring, in, plain and plain_len must not "
                                   "be NULL");
     op = kaws__kms_begin(&ring->kms);
-    status = kaws__ring_given(&op, ctx, in, &given, err);
-    if (status == KAWS_OK)
+    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
         status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len, err);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
