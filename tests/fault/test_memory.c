@@ -142,8 +142,8 @@ static const struct {
 } jobs[] = {
     { "open", do_open, 6 }, { "check", kaws_check, 6 },
     { "generate", do_generate, 5 }, { "store", do_store_much, 5 },
-    { "fetch", do_fetch, 4 }, { "remove", do_remove, 0 }, { "walk", do_walk, 1 },
-    { "use", do_use, 6 }, { "use_region", do_move, 3 },
+    { "fetch", do_fetch, 4 }, { "remove", do_remove, 0 },
+    { "walk", do_walk, 1 }, { "use", do_use, 6 }, { "use_region", do_move, 3 },
     { "reload", kaws_reload_creds, 0 },
     { "rewrap", kaws_rewrap_all, 5 * KEYS }, { "data_key", do_data_key, 3 },
     { "encrypt", do_kms_encrypt, 3 }, { "decrypt", do_decrypt, 3 },
@@ -343,8 +343,8 @@ main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin_keys, world_end)
     const struct CMUnitTest tests[] = {
-        TEST(test_each), TEST(test_growing), TEST(test_new_file), TEST(test_torn_file),
-        TEST(test_rotate), TEST(test_rewrap_across_regions)
+        TEST(test_each), TEST(test_growing), TEST(test_new_file),
+        TEST(test_torn_file), TEST(test_rotate), TEST(test_rewrap_across_regions)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
