@@ -1392,6 +1392,7 @@ typedef enum kaws__rank {
 typedef struct kaws__lock {
     kaws__mutex mutex;
     kaws__rank  rank;
+    int         ready;            /* 0: there is nothing to free              */
 } kaws__lock;
 
 
@@ -1424,15 +1425,20 @@ kaws__thread_check(kaws__rank rank, int takes)
 static int
 kaws__thread_lock_init(kaws__lock *lock, kaws__rank rank)
 {
+    int os = KAWS__MUTEX_INIT(&lock->mutex);
+
     lock->rank = rank;
-    return KAWS__MUTEX_INIT(&lock->mutex);
+    lock->ready = os == 0;
+    return os;
 }
 
 
+/* A lock that is all zeros, or whose init failed, may be freed, too. */
 static void
 kaws__thread_lock_free(kaws__lock *lock)
 {
-    KAWS__MUTEX_FREE(&lock->mutex);
+    if (lock->ready)
+        KAWS__MUTEX_FREE(&lock->mutex);
 }
 
 
@@ -1539,7 +1545,8 @@ kaws__thread_turn_init(kaws__turn *turn)
 static void
 kaws__thread_turn_free(kaws__turn *turn)
 {
-    KAWS__COND_FREE(&turn->ended);
+    if (turn->lock.ready)
+        KAWS__COND_FREE(&turn->ended);
     kaws__thread_lock_free(&turn->lock);
 }
 
@@ -2191,8 +2198,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_prefix err_append
- *        err_log err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_memory err_argument err_prefix
+ *        err_append err_log err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2325,6 +2332,13 @@ static kaws_status
 kaws__err_memory(kaws_error *err, const char *doing)
 {
     return kaws__err_set(err, KAWS_MEMORY, "%s: out of memory", doing);
+}
+
+
+static kaws_status
+kaws__err_argument(kaws_error *err, const char *wrong)
+{
+    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
 }
 
 
@@ -9032,20 +9046,16 @@ typedef struct kaws__bound {
 static kaws_status
 kaws__bind_name(kaws_name name, kaws__record *r, kaws_error *err)
 {
-    const char *wrong = NULL;
-
     memset(r, 0, sizeof *r);
     r->key_id = kaws__buf_of(name.key_id != NULL ? name.key_id : "");
     r->user_id = kaws__buf_of(name.user_id != NULL ? name.user_id : "");
     if (r->key_id.len == 0)
-        wrong = "the key id is empty";
-    else if (r->key_id.len > KAWS_NAME_MAX)
-        wrong = "the key id is longer than 255 bytes";
-    else if (r->user_id.len > KAWS_NAME_MAX)
-        wrong = "the user id is longer than 255 bytes";
-    else
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
+        return kaws__err_argument(err, "the key id is empty");
+    if (r->key_id.len > KAWS_NAME_MAX)
+        return kaws__err_argument(err, "the key id is longer than 255 bytes");
+    if (r->user_id.len > KAWS_NAME_MAX)
+        return kaws__err_argument(err, "the user id is longer than 255 bytes");
+    return KAWS_OK;
 }
 
 
@@ -9093,9 +9103,8 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
             text = i % 2 ? ctx->pairs[i / 2].value : ctx->pairs[i / 2].name;
         if (text == NULL || *text == '\0' ||
             !kaws__text_is_utf8(kaws__buf_of(text)))
-            return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: a name or "
-                                 "value in the encryption context is NULL, "
-                                 "empty or not UTF-8");
+            return kaws__err_argument(err, "a name or value in the encryption "
+                                      "context is NULL, empty or not UTF-8");
     }
     return KAWS_OK;
 }
@@ -9105,9 +9114,8 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
  * Uses: thread err buf text trust store file save table bind
- * Gives: vault_open vault_close vault_allows vault_may_add vault_entry
- *        vault_add vault_remove vault_reseal vault_copy vault_claim
- *        vault_extent vault_list vault_stats
+ * Gives: vault_open vault_close vault_look vault_entry vault_add
+ *        vault_replace vault_claim vault_extent vault_list vault_stats
  *
  * Table, file, and the digest over the file have one lock, which is never held
  * while anything is waited for. A change waits first: for its turn among the
@@ -9119,7 +9127,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 #define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
 
 typedef struct kaws__vault {
-    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    const kaws_hooks *hooks;
     kaws__trust *trust;           /* learns whose KMS keys the entries name   */
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
@@ -9131,43 +9139,39 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views into the three below               */
+    kaws__record record;          /* views, of an entry: into `bytes`         */
     kaws_sealed  sealed;
-    kaws__bound  bound;
-    uint8_t      texts[KAWS__STORE_RECORD_MAX - 6144];
+    kaws__bound  bound;           /* what the blob is tied to                 */
+    uint8_t      bytes[KAWS__STORE_RECORD_MAX];
 } kaws__copy;
 
+typedef enum kaws__intent { KAWS__TO_FETCH, KAWS__TO_REMOVE, KAWS__TO_ADD }
+    kaws__intent;
 
-/* ---- what may be done -------------------------------------------------- */
 
-/* Whether there is a file, and it may be changed if that is wanted. */
+/* ---- reading ----------------------------------------------------------- */
+
+/* With the lock held: whether there is a file, and it may be changed if that is
+ * wanted. After a disk failure in the middle of a change nobody knows what the
+ * file holds, so nobody may add to it. A removal is told so when it begins: the
+ * key may not be there. */
 static kaws_status
-kaws__vault_allows(const kaws__vault *v, int change, kaws_error *err)
+kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
-    if (change && v->read_only)
+    if (intent != KAWS__TO_FETCH && v->read_only)
         return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
     if (!v->has_file)
         return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
                              "data_file has to be set");
+    if (intent == KAWS__TO_ADD && v->uncertain)
+        return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the "
+                             "middle of an earlier change to %s: reopen the "
+                             "keyring before changing more", v->file.shown);
     return KAWS_OK;
 }
 
 
-/* With the lock held. After a disk failure in the middle of a change nobody
- * knows what the file holds, so nobody may change it. */
-static kaws_status
-kaws__vault_certain(const kaws__vault *v, kaws_error *err)
-{
-    if (!v->uncertain)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the middle "
-                         "of an earlier change to %s: reopen the keyring "
-                         "before changing more", v->file.shown);
-}
-
-
-/* Looks a name up, which has to be there, or has to be free. With the lock
- * held. */
+/* With the lock held: looks a name up, which has to be there, or to be free. */
 static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
                  kaws__entry **e, kaws_error *err)
@@ -9175,245 +9179,24 @@ kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
     *e = kaws__table_find(&v->table, name->key_id, name->user_id);
     if ((*e != NULL) == there)
         return KAWS_OK;
-    if (there)
-        return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
-                             KAWS__SHOW(name->key_id));
-    return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
+    return kaws__err_set(err, there ? KAWS_NOT_FOUND : KAWS_EXISTS, there
+                         ? "there is no key '%s'"
+                         : "the key '%s' is already there",
                          KAWS__SHOW(name->key_id));
 }
 
 
-/* Whether a key of that name could be added now, and what its blob will be tied
- * to. The lock is not kept, so vault_add looks again. */
-static kaws_status
-kaws__vault_may_add(kaws__vault *v, const kaws__record *key, kaws__bound *bound,
-                    kaws_error *err)
-{
-    kaws__entry *e;
-    kaws_status status;
-
-    kaws__bind_key(v->file_hex, key, bound);
-    kaws__thread_lock(&v->lock);
-    if ((status = kaws__vault_certain(v, err)) == KAWS_OK)
-        status = kaws__vault_find(v, key, 0, &e, err);
-    kaws__thread_unlock(&v->lock);
-    return status;
-}
-
-
-/* ---- changing ---------------------------------------------------------- */
-
-static void
-kaws__vault_log(const kaws__vault *v, const char *what)
-{
-    unsigned long count = (unsigned long)v->table.count;
-    char sum[9];
-
-    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
-                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
-}
-
-
-static void
-kaws__vault_end(kaws__vault *v)
-{
-    kaws__thread_unlock(&v->lock);
-    kaws__file_release(&v->file);
-    kaws__thread_turn_end(&v->turn, 1);
-}
-
-
-/* Begins a change, which vault_end ends; on failure there is none. The turn is
- * waited for first, because the file's locks do not keep threads apart. Then
- * the file's locks: a thread that waited for them in another thread's turn has
- * waited for them, too. The vault's own lock comes last. */
-static kaws_status
-kaws__vault_begin(kaws__vault *v, kaws_error *err)
-{
-    kaws_status status;
-    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
-
-    if (waited < 0)
-        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
-                             "changing the data file %s for more than %d "
-                             "seconds; does its disk answer?", v->file.shown,
-                             KAWS__VAULT_TURN_MS / 1000);
-    status = kaws__file_hold(&v->file, waited, err);
-    if (status != KAWS_OK) {
-        kaws__thread_turn_end(&v->turn, 0);
-        return status;
-    }
-    kaws__thread_lock(&v->lock);
-    status = kaws__vault_certain(v, err);
-    if (status == KAWS_OK)
-        status = kaws__save_mend(&v->file, kaws__buf_view(&v->table.image),
-                                 err);
-    v->uncertain |= status == KAWS_UNCERTAIN;
-    if (status != KAWS_OK)
-        kaws__vault_end(v);
-    return status;
-}
-
-
-/* The entry of a key as KMS sealed it, to be added or put in another's place;
- * NULL: out of memory. */
-static kaws__entry *
-kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
-                  const kaws_sealed *sealed)
-{
-    kaws__record r = *key;
-    kaws__entry *e = NULL;
-    kaws__buf bytes;
-
-    r.arn = kaws__buf_of(sealed->kms_key_arn);
-    r.material = kaws__buf_of(sealed->key_material_id);
-    r.blob.at = sealed->blob;
-    r.blob.len = sealed->blob_len;
-    kaws__buf_init(&bytes, hooks);
-    kaws__store_record(&bytes, &r);
-    if (!bytes.failed)
-        e = kaws__table_new(hooks, kaws__buf_view(&bytes));
-    kaws__buf_free(&bytes);
-    return e;
-}
-
-
-/* Adds a key that KMS has sealed, if its name is still free. */
-static kaws_status
-kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
-                kaws_error *err)
-{
-    kaws__entry *e, *other;
-    int landed = 0;
-    kaws_status status;
-
-    key->created = v->hooks->now_ms(v->hooks->ctx) / 1000;
-    if (key->created < 0 || key->created > 253402300799)
-        key->created = 0;                 /* no clock may spoil the file      */
-    e = kaws__vault_entry(v->hooks, key, sealed);
-    if (e == NULL)
-        return kaws__err_memory(err, "adding a key");
-    status = kaws__vault_begin(v, err);
-    if (status == KAWS_OK) {
-        status = kaws__vault_find(v, key, 0, &other, err);
-        if (status == KAWS_OK && !kaws__table_reserve(&v->table, 1))
-            status = kaws__err_memory(err, "adding a key");
-        if (status == KAWS_OK)
-            status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
-                                       err);
-        v->uncertain |= status == KAWS_UNCERTAIN;
-        if (landed) {
-            (void)kaws__table_add(&v->table, e);
-            kaws__vault_log(v, "added a key to");
-        }
-        kaws__vault_end(v);
-    }
-    if (!landed)
-        kaws__table_discard(v->hooks, e);
-    return status;
-}
-
-
-/* Replaces the file by one of the table's keys, but for `skip`; those that are
- * in `fresh`, which is in the order of serials, as they are there. *landed: the
- * new file is in place. Within a change. */
-static kaws_status
-kaws__vault_replace(kaws__vault *v, const kaws__row *fresh, size_t n,
-                    const kaws__entry *skip, int *landed, kaws_error *err)
-{
-    const kaws__row *row = v->table.rows, *end = row + v->table.count;
-    kaws__entry *e;
-    kaws__writer w;
-    kaws_status status = kaws__save_begin(&v->file, &w, err);
-
-    *landed = 0;
-    if (status != KAWS_OK)
-        return status;
-    for (; row < end; row++) {
-        for (; n > 0 && fresh->serial < row->serial; n--)
-            fresh++;                      /* that key was removed meanwhile   */
-        e = n > 0 && fresh->serial == row->serial ? fresh->entry : row->entry;
-        if (e != skip)
-            kaws__save_put(&w, kaws__table_record(e));
-    }
-    status = kaws__save_commit(&v->file, &w, landed, err);
-    v->uncertain |= status == KAWS_UNCERTAIN;
-    return status;
-}
-
-
-static kaws_status
-kaws__vault_remove(kaws__vault *v, const kaws__record *name, kaws_error *err)
-{
-    kaws__entry *e;
-    int landed = 0;
-    kaws_status status;
-
-    kaws__thread_lock(&v->lock);          /* NOT_FOUND need not wait for the
-                                           * file's locks                     */
-    status = kaws__vault_find(v, name, 1, &e, err);
-    kaws__thread_unlock(&v->lock);
-    if (status != KAWS_OK || (status = kaws__vault_begin(v, err)) != KAWS_OK)
-        return status;
-    status = kaws__vault_find(v, name, 1, &e, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_replace(v, NULL, 0, e, &landed, err);
-    if (landed) {
-        kaws__table_remove(&v->table, e);
-        kaws__vault_log(v, "removed a key from");
-    }
-    kaws__vault_end(v);
-    return status;
-}
-
-
-/* Puts n keys, sealed anew, in the place of those of the same serials, which
- * are in their order: one new file, then the table. What the table took over
- * is NULL in `fresh` then; the rest is still the caller's. */
-static kaws_status
-kaws__vault_reseal(kaws__vault *v, kaws__row *fresh, size_t n,
-                   kaws_error *err)
-{
-    size_t f, i;
-    int landed;
-    kaws_status status = kaws__vault_begin(v, err);
-
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__vault_replace(v, fresh, n, NULL, &landed, err);
-    for (f = 0; landed && f < n; f++) {
-        i = kaws__table_from(&v->table, fresh[f].serial);
-        if (i == v->table.count || v->table.rows[i].serial != fresh[f].serial)
-            continue;                     /* that key was removed meanwhile   */
-        kaws__table_swap(&v->table, i, fresh[f].entry);
-        fresh[f].entry = NULL;
-    }
-    if (landed)
-        kaws__vault_log(v, "re-wrapped all keys in");
-    kaws__vault_end(v);
-    return status;
-}
-
-
-/* ---- reading ----------------------------------------------------------- */
-
 /* With the lock held. */
 static void
-kaws__vault_copy_entry(const kaws__vault *v, const kaws__entry *e,
-                       kaws__copy *copy)
+kaws__vault_copy(const kaws__vault *v, const kaws__entry *e, kaws__copy *copy)
 {
+    kaws_bytes bytes = kaws__table_record(e);
     kaws__record *r = &copy->record;
     kaws_sealed *sealed = &copy->sealed;
-    kaws_bytes *const texts[] = { &r->key_id, &r->user_id, &r->type, &r->arn,
-                                  &r->material };
-    uint8_t *at = copy->texts;
-    size_t i;
 
-    (void)kaws__store_split(kaws__table_record(e), r);
-    for (i = 0; i < 5; at += texts[i++]->len)
-        texts[i]->at = memcpy(at, texts[i]->at, texts[i]->len);
-    r->blob.at = memcpy(sealed->blob, r->blob.at, r->blob.len);
+    bytes.at = memcpy(copy->bytes, bytes.at, bytes.len);
+    (void)kaws__store_split(bytes, r);
+    memcpy(sealed->blob, r->blob.at, r->blob.len);
     sealed->blob_len = r->blob.len;
     (void)kaws__buf_copy_text(sealed->kms_key_arn, sizeof sealed->kms_key_arn,
                               r->arn);
@@ -9423,17 +9206,25 @@ kaws__vault_copy_entry(const kaws__vault *v, const kaws__entry *e,
 }
 
 
+/* Looks up the name in copy->record, and copies the key. A key to be added must
+ * not be there; then this says what its blob will be tied to. The lock is not
+ * kept, so a change looks again. */
 static kaws_status
-kaws__vault_copy(kaws__vault *v, const kaws__record *name, kaws__copy *copy,
+kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
 {
-    kaws__entry *e;
+    kaws__entry *e = NULL;
     kaws_status status;
 
     kaws__thread_lock(&v->lock);
-    if ((status = kaws__vault_find(v, name, 1, &e, err)) == KAWS_OK)
-        kaws__vault_copy_entry(v, e, copy);
+    if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
+        status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD, &e,
+                                  err);
+    if (status == KAWS_OK && e != NULL)
+        kaws__vault_copy(v, e, copy);
     kaws__thread_unlock(&v->lock);
+    if (intent == KAWS__TO_ADD)
+        kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
     return status;
 }
 
@@ -9451,7 +9242,7 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
     i = kaws__table_from(&v->table, from);
     if (i < v->table.count && v->table.rows[i].serial < limit) {
         serial = v->table.rows[i].serial;
-        kaws__vault_copy_entry(v, v->table.rows[i].entry, copy);
+        kaws__vault_copy(v, v->table.rows[i].entry, copy);
     }
     kaws__thread_unlock(&v->lock);
     return serial;
@@ -9467,7 +9258,7 @@ kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
     kaws_status status;
 
     kaws__thread_lock(&v->lock);
-    status = kaws__vault_certain(v, err);
+    status = kaws__vault_allows(v, KAWS__TO_ADD, err);
     *count = v->table.count;
     *limit = v->table.next_serial;
     kaws__thread_unlock(&v->lock);
@@ -9510,6 +9301,171 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
     stats->keys = v->table.count;
     memcpy(stats->checksum, kaws__file_sum(&v->file), sizeof stats->checksum);
     kaws__thread_unlock(&v->lock);
+}
+
+
+/* ---- changing ---------------------------------------------------------- */
+
+static void
+kaws__vault_log(const kaws__vault *v, const char *what)
+{
+    unsigned long count = (unsigned long)v->table.count;
+    char sum[9];
+
+    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
+    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
+                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
+}
+
+
+/* Ends a change, with the status that is returned. `done`: what was done to the
+ * file; NULL: nothing. */
+static kaws_status
+kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
+{
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    if (done != NULL)
+        kaws__vault_log(v, done);
+    kaws__thread_unlock(&v->lock);
+    kaws__file_release(&v->file);
+    kaws__thread_turn_end(&v->turn, 1);
+    return status;
+}
+
+
+/* Begins a change, which vault_end ends; on failure there is none. The turn is
+ * waited for first, because the file's locks do not keep threads apart. Then
+ * the file's locks: a thread that waited for them in another thread's turn has
+ * waited for them, too. The vault's own lock comes last. */
+static kaws_status
+kaws__vault_begin(kaws__vault *v, kaws_error *err)
+{
+    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
+    kaws_status status;
+
+    if (waited < 0)
+        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
+                             "changing the data file %s for more than %d "
+                             "seconds; does its disk answer?", v->file.shown,
+                             KAWS__VAULT_TURN_MS / 1000);
+    if ((status = kaws__file_hold(&v->file, waited, err)) != KAWS_OK) {
+        kaws__thread_turn_end(&v->turn, 0);
+        return status;
+    }
+    kaws__thread_lock(&v->lock);
+    if ((status = kaws__vault_allows(v, KAWS__TO_ADD, err)) == KAWS_OK)
+        status = kaws__save_mend(&v->file, kaws__buf_view(&v->table.image),
+                                 err);
+    return status == KAWS_OK ? KAWS_OK : kaws__vault_end(v, status, NULL);
+}
+
+
+/* The entry of a key as KMS sealed it, to be added or put in another's place;
+ * NULL: out of memory. */
+static kaws__entry *
+kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
+                  const kaws_sealed *sealed)
+{
+    kaws__record r = *key;
+    kaws__entry *e = NULL;
+    kaws__buf bytes;
+
+    r.arn = kaws__buf_of(sealed->kms_key_arn);
+    r.material = kaws__buf_of(sealed->key_material_id);
+    r.blob = (kaws_bytes){ sealed->blob, sealed->blob_len };
+    kaws__buf_init(&bytes, hooks);
+    kaws__store_record(&bytes, &r);
+    if (!bytes.failed)
+        e = kaws__table_new(hooks, kaws__buf_view(&bytes));
+    kaws__buf_free(&bytes);
+    return e;
+}
+
+
+/* Adds a key that KMS has sealed, if its name is still free. */
+static kaws_status
+kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
+                kaws_error *err)
+{
+    kaws__entry *e, *other;
+    int landed = 0;
+    kaws_status status;
+
+    key->created = v->hooks->now_ms(v->hooks->ctx) / 1000;
+    if (key->created < 0 || key->created > 253402300799)
+        key->created = 0;                 /* no clock may spoil the file      */
+    e = kaws__vault_entry(v->hooks, key, sealed);
+    if ((status = kaws__vault_begin(v, err)) == KAWS_OK) {
+        if (e == NULL || !kaws__table_reserve(&v->table, 1))
+            status = kaws__err_memory(err, "adding a key");
+        else if ((status = kaws__vault_find(v, key, 0, &other, err)) == KAWS_OK)
+            status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
+                                       err);
+        if (landed)
+            (void)kaws__table_add(&v->table, e);
+        status = kaws__vault_end(v, status, landed ? "added a key to" : NULL);
+    }
+    if (!landed)
+        kaws__table_discard(v->hooks, e);
+    return status;
+}
+
+
+/* Writes the new file of a replacement: the table's keys without `skip`; those
+ * whose serials are in `fresh`, as they are there. */
+static void
+kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
+                  const kaws__row *fresh, size_t n, kaws__writer *w)
+{
+    const kaws__row *row = v->table.rows, *end = row + v->table.count;
+    const kaws__entry *e;
+
+    for (; row < end; row++) {
+        for (; n > 0 && fresh->serial < row->serial; n--)
+            fresh++;                      /* that key was removed meanwhile   */
+        e = n > 0 && fresh->serial == row->serial ? fresh->entry : row->entry;
+        if (e != skip)
+            kaws__save_put(w, kaws__table_record(e));
+    }
+}
+
+
+/* Replaces the file, then changes the table: without the key `gone`; or (NULL)
+ * with n keys, sealed anew, in the place of those of the same serials, which
+ * are in their order. What the table took over is NULL in `fresh` then; the
+ * rest is still the caller's. */
+static kaws_status
+kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
+                    size_t n, kaws_error *err)
+{
+    kaws__table *t = &v->table;
+    kaws__entry *skip = NULL;
+    kaws__writer w;
+    size_t i;
+    int landed = 0;
+    kaws_status status = kaws__vault_begin(v, err);
+
+    if (status != KAWS_OK)
+        return status;
+    if ((gone == NULL ||
+         (status = kaws__vault_find(v, gone, 1, &skip, err)) == KAWS_OK) &&
+        (status = kaws__save_begin(&v->file, &w, err)) == KAWS_OK) {
+        kaws__vault_write(v, skip, fresh, n, &w);
+        status = kaws__save_commit(&v->file, &w, &landed, err);
+    }
+    if (!landed)
+        return kaws__vault_end(v, status, NULL);
+    if (skip != NULL)
+        kaws__table_remove(t, skip);
+    for (; n > 0; fresh++, n--) {
+        i = kaws__table_from(t, fresh->serial);
+        if (i == t->count || t->rows[i].serial != fresh->serial)
+            continue;                     /* that key was removed meanwhile   */
+        kaws__table_swap(t, i, fresh->entry);
+        fresh->entry = NULL;
+    }
+    return kaws__vault_end(v, status, gone != NULL ? "removed a key from"
+                           : "re-wrapped all keys in");
 }
 
 
@@ -9570,41 +9526,39 @@ kaws__vault_load(kaws__vault *v, kaws_error *err)
  * all zeros before. Close it in any case. */
 static kaws_status
 kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
-                 const char *path, int read_only, kaws_error *err)
+                 const kaws_config *cfg, kaws_error *err)
 {
     uint64_t seed[2];
     kaws_status status;
 
-    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0)
+    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
+        kaws__thread_turn_init(&v->turn) != 0)
         return kaws__err_memory(err, "making a lock for the keyring");
-    if (kaws__thread_turn_init(&v->turn) != 0) {
-        kaws__thread_lock_free(&v->lock);
-        return kaws__err_memory(err, "making a lock for the keyring");
-    }
     v->hooks = hooks;
     v->trust = trust;
-    v->read_only = read_only;
-    if (path == NULL)
+    v->read_only = cfg->read_only;
+    if (cfg->data_file == NULL)
         return KAWS_OK;
+    if (*cfg->data_file == '\0')
+        return kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
     if (hooks->random(hooks->ctx, seed, sizeof seed) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
     kaws__table_open(&v->table, hooks, seed);
-    status = kaws__file_open(&v->file, hooks, path, read_only, err);
+    status = kaws__file_open(&v->file, hooks, cfg->data_file, v->read_only,
+                             err);
     if (status != KAWS_OK)
         return status;
+    v->has_file = 1;
     if ((status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
         status = kaws__vault_load(v, err);
         kaws__file_release(&v->file);
     }
-    if (status != KAWS_OK) {
-        kaws__file_close(&v->file);
-        return status;
-    }
-    v->has_file = 1;
     kaws__text_hex(v->file_hex, kaws__file_id(&v->file), 16);
-    kaws__vault_log(v, "opened");
-    return KAWS_OK;
+    if (status == KAWS_OK)
+        kaws__vault_log(v, "opened");
+    v->uncertain = status != KAWS_OK;     /* so closing it changes nothing    */
+    return status;
 }
 
 
@@ -9612,8 +9566,6 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 static void
 kaws__vault_close(kaws__vault *v)
 {
-    if (v->hooks == NULL)
-        return;
     if (v->has_file && !v->uncertain)
         kaws__save_finish(&v->file);
     if (v->has_file)
@@ -9621,7 +9573,6 @@ kaws__vault_close(kaws__vault *v)
     kaws__table_close(&v->table);
     kaws__thread_lock_free(&v->lock);
     kaws__thread_turn_free(&v->turn);
-    v->hooks = NULL;
 }
 
 
@@ -9638,7 +9589,7 @@ kaws__vault_close(kaws__vault *v)
  */
 
 typedef struct kaws__rewrap {
-    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    const kaws_hooks *hooks;
     kaws__kms    *kms;
     kaws__vault  *vault;
     int           parallel;       /* calls under way at once, at most         */
@@ -9650,7 +9601,7 @@ typedef struct kaws__run {        /* one re-wrap                              */
     kaws__rewrap *rewrap;
     kaws__target  target;         /* what it seals with, from start to end    */
     uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
-    kaws__row  *fresh;          /* as claimed, so in the order of serials   */
+    kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
     size_t        claimed, max;
     size_t        renewed;        /* keys with other key material than before */
@@ -9677,9 +9628,7 @@ kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__kms *kms,
 static void
 kaws__rewrap_close(kaws__rewrap *w)
 {
-    if (w->hooks != NULL)
-        kaws__thread_lock_free(&w->lock);
-    w->hooks = NULL;
+    kaws__thread_lock_free(&w->lock);
 }
 
 
@@ -9708,12 +9657,13 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
     kaws__target target = op.target;
     kaws_status status = kaws__kms_probe(&op, 0, &before);
 
-    if (status == KAWS_OK)
-        status = kaws__arn_target(&target, before.kms_key_arn, "", err);
     op = kaws__kms_begin(w->kms, err);
-    op.target = target;
-    if (status == KAWS_OK)
+    if (status == KAWS_OK &&
+        (status = kaws__arn_target(&target, before.kms_key_arn, "", err)) ==
+        KAWS_OK) {
+        op.target = target;
         status = kaws__kms_rotate(&op);
+    }
     if (status != KAWS_OK || before.key_material_id[0] == '\0')
         return status;                    /* this KMS names no material       */
     whole = kaws__kms_begin(w->kms, err);
@@ -9751,7 +9701,6 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
     kaws__op op = kaws__kms_begin(run->rewrap->kms, err);
-    kaws_bytes blob = { out->blob, 0 };
     kaws_status status;
 
     op.target = run->target;
@@ -9759,11 +9708,10 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
     numbers[0] = op.shared.reply_id;
     if (status != KAWS_OK)
         return status;
+    numbers[2] = kaws__buf_digest((kaws_bytes){ out->blob, out->blob_len });
     op = kaws__kms_begin(run->rewrap->kms, err);
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.shared.reply_id;
-    blob.len = out->blob_len;
-    numbers[2] = kaws__buf_digest(blob);
     if (status == KAWS_DENIED)
         kaws__err_prefix(err, "each new blob is proved, which takes "
                               "kms:Decrypt: ");
@@ -9775,7 +9723,7 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
 static void
 kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 {
-    kaws__rewrap *w = run->rewrap;
+    const kaws_sealed *old = &copy->sealed;
     kaws_sealed sealed;
     kaws_error err;
     kaws__entry *e = NULL;
@@ -9784,24 +9732,23 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
     kaws__err_clear(&err);
     status = kaws__rewrap_reseal(run, copy, &sealed, run->numbers + 3 * index,
                                  &err);
-    if (status == KAWS_OK) {
-        e = kaws__vault_entry(w->hooks, &copy->record, &sealed);
-        if (e == NULL)
-            status = kaws__err_memory(&err, "keeping its new blob");
-    }
-    kaws__thread_lock(&w->lock);
+    if (status == KAWS_OK &&
+        (e = kaws__vault_entry(run->rewrap->hooks, &copy->record, &sealed)) ==
+        NULL)
+        status = kaws__err_memory(&err, "keeping its new blob");
+    kaws__thread_lock(&run->rewrap->lock);
     run->fresh[index].entry = e;
-    w->done += e != NULL;
-    run->renewed += e != NULL &&
-        (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
-         strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0);
-    if (status != KAWS_OK && run->status == KAWS_OK) {
+    if (status == KAWS_OK) {
+        run->rewrap->done++;
+        run->renewed += strcmp(sealed.kms_key_arn, old->kms_key_arn) != 0 ||
+            strcmp(sealed.key_material_id, old->key_material_id) != 0;
+    } else if (run->status == KAWS_OK) {
         kaws__err_prefix(&err, "re-wrapping the key '%s' failed, and nothing "
                          "was changed: ", KAWS__SHOW(copy->record.key_id));
         run->status = status;
         run->err = err;
     }
-    kaws__thread_unlock(&w->lock);
+    kaws__thread_unlock(&run->rewrap->lock);
 }
 
 
@@ -9811,22 +9758,22 @@ static void
 kaws__rewrap_worker(void *arg)
 {
     kaws__run *run = arg;
-    kaws__rewrap *w = run->rewrap;
     kaws__copy copy;
     uint64_t serial;
     size_t index;
 
     do {
         serial = 0;
-        kaws__thread_lock(&w->lock);
-        if (run->status == KAWS_OK && run->claimed < run->max)
-            serial = kaws__vault_claim(w->vault, run->next, run->limit, &copy);
+        kaws__thread_lock(&run->rewrap->lock);
         index = run->claimed;
+        if (run->status == KAWS_OK && index < run->max)
+            serial = kaws__vault_claim(run->rewrap->vault, run->next,
+                                       run->limit, &copy);
         if (serial > 0) {
             run->next = serial + 1;
             run->fresh[run->claimed++].serial = serial;
         }
-        kaws__thread_unlock(&w->lock);
+        kaws__thread_unlock(&run->rewrap->lock);
         if (serial > 0)
             kaws__rewrap_one(run, &copy, index);
     } while (serial > 0);
@@ -9860,55 +9807,48 @@ kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 }
 
 
+/* Re-wraps run->max keys, to the KMS key that seals now. */
 static kaws_status
 kaws__rewrap_run(kaws__run *run, kaws_error *err)
 {
-    kaws__rewrap *w = run->rewrap;
-    const kaws_hooks *hooks = w->hooks;
+    const kaws__rewrap *w = run->rewrap;
     size_t size = run->max * (sizeof *run->fresh + 3 * sizeof *run->numbers);
     size_t threads = (size_t)w->parallel, i;
-    kaws_status status;
+    kaws__op op = kaws__kms_begin(w->kms, err);
+    kaws_sealed sealed;
+    kaws_status status = kaws__kms_probe(&op, 0, &sealed);
 
-    run->fresh = kaws__mem_new(hooks, size);
-    if (run->fresh == NULL)
+    if (status != KAWS_OK || run->max == 0 ||
+        (status = kaws__arn_target(&run->target, sealed.kms_key_arn, "", err)))
+        return status;
+    if ((run->fresh = kaws__mem_new(w->hooks, size)) == NULL)
         return kaws__err_memory(err, "re-wrapping");
     run->numbers = (uint64_t *)(void *)(run->fresh + run->max);
     kaws__thread_parallel((int)(threads < run->max ? threads : run->max),
-                        kaws__rewrap_worker, run);
-    status = run->status;
-    if (status != KAWS_OK)
+                          kaws__rewrap_worker, run);
+    if ((status = run->status) != KAWS_OK)
         *err = run->err;
-    else
-        status = kaws__rewrap_distinct(run, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_reseal(w->vault, run->fresh, run->claimed, err);
+    else if ((status = kaws__rewrap_distinct(run, err)) == KAWS_OK)
+        status = kaws__vault_replace(w->vault, NULL, run->fresh, run->claimed,
+                                     err);
     if (status == KAWS_OK && run->claimed > 0 && run->renewed == 0)
-        kaws__err_log(hooks, 1, "all keys were re-wrapped, but with the key "
+        kaws__err_log(w->hooks, 1, "all keys were re-wrapped, but with the key "
                       "material they had before: nothing was renewed; rotate "
                       "the KMS key first, or set another");
     for (i = 0; i < run->claimed; i++)
-        kaws__table_discard(hooks, run->fresh[i].entry);
-    kaws__mem_free(hooks, run->fresh, size);
+        kaws__table_discard(w->hooks, run->fresh[i].entry);
+    kaws__mem_free(w->hooks, run->fresh, size);
     return status;
 }
 
 
+/* Only one re-wrap of a ring runs at a time, unless there is nothing to do. */
 static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(w->kms, err);
-    kaws_sealed sealed;
-    kaws__run run;
-    kaws_status status = kaws__vault_allows(w->vault, 1, err);
+    kaws__run run = { .rewrap = w };
+    kaws_status status;
 
-    memset(&run, 0, sizeof run);
-    run.rewrap = w;
-    if (status == KAWS_OK)
-        status = kaws__kms_probe(&op, 0, &sealed);
-    if (status == KAWS_OK)
-        status = kaws__arn_target(&run.target, sealed.kms_key_arn, "", err);
-    if (status != KAWS_OK)
-        return status;
     kaws__thread_lock(&w->lock);
     status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
     if (status == KAWS_OK && w->total > 0)
@@ -9919,11 +9859,12 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     if (status == KAWS_OK)
         w->total = run.max;
     kaws__thread_unlock(&w->lock);
-    if (status != KAWS_OK || run.max == 0)
+    if (status != KAWS_OK)
         return status;
     status = kaws__rewrap_run(&run, err);
     kaws__thread_lock(&w->lock);
-    w->done = w->total = 0;
+    if (run.max > 0)
+        w->done = w->total = 0;
     kaws__thread_unlock(&w->lock);
     return status;
 }
@@ -9952,25 +9893,20 @@ struct kaws {
     kaws__kms    kms;
     kaws__vault  vault;
     kaws__rewrap rewrap;
-    int          has_lock;
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
 };
 
 
-/* Begins a public function: the error to fill, which is never NULL, emptied. */
+/* Begins a public function: returns the error to fill, which is never NULL. It
+ * says so if the ring is. */
 static kaws_error *
-kaws__ring_error(kaws_error *err, kaws_error *spare)
+kaws__ring_begin(const kaws *ring, kaws_error *err, kaws_error *spare)
 {
     err = err != NULL ? err : spare;
     kaws__err_clear(err);
+    if (ring == NULL)
+        (void)kaws__err_argument(err, "ring must not be NULL");
     return err;
-}
-
-
-static kaws_status
-kaws__ring_argument(const char *what, kaws_error *err)
-{
-    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", what);
 }
 
 
@@ -10007,10 +9943,12 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
         return kaws__err_memory(err, "opening the keyring");
     at = (char *)ring->strings.at;
     for (i = 0; i < COUNT; i++) {
-        n = *texts[i] != NULL ? strlen(*texts[i]) + 1 : 0;
-        if (n > 0 && i < PATHS)
+        if (*texts[i] == NULL)
+            continue;
+        *texts[i] = at;
+        n = strlen(at) + 1;
+        if (i < PATHS)
             kaws__disk_tidy_path(at);
-        *texts[i] = n > 0 ? at : NULL;
         at += n;
     }
     return KAWS_OK;
@@ -10030,8 +9968,7 @@ kaws_close(kaws *ring)
     kaws__rewrap_close(&ring->rewrap);
     kaws__kms_close(&ring->kms);
     kaws__buf_free(&ring->strings);
-    if (ring->has_lock)
-        kaws__thread_lock_free(&ring->settings);
+    kaws__thread_lock_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
 }
 
@@ -10040,36 +9977,33 @@ kaws_close(kaws *ring)
 KAWS_API kaws_status
 kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = error != NULL ? error : &spare;
     kaws_config config;
     kaws_status status;
     kaws *r;
 
+    kaws__err_clear(err);
     if (ring != NULL)
         *ring = NULL;
     if (ring == NULL || cfg == NULL)
-        return kaws__ring_argument("ring and cfg must not be NULL", err);
+        return kaws__err_argument(err, "ring and cfg must not be NULL");
     config = *cfg;
     kaws__ring_hooks(&config.hooks);
     r = kaws__mem_new(&config.hooks, sizeof *r);
-    if (r == NULL)
+    if (r == NULL ||
+        kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
+        kaws__mem_free(&config.hooks, r, sizeof *r);
         return kaws__err_memory(err, "opening the keyring");
+    }
     r->hooks = config.hooks;
     kaws__buf_init(&r->strings, &r->hooks);
-    status = kaws__ring_copy_strings(r, &config, err);
-    r->has_lock = !kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS);
-    if (status == KAWS_OK && !r->has_lock)
-        status = kaws__err_memory(err, "making a lock for the keyring");
-    if (status == KAWS_OK && config.data_file != NULL && !*config.data_file)
-        status = kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
-    if (status == KAWS_OK)
-        status = kaws__kms_open(&r->kms, &r->hooks, &config, err);
-    if (status == KAWS_OK)
-        status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
-                                   config.rewrap_parallel, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust,
-                                  config.data_file, config.read_only, err);
+    if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
+        (status = kaws__kms_open(&r->kms, &r->hooks, &config, err)) ==
+        KAWS_OK &&
+        (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
+                                    config.rewrap_parallel, err)) == KAWS_OK)
+        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
+                                  err);
     if (status == KAWS_OK)
         *ring = r;
     else
@@ -10084,12 +10018,12 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 KAWS_API kaws_status
 kaws_check(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws_sealed sealed;
     kaws__op op;
 
     if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
+        return err->status;
     op = kaws__kms_begin(&ring->kms, err);
     return kaws__kms_probe(&op, 1, &sealed);
 }
@@ -10103,31 +10037,28 @@ static kaws_status
 kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
                kaws_error *err)
 {
-    kaws__record key;
+    kaws__copy key;
     kaws__op op;
-    kaws__bound bound;
-    kaws_sealed sealed;
-    kaws_status status;
+    kaws_status status = err->status;
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    if ((status = kaws__bind_name(name, &key, err)) != KAWS_OK)
+    if (ring == NULL ||
+        (status = kaws__bind_name(name, &key.record, err)) != KAWS_OK)
         return status;
-    key.type = kaws__buf_of(type != NULL ? type : "");
-    key.plain_len = plain.len;
-    if (!kaws__store_type_ok(key.type))
-        return kaws__ring_argument("the key type is not 1 to 15 letters, "
-                                   "digits, - and _", err);
+    key.record.type = kaws__buf_of(type != NULL ? type : "");
+    key.record.plain_len = plain.len;
+    if (!kaws__store_type_ok(key.record.type))
+        return kaws__err_argument(err, "the key type is not 1 to 15 letters, "
+                                  "digits, - and _");
     op = kaws__kms_begin(&ring->kms, err);
-    if ((status = kaws__vault_allows(&ring->vault, 1, err)) != KAWS_OK ||
-        (status = kaws__kms_has_key(&op)) != KAWS_OK ||
-        (status = kaws__vault_may_add(&ring->vault, &key, &bound, err)))
+    if ((status = kaws__kms_has_key(&op)) != KAWS_OK ||
+        (status = kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err)))
         return status;
-    status = kaws__kms_seal(&op, &bound.context, plain, NULL, &sealed);
+    status = kaws__kms_seal(&op, &key.bound.context, plain, NULL, &key.sealed);
     if (status == KAWS_OK && plain.at != NULL)
-        status = kaws__kms_prove_key(&op, &bound.context, &sealed, plain);
+        status = kaws__kms_prove_key(&op, &key.bound.context, &key.sealed,
+                                     plain);
     if (status == KAWS_OK)
-        status = kaws__vault_add(&ring->vault, &key, &sealed, err);
+        status = kaws__vault_add(&ring->vault, &key.record, &key.sealed, err);
     return status;
 }
 
@@ -10137,12 +10068,12 @@ KAWS_API kaws_status
 kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
               kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     const kaws_bytes plain = { NULL, len };
 
     if (len < 1 || len > KAWS_GENERATE_MAX)
-        return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
-                                   err);
+        return kaws__err_argument(err, "a key to generate has 1 to 1024 "
+                                  "bytes");
     return kaws__ring_add(ring, name, type, plain, err);
 }
 
@@ -10152,10 +10083,10 @@ KAWS_API kaws_status
 kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
            kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
-        return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
+        return kaws__err_argument(err, "a key to store has 1 to 4096 bytes");
     return kaws__ring_add(ring, name, type, plain, err);
 }
 
@@ -10175,9 +10106,8 @@ kaws_key_free(kaws *ring, kaws_key *key)
 KAWS_API kaws_status
 kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws_bytes expect = { NULL, 0 };
-    kaws__record wanted;
     kaws__copy copy;
     kaws__op op;
     size_t len;
@@ -10186,10 +10116,9 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     if (key != NULL)
         memset(key, 0, sizeof *key);
     if (ring == NULL || key == NULL)
-        return kaws__ring_argument("ring and key must not be NULL", err);
-    if ((status = kaws__vault_allows(&ring->vault, 0, err)) != KAWS_OK ||
-        (status = kaws__bind_name(name, &wanted, err)) != KAWS_OK ||
-        (status = kaws__vault_copy(&ring->vault, &wanted, &copy, err)))
+        return kaws__err_argument(err, "ring and key must not be NULL");
+    if ((status = kaws__bind_name(name, &copy.record, err)) != KAWS_OK ||
+        (status = kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err)))
         return status;
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
@@ -10197,15 +10126,14 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     op = kaws__kms_begin(&ring->kms, err);
     if (key->bytes == NULL)
         status = kaws__err_memory(err, "fetching a key");
-    else
-        status = kaws__kms_learn_account(&op, copy.sealed.kms_key_arn);
-    if (status == KAWS_OK)
+    else if ((status = kaws__kms_learn_account(
+                  &op, copy.sealed.kms_key_arn)) == KAWS_OK)
         status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
                                    expect, key->bytes, &len);
     if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
                                "the length that its entry says",
-                               KAWS__SHOW(wanted.key_id));
+                               KAWS__SHOW(copy.record.key_id));
     if (status != KAWS_OK)
         kaws_key_free(ring, key);
     return status;
@@ -10216,15 +10144,15 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 KAWS_API kaws_status
 kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
-    kaws__record gone;
-    kaws_status status;
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__copy gone;
+    kaws_status status = err->status;
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    if ((status = kaws__bind_name(name, &gone, err)) == KAWS_OK &&
-        (status = kaws__vault_allows(&ring->vault, 1, err)) == KAWS_OK)
-        status = kaws__vault_remove(&ring->vault, &gone, err);
+    if (ring != NULL &&
+        (status = kaws__bind_name(name, &gone.record, err)) == KAWS_OK &&
+        (status = kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone,
+                                   err)) == KAWS_OK)
+        status = kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
     return status;
 }
 
@@ -10242,13 +10170,13 @@ struct kaws_walk {
 KAWS_API kaws_status
 kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws_walk *w;
 
     if (walk != NULL)
         *walk = NULL;
     if (ring == NULL || walk == NULL)
-        return kaws__ring_argument("ring and walk must not be NULL", err);
+        return kaws__err_argument(err, "ring and walk must not be NULL");
     w = kaws__mem_new(&ring->hooks, sizeof *w);
     if (w != NULL) {
         w->hooks = ring->hooks;
@@ -10340,12 +10268,12 @@ static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__choice now, choice;
     kaws_status status;
 
     if (ring == NULL)
-        return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
+        return kaws__err_argument(err, "ring, kms_key_id or region is NULL");
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
         return KAWS_OK;
@@ -10413,11 +10341,10 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API kaws_status
 kaws_reload_creds(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__calls_reload_creds(&ring->kms.calls, err);
+    return ring == NULL
+         ? err->status : kaws__calls_reload_creds(&ring->kms.calls, err);
 }
 
 
@@ -10425,11 +10352,9 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__rewrap_rotate(&ring->rewrap, err);
+    return ring == NULL ? err->status : kaws__rewrap_rotate(&ring->rewrap, err);
 }
 
 
@@ -10437,11 +10362,9 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rewrap_all(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__rewrap_all(&ring->rewrap, err);
+    return ring == NULL ? err->status : kaws__rewrap_all(&ring->rewrap, err);
 }
 
 
@@ -10483,16 +10406,16 @@ static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__op op;
     kaws_status status;
 
     if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
-        return kaws__ring_argument("plain and out overlap", err);
+        return kaws__err_argument(err, "plain and out overlap");
     kaws_wipe(out, sizeof *out);
     kaws_wipe(room, plain.len);
     if (ring == NULL || out == NULL)
-        return kaws__ring_argument("ring and out must not be NULL", err);
+        return kaws__err_argument(err, "ring and out must not be NULL");
     if (plain.len < 1 || plain.len > most ||
         (plain.at == NULL && most == KAWS_PLAIN_MAX))
         return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
@@ -10542,9 +10465,9 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (status != KAWS_OK)
         return status;
     if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
-        return kaws__ring_argument("a blob has 1 to 6144 bytes", err);
+        return kaws__err_argument(err, "a blob has 1 to 6144 bytes");
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
-        return kaws__ring_argument("kms_key_arn has no end", err);
+        return kaws__err_argument(err, "kms_key_arn has no end");
     if (in->kms_key_arn[0] == '\0') {
         status = kaws__kms_probe(op, 0, out);
         memcpy(out->blob, in->blob, in->blob_len);
@@ -10554,8 +10477,8 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     *out = *in;
     if (!kaws__arn_parse(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
-        return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
-                                   err);
+        return kaws__err_argument(err, "kms_key_arn is not the ARN of a KMS "
+                                  "key");
     return kaws__kms_learn_account(op, in->kms_key_arn);
 }
 
@@ -10567,7 +10490,7 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     static const kaws_bytes any = { NULL, 0 };
     const size_t room = plain_len != NULL ? *plain_len : 0;
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     size_t len = room;
     kaws__op op;
     kaws_sealed given;
@@ -10576,16 +10499,15 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (kaws__ring_overlap(in, sizeof *in, plain, room) ||
         kaws__ring_overlap(in, sizeof *in, plain_len, sizeof len) ||
         kaws__ring_overlap(plain, room, plain_len, sizeof len))
-        return kaws__ring_argument("in, plain and plain_len overlap", err);
+        return kaws__err_argument(err, "in, plain and plain_len overlap");
     if (plain_len != NULL)
         *plain_len = 0;
     kaws_wipe(plain, room);
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
-        return kaws__ring_argument("ring, in, plain and plain_len must not be "
-                                   "NULL", err);
+        return kaws__err_argument(err, "ring, in, plain and plain_len must not "
+                                  "be NULL");
     op = kaws__kms_begin(&ring->kms, err);
-    status = kaws__ring_given(&op, ctx, in, &given, err);
-    if (status == KAWS_OK)
+    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
         status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
@@ -10602,18 +10524,18 @@ KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__op op;
     kaws_sealed given, fresh;
     kaws_status status;
 
     if (in != out) {
         if (kaws__ring_overlap(in, sizeof *in, out, sizeof *out))
-            return kaws__ring_argument("in and out overlap", err);
+            return kaws__err_argument(err, "in and out overlap");
         kaws_wipe(out, sizeof *out);
     }
     if (ring == NULL || in == NULL || out == NULL)
-        return kaws__ring_argument("ring, in and out must not be NULL", err);
+        return kaws__err_argument(err, "ring, in and out must not be NULL");
     op = kaws__kms_begin(&ring->kms, err);
     if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
         (status = kaws__kms_has_key(&op)) == KAWS_OK)
