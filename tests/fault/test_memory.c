@@ -174,7 +174,7 @@ do_decrypt(struct world *w)
 /* Name, how many allocations there are at least (fewer, and the test would see
  * nothing), call. Reloading credentials and removing a key need none. */
 #define JOBS(X)                                                               \
-    X(open, 6, do_open(w))                                                    \
+    X(open, 5, do_open(w))                                                    \
     X(check, 6, kaws_check(w->ring, &w->err))                                 \
     X(generate, 5, kaws_generate(w->ring, name_of("new", NULL), "AES", 32,    \
                                  &w->err))                                    \
