@@ -7281,15 +7281,14 @@ kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
                    const uint8_t file_id[16], uint32_t epoch,
                    uint64_t committed)
 {
-    kaws_bytes digested = { header, KAWS__STORE_DIGESTED };
-
     memset(header, 0, KAWS__STORE_DIGESTED);
     memcpy(header, kaws__store_magic, 8);
     kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
     kaws__store_put(header + 12, epoch, 4);
     memcpy(header + 16, file_id, 16);
     kaws__crypto_init(state);
-    kaws__store_digest(state, digested, header + KAWS__STORE_DIGESTED);
+    kaws__store_digest(state, (kaws_bytes){ header, KAWS__STORE_DIGESTED },
+                       header + KAWS__STORE_DIGESTED);
     kaws__store_committed(header + KAWS__STORE_COMMITTED, file_id, committed);
 }
 
@@ -7712,14 +7711,12 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
-    if (os == 0 || os == ENOENT)
-        os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
-    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0)
+    if ((os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd)) == 0 &&
+        (os = kaws__disk_stat(fd, NULL, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
     kaws__disk_close(fd);
-    if (os != 0 && !f->read_only)
-        return kaws__file_result(f, os, "open the folder of", "", err);
-    return KAWS_OK;
+    return f->read_only ? KAWS_OK
+         : kaws__file_result(f, os, "open the folder of", "", err);
 }
 
 
@@ -7773,20 +7770,18 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
     kaws_status status;
     int os;
 
-    memset(f, 0, sizeof *f);
-    f->hooks = hooks;
-    f->read_only = read_only;
-    f->lock_fd = f->fd = -1;
+    *f = (kaws__file){ .hooks = hooks, .read_only = read_only, .lock_fd = -1,
+                       .fd = -1 };
     if ((status = kaws__file_names(f, path, err)) == KAWS_OK &&
         (status = kaws__file_enter_dir(f, err)) == KAWS_OK) {
         os = kaws__disk_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
                              &f->lock_fd);
         if (os == 0)
             os = kaws__file_join(f, f->lock_fd);
-        if (os != 0 && !read_only)
+        if (!read_only) {
             status = kaws__file_result(f, os, "open and lock the .lock of", "",
                                        err);
-        if (os != 0) {                    /* a reader goes on: see file_reach */
+        } else if (os != 0) {             /* it goes on: see file_reach       */
             kaws__disk_close(f->lock_fd);
             f->lock_fd = -1;
         }
@@ -7924,8 +7919,9 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
 
 
 /* Whether the file that we have open is as we know it, and `path` means it. If
- * only its times have changed, as after a chmod, its digest decides. `moved`: it
- * was we who did that: no times count, and a second name is one too many. */
+ * only its times have changed, as after a chmod, its digest decides. `moved`:
+ * it was we who moved it, so its times do not count, and it may have no second
+ * name. */
 static kaws_status
 kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 {
@@ -8289,16 +8285,15 @@ static int
 kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 {
     size_t n = strlen(f->path), done;
-    char date[17], number[4] = "";
+    char date[17];
     int fd = -1, os = EEXIST;
     unsigned i;
 
     kaws__text_amz_date(date, f->hooks->now_ms(f->hooks->ctx) / 1000);
-    for (i = 1; i < 100 && os == EEXIST; i++) {
-        (void)snprintf(f->aside + n, sizeof KAWS__FILE_TORN, ".torn-%s%s", date,
-                       number);
+    for (i = 0; i < 99 && os == EEXIST; i++) {
+        (void)snprintf(f->aside + n, sizeof KAWS__FILE_TORN,
+                       i == 0 ? ".torn-%s" : ".torn-%s-%u", date, i);
         os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
-        (void)snprintf(number, sizeof number, "-%u", i % 100);
     }
     if (os == 0 &&
         (os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done)) == 0 &&
@@ -8319,12 +8314,11 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
     kaws_bytes torn = { all.at + f->size, (size_t)f->torn };
     kaws_status status = kaws__file_change(f, err);
-    int os = 0;
+    int os;
 
     if (status != KAWS_OK)
         return status;
-    if (!f->copied)
-        os = kaws__save_copy_torn(f, torn);
+    os = f->copied ? 0 : kaws__save_copy_torn(f, torn);
     f->copied = os == 0;
     if (os == 0 && (os = kaws__disk_truncate(f->fd, f->size)) == 0) {
         kaws__file_advance(f, f->size, f->sum, &f->state);
@@ -8701,10 +8695,8 @@ static void
 kaws__table_open(kaws__table *t, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
-    memset(t, 0, sizeof *t);
-    t->hooks = hooks;
-    memcpy(t->seed, seed, sizeof t->seed);
-    t->next_serial = 1;
+    *t = (kaws__table){ .hooks = hooks, .seed = { seed[0], seed[1] },
+                        .next_serial = 1 };
 }
 
 
@@ -8919,10 +8911,8 @@ kaws__table_add(kaws__table *t, kaws__entry *e)
 
     if (slot->entry != NULL)
         return 0;
-    slot->hash = hash;
-    slot->entry = e;
-    t->rows[t->count].serial = t->next_serial++;
-    t->rows[t->count++].entry = e;
+    *slot = (kaws__slot){ hash, e };
+    t->rows[t->count++] = (kaws__row){ t->next_serial++, e };
     t->image_entries += (size_t)kaws__table_in_image(t, e);
     return 1;
 }
