@@ -783,8 +783,8 @@ make_real(void)
 
 
 /* Under a running ring: it notices, touches nothing, goes on reading; and goes
- * on changing when the true file is back. Even as it closes it leaves alone what
- * is not its file. */
+ * on changing when the true file is back. Closing, too, it leaves alone what is
+ * not its file. */
 static void
 test_places_running(void **state)
 {
