@@ -7211,11 +7211,10 @@ kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
                       uint64_t committed)
 {
     uint8_t both[24], digest[32];
-    kaws_bytes view = { both, sizeof both };
 
     memcpy(both, file_id, 16);
     kaws__store_put(both + 16, committed, 8);
-    kaws__crypto_sha256(digest, view);
+    kaws__crypto_sha256(digest, (kaws_bytes){ both, sizeof both });
     memcpy(out, both + 16, 8);
     memcpy(out + 8, digest, 8);
 }
@@ -7239,15 +7238,14 @@ kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
                    const uint8_t file_id[16], uint32_t epoch,
                    uint64_t committed)
 {
-    kaws_bytes digested = { header, KAWS__STORE_DIGESTED };
-
     memset(header, 0, KAWS__STORE_DIGESTED);
     memcpy(header, kaws__store_magic, 8);
     kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
     kaws__store_put(header + 12, epoch, 4);
     memcpy(header + 16, file_id, 16);
     kaws__crypto_init(state);
-    kaws__store_digest(state, digested, header + KAWS__STORE_DIGESTED);
+    kaws__store_digest(state, (kaws_bytes){ header, KAWS__STORE_DIGESTED },
+                       header + KAWS__STORE_DIGESTED);
     kaws__store_committed(header + KAWS__STORE_COMMITTED, file_id, committed);
 }
 
@@ -7526,9 +7524,9 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
  * Uses: sys disk err mem buf text crypto store
- * Gives: file_error file_cannot file_refuse file_sync_dir file_open file_close
+ * Gives: file_error file_result file_refuse file_sync_dir file_open file_close
  *        file_hold file_release file_id file_sum file_leave file_compare
- *        file_look file_change file_changed file_advance file_looks_right
+ *        file_change file_changed file_advance file_looks_right
  *        file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
@@ -7546,6 +7544,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
+#define KAWS__FILE_NOT_PLAIN "is not a plain file"
 
 typedef struct kaws__file {
     const kaws_hooks *hooks;
@@ -7583,23 +7582,32 @@ kaws__file_error(const kaws__file *f, kaws_status status, const char *what,
 }
 
 
-/* `unchanged`: KAWS__FILE_UNCHANGED, or "". */
+/* KAWS_OK if `os` is 0. `then`: what follows from the failure, such as
+ * KAWS__FILE_UNCHANGED, or "". */
 static kaws_status
-kaws__file_cannot(const kaws__file *f, int os, const char *what,
-                  const char *unchanged, kaws_error *err)
+kaws__file_result(const kaws__file *f, int os, const char *what,
+                  const char *then, kaws_error *err)
 {
-    return kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
-                        what, f->shown, unchanged);
+    return os == 0 ? KAWS_OK
+         : kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
+                        what, f->shown, then);
 }
 
 
-/* A change is refused: the file has changed, or could not be looked at. */
+/* A change is refused, because the file differs from the one that we know. If
+ * `differs` is NULL, `os` is why the system would not let us do `what`, and may
+ * mean the same. */
 static kaws_status
 kaws__file_refuse(const kaws__file *f, int os, const char *differs,
                   const char *what, kaws_error *err)
 {
+    if (differs == NULL && os == EEXIST)
+        differs = "a file has appeared in its place";
+    if (differs == NULL && f->exists &&
+        (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO))
+        differs = kaws__sys_error_text(os);
     if (differs == NULL)
-        return kaws__file_cannot(f, os, what, KAWS__FILE_UNCHANGED, err);
+        return kaws__file_result(f, os, what, KAWS__FILE_UNCHANGED, err);
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
                          "see that the right file is there, and only then "
@@ -7617,7 +7625,7 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
     char **const names[] = { &f->path, &f->tmp, &f->lock, &f->aside };
     size_t n = strlen(path) + sizeof KAWS__FILE_TORN, i;
     const char *slash = kaws__disk_last_slash(path);
-    int len = slash == NULL ? 1 : slash == path ? 1 : (int)(slash - path);
+    int len = slash == NULL || slash == path ? 1 : (int)(slash - path);
 
     f->names_len = 6 * n;
     f->names = kaws__mem_new(f->hooks, f->names_len);
@@ -7648,8 +7656,7 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot make the folder %s of "
-                            "the data file", f->dir_shown);
+        return kaws__file_result(f, os, "make the folder of", "", err);
     if (f->made_dir)
         kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if "
                       "the keyring has been in use, is its volume mounted?",
@@ -7661,15 +7668,12 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
-    if (os == 0 || os == ENOENT)
-        os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
-    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0)
+    if ((os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd)) == 0 &&
+        (os = kaws__disk_stat(fd, NULL, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
     kaws__disk_close(fd);
-    if (os != 0 && !f->read_only)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot open the folder %s of "
-                            "the data file", f->dir_shown);
-    return KAWS_OK;
+    return f->read_only ? KAWS_OK
+         : kaws__file_result(f, os, "open the folder of", "", err);
 }
 
 
@@ -7723,20 +7727,18 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
     kaws_status status;
     int os;
 
-    memset(f, 0, sizeof *f);
-    f->hooks = hooks;
-    f->read_only = read_only;
-    f->lock_fd = f->fd = -1;
+    *f = (kaws__file){ .hooks = hooks, .read_only = read_only, .lock_fd = -1,
+                       .fd = -1 };
     if ((status = kaws__file_names(f, path, err)) == KAWS_OK &&
         (status = kaws__file_enter_dir(f, err)) == KAWS_OK) {
         os = kaws__disk_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
                              &f->lock_fd);
         if (os == 0)
             os = kaws__file_join(f, f->lock_fd);
-        if (os != 0 && !read_only)
-            status = kaws__err_os(err, KAWS_FILE, os, "cannot open and lock "
-                                  "%s.lock", f->shown);
-        if (os != 0) {                    /* a reader goes on: see file_reach */
+        if (!read_only) {
+            status = kaws__file_result(f, os, "open and lock the .lock of", "",
+                                       err);
+        } else if (os != 0) {             /* it goes on: see file_reach       */
             kaws__disk_close(f->lock_fd);
             f->lock_fd = -1;
         }
@@ -7752,8 +7754,7 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 static kaws_status
 kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
 {
-    const char *suffix = fd == f->lock_fd ? ".lock" : "";
-    int os;
+    int os, is_file = fd == f->fd;
 
     while ((os = kaws__disk_lock(fd, 1, !f->read_only)) == EAGAIN &&
            *waited < KAWS__FILE_WAIT_MS) {
@@ -7764,11 +7765,10 @@ kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
         return kaws__err_set(err, KAWS_LOCKED, "another process has been "
                              "changing the data file %s for more than %d "
                              "seconds; see who holds %s%s", f->shown,
-                             KAWS__FILE_WAIT_MS / 1000, f->shown, suffix);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot lock %s%s", f->shown,
-                            suffix);
-    return KAWS_OK;
+                             KAWS__FILE_WAIT_MS / 1000, f->shown,
+                             is_file ? "" : ".lock");
+    return kaws__file_result(f, os, is_file ? "lock" : "lock the .lock of", "",
+                             err);
 }
 
 
@@ -7854,12 +7854,14 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
     uint64_t at = 0, end = f->size - sizeof digest;
     kaws__sha256 hash;
     size_t got;
-    int os = 0;
+    int os;
 
     kaws__crypto_init(&hash);
-    for (; os == 0 && at < end; at += got) {
+    for (; at < end; at += got) {
         got = end - at < sizeof block ? (size_t)(end - at) : sizeof block;
         os = kaws__disk_read_at(f->fd, at, block, got, &got);
+        if (os != 0)
+            return os;
         if (got == 0)
             break;
         if (at == 0 && got >= KAWS__STORE_DIGESTED)
@@ -7867,76 +7869,60 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
         kaws__crypto_update(&hash, block, got);
     }
     kaws__crypto_out(&hash, digest);
-    if (os == 0 && !kaws__crypto_equal(digest, f->sum))
+    if (!kaws__crypto_equal(digest, f->sum))
         *differs = "its bytes have changed";
-    return os;
+    return 0;
 }
 
 
 /* Whether the file that we have open is as we know it, and `path` means it. If
- * only its times have changed, as after a chmod, its digest decides. *differs
- * is NULL, or says what has changed. `moved`: by us, so its times do not count,
- * and a second name is one too many. */
-static int
-kaws__file_compare(kaws__file *f, const char *path, int moved,
-                   const char **differs)
+ * only its times have changed, as after a chmod, its digest decides. `moved`:
+ * it was we who moved it, so its times do not count, and it may have no second
+ * name. */
+static kaws_status
+kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 {
     uint8_t tail[32] = { 0 };
+    const char *differs;
     kaws__stat st;
     size_t got;
-    int os = kaws__file_is_at(f, path, &st, differs);
+    int os = kaws__file_is_at(f, path, &st, &differs);
 
-    if (os != 0 || *differs != NULL)
-        return os;
-    if (st.dev != f->stat.dev || st.ino != f->stat.ino)
-        *differs = "another file has taken its place";
-    else if (st.links > 1 && moved)
-        *differs = "it was given another name, a hard link";
-    else if (st.size != f->size + f->torn)
-        *differs = "its size has changed";
-    if (*differs != NULL)
-        return 0;
-    os = kaws__disk_read_at(f->fd, st.size - sizeof tail, tail, sizeof tail,
-                            &got);
-    if (os == 0 && !kaws__crypto_equal(tail, f->tail))
-        *differs = "its checksum has changed";
-    if (os != 0 || *differs != NULL || moved)
-        return os;
-    if (st.mtime_ns != f->stat.mtime_ns || st.ctime_ns != f->stat.ctime_ns)
-        os = kaws__file_adds_up(f, differs);
-    if (os == 0 && *differs == NULL)
+    if (os == 0 && differs == NULL) {
+        if (st.dev != f->stat.dev || st.ino != f->stat.ino)
+            differs = "another file has taken its place";
+        else if (st.links > 1 && moved)
+            differs = "it was given another name, a hard link";
+        else if (st.size != f->size + f->torn)
+            differs = "its size has changed";
+        else if ((os = kaws__disk_read_at(f->fd, st.size - sizeof tail, tail,
+                                          sizeof tail, &got)) == 0 &&
+                 !kaws__crypto_equal(tail, f->tail))
+            differs = "its checksum has changed";
+        else if (os == 0 && !moved && (st.mtime_ns != f->stat.mtime_ns ||
+                                       st.ctime_ns != f->stat.ctime_ns))
+            os = kaws__file_adds_up(f, &differs);
+    }
+    if (os != 0 || differs != NULL)
+        return kaws__file_refuse(f, os, differs, "look at", err);
+    if (!moved)
         f->stat = st;
-    return os;
-}
-
-
-/* The same for f->path. Opens the file if it is not kept open. */
-static int
-kaws__file_look(kaws__file *f, const char **differs)
-{
-    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
-
-    *differs = NULL;
-    if (os == 0)
-        os = kaws__file_compare(f, f->path, 0, differs);
-    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
-        *differs = kaws__sys_error_text(os);
-    return os;
+    return KAWS_OK;
 }
 
 
 /* Begins a change of the file in its place: the path must mean the file that we
- * know. */
+ * know. Opens the file if it is not kept open. */
 static kaws_status
 kaws__file_change(kaws__file *f, kaws_error *err)
 {
-    const char *differs;
-    int os = kaws__file_look(f, &differs);
+    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
+    kaws_status status = os == 0 ? kaws__file_compare(f, f->path, 0, err)
+                       : kaws__file_refuse(f, os, NULL, "look at", err);
 
-    if (os == 0 && differs == NULL)
-        return KAWS_OK;
-    kaws__file_leave(f);
-    return kaws__file_refuse(f, os, differs, "look at", err);
+    if (status != KAWS_OK)
+        kaws__file_leave(f);
+    return status;
 }
 
 
@@ -7945,12 +7931,11 @@ kaws__file_change(kaws__file *f, kaws_error *err)
 static void
 kaws__file_changed(kaws__file *f)
 {
-    kaws__stat st;
+    kaws__stat was = f->stat;
 
-    if (kaws__disk_stat(f->fd, NULL, &st) == 0) {
-        f->stat = st;
-    } else {
-        f->stat.mtime_ns = f->stat.ctime_ns = 0;
+    if (kaws__disk_stat(f->fd, NULL, &f->stat) != 0) {
+        f->stat = was;
+        f->stat.mtime_ns = 0;
         f->stat.size = f->size;
     }
     kaws__file_leave(f);
@@ -7978,7 +7963,7 @@ kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
                        kaws_error *err)
 {
     if (!st->regular)
-        return kaws__file_error(f, KAWS_FILE, "is not a plain file", err);
+        return kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     if (!st->mine)
         return kaws__file_error(f, KAWS_FILE, "belongs to another user than "
                                 "the one this process runs as; make that one "
@@ -8000,8 +7985,9 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
     int waited = 0, os;
     kaws_status status = kaws__file_wait(f, f->fd, &waited, err);
 
-    if (status == KAWS_OK && (os = kaws__file_join(f, f->fd)) != 0)
-        status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
+    if (status == KAWS_OK)
+        status = kaws__file_result(f, kaws__file_join(f, f->fd), "lock", "",
+                                   err);
     if (status == KAWS_FILE && f->read_only) {
         kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
         kaws__err_clear(err);
@@ -8016,9 +8002,7 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
         return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
                              "while it was being opened: %s; try again",
                              f->shown, differs);
-    if (os != 0)
-        return kaws__file_cannot(f, os, "look at", "", err);
-    return KAWS_OK;
+    return kaws__file_result(f, os, "look at", "", err);
 }
 
 
@@ -8065,17 +8049,15 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
     kaws__stat st = { 0 };
     uint8_t *at;
-    size_t got = 0;
+    size_t got;
     int os = kaws__disk_stat(f->fd, NULL, &st);
-    kaws_status status = os == 0 ? kaws__file_looks_right(f, &st, err)
-                                 : kaws__file_cannot(f, os, "read", "", err);
+    kaws_status status = kaws__file_result(f, os, "read", "", err);
 
-    if (status == KAWS_OK)
-        status = kaws__file_reach(f, err);
-    if (status != KAWS_OK)
+    if (status != KAWS_OK ||
+        (status = kaws__file_looks_right(f, &st, err)) != KAWS_OK ||
+        (status = kaws__file_reach(f, err)) != KAWS_OK)
         return status;
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
-    out->len = 0;
     if (at == NULL)
         return kaws__err_memory(err, "reading the data file");
     kaws__sys_advise_large(at, (size_t)st.size);
@@ -8084,7 +8066,7 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os == 0)
         os = kaws__disk_stat(f->fd, NULL, &f->stat);
     if (os != 0)
-        return kaws__file_cannot(f, os, "read", "", err);
+        return kaws__file_result(f, os, "read", "", err);
     f->exists = 1;
     if (f->stat.size != got || f->stat.mtime_ns != st.mtime_ns ||
         f->stat.ctime_ns != st.ctime_ns)
@@ -8102,7 +8084,6 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
 static kaws_status
 kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
-    kaws__stat folder = { 0 };            /* that is, no regular file         */
     kaws_status status = KAWS_OK;
     int os;
 
@@ -8112,9 +8093,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os == 0)
         status = kaws__file_read_all(f, out, err);
     else if (os == EISDIR)
-        status = kaws__file_looks_right(f, &folder, err);
+        status = kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     else if (os != ENOENT)
-        status = kaws__file_cannot(f, os, "open", "", err);
+        status = kaws__file_result(f, os, "open", "", err);
     kaws__file_leave(f);
     return status;
 }
@@ -8123,7 +8104,7 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 /* ==========================================================================
  * ROOM  save     bytes to disk: durably, and whole
  * ==========================================================================
- * Uses: sys disk err buf text crypto store file
+ * Uses: disk err text crypto store file
  * Gives: save_accept save_mend save_append save_begin save_put save_commit
  *        save_create save_finish
  *
@@ -8188,95 +8169,69 @@ kaws__save_write_length(kaws__file *f, kaws_error *err)
 {
     uint8_t length[16];
     size_t done;
-    int os, tries;
+    int os, tries = 0;
 
     kaws__store_committed(length, f->file_id, f->size);
-    for (tries = 0; tries < 2; tries++) {
+    do {
         os = kaws__disk_write_at(f->fd, KAWS__STORE_COMMITTED, length,
                                  sizeof length, &done);
-        if (os == 0)
-            return KAWS_OK;
-        if (tries == 0 && done == 0)
-            return kaws__file_cannot(f, os, "write to", KAWS__FILE_UNCHANGED,
-                                     err);
-    }
-    return kaws__save_uncertain(f, os, "a write failed in the middle, and "
-                                "again when it was repeated", err);
+    } while (os != 0 && tries++ == 0 && done > 0);
+    if (os != 0 && tries == 2)
+        return kaws__save_uncertain(f, os, "a write failed in the middle, and "
+                                    "again when it was repeated", err);
+    return kaws__file_result(f, os, "write to", KAWS__FILE_UNCHANGED, err);
 }
 
 
-/* Makes the file say, durably, that all of its bytes count. */
+/* Makes the file say, durably, that all of its bytes count. Within a change. */
 static kaws_status
 kaws__save_commit_length(kaws__file *f, kaws_error *err)
 {
-    int os;
-    kaws_status status = kaws__file_change(f, err);
+    kaws_status status = kaws__save_write_length(f, err);
 
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__save_write_length(f, err);
-    os = status == KAWS_OK ? kaws__disk_sync(f->fd) : 0;
-    kaws__file_changed(f);
-    return os == 0 ? status : kaws__file_cannot(f, os, "sync", "", err);
-}
-
-
-/* Takes a failed append back. If that fails as well, nobody can say what the
- * disk holds. */
-static kaws_status
-kaws__save_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
-{
-    int failed = kaws__disk_truncate(f->fd, f->size);
-
-    *landed = *landed && failed != 0;
-    if (failed == 0)
-        failed = kaws__disk_sync(f->fd);
-    if (failed == 0)
-        return kaws__file_cannot(f, os, "add to", KAWS__FILE_UNCHANGED, err);
-    return kaws__save_uncertain(f, os, "an addition failed, and could not be "
-                                "taken back", err);
+    if (status == KAWS_OK)
+        status = kaws__file_result(f, kaws__disk_sync(f->fd), "sync", "", err);
+    return status;
 }
 
 
 /* Adds an entry at the end: one write and one sync of its bytes alone, after
- * the file was told which length is durable already. */
+ * the file was told which length is durable already. What fails is taken back.
+ * If that fails as well, nobody can say what the disk holds. */
 static kaws_status
 kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
 {
+    uint8_t bytes[KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST];
+    uint8_t *digest = bytes + record.len;
+    size_t len = record.len + KAWS__STORE_DIGEST, done;
     kaws__sha256 state = f->state;
-    kaws__buf bytes;
-    uint8_t *digest;
-    size_t done;
-    kaws_status status;
-    int os;
+    int os, failed;
+    kaws_status status = kaws__file_change(f, err);
 
     *landed = 0;
-    kaws__buf_init(&bytes, f->hooks);
-    kaws__buf_put(&bytes, record.at, record.len);
-    digest = kaws__buf_grow(&bytes, KAWS__STORE_DIGEST);
-    if (digest == NULL) {
-        kaws__buf_free(&bytes);
-        return kaws__err_memory(err, "adding a key");
-    }
+    if (status != KAWS_OK)
+        return status;
+    memcpy(bytes, record.at, record.len);
     kaws__store_digest(&state, record, digest);
-    status = kaws__file_change(f, err);
-    if (status == KAWS_OK) {
-        status = kaws__save_write_length(f, err);
-        if (status == KAWS_OK) {
-            os = kaws__disk_write_at(f->fd, f->size, bytes.at, bytes.len,
-                                     &done);
-            *landed = os == 0;
-            if (os == 0)
-                os = kaws__disk_sync(f->fd);
-            if (os != 0)
-                status = kaws__save_take_back(f, os, landed, err);
+    if ((status = kaws__save_write_length(f, err)) == KAWS_OK) {
+        os = kaws__disk_write_at(f->fd, f->size, bytes, len, &done);
+        *landed = os == 0;
+        if (os != 0 || (os = kaws__disk_sync(f->fd)) != 0) {
+            failed = kaws__disk_truncate(f->fd, f->size);
+            *landed = *landed && failed != 0;
+            if (failed == 0)
+                failed = kaws__disk_sync(f->fd);
+            status = failed == 0
+                   ? kaws__file_result(f, os, "add to", KAWS__FILE_UNCHANGED,
+                                       err)
+                   : kaws__save_uncertain(f, os, "an addition failed, and "
+                                          "could not be taken back", err);
         }
-        if (*landed)
-            kaws__file_advance(f, f->size + bytes.len, digest, &state);
-        kaws__file_changed(f);
     }
-    kaws__buf_free(&bytes);
+    if (*landed)
+        kaws__file_advance(f, f->size + len, digest, &state);
+    kaws__file_changed(f);
     return status;
 }
 
@@ -8286,23 +8241,22 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
 static int
 kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 {
-    size_t n = strlen(f->path), room = sizeof KAWS__FILE_TORN, done;
-    char date[17], number[4] = "";
-    int fd, os = EEXIST;
+    size_t n = strlen(f->path), done;
+    char date[17];
+    int fd = -1, os = EEXIST;
     unsigned i;
 
     kaws__text_amz_date(date, f->hooks->now_ms(f->hooks->ctx) / 1000);
-    for (i = 1; i < 100 && os == EEXIST; i++) {
-        (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
+    for (i = 0; i < 99 && os == EEXIST; i++) {
+        (void)snprintf(f->aside + n, sizeof KAWS__FILE_TORN,
+                       i == 0 ? ".torn-%s" : ".torn-%s-%u", date, i);
         os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
-        (void)snprintf(number, sizeof number, "-%u", i % 100);
     }
-    if (os != 0)
-        return os;
-    if ((os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done)) == 0 &&
+    if (os == 0 &&
+        (os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done)) == 0 &&
         (os = kaws__disk_sync(fd)) == 0)
         os = kaws__file_sync_dir(f->dir);
-    if (os != 0)
+    if (fd >= 0 && os != 0)
         (void)kaws__disk_remove(f->aside);
     kaws__disk_close(fd);
     return os;
@@ -8317,16 +8271,13 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
     kaws_bytes torn = { all.at + f->size, (size_t)f->torn };
     kaws_status status = kaws__file_change(f, err);
-    int os = 0;
+    int os;
 
     if (status != KAWS_OK)
         return status;
-    if (!f->copied)
-        os = kaws__save_copy_torn(f, torn);
+    os = f->copied ? 0 : kaws__save_copy_torn(f, torn);
     f->copied = os == 0;
-    if (os == 0)
-        os = kaws__disk_truncate(f->fd, f->size);
-    if (os == 0) {
+    if (os == 0 && (os = kaws__disk_truncate(f->fd, f->size)) == 0) {
         kaws__file_advance(f, f->size, f->sum, &f->state);
         os = kaws__disk_sync(f->fd);
     }
@@ -8337,14 +8288,11 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
                       "acknowledged; they were moved to %s%s",
                       (unsigned long)torn.len, f->shown, f->shown,
                       f->aside + strlen(f->path));
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
-                            "the data file %s aside as %s.torn-...; until then "
-                            "nothing is changed", f->shown, f->shown);
-    if (f->stat.size != f->size)
+    if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
                                 "was cut off", err);
-    return KAWS_OK;
+    return kaws__file_result(f, os, "set the torn end of", " aside; until then "
+                             "nothing is changed", err);
 }
 
 
@@ -8357,15 +8305,12 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 static kaws_status
 kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
-    kaws_status status;
     size_t done;
     int os = kaws__file_sync_dir(f->dir), unwritten = 0;
+    kaws_status status = kaws__file_result(f, os, "sync the folder of", "",
+                                           err);
 
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
-                            f->dir_shown);
-    status = kaws__file_change(f, err);
-    if (status != KAWS_OK)
+    if (status != KAWS_OK || (status = kaws__file_change(f, err)) != KAWS_OK)
         return status;
     if (f->committed < f->size)
         unwritten = kaws__disk_write_at(f->fd, f->committed,
@@ -8373,15 +8318,12 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
                                         (size_t)(f->size - f->committed),
                                         &done);
     os = kaws__disk_sync(f->fd);
-    kaws__file_changed(f);
     f->synced = os == 0;
-    os = os != 0 ? os : unwritten;
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot make durable what is "
-                            "in the data file %s; until then nothing is "
-                            "changed", f->shown);
-    if (f->committed != f->size)
+    status = kaws__file_result(f, os != 0 ? os : unwritten, "make durable what "
+                               "is in", "; until then nothing is changed", err);
+    if (status == KAWS_OK && f->committed != f->size)
         status = kaws__save_commit_length(f, err);
+    kaws__file_changed(f);
     f->unsettled = status != KAWS_OK;
     return status;
 }
@@ -8393,13 +8335,11 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 static kaws_status
 kaws__save_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
-    kaws_status status = KAWS_OK;
+    kaws_status status = f->unsettled ? kaws__save_settle(f, all, err)
+                                      : KAWS_OK;
 
-    if (f->unsettled)
-        status = kaws__save_settle(f, all, err);
-    if (status == KAWS_OK && f->torn > 0)
-        status = kaws__save_set_aside(f, all, err);
-    return status;
+    return status == KAWS_OK && f->torn > 0 ? kaws__save_set_aside(f, all, err)
+                                            : status;
 }
 
 
@@ -8438,14 +8378,6 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
 /* ---- replacing it ------------------------------------------------------ */
 
 static void
-kaws__save_abandon(kaws__file *f, int fd)
-{
-    kaws__disk_close(fd);
-    (void)kaws__disk_remove(f->tmp);
-}
-
-
-static void
 kaws__save_flush(kaws__writer *w)
 {
     size_t done;
@@ -8471,7 +8403,7 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
     if (f->exists && (status = kaws__file_change(f, err)) == KAWS_OK)
         kaws__file_mend_links(f);
     kaws__file_leave(f);
-    if (status == KAWS_OK && f->exists && f->stat.links > 1)
+    if (status == KAWS_OK && f->stat.links > 1)
         status = kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
                                "(hard links), and to replace one would make "
                                "two keyrings of it; nothing was changed; "
@@ -8479,17 +8411,16 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
                                (unsigned long)f->stat.links);
     if (status != KAWS_OK)
         return status;
+    w->fd = -1;
     if ((os = kaws__disk_remove(f->tmp)) == 0 &&
-        (os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd)) == 0) {
+        (os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd)) == 0)
         os = kaws__disk_stat(w->fd, NULL, &st);
-        if (os == 0)
-            status = kaws__file_looks_right(f, &st, err);
-        if (os != 0 || status != KAWS_OK)
-            kaws__save_abandon(f, w->fd);
+    status = os == 0 ? kaws__file_looks_right(f, &st, err)
+           : kaws__file_result(f, os, "create the .tmp of", "", err);
+    if (status != KAWS_OK && w->fd >= 0) {
+        kaws__disk_close(w->fd);
+        (void)kaws__disk_remove(f->tmp);
     }
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp",
-                            f->shown);
     kaws__store_header(w->block, &w->state, f->file_id, f->epoch, 0);
     memcpy(w->sum, w->block + KAWS__STORE_DIGESTED, sizeof w->sum);
     w->used = KAWS__STORE_HEADER;
@@ -8534,34 +8465,36 @@ kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 
 /* Without an exchange or a link: the path is looked at, and the rename follows.
  */
-static int
-kaws__save_rename_blindly(kaws__file *f, const char **differs)
+static kaws_status
+kaws__save_rename_blindly(kaws__file *f, kaws_error *err)
 {
     kaws__stat st;
+    kaws_status status = KAWS_OK;
     int os = 0;
 
     if (f->exists)
-        os = kaws__file_look(f, differs);
+        status = kaws__file_change(f, err);
     else if (kaws__disk_stat(-1, f->path, &st) == 0)
         os = EEXIST;
     kaws__file_leave(f);
-    return os != 0 || *differs != NULL
-         ? os : kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
+    if (status == KAWS_OK && os == 0)
+        os = kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
+    return os == 0 ? status : kaws__file_refuse(f, os, NULL, "replace", err);
 }
 
 
-/* What came out in the exchange is not ours, or could not be looked at: it goes
- * back, durably, because a power cut would else take it away again. */
+/* What came out in the exchange is not ours, or could not be looked at, as
+ * `status` says: it goes back, durably, because a power cut would else take it
+ * away again. */
 static kaws_status
-kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
+kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
+                    kaws_error *err)
 {
     int os = kaws__disk_rename(f->tmp, f->path, KAWS__EXCHANGE);
 
     *landed = os != 0;
-    if (os == 0)
-        os = kaws__disk_sync_dir(dir);
-    if (os == 0)
-        return KAWS_OK;
+    if (os == 0 && (os = kaws__disk_sync_dir(dir)) == 0)
+        return status;
     return kaws__save_uncertain(f, os, *landed
                                 ? "another took its place, and could not be "
                                   "put back: it is .tmp now, save it"
@@ -8574,28 +8507,19 @@ kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 static kaws_status
 kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
-    const char *differs = NULL;
+    int os = kaws__disk_rename(f->tmp, f->path, f->exists ? KAWS__EXCHANGE
+                                                          : KAWS__RENAME_NEW);
     kaws_status status = KAWS_OK;
-    int os = f->exists ? kaws__disk_rename(f->tmp, f->path, KAWS__EXCHANGE)
-                       : kaws__disk_rename(f->tmp, f->path, KAWS__RENAME_NEW);
 
-    if (os == ENOSYS) {
-        os = kaws__save_rename_blindly(f, &differs);
-        *landed = os == 0 && differs == NULL;
-    } else if (os == 0) {
-        if (f->exists)
-            os = kaws__file_compare(f, f->tmp, 1, &differs);
-        *landed = os == 0 && differs == NULL;
-        if (!*landed)
-            status = kaws__save_put_back(f, dir, landed, err);
-    }
-    if (*landed || status != KAWS_OK)
-        return status;
-    if (os == EEXIST)
-        differs = "a file has appeared in its place";
-    else if (os == ENOENT && f->exists)
-        differs = kaws__sys_error_text(os);
-    return kaws__file_refuse(f, os, differs, "replace", err);
+    if (os == ENOSYS)
+        status = kaws__save_rename_blindly(f, err);
+    else if (os != 0)
+        status = kaws__file_refuse(f, os, NULL, "replace", err);
+    else if (f->exists)
+        status = kaws__file_compare(f, f->tmp, 1, err);
+    *landed = status == KAWS_OK;
+    return os != 0 || *landed
+         ? status : kaws__save_put_back(f, dir, status, landed, err);
 }
 
 
@@ -8611,14 +8535,12 @@ kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
     *landed = 0;
     if (os == 0)
         os = kaws__disk_open(f->dir, KAWS__FOLDER, &dir);
-    status = os != 0 ? kaws__file_refuse(f, os, NULL, "replace", err)
-                     : kaws__save_rename(f, dir, landed, err);
-    if (status == KAWS_OK)
+    status = os == 0 ? kaws__save_rename(f, dir, landed, err)
+           : kaws__file_result(f, os, "replace", KAWS__FILE_UNCHANGED, err);
+    if (status == KAWS_OK || !*landed)
         (void)kaws__disk_remove(f->tmp);
-    if (!*landed) {
-        kaws__save_abandon(f, w->fd);
-    } else {
-        kaws__disk_close(f->fd);
+    kaws__disk_close(*landed ? f->fd : w->fd);
+    if (*landed) {
         f->fd = w->fd;
         f->stat = st;
         f->exists = 1;
@@ -8651,12 +8573,10 @@ kaws__save_create(kaws__file *f, kaws_error *err)
                              "bytes for the data file's id");
     os = kaws__file_sync_dir(f->above);
     if (os != 0 && (os != EACCES || f->made_dir))
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
-                            "%s", f->dir_shown);
-    status = kaws__save_begin(f, &w, err);
-    if (status == KAWS_OK)
-        status = kaws__save_commit(f, &w, &landed, err);
-    if (status == KAWS_OK)
+        return kaws__file_result(f, os, "sync the folder above that of", "",
+                                 err);
+    if ((status = kaws__save_begin(f, &w, err)) == KAWS_OK &&
+        (status = kaws__save_commit(f, &w, &landed, err)) == KAWS_OK)
         kaws__err_log(f->hooks, 1, "there was no data file %s, so a new, "
                       "empty keyring was made; if one has been in use, is its "
                       "volume mounted?", f->shown);
@@ -8669,13 +8589,17 @@ kaws__save_create(kaws__file *f, kaws_error *err)
 static void
 kaws__save_finish(kaws__file *f)
 {
-    kaws_error err;
+    kaws_error err = { 0 };
+    kaws_status status;
 
-    kaws__err_clear(&err);
     if (f->read_only || f->unsettled ||
         kaws__file_hold(f, 0, &err) != KAWS_OK)
         return;
-    if (kaws__save_commit_length(f, &err) != KAWS_OK)
+    if ((status = kaws__file_change(f, &err)) == KAWS_OK) {
+        status = kaws__save_commit_length(f, &err);
+        kaws__file_changed(f);
+    }
+    if (status != KAWS_OK)
         kaws__err_log(f->hooks, 1, "closing the keyring: %s", err.text);
     kaws__file_release(f);
 }
@@ -8709,12 +8633,14 @@ typedef struct kaws__slot {
     kaws__entry *entry;           /* NULL: free                               */
 } kaws__slot;
 
+enum { KAWS__TABLE_PLACE = sizeof(kaws__slot) + sizeof(kaws__row) };
+
 typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
-    kaws__row   *rows;
-    size_t       count, max;
+    kaws__row   *rows;            /* behind the slots, in the same block      */
+    size_t       count;
     kaws__slot  *slots;
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;
@@ -8726,10 +8652,8 @@ static void
 kaws__table_open(kaws__table *t, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
-    memset(t, 0, sizeof *t);
-    t->hooks = hooks;
-    memcpy(t->seed, seed, sizeof t->seed);
-    t->next_serial = 1;
+    *t = (kaws__table){ .hooks = hooks, .seed = { seed[0], seed[1] },
+                        .next_serial = 1 };
 }
 
 
@@ -8794,8 +8718,7 @@ kaws__table_close(kaws__table *t)
     while (t->count > 0)
         kaws__table_drop(t, t->rows[--t->count].entry);
     kaws__buf_free(&t->image);
-    kaws__mem_free(t->hooks, t->rows, t->max * sizeof *t->rows);
-    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *t->slots);
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * KAWS__TABLE_PLACE);
     memset(t, 0, sizeof *t);
 }
 
@@ -8816,51 +8739,40 @@ kaws__table_adopt(kaws__table *t, kaws__buf *image)
     ((word) << (bits) | (word) >> (64 - (bits)))
 
 
-static void
-kaws__table_round(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = KAWS__TABLE_ROTATE(v[1], 13) ^ v[0];
-    v[3] = KAWS__TABLE_ROTATE(v[3], 16) ^ v[2];
-    v[0] = KAWS__TABLE_ROTATE(v[0], 32) + v[3];
-    v[2] += v[1];
-    v[3] = KAWS__TABLE_ROTATE(v[3], 21) ^ v[0];
-    v[1] = KAWS__TABLE_ROTATE(v[1], 17) ^ v[2];
-    v[2] = KAWS__TABLE_ROTATE(v[2], 32);
-}
-
-
 /* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
- * names that share a slot. The length of each text goes in before it, so that
- * key id and user id cannot trade bytes. */
+ * names that share a slot. The lengths of both texts, 255 at most, go in first,
+ * so that key id and user id cannot trade bytes. */
 static uint32_t
 kaws__table_hash(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
 {
-    uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
-                      0x6c7967656e657261u, 0x7465646279746573u };
-    const kaws_bytes texts[2] = { key_id, user_id };
-    size_t i, at;
+    uint64_t a = t->seed[0] ^ 0x736f6d6570736575u;
+    uint64_t b = t->seed[1] ^ 0x646f72616e646f6du;
+    uint64_t c = t->seed[0] ^ 0x6c7967656e657261u;
+    uint64_t d = t->seed[1] ^ 0x7465646279746573u;
+    uint64_t words[1 + 2 * 256 / 8], word;
+    size_t last = (key_id.len + user_id.len + 7) / 8, i;
+    uint8_t *texts = (uint8_t *)(words + 1);
 
-    for (i = 0; i < 4; i++)
-        v[i] ^= t->seed[i & 1];
-    for (i = 0; i < 2; i++) {
-        uint64_t word = texts[i].len;
-        for (at = 0; ; at += 8) {
-            v[3] ^= word;
-            kaws__table_round(v);
-            v[0] ^= word;
-            if (at >= texts[i].len)
-                break;
-            word = 0;
-            memcpy(&word, texts[i].at + at,
-                   texts[i].len - at < 8 ? texts[i].len - at : 8);
-        }
+    words[last] = 0;                      /* its end is not written below     */
+    words[0] = key_id.len << 16 | user_id.len;
+    memcpy(texts, key_id.at, key_id.len);
+    memcpy(texts + key_id.len, user_id.at, user_id.len);
+    for (i = 0; i <= last + 3; i++) {
+        word = i <= last ? words[i] : 0;
+        c ^= i == last + 1 ? 0xff : 0;
+        d ^= word;
+        a += b;
+        c += d;
+        b = KAWS__TABLE_ROTATE(b, 13) ^ a;
+        d = KAWS__TABLE_ROTATE(d, 16) ^ c;
+        a = KAWS__TABLE_ROTATE(a, 32) + d;
+        c += b;
+        d = KAWS__TABLE_ROTATE(d, 21) ^ a;
+        b = KAWS__TABLE_ROTATE(b, 17) ^ c;
+        c = KAWS__TABLE_ROTATE(c, 32);
+        a ^= word;
     }
-    v[2] ^= 0xff;
-    for (i = 0; i < 3; i++)
-        kaws__table_round(v);
-    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+    return (uint32_t)(a ^ b ^ c ^ d);
 }
 
 
@@ -8914,38 +8826,34 @@ kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
 static int
 kaws__table_reserve(kaws__table *t, size_t more)
 {
-    size_t slot_count = t->slot_count < 32 ? 32 : t->slot_count, max, i, at;
+    size_t slot_count = t->slot_count < 32 ? 32 : t->slot_count, mask, i, at;
     kaws__slot *slots;
     kaws__row *rows;
 
-    if (more > SIZE_MAX / sizeof *slots / 8 - t->count)
+    if (more > SIZE_MAX / KAWS__TABLE_PLACE / 4 - t->count)
         return 0;
     while (t->count + more > slot_count / 8 * 7)
         slot_count *= 2;
     if (slot_count == t->slot_count)
         return 1;
-    max = slot_count / 8 * 7;
-    slots = kaws__mem_new(t->hooks, slot_count * sizeof *slots);
-    rows = slots == NULL
-         ? NULL : kaws__mem_resize(t->hooks, t->rows, t->max * sizeof *rows,
-                                   max * sizeof *rows);
-    if (rows == NULL) {
-        kaws__mem_free(t->hooks, slots, slot_count * sizeof *slots);
+    slots = kaws__mem_new(t->hooks, slot_count * KAWS__TABLE_PLACE);
+    if (slots == NULL)
         return 0;
-    }
+    mask = slot_count - 1;
     for (i = 0; i < t->slot_count; i++) {
         if (t->slots[i].entry == NULL)
             continue;
-        at = t->slots[i].hash & (slot_count - 1);
-        while (slots[at].entry != NULL)
-            at = (at + 1) & (slot_count - 1);
+        for (at = t->slots[i].hash & mask; slots[at].entry != NULL;)
+            at = (at + 1) & mask;
         slots[at] = t->slots[i];
     }
-    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *slots);
+    rows = (void *)(slots + slot_count);
+    for (i = 0; i < t->count; i++)
+        rows[i] = t->rows[i];
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * KAWS__TABLE_PLACE);
     t->slots = slots;
     t->slot_count = slot_count;
     t->rows = rows;
-    t->max = max;
     return 1;
 }
 
@@ -8960,10 +8868,8 @@ kaws__table_add(kaws__table *t, kaws__entry *e)
 
     if (slot->entry != NULL)
         return 0;
-    slot->hash = hash;
-    slot->entry = e;
-    t->rows[t->count].serial = t->next_serial++;
-    t->rows[t->count++].entry = e;
+    *slot = (kaws__slot){ hash, e };
+    t->rows[t->count++] = (kaws__row){ t->next_serial++, e };
     t->image_entries += (size_t)kaws__table_in_image(t, e);
     return 1;
 }
