@@ -1,7 +1,4 @@
 /* test_text.c - room text: every conversion against another way to do it
- *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_text \
- *        tests/unit/test_text.c -l:libbearssl.a -lcurl -lcmocka
  */
 
 #define FUZZ_HEADER_LINES                 /* the built-in sender, too        */
