@@ -193,14 +193,31 @@
  * after it waited 2 seconds for another process, or 10 seconds in which no
  * other thread of the ring made progress.
  *
- * The locks belong to the open file (F_OFD_SETLK). Systems without F_OFD_SETLK
- * use flock() instead. flock() cannot tell who else has the file open, so the
- * second process gets no warning; it does not exclude processes that use
- * F_OFD_SETLK; and on a network file system it may exclude only processes on
- * one machine. Windows locks <data_file>.lock only, so a process that uses
- * another name for the file is not excluded. No lock excludes a process that
- * reaches the file without its file system's help: FUSE can do that, and so can
- * NFS mounted with nolock.
+ * Inside a process, a thread that holds one of these locks takes only locks
+ * that stand below it. (A build with KEYRING_AWS_CHECK_LOCKS aborts where that
+ * is broken; the thread tests use it.)
+ *
+ *     SETTINGS   ring      one change of the KMS key or region at a time
+ *     REWRAP     rewrap    whether a re-wrap is running, and its progress
+ *     TURN       vault     one change of the data file at a time; a thread
+ *                          holds it while it waits for other processes
+ *     VAULT      vault     the table and the file: no thread that holds it
+ *                          waits for AWS or for another process
+ *     TRUST      trust     the current KMS key, and the trusted accounts
+ *     CALLS      calls     the clock's offset, and the counters
+ *     CREDS      creds     the credentials, and their generation
+ *     HTTP       http      the request ids that have been seen
+ *     SENDER     curl      the built-in sender's connections
+ *     WAITERS    thread    inside TURN: the threads that wait for it
+ *
+ * The locks on files belong to the open file (F_OFD_SETLK). Systems without
+ * F_OFD_SETLK use flock() instead. flock() cannot tell who else has the file
+ * open, so the second process gets no warning; it does not exclude processes
+ * that use F_OFD_SETLK; and on a network file system it may exclude only
+ * processes on one machine. Windows locks <data_file>.lock only, so a process
+ * that uses another name for the file is not excluded. No lock excludes a
+ * process that reaches the file without its file system's help: FUSE can do
+ * that, and so can NFS mounted with nolock.
  *
  *
  * 7  THE DATA FILE
@@ -816,7 +833,14 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  *  In the order in which C needs it: a room calls only the rooms above it, so
  *  no function is declared ahead of its definition. Part II stood in the order
- *  in which a user needs it, so the story starts again here.
+ *  in which a user needs it, so the story starts again here:
+ *
+ *      the system      lobby  sys  thread  disk
+ *      basics          err  mem  buf  text  json  crypto
+ *      a request       sigv4  url  curl  http  sources  creds
+ *      AWS KMS         arn  trust  fault  calls  kms
+ *      the data file   store  file  save  table
+ *      the keyring     bind  vault  rewrap  ring
  *
  * ##########################################################################
  */
@@ -1352,8 +1376,7 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(REWRAP)   /* rewrap: whether one is running, and how far it is        */\
     X(TURN)     /* vault: one change of the data file at a time             */\
     X(VAULT)    /* vault: the table, the file and what belongs to them      */\
-    X(KMS)      /* kms: its current settings                                */\
-    X(TRUST)    /* trust: the account and the KMS keys that are obeyed      */\
+    X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
     X(CALLS)    /* calls: the clock's offset and the counters               */\
     X(CREDS)    /* creds: the credentials and their generation              */\
     X(HTTP)     /* http: the request ids that have come                     */\
@@ -5259,8 +5282,7 @@ kaws__arn_partition(const char *region)
 static int
 kaws__arn_region_ok(kaws_bytes region)
 {
-    char text[KAWS__ARN_REGION_MAX + 1];
-    const char *at = text;
+    char text[KAWS__ARN_REGION_MAX + 1], *at = text;
     size_t n, words = 0;
 
     if (!kaws__buf_copy_text(text, sizeof text, region))
@@ -5278,23 +5300,20 @@ kaws__arn_region_ok(kaws_bytes region)
 static int
 kaws__arn_word_ok(kaws_bytes word)
 {
-    size_t i;
+    size_t i = 0;
 
-    for (i = 0; i < word.len; i++) {
-        int c = word.at[i];
-        if (!kaws__text_folded(c) && c != '-' && c != '_' && c != '/')
-            return 0;
-    }
-    return word.len > 0;
+    while (i < word.len && (kaws__text_folded(word.at[i]) ||
+                            word.at[i] == '-' || word.at[i] == '/' ||
+                            word.at[i] == '_'))
+        i++;
+    return i > 0 && i == word.len;
 }
 
 
 static int
 kaws__arn_begins(kaws_bytes text, const char *with)
 {
-    size_t n = strlen(with);
-
-    return text.len > n && memcmp(text.at, with, n) == 0;
+    return text.len > strlen(with) && memcmp(text.at, with, strlen(with)) == 0;
 }
 
 
@@ -5302,8 +5321,10 @@ kaws__arn_begins(kaws_bytes text, const char *with)
 static int
 kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 {
-    char region[KAWS__ARN_REGION_MAX + 1];
-    kaws_bytes part[5], rest = text;      /* arn partition kms region account */
+    char region[KAWS__ARN_REGION_MAX + 1], account[13];
+    kaws_bytes arn, kms, rest = text;
+    kaws_bytes *const parts[] = { &arn, &out->partition, &kms, &out->region,
+                                  &out->account };
     size_t i;
 
     for (i = 0; i < 5; i++) {
@@ -5311,21 +5332,17 @@ kaws__arn_parse(kaws_bytes text, kaws__arn *out)
                                             : NULL;
         if (colon == NULL)
             return 0;
-        part[i].at = rest.at;
-        part[i].len = (size_t)(colon - rest.at);
-        rest.len -= part[i].len + 1;
+        parts[i]->at = rest.at;
+        parts[i]->len = (size_t)(colon - rest.at);
+        rest.len -= parts[i]->len + 1;
         rest.at = colon + 1;
     }
-    for (i = 0; i < part[4].len; i++)
-        if (part[4].at[i] < '0' || part[4].at[i] > '9')
-            return 0;
-    out->partition = part[1];
-    out->region = part[3];
-    out->account = part[4];
     out->resource = rest;
-    return text.len <= KAWS__ARN_MAX && out->account.len == 12 &&
-           kaws__buf_same(part[0], kaws__buf_of("arn")) &&
-           kaws__buf_same(part[2], kaws__buf_of("kms")) &&
+    return text.len <= KAWS__ARN_MAX &&
+           kaws__buf_copy_text(account, sizeof account, out->account) &&
+           strspn(account, "0123456789") == 12 &&
+           kaws__buf_same(arn, kaws__buf_of("arn")) &&
+           kaws__buf_same(kms, kaws__buf_of("kms")) &&
            kaws__arn_region_ok(out->region) &&
            kaws__buf_copy_text(region, sizeof region, out->region) &&
            kaws__buf_same(out->partition,
@@ -5364,22 +5381,19 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
 {
     kaws_bytes id = kaws__buf_of(target->key_id);
     kaws__arn want, got;
-    int same_owner = 1;
 
     if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
         !kaws__arn_begins(got.resource, "key/") ||
         !kaws__buf_same(got.region, kaws__buf_of(target->region)))
         return 0;
-    if (kaws__arn_parse(id, &want)) {
-        same_owner = kaws__buf_same(want.partition, got.partition) &&
-                     kaws__buf_same(want.account, got.account);
-        id = want.resource;
-    } else {
-        got.resource.at += 4;
-        got.resource.len -= 4;
-    }
-    return same_owner && (kaws__arn_begins(id, "alias/") ||
-                          kaws__buf_same(id, got.resource));
+    if (kaws__arn_parse(id, &want))
+        return kaws__arn_begins(want.resource, "key/")
+             ? strcmp(target->key_id, arn_text) == 0
+             : kaws__buf_same(want.partition, got.partition) &&
+               kaws__buf_same(want.account, got.account);
+    got.resource.at += strlen("key/");
+    got.resource.len -= strlen("key/");
+    return kaws__arn_begins(id, "alias/") || kaws__buf_same(id, got.resource);
 }
 
 
@@ -5387,25 +5401,19 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
 static int
 kaws__arn_endpoint_ok(const char *endpoint)
 {
-    static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
-    int plain = strncmp(endpoint, "http://", 7) == 0;
+    static const char *const begins[] = { "https://", "http://localhost",
+                                          "http://127.0.0.1", "http://[::1]" };
     kaws_bytes host = { NULL, 0 };
-    size_t i;
+    size_t i, n;
 
-    if (!plain && strncmp(endpoint, "https://", 8) != 0)
-        return 0;
-    host = kaws__buf_of(endpoint + (plain ? 7 : 8));
-    if (host.len > 0 && host.at[host.len - 1] == '/')
-        host.len--;
-    if (host.len > 150 || !kaws__url_host_ok(host))
-        return 0;
-    for (i = 0; plain && i < 3; i++) {
-        size_t n = strlen(local[i]);
-        if (host.len >= n && memcmp(host.at, local[i], n) == 0 &&
-            (host.len == n || host.at[n] == ':'))
-            return 1;
+    for (i = 0; i < 4 && host.at == NULL; i++) {
+        n = strlen(begins[i]);
+        if (strncmp(endpoint, begins[i], n) == 0 &&
+            (i == 0 || strchr(":/", endpoint[n]) != NULL))
+            host = kaws__buf_of(strchr(endpoint, '/') + 2);
     }
-    return !plain;
+    host.len -= host.len > 0 && host.at[host.len - 1] == '/';
+    return host.len <= 150 && kaws__url_host_ok(host);
 }
 
 
@@ -5424,11 +5432,12 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
 
 
 /* ==========================================================================
- * ROOM  trust    whose KMS keys are obeyed
+ * ROOM  trust    which KMS key seals, and whose KMS keys are obeyed
  * ==========================================================================
  * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_check
- *        trust_ask_first
+ *        trust_ask_first trust_choice trust_choose
+ *        trust_choose_tried trust_notice
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
  * the list of the settings. The ring's own account is that of the KMS key that
@@ -5436,20 +5445,32 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * only a reply of KMS tells its account, so until one has come the own account
  * is unknown. It is learned once, and never changes. If there is a list, the
  * own account must be in it to be learned from a reply.
+ *
+ * A choice is a KMS key and a region. They are one value, because the KMS key
+ * is looked up in the region: both are taken, or neither.
  */
+
+typedef struct kaws__choice {
+    kaws__target target;          /* for new keys                             */
+    char     region[KAWS__ARN_REGION_MAX + 1];    /* for ids and aliases      */
+    char     arn[KAWS__ARN_MAX + 1];      /* what sealed last, or ""          */
+    unsigned version;             /* how many choices were taken before       */
+} kaws__choice;
 
 typedef struct kaws__trust {
     const char *accounts;         /* the list, borrowed; NULL: not open       */
     kaws__lock  lock;             /* guards all below                         */
     int         from_entries;     /* the entries may tell the own account     */
     char        own[KAWS__ARN_MAX + 1];   /* an ARN of the own account, or "" */
+    kaws__choice now;             /* what is used                             */
+    kaws__choice tried;           /* what was found good last, but not taken  */
 } kaws__trust;
 
 enum {                            /* what a KMS key is to do, or has done     */
     KAWS__TO_OPEN,                /* open a blob                              */
     KAWS__TO_SEAL,                /* seal: it may be the first                */
-    KAWS__SEALED                  /* it sealed: it may be the first, and its
-                                   * account is then the ring's own           */
+    KAWS__SEALED                  /* it sealed, maybe as the first: then the
+                                   * own account is its account               */
 };
 
 
@@ -5458,15 +5479,40 @@ enum {                            /* what a KMS key is to do, or has done     */
 static int
 kaws__trust_list_ok(const char *accounts)
 {
-    const char *at = accounts;
-
-    while (*at != '\0') {
-        at += strspn(at, ", ");
-        if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
+    while (*accounts != '\0') {
+        accounts += strspn(accounts, ", ");
+        if (strcspn(accounts, ", ") != 12 ||
+            strspn(accounts, "0123456789") != 12)
             return 0;
-        at += 12 + strspn(at + 12, ", ");
+        accounts += 12 + strspn(accounts + 12, ", ");
     }
     return 1;
+}
+
+
+/* What is chosen now, changed to that KMS key and that region; NULL: as they
+ * are. */
+static kaws_status
+kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
+                   kaws__choice *out, kaws_error *err)
+{
+    char now[KAWS__ARN_MAX + 1], shown[96];
+
+    kaws__thread_lock(&t->lock);
+    *out = t->now;
+    kaws__thread_unlock(&t->lock);
+    if (region != NULL && !kaws__arn_region_ok(kaws__buf_of(region)))
+        return kaws__err_set(err, KAWS_ARGUMENT, "region '%s' is not a region "
+                             "of AWS, such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown,
+                                             kaws__buf_of(region)));
+    if (region != NULL)
+        memcpy(out->region, region, strlen(region) + 1);
+    memcpy(now, out->target.key_id, sizeof now);
+    if (key_id == NULL && (region == NULL || now[0] == '\0'))
+        return KAWS_OK;                   /* or there is no KMS key           */
+    return kaws__arn_target(&out->target, key_id != NULL ? key_id : now,
+                            out->region, err);
 }
 
 
@@ -5475,21 +5521,23 @@ static kaws_status
 kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 {
     const char *list = cfg->accounts != NULL ? cfg->accounts : "";
+    kaws__choice now;
     kaws__arn arn;
 
     memset(t, 0, sizeof *t);
+    if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
+        return kaws__err_memory(err, "making a lock for the KMS keys");
+    t->accounts = list;
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
                              "account numbers of 12 digits, with commas");
-    if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the trusted "
-                             "accounts");
-    t->accounts = list;
+    if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL
+                           ? cfg->region : "us-east-1", &now, err) != KAWS_OK)
+        return err->status = KAWS_CONFIG;
+    t->now = now;
     t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
-    if (cfg->kms_key_id != NULL &&
-        kaws__arn_parse(kaws__buf_of(cfg->kms_key_id), &arn))
-        (void)kaws__buf_copy_text(t->own, sizeof t->own,
-                                  kaws__buf_of(cfg->kms_key_id));
+    if (kaws__arn_parse(kaws__buf_of(now.target.key_id), &arn))
+        memcpy(t->own, now.target.key_id, sizeof t->own);
     return KAWS_OK;
 }
 
@@ -5503,25 +5551,25 @@ kaws__trust_close(kaws__trust *t)
 }
 
 
+/* ---- whose KMS keys are obeyed ----------------------------------------- */
+
 /* Whether the KMS key is trusted. Partitions never mix. With the lock held. */
 static int
-kaws__trust_has(const kaws__trust *t, kaws_bytes arn_text)
+kaws__trust_has(const kaws__trust *t, const char *arn_text)
 {
     kaws__arn arn, own;
     char account[13] = "";
 
-    if (kaws__buf_same(arn_text, kaws__buf_of(t->own)))       /* mostly       */
+    if (strcmp(arn_text, t->own) == 0 && *arn_text != '\0')   /* mostly       */
         return 1;
-    if (!kaws__arn_parse(arn_text, &arn))
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &arn))
         return 0;
-    if (kaws__arn_parse(kaws__buf_of(t->own), &own)) {
-        if (!kaws__buf_same(arn.partition, own.partition))
-            return 0;
-        if (kaws__buf_same(arn.account, own.account))
-            return 1;
-    }
     (void)kaws__buf_copy_text(account, sizeof account, arn.account);
-    return strstr(t->accounts, account) != NULL;
+    if (!kaws__arn_parse(kaws__buf_of(t->own), &own))
+        return strstr(t->accounts, account) != NULL;
+    return kaws__buf_same(arn.partition, own.partition) &&
+           (kaws__buf_same(arn.account, own.account) ||
+            strstr(t->accounts, account) != NULL);
 }
 
 
@@ -5529,65 +5577,134 @@ kaws__trust_has(const kaws__trust *t, kaws_bytes arn_text)
  * neither a KMS key nor accounts, the own account is that of the entries, if
  * they all have the same. For as long as the ring is being opened. */
 static void
-kaws__trust_entry(kaws__trust *t, kaws_bytes arn)
+kaws__trust_entry(kaws__trust *t, kaws_bytes arn_text)
 {
+    char arn[KAWS__ARN_MAX + 1] = "";
+
     if (!t->from_entries)
         return;
-    if (t->own[0] == '\0') {
-        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
-    } else if (!kaws__trust_has(t, arn)) {
+    (void)kaws__buf_copy_text(arn, sizeof arn, arn_text);
+    if (t->own[0] == '\0')
+        memcpy(t->own, arn, sizeof t->own);
+    t->from_entries = kaws__trust_has(t, arn);
+    if (!t->from_entries)
         t->own[0] = '\0';
-        t->from_entries = 0;
-    }
 }
 
 
 /* Refuses a KMS key that is not trusted: FOREIGN. `what` is one of the enum. */
 static kaws_status
-kaws__trust_check(kaws__trust *t, const char *arn_text, int what,
-                  kaws_error *err)
+kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 {
     static const char *const words[] = {
         "the key was sealed by the KMS key", "that is the KMS key",
         "AWS KMS sealed with the KMS key"
     };
-    kaws_bytes arn = kaws__buf_of(arn_text);
     char shown[272];
-    int trusted;
+    int no_own, trusted;
 
     kaws__thread_lock(&t->lock);
+    no_own = t->own[0] == '\0';
     trusted = kaws__trust_has(t, arn) ||
-              (what != KAWS__TO_OPEN && t->own[0] == '\0' &&
-               t->accounts[0] == '\0');
-    if (trusted && what == KAWS__SEALED && t->own[0] == '\0')
-        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
+              (no_own && what != KAWS__TO_OPEN && t->accounts[0] == '\0');
+    if (no_own && trusted && what == KAWS__SEALED)
+        memcpy(t->own, arn, strlen(arn) + 1);
     kaws__thread_unlock(&t->lock);
     if (trusted)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
                          "the trusted ones: add it to the list of accounts, if "
                          "you trust it", words[what],
-                         kaws__text_quote(shown, sizeof shown, arn));
+                         kaws__text_quote(shown, sizeof shown,
+                                          kaws__buf_of(arn)));
 }
 
 
 /* Whether KMS has to tell the own account first, before it can be said if the
  * KMS key `arn` (NULL: any) is trusted. It need not for an account of the list,
- * in the partition of the ring's region. */
+ * in the partition of the target's region. */
 static int
-kaws__trust_ask_first(kaws__trust *t, const char *arn_text, const char *region)
+kaws__trust_ask_first(kaws__trust *t, const kaws__target *target,
+                      const char *arn_text)
 {
-    const char *ours = kaws__arn_partition(region)->name;
+    const char *ours = kaws__arn_partition(target->region)->name;
     kaws__arn arn;
-    int ask;
+    int no_own, listed;
 
     kaws__thread_lock(&t->lock);
-    ask = t->own[0] == '\0' &&
-          (arn_text == NULL || !kaws__trust_has(t, kaws__buf_of(arn_text)) ||
-           !kaws__arn_parse(kaws__buf_of(arn_text), &arn) ||
-           !kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+    no_own = t->own[0] == '\0';
+    listed = no_own && arn_text != NULL && kaws__trust_has(t, arn_text);
     kaws__thread_unlock(&t->lock);
-    return ask;
+    return no_own && target->key_id[0] != '\0' &&
+           !(listed && kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
+             kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+}
+
+
+/* ---- which KMS key seals ----------------------------------------------- */
+
+/* Takes a choice that KMS found good; or only notes that it did. 0: another was
+ * taken while it was judged, so it has to be judged again. */
+static int
+kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
+{
+    int fits;
+
+    kaws__thread_lock(&t->lock);
+    fits = choice->version == t->now.version;
+    if (fits && !take)
+        t->tried = *choice;
+    if (fits && take) {
+        t->now = *choice;
+        t->now.version++;                 /* all that was judged is stale     */
+    }
+    kaws__thread_unlock(&t->lock);
+    if (fits && take && choice->arn[0] != '\0')
+        (void)kaws__trust_check(t, choice->arn, KAWS__SEALED, NULL);
+    return fits;
+}
+
+
+/* Takes the choice if it was noted last; 0 if it was not. */
+static int
+kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
+                         const char *region)
+{
+    kaws__choice tried;
+
+    kaws__thread_lock(&t->lock);
+    tried = t->tried;
+    kaws__thread_unlock(&t->lock);
+    return strcmp(tried.target.key_id, key_id) == 0 &&
+           strcmp(tried.region, region) == 0 &&
+           kaws__trust_choose(t, &tried, 1);
+}
+
+
+/* KMS sealed with that KMS key for the target. Warns if the target is what is
+ * used now, and KMS sealed with another one before, because an alias moved. */
+static void
+kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
+                   const kaws__target *target, const char *arn)
+{
+    kaws__choice *now = &t->now;
+    char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
+
+    kaws__thread_lock(&t->lock);
+    if (strcmp(now->target.key_id, target->key_id) == 0 &&
+        strcmp(now->target.region, target->region) == 0 &&
+        strcmp(now->arn, arn) != 0) {
+        memcpy(was, now->arn, sizeof was);
+        memcpy(now->arn, arn, strlen(arn) + 1);
+    }
+    kaws__thread_unlock(&t->lock);
+    if (was[0] != '\0')
+        kaws__err_log(hooks, 1, "the KMS key %s was %s and is %s now: keys are "
+                      "sealed with that one from here on", target->key_id,
+                      kaws__text_quote(shown[0], sizeof shown[0],
+                                       kaws__buf_of(was)),
+                      kaws__text_quote(shown[1], sizeof shown[1],
+                                       kaws__buf_of(arn)));
 }
 
 
@@ -5598,94 +5715,85 @@ kaws__trust_ask_first(kaws__trust *t, const char *arn_text, const char *region)
  * Gives: fault_of fault_read
  *
  * A row of the table has all that follows from an error: the status, what may
- * cure it, and what the user should do. The rows are found by AWS's type, or by
- * the HTTP status of a reply that has no type of AWS's.
+ * cure it, and what the user should do. A row is found by AWS's type, without
+ * the word Exception, or by the HTTP status of a reply that has no type of
+ * AWS's. The names in parentheses are for what has no row of its own.
  */
 
 enum {                            /* cures                                    */
-    KAWS__LATER = 1,              /* it may go away soon: try again           */
+    KAWS__NONE   = 0,
+    KAWS__LATER  = 1,             /* it may go away soon: try again           */
     KAWS__SLOWER = 2,             /* AWS wants fewer requests: wait, try again*/
-    KAWS__CLOCK = 4,              /* our clock may be wrong                   */
-    KAWS__RENEW = 8,              /* there may be newer credentials           */
-    KAWS__QUOTE = 16              /* no cure: AWS's message helps the user    */
+    KAWS__CLOCK  = 4,             /* our clock may be wrong                   */
+    KAWS__RENEW  = 8,             /* there may be newer credentials           */
+    KAWS__BOTH   = KAWS__CLOCK | KAWS__RENEW,
+    KAWS__QUOTE  = 16             /* no cure: AWS's message helps the user    */
 };
 
 typedef struct kaws__fault {
-    const char *names;            /* types without "Exception"; HTTP statuses */
+    const char *names;            /* types and HTTP statuses, between spaces  */
     kaws_status status;           /* OK: the answer to a dry run              */
     int         cures;
     const char *advice;
 } kaws__fault;
 
+#define KAWS__FAULT(names, status, cures, advice) \
+    { " " names " ", KAWS_##status, KAWS__##cures, advice }
 
 static const kaws__fault kaws__faults[] = {
-    { " Throttling Throttled RequestThrottled TooManyRequests "
-      "RequestLimitExceeded ProvisionedThroughputExceeded "
-      "BandwidthLimitExceeded SlowDown PriorRequestNotComplete 429 ",
-      KAWS_THROTTLED, KAWS__SLOWER, "call less often" },
-    { " KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
-      "InternalServerError ServiceUnavailable RequestTimeout "
-      "408 425 500 502 503 504 ",
-      KAWS_SERVICE, KAWS__LATER, "try again later" },
-    { " InvalidSignature SignatureDoesNotMatch AuthFailure ",
-      KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__RENEW,
-      "check the credentials and this machine's clock" },
-    { " RequestTimeTooSkewed RequestExpired RequestInTheFuture ",
-      KAWS_CREDENTIALS, KAWS__CLOCK,
-      "check the credentials and this machine's clock" },
-    { " UnrecognizedClient InvalidClientTokenId ",
-      KAWS_CREDENTIALS, KAWS__RENEW,
-      "check the credentials in the conf file" },
-    { " ExpiredToken ", KAWS_CREDENTIALS, KAWS__RENEW,
-      "write a new session token into the conf file" },
-    { " IncompleteSignature MissingAuthenticationToken ",
-      KAWS_CREDENTIALS, 0, "check the credentials in the conf file" },
-    { " OptInRequired ", KAWS_CREDENTIALS, 0,
-      "enable the region for the account" },
-    { " AccessDenied NotAuthorized ", KAWS_DENIED, KAWS__QUOTE,
-      "allow it in the IAM policy and the key policy" },
-    { " 401 403 ", KAWS_DENIED, KAWS__RENEW,
-      "check the credentials in the conf file" },
-    { " NotFound ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "check the KMS key's id and the region" },
-    { " InvalidArn ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "check the KMS key's ARN" },
-    { " Disabled ", KAWS_KMS_KEY, KAWS__QUOTE, "enable the KMS key" },
-    { " KMSInvalidState ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "see the state of the KMS key" },
-    { " InvalidKeyUsage ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "use a symmetric KMS key for encryption" },
-    { " UnsupportedOperation ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "this kind of KMS key cannot do that" },
-    { " InvalidCiphertext ", KAWS_MISMATCH, 0,
-      "it was sealed for another name or another file, or it is damaged" },
-    { " IncorrectKey ", KAWS_MISMATCH, 0,
-      "it was sealed by another KMS key than its entry says" },
-    { " LimitExceeded ", KAWS_SERVICE, KAWS__QUOTE,
-      "a KMS key can be rotated on demand 25 times" },
-    { " Conflict ", KAWS_SERVICE, KAWS__QUOTE, "try again later" },
-    { " Validation ", KAWS_ARGUMENT, 0,
-      "AWS KMS rejected the request as invalid" },
-    { " DryRunOperation ", KAWS_OK, 0, "that answers another request" },
-    { " (type) ", KAWS_SERVICE, 0,
-      "see the AWS KMS documentation for this error" },
-    { " (3) ", KAWS_REPLY, 0,
-      "redirects are not followed; is that AWS KMS?" },
-    { " (5) ", KAWS_SERVICE, 0, "is that AWS KMS?" },
-    { " (status) ", KAWS_REPLY, 0, "is that AWS KMS?" }
+    KAWS__FAULT("Throttling Throttled RequestThrottled TooManyRequests "
+                "RequestLimitExceeded ProvisionedThroughputExceeded SlowDown "
+                "BandwidthLimitExceeded PriorRequestNotComplete 429",
+                THROTTLED, SLOWER, "call less often"),
+    KAWS__FAULT("KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
+                "InternalServerError ServiceUnavailable RequestTimeout "
+                "408 425 500 502 503 504", SERVICE, LATER, "try again later"),
+    KAWS__FAULT("InvalidSignature SignatureDoesNotMatch AuthFailure",
+                CREDENTIALS, BOTH,
+                "check the credentials and this machine's clock"),
+    KAWS__FAULT("RequestTimeTooSkewed RequestExpired RequestInTheFuture",
+                CREDENTIALS, CLOCK,
+                "check the credentials and this machine's clock"),
+    KAWS__FAULT("UnrecognizedClient InvalidClientTokenId", CREDENTIALS, RENEW,
+                "check the credentials in the conf file"),
+    KAWS__FAULT("ExpiredToken", CREDENTIALS, RENEW,
+                "write a new session token into the conf file"),
+    KAWS__FAULT("IncompleteSignature MissingAuthenticationToken", CREDENTIALS,
+                NONE, "check the credentials in the conf file"),
+    KAWS__FAULT("OptInRequired", CREDENTIALS, NONE,
+                "enable the region for the account"),
+    KAWS__FAULT("401 403", DENIED, RENEW,
+                "check the credentials in the conf file"),
+    KAWS__FAULT("AccessDenied NotAuthorized", DENIED, QUOTE,
+                "allow it in the IAM policy and the key policy"),
+    KAWS__FAULT("NotFound", KMS_KEY, QUOTE,
+                "check the KMS key's id and the region"),
+    KAWS__FAULT("InvalidArn", KMS_KEY, QUOTE, "check the KMS key's ARN"),
+    KAWS__FAULT("Disabled", KMS_KEY, QUOTE, "enable the KMS key"),
+    KAWS__FAULT("KMSInvalidState", KMS_KEY, QUOTE,
+                "see the state of the KMS key"),
+    KAWS__FAULT("InvalidKeyUsage", KMS_KEY, QUOTE,
+                "use a symmetric KMS key for encryption"),
+    KAWS__FAULT("UnsupportedOperation", KMS_KEY, QUOTE,
+                "this kind of KMS key cannot do that"),
+    KAWS__FAULT("InvalidCiphertext", MISMATCH, NONE,
+                "it was sealed for another name or another file, or it is "
+                "damaged"),
+    KAWS__FAULT("IncorrectKey", MISMATCH, NONE,
+                "it was sealed by another KMS key than its entry says"),
+    KAWS__FAULT("LimitExceeded", SERVICE, QUOTE,
+                "a KMS key can be rotated on demand 25 times"),
+    KAWS__FAULT("Conflict", SERVICE, QUOTE, "try again later"),
+    KAWS__FAULT("Validation", ARGUMENT, NONE,
+                "AWS KMS rejected the request as invalid"),
+    KAWS__FAULT("DryRunOperation", OK, NONE, "that answers another request"),
+    KAWS__FAULT("(type)", SERVICE, NONE,
+                "see the AWS KMS documentation for this error"),
+    KAWS__FAULT("(3)", REPLY, NONE,
+                "redirects are not followed; is that AWS KMS?"),
+    KAWS__FAULT("(5)", SERVICE, NONE, "is that AWS KMS?"),
+    KAWS__FAULT("(status)", REPLY, NONE, "is that AWS KMS?")
 };
-
-
-static const kaws__fault *
-kaws__fault_find(const char *name)
-{
-    const size_t count = sizeof kaws__faults / sizeof kaws__faults[0];
-    size_t i = 0;
-
-    while (i < count && strstr(kaws__faults[i].names, name) == NULL)
-        i++;
-    return i < count ? &kaws__faults[i] : NULL;
-}
 
 
 /* `type` is one of AWS's, or "". A type that is not in the table is tried again
@@ -5693,30 +5801,29 @@ kaws__fault_find(const char *name)
 static const kaws__fault *
 kaws__fault_of(const char *type, int http)
 {
-    const kaws__fault *fault;
-    size_t n = strlen(type);
-    char name[80];
+    const size_t rows = sizeof kaws__faults / sizeof kaws__faults[0];
+    char names[3][80] = { "", "", "(status)" };
+    size_t n = strlen(type), i = 0;
 
     if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
         n -= 9;
-    if (n > 0)
-        (void)snprintf(name, sizeof name, " %.*s ", (int)n, type);
-    else
-        (void)snprintf(name, sizeof name, " %d ", http);
-    fault = kaws__fault_find(name);
-    if (fault == NULL && n > 0)
-        fault = kaws__fault_find(http >= 500 ? " 500 " : " (type) ");
-    if (fault == NULL) {
-        (void)snprintf(name, sizeof name, " (%d) ", http / 100);
-        fault = kaws__fault_find(name);
+    if (n > 0) {
+        (void)snprintf(names[0], sizeof names[0], " %.*s ", (int)n, type);
+        (void)snprintf(names[1], sizeof names[1], "%s",
+                       http >= 500 ? " 500 " : "(type)");
+    } else {
+        (void)snprintf(names[0], sizeof names[0], " %d ", http);
+        (void)snprintf(names[1], sizeof names[1], "(%d)", http / 100);
     }
-    return fault != NULL ? fault : kaws__fault_find(" (status) ");
+    while (strstr(kaws__faults[i % rows].names, names[i / rows]) == NULL)
+        i++;
+    return &kaws__faults[i % rows];
 }
 
 
 /* The error in a reply. `type` gets AWS's type, without a prefix up to '#' and
  * a suffix from ':' on, or "": types are letters alone, so anything else counts
- * as none. *message gets AWS's message; .at is NULL if there is none. */
+ * as none. *message gets AWS's message. */
 static const kaws__fault *
 kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 {
@@ -5733,10 +5840,10 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
         if (c == '#') {
             n = 0;
             letters = 1;
-        } else if (kaws__text_lower(c) < 'a' || kaws__text_lower(c) > 'z') {
-            letters = 0;
-        } else if (n < 63) {
-            type[n++] = (char)c;
+        } else {
+            letters &= kaws__text_lower(c) >= 'a' && kaws__text_lower(c) <= 'z';
+            if (n < 63)
+                type[n++] = (char)c;
         }
     }
     type[letters ? n : 0] = '\0';
@@ -5748,20 +5855,19 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 /* ==========================================================================
  * ROOM  calls    one request to AWS, until it is granted, refused or too late
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 url http creds arn fault
- * Gives: calls_open calls_reload_creds calls_close calls_set_timeouts
- *        calls_stats calls_budget calls_left_ms calls_begin calls_send
- *        calls_nonsense calls_end
+ * Uses: sys thread err mem buf text json sigv4 url http sources creds arn fault
+ * Gives: calls_open calls_close calls_reload_creds calls_set_timeouts
+ *        calls_stats calls_first calls_share calls_left_ms calls_begin
+ *        calls_send calls_nonsense calls_end
  *
- * A call is signed, sent and judged, and perhaps mended or waited for, and sent
- * again. It goes on for as long as its budget allows: that is the time of one
- * operation of the caller's, which may take several calls. This room knows no
+ * A call is signed, sent and judged; and perhaps mended or waited for, and sent
+ * again, for as long as the time of its operation allows. This room knows no
  * action of KMS: whoever begins a call writes the members of its body, and
  * judges the members of the reply that it wanted.
  *
  * A connection is used again only if the reply on it fits the request in all
- * that is known of it. So a call is clean only once somebody has said so, and
- * whoever finds a fault in the reply takes that back (calls_nonsense).
+ * that is known of it. So a call is clean only once its reply has been read,
+ * and whoever finds a fault in that later takes it back (calls_nonsense).
  */
 
 #define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
@@ -5776,60 +5882,57 @@ typedef struct kaws__calls {
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;   /* AWS's clock less ours                    */
+    unsigned    notes;            /* logged once: see calls_first             */
     kaws_stats  stats;            /* those of KMS alone                       */
 } kaws__calls;
 
-typedef struct kaws__budget {     /* what the calls of an operation share     */
-    const kaws_hooks *hooks;
-    int         connect_timeout_ms, timeout_ms;
-    int64_t     begun_ms;         /* ticks                                    */
-    uint64_t    reply_id;         /* digest of the last request id, or 0      */
-} kaws__budget;
+typedef struct kaws__shared {     /* by all calls of an operation             */
+    kaws__calls *calls;
+    kaws_error  *err;             /* not NULL                                 */
+    int          connect_timeout_ms, timeout_ms;
+    int64_t      begun_ms;        /* ticks                                    */
+    uint64_t     reply_id;        /* digest of the last request id, or 0      */
+} kaws__shared;
 
 typedef struct kaws__action {
     const char *name;             /* "Decrypt"                                */
-    const char *members[4];       /* those wanted of its reply                */
+    int         flags;
+    const char *members[4];       /* wanted of a reply of 200; none: it is not
+                                   * looked at                                */
 } kaws__action;
 
-typedef struct kaws__lines {      /* the header lines of a request            */
-    char        host[176], target[80], date[40], authorization[512];
-    kaws__buf   token;
-    const char *all[8];
-} kaws__lines;
+enum {
+    KAWS__UNREPEATED = 1,         /* sent again only if AWS throttled it      */
+    KAWS__APART      = 2,         /* it gets a connection of its own          */
+    KAWS__DRY        = 4,         /* it hopes for DryRunOperation             */
+    KAWS__OPENS      = 8          /* it has a blob, which may not fit         */
+};
+
+typedef struct kaws__wire {       /* a request, signed anew for each try      */
+    char         url[KAWS__URL_MAX], host[176], target[80], date[40];
+    char         authorization[512], token[KAWS__SOURCES_TOKEN_MAX + 32];
+    const char  *headers[8];
+    kaws_request q;
+    unsigned     generation;      /* of the credentials                       */
+    int64_t      signed_at;
+} kaws__wire;
 
 typedef struct kaws__call {
-    kaws__calls  *calls;
-    kaws__budget *budget;
-    const char   *action;
+    kaws__shared *shared;
+    const kaws__action *action;
     char          region[KAWS__ARN_REGION_MAX + 1];
     kaws__buf     body;
-
-    /* What the caller may set: */
-    kaws__member  want[4];        /* none: a reply of 200 is not looked at    */
-    size_t        wanted;
-    int           once;           /* it is repeated only if throttled         */
-    int           fresh;          /* it gets a connection of its own          */
-    int           dry;            /* it hopes for DryRunOperation             */
-    int           opens;          /* it has a blob, which may not fit         */
     size_t        secret_at, secret_len;      /* the plaintext in the body    */
-
-    /* The request of a try, and its reply: */
-    char          url[KAWS__URL_MAX];
-    kaws__lines   lines;
-    kaws_request  q;
+    kaws__wire    wire;
     kaws_reply    r;
+    kaws__member  want[4];
+    size_t        wanted;
     void         *lent;           /* the connection, until it is judged       */
-    int           clean;          /* whether it may be used again             */
-    int           typed;          /* the reply is an error with AWS's type    */
-    int           cures;          /* of what was wrong with the reply         */
-    unsigned      generation;     /* of the credentials                       */
-    int64_t       signed_at;
-    int           left_ms;        /* of the budget, when the try began        */
-
-    /* What was tried before: */
-    int           attempt;        /* number of this one                       */
-    int           clock_mended, creds_renewed;    /* tries beyond those       */
-    int           doubtful;       /* the last try's connection was not clean  */
+    int           clean, doubtful;        /* may it be used again? And if not:
+                                   * the next try does not use an old one     */
+    int           typed, cures;   /* what was wrong with the reply            */
+    int           attempt, clock_mended, creds_renewed;       /* tries so far */
+    int           left_ms;        /* when the last one began                  */
 } kaws__call;
 
 
@@ -5850,34 +5953,27 @@ static kaws_status
 kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
                  const kaws_config *cfg, kaws_error *err)
 {
+    const char *url = cfg->endpoint;
     char shown[96];
     kaws_status status;
 
     memset(k, 0, sizeof *k);
-    if (cfg->endpoint != NULL && !kaws__arn_endpoint_ok(cfg->endpoint))
+    if (url != NULL && !kaws__arn_endpoint_ok(url))
         return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
                              "form https://host or https://host:port",
                              kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(cfg->endpoint)));
+                                             kaws__buf_of(url)));
     if (kaws__thread_lock_init(&k->lock, KAWS__RANK_CALLS) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
+        return kaws__err_memory(err, "making a lock for AWS KMS");
     k->hooks = hooks;
-    k->endpoint = cfg->endpoint;
+    k->endpoint = url;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
     if (status == KAWS_OK)
-        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
-                                 cfg->endpoint != NULL &&
-                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
+        status = kaws__http_open(&k->http, hooks, cfg->ca_file, url != NULL &&
+                                 strncmp(url, "http:", 5) == 0, err);
     return status;
-}
-
-
-static kaws_status
-kaws__calls_reload_creds(kaws__calls *k, kaws_error *err)
-{
-    return kaws__creds_reload(&k->creds, 0, err);
 }
 
 
@@ -5892,6 +5988,13 @@ kaws__calls_close(kaws__calls *k)
 }
 
 
+static kaws_status
+kaws__calls_reload_creds(kaws__calls *k, kaws_error *err)
+{
+    return kaws__creds_reload(&k->creds, 0, err);
+}
+
+
 /* Fills in KMS's figures; all others are 0. */
 static void
 kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
@@ -5902,51 +6005,77 @@ kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
 }
 
 
-static kaws__budget
-kaws__calls_budget(kaws__calls *k)
+/* Whether that bit is asked about for the first time: then it is worth a note
+ * in the log. */
+static int
+kaws__calls_first(kaws__calls *k, unsigned note)
 {
-    kaws__budget budget = { NULL, 0, 0, 0, 0 };
+    unsigned before;
 
-    budget.hooks = k->hooks;
-    budget.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
     kaws__thread_lock(&k->lock);
-    budget.connect_timeout_ms = k->connect_timeout_ms;
-    budget.timeout_ms = k->timeout_ms;
+    before = k->notes;
+    k->notes |= note;
     kaws__thread_unlock(&k->lock);
-    return budget;
+    return (before & note) == 0;
+}
+
+
+/* Begins what an operation's calls share: its time runs from now on. */
+static kaws__shared
+kaws__calls_share(kaws__calls *k, kaws_error *err)
+{
+    kaws__shared shared = { k, err, 0, 0, 0, 0 };
+
+    shared.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
+    kaws__thread_lock(&k->lock);
+    shared.connect_timeout_ms = k->connect_timeout_ms;
+    shared.timeout_ms = k->timeout_ms;
+    kaws__thread_unlock(&k->lock);
+    return shared;
 }
 
 
 /* What is left of the time: whatever the clock says, 0 to all of it. */
 static int
-kaws__calls_left_ms(const kaws__budget *budget)
+kaws__calls_left_ms(const kaws__shared *shared)
 {
-    int64_t now = budget->hooks->ticks_ms(budget->hooks->ctx);
+    const kaws_hooks *hooks = shared->calls->hooks;
+    int64_t now = hooks->ticks_ms(hooks->ctx);
 
-    if (now <= budget->begun_ms)
-        return budget->timeout_ms;
-    now -= budget->begun_ms;
-    return now < budget->timeout_ms ? budget->timeout_ms - (int)now : 0;
+    if (now <= shared->begun_ms)
+        return shared->timeout_ms;
+    now -= shared->begun_ms;
+    return now < shared->timeout_ms ? shared->timeout_ms - (int)now : 0;
 }
 
 
 /* ---- one request ------------------------------------------------------- */
 
-/* Begins a call. Its members are written to the body next. */
+/* Begins a call; the members of its body are written next. */
 static void
-kaws__calls_begin(kaws__call *c, kaws__calls *k, kaws__budget *budget,
+kaws__calls_begin(kaws__call *c, kaws__shared *shared,
                   const kaws__action *action, const char *region)
 {
+    kaws__wire *w = &c->wire;
+    const char *host;
+
     memset(c, 0, sizeof *c);
-    c->calls = k;
-    c->budget = budget;
-    c->action = action->name;
+    c->shared = shared;
+    c->action = action;
+    memcpy(c->region, region, strlen(region) + 1);
     for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
         c->want[c->wanted].name = action->members[c->wanted];
-    (void)kaws__buf_copy_text(c->region, sizeof c->region,
-                              kaws__buf_of(region));
-    kaws__buf_init(&c->body, k->hooks);
-    kaws__buf_init(&c->lines.token, k->hooks);
+    kaws__arn_url(w->url, sizeof w->url, shared->calls->endpoint, region);
+    host = strstr(w->url, "//") + 2;
+    (void)snprintf(w->host, sizeof w->host, "Host: %.*s",
+                   (int)strcspn(host, "/"), host);
+    (void)snprintf(w->target, sizeof w->target, "X-Amz-Target: TrentService.%s",
+                   action->name);
+    w->headers[0] = w->host;
+    w->headers[1] = "Content-Type: application/x-amz-json-1.1";
+    w->headers[2] = w->target;
+    w->headers[3] = w->date;
+    kaws__buf_init(&c->body, shared->calls->hooks);
     kaws__json_begin(&c->body);
 }
 
@@ -5955,8 +6084,8 @@ kaws__calls_begin(kaws__call *c, kaws__calls *k, kaws__budget *budget,
 static void
 kaws__calls_judged(kaws__call *c)
 {
-    kaws__http_done(&c->calls->http, c->lent,
-                    c->clean && !c->once && !c->fresh);
+    kaws__http_done(&c->shared->calls->http, c->lent,
+                    c->clean && !(c->action->flags & KAWS__APART));
     c->doubtful = !c->clean;
     c->lent = NULL;
     c->clean = 0;
@@ -5967,47 +6096,13 @@ kaws__calls_judged(kaws__call *c)
 static void
 kaws__calls_end(kaws__call *c)
 {
+    kaws__calls *k = c->shared->calls;
+
     kaws__calls_judged(c);
-    kaws__http_forget(&c->calls->http, &c->r);
-    kaws__mem_drop(c->calls->hooks, c->r.body, KAWS__CALLS_REPLY_MAX);
+    kaws__http_forget(&k->http, &c->r);
+    kaws__mem_drop(k->hooks, c->r.body, KAWS__CALLS_REPLY_MAX);
     kaws__buf_free(&c->body);
-    kaws__buf_free(&c->lines.token);
     kaws_wipe(c, sizeof *c);
-}
-
-
-/* All that does not change from try to try. A body with a plaintext ends in
- * spaces: room curl says what for. */
-static kaws_status
-kaws__calls_ready(kaws__call *c, kaws_error *err)
-{
-    const char *host;
-    size_t spaces;
-    uint8_t *at;
-
-    kaws__json_end(&c->body);
-    spaces = c->secret_len > 0 ? c->body.len + KAWS__CALLS_SPACES : 0;
-    at = kaws__buf_grow(&c->body, spaces);
-    if (at != NULL)
-        memset(at, ' ', spaces);
-    kaws__arn_url(c->url, sizeof c->url, c->calls->endpoint, c->region);
-    host = strstr(c->url, "//") + 2;
-    (void)snprintf(c->lines.host, sizeof c->lines.host, "Host: %.*s",
-                   (int)strcspn(host, "/"), host);
-    (void)snprintf(c->lines.target, sizeof c->lines.target,
-                   "X-Amz-Target: TrentService.%s", c->action);
-    c->r.body = kaws__mem_resize(c->calls->hooks, NULL, 0,
-                                 KAWS__CALLS_REPLY_MAX);
-    c->r.body_max = KAWS__CALLS_REPLY_MAX;
-    c->q.url = c->url;
-    c->q.headers = c->lines.all;
-    c->q.body = kaws__buf_view(&c->body);
-    c->q.connect_timeout_ms = c->budget->connect_timeout_ms;
-    c->attempt = 1;
-    if (c->r.body == NULL || c->body.failed)
-        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
-                             "memory", c->action);
-    return KAWS_OK;
 }
 
 
@@ -6016,48 +6111,35 @@ static const char *
 kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
-    kaws__calls *k = c->calls;
-    kaws__lines *l = &c->lines;
-    kaws_signing what = { "POST", "/", NULL, NULL, "kms", NULL, { NULL, 0 },
-                          0 };
+    kaws__calls *k = c->shared->calls;
+    kaws__wire *w = &c->wire;
+    kaws_signing what = { "POST", "/", NULL, c->region, "kms", w->headers,
+                          kaws__buf_view(&c->body), 0 };
+    char date[17];
+    const char *wrong;
     kaws__signer signer;
     kaws_creds who = { signer.id, NULL, NULL };
-    char date[17];
-    const char *wrong = "out of memory";
-    size_t n = 0;
+    int n;
 
     kaws__thread_lock(&k->lock);
-    c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
+    what.when = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
     kaws__thread_unlock(&k->lock);
-    kaws__text_amz_date(date, c->signed_at);
+    w->signed_at = what.when;
+    kaws__text_amz_date(date, what.when);
     kaws__creds_signer(&k->creds, date, c->region, &signer);
-    c->generation = signer.generation;
-    (void)snprintf(l->date, sizeof l->date, "X-Amz-Date: %s", date);
-    kaws__buf_free(&l->token);
-    if (signer.token[0] != '\0') {
-        kaws__buf_text(&l->token, "X-Amz-Security-Token: ");
-        kaws__buf_put(&l->token, signer.token, strlen(signer.token) + 1);
-    }
-    l->all[n++] = l->host;
-    l->all[n++] = "Content-Type: application/x-amz-json-1.1";
-    l->all[n++] = l->target;
-    l->all[n++] = l->date;
-    if (l->token.len > 0 && !l->token.failed)
-        l->all[n++] = (const char *)l->token.at;
-    l->all[n] = NULL;
-    what.region = c->region;
-    what.headers = l->all;
-    what.body = kaws__buf_view(&c->body);
-    what.when = c->signed_at;
-    memcpy(l->authorization, name, sizeof name - 1);
-    if (!l->token.failed)
-        wrong = kaws__sigv4_authorize(&what, who, &signer.key,
-                                      l->authorization + sizeof name - 1,
-                                      sizeof l->authorization - sizeof name +
-                                      1);
+    w->generation = signer.generation;
+    n = signer.token[0] != '\0';          /* lines beyond the fixed ones      */
+    (void)snprintf(w->date, sizeof w->date, "X-Amz-Date: %s", date);
+    (void)snprintf(w->token, sizeof w->token, "X-Amz-Security-Token: %s",
+                   signer.token);
+    w->headers[4] = n > 0 ? w->token : NULL;
+    w->headers[5] = NULL;                 /* these are signed, and then sent  */
+    memcpy(w->authorization, name, sizeof name);
+    wrong = kaws__sigv4_authorize(&what, who, &signer.key,
+                                  w->authorization + sizeof name - 1,
+                                  sizeof w->authorization - sizeof name + 1);
     kaws__creds_wipe(&signer);
-    l->all[n++] = l->authorization;
-    l->all[n] = NULL;
+    w->headers[4 + n] = w->authorization;
     return wrong;
 }
 
@@ -6067,126 +6149,131 @@ kaws__calls_sign(kaws__call *c)
 /* Words from outside, as a text of ours may show them. None, if they repeat a
  * piece of what we know to be secret: of the credentials now, or of the token,
  * the signature or the plaintext that this call sends. */
-static void
+static const char *
 kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 {
-    static const size_t name = sizeof "X-Amz-Security-Token: " - 1;
-    const kaws__lines *l = &c->lines;
-    const char *signature = strstr(l->authorization, "Signature=");
+    const char *token = c->wire.token + strlen("X-Amz-Security-Token: ");
+    const char *signature = strstr(c->wire.authorization, "Signature=");
     kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
     char whole[640];              /* more than is shown: nothing slips by     */
     int i, secret;
 
     text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
-    if (l->token.len > 0) {
-        sent[0].at = l->token.at + name;
-        sent[0].len = l->token.len - name;
-    }
+    if (c->wire.token[0] != '\0')
+        sent[0] = kaws__buf_of(token);
     if (signature != NULL)
         sent[1] = kaws__buf_of(signature + 10);
     if (c->secret_len > 0) {
         sent[2].at = c->body.at + c->secret_at;
         sent[2].len = c->secret_len;
     }
-    secret = kaws__creds_leak_in(&c->calls->creds, text);
+    secret = kaws__creds_leak_in(&c->shared->calls->creds, text);
     for (i = 0; i < 3 && !secret; i++)
         secret = kaws__text_holds(text, sent[i]);
     kaws_wipe(whole, sizeof whole);
     words.len = secret ? 0 : words.len;
-    (void)kaws__text_quote(out, cap, words);
+    return kaws__text_quote(out, cap, words);
+}
+
+
+/* Fills in what the error says of the reply, but for its sentence. Returns the
+ * request id. */
+static const char *
+kaws__calls_blame(kaws__call *c, const char *type)
+{
+    kaws_error *err = c->shared->err;
+
+    err->http = c->r.http;
+    kaws__calls_words(c, err->aws, sizeof err->aws, kaws__buf_of(type));
+    return kaws__calls_words(c, err->request_id, sizeof err->request_id,
+                             kaws__buf_of(c->r.request_id));
 }
 
 
 /* The reply cannot be the answer to our request: it is not asked for again. */
 static kaws_status
-kaws__calls_nonsense(kaws__call *c, const char *why, kaws_error *err)
+kaws__calls_nonsense(kaws__call *c, const char *why)
 {
     c->clean = c->cures = 0;
-    err->http = c->r.http;
-    kaws__calls_words(c, err->request_id, sizeof err->request_id,
-                      kaws__buf_of(c->r.request_id));
-    return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
-                         "sense (HTTP %d, request id %s): %s",
-                         c->lines.host + 6, c->action, c->r.http,
-                         err->request_id, why);
+    return kaws__err_set(c->shared->err, KAWS_REPLY, "the reply of %s to %s "
+                         "makes no sense (HTTP %d, request id %s): %s",
+                         c->wire.host + strlen("Host: "), c->action->name,
+                         c->r.http, kaws__calls_blame(c, ""), why);
 }
 
 
 /* A reply other than 200. Only an error of KMS's own, which it blames on the
  * request, leaves the connection clean. */
 static kaws_status
-kaws__calls_refused(kaws__call *c, kaws_error *err)
+kaws__calls_refused(kaws__call *c)
 {
+    kaws_error *err = c->shared->err;
     kaws_bytes message;
     char type[64], shown[200] = "";
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
-    const char *advice = fault->advice;
+    const char *advice = fault->advice, *id;
     kaws_status status = fault->status;
 
     c->typed = type[0] != '\0';
+    c->cures = fault->cures;
     c->clean = c->typed && c->r.http >= 400 && c->r.http <= 499 &&
                c->r.http != 408 && c->r.http != 425;
-    if (status == KAWS_OK && c->dry && c->clean)
+    if (status == KAWS_OK && c->clean && (c->action->flags & KAWS__DRY))
         return KAWS_OK;
-    c->cures = fault->cures;
-    if (status == KAWS_OK || (status == KAWS_MISMATCH && !c->opens)) {
+    if (status == KAWS_OK || (status == KAWS_MISMATCH &&
+                              !(c->action->flags & KAWS__OPENS))) {
         c->clean = 0;
         status = KAWS_REPLY;
         advice = "that answers another request";
     }
-    if ((fault->cures & KAWS__QUOTE) && c->secret_len == 0)
+    if ((c->cures & KAWS__QUOTE) && c->secret_len == 0)
         kaws__calls_words(c, shown, sizeof shown, message);
-    err->http = c->r.http;
-    kaws__calls_words(c, err->request_id, sizeof err->request_id,
-                      kaws__buf_of(c->r.request_id));
-    kaws__calls_words(c, err->aws, sizeof err->aws, kaws__buf_of(type));
+    id = kaws__calls_blame(c, type);
     return kaws__err_set(err, status, "AWS KMS at %s refused %s (%s, HTTP %d, "
-                         "request id %s)%s%s; %s", c->lines.host + 6,
-                         c->action,
+                         "request id %s)%s%s; %s", c->wire.host +
+                         strlen("Host: "), c->action->name,
                          err->aws[0] != '\0' ? err->aws : "no error type",
-                         c->r.http, err->request_id[0] != '\0'
-                                    ? err->request_id : "none",
+                         c->r.http, *id != '\0' ? id : "none",
                          shown[0] != '\0' ? ": " : "", shown, advice);
 }
 
 
-/* There is no reply, or it is another request's. */
+/* There is no reply, or none that may be looked at. */
 static kaws_status
-kaws__calls_unanswered(kaws__call *c, kaws_status outcome, kaws_error *err)
+kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
-    char words[128];
-    kaws_status status;
+    char words[128] = "out of memory";
 
-    if (outcome == KAWS_REPLY) {
-        status = kaws__calls_nonsense(c, "an earlier reply had the same "
-                                      "request id, so it answers another "
-                                      "request", err);
+    c->cures = 0;
+    if (outcome == KAWS_REPLY)
+        (void)kaws__calls_nonsense(c, "an earlier reply had the same request "
+                                   "id, so it answers another request");
+    if (outcome == KAWS_REPLY || outcome == KAWS_NETWORK)
         c->cures = KAWS__LATER;
-        return status;
-    }
-    kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
-    if (outcome == KAWS_CONFIG)
-        return kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
-                             "%s: %s; check the endpoint, ca_file and the "
-                             "proxy", c->lines.host + 6, c->action, words);
-    c->cures = KAWS__LATER;
-    return kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for "
-                         "%s: %s", c->lines.host + 6, c->action, words);
+    if (outcome == KAWS_REPLY)
+        return KAWS_REPLY;
+    if (outcome != KAWS_MEMORY)
+        kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
+    return kaws__err_set(c->shared->err, outcome, "cannot %s AWS KMS at %s for "
+                         "%s: %s%s", outcome == KAWS_NETWORK ? "reach" : "ask",
+                         c->wire.host + strlen("Host: "), c->action->name,
+                         words, outcome == KAWS_CONFIG ? "; check the "
+                         "endpoint, ca_file and the proxy" : "");
 }
 
 
 /* A reply: reads the members that are wanted of a 200. */
 static kaws_status
-kaws__calls_answered(kaws__call *c, kaws_error *err)
+kaws__calls_answered(kaws__call *c)
 {
     const char *wrong;
     char words[128];
     size_t offset;
 
     if (c->r.body_len > c->r.body_max)
-        return kaws__calls_nonsense(c, "it is longer than 16384 bytes", err);
+        return kaws__calls_nonsense(c, "it is longer than 16384 bytes");
     if (c->r.http != 200)
-        return kaws__calls_refused(c, err);
+        return kaws__calls_refused(c);
     if (c->wanted == 0)
         return KAWS_OK;
     wrong = kaws__json_read(c->r.body, c->r.body_len, c->want, c->wanted,
@@ -6196,35 +6283,36 @@ kaws__calls_answered(kaws__call *c, kaws_error *err)
         return KAWS_OK;
     (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
                    (unsigned long)offset);
-    return kaws__calls_nonsense(c, words, err);
+    return kaws__calls_nonsense(c, words);
 }
 
 
 /* Signs and sends once. */
 static kaws_status
-kaws__calls_try(kaws__call *c, kaws_error *err)
+kaws__calls_try(kaws__call *c)
 {
-    kaws__calls *k = c->calls;
+    kaws__calls *k = c->shared->calls;
+    kaws_request *q = &c->wire.q;
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
     const char *wrong = kaws__calls_sign(c);
-    kaws_status outcome, status;
+    kaws_status outcome;
+    kaws_status status;
 
-    kaws__err_clear(err);
+    kaws__err_clear(c->shared->err);
     c->cures = c->typed = 0;
     if (wrong != NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
-                             wrong);
+        return kaws__err_set(c->shared->err, KAWS_MEMORY, "cannot sign %s: %s",
+                             c->action->name, wrong);
+    c->left_ms = kaws__calls_left_ms(c->shared);
+    q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
     /* What spoiled one idle connection may have spoiled all. */
-    c->q.fresh_connection = c->once || c->fresh || c->doubtful;
-    c->left_ms = kaws__calls_left_ms(c->budget);
-    c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
-    outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
+    q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
+    outcome = kaws__http_send(&k->http, q, &c->r, &c->lent);
     id = kaws__buf_of(c->r.request_id);
-    c->budget->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
-    status = outcome == KAWS_OK
-           ? kaws__calls_answered(c, err)
-           : kaws__calls_unanswered(c, outcome, err);
+    c->shared->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
+    status = outcome == KAWS_OK ? kaws__calls_answered(c)
+                                         : kaws__calls_unanswered(c, outcome);
     took = kaws__sys_ticks_us() - started;
     kaws__thread_lock(&k->lock);
     k->stats.kms_requests++;
@@ -6240,16 +6328,14 @@ kaws__calls_try(kaws__call *c, kaws_error *err)
 /* AWS's clock is not ours: requests are signed with AWS's time from now on. A
  * Date that is missing, or not of this century, is not believed. */
 static int
-kaws__calls_mend_clock(kaws__call *c)
+kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 {
-    kaws__calls *k = c->calls;
-    int64_t off = c->r.date - c->signed_at;
+    int64_t off = date - signed_at;
 
-    if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
-        (off <= 240 && off >= -240))
+    if (date < 1577836800 || date >= 4102444800 || (off <= 240 && off >= -240))
         return 0;
     kaws__thread_lock(&k->lock);
-    off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
+    off = date - k->hooks->now_ms(k->hooks->ctx) / 1000;
     if (off <= 240 && off >= -240)
         off = 0;                          /* our clock was set meanwhile      */
     k->clock_offset_s = off;
@@ -6270,15 +6356,16 @@ kaws__calls_mend_clock(kaws__call *c)
 static int
 kaws__calls_mend(kaws__call *c)
 {
-    if (c->once)
+    kaws__calls *k = c->shared->calls;
+
+    if (c->action->flags & KAWS__UNREPEATED)
         return 0;
     if ((c->cures & KAWS__CLOCK) && !c->clock_mended &&
-        kaws__calls_mend_clock(c))
+        kaws__calls_mend_clock(k, c->r.date, c->wire.signed_at))
         return c->clock_mended = 1;
-    if ((c->cures & KAWS__RENEW) && !c->creds_renewed &&
-        kaws__creds_refresh(&c->calls->creds, c->generation))
-        return c->creds_renewed = 1;
-    return 0;
+    return (c->cures & KAWS__RENEW) && !c->creds_renewed &&
+           (c->creds_renewed = kaws__creds_refresh(&k->creds,
+                                                   c->wire.generation));
 }
 
 
@@ -6287,7 +6374,7 @@ kaws__calls_mend(kaws__call *c)
 static int64_t
 kaws__calls_delay(const kaws__call *c, int64_t most)
 {
-    const kaws_hooks *hooks = c->calls->hooks;
+    const kaws_hooks *hooks = c->shared->calls->hooks;
     int64_t delay = (c->cures & KAWS__SLOWER) ? 1000 : 50;
     int64_t asked = c->r.retry_after_ms;
     uint16_t chance = 0xffff;
@@ -6295,9 +6382,8 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
 
     for (i = 1; i < c->attempt && delay < most; i++)
         delay *= 2;
-    delay = delay < most ? delay : most;
     (void)hooks->random(hooks->ctx, &chance, sizeof chance);
-    delay = delay * chance / 0xffff;
+    delay = (delay < most ? delay : most) * chance / 0xffff;
     if (asked > delay)
         delay = asked < delay + 5000 ? asked : delay + 5000;
     return delay;
@@ -6308,21 +6394,22 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
  * patience the pauses are short, because a program that cannot go on should
  * learn soon that KMS is back; and the hook may have less patience by then. */
 static int
-kaws__calls_wait(kaws__call *c, const kaws_error *err)
+kaws__calls_wait(kaws__call *c)
 {
-    kaws__calls *k = c->calls;
+    kaws__calls *k = c->shared->calls;
     const kaws_hooks *hooks = k->hooks;
-    int may = (c->cures & KAWS__SLOWER) ||
-              ((c->cures & KAWS__LATER) && !c->once);
-    int patience = may && hooks->patience_ms != NULL
-                 ? hooks->patience_ms(hooks->ctx, err) : 0;
+    int again = c->action->flags & KAWS__UNREPEATED ? KAWS__SLOWER
+                                              : KAWS__SLOWER | KAWS__LATER;
+    int patience = (c->cures & again) && hooks->patience_ms != NULL
+                 ? hooks->patience_ms(hooks->ctx, c->shared->err) : 0;
     int64_t delay;
     int left;
 
-    if (!may || (patience <= 0 && c->attempt >= k->max_attempts))
+    if (!(c->cures & again) ||
+        (patience <= 0 && c->attempt >= k->max_attempts))
         return 0;
     delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
-    left = kaws__calls_left_ms(c->budget);
+    left = kaws__calls_left_ms(c->shared);
     if (patience > 0 && delay > patience)
         delay = patience;
     if (patience <= 0 && delay + (c->left_ms - left) >= left)
@@ -6330,7 +6417,7 @@ kaws__calls_wait(kaws__call *c, const kaws_error *err)
     if (delay > 0)
         hooks->sleep_ms(hooks->ctx, (int)delay);
     if (patience > 0)
-        c->budget->begun_ms = hooks->ticks_ms(hooks->ctx);
+        c->shared->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
     kaws__thread_lock(&k->lock);
     k->stats.kms_retries++;
@@ -6339,161 +6426,79 @@ kaws__calls_wait(kaws__call *c, const kaws_error *err)
 }
 
 
-/* Sends the call until it is granted, refused for good, or out of time. */
+/* Sends the call until it is granted, refused for good, or out of time. A body
+ * with a plaintext ends in spaces: room http says what for. */
 static kaws_status
-kaws__calls_send(kaws__call *c, kaws_error *err)
+kaws__calls_send(kaws__call *c)
 {
-    kaws_status status = kaws__calls_ready(c, err);
-    int tries;
+    kaws_error *err = c->shared->err;
+    size_t n = c->secret_len > 0 ? c->body.len + 1 + KAWS__CALLS_SPACES : 0;
+    uint8_t *spaces;
+    kaws_status status;
 
-    if (status != KAWS_OK)
-        return status;
-    while ((status = kaws__calls_try(c, err)) != KAWS_OK) {
+    kaws__json_end(&c->body);
+    if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
+        memset(spaces, ' ', n);
+    c->r.body_max = KAWS__CALLS_REPLY_MAX;
+    c->r.body = kaws__mem_resize(c->shared->calls->hooks, NULL, 0,
+                                 c->r.body_max);
+    if (c->r.body == NULL || c->body.failed)
+        return kaws__err_memory(err, c->action->name);
+    c->wire.q.url = c->wire.url;
+    c->wire.q.headers = c->wire.headers;
+    c->wire.q.body = kaws__buf_view(&c->body);
+    c->wire.q.connect_timeout_ms = c->shared->connect_timeout_ms;
+    c->attempt = 1;
+    while ((status = kaws__calls_try(c)) != KAWS_OK) {
         kaws__calls_judged(c);
-        if (!kaws__calls_mend(c) && !kaws__calls_wait(c, err))
+        if (!kaws__calls_mend(c) && !kaws__calls_wait(c))
             break;
     }
-    tries = c->attempt + c->clock_mended + c->creds_renewed;
-    if (status != KAWS_OK && tries > 1)
-        (void)kaws__err_set(err, status, "%s (%d attempts)", err->text, tries);
+    c->attempt += c->clock_mended + c->creds_renewed;
+    if (status != KAWS_OK && c->attempt > 1)
+        (void)kaws__err_set(err, status, "%s (%d attempts)", err->text,
+                            c->attempt);
     return status;
 }
 
 
 /* ==========================================================================
- * ROOM  kms      the actions of AWS KMS, of which only what fits is believed
+ * ROOM  kms      the actions of AWS KMS: only what fits is believed
  * ==========================================================================
- * Uses: thread err mem buf text json http arn trust calls
- * Gives: kms_open kms_close kms_choice kms_choose kms_choose_tried kms_target
- *        kms_begin kms_seal kms_probe kms_decrypt kms_prove kms_prove_key
- *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
- *        kms_learn_account kms_may_use
+ * Uses: err mem buf text json http arn trust calls
+ * Gives: kms_open kms_close kms_begin kms_has_key kms_seal kms_probe
+ *        kms_decrypt kms_prove kms_prove_key
+ *        kms_reencrypt kms_rotate kms_ask_region
+ *        kms_mixed_up kms_learn_account kms_may_use
  *
  * One function an action. Each writes a call, sends it, and takes from the
  * reply what it has verified: a reply that names another KMS key than the
  * request did is nonsense. The connection that brought it is not used again.
  *
- * An operation is what a caller of the library asked for: its calls share one
- * budget. An error is filled in all functions here: err is not NULL.
+ * An operation is what a caller of the library asked for, by one call or a few:
+ * it has a target, an amount of time, and an error.
  */
-
-typedef struct kaws__choice {     /* of a KMS key and a region: one value     */
-    kaws__target target;          /* for new keys                             */
-    char     region[KAWS__ARN_REGION_MAX + 1];    /* for ids and aliases      */
-    char     arn[KAWS__ARN_MAX + 1];      /* what sealed last, or ""          */
-    unsigned version;             /* how many choices were taken before       */
-} kaws__choice;
 
 typedef struct kaws__kms {
     kaws__calls calls;
     kaws__trust trust;
-    kaws__lock  lock;             /* guards all below                         */
-    int         opened;           /* there is a lock                          */
-    kaws__choice now;             /* what is used                             */
-    kaws__choice tried;           /* what was found good last, but not taken  */
-    int         no_dry_runs;      /* this KMS knows none: noted in the log    */
-    int         no_proofs;        /* it denies us Decrypt: that was logged    */
 } kaws__kms;
 
 typedef struct kaws__op {         /* an operation                             */
     kaws__kms   *kms;
-    kaws__budget budget;
-    char        *trial;           /* room for an ARN: this operation tries a
-                                   * KMS key. What seals is noted here, and
+    kaws__shared shared;
+    kaws__target target;          /* what seals                               */
+    char        *trial;           /* room for an ARN: the operation tries a
+                                   * KMS key. What sealed is noted there, and
                                    * may open, but is not trusted for good    */
 } kaws__op;
 
+/* The places of the members that are wanted of a reply. */
+enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
+       KAWS__SOURCE = KAWS__PLAIN };
 
-/* ---- which KMS key, and where ------------------------------------------ */
-
-/* Changes a choice: to that KMS key, to that region; NULL: as it is. */
-static kaws_status
-kaws__kms_change(kaws__choice *choice, const char *key_id, const char *region,
-                 kaws_error *err)
-{
-    kaws_bytes want = kaws__buf_of(region != NULL ? region : choice->region);
-    kaws__target *target = &choice->target;
-    char key[KAWS__ARN_MAX + 1], shown[96];
-
-    if (!kaws__arn_region_ok(want))
-        return kaws__err_set(err, KAWS_ARGUMENT, "region '%s' is not a region "
-                             "of AWS, such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown, want));
-    if (region != NULL)
-        (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
-    if (key_id == NULL && target->key_id[0] == '\0')
-        return KAWS_OK;                   /* there is no KMS key              */
-    memcpy(key, target->key_id, sizeof key);
-    return kaws__arn_target(target, key_id != NULL ? key_id : key,
-                            choice->region, err);
-}
-
-
-/* What is chosen now, changed. */
-static kaws_status
-kaws__kms_choice(kaws__kms *k, const char *key_id, const char *region,
-                 kaws__choice *out, kaws_error *err)
-{
-    kaws__thread_lock(&k->lock);
-    *out = k->now;
-    kaws__thread_unlock(&k->lock);
-    out->arn[0] = '\0';
-    return kaws__kms_change(out, key_id, region, err);
-}
-
-
-/* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, so it has to be judged again. */
-static int
-kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
-{
-    int sealed = choice->arn[0] != '\0', fits;
-
-    kaws__thread_lock(&k->lock);
-    fits = choice->version == k->now.version;
-    if (fits && take) {
-        k->now.target = choice->target;
-        memcpy(k->now.region, choice->region, sizeof k->now.region);
-        if (sealed)
-            memcpy(k->now.arn, choice->arn, sizeof k->now.arn);
-        k->now.version++;
-        memset(&k->tried, 0, sizeof k->tried);
-    } else if (fits) {
-        k->tried = *choice;
-    }
-    kaws__thread_unlock(&k->lock);
-    if (fits && take && sealed)
-        (void)kaws__trust_check(&k->trust, choice->arn, KAWS__SEALED, NULL);
-    return fits;
-}
-
-
-/* Takes the choice if it was noted last; 0 if it was not. */
-static int
-kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
-{
-    kaws__choice tried;
-
-    kaws__thread_lock(&k->lock);
-    tried = k->tried;
-    kaws__thread_unlock(&k->lock);
-    return strcmp(tried.target.key_id, key_id) == 0 &&
-           strcmp(tried.region, region) == 0 && kaws__kms_choose(k, &tried, 1);
-}
-
-
-/* The target of new keys; CONFIG if no KMS key is set. */
-static kaws_status
-kaws__kms_target(kaws__kms *k, kaws__target *target, kaws_error *err)
-{
-    kaws__thread_lock(&k->lock);
-    *target = k->now.target;
-    kaws__thread_unlock(&k->lock);
-    if (target->key_id[0] == '\0')
-        return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
-                             "keys with: kms_key_id has to be set");
-    return KAWS_OK;
-}
+/* What the log is told once. */
+enum { KAWS__NOTE_DRY_RUN = 1, KAWS__NOTE_UNPROVED = 2 };
 
 
 /* The config's strings are borrowed for as long as it stays open. */
@@ -6501,16 +6506,9 @@ static kaws_status
 kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
                kaws_error *err)
 {
-    const char *region = cfg->region != NULL ? cfg->region : "us-east-1";
     kaws_status status;
 
     memset(k, 0, sizeof *k);
-    if (kaws__thread_lock_init(&k->lock, KAWS__RANK_KMS) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the KMS key");
-    k->opened = 1;
-    status = kaws__kms_change(&k->now, cfg->kms_key_id, region, err);
-    if (status != KAWS_OK)
-        return err->status = KAWS_CONFIG;
     if ((status = kaws__trust_open(&k->trust, cfg, err)) == KAWS_OK)
         status = kaws__calls_open(&k->calls, hooks, cfg, err);
     return status;
@@ -6522,139 +6520,54 @@ kaws__kms_close(kaws__kms *k)
 {
     kaws__calls_close(&k->calls);
     kaws__trust_close(&k->trust);
-    if (k->opened)
-        kaws__thread_lock_free(&k->lock);
-    k->opened = 0;
 }
 
 
-/* Begins an operation: its time runs from now on. */
+/* Begins an operation with the KMS key that is set now. err is not NULL. */
 static kaws__op
-kaws__kms_begin(kaws__kms *k)
+kaws__kms_begin(kaws__kms *k, kaws_error *err)
 {
+    kaws__choice now;
     kaws__op op;
 
+    (void)kaws__trust_choice(&k->trust, NULL, NULL, &now, NULL);
     op.kms = k;
-    op.budget = kaws__calls_budget(&k->calls);
+    op.shared = kaws__calls_share(&k->calls, err);
+    op.target = now.target;
     op.trial = NULL;
     return op;
 }
 
 
-/* ---- what replies must hold -------------------------------------------- */
-
-/* The places of the members that are wanted of a reply. */
-enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
-       KAWS__SOURCE = KAWS__PLAIN };
-
-
-static int
-kaws__kms_is(const kaws__member *member, const char *text)
-{
-    return member->value.at != NULL &&
-           kaws__buf_same(member->value, kaws__buf_of(text));
-}
-
-
-/* A member must name the KMS key that the request named. */
+/* CONFIG, if there is no KMS key to seal with. */
 static kaws_status
-kaws__kms_expect_key(kaws__call *c, int member, const char *arn,
-                     kaws_error *err)
+kaws__kms_has_key(const kaws__op *op)
 {
-    char why[64];
-
-    if (kaws__kms_is(&c->want[member], arn))
+    if (op->target.key_id[0] != '\0')
         return KAWS_OK;
-    (void)snprintf(why, sizeof why, "%s is not the KMS key that was asked for",
-                   c->want[member].name);
-    return kaws__calls_nonsense(c, why, err);
+    return kaws__err_set(op->shared.err, KAWS_CONFIG, "no KMS key is set to "
+                         "seal keys with: kms_key_id has to be set");
 }
 
 
-/* *len: in, the room at `out`; out, the length of the plaintext. */
-static kaws_status
-kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len, kaws_error *err)
-{
-    kaws_bytes plain = c->want[KAWS__PLAIN].value;
-
-    if (plain.at == NULL ||
-        !kaws__text_unbase64(plain, out, *len, len) || *len == 0)
-        return kaws__calls_nonsense(c, "Plaintext is missing, too long or not "
-                                    "base64", err);
-    return KAWS_OK;
-}
-
-
-/* Warns if the KMS key in use has come to be another one, as an alias can. */
-static void
-kaws__kms_notice(kaws__kms *k, const kaws__target *target, const char *arn)
-{
-    char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
-
-    kaws__thread_lock(&k->lock);
-    if (strcmp(k->now.target.key_id, target->key_id) == 0 &&
-        strcmp(k->now.target.region, target->region) == 0 &&
-        strcmp(k->now.arn, arn) != 0) {
-        memcpy(was, k->now.arn, sizeof was);
-        (void)kaws__buf_copy_text(k->now.arn, sizeof k->now.arn,
-                                  kaws__buf_of(arn));
-    }
-    kaws__thread_unlock(&k->lock);
-    if (was[0] != '\0')
-        kaws__err_log(k->calls.hooks, 1, "the KMS key %s was %s and is %s "
-                      "now: keys are sealed with that one from here on",
-                      target->key_id,
-                      kaws__text_quote(shown[0], sizeof shown[0],
-                                       kaws__buf_of(was)),
-                      kaws__text_quote(shown[1], sizeof shown[1],
-                                       kaws__buf_of(arn)));
-}
-
-
-/* A blob, sealed for the target by a KMS key that is trusted, and its key
- * material, if KMS tells that. Only here is anything learned from a reply, so
- * all else in it has been verified before. */
-static kaws_status
-kaws__kms_take_sealed(kaws__op *op, kaws__call *c, const kaws__target *target,
-                      kaws_sealed *out, kaws_error *err)
-{
-    kaws_bytes blob = c->want[KAWS__BLOB].value;
-    kaws_bytes key = c->want[KAWS__KEY].value;
-    kaws_bytes material = c->want[KAWS__MATERIAL].value;
-    kaws_status status;
-
-    memset(out, 0, sizeof *out);
-    if (blob.at == NULL ||
-        !kaws__text_unbase64(blob, out->blob, sizeof out->blob,
-                             &out->blob_len) || out->blob_len == 0)
-        return kaws__calls_nonsense(c, "CiphertextBlob is missing, too long or "
-                                    "not base64", err);
-    if (key.at == NULL ||
-        !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn, key) ||
-        !kaws__arn_fits(target, out->kms_key_arn))
-        return kaws__calls_nonsense(c, "KeyId is not the ARN of the KMS key "
-                                    "that was asked for", err);
-    if (material.at != NULL && kaws__arn_word_ok(material))
-        (void)kaws__buf_copy_text(out->key_material_id,
-                                  sizeof out->key_material_id, material);
-    status = kaws__trust_check(&op->kms->trust, out->kms_key_arn,
-                               op->trial != NULL ? KAWS__TO_SEAL
-                                                 : KAWS__SEALED, err);
-    if (status == KAWS_OK && op->trial != NULL)
-        memcpy(op->trial, out->kms_key_arn, sizeof out->kms_key_arn);
-    if (status == KAWS_OK)
-        kaws__kms_notice(op->kms, target, out->kms_key_arn);
-    return status;
-}
-
-
-/* ---- the actions that seal and open ------------------------------------ */
+/* ---- the members of requests and replies ------------------------------- */
 
 static void
 kaws__kms_put_text(kaws__call *c, const char *name, const char *value)
 {
     kaws__json_name(&c->body, name);
     kaws__json_string(&c->body, kaws__buf_of(value));
+}
+
+
+static void
+kaws__kms_put_data(kaws__call *c, const char *name, const uint8_t *at,
+                   size_t len)
+{
+    kaws_bytes data = { at, len };
+
+    kaws__json_name(&c->body, name);
+    kaws__json_base64(&c->body, data);
 }
 
 
@@ -6673,45 +6586,104 @@ kaws__kms_put_context(kaws__call *c, const char *name, const kaws_context *ctx)
 }
 
 
+/* A member must name the KMS key that the request named. */
+static kaws_status
+kaws__kms_expect_key(kaws__call *c, int member, const char *arn)
+{
+    char why[64];
+
+    if (kaws__buf_same(c->want[member].value, kaws__buf_of(arn)))
+        return KAWS_OK;
+    (void)snprintf(why, sizeof why, "%s is not the KMS key that was asked for",
+                   c->want[member].name);
+    return kaws__calls_nonsense(c, why);
+}
+
+
+/* *len: in, the room at `out`; out, the length of the plaintext. */
+static kaws_status
+kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len)
+{
+    if (!kaws__text_unbase64(c->want[KAWS__PLAIN].value, out, *len, len) ||
+        *len == 0)
+        return kaws__calls_nonsense(c, "Plaintext is missing, too long or not "
+                                    "base64");
+    return KAWS_OK;
+}
+
+
+/* A blob, sealed for the target by a KMS key that is trusted, and its key
+ * material, if KMS tells that. Only here is anything learned from a reply, so
+ * all else in it has been verified before. */
+static kaws_status
+kaws__kms_take_sealed(kaws__op *op, kaws__call *c, kaws_sealed *out)
+{
+    kaws_bytes material = c->want[KAWS__MATERIAL].value;
+    char *arn = out->kms_key_arn;
+    kaws_status status;
+
+    memset(out, 0, sizeof *out);
+    if (!kaws__text_unbase64(c->want[KAWS__BLOB].value, out->blob,
+                             sizeof out->blob, &out->blob_len) ||
+        out->blob_len == 0)
+        return kaws__calls_nonsense(c, "CiphertextBlob is missing, too long or "
+                                    "not base64");
+    if (!kaws__buf_copy_text(arn, sizeof out->kms_key_arn,
+                             c->want[KAWS__KEY].value) ||
+        !kaws__arn_fits(&op->target, arn))
+        return kaws__calls_nonsense(c, "KeyId is not the ARN of the KMS key "
+                                    "that was asked for");
+    if (kaws__arn_word_ok(material))
+        (void)kaws__buf_copy_text(out->key_material_id,
+                                  sizeof out->key_material_id, material);
+    status = kaws__trust_check(&op->kms->trust, arn, op->trial != NULL
+                               ? KAWS__TO_SEAL : KAWS__SEALED, op->shared.err);
+    if (status != KAWS_OK)
+        return status;
+    if (op->trial != NULL)
+        memcpy(op->trial, arn, sizeof out->kms_key_arn);
+    kaws__trust_notice(&op->kms->trust, op->kms->calls.hooks, &op->target, arn);
+    return KAWS_OK;
+}
+
+
+/* ---- sealing and opening ----------------------------------------------- */
+
 /* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. KMS
  * returns those at `made`; if that is NULL, they never leave KMS, and no reply
  * ever holds them. */
 static kaws_status
-kaws__kms_seal(kaws__op *op, const kaws__target *target,
-               const kaws_context *ctx, kaws_bytes plain, uint8_t *made,
-               kaws_sealed *out, kaws_error *err)
+kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
+               uint8_t *made, kaws_sealed *out)
 {
-    static const kaws__action actions[] = {
 #define KAWS__SEALS { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
-        { "Encrypt", KAWS__SEALS }, { "GenerateDataKey", KAWS__SEALS },
-        { "GenerateDataKeyWithoutPlaintext", KAWS__SEALS }
-    };
+    static const kaws__action encrypt = { "Encrypt", 0, KAWS__SEALS },
+        data_key = { "GenerateDataKey", 0, KAWS__SEALS },
+        bare = { "GenerateDataKeyWithoutPlaintext", 0, KAWS__SEALS };
     size_t got = plain.len;
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->kms->calls, &op->budget,
-                      &actions[plain.at != NULL ? 0 : made != NULL ? 1 : 2],
-                      target->region);
-    kaws__kms_put_text(&c, "KeyId", target->key_id);
+    kaws__calls_begin(&c, &op->shared, plain.at != NULL ? &encrypt
+                      : made != NULL ? &data_key : &bare, op->target.region);
+    kaws__kms_put_text(&c, "KeyId", op->target.key_id);
     if (plain.at != NULL) {
-        kaws__json_name(&c.body, "Plaintext");
-        c.secret_at = c.body.len + 1;             /* behind the quote         */
-        kaws__json_base64(&c.body, plain);
+        c.secret_at = c.body.len + strlen(",\"Plaintext\":\"");
+        kaws__kms_put_data(&c, "Plaintext", plain.at, plain.len);
         c.secret_len = c.body.len - 1 - c.secret_at;
     } else {
         kaws__json_name(&c.body, "NumberOfBytes");
         kaws__json_number(&c.body, plain.len);
     }
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    status = kaws__calls_send(&c, err);
+    status = kaws__calls_send(&c);
     if (status == KAWS_OK && made != NULL)
-        status = kaws__kms_take_plain(&c, made, &got, err);
+        status = kaws__kms_take_plain(&c, made, &got);
     if (status == KAWS_OK && got != plain.len)
         status = kaws__calls_nonsense(&c, "Plaintext has another length than "
-                                      "was asked for", err);
+                                      "was asked for");
     if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(op, &c, target, out, err);
+        status = kaws__kms_take_sealed(op, &c, out);
     if (status != KAWS_OK && made != NULL)
         kaws_wipe(made, plain.len);
     kaws__calls_end(&c);
@@ -6719,110 +6691,76 @@ kaws__kms_seal(kaws__op *op, const kaws__target *target,
 }
 
 
-/* Begins and sends a Decrypt. `dry` is 1 for a dry run, whose reply is not
- * looked at if KMS opens the blob all the same; 2 for one over a connection of
- * its own, whose reply is. The KMS key is named, and must be trusted before
- * anything is sent. *len: in, the room at `clear`; out, what was opened. */
+/* Decrypt, or its dry run. The KMS key is named, and must be trusted before
+ * anything is sent. *len: in, the room at `plain`; out, how long the key is, 0
+ * on failure. A key that is longer than the room is not copied. If `expect` has
+ * a length, the key must have it, and its bytes if there are any, or it is
+ * MISMATCH: then the connection, too, may have brought the reply to another
+ * request. After a dry run *len is 0 if KMS said that it would open the blob.
+ * Else KMS opened it, and the reply proves less: its connection is not used
+ * again. */
 static kaws_status
-kaws__kms_open_blob(kaws__op *op, kaws__call *c, const kaws_context *ctx,
-                    const kaws_sealed *in, int dry, uint8_t *clear,
-                    size_t *len, kaws_error *err)
+kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
+                    const kaws_context *ctx, const kaws_sealed *in,
+                    kaws_bytes expect, uint8_t *plain, size_t *len)
 {
-    static const kaws__action decrypt = { "Decrypt",
-                                          { "KeyId", "Plaintext" } };
-    kaws_bytes blob = { in->blob, in->blob_len };
-    kaws__target target = { "", "" };
+    const char *arn = in->kms_key_arn;
+    uint8_t clear[KAWS_PLAIN_MAX];
+    size_t got = sizeof clear;
+    kaws__target from = { "", "" };
+    kaws__call c;
     kaws_status status = KAWS_OK;
 
-    if (op->trial == NULL || strcmp(op->trial, in->kms_key_arn) != 0)
-        status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
-                                   KAWS__TO_OPEN, err);
-    (void)kaws__arn_target(&target, in->kms_key_arn, "", NULL);
-    kaws__calls_begin(c, &op->kms->calls, &op->budget, &decrypt,
-                      target.region);
-    if (status != KAWS_OK)
-        return status;
-    c->opens = 1;
-    c->dry = dry > 0;
-    c->fresh = dry > 1;
-    c->wanted = dry == 1 ? 0 : c->wanted;
-    kaws__kms_put_text(c, "KeyId", in->kms_key_arn);
-    kaws__json_name(&c->body, "CiphertextBlob");
-    kaws__json_base64(&c->body, blob);
-    kaws__kms_put_context(c, "EncryptionContext", ctx);
-    if (dry > 0) {
-        kaws__json_name(&c->body, "DryRun");
-        kaws__json_true(&c->body);
+    (void)kaws__arn_target(&from, arn, "", NULL);
+    kaws__calls_begin(&c, &op->shared, action, from.region);
+    kaws__kms_put_text(&c, "KeyId", arn);
+    kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
+    kaws__kms_put_context(&c, "EncryptionContext", ctx);
+    if (action->flags & KAWS__DRY) {
+        kaws__json_name(&c.body, "DryRun");
+        kaws__json_true(&c.body);
     }
-    status = kaws__calls_send(c, err);
-    if (status == KAWS_OK && c->wanted > 0 && c->r.http == 200 &&
-        (status = kaws__kms_expect_key(c, KAWS__KEY, in->kms_key_arn, err)) ==
-        KAWS_OK)
-        status = kaws__kms_take_plain(c, clear, len, err);
-    return status;
-}
-
-
-/* *len: in, the room at `plain`; out, how long the key is, 0 on failure. A key
- * that is longer than the room is not copied. If `expect` has a length, the key
- * must have it, and its bytes if there are any, or it is MISMATCH: then the
- * connection, too, may have brought the reply to another request. */
-static kaws_status
-kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
-                  kaws_bytes expect, uint8_t *plain, size_t *len,
-                  kaws_error *err)
-{
-    uint8_t clear[KAWS_PLAIN_MAX];
-    kaws__call c;
-    size_t room = *len, got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 0, clear, &got,
-                                             err);
-
-    if (status == KAWS_OK && expect.len > 0 &&
+    if (op->trial == NULL || strcmp(op->trial, arn) != 0)
+        status = kaws__trust_check(&op->kms->trust, arn, KAWS__TO_OPEN,
+                                   op->shared.err);
+    if (status == KAWS_OK)
+        status = kaws__calls_send(&c);
+    if (status == KAWS_OK && c.r.http != 200)
+        got = 0;
+    else if (status == KAWS_OK && c.wanted > 0 &&
+             (status = kaws__kms_expect_key(&c, KAWS__KEY, arn)) == KAWS_OK)
+        status = kaws__kms_take_plain(&c, clear, &got);
+    if (status == KAWS_OK && got > 0 && expect.len > 0 &&
         (got != expect.len ||
-         (expect.at != NULL && memcmp(clear, expect.at, got) != 0))) {
-        c.clean = 0;
-        status = kaws__err_set(err, KAWS_MISMATCH, "the blob opens to %lu "
-                               "bytes that are not the %lu that were sealed",
-                               (unsigned long)got, (unsigned long)expect.len);
-    }
-    kaws_wipe(plain, room);
+         (expect.at != NULL && memcmp(clear, expect.at, got) != 0)))
+        status = kaws__err_set(op->shared.err, KAWS_MISMATCH, "the blob opens "
+                               "to %lu bytes that are not the %lu that were "
+                               "sealed", (unsigned long)got,
+                               (unsigned long)expect.len);
+    c.clean = c.clean && status != KAWS_MISMATCH &&
+              (got == 0 || !(action->flags & KAWS__DRY));
+    kaws_wipe(plain, *len);
+    if (status == KAWS_OK && got <= *len && plain != NULL)
+        memcpy(plain, clear, got);
     *len = status == KAWS_OK ? got : 0;
-    if (*len <= room && room > 0)
-        memcpy(plain, clear, *len);
     kaws_wipe(clear, status == KAWS_OK ? got : sizeof clear);
     kaws__calls_end(&c);
     return status;
 }
 
 
-/* ---- proofs ------------------------------------------------------------ */
-
-/* Asks once whether KMS would open the blob. *told: KMS said so, by the error
- * DryRunOperation. If KMS opens the blob instead, that is OK, too; but what
- * came over a connection of its own must name the KMS key, and have the key's
- * length. */
 static kaws_status
-kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
-                  size_t len, int fresh, int *told, kaws_error *err)
+kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
+                  kaws_bytes expect, uint8_t *plain, size_t *len)
 {
-    uint8_t clear[KAWS_PLAIN_MAX];
-    kaws__call c;
-    size_t got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 1 + fresh, clear,
-                                             &got, err);
+    static const kaws__action decrypt = { "Decrypt", KAWS__OPENS,
+                                          { "KeyId", "Plaintext" } };
 
-    *told = status == KAWS_OK && c.r.http != 200;
-    if (status == KAWS_OK && !*told && fresh && got != len)
-        status = kaws__calls_nonsense(&c, "Plaintext has another length than "
-                                      "the key", err);
-    if (!*told)
-        c.clean = 0;
-    kaws_wipe(clear, sizeof clear);
-    kaws__calls_end(&c);
-    return status;
+    return kaws__kms_open_blob(op, &decrypt, ctx, in, expect, plain, len);
 }
 
+
+/* ---- proofs ------------------------------------------------------------ */
 
 /* An earlier reply was another request's: says so, and trusts none of the open
  * connections any more. */
@@ -6835,44 +6773,39 @@ kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
 }
 
 
-/* Logs a note, unless *logged says that it was logged before. */
-static void
-kaws__kms_log_once(kaws__kms *k, int *logged, const char *note)
-{
-    int before;
-
-    kaws__thread_lock(&k->lock);
-    before = *logged;
-    *logged = 1;
-    kaws__thread_unlock(&k->lock);
-    if (!before)
-        kaws__err_log(k->calls.hooks, 2, "%s", note);
-}
-
-
 /* Whether KMS would open this blob for us, to a key of that length. A 200
  * proves nothing: it may answer another request. Then KMS is asked once more,
  * over a connection of its own; a second 200 means that this KMS knows no dry
  * run. */
 static kaws_status
 kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
-                size_t len, kaws_error *err)
+                size_t len)
 {
-    kaws__kms *k = op->kms;
-    int told, granted;
-    kaws_status status = kaws__kms_dry_run(op, ctx, in, len, 0, &told, err);
+    static const kaws__action once = { "Decrypt", KAWS__OPENS | KAWS__DRY,
+                                       { NULL } };
+    static const kaws__action again = {
+        "Decrypt", KAWS__OPENS | KAWS__DRY | KAWS__APART,
+        { "KeyId", "Plaintext" }
+    };
+    const kaws_bytes any = { NULL, 0 }, expect = { NULL, len };
+    kaws__calls *k = &op->kms->calls;
+    size_t first = 0, second = 0;
+    kaws_status status = kaws__kms_open_blob(op, &once, ctx, in, any, NULL,
+                                             &first);
 
-    granted = status == KAWS_OK && !told;
-    if (granted)
-        status = kaws__kms_dry_run(op, ctx, in, len, 1, &told, err);
+    if (status == KAWS_OK && first > 0)
+        status = kaws__kms_open_blob(op, &again, ctx, in, expect, NULL,
+                                     &second);
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(k, "the blob that AWS KMS returned is not "
-                                  "what it was asked to seal", err);
-    if (status == KAWS_OK && granted && told)
-        kaws__http_distrust(&k->calls.http);      /* the 200 was another's    */
-    if (status == KAWS_OK && !told)
-        kaws__kms_log_once(k, &k->no_dry_runs, "this KMS knows no dry run: it "
-                           "opens what it is asked about; AWS KMS would not");
+        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned is "
+                                  "not what it was asked to seal",
+                                  op->shared.err);
+    if (status == KAWS_OK && first > 0 && second == 0)
+        kaws__http_distrust(&k->http);    /* the 200 was another's            */
+    else if (status == KAWS_OK && first > 0 &&
+             kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
+        kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
+                      "it is asked about; AWS KMS would not");
     return status;
 }
 
@@ -6881,114 +6814,107 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
  * to decrypt there is no proof; that is no failure, and logged once. */
 static kaws_status
 kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
-                    const kaws_sealed *in, kaws_bytes plain, kaws_error *err)
+                    const kaws_sealed *in, kaws_bytes plain)
 {
-    kaws__kms *k = op->kms;
+    kaws__calls *k = &op->kms->calls;
+    kaws_error *err = op->shared.err;
     size_t none = 0;
-    kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none,
-                                           err);
+    kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none);
 
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(k, "the blob that AWS KMS returned does not "
-                                  "open to the key, and nothing was stored",
-                                  err);
+        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned "
+                                  "does not open to the key, and nothing was "
+                                  "stored", err);
     if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
-    kaws__kms_log_once(k, &k->no_proofs, "keys are stored without the proof "
-                       "that AWS KMS opens them again: that takes "
-                       "kms:Decrypt");
+    if (kaws__calls_first(k, KAWS__NOTE_UNPROVED))
+        kaws__err_log(k->hooks, 2, "keys are stored without the proof that AWS "
+                      "KMS opens them again: that takes kms:Decrypt");
     return KAWS_OK;
 }
 
 
-/* Has KMS seal a throw-away byte for the target (NULL: that of new keys): that
- * tells what its KMS key is, its key material, and whether we may use it; and
- * with `proof` whether KMS would open the byte again. */
+/* Has KMS seal a throw-away byte: that tells what the target's KMS key is, its
+ * key material, and whether we may use it; and with `proof` whether KMS would
+ * open the byte again. */
 static kaws_status
-kaws__kms_probe(kaws__op *op, const kaws__target *target, int proof,
-                kaws_sealed *sealed, kaws_error *err)
+kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 {
     static const kaws_pair app = { "app", "keyring_aws" };
     static const kaws_bytes byte = { NULL, 1 };
     const kaws_context ctx = { &app, 1 };
-    kaws__target now;
-    kaws_status status;
+    kaws_status status = kaws__kms_has_key(op);
 
-    if (target == NULL && kaws__kms_target(op->kms, &now, err) != KAWS_OK)
-        return KAWS_CONFIG;
-    status = kaws__kms_seal(op, target != NULL ? target : &now, &ctx, byte,
-                            NULL, sealed, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_seal(op, &ctx, byte, NULL, sealed);
     if (status == KAWS_OK && proof)
-        status = kaws__kms_prove(op, &ctx, sealed, 1, err);
+        status = kaws__kms_prove(op, &ctx, sealed, 1);
     return status;
 }
 
 
 /* ---- the other actions ------------------------------------------------- */
 
-/* From one KMS key to another of the same region: no plaintext leaves KMS. */
+/* ReEncrypt: no plaintext leaves KMS. */
 static kaws_status
-kaws__kms_reencrypt_near(kaws__op *op, const kaws__target *target,
-                         const kaws_context *ctx, const kaws_sealed *in,
-                         kaws_sealed *out, kaws_error *err)
+kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
+                         const kaws_sealed *in, kaws_sealed *out)
 {
     static const kaws__action action = {
-        "ReEncrypt", { "KeyId", "SourceKeyId", "CiphertextBlob",
-                       "DestinationKeyMaterialId" }
+        "ReEncrypt", KAWS__OPENS, { "KeyId", "SourceKeyId", "CiphertextBlob",
+                                    "DestinationKeyMaterialId" }
     };
-    kaws_bytes blob = { in->blob, in->blob_len };
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
-                      target->region);
-    c.opens = 1;
-    kaws__json_name(&c.body, "CiphertextBlob");
-    kaws__json_base64(&c.body, blob);
+    kaws__calls_begin(&c, &op->shared, &action, op->target.region);
+    kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
-    kaws__kms_put_text(&c, "DestinationKeyId", target->key_id);
+    kaws__kms_put_text(&c, "DestinationKeyId", op->target.key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
-    if ((status = kaws__calls_send(&c, err)) == KAWS_OK &&
-        (status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn,
-                                       err)) == KAWS_OK)
-        status = kaws__kms_take_sealed(op, &c, target, out, err);
+    status = kaws__calls_send(&c);
+    if (status == KAWS_OK)
+        status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn);
+    if (status == KAWS_OK)
+        status = kaws__kms_take_sealed(op, &c, out);
     kaws__calls_end(&c);
     return status;
 }
 
 
-/* From a KMS key to one of another region the key must pass through us. If we
- * sealed a wrong key under the right name, nothing could ever show it. So the
- * key is opened a second time, and must be the same. `len` is its length, or 0
- * if that is not known. */
+/* Seals a key anew, for the target. KMS re-encrypts within a region; from one
+ * region to another the key must pass through us. If we sealed a wrong key
+ * under the right name, nothing could ever show it. So the key is opened a
+ * second time, and must be the same. `len` is its length, or 0 if that is not
+ * known. */
 static kaws_status
-kaws__kms_reencrypt(kaws__op *op, const kaws__target *target,
-                    const kaws_context *ctx, const kaws_sealed *in, size_t len,
-                    kaws_sealed *out, kaws_error *err)
+kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
+                    const kaws_sealed *in, size_t len, kaws_sealed *out)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
-    kaws_bytes view = { plain, sizeof plain }, expect = { NULL, 0 };
+    kaws_bytes view = { plain, sizeof plain }, expect = { NULL, len };
     size_t none = 0;
     kaws__target from;
     kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
-                                           KAWS__TO_OPEN, err);
+                                           KAWS__TO_OPEN, op->shared.err);
 
+    if (status == KAWS_OK)
+        status = kaws__arn_target(&from, in->kms_key_arn, "", op->shared.err);
     if (status != KAWS_OK)
         return status;
-    (void)kaws__arn_target(&from, in->kms_key_arn, "", NULL);
-    if (strcmp(from.region, target->region) == 0)
-        return kaws__kms_reencrypt_near(op, target, ctx, in, out, err);
-    expect.len = len;
-    if ((status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len,
-                                    err)) == KAWS_OK &&
-        (status = kaws__kms_seal(op, target, ctx, view, NULL, out, err)) ==
-        KAWS_OK)
-        status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
+    if (strcmp(from.region, op->target.region) == 0)
+        return kaws__kms_reencrypt_near(op, ctx, in, out);
+    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len);
+    if (status == KAWS_OK)
+        status = kaws__kms_seal(op, ctx, view, NULL, out);
+    if (status == KAWS_OK)
+        status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none);
     if (status == KAWS_MISMATCH && view.len > 0)
         status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob, and not "
-                                    "to the same key a second time", err);
+                                    "to the same key a second time",
+                                    op->shared.err);
     kaws_wipe(plain, sizeof plain);
     return status;
 }
@@ -6998,21 +6924,21 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__target *target,
  * target must be an ARN: KMS rotates no alias. The reply may name the KMS key
  * by its id. */
 static kaws_status
-kaws__kms_rotate(kaws__op *op, const kaws__target *target, kaws_error *err)
+kaws__kms_rotate(kaws__op *op)
 {
-    static const kaws__action action = { "RotateKeyOnDemand", { "KeyId" } };
-    const char *id = strchr(target->key_id, '/');
+    static const kaws__action action = {
+        "RotateKeyOnDemand", KAWS__UNREPEATED | KAWS__APART, { "KeyId" }
+    };
+    const char *arn = op->target.key_id, *id = strchr(arn, '/');
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
-                      target->region);
-    kaws__kms_put_text(&c, "KeyId", target->key_id);
-    c.once = 1;
-    status = kaws__calls_send(&c, err);
+    kaws__calls_begin(&c, &op->shared, &action, op->target.region);
+    kaws__kms_put_text(&c, "KeyId", arn);
+    status = kaws__calls_send(&c);
     if (status == KAWS_OK &&
-        (id == NULL || !kaws__kms_is(&c.want[KAWS__KEY], id + 1)))
-        status = kaws__kms_expect_key(&c, KAWS__KEY, target->key_id, err);
+        !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(id + 1)))
+        status = kaws__kms_expect_key(&c, KAWS__KEY, arn);
     kaws__calls_end(&c);
     return status;
 }
@@ -7021,19 +6947,18 @@ kaws__kms_rotate(kaws__op *op, const kaws__target *target, kaws_error *err)
 /* Whether KMS answers us in that region. The KMS key is of another one, so KMS
  * refuses to describe it, but any refusal by KMS itself is an answer. */
 static kaws_status
-kaws__kms_ask_region(kaws__op *op, const kaws__target *target, kaws_error *err)
+kaws__kms_ask_region(kaws__op *op, const char *region)
 {
-    static const kaws__action action = { "DescribeKey", { NULL } };
+    static const kaws__action action = { "DescribeKey", 0, { NULL } };
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
-                      target->region);
-    kaws__kms_put_text(&c, "KeyId", target->key_id);
-    status = kaws__calls_send(&c, err);
+    kaws__calls_begin(&c, &op->shared, &action, region);
+    kaws__kms_put_text(&c, "KeyId", op->target.key_id);
+    status = kaws__calls_send(&c);
     if (c.typed && (status == KAWS_DENIED || status == KAWS_KMS_KEY ||
                     status == KAWS_ARGUMENT)) {
-        kaws__err_clear(err);
+        kaws__err_clear(op->shared.err);
         status = KAWS_OK;
     }
     kaws__calls_end(&c);
@@ -7046,15 +6971,13 @@ kaws__kms_ask_region(kaws__op *op, const kaws__target *target, kaws_error *err)
 /* Asks KMS for the ring's own account, if that must be known before it can be
  * said whether the KMS key `arn` (NULL: any) is trusted. */
 static kaws_status
-kaws__kms_learn_account(kaws__op *op, const char *arn, kaws_error *err)
+kaws__kms_learn_account(kaws__op *op, const char *arn)
 {
-    kaws__target now;
     kaws_sealed sealed;
 
-    if (kaws__kms_target(op->kms, &now, NULL) != KAWS_OK ||
-        !kaws__trust_ask_first(&op->kms->trust, arn, now.region))
+    if (!kaws__trust_ask_first(&op->kms->trust, &op->target, arn))
         return KAWS_OK;
-    return kaws__kms_probe(op, &now, 0, &sealed, err);
+    return kaws__kms_probe(op, 0, &sealed);
 }
 
 
@@ -7062,21 +6985,20 @@ kaws__kms_learn_account(kaws__op *op, const char *arn, kaws_error *err)
  * exist, or is denied, it tells no account: then an id or alias may, because it
  * is of the account of our credentials, and an ARN only if that is listed. */
 static kaws_status
-kaws__kms_may_use(kaws__op *op, const char *key_id, kaws_error *err)
+kaws__kms_may_use(kaws__op *op, const char *key_id)
 {
     kaws__trust *t = &op->kms->trust;
+    kaws_status status = kaws__kms_learn_account(op, NULL);
+    int silent = status == KAWS_KMS_KEY || status == KAWS_DENIED;
     kaws__arn arn;
-    int named = !kaws__arn_parse(kaws__buf_of(key_id), &arn);
-    kaws_status status = kaws__kms_learn_account(op, NULL, err);
 
-    if (status == KAWS_OK)
-        return named ? KAWS_OK
-                     : kaws__trust_check(t, key_id, KAWS__TO_SEAL, err);
-    if ((status != KAWS_KMS_KEY && status != KAWS_DENIED) ||
-        (!named && kaws__trust_check(t, key_id, KAWS__TO_OPEN, NULL) !=
-         KAWS_OK))
+    if (!silent && status != KAWS_OK)
         return status;
-    kaws__err_clear(err);
+    if (kaws__arn_parse(kaws__buf_of(key_id), &arn) &&
+        kaws__trust_check(t, key_id, silent ? KAWS__TO_OPEN : KAWS__TO_SEAL,
+                          silent ? NULL : op->shared.err) != KAWS_OK)
+        return silent ? status : KAWS_FOREIGN;
+    kaws__err_clear(op->shared.err);
     return KAWS_OK;
 }
 
@@ -9674,28 +9596,30 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(w->kms), whole;
+    kaws__op op = kaws__kms_begin(w->kms, err), whole;
     int most, same, paused = 0, pause = 100;
     kaws_sealed before, now;
-    kaws__target target;
-    kaws_status status = kaws__kms_probe(&op, NULL, 0, &before, err);
+    kaws__target target = op.target;
+    kaws_status status = kaws__kms_probe(&op, 0, &before);
 
     if (status == KAWS_OK)
         status = kaws__arn_target(&target, before.kms_key_arn, "", err);
-    op = kaws__kms_begin(w->kms);
+    op = kaws__kms_begin(w->kms, err);
+    op.target = target;
     if (status == KAWS_OK)
-        status = kaws__kms_rotate(&op, &target, err);
+        status = kaws__kms_rotate(&op);
     if (status != KAWS_OK || before.key_material_id[0] == '\0')
         return status;                    /* this KMS names no material       */
-    whole = kaws__kms_begin(w->kms);
-    most = kaws__calls_left_ms(&whole.budget);
+    whole = kaws__kms_begin(w->kms, err);
+    most = kaws__calls_left_ms(&whole.shared);
     for (;; paused += pause, pause = pause < 1600 ? pause * 2 : pause) {
-        op = kaws__kms_begin(w->kms);
-        status = kaws__kms_probe(&op, &target, 0, &now, err);
+        op = kaws__kms_begin(w->kms, err);
+        op.target = target;
+        status = kaws__kms_probe(&op, 0, &now);
         same = status == KAWS_OK && strcmp(now.key_material_id,
                                            before.key_material_id) == 0;
         if (!same || paused >= most ||
-            pause >= kaws__calls_left_ms(&whole.budget))
+            pause >= kaws__calls_left_ms(&whole.shared))
             break;
         w->hooks->sleep_ms(w->hooks->ctx, pause);
     }
@@ -9720,17 +9644,18 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
 {
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
-    kaws__op op = kaws__kms_begin(run->rewrap->kms);
+    kaws__op op = kaws__kms_begin(run->rewrap->kms, err);
     kaws_bytes blob = { out->blob, 0 };
-    kaws_status status = kaws__kms_reencrypt(&op, &run->target, ctx,
-                                             &copy->sealed, len, out, err);
+    kaws_status status;
 
-    numbers[0] = op.budget.reply_id;
+    op.target = run->target;
+    status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
+    numbers[0] = op.shared.reply_id;
     if (status != KAWS_OK)
         return status;
-    op = kaws__kms_begin(run->rewrap->kms);
-    status = kaws__kms_prove(&op, ctx, out, len, err);
-    numbers[1] = op.budget.reply_id;
+    op = kaws__kms_begin(run->rewrap->kms, err);
+    status = kaws__kms_prove(&op, ctx, out, len);
+    numbers[1] = op.shared.reply_id;
     blob.len = out->blob_len;
     numbers[2] = kaws__buf_digest(blob);
     if (status == KAWS_DENIED)
@@ -9866,7 +9791,7 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
 static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(w->kms);
+    kaws__op op = kaws__kms_begin(w->kms, err);
     kaws_sealed sealed;
     kaws__run run;
     kaws_status status = kaws__vault_allows(w->vault, 1, err);
@@ -9874,7 +9799,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     memset(&run, 0, sizeof run);
     run.rewrap = w;
     if (status == KAWS_OK)
-        status = kaws__kms_probe(&op, NULL, 0, &sealed, err);
+        status = kaws__kms_probe(&op, 0, &sealed);
     if (status == KAWS_OK)
         status = kaws__arn_target(&run.target, sealed.kms_key_arn, "", err);
     if (status != KAWS_OK)
@@ -9902,7 +9827,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text arn calls kms store bind vault
+ * Uses: sys thread disk err mem buf text arn trust calls kms store bind vault
  *        rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
@@ -10060,8 +9985,8 @@ kaws_check(kaws *ring, kaws_error *error)
 
     if (ring == NULL)
         return kaws__ring_argument("ring must not be NULL", err);
-    op = kaws__kms_begin(&ring->kms);
-    return kaws__kms_probe(&op, NULL, 1, &sealed, err);
+    op = kaws__kms_begin(&ring->kms, err);
+    return kaws__kms_probe(&op, 1, &sealed);
 }
 
 
@@ -10075,7 +10000,6 @@ kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
 {
     kaws__record key;
     kaws__op op;
-    kaws__target target;
     kaws__bound bound;
     kaws_sealed sealed;
     kaws_status status;
@@ -10089,15 +10013,14 @@ kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     if (!kaws__store_type_ok(key.type))
         return kaws__ring_argument("the key type is not 1 to 15 letters, "
                                    "digits, - and _", err);
+    op = kaws__kms_begin(&ring->kms, err);
     if ((status = kaws__vault_allows(&ring->vault, 1, err)) != KAWS_OK ||
-        (status = kaws__kms_target(&ring->kms, &target, err)) != KAWS_OK ||
+        (status = kaws__kms_has_key(&op)) != KAWS_OK ||
         (status = kaws__vault_may_add(&ring->vault, &key, &bound, err)))
         return status;
-    op = kaws__kms_begin(&ring->kms);
-    status = kaws__kms_seal(&op, &target, &bound.context, plain, NULL, &sealed,
-                            err);
+    status = kaws__kms_seal(&op, &bound.context, plain, NULL, &sealed);
     if (status == KAWS_OK && plain.at != NULL)
-        status = kaws__kms_prove_key(&op, &bound.context, &sealed, plain, err);
+        status = kaws__kms_prove_key(&op, &bound.context, &sealed, plain);
     if (status == KAWS_OK)
         status = kaws__vault_add(&ring->vault, &key, &sealed, err);
     return status;
@@ -10166,14 +10089,14 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
-    op = kaws__kms_begin(&ring->kms);
+    op = kaws__kms_begin(&ring->kms, err);
     if (key->bytes == NULL)
         status = kaws__err_memory(err, "fetching a key");
     else
-        status = kaws__kms_learn_account(&op, copy.sealed.kms_key_arn, err);
+        status = kaws__kms_learn_account(&op, copy.sealed.kms_key_arn);
     if (status == KAWS_OK)
         status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
-                                   expect, key->bytes, &len, err);
+                                   expect, key->bytes, &len);
     if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
                                "the length that its entry says",
@@ -10282,7 +10205,7 @@ static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(&ring->kms);
+    kaws__op op = kaws__kms_begin(&ring->kms, err);
     kaws__target there = choice->target;
     int another = strcmp(now->target.key_id, there.key_id) != 0;
     int moves = strcmp(now->region, choice->region) != 0;
@@ -10292,17 +10215,15 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     if (there.key_id[0] == '\0')
         return KAWS_OK;                   /* none, and none is to be          */
     if (another)
-        status = kaws__kms_may_use(&op, there.key_id, err);
+        status = kaws__kms_may_use(&op, there.key_id);
+    op.target = there;
     op.trial = choice->arn;
     if (status == KAWS_OK &&
         (another || !moves || strcmp(now->target.region, there.region) != 0))
-        status = kaws__kms_probe(&op, &there, 1, &sealed, err);
-    if (status == KAWS_OK && moves &&
-        strcmp(there.region, choice->region) != 0) {
-        /* The ARN's own region goes on to be asked for this key. */
-        memcpy(there.region, choice->region, sizeof there.region);
-        status = kaws__kms_ask_region(&op, &there, err);
-    }
+        status = kaws__kms_probe(&op, 1, &sealed);
+    /* The region of an ARN goes on to be asked for this KMS key. */
+    if (status == KAWS_OK && moves && strcmp(there.region, choice->region) != 0)
+        status = kaws__kms_ask_region(&op, choice->region);
     return status;
 }
 
@@ -10321,15 +10242,17 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     if (ring == NULL)
         return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
-        kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
+        kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
         return KAWS_OK;
     kaws__thread_lock(&ring->settings);
     do {                  /* again, if a tried pair was taken meanwhile       */
-        (void)kaws__kms_choice(&ring->kms, NULL, NULL, &now, NULL);
-        status = kaws__kms_choice(&ring->kms, kms_key_id, region, &choice, err);
+        (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
+        status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
+                                    &choice, err);
         if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &now, &choice, err);
-    } while (status == KAWS_OK && !kaws__kms_choose(&ring->kms, &choice, take));
+    } while (status == KAWS_OK &&
+             !kaws__trust_choose(&ring->kms.trust, &choice, take));
     kaws__thread_unlock(&ring->settings);
     return status;
 }
@@ -10457,7 +10380,6 @@ kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
 {
     kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws__op op;
-    kaws__target target;
     kaws_status status;
 
     if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
@@ -10470,13 +10392,13 @@ kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
         (plain.at == NULL && most == KAWS_PLAIN_MAX))
         return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
                              "1 to %lu bytes here", (unsigned long)most);
-    op = kaws__kms_begin(&ring->kms);
+    op = kaws__kms_begin(&ring->kms, err);
     if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
-        (status = kaws__kms_target(&ring->kms, &target, err)) != KAWS_OK)
+        (status = kaws__kms_has_key(&op)) != KAWS_OK)
         return status;
     if (most == KAWS_GENERATE_MAX)
         plain.at = NULL;
-    status = kaws__kms_seal(&op, &target, ctx, plain, room, out, err);
+    status = kaws__kms_seal(&op, ctx, plain, room, out);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -10519,7 +10441,7 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
         return kaws__ring_argument("kms_key_arn has no end", err);
     if (in->kms_key_arn[0] == '\0') {
-        status = kaws__kms_probe(op, NULL, 0, out, err);
+        status = kaws__kms_probe(op, 0, out);
         memcpy(out->blob, in->blob, in->blob_len);
         out->blob_len = in->blob_len;
         return status;
@@ -10529,7 +10451,7 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         arn.resource.at[0] != 'k')
         return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
                                    err);
-    return kaws__kms_learn_account(op, in->kms_key_arn, err);
+    return kaws__kms_learn_account(op, in->kms_key_arn);
 }
 
 
@@ -10556,10 +10478,10 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
         return kaws__ring_argument("ring, in, plain and plain_len must not be "
                                    "NULL", err);
-    op = kaws__kms_begin(&ring->kms);
+    op = kaws__kms_begin(&ring->kms, err);
     status = kaws__ring_given(&op, ctx, in, &given, err);
     if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len, err);
+        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
                                "%lu bytes, and there is room for %lu",
@@ -10577,7 +10499,6 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     kaws_error spare, *err = kaws__ring_error(error, &spare);
     kaws__op op;
-    kaws__target target;
     kaws_sealed given, fresh;
     kaws_status status;
 
@@ -10588,10 +10509,10 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     }
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__ring_argument("ring, in and out must not be NULL", err);
-    op = kaws__kms_begin(&ring->kms);
+    op = kaws__kms_begin(&ring->kms, err);
     if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
-        (status = kaws__kms_target(&ring->kms, &target, err)) == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &target, ctx, &given, 0, &fresh, err);
+        (status = kaws__kms_has_key(&op)) == KAWS_OK)
+        status = kaws__kms_reencrypt(&op, ctx, &given, 0, &fresh);
     if (status == KAWS_OK)
         *out = fresh;
     return status;

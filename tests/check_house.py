@@ -378,6 +378,19 @@ def gives(source):
                    "use it", "give it, too")
 
 
+@rule(HEADER)
+def maps(source):
+    """The manual's order of locks and Part III's map of the rooms are those of the code."""
+    locks = [re.findall(pattern, source.text, re.M) for pattern in (
+        r"^ \*     ([A-Z]+)   +(\w+)   +\w", r"^    X\(([A-Z]+)\) +/\* (\w+): ")]
+    if locks[0] != locks[1]:
+        yield 1, f"the manual's locks are {locks[0]}, the code's {locks[1]}", "make them the same"
+    part = source.text.partition("PART III    IMPLEMENTATION")[2].partition("####")[0]
+    rooms = " ".join(re.findall(r"^ \*      [\w ]+?   +(\w.*)$", part, re.M)).split()
+    if rooms != [room.name for room in source.rooms]:
+        yield 1, f"Part III's map of the rooms is {' '.join(rooms)}", "list them in order"
+
+
 @rule(PRODUCT)
 def names(source):
     for item in source.functions:

@@ -94,6 +94,15 @@ KAWS_API int kaws_open(void);
 #endif
 
 #ifdef KEYRING_AWS_IMPLEMENTATION
+/* PART III    IMPLEMENTATION
+ *
+ *      most of it     """ + "  ".join(ROOMS[:9]) + """
+ *      the rest       """ + "  ".join(ROOMS[9:]) + """
+ *
+ *     RING     ring      what it guards
+ */
+#define LOCKS(X) \\
+    X(RING) /* ring: what it guards */
 """ + "\n".join(door("kaws__", number, name, USES.get(name, "nothing"),
                      CODE.get(name, "")) for number, name in enumerate(ROOMS)) + """
 #endif
@@ -153,6 +162,9 @@ BAD = (  # rule, file, what is there, what is put in its place
     ("uses", "keyring_aws.h", RING, "    struct kaws__buf *b;\n" + RING),
     ("gives", "keyring_aws.h", "Gives: ring_work", "Gives: ring_work kaws_shut"),
     ("gives", "keyring_aws.h", "Gives: ring_work", "Gives: ring_work\n *        what it can"),
+    ("maps", "keyring_aws.h", "text  json", "json  text"),
+    ("maps", "keyring_aws.h", "     RING     ring", "     RING     file"),
+    ("maps", "keyring_aws.h", "    X(RING)", "    X(FILE) /* file: more */ \\\n    X(RING)"),
     ("names", "keyring_aws.h", "kaws__json_work(", "kaws__text_parse("),
     ("names", "keyring_aws.h", "kaws__json_work(", "json_work("),
     ("names", "keyring_aws_plugin.c", "plug__life_work(", "plug__other("),
