@@ -2954,11 +2954,9 @@ kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
             n = keep = 1;
             mark = "";
         }
-        for (k = 0; k < keep && fits; k++)
-            fits = kaws__err_put(out, cap - 3, &used, text.at[i + k],
-                                 own ? "\\'" : "\\");
-        for (; *mark != '\0' && fits; mark++)
-            fits = kaws__err_put(out, cap - 3, &used, *mark, "");
+        for (k = 0; k < keep + strlen(mark) && fits; k++)
+            fits = kaws__err_put(out, cap - 3, &used, k < keep ? text.at[i + k]
+                                 : mark[k - keep], own ? "\\'" : "\\");
     }
     if (!fits)
         memcpy(out + used, "...", 4);
