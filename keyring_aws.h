@@ -2198,8 +2198,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_argument err_prefix
- *        err_append err_log err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_memory err_argument err_log
+ *        err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2239,30 +2239,26 @@ static int
 kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 {
     int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
-    char code[8];
-    size_t n = (size_t)snprintf(code, sizeof code, plain ? "%c" : "\\x%02x",
-                                (unsigned)c);
+    size_t n = plain ? 1 : 4;
 
     if (*used + n >= cap)
         return 0;
-    memcpy(out + *used, code, n + 1);
+    (void)snprintf(out + *used, n + 1, plain ? "%c" : "\\x%02x", (unsigned)c);
     *used += n;
     return 1;
 }
 
 
-/* Every text that leaves this room is written here, behind the `used` bytes
- * that are there already. */
-KAWS__PRINTF(4, 0)
+/* Every text that leaves this room is written here. */
+KAWS__PRINTF(3, 0)
 static void
-kaws__err_write(char *out, size_t cap, size_t used, const char *format,
-                va_list args)
+kaws__err_write(char *out, size_t cap, const char *format, va_list args)
 {
     char raw[640] = "";
-    size_t i = 0;
+    size_t i = 0, used = 0;
 
     (void)vsnprintf(raw, sizeof raw, format, args);
-    out[used] = '\0';
+    out[0] = '\0';
     while (raw[i] != '\0' &&
            kaws__err_put(out, cap, &used, (uint8_t)raw[i], ""))
         i++;
@@ -2277,43 +2273,29 @@ kaws__err_clear(kaws_error *err)
 }
 
 
-/* Adds words at the end of the text, as far as there is room. */
-KAWS__PRINTF(2, 3)
-static void
-kaws__err_append(kaws_error *err, const char *format, ...)
-{
-    va_list args;
-
-    if (err == NULL)
-        return;
-    va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, strlen(err->text), format,
-                    args);
-    va_end(args);
-}
-
-
-/* Fills the error. If a system call failed, `os` is its errno (else 0), and the
- * system's reason ends the sentence: a long path leaves room for it. */
+/* Fills the error; its own text may be an argument, to be part of the new one.
+ * If a system call failed, `os` is its errno (else 0), and the system's reason
+ * ends the sentence: a long path leaves room for it. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill(kaws_error *err, kaws_status status, int os,
                const char *format, ...)
 {
-    const char *why = os != 0 ? kaws__sys_error_text(os) : "";
-    size_t room = os == 0 ? 0 : strlen(why) > 48 ? strlen(why) + 24 : 72;
+    char why[160] = "";
     va_list args;
 
     if (err == NULL)
         return;
+    if (os != 0) {
+        err->os = os;
+        (void)snprintf(why, sizeof why, ": %s (errno %d)",
+                       kaws__sys_error_text(os), os);
+    }
     err->status = status;
     va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text - room, 0, format, args);
+    kaws__err_write(err->text, sizeof err->text - strlen(why), format, args);
     va_end(args);
-    if (os == 0)
-        return;
-    err->os = os;
-    kaws__err_append(err, ": %s (errno %d)", why, os);
+    memcpy(err->text + strlen(err->text), why, strlen(why) + 1);
 }
 
 
@@ -2342,25 +2324,6 @@ kaws__err_argument(kaws_error *err, const char *wrong)
 }
 
 
-/* Puts words in front of the text: what the failed step was part of. The end
- * of the text is cut if need be. */
-KAWS__PRINTF(2, 3)
-static void
-kaws__err_prefix(kaws_error *err, const char *format, ...)
-{
-    kaws_error was;
-    va_list args;
-
-    if (err == NULL)
-        return;
-    was = *err;
-    va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, 0, format, args);
-    va_end(args);
-    kaws__err_append(err, "%s", was.text);
-}
-
-
 /* Logs what no caller waits for: level 1 is a warning, 2 a note. */
 KAWS__PRINTF(3, 4)
 static void
@@ -2372,7 +2335,7 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     if (hooks->log == NULL)
         return;
     va_start(args, format);
-    kaws__err_write(line, sizeof line, 0, format, args);
+    kaws__err_write(line, sizeof line, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
@@ -2572,37 +2535,36 @@ kaws__buf_grow(kaws__buf *buf, size_t more)
 {
     size_t need = buf->len + more;
     size_t max = buf->max < 512 ? 1024 : buf->max * 2;
-    uint8_t *at = buf->at;
+    uint8_t *at = NULL;
 
-    buf->failed |= need < more || (buf->hooks == NULL && need > buf->max);
-    if (!buf->failed && (need > buf->max || at == NULL)) {
+    if (!buf->failed && need >= more && buf->hooks != NULL &&
+        (need > buf->max || buf->at == NULL)) {
         max = max > need ? max : need;
-        at = kaws__mem_resize(buf->hooks, at, buf->max, max);
-        buf->failed = at == NULL;
+        at = kaws__mem_resize(buf->hooks, buf->at, buf->max, max);
     }
-    if (buf->failed)
-        return NULL;
-    if (at != buf->at) {
+    if (at != NULL) {
         buf->at = at;
         buf->max = max;
     }
+    buf->failed |= need < more || need > buf->max;
+    if (buf->failed)
+        return NULL;
     buf->len = need;
-    return at + need - more;
+    return buf->at + need - more;
 }
 
 
 static void
 kaws__buf_put(kaws__buf *buf, const void *data, size_t len)
 {
-    uint8_t *at;
+    uint8_t *at = NULL;
 
-    if (len > 0 && buf->feed != NULL) {
+    if (len > 0 && buf->feed != NULL)
         buf->feed(buf->consumer, data, len);
-    } else if (len > 0) {
+    else if (len > 0)
         at = kaws__buf_grow(buf, len);
-        if (at != NULL)
-            memcpy(at, data, len);
-    }
+    if (at != NULL)
+        memcpy(at, data, len);
 }
 
 
@@ -2636,10 +2598,11 @@ kaws__buf_view(const kaws__buf *buf)
 static int
 kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
 {
-    if (view.len >= cap || (view.len > 0 && memchr(view.at, 0, view.len)))
+    if (view.len == 0)
+        view.at = (const uint8_t *)"";
+    if (view.len >= cap || memchr(view.at, 0, view.len) != NULL)
         return 0;
-    if (view.len > 0)
-        memcpy(out, view.at, view.len);
+    memcpy(out, view.at, view.len);
     out[view.len] = '\0';
     return 1;
 }
@@ -2773,19 +2736,14 @@ static void
 kaws__text_encode(uint8_t out[8], const uint8_t in[8])
 {
     uint64_t w = kaws__text_load(in) >> 16;
+    int i;
 
     w = (w & 0xffffff000000u) << 8 | (w & 0xffffffu);
     w = (w & 0x00fff00000fff000u) << 4 | (w & 0x00000fff00000fffu);
     w = (w & 0x0fc00fc00fc00fc0u) << 2 | (w & 0x003f003f003f003fu);
     w = kaws__text_to_digits(w);
-    out[0] = (uint8_t)(w >> 56);
-    out[1] = (uint8_t)(w >> 48);
-    out[2] = (uint8_t)(w >> 40);
-    out[3] = (uint8_t)(w >> 32);
-    out[4] = (uint8_t)(w >> 24);
-    out[5] = (uint8_t)(w >> 16);
-    out[6] = (uint8_t)(w >> 8);
-    out[7] = (uint8_t)w;
+    for (i = 0; i < 8; i++, w <<= 8)
+        out[i] = (uint8_t)(w >> 56);
 }
 
 
@@ -2794,16 +2752,13 @@ static void
 kaws__text_decode(uint8_t out[6], const uint8_t in[8], uint64_t *bad)
 {
     uint64_t w = kaws__text_to_values(kaws__text_load(in), bad);
+    int i;
 
     w = (w & 0x3f003f003f003f00u) >> 2 | (w & 0x003f003f003f003fu);
     w = (w & 0x0fff00000fff0000u) >> 4 | (w & 0x00000fff00000fffu);
     w = (w & 0x00ffffff00000000u) >> 8 | (w & 0x0000000000ffffffu);
-    out[0] = (uint8_t)(w >> 40);
-    out[1] = (uint8_t)(w >> 32);
-    out[2] = (uint8_t)(w >> 24);
-    out[3] = (uint8_t)(w >> 16);
-    out[4] = (uint8_t)(w >> 8);
-    out[5] = (uint8_t)w;
+    for (i = 0; i < 6; i++, w <<= 8)
+        out[i] = (uint8_t)(w >> 40);
 }
 
 
@@ -2872,18 +2827,16 @@ kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
 static void
 kaws__text_percent(kaws__buf *out, kaws_bytes in, int (*keep)(int))
 {
-    size_t i, done = 0;
     char code[4];
 
-    for (i = 0; i < in.len; i++) {
-        if (keep(in.at[i]))
+    for (; in.len > 0; in.at++, in.len--) {
+        if (keep(*in.at)) {
+            kaws__buf_put(out, in.at, 1);
             continue;
-        (void)snprintf(code, sizeof code, "%%%02X", (unsigned)in.at[i]);
-        kaws__buf_put(out, in.at + done, i - done);
+        }
+        (void)snprintf(code, sizeof code, "%%%02X", (unsigned)*in.at);
         kaws__buf_put(out, code, 3);
-        done = i + 1;
     }
-    kaws__buf_put(out, in.at + done, in.len - done);
 }
 
 
@@ -3007,20 +2960,17 @@ kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
         n = kaws__text_run(text.at + i, left, 40, slash);
         if (n == 0)
             n = kaws__text_run(text.at + i, left, own ? 40 : 20, 0);
-        if (n == 0) {
-            n = keep = 1;
-            mark = "";
-        }
         if (i == from && to > from) {
             n = to - from;
             keep = 0;
             mark = "***";
+        } else if (n == 0) {
+            n = keep = 1;
+            mark = "";
         }
-        for (k = 0; k < keep && fits; k++)
-            fits = kaws__err_put(out, cap - 3, &used, text.at[i + k],
-                                 own ? "\\'" : "\\");
-        for (; *mark != '\0' && fits; mark++)
-            fits = kaws__err_put(out, cap - 3, &used, *mark, "");
+        for (k = 0; k < keep + strlen(mark) && fits; k++)
+            fits = kaws__err_put(out, cap - 3, &used, k < keep ? text.at[i + k]
+                                 : mark[k - keep], own ? "\\'" : "\\");
     }
     if (!fits)
         memcpy(out + used, "...", 4);
@@ -3157,7 +3107,6 @@ kaws__text_http_date(kaws_bytes text)
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
     static const char weekdays[] = "ThuFriSatSunMonTueWed";
     static const char shape[] = "aaa, 00 aaa 1111 22:33:44 GMT";
-    static const int most[] = { 31, 9999, 23, 59, 60 };
     int64_t n[5] = { 0 }, days;
     int month = 1;
     size_t i;
@@ -3173,10 +3122,8 @@ kaws__text_http_date(kaws_bytes text)
     }
     while (month <= 12 && memcmp(months + 3 * month - 3, text.at + 8, 3) != 0)
         month++;
-    for (i = 0; i < 5; i++)
-        if (n[i] > most[i])
-            return 0;
-    if (month > 12 || n[0] < 1 || n[1] < 1970)
+    if (month > 12 || n[0] < 1 || n[1] < 1970 || n[2] > 23 || n[3] > 59 ||
+        n[4] > 60)
         return 0;
     days = kaws__text_days(n[1], month, (int)n[0]);
     if (days >= kaws__text_days(n[1], month + 1, 1) ||
@@ -3202,11 +3149,13 @@ kaws__text_http_date(kaws_bytes text)
  * surrogate pair did not come from KMS.
  */
 
-#define KAWS__JSON_DEPTH 64
+#define KAWS__JSON_DEPTH 64       /* of levels in the outermost object        */
 
 typedef struct kaws__json {
     uint8_t    *at, *end;
     const char *bad;              /* what is wrong at `at`; NULL while well   */
+    uint64_t    objects;          /* a bit a level: 1 an object, 0 an array   */
+    int         depth;            /* of the levels that are open              */
 } kaws__json;
 
 typedef struct kaws__member {     /* one that the caller wants                */
@@ -3241,6 +3190,17 @@ kaws__json_take(kaws__json *j, int byte, const char *otherwise)
         return kaws__json_fail(j, otherwise);
     j->at++;
     return 1;
+}
+
+
+/* Skips the next byte if it is one of these. */
+static int
+kaws__json_one_of(kaws__json *j, const char *bytes)
+{
+    int found = j->at < j->end && *j->at != '\0' && strchr(bytes, *j->at);
+
+    j->at += found;
+    return found;
 }
 
 
@@ -3284,21 +3244,20 @@ kaws__json_put_utf8(uint8_t *to, uint32_t c)
 static int
 kaws__json_unicode(kaws__json *j, uint32_t *c)
 {
-    uint32_t low;
+    uint32_t low = 0;
 
     if (!kaws__json_hex4(j, c))
         return 0;
-    if (*c >= 0xd800 && *c <= 0xdbff && j->end - j->at >= 2 &&
-        j->at[0] == '\\' && j->at[1] == 'u') {
+    if (*c < 0xd800 || *c > 0xdfff)
+        return 1;
+    if (*c < 0xdc00 && j->end - j->at >= 2 && memcmp(j->at, "\\u", 2) == 0) {
         j->at += 2;
         if (!kaws__json_hex4(j, &low))
             return 0;
-        if (low < 0xdc00 || low > 0xdfff)
-            return kaws__json_fail(j, "half a surrogate pair");
-        *c = 0x10000 + ((*c & 0x3ff) << 10) + (low & 0x3ff);
     }
-    if (*c >= 0xd800 && *c <= 0xdfff)
+    if (low < 0xdc00 || low > 0xdfff)
         return kaws__json_fail(j, "half a surrogate pair");
+    *c = 0x10000 + ((*c & 0x3ff) << 10) + (low & 0x3ff);
     return 1;
 }
 
@@ -3313,12 +3272,10 @@ kaws__json_escape(kaws__json *j, uint8_t **to)
 
     if (j->at == j->end)
         return kaws__json_fail(j, "a string is cut short");
-    if (*j->at == 'u') {
-        j->at++;
-        if (!kaws__json_unicode(j, &c))
-            return 0;
-        *to = kaws__json_put_utf8(*to, c);
-        return 1;
+    if (kaws__json_one_of(j, "u")) {
+        if (kaws__json_unicode(j, &c))
+            *to = kaws__json_put_utf8(*to, c);
+        return j->bad == NULL;
     }
     found = memchr(from, *j->at, sizeof from - 1);
     if (found == NULL)
@@ -3368,69 +3325,56 @@ kaws__json_text(kaws__json *j, kaws_bytes *out)
     if (!kaws__json_take(j, '"', "a string was expected"))
         return 0;
     start = to = j->at;
-    for (;;) {
+    do {
         from = j->at;
         if (!kaws__json_plain(j))
             return 0;
         if (to != from)
             memmove(to, from, (size_t)(j->at - from));
         to += j->at - from;
-        if (j->at == j->end)
-            return kaws__json_fail(j, "a string is cut short");
-        if (*j->at == '"')
-            break;
-        if (*j->at != '\\')
-            return kaws__json_fail(j, "a control character in a string");
-        j->at++;
-        if (!kaws__json_escape(j, &to))
-            return 0;
-    }
-    j->at++;
-    out->at = start;
-    out->len = (size_t)(to - start);
+    } while (kaws__json_one_of(j, "\\") && kaws__json_escape(j, &to));
+    if (j->bad != NULL)
+        return 0;
+    if (j->at == j->end)
+        return kaws__json_fail(j, "a string is cut short");
+    if (!kaws__json_one_of(j, "\""))
+        return kaws__json_fail(j, "a control character in a string");
+    *out = (kaws_bytes){ start, (size_t)(to - start) };
     return 1;
 }
 
 
-/* ---- everything else is skipped ---------------------------------------- */
+/* ---- other values are skipped ------------------------------------------ */
 
 static int
 kaws__json_digits(kaws__json *j)
 {
-    uint8_t *start = j->at;
-
-    while (j->at < j->end && *j->at >= '0' && *j->at <= '9')
-        j->at++;
-    return j->at > start ? 1 : kaws__json_fail(j, "a number lacks a digit");
+    if (!kaws__json_one_of(j, "0123456789"))
+        return kaws__json_fail(j, "a number lacks a digit");
+    while (kaws__json_one_of(j, "0123456789"))
+        continue;
+    return 1;
 }
 
 
 static int
 kaws__json_number_at(kaws__json *j)
 {
-    if (*j->at == '-')
-        j->at++;
-    if (j->at < j->end && *j->at == '0')
-        j->at++;
-    else if (!kaws__json_digits(j))
+    kaws__json_one_of(j, "-");
+    if (!kaws__json_one_of(j, "0") && !kaws__json_digits(j))
         return 0;
-    if (j->at < j->end && *j->at == '.') {
-        j->at++;
-        if (!kaws__json_digits(j))
-            return 0;
-    }
-    if (j->at < j->end && (*j->at == 'e' || *j->at == 'E')) {
-        j->at++;
-        if (j->at < j->end && (*j->at == '+' || *j->at == '-'))
-            j->at++;
-        return kaws__json_digits(j);
-    }
-    return 1;
+    if (kaws__json_one_of(j, ".") && !kaws__json_digits(j))
+        return 0;
+    if (!kaws__json_one_of(j, "eE"))
+        return 1;
+    kaws__json_one_of(j, "+-");
+    return kaws__json_digits(j);
 }
 
 
+/* Skips a string, number or word, or opens an object or array. */
 static int
-kaws__json_scalar(kaws__json *j)
+kaws__json_value(kaws__json *j)
 {
     static const char *const words[] = { "true", "false", "null" };
     kaws_bytes ignored;
@@ -3441,6 +3385,14 @@ kaws__json_scalar(kaws__json *j)
         return kaws__json_text(j, &ignored);
     if (c == '-' || (c >= '0' && c <= '9'))
         return kaws__json_number_at(j);
+    if (c == '{' || c == '[') {
+        if (j->depth > KAWS__JSON_DEPTH)
+            return kaws__json_fail(j, "nested too deeply");
+        j->objects = j->objects << 1 | (c == '{');
+        j->depth++;
+        j->at++;
+        return 1;
+    }
     for (i = 0; i < 3; i++) {
         size_t n = strlen(words[i]);
         if ((size_t)(j->end - j->at) >= n && memcmp(j->at, words[i], n) == 0) {
@@ -3452,57 +3404,28 @@ kaws__json_scalar(kaws__json *j)
 }
 
 
-static int
-kaws__json_member_name(kaws__json *j, kaws_bytes *name)
-{
-    return kaws__json_text(j, name) &&
-           kaws__json_take(j, ':', "a colon was expected");
-}
-
-
-/* Skips one value of any kind. `objects` has one bit a level, 1 for an
- * object and 0 for an array; `depth` says how many are open. */
-static int
-kaws__json_skip(kaws__json *j)
-{
-    uint64_t objects = 0;
-    int depth = 0, fresh = 0, c;
-    kaws_bytes ignored;
-
-    do {
-        c = kaws__json_peek(j);
-        if (c == '{' || c == '[') {
-            if (depth == KAWS__JSON_DEPTH)
-                return kaws__json_fail(j, "nested too deeply");
-            objects = objects << 1 | (c == '{');
-            depth++;
-            fresh = 1;
-            j->at++;
-        } else if (!kaws__json_scalar(j)) {
-            return 0;
-        } else {
-            fresh = 0;
-        }
-        while (depth > 0) {
-            c = kaws__json_peek(j);
-            if (c != ((objects & 1) ? '}' : ']'))
-                break;
-            j->at++;
-            objects >>= 1;
-            depth--;
-            fresh = 0;
-        }
-        if (depth > 0 && !fresh &&
-            !kaws__json_take(j, ',', "a comma or an end was expected"))
-            return 0;
-        if (depth > 0 && (objects & 1) && !kaws__json_member_name(j, &ignored))
-            return 0;
-    } while (depth > 0);
-    return 1;
-}
-
-
 /* ---- a whole reply ----------------------------------------------------- */
+
+/* Reads a member of an array, or of an object its name and its value. A wanted
+ * member of the outermost object must be a string. */
+static int
+kaws__json_member(kaws__json *j, int object, kaws__member *want, size_t count)
+{
+    kaws_bytes name = { NULL, 0 };
+    size_t i = j->depth == 1 ? 0 : count;
+
+    if (object && !(kaws__json_text(j, &name) &&
+                    kaws__json_take(j, ':', "a colon was expected")))
+        return 0;
+    while (i < count && !kaws__buf_same(name, kaws__buf_of(want[i].name)))
+        i++;
+    if (i == count)
+        return kaws__json_value(j);
+    if (want[i].value.at != NULL)
+        return kaws__json_fail(j, "a member is there twice");
+    return kaws__json_text(j, &want[i].value);
+}
+
 
 /* Reads one object and nothing after it. Of its members, the wanted ones must
  * be strings and come at most once. Returns NULL, or what is wrong, and where
@@ -3511,32 +3434,25 @@ static const char *
 kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
                 size_t *offset)
 {
-    kaws__json j = { text, text + len, NULL };
-    int more = kaws__json_take(&j, '{', "an object was expected");
-    kaws_bytes name;
+    kaws__json j = { .at = text, .end = text + len };
+    int first = 1, depth, object;
     size_t i;
 
     for (i = 0; i < count; i++)
         want[i].value = (kaws_bytes){ NULL, 0 };
-    if (more && kaws__json_peek(&j) == '}') {
-        j.at++;
-        more = 0;
-    }
-    while (more && kaws__json_member_name(&j, &name)) {
-        for (i = 0; i < count; i++)
-            if (kaws__buf_same(name, kaws__buf_of(want[i].name)))
-                break;
-        if (i == count)
-            more = kaws__json_skip(&j);
-        else if (want[i].value.at != NULL)
-            more = kaws__json_fail(&j, "a member is there twice");
-        else
-            more = kaws__json_text(&j, &want[i].value);
-        if (more && kaws__json_peek(&j) != ',') {
-            kaws__json_take(&j, '}', "a comma or an end was expected");
-            break;
+    j.depth = kaws__json_take(&j, '{', "an object was expected");
+    while (j.bad == NULL && (depth = j.depth) > 0) {
+        object = depth == 1 || (j.objects & 1);
+        if (kaws__json_peek(&j) == (object ? '}' : ']')) {
+            j.at++;
+            j.objects >>= 1;
+            j.depth--;
+            first = 0;
+        } else if (first || kaws__json_take(&j, ',', "a comma or an end was "
+                                                     "expected")) {
+            kaws__json_member(&j, object, want, count);
+            first = j.depth > depth;
         }
-        j.at += more;                     /* the comma                       */
     }
     if (j.bad == NULL && kaws__json_peek(&j) >= 0)
         kaws__json_fail(&j, "something follows the object");
@@ -3557,20 +3473,18 @@ kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
 static void
 kaws__json_string(kaws__buf *out, kaws_bytes text)
 {
-    size_t i, done = 0;
     char code[8];
 
     kaws__buf_text(out, "\"");
-    for (i = 0; i < text.len; i++) {
-        int c = text.at[i];
-        if (c >= 0x20 && c != '"' && c != '\\')
+    for (; text.len > 0; text.at++, text.len--) {
+        int c = *text.at;
+        if (c >= 0x20 && c != '"' && c != '\\') {
+            kaws__buf_put(out, text.at, 1);
             continue;
+        }
         (void)snprintf(code, sizeof code, c < 0x20 ? "\\u%04x" : "\\%c", c);
-        kaws__buf_put(out, text.at + done, i - done);
         kaws__buf_text(out, code);
-        done = i + 1;
     }
-    kaws__buf_put(out, text.at + done, text.len - done);
     kaws__buf_text(out, "\"");
 }
 
@@ -3734,9 +3648,9 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
  */
 
 #define KAWS__SIGV4_SECRET_MAX 256
-#define KAWS__SIGV4_MAX        64 /* headers, parameters, segments of a path  */
+#define KAWS__SIGV4_MAX        64 /* headers, or parameters                   */
 
-typedef struct kaws__field {      /* a header, a parameter or a segment       */
+typedef struct kaws__field {      /* a header or a parameter                  */
     kaws_bytes name, value;
 } kaws__field;
 
@@ -3758,20 +3672,21 @@ kaws__sigv4_unreserved(int c)
  * `headers` are sorted by name in lower case; those of one name keep the order
  * in which they came. */
 static void
-kaws__sigv4_insert(kaws__fields *list, kaws__field field, int headers)
+kaws__sigv4_insert(kaws__fields *list, kaws_bytes name, kaws_bytes value,
+                   int headers)
 {
     size_t i = list->count++;
 
     for (; i > 0; i--) {
         const kaws__field *before = &list->at[i - 1];
-        int order = kaws__text_order(before->name, field.name, headers);
+        int order = kaws__text_order(before->name, name, headers);
         if (order == 0 && !headers)
-            order = kaws__text_order(before->value, field.value, 0);
+            order = kaws__text_order(before->value, value, 0);
         if (order <= 0)
             break;
         list->at[i] = *before;
     }
-    list->at[i] = field;
+    list->at[i] = (kaws__field){ name, value };
 }
 
 
@@ -3782,23 +3697,24 @@ static const char *
 kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                     const char *date, const char *token)
 {
-    const char *const wanted[][2] = { { "host", NULL }, { "x-amz-date", date },
-                                      { "x-amz-security-token", token } };
+    const char *const wanted[][2] = {
+        { "host", "" }, { "x-amz-date", date },
+        { "x-amz-security-token", token != NULL ? token : "" }
+    };
     const char *const *line = what->headers;
-    kaws__field header;
     size_t i, k;
 
-    for (; line != NULL && *line != NULL; line++) {
-        header.name = kaws__buf_of(*line);
-        header.name.len = strcspn(*line, ": \t\r\n");
+    for (headers->count = 0; line != NULL && *line != NULL; line++) {
+        kaws_bytes name = kaws__buf_of(*line), value;
+        name.len = strcspn(*line, ": \t\r\n");
         if (headers->count == KAWS__SIGV4_MAX)
             return "more than 64 headers";
-        if (header.name.len == 0 || (*line)[header.name.len] != ':')
+        if (name.len == 0 || (*line)[name.len] != ':')
             return "a header has no name, or no colon";
         if ((*line)[strcspn(*line, "\r\n")] != '\0')
             return "a header has a line break";
-        header.value = kaws__buf_of(*line + header.name.len + 1);
-        kaws__sigv4_insert(headers, header, 1);
+        value = kaws__buf_of(*line + name.len + 1);
+        kaws__sigv4_insert(headers, name, value, 1);
     }
     for (i = 0; i < 3; i++) {
         for (k = 0; k < headers->count; k++)
@@ -3806,74 +3722,78 @@ kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                 break;
         if (k == headers->count && i == 0)
             return "there is no Host header";
-        if (k < headers->count || wanted[i][1] == NULL || !*wanted[i][1])
-            continue;
-        header.name = kaws__buf_of(wanted[i][0]);
-        header.value = kaws__buf_of(wanted[i][1]);
-        kaws__sigv4_insert(headers, header, 1);
+        if (k == headers->count && *wanted[i][1] != '\0')
+            kaws__sigv4_insert(headers, kaws__buf_of(wanted[i][0]),
+                               kaws__buf_of(wanted[i][1]), 1);
     }
     return NULL;
 }
 
 
-/* Writes the names of the headers in lower case, each once, and has the headers
- * refer to what was written. A header of the same name as the one before it
- * gets an empty name. */
-static void
-kaws__sigv4_names(kaws__fields *headers, kaws__buf *out)
+/* Writes `before` and a header's name in lower case; but nothing if the header
+ * before it has the same name. Returns whether it wrote. */
+static int
+kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
+                 const char *before)
 {
-    kaws_bytes last = { NULL, 0 };
-    size_t i, k;
+    kaws_bytes name = headers->at[i].name;
+    uint8_t c;
 
-    for (i = 0; i < headers->count; i++) {
-        kaws_bytes *name = &headers->at[i].name;
-        uint8_t *at;
-        if (kaws__text_order(last, *name, 1) == 0) {
-            name->len = 0;
-            continue;
-        }
-        kaws__buf_put(out, ";", i > 0);
-        at = kaws__buf_grow(out, name->len);
-        for (k = 0; at != NULL && k < name->len; k++)
-            at[k] = (uint8_t)kaws__text_lower(name->at[k]);
-        name->at = at != NULL ? at : name->at;
-        last = *name;
+    if (i > 0 && kaws__text_order(headers->at[i - 1].name, name, 1) == 0)
+        return 0;
+    kaws__buf_text(out, before);
+    for (; name.len > 0; name.at++, name.len--) {
+        c = (uint8_t)kaws__text_lower(*name.at);
+        kaws__buf_put(out, &c, 1);
     }
+    return 1;
 }
 
 
 /* ---- step 1: create a canonical request -------------------------------- */
 
-/* Writes the path as sent, without empty, "." and ".." segments, and encoded
- * once more: AWS does that for every service but S3. */
-static const char *
+/* The path's segment there, without the slash before it. */
+static kaws_bytes
+kaws__sigv4_segment(const char *path)
+{
+    path += *path == '/';
+    return (kaws_bytes){ (const uint8_t *)path, strcspn(path, "/") };
+}
+
+
+/* By how many levels a segment leads down (1), not at all (0), or up (-1). */
+static int
+kaws__sigv4_levels(kaws_bytes segment)
+{
+    return kaws__buf_same(segment, kaws__buf_of("..")) ? -1 :
+           segment.len > 0 && !kaws__buf_same(segment, kaws__buf_of("."));
+}
+
+
+/* Writes the path as sent, without segments that are empty, ".", ".." or undone
+ * by a ".." behind them, and encoded once more: AWS does that for every service
+ * but S3. */
+static void
 kaws__sigv4_path(kaws__buf *out, const char *path)
 {
-    kaws_bytes kept[KAWS__SIGV4_MAX], segment;
-    size_t count = 0, i;
+    kaws_bytes segment = { NULL, 0 }, behind;
+    int levels, written = 0;
 
-    for (;; path += segment.len) {
-        path += strspn(path, "/");
-        segment = kaws__buf_of(path);
-        segment.len = strcspn(path, "/");
-        if (segment.len == 0)
-            break;
-        if (segment.len == 2 && memcmp(path, "..", 2) == 0)
-            count -= count > 0;
-        else if (segment.len == 1 && *path == '.')
-            continue;
-        else if (count == KAWS__SIGV4_MAX)
-            return "the path has more than 64 segments";
-        else
-            kept[count++] = segment;
+    for (; *path != '\0'; path = (const char *)segment.at + segment.len) {
+        segment = behind = kaws__sigv4_segment(path);
+        levels = kaws__sigv4_levels(segment);
+        while (levels > 0 && behind.at[behind.len] != '\0') {
+            behind = kaws__sigv4_segment((const char *)behind.at + behind.len);
+            levels += kaws__sigv4_levels(behind);
+        }
+        if (levels > 0) {
+            kaws__buf_text(out, "/");
+            kaws__text_percent(out, segment, kaws__sigv4_unreserved);
+            written = 1;
+        }
     }
-    for (i = 0; i < count; i++) {
+    if (!written || segment.len == 0)
         kaws__buf_text(out, "/");
-        kaws__text_percent(out, kept[i], kaws__sigv4_unreserved);
-    }
-    if (count == 0 || path[-1] == '/')
-        kaws__buf_text(out, "/");
-    return NULL;
 }
 
 
@@ -3886,14 +3806,14 @@ kaws__sigv4_query(kaws__buf *out, const char *query)
     int more = query != NULL && *query != '\0';
 
     for (list.count = 0; more; query += len + 1) {
-        kaws__field p = { kaws__buf_of(query), kaws__buf_of(query) };
+        kaws_bytes name = { (const uint8_t *)query, strcspn(query, "&=") };
+        kaws_bytes value = { name.at + name.len, 0 };
         len = strcspn(query, "&");
-        p.name.len = strcspn(query, "&=");
-        p.value.at += p.name.len + (p.name.len < len);
-        p.value.len = len - p.name.len - (p.name.len < len);
+        value.at += name.len < len;       /* behind the '='                  */
+        value.len = len - (size_t)(value.at - name.at);
         if (list.count == KAWS__SIGV4_MAX)
             return "more than 64 query parameters";
-        kaws__sigv4_insert(&list, p, 0);
+        kaws__sigv4_insert(&list, name, value, 0);
         more = query[len] == '&';         /* the last one may be empty       */
     }
     for (i = 0; i < list.count; i++) {
@@ -3921,7 +3841,7 @@ kaws__sigv4_value(kaws__buf *out, const char *value)
 }
 
 
-/* `names` are those of the headers, as kaws__sigv4_names wrote them. */
+/* `names` are those of the headers, as they stand in the Authorization. */
 static const char *
 kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
                     const kaws__fields *headers, kaws_bytes names)
@@ -3932,15 +3852,12 @@ kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
     size_t i;
 
     kaws__buf_text(out, what->method, "\n");
-    wrong = kaws__sigv4_path(out, what->path);
+    kaws__sigv4_path(out, what->path);
     kaws__buf_text(out, "\n");
-    if (wrong == NULL)
-        wrong = kaws__sigv4_query(out, what->query);
+    wrong = kaws__sigv4_query(out, what->query);
     for (i = 0; i < headers->count; i++) {
-        kaws_bytes name = headers->at[i].name;
-        kaws__buf_text(out, name.len > 0 ? "\n" : ",");
-        kaws__buf_put(out, name.at, name.len);
-        kaws__buf_put(out, ":", name.len > 0);
+        int named = kaws__sigv4_name(out, headers, i, "\n");
+        kaws__buf_text(out, named ? ":" : ",");
         kaws__sigv4_value(out, (const char *)headers->at[i].value.at);
     }
     kaws__buf_text(out, "\n\n");
@@ -3966,13 +3883,15 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                                  kaws__buf_of("aws4_request") };
     uint8_t first[4 + KAWS__SIGV4_SECRET_MAX], key[32];
     kaws__buf start = kaws__buf_fixed(first, sizeof first);
-    kaws_bytes chain = { key, sizeof key };
+    kaws_bytes chain;
     size_t i;
 
     kaws__buf_text(&start, "AWS4", secret);
-    kaws__crypto_hmac(key, kaws__buf_view(&start), parts[0]);
-    for (i = 1; i < sizeof parts / sizeof parts[0]; i++)
+    chain = kaws__buf_view(&start);
+    for (i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         kaws__crypto_hmac(key, chain, parts[i]);
+        chain = (kaws_bytes){ key, sizeof key };
+    }
     kaws__crypto_mac_key(out, chain);
     kaws__crypto_clear_frames();
     kaws_wipe(first, sizeof first);
@@ -3989,31 +3908,30 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
                       const kaws__mac_key *key, char *out, size_t cap)
 {
     char date[17], scope[157], string[256], hex[65];
-    kaws__buf header = kaws__buf_fixed(out, cap), hashed = { 0 };
+    kaws__sha256 request;
+    kaws__buf hashed = { .feed = kaws__crypto_update, .consumer = &request };
+    kaws__buf header = kaws__buf_fixed(out, cap);
     kaws__buf to_sign = kaws__buf_fixed(string, sizeof string);
     kaws__fields headers;
-    kaws__sha256 request;
     uint8_t digest[32];
     kaws_bytes names;
     const char *wrong;
+    size_t i;
 
     kaws__text_amz_date(date, what->when);
     if (snprintf(scope, sizeof scope, "%.8s/%s/%s/aws4_request", date,
                  what->region, what->service) >= (int)sizeof scope)
         return "the names of region and service are too long";
-    headers.count = 0;
-    wrong = kaws__sigv4_collect(&headers, what, date, who.token);
-    if (wrong != NULL)
+    if ((wrong = kaws__sigv4_collect(&headers, what, date, who.token)) != NULL)
         return wrong;
     kaws__buf_text(&header, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
                    ", SignedHeaders=");
     names.at = header.at + header.len;
-    kaws__sigv4_names(&headers, &header);
+    for (i = 0; i < headers.count; i++)
+        kaws__sigv4_name(&header, &headers, i, i > 0 ? ";" : "");
     names.len = (size_t)(header.at + header.len - names.at);
 
     kaws__crypto_init(&request);
-    hashed.feed = kaws__crypto_update;
-    hashed.consumer = &request;
     wrong = kaws__sigv4_request(&hashed, what, &headers, names);
     kaws__crypto_out(&request, digest);
     kaws__text_hex(hex, digest, sizeof digest);
@@ -4033,10 +3951,14 @@ static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
     const char *const words[] = { what->method, what->region, what->service,
-                                  who.id };
+                                  who.id, who.secret, what->path };
     const char *const lines[] = { what->path, what->query, who.token };
     size_t i, n;
 
+    for (i = 0; i < 6; i++)
+        if (words[i] == NULL)
+            return "method, region, service, id, secret and path must not be "
+                   "NULL";
     for (i = 0; i < 4; i++) {             /* three stand between slashes     */
         for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
             if (words[i][n] == '/')
@@ -4067,15 +3989,13 @@ KAWS_API kaws_status
 kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
           size_t cap, kaws_error *err)
 {
-    const char *wrong = "method, path, region, service, id, secret and the "
-                        "room for the result must not be NULL";
+    const char *wrong = "the request and the room for the result must not be "
+                        "NULL";
     kaws__mac_key key;
     char date[17];
 
     kaws__err_clear(err);
-    if (what != NULL && what->method != NULL && what->path != NULL &&
-        what->region != NULL && what->service != NULL &&
-        authorization != NULL && who.id != NULL && who.secret != NULL)
+    if (what != NULL && authorization != NULL)
         wrong = kaws__sigv4_refuse(what, who);
     if (wrong == NULL) {
         kaws__text_amz_date(date, what->when);
@@ -4774,12 +4694,13 @@ kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
 
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    t.lines[0].data = (char *)"Expect:";
+    t.lines[0].data = (char *)(uintptr_t)"Expect:";
     t.lines[0].next = &t.lines[1];
-    t.lines[1].data = (char *)"User-Agent: keyring_aws/" KAWS_VERSION;
+    t.lines[1].data = (char *)(uintptr_t)("User-Agent: keyring_aws/"
+                                          KAWS_VERSION);
     for (i = 2; i < KAWS__CURL_LINES && q->headers[i - 2] != NULL; i++) {
         t.lines[i - 1].next = &t.lines[i];
-        t.lines[i].data = (char *)q->headers[i - 2];
+        t.lines[i].data = (char *)(uintptr_t)q->headers[i - 2];
     }
     *lent = t.conn = kaws__curl_lend(s, q);
     t.easy = t.conn != NULL ? curl_easy_init() : NULL;
@@ -5063,27 +4984,25 @@ kaws__sources_parse(kaws_bytes text, kaws_bytes found[3])
           "line 3 is not a session token (at most 4096 visible characters)" },
         { 0, 0, "line 4 or a later one is not empty" }
     };
-    size_t i, k, n;
+    const uint8_t *at = text.at, *const end = at + text.len;
+    kaws_bytes line[4];
+    size_t i, n;
 
-    for (i = 0; i < 3 || text.len > 0; i++) {
-        const uint8_t *end = text.len > 0 ? memchr(text.at, '\n', text.len)
-                                          : NULL;
-        kaws_bytes line = text;
-        k = i < 3 ? i : 3;
-        if (end != NULL)
-            line.len = (size_t)(end - line.at);
-        text.at += line.len + (end != NULL);
-        text.len -= line.len + (end != NULL);
-        while (line.len > 0 && memchr(" \t\r", line.at[line.len - 1], 3))
-            line.len--;
-        for (n = 0; n < line.len; n++)
-            if (line.at[n] < 0x21 || line.at[n] > 0x7e)
-                return rules[k].wrong;
-        if (line.len < rules[k].least || line.len > rules[k].most)
-            return rules[k].wrong;
-        if (k < 3)
-            found[k] = line;
+    for (i = 0; i < 3 || at < end; i += i < 3) {
+        for (line[i].at = at; at < end && *at != '\n'; at++)
+            continue;
+        line[i].len = (size_t)(at - line[i].at);
+        at += at < end;                   /* the line's end                  */
+        while (line[i].len > 0 &&
+               memchr(" \t\r", line[i].at[line[i].len - 1], 3) != NULL)
+            line[i].len--;
+        for (n = 0; n < line[i].len; n++)
+            if (line[i].at[n] < 0x21 || line[i].at[n] > 0x7e)
+                return rules[i].wrong;
+        if (line[i].len < rules[i].least || line[i].len > rules[i].most)
+            return rules[i].wrong;
     }
+    memcpy(found, line, 3 * sizeof *found);
     return NULL;
 }
 
@@ -5093,14 +5012,12 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
                    kaws_bytes found[3], kaws_error *err)
 {
     kaws_bytes all = { text, 0 };
-    const char *wrong = NULL;
-    kaws__stat st;
+    const char *wrong;
+    kaws__stat st = { 0 };
     int fd = -1, same = 0;
     int os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
 
-    if (os == 0)
-        os = kaws__disk_stat(fd, NULL, &st);
-    if (os == 0 && st.regular) {
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular) {
         same = if_changed && st.mtime_ns == s->seen.mtime_ns &&
                st.size == s->seen.size && st.ino == s->seen.ino;
         if (!same)
@@ -5113,14 +5030,9 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
                             "%s", s->shown);
     if (same)
         return KAWS_OK;
-    if (!st.regular)
-        wrong = "it is not a file";
-    else if (all.len == KAWS__SOURCES_TEXT_MAX)
-        wrong = "it is longer than 6143 bytes";
-    else if (all.len == 0)
-        wrong = "it is empty";
-    else
-        wrong = kaws__sources_parse(all, found);
+    wrong = !st.regular ? "it is not a file"
+          : all.len == KAWS__SOURCES_TEXT_MAX ? "it is longer than 6143 bytes"
+          : all.len == 0 ? "it is empty" : kaws__sources_parse(all, found);
     if (wrong != NULL)
         return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; it has "
                              "to hold the access key id, the secret access "
@@ -5243,19 +5155,19 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
                  const char *conf_file, kaws_error *err)
 {
     kaws_status status;
+    kaws__secrets *s;
 
-    memset(c, 0, sizeof *c);
-    c->hooks = hooks;
+    *c = (kaws__creds){ .hooks = hooks };
     status = kaws__sources_open(&c->sources, hooks, conf_file, err);
     if (status != KAWS_OK)
         return status;
-    c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
-    if (c->secrets != NULL &&
-        kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0)
+    s = kaws__sys_alloc_locked(sizeof *s);
+    if (s != NULL && kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0) {
+        c->secrets = s;
         return kaws__creds_reload(c, 0, err);
-    if (c->secrets != NULL)
-        kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
-    c->secrets = NULL;
+    }
+    if (s != NULL)
+        kaws__sys_free_locked(s, sizeof *s);
     return kaws__err_memory(err, "making a page for the credentials");
 }
 
@@ -6578,7 +6490,8 @@ kaws__calls_send(kaws__call *c)
     }
     c->attempt += c->clock_mended + c->creds_renewed;
     if (status != KAWS_OK && c->attempt > 1)
-        kaws__err_append(err, " (%d attempts)", c->attempt);
+        (void)kaws__err_set(err, status, "%s (%d attempts)", err->text,
+                            c->attempt);
     return status;
 }
 
@@ -9184,6 +9097,7 @@ kaws__vault_list(kaws__vault *v, kaws__buf *out)
     size_t i, k;
 
     memset(&info, 0, sizeof info);
+    memset(&r, 0, sizeof r);
     kaws__thread_lock(&v->lock);
     for (i = 0; i < v->table.count; i++) {
         (void)kaws__store_split(kaws__table_record(v->table.rows[i].entry),
@@ -9619,8 +9533,8 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.shared.reply_id;
     if (status == KAWS_DENIED)
-        kaws__err_prefix(err, "each new blob is proved, which takes "
-                              "kms:Decrypt: ");
+        (void)kaws__err_set(err, status, "each new blob is proved, which takes "
+                            "kms:Decrypt: %s", err->text);
     return status;
 }
 
@@ -9649,8 +9563,9 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
         run->renewed += strcmp(sealed.kms_key_arn, old->kms_key_arn) != 0 ||
             strcmp(sealed.key_material_id, old->key_material_id) != 0;
     } else if (run->status == KAWS_OK) {
-        kaws__err_prefix(&err, "re-wrapping the key '%s' failed, and nothing "
-                         "was changed: ", KAWS__SHOW(copy->record.key_id));
+        (void)kaws__err_set(&err, status, "re-wrapping the key '%s' failed, "
+                            "and nothing was changed: %s",
+                            KAWS__SHOW(copy->record.key_id), err.text);
         run->status = status;
         run->err = err;
     }
