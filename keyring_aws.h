@@ -5601,28 +5601,27 @@ kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
 }
 
 
-/* The config's strings are borrowed for as long as the trust is open. */
+/* *t is all zeros before. The config's strings are borrowed for as long as the
+ * trust is open. */
 static kaws_status
 kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 {
     const char *list = cfg->accounts != NULL ? cfg->accounts : "";
-    kaws__choice now;
+    char *key_id = t->now.target.key_id;
     kaws__arn arn;
 
-    memset(t, 0, sizeof *t);
     if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
         return kaws__err_memory(err, "making a lock for the KMS keys");
     t->accounts = list;
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
                              "account numbers of 12 digits, with commas");
-    if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL
-                           ? cfg->region : "us-east-1", &now, err) != KAWS_OK)
+    if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL ? cfg->region
+                           : "us-east-1", &t->now, err) != KAWS_OK)
         return err->status = KAWS_CONFIG;
-    t->now = now;
     t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
-    if (kaws__arn_parse(kaws__buf_of(now.target.key_id), &arn))
-        memcpy(t->own, now.target.key_id, sizeof t->own);
+    if (kaws__arn_parse(kaws__buf_of(key_id), &arn))
+        memcpy(t->own, key_id, sizeof t->own);
     return KAWS_OK;
 }
 
@@ -6029,7 +6028,8 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
-/* The config's strings are borrowed for as long as it stays open. */
+/* *k is all zeros before. Close it in any case. The config's strings are
+ * borrowed for as long as it stays open. */
 static kaws_status
 kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
                  const kaws_config *cfg, kaws_error *err)
@@ -6038,7 +6038,6 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     char shown[96];
     kaws_status status;
 
-    memset(k, 0, sizeof *k);
     if ((status = kaws__trust_open(&k->trust, cfg, err)) != KAWS_OK)
         return status;
     if (url != NULL && !kaws__arn_endpoint_ok(url))
@@ -6668,17 +6667,16 @@ static kaws_status
 kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
                uint8_t *made, kaws_sealed *out)
 {
-#define KAWS__SEALS "KeyId", 0, { "KeyId", "Plaintext", "CiphertextBlob",      \
-                                  "KeyMaterialId" }
-    static const kaws__action encrypt = { "Encrypt", KAWS__SEALS },
-        data_key = { "GenerateDataKey", KAWS__SEALS },
-        bare = { "GenerateDataKeyWithoutPlaintext", KAWS__SEALS };
+    const kaws__action action = {
+        plain.at != NULL ? "Encrypt" : made != NULL ? "GenerateDataKey"
+                         : "GenerateDataKeyWithoutPlaintext", "KeyId", 0,
+        { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
+    };
     size_t got = plain.len;
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, op, plain.at != NULL ? &encrypt
-                      : made != NULL ? &data_key : &bare, &op->target);
+    kaws__calls_begin(&c, op, &action, &op->target);
     if (plain.at != NULL) {
         c.secret_at = c.body.len + strlen(",\"Plaintext\":\"");
         kaws__kms_put_data(&c, "Plaintext", plain.at, plain.len);
@@ -6702,19 +6700,23 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Decrypt, or its dry run. The KMS key is named, and must be trusted before
- * anything is sent. *len: in, the room at `plain`; out, how long the key is, 0
- * on failure. A key that is longer than the room is not copied. If `expect` has
- * a length, the key must have it, and its bytes if there are any, or it is
- * MISMATCH: then the connection, too, may have brought the reply to another
- * request. After a dry run *len is 0 if KMS said that it would open the blob.
- * Else KMS opened it, and the reply proves less: its connection is not used
- * again. */
+/* Decrypt; with KAWS__DRY in the flags, its dry run. The KMS key is named, and
+ * must be trusted before anything is sent. *len: in, the room at `plain`; out,
+ * how long the key is, 0 on failure. A key that is longer than the room is not
+ * copied. If `expect` has a length, the key must have it, and its bytes if
+ * there are any, or it is MISMATCH: then the connection, too, may have brought
+ * the reply to another request. After a dry run *len is 0 if KMS said that it
+ * would open the blob. Else KMS opened it, and the reply is not looked at, but
+ * for one that came over a connection of its own. */
 static kaws_status
-kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
-                    const kaws_context *ctx, const kaws_sealed *in,
-                    kaws_bytes expect, uint8_t *plain, size_t *len)
+kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
+                  const kaws_sealed *in, kaws_bytes expect, uint8_t *plain,
+                  size_t *len)
 {
+    const kaws__action action = {
+        "Decrypt", "KeyId", KAWS__OPENS | flags,
+        { flags == KAWS__DRY ? NULL : "KeyId", "Plaintext" }
+    };
     const char *arn = in->kms_key_arn;
     uint8_t clear[KAWS_PLAIN_MAX];
     size_t got = sizeof clear;
@@ -6723,10 +6725,10 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
     kaws_status status = KAWS_OK;
 
     (void)kaws__arn_target(&from, arn, "", NULL);
-    kaws__calls_begin(&c, op, action, &from);
+    kaws__calls_begin(&c, op, &action, &from);
     kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    if (action->flags & KAWS__DRY) {
+    if (flags & KAWS__DRY) {
         kaws__json_name(&c.body, "DryRun");
         kaws__json_true(&c.body);
     }
@@ -6747,8 +6749,7 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
                                "to %lu bytes that are not the %lu that were "
                                "sealed", (unsigned long)got,
                                (unsigned long)expect.len);
-    c.clean = c.clean && status != KAWS_MISMATCH &&
-              (got == 0 || !(action->flags & KAWS__DRY));
+    c.clean = c.clean && status != KAWS_MISMATCH;
     kaws_wipe(plain, *len);
     if (status == KAWS_OK && got <= *len && plain != NULL)
         memcpy(plain, clear, got);
@@ -6756,17 +6757,6 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
     kaws_wipe(clear, status == KAWS_OK ? got : sizeof clear);
     kaws__calls_end(&c);
     return status;
-}
-
-
-static kaws_status
-kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
-                  kaws_bytes expect, uint8_t *plain, size_t *len)
-{
-    static const kaws__action decrypt = { "Decrypt", "KeyId", KAWS__OPENS,
-                                          { "KeyId", "Plaintext" } };
-
-    return kaws__kms_open_blob(op, &decrypt, ctx, in, expect, plain, len);
 }
 
 
@@ -6791,21 +6781,15 @@ static kaws_status
 kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                 size_t len)
 {
-    static const kaws__action once = {
-        "Decrypt", "KeyId", KAWS__OPENS | KAWS__DRY, { NULL }
-    }, again = {
-        "Decrypt", "KeyId", KAWS__OPENS | KAWS__DRY | KAWS__APART,
-        { "KeyId", "Plaintext" }
-    };
     const kaws_bytes any = { NULL, 0 }, expect = { NULL, len };
     kaws__calls *k = op->calls;
     size_t first = 0, second = 0;
-    kaws_status status = kaws__kms_open_blob(op, &once, ctx, in, any, NULL,
-                                             &first);
+    kaws_status status = kaws__kms_decrypt(op, KAWS__DRY, ctx, in, any, NULL,
+                                           &first);
 
     if (status == KAWS_OK && first > 0)
-        status = kaws__kms_open_blob(op, &again, ctx, in, expect, NULL,
-                                     &second);
+        status = kaws__kms_decrypt(op, KAWS__DRY | KAWS__APART, ctx, in, expect,
+                                   NULL, &second);
     if (status == KAWS_MISMATCH)
         return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
                                   "is not what it was asked to seal", op->err);
@@ -6827,7 +6811,7 @@ kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
 {
     kaws_error *err = op->err;
     size_t none = 0;
-    kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none);
+    kaws_status status = kaws__kms_decrypt(op, 0, ctx, in, plain, NULL, &none);
 
     if (status == KAWS_MISMATCH)
         return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
@@ -6912,11 +6896,11 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
         return status;
     if (strcmp(from.region, op->target.region) == 0)
         return kaws__kms_reencrypt_near(op, ctx, in, out);
-    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len);
+    status = kaws__kms_decrypt(op, 0, ctx, in, expect, plain, &view.len);
     if (status == KAWS_OK)
         status = kaws__kms_seal(op, ctx, view, NULL, out);
     if (status == KAWS_OK)
-        status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none);
+        status = kaws__kms_decrypt(op, 0, ctx, in, view, NULL, &none);
     if (status == KAWS_MISMATCH && view.len > 0)
         status = kaws__kms_mixed_up(op->calls, "AWS KMS opened a blob, and not "
                                     "to the same key a second time",
@@ -10094,7 +10078,7 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     else
         status = kaws__kms_learn_account(&op, copy.sealed.kms_key_arn);
     if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
+        status = kaws__kms_decrypt(&op, 0, &copy.bound.context, &copy.sealed,
                                    expect, key->bytes, &len);
     if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
@@ -10483,7 +10467,7 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     op = kaws__calls_op(&ring->kms, err);
     status = kaws__ring_given(&op, ctx, in, &given, err);
     if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len);
+        status = kaws__kms_decrypt(&op, 0, ctx, &given, any, plain, &len);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
                                "%lu bytes, and there is room for %lu",
