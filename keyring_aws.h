@@ -5420,14 +5420,13 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
         !kaws__arn_begins(got.resource, "key/") ||
         !kaws__buf_same(got.region, kaws__buf_of(target->region)))
         return 0;
-    if (kaws__arn_parse(id, &want))
-        return kaws__arn_begins(want.resource, "key/")
-             ? strcmp(target->key_id, arn_text) == 0
-             : kaws__buf_same(want.partition, got.partition) &&
-               kaws__buf_same(want.account, got.account);
-    got.resource.at += strlen("key/");
-    got.resource.len -= strlen("key/");
-    return kaws__arn_begins(id, "alias/") || kaws__buf_same(id, got.resource);
+    if (!kaws__arn_parse(id, &want))
+        return kaws__arn_begins(id, "alias/") ||
+               strcmp(strchr(arn_text, '/') + 1, target->key_id) == 0;
+    return kaws__arn_begins(want.resource, "key/")
+         ? strcmp(target->key_id, arn_text) == 0
+         : kaws__buf_same(want.partition, got.partition) &&
+           kaws__buf_same(want.account, got.account);
 }
 
 
@@ -5550,28 +5549,27 @@ kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
 }
 
 
-/* The config's strings are borrowed for as long as the trust is open. */
+/* *t is all zeros before. The config's strings are borrowed for as long as the
+ * trust is open. */
 static kaws_status
 kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 {
     const char *list = cfg->accounts != NULL ? cfg->accounts : "";
-    kaws__choice now;
+    char *key_id = t->now.target.key_id;
     kaws__arn arn;
 
-    memset(t, 0, sizeof *t);
     if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
         return kaws__err_memory(err, "making a lock for the KMS keys");
     t->accounts = list;
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
                              "account numbers of 12 digits, with commas");
-    if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL
-                           ? cfg->region : "us-east-1", &now, err) != KAWS_OK)
+    if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL ? cfg->region
+                           : "us-east-1", &t->now, err) != KAWS_OK)
         return err->status = KAWS_CONFIG;
-    t->now = now;
     t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
-    if (kaws__arn_parse(kaws__buf_of(now.target.key_id), &arn))
-        memcpy(t->own, now.target.key_id, sizeof t->own);
+    if (kaws__arn_parse(kaws__buf_of(key_id), &arn))
+        memcpy(t->own, key_id, sizeof t->own);
     return KAWS_OK;
 }
 
@@ -5634,7 +5632,6 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
         "the key was sealed by the KMS key", "that is the KMS key",
         "AWS KMS sealed with the KMS key"
     };
-    char shown[272];
     int no_own, trusted;
 
     kaws__thread_lock(&t->lock);
@@ -5648,9 +5645,7 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
                          "the trusted ones: add it to the list of accounts, if "
-                         "you trust it", words[what],
-                         kaws__text_quote(shown, sizeof shown,
-                                          kaws__buf_of(arn)));
+                         "you trust it", words[what], arn);
 }
 
 
@@ -5663,19 +5658,17 @@ kaws__trust_ask_first(kaws__trust *t, const kaws__target *target,
 {
     const char *ours = kaws__arn_partition(target->region)->name;
     kaws__arn arn;
-    int no_own, listed;
+    int ask;
 
     kaws__thread_lock(&t->lock);
-    no_own = t->own[0] == '\0';
-    listed = no_own && arn_text != NULL && kaws__trust_has(t, arn_text);
+    ask = t->own[0] == '\0' && target->key_id[0] != '\0' &&
+          !(arn_text != NULL && kaws__trust_has(t, arn_text) &&
+            kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
+            kaws__buf_same(arn.partition, kaws__buf_of(ours)));
     kaws__thread_unlock(&t->lock);
-    return no_own && target->key_id[0] != '\0' &&
-           !(listed && kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
-             kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+    return ask;
 }
 
-
-/* ---- which KMS key seals ----------------------------------------------- */
 
 /* Takes a choice that KMS found good; or only notes that it did. 0: another was
  * taken while it was judged, so it has to be judged again. */
@@ -5686,12 +5679,9 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 
     kaws__thread_lock(&t->lock);
     fits = choice->version == t->now.version;
-    if (fits && !take)
-        t->tried = *choice;
-    if (fits && take) {
-        t->now = *choice;
-        t->now.version++;                 /* all that was judged is stale     */
-    }
+    if (fits)
+        *(take ? &t->now : &t->tried) = *choice;
+    t->now.version += fits && take;       /* all that was judged is stale     */
     kaws__thread_unlock(&t->lock);
     if (fits && take && choice->arn[0] != '\0')
         (void)kaws__trust_check(t, choice->arn, KAWS__SEALED, NULL);
@@ -5722,7 +5712,7 @@ kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
                    const kaws__target *target, const char *arn)
 {
     kaws__choice *now = &t->now;
-    char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
+    char was[KAWS__ARN_MAX + 1] = "";
 
     kaws__thread_lock(&t->lock);
     if (strcmp(now->target.key_id, target->key_id) == 0 &&
@@ -5735,10 +5725,7 @@ kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
     if (was[0] != '\0')
         kaws__err_log(hooks, 1, "the KMS key %s was %s and is %s now: keys are "
                       "sealed with that one from here on", target->key_id,
-                      kaws__text_quote(shown[0], sizeof shown[0],
-                                       kaws__buf_of(was)),
-                      kaws__text_quote(shown[1], sizeof shown[1],
-                                       kaws__buf_of(arn)));
+                      was, arn);
 }
 
 
@@ -5889,10 +5876,13 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 /* ==========================================================================
  * ROOM  calls    one request to AWS, until it is granted, refused or too late
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 url http sources creds arn fault
- * Gives: calls_open calls_close calls_reload_creds calls_set_timeouts
- *        calls_stats calls_first calls_share calls_left_ms calls_begin
- *        calls_send calls_nonsense calls_end
+ * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
+ *        fault
+ * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_log_once
+ *        calls_op calls_left_ms calls_begin calls_send calls_nonsense calls_end
+ *
+ * An operation is what a caller of the library asked for, by one call or a few:
+ * it has a target, an amount of time, and an error.
  *
  * A call is signed, sent and judged; and perhaps mended or waited for, and sent
  * again, for as long as the time of its operation allows. This room knows no
@@ -5911,25 +5901,31 @@ typedef struct kaws__calls {
     const kaws_hooks *hooks;      /* NULL: not open                           */
     kaws__http  http;
     kaws__creds creds;
+    kaws__trust trust;
     const char *endpoint;         /* borrowed; may be NULL                    */
     int         max_attempts;
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;   /* AWS's clock less ours                    */
-    unsigned    notes;            /* logged once: see calls_first             */
+    unsigned    notes;            /* logged once: see calls_log_once          */
     kaws_stats  stats;            /* those of KMS alone                       */
 } kaws__calls;
 
-typedef struct kaws__shared {     /* by all calls of an operation             */
+typedef struct kaws__op {         /* an operation                             */
     kaws__calls *calls;
     kaws_error  *err;             /* not NULL                                 */
+    kaws__target target;          /* what seals                               */
+    char        *trial;           /* room for an ARN: the operation tries a
+                                   * KMS key. What sealed is noted there, and
+                                   * may open, but is not trusted for good    */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* ticks                                    */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
-} kaws__shared;
+} kaws__op;
 
 typedef struct kaws__action {
     const char *name;             /* "Decrypt"                                */
+    const char *key;              /* the member that names the KMS key        */
     int         flags;
     const char *members[4];       /* wanted of a reply of 200; none: it is not
                                    * looked at                                */
@@ -5942,22 +5938,20 @@ enum {
     KAWS__OPENS      = 8          /* it has a blob, which may not fit         */
 };
 
-typedef struct kaws__wire {       /* a request, signed anew for each try      */
-    char         url[KAWS__URL_MAX], host[176], target[80], date[40];
-    char         authorization[512], token[KAWS__SOURCES_TOKEN_MAX + 32];
-    const char  *headers[8];
-    kaws_request q;
-    unsigned     generation;      /* of the credentials                       */
-    int64_t      signed_at;
-} kaws__wire;
-
 typedef struct kaws__call {
-    kaws__shared *shared;
+    kaws__op     *op;
     const kaws__action *action;
-    char          region[KAWS__ARN_REGION_MAX + 1];
+    const kaws__target *target;
+    const char   *host;
     kaws__buf     body;
     size_t        secret_at, secret_len;      /* the plaintext in the body    */
-    kaws__wire    wire;
+    char          url[KAWS__URL_MAX], host_line[176], action_line[80];
+    char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
+    char          authorization[512];         /* all anew for each try        */
+    const char   *headers[8];
+    unsigned      generation;     /* of the credentials                       */
+    int64_t       signed_at;
+    kaws_request  q;
     kaws_reply    r;
     kaws__member  want[4];
     size_t        wanted;
@@ -5982,7 +5976,8 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
-/* The config's strings are borrowed for as long as it stays open. */
+/* *k is all zeros before. Close it in any case. The config's strings are
+ * borrowed for as long as it stays open. */
 static kaws_status
 kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
                  const kaws_config *cfg, kaws_error *err)
@@ -5991,7 +5986,8 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     char shown[96];
     kaws_status status;
 
-    memset(k, 0, sizeof *k);
+    if ((status = kaws__trust_open(&k->trust, cfg, err)) != KAWS_OK)
+        return status;
     if (url != NULL && !kaws__arn_endpoint_ok(url))
         return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
                              "form https://host or https://host:port",
@@ -6016,16 +6012,10 @@ kaws__calls_close(kaws__calls *k)
 {
     kaws__http_close(&k->http);
     kaws__creds_close(&k->creds);
+    kaws__trust_close(&k->trust);
     if (k->hooks != NULL)
         kaws__thread_lock_free(&k->lock);
     k->hooks = NULL;
-}
-
-
-static kaws_status
-kaws__calls_reload_creds(kaws__calls *k, kaws_error *err)
-{
-    return kaws__creds_reload(&k->creds, 0, err);
 }
 
 
@@ -6039,78 +6029,81 @@ kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
 }
 
 
-/* Whether that bit is asked about for the first time: then it is worth a note
- * in the log. */
-static int
-kaws__calls_first(kaws__calls *k, unsigned note)
+/* Logs a note, unless the one with that bit was logged before. */
+static void
+kaws__calls_log_once(kaws__calls *k, unsigned bit, const char *note)
 {
     unsigned before;
 
     kaws__thread_lock(&k->lock);
     before = k->notes;
-    k->notes |= note;
+    k->notes |= bit;
     kaws__thread_unlock(&k->lock);
-    return (before & note) == 0;
+    if ((before & bit) == 0)
+        kaws__err_log(k->hooks, 2, "%s", note);
 }
 
 
-/* Begins what an operation's calls share: its time runs from now on. */
-static kaws__shared
-kaws__calls_share(kaws__calls *k, kaws_error *err)
+/* Begins an operation with the KMS key that is set now: its time runs. err is
+ * not NULL. */
+static kaws__op
+kaws__calls_op(kaws__calls *k, kaws_error *err)
 {
-    kaws__shared shared = { k, err, 0, 0, 0, 0 };
+    kaws__op op = { .calls = k, .err = err };
+    kaws__choice now;
 
-    shared.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
+    op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
+    (void)kaws__trust_choice(&k->trust, NULL, NULL, &now, NULL);
+    op.target = now.target;
     kaws__thread_lock(&k->lock);
-    shared.connect_timeout_ms = k->connect_timeout_ms;
-    shared.timeout_ms = k->timeout_ms;
+    op.connect_timeout_ms = k->connect_timeout_ms;
+    op.timeout_ms = k->timeout_ms;
     kaws__thread_unlock(&k->lock);
-    return shared;
+    return op;
 }
 
 
 /* What is left of the time: whatever the clock says, 0 to all of it. */
 static int
-kaws__calls_left_ms(const kaws__shared *shared)
+kaws__calls_left_ms(const kaws__op *op)
 {
-    const kaws_hooks *hooks = shared->calls->hooks;
-    int64_t now = hooks->ticks_ms(hooks->ctx);
+    const kaws_hooks *hooks = op->calls->hooks;
+    int64_t took = hooks->ticks_ms(hooks->ctx) - op->begun_ms;
 
-    if (now <= shared->begun_ms)
-        return shared->timeout_ms;
-    now -= shared->begun_ms;
-    return now < shared->timeout_ms ? shared->timeout_ms - (int)now : 0;
+    took = took < 0 ? 0 : took < op->timeout_ms ? took : op->timeout_ms;
+    return op->timeout_ms - (int)took;
 }
 
 
-/* ---- one request ------------------------------------------------------- */
-
-/* Begins a call; the members of its body are written next. */
+/* Begins a call; what else is in its body is written next. *target is borrowed
+ * for as long as the call lasts. */
 static void
-kaws__calls_begin(kaws__call *c, kaws__shared *shared,
-                  const kaws__action *action, const char *region)
+kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
+                  const kaws__target *target)
 {
-    kaws__wire *w = &c->wire;
     const char *host;
 
     memset(c, 0, sizeof *c);
-    c->shared = shared;
+    c->op = op;
     c->action = action;
-    memcpy(c->region, region, strlen(region) + 1);
+    c->target = target;
+    c->host = c->host_line + strlen("Host: ");
     for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
         c->want[c->wanted].name = action->members[c->wanted];
-    kaws__arn_url(w->url, sizeof w->url, shared->calls->endpoint, region);
-    host = strstr(w->url, "//") + 2;
-    (void)snprintf(w->host, sizeof w->host, "Host: %.*s",
+    kaws__arn_url(c->url, sizeof c->url, op->calls->endpoint, target->region);
+    host = strstr(c->url, "//") + 2;
+    (void)snprintf(c->host_line, sizeof c->host_line, "Host: %.*s",
                    (int)strcspn(host, "/"), host);
-    (void)snprintf(w->target, sizeof w->target, "X-Amz-Target: TrentService.%s",
-                   action->name);
-    w->headers[0] = w->host;
-    w->headers[1] = "Content-Type: application/x-amz-json-1.1";
-    w->headers[2] = w->target;
-    w->headers[3] = w->date;
-    kaws__buf_init(&c->body, shared->calls->hooks);
+    (void)snprintf(c->action_line, sizeof c->action_line,
+                   "X-Amz-Target: TrentService.%s", action->name);
+    c->headers[0] = c->host_line;
+    c->headers[1] = "Content-Type: application/x-amz-json-1.1";
+    c->headers[2] = c->action_line;
+    c->headers[3] = c->date_line;
+    kaws__buf_init(&c->body, op->calls->hooks);
     kaws__json_begin(&c->body);
+    kaws__json_name(&c->body, action->key);
+    kaws__json_string(&c->body, kaws__buf_of(target->key_id));
 }
 
 
@@ -6118,7 +6111,7 @@ kaws__calls_begin(kaws__call *c, kaws__shared *shared,
 static void
 kaws__calls_judged(kaws__call *c)
 {
-    kaws__http_done(&c->shared->calls->http, c->lent,
+    kaws__http_done(&c->op->calls->http, c->lent,
                     c->clean && !(c->action->flags & KAWS__APART));
     c->doubtful = !c->clean;
     c->lent = NULL;
@@ -6130,7 +6123,7 @@ kaws__calls_judged(kaws__call *c)
 static void
 kaws__calls_end(kaws__call *c)
 {
-    kaws__calls *k = c->shared->calls;
+    kaws__calls *k = c->op->calls;
 
     kaws__calls_judged(c);
     kaws__http_forget(&k->http, &c->r);
@@ -6145,10 +6138,9 @@ static const char *
 kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
-    kaws__calls *k = c->shared->calls;
-    kaws__wire *w = &c->wire;
-    kaws_signing what = { "POST", "/", NULL, c->region, "kms", w->headers,
-                          kaws__buf_view(&c->body), 0 };
+    kaws__calls *k = c->op->calls;
+    kaws_signing what = { "POST", "/", NULL, c->target->region, "kms",
+                          c->headers, kaws__buf_view(&c->body), 0 };
     char date[17];
     const char *wrong;
     kaws__signer signer;
@@ -6158,27 +6150,25 @@ kaws__calls_sign(kaws__call *c)
     kaws__thread_lock(&k->lock);
     what.when = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
     kaws__thread_unlock(&k->lock);
-    w->signed_at = what.when;
+    c->signed_at = what.when;
     kaws__text_amz_date(date, what.when);
-    kaws__creds_signer(&k->creds, date, c->region, &signer);
-    w->generation = signer.generation;
+    kaws__creds_signer(&k->creds, date, c->target->region, &signer);
+    c->generation = signer.generation;
     n = signer.token[0] != '\0';          /* lines beyond the fixed ones      */
-    (void)snprintf(w->date, sizeof w->date, "X-Amz-Date: %s", date);
-    (void)snprintf(w->token, sizeof w->token, "X-Amz-Security-Token: %s",
-                   signer.token);
-    w->headers[4] = n > 0 ? w->token : NULL;
-    w->headers[5] = NULL;                 /* these are signed, and then sent  */
-    memcpy(w->authorization, name, sizeof name);
+    (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
+    (void)snprintf(c->token_line, sizeof c->token_line,
+                   "X-Amz-Security-Token: %s", signer.token);
+    c->headers[4] = n > 0 ? c->token_line : NULL;
+    c->headers[5] = NULL;                 /* these are signed, and then sent  */
+    memcpy(c->authorization, name, sizeof name);
     wrong = kaws__sigv4_authorize(&what, who, &signer.key,
-                                  w->authorization + sizeof name - 1,
-                                  sizeof w->authorization - sizeof name + 1);
+                                  c->authorization + sizeof name - 1,
+                                  sizeof c->authorization - sizeof name + 1);
     kaws__creds_wipe(&signer);
-    w->headers[4 + n] = w->authorization;
+    c->headers[4 + n] = c->authorization;
     return wrong;
 }
 
-
-/* ---- what came of it --------------------------------------------------- */
 
 /* Words from outside, as a text of ours may show them. None, if they repeat a
  * piece of what we know to be secret: of the credentials now, or of the token,
@@ -6186,22 +6176,16 @@ kaws__calls_sign(kaws__call *c)
 static const char *
 kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 {
-    const char *token = c->wire.token + strlen("X-Amz-Security-Token: ");
-    const char *signature = strstr(c->wire.authorization, "Signature=");
-    kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
+    const kaws_bytes sent[3] = {
+        kaws__buf_of(c->token_line + strlen("X-Amz-Security-Token: ")),
+        kaws__buf_of(strstr(c->authorization, "Signature=") + 10),
+        { c->body.at + c->secret_at, c->secret_len }
+    };
     char whole[640];              /* more than is shown: nothing slips by     */
-    int i, secret;
+    kaws_bytes text = kaws__buf_of(kaws__text_quote(whole, sizeof whole,
+                                                    words));
+    int i, secret = kaws__creds_leak_in(&c->op->calls->creds, text);
 
-    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
-    if (c->wire.token[0] != '\0')
-        sent[0] = kaws__buf_of(token);
-    if (signature != NULL)
-        sent[1] = kaws__buf_of(signature + 10);
-    if (c->secret_len > 0) {
-        sent[2].at = c->body.at + c->secret_at;
-        sent[2].len = c->secret_len;
-    }
-    secret = kaws__creds_leak_in(&c->shared->calls->creds, text);
     for (i = 0; i < 3 && !secret; i++)
         secret = kaws__text_holds(text, sent[i]);
     kaws_wipe(whole, sizeof whole);
@@ -6215,7 +6199,7 @@ kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 static const char *
 kaws__calls_blame(kaws__call *c, const char *type)
 {
-    kaws_error *err = c->shared->err;
+    kaws_error *err = c->op->err;
 
     err->http = c->r.http;
     kaws__calls_words(c, err->aws, sizeof err->aws, kaws__buf_of(type));
@@ -6229,10 +6213,10 @@ static kaws_status
 kaws__calls_nonsense(kaws__call *c, const char *why)
 {
     c->clean = c->cures = 0;
-    return kaws__err_set(c->shared->err, KAWS_REPLY, "the reply of %s to %s "
-                         "makes no sense (HTTP %d, request id %s): %s",
-                         c->wire.host + strlen("Host: "), c->action->name,
-                         c->r.http, kaws__calls_blame(c, ""), why);
+    return kaws__err_set(c->op->err, KAWS_REPLY, "the reply of %s to %s "
+                         "makes no sense (HTTP %d, request id %s): %s", c->host,
+                         c->action->name, c->r.http, kaws__calls_blame(c, ""),
+                         why);
 }
 
 
@@ -6241,7 +6225,7 @@ kaws__calls_nonsense(kaws__call *c, const char *why)
 static kaws_status
 kaws__calls_refused(kaws__call *c)
 {
-    kaws_error *err = c->shared->err;
+    kaws_error *err = c->op->err;
     kaws_bytes message;
     char type[64], shown[200] = "";
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
@@ -6264,8 +6248,7 @@ kaws__calls_refused(kaws__call *c)
         kaws__calls_words(c, shown, sizeof shown, message);
     id = kaws__calls_blame(c, type);
     return kaws__err_set(err, status, "AWS KMS at %s refused %s (%s, HTTP %d, "
-                         "request id %s)%s%s; %s", c->wire.host +
-                         strlen("Host: "), c->action->name,
+                         "request id %s)%s%s; %s", c->host, c->action->name,
                          err->aws[0] != '\0' ? err->aws : "no error type",
                          c->r.http, *id != '\0' ? id : "none",
                          shown[0] != '\0' ? ": " : "", shown, advice);
@@ -6276,23 +6259,24 @@ kaws__calls_refused(kaws__call *c)
 static kaws_status
 kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
-    char words[128] = "out of memory";
+    char words[128];
 
-    c->cures = 0;
+    if (outcome == KAWS_MEMORY)
+        return kaws__err_memory(c->op->err, c->action->name);
     if (outcome == KAWS_REPLY)
         (void)kaws__calls_nonsense(c, "an earlier reply had the same request "
                                    "id, so it answers another request");
-    if (outcome == KAWS_REPLY || outcome == KAWS_NETWORK)
+    if (outcome != KAWS_CONFIG)
         c->cures = KAWS__LATER;
     if (outcome == KAWS_REPLY)
         return KAWS_REPLY;
-    if (outcome != KAWS_MEMORY)
-        kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
-    return kaws__err_set(c->shared->err, outcome, "cannot %s AWS KMS at %s for "
-                         "%s: %s%s", outcome == KAWS_NETWORK ? "reach" : "ask",
-                         c->wire.host + strlen("Host: "), c->action->name,
-                         words, outcome == KAWS_CONFIG ? "; check the "
-                         "endpoint, ca_file and the proxy" : "");
+    return kaws__err_set(c->op->err, outcome, "cannot %s AWS KMS at %s for %s: "
+                         "%s%s", outcome == KAWS_NETWORK ? "reach" : "ask",
+                         c->host, c->action->name,
+                         kaws__calls_words(c, words, sizeof words,
+                                           kaws__buf_of(c->r.text)),
+                         outcome == KAWS_NETWORK ? "" : "; check the endpoint, "
+                         "ca_file and the proxy");
 }
 
 
@@ -6300,7 +6284,7 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 static kaws_status
 kaws__calls_answered(kaws__call *c)
 {
-    const char *wrong;
+    const char *wrong = NULL;
     char words[128];
     size_t offset;
 
@@ -6308,11 +6292,11 @@ kaws__calls_answered(kaws__call *c)
         return kaws__calls_nonsense(c, "it is longer than 16384 bytes");
     if (c->r.http != 200)
         return kaws__calls_refused(c);
-    if (c->wanted == 0)
-        return KAWS_OK;
-    wrong = kaws__json_read(c->r.body, c->r.body_len, c->want, c->wanted,
-                            &offset);
-    c->clean = wrong == NULL;
+    if (c->wanted > 0) {
+        wrong = kaws__json_read(c->r.body, c->r.body_len, c->want, c->wanted,
+                                &offset);
+        c->clean = wrong == NULL;
+    }
     if (wrong == NULL)
         return KAWS_OK;
     (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
@@ -6325,28 +6309,27 @@ kaws__calls_answered(kaws__call *c)
 static kaws_status
 kaws__calls_try(kaws__call *c)
 {
-    kaws__calls *k = c->shared->calls;
-    kaws_request *q = &c->wire.q;
+    kaws__calls *k = c->op->calls;
+    kaws_request *q = &c->q;
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
     const char *wrong = kaws__calls_sign(c);
-    kaws_status outcome;
     kaws_status status;
 
-    kaws__err_clear(c->shared->err);
+    kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
     if (wrong != NULL)
-        return kaws__err_set(c->shared->err, KAWS_MEMORY, "cannot sign %s: %s",
+        return kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
                              c->action->name, wrong);
-    c->left_ms = kaws__calls_left_ms(c->shared);
+    c->left_ms = kaws__calls_left_ms(c->op);
     q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
-    outcome = kaws__http_send(&k->http, q, &c->r, &c->lent);
+    status = kaws__http_send(&k->http, q, &c->r, &c->lent);
     id = kaws__buf_of(c->r.request_id);
-    c->shared->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
-    status = outcome == KAWS_OK ? kaws__calls_answered(c)
-                                         : kaws__calls_unanswered(c, outcome);
+    c->op->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
+    status = status == KAWS_OK ? kaws__calls_answered(c)
+                               : kaws__calls_unanswered(c, status);
     took = kaws__sys_ticks_us() - started;
     kaws__thread_lock(&k->lock);
     k->stats.kms_requests++;
@@ -6390,16 +6373,15 @@ kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 static int
 kaws__calls_mend(kaws__call *c)
 {
-    kaws__calls *k = c->shared->calls;
+    kaws__calls *k = c->op->calls;
+    int cures = c->action->flags & KAWS__UNREPEATED ? 0 : c->cures;
 
-    if (c->action->flags & KAWS__UNREPEATED)
-        return 0;
-    if ((c->cures & KAWS__CLOCK) && !c->clock_mended &&
-        kaws__calls_mend_clock(k, c->r.date, c->wire.signed_at))
+    if ((cures & KAWS__CLOCK) && !c->clock_mended &&
+        kaws__calls_mend_clock(k, c->r.date, c->signed_at))
         return c->clock_mended = 1;
-    return (c->cures & KAWS__RENEW) && !c->creds_renewed &&
+    return (cures & KAWS__RENEW) && !c->creds_renewed &&
            (c->creds_renewed = kaws__creds_refresh(&k->creds,
-                                                   c->wire.generation));
+                                                   c->generation));
 }
 
 
@@ -6408,7 +6390,7 @@ kaws__calls_mend(kaws__call *c)
 static int64_t
 kaws__calls_delay(const kaws__call *c, int64_t most)
 {
-    const kaws_hooks *hooks = c->shared->calls->hooks;
+    const kaws_hooks *hooks = c->op->calls->hooks;
     int64_t delay = (c->cures & KAWS__SLOWER) ? 1000 : 50;
     int64_t asked = c->r.retry_after_ms;
     uint16_t chance = 0xffff;
@@ -6430,20 +6412,19 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
 static int
 kaws__calls_wait(kaws__call *c)
 {
-    kaws__calls *k = c->shared->calls;
+    kaws__calls *k = c->op->calls;
     const kaws_hooks *hooks = k->hooks;
-    int again = c->action->flags & KAWS__UNREPEATED ? KAWS__SLOWER
-                                              : KAWS__SLOWER | KAWS__LATER;
-    int patience = (c->cures & again) && hooks->patience_ms != NULL
-                 ? hooks->patience_ms(hooks->ctx, c->shared->err) : 0;
+    int once = c->action->flags & KAWS__UNREPEATED;
+    int again = c->cures & (once ? KAWS__SLOWER : KAWS__SLOWER | KAWS__LATER);
+    int patience = again && hooks->patience_ms != NULL
+                 ? hooks->patience_ms(hooks->ctx, c->op->err) : 0;
     int64_t delay;
     int left;
 
-    if (!(c->cures & again) ||
-        (patience <= 0 && c->attempt >= k->max_attempts))
+    if (!again || (patience <= 0 && c->attempt >= k->max_attempts))
         return 0;
     delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
-    left = kaws__calls_left_ms(c->shared);
+    left = kaws__calls_left_ms(c->op);
     if (patience > 0 && delay > patience)
         delay = patience;
     if (patience <= 0 && delay + (c->left_ms - left) >= left)
@@ -6451,7 +6432,7 @@ kaws__calls_wait(kaws__call *c)
     if (delay > 0)
         hooks->sleep_ms(hooks->ctx, (int)delay);
     if (patience > 0)
-        c->shared->begun_ms = hooks->ticks_ms(hooks->ctx);
+        c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
     kaws__thread_lock(&k->lock);
     k->stats.kms_retries++;
@@ -6465,7 +6446,7 @@ kaws__calls_wait(kaws__call *c)
 static kaws_status
 kaws__calls_send(kaws__call *c)
 {
-    kaws_error *err = c->shared->err;
+    kaws_error *err = c->op->err;
     size_t n = c->secret_len > 0 ? c->body.len + 1 + KAWS__CALLS_SPACES : 0;
     uint8_t *spaces;
     kaws_status status;
@@ -6474,14 +6455,14 @@ kaws__calls_send(kaws__call *c)
     if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
         memset(spaces, ' ', n);
     c->r.body_max = KAWS__CALLS_REPLY_MAX;
-    c->r.body = kaws__mem_resize(c->shared->calls->hooks, NULL, 0,
+    c->r.body = kaws__mem_resize(c->op->calls->hooks, NULL, 0,
                                  c->r.body_max);
     if (c->r.body == NULL || c->body.failed)
         return kaws__err_memory(err, c->action->name);
-    c->wire.q.url = c->wire.url;
-    c->wire.q.headers = c->wire.headers;
-    c->wire.q.body = kaws__buf_view(&c->body);
-    c->wire.q.connect_timeout_ms = c->shared->connect_timeout_ms;
+    c->q.url = c->url;
+    c->q.headers = c->headers;
+    c->q.body = kaws__buf_view(&c->body);
+    c->q.connect_timeout_ms = c->op->connect_timeout_ms;
     c->attempt = 1;
     while ((status = kaws__calls_try(c)) != KAWS_OK) {
         kaws__calls_judged(c);
@@ -6500,32 +6481,14 @@ kaws__calls_send(kaws__call *c)
  * ROOM  kms      the actions of AWS KMS: only what fits is believed
  * ==========================================================================
  * Uses: err mem buf text json http arn trust calls
- * Gives: kms_open kms_close kms_begin kms_has_key kms_seal kms_probe
- *        kms_decrypt kms_prove kms_prove_key
- *        kms_reencrypt kms_rotate kms_ask_region
- *        kms_mixed_up kms_learn_account kms_may_use
+ * Gives: kms_has_key kms_seal kms_probe kms_decrypt kms_prove kms_prove_key
+ *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
+ *        kms_learn_account kms_may_use
  *
  * One function an action. Each writes a call, sends it, and takes from the
  * reply what it has verified: a reply that names another KMS key than the
  * request did is nonsense. The connection that brought it is not used again.
- *
- * An operation is what a caller of the library asked for, by one call or a few:
- * it has a target, an amount of time, and an error.
  */
-
-typedef struct kaws__kms {
-    kaws__calls calls;
-    kaws__trust trust;
-} kaws__kms;
-
-typedef struct kaws__op {         /* an operation                             */
-    kaws__kms   *kms;
-    kaws__shared shared;
-    kaws__target target;          /* what seals                               */
-    char        *trial;           /* room for an ARN: the operation tries a
-                                   * KMS key. What sealed is noted there, and
-                                   * may open, but is not trusted for good    */
-} kaws__op;
 
 /* The places of the members that are wanted of a reply. */
 enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
@@ -6535,51 +6498,13 @@ enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
 enum { KAWS__NOTE_DRY_RUN = 1, KAWS__NOTE_UNPROVED = 2 };
 
 
-/* The config's strings are borrowed for as long as it stays open. */
-static kaws_status
-kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
-               kaws_error *err)
-{
-    kaws_status status;
-
-    memset(k, 0, sizeof *k);
-    if ((status = kaws__trust_open(&k->trust, cfg, err)) == KAWS_OK)
-        status = kaws__calls_open(&k->calls, hooks, cfg, err);
-    return status;
-}
-
-
-static void
-kaws__kms_close(kaws__kms *k)
-{
-    kaws__calls_close(&k->calls);
-    kaws__trust_close(&k->trust);
-}
-
-
-/* Begins an operation with the KMS key that is set now. err is not NULL. */
-static kaws__op
-kaws__kms_begin(kaws__kms *k, kaws_error *err)
-{
-    kaws__choice now;
-    kaws__op op;
-
-    (void)kaws__trust_choice(&k->trust, NULL, NULL, &now, NULL);
-    op.kms = k;
-    op.shared = kaws__calls_share(&k->calls, err);
-    op.target = now.target;
-    op.trial = NULL;
-    return op;
-}
-
-
 /* CONFIG, if there is no KMS key to seal with. */
 static kaws_status
 kaws__kms_has_key(const kaws__op *op)
 {
     if (op->target.key_id[0] != '\0')
         return KAWS_OK;
-    return kaws__err_set(op->shared.err, KAWS_CONFIG, "no KMS key is set to "
+    return kaws__err_set(op->err, KAWS_CONFIG, "no KMS key is set to "
                          "seal keys with: kms_key_id has to be set");
 }
 
@@ -6650,8 +6575,9 @@ kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len)
  * material, if KMS tells that. Only here is anything learned from a reply, so
  * all else in it has been verified before. */
 static kaws_status
-kaws__kms_take_sealed(kaws__op *op, kaws__call *c, kaws_sealed *out)
+kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
 {
+    kaws__op *op = c->op;
     kaws_bytes material = c->want[KAWS__MATERIAL].value;
     char *arn = out->kms_key_arn;
     kaws_status status;
@@ -6670,13 +6596,13 @@ kaws__kms_take_sealed(kaws__op *op, kaws__call *c, kaws_sealed *out)
     if (kaws__arn_word_ok(material))
         (void)kaws__buf_copy_text(out->key_material_id,
                                   sizeof out->key_material_id, material);
-    status = kaws__trust_check(&op->kms->trust, arn, op->trial != NULL
-                               ? KAWS__TO_SEAL : KAWS__SEALED, op->shared.err);
+    status = kaws__trust_check(&op->calls->trust, arn, op->trial != NULL
+                               ? KAWS__TO_SEAL : KAWS__SEALED, op->err);
     if (status != KAWS_OK)
         return status;
     if (op->trial != NULL)
         memcpy(op->trial, arn, sizeof out->kms_key_arn);
-    kaws__trust_notice(&op->kms->trust, op->kms->calls.hooks, &op->target, arn);
+    kaws__trust_notice(&op->calls->trust, op->calls->hooks, &op->target, arn);
     return KAWS_OK;
 }
 
@@ -6690,17 +6616,16 @@ static kaws_status
 kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
                uint8_t *made, kaws_sealed *out)
 {
-#define KAWS__SEALS { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
-    static const kaws__action encrypt = { "Encrypt", 0, KAWS__SEALS },
-        data_key = { "GenerateDataKey", 0, KAWS__SEALS },
-        bare = { "GenerateDataKeyWithoutPlaintext", 0, KAWS__SEALS };
+    const kaws__action action = {
+        plain.at != NULL ? "Encrypt" : made != NULL ? "GenerateDataKey"
+                         : "GenerateDataKeyWithoutPlaintext", "KeyId", 0,
+        { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
+    };
     size_t got = plain.len;
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->shared, plain.at != NULL ? &encrypt
-                      : made != NULL ? &data_key : &bare, op->target.region);
-    kaws__kms_put_text(&c, "KeyId", op->target.key_id);
+    kaws__calls_begin(&c, op, &action, &op->target);
     if (plain.at != NULL) {
         c.secret_at = c.body.len + strlen(",\"Plaintext\":\"");
         kaws__kms_put_data(&c, "Plaintext", plain.at, plain.len);
@@ -6710,14 +6635,13 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
         kaws__json_number(&c.body, plain.len);
     }
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    status = kaws__calls_send(&c);
-    if (status == KAWS_OK && made != NULL)
+    if ((status = kaws__calls_send(&c)) == KAWS_OK && made != NULL)
         status = kaws__kms_take_plain(&c, made, &got);
     if (status == KAWS_OK && got != plain.len)
         status = kaws__calls_nonsense(&c, "Plaintext has another length than "
                                       "was asked for");
     if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(op, &c, out);
+        status = kaws__kms_take_sealed(&c, out);
     if (status != KAWS_OK && made != NULL)
         kaws_wipe(made, plain.len);
     kaws__calls_end(&c);
@@ -6725,19 +6649,23 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Decrypt, or its dry run. The KMS key is named, and must be trusted before
- * anything is sent. *len: in, the room at `plain`; out, how long the key is, 0
- * on failure. A key that is longer than the room is not copied. If `expect` has
- * a length, the key must have it, and its bytes if there are any, or it is
- * MISMATCH: then the connection, too, may have brought the reply to another
- * request. After a dry run *len is 0 if KMS said that it would open the blob.
- * Else KMS opened it, and the reply proves less: its connection is not used
- * again. */
+/* Decrypt; with KAWS__DRY in the flags, its dry run. The KMS key is named, and
+ * must be trusted before anything is sent. *len: in, the room at `plain`; out,
+ * how long the key is, 0 on failure. A key that is longer than the room is not
+ * copied. If `expect` has a length, the key must have it, and its bytes if
+ * there are any, or it is MISMATCH: then the connection, too, may have brought
+ * the reply to another request. After a dry run *len is 0 if KMS said that it
+ * would open the blob. Else KMS opened it, and the reply is not looked at, but
+ * for one that came over a connection of its own. */
 static kaws_status
-kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
-                    const kaws_context *ctx, const kaws_sealed *in,
-                    kaws_bytes expect, uint8_t *plain, size_t *len)
+kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
+                  const kaws_sealed *in, kaws_bytes expect, uint8_t *plain,
+                  size_t *len)
 {
+    const kaws__action action = {
+        "Decrypt", "KeyId", KAWS__OPENS | flags,
+        { flags == KAWS__DRY ? NULL : "KeyId", "Plaintext" }
+    };
     const char *arn = in->kms_key_arn;
     uint8_t clear[KAWS_PLAIN_MAX];
     size_t got = sizeof clear;
@@ -6746,17 +6674,16 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
     kaws_status status = KAWS_OK;
 
     (void)kaws__arn_target(&from, arn, "", NULL);
-    kaws__calls_begin(&c, &op->shared, action, from.region);
-    kaws__kms_put_text(&c, "KeyId", arn);
+    kaws__calls_begin(&c, op, &action, &from);
     kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    if (action->flags & KAWS__DRY) {
+    if (flags & KAWS__DRY) {
         kaws__json_name(&c.body, "DryRun");
         kaws__json_true(&c.body);
     }
     if (op->trial == NULL || strcmp(op->trial, arn) != 0)
-        status = kaws__trust_check(&op->kms->trust, arn, KAWS__TO_OPEN,
-                                   op->shared.err);
+        status = kaws__trust_check(&op->calls->trust, arn, KAWS__TO_OPEN,
+                                   op->err);
     if (status == KAWS_OK)
         status = kaws__calls_send(&c);
     if (status == KAWS_OK && c.r.http != 200)
@@ -6767,12 +6694,11 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
     if (status == KAWS_OK && got > 0 && expect.len > 0 &&
         (got != expect.len ||
          (expect.at != NULL && memcmp(clear, expect.at, got) != 0)))
-        status = kaws__err_set(op->shared.err, KAWS_MISMATCH, "the blob opens "
+        status = kaws__err_set(op->err, KAWS_MISMATCH, "the blob opens "
                                "to %lu bytes that are not the %lu that were "
                                "sealed", (unsigned long)got,
                                (unsigned long)expect.len);
-    c.clean = c.clean && status != KAWS_MISMATCH &&
-              (got == 0 || !(action->flags & KAWS__DRY));
+    c.clean = c.clean && status != KAWS_MISMATCH;
     kaws_wipe(plain, *len);
     if (status == KAWS_OK && got <= *len && plain != NULL)
         memcpy(plain, clear, got);
@@ -6783,25 +6709,14 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
 }
 
 
-static kaws_status
-kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
-                  kaws_bytes expect, uint8_t *plain, size_t *len)
-{
-    static const kaws__action decrypt = { "Decrypt", KAWS__OPENS,
-                                          { "KeyId", "Plaintext" } };
-
-    return kaws__kms_open_blob(op, &decrypt, ctx, in, expect, plain, len);
-}
-
-
 /* ---- proofs ------------------------------------------------------------ */
 
 /* An earlier reply was another request's: says so, and trusts none of the open
  * connections any more. */
 static kaws_status
-kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
+kaws__kms_mixed_up(kaws__calls *k, const char *what, kaws_error *err)
 {
-    kaws__http_distrust(&k->calls.http);
+    kaws__http_distrust(&k->http);
     return kaws__err_set(err, KAWS_REPLY, "%s: something between here and AWS "
                          "KMS may be mixing up its replies", what);
 }
@@ -6815,31 +6730,24 @@ static kaws_status
 kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                 size_t len)
 {
-    static const kaws__action once = { "Decrypt", KAWS__OPENS | KAWS__DRY,
-                                       { NULL } };
-    static const kaws__action again = {
-        "Decrypt", KAWS__OPENS | KAWS__DRY | KAWS__APART,
-        { "KeyId", "Plaintext" }
-    };
     const kaws_bytes any = { NULL, 0 }, expect = { NULL, len };
-    kaws__calls *k = &op->kms->calls;
+    kaws__calls *k = op->calls;
     size_t first = 0, second = 0;
-    kaws_status status = kaws__kms_open_blob(op, &once, ctx, in, any, NULL,
-                                             &first);
+    kaws_status status = kaws__kms_decrypt(op, KAWS__DRY, ctx, in, any, NULL,
+                                           &first);
 
     if (status == KAWS_OK && first > 0)
-        status = kaws__kms_open_blob(op, &again, ctx, in, expect, NULL,
-                                     &second);
+        status = kaws__kms_decrypt(op, KAWS__DRY | KAWS__APART, ctx, in, expect,
+                                   NULL, &second);
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned is "
-                                  "not what it was asked to seal",
-                                  op->shared.err);
+        return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
+                                  "is not what it was asked to seal", op->err);
     if (status == KAWS_OK && first > 0 && second == 0)
         kaws__http_distrust(&k->http);    /* the 200 was another's            */
-    else if (status == KAWS_OK && first > 0 &&
-             kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
-        kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
-                      "it is asked about; AWS KMS would not");
+    else if (status == KAWS_OK && first > 0)
+        kaws__calls_log_once(k, KAWS__NOTE_DRY_RUN, "this KMS knows no dry "
+                             "run: it opens what it is asked about; AWS KMS "
+                             "would not");
     return status;
 }
 
@@ -6850,21 +6758,20 @@ static kaws_status
 kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, kaws_bytes plain)
 {
-    kaws__calls *k = &op->kms->calls;
-    kaws_error *err = op->shared.err;
+    kaws_error *err = op->err;
     size_t none = 0;
-    kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none);
+    kaws_status status = kaws__kms_decrypt(op, 0, ctx, in, plain, NULL, &none);
 
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned "
+        return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
                                   "does not open to the key, and nothing was "
                                   "stored", err);
     if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
-    if (kaws__calls_first(k, KAWS__NOTE_UNPROVED))
-        kaws__err_log(k->hooks, 2, "keys are stored without the proof that AWS "
-                      "KMS opens them again: that takes kms:Decrypt");
+    kaws__calls_log_once(op->calls, KAWS__NOTE_UNPROVED, "keys are stored "
+                         "without the proof that AWS KMS opens them again: "
+                         "that takes kms:Decrypt");
     return KAWS_OK;
 }
 
@@ -6896,23 +6803,21 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
                          const kaws_sealed *in, kaws_sealed *out)
 {
     static const kaws__action action = {
-        "ReEncrypt", KAWS__OPENS, { "KeyId", "SourceKeyId", "CiphertextBlob",
-                                    "DestinationKeyMaterialId" }
+        "ReEncrypt", "DestinationKeyId", KAWS__OPENS,
+        { "KeyId", "SourceKeyId", "CiphertextBlob", "DestinationKeyMaterialId" }
     };
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->shared, &action, op->target.region);
+    kaws__calls_begin(&c, op, &action, &op->target);
     kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
-    kaws__kms_put_text(&c, "DestinationKeyId", op->target.key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
-    status = kaws__calls_send(&c);
-    if (status == KAWS_OK)
-        status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn);
-    if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(op, &c, out);
+    if ((status = kaws__calls_send(&c)) == KAWS_OK &&
+        (status = kaws__kms_expect_key(&c, KAWS__SOURCE,
+                                       in->kms_key_arn)) == KAWS_OK)
+        status = kaws__kms_take_sealed(&c, out);
     kaws__calls_end(&c);
     return status;
 }
@@ -6931,24 +6836,24 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
     kaws_bytes view = { plain, sizeof plain }, expect = { NULL, len };
     size_t none = 0;
     kaws__target from;
-    kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
-                                           KAWS__TO_OPEN, op->shared.err);
+    kaws_status status = kaws__trust_check(&op->calls->trust, in->kms_key_arn,
+                                           KAWS__TO_OPEN, op->err);
 
     if (status == KAWS_OK)
-        status = kaws__arn_target(&from, in->kms_key_arn, "", op->shared.err);
+        status = kaws__arn_target(&from, in->kms_key_arn, "", op->err);
     if (status != KAWS_OK)
         return status;
     if (strcmp(from.region, op->target.region) == 0)
         return kaws__kms_reencrypt_near(op, ctx, in, out);
-    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len);
+    status = kaws__kms_decrypt(op, 0, ctx, in, expect, plain, &view.len);
     if (status == KAWS_OK)
         status = kaws__kms_seal(op, ctx, view, NULL, out);
     if (status == KAWS_OK)
-        status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none);
+        status = kaws__kms_decrypt(op, 0, ctx, in, view, NULL, &none);
     if (status == KAWS_MISMATCH && view.len > 0)
-        status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob, and not "
+        status = kaws__kms_mixed_up(op->calls, "AWS KMS opened a blob, and not "
                                     "to the same key a second time",
-                                    op->shared.err);
+                                    op->err);
     kaws_wipe(plain, sizeof plain);
     return status;
 }
@@ -6961,46 +6866,42 @@ static kaws_status
 kaws__kms_rotate(kaws__op *op)
 {
     static const kaws__action action = {
-        "RotateKeyOnDemand", KAWS__UNREPEATED | KAWS__APART, { "KeyId" }
+        "RotateKeyOnDemand", "KeyId", KAWS__UNREPEATED | KAWS__APART,
+        { "KeyId" }
     };
-    const char *arn = op->target.key_id, *id = strchr(arn, '/');
+    const char *arn = op->target.key_id, *id = strchr(arn, '/') + 1;
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->shared, &action, op->target.region);
-    kaws__kms_put_text(&c, "KeyId", arn);
-    status = kaws__calls_send(&c);
-    if (status == KAWS_OK &&
-        !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(id + 1)))
+    kaws__calls_begin(&c, op, &action, &op->target);
+    if ((status = kaws__calls_send(&c)) == KAWS_OK &&
+        !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(id)))
         status = kaws__kms_expect_key(&c, KAWS__KEY, arn);
     kaws__calls_end(&c);
     return status;
 }
 
 
-/* Whether KMS answers us in that region. The KMS key is of another one, so KMS
- * refuses to describe it, but any refusal by KMS itself is an answer. */
+/* Whether KMS answers us in the target's region. The KMS key is of another one,
+ * so KMS refuses to describe it, but any refusal by KMS itself is an answer. */
 static kaws_status
-kaws__kms_ask_region(kaws__op *op, const char *region)
+kaws__kms_ask_region(kaws__op *op)
 {
-    static const kaws__action action = { "DescribeKey", 0, { NULL } };
+    static const kaws__action action = { "DescribeKey", "KeyId", 0, { NULL } };
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->shared, &action, region);
-    kaws__kms_put_text(&c, "KeyId", op->target.key_id);
+    kaws__calls_begin(&c, op, &action, &op->target);
     status = kaws__calls_send(&c);
     if (c.typed && (status == KAWS_DENIED || status == KAWS_KMS_KEY ||
                     status == KAWS_ARGUMENT)) {
-        kaws__err_clear(op->shared.err);
+        kaws__err_clear(op->err);
         status = KAWS_OK;
     }
     kaws__calls_end(&c);
     return status;
 }
 
-
-/* ---- whose the KMS keys are -------------------------------------------- */
 
 /* Asks KMS for the ring's own account, if that must be known before it can be
  * said whether the KMS key `arn` (NULL: any) is trusted. */
@@ -7009,9 +6910,8 @@ kaws__kms_learn_account(kaws__op *op, const char *arn)
 {
     kaws_sealed sealed;
 
-    if (!kaws__trust_ask_first(&op->kms->trust, &op->target, arn))
-        return KAWS_OK;
-    return kaws__kms_probe(op, 0, &sealed);
+    return kaws__trust_ask_first(&op->calls->trust, &op->target, arn)
+         ? kaws__kms_probe(op, 0, &sealed) : KAWS_OK;
 }
 
 
@@ -7021,7 +6921,7 @@ kaws__kms_learn_account(kaws__op *op, const char *arn)
 static kaws_status
 kaws__kms_may_use(kaws__op *op, const char *key_id)
 {
-    kaws__trust *t = &op->kms->trust;
+    kaws__trust *t = &op->calls->trust;
     kaws_status status = kaws__kms_learn_account(op, NULL);
     int silent = status == KAWS_KMS_KEY || status == KAWS_DENIED;
     kaws__arn arn;
@@ -7030,9 +6930,9 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
         return status;
     if (kaws__arn_parse(kaws__buf_of(key_id), &arn) &&
         kaws__trust_check(t, key_id, silent ? KAWS__TO_OPEN : KAWS__TO_SEAL,
-                          silent ? NULL : op->shared.err) != KAWS_OK)
+                          silent ? NULL : op->err) != KAWS_OK)
         return silent ? status : KAWS_FOREIGN;
-    kaws__err_clear(op->shared.err);
+    kaws__err_clear(op->err);
     return KAWS_OK;
 }
 
@@ -9410,7 +9310,7 @@ kaws__vault_close(kaws__vault *v)
 
 typedef struct kaws__rewrap {
     const kaws_hooks *hooks;
-    kaws__kms    *kms;
+    kaws__calls  *kms;
     kaws__vault  *vault;
     int           parallel;       /* calls under way at once, at most         */
     kaws__lock    lock;           /* guards all below, and a kaws__run        */
@@ -9432,7 +9332,7 @@ typedef struct kaws__run {        /* one re-wrap                              */
 
 /* *w is all zeros before. Close it in any case. */
 static kaws_status
-kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__kms *kms,
+kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__calls *kms,
                   kaws__vault *vault, int parallel, kaws_error *err)
 {
     if (kaws__thread_lock_init(&w->lock, KAWS__RANK_REWRAP) != 0)
@@ -9471,13 +9371,13 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(w->kms, err), whole;
+    kaws__op op = kaws__calls_op(w->kms, err), whole;
     int most, same, paused = 0, pause = 100;
     kaws_sealed before, now;
     kaws__target target = op.target;
     kaws_status status = kaws__kms_probe(&op, 0, &before);
 
-    op = kaws__kms_begin(w->kms, err);
+    op = kaws__calls_op(w->kms, err);
     if (status == KAWS_OK &&
         (status = kaws__arn_target(&target, before.kms_key_arn, "", err)) ==
         KAWS_OK) {
@@ -9486,16 +9386,16 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
     }
     if (status != KAWS_OK || before.key_material_id[0] == '\0')
         return status;                    /* this KMS names no material       */
-    whole = kaws__kms_begin(w->kms, err);
-    most = kaws__calls_left_ms(&whole.shared);
+    whole = kaws__calls_op(w->kms, err);
+    most = kaws__calls_left_ms(&whole);
     for (;; paused += pause, pause = pause < 1600 ? pause * 2 : pause) {
-        op = kaws__kms_begin(w->kms, err);
+        op = kaws__calls_op(w->kms, err);
         op.target = target;
         status = kaws__kms_probe(&op, 0, &now);
         same = status == KAWS_OK && strcmp(now.key_material_id,
                                            before.key_material_id) == 0;
         if (!same || paused >= most ||
-            pause >= kaws__calls_left_ms(&whole.shared))
+            pause >= kaws__calls_left_ms(&whole))
             break;
         w->hooks->sleep_ms(w->hooks->ctx, pause);
     }
@@ -9520,18 +9420,18 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
 {
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
-    kaws__op op = kaws__kms_begin(run->rewrap->kms, err);
+    kaws__op op = kaws__calls_op(run->rewrap->kms, err);
     kaws_status status;
 
     op.target = run->target;
     status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
-    numbers[0] = op.shared.reply_id;
+    numbers[0] = op.reply_id;
     if (status != KAWS_OK)
         return status;
     numbers[2] = kaws__buf_digest((kaws_bytes){ out->blob, out->blob_len });
-    op = kaws__kms_begin(run->rewrap->kms, err);
+    op = kaws__calls_op(run->rewrap->kms, err);
     status = kaws__kms_prove(&op, ctx, out, len);
-    numbers[1] = op.shared.reply_id;
+    numbers[1] = op.reply_id;
     if (status == KAWS_DENIED)
         (void)kaws__err_set(err, status, "each new blob is proved, which takes "
                             "kms:Decrypt: %s", err->text);
@@ -9635,7 +9535,7 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
     const kaws__rewrap *w = run->rewrap;
     size_t size = run->max * (sizeof *run->fresh + 3 * sizeof *run->numbers);
     size_t threads = (size_t)w->parallel, i;
-    kaws__op op = kaws__kms_begin(w->kms, err);
+    kaws__op op = kaws__calls_op(w->kms, err);
     kaws_sealed sealed;
     kaws_status status = kaws__kms_probe(&op, 0, &sealed);
 
@@ -9694,8 +9594,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text arn trust calls kms store bind vault
- *        rewrap
+ * Uses: sys thread disk err mem buf text creds arn trust calls kms store bind
+ *        vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9711,7 +9611,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 struct kaws {
     kaws_hooks   hooks;
     kaws__buf    strings;         /* the config's, copied                     */
-    kaws__kms    kms;
+    kaws__calls  kms;
     kaws__vault  vault;
     kaws__rewrap rewrap;
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
@@ -9787,7 +9687,7 @@ kaws_close(kaws *ring)
     hooks = ring->hooks;
     kaws__vault_close(&ring->vault);
     kaws__rewrap_close(&ring->rewrap);
-    kaws__kms_close(&ring->kms);
+    kaws__calls_close(&ring->kms);
     kaws__buf_free(&ring->strings);
     kaws__thread_lock_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
@@ -9819,7 +9719,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     r->hooks = config.hooks;
     kaws__buf_init(&r->strings, &r->hooks);
     if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
-        (status = kaws__kms_open(&r->kms, &r->hooks, &config, err)) ==
+        (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
         KAWS_OK &&
         (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
                                     config.rewrap_parallel, err)) == KAWS_OK)
@@ -9845,7 +9745,7 @@ kaws_check(kaws *ring, kaws_error *error)
 
     if (ring == NULL)
         return err->status;
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     return kaws__kms_probe(&op, 1, &sealed);
 }
 
@@ -9870,7 +9770,7 @@ kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     if (!kaws__store_type_ok(key.record.type))
         return kaws__err_argument(err, "the key type is not 1 to 15 letters, "
                                   "digits, - and _");
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     if ((status = kaws__kms_has_key(&op)) != KAWS_OK ||
         (status = kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err)))
         return status;
@@ -9944,12 +9844,12 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     if (key->bytes == NULL)
         status = kaws__err_memory(err, "fetching a key");
     else if ((status = kaws__kms_learn_account(
                   &op, copy.sealed.kms_key_arn)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
+        status = kaws__kms_decrypt(&op, 0, &copy.bound.context, &copy.sealed,
                                    expect, key->bytes, &len);
     if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
@@ -10059,7 +9959,7 @@ static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(&ring->kms, err);
+    kaws__op op = kaws__calls_op(&ring->kms, err);
     kaws__target there = choice->target;
     int another = strcmp(now->target.key_id, there.key_id) != 0;
     int moves = strcmp(now->region, choice->region) != 0;
@@ -10076,8 +9976,11 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
         (another || !moves || strcmp(now->target.region, there.region) != 0))
         status = kaws__kms_probe(&op, 1, &sealed);
     /* The region of an ARN goes on to be asked for this KMS key. */
-    if (status == KAWS_OK && moves && strcmp(there.region, choice->region) != 0)
-        status = kaws__kms_ask_region(&op, choice->region);
+    if (status == KAWS_OK && moves &&
+        strcmp(there.region, choice->region) != 0) {
+        memcpy(op.target.region, choice->region, sizeof op.target.region);
+        status = kaws__kms_ask_region(&op);
+    }
     return status;
 }
 
@@ -10153,7 +10056,7 @@ KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
     if (ring != NULL)
-        kaws__calls_set_timeouts(&ring->kms.calls, connect_timeout_ms,
+        kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
 }
 
@@ -10165,7 +10068,7 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
     kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
     return ring == NULL
-         ? err->status : kaws__calls_reload_creds(&ring->kms.calls, err);
+         ? err->status : kaws__creds_reload(&ring->kms.creds, 0, err);
 }
 
 
@@ -10198,7 +10101,7 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     memset(stats, 0, sizeof *stats);
     if (ring == NULL)
         return;
-    kaws__calls_stats(&ring->kms.calls, stats);
+    kaws__calls_stats(&ring->kms, stats);
     kaws__vault_stats(&ring->vault, stats);
     kaws__rewrap_stats(&ring->rewrap, stats);
 }
@@ -10241,7 +10144,7 @@ kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
         (plain.at == NULL && most == KAWS_PLAIN_MAX))
         return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
                              "1 to %lu bytes here", (unsigned long)most);
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
         (status = kaws__kms_has_key(&op)) != KAWS_OK)
         return status;
@@ -10327,9 +10230,9 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
         return kaws__err_argument(err, "ring, in, plain and plain_len must not "
                                   "be NULL");
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len);
+        status = kaws__kms_decrypt(&op, 0, ctx, &given, any, plain, &len);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
                                "%lu bytes, and there is room for %lu",
@@ -10357,7 +10260,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     }
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__err_argument(err, "ring, in and out must not be NULL");
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
         (status = kaws__kms_has_key(&op)) == KAWS_OK)
         status = kaws__kms_reencrypt(&op, ctx, &given, 0, &fresh);
