@@ -3751,14 +3751,16 @@ kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
                  const char *before)
 {
     kaws_bytes name = headers->at[i].name;
-    uint8_t c;
+    uint8_t low[32];
+    size_t n;
 
     if (i > 0 && kaws__text_order(headers->at[i - 1].name, name, 1) == 0)
         return 0;
     kaws__buf_text(out, before);
-    for (; name.len > 0; name.at++, name.len--) {
-        c = (uint8_t)kaws__text_lower(*name.at);
-        kaws__buf_put(out, &c, 1);
+    for (; name.len > 0; name.at += n, name.len -= n) {
+        for (n = 0; n < sizeof low && n < name.len; n++)
+            low[n] = (uint8_t)kaws__text_lower(name.at[n]);
+        kaws__buf_put(out, low, n);
     }
     return 1;
 }
