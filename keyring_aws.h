@@ -4760,12 +4760,13 @@ kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
 
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    t.lines[0].data = (char *)"Expect:";
+    t.lines[0].data = (char *)(uintptr_t)"Expect:";
     t.lines[0].next = &t.lines[1];
-    t.lines[1].data = (char *)"User-Agent: keyring_aws/" KAWS_VERSION;
+    t.lines[1].data = (char *)(uintptr_t)("User-Agent: keyring_aws/"
+                                          KAWS_VERSION);
     for (i = 2; i < KAWS__CURL_LINES && q->headers[i - 2] != NULL; i++) {
         t.lines[i - 1].next = &t.lines[i];
-        t.lines[i].data = (char *)q->headers[i - 2];
+        t.lines[i].data = (char *)(uintptr_t)q->headers[i - 2];
     }
     *lent = t.conn = kaws__curl_lend(s, q);
     t.easy = t.conn != NULL ? curl_easy_init() : NULL;
