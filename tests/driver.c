@@ -6,6 +6,7 @@
  *
  *     ID COMMAND WORD...          is done at once
  *     ID & COMMAND WORD...        is done on a thread of its own
+ *     ID - COMMAND WORD...        the same as the first, but gives no RESULT
  *
  *     ID MS STATUS HTTP OS AWS REQUEST-ID TEXT RESULT...
  *     log LEVEL TEXT              a log line, as it comes
@@ -14,6 +15,10 @@
  * that is % alone is empty; one that is ~ alone is NULL. There is one ring and
  * one walk at a time. At the end of the input both are given back. Where the
  * environment says KAWS_STACK, threads get a stack of so many bytes.
+ *
+ * A command line is wiped before the answer, and no copy of it is made. So of a
+ * command with - the driver itself leaves no secret in the process's memory,
+ * which tests/test_secrets.py searches.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -21,6 +26,7 @@
 
 #define ARGS 64
 #define PAIRS 8
+#define LINE (1 << 17)
 
 typedef struct arg {
     char  *at;                    /* NUL-terminated; NULL for ~               */
@@ -28,14 +34,15 @@ typedef struct arg {
 } arg;
 
 typedef struct job {              /* one command                              */
-    char  *line;                  /* the args point into it                   */
-    const char *id;
+    char  *line;                  /* LINE bytes; the args point into it       */
+    char   id[16];
     const struct command *command;
     arg    args[ARGS];
     size_t count;
     kaws_error  err;
     kaws_status status;
-    FILE  *out;                   /* the results                              */
+    FILE  *out;                   /* the results; NULL: they are not given    */
+    int    quiet;
     kaws_pair pairs[PAIRS];
     kaws_context context;         /* of a KMS action                          */
 } job;
@@ -62,6 +69,8 @@ put_bytes(FILE *out, const void *data, size_t len)
     const uint8_t *at = data;
     size_t i;
 
+    if (out == NULL)
+        return;
     fputs(len == 0 ? " %" : " ", out);
     for (i = 0; i < len; i++)
         if (at[i] > 0x20 && at[i] < 0x7f && at[i] != '%' && at[i] != '~')
@@ -74,17 +83,18 @@ put_bytes(FILE *out, const void *data, size_t len)
 static void
 put_text(FILE *out, const char *text)
 {
-    if (text == NULL)
-        fputs(" ~", out);
-    else
+    if (text != NULL)
         put_bytes(out, text, strlen(text));
+    else if (out != NULL)
+        fputs(" ~", out);
 }
 
 
 static void
 put_number(FILE *out, uint64_t number)
 {
-    fprintf(out, " %llu", (unsigned long long)number);
+    if (out != NULL)
+        fprintf(out, " %llu", (unsigned long long)number);
 }
 
 
@@ -346,6 +356,7 @@ run_kms_generate(job *j)
     (void)put_sealed(j, status, &sealed);
     if (status == KAWS_OK && with)
         put_bytes(j->out, plain, len);
+    kaws_wipe(plain, sizeof plain);
     return status;
 }
 
@@ -378,6 +389,7 @@ run_kms_decrypt(job *j)
                               plain, &len, &j->err);
     if (status == KAWS_OK)
         put_bytes(j->out, plain, len);
+    kaws_wipe(plain, sizeof plain);
     return status;
 }
 
@@ -533,19 +545,21 @@ do_job(void *given)
     size_t len;
     int64_t began = kaws__sys_ticks_us(), took;
 
-    j->out = open_memstream(&results, &len);
+    j->out = j->quiet ? NULL : open_memstream(&results, &len);
     if (!j->command->silent)              /* it has to be filled or emptied  */
         memset(&j->err, 'x', sizeof j->err - 1);
     j->status = j->command->run(j);
     took = kaws__sys_ticks_us() - began;
-    fclose(j->out);
+    if (j->out != NULL)
+        fclose(j->out);
+    kaws_wipe(j->line, LINE);
     pthread_mutex_lock(&output);
     fprintf(stdout, "%s %.3f %s %d %d", j->id, (double)took / 1000,
             status_word(j->status), j->err.http, j->err.os);
     put_text(stdout, j->err.aws);
     put_text(stdout, j->err.request_id);
     put_text(stdout, j->err.text);
-    fprintf(stdout, "%s\n", results);
+    fprintf(stdout, "%s\n", results != NULL ? results : "");
     fflush(stdout);
     pthread_mutex_unlock(&output);
     free(results);
@@ -598,10 +612,11 @@ read_job(char *line, int *apart)
 
     line[strcspn(line, "\n")] = '\0';
     j->line = line;
-    j->id = strtok_r(line, " ", &save);
+    (void)snprintf(j->id, sizeof j->id, "%s", strtok_r(line, " ", &save));
     word = strtok_r(NULL, " ", &save);
     *apart = word != NULL && strcmp(word, "&") == 0;
-    if (*apart)
+    j->quiet = word != NULL && strcmp(word, "-") == 0;
+    if (*apart || j->quiet)
         word = strtok_r(NULL, " ", &save);
     for (i = 0; word != NULL && i < sizeof commands / sizeof commands[0]; i++)
         if (strcmp(word, commands[i].name) == 0)
@@ -622,15 +637,13 @@ read_job(char *line, int *apart)
 int
 main(void)
 {
-    char *line = NULL;
-    size_t room = 0;
+    char *line;
     int apart;
     job *j;
 
-    while (getline(&line, &room, stdin) > 0) {
+    setvbuf(stdin, NULL, _IONBF, 0);
+    while ((line = malloc(LINE)) != NULL && fgets(line, LINE, stdin) != NULL) {
         j = read_job(line, &apart);
-        line = NULL;
-        room = 0;
         if (j == NULL)
             return 2;
         if (apart)

@@ -302,7 +302,7 @@ static void
 begin_ids_anew(struct world *w)
 {
     w->f.replies -= 10;
-    memset(w->ring->kms.calls.http.ids, 0, sizeof w->ring->kms.calls.http.ids);
+    memset(w->ring->kms.http.ids, 0, sizeof w->ring->kms.http.ids);
 }
 
 
