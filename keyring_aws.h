@@ -2239,11 +2239,14 @@ static int
 kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 {
     int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
-    size_t n = plain ? 1 : 4;
+    char code[8] = { (char)c };
+    size_t n = 1;
 
+    if (!plain)
+        n = (size_t)snprintf(code, sizeof code, "\\x%02x", (unsigned)c);
     if (*used + n >= cap)
         return 0;
-    (void)snprintf(out + *used, n + 1, plain ? "%c" : "\\x%02x", (unsigned)c);
+    memcpy(out + *used, code, n + 1);
     *used += n;
     return 1;
 }
@@ -4811,14 +4814,14 @@ kaws__curl_close(kaws__sender *s)
  * reply. That room says so by kaws__http_done.
  */
 
-#define KAWS__HTTP_IDS 1024       /* request ids remembered                   */
+#define KAWS__HTTP_ROWS 16        /* of digests of request ids                */
+#define KAWS__HTTP_IDS  64        /* the last ones in a row                   */
 
 typedef struct kaws__http {
     const kaws_hooks *hooks;
     void       *sender;           /* the built-in one; NULL: hooks->send      */
     kaws__lock  lock;             /* guards all below                         */
-    uint64_t    ids[KAWS__HTTP_IDS];  /* digests of URL and request id        */
-    unsigned    count;            /* of all so far                            */
+    uint64_t    ids[KAWS__HTTP_ROWS][KAWS__HTTP_IDS];     /* newest first     */
 } kaws__http;
 
 
@@ -4851,19 +4854,22 @@ kaws__http_close(kaws__http *http)
 /* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
  * so a reply that repeats one answers another request. An id counts for its
  * URL. If two digests are equal, a good reply is taken for a repeated one; a
- * repeated one is never missed. */
+ * repeated one is never missed. Rows keep the search short. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
     uint64_t digest = kaws__buf_digest(kaws__buf_of(id)) +
                       kaws__buf_digest(kaws__buf_of(url));
+    uint64_t *row = http->ids[digest % KAWS__HTTP_ROWS];
     unsigned i = 0;
 
     kaws__thread_lock(&http->lock);
-    while (i < KAWS__HTTP_IDS && http->ids[i] != digest)
+    while (i < KAWS__HTTP_IDS && row[i] != digest)
         i++;
-    if (i == KAWS__HTTP_IDS)
-        http->ids[http->count++ % KAWS__HTTP_IDS] = digest;
+    if (i == KAWS__HTTP_IDS) {
+        memmove(row + 1, row, (KAWS__HTTP_IDS - 1) * sizeof *row);
+        row[0] = digest;
+    }
     kaws__thread_unlock(&http->lock);
     return i == KAWS__HTTP_IDS;
 }
@@ -5316,17 +5322,18 @@ kaws__arn_partition(const char *region)
 static int
 kaws__arn_region_ok(kaws_bytes region)
 {
-    char text[KAWS__ARN_REGION_MAX + 1], *at = text;
+    char text[KAWS__ARN_REGION_MAX + 1], *at = text, *word = text;
     size_t n, words = 0;
 
     if (!kaws__buf_copy_text(text, sizeof text, region))
         return 0;
-    while ((n = strspn(at, "abcdefghijklmnopqrstuvwxyz")) > 0 && at[n] == '-') {
-        at += n + 1;
-        words++;
-    }
-    n = strspn(at, "0123456789");
-    return words >= 2 && (n == 1 || n == 2) && at[n] == '\0';
+    for (; (*at >= 'a' && *at <= 'z') || (*at == '-' && at > word); at++)
+        if (*at == '-') {
+            word = at + 1;
+            words++;
+        }
+    n = strspn(word, "0123456789");
+    return words >= 2 && (n == 1 || n == 2) && word[n] == '\0';
 }
 
 
@@ -8635,7 +8642,7 @@ kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
 /* ---- changes ----------------------------------------------------------- */
 
 /* Makes sure that so many more entries can be added without asking for memory.
- * At most seven eighths of the slots are taken. */
+ * At most three quarters of the slots are taken. */
 static int
 kaws__table_reserve(kaws__table *t, size_t more)
 {
@@ -8645,7 +8652,7 @@ kaws__table_reserve(kaws__table *t, size_t more)
 
     if (more > SIZE_MAX / KAWS__TABLE_PLACE / 4 - t->count)
         return 0;
-    while (t->count + more > slot_count / 8 * 7)
+    while (t->count + more > slot_count / 4 * 3)
         slot_count *= 2;
     if (slot_count == t->slot_count)
         return 1;
@@ -10250,7 +10257,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__op op;
-    kaws_sealed given, fresh;
+    kaws_sealed *work;                    /* given, fresh: much for a stack   */
     kaws_status status;
 
     if (in != out) {
@@ -10260,12 +10267,16 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     }
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__err_argument(err, "ring, in and out must not be NULL");
+    work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
+    if (work == NULL)
+        return kaws__err_memory(err, "re-encrypting a key");
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
+    if ((status = kaws__ring_given(&op, ctx, in, &work[0], err)) == KAWS_OK &&
         (status = kaws__kms_has_key(&op)) == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, ctx, &given, 0, &fresh);
+        status = kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]);
     if (status == KAWS_OK)
-        *out = fresh;
+        *out = work[1];
+    kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
     return status;
 }
 
