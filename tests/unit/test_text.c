@@ -690,7 +690,7 @@ test_amz_date_ends(void **state)
  * forms, days, weekdays and times that there are not, other letters, digits and
  * signs. A leap second is the second after it. */
 #define D(text, seconds) { { (const uint8_t *)text, sizeof text - 1 }, seconds }
-static const struct { kaws_bytes text; int64_t seconds; } dates[] = {
+static const struct { kaws_bytes text; int64_t seconds; } http_dates[] = {
     D("Sun, 06 Nov 1994 08:49:37 GMT", 784111777),
     D("Sunday, 06-Nov-94 08:49:37 GMT", 0),
     D("Sun Nov  6 08:49:37 1994", 0),
@@ -746,12 +746,12 @@ test_http_date(void **state)
     size_t i;
 
     (void)state;
-    for (i = 0; i < UNIT_COUNT(dates); i++) {
-        size_t len = dates[i].text.len;
-        uint8_t *text = unit_exact(dates[i].text.at, len);
+    for (i = 0; i < UNIT_COUNT(http_dates); i++) {
+        size_t len = http_dates[i].text.len;
+        uint8_t *text = unit_exact(http_dates[i].text.at, len);
         int64_t got = kaws__text_http_date(unit_bytes(text, len));
-        if (got != dates[i].seconds)
-            fail_msg("\"%s\" is %ld", dates[i].text.at, (long)got);
+        if (got != http_dates[i].seconds)
+            fail_msg("\"%s\" is %ld", http_dates[i].text.at, (long)got);
         free(text);
     }
 }
