@@ -167,7 +167,7 @@
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
- * told. After each operation tests/fault/secrets.c searches the memory of a
+ * told. After each operation tests/test_secrets.py searches the memory of a
  * whole process, with the real libcurl and OpenSSL, for secrets. It is linked
  * with -z now, because the dynamic linker's first call of a function saves
  * registers on the stack, and registers may hold pieces of a key. We cannot
@@ -1392,6 +1392,7 @@ typedef enum kaws__rank {
 typedef struct kaws__lock {
     kaws__mutex mutex;
     kaws__rank  rank;
+    int         ready;            /* 0: there is nothing to free              */
 } kaws__lock;
 
 
@@ -1424,15 +1425,20 @@ kaws__thread_check(kaws__rank rank, int takes)
 static int
 kaws__thread_lock_init(kaws__lock *lock, kaws__rank rank)
 {
+    int os = KAWS__MUTEX_INIT(&lock->mutex);
+
     lock->rank = rank;
-    return KAWS__MUTEX_INIT(&lock->mutex);
+    lock->ready = os == 0;
+    return os;
 }
 
 
+/* A lock that is all zeros, or whose init failed, may be freed, too. */
 static void
 kaws__thread_lock_free(kaws__lock *lock)
 {
-    KAWS__MUTEX_FREE(&lock->mutex);
+    if (lock->ready)
+        KAWS__MUTEX_FREE(&lock->mutex);
 }
 
 
@@ -1539,7 +1545,8 @@ kaws__thread_turn_init(kaws__turn *turn)
 static void
 kaws__thread_turn_free(kaws__turn *turn)
 {
-    KAWS__COND_FREE(&turn->ended);
+    if (turn->lock.ready)
+        KAWS__COND_FREE(&turn->ended);
     kaws__thread_lock_free(&turn->lock);
 }
 
@@ -2191,8 +2198,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_prefix err_append
- *        err_log err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_memory err_argument err_log
+ *        err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2232,10 +2239,11 @@ static int
 kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 {
     int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
-    char code[8];
-    size_t n = (size_t)snprintf(code, sizeof code, plain ? "%c" : "\\x%02x",
-                                (unsigned)c);
+    char code[8] = { (char)c };
+    size_t n = 1;
 
+    if (!plain)
+        n = (size_t)snprintf(code, sizeof code, "\\x%02x", (unsigned)c);
     if (*used + n >= cap)
         return 0;
     memcpy(out + *used, code, n + 1);
@@ -2244,18 +2252,16 @@ kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 }
 
 
-/* Every text that leaves this room is written here, behind the `used` bytes
- * that are there already. */
-KAWS__PRINTF(4, 0)
+/* Every text that leaves this room is written here. */
+KAWS__PRINTF(3, 0)
 static void
-kaws__err_write(char *out, size_t cap, size_t used, const char *format,
-                va_list args)
+kaws__err_write(char *out, size_t cap, const char *format, va_list args)
 {
     char raw[640] = "";
-    size_t i = 0;
+    size_t i = 0, used = 0;
 
     (void)vsnprintf(raw, sizeof raw, format, args);
-    out[used] = '\0';
+    out[0] = '\0';
     while (raw[i] != '\0' &&
            kaws__err_put(out, cap, &used, (uint8_t)raw[i], ""))
         i++;
@@ -2270,43 +2276,29 @@ kaws__err_clear(kaws_error *err)
 }
 
 
-/* Adds words at the end of the text, as far as there is room. */
-KAWS__PRINTF(2, 3)
-static void
-kaws__err_append(kaws_error *err, const char *format, ...)
-{
-    va_list args;
-
-    if (err == NULL)
-        return;
-    va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, strlen(err->text), format,
-                    args);
-    va_end(args);
-}
-
-
-/* Fills the error. If a system call failed, `os` is its errno (else 0), and the
- * system's reason ends the sentence: a long path leaves room for it. */
+/* Fills the error; its own text may be an argument, to be part of the new one.
+ * If a system call failed, `os` is its errno (else 0), and the system's reason
+ * ends the sentence: a long path leaves room for it. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill(kaws_error *err, kaws_status status, int os,
                const char *format, ...)
 {
-    const char *why = os != 0 ? kaws__sys_error_text(os) : "";
-    size_t room = os == 0 ? 0 : strlen(why) > 48 ? strlen(why) + 24 : 72;
+    char why[160] = "";
     va_list args;
 
     if (err == NULL)
         return;
+    if (os != 0) {
+        err->os = os;
+        (void)snprintf(why, sizeof why, ": %s (errno %d)",
+                       kaws__sys_error_text(os), os);
+    }
     err->status = status;
     va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text - room, 0, format, args);
+    kaws__err_write(err->text, sizeof err->text - strlen(why), format, args);
     va_end(args);
-    if (os == 0)
-        return;
-    err->os = os;
-    kaws__err_append(err, ": %s (errno %d)", why, os);
+    memcpy(err->text + strlen(err->text), why, strlen(why) + 1);
 }
 
 
@@ -2328,22 +2320,10 @@ kaws__err_memory(kaws_error *err, const char *doing)
 }
 
 
-/* Puts words in front of the text: what the failed step was part of. The end
- * of the text is cut if need be. */
-KAWS__PRINTF(2, 3)
-static void
-kaws__err_prefix(kaws_error *err, const char *format, ...)
+static kaws_status
+kaws__err_argument(kaws_error *err, const char *wrong)
 {
-    kaws_error was;
-    va_list args;
-
-    if (err == NULL)
-        return;
-    was = *err;
-    va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, 0, format, args);
-    va_end(args);
-    kaws__err_append(err, "%s", was.text);
+    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
 }
 
 
@@ -2358,7 +2338,7 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     if (hooks->log == NULL)
         return;
     va_start(args, format);
-    kaws__err_write(line, sizeof line, 0, format, args);
+    kaws__err_write(line, sizeof line, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
@@ -2558,37 +2538,36 @@ kaws__buf_grow(kaws__buf *buf, size_t more)
 {
     size_t need = buf->len + more;
     size_t max = buf->max < 512 ? 1024 : buf->max * 2;
-    uint8_t *at = buf->at;
+    uint8_t *at = NULL;
 
-    buf->failed |= need < more || (buf->hooks == NULL && need > buf->max);
-    if (!buf->failed && (need > buf->max || at == NULL)) {
+    if (!buf->failed && need >= more && buf->hooks != NULL &&
+        (need > buf->max || buf->at == NULL)) {
         max = max > need ? max : need;
-        at = kaws__mem_resize(buf->hooks, at, buf->max, max);
-        buf->failed = at == NULL;
+        at = kaws__mem_resize(buf->hooks, buf->at, buf->max, max);
     }
-    if (buf->failed)
-        return NULL;
-    if (at != buf->at) {
+    if (at != NULL) {
         buf->at = at;
         buf->max = max;
     }
+    buf->failed |= need < more || need > buf->max;
+    if (buf->failed)
+        return NULL;
     buf->len = need;
-    return at + need - more;
+    return buf->at + need - more;
 }
 
 
 static void
 kaws__buf_put(kaws__buf *buf, const void *data, size_t len)
 {
-    uint8_t *at;
+    uint8_t *at = NULL;
 
-    if (len > 0 && buf->feed != NULL) {
+    if (len > 0 && buf->feed != NULL)
         buf->feed(buf->consumer, data, len);
-    } else if (len > 0) {
+    else if (len > 0)
         at = kaws__buf_grow(buf, len);
-        if (at != NULL)
-            memcpy(at, data, len);
-    }
+    if (at != NULL)
+        memcpy(at, data, len);
 }
 
 
@@ -2622,10 +2601,11 @@ kaws__buf_view(const kaws__buf *buf)
 static int
 kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
 {
-    if (view.len >= cap || (view.len > 0 && memchr(view.at, 0, view.len)))
+    if (view.len == 0)
+        view.at = (const uint8_t *)"";
+    if (view.len >= cap || memchr(view.at, 0, view.len) != NULL)
         return 0;
-    if (view.len > 0)
-        memcpy(out, view.at, view.len);
+    memcpy(out, view.at, view.len);
     out[view.len] = '\0';
     return 1;
 }
@@ -2759,19 +2739,14 @@ static void
 kaws__text_encode(uint8_t out[8], const uint8_t in[8])
 {
     uint64_t w = kaws__text_load(in) >> 16;
+    int i;
 
     w = (w & 0xffffff000000u) << 8 | (w & 0xffffffu);
     w = (w & 0x00fff00000fff000u) << 4 | (w & 0x00000fff00000fffu);
     w = (w & 0x0fc00fc00fc00fc0u) << 2 | (w & 0x003f003f003f003fu);
     w = kaws__text_to_digits(w);
-    out[0] = (uint8_t)(w >> 56);
-    out[1] = (uint8_t)(w >> 48);
-    out[2] = (uint8_t)(w >> 40);
-    out[3] = (uint8_t)(w >> 32);
-    out[4] = (uint8_t)(w >> 24);
-    out[5] = (uint8_t)(w >> 16);
-    out[6] = (uint8_t)(w >> 8);
-    out[7] = (uint8_t)w;
+    for (i = 0; i < 8; i++, w <<= 8)
+        out[i] = (uint8_t)(w >> 56);
 }
 
 
@@ -2780,16 +2755,13 @@ static void
 kaws__text_decode(uint8_t out[6], const uint8_t in[8], uint64_t *bad)
 {
     uint64_t w = kaws__text_to_values(kaws__text_load(in), bad);
+    int i;
 
     w = (w & 0x3f003f003f003f00u) >> 2 | (w & 0x003f003f003f003fu);
     w = (w & 0x0fff00000fff0000u) >> 4 | (w & 0x00000fff00000fffu);
     w = (w & 0x00ffffff00000000u) >> 8 | (w & 0x0000000000ffffffu);
-    out[0] = (uint8_t)(w >> 40);
-    out[1] = (uint8_t)(w >> 32);
-    out[2] = (uint8_t)(w >> 24);
-    out[3] = (uint8_t)(w >> 16);
-    out[4] = (uint8_t)(w >> 8);
-    out[5] = (uint8_t)w;
+    for (i = 0; i < 6; i++, w <<= 8)
+        out[i] = (uint8_t)(w >> 40);
 }
 
 
@@ -2858,18 +2830,16 @@ kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
 static void
 kaws__text_percent(kaws__buf *out, kaws_bytes in, int (*keep)(int))
 {
-    size_t i, done = 0;
     char code[4];
 
-    for (i = 0; i < in.len; i++) {
-        if (keep(in.at[i]))
+    for (; in.len > 0; in.at++, in.len--) {
+        if (keep(*in.at)) {
+            kaws__buf_put(out, in.at, 1);
             continue;
-        (void)snprintf(code, sizeof code, "%%%02X", (unsigned)in.at[i]);
-        kaws__buf_put(out, in.at + done, i - done);
+        }
+        (void)snprintf(code, sizeof code, "%%%02X", (unsigned)*in.at);
         kaws__buf_put(out, code, 3);
-        done = i + 1;
     }
-    kaws__buf_put(out, in.at + done, in.len - done);
 }
 
 
@@ -2993,20 +2963,17 @@ kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
         n = kaws__text_run(text.at + i, left, 40, slash);
         if (n == 0)
             n = kaws__text_run(text.at + i, left, own ? 40 : 20, 0);
-        if (n == 0) {
-            n = keep = 1;
-            mark = "";
-        }
         if (i == from && to > from) {
             n = to - from;
             keep = 0;
             mark = "***";
+        } else if (n == 0) {
+            n = keep = 1;
+            mark = "";
         }
-        for (k = 0; k < keep && fits; k++)
-            fits = kaws__err_put(out, cap - 3, &used, text.at[i + k],
-                                 own ? "\\'" : "\\");
-        for (; *mark != '\0' && fits; mark++)
-            fits = kaws__err_put(out, cap - 3, &used, *mark, "");
+        for (k = 0; k < keep + strlen(mark) && fits; k++)
+            fits = kaws__err_put(out, cap - 3, &used, k < keep ? text.at[i + k]
+                                 : mark[k - keep], own ? "\\'" : "\\");
     }
     if (!fits)
         memcpy(out + used, "...", 4);
@@ -3143,7 +3110,6 @@ kaws__text_http_date(kaws_bytes text)
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
     static const char weekdays[] = "ThuFriSatSunMonTueWed";
     static const char shape[] = "aaa, 00 aaa 1111 22:33:44 GMT";
-    static const int most[] = { 31, 9999, 23, 59, 60 };
     int64_t n[5] = { 0 }, days;
     int month = 1;
     size_t i;
@@ -3159,10 +3125,8 @@ kaws__text_http_date(kaws_bytes text)
     }
     while (month <= 12 && memcmp(months + 3 * month - 3, text.at + 8, 3) != 0)
         month++;
-    for (i = 0; i < 5; i++)
-        if (n[i] > most[i])
-            return 0;
-    if (month > 12 || n[0] < 1 || n[1] < 1970)
+    if (month > 12 || n[0] < 1 || n[1] < 1970 || n[2] > 23 || n[3] > 59 ||
+        n[4] > 60)
         return 0;
     days = kaws__text_days(n[1], month, (int)n[0]);
     if (days >= kaws__text_days(n[1], month + 1, 1) ||
@@ -3188,11 +3152,13 @@ kaws__text_http_date(kaws_bytes text)
  * surrogate pair did not come from KMS.
  */
 
-#define KAWS__JSON_DEPTH 64
+#define KAWS__JSON_DEPTH 64       /* of levels in the outermost object        */
 
 typedef struct kaws__json {
     uint8_t    *at, *end;
     const char *bad;              /* what is wrong at `at`; NULL while well   */
+    uint64_t    objects;          /* a bit a level: 1 an object, 0 an array   */
+    int         depth;            /* of the levels that are open              */
 } kaws__json;
 
 typedef struct kaws__member {     /* one that the caller wants                */
@@ -3227,6 +3193,17 @@ kaws__json_take(kaws__json *j, int byte, const char *otherwise)
         return kaws__json_fail(j, otherwise);
     j->at++;
     return 1;
+}
+
+
+/* Skips the next byte if it is one of these. */
+static int
+kaws__json_one_of(kaws__json *j, const char *bytes)
+{
+    int found = j->at < j->end && *j->at != '\0' && strchr(bytes, *j->at);
+
+    j->at += found;
+    return found;
 }
 
 
@@ -3270,21 +3247,20 @@ kaws__json_put_utf8(uint8_t *to, uint32_t c)
 static int
 kaws__json_unicode(kaws__json *j, uint32_t *c)
 {
-    uint32_t low;
+    uint32_t low = 0;
 
     if (!kaws__json_hex4(j, c))
         return 0;
-    if (*c >= 0xd800 && *c <= 0xdbff && j->end - j->at >= 2 &&
-        j->at[0] == '\\' && j->at[1] == 'u') {
+    if (*c < 0xd800 || *c > 0xdfff)
+        return 1;
+    if (*c < 0xdc00 && j->end - j->at >= 2 && memcmp(j->at, "\\u", 2) == 0) {
         j->at += 2;
         if (!kaws__json_hex4(j, &low))
             return 0;
-        if (low < 0xdc00 || low > 0xdfff)
-            return kaws__json_fail(j, "half a surrogate pair");
-        *c = 0x10000 + ((*c & 0x3ff) << 10) + (low & 0x3ff);
     }
-    if (*c >= 0xd800 && *c <= 0xdfff)
+    if (low < 0xdc00 || low > 0xdfff)
         return kaws__json_fail(j, "half a surrogate pair");
+    *c = 0x10000 + ((*c & 0x3ff) << 10) + (low & 0x3ff);
     return 1;
 }
 
@@ -3299,12 +3275,10 @@ kaws__json_escape(kaws__json *j, uint8_t **to)
 
     if (j->at == j->end)
         return kaws__json_fail(j, "a string is cut short");
-    if (*j->at == 'u') {
-        j->at++;
-        if (!kaws__json_unicode(j, &c))
-            return 0;
-        *to = kaws__json_put_utf8(*to, c);
-        return 1;
+    if (kaws__json_one_of(j, "u")) {
+        if (kaws__json_unicode(j, &c))
+            *to = kaws__json_put_utf8(*to, c);
+        return j->bad == NULL;
     }
     found = memchr(from, *j->at, sizeof from - 1);
     if (found == NULL)
@@ -3354,69 +3328,56 @@ kaws__json_text(kaws__json *j, kaws_bytes *out)
     if (!kaws__json_take(j, '"', "a string was expected"))
         return 0;
     start = to = j->at;
-    for (;;) {
+    do {
         from = j->at;
         if (!kaws__json_plain(j))
             return 0;
         if (to != from)
             memmove(to, from, (size_t)(j->at - from));
         to += j->at - from;
-        if (j->at == j->end)
-            return kaws__json_fail(j, "a string is cut short");
-        if (*j->at == '"')
-            break;
-        if (*j->at != '\\')
-            return kaws__json_fail(j, "a control character in a string");
-        j->at++;
-        if (!kaws__json_escape(j, &to))
-            return 0;
-    }
-    j->at++;
-    out->at = start;
-    out->len = (size_t)(to - start);
+    } while (kaws__json_one_of(j, "\\") && kaws__json_escape(j, &to));
+    if (j->bad != NULL)
+        return 0;
+    if (j->at == j->end)
+        return kaws__json_fail(j, "a string is cut short");
+    if (!kaws__json_one_of(j, "\""))
+        return kaws__json_fail(j, "a control character in a string");
+    *out = (kaws_bytes){ start, (size_t)(to - start) };
     return 1;
 }
 
 
-/* ---- everything else is skipped ---------------------------------------- */
+/* ---- other values are skipped ------------------------------------------ */
 
 static int
 kaws__json_digits(kaws__json *j)
 {
-    uint8_t *start = j->at;
-
-    while (j->at < j->end && *j->at >= '0' && *j->at <= '9')
-        j->at++;
-    return j->at > start ? 1 : kaws__json_fail(j, "a number lacks a digit");
+    if (!kaws__json_one_of(j, "0123456789"))
+        return kaws__json_fail(j, "a number lacks a digit");
+    while (kaws__json_one_of(j, "0123456789"))
+        continue;
+    return 1;
 }
 
 
 static int
 kaws__json_number_at(kaws__json *j)
 {
-    if (*j->at == '-')
-        j->at++;
-    if (j->at < j->end && *j->at == '0')
-        j->at++;
-    else if (!kaws__json_digits(j))
+    kaws__json_one_of(j, "-");
+    if (!kaws__json_one_of(j, "0") && !kaws__json_digits(j))
         return 0;
-    if (j->at < j->end && *j->at == '.') {
-        j->at++;
-        if (!kaws__json_digits(j))
-            return 0;
-    }
-    if (j->at < j->end && (*j->at == 'e' || *j->at == 'E')) {
-        j->at++;
-        if (j->at < j->end && (*j->at == '+' || *j->at == '-'))
-            j->at++;
-        return kaws__json_digits(j);
-    }
-    return 1;
+    if (kaws__json_one_of(j, ".") && !kaws__json_digits(j))
+        return 0;
+    if (!kaws__json_one_of(j, "eE"))
+        return 1;
+    kaws__json_one_of(j, "+-");
+    return kaws__json_digits(j);
 }
 
 
+/* Skips a string, number or word, or opens an object or array. */
 static int
-kaws__json_scalar(kaws__json *j)
+kaws__json_value(kaws__json *j)
 {
     static const char *const words[] = { "true", "false", "null" };
     kaws_bytes ignored;
@@ -3427,6 +3388,14 @@ kaws__json_scalar(kaws__json *j)
         return kaws__json_text(j, &ignored);
     if (c == '-' || (c >= '0' && c <= '9'))
         return kaws__json_number_at(j);
+    if (c == '{' || c == '[') {
+        if (j->depth > KAWS__JSON_DEPTH)
+            return kaws__json_fail(j, "nested too deeply");
+        j->objects = j->objects << 1 | (c == '{');
+        j->depth++;
+        j->at++;
+        return 1;
+    }
     for (i = 0; i < 3; i++) {
         size_t n = strlen(words[i]);
         if ((size_t)(j->end - j->at) >= n && memcmp(j->at, words[i], n) == 0) {
@@ -3438,57 +3407,28 @@ kaws__json_scalar(kaws__json *j)
 }
 
 
-static int
-kaws__json_member_name(kaws__json *j, kaws_bytes *name)
-{
-    return kaws__json_text(j, name) &&
-           kaws__json_take(j, ':', "a colon was expected");
-}
-
-
-/* Skips one value of any kind. `objects` has one bit a level, 1 for an
- * object and 0 for an array; `depth` says how many are open. */
-static int
-kaws__json_skip(kaws__json *j)
-{
-    uint64_t objects = 0;
-    int depth = 0, fresh = 0, c;
-    kaws_bytes ignored;
-
-    do {
-        c = kaws__json_peek(j);
-        if (c == '{' || c == '[') {
-            if (depth == KAWS__JSON_DEPTH)
-                return kaws__json_fail(j, "nested too deeply");
-            objects = objects << 1 | (c == '{');
-            depth++;
-            fresh = 1;
-            j->at++;
-        } else if (!kaws__json_scalar(j)) {
-            return 0;
-        } else {
-            fresh = 0;
-        }
-        while (depth > 0) {
-            c = kaws__json_peek(j);
-            if (c != ((objects & 1) ? '}' : ']'))
-                break;
-            j->at++;
-            objects >>= 1;
-            depth--;
-            fresh = 0;
-        }
-        if (depth > 0 && !fresh &&
-            !kaws__json_take(j, ',', "a comma or an end was expected"))
-            return 0;
-        if (depth > 0 && (objects & 1) && !kaws__json_member_name(j, &ignored))
-            return 0;
-    } while (depth > 0);
-    return 1;
-}
-
-
 /* ---- a whole reply ----------------------------------------------------- */
+
+/* Reads a member of an array, or of an object its name and its value. A wanted
+ * member of the outermost object must be a string. */
+static int
+kaws__json_member(kaws__json *j, int object, kaws__member *want, size_t count)
+{
+    kaws_bytes name = { NULL, 0 };
+    size_t i = j->depth == 1 ? 0 : count;
+
+    if (object && !(kaws__json_text(j, &name) &&
+                    kaws__json_take(j, ':', "a colon was expected")))
+        return 0;
+    while (i < count && !kaws__buf_same(name, kaws__buf_of(want[i].name)))
+        i++;
+    if (i == count)
+        return kaws__json_value(j);
+    if (want[i].value.at != NULL)
+        return kaws__json_fail(j, "a member is there twice");
+    return kaws__json_text(j, &want[i].value);
+}
+
 
 /* Reads one object and nothing after it. Of its members, the wanted ones must
  * be strings and come at most once. Returns NULL, or what is wrong, and where
@@ -3497,32 +3437,25 @@ static const char *
 kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
                 size_t *offset)
 {
-    kaws__json j = { text, text + len, NULL };
-    int more = kaws__json_take(&j, '{', "an object was expected");
-    kaws_bytes name;
+    kaws__json j = { .at = text, .end = text + len };
+    int first = 1, depth, object;
     size_t i;
 
     for (i = 0; i < count; i++)
         want[i].value = (kaws_bytes){ NULL, 0 };
-    if (more && kaws__json_peek(&j) == '}') {
-        j.at++;
-        more = 0;
-    }
-    while (more && kaws__json_member_name(&j, &name)) {
-        for (i = 0; i < count; i++)
-            if (kaws__buf_same(name, kaws__buf_of(want[i].name)))
-                break;
-        if (i == count)
-            more = kaws__json_skip(&j);
-        else if (want[i].value.at != NULL)
-            more = kaws__json_fail(&j, "a member is there twice");
-        else
-            more = kaws__json_text(&j, &want[i].value);
-        if (more && kaws__json_peek(&j) != ',') {
-            kaws__json_take(&j, '}', "a comma or an end was expected");
-            break;
+    j.depth = kaws__json_take(&j, '{', "an object was expected");
+    while (j.bad == NULL && (depth = j.depth) > 0) {
+        object = depth == 1 || (j.objects & 1);
+        if (kaws__json_peek(&j) == (object ? '}' : ']')) {
+            j.at++;
+            j.objects >>= 1;
+            j.depth--;
+            first = 0;
+        } else if (first || kaws__json_take(&j, ',', "a comma or an end was "
+                                                     "expected")) {
+            kaws__json_member(&j, object, want, count);
+            first = j.depth > depth;
         }
-        j.at += more;                     /* the comma                       */
     }
     if (j.bad == NULL && kaws__json_peek(&j) >= 0)
         kaws__json_fail(&j, "something follows the object");
@@ -3543,20 +3476,18 @@ kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
 static void
 kaws__json_string(kaws__buf *out, kaws_bytes text)
 {
-    size_t i, done = 0;
     char code[8];
 
     kaws__buf_text(out, "\"");
-    for (i = 0; i < text.len; i++) {
-        int c = text.at[i];
-        if (c >= 0x20 && c != '"' && c != '\\')
+    for (; text.len > 0; text.at++, text.len--) {
+        int c = *text.at;
+        if (c >= 0x20 && c != '"' && c != '\\') {
+            kaws__buf_put(out, text.at, 1);
             continue;
+        }
         (void)snprintf(code, sizeof code, c < 0x20 ? "\\u%04x" : "\\%c", c);
-        kaws__buf_put(out, text.at + done, i - done);
         kaws__buf_text(out, code);
-        done = i + 1;
     }
-    kaws__buf_put(out, text.at + done, text.len - done);
     kaws__buf_text(out, "\"");
 }
 
@@ -3595,7 +3526,7 @@ kaws__json_number(kaws__buf *out, size_t value)
  * ==========================================================================
  * Uses: mem
  * Gives: crypto_init crypto_update crypto_out crypto_sha256 crypto_mac_key
- *        crypto_mac crypto_hmac crypto_equal
+ *        crypto_mac crypto_hmac crypto_clear_frames crypto_equal
  *
  * The only room that knows BearSSL. A kaws__sha256 is a running state. It may
  * be copied, and asked for its digest without being disturbed, so the data
@@ -3672,6 +3603,27 @@ kaws__crypto_hmac(uint8_t out[32], kaws_bytes key, kaws_bytes data)
 }
 
 
+static void
+kaws__crypto_wipe_frame(void)
+{
+    uint8_t frames[2048];
+
+    kaws_wipe(frames, sizeof frames);
+}
+
+
+/* Wipes the frames of the calls that the caller has made before. BearSSL writes
+ * an HMAC into its own frame, copies it from there, and wipes nothing. */
+static void
+kaws__crypto_clear_frames(void)
+{
+    /* No compiler can lay this call's frame into the caller's. */
+    static void (*const volatile wipe)(void) = kaws__crypto_wipe_frame;
+
+    wipe();
+}
+
+
 /* Takes the same time wherever two digests differ. */
 static int
 kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
@@ -3699,9 +3651,9 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
  */
 
 #define KAWS__SIGV4_SECRET_MAX 256
-#define KAWS__SIGV4_MAX        64 /* headers, parameters, segments of a path  */
+#define KAWS__SIGV4_MAX        64 /* headers, or parameters                   */
 
-typedef struct kaws__field {      /* a header, a parameter or a segment       */
+typedef struct kaws__field {      /* a header or a parameter                  */
     kaws_bytes name, value;
 } kaws__field;
 
@@ -3723,20 +3675,21 @@ kaws__sigv4_unreserved(int c)
  * `headers` are sorted by name in lower case; those of one name keep the order
  * in which they came. */
 static void
-kaws__sigv4_insert(kaws__fields *list, kaws__field field, int headers)
+kaws__sigv4_insert(kaws__fields *list, kaws_bytes name, kaws_bytes value,
+                   int headers)
 {
     size_t i = list->count++;
 
     for (; i > 0; i--) {
         const kaws__field *before = &list->at[i - 1];
-        int order = kaws__text_order(before->name, field.name, headers);
+        int order = kaws__text_order(before->name, name, headers);
         if (order == 0 && !headers)
-            order = kaws__text_order(before->value, field.value, 0);
+            order = kaws__text_order(before->value, value, 0);
         if (order <= 0)
             break;
         list->at[i] = *before;
     }
-    list->at[i] = field;
+    list->at[i] = (kaws__field){ name, value };
 }
 
 
@@ -3747,23 +3700,24 @@ static const char *
 kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                     const char *date, const char *token)
 {
-    const char *const wanted[][2] = { { "host", NULL }, { "x-amz-date", date },
-                                      { "x-amz-security-token", token } };
+    const char *const wanted[][2] = {
+        { "host", "" }, { "x-amz-date", date },
+        { "x-amz-security-token", token != NULL ? token : "" }
+    };
     const char *const *line = what->headers;
-    kaws__field header;
     size_t i, k;
 
-    for (; line != NULL && *line != NULL; line++) {
-        header.name = kaws__buf_of(*line);
-        header.name.len = strcspn(*line, ": \t\r\n");
+    for (headers->count = 0; line != NULL && *line != NULL; line++) {
+        kaws_bytes name = kaws__buf_of(*line), value;
+        name.len = strcspn(*line, ": \t\r\n");
         if (headers->count == KAWS__SIGV4_MAX)
             return "more than 64 headers";
-        if (header.name.len == 0 || (*line)[header.name.len] != ':')
+        if (name.len == 0 || (*line)[name.len] != ':')
             return "a header has no name, or no colon";
         if ((*line)[strcspn(*line, "\r\n")] != '\0')
             return "a header has a line break";
-        header.value = kaws__buf_of(*line + header.name.len + 1);
-        kaws__sigv4_insert(headers, header, 1);
+        value = kaws__buf_of(*line + name.len + 1);
+        kaws__sigv4_insert(headers, name, value, 1);
     }
     for (i = 0; i < 3; i++) {
         for (k = 0; k < headers->count; k++)
@@ -3771,74 +3725,78 @@ kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                 break;
         if (k == headers->count && i == 0)
             return "there is no Host header";
-        if (k < headers->count || wanted[i][1] == NULL || !*wanted[i][1])
-            continue;
-        header.name = kaws__buf_of(wanted[i][0]);
-        header.value = kaws__buf_of(wanted[i][1]);
-        kaws__sigv4_insert(headers, header, 1);
+        if (k == headers->count && *wanted[i][1] != '\0')
+            kaws__sigv4_insert(headers, kaws__buf_of(wanted[i][0]),
+                               kaws__buf_of(wanted[i][1]), 1);
     }
     return NULL;
 }
 
 
-/* Writes the names of the headers in lower case, each once, and has the headers
- * refer to what was written. A header of the same name as the one before it
- * gets an empty name. */
-static void
-kaws__sigv4_names(kaws__fields *headers, kaws__buf *out)
+/* Writes `before` and a header's name in lower case; but nothing if the header
+ * before it has the same name. Returns whether it wrote. */
+static int
+kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
+                 const char *before)
 {
-    kaws_bytes last = { NULL, 0 };
-    size_t i, k;
+    kaws_bytes name = headers->at[i].name;
+    uint8_t c;
 
-    for (i = 0; i < headers->count; i++) {
-        kaws_bytes *name = &headers->at[i].name;
-        uint8_t *at;
-        if (kaws__text_order(last, *name, 1) == 0) {
-            name->len = 0;
-            continue;
-        }
-        kaws__buf_put(out, ";", i > 0);
-        at = kaws__buf_grow(out, name->len);
-        for (k = 0; at != NULL && k < name->len; k++)
-            at[k] = (uint8_t)kaws__text_lower(name->at[k]);
-        name->at = at != NULL ? at : name->at;
-        last = *name;
+    if (i > 0 && kaws__text_order(headers->at[i - 1].name, name, 1) == 0)
+        return 0;
+    kaws__buf_text(out, before);
+    for (; name.len > 0; name.at++, name.len--) {
+        c = (uint8_t)kaws__text_lower(*name.at);
+        kaws__buf_put(out, &c, 1);
     }
+    return 1;
 }
 
 
 /* ---- step 1: create a canonical request -------------------------------- */
 
-/* Writes the path as sent, without empty, "." and ".." segments, and encoded
- * once more: AWS does that for every service but S3. */
-static const char *
+/* The path's segment there, without the slash before it. */
+static kaws_bytes
+kaws__sigv4_segment(const char *path)
+{
+    path += *path == '/';
+    return (kaws_bytes){ (const uint8_t *)path, strcspn(path, "/") };
+}
+
+
+/* By how many levels a segment leads down (1), not at all (0), or up (-1). */
+static int
+kaws__sigv4_levels(kaws_bytes segment)
+{
+    return kaws__buf_same(segment, kaws__buf_of("..")) ? -1 :
+           segment.len > 0 && !kaws__buf_same(segment, kaws__buf_of("."));
+}
+
+
+/* Writes the path as sent, without segments that are empty, ".", ".." or undone
+ * by a ".." behind them, and encoded once more: AWS does that for every service
+ * but S3. */
+static void
 kaws__sigv4_path(kaws__buf *out, const char *path)
 {
-    kaws_bytes kept[KAWS__SIGV4_MAX], segment;
-    size_t count = 0, i;
+    kaws_bytes segment = { NULL, 0 }, behind;
+    int levels, written = 0;
 
-    for (;; path += segment.len) {
-        path += strspn(path, "/");
-        segment = kaws__buf_of(path);
-        segment.len = strcspn(path, "/");
-        if (segment.len == 0)
-            break;
-        if (segment.len == 2 && memcmp(path, "..", 2) == 0)
-            count -= count > 0;
-        else if (segment.len == 1 && *path == '.')
-            continue;
-        else if (count == KAWS__SIGV4_MAX)
-            return "the path has more than 64 segments";
-        else
-            kept[count++] = segment;
+    for (; *path != '\0'; path = (const char *)segment.at + segment.len) {
+        segment = behind = kaws__sigv4_segment(path);
+        levels = kaws__sigv4_levels(segment);
+        while (levels > 0 && behind.at[behind.len] != '\0') {
+            behind = kaws__sigv4_segment((const char *)behind.at + behind.len);
+            levels += kaws__sigv4_levels(behind);
+        }
+        if (levels > 0) {
+            kaws__buf_text(out, "/");
+            kaws__text_percent(out, segment, kaws__sigv4_unreserved);
+            written = 1;
+        }
     }
-    for (i = 0; i < count; i++) {
+    if (!written || segment.len == 0)
         kaws__buf_text(out, "/");
-        kaws__text_percent(out, kept[i], kaws__sigv4_unreserved);
-    }
-    if (count == 0 || path[-1] == '/')
-        kaws__buf_text(out, "/");
-    return NULL;
 }
 
 
@@ -3851,14 +3809,14 @@ kaws__sigv4_query(kaws__buf *out, const char *query)
     int more = query != NULL && *query != '\0';
 
     for (list.count = 0; more; query += len + 1) {
-        kaws__field p = { kaws__buf_of(query), kaws__buf_of(query) };
+        kaws_bytes name = { (const uint8_t *)query, strcspn(query, "&=") };
+        kaws_bytes value = { name.at + name.len, 0 };
         len = strcspn(query, "&");
-        p.name.len = strcspn(query, "&=");
-        p.value.at += p.name.len + (p.name.len < len);
-        p.value.len = len - p.name.len - (p.name.len < len);
+        value.at += name.len < len;       /* behind the '='                  */
+        value.len = len - (size_t)(value.at - name.at);
         if (list.count == KAWS__SIGV4_MAX)
             return "more than 64 query parameters";
-        kaws__sigv4_insert(&list, p, 0);
+        kaws__sigv4_insert(&list, name, value, 0);
         more = query[len] == '&';         /* the last one may be empty       */
     }
     for (i = 0; i < list.count; i++) {
@@ -3886,7 +3844,7 @@ kaws__sigv4_value(kaws__buf *out, const char *value)
 }
 
 
-/* `names` are those of the headers, as kaws__sigv4_names wrote them. */
+/* `names` are those of the headers, as they stand in the Authorization. */
 static const char *
 kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
                     const kaws__fields *headers, kaws_bytes names)
@@ -3897,15 +3855,12 @@ kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
     size_t i;
 
     kaws__buf_text(out, what->method, "\n");
-    wrong = kaws__sigv4_path(out, what->path);
+    kaws__sigv4_path(out, what->path);
     kaws__buf_text(out, "\n");
-    if (wrong == NULL)
-        wrong = kaws__sigv4_query(out, what->query);
+    wrong = kaws__sigv4_query(out, what->query);
     for (i = 0; i < headers->count; i++) {
-        kaws_bytes name = headers->at[i].name;
-        kaws__buf_text(out, name.len > 0 ? "\n" : ",");
-        kaws__buf_put(out, name.at, name.len);
-        kaws__buf_put(out, ":", name.len > 0);
+        int named = kaws__sigv4_name(out, headers, i, "\n");
+        kaws__buf_text(out, named ? ":" : ",");
         kaws__sigv4_value(out, (const char *)headers->at[i].value.at);
     }
     kaws__buf_text(out, "\n\n");
@@ -3931,14 +3886,17 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                                  kaws__buf_of("aws4_request") };
     uint8_t first[4 + KAWS__SIGV4_SECRET_MAX], key[32];
     kaws__buf start = kaws__buf_fixed(first, sizeof first);
-    kaws_bytes chain = { key, sizeof key };
+    kaws_bytes chain;
     size_t i;
 
     kaws__buf_text(&start, "AWS4", secret);
-    kaws__crypto_hmac(key, kaws__buf_view(&start), parts[0]);
-    for (i = 1; i < sizeof parts / sizeof parts[0]; i++)
+    chain = kaws__buf_view(&start);
+    for (i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         kaws__crypto_hmac(key, chain, parts[i]);
+        chain = (kaws_bytes){ key, sizeof key };
+    }
     kaws__crypto_mac_key(out, chain);
+    kaws__crypto_clear_frames();
     kaws_wipe(first, sizeof first);
     kaws_wipe(key, sizeof key);
 }
@@ -3953,31 +3911,30 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
                       const kaws__mac_key *key, char *out, size_t cap)
 {
     char date[17], scope[157], string[256], hex[65];
-    kaws__buf header = kaws__buf_fixed(out, cap), hashed = { 0 };
+    kaws__sha256 request;
+    kaws__buf hashed = { .feed = kaws__crypto_update, .consumer = &request };
+    kaws__buf header = kaws__buf_fixed(out, cap);
     kaws__buf to_sign = kaws__buf_fixed(string, sizeof string);
     kaws__fields headers;
-    kaws__sha256 request;
     uint8_t digest[32];
     kaws_bytes names;
     const char *wrong;
+    size_t i;
 
     kaws__text_amz_date(date, what->when);
     if (snprintf(scope, sizeof scope, "%.8s/%s/%s/aws4_request", date,
                  what->region, what->service) >= (int)sizeof scope)
         return "the names of region and service are too long";
-    headers.count = 0;
-    wrong = kaws__sigv4_collect(&headers, what, date, who.token);
-    if (wrong != NULL)
+    if ((wrong = kaws__sigv4_collect(&headers, what, date, who.token)) != NULL)
         return wrong;
     kaws__buf_text(&header, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
                    ", SignedHeaders=");
     names.at = header.at + header.len;
-    kaws__sigv4_names(&headers, &header);
+    for (i = 0; i < headers.count; i++)
+        kaws__sigv4_name(&header, &headers, i, i > 0 ? ";" : "");
     names.len = (size_t)(header.at + header.len - names.at);
 
     kaws__crypto_init(&request);
-    hashed.feed = kaws__crypto_update;
-    hashed.consumer = &request;
     wrong = kaws__sigv4_request(&hashed, what, &headers, names);
     kaws__crypto_out(&request, digest);
     kaws__text_hex(hex, digest, sizeof digest);
@@ -3997,10 +3954,14 @@ static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
     const char *const words[] = { what->method, what->region, what->service,
-                                  who.id };
+                                  who.id, who.secret, what->path };
     const char *const lines[] = { what->path, what->query, who.token };
     size_t i, n;
 
+    for (i = 0; i < 6; i++)
+        if (words[i] == NULL)
+            return "method, region, service, id, secret and path must not be "
+                   "NULL";
     for (i = 0; i < 4; i++) {             /* three stand between slashes     */
         for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
             if (words[i][n] == '/')
@@ -4031,15 +3992,13 @@ KAWS_API kaws_status
 kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
           size_t cap, kaws_error *err)
 {
-    const char *wrong = "method, path, region, service, id, secret and the "
-                        "room for the result must not be NULL";
+    const char *wrong = "the request and the room for the result must not be "
+                        "NULL";
     kaws__mac_key key;
     char date[17];
 
     kaws__err_clear(err);
-    if (what != NULL && what->method != NULL && what->path != NULL &&
-        what->region != NULL && what->service != NULL &&
-        authorization != NULL && who.id != NULL && who.secret != NULL)
+    if (what != NULL && authorization != NULL)
         wrong = kaws__sigv4_refuse(what, who);
     if (wrong == NULL) {
         kaws__text_amz_date(date, what->when);
@@ -4738,12 +4697,13 @@ kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
 
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    t.lines[0].data = (char *)"Expect:";
+    t.lines[0].data = (char *)(uintptr_t)"Expect:";
     t.lines[0].next = &t.lines[1];
-    t.lines[1].data = (char *)"User-Agent: keyring_aws/" KAWS_VERSION;
+    t.lines[1].data = (char *)(uintptr_t)("User-Agent: keyring_aws/"
+                                          KAWS_VERSION);
     for (i = 2; i < KAWS__CURL_LINES && q->headers[i - 2] != NULL; i++) {
         t.lines[i - 1].next = &t.lines[i];
-        t.lines[i].data = (char *)q->headers[i - 2];
+        t.lines[i].data = (char *)(uintptr_t)q->headers[i - 2];
     }
     *lent = t.conn = kaws__curl_lend(s, q);
     t.easy = t.conn != NULL ? curl_easy_init() : NULL;
@@ -4854,14 +4814,14 @@ kaws__curl_close(kaws__sender *s)
  * reply. That room says so by kaws__http_done.
  */
 
-#define KAWS__HTTP_IDS 1024       /* request ids remembered                   */
+#define KAWS__HTTP_ROWS 16        /* of digests of request ids                */
+#define KAWS__HTTP_IDS  64        /* the last ones in a row                   */
 
 typedef struct kaws__http {
     const kaws_hooks *hooks;
     void       *sender;           /* the built-in one; NULL: hooks->send      */
     kaws__lock  lock;             /* guards all below                         */
-    uint64_t    ids[KAWS__HTTP_IDS];  /* digests of URL and request id        */
-    unsigned    count;            /* of all so far                            */
+    uint64_t    ids[KAWS__HTTP_ROWS][KAWS__HTTP_IDS];     /* newest first     */
 } kaws__http;
 
 
@@ -4894,19 +4854,22 @@ kaws__http_close(kaws__http *http)
 /* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
  * so a reply that repeats one answers another request. An id counts for its
  * URL. If two digests are equal, a good reply is taken for a repeated one; a
- * repeated one is never missed. */
+ * repeated one is never missed. Rows keep the search short. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
     uint64_t digest = kaws__buf_digest(kaws__buf_of(id)) +
                       kaws__buf_digest(kaws__buf_of(url));
+    uint64_t *row = http->ids[digest % KAWS__HTTP_ROWS];
     unsigned i = 0;
 
     kaws__thread_lock(&http->lock);
-    while (i < KAWS__HTTP_IDS && http->ids[i] != digest)
+    while (i < KAWS__HTTP_IDS && row[i] != digest)
         i++;
-    if (i == KAWS__HTTP_IDS)
-        http->ids[http->count++ % KAWS__HTTP_IDS] = digest;
+    if (i == KAWS__HTTP_IDS) {
+        memmove(row + 1, row, (KAWS__HTTP_IDS - 1) * sizeof *row);
+        row[0] = digest;
+    }
     kaws__thread_unlock(&http->lock);
     return i == KAWS__HTTP_IDS;
 }
@@ -5027,27 +4990,25 @@ kaws__sources_parse(kaws_bytes text, kaws_bytes found[3])
           "line 3 is not a session token (at most 4096 visible characters)" },
         { 0, 0, "line 4 or a later one is not empty" }
     };
-    size_t i, k, n;
+    const uint8_t *at = text.at, *const end = at + text.len;
+    kaws_bytes line[4];
+    size_t i, n;
 
-    for (i = 0; i < 3 || text.len > 0; i++) {
-        const uint8_t *end = text.len > 0 ? memchr(text.at, '\n', text.len)
-                                          : NULL;
-        kaws_bytes line = text;
-        k = i < 3 ? i : 3;
-        if (end != NULL)
-            line.len = (size_t)(end - line.at);
-        text.at += line.len + (end != NULL);
-        text.len -= line.len + (end != NULL);
-        while (line.len > 0 && memchr(" \t\r", line.at[line.len - 1], 3))
-            line.len--;
-        for (n = 0; n < line.len; n++)
-            if (line.at[n] < 0x21 || line.at[n] > 0x7e)
-                return rules[k].wrong;
-        if (line.len < rules[k].least || line.len > rules[k].most)
-            return rules[k].wrong;
-        if (k < 3)
-            found[k] = line;
+    for (i = 0; i < 3 || at < end; i += i < 3) {
+        for (line[i].at = at; at < end && *at != '\n'; at++)
+            continue;
+        line[i].len = (size_t)(at - line[i].at);
+        at += at < end;                   /* the line's end                  */
+        while (line[i].len > 0 &&
+               memchr(" \t\r", line[i].at[line[i].len - 1], 3) != NULL)
+            line[i].len--;
+        for (n = 0; n < line[i].len; n++)
+            if (line[i].at[n] < 0x21 || line[i].at[n] > 0x7e)
+                return rules[i].wrong;
+        if (line[i].len < rules[i].least || line[i].len > rules[i].most)
+            return rules[i].wrong;
     }
+    memcpy(found, line, 3 * sizeof *found);
     return NULL;
 }
 
@@ -5057,14 +5018,12 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
                    kaws_bytes found[3], kaws_error *err)
 {
     kaws_bytes all = { text, 0 };
-    const char *wrong = NULL;
-    kaws__stat st;
+    const char *wrong;
+    kaws__stat st = { 0 };
     int fd = -1, same = 0;
     int os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
 
-    if (os == 0)
-        os = kaws__disk_stat(fd, NULL, &st);
-    if (os == 0 && st.regular) {
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular) {
         same = if_changed && st.mtime_ns == s->seen.mtime_ns &&
                st.size == s->seen.size && st.ino == s->seen.ino;
         if (!same)
@@ -5077,14 +5036,9 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
                             "%s", s->shown);
     if (same)
         return KAWS_OK;
-    if (!st.regular)
-        wrong = "it is not a file";
-    else if (all.len == KAWS__SOURCES_TEXT_MAX)
-        wrong = "it is longer than 6143 bytes";
-    else if (all.len == 0)
-        wrong = "it is empty";
-    else
-        wrong = kaws__sources_parse(all, found);
+    wrong = !st.regular ? "it is not a file"
+          : all.len == KAWS__SOURCES_TEXT_MAX ? "it is longer than 6143 bytes"
+          : all.len == 0 ? "it is empty" : kaws__sources_parse(all, found);
     if (wrong != NULL)
         return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; it has "
                              "to hold the access key id, the secret access "
@@ -5207,19 +5161,19 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
                  const char *conf_file, kaws_error *err)
 {
     kaws_status status;
+    kaws__secrets *s;
 
-    memset(c, 0, sizeof *c);
-    c->hooks = hooks;
+    *c = (kaws__creds){ .hooks = hooks };
     status = kaws__sources_open(&c->sources, hooks, conf_file, err);
     if (status != KAWS_OK)
         return status;
-    c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
-    if (c->secrets != NULL &&
-        kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0)
+    s = kaws__sys_alloc_locked(sizeof *s);
+    if (s != NULL && kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0) {
+        c->secrets = s;
         return kaws__creds_reload(c, 0, err);
-    if (c->secrets != NULL)
-        kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
-    c->secrets = NULL;
+    }
+    if (s != NULL)
+        kaws__sys_free_locked(s, sizeof *s);
     return kaws__err_memory(err, "making a page for the credentials");
 }
 
@@ -5368,17 +5322,18 @@ kaws__arn_partition(const char *region)
 static int
 kaws__arn_region_ok(kaws_bytes region)
 {
-    char text[KAWS__ARN_REGION_MAX + 1], *at = text;
+    char text[KAWS__ARN_REGION_MAX + 1], *at = text, *word = text;
     size_t n, words = 0;
 
     if (!kaws__buf_copy_text(text, sizeof text, region))
         return 0;
-    while ((n = strspn(at, "abcdefghijklmnopqrstuvwxyz")) > 0 && at[n] == '-') {
-        at += n + 1;
-        words++;
-    }
-    n = strspn(at, "0123456789");
-    return words >= 2 && (n == 1 || n == 2) && at[n] == '\0';
+    for (; (*at >= 'a' && *at <= 'z') || (*at == '-' && at > word); at++)
+        if (*at == '-') {
+            word = at + 1;
+            words++;
+        }
+    n = strspn(word, "0123456789");
+    return words >= 2 && (n == 1 || n == 2) && word[n] == '\0';
 }
 
 
@@ -6523,7 +6478,8 @@ kaws__calls_send(kaws__call *c)
     }
     c->attempt += c->clock_mended + c->creds_renewed;
     if (status != KAWS_OK && c->attempt > 1)
-        kaws__err_append(err, " (%d attempts)", c->attempt);
+        (void)kaws__err_set(err, status, "%s (%d attempts)", err->text,
+                            c->attempt);
     return status;
 }
 
@@ -7075,11 +7031,10 @@ kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
                       uint64_t committed)
 {
     uint8_t both[24], digest[32];
-    kaws_bytes view = { both, sizeof both };
 
     memcpy(both, file_id, 16);
     kaws__store_put(both + 16, committed, 8);
-    kaws__crypto_sha256(digest, view);
+    kaws__crypto_sha256(digest, (kaws_bytes){ both, sizeof both });
     memcpy(out, both + 16, 8);
     memcpy(out + 8, digest, 8);
 }
@@ -7103,15 +7058,14 @@ kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
                    const uint8_t file_id[16], uint32_t epoch,
                    uint64_t committed)
 {
-    kaws_bytes digested = { header, KAWS__STORE_DIGESTED };
-
     memset(header, 0, KAWS__STORE_DIGESTED);
     memcpy(header, kaws__store_magic, 8);
     kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
     kaws__store_put(header + 12, epoch, 4);
     memcpy(header + 16, file_id, 16);
     kaws__crypto_init(state);
-    kaws__store_digest(state, digested, header + KAWS__STORE_DIGESTED);
+    kaws__store_digest(state, (kaws_bytes){ header, KAWS__STORE_DIGESTED },
+                       header + KAWS__STORE_DIGESTED);
     kaws__store_committed(header + KAWS__STORE_COMMITTED, file_id, committed);
 }
 
@@ -7390,9 +7344,9 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
  * Uses: sys disk err mem buf text crypto store
- * Gives: file_error file_cannot file_refuse file_sync_dir file_open file_close
+ * Gives: file_error file_result file_refuse file_sync_dir file_open file_close
  *        file_hold file_release file_id file_sum file_leave file_compare
- *        file_look file_change file_changed file_advance file_looks_right
+ *        file_change file_changed file_advance file_looks_right
  *        file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
@@ -7410,6 +7364,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
+#define KAWS__FILE_NOT_PLAIN "is not a plain file"
 
 typedef struct kaws__file {
     const kaws_hooks *hooks;
@@ -7447,23 +7402,32 @@ kaws__file_error(const kaws__file *f, kaws_status status, const char *what,
 }
 
 
-/* `unchanged`: KAWS__FILE_UNCHANGED, or "". */
+/* KAWS_OK if `os` is 0. `then`: what follows from the failure, such as
+ * KAWS__FILE_UNCHANGED, or "". */
 static kaws_status
-kaws__file_cannot(const kaws__file *f, int os, const char *what,
-                  const char *unchanged, kaws_error *err)
+kaws__file_result(const kaws__file *f, int os, const char *what,
+                  const char *then, kaws_error *err)
 {
-    return kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
-                        what, f->shown, unchanged);
+    return os == 0 ? KAWS_OK
+         : kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
+                        what, f->shown, then);
 }
 
 
-/* A change is refused: the file has changed, or could not be looked at. */
+/* A change is refused, because the file differs from the one that we know. If
+ * `differs` is NULL, `os` is why the system would not let us do `what`, and may
+ * mean the same. */
 static kaws_status
 kaws__file_refuse(const kaws__file *f, int os, const char *differs,
                   const char *what, kaws_error *err)
 {
+    if (differs == NULL && os == EEXIST)
+        differs = "a file has appeared in its place";
+    if (differs == NULL && f->exists &&
+        (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO))
+        differs = kaws__sys_error_text(os);
     if (differs == NULL)
-        return kaws__file_cannot(f, os, what, KAWS__FILE_UNCHANGED, err);
+        return kaws__file_result(f, os, what, KAWS__FILE_UNCHANGED, err);
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
                          "see that the right file is there, and only then "
@@ -7481,7 +7445,7 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
     char **const names[] = { &f->path, &f->tmp, &f->lock, &f->aside };
     size_t n = strlen(path) + sizeof KAWS__FILE_TORN, i;
     const char *slash = kaws__disk_last_slash(path);
-    int len = slash == NULL ? 1 : slash == path ? 1 : (int)(slash - path);
+    int len = slash == NULL || slash == path ? 1 : (int)(slash - path);
 
     f->names_len = 6 * n;
     f->names = kaws__mem_new(f->hooks, f->names_len);
@@ -7512,8 +7476,7 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot make the folder %s of "
-                            "the data file", f->dir_shown);
+        return kaws__file_result(f, os, "make the folder of", "", err);
     if (f->made_dir)
         kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if "
                       "the keyring has been in use, is its volume mounted?",
@@ -7525,15 +7488,12 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
-    if (os == 0 || os == ENOENT)
-        os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
-    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0)
+    if ((os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd)) == 0 &&
+        (os = kaws__disk_stat(fd, NULL, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
     kaws__disk_close(fd);
-    if (os != 0 && !f->read_only)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot open the folder %s of "
-                            "the data file", f->dir_shown);
-    return KAWS_OK;
+    return f->read_only ? KAWS_OK
+         : kaws__file_result(f, os, "open the folder of", "", err);
 }
 
 
@@ -7587,20 +7547,18 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
     kaws_status status;
     int os;
 
-    memset(f, 0, sizeof *f);
-    f->hooks = hooks;
-    f->read_only = read_only;
-    f->lock_fd = f->fd = -1;
+    *f = (kaws__file){ .hooks = hooks, .read_only = read_only, .lock_fd = -1,
+                       .fd = -1 };
     if ((status = kaws__file_names(f, path, err)) == KAWS_OK &&
         (status = kaws__file_enter_dir(f, err)) == KAWS_OK) {
         os = kaws__disk_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
                              &f->lock_fd);
         if (os == 0)
             os = kaws__file_join(f, f->lock_fd);
-        if (os != 0 && !read_only)
-            status = kaws__err_os(err, KAWS_FILE, os, "cannot open and lock "
-                                  "%s.lock", f->shown);
-        if (os != 0) {                    /* a reader goes on: see file_reach */
+        if (!read_only) {
+            status = kaws__file_result(f, os, "open and lock the .lock of", "",
+                                       err);
+        } else if (os != 0) {             /* it goes on: see file_reach       */
             kaws__disk_close(f->lock_fd);
             f->lock_fd = -1;
         }
@@ -7616,8 +7574,7 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 static kaws_status
 kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
 {
-    const char *suffix = fd == f->lock_fd ? ".lock" : "";
-    int os;
+    int os, is_file = fd == f->fd;
 
     while ((os = kaws__disk_lock(fd, 1, !f->read_only)) == EAGAIN &&
            *waited < KAWS__FILE_WAIT_MS) {
@@ -7628,11 +7585,10 @@ kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
         return kaws__err_set(err, KAWS_LOCKED, "another process has been "
                              "changing the data file %s for more than %d "
                              "seconds; see who holds %s%s", f->shown,
-                             KAWS__FILE_WAIT_MS / 1000, f->shown, suffix);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot lock %s%s", f->shown,
-                            suffix);
-    return KAWS_OK;
+                             KAWS__FILE_WAIT_MS / 1000, f->shown,
+                             is_file ? "" : ".lock");
+    return kaws__file_result(f, os, is_file ? "lock" : "lock the .lock of", "",
+                             err);
 }
 
 
@@ -7718,12 +7674,14 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
     uint64_t at = 0, end = f->size - sizeof digest;
     kaws__sha256 hash;
     size_t got;
-    int os = 0;
+    int os;
 
     kaws__crypto_init(&hash);
-    for (; os == 0 && at < end; at += got) {
+    for (; at < end; at += got) {
         got = end - at < sizeof block ? (size_t)(end - at) : sizeof block;
         os = kaws__disk_read_at(f->fd, at, block, got, &got);
+        if (os != 0)
+            return os;
         if (got == 0)
             break;
         if (at == 0 && got >= KAWS__STORE_DIGESTED)
@@ -7731,76 +7689,60 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
         kaws__crypto_update(&hash, block, got);
     }
     kaws__crypto_out(&hash, digest);
-    if (os == 0 && !kaws__crypto_equal(digest, f->sum))
+    if (!kaws__crypto_equal(digest, f->sum))
         *differs = "its bytes have changed";
-    return os;
+    return 0;
 }
 
 
 /* Whether the file that we have open is as we know it, and `path` means it. If
- * only its times have changed, as after a chmod, its digest decides. *differs
- * is NULL, or says what has changed. `moved`: by us, so its times do not count,
- * and a second name is one too many. */
-static int
-kaws__file_compare(kaws__file *f, const char *path, int moved,
-                   const char **differs)
+ * only its times have changed, as after a chmod, its digest decides. `moved`:
+ * it was we who moved it, so its times do not count, and it may have no second
+ * name. */
+static kaws_status
+kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 {
     uint8_t tail[32] = { 0 };
+    const char *differs;
     kaws__stat st;
     size_t got;
-    int os = kaws__file_is_at(f, path, &st, differs);
+    int os = kaws__file_is_at(f, path, &st, &differs);
 
-    if (os != 0 || *differs != NULL)
-        return os;
-    if (st.dev != f->stat.dev || st.ino != f->stat.ino)
-        *differs = "another file has taken its place";
-    else if (st.links > 1 && moved)
-        *differs = "it was given another name, a hard link";
-    else if (st.size != f->size + f->torn)
-        *differs = "its size has changed";
-    if (*differs != NULL)
-        return 0;
-    os = kaws__disk_read_at(f->fd, st.size - sizeof tail, tail, sizeof tail,
-                            &got);
-    if (os == 0 && !kaws__crypto_equal(tail, f->tail))
-        *differs = "its checksum has changed";
-    if (os != 0 || *differs != NULL || moved)
-        return os;
-    if (st.mtime_ns != f->stat.mtime_ns || st.ctime_ns != f->stat.ctime_ns)
-        os = kaws__file_adds_up(f, differs);
-    if (os == 0 && *differs == NULL)
+    if (os == 0 && differs == NULL) {
+        if (st.dev != f->stat.dev || st.ino != f->stat.ino)
+            differs = "another file has taken its place";
+        else if (st.links > 1 && moved)
+            differs = "it was given another name, a hard link";
+        else if (st.size != f->size + f->torn)
+            differs = "its size has changed";
+        else if ((os = kaws__disk_read_at(f->fd, st.size - sizeof tail, tail,
+                                          sizeof tail, &got)) == 0 &&
+                 !kaws__crypto_equal(tail, f->tail))
+            differs = "its checksum has changed";
+        else if (os == 0 && !moved && (st.mtime_ns != f->stat.mtime_ns ||
+                                       st.ctime_ns != f->stat.ctime_ns))
+            os = kaws__file_adds_up(f, &differs);
+    }
+    if (os != 0 || differs != NULL)
+        return kaws__file_refuse(f, os, differs, "look at", err);
+    if (!moved)
         f->stat = st;
-    return os;
-}
-
-
-/* The same for f->path. Opens the file if it is not kept open. */
-static int
-kaws__file_look(kaws__file *f, const char **differs)
-{
-    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
-
-    *differs = NULL;
-    if (os == 0)
-        os = kaws__file_compare(f, f->path, 0, differs);
-    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
-        *differs = kaws__sys_error_text(os);
-    return os;
+    return KAWS_OK;
 }
 
 
 /* Begins a change of the file in its place: the path must mean the file that we
- * know. */
+ * know. Opens the file if it is not kept open. */
 static kaws_status
 kaws__file_change(kaws__file *f, kaws_error *err)
 {
-    const char *differs;
-    int os = kaws__file_look(f, &differs);
+    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
+    kaws_status status = os == 0 ? kaws__file_compare(f, f->path, 0, err)
+                       : kaws__file_refuse(f, os, NULL, "look at", err);
 
-    if (os == 0 && differs == NULL)
-        return KAWS_OK;
-    kaws__file_leave(f);
-    return kaws__file_refuse(f, os, differs, "look at", err);
+    if (status != KAWS_OK)
+        kaws__file_leave(f);
+    return status;
 }
 
 
@@ -7809,12 +7751,11 @@ kaws__file_change(kaws__file *f, kaws_error *err)
 static void
 kaws__file_changed(kaws__file *f)
 {
-    kaws__stat st;
+    kaws__stat was = f->stat;
 
-    if (kaws__disk_stat(f->fd, NULL, &st) == 0) {
-        f->stat = st;
-    } else {
-        f->stat.mtime_ns = f->stat.ctime_ns = 0;
+    if (kaws__disk_stat(f->fd, NULL, &f->stat) != 0) {
+        f->stat = was;
+        f->stat.mtime_ns = 0;
         f->stat.size = f->size;
     }
     kaws__file_leave(f);
@@ -7842,7 +7783,7 @@ kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
                        kaws_error *err)
 {
     if (!st->regular)
-        return kaws__file_error(f, KAWS_FILE, "is not a plain file", err);
+        return kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     if (!st->mine)
         return kaws__file_error(f, KAWS_FILE, "belongs to another user than "
                                 "the one this process runs as; make that one "
@@ -7864,8 +7805,9 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
     int waited = 0, os;
     kaws_status status = kaws__file_wait(f, f->fd, &waited, err);
 
-    if (status == KAWS_OK && (os = kaws__file_join(f, f->fd)) != 0)
-        status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
+    if (status == KAWS_OK)
+        status = kaws__file_result(f, kaws__file_join(f, f->fd), "lock", "",
+                                   err);
     if (status == KAWS_FILE && f->read_only) {
         kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
         kaws__err_clear(err);
@@ -7880,9 +7822,7 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
         return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
                              "while it was being opened: %s; try again",
                              f->shown, differs);
-    if (os != 0)
-        return kaws__file_cannot(f, os, "look at", "", err);
-    return KAWS_OK;
+    return kaws__file_result(f, os, "look at", "", err);
 }
 
 
@@ -7929,17 +7869,15 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
     kaws__stat st = { 0 };
     uint8_t *at;
-    size_t got = 0;
+    size_t got;
     int os = kaws__disk_stat(f->fd, NULL, &st);
-    kaws_status status = os == 0 ? kaws__file_looks_right(f, &st, err)
-                                 : kaws__file_cannot(f, os, "read", "", err);
+    kaws_status status = kaws__file_result(f, os, "read", "", err);
 
-    if (status == KAWS_OK)
-        status = kaws__file_reach(f, err);
-    if (status != KAWS_OK)
+    if (status != KAWS_OK ||
+        (status = kaws__file_looks_right(f, &st, err)) != KAWS_OK ||
+        (status = kaws__file_reach(f, err)) != KAWS_OK)
         return status;
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
-    out->len = 0;
     if (at == NULL)
         return kaws__err_memory(err, "reading the data file");
     kaws__sys_advise_large(at, (size_t)st.size);
@@ -7948,7 +7886,7 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os == 0)
         os = kaws__disk_stat(f->fd, NULL, &f->stat);
     if (os != 0)
-        return kaws__file_cannot(f, os, "read", "", err);
+        return kaws__file_result(f, os, "read", "", err);
     f->exists = 1;
     if (f->stat.size != got || f->stat.mtime_ns != st.mtime_ns ||
         f->stat.ctime_ns != st.ctime_ns)
@@ -7966,7 +7904,6 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
 static kaws_status
 kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
-    kaws__stat folder = { 0 };            /* that is, no regular file         */
     kaws_status status = KAWS_OK;
     int os;
 
@@ -7976,9 +7913,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os == 0)
         status = kaws__file_read_all(f, out, err);
     else if (os == EISDIR)
-        status = kaws__file_looks_right(f, &folder, err);
+        status = kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     else if (os != ENOENT)
-        status = kaws__file_cannot(f, os, "open", "", err);
+        status = kaws__file_result(f, os, "open", "", err);
     kaws__file_leave(f);
     return status;
 }
@@ -7987,7 +7924,7 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 /* ==========================================================================
  * ROOM  save     bytes to disk: durably, and whole
  * ==========================================================================
- * Uses: sys disk err buf text crypto store file
+ * Uses: disk err text crypto store file
  * Gives: save_accept save_mend save_append save_begin save_put save_commit
  *        save_create save_finish
  *
@@ -8052,95 +7989,69 @@ kaws__save_write_length(kaws__file *f, kaws_error *err)
 {
     uint8_t length[16];
     size_t done;
-    int os, tries;
+    int os, tries = 0;
 
     kaws__store_committed(length, f->file_id, f->size);
-    for (tries = 0; tries < 2; tries++) {
+    do {
         os = kaws__disk_write_at(f->fd, KAWS__STORE_COMMITTED, length,
                                  sizeof length, &done);
-        if (os == 0)
-            return KAWS_OK;
-        if (tries == 0 && done == 0)
-            return kaws__file_cannot(f, os, "write to", KAWS__FILE_UNCHANGED,
-                                     err);
-    }
-    return kaws__save_uncertain(f, os, "a write failed in the middle, and "
-                                "again when it was repeated", err);
+    } while (os != 0 && tries++ == 0 && done > 0);
+    if (os != 0 && tries == 2)
+        return kaws__save_uncertain(f, os, "a write failed in the middle, and "
+                                    "again when it was repeated", err);
+    return kaws__file_result(f, os, "write to", KAWS__FILE_UNCHANGED, err);
 }
 
 
-/* Makes the file say, durably, that all of its bytes count. */
+/* Makes the file say, durably, that all of its bytes count. Within a change. */
 static kaws_status
 kaws__save_commit_length(kaws__file *f, kaws_error *err)
 {
-    int os;
-    kaws_status status = kaws__file_change(f, err);
+    kaws_status status = kaws__save_write_length(f, err);
 
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__save_write_length(f, err);
-    os = status == KAWS_OK ? kaws__disk_sync(f->fd) : 0;
-    kaws__file_changed(f);
-    return os == 0 ? status : kaws__file_cannot(f, os, "sync", "", err);
-}
-
-
-/* Takes a failed append back. If that fails as well, nobody can say what the
- * disk holds. */
-static kaws_status
-kaws__save_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
-{
-    int failed = kaws__disk_truncate(f->fd, f->size);
-
-    *landed = *landed && failed != 0;
-    if (failed == 0)
-        failed = kaws__disk_sync(f->fd);
-    if (failed == 0)
-        return kaws__file_cannot(f, os, "add to", KAWS__FILE_UNCHANGED, err);
-    return kaws__save_uncertain(f, os, "an addition failed, and could not be "
-                                "taken back", err);
+    if (status == KAWS_OK)
+        status = kaws__file_result(f, kaws__disk_sync(f->fd), "sync", "", err);
+    return status;
 }
 
 
 /* Adds an entry at the end: one write and one sync of its bytes alone, after
- * the file was told which length is durable already. */
+ * the file was told which length is durable already. What fails is taken back.
+ * If that fails as well, nobody can say what the disk holds. */
 static kaws_status
 kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
 {
+    uint8_t bytes[KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST];
+    uint8_t *digest = bytes + record.len;
+    size_t len = record.len + KAWS__STORE_DIGEST, done;
     kaws__sha256 state = f->state;
-    kaws__buf bytes;
-    uint8_t *digest;
-    size_t done;
-    kaws_status status;
-    int os;
+    int os, failed;
+    kaws_status status = kaws__file_change(f, err);
 
     *landed = 0;
-    kaws__buf_init(&bytes, f->hooks);
-    kaws__buf_put(&bytes, record.at, record.len);
-    digest = kaws__buf_grow(&bytes, KAWS__STORE_DIGEST);
-    if (digest == NULL) {
-        kaws__buf_free(&bytes);
-        return kaws__err_memory(err, "adding a key");
-    }
+    if (status != KAWS_OK)
+        return status;
+    memcpy(bytes, record.at, record.len);
     kaws__store_digest(&state, record, digest);
-    status = kaws__file_change(f, err);
-    if (status == KAWS_OK) {
-        status = kaws__save_write_length(f, err);
-        if (status == KAWS_OK) {
-            os = kaws__disk_write_at(f->fd, f->size, bytes.at, bytes.len,
-                                     &done);
-            *landed = os == 0;
-            if (os == 0)
-                os = kaws__disk_sync(f->fd);
-            if (os != 0)
-                status = kaws__save_take_back(f, os, landed, err);
+    if ((status = kaws__save_write_length(f, err)) == KAWS_OK) {
+        os = kaws__disk_write_at(f->fd, f->size, bytes, len, &done);
+        *landed = os == 0;
+        if (os != 0 || (os = kaws__disk_sync(f->fd)) != 0) {
+            failed = kaws__disk_truncate(f->fd, f->size);
+            *landed = *landed && failed != 0;
+            if (failed == 0)
+                failed = kaws__disk_sync(f->fd);
+            status = failed == 0
+                   ? kaws__file_result(f, os, "add to", KAWS__FILE_UNCHANGED,
+                                       err)
+                   : kaws__save_uncertain(f, os, "an addition failed, and "
+                                          "could not be taken back", err);
         }
-        if (*landed)
-            kaws__file_advance(f, f->size + bytes.len, digest, &state);
-        kaws__file_changed(f);
     }
-    kaws__buf_free(&bytes);
+    if (*landed)
+        kaws__file_advance(f, f->size + len, digest, &state);
+    kaws__file_changed(f);
     return status;
 }
 
@@ -8150,23 +8061,22 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
 static int
 kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 {
-    size_t n = strlen(f->path), room = sizeof KAWS__FILE_TORN, done;
-    char date[17], number[4] = "";
-    int fd, os = EEXIST;
+    size_t n = strlen(f->path), done;
+    char date[17];
+    int fd = -1, os = EEXIST;
     unsigned i;
 
     kaws__text_amz_date(date, f->hooks->now_ms(f->hooks->ctx) / 1000);
-    for (i = 1; i < 100 && os == EEXIST; i++) {
-        (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
+    for (i = 0; i < 99 && os == EEXIST; i++) {
+        (void)snprintf(f->aside + n, sizeof KAWS__FILE_TORN,
+                       i == 0 ? ".torn-%s" : ".torn-%s-%u", date, i);
         os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
-        (void)snprintf(number, sizeof number, "-%u", i % 100);
     }
-    if (os != 0)
-        return os;
-    if ((os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done)) == 0 &&
+    if (os == 0 &&
+        (os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done)) == 0 &&
         (os = kaws__disk_sync(fd)) == 0)
         os = kaws__file_sync_dir(f->dir);
-    if (os != 0)
+    if (fd >= 0 && os != 0)
         (void)kaws__disk_remove(f->aside);
     kaws__disk_close(fd);
     return os;
@@ -8181,16 +8091,13 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
     kaws_bytes torn = { all.at + f->size, (size_t)f->torn };
     kaws_status status = kaws__file_change(f, err);
-    int os = 0;
+    int os;
 
     if (status != KAWS_OK)
         return status;
-    if (!f->copied)
-        os = kaws__save_copy_torn(f, torn);
+    os = f->copied ? 0 : kaws__save_copy_torn(f, torn);
     f->copied = os == 0;
-    if (os == 0)
-        os = kaws__disk_truncate(f->fd, f->size);
-    if (os == 0) {
+    if (os == 0 && (os = kaws__disk_truncate(f->fd, f->size)) == 0) {
         kaws__file_advance(f, f->size, f->sum, &f->state);
         os = kaws__disk_sync(f->fd);
     }
@@ -8201,14 +8108,11 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
                       "acknowledged; they were moved to %s%s",
                       (unsigned long)torn.len, f->shown, f->shown,
                       f->aside + strlen(f->path));
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
-                            "the data file %s aside as %s.torn-...; until then "
-                            "nothing is changed", f->shown, f->shown);
-    if (f->stat.size != f->size)
+    if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
                                 "was cut off", err);
-    return KAWS_OK;
+    return kaws__file_result(f, os, "set the torn end of", " aside; until then "
+                             "nothing is changed", err);
 }
 
 
@@ -8221,15 +8125,12 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 static kaws_status
 kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
-    kaws_status status;
     size_t done;
     int os = kaws__file_sync_dir(f->dir), unwritten = 0;
+    kaws_status status = kaws__file_result(f, os, "sync the folder of", "",
+                                           err);
 
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
-                            f->dir_shown);
-    status = kaws__file_change(f, err);
-    if (status != KAWS_OK)
+    if (status != KAWS_OK || (status = kaws__file_change(f, err)) != KAWS_OK)
         return status;
     if (f->committed < f->size)
         unwritten = kaws__disk_write_at(f->fd, f->committed,
@@ -8237,15 +8138,12 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
                                         (size_t)(f->size - f->committed),
                                         &done);
     os = kaws__disk_sync(f->fd);
-    kaws__file_changed(f);
     f->synced = os == 0;
-    os = os != 0 ? os : unwritten;
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot make durable what is "
-                            "in the data file %s; until then nothing is "
-                            "changed", f->shown);
-    if (f->committed != f->size)
+    status = kaws__file_result(f, os != 0 ? os : unwritten, "make durable what "
+                               "is in", "; until then nothing is changed", err);
+    if (status == KAWS_OK && f->committed != f->size)
         status = kaws__save_commit_length(f, err);
+    kaws__file_changed(f);
     f->unsettled = status != KAWS_OK;
     return status;
 }
@@ -8257,13 +8155,11 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 static kaws_status
 kaws__save_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
-    kaws_status status = KAWS_OK;
+    kaws_status status = f->unsettled ? kaws__save_settle(f, all, err)
+                                      : KAWS_OK;
 
-    if (f->unsettled)
-        status = kaws__save_settle(f, all, err);
-    if (status == KAWS_OK && f->torn > 0)
-        status = kaws__save_set_aside(f, all, err);
-    return status;
+    return status == KAWS_OK && f->torn > 0 ? kaws__save_set_aside(f, all, err)
+                                            : status;
 }
 
 
@@ -8302,14 +8198,6 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
 /* ---- replacing it ------------------------------------------------------ */
 
 static void
-kaws__save_abandon(kaws__file *f, int fd)
-{
-    kaws__disk_close(fd);
-    (void)kaws__disk_remove(f->tmp);
-}
-
-
-static void
 kaws__save_flush(kaws__writer *w)
 {
     size_t done;
@@ -8335,7 +8223,7 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
     if (f->exists && (status = kaws__file_change(f, err)) == KAWS_OK)
         kaws__file_mend_links(f);
     kaws__file_leave(f);
-    if (status == KAWS_OK && f->exists && f->stat.links > 1)
+    if (status == KAWS_OK && f->stat.links > 1)
         status = kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
                                "(hard links), and to replace one would make "
                                "two keyrings of it; nothing was changed; "
@@ -8343,17 +8231,16 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
                                (unsigned long)f->stat.links);
     if (status != KAWS_OK)
         return status;
+    w->fd = -1;
     if ((os = kaws__disk_remove(f->tmp)) == 0 &&
-        (os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd)) == 0) {
+        (os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd)) == 0)
         os = kaws__disk_stat(w->fd, NULL, &st);
-        if (os == 0)
-            status = kaws__file_looks_right(f, &st, err);
-        if (os != 0 || status != KAWS_OK)
-            kaws__save_abandon(f, w->fd);
+    status = os == 0 ? kaws__file_looks_right(f, &st, err)
+           : kaws__file_result(f, os, "create the .tmp of", "", err);
+    if (status != KAWS_OK && w->fd >= 0) {
+        kaws__disk_close(w->fd);
+        (void)kaws__disk_remove(f->tmp);
     }
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp",
-                            f->shown);
     kaws__store_header(w->block, &w->state, f->file_id, f->epoch, 0);
     memcpy(w->sum, w->block + KAWS__STORE_DIGESTED, sizeof w->sum);
     w->used = KAWS__STORE_HEADER;
@@ -8398,34 +8285,36 @@ kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 
 /* Without an exchange or a link: the path is looked at, and the rename follows.
  */
-static int
-kaws__save_rename_blindly(kaws__file *f, const char **differs)
+static kaws_status
+kaws__save_rename_blindly(kaws__file *f, kaws_error *err)
 {
     kaws__stat st;
+    kaws_status status = KAWS_OK;
     int os = 0;
 
     if (f->exists)
-        os = kaws__file_look(f, differs);
+        status = kaws__file_change(f, err);
     else if (kaws__disk_stat(-1, f->path, &st) == 0)
         os = EEXIST;
     kaws__file_leave(f);
-    return os != 0 || *differs != NULL
-         ? os : kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
+    if (status == KAWS_OK && os == 0)
+        os = kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
+    return os == 0 ? status : kaws__file_refuse(f, os, NULL, "replace", err);
 }
 
 
-/* What came out in the exchange is not ours, or could not be looked at: it goes
- * back, durably, because a power cut would else take it away again. */
+/* What came out in the exchange is not ours, or could not be looked at, as
+ * `status` says: it goes back, durably, because a power cut would else take it
+ * away again. */
 static kaws_status
-kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
+kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
+                    kaws_error *err)
 {
     int os = kaws__disk_rename(f->tmp, f->path, KAWS__EXCHANGE);
 
     *landed = os != 0;
-    if (os == 0)
-        os = kaws__disk_sync_dir(dir);
-    if (os == 0)
-        return KAWS_OK;
+    if (os == 0 && (os = kaws__disk_sync_dir(dir)) == 0)
+        return status;
     return kaws__save_uncertain(f, os, *landed
                                 ? "another took its place, and could not be "
                                   "put back: it is .tmp now, save it"
@@ -8438,28 +8327,19 @@ kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 static kaws_status
 kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
-    const char *differs = NULL;
+    int os = kaws__disk_rename(f->tmp, f->path, f->exists ? KAWS__EXCHANGE
+                                                          : KAWS__RENAME_NEW);
     kaws_status status = KAWS_OK;
-    int os = f->exists ? kaws__disk_rename(f->tmp, f->path, KAWS__EXCHANGE)
-                       : kaws__disk_rename(f->tmp, f->path, KAWS__RENAME_NEW);
 
-    if (os == ENOSYS) {
-        os = kaws__save_rename_blindly(f, &differs);
-        *landed = os == 0 && differs == NULL;
-    } else if (os == 0) {
-        if (f->exists)
-            os = kaws__file_compare(f, f->tmp, 1, &differs);
-        *landed = os == 0 && differs == NULL;
-        if (!*landed)
-            status = kaws__save_put_back(f, dir, landed, err);
-    }
-    if (*landed || status != KAWS_OK)
-        return status;
-    if (os == EEXIST)
-        differs = "a file has appeared in its place";
-    else if (os == ENOENT && f->exists)
-        differs = kaws__sys_error_text(os);
-    return kaws__file_refuse(f, os, differs, "replace", err);
+    if (os == ENOSYS)
+        status = kaws__save_rename_blindly(f, err);
+    else if (os != 0)
+        status = kaws__file_refuse(f, os, NULL, "replace", err);
+    else if (f->exists)
+        status = kaws__file_compare(f, f->tmp, 1, err);
+    *landed = status == KAWS_OK;
+    return os != 0 || *landed
+         ? status : kaws__save_put_back(f, dir, status, landed, err);
 }
 
 
@@ -8475,14 +8355,12 @@ kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
     *landed = 0;
     if (os == 0)
         os = kaws__disk_open(f->dir, KAWS__FOLDER, &dir);
-    status = os != 0 ? kaws__file_refuse(f, os, NULL, "replace", err)
-                     : kaws__save_rename(f, dir, landed, err);
-    if (status == KAWS_OK)
+    status = os == 0 ? kaws__save_rename(f, dir, landed, err)
+           : kaws__file_result(f, os, "replace", KAWS__FILE_UNCHANGED, err);
+    if (status == KAWS_OK || !*landed)
         (void)kaws__disk_remove(f->tmp);
-    if (!*landed) {
-        kaws__save_abandon(f, w->fd);
-    } else {
-        kaws__disk_close(f->fd);
+    kaws__disk_close(*landed ? f->fd : w->fd);
+    if (*landed) {
         f->fd = w->fd;
         f->stat = st;
         f->exists = 1;
@@ -8515,12 +8393,10 @@ kaws__save_create(kaws__file *f, kaws_error *err)
                              "bytes for the data file's id");
     os = kaws__file_sync_dir(f->above);
     if (os != 0 && (os != EACCES || f->made_dir))
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
-                            "%s", f->dir_shown);
-    status = kaws__save_begin(f, &w, err);
-    if (status == KAWS_OK)
-        status = kaws__save_commit(f, &w, &landed, err);
-    if (status == KAWS_OK)
+        return kaws__file_result(f, os, "sync the folder above that of", "",
+                                 err);
+    if ((status = kaws__save_begin(f, &w, err)) == KAWS_OK &&
+        (status = kaws__save_commit(f, &w, &landed, err)) == KAWS_OK)
         kaws__err_log(f->hooks, 1, "there was no data file %s, so a new, "
                       "empty keyring was made; if one has been in use, is its "
                       "volume mounted?", f->shown);
@@ -8533,13 +8409,17 @@ kaws__save_create(kaws__file *f, kaws_error *err)
 static void
 kaws__save_finish(kaws__file *f)
 {
-    kaws_error err;
+    kaws_error err = { 0 };
+    kaws_status status;
 
-    kaws__err_clear(&err);
     if (f->read_only || f->unsettled ||
         kaws__file_hold(f, 0, &err) != KAWS_OK)
         return;
-    if (kaws__save_commit_length(f, &err) != KAWS_OK)
+    if ((status = kaws__file_change(f, &err)) == KAWS_OK) {
+        status = kaws__save_commit_length(f, &err);
+        kaws__file_changed(f);
+    }
+    if (status != KAWS_OK)
         kaws__err_log(f->hooks, 1, "closing the keyring: %s", err.text);
     kaws__file_release(f);
 }
@@ -8573,12 +8453,14 @@ typedef struct kaws__slot {
     kaws__entry *entry;           /* NULL: free                               */
 } kaws__slot;
 
+enum { KAWS__TABLE_PLACE = sizeof(kaws__slot) + sizeof(kaws__row) };
+
 typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
-    kaws__row   *rows;
-    size_t       count, max;
+    kaws__row   *rows;            /* behind the slots, in the same block      */
+    size_t       count;
     kaws__slot  *slots;
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;
@@ -8590,10 +8472,8 @@ static void
 kaws__table_open(kaws__table *t, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
-    memset(t, 0, sizeof *t);
-    t->hooks = hooks;
-    memcpy(t->seed, seed, sizeof t->seed);
-    t->next_serial = 1;
+    *t = (kaws__table){ .hooks = hooks, .seed = { seed[0], seed[1] },
+                        .next_serial = 1 };
 }
 
 
@@ -8658,8 +8538,7 @@ kaws__table_close(kaws__table *t)
     while (t->count > 0)
         kaws__table_drop(t, t->rows[--t->count].entry);
     kaws__buf_free(&t->image);
-    kaws__mem_free(t->hooks, t->rows, t->max * sizeof *t->rows);
-    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *t->slots);
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * KAWS__TABLE_PLACE);
     memset(t, 0, sizeof *t);
 }
 
@@ -8680,51 +8559,40 @@ kaws__table_adopt(kaws__table *t, kaws__buf *image)
     ((word) << (bits) | (word) >> (64 - (bits)))
 
 
-static void
-kaws__table_round(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = KAWS__TABLE_ROTATE(v[1], 13) ^ v[0];
-    v[3] = KAWS__TABLE_ROTATE(v[3], 16) ^ v[2];
-    v[0] = KAWS__TABLE_ROTATE(v[0], 32) + v[3];
-    v[2] += v[1];
-    v[3] = KAWS__TABLE_ROTATE(v[3], 21) ^ v[0];
-    v[1] = KAWS__TABLE_ROTATE(v[1], 17) ^ v[2];
-    v[2] = KAWS__TABLE_ROTATE(v[2], 32);
-}
-
-
 /* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
- * names that share a slot. The length of each text goes in before it, so that
- * key id and user id cannot trade bytes. */
+ * names that share a slot. The lengths of both texts, 255 at most, go in first,
+ * so that key id and user id cannot trade bytes. */
 static uint32_t
 kaws__table_hash(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
 {
-    uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
-                      0x6c7967656e657261u, 0x7465646279746573u };
-    const kaws_bytes texts[2] = { key_id, user_id };
-    size_t i, at;
+    uint64_t a = t->seed[0] ^ 0x736f6d6570736575u;
+    uint64_t b = t->seed[1] ^ 0x646f72616e646f6du;
+    uint64_t c = t->seed[0] ^ 0x6c7967656e657261u;
+    uint64_t d = t->seed[1] ^ 0x7465646279746573u;
+    uint64_t words[1 + 2 * 256 / 8], word;
+    size_t last = (key_id.len + user_id.len + 7) / 8, i;
+    uint8_t *texts = (uint8_t *)(words + 1);
 
-    for (i = 0; i < 4; i++)
-        v[i] ^= t->seed[i & 1];
-    for (i = 0; i < 2; i++) {
-        uint64_t word = texts[i].len;
-        for (at = 0; ; at += 8) {
-            v[3] ^= word;
-            kaws__table_round(v);
-            v[0] ^= word;
-            if (at >= texts[i].len)
-                break;
-            word = 0;
-            memcpy(&word, texts[i].at + at,
-                   texts[i].len - at < 8 ? texts[i].len - at : 8);
-        }
+    words[last] = 0;                      /* its end is not written below     */
+    words[0] = key_id.len << 16 | user_id.len;
+    memcpy(texts, key_id.at, key_id.len);
+    memcpy(texts + key_id.len, user_id.at, user_id.len);
+    for (i = 0; i <= last + 3; i++) {
+        word = i <= last ? words[i] : 0;
+        c ^= i == last + 1 ? 0xff : 0;
+        d ^= word;
+        a += b;
+        c += d;
+        b = KAWS__TABLE_ROTATE(b, 13) ^ a;
+        d = KAWS__TABLE_ROTATE(d, 16) ^ c;
+        a = KAWS__TABLE_ROTATE(a, 32) + d;
+        c += b;
+        d = KAWS__TABLE_ROTATE(d, 21) ^ a;
+        b = KAWS__TABLE_ROTATE(b, 17) ^ c;
+        c = KAWS__TABLE_ROTATE(c, 32);
+        a ^= word;
     }
-    v[2] ^= 0xff;
-    for (i = 0; i < 3; i++)
-        kaws__table_round(v);
-    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+    return (uint32_t)(a ^ b ^ c ^ d);
 }
 
 
@@ -8774,42 +8642,38 @@ kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
 /* ---- changes ----------------------------------------------------------- */
 
 /* Makes sure that so many more entries can be added without asking for memory.
- * At most seven eighths of the slots are taken. */
+ * At most three quarters of the slots are taken. */
 static int
 kaws__table_reserve(kaws__table *t, size_t more)
 {
-    size_t slot_count = t->slot_count < 32 ? 32 : t->slot_count, max, i, at;
+    size_t slot_count = t->slot_count < 32 ? 32 : t->slot_count, mask, i, at;
     kaws__slot *slots;
     kaws__row *rows;
 
-    if (more > SIZE_MAX / sizeof *slots / 8 - t->count)
+    if (more > SIZE_MAX / KAWS__TABLE_PLACE / 4 - t->count)
         return 0;
-    while (t->count + more > slot_count / 8 * 7)
+    while (t->count + more > slot_count / 4 * 3)
         slot_count *= 2;
     if (slot_count == t->slot_count)
         return 1;
-    max = slot_count / 8 * 7;
-    slots = kaws__mem_new(t->hooks, slot_count * sizeof *slots);
-    rows = slots == NULL
-         ? NULL : kaws__mem_resize(t->hooks, t->rows, t->max * sizeof *rows,
-                                   max * sizeof *rows);
-    if (rows == NULL) {
-        kaws__mem_free(t->hooks, slots, slot_count * sizeof *slots);
+    slots = kaws__mem_new(t->hooks, slot_count * KAWS__TABLE_PLACE);
+    if (slots == NULL)
         return 0;
-    }
+    mask = slot_count - 1;
     for (i = 0; i < t->slot_count; i++) {
         if (t->slots[i].entry == NULL)
             continue;
-        at = t->slots[i].hash & (slot_count - 1);
-        while (slots[at].entry != NULL)
-            at = (at + 1) & (slot_count - 1);
+        for (at = t->slots[i].hash & mask; slots[at].entry != NULL;)
+            at = (at + 1) & mask;
         slots[at] = t->slots[i];
     }
-    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *slots);
+    rows = (void *)(slots + slot_count);
+    for (i = 0; i < t->count; i++)
+        rows[i] = t->rows[i];
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * KAWS__TABLE_PLACE);
     t->slots = slots;
     t->slot_count = slot_count;
     t->rows = rows;
-    t->max = max;
     return 1;
 }
 
@@ -8824,10 +8688,8 @@ kaws__table_add(kaws__table *t, kaws__entry *e)
 
     if (slot->entry != NULL)
         return 0;
-    slot->hash = hash;
-    slot->entry = e;
-    t->rows[t->count].serial = t->next_serial++;
-    t->rows[t->count++].entry = e;
+    *slot = (kaws__slot){ hash, e };
+    t->rows[t->count++] = (kaws__row){ t->next_serial++, e };
     t->image_entries += (size_t)kaws__table_in_image(t, e);
     return 1;
 }
@@ -8910,20 +8772,16 @@ typedef struct kaws__bound {
 static kaws_status
 kaws__bind_name(kaws_name name, kaws__record *r, kaws_error *err)
 {
-    const char *wrong = NULL;
-
     memset(r, 0, sizeof *r);
     r->key_id = kaws__buf_of(name.key_id != NULL ? name.key_id : "");
     r->user_id = kaws__buf_of(name.user_id != NULL ? name.user_id : "");
     if (r->key_id.len == 0)
-        wrong = "the key id is empty";
-    else if (r->key_id.len > KAWS_NAME_MAX)
-        wrong = "the key id is longer than 255 bytes";
-    else if (r->user_id.len > KAWS_NAME_MAX)
-        wrong = "the user id is longer than 255 bytes";
-    else
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
+        return kaws__err_argument(err, "the key id is empty");
+    if (r->key_id.len > KAWS_NAME_MAX)
+        return kaws__err_argument(err, "the key id is longer than 255 bytes");
+    if (r->user_id.len > KAWS_NAME_MAX)
+        return kaws__err_argument(err, "the user id is longer than 255 bytes");
+    return KAWS_OK;
 }
 
 
@@ -8971,9 +8829,8 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
             text = i % 2 ? ctx->pairs[i / 2].value : ctx->pairs[i / 2].name;
         if (text == NULL || *text == '\0' ||
             !kaws__text_is_utf8(kaws__buf_of(text)))
-            return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: a name or "
-                                 "value in the encryption context is NULL, "
-                                 "empty or not UTF-8");
+            return kaws__err_argument(err, "a name or value in the encryption "
+                                      "context is NULL, empty or not UTF-8");
     }
     return KAWS_OK;
 }
@@ -8983,9 +8840,8 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
  * Uses: thread err buf text trust store file save table bind
- * Gives: vault_open vault_close vault_allows vault_may_add vault_entry
- *        vault_add vault_remove vault_reseal vault_copy vault_claim
- *        vault_extent vault_list vault_stats
+ * Gives: vault_open vault_close vault_look vault_entry vault_add
+ *        vault_replace vault_claim vault_extent vault_list vault_stats
  *
  * Table, file, and the digest over the file have one lock, which is never held
  * while anything is waited for. A change waits first: for its turn among the
@@ -8997,7 +8853,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 #define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
 
 typedef struct kaws__vault {
-    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    const kaws_hooks *hooks;
     kaws__trust *trust;           /* learns whose KMS keys the entries name   */
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
@@ -9009,43 +8865,39 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views into the three below               */
+    kaws__record record;          /* views, of an entry: into `bytes`         */
     kaws_sealed  sealed;
-    kaws__bound  bound;
-    uint8_t      texts[KAWS__STORE_RECORD_MAX - 6144];
+    kaws__bound  bound;           /* what the blob is tied to                 */
+    uint8_t      bytes[KAWS__STORE_RECORD_MAX];
 } kaws__copy;
 
+typedef enum kaws__intent { KAWS__TO_FETCH, KAWS__TO_REMOVE, KAWS__TO_ADD }
+    kaws__intent;
 
-/* ---- what may be done -------------------------------------------------- */
 
-/* Whether there is a file, and it may be changed if that is wanted. */
+/* ---- reading ----------------------------------------------------------- */
+
+/* With the lock held: whether there is a file, and it may be changed if that is
+ * wanted. After a disk failure in the middle of a change nobody knows what the
+ * file holds, so nobody may add to it. A removal is told so when it begins: the
+ * key may not be there. */
 static kaws_status
-kaws__vault_allows(const kaws__vault *v, int change, kaws_error *err)
+kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
-    if (change && v->read_only)
+    if (intent != KAWS__TO_FETCH && v->read_only)
         return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
     if (!v->has_file)
         return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
                              "data_file has to be set");
+    if (intent == KAWS__TO_ADD && v->uncertain)
+        return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the "
+                             "middle of an earlier change to %s: reopen the "
+                             "keyring before changing more", v->file.shown);
     return KAWS_OK;
 }
 
 
-/* With the lock held. After a disk failure in the middle of a change nobody
- * knows what the file holds, so nobody may change it. */
-static kaws_status
-kaws__vault_certain(const kaws__vault *v, kaws_error *err)
-{
-    if (!v->uncertain)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the middle "
-                         "of an earlier change to %s: reopen the keyring "
-                         "before changing more", v->file.shown);
-}
-
-
-/* Looks a name up, which has to be there, or has to be free. With the lock
- * held. */
+/* With the lock held: looks a name up, which has to be there, or to be free. */
 static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
                  kaws__entry **e, kaws_error *err)
@@ -9053,245 +8905,24 @@ kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
     *e = kaws__table_find(&v->table, name->key_id, name->user_id);
     if ((*e != NULL) == there)
         return KAWS_OK;
-    if (there)
-        return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
-                             KAWS__SHOW(name->key_id));
-    return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
+    return kaws__err_set(err, there ? KAWS_NOT_FOUND : KAWS_EXISTS, there
+                         ? "there is no key '%s'"
+                         : "the key '%s' is already there",
                          KAWS__SHOW(name->key_id));
 }
 
 
-/* Whether a key of that name could be added now, and what its blob will be tied
- * to. The lock is not kept, so vault_add looks again. */
-static kaws_status
-kaws__vault_may_add(kaws__vault *v, const kaws__record *key, kaws__bound *bound,
-                    kaws_error *err)
-{
-    kaws__entry *e;
-    kaws_status status;
-
-    kaws__bind_key(v->file_hex, key, bound);
-    kaws__thread_lock(&v->lock);
-    if ((status = kaws__vault_certain(v, err)) == KAWS_OK)
-        status = kaws__vault_find(v, key, 0, &e, err);
-    kaws__thread_unlock(&v->lock);
-    return status;
-}
-
-
-/* ---- changing ---------------------------------------------------------- */
-
-static void
-kaws__vault_log(const kaws__vault *v, const char *what)
-{
-    unsigned long count = (unsigned long)v->table.count;
-    char sum[9];
-
-    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
-                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
-}
-
-
-static void
-kaws__vault_end(kaws__vault *v)
-{
-    kaws__thread_unlock(&v->lock);
-    kaws__file_release(&v->file);
-    kaws__thread_turn_end(&v->turn, 1);
-}
-
-
-/* Begins a change, which vault_end ends; on failure there is none. The turn is
- * waited for first, because the file's locks do not keep threads apart. Then
- * the file's locks: a thread that waited for them in another thread's turn has
- * waited for them, too. The vault's own lock comes last. */
-static kaws_status
-kaws__vault_begin(kaws__vault *v, kaws_error *err)
-{
-    kaws_status status;
-    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
-
-    if (waited < 0)
-        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
-                             "changing the data file %s for more than %d "
-                             "seconds; does its disk answer?", v->file.shown,
-                             KAWS__VAULT_TURN_MS / 1000);
-    status = kaws__file_hold(&v->file, waited, err);
-    if (status != KAWS_OK) {
-        kaws__thread_turn_end(&v->turn, 0);
-        return status;
-    }
-    kaws__thread_lock(&v->lock);
-    status = kaws__vault_certain(v, err);
-    if (status == KAWS_OK)
-        status = kaws__save_mend(&v->file, kaws__buf_view(&v->table.image),
-                                 err);
-    v->uncertain |= status == KAWS_UNCERTAIN;
-    if (status != KAWS_OK)
-        kaws__vault_end(v);
-    return status;
-}
-
-
-/* The entry of a key as KMS sealed it, to be added or put in another's place;
- * NULL: out of memory. */
-static kaws__entry *
-kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
-                  const kaws_sealed *sealed)
-{
-    kaws__record r = *key;
-    kaws__entry *e = NULL;
-    kaws__buf bytes;
-
-    r.arn = kaws__buf_of(sealed->kms_key_arn);
-    r.material = kaws__buf_of(sealed->key_material_id);
-    r.blob.at = sealed->blob;
-    r.blob.len = sealed->blob_len;
-    kaws__buf_init(&bytes, hooks);
-    kaws__store_record(&bytes, &r);
-    if (!bytes.failed)
-        e = kaws__table_new(hooks, kaws__buf_view(&bytes));
-    kaws__buf_free(&bytes);
-    return e;
-}
-
-
-/* Adds a key that KMS has sealed, if its name is still free. */
-static kaws_status
-kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
-                kaws_error *err)
-{
-    kaws__entry *e, *other;
-    int landed = 0;
-    kaws_status status;
-
-    key->created = v->hooks->now_ms(v->hooks->ctx) / 1000;
-    if (key->created < 0 || key->created > 253402300799)
-        key->created = 0;                 /* no clock may spoil the file      */
-    e = kaws__vault_entry(v->hooks, key, sealed);
-    if (e == NULL)
-        return kaws__err_memory(err, "adding a key");
-    status = kaws__vault_begin(v, err);
-    if (status == KAWS_OK) {
-        status = kaws__vault_find(v, key, 0, &other, err);
-        if (status == KAWS_OK && !kaws__table_reserve(&v->table, 1))
-            status = kaws__err_memory(err, "adding a key");
-        if (status == KAWS_OK)
-            status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
-                                       err);
-        v->uncertain |= status == KAWS_UNCERTAIN;
-        if (landed) {
-            (void)kaws__table_add(&v->table, e);
-            kaws__vault_log(v, "added a key to");
-        }
-        kaws__vault_end(v);
-    }
-    if (!landed)
-        kaws__table_discard(v->hooks, e);
-    return status;
-}
-
-
-/* Replaces the file by one of the table's keys, but for `skip`; those that are
- * in `fresh`, which is in the order of serials, as they are there. *landed: the
- * new file is in place. Within a change. */
-static kaws_status
-kaws__vault_replace(kaws__vault *v, const kaws__row *fresh, size_t n,
-                    const kaws__entry *skip, int *landed, kaws_error *err)
-{
-    const kaws__row *row = v->table.rows, *end = row + v->table.count;
-    kaws__entry *e;
-    kaws__writer w;
-    kaws_status status = kaws__save_begin(&v->file, &w, err);
-
-    *landed = 0;
-    if (status != KAWS_OK)
-        return status;
-    for (; row < end; row++) {
-        for (; n > 0 && fresh->serial < row->serial; n--)
-            fresh++;                      /* that key was removed meanwhile   */
-        e = n > 0 && fresh->serial == row->serial ? fresh->entry : row->entry;
-        if (e != skip)
-            kaws__save_put(&w, kaws__table_record(e));
-    }
-    status = kaws__save_commit(&v->file, &w, landed, err);
-    v->uncertain |= status == KAWS_UNCERTAIN;
-    return status;
-}
-
-
-static kaws_status
-kaws__vault_remove(kaws__vault *v, const kaws__record *name, kaws_error *err)
-{
-    kaws__entry *e;
-    int landed = 0;
-    kaws_status status;
-
-    kaws__thread_lock(&v->lock);          /* NOT_FOUND need not wait for the
-                                           * file's locks                     */
-    status = kaws__vault_find(v, name, 1, &e, err);
-    kaws__thread_unlock(&v->lock);
-    if (status != KAWS_OK || (status = kaws__vault_begin(v, err)) != KAWS_OK)
-        return status;
-    status = kaws__vault_find(v, name, 1, &e, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_replace(v, NULL, 0, e, &landed, err);
-    if (landed) {
-        kaws__table_remove(&v->table, e);
-        kaws__vault_log(v, "removed a key from");
-    }
-    kaws__vault_end(v);
-    return status;
-}
-
-
-/* Puts n keys, sealed anew, in the place of those of the same serials, which
- * are in their order: one new file, then the table. What the table took over
- * is NULL in `fresh` then; the rest is still the caller's. */
-static kaws_status
-kaws__vault_reseal(kaws__vault *v, kaws__row *fresh, size_t n,
-                   kaws_error *err)
-{
-    size_t f, i;
-    int landed;
-    kaws_status status = kaws__vault_begin(v, err);
-
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__vault_replace(v, fresh, n, NULL, &landed, err);
-    for (f = 0; landed && f < n; f++) {
-        i = kaws__table_from(&v->table, fresh[f].serial);
-        if (i == v->table.count || v->table.rows[i].serial != fresh[f].serial)
-            continue;                     /* that key was removed meanwhile   */
-        kaws__table_swap(&v->table, i, fresh[f].entry);
-        fresh[f].entry = NULL;
-    }
-    if (landed)
-        kaws__vault_log(v, "re-wrapped all keys in");
-    kaws__vault_end(v);
-    return status;
-}
-
-
-/* ---- reading ----------------------------------------------------------- */
-
 /* With the lock held. */
 static void
-kaws__vault_copy_entry(const kaws__vault *v, const kaws__entry *e,
-                       kaws__copy *copy)
+kaws__vault_copy(const kaws__vault *v, const kaws__entry *e, kaws__copy *copy)
 {
+    kaws_bytes bytes = kaws__table_record(e);
     kaws__record *r = &copy->record;
     kaws_sealed *sealed = &copy->sealed;
-    kaws_bytes *const texts[] = { &r->key_id, &r->user_id, &r->type, &r->arn,
-                                  &r->material };
-    uint8_t *at = copy->texts;
-    size_t i;
 
-    (void)kaws__store_split(kaws__table_record(e), r);
-    for (i = 0; i < 5; at += texts[i++]->len)
-        texts[i]->at = memcpy(at, texts[i]->at, texts[i]->len);
-    r->blob.at = memcpy(sealed->blob, r->blob.at, r->blob.len);
+    bytes.at = memcpy(copy->bytes, bytes.at, bytes.len);
+    (void)kaws__store_split(bytes, r);
+    memcpy(sealed->blob, r->blob.at, r->blob.len);
     sealed->blob_len = r->blob.len;
     (void)kaws__buf_copy_text(sealed->kms_key_arn, sizeof sealed->kms_key_arn,
                               r->arn);
@@ -9301,17 +8932,25 @@ kaws__vault_copy_entry(const kaws__vault *v, const kaws__entry *e,
 }
 
 
+/* Looks up the name in copy->record, and copies the key. A key to be added must
+ * not be there; then this says what its blob will be tied to. The lock is not
+ * kept, so a change looks again. */
 static kaws_status
-kaws__vault_copy(kaws__vault *v, const kaws__record *name, kaws__copy *copy,
+kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
 {
-    kaws__entry *e;
+    kaws__entry *e = NULL;
     kaws_status status;
 
     kaws__thread_lock(&v->lock);
-    if ((status = kaws__vault_find(v, name, 1, &e, err)) == KAWS_OK)
-        kaws__vault_copy_entry(v, e, copy);
+    if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
+        status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD, &e,
+                                  err);
+    if (status == KAWS_OK && e != NULL)
+        kaws__vault_copy(v, e, copy);
     kaws__thread_unlock(&v->lock);
+    if (intent == KAWS__TO_ADD)
+        kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
     return status;
 }
 
@@ -9329,7 +8968,7 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
     i = kaws__table_from(&v->table, from);
     if (i < v->table.count && v->table.rows[i].serial < limit) {
         serial = v->table.rows[i].serial;
-        kaws__vault_copy_entry(v, v->table.rows[i].entry, copy);
+        kaws__vault_copy(v, v->table.rows[i].entry, copy);
     }
     kaws__thread_unlock(&v->lock);
     return serial;
@@ -9345,7 +8984,7 @@ kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
     kaws_status status;
 
     kaws__thread_lock(&v->lock);
-    status = kaws__vault_certain(v, err);
+    status = kaws__vault_allows(v, KAWS__TO_ADD, err);
     *count = v->table.count;
     *limit = v->table.next_serial;
     kaws__thread_unlock(&v->lock);
@@ -9365,6 +9004,7 @@ kaws__vault_list(kaws__vault *v, kaws__buf *out)
     size_t i, k;
 
     memset(&info, 0, sizeof info);
+    memset(&r, 0, sizeof r);
     kaws__thread_lock(&v->lock);
     for (i = 0; i < v->table.count; i++) {
         (void)kaws__store_split(kaws__table_record(v->table.rows[i].entry),
@@ -9388,6 +9028,171 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
     stats->keys = v->table.count;
     memcpy(stats->checksum, kaws__file_sum(&v->file), sizeof stats->checksum);
     kaws__thread_unlock(&v->lock);
+}
+
+
+/* ---- changing ---------------------------------------------------------- */
+
+static void
+kaws__vault_log(const kaws__vault *v, const char *what)
+{
+    unsigned long count = (unsigned long)v->table.count;
+    char sum[9];
+
+    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
+    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
+                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
+}
+
+
+/* Ends a change, with the status that is returned. `done`: what was done to the
+ * file; NULL: nothing. */
+static kaws_status
+kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
+{
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    if (done != NULL)
+        kaws__vault_log(v, done);
+    kaws__thread_unlock(&v->lock);
+    kaws__file_release(&v->file);
+    kaws__thread_turn_end(&v->turn, 1);
+    return status;
+}
+
+
+/* Begins a change, which vault_end ends; on failure there is none. The turn is
+ * waited for first, because the file's locks do not keep threads apart. Then
+ * the file's locks: a thread that waited for them in another thread's turn has
+ * waited for them, too. The vault's own lock comes last. */
+static kaws_status
+kaws__vault_begin(kaws__vault *v, kaws_error *err)
+{
+    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
+    kaws_status status;
+
+    if (waited < 0)
+        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
+                             "changing the data file %s for more than %d "
+                             "seconds; does its disk answer?", v->file.shown,
+                             KAWS__VAULT_TURN_MS / 1000);
+    if ((status = kaws__file_hold(&v->file, waited, err)) != KAWS_OK) {
+        kaws__thread_turn_end(&v->turn, 0);
+        return status;
+    }
+    kaws__thread_lock(&v->lock);
+    if ((status = kaws__vault_allows(v, KAWS__TO_ADD, err)) == KAWS_OK)
+        status = kaws__save_mend(&v->file, kaws__buf_view(&v->table.image),
+                                 err);
+    return status == KAWS_OK ? KAWS_OK : kaws__vault_end(v, status, NULL);
+}
+
+
+/* The entry of a key as KMS sealed it, to be added or put in another's place;
+ * NULL: out of memory. */
+static kaws__entry *
+kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
+                  const kaws_sealed *sealed)
+{
+    kaws__record r = *key;
+    kaws__entry *e = NULL;
+    kaws__buf bytes;
+
+    r.arn = kaws__buf_of(sealed->kms_key_arn);
+    r.material = kaws__buf_of(sealed->key_material_id);
+    r.blob = (kaws_bytes){ sealed->blob, sealed->blob_len };
+    kaws__buf_init(&bytes, hooks);
+    kaws__store_record(&bytes, &r);
+    if (!bytes.failed)
+        e = kaws__table_new(hooks, kaws__buf_view(&bytes));
+    kaws__buf_free(&bytes);
+    return e;
+}
+
+
+/* Adds a key that KMS has sealed, if its name is still free. */
+static kaws_status
+kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
+                kaws_error *err)
+{
+    kaws__entry *e, *other;
+    int landed = 0;
+    kaws_status status;
+
+    key->created = v->hooks->now_ms(v->hooks->ctx) / 1000;
+    if (key->created < 0 || key->created > 253402300799)
+        key->created = 0;                 /* no clock may spoil the file      */
+    e = kaws__vault_entry(v->hooks, key, sealed);
+    if ((status = kaws__vault_begin(v, err)) == KAWS_OK) {
+        if (e == NULL || !kaws__table_reserve(&v->table, 1))
+            status = kaws__err_memory(err, "adding a key");
+        else if ((status = kaws__vault_find(v, key, 0, &other, err)) == KAWS_OK)
+            status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
+                                       err);
+        if (landed)
+            (void)kaws__table_add(&v->table, e);
+        status = kaws__vault_end(v, status, landed ? "added a key to" : NULL);
+    }
+    if (!landed)
+        kaws__table_discard(v->hooks, e);
+    return status;
+}
+
+
+/* Writes the new file of a replacement: the table's keys without `skip`; those
+ * whose serials are in `fresh`, as they are there. */
+static void
+kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
+                  const kaws__row *fresh, size_t n, kaws__writer *w)
+{
+    const kaws__row *row = v->table.rows, *end = row + v->table.count;
+    const kaws__entry *e;
+
+    for (; row < end; row++) {
+        for (; n > 0 && fresh->serial < row->serial; n--)
+            fresh++;                      /* that key was removed meanwhile   */
+        e = n > 0 && fresh->serial == row->serial ? fresh->entry : row->entry;
+        if (e != skip)
+            kaws__save_put(w, kaws__table_record(e));
+    }
+}
+
+
+/* Replaces the file, then changes the table: without the key `gone`; or (NULL)
+ * with n keys, sealed anew, in the place of those of the same serials, which
+ * are in their order. What the table took over is NULL in `fresh` then; the
+ * rest is still the caller's. */
+static kaws_status
+kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
+                    size_t n, kaws_error *err)
+{
+    kaws__table *t = &v->table;
+    kaws__entry *skip = NULL;
+    kaws__writer w;
+    size_t i;
+    int landed = 0;
+    kaws_status status = kaws__vault_begin(v, err);
+
+    if (status != KAWS_OK)
+        return status;
+    if ((gone == NULL ||
+         (status = kaws__vault_find(v, gone, 1, &skip, err)) == KAWS_OK) &&
+        (status = kaws__save_begin(&v->file, &w, err)) == KAWS_OK) {
+        kaws__vault_write(v, skip, fresh, n, &w);
+        status = kaws__save_commit(&v->file, &w, &landed, err);
+    }
+    if (!landed)
+        return kaws__vault_end(v, status, NULL);
+    if (skip != NULL)
+        kaws__table_remove(t, skip);
+    for (; n > 0; fresh++, n--) {
+        i = kaws__table_from(t, fresh->serial);
+        if (i == t->count || t->rows[i].serial != fresh->serial)
+            continue;                     /* that key was removed meanwhile   */
+        kaws__table_swap(t, i, fresh->entry);
+        fresh->entry = NULL;
+    }
+    return kaws__vault_end(v, status, gone != NULL ? "removed a key from"
+                           : "re-wrapped all keys in");
 }
 
 
@@ -9448,41 +9253,39 @@ kaws__vault_load(kaws__vault *v, kaws_error *err)
  * all zeros before. Close it in any case. */
 static kaws_status
 kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
-                 const char *path, int read_only, kaws_error *err)
+                 const kaws_config *cfg, kaws_error *err)
 {
     uint64_t seed[2];
     kaws_status status;
 
-    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0)
+    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
+        kaws__thread_turn_init(&v->turn) != 0)
         return kaws__err_memory(err, "making a lock for the keyring");
-    if (kaws__thread_turn_init(&v->turn) != 0) {
-        kaws__thread_lock_free(&v->lock);
-        return kaws__err_memory(err, "making a lock for the keyring");
-    }
     v->hooks = hooks;
     v->trust = trust;
-    v->read_only = read_only;
-    if (path == NULL)
+    v->read_only = cfg->read_only;
+    if (cfg->data_file == NULL)
         return KAWS_OK;
+    if (*cfg->data_file == '\0')
+        return kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
     if (hooks->random(hooks->ctx, seed, sizeof seed) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
     kaws__table_open(&v->table, hooks, seed);
-    status = kaws__file_open(&v->file, hooks, path, read_only, err);
+    status = kaws__file_open(&v->file, hooks, cfg->data_file, v->read_only,
+                             err);
     if (status != KAWS_OK)
         return status;
+    v->has_file = 1;
     if ((status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
         status = kaws__vault_load(v, err);
         kaws__file_release(&v->file);
     }
-    if (status != KAWS_OK) {
-        kaws__file_close(&v->file);
-        return status;
-    }
-    v->has_file = 1;
     kaws__text_hex(v->file_hex, kaws__file_id(&v->file), 16);
-    kaws__vault_log(v, "opened");
-    return KAWS_OK;
+    if (status == KAWS_OK)
+        kaws__vault_log(v, "opened");
+    v->uncertain = status != KAWS_OK;     /* so closing it changes nothing    */
+    return status;
 }
 
 
@@ -9490,8 +9293,6 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 static void
 kaws__vault_close(kaws__vault *v)
 {
-    if (v->hooks == NULL)
-        return;
     if (v->has_file && !v->uncertain)
         kaws__save_finish(&v->file);
     if (v->has_file)
@@ -9499,7 +9300,6 @@ kaws__vault_close(kaws__vault *v)
     kaws__table_close(&v->table);
     kaws__thread_lock_free(&v->lock);
     kaws__thread_turn_free(&v->turn);
-    v->hooks = NULL;
 }
 
 
@@ -9516,7 +9316,7 @@ kaws__vault_close(kaws__vault *v)
  */
 
 typedef struct kaws__rewrap {
-    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    const kaws_hooks *hooks;
     kaws__calls  *kms;
     kaws__vault  *vault;
     int           parallel;       /* calls under way at once, at most         */
@@ -9528,7 +9328,7 @@ typedef struct kaws__run {        /* one re-wrap                              */
     kaws__rewrap *rewrap;
     kaws__target  target;         /* what it seals with, from start to end    */
     uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
-    kaws__row  *fresh;          /* as claimed, so in the order of serials   */
+    kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
     size_t        claimed, max;
     size_t        renewed;        /* keys with other key material than before */
@@ -9555,9 +9355,7 @@ kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__calls *kms,
 static void
 kaws__rewrap_close(kaws__rewrap *w)
 {
-    if (w->hooks != NULL)
-        kaws__thread_lock_free(&w->lock);
-    w->hooks = NULL;
+    kaws__thread_lock_free(&w->lock);
 }
 
 
@@ -9586,12 +9384,13 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
     kaws__target target = op.target;
     kaws_status status = kaws__kms_probe(&op, 0, &before);
 
-    if (status == KAWS_OK)
-        status = kaws__arn_target(&target, before.kms_key_arn, "", err);
     op = kaws__calls_op(w->kms, err);
-    op.target = target;
-    if (status == KAWS_OK)
+    if (status == KAWS_OK &&
+        (status = kaws__arn_target(&target, before.kms_key_arn, "", err)) ==
+        KAWS_OK) {
+        op.target = target;
         status = kaws__kms_rotate(&op);
+    }
     if (status != KAWS_OK || before.key_material_id[0] == '\0')
         return status;                    /* this KMS names no material       */
     whole = kaws__calls_op(w->kms, err);
@@ -9629,7 +9428,6 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
     kaws__op op = kaws__calls_op(run->rewrap->kms, err);
-    kaws_bytes blob = { out->blob, 0 };
     kaws_status status;
 
     op.target = run->target;
@@ -9637,14 +9435,13 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
     numbers[0] = op.reply_id;
     if (status != KAWS_OK)
         return status;
+    numbers[2] = kaws__buf_digest((kaws_bytes){ out->blob, out->blob_len });
     op = kaws__calls_op(run->rewrap->kms, err);
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.reply_id;
-    blob.len = out->blob_len;
-    numbers[2] = kaws__buf_digest(blob);
     if (status == KAWS_DENIED)
-        kaws__err_prefix(err, "each new blob is proved, which takes "
-                              "kms:Decrypt: ");
+        (void)kaws__err_set(err, status, "each new blob is proved, which takes "
+                            "kms:Decrypt: %s", err->text);
     return status;
 }
 
@@ -9653,7 +9450,7 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
 static void
 kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 {
-    kaws__rewrap *w = run->rewrap;
+    const kaws_sealed *old = &copy->sealed;
     kaws_sealed sealed;
     kaws_error err;
     kaws__entry *e = NULL;
@@ -9662,24 +9459,24 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
     kaws__err_clear(&err);
     status = kaws__rewrap_reseal(run, copy, &sealed, run->numbers + 3 * index,
                                  &err);
-    if (status == KAWS_OK) {
-        e = kaws__vault_entry(w->hooks, &copy->record, &sealed);
-        if (e == NULL)
-            status = kaws__err_memory(&err, "keeping its new blob");
-    }
-    kaws__thread_lock(&w->lock);
+    if (status == KAWS_OK &&
+        (e = kaws__vault_entry(run->rewrap->hooks, &copy->record, &sealed)) ==
+        NULL)
+        status = kaws__err_memory(&err, "keeping its new blob");
+    kaws__thread_lock(&run->rewrap->lock);
     run->fresh[index].entry = e;
-    w->done += e != NULL;
-    run->renewed += e != NULL &&
-        (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
-         strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0);
-    if (status != KAWS_OK && run->status == KAWS_OK) {
-        kaws__err_prefix(&err, "re-wrapping the key '%s' failed, and nothing "
-                         "was changed: ", KAWS__SHOW(copy->record.key_id));
+    if (status == KAWS_OK) {
+        run->rewrap->done++;
+        run->renewed += strcmp(sealed.kms_key_arn, old->kms_key_arn) != 0 ||
+            strcmp(sealed.key_material_id, old->key_material_id) != 0;
+    } else if (run->status == KAWS_OK) {
+        (void)kaws__err_set(&err, status, "re-wrapping the key '%s' failed, "
+                            "and nothing was changed: %s",
+                            KAWS__SHOW(copy->record.key_id), err.text);
         run->status = status;
         run->err = err;
     }
-    kaws__thread_unlock(&w->lock);
+    kaws__thread_unlock(&run->rewrap->lock);
 }
 
 
@@ -9689,22 +9486,22 @@ static void
 kaws__rewrap_worker(void *arg)
 {
     kaws__run *run = arg;
-    kaws__rewrap *w = run->rewrap;
     kaws__copy copy;
     uint64_t serial;
     size_t index;
 
     do {
         serial = 0;
-        kaws__thread_lock(&w->lock);
-        if (run->status == KAWS_OK && run->claimed < run->max)
-            serial = kaws__vault_claim(w->vault, run->next, run->limit, &copy);
+        kaws__thread_lock(&run->rewrap->lock);
         index = run->claimed;
+        if (run->status == KAWS_OK && index < run->max)
+            serial = kaws__vault_claim(run->rewrap->vault, run->next,
+                                       run->limit, &copy);
         if (serial > 0) {
             run->next = serial + 1;
             run->fresh[run->claimed++].serial = serial;
         }
-        kaws__thread_unlock(&w->lock);
+        kaws__thread_unlock(&run->rewrap->lock);
         if (serial > 0)
             kaws__rewrap_one(run, &copy, index);
     } while (serial > 0);
@@ -9738,55 +9535,48 @@ kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 }
 
 
+/* Re-wraps run->max keys, to the KMS key that seals now. */
 static kaws_status
 kaws__rewrap_run(kaws__run *run, kaws_error *err)
 {
-    kaws__rewrap *w = run->rewrap;
-    const kaws_hooks *hooks = w->hooks;
+    const kaws__rewrap *w = run->rewrap;
     size_t size = run->max * (sizeof *run->fresh + 3 * sizeof *run->numbers);
     size_t threads = (size_t)w->parallel, i;
-    kaws_status status;
+    kaws__op op = kaws__calls_op(w->kms, err);
+    kaws_sealed sealed;
+    kaws_status status = kaws__kms_probe(&op, 0, &sealed);
 
-    run->fresh = kaws__mem_new(hooks, size);
-    if (run->fresh == NULL)
+    if (status != KAWS_OK || run->max == 0 ||
+        (status = kaws__arn_target(&run->target, sealed.kms_key_arn, "", err)))
+        return status;
+    if ((run->fresh = kaws__mem_new(w->hooks, size)) == NULL)
         return kaws__err_memory(err, "re-wrapping");
     run->numbers = (uint64_t *)(void *)(run->fresh + run->max);
     kaws__thread_parallel((int)(threads < run->max ? threads : run->max),
-                        kaws__rewrap_worker, run);
-    status = run->status;
-    if (status != KAWS_OK)
+                          kaws__rewrap_worker, run);
+    if ((status = run->status) != KAWS_OK)
         *err = run->err;
-    else
-        status = kaws__rewrap_distinct(run, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_reseal(w->vault, run->fresh, run->claimed, err);
+    else if ((status = kaws__rewrap_distinct(run, err)) == KAWS_OK)
+        status = kaws__vault_replace(w->vault, NULL, run->fresh, run->claimed,
+                                     err);
     if (status == KAWS_OK && run->claimed > 0 && run->renewed == 0)
-        kaws__err_log(hooks, 1, "all keys were re-wrapped, but with the key "
+        kaws__err_log(w->hooks, 1, "all keys were re-wrapped, but with the key "
                       "material they had before: nothing was renewed; rotate "
                       "the KMS key first, or set another");
     for (i = 0; i < run->claimed; i++)
-        kaws__table_discard(hooks, run->fresh[i].entry);
-    kaws__mem_free(hooks, run->fresh, size);
+        kaws__table_discard(w->hooks, run->fresh[i].entry);
+    kaws__mem_free(w->hooks, run->fresh, size);
     return status;
 }
 
 
+/* Only one re-wrap of a ring runs at a time, unless there is nothing to do. */
 static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__calls_op(w->kms, err);
-    kaws_sealed sealed;
-    kaws__run run;
-    kaws_status status = kaws__vault_allows(w->vault, 1, err);
+    kaws__run run = { .rewrap = w };
+    kaws_status status;
 
-    memset(&run, 0, sizeof run);
-    run.rewrap = w;
-    if (status == KAWS_OK)
-        status = kaws__kms_probe(&op, 0, &sealed);
-    if (status == KAWS_OK)
-        status = kaws__arn_target(&run.target, sealed.kms_key_arn, "", err);
-    if (status != KAWS_OK)
-        return status;
     kaws__thread_lock(&w->lock);
     status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
     if (status == KAWS_OK && w->total > 0)
@@ -9797,11 +9587,12 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     if (status == KAWS_OK)
         w->total = run.max;
     kaws__thread_unlock(&w->lock);
-    if (status != KAWS_OK || run.max == 0)
+    if (status != KAWS_OK)
         return status;
     status = kaws__rewrap_run(&run, err);
     kaws__thread_lock(&w->lock);
-    w->done = w->total = 0;
+    if (run.max > 0)
+        w->done = w->total = 0;
     kaws__thread_unlock(&w->lock);
     return status;
 }
@@ -9830,25 +9621,20 @@ struct kaws {
     kaws__calls  kms;
     kaws__vault  vault;
     kaws__rewrap rewrap;
-    int          has_lock;
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
 };
 
 
-/* Begins a public function: the error to fill, which is never NULL, emptied. */
+/* Begins a public function: returns the error to fill, which is never NULL. It
+ * says so if the ring is. */
 static kaws_error *
-kaws__ring_error(kaws_error *err, kaws_error *spare)
+kaws__ring_begin(const kaws *ring, kaws_error *err, kaws_error *spare)
 {
     err = err != NULL ? err : spare;
     kaws__err_clear(err);
+    if (ring == NULL)
+        (void)kaws__err_argument(err, "ring must not be NULL");
     return err;
-}
-
-
-static kaws_status
-kaws__ring_argument(const char *what, kaws_error *err)
-{
-    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", what);
 }
 
 
@@ -9885,10 +9671,12 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
         return kaws__err_memory(err, "opening the keyring");
     at = (char *)ring->strings.at;
     for (i = 0; i < COUNT; i++) {
-        n = *texts[i] != NULL ? strlen(*texts[i]) + 1 : 0;
-        if (n > 0 && i < PATHS)
+        if (*texts[i] == NULL)
+            continue;
+        *texts[i] = at;
+        n = strlen(at) + 1;
+        if (i < PATHS)
             kaws__disk_tidy_path(at);
-        *texts[i] = n > 0 ? at : NULL;
         at += n;
     }
     return KAWS_OK;
@@ -9908,8 +9696,7 @@ kaws_close(kaws *ring)
     kaws__rewrap_close(&ring->rewrap);
     kaws__calls_close(&ring->kms);
     kaws__buf_free(&ring->strings);
-    if (ring->has_lock)
-        kaws__thread_lock_free(&ring->settings);
+    kaws__thread_lock_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
 }
 
@@ -9918,36 +9705,33 @@ kaws_close(kaws *ring)
 KAWS_API kaws_status
 kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = error != NULL ? error : &spare;
     kaws_config config;
     kaws_status status;
     kaws *r;
 
+    kaws__err_clear(err);
     if (ring != NULL)
         *ring = NULL;
     if (ring == NULL || cfg == NULL)
-        return kaws__ring_argument("ring and cfg must not be NULL", err);
+        return kaws__err_argument(err, "ring and cfg must not be NULL");
     config = *cfg;
     kaws__ring_hooks(&config.hooks);
     r = kaws__mem_new(&config.hooks, sizeof *r);
-    if (r == NULL)
+    if (r == NULL ||
+        kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
+        kaws__mem_free(&config.hooks, r, sizeof *r);
         return kaws__err_memory(err, "opening the keyring");
+    }
     r->hooks = config.hooks;
     kaws__buf_init(&r->strings, &r->hooks);
-    status = kaws__ring_copy_strings(r, &config, err);
-    r->has_lock = !kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS);
-    if (status == KAWS_OK && !r->has_lock)
-        status = kaws__err_memory(err, "making a lock for the keyring");
-    if (status == KAWS_OK && config.data_file != NULL && !*config.data_file)
-        status = kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
-    if (status == KAWS_OK)
-        status = kaws__calls_open(&r->kms, &r->hooks, &config, err);
-    if (status == KAWS_OK)
-        status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
-                                   config.rewrap_parallel, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust,
-                                  config.data_file, config.read_only, err);
+    if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
+        (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
+        KAWS_OK &&
+        (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
+                                    config.rewrap_parallel, err)) == KAWS_OK)
+        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
+                                  err);
     if (status == KAWS_OK)
         *ring = r;
     else
@@ -9962,12 +9746,12 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 KAWS_API kaws_status
 kaws_check(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws_sealed sealed;
     kaws__op op;
 
     if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
+        return err->status;
     op = kaws__calls_op(&ring->kms, err);
     return kaws__kms_probe(&op, 1, &sealed);
 }
@@ -9981,31 +9765,28 @@ static kaws_status
 kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
                kaws_error *err)
 {
-    kaws__record key;
+    kaws__copy key;
     kaws__op op;
-    kaws__bound bound;
-    kaws_sealed sealed;
-    kaws_status status;
+    kaws_status status = err->status;
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    if ((status = kaws__bind_name(name, &key, err)) != KAWS_OK)
+    if (ring == NULL ||
+        (status = kaws__bind_name(name, &key.record, err)) != KAWS_OK)
         return status;
-    key.type = kaws__buf_of(type != NULL ? type : "");
-    key.plain_len = plain.len;
-    if (!kaws__store_type_ok(key.type))
-        return kaws__ring_argument("the key type is not 1 to 15 letters, "
-                                   "digits, - and _", err);
+    key.record.type = kaws__buf_of(type != NULL ? type : "");
+    key.record.plain_len = plain.len;
+    if (!kaws__store_type_ok(key.record.type))
+        return kaws__err_argument(err, "the key type is not 1 to 15 letters, "
+                                  "digits, - and _");
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__vault_allows(&ring->vault, 1, err)) != KAWS_OK ||
-        (status = kaws__kms_has_key(&op)) != KAWS_OK ||
-        (status = kaws__vault_may_add(&ring->vault, &key, &bound, err)))
+    if ((status = kaws__kms_has_key(&op)) != KAWS_OK ||
+        (status = kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err)))
         return status;
-    status = kaws__kms_seal(&op, &bound.context, plain, NULL, &sealed);
+    status = kaws__kms_seal(&op, &key.bound.context, plain, NULL, &key.sealed);
     if (status == KAWS_OK && plain.at != NULL)
-        status = kaws__kms_prove_key(&op, &bound.context, &sealed, plain);
+        status = kaws__kms_prove_key(&op, &key.bound.context, &key.sealed,
+                                     plain);
     if (status == KAWS_OK)
-        status = kaws__vault_add(&ring->vault, &key, &sealed, err);
+        status = kaws__vault_add(&ring->vault, &key.record, &key.sealed, err);
     return status;
 }
 
@@ -10015,12 +9796,12 @@ KAWS_API kaws_status
 kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
               kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     const kaws_bytes plain = { NULL, len };
 
     if (len < 1 || len > KAWS_GENERATE_MAX)
-        return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
-                                   err);
+        return kaws__err_argument(err, "a key to generate has 1 to 1024 "
+                                  "bytes");
     return kaws__ring_add(ring, name, type, plain, err);
 }
 
@@ -10030,10 +9811,10 @@ KAWS_API kaws_status
 kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
            kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
-        return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
+        return kaws__err_argument(err, "a key to store has 1 to 4096 bytes");
     return kaws__ring_add(ring, name, type, plain, err);
 }
 
@@ -10053,9 +9834,8 @@ kaws_key_free(kaws *ring, kaws_key *key)
 KAWS_API kaws_status
 kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws_bytes expect = { NULL, 0 };
-    kaws__record wanted;
     kaws__copy copy;
     kaws__op op;
     size_t len;
@@ -10064,10 +9844,9 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     if (key != NULL)
         memset(key, 0, sizeof *key);
     if (ring == NULL || key == NULL)
-        return kaws__ring_argument("ring and key must not be NULL", err);
-    if ((status = kaws__vault_allows(&ring->vault, 0, err)) != KAWS_OK ||
-        (status = kaws__bind_name(name, &wanted, err)) != KAWS_OK ||
-        (status = kaws__vault_copy(&ring->vault, &wanted, &copy, err)))
+        return kaws__err_argument(err, "ring and key must not be NULL");
+    if ((status = kaws__bind_name(name, &copy.record, err)) != KAWS_OK ||
+        (status = kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err)))
         return status;
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
@@ -10075,15 +9854,14 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     op = kaws__calls_op(&ring->kms, err);
     if (key->bytes == NULL)
         status = kaws__err_memory(err, "fetching a key");
-    else
-        status = kaws__kms_learn_account(&op, copy.sealed.kms_key_arn);
-    if (status == KAWS_OK)
+    else if ((status = kaws__kms_learn_account(
+                  &op, copy.sealed.kms_key_arn)) == KAWS_OK)
         status = kaws__kms_decrypt(&op, 0, &copy.bound.context, &copy.sealed,
                                    expect, key->bytes, &len);
     if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
                                "the length that its entry says",
-                               KAWS__SHOW(wanted.key_id));
+                               KAWS__SHOW(copy.record.key_id));
     if (status != KAWS_OK)
         kaws_key_free(ring, key);
     return status;
@@ -10094,15 +9872,15 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 KAWS_API kaws_status
 kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
-    kaws__record gone;
-    kaws_status status;
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__copy gone;
+    kaws_status status = err->status;
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    if ((status = kaws__bind_name(name, &gone, err)) == KAWS_OK &&
-        (status = kaws__vault_allows(&ring->vault, 1, err)) == KAWS_OK)
-        status = kaws__vault_remove(&ring->vault, &gone, err);
+    if (ring != NULL &&
+        (status = kaws__bind_name(name, &gone.record, err)) == KAWS_OK &&
+        (status = kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone,
+                                   err)) == KAWS_OK)
+        status = kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
     return status;
 }
 
@@ -10120,13 +9898,13 @@ struct kaws_walk {
 KAWS_API kaws_status
 kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws_walk *w;
 
     if (walk != NULL)
         *walk = NULL;
     if (ring == NULL || walk == NULL)
-        return kaws__ring_argument("ring and walk must not be NULL", err);
+        return kaws__err_argument(err, "ring and walk must not be NULL");
     w = kaws__mem_new(&ring->hooks, sizeof *w);
     if (w != NULL) {
         w->hooks = ring->hooks;
@@ -10221,12 +9999,12 @@ static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__choice now, choice;
     kaws_status status;
 
     if (ring == NULL)
-        return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
+        return kaws__err_argument(err, "ring, kms_key_id or region is NULL");
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
         return KAWS_OK;
@@ -10294,11 +10072,10 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API kaws_status
 kaws_reload_creds(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__creds_reload(&ring->kms.creds, 0, err);
+    return ring == NULL
+         ? err->status : kaws__creds_reload(&ring->kms.creds, 0, err);
 }
 
 
@@ -10306,11 +10083,9 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__rewrap_rotate(&ring->rewrap, err);
+    return ring == NULL ? err->status : kaws__rewrap_rotate(&ring->rewrap, err);
 }
 
 
@@ -10318,11 +10093,9 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rewrap_all(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__rewrap_all(&ring->rewrap, err);
+    return ring == NULL ? err->status : kaws__rewrap_all(&ring->rewrap, err);
 }
 
 
@@ -10364,16 +10137,16 @@ static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__op op;
     kaws_status status;
 
     if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
-        return kaws__ring_argument("plain and out overlap", err);
+        return kaws__err_argument(err, "plain and out overlap");
     kaws_wipe(out, sizeof *out);
     kaws_wipe(room, plain.len);
     if (ring == NULL || out == NULL)
-        return kaws__ring_argument("ring and out must not be NULL", err);
+        return kaws__err_argument(err, "ring and out must not be NULL");
     if (plain.len < 1 || plain.len > most ||
         (plain.at == NULL && most == KAWS_PLAIN_MAX))
         return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
@@ -10423,9 +10196,9 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (status != KAWS_OK)
         return status;
     if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
-        return kaws__ring_argument("a blob has 1 to 6144 bytes", err);
+        return kaws__err_argument(err, "a blob has 1 to 6144 bytes");
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
-        return kaws__ring_argument("kms_key_arn has no end", err);
+        return kaws__err_argument(err, "kms_key_arn has no end");
     if (in->kms_key_arn[0] == '\0') {
         status = kaws__kms_probe(op, 0, out);
         memcpy(out->blob, in->blob, in->blob_len);
@@ -10435,8 +10208,8 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     *out = *in;
     if (!kaws__arn_parse(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
-        return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
-                                   err);
+        return kaws__err_argument(err, "kms_key_arn is not the ARN of a KMS "
+                                  "key");
     return kaws__kms_learn_account(op, in->kms_key_arn);
 }
 
@@ -10448,7 +10221,7 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     static const kaws_bytes any = { NULL, 0 };
     const size_t room = plain_len != NULL ? *plain_len : 0;
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     size_t len = room;
     kaws__op op;
     kaws_sealed given;
@@ -10457,16 +10230,15 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (kaws__ring_overlap(in, sizeof *in, plain, room) ||
         kaws__ring_overlap(in, sizeof *in, plain_len, sizeof len) ||
         kaws__ring_overlap(plain, room, plain_len, sizeof len))
-        return kaws__ring_argument("in, plain and plain_len overlap", err);
+        return kaws__err_argument(err, "in, plain and plain_len overlap");
     if (plain_len != NULL)
         *plain_len = 0;
     kaws_wipe(plain, room);
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
-        return kaws__ring_argument("ring, in, plain and plain_len must not be "
-                                   "NULL", err);
+        return kaws__err_argument(err, "ring, in, plain and plain_len must not "
+                                  "be NULL");
     op = kaws__calls_op(&ring->kms, err);
-    status = kaws__ring_given(&op, ctx, in, &given, err);
-    if (status == KAWS_OK)
+    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
         status = kaws__kms_decrypt(&op, 0, ctx, &given, any, plain, &len);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
@@ -10483,24 +10255,28 @@ KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__op op;
-    kaws_sealed given, fresh;
+    kaws_sealed *work;                    /* given, fresh: much for a stack   */
     kaws_status status;
 
     if (in != out) {
         if (kaws__ring_overlap(in, sizeof *in, out, sizeof *out))
-            return kaws__ring_argument("in and out overlap", err);
+            return kaws__err_argument(err, "in and out overlap");
         kaws_wipe(out, sizeof *out);
     }
     if (ring == NULL || in == NULL || out == NULL)
-        return kaws__ring_argument("ring, in and out must not be NULL", err);
+        return kaws__err_argument(err, "ring, in and out must not be NULL");
+    work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
+    if (work == NULL)
+        return kaws__err_memory(err, "re-encrypting a key");
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
+    if ((status = kaws__ring_given(&op, ctx, in, &work[0], err)) == KAWS_OK &&
         (status = kaws__kms_has_key(&op)) == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, ctx, &given, 0, &fresh);
+        status = kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]);
     if (status == KAWS_OK)
-        *out = fresh;
+        *out = work[1];
+    kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
     return status;
 }
 
