@@ -5498,7 +5498,7 @@ typedef struct kaws__choice {
 } kaws__choice;
 
 typedef struct kaws__trust {
-    const char *accounts;         /* the list, borrowed; NULL: not open       */
+    const char *accounts;         /* the list, borrowed                       */
     kaws__lock  lock;             /* guards all below                         */
     int         from_entries;     /* the entries may tell the own account     */
     char        own[KAWS__ARN_MAX + 1];   /* an ARN of the own account, or "" */
@@ -5584,9 +5584,7 @@ kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 static void
 kaws__trust_close(kaws__trust *t)
 {
-    if (t->accounts != NULL)
-        kaws__thread_lock_free(&t->lock);
-    t->accounts = NULL;
+    kaws__thread_lock_free(&t->lock);
 }
 
 
@@ -5905,7 +5903,7 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 #define KAWS__CALLS_SPACES     4096   /* behind a body with a plaintext       */
 
 typedef struct kaws__calls {
-    const kaws_hooks *hooks;      /* NULL: not open                           */
+    const kaws_hooks *hooks;
     kaws__http  http;
     kaws__creds creds;
     kaws__trust trust;
@@ -6020,9 +6018,7 @@ kaws__calls_close(kaws__calls *k)
     kaws__http_close(&k->http);
     kaws__creds_close(&k->creds);
     kaws__trust_close(&k->trust);
-    if (k->hooks != NULL)
-        kaws__thread_lock_free(&k->lock);
-    k->hooks = NULL;
+    kaws__thread_lock_free(&k->lock);
 }
 
 

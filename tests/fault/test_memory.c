@@ -118,8 +118,8 @@ static const struct {
     kaws_status (*call)(kaws *ring, kaws_error *err);
     size_t least;
 } jobs[] = {
-    { "open", do_open, 6 }, { "check", kaws_check, 4 },
-    { "generate", do_generate, 5 }, { "store", do_store_much, 5 },
+    { "open", do_open, 5 }, { "check", kaws_check, 4 },
+    { "generate", do_generate, 4 }, { "store", do_store_much, 5 },
     { "fetch", do_fetch, 3 }, { "remove", do_remove, 0 },
     { "walk", do_walk, 1 }, { "use", do_use, 4 }, { "use_region", do_move, 2 },
     { "reload", kaws_reload_creds, 0 },
