@@ -176,7 +176,7 @@ do_decrypt(struct world *w)
 #define JOBS(X)                                                               \
     X(open, 5, do_open(w))                                                    \
     X(check, 4, kaws_check(w->ring, &w->err))                                 \
-    X(generate, 5, kaws_generate(w->ring, name_of("new", NULL), "AES", 32,    \
+    X(generate, 4, kaws_generate(w->ring, name_of("new", NULL), "AES", 32,    \
                                  &w->err))                                    \
     X(store, 5, do_store(w))                                                  \
     X(fetch, 3, do_fetch(w))                                                  \
