@@ -7632,8 +7632,9 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
-    if ((os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd)) == 0 &&
-        (os = kaws__disk_stat(fd, NULL, &st)) == 0)
+    if (os == 0 || os == ENOENT)
+        os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
     kaws__disk_close(fd);
     return f->read_only ? KAWS_OK
