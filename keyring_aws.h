@@ -7484,8 +7484,9 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
-    if ((os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd)) == 0 &&
-        (os = kaws__disk_stat(fd, NULL, &st)) == 0)
+    if (os == 0 || os == ENOENT)
+        os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
     kaws__disk_close(fd);
     return f->read_only ? KAWS_OK
@@ -8279,26 +8280,6 @@ kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 }
 
 
-/* Without an exchange or a link: the path is looked at, and the rename follows.
- */
-static kaws_status
-kaws__save_rename_blindly(kaws__file *f, kaws_error *err)
-{
-    kaws__stat st;
-    kaws_status status = KAWS_OK;
-    int os = 0;
-
-    if (f->exists)
-        status = kaws__file_change(f, err);
-    else if (kaws__disk_stat(-1, f->path, &st) == 0)
-        os = EEXIST;
-    kaws__file_leave(f);
-    if (status == KAWS_OK && os == 0)
-        os = kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
-    return os == 0 ? status : kaws__file_refuse(f, os, NULL, "replace", err);
-}
-
-
 /* What came out in the exchange is not ours, or could not be looked at, as
  * `status` says: it goes back, durably, because a power cut would else take it
  * away again. */
@@ -8319,23 +8300,32 @@ kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
 }
 
 
-/* Gives the replacement the file's name. */
+/* Gives the replacement the file's name. If the system has no exchange and no
+ * link for that, the path is looked at, and a rename follows. */
 static kaws_status
 kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
+    kaws__stat st;
     int os = kaws__disk_rename(f->tmp, f->path, f->exists ? KAWS__EXCHANGE
                                                           : KAWS__RENAME_NEW);
+    int exchanged = os == 0 && f->exists;
     kaws_status status = KAWS_OK;
 
-    if (os == ENOSYS)
-        status = kaws__save_rename_blindly(f, err);
-    else if (os != 0)
-        status = kaws__file_refuse(f, os, NULL, "replace", err);
-    else if (f->exists)
+    if (exchanged) {
         status = kaws__file_compare(f, f->tmp, 1, err);
+    } else if (os == ENOSYS) {
+        os = !f->exists && kaws__disk_stat(-1, f->path, &st) == 0 ? EEXIST : 0;
+        if (f->exists)
+            status = kaws__file_change(f, err);
+        kaws__file_leave(f);
+        if (os == 0 && status == KAWS_OK)
+            os = kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
+    }
+    if (os != 0)
+        status = kaws__file_refuse(f, os, NULL, "replace", err);
     *landed = status == KAWS_OK;
-    return os != 0 || *landed
-         ? status : kaws__save_put_back(f, dir, status, landed, err);
+    return exchanged && !*landed
+         ? kaws__save_put_back(f, dir, status, landed, err) : status;
 }
 
 
