@@ -8,8 +8,6 @@
  * or lie, if they are told to.
  */
 
-#define KEYRING_AWS_CHECK_LOCKS
-
 #if !defined(_WIN32)
 
 #define _GNU_SOURCE
@@ -75,8 +73,7 @@ jumping_clock(clockid_t clock, struct timespec *t)
 
 #endif
 
-#define KEYRING_AWS_IMPLEMENTATION
-#include "../../keyring_aws.h"
+#include "lock_order.h"
 
 #include "unit.h"
 
@@ -276,14 +273,14 @@ test_turn_held(void **state)
     rig.ahead = 3600;
 #endif
     assert_int_equal(kaws__thread_turn_wait(&q.turn, 0), 0);
-    kaws__thread_check(KAWS__RANK_TURN, 0);       /* as if another's          */
+    lock_order_check(KAWS__RANK_TURN, 0);       /* as if another's          */
     kaws__thread_parallel(5, wait_in_vain, &q);
     assert_int_equal(q.late, 5);
     assert_in_range(kaws__sys_ticks_us() - before, 140000, 600000000);
 #if !defined(_WIN32)
     assert_in_range(rig.asked, 1, 100);
 #endif
-    kaws__thread_check(KAWS__RANK_TURN, 1);
+    lock_order_check(KAWS__RANK_TURN, 1);
     kaws__thread_turn_end(&q.turn, 1);
     assert_int_equal(kaws__thread_turn_wait(&q.turn, 0), 0);
     kaws__thread_turn_end(&q.turn, 1);
