@@ -32,10 +32,8 @@ typedef struct scenario {
     void      (*prepare)(size_t align);
     verb        verb;
     size_t      align;            /* where in a sector the file ends          */
-    int         lacks;            /* what the system has not, see below       */
+    unsigned    lacks;            /* kinds of calls that the system has not   */
 } scenario;
-
-enum { NO_EXCHANGE = 1, NO_LINK = 2 };
 
 typedef struct outcome {          /* what a reopened keyring may be           */
     const model *one, *other;     /* NULL: nothing else                       */
@@ -150,10 +148,7 @@ prepare_stopped(size_t align, unsigned at, disk_fault fault)
     ring = model_must_open();
     if (at > 0)
         disk_sync_all();
-    disk.calls = 0;
-    disk.at = at;
-    disk.fault = fault;
-    disk.portion = 1;
+    disk_break(at, 1, fault, EIO);
     assert_int_equal(kaws_generate(ring, model_name("the last one"), "AES", 32,
                                    &err) == KAWS_OK, at == 0);
     disk.off = 1;
@@ -253,9 +248,9 @@ static const scenario scenarios[] = {
     { "create the folder and the file", prepare_nothing, OPEN, 0, 0 },
     { "create them by an odd path", prepare_odd_path, OPEN, 0, 0 },
     { "create the file", prepare_folder, OPEN, 0, 0 },
-    { "create the file by a link", prepare_folder, OPEN, 0, NO_EXCHANGE },
+    { "create the file by a link", prepare_folder, OPEN, 0, DISK_ALL_NEWER },
     { "create the file by a rename", prepare_folder, OPEN, 0,
-      NO_EXCHANGE + NO_LINK },
+      DISK_ALL_NEWER | DISK_ALL_LINKS },
     { "open", prepare_keys, OPEN, 100, 0 },
     { "open with the cell behind", prepare_lagging, OPEN, 100, 0 },
     { "open with a torn end", prepare_torn, OPEN, 100, 0 },
@@ -275,7 +270,7 @@ static const scenario scenarios[] = {
     { "remove the last", prepare_keys, REMOVE_LAST, 100, 0 },
     { "remove", prepare_lagging, REMOVE_FIRST, 100, 0 },
     { "remove by a rename", prepare_keys, REMOVE_FIRST, 100,
-      NO_EXCHANGE },
+      DISK_ALL_NEWER },
     { "re-wrap", prepare_keys, REWRAP, 100, 0 },
     { "generate and close", prepare_keys, GENERATE_CLOSE, 100, 0 },
     { "close", prepare_lagging, CLOSE, 100, 0 }
@@ -550,9 +545,7 @@ explore_stops(const disk_image *start, outcome may, unsigned calls)
         for (i = 0; i < 3; i++) {
             disk_copy(&disk.image, start);
             disk_restart();
-            disk.at = at;
-            disk.fault = stops[i].fault;
-            disk.portion = 1;
+            disk_break(at, 1, stops[i].fault, EIO);
             (void)model_open(&ring, &err);
             kaws_close(ring);
             trail_add("; reopening stopped %s %s", stops[i].words,
@@ -582,10 +575,10 @@ begin(void)
 
     disk_copy(&disk.image, &one.base);
     disk_restart();
-    disk.full = full_at_open;
+    disk_deny(DISK_ALL_ROOM, full_at_open);
     if (one.s->verb != OPEN)
         ring = model_must_open();
-    disk.full = 0;
+    disk_deny(DISK_ALL_ROOM, 0);
     model_reset(5);
     disk.calls = 0;
     disk.digit_count = 0;
@@ -663,10 +656,7 @@ try_fault(unsigned at, unsigned hits, disk_fault fault, unsigned portion)
     kaws_status status;
 
     count.faults++;
-    disk.at = at;
-    disk.hits = hits;
-    disk.fault = fault;
-    disk.error = EIO;
+    disk_break(at, hits, fault, EIO);
     disk.portion = portion;
     status = change(&ring, &err);
     model_trail[0] = '\0';
@@ -737,8 +727,8 @@ rehearse(const scenario *s)
     model_trail[0] = '\0';
     trail_add("%s", s->name);
     disk_format();
-    disk.no_exchange = s->lacks & NO_EXCHANGE ? EINVAL : 0;
-    disk.no_link = s->lacks & NO_LINK ? EPERM : 0;
+    disk_deny(s->lacks & DISK_ALL_NEWER, EINVAL);
+    disk_deny(s->lacks & DISK_ALL_LINKS, EPERM);
     model_reset(1);
     s->prepare(s->align);
     disk_copy(&one.base, &disk.image);

@@ -493,7 +493,7 @@ test_order_given_back(void **state)
 
 #endif
 
-#define TEST(test) cmocka_unit_test_setup(test, many_threads)
+#define TEST(test) cmocka_unit_test_setup_teardown(test, many_threads, NULL)
 
 
 int
