@@ -3,8 +3,8 @@
  *     cc -std=c99 -g -fsanitize=address,undefined -o test_sys \
  *        tests/unit/test_sys.c -l:libbearssl.a -lcurl -lcmocka
  *
- * On POSIX the room's calls fail by the rules of disk.h, to which this file adds
- * read() and mmap(); it notes what mlock() is asked for.
+ * On POSIX the room's calls fail by the rules of disk.h. This file adds read()
+ * and mmap() to them, and notes what mlock() is asked for.
  */
 
 #include "../fault/disk.h"
