@@ -871,27 +871,20 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-#endif
-
-#if defined(__linux__)
-#include <sys/syscall.h>
-#endif
-
-#if !defined(KEYRING_AWS_NO_THREADS) && !defined(_WIN32)
-#include <pthread.h>
-#include <signal.h>
 #endif
 
 #if defined(__GLIBC__) && !defined(__USE_GNU)
 #error "with KEYRING_AWS_IMPLEMENTATION, include keyring_aws.h before all else"
 #endif
-
 
 #if defined(__cplusplus)
 #error "compile the implementation of keyring_aws.h as C; include it in C++"
@@ -924,9 +917,10 @@ typedef FILETIME kaws__time;
 #else
 typedef struct timespec kaws__time;
 
-/* Makes a POSIX call again as long as a signal interrupts it. */
-#define KAWS__RETRY(result, call)                                             \
-    do (result) = (call); while ((result) < 0 && errno == EINTR)
+/* Makes a POSIX call again as long as a signal interrupts it. `os` becomes 0 or
+ * the call's errno. */
+#define KAWS__CALL(os, call)                                                  \
+    do (os) = (call) < 0 ? errno : 0; while ((os) == EINTR)
 #endif
 
 
@@ -1058,11 +1052,10 @@ kaws__sys_sleep_ms(void *ctx, int ms)
 #if defined(_WIN32)
     Sleep((DWORD)ms);
 #else
-    struct timespec left = { .tv_sec = ms / 1000,
-                             .tv_nsec = ms % 1000 * 1000000L };
-    int failed;
+    struct timespec left = { ms / 1000, ms % 1000 * 1000000L };
+    int os;
 
-    KAWS__RETRY(failed, nanosleep(&left, &left));
+    KAWS__CALL(os, nanosleep(&left, &left));
 #endif
     (void)ctx;
 }
@@ -1077,25 +1070,19 @@ kaws__sys_random(void *ctx, void *out, size_t len)
     uint8_t *at = out;
 #if defined(_WIN32)
     unsigned word;
-    size_t n;
 
-    for (; len > 0; at += n, len -= n) {
-        if (rand_s(&word) != 0)
-            return EIO;
-        n = len < sizeof word ? len : sizeof word;
-        memcpy(at, &word, n);
-    }
+    for (; len > 0 && rand_s(&word) == 0; len--)
+        *at++ = (uint8_t)word;
 #else
-    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    int os, fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
     ssize_t n = 1;
 
+    for (; len > 0 && fd >= 0 && n > 0; at += n, len -= (size_t)n) {
+        KAWS__CALL(os, n = read(fd, at, len));
+        n = os != 0 ? 0 : n;
+    }
     if (fd < 0)
         return errno;
-    while (len > 0 && n > 0) {
-        KAWS__RETRY(n, read(fd, at, len));
-        at += n > 0 ? n : 0;
-        len -= n > 0 ? (size_t)n : 0;
-    }
     close(fd);
 #endif
     (void)ctx;
@@ -1209,12 +1196,12 @@ kaws__sys_symbol(const char *name, void *caller)
 
     if (dladdr(caller, &info) != 0)
         library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-    if (library != NULL) {
-        own = dlsym(library, name);
-        if (own != NULL && kaws__sys_is_foreign(name, symbol, library))
-            symbol = own;
-        dlclose(library);
-    }
+    if (library == NULL)
+        return symbol;
+    own = dlsym(library, name);
+    if (own != NULL && kaws__sys_is_foreign(name, symbol, library))
+        symbol = own;
+    dlclose(library);
     return symbol;
 #endif
 }
@@ -1304,13 +1291,12 @@ typedef pthread_t kaws__worker;
 #define KAWS__MUTEX_FREE(mutex)          pthread_mutex_destroy(mutex)
 #define KAWS__MUTEX_LOCK(mutex)          pthread_mutex_lock(mutex)
 #define KAWS__MUTEX_UNLOCK(mutex)        pthread_mutex_unlock(mutex)
-#define KAWS__COND_INIT(cond)            kaws__thread_cond_init(cond)
+#define KAWS__COND_INIT                  kaws__thread_cond_init
 #define KAWS__COND_FREE(cond)            pthread_cond_destroy(cond)
-#define KAWS__COND_WAIT(cond, mutex, ms) kaws__thread_cond_wait(cond, mutex, ms)
+#define KAWS__COND_WAIT                  kaws__thread_cond_wait
 #define KAWS__COND_WAKE(cond)            pthread_cond_signal(cond)
 #define KAWS__WORKER                     void *
-#define KAWS__WORKER_START(worker, work, job)                                 \
-    kaws__thread_start(worker, work, job)
+#define KAWS__WORKER_START               kaws__thread_start
 #define KAWS__WORKER_JOIN(worker)        pthread_join(worker, NULL)
 
 #if defined(__APPLE__)            /* conditions have no other clock there     */
@@ -1340,12 +1326,11 @@ static void
 kaws__thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
 {
     struct timespec until;
+    int64_t ns;
 
     clock_gettime(KAWS__COND_CLOCK, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    ns = kaws__sys_ns(until) + ms * INT64_C(1000000);
+    until = (struct timespec){ (time_t)(ns / 1000000000), ns % 1000000000 };
     (void)pthread_cond_timedwait(cond, mutex, &until);
 }
 
@@ -1396,30 +1381,11 @@ typedef struct kaws__lock {
 } kaws__lock;
 
 
-/* Aborts if the thread takes a lock against the order. Only the tests have it
- * compiled in. */
-static void
-kaws__thread_check(kaws__rank rank, int takes)
-{
-#if defined(KEYRING_AWS_CHECK_LOCKS)
-#define KAWS__RANK_TEXT(name) #name,
-    static const char *const names[] = { KAWS__RANKS(KAWS__RANK_TEXT) };
-    static __thread unsigned held;        /* a bit for each rank              */
-    int i = KAWS__RANK_COUNT;
-
-    if (takes && held >> rank != 0) {
-        while (!(held >> --i & 1))
-            continue;
-        fprintf(stderr, "keyring_aws: wrong order of locks: a thread that "
-                "holds %s takes %s\n", names[i], names[rank]);
-        abort();
-    }
-    held ^= 1u << rank;
-#else
-    (void)rank;
-    (void)takes;
+/* The tests define it: it aborts if the thread that takes (or, with 0, gives
+ * back) a lock of that rank does so against the order. */
+#if !defined(KAWS__RANK_CHECK)
+#define KAWS__RANK_CHECK(rank, takes) ((void)0)
 #endif
-}
 
 
 static int
@@ -1445,7 +1411,7 @@ kaws__thread_lock_free(kaws__lock *lock)
 static void
 kaws__thread_lock(kaws__lock *lock)
 {
-    kaws__thread_check(lock->rank, 1);
+    KAWS__RANK_CHECK(lock->rank, 1);
     KAWS__MUTEX_LOCK(&lock->mutex);
 }
 
@@ -1454,7 +1420,7 @@ static void
 kaws__thread_unlock(kaws__lock *lock)
 {
     KAWS__MUTEX_UNLOCK(&lock->mutex);
-    kaws__thread_check(lock->rank, 0);
+    KAWS__RANK_CHECK(lock->rank, 0);
 }
 
 
@@ -1560,7 +1526,7 @@ kaws__thread_turn_wait(kaws__turn *turn, int ms)
     unsigned passed;
     int waited = 0;
 
-    kaws__thread_check(KAWS__RANK_TURN, 1);
+    KAWS__RANK_CHECK(KAWS__RANK_TURN, 1);
     kaws__thread_lock(&turn->lock);
     passed = turn->passed;
     while (turn->taken && waited < ms) {
@@ -1574,7 +1540,7 @@ kaws__thread_turn_wait(kaws__turn *turn, int ms)
     turn->taken = 1;
     kaws__thread_unlock(&turn->lock);
     if (waited < 0)
-        kaws__thread_check(KAWS__RANK_TURN, 0);
+        KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
     return waited;
 }
 
@@ -1588,7 +1554,7 @@ kaws__thread_turn_end(kaws__turn *turn, int got_on)
     turn->passed += got_on != 0;
     kaws__thread_unlock(&turn->lock);
     KAWS__COND_WAKE(&turn->ended);
-    kaws__thread_check(KAWS__RANK_TURN, 0);
+    KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
 }
 
 
@@ -1786,9 +1752,10 @@ kaws__disk_open(const char *path, int how, int *fd)
         O_RDONLY,
         O_RDONLY | O_DIRECTORY
     };
+    int os, more = O_CLOEXEC | O_NONBLOCK;
 
-    KAWS__RETRY(*fd, open(path, flags[how] | O_CLOEXEC | O_NONBLOCK, 0600));
-    return *fd < 0 ? errno : 0;
+    KAWS__CALL(os, *fd = open(path, flags[how] | more, 0600));
+    return os;
 #endif
 }
 
@@ -1874,10 +1841,12 @@ kaws__disk_transfer(int fd, uint64_t offset, uint8_t *to, const uint8_t *from,
             return kaws__disk_errno(NULL);
 #else
         ssize_t n;
-        KAWS__RETRY(n, to != NULL ? pread(fd, to + *done, left, (off_t)at)
-                                  : pwrite(fd, from + *done, left, (off_t)at));
-        if (n < 0)
-            return errno;
+        int os;
+        KAWS__CALL(os, n = to != NULL
+                   ? pread(fd, to + *done, left, (off_t)at)
+                   : pwrite(fd, from + *done, left, (off_t)at));
+        if (os != 0)
+            return os;
 #endif
         if (n == 0)
             return to != NULL ? 0 : EIO;
@@ -1907,18 +1876,16 @@ kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
 static int
 kaws__disk_sync(int fd)
 {
-#if defined(_WIN32)
-    return FlushFileBuffers(KAWS__HANDLE(fd)) ? 0 : kaws__disk_errno(NULL);
-#else
-    int failed;
+    int os;
 
-#if defined(F_FULLFSYNC)
-    KAWS__RETRY(failed, fcntl(fd, F_FULLFSYNC));
+#if defined(_WIN32)
+    os = FlushFileBuffers(KAWS__HANDLE(fd)) ? 0 : kaws__disk_errno(NULL);
+#elif defined(F_FULLFSYNC)
+    KAWS__CALL(os, fcntl(fd, F_FULLFSYNC));
 #else
-    KAWS__RETRY(failed, fdatasync(fd));
+    KAWS__CALL(os, fdatasync(fd));
 #endif
-    return failed != 0 ? errno : 0;
-#endif
+    return os;
 }
 
 
@@ -1931,13 +1898,13 @@ kaws__disk_sync_dir(int fd)
 #if defined(_WIN32)
     int os = kaws__disk_sync(fd);
 
-    return os == EACCES || os == EINVAL || os == EOPNOTSUPP ? 0 : os;
+    os = os == EACCES || os == EOPNOTSUPP ? 0 : os;
 #else
-    int failed;
+    int os;
 
-    KAWS__RETRY(failed, fsync(fd));
-    return failed != 0 && errno != EINVAL ? errno : 0;
+    KAWS__CALL(os, fsync(fd));
 #endif
+    return os == EINVAL ? 0 : os;
 }
 
 
@@ -1947,10 +1914,10 @@ kaws__disk_truncate(int fd, uint64_t len)
 #if defined(_WIN32)
     return _chsize_s(fd, (int64_t)len);
 #else
-    int failed;
+    int os;
 
-    KAWS__RETRY(failed, ftruncate(fd, (off_t)len));
-    return failed != 0 ? errno : 0;
+    KAWS__CALL(os, ftruncate(fd, (off_t)len));
+    return os;
 #endif
 }
 
@@ -2114,14 +2081,12 @@ kaws__disk_lock_call(int fd, int call, int slot, short *type)
 #else
     struct flock range = { .l_type = *type, .l_whence = SEEK_SET,
                            .l_start = slot, .l_len = 1 };
-    int failed;
+    int os;
 
-    KAWS__RETRY(failed, fcntl(fd, call, &range));
+    KAWS__CALL(os, fcntl(fd, call, &range));
     *type = range.l_type;
-    if (failed == 0)
-        return 0;
-    return errno == EACCES ? EAGAIN
-         : errno == EINVAL ? ENOSYS : errno;   /* an old kernel, a sandbox's  */
+    return os == EACCES ? EAGAIN
+         : os == EINVAL ? ENOSYS : os;    /* an old kernel, a sandbox's       */
 #endif
 }
 
