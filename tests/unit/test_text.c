@@ -432,7 +432,7 @@ test_is_utf8(void **state)
     static const char *const good[] = { "", "plain", "gr\xc3\xbc\xc3\x9f",
                                         "\xf0\x9f\x94\x91 key" };
     static const char *const bad[] = { "\x80", "a\xbf", "a\xc3", "\xe2\x82",
-                                       "\xc3\xbc\xc3", "\xc3" "a",
+                                       "\xc3\xbc\xc3", "\303a",
                                        "\xc3\xbc\xff" };
     size_t i;
 
