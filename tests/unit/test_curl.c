@@ -684,7 +684,8 @@ test_body_is_capped_and_wiped(void **state)
 
     (void)state;
     for (i = 0; i < COUNT(steps); i++) {
-        len = strlen(strcpy(data, steps[i].data));
+        len = strlen(steps[i].data);
+        memcpy(data, steps[i].data, len);
         assert_int_equal(kaws__curl_on_body(data, 1, len, &t), steps[i].taken);
         assert_memory_equal(data, zeros, len);
         assert_int_equal(r.body_len, steps[i].len);
