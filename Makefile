@@ -35,7 +35,7 @@ KINDS = asan tsan plain
 HOSTS = $(KINDS:%=$T/%/host_57) $(KINDS:%=$T/%/host_80) $T/asan/host_unknown
 PROVE = $(UNIT) $(UNIT:$T/%=$T/clang/%) $(FAULT) $T/tsan/test_threads \
         $(KINDS:%=$T/%/keyring_aws.so) $(HOSTS) $T/unit/oracle \
-        $T/driver $T/secrets $(FUZZ:%=$T/fuzz/%)
+        $T/driver $(FUZZ:%=$T/fuzz/%)
 
 all: build/keyring_aws.so
 
@@ -95,9 +95,6 @@ $T/clang/%: tests/%.c
 
 $T/tsan/%: tests/fault/%.c
 	$(call LINK,$(TSAN)) -lcmocka
-
-$T/secrets: tests/fault/secrets.c
-	$(call LINK,-O2 -g)
 
 $T/fuzz/%: fuzz/%.c fuzz/main.c
 	$(call LINK,$(ASAN))

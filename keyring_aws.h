@@ -167,7 +167,7 @@
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
- * told. After each operation tests/fault/secrets.c searches the memory of a
+ * told. After each operation tests/test_secrets.py searches the memory of a
  * whole process, with the real libcurl and OpenSSL, for secrets. It is linked
  * with -z now, because the dynamic linker's first call of a function saves
  * registers on the stack, and registers may hold pieces of a key. We cannot
@@ -193,14 +193,31 @@
  * after it waited 2 seconds for another process, or 10 seconds in which no
  * other thread of the ring made progress.
  *
- * The locks belong to the open file (F_OFD_SETLK). Systems without F_OFD_SETLK
- * use flock() instead. flock() cannot tell who else has the file open, so the
- * second process gets no warning; it does not exclude processes that use
- * F_OFD_SETLK; and on a network file system it may exclude only processes on
- * one machine. Windows locks <data_file>.lock only, so a process that uses
- * another name for the file is not excluded. No lock excludes a process that
- * reaches the file without its file system's help: FUSE can do that, and so can
- * NFS mounted with nolock.
+ * Inside a process, a thread that holds one of these locks takes only locks
+ * that stand below it. (A build with KEYRING_AWS_CHECK_LOCKS aborts where that
+ * is broken; the thread tests use it.)
+ *
+ *     SETTINGS   ring      one change of the KMS key or region at a time
+ *     REWRAP     rewrap    whether a re-wrap is running, and its progress
+ *     TURN       vault     one change of the data file at a time; a thread
+ *                          holds it while it waits for other processes
+ *     VAULT      vault     the table and the file: no thread that holds it
+ *                          waits for AWS or for another process
+ *     TRUST      trust     the current KMS key, and the trusted accounts
+ *     CALLS      calls     the clock's offset, and the counters
+ *     CREDS      creds     the credentials, and their generation
+ *     HTTP       http      the request ids that have been seen
+ *     SENDER     curl      the built-in sender's connections
+ *     WAITERS    thread    inside TURN: the threads that wait for it
+ *
+ * The locks on files belong to the open file (F_OFD_SETLK). Systems without
+ * F_OFD_SETLK use flock() instead. flock() cannot tell who else has the file
+ * open, so the second process gets no warning; it does not exclude processes
+ * that use F_OFD_SETLK; and on a network file system it may exclude only
+ * processes on one machine. Windows locks <data_file>.lock only, so a process
+ * that uses another name for the file is not excluded. No lock excludes a
+ * process that reaches the file without its file system's help: FUSE can do
+ * that, and so can NFS mounted with nolock.
  *
  *
  * 7  THE DATA FILE
@@ -817,7 +834,14 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  *  In the order in which C needs it: a room calls only the rooms above it, so
  *  no function is declared ahead of its definition. Part II stood in the order
- *  in which a user needs it, so the story starts again here.
+ *  in which a user needs it, so the story starts again here:
+ *
+ *      the system      lobby  sys  thread  disk
+ *      basics          err  mem  buf  text  json  crypto
+ *      a request       sigv4  url  curl  http  sources  creds
+ *      AWS KMS         arn  trust  fault  calls  kms
+ *      the data file   store  file  save  table
+ *      the keyring     bind  vault  rewrap  ring
  *
  * ##########################################################################
  */
@@ -1353,8 +1377,7 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(REWRAP)   /* rewrap: whether one is running, and how far it is        */\
     X(TURN)     /* vault: one change of the data file at a time             */\
     X(VAULT)    /* vault: the table, the file and what belongs to them      */\
-    X(KMS)      /* kms: its current settings                                */\
-    X(TRUST)    /* trust: the account and the KMS keys that are obeyed      */\
+    X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
     X(CALLS)    /* calls: the clock's offset and the counters               */\
     X(CREDS)    /* creds: the credentials and their generation              */\
     X(HTTP)     /* http: the request ids that have come                     */\
@@ -1370,6 +1393,7 @@ typedef enum kaws__rank {
 typedef struct kaws__lock {
     kaws__mutex mutex;
     kaws__rank  rank;
+    int         ready;            /* 0: there is nothing to free              */
 } kaws__lock;
 
 
@@ -1402,15 +1426,20 @@ kaws__thread_check(kaws__rank rank, int takes)
 static int
 kaws__thread_lock_init(kaws__lock *lock, kaws__rank rank)
 {
+    int os = KAWS__MUTEX_INIT(&lock->mutex);
+
     lock->rank = rank;
-    return KAWS__MUTEX_INIT(&lock->mutex);
+    lock->ready = os == 0;
+    return os;
 }
 
 
+/* A lock that is all zeros, or whose init failed, may be freed, too. */
 static void
 kaws__thread_lock_free(kaws__lock *lock)
 {
-    KAWS__MUTEX_FREE(&lock->mutex);
+    if (lock->ready)
+        KAWS__MUTEX_FREE(&lock->mutex);
 }
 
 
@@ -1517,7 +1546,8 @@ kaws__thread_turn_init(kaws__turn *turn)
 static void
 kaws__thread_turn_free(kaws__turn *turn)
 {
-    KAWS__COND_FREE(&turn->ended);
+    if (turn->lock.ready)
+        KAWS__COND_FREE(&turn->ended);
     kaws__thread_lock_free(&turn->lock);
 }
 
@@ -2169,8 +2199,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_prefix err_append
- *        err_log err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_memory err_argument err_prefix
+ *        err_append err_log err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2303,6 +2333,13 @@ static kaws_status
 kaws__err_memory(kaws_error *err, const char *doing)
 {
     return kaws__err_set(err, KAWS_MEMORY, "%s: out of memory", doing);
+}
+
+
+static kaws_status
+kaws__err_argument(kaws_error *err, const char *wrong)
+{
+    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
 }
 
 
@@ -3573,7 +3610,7 @@ kaws__json_number(kaws__buf *out, size_t value)
  * ==========================================================================
  * Uses: mem
  * Gives: crypto_init crypto_update crypto_out crypto_sha256 crypto_mac_key
- *        crypto_mac crypto_hmac crypto_equal
+ *        crypto_mac crypto_hmac crypto_clear_frames crypto_equal
  *
  * The only room that knows BearSSL. A kaws__sha256 is a running state. It may
  * be copied, and asked for its digest without being disturbed, so the data
@@ -3647,6 +3684,27 @@ kaws__crypto_hmac(uint8_t out[32], kaws_bytes key, kaws_bytes data)
     kaws__crypto_mac_key(&ready, key);
     kaws__crypto_mac(out, &ready, data);
     kaws_wipe(&ready, sizeof ready);
+}
+
+
+static void
+kaws__crypto_wipe_frame(void)
+{
+    uint8_t frames[2048];
+
+    kaws_wipe(frames, sizeof frames);
+}
+
+
+/* Wipes the frames of the calls that the caller has made before. BearSSL writes
+ * an HMAC into its own frame, copies it from there, and wipes nothing. */
+static void
+kaws__crypto_clear_frames(void)
+{
+    /* No compiler can lay this call's frame into the caller's. */
+    static void (*const volatile wipe)(void) = kaws__crypto_wipe_frame;
+
+    wipe();
 }
 
 
@@ -3917,6 +3975,7 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
     for (i = 1; i < sizeof parts / sizeof parts[0]; i++)
         kaws__crypto_hmac(key, chain, parts[i]);
     kaws__crypto_mac_key(out, chain);
+    kaws__crypto_clear_frames();
     kaws_wipe(first, sizeof first);
     kaws_wipe(key, sizeof key);
 }
@@ -5356,8 +5415,7 @@ kaws__arn_partition(const char *region)
 static int
 kaws__arn_region_ok(kaws_bytes region)
 {
-    char text[KAWS__ARN_REGION_MAX + 1];
-    const char *at = text;
+    char text[KAWS__ARN_REGION_MAX + 1], *at = text;
     size_t n, words = 0;
 
     if (!kaws__buf_copy_text(text, sizeof text, region))
@@ -5375,23 +5433,20 @@ kaws__arn_region_ok(kaws_bytes region)
 static int
 kaws__arn_word_ok(kaws_bytes word)
 {
-    size_t i;
+    size_t i = 0;
 
-    for (i = 0; i < word.len; i++) {
-        int c = word.at[i];
-        if (!kaws__text_folded(c) && c != '-' && c != '_' && c != '/')
-            return 0;
-    }
-    return word.len > 0;
+    while (i < word.len && (kaws__text_folded(word.at[i]) ||
+                            word.at[i] == '-' || word.at[i] == '/' ||
+                            word.at[i] == '_'))
+        i++;
+    return i > 0 && i == word.len;
 }
 
 
 static int
 kaws__arn_begins(kaws_bytes text, const char *with)
 {
-    size_t n = strlen(with);
-
-    return text.len > n && memcmp(text.at, with, n) == 0;
+    return text.len > strlen(with) && memcmp(text.at, with, strlen(with)) == 0;
 }
 
 
@@ -5399,8 +5454,10 @@ kaws__arn_begins(kaws_bytes text, const char *with)
 static int
 kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 {
-    char region[KAWS__ARN_REGION_MAX + 1];
-    kaws_bytes part[5], rest = text;      /* arn partition kms region account */
+    char region[KAWS__ARN_REGION_MAX + 1], account[13];
+    kaws_bytes arn, kms, rest = text;
+    kaws_bytes *const parts[] = { &arn, &out->partition, &kms, &out->region,
+                                  &out->account };
     size_t i;
 
     for (i = 0; i < 5; i++) {
@@ -5408,21 +5465,17 @@ kaws__arn_parse(kaws_bytes text, kaws__arn *out)
                                             : NULL;
         if (colon == NULL)
             return 0;
-        part[i].at = rest.at;
-        part[i].len = (size_t)(colon - rest.at);
-        rest.len -= part[i].len + 1;
+        parts[i]->at = rest.at;
+        parts[i]->len = (size_t)(colon - rest.at);
+        rest.len -= parts[i]->len + 1;
         rest.at = colon + 1;
     }
-    for (i = 0; i < part[4].len; i++)
-        if (part[4].at[i] < '0' || part[4].at[i] > '9')
-            return 0;
-    out->partition = part[1];
-    out->region = part[3];
-    out->account = part[4];
     out->resource = rest;
-    return text.len <= KAWS__ARN_MAX && out->account.len == 12 &&
-           kaws__buf_same(part[0], kaws__buf_of("arn")) &&
-           kaws__buf_same(part[2], kaws__buf_of("kms")) &&
+    return text.len <= KAWS__ARN_MAX &&
+           kaws__buf_copy_text(account, sizeof account, out->account) &&
+           strspn(account, "0123456789") == 12 &&
+           kaws__buf_same(arn, kaws__buf_of("arn")) &&
+           kaws__buf_same(kms, kaws__buf_of("kms")) &&
            kaws__arn_region_ok(out->region) &&
            kaws__buf_copy_text(region, sizeof region, out->region) &&
            kaws__buf_same(out->partition,
@@ -5461,22 +5514,19 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
 {
     kaws_bytes id = kaws__buf_of(target->key_id);
     kaws__arn want, got;
-    int same_owner = 1;
 
     if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
         !kaws__arn_begins(got.resource, "key/") ||
         !kaws__buf_same(got.region, kaws__buf_of(target->region)))
         return 0;
-    if (kaws__arn_parse(id, &want)) {
-        same_owner = kaws__buf_same(want.partition, got.partition) &&
-                     kaws__buf_same(want.account, got.account);
-        id = want.resource;
-    } else {
-        got.resource.at += 4;
-        got.resource.len -= 4;
-    }
-    return same_owner && (kaws__arn_begins(id, "alias/") ||
-                          kaws__buf_same(id, got.resource));
+    if (kaws__arn_parse(id, &want))
+        return kaws__arn_begins(want.resource, "key/")
+             ? strcmp(target->key_id, arn_text) == 0
+             : kaws__buf_same(want.partition, got.partition) &&
+               kaws__buf_same(want.account, got.account);
+    got.resource.at += strlen("key/");
+    got.resource.len -= strlen("key/");
+    return kaws__arn_begins(id, "alias/") || kaws__buf_same(id, got.resource);
 }
 
 
@@ -5484,25 +5534,19 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
 static int
 kaws__arn_endpoint_ok(const char *endpoint)
 {
-    static const char *const local[] = { "localhost", "127.0.0.1", "[::1]" };
-    int plain = strncmp(endpoint, "http://", 7) == 0;
+    static const char *const begins[] = { "https://", "http://localhost",
+                                          "http://127.0.0.1", "http://[::1]" };
     kaws_bytes host = { NULL, 0 };
-    size_t i;
+    size_t i, n;
 
-    if (!plain && strncmp(endpoint, "https://", 8) != 0)
-        return 0;
-    host = kaws__buf_of(endpoint + (plain ? 7 : 8));
-    if (host.len > 0 && host.at[host.len - 1] == '/')
-        host.len--;
-    if (host.len > 150 || !kaws__url_host_ok(host))
-        return 0;
-    for (i = 0; plain && i < 3; i++) {
-        size_t n = strlen(local[i]);
-        if (host.len >= n && memcmp(host.at, local[i], n) == 0 &&
-            (host.len == n || host.at[n] == ':'))
-            return 1;
+    for (i = 0; i < 4 && host.at == NULL; i++) {
+        n = strlen(begins[i]);
+        if (strncmp(endpoint, begins[i], n) == 0 &&
+            (i == 0 || strchr(":/", endpoint[n]) != NULL))
+            host = kaws__buf_of(strchr(endpoint, '/') + 2);
     }
-    return !plain;
+    host.len -= host.len > 0 && host.at[host.len - 1] == '/';
+    return host.len <= 150 && kaws__url_host_ok(host);
 }
 
 
@@ -5521,11 +5565,12 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
 
 
 /* ==========================================================================
- * ROOM  trust    whose KMS keys are obeyed
+ * ROOM  trust    which KMS key seals, and whose KMS keys are obeyed
  * ==========================================================================
  * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_check
- *        trust_ask_first
+ *        trust_ask_first trust_choice trust_choose
+ *        trust_choose_tried trust_notice
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
  * the list of the settings. The ring's own account is that of the KMS key that
@@ -5533,20 +5578,32 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * only a reply of KMS tells its account, so until one has come the own account
  * is unknown. It is learned once, and never changes. If there is a list, the
  * own account must be in it to be learned from a reply.
+ *
+ * A choice is a KMS key and a region. They are one value, because the KMS key
+ * is looked up in the region: both are taken, or neither.
  */
+
+typedef struct kaws__choice {
+    kaws__target target;          /* for new keys                             */
+    char     region[KAWS__ARN_REGION_MAX + 1];    /* for ids and aliases      */
+    char     arn[KAWS__ARN_MAX + 1];      /* what sealed last, or ""          */
+    unsigned version;             /* how many choices were taken before       */
+} kaws__choice;
 
 typedef struct kaws__trust {
     const char *accounts;         /* the list, borrowed; NULL: not open       */
     kaws__lock  lock;             /* guards all below                         */
     int         from_entries;     /* the entries may tell the own account     */
     char        own[KAWS__ARN_MAX + 1];   /* an ARN of the own account, or "" */
+    kaws__choice now;             /* what is used                             */
+    kaws__choice tried;           /* what was found good last, but not taken  */
 } kaws__trust;
 
 enum {                            /* what a KMS key is to do, or has done     */
     KAWS__TO_OPEN,                /* open a blob                              */
     KAWS__TO_SEAL,                /* seal: it may be the first                */
-    KAWS__SEALED                  /* it sealed: it may be the first, and its
-                                   * account is then the ring's own           */
+    KAWS__SEALED                  /* it sealed, maybe as the first: then the
+                                   * own account is its account               */
 };
 
 
@@ -5555,15 +5612,40 @@ enum {                            /* what a KMS key is to do, or has done     */
 static int
 kaws__trust_list_ok(const char *accounts)
 {
-    const char *at = accounts;
-
-    while (*at != '\0') {
-        at += strspn(at, ", ");
-        if (strcspn(at, ", ") != 12 || strspn(at, "0123456789") != 12)
+    while (*accounts != '\0') {
+        accounts += strspn(accounts, ", ");
+        if (strcspn(accounts, ", ") != 12 ||
+            strspn(accounts, "0123456789") != 12)
             return 0;
-        at += 12 + strspn(at + 12, ", ");
+        accounts += 12 + strspn(accounts + 12, ", ");
     }
     return 1;
+}
+
+
+/* What is chosen now, changed to that KMS key and that region; NULL: as they
+ * are. */
+static kaws_status
+kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
+                   kaws__choice *out, kaws_error *err)
+{
+    char now[KAWS__ARN_MAX + 1], shown[96];
+
+    kaws__thread_lock(&t->lock);
+    *out = t->now;
+    kaws__thread_unlock(&t->lock);
+    if (region != NULL && !kaws__arn_region_ok(kaws__buf_of(region)))
+        return kaws__err_set(err, KAWS_ARGUMENT, "region '%s' is not a region "
+                             "of AWS, such as eu-west-1",
+                             kaws__text_show(shown, sizeof shown,
+                                             kaws__buf_of(region)));
+    if (region != NULL)
+        memcpy(out->region, region, strlen(region) + 1);
+    memcpy(now, out->target.key_id, sizeof now);
+    if (key_id == NULL && (region == NULL || now[0] == '\0'))
+        return KAWS_OK;                   /* or there is no KMS key           */
+    return kaws__arn_target(&out->target, key_id != NULL ? key_id : now,
+                            out->region, err);
 }
 
 
@@ -5572,21 +5654,23 @@ static kaws_status
 kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 {
     const char *list = cfg->accounts != NULL ? cfg->accounts : "";
+    kaws__choice now;
     kaws__arn arn;
 
     memset(t, 0, sizeof *t);
+    if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
+        return kaws__err_memory(err, "making a lock for the KMS keys");
+    t->accounts = list;
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
                              "account numbers of 12 digits, with commas");
-    if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the trusted "
-                             "accounts");
-    t->accounts = list;
+    if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL
+                           ? cfg->region : "us-east-1", &now, err) != KAWS_OK)
+        return err->status = KAWS_CONFIG;
+    t->now = now;
     t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
-    if (cfg->kms_key_id != NULL &&
-        kaws__arn_parse(kaws__buf_of(cfg->kms_key_id), &arn))
-        (void)kaws__buf_copy_text(t->own, sizeof t->own,
-                                  kaws__buf_of(cfg->kms_key_id));
+    if (kaws__arn_parse(kaws__buf_of(now.target.key_id), &arn))
+        memcpy(t->own, now.target.key_id, sizeof t->own);
     return KAWS_OK;
 }
 
@@ -5600,25 +5684,25 @@ kaws__trust_close(kaws__trust *t)
 }
 
 
+/* ---- whose KMS keys are obeyed ----------------------------------------- */
+
 /* Whether the KMS key is trusted. Partitions never mix. With the lock held. */
 static int
-kaws__trust_has(const kaws__trust *t, kaws_bytes arn_text)
+kaws__trust_has(const kaws__trust *t, const char *arn_text)
 {
     kaws__arn arn, own;
     char account[13] = "";
 
-    if (kaws__buf_same(arn_text, kaws__buf_of(t->own)))       /* mostly       */
+    if (strcmp(arn_text, t->own) == 0 && *arn_text != '\0')   /* mostly       */
         return 1;
-    if (!kaws__arn_parse(arn_text, &arn))
+    if (!kaws__arn_parse(kaws__buf_of(arn_text), &arn))
         return 0;
-    if (kaws__arn_parse(kaws__buf_of(t->own), &own)) {
-        if (!kaws__buf_same(arn.partition, own.partition))
-            return 0;
-        if (kaws__buf_same(arn.account, own.account))
-            return 1;
-    }
     (void)kaws__buf_copy_text(account, sizeof account, arn.account);
-    return strstr(t->accounts, account) != NULL;
+    if (!kaws__arn_parse(kaws__buf_of(t->own), &own))
+        return strstr(t->accounts, account) != NULL;
+    return kaws__buf_same(arn.partition, own.partition) &&
+           (kaws__buf_same(arn.account, own.account) ||
+            strstr(t->accounts, account) != NULL);
 }
 
 
@@ -5626,65 +5710,134 @@ kaws__trust_has(const kaws__trust *t, kaws_bytes arn_text)
  * neither a KMS key nor accounts, the own account is that of the entries, if
  * they all have the same. For as long as the ring is being opened. */
 static void
-kaws__trust_entry(kaws__trust *t, kaws_bytes arn)
+kaws__trust_entry(kaws__trust *t, kaws_bytes arn_text)
 {
+    char arn[KAWS__ARN_MAX + 1] = "";
+
     if (!t->from_entries)
         return;
-    if (t->own[0] == '\0') {
-        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
-    } else if (!kaws__trust_has(t, arn)) {
+    (void)kaws__buf_copy_text(arn, sizeof arn, arn_text);
+    if (t->own[0] == '\0')
+        memcpy(t->own, arn, sizeof t->own);
+    t->from_entries = kaws__trust_has(t, arn);
+    if (!t->from_entries)
         t->own[0] = '\0';
-        t->from_entries = 0;
-    }
 }
 
 
 /* Refuses a KMS key that is not trusted: FOREIGN. `what` is one of the enum. */
 static kaws_status
-kaws__trust_check(kaws__trust *t, const char *arn_text, int what,
-                  kaws_error *err)
+kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 {
     static const char *const words[] = {
         "the key was sealed by the KMS key", "that is the KMS key",
         "AWS KMS sealed with the KMS key"
     };
-    kaws_bytes arn = kaws__buf_of(arn_text);
     char shown[272];
-    int trusted;
+    int no_own, trusted;
 
     kaws__thread_lock(&t->lock);
+    no_own = t->own[0] == '\0';
     trusted = kaws__trust_has(t, arn) ||
-              (what != KAWS__TO_OPEN && t->own[0] == '\0' &&
-               t->accounts[0] == '\0');
-    if (trusted && what == KAWS__SEALED && t->own[0] == '\0')
-        (void)kaws__buf_copy_text(t->own, sizeof t->own, arn);
+              (no_own && what != KAWS__TO_OPEN && t->accounts[0] == '\0');
+    if (no_own && trusted && what == KAWS__SEALED)
+        memcpy(t->own, arn, strlen(arn) + 1);
     kaws__thread_unlock(&t->lock);
     if (trusted)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
                          "the trusted ones: add it to the list of accounts, if "
                          "you trust it", words[what],
-                         kaws__text_quote(shown, sizeof shown, arn));
+                         kaws__text_quote(shown, sizeof shown,
+                                          kaws__buf_of(arn)));
 }
 
 
 /* Whether KMS has to tell the own account first, before it can be said if the
  * KMS key `arn` (NULL: any) is trusted. It need not for an account of the list,
- * in the partition of the ring's region. */
+ * in the partition of the target's region. */
 static int
-kaws__trust_ask_first(kaws__trust *t, const char *arn_text, const char *region)
+kaws__trust_ask_first(kaws__trust *t, const kaws__target *target,
+                      const char *arn_text)
 {
-    const char *ours = kaws__arn_partition(region)->name;
+    const char *ours = kaws__arn_partition(target->region)->name;
     kaws__arn arn;
-    int ask;
+    int no_own, listed;
 
     kaws__thread_lock(&t->lock);
-    ask = t->own[0] == '\0' &&
-          (arn_text == NULL || !kaws__trust_has(t, kaws__buf_of(arn_text)) ||
-           !kaws__arn_parse(kaws__buf_of(arn_text), &arn) ||
-           !kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+    no_own = t->own[0] == '\0';
+    listed = no_own && arn_text != NULL && kaws__trust_has(t, arn_text);
     kaws__thread_unlock(&t->lock);
-    return ask;
+    return no_own && target->key_id[0] != '\0' &&
+           !(listed && kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
+             kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+}
+
+
+/* ---- which KMS key seals ----------------------------------------------- */
+
+/* Takes a choice that KMS found good; or only notes that it did. 0: another was
+ * taken while it was judged, so it has to be judged again. */
+static int
+kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
+{
+    int fits;
+
+    kaws__thread_lock(&t->lock);
+    fits = choice->version == t->now.version;
+    if (fits && !take)
+        t->tried = *choice;
+    if (fits && take) {
+        t->now = *choice;
+        t->now.version++;                 /* all that was judged is stale     */
+    }
+    kaws__thread_unlock(&t->lock);
+    if (fits && take && choice->arn[0] != '\0')
+        (void)kaws__trust_check(t, choice->arn, KAWS__SEALED, NULL);
+    return fits;
+}
+
+
+/* Takes the choice if it was noted last; 0 if it was not. */
+static int
+kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
+                         const char *region)
+{
+    kaws__choice tried;
+
+    kaws__thread_lock(&t->lock);
+    tried = t->tried;
+    kaws__thread_unlock(&t->lock);
+    return strcmp(tried.target.key_id, key_id) == 0 &&
+           strcmp(tried.region, region) == 0 &&
+           kaws__trust_choose(t, &tried, 1);
+}
+
+
+/* KMS sealed with that KMS key for the target. Warns if the target is what is
+ * used now, and KMS sealed with another one before, because an alias moved. */
+static void
+kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
+                   const kaws__target *target, const char *arn)
+{
+    kaws__choice *now = &t->now;
+    char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
+
+    kaws__thread_lock(&t->lock);
+    if (strcmp(now->target.key_id, target->key_id) == 0 &&
+        strcmp(now->target.region, target->region) == 0 &&
+        strcmp(now->arn, arn) != 0) {
+        memcpy(was, now->arn, sizeof was);
+        memcpy(now->arn, arn, strlen(arn) + 1);
+    }
+    kaws__thread_unlock(&t->lock);
+    if (was[0] != '\0')
+        kaws__err_log(hooks, 1, "the KMS key %s was %s and is %s now: keys are "
+                      "sealed with that one from here on", target->key_id,
+                      kaws__text_quote(shown[0], sizeof shown[0],
+                                       kaws__buf_of(was)),
+                      kaws__text_quote(shown[1], sizeof shown[1],
+                                       kaws__buf_of(arn)));
 }
 
 
@@ -5695,94 +5848,85 @@ kaws__trust_ask_first(kaws__trust *t, const char *arn_text, const char *region)
  * Gives: fault_of fault_read
  *
  * A row of the table has all that follows from an error: the status, what may
- * cure it, and what the user should do. The rows are found by AWS's type, or by
- * the HTTP status of a reply that has no type of AWS's.
+ * cure it, and what the user should do. A row is found by AWS's type, without
+ * the word Exception, or by the HTTP status of a reply that has no type of
+ * AWS's. The names in parentheses are for what has no row of its own.
  */
 
 enum {                            /* cures                                    */
-    KAWS__LATER = 1,              /* it may go away soon: try again           */
+    KAWS__NONE   = 0,
+    KAWS__LATER  = 1,             /* it may go away soon: try again           */
     KAWS__SLOWER = 2,             /* AWS wants fewer requests: wait, try again*/
-    KAWS__CLOCK = 4,              /* our clock may be wrong                   */
-    KAWS__RENEW = 8,              /* there may be newer credentials           */
-    KAWS__QUOTE = 16              /* no cure: AWS's message helps the user    */
+    KAWS__CLOCK  = 4,             /* our clock may be wrong                   */
+    KAWS__RENEW  = 8,             /* there may be newer credentials           */
+    KAWS__BOTH   = KAWS__CLOCK | KAWS__RENEW,
+    KAWS__QUOTE  = 16             /* no cure: AWS's message helps the user    */
 };
 
 typedef struct kaws__fault {
-    const char *names;            /* types without "Exception"; HTTP statuses */
+    const char *names;            /* types and HTTP statuses, between spaces  */
     kaws_status status;           /* OK: the answer to a dry run              */
     int         cures;
     const char *advice;
 } kaws__fault;
 
+#define KAWS__FAULT(names, status, cures, advice) \
+    { " " names " ", KAWS_##status, KAWS__##cures, advice }
 
 static const kaws__fault kaws__faults[] = {
-    { " Throttling Throttled RequestThrottled TooManyRequests "
-      "RequestLimitExceeded ProvisionedThroughputExceeded "
-      "BandwidthLimitExceeded SlowDown PriorRequestNotComplete 429 ",
-      KAWS_THROTTLED, KAWS__SLOWER, "call less often" },
-    { " KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
-      "InternalServerError ServiceUnavailable RequestTimeout "
-      "408 425 500 502 503 504 ",
-      KAWS_SERVICE, KAWS__LATER, "try again later" },
-    { " InvalidSignature SignatureDoesNotMatch AuthFailure ",
-      KAWS_CREDENTIALS, KAWS__CLOCK | KAWS__RENEW,
-      "check the credentials and this machine's clock" },
-    { " RequestTimeTooSkewed RequestExpired RequestInTheFuture ",
-      KAWS_CREDENTIALS, KAWS__CLOCK,
-      "check the credentials and this machine's clock" },
-    { " UnrecognizedClient InvalidClientTokenId ",
-      KAWS_CREDENTIALS, KAWS__RENEW,
-      "check the credentials in the conf file" },
-    { " ExpiredToken ", KAWS_CREDENTIALS, KAWS__RENEW,
-      "write a new session token into the conf file" },
-    { " IncompleteSignature MissingAuthenticationToken ",
-      KAWS_CREDENTIALS, 0, "check the credentials in the conf file" },
-    { " OptInRequired ", KAWS_CREDENTIALS, 0,
-      "enable the region for the account" },
-    { " AccessDenied NotAuthorized ", KAWS_DENIED, KAWS__QUOTE,
-      "allow it in the IAM policy and the key policy" },
-    { " 401 403 ", KAWS_DENIED, KAWS__RENEW,
-      "check the credentials in the conf file" },
-    { " NotFound ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "check the KMS key's id and the region" },
-    { " InvalidArn ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "check the KMS key's ARN" },
-    { " Disabled ", KAWS_KMS_KEY, KAWS__QUOTE, "enable the KMS key" },
-    { " KMSInvalidState ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "see the state of the KMS key" },
-    { " InvalidKeyUsage ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "use a symmetric KMS key for encryption" },
-    { " UnsupportedOperation ", KAWS_KMS_KEY, KAWS__QUOTE,
-      "this kind of KMS key cannot do that" },
-    { " InvalidCiphertext ", KAWS_MISMATCH, 0,
-      "it was sealed for another name or another file, or it is damaged" },
-    { " IncorrectKey ", KAWS_MISMATCH, 0,
-      "it was sealed by another KMS key than its entry says" },
-    { " LimitExceeded ", KAWS_SERVICE, KAWS__QUOTE,
-      "a KMS key can be rotated on demand 25 times" },
-    { " Conflict ", KAWS_SERVICE, KAWS__QUOTE, "try again later" },
-    { " Validation ", KAWS_ARGUMENT, 0,
-      "AWS KMS rejected the request as invalid" },
-    { " DryRunOperation ", KAWS_OK, 0, "that answers another request" },
-    { " (type) ", KAWS_SERVICE, 0,
-      "see the AWS KMS documentation for this error" },
-    { " (3) ", KAWS_REPLY, 0,
-      "redirects are not followed; is that AWS KMS?" },
-    { " (5) ", KAWS_SERVICE, 0, "is that AWS KMS?" },
-    { " (status) ", KAWS_REPLY, 0, "is that AWS KMS?" }
+    KAWS__FAULT("Throttling Throttled RequestThrottled TooManyRequests "
+                "RequestLimitExceeded ProvisionedThroughputExceeded SlowDown "
+                "BandwidthLimitExceeded PriorRequestNotComplete 429",
+                THROTTLED, SLOWER, "call less often"),
+    KAWS__FAULT("KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
+                "InternalServerError ServiceUnavailable RequestTimeout "
+                "408 425 500 502 503 504", SERVICE, LATER, "try again later"),
+    KAWS__FAULT("InvalidSignature SignatureDoesNotMatch AuthFailure",
+                CREDENTIALS, BOTH,
+                "check the credentials and this machine's clock"),
+    KAWS__FAULT("RequestTimeTooSkewed RequestExpired RequestInTheFuture",
+                CREDENTIALS, CLOCK,
+                "check the credentials and this machine's clock"),
+    KAWS__FAULT("UnrecognizedClient InvalidClientTokenId", CREDENTIALS, RENEW,
+                "check the credentials in the conf file"),
+    KAWS__FAULT("ExpiredToken", CREDENTIALS, RENEW,
+                "write a new session token into the conf file"),
+    KAWS__FAULT("IncompleteSignature MissingAuthenticationToken", CREDENTIALS,
+                NONE, "check the credentials in the conf file"),
+    KAWS__FAULT("OptInRequired", CREDENTIALS, NONE,
+                "enable the region for the account"),
+    KAWS__FAULT("401 403", DENIED, RENEW,
+                "check the credentials in the conf file"),
+    KAWS__FAULT("AccessDenied NotAuthorized", DENIED, QUOTE,
+                "allow it in the IAM policy and the key policy"),
+    KAWS__FAULT("NotFound", KMS_KEY, QUOTE,
+                "check the KMS key's id and the region"),
+    KAWS__FAULT("InvalidArn", KMS_KEY, QUOTE, "check the KMS key's ARN"),
+    KAWS__FAULT("Disabled", KMS_KEY, QUOTE, "enable the KMS key"),
+    KAWS__FAULT("KMSInvalidState", KMS_KEY, QUOTE,
+                "see the state of the KMS key"),
+    KAWS__FAULT("InvalidKeyUsage", KMS_KEY, QUOTE,
+                "use a symmetric KMS key for encryption"),
+    KAWS__FAULT("UnsupportedOperation", KMS_KEY, QUOTE,
+                "this kind of KMS key cannot do that"),
+    KAWS__FAULT("InvalidCiphertext", MISMATCH, NONE,
+                "it was sealed for another name or another file, or it is "
+                "damaged"),
+    KAWS__FAULT("IncorrectKey", MISMATCH, NONE,
+                "it was sealed by another KMS key than its entry says"),
+    KAWS__FAULT("LimitExceeded", SERVICE, QUOTE,
+                "a KMS key can be rotated on demand 25 times"),
+    KAWS__FAULT("Conflict", SERVICE, QUOTE, "try again later"),
+    KAWS__FAULT("Validation", ARGUMENT, NONE,
+                "AWS KMS rejected the request as invalid"),
+    KAWS__FAULT("DryRunOperation", OK, NONE, "that answers another request"),
+    KAWS__FAULT("(type)", SERVICE, NONE,
+                "see the AWS KMS documentation for this error"),
+    KAWS__FAULT("(3)", REPLY, NONE,
+                "redirects are not followed; is that AWS KMS?"),
+    KAWS__FAULT("(5)", SERVICE, NONE, "is that AWS KMS?"),
+    KAWS__FAULT("(status)", REPLY, NONE, "is that AWS KMS?")
 };
-
-
-static const kaws__fault *
-kaws__fault_find(const char *name)
-{
-    const size_t count = sizeof kaws__faults / sizeof kaws__faults[0];
-    size_t i = 0;
-
-    while (i < count && strstr(kaws__faults[i].names, name) == NULL)
-        i++;
-    return i < count ? &kaws__faults[i] : NULL;
-}
 
 
 /* `type` is one of AWS's, or "". A type that is not in the table is tried again
@@ -5790,30 +5934,29 @@ kaws__fault_find(const char *name)
 static const kaws__fault *
 kaws__fault_of(const char *type, int http)
 {
-    const kaws__fault *fault;
-    size_t n = strlen(type);
-    char name[80];
+    const size_t rows = sizeof kaws__faults / sizeof kaws__faults[0];
+    char names[3][80] = { "", "", "(status)" };
+    size_t n = strlen(type), i = 0;
 
     if (n > 9 && strcmp(type + n - 9, "Exception") == 0)
         n -= 9;
-    if (n > 0)
-        (void)snprintf(name, sizeof name, " %.*s ", (int)n, type);
-    else
-        (void)snprintf(name, sizeof name, " %d ", http);
-    fault = kaws__fault_find(name);
-    if (fault == NULL && n > 0)
-        fault = kaws__fault_find(http >= 500 ? " 500 " : " (type) ");
-    if (fault == NULL) {
-        (void)snprintf(name, sizeof name, " (%d) ", http / 100);
-        fault = kaws__fault_find(name);
+    if (n > 0) {
+        (void)snprintf(names[0], sizeof names[0], " %.*s ", (int)n, type);
+        (void)snprintf(names[1], sizeof names[1], "%s",
+                       http >= 500 ? " 500 " : "(type)");
+    } else {
+        (void)snprintf(names[0], sizeof names[0], " %d ", http);
+        (void)snprintf(names[1], sizeof names[1], "(%d)", http / 100);
     }
-    return fault != NULL ? fault : kaws__fault_find(" (status) ");
+    while (strstr(kaws__faults[i % rows].names, names[i / rows]) == NULL)
+        i++;
+    return &kaws__faults[i % rows];
 }
 
 
 /* The error in a reply. `type` gets AWS's type, without a prefix up to '#' and
  * a suffix from ':' on, or "": types are letters alone, so anything else counts
- * as none. *message gets AWS's message; .at is NULL if there is none. */
+ * as none. *message gets AWS's message. */
 static const kaws__fault *
 kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 {
@@ -5830,10 +5973,10 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
         if (c == '#') {
             n = 0;
             letters = 1;
-        } else if (kaws__text_lower(c) < 'a' || kaws__text_lower(c) > 'z') {
-            letters = 0;
-        } else if (n < 63) {
-            type[n++] = (char)c;
+        } else {
+            letters &= kaws__text_lower(c) >= 'a' && kaws__text_lower(c) <= 'z';
+            if (n < 63)
+                type[n++] = (char)c;
         }
     }
     type[letters ? n : 0] = '\0';
@@ -5845,20 +5988,19 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 /* ==========================================================================
  * ROOM  calls    one request to AWS, until it is granted, refused or too late
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 url http creds arn fault
- * Gives: calls_open calls_reload_creds calls_close calls_set_timeouts
- *        calls_stats calls_budget calls_left_ms calls_begin calls_send
- *        calls_nonsense calls_end
+ * Uses: sys thread err mem buf text json sigv4 url http sources creds arn fault
+ * Gives: calls_open calls_close calls_reload_creds calls_set_timeouts
+ *        calls_stats calls_first calls_share calls_left_ms calls_begin
+ *        calls_send calls_nonsense calls_end
  *
- * A call is signed, sent and judged, and perhaps mended or waited for, and sent
- * again. It goes on for as long as its budget allows: that is the time of one
- * operation of the caller's, which may take several calls. This room knows no
+ * A call is signed, sent and judged; and perhaps mended or waited for, and sent
+ * again, for as long as the time of its operation allows. This room knows no
  * action of KMS: whoever begins a call writes the members of its body, and
  * judges the members of the reply that it wanted.
  *
  * A connection is used again only if the reply on it fits the request in all
- * that is known of it. So a call is clean only once somebody has said so, and
- * whoever finds a fault in the reply takes that back (calls_nonsense).
+ * that is known of it. So a call is clean only once its reply has been read,
+ * and whoever finds a fault in that later takes it back (calls_nonsense).
  */
 
 #define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
@@ -5873,60 +6015,57 @@ typedef struct kaws__calls {
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;   /* AWS's clock less ours                    */
+    unsigned    notes;            /* logged once: see calls_first             */
     kaws_stats  stats;            /* those of KMS alone                       */
 } kaws__calls;
 
-typedef struct kaws__budget {     /* what the calls of an operation share     */
-    const kaws_hooks *hooks;
-    int         connect_timeout_ms, timeout_ms;
-    int64_t     begun_ms;         /* ticks                                    */
-    uint64_t    reply_id;         /* digest of the last request id, or 0      */
-} kaws__budget;
+typedef struct kaws__shared {     /* by all calls of an operation             */
+    kaws__calls *calls;
+    kaws_error  *err;             /* not NULL                                 */
+    int          connect_timeout_ms, timeout_ms;
+    int64_t      begun_ms;        /* ticks                                    */
+    uint64_t     reply_id;        /* digest of the last request id, or 0      */
+} kaws__shared;
 
 typedef struct kaws__action {
     const char *name;             /* "Decrypt"                                */
-    const char *members[4];       /* those wanted of its reply                */
+    int         flags;
+    const char *members[4];       /* wanted of a reply of 200; none: it is not
+                                   * looked at                                */
 } kaws__action;
 
-typedef struct kaws__lines {      /* the header lines of a request            */
-    char        host[176], target[80], date[40], authorization[512];
-    kaws__buf   token;
-    const char *all[8];
-} kaws__lines;
+enum {
+    KAWS__UNREPEATED = 1,         /* sent again only if AWS throttled it      */
+    KAWS__APART      = 2,         /* it gets a connection of its own          */
+    KAWS__DRY        = 4,         /* it hopes for DryRunOperation             */
+    KAWS__OPENS      = 8          /* it has a blob, which may not fit         */
+};
+
+typedef struct kaws__wire {       /* a request, signed anew for each try      */
+    char         url[KAWS__URL_MAX], host[176], target[80], date[40];
+    char         authorization[512], token[KAWS__SOURCES_TOKEN_MAX + 32];
+    const char  *headers[8];
+    kaws_request q;
+    unsigned     generation;      /* of the credentials                       */
+    int64_t      signed_at;
+} kaws__wire;
 
 typedef struct kaws__call {
-    kaws__calls  *calls;
-    kaws__budget *budget;
-    const char   *action;
+    kaws__shared *shared;
+    const kaws__action *action;
     char          region[KAWS__ARN_REGION_MAX + 1];
     kaws__buf     body;
-
-    /* What the caller may set: */
-    kaws__member  want[4];        /* none: a reply of 200 is not looked at    */
-    size_t        wanted;
-    int           once;           /* it is repeated only if throttled         */
-    int           fresh;          /* it gets a connection of its own          */
-    int           dry;            /* it hopes for DryRunOperation             */
-    int           opens;          /* it has a blob, which may not fit         */
     size_t        secret_at, secret_len;      /* the plaintext in the body    */
-
-    /* The request of a try, and its reply: */
-    char          url[KAWS__URL_MAX];
-    kaws__lines   lines;
-    kaws_request  q;
+    kaws__wire    wire;
     kaws_reply    r;
+    kaws__member  want[4];
+    size_t        wanted;
     void         *lent;           /* the connection, until it is judged       */
-    int           clean;          /* whether it may be used again             */
-    int           typed;          /* the reply is an error with AWS's type    */
-    int           cures;          /* of what was wrong with the reply         */
-    unsigned      generation;     /* of the credentials                       */
-    int64_t       signed_at;
-    int           left_ms;        /* of the budget, when the try began        */
-
-    /* What was tried before: */
-    int           attempt;        /* number of this one                       */
-    int           clock_mended, creds_renewed;    /* tries beyond those       */
-    int           doubtful;       /* the last try's connection was not clean  */
+    int           clean, doubtful;        /* may it be used again? And if not:
+                                   * the next try does not use an old one     */
+    int           typed, cures;   /* what was wrong with the reply            */
+    int           attempt, clock_mended, creds_renewed;       /* tries so far */
+    int           left_ms;        /* when the last one began                  */
 } kaws__call;
 
 
@@ -5947,34 +6086,27 @@ static kaws_status
 kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
                  const kaws_config *cfg, kaws_error *err)
 {
+    const char *url = cfg->endpoint;
     char shown[96];
     kaws_status status;
 
     memset(k, 0, sizeof *k);
-    if (cfg->endpoint != NULL && !kaws__arn_endpoint_ok(cfg->endpoint))
+    if (url != NULL && !kaws__arn_endpoint_ok(url))
         return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
                              "form https://host or https://host:port",
                              kaws__text_show(shown, sizeof shown,
-                                             kaws__buf_of(cfg->endpoint)));
+                                             kaws__buf_of(url)));
     if (kaws__thread_lock_init(&k->lock, KAWS__RANK_CALLS) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for AWS KMS");
+        return kaws__err_memory(err, "making a lock for AWS KMS");
     k->hooks = hooks;
-    k->endpoint = cfg->endpoint;
+    k->endpoint = url;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
     if (status == KAWS_OK)
-        status = kaws__http_open(&k->http, hooks, cfg->ca_file,
-                                 cfg->endpoint != NULL &&
-                                 strncmp(cfg->endpoint, "http:", 5) == 0, err);
+        status = kaws__http_open(&k->http, hooks, cfg->ca_file, url != NULL &&
+                                 strncmp(url, "http:", 5) == 0, err);
     return status;
-}
-
-
-static kaws_status
-kaws__calls_reload_creds(kaws__calls *k, kaws_error *err)
-{
-    return kaws__creds_reload(&k->creds, 0, err);
 }
 
 
@@ -5989,6 +6121,13 @@ kaws__calls_close(kaws__calls *k)
 }
 
 
+static kaws_status
+kaws__calls_reload_creds(kaws__calls *k, kaws_error *err)
+{
+    return kaws__creds_reload(&k->creds, 0, err);
+}
+
+
 /* Fills in KMS's figures; all others are 0. */
 static void
 kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
@@ -5999,51 +6138,77 @@ kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
 }
 
 
-static kaws__budget
-kaws__calls_budget(kaws__calls *k)
+/* Whether that bit is asked about for the first time: then it is worth a note
+ * in the log. */
+static int
+kaws__calls_first(kaws__calls *k, unsigned note)
 {
-    kaws__budget budget = { NULL, 0, 0, 0, 0 };
+    unsigned before;
 
-    budget.hooks = k->hooks;
-    budget.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
     kaws__thread_lock(&k->lock);
-    budget.connect_timeout_ms = k->connect_timeout_ms;
-    budget.timeout_ms = k->timeout_ms;
+    before = k->notes;
+    k->notes |= note;
     kaws__thread_unlock(&k->lock);
-    return budget;
+    return (before & note) == 0;
+}
+
+
+/* Begins what an operation's calls share: its time runs from now on. */
+static kaws__shared
+kaws__calls_share(kaws__calls *k, kaws_error *err)
+{
+    kaws__shared shared = { k, err, 0, 0, 0, 0 };
+
+    shared.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
+    kaws__thread_lock(&k->lock);
+    shared.connect_timeout_ms = k->connect_timeout_ms;
+    shared.timeout_ms = k->timeout_ms;
+    kaws__thread_unlock(&k->lock);
+    return shared;
 }
 
 
 /* What is left of the time: whatever the clock says, 0 to all of it. */
 static int
-kaws__calls_left_ms(const kaws__budget *budget)
+kaws__calls_left_ms(const kaws__shared *shared)
 {
-    int64_t now = budget->hooks->ticks_ms(budget->hooks->ctx);
+    const kaws_hooks *hooks = shared->calls->hooks;
+    int64_t now = hooks->ticks_ms(hooks->ctx);
 
-    if (now <= budget->begun_ms)
-        return budget->timeout_ms;
-    now -= budget->begun_ms;
-    return now < budget->timeout_ms ? budget->timeout_ms - (int)now : 0;
+    if (now <= shared->begun_ms)
+        return shared->timeout_ms;
+    now -= shared->begun_ms;
+    return now < shared->timeout_ms ? shared->timeout_ms - (int)now : 0;
 }
 
 
 /* ---- one request ------------------------------------------------------- */
 
-/* Begins a call. Its members are written to the body next. */
+/* Begins a call; the members of its body are written next. */
 static void
-kaws__calls_begin(kaws__call *c, kaws__calls *k, kaws__budget *budget,
+kaws__calls_begin(kaws__call *c, kaws__shared *shared,
                   const kaws__action *action, const char *region)
 {
+    kaws__wire *w = &c->wire;
+    const char *host;
+
     memset(c, 0, sizeof *c);
-    c->calls = k;
-    c->budget = budget;
-    c->action = action->name;
+    c->shared = shared;
+    c->action = action;
+    memcpy(c->region, region, strlen(region) + 1);
     for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
         c->want[c->wanted].name = action->members[c->wanted];
-    (void)kaws__buf_copy_text(c->region, sizeof c->region,
-                              kaws__buf_of(region));
-    kaws__buf_init(&c->body, k->hooks);
-    kaws__buf_init(&c->lines.token, k->hooks);
+    kaws__arn_url(w->url, sizeof w->url, shared->calls->endpoint, region);
+    host = strstr(w->url, "//") + 2;
+    (void)snprintf(w->host, sizeof w->host, "Host: %.*s",
+                   (int)strcspn(host, "/"), host);
+    (void)snprintf(w->target, sizeof w->target, "X-Amz-Target: TrentService.%s",
+                   action->name);
+    w->headers[0] = w->host;
+    w->headers[1] = "Content-Type: application/x-amz-json-1.1";
+    w->headers[2] = w->target;
+    w->headers[3] = w->date;
+    kaws__buf_init(&c->body, shared->calls->hooks);
     kaws__json_begin(&c->body);
 }
 
@@ -6052,8 +6217,8 @@ kaws__calls_begin(kaws__call *c, kaws__calls *k, kaws__budget *budget,
 static void
 kaws__calls_judged(kaws__call *c)
 {
-    kaws__http_done(&c->calls->http, c->lent,
-                    c->clean && !c->once && !c->fresh);
+    kaws__http_done(&c->shared->calls->http, c->lent,
+                    c->clean && !(c->action->flags & KAWS__APART));
     c->doubtful = !c->clean;
     c->lent = NULL;
     c->clean = 0;
@@ -6064,47 +6229,13 @@ kaws__calls_judged(kaws__call *c)
 static void
 kaws__calls_end(kaws__call *c)
 {
+    kaws__calls *k = c->shared->calls;
+
     kaws__calls_judged(c);
-    kaws__http_forget(&c->calls->http, &c->r);
-    kaws__mem_drop(c->calls->hooks, c->r.body, KAWS__CALLS_REPLY_MAX);
+    kaws__http_forget(&k->http, &c->r);
+    kaws__mem_drop(k->hooks, c->r.body, KAWS__CALLS_REPLY_MAX);
     kaws__buf_free(&c->body);
-    kaws__buf_free(&c->lines.token);
     kaws_wipe(c, sizeof *c);
-}
-
-
-/* All that does not change from try to try. A body with a plaintext ends in
- * spaces: room curl says what for. */
-static kaws_status
-kaws__calls_ready(kaws__call *c, kaws_error *err)
-{
-    const char *host;
-    size_t spaces;
-    uint8_t *at;
-
-    kaws__json_end(&c->body);
-    spaces = c->secret_len > 0 ? c->body.len + KAWS__CALLS_SPACES : 0;
-    at = kaws__buf_grow(&c->body, spaces);
-    if (at != NULL)
-        memset(at, ' ', spaces);
-    kaws__arn_url(c->url, sizeof c->url, c->calls->endpoint, c->region);
-    host = strstr(c->url, "//") + 2;
-    (void)snprintf(c->lines.host, sizeof c->lines.host, "Host: %.*s",
-                   (int)strcspn(host, "/"), host);
-    (void)snprintf(c->lines.target, sizeof c->lines.target,
-                   "X-Amz-Target: TrentService.%s", c->action);
-    c->r.body = kaws__mem_resize(c->calls->hooks, NULL, 0,
-                                 KAWS__CALLS_REPLY_MAX);
-    c->r.body_max = KAWS__CALLS_REPLY_MAX;
-    c->q.url = c->url;
-    c->q.headers = c->lines.all;
-    c->q.body = kaws__buf_view(&c->body);
-    c->q.connect_timeout_ms = c->budget->connect_timeout_ms;
-    c->attempt = 1;
-    if (c->r.body == NULL || c->body.failed)
-        return kaws__err_set(err, KAWS_MEMORY, "asking AWS KMS for %s: out of "
-                             "memory", c->action);
-    return KAWS_OK;
 }
 
 
@@ -6113,48 +6244,35 @@ static const char *
 kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
-    kaws__calls *k = c->calls;
-    kaws__lines *l = &c->lines;
-    kaws_signing what = { "POST", "/", NULL, NULL, "kms", NULL, { NULL, 0 },
-                          0 };
+    kaws__calls *k = c->shared->calls;
+    kaws__wire *w = &c->wire;
+    kaws_signing what = { "POST", "/", NULL, c->region, "kms", w->headers,
+                          kaws__buf_view(&c->body), 0 };
+    char date[17];
+    const char *wrong;
     kaws__signer signer;
     kaws_creds who = { signer.id, NULL, NULL };
-    char date[17];
-    const char *wrong = "out of memory";
-    size_t n = 0;
+    int n;
 
     kaws__thread_lock(&k->lock);
-    c->signed_at = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
+    what.when = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
     kaws__thread_unlock(&k->lock);
-    kaws__text_amz_date(date, c->signed_at);
+    w->signed_at = what.when;
+    kaws__text_amz_date(date, what.when);
     kaws__creds_signer(&k->creds, date, c->region, &signer);
-    c->generation = signer.generation;
-    (void)snprintf(l->date, sizeof l->date, "X-Amz-Date: %s", date);
-    kaws__buf_free(&l->token);
-    if (signer.token[0] != '\0') {
-        kaws__buf_text(&l->token, "X-Amz-Security-Token: ");
-        kaws__buf_put(&l->token, signer.token, strlen(signer.token) + 1);
-    }
-    l->all[n++] = l->host;
-    l->all[n++] = "Content-Type: application/x-amz-json-1.1";
-    l->all[n++] = l->target;
-    l->all[n++] = l->date;
-    if (l->token.len > 0 && !l->token.failed)
-        l->all[n++] = (const char *)l->token.at;
-    l->all[n] = NULL;
-    what.region = c->region;
-    what.headers = l->all;
-    what.body = kaws__buf_view(&c->body);
-    what.when = c->signed_at;
-    memcpy(l->authorization, name, sizeof name - 1);
-    if (!l->token.failed)
-        wrong = kaws__sigv4_authorize(&what, who, &signer.key,
-                                      l->authorization + sizeof name - 1,
-                                      sizeof l->authorization - sizeof name +
-                                      1);
+    w->generation = signer.generation;
+    n = signer.token[0] != '\0';          /* lines beyond the fixed ones      */
+    (void)snprintf(w->date, sizeof w->date, "X-Amz-Date: %s", date);
+    (void)snprintf(w->token, sizeof w->token, "X-Amz-Security-Token: %s",
+                   signer.token);
+    w->headers[4] = n > 0 ? w->token : NULL;
+    w->headers[5] = NULL;                 /* these are signed, and then sent  */
+    memcpy(w->authorization, name, sizeof name);
+    wrong = kaws__sigv4_authorize(&what, who, &signer.key,
+                                  w->authorization + sizeof name - 1,
+                                  sizeof w->authorization - sizeof name + 1);
     kaws__creds_wipe(&signer);
-    l->all[n++] = l->authorization;
-    l->all[n] = NULL;
+    w->headers[4 + n] = w->authorization;
     return wrong;
 }
 
@@ -6164,126 +6282,131 @@ kaws__calls_sign(kaws__call *c)
 /* Words from outside, as a text of ours may show them. None, if they repeat a
  * piece of what we know to be secret: of the credentials now, or of the token,
  * the signature or the plaintext that this call sends. */
-static void
+static const char *
 kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 {
-    static const size_t name = sizeof "X-Amz-Security-Token: " - 1;
-    const kaws__lines *l = &c->lines;
-    const char *signature = strstr(l->authorization, "Signature=");
+    const char *token = c->wire.token + strlen("X-Amz-Security-Token: ");
+    const char *signature = strstr(c->wire.authorization, "Signature=");
     kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
     char whole[640];              /* more than is shown: nothing slips by     */
     int i, secret;
 
     text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
-    if (l->token.len > 0) {
-        sent[0].at = l->token.at + name;
-        sent[0].len = l->token.len - name;
-    }
+    if (c->wire.token[0] != '\0')
+        sent[0] = kaws__buf_of(token);
     if (signature != NULL)
         sent[1] = kaws__buf_of(signature + 10);
     if (c->secret_len > 0) {
         sent[2].at = c->body.at + c->secret_at;
         sent[2].len = c->secret_len;
     }
-    secret = kaws__creds_leak_in(&c->calls->creds, text);
+    secret = kaws__creds_leak_in(&c->shared->calls->creds, text);
     for (i = 0; i < 3 && !secret; i++)
         secret = kaws__text_holds(text, sent[i]);
     kaws_wipe(whole, sizeof whole);
     words.len = secret ? 0 : words.len;
-    (void)kaws__text_quote(out, cap, words);
+    return kaws__text_quote(out, cap, words);
+}
+
+
+/* Fills in what the error says of the reply, but for its sentence. Returns the
+ * request id. */
+static const char *
+kaws__calls_blame(kaws__call *c, const char *type)
+{
+    kaws_error *err = c->shared->err;
+
+    err->http = c->r.http;
+    kaws__calls_words(c, err->aws, sizeof err->aws, kaws__buf_of(type));
+    return kaws__calls_words(c, err->request_id, sizeof err->request_id,
+                             kaws__buf_of(c->r.request_id));
 }
 
 
 /* The reply cannot be the answer to our request: it is not asked for again. */
 static kaws_status
-kaws__calls_nonsense(kaws__call *c, const char *why, kaws_error *err)
+kaws__calls_nonsense(kaws__call *c, const char *why)
 {
     c->clean = c->cures = 0;
-    err->http = c->r.http;
-    kaws__calls_words(c, err->request_id, sizeof err->request_id,
-                      kaws__buf_of(c->r.request_id));
-    return kaws__err_set(err, KAWS_REPLY, "the reply of %s to %s makes no "
-                         "sense (HTTP %d, request id %s): %s",
-                         c->lines.host + 6, c->action, c->r.http,
-                         err->request_id, why);
+    return kaws__err_set(c->shared->err, KAWS_REPLY, "the reply of %s to %s "
+                         "makes no sense (HTTP %d, request id %s): %s",
+                         c->wire.host + strlen("Host: "), c->action->name,
+                         c->r.http, kaws__calls_blame(c, ""), why);
 }
 
 
 /* A reply other than 200. Only an error of KMS's own, which it blames on the
  * request, leaves the connection clean. */
 static kaws_status
-kaws__calls_refused(kaws__call *c, kaws_error *err)
+kaws__calls_refused(kaws__call *c)
 {
+    kaws_error *err = c->shared->err;
     kaws_bytes message;
     char type[64], shown[200] = "";
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
-    const char *advice = fault->advice;
+    const char *advice = fault->advice, *id;
     kaws_status status = fault->status;
 
     c->typed = type[0] != '\0';
+    c->cures = fault->cures;
     c->clean = c->typed && c->r.http >= 400 && c->r.http <= 499 &&
                c->r.http != 408 && c->r.http != 425;
-    if (status == KAWS_OK && c->dry && c->clean)
+    if (status == KAWS_OK && c->clean && (c->action->flags & KAWS__DRY))
         return KAWS_OK;
-    c->cures = fault->cures;
-    if (status == KAWS_OK || (status == KAWS_MISMATCH && !c->opens)) {
+    if (status == KAWS_OK || (status == KAWS_MISMATCH &&
+                              !(c->action->flags & KAWS__OPENS))) {
         c->clean = 0;
         status = KAWS_REPLY;
         advice = "that answers another request";
     }
-    if ((fault->cures & KAWS__QUOTE) && c->secret_len == 0)
+    if ((c->cures & KAWS__QUOTE) && c->secret_len == 0)
         kaws__calls_words(c, shown, sizeof shown, message);
-    err->http = c->r.http;
-    kaws__calls_words(c, err->request_id, sizeof err->request_id,
-                      kaws__buf_of(c->r.request_id));
-    kaws__calls_words(c, err->aws, sizeof err->aws, kaws__buf_of(type));
+    id = kaws__calls_blame(c, type);
     return kaws__err_set(err, status, "AWS KMS at %s refused %s (%s, HTTP %d, "
-                         "request id %s)%s%s; %s", c->lines.host + 6,
-                         c->action,
+                         "request id %s)%s%s; %s", c->wire.host +
+                         strlen("Host: "), c->action->name,
                          err->aws[0] != '\0' ? err->aws : "no error type",
-                         c->r.http, err->request_id[0] != '\0'
-                                    ? err->request_id : "none",
+                         c->r.http, *id != '\0' ? id : "none",
                          shown[0] != '\0' ? ": " : "", shown, advice);
 }
 
 
-/* There is no reply, or it is another request's. */
+/* There is no reply, or none that may be looked at. */
 static kaws_status
-kaws__calls_unanswered(kaws__call *c, kaws_status outcome, kaws_error *err)
+kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
-    char words[128];
-    kaws_status status;
+    char words[128] = "out of memory";
 
-    if (outcome == KAWS_REPLY) {
-        status = kaws__calls_nonsense(c, "an earlier reply had the same "
-                                      "request id, so it answers another "
-                                      "request", err);
+    c->cures = 0;
+    if (outcome == KAWS_REPLY)
+        (void)kaws__calls_nonsense(c, "an earlier reply had the same request "
+                                   "id, so it answers another request");
+    if (outcome == KAWS_REPLY || outcome == KAWS_NETWORK)
         c->cures = KAWS__LATER;
-        return status;
-    }
-    kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
-    if (outcome == KAWS_CONFIG)
-        return kaws__err_set(err, KAWS_CONFIG, "cannot ask AWS KMS at %s for "
-                             "%s: %s; check the endpoint, ca_file and the "
-                             "proxy", c->lines.host + 6, c->action, words);
-    c->cures = KAWS__LATER;
-    return kaws__err_set(err, KAWS_NETWORK, "cannot reach AWS KMS at %s for "
-                         "%s: %s", c->lines.host + 6, c->action, words);
+    if (outcome == KAWS_REPLY)
+        return KAWS_REPLY;
+    if (outcome != KAWS_MEMORY)
+        kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
+    return kaws__err_set(c->shared->err, outcome, "cannot %s AWS KMS at %s for "
+                         "%s: %s%s", outcome == KAWS_NETWORK ? "reach" : "ask",
+                         c->wire.host + strlen("Host: "), c->action->name,
+                         words, outcome == KAWS_CONFIG ? "; check the "
+                         "endpoint, ca_file and the proxy" : "");
 }
 
 
 /* A reply: reads the members that are wanted of a 200. */
 static kaws_status
-kaws__calls_answered(kaws__call *c, kaws_error *err)
+kaws__calls_answered(kaws__call *c)
 {
     const char *wrong;
     char words[128];
     size_t offset;
 
     if (c->r.body_len > c->r.body_max)
-        return kaws__calls_nonsense(c, "it is longer than 16384 bytes", err);
+        return kaws__calls_nonsense(c, "it is longer than 16384 bytes");
     if (c->r.http != 200)
-        return kaws__calls_refused(c, err);
+        return kaws__calls_refused(c);
     if (c->wanted == 0)
         return KAWS_OK;
     wrong = kaws__json_read(c->r.body, c->r.body_len, c->want, c->wanted,
@@ -6293,35 +6416,36 @@ kaws__calls_answered(kaws__call *c, kaws_error *err)
         return KAWS_OK;
     (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
                    (unsigned long)offset);
-    return kaws__calls_nonsense(c, words, err);
+    return kaws__calls_nonsense(c, words);
 }
 
 
 /* Signs and sends once. */
 static kaws_status
-kaws__calls_try(kaws__call *c, kaws_error *err)
+kaws__calls_try(kaws__call *c)
 {
-    kaws__calls *k = c->calls;
+    kaws__calls *k = c->shared->calls;
+    kaws_request *q = &c->wire.q;
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
     const char *wrong = kaws__calls_sign(c);
-    kaws_status outcome, status;
+    kaws_status outcome;
+    kaws_status status;
 
-    kaws__err_clear(err);
+    kaws__err_clear(c->shared->err);
     c->cures = c->typed = 0;
     if (wrong != NULL)
-        return kaws__err_set(err, KAWS_MEMORY, "cannot sign %s: %s", c->action,
-                             wrong);
+        return kaws__err_set(c->shared->err, KAWS_MEMORY, "cannot sign %s: %s",
+                             c->action->name, wrong);
+    c->left_ms = kaws__calls_left_ms(c->shared);
+    q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
     /* What spoiled one idle connection may have spoiled all. */
-    c->q.fresh_connection = c->once || c->fresh || c->doubtful;
-    c->left_ms = kaws__calls_left_ms(c->budget);
-    c->q.timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
-    outcome = kaws__http_send(&k->http, &c->q, &c->r, &c->lent);
+    q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
+    outcome = kaws__http_send(&k->http, q, &c->r, &c->lent);
     id = kaws__buf_of(c->r.request_id);
-    c->budget->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
-    status = outcome == KAWS_OK
-           ? kaws__calls_answered(c, err)
-           : kaws__calls_unanswered(c, outcome, err);
+    c->shared->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
+    status = outcome == KAWS_OK ? kaws__calls_answered(c)
+                                         : kaws__calls_unanswered(c, outcome);
     took = kaws__sys_ticks_us() - started;
     kaws__thread_lock(&k->lock);
     k->stats.kms_requests++;
@@ -6337,16 +6461,14 @@ kaws__calls_try(kaws__call *c, kaws_error *err)
 /* AWS's clock is not ours: requests are signed with AWS's time from now on. A
  * Date that is missing, or not of this century, is not believed. */
 static int
-kaws__calls_mend_clock(kaws__call *c)
+kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 {
-    kaws__calls *k = c->calls;
-    int64_t off = c->r.date - c->signed_at;
+    int64_t off = date - signed_at;
 
-    if (c->r.date < 1577836800 || c->r.date >= 4102444800 ||
-        (off <= 240 && off >= -240))
+    if (date < 1577836800 || date >= 4102444800 || (off <= 240 && off >= -240))
         return 0;
     kaws__thread_lock(&k->lock);
-    off = c->r.date - k->hooks->now_ms(k->hooks->ctx) / 1000;
+    off = date - k->hooks->now_ms(k->hooks->ctx) / 1000;
     if (off <= 240 && off >= -240)
         off = 0;                          /* our clock was set meanwhile      */
     k->clock_offset_s = off;
@@ -6367,15 +6489,16 @@ kaws__calls_mend_clock(kaws__call *c)
 static int
 kaws__calls_mend(kaws__call *c)
 {
-    if (c->once)
+    kaws__calls *k = c->shared->calls;
+
+    if (c->action->flags & KAWS__UNREPEATED)
         return 0;
     if ((c->cures & KAWS__CLOCK) && !c->clock_mended &&
-        kaws__calls_mend_clock(c))
+        kaws__calls_mend_clock(k, c->r.date, c->wire.signed_at))
         return c->clock_mended = 1;
-    if ((c->cures & KAWS__RENEW) && !c->creds_renewed &&
-        kaws__creds_refresh(&c->calls->creds, c->generation))
-        return c->creds_renewed = 1;
-    return 0;
+    return (c->cures & KAWS__RENEW) && !c->creds_renewed &&
+           (c->creds_renewed = kaws__creds_refresh(&k->creds,
+                                                   c->wire.generation));
 }
 
 
@@ -6384,7 +6507,7 @@ kaws__calls_mend(kaws__call *c)
 static int64_t
 kaws__calls_delay(const kaws__call *c, int64_t most)
 {
-    const kaws_hooks *hooks = c->calls->hooks;
+    const kaws_hooks *hooks = c->shared->calls->hooks;
     int64_t delay = (c->cures & KAWS__SLOWER) ? 1000 : 50;
     int64_t asked = c->r.retry_after_ms;
     uint16_t chance = 0xffff;
@@ -6392,9 +6515,8 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
 
     for (i = 1; i < c->attempt && delay < most; i++)
         delay *= 2;
-    delay = delay < most ? delay : most;
     (void)hooks->random(hooks->ctx, &chance, sizeof chance);
-    delay = delay * chance / 0xffff;
+    delay = (delay < most ? delay : most) * chance / 0xffff;
     if (asked > delay)
         delay = asked < delay + 5000 ? asked : delay + 5000;
     return delay;
@@ -6405,21 +6527,22 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
  * patience the pauses are short, because a program that cannot go on should
  * learn soon that KMS is back; and the hook may have less patience by then. */
 static int
-kaws__calls_wait(kaws__call *c, const kaws_error *err)
+kaws__calls_wait(kaws__call *c)
 {
-    kaws__calls *k = c->calls;
+    kaws__calls *k = c->shared->calls;
     const kaws_hooks *hooks = k->hooks;
-    int may = (c->cures & KAWS__SLOWER) ||
-              ((c->cures & KAWS__LATER) && !c->once);
-    int patience = may && hooks->patience_ms != NULL
-                 ? hooks->patience_ms(hooks->ctx, err) : 0;
+    int again = c->action->flags & KAWS__UNREPEATED ? KAWS__SLOWER
+                                              : KAWS__SLOWER | KAWS__LATER;
+    int patience = (c->cures & again) && hooks->patience_ms != NULL
+                 ? hooks->patience_ms(hooks->ctx, c->shared->err) : 0;
     int64_t delay;
     int left;
 
-    if (!may || (patience <= 0 && c->attempt >= k->max_attempts))
+    if (!(c->cures & again) ||
+        (patience <= 0 && c->attempt >= k->max_attempts))
         return 0;
     delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
-    left = kaws__calls_left_ms(c->budget);
+    left = kaws__calls_left_ms(c->shared);
     if (patience > 0 && delay > patience)
         delay = patience;
     if (patience <= 0 && delay + (c->left_ms - left) >= left)
@@ -6427,7 +6550,7 @@ kaws__calls_wait(kaws__call *c, const kaws_error *err)
     if (delay > 0)
         hooks->sleep_ms(hooks->ctx, (int)delay);
     if (patience > 0)
-        c->budget->begun_ms = hooks->ticks_ms(hooks->ctx);
+        c->shared->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
     kaws__thread_lock(&k->lock);
     k->stats.kms_retries++;
@@ -6436,161 +6559,78 @@ kaws__calls_wait(kaws__call *c, const kaws_error *err)
 }
 
 
-/* Sends the call until it is granted, refused for good, or out of time. */
+/* Sends the call until it is granted, refused for good, or out of time. A body
+ * with a plaintext ends in spaces: room http says what for. */
 static kaws_status
-kaws__calls_send(kaws__call *c, kaws_error *err)
+kaws__calls_send(kaws__call *c)
 {
-    kaws_status status = kaws__calls_ready(c, err);
-    int tries;
+    kaws_error *err = c->shared->err;
+    size_t n = c->secret_len > 0 ? c->body.len + 1 + KAWS__CALLS_SPACES : 0;
+    uint8_t *spaces;
+    kaws_status status;
 
-    if (status != KAWS_OK)
-        return status;
-    while ((status = kaws__calls_try(c, err)) != KAWS_OK) {
+    kaws__json_end(&c->body);
+    if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
+        memset(spaces, ' ', n);
+    c->r.body_max = KAWS__CALLS_REPLY_MAX;
+    c->r.body = kaws__mem_resize(c->shared->calls->hooks, NULL, 0,
+                                 c->r.body_max);
+    if (c->r.body == NULL || c->body.failed)
+        return kaws__err_memory(err, c->action->name);
+    c->wire.q.url = c->wire.url;
+    c->wire.q.headers = c->wire.headers;
+    c->wire.q.body = kaws__buf_view(&c->body);
+    c->wire.q.connect_timeout_ms = c->shared->connect_timeout_ms;
+    c->attempt = 1;
+    while ((status = kaws__calls_try(c)) != KAWS_OK) {
         kaws__calls_judged(c);
-        if (!kaws__calls_mend(c) && !kaws__calls_wait(c, err))
+        if (!kaws__calls_mend(c) && !kaws__calls_wait(c))
             break;
     }
-    tries = c->attempt + c->clock_mended + c->creds_renewed;
-    if (status != KAWS_OK && tries > 1)
-        kaws__err_append(err, " (%d attempts)", tries);
+    c->attempt += c->clock_mended + c->creds_renewed;
+    if (status != KAWS_OK && c->attempt > 1)
+        kaws__err_append(err, " (%d attempts)", c->attempt);
     return status;
 }
 
 
 /* ==========================================================================
- * ROOM  kms      the actions of AWS KMS, of which only what fits is believed
+ * ROOM  kms      the actions of AWS KMS: only what fits is believed
  * ==========================================================================
- * Uses: thread err mem buf text json http arn trust calls
- * Gives: kms_open kms_close kms_choice kms_choose kms_choose_tried kms_target
- *        kms_begin kms_seal kms_probe kms_decrypt kms_prove kms_prove_key
- *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
- *        kms_learn_account kms_may_use
+ * Uses: err mem buf text json http arn trust calls
+ * Gives: kms_open kms_close kms_begin kms_has_key kms_seal kms_probe
+ *        kms_decrypt kms_prove kms_prove_key
+ *        kms_reencrypt kms_rotate kms_ask_region
+ *        kms_mixed_up kms_learn_account kms_may_use
  *
  * One function an action. Each writes a call, sends it, and takes from the
  * reply what it has verified: a reply that names another KMS key than the
  * request did is nonsense. The connection that brought it is not used again.
  *
- * An operation is what a caller of the library asked for: its calls share one
- * budget. An error is filled in all functions here: err is not NULL.
+ * An operation is what a caller of the library asked for, by one call or a few:
+ * it has a target, an amount of time, and an error.
  */
-
-typedef struct kaws__choice {     /* of a KMS key and a region: one value     */
-    kaws__target target;          /* for new keys                             */
-    char     region[KAWS__ARN_REGION_MAX + 1];    /* for ids and aliases      */
-    char     arn[KAWS__ARN_MAX + 1];      /* what sealed last, or ""          */
-    unsigned version;             /* how many choices were taken before       */
-} kaws__choice;
 
 typedef struct kaws__kms {
     kaws__calls calls;
     kaws__trust trust;
-    kaws__lock  lock;             /* guards all below                         */
-    int         opened;           /* there is a lock                          */
-    kaws__choice now;             /* what is used                             */
-    kaws__choice tried;           /* what was found good last, but not taken  */
-    int         no_dry_runs;      /* this KMS knows none: noted in the log    */
-    int         no_proofs;        /* it denies us Decrypt: that was logged    */
 } kaws__kms;
 
 typedef struct kaws__op {         /* an operation                             */
     kaws__kms   *kms;
-    kaws__budget budget;
-    char        *trial;           /* room for an ARN: this operation tries a
-                                   * KMS key. What seals is noted here, and
+    kaws__shared shared;
+    kaws__target target;          /* what seals                               */
+    char        *trial;           /* room for an ARN: the operation tries a
+                                   * KMS key. What sealed is noted there, and
                                    * may open, but is not trusted for good    */
 } kaws__op;
 
+/* The places of the members that are wanted of a reply. */
+enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
+       KAWS__SOURCE = KAWS__PLAIN };
 
-/* ---- which KMS key, and where ------------------------------------------ */
-
-/* Changes a choice: to that KMS key, to that region; NULL: as it is. */
-static kaws_status
-kaws__kms_change(kaws__choice *choice, const char *key_id, const char *region,
-                 kaws_error *err)
-{
-    kaws_bytes want = kaws__buf_of(region != NULL ? region : choice->region);
-    kaws__target *target = &choice->target;
-    char key[KAWS__ARN_MAX + 1], shown[96];
-
-    if (!kaws__arn_region_ok(want))
-        return kaws__err_set(err, KAWS_ARGUMENT, "region '%s' is not a region "
-                             "of AWS, such as eu-west-1",
-                             kaws__text_show(shown, sizeof shown, want));
-    if (region != NULL)
-        (void)kaws__buf_copy_text(choice->region, sizeof choice->region, want);
-    if (key_id == NULL && target->key_id[0] == '\0')
-        return KAWS_OK;                   /* there is no KMS key              */
-    memcpy(key, target->key_id, sizeof key);
-    return kaws__arn_target(target, key_id != NULL ? key_id : key,
-                            choice->region, err);
-}
-
-
-/* What is chosen now, changed. */
-static kaws_status
-kaws__kms_choice(kaws__kms *k, const char *key_id, const char *region,
-                 kaws__choice *out, kaws_error *err)
-{
-    kaws__thread_lock(&k->lock);
-    *out = k->now;
-    kaws__thread_unlock(&k->lock);
-    out->arn[0] = '\0';
-    return kaws__kms_change(out, key_id, region, err);
-}
-
-
-/* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, so it has to be judged again. */
-static int
-kaws__kms_choose(kaws__kms *k, const kaws__choice *choice, int take)
-{
-    int sealed = choice->arn[0] != '\0', fits;
-
-    kaws__thread_lock(&k->lock);
-    fits = choice->version == k->now.version;
-    if (fits && take) {
-        k->now.target = choice->target;
-        memcpy(k->now.region, choice->region, sizeof k->now.region);
-        if (sealed)
-            memcpy(k->now.arn, choice->arn, sizeof k->now.arn);
-        k->now.version++;
-        memset(&k->tried, 0, sizeof k->tried);
-    } else if (fits) {
-        k->tried = *choice;
-    }
-    kaws__thread_unlock(&k->lock);
-    if (fits && take && sealed)
-        (void)kaws__trust_check(&k->trust, choice->arn, KAWS__SEALED, NULL);
-    return fits;
-}
-
-
-/* Takes the choice if it was noted last; 0 if it was not. */
-static int
-kaws__kms_choose_tried(kaws__kms *k, const char *key_id, const char *region)
-{
-    kaws__choice tried;
-
-    kaws__thread_lock(&k->lock);
-    tried = k->tried;
-    kaws__thread_unlock(&k->lock);
-    return strcmp(tried.target.key_id, key_id) == 0 &&
-           strcmp(tried.region, region) == 0 && kaws__kms_choose(k, &tried, 1);
-}
-
-
-/* The target of new keys; CONFIG if no KMS key is set. */
-static kaws_status
-kaws__kms_target(kaws__kms *k, kaws__target *target, kaws_error *err)
-{
-    kaws__thread_lock(&k->lock);
-    *target = k->now.target;
-    kaws__thread_unlock(&k->lock);
-    if (target->key_id[0] == '\0')
-        return kaws__err_set(err, KAWS_CONFIG, "no KMS key is set to seal "
-                             "keys with: kms_key_id has to be set");
-    return KAWS_OK;
-}
+/* What the log is told once. */
+enum { KAWS__NOTE_DRY_RUN = 1, KAWS__NOTE_UNPROVED = 2 };
 
 
 /* The config's strings are borrowed for as long as it stays open. */
@@ -6598,16 +6638,9 @@ static kaws_status
 kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
                kaws_error *err)
 {
-    const char *region = cfg->region != NULL ? cfg->region : "us-east-1";
     kaws_status status;
 
     memset(k, 0, sizeof *k);
-    if (kaws__thread_lock_init(&k->lock, KAWS__RANK_KMS) != 0)
-        return kaws__err_set(err, KAWS_MEMORY, "no lock for the KMS key");
-    k->opened = 1;
-    status = kaws__kms_change(&k->now, cfg->kms_key_id, region, err);
-    if (status != KAWS_OK)
-        return err->status = KAWS_CONFIG;
     if ((status = kaws__trust_open(&k->trust, cfg, err)) == KAWS_OK)
         status = kaws__calls_open(&k->calls, hooks, cfg, err);
     return status;
@@ -6619,139 +6652,54 @@ kaws__kms_close(kaws__kms *k)
 {
     kaws__calls_close(&k->calls);
     kaws__trust_close(&k->trust);
-    if (k->opened)
-        kaws__thread_lock_free(&k->lock);
-    k->opened = 0;
 }
 
 
-/* Begins an operation: its time runs from now on. */
+/* Begins an operation with the KMS key that is set now. err is not NULL. */
 static kaws__op
-kaws__kms_begin(kaws__kms *k)
+kaws__kms_begin(kaws__kms *k, kaws_error *err)
 {
+    kaws__choice now;
     kaws__op op;
 
+    (void)kaws__trust_choice(&k->trust, NULL, NULL, &now, NULL);
     op.kms = k;
-    op.budget = kaws__calls_budget(&k->calls);
+    op.shared = kaws__calls_share(&k->calls, err);
+    op.target = now.target;
     op.trial = NULL;
     return op;
 }
 
 
-/* ---- what replies must hold -------------------------------------------- */
-
-/* The places of the members that are wanted of a reply. */
-enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
-       KAWS__SOURCE = KAWS__PLAIN };
-
-
-static int
-kaws__kms_is(const kaws__member *member, const char *text)
-{
-    return member->value.at != NULL &&
-           kaws__buf_same(member->value, kaws__buf_of(text));
-}
-
-
-/* A member must name the KMS key that the request named. */
+/* CONFIG, if there is no KMS key to seal with. */
 static kaws_status
-kaws__kms_expect_key(kaws__call *c, int member, const char *arn,
-                     kaws_error *err)
+kaws__kms_has_key(const kaws__op *op)
 {
-    char why[64];
-
-    if (kaws__kms_is(&c->want[member], arn))
+    if (op->target.key_id[0] != '\0')
         return KAWS_OK;
-    (void)snprintf(why, sizeof why, "%s is not the KMS key that was asked for",
-                   c->want[member].name);
-    return kaws__calls_nonsense(c, why, err);
+    return kaws__err_set(op->shared.err, KAWS_CONFIG, "no KMS key is set to "
+                         "seal keys with: kms_key_id has to be set");
 }
 
 
-/* *len: in, the room at `out`; out, the length of the plaintext. */
-static kaws_status
-kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len, kaws_error *err)
-{
-    kaws_bytes plain = c->want[KAWS__PLAIN].value;
-
-    if (plain.at == NULL ||
-        !kaws__text_unbase64(plain, out, *len, len) || *len == 0)
-        return kaws__calls_nonsense(c, "Plaintext is missing, too long or not "
-                                    "base64", err);
-    return KAWS_OK;
-}
-
-
-/* Warns if the KMS key in use has come to be another one, as an alias can. */
-static void
-kaws__kms_notice(kaws__kms *k, const kaws__target *target, const char *arn)
-{
-    char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
-
-    kaws__thread_lock(&k->lock);
-    if (strcmp(k->now.target.key_id, target->key_id) == 0 &&
-        strcmp(k->now.target.region, target->region) == 0 &&
-        strcmp(k->now.arn, arn) != 0) {
-        memcpy(was, k->now.arn, sizeof was);
-        (void)kaws__buf_copy_text(k->now.arn, sizeof k->now.arn,
-                                  kaws__buf_of(arn));
-    }
-    kaws__thread_unlock(&k->lock);
-    if (was[0] != '\0')
-        kaws__err_log(k->calls.hooks, 1, "the KMS key %s was %s and is %s "
-                      "now: keys are sealed with that one from here on",
-                      target->key_id,
-                      kaws__text_quote(shown[0], sizeof shown[0],
-                                       kaws__buf_of(was)),
-                      kaws__text_quote(shown[1], sizeof shown[1],
-                                       kaws__buf_of(arn)));
-}
-
-
-/* A blob, sealed for the target by a KMS key that is trusted, and its key
- * material, if KMS tells that. Only here is anything learned from a reply, so
- * all else in it has been verified before. */
-static kaws_status
-kaws__kms_take_sealed(kaws__op *op, kaws__call *c, const kaws__target *target,
-                      kaws_sealed *out, kaws_error *err)
-{
-    kaws_bytes blob = c->want[KAWS__BLOB].value;
-    kaws_bytes key = c->want[KAWS__KEY].value;
-    kaws_bytes material = c->want[KAWS__MATERIAL].value;
-    kaws_status status;
-
-    memset(out, 0, sizeof *out);
-    if (blob.at == NULL ||
-        !kaws__text_unbase64(blob, out->blob, sizeof out->blob,
-                             &out->blob_len) || out->blob_len == 0)
-        return kaws__calls_nonsense(c, "CiphertextBlob is missing, too long or "
-                                    "not base64", err);
-    if (key.at == NULL ||
-        !kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn, key) ||
-        !kaws__arn_fits(target, out->kms_key_arn))
-        return kaws__calls_nonsense(c, "KeyId is not the ARN of the KMS key "
-                                    "that was asked for", err);
-    if (material.at != NULL && kaws__arn_word_ok(material))
-        (void)kaws__buf_copy_text(out->key_material_id,
-                                  sizeof out->key_material_id, material);
-    status = kaws__trust_check(&op->kms->trust, out->kms_key_arn,
-                               op->trial != NULL ? KAWS__TO_SEAL
-                                                 : KAWS__SEALED, err);
-    if (status == KAWS_OK && op->trial != NULL)
-        memcpy(op->trial, out->kms_key_arn, sizeof out->kms_key_arn);
-    if (status == KAWS_OK)
-        kaws__kms_notice(op->kms, target, out->kms_key_arn);
-    return status;
-}
-
-
-/* ---- the actions that seal and open ------------------------------------ */
+/* ---- the members of requests and replies ------------------------------- */
 
 static void
 kaws__kms_put_text(kaws__call *c, const char *name, const char *value)
 {
     kaws__json_name(&c->body, name);
     kaws__json_string(&c->body, kaws__buf_of(value));
+}
+
+
+static void
+kaws__kms_put_data(kaws__call *c, const char *name, const uint8_t *at,
+                   size_t len)
+{
+    kaws_bytes data = { at, len };
+
+    kaws__json_name(&c->body, name);
+    kaws__json_base64(&c->body, data);
 }
 
 
@@ -6770,45 +6718,104 @@ kaws__kms_put_context(kaws__call *c, const char *name, const kaws_context *ctx)
 }
 
 
+/* A member must name the KMS key that the request named. */
+static kaws_status
+kaws__kms_expect_key(kaws__call *c, int member, const char *arn)
+{
+    char why[64];
+
+    if (kaws__buf_same(c->want[member].value, kaws__buf_of(arn)))
+        return KAWS_OK;
+    (void)snprintf(why, sizeof why, "%s is not the KMS key that was asked for",
+                   c->want[member].name);
+    return kaws__calls_nonsense(c, why);
+}
+
+
+/* *len: in, the room at `out`; out, the length of the plaintext. */
+static kaws_status
+kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len)
+{
+    if (!kaws__text_unbase64(c->want[KAWS__PLAIN].value, out, *len, len) ||
+        *len == 0)
+        return kaws__calls_nonsense(c, "Plaintext is missing, too long or not "
+                                    "base64");
+    return KAWS_OK;
+}
+
+
+/* A blob, sealed for the target by a KMS key that is trusted, and its key
+ * material, if KMS tells that. Only here is anything learned from a reply, so
+ * all else in it has been verified before. */
+static kaws_status
+kaws__kms_take_sealed(kaws__op *op, kaws__call *c, kaws_sealed *out)
+{
+    kaws_bytes material = c->want[KAWS__MATERIAL].value;
+    char *arn = out->kms_key_arn;
+    kaws_status status;
+
+    memset(out, 0, sizeof *out);
+    if (!kaws__text_unbase64(c->want[KAWS__BLOB].value, out->blob,
+                             sizeof out->blob, &out->blob_len) ||
+        out->blob_len == 0)
+        return kaws__calls_nonsense(c, "CiphertextBlob is missing, too long or "
+                                    "not base64");
+    if (!kaws__buf_copy_text(arn, sizeof out->kms_key_arn,
+                             c->want[KAWS__KEY].value) ||
+        !kaws__arn_fits(&op->target, arn))
+        return kaws__calls_nonsense(c, "KeyId is not the ARN of the KMS key "
+                                    "that was asked for");
+    if (kaws__arn_word_ok(material))
+        (void)kaws__buf_copy_text(out->key_material_id,
+                                  sizeof out->key_material_id, material);
+    status = kaws__trust_check(&op->kms->trust, arn, op->trial != NULL
+                               ? KAWS__TO_SEAL : KAWS__SEALED, op->shared.err);
+    if (status != KAWS_OK)
+        return status;
+    if (op->trial != NULL)
+        memcpy(op->trial, arn, sizeof out->kms_key_arn);
+    kaws__trust_notice(&op->kms->trust, op->kms->calls.hooks, &op->target, arn);
+    return KAWS_OK;
+}
+
+
+/* ---- sealing and opening ----------------------------------------------- */
+
 /* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. KMS
  * returns those at `made`; if that is NULL, they never leave KMS, and no reply
  * ever holds them. */
 static kaws_status
-kaws__kms_seal(kaws__op *op, const kaws__target *target,
-               const kaws_context *ctx, kaws_bytes plain, uint8_t *made,
-               kaws_sealed *out, kaws_error *err)
+kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
+               uint8_t *made, kaws_sealed *out)
 {
-    static const kaws__action actions[] = {
 #define KAWS__SEALS { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
-        { "Encrypt", KAWS__SEALS }, { "GenerateDataKey", KAWS__SEALS },
-        { "GenerateDataKeyWithoutPlaintext", KAWS__SEALS }
-    };
+    static const kaws__action encrypt = { "Encrypt", 0, KAWS__SEALS },
+        data_key = { "GenerateDataKey", 0, KAWS__SEALS },
+        bare = { "GenerateDataKeyWithoutPlaintext", 0, KAWS__SEALS };
     size_t got = plain.len;
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->kms->calls, &op->budget,
-                      &actions[plain.at != NULL ? 0 : made != NULL ? 1 : 2],
-                      target->region);
-    kaws__kms_put_text(&c, "KeyId", target->key_id);
+    kaws__calls_begin(&c, &op->shared, plain.at != NULL ? &encrypt
+                      : made != NULL ? &data_key : &bare, op->target.region);
+    kaws__kms_put_text(&c, "KeyId", op->target.key_id);
     if (plain.at != NULL) {
-        kaws__json_name(&c.body, "Plaintext");
-        c.secret_at = c.body.len + 1;             /* behind the quote         */
-        kaws__json_base64(&c.body, plain);
+        c.secret_at = c.body.len + strlen(",\"Plaintext\":\"");
+        kaws__kms_put_data(&c, "Plaintext", plain.at, plain.len);
         c.secret_len = c.body.len - 1 - c.secret_at;
     } else {
         kaws__json_name(&c.body, "NumberOfBytes");
         kaws__json_number(&c.body, plain.len);
     }
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    status = kaws__calls_send(&c, err);
+    status = kaws__calls_send(&c);
     if (status == KAWS_OK && made != NULL)
-        status = kaws__kms_take_plain(&c, made, &got, err);
+        status = kaws__kms_take_plain(&c, made, &got);
     if (status == KAWS_OK && got != plain.len)
         status = kaws__calls_nonsense(&c, "Plaintext has another length than "
-                                      "was asked for", err);
+                                      "was asked for");
     if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(op, &c, target, out, err);
+        status = kaws__kms_take_sealed(op, &c, out);
     if (status != KAWS_OK && made != NULL)
         kaws_wipe(made, plain.len);
     kaws__calls_end(&c);
@@ -6816,110 +6823,76 @@ kaws__kms_seal(kaws__op *op, const kaws__target *target,
 }
 
 
-/* Begins and sends a Decrypt. `dry` is 1 for a dry run, whose reply is not
- * looked at if KMS opens the blob all the same; 2 for one over a connection of
- * its own, whose reply is. The KMS key is named, and must be trusted before
- * anything is sent. *len: in, the room at `clear`; out, what was opened. */
+/* Decrypt, or its dry run. The KMS key is named, and must be trusted before
+ * anything is sent. *len: in, the room at `plain`; out, how long the key is, 0
+ * on failure. A key that is longer than the room is not copied. If `expect` has
+ * a length, the key must have it, and its bytes if there are any, or it is
+ * MISMATCH: then the connection, too, may have brought the reply to another
+ * request. After a dry run *len is 0 if KMS said that it would open the blob.
+ * Else KMS opened it, and the reply proves less: its connection is not used
+ * again. */
 static kaws_status
-kaws__kms_open_blob(kaws__op *op, kaws__call *c, const kaws_context *ctx,
-                    const kaws_sealed *in, int dry, uint8_t *clear,
-                    size_t *len, kaws_error *err)
+kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
+                    const kaws_context *ctx, const kaws_sealed *in,
+                    kaws_bytes expect, uint8_t *plain, size_t *len)
 {
-    static const kaws__action decrypt = { "Decrypt",
-                                          { "KeyId", "Plaintext" } };
-    kaws_bytes blob = { in->blob, in->blob_len };
-    kaws__target target = { "", "" };
+    const char *arn = in->kms_key_arn;
+    uint8_t clear[KAWS_PLAIN_MAX];
+    size_t got = sizeof clear;
+    kaws__target from = { "", "" };
+    kaws__call c;
     kaws_status status = KAWS_OK;
 
-    if (op->trial == NULL || strcmp(op->trial, in->kms_key_arn) != 0)
-        status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
-                                   KAWS__TO_OPEN, err);
-    (void)kaws__arn_target(&target, in->kms_key_arn, "", NULL);
-    kaws__calls_begin(c, &op->kms->calls, &op->budget, &decrypt,
-                      target.region);
-    if (status != KAWS_OK)
-        return status;
-    c->opens = 1;
-    c->dry = dry > 0;
-    c->fresh = dry > 1;
-    c->wanted = dry == 1 ? 0 : c->wanted;
-    kaws__kms_put_text(c, "KeyId", in->kms_key_arn);
-    kaws__json_name(&c->body, "CiphertextBlob");
-    kaws__json_base64(&c->body, blob);
-    kaws__kms_put_context(c, "EncryptionContext", ctx);
-    if (dry > 0) {
-        kaws__json_name(&c->body, "DryRun");
-        kaws__json_true(&c->body);
+    (void)kaws__arn_target(&from, arn, "", NULL);
+    kaws__calls_begin(&c, &op->shared, action, from.region);
+    kaws__kms_put_text(&c, "KeyId", arn);
+    kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
+    kaws__kms_put_context(&c, "EncryptionContext", ctx);
+    if (action->flags & KAWS__DRY) {
+        kaws__json_name(&c.body, "DryRun");
+        kaws__json_true(&c.body);
     }
-    status = kaws__calls_send(c, err);
-    if (status == KAWS_OK && c->wanted > 0 && c->r.http == 200 &&
-        (status = kaws__kms_expect_key(c, KAWS__KEY, in->kms_key_arn, err)) ==
-        KAWS_OK)
-        status = kaws__kms_take_plain(c, clear, len, err);
-    return status;
-}
-
-
-/* *len: in, the room at `plain`; out, how long the key is, 0 on failure. A key
- * that is longer than the room is not copied. If `expect` has a length, the key
- * must have it, and its bytes if there are any, or it is MISMATCH: then the
- * connection, too, may have brought the reply to another request. */
-static kaws_status
-kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
-                  kaws_bytes expect, uint8_t *plain, size_t *len,
-                  kaws_error *err)
-{
-    uint8_t clear[KAWS_PLAIN_MAX];
-    kaws__call c;
-    size_t room = *len, got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 0, clear, &got,
-                                             err);
-
-    if (status == KAWS_OK && expect.len > 0 &&
+    if (op->trial == NULL || strcmp(op->trial, arn) != 0)
+        status = kaws__trust_check(&op->kms->trust, arn, KAWS__TO_OPEN,
+                                   op->shared.err);
+    if (status == KAWS_OK)
+        status = kaws__calls_send(&c);
+    if (status == KAWS_OK && c.r.http != 200)
+        got = 0;
+    else if (status == KAWS_OK && c.wanted > 0 &&
+             (status = kaws__kms_expect_key(&c, KAWS__KEY, arn)) == KAWS_OK)
+        status = kaws__kms_take_plain(&c, clear, &got);
+    if (status == KAWS_OK && got > 0 && expect.len > 0 &&
         (got != expect.len ||
-         (expect.at != NULL && memcmp(clear, expect.at, got) != 0))) {
-        c.clean = 0;
-        status = kaws__err_set(err, KAWS_MISMATCH, "the blob opens to %lu "
-                               "bytes that are not the %lu that were sealed",
-                               (unsigned long)got, (unsigned long)expect.len);
-    }
-    kaws_wipe(plain, room);
+         (expect.at != NULL && memcmp(clear, expect.at, got) != 0)))
+        status = kaws__err_set(op->shared.err, KAWS_MISMATCH, "the blob opens "
+                               "to %lu bytes that are not the %lu that were "
+                               "sealed", (unsigned long)got,
+                               (unsigned long)expect.len);
+    c.clean = c.clean && status != KAWS_MISMATCH &&
+              (got == 0 || !(action->flags & KAWS__DRY));
+    kaws_wipe(plain, *len);
+    if (status == KAWS_OK && got <= *len && plain != NULL)
+        memcpy(plain, clear, got);
     *len = status == KAWS_OK ? got : 0;
-    if (*len <= room && room > 0)
-        memcpy(plain, clear, *len);
     kaws_wipe(clear, status == KAWS_OK ? got : sizeof clear);
     kaws__calls_end(&c);
     return status;
 }
 
 
-/* ---- proofs ------------------------------------------------------------ */
-
-/* Asks once whether KMS would open the blob. *told: KMS said so, by the error
- * DryRunOperation. If KMS opens the blob instead, that is OK, too; but what
- * came over a connection of its own must name the KMS key, and have the key's
- * length. */
 static kaws_status
-kaws__kms_dry_run(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
-                  size_t len, int fresh, int *told, kaws_error *err)
+kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
+                  kaws_bytes expect, uint8_t *plain, size_t *len)
 {
-    uint8_t clear[KAWS_PLAIN_MAX];
-    kaws__call c;
-    size_t got = sizeof clear;
-    kaws_status status = kaws__kms_open_blob(op, &c, ctx, in, 1 + fresh, clear,
-                                             &got, err);
+    static const kaws__action decrypt = { "Decrypt", KAWS__OPENS,
+                                          { "KeyId", "Plaintext" } };
 
-    *told = status == KAWS_OK && c.r.http != 200;
-    if (status == KAWS_OK && !*told && fresh && got != len)
-        status = kaws__calls_nonsense(&c, "Plaintext has another length than "
-                                      "the key", err);
-    if (!*told)
-        c.clean = 0;
-    kaws_wipe(clear, sizeof clear);
-    kaws__calls_end(&c);
-    return status;
+    return kaws__kms_open_blob(op, &decrypt, ctx, in, expect, plain, len);
 }
 
+
+/* ---- proofs ------------------------------------------------------------ */
 
 /* An earlier reply was another request's: says so, and trusts none of the open
  * connections any more. */
@@ -6932,44 +6905,39 @@ kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
 }
 
 
-/* Logs a note, unless *logged says that it was logged before. */
-static void
-kaws__kms_log_once(kaws__kms *k, int *logged, const char *note)
-{
-    int before;
-
-    kaws__thread_lock(&k->lock);
-    before = *logged;
-    *logged = 1;
-    kaws__thread_unlock(&k->lock);
-    if (!before)
-        kaws__err_log(k->calls.hooks, 2, "%s", note);
-}
-
-
 /* Whether KMS would open this blob for us, to a key of that length. A 200
  * proves nothing: it may answer another request. Then KMS is asked once more,
  * over a connection of its own; a second 200 means that this KMS knows no dry
  * run. */
 static kaws_status
 kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
-                size_t len, kaws_error *err)
+                size_t len)
 {
-    kaws__kms *k = op->kms;
-    int told, granted;
-    kaws_status status = kaws__kms_dry_run(op, ctx, in, len, 0, &told, err);
+    static const kaws__action once = { "Decrypt", KAWS__OPENS | KAWS__DRY,
+                                       { NULL } };
+    static const kaws__action again = {
+        "Decrypt", KAWS__OPENS | KAWS__DRY | KAWS__APART,
+        { "KeyId", "Plaintext" }
+    };
+    const kaws_bytes any = { NULL, 0 }, expect = { NULL, len };
+    kaws__calls *k = &op->kms->calls;
+    size_t first = 0, second = 0;
+    kaws_status status = kaws__kms_open_blob(op, &once, ctx, in, any, NULL,
+                                             &first);
 
-    granted = status == KAWS_OK && !told;
-    if (granted)
-        status = kaws__kms_dry_run(op, ctx, in, len, 1, &told, err);
+    if (status == KAWS_OK && first > 0)
+        status = kaws__kms_open_blob(op, &again, ctx, in, expect, NULL,
+                                     &second);
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(k, "the blob that AWS KMS returned is not "
-                                  "what it was asked to seal", err);
-    if (status == KAWS_OK && granted && told)
-        kaws__http_distrust(&k->calls.http);      /* the 200 was another's    */
-    if (status == KAWS_OK && !told)
-        kaws__kms_log_once(k, &k->no_dry_runs, "this KMS knows no dry run: it "
-                           "opens what it is asked about; AWS KMS would not");
+        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned is "
+                                  "not what it was asked to seal",
+                                  op->shared.err);
+    if (status == KAWS_OK && first > 0 && second == 0)
+        kaws__http_distrust(&k->http);    /* the 200 was another's            */
+    else if (status == KAWS_OK && first > 0 &&
+             kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
+        kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
+                      "it is asked about; AWS KMS would not");
     return status;
 }
 
@@ -6978,114 +6946,107 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
  * to decrypt there is no proof; that is no failure, and logged once. */
 static kaws_status
 kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
-                    const kaws_sealed *in, kaws_bytes plain, kaws_error *err)
+                    const kaws_sealed *in, kaws_bytes plain)
 {
-    kaws__kms *k = op->kms;
+    kaws__calls *k = &op->kms->calls;
+    kaws_error *err = op->shared.err;
     size_t none = 0;
-    kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none,
-                                           err);
+    kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none);
 
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(k, "the blob that AWS KMS returned does not "
-                                  "open to the key, and nothing was stored",
-                                  err);
+        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned "
+                                  "does not open to the key, and nothing was "
+                                  "stored", err);
     if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
-    kaws__kms_log_once(k, &k->no_proofs, "keys are stored without the proof "
-                       "that AWS KMS opens them again: that takes "
-                       "kms:Decrypt");
+    if (kaws__calls_first(k, KAWS__NOTE_UNPROVED))
+        kaws__err_log(k->hooks, 2, "keys are stored without the proof that AWS "
+                      "KMS opens them again: that takes kms:Decrypt");
     return KAWS_OK;
 }
 
 
-/* Has KMS seal a throw-away byte for the target (NULL: that of new keys): that
- * tells what its KMS key is, its key material, and whether we may use it; and
- * with `proof` whether KMS would open the byte again. */
+/* Has KMS seal a throw-away byte: that tells what the target's KMS key is, its
+ * key material, and whether we may use it; and with `proof` whether KMS would
+ * open the byte again. */
 static kaws_status
-kaws__kms_probe(kaws__op *op, const kaws__target *target, int proof,
-                kaws_sealed *sealed, kaws_error *err)
+kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 {
     static const kaws_pair app = { "app", "keyring_aws" };
     static const kaws_bytes byte = { NULL, 1 };
     const kaws_context ctx = { &app, 1 };
-    kaws__target now;
-    kaws_status status;
+    kaws_status status = kaws__kms_has_key(op);
 
-    if (target == NULL && kaws__kms_target(op->kms, &now, err) != KAWS_OK)
-        return KAWS_CONFIG;
-    status = kaws__kms_seal(op, target != NULL ? target : &now, &ctx, byte,
-                            NULL, sealed, err);
+    if (status == KAWS_OK)
+        status = kaws__kms_seal(op, &ctx, byte, NULL, sealed);
     if (status == KAWS_OK && proof)
-        status = kaws__kms_prove(op, &ctx, sealed, 1, err);
+        status = kaws__kms_prove(op, &ctx, sealed, 1);
     return status;
 }
 
 
 /* ---- the other actions ------------------------------------------------- */
 
-/* From one KMS key to another of the same region: no plaintext leaves KMS. */
+/* ReEncrypt: no plaintext leaves KMS. */
 static kaws_status
-kaws__kms_reencrypt_near(kaws__op *op, const kaws__target *target,
-                         const kaws_context *ctx, const kaws_sealed *in,
-                         kaws_sealed *out, kaws_error *err)
+kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
+                         const kaws_sealed *in, kaws_sealed *out)
 {
     static const kaws__action action = {
-        "ReEncrypt", { "KeyId", "SourceKeyId", "CiphertextBlob",
-                       "DestinationKeyMaterialId" }
+        "ReEncrypt", KAWS__OPENS, { "KeyId", "SourceKeyId", "CiphertextBlob",
+                                    "DestinationKeyMaterialId" }
     };
-    kaws_bytes blob = { in->blob, in->blob_len };
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
-                      target->region);
-    c.opens = 1;
-    kaws__json_name(&c.body, "CiphertextBlob");
-    kaws__json_base64(&c.body, blob);
+    kaws__calls_begin(&c, &op->shared, &action, op->target.region);
+    kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
-    kaws__kms_put_text(&c, "DestinationKeyId", target->key_id);
+    kaws__kms_put_text(&c, "DestinationKeyId", op->target.key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
-    if ((status = kaws__calls_send(&c, err)) == KAWS_OK &&
-        (status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn,
-                                       err)) == KAWS_OK)
-        status = kaws__kms_take_sealed(op, &c, target, out, err);
+    status = kaws__calls_send(&c);
+    if (status == KAWS_OK)
+        status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn);
+    if (status == KAWS_OK)
+        status = kaws__kms_take_sealed(op, &c, out);
     kaws__calls_end(&c);
     return status;
 }
 
 
-/* From a KMS key to one of another region the key must pass through us. If we
- * sealed a wrong key under the right name, nothing could ever show it. So the
- * key is opened a second time, and must be the same. `len` is its length, or 0
- * if that is not known. */
+/* Seals a key anew, for the target. KMS re-encrypts within a region; from one
+ * region to another the key must pass through us. If we sealed a wrong key
+ * under the right name, nothing could ever show it. So the key is opened a
+ * second time, and must be the same. `len` is its length, or 0 if that is not
+ * known. */
 static kaws_status
-kaws__kms_reencrypt(kaws__op *op, const kaws__target *target,
-                    const kaws_context *ctx, const kaws_sealed *in, size_t len,
-                    kaws_sealed *out, kaws_error *err)
+kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
+                    const kaws_sealed *in, size_t len, kaws_sealed *out)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
-    kaws_bytes view = { plain, sizeof plain }, expect = { NULL, 0 };
+    kaws_bytes view = { plain, sizeof plain }, expect = { NULL, len };
     size_t none = 0;
     kaws__target from;
     kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
-                                           KAWS__TO_OPEN, err);
+                                           KAWS__TO_OPEN, op->shared.err);
 
+    if (status == KAWS_OK)
+        status = kaws__arn_target(&from, in->kms_key_arn, "", op->shared.err);
     if (status != KAWS_OK)
         return status;
-    (void)kaws__arn_target(&from, in->kms_key_arn, "", NULL);
-    if (strcmp(from.region, target->region) == 0)
-        return kaws__kms_reencrypt_near(op, target, ctx, in, out, err);
-    expect.len = len;
-    if ((status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len,
-                                    err)) == KAWS_OK &&
-        (status = kaws__kms_seal(op, target, ctx, view, NULL, out, err)) ==
-        KAWS_OK)
-        status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none, err);
+    if (strcmp(from.region, op->target.region) == 0)
+        return kaws__kms_reencrypt_near(op, ctx, in, out);
+    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len);
+    if (status == KAWS_OK)
+        status = kaws__kms_seal(op, ctx, view, NULL, out);
+    if (status == KAWS_OK)
+        status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none);
     if (status == KAWS_MISMATCH && view.len > 0)
         status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob, and not "
-                                    "to the same key a second time", err);
+                                    "to the same key a second time",
+                                    op->shared.err);
     kaws_wipe(plain, sizeof plain);
     return status;
 }
@@ -7095,21 +7056,21 @@ kaws__kms_reencrypt(kaws__op *op, const kaws__target *target,
  * target must be an ARN: KMS rotates no alias. The reply may name the KMS key
  * by its id. */
 static kaws_status
-kaws__kms_rotate(kaws__op *op, const kaws__target *target, kaws_error *err)
+kaws__kms_rotate(kaws__op *op)
 {
-    static const kaws__action action = { "RotateKeyOnDemand", { "KeyId" } };
-    const char *id = strchr(target->key_id, '/');
+    static const kaws__action action = {
+        "RotateKeyOnDemand", KAWS__UNREPEATED | KAWS__APART, { "KeyId" }
+    };
+    const char *arn = op->target.key_id, *id = strchr(arn, '/');
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
-                      target->region);
-    kaws__kms_put_text(&c, "KeyId", target->key_id);
-    c.once = 1;
-    status = kaws__calls_send(&c, err);
+    kaws__calls_begin(&c, &op->shared, &action, op->target.region);
+    kaws__kms_put_text(&c, "KeyId", arn);
+    status = kaws__calls_send(&c);
     if (status == KAWS_OK &&
-        (id == NULL || !kaws__kms_is(&c.want[KAWS__KEY], id + 1)))
-        status = kaws__kms_expect_key(&c, KAWS__KEY, target->key_id, err);
+        !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(id + 1)))
+        status = kaws__kms_expect_key(&c, KAWS__KEY, arn);
     kaws__calls_end(&c);
     return status;
 }
@@ -7118,19 +7079,18 @@ kaws__kms_rotate(kaws__op *op, const kaws__target *target, kaws_error *err)
 /* Whether KMS answers us in that region. The KMS key is of another one, so KMS
  * refuses to describe it, but any refusal by KMS itself is an answer. */
 static kaws_status
-kaws__kms_ask_region(kaws__op *op, const kaws__target *target, kaws_error *err)
+kaws__kms_ask_region(kaws__op *op, const char *region)
 {
-    static const kaws__action action = { "DescribeKey", { NULL } };
+    static const kaws__action action = { "DescribeKey", 0, { NULL } };
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->kms->calls, &op->budget, &action,
-                      target->region);
-    kaws__kms_put_text(&c, "KeyId", target->key_id);
-    status = kaws__calls_send(&c, err);
+    kaws__calls_begin(&c, &op->shared, &action, region);
+    kaws__kms_put_text(&c, "KeyId", op->target.key_id);
+    status = kaws__calls_send(&c);
     if (c.typed && (status == KAWS_DENIED || status == KAWS_KMS_KEY ||
                     status == KAWS_ARGUMENT)) {
-        kaws__err_clear(err);
+        kaws__err_clear(op->shared.err);
         status = KAWS_OK;
     }
     kaws__calls_end(&c);
@@ -7143,15 +7103,13 @@ kaws__kms_ask_region(kaws__op *op, const kaws__target *target, kaws_error *err)
 /* Asks KMS for the ring's own account, if that must be known before it can be
  * said whether the KMS key `arn` (NULL: any) is trusted. */
 static kaws_status
-kaws__kms_learn_account(kaws__op *op, const char *arn, kaws_error *err)
+kaws__kms_learn_account(kaws__op *op, const char *arn)
 {
-    kaws__target now;
     kaws_sealed sealed;
 
-    if (kaws__kms_target(op->kms, &now, NULL) != KAWS_OK ||
-        !kaws__trust_ask_first(&op->kms->trust, arn, now.region))
+    if (!kaws__trust_ask_first(&op->kms->trust, &op->target, arn))
         return KAWS_OK;
-    return kaws__kms_probe(op, &now, 0, &sealed, err);
+    return kaws__kms_probe(op, 0, &sealed);
 }
 
 
@@ -7159,21 +7117,20 @@ kaws__kms_learn_account(kaws__op *op, const char *arn, kaws_error *err)
  * exist, or is denied, it tells no account: then an id or alias may, because it
  * is of the account of our credentials, and an ARN only if that is listed. */
 static kaws_status
-kaws__kms_may_use(kaws__op *op, const char *key_id, kaws_error *err)
+kaws__kms_may_use(kaws__op *op, const char *key_id)
 {
     kaws__trust *t = &op->kms->trust;
+    kaws_status status = kaws__kms_learn_account(op, NULL);
+    int silent = status == KAWS_KMS_KEY || status == KAWS_DENIED;
     kaws__arn arn;
-    int named = !kaws__arn_parse(kaws__buf_of(key_id), &arn);
-    kaws_status status = kaws__kms_learn_account(op, NULL, err);
 
-    if (status == KAWS_OK)
-        return named ? KAWS_OK
-                     : kaws__trust_check(t, key_id, KAWS__TO_SEAL, err);
-    if ((status != KAWS_KMS_KEY && status != KAWS_DENIED) ||
-        (!named && kaws__trust_check(t, key_id, KAWS__TO_OPEN, NULL) !=
-         KAWS_OK))
+    if (!silent && status != KAWS_OK)
         return status;
-    kaws__err_clear(err);
+    if (kaws__arn_parse(kaws__buf_of(key_id), &arn) &&
+        kaws__trust_check(t, key_id, silent ? KAWS__TO_OPEN : KAWS__TO_SEAL,
+                          silent ? NULL : op->shared.err) != KAWS_OK)
+        return silent ? status : KAWS_FOREIGN;
+    kaws__err_clear(op->shared.err);
     return KAWS_OK;
 }
 
@@ -7265,11 +7222,10 @@ kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
                       uint64_t committed)
 {
     uint8_t both[24], digest[32];
-    kaws_bytes view = { both, sizeof both };
 
     memcpy(both, file_id, 16);
     kaws__store_put(both + 16, committed, 8);
-    kaws__crypto_sha256(digest, view);
+    kaws__crypto_sha256(digest, (kaws_bytes){ both, sizeof both });
     memcpy(out, both + 16, 8);
     memcpy(out + 8, digest, 8);
 }
@@ -7293,15 +7249,14 @@ kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
                    const uint8_t file_id[16], uint32_t epoch,
                    uint64_t committed)
 {
-    kaws_bytes digested = { header, KAWS__STORE_DIGESTED };
-
     memset(header, 0, KAWS__STORE_DIGESTED);
     memcpy(header, kaws__store_magic, 8);
     kaws__store_put(header + 8, KAWS__STORE_VERSION, 4);
     kaws__store_put(header + 12, epoch, 4);
     memcpy(header + 16, file_id, 16);
     kaws__crypto_init(state);
-    kaws__store_digest(state, digested, header + KAWS__STORE_DIGESTED);
+    kaws__store_digest(state, (kaws_bytes){ header, KAWS__STORE_DIGESTED },
+                       header + KAWS__STORE_DIGESTED);
     kaws__store_committed(header + KAWS__STORE_COMMITTED, file_id, committed);
 }
 
@@ -7580,9 +7535,9 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
  * Uses: sys disk err mem buf text crypto store
- * Gives: file_error file_cannot file_refuse file_sync_dir file_open file_close
+ * Gives: file_error file_result file_refuse file_sync_dir file_open file_close
  *        file_hold file_release file_id file_sum file_leave file_compare
- *        file_look file_change file_changed file_advance file_looks_right
+ *        file_change file_changed file_advance file_looks_right
  *        file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
@@ -7600,6 +7555,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
+#define KAWS__FILE_NOT_PLAIN "is not a plain file"
 
 typedef struct kaws__file {
     const kaws_hooks *hooks;
@@ -7637,23 +7593,32 @@ kaws__file_error(const kaws__file *f, kaws_status status, const char *what,
 }
 
 
-/* `unchanged`: KAWS__FILE_UNCHANGED, or "". */
+/* KAWS_OK if `os` is 0. `then`: what follows from the failure, such as
+ * KAWS__FILE_UNCHANGED, or "". */
 static kaws_status
-kaws__file_cannot(const kaws__file *f, int os, const char *what,
-                  const char *unchanged, kaws_error *err)
+kaws__file_result(const kaws__file *f, int os, const char *what,
+                  const char *then, kaws_error *err)
 {
-    return kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
-                        what, f->shown, unchanged);
+    return os == 0 ? KAWS_OK
+         : kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
+                        what, f->shown, then);
 }
 
 
-/* A change is refused: the file has changed, or could not be looked at. */
+/* A change is refused, because the file differs from the one that we know. If
+ * `differs` is NULL, `os` is why the system would not let us do `what`, and may
+ * mean the same. */
 static kaws_status
 kaws__file_refuse(const kaws__file *f, int os, const char *differs,
                   const char *what, kaws_error *err)
 {
+    if (differs == NULL && os == EEXIST)
+        differs = "a file has appeared in its place";
+    if (differs == NULL && f->exists &&
+        (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO))
+        differs = kaws__sys_error_text(os);
     if (differs == NULL)
-        return kaws__file_cannot(f, os, what, KAWS__FILE_UNCHANGED, err);
+        return kaws__file_result(f, os, what, KAWS__FILE_UNCHANGED, err);
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
                          "see that the right file is there, and only then "
@@ -7671,7 +7636,7 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
     char **const names[] = { &f->path, &f->tmp, &f->lock, &f->aside };
     size_t n = strlen(path) + sizeof KAWS__FILE_TORN, i;
     const char *slash = kaws__disk_last_slash(path);
-    int len = slash == NULL ? 1 : slash == path ? 1 : (int)(slash - path);
+    int len = slash == NULL || slash == path ? 1 : (int)(slash - path);
 
     f->names_len = 6 * n;
     f->names = kaws__mem_new(f->hooks, f->names_len);
@@ -7702,8 +7667,7 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot make the folder %s of "
-                            "the data file", f->dir_shown);
+        return kaws__file_result(f, os, "make the folder of", "", err);
     if (f->made_dir)
         kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if "
                       "the keyring has been in use, is its volume mounted?",
@@ -7715,15 +7679,12 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
-    if (os == 0 || os == ENOENT)
-        os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
-    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0)
+    if ((os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd)) == 0 &&
+        (os = kaws__disk_stat(fd, NULL, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
     kaws__disk_close(fd);
-    if (os != 0 && !f->read_only)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot open the folder %s of "
-                            "the data file", f->dir_shown);
-    return KAWS_OK;
+    return f->read_only ? KAWS_OK
+         : kaws__file_result(f, os, "open the folder of", "", err);
 }
 
 
@@ -7777,20 +7738,18 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
     kaws_status status;
     int os;
 
-    memset(f, 0, sizeof *f);
-    f->hooks = hooks;
-    f->read_only = read_only;
-    f->lock_fd = f->fd = -1;
+    *f = (kaws__file){ .hooks = hooks, .read_only = read_only, .lock_fd = -1,
+                       .fd = -1 };
     if ((status = kaws__file_names(f, path, err)) == KAWS_OK &&
         (status = kaws__file_enter_dir(f, err)) == KAWS_OK) {
         os = kaws__disk_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
                              &f->lock_fd);
         if (os == 0)
             os = kaws__file_join(f, f->lock_fd);
-        if (os != 0 && !read_only)
-            status = kaws__err_os(err, KAWS_FILE, os, "cannot open and lock "
-                                  "%s.lock", f->shown);
-        if (os != 0) {                    /* a reader goes on: see file_reach */
+        if (!read_only) {
+            status = kaws__file_result(f, os, "open and lock the .lock of", "",
+                                       err);
+        } else if (os != 0) {             /* it goes on: see file_reach       */
             kaws__disk_close(f->lock_fd);
             f->lock_fd = -1;
         }
@@ -7806,8 +7765,7 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 static kaws_status
 kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
 {
-    const char *suffix = fd == f->lock_fd ? ".lock" : "";
-    int os;
+    int os, is_file = fd == f->fd;
 
     while ((os = kaws__disk_lock(fd, 1, !f->read_only)) == EAGAIN &&
            *waited < KAWS__FILE_WAIT_MS) {
@@ -7818,11 +7776,10 @@ kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
         return kaws__err_set(err, KAWS_LOCKED, "another process has been "
                              "changing the data file %s for more than %d "
                              "seconds; see who holds %s%s", f->shown,
-                             KAWS__FILE_WAIT_MS / 1000, f->shown, suffix);
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot lock %s%s", f->shown,
-                            suffix);
-    return KAWS_OK;
+                             KAWS__FILE_WAIT_MS / 1000, f->shown,
+                             is_file ? "" : ".lock");
+    return kaws__file_result(f, os, is_file ? "lock" : "lock the .lock of", "",
+                             err);
 }
 
 
@@ -7908,12 +7865,14 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
     uint64_t at = 0, end = f->size - sizeof digest;
     kaws__sha256 hash;
     size_t got;
-    int os = 0;
+    int os;
 
     kaws__crypto_init(&hash);
-    for (; os == 0 && at < end; at += got) {
+    for (; at < end; at += got) {
         got = end - at < sizeof block ? (size_t)(end - at) : sizeof block;
         os = kaws__disk_read_at(f->fd, at, block, got, &got);
+        if (os != 0)
+            return os;
         if (got == 0)
             break;
         if (at == 0 && got >= KAWS__STORE_DIGESTED)
@@ -7921,76 +7880,60 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
         kaws__crypto_update(&hash, block, got);
     }
     kaws__crypto_out(&hash, digest);
-    if (os == 0 && !kaws__crypto_equal(digest, f->sum))
+    if (!kaws__crypto_equal(digest, f->sum))
         *differs = "its bytes have changed";
-    return os;
+    return 0;
 }
 
 
 /* Whether the file that we have open is as we know it, and `path` means it. If
- * only its times have changed, as after a chmod, its digest decides. *differs
- * is NULL, or says what has changed. `moved`: by us, so its times do not count,
- * and a second name is one too many. */
-static int
-kaws__file_compare(kaws__file *f, const char *path, int moved,
-                   const char **differs)
+ * only its times have changed, as after a chmod, its digest decides. `moved`:
+ * it was we who moved it, so its times do not count, and it may have no second
+ * name. */
+static kaws_status
+kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 {
     uint8_t tail[32] = { 0 };
+    const char *differs;
     kaws__stat st;
     size_t got;
-    int os = kaws__file_is_at(f, path, &st, differs);
+    int os = kaws__file_is_at(f, path, &st, &differs);
 
-    if (os != 0 || *differs != NULL)
-        return os;
-    if (st.dev != f->stat.dev || st.ino != f->stat.ino)
-        *differs = "another file has taken its place";
-    else if (st.links > 1 && moved)
-        *differs = "it was given another name, a hard link";
-    else if (st.size != f->size + f->torn)
-        *differs = "its size has changed";
-    if (*differs != NULL)
-        return 0;
-    os = kaws__disk_read_at(f->fd, st.size - sizeof tail, tail, sizeof tail,
-                            &got);
-    if (os == 0 && !kaws__crypto_equal(tail, f->tail))
-        *differs = "its checksum has changed";
-    if (os != 0 || *differs != NULL || moved)
-        return os;
-    if (st.mtime_ns != f->stat.mtime_ns || st.ctime_ns != f->stat.ctime_ns)
-        os = kaws__file_adds_up(f, differs);
-    if (os == 0 && *differs == NULL)
+    if (os == 0 && differs == NULL) {
+        if (st.dev != f->stat.dev || st.ino != f->stat.ino)
+            differs = "another file has taken its place";
+        else if (st.links > 1 && moved)
+            differs = "it was given another name, a hard link";
+        else if (st.size != f->size + f->torn)
+            differs = "its size has changed";
+        else if ((os = kaws__disk_read_at(f->fd, st.size - sizeof tail, tail,
+                                          sizeof tail, &got)) == 0 &&
+                 !kaws__crypto_equal(tail, f->tail))
+            differs = "its checksum has changed";
+        else if (os == 0 && !moved && (st.mtime_ns != f->stat.mtime_ns ||
+                                       st.ctime_ns != f->stat.ctime_ns))
+            os = kaws__file_adds_up(f, &differs);
+    }
+    if (os != 0 || differs != NULL)
+        return kaws__file_refuse(f, os, differs, "look at", err);
+    if (!moved)
         f->stat = st;
-    return os;
-}
-
-
-/* The same for f->path. Opens the file if it is not kept open. */
-static int
-kaws__file_look(kaws__file *f, const char **differs)
-{
-    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
-
-    *differs = NULL;
-    if (os == 0)
-        os = kaws__file_compare(f, f->path, 0, differs);
-    if (os == ENOENT || os == ELOOP || os == EISDIR || os == ENXIO)
-        *differs = kaws__sys_error_text(os);
-    return os;
+    return KAWS_OK;
 }
 
 
 /* Begins a change of the file in its place: the path must mean the file that we
- * know. */
+ * know. Opens the file if it is not kept open. */
 static kaws_status
 kaws__file_change(kaws__file *f, kaws_error *err)
 {
-    const char *differs;
-    int os = kaws__file_look(f, &differs);
+    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
+    kaws_status status = os == 0 ? kaws__file_compare(f, f->path, 0, err)
+                       : kaws__file_refuse(f, os, NULL, "look at", err);
 
-    if (os == 0 && differs == NULL)
-        return KAWS_OK;
-    kaws__file_leave(f);
-    return kaws__file_refuse(f, os, differs, "look at", err);
+    if (status != KAWS_OK)
+        kaws__file_leave(f);
+    return status;
 }
 
 
@@ -7999,12 +7942,11 @@ kaws__file_change(kaws__file *f, kaws_error *err)
 static void
 kaws__file_changed(kaws__file *f)
 {
-    kaws__stat st;
+    kaws__stat was = f->stat;
 
-    if (kaws__disk_stat(f->fd, NULL, &st) == 0) {
-        f->stat = st;
-    } else {
-        f->stat.mtime_ns = f->stat.ctime_ns = 0;
+    if (kaws__disk_stat(f->fd, NULL, &f->stat) != 0) {
+        f->stat = was;
+        f->stat.mtime_ns = 0;
         f->stat.size = f->size;
     }
     kaws__file_leave(f);
@@ -8032,7 +7974,7 @@ kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
                        kaws_error *err)
 {
     if (!st->regular)
-        return kaws__file_error(f, KAWS_FILE, "is not a plain file", err);
+        return kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     if (!st->mine)
         return kaws__file_error(f, KAWS_FILE, "belongs to another user than "
                                 "the one this process runs as; make that one "
@@ -8054,8 +7996,9 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
     int waited = 0, os;
     kaws_status status = kaws__file_wait(f, f->fd, &waited, err);
 
-    if (status == KAWS_OK && (os = kaws__file_join(f, f->fd)) != 0)
-        status = kaws__err_os(err, KAWS_FILE, os, "cannot lock %s", f->shown);
+    if (status == KAWS_OK)
+        status = kaws__file_result(f, kaws__file_join(f, f->fd), "lock", "",
+                                   err);
     if (status == KAWS_FILE && f->read_only) {
         kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
         kaws__err_clear(err);
@@ -8070,9 +8013,7 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
         return kaws__err_set(err, KAWS_CHANGED, "the data file %s was replaced "
                              "while it was being opened: %s; try again",
                              f->shown, differs);
-    if (os != 0)
-        return kaws__file_cannot(f, os, "look at", "", err);
-    return KAWS_OK;
+    return kaws__file_result(f, os, "look at", "", err);
 }
 
 
@@ -8119,17 +8060,15 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
     kaws__stat st = { 0 };
     uint8_t *at;
-    size_t got = 0;
+    size_t got;
     int os = kaws__disk_stat(f->fd, NULL, &st);
-    kaws_status status = os == 0 ? kaws__file_looks_right(f, &st, err)
-                                 : kaws__file_cannot(f, os, "read", "", err);
+    kaws_status status = kaws__file_result(f, os, "read", "", err);
 
-    if (status == KAWS_OK)
-        status = kaws__file_reach(f, err);
-    if (status != KAWS_OK)
+    if (status != KAWS_OK ||
+        (status = kaws__file_looks_right(f, &st, err)) != KAWS_OK ||
+        (status = kaws__file_reach(f, err)) != KAWS_OK)
         return status;
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
-    out->len = 0;
     if (at == NULL)
         return kaws__err_memory(err, "reading the data file");
     kaws__sys_advise_large(at, (size_t)st.size);
@@ -8138,7 +8077,7 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os == 0)
         os = kaws__disk_stat(f->fd, NULL, &f->stat);
     if (os != 0)
-        return kaws__file_cannot(f, os, "read", "", err);
+        return kaws__file_result(f, os, "read", "", err);
     f->exists = 1;
     if (f->stat.size != got || f->stat.mtime_ns != st.mtime_ns ||
         f->stat.ctime_ns != st.ctime_ns)
@@ -8156,7 +8095,6 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
 static kaws_status
 kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 {
-    kaws__stat folder = { 0 };            /* that is, no regular file         */
     kaws_status status = KAWS_OK;
     int os;
 
@@ -8166,9 +8104,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
     if (os == 0)
         status = kaws__file_read_all(f, out, err);
     else if (os == EISDIR)
-        status = kaws__file_looks_right(f, &folder, err);
+        status = kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     else if (os != ENOENT)
-        status = kaws__file_cannot(f, os, "open", "", err);
+        status = kaws__file_result(f, os, "open", "", err);
     kaws__file_leave(f);
     return status;
 }
@@ -8177,7 +8115,7 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
 /* ==========================================================================
  * ROOM  save     bytes to disk: durably, and whole
  * ==========================================================================
- * Uses: sys disk err buf text crypto store file
+ * Uses: disk err text crypto store file
  * Gives: save_accept save_mend save_append save_begin save_put save_commit
  *        save_create save_finish
  *
@@ -8242,95 +8180,69 @@ kaws__save_write_length(kaws__file *f, kaws_error *err)
 {
     uint8_t length[16];
     size_t done;
-    int os, tries;
+    int os, tries = 0;
 
     kaws__store_committed(length, f->file_id, f->size);
-    for (tries = 0; tries < 2; tries++) {
+    do {
         os = kaws__disk_write_at(f->fd, KAWS__STORE_COMMITTED, length,
                                  sizeof length, &done);
-        if (os == 0)
-            return KAWS_OK;
-        if (tries == 0 && done == 0)
-            return kaws__file_cannot(f, os, "write to", KAWS__FILE_UNCHANGED,
-                                     err);
-    }
-    return kaws__save_uncertain(f, os, "a write failed in the middle, and "
-                                "again when it was repeated", err);
+    } while (os != 0 && tries++ == 0 && done > 0);
+    if (os != 0 && tries == 2)
+        return kaws__save_uncertain(f, os, "a write failed in the middle, and "
+                                    "again when it was repeated", err);
+    return kaws__file_result(f, os, "write to", KAWS__FILE_UNCHANGED, err);
 }
 
 
-/* Makes the file say, durably, that all of its bytes count. */
+/* Makes the file say, durably, that all of its bytes count. Within a change. */
 static kaws_status
 kaws__save_commit_length(kaws__file *f, kaws_error *err)
 {
-    int os;
-    kaws_status status = kaws__file_change(f, err);
+    kaws_status status = kaws__save_write_length(f, err);
 
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__save_write_length(f, err);
-    os = status == KAWS_OK ? kaws__disk_sync(f->fd) : 0;
-    kaws__file_changed(f);
-    return os == 0 ? status : kaws__file_cannot(f, os, "sync", "", err);
-}
-
-
-/* Takes a failed append back. If that fails as well, nobody can say what the
- * disk holds. */
-static kaws_status
-kaws__save_take_back(kaws__file *f, int os, int *landed, kaws_error *err)
-{
-    int failed = kaws__disk_truncate(f->fd, f->size);
-
-    *landed = *landed && failed != 0;
-    if (failed == 0)
-        failed = kaws__disk_sync(f->fd);
-    if (failed == 0)
-        return kaws__file_cannot(f, os, "add to", KAWS__FILE_UNCHANGED, err);
-    return kaws__save_uncertain(f, os, "an addition failed, and could not be "
-                                "taken back", err);
+    if (status == KAWS_OK)
+        status = kaws__file_result(f, kaws__disk_sync(f->fd), "sync", "", err);
+    return status;
 }
 
 
 /* Adds an entry at the end: one write and one sync of its bytes alone, after
- * the file was told which length is durable already. */
+ * the file was told which length is durable already. What fails is taken back.
+ * If that fails as well, nobody can say what the disk holds. */
 static kaws_status
 kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
 {
+    uint8_t bytes[KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST];
+    uint8_t *digest = bytes + record.len;
+    size_t len = record.len + KAWS__STORE_DIGEST, done;
     kaws__sha256 state = f->state;
-    kaws__buf bytes;
-    uint8_t *digest;
-    size_t done;
-    kaws_status status;
-    int os;
+    int os, failed;
+    kaws_status status = kaws__file_change(f, err);
 
     *landed = 0;
-    kaws__buf_init(&bytes, f->hooks);
-    kaws__buf_put(&bytes, record.at, record.len);
-    digest = kaws__buf_grow(&bytes, KAWS__STORE_DIGEST);
-    if (digest == NULL) {
-        kaws__buf_free(&bytes);
-        return kaws__err_memory(err, "adding a key");
-    }
+    if (status != KAWS_OK)
+        return status;
+    memcpy(bytes, record.at, record.len);
     kaws__store_digest(&state, record, digest);
-    status = kaws__file_change(f, err);
-    if (status == KAWS_OK) {
-        status = kaws__save_write_length(f, err);
-        if (status == KAWS_OK) {
-            os = kaws__disk_write_at(f->fd, f->size, bytes.at, bytes.len,
-                                     &done);
-            *landed = os == 0;
-            if (os == 0)
-                os = kaws__disk_sync(f->fd);
-            if (os != 0)
-                status = kaws__save_take_back(f, os, landed, err);
+    if ((status = kaws__save_write_length(f, err)) == KAWS_OK) {
+        os = kaws__disk_write_at(f->fd, f->size, bytes, len, &done);
+        *landed = os == 0;
+        if (os != 0 || (os = kaws__disk_sync(f->fd)) != 0) {
+            failed = kaws__disk_truncate(f->fd, f->size);
+            *landed = *landed && failed != 0;
+            if (failed == 0)
+                failed = kaws__disk_sync(f->fd);
+            status = failed == 0
+                   ? kaws__file_result(f, os, "add to", KAWS__FILE_UNCHANGED,
+                                       err)
+                   : kaws__save_uncertain(f, os, "an addition failed, and "
+                                          "could not be taken back", err);
         }
-        if (*landed)
-            kaws__file_advance(f, f->size + bytes.len, digest, &state);
-        kaws__file_changed(f);
     }
-    kaws__buf_free(&bytes);
+    if (*landed)
+        kaws__file_advance(f, f->size + len, digest, &state);
+    kaws__file_changed(f);
     return status;
 }
 
@@ -8340,23 +8252,22 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
 static int
 kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 {
-    size_t n = strlen(f->path), room = sizeof KAWS__FILE_TORN, done;
-    char date[17], number[4] = "";
-    int fd, os = EEXIST;
+    size_t n = strlen(f->path), done;
+    char date[17];
+    int fd = -1, os = EEXIST;
     unsigned i;
 
     kaws__text_amz_date(date, f->hooks->now_ms(f->hooks->ctx) / 1000);
-    for (i = 1; i < 100 && os == EEXIST; i++) {
-        (void)snprintf(f->aside + n, room, ".torn-%s%s", date, number);
+    for (i = 0; i < 99 && os == EEXIST; i++) {
+        (void)snprintf(f->aside + n, sizeof KAWS__FILE_TORN,
+                       i == 0 ? ".torn-%s" : ".torn-%s-%u", date, i);
         os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
-        (void)snprintf(number, sizeof number, "-%u", i % 100);
     }
-    if (os != 0)
-        return os;
-    if ((os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done)) == 0 &&
+    if (os == 0 &&
+        (os = kaws__disk_write_at(fd, 0, torn.at, torn.len, &done)) == 0 &&
         (os = kaws__disk_sync(fd)) == 0)
         os = kaws__file_sync_dir(f->dir);
-    if (os != 0)
+    if (fd >= 0 && os != 0)
         (void)kaws__disk_remove(f->aside);
     kaws__disk_close(fd);
     return os;
@@ -8371,16 +8282,13 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
     kaws_bytes torn = { all.at + f->size, (size_t)f->torn };
     kaws_status status = kaws__file_change(f, err);
-    int os = 0;
+    int os;
 
     if (status != KAWS_OK)
         return status;
-    if (!f->copied)
-        os = kaws__save_copy_torn(f, torn);
+    os = f->copied ? 0 : kaws__save_copy_torn(f, torn);
     f->copied = os == 0;
-    if (os == 0)
-        os = kaws__disk_truncate(f->fd, f->size);
-    if (os == 0) {
+    if (os == 0 && (os = kaws__disk_truncate(f->fd, f->size)) == 0) {
         kaws__file_advance(f, f->size, f->sum, &f->state);
         os = kaws__disk_sync(f->fd);
     }
@@ -8391,14 +8299,11 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
                       "acknowledged; they were moved to %s%s",
                       (unsigned long)torn.len, f->shown, f->shown,
                       f->aside + strlen(f->path));
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot set the torn end of "
-                            "the data file %s aside as %s.torn-...; until then "
-                            "nothing is changed", f->shown, f->shown);
-    if (f->stat.size != f->size)
+    if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
                                 "was cut off", err);
-    return KAWS_OK;
+    return kaws__file_result(f, os, "set the torn end of", " aside; until then "
+                             "nothing is changed", err);
 }
 
 
@@ -8411,15 +8316,12 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 static kaws_status
 kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
-    kaws_status status;
     size_t done;
     int os = kaws__file_sync_dir(f->dir), unwritten = 0;
+    kaws_status status = kaws__file_result(f, os, "sync the folder of", "",
+                                           err);
 
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder %s",
-                            f->dir_shown);
-    status = kaws__file_change(f, err);
-    if (status != KAWS_OK)
+    if (status != KAWS_OK || (status = kaws__file_change(f, err)) != KAWS_OK)
         return status;
     if (f->committed < f->size)
         unwritten = kaws__disk_write_at(f->fd, f->committed,
@@ -8427,15 +8329,12 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
                                         (size_t)(f->size - f->committed),
                                         &done);
     os = kaws__disk_sync(f->fd);
-    kaws__file_changed(f);
     f->synced = os == 0;
-    os = os != 0 ? os : unwritten;
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot make durable what is "
-                            "in the data file %s; until then nothing is "
-                            "changed", f->shown);
-    if (f->committed != f->size)
+    status = kaws__file_result(f, os != 0 ? os : unwritten, "make durable what "
+                               "is in", "; until then nothing is changed", err);
+    if (status == KAWS_OK && f->committed != f->size)
         status = kaws__save_commit_length(f, err);
+    kaws__file_changed(f);
     f->unsettled = status != KAWS_OK;
     return status;
 }
@@ -8447,13 +8346,11 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 static kaws_status
 kaws__save_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
-    kaws_status status = KAWS_OK;
+    kaws_status status = f->unsettled ? kaws__save_settle(f, all, err)
+                                      : KAWS_OK;
 
-    if (f->unsettled)
-        status = kaws__save_settle(f, all, err);
-    if (status == KAWS_OK && f->torn > 0)
-        status = kaws__save_set_aside(f, all, err);
-    return status;
+    return status == KAWS_OK && f->torn > 0 ? kaws__save_set_aside(f, all, err)
+                                            : status;
 }
 
 
@@ -8492,14 +8389,6 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
 /* ---- replacing it ------------------------------------------------------ */
 
 static void
-kaws__save_abandon(kaws__file *f, int fd)
-{
-    kaws__disk_close(fd);
-    (void)kaws__disk_remove(f->tmp);
-}
-
-
-static void
 kaws__save_flush(kaws__writer *w)
 {
     size_t done;
@@ -8525,7 +8414,7 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
     if (f->exists && (status = kaws__file_change(f, err)) == KAWS_OK)
         kaws__file_mend_links(f);
     kaws__file_leave(f);
-    if (status == KAWS_OK && f->exists && f->stat.links > 1)
+    if (status == KAWS_OK && f->stat.links > 1)
         status = kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
                                "(hard links), and to replace one would make "
                                "two keyrings of it; nothing was changed; "
@@ -8533,17 +8422,16 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
                                (unsigned long)f->stat.links);
     if (status != KAWS_OK)
         return status;
+    w->fd = -1;
     if ((os = kaws__disk_remove(f->tmp)) == 0 &&
-        (os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd)) == 0) {
+        (os = kaws__disk_open(f->tmp, KAWS__NEW, &w->fd)) == 0)
         os = kaws__disk_stat(w->fd, NULL, &st);
-        if (os == 0)
-            status = kaws__file_looks_right(f, &st, err);
-        if (os != 0 || status != KAWS_OK)
-            kaws__save_abandon(f, w->fd);
+    status = os == 0 ? kaws__file_looks_right(f, &st, err)
+           : kaws__file_result(f, os, "create the .tmp of", "", err);
+    if (status != KAWS_OK && w->fd >= 0) {
+        kaws__disk_close(w->fd);
+        (void)kaws__disk_remove(f->tmp);
     }
-    if (os != 0)
-        return kaws__err_os(err, KAWS_FILE, os, "cannot create %s.tmp",
-                            f->shown);
     kaws__store_header(w->block, &w->state, f->file_id, f->epoch, 0);
     memcpy(w->sum, w->block + KAWS__STORE_DIGESTED, sizeof w->sum);
     w->used = KAWS__STORE_HEADER;
@@ -8588,34 +8476,36 @@ kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 
 /* Without an exchange or a link: the path is looked at, and the rename follows.
  */
-static int
-kaws__save_rename_blindly(kaws__file *f, const char **differs)
+static kaws_status
+kaws__save_rename_blindly(kaws__file *f, kaws_error *err)
 {
     kaws__stat st;
+    kaws_status status = KAWS_OK;
     int os = 0;
 
     if (f->exists)
-        os = kaws__file_look(f, differs);
+        status = kaws__file_change(f, err);
     else if (kaws__disk_stat(-1, f->path, &st) == 0)
         os = EEXIST;
     kaws__file_leave(f);
-    return os != 0 || *differs != NULL
-         ? os : kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
+    if (status == KAWS_OK && os == 0)
+        os = kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
+    return os == 0 ? status : kaws__file_refuse(f, os, NULL, "replace", err);
 }
 
 
-/* What came out in the exchange is not ours, or could not be looked at: it goes
- * back, durably, because a power cut would else take it away again. */
+/* What came out in the exchange is not ours, or could not be looked at, as
+ * `status` says: it goes back, durably, because a power cut would else take it
+ * away again. */
 static kaws_status
-kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
+kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
+                    kaws_error *err)
 {
     int os = kaws__disk_rename(f->tmp, f->path, KAWS__EXCHANGE);
 
     *landed = os != 0;
-    if (os == 0)
-        os = kaws__disk_sync_dir(dir);
-    if (os == 0)
-        return KAWS_OK;
+    if (os == 0 && (os = kaws__disk_sync_dir(dir)) == 0)
+        return status;
     return kaws__save_uncertain(f, os, *landed
                                 ? "another took its place, and could not be "
                                   "put back: it is .tmp now, save it"
@@ -8628,28 +8518,19 @@ kaws__save_put_back(kaws__file *f, int dir, int *landed, kaws_error *err)
 static kaws_status
 kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
-    const char *differs = NULL;
+    int os = kaws__disk_rename(f->tmp, f->path, f->exists ? KAWS__EXCHANGE
+                                                          : KAWS__RENAME_NEW);
     kaws_status status = KAWS_OK;
-    int os = f->exists ? kaws__disk_rename(f->tmp, f->path, KAWS__EXCHANGE)
-                       : kaws__disk_rename(f->tmp, f->path, KAWS__RENAME_NEW);
 
-    if (os == ENOSYS) {
-        os = kaws__save_rename_blindly(f, &differs);
-        *landed = os == 0 && differs == NULL;
-    } else if (os == 0) {
-        if (f->exists)
-            os = kaws__file_compare(f, f->tmp, 1, &differs);
-        *landed = os == 0 && differs == NULL;
-        if (!*landed)
-            status = kaws__save_put_back(f, dir, landed, err);
-    }
-    if (*landed || status != KAWS_OK)
-        return status;
-    if (os == EEXIST)
-        differs = "a file has appeared in its place";
-    else if (os == ENOENT && f->exists)
-        differs = kaws__sys_error_text(os);
-    return kaws__file_refuse(f, os, differs, "replace", err);
+    if (os == ENOSYS)
+        status = kaws__save_rename_blindly(f, err);
+    else if (os != 0)
+        status = kaws__file_refuse(f, os, NULL, "replace", err);
+    else if (f->exists)
+        status = kaws__file_compare(f, f->tmp, 1, err);
+    *landed = status == KAWS_OK;
+    return os != 0 || *landed
+         ? status : kaws__save_put_back(f, dir, status, landed, err);
 }
 
 
@@ -8665,14 +8546,12 @@ kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
     *landed = 0;
     if (os == 0)
         os = kaws__disk_open(f->dir, KAWS__FOLDER, &dir);
-    status = os != 0 ? kaws__file_refuse(f, os, NULL, "replace", err)
-                     : kaws__save_rename(f, dir, landed, err);
-    if (status == KAWS_OK)
+    status = os == 0 ? kaws__save_rename(f, dir, landed, err)
+           : kaws__file_result(f, os, "replace", KAWS__FILE_UNCHANGED, err);
+    if (status == KAWS_OK || !*landed)
         (void)kaws__disk_remove(f->tmp);
-    if (!*landed) {
-        kaws__save_abandon(f, w->fd);
-    } else {
-        kaws__disk_close(f->fd);
+    kaws__disk_close(*landed ? f->fd : w->fd);
+    if (*landed) {
         f->fd = w->fd;
         f->stat = st;
         f->exists = 1;
@@ -8705,12 +8584,10 @@ kaws__save_create(kaws__file *f, kaws_error *err)
                              "bytes for the data file's id");
     os = kaws__file_sync_dir(f->above);
     if (os != 0 && (os != EACCES || f->made_dir))
-        return kaws__err_os(err, KAWS_FILE, os, "cannot sync the folder above "
-                            "%s", f->dir_shown);
-    status = kaws__save_begin(f, &w, err);
-    if (status == KAWS_OK)
-        status = kaws__save_commit(f, &w, &landed, err);
-    if (status == KAWS_OK)
+        return kaws__file_result(f, os, "sync the folder above that of", "",
+                                 err);
+    if ((status = kaws__save_begin(f, &w, err)) == KAWS_OK &&
+        (status = kaws__save_commit(f, &w, &landed, err)) == KAWS_OK)
         kaws__err_log(f->hooks, 1, "there was no data file %s, so a new, "
                       "empty keyring was made; if one has been in use, is its "
                       "volume mounted?", f->shown);
@@ -8723,13 +8600,17 @@ kaws__save_create(kaws__file *f, kaws_error *err)
 static void
 kaws__save_finish(kaws__file *f)
 {
-    kaws_error err;
+    kaws_error err = { 0 };
+    kaws_status status;
 
-    kaws__err_clear(&err);
     if (f->read_only || f->unsettled ||
         kaws__file_hold(f, 0, &err) != KAWS_OK)
         return;
-    if (kaws__save_commit_length(f, &err) != KAWS_OK)
+    if ((status = kaws__file_change(f, &err)) == KAWS_OK) {
+        status = kaws__save_commit_length(f, &err);
+        kaws__file_changed(f);
+    }
+    if (status != KAWS_OK)
         kaws__err_log(f->hooks, 1, "closing the keyring: %s", err.text);
     kaws__file_release(f);
 }
@@ -8763,12 +8644,14 @@ typedef struct kaws__slot {
     kaws__entry *entry;           /* NULL: free                               */
 } kaws__slot;
 
+enum { KAWS__TABLE_PLACE = sizeof(kaws__slot) + sizeof(kaws__row) };
+
 typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
     uint64_t     next_serial;
-    kaws__row   *rows;
-    size_t       count, max;
+    kaws__row   *rows;            /* behind the slots, in the same block      */
+    size_t       count;
     kaws__slot  *slots;
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;
@@ -8780,10 +8663,8 @@ static void
 kaws__table_open(kaws__table *t, const kaws_hooks *hooks,
                  const uint64_t seed[2])
 {
-    memset(t, 0, sizeof *t);
-    t->hooks = hooks;
-    memcpy(t->seed, seed, sizeof t->seed);
-    t->next_serial = 1;
+    *t = (kaws__table){ .hooks = hooks, .seed = { seed[0], seed[1] },
+                        .next_serial = 1 };
 }
 
 
@@ -8848,8 +8729,7 @@ kaws__table_close(kaws__table *t)
     while (t->count > 0)
         kaws__table_drop(t, t->rows[--t->count].entry);
     kaws__buf_free(&t->image);
-    kaws__mem_free(t->hooks, t->rows, t->max * sizeof *t->rows);
-    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *t->slots);
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * KAWS__TABLE_PLACE);
     memset(t, 0, sizeof *t);
 }
 
@@ -8870,51 +8750,40 @@ kaws__table_adopt(kaws__table *t, kaws__buf *image)
     ((word) << (bits) | (word) >> (64 - (bits)))
 
 
-static void
-kaws__table_round(uint64_t v[4])
-{
-    v[0] += v[1];
-    v[2] += v[3];
-    v[1] = KAWS__TABLE_ROTATE(v[1], 13) ^ v[0];
-    v[3] = KAWS__TABLE_ROTATE(v[3], 16) ^ v[2];
-    v[0] = KAWS__TABLE_ROTATE(v[0], 32) + v[3];
-    v[2] += v[1];
-    v[3] = KAWS__TABLE_ROTATE(v[3], 21) ^ v[0];
-    v[1] = KAWS__TABLE_ROTATE(v[1], 17) ^ v[2];
-    v[2] = KAWS__TABLE_ROTATE(v[2], 32);
-}
-
-
 /* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
- * names that share a slot. The length of each text goes in before it, so that
- * key id and user id cannot trade bytes. */
+ * names that share a slot. The lengths of both texts, 255 at most, go in first,
+ * so that key id and user id cannot trade bytes. */
 static uint32_t
 kaws__table_hash(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
 {
-    uint64_t v[4] = { 0x736f6d6570736575u, 0x646f72616e646f6du,
-                      0x6c7967656e657261u, 0x7465646279746573u };
-    const kaws_bytes texts[2] = { key_id, user_id };
-    size_t i, at;
+    uint64_t a = t->seed[0] ^ 0x736f6d6570736575u;
+    uint64_t b = t->seed[1] ^ 0x646f72616e646f6du;
+    uint64_t c = t->seed[0] ^ 0x6c7967656e657261u;
+    uint64_t d = t->seed[1] ^ 0x7465646279746573u;
+    uint64_t words[1 + 2 * 256 / 8], word;
+    size_t last = (key_id.len + user_id.len + 7) / 8, i;
+    uint8_t *texts = (uint8_t *)(words + 1);
 
-    for (i = 0; i < 4; i++)
-        v[i] ^= t->seed[i & 1];
-    for (i = 0; i < 2; i++) {
-        uint64_t word = texts[i].len;
-        for (at = 0; ; at += 8) {
-            v[3] ^= word;
-            kaws__table_round(v);
-            v[0] ^= word;
-            if (at >= texts[i].len)
-                break;
-            word = 0;
-            memcpy(&word, texts[i].at + at,
-                   texts[i].len - at < 8 ? texts[i].len - at : 8);
-        }
+    words[last] = 0;                      /* its end is not written below     */
+    words[0] = key_id.len << 16 | user_id.len;
+    memcpy(texts, key_id.at, key_id.len);
+    memcpy(texts + key_id.len, user_id.at, user_id.len);
+    for (i = 0; i <= last + 3; i++) {
+        word = i <= last ? words[i] : 0;
+        c ^= i == last + 1 ? 0xff : 0;
+        d ^= word;
+        a += b;
+        c += d;
+        b = KAWS__TABLE_ROTATE(b, 13) ^ a;
+        d = KAWS__TABLE_ROTATE(d, 16) ^ c;
+        a = KAWS__TABLE_ROTATE(a, 32) + d;
+        c += b;
+        d = KAWS__TABLE_ROTATE(d, 21) ^ a;
+        b = KAWS__TABLE_ROTATE(b, 17) ^ c;
+        c = KAWS__TABLE_ROTATE(c, 32);
+        a ^= word;
     }
-    v[2] ^= 0xff;
-    for (i = 0; i < 3; i++)
-        kaws__table_round(v);
-    return (uint32_t)(v[0] ^ v[1] ^ v[2] ^ v[3]);
+    return (uint32_t)(a ^ b ^ c ^ d);
 }
 
 
@@ -8968,38 +8837,34 @@ kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
 static int
 kaws__table_reserve(kaws__table *t, size_t more)
 {
-    size_t slot_count = t->slot_count < 32 ? 32 : t->slot_count, max, i, at;
+    size_t slot_count = t->slot_count < 32 ? 32 : t->slot_count, mask, i, at;
     kaws__slot *slots;
     kaws__row *rows;
 
-    if (more > SIZE_MAX / sizeof *slots / 8 - t->count)
+    if (more > SIZE_MAX / KAWS__TABLE_PLACE / 4 - t->count)
         return 0;
     while (t->count + more > slot_count / 8 * 7)
         slot_count *= 2;
     if (slot_count == t->slot_count)
         return 1;
-    max = slot_count / 8 * 7;
-    slots = kaws__mem_new(t->hooks, slot_count * sizeof *slots);
-    rows = slots == NULL
-         ? NULL : kaws__mem_resize(t->hooks, t->rows, t->max * sizeof *rows,
-                                   max * sizeof *rows);
-    if (rows == NULL) {
-        kaws__mem_free(t->hooks, slots, slot_count * sizeof *slots);
+    slots = kaws__mem_new(t->hooks, slot_count * KAWS__TABLE_PLACE);
+    if (slots == NULL)
         return 0;
-    }
+    mask = slot_count - 1;
     for (i = 0; i < t->slot_count; i++) {
         if (t->slots[i].entry == NULL)
             continue;
-        at = t->slots[i].hash & (slot_count - 1);
-        while (slots[at].entry != NULL)
-            at = (at + 1) & (slot_count - 1);
+        for (at = t->slots[i].hash & mask; slots[at].entry != NULL;)
+            at = (at + 1) & mask;
         slots[at] = t->slots[i];
     }
-    kaws__mem_free(t->hooks, t->slots, t->slot_count * sizeof *slots);
+    rows = (void *)(slots + slot_count);
+    for (i = 0; i < t->count; i++)
+        rows[i] = t->rows[i];
+    kaws__mem_free(t->hooks, t->slots, t->slot_count * KAWS__TABLE_PLACE);
     t->slots = slots;
     t->slot_count = slot_count;
     t->rows = rows;
-    t->max = max;
     return 1;
 }
 
@@ -9014,10 +8879,8 @@ kaws__table_add(kaws__table *t, kaws__entry *e)
 
     if (slot->entry != NULL)
         return 0;
-    slot->hash = hash;
-    slot->entry = e;
-    t->rows[t->count].serial = t->next_serial++;
-    t->rows[t->count++].entry = e;
+    *slot = (kaws__slot){ hash, e };
+    t->rows[t->count++] = (kaws__row){ t->next_serial++, e };
     t->image_entries += (size_t)kaws__table_in_image(t, e);
     return 1;
 }
@@ -9100,20 +8963,16 @@ typedef struct kaws__bound {
 static kaws_status
 kaws__bind_name(kaws_name name, kaws__record *r, kaws_error *err)
 {
-    const char *wrong = NULL;
-
     memset(r, 0, sizeof *r);
     r->key_id = kaws__buf_of(name.key_id != NULL ? name.key_id : "");
     r->user_id = kaws__buf_of(name.user_id != NULL ? name.user_id : "");
     if (r->key_id.len == 0)
-        wrong = "the key id is empty";
-    else if (r->key_id.len > KAWS_NAME_MAX)
-        wrong = "the key id is longer than 255 bytes";
-    else if (r->user_id.len > KAWS_NAME_MAX)
-        wrong = "the user id is longer than 255 bytes";
-    else
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
+        return kaws__err_argument(err, "the key id is empty");
+    if (r->key_id.len > KAWS_NAME_MAX)
+        return kaws__err_argument(err, "the key id is longer than 255 bytes");
+    if (r->user_id.len > KAWS_NAME_MAX)
+        return kaws__err_argument(err, "the user id is longer than 255 bytes");
+    return KAWS_OK;
 }
 
 
@@ -9161,9 +9020,8 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
             text = i % 2 ? ctx->pairs[i / 2].value : ctx->pairs[i / 2].name;
         if (text == NULL || *text == '\0' ||
             !kaws__text_is_utf8(kaws__buf_of(text)))
-            return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: a name or "
-                                 "value in the encryption context is NULL, "
-                                 "empty or not UTF-8");
+            return kaws__err_argument(err, "a name or value in the encryption "
+                                      "context is NULL, empty or not UTF-8");
     }
     return KAWS_OK;
 }
@@ -9173,9 +9031,8 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
  * Uses: thread err buf text trust store file save table bind
- * Gives: vault_open vault_close vault_allows vault_may_add vault_entry
- *        vault_add vault_remove vault_reseal vault_copy vault_claim
- *        vault_extent vault_list vault_stats
+ * Gives: vault_open vault_close vault_look vault_entry vault_add
+ *        vault_replace vault_claim vault_extent vault_list vault_stats
  *
  * Table, file, and the digest over the file have one lock, which is never held
  * while anything is waited for. A change waits first: for its turn among the
@@ -9187,7 +9044,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 #define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
 
 typedef struct kaws__vault {
-    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    const kaws_hooks *hooks;
     kaws__trust *trust;           /* learns whose KMS keys the entries name   */
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
@@ -9199,43 +9056,39 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views into the three below               */
+    kaws__record record;          /* views, of an entry: into `bytes`         */
     kaws_sealed  sealed;
-    kaws__bound  bound;
-    uint8_t      texts[KAWS__STORE_RECORD_MAX - 6144];
+    kaws__bound  bound;           /* what the blob is tied to                 */
+    uint8_t      bytes[KAWS__STORE_RECORD_MAX];
 } kaws__copy;
 
+typedef enum kaws__intent { KAWS__TO_FETCH, KAWS__TO_REMOVE, KAWS__TO_ADD }
+    kaws__intent;
 
-/* ---- what may be done -------------------------------------------------- */
 
-/* Whether there is a file, and it may be changed if that is wanted. */
+/* ---- reading ----------------------------------------------------------- */
+
+/* With the lock held: whether there is a file, and it may be changed if that is
+ * wanted. After a disk failure in the middle of a change nobody knows what the
+ * file holds, so nobody may add to it. A removal is told so when it begins: the
+ * key may not be there. */
 static kaws_status
-kaws__vault_allows(const kaws__vault *v, int change, kaws_error *err)
+kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
-    if (change && v->read_only)
+    if (intent != KAWS__TO_FETCH && v->read_only)
         return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
     if (!v->has_file)
         return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
                              "data_file has to be set");
+    if (intent == KAWS__TO_ADD && v->uncertain)
+        return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the "
+                             "middle of an earlier change to %s: reopen the "
+                             "keyring before changing more", v->file.shown);
     return KAWS_OK;
 }
 
 
-/* With the lock held. After a disk failure in the middle of a change nobody
- * knows what the file holds, so nobody may change it. */
-static kaws_status
-kaws__vault_certain(const kaws__vault *v, kaws_error *err)
-{
-    if (!v->uncertain)
-        return KAWS_OK;
-    return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the middle "
-                         "of an earlier change to %s: reopen the keyring "
-                         "before changing more", v->file.shown);
-}
-
-
-/* Looks a name up, which has to be there, or has to be free. With the lock
- * held. */
+/* With the lock held: looks a name up, which has to be there, or to be free. */
 static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
                  kaws__entry **e, kaws_error *err)
@@ -9243,245 +9096,24 @@ kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
     *e = kaws__table_find(&v->table, name->key_id, name->user_id);
     if ((*e != NULL) == there)
         return KAWS_OK;
-    if (there)
-        return kaws__err_set(err, KAWS_NOT_FOUND, "there is no key '%s'",
-                             KAWS__SHOW(name->key_id));
-    return kaws__err_set(err, KAWS_EXISTS, "the key '%s' is already there",
+    return kaws__err_set(err, there ? KAWS_NOT_FOUND : KAWS_EXISTS, there
+                         ? "there is no key '%s'"
+                         : "the key '%s' is already there",
                          KAWS__SHOW(name->key_id));
 }
 
 
-/* Whether a key of that name could be added now, and what its blob will be tied
- * to. The lock is not kept, so vault_add looks again. */
-static kaws_status
-kaws__vault_may_add(kaws__vault *v, const kaws__record *key, kaws__bound *bound,
-                    kaws_error *err)
-{
-    kaws__entry *e;
-    kaws_status status;
-
-    kaws__bind_key(v->file_hex, key, bound);
-    kaws__thread_lock(&v->lock);
-    if ((status = kaws__vault_certain(v, err)) == KAWS_OK)
-        status = kaws__vault_find(v, key, 0, &e, err);
-    kaws__thread_unlock(&v->lock);
-    return status;
-}
-
-
-/* ---- changing ---------------------------------------------------------- */
-
-static void
-kaws__vault_log(const kaws__vault *v, const char *what)
-{
-    unsigned long count = (unsigned long)v->table.count;
-    char sum[9];
-
-    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
-                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
-}
-
-
-static void
-kaws__vault_end(kaws__vault *v)
-{
-    kaws__thread_unlock(&v->lock);
-    kaws__file_release(&v->file);
-    kaws__thread_turn_end(&v->turn, 1);
-}
-
-
-/* Begins a change, which vault_end ends; on failure there is none. The turn is
- * waited for first, because the file's locks do not keep threads apart. Then
- * the file's locks: a thread that waited for them in another thread's turn has
- * waited for them, too. The vault's own lock comes last. */
-static kaws_status
-kaws__vault_begin(kaws__vault *v, kaws_error *err)
-{
-    kaws_status status;
-    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
-
-    if (waited < 0)
-        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
-                             "changing the data file %s for more than %d "
-                             "seconds; does its disk answer?", v->file.shown,
-                             KAWS__VAULT_TURN_MS / 1000);
-    status = kaws__file_hold(&v->file, waited, err);
-    if (status != KAWS_OK) {
-        kaws__thread_turn_end(&v->turn, 0);
-        return status;
-    }
-    kaws__thread_lock(&v->lock);
-    status = kaws__vault_certain(v, err);
-    if (status == KAWS_OK)
-        status = kaws__save_mend(&v->file, kaws__buf_view(&v->table.image),
-                                 err);
-    v->uncertain |= status == KAWS_UNCERTAIN;
-    if (status != KAWS_OK)
-        kaws__vault_end(v);
-    return status;
-}
-
-
-/* The entry of a key as KMS sealed it, to be added or put in another's place;
- * NULL: out of memory. */
-static kaws__entry *
-kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
-                  const kaws_sealed *sealed)
-{
-    kaws__record r = *key;
-    kaws__entry *e = NULL;
-    kaws__buf bytes;
-
-    r.arn = kaws__buf_of(sealed->kms_key_arn);
-    r.material = kaws__buf_of(sealed->key_material_id);
-    r.blob.at = sealed->blob;
-    r.blob.len = sealed->blob_len;
-    kaws__buf_init(&bytes, hooks);
-    kaws__store_record(&bytes, &r);
-    if (!bytes.failed)
-        e = kaws__table_new(hooks, kaws__buf_view(&bytes));
-    kaws__buf_free(&bytes);
-    return e;
-}
-
-
-/* Adds a key that KMS has sealed, if its name is still free. */
-static kaws_status
-kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
-                kaws_error *err)
-{
-    kaws__entry *e, *other;
-    int landed = 0;
-    kaws_status status;
-
-    key->created = v->hooks->now_ms(v->hooks->ctx) / 1000;
-    if (key->created < 0 || key->created > 253402300799)
-        key->created = 0;                 /* no clock may spoil the file      */
-    e = kaws__vault_entry(v->hooks, key, sealed);
-    if (e == NULL)
-        return kaws__err_memory(err, "adding a key");
-    status = kaws__vault_begin(v, err);
-    if (status == KAWS_OK) {
-        status = kaws__vault_find(v, key, 0, &other, err);
-        if (status == KAWS_OK && !kaws__table_reserve(&v->table, 1))
-            status = kaws__err_memory(err, "adding a key");
-        if (status == KAWS_OK)
-            status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
-                                       err);
-        v->uncertain |= status == KAWS_UNCERTAIN;
-        if (landed) {
-            (void)kaws__table_add(&v->table, e);
-            kaws__vault_log(v, "added a key to");
-        }
-        kaws__vault_end(v);
-    }
-    if (!landed)
-        kaws__table_discard(v->hooks, e);
-    return status;
-}
-
-
-/* Replaces the file by one of the table's keys, but for `skip`; those that are
- * in `fresh`, which is in the order of serials, as they are there. *landed: the
- * new file is in place. Within a change. */
-static kaws_status
-kaws__vault_replace(kaws__vault *v, const kaws__row *fresh, size_t n,
-                    const kaws__entry *skip, int *landed, kaws_error *err)
-{
-    const kaws__row *row = v->table.rows, *end = row + v->table.count;
-    kaws__entry *e;
-    kaws__writer w;
-    kaws_status status = kaws__save_begin(&v->file, &w, err);
-
-    *landed = 0;
-    if (status != KAWS_OK)
-        return status;
-    for (; row < end; row++) {
-        for (; n > 0 && fresh->serial < row->serial; n--)
-            fresh++;                      /* that key was removed meanwhile   */
-        e = n > 0 && fresh->serial == row->serial ? fresh->entry : row->entry;
-        if (e != skip)
-            kaws__save_put(&w, kaws__table_record(e));
-    }
-    status = kaws__save_commit(&v->file, &w, landed, err);
-    v->uncertain |= status == KAWS_UNCERTAIN;
-    return status;
-}
-
-
-static kaws_status
-kaws__vault_remove(kaws__vault *v, const kaws__record *name, kaws_error *err)
-{
-    kaws__entry *e;
-    int landed = 0;
-    kaws_status status;
-
-    kaws__thread_lock(&v->lock);          /* NOT_FOUND need not wait for the
-                                           * file's locks                     */
-    status = kaws__vault_find(v, name, 1, &e, err);
-    kaws__thread_unlock(&v->lock);
-    if (status != KAWS_OK || (status = kaws__vault_begin(v, err)) != KAWS_OK)
-        return status;
-    status = kaws__vault_find(v, name, 1, &e, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_replace(v, NULL, 0, e, &landed, err);
-    if (landed) {
-        kaws__table_remove(&v->table, e);
-        kaws__vault_log(v, "removed a key from");
-    }
-    kaws__vault_end(v);
-    return status;
-}
-
-
-/* Puts n keys, sealed anew, in the place of those of the same serials, which
- * are in their order: one new file, then the table. What the table took over
- * is NULL in `fresh` then; the rest is still the caller's. */
-static kaws_status
-kaws__vault_reseal(kaws__vault *v, kaws__row *fresh, size_t n,
-                   kaws_error *err)
-{
-    size_t f, i;
-    int landed;
-    kaws_status status = kaws__vault_begin(v, err);
-
-    if (status != KAWS_OK)
-        return status;
-    status = kaws__vault_replace(v, fresh, n, NULL, &landed, err);
-    for (f = 0; landed && f < n; f++) {
-        i = kaws__table_from(&v->table, fresh[f].serial);
-        if (i == v->table.count || v->table.rows[i].serial != fresh[f].serial)
-            continue;                     /* that key was removed meanwhile   */
-        kaws__table_swap(&v->table, i, fresh[f].entry);
-        fresh[f].entry = NULL;
-    }
-    if (landed)
-        kaws__vault_log(v, "re-wrapped all keys in");
-    kaws__vault_end(v);
-    return status;
-}
-
-
-/* ---- reading ----------------------------------------------------------- */
-
 /* With the lock held. */
 static void
-kaws__vault_copy_entry(const kaws__vault *v, const kaws__entry *e,
-                       kaws__copy *copy)
+kaws__vault_copy(const kaws__vault *v, const kaws__entry *e, kaws__copy *copy)
 {
+    kaws_bytes bytes = kaws__table_record(e);
     kaws__record *r = &copy->record;
     kaws_sealed *sealed = &copy->sealed;
-    kaws_bytes *const texts[] = { &r->key_id, &r->user_id, &r->type, &r->arn,
-                                  &r->material };
-    uint8_t *at = copy->texts;
-    size_t i;
 
-    (void)kaws__store_split(kaws__table_record(e), r);
-    for (i = 0; i < 5; at += texts[i++]->len)
-        texts[i]->at = memcpy(at, texts[i]->at, texts[i]->len);
-    r->blob.at = memcpy(sealed->blob, r->blob.at, r->blob.len);
+    bytes.at = memcpy(copy->bytes, bytes.at, bytes.len);
+    (void)kaws__store_split(bytes, r);
+    memcpy(sealed->blob, r->blob.at, r->blob.len);
     sealed->blob_len = r->blob.len;
     (void)kaws__buf_copy_text(sealed->kms_key_arn, sizeof sealed->kms_key_arn,
                               r->arn);
@@ -9491,17 +9123,25 @@ kaws__vault_copy_entry(const kaws__vault *v, const kaws__entry *e,
 }
 
 
+/* Looks up the name in copy->record, and copies the key. A key to be added must
+ * not be there; then this says what its blob will be tied to. The lock is not
+ * kept, so a change looks again. */
 static kaws_status
-kaws__vault_copy(kaws__vault *v, const kaws__record *name, kaws__copy *copy,
+kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
 {
-    kaws__entry *e;
+    kaws__entry *e = NULL;
     kaws_status status;
 
     kaws__thread_lock(&v->lock);
-    if ((status = kaws__vault_find(v, name, 1, &e, err)) == KAWS_OK)
-        kaws__vault_copy_entry(v, e, copy);
+    if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
+        status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD, &e,
+                                  err);
+    if (status == KAWS_OK && e != NULL)
+        kaws__vault_copy(v, e, copy);
     kaws__thread_unlock(&v->lock);
+    if (intent == KAWS__TO_ADD)
+        kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
     return status;
 }
 
@@ -9519,7 +9159,7 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
     i = kaws__table_from(&v->table, from);
     if (i < v->table.count && v->table.rows[i].serial < limit) {
         serial = v->table.rows[i].serial;
-        kaws__vault_copy_entry(v, v->table.rows[i].entry, copy);
+        kaws__vault_copy(v, v->table.rows[i].entry, copy);
     }
     kaws__thread_unlock(&v->lock);
     return serial;
@@ -9535,7 +9175,7 @@ kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
     kaws_status status;
 
     kaws__thread_lock(&v->lock);
-    status = kaws__vault_certain(v, err);
+    status = kaws__vault_allows(v, KAWS__TO_ADD, err);
     *count = v->table.count;
     *limit = v->table.next_serial;
     kaws__thread_unlock(&v->lock);
@@ -9578,6 +9218,171 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
     stats->keys = v->table.count;
     memcpy(stats->checksum, kaws__file_sum(&v->file), sizeof stats->checksum);
     kaws__thread_unlock(&v->lock);
+}
+
+
+/* ---- changing ---------------------------------------------------------- */
+
+static void
+kaws__vault_log(const kaws__vault *v, const char *what)
+{
+    unsigned long count = (unsigned long)v->table.count;
+    char sum[9];
+
+    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
+    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
+                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
+}
+
+
+/* Ends a change, with the status that is returned. `done`: what was done to the
+ * file; NULL: nothing. */
+static kaws_status
+kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
+{
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    if (done != NULL)
+        kaws__vault_log(v, done);
+    kaws__thread_unlock(&v->lock);
+    kaws__file_release(&v->file);
+    kaws__thread_turn_end(&v->turn, 1);
+    return status;
+}
+
+
+/* Begins a change, which vault_end ends; on failure there is none. The turn is
+ * waited for first, because the file's locks do not keep threads apart. Then
+ * the file's locks: a thread that waited for them in another thread's turn has
+ * waited for them, too. The vault's own lock comes last. */
+static kaws_status
+kaws__vault_begin(kaws__vault *v, kaws_error *err)
+{
+    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
+    kaws_status status;
+
+    if (waited < 0)
+        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
+                             "changing the data file %s for more than %d "
+                             "seconds; does its disk answer?", v->file.shown,
+                             KAWS__VAULT_TURN_MS / 1000);
+    if ((status = kaws__file_hold(&v->file, waited, err)) != KAWS_OK) {
+        kaws__thread_turn_end(&v->turn, 0);
+        return status;
+    }
+    kaws__thread_lock(&v->lock);
+    if ((status = kaws__vault_allows(v, KAWS__TO_ADD, err)) == KAWS_OK)
+        status = kaws__save_mend(&v->file, kaws__buf_view(&v->table.image),
+                                 err);
+    return status == KAWS_OK ? KAWS_OK : kaws__vault_end(v, status, NULL);
+}
+
+
+/* The entry of a key as KMS sealed it, to be added or put in another's place;
+ * NULL: out of memory. */
+static kaws__entry *
+kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
+                  const kaws_sealed *sealed)
+{
+    kaws__record r = *key;
+    kaws__entry *e = NULL;
+    kaws__buf bytes;
+
+    r.arn = kaws__buf_of(sealed->kms_key_arn);
+    r.material = kaws__buf_of(sealed->key_material_id);
+    r.blob = (kaws_bytes){ sealed->blob, sealed->blob_len };
+    kaws__buf_init(&bytes, hooks);
+    kaws__store_record(&bytes, &r);
+    if (!bytes.failed)
+        e = kaws__table_new(hooks, kaws__buf_view(&bytes));
+    kaws__buf_free(&bytes);
+    return e;
+}
+
+
+/* Adds a key that KMS has sealed, if its name is still free. */
+static kaws_status
+kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
+                kaws_error *err)
+{
+    kaws__entry *e, *other;
+    int landed = 0;
+    kaws_status status;
+
+    key->created = v->hooks->now_ms(v->hooks->ctx) / 1000;
+    if (key->created < 0 || key->created > 253402300799)
+        key->created = 0;                 /* no clock may spoil the file      */
+    e = kaws__vault_entry(v->hooks, key, sealed);
+    if ((status = kaws__vault_begin(v, err)) == KAWS_OK) {
+        if (e == NULL || !kaws__table_reserve(&v->table, 1))
+            status = kaws__err_memory(err, "adding a key");
+        else if ((status = kaws__vault_find(v, key, 0, &other, err)) == KAWS_OK)
+            status = kaws__save_append(&v->file, kaws__table_record(e), &landed,
+                                       err);
+        if (landed)
+            (void)kaws__table_add(&v->table, e);
+        status = kaws__vault_end(v, status, landed ? "added a key to" : NULL);
+    }
+    if (!landed)
+        kaws__table_discard(v->hooks, e);
+    return status;
+}
+
+
+/* Writes the new file of a replacement: the table's keys without `skip`; those
+ * whose serials are in `fresh`, as they are there. */
+static void
+kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
+                  const kaws__row *fresh, size_t n, kaws__writer *w)
+{
+    const kaws__row *row = v->table.rows, *end = row + v->table.count;
+    const kaws__entry *e;
+
+    for (; row < end; row++) {
+        for (; n > 0 && fresh->serial < row->serial; n--)
+            fresh++;                      /* that key was removed meanwhile   */
+        e = n > 0 && fresh->serial == row->serial ? fresh->entry : row->entry;
+        if (e != skip)
+            kaws__save_put(w, kaws__table_record(e));
+    }
+}
+
+
+/* Replaces the file, then changes the table: without the key `gone`; or (NULL)
+ * with n keys, sealed anew, in the place of those of the same serials, which
+ * are in their order. What the table took over is NULL in `fresh` then; the
+ * rest is still the caller's. */
+static kaws_status
+kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
+                    size_t n, kaws_error *err)
+{
+    kaws__table *t = &v->table;
+    kaws__entry *skip = NULL;
+    kaws__writer w;
+    size_t i;
+    int landed = 0;
+    kaws_status status = kaws__vault_begin(v, err);
+
+    if (status != KAWS_OK)
+        return status;
+    if ((gone == NULL ||
+         (status = kaws__vault_find(v, gone, 1, &skip, err)) == KAWS_OK) &&
+        (status = kaws__save_begin(&v->file, &w, err)) == KAWS_OK) {
+        kaws__vault_write(v, skip, fresh, n, &w);
+        status = kaws__save_commit(&v->file, &w, &landed, err);
+    }
+    if (!landed)
+        return kaws__vault_end(v, status, NULL);
+    if (skip != NULL)
+        kaws__table_remove(t, skip);
+    for (; n > 0; fresh++, n--) {
+        i = kaws__table_from(t, fresh->serial);
+        if (i == t->count || t->rows[i].serial != fresh->serial)
+            continue;                     /* that key was removed meanwhile   */
+        kaws__table_swap(t, i, fresh->entry);
+        fresh->entry = NULL;
+    }
+    return kaws__vault_end(v, status, gone != NULL ? "removed a key from"
+                           : "re-wrapped all keys in");
 }
 
 
@@ -9638,41 +9443,39 @@ kaws__vault_load(kaws__vault *v, kaws_error *err)
  * all zeros before. Close it in any case. */
 static kaws_status
 kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
-                 const char *path, int read_only, kaws_error *err)
+                 const kaws_config *cfg, kaws_error *err)
 {
     uint64_t seed[2];
     kaws_status status;
 
-    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0)
+    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
+        kaws__thread_turn_init(&v->turn) != 0)
         return kaws__err_memory(err, "making a lock for the keyring");
-    if (kaws__thread_turn_init(&v->turn) != 0) {
-        kaws__thread_lock_free(&v->lock);
-        return kaws__err_memory(err, "making a lock for the keyring");
-    }
     v->hooks = hooks;
     v->trust = trust;
-    v->read_only = read_only;
-    if (path == NULL)
+    v->read_only = cfg->read_only;
+    if (cfg->data_file == NULL)
         return KAWS_OK;
+    if (*cfg->data_file == '\0')
+        return kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
     if (hooks->random(hooks->ctx, seed, sizeof seed) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
     kaws__table_open(&v->table, hooks, seed);
-    status = kaws__file_open(&v->file, hooks, path, read_only, err);
+    status = kaws__file_open(&v->file, hooks, cfg->data_file, v->read_only,
+                             err);
     if (status != KAWS_OK)
         return status;
+    v->has_file = 1;
     if ((status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
         status = kaws__vault_load(v, err);
         kaws__file_release(&v->file);
     }
-    if (status != KAWS_OK) {
-        kaws__file_close(&v->file);
-        return status;
-    }
-    v->has_file = 1;
     kaws__text_hex(v->file_hex, kaws__file_id(&v->file), 16);
-    kaws__vault_log(v, "opened");
-    return KAWS_OK;
+    if (status == KAWS_OK)
+        kaws__vault_log(v, "opened");
+    v->uncertain = status != KAWS_OK;     /* so closing it changes nothing    */
+    return status;
 }
 
 
@@ -9680,8 +9483,6 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 static void
 kaws__vault_close(kaws__vault *v)
 {
-    if (v->hooks == NULL)
-        return;
     if (v->has_file && !v->uncertain)
         kaws__save_finish(&v->file);
     if (v->has_file)
@@ -9689,7 +9490,6 @@ kaws__vault_close(kaws__vault *v)
     kaws__table_close(&v->table);
     kaws__thread_lock_free(&v->lock);
     kaws__thread_turn_free(&v->turn);
-    v->hooks = NULL;
 }
 
 
@@ -9706,7 +9506,7 @@ kaws__vault_close(kaws__vault *v)
  */
 
 typedef struct kaws__rewrap {
-    const kaws_hooks *hooks;      /* NULL: it is not open                     */
+    const kaws_hooks *hooks;
     kaws__kms    *kms;
     kaws__vault  *vault;
     int           parallel;       /* calls under way at once, at most         */
@@ -9718,7 +9518,7 @@ typedef struct kaws__run {        /* one re-wrap                              */
     kaws__rewrap *rewrap;
     kaws__target  target;         /* what it seals with, from start to end    */
     uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
-    kaws__row  *fresh;          /* as claimed, so in the order of serials   */
+    kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
     size_t        claimed, max;
     size_t        renewed;        /* keys with other key material than before */
@@ -9745,9 +9545,7 @@ kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__kms *kms,
 static void
 kaws__rewrap_close(kaws__rewrap *w)
 {
-    if (w->hooks != NULL)
-        kaws__thread_lock_free(&w->lock);
-    w->hooks = NULL;
+    kaws__thread_lock_free(&w->lock);
 }
 
 
@@ -9770,28 +9568,31 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(w->kms), whole;
+    kaws__op op = kaws__kms_begin(w->kms, err), whole;
     int most, same, paused = 0, pause = 100;
     kaws_sealed before, now;
-    kaws__target target;
-    kaws_status status = kaws__kms_probe(&op, NULL, 0, &before, err);
+    kaws__target target = op.target;
+    kaws_status status = kaws__kms_probe(&op, 0, &before);
 
-    if (status == KAWS_OK)
-        status = kaws__arn_target(&target, before.kms_key_arn, "", err);
-    op = kaws__kms_begin(w->kms);
-    if (status == KAWS_OK)
-        status = kaws__kms_rotate(&op, &target, err);
+    op = kaws__kms_begin(w->kms, err);
+    if (status == KAWS_OK &&
+        (status = kaws__arn_target(&target, before.kms_key_arn, "", err)) ==
+        KAWS_OK) {
+        op.target = target;
+        status = kaws__kms_rotate(&op);
+    }
     if (status != KAWS_OK || before.key_material_id[0] == '\0')
         return status;                    /* this KMS names no material       */
-    whole = kaws__kms_begin(w->kms);
-    most = kaws__calls_left_ms(&whole.budget);
+    whole = kaws__kms_begin(w->kms, err);
+    most = kaws__calls_left_ms(&whole.shared);
     for (;; paused += pause, pause = pause < 1600 ? pause * 2 : pause) {
-        op = kaws__kms_begin(w->kms);
-        status = kaws__kms_probe(&op, &target, 0, &now, err);
+        op = kaws__kms_begin(w->kms, err);
+        op.target = target;
+        status = kaws__kms_probe(&op, 0, &now);
         same = status == KAWS_OK && strcmp(now.key_material_id,
                                            before.key_material_id) == 0;
         if (!same || paused >= most ||
-            pause >= kaws__calls_left_ms(&whole.budget))
+            pause >= kaws__calls_left_ms(&whole.shared))
             break;
         w->hooks->sleep_ms(w->hooks->ctx, pause);
     }
@@ -9816,19 +9617,18 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
 {
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
-    kaws__op op = kaws__kms_begin(run->rewrap->kms);
-    kaws_bytes blob = { out->blob, 0 };
-    kaws_status status = kaws__kms_reencrypt(&op, &run->target, ctx,
-                                             &copy->sealed, len, out, err);
+    kaws__op op = kaws__kms_begin(run->rewrap->kms, err);
+    kaws_status status;
 
-    numbers[0] = op.budget.reply_id;
+    op.target = run->target;
+    status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
+    numbers[0] = op.shared.reply_id;
     if (status != KAWS_OK)
         return status;
-    op = kaws__kms_begin(run->rewrap->kms);
-    status = kaws__kms_prove(&op, ctx, out, len, err);
-    numbers[1] = op.budget.reply_id;
-    blob.len = out->blob_len;
-    numbers[2] = kaws__buf_digest(blob);
+    numbers[2] = kaws__buf_digest((kaws_bytes){ out->blob, out->blob_len });
+    op = kaws__kms_begin(run->rewrap->kms, err);
+    status = kaws__kms_prove(&op, ctx, out, len);
+    numbers[1] = op.shared.reply_id;
     if (status == KAWS_DENIED)
         kaws__err_prefix(err, "each new blob is proved, which takes "
                               "kms:Decrypt: ");
@@ -9840,7 +9640,7 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
 static void
 kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 {
-    kaws__rewrap *w = run->rewrap;
+    const kaws_sealed *old = &copy->sealed;
     kaws_sealed sealed;
     kaws_error err;
     kaws__entry *e = NULL;
@@ -9849,24 +9649,23 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
     kaws__err_clear(&err);
     status = kaws__rewrap_reseal(run, copy, &sealed, run->numbers + 3 * index,
                                  &err);
-    if (status == KAWS_OK) {
-        e = kaws__vault_entry(w->hooks, &copy->record, &sealed);
-        if (e == NULL)
-            status = kaws__err_memory(&err, "keeping its new blob");
-    }
-    kaws__thread_lock(&w->lock);
+    if (status == KAWS_OK &&
+        (e = kaws__vault_entry(run->rewrap->hooks, &copy->record, &sealed)) ==
+        NULL)
+        status = kaws__err_memory(&err, "keeping its new blob");
+    kaws__thread_lock(&run->rewrap->lock);
     run->fresh[index].entry = e;
-    w->done += e != NULL;
-    run->renewed += e != NULL &&
-        (strcmp(sealed.kms_key_arn, copy->sealed.kms_key_arn) != 0 ||
-         strcmp(sealed.key_material_id, copy->sealed.key_material_id) != 0);
-    if (status != KAWS_OK && run->status == KAWS_OK) {
+    if (status == KAWS_OK) {
+        run->rewrap->done++;
+        run->renewed += strcmp(sealed.kms_key_arn, old->kms_key_arn) != 0 ||
+            strcmp(sealed.key_material_id, old->key_material_id) != 0;
+    } else if (run->status == KAWS_OK) {
         kaws__err_prefix(&err, "re-wrapping the key '%s' failed, and nothing "
                          "was changed: ", KAWS__SHOW(copy->record.key_id));
         run->status = status;
         run->err = err;
     }
-    kaws__thread_unlock(&w->lock);
+    kaws__thread_unlock(&run->rewrap->lock);
 }
 
 
@@ -9876,22 +9675,22 @@ static void
 kaws__rewrap_worker(void *arg)
 {
     kaws__run *run = arg;
-    kaws__rewrap *w = run->rewrap;
     kaws__copy copy;
     uint64_t serial;
     size_t index;
 
     do {
         serial = 0;
-        kaws__thread_lock(&w->lock);
-        if (run->status == KAWS_OK && run->claimed < run->max)
-            serial = kaws__vault_claim(w->vault, run->next, run->limit, &copy);
+        kaws__thread_lock(&run->rewrap->lock);
         index = run->claimed;
+        if (run->status == KAWS_OK && index < run->max)
+            serial = kaws__vault_claim(run->rewrap->vault, run->next,
+                                       run->limit, &copy);
         if (serial > 0) {
             run->next = serial + 1;
             run->fresh[run->claimed++].serial = serial;
         }
-        kaws__thread_unlock(&w->lock);
+        kaws__thread_unlock(&run->rewrap->lock);
         if (serial > 0)
             kaws__rewrap_one(run, &copy, index);
     } while (serial > 0);
@@ -9925,55 +9724,48 @@ kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 }
 
 
+/* Re-wraps run->max keys, to the KMS key that seals now. */
 static kaws_status
 kaws__rewrap_run(kaws__run *run, kaws_error *err)
 {
-    kaws__rewrap *w = run->rewrap;
-    const kaws_hooks *hooks = w->hooks;
+    const kaws__rewrap *w = run->rewrap;
     size_t size = run->max * (sizeof *run->fresh + 3 * sizeof *run->numbers);
     size_t threads = (size_t)w->parallel, i;
-    kaws_status status;
+    kaws__op op = kaws__kms_begin(w->kms, err);
+    kaws_sealed sealed;
+    kaws_status status = kaws__kms_probe(&op, 0, &sealed);
 
-    run->fresh = kaws__mem_new(hooks, size);
-    if (run->fresh == NULL)
+    if (status != KAWS_OK || run->max == 0 ||
+        (status = kaws__arn_target(&run->target, sealed.kms_key_arn, "", err)))
+        return status;
+    if ((run->fresh = kaws__mem_new(w->hooks, size)) == NULL)
         return kaws__err_memory(err, "re-wrapping");
     run->numbers = (uint64_t *)(void *)(run->fresh + run->max);
     kaws__thread_parallel((int)(threads < run->max ? threads : run->max),
-                        kaws__rewrap_worker, run);
-    status = run->status;
-    if (status != KAWS_OK)
+                          kaws__rewrap_worker, run);
+    if ((status = run->status) != KAWS_OK)
         *err = run->err;
-    else
-        status = kaws__rewrap_distinct(run, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_reseal(w->vault, run->fresh, run->claimed, err);
+    else if ((status = kaws__rewrap_distinct(run, err)) == KAWS_OK)
+        status = kaws__vault_replace(w->vault, NULL, run->fresh, run->claimed,
+                                     err);
     if (status == KAWS_OK && run->claimed > 0 && run->renewed == 0)
-        kaws__err_log(hooks, 1, "all keys were re-wrapped, but with the key "
+        kaws__err_log(w->hooks, 1, "all keys were re-wrapped, but with the key "
                       "material they had before: nothing was renewed; rotate "
                       "the KMS key first, or set another");
     for (i = 0; i < run->claimed; i++)
-        kaws__table_discard(hooks, run->fresh[i].entry);
-    kaws__mem_free(hooks, run->fresh, size);
+        kaws__table_discard(w->hooks, run->fresh[i].entry);
+    kaws__mem_free(w->hooks, run->fresh, size);
     return status;
 }
 
 
+/* Only one re-wrap of a ring runs at a time, unless there is nothing to do. */
 static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(w->kms);
-    kaws_sealed sealed;
-    kaws__run run;
-    kaws_status status = kaws__vault_allows(w->vault, 1, err);
+    kaws__run run = { .rewrap = w };
+    kaws_status status;
 
-    memset(&run, 0, sizeof run);
-    run.rewrap = w;
-    if (status == KAWS_OK)
-        status = kaws__kms_probe(&op, NULL, 0, &sealed, err);
-    if (status == KAWS_OK)
-        status = kaws__arn_target(&run.target, sealed.kms_key_arn, "", err);
-    if (status != KAWS_OK)
-        return status;
     kaws__thread_lock(&w->lock);
     status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
     if (status == KAWS_OK && w->total > 0)
@@ -9984,11 +9776,12 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     if (status == KAWS_OK)
         w->total = run.max;
     kaws__thread_unlock(&w->lock);
-    if (status != KAWS_OK || run.max == 0)
+    if (status != KAWS_OK)
         return status;
     status = kaws__rewrap_run(&run, err);
     kaws__thread_lock(&w->lock);
-    w->done = w->total = 0;
+    if (run.max > 0)
+        w->done = w->total = 0;
     kaws__thread_unlock(&w->lock);
     return status;
 }
@@ -9997,7 +9790,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text arn calls kms store bind vault
+ * Uses: sys thread disk err mem buf text arn trust calls kms store bind vault
  *        rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
@@ -10017,25 +9810,20 @@ struct kaws {
     kaws__kms    kms;
     kaws__vault  vault;
     kaws__rewrap rewrap;
-    int          has_lock;
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
 };
 
 
-/* Begins a public function: the error to fill, which is never NULL, emptied. */
+/* Begins a public function: returns the error to fill, which is never NULL. It
+ * says so if the ring is. */
 static kaws_error *
-kaws__ring_error(kaws_error *err, kaws_error *spare)
+kaws__ring_begin(const kaws *ring, kaws_error *err, kaws_error *spare)
 {
     err = err != NULL ? err : spare;
     kaws__err_clear(err);
+    if (ring == NULL)
+        (void)kaws__err_argument(err, "ring must not be NULL");
     return err;
-}
-
-
-static kaws_status
-kaws__ring_argument(const char *what, kaws_error *err)
-{
-    return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", what);
 }
 
 
@@ -10072,10 +9860,12 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
         return kaws__err_memory(err, "opening the keyring");
     at = (char *)ring->strings.at;
     for (i = 0; i < COUNT; i++) {
-        n = *texts[i] != NULL ? strlen(*texts[i]) + 1 : 0;
-        if (n > 0 && i < PATHS)
+        if (*texts[i] == NULL)
+            continue;
+        *texts[i] = at;
+        n = strlen(at) + 1;
+        if (i < PATHS)
             kaws__disk_tidy_path(at);
-        *texts[i] = n > 0 ? at : NULL;
         at += n;
     }
     return KAWS_OK;
@@ -10095,8 +9885,7 @@ kaws_close(kaws *ring)
     kaws__rewrap_close(&ring->rewrap);
     kaws__kms_close(&ring->kms);
     kaws__buf_free(&ring->strings);
-    if (ring->has_lock)
-        kaws__thread_lock_free(&ring->settings);
+    kaws__thread_lock_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
 }
 
@@ -10105,36 +9894,33 @@ kaws_close(kaws *ring)
 KAWS_API kaws_status
 kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = error != NULL ? error : &spare;
     kaws_config config;
     kaws_status status;
     kaws *r;
 
+    kaws__err_clear(err);
     if (ring != NULL)
         *ring = NULL;
     if (ring == NULL || cfg == NULL)
-        return kaws__ring_argument("ring and cfg must not be NULL", err);
+        return kaws__err_argument(err, "ring and cfg must not be NULL");
     config = *cfg;
     kaws__ring_hooks(&config.hooks);
     r = kaws__mem_new(&config.hooks, sizeof *r);
-    if (r == NULL)
+    if (r == NULL ||
+        kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
+        kaws__mem_free(&config.hooks, r, sizeof *r);
         return kaws__err_memory(err, "opening the keyring");
+    }
     r->hooks = config.hooks;
     kaws__buf_init(&r->strings, &r->hooks);
-    status = kaws__ring_copy_strings(r, &config, err);
-    r->has_lock = !kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS);
-    if (status == KAWS_OK && !r->has_lock)
-        status = kaws__err_memory(err, "making a lock for the keyring");
-    if (status == KAWS_OK && config.data_file != NULL && !*config.data_file)
-        status = kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
-    if (status == KAWS_OK)
-        status = kaws__kms_open(&r->kms, &r->hooks, &config, err);
-    if (status == KAWS_OK)
-        status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
-                                   config.rewrap_parallel, err);
-    if (status == KAWS_OK)
-        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust,
-                                  config.data_file, config.read_only, err);
+    if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
+        (status = kaws__kms_open(&r->kms, &r->hooks, &config, err)) ==
+        KAWS_OK &&
+        (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
+                                    config.rewrap_parallel, err)) == KAWS_OK)
+        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
+                                  err);
     if (status == KAWS_OK)
         *ring = r;
     else
@@ -10149,14 +9935,14 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 KAWS_API kaws_status
 kaws_check(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws_sealed sealed;
     kaws__op op;
 
     if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    op = kaws__kms_begin(&ring->kms);
-    return kaws__kms_probe(&op, NULL, 1, &sealed, err);
+        return err->status;
+    op = kaws__kms_begin(&ring->kms, err);
+    return kaws__kms_probe(&op, 1, &sealed);
 }
 
 
@@ -10168,33 +9954,28 @@ static kaws_status
 kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
                kaws_error *err)
 {
-    kaws__record key;
+    kaws__copy key;
     kaws__op op;
-    kaws__target target;
-    kaws__bound bound;
-    kaws_sealed sealed;
-    kaws_status status;
+    kaws_status status = err->status;
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    if ((status = kaws__bind_name(name, &key, err)) != KAWS_OK)
+    if (ring == NULL ||
+        (status = kaws__bind_name(name, &key.record, err)) != KAWS_OK)
         return status;
-    key.type = kaws__buf_of(type != NULL ? type : "");
-    key.plain_len = plain.len;
-    if (!kaws__store_type_ok(key.type))
-        return kaws__ring_argument("the key type is not 1 to 15 letters, "
-                                   "digits, - and _", err);
-    if ((status = kaws__vault_allows(&ring->vault, 1, err)) != KAWS_OK ||
-        (status = kaws__kms_target(&ring->kms, &target, err)) != KAWS_OK ||
-        (status = kaws__vault_may_add(&ring->vault, &key, &bound, err)))
+    key.record.type = kaws__buf_of(type != NULL ? type : "");
+    key.record.plain_len = plain.len;
+    if (!kaws__store_type_ok(key.record.type))
+        return kaws__err_argument(err, "the key type is not 1 to 15 letters, "
+                                  "digits, - and _");
+    op = kaws__kms_begin(&ring->kms, err);
+    if ((status = kaws__kms_has_key(&op)) != KAWS_OK ||
+        (status = kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err)))
         return status;
-    op = kaws__kms_begin(&ring->kms);
-    status = kaws__kms_seal(&op, &target, &bound.context, plain, NULL, &sealed,
-                            err);
+    status = kaws__kms_seal(&op, &key.bound.context, plain, NULL, &key.sealed);
     if (status == KAWS_OK && plain.at != NULL)
-        status = kaws__kms_prove_key(&op, &bound.context, &sealed, plain, err);
+        status = kaws__kms_prove_key(&op, &key.bound.context, &key.sealed,
+                                     plain);
     if (status == KAWS_OK)
-        status = kaws__vault_add(&ring->vault, &key, &sealed, err);
+        status = kaws__vault_add(&ring->vault, &key.record, &key.sealed, err);
     return status;
 }
 
@@ -10204,12 +9985,12 @@ KAWS_API kaws_status
 kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
               kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     const kaws_bytes plain = { NULL, len };
 
     if (len < 1 || len > KAWS_GENERATE_MAX)
-        return kaws__ring_argument("a key to generate has 1 to 1024 bytes",
-                                   err);
+        return kaws__err_argument(err, "a key to generate has 1 to 1024 "
+                                  "bytes");
     return kaws__ring_add(ring, name, type, plain, err);
 }
 
@@ -10219,10 +10000,10 @@ KAWS_API kaws_status
 kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
            kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
-        return kaws__ring_argument("a key to store has 1 to 4096 bytes", err);
+        return kaws__err_argument(err, "a key to store has 1 to 4096 bytes");
     return kaws__ring_add(ring, name, type, plain, err);
 }
 
@@ -10242,9 +10023,8 @@ kaws_key_free(kaws *ring, kaws_key *key)
 KAWS_API kaws_status
 kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws_bytes expect = { NULL, 0 };
-    kaws__record wanted;
     kaws__copy copy;
     kaws__op op;
     size_t len;
@@ -10253,26 +10033,24 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     if (key != NULL)
         memset(key, 0, sizeof *key);
     if (ring == NULL || key == NULL)
-        return kaws__ring_argument("ring and key must not be NULL", err);
-    if ((status = kaws__vault_allows(&ring->vault, 0, err)) != KAWS_OK ||
-        (status = kaws__bind_name(name, &wanted, err)) != KAWS_OK ||
-        (status = kaws__vault_copy(&ring->vault, &wanted, &copy, err)))
+        return kaws__err_argument(err, "ring and key must not be NULL");
+    if ((status = kaws__bind_name(name, &copy.record, err)) != KAWS_OK ||
+        (status = kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err)))
         return status;
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
-    op = kaws__kms_begin(&ring->kms);
+    op = kaws__kms_begin(&ring->kms, err);
     if (key->bytes == NULL)
         status = kaws__err_memory(err, "fetching a key");
-    else
-        status = kaws__kms_learn_account(&op, copy.sealed.kms_key_arn, err);
-    if (status == KAWS_OK)
+    else if ((status = kaws__kms_learn_account(
+                  &op, copy.sealed.kms_key_arn)) == KAWS_OK)
         status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
-                                   expect, key->bytes, &len, err);
+                                   expect, key->bytes, &len);
     if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
                                "the length that its entry says",
-                               KAWS__SHOW(wanted.key_id));
+                               KAWS__SHOW(copy.record.key_id));
     if (status != KAWS_OK)
         kaws_key_free(ring, key);
     return status;
@@ -10283,15 +10061,15 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 KAWS_API kaws_status
 kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
-    kaws__record gone;
-    kaws_status status;
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__copy gone;
+    kaws_status status = err->status;
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    if ((status = kaws__bind_name(name, &gone, err)) == KAWS_OK &&
-        (status = kaws__vault_allows(&ring->vault, 1, err)) == KAWS_OK)
-        status = kaws__vault_remove(&ring->vault, &gone, err);
+    if (ring != NULL &&
+        (status = kaws__bind_name(name, &gone.record, err)) == KAWS_OK &&
+        (status = kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone,
+                                   err)) == KAWS_OK)
+        status = kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
     return status;
 }
 
@@ -10309,13 +10087,13 @@ struct kaws_walk {
 KAWS_API kaws_status
 kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws_walk *w;
 
     if (walk != NULL)
         *walk = NULL;
     if (ring == NULL || walk == NULL)
-        return kaws__ring_argument("ring and walk must not be NULL", err);
+        return kaws__err_argument(err, "ring and walk must not be NULL");
     w = kaws__mem_new(&ring->hooks, sizeof *w);
     if (w != NULL) {
         w->hooks = ring->hooks;
@@ -10377,7 +10155,7 @@ static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(&ring->kms);
+    kaws__op op = kaws__kms_begin(&ring->kms, err);
     kaws__target there = choice->target;
     int another = strcmp(now->target.key_id, there.key_id) != 0;
     int moves = strcmp(now->region, choice->region) != 0;
@@ -10387,17 +10165,15 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     if (there.key_id[0] == '\0')
         return KAWS_OK;                   /* none, and none is to be          */
     if (another)
-        status = kaws__kms_may_use(&op, there.key_id, err);
+        status = kaws__kms_may_use(&op, there.key_id);
+    op.target = there;
     op.trial = choice->arn;
     if (status == KAWS_OK &&
         (another || !moves || strcmp(now->target.region, there.region) != 0))
-        status = kaws__kms_probe(&op, &there, 1, &sealed, err);
-    if (status == KAWS_OK && moves &&
-        strcmp(there.region, choice->region) != 0) {
-        /* The ARN's own region goes on to be asked for this key. */
-        memcpy(there.region, choice->region, sizeof there.region);
-        status = kaws__kms_ask_region(&op, &there, err);
-    }
+        status = kaws__kms_probe(&op, 1, &sealed);
+    /* The region of an ARN goes on to be asked for this KMS key. */
+    if (status == KAWS_OK && moves && strcmp(there.region, choice->region) != 0)
+        status = kaws__kms_ask_region(&op, choice->region);
     return status;
 }
 
@@ -10409,22 +10185,24 @@ static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__choice now, choice;
     kaws_status status;
 
     if (ring == NULL)
-        return kaws__ring_argument("ring, kms_key_id or region is NULL", err);
+        return kaws__err_argument(err, "ring, kms_key_id or region is NULL");
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
-        kaws__kms_choose_tried(&ring->kms, kms_key_id, region))
+        kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
         return KAWS_OK;
     kaws__thread_lock(&ring->settings);
     do {                  /* again, if a tried pair was taken meanwhile       */
-        (void)kaws__kms_choice(&ring->kms, NULL, NULL, &now, NULL);
-        status = kaws__kms_choice(&ring->kms, kms_key_id, region, &choice, err);
+        (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
+        status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
+                                    &choice, err);
         if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &now, &choice, err);
-    } while (status == KAWS_OK && !kaws__kms_choose(&ring->kms, &choice, take));
+    } while (status == KAWS_OK &&
+             !kaws__trust_choose(&ring->kms.trust, &choice, take));
     kaws__thread_unlock(&ring->settings);
     return status;
 }
@@ -10480,11 +10258,10 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API kaws_status
 kaws_reload_creds(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__calls_reload_creds(&ring->kms.calls, err);
+    return ring == NULL
+         ? err->status : kaws__calls_reload_creds(&ring->kms.calls, err);
 }
 
 
@@ -10492,11 +10269,9 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__rewrap_rotate(&ring->rewrap, err);
+    return ring == NULL ? err->status : kaws__rewrap_rotate(&ring->rewrap, err);
 }
 
 
@@ -10504,11 +10279,9 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rewrap_all(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
-    if (ring == NULL)
-        return kaws__ring_argument("ring must not be NULL", err);
-    return kaws__rewrap_all(&ring->rewrap, err);
+    return ring == NULL ? err->status : kaws__rewrap_all(&ring->rewrap, err);
 }
 
 
@@ -10550,28 +10323,27 @@ static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__op op;
-    kaws__target target;
     kaws_status status;
 
     if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
-        return kaws__ring_argument("plain and out overlap", err);
+        return kaws__err_argument(err, "plain and out overlap");
     kaws_wipe(out, sizeof *out);
     kaws_wipe(room, plain.len);
     if (ring == NULL || out == NULL)
-        return kaws__ring_argument("ring and out must not be NULL", err);
+        return kaws__err_argument(err, "ring and out must not be NULL");
     if (plain.len < 1 || plain.len > most ||
         (plain.at == NULL && most == KAWS_PLAIN_MAX))
         return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
                              "1 to %lu bytes here", (unsigned long)most);
-    op = kaws__kms_begin(&ring->kms);
+    op = kaws__kms_begin(&ring->kms, err);
     if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
-        (status = kaws__kms_target(&ring->kms, &target, err)) != KAWS_OK)
+        (status = kaws__kms_has_key(&op)) != KAWS_OK)
         return status;
     if (most == KAWS_GENERATE_MAX)
         plain.at = NULL;
-    status = kaws__kms_seal(&op, &target, ctx, plain, room, out, err);
+    status = kaws__kms_seal(&op, ctx, plain, room, out);
     if (status != KAWS_OK)
         memset(out, 0, sizeof *out);
     return status;
@@ -10610,11 +10382,11 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (status != KAWS_OK)
         return status;
     if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
-        return kaws__ring_argument("a blob has 1 to 6144 bytes", err);
+        return kaws__err_argument(err, "a blob has 1 to 6144 bytes");
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
-        return kaws__ring_argument("kms_key_arn has no end", err);
+        return kaws__err_argument(err, "kms_key_arn has no end");
     if (in->kms_key_arn[0] == '\0') {
-        status = kaws__kms_probe(op, NULL, 0, out, err);
+        status = kaws__kms_probe(op, 0, out);
         memcpy(out->blob, in->blob, in->blob_len);
         out->blob_len = in->blob_len;
         return status;
@@ -10622,9 +10394,9 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     *out = *in;
     if (!kaws__arn_parse(kaws__buf_of(in->kms_key_arn), &arn) ||
         arn.resource.at[0] != 'k')
-        return kaws__ring_argument("kms_key_arn is not the ARN of a KMS key",
-                                   err);
-    return kaws__kms_learn_account(op, in->kms_key_arn, err);
+        return kaws__err_argument(err, "kms_key_arn is not the ARN of a KMS "
+                                  "key");
+    return kaws__kms_learn_account(op, in->kms_key_arn);
 }
 
 
@@ -10635,7 +10407,7 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     static const kaws_bytes any = { NULL, 0 };
     const size_t room = plain_len != NULL ? *plain_len : 0;
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     size_t len = room;
     kaws__op op;
     kaws_sealed given;
@@ -10644,17 +10416,16 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (kaws__ring_overlap(in, sizeof *in, plain, room) ||
         kaws__ring_overlap(in, sizeof *in, plain_len, sizeof len) ||
         kaws__ring_overlap(plain, room, plain_len, sizeof len))
-        return kaws__ring_argument("in, plain and plain_len overlap", err);
+        return kaws__err_argument(err, "in, plain and plain_len overlap");
     if (plain_len != NULL)
         *plain_len = 0;
     kaws_wipe(plain, room);
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
-        return kaws__ring_argument("ring, in, plain and plain_len must not be "
-                                   "NULL", err);
-    op = kaws__kms_begin(&ring->kms);
-    status = kaws__ring_given(&op, ctx, in, &given, err);
-    if (status == KAWS_OK)
-        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len, err);
+        return kaws__err_argument(err, "ring, in, plain and plain_len must not "
+                                  "be NULL");
+    op = kaws__kms_begin(&ring->kms, err);
+    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
+        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
                                "%lu bytes, and there is room for %lu",
@@ -10670,23 +10441,22 @@ KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_error(error, &spare);
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__op op;
-    kaws__target target;
     kaws_sealed given, fresh;
     kaws_status status;
 
     if (in != out) {
         if (kaws__ring_overlap(in, sizeof *in, out, sizeof *out))
-            return kaws__ring_argument("in and out overlap", err);
+            return kaws__err_argument(err, "in and out overlap");
         kaws_wipe(out, sizeof *out);
     }
     if (ring == NULL || in == NULL || out == NULL)
-        return kaws__ring_argument("ring, in and out must not be NULL", err);
-    op = kaws__kms_begin(&ring->kms);
+        return kaws__err_argument(err, "ring, in and out must not be NULL");
+    op = kaws__kms_begin(&ring->kms, err);
     if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
-        (status = kaws__kms_target(&ring->kms, &target, err)) == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, &target, ctx, &given, 0, &fresh, err);
+        (status = kaws__kms_has_key(&op)) == KAWS_OK)
+        status = kaws__kms_reencrypt(&op, ctx, &given, 0, &fresh);
     if (status == KAWS_OK)
         *out = fresh;
     return status;

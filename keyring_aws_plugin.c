@@ -1,8 +1,8 @@
 /* keyring_aws_plugin.c - MySQL's keyring_aws plugin, open - BSD-2-Clause
  *
- * Protects a MySQL server's keys with AWS KMS: InnoDB's master keys, those of
- * the binary log, and whatever keyring_udf stores. One binary serves MySQL 5.7,
- * 8.0, 8.4 and 9.x, and does what MySQL's manual says of keyring_aws.
+ * Protects a MySQL server's keys with AWS KMS: InnoDB's master keys, the binary
+ * log's keys, and the keys that keyring_udf stores. One binary serves MySQL
+ * 5.7, 8.0, 8.4 and 9.x, and does what MySQL's manual says of keyring_aws.
  *
  * COMPILE    keyring_aws.h lies beside this file; no MySQL headers are needed.
  *
@@ -39,8 +39,9 @@
  *
  * Rooms call only rooms above them. KMS, the data file and credentials are the
  * library's, in keyring_aws.h; this file makes a MySQL plugin of it. The room
- * guard knows no server: it sees its host through four functions. So a second
- * way in (a keyring component) can have a guard of its own in this file.
+ * guard does not know its server: it calls its host through four functions. So
+ * a second entry point (a keyring component) could have its own guard in this
+ * file.
  */
 
 
@@ -258,22 +259,23 @@ typedef struct plug__abi_udf_args {
  *
  * A guard keeps one ring (the library's open keyring) for one host. UNINSTALL
  * PLUGIN does not wait for an SQL function that is still running, so a ring
- * counts its users, and the last user closes it. INSTALL PLUGIN waits a while
- * until an earlier ring is closed, and is refused if it is not: two rings in
- * one process would write the same data file, and each would find that the
- * other had changed it.
+ * counts its users, and the last user closes it. INSTALL PLUGIN waits up to 30
+ * seconds until an earlier ring is closed. If the earlier ring stays open,
+ * INSTALL PLUGIN is refused, because two rings in one process would write the
+ * same data file, and each would find that the other had changed the file.
  *
- * SET GLOBAL has two steps. The check may wait for KMS, and has the library try
- * the value. But the statement may still fail because of another variable, and
- * must change nothing then: so trying changes nothing, and nothing has to be
- * undone. The update decides. It holds a server-wide lock and must not wait for
- * the network, a file or the ring. So it only writes down the wanted value,
- * under a lock that is held for a copy only. The next thread that seals a key
- * makes the ring adopt the wanted values. If the library tried them last, that
- * takes no KMS call; else a thread asks KMS.
+ * SET GLOBAL has two steps. The check has the library try the value, and may
+ * wait for KMS. Trying a value changes nothing in the ring, because the
+ * statement may still fail because of another variable, and must then change
+ * nothing. The update makes the value count. The server holds a server-wide
+ * lock during the update, so the update must not wait for the network, a file
+ * or the ring. It only stores the wanted value, under a lock that is held for a
+ * copy only. The next thread that seals a key makes the ring adopt the wanted
+ * values. If the library tried the same values last, adopting them takes no KMS
+ * call. If it did not, the thread asks KMS.
  *
- * KMS key and region are one value, tried and adopted as a pair: a KMS key is
- * looked up in its region, and may exist in no other.
+ * The KMS key and the region are tried and adopted as a pair, because a KMS key
+ * is looked up in a region and may exist in no other region.
  */
 
 enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE };   /* levels of a log line   */
@@ -290,10 +292,10 @@ typedef struct plug__guard_host {
     void        (*raise)(unsigned number, const char *text);    /* SQL error */
     const char *(*refusal)(void);       /* why this caller may not call SQL
                                          * functions; NULL: it may           */
-    void        (*called)(void);        /* a thread calls: it may look at it */
+    void        (*called)(void);        /* a thread calls the guard         */
 } plug__guard_host;
 
-/* The settings that SET GLOBAL can change. "" and 0: no value. */
+/* The settings that SET GLOBAL can change. "" and 0 mean: no value. */
 enum {
     PLUG__CMK_ID, PLUG__REGION, PLUG__CONNECT_TIMEOUT, PLUG__TIMEOUT,
     PLUG__VALUES
@@ -319,8 +321,8 @@ typedef struct plug__guard_ring {
     int                users;           /* one of them is the guard itself   */
     bool               adopting;        /* a thread is asking KMS            */
     unsigned           asked;           /* how often KMS was asked           */
-    plug__guard_values tried;           /* the values that it was asked for  */
-    kaws_error         answer;          /* to them; OK: the ring uses them   */
+    plug__guard_values tried;           /* the values that KMS was asked for */
+    kaws_error         answer;          /* of KMS; OK: the ring uses them    */
 } plug__guard_ring;
 
 typedef struct plug__guard {
@@ -336,8 +338,8 @@ typedef struct plug__guard {
 } plug__guard;
 
 
-/* Logs a line. Names in it must have passed kaws_show(), here or in the
- * library: so it is one line, whatever they contain. */
+/* Logs one line. Every name in it must have passed kaws_show(), here or in the
+ * library, so that the line stays one line whatever the name contains. */
 PLUG__FORMAT(3, 4)
 static void
 plug__guard_say(const plug__guard *g, int level, const char *format, ...)
@@ -399,7 +401,7 @@ plug__guard_admits(const plug__guard *g, kaws_error *err)
 
 /* ---- what SET GLOBAL wants ----------------------------------------------- */
 
-/* Copies the values that there are. */
+/* Copies each value that is there, and leaves the others in `to`. */
 static void
 plug__guard_merge(plug__guard_values *to, const plug__guard_values *from)
 {
@@ -433,7 +435,8 @@ plug__guard_wanted(plug__guard *g)
 
 /* ---- the ring and its users ---------------------------------------------- */
 
-/* NULL is allowed. */
+/* Releases a ring that guard_take has returned, or NULL. The last user of a
+ * ring closes the ring. */
 static void
 plug__guard_drop(plug__guard *g, plug__guard_ring *ring)
 {
@@ -452,8 +455,8 @@ plug__guard_drop(plug__guard *g, plug__guard_ring *ring)
 }
 
 
-/* Makes the ring the one that callers take; NULL: none from now on. Those who
- * have the ring that it replaces may finish. */
+/* From now on callers take this ring; if it is NULL, they get none. Callers
+ * that have already taken the earlier ring may finish with it. */
 static void
 plug__guard_publish(plug__guard *g, plug__guard_ring *ring)
 {
@@ -467,8 +470,9 @@ plug__guard_publish(plug__guard *g, plug__guard_ring *ring)
 }
 
 
-/* The ring, with this caller counted: give it back with guard_drop. NULL:
- * there is none. Timeouts need no network, so each caller adopts them. */
+/* Returns the ring, and counts this caller as its user until guard_drop.
+ * Returns NULL if there is no ring. Each caller makes the ring adopt the wanted
+ * timeouts, because that needs no network. */
 static plug__guard_ring *
 plug__guard_take(plug__guard *g, kaws_error *err)
 {
@@ -492,8 +496,8 @@ plug__guard_take(plug__guard *g, kaws_error *err)
 }
 
 
-/* A new ring, not yet published; NULL on failure. What SET GLOBAL wanted of an
- * earlier ring is forgotten. */
+/* Opens a ring, which is not published yet; NULL on failure. The values that
+ * SET GLOBAL wanted for an earlier ring are dropped. */
 static plug__guard_ring *
 plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
 {
@@ -528,7 +532,8 @@ plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
 
 /* ---- the KMS key and region that are wanted ------------------------------ */
 
-/* Has KMS judge values that somebody wants to SET. Nothing changes. */
+/* Asks KMS whether it accepts values that a session wants to SET. The ring does
+ * not change. */
 static kaws_status
 plug__guard_try(plug__guard *g, const plug__guard_values *values,
                 kaws_error *err)
@@ -545,8 +550,8 @@ plug__guard_try(plug__guard *g, const plug__guard_values *values,
 
 
 /* Makes the ring use the KMS key and region that were last SET. Only one thread
- * at a time does so, and those that want the same wait and share its answer. A
- * SET that waits for KMS's judgement holds up no key. */
+ * at a time asks KMS. Threads that want the same values wait, and share the
+ * answer. A SET that waits for KMS delays no thread here. */
 static kaws_status
 plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
 {
@@ -583,7 +588,7 @@ plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
 }
 
 
-/* The ring, taken, and ready to seal with the KMS key that was last SET. */
+/* Takes the ring, and makes it seal with the KMS key that was last SET. */
 static plug__guard_ring *
 plug__guard_take_to_seal(plug__guard *g, kaws_error *err)
 {
@@ -598,9 +603,9 @@ plug__guard_take_to_seal(plug__guard *g, kaws_error *err)
 
 /* ---- status figures ------------------------------------------------------ */
 
-/* Keeps the figures fresh; all are 0 when there is no ring. The lock is held
- * from asking the ring until all is stored: else an older answer could overtake
- * a newer one. */
+/* Copies the ring's figures to where the server reads them; without a ring, all
+ * are 0. The lock is held from reading the ring until all figures are stored,
+ * because otherwise an older reading could overwrite a newer one. */
 static void
 plug__guard_refresh(plug__guard *g)
 {
@@ -628,15 +633,15 @@ plug__guard_refresh(plug__guard *g)
  *        server_remember server_starting server_ending server_log |
  *        server_stopped server_replays
  *
- * A service is a symbol of ours. It holds the version that we were written for,
- * until the server loads us as a plugin and stores the address of its own table
- * there. CREATE FUNCTION maps this file without doing so: so each use of a
- * service asks server_has() first.
+ * A service is a symbol of this file. The symbol holds the version that this
+ * file was written for, until the server loads this file as a plugin and stores
+ * the address of its own table in the symbol. CREATE FUNCTION maps this file,
+ * but stores nothing. So each use of a service first asks server_has().
  *
  * The log's first argument is the handle that init was given; the server frees
  * what the handle points to after deinit. SQL functions may outlive the plugin,
- * so the handle is used and taken away under a lock. Without it, lines go to
- * stderr, which is the server's error log unless somebody redirected it.
+ * so the handle is used and removed under a lock. Without a handle, lines go to
+ * stderr, which is the server's error log unless stderr was redirected.
  */
 
 #define PLUG__SERVICE ((const void *)0x0100)
@@ -647,8 +652,8 @@ PLUG__EXPORT const plug__abi_alloc    *thd_alloc_service        = PLUG__SERVICE;
 PLUG__EXPORT const plug__abi_parser   *mysql_parser_service     = PLUG__SERVICE;
 PLUG__EXPORT const plug__abi_security *security_context_service = PLUG__SERVICE;
 
-/* Ends each line that an administrator may read whose server does not start:
- * InnoDB's own lines then give advice that loses rows. */
+/* Ends each line that an administrator may read because the server did not
+ * start. InnoDB's own lines then give advice that loses rows. */
 #define PLUG__SERVER_AGAIN                                                     \
     "start the server again: that loses nothing. Do not set"                   \
     " innodb_force_recovery, and remove no log files: that loses rows"
@@ -669,7 +674,8 @@ static struct {
 } plug__server = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 
-/* No table lies in the first 64 KiB: such a value is still a version number. */
+/* A value in the first 64 KiB is still a version number, because no table lies
+ * there. */
 static bool
 plug__server_has(const void *service)
 {
@@ -698,8 +704,8 @@ plug__server_remember(void *handle)
 }
 
 
-/* Whether the server is still starting. If it has no flag that tells, it is
- * starting until a connection's thread has called. */
+/* Whether the server is still starting. A server without a flag that says so
+ * counts as starting until a thread of a connection has called. */
 static bool
 plug__server_starting(void)
 {
@@ -708,7 +714,8 @@ plug__server_starting(void)
 }
 
 
-/* A thread calls. The thread that starts the server may have a session, too. */
+/* Records that a thread of a connection has called. The thread that starts the
+ * server does not count, although it may have a session. */
 static void
 plug__server_called(void)
 {
@@ -719,8 +726,8 @@ plug__server_called(void)
 }
 
 
-/* Whether somebody has asked the server to end while it starts: it blocks these
- * signals until it is up. */
+/* Whether the server was asked to end while it starts. The server blocks these
+ * signals until it is up, so until then they are pending. */
 static bool
 plug__server_ending(void)
 {
@@ -775,9 +782,9 @@ plug__server_refusal(void)
 }
 
 
-/* A number for the statement that this session runs; never 0. The server gives
- * us no number of its own, so it is a hash of the text (FNV-1a): the same text
- * again has the same number. */
+/* A number for the statement that this session runs; never 0. The server has no
+ * such number, so it is a hash of the session and the text (FNV-1a). If the
+ * session runs the same text again, the number is the same. */
 static uint64_t
 plug__server_statement(void *thd)
 {
@@ -836,8 +843,8 @@ static plug__guard plug__server_guard = {
  * in all of them. So the server reads the guard's figures straight out of
  * memory, at any time and without a lock. They are refreshed after each
  * operation. While an SQL function runs, a thread refreshes them every 10 ms,
- * so that a long rotation shows its progress; it ends with the function. An
- * idle plugin has no thread and does nothing.
+ * so that a long rotation shows its progress. The thread ends with the
+ * function. An idle plugin has no thread and does nothing.
  */
 
 #define ROW(name, figure)                                                      \
@@ -878,9 +885,9 @@ plug__status_run(void *arg)
 }
 
 
-/* The thread blocks all signals: a thread of the server's own waits for them.
- * If no thread can be made, the figures only stand still until the work is
- * done. */
+/* The thread blocks all signals, because a thread of the server's own waits for
+ * them. If no thread can be created, the figures do not change until the work
+ * is done. */
 static void
 plug__status_tick(plug__status_ticker *ticker, plug__guard *g)
 {
@@ -920,9 +927,9 @@ plug__status_untick(plug__status_ticker *ticker)
  * INSTALL into the same mapping of this file finds nothing stale. SET ... =
  * DEFAULT would skip the check, so the variables that are checked refuse it.
  *
- * A statement may SET both the KMS key and its region, in either order. All
- * checks come before the first update, and each check tries the pair as it
- * would be after it: together with what the same statement had checked before.
+ * A statement may SET both the KMS key and its region, in either order. The
+ * server makes all checks before the first update. So each check tries its
+ * value together with the values that the same statement had checked before.
  */
 
 enum { PLUG__TEXT, PLUG__NUMBER, PLUG__FLAG };          /* kinds             */
@@ -1031,11 +1038,12 @@ plug__settings_refuse(const char *name, const char *value, const char *why)
 }
 
 
-/* What this statement has checked so far, and with `more` that as well; NULL:
- * forget it, for the statement was refused or has begun to update, and no more
- * checks follow. If the statement is refused because of a variable that is not
- * ours, its values stay here until the session runs the same text again: each
- * is replaced when it is checked, so the last check has them right. */
+/* Returns the values that this statement has checked so far, and adds `more` to
+ * them. If `more` is NULL, they are dropped: the statement was refused or has
+ * begun to update, so no more checks follow. If the statement is refused
+ * because of a variable of the server's own, its values stay here until the
+ * session runs the same text again. That run checks, and so replaces, each of
+ * them. */
 static plug__guard_values
 plug__settings_checked(void *thd, const plug__guard_values *more)
 {
@@ -1064,7 +1072,8 @@ plug__settings_checked(void *thd, const plug__guard_values *more)
 }
 
 
-/* Has KMS judge the new value, together with what else the statement SETs. */
+/* Asks KMS about the new value, together with the other values that the
+ * statement SETs. */
 static int
 plug__settings_check(void *thd, plug__abi_var *var, void *save,
                      plug__abi_value *value)
@@ -1074,7 +1083,7 @@ plug__settings_check(void *thd, plug__abi_var *var, void *save,
     char        buf[PLUG__VALUE_MAX];
     int         len  = (int)sizeof buf;
     const char *text = value->val_str(value, buf, &len);
-    const char *copy = NULL, *why = NULL;   /* it lives like the statement   */
+    const char *copy = NULL, *why = NULL;   /* the copy is the statement's   */
     plug__guard_values tried, change = { .of = { { "", 0 } } };
     kaws_error  err;
 
@@ -1108,8 +1117,9 @@ plug__settings_check(void *thd, plug__abi_var *var, void *save,
 
 
 /* The server made this copy of a text, and frees the one that it replaces. The
- * first update of a statement wants all that the statement checked: a key that
- * is made before the second update must not be sealed with half of a pair. */
+ * first update of a statement wants all values that the statement checked,
+ * because a key that is made before the second update must not be sealed with
+ * half of a pair. */
 static void
 plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
 {
@@ -1199,17 +1209,18 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
  * Uses: abi guard server
  * Gives: keyring_calls
  *
- * keyring_do is what any host's call comes to; below it is what MySQL's plugin
- * interface makes of it. false is success. A fetch of a key that does not exist
- * succeeds: it answers with NULLs. The server frees what a fetch gives it with
- * my_free, so the memory has to come from the server's my_malloc. All three
- * outputs are written in every case, because the migration tool frees what they
- * hold after a failure.
+ * Every call of a host for one key comes to keyring_do. The functions below it
+ * have MySQL's plugin interface, in which false is success. A fetch of a key
+ * that does not exist succeeds, and answers with NULLs. The server frees what a
+ * fetch gives it with my_free, so the memory has to come from the server's
+ * my_malloc. All three outputs are written in every case, because the migration
+ * tool frees what they hold after a failure.
  *
- * For a walk the server gives fixed buffers and does not say how large: a user
- * id has 96 bytes in 5.7 and in migration mode, elsewhere 256 or more. A walk
- * is a list of names in plain memory, made when it begins: it survives the ring
- * and the mapping of this file.
+ * For a walk the server gives fixed buffers, and does not say how large they
+ * are. The buffer of a user id has 96 bytes in 5.7 and in migration mode, and
+ * 256 or more elsewhere. A walk is a list of names in plain memory, which is
+ * made when the walk begins. So the walk survives the ring and the mapping of
+ * this file.
  */
 
 enum { PLUG__SHORT_USER = 95 };         /* bytes, without the NUL            */
@@ -1242,8 +1253,8 @@ struct plug__keyring_job {
 };
 
 
-/* The key's type as the library stores it, in upper case. NULL, and why: KMS or
- * MySQL's manual rules this key out. */
+/* Returns the key's type in upper case, as the library stores it. If KMS or
+ * MySQL's manual does not allow such a key, returns NULL and fills *err. */
 static const char *
 plug__keyring_accept(const plug__keyring_job *job, kaws_error *err)
 {
@@ -1276,7 +1287,7 @@ plug__keyring_accept(const plug__keyring_job *job, kaws_error *err)
 }
 
 
-/* The library's call; *err is filled on failure, else emptied. */
+/* Calls the library, which fills *err on failure and empties it on success. */
 static void
 plug__keyring_call(plug__guard_ring *ring, const plug__keyring_job *job,
                    const char *type, kaws_error *err)
@@ -1300,8 +1311,9 @@ plug__keyring_call(plug__guard_ring *ring, const plug__keyring_job *job,
 }
 
 
-/* Does the job. true, and a line in the log, if it failed. InnoDB generates a
- * key that may exist already, and then fetches it: so that is only a warning.
+/* Does the job. If the job fails, logs a line and returns true. That a key
+ * exists already is only a warning, because InnoDB generates a key that may
+ * exist, and then fetches it.
  */
 static bool
 plug__keyring_do(plug__guard *g, const plug__keyring_job *job)
@@ -1366,7 +1378,7 @@ plug__keyring_remove(const char *key_id, const char *user_id)
 }
 
 
-/* The server's own copy of a key: all of it, or nothing. */
+/* Copies a key into the server's memory: type and bytes, or neither. */
 static kaws_status
 plug__keyring_give(const plug__keyring_job *job, const kaws_key *key,
                    kaws_error *err)
@@ -1387,8 +1399,8 @@ plug__keyring_give(const plug__keyring_job *job, const kaws_key *key,
 }
 
 
-/* If a fetch fails, InnoDB may give up its start, and print advice of its own:
- * ours has to stand beside it, once. */
+/* If a fetch fails, InnoDB may give up the start and log its own advice, which
+ * loses rows. So our advice is logged before it, once. */
 static bool
 plug__keyring_fetch(const char *key_id, char **type, const char *user_id,
                     void **key, size_t *len)
@@ -1522,19 +1534,21 @@ static plug__abi_keyring plug__keyring_calls = {
  * Gives: keyring_aws_rotate_cmk() keyring_aws_rotate_keys()
  *        keyring_aws_rotate_cms()
  *
- * They answer 1, or NULL and an error. A caller needs SUPER when a statement is
- * prepared and again when it runs. Functions may be called before the plugin is
- * loaded, and after it was uninstalled: they say so then.
+ * The functions answer 1, or NULL and an error. A caller needs SUPER when a
+ * statement is prepared and again when the statement runs. If a function is
+ * called before the plugin is loaded, or after it was uninstalled, its error
+ * says so.
  *
  * SQL calls a function as often as it likes: once a row, twice for HAVING. But
- * a rotation is no value, and a KMS key can be rotated on demand 25 times in
- * its life. So a statement does the work once, and remembers the answer. Nobody
- * tells us where a statement begins and ends. But for each place in its text
- * where a function stands, the server calls _init before it runs the statement,
- * and _deinit at the end of that run, also for prepared statements and lines of
- * a procedure. So the answer lasts while any place of the function is open in
- * the session. A stored function or a trigger runs statements of its own, one
- * by one. With binlog_format = STATEMENT a replica calls the function, too,
+ * a rotation has an effect, and a KMS key can be rotated on demand only 25
+ * times in its life. So a function does its work once for each statement, and
+ * remembers the answer. The server does not say where a statement begins and
+ * ends. But for each place where the function stands in the statement's text,
+ * the server calls _init before the statement runs and _deinit when it has run.
+ * The same is true of prepared statements and of the statements of a procedure.
+ * So the answer is remembered while any place of the function is open in the
+ * session. A stored function or a trigger runs statements of its own, one by
+ * one. With binlog_format = STATEMENT a replica calls the function, too,
  * because it repeats the statement: it gets 1, and nothing is rotated.
  */
 
@@ -1558,8 +1572,8 @@ static struct {
 } plug__functions = { PTHREAD_MUTEX_INITIALIZER, NULL };
 
 
-/* This session's memo of the function, one place more open; NULL: out of
- * memory. */
+/* Opens one more place in this session's memo of the function, and returns the
+ * memo; NULL: out of memory. */
 static plug__functions_memo *
 plug__functions_open(plug__functions_work *work)
 {
@@ -1599,7 +1613,7 @@ plug__functions_close(plug__functions_memo *memo)
 }
 
 
-/* true is failure; the server shows the message. */
+/* Returns true on failure; then the server shows the message. */
 static bool
 plug__functions_begin(plug__functions_work *work, plug__abi_udf *udf,
                       const plug__abi_udf_args *args, char *message)
@@ -1675,9 +1689,8 @@ plug__functions_run(const char *name, plug__functions_memo *memo,
 }
 
 
-/* An SQL function is three symbols. MySQL's manual of 5.7 misprints the first
- * one's name, as rotate_cms, in its CREATE FUNCTION statement: so that name
- * works, too. */
+/* An SQL function is three symbols. In its CREATE FUNCTION statement, MySQL's
+ * manual of 5.7 misprints rotate_cmk as rotate_cms. So both names work. */
 #define PLUG__FUNCTIONS(X)                                                     \
     X(keyring_aws_rotate_cmk,  kaws_rotate_kms_key)                            \
     X(keyring_aws_rotate_cms,  kaws_rotate_kms_key)                            \
@@ -1720,15 +1733,15 @@ PLUG__FUNCTIONS(X)
  * cannot be reached, or has a fault of its own, the start waits: the network
  * may come up after the server, and InnoDB gives up without its keys. From the
  * first outage on, init and all calls that come while the server starts share
- * one deadline. After it, the plugin only warns that KMS is away, because a
- * database must start when KMS is slow.
+ * one deadline. After the deadline, the plugin only warns that KMS is
+ * unreachable, because a database must start even if KMS does not answer.
  *
  * A constructor runs when this file is mapped, before the server reads anything
  * in it. It finds out which server this is, and describes the plugin in that
  * server's layout. Two signs must agree: the server's version, and whether its
- * error function has a C or a C++ name. If they do not (a fork, a tool,
- * something newer than we know), the description is inert in either layout:
- * nothing in it but an init that refuses with a sentence.
+ * error function has a C or a C++ name. If they do not agree (in a fork, a
+ * tool, or a server newer than this file), the description has only an init
+ * that refuses with a sentence, and is valid in either layout.
  */
 
 static struct {
@@ -1801,9 +1814,9 @@ plug__life_start(plug__guard *g, kaws_error *err)
 }
 
 
-/* The file may have been mapped since an earlier INSTALL, and then its data are
- * as deinit left them: handle, ring, figures and wanted values are all set
- * anew. */
+/* This file may have been mapped since an earlier INSTALL. Then its variables
+ * are as deinit left them. So init sets all of them: handle, ring, figures and
+ * wanted values. */
 static int
 plug__life_init(void *handle)
 {
@@ -1864,8 +1877,8 @@ static const plug__abi_head plug__life_head = {
 };
 
 
-/* Converts a void * to a function pointer: POSIX promises that it works, and
- * memcpy is how C allows it. */
+/* Stores each void * as a function pointer. POSIX promises that this works, and
+ * C allows it by memcpy only. */
 static void
 plug__life_resolve(void *printf_error, void *access_test, void *slave_thread)
 {

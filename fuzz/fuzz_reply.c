@@ -944,8 +944,9 @@ check_after(kaws *ring, kaws_status status, const kaws__target *target,
                               the_call != REWRAP))
         HOLDS(disk_hash() == before);
     if (status != KAWS_OK)
-        HOLDS(memcmp(target, &ring->kms.now.target, sizeof *target) == 0 &&
-              strcmp(ring->kms.now.region, region()) == 0);
+        HOLDS(memcmp(target, &ring->kms.trust.now.target,
+                     sizeof *target) == 0 &&
+              strcmp(ring->kms.trust.now.region, region()) == 0);
 }
 
 
@@ -969,7 +970,7 @@ try_reply(int call)
     fake.seed = (uint64_t)how;
     HOLDS(kaws_open(&ring, &cfg, &err) == KAWS_OK);
     before = disk_hash();
-    target = ring->kms.now.target;
+    target = ring->kms.trust.now.target;
     status = make_call(ring, call, must ? &m.x : NULL, &err);
     check_words(&err, status);
     check_after(ring, status, &target, before);

@@ -88,6 +88,14 @@ def fill(folder: Path) -> Path:
     return filler
 
 
+@pytest.fixture(name="stage")
+def make_stage():
+    """A mysql_fixtures.Stage: a MySQL server that has not started, and its KMS."""
+    from mysql_fixtures import Stage
+    with Stage() as stage:
+        yield stage
+
+
 @pytest.fixture
 def conf(tmp_path):
     """A conf file with the credentials of the emulator's usual user."""

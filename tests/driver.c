@@ -6,6 +6,7 @@
  *
  *     ID COMMAND WORD...          is done at once
  *     ID & COMMAND WORD...        is done on a thread of its own
+ *     ID - COMMAND WORD...        the same as the first, but gives no RESULT
  *
  *     ID MS STATUS HTTP OS AWS REQUEST-ID TEXT RESULT...
  *     log LEVEL TEXT              a log line, as it comes
@@ -14,6 +15,10 @@
  * that is % alone is empty; one that is ~ alone is NULL. There is one ring and
  * one walk at a time. At the end of the input both are given back. Where the
  * environment says KAWS_STACK, threads get a stack of so many bytes.
+ *
+ * A command line is wiped before the answer, and no copy of it is made. So of a
+ * command with - the driver itself leaves no secret in the process's memory,
+ * which tests/test_secrets.py searches.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -21,6 +26,7 @@
 
 #define ARGS 64
 #define PAIRS 8
+#define LINE (1 << 17)
 
 typedef struct arg {
     char  *at;                    /* NUL-terminated; NULL for ~               */
@@ -28,14 +34,17 @@ typedef struct arg {
 } arg;
 
 typedef struct job {              /* one command                              */
-    char  *line;                  /* the args point into it                   */
-    const char *id;
+    char  *line;                  /* LINE bytes; the args point into it       */
+    char   id[16];
     const struct command *command;
     arg    args[ARGS];
     size_t count;
     kaws_error  err;
     kaws_status status;
-    FILE  *out;                   /* the results                              */
+    FILE  *out;                   /* the results; NULL: they are not given    */
+    int    quiet;
+    kaws_pair pairs[PAIRS];
+    kaws_context context;         /* of a KMS action                          */
 } job;
 
 typedef struct command {
@@ -60,6 +69,8 @@ put_bytes(FILE *out, const void *data, size_t len)
     const uint8_t *at = data;
     size_t i;
 
+    if (out == NULL)
+        return;
     fputs(len == 0 ? " %" : " ", out);
     for (i = 0; i < len; i++)
         if (at[i] > 0x20 && at[i] < 0x7f && at[i] != '%' && at[i] != '~')
@@ -72,27 +83,18 @@ put_bytes(FILE *out, const void *data, size_t len)
 static void
 put_text(FILE *out, const char *text)
 {
-    if (text == NULL)
-        fputs(" ~", out);
-    else
+    if (text != NULL)
         put_bytes(out, text, strlen(text));
+    else if (out != NULL)
+        fputs(" ~", out);
 }
 
 
 static void
 put_number(FILE *out, uint64_t number)
 {
-    fprintf(out, " %llu", (unsigned long long)number);
-}
-
-
-static int
-hex_digit(int c)
-{
-    static const char digits[] = "0123456789ABCDEF";
-    const char *found = c != 0 ? strchr(digits, c) : NULL;
-
-    return found != NULL ? (int)(found - digits) : -1;
+    if (out != NULL)
+        fprintf(out, " %llu", (unsigned long long)number);
 }
 
 
@@ -102,6 +104,7 @@ take_word(char *word)
 {
     arg a = { word, 0 };
     char *at = word;
+    unsigned byte;
 
     if (strcmp(word, "~") == 0) {
         a.at = NULL;
@@ -110,8 +113,9 @@ take_word(char *word)
     while (*at != '\0') {
         if (*at != '%') {
             word[a.len++] = *at++;
-        } else if (hex_digit(at[1]) >= 0 && hex_digit(at[2]) >= 0) {
-            word[a.len++] = (char)(hex_digit(at[1]) * 16 + hex_digit(at[2]));
+        } else if (strspn(at + 1, "0123456789ABCDEF") >= 2 &&
+                   sscanf(at + 1, "%2x", &byte) == 1) {
+            word[a.len++] = (char)byte;
             at += 3;
         } else {
             at++;
@@ -127,6 +131,10 @@ number_of(const arg *a)
 {
     return a->at != NULL ? strtol(a->at, NULL, 10) : 0;
 }
+
+
+#define TEXT(n)   j->args[n].at
+#define NUMBER(n) number_of(&j->args[n])
 
 
 static kaws_bytes
@@ -289,28 +297,30 @@ run_stats(job *j)
 /* ---- AWS KMS by itself: ... [NAME VALUE]... of the context ------------- */
 
 static const kaws_context *
-context_of(const job *j, size_t from, kaws_pair pairs[PAIRS],
-           kaws_context *context)
+context_of(job *j, size_t from)
 {
     size_t n = 0;
 
     for (; from + 1 < j->count && n < PAIRS; from += 2, n++) {
-        pairs[n].name = j->args[from].at;
-        pairs[n].value = j->args[from + 1].at;
+        j->pairs[n].name = j->args[from].at;
+        j->pairs[n].value = j->args[from + 1].at;
     }
-    context->pairs = pairs;
-    context->count = n;
-    return n > 0 ? context : NULL;
+    j->context.pairs = j->pairs;
+    j->context.count = n;
+    return n > 0 ? &j->context : NULL;
 }
 
 
-/* BLOB ARN MATERIAL */
-static void
-put_sealed(FILE *out, const kaws_sealed *sealed)
+/* Gives BLOB ARN MATERIAL, if there are any. */
+static kaws_status
+put_sealed(const job *j, kaws_status status, const kaws_sealed *sealed)
 {
-    put_bytes(out, sealed->blob, sealed->blob_len);
-    put_text(out, sealed->kms_key_arn);
-    put_text(out, sealed->key_material_id);
+    if (status != KAWS_OK)
+        return status;
+    put_bytes(j->out, sealed->blob, sealed->blob_len);
+    put_text(j->out, sealed->kms_key_arn);
+    put_text(j->out, sealed->key_material_id);
+    return KAWS_OK;
 }
 
 
@@ -337,19 +347,16 @@ static kaws_status
 run_kms_generate(job *j)
 {
     uint8_t plain[KAWS_GENERATE_MAX + 1];     /* a test asks for one too many */
-    int with = number_of(&j->args[1]) != 0;
-    size_t len = (size_t)number_of(&j->args[0]);
-    kaws_pair pairs[PAIRS];
-    kaws_context context;
+    int with = NUMBER(1) != 0;
+    size_t len = (size_t)NUMBER(0);
     kaws_sealed sealed;
     kaws_status status = kaws_kms_generate_data_key(
-        ring, context_of(j, 2, pairs, &context), len, with ? plain : NULL,
-        &sealed, &j->err);
+        ring, context_of(j, 2), len, with ? plain : NULL, &sealed, &j->err);
 
-    if (status == KAWS_OK)
-        put_sealed(j->out, &sealed);
+    (void)put_sealed(j, status, &sealed);
     if (status == KAWS_OK && with)
         put_bytes(j->out, plain, len);
+    kaws_wipe(plain, sizeof plain);
     return status;
 }
 
@@ -358,16 +365,11 @@ run_kms_generate(job *j)
 static kaws_status
 run_kms_encrypt(job *j)
 {
-    kaws_pair pairs[PAIRS];
-    kaws_context context;
     kaws_sealed sealed;
-    kaws_status status = kaws_kms_encrypt(
-        ring, context_of(j, 1, pairs, &context), bytes_of(&j->args[0]),
-        &sealed, &j->err);
 
-    if (status == KAWS_OK)
-        put_sealed(j->out, &sealed);
-    return status;
+    return put_sealed(j, kaws_kms_encrypt(ring, context_of(j, 1),
+                                          bytes_of(&j->args[0]), &sealed,
+                                          &j->err), &sealed);
 }
 
 
@@ -376,19 +378,18 @@ static kaws_status
 run_kms_decrypt(job *j)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
-    size_t len = (size_t)number_of(&j->args[2]);
-    kaws_pair pairs[PAIRS];
-    kaws_context context;
+    size_t len = (size_t)NUMBER(2);
     kaws_sealed sealed;
     kaws_status status;
 
     take_sealed(j, &sealed);
     if (len > sizeof plain)
         len = sizeof plain;
-    status = kaws_kms_decrypt(ring, context_of(j, 3, pairs, &context), &sealed,
+    status = kaws_kms_decrypt(ring, context_of(j, 3), &sealed,
                               plain, &len, &j->err);
     if (status == KAWS_OK)
         put_bytes(j->out, plain, len);
+    kaws_wipe(plain, sizeof plain);
     return status;
 }
 
@@ -397,17 +398,11 @@ run_kms_decrypt(job *j)
 static kaws_status
 run_kms_reencrypt(job *j)
 {
-    kaws_pair pairs[PAIRS];
-    kaws_context context;
     kaws_sealed in, out;
-    kaws_status status;
 
     take_sealed(j, &in);
-    status = kaws_kms_reencrypt(ring, context_of(j, 2, pairs, &context), &in,
-                                &out, &j->err);
-    if (status == KAWS_OK)
-        put_sealed(j->out, &out);
-    return status;
+    return put_sealed(j, kaws_kms_reencrypt(ring, context_of(j, 2), &in, &out,
+                                            &j->err), &out);
 }
 
 
@@ -420,25 +415,15 @@ run_sign(job *j)
 {
     const char *headers[ARGS + 1];
     char authorization[4096];
-    kaws_signing what;
-    kaws_creds who;
+    kaws_signing what = { TEXT(0), TEXT(1), TEXT(2), TEXT(3), TEXT(4), headers,
+                          bytes_of(&j->args[5]), NUMBER(6) };
+    kaws_creds who = { TEXT(7), TEXT(8), TEXT(9) };
     kaws_status status;
     size_t i, n = 0;
 
     for (i = 10; i < j->count; i++)
         headers[n++] = j->args[i].at;
     headers[n] = NULL;
-    what.method = j->args[0].at;
-    what.path = j->args[1].at;
-    what.query = j->args[2].at;
-    what.region = j->args[3].at;
-    what.service = j->args[4].at;
-    what.headers = headers;
-    what.body = bytes_of(&j->args[5]);
-    what.when = number_of(&j->args[6]);
-    who.id = j->args[7].at;
-    who.secret = j->args[8].at;
-    who.token = j->args[9].at;
     status = kaws_sign(&what, who, authorization, sizeof authorization,
                        &j->err);
     if (status == KAWS_OK)
@@ -482,9 +467,6 @@ run_wipe(job *j)
 
 
 /* ---- what is one call --------------------------------------------------- */
-
-#define TEXT(n)   j->args[n].at
-#define NUMBER(n) number_of(&j->args[n])
 
 /* X(command, arguments, silent, call); keys are KEY-ID USER-ID ... */
 #define CALLS(X)                                                              \
@@ -563,19 +545,21 @@ do_job(void *given)
     size_t len;
     int64_t began = kaws__sys_ticks_us(), took;
 
-    j->out = open_memstream(&results, &len);
+    j->out = j->quiet ? NULL : open_memstream(&results, &len);
     if (!j->command->silent)              /* it has to be filled or emptied  */
         memset(&j->err, 'x', sizeof j->err - 1);
     j->status = j->command->run(j);
     took = kaws__sys_ticks_us() - began;
-    fclose(j->out);
+    if (j->out != NULL)
+        fclose(j->out);
+    kaws_wipe(j->line, LINE);
     pthread_mutex_lock(&output);
     fprintf(stdout, "%s %.3f %s %d %d", j->id, (double)took / 1000,
             status_word(j->status), j->err.http, j->err.os);
     put_text(stdout, j->err.aws);
     put_text(stdout, j->err.request_id);
     put_text(stdout, j->err.text);
-    fprintf(stdout, "%s\n", results);
+    fprintf(stdout, "%s\n", results != NULL ? results : "");
     fflush(stdout);
     pthread_mutex_unlock(&output);
     free(results);
@@ -628,10 +612,11 @@ read_job(char *line, int *apart)
 
     line[strcspn(line, "\n")] = '\0';
     j->line = line;
-    j->id = strtok_r(line, " ", &save);
+    (void)snprintf(j->id, sizeof j->id, "%s", strtok_r(line, " ", &save));
     word = strtok_r(NULL, " ", &save);
     *apart = word != NULL && strcmp(word, "&") == 0;
-    if (*apart)
+    j->quiet = word != NULL && strcmp(word, "-") == 0;
+    if (*apart || j->quiet)
         word = strtok_r(NULL, " ", &save);
     for (i = 0; word != NULL && i < sizeof commands / sizeof commands[0]; i++)
         if (strcmp(word, commands[i].name) == 0)
@@ -652,15 +637,13 @@ read_job(char *line, int *apart)
 int
 main(void)
 {
-    char *line = NULL;
-    size_t room = 0;
+    char *line;
     int apart;
     job *j;
 
-    while (getline(&line, &room, stdin) > 0) {
+    setvbuf(stdin, NULL, _IONBF, 0);
+    while ((line = malloc(LINE)) != NULL && fgets(line, LINE, stdin) != NULL) {
         j = read_job(line, &apart);
-        line = NULL;
-        room = 0;
         if (j == NULL)
             return 2;
         if (apart)

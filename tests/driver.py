@@ -154,6 +154,10 @@ class Driver:
     def call(self, command: str, *words, timeout: float = 120) -> Answer:
         return self.send(command, *map(encode, words)).result(timeout)
 
+    def quietly(self, command: str, *words) -> Answer:
+        """As call(), but without results: the driver itself keeps no secret in its memory."""
+        return self.send("-", command, *map(encode, words)).result(120)
+
     def ok(self, command: str, *words) -> list:
         """The results of a command that has to succeed."""
         answer = self.call(command, *words)

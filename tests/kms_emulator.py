@@ -5,7 +5,7 @@ It speaks KMS's JSON over HTTP/1.1, plain or TLS, with real sealing, and lets bo
 SigV4 signer judge every request as it came over the wire.  Faults are injected on command.
 
 From Python:    with Emulator() as kms: kms.fault("Decrypt", "throttle", times=2) ...
-As a program:   kms_emulator.py [--port N] [--cert FILE --key FILE]
+As a program:   kms_emulator.py [--cert FILE --key FILE]
                 prints one JSON line {"url", "port", "control"} when it is ready; the control
                 port takes the same operations (see Control); SIGTERM ends it.
 
@@ -17,6 +17,7 @@ import argparse
 import base64
 import calendar
 import collections
+import contextlib
 import dataclasses
 import email.utils
 import fnmatch
@@ -94,9 +95,6 @@ ALIAS = "alias/keyring"
 # ---- errors, and what each action takes: botocore's model of KMS says it ------------------------
 
 SERVER_FAULTS = ("KMSInternalException", "DependencyTimeoutException", "KeyUnavailableException")
-MODELLED_STATUS = {"NotFoundException": 404, "DisabledException": 409,
-                   "KMSInvalidStateException": 409, "DryRunOperationException": 412,
-                   "DependencyTimeoutException": 503}
 CAPITAL_MESSAGE = ("AccessDeniedException", "UnsupportedOperationException")
 
 ACTIONS = ("GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "Encrypt", "Decrypt", "ReEncrypt",
@@ -643,15 +641,15 @@ FAULTS = {
     "reset": ("where", "perform"),      # RST
     "black_hole": ("where", "perform"),     # silence until the client goes away
     "close": (),                        # after the reply, without having said so
-    "edit": ("set", "drop", "duplicate", "plaintext_size"),     # members of a good reply
+    "edit": ("set", "drop", "duplicate"),       # members of a good reply
     "headers": ("set", "drop"),         # of a good reply: Date, Content-Length ...
     "gzip": (), "chunked": (),
 }
 WHERES = {"cut": ("accept", "request", "status", "headers", "body"),
           "reset": ("accept", "request", "status", "headers", "body"),
           "black_hole": ("accept", "request")}
-BODIES = {"html": b"<html><body><h1>Bad day</h1></body></html>", "empty": b"", "json": b"{}",
-          "garbage": bytes(range(256)), "nested": b"[" * 100000, "truncated": b'{"KeyId":"arn:aw'}
+BODIES = {"html": b"<html><body><h1>Bad day</h1></body></html>", "empty": b"",
+          "truncated": b'{"KeyId":"arn:aw'}
 
 
 @dataclasses.dataclass
@@ -688,19 +686,19 @@ def to_json(value) -> bytes:
                       default=lambda data: base64.b64encode(data).decode()).encode()
 
 
-def error_reply(error: KmsError, form: str, retry_after=None) -> Reply:
-    body = {"__type": form.format(error.kind)}
+def error_reply(error: KmsError, retry_after=None) -> Reply:
+    body = {"__type": error.kind}
     if error.message is not None:
         body["Message" if error.kind in CAPITAL_MESSAGE else "message"] = error.message
     return Reply(error.status, to_json(body), {"x-amz-retry-after": retry_after})
 
 
-def replaced_reply(rule: Rule, form: str):
+def replaced_reply(rule: Rule):
     """The reply of a fault that keeps the action from being performed, or None."""
     if rule.what in ("throttle", "error"):
         error = KmsError(rule.get("type", "ThrottlingException"),
                          rule.get("message", "Rate exceeded"), rule.get("status"))
-        return error_reply(error, form, rule.get("retry_after"))
+        return error_reply(error, rule.get("retry_after"))
     if rule.what == "reply":
         body = rule.get("body", "empty")
         body = BODIES[body] if body in BODIES else body.encode()
@@ -723,8 +721,6 @@ def edit_reply(rule: Rule, reply: Reply) -> None:
         reply.headers.update({"Transfer-Encoding": "chunked", "Content-Length": None})
     if rule.what == "edit":
         members = {**json.loads(reply.body), **rule.get("set", {})}
-        if rule.get("plaintext_size") is not None:
-            members["Plaintext"] = os.urandom(rule.get("plaintext_size"))
         pairs = [pair for pair in members.items() if pair[0] not in rule.get("drop", ())]
         pairs += rule.get("duplicate", {}).items()
         reply.body = b"{%b}" % b",".join(to_json(name) + b":" + to_json(value)
@@ -732,7 +728,6 @@ def edit_reply(rule: Rule, reply: Reply) -> None:
 
 
 # ---- one connection -----------------------------------------------------------------------------
-
 
 class Connection:
     """Reads requests and writes replies byte by byte, so that both can go wrong."""
@@ -755,12 +750,11 @@ class Connection:
                 request, kept = self.read_request(), True
                 if request is None or not self.answer(request):
                     return
-        except ssl.SSLError as error:
-            self.emulator.tls_failures.append(str(error))
         except OSError:
-            pass                        # the client went away, or was silent for too long
+            pass                        # the client refused TLS, went away, or was silent for long
         finally:
-            self.emulator.forget(self)
+            with self.emulator.lock:
+                self.emulator.open.pop(self, None)
             self.sock.close()
 
     def broken_at_accept(self) -> bool:
@@ -819,7 +813,7 @@ class Connection:
         if rule and rule.where == "request" and not rule.get("perform"):
             self.break_off(rule)
             return False
-        reply = rule and replaced_reply(rule, emulator.type_form)
+        reply = rule and replaced_reply(rule)
         if reply is None:
             reply = emulator.reply_to(request, record)
             if rule and reply.status == 200:
@@ -854,22 +848,18 @@ class Connection:
 
 # ---- the emulator -------------------------------------------------------------------------------
 
-
 LOG_MAX = 20000                         # requests kept; the counters go on
 
 
 class Emulator(Kms):
-    SETTINGS = ("clock_offset", "rotation_ms", "ignore_dry_run", "type_form", "modelled_status",
-                "latency_ms", "idle_timeout")
+    SETTINGS = ("clock_offset", "rotation_ms", "ignore_dry_run", "latency_ms", "idle_timeout")
     CONTROLS = ("add_key", "set_key", "remove_key", "add_user", "remove_user", "fault",
                 "clear_faults", "set", "reset_log", "count", "log", "start", "stop")
 
-    def __init__(self, cert=None, key=None, port=0, tls_max=None):
+    def __init__(self, cert=None, key=None, tls_max=None):
         """tls_max: newest TLS version to speak, as ssl.TLSVersion names it ("TLSv1_1")."""
         super().__init__()
-        self.port, self.tls = port, tls_context(cert, key, tls_max) if cert else None
-        self.type_form = "{}"           # of __type, such as "com.amazonaws.kms#{}:x"
-        self.modelled_status = False    # HTTP statuses of the API model, not of the wire
+        self.port, self.tls = 0, tls_context(cert, key, tls_max) if cert else None
         self.latency_ms = 0             # before every reply
         self.idle_timeout = None        # seconds after which a silent connection is closed
         self.stopping, self.listener, self.open = threading.Event(), None, {}
@@ -903,10 +893,8 @@ class Emulator(Kms):
         with self.lock:
             threads = list(self.open.items())
         for connection, thread in threads:
-            try:
+            with contextlib.suppress(OSError):          # it may be closing by itself
                 socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
-            except OSError:
-                pass                    # it was closing by itself
             thread.join(5)
 
     def __enter__(self) -> "Emulator":
@@ -929,10 +917,6 @@ class Emulator(Kms):
                 connection = Connection(self, sock, self.connections)
                 self.open[connection] = threading.Thread(target=connection.run, daemon=True)
                 self.open[connection].start()
-
-    def forget(self, connection: Connection) -> None:
-        with self.lock:
-            self.open.pop(connection, None)
 
     def wait(self, milliseconds: float) -> None:
         if milliseconds:
@@ -976,7 +960,7 @@ class Emulator(Kms):
         with self.lock:
             self.requests, self.counts = [], collections.Counter()
             self.connections = self.resumed = 0
-            self.tls_failures, self.crashes = [], []
+            self.crashes = []
 
     def count(self, action=None) -> int:
         """Requests for an action, or all, that came in, well or badly answered."""
@@ -985,8 +969,7 @@ class Emulator(Kms):
     def log(self) -> dict:
         with self.lock:
             return {"requests": list(self.requests), "connections": self.connections,
-                    "resumed": self.resumed, "tls_failures": self.tls_failures,
-                    "crashes": self.crashes}
+                    "resumed": self.resumed, "crashes": self.crashes}
 
     def begin(self, request: Request, connection: int) -> dict:
         """Judges a request's signature and writes it into the log."""
@@ -999,10 +982,8 @@ class Emulator(Kms):
                   "request_id": str(uuid.uuid4()), "access_key_id": match and match[1],
                   "account": None, "region": match and match[3], "body": None,
                   "signed": "OK", "verdict": None, "status": None, "fault": None}
-        try:
+        with contextlib.suppress(ValueError):
             record["body"] = json.loads(request.body)
-        except ValueError:
-            pass
         try:
             request.user = judge(request, self.users, self.now())
             record["account"] = request.user.account
@@ -1025,9 +1006,7 @@ class Emulator(Kms):
             return Reply(200, to_json(result))
         except KmsError as error:
             record["verdict"] = error.kind
-            if self.modelled_status:
-                error.status = MODELLED_STATUS.get(error.kind, error.status)
-            return error_reply(error, self.type_form)
+            return error_reply(error)
         except Exception:               # a bug here: let the tests see it
             record["verdict"] = "InternalFailure"
             self.crashes.append(traceback.format_exc())
@@ -1047,7 +1026,6 @@ def tls_context(cert, key, tls_max) -> ssl.SSLContext:
 
 
 # ---- the control port and the program -----------------------------------------------------------
-
 
 class Control(http.server.BaseHTTPRequestHandler):
     """POST {"do": name, arguments...}: an Emulator method of CONTROLS; answers {"result"}."""
@@ -1080,14 +1058,13 @@ def serve_control(emulator: Emulator) -> http.server.ThreadingHTTPServer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="An emulator of AWS KMS, for tests.")
-    parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--cert")
     parser.add_argument("--key")
     args = parser.parse_args()
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
-    with Emulator(args.cert, args.key, args.port) as emulator:
+    with Emulator(args.cert, args.key) as emulator:
         control = serve_control(emulator)
         print(json.dumps({"url": emulator.url, "port": emulator.port,
                           "control": control.server_port}), flush=True)

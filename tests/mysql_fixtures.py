@@ -11,18 +11,20 @@ KEYRING_AWS_PLUGIN=/path/keyring_aws.so in the environment names another build o
 import contextlib
 import os
 import re
+import threading
 import time
 from pathlib import Path
 
 import pymysql
 import pytest
 
+from conftest import LONG, write_conf
 from demo import Entry, read_data_file
 from kms_emulator import ACCESS_KEY_ID, KEY_ARN, SECRET, Emulator, unseal
 from servers import BUILD, MySQL, certificates
 
 PLUGIN = Path(os.environ.get("KEYRING_AWS_PLUGIN", BUILD / "keyring_aws.so"))
-LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
+ROOT = "root@localhost"
 EARLY = "--early-plugin-load=keyring_aws=keyring_aws.so"
 FUNCTIONS = ("keyring_aws_rotate_cmk", "keyring_aws_rotate_keys")
 
@@ -75,11 +77,7 @@ class Stage:
     # -- life
 
     def write_conf(self, access_key_id: str = ACCESS_KEY_ID, secret: str = SECRET) -> None:
-        """A conf file, put in its place whole."""
-        new = self.conf.with_name("conf.new")
-        new.write_text(f"{access_key_id}\n{secret}\n")
-        new.chmod(0o600)
-        new.replace(self.conf)
+        write_conf(self.conf, access_key_id, secret)
 
     def options(self, *extra: str, **settings: object) -> list[str]:
         """The command line that a my.cnf with these settings would be."""
@@ -174,7 +172,7 @@ class Stage:
         """The data file's entries by (key id, user id), its checksums verified."""
         return {(each.key_id, each.user_id): each for each in read_data_file(self.data).entries}
 
-    def plain(self, name: str, user: str = "root@localhost") -> bytes:
+    def plain(self, name: str, user: str = ROOT) -> bytes:
         """The key in the clear: the emulator can tell, and nothing is asked of the server."""
         file = read_data_file(self.data)
         (entry,) = [each for each in file.entries if (each.key_id, each.user_id) == (name, user)]
@@ -199,3 +197,26 @@ def cursor(stage: Stage, **options: object):
     with contextlib.closing(stage.db.connect(**options)) as connection:
         with connection.cursor() as each:
             yield each
+
+
+class Client(threading.Thread):
+    """Takes steps on a connection of its own; all that ends it before the last is a surprise."""
+    over: tuple = ()                    # errors that are none
+
+    def __init__(self, stage: Stage, name: str, steps: int) -> None:
+        super().__init__()
+        self.stage, self.stem, self.steps, self.surprises = stage, name, steps, []
+
+    def run(self) -> None:
+        try:
+            with cursor(self.stage) as self.session:
+                for number in range(self.steps):
+                    self.step(f"{self.stem}_{number}")
+        except self.over:
+            pass
+        except BaseException as error:
+            self.surprises.append(error)
+
+    def one(self, query: str, *values: object) -> object:
+        self.session.execute(query, values)
+        return self.session.fetchone()[0]

@@ -7,7 +7,7 @@
  *     cc -std=c99 -DHOST_UNKNOWN ...     (signs that contradict each other)
  *
  *     host_57 keyring_aws.so WORK endpoint=URL control=PORT [ca_file=FILE]
- *             [only=keys,life,...] [threads=32] [rounds=50]
+ *             [threads=32] [rounds=50]
  *
  * WORK is an empty folder to work in; endpoint and control are what
  * kms_emulator.py printed. It tests what a real server cannot show: the layouts
@@ -50,7 +50,7 @@ enum { IS_57 = 0, IS_UNKNOWN = 0 };
 enum { IS_57 = 0, IS_UNKNOWN = 1 };
 #endif
 
-static const char *so_path, *work, *endpoint, *ca_file = "", *only = "";
+static const char *so_path, *work, *endpoint, *ca_file = "";
 static int control_port, thread_count = 32, round_count = 50;
 
 enum { MAX_THREADS = 256 };
@@ -61,38 +61,7 @@ static const char key_1[] =             /* the emulator has it from the start */
 static char key_2[256], key_3[256];     /* alias/two of west and of east     */
 
 
-/* ---- what is checked, counted -------------------------------------------- */
-
-static pthread_mutex_t check_lock = PTHREAD_MUTEX_INITIALIZER;
-static int passed, failed;
-
-
-__attribute__((format(printf, 2, 3)))
-static int
-check(int ok, const char *format, ...)
-{
-    va_list args;
-
-    pthread_mutex_lock(&check_lock);
-    *(ok ? &passed : &failed) += 1;
-    printf("%s %d - ", ok ? "ok" : "not ok", passed + failed);
-    va_start(args, format);
-    vprintf(format, args);
-    va_end(args);
-    printf("\n");
-    fflush(stdout);
-    pthread_mutex_unlock(&check_lock);
-    return ok;
-}
-
-
-/* A check that is worth a line only if it fails. */
-static int
-must(int ok, const char *what)
-{
-    return ok || check(0, "%s", what);
-}
-
+/* ---- time ---------------------------------------------------------------- */
 
 static void
 die(const char *what)
@@ -164,6 +133,13 @@ fault(const char *action, const char *type, int times)
 {
     control("{\"do\": \"fault\", \"action\": \"%s\", \"times\": %d, \"what\":"
             " \"error\", \"type\": \"%s\"}", action, times, type);
+}
+
+
+static void
+latency(int ms)
+{
+    control("{\"do\": \"set\", \"latency_ms\": %d}", ms);
 }
 
 
@@ -412,15 +388,41 @@ logged(int level, const char *word, const char *other)
 }
 
 
-/* Shows the log when a check has failed. */
+/* ---- what is checked, counted -------------------------------------------- */
+
+static pthread_mutex_t check_lock = PTHREAD_MUTEX_INITIALIZER;
+static int passed, failed;
+
+
+/* Shows the log if it fails. */
+__attribute__((format(printf, 2, 3)))
 static int
-or_log(int ok)
+check(int ok, const char *format, ...)
 {
+    va_list args;
+
+    pthread_mutex_lock(&check_lock);
+    *(ok ? &passed : &failed) += 1;
+    printf("%s %d - ", ok ? "ok" : "not ok", passed + failed);
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    printf("\n");
     pthread_mutex_lock(&log_lock);
     for (int i = 0; !ok && i < log_count; i++)
         printf("#     %d %s\n", log_lines[i].level, log_lines[i].text);
     pthread_mutex_unlock(&log_lock);
+    fflush(stdout);
+    pthread_mutex_unlock(&check_lock);
     return ok;
+}
+
+
+/* A check that is worth a line only if it fails. */
+static int
+must(int ok, const char *what)
+{
+    return ok || check(0, "%s", what);
 }
 
 
@@ -709,7 +711,7 @@ start(const char *name)
 
     fresh_data(name);
     p = load_with(NULL, NULL);
-    if (!or_log(check(p != NULL, "it starts: %s", name)))
+    if (!check(p != NULL, "it starts: %s", name))
         exit(2);
     return p;
 }
@@ -896,31 +898,23 @@ typedef struct {                        /* a place where a function stands   */
 } place;
 
 
-static void
-find_symbol(void *dl, const char *name, const char *suffix, void *out)
-{
-    char full[64];
-    void *symbol;
-
-    snprintf(full, sizeof full, "keyring_aws_rotate_%s%s", name, suffix);
-    symbol = dlsym(dl, full);
-    if (symbol == NULL)
-        die(full);
-    memcpy(out, &symbol, sizeof symbol);
-}
-
-
 static function
 create_function(const char *name)
 {
-    function f;
+    function    f;
+    void *const out[] = { &f.begin, &f.run, &f.end };
+    char        symbol[64];
 
     f.dl = dlopen(so_path, RTLD_NOW);
-    if (f.dl == NULL)
-        die("dlopen");
-    find_symbol(f.dl, name, "_init", &f.begin);
-    find_symbol(f.dl, name, "", &f.run);
-    find_symbol(f.dl, name, "_deinit", &f.end);
+    for (int i = 0; i < 3; i++) {
+        void *at;
+
+        snprintf(symbol, sizeof symbol, "keyring_aws_rotate_%s%s", name,
+                 i == 0 ? "_init" : i == 1 ? "" : "_deinit");
+        if (f.dl == NULL || (at = dlsym(f.dl, symbol)) == NULL)
+            die(symbol);
+        memcpy(out[i], &at, sizeof at);
+    }
     return f;
 }
 
@@ -985,25 +979,9 @@ ring(void)
 }
 
 
-static int
-generate(const char *id, const char *type, const char *user, size_t len)
-{
-    return ring()->generate(id, type, user, len);
-}
-
-
-static int
-store(const char *id, const char *type, const char *user, size_t len)
-{
-    return ring()->store(id, type, user, bytes, len);
-}
-
-
-static int
-remove_key(const char *id, const char *user)
-{
-    return ring()->remove(id, user);
-}
+#define generate(...)               ring()->generate(__VA_ARGS__)
+#define remove_key(...)             ring()->remove(__VA_ARGS__)
+#define store(id, type, user, len)  ring()->store(id, type, user, bytes, len)
 
 
 typedef struct fetched {
@@ -1221,7 +1199,6 @@ static const struct {
 static void
 test_refusals(void)
 {
-    const long before = blocks_alive;
     plugin *p;
 
     fresh_data("refusals");
@@ -1232,13 +1209,12 @@ test_refusals(void)
         if (refusals[i].fault != NULL)
             fault("GenerateDataKeyWithoutPlaintext", refusals[i].fault, 1);
         p = load_with(refusals[i].setting, NULL);
-        or_log(check(p == NULL && logged(0, "", "") == 1
-                     && logged(0, "cannot start", refusals[i].words) == 1
-                     && logged(-1, "\n", "") + logged(-1, "\x1b", "") == 0,
-                     "it does not start: %s", refusals[i].words));
+        check(p == NULL && logged(0, "", "") == 1
+              && logged(0, "cannot start", refusals[i].words) == 1
+              && logged(-1, "\n", "") + logged(-1, "\x1b", "") == 0,
+              "it does not start: %s", refusals[i].words);
         unload(p);
     }
-    check(blocks_alive == before, "all of the server's memory came back");
 }
 
 
@@ -1344,11 +1320,11 @@ test_starting(void)
     pthread_sigmask(SIG_BLOCK, &ending, &before);
     fresh_data("starting");
     set_started(0);
-    or_log(check(without_kms(&p, "start_seconds=60", NULL, 1, &took)
-                 && took >= 900 && took < 30000 && logged(0, "", "") == 0
-                 && logged(1, "waits for KMS", "up to 60 s") == 1
-                 && logged(1, "starting without KMS", "") == 0,
-                 "it starts when KMS comes back: %d ms", took));
+    check(without_kms(&p, "start_seconds=60", NULL, 1, &took)
+          && took >= 900 && took < 30000 && logged(0, "", "") == 0
+          && logged(1, "waits for KMS", "up to 60 s") == 1
+          && logged(1, "starting without KMS", "") == 0,
+          "it starts when KMS comes back: %d ms", took);
     if (p != NULL)
         test_patience(p, &ending);
     unload(p);
@@ -1424,7 +1400,7 @@ test_names(void)
     check(generate(many, "AES", NULL, 16) && generate("", "AES", NULL, 16)
           && generate(NULL, "AES", NULL, 16)
           && store(NULL, "AES", NULL, 16) && remove_key(NULL, NULL)
-          && ring()->store("no key", "AES", NULL, NULL, 16)
+          && (ring()->store)("no key", "AES", NULL, NULL, 16)
           && fetch(NULL, NULL).failure,
           "no key id, an empty one, one of 256 bytes, no key: refused");
     check(!generate(many + 1, "AES", NULL, 16), "a key id of 255 bytes");
@@ -1488,7 +1464,6 @@ test_walk(plugin **p)
 static void
 test_keys(void)
 {
-    const long before = blocks_alive;
     plugin *p = start("keys");
     void   *it = NULL;
 
@@ -1512,7 +1487,6 @@ test_keys(void)
           && logged(1, "cannot remove key 'most'", "") == 1,
           "remove, and remove what is not there");
     unload(p);
-    check(blocks_alive == before, "all of the server's memory came back");
 }
 
 
@@ -1657,7 +1631,7 @@ test_adopting(plugin *p)
         must(set_one(p, "cmk_id", denied ? key_1 : key_3) == 0
              && set_global(p, ONLY_CHECKED, &second, 1) == 0,
              "a KMS key that is SET, and another that is tried after it");
-        control("{\"do\": \"set\", \"latency_ms\": 150}");
+        latency(150);
         if (denied)
             fault(data_key, "AccessDeniedException", 1);
         before = count(data_key);
@@ -1672,7 +1646,7 @@ test_adopting(plugin *p)
             pthread_join(threads[i], NULL);
             bad += sealers[i].failure;
         }
-        control("{\"do\": \"set\", \"latency_ms\": 0}");
+        latency(0);
         check(bad == (denied ? SEALERS : 0)
               && logged(0, "AccessDenied", "") == bad
               && count(data_key) - before == 1 + SEALERS - bad,
@@ -1708,7 +1682,7 @@ test_set_while_adopting(plugin *p)
 
     must(set_one(p, "cmk_id", key_3) == 0
          && set_global(p, ONLY_CHECKED, &second, 1) == 0, "once more");
-    control("{\"do\": \"set\", \"latency_ms\": 300}");
+    latency(300);
     fault(data_key, "AccessDeniedException", 1);
     before = count(data_key);
     pthread_create(&thread, NULL, seal, &slow);
@@ -1720,7 +1694,7 @@ test_set_while_adopting(plugin *p)
     update_one(p, &(assignment){ "cmk_id", NULL, { key_1 } });
     pthread_join(thread, NULL);
     pthread_join(waits, NULL);
-    control("{\"do\": \"set\", \"latency_ms\": 0}");
+    latency(0);
     check(slow.failure && !other.failure, "a key that waited does not fail with"
           " what KMS said of another KMS key");
     check(sealed_with(key_1), "and the right KMS key seals");
@@ -1731,7 +1705,6 @@ static void
 test_settings(void)
 {
     session s = { .super = 1 };
-    const long before = blocks_alive;
     plugin *p = start("settings");
 
     current = &s;
@@ -1752,7 +1725,6 @@ test_settings(void)
     unload(p);
     end_statement(&s);
     current = NULL;
-    check(blocks_alive == before, "all of the server's memory came back");
 }
 
 
@@ -1844,7 +1816,7 @@ test_running(plugin **p, const function *keys)
         snprintf(id, sizeof id, "many-%d", i);
         must(!generate(id, "AES", NULL, 32), "a key to re-wrap");
     }
-    control("{\"do\": \"set\", \"latency_ms\": 150}");
+    latency(150);
     for (int again = 0; again < 2; again++) {
         pthread_create(&thread, NULL, run_function, &r);
         for (int i = 0; i < 60; i++, nap_ms(10)) {
@@ -1862,7 +1834,7 @@ test_running(plugin **p, const function *keys)
             *p = load_with(NULL, NULL);
         last = 0;
     }
-    control("{\"do\": \"set\", \"latency_ms\": 0}");
+    latency(0);
     check(steps >= 4 && went_back == 0,
           "the status variables show its progress, in %d steps", steps);
     check(fetches("many-7", NULL, "AES", 32)
@@ -2084,10 +2056,10 @@ rounds(const char *name, int n, int keyers, int with_functions)
         pthread_join(threads[t], NULL);
         bad += workers[t].bad;
     }
-    or_log(check(p != NULL && bad == 0
-                 && (!with_functions || workers[keyers + 2].done > 0),
-                 "%d rounds, %d threads%s: %d failures", n, count_all,
-                 with_functions ? ", functions among it" : "", bad));
+    check(p != NULL && bad == 0
+          && (!with_functions || workers[keyers + 2].done > 0),
+          "%d rounds, %d threads%s: %d failures", n, count_all,
+          with_functions ? ", functions among it" : "", bad);
     for (int t = 0; t < keyers * 3; t++) {
         char id[64], user[32];
 
@@ -2105,40 +2077,19 @@ rounds(const char *name, int n, int keyers, int with_functions)
 static void
 test_life(void)
 {
-    const long before = blocks_alive;
-
     log_forget();
     rounds("mapped", round_count, thread_count, 1);
     rounds("unmapped", round_count / 5 + 1, 4, 0);
-    check(blocks_alive == before, "all of the server's memory came back");
 }
+
+
+static void (*const sections[])(void) = {
+    test_layout, test_refusals, test_starting, test_keys, test_migration,
+    test_settings, test_functions, test_status, test_life
+};
 
 
 /* ---- main ---------------------------------------------------------------- */
-
-static void
-read_argument(const char *arg)
-{
-    const char *const text = strchr(arg, '=') != NULL ? strchr(arg, '=') + 1
-                                                      : "";
-
-    if (strncmp(arg, "endpoint=", 9) == 0)
-        endpoint = text;
-    if (strncmp(arg, "ca_file=", 8) == 0)
-        ca_file = text;
-    if (strncmp(arg, "only=", 5) == 0)
-        only = text;
-    (void)sscanf(arg, "control=%d", &control_port);
-    (void)sscanf(arg, "threads=%d", &thread_count);
-    (void)sscanf(arg, "rounds=%d", &round_count);
-    if (thread_count > MAX_THREADS)
-        thread_count = MAX_THREADS;
-}
-
-
-#define SECTIONS(X)                                                           \
-    X(layout) X(refusals) X(starting) X(keys) X(migration)        \
-    X(settings) X(functions) X(status) X(life)
 
 int
 main(int argc, char **argv)
@@ -2150,17 +2101,25 @@ main(int argc, char **argv)
     }
     so_path = argv[1];
     work    = argv[2];
-    for (int i = 3; i < argc; i++)
-        read_argument(argv[i]);
+    for (int i = 3; i < argc; i++) {
+        if (strncmp(argv[i], "endpoint=", 9) == 0)
+            endpoint = argv[i] + 9;
+        if (strncmp(argv[i], "ca_file=", 8) == 0)
+            ca_file = argv[i] + 8;
+        (void)sscanf(argv[i], "control=%d", &control_port);
+        (void)sscanf(argv[i], "threads=%d", &thread_count);
+        (void)sscanf(argv[i], "rounds=%d", &round_count);
+    }
+    if (thread_count > MAX_THREADS)
+        thread_count = MAX_THREADS;
     if (IS_UNKNOWN) {
         test_unknown();
     } else {
         set_up();
-#define X(section)                                                            \
-        if (only[0] == '\0' || strstr(only, #section) != NULL)                \
-            test_##section();
-        SECTIONS(X)
-#undef X
+        for (size_t i = 0; i < sizeof sections / sizeof *sections; i++) {
+            sections[i]();
+            check(blocks_alive == 0, "the server's memory came back: %zu", i);
+        }
     }
     log_forget();
     printf("%d passed, %d failed\n", passed, failed);

@@ -25,7 +25,10 @@ PATIENCE = 4 * 3600 if LONG else 1500
 
 
 def parts() -> list[tuple[str, list[str]]]:
-    """Name and command of every part, the slowest first so that both cores stay busy."""
+    """Name and command of every part, the slowest first so that both cores stay busy; the unit
+    tests in the order of the header's rooms."""
+    with open(os.path.join(TOP, "keyring_aws.h")) as header:
+        rooms = re.findall(r"^ \* ROOM  (\w+)", header.read(), re.M)
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     found = [(os.path.basename(path)[:-3], pytest + [path])
              for path in sorted(glob.glob(os.path.join(TOP, "tests", "test_*.py")))]
@@ -34,7 +37,8 @@ def parts() -> list[tuple[str, list[str]]]:
               if name == "test_mysql_tables" or LONG and "mysql" in name]
     found.sort(key=lambda part: not re.search("mysql|runbook", part[0]))
     for folder in ("fault", "tsan", "standalone/fault", "unit", "clang/unit", "standalone/unit"):
-        for path in sorted(glob.glob(os.path.join(BUILT, folder, "test_*"))):
+        for path in sorted(glob.glob(os.path.join(BUILT, folder, "test_*")), key=lambda path: (
+                (rooms + [room := path.rpartition("_")[2]]).index(room), path)):
             if os.access(path, os.X_OK):
                 found.append((os.path.relpath(path, BUILT).replace("/", "-"), [path]))
     return found + [("house", [sys.executable, os.path.join(TOP, "tests", "check_house.py")])]

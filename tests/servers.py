@@ -35,7 +35,7 @@ import urllib.parse
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Callable, Iterable, NamedTuple
+from typing import Callable, Iterable, Iterator, NamedTuple
 
 import pymysql
 
@@ -320,6 +320,21 @@ def _wait_until(ready: Callable[[], object], process: subprocess.Popen, timeout:
             _end(process, 0)
             raise ServerError(f"{what} {why}; the end of its log:\n{log()[-3000:]}")
         time.sleep(0.03)
+
+
+def memory_of(pid: int) -> Iterator[tuple[bool, str, bytes]]:
+    """What a process has in memory that is its own: whether it is in a locked page that no core
+    dump has, the mapping's name, and the bytes."""
+    text = Path(f"/proc/{pid}/smaps").read_text("ascii", "replace")
+    found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) r(.)\S+ \S+ \S+ \d+ *(.*)\n"
+                       r"(?:(?![0-9a-f]+-|VmFlags).*\n)*VmFlags: (.*)$", text, re.M)
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for start, end, write, name, flags in found:
+            with contextlib.suppress(OSError):          # a guard page
+                if write == "w" or not name:
+                    memory.seek(int(start, 16))
+                    data = memory.read(int(end, 16) - int(start, 16))
+                    yield {"lo", "dd"} <= set(flags.split()), name, data
 
 
 # ---- MySQL --------------------------------------------------------------------------

@@ -116,15 +116,11 @@ def test_private_to_one_file(tmp_path, compiler):
 
 
 @BOTH
-def test_private_twice_in_one_program(tmp_path, compiler):
-    works(build(tmp_path / "twice", compiler, "-std=c99", *WARN_C, PARTS / "one.c",
-                PARTS / "twice.c", *CURL))
-
-
-@BOTH
-def test_private_and_shared_in_one_program(tmp_path, compiler, compiled):
-    works(build(tmp_path / "mixed", compiler, "-std=c99", *WARN_C, PARTS / "story.c",
-                PARTS / "twice.c", compiled(compiler), *CURL))
+@pytest.mark.parametrize("shared", [False, True])
+def test_private_twice_or_beside_a_shared_one(tmp_path, compiler, compiled, shared):
+    other = [PARTS / "story.c", compiled(compiler)] if shared else [PARTS / "one.c"]
+    works(build(tmp_path / "both", compiler, "-std=c99", *WARN_C, *other, PARTS / "twice.c",
+                *CURL))
 
 
 @pytest.mark.parametrize("compiler, first, words", [

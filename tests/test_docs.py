@@ -49,10 +49,6 @@ def header_example() -> str:
     return re.sub(r"^ \* ?( {4})?", "", body, flags=re.M) + "\n"
 
 
-def readme_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.M | re.S)
-
-
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_the_first_example_of_the_header(tmp_path, kms, compiler):
     write_conf(tmp_path)
@@ -69,16 +65,6 @@ def test_the_first_example_of_the_header(tmp_path, kms, compiler):
         assert kms.count(action) >= 1, action
     assert b"correct horse" not in (tmp_path / "keys.kaws").read_bytes()
     assert stat.S_IMODE(os.stat(tmp_path / "keys.kaws").st_mode) == 0o600
-
-
-def test_the_example_of_the_readme(tmp_path, kms):
-    conf = write_conf(tmp_path)
-    (example,) = readme_blocks("c")
-    program = compile_c(tmp_path, example)
-    done = subprocess.run([program, tmp_path / "data", conf, kms.arn, kms.url, kms.ca],
-                          capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "a key of 32 bytes\n"), done.stderr
-    assert subprocess.run([program]).returncode == 2
 
 
 def test_the_least_policy_suffices_and_is_needed(tmp_path, kms):

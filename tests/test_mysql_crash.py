@@ -6,14 +6,12 @@ or a hundred with KAWS_LONG in the environment.
 
 import collections
 import random
-import threading
 import time
 
 import pymysql
 
-from mysql_fixtures import LONG, NO_SCHEMA, Stage, cursor
+from mysql_fixtures import LONG, NO_SCHEMA, ROOT, Client, Stage, cursor
 
-ROOT = "root@localhost"
 ROUNDS = 100 if LONG else 10
 CLIENTS = 6
 
@@ -21,59 +19,35 @@ CLIENTS = 6
 ASKED, THERE, LEAVING, GONE = "asked", "there", "leaving", "gone"
 
 
-class Client(threading.Thread):
+class Worker(Client):
     """Makes keys and removes some of them, until the server dies under it."""
+    over = pymysql.err.OperationalError, pymysql.err.InterfaceError
 
     def __init__(self, stage: Stage, name: str) -> None:
-        super().__init__()
-        self.stage, self.stem = stage, name
-        self.known, self.values, self.surprises = {}, {}, []
+        super().__init__(stage, name, 100000)
+        self.known, self.values, self.rows = {}, {}, 0
 
-    def run(self) -> None:
-        try:
-            with cursor(self.stage) as session:
-                for number in range(100000):
-                    self.step(session, f"{self.stem}-{number}")
-        except (pymysql.err.OperationalError, pymysql.err.InterfaceError):
-            pass                        # that was the kill
-        except BaseException as error:
-            self.surprises.append(error)
-
-    def step(self, session, name: str) -> None:
-        def one(query, *values):
-            session.execute(query, values)
-            return session.fetchone()[0]
-
+    def step(self, name: str) -> None:
         self.known[name] = ASKED
-        assert one("SELECT keyring_key_generate(%s, 'AES', 32)", name) == 1
+        assert self.one("SELECT keyring_key_generate(%s, 'AES', 32)", name) == 1
         self.known[name] = THERE
-        self.values[name] = one("SELECT HEX(keyring_key_fetch(%s))", name)
+        self.values[name] = self.one("SELECT HEX(keyring_key_fetch(%s))", name)
         if random.random() < 0.4:
             victim = random.choice([each for each, state in self.known.items() if state == THERE])
             self.known[victim] = LEAVING
-            assert one("SELECT keyring_key_remove(%s)", victim) == 1
+            assert self.one("SELECT keyring_key_remove(%s)", victim) == 1
             self.known[victim] = GONE
 
 
-class Writer(threading.Thread):
+class Writer(Worker):
     """Writes to an encrypted table, and has its master key rotated, until the server dies."""
 
-    def __init__(self, stage: Stage) -> None:
-        super().__init__()
-        self.stage, self.rows = stage, 0
-
-    def run(self) -> None:
-        try:
-            with cursor(self.stage) as session:
-                session.execute("SELECT COALESCE(MAX(n), 0) FROM d.t")
-                self.rows = session.fetchone()[0]
-                while True:
-                    session.execute("INSERT INTO d.t VALUES (%s, 'x')", (self.rows + 1,))
-                    self.rows += 1
-                    if self.rows % 20 == 0:
-                        session.execute("ALTER INSTANCE ROTATE INNODB MASTER KEY")
-        except (pymysql.err.OperationalError, pymysql.err.InterfaceError):
-            pass
+    def step(self, name: str) -> None:
+        self.rows = self.rows or self.one("SELECT COALESCE(MAX(n), 0) FROM d.t")
+        self.session.execute("INSERT INTO d.t VALUES (%s, 'x')", (self.rows + 1,))
+        self.rows += 1
+        if self.rows % 20 == 0:
+            self.session.execute("ALTER INSTANCE ROTATE INNODB MASTER KEY")
 
 
 def test_acknowledged_changes_outlive_kill_9():
@@ -101,18 +75,17 @@ def test_acknowledged_changes_outlive_kill_9():
 
 def play_round(stage: Stage, name: str, known: dict, values: dict) -> int:
     """Lets the clients work, kills the server; how many rows were acknowledged."""
-    clients = [Client(stage, f"{name}-{number}") for number in range(CLIENTS)]
-    writer = Writer(stage)
-    for thread in (*clients, writer):
-        thread.start()
+    writer = Writer(stage, name)
+    workers = [writer, *(Worker(stage, f"{name}-{number}") for number in range(CLIENTS))]
+    for worker in workers:
+        worker.start()
     time.sleep(random.uniform(0.1, 0.7))
     stage.db.kill()
-    for thread in (*clients, writer):
-        thread.join()
-    for client in clients:
-        assert not client.surprises, client.surprises
-        known.update(client.known)
-        values.update(client.values)
+    for worker in workers:
+        worker.join()
+        assert not worker.surprises, worker.surprises
+        known.update(worker.known)
+        values.update(worker.values)
     return writer.rows
 
 

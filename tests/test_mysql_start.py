@@ -11,17 +11,10 @@ import pytest
 
 from demo import read_data_file
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, OTHER_ACCOUNT, SECRET
-from mysql_fixtures import FUNCTIONS, LONG, NO_SCHEMA, QUICK, Stage, cursor, said, wait_for
+from mysql_fixtures import FUNCTIONS, LONG, NO_SCHEMA, QUICK, ROOT, Stage, cursor, said, wait_for
 
-ROOT = "root@localhost"
 AGAIN = ("start the server again: that loses nothing. Do not set innodb_force_recovery, and remove"
          " no log files: that loses rows")
-
-
-@pytest.fixture(name="stage")
-def make_stage():
-    with Stage() as stage:
-        yield stage
 
 
 # ---- the manual's own procedure -----------------------------------------------------------------

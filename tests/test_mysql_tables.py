@@ -2,20 +2,11 @@
 
 import json
 
-import pytest
-
 from kms_emulator import KEY_ARN
-from mysql_fixtures import NO_SCHEMA, QUICK, Stage, said
+from mysql_fixtures import NO_SCHEMA, QUICK, ROOT, Stage, said
 
-ROOT = "root@localhost"
 TEXT = "Attack the castle at dawn"
 OPEN_TEXT = "The castle is in the north"
-
-
-@pytest.fixture(name="stage")
-def make_stage():
-    with Stage() as stage:
-        yield stage
 
 
 def make_tables(stage: Stage) -> None:

@@ -9,48 +9,34 @@ closed.
 import ctypes
 import os
 import subprocess
-import threading
 
 import pymysql
 import pytest
 
-from mysql_fixtures import LONG, NO_SCHEMA, Stage, cursor
+from mysql_fixtures import LONG, NO_SCHEMA, Client, Stage
 
 ROUNDS = 60 if LONG else 12
 CLONE_NEWNS = 0x00020000
 
 
-class Client(threading.Thread):
+class Worker(Client):
     """Makes keys, master keys and encrypted tables; notes what was acknowledged."""
 
     def __init__(self, stage: Stage, name: str) -> None:
-        super().__init__()
-        self.stage, self.stem = stage, name
-        self.keys, self.tables, self.refused, self.surprises = {}, [], 0, []
+        super().__init__(stage, name, ROUNDS)
+        self.keys, self.tables, self.refused = {}, [], 0
 
-    def run(self) -> None:
-        try:
-            with cursor(self.stage) as session:
-                for number in range(ROUNDS):
-                    self.step(session, f"{self.stem}_{number}")
-        except BaseException as error:
-            self.surprises.append(error)
-
-    def step(self, session, name: str) -> None:
-        def one(query):
-            session.execute(query)
-            return session.fetchone()[0]
-
-        if one(f"SELECT keyring_key_generate('{name}', 'AES', 32)") == 1:
-            self.keys[name] = one(f"SELECT HEX(keyring_key_fetch('{name}'))")
+    def step(self, name: str) -> None:
+        if self.one(f"SELECT keyring_key_generate('{name}', 'AES', 32)") == 1:
+            self.keys[name] = self.one(f"SELECT HEX(keyring_key_fetch('{name}'))")
         else:
             self.refused += 1
             self.stage.uninstall()
             self.stage.install()
         try:
-            session.execute("ALTER INSTANCE ROTATE INNODB MASTER KEY")
-            session.execute(f"CREATE TABLE d.{name} (n INT PRIMARY KEY) ENCRYPTION = 'Y'")
-            session.execute(f"INSERT INTO d.{name} VALUES (42)")
+            self.session.execute("ALTER INSTANCE ROTATE INNODB MASTER KEY")
+            self.session.execute(f"CREATE TABLE d.{name} (n INT PRIMARY KEY) ENCRYPTION = 'Y'")
+            self.session.execute(f"INSERT INTO d.{name} VALUES (42)")
         except pymysql.err.MySQLError:
             self.refused += 1
         else:
@@ -104,7 +90,7 @@ def play(how: str, stage: Stage, other: Stage) -> None:
     warnings = "\n".join(other.said("Warning"))
     assert "in use by another process, too, by another name" in warnings
     assert ("has 2 names (hard links)" if how == "link" else "is a mount point") in warnings
-    clients = [Client(stage, "first"), Client(other, "second")]
+    clients = [Worker(stage, "first"), Worker(other, "second")]
     for client in clients:
         client.stage.sql("CREATE DATABASE d")
     for client in clients:

@@ -86,6 +86,7 @@ def test_readme_example_by_pkg_config(installed, tmp_path, certs):
     with Emulator(*certs.good) as kms:
         said = output(program, tmp_path / "data", conf, KEY_ARN, kms.url, certs.ca)
     assert said == "a key of 32 bytes\n"
+    assert run(program).returncode == 2, "it says how it is used"
 
 
 def test_manual_page_is_the_readme(installed):

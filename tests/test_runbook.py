@@ -95,12 +95,6 @@ def wait_for_log(stage: Stage, sentence: str) -> None:
     wait_for(lambda: sentence in log_since(stage), 30)
 
 
-@pytest.fixture(name="stage")
-def make_stage():
-    with Stage() as stage:
-        yield stage
-
-
 # ---- a server does not start --------------------------------------------------------------------
 
 def insert(stage: Stage, numbers: range) -> None:

@@ -1,7 +1,6 @@
 """Nothing leaked: memory, logs, files.
 
-The memory of a process that uses the real libcurl over TLS is searched after each operation
-(tests/fault/secrets.c); what is searched for, and how it may lie there, is decided here.
+The memory of a driver, which uses the real libcurl over TLS, is searched after each operation.
 """
 
 import base64
@@ -9,24 +8,20 @@ import hmac
 import json
 import os
 import re
-import subprocess
 
 import pytest
 
 from conftest import write_conf
-from driver import build_c
+from driver import Driver
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, SECRET, Emulator, tls_context
-from servers import clean_environment
+from servers import memory_of
 
-MASK = 0xA5
 EU = "eu-west-1"
 
 
 # ---- the process that is searched ----------------------------------------------------------------
 
-
-def masked(data: bytes) -> str:
-    return bytes(each ^ MASK for each in data).hex()
+PIECE = 16                              # so many bytes of a secret are a find
 
 
 def forms(data: bytes) -> dict:
@@ -39,95 +34,97 @@ def forms(data: bytes) -> dict:
     return found
 
 
-class Searched:
-    """The program; .do() an operation, .find() what can be found."""
+class Searched(Driver):
+    """A driver whose memory is searched between its operations, from outside."""
 
-    def __init__(self, program, *opening):
-        self.process = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        env=clean_environment())
-        self.do("open", *opening)
-
-    def say(self, *words) -> str:
-        line = " ".join(map(str, words)) + "\n"
-        self.process.stdin.write(line.encode())
-        self.process.stdin.flush()
-        return self.process.stdout.readline().decode().rstrip("\n")
-
-    def do(self, *words) -> str:
-        """An operation that has to succeed; what it says."""
-        status, _, text = self.say(*words).partition(" ")
-        assert status == "0", (words[:2], status, text)
-        return text
-
-    def fail(self, *words) -> str:
-        status, _, text = self.say(*words).partition(" ")
-        assert status != "0", words[:2]
-        return text
+    def __init__(self, program, **settings):
+        super().__init__(program)
+        self.pieces = {}
+        assert self.open(rewrap_parallel=2, **settings).status == "OK"
 
     def look_for(self, label: str, secret: bytes) -> None:
         for name, form in forms(secret).items():
-            self.say("needle", f"{label}:{name}", masked(form))
+            for at in (*range(0, len(form) - PIECE, PIECE), max(0, len(form) - PIECE)):
+                self.pieces.setdefault(form[at:at + PIECE], f"{label}:{name}")
 
     def find(self) -> list:
-        return re.findall(r"\[([^]]*)\]", self.say("search"))
+        """Label, "locked" if the page is locked and in no core dump, mapping, neighbours."""
+        found = []
+        for locked, name, data in memory_of(self.process.pid):
+            data = re.sub(b"\0{64,}", bytes(64), data)
+            for piece, label in self.pieces.items():
+                at = data.find(piece)
+                while at >= 0:
+                    found.append(f"{label} {'locked' if locked else name} "
+                                 f"{data[max(0, at - 48):at]} {data[at + len(piece):][:48]}")
+                    at = data.find(piece, at + 1)
+        return found
 
     def nothing_is_found(self) -> None:
         """But for the secret access key in its one place, which is in no core dump."""
         found = self.find()
-        places = [each for each in found if each.startswith("secret:raw dd lo")]
+        places = [each for each in found if each.startswith("secret:raw locked")]
         assert len(places) == 3, "40 bytes in 16-byte pieces: one, in locked and undumpable pages"
         assert [each for each in found if each not in places] == []
 
-    def cleanly(self, *words, fails=False) -> str:
-        """An operation that leaves nothing to be found; what it says."""
-        text = (self.fail if fails else self.do)(*words)
+    def do(self, *words) -> None:
+        answer = self.quietly(*words)
+        assert answer.status == "OK", answer
+
+    def fail(self, *words) -> str:
+        answer = self.quietly(*words)
+        assert answer.status != "OK", words[:2]
+        return answer.text
+
+    def cleanly(self, *words, fails=False) -> None:
+        """An operation that leaves nothing to be found."""
+        (self.fail if fails else self.do)(*words)
         self.nothing_is_found()
-        return text
 
+    def store(self, name: str, key: bytes, **how) -> None:
+        self.cleanly("store", name, None, "AES" if len(key) == 32 else "SECRET", key, **how)
 
-@pytest.fixture(scope="module")
-def program():
-    return build_c("fault/secrets.c")
+    def timeout(self, ms: int) -> None:
+        self.do("use_timeouts", 0, ms)
 
 
 @pytest.fixture(params=["TLSv1_3", "TLSv1_2"])
-def searched(request, program, emulator, settings, certs):
+def searched(request, driver_program, emulator, settings, certs):
     """With the secret access key looked for from the start."""
     emulator.stop()
     emulator.tls = tls_context(certs.good.cert, certs.good.key, request.param)
     emulator.start()
-    process = Searched(program, *(settings[each] for each in (
-        "data_file", "conf_file", "endpoint", "ca_file", "kms_key_id")))
-    process.look_for("secret", SECRET.encode())
-    yield process
-    process.process.stdin.close()
-    process.process.wait(30)
+    with Searched(driver_program, **settings) as process:
+        process.look_for("secret", SECRET.encode())
+        yield process
 
 
 # ---- memory --------------------------------------------------------------------------------------
 
 
-def test_the_search_finds_a_planted_copy(searched):
-    secret = os.urandom(32)
-    for planted in (secret, base64.b64encode(secret)[16:32], secret.hex().encode()[16:32],
-                    base64.b64encode(b"x" + secret)[18:34], secret[16:]):
-        searched.say("plant", masked(planted))
-        searched.look_for("key", secret)
-        found = [each for each in searched.find() if each.startswith("key:")]
-        assert found and len(found) % 3 == 0, "three copies are planted"
-        searched.say("unplant")
-        searched.nothing_is_found()
+def test_the_search_finds_what_the_driver_has_said(searched):
+    """With results, the driver does leave them in its memory."""
+    for part in (lambda key: key, lambda key: base64.b64encode(key)[16:32],
+                 lambda key: key.hex().encode()[16:32], lambda key: key[16:],
+                 lambda key: base64.b64encode(b"x" + key)[18:34]):
+        key = os.urandom(16).hex().encode()
+        searched.look_for("key", key)
+        searched.cleanly("show", part(key))
+        searched.ok("show", part(key))
+        assert [each for each in searched.find() if each.startswith("key:")]
+        searched.pieces = {piece: label for piece, label in searched.pieces.items()
+                           if not label.startswith("key:")}
 
 
-def test_store_and_fetch(searched, emulator):
+def test_store_and_fetch(searched):
     key = os.urandom(32)
     searched.look_for("key", key)
     searched.nothing_is_found()
-    searched.cleanly("store", "a", masked(key))
+    searched.store("a", key)
     for _ in range(3):
-        searched.cleanly("fetch", "a")
-    searched.cleanly("kms", masked(key))
-    searched.say("close")
+        searched.cleanly("fetch", "a", None)
+    searched.cleanly("kms_encrypt", key)
+    searched.do("close")
     assert searched.find() == [], "after closing, not even the secret access key"
 
 
@@ -136,8 +133,8 @@ def test_keys_of_other_sizes(searched, size):
     key = os.urandom(size)
     if size >= 15:                      # a shorter one is anywhere by chance
         searched.look_for("key", key)
-    searched.cleanly("store", "a", masked(key))
-    searched.cleanly("fetch", "a")
+    searched.store("a", key)
+    searched.cleanly("fetch", "a", None)
 
 
 def test_sign(searched):
@@ -145,28 +142,35 @@ def test_sign(searched):
     for word in ("20150830", "us-east-1", "kms", "aws4_request"):
         key = hmac.digest(key, word.encode(), "sha256")
         searched.look_for(word, key)
-    searched.cleanly("sign", masked(SECRET.encode()))
+    searched.cleanly("sign", "POST", "/", None, "us-east-1", "kms", b"", 1440938160, "AKIDEXAMPLE",
+                     SECRET, None, "Host:kms.us-east-1.amazonaws.com")
 
 
 def test_generate(searched, driver):
     """Made by KMS, it never comes here; the test knows it from another process."""
-    searched.do("generate", "a")
+    searched.do("generate", "a", None, "AES", 32)
     searched.look_for("key", driver(read_only=1).fetch("a"))
     searched.nothing_is_found()
-    searched.cleanly("fetch", "a")
+    searched.cleanly("fetch", "a", None)
 
 
-def test_a_data_key_made_here(searched):
-    key = bytes(each ^ MASK for each in bytes.fromhex(searched.do("data_key")))
-    searched.look_for("key", key)
+def test_kms_calls_with_a_plaintext(searched, emulator):
+    """The test knows what KMS answered from the emulator."""
+    made = []
+    of_kms = emulator.do_GenerateDataKey
+    emulator.do_GenerateDataKey = lambda call: made.append(of_kms(call)) or made[-1]
+    searched.do("kms_generate", 32, 1)
+    searched.look_for("key", made[0]["Plaintext"])
     searched.nothing_is_found()
+    searched.cleanly("kms_decrypt", made[0]["CiphertextBlob"], KEY_ARN, 32)
+    assert emulator.count("Decrypt") == 1
 
 
 def test_check_rotate_and_rewrap(searched, emulator):
     keys = [os.urandom(32) for _ in range(5)]
     for number, key in enumerate(keys):
         searched.look_for(f"key{number}", key)
-        searched.do("store", f"k{number}", masked(key))
+        searched.store(f"k{number}", key)
     searched.cleanly("check")
     searched.do("rotate")
     searched.cleanly("rewrap")
@@ -174,7 +178,7 @@ def test_check_rotate_and_rewrap(searched, emulator):
         searched.do("use_kms_key", emulator.add_key(region, ACCOUNT))
         searched.cleanly("rewrap")
     assert emulator.count("Encrypt") == 15, "the keys did come through here"
-    searched.do("remove", "k0")
+    searched.do("remove", "k0", None)
     searched.cleanly("reload_creds")
 
 
@@ -187,12 +191,12 @@ STORE_FAULTS = [("error", {"type": "AccessDeniedException"}), ("error", {"status
 def test_store_fails(searched, emulator, what, options):
     key = os.urandom(100)
     searched.look_for("key", key)
-    searched.say("timeout", 500)
+    searched.timeout(500)
     emulator.fault("Encrypt", what, times=0, **options)
     for _ in range(2):
-        searched.cleanly("store", "a", masked(key), fails=True)
+        searched.store("a", key, fails=True)
     emulator.clear_faults()
-    searched.cleanly("store", "a", masked(key))
+    searched.store("a", key)
 
 
 FETCH_FAULTS = [("cut", {"where": "body"}), ("reset", {"where": "body"}),
@@ -208,32 +212,32 @@ def test_fetch_fails(searched, emulator, what, options):
     """The reply holds the key, or part of it, and is of no use."""
     key = os.urandom(100)
     searched.look_for("key", key)
-    searched.do("store", "a", masked(key))
-    searched.say("timeout", 400)
+    searched.store("a", key)
+    searched.timeout(400)
     emulator.fault("Decrypt", what, times=0, **options)
     for _ in range(2):
-        searched.cleanly("fetch", "a", fails=True)
+        searched.cleanly("fetch", "a", None, fails=True)
     emulator.clear_faults()
-    searched.say("timeout", 0)
-    searched.cleanly("fetch", "a")
+    searched.timeout(0)
+    searched.cleanly("fetch", "a", None)
 
 
 def test_a_reply_of_the_wrong_length(searched, emulator):
-    searched.do("generate", "a")
+    searched.do("generate", "a", None, "AES", 32)
     wrong = os.urandom(31)
     searched.look_for("key", wrong)
     emulator.fault("Decrypt", "edit", set={"Plaintext": base64.b64encode(wrong).decode()})
-    assert "length" in searched.fail("fetch", "a")
+    assert "length" in searched.fail("fetch", "a", None)
     searched.nothing_is_found()
 
 
 def test_replies_in_odd_pieces(searched, emulator):
     key = os.urandom(1000)
     searched.look_for("key", key)
-    searched.do("store", "a", masked(key))
+    searched.store("a", key)
     for what in ("chunked", "close", "slow_body"):
         emulator.fault("Decrypt", what, **({"each_ms": 0.1} if what == "slow_body" else {}))
-        searched.cleanly("fetch", "a")
+        searched.cleanly("fetch", "a", None)
 
 
 def test_kept_connections_that_died(searched, emulator):
@@ -243,10 +247,10 @@ def test_kept_connections_that_died(searched, emulator):
     searched.do("check")
     for what in ("reset", "cut"):
         emulator.fault("*", what, where="accept")
-        searched.cleanly("store", what, masked(key))
-        searched.do("fetch", what)
+        searched.store(what, key)
+        searched.do("fetch", what, None)
         emulator.fault("*", what, where="accept")
-        searched.cleanly("fetch", what)
+        searched.cleanly("fetch", what, None)
 
 
 def test_credentials_that_were_replaced(searched, emulator, conf):
@@ -259,7 +263,7 @@ def test_credentials_that_were_replaced(searched, emulator, conf):
     assert searched.find() == [], "nothing is left of the old ones"
     searched.look_for("new", new.encode())
     places = searched.find()
-    assert len(places) == 3 and all(each.startswith("new:raw dd lo") for each in places)
+    assert len(places) == 3 and all(each.startswith("new:raw locked") for each in places)
     conf.write_text(f"AKIDNEW\n{new} two words\n")
     assert "line 2" in searched.fail("reload_creds")
     assert searched.find() == places
@@ -311,7 +315,7 @@ TOKEN_HEADER = "x-amz-security-token"
 
 def reply_of(kind: str, message: str):
     from kms_emulator import KmsError, error_reply
-    return error_reply(KmsError(kind, message), "{}")
+    return error_reply(KmsError(kind, message))
 
 
 @pytest.fixture

@@ -86,13 +86,16 @@ def test_run_counts(tmp_path, monkeypatch, script, wanted):
 
 
 def test_run_has_all_parts(tmp_path, monkeypatch):
-    for name in ("unit/test_a", "fault/test_b", "tsan/test_c", "clang/unit/test_d"):
+    for name in ("unit/test_a", "unit/test_ring", "unit/test_sys", "fault/test_b", "tsan/test_c",
+                 "clang/unit/test_d"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch(mode=0o700)
     monkeypatch.setattr(run, "BUILT", str(tmp_path))
-    names = {name for name, _ in run.parts()}
-    assert names >= {"unit-test_a", "fault-test_b", "tsan-test_c", "clang-unit-test_d", "house",
-                     *(path.stem for path in TOP.glob("tests/test_*.py"))}
+    names = [name for name, _ in run.parts()]
+    assert set(names) >= {"fault-test_b", "tsan-test_c", "clang-unit-test_d", "house",
+                          *(path.stem for path in TOP.glob("tests/test_*.py"))}
+    assert [name for name in names if name.startswith("unit-")] == [
+        "unit-test_sys", "unit-test_ring", "unit-test_a"], "the rooms' order, then the others"
 
 
 # ---- coverage.py: uncovered.txt names what no test reaches, all of it and nothing else -----------

@@ -66,7 +66,7 @@ def build() -> None:
     DATA.mkdir(parents=True, exist_ok=True)
     wrapped = [f"-Wl,--wrap={each}" for each in ("malloc", "calloc", "realloc")]
     for name, sources, libraries in (
-            ("canned_kms", ["canned_kms.c"], ["-lpthread"]),
+            ("canned_kms", ["canned_kms.c"], ["-l:libbearssl.a", "-lpthread"]),
             ("micro", ["micro.c"], ["-l:libbearssl.a", "-lcurl", "-lcjson",
                                                "-ljansson", "-lpthread", *wrapped])):
         subprocess.run(["cc", *STRICT, *CFLAGS, "-o", OUT / name,

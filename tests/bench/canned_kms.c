@@ -4,37 +4,27 @@
  *
  * listens on a port of 127.0.0.1 for each latency, prints the ports on one
  * line, and ends with its standard input. It speaks HTTP/1.1 with keep-alive
- * and answers GenerateDataKeyWithoutPlaintext, Encrypt, Decrypt and ReEncrypt
- * with replies of KMS's shape and size, so many milliseconds after the request
- * was there. It verifies nothing and seals nothing: a blob is as long as KMS's,
- * 152 bytes and the plaintext's, and from its length follows that of the
- * plaintext. No blob and no request id comes twice. GET /stats answers how
- * many connections a port has accepted and how many requests it has had;
- * GET /latency/5 changes its latency.
+ * for the KMS of fakes.h, which seals and verifies nothing here, and answers so
+ * many milliseconds after the request was there. GET /stats answers how many
+ * connections a port has accepted and how many requests it has had; GET
+ * /latency/5 changes its latency.
  */
 
-#define _GNU_SOURCE
+#define KEYRING_AWS_IMPLEMENTATION
+#define KEYRING_AWS_STATIC
+#define KEYRING_AWS_NO_CURL
+#include "../../keyring_aws.h"
+#include "../unit/fakes.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <time.h>
-#include <unistd.h>
 
-#define SEALED      152           /* what KMS's sealing adds to a plaintext   */
-#define PLAIN_MAX  4096
 #define IN_MAX    32768
 #define OUT_MAX   32768
-#define MATERIAL  "0123456789abcdef0123456789abcdef"                          \
-                  "0123456789abcdef0123456789abcdef"
 
 typedef struct port {
     int  listener, latency_ms;
@@ -50,162 +40,53 @@ typedef struct guest {            /* one connection                           */
 } guest;
 
 
-/* ---- what a request says ----------------------------------------------- */
-
-/* The start of a string member's value, and its length; "" if it is not there.
- * Our client escapes nothing in the values that are asked for. */
-static const char *
-member(const char *body, const char *name, size_t *len)
-{
-    char head[64];
-    const char *at;
-
-    (void)snprintf(head, sizeof head, "\"%s\":\"", name);
-    at = strstr(body, head);
-    *len = 0;
-    if (at == NULL)
-        return "";
-    at += strlen(head);
-    *len = strcspn(at, "\"");
-    return at;
-}
+static struct fake kms;
 
 
+/* The whole answer, in g->out; its length. */
 static size_t
-base64_bytes(const char *at, size_t len)
+reply(guest *g, const char *head, kaws_bytes body)
 {
-    size_t pad = 0;
+    const char *target = strcasestr(head, "X-Amz-Target:"), *lines[2];
+    char line[96], date[64];
+    kaws_request q;
+    kaws_reply r;
+    time_t now = time(NULL);
+    struct tm t;
+    size_t used;
 
-    while (pad < 2 && len > pad && at[len - 1 - pad] == '=')
-        pad++;
-    return len / 4 * 3 - pad;
-}
-
-
-/* ---- what the reply says ----------------------------------------------- */
-
-/* Base64 of `len` bytes that nobody looks at. */
-static void
-put_base64(char *out, size_t len)
-{
-    size_t digits = (len + 2) / 3 * 4;
-
-    memset(out, 'A', digits);
-    out[0] = 'k';
-    if (len % 3 != 0)
-        out[digits - 1] = '=';
-    if (len % 3 == 1)
-        out[digits - 2] = '=';
-    out[digits] = '\0';
-}
-
-
-/* No two are the same. */
-static unsigned long
-serial(void)
-{
-    static unsigned long last;
-
-    return __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
-}
-
-
-static size_t
-reply_sealed(char *out, const char *body, size_t plain, int again)
-{
-    char number[17], blob[(SEALED + PLAIN_MAX + 2) / 3 * 4 + 1];
-    size_t key_len, from_len;
-    const char *key = member(body, again ? "DestinationKeyId" : "KeyId",
-                             &key_len);
-    const char *from = member(body, "SourceKeyId", &from_len);
-
-    put_base64(blob, SEALED + plain);
-    (void)snprintf(number, sizeof number, "%016lx", serial());
-    memcpy(blob, number, 16);
-    if (again)
-        return (size_t)snprintf(out, OUT_MAX,
-            "{\"CiphertextBlob\":\"%s\",\"DestinationEncryptionAlgorithm\":"
-            "\"SYMMETRIC_DEFAULT\",\"DestinationKeyMaterialId\":\"%s\","
-            "\"KeyId\":\"%.*s\",\"SourceEncryptionAlgorithm\":"
-            "\"SYMMETRIC_DEFAULT\",\"SourceKeyId\":\"%.*s\","
-            "\"SourceKeyMaterialId\":\"%s\"}", blob, MATERIAL, (int)key_len,
-            key, (int)from_len, from, MATERIAL);
-    return (size_t)snprintf(out, OUT_MAX,
-        "{\"CiphertextBlob\":\"%s\",\"KeyId\":\"%.*s\",\"KeyMaterialId\":"
-        "\"%s\"}", blob, (int)key_len, key, MATERIAL);
-}
-
-
-static size_t
-reply_opened(char *out, const char *body, size_t blob)
-{
-    char plain[(PLAIN_MAX + 2) / 3 * 4 + 1];
-    size_t key_len;
-    const char *key = member(body, "KeyId", &key_len);
-
-    put_base64(plain, blob > SEALED ? blob - SEALED : 1);
-    return (size_t)snprintf(out, OUT_MAX,
-        "{\"EncryptionAlgorithm\":\"SYMMETRIC_DEFAULT\",\"KeyId\":\"%.*s\","
-        "\"KeyMaterialId\":\"%s\",\"Plaintext\":\"%s\"}", (int)key_len, key,
-        MATERIAL, plain);
-}
-
-
-/* The body of the reply; *status is set if it is not 200. */
-static size_t
-reply_body(guest *g, const char *head, const char *body, const char **status)
-{
-    size_t blob_len, plain_len;
-    const char *blob = member(body, "CiphertextBlob", &blob_len);
-    const char *plain = member(body, "Plaintext", &plain_len);
-    const char *number = strstr(body, "\"NumberOfBytes\":");
-    size_t sealed = base64_bytes(blob, blob_len);
-
+    memset(&q, 0, sizeof q);
+    memset(&r, 0, sizeof r);
+    (void)snprintf(line, sizeof line, "%.*s", target != NULL
+                   ? (int)strcspn(target, "\r") : 0, target);
+    lines[0] = line;
+    lines[1] = NULL;
+    q.url = "";
+    q.headers = lines;
+    q.body = body;
+    r.body = (uint8_t *)g->body;
+    r.body_max = sizeof g->body;
+    r.http = 200;
     if (strncmp(head, "GET /latency/", 13) == 0)
         g->at->latency_ms = (int)strtol(head + 13, NULL, 10);
     if (strncmp(head, "GET /", 5) == 0)
-        return (size_t)snprintf(g->body, OUT_MAX, "%ld %ld\n",
+        r.body_len = (size_t)snprintf(g->body, sizeof g->body, "%ld %ld\n",
             __atomic_load_n(&g->at->connections, __ATOMIC_RELAXED),
             __atomic_load_n(&g->at->requests, __ATOMIC_RELAXED));
-    if (strstr(body, "\"DryRun\":true") != NULL) {
-        *status = "412 Precondition Failed";
-        return (size_t)snprintf(g->body, OUT_MAX, "{\"__type\":"
-                                "\"DryRunOperationException\"}");
-    }
-    if (number != NULL)
-        return reply_sealed(g->body, body, strtoul(number + 16, NULL, 10), 0);
-    if (plain_len > 0)
-        return reply_sealed(g->body, body, base64_bytes(plain, plain_len), 0);
-    if (strstr(body, "\"DestinationKeyId\"") != NULL && sealed > SEALED)
-        return reply_sealed(g->body, body, sealed - SEALED, 1);
-    if (sealed > 0)
-        return reply_opened(g->body, body, sealed);
-    *status = "400 Bad Request";
-    return (size_t)snprintf(g->body, OUT_MAX, "{\"__type\":"
-                            "\"ValidationException\"}");
-}
-
-
-static size_t
-reply(guest *g, const char *head, const char *body)
-{
-    const char *status = "200 OK";
-    size_t len = reply_body(g, head, body, &status), used;
-    time_t now = time(NULL);
-    struct tm t;
-    char date[64];
-
+    else
+        (void)fake_send(&kms, &q, &r);
     gmtime_r(&now, &t);
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &t);
-    used = (size_t)snprintf(g->out, sizeof g->out, "HTTP/1.1 %s\r\n"
+    used = (size_t)snprintf(g->out, sizeof g->out, "HTTP/1.1 %d %s\r\n"
         "x-amzn-RequestId: 01234567-89ab-cdef-0123-%012lx\r\n"
         "Cache-Control: no-cache, no-store, must-revalidate, private\r\n"
         "Expires: 0\r\nPragma: no-cache\r\nDate: %s\r\n"
         "Content-Type: application/x-amz-json-1.1\r\n"
-        "Content-Length: %lu\r\n\r\n", status, serial(), date,
-        (unsigned long)len);
-    memcpy(g->out + used, g->body, len);
-    return used + len;
+        "Content-Length: %lu\r\n\r\n", r.http, r.http == 200 ? "OK" : "No",
+        strtoul(r.request_id + strcspn(r.request_id, "0123456789"), NULL, 10),
+        date, (unsigned long)r.body_len);
+    memcpy(g->out + used, g->body, r.body_len);
+    return used + r.body_len;
 }
 
 
@@ -253,7 +134,8 @@ static int
 serve_one(guest *g)
 {
     struct timespec arrived;
-    char *body = NULL, after;
+    char *body = NULL;
+    kaws_bytes view;
     size_t len, answer;
     ssize_t n;
 
@@ -265,12 +147,11 @@ serve_one(guest *g)
         g->have += (size_t)n;
     }
     clock_gettime(CLOCK_MONOTONIC, &arrived);
-    after = g->in[len];
-    g->in[len] = '\0';
     if (strncmp(g->in, "GET ", 4) != 0)
         __atomic_add_fetch(&g->at->requests, 1, __ATOMIC_RELAXED);
-    answer = reply(g, g->in, body);
-    g->in[len] = after;
+    view.at = (uint8_t *)body;
+    view.len = len - (size_t)(body - g->in);
+    answer = reply(g, g->in, view);
     g->have -= len;
     memmove(g->in, g->in + len, g->have);
     if (g->at->latency_ms > 0)
@@ -350,6 +231,8 @@ main(int argc, char **argv)
     int i;
 
     signal(SIGPIPE, SIG_IGN);
+    fake_init(&kms);
+    kms.canned = 1;
     for (i = 1; i < argc && i <= 8; i++)
         if (!begin(&ports[i - 1], argv[i]))
             return perror("canned_kms"), 1;
@@ -357,5 +240,6 @@ main(int argc, char **argv)
     fflush(stdout);
     while (read(0, ignored, sizeof ignored) > 0)
         continue;
+    fake_end(&kms);
     return 0;
 }

@@ -52,25 +52,8 @@ clock_us(clockid_t which)
 }
 
 
-static double
-wall_us(void)
-{
-    return clock_us(CLOCK_MONOTONIC);
-}
-
-
-static double
-cpu_us(void)
-{
-    return clock_us(CLOCK_THREAD_CPUTIME_ID);
-}
-
-
-static void
-say(const char *name, double value)
-{
-    printf("%s %.4f\n", name, value);
-}
+#define wall_us() clock_us(CLOCK_MONOTONIC)
+#define cpu_us()  clock_us(CLOCK_THREAD_CPUTIME_ID)
 
 
 static void
@@ -78,6 +61,8 @@ say_of(const char *name, const char *of, double value)
 {
     printf("%s%s %.4f\n", name, of, value);
 }
+
+#define say(name, value) say_of(name, "", value)
 
 
 /* Says how many microseconds one of so many pieces of work takes; the work may
@@ -472,11 +457,7 @@ length_of(void *to, const void *data, size_t len)
 
 
 /* SHA-256 blocks of a message of that length. */
-static size_t
-blocks_of(size_t len)
-{
-    return (len + 9 + 63) / 64;
-}
+#define BLOCKS(len) (((len) + 9 + 63) / 64)
 
 
 /* How many blocks a signature cannot do without: the body, the canonical
@@ -493,8 +474,8 @@ blocks_to_sign(const kaws_signing *what)
     kaws__buf count = { .feed = length_of, .consumer = &request };
 
     bench_must(canonical_request(&count, what, NULL) == NULL, "no request");
-    return blocks_of(what->body.len) + blocks_of(request) + 2 +
-           blocks_of(sizeof text - 1) + 1;
+    return BLOCKS(what->body.len) + BLOCKS(request) + 2 +
+           BLOCKS(sizeof text - 1) + 1;
 }
 
 

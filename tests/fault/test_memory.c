@@ -5,35 +5,31 @@
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
-#include "../unit/world.h"
+#include "../unit/keys.h"
 
 enum { KEYS = 5 };
 
+static struct world *here;                /* the test's                       */
 static kaws_sealed sealed;                /* of the current KMS key           */
 
 
 static int
-begin(void **state)
+begin_keys(void **state)
 {
-    kaws_bytes plain = kaws__buf_of("0123456789abcdef");
+    static const char *const names[KEYS] = { "k", "k1", "k2", "k3", "k4" };
     struct world *w;
-    char name[16];
     int i;
 
     if (world_begin(state) != 0)
         return 1;
-    w = *state;
+    w = here = *state;
     (void)snprintf(w->f.token, sizeof w->f.token, "a-session-token");
     fake_write_conf(&w->f, FAKE_ID "\n" FAKE_SECRET "\na-session-token\n");
     world_open(w);
-    for (i = 0; i < KEYS; i++) {
-        (void)snprintf(name, sizeof name, "k%d", i);
-        EXPECT(w, KAWS_OK, NULL, kaws_store(w->ring, name_of(name, "u"),
-                                            "SECRET", plain, &w->err));
-    }
+    for (i = 0; i < KEYS; i++)
+        OK(w, store(w, names[i], "0123456789abcdef"));
     world_reopen(w);                      /* as most keyrings are            */
-    EXPECT(w, KAWS_OK, NULL, kaws_kms_encrypt(w->ring, NULL, plain, &sealed,
-                                              &w->err));
+    OK(w, kms_encrypt(w, NULL, some, &sealed));
     return 0;
 }
 
@@ -42,15 +38,11 @@ static void
 expect_usable(struct world *w, uint64_t keys)
 {
     kaws_stats stats;
-    kaws_key key;
 
     kaws_get_stats(w->ring, &stats);
     assert_int_equal(stats.keys, keys);
     assert_int_equal(stats.rewrap_total, 0);
-    EXPECT(w, KAWS_OK, NULL, kaws_fetch(w->ring, name_of("k1", "u"), &key,
-                                        &w->err));
-    assert_memory_equal(key.bytes, "0123456789abcdef", 16);
-    kaws_key_free(w->ring, &key);
+    expect_text(w, "k1", "0123456789abcdef");
 }
 
 
@@ -73,83 +65,45 @@ starved(struct world *w)
 }
 
 
-/* ---- the operations ---------------------------------------------------- */
+/* ---- the operations: those of keys.h, and these ------------------------ */
 
 static kaws_status
-do_open(struct world *w)
+do_open(kaws *ring, kaws_error *err)
 {
-    world_close(w);
-    return kaws_open(&w->ring, &w->cfg, &w->err);
+    kaws_close(ring);
+    return kaws_open(&here->ring, &here->cfg, err);
 }
 
 
 static kaws_status
-do_store(struct world *w)
+do_store_much(kaws *ring, kaws_error *err)
 {
     static uint8_t big[4096];
     kaws_bytes plain = { big, sizeof big };
 
-    return kaws_store(w->ring, name_of("new", "u"), "SECRET", plain, &w->err);
+    return kaws_store(ring, name_of("new", "u"), "SECRET", plain, err);
 }
 
 
 static kaws_status
-do_fetch(struct world *w)
+do_move(kaws *ring, kaws_error *err)
 {
-    static const kaws_key none;
-    kaws_key key;
-    kaws_status status = kaws_fetch(w->ring, name_of("k3", "u"), &key,
-                                    &w->err);
-
-    if (status == KAWS_OK) {
-        assert_int_equal(key.len, 16);
-        kaws_key_free(w->ring, &key);
-    }
-    assert_memory_equal(&key, &none, sizeof key);
-    return status;
+    return kaws_use_region(ring, "us-west-2", err);
 }
 
 
+/* Of a key that KMS makes, or, with a blob, of one that it decrypts. */
 static kaws_status
-do_walk(struct world *w)
-{
-    kaws_walk *walk = (kaws_walk *)(void *)w;
-    kaws_entry_info info;
-    kaws_status status = kaws_walk_begin(w->ring, &walk, &w->err);
-    int count = 0;
-
-    if (status != KAWS_OK)
-        assert_null(walk);
-    else
-        while (kaws_walk_next(walk, &info))
-            count++;
-    assert_int_equal(count, status == KAWS_OK ? KEYS : 0);
-    kaws_walk_end(walk);
-    return status;
-}
-
-
-static kaws_status
-do_use_kms_key(struct world *w)
-{
-    kaws_status status = kaws_use_kms_key(w->ring, "alias/two", &w->err);
-
-    assert_string_equal(w->ring->kms.now.target.key_id, status == KAWS_OK
-                        ? "alias/two" : FAKE_EAST);
-    return status;
-}
-
-
-static kaws_status
-do_data_key(struct world *w)
+do_plain(kaws *ring, const kaws_sealed *in, kaws_error *err)
 {
     uint8_t plain[32], zeros[32] = { 0 };
+    size_t len = sizeof plain;
     kaws_sealed out;
     kaws_status status;
 
     memset(plain, 0x77, sizeof plain);
-    status = kaws_kms_generate_data_key(w->ring, NULL, 32, plain, &out,
-                                        &w->err);
+    status = in != NULL ? kaws_kms_decrypt(ring, NULL, in, plain, &len, err)
+           : kaws_kms_generate_data_key(ring, NULL, 32, plain, &out, err);
     if (status != KAWS_OK)
         assert_memory_equal(plain, zeros, 32);
     return status;
@@ -157,67 +111,44 @@ do_data_key(struct world *w)
 
 
 static kaws_status
-do_decrypt(struct world *w)
+do_data_key(kaws *ring, kaws_error *err)
 {
-    uint8_t plain[32], zeros[32] = { 0 };
-    size_t len = sizeof plain;
-    kaws_status status;
-
-    memset(plain, 0x77, sizeof plain);
-    status = kaws_kms_decrypt(w->ring, NULL, &sealed, plain, &len, &w->err);
-    if (status != KAWS_OK)
-        assert_memory_equal(plain, zeros, 32);
-    return status;
+    return do_plain(ring, NULL, err);
 }
-
-
-/* Name, how many allocations there are at least (fewer, and the test would see
- * nothing), call. Reloading credentials and removing a key need none. */
-#define JOBS(X)                                                               \
-    X(open, 6, do_open(w))                                                    \
-    X(check, 6, kaws_check(w->ring, &w->err))                                 \
-    X(generate, 5, kaws_generate(w->ring, name_of("new", NULL), "AES", 32,    \
-                                 &w->err))                                    \
-    X(store, 5, do_store(w))                                                  \
-    X(fetch, 4, do_fetch(w))                                                  \
-    X(remove, 0, kaws_remove(w->ring, name_of("k2", "u"), &w->err))           \
-    X(walk, 1, do_walk(w))                                                    \
-    X(use_kms_key, 6, do_use_kms_key(w))                                      \
-    X(use_region, 3, kaws_use_region(w->ring, "us-west-2", &w->err))          \
-    X(reload, 0, kaws_reload_creds(w->ring, &w->err))                         \
-    X(rewrap, 5 * KEYS, kaws_rewrap_all(w->ring, &w->err))                    \
-    X(data_key, 3, do_data_key(w))                                            \
-    X(encrypt, 3, kaws_kms_encrypt(w->ring, NULL, kaws__buf_of("plain"),      \
-                                   &out, &w->err))                            \
-    X(decrypt, 3, do_decrypt(w))                                              \
-    X(reencrypt, 3, kaws_kms_reencrypt(w->ring, NULL, &sealed, &out, &w->err))
-
-enum {
-#define X(name, least, call) JOB_##name,
-    JOBS(X)
-#undef X
-    JOB_COUNT
-};
-
-static const size_t leasts[] = {
-#define X(name, least, call) least,
-    JOBS(X)
-#undef X
-};
 
 
 static kaws_status
-perform(struct world *w, int job)
+do_decrypt(kaws *ring, kaws_error *err)
 {
-    static kaws_sealed out;
-
-    switch (job) {
-#define X(name, least, call) case JOB_##name: return call;
-    JOBS(X)
-#undef X
-    }
-    return KAWS_ARGUMENT;
+    return do_plain(ring, &sealed, err);
 }
+
+
+static kaws_status
+do_reencrypt(kaws *ring, kaws_error *err)
+{
+    kaws_sealed out;
+
+    return kaws_kms_reencrypt(ring, NULL, &sealed, &out, err);
+}
+
+
+/* How many allocations there are at least: if there were fewer, the test would
+ * see nothing. Reloading credentials and removing a key need none. */
+static const struct {
+    const char *name;
+    kaws_status (*call)(kaws *ring, kaws_error *err);
+    size_t least;
+} jobs[] = {
+    { "open", do_open, 6 }, { "check", kaws_check, 4 },
+    { "generate", do_generate, 5 }, { "store", do_store_much, 5 },
+    { "fetch", do_fetch, 3 }, { "remove", do_remove, 0 },
+    { "walk", do_walk, 1 }, { "use", do_use, 4 }, { "use_region", do_move, 2 },
+    { "reload", kaws_reload_creds, 0 },
+    { "rewrap", kaws_rewrap_all, 5 * KEYS }, { "data_key", do_data_key, 2 },
+    { "encrypt", do_kms_encrypt, 3 }, { "decrypt", do_decrypt, 2 },
+    { "reencrypt", do_reencrypt, 2 }
+};
 
 
 /* ---- each of them starved ---------------------------------------------- */
@@ -225,9 +156,8 @@ perform(struct world *w, int job)
 /* Performs the operation again and again, with another allocation failing each
  * time, until none is left that could; then with all from there on. */
 static void
-starve_job(void **state, int job, int all)
+starve_job(struct world *w, size_t job, int all)
 {
-    struct world *w = *state;
     size_t n, live, bytes, len, now_len;
     uint8_t *file = slurp(w->f.data, &len), *now;
     kaws_status status;
@@ -238,7 +168,7 @@ starve_job(void **state, int job, int all)
     bytes = w->f.live_bytes;
     for (n = 1, failed = 1; failed; n += (size_t)failed) {
         starve(w, n, all);
-        status = perform(w, job);
+        status = jobs[job].call(w->ring, &w->err);
         failed = starved(w);
         EXPECT(w, failed ? KAWS_MEMORY : KAWS_OK, failed ? "memory" : NULL,
                status);
@@ -246,6 +176,7 @@ starve_job(void **state, int job, int all)
             break;
         if (w->ring == NULL)
             world_open(w);
+        assert_string_equal(w->ring->kms.trust.now.target.key_id, FAKE_EAST);
         expect_usable(w, KEYS);
         /* A table that could grow before the failure may have grown. */
         assert_int_equal(w->f.live, live);
@@ -256,23 +187,25 @@ starve_job(void **state, int job, int all)
         free(now);
         assert_true(n < 500);
     }
-    assert_true(n - 1 >= leasts[job]);
-    assert_true(leasts[job] > 0 || n == 1);
+    if (n - 1 < jobs[job].least || (n > 1 && jobs[job].least == 0))
+        fail_msg("%s: %lu allocations", world_case, (unsigned long)n - 1);
     free(file);
 }
 
 
-#define X(name, least, call)                                                  \
-    static void                                                               \
-    test_##name(void **state)                                                 \
-    {                                                                         \
-        starve_job(state, JOB_##name, 0);                                     \
-        world_end(state);                                                     \
-        assert_int_equal(begin(state), 0);                                    \
-        starve_job(state, JOB_##name, 1);                                     \
+static void
+test_each(void **state)
+{
+    size_t i;
+
+    for (i = 0; i < 2 * COUNT(jobs); i++) {
+        world_case = jobs[i / 2].name;
+        starve_job(here, i / 2, i % 2);
+        assert_int_equal(world_end(state), 0);
+        assert_int_equal(begin_keys(state), 0);
     }
-JOBS(X)
-#undef X
+    world_case = "";
+}
 
 
 /* ---- operations of which more must be said ----------------------------- */
@@ -282,7 +215,6 @@ static void
 test_growing(void **state)
 {
     struct world *w = *state;
-    kaws_bytes plain = kaws__buf_of("x");
     kaws_status status;
     char name[16];
     size_t n;
@@ -292,8 +224,7 @@ test_growing(void **state)
         (void)snprintf(name, sizeof name, "g%d", i);
         for (n = 1, failed = 1; failed; n++, failures += failed) {
             starve(w, n, 0);
-            status = kaws_store(w->ring, name_of(name, ""), "SECRET", plain,
-                                &w->err);
+            status = store(w, name, "x");
             failed = starved(w);
             EXPECT(w, failed ? KAWS_MEMORY : KAWS_OK, NULL, status);
         }
@@ -332,14 +263,12 @@ static void
 test_torn_file(void **state)
 {
     struct world *w = *state;
-    kaws_bytes plain = kaws__buf_of("x");
     size_t n, len, now_len;
     uint8_t *all, *now;
     kaws_status status;
     int failed;
 
-    EXPECT(w, KAWS_OK, NULL, kaws_store(w->ring, name_of("last", ""), "SECRET",
-                                        plain, &w->err));
+    OK(w, store(w, "last", "x"));
     all = slurp(w->f.data, &len);
     world_close(w);
     spill(w->f.data, all, len - 5);
@@ -374,7 +303,7 @@ test_rotate(void **state)
         for (n = 1, failed = 1; failed; n++) {
             w->f.keys[0].rotations = 0;
             starve(w, n, all);
-            status = kaws_rotate_kms_key(w->ring, &w->err);
+            status = rotate(w);
             failed = starved(w);
             done = w->f.keys[0].rotations;
             EXPECT(w, done > 0 ? KAWS_OK : KAWS_MEMORY, NULL, status);
@@ -397,10 +326,10 @@ test_rewrap_across_regions(void **state)
 
     w->cfg.rewrap_parallel = 1;
     world_reopen(w);
-    EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
+    OK(w, use_key(w, FAKE_WEST));
     for (n = 1, failed = 1; failed; n++) {
         starve(w, n, 0);
-        status = kaws_rewrap_all(w->ring, &w->err);
+        status = rewrap(w);
         failed = starved(w);
         EXPECT(w, failed ? KAWS_MEMORY : KAWS_OK, NULL, status);
         expect_usable(w, KEYS);
@@ -412,14 +341,12 @@ test_rewrap_across_regions(void **state)
 int
 main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, begin, world_end)
-#define X(name, least, call) TEST(test_##name),
+#define TEST(name) cmocka_unit_test_setup_teardown(name, begin_keys, world_end)
     const struct CMUnitTest tests[] = {
-        JOBS(X)
-        TEST(test_growing), TEST(test_new_file), TEST(test_torn_file),
-        TEST(test_rotate), TEST(test_rewrap_across_regions)
+        TEST(test_each), TEST(test_growing), TEST(test_new_file),
+        TEST(test_torn_file), TEST(test_rotate),
+        TEST(test_rewrap_across_regions)
     };
-#undef X
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

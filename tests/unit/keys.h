@@ -12,6 +12,28 @@
 
 #define OK(w, call) EXPECT(w, KAWS_OK, NULL, call)
 
+/* What KMS is to do, in the world `w`: see fake_script. */
+#define SCRIPT(...)   fake_push(&w->f, (fake_script){ __VA_ARGS__ })
+#define SCRIPTS_END() memset(w->f.scripts, 0, sizeof w->f.scripts)
+
+/* The library's functions, of the ring in a world. */
+#define use_key(w, id)      kaws_use_kms_key((w)->ring, id, &(w)->err)
+#define use_region(w, at)   kaws_use_region((w)->ring, at, &(w)->err)
+#define use(w, id, at)      kaws_use((w)->ring, id, at, &(w)->err)
+#define try_to_use(w, id, at) kaws_try((w)->ring, id, at, &(w)->err)
+#define check(w)            kaws_check((w)->ring, &(w)->err)
+#define rewrap(w)           kaws_rewrap_all((w)->ring, &(w)->err)
+#define rotate(w)           kaws_rotate_kms_key((w)->ring, &(w)->err)
+#define reload_creds(w)     kaws_reload_creds((w)->ring, &(w)->err)
+#define kms_generate_data_key(w, ctx, len, plain, out)                        \
+    kaws_kms_generate_data_key((w)->ring, ctx, len, plain, out, &(w)->err)
+#define kms_encrypt(w, ctx, plain, out)                                       \
+    kaws_kms_encrypt((w)->ring, ctx, plain, out, &(w)->err)
+#define kms_decrypt(w, ctx, in, plain, len)                                   \
+    kaws_kms_decrypt((w)->ring, ctx, in, plain, len, &(w)->err)
+#define kms_reencrypt(w, ctx, in, out)                                        \
+    kaws_kms_reencrypt((w)->ring, ctx, in, out, &(w)->err)
+
 
 #if defined(KAWS_FAULTY_DISK_H)
 #define HEAL() disk_heal()
@@ -127,6 +149,25 @@ arn_of(struct world *w, const char *key_id)
             (void)snprintf(arn, sizeof arn, "%s", info.kms_key_arn);
     kaws_walk_end(walk);
     return arn;
+}
+
+
+/* A key that is stored now must be sealed by that KMS key. */
+FAKE void
+expect_sealed_by(struct world *w, const char *key_id, const char *arn)
+{
+    OK(w, store(w, key_id, "x"));
+    assert_string_equal(arn_of(w, key_id), arn);
+}
+
+
+/* Opens the ring anew, with that KMS key. */
+FAKE void
+reopen_with(struct world *w, const char *kms_key_id)
+{
+    world_close(w);
+    w->cfg.kms_key_id = kms_key_id;
+    world_open(w);
 }
 
 

@@ -14,50 +14,46 @@ test_rotate(void **state)
     struct world *w = *state;
     int64_t start = w->f.now_ms;
 
-    w->cfg.kms_key_id = "alias/app";
-    world_reopen(w);
+    reopen_with(w, "alias/app");
     OK(w, store(w, "k", "text"));
     w->f.requests = 0;
-    OK(w, kaws_rotate_kms_key(w->ring, &w->err));
+    OK(w, rotate(w));
     assert_int_equal(w->f.requests, 3);
     assert_int_equal(w->f.keys[0].rotations, 1);
     assert_int_equal(w->f.now_ms, start);
     expect_text(w, "k", "text");          /* old blobs stay readable          */
 
     w->f.rotation_ms = 3000;              /* it takes its time, and we wait   */
-    OK(w, kaws_rotate_kms_key(w->ring, &w->err));
+    OK(w, rotate(w));
     assert_int_equal(w->f.keys[0].material, 2);
     assert_in_range(w->f.now_ms - start, 3000, 5000);
     assert_int_equal(fake_logged(&w->f, 1, ""), 1);       /* the new file's   */
 
     w->f.rotation_ms = 60000;             /* but not for ever                 */
     start = w->f.now_ms;
-    OK(w, kaws_rotate_kms_key(w->ring, &w->err));
+    OK(w, rotate(w));
     assert_in_range(w->f.now_ms - start, 8000, 10000);
     assert_int_equal(fake_logged(&w->f, 1, "still seals with the old"), 1);
-    EXPECT(w, KAWS_SERVICE, "ConflictException",
-           kaws_rotate_kms_key(w->ring, &w->err));
+    EXPECT(w, KAWS_SERVICE, "ConflictException", rotate(w));
     w->f.now_ms += 60000;
     w->f.rotation_ms = 0;
 
     fake_push(&w->f, (fake_script){      /* granted; then KMS goes away       */
         .action = "GenerateDataKeyWithoutPlaintext", .skip = 1, .times = 9,
         .no_reply = "no route" });
-    OK(w, kaws_rotate_kms_key(w->ring, &w->err));
+    OK(w, rotate(w));
     assert_int_equal(fake_logged(&w->f, 1, "could not be seen"), 1);
-    memset(w->f.scripts, 0, sizeof w->f.scripts);
+    SCRIPTS_END();
 
     w->f.hides_material = 1;              /* nothing to wait for              */
     w->f.requests = 0;
-    OK(w, kaws_rotate_kms_key(w->ring, &w->err));
+    OK(w, rotate(w));
     assert_int_equal(w->f.requests, 2);
     w->f.keys[0].rotations = 25;
-    EXPECT(w, KAWS_SERVICE, "rotated on demand 25 times",
-           kaws_rotate_kms_key(w->ring, &w->err));
+    EXPECT(w, KAWS_SERVICE, "rotated on demand 25 times", rotate(w));
     w->f.keys[0].error = "DisabledException";
     w->f.requests = 0;
-    EXPECT(w, KAWS_KMS_KEY, "enable the KMS key",
-           kaws_rotate_kms_key(w->ring, &w->err));
+    EXPECT(w, KAWS_KMS_KEY, "enable the KMS key", rotate(w));
     assert_int_equal(w->f.requests, 1);
 }
 
@@ -105,13 +101,13 @@ test_rewrap(void **state)
     kaws_walk *one, *two;
     kaws_stats stats;
 
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     assert_int_equal(w->f.requests, 1);   /* nothing is there                 */
     store_many(w);
     OK(w, kaws_walk_begin(w->ring, &one, &w->err));
-    OK(w, kaws_use_kms_key(w->ring, "alias/two", &w->err));
+    OK(w, use_key(w, "alias/two"));
     w->f.now_ms += 100000;
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     assert_int_equal(fake_calls(&w->f, "ReEncrypt"), MANY);
     assert_int_equal(fake_calls(&w->f, "Decrypt"), 2 * MANY + 1);   /* proofs */
     assert_int_equal(fake_logged(&w->f, 2, "re-wrapped all keys in"), 1);
@@ -134,10 +130,10 @@ test_rewrap(void **state)
     kaws_walk_end(two);
     expect_many(w, -1, FAKE_EAST2);
 
-    OK(w, kaws_rewrap_all(w->ring, &w->err));  /* the same */
+    OK(w, rewrap(w));  /* the same */
     assert_int_equal(fake_logged(&w->f, 1, "nothing was renewed"), 1);
-    OK(w, kaws_rotate_kms_key(w->ring, &w->err));
-    OK(w, kaws_rewrap_all(w->ring, &w->err));  /* new      */
+    OK(w, rotate(w));
+    OK(w, rewrap(w));  /* new      */
     assert_int_equal(fake_logged(&w->f, 1, "nothing was renewed"), 1);
     world_reopen(w);
     expect_many(w, -1, FAKE_EAST2);
@@ -158,11 +154,10 @@ test_rewrap_keeps_its_target(void **state)
 {
     struct world *w = *state;
 
-    w->cfg.kms_key_id = "alias/app";
-    world_open(w);
+    reopen_with(w, "alias/app");
     store_many(w);
     while_asked(w, "ReEncrypt", 5, move_alias);
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     expect_many(w, -1, FAKE_EAST);
 }
 
@@ -184,7 +179,7 @@ test_rotate_without_a_clock(void **state)
     w->cfg.hooks.ticks_ms = no_ticks;
     world_open(w);
     w->f.rotation_ms = 600000;
-    OK(w, kaws_rotate_kms_key(w->ring, &w->err));
+    OK(w, rotate(w));
     assert_int_equal(fake_logged(&w->f, 1, "still seals with the old"), 1);
 }
 
@@ -196,8 +191,8 @@ test_rewrap_across_regions(void **state)
     struct world *w = *state;
 
     store_many(w);
-    OK(w, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, use_key(w, FAKE_WEST));
+    OK(w, rewrap(w));
     assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 0);
     assert_int_equal(fake_calls(&w->f, "Decrypt"), 4 * MANY + 1);
     assert_int_equal(fake_calls(&w->f, "Encrypt"), 2 * MANY);
@@ -230,20 +225,20 @@ test_rewrap_proves(void **state)
     w->cfg.rewrap_parallel = 1;
     world_reopen(w);
     store_many(w);
-    OK(w, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
+    OK(w, use_key(w, FAKE_EAST2));
     for (i = 0; i < COUNT(rows); i++) {
         fake_script script = rows[i].script;
         script.skip = 7;
         snap(w);
         fake_push(&w->f, script);
         EXPECT(w, rows[i].status, "the key 'k7' failed, and nothing was "
-               "changed", kaws_rewrap_all(w->ring, &w->err));
+               "changed", rewrap(w));
         if (strstr(w->err.text, rows[i].words) == NULL)
             fail_msg("row %lu: %s", (unsigned long)i, w->err.text);
-        memset(w->f.scripts, 0, sizeof w->f.scripts);
+        SCRIPTS_END();
         expect_same_file(w);
     }
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     world_reopen(w);
     expect_many(w, -1, FAKE_EAST2);
 }
@@ -258,14 +253,12 @@ test_rewrap_far_length(void **state)
     struct world *w = *state;
 
     OK(w, store(w, "k", "text"));
-    OK(w, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
+    OK(w, use_key(w, FAKE_WEST));
     snap(w);
-    fake_push(&w->f, (fake_script){ .action = "Decrypt", .times = 2,
-                                    .body = other });
-    EXPECT(w, KAWS_MISMATCH, "nothing was changed",
-           kaws_rewrap_all(w->ring, &w->err));
+    SCRIPT(.action = "Decrypt", .times = 2, .body = other);
+    EXPECT(w, KAWS_MISMATCH, "nothing was changed", rewrap(w));
     expect_same_file(w);
-    memset(w->f.scripts, 0, sizeof w->f.scripts);
+    SCRIPTS_END();
     expect_text(w, "k", "text");
 }
 
@@ -284,14 +277,13 @@ test_rewrap_twice_the_same_blob(void **state)
     store_many(w);
     for (i = 0; i < 2; i++) {
         snap(w);
-        fake_push(&w->f, (fake_script){ .action = "Decrypt", .times = MANY,
-                                        .http = 400, .body = sworn });
-        fake_push(&w->f, (fake_script){ .action = "ReEncrypt",
+        SCRIPT(.action = "Decrypt", .times = MANY, .http = 400, .body = sworn);
+        SCRIPT(.action = "ReEncrypt",
                                         .skip = i == 0 ? MANY - 1 : 3,
-                                        .previous = 1 });
+                                        .previous = 1);
         EXPECT(w, KAWS_REPLY, "two replies to the re-wrap were the same",
-               kaws_rewrap_all(w->ring, &w->err));
-        memset(w->f.scripts, 0, sizeof w->f.scripts);
+               rewrap(w));
+        SCRIPTS_END();
         expect_same_file(w);
     }
 }
@@ -324,13 +316,13 @@ test_rewrap_twice_the_same_id(void **state)
         snap(w);
         while_asked(w, actions[i], 6, begin_ids_anew);
         EXPECT(w, KAWS_REPLY, "two replies to the re-wrap were the same",
-               kaws_rewrap_all(w->ring, &w->err));
+               rewrap(w));
         assert_true(meanwhile.fired);
         expect_same_file(w);
     }
     w->f.on_send = NULL;
     w->f.replies += 100;
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
 }
 
 
@@ -345,23 +337,20 @@ test_rewrap_far_proves(void **state)
     w->cfg.rewrap_parallel = 1;
     world_reopen(w);
     store_many(w);
-    OK(w, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
+    OK(w, use_key(w, FAKE_WEST));
     for (nth = 0; nth < 2; nth++) {       /* one of the two is another key    */
         snap(w);
-        fake_push(&w->f, (fake_script){ .action = "Decrypt", .skip = 9 + nth,
+        SCRIPT(.action = "Decrypt", .skip = 9 + nth,
                                         .from = "\"Plaintext\":\"d",
-                                        .to = "\"Plaintext\":\"Z" });
-        EXPECT(w, KAWS_REPLY, "the same key a second time",
-               kaws_rewrap_all(w->ring, &w->err));
-        memset(w->f.scripts, 0, sizeof w->f.scripts);
+                                        .to = "\"Plaintext\":\"Z");
+        EXPECT(w, KAWS_REPLY, "the same key a second time", rewrap(w));
+        SCRIPTS_END();
         expect_same_file(w);
     }
-    fake_push(&w->f, (fake_script){ .action = "Encrypt", .skip = 5,
-                                    .previous = 1 });
-    EXPECT(w, KAWS_REPLY, "asked to seal", kaws_rewrap_all(w->ring,
-                                                               &w->err));
-    memset(w->f.scripts, 0, sizeof w->f.scripts);
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    SCRIPT(.action = "Encrypt", .skip = 5, .previous = 1);
+    EXPECT(w, KAWS_REPLY, "asked to seal", rewrap(w));
+    SCRIPTS_END();
+    OK(w, rewrap(w));
     expect_many(w, -1, FAKE_WEST);
 }
 
@@ -387,7 +376,7 @@ test_rewrap_fails(void **state)
         w->cfg.rewrap_parallel = parallel;
         w->cfg.timeout_ms = 60000;
         world_reopen(w);
-        OK(w, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
+        OK(w, use_key(w, FAKE_EAST2));
         for (i = 0; i < COUNT(rows); i++) {
             fake_script script = rows[i].script;
             script.action = "ReEncrypt";
@@ -399,16 +388,15 @@ test_rewrap_fails(void **state)
             fake_push(&w->f, script);
             EXPECT(w, rows[i].status, parallel == 1
                    ? "re-wrapping the key 'k7' failed, and nothing was changed"
-                   : "re-wrapping the key 'k", kaws_rewrap_all(w->ring,
-                                                               &w->err));
-            memset(w->f.scripts, 0, sizeof w->f.scripts);
+                   : "re-wrapping the key 'k", rewrap(w));
+            SCRIPTS_END();
             expect_same_file(w);
             if (parallel == 1)            /* the rest was not asked for       */
                 assert_true(fake_calls(&w->f, "ReEncrypt") <= 10);
         }
         expect_many(w, -1, FAKE_EAST);
     }
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     expect_many(w, -1, FAKE_EAST2);
 }
 
@@ -436,11 +424,11 @@ test_rewrap_twice_at_once(void **state)
     world_reopen(w);
     store_many(w);
     while_asked(w, "ReEncrypt", 5, rewrap_again);
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     assert_true(meanwhile.fired);
     assert_int_equal(meanwhile.status, KAWS_RUNNING);
     w->f.on_send = NULL;
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     expect_many(w, -1, FAKE_EAST);
 }
 
@@ -463,9 +451,8 @@ make_traffic(struct world *w)
         kaws_remove(ring, name_of("k3", ""), NULL) == KAWS_OK &&
         kaws_store(ring, name_of("k3", ""), "SECRET", kaws__buf_of("new 3"),
                    NULL) == KAWS_OK &&
-        kaws_store(ring, name_of("added", ""), "SECRET",
-                   kaws__buf_of("added"), NULL) == KAWS_OK
-        ? KAWS_OK : KAWS_FILE;
+        kaws_store(ring, name_of("added", ""), "SECRET", kaws__buf_of("added"),
+                   NULL) == KAWS_OK ? KAWS_OK : KAWS_FILE;
 }
 
 
@@ -490,9 +477,9 @@ test_rewrap_under_traffic(void **state)
         w->cfg.rewrap_parallel = parallel;
         world_reopen(w);
         store_many(w);
-        OK(w, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
+        OK(w, use_key(w, FAKE_EAST2));
         while_asked(w, "ReEncrypt", 5, make_traffic);
-        OK(w, kaws_rewrap_all(w->ring, &w->err));
+        OK(w, rewrap(w));
         w->f.on_send = NULL;
         assert_true(meanwhile.fired);
         assert_int_equal(meanwhile.status, KAWS_OK);
@@ -534,7 +521,7 @@ test_rewrap_of_what_is_gone(void **state)
 
     store_many(w);
     while_asked(w, "ReEncrypt", 3, remove_all);
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     assert_int_equal(keys_of(w), 0);
     world_reopen(w);
     assert_int_equal(keys_of(w), 0);
@@ -561,7 +548,7 @@ test_rewrap_of_nothing_left(void **state)
     store_many(w);
     w->f.user = w;
     w->ring->hooks.memory = memory_and_remove_all;
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     assert_int_equal(keys_of(w), 0);
     assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 0);
     assert_int_equal(fake_logged(&w->f, 1, "nothing was renewed"), 0);
@@ -609,7 +596,7 @@ test_rewrap_in_parallel(void **state)
         w->cfg.rewrap_parallel = asked[i];
         world_reopen(w);
         flight.most = 0;
-        OK(w, kaws_rewrap_all(w->ring, &w->err));
+        OK(w, rewrap(w));
         if (i < 2)
             assert_in_range(flight.most, 1 + i, asked[i]);
         else

@@ -141,8 +141,7 @@ test_no_error_wanted(void **state)
     }
     OK(w, store(w, "k", "text"));
     OK(w, drop(w, "new"));
-    fake_push(&w->f, (fake_script){ .error = "DisabledException",
-                                    .times = 1000 });
+    SCRIPT(.error = "DisabledException", .times = 1000);
     for (i = 0; i < COUNT(calls); i++)
         if ((calls[i].does & ASKS) &&
             calls[i].call(w->ring, NULL) != KAWS_KMS_KEY)
@@ -158,11 +157,11 @@ test_outage(void **state)
 
     OK(w, store(w, "k", "text"));
     snap(w);
-    fake_push(&w->f, (fake_script){ .no_reply = "no route", .times = 1000 });
+    SCRIPT(.no_reply = "no route", .times = 1000);
     all_refused(w, ASKS, KAWS_NETWORK, "no route");
     assert_int_equal(keys_of(w), 1);
     expect_same_file(w);
-    memset(w->f.scripts, 0, sizeof w->f.scripts);
+    SCRIPTS_END();
     expect_text(w, "k", "text");
     OK(w, store(w, "new", "x"));
 }
@@ -177,7 +176,7 @@ test_fetch_of_another_length(void **state)
     struct world *w = *state;
 
     OK(w, store(w, "k", "text"));
-    fake_push(&w->f, (fake_script){ .action = "Decrypt", .body = other });
+    SCRIPT(.action = "Decrypt", .body = other);
     expect_no_key(w, "k", KAWS_MISMATCH);
     assert_non_null(strstr(w->err.text, "the length that its entry says"));
     expect_text(w, "k", "text");
@@ -192,7 +191,7 @@ test_stats(void **state)
     kaws_stats s;
 
     OK(w, store(w, "k", "text"));
-    fake_push(&w->f, (fake_script){ .error = "KMSInternalException" });
+    SCRIPT(.error = "KMSInternalException");
     expect_text(w, "k", "text");
     kaws_get_stats(w->ring, &s);
     assert_int_equal(s.keys, 1);
@@ -262,25 +261,27 @@ test_bad_blobs(void **state)
     memset(&none, 0, sizeof none);
     for (i = 0; i < COUNT(lengths); i++) {
         sealed.blob_len = lengths[i];
-        EXPECT(w, KAWS_ARGUMENT, "1 to 6144 bytes", kaws_kms_decrypt(
-            w->ring, NULL, &sealed, room, &len, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "1 to 6144 bytes", kms_decrypt(w, NULL,
+                                                                &sealed, room,
+                                                                &len));
         memset(&out, 0x77, sizeof out);
-        EXPECT(w, KAWS_ARGUMENT, "1 to 6144 bytes", kaws_kms_reencrypt(
-            w->ring, NULL, &sealed, &out, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "1 to 6144 bytes", kms_reencrypt(w, NULL,
+                                                                  &sealed,
+                                                                  &out));
         assert_memory_equal(&out, &none, sizeof out);
     }
     sealed.blob_len = 1;
     for (i = 0; i < COUNT(arns); i++) {
         (void)snprintf(sealed.kms_key_arn, sizeof sealed.kms_key_arn, "%s",
                        arns[i]);
-        EXPECT(w, KAWS_ARGUMENT, "kms_key_arn", kaws_kms_decrypt(
-            w->ring, NULL, &sealed, room, &len, &w->err));
-        EXPECT(w, KAWS_ARGUMENT, "kms_key_arn", kaws_kms_reencrypt(
-            w->ring, NULL, &sealed, &out, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "kms_key_arn", kms_decrypt(w, NULL, &sealed,
+                                                            room, &len));
+        EXPECT(w, KAWS_ARGUMENT, "kms_key_arn", kms_reencrypt(w, NULL, &sealed,
+                                                              &out));
     }
     memset(sealed.kms_key_arn, 'a', sizeof sealed.kms_key_arn);
-    EXPECT(w, KAWS_ARGUMENT, "has no end", kaws_kms_decrypt(
-        w->ring, NULL, &sealed, room, &len, &w->err));
+    EXPECT(w, KAWS_ARGUMENT, "has no end", kms_decrypt(w, NULL, &sealed, room,
+                                                       &len));
     assert_int_equal(w->f.requests, 0);
 }
 
@@ -299,13 +300,12 @@ test_bad_kms_lengths(void **state)
     for (i = 0; i < 3; i++) {             /* the last is no length at all     */
         memset(room, 0x77, sizeof room);
         EXPECT(w, KAWS_ARGUMENT, i < 2 ? "1 to 1024 bytes" : "overlap",
-               kaws_kms_generate_data_key(w->ring, NULL, keys[i], room,
-                                          &sealed, &w->err));
+               kms_generate_data_key(w, NULL, keys[i], room, &sealed));
         for (k = 0; k < sizeof room; k++)
             assert_int_equal(room[k], i == 1 && k < 1025 ? 0 : 0x77);
         plain.len = plains[i];
         EXPECT(w, KAWS_ARGUMENT, i < 2 ? "1 to 4096 bytes" : "overlap",
-               kaws_kms_encrypt(w->ring, NULL, plain, &sealed, &w->err));
+               kms_encrypt(w, NULL, plain, &sealed));
     }
     assert_int_equal(w->f.requests, 0);
 }
@@ -326,6 +326,13 @@ all_bytes(const void *at, size_t len, int value, int line)
 #define ALL(object, value) all_bytes(&(object), sizeof(object), value, __LINE__)
 
 
+#define LEAVES_ZEROS(object, call) do {                                       \
+        memset(&(object), 0x77, sizeof(object));                              \
+        assert_int_not_equal(call, KAWS_OK);                                  \
+        ALL(object, 0);                                                       \
+    } while (0)
+
+
 /* Whatever is wrong, *out and the room at `plain` are zeros then. */
 static void
 test_failures_leave_zeros(void **state)
@@ -333,52 +340,28 @@ test_failures_leave_zeros(void **state)
     static const kaws_pair nameless = { "", "x" };
     static const kaws_context bad = { &nameless, 1 };
     struct world *w = *state;
-    kaws *rings[2];
+    kaws *ring = w->ring;
     kaws_bytes ten = kaws__buf_of("0123456789"), none = { NULL, 10 };
-    kaws_sealed in, out;
+    kaws_sealed in = { { 0 }, 0, "", "" }, out;
     uint8_t room[40];
     size_t len, i;
 
-    rings[0] = NULL;
-    rings[1] = w->ring;
-    memset(&in, 0, sizeof in);
     for (i = 0; i < 4; i++) {
-        kaws *ring = rings[i / 2];
         const kaws_context *ctx = i % 2 ? &bad : NULL;
+        w->ring = i < 2 ? NULL : ring;
         if (i == 2)
-            fake_push(&w->f, (fake_script){ .error = "AccessDeniedException",
-                                            .times = 2 });
-        memset(&out, 0x77, sizeof out);
-        memset(room, 0x77, sizeof room);
-        assert_int_not_equal(kaws_kms_generate_data_key(
-            ring, ctx, sizeof room, room, &out, &w->err), KAWS_OK);
-        ALL(out, 0);
-        ALL(room, 0);
-        memset(&out, 0x77, sizeof out);
-        assert_int_not_equal(kaws_kms_encrypt(ring, ctx, ten, &out, &w->err),
-                             KAWS_OK);
-        ALL(out, 0);
-        memset(&out, 0x77, sizeof out);
-        assert_int_equal(kaws_kms_reencrypt(ring, ctx, &in, &out, &w->err),
-                         KAWS_ARGUMENT);
-        ALL(out, 0);
-        memset(room, 0x77, sizeof room);
+            SCRIPT(.error = "AccessDeniedException", .times = 3);
         len = sizeof room;
-        assert_int_equal(kaws_kms_decrypt(ring, ctx, &in, room, &len, &w->err),
-                         KAWS_ARGUMENT);
-        ALL(room, 0);
+        LEAVES_ZEROS(out, kms_generate_data_key(w, ctx, len, room, &out));
+        LEAVES_ZEROS(room, kms_generate_data_key(w, ctx, len, room, &out));
+        LEAVES_ZEROS(out, kms_encrypt(w, ctx, ten, &out));
+        LEAVES_ZEROS(out, kms_reencrypt(w, ctx, &in, &out));
+        LEAVES_ZEROS(room, kms_decrypt(w, ctx, &in, room, &len));
         ALL(len, 0);
     }
-    memset(&out, 0x77, sizeof out);
-    NULLS(kaws_kms_encrypt(w->ring, NULL, none, &out, &w->err));
-    ALL(out, 0);
-    memset(&out, 0x77, sizeof out);
-    NULLS(kaws_kms_reencrypt(w->ring, NULL, NULL, &out, &w->err));
-    ALL(out, 0);
-    memset(room, 0x77, sizeof room);
-    NULLS(kaws_kms_generate_data_key(w->ring, NULL, sizeof room, room, NULL,
-                                     &w->err));
-    ALL(room, 0);
+    LEAVES_ZEROS(out, kms_encrypt(w, NULL, none, &out));
+    LEAVES_ZEROS(out, kms_reencrypt(w, NULL, NULL, &out));
+    LEAVES_ZEROS(room, kms_generate_data_key(w, NULL, 40, room, NULL));
     memset(&out, 0x77, sizeof out);       /* in its place it is left alone    */
     NULLS(kaws_kms_reencrypt(NULL, NULL, &out, &out, &w->err));
     ALL(out, 0x77);
@@ -402,41 +385,41 @@ test_overlaps(void **state)
     memset(&other, 0x77, sizeof other);
     for (i = 0; i < 3; i++) {
         size_t *inside = (size_t *)(void *)(at + i * sizeof *inside);
-        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_generate_data_key(
-            w->ring, NULL, 10, places[i], first, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kms_generate_data_key(w, NULL, 10,
+                                                                  places[i],
+                                                                  first));
         assert_int_equal(kaws_kms_generate_data_key(NULL, NULL, 4097, places[i],
                                                     first, NULL),
                          KAWS_ARGUMENT);
         plain.at = places[i];
-        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_encrypt(
-            w->ring, NULL, plain, first, &w->err));
-        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_decrypt(
-            w->ring, NULL, first, places[i], &len, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kms_encrypt(w, NULL, plain, first));
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kms_decrypt(w, NULL, first,
+                                                        places[i], &len));
         ALL(u, 0x77);
         *inside = 10;                     /* *plain_len in *in                */
-        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_decrypt(
-            w->ring, NULL, first, room, inside, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kms_decrypt(w, NULL, first, room,
+                                                        inside));
         assert_int_equal(*inside, 10);    /* *plain_len in `plain`            */
-        EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_decrypt(
-            w->ring, NULL, &other, (uint8_t *)inside - i, inside, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "overlap", kms_decrypt(w, NULL, &other,
+                                                        (uint8_t *)inside - i,
+                                                        inside));
         assert_int_equal(*inside, 10);
         memset(&u, 0x77, sizeof u);
     }
-    EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_reencrypt(
-        w->ring, NULL, first, (kaws_sealed *)(void *)(at + 8), &w->err));
-    EXPECT(w, KAWS_ARGUMENT, "overlap", kaws_kms_reencrypt(
-        w->ring, NULL, (kaws_sealed *)(void *)(at + 8), first, &w->err));
+    EXPECT(w, KAWS_ARGUMENT, "overlap",
+           kms_reencrypt(w, NULL, first, (kaws_sealed *)(void *)(at + 8)));
+    EXPECT(w, KAWS_ARGUMENT, "overlap",
+           kms_reencrypt(w, NULL, (kaws_sealed *)(void *)(at + 8), first));
     ALL(u, 0x77);
     assert_int_equal(len, sizeof room);
     assert_int_equal(w->f.requests, 0);
 
     EXPECT(w, KAWS_OK, NULL, kaws_kms_generate_data_key(   /* side by side    */
         w->ring, NULL, 10, end, first, &w->err));
-    OK(w, kaws_kms_generate_data_key(w->ring, NULL, 10, end - 10, second,
-                                     &w->err));
+    OK(w, kms_generate_data_key(w, NULL, 10, end - 10, second));
     plain.at = end - 10;
-    OK(w, kaws_kms_encrypt(w->ring, NULL, plain, second, &w->err));
-    OK(w, kaws_kms_reencrypt(w->ring, NULL, second, first, &w->err));
+    OK(w, kms_encrypt(w, NULL, plain, second));
+    OK(w, kms_reencrypt(w, NULL, second, first));
 }
 
 
@@ -506,8 +489,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     OK(w, status);
-    assert_int_equal(n, 10);              /* nine locks and a page            */
-    assert_int_equal(locks, before + 9);
+    assert_int_equal(n, 9);              /* eight locks and a page           */
+    assert_int_equal(locks, before + 8);
     world_close(w);
     assert_int_equal(locks, before);
 }
@@ -539,7 +522,7 @@ test_strings_are_copied(void **state)
     memset(text, 'X', sizeof text);
     memset(&cfg, 0, sizeof cfg);
     OK(w, store(w, "k", "text"));
-    OK(w, kaws_reload_creds(w->ring, &w->err));
+    OK(w, reload_creds(w));
     assert_string_equal(w->f.url, "https://endpoint.example/");
     expect_text(w, "k", "text");
     assert_string_equal(arn_of(w, "k"), FAKE_WEST);
@@ -682,12 +665,11 @@ test_store_proves(void **state)
                store(w, "k", i % 2 ? "two" : "TWO"));
         expect_same_file(w);
         expect_no_key(w, "k", KAWS_NOT_FOUND);
-        memset(w->f.scripts, 0, sizeof w->f.scripts);
+        SCRIPTS_END();
     }
 
     /* Who may not decrypt has it stored all the same. */
-    fake_push(&w->f, (fake_script){ .action = "Decrypt", .times = 2,
-                                    .error = "AccessDeniedException" });
+    SCRIPT(.action = "Decrypt", .times = 2, .error = "AccessDeniedException");
     OK(w, store(w, "k", "two"));
     OK(w, store(w, "l", "three"));
     assert_int_equal(fake_logged(&w->f, 2, "takes kms:Decrypt"), 1);
@@ -793,36 +775,28 @@ test_without_kms_key(void **state)
 
     world_open(w);
     OK(w, store(w, "k", "text"));
-    OK(w, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
+    OK(w, use_key(w, FAKE_WEST));
     OK(w, store(w, "west", "text"));
-    world_close(w);
-    w->cfg.kms_key_id = NULL;
-    world_open(w);
+    reopen_with(w, NULL);
     w->f.requests = 0;
     EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set", store(w, "new", "x"));
     EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set", generate(w, "new"));
+    EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set", check(w));
+    EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set", rotate(w));
+    EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set", rewrap(w));
     EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set",
-           kaws_check(w->ring, &w->err));
+           kms_encrypt(w, NULL, plain, &sealed));
     EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set",
-           kaws_rotate_kms_key(w->ring, &w->err));
-    EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set",
-           kaws_rewrap_all(w->ring, &w->err));
-    EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set",
-           kaws_kms_encrypt(w->ring, NULL, plain, &sealed, &w->err));
-    EXPECT(w, KAWS_CONFIG, "kms_key_id has to be set",
-           kaws_kms_generate_data_key(w->ring, NULL, 1, NULL, &sealed,
-                                      &w->err));
+           kms_generate_data_key(w, NULL, 1, NULL, &sealed));
     assert_int_equal(w->f.requests, 0);
     expect_text(w, "k", "text");
     expect_text(w, "west", "text");
     assert_int_equal(w->f.requests, 2);
-    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN,
-           kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
-    OK(w, kaws_use_region(w->ring, "us-west-2", &w->err));
+    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, use_key(w, FAKE_FOREIGN));
+    OK(w, use_region(w, "us-west-2"));
     assert_int_equal(w->f.requests, 2);           /* there is nothing to ask  */
-    OK(w, kaws_use_kms_key(w->ring, "alias/app", &w->err));
-    OK(w, store(w, "new", "x"));
-    assert_string_equal(arn_of(w, "new"), FAKE_WEST);
+    OK(w, use_key(w, "alias/app"));
+    expect_sealed_by(w, "new", FAKE_WEST);
     OK(w, drop(w, "k"));
 }
 
@@ -837,26 +811,19 @@ test_empty_accounts(void **state)
     struct world *w = *state;
 
     w->cfg.accounts = "";
-    w->cfg.kms_key_id = "alias/app";
-    world_open(w);
+    reopen_with(w, "alias/app");
     OK(w, store(w, "k", "text"));
-    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN,
-           kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
-    world_close(w);
-    w->cfg.kms_key_id = NULL;
-    world_open(w);
+    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, use_key(w, FAKE_FOREIGN));
+    reopen_with(w, NULL);
     expect_text(w, "k", "text");
     world_close(w);
 
     (void)snprintf(w->f.keys[0].arn, sizeof w->f.keys[0].arn, "%s", china);
-    w->cfg.kms_key_id = china;
-    world_open(w);
+    reopen_with(w, china);
     OK(w, store(w, "china", "text"));
     expect_text(w, "china", "text");
     expect_no_key(w, "k", KAWS_FOREIGN);
-    world_close(w);
-    w->cfg.kms_key_id = NULL;
-    world_open(w);
+    reopen_with(w, NULL);
     expect_no_key(w, "china", KAWS_FOREIGN);
     expect_no_key(w, "k", KAWS_FOREIGN);
 }
@@ -901,8 +868,7 @@ test_use_kms_key_refused(void **state)
         if (rows[i].script.times > 0 || rows[i].script.error != NULL ||
             rows[i].script.body != NULL || rows[i].script.from != NULL)
             fake_push(&w->f, rows[i].script);
-        EXPECT(w, rows[i].status, NULL,
-               kaws_use_kms_key(w->ring, rows[i].id, &w->err));
+        EXPECT(w, rows[i].status, NULL, use_key(w, rows[i].id));
         assert_int_equal(w->f.requests, rows[i].requests);
         (void)snprintf(name, sizeof name, "new%lu", (unsigned long)i);
         OK(w, store(w, name, "x"));
@@ -931,22 +897,19 @@ test_use_kms_key_after_a_bad_one(void **state)
         if (errors[i] != NULL)
             fake_push(&w->f, denied);
         EXPECT(w, errors[i] != NULL ? KAWS_DENIED : KAWS_KMS_KEY, NULL,
-               kaws_use_kms_key(w->ring, FAKE_EAST, &w->err));
-        fake_push(&w->f, (fake_script){ .no_reply = "no route", .times = 3 });
-        EXPECT(w, KAWS_NETWORK, NULL,
-               kaws_use_kms_key(w->ring, "alias/app", &w->err));
+               use_key(w, FAKE_EAST));
+        SCRIPT(.no_reply = "no route", .times = 3);
+        EXPECT(w, KAWS_NETWORK, NULL, use_key(w, "alias/app"));
         if (errors[i] != NULL)
             fake_push(&w->f, denied);
-        OK(w, kaws_use_kms_key(w->ring, "alias/app", &w->err));
-        EXPECT(w, KAWS_FOREIGN, NULL,
-               kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
+        OK(w, use_key(w, "alias/app"));
+        EXPECT(w, KAWS_FOREIGN, NULL, use_key(w, FAKE_FOREIGN));
         world_close(w);
 
         w->cfg.accounts = "111122223333";
         world_open(w);
-        OK(w, kaws_use_kms_key(w->ring, FAKE_EAST, &w->err));
-        EXPECT(w, KAWS_FOREIGN, NULL,
-               kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
+        OK(w, use_key(w, FAKE_EAST));
+        EXPECT(w, KAWS_FOREIGN, NULL, use_key(w, FAKE_FOREIGN));
         world_close(w);
     }
 }
@@ -959,15 +922,11 @@ test_a_refused_kms_key_is_not_trusted(void **state)
 {
     struct world *w = *state;
 
-    w->cfg.kms_key_id = NULL;
-    world_open(w);
-    fake_push(&w->f, (fake_script){ .action = "Decrypt",
-                                    .error = "AccessDeniedException" });
-    EXPECT(w, KAWS_DENIED, NULL,
-           kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
-    OK(w, kaws_use_kms_key(w->ring, FAKE_EAST, &w->err));
-    EXPECT(w, KAWS_FOREIGN, NULL,
-           kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
+    reopen_with(w, NULL);
+    SCRIPT(.action = "Decrypt", .error = "AccessDeniedException");
+    EXPECT(w, KAWS_DENIED, NULL, use_key(w, FAKE_FOREIGN));
+    OK(w, use_key(w, FAKE_EAST));
+    EXPECT(w, KAWS_FOREIGN, NULL, use_key(w, FAKE_FOREIGN));
 }
 
 
@@ -976,51 +935,39 @@ test_use_region(void **state)
 {
     struct world *w = *state;
 
-    w->cfg.kms_key_id = "alias/app";
-    world_open(w);
+    reopen_with(w, "alias/app");
     OK(w, store(w, "east", "x"));
-    OK(w, kaws_use_region(w->ring, "us-west-2", &w->err));
-    OK(w, store(w, "west", "x"));
-    assert_string_equal(arn_of(w, "west"), FAKE_WEST);
+    OK(w, use_region(w, "us-west-2"));
+    expect_sealed_by(w, "west", FAKE_WEST);
     expect_text(w, "east", "x");
 
     /* There is no such alias there, or no answer: all stays as it was. */
-    EXPECT(w, KAWS_KMS_KEY, "ap-south-1", kaws_use_region(
-        w->ring, "ap-south-1", &w->err));
-    fake_push(&w->f, (fake_script){ .no_reply = "no route", .times = 3 });
-    EXPECT(w, KAWS_NETWORK, "us-east-1", kaws_use_region(
-        w->ring, "us-east-1", &w->err));
-    fake_push(&w->f, (fake_script){ .action = "Decrypt",
-                                    .error = "AccessDeniedException" });
-    EXPECT(w, KAWS_DENIED, "us-east-1", kaws_use_region(
-        w->ring, "us-east-1", &w->err));
-    assert_string_equal(w->ring->kms.now.region, "us-west-2");
-    OK(w, store(w, "still", "x"));
-    assert_string_equal(arn_of(w, "still"), FAKE_WEST);
-    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use_kms_key(w->ring, "alias/two",
-                                                   &w->err));
+    EXPECT(w, KAWS_KMS_KEY, "ap-south-1", use_region(w, "ap-south-1"));
+    SCRIPT(.no_reply = "no route", .times = 3);
+    EXPECT(w, KAWS_NETWORK, "us-east-1", use_region(w, "us-east-1"));
+    SCRIPT(.action = "Decrypt", .error = "AccessDeniedException");
+    EXPECT(w, KAWS_DENIED, "us-east-1", use_region(w, "us-east-1"));
+    assert_string_equal(w->ring->kms.trust.now.region, "us-west-2");
+    expect_sealed_by(w, "still", FAKE_WEST);
+    EXPECT(w, KAWS_KMS_KEY, NULL, use_key(w, "alias/two"));
 
     /* An ARN's own region goes on to be asked for it. */
-    OK(w, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
+    OK(w, use_key(w, FAKE_EAST2));
     w->f.requests = 0;
-    OK(w, kaws_use_region(w->ring, "us-east-1", &w->err));
+    OK(w, use_region(w, "us-east-1"));
     assert_int_equal(w->f.requests, 0);
-    OK(w, kaws_use_region(w->ring, "ap-south-1", &w->err));
+    OK(w, use_region(w, "ap-south-1"));
     assert_int_equal(fake_calls(&w->f, "DescribeKey"), 1);
     assert_string_equal(w->f.url, "https://kms.ap-south-1.amazonaws.com/");
-    OK(w, store(w, "again", "x"));
-    assert_string_equal(arn_of(w, "again"), FAKE_EAST2);
-    fake_push(&w->f, (fake_script){ .no_reply = "no such host", .times = 3 });
-    EXPECT(w, KAWS_NETWORK, "xx-nowhere-1", kaws_use_region(
-        w->ring, "xx-nowhere-1", &w->err));
-    fake_push(&w->f, (fake_script){ .error = "UnrecognizedClientException" });
-    EXPECT(w, KAWS_CREDENTIALS, NULL, kaws_use_region(
-        w->ring, "cn-north-1", &w->err));
-    assert_string_equal(w->ring->kms.now.region, "ap-south-1");
-    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use_kms_key(w->ring, "alias/app",
-                                                   &w->err));
-    OK(w, kaws_use_region(w->ring, "us-west-2", &w->err));
-    OK(w, kaws_use_kms_key(w->ring, "alias/app", &w->err));
+    expect_sealed_by(w, "again", FAKE_EAST2);
+    SCRIPT(.no_reply = "no such host", .times = 3);
+    EXPECT(w, KAWS_NETWORK, "xx-nowhere-1", use_region(w, "xx-nowhere-1"));
+    SCRIPT(.error = "UnrecognizedClientException");
+    EXPECT(w, KAWS_CREDENTIALS, NULL, use_region(w, "cn-north-1"));
+    assert_string_equal(w->ring->kms.trust.now.region, "ap-south-1");
+    EXPECT(w, KAWS_KMS_KEY, NULL, use_key(w, "alias/app"));
+    OK(w, use_region(w, "us-west-2"));
+    OK(w, use_key(w, "alias/app"));
     expect_text(w, "east", "x");
     expect_text(w, "west", "x");
     expect_text(w, "again", "x");
@@ -1033,36 +980,26 @@ test_use_both(void **state)
 {
     struct world *w = *state;
 
-    w->cfg.kms_key_id = "alias/two";      /* not in the west                  */
-    world_open(w);
-    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use_region(w->ring, "us-west-2",
-                                                  &w->err));
-    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use(w->ring, "alias/none", "us-west-2",
-                                           &w->err));
-    EXPECT(w, KAWS_ARGUMENT, "not a region", kaws_use(
-        w->ring, "alias/app", "mars", &w->err));
-    EXPECT(w, KAWS_ARGUMENT, "alias", kaws_use(w->ring, "a b", "us-west-2",
-                                               &w->err));
-    fake_push(&w->f, (fake_script){ .no_reply = "no route", .skip = 2,
-                                    .times = 3 });
-    EXPECT(w, KAWS_NETWORK, "us-west-2", kaws_use(w->ring, FAKE_EAST,
-                                                  "us-west-2", &w->err));
-    OK(w, store(w, "east", "x"));
-    assert_string_equal(arn_of(w, "east"), FAKE_EAST2);
+    reopen_with(w, "alias/two");      /* not in the west                  */
+    EXPECT(w, KAWS_KMS_KEY, NULL, use_region(w, "us-west-2"));
+    EXPECT(w, KAWS_KMS_KEY, NULL, use(w, "alias/none", "us-west-2"));
+    EXPECT(w, KAWS_ARGUMENT, "not a region", use(w, "alias/app", "mars"));
+    EXPECT(w, KAWS_ARGUMENT, "alias", use(w, "a b", "us-west-2"));
+    SCRIPT(.no_reply = "no route", .skip = 2, .times = 3);
+    EXPECT(w, KAWS_NETWORK, "us-west-2", use(w, FAKE_EAST, "us-west-2"));
+    expect_sealed_by(w, "east", FAKE_EAST2);
 
-    OK(w, kaws_use(w->ring, "alias/app", "us-west-2", &w->err));
-    OK(w, store(w, "west", "x"));
-    assert_string_equal(arn_of(w, "west"), FAKE_WEST);
+    OK(w, use(w, "alias/app", "us-west-2"));
+    expect_sealed_by(w, "west", FAKE_WEST);
     w->f.requests = 0;                    /* the same again: is it well?      */
-    OK(w, kaws_use(w->ring, "alias/app", "us-west-2", &w->err));
-    OK(w, kaws_use(w->ring, NULL, NULL, &w->err));
+    OK(w, use(w, "alias/app", "us-west-2"));
+    OK(w, use(w, NULL, NULL));
     assert_int_equal(w->f.requests, 4);
     w->f.requests = 0;                    /* the ARN's region, and the other  */
-    OK(w, kaws_use(w->ring, FAKE_EAST, "ap-south-1", &w->err));
+    OK(w, use(w, FAKE_EAST, "ap-south-1"));
     assert_int_equal(w->f.requests, 3);
     assert_string_equal(w->f.url, "https://kms.ap-south-1.amazonaws.com/");
-    OK(w, store(w, "arn", "x"));
-    assert_string_equal(arn_of(w, "arn"), FAKE_EAST);
+    expect_sealed_by(w, "arn", FAKE_EAST);
 }
 
 
@@ -1072,26 +1009,21 @@ test_try(void **state)
 {
     struct world *w = *state;
 
-    w->cfg.kms_key_id = "alias/two";
-    world_open(w);
+    reopen_with(w, "alias/two");
     OK(w, store(w, "k", "x"));
-    OK(w, kaws_try(w->ring, "alias/app", "us-west-2", &w->err));
-    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_try(w->ring, NULL, "us-west-2",
-                                           &w->err));
-    OK(w, store(w, "still", "x"));
-    assert_string_equal(arn_of(w, "still"), FAKE_EAST2);
+    OK(w, try_to_use(w, "alias/app", "us-west-2"));
+    EXPECT(w, KAWS_KMS_KEY, NULL, try_to_use(w, NULL, "us-west-2"));
+    expect_sealed_by(w, "still", FAKE_EAST2);
     w->f.requests = 0;
-    OK(w, kaws_use(w->ring, "alias/app", "us-west-2", &w->err));
+    OK(w, use(w, "alias/app", "us-west-2"));
     assert_int_equal(w->f.requests, 0);
-    OK(w, store(w, "west", "x"));
-    assert_string_equal(arn_of(w, "west"), FAKE_WEST);
+    expect_sealed_by(w, "west", FAKE_WEST);
 
-    OK(w, kaws_try(w->ring, "alias/two", "us-east-1", &w->err));
+    OK(w, try_to_use(w, "alias/two", "us-east-1"));
     w->f.requests = 0;                    /* another than was tried           */
-    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_use(w->ring, "alias/two", NULL,
-                                           &w->err));
-    OK(w, kaws_use(w->ring, FAKE_EAST, NULL, &w->err));
-    OK(w, kaws_use(w->ring, "alias/two", "us-east-1", &w->err));
+    EXPECT(w, KAWS_KMS_KEY, NULL, use(w, "alias/two", NULL));
+    OK(w, use(w, FAKE_EAST, NULL));
+    OK(w, use(w, "alias/two", "us-east-1"));
     assert_int_equal(w->f.requests, 5);   /* once used, it is asked about     */
     expect_text(w, "k", "x");
     expect_text(w, "west", "x");
@@ -1112,16 +1044,14 @@ test_taken_meanwhile(void **state)
     struct world *w = *state;
 
     world_open(w);
-    OK(w, kaws_try(w->ring, "alias/app", "us-west-2", &w->err));
+    OK(w, try_to_use(w, "alias/app", "us-west-2"));
     while_asked(w, "Decrypt", 0, use_what_was_tried);
-    OK(w, kaws_use(w->ring, FAKE_EAST2, NULL, &w->err));
+    OK(w, use(w, FAKE_EAST2, NULL));
     assert_true(meanwhile.fired);
     assert_int_equal(meanwhile.status, KAWS_OK);
-    OK(w, store(w, "arn", "x"));
-    assert_string_equal(arn_of(w, "arn"), FAKE_EAST2);
-    OK(w, kaws_use(w->ring, "alias/app", NULL, &w->err));
-    OK(w, store(w, "alias", "x"));
-    assert_string_equal(arn_of(w, "alias"), FAKE_WEST);
+    expect_sealed_by(w, "arn", FAKE_EAST2);
+    OK(w, use(w, "alias/app", NULL));
+    expect_sealed_by(w, "alias", FAKE_WEST);
 }
 
 
@@ -1131,19 +1061,16 @@ test_a_tried_kms_key_is_not_trusted(void **state)
 {
     struct world *w = *state;
 
-    w->cfg.kms_key_id = NULL;
-    world_open(w);
-    OK(w, kaws_try(w->ring, NULL, "us-west-2", &w->err));
-    EXPECT(w, KAWS_ARGUMENT, "KMS key", kaws_use(w->ring, "", "us-west-2",
-                                                 &w->err));
-    OK(w, kaws_try(w->ring, FAKE_FOREIGN, NULL, &w->err));
-    OK(w, kaws_use(w->ring, FAKE_EAST, NULL, &w->err));
-    EXPECT(w, KAWS_FOREIGN, NULL, kaws_use(w->ring, FAKE_FOREIGN, NULL,
-                                           &w->err));
+    reopen_with(w, NULL);
+    OK(w, try_to_use(w, NULL, "us-west-2"));
+    EXPECT(w, KAWS_ARGUMENT, "KMS key", use(w, "", "us-west-2"));
+    OK(w, try_to_use(w, FAKE_FOREIGN, NULL));
+    OK(w, use(w, FAKE_EAST, NULL));
+    EXPECT(w, KAWS_FOREIGN, NULL, use(w, FAKE_FOREIGN, NULL));
     world_reopen(w);
-    OK(w, kaws_try(w->ring, FAKE_FOREIGN, NULL, &w->err));
-    OK(w, kaws_use(w->ring, FAKE_FOREIGN, NULL, &w->err));
-    EXPECT(w, KAWS_FOREIGN, NULL, kaws_use(w->ring, FAKE_EAST, NULL, &w->err));
+    OK(w, try_to_use(w, FAKE_FOREIGN, NULL));
+    OK(w, use(w, FAKE_FOREIGN, NULL));
+    EXPECT(w, KAWS_FOREIGN, NULL, use(w, FAKE_EAST, NULL));
 }
 
 
@@ -1158,32 +1085,22 @@ test_foreign_entry(void **state)
     uint8_t room[8];
     size_t len = sizeof room;
 
-    w->cfg.kms_key_id = FAKE_FOREIGN;     /* set so, it is trusted            */
-    world_open(w);
+    reopen_with(w, FAKE_FOREIGN);     /* set so, it is trusted            */
     OK(w, store(w, "theirs", "text"));
-    OK(w, kaws_kms_encrypt(w->ring, NULL, plain, &sealed, &w->err));
+    OK(w, kms_encrypt(w, NULL, plain, &sealed));
     expect_text(w, "theirs", "text");
-    world_close(w);
-
-    w->cfg.kms_key_id = FAKE_EAST;
-    world_open(w);
+    reopen_with(w, FAKE_EAST);
     OK(w, store(w, "mine", "text"));
     w->f.requests = 0;
     expect_no_key(w, "theirs", KAWS_FOREIGN);
     assert_non_null(strstr(w->err.text, FAKE_FOREIGN));
-    EXPECT(w, KAWS_FOREIGN, NULL, kaws_kms_decrypt(
-        w->ring, NULL, &sealed, room, &len, &w->err));
-    EXPECT(w, KAWS_FOREIGN, NULL, kaws_kms_reencrypt(
-        w->ring, NULL, &sealed, &sealed, &w->err));
+    EXPECT(w, KAWS_FOREIGN, NULL, kms_decrypt(w, NULL, &sealed, room, &len));
+    EXPECT(w, KAWS_FOREIGN, NULL, kms_reencrypt(w, NULL, &sealed, &sealed));
     assert_int_equal(w->f.requests, 0);
     snap(w);
-    EXPECT(w, KAWS_FOREIGN, "re-wrapping the key 'theirs' failed",
-           kaws_rewrap_all(w->ring, &w->err));
+    EXPECT(w, KAWS_FOREIGN, "re-wrapping the key 'theirs' failed", rewrap(w));
     expect_same_file(w);
-    world_close(w);
-
-    w->cfg.kms_key_id = NULL;             /* entries of two accounts: neither */
-    world_open(w);
+    reopen_with(w, NULL);             /* entries of two accounts: neither */
     expect_no_key(w, "theirs", KAWS_FOREIGN);
     expect_no_key(w, "mine", KAWS_FOREIGN);
     world_close(w);
@@ -1191,13 +1108,10 @@ test_foreign_entry(void **state)
     world_open(w);
     expect_text(w, "theirs", "text");
     expect_no_key(w, "mine", KAWS_FOREIGN);
-    world_close(w);
-
-    w->cfg.kms_key_id = FAKE_EAST;        /* listed: all of it works          */
-    world_open(w);
+    reopen_with(w, FAKE_EAST);        /* listed: all of it works          */
     expect_text(w, "theirs", "text");
-    OK(w, kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, use_key(w, FAKE_FOREIGN));
+    OK(w, rewrap(w));
     assert_string_equal(arn_of(w, "mine"), FAKE_FOREIGN);
     expect_text(w, "mine", "text");
 }
@@ -1210,18 +1124,16 @@ test_foreign_reply(void **state)
     struct world *w = *state;
     kaws_sealed out;
 
-    w->cfg.kms_key_id = "alias/app";
-    world_open(w);
+    reopen_with(w, "alias/app");
     OK(w, store(w, "k", "text"));
     snap(w);
-    fake_push(&w->f, (fake_script){ .from = FAKE_EAST, .to = FAKE_FOREIGN });
+    SCRIPT(.from = FAKE_EAST, .to = FAKE_FOREIGN);
     EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, store(w, "new", "x"));
-    fake_push(&w->f, (fake_script){ .from = FAKE_EAST, .to = FAKE_FOREIGN });
+    SCRIPT(.from = FAKE_EAST, .to = FAKE_FOREIGN);
     EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, generate(w, "new"));
-    fake_push(&w->f, (fake_script){ .from = FAKE_EAST, .to = FAKE_FOREIGN });
+    SCRIPT(.from = FAKE_EAST, .to = FAKE_FOREIGN);
     memset(&out, 0x77, sizeof out);
-    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN,
-           kaws_kms_encrypt(w->ring, NULL, some, &out, &w->err));
+    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, kms_encrypt(w, NULL, some, &out));
     ALL(out, 0);
     expect_same_file(w);
     assert_int_equal(keys_of(w), 1);
@@ -1241,21 +1153,18 @@ test_the_own_account_is_asked_once(void **state)
 {
     struct world *w = *state;
 
-    w->cfg.kms_key_id = "alias/app";
-    world_open(w);
+    reopen_with(w, "alias/app");
     OK(w, store(w, "k", "text"));
     world_reopen(w);
     w->f.requests = 0;
-    fake_push(&w->f, (fake_script){ .no_reply = "no route", .times = 3 });
+    SCRIPT(.no_reply = "no route", .times = 3);
     expect_no_key(w, "k", KAWS_NETWORK);
     w->f.requests = 0;
     expect_text(w, "k", "text");
     assert_int_equal(w->f.requests, 2);
     expect_text(w, "k", "text");
     assert_int_equal(w->f.requests, 3);
-    world_close(w);
-    w->cfg.kms_key_id = FAKE_EAST;        /* an ARN says it itself            */
-    world_open(w);
+    reopen_with(w, FAKE_EAST);        /* an ARN says it itself            */
     w->f.requests = 0;
     expect_text(w, "k", "text");
     assert_int_equal(w->f.requests, 1);
@@ -1279,20 +1188,16 @@ test_a_listed_account_needs_no_question(void **state)
     w->cfg.accounts = FAKE_OTHER;
     world_open(w);
     OK(w, store(w, "listed", "text"));
-    OK(w, kaws_kms_encrypt(w->ring, NULL, kaws__buf_of("x"), &sealed,
-                           &w->err));
-    OK(w, kaws_use_kms_key(w->ring, FAKE_FOREIGN, &w->err));
-    world_close(w);
-    w->cfg.kms_key_id = "alias/app";
-    world_open(w);
+    OK(w, kms_encrypt(w, NULL, kaws__buf_of("x"), &sealed));
+    OK(w, use_key(w, FAKE_FOREIGN));
+    reopen_with(w, "alias/app");
     fake_push(&w->f, away);
     w->f.requests = 0;
     expect_text(w, "listed", "text");
-    OK(w, kaws_kms_decrypt(w->ring, NULL, &sealed, room, &len, &w->err));
+    OK(w, kms_decrypt(w, NULL, &sealed, room, &len));
     assert_int_equal(w->f.requests, 2);
     (void)snprintf(sealed.kms_key_arn, sizeof sealed.kms_key_arn, "%s", china);
-    EXPECT(w, KAWS_KMS_KEY, NULL, kaws_kms_decrypt(w->ring, NULL, &sealed,
-                                                   room, &len, &w->err));
+    EXPECT(w, KAWS_KMS_KEY, NULL, kms_decrypt(w, NULL, &sealed, room, &len));
     assert_int_equal(w->f.requests, 3);   /* another partition is not listed  */
 }
 
@@ -1302,8 +1207,7 @@ test_alias_moves(void **state)
 {
     struct world *w = *state;
 
-    w->cfg.kms_key_id = "alias/app";
-    world_open(w);
+    reopen_with(w, "alias/app");
     OK(w, store(w, "one", "x"));
     (void)snprintf(w->f.keys[0].alias, sizeof w->f.keys[0].alias, "alias/x");
     (void)snprintf(w->f.keys[1].alias, sizeof w->f.keys[1].alias, "alias/app");
@@ -1316,7 +1220,7 @@ test_alias_moves(void **state)
     assert_string_equal(arn_of(w, "two"), FAKE_EAST2);
     expect_text(w, "one", "x");
     expect_text(w, "two", "x");
-    OK(w, kaws_rewrap_all(w->ring, &w->err));
+    OK(w, rewrap(w));
     assert_string_equal(arn_of(w, "one"), FAKE_EAST2);
 }
 
@@ -1336,31 +1240,31 @@ test_encrypt_and_decrypt(void **state)
     uint8_t room[64], zeros[64] = { 0 };
     size_t len = sizeof room;
 
-    OK(w, kaws_kms_encrypt(w->ring, &context, plain, &sealed, &w->err));
+    OK(w, kms_encrypt(w, &context, plain, &sealed));
     assert_string_equal(sealed.kms_key_arn, FAKE_EAST);
-    OK(w, kaws_kms_decrypt(w->ring, &other, &sealed, room, &len, &w->err));
+    OK(w, kms_decrypt(w, &other, &sealed, room, &len));
     assert_int_equal(len, 10);
     assert_memory_equal(room, "0123456789", 10);
     other.count = 1;                      /* another context: not opened      */
     len = sizeof room;
     memset(room, 0x77, sizeof room);
-    EXPECT(w, KAWS_MISMATCH, NULL, kaws_kms_decrypt(
-        w->ring, &other, &sealed, room, &len, &w->err));
+    EXPECT(w, KAWS_MISMATCH, NULL, kms_decrypt(w, &other, &sealed, room, &len));
     assert_memory_equal(room, zeros, sizeof room);
     memset(room, 0x77, sizeof room);
     len = 9;                              /* too little room                  */
     EXPECT(w, KAWS_ARGUMENT, "10 bytes, and there is room for 9",
-           kaws_kms_decrypt(w->ring, &context, &sealed, room, &len, &w->err));
+           kms_decrypt(w, &context, &sealed, room, &len));
     assert_int_equal(len, 0);
     assert_memory_equal(room, zeros, 9);
     assert_int_equal(room[9], 0x77);
     sealed.kms_key_arn[0] = '\0';         /* the current one is meant         */
     len = sizeof room;
-    OK(w, kaws_kms_decrypt(w->ring, &context, &sealed, room, &len, &w->err));
+    OK(w, kms_decrypt(w, &context, &sealed, room, &len));
     assert_int_equal(len, 10);
-    OK(w, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
-    EXPECT(w, KAWS_MISMATCH, "another KMS key", kaws_kms_decrypt(
-        w->ring, &context, &sealed, room, &len, &w->err));
+    OK(w, use_key(w, FAKE_EAST2));
+    EXPECT(w, KAWS_MISMATCH, "another KMS key", kms_decrypt(w, &context,
+                                                            &sealed, room,
+                                                            &len));
 }
 
 
@@ -1373,28 +1277,26 @@ test_reencrypt(void **state)
     uint8_t room[64];
     size_t len = sizeof room;
 
-    OK(w, kaws_kms_encrypt(w->ring, &context, plain, &sealed, &w->err));
-    OK(w, kaws_use_kms_key(w->ring, FAKE_EAST2, &w->err));
+    OK(w, kms_encrypt(w, &context, plain, &sealed));
+    OK(w, use_key(w, FAKE_EAST2));
     kept = sealed;
     memset(&none, 0, sizeof none);
     memset(&again, 0x77, sizeof again);
-    fake_push(&w->f, (fake_script){ .action = "ReEncrypt", .times = 2,
-                                    .from = "\"KeyId\"", .to = "\"Key\"" });
-    EXPECT(w, KAWS_REPLY, NULL, kaws_kms_reencrypt(w->ring, &context, &sealed,
-                                                   &again, &w->err));
+    SCRIPT(.action = "ReEncrypt", .times = 2,
+                                    .from = "\"KeyId\"", .to = "\"Key\"");
+    EXPECT(w, KAWS_REPLY, NULL, kms_reencrypt(w, &context, &sealed, &again));
     assert_memory_equal(&again, &none, sizeof none);
-    EXPECT(w, KAWS_REPLY, NULL, kaws_kms_reencrypt(w->ring, &context, &sealed,
-                                                   &sealed, &w->err));
+    EXPECT(w, KAWS_REPLY, NULL, kms_reencrypt(w, &context, &sealed, &sealed));
     assert_memory_equal(&sealed, &kept, sizeof kept);
-    OK(w, kaws_kms_reencrypt(w->ring, &context, &sealed, &again, &w->err));
+    OK(w, kms_reencrypt(w, &context, &sealed, &again));
     assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 3);
     assert_string_equal(again.kms_key_arn, FAKE_EAST2);
     assert_int_equal(strlen(again.key_material_id), 64);
-    OK(w, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
-    OK(w, kaws_kms_reencrypt(w->ring, &context, &again, &again, &w->err));
+    OK(w, use_key(w, FAKE_WEST));
+    OK(w, kms_reencrypt(w, &context, &again, &again));
     assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 3);
     assert_string_equal(again.kms_key_arn, FAKE_WEST);
-    OK(w, kaws_kms_decrypt(w->ring, &context, &again, room, &len, &w->err));
+    OK(w, kms_decrypt(w, &context, &again, room, &len));
     assert_int_equal(len, 10);
     assert_memory_equal(room, "0123456789", 10);
 }

@@ -462,9 +462,9 @@ test_order(void **state)
         for (b = 0; b < KAWS__RANK_COUNT; b++)
             assert_int_equal(take_two((kaws__rank)a, (kaws__rank)b, said),
                              a < b ? 0 : SIGABRT);
-    (void)take_two(KAWS__RANK_KMS, KAWS__RANK_TURN, said);
+    (void)take_two(KAWS__RANK_TRUST, KAWS__RANK_TURN, said);
     assert_string_equal(said, "keyring_aws: wrong order of locks: a thread "
-                        "that holds KMS takes TURN\n");
+                        "that holds TRUST takes TURN\n");
 }
 
 
@@ -478,7 +478,7 @@ test_order_given_back(void **state)
     (void)state;
     assert_int_equal(kaws__thread_turn_init(&turn), 0);
     assert_int_equal(kaws__thread_lock_init(&ring, KAWS__RANK_VAULT), 0);
-    assert_int_equal(kaws__thread_lock_init(&kms, KAWS__RANK_KMS), 0);
+    assert_int_equal(kaws__thread_lock_init(&kms, KAWS__RANK_TRUST), 0);
     assert_int_equal(kaws__thread_turn_wait(&turn, 0), 0);
     kaws__thread_lock(&ring);
     kaws__thread_lock(&kms);

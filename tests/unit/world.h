@@ -129,6 +129,45 @@ world_end(void **state)
 }
 
 
+/* The same without a data file: KMS calls only. */
+FAKE int
+world_begin_bare(void **state)
+{
+    struct world *w;
+
+    if (world_begin(state) != 0)
+        return 1;
+    w = *state;
+    w->cfg.data_file = NULL;
+    world_open(w);
+    return 0;
+}
+
+
+/* What the KMS says instead of the truth; and nothing of that any more. */
+#define SAY(w, ...) fake_push(&(w)->f, (fake_script){ __VA_ARGS__ })
+#define SAY_NO_MORE(w) memset((w)->f.scripts, 0, sizeof (w)->f.scripts)
+
+
+/* Has KMS make a data key, and expects the answer after so many requests. */
+FAKE void
+ask_at(int line, struct world *w, kaws_status want, const char *words,
+       int requests)
+{
+    kaws_sealed sealed;
+
+    w->f.requests = 0;
+    expect_at(line, &w->err, kaws_kms_generate_data_key(w->ring, NULL, 16,
+                                                        NULL, &sealed, &w->err),
+              want, words);
+    if (w->f.requests != requests)
+        fail_msg("line %d: %d requests for %d: %s", line, w->f.requests,
+                 requests, w->err.text);
+}
+
+#define ASK(w, want, words, requests) ask_at(__LINE__, w, want, words, requests)
+
+
 FAKE kaws_name
 name_of(const char *key_id, const char *user_id)
 {
