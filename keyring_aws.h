@@ -2199,8 +2199,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for whoever has to mend it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_argument err_prefix
- *        err_append err_log err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_memory err_argument err_log
+ *        err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2240,10 +2240,11 @@ static int
 kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 {
     int plain = c >= 0x20 && c <= 0x7e && strchr(also, c) == NULL;
-    char code[8];
-    size_t n = (size_t)snprintf(code, sizeof code, plain ? "%c" : "\\x%02x",
-                                (unsigned)c);
+    char code[8] = { (char)c };
+    size_t n = 1;
 
+    if (!plain)
+        n = (size_t)snprintf(code, sizeof code, "\\x%02x", (unsigned)c);
     if (*used + n >= cap)
         return 0;
     memcpy(out + *used, code, n + 1);
@@ -2252,18 +2253,16 @@ kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 }
 
 
-/* Every text that leaves this room is written here, behind the `used` bytes
- * that are there already. */
-KAWS__PRINTF(4, 0)
+/* Every text that leaves this room is written here. */
+KAWS__PRINTF(3, 0)
 static void
-kaws__err_write(char *out, size_t cap, size_t used, const char *format,
-                va_list args)
+kaws__err_write(char *out, size_t cap, const char *format, va_list args)
 {
     char raw[640] = "";
-    size_t i = 0;
+    size_t i = 0, used = 0;
 
     (void)vsnprintf(raw, sizeof raw, format, args);
-    out[used] = '\0';
+    out[0] = '\0';
     while (raw[i] != '\0' &&
            kaws__err_put(out, cap, &used, (uint8_t)raw[i], ""))
         i++;
@@ -2278,43 +2277,29 @@ kaws__err_clear(kaws_error *err)
 }
 
 
-/* Adds words at the end of the text, as far as there is room. */
-KAWS__PRINTF(2, 3)
-static void
-kaws__err_append(kaws_error *err, const char *format, ...)
-{
-    va_list args;
-
-    if (err == NULL)
-        return;
-    va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, strlen(err->text), format,
-                    args);
-    va_end(args);
-}
-
-
-/* Fills the error. If a system call failed, `os` is its errno (else 0), and the
- * system's reason ends the sentence: a long path leaves room for it. */
+/* Fills the error; its own text may be an argument, to be part of the new one.
+ * If a system call failed, `os` is its errno (else 0), and the system's reason
+ * ends the sentence: a long path leaves room for it. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill(kaws_error *err, kaws_status status, int os,
                const char *format, ...)
 {
-    const char *why = os != 0 ? kaws__sys_error_text(os) : "";
-    size_t room = os == 0 ? 0 : strlen(why) > 48 ? strlen(why) + 24 : 72;
+    char why[160] = "";
     va_list args;
 
     if (err == NULL)
         return;
+    if (os != 0) {
+        err->os = os;
+        (void)snprintf(why, sizeof why, ": %s (errno %d)",
+                       kaws__sys_error_text(os), os);
+    }
     err->status = status;
     va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text - room, 0, format, args);
+    kaws__err_write(err->text, sizeof err->text - strlen(why), format, args);
     va_end(args);
-    if (os == 0)
-        return;
-    err->os = os;
-    kaws__err_append(err, ": %s (errno %d)", why, os);
+    memcpy(err->text + strlen(err->text), why, strlen(why) + 1);
 }
 
 
@@ -2343,25 +2328,6 @@ kaws__err_argument(kaws_error *err, const char *wrong)
 }
 
 
-/* Puts words in front of the text: what the failed step was part of. The end
- * of the text is cut if need be. */
-KAWS__PRINTF(2, 3)
-static void
-kaws__err_prefix(kaws_error *err, const char *format, ...)
-{
-    kaws_error was;
-    va_list args;
-
-    if (err == NULL)
-        return;
-    was = *err;
-    va_start(args, format);
-    kaws__err_write(err->text, sizeof err->text, 0, format, args);
-    va_end(args);
-    kaws__err_append(err, "%s", was.text);
-}
-
-
 /* Logs what no caller waits for: level 1 is a warning, 2 a note. */
 KAWS__PRINTF(3, 4)
 static void
@@ -2373,7 +2339,7 @@ kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
     if (hooks->log == NULL)
         return;
     va_start(args, format);
-    kaws__err_write(line, sizeof line, 0, format, args);
+    kaws__err_write(line, sizeof line, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
@@ -2573,37 +2539,36 @@ kaws__buf_grow(kaws__buf *buf, size_t more)
 {
     size_t need = buf->len + more;
     size_t max = buf->max < 512 ? 1024 : buf->max * 2;
-    uint8_t *at = buf->at;
+    uint8_t *at = NULL;
 
-    buf->failed |= need < more || (buf->hooks == NULL && need > buf->max);
-    if (!buf->failed && (need > buf->max || at == NULL)) {
+    if (!buf->failed && need >= more && buf->hooks != NULL &&
+        (need > buf->max || buf->at == NULL)) {
         max = max > need ? max : need;
-        at = kaws__mem_resize(buf->hooks, at, buf->max, max);
-        buf->failed = at == NULL;
+        at = kaws__mem_resize(buf->hooks, buf->at, buf->max, max);
     }
-    if (buf->failed)
-        return NULL;
-    if (at != buf->at) {
+    if (at != NULL) {
         buf->at = at;
         buf->max = max;
     }
+    buf->failed |= need < more || need > buf->max;
+    if (buf->failed)
+        return NULL;
     buf->len = need;
-    return at + need - more;
+    return buf->at + need - more;
 }
 
 
 static void
 kaws__buf_put(kaws__buf *buf, const void *data, size_t len)
 {
-    uint8_t *at;
+    uint8_t *at = NULL;
 
-    if (len > 0 && buf->feed != NULL) {
+    if (len > 0 && buf->feed != NULL)
         buf->feed(buf->consumer, data, len);
-    } else if (len > 0) {
+    else if (len > 0)
         at = kaws__buf_grow(buf, len);
-        if (at != NULL)
-            memcpy(at, data, len);
-    }
+    if (at != NULL)
+        memcpy(at, data, len);
 }
 
 
@@ -2637,10 +2602,11 @@ kaws__buf_view(const kaws__buf *buf)
 static int
 kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
 {
-    if (view.len >= cap || (view.len > 0 && memchr(view.at, 0, view.len)))
+    if (view.len == 0)
+        view.at = (const uint8_t *)"";
+    if (view.len >= cap || memchr(view.at, 0, view.len) != NULL)
         return 0;
-    if (view.len > 0)
-        memcpy(out, view.at, view.len);
+    memcpy(out, view.at, view.len);
     out[view.len] = '\0';
     return 1;
 }
@@ -2774,19 +2740,14 @@ static void
 kaws__text_encode(uint8_t out[8], const uint8_t in[8])
 {
     uint64_t w = kaws__text_load(in) >> 16;
+    int i;
 
     w = (w & 0xffffff000000u) << 8 | (w & 0xffffffu);
     w = (w & 0x00fff00000fff000u) << 4 | (w & 0x00000fff00000fffu);
     w = (w & 0x0fc00fc00fc00fc0u) << 2 | (w & 0x003f003f003f003fu);
     w = kaws__text_to_digits(w);
-    out[0] = (uint8_t)(w >> 56);
-    out[1] = (uint8_t)(w >> 48);
-    out[2] = (uint8_t)(w >> 40);
-    out[3] = (uint8_t)(w >> 32);
-    out[4] = (uint8_t)(w >> 24);
-    out[5] = (uint8_t)(w >> 16);
-    out[6] = (uint8_t)(w >> 8);
-    out[7] = (uint8_t)w;
+    for (i = 0; i < 8; i++, w <<= 8)
+        out[i] = (uint8_t)(w >> 56);
 }
 
 
@@ -2795,16 +2756,13 @@ static void
 kaws__text_decode(uint8_t out[6], const uint8_t in[8], uint64_t *bad)
 {
     uint64_t w = kaws__text_to_values(kaws__text_load(in), bad);
+    int i;
 
     w = (w & 0x3f003f003f003f00u) >> 2 | (w & 0x003f003f003f003fu);
     w = (w & 0x0fff00000fff0000u) >> 4 | (w & 0x00000fff00000fffu);
     w = (w & 0x00ffffff00000000u) >> 8 | (w & 0x0000000000ffffffu);
-    out[0] = (uint8_t)(w >> 40);
-    out[1] = (uint8_t)(w >> 32);
-    out[2] = (uint8_t)(w >> 24);
-    out[3] = (uint8_t)(w >> 16);
-    out[4] = (uint8_t)(w >> 8);
-    out[5] = (uint8_t)w;
+    for (i = 0; i < 6; i++, w <<= 8)
+        out[i] = (uint8_t)(w >> 40);
 }
 
 
@@ -2873,18 +2831,16 @@ kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
 static void
 kaws__text_percent(kaws__buf *out, kaws_bytes in, int (*keep)(int))
 {
-    size_t i, done = 0;
     char code[4];
 
-    for (i = 0; i < in.len; i++) {
-        if (keep(in.at[i]))
+    for (; in.len > 0; in.at++, in.len--) {
+        if (keep(*in.at)) {
+            kaws__buf_put(out, in.at, 1);
             continue;
-        (void)snprintf(code, sizeof code, "%%%02X", (unsigned)in.at[i]);
-        kaws__buf_put(out, in.at + done, i - done);
+        }
+        (void)snprintf(code, sizeof code, "%%%02X", (unsigned)*in.at);
         kaws__buf_put(out, code, 3);
-        done = i + 1;
     }
-    kaws__buf_put(out, in.at + done, in.len - done);
 }
 
 
@@ -3008,20 +2964,17 @@ kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
         n = kaws__text_run(text.at + i, left, 40, slash);
         if (n == 0)
             n = kaws__text_run(text.at + i, left, own ? 40 : 20, 0);
-        if (n == 0) {
-            n = keep = 1;
-            mark = "";
-        }
         if (i == from && to > from) {
             n = to - from;
             keep = 0;
             mark = "***";
+        } else if (n == 0) {
+            n = keep = 1;
+            mark = "";
         }
-        for (k = 0; k < keep && fits; k++)
-            fits = kaws__err_put(out, cap - 3, &used, text.at[i + k],
-                                 own ? "\\'" : "\\");
-        for (; *mark != '\0' && fits; mark++)
-            fits = kaws__err_put(out, cap - 3, &used, *mark, "");
+        for (k = 0; k < keep + strlen(mark) && fits; k++)
+            fits = kaws__err_put(out, cap - 3, &used, k < keep ? text.at[i + k]
+                                 : mark[k - keep], own ? "\\'" : "\\");
     }
     if (!fits)
         memcpy(out + used, "...", 4);
@@ -3158,7 +3111,6 @@ kaws__text_http_date(kaws_bytes text)
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
     static const char weekdays[] = "ThuFriSatSunMonTueWed";
     static const char shape[] = "aaa, 00 aaa 1111 22:33:44 GMT";
-    static const int most[] = { 31, 9999, 23, 59, 60 };
     int64_t n[5] = { 0 }, days;
     int month = 1;
     size_t i;
@@ -3174,10 +3126,8 @@ kaws__text_http_date(kaws_bytes text)
     }
     while (month <= 12 && memcmp(months + 3 * month - 3, text.at + 8, 3) != 0)
         month++;
-    for (i = 0; i < 5; i++)
-        if (n[i] > most[i])
-            return 0;
-    if (month > 12 || n[0] < 1 || n[1] < 1970)
+    if (month > 12 || n[0] < 1 || n[1] < 1970 || n[2] > 23 || n[3] > 59 ||
+        n[4] > 60)
         return 0;
     days = kaws__text_days(n[1], month, (int)n[0]);
     if (days >= kaws__text_days(n[1], month + 1, 1) ||
@@ -3203,11 +3153,13 @@ kaws__text_http_date(kaws_bytes text)
  * surrogate pair did not come from KMS.
  */
 
-#define KAWS__JSON_DEPTH 64
+#define KAWS__JSON_DEPTH 64       /* of levels in the outermost object        */
 
 typedef struct kaws__json {
     uint8_t    *at, *end;
     const char *bad;              /* what is wrong at `at`; NULL while well   */
+    uint64_t    objects;          /* a bit a level: 1 an object, 0 an array   */
+    int         depth;            /* of the levels that are open              */
 } kaws__json;
 
 typedef struct kaws__member {     /* one that the caller wants                */
@@ -3242,6 +3194,17 @@ kaws__json_take(kaws__json *j, int byte, const char *otherwise)
         return kaws__json_fail(j, otherwise);
     j->at++;
     return 1;
+}
+
+
+/* Skips the next byte if it is one of these. */
+static int
+kaws__json_one_of(kaws__json *j, const char *bytes)
+{
+    int found = j->at < j->end && *j->at != '\0' && strchr(bytes, *j->at);
+
+    j->at += found;
+    return found;
 }
 
 
@@ -3285,21 +3248,20 @@ kaws__json_put_utf8(uint8_t *to, uint32_t c)
 static int
 kaws__json_unicode(kaws__json *j, uint32_t *c)
 {
-    uint32_t low;
+    uint32_t low = 0;
 
     if (!kaws__json_hex4(j, c))
         return 0;
-    if (*c >= 0xd800 && *c <= 0xdbff && j->end - j->at >= 2 &&
-        j->at[0] == '\\' && j->at[1] == 'u') {
+    if (*c < 0xd800 || *c > 0xdfff)
+        return 1;
+    if (*c < 0xdc00 && j->end - j->at >= 2 && memcmp(j->at, "\\u", 2) == 0) {
         j->at += 2;
         if (!kaws__json_hex4(j, &low))
             return 0;
-        if (low < 0xdc00 || low > 0xdfff)
-            return kaws__json_fail(j, "half a surrogate pair");
-        *c = 0x10000 + ((*c & 0x3ff) << 10) + (low & 0x3ff);
     }
-    if (*c >= 0xd800 && *c <= 0xdfff)
+    if (low < 0xdc00 || low > 0xdfff)
         return kaws__json_fail(j, "half a surrogate pair");
+    *c = 0x10000 + ((*c & 0x3ff) << 10) + (low & 0x3ff);
     return 1;
 }
 
@@ -3314,12 +3276,10 @@ kaws__json_escape(kaws__json *j, uint8_t **to)
 
     if (j->at == j->end)
         return kaws__json_fail(j, "a string is cut short");
-    if (*j->at == 'u') {
-        j->at++;
-        if (!kaws__json_unicode(j, &c))
-            return 0;
-        *to = kaws__json_put_utf8(*to, c);
-        return 1;
+    if (kaws__json_one_of(j, "u")) {
+        if (kaws__json_unicode(j, &c))
+            *to = kaws__json_put_utf8(*to, c);
+        return j->bad == NULL;
     }
     found = memchr(from, *j->at, sizeof from - 1);
     if (found == NULL)
@@ -3369,69 +3329,56 @@ kaws__json_text(kaws__json *j, kaws_bytes *out)
     if (!kaws__json_take(j, '"', "a string was expected"))
         return 0;
     start = to = j->at;
-    for (;;) {
+    do {
         from = j->at;
         if (!kaws__json_plain(j))
             return 0;
         if (to != from)
             memmove(to, from, (size_t)(j->at - from));
         to += j->at - from;
-        if (j->at == j->end)
-            return kaws__json_fail(j, "a string is cut short");
-        if (*j->at == '"')
-            break;
-        if (*j->at != '\\')
-            return kaws__json_fail(j, "a control character in a string");
-        j->at++;
-        if (!kaws__json_escape(j, &to))
-            return 0;
-    }
-    j->at++;
-    out->at = start;
-    out->len = (size_t)(to - start);
+    } while (kaws__json_one_of(j, "\\") && kaws__json_escape(j, &to));
+    if (j->bad != NULL)
+        return 0;
+    if (j->at == j->end)
+        return kaws__json_fail(j, "a string is cut short");
+    if (!kaws__json_one_of(j, "\""))
+        return kaws__json_fail(j, "a control character in a string");
+    *out = (kaws_bytes){ start, (size_t)(to - start) };
     return 1;
 }
 
 
-/* ---- everything else is skipped ---------------------------------------- */
+/* ---- other values are skipped ------------------------------------------ */
 
 static int
 kaws__json_digits(kaws__json *j)
 {
-    uint8_t *start = j->at;
-
-    while (j->at < j->end && *j->at >= '0' && *j->at <= '9')
-        j->at++;
-    return j->at > start ? 1 : kaws__json_fail(j, "a number lacks a digit");
+    if (!kaws__json_one_of(j, "0123456789"))
+        return kaws__json_fail(j, "a number lacks a digit");
+    while (kaws__json_one_of(j, "0123456789"))
+        continue;
+    return 1;
 }
 
 
 static int
 kaws__json_number_at(kaws__json *j)
 {
-    if (*j->at == '-')
-        j->at++;
-    if (j->at < j->end && *j->at == '0')
-        j->at++;
-    else if (!kaws__json_digits(j))
+    kaws__json_one_of(j, "-");
+    if (!kaws__json_one_of(j, "0") && !kaws__json_digits(j))
         return 0;
-    if (j->at < j->end && *j->at == '.') {
-        j->at++;
-        if (!kaws__json_digits(j))
-            return 0;
-    }
-    if (j->at < j->end && (*j->at == 'e' || *j->at == 'E')) {
-        j->at++;
-        if (j->at < j->end && (*j->at == '+' || *j->at == '-'))
-            j->at++;
-        return kaws__json_digits(j);
-    }
-    return 1;
+    if (kaws__json_one_of(j, ".") && !kaws__json_digits(j))
+        return 0;
+    if (!kaws__json_one_of(j, "eE"))
+        return 1;
+    kaws__json_one_of(j, "+-");
+    return kaws__json_digits(j);
 }
 
 
+/* Skips a string, number or word, or opens an object or array. */
 static int
-kaws__json_scalar(kaws__json *j)
+kaws__json_value(kaws__json *j)
 {
     static const char *const words[] = { "true", "false", "null" };
     kaws_bytes ignored;
@@ -3442,6 +3389,14 @@ kaws__json_scalar(kaws__json *j)
         return kaws__json_text(j, &ignored);
     if (c == '-' || (c >= '0' && c <= '9'))
         return kaws__json_number_at(j);
+    if (c == '{' || c == '[') {
+        if (j->depth > KAWS__JSON_DEPTH)
+            return kaws__json_fail(j, "nested too deeply");
+        j->objects = j->objects << 1 | (c == '{');
+        j->depth++;
+        j->at++;
+        return 1;
+    }
     for (i = 0; i < 3; i++) {
         size_t n = strlen(words[i]);
         if ((size_t)(j->end - j->at) >= n && memcmp(j->at, words[i], n) == 0) {
@@ -3453,57 +3408,28 @@ kaws__json_scalar(kaws__json *j)
 }
 
 
-static int
-kaws__json_member_name(kaws__json *j, kaws_bytes *name)
-{
-    return kaws__json_text(j, name) &&
-           kaws__json_take(j, ':', "a colon was expected");
-}
-
-
-/* Skips one value of any kind. `objects` has one bit a level, 1 for an
- * object and 0 for an array; `depth` says how many are open. */
-static int
-kaws__json_skip(kaws__json *j)
-{
-    uint64_t objects = 0;
-    int depth = 0, fresh = 0, c;
-    kaws_bytes ignored;
-
-    do {
-        c = kaws__json_peek(j);
-        if (c == '{' || c == '[') {
-            if (depth == KAWS__JSON_DEPTH)
-                return kaws__json_fail(j, "nested too deeply");
-            objects = objects << 1 | (c == '{');
-            depth++;
-            fresh = 1;
-            j->at++;
-        } else if (!kaws__json_scalar(j)) {
-            return 0;
-        } else {
-            fresh = 0;
-        }
-        while (depth > 0) {
-            c = kaws__json_peek(j);
-            if (c != ((objects & 1) ? '}' : ']'))
-                break;
-            j->at++;
-            objects >>= 1;
-            depth--;
-            fresh = 0;
-        }
-        if (depth > 0 && !fresh &&
-            !kaws__json_take(j, ',', "a comma or an end was expected"))
-            return 0;
-        if (depth > 0 && (objects & 1) && !kaws__json_member_name(j, &ignored))
-            return 0;
-    } while (depth > 0);
-    return 1;
-}
-
-
 /* ---- a whole reply ----------------------------------------------------- */
+
+/* Reads a member of an array, or of an object its name and its value. A wanted
+ * member of the outermost object must be a string. */
+static int
+kaws__json_member(kaws__json *j, int object, kaws__member *want, size_t count)
+{
+    kaws_bytes name = { NULL, 0 };
+    size_t i = j->depth == 1 ? 0 : count;
+
+    if (object && !(kaws__json_text(j, &name) &&
+                    kaws__json_take(j, ':', "a colon was expected")))
+        return 0;
+    while (i < count && !kaws__buf_same(name, kaws__buf_of(want[i].name)))
+        i++;
+    if (i == count)
+        return kaws__json_value(j);
+    if (want[i].value.at != NULL)
+        return kaws__json_fail(j, "a member is there twice");
+    return kaws__json_text(j, &want[i].value);
+}
+
 
 /* Reads one object and nothing after it. Of its members, the wanted ones must
  * be strings and come at most once. Returns NULL, or what is wrong, and where
@@ -3512,32 +3438,25 @@ static const char *
 kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
                 size_t *offset)
 {
-    kaws__json j = { text, text + len, NULL };
-    int more = kaws__json_take(&j, '{', "an object was expected");
-    kaws_bytes name;
+    kaws__json j = { .at = text, .end = text + len };
+    int first = 1, depth, object;
     size_t i;
 
     for (i = 0; i < count; i++)
         want[i].value = (kaws_bytes){ NULL, 0 };
-    if (more && kaws__json_peek(&j) == '}') {
-        j.at++;
-        more = 0;
-    }
-    while (more && kaws__json_member_name(&j, &name)) {
-        for (i = 0; i < count; i++)
-            if (kaws__buf_same(name, kaws__buf_of(want[i].name)))
-                break;
-        if (i == count)
-            more = kaws__json_skip(&j);
-        else if (want[i].value.at != NULL)
-            more = kaws__json_fail(&j, "a member is there twice");
-        else
-            more = kaws__json_text(&j, &want[i].value);
-        if (more && kaws__json_peek(&j) != ',') {
-            kaws__json_take(&j, '}', "a comma or an end was expected");
-            break;
+    j.depth = kaws__json_take(&j, '{', "an object was expected");
+    while (j.bad == NULL && (depth = j.depth) > 0) {
+        object = depth == 1 || (j.objects & 1);
+        if (kaws__json_peek(&j) == (object ? '}' : ']')) {
+            j.at++;
+            j.objects >>= 1;
+            j.depth--;
+            first = 0;
+        } else if (first || kaws__json_take(&j, ',', "a comma or an end was "
+                                                     "expected")) {
+            kaws__json_member(&j, object, want, count);
+            first = j.depth > depth;
         }
-        j.at += more;                     /* the comma                       */
     }
     if (j.bad == NULL && kaws__json_peek(&j) >= 0)
         kaws__json_fail(&j, "something follows the object");
@@ -3558,20 +3477,18 @@ kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
 static void
 kaws__json_string(kaws__buf *out, kaws_bytes text)
 {
-    size_t i, done = 0;
     char code[8];
 
     kaws__buf_text(out, "\"");
-    for (i = 0; i < text.len; i++) {
-        int c = text.at[i];
-        if (c >= 0x20 && c != '"' && c != '\\')
+    for (; text.len > 0; text.at++, text.len--) {
+        int c = *text.at;
+        if (c >= 0x20 && c != '"' && c != '\\') {
+            kaws__buf_put(out, text.at, 1);
             continue;
+        }
         (void)snprintf(code, sizeof code, c < 0x20 ? "\\u%04x" : "\\%c", c);
-        kaws__buf_put(out, text.at + done, i - done);
         kaws__buf_text(out, code);
-        done = i + 1;
     }
-    kaws__buf_put(out, text.at + done, text.len - done);
     kaws__buf_text(out, "\"");
 }
 
@@ -3735,9 +3652,9 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
  */
 
 #define KAWS__SIGV4_SECRET_MAX 256
-#define KAWS__SIGV4_MAX        64 /* headers, parameters, segments of a path  */
+#define KAWS__SIGV4_MAX        64 /* headers, or parameters                   */
 
-typedef struct kaws__field {      /* a header, a parameter or a segment       */
+typedef struct kaws__field {      /* a header or a parameter                  */
     kaws_bytes name, value;
 } kaws__field;
 
@@ -3759,20 +3676,21 @@ kaws__sigv4_unreserved(int c)
  * `headers` are sorted by name in lower case; those of one name keep the order
  * in which they came. */
 static void
-kaws__sigv4_insert(kaws__fields *list, kaws__field field, int headers)
+kaws__sigv4_insert(kaws__fields *list, kaws_bytes name, kaws_bytes value,
+                   int headers)
 {
     size_t i = list->count++;
 
     for (; i > 0; i--) {
         const kaws__field *before = &list->at[i - 1];
-        int order = kaws__text_order(before->name, field.name, headers);
+        int order = kaws__text_order(before->name, name, headers);
         if (order == 0 && !headers)
-            order = kaws__text_order(before->value, field.value, 0);
+            order = kaws__text_order(before->value, value, 0);
         if (order <= 0)
             break;
         list->at[i] = *before;
     }
-    list->at[i] = field;
+    list->at[i] = (kaws__field){ name, value };
 }
 
 
@@ -3783,23 +3701,24 @@ static const char *
 kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                     const char *date, const char *token)
 {
-    const char *const wanted[][2] = { { "host", NULL }, { "x-amz-date", date },
-                                      { "x-amz-security-token", token } };
+    const char *const wanted[][2] = {
+        { "host", "" }, { "x-amz-date", date },
+        { "x-amz-security-token", token != NULL ? token : "" }
+    };
     const char *const *line = what->headers;
-    kaws__field header;
     size_t i, k;
 
-    for (; line != NULL && *line != NULL; line++) {
-        header.name = kaws__buf_of(*line);
-        header.name.len = strcspn(*line, ": \t\r\n");
+    for (headers->count = 0; line != NULL && *line != NULL; line++) {
+        kaws_bytes name = kaws__buf_of(*line), value;
+        name.len = strcspn(*line, ": \t\r\n");
         if (headers->count == KAWS__SIGV4_MAX)
             return "more than 64 headers";
-        if (header.name.len == 0 || (*line)[header.name.len] != ':')
+        if (name.len == 0 || (*line)[name.len] != ':')
             return "a header has no name, or no colon";
         if ((*line)[strcspn(*line, "\r\n")] != '\0')
             return "a header has a line break";
-        header.value = kaws__buf_of(*line + header.name.len + 1);
-        kaws__sigv4_insert(headers, header, 1);
+        value = kaws__buf_of(*line + name.len + 1);
+        kaws__sigv4_insert(headers, name, value, 1);
     }
     for (i = 0; i < 3; i++) {
         for (k = 0; k < headers->count; k++)
@@ -3807,74 +3726,78 @@ kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                 break;
         if (k == headers->count && i == 0)
             return "there is no Host header";
-        if (k < headers->count || wanted[i][1] == NULL || !*wanted[i][1])
-            continue;
-        header.name = kaws__buf_of(wanted[i][0]);
-        header.value = kaws__buf_of(wanted[i][1]);
-        kaws__sigv4_insert(headers, header, 1);
+        if (k == headers->count && *wanted[i][1] != '\0')
+            kaws__sigv4_insert(headers, kaws__buf_of(wanted[i][0]),
+                               kaws__buf_of(wanted[i][1]), 1);
     }
     return NULL;
 }
 
 
-/* Writes the names of the headers in lower case, each once, and has the headers
- * refer to what was written. A header of the same name as the one before it
- * gets an empty name. */
-static void
-kaws__sigv4_names(kaws__fields *headers, kaws__buf *out)
+/* Writes `before` and a header's name in lower case; but nothing if the header
+ * before it has the same name. Returns whether it wrote. */
+static int
+kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
+                 const char *before)
 {
-    kaws_bytes last = { NULL, 0 };
-    size_t i, k;
+    kaws_bytes name = headers->at[i].name;
+    uint8_t c;
 
-    for (i = 0; i < headers->count; i++) {
-        kaws_bytes *name = &headers->at[i].name;
-        uint8_t *at;
-        if (kaws__text_order(last, *name, 1) == 0) {
-            name->len = 0;
-            continue;
-        }
-        kaws__buf_put(out, ";", i > 0);
-        at = kaws__buf_grow(out, name->len);
-        for (k = 0; at != NULL && k < name->len; k++)
-            at[k] = (uint8_t)kaws__text_lower(name->at[k]);
-        name->at = at != NULL ? at : name->at;
-        last = *name;
+    if (i > 0 && kaws__text_order(headers->at[i - 1].name, name, 1) == 0)
+        return 0;
+    kaws__buf_text(out, before);
+    for (; name.len > 0; name.at++, name.len--) {
+        c = (uint8_t)kaws__text_lower(*name.at);
+        kaws__buf_put(out, &c, 1);
     }
+    return 1;
 }
 
 
 /* ---- step 1: create a canonical request -------------------------------- */
 
-/* Writes the path as sent, without empty, "." and ".." segments, and encoded
- * once more: AWS does that for every service but S3. */
-static const char *
+/* The path's segment there, without the slash before it. */
+static kaws_bytes
+kaws__sigv4_segment(const char *path)
+{
+    path += *path == '/';
+    return (kaws_bytes){ (const uint8_t *)path, strcspn(path, "/") };
+}
+
+
+/* By how many levels a segment leads down (1), not at all (0), or up (-1). */
+static int
+kaws__sigv4_levels(kaws_bytes segment)
+{
+    return kaws__buf_same(segment, kaws__buf_of("..")) ? -1 :
+           segment.len > 0 && !kaws__buf_same(segment, kaws__buf_of("."));
+}
+
+
+/* Writes the path as sent, without segments that are empty, ".", ".." or undone
+ * by a ".." behind them, and encoded once more: AWS does that for every service
+ * but S3. */
+static void
 kaws__sigv4_path(kaws__buf *out, const char *path)
 {
-    kaws_bytes kept[KAWS__SIGV4_MAX], segment;
-    size_t count = 0, i;
+    kaws_bytes segment = { NULL, 0 }, behind;
+    int levels, written = 0;
 
-    for (;; path += segment.len) {
-        path += strspn(path, "/");
-        segment = kaws__buf_of(path);
-        segment.len = strcspn(path, "/");
-        if (segment.len == 0)
-            break;
-        if (segment.len == 2 && memcmp(path, "..", 2) == 0)
-            count -= count > 0;
-        else if (segment.len == 1 && *path == '.')
-            continue;
-        else if (count == KAWS__SIGV4_MAX)
-            return "the path has more than 64 segments";
-        else
-            kept[count++] = segment;
+    for (; *path != '\0'; path = (const char *)segment.at + segment.len) {
+        segment = behind = kaws__sigv4_segment(path);
+        levels = kaws__sigv4_levels(segment);
+        while (levels > 0 && behind.at[behind.len] != '\0') {
+            behind = kaws__sigv4_segment((const char *)behind.at + behind.len);
+            levels += kaws__sigv4_levels(behind);
+        }
+        if (levels > 0) {
+            kaws__buf_text(out, "/");
+            kaws__text_percent(out, segment, kaws__sigv4_unreserved);
+            written = 1;
+        }
     }
-    for (i = 0; i < count; i++) {
+    if (!written || segment.len == 0)
         kaws__buf_text(out, "/");
-        kaws__text_percent(out, kept[i], kaws__sigv4_unreserved);
-    }
-    if (count == 0 || path[-1] == '/')
-        kaws__buf_text(out, "/");
-    return NULL;
 }
 
 
@@ -3887,14 +3810,14 @@ kaws__sigv4_query(kaws__buf *out, const char *query)
     int more = query != NULL && *query != '\0';
 
     for (list.count = 0; more; query += len + 1) {
-        kaws__field p = { kaws__buf_of(query), kaws__buf_of(query) };
+        kaws_bytes name = { (const uint8_t *)query, strcspn(query, "&=") };
+        kaws_bytes value = { name.at + name.len, 0 };
         len = strcspn(query, "&");
-        p.name.len = strcspn(query, "&=");
-        p.value.at += p.name.len + (p.name.len < len);
-        p.value.len = len - p.name.len - (p.name.len < len);
+        value.at += name.len < len;       /* behind the '='                  */
+        value.len = len - (size_t)(value.at - name.at);
         if (list.count == KAWS__SIGV4_MAX)
             return "more than 64 query parameters";
-        kaws__sigv4_insert(&list, p, 0);
+        kaws__sigv4_insert(&list, name, value, 0);
         more = query[len] == '&';         /* the last one may be empty       */
     }
     for (i = 0; i < list.count; i++) {
@@ -3922,7 +3845,7 @@ kaws__sigv4_value(kaws__buf *out, const char *value)
 }
 
 
-/* `names` are those of the headers, as kaws__sigv4_names wrote them. */
+/* `names` are those of the headers, as they stand in the Authorization. */
 static const char *
 kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
                     const kaws__fields *headers, kaws_bytes names)
@@ -3933,15 +3856,12 @@ kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
     size_t i;
 
     kaws__buf_text(out, what->method, "\n");
-    wrong = kaws__sigv4_path(out, what->path);
+    kaws__sigv4_path(out, what->path);
     kaws__buf_text(out, "\n");
-    if (wrong == NULL)
-        wrong = kaws__sigv4_query(out, what->query);
+    wrong = kaws__sigv4_query(out, what->query);
     for (i = 0; i < headers->count; i++) {
-        kaws_bytes name = headers->at[i].name;
-        kaws__buf_text(out, name.len > 0 ? "\n" : ",");
-        kaws__buf_put(out, name.at, name.len);
-        kaws__buf_put(out, ":", name.len > 0);
+        int named = kaws__sigv4_name(out, headers, i, "\n");
+        kaws__buf_text(out, named ? ":" : ",");
         kaws__sigv4_value(out, (const char *)headers->at[i].value.at);
     }
     kaws__buf_text(out, "\n\n");
@@ -3967,13 +3887,15 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                                  kaws__buf_of("aws4_request") };
     uint8_t first[4 + KAWS__SIGV4_SECRET_MAX], key[32];
     kaws__buf start = kaws__buf_fixed(first, sizeof first);
-    kaws_bytes chain = { key, sizeof key };
+    kaws_bytes chain;
     size_t i;
 
     kaws__buf_text(&start, "AWS4", secret);
-    kaws__crypto_hmac(key, kaws__buf_view(&start), parts[0]);
-    for (i = 1; i < sizeof parts / sizeof parts[0]; i++)
+    chain = kaws__buf_view(&start);
+    for (i = 0; i < sizeof parts / sizeof parts[0]; i++) {
         kaws__crypto_hmac(key, chain, parts[i]);
+        chain = (kaws_bytes){ key, sizeof key };
+    }
     kaws__crypto_mac_key(out, chain);
     kaws__crypto_clear_frames();
     kaws_wipe(first, sizeof first);
@@ -3990,31 +3912,30 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
                       const kaws__mac_key *key, char *out, size_t cap)
 {
     char date[17], scope[157], string[256], hex[65];
-    kaws__buf header = kaws__buf_fixed(out, cap), hashed = { 0 };
+    kaws__sha256 request;
+    kaws__buf hashed = { .feed = kaws__crypto_update, .consumer = &request };
+    kaws__buf header = kaws__buf_fixed(out, cap);
     kaws__buf to_sign = kaws__buf_fixed(string, sizeof string);
     kaws__fields headers;
-    kaws__sha256 request;
     uint8_t digest[32];
     kaws_bytes names;
     const char *wrong;
+    size_t i;
 
     kaws__text_amz_date(date, what->when);
     if (snprintf(scope, sizeof scope, "%.8s/%s/%s/aws4_request", date,
                  what->region, what->service) >= (int)sizeof scope)
         return "the names of region and service are too long";
-    headers.count = 0;
-    wrong = kaws__sigv4_collect(&headers, what, date, who.token);
-    if (wrong != NULL)
+    if ((wrong = kaws__sigv4_collect(&headers, what, date, who.token)) != NULL)
         return wrong;
     kaws__buf_text(&header, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
                    ", SignedHeaders=");
     names.at = header.at + header.len;
-    kaws__sigv4_names(&headers, &header);
+    for (i = 0; i < headers.count; i++)
+        kaws__sigv4_name(&header, &headers, i, i > 0 ? ";" : "");
     names.len = (size_t)(header.at + header.len - names.at);
 
     kaws__crypto_init(&request);
-    hashed.feed = kaws__crypto_update;
-    hashed.consumer = &request;
     wrong = kaws__sigv4_request(&hashed, what, &headers, names);
     kaws__crypto_out(&request, digest);
     kaws__text_hex(hex, digest, sizeof digest);
@@ -4034,10 +3955,14 @@ static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
     const char *const words[] = { what->method, what->region, what->service,
-                                  who.id };
+                                  who.id, who.secret, what->path };
     const char *const lines[] = { what->path, what->query, who.token };
     size_t i, n;
 
+    for (i = 0; i < 6; i++)
+        if (words[i] == NULL)
+            return "method, region, service, id, secret and path must not be "
+                   "NULL";
     for (i = 0; i < 4; i++) {             /* three stand between slashes     */
         for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
             if (words[i][n] == '/')
@@ -4068,15 +3993,13 @@ KAWS_API kaws_status
 kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
           size_t cap, kaws_error *err)
 {
-    const char *wrong = "method, path, region, service, id, secret and the "
-                        "room for the result must not be NULL";
+    const char *wrong = "the request and the room for the result must not be "
+                        "NULL";
     kaws__mac_key key;
     char date[17];
 
     kaws__err_clear(err);
-    if (what != NULL && what->method != NULL && what->path != NULL &&
-        what->region != NULL && what->service != NULL &&
-        authorization != NULL && who.id != NULL && who.secret != NULL)
+    if (what != NULL && authorization != NULL)
         wrong = kaws__sigv4_refuse(what, who);
     if (wrong == NULL) {
         kaws__text_amz_date(date, what->when);
@@ -4770,12 +4693,13 @@ kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
 
     while (t.first > 0 && q->body.at[t.first - 1] == ' ')
         t.first--;
-    t.lines[0].data = (char *)"Expect:";
+    t.lines[0].data = (char *)(uintptr_t)"Expect:";
     t.lines[0].next = &t.lines[1];
-    t.lines[1].data = (char *)"User-Agent: keyring_aws/" KAWS_VERSION;
+    t.lines[1].data = (char *)(uintptr_t)("User-Agent: keyring_aws/"
+                                          KAWS_VERSION);
     for (i = 2; i < KAWS__CURL_LINES && q->headers[i - 2] != NULL; i++) {
         t.lines[i - 1].next = &t.lines[i];
-        t.lines[i].data = (char *)q->headers[i - 2];
+        t.lines[i].data = (char *)(uintptr_t)q->headers[i - 2];
     }
     *lent = t.conn = kaws__curl_lend(s, q);
     t.easy = t.conn != NULL ? curl_easy_init() : NULL;
@@ -5074,27 +4998,25 @@ kaws__sources_parse(kaws_bytes text, kaws_bytes found[3])
           "line 3 is not a session token (at most 4096 visible characters)" },
         { 0, 0, "line 4 or a later one is not empty" }
     };
-    size_t i, k, n;
+    const uint8_t *at = text.at, *const end = at + text.len;
+    kaws_bytes line[4];
+    size_t i, n;
 
-    for (i = 0; i < 3 || text.len > 0; i++) {
-        const uint8_t *end = text.len > 0 ? memchr(text.at, '\n', text.len)
-                                          : NULL;
-        kaws_bytes line = text;
-        k = i < 3 ? i : 3;
-        if (end != NULL)
-            line.len = (size_t)(end - line.at);
-        text.at += line.len + (end != NULL);
-        text.len -= line.len + (end != NULL);
-        while (line.len > 0 && memchr(" \t\r", line.at[line.len - 1], 3))
-            line.len--;
-        for (n = 0; n < line.len; n++)
-            if (line.at[n] < 0x21 || line.at[n] > 0x7e)
-                return rules[k].wrong;
-        if (line.len < rules[k].least || line.len > rules[k].most)
-            return rules[k].wrong;
-        if (k < 3)
-            found[k] = line;
+    for (i = 0; i < 3 || at < end; i += i < 3) {
+        for (line[i].at = at; at < end && *at != '\n'; at++)
+            continue;
+        line[i].len = (size_t)(at - line[i].at);
+        at += at < end;                   /* the line's end                  */
+        while (line[i].len > 0 &&
+               memchr(" \t\r", line[i].at[line[i].len - 1], 3) != NULL)
+            line[i].len--;
+        for (n = 0; n < line[i].len; n++)
+            if (line[i].at[n] < 0x21 || line[i].at[n] > 0x7e)
+                return rules[i].wrong;
+        if (line[i].len < rules[i].least || line[i].len > rules[i].most)
+            return rules[i].wrong;
     }
+    memcpy(found, line, 3 * sizeof *found);
     return NULL;
 }
 
@@ -5104,14 +5026,12 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
                    kaws_bytes found[3], kaws_error *err)
 {
     kaws_bytes all = { text, 0 };
-    const char *wrong = NULL;
-    kaws__stat st;
+    const char *wrong;
+    kaws__stat st = { 0 };
     int fd = -1, same = 0;
     int os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
 
-    if (os == 0)
-        os = kaws__disk_stat(fd, NULL, &st);
-    if (os == 0 && st.regular) {
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular) {
         same = if_changed && st.mtime_ns == s->seen.mtime_ns &&
                st.size == s->seen.size && st.ino == s->seen.ino;
         if (!same)
@@ -5124,14 +5044,9 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
                             "%s", s->shown);
     if (same)
         return KAWS_OK;
-    if (!st.regular)
-        wrong = "it is not a file";
-    else if (all.len == KAWS__SOURCES_TEXT_MAX)
-        wrong = "it is longer than 6143 bytes";
-    else if (all.len == 0)
-        wrong = "it is empty";
-    else
-        wrong = kaws__sources_parse(all, found);
+    wrong = !st.regular ? "it is not a file"
+          : all.len == KAWS__SOURCES_TEXT_MAX ? "it is longer than 6143 bytes"
+          : all.len == 0 ? "it is empty" : kaws__sources_parse(all, found);
     if (wrong != NULL)
         return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; it has "
                              "to hold the access key id, the secret access "
@@ -5254,19 +5169,19 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
                  const char *conf_file, kaws_error *err)
 {
     kaws_status status;
+    kaws__secrets *s;
 
-    memset(c, 0, sizeof *c);
-    c->hooks = hooks;
+    *c = (kaws__creds){ .hooks = hooks };
     status = kaws__sources_open(&c->sources, hooks, conf_file, err);
     if (status != KAWS_OK)
         return status;
-    c->secrets = kaws__sys_alloc_locked(sizeof *c->secrets);
-    if (c->secrets != NULL &&
-        kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0)
+    s = kaws__sys_alloc_locked(sizeof *s);
+    if (s != NULL && kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0) {
+        c->secrets = s;
         return kaws__creds_reload(c, 0, err);
-    if (c->secrets != NULL)
-        kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
-    c->secrets = NULL;
+    }
+    if (s != NULL)
+        kaws__sys_free_locked(s, sizeof *s);
     return kaws__err_memory(err, "making a page for the credentials");
 }
 
@@ -5415,17 +5330,18 @@ kaws__arn_partition(const char *region)
 static int
 kaws__arn_region_ok(kaws_bytes region)
 {
-    char text[KAWS__ARN_REGION_MAX + 1], *at = text;
+    char text[KAWS__ARN_REGION_MAX + 1], *at = text, *word = text;
     size_t n, words = 0;
 
     if (!kaws__buf_copy_text(text, sizeof text, region))
         return 0;
-    while ((n = strspn(at, "abcdefghijklmnopqrstuvwxyz")) > 0 && at[n] == '-') {
-        at += n + 1;
-        words++;
-    }
-    n = strspn(at, "0123456789");
-    return words >= 2 && (n == 1 || n == 2) && at[n] == '\0';
+    for (; (*at >= 'a' && *at <= 'z') || (*at == '-' && at > word); at++)
+        if (*at == '-') {
+            word = at + 1;
+            words++;
+        }
+    n = strspn(word, "0123456789");
+    return words >= 2 && (n == 1 || n == 2) && word[n] == '\0';
 }
 
 
@@ -5519,14 +5435,13 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
         !kaws__arn_begins(got.resource, "key/") ||
         !kaws__buf_same(got.region, kaws__buf_of(target->region)))
         return 0;
-    if (kaws__arn_parse(id, &want))
-        return kaws__arn_begins(want.resource, "key/")
-             ? strcmp(target->key_id, arn_text) == 0
-             : kaws__buf_same(want.partition, got.partition) &&
-               kaws__buf_same(want.account, got.account);
-    got.resource.at += strlen("key/");
-    got.resource.len -= strlen("key/");
-    return kaws__arn_begins(id, "alias/") || kaws__buf_same(id, got.resource);
+    if (!kaws__arn_parse(id, &want))
+        return kaws__arn_begins(id, "alias/") ||
+               strcmp(strchr(arn_text, '/') + 1, target->key_id) == 0;
+    return kaws__arn_begins(want.resource, "key/")
+         ? strcmp(target->key_id, arn_text) == 0
+         : kaws__buf_same(want.partition, got.partition) &&
+           kaws__buf_same(want.account, got.account);
 }
 
 
@@ -5649,28 +5564,27 @@ kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
 }
 
 
-/* The config's strings are borrowed for as long as the trust is open. */
+/* *t is all zeros before. The config's strings are borrowed for as long as the
+ * trust is open. */
 static kaws_status
 kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 {
     const char *list = cfg->accounts != NULL ? cfg->accounts : "";
-    kaws__choice now;
+    char *key_id = t->now.target.key_id;
     kaws__arn arn;
 
-    memset(t, 0, sizeof *t);
     if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
         return kaws__err_memory(err, "making a lock for the KMS keys");
     t->accounts = list;
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
                              "account numbers of 12 digits, with commas");
-    if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL
-                           ? cfg->region : "us-east-1", &now, err) != KAWS_OK)
+    if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL ? cfg->region
+                           : "us-east-1", &t->now, err) != KAWS_OK)
         return err->status = KAWS_CONFIG;
-    t->now = now;
     t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
-    if (kaws__arn_parse(kaws__buf_of(now.target.key_id), &arn))
-        memcpy(t->own, now.target.key_id, sizeof t->own);
+    if (kaws__arn_parse(kaws__buf_of(key_id), &arn))
+        memcpy(t->own, key_id, sizeof t->own);
     return KAWS_OK;
 }
 
@@ -5733,7 +5647,6 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
         "the key was sealed by the KMS key", "that is the KMS key",
         "AWS KMS sealed with the KMS key"
     };
-    char shown[272];
     int no_own, trusted;
 
     kaws__thread_lock(&t->lock);
@@ -5747,9 +5660,7 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
         return KAWS_OK;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
                          "the trusted ones: add it to the list of accounts, if "
-                         "you trust it", words[what],
-                         kaws__text_quote(shown, sizeof shown,
-                                          kaws__buf_of(arn)));
+                         "you trust it", words[what], arn);
 }
 
 
@@ -5762,19 +5673,17 @@ kaws__trust_ask_first(kaws__trust *t, const kaws__target *target,
 {
     const char *ours = kaws__arn_partition(target->region)->name;
     kaws__arn arn;
-    int no_own, listed;
+    int ask;
 
     kaws__thread_lock(&t->lock);
-    no_own = t->own[0] == '\0';
-    listed = no_own && arn_text != NULL && kaws__trust_has(t, arn_text);
+    ask = t->own[0] == '\0' && target->key_id[0] != '\0' &&
+          !(arn_text != NULL && kaws__trust_has(t, arn_text) &&
+            kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
+            kaws__buf_same(arn.partition, kaws__buf_of(ours)));
     kaws__thread_unlock(&t->lock);
-    return no_own && target->key_id[0] != '\0' &&
-           !(listed && kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
-             kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+    return ask;
 }
 
-
-/* ---- which KMS key seals ----------------------------------------------- */
 
 /* Takes a choice that KMS found good; or only notes that it did. 0: another was
  * taken while it was judged, so it has to be judged again. */
@@ -5785,12 +5694,9 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 
     kaws__thread_lock(&t->lock);
     fits = choice->version == t->now.version;
-    if (fits && !take)
-        t->tried = *choice;
-    if (fits && take) {
-        t->now = *choice;
-        t->now.version++;                 /* all that was judged is stale     */
-    }
+    if (fits)
+        *(take ? &t->now : &t->tried) = *choice;
+    t->now.version += fits && take;       /* all that was judged is stale     */
     kaws__thread_unlock(&t->lock);
     if (fits && take && choice->arn[0] != '\0')
         (void)kaws__trust_check(t, choice->arn, KAWS__SEALED, NULL);
@@ -5821,7 +5727,7 @@ kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
                    const kaws__target *target, const char *arn)
 {
     kaws__choice *now = &t->now;
-    char was[KAWS__ARN_MAX + 1] = "", shown[2][272];
+    char was[KAWS__ARN_MAX + 1] = "";
 
     kaws__thread_lock(&t->lock);
     if (strcmp(now->target.key_id, target->key_id) == 0 &&
@@ -5834,10 +5740,7 @@ kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
     if (was[0] != '\0')
         kaws__err_log(hooks, 1, "the KMS key %s was %s and is %s now: keys are "
                       "sealed with that one from here on", target->key_id,
-                      kaws__text_quote(shown[0], sizeof shown[0],
-                                       kaws__buf_of(was)),
-                      kaws__text_quote(shown[1], sizeof shown[1],
-                                       kaws__buf_of(arn)));
+                      was, arn);
 }
 
 
@@ -5988,10 +5891,13 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 /* ==========================================================================
  * ROOM  calls    one request to AWS, until it is granted, refused or too late
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 url http sources creds arn fault
- * Gives: calls_open calls_close calls_reload_creds calls_set_timeouts
- *        calls_stats calls_first calls_share calls_left_ms calls_begin
- *        calls_send calls_nonsense calls_end
+ * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
+ *        fault
+ * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_log_once
+ *        calls_op calls_left_ms calls_begin calls_send calls_nonsense calls_end
+ *
+ * An operation is what a caller of the library asked for, by one call or a few:
+ * it has a target, an amount of time, and an error.
  *
  * A call is signed, sent and judged; and perhaps mended or waited for, and sent
  * again, for as long as the time of its operation allows. This room knows no
@@ -6010,25 +5916,31 @@ typedef struct kaws__calls {
     const kaws_hooks *hooks;      /* NULL: not open                           */
     kaws__http  http;
     kaws__creds creds;
+    kaws__trust trust;
     const char *endpoint;         /* borrowed; may be NULL                    */
     int         max_attempts;
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;   /* AWS's clock less ours                    */
-    unsigned    notes;            /* logged once: see calls_first             */
+    unsigned    notes;            /* logged once: see calls_log_once          */
     kaws_stats  stats;            /* those of KMS alone                       */
 } kaws__calls;
 
-typedef struct kaws__shared {     /* by all calls of an operation             */
+typedef struct kaws__op {         /* an operation                             */
     kaws__calls *calls;
     kaws_error  *err;             /* not NULL                                 */
+    kaws__target target;          /* what seals                               */
+    char        *trial;           /* room for an ARN: the operation tries a
+                                   * KMS key. What sealed is noted there, and
+                                   * may open, but is not trusted for good    */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* ticks                                    */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
-} kaws__shared;
+} kaws__op;
 
 typedef struct kaws__action {
     const char *name;             /* "Decrypt"                                */
+    const char *key;              /* the member that names the KMS key        */
     int         flags;
     const char *members[4];       /* wanted of a reply of 200; none: it is not
                                    * looked at                                */
@@ -6041,22 +5953,20 @@ enum {
     KAWS__OPENS      = 8          /* it has a blob, which may not fit         */
 };
 
-typedef struct kaws__wire {       /* a request, signed anew for each try      */
-    char         url[KAWS__URL_MAX], host[176], target[80], date[40];
-    char         authorization[512], token[KAWS__SOURCES_TOKEN_MAX + 32];
-    const char  *headers[8];
-    kaws_request q;
-    unsigned     generation;      /* of the credentials                       */
-    int64_t      signed_at;
-} kaws__wire;
-
 typedef struct kaws__call {
-    kaws__shared *shared;
+    kaws__op     *op;
     const kaws__action *action;
-    char          region[KAWS__ARN_REGION_MAX + 1];
+    const kaws__target *target;
+    const char   *host;
     kaws__buf     body;
     size_t        secret_at, secret_len;      /* the plaintext in the body    */
-    kaws__wire    wire;
+    char          url[KAWS__URL_MAX], host_line[176], action_line[80];
+    char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
+    char          authorization[512];         /* all anew for each try        */
+    const char   *headers[8];
+    unsigned      generation;     /* of the credentials                       */
+    int64_t       signed_at;
+    kaws_request  q;
     kaws_reply    r;
     kaws__member  want[4];
     size_t        wanted;
@@ -6081,7 +5991,8 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
-/* The config's strings are borrowed for as long as it stays open. */
+/* *k is all zeros before. Close it in any case. The config's strings are
+ * borrowed for as long as it stays open. */
 static kaws_status
 kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
                  const kaws_config *cfg, kaws_error *err)
@@ -6090,7 +6001,8 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     char shown[96];
     kaws_status status;
 
-    memset(k, 0, sizeof *k);
+    if ((status = kaws__trust_open(&k->trust, cfg, err)) != KAWS_OK)
+        return status;
     if (url != NULL && !kaws__arn_endpoint_ok(url))
         return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
                              "form https://host or https://host:port",
@@ -6115,16 +6027,10 @@ kaws__calls_close(kaws__calls *k)
 {
     kaws__http_close(&k->http);
     kaws__creds_close(&k->creds);
+    kaws__trust_close(&k->trust);
     if (k->hooks != NULL)
         kaws__thread_lock_free(&k->lock);
     k->hooks = NULL;
-}
-
-
-static kaws_status
-kaws__calls_reload_creds(kaws__calls *k, kaws_error *err)
-{
-    return kaws__creds_reload(&k->creds, 0, err);
 }
 
 
@@ -6138,78 +6044,81 @@ kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
 }
 
 
-/* Whether that bit is asked about for the first time: then it is worth a note
- * in the log. */
-static int
-kaws__calls_first(kaws__calls *k, unsigned note)
+/* Logs a note, unless the one with that bit was logged before. */
+static void
+kaws__calls_log_once(kaws__calls *k, unsigned bit, const char *note)
 {
     unsigned before;
 
     kaws__thread_lock(&k->lock);
     before = k->notes;
-    k->notes |= note;
+    k->notes |= bit;
     kaws__thread_unlock(&k->lock);
-    return (before & note) == 0;
+    if ((before & bit) == 0)
+        kaws__err_log(k->hooks, 2, "%s", note);
 }
 
 
-/* Begins what an operation's calls share: its time runs from now on. */
-static kaws__shared
-kaws__calls_share(kaws__calls *k, kaws_error *err)
+/* Begins an operation with the KMS key that is set now: its time runs. err is
+ * not NULL. */
+static kaws__op
+kaws__calls_op(kaws__calls *k, kaws_error *err)
 {
-    kaws__shared shared = { k, err, 0, 0, 0, 0 };
+    kaws__op op = { .calls = k, .err = err };
+    kaws__choice now;
 
-    shared.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
+    op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
+    (void)kaws__trust_choice(&k->trust, NULL, NULL, &now, NULL);
+    op.target = now.target;
     kaws__thread_lock(&k->lock);
-    shared.connect_timeout_ms = k->connect_timeout_ms;
-    shared.timeout_ms = k->timeout_ms;
+    op.connect_timeout_ms = k->connect_timeout_ms;
+    op.timeout_ms = k->timeout_ms;
     kaws__thread_unlock(&k->lock);
-    return shared;
+    return op;
 }
 
 
 /* What is left of the time: whatever the clock says, 0 to all of it. */
 static int
-kaws__calls_left_ms(const kaws__shared *shared)
+kaws__calls_left_ms(const kaws__op *op)
 {
-    const kaws_hooks *hooks = shared->calls->hooks;
-    int64_t now = hooks->ticks_ms(hooks->ctx);
+    const kaws_hooks *hooks = op->calls->hooks;
+    int64_t took = hooks->ticks_ms(hooks->ctx) - op->begun_ms;
 
-    if (now <= shared->begun_ms)
-        return shared->timeout_ms;
-    now -= shared->begun_ms;
-    return now < shared->timeout_ms ? shared->timeout_ms - (int)now : 0;
+    took = took < 0 ? 0 : took < op->timeout_ms ? took : op->timeout_ms;
+    return op->timeout_ms - (int)took;
 }
 
 
-/* ---- one request ------------------------------------------------------- */
-
-/* Begins a call; the members of its body are written next. */
+/* Begins a call; what else is in its body is written next. *target is borrowed
+ * for as long as the call lasts. */
 static void
-kaws__calls_begin(kaws__call *c, kaws__shared *shared,
-                  const kaws__action *action, const char *region)
+kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
+                  const kaws__target *target)
 {
-    kaws__wire *w = &c->wire;
     const char *host;
 
     memset(c, 0, sizeof *c);
-    c->shared = shared;
+    c->op = op;
     c->action = action;
-    memcpy(c->region, region, strlen(region) + 1);
+    c->target = target;
+    c->host = c->host_line + strlen("Host: ");
     for (; c->wanted < 4 && action->members[c->wanted] != NULL; c->wanted++)
         c->want[c->wanted].name = action->members[c->wanted];
-    kaws__arn_url(w->url, sizeof w->url, shared->calls->endpoint, region);
-    host = strstr(w->url, "//") + 2;
-    (void)snprintf(w->host, sizeof w->host, "Host: %.*s",
+    kaws__arn_url(c->url, sizeof c->url, op->calls->endpoint, target->region);
+    host = strstr(c->url, "//") + 2;
+    (void)snprintf(c->host_line, sizeof c->host_line, "Host: %.*s",
                    (int)strcspn(host, "/"), host);
-    (void)snprintf(w->target, sizeof w->target, "X-Amz-Target: TrentService.%s",
-                   action->name);
-    w->headers[0] = w->host;
-    w->headers[1] = "Content-Type: application/x-amz-json-1.1";
-    w->headers[2] = w->target;
-    w->headers[3] = w->date;
-    kaws__buf_init(&c->body, shared->calls->hooks);
+    (void)snprintf(c->action_line, sizeof c->action_line,
+                   "X-Amz-Target: TrentService.%s", action->name);
+    c->headers[0] = c->host_line;
+    c->headers[1] = "Content-Type: application/x-amz-json-1.1";
+    c->headers[2] = c->action_line;
+    c->headers[3] = c->date_line;
+    kaws__buf_init(&c->body, op->calls->hooks);
     kaws__json_begin(&c->body);
+    kaws__json_name(&c->body, action->key);
+    kaws__json_string(&c->body, kaws__buf_of(target->key_id));
 }
 
 
@@ -6217,7 +6126,7 @@ kaws__calls_begin(kaws__call *c, kaws__shared *shared,
 static void
 kaws__calls_judged(kaws__call *c)
 {
-    kaws__http_done(&c->shared->calls->http, c->lent,
+    kaws__http_done(&c->op->calls->http, c->lent,
                     c->clean && !(c->action->flags & KAWS__APART));
     c->doubtful = !c->clean;
     c->lent = NULL;
@@ -6229,7 +6138,7 @@ kaws__calls_judged(kaws__call *c)
 static void
 kaws__calls_end(kaws__call *c)
 {
-    kaws__calls *k = c->shared->calls;
+    kaws__calls *k = c->op->calls;
 
     kaws__calls_judged(c);
     kaws__http_forget(&k->http, &c->r);
@@ -6244,10 +6153,9 @@ static const char *
 kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
-    kaws__calls *k = c->shared->calls;
-    kaws__wire *w = &c->wire;
-    kaws_signing what = { "POST", "/", NULL, c->region, "kms", w->headers,
-                          kaws__buf_view(&c->body), 0 };
+    kaws__calls *k = c->op->calls;
+    kaws_signing what = { "POST", "/", NULL, c->target->region, "kms",
+                          c->headers, kaws__buf_view(&c->body), 0 };
     char date[17];
     const char *wrong;
     kaws__signer signer;
@@ -6257,27 +6165,25 @@ kaws__calls_sign(kaws__call *c)
     kaws__thread_lock(&k->lock);
     what.when = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
     kaws__thread_unlock(&k->lock);
-    w->signed_at = what.when;
+    c->signed_at = what.when;
     kaws__text_amz_date(date, what.when);
-    kaws__creds_signer(&k->creds, date, c->region, &signer);
-    w->generation = signer.generation;
+    kaws__creds_signer(&k->creds, date, c->target->region, &signer);
+    c->generation = signer.generation;
     n = signer.token[0] != '\0';          /* lines beyond the fixed ones      */
-    (void)snprintf(w->date, sizeof w->date, "X-Amz-Date: %s", date);
-    (void)snprintf(w->token, sizeof w->token, "X-Amz-Security-Token: %s",
-                   signer.token);
-    w->headers[4] = n > 0 ? w->token : NULL;
-    w->headers[5] = NULL;                 /* these are signed, and then sent  */
-    memcpy(w->authorization, name, sizeof name);
+    (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
+    (void)snprintf(c->token_line, sizeof c->token_line,
+                   "X-Amz-Security-Token: %s", signer.token);
+    c->headers[4] = n > 0 ? c->token_line : NULL;
+    c->headers[5] = NULL;                 /* these are signed, and then sent  */
+    memcpy(c->authorization, name, sizeof name);
     wrong = kaws__sigv4_authorize(&what, who, &signer.key,
-                                  w->authorization + sizeof name - 1,
-                                  sizeof w->authorization - sizeof name + 1);
+                                  c->authorization + sizeof name - 1,
+                                  sizeof c->authorization - sizeof name + 1);
     kaws__creds_wipe(&signer);
-    w->headers[4 + n] = w->authorization;
+    c->headers[4 + n] = c->authorization;
     return wrong;
 }
 
-
-/* ---- what came of it --------------------------------------------------- */
 
 /* Words from outside, as a text of ours may show them. None, if they repeat a
  * piece of what we know to be secret: of the credentials now, or of the token,
@@ -6285,22 +6191,16 @@ kaws__calls_sign(kaws__call *c)
 static const char *
 kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 {
-    const char *token = c->wire.token + strlen("X-Amz-Security-Token: ");
-    const char *signature = strstr(c->wire.authorization, "Signature=");
-    kaws_bytes sent[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } }, text;
+    const kaws_bytes sent[3] = {
+        kaws__buf_of(c->token_line + strlen("X-Amz-Security-Token: ")),
+        kaws__buf_of(strstr(c->authorization, "Signature=") + 10),
+        { c->body.at + c->secret_at, c->secret_len }
+    };
     char whole[640];              /* more than is shown: nothing slips by     */
-    int i, secret;
+    kaws_bytes text = kaws__buf_of(kaws__text_quote(whole, sizeof whole,
+                                                    words));
+    int i, secret = kaws__creds_leak_in(&c->op->calls->creds, text);
 
-    text = kaws__buf_of(kaws__text_quote(whole, sizeof whole, words));
-    if (c->wire.token[0] != '\0')
-        sent[0] = kaws__buf_of(token);
-    if (signature != NULL)
-        sent[1] = kaws__buf_of(signature + 10);
-    if (c->secret_len > 0) {
-        sent[2].at = c->body.at + c->secret_at;
-        sent[2].len = c->secret_len;
-    }
-    secret = kaws__creds_leak_in(&c->shared->calls->creds, text);
     for (i = 0; i < 3 && !secret; i++)
         secret = kaws__text_holds(text, sent[i]);
     kaws_wipe(whole, sizeof whole);
@@ -6314,7 +6214,7 @@ kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 static const char *
 kaws__calls_blame(kaws__call *c, const char *type)
 {
-    kaws_error *err = c->shared->err;
+    kaws_error *err = c->op->err;
 
     err->http = c->r.http;
     kaws__calls_words(c, err->aws, sizeof err->aws, kaws__buf_of(type));
@@ -6328,10 +6228,10 @@ static kaws_status
 kaws__calls_nonsense(kaws__call *c, const char *why)
 {
     c->clean = c->cures = 0;
-    return kaws__err_set(c->shared->err, KAWS_REPLY, "the reply of %s to %s "
-                         "makes no sense (HTTP %d, request id %s): %s",
-                         c->wire.host + strlen("Host: "), c->action->name,
-                         c->r.http, kaws__calls_blame(c, ""), why);
+    return kaws__err_set(c->op->err, KAWS_REPLY, "the reply of %s to %s "
+                         "makes no sense (HTTP %d, request id %s): %s", c->host,
+                         c->action->name, c->r.http, kaws__calls_blame(c, ""),
+                         why);
 }
 
 
@@ -6340,7 +6240,7 @@ kaws__calls_nonsense(kaws__call *c, const char *why)
 static kaws_status
 kaws__calls_refused(kaws__call *c)
 {
-    kaws_error *err = c->shared->err;
+    kaws_error *err = c->op->err;
     kaws_bytes message;
     char type[64], shown[200] = "";
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
@@ -6363,8 +6263,7 @@ kaws__calls_refused(kaws__call *c)
         kaws__calls_words(c, shown, sizeof shown, message);
     id = kaws__calls_blame(c, type);
     return kaws__err_set(err, status, "AWS KMS at %s refused %s (%s, HTTP %d, "
-                         "request id %s)%s%s; %s", c->wire.host +
-                         strlen("Host: "), c->action->name,
+                         "request id %s)%s%s; %s", c->host, c->action->name,
                          err->aws[0] != '\0' ? err->aws : "no error type",
                          c->r.http, *id != '\0' ? id : "none",
                          shown[0] != '\0' ? ": " : "", shown, advice);
@@ -6375,23 +6274,24 @@ kaws__calls_refused(kaws__call *c)
 static kaws_status
 kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
-    char words[128] = "out of memory";
+    char words[128];
 
-    c->cures = 0;
+    if (outcome == KAWS_MEMORY)
+        return kaws__err_memory(c->op->err, c->action->name);
     if (outcome == KAWS_REPLY)
         (void)kaws__calls_nonsense(c, "an earlier reply had the same request "
                                    "id, so it answers another request");
-    if (outcome == KAWS_REPLY || outcome == KAWS_NETWORK)
+    if (outcome != KAWS_CONFIG)
         c->cures = KAWS__LATER;
     if (outcome == KAWS_REPLY)
         return KAWS_REPLY;
-    if (outcome != KAWS_MEMORY)
-        kaws__calls_words(c, words, sizeof words, kaws__buf_of(c->r.text));
-    return kaws__err_set(c->shared->err, outcome, "cannot %s AWS KMS at %s for "
-                         "%s: %s%s", outcome == KAWS_NETWORK ? "reach" : "ask",
-                         c->wire.host + strlen("Host: "), c->action->name,
-                         words, outcome == KAWS_CONFIG ? "; check the "
-                         "endpoint, ca_file and the proxy" : "");
+    return kaws__err_set(c->op->err, outcome, "cannot %s AWS KMS at %s for %s: "
+                         "%s%s", outcome == KAWS_NETWORK ? "reach" : "ask",
+                         c->host, c->action->name,
+                         kaws__calls_words(c, words, sizeof words,
+                                           kaws__buf_of(c->r.text)),
+                         outcome == KAWS_NETWORK ? "" : "; check the endpoint, "
+                         "ca_file and the proxy");
 }
 
 
@@ -6399,7 +6299,7 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 static kaws_status
 kaws__calls_answered(kaws__call *c)
 {
-    const char *wrong;
+    const char *wrong = NULL;
     char words[128];
     size_t offset;
 
@@ -6407,11 +6307,11 @@ kaws__calls_answered(kaws__call *c)
         return kaws__calls_nonsense(c, "it is longer than 16384 bytes");
     if (c->r.http != 200)
         return kaws__calls_refused(c);
-    if (c->wanted == 0)
-        return KAWS_OK;
-    wrong = kaws__json_read(c->r.body, c->r.body_len, c->want, c->wanted,
-                            &offset);
-    c->clean = wrong == NULL;
+    if (c->wanted > 0) {
+        wrong = kaws__json_read(c->r.body, c->r.body_len, c->want, c->wanted,
+                                &offset);
+        c->clean = wrong == NULL;
+    }
     if (wrong == NULL)
         return KAWS_OK;
     (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
@@ -6424,28 +6324,27 @@ kaws__calls_answered(kaws__call *c)
 static kaws_status
 kaws__calls_try(kaws__call *c)
 {
-    kaws__calls *k = c->shared->calls;
-    kaws_request *q = &c->wire.q;
+    kaws__calls *k = c->op->calls;
+    kaws_request *q = &c->q;
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
     const char *wrong = kaws__calls_sign(c);
-    kaws_status outcome;
     kaws_status status;
 
-    kaws__err_clear(c->shared->err);
+    kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
     if (wrong != NULL)
-        return kaws__err_set(c->shared->err, KAWS_MEMORY, "cannot sign %s: %s",
+        return kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
                              c->action->name, wrong);
-    c->left_ms = kaws__calls_left_ms(c->shared);
+    c->left_ms = kaws__calls_left_ms(c->op);
     q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
-    outcome = kaws__http_send(&k->http, q, &c->r, &c->lent);
+    status = kaws__http_send(&k->http, q, &c->r, &c->lent);
     id = kaws__buf_of(c->r.request_id);
-    c->shared->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
-    status = outcome == KAWS_OK ? kaws__calls_answered(c)
-                                         : kaws__calls_unanswered(c, outcome);
+    c->op->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
+    status = status == KAWS_OK ? kaws__calls_answered(c)
+                               : kaws__calls_unanswered(c, status);
     took = kaws__sys_ticks_us() - started;
     kaws__thread_lock(&k->lock);
     k->stats.kms_requests++;
@@ -6489,16 +6388,15 @@ kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 static int
 kaws__calls_mend(kaws__call *c)
 {
-    kaws__calls *k = c->shared->calls;
+    kaws__calls *k = c->op->calls;
+    int cures = c->action->flags & KAWS__UNREPEATED ? 0 : c->cures;
 
-    if (c->action->flags & KAWS__UNREPEATED)
-        return 0;
-    if ((c->cures & KAWS__CLOCK) && !c->clock_mended &&
-        kaws__calls_mend_clock(k, c->r.date, c->wire.signed_at))
+    if ((cures & KAWS__CLOCK) && !c->clock_mended &&
+        kaws__calls_mend_clock(k, c->r.date, c->signed_at))
         return c->clock_mended = 1;
-    return (c->cures & KAWS__RENEW) && !c->creds_renewed &&
+    return (cures & KAWS__RENEW) && !c->creds_renewed &&
            (c->creds_renewed = kaws__creds_refresh(&k->creds,
-                                                   c->wire.generation));
+                                                   c->generation));
 }
 
 
@@ -6507,7 +6405,7 @@ kaws__calls_mend(kaws__call *c)
 static int64_t
 kaws__calls_delay(const kaws__call *c, int64_t most)
 {
-    const kaws_hooks *hooks = c->shared->calls->hooks;
+    const kaws_hooks *hooks = c->op->calls->hooks;
     int64_t delay = (c->cures & KAWS__SLOWER) ? 1000 : 50;
     int64_t asked = c->r.retry_after_ms;
     uint16_t chance = 0xffff;
@@ -6529,20 +6427,19 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
 static int
 kaws__calls_wait(kaws__call *c)
 {
-    kaws__calls *k = c->shared->calls;
+    kaws__calls *k = c->op->calls;
     const kaws_hooks *hooks = k->hooks;
-    int again = c->action->flags & KAWS__UNREPEATED ? KAWS__SLOWER
-                                              : KAWS__SLOWER | KAWS__LATER;
-    int patience = (c->cures & again) && hooks->patience_ms != NULL
-                 ? hooks->patience_ms(hooks->ctx, c->shared->err) : 0;
+    int once = c->action->flags & KAWS__UNREPEATED;
+    int again = c->cures & (once ? KAWS__SLOWER : KAWS__SLOWER | KAWS__LATER);
+    int patience = again && hooks->patience_ms != NULL
+                 ? hooks->patience_ms(hooks->ctx, c->op->err) : 0;
     int64_t delay;
     int left;
 
-    if (!(c->cures & again) ||
-        (patience <= 0 && c->attempt >= k->max_attempts))
+    if (!again || (patience <= 0 && c->attempt >= k->max_attempts))
         return 0;
     delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
-    left = kaws__calls_left_ms(c->shared);
+    left = kaws__calls_left_ms(c->op);
     if (patience > 0 && delay > patience)
         delay = patience;
     if (patience <= 0 && delay + (c->left_ms - left) >= left)
@@ -6550,7 +6447,7 @@ kaws__calls_wait(kaws__call *c)
     if (delay > 0)
         hooks->sleep_ms(hooks->ctx, (int)delay);
     if (patience > 0)
-        c->shared->begun_ms = hooks->ticks_ms(hooks->ctx);
+        c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
     kaws__thread_lock(&k->lock);
     k->stats.kms_retries++;
@@ -6564,7 +6461,7 @@ kaws__calls_wait(kaws__call *c)
 static kaws_status
 kaws__calls_send(kaws__call *c)
 {
-    kaws_error *err = c->shared->err;
+    kaws_error *err = c->op->err;
     size_t n = c->secret_len > 0 ? c->body.len + 1 + KAWS__CALLS_SPACES : 0;
     uint8_t *spaces;
     kaws_status status;
@@ -6573,14 +6470,14 @@ kaws__calls_send(kaws__call *c)
     if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
         memset(spaces, ' ', n);
     c->r.body_max = KAWS__CALLS_REPLY_MAX;
-    c->r.body = kaws__mem_resize(c->shared->calls->hooks, NULL, 0,
+    c->r.body = kaws__mem_resize(c->op->calls->hooks, NULL, 0,
                                  c->r.body_max);
     if (c->r.body == NULL || c->body.failed)
         return kaws__err_memory(err, c->action->name);
-    c->wire.q.url = c->wire.url;
-    c->wire.q.headers = c->wire.headers;
-    c->wire.q.body = kaws__buf_view(&c->body);
-    c->wire.q.connect_timeout_ms = c->shared->connect_timeout_ms;
+    c->q.url = c->url;
+    c->q.headers = c->headers;
+    c->q.body = kaws__buf_view(&c->body);
+    c->q.connect_timeout_ms = c->op->connect_timeout_ms;
     c->attempt = 1;
     while ((status = kaws__calls_try(c)) != KAWS_OK) {
         kaws__calls_judged(c);
@@ -6589,7 +6486,8 @@ kaws__calls_send(kaws__call *c)
     }
     c->attempt += c->clock_mended + c->creds_renewed;
     if (status != KAWS_OK && c->attempt > 1)
-        kaws__err_append(err, " (%d attempts)", c->attempt);
+        (void)kaws__err_set(err, status, "%s (%d attempts)", err->text,
+                            c->attempt);
     return status;
 }
 
@@ -6598,32 +6496,14 @@ kaws__calls_send(kaws__call *c)
  * ROOM  kms      the actions of AWS KMS: only what fits is believed
  * ==========================================================================
  * Uses: err mem buf text json http arn trust calls
- * Gives: kms_open kms_close kms_begin kms_has_key kms_seal kms_probe
- *        kms_decrypt kms_prove kms_prove_key
- *        kms_reencrypt kms_rotate kms_ask_region
- *        kms_mixed_up kms_learn_account kms_may_use
+ * Gives: kms_has_key kms_seal kms_probe kms_decrypt kms_prove kms_prove_key
+ *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
+ *        kms_learn_account kms_may_use
  *
  * One function an action. Each writes a call, sends it, and takes from the
  * reply what it has verified: a reply that names another KMS key than the
  * request did is nonsense. The connection that brought it is not used again.
- *
- * An operation is what a caller of the library asked for, by one call or a few:
- * it has a target, an amount of time, and an error.
  */
-
-typedef struct kaws__kms {
-    kaws__calls calls;
-    kaws__trust trust;
-} kaws__kms;
-
-typedef struct kaws__op {         /* an operation                             */
-    kaws__kms   *kms;
-    kaws__shared shared;
-    kaws__target target;          /* what seals                               */
-    char        *trial;           /* room for an ARN: the operation tries a
-                                   * KMS key. What sealed is noted there, and
-                                   * may open, but is not trusted for good    */
-} kaws__op;
 
 /* The places of the members that are wanted of a reply. */
 enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
@@ -6633,51 +6513,13 @@ enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
 enum { KAWS__NOTE_DRY_RUN = 1, KAWS__NOTE_UNPROVED = 2 };
 
 
-/* The config's strings are borrowed for as long as it stays open. */
-static kaws_status
-kaws__kms_open(kaws__kms *k, const kaws_hooks *hooks, const kaws_config *cfg,
-               kaws_error *err)
-{
-    kaws_status status;
-
-    memset(k, 0, sizeof *k);
-    if ((status = kaws__trust_open(&k->trust, cfg, err)) == KAWS_OK)
-        status = kaws__calls_open(&k->calls, hooks, cfg, err);
-    return status;
-}
-
-
-static void
-kaws__kms_close(kaws__kms *k)
-{
-    kaws__calls_close(&k->calls);
-    kaws__trust_close(&k->trust);
-}
-
-
-/* Begins an operation with the KMS key that is set now. err is not NULL. */
-static kaws__op
-kaws__kms_begin(kaws__kms *k, kaws_error *err)
-{
-    kaws__choice now;
-    kaws__op op;
-
-    (void)kaws__trust_choice(&k->trust, NULL, NULL, &now, NULL);
-    op.kms = k;
-    op.shared = kaws__calls_share(&k->calls, err);
-    op.target = now.target;
-    op.trial = NULL;
-    return op;
-}
-
-
 /* CONFIG, if there is no KMS key to seal with. */
 static kaws_status
 kaws__kms_has_key(const kaws__op *op)
 {
     if (op->target.key_id[0] != '\0')
         return KAWS_OK;
-    return kaws__err_set(op->shared.err, KAWS_CONFIG, "no KMS key is set to "
+    return kaws__err_set(op->err, KAWS_CONFIG, "no KMS key is set to "
                          "seal keys with: kms_key_id has to be set");
 }
 
@@ -6748,8 +6590,9 @@ kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len)
  * material, if KMS tells that. Only here is anything learned from a reply, so
  * all else in it has been verified before. */
 static kaws_status
-kaws__kms_take_sealed(kaws__op *op, kaws__call *c, kaws_sealed *out)
+kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
 {
+    kaws__op *op = c->op;
     kaws_bytes material = c->want[KAWS__MATERIAL].value;
     char *arn = out->kms_key_arn;
     kaws_status status;
@@ -6768,13 +6611,13 @@ kaws__kms_take_sealed(kaws__op *op, kaws__call *c, kaws_sealed *out)
     if (kaws__arn_word_ok(material))
         (void)kaws__buf_copy_text(out->key_material_id,
                                   sizeof out->key_material_id, material);
-    status = kaws__trust_check(&op->kms->trust, arn, op->trial != NULL
-                               ? KAWS__TO_SEAL : KAWS__SEALED, op->shared.err);
+    status = kaws__trust_check(&op->calls->trust, arn, op->trial != NULL
+                               ? KAWS__TO_SEAL : KAWS__SEALED, op->err);
     if (status != KAWS_OK)
         return status;
     if (op->trial != NULL)
         memcpy(op->trial, arn, sizeof out->kms_key_arn);
-    kaws__trust_notice(&op->kms->trust, op->kms->calls.hooks, &op->target, arn);
+    kaws__trust_notice(&op->calls->trust, op->calls->hooks, &op->target, arn);
     return KAWS_OK;
 }
 
@@ -6788,17 +6631,16 @@ static kaws_status
 kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
                uint8_t *made, kaws_sealed *out)
 {
-#define KAWS__SEALS { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
-    static const kaws__action encrypt = { "Encrypt", 0, KAWS__SEALS },
-        data_key = { "GenerateDataKey", 0, KAWS__SEALS },
-        bare = { "GenerateDataKeyWithoutPlaintext", 0, KAWS__SEALS };
+    const kaws__action action = {
+        plain.at != NULL ? "Encrypt" : made != NULL ? "GenerateDataKey"
+                         : "GenerateDataKeyWithoutPlaintext", "KeyId", 0,
+        { "KeyId", "Plaintext", "CiphertextBlob", "KeyMaterialId" }
+    };
     size_t got = plain.len;
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->shared, plain.at != NULL ? &encrypt
-                      : made != NULL ? &data_key : &bare, op->target.region);
-    kaws__kms_put_text(&c, "KeyId", op->target.key_id);
+    kaws__calls_begin(&c, op, &action, &op->target);
     if (plain.at != NULL) {
         c.secret_at = c.body.len + strlen(",\"Plaintext\":\"");
         kaws__kms_put_data(&c, "Plaintext", plain.at, plain.len);
@@ -6808,14 +6650,13 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
         kaws__json_number(&c.body, plain.len);
     }
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    status = kaws__calls_send(&c);
-    if (status == KAWS_OK && made != NULL)
+    if ((status = kaws__calls_send(&c)) == KAWS_OK && made != NULL)
         status = kaws__kms_take_plain(&c, made, &got);
     if (status == KAWS_OK && got != plain.len)
         status = kaws__calls_nonsense(&c, "Plaintext has another length than "
                                       "was asked for");
     if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(op, &c, out);
+        status = kaws__kms_take_sealed(&c, out);
     if (status != KAWS_OK && made != NULL)
         kaws_wipe(made, plain.len);
     kaws__calls_end(&c);
@@ -6823,19 +6664,23 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Decrypt, or its dry run. The KMS key is named, and must be trusted before
- * anything is sent. *len: in, the room at `plain`; out, how long the key is, 0
- * on failure. A key that is longer than the room is not copied. If `expect` has
- * a length, the key must have it, and its bytes if there are any, or it is
- * MISMATCH: then the connection, too, may have brought the reply to another
- * request. After a dry run *len is 0 if KMS said that it would open the blob.
- * Else KMS opened it, and the reply proves less: its connection is not used
- * again. */
+/* Decrypt; with KAWS__DRY in the flags, its dry run. The KMS key is named, and
+ * must be trusted before anything is sent. *len: in, the room at `plain`; out,
+ * how long the key is, 0 on failure. A key that is longer than the room is not
+ * copied. If `expect` has a length, the key must have it, and its bytes if
+ * there are any, or it is MISMATCH: then the connection, too, may have brought
+ * the reply to another request. After a dry run *len is 0 if KMS said that it
+ * would open the blob. Else KMS opened it, and the reply is not looked at, but
+ * for one that came over a connection of its own. */
 static kaws_status
-kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
-                    const kaws_context *ctx, const kaws_sealed *in,
-                    kaws_bytes expect, uint8_t *plain, size_t *len)
+kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
+                  const kaws_sealed *in, kaws_bytes expect, uint8_t *plain,
+                  size_t *len)
 {
+    const kaws__action action = {
+        "Decrypt", "KeyId", KAWS__OPENS | flags,
+        { flags == KAWS__DRY ? NULL : "KeyId", "Plaintext" }
+    };
     const char *arn = in->kms_key_arn;
     uint8_t clear[KAWS_PLAIN_MAX];
     size_t got = sizeof clear;
@@ -6844,17 +6689,16 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
     kaws_status status = KAWS_OK;
 
     (void)kaws__arn_target(&from, arn, "", NULL);
-    kaws__calls_begin(&c, &op->shared, action, from.region);
-    kaws__kms_put_text(&c, "KeyId", arn);
+    kaws__calls_begin(&c, op, &action, &from);
     kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
-    if (action->flags & KAWS__DRY) {
+    if (flags & KAWS__DRY) {
         kaws__json_name(&c.body, "DryRun");
         kaws__json_true(&c.body);
     }
     if (op->trial == NULL || strcmp(op->trial, arn) != 0)
-        status = kaws__trust_check(&op->kms->trust, arn, KAWS__TO_OPEN,
-                                   op->shared.err);
+        status = kaws__trust_check(&op->calls->trust, arn, KAWS__TO_OPEN,
+                                   op->err);
     if (status == KAWS_OK)
         status = kaws__calls_send(&c);
     if (status == KAWS_OK && c.r.http != 200)
@@ -6865,12 +6709,11 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
     if (status == KAWS_OK && got > 0 && expect.len > 0 &&
         (got != expect.len ||
          (expect.at != NULL && memcmp(clear, expect.at, got) != 0)))
-        status = kaws__err_set(op->shared.err, KAWS_MISMATCH, "the blob opens "
+        status = kaws__err_set(op->err, KAWS_MISMATCH, "the blob opens "
                                "to %lu bytes that are not the %lu that were "
                                "sealed", (unsigned long)got,
                                (unsigned long)expect.len);
-    c.clean = c.clean && status != KAWS_MISMATCH &&
-              (got == 0 || !(action->flags & KAWS__DRY));
+    c.clean = c.clean && status != KAWS_MISMATCH;
     kaws_wipe(plain, *len);
     if (status == KAWS_OK && got <= *len && plain != NULL)
         memcpy(plain, clear, got);
@@ -6881,25 +6724,14 @@ kaws__kms_open_blob(kaws__op *op, const kaws__action *action,
 }
 
 
-static kaws_status
-kaws__kms_decrypt(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
-                  kaws_bytes expect, uint8_t *plain, size_t *len)
-{
-    static const kaws__action decrypt = { "Decrypt", KAWS__OPENS,
-                                          { "KeyId", "Plaintext" } };
-
-    return kaws__kms_open_blob(op, &decrypt, ctx, in, expect, plain, len);
-}
-
-
 /* ---- proofs ------------------------------------------------------------ */
 
 /* An earlier reply was another request's: says so, and trusts none of the open
  * connections any more. */
 static kaws_status
-kaws__kms_mixed_up(kaws__kms *k, const char *what, kaws_error *err)
+kaws__kms_mixed_up(kaws__calls *k, const char *what, kaws_error *err)
 {
-    kaws__http_distrust(&k->calls.http);
+    kaws__http_distrust(&k->http);
     return kaws__err_set(err, KAWS_REPLY, "%s: something between here and AWS "
                          "KMS may be mixing up its replies", what);
 }
@@ -6913,31 +6745,24 @@ static kaws_status
 kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                 size_t len)
 {
-    static const kaws__action once = { "Decrypt", KAWS__OPENS | KAWS__DRY,
-                                       { NULL } };
-    static const kaws__action again = {
-        "Decrypt", KAWS__OPENS | KAWS__DRY | KAWS__APART,
-        { "KeyId", "Plaintext" }
-    };
     const kaws_bytes any = { NULL, 0 }, expect = { NULL, len };
-    kaws__calls *k = &op->kms->calls;
+    kaws__calls *k = op->calls;
     size_t first = 0, second = 0;
-    kaws_status status = kaws__kms_open_blob(op, &once, ctx, in, any, NULL,
-                                             &first);
+    kaws_status status = kaws__kms_decrypt(op, KAWS__DRY, ctx, in, any, NULL,
+                                           &first);
 
     if (status == KAWS_OK && first > 0)
-        status = kaws__kms_open_blob(op, &again, ctx, in, expect, NULL,
-                                     &second);
+        status = kaws__kms_decrypt(op, KAWS__DRY | KAWS__APART, ctx, in, expect,
+                                   NULL, &second);
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned is "
-                                  "not what it was asked to seal",
-                                  op->shared.err);
+        return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
+                                  "is not what it was asked to seal", op->err);
     if (status == KAWS_OK && first > 0 && second == 0)
         kaws__http_distrust(&k->http);    /* the 200 was another's            */
-    else if (status == KAWS_OK && first > 0 &&
-             kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
-        kaws__err_log(k->hooks, 2, "this KMS knows no dry run: it opens what "
-                      "it is asked about; AWS KMS would not");
+    else if (status == KAWS_OK && first > 0)
+        kaws__calls_log_once(k, KAWS__NOTE_DRY_RUN, "this KMS knows no dry "
+                             "run: it opens what it is asked about; AWS KMS "
+                             "would not");
     return status;
 }
 
@@ -6948,21 +6773,20 @@ static kaws_status
 kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, kaws_bytes plain)
 {
-    kaws__calls *k = &op->kms->calls;
-    kaws_error *err = op->shared.err;
+    kaws_error *err = op->err;
     size_t none = 0;
-    kaws_status status = kaws__kms_decrypt(op, ctx, in, plain, NULL, &none);
+    kaws_status status = kaws__kms_decrypt(op, 0, ctx, in, plain, NULL, &none);
 
     if (status == KAWS_MISMATCH)
-        return kaws__kms_mixed_up(op->kms, "the blob that AWS KMS returned "
+        return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
                                   "does not open to the key, and nothing was "
                                   "stored", err);
     if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
-    if (kaws__calls_first(k, KAWS__NOTE_UNPROVED))
-        kaws__err_log(k->hooks, 2, "keys are stored without the proof that AWS "
-                      "KMS opens them again: that takes kms:Decrypt");
+    kaws__calls_log_once(op->calls, KAWS__NOTE_UNPROVED, "keys are stored "
+                         "without the proof that AWS KMS opens them again: "
+                         "that takes kms:Decrypt");
     return KAWS_OK;
 }
 
@@ -6994,23 +6818,21 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
                          const kaws_sealed *in, kaws_sealed *out)
 {
     static const kaws__action action = {
-        "ReEncrypt", KAWS__OPENS, { "KeyId", "SourceKeyId", "CiphertextBlob",
-                                    "DestinationKeyMaterialId" }
+        "ReEncrypt", "DestinationKeyId", KAWS__OPENS,
+        { "KeyId", "SourceKeyId", "CiphertextBlob", "DestinationKeyMaterialId" }
     };
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->shared, &action, op->target.region);
+    kaws__calls_begin(&c, op, &action, &op->target);
     kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_text(&c, "SourceKeyId", in->kms_key_arn);
     kaws__kms_put_context(&c, "SourceEncryptionContext", ctx);
-    kaws__kms_put_text(&c, "DestinationKeyId", op->target.key_id);
     kaws__kms_put_context(&c, "DestinationEncryptionContext", ctx);
-    status = kaws__calls_send(&c);
-    if (status == KAWS_OK)
-        status = kaws__kms_expect_key(&c, KAWS__SOURCE, in->kms_key_arn);
-    if (status == KAWS_OK)
-        status = kaws__kms_take_sealed(op, &c, out);
+    if ((status = kaws__calls_send(&c)) == KAWS_OK &&
+        (status = kaws__kms_expect_key(&c, KAWS__SOURCE,
+                                       in->kms_key_arn)) == KAWS_OK)
+        status = kaws__kms_take_sealed(&c, out);
     kaws__calls_end(&c);
     return status;
 }
@@ -7029,24 +6851,24 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
     kaws_bytes view = { plain, sizeof plain }, expect = { NULL, len };
     size_t none = 0;
     kaws__target from;
-    kaws_status status = kaws__trust_check(&op->kms->trust, in->kms_key_arn,
-                                           KAWS__TO_OPEN, op->shared.err);
+    kaws_status status = kaws__trust_check(&op->calls->trust, in->kms_key_arn,
+                                           KAWS__TO_OPEN, op->err);
 
     if (status == KAWS_OK)
-        status = kaws__arn_target(&from, in->kms_key_arn, "", op->shared.err);
+        status = kaws__arn_target(&from, in->kms_key_arn, "", op->err);
     if (status != KAWS_OK)
         return status;
     if (strcmp(from.region, op->target.region) == 0)
         return kaws__kms_reencrypt_near(op, ctx, in, out);
-    status = kaws__kms_decrypt(op, ctx, in, expect, plain, &view.len);
+    status = kaws__kms_decrypt(op, 0, ctx, in, expect, plain, &view.len);
     if (status == KAWS_OK)
         status = kaws__kms_seal(op, ctx, view, NULL, out);
     if (status == KAWS_OK)
-        status = kaws__kms_decrypt(op, ctx, in, view, NULL, &none);
+        status = kaws__kms_decrypt(op, 0, ctx, in, view, NULL, &none);
     if (status == KAWS_MISMATCH && view.len > 0)
-        status = kaws__kms_mixed_up(op->kms, "AWS KMS opened a blob, and not "
+        status = kaws__kms_mixed_up(op->calls, "AWS KMS opened a blob, and not "
                                     "to the same key a second time",
-                                    op->shared.err);
+                                    op->err);
     kaws_wipe(plain, sizeof plain);
     return status;
 }
@@ -7059,46 +6881,42 @@ static kaws_status
 kaws__kms_rotate(kaws__op *op)
 {
     static const kaws__action action = {
-        "RotateKeyOnDemand", KAWS__UNREPEATED | KAWS__APART, { "KeyId" }
+        "RotateKeyOnDemand", "KeyId", KAWS__UNREPEATED | KAWS__APART,
+        { "KeyId" }
     };
-    const char *arn = op->target.key_id, *id = strchr(arn, '/');
+    const char *arn = op->target.key_id, *id = strchr(arn, '/') + 1;
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->shared, &action, op->target.region);
-    kaws__kms_put_text(&c, "KeyId", arn);
-    status = kaws__calls_send(&c);
-    if (status == KAWS_OK &&
-        !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(id + 1)))
+    kaws__calls_begin(&c, op, &action, &op->target);
+    if ((status = kaws__calls_send(&c)) == KAWS_OK &&
+        !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(id)))
         status = kaws__kms_expect_key(&c, KAWS__KEY, arn);
     kaws__calls_end(&c);
     return status;
 }
 
 
-/* Whether KMS answers us in that region. The KMS key is of another one, so KMS
- * refuses to describe it, but any refusal by KMS itself is an answer. */
+/* Whether KMS answers us in the target's region. The KMS key is of another one,
+ * so KMS refuses to describe it, but any refusal by KMS itself is an answer. */
 static kaws_status
-kaws__kms_ask_region(kaws__op *op, const char *region)
+kaws__kms_ask_region(kaws__op *op)
 {
-    static const kaws__action action = { "DescribeKey", 0, { NULL } };
+    static const kaws__action action = { "DescribeKey", "KeyId", 0, { NULL } };
     kaws__call c;
     kaws_status status;
 
-    kaws__calls_begin(&c, &op->shared, &action, region);
-    kaws__kms_put_text(&c, "KeyId", op->target.key_id);
+    kaws__calls_begin(&c, op, &action, &op->target);
     status = kaws__calls_send(&c);
     if (c.typed && (status == KAWS_DENIED || status == KAWS_KMS_KEY ||
                     status == KAWS_ARGUMENT)) {
-        kaws__err_clear(op->shared.err);
+        kaws__err_clear(op->err);
         status = KAWS_OK;
     }
     kaws__calls_end(&c);
     return status;
 }
 
-
-/* ---- whose the KMS keys are -------------------------------------------- */
 
 /* Asks KMS for the ring's own account, if that must be known before it can be
  * said whether the KMS key `arn` (NULL: any) is trusted. */
@@ -7107,9 +6925,8 @@ kaws__kms_learn_account(kaws__op *op, const char *arn)
 {
     kaws_sealed sealed;
 
-    if (!kaws__trust_ask_first(&op->kms->trust, &op->target, arn))
-        return KAWS_OK;
-    return kaws__kms_probe(op, 0, &sealed);
+    return kaws__trust_ask_first(&op->calls->trust, &op->target, arn)
+         ? kaws__kms_probe(op, 0, &sealed) : KAWS_OK;
 }
 
 
@@ -7119,7 +6936,7 @@ kaws__kms_learn_account(kaws__op *op, const char *arn)
 static kaws_status
 kaws__kms_may_use(kaws__op *op, const char *key_id)
 {
-    kaws__trust *t = &op->kms->trust;
+    kaws__trust *t = &op->calls->trust;
     kaws_status status = kaws__kms_learn_account(op, NULL);
     int silent = status == KAWS_KMS_KEY || status == KAWS_DENIED;
     kaws__arn arn;
@@ -7128,9 +6945,9 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
         return status;
     if (kaws__arn_parse(kaws__buf_of(key_id), &arn) &&
         kaws__trust_check(t, key_id, silent ? KAWS__TO_OPEN : KAWS__TO_SEAL,
-                          silent ? NULL : op->shared.err) != KAWS_OK)
+                          silent ? NULL : op->err) != KAWS_OK)
         return silent ? status : KAWS_FOREIGN;
-    kaws__err_clear(op->shared.err);
+    kaws__err_clear(op->err);
     return KAWS_OK;
 }
 
@@ -8833,7 +8650,7 @@ kaws__table_find(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
 /* ---- changes ----------------------------------------------------------- */
 
 /* Makes sure that so many more entries can be added without asking for memory.
- * At most seven eighths of the slots are taken. */
+ * At most three quarters of the slots are taken. */
 static int
 kaws__table_reserve(kaws__table *t, size_t more)
 {
@@ -8843,7 +8660,7 @@ kaws__table_reserve(kaws__table *t, size_t more)
 
     if (more > SIZE_MAX / KAWS__TABLE_PLACE / 4 - t->count)
         return 0;
-    while (t->count + more > slot_count / 8 * 7)
+    while (t->count + more > slot_count / 4 * 3)
         slot_count *= 2;
     if (slot_count == t->slot_count)
         return 1;
@@ -9195,6 +9012,7 @@ kaws__vault_list(kaws__vault *v, kaws__buf *out)
     size_t i, k;
 
     memset(&info, 0, sizeof info);
+    memset(&r, 0, sizeof r);
     kaws__thread_lock(&v->lock);
     for (i = 0; i < v->table.count; i++) {
         (void)kaws__store_split(kaws__table_record(v->table.rows[i].entry),
@@ -9507,7 +9325,7 @@ kaws__vault_close(kaws__vault *v)
 
 typedef struct kaws__rewrap {
     const kaws_hooks *hooks;
-    kaws__kms    *kms;
+    kaws__calls  *kms;
     kaws__vault  *vault;
     int           parallel;       /* calls under way at once, at most         */
     kaws__lock    lock;           /* guards all below, and a kaws__run        */
@@ -9529,7 +9347,7 @@ typedef struct kaws__run {        /* one re-wrap                              */
 
 /* *w is all zeros before. Close it in any case. */
 static kaws_status
-kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__kms *kms,
+kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__calls *kms,
                   kaws__vault *vault, int parallel, kaws_error *err)
 {
     if (kaws__thread_lock_init(&w->lock, KAWS__RANK_REWRAP) != 0)
@@ -9568,13 +9386,13 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(w->kms, err), whole;
+    kaws__op op = kaws__calls_op(w->kms, err), whole;
     int most, same, paused = 0, pause = 100;
     kaws_sealed before, now;
     kaws__target target = op.target;
     kaws_status status = kaws__kms_probe(&op, 0, &before);
 
-    op = kaws__kms_begin(w->kms, err);
+    op = kaws__calls_op(w->kms, err);
     if (status == KAWS_OK &&
         (status = kaws__arn_target(&target, before.kms_key_arn, "", err)) ==
         KAWS_OK) {
@@ -9583,16 +9401,16 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
     }
     if (status != KAWS_OK || before.key_material_id[0] == '\0')
         return status;                    /* this KMS names no material       */
-    whole = kaws__kms_begin(w->kms, err);
-    most = kaws__calls_left_ms(&whole.shared);
+    whole = kaws__calls_op(w->kms, err);
+    most = kaws__calls_left_ms(&whole);
     for (;; paused += pause, pause = pause < 1600 ? pause * 2 : pause) {
-        op = kaws__kms_begin(w->kms, err);
+        op = kaws__calls_op(w->kms, err);
         op.target = target;
         status = kaws__kms_probe(&op, 0, &now);
         same = status == KAWS_OK && strcmp(now.key_material_id,
                                            before.key_material_id) == 0;
         if (!same || paused >= most ||
-            pause >= kaws__calls_left_ms(&whole.shared))
+            pause >= kaws__calls_left_ms(&whole))
             break;
         w->hooks->sleep_ms(w->hooks->ctx, pause);
     }
@@ -9617,21 +9435,21 @@ kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
 {
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
-    kaws__op op = kaws__kms_begin(run->rewrap->kms, err);
+    kaws__op op = kaws__calls_op(run->rewrap->kms, err);
     kaws_status status;
 
     op.target = run->target;
     status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
-    numbers[0] = op.shared.reply_id;
+    numbers[0] = op.reply_id;
     if (status != KAWS_OK)
         return status;
     numbers[2] = kaws__buf_digest((kaws_bytes){ out->blob, out->blob_len });
-    op = kaws__kms_begin(run->rewrap->kms, err);
+    op = kaws__calls_op(run->rewrap->kms, err);
     status = kaws__kms_prove(&op, ctx, out, len);
-    numbers[1] = op.shared.reply_id;
+    numbers[1] = op.reply_id;
     if (status == KAWS_DENIED)
-        kaws__err_prefix(err, "each new blob is proved, which takes "
-                              "kms:Decrypt: ");
+        (void)kaws__err_set(err, status, "each new blob is proved, which takes "
+                            "kms:Decrypt: %s", err->text);
     return status;
 }
 
@@ -9660,8 +9478,9 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
         run->renewed += strcmp(sealed.kms_key_arn, old->kms_key_arn) != 0 ||
             strcmp(sealed.key_material_id, old->key_material_id) != 0;
     } else if (run->status == KAWS_OK) {
-        kaws__err_prefix(&err, "re-wrapping the key '%s' failed, and nothing "
-                         "was changed: ", KAWS__SHOW(copy->record.key_id));
+        (void)kaws__err_set(&err, status, "re-wrapping the key '%s' failed, "
+                            "and nothing was changed: %s",
+                            KAWS__SHOW(copy->record.key_id), err.text);
         run->status = status;
         run->err = err;
     }
@@ -9731,7 +9550,7 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
     const kaws__rewrap *w = run->rewrap;
     size_t size = run->max * (sizeof *run->fresh + 3 * sizeof *run->numbers);
     size_t threads = (size_t)w->parallel, i;
-    kaws__op op = kaws__kms_begin(w->kms, err);
+    kaws__op op = kaws__calls_op(w->kms, err);
     kaws_sealed sealed;
     kaws_status status = kaws__kms_probe(&op, 0, &sealed);
 
@@ -9790,8 +9609,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text arn trust calls kms store bind vault
- *        rewrap
+ * Uses: sys thread disk err mem buf text creds arn trust calls kms store bind
+ *        vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9807,7 +9626,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 struct kaws {
     kaws_hooks   hooks;
     kaws__buf    strings;         /* the config's, copied                     */
-    kaws__kms    kms;
+    kaws__calls  kms;
     kaws__vault  vault;
     kaws__rewrap rewrap;
     kaws__lock   settings;        /* held while KMS is asked about new ones   */
@@ -9883,7 +9702,7 @@ kaws_close(kaws *ring)
     hooks = ring->hooks;
     kaws__vault_close(&ring->vault);
     kaws__rewrap_close(&ring->rewrap);
-    kaws__kms_close(&ring->kms);
+    kaws__calls_close(&ring->kms);
     kaws__buf_free(&ring->strings);
     kaws__thread_lock_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
@@ -9915,7 +9734,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     r->hooks = config.hooks;
     kaws__buf_init(&r->strings, &r->hooks);
     if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
-        (status = kaws__kms_open(&r->kms, &r->hooks, &config, err)) ==
+        (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
         KAWS_OK &&
         (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
                                     config.rewrap_parallel, err)) == KAWS_OK)
@@ -9941,7 +9760,7 @@ kaws_check(kaws *ring, kaws_error *error)
 
     if (ring == NULL)
         return err->status;
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     return kaws__kms_probe(&op, 1, &sealed);
 }
 
@@ -9966,7 +9785,7 @@ kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
     if (!kaws__store_type_ok(key.record.type))
         return kaws__err_argument(err, "the key type is not 1 to 15 letters, "
                                   "digits, - and _");
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     if ((status = kaws__kms_has_key(&op)) != KAWS_OK ||
         (status = kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err)))
         return status;
@@ -10040,12 +9859,12 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     if (key->bytes == NULL)
         status = kaws__err_memory(err, "fetching a key");
     else if ((status = kaws__kms_learn_account(
                   &op, copy.sealed.kms_key_arn)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, &copy.bound.context, &copy.sealed,
+        status = kaws__kms_decrypt(&op, 0, &copy.bound.context, &copy.sealed,
                                    expect, key->bytes, &len);
     if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
@@ -10155,7 +9974,7 @@ static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
 {
-    kaws__op op = kaws__kms_begin(&ring->kms, err);
+    kaws__op op = kaws__calls_op(&ring->kms, err);
     kaws__target there = choice->target;
     int another = strcmp(now->target.key_id, there.key_id) != 0;
     int moves = strcmp(now->region, choice->region) != 0;
@@ -10172,8 +9991,11 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
         (another || !moves || strcmp(now->target.region, there.region) != 0))
         status = kaws__kms_probe(&op, 1, &sealed);
     /* The region of an ARN goes on to be asked for this KMS key. */
-    if (status == KAWS_OK && moves && strcmp(there.region, choice->region) != 0)
-        status = kaws__kms_ask_region(&op, choice->region);
+    if (status == KAWS_OK && moves &&
+        strcmp(there.region, choice->region) != 0) {
+        memcpy(op.target.region, choice->region, sizeof op.target.region);
+        status = kaws__kms_ask_region(&op);
+    }
     return status;
 }
 
@@ -10249,7 +10071,7 @@ KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
     if (ring != NULL)
-        kaws__calls_set_timeouts(&ring->kms.calls, connect_timeout_ms,
+        kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
 }
 
@@ -10261,7 +10083,7 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
     kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
 
     return ring == NULL
-         ? err->status : kaws__calls_reload_creds(&ring->kms.calls, err);
+         ? err->status : kaws__creds_reload(&ring->kms.creds, 0, err);
 }
 
 
@@ -10294,7 +10116,7 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     memset(stats, 0, sizeof *stats);
     if (ring == NULL)
         return;
-    kaws__calls_stats(&ring->kms.calls, stats);
+    kaws__calls_stats(&ring->kms, stats);
     kaws__vault_stats(&ring->vault, stats);
     kaws__rewrap_stats(&ring->rewrap, stats);
 }
@@ -10337,7 +10159,7 @@ kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
         (plain.at == NULL && most == KAWS_PLAIN_MAX))
         return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
                              "1 to %lu bytes here", (unsigned long)most);
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
         (status = kaws__kms_has_key(&op)) != KAWS_OK)
         return status;
@@ -10423,9 +10245,9 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
         return kaws__err_argument(err, "ring, in, plain and plain_len must not "
                                   "be NULL");
-    op = kaws__kms_begin(&ring->kms, err);
+    op = kaws__calls_op(&ring->kms, err);
     if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, ctx, &given, any, plain, &len);
+        status = kaws__kms_decrypt(&op, 0, ctx, &given, any, plain, &len);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
                                "%lu bytes, and there is room for %lu",
@@ -10443,7 +10265,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
     kaws__op op;
-    kaws_sealed given, fresh;
+    kaws_sealed *work;                    /* given, fresh: much for a stack   */
     kaws_status status;
 
     if (in != out) {
@@ -10453,12 +10275,16 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     }
     if (ring == NULL || in == NULL || out == NULL)
         return kaws__err_argument(err, "ring, in and out must not be NULL");
-    op = kaws__kms_begin(&ring->kms, err);
-    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK &&
+    work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
+    if (work == NULL)
+        return kaws__err_memory(err, "re-encrypting a key");
+    op = kaws__calls_op(&ring->kms, err);
+    if ((status = kaws__ring_given(&op, ctx, in, &work[0], err)) == KAWS_OK &&
         (status = kaws__kms_has_key(&op)) == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, ctx, &given, 0, &fresh);
+        status = kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]);
     if (status == KAWS_OK)
-        *out = fresh;
+        *out = work[1];
+    kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
     return status;
 }
 

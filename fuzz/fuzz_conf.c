@@ -1,12 +1,5 @@
 /* Rooms sources and creds: the conf file, whole or half, and what stays of it.
  *
- *     mkdir -p build/fuzz/corpus/conf
- *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
- *         -fno-sanitize-recover=all -o build/fuzz/fuzz_conf \
- *         fuzz/fuzz_conf.c -l:libbearssl.a -lpthread
- *     build/fuzz/fuzz_conf -max_len=7000 -dict=fuzz/conf.dict \
- *         build/fuzz/corpus/conf fuzz/corpus/conf
- *
  * The input is the file. It is good if and only if it has two or three lines
  * that hold what they should, blanks at the ends aside. It is read from a file
  * that lies in memory; one that is not good, in place of one that is, changes

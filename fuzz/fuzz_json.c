@@ -1,12 +1,5 @@
 /* Room json: what is read, what is refused, what is written, and read again.
  *
- *     mkdir -p build/fuzz/corpus/json
- *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
- *         -fno-sanitize-recover=all -o build/fuzz/fuzz_json \
- *         fuzz/fuzz_json.c -l:libbearssl.a -lpthread
- *     build/fuzz/fuzz_json -max_len=2000 -dict=fuzz/json.dict \
- *         build/fuzz/corpus/json fuzz/corpus/json
- *
  * The input is one text. A reader that recurses (judge.h) has to come to the
  * same verdict and the same values.
  */

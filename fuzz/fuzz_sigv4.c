@@ -1,12 +1,5 @@
 /* Room sigv4: any request, signed again in other ways that mean the same.
  *
- *     mkdir -p build/fuzz/corpus/sigv4
- *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
- *         -fno-sanitize-recover=all -o build/fuzz/fuzz_sigv4 \
- *         fuzz/fuzz_sigv4.c -l:libbearssl.a -lpthread
- *     build/fuzz/fuzz_sigv4 -max_len=2000 -dict=fuzz/sigv4.dict \
- *         build/fuzz/corpus/sigv4 fuzz/corpus/sigv4
- *
  * The input is a seed, a time, the strings of a request, each with a NUL behind
  * it, and the body. Headers and parameters in another order, names in another
  * case and wider blanks must give the same signature, and an array too small by

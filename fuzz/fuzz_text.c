@@ -1,12 +1,5 @@
 /* Room text, and the names of AWS in room arn: each way and back again.
  *
- *     mkdir -p build/fuzz/corpus/text
- *     clang -std=c99 -O1 -g -fsanitize=fuzzer,address,undefined \
- *         -fno-sanitize-recover=all -o build/fuzz/fuzz_text \
- *         fuzz/fuzz_text.c -l:libbearssl.a -lpthread
- *     build/fuzz/fuzz_text -max_len=600 -dict=fuzz/text.dict \
- *         build/fuzz/corpus/text fuzz/corpus/text
- *
  * The input is one text, which every conversion is tried on; if a number or the
  * size of an array is wanted, its first bytes are it. The C library (strftime,
  * regular expressions) and judge.h are what we compare with.

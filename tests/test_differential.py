@@ -139,17 +139,3 @@ def test_json_numbers(oracle: Oracle) -> None:
         number = "".join(r.choices("0012-+.eE", k=r.randint(1, 7)))
         document = f'{{"c":{number}}}'.encode()
         assert by_kaws(oracle, document) == by_python(document), f"seed {seed!r}: {number}"
-
-
-def test_json_depth(oracle: Oracle) -> None:
-    for opening, closing, each in (("[", "]", 1), ('{"c":', "}", 1), ('[{"c":', "}]", 2)):
-        for times in (1, 31, 32, 33, 63, 64, 65, 66, 1000):
-            document = f'{{"c":{opening * times}1{closing * times}}}'.encode()
-            assert (by_kaws(oracle, document) is None) == (each * times > DEPTH), document
-
-
-def test_json_string(oracle: Oracle) -> None:
-    for seed, r in chances("string"):
-        original = text(r, 30)
-        written = unfield(oracle("string", original)[0])
-        assert json.loads(written) == original, f"seed {seed!r}: {written}"

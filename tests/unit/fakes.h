@@ -384,7 +384,8 @@ fake_read_context(fake_ask *ask, kaws__json *j, uint8_t digest[32])
     while (j->bad == NULL && n < 32 && kaws__json_peek(j) != '}') {
         if (n > 0)
             kaws__json_take(j, ',', "a comma");
-        if (kaws__json_member_name(j, &pairs[n][0]) &&
+        if (kaws__json_text(j, &pairs[n][0]) &&
+            kaws__json_take(j, ':', "a colon") &&
             kaws__json_text(j, &pairs[n][1]) && pairs[n][1].len == 0)
             fake_refuse(ask, "ValidationException", "an empty value");
         n++;
@@ -417,14 +418,14 @@ fake_read(fake_ask *ask, char *body)
     };
     kaws_bytes *const texts[] = { &ask->key, &ask->source, &ask->target,
                                   &ask->blob, &ask->plain }, name;
-    kaws__json j = { NULL, NULL, NULL };
+    kaws__json j = { .at = (uint8_t *)body,
+                     .end = (uint8_t *)body + strlen(body) };
     size_t i;
     int more = 1;
 
-    j.at = (uint8_t *)body;
-    j.end = j.at + strlen(body);
     kaws__json_take(&j, '{', "a brace");
-    while (more && j.bad == NULL && kaws__json_member_name(&j, &name)) {
+    while (more && kaws__json_text(&j, &name) &&
+           kaws__json_take(&j, ':', "a colon")) {
         for (i = 0; i < 10; i++)
             if (kaws__buf_same(name, kaws__buf_of(names[i])))
                 break;
@@ -438,7 +439,7 @@ fake_read(fake_ask *ask, char *body)
         else if (i < 8 && !ask->canned)
             fake_read_context(ask, &j, ask->context[i == 7]);
         else
-            kaws__json_skip(&j);
+            kaws__json_value(&j);
         more = kaws__json_peek(&j) != '}';
         if (more)
             kaws__json_take(&j, ',', "a comma");

@@ -155,24 +155,10 @@ answer_json(question *q)
 }
 
 
-/* text -> JSON string */
-static void
-answer_string(question *q)
-{
-    kaws__buf out;
-
-    kaws__buf_init(&out, &hooks);
-    kaws__json_string(&out, bytes_of(q, 1, 0));
-    say(kaws__buf_view(&out));
-    kaws__buf_free(&out);
-}
-
-
 static const struct { const char *command; void (*answer)(question *); } all[] =
 {
     { "sign", answer_sign },
-    { "json", answer_json },
-    { "string", answer_string }
+    { "json", answer_json }
 };
 
 

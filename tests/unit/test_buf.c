@@ -1,7 +1,4 @@
 /* test_buf.c - room buf: bytes that grow, fill an array or feed a consumer
- *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_buf \
- *        tests/unit/test_buf.c -l:libbearssl.a -lcurl -lcmocka
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

@@ -1,7 +1,4 @@
 /* test_crypto.c - room crypto: SHA-256, HMAC, comparing
- *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_crypto \
- *        tests/unit/test_crypto.c -l:libbearssl.a -lcurl -lcmocka
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

@@ -1,8 +1,5 @@
 /* test_json.c - room json: what is taken, what is refused, and where
  *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_json \
- *        tests/unit/test_json.c -l:libbearssl.a -lcurl -lcmocka
- *
  * Texts lie in blocks of exactly their size, so that a sanitizer sees it if the
  * reader looks a byte too far.
  */

@@ -97,9 +97,9 @@ static const struct action {
       "{\"KeyId\":\"" FAKE_EAST "\",\"CiphertextBlob\":\"@\","
       "\"EncryptionContext\":" CONTEXT "}" },
     { "ReEncrypt", do_reencrypt, 0,
-      "{\"CiphertextBlob\":\"@\",\"SourceKeyId\":\"" FAKE_EAST "\","
-      "\"SourceEncryptionContext\":" CONTEXT ",\"DestinationKeyId\":\""
-      FAKE_EAST "\",\"DestinationEncryptionContext\":" CONTEXT "}" },
+      "{\"DestinationKeyId\":\"" FAKE_EAST "\",\"CiphertextBlob\":\"@\","
+      "\"SourceKeyId\":\"" FAKE_EAST "\",\"SourceEncryptionContext\":" CONTEXT
+      ",\"DestinationEncryptionContext\":" CONTEXT "}" },
     { "RotateKeyOnDemand", do_rotate, 0, "{\"KeyId\":\"" FAKE_EAST "\"}" }
 };
 
@@ -275,13 +275,13 @@ test_ask_region(void **state)
     size_t i;
 
     for (i = 0; i < COUNT(rows); i++) {
-        kaws__op op = kaws__kms_begin(&w->ring->kms, &w->err);
+        kaws__op op = kaws__calls_op(&w->ring->kms, &w->err);
+        memcpy(op.target.region, "ap-south-1", sizeof "ap-south-1");
         fake_push(&w->f, rows[i].script);
         if (i + 1 == COUNT(rows))
             SAY(w, .body = "<html>", .http = 403);
         kaws__err_clear(&w->err);
-        EXPECT(w, rows[i].status, NULL,
-               kaws__kms_ask_region(&op, "ap-south-1"));
+        EXPECT(w, rows[i].status, NULL, kaws__kms_ask_region(&op));
         assert_string_equal(w->f.url, "https://kms.ap-south-1.amazonaws.com/");
     }
 }
@@ -523,17 +523,12 @@ test_alias_of_a_foreign_account(void **state)
     SAY(w, .from = FAKE_EAST, .to = FAKE_FOREIGN);
     EXPECT(w, KAWS_FOREIGN, NULL, do_data_key(w));
     assert_int_equal(plain_room[0], 0);
-    assert_int_equal(fake_logged(&w->f, 1, "is now"), 0);
-    SAY(w, .from = FAKE_EAST, .to = FAKE_EAST2);
-    EXPECT(w, KAWS_OK, NULL, do_bare(w));
-    assert_int_equal(fake_logged(&w->f, 1, "was " FAKE_EAST " and is "
-                                 FAKE_EAST2 " now"), 1);
 }
 
 
 /* While a KMS key is only tried, what it tells of accounts is believed by the
  * trial, and by nobody else: not by a fetch in the middle of it, and not after.
- * Taken, it counts. */
+ */
 static void
 fetch_in_between(struct fake *f, const char *action)
 {
@@ -567,11 +562,6 @@ test_a_trial_teaches_nothing(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws_try(w->ring, FAKE_EAST, NULL, &w->err));
     assert_null(w->f.on_send);
     assert_string_equal(w->ring->kms.trust.own, "");
-    EXPECT(w, KAWS_OK, NULL, kaws_try(w->ring, FAKE_FOREIGN, NULL, &w->err));
-    EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_EAST, &w->err));
-    assert_string_equal(w->ring->kms.trust.own, FAKE_EAST);
-    EXPECT(w, KAWS_FOREIGN, "that is the KMS key",
-           kaws_try(w->ring, FAKE_FOREIGN, NULL, &w->err));
 }
 
 
@@ -591,6 +581,25 @@ test_nothing_is_sent_for_a_foreign_key(void **state)
 }
 
 
+/* A reply to a proof may have the request id of the reply before it, and be
+ * taken, because that was another region's: but no re-wrap ends well so. */
+static void
+test_proof_repeats_an_id(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.data_file = w->f.data;
+    world_reopen(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("a", NULL), "AES",
+                                           16, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_WEST, &w->err));
+    SAY(w, .action = "Decrypt", .skip = 2, .same_id = 1);
+    EXPECT(w, KAWS_REPLY, "two replies to the re-wrap were the same",
+           kaws_rewrap_all(w->ring, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
+}
+
+
 int
 main(void)
 {
@@ -601,7 +610,8 @@ main(void)
         TEST(test_bent_replies), TEST(test_what_is_tolerated),
         TEST(test_alias_of_a_foreign_account),
         TEST(test_a_trial_teaches_nothing),
-        TEST(test_nothing_is_sent_for_a_foreign_key)
+        TEST(test_nothing_is_sent_for_a_foreign_key),
+        TEST(test_proof_repeats_an_id)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,4 @@
 /* test_mem.c - room mem: what is given, and how it is taken back
- *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_mem \
- *        tests/unit/test_mem.c -l:libbearssl.a -lcurl -lcmocka
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

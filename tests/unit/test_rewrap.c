@@ -294,7 +294,7 @@ test_rewrap_twice_the_same_blob(void **state)
 static void
 begin_ids_anew(struct world *w)
 {
-    kaws__http *http = &w->ring->kms.calls.http;
+    kaws__http *http = &w->ring->kms.http;
 
     w->f.replies -= 10;
     memset(http->seen, 0, sizeof http->seen);

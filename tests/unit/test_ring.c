@@ -545,7 +545,7 @@ test_odd_paths(void **state)
     cfg.conf_file = conf;
     OK(w, kaws_open(&w->ring, &cfg, &w->err));
     assert_string_equal(w->ring->vault.file.path, want);
-    assert_string_equal(w->ring->kms.calls.creds.sources.conf_file, w->f.conf);
+    assert_string_equal(w->ring->kms.creds.sources.conf_file, w->f.conf);
     cfg.data_file = want;
     OK(w, kaws_open(&again, &cfg, &w->err));
     assert_int_equal(fake_logged(&w->f, 1, "is in use by another process"), 1);
