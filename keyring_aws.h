@@ -329,8 +329,9 @@
  *
  * Two risks remain. A peer that TLS trusts can forge a whole reply with a new
  * request id. Or it can send one between our look at the connection and the
- * true reply. A fetch believes such a reply; so does a re-wrap, if KMS can
- * decrypt the blob in it under the key's name.
+ * true reply; if the next requests follow before the true reply is there, their
+ * replies are mixed up as well. A fetch believes such a reply; so does a
+ * re-wrap, if KMS can decrypt the blob in it under the key's name.
  *
  * Each blob is bound to an encryption context, so that KMS decrypts it only as
  * what it was: app = "keyring_aws", file = the file id in hex, key_id,
@@ -4025,10 +4026,9 @@ KAWS__MAYBE static const char *const kaws__url_proxies[4] = {
 };
 
 
-/* Is it [scheme://][user[:password]@]host[:port][/...]? 2: yes, and libcurl
- * speaks TLS with that proxy. If a password holds a raw '/', libcurl takes what
- * follows it for a path, and what precedes it for the host. So no '@' may
- * follow the host. */
+/* Is it [scheme://][user[:password]@]host[:port][/...]? If a password holds a
+ * raw '/', libcurl takes what follows it for a path, and what precedes it for
+ * the host. So no '@' may follow the host. */
 KAWS__MAYBE static int
 kaws__url_proxy_ok(const char *proxy)
 {
@@ -4053,13 +4053,13 @@ kaws__url_proxy_ok(const char *proxy)
         return 0;
     view = kaws__buf_of(at != NULL ? at + 1 : host);
     view.len = strcspn((const char *)view.at, "/?#");
-    return kaws__url_host_ok(view) ? 1 + (i == 0) : 0;
+    return kaws__url_host_ok(view);
 }
 
 
 /* Refuses a malformed proxy in the environment, because libcurl would report it
  * like an outage. The proxy's URL may hold a password, so the message names the
- * variable only. *over_tls: whether libcurl speaks TLS with the proxy. */
+ * variable only. *over_tls: whether libcurl may speak TLS with the proxy. */
 KAWS__MAYBE static kaws_status
 kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
@@ -4068,7 +4068,8 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
         "socks4a, socks5 or socks5h; in a password write / ? # @ % and blanks "
         "as %2F %3F %23 %40 %25 %20";
     const char *direct = kaws__sys_env("no_proxy"), *proxy = NULL, *name = NULL;
-    int i, ok;
+    kaws_bytes scheme;
+    int i;
 
     if (direct == NULL)
         direct = kaws__sys_env("NO_PROXY");
@@ -4076,13 +4077,14 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
         proxy = kaws__sys_env(name = kaws__url_proxies[i]);
     if (proxy == NULL || (direct != NULL && strcmp(direct, "*") == 0))
         return KAWS_OK;
-    ok = kaws__url_proxy_ok(proxy);
-    *over_tls = ok == 2;
-    if (!ok && direct == NULL)
+    scheme = (kaws_bytes){ (const uint8_t *)proxy, strcspn(proxy, ":") };
+    *over_tls = kaws__text_alike(scheme, "https");
+    if (kaws__url_proxy_ok(proxy))
+        return KAWS_OK;
+    if (direct == NULL)
         return kaws__err_set(err, KAWS_CONFIG, "%s %s", name, wrong);
-    if (!ok)
-        kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
-                      "name AWS KMS's host", name, wrong);
+    kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
+                  "name AWS KMS's host", name, wrong);
     return KAWS_OK;
 }
 
@@ -4159,7 +4161,6 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     struct curl_slist lines[KAWS__CURL_LINES];
     size_t sent;                  /* of the body                              */
     size_t first;                 /* where the trailing spaces begin          */
-    int    interim;               /* the head that is coming is a 1xx's       */
     int    headed;                /* the reply's head is complete             */
     int    overread;              /* libcurl may have read beyond the reply   */
     struct curl_tlssessioninfo tls;
@@ -4311,28 +4312,30 @@ kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
 
 
 /* Lines behind the head are the trailer of a chunked body: we ignore them.
- * libcurl tells its TLS session only while it is at work, so we ask here. */
+ * A head that libcurl counts as a 1xx is not the reply's. libcurl tells its TLS
+ * session only while it is at work, so we ask here. */
 static size_t
 kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
 {
     struct curl_tlssessioninfo *tls = NULL;
     kaws__transfer *t = to;
     const size_t len = size * count;
+    long http = 0;
     kaws_bytes name = { (const uint8_t *)data, 0 }, value;
     const char *colon = memchr(data, ':', len);
 
     if (t->headed)
         return len;
     if (len > 5 && memcmp(data, "HTTP/", 5) == 0) {   /* another reply begins */
-        t->interim = len > 9 && data[9] == '1';
         t->r->date = 0;
         t->r->retry_after_ms = -1;
         t->r->request_id[0] = '\0';
     }
-    if (len > 0 && (*data == '\r' || *data == '\n') && !t->interim) {
-        t->headed = 1;
-        if (curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls) == CURLE_OK
-            && tls != NULL)
+    if (len > 0 && (*data == '\r' || *data == '\n')) {
+        (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
+        (void)curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
+        t->headed = http / 100 != 1;
+        if (tls != NULL)
             t->tls = *tls;
     }
     if (colon != NULL) {
@@ -4425,30 +4428,19 @@ kaws__curl_conn_new(kaws__sender *s, const char *url)
 }
 
 
-/* Has the connection been silent since the last reply? What is readable may be
- * the connection's end, a surplus reply or a TLS ticket: we do not look. */
-static int
-kaws__curl_silent(const kaws__conn *conn)
-{
-    struct curl_waitfd fd = { conn->sock, CURL_WAIT_POLLIN, 0 };
-    int active = 0;
-
-    return conn->sock != CURL_SOCKET_BAD &&
-           kaws__sys_ticks_us() - conn->used_us < KAWS__CURL_IDLE_S * 1000000 &&
-           curl_multi_wait(conn->multi, &fd, 1, 0, &active) == CURLM_OK &&
-           active == 0;
-}
-
-
 /* Lends a conn to the caller until kaws__curl_done(): the idle one of that URL
- * that was used last, or a new one. A conn whose connection has ended, is not
- * silent or was distrusted is lent as well, because it keeps the CA
- * certificates and a TLS session to resume; libcurl opens a new connection in
- * it, which pushes out the old one. */
+ * that was used last, or a new one. A conn whose connection has ended, was
+ * distrusted or has not been silent since its last reply is lent as well,
+ * because it keeps the CA certificates and a TLS session to resume; libcurl
+ * opens a new connection in it, which pushes out the old one. What is readable
+ * may be the connection's end, a surplus reply or a TLS ticket: we do not look.
+ */
 static kaws__conn *
 kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
+    struct curl_waitfd fd = { CURL_SOCKET_BAD, CURL_WAIT_POLLIN, 0 };
     kaws__conn *conn = NULL, **at = &s->idle;
+    int readable = 0;
     unsigned era;
 
     kaws__thread_lock(&s->lock);
@@ -4462,7 +4454,11 @@ kaws__curl_lend(kaws__sender *s, const kaws_request *q)
     kaws__thread_unlock(&s->lock);
     if (conn == NULL && (conn = kaws__curl_conn_new(s, q->url)) == NULL)
         return NULL;
-    if (conn->era != era || !kaws__curl_silent(conn))
+    fd.fd = conn->sock;
+    if (conn->era != era || conn->sock == CURL_SOCKET_BAD ||
+        kaws__sys_ticks_us() - conn->used_us >= KAWS__CURL_IDLE_S * 1000000 ||
+        curl_multi_wait(conn->multi, &fd, 1, 0, &readable) != CURLM_OK ||
+        readable != 0 || fd.revents != 0)
         conn->sock = CURL_SOCKET_BAD;
     conn->era = era;
     return conn;
@@ -4779,14 +4775,21 @@ kaws__curl_close(kaws__sender *s)
  * reply. That room says so by kaws__http_done.
  */
 
-#define KAWS__HTTP_ROWS 16        /* of digests of request ids                */
-#define KAWS__HTTP_IDS  64        /* the last ones in a row                   */
+#define KAWS__HTTP_URLS  32       /* more than a ring uses: one a region      */
+#define KAWS__HTTP_IDS  256       /* request ids remembered of each URL       */
+
+typedef struct kaws__seen {       /* the last request ids of one URL          */
+    uint64_t url;                 /* its digest                               */
+    uint64_t ids[KAWS__HTTP_IDS];     /* their digests                        */
+    unsigned count;               /* of all so far                            */
+} kaws__seen;
 
 typedef struct kaws__http {
     const kaws_hooks *hooks;
     void       *sender;           /* the built-in one; NULL: hooks->send      */
     kaws__lock  lock;             /* guards all below                         */
-    uint64_t    ids[KAWS__HTTP_ROWS][KAWS__HTTP_IDS];     /* newest first     */
+    unsigned    urls;             /* of all so far                            */
+    kaws__seen  seen[KAWS__HTTP_URLS];
 } kaws__http;
 
 
@@ -4817,24 +4820,29 @@ kaws__http_close(kaws__http *http)
 
 
 /* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
- * so a reply that repeats one answers another request. An id counts for its
- * URL. If two digests are equal, a good reply is taken for a repeated one; a
- * repeated one is never missed. Rows keep the search short. */
+ * so a reply that repeats one answers another request. Each URL has its own, so
+ * a busy host does not push out the ids of a quiet one. If two digests are
+ * equal, a good reply is taken for a repeated one; a repeated one is never
+ * missed. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
-    uint64_t digest = kaws__buf_digest(kaws__buf_of(id)) +
-                      kaws__buf_digest(kaws__buf_of(url));
-    uint64_t *row = http->ids[digest % KAWS__HTTP_ROWS];
+    const uint64_t host = kaws__buf_digest(kaws__buf_of(url));
+    const uint64_t digest = kaws__buf_digest(kaws__buf_of(id));
+    kaws__seen *seen = http->seen, *end = seen + KAWS__HTTP_URLS;
     unsigned i = 0;
 
     kaws__thread_lock(&http->lock);
-    while (i < KAWS__HTTP_IDS && row[i] != digest)
-        i++;
-    if (i == KAWS__HTTP_IDS) {
-        memmove(row + 1, row, (KAWS__HTTP_IDS - 1) * sizeof *row);
-        row[0] = digest;
+    while (seen < end && seen->url != host)
+        seen++;
+    if (seen == end) {
+        seen = &http->seen[http->urls++ % KAWS__HTTP_URLS];
+        *seen = (kaws__seen){ .url = host };
     }
+    while (i < KAWS__HTTP_IDS && seen->ids[i] != digest)
+        i++;
+    if (i == KAWS__HTTP_IDS)
+        seen->ids[seen->count++ % KAWS__HTTP_IDS] = digest;
     kaws__thread_unlock(&http->lock);
     return i == KAWS__HTTP_IDS;
 }

@@ -104,30 +104,40 @@ test_hook(void **state)
 }
 
 
-/* A request id counts once for each URL, and the last 1,024 are known. */
+/* Each URL's last 256 request ids are known, however busy the others are. */
 static void
 test_request_ids(void **state)
 {
     static kaws__http http;
     struct world *w = *state;
-    char id[64];
+    char id[64], url[64];
     int i;
 
     EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &w->f.hooks, NULL, 1,
                                              &w->err));
-    for (i = 0; i < 700; i++) {
-        (void)snprintf(id, sizeof id, "id-%d", i);
-        assert_true(kaws__http_note_id(&http, "https://a/", id));
-        assert_false(kaws__http_note_id(&http, "https://a/", id));
-        assert_true(kaws__http_note_id(&http, "https://b/", id));
+    for (i = 0; i < KAWS__HTTP_URLS - 1; i++) {
+        (void)snprintf(url, sizeof url, "https://quiet-%d/", i);
+        assert_true(kaws__http_note_id(&http, url, "id-0"));
     }
-    for (i = 699; i >= 700 - KAWS__HTTP_IDS / 2; i--) {
+    for (i = 0; i < 3000; i++) {
         (void)snprintf(id, sizeof id, "id-%d", i);
-        assert_false(kaws__http_note_id(&http, "https://a/", id));
-        assert_false(kaws__http_note_id(&http, "https://b/", id));
+        assert_true(kaws__http_note_id(&http, "https://busy/", id));
+        assert_false(kaws__http_note_id(&http, "https://busy/", id));
+    }
+    for (i = 2999; i >= 3000 - KAWS__HTTP_IDS; i--) {
+        (void)snprintf(id, sizeof id, "id-%d", i);
+        assert_false(kaws__http_note_id(&http, "https://busy/", id));
     }
     (void)snprintf(id, sizeof id, "id-%d", i);
-    assert_true(kaws__http_note_id(&http, "https://a/", id));
+    assert_true(kaws__http_note_id(&http, "https://busy/", id));
+    for (i = 0; i < KAWS__HTTP_URLS - 1; i++) {
+        (void)snprintf(url, sizeof url, "https://quiet-%d/", i);
+        assert_false(kaws__http_note_id(&http, url, "id-0"));
+    }
+    assert_true(kaws__http_note_id(&http, "https://one-more/", "id-0"));
+    assert_false(kaws__http_note_id(&http, "https://one-more/", "id-0"));
+    assert_false(kaws__http_note_id(&http, "https://quiet-1/", "id-0"));
+    assert_true(kaws__http_note_id(&http, "https://quiet-0/", "id-0"));
     kaws__http_close(&http);
 }
 

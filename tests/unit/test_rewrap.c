@@ -301,8 +301,10 @@ test_rewrap_twice_the_same_blob(void **state)
 static void
 begin_ids_anew(struct world *w)
 {
+    kaws__http *http = &w->ring->kms.http;
+
     w->f.replies -= 10;
-    memset(w->ring->kms.http.ids, 0, sizeof w->ring->kms.http.ids);
+    memset(http->seen, 0, sizeof http->seen);
 }
 
 
