@@ -99,6 +99,36 @@
  *                that it would decrypt the new blob; then the file is replaced
  *                -> table
  *
+ * A WALK with a generated key, from the call to the disk:
+ *
+ *     kaws_generate (ring): checks the length
+ *     kaws__bind_name (bind): checks the name, and begins a record with it
+ *     kaws__vault_look (vault): checks that the name is free
+ *     kaws__kms_seal (kms): writes the request; later it checks the reply
+ *     kaws__calls_send (calls): sends the request, and repeats it if that helps
+ *     kaws__http_send (http): sends it once; only a reply to it counts
+ *     kaws__trust_check (trust): checks the account of the KMS key that sealed
+ *     kaws__vault_add (vault): takes the locks, and checks the name again
+ *     kaws__store_record (store): writes the record
+ *     kaws__save_append (save): appends the record to the file, and syncs it
+ *     kaws__table_add (table): shows the key to all threads
+ *
+ * A WALK with a fetched key, to KMS and back:
+ *
+ *     kaws_fetch (ring): allocates the key that the caller will own
+ *     kaws__bind_name (bind): checks the name
+ *     kaws__vault_look (vault): copies the entry, and releases the lock
+ *     kaws__table_find (table): finds the entry by its name
+ *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
+ *     kaws__trust_check (trust): checks the account before anything is sent
+ *     kaws__calls_send (calls): has the request signed, and decides on a retry
+ *     kaws__creds_signer (creds): lends the day's signing key
+ *     kaws__sigv4_authorize (sigv4): signs the request
+ *     kaws__http_send (http): lends a buffer for the reply, and checks its id
+ *     kaws__curl_send (curl): sends it over a connection that is clean
+ *     kaws__json_read (json): finds Plaintext and KeyId in the reply
+ *     kaws__text_unbase64 (text): decodes the plaintext
+ *
  * Four rules always hold:
  *
  * (1) Disk first. A change is durable on disk before the table shows it. If
@@ -194,8 +224,8 @@
  * other thread of the ring made progress.
  *
  * Inside a process, a thread that holds one of these locks takes only locks
- * that stand below it. (A build with KEYRING_AWS_CHECK_LOCKS aborts where that
- * is broken; the thread tests use it.)
+ * that stand below it. (In the thread tests a thread that breaks this order
+ * aborts: tests/unit/lock_order.h.)
  *
  *     SETTINGS   ring      one change of the KMS key or region at a time
  *     REWRAP     rewrap    whether a re-wrap is running, and its progress
@@ -2759,7 +2789,8 @@ kaws__text_base64(kaws__buf *out, kaws_bytes in)
 
 /* Accepts whole groups only, padding only at the end, and no stray bits before
  * the padding. Returns 0 for anything else, or if `cap` bytes are too few. The
- * length of the plaintext is no secret; its bytes are. */
+ * length of the plaintext is no secret; its bytes are. `out` may overlap `in`,
+ * but not begin behind its start. */
 static int
 kaws__text_unbase64(kaws_bytes in, uint8_t *out, size_t cap, size_t *len)
 {
@@ -6535,7 +6566,8 @@ kaws__kms_expect_key(kaws__call *c, int member, const char *arn)
 }
 
 
-/* *len: in, the room at `out`; out, the length of the plaintext. */
+/* *len: in, the room at `out`; out, the length of the plaintext. `out` may be
+ * the reply's body, which calls_end wipes. */
 static kaws_status
 kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len)
 {
@@ -6643,8 +6675,7 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
         { flags == KAWS__DRY ? NULL : "KeyId", "Plaintext" }
     };
     const char *arn = in->kms_key_arn;
-    uint8_t clear[KAWS_PLAIN_MAX];
-    size_t got = sizeof clear;
+    size_t got = KAWS_PLAIN_MAX;
     kaws__target from = { "", "" };
     kaws__call c;
     kaws_status status = KAWS_OK;
@@ -6666,10 +6697,10 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
         got = 0;
     else if (status == KAWS_OK && c.wanted > 0 &&
              (status = kaws__kms_expect_key(&c, KAWS__KEY, arn)) == KAWS_OK)
-        status = kaws__kms_take_plain(&c, clear, &got);
+        status = kaws__kms_take_plain(&c, c.r.body, &got);
     if (status == KAWS_OK && got > 0 && expect.len > 0 &&
         (got != expect.len ||
-         (expect.at != NULL && memcmp(clear, expect.at, got) != 0)))
+         (expect.at != NULL && memcmp(c.r.body, expect.at, got) != 0)))
         status = kaws__err_set(op->err, KAWS_MISMATCH, "the blob opens "
                                "to %lu bytes that are not the %lu that were "
                                "sealed", (unsigned long)got,
@@ -6677,9 +6708,8 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
     c.clean = c.clean && status != KAWS_MISMATCH;
     kaws_wipe(plain, *len);
     if (status == KAWS_OK && got <= *len && plain != NULL)
-        memcpy(plain, clear, got);
+        memcpy(plain, c.r.body, got);
     *len = status == KAWS_OK ? got : 0;
-    kaws_wipe(clear, status == KAWS_OK ? got : sizeof clear);
     kaws__calls_end(&c);
     return status;
 }
@@ -6799,29 +6829,19 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Seals a key anew, for the target. KMS re-encrypts within a region; from one
- * region to another the key must pass through us. If we sealed a wrong key
- * under the right name, nothing could ever show it. So the key is opened a
- * second time, and must be the same. `len` is its length, or 0 if that is not
- * known. */
+/* From one region to another the key must pass through us. If we sealed a wrong
+ * key under the right name, nothing could ever show it. So the key is opened a
+ * second time, and must be the same. */
 static kaws_status
-kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
-                    const kaws_sealed *in, size_t len, kaws_sealed *out)
+kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
+                        const kaws_sealed *in, size_t len, kaws_sealed *out)
 {
     uint8_t plain[KAWS_PLAIN_MAX];
     kaws_bytes view = { plain, sizeof plain }, expect = { NULL, len };
     size_t none = 0;
-    kaws__target from;
-    kaws_status status = kaws__trust_check(&op->calls->trust, in->kms_key_arn,
-                                           KAWS__TO_OPEN, op->err);
+    kaws_status status = kaws__kms_decrypt(op, 0, ctx, in, expect, plain,
+                                           &view.len);
 
-    if (status == KAWS_OK)
-        status = kaws__arn_target(&from, in->kms_key_arn, "", op->err);
-    if (status != KAWS_OK)
-        return status;
-    if (strcmp(from.region, op->target.region) == 0)
-        return kaws__kms_reencrypt_near(op, ctx, in, out);
-    status = kaws__kms_decrypt(op, 0, ctx, in, expect, plain, &view.len);
     if (status == KAWS_OK)
         status = kaws__kms_seal(op, ctx, view, NULL, out);
     if (status == KAWS_OK)
@@ -6832,6 +6852,26 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
                                     op->err);
     kaws_wipe(plain, sizeof plain);
     return status;
+}
+
+
+/* Seals a key anew, for the target. KMS re-encrypts within a region. `len` is
+ * the key's length, or 0 if that is not known. */
+static kaws_status
+kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
+                    const kaws_sealed *in, size_t len, kaws_sealed *out)
+{
+    kaws__target from;
+    kaws_status status = kaws__trust_check(&op->calls->trust, in->kms_key_arn,
+                                           KAWS__TO_OPEN, op->err);
+
+    if (status == KAWS_OK)
+        status = kaws__arn_target(&from, in->kms_key_arn, "", op->err);
+    if (status != KAWS_OK)
+        return status;
+    return strcmp(from.region, op->target.region) == 0
+         ? kaws__kms_reencrypt_near(op, ctx, in, out)
+         : kaws__kms_reencrypt_far(op, ctx, in, len, out);
 }
 
 

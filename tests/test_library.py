@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import write_conf
+from conftest import fill, tear, write_conf
 from driver import Driver, build_c
 from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, OTHER_ACCOUNT, SECRET,
                           Reply, to_json)
@@ -159,6 +159,35 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.close()
     assert done == set(re.findall(r'^    (?:\{ "|X\()(\w+)"?, \d', (tests / "driver.c").read_text(),
                                   re.M))
+
+
+def test_a_torn_end_on_a_full_volume(driver, small_volume):
+    """Nothing that was acknowledged is missing, so it opens; changes wait until there is room."""
+    data = small_volume / "keys"
+    lib = driver(data_file=data)
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    lib.close()
+    torn, filler = tear(data), fill(small_volume)
+    whole = data.read_bytes()
+    for _ in range(2):                  # closing and opening again change nothing
+        lib = driver(data_file=data)
+        assert lib.fetch("a") == key and lib.said("No space left on device.*keys can be read", 1)
+        for command in (("generate", "c", None, "AES", 32), ("remove", "a", None), ("rewrap",)):
+            assert lib.call(*command).status == "FILE"
+        lib.close()
+        assert data.read_bytes() == whole and len(list(small_volume.iterdir())) == 3
+    lib = driver(data_file=data)
+    filler.unlink()
+    data.chmod(0o400)                   # other times: the digest before the torn end decides
+    data.chmod(0o600)
+    lib.ok("generate", "c", None, "AES", 32)
+    (aside,) = small_volume.glob("keys.torn-*")
+    assert aside.read_bytes() == torn
+    lib.close()
+    lib = driver(data_file=data)
+    assert [each.key_id for each in lib.walk()] == [b"a", b"c"]
+    assert lib.fetch("a") == key and not lib.said("", 1)
 
 
 # ---- restart, second process, locks --------------------------------------------------------------
