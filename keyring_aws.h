@@ -2735,14 +2735,19 @@ static void
 kaws__text_encode(uint8_t out[8], const uint8_t in[8])
 {
     uint64_t w = kaws__text_load(in) >> 16;
-    int i;
 
     w = (w & 0xffffff000000u) << 8 | (w & 0xffffffu);
     w = (w & 0x00fff00000fff000u) << 4 | (w & 0x00000fff00000fffu);
     w = (w & 0x0fc00fc00fc00fc0u) << 2 | (w & 0x003f003f003f003fu);
     w = kaws__text_to_digits(w);
-    for (i = 0; i < 8; i++, w <<= 8)
-        out[i] = (uint8_t)(w >> 56);
+    out[0] = (uint8_t)(w >> 56);
+    out[1] = (uint8_t)(w >> 48);
+    out[2] = (uint8_t)(w >> 40);
+    out[3] = (uint8_t)(w >> 32);
+    out[4] = (uint8_t)(w >> 24);
+    out[5] = (uint8_t)(w >> 16);
+    out[6] = (uint8_t)(w >> 8);
+    out[7] = (uint8_t)w;
 }
 
 
@@ -2751,13 +2756,16 @@ static void
 kaws__text_decode(uint8_t out[6], const uint8_t in[8], uint64_t *bad)
 {
     uint64_t w = kaws__text_to_values(kaws__text_load(in), bad);
-    int i;
 
     w = (w & 0x3f003f003f003f00u) >> 2 | (w & 0x003f003f003f003fu);
     w = (w & 0x0fff00000fff0000u) >> 4 | (w & 0x00000fff00000fffu);
     w = (w & 0x00ffffff00000000u) >> 8 | (w & 0x0000000000ffffffu);
-    for (i = 0; i < 6; i++, w <<= 8)
-        out[i] = (uint8_t)(w >> 40);
+    out[0] = (uint8_t)(w >> 40);
+    out[1] = (uint8_t)(w >> 32);
+    out[2] = (uint8_t)(w >> 24);
+    out[3] = (uint8_t)(w >> 16);
+    out[4] = (uint8_t)(w >> 8);
+    out[5] = (uint8_t)w;
 }
 
 
@@ -3473,18 +3481,20 @@ kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
 static void
 kaws__json_string(kaws__buf *out, kaws_bytes text)
 {
+    size_t i, done = 0;
     char code[8];
 
     kaws__buf_text(out, "\"");
-    for (; text.len > 0; text.at++, text.len--) {
-        int c = *text.at;
-        if (c >= 0x20 && c != '"' && c != '\\') {
-            kaws__buf_put(out, text.at, 1);
+    for (i = 0; i < text.len; i++) {
+        int c = text.at[i];
+        if (c >= 0x20 && c != '"' && c != '\\')
             continue;
-        }
         (void)snprintf(code, sizeof code, c < 0x20 ? "\\u%04x" : "\\%c", c);
+        kaws__buf_put(out, text.at + done, i - done);
         kaws__buf_text(out, code);
+        done = i + 1;
     }
+    kaws__buf_put(out, text.at + done, text.len - done);
     kaws__buf_text(out, "\"");
 }
 
