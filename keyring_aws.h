@@ -99,6 +99,36 @@
  *                that it would decrypt the new blob; then the file is replaced
  *                -> table
  *
+ * A WALK with a generated key, from the call to the disk:
+ *
+ *     kaws_generate (ring): checks the length
+ *     kaws__bind_name (bind): checks the name, and begins a record with it
+ *     kaws__vault_look (vault): checks that the name is free
+ *     kaws__kms_seal (kms): writes the request; later it checks the reply
+ *     kaws__calls_send (calls): sends the request, and repeats it if that helps
+ *     kaws__http_send (http): sends it once; only a reply to it counts
+ *     kaws__trust_check (trust): checks the account of the KMS key that sealed
+ *     kaws__vault_add (vault): takes the locks, and checks the name again
+ *     kaws__store_record (store): writes the record
+ *     kaws__save_append (save): appends the record to the file, and syncs it
+ *     kaws__table_add (table): shows the key to all threads
+ *
+ * A WALK with a fetched key, to KMS and back:
+ *
+ *     kaws_fetch (ring): allocates the key that the caller will own
+ *     kaws__bind_name (bind): checks the name
+ *     kaws__vault_look (vault): copies the entry, and releases the lock
+ *     kaws__table_find (table): finds the entry by its name
+ *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
+ *     kaws__trust_check (trust): checks the account before anything is sent
+ *     kaws__calls_send (calls): has the request signed, and decides on a retry
+ *     kaws__creds_signer (creds): lends the day's signing key
+ *     kaws__sigv4_authorize (sigv4): signs the request
+ *     kaws__http_send (http): lends a buffer for the reply, and checks its id
+ *     kaws__curl_send (curl): sends it over a connection that is clean
+ *     kaws__json_read (json): finds Plaintext and KeyId in the reply
+ *     kaws__text_unbase64 (text): decodes the plaintext
+ *
  * Four rules always hold:
  *
  * (1) Disk first. A change is durable on disk before the table shows it. If
@@ -194,8 +224,8 @@
  * other thread of the ring made progress.
  *
  * Inside a process, a thread that holds one of these locks takes only locks
- * that stand below it. (A build with KEYRING_AWS_CHECK_LOCKS aborts where that
- * is broken; the thread tests use it.)
+ * that stand below it. (In the thread tests a thread that breaks this order
+ * aborts: tests/unit/lock_order.h.)
  *
  *     SETTINGS   ring      one change of the KMS key or region at a time
  *     REWRAP     rewrap    whether a re-wrap is running, and its progress
@@ -329,8 +359,9 @@
  *
  * Two risks remain. A peer that TLS trusts can forge a whole reply with a new
  * request id. Or it can send one between our look at the connection and the
- * true reply. A fetch believes such a reply; so does a re-wrap, if KMS can
- * decrypt the blob in it under the key's name.
+ * true reply; if the next requests follow before the true reply is there, their
+ * replies are mixed up as well. A fetch believes such a reply; so does a
+ * re-wrap, if KMS can decrypt the blob in it under the key's name.
  *
  * Each blob is bound to an encryption context, so that KMS decrypts it only as
  * what it was: app = "keyring_aws", file = the file id in hex, key_id,
@@ -871,27 +902,20 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-#endif
-
-#if defined(__linux__)
-#include <sys/syscall.h>
-#endif
-
-#if !defined(KEYRING_AWS_NO_THREADS) && !defined(_WIN32)
-#include <pthread.h>
-#include <signal.h>
 #endif
 
 #if defined(__GLIBC__) && !defined(__USE_GNU)
 #error "with KEYRING_AWS_IMPLEMENTATION, include keyring_aws.h before all else"
 #endif
-
 
 #if defined(__cplusplus)
 #error "compile the implementation of keyring_aws.h as C; include it in C++"
@@ -924,9 +948,10 @@ typedef FILETIME kaws__time;
 #else
 typedef struct timespec kaws__time;
 
-/* Makes a POSIX call again as long as a signal interrupts it. */
-#define KAWS__RETRY(result, call)                                             \
-    do (result) = (call); while ((result) < 0 && errno == EINTR)
+/* Makes a POSIX call again as long as a signal interrupts it. `os` becomes 0 or
+ * the call's errno. */
+#define KAWS__CALL(os, call)                                                  \
+    do (os) = (call) < 0 ? errno : 0; while ((os) == EINTR)
 #endif
 
 
@@ -1058,11 +1083,10 @@ kaws__sys_sleep_ms(void *ctx, int ms)
 #if defined(_WIN32)
     Sleep((DWORD)ms);
 #else
-    struct timespec left = { .tv_sec = ms / 1000,
-                             .tv_nsec = ms % 1000 * 1000000L };
-    int failed;
+    struct timespec left = { ms / 1000, ms % 1000 * 1000000L };
+    int os;
 
-    KAWS__RETRY(failed, nanosleep(&left, &left));
+    KAWS__CALL(os, nanosleep(&left, &left));
 #endif
     (void)ctx;
 }
@@ -1077,25 +1101,19 @@ kaws__sys_random(void *ctx, void *out, size_t len)
     uint8_t *at = out;
 #if defined(_WIN32)
     unsigned word;
-    size_t n;
 
-    for (; len > 0; at += n, len -= n) {
-        if (rand_s(&word) != 0)
-            return EIO;
-        n = len < sizeof word ? len : sizeof word;
-        memcpy(at, &word, n);
-    }
+    for (; len > 0 && rand_s(&word) == 0; len--)
+        *at++ = (uint8_t)word;
 #else
-    int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
+    int os, fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
     ssize_t n = 1;
 
+    for (; len > 0 && fd >= 0 && n > 0; at += n, len -= (size_t)n) {
+        KAWS__CALL(os, n = read(fd, at, len));
+        n = os != 0 ? 0 : n;
+    }
     if (fd < 0)
         return errno;
-    while (len > 0 && n > 0) {
-        KAWS__RETRY(n, read(fd, at, len));
-        at += n > 0 ? n : 0;
-        len -= n > 0 ? (size_t)n : 0;
-    }
     close(fd);
 #endif
     (void)ctx;
@@ -1209,12 +1227,12 @@ kaws__sys_symbol(const char *name, void *caller)
 
     if (dladdr(caller, &info) != 0)
         library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
-    if (library != NULL) {
-        own = dlsym(library, name);
-        if (own != NULL && kaws__sys_is_foreign(name, symbol, library))
-            symbol = own;
-        dlclose(library);
-    }
+    if (library == NULL)
+        return symbol;
+    own = dlsym(library, name);
+    if (own != NULL && kaws__sys_is_foreign(name, symbol, library))
+        symbol = own;
+    dlclose(library);
     return symbol;
 #endif
 }
@@ -1304,13 +1322,12 @@ typedef pthread_t kaws__worker;
 #define KAWS__MUTEX_FREE(mutex)          pthread_mutex_destroy(mutex)
 #define KAWS__MUTEX_LOCK(mutex)          pthread_mutex_lock(mutex)
 #define KAWS__MUTEX_UNLOCK(mutex)        pthread_mutex_unlock(mutex)
-#define KAWS__COND_INIT(cond)            kaws__thread_cond_init(cond)
+#define KAWS__COND_INIT                  kaws__thread_cond_init
 #define KAWS__COND_FREE(cond)            pthread_cond_destroy(cond)
-#define KAWS__COND_WAIT(cond, mutex, ms) kaws__thread_cond_wait(cond, mutex, ms)
+#define KAWS__COND_WAIT                  kaws__thread_cond_wait
 #define KAWS__COND_WAKE(cond)            pthread_cond_signal(cond)
 #define KAWS__WORKER                     void *
-#define KAWS__WORKER_START(worker, work, job)                                 \
-    kaws__thread_start(worker, work, job)
+#define KAWS__WORKER_START               kaws__thread_start
 #define KAWS__WORKER_JOIN(worker)        pthread_join(worker, NULL)
 
 #if defined(__APPLE__)            /* conditions have no other clock there     */
@@ -1340,12 +1357,11 @@ static void
 kaws__thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
 {
     struct timespec until;
+    int64_t ns;
 
     clock_gettime(KAWS__COND_CLOCK, &until);
-    until.tv_sec += ms / 1000;
-    until.tv_nsec += ms % 1000 * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    ns = kaws__sys_ns(until) + ms * INT64_C(1000000);
+    until = (struct timespec){ (time_t)(ns / 1000000000), ns % 1000000000 };
     (void)pthread_cond_timedwait(cond, mutex, &until);
 }
 
@@ -1396,30 +1412,11 @@ typedef struct kaws__lock {
 } kaws__lock;
 
 
-/* Aborts if the thread takes a lock against the order. Only the tests have it
- * compiled in. */
-static void
-kaws__thread_check(kaws__rank rank, int takes)
-{
-#if defined(KEYRING_AWS_CHECK_LOCKS)
-#define KAWS__RANK_TEXT(name) #name,
-    static const char *const names[] = { KAWS__RANKS(KAWS__RANK_TEXT) };
-    static __thread unsigned held;        /* a bit for each rank              */
-    int i = KAWS__RANK_COUNT;
-
-    if (takes && held >> rank != 0) {
-        while (!(held >> --i & 1))
-            continue;
-        fprintf(stderr, "keyring_aws: wrong order of locks: a thread that "
-                "holds %s takes %s\n", names[i], names[rank]);
-        abort();
-    }
-    held ^= 1u << rank;
-#else
-    (void)rank;
-    (void)takes;
+/* The tests define it: it aborts if the thread that takes (or, with 0, gives
+ * back) a lock of that rank does so against the order. */
+#if !defined(KAWS__RANK_CHECK)
+#define KAWS__RANK_CHECK(rank, takes) ((void)0)
 #endif
-}
 
 
 static int
@@ -1445,7 +1442,7 @@ kaws__thread_lock_free(kaws__lock *lock)
 static void
 kaws__thread_lock(kaws__lock *lock)
 {
-    kaws__thread_check(lock->rank, 1);
+    KAWS__RANK_CHECK(lock->rank, 1);
     KAWS__MUTEX_LOCK(&lock->mutex);
 }
 
@@ -1454,7 +1451,7 @@ static void
 kaws__thread_unlock(kaws__lock *lock)
 {
     KAWS__MUTEX_UNLOCK(&lock->mutex);
-    kaws__thread_check(lock->rank, 0);
+    KAWS__RANK_CHECK(lock->rank, 0);
 }
 
 
@@ -1560,7 +1557,7 @@ kaws__thread_turn_wait(kaws__turn *turn, int ms)
     unsigned passed;
     int waited = 0;
 
-    kaws__thread_check(KAWS__RANK_TURN, 1);
+    KAWS__RANK_CHECK(KAWS__RANK_TURN, 1);
     kaws__thread_lock(&turn->lock);
     passed = turn->passed;
     while (turn->taken && waited < ms) {
@@ -1574,7 +1571,7 @@ kaws__thread_turn_wait(kaws__turn *turn, int ms)
     turn->taken = 1;
     kaws__thread_unlock(&turn->lock);
     if (waited < 0)
-        kaws__thread_check(KAWS__RANK_TURN, 0);
+        KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
     return waited;
 }
 
@@ -1588,7 +1585,7 @@ kaws__thread_turn_end(kaws__turn *turn, int got_on)
     turn->passed += got_on != 0;
     kaws__thread_unlock(&turn->lock);
     KAWS__COND_WAKE(&turn->ended);
-    kaws__thread_check(KAWS__RANK_TURN, 0);
+    KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
 }
 
 
@@ -1786,9 +1783,10 @@ kaws__disk_open(const char *path, int how, int *fd)
         O_RDONLY,
         O_RDONLY | O_DIRECTORY
     };
+    int os, more = O_CLOEXEC | O_NONBLOCK;
 
-    KAWS__RETRY(*fd, open(path, flags[how] | O_CLOEXEC | O_NONBLOCK, 0600));
-    return *fd < 0 ? errno : 0;
+    KAWS__CALL(os, *fd = open(path, flags[how] | more, 0600));
+    return os;
 #endif
 }
 
@@ -1874,10 +1872,12 @@ kaws__disk_transfer(int fd, uint64_t offset, uint8_t *to, const uint8_t *from,
             return kaws__disk_errno(NULL);
 #else
         ssize_t n;
-        KAWS__RETRY(n, to != NULL ? pread(fd, to + *done, left, (off_t)at)
-                                  : pwrite(fd, from + *done, left, (off_t)at));
-        if (n < 0)
-            return errno;
+        int os;
+        KAWS__CALL(os, n = to != NULL
+                   ? pread(fd, to + *done, left, (off_t)at)
+                   : pwrite(fd, from + *done, left, (off_t)at));
+        if (os != 0)
+            return os;
 #endif
         if (n == 0)
             return to != NULL ? 0 : EIO;
@@ -1907,18 +1907,16 @@ kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
 static int
 kaws__disk_sync(int fd)
 {
-#if defined(_WIN32)
-    return FlushFileBuffers(KAWS__HANDLE(fd)) ? 0 : kaws__disk_errno(NULL);
-#else
-    int failed;
+    int os;
 
-#if defined(F_FULLFSYNC)
-    KAWS__RETRY(failed, fcntl(fd, F_FULLFSYNC));
+#if defined(_WIN32)
+    os = FlushFileBuffers(KAWS__HANDLE(fd)) ? 0 : kaws__disk_errno(NULL);
+#elif defined(F_FULLFSYNC)
+    KAWS__CALL(os, fcntl(fd, F_FULLFSYNC));
 #else
-    KAWS__RETRY(failed, fdatasync(fd));
+    KAWS__CALL(os, fdatasync(fd));
 #endif
-    return failed != 0 ? errno : 0;
-#endif
+    return os;
 }
 
 
@@ -1931,13 +1929,13 @@ kaws__disk_sync_dir(int fd)
 #if defined(_WIN32)
     int os = kaws__disk_sync(fd);
 
-    return os == EACCES || os == EINVAL || os == EOPNOTSUPP ? 0 : os;
+    os = os == EACCES || os == EOPNOTSUPP ? 0 : os;
 #else
-    int failed;
+    int os;
 
-    KAWS__RETRY(failed, fsync(fd));
-    return failed != 0 && errno != EINVAL ? errno : 0;
+    KAWS__CALL(os, fsync(fd));
 #endif
+    return os == EINVAL ? 0 : os;
 }
 
 
@@ -1947,10 +1945,10 @@ kaws__disk_truncate(int fd, uint64_t len)
 #if defined(_WIN32)
     return _chsize_s(fd, (int64_t)len);
 #else
-    int failed;
+    int os;
 
-    KAWS__RETRY(failed, ftruncate(fd, (off_t)len));
-    return failed != 0 ? errno : 0;
+    KAWS__CALL(os, ftruncate(fd, (off_t)len));
+    return os;
 #endif
 }
 
@@ -2114,14 +2112,12 @@ kaws__disk_lock_call(int fd, int call, int slot, short *type)
 #else
     struct flock range = { .l_type = *type, .l_whence = SEEK_SET,
                            .l_start = slot, .l_len = 1 };
-    int failed;
+    int os;
 
-    KAWS__RETRY(failed, fcntl(fd, call, &range));
+    KAWS__CALL(os, fcntl(fd, call, &range));
     *type = range.l_type;
-    if (failed == 0)
-        return 0;
-    return errno == EACCES ? EAGAIN
-         : errno == EINVAL ? ENOSYS : errno;   /* an old kernel, a sandbox's  */
+    return os == EACCES ? EAGAIN
+         : os == EINVAL ? ENOSYS : os;    /* an old kernel, a sandbox's       */
 #endif
 }
 
@@ -4073,10 +4069,9 @@ KAWS__MAYBE static const char *const kaws__url_proxies[4] = {
 };
 
 
-/* Is it [scheme://][user[:password]@]host[:port][/...]? 2: yes, and libcurl
- * speaks TLS with that proxy. If a password holds a raw '/', libcurl takes what
- * follows it for a path, and what precedes it for the host. So no '@' may
- * follow the host. */
+/* Is it [scheme://][user[:password]@]host[:port][/...]? If a password holds a
+ * raw '/', libcurl takes what follows it for a path, and what precedes it for
+ * the host. So no '@' may follow the host. */
 KAWS__MAYBE static int
 kaws__url_proxy_ok(const char *proxy)
 {
@@ -4101,13 +4096,13 @@ kaws__url_proxy_ok(const char *proxy)
         return 0;
     view = kaws__buf_of(at != NULL ? at + 1 : host);
     view.len = strcspn((const char *)view.at, "/?#");
-    return kaws__url_host_ok(view) ? 1 + (i == 0) : 0;
+    return kaws__url_host_ok(view);
 }
 
 
 /* Refuses a malformed proxy in the environment, because libcurl would report it
  * like an outage. The proxy's URL may hold a password, so the message names the
- * variable only. *over_tls: whether libcurl speaks TLS with the proxy. */
+ * variable only. *over_tls: whether libcurl may speak TLS with the proxy. */
 KAWS__MAYBE static kaws_status
 kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
@@ -4116,7 +4111,8 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
         "socks4a, socks5 or socks5h; in a password write / ? # @ % and blanks "
         "as %2F %3F %23 %40 %25 %20";
     const char *direct = kaws__sys_env("no_proxy"), *proxy = NULL, *name = NULL;
-    int i, ok;
+    kaws_bytes scheme;
+    int i;
 
     if (direct == NULL)
         direct = kaws__sys_env("NO_PROXY");
@@ -4124,13 +4120,14 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
         proxy = kaws__sys_env(name = kaws__url_proxies[i]);
     if (proxy == NULL || (direct != NULL && strcmp(direct, "*") == 0))
         return KAWS_OK;
-    ok = kaws__url_proxy_ok(proxy);
-    *over_tls = ok == 2;
-    if (!ok && direct == NULL)
+    scheme = (kaws_bytes){ (const uint8_t *)proxy, strcspn(proxy, ":") };
+    *over_tls = kaws__text_alike(scheme, "https");
+    if (kaws__url_proxy_ok(proxy))
+        return KAWS_OK;
+    if (direct == NULL)
         return kaws__err_set(err, KAWS_CONFIG, "%s %s", name, wrong);
-    if (!ok)
-        kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
-                      "name AWS KMS's host", name, wrong);
+    kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
+                  "name AWS KMS's host", name, wrong);
     return KAWS_OK;
 }
 
@@ -4207,7 +4204,6 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     struct curl_slist lines[KAWS__CURL_LINES];
     size_t sent;                  /* of the body                              */
     size_t first;                 /* where the trailing spaces begin          */
-    int    interim;               /* the head that is coming is a 1xx's       */
     int    headed;                /* the reply's head is complete             */
     int    overread;              /* libcurl may have read beyond the reply   */
     struct curl_tlssessioninfo tls;
@@ -4359,28 +4355,30 @@ kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
 
 
 /* Lines behind the head are the trailer of a chunked body: we ignore them.
- * libcurl tells its TLS session only while it is at work, so we ask here. */
+ * A head that libcurl counts as a 1xx is not the reply's. libcurl tells its TLS
+ * session only while it is at work, so we ask here. */
 static size_t
 kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
 {
     struct curl_tlssessioninfo *tls = NULL;
     kaws__transfer *t = to;
     const size_t len = size * count;
+    long http = 0;
     kaws_bytes name = { (const uint8_t *)data, 0 }, value;
     const char *colon = memchr(data, ':', len);
 
     if (t->headed)
         return len;
     if (len > 5 && memcmp(data, "HTTP/", 5) == 0) {   /* another reply begins */
-        t->interim = len > 9 && data[9] == '1';
         t->r->date = 0;
         t->r->retry_after_ms = -1;
         t->r->request_id[0] = '\0';
     }
-    if (len > 0 && (*data == '\r' || *data == '\n') && !t->interim) {
-        t->headed = 1;
-        if (curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls) == CURLE_OK
-            && tls != NULL)
+    if (len > 0 && (*data == '\r' || *data == '\n')) {
+        (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
+        (void)curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
+        t->headed = http / 100 != 1;
+        if (tls != NULL)
             t->tls = *tls;
     }
     if (colon != NULL) {
@@ -4473,30 +4471,19 @@ kaws__curl_conn_new(kaws__sender *s, const char *url)
 }
 
 
-/* Has the connection been silent since the last reply? What is readable may be
- * the connection's end, a surplus reply or a TLS ticket: we do not look. */
-static int
-kaws__curl_silent(const kaws__conn *conn)
-{
-    struct curl_waitfd fd = { conn->sock, CURL_WAIT_POLLIN, 0 };
-    int active = 0;
-
-    return conn->sock != CURL_SOCKET_BAD &&
-           kaws__sys_ticks_us() - conn->used_us < KAWS__CURL_IDLE_S * 1000000 &&
-           curl_multi_wait(conn->multi, &fd, 1, 0, &active) == CURLM_OK &&
-           active == 0;
-}
-
-
 /* Lends a conn to the caller until kaws__curl_done(): the idle one of that URL
- * that was used last, or a new one. A conn whose connection has ended, is not
- * silent or was distrusted is lent as well, because it keeps the CA
- * certificates and a TLS session to resume; libcurl opens a new connection in
- * it, which pushes out the old one. */
+ * that was used last, or a new one. A conn whose connection has ended, was
+ * distrusted or has not been silent since its last reply is lent as well,
+ * because it keeps the CA certificates and a TLS session to resume; libcurl
+ * opens a new connection in it, which pushes out the old one. What is readable
+ * may be the connection's end, a surplus reply or a TLS ticket: we do not look.
+ */
 static kaws__conn *
 kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
+    struct curl_waitfd fd = { CURL_SOCKET_BAD, CURL_WAIT_POLLIN, 0 };
     kaws__conn *conn = NULL, **at = &s->idle;
+    int readable = 0;
     unsigned era;
 
     kaws__thread_lock(&s->lock);
@@ -4510,7 +4497,11 @@ kaws__curl_lend(kaws__sender *s, const kaws_request *q)
     kaws__thread_unlock(&s->lock);
     if (conn == NULL && (conn = kaws__curl_conn_new(s, q->url)) == NULL)
         return NULL;
-    if (conn->era != era || !kaws__curl_silent(conn))
+    fd.fd = conn->sock;
+    if (conn->era != era || conn->sock == CURL_SOCKET_BAD ||
+        kaws__sys_ticks_us() - conn->used_us >= KAWS__CURL_IDLE_S * 1000000 ||
+        curl_multi_wait(conn->multi, &fd, 1, 0, &readable) != CURLM_OK ||
+        readable != 0 || fd.revents != 0)
         conn->sock = CURL_SOCKET_BAD;
     conn->era = era;
     return conn;
@@ -4827,14 +4818,21 @@ kaws__curl_close(kaws__sender *s)
  * reply. That room says so by kaws__http_done.
  */
 
-#define KAWS__HTTP_ROWS 16        /* of digests of request ids                */
-#define KAWS__HTTP_IDS  64        /* the last ones in a row                   */
+#define KAWS__HTTP_URLS  32       /* more than a ring uses: one a region      */
+#define KAWS__HTTP_IDS  256       /* request ids remembered of each URL       */
+
+typedef struct kaws__seen {       /* the last request ids of one URL          */
+    uint64_t url;                 /* its digest                               */
+    uint64_t ids[KAWS__HTTP_IDS];     /* their digests                        */
+    unsigned count;               /* of all so far                            */
+} kaws__seen;
 
 typedef struct kaws__http {
     const kaws_hooks *hooks;
     void       *sender;           /* the built-in one; NULL: hooks->send      */
     kaws__lock  lock;             /* guards all below                         */
-    uint64_t    ids[KAWS__HTTP_ROWS][KAWS__HTTP_IDS];     /* newest first     */
+    unsigned    urls;             /* of all so far                            */
+    kaws__seen  seen[KAWS__HTTP_URLS];
 } kaws__http;
 
 
@@ -4865,24 +4863,29 @@ kaws__http_close(kaws__http *http)
 
 
 /* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
- * so a reply that repeats one answers another request. An id counts for its
- * URL. If two digests are equal, a good reply is taken for a repeated one; a
- * repeated one is never missed. Rows keep the search short. */
+ * so a reply that repeats one answers another request. Each URL has its own, so
+ * a busy host does not push out the ids of a quiet one. If two digests are
+ * equal, a good reply is taken for a repeated one; a repeated one is never
+ * missed. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
-    uint64_t digest = kaws__buf_digest(kaws__buf_of(id)) +
-                      kaws__buf_digest(kaws__buf_of(url));
-    uint64_t *row = http->ids[digest % KAWS__HTTP_ROWS];
+    const uint64_t host = kaws__buf_digest(kaws__buf_of(url));
+    const uint64_t digest = kaws__buf_digest(kaws__buf_of(id));
+    kaws__seen *seen = http->seen, *end = seen + KAWS__HTTP_URLS;
     unsigned i = 0;
 
     kaws__thread_lock(&http->lock);
-    while (i < KAWS__HTTP_IDS && row[i] != digest)
-        i++;
-    if (i == KAWS__HTTP_IDS) {
-        memmove(row + 1, row, (KAWS__HTTP_IDS - 1) * sizeof *row);
-        row[0] = digest;
+    while (seen < end && seen->url != host)
+        seen++;
+    if (seen == end) {
+        seen = &http->seen[http->urls++ % KAWS__HTTP_URLS];
+        *seen = (kaws__seen){ .url = host };
     }
+    while (i < KAWS__HTTP_IDS && seen->ids[i] != digest)
+        i++;
+    if (i == KAWS__HTTP_IDS)
+        seen->ids[seen->count++ % KAWS__HTTP_IDS] = digest;
     kaws__thread_unlock(&http->lock);
     return i == KAWS__HTTP_IDS;
 }
@@ -5511,7 +5514,7 @@ typedef struct kaws__choice {
 } kaws__choice;
 
 typedef struct kaws__trust {
-    const char *accounts;         /* the list, borrowed; NULL: not open       */
+    const char *accounts;         /* the list, borrowed                       */
     kaws__lock  lock;             /* guards all below                         */
     int         from_entries;     /* the entries may tell the own account     */
     char        own[KAWS__ARN_MAX + 1];   /* an ARN of the own account, or "" */
@@ -5597,9 +5600,7 @@ kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
 static void
 kaws__trust_close(kaws__trust *t)
 {
-    if (t->accounts != NULL)
-        kaws__thread_lock_free(&t->lock);
-    t->accounts = NULL;
+    kaws__thread_lock_free(&t->lock);
 }
 
 
@@ -5918,7 +5919,7 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 #define KAWS__CALLS_SPACES     4096   /* behind a body with a plaintext       */
 
 typedef struct kaws__calls {
-    const kaws_hooks *hooks;      /* NULL: not open                           */
+    const kaws_hooks *hooks;
     kaws__http  http;
     kaws__creds creds;
     kaws__trust trust;
@@ -6033,9 +6034,7 @@ kaws__calls_close(kaws__calls *k)
     kaws__http_close(&k->http);
     kaws__creds_close(&k->creds);
     kaws__trust_close(&k->trust);
-    if (k->hooks != NULL)
-        kaws__thread_lock_free(&k->lock);
-    k->hooks = NULL;
+    kaws__thread_lock_free(&k->lock);
 }
 
 
@@ -7510,8 +7509,9 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
                             "shorter name: a torn end would be set aside under "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
-    if ((os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd)) == 0 &&
-        (os = kaws__disk_stat(fd, NULL, &st)) == 0)
+    if (os == 0 || os == ENOENT)
+        os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0)
         kaws__err_others(f->hooks, "the data file's folder", f->dir_shown, &st);
     kaws__disk_close(fd);
     return f->read_only ? KAWS_OK
@@ -8305,26 +8305,6 @@ kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 }
 
 
-/* Without an exchange or a link: the path is looked at, and the rename follows.
- */
-static kaws_status
-kaws__save_rename_blindly(kaws__file *f, kaws_error *err)
-{
-    kaws__stat st;
-    kaws_status status = KAWS_OK;
-    int os = 0;
-
-    if (f->exists)
-        status = kaws__file_change(f, err);
-    else if (kaws__disk_stat(-1, f->path, &st) == 0)
-        os = EEXIST;
-    kaws__file_leave(f);
-    if (status == KAWS_OK && os == 0)
-        os = kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
-    return os == 0 ? status : kaws__file_refuse(f, os, NULL, "replace", err);
-}
-
-
 /* What came out in the exchange is not ours, or could not be looked at, as
  * `status` says: it goes back, durably, because a power cut would else take it
  * away again. */
@@ -8345,23 +8325,32 @@ kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
 }
 
 
-/* Gives the replacement the file's name. */
+/* Gives the replacement the file's name. If the system has no exchange and no
+ * link for that, the path is looked at, and a rename follows. */
 static kaws_status
 kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
+    kaws__stat st;
     int os = kaws__disk_rename(f->tmp, f->path, f->exists ? KAWS__EXCHANGE
                                                           : KAWS__RENAME_NEW);
+    int exchanged = os == 0 && f->exists;
     kaws_status status = KAWS_OK;
 
-    if (os == ENOSYS)
-        status = kaws__save_rename_blindly(f, err);
-    else if (os != 0)
-        status = kaws__file_refuse(f, os, NULL, "replace", err);
-    else if (f->exists)
+    if (exchanged) {
         status = kaws__file_compare(f, f->tmp, 1, err);
+    } else if (os == ENOSYS) {
+        os = !f->exists && kaws__disk_stat(-1, f->path, &st) == 0 ? EEXIST : 0;
+        if (f->exists)
+            status = kaws__file_change(f, err);
+        kaws__file_leave(f);
+        if (os == 0 && status == KAWS_OK)
+            os = kaws__disk_rename(f->tmp, f->path, KAWS__REPLACE);
+    }
+    if (os != 0)
+        status = kaws__file_refuse(f, os, NULL, "replace", err);
     *landed = status == KAWS_OK;
-    return os != 0 || *landed
-         ? status : kaws__save_put_back(f, dir, status, landed, err);
+    return exchanged && !*landed
+         ? kaws__save_put_back(f, dir, status, landed, err) : status;
 }
 
 

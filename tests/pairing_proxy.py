@@ -35,9 +35,9 @@ import uuid
 
 PLACES = ("record", "body", "segment", "next", "ms", "idle", "during")
 AT_ONCE = ("record", "body", "segment")
-REMEMBERED = 200                        # the product knows the last 1,024 request ids
+REMEMBERED = 200                        # the product knows a host's last 256 request ids
 SWAP_S = 0.3                            # how long a reply waits for another to change places with
-GRACE_S = 0.02                          # a request may be on its way while a surplus is sent
+GRACE_S = 0.1                           # a request may be on its way while a surplus is sent
 GENERATED = {"CiphertextBlob", "KeyId", "KeyMaterialId"}
 SORRY = {"503": b"HTTP/1.1 503 Service Unavailable", "408": b"HTTP/1.1 408 Request Timeout"}
 
@@ -348,6 +348,13 @@ class PairingProxy:
     def note(self, counter: collections.Counter, fault: Fault) -> None:
         with self.lock:
             counter[fault.name] += 1
+            self.lock.notify_all()
+
+    def settle(self) -> None:
+        """Waits until a fault has happened, and its surplus is where the product can see it."""
+        with self.lock:
+            self.lock.wait_for(lambda: self.done or self.gone, 10)
+        self.sleep(2 * GRACE_S * 1000)
 
     def count_reply(self) -> int:
         with self.lock:

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from conftest import write_conf
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, SECRET, Emulator
 from servers import certificates
 
@@ -28,20 +29,6 @@ def kms():
         assert emulator.crashes == []
 
 
-def write_conf(folder: Path, user=ACCESS_KEY_ID, secret=SECRET) -> Path:
-    conf = folder / "keys.conf"
-    conf.write_text(f"{user}\n{secret}\n")
-    conf.chmod(0o600)
-    return conf
-
-
-def compile_c(folder: Path, source: str, *flags: str, compiler="gcc") -> Path:
-    (folder / "example.c").write_text(source)
-    subprocess.run([compiler, "-std=c99", *WARNINGS, *flags, f"-I{TOP}", "-o", "example",
-                    "example.c", "-lbearssl", "-lcurl"], cwd=folder, check=True)
-    return folder / "example"
-
-
 def header_example() -> str:
     """The first C program in the manual, as a user would copy it."""
     comment = HEADER[:HEADER.index("*/")]
@@ -49,14 +36,21 @@ def header_example() -> str:
     return re.sub(r"^ \* ?( {4})?", "", body, flags=re.M) + "\n"
 
 
+def build_example(folder: Path, kms: Emulator, compiler: str, source: str) -> Path:
+    conf = f'"keys.conf", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}'
+    assert source.count('"keys.conf" }') == 1
+    (folder / "example.c").write_text(
+        '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n'
+        + source.replace('"keys.conf" }', conf))
+    subprocess.run([compiler, "-std=c99", *WARNINGS, f"-I{TOP}", "-o", "example", "example.c",
+                    "-lbearssl", "-lcurl"], cwd=folder, check=True)
+    return folder / "example"
+
+
 @pytest.mark.parametrize("compiler", ["gcc", "clang"])
 def test_the_first_example_of_the_header(tmp_path, kms, compiler):
-    write_conf(tmp_path)
-    source = header_example().replace(
-        '"keys.conf" }', f'"keys.conf", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}')
-    assert kms.url in source
-    program = compile_c(tmp_path, '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n'
-                        + source, compiler=compiler)
+    write_conf(tmp_path / "keys.conf", ACCESS_KEY_ID, SECRET)
+    program = build_example(tmp_path, kms, compiler, header_example())
     done = subprocess.run([program], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"b: {kms.arn}\n"), done.stderr
     assert len(header_example().splitlines()) <= 32
@@ -71,14 +65,12 @@ def test_the_least_policy_suffices_and_is_needed(tmp_path, kms):
     """With the README's IAM policy everything works; less of any action, and something fails."""
     text = re.search(r'^    \{ "Version".*?\] \}$', README, re.M | re.S).group()
     policy = json.loads(text.replace("KEY", kms.arn))
-    source = header_example().replace("alias/app", kms.arn).replace(
-        '"keys.conf" }', f'"keys.conf", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}')
-    program = compile_c(tmp_path, '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n'
-                        + source)
+    program = build_example(tmp_path, kms, "gcc",
+                            header_example().replace("alias/app", kms.arn))
 
     def works(document) -> subprocess.CompletedProcess:
         kms.add_user("AKIDLEAST", "least-secret", ACCOUNT, policy=document)
-        write_conf(tmp_path, "AKIDLEAST", "least-secret")
+        write_conf(tmp_path / "keys.conf", "AKIDLEAST", "least-secret")
         (tmp_path / "keys.kaws").unlink(missing_ok=True)
         return subprocess.run([program], cwd=tmp_path, capture_output=True, text=True)
 

@@ -332,7 +332,7 @@ def pieces(secret: str, size: int = 12) -> list:
                                   "plaintext"])
 def test_kms_repeats_secrets(emulator, with_token, driver, what):
     """Neither errors, nor log lines, nor figures hold a piece of one."""
-    lib = driver(timeout_ms=300, max_attempts=1)
+    lib = driver(max_attempts=1)
     lib.ok("store", "there", None, "SECRET", b"correct horse battery staple")
     key = lib.fetch("there")
     echo = Echo(emulator)
@@ -356,7 +356,7 @@ def test_kms_repeats_secrets(emulator, with_token, driver, what):
 @pytest.mark.parametrize("change", [str, str.swapcase, "-".join, " . ".join])
 def test_kms_repeats_secrets_in_other_places(emulator, with_token, driver, what, change):
     """Wherever it repeats them, in another case or with something in between."""
-    lib = driver(timeout_ms=300, max_attempts=1)
+    lib = driver(max_attempts=1)
     plain = b"correct horse battery staple"
     encoded, words = base64.b64encode(plain).decode(), []
 

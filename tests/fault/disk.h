@@ -106,7 +106,7 @@
 #define DISK_REPLACE "renameat2"
 #endif
 
-static struct {
+static struct disk_rule {
     const char *call;
     int skip, times, os;
 } disk_rules[8];
@@ -133,10 +133,7 @@ disk_fail(const char *call, int skip, int os, int times)
 
     while (disk_rules[i].times > 0)
         i++;
-    disk_rules[i].call = call;
-    disk_rules[i].skip = skip;
-    disk_rules[i].os = os;
-    disk_rules[i].times = times;
+    disk_rules[i] = (struct disk_rule){ call, skip, times, os };
 }
 
 
@@ -212,15 +209,31 @@ typedef enum disk_fault {
 
 typedef enum disk_kind {          /* what a call is                           */
     DISK_USES, DISK_MAKES, DISK_CLOSES, DISK_LOOKS, DISK_READS, DISK_WRITES,
-    DISK_SYNCS, DISK_SYNCS_FOLDER, DISK_CUTS, DISK_RENAMES, DISK_EXCHANGES,
-    DISK_LINKS, DISK_REMOVES, DISK_MAKES_FOLDER, DISK_LOCKS, DISK_UNLOCKS,
-    DISK_ASKS
+    DISK_SYNCS, DISK_SYNCS_FOLDER, DISK_CUTS, DISK_RENAMES, DISK_RENAMES_NEW,
+    DISK_EXCHANGES, DISK_LINKS, DISK_REMOVES, DISK_MAKES_FOLDER, DISK_LOCKS,
+    DISK_UNLOCKS, DISK_ASKS,
+    DISK_GROWS,                   /* no call: a write that takes new room     */
+    DISK_KINDS
 } disk_kind;
+
+/* Kinds together, for disk_deny(). */
+enum {
+    DISK_ALL_ROOM = 1 << DISK_GROWS,
+    DISK_ALL_WRITES = 1 << DISK_WRITES,   /* on a disk that copies: all room  */
+    DISK_ALL_CUTS = 1 << DISK_CUTS,
+    DISK_ALL_SYNCS = 1 << DISK_SYNCS | 1 << DISK_SYNCS_FOLDER,
+    DISK_ALL_LINKS = 1 << DISK_LINKS,
+    DISK_ALL_NEWER = 1 << DISK_RENAMES_NEW | 1 << DISK_EXCHANGES,
+    DISK_ALL_NODES = 1 << DISK_MAKES | 1 << DISK_MAKES_FOLDER,
+    DISK_ALL_NAMES = DISK_ALL_NODES | DISK_ALL_NEWER | DISK_ALL_LINKS |
+                     1 << DISK_RENAMES | 1 << DISK_REMOVES,
+    DISK_ALL_CHANGES = DISK_ALL_NAMES | DISK_ALL_WRITES | DISK_ALL_CUTS
+};
 
 static const char *const disk_kinds[] = {
     "open", "create", "close", "stat", "pread", "pwrite", "fdatasync",
-    "fsync folder", "ftruncate", "rename", "exchange", "link", "unlink",
-    "mkdir", "lock", "unlock", "ask"
+    "fsync folder", "ftruncate", "rename", "rename to new", "exchange", "link",
+    "unlink", "mkdir", "lock", "unlock", "ask"
 };
 
 typedef struct disk_list {        /* items of one size; zeros behind them     */
@@ -240,11 +253,13 @@ typedef struct disk_names {       /* of a folder, between two changes of them */
 } disk_names;
 
 typedef struct disk_node {
-    int       folder;
-    mode_t    mode;
-    long      mtime, ctime;       /* by disk.clock                            */
+    struct {
+        int    folder;
+        mode_t mode;
+        long   mtime, ctime;      /* by disk.clock                            */
+        size_t firm_len;          /* the size that is surely durable          */
+    } is;
     disk_list now, firm;          /* bytes that are seen, and surely durable  */
-    size_t    firm_len;           /* the size that is surely durable          */
     disk_list versions;           /* disk_version: since the last sync        */
     disk_list names;              /* disk_names: the durable ones, then those
                                    * after each change                        */
@@ -276,15 +291,7 @@ static struct {
     int        follow_up;         /* the error of the next read or write      */
     int        off;               /* stopped                                  */
 
-    int        full;              /* as long as not 0: errno of growing       */
-    int        no_room;           /* of all writing: there it takes new room  */
-    int        no_nodes;          /* errno of creating                        */
-    int        read_only;         /* errno of changing anything               */
-    int        denied;            /* errno of changing a name                 */
-    int        no_sync;           /* errno of every sync                      */
-    int        no_cut;            /* errno of every cut                       */
-    int        no_exchange;       /* errno of renames that do more than that  */
-    int        no_link;           /* errno of links                           */
+    int        denied[DISK_KINDS];        /* not 0: errno of all such calls   */
     int        mounted;           /* a file that is asked is a mount point    */
     long       clock;             /* goes on with each change                 */
     int        spares_locks;      /* locking does not fail                    */
@@ -362,11 +369,7 @@ disk_copy(disk_image *to, const disk_image *from)
         disk_copy_list(&b->firm, &a->firm, 1);
         disk_copy_list(&b->versions, &a->versions, sizeof(disk_version));
         disk_copy_list(&b->names, &a->names, sizeof(disk_names));
-        b->firm_len = a->firm_len;
-        b->folder = a->folder;
-        b->mode = a->mode;
-        b->mtime = a->mtime;
-        b->ctime = a->ctime;
+        b->is = a->is;
     }
     to->count = from->count;
 }
@@ -431,7 +434,7 @@ disk_find(const char *path, int *folder, const char **name)
         if (depth == sizeof above / sizeof above[0])
             abort();
         above[depth++] = node;
-        *folder = node >= 0 && disk.image.nodes[node].folder ? node : -1;
+        *folder = node >= 0 && disk.image.nodes[node].is.folder ? node : -1;
         *name = path;
         node = -1;
         if (*folder < 0)
@@ -470,7 +473,7 @@ disk_step(int folder, const char *name, int node, const char *from,
     for (; name != NULL; name = from, node = from_node, from = NULL) {
         i = disk_lookup(names, name);
         if (node >= 0)
-            disk.image.nodes[node].ctime = ++disk.clock;
+            disk.image.nodes[node].is.ctime = ++disk.clock;
         if (node < 0 && i < names->count)
             names->all[i] = names->all[--names->count];
         if (node < 0)
@@ -521,8 +524,8 @@ disk_new_node(int folder, mode_t mode)
         abort();
     m->count += i == m->count;
     disk_drop_node(&m->nodes[i]);
-    m->nodes[i].folder = folder;
-    m->nodes[i].mode = mode;
+    m->nodes[i].is.folder = folder;
+    m->nodes[i].is.mode = mode;
     if (folder)
         disk_resize(&m->nodes[i].names, 1, sizeof(disk_names));
     return i;
@@ -537,7 +540,7 @@ disk_pack(disk_node *f)
 
     if (f->names.count > 1)
         names[0] = names[f->names.count - 1];
-    disk_resize(&f->names, f->folder != 0, sizeof *names);
+    disk_resize(&f->names, f->is.folder != 0, sizeof *names);
 }
 
 
@@ -547,7 +550,7 @@ DISK int
 disk_is_firm(const disk_node *n, const disk_version *v)
 {
     if (v->sector == DISK_SIZE)
-        return v->size == n->firm_len;
+        return v->size == n->is.firm_len;
     return (v->sector + 1) * DISK_SECTOR <= n->firm.max &&
            memcmp((char *)n->firm.at + v->sector * DISK_SECTOR, v->bytes,
                   DISK_SECTOR) == 0;
@@ -584,7 +587,7 @@ disk_changed(disk_node *n, size_t from, size_t to)
 {
     size_t sector;
 
-    n->mtime = n->ctime = ++disk.clock;
+    n->is.mtime = n->is.ctime = ++disk.clock;
     for (sector = from / DISK_SECTOR; sector < disk_sectors(to); sector++) {
         if ((sector + 1) * DISK_SECTOR > n->now.max)
             abort();
@@ -624,7 +627,7 @@ disk_apply(disk_node *n, const disk_version *v)
     size_t end = (v->sector + 1) * DISK_SECTOR;
 
     if (v->sector == DISK_SIZE) {
-        n->firm_len = v->size;
+        n->is.firm_len = v->size;
         return;
     }
     if (end > n->firm.count)
@@ -652,7 +655,7 @@ disk_flush(disk_node *n)
             v[kept++] = v[i];
     }
     disk_resize(&n->versions, kept, sizeof *v);
-    disk_resize(&n->firm, n->firm_len, 1);
+    disk_resize(&n->firm, n->is.firm_len, 1);
 }
 
 
@@ -680,9 +683,9 @@ disk_find_digits(const disk_image *m)
     for (node = 0; node < m->count; node++) {
         const disk_node *n = &m->nodes[node];
         const disk_version *v = n->versions.at;
-        if (n->folder && n->names.count > 1)
+        if (n->is.folder && n->names.count > 1)
             disk_add_digit(node, DISK_NAMES, n->names.count);
-        if (n->folder || disk_links(m, node, 1) == 0)
+        if (n->is.folder || disk_links(m, node, 1) == 0)
             continue;
         for (i = 0; i < n->versions.count; i++) {
             for (k = 0; k < i && v[k].sector != v[i].sector; k++)
@@ -780,7 +783,7 @@ disk_survive(size_t number, size_t limit)
         disk_node *n = &disk.image.nodes[i];
         disk_pack(n);
         disk_resize(&n->versions, 0, sizeof(disk_version));
-        disk_resize(&n->firm, n->firm_len, 1);
+        disk_resize(&n->firm, n->is.firm_len, 1);
         disk_copy_list(&n->now, &n->firm, 1);
     }
     disk_restart();
@@ -819,9 +822,35 @@ disk_format(void)
     disk_drop(&disk.image);
     memset(&disk, 0, sizeof disk);
     disk.image.count = 1;
-    disk.image.nodes[0].folder = 1;
-    disk.image.nodes[0].mode = S_IFDIR | 0755;
+    disk.image.nodes[0].is.folder = 1;
+    disk.image.nodes[0].is.mode = S_IFDIR | 0755;
     disk_resize(&disk.image.nodes[0].names, 1, sizeof(disk_names));
+}
+
+
+/* From now on the call of that number, and those after it up to `hits`, have
+ * that fault; a call that is to be done in part does half. */
+DISK void
+disk_break(unsigned at, unsigned hits, disk_fault fault, int error)
+{
+    disk.calls = 0;
+    disk.at = at;
+    disk.hits = hits;
+    disk.fault = fault;
+    disk.error = error;
+    disk.portion = 1;
+}
+
+
+/* From now on all calls of these kinds fail so; with 0, none does. */
+DISK void
+disk_deny(unsigned kinds, int os)
+{
+    int i;
+
+    for (i = 0; i < DISK_KINDS; i++)
+        if (kinds >> i & 1)
+            disk.denied[i] = os;
 }
 
 
@@ -999,14 +1028,15 @@ disk_part(size_t offset, size_t len)
 }
 
 
-DISK disk_node *
-disk_fd(int fd)
+/* Begins a call of an open file, whose node is *n: 0, or the errno. */
+DISK int
+disk_enter_fd(disk_kind kind, int fd, size_t offset, size_t len, disk_node **n)
 {
-    int i = fd - DISK_FD;
+    int i = fd - DISK_FD, error = disk_enter(kind, "", offset, len);
 
-    if (i < 0 || i >= DISK_OPEN || !disk.open[i].used)
-        return NULL;
-    return &disk.image.nodes[disk.open[i].node];
+    *n = i >= 0 && i < DISK_OPEN && disk.open[i].used
+       ? &disk.image.nodes[disk.open[i].node] : NULL;
+    return error == 0 && *n == NULL ? EBADF : error;
 }
 
 
@@ -1022,16 +1052,14 @@ disk_open_error(int folder, int node, int flags)
         return ENOENT;
     if (node >= 0 && (flags & O_CREAT) && (flags & O_EXCL))
         return EEXIST;
-    if (node >= 0 && disk.image.nodes[node].folder && writes)
+    if (node >= 0 && disk.image.nodes[node].is.folder && writes)
         return EISDIR;
-    if (node >= 0 && !disk.image.nodes[node].folder && (flags & O_DIRECTORY))
+    if (node >= 0 && !disk.image.nodes[node].is.folder && flags & O_DIRECTORY)
         return ENOTDIR;
-    if (writes && disk.read_only != 0)
-        return disk.read_only;
-    if (node < 0 && disk.denied != 0)
-        return disk.denied;
-    if (node < 0 && disk.no_nodes != 0)
-        return disk.no_nodes;
+    if (writes && disk.denied[DISK_WRITES] == EROFS)
+        return EROFS;
+    if (node < 0 && disk.denied[DISK_MAKES] != 0)
+        return disk.denied[DISK_MAKES];
     return disk.few > 0 && disk.opened + 1 >= disk.few ? EMFILE : 0;
 }
 
@@ -1072,15 +1100,16 @@ disk_open(const char *path, int flags, ...)
 DISK int
 disk_close(int fd)
 {
+    disk_node *n;
     int error;
 
     if (fd < DISK_FD)
         return close(fd);
-    error = disk_enter(DISK_CLOSES, "", 0, 0);
-    if (disk_fd(fd) == NULL)
-        return disk_leave(disk.off ? EIO : EBADF, -1);
-    disk.open[fd - DISK_FD].used = 0;     /* whatever it answers              */
-    disk.opened--;
+    error = disk_enter_fd(DISK_CLOSES, fd, 0, 0, &n);
+    if (n != NULL) {                      /* whatever it answers              */
+        disk.open[fd - DISK_FD].used = 0;
+        disk.opened--;
+    }
     return disk_leave(error, 0);
 }
 
@@ -1089,17 +1118,17 @@ disk_close(int fd)
 DISK int
 disk_stat(int error, const disk_node *n, struct stat *st)
 {
-    if (error != 0 || n == NULL)
+    if (error != 0)
         return disk_leave(error, -1);
     memset(st, 0, sizeof *st);
     st->st_dev = 4711;
     st->st_ino = (ino_t)(n - disk.image.nodes + 1);
-    st->st_mode = n->mode;
+    st->st_mode = n->is.mode;
     st->st_uid = geteuid();
     st->st_nlink = disk_links(&disk.image, (int)(n - disk.image.nodes), 0);
     st->st_size = (off_t)n->now.count;
-    st->st_mtim.tv_sec = n->mtime;
-    st->st_ctim.tv_sec = n->ctime;
+    st->st_mtim.tv_sec = n->is.mtime;
+    st->st_ctim.tv_sec = n->is.ctime;
     return disk_leave(0, 0);
 }
 
@@ -1107,12 +1136,12 @@ disk_stat(int error, const disk_node *n, struct stat *st)
 DISK int
 disk_fstat(int fd, struct stat *st)
 {
+    disk_node *n;
     int error;
 
     if (fd >= DISK_FD) {
-        error = disk_enter(DISK_LOOKS, "", 0, 0);
-        return disk_stat(error != 0 || disk_fd(fd) != NULL ? error : EBADF,
-                         disk_fd(fd), st);
+        error = disk_enter_fd(DISK_LOOKS, fd, 0, 0, &n);
+        return disk_stat(error, n, st);
     }
     if (disk_fails("fstat", '\0') || fstat(fd, st) != 0)
         return -1;
@@ -1128,15 +1157,15 @@ disk_lstat(const char *path, struct stat *st)
     const disk_node *n;
     int error;
 
-    if (!disk_is_ours(path)) {
-        if (disk_fails("lstat", '\0') || lstat(path, st) != 0)
-            return -1;
-        st->st_dev += (dev_t)disk_other_device;
-        return 0;
+    if (disk_is_ours(path)) {
+        error = disk_enter(DISK_LOOKS, path, 0, 0);
+        n = disk_node_of(path);
+        return disk_stat(error == 0 && n == NULL ? ENOENT : error, n, st);
     }
-    error = disk_enter(DISK_LOOKS, path, 0, 0);
-    n = disk_node_of(path);
-    return disk_stat(error != 0 || n != NULL ? error : ENOENT, n, st);
+    if (disk_fails("lstat", '\0') || lstat(path, st) != 0)
+        return -1;
+    st->st_dev += (dev_t)disk_other_device;
+    return 0;
 }
 
 
@@ -1150,14 +1179,11 @@ DISK int
 disk_statx(int dir, const char *path, int flags, unsigned mask,
            struct statx *out)
 {
-    int error;
-
     if (!disk_is_ours(path))
         return statx(dir, path, flags, mask, out);
-    error = disk_enter(DISK_ASKS, path, 0, 0);
     memset(out, 0, sizeof *out);
     out->stx_attributes = disk.mounted ? STATX_ATTR_MOUNT_ROOT : 0;
-    return disk_leave(error, 0);
+    return disk_leave(disk_enter(DISK_ASKS, path, 0, 0), 0);
 }
 
 #define statx(d, p, f, m, x)  disk_statx(d, p, f, m, x)
@@ -1170,7 +1196,7 @@ disk_statx(int dir, const char *path, int flags, unsigned mask,
 DISK ssize_t
 disk_pread(int fd, void *out, size_t len, off_t offset)
 {
-    disk_node *n = disk_fd(fd);
+    disk_node *n;
     size_t at = (size_t)offset;
     ssize_t some;
     int error;
@@ -1179,9 +1205,7 @@ disk_pread(int fd, void *out, size_t len, off_t offset)
         some = disk_share("pread", '\0', len);
         return some <= 0 ? some : pread(fd, out, (size_t)some, offset);
     }
-    error = disk_enter(DISK_READS, "", at, len);
-    if (error == 0 && n == NULL)
-        error = EBADF;
+    error = disk_enter_fd(DISK_READS, fd, at, len, &n);
     if (error == 0) {
         len = at >= n->now.count ? 0 : len < n->now.count - at
                                      ? len : n->now.count - at;
@@ -1200,10 +1224,10 @@ disk_fit(const disk_node *n, size_t at, size_t *len)
 {
     size_t room = disk_sectors(n->now.count) * DISK_SECTOR;
 
-    if (disk.no_room != 0 || disk.full == 0 || at + *len <= room)
-        return disk.no_room;
+    if (disk.denied[DISK_GROWS] == 0 || at + *len <= room)
+        return 0;
     if (at >= room)
-        return disk.full;
+        return disk.denied[DISK_GROWS];
     *len = room - at;
     return 0;
 }
@@ -1223,17 +1247,16 @@ disk_real_pwrite(int fd, const void *data, size_t len, off_t offset)
 DISK ssize_t
 disk_pwrite(int fd, const void *data, size_t len, off_t offset)
 {
-    disk_node *n = disk_fd(fd);
+    disk_node *n;
     size_t at = (size_t)offset;
     int error;
 
     if (fd < DISK_FD)
         return disk_real_pwrite(fd, data, len, offset);
-    error = disk_enter(DISK_WRITES, "", at, len);
-    if (error == 0 && (n == NULL || !(disk.open[fd - DISK_FD].flags & O_RDWR)))
-        error = EBADF;
+    error = disk_enter_fd(DISK_WRITES, fd, at, len, &n);
     if (error == 0)
-        error = disk.read_only;
+        error = disk.open[fd - DISK_FD].flags & O_RDWR
+              ? disk.denied[DISK_WRITES] : EBADF;
     if (error == 0)
         error = disk_fit(n, at, &len);
     if (error == 0 && disk.now == DISK_STOP_MIDWAY &&
@@ -1252,70 +1275,63 @@ disk_pwrite(int fd, const void *data, size_t len, off_t offset)
 }
 
 
+/* A file's bytes become durable, or a folder's names. */
 DISK int
-disk_fdatasync(int fd)
+disk_sync(disk_kind kind, int fd)
 {
-    disk_node *n = disk_fd(fd);
-    int error;
+    disk_node *n;
+    disk_version *v;
+    size_t i;
+    int error = disk_enter_fd(kind, fd, 0, 0, &n);
 
-    if (fd < DISK_FD)
-        return disk_fails("fdatasync", 'd') ? -1 : fdatasync(fd);
-    error = disk_enter(DISK_SYNCS, "", 0, 0);
     if (error == 0)
-        error = n == NULL ? EBADF : disk.no_sync;
+        error = n->is.folder != (kind == DISK_SYNCS_FOLDER)
+              ? EBADF : disk.denied[kind];
     if (error == 0 && disk.now == DISK_FORGET) {
-        disk_version *v = n->versions.at;
-        size_t i;
-        for (i = 0; i < n->versions.count; i++)
+        for (i = 0, v = n->versions.at; i < n->versions.count; i++)
             v[i].forgotten = v[i].sector != DISK_SIZE;
         error = disk.error;
     }
-    if (error == 0)
+    if (error == 0 && n->is.folder)
+        disk_pack(n);
+    else if (error == 0)
         disk_flush(n);
     return disk_leave(error, 0);
 }
 
 
 DISK int
+disk_fdatasync(int fd)
+{
+    if (fd >= DISK_FD)
+        return disk_sync(DISK_SYNCS, fd);
+    return disk_fails("fdatasync", 'd') ? -1 : fdatasync(fd);
+}
+
+
+DISK int
 disk_fsync(int fd)
 {
-    disk_node *n = disk_fd(fd);
-    int error;
-
-    if (fd < DISK_FD)
-        return disk_fails("fsync", 'f') ? -1 : fsync(fd);
-    error = disk_enter(DISK_SYNCS_FOLDER, "", 0, 0);
-    if (error == 0)
-        error = n == NULL || !n->folder ? EBADF : disk.no_sync;
-    if (error == 0)
-        disk_pack(n);
-    return disk_leave(error, 0);
+    if (fd >= DISK_FD)
+        return disk_sync(DISK_SYNCS_FOLDER, fd);
+    return disk_fails("fsync", 'f') ? -1 : fsync(fd);
 }
 
 
 DISK int
 disk_ftruncate(int fd, off_t len)
 {
-    disk_node *n = disk_fd(fd);
+    disk_node *n;
     int error;
 
     if (fd < DISK_FD)
         return disk_fails("ftruncate", 't') ? -1 : ftruncate(fd, len);
-    error = disk_enter(DISK_CUTS, "", 0, (size_t)len);
+    error = disk_enter_fd(DISK_CUTS, fd, 0, (size_t)len, &n);
     if (error == 0)
-        error = n == NULL ? EBADF
-              : disk.read_only != 0 ? disk.read_only : disk.no_cut;
+        error = disk.denied[DISK_CUTS];
     if (error == 0)
         disk_set_len(n, (size_t)len);
     return disk_leave(error, 0);
-}
-
-
-/* Why a name cannot be changed. */
-DISK int
-disk_names_error(void)
-{
-    return disk.read_only != 0 ? disk.read_only : disk.denied;
 }
 
 
@@ -1328,37 +1344,33 @@ disk_faccessat(int dir, const char *path, int mode, int flags)
         return disk_fails("faccessat", '\0')
              ? -1 : faccessat(dir, path, mode, flags);
     error = disk_enter(DISK_ASKS, path, 0, 0);
-    return disk_leave(error != 0 ? error : disk_names_error(), 0);
+    return disk_leave(error != 0 ? error : disk.denied[DISK_REMOVES], 0);
 }
 
 
-/* From one name to another; both in one folder. `how` as renameat2 has it, and
- * a link leaves the old name. */
+/* From one name to another; both in one folder. A link leaves the old name. */
 DISK int
-disk_move(disk_kind kind, const char *from, const char *to, unsigned how)
+disk_move(disk_kind kind, const char *from, const char *to)
 {
     const char *old_name, *new_name;
-    int old_folder, new_folder, node, other;
-    int error = disk_enter(kind, to, 0, how);
+    int old_folder, new_folder;
+    int node = disk_find(from, &old_folder, &old_name);
+    int other = disk_find(to, &new_folder, &new_name);
+    int error = disk_enter(kind, to, 0, 0);
 
-    node = disk_find(from, &old_folder, &old_name);
-    other = disk_find(to, &new_folder, &new_name);
-    if (error == 0 && (node < 0 || old_folder != new_folder))
-        error = ENOENT;
     if (error == 0)
-        error = disk_names_error();
-    if (error == 0 && how != 0)
-        error = kind == DISK_LINKS ? disk.no_link : disk.no_exchange;
-    if (error == 0 && how == RENAME_NOREPLACE && other >= 0)
-        error = EEXIST;
-    if (error == 0 && how == RENAME_EXCHANGE && other < 0)
-        error = ENOENT;
-    if (error == 0)
+        error = node < 0 || old_folder != new_folder ? ENOENT
+              : disk.denied[kind] != 0 ? disk.denied[kind]
+              : kind == DISK_EXCHANGES && other < 0 ? ENOENT
+              : (kind == DISK_LINKS || kind == DISK_RENAMES_NEW) && other >= 0
+              ? EEXIST : 0;
+    if (error == 0) {
         disk_step(new_folder, new_name, node,
                   kind == DISK_LINKS ? NULL : old_name,
-                  how == RENAME_EXCHANGE ? other : -1);
-    if (error == 0 && other >= 0)
-        disk.image.nodes[other].ctime = ++disk.clock;
+                  kind == DISK_EXCHANGES ? other : -1);
+        if (other >= 0)
+            disk.image.nodes[other].is.ctime = ++disk.clock;
+    }
     return disk_leave(error, 0);
 }
 
@@ -1367,7 +1379,7 @@ DISK int
 disk_rename(const char *from, const char *to)
 {
     if (disk_is_ours(from))
-        return disk_move(DISK_RENAMES, from, to, 0);
+        return disk_move(DISK_RENAMES, from, to);
     return disk_fails("rename", 'r') ? -1 : rename(from, to);
 }
 
@@ -1375,10 +1387,12 @@ disk_rename(const char *from, const char *to)
 DISK int
 disk_renameat2(int a, const char *from, int b, const char *to, unsigned how)
 {
+    int exchanges = how == RENAME_EXCHANGE;
+
     if (disk_is_ours(from))
-        return disk_move(how == RENAME_EXCHANGE ? DISK_EXCHANGES : DISK_RENAMES,
-                         from, to, how);
-    return disk_fails("renameat2", how == RENAME_EXCHANGE ? 'x' : 'n')
+        return disk_move(exchanges ? DISK_EXCHANGES : DISK_RENAMES_NEW, from,
+                         to);
+    return disk_fails("renameat2", exchanges ? 'x' : 'n')
          ? -1 : renameat2(a, from, b, to, how);
 }
 
@@ -1387,7 +1401,7 @@ DISK int
 disk_link(const char *from, const char *to)
 {
     if (disk_is_ours(from))
-        return disk_move(DISK_LINKS, from, to, RENAME_NOREPLACE);
+        return disk_move(DISK_LINKS, from, to);
     return disk_fails("link", 'l') ? -1 : link(from, to);
 }
 
@@ -1402,13 +1416,12 @@ disk_unlink(const char *path)
         return disk_fails("unlink", 'u') ? -1 : unlink(path);
     error = disk_enter(DISK_REMOVES, path, 0, 0);
     node = disk_find(path, &folder, &name);
-    if (error == 0 && node < 0)
-        error = ENOENT;
     if (error == 0)
-        error = disk.image.nodes[node].folder ? EISDIR : disk_names_error();
+        error = node < 0 ? ENOENT : disk.image.nodes[node].is.folder
+              ? EISDIR : disk.denied[DISK_REMOVES];
     if (error == 0) {
         disk_step(folder, name, -1, NULL, -1);
-        disk.image.nodes[node].ctime = ++disk.clock;
+        disk.image.nodes[node].is.ctime = ++disk.clock;
     }
     return disk_leave(error, 0);
 }
@@ -1425,9 +1438,8 @@ disk_mkdir(const char *path, mode_t mode)
     error = disk_enter(DISK_MAKES_FOLDER, path, 0, 0);
     node = disk_find(path, &folder, &name);
     if (error == 0)
-        error = node >= 0 ? EEXIST : folder < 0 ? ENOENT : disk_names_error();
-    if (error == 0)
-        error = disk.no_nodes;
+        error = node >= 0 ? EEXIST : folder < 0
+              ? ENOENT : disk.denied[DISK_MAKES_FOLDER];
     if (error == 0)
         disk_step(folder, name, disk_new_node(1, S_IFDIR | mode), NULL, -1);
     return disk_leave(error, 0);
@@ -1460,17 +1472,18 @@ disk_fcntl(int fd, int call, struct flock *range)
     disk_fault fault = disk.fault;
     disk_kind kind = call == F_OFD_GETLK ? DISK_ASKS
                    : range->l_type == F_UNLCK ? DISK_UNLOCKS : DISK_LOCKS;
+    disk_node *n;
 
     if (fd < DISK_FD)
         return disk_fails("fcntl", '\0') ? -1 : fcntl(fd, call, range);
     if (fault == DISK_ERROR && (kind == DISK_UNLOCKS || disk.spares_locks))
         disk.fault = DISK_FINE;
-    error = disk_enter(kind, "", (size_t)slot, (size_t)range->l_type);
+    error = disk_enter_fd(kind, fd, (size_t)slot, (size_t)range->l_type, &n);
     disk.fault = fault;
-    if (error == 0 && (disk_fd(fd) == NULL || slot < 0 || slot > 1))
-        error = EBADF;
     if (error != 0)
         return disk_leave(error, -1);
+    if (slot < 0 || slot > 1)
+        abort();
     held = disk_is_held(fd - DISK_FD, slot, range->l_type);
     if (kind == DISK_LOCKS && held)
         return disk_leave(EAGAIN, -1);

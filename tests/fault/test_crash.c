@@ -27,15 +27,22 @@ typedef enum verb {               /* what changes: opening, if nothing else   */
     GENERATE_CLOSE
 } verb;
 
+typedef enum disk_state {         /* the disk before the change               */
+    NOTHING, ODD_PATH, FOLDER, EMPTY, KEYS,
+    LAGGING,                      /* right after an acknowledged change       */
+    TORN,                         /* in the middle of an append               */
+    UNSYNCED,                     /* between its write and its sync: a kill,
+                                   * after which the system went on           */
+    FULL                          /* torn, and no room to set that aside      */
+} disk_state;
+
 typedef struct scenario {
     const char *name;
-    void      (*prepare)(size_t align);
+    disk_state  before;
     verb        verb;
     size_t      align;            /* where in a sector the file ends          */
-    int         lacks;            /* what the system has not, see below       */
+    unsigned    lacks;            /* kinds of calls that the system has not   */
 } scenario;
-
-enum { NO_EXCHANGE = 1, NO_LINK = 2 };
 
 typedef struct outcome {          /* what a reopened keyring may be           */
     const model *one, *other;     /* NULL: nothing else                       */
@@ -85,40 +92,9 @@ must_model(kaws *ring, model *m)
 
 /* ---- the scenarios ------------------------------------------------------ */
 
-static void
-prepare_nothing(size_t align)
-{
-    (void)align;
-}
-
-
-static void
-prepare_odd_path(size_t align)
-{
-    (void)align;
-    model_file = "/disk/ring//keys";
-}
-
-
-static void
-prepare_folder(size_t align)
-{
-    (void)align;
-    (void)disk_mkdir("/disk/ring", 0750);
-}
-
-
-static void
-prepare_empty(size_t align)
-{
-    (void)align;
-    kaws_close(model_must_open());
-}
-
-
 /* Three keys whose names are so long that the file ends at `align`. */
 static void
-prepare_keys(size_t align)
+make_keys(size_t align)
 {
     char name[KAWS_NAME_MAX + 1];
     kaws *ring = model_must_open();
@@ -139,21 +115,16 @@ prepare_keys(size_t align)
 }
 
 
-/* As a stop leaves it, at that call of an append (0: behind its last). */
+/* An append that stops at that call (0: behind its last). */
 static void
-prepare_stopped(size_t align, unsigned at, disk_fault fault)
+stop_append(unsigned at, disk_fault fault)
 {
     kaws_error err;
-    kaws *ring;
+    kaws *ring = model_must_open();
 
-    prepare_keys(align);
-    ring = model_must_open();
     if (at > 0)
         disk_sync_all();
-    disk.calls = 0;
-    disk.at = at;
-    disk.fault = fault;
-    disk.portion = 1;
+    disk_break(at, 1, fault, EIO);
     assert_int_equal(kaws_generate(ring, model_name("the last one"), "AES", 32,
                                    &err) == KAWS_OK, at == 0);
     disk.off = 1;
@@ -162,41 +133,26 @@ prepare_stopped(size_t align, unsigned at, disk_fault fault)
 }
 
 
-/* Right after an acknowledged change: the cell lags. */
 static void
-prepare_lagging(size_t align)
-{
-    prepare_stopped(align, 0, DISK_FINE);
-}
-
-
-/* In the middle of an append. */
-static void
-prepare_torn(size_t align)
-{
-    prepare_stopped(align, WRITES_ENTRY, DISK_STOP_MIDWAY);
-}
-
-
-/* Between the write and the sync, by a kill: the system went on. Nothing here
- * may be made durable for it. */
-static void
-prepare_unsynced(size_t align)
-{
-    prepare_stopped(align, WRITES_ENTRY, DISK_STOP_AFTER);
-}
-
-
-/* The same, and no room to set it aside until the change. The end is durable,
- * so it must never be lost. */
-static void
-prepare_full(size_t align)
+prepare(const scenario *s)
 {
     const uint8_t *at;
     size_t len, good;
 
-    prepare_torn(align);
-    disk_sync_all();
+    if (s->before == ODD_PATH)
+        model_file = "/disk/ring//keys";
+    if (s->before == FOLDER)
+        (void)disk_mkdir("/disk/ring", 0750);
+    if (s->before == EMPTY)
+        kaws_close(model_must_open());
+    if (s->before >= KEYS)
+        make_keys(s->align);
+    if (s->before >= LAGGING)
+        stop_append(s->before == LAGGING ? 0 : WRITES_ENTRY,
+                    s->before == UNSYNCED ? DISK_STOP_AFTER : DISK_STOP_MIDWAY);
+    if (s->before != FULL)
+        return;
+    disk_sync_all();              /* the end is durable: it is never lost     */
     at = disk_bytes(DATA, &len);
     good = (size_t)kaws__store_get(at + KAWS__STORE_COMMITTED, 8);
     memcpy(torn_end.at, at + good, torn_end.len = len - good);
@@ -250,35 +206,32 @@ run(verb what, kaws **ring, kaws_error *err)
 
 
 static const scenario scenarios[] = {
-    { "create the folder and the file", prepare_nothing, OPEN, 0, 0 },
-    { "create them by an odd path", prepare_odd_path, OPEN, 0, 0 },
-    { "create the file", prepare_folder, OPEN, 0, 0 },
-    { "create the file by a link", prepare_folder, OPEN, 0, NO_EXCHANGE },
-    { "create the file by a rename", prepare_folder, OPEN, 0,
-      NO_EXCHANGE + NO_LINK },
-    { "open", prepare_keys, OPEN, 100, 0 },
-    { "open with the cell behind", prepare_lagging, OPEN, 100, 0 },
-    { "open with a torn end", prepare_torn, OPEN, 100, 0 },
-    { "open with a torn end", prepare_torn, OPEN, 508, 0 },
-    { "open after a kill", prepare_unsynced, OPEN, 100, 0 },
-    { "open after a kill", prepare_unsynced, OPEN, 508, 0 },
-    { "generate after a torn end", prepare_torn, GENERATE, 100, 0 },
-    { "generate after a torn end", prepare_torn, GENERATE, 508, 0 },
-    { "generate, torn end on full disk", prepare_full, GENERATE, 100,
-      0 },
-    { "remove, torn end on full disk", prepare_full, REMOVE_LAST, 508,
-      0 },
-    { "generate the first", prepare_empty, GENERATE, 0, 0 },
-    { "generate", prepare_keys, GENERATE, 100, 0 },
-    { "store 4096 bytes", prepare_keys, STORE, 100, 0 },
-    { "remove the first", prepare_keys, REMOVE_FIRST, 100, 0 },
-    { "remove the last", prepare_keys, REMOVE_LAST, 100, 0 },
-    { "remove", prepare_lagging, REMOVE_FIRST, 100, 0 },
-    { "remove by a rename", prepare_keys, REMOVE_FIRST, 100,
-      NO_EXCHANGE },
-    { "re-wrap", prepare_keys, REWRAP, 100, 0 },
-    { "generate and close", prepare_keys, GENERATE_CLOSE, 100, 0 },
-    { "close", prepare_lagging, CLOSE, 100, 0 }
+    { "create the folder and the file", NOTHING, OPEN, 0, 0 },
+    { "create them by an odd path", ODD_PATH, OPEN, 0, 0 },
+    { "create the file", FOLDER, OPEN, 0, 0 },
+    { "create the file by a link", FOLDER, OPEN, 0, DISK_ALL_NEWER },
+    { "create the file by a rename", FOLDER, OPEN, 0,
+      DISK_ALL_NEWER | DISK_ALL_LINKS },
+    { "open", KEYS, OPEN, 100, 0 },
+    { "open with the cell behind", LAGGING, OPEN, 100, 0 },
+    { "open with a torn end", TORN, OPEN, 100, 0 },
+    { "open with a torn end", TORN, OPEN, 508, 0 },
+    { "open after a kill", UNSYNCED, OPEN, 100, 0 },
+    { "open after a kill", UNSYNCED, OPEN, 508, 0 },
+    { "generate after a torn end", TORN, GENERATE, 100, 0 },
+    { "generate after a torn end", TORN, GENERATE, 508, 0 },
+    { "generate, torn end on full disk", FULL, GENERATE, 100, 0 },
+    { "remove, torn end on full disk", FULL, REMOVE_LAST, 508, 0 },
+    { "generate the first", EMPTY, GENERATE, 0, 0 },
+    { "generate", KEYS, GENERATE, 100, 0 },
+    { "store 4096 bytes", KEYS, STORE, 100, 0 },
+    { "remove the first", KEYS, REMOVE_FIRST, 100, 0 },
+    { "remove the last", KEYS, REMOVE_LAST, 100, 0 },
+    { "remove", LAGGING, REMOVE_FIRST, 100, 0 },
+    { "remove by a rename", KEYS, REMOVE_FIRST, 100, DISK_ALL_NEWER },
+    { "re-wrap", KEYS, REWRAP, 100, 0 },
+    { "generate and close", KEYS, GENERATE_CLOSE, 100, 0 },
+    { "close", LAGGING, CLOSE, 100, 0 }
 };
 
 
@@ -328,6 +281,14 @@ seen_forget(void)
     free(seen);
     seen = NULL;
     seen_max = seen_count = 0;
+}
+
+
+static int
+may_be(outcome may, const model *is)
+{
+    return model_same(is, may.one) ||
+           (may.other != NULL && model_same(is, may.other));
 }
 
 
@@ -381,8 +342,7 @@ reopen(outcome may, model *is)
         memcpy(torn_end.at, before + len - torn, torn_end.len = torn);
     free(before);
     must_model(ring, is);
-    if (!model_same(is, may.one) &&
-        (may.other == NULL || !model_same(is, may.other))) {
+    if (!may_be(may, is)) {
         model_print(stderr, "it is", is);
         model_print(stderr, "it may be", may.one);
         if (may.other != NULL)
@@ -398,14 +358,12 @@ reopen(outcome may, model *is)
 static void
 check_durable(const model *is, const char *what)
 {
-    disk_image saved;
-    outcome may = { NULL, NULL };
+    disk_image saved = { .count = 0 };
+    outcome may = { is, NULL };
     model found;
     kaws *ring;
     size_t i, n, was = trail_add("; %s; power cut", what);
 
-    may.one = is;
-    memset(&saved, 0, sizeof saved);
     disk_copy(&saved, &disk.image);
     n = disk_survivals(&saved, ways_again);
     for (i = 0; i < n; i++) {
@@ -440,12 +398,10 @@ check_was_durable(const disk_image *then, const model *is, const char *what)
 static void
 check_goes_on(kaws *ring, const model *is)
 {
-    disk_image added, removed;
+    disk_image added = { .count = 0 }, removed = { .count = 0 };
     kaws_error err;
     model more;
 
-    memset(&added, 0, sizeof added);
-    memset(&removed, 0, sizeof removed);
     model_reset(77);
     must_generate(ring, "one more");
     must_model(ring, &more);
@@ -473,7 +429,7 @@ check_goes_on(kaws *ring, const model *is)
 static unsigned
 explore_once(outcome may)
 {
-    disk_image opened;
+    disk_image opened = { .count = 0 };
     unsigned calls;
     model is;
     kaws *ring;
@@ -485,7 +441,6 @@ explore_once(outcome may)
     count.distinct++;
     ring = reopen(may, &is);
     calls = disk.calls;
-    memset(&opened, 0, sizeof opened);
     disk_copy(&opened, &disk.image);
     check_goes_on(ring, &is);
     check_was_durable(&opened, &is, "reopened");
@@ -501,25 +456,22 @@ static void
 explore_ends(outcome may, size_t limit,
              void (*more)(const disk_image *, outcome, unsigned))
 {
-    disk_image end, start;
+    disk_image end = { .count = 0 }, start = { .count = 0 };
     size_t i, n, was = strlen(model_trail), kept = torn_end.len;
     unsigned calls;
 
-    memset(&end, 0, sizeof end);
-    memset(&start, 0, sizeof start);
     disk_copy(&end, &disk.image);
     n = disk_survivals(&end, limit);
     for (i = 0; i <= n; i++) {
         disk_copy(&disk.image, &end);
-        if (i < n)
+        if (i < n) {
             disk_survive(i, limit);
-        else
-            disk_restart();
-        if (i < n)
             trail_add("; power cut %lu of %lu", (unsigned long)i,
                       (unsigned long)n);
-        else
+        } else {
+            disk_restart();
             trail_add("; killed");
+        }
         disk_copy(&start, &disk.image);
         calls = explore_once(may);
         if (calls > 0 && more != NULL)
@@ -550,9 +502,7 @@ explore_stops(const disk_image *start, outcome may, unsigned calls)
         for (i = 0; i < 3; i++) {
             disk_copy(&disk.image, start);
             disk_restart();
-            disk.at = at;
-            disk.fault = stops[i].fault;
-            disk.portion = 1;
+            disk_break(at, 1, stops[i].fault, EIO);
             (void)model_open(&ring, &err);
             kaws_close(ring);
             trail_add("; reopening stopped %s %s", stops[i].words,
@@ -582,10 +532,10 @@ begin(void)
 
     disk_copy(&disk.image, &one.base);
     disk_restart();
-    disk.full = full_at_open;
+    disk_deny(DISK_ALL_ROOM, full_at_open);
     if (one.s->verb != OPEN)
         ring = model_must_open();
-    disk.full = 0;
+    disk_deny(DISK_ALL_ROOM, 0);
     model_reset(5);
     disk.calls = 0;
     disk.digit_count = 0;
@@ -635,8 +585,7 @@ check_failed(kaws *ring, kaws_status status, outcome may)
     model is;
 
     must_model(ring, &is);
-    if (!model_same(&is, may.one) &&
-        (may.other == NULL || !model_same(&is, may.other)))
+    if (!may_be(may, &is))
         model_fail("in memory it is not what it may be", NULL);
     check_seen(&is);
     if (status == KAWS_UNCERTAIN) {
@@ -656,17 +605,14 @@ check_failed(kaws *ring, kaws_status status, outcome may)
 static void
 try_fault(unsigned at, unsigned hits, disk_fault fault, unsigned portion)
 {
-    disk_image end;
+    disk_image end = { .count = 0 };
     outcome may = { &one.old, NULL };
     kaws_error err = { KAWS_OK, 0, 0, "", "", "" };
     kaws *ring = begin();
     kaws_status status;
 
     count.faults++;
-    disk.at = at;
-    disk.hits = hits;
-    disk.fault = fault;
-    disk.error = EIO;
+    disk_break(at, hits, fault, EIO);
     disk.portion = portion;
     status = change(&ring, &err);
     model_trail[0] = '\0';
@@ -677,7 +623,6 @@ try_fault(unsigned at, unsigned hits, disk_fault fault, unsigned portion)
         may.one = &one.fresh;
     else if (status == KAWS_UNCERTAIN || disk.off || one.s->verb == OPEN)
         may.other = &one.fresh;
-    memset(&end, 0, sizeof end);
     disk_copy(&end, &disk.image);
     if (disk.off || ring == NULL)
         kaws_close(ring);
@@ -689,34 +634,24 @@ try_fault(unsigned at, unsigned hits, disk_fault fault, unsigned portion)
 }
 
 
-static int
-applies(disk_fault fault, disk_kind kind)
-{
-    int moves = kind == DISK_READS || kind == DISK_WRITES;
-
-    if (fault == DISK_FORGET)
-        return kind == DISK_SYNCS;
-    if (fault == DISK_STOP_MIDWAY)
-        return kind == DISK_WRITES;
-    return (fault != DISK_SHORT && fault != DISK_SHORT_ERROR) || moves;
-}
-
-
+/* Each fault that a call of that kind can have, in each portion. */
 static void
 try_call(unsigned at)
 {
     disk_kind kind = one.kinds[at - 1];
-    int fault, portions;
+    int moves = kind == DISK_READS || kind == DISK_WRITES;
+    const unsigned portions[] = {
+        [DISK_ERROR] = 1, [DISK_FORGET] = kind == DISK_SYNCS,
+        [DISK_SHORT] = moves ? 4 : 0, [DISK_SHORT_ERROR] = moves ? 4 : 0,
+        [DISK_STOP_BEFORE] = 1, [DISK_STOP_AFTER] = 1,
+        [DISK_STOP_MIDWAY] = kind == DISK_WRITES ? 4 : 0
+    };
+    int fault;
     unsigned portion;
 
-    for (fault = DISK_ERROR; fault <= DISK_STOP_AFTER; fault++) {
-        if (!applies((disk_fault)fault, kind))
-            continue;
-        portions = fault == DISK_SHORT || fault == DISK_SHORT_ERROR ||
-                   fault == DISK_STOP_MIDWAY ? 4 : 1;
-        for (portion = 0; portion < (unsigned)portions; portion++)
+    for (fault = DISK_ERROR; fault <= DISK_STOP_AFTER; fault++)
+        for (portion = 0; portion < portions[fault]; portion++)
             try_fault(at, 1, (disk_fault)fault, portion);
-    }
     try_fault(at, 2, DISK_ERROR, 0);
     try_fault(at, 3, DISK_ERROR, 0);
     try_fault(at, UINT_MAX / 2, DISK_ERROR, 0);
@@ -737,10 +672,10 @@ rehearse(const scenario *s)
     model_trail[0] = '\0';
     trail_add("%s", s->name);
     disk_format();
-    disk.no_exchange = s->lacks & NO_EXCHANGE ? EINVAL : 0;
-    disk.no_link = s->lacks & NO_LINK ? EPERM : 0;
+    disk_deny(s->lacks & DISK_ALL_NEWER, EINVAL);
+    disk_deny(s->lacks & DISK_ALL_LINKS, EPERM);
     model_reset(1);
-    s->prepare(s->align);
+    prepare(s);
     disk_copy(&one.base, &disk.image);
     if (s->verb == OPEN)
         disk_survive(0, 1);               /* the least that opening may find  */
@@ -795,7 +730,7 @@ static void
 test_every_place(void **state)
 {
     static const size_t few[] = { 0, 7, 217, 508, 511 };
-    scenario s = { "generate, begun anywhere", prepare_keys, GENERATE, 0, 0 };
+    scenario s = { "generate, begun anywhere", KEYS, GENERATE, 0, 0 };
     size_t i, places = model_long() ? DISK_SECTOR : sizeof few / sizeof few[0];
     unsigned at, portion;
 

@@ -111,18 +111,6 @@ say_many(server *v, const char *text, size_t times)
 }
 
 
-static void
-say_noise(server *v, size_t len)
-{
-    char c;
-
-    for (; len > 0; len--) {
-        c = (char)draw(v, 256);
-        put(v, &c, 1);
-    }
-}
-
-
 /* ---- bodies ------------------------------------------------------------- */
 
 /* What a key is in base64: the request's number, and a check on it. */
@@ -347,6 +335,7 @@ static ending
 spoil(server *v, ending how)
 {
     size_t all = v->len, n;
+    char noise;
 
     v->pause = once_in(v, 2) ? all : 0;
     switch (draw(v, 16)) {
@@ -358,7 +347,10 @@ spoil(server *v, ending how)
         v->len = draw(v, (uint32_t)all + 1);
         return once_in(v, 10) ? SILENCE : CLOSE;
     case 2:
-        say_noise(v, draw(v, 3000));
+        for (n = draw(v, 3000); n > 0; n--) {
+            noise = (char)draw(v, 256);
+            put(v, &noise, 1);
+        }
         return how;
     case 3:
         say(v, "\r\n");

@@ -3,9 +3,7 @@
  * not, must not. To be run under ASan and, which is the point, under TSan.
  * KAWS_LONG=1 makes it go on for longer. */
 
-#define KEYRING_AWS_CHECK_LOCKS
-#define KEYRING_AWS_IMPLEMENTATION
-#include "../../keyring_aws.h"
+#include "../unit/lock_order.h"
 #include "../unit/world.h"
 
 #include <sched.h>

@@ -241,103 +241,78 @@ play(struct world *w, const worker all[WORKERS])
 }
 
 
-static int
-keys(void)
-{
-    return getenv("KAWS_LONG") != NULL ? 400 : 40;
-}
-
-
 /* ---- the tests ---------------------------------------------------------- */
 
-static void
-linked(struct world *w, int removes, int reads)
+typedef struct scenario {
+    const char *name;
+    int         mounted;          /* the second name; otherwise a hard link   */
+    int         removes, reads;   /* as the workers have it                   */
+} scenario;
+
+
+/* Gives the file its second name, which ends with the test. A mount is where
+ * only we see it. */
+static const char *
+second_name(struct world *w, int mounted)
 {
-    char other[128];
-    worker all[WORKERS] = { { NULL, 1, keys(), removes, 0 },
-                            { NULL, 2, keys(), removes, reads } };
+    static char other[128];
 
     (void)snprintf(other, sizeof other, "%s/other", w->f.dir);
-    world_open(w);
-    world_close(w);
-    assert_int_equal(link(w->f.data, other), 0);
-    all[0].path = w->f.data;
-    all[1].path = other;
-    play(w, all);
-    assert_in_range(known_count, keys(), WORKERS * keys());
-}
-
-
-static void
-test_hard_link(void **state)
-{
-    linked(*state, 0, 0);
-}
-
-
-/* To remove takes a replacement, which would make two files of the one. */
-static void
-test_hard_link_removes(void **state)
-{
-    linked(*state, 1, 0);
-    assert_int_equal(known_count, WORKERS * keys());
-}
-
-
-static void
-test_hard_link_reads(void **state)
-{
-    linked(*state, 0, 1);
-}
-
-
-/* Mounts the file on another name, where only we see it. */
-static int
-mount_file(const char *file, const char *on)
-{
-    spill(on, "", 0);
-    return unshare(CLONE_NEWNS) == 0 &&
-           mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
-           mount(file, on, NULL, MS_BIND, NULL) == 0;
-}
-
-
-static void
-mounted(struct world *w, int removes)
-{
-    char other[128];
-    worker all[WORKERS] = { { NULL, 1, keys(), removes, 0 },
-                            { NULL, 2, keys(), removes, 0 } };
-
-    (void)snprintf(other, sizeof other, "%s/other", w->f.dir);
-    world_open(w);
-    world_close(w);
-    all[0].path = w->f.data;
-    all[1].path = other;
-    if (!mount_file(w->f.data, other)) {
+    if (!mounted) {
+        assert_int_equal(link(w->f.data, other), 0);
+        return other;
+    }
+    spill(other, "", 0);
+    if (unshare(CLONE_NEWNS) != 0 ||
+        mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 ||
+        mount(w->f.data, other, NULL, MS_BIND, NULL) != 0) {
         print_message("nothing can be mounted here\n");
         skip();
     }
-    w->cfg.data_file = other;
+    return other;
+}
+
+
+/* To remove takes a replacement, which would make two files of two links. Of a
+ * mounted file, the first name's worker replaces it; the second is left with
+ * what it was, is told so, and nothing that it was promised is missing. */
+static void
+test_workers(void **state)
+{
+    const scenario *s = *state;
+    int keys = getenv("KAWS_LONG") != NULL ? 400 : 40;
+    worker all[WORKERS] = { { NULL, 1, keys, s->removes, 0 },
+                            { NULL, 2, keys, s->removes, s->reads } };
+    void *world;
+    struct world *w;
+    kaws *none;
+
+    assert_int_equal(world_begin(&world), 0);
+    w = world;
+    world_open(w);
+    world_close(w);
+    all[0].path = w->f.data;
+    all[1].path = second_name(w, s->mounted);
+    w->cfg.data_file = all[1].path;
     world_open(w);
 #if defined(STATX_ATTR_MOUNT_ROOT)        /* else nobody can tell             */
-    assert_int_equal(fake_logged(&w->f, 1, "is a mount point"), 1);
+    assert_int_equal(fake_logged(&w->f, 1, "is a mount point"), s->mounted);
 #endif
     world_close(w);
     w->cfg.data_file = w->f.data;
     play(w, all);
-    assert_in_range(known_count, keys(), WORKERS * keys());
-}
-
-
-static void
-test_mounted_file(void **state)
-{
-    struct world *w = *state;
-
-    mounted(w, 0);
-    (void)snprintf(w->f.body, sizeof w->f.body, "%s/other", w->f.dir);
-    assert_int_equal(umount(w->f.body), 0);
+    assert_in_range(known_count, s->removes && !s->mounted ? WORKERS * keys
+                                                           : keys,
+                    WORKERS * keys);
+    if (s->mounted && s->removes) {
+        w->cfg.data_file = all[1].path;
+        EXPECT(w, KAWS_CHANGED, "mount it again",
+               kaws_open(&none, &w->cfg, &w->err));
+        kaws__err_clear(&w->err);
+    }
+    if (s->mounted)
+        assert_int_equal(umount(all[1].path), 0);
+    assert_int_equal(world_end(&world), 0);
 }
 
 
@@ -347,18 +322,12 @@ test_mounted_file_replaced(void **state)
 {
     struct world *w = *state;
     kaws_name name = { "k", "" };
-    char other[128];
     kaws *mine, *theirs;
 
-    (void)snprintf(other, sizeof other, "%s/other", w->f.dir);
     world_open(w);
     EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name, "AES", 32, &w->err));
     mine = w->ring;
-    if (!mount_file(w->f.data, other)) {
-        print_message("nothing can be mounted here\n");
-        skip();
-    }
-    w->cfg.data_file = other;
+    w->cfg.data_file = second_name(w, 1);
     EXPECT(w, KAWS_OK, NULL, kaws_open(&theirs, &w->cfg, &w->err));
     assert_int_equal(fake_logged(&w->f, 1, "by another name"), 1);
     EXPECT(w, KAWS_FILE, "Device or resource busy",
@@ -370,40 +339,29 @@ test_mounted_file_replaced(void **state)
            kaws_generate(theirs, name_of("other", ""), "AES", 32, &w->err));
     kaws_close(theirs);
     kaws__err_clear(&w->err);
-    assert_int_equal(umount(other), 0);
-}
-
-
-/* The first replaces the file; the second is left with what it was, is told so,
- * and nothing that it was promised is missing. */
-static void
-test_mounted_file_removes(void **state)
-{
-    struct world *w = *state;
-    kaws *none;
-
-    mounted(w, 1);
-    (void)snprintf(w->f.body, sizeof w->f.body, "%s/other", w->f.dir);
-    w->cfg.data_file = w->f.body;
-    EXPECT(w, KAWS_CHANGED, "mount it again",
-           kaws_open(&none, &w->cfg, &w->err));
-    kaws__err_clear(&w->err);
-    assert_int_equal(umount(w->f.body), 0);
+    assert_int_equal(umount(w->cfg.data_file), 0);
 }
 
 
 int
 main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, world_begin, world_end)
-    const struct CMUnitTest tests[] = {
-        TEST(test_hard_link),
-        TEST(test_hard_link_removes),
-        TEST(test_hard_link_reads),
-        TEST(test_mounted_file),
-        TEST(test_mounted_file_replaced),
-        TEST(test_mounted_file_removes)
+    static scenario all[] = {
+        { "hard link", 0, 0, 0 }, { "hard link, removes", 0, 1, 0 },
+        { "hard link, reads", 0, 0, 1 }, { "mounted file", 1, 0, 0 },
+        { "mounted file, removes", 1, 1, 0 }
     };
+    enum { N = sizeof all / sizeof all[0] };
+    struct CMUnitTest tests[N + 1] = {
+        cmocka_unit_test_setup_teardown(test_mounted_file_replaced, world_begin,
+                                        world_end)
+    };
+    int i;
 
+    for (i = 0; i < N; i++) {
+        tests[i + 1].name = all[i].name;
+        tests[i + 1].test_func = test_workers;
+        tests[i + 1].initial_state = &all[i];
+    }
     return cmocka_run_group_tests_name("two names", tests, NULL, NULL);
 }

@@ -335,93 +335,83 @@ know_no_dry_run(scene *s)
 static const kaws_bytes key = { plain, PLAIN };
 
 #define JOBS(X)                                                               \
-    X(OPEN, kaws_open(&s->ring, &s->cfg, &s->err))                            \
-    X(CLOSE, do_close(s))                                                     \
-    X(CHECK, kaws_check(s->ring, &s->err))                                    \
-    X(GENERATE, kaws_generate(s->ring, name_of("g"), "AES", 32, &s->err))     \
-    X(STORE, kaws_store(s->ring, name_of("s"), "AES", key, &s->err))          \
-    X(FETCH, do_fetch(s))                                                     \
-    X(REMOVE, kaws_remove(s->ring, name_of("a"), &s->err))                    \
-    X(USE_KMS_KEY, kaws_use_kms_key(s->ring, "alias/two", &s->err))           \
-    X(RELOAD, kaws_reload_creds(s->ring, &s->err))                            \
-    X(ROTATE, kaws_rotate_kms_key(s->ring, &s->err))                          \
-    X(REWRAP, kaws_rewrap_all(s->ring, &s->err))                              \
-    X(DATA_KEY, do_data_key(s))                                               \
-    X(ENCRYPT, kaws_kms_encrypt(s->ring, NULL, key, &s->out, &s->err))        \
-    X(DECRYPT, do_decrypt(s))                                                 \
-    X(REENCRYPT, kaws_kms_reencrypt(s->ring, NULL, &s->sealed, &s->out,       \
+    X(open, kaws_open(&s->ring, &s->cfg, &s->err))                            \
+    X(close, do_close(s))                                                     \
+    X(check, kaws_check(s->ring, &s->err))                                    \
+    X(generate, kaws_generate(s->ring, name_of("g"), "AES", 32, &s->err))     \
+    X(store, kaws_store(s->ring, name_of("s"), "AES", key, &s->err))          \
+    X(fetch, do_fetch(s))                                                     \
+    X(remove, kaws_remove(s->ring, name_of("a"), &s->err))                    \
+    X(use_kms_key, kaws_use_kms_key(s->ring, "alias/two", &s->err))           \
+    X(reload, kaws_reload_creds(s->ring, &s->err))                            \
+    X(rotate, kaws_rotate_kms_key(s->ring, &s->err))                          \
+    X(rewrap, kaws_rewrap_all(s->ring, &s->err))                              \
+    X(data_key, do_data_key(s))                                               \
+    X(encrypt, kaws_kms_encrypt(s->ring, NULL, key, &s->out, &s->err))        \
+    X(decrypt, do_decrypt(s))                                                 \
+    X(reencrypt, kaws_kms_reencrypt(s->ring, NULL, &s->sealed, &s->out,       \
                                     &s->err))                                 \
-    X(SIGN, do_sign(s))
+    X(sign, do_sign(s))
 
-enum job {
-#define X(name, call) name,
-    JOBS(X)
-#undef X
-    JOB_COUNT
-};
-
-
-static kaws_status
-perform(scene *s, enum job job)
-{
-    switch (job) {
-#define X(name, call) case name: return call;
-    JOBS(X)
-#undef X
-    default: return KAWS_ARGUMENT;
+#define X(name, call)                                                         \
+    static kaws_status                                                        \
+    job_##name(scene *s)                                                      \
+    {                                                                         \
+        return call;                                                          \
     }
-}
+JOBS(X)
+#undef X
 
 
 static const struct row {
     const char *name;
-    enum job    job;
+    kaws_status (*job)(scene *);
     kaws_status want;
     void      (*before)(scene *);
     fake_script script;
 } rows[] = {
-    { "open", OPEN, KAWS_OK, close_first, { NULL } },
-    { "close", CLOSE, KAWS_OK, NULL, { NULL } },
-    { "check", CHECK, KAWS_OK, NULL, { NULL } },
-    { "generate", GENERATE, KAWS_OK, NULL, { NULL } },
-    { "store", STORE, KAWS_OK, NULL, { NULL } },
-    { "store-unproved", STORE, KAWS_OK, NULL,
+    { "open", job_open, KAWS_OK, close_first, { NULL } },
+    { "close", job_close, KAWS_OK, NULL, { NULL } },
+    { "check", job_check, KAWS_OK, NULL, { NULL } },
+    { "generate", job_generate, KAWS_OK, NULL, { NULL } },
+    { "store", job_store, KAWS_OK, NULL, { NULL } },
+    { "store-unproved", job_store, KAWS_OK, NULL,
       { "Decrypt", .error = "AccessDeniedException" } },
-    { "store-mixed-up", STORE, KAWS_REPLY, NULL,
+    { "store-mixed-up", job_store, KAWS_REPLY, NULL,
       { "Decrypt", .previous = 1 } },
-    { "store-lost", STORE, KAWS_NETWORK, NULL,
+    { "store-lost", job_store, KAWS_NETWORK, NULL,
       { "Encrypt", .times = 9, .lost = 1 } },
-    { "fetch", FETCH, KAWS_OK, NULL, { NULL } },
-    { "fetch-denied", FETCH, KAWS_DENIED, NULL,
+    { "fetch", job_fetch, KAWS_OK, NULL, { NULL } },
+    { "fetch-denied", job_fetch, KAWS_DENIED, NULL,
       { "Decrypt", .error = "AccessDeniedException" } },
-    { "fetch-throttled", FETCH, KAWS_OK, NULL,
+    { "fetch-throttled", job_fetch, KAWS_OK, NULL,
       { "Decrypt", .error = "ThrottlingException" } },
-    { "fetch-unknown", FETCH, KAWS_CREDENTIALS, be_unknown, { NULL } },
-    { "fetch-renewed", FETCH, KAWS_OK, be_renewed, { NULL } },
-    { "fetch-short", FETCH, KAWS_MISMATCH, NULL,
+    { "fetch-unknown", job_fetch, KAWS_CREDENTIALS, be_unknown, { NULL } },
+    { "fetch-renewed", job_fetch, KAWS_OK, be_renewed, { NULL } },
+    { "fetch-short", job_fetch, KAWS_MISMATCH, NULL,
       { "Decrypt", .body = ANSWER("AAAA") } },
-    { "fetch-nonsense", FETCH, KAWS_REPLY, NULL,
+    { "fetch-nonsense", job_fetch, KAWS_REPLY, NULL,
       { "Decrypt", .from = "KeyId", .to = "KeyIs" } },
-    { "fetch-cut", FETCH, KAWS_REPLY, NULL,
+    { "fetch-cut", job_fetch, KAWS_REPLY, NULL,
       { "Decrypt", .times = 9, .cut = 120 } },
-    { "remove", REMOVE, KAWS_OK, NULL, { NULL } },
-    { "remove-last", REMOVE, KAWS_OK, remove_other, { NULL } },
-    { "use-kms-key", USE_KMS_KEY, KAWS_OK, NULL, { NULL } },
-    { "reload", RELOAD, KAWS_OK, NULL, { NULL } },
-    { "rotate", ROTATE, KAWS_OK, NULL, { NULL } },
-    { "rewrap", REWRAP, KAWS_OK, NULL, { NULL } },
-    { "rewrap-across", REWRAP, KAWS_OK, go_west, { NULL } },
-    { "rewrap-fails", REWRAP, KAWS_DENIED, NULL,
+    { "remove", job_remove, KAWS_OK, NULL, { NULL } },
+    { "remove-last", job_remove, KAWS_OK, remove_other, { NULL } },
+    { "use-kms-key", job_use_kms_key, KAWS_OK, NULL, { NULL } },
+    { "reload", job_reload, KAWS_OK, NULL, { NULL } },
+    { "rotate", job_rotate, KAWS_OK, NULL, { NULL } },
+    { "rewrap", job_rewrap, KAWS_OK, NULL, { NULL } },
+    { "rewrap-across", job_rewrap, KAWS_OK, go_west, { NULL } },
+    { "rewrap-fails", job_rewrap, KAWS_DENIED, NULL,
       { "ReEncrypt", .skip = 1, .error = "AccessDeniedException" } },
-    { "rewrap-no-dry-run", REWRAP, KAWS_OK, know_no_dry_run, { NULL } },
-    { "data-key", DATA_KEY, KAWS_OK, NULL, { NULL } },
-    { "data-key-short", DATA_KEY, KAWS_REPLY, NULL,
+    { "rewrap-no-dry-run", job_rewrap, KAWS_OK, know_no_dry_run, { NULL } },
+    { "data-key", job_data_key, KAWS_OK, NULL, { NULL } },
+    { "data-key-short", job_data_key, KAWS_REPLY, NULL,
       { "GenerateDataKey", .body = ANSWER("AAAA") } },
-    { "encrypt", ENCRYPT, KAWS_OK, NULL, { NULL } },
-    { "decrypt", DECRYPT, KAWS_OK, NULL, { NULL } },
-    { "reencrypt", REENCRYPT, KAWS_OK, NULL, { NULL } },
-    { "reencrypt-across", REENCRYPT, KAWS_OK, go_west, { NULL } },
-    { "sign", SIGN, KAWS_OK, NULL, { NULL } }
+    { "encrypt", job_encrypt, KAWS_OK, NULL, { NULL } },
+    { "decrypt", job_decrypt, KAWS_OK, NULL, { NULL } },
+    { "reencrypt", job_reencrypt, KAWS_OK, NULL, { NULL } },
+    { "reencrypt-across", job_reencrypt, KAWS_OK, go_west, { NULL } },
+    { "sign", job_sign, KAWS_OK, NULL, { NULL } }
 };
 
 
@@ -440,13 +430,13 @@ perform_row(const struct row *row)
     fake_write_conf(&s->f, FAKE_ID "\n" FAKE_SECRET "\n" TOKEN "\n");
     s->cfg = fake_config(&s->f);
     s->cfg.rewrap_parallel = 1;
-    must(s, "open", perform(s, OPEN), KAWS_OK);
+    must(s, "open", job_open(s), KAWS_OK);
     must(s, "a", kaws_store(s->ring, name_of("a"), "AES", before, &s->err),
          KAWS_OK);
     must(s, "b", kaws_generate(s->ring, name_of("b"), "AES", 32, &s->err),
          KAWS_OK);
     (void)do_close(s);
-    must(s, "open", perform(s, OPEN), KAWS_OK);
+    must(s, "open", job_open(s), KAWS_OK);
     must(s, "encrypt", kaws_kms_encrypt(s->ring, NULL, before, &s->sealed,
                                         &s->err), KAWS_OK);
     if (row->before != NULL)
@@ -455,7 +445,7 @@ perform_row(const struct row *row)
         fake_push(&s->f, row->script);
     clear_stack();
     operation = row->name;
-    must(s, row->name, perform(s, row->job), row->want);
+    must(s, row->name, row->job(s), row->want);
     operation = NULL;
     (void)do_close(s);
     if (s->f.dirty > 0)
@@ -477,10 +467,10 @@ perform_sending(const char *endpoint, const char *kms_key)
     memset(&s->cfg.hooks, 0, sizeof s->cfg.hooks);
     s->cfg.endpoint = endpoint;
     s->cfg.kms_key_id = kms_key;
-    must(s, "open", perform(s, OPEN), KAWS_OK);
+    must(s, "open", job_open(s), KAWS_OK);
     clear_stack();
     operation = "send-store";
-    must(s, operation, perform(s, STORE), KAWS_OK);
+    must(s, operation, job_store(s), KAWS_OK);
     operation = "send-fetch";
     must(s, operation, kaws_fetch(s->ring, name_of("s"), &got, &s->err),
          KAWS_OK);

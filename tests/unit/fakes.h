@@ -217,7 +217,6 @@ fake_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
         block = NULL;
     } else {
         f->allocs++;
-        block = NULL;
         if (f->allocs == f->fail_nth ||
             (f->fail_from > 0 && f->allocs >= f->fail_from))
             f->failed++;
@@ -457,7 +456,8 @@ fake_check_signature(struct fake *f, fake_ask *ask, const kaws_request *q)
     char want[640], id[80] = "";
     int year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0;
     kaws_creds who = { f->id, f->secret, NULL };
-    kaws_signing what;
+    kaws_signing what = { "POST", "/", NULL, ask->region, "kms", lines,
+                          q->body, 0 };
     int64_t off;
     size_t i, n = 0;
 
@@ -473,13 +473,6 @@ fake_check_signature(struct fake *f, fake_ask *ask, const kaws_request *q)
                  &month, &day, &hour, &minute, &second);
     (void)sscanf(f->authorization, "AWS4-HMAC-SHA256 Credential=%79[^/]/%*[^/]"
                  "/%39[^/]", id, ask->region);
-    memset(&what, 0, sizeof what);
-    what.method = "POST";
-    what.path = "/";
-    what.region = ask->region;
-    what.service = "kms";
-    what.headers = lines;
-    what.body = q->body;
     what.when = kaws__text_days(year, month, day) * 86400 + hour * 3600 +
                 minute * 60 + second;
     off = what.when * 1000 - f->now_ms - f->kms_ahead_ms;
@@ -886,11 +879,8 @@ fake_send(void *ctx, const kaws_request *q, kaws_reply *r)
 {
     struct fake *f = ctx;
     fake_script script;
-    fake_ask ask;
+    fake_ask ask = { .action = fake_action(q), .canned = f->canned };
 
-    memset(&ask, 0, sizeof ask);
-    ask.action = fake_action(q);
-    ask.canned = f->canned;
     if (f->on_send != NULL)
         f->on_send(f, fake_actions[ask.action]);
     pthread_mutex_lock(&f->lock);
@@ -933,13 +923,13 @@ fake_write_conf(struct fake *f, const char *text)
 FAKE void
 fake_init(struct fake *f)
 {
-    static const char *const keys[][2] = {
-        { FAKE_EAST, "alias/app" }, { FAKE_EAST2, "alias/two" },
-        { FAKE_WEST, "alias/app" }, { FAKE_FOREIGN, "" }
+    static const fake_key keys[] = {
+        { .arn = FAKE_EAST, .alias = "alias/app" },
+        { .arn = FAKE_EAST2, .alias = "alias/two" },
+        { .arn = FAKE_WEST, .alias = "alias/app" }, { .arn = FAKE_FOREIGN }
     };
     const char *tmp = getenv("TMPDIR");
     unsigned n = 0;
-    size_t i;
 
     memset(f, 0, sizeof *f);
     pthread_mutex_init(&f->lock, NULL);
@@ -955,36 +945,22 @@ fake_init(struct fake *f)
     fake_write_conf(f, FAKE_ID "\n" FAKE_SECRET "\n");
     (void)snprintf(f->id, sizeof f->id, FAKE_ID);
     (void)snprintf(f->secret, sizeof f->secret, FAKE_SECRET);
-    for (i = 0; i < 4; i++) {
-        (void)snprintf(f->keys[i].arn, sizeof f->keys[i].arn, "%s",
-                       keys[i][0]);
-        (void)snprintf(f->keys[i].alias, sizeof f->keys[i].alias, "%s",
-                       keys[i][1]);
-    }
+    memcpy(f->keys, keys, sizeof keys);
     f->now_ms = 1795000000000;            /* 2026-11-18T11:06:40Z            */
     f->random_byte = -1;
-    f->hooks.ctx = f;
-    f->hooks.memory = fake_memory;
-    f->hooks.now_ms = fake_now_ms;
-    f->hooks.ticks_ms = fake_ticks_ms;
-    f->hooks.sleep_ms = fake_sleep_ms;
-    f->hooks.random = fake_random;
-    f->hooks.send = fake_send;
-    f->hooks.log = fake_log;
+    f->hooks = (kaws_hooks){
+        .ctx = f, .memory = fake_memory, .now_ms = fake_now_ms,
+        .ticks_ms = fake_ticks_ms, .sleep_ms = fake_sleep_ms,
+        .random = fake_random, .send = fake_send, .log = fake_log
+    };
 }
 
 
 FAKE kaws_config
 fake_config(struct fake *f)
 {
-    kaws_config cfg;
-
-    memset(&cfg, 0, sizeof cfg);
-    cfg.data_file = f->data;
-    cfg.conf_file = f->conf;
-    cfg.kms_key_id = FAKE_EAST;
-    cfg.hooks = f->hooks;
-    return cfg;
+    return (kaws_config){ .data_file = f->data, .conf_file = f->conf,
+                          .kms_key_id = FAKE_EAST, .hooks = f->hooks };
 }
 
 

@@ -267,18 +267,25 @@ while_asked(struct world *w, const char *action, int skip,
 static const kaws_bytes some = { (const uint8_t *)"0123456789abcdef", 16 };
 
 
-FAKE kaws_status
-do_generate(kaws *ring, kaws_error *err)
-{
-    return kaws_generate(ring, name_of("new", ""), "AES", 32, err);
-}
+#define CALL(name, call)                                                      \
+    FAKE kaws_status                                                          \
+    do_##name(kaws *ring, kaws_error *err)                                    \
+    {                                                                         \
+        return call;                                                          \
+    }
 
+static kaws_sealed scratch;               /* where results go                 */
 
-FAKE kaws_status
-do_store(kaws *ring, kaws_error *err)
-{
-    return kaws_store(ring, name_of("new", ""), "AES", some, err);
-}
+CALL(generate, kaws_generate(ring, name_of("new", ""), "AES", 32, err))
+CALL(store, kaws_store(ring, name_of("new", ""), "AES", some, err))
+CALL(remove, kaws_remove(ring, name_of("k", ""), err))
+CALL(use_kms_key, kaws_use_kms_key(ring, FAKE_EAST, err))
+CALL(use_region, kaws_use_region(ring, "us-east-1", err))
+CALL(use, kaws_use(ring, FAKE_EAST2, "us-east-1", err))
+CALL(try, kaws_try(ring, FAKE_EAST, NULL, err))
+CALL(kms_generate,
+     kaws_kms_generate_data_key(ring, NULL, 9, NULL, &scratch, err))
+CALL(kms_encrypt, kaws_kms_encrypt(ring, NULL, some, &scratch, err))
 
 
 FAKE kaws_status
@@ -296,13 +303,6 @@ do_fetch(kaws *ring, kaws_error *err)
 
 
 FAKE kaws_status
-do_remove(kaws *ring, kaws_error *err)
-{
-    return kaws_remove(ring, name_of("k", ""), err);
-}
-
-
-FAKE kaws_status
 do_walk(kaws *ring, kaws_error *err)
 {
     kaws_walk *walk = (kaws_walk *)(void *)&walk;
@@ -311,52 +311,6 @@ do_walk(kaws *ring, kaws_error *err)
     assert_int_equal(walk == NULL, status != KAWS_OK);
     kaws_walk_end(walk);
     return status;
-}
-
-
-FAKE kaws_status
-do_use_kms_key(kaws *ring, kaws_error *err)
-{
-    return kaws_use_kms_key(ring, FAKE_EAST, err);
-}
-
-
-FAKE kaws_status
-do_use_region(kaws *ring, kaws_error *err)
-{
-    return kaws_use_region(ring, "us-east-1", err);
-}
-
-
-FAKE kaws_status
-do_use(kaws *ring, kaws_error *err)
-{
-    return kaws_use(ring, FAKE_EAST2, "us-east-1", err);
-}
-
-
-FAKE kaws_status
-do_try(kaws *ring, kaws_error *err)
-{
-    return kaws_try(ring, FAKE_EAST, NULL, err);
-}
-
-
-FAKE kaws_status
-do_kms_generate(kaws *ring, kaws_error *err)
-{
-    kaws_sealed sealed;
-
-    return kaws_kms_generate_data_key(ring, NULL, 9, NULL, &sealed, err);
-}
-
-
-FAKE kaws_status
-do_kms_encrypt(kaws *ring, kaws_error *err)
-{
-    kaws_sealed sealed;
-
-    return kaws_kms_encrypt(ring, NULL, some, &sealed, err);
 }
 
 

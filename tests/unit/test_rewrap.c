@@ -73,6 +73,27 @@ store_many(struct world *w)
 }
 
 
+/* The same, to be re-wrapped one after the other. */
+static void
+store_many_in_turn(struct world *w)
+{
+    w->cfg.rewrap_parallel = 1;
+    world_reopen(w);
+    store_many(w);
+}
+
+
+/* The re-wrap fails, for what KMS was told to do, and changes nothing. */
+static void
+expect_no_rewrap(struct world *w, kaws_status status, const char *words)
+{
+    snap(w);
+    EXPECT(w, status, words, rewrap(w));
+    SCRIPTS_END();
+    expect_same_file(w);
+}
+
+
 /* All are there, but that one, sealed by that KMS key. */
 static void
 expect_many(struct world *w, int without, const char *arn)
@@ -222,21 +243,16 @@ test_rewrap_proves(void **state)
     struct world *w = *state;
     size_t i;
 
-    w->cfg.rewrap_parallel = 1;
-    world_reopen(w);
-    store_many(w);
+    store_many_in_turn(w);
     OK(w, use_key(w, FAKE_EAST2));
     for (i = 0; i < COUNT(rows); i++) {
         fake_script script = rows[i].script;
         script.skip = 7;
-        snap(w);
         fake_push(&w->f, script);
-        EXPECT(w, rows[i].status, "the key 'k7' failed, and nothing was "
-               "changed", rewrap(w));
+        expect_no_rewrap(w, rows[i].status, "the key 'k7' failed, and nothing "
+                         "was changed");
         if (strstr(w->err.text, rows[i].words) == NULL)
             fail_msg("row %lu: %s", (unsigned long)i, w->err.text);
-        SCRIPTS_END();
-        expect_same_file(w);
     }
     OK(w, rewrap(w));
     world_reopen(w);
@@ -254,11 +270,8 @@ test_rewrap_far_length(void **state)
 
     OK(w, store(w, "k", "text"));
     OK(w, use_key(w, FAKE_WEST));
-    snap(w);
     SCRIPT(.action = "Decrypt", .times = 2, .body = other);
-    EXPECT(w, KAWS_MISMATCH, "nothing was changed", rewrap(w));
-    expect_same_file(w);
-    SCRIPTS_END();
+    expect_no_rewrap(w, KAWS_MISMATCH, "nothing was changed");
     expect_text(w, "k", "text");
 }
 
@@ -272,19 +285,13 @@ test_rewrap_twice_the_same_blob(void **state)
     struct world *w = *state;
     size_t i;
 
-    w->cfg.rewrap_parallel = 1;
-    world_reopen(w);
-    store_many(w);
+    store_many_in_turn(w);
     for (i = 0; i < 2; i++) {
-        snap(w);
         SCRIPT(.action = "Decrypt", .times = MANY, .http = 400, .body = sworn);
-        SCRIPT(.action = "ReEncrypt",
-                                        .skip = i == 0 ? MANY - 1 : 3,
-                                        .previous = 1);
-        EXPECT(w, KAWS_REPLY, "two replies to the re-wrap were the same",
-               rewrap(w));
-        SCRIPTS_END();
-        expect_same_file(w);
+        SCRIPT(.action = "ReEncrypt", .skip = i == 0 ? MANY - 1 : 3,
+               .previous = 1);
+        expect_no_rewrap(w, KAWS_REPLY, "two replies to the re-wrap were the "
+                         "same");
     }
 }
 
@@ -294,8 +301,10 @@ test_rewrap_twice_the_same_blob(void **state)
 static void
 begin_ids_anew(struct world *w)
 {
+    kaws__http *http = &w->ring->kms.http;
+
     w->f.replies -= 10;
-    memset(w->ring->kms.http.ids, 0, sizeof w->ring->kms.http.ids);
+    memset(http->seen, 0, sizeof http->seen);
 }
 
 
@@ -307,16 +316,12 @@ test_rewrap_twice_the_same_id(void **state)
     struct world *w = *state;
     size_t i;
 
-    w->cfg.rewrap_parallel = 1;
-    world_reopen(w);
-    store_many(w);
+    store_many_in_turn(w);
     for (i = 0; i < 2; i++) {
-        snap(w);
         while_asked(w, actions[i], 6, begin_ids_anew);
-        EXPECT(w, KAWS_REPLY, "two replies to the re-wrap were the same",
-               rewrap(w));
+        expect_no_rewrap(w, KAWS_REPLY, "two replies to the re-wrap were the "
+                         "same");
         assert_true(meanwhile.fired);
-        expect_same_file(w);
     }
     w->f.on_send = NULL;
     w->f.replies += 100;
@@ -332,22 +337,15 @@ test_rewrap_far_proves(void **state)
     struct world *w = *state;
     int nth;
 
-    w->cfg.rewrap_parallel = 1;
-    world_reopen(w);
-    store_many(w);
+    store_many_in_turn(w);
     OK(w, use_key(w, FAKE_WEST));
     for (nth = 0; nth < 2; nth++) {       /* one of the two is another key    */
-        snap(w);
         SCRIPT(.action = "Decrypt", .skip = 9 + nth,
-                                        .from = "\"Plaintext\":\"d",
-                                        .to = "\"Plaintext\":\"Z");
-        EXPECT(w, KAWS_REPLY, "the same key a second time", rewrap(w));
-        SCRIPTS_END();
-        expect_same_file(w);
+               .from = "\"Plaintext\":\"d", .to = "\"Plaintext\":\"Z");
+        expect_no_rewrap(w, KAWS_REPLY, "the same key a second time");
     }
     SCRIPT(.action = "Encrypt", .skip = 5, .previous = 1);
-    EXPECT(w, KAWS_REPLY, "asked to seal", rewrap(w));
-    SCRIPTS_END();
+    expect_no_rewrap(w, KAWS_REPLY, "asked to seal");
     OK(w, rewrap(w));
     expect_many(w, -1, FAKE_WEST);
 }
@@ -382,13 +380,10 @@ test_rewrap_fails(void **state)
             if (parallel > 1)             /* several share them, so: no end   */
                 script.times *= 1000;
             w->f.calls[FAKE_REENCRYPT] = 0;
-            snap(w);
             fake_push(&w->f, script);
-            EXPECT(w, rows[i].status, parallel == 1
-                   ? "re-wrapping the key 'k7' failed, and nothing was changed"
-                   : "re-wrapping the key 'k", rewrap(w));
-            SCRIPTS_END();
-            expect_same_file(w);
+            expect_no_rewrap(w, rows[i].status, parallel == 1
+                             ? "key 'k7' failed, and nothing was changed"
+                             : "re-wrapping the key 'k");
             if (parallel == 1)            /* the rest was not asked for       */
                 assert_true(fake_calls(&w->f, "ReEncrypt") <= 10);
         }
@@ -418,9 +413,7 @@ test_rewrap_twice_at_once(void **state)
 {
     struct world *w = *state;
 
-    w->cfg.rewrap_parallel = 1;
-    world_reopen(w);
-    store_many(w);
+    store_many_in_turn(w);
     while_asked(w, "ReEncrypt", 5, rewrap_again);
     OK(w, rewrap(w));
     assert_true(meanwhile.fired);

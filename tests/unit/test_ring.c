@@ -211,35 +211,27 @@ test_bad_types_and_lengths(void **state)
         NULL, "", "A B", "ABCDEFGHIJKLMNOP", "A\n", "\xc3\xa4", "\xff", "A%",
         "A'", "AES;"
     };
-    static const size_t lengths[] = { 0, 1025, 4096, SIZE_MAX };
     static uint8_t big[5000];
+    static const size_t lengths[] = { 0, 1025, 4096, SIZE_MAX };
+    static const kaws_bytes plains[] = {
+        { big, 0 }, { big, 4097 }, { big, SIZE_MAX }, { NULL, 16 }
+    };
     struct world *w = *state;
     kaws_name name = name_of("k", "u");
-    kaws_bytes plain = { big, 16 };
     size_t i;
 
     for (i = 0; i < COUNT(types); i++) {
         EXPECT(w, KAWS_ARGUMENT, "the key type is not",
                kaws_generate(w->ring, name, types[i], 32, &w->err));
         EXPECT(w, KAWS_ARGUMENT, "the key type is not",
-               kaws_store(w->ring, name, types[i], plain, &w->err));
+               kaws_store(w->ring, name, types[i], some, &w->err));
     }
-    for (i = 0; i < COUNT(lengths); i++)
+    for (i = 0; i < COUNT(lengths); i++) {
         EXPECT(w, KAWS_ARGUMENT, "1 to 1024 bytes",
                kaws_generate(w->ring, name, "AES", lengths[i], &w->err));
-    plain.len = 0;
-    EXPECT(w, KAWS_ARGUMENT, "1 to 4096 bytes",
-           kaws_store(w->ring, name, "AES", plain, &w->err));
-    plain.len = 4097;
-    EXPECT(w, KAWS_ARGUMENT, "1 to 4096 bytes",
-           kaws_store(w->ring, name, "AES", plain, &w->err));
-    plain.len = SIZE_MAX;
-    EXPECT(w, KAWS_ARGUMENT, "1 to 4096 bytes",
-           kaws_store(w->ring, name, "AES", plain, &w->err));
-    plain.at = NULL;
-    plain.len = 16;
-    EXPECT(w, KAWS_ARGUMENT, "1 to 4096 bytes",
-           kaws_store(w->ring, name, "AES", plain, &w->err));
+        EXPECT(w, KAWS_ARGUMENT, "1 to 4096 bytes",
+               kaws_store(w->ring, name, "AES", plains[i], &w->err));
+    }
     assert_int_equal(w->f.requests, 0);
     assert_int_equal(keys_of(w), 0);
 }
@@ -426,43 +418,38 @@ test_overlaps(void **state)
 static void
 test_bad_settings(void **state)
 {
+#define AT(member) offsetof(kaws_config, member)
+    static const struct { size_t at; const char *value, *words; } rows[] = {
+        { AT(conf_file), NULL, "conf_file is not set" },
+        { AT(conf_file), "", "cannot read the conf file" },
+        { AT(conf_file), "/nowhere/conf", "/nowhere/conf" },
+        { AT(data_file), "", "data_file is empty" },
+        { AT(region), "", "region ''" },
+        { AT(region), "us-east-1\n",
+          "region 'us-east-1\\x0a' is not a region of AWS" },
+        { AT(kms_key_id), "", "'' is not the id" },
+        { AT(kms_key_id), "alias/\xff", "'alias/\\xff' is not the id" },
+        { AT(accounts), "1234", "accounts is not a list" },
+        { AT(endpoint), "http://example.com",
+          "endpoint 'http://example.com' is not of the form" },
+        { AT(endpoint), "", "endpoint ''" }
+    };
     struct world *w = *state;
-    kaws_config good = w->cfg;
+    kaws_config cfg;
     kaws *ring;
+    size_t i;
 
-#define REFUSED(words) do {                                                   \
-        ring = (kaws *)(void *)w;                                             \
-        EXPECT(w, KAWS_CONFIG, words, kaws_open(&ring, &w->cfg, &w->err));    \
-        assert_null(ring);                                                    \
-        assert_int_equal(w->f.live, 0);                                       \
-        w->cfg = good;                                                        \
-    } while (0)
-
-    w->cfg.conf_file = NULL;
-    REFUSED("conf_file is not set");
-    w->cfg.conf_file = "";
-    REFUSED("cannot read the conf file");
-    w->cfg.conf_file = "/nowhere/conf";
-    REFUSED("/nowhere/conf");
-    w->cfg.data_file = "";
-    REFUSED("data_file is empty");
-    w->cfg.region = "";
-    REFUSED("region ''");
-    w->cfg.region = "us-east-1\n";
-    REFUSED("region 'us-east-1\\x0a' is not a region of AWS");
-    w->cfg.kms_key_id = "";
-    REFUSED("'' is not the id");
-    w->cfg.kms_key_id = "alias/\xff";
-    REFUSED("'alias/\\xff' is not the id");
-    w->cfg.accounts = "1234";
-    REFUSED("accounts is not a list");
-    w->cfg.endpoint = "http://example.com";
-    REFUSED("endpoint 'http://example.com' is not of the form");
-    w->cfg.endpoint = "";
-    REFUSED("endpoint ''");
+    for (i = 0; i < COUNT(rows); i++) {
+        ring = (kaws *)(void *)w;
+        cfg = w->cfg;
+        memcpy((char *)&cfg + rows[i].at, &rows[i].value,
+               sizeof rows[i].value);
+        EXPECT(w, KAWS_CONFIG, rows[i].words, kaws_open(&ring, &cfg, &w->err));
+        assert_null(ring);
+        assert_int_equal(w->f.live, 0);
+    }
     assert_false(is_there(w, ""));        /* nothing was made on the way      */
     assert_false(is_there(w, ".lock"));
-
 }
 
 
@@ -585,47 +572,42 @@ test_built_in_hooks(void **state)
 static void
 test_lengths(void **state)
 {
-    static const size_t lengths[] = { 1, 2, 15, 16, 24, 32, 33, 1023, 1024 };
-    static const size_t longer[] = { 1, 1025, 4095, 4096 };
+    static const struct { size_t len; int store; } rows[] = {
+        { 1, 0 }, { 2, 0 }, { 15, 0 }, { 16, 0 }, { 24, 0 }, { 32, 0 },
+        { 33, 0 }, { 1023, 0 }, { 1024, 0 },
+        { 1, 1 }, { 1025, 1 }, { 4095, 1 }, { 4096, 1 }
+    };
     static uint8_t plain[4096];
     struct world *w = *state;
-    kaws_bytes view;
+    kaws_bytes view = { plain, 0 };
     kaws_key key;
-    char name[32];
+    char text[8];
     size_t i;
 
     for (i = 0; i < sizeof plain; i++)
         plain[i] = (uint8_t)(i * 13 + i / 256);
-    for (i = 0; i < COUNT(lengths); i++) {
-        (void)snprintf(name, sizeof name, "g%lu", (unsigned long)lengths[i]);
-        OK(w, kaws_generate(w->ring, name_of(name, "u"), "a-Z_9", lengths[i],
-                            &w->err));
-    }
-    for (i = 0; i < COUNT(longer); i++) {
-        (void)snprintf(name, sizeof name, "s%lu", (unsigned long)longer[i]);
-        view.at = plain;
-        view.len = longer[i];
-        OK(w, kaws_store(w->ring, name_of(name, "u"), "ABCDEFGHIJKLMNO", view,
-                         &w->err));
+    for (i = 0; i < 2 * COUNT(rows); i++) {
+        const size_t len = view.len = rows[i % COUNT(rows)].len;
+        const int stored = rows[i % COUNT(rows)].store;
+        const char *type = stored ? "ABCDEFGHIJKLMNO" : "a-Z_9";
+        kaws_name name = name_of(text, "u");
+        if (i == COUNT(rows))
+            world_reopen(w);
+        (void)snprintf(text, sizeof text, "%d", (int)(i % COUNT(rows)));
+        if (i < COUNT(rows)) {
+            OK(w, stored ? kaws_store(w->ring, name, type, view, &w->err)
+                         : kaws_generate(w->ring, name, type, len, &w->err));
+            continue;
+        }
+        OK(w, kaws_fetch(w->ring, name, &key, &w->err));
+        assert_int_equal(key.len, len);
+        assert_string_equal(key.type, type);
+        if (stored)
+            assert_memory_equal(key.bytes, plain, len);
+        kaws_key_free(w->ring, &key);
     }
     assert_int_equal(fake_calls(&w->f, "GenerateDataKeyWithoutPlaintext"), 9);
     assert_int_equal(fake_calls(&w->f, "Encrypt"), 4);
-    world_reopen(w);
-    for (i = 0; i < COUNT(lengths); i++) {
-        (void)snprintf(name, sizeof name, "g%lu", (unsigned long)lengths[i]);
-        OK(w, kaws_fetch(w->ring, name_of(name, "u"), &key, &w->err));
-        assert_int_equal(key.len, lengths[i]);
-        assert_string_equal(key.type, "a-Z_9");
-        kaws_key_free(w->ring, &key);
-    }
-    for (i = 0; i < COUNT(longer); i++) {
-        (void)snprintf(name, sizeof name, "s%lu", (unsigned long)longer[i]);
-        OK(w, kaws_fetch(w->ring, name_of(name, "u"), &key, &w->err));
-        assert_int_equal(key.len, longer[i]);
-        assert_memory_equal(key.bytes, plain, key.len);
-        assert_string_equal(key.type, "ABCDEFGHIJKLMNO");
-        kaws_key_free(w->ring, &key);
-    }
     assert_int_equal(fake_calls(&w->f, "Decrypt"), 4 + 13);   /* 4 proofs     */
     assert_int_equal(w->f.requests, 30);
 }

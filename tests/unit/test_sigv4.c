@@ -205,6 +205,7 @@ test_date_and_token(void **state)
         "Host: example.amazonaws.com", "x-AMZ-date: 20150830T123600Z",
         "X-amz-SECURITY-token: a token", NULL
     };
+    static const char *const twice[] = { "Host: h", "X: a", "x: b", NULL };
     kaws_creds with = { ID, SECRET, "a token" }, empty = { ID, SECRET, "" };
     kaws_signing q = request();
     const char *first = sign(&q, with);
@@ -218,6 +219,8 @@ test_date_and_token(void **state)
     first = sign(&q, creds);
     assert_non_null(strstr(first, "SignedHeaders=host;x-amz-date, "));
     unit_same_text("an empty token is none", sign(&q, empty), first);
+    q.headers = twice;                    /* one name, in two cases           */
+    assert_non_null(strstr(sign(&q, creds), "=host;x;x-amz-date, "));
 }
 
 

@@ -3,74 +3,34 @@
  *     cc -std=c99 -g -fsanitize=address,undefined -o test_sys \
  *        tests/unit/test_sys.c -l:libbearssl.a -lcurl -lcmocka
  *
- * On POSIX the room's calls of open(), read(), mmap() and mlock() go through
- * functions that fail if they are told to.
+ * On POSIX the room's calls fail by the rules of disk.h. This file adds read()
+ * and mmap() to them, and notes what mlock() is asked for.
  */
+
+#include "../fault/disk.h"
 
 #if !defined(_WIN32)
 
-#define _GNU_SOURCE
-#define _FILE_OFFSET_BITS 64
-
-#include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
-
-/* The calls of that name: `after` of them pass, then `times` fail with `os` (0:
- * they do nothing), the rest pass. A read does `most` bytes, if that is not 0.
- */
-static struct trouble {
-    const char *call;
-    int    os, after, times;
-    size_t most;
-    int    calls;                 /* how many there were                      */
-} trouble;
 
 /* What was locked last. (Under a sanitizer mlock() does nothing.) */
 static struct { const void *at; size_t len; } locked;
 
 
-static int
-fails(const char *call)
-{
-    int at;
-
-    if (trouble.call == NULL || strcmp(call, trouble.call) != 0)
-        return 0;
-    at = trouble.calls++ - trouble.after;
-    errno = trouble.os;
-    return at >= 0 && at < trouble.times;
-}
-
-
-static int
-sys_open(const char *path, int flags, ...)
-{
-    return fails("open") ? -1 : open(path, flags);
-}
-
-
 static ssize_t
 sys_read(int fd, void *at, size_t len)
 {
-    if (fails("read"))
-        return trouble.os == 0 ? 0 : -1;
-    return read(fd, at, trouble.most > 0 && trouble.most < len ? trouble.most
-                                                               : len);
+    ssize_t some = disk_share("read", '\0', len);
+
+    return some <= 0 ? some : read(fd, at, (size_t)some);
 }
 
 
 static void *
 sys_mmap(void *at, size_t len, int protection, int flags, int fd, off_t offset)
 {
-    return fails("mmap") ? MAP_FAILED
-                         : mmap(at, len, protection, flags, fd, offset);
+    return disk_fails("mmap", '\0')
+         ? MAP_FAILED : mmap(at, len, protection, flags, fd, offset);
 }
 
 
@@ -82,7 +42,6 @@ sys_mlock(const void *at, size_t len)
     return mlock(at, len);
 }
 
-#define open  sys_open
 #define read  sys_read
 #define mmap  sys_mmap
 #define mlock sys_mlock
@@ -92,7 +51,6 @@ sys_mlock(const void *at, size_t len)
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
 
-#undef open
 #undef read
 #undef mmap
 #undef mlock
@@ -239,30 +197,30 @@ test_large_pages(void **state)
 
 #if !defined(_WIN32)
 
+/* A read that is interrupted or does a part goes on; one that fails, or has no
+ * more to give, is an error. */
 static void
 test_random_fails(void **state)
 {
-    static const struct { struct trouble with; int os; } rows[] = {
-        { { "open", EMFILE, 0, 1, 0, 0 }, EMFILE },
-        { { "read", EINTR, 1, 2, 7, 0 }, 0 },
-        { { "read", EIO, 1, 1, 7, 0 }, EIO },
-        { { "read", EIO, 0, 1, 0, 0 }, EIO },
-        { { "read", 0, 0, 1, 0, 0 }, EIO }
+    static const struct { const char *call; int os, times, want; } rows[] = {
+        { "open", EMFILE, 1, EMFILE }, { "read", EINTR, 2, 0 },
+        { "read", EAGAIN, 3, 0 }, { "read", EIO, 1, EIO },
+        { "read", 0, 1, EIO }
     };
     uint8_t out[40], zero[8] = { 0 };
     size_t i;
 
     (void)state;
     for (i = 0; i < UNIT_COUNT(rows); i++) {
-        trouble = rows[i].with;
+        disk_fail("read", 0, EAGAIN, 1);              /* half of it first     */
+        disk_fail(rows[i].call, 0, rows[i].os, rows[i].times);
         memset(out, 0, sizeof out);
-        assert_int_equal(kaws__sys_random(NULL, out, sizeof out), rows[i].os);
-        if (rows[i].os == 0)              /* 6 parts of at most 7 bytes       */
-            assert_int_equal(trouble.calls, 6 + 2);
-        if (rows[i].os == 0)
+        assert_int_equal(kaws__sys_random(NULL, out, sizeof out), rows[i].want);
+        assert_int_equal(disk_rules[1].times, 0);     /* each was met         */
+        if (rows[i].want == 0)
             assert_memory_not_equal(out + 32, zero, 8);
+        disk_heal();
     }
-    trouble.call = NULL;
 }
 
 
@@ -310,33 +268,34 @@ test_env(void **state)
 }
 
 
-/* What the kernel says of the mapping at that address; 0 if it says nothing. */
-static int
-kernel_flags(const void *at, char *flags, size_t cap)
+/* What the kernel says of the mapping at that address; empty if nothing. */
+static void
+kernel_flags(const void *at, char flags[512])
 {
     FILE *maps = fopen("/proc/self/smaps", "r");
-    char line[512];
     unsigned long from, to, place = (unsigned long)(uintptr_t)at;
     int here = 0, found = 0;
 
-    while (maps != NULL && !found && fgets(line, sizeof line, maps) != NULL) {
-        if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
+    while (maps != NULL && !found && fgets(flags, 512, maps) != NULL) {
+        if (sscanf(flags, "%lx-%lx ", &from, &to) == 2)
             here = place >= from && place < to;
-        found = here && strncmp(line, "VmFlags:", 8) == 0;
+        found = here && strncmp(flags, "VmFlags:", 8) == 0;
     }
     if (maps != NULL)
         fclose(maps);
-    if (found)
-        snprintf(flags, cap, "%s", line + 8);
-    return found;
+    if (!found)
+        flags[0] = '\0';
 }
 
 
-/* The pages are locked, left out of dumps, and wiped in a child. */
+/* The pages are locked, left out of dumps, wiped in a child, and gone when they
+ * are given back. If there are none, NULL says so. */
 static void
 test_pages_hidden(void **state)
 {
-    uint8_t *at = kaws__sys_alloc_locked(4096);
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    uint8_t *at = kaws__sys_alloc_locked(page);
+    unsigned char there;
     char flags[512];
     pid_t child;
     int status;
@@ -344,9 +303,10 @@ test_pages_hidden(void **state)
     (void)state;
     assert_non_null(at);
     assert_ptr_equal(locked.at, at);
-    assert_int_equal(locked.len, 4096);
-    memset(at, 0x5a, 4096);
-    if (kernel_flags(at, flags, sizeof flags)) {
+    assert_int_equal(locked.len, page);
+    memset(at, 0x5a, page);
+    kernel_flags(at, flags);
+    if (flags[0] != '\0') {
         assert_non_null(strstr(flags, " dd"));
         assert_non_null(strstr(flags, " wf"));
         child = fork();
@@ -357,27 +317,13 @@ test_pages_hidden(void **state)
         assert_int_equal(status, 0);
     }
     assert_int_equal(at[0], 0x5a);
-    kaws__sys_free_locked(at, 4096);
-}
-
-
-/* Pages that are given back are gone; if there are none, NULL says so. */
-static void
-test_pages_gone(void **state)
-{
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    void *at = kaws__sys_alloc_locked(page);
-    unsigned char there;
-
-    (void)state;
     assert_int_equal(mincore(at, page, &there), 0);
     kaws__sys_free_locked(at, page);
     assert_int_equal(mincore(at, page, &there), -1);
     assert_int_equal(errno, ENOMEM);
-    trouble = (struct trouble){ "mmap", ENOMEM, 0, 1, 0, 0 };
+    disk_fail("mmap", 0, ENOMEM, 1);
     assert_null(kaws__sys_alloc_locked(page));
-    assert_int_equal(trouble.calls, 1);
-    trouble.call = NULL;
+    disk_heal();
 }
 
 
@@ -416,7 +362,6 @@ main(void)
         cmocka_unit_test(test_sleep_interrupted),
         cmocka_unit_test(test_env),
         cmocka_unit_test(test_pages_hidden),
-        cmocka_unit_test(test_pages_gone),
         cmocka_unit_test(test_symbol),
 #endif
     };

@@ -25,19 +25,14 @@ typedef struct both {                     /* the table, and what it should be */
 static kaws__entry *
 entry_of(both *b, const char *key_id, const char *user_id, int version)
 {
-    kaws__record r;
+    kaws__record r = {
+        kaws__buf_of(key_id), kaws__buf_of(user_id), kaws__buf_of("AES"),
+        kaws__buf_of(FAKE_EAST), kaws__buf_of(""),
+        { (const uint8_t *)&version, sizeof version }, 32, 0
+    };
     kaws__buf buf;
     kaws__entry *e;
 
-    memset(&r, 0, sizeof r);
-    r.key_id = kaws__buf_of(key_id);
-    r.user_id = kaws__buf_of(user_id);
-    r.type = kaws__buf_of("AES");
-    r.arn = kaws__buf_of(FAKE_EAST);
-    r.material = kaws__buf_of("");
-    r.blob.at = (const uint8_t *)&version;
-    r.blob.len = sizeof version;
-    r.plain_len = 32;
     kaws__buf_init(&buf, &fake_plain);
     kaws__store_record(&buf, &r);
     e = kaws__table_new(&b->w->f.hooks, kaws__buf_view(&buf));
@@ -271,14 +266,14 @@ churn(both *b, int rounds, size_t names)
         if (user[0] == '0')
             user[0] = '\0';
         i = model_find(b, key, user);
-        if (i == b->count)
+        if (i == b->count) {
             assert_null(find(b, key, user));
-        if (i == b->count)
             add(b, key, user);
-        else if (random_below(4) == 0)
+        } else if (random_below(4) == 0) {
             swap(b, i);
-        else
+        } else {
             take_out(b, i);
+        }
         if (rounds % 5 == 0)
             agree(b);
     }

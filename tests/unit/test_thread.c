@@ -8,8 +8,6 @@
  * or lie, if they are told to.
  */
 
-#define KEYRING_AWS_CHECK_LOCKS
-
 #if !defined(_WIN32)
 
 #define _GNU_SOURCE
@@ -75,8 +73,7 @@ jumping_clock(clockid_t clock, struct timespec *t)
 
 #endif
 
-#define KEYRING_AWS_IMPLEMENTATION
-#include "../../keyring_aws.h"
+#include "lock_order.h"
 
 #include "unit.h"
 
@@ -120,16 +117,19 @@ add_up(void *arg)
 }
 
 
-/* As many threads as asked for do the work, but no more than there may be. The
- * lock keeps them apart, and all have ended when the call returns. */
+/* As many threads as asked for do the work, but no more than there may be, or
+ * than the system gives. The lock keeps them apart, and all have ended when the
+ * call returns. */
 static void
 test_parallel(void **state)
 {
-    static const int rows[][2] = {
-        { 1, 1 }, { 2, 2 }, { 16, 16 },
-        { KAWS__PARALLEL_MAX, KAWS__PARALLEL_MAX },
-        { KAWS__PARALLEL_MAX + 1, KAWS__PARALLEL_MAX + 1 },
-        { 1000, KAWS__PARALLEL_MAX + 1 }
+    enum { MAX = KAWS__PARALLEL_MAX };
+    static const struct { int count, given, runs; } rows[] = {
+        { 1, MAX, 1 }, { 2, MAX, 2 }, { 16, MAX, 16 }, { MAX, MAX, MAX },
+        { MAX + 1, MAX, MAX + 1 }, { 1000, MAX, MAX + 1 },
+#if !defined(_WIN32)
+        { 8, 0, 1 }, { 8, 1, 2 }, { 8, 3, 4 }
+#endif
     };
     size_t i;
 
@@ -137,9 +137,17 @@ test_parallel(void **state)
     for (i = 0; i < UNIT_COUNT(rows); i++) {
         work w = { .runs = 0 };
         assert_int_equal(kaws__thread_lock_init(&w.lock, KAWS__RANK_VAULT), 0);
-        kaws__thread_parallel(rows[i][0], add_up, &w);
-        assert_int_equal(w.runs, rows[i][1]);
-        assert_int_equal(w.sum, 2000 * rows[i][1]);
+#if !defined(_WIN32)
+        rig.threads = rows[i].given;
+#endif
+        kaws__thread_parallel(rows[i].count, add_up, &w);
+        assert_int_equal(w.runs, rows[i].runs);
+        assert_int_equal(w.sum, 2000 * rows[i].runs);
+#if !defined(_WIN32)                      /* it asks once more, and no more   */
+        assert_int_equal(rig.threads, rows[i].given < rows[i].count - 1 &&
+                         rows[i].given < MAX ? -1
+                         : rows[i].given - rows[i].runs + 1);
+#endif
         kaws__thread_lock_free(&w.lock);
     }
 }
@@ -276,14 +284,14 @@ test_turn_held(void **state)
     rig.ahead = 3600;
 #endif
     assert_int_equal(kaws__thread_turn_wait(&q.turn, 0), 0);
-    kaws__thread_check(KAWS__RANK_TURN, 0);       /* as if another's          */
+    lock_order_check(KAWS__RANK_TURN, 0);       /* as if another's          */
     kaws__thread_parallel(5, wait_in_vain, &q);
     assert_int_equal(q.late, 5);
     assert_in_range(kaws__sys_ticks_us() - before, 140000, 600000000);
 #if !defined(_WIN32)
     assert_in_range(rig.asked, 1, 100);
 #endif
-    kaws__thread_check(KAWS__RANK_TURN, 1);
+    lock_order_check(KAWS__RANK_TURN, 1);
     kaws__thread_turn_end(&q.turn, 1);
     assert_int_equal(kaws__thread_turn_wait(&q.turn, 0), 0);
     kaws__thread_turn_end(&q.turn, 1);
@@ -340,25 +348,6 @@ test_turn_not_made(void **state)
         rig.calls = 0;
         assert_int_equal(kaws__thread_turn_init(&turn), ENOMEM);
         assert_int_equal(rig.live, 0);
-    }
-}
-
-
-/* If the system gives fewer threads, fewer do the work. */
-static void
-test_parallel_fewer(void **state)
-{
-    int given;
-
-    (void)state;
-    for (given = 0; given < 4; given++) {
-        work w = { .runs = 0 };
-        assert_int_equal(kaws__thread_lock_init(&w.lock, KAWS__RANK_VAULT), 0);
-        rig.threads = given;
-        kaws__thread_parallel(8, add_up, &w);
-        assert_int_equal(w.runs, given + 1);
-        assert_int_equal(rig.threads, -1);       /* and it asked once more   */
-        kaws__thread_lock_free(&w.lock);
     }
 }
 
@@ -496,7 +485,7 @@ test_order_given_back(void **state)
 
 #endif
 
-#define TEST(test) cmocka_unit_test_setup(test, many_threads)
+#define TEST(test) cmocka_unit_test_setup_teardown(test, many_threads, NULL)
 
 
 int
@@ -510,7 +499,6 @@ main(void)
         TEST(test_turn_tells_the_wait),
 #if !defined(_WIN32)
         TEST(test_turn_not_made),
-        TEST(test_parallel_fewer),
         TEST(test_signals),
         TEST(test_order),
         TEST(test_order_given_back),

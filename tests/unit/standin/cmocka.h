@@ -92,100 +92,67 @@ cmocka_leave(cmocka_result outcome, const char *file, int line)
     } while (0)
 
 
+/* Ends the test if it is not good, and says what it found. */
+__attribute__((format(printf, 4, 5)))
 CMOCKA_STANDIN void
-cmocka_judge(int good, const char *what, const char *file, int line)
+cmocka_judge(int good, const char *file, int line, const char *format, ...)
 {
+    va_list args;
+
     if (good)
         return;
-    print_error("%s\n", what);
+    (void)fflush(stdout);
+    va_start(args, format);
+    (void)vfprintf(stderr, format, args);
+    va_end(args);
+    print_error("\n");
     cmocka_leave(CMOCKA_FAILED, file, line);
 }
 
 
-CMOCKA_STANDIN void
-cmocka_judge_numbers(uintmax_t a, uintmax_t b, int alike, const char *file,
-                     int line)
-{
-    if ((a == b) == alike)
-        return;
-    print_error("%#" PRIxMAX " %s %#" PRIxMAX "\n", a, alike ? "!=" : "==", b);
-    cmocka_leave(CMOCKA_FAILED, file, line);
-}
-
-
-CMOCKA_STANDIN void
-cmocka_judge_range(uintmax_t value, uintmax_t min, uintmax_t max, int within,
-                   const char *file, int line)
-{
-    if ((value >= min && value <= max) == within)
-        return;
-    print_error("%" PRIuMAX " is %swithin the range %" PRIuMAX "-%" PRIuMAX
-                "\n", value, within ? "not " : "", min, max);
-    cmocka_leave(CMOCKA_FAILED, file, line);
-}
-
-
-CMOCKA_STANDIN void
-cmocka_judge_strings(const char *a, const char *b, int alike, const char *file,
-                     int line)
-{
-    if ((strcmp(a, b) == 0) == alike)
-        return;
-    print_error("\"%s\" %s \"%s\"\n", a, alike ? "!=" : "==", b);
-    cmocka_leave(CMOCKA_FAILED, file, line);
-}
-
-
-CMOCKA_STANDIN void
-cmocka_judge_memory(const void *a, const void *b, size_t size, int alike,
-                    const char *file, int line)
-{
-    const unsigned char *x = a, *y = b;
-    size_t i = 0;
-
-    while (i < size && x[i] == y[i])
-        i++;
-    if ((i == size) == alike)
-        return;
-    if (alike)
-        print_error("difference at offset %lu 0x%02x 0x%02x\n",
-                    (unsigned long)i, (unsigned)x[i], (unsigned)y[i]);
-    else
-        print_error("%lu bytes are the same\n", (unsigned long)size);
-    cmocka_leave(CMOCKA_FAILED, file, line);
-}
-
-
-#define cmocka_number(value) ((uintmax_t)(value))
-#define cmocka_address(value) cmocka_number((uintptr_t)(value))
+#define cmocka_compare(type, a, b, good, format) \
+    do { \
+        type a_ = (type)(a); \
+        type b_ = (type)(b); \
+        cmocka_judge(good, cmocka_place, format, a_, b_); \
+    } while (0)
 #define cmocka_place __FILE__, __LINE__
+#define cmocka_of(format) "%" format " and %" format
 
-#define assert_true(c) cmocka_judge((c) ? 1 : 0, #c, cmocka_place)
-#define assert_false(c) cmocka_judge((c) ? 0 : 1, "not: " #c, cmocka_place)
-#define assert_null(p) cmocka_judge((p) == NULL, "not NULL: " #p, cmocka_place)
+#define assert_true(c) cmocka_judge((c) ? 1 : 0, cmocka_place, "%s", #c)
+#define assert_false(c) cmocka_judge((c) ? 0 : 1, cmocka_place, "not: %s", #c)
+#define assert_null(p) \
+    cmocka_judge((p) == NULL, cmocka_place, "not NULL: %s", #p)
 #define assert_non_null(p) \
-    cmocka_judge((p) != NULL, "NULL: " #p, cmocka_place)
+    cmocka_judge((p) != NULL, cmocka_place, "NULL: %s", #p)
 #define assert_int_equal(a, b) \
-    cmocka_judge_numbers(cmocka_number(a), cmocka_number(b), 1, cmocka_place)
+    cmocka_compare(uintmax_t, a, b, a_ == b_, cmocka_of("#" PRIxMAX))
 #define assert_int_not_equal(a, b) \
-    cmocka_judge_numbers(cmocka_number(a), cmocka_number(b), 0, cmocka_place)
+    cmocka_compare(uintmax_t, a, b, a_ != b_, cmocka_of("#" PRIxMAX))
 #define assert_ptr_equal(a, b) \
-    cmocka_judge_numbers(cmocka_address(a), cmocka_address(b), 1, cmocka_place)
+    cmocka_compare(uintptr_t, a, b, a_ == b_, cmocka_of("#" PRIxPTR))
 #define assert_in_range(value, min, max) \
-    cmocka_judge_range(cmocka_number(value), cmocka_number(min), \
-                       cmocka_number(max), 1, cmocka_place)
-#define assert_string_equal(a, b) cmocka_judge_strings(a, b, 1, cmocka_place)
+    do { \
+        uintmax_t value_ = (uintmax_t)(value); \
+        cmocka_compare(uintmax_t, min, max, a_ <= value_ && value_ <= b_, \
+                       #value " is not within " cmocka_of(PRIuMAX)); \
+    } while (0)
+#define assert_string_equal(a, b) \
+    cmocka_compare(const char *, a, b, strcmp(a_, b_) == 0, cmocka_of("s"))
 #define assert_string_not_equal(a, b) \
-    cmocka_judge_strings(a, b, 0, cmocka_place)
+    cmocka_compare(const char *, a, b, strcmp(a_, b_) != 0, cmocka_of("s"))
 #define assert_memory_equal(a, b, size) \
-    cmocka_judge_memory(a, b, size, 1, cmocka_place)
+    cmocka_compare(const void *, a, b, memcmp(a_, b_, size) == 0, \
+                   "bytes differ: " cmocka_of("p"))
 #define assert_memory_not_equal(a, b, size) \
-    cmocka_judge_memory(a, b, size, 0, cmocka_place)
+    cmocka_compare(const void *, a, b, memcmp(a_, b_, size) != 0, \
+                   "the bytes are the same: " cmocka_of("p"))
 
 
 /* ---- running ----------------------------------------------------------- */
 
 #define cmocka_unit_test(f) { #f, f, NULL, NULL, NULL }
+#define cmocka_unit_test_setup(f, setup) { #f, f, setup, NULL, NULL }
 #define cmocka_unit_test_setup_teardown(f, setup, teardown) \
     { #f, f, setup, teardown, NULL }
 

@@ -35,26 +35,6 @@ disk_refuses(const char *call, char letter)
 }
 
 
-DISK HANDLE
-disk_create(const WCHAR *path, DWORD access, DWORD share,
-            SECURITY_ATTRIBUTES *security, DWORD disposition, DWORD flags,
-            HANDLE like)
-{
-    if (disk_refuses(access == GENERIC_WRITE ? "opendir" : "open", '\0') != 0)
-        return INVALID_HANDLE_VALUE;
-    return CreateFileW(path, access, share, security, disposition, flags,
-                       like);
-}
-
-
-DISK BOOL
-disk_information(HANDLE file, BY_HANDLE_FILE_INFORMATION *out)
-{
-    return disk_refuses("fstat", '\0') == 0 &&
-           GetFileInformationByHandle(file, out);
-}
-
-
 DISK BOOL
 disk_read(HANDLE file, void *to, DWORD len, DWORD *got, OVERLAPPED *at)
 {
@@ -103,44 +83,23 @@ disk_end(int fd, int64_t len)
 }
 
 
-DISK BOOL
-disk_move(const WCHAR *from, const WCHAR *to, DWORD flags)
-{
-    return disk_refuses("rename", 'r') == 0 && MoveFileExW(from, to, flags);
-}
-
-
-DISK BOOL
-disk_delete(const WCHAR *path)
-{
-    return disk_refuses("unlink", 'u') == 0 && DeleteFileW(path);
-}
-
-
-DISK BOOL
-disk_folder(const WCHAR *path, SECURITY_ATTRIBUTES *security)
-{
-    return disk_refuses("mkdir", 'm') == 0 && CreateDirectoryW(path, security);
-}
-
-
-DISK BOOL
-disk_take(HANDLE file, DWORD flags, DWORD zero, DWORD len, DWORD high,
-          OVERLAPPED *at)
-{
-    return disk_refuses("fcntl", '\0') == 0 &&
-           LockFileEx(file, flags, zero, len, high, at);
-}
-
-#define CreateFileW                disk_create
-#define GetFileInformationByHandle disk_information
-#define ReadFile                   disk_read
-#define WriteFile                  disk_write
-#define FlushFileBuffers           disk_flush
-#define _chsize_s                  disk_end
-#define MoveFileExW                disk_move
-#define DeleteFileW                disk_delete
-#define CreateDirectoryW           disk_folder
-#define LockFileEx                 disk_take
+#define ReadFile         disk_read
+#define WriteFile        disk_write
+#define FlushFileBuffers disk_flush
+#define _chsize_s        disk_end
+#define CreateFileW(path, access, ...) \
+    (disk_refuses((access) == GENERIC_WRITE ? "opendir" : "open", '\0') != 0 \
+     ? INVALID_HANDLE_VALUE : CreateFileW(path, access, __VA_ARGS__))
+#define GetFileInformationByHandle(file, out) \
+    (disk_refuses("fstat", '\0') == 0 && GetFileInformationByHandle(file, out))
+#define MoveFileExW(from, to, flags) \
+    (disk_refuses("rename", 'r') == 0 && MoveFileExW(from, to, flags))
+#define DeleteFileW(path) \
+    (disk_refuses("unlink", 'u') == 0 && DeleteFileW(path))
+#define CreateDirectoryW(path, security) \
+    (disk_refuses("mkdir", 'm') == 0 && CreateDirectoryW(path, security))
+#define LockFileEx(file, flags, zero, len, high, at) \
+    (disk_refuses("fcntl", '\0') == 0 && \
+     LockFileEx(file, flags, zero, len, high, at))
 
 #endif /* KAWS_DISKS_H */
