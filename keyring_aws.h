@@ -3333,20 +3333,24 @@ kaws__json_text(kaws__json *j, kaws_bytes *out)
     if (!kaws__json_take(j, '"', "a string was expected"))
         return 0;
     start = to = j->at;
-    do {
+    for (;;) {
         from = j->at;
         if (!kaws__json_plain(j))
             return 0;
         if (to != from)
             memmove(to, from, (size_t)(j->at - from));
         to += j->at - from;
-    } while (kaws__json_one_of(j, "\\") && kaws__json_escape(j, &to));
-    if (j->bad != NULL)
-        return 0;
-    if (j->at == j->end)
-        return kaws__json_fail(j, "a string is cut short");
-    if (!kaws__json_one_of(j, "\""))
+        if (j->at == j->end)
+            return kaws__json_fail(j, "a string is cut short");
+        if (*j->at != '\\')
+            break;
+        j->at++;
+        if (!kaws__json_escape(j, &to))
+            return 0;
+    }
+    if (*j->at != '"')
         return kaws__json_fail(j, "a control character in a string");
+    j->at++;
     *out = (kaws_bytes){ start, (size_t)(to - start) };
     return 1;
 }
@@ -6970,8 +6974,8 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
  * ==========================================================================
  * Uses: err buf text crypto arn
  * Gives: store_get store_committed store_header store_digest store_record
- *        store_record_len store_next store_type_ok store_split store_parse
- *        store_damaged store_check
+ *        store_record_len store_next store_type_ok store_is_named
+ *        store_split store_parse store_damaged store_check
  *
  * Section 7 of the manual has the diagram. Only this room knows at which offset
  * a field stands. It knows nothing of disks. A record is an entry without its
@@ -7163,6 +7167,20 @@ kaws__store_type_ok(kaws_bytes type)
                    sizeof allowed - 1) == NULL)
             return 0;
     return type.len > 0 && type.len <= 15;
+}
+
+
+/* Whether a record that was parsed before has that name. A search for a key
+ * asks this of each record that it meets. */
+static int
+kaws__store_is_named(const uint8_t *record, kaws_bytes key_id,
+                     kaws_bytes user_id)
+{
+    const uint8_t *name = record + KAWS__STORE_FIXED;
+
+    return record[10] == key_id.len && record[11] == user_id.len &&
+           memcmp(name, key_id.at, key_id.len) == 0 &&
+           memcmp(name + key_id.len, user_id.at, user_id.len) == 0;
 }
 
 
@@ -8614,17 +8632,14 @@ kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
                  uint32_t *hash)
 {
     size_t mask = t->slot_count - 1, i;
-    kaws__record r;
+    const kaws__slot *slots = t->slots;
 
     *hash = kaws__table_hash(t, key_id, user_id);
-    for (i = *hash & mask; t->slots[i].entry != NULL; i = (i + 1) & mask) {
-        if (t->slots[i].hash != *hash)
-            continue;
-        (void)kaws__store_split(kaws__table_record(t->slots[i].entry), &r);
-        if (kaws__buf_same(r.key_id, key_id) &&
-            kaws__buf_same(r.user_id, user_id))
+    for (i = *hash & mask; slots[i].entry != NULL; i = (i + 1) & mask)
+        if (slots[i].hash == *hash &&
+            kaws__store_is_named((const uint8_t *)slots[i].entry, key_id,
+                                 user_id))
             break;
-    }
     return &t->slots[i];
 }
 
