@@ -312,8 +312,8 @@
  * timestamps. If the power fails before we exchange a foreign file back, that
  * file is <data_file>.tmp, which the next change removes.
  *
- * No file can prove that it is the newest. Whoever can put an older copy in its
- * place while nobody has it open brings back the keys removed since. So opening
+ * No file can prove that it is the newest. If someone puts an older copy in its
+ * place while no process has it open, keys removed since come back. So opening
  * the file, and each change, logs a note with the number of keys and the first
  * bytes of the checksum. Removing a key does not remove it from older copies of
  * the file. Only deleting the KMS key does.
@@ -388,7 +388,7 @@
  * unit tests under wine; the plugin is untested there. macOS is untested.
  *
  *
- * 10  HOUSE RULES  for whoever changes this file
+ * 10  HOUSE RULES  for developers of this file
  *
  * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: its
  * name says where it is. Calls go up the file only. A function should have 40
@@ -1515,8 +1515,8 @@ kaws__thread_parallel(int count, void (*run)(void *), void *arg)
 
 /* ---- the turn ----------------------------------------------------------- */
 
-/* A turn is a lock with a time limit. The limit begins anew whenever a thread
- * ends its turn and says that it got on. */
+/* A turn is a lock with a time limit. The limit starts again whenever a thread
+ * ends its turn and reports progress. */
 typedef struct kaws__turn {
     kaws__lock lock;              /* guards all below                         */
     kaws__cond ended;
@@ -2191,7 +2191,7 @@ kaws__disk_locked_by_others(int fd, int slot)
 
 
 /* ==========================================================================
- * ROOM  err      one sentence for whoever has to mend it
+ * ROOM  err      one sentence for the person who has to correct it
  * ==========================================================================
  * Uses: sys disk
  * Gives: err_put err_clear err_set err_os err_memory err_argument err_log
@@ -4868,9 +4868,8 @@ kaws__http_close(kaws__http *http)
 
 /* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
  * so a reply that repeats one answers another request. Each URL has its own, so
- * a busy host does not push out the ids of a quiet one. If two digests are
- * equal, a good reply is taken for a repeated one; a repeated one is never
- * missed. */
+ * a busy host does not push out the ids of a quiet one. If two digests
+ * collide, a good reply counts as repeated; a repeated one is never missed. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
@@ -4895,8 +4894,8 @@ kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 }
 
 
-/* An earlier reply was another request's, and nobody knows over which
- * connection it came. So none of those that are open now is used again. */
+/* An earlier reply belonged to a different request, and nobody knows over which
+ * connection it came. So no connection that is open now is used again. */
 static void
 kaws__http_distrust(kaws__http *http)
 {
@@ -5146,10 +5145,10 @@ typedef struct kaws__creds {
 } kaws__creds;
 
 
-/* Reads the credentials anew. If AWS refused a generation of them (`refused` is
- * not 0), it reads only if that is the present one and the source has changed,
- * so of many threads that were refused one reads. Unless all that it finds is
- * good, the credentials stay. */
+/* Reads the credentials again. If AWS refused a generation of them (`refused`
+ * is not 0), it reads only if that generation is the present one and the source
+ * has changed, so of many threads that were refused one reads. If anything that
+ * it finds is wrong, the credentials stay. */
 static kaws_status
 kaws__creds_reload(kaws__creds *c, unsigned refused, kaws_error *err)
 {
@@ -5714,7 +5713,7 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 }
 
 
-/* Takes the choice if it was noted last; 0 if it was not. */
+/* Takes the choice if it is the one that was tried last; 0 if it is not. */
 static int
 kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
                          const char *region)
@@ -5899,7 +5898,7 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 
 
 /* ==========================================================================
- * ROOM  calls    one request to AWS, until it is granted, refused or too late
+ * ROOM  calls    one request to AWS, until it succeeds, is refused or times out
  * ==========================================================================
  * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
  *        fault
@@ -5911,12 +5910,12 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  *
  * A call is signed, sent and judged; and perhaps mended or waited for, and sent
  * again, for as long as the time of its operation allows. This room knows no
- * action of KMS: whoever begins a call writes the members of its body, and
- * judges the members of the reply that it wanted.
+ * action of KMS: its caller writes the members of the body, and judges the
+ * members of the reply.
  *
  * A connection is used again only if the reply on it fits the request in all
  * that is known of it. So a call is clean only once its reply has been read,
- * and whoever finds a fault in that later takes it back (calls_nonsense).
+ * and a caller that finds a fault in it later revokes that (calls_nonsense).
  */
 
 #define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
@@ -5941,10 +5940,10 @@ typedef struct kaws__op {         /* an operation                             */
     kaws_error  *err;             /* not NULL                                 */
     kaws__target target;          /* what seals                               */
     char        *trial;           /* room for an ARN: the operation tries a
-                                   * KMS key. What sealed is noted there, and
-                                   * may open, but is not trusted for good    */
+                                   * KMS key. The one that sealed is kept there:
+                                   * it may decrypt, but is not trusted yet   */
     int          connect_timeout_ms, timeout_ms;
-    int64_t      begun_ms;        /* ticks                                    */
+    int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
 } kaws__op;
 
@@ -5972,7 +5971,7 @@ typedef struct kaws__call {
     size_t        secret_at, secret_len;      /* the plaintext in the body    */
     char          url[KAWS__URL_MAX], host_line[176], action_line[80];
     char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
-    char          authorization[512];         /* all anew for each try        */
+    char          authorization[512];         /* all new for each try         */
     const char   *headers[8];
     unsigned      generation;     /* of the credentials                       */
     int64_t       signed_at;
@@ -6464,7 +6463,7 @@ kaws__calls_wait(kaws__call *c)
 }
 
 
-/* Sends the call until it is granted, refused for good, or out of time. A body
+/* Sends the call until it succeeds, is refused for good, or times out. A body
  * with a plaintext ends in spaces: room http says what for. */
 static kaws_status
 kaws__calls_send(kaws__call *c)
@@ -6662,8 +6661,8 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
     if ((status = kaws__calls_send(&c)) == KAWS_OK && made != NULL)
         status = kaws__kms_take_plain(&c, made, &got);
     if (status == KAWS_OK && got != plain.len)
-        status = kaws__calls_nonsense(&c, "Plaintext has another length than "
-                                      "was asked for");
+        status = kaws__calls_nonsense(&c, "Plaintext does not have the length "
+                                      "that was asked for");
     if (status == KAWS_OK)
         status = kaws__kms_take_sealed(&c, out);
     if (status != KAWS_OK && made != NULL)
@@ -6733,8 +6732,8 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
 
 /* ---- proofs ------------------------------------------------------------ */
 
-/* An earlier reply was another request's: says so, and trusts none of the open
- * connections any more. */
+/* An earlier reply belonged to a different request: says so, and trusts none of
+ * the open connections any more. */
 static kaws_status
 kaws__kms_mixed_up(kaws__calls *k, const char *what, kaws_error *err)
 {
@@ -6765,7 +6764,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
                                   "is not what it was asked to seal", op->err);
     if (status == KAWS_OK && first > 0 && second == 0)
-        kaws__http_distrust(&k->http);    /* the 200 was another's            */
+        kaws__http_distrust(&k->http);    /* the 200 answered someone else    */
     else if (status == KAWS_OK && first > 0)
         kaws__calls_log_once(k, KAWS__NOTE_DRY_RUN, "this KMS knows no dry "
                              "run: it opens what it is asked about; AWS KMS "
@@ -6871,7 +6870,7 @@ kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Seals a key anew, for the target. KMS re-encrypts within a region. `len` is
+/* Seals a key again, for the target. KMS re-encrypts within a region. `len` is
  * the key's length, or 0 if that is not known. */
 static kaws_status
 kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
@@ -7395,9 +7394,9 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * Locks are taken on <path>.lock, which is never removed (or two processes
  * could hold the lock of two different files): slot 0, shared, for life, tells
  * others that we are here; slot 1 is for the time of a change. Then the same
- * two are taken on the file itself, because it may have another name, and that
- * name another lock file. Such a lock counts as long as the path means that
- * file.
+ * two are taken on the file itself, because it may have a second name, and that
+ * name has a lock file of its own. Such a lock counts as long as the path names
+ * that file.
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
@@ -8885,7 +8884,7 @@ typedef struct kaws__vault {
     char         file_hex[33];    /* the file id, as the context has it       */
     kaws__turn   turn;            /* a thread that changes the file has it    */
     kaws__lock   lock;            /* guards all below                         */
-    int          uncertain;       /* no more changes until it is opened anew  */
+    int          uncertain;       /* no more changes until it is reopened     */
     kaws__file   file;
     kaws__table  table;
 } kaws__vault;
@@ -9184,7 +9183,7 @@ kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
 
 
 /* Replaces the file, then changes the table: without the key `gone`; or (NULL)
- * with n keys, sealed anew, in the place of those of the same serials, which
+ * with n keys, sealed again, in the place of those of the same serials, which
  * are in their order. What the table took over is NULL in `fresh` then; the
  * rest is still the caller's. */
 static kaws_status
@@ -9445,7 +9444,7 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 
 /* ---- re-wrapping all keys ---------------------------------------------- */
 
-/* Has KMS seal the key anew, and say that the new blob opens as this very key.
+/* Has KMS seal the key again, and say that the new blob opens as this very key.
  * Each of the two has the whole timeout. */
 static kaws_status
 kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,

@@ -1,4 +1,4 @@
-"""The README's sections on KMS out of reach, containers and replicas, item by item in real servers.
+"""The README's sections on an unreachable KMS, containers and replicas, item by item, for real.
 
 What is bold in an item names a situation, which a test here brings about. What the README quotes
 after it, up to *Later:* or *Then*, is held against what the server said.
@@ -20,7 +20,7 @@ from kms_emulator import ACCOUNT
 from mysql_fixtures import EARLY, NO_SCHEMA, Stage, wait_for
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
-SECTIONS = ("When KMS is out of reach", "Containers", "Replicas, Group Replication, Clone")
+SECTIONS = ("When KMS is unreachable", "Containers", "Replicas, Group Replication, Clone")
 
 # A server that finds no KMS waits for it at its start: not here.
 START = ("--loose-keyring_aws_start_seconds=0", "--keyring_aws_timeout=1000")
