@@ -1282,7 +1282,7 @@ test_patience(plugin *p, const sigset_t *ending)
     session   s = { 0 };                /* the starting thread may have one  */
     pthread_t thread;
     void     *bad;
-    int       took;
+    int       took = 0;
 
     current = &s;
     check(!generate("wanted", "AES", NULL, 32), "a key, as it starts");
@@ -1313,7 +1313,7 @@ test_starting(void)
     function mapped = create_function("cmk");   /* the file stays mapped     */
     sigset_t ending, before;
     plugin  *p = NULL;
-    int      took, more;
+    int      took = 0, more = 0;
 
     sigemptyset(&ending);
     sigaddset(&ending, SIGTERM);
