@@ -123,8 +123,7 @@ disarm(void)
     disk.at = disk.hits = 0;
     disk.fault = DISK_FINE;
     disk.follow_up = 0;
-    disk.full = disk.read_only = disk.denied = disk.no_sync = 0;
-    disk.no_nodes = 0;
+    disk_deny(~0u, 0);
 }
 
 
@@ -507,13 +506,15 @@ arm_disk(kaws_bytes *in, int stop)
 static void
 arm_state(kaws_bytes *in)
 {
-    int *const states[] = { &disk.full, &disk.read_only, &disk.denied,
-                            &disk.no_sync, &disk.no_nodes };
-    static const int errors[] = { ENOSPC, EROFS, EACCES, EIO, ENOSPC };
+    static const struct { unsigned kinds; int os; } states[] = {
+        { DISK_ALL_ROOM, ENOSPC }, { DISK_ALL_CHANGES, EROFS },
+        { DISK_ALL_NAMES, EACCES }, { DISK_ALL_SYNCS, EIO },
+        { DISK_ALL_NODES, ENOSPC }
+    };
     unsigned which = (unsigned)fuzz_number(in, 1) % 5;
 
     w.armed |= ARM_DISK;
-    *states[which] = errors[which];
+    disk_deny(states[which].kinds, states[which].os);
 }
 
 

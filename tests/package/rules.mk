@@ -37,9 +37,11 @@ build/bearssl-0.6: | need-standalone
 # The tests, beside that header; and nothing where BearSSL's or libcurl's is.
 $S/ready: build/keyring_aws_standalone.h \
           $(wildcard tests/unit/* tests/unit/*/* tests/unit/*/*/* tests/fault/* \
-              tests/build/*)
-	@rm -rf $S && mkdir -p $S/tests $S/without/bearssl $S/without/curl/curl
+              tests/build/* fuzz/*.h)
+	@rm -rf $S && mkdir -p $S/tests $S/fuzz $S/without/bearssl \
+	    $S/without/curl/curl
 	@cp -r tests/unit tests/fault tests/build $S/tests
+	@cp fuzz/*.h $S/fuzz
 	@cp $< $S/keyring_aws.h
 	@touch $S/without/bearssl/bearssl.h $S/without/curl/curl/curl.h $@
 
