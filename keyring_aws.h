@@ -7916,6 +7916,8 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
         (status = kaws__file_looks_right(f, &st, err)) != KAWS_OK ||
         (status = kaws__file_reach(f, err)) != KAWS_OK)
         return status;
+    st = f->stat;                 /* of now: another process may have added to
+                                   * it while we waited for its lock          */
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
     if (at == NULL)
         return kaws__err_memory(err, "reading the data file");

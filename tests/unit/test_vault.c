@@ -577,6 +577,50 @@ test_another_process_holds_it(void **state)
 }
 
 
+/* What a process by another name does while it has the file's lock: it adds a
+ * key, and releases the lock. */
+static void
+add_and_release(struct fake *f, int ms)
+{
+    int fd = *(int *)f->user;
+    size_t done;
+
+    (void)ms;
+    assert_int_equal(kaws__disk_write_at(fd, 0, snapped, snapped_len, &done),
+                     0);
+    kaws__disk_unlock(fd, 1);
+    f->on_sleep = NULL;
+}
+
+
+/* Opening waits for another process's change, and reads what that one left. */
+static void
+test_opening_waits_for_a_change(void **state)
+{
+    struct world *w = *state;
+    size_t len;
+    uint8_t *one;
+    int fd;
+
+    OK(w, store(w, "k", "text"));
+    one = slurp(w->f.data, &len);
+    OK(w, store(w, "new", "x"));
+    snap(w);
+    world_close(w);
+    spill(w->f.data, one, len);
+    free(one);
+    assert_int_equal(kaws__disk_open(w->f.data, KAWS__WRITE, &fd), 0);
+    assert_int_equal(kaws__disk_lock(fd, 1, 1), 0);
+    w->f.user = &fd;
+    w->f.on_sleep = add_and_release;
+    world_open(w);
+    assert_null(w->f.on_sleep);
+    kaws__disk_close(fd);
+    assert_int_equal(keys_of(w), 2);
+    expect_text(w, "new", "x");
+}
+
+
 /* By another name there is another lock file; the data file is the same. */
 static void
 test_another_name(void **state)
@@ -752,6 +796,7 @@ main(void)
         OPEN(test_another_ring_changed_it),
 #if !defined(_WIN32)
         OPEN(test_another_process_holds_it), OPEN(test_another_name),
+        OPEN(test_opening_waits_for_a_change),
         OPEN(test_another_thread_holds_it), OPEN(test_all_wait_at_once),
 #endif
         OPEN(test_walk)
