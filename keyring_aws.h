@@ -1361,7 +1361,8 @@ kaws__thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
 
     clock_gettime(KAWS__COND_CLOCK, &until);
     ns = kaws__sys_ns(until) + ms * INT64_C(1000000);
-    until = (struct timespec){ (time_t)(ns / 1000000000), ns % 1000000000 };
+    until = (struct timespec){ (time_t)(ns / 1000000000),
+                               (long)(ns % 1000000000) };
     (void)pthread_cond_timedwait(cond, mutex, &until);
 }
 
@@ -8110,7 +8111,7 @@ kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
     kaws__text_amz_date(date, f->hooks->now_ms(f->hooks->ctx) / 1000);
     for (i = 0; i < 99 && os == EEXIST; i++) {
         (void)snprintf(f->aside + n, sizeof KAWS__FILE_TORN,
-                       i == 0 ? ".torn-%s" : ".torn-%s-%u", date, i);
+                       i == 0 ? ".torn-%s" : ".torn-%s-%u", date, i % 100);
         os = kaws__disk_open(f->aside, KAWS__NEW, &fd);
     }
     if (os == 0 &&
