@@ -1137,6 +1137,7 @@ kaws__sys_alloc_locked(size_t len)
         (void)VirtualLock(at, len);
 #else
     void *at = mmap(NULL, len, PROT_READ | PROT_WRITE,
+                    /* cppcheck-suppress invalidFunctionArg ; -1: no file     */
                     MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
     if (at == MAP_FAILED)
@@ -1833,10 +1834,15 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->mine = 1;
 #else
     struct stat st;
+    int failed = EBADF;
 
     memset(out, 0, sizeof *out);
-    if ((path != NULL ? lstat(path, &st) : fstat(fd, &st)) != 0)
-        return errno;
+    if (path != NULL)
+        failed = lstat(path, &st);
+    else if (fd >= 0)
+        failed = fstat(fd, &st);
+    if (failed != 0)
+        return failed < 0 ? errno : failed;
     out->dev = (uint64_t)st.st_dev;
     out->ino = (uint64_t)st.st_ino;
     out->size = (uint64_t)st.st_size;
@@ -8031,7 +8037,7 @@ kaws__save_write_length(kaws__file *f, kaws_error *err)
 {
     uint8_t length[16];
     size_t done;
-    int os, tries = 0;
+    int os = 0, tries = 0;
 
     kaws__store_committed(length, f->file_id, f->size);
     do {
@@ -9733,7 +9739,7 @@ kaws_close(kaws *ring)
 KAWS_API kaws_status
 kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 {
-    kaws_error spare, *err = error != NULL ? error : &spare;
+    kaws_error spare = { KAWS_OK }, *err = error != NULL ? error : &spare;
     kaws_config config;
     kaws_status status;
     kaws *r;

@@ -395,7 +395,7 @@ static const struct {
     { "Ge", PLAIN, PLAIN "=", "not base64" },
     { "Ge", PLAIN, "\"Plaintext\":7," EXTRA, "a string was expected" },
     { "Ge", PLAIN, PLAIN "AAAA\"," PLAIN, "there twice" },
-    { "G", PLAIN, PLAIN "AAAA\"," EXTRA, "another length" },
+    { "G", PLAIN, PLAIN "AAAA\"," EXTRA, "does not have the length" },
     { "G", PLAIN, PLAIN "AAAAAAAAAAAAAAAAAAAAAAAA\"," EXTRA,
       "too long" },
 
