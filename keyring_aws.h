@@ -9739,7 +9739,7 @@ kaws_close(kaws *ring)
 KAWS_API kaws_status
 kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 {
-    kaws_error spare = { KAWS_OK }, *err = error != NULL ? error : &spare;
+    kaws_error spare = { 0 }, *err = error != NULL ? error : &spare;
     kaws_config config;
     kaws_status status;
     kaws *r;
