@@ -624,18 +624,20 @@ test_number(void **state)
 
 /* ---- dates ------------------------------------------------------------- */
 
-/* A second of every day of the years 1970 to 2100, against the C library; and
- * the day after each month's last is no date. */
+/* A second of every day of the years 1970 to 2100, against the C library (to
+ * 2038, if its time_t has 32 bits); and the day after each month's last is no
+ * date. */
 static void
 test_days(void **state)
 {
+    const int64_t end = sizeof(time_t) < 8 ? 24854 : 47847;
     int64_t days, when;
     char amz[17], want[64], http[64];
     struct tm tm;
     time_t t;
 
     (void)state;
-    for (days = 0; days < 47847; days++) {
+    for (days = 0; days < end; days++) {
         when = days * 86400 + days * 28657 % 86400;
         t = (time_t)when;
         assert_non_null(gmtime_r(&t, &tm));
