@@ -902,15 +902,21 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <arpa/inet.h>
 #include <dlfcn.h>
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#endif
+
+#if defined(__linux__)
+#include <sys/syscall.h>
+#endif
+
+#if !defined(KEYRING_AWS_NO_THREADS) && !defined(_WIN32)
+#include <pthread.h>
+#include <signal.h>
 #endif
 
 #if defined(__GLIBC__) && !defined(__USE_GNU)
