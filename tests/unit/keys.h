@@ -217,17 +217,6 @@ committed_in(struct world *w)
 }
 
 
-FAKE int
-is_there(struct world *w, const char *suffix)
-{
-    char path[200];
-    struct stat st;
-
-    (void)snprintf(path, sizeof path, "%s%s", w->f.data, suffix);
-    return lstat(path, &st) == 0;
-}
-
-
 /* ---- what happens while KMS is asked for an action: once --------------- */
 
 static struct {

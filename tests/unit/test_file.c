@@ -189,17 +189,6 @@ beside(struct world *w, const char *suffix)
 }
 
 
-static int
-there(struct world *w, const char *suffix)
-{
-    char path[200];
-    struct stat st;
-
-    (void)snprintf(path, sizeof path, "%s%s", w->f.data, suffix);
-    return lstat(path, &st) == 0;
-}
-
-
 /* ---- names and folder -------------------------------------------------- */
 
 static void
@@ -422,8 +411,8 @@ test_forced_owner(void **state)
     disk_owner = (long)geteuid() + 1;
     EXPECT(w, KAWS_FILE, "belongs to another user than the one",
            kaws_open(&w->ring, &w->cfg, &w->err));
-    assert_false(there(w, ""));
-    assert_false(there(w, ".tmp"));
+    assert_false(is_there(w, ""));
+    assert_false(is_there(w, ".tmp"));
     disk_owner = -1;
     kaws__err_clear(&w->err);
     world_open(w);
@@ -431,7 +420,7 @@ test_forced_owner(void **state)
     disk_owner = (long)geteuid() + 1;     /* such as root_squash              */
     EXPECT(w, KAWS_FILE, "belongs to another user than the one",
            kaws_remove(w->ring, name_of("a", ""), &w->err));
-    assert_false(there(w, ".tmp"));
+    assert_false(is_there(w, ".tmp"));
     disk_owner = -1;
     OK(w, kaws_remove(w->ring, name_of("a", ""), &w->err));
     world_reopen(w);
@@ -538,7 +527,7 @@ test_names_without_folder(void **state)
     assert_non_null(getcwd(before, sizeof before));
     assert_int_equal(chdir(w->f.dir), 0);
     OK(w, open_at(w, &f, "data", 0));
-    assert_true(there(w, ".lock"));
+    assert_true(is_there(w, ".lock"));
     kaws__file_close(&f);
     OK(w, open_at(w, &f, "sub/data", 0));
     assert_int_equal(fake_logged(&w->f, 1, "made the folder sub"), 1);
@@ -564,7 +553,7 @@ test_lock_file(void **state)
     OK(w, kaws__file_hold(&g, 0, &w->err));
     kaws__file_release(&g);
     kaws__file_close(&g);
-    assert_false(there(w, ".lock"));
+    assert_false(is_there(w, ".lock"));
 
     OK(w, open_file(w, &f, 0));
     has_mode(lock, 0600);
@@ -579,7 +568,7 @@ test_lock_file(void **state)
     OK(w, open_file(w, &f, 0));
     assert_int_equal(fake_logged(&w->f, 1, "in use by another process"), 2);
     kaws__file_close(&f);
-    assert_true(there(w, ".lock"));
+    assert_true(is_there(w, ".lock"));
 
     disk_fail("fcntl", 0, ENOLCK, 1);
     EXPECT(w, KAWS_FILE, "No locks available", open_file(w, &f, 0));
@@ -920,7 +909,7 @@ test_another_file_in_its_place(void **state)
             EXPECT(w, KAWS_CHANGED, rows[i].words, change(w, &f, how));
             (void)lstat(w->f.data, &after);
             assert_memory_equal(&st, &after, sizeof st);
-            assert_false(there(w, ".tmp"));
+            assert_false(is_there(w, ".tmp"));
             assert_string_equal(disk_trace, "");
             assert_int_equal(f.size + f.torn, OLD_LEN);
             kaws__file_close(&f);
@@ -1109,7 +1098,7 @@ test_two_names_changed(void **state)
     OK(w, change(w, &f, 3));
     EXPECT(w, KAWS_FILE, "has 2 names", change(w, &f, 1));
     assert_string_equal(disk_trace, "");
-    assert_false(there(w, ".tmp"));
+    assert_false(is_there(w, ".tmp"));
     OK(w, change(w, &f, 2));
     expect_content(other, old, NEW_LEN);
     assert_int_equal(remove(other), 0);
@@ -1123,11 +1112,11 @@ test_two_names_changed(void **state)
     assert_int_equal(link(w->f.data, other), 0);
     fake_forget_log(&w->f);
     open_old(w, &f);
-    assert_false(there(w, ".tmp"));
+    assert_false(is_there(w, ".tmp"));
     assert_int_equal(fake_logged(&w->f, -1, ""), 0);
     assert_int_equal(link(w->f.data, other), 0);
     OK(w, change(w, &f, 1));
-    assert_false(there(w, ".tmp"));
+    assert_false(is_there(w, ".tmp"));
     kaws__file_close(&f);
 }
 
@@ -1285,7 +1274,7 @@ test_appears(void **state)
             expect_content(w->f.data, "theirs", 6);
         else
             expect_content(w->f.data, fresh, NEW_LEN);
-        assert_false(there(w, ".tmp"));
+        assert_false(is_there(w, ".tmp"));
         assert_int_equal(f.exists, i % 2);
         if (i % 2 == 1)
             assert_int_equal(f.stat.links, 1);
@@ -1363,7 +1352,7 @@ meddle_with(struct world *w, const struct meddling *m)
     if (m->left != 0)
         expect_content(w->f.data, m->left == 't' ? (const void *)"theirs" : old,
                        m->left == 't' ? 6 : OLD_LEN);
-    assert_false(there(w, ".tmp"));
+    assert_false(is_there(w, ".tmp"));
     if (m->how == ASIDE) {                /* what he added is not ours        */
         EXPECT(w, KAWS_CHANGED, "its size has changed", change(w, &f, 0));
         assert_string_equal(disk_trace, m->trace);
@@ -1421,7 +1410,7 @@ test_not_put_back(void **state)
         if (i == 0)
             expect_content(w->f.data, fresh, NEW_LEN);
         expect_content(i == 0 ? tmp : w->f.data, "theirs", 6);
-        assert_int_equal(there(w, ".tmp"), i == 0);
+        assert_int_equal(is_there(w, ".tmp"), i == 0);
         kaws__err_clear(&w->err);
         kaws__file_close(&f);
     }
@@ -1606,7 +1595,7 @@ test_replace(void **state)
     has_mode(w->f.data, 0600);
     assert_true(f.stat.ino != before);
     assert_int_not_equal(lstat(target, &st), 0);
-    assert_false(there(w, ".tmp"));
+    assert_false(is_there(w, ".tmp"));
     (void)snprintf(trace, sizeof trace, "u%.*s%s",
                    (int)(sizeof big / KAWS__SAVE_BLOCK + 1 + 2),
                    "wwwwwwwwwwwwwwwwwwwwww", REPLACES(""));
@@ -1657,7 +1646,7 @@ test_replace_fails(void **state)
         assert_string_equal(disk_trace, rows[i].trace);
         assert_memory_equal(&f, &before, sizeof f);
         expect_content(w->f.data, old, OLD_LEN);
-        assert_false(there(w, ".tmp"));
+        assert_false(is_there(w, ".tmp"));
         OK(w, change(w, &f, 1));   /* and the next goes    */
         expect_content(w->f.data, fresh, NEW_LEN);
         kaws__file_close(&f);
@@ -1686,7 +1675,7 @@ test_replace_stops(void **state)
     assert_int_equal(w->err.os, EIO);
     assert_string_equal(disk_trace, "uwwu");
     expect_content(w->f.data, old, OLD_LEN);
-    assert_false(there(w, ".tmp"));
+    assert_false(is_there(w, ".tmp"));
     kaws__file_close(&f);
 }
 
@@ -1709,7 +1698,7 @@ test_replace_uncertain(void **state)
         EXPECT(w, rows[i].status, "could not be synced", change(w, &f, 1));
         expect_content(w->f.data, fresh, NEW_LEN);
         assert_int_equal(f.size, NEW_LEN);
-        assert_false(there(w, ".tmp"));
+        assert_false(is_there(w, ".tmp"));
         kaws__file_close(&f);
     }
 }
@@ -1807,7 +1796,7 @@ test_set_aside_again(void **state)
         (void)snprintf(suffix, sizeof suffix, i == 0
                        ? ".torn-20261118T110640Z"
                        : ".torn-20261118T110640Z-%d", i);
-        assert_true(there(w, suffix));
+        assert_true(is_there(w, suffix));
         kaws__file_close(&f);
     }
     open_old(w, &f);
@@ -1841,7 +1830,7 @@ test_set_aside_fails(void **state)
         EXPECT(w, KAWS_FILE, "cannot set the torn end", change(w, &f, 2));
         assert_int_equal(w->err.os, rows[i].os);
         expect_content(w->f.data, old, rows[i].len);
-        assert_int_equal(there(w, ".torn-20261118T110640Z"), i >= 5);
+        assert_int_equal(is_there(w, ".torn-20261118T110640Z"), i >= 5);
         assert_int_equal(f.torn, rows[i].len - NEW_LEN);
         disk_heal();
         w->f.fail_nth = w->f.allocs + 1;
@@ -1850,8 +1839,8 @@ test_set_aside_fails(void **state)
         w->f.fail_nth = 0;
         OK(w, change(w, &f, 3));
         expect_content(w->f.data, old, NEW_LEN);
-        assert_true(there(w, ".torn-20261118T110640Z"));
-        assert_false(there(w, ".torn-20261118T110640Z-1"));
+        assert_true(is_there(w, ".torn-20261118T110640Z"));
+        assert_false(is_there(w, ".torn-20261118T110640Z-1"));
         kaws__file_close(&f);
         put(w, '-');
         (void)snprintf(w->f.body, sizeof w->f.body,

@@ -99,25 +99,13 @@ unit_exact(const void *data, size_t len)
 }
 
 
-static inline void *
-unit_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
-{
-    (void)ctx;
-    (void)old_len;
-    if (new_len > 0)
-        return malloc(new_len);
-    free(ptr);
-    return NULL;
-}
-
-
 /* Hooks with plain memory and nothing else. */
 static inline const kaws_hooks *
 unit_hooks(void)
 {
     static kaws_hooks hooks;
 
-    hooks.memory = unit_memory;
+    hooks.memory = kaws__mem_builtin;
     return &hooks;
 }
 

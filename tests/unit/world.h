@@ -199,6 +199,17 @@ slurp(const char *path, size_t *len)
 }
 
 
+FAKE int
+is_there(struct world *w, const char *suffix)
+{
+    char path[200];
+    struct stat st;
+
+    (void)snprintf(path, sizeof path, "%s%s", w->f.data, suffix);
+    return lstat(path, &st) == 0;
+}
+
+
 FAKE void
 spill(const char *path, const void *data, size_t len)
 {
