@@ -6477,7 +6477,7 @@ kaws__calls_wait(kaws__call *c)
 
 
 /* Sends the call until it succeeds, is refused for good, or times out. A body
- * with a plaintext ends in spaces: room http says what for. */
+ * with a plaintext ends in spaces: room curl says what for. */
 static kaws_status
 kaws__calls_send(kaws__call *c)
 {
