@@ -34,8 +34,8 @@ FUZZ  = $(patsubst fuzz/%.c,%,$(wildcard fuzz/fuzz_*.c))
 KINDS = asan tsan plain
 HOSTS = $(KINDS:%=$T/%/host_57) $(KINDS:%=$T/%/host_80) $T/asan/host_unknown
 PROVE = $(UNIT) $(UNIT:$T/%=$T/clang/%) $(FAULT) $T/tsan/test_threads \
-        $(KINDS:%=$T/%/keyring_aws.so) $(HOSTS) $T/unit/oracle \
-        $T/driver $(FUZZ:%=$T/fuzz/%)
+        $(KINDS:%=$T/%/keyring_aws.so) $(HOSTS) $T/hosts/oracle \
+        $T/hosts/driver $(FUZZ:%=$T/fuzz/%)
 
 all: build/keyring_aws.so
 
@@ -106,7 +106,7 @@ build/fuzz/%: fuzz/%.c $(HEADER) $(wildcard fuzz/*.h)
 $T/%/keyring_aws.so: keyring_aws_plugin.c
 	$(call LINK,$(KIND) -shared -fPIC -fvisibility=hidden)
 
-$(HOSTS): tests/plugin_host.c
+$(HOSTS): tests/hosts/plugin_host.c
 	$(call LINK,$(KIND) -rdynamic -D$(shell echo $(@F) | tr a-z A-Z)) -ldl
 
 clean:

@@ -23,8 +23,10 @@ import time
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
-import servers
 from run import count
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "hosts"))
+import servers                                                      # noqa: E402
 
 TOP = Path(__file__).resolve().parent.parent
 STANDALONE = TOP / "build" / "standalone"       # the header with BearSSL in it, and the tests
@@ -260,7 +262,7 @@ def host(name: str, test: str) -> tuple[int, int, str]:
     """The plugin, loaded as MySQL does it."""
     plugin = compiled(name, "keyring_aws_plugin.c", "-shared", "-fPIC", "-fvisibility=hidden",
                       out="keyring_aws.so")
-    program = compiled(name, "plugin_host.c", f"-D{test.upper()}", "-rdynamic", out=test)
+    program = compiled(name, "hosts/plugin_host.c", f"-D{test.upper()}", "-rdynamic", out=test)
     with kms() as (url, control), tempfile.TemporaryDirectory() as work:
         return run(name, program, plugin, work, f"endpoint={url}", f"control={control}",
                    "threads=8", "rounds=10")

@@ -48,7 +48,7 @@ def build(source: Path, *extra: Path) -> Path:
 def exercise(words: list[str]) -> None:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     sources = [*TOP.glob("tests/unit/test_*.c"), *TOP.glob("tests/fault/test_*.c"),
-               *TOP.glob("fuzz/fuzz_*.c"), TOP / "tests" / "driver.c"]
+               *TOP.glob("fuzz/fuzz_*.c"), TOP / "tests" / "hosts" / "driver.c"]
     for source in sorted(sources):
         if words and not any(word in str(source) for word in words):
             continue

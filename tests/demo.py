@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "hosts"))
+
 # ---- the data file, read as the manual of keyring_aws.h describes it ----------------------------
 
 

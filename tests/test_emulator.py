@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "hosts"))
 import kms_emulator as emu                                          # noqa: E402
 from kms_emulator import ACCOUNT, ALIAS, KEY_ARN, KEY_ID, OTHER_ACCOUNT     # noqa: E402
 
@@ -33,7 +33,7 @@ from botocore.config import Config                                  # noqa: E402
 from botocore.credentials import Credentials                        # noqa: E402
 from botocore.exceptions import ClientError                         # noqa: E402
 
-PROGRAM = Path(__file__).with_name("kms_emulator.py")
+PROGRAM = Path(__file__).parent / "hosts" / "kms_emulator.py"
 SESSION = botocore.session.Session()
 CONTEXT = {"app": "keyring_aws", "key_id": "clé %25", "key_type": "AES"}
 
@@ -169,7 +169,7 @@ def test_botocore_is_the_new_one():
     version = tuple(int(each) for each in botocore.__version__.split("+")[0].split(".")[:2])
     assert version >= (1, 43), (
         f"botocore {botocore.__version__} of {botocore.__file__} is too old: make the private "
-        "tree (tests/servers.py), or name one in KEYRING_AWS_TREE")
+        "tree (tests/hosts/servers.py), or name one in KEYRING_AWS_TREE")
     members = {name for action in emu.ACTIONS
                for name in emu.MODEL.operation_model(action).input_shape.members}
     assert "DryRun" in members and emu.NOT_EMULATED <= members

@@ -22,6 +22,7 @@ from driver import Driver, build_c
 from kms_emulator import (ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, KEY_ID, OTHER_ACCOUNT, SECRET,
                           Reply, to_json)
 
+DRIVER_C = Path(__file__).parent / "hosts" / "driver.c"
 EU = "eu-west-1"
 HOUR = 3600
 
@@ -98,7 +99,7 @@ def test_every_public_function_has_a_command():
     header = (build_c("driver.c").parents[2] / "keyring_aws.h").read_text()
     part_two = header[header.index("PART II  "):header.index("PART III  ")]
     names = set(re.findall(r"KAWS_API\s[\w\s*]*?\b(kaws_\w+)\s*\(", part_two))
-    driver_c = (build_c("driver.c").parents[2] / "tests" / "driver.c").read_text()
+    driver_c = DRIVER_C.read_text()
     assert len(names) >= 26
     assert {name for name in names if not re.search(rf"\b{name}\(", driver_c)} == set()
 
@@ -119,7 +120,7 @@ class Squeezed(Driver):
 def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, tmp_path, level):
     tests = Path(__file__).parent
     said = re.search(r"needs (\d+) KiB[\s*]+of stack", (tests.parent / "keyring_aws.h").read_text())
-    subprocess.run(["cc", "-std=c99", level, "-o", tmp_path / "driver", tests / "driver.c",
+    subprocess.run(["cc", "-std=c99", level, "-o", tmp_path / "driver", DRIVER_C,
                     "-l:libbearssl.a", "-lcurl", "-lpthread", "-ldl"], check=True)
     done = set()
 
@@ -157,8 +158,7 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("show", "a name")
     lib.ok("close")
     lib.close()
-    assert done == set(re.findall(r'^    (?:\{ "|X\()(\w+)"?, \d', (tests / "driver.c").read_text(),
-                                  re.M))
+    assert done == set(re.findall(r'^    (?:\{ "|X\()(\w+)"?, \d', DRIVER_C.read_text(), re.M))
 
 
 def test_a_torn_end_on_a_full_volume(driver, small_volume):

@@ -1,6 +1,6 @@
 """Every reply belongs to its request, whatever a gateway between us and KMS makes of them.
 
-tests/pairing_proxy.py stands between, and doubles, prefixes, delays, swaps, repeats and cuts
+tests/hosts/pairing_proxy.py stands between, and doubles, prefixes, delays, swaps, repeats and cuts
 replies: one by one through the library and a real MySQL server, then at random, under 16 threads.
 What has to hold: a fetch gives its own key's bytes or an error, what was acknowledged opens in KMS
 afterwards, what was not is not there, a re-wrap loses nothing, and a connection over which

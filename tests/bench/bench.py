@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
 OUT = TOP / "build" / "bench"
 DATA = OUT / "data"
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE.parent / "hosts"))
 
 CFLAGS = os.environ.get("CFLAGS", "-Os -g").split()
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror"]

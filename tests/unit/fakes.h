@@ -435,7 +435,9 @@ fake_read(fake_ask *ask, char *body)
             ask->dry = *j.at == 't';
         if (i < 5)
             kaws__json_text(&j, texts[i]);
-        else if (i < 8 && !ask->canned)
+        else if (i < 8 && ask->canned)    /* no value has a brace            */
+            j.at = (uint8_t *)strchr((char *)j.at, '}') + 1;
+        else if (i < 8)
             fake_read_context(ask, &j, ask->context[i == 7]);
         else
             kaws__json_value(&j);

@@ -1,4 +1,4 @@
-/* The public API of keyring_aws.h as a command-line program: tests/driver.py's.
+/* The public API of keyring_aws.h as a command-line program: driver.py's.
  *
  *     cc -o driver driver.c -l:libbearssl.a -lcurl
  *
@@ -22,7 +22,7 @@
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
-#include "../keyring_aws.h"
+#include "../../keyring_aws.h"
 
 #define ARGS 64
 #define PAIRS 8

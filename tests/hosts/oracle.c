@@ -9,7 +9,7 @@
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
 
-#include "canonical.h"
+#include "../unit/canonical.h"
 
 #define FIELDS 100
 

@@ -62,7 +62,7 @@ def use_tree(tree=None) -> bool:
     botocore comes from there first, the pure-Python modules it needs only if missing here.
     """
     tree = Path(tree or os.environ.get("KEYRING_AWS_TREE")
-                or Path(__file__).resolve().parent.parent / "build" / "tree")
+                or Path(__file__).resolve().parents[2] / "build" / "tree")
     folder = tree / "usr/lib/python3/dist-packages"
     found, loaded = (folder / "botocore").is_dir(), sys.modules.get("botocore")
     if found and loaded and not loaded.__file__.startswith(str(folder)):

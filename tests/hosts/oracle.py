@@ -1,11 +1,11 @@
-"""The C side of the differential tests: tests/unit/oracle.c, asked a line at a time."""
+"""The C side of the differential tests: tests/hosts/oracle.c, asked a line at a time."""
 
 import os
 import subprocess
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parent.parent
-PROGRAM = "build/tests/unit/oracle"
+TOP = Path(__file__).resolve().parents[2]
+PROGRAM = "build/tests/hosts/oracle"
 LONG = bool(os.environ.get("KAWS_LONG"))
 SEED = int(os.environ.get("KAWS_SEED") or 1)
 

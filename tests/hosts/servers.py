@@ -39,7 +39,7 @@ from typing import Callable, Iterable, Iterator, NamedTuple
 
 import pymysql
 
-BUILD = Path(__file__).resolve().parent.parent / "build"
+BUILD = Path(__file__).resolve().parents[2] / "build"
 
 
 class ServerError(Exception):

@@ -1,4 +1,4 @@
-"""The C library's public API from Python: a small class over the program tests/driver.c.
+"""The C library's public API from Python: a small class over the program tests/hosts/driver.c.
 
     with Driver(build_c("driver.c")) as lib:
         lib.open(data_file=..., conf_file=..., kms_key_id="alias/keyring")
@@ -23,18 +23,18 @@ from typing import NamedTuple
 
 from servers import BUILD, clean_environment
 
-TESTS = Path(__file__).resolve().parent
-HEADER = TESTS.parent / "keyring_aws.h"
+HERE = Path(__file__).resolve().parent
+HEADER = HERE.parents[1] / "keyring_aws.h"
 STATS = ("keys", "kms_requests", "kms_errors", "kms_retries", "kms_time_us", "rewrap_done",
          "rewrap_total")
 
 
 def build_c(source: str) -> Path:
-    """The program made of one C file of tests/, in build/tests; CC and CFLAGS are obeyed. Where the
-    environment says KAWS_DRIVER, that is the driver."""
+    """The program made of one C file of this folder, in build/tests; CC and CFLAGS are obeyed.
+    Where the environment says KAWS_DRIVER, that is the driver."""
     if source == "driver.c" and "KAWS_DRIVER" in os.environ:
         return Path(os.environ["KAWS_DRIVER"])
-    path = TESTS / source
+    path = HERE / source
     program = BUILD / "tests" / path.stem
     command = [*shlex.split(os.environ.get("CC", "cc")), "-std=c99", "-O1", "-g", "-Wall",
                "-Wextra", *shlex.split(os.environ.get("CFLAGS", "")), "-o", f"{program}.new",
