@@ -119,6 +119,7 @@
  *     kaws__bind_name (bind): checks the name
  *     kaws__vault_look (vault): copies the entry, and releases the lock
  *     kaws__table_find (table): finds the entry by its name
+ *     kaws__kms_open (kms): is it known yet whom to trust? Mostly it is
  *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
  *     kaws__trust_check (trust): checks the account before anything is sent
  *     kaws__calls_send (calls): has the request signed, and decides on a retry
@@ -312,18 +313,25 @@
  * timestamps. If the power fails before we exchange a foreign file back, that
  * file is <data_file>.tmp, which the next change removes.
  *
- * No file can prove that it is the newest. If someone puts an older copy in its
- * place while no process has it open, keys removed since come back. So opening
- * the file, and each change, logs a note with the number of keys and the first
- * bytes of the checksum. Removing a key does not remove it from older copies of
- * the file. Only deleting the KMS key does.
+ * No file can prove that it is the newest, and no entry can. The digests find
+ * damage, but they need no secret: anyone who can write the file can make new
+ * ones. Someone who has an older copy can put it in the file's place, or
+ * bring back single entries from it, as they were before they were removed or
+ * re-wrapped, beside all later ones. He can also leave out entries. What he
+ * cannot do is change an entry's name, type or key. While a ring is open, its
+ * next change finds such an edit (KAWS_CHANGED). An edit made while no process
+ * has the file open shows only in the log: opening the file, and each change,
+ * logs a note with the number of keys and the first bytes of the checksum. The
+ * note of an opening should repeat the one before it. Removing a key does not
+ * remove it from older copies of the file. Only deleting the KMS key does.
  *
  *
  * 8  WHAT GOES OVER THE WIRE
  *
  *     kaws_generate        GenerateDataKeyWithoutPlaintext
  *     kaws_store           Encrypt, then Decrypt of the new blob
- *     kaws_fetch           Decrypt, pinned to the KMS key in the entry
+ *     kaws_fetch           Decrypt, pinned to the KMS key in the entry (while
+ *                          the own account is unknown: see the last paragraph)
  *     kaws_check           GenerateDataKeyWithoutPlaintext of one byte, then
  *                          Decrypt of it as a dry run
  *     kaws_rewrap_all      ReEncrypt (across regions Decrypt, Encrypt and
@@ -371,11 +379,30 @@
  *
  * An entry names the KMS key that sealed it, and an attacker may have written
  * the file. So we send no request for a KMS key unless its account is trusted:
- * it is the account of the ring's first KMS key, or it is in config.accounts.
- * If the first KMS key is given as an id or alias, only a reply can tell its
- * account; if config.accounts is set, the account must then be in it. (A ring
- * that is opened without a KMS key and without accounts trusts the account of
- * its entries, if all of them have the same one.)
+ * it is the ring's own account, or it is in config.accounts. What the own
+ * account is, depends on how the settings name the ring's first KMS key:
+ *
+ *     by ARN      the ARN's account
+ *     by id or    the account that KMS tells, if that account may be trusted:
+ *     alias       it is in config.accounts; or, without config.accounts, in an
+ *                 entry of the data file; or, if there is no entry either, it
+ *                 is the first account that KMS tells. That one is logged.
+ *     not at all  none, if config.accounts is set; otherwise the account of
+ *                 the entries, if all have the same one; otherwise as above
+ *
+ * An id or alias belongs to the account of the credentials, and the conf file
+ * may be open to an attacker. If its account is not the entries', every call
+ * that seals fails with FOREIGN. To move to another account, name the KMS key
+ * by its ARN, or list the accounts. The own account never changes while the
+ * ring is open. One attacker can still choose it: if neither an ARN nor
+ * config.accounts is set, someone who can write both the conf file and the data
+ * file.
+ *
+ * If the first call of a ring is a fetch, the own account may be unknown. Then
+ * Decrypt names the KMS key by its id or alias. KMS decrypts only if that is
+ * the KMS key that sealed the blob, and its reply tells the account. If KMS
+ * refuses, we ask it to seal a byte, which tells the account as well, and then
+ * send the Decrypt that names the entry's KMS key.
  *
  *
  * 9  LIMITS
@@ -562,7 +589,8 @@ typedef struct kaws_config {
     const char *data_file;        /* NULL: no keyring, KMS calls only         */
     const char *kms_key_id;       /* id, ARN or alias; NULL: cannot seal      */
     const char *region;           /* of an id or alias; NULL: us-east-1       */
-    const char *accounts;         /* trusted: "111122223333,..."; NULL: own   */
+    const char *accounts;         /* trusted: "111122223333,..."; NULL: own
+                                   * (the manual, section 8)                  */
     const char *conf_file;        /* holds the credentials; must be set       */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
@@ -632,12 +660,12 @@ KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
-/* Has KMS decrypt the key. One KMS request. One more comes first as long as the
- * KMS key is set by id or alias, its account is not known yet, and the entry's
- * account is not in config.accounts; it needs the right to
- * GenerateDataKeyWithoutPlaintext. On failure *key is all zeros. ARGUMENT,
- * CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS key
- * belongs to an account that is not trusted), MISMATCH (the blob was sealed
+/* Has KMS decrypt the key. One KMS request. Only if the ring does not know its
+ * own account yet (the manual, section 8), and its KMS key is not the one that
+ * sealed this key, there are two more before it, once; then the right to
+ * GenerateDataKeyWithoutPlaintext is needed. On failure *key is all zeros.
+ * ARGUMENT, CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS
+ * key belongs to an account that is not trusted), MISMATCH (the blob was sealed
  * for another name, file or length), MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
@@ -682,10 +710,11 @@ KAWS_API void kaws_walk_end(kaws_walk *walk);
 /* Makes this the KMS key (id, ARN or alias) that seals new keys, if it passes
  * kaws_check's tests; otherwise nothing changes. Keys sealed before stay
  * readable. A KMS key of an account that is not trusted is refused: FOREIGN. If
- * the ring's first KMS key was set by id or alias and its account is not known
- * yet, KMS is asked about that one first. If KMS does not know it or denies it,
- * an id or alias is accepted all the same, an ARN only if its account is in
- * config.accounts. ARGUMENT, FOREIGN, and the KMS errors. */
+ * the ring's first KMS key was set by id or alias, without config.accounts, and
+ * its account is not known yet, KMS is asked about that one first. If KMS does
+ * not know it or denies it, an id or alias is accepted all the same, if its
+ * account may be trusted; an ARN is not. ARGUMENT, FOREIGN, and the KMS
+ * errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
@@ -761,7 +790,8 @@ typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
 } kaws_pair;
 
-/* An encryption context. It is not secret: CloudTrail shows it. */
+/* An encryption context: no name may be in it twice. It is not secret, because
+ * CloudTrail shows it. */
 typedef struct kaws_context {
     const kaws_pair *pairs;
     size_t           count;
@@ -789,11 +819,11 @@ KAWS_API kaws_status kaws_kms_encrypt(kaws *ring, const kaws_context *ctx,
                                       kaws_bytes plain, kaws_sealed *out,
                                       kaws_error *err);
 
-/* The KMS action Decrypt. The request names the KMS key: in->kms_key_arn, or if
- * that is "" the current KMS key, which costs one more request. The account of
- * the KMS key must be trusted. *plain_len is the size of the buffer before the
- * call, the length of the plaintext after it, and 0 on failure. ARGUMENT if the
- * buffer is too small. */
+/* The KMS action Decrypt. The KMS key is in->kms_key_arn, or if that is "" the
+ * current KMS key, which costs one more request. The account of the KMS key
+ * must be trusted; to learn that may take more requests, as in kaws_fetch.
+ * *plain_len is the size of the buffer before the call, the length of the
+ * plaintext after it, and 0 on failure. ARGUMENT if the buffer is too small. */
 KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
                                       const kaws_sealed *in, uint8_t *plain,
                                       size_t *plain_len, kaws_error *err);
@@ -5513,14 +5543,22 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
  * the list of the settings. The ring's own account is that of the KMS key that
- * the ring was opened with. If the settings name that KMS key by id or alias,
- * only a reply of KMS tells its account, so until one has come the own account
- * is unknown. It is learned once, and never changes. If there is a list, the
- * own account must be in it to be learned from a reply.
+ * the ring was opened with. An ARN says it. If the settings name that KMS key
+ * by id or alias, only a reply of KMS tells its account, so until one has come
+ * the own account is unknown. It is learned once, and never changes.
+ *
+ * An id or alias means a KMS key of the account of the credentials, and others
+ * than the author of the settings may write the conf file. So a reply alone
+ * does not make an account the own one: the account must be in the list; or, if
+ * there is no list, in an entry of the data file. Nor does an entry alone,
+ * because others may write the data file. Only if there is neither list nor
+ * entry is the first reply believed, and that is logged.
  *
  * A choice is a KMS key and a region. They are one value, because the KMS key
  * is looked up in the region: both are taken, or neither.
  */
+
+#define KAWS__TRUST_WHOSE 32      /* "aws 111122223333": partition, account   */
 
 typedef struct kaws__choice {
     kaws__target target;          /* for new keys                             */
@@ -5530,10 +5568,12 @@ typedef struct kaws__choice {
 } kaws__choice;
 
 typedef struct kaws__trust {
+    const kaws_hooks *hooks;
     const char *accounts;         /* the list, borrowed                       */
+    int         by_entries;       /* there is a file, but no list and no ARN  */
+    char        entries[320];     /* whose keys sealed them: ", aws 1111...", */
     kaws__lock  lock;             /* guards all below                         */
-    int         from_entries;     /* the entries may tell the own account     */
-    char        own[KAWS__ARN_MAX + 1];   /* an ARN of the own account, or "" */
+    char        own[KAWS__TRUST_WHOSE];   /* the own account, or ""           */
     kaws__choice now;             /* what is used                             */
     kaws__choice tried;           /* what was found good last, but not taken  */
 } kaws__trust;
@@ -5559,6 +5599,22 @@ kaws__trust_list_ok(const char *accounts)
         accounts += 12 + strspn(accounts + 12, ", ");
     }
     return 1;
+}
+
+
+/* Whose the KMS key of that ARN is; "" if it is not an ARN. */
+static void
+kaws__trust_whose(char out[KAWS__TRUST_WHOSE], kaws_bytes arn_text)
+{
+    kaws__buf whose = kaws__buf_fixed(out, KAWS__TRUST_WHOSE);
+    kaws__arn arn;
+
+    memset(out, 0, KAWS__TRUST_WHOSE);
+    if (!kaws__arn_parse(arn_text, &arn))
+        return;
+    kaws__buf_put(&whose, arn.partition.at, arn.partition.len);
+    kaws__buf_put(&whose, " ", 1);
+    kaws__buf_put(&whose, arn.account.at, arn.account.len);
 }
 
 
@@ -5591,14 +5647,14 @@ kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
 /* *t is all zeros before. The config's strings are borrowed for as long as the
  * trust is open. */
 static kaws_status
-kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
+kaws__trust_open(kaws__trust *t, const kaws_hooks *hooks,
+                 const kaws_config *cfg, kaws_error *err)
 {
     const char *list = cfg->accounts != NULL ? cfg->accounts : "";
-    char *key_id = t->now.target.key_id;
-    kaws__arn arn;
 
     if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
         return kaws__err_memory(err, "making a lock for the KMS keys");
+    t->hooks = hooks;
     t->accounts = list;
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
@@ -5606,9 +5662,9 @@ kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
     if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL ? cfg->region
                            : "us-east-1", &t->now, err) != KAWS_OK)
         return err->status = KAWS_CONFIG;
-    t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
-    if (kaws__arn_parse(kaws__buf_of(key_id), &arn))
-        memcpy(t->own, key_id, sizeof t->own);
+    kaws__trust_whose(t->own, kaws__buf_of(t->now.target.key_id));
+    t->by_entries = t->own[0] == '\0' && *list == '\0' &&
+                    cfg->data_file != NULL;
     return KAWS_OK;
 }
 
@@ -5622,42 +5678,43 @@ kaws__trust_close(kaws__trust *t)
 
 /* ---- whose KMS keys are obeyed ----------------------------------------- */
 
-/* Whether the KMS key is trusted. Partitions never mix. With the lock held. */
-static int
-kaws__trust_has(const kaws__trust *t, const char *arn_text)
-{
-    kaws__arn arn, own;
-    char account[13] = "";
-
-    if (strcmp(arn_text, t->own) == 0 && *arn_text != '\0')   /* mostly       */
-        return 1;
-    if (!kaws__arn_parse(kaws__buf_of(arn_text), &arn))
-        return 0;
-    (void)kaws__buf_copy_text(account, sizeof account, arn.account);
-    if (!kaws__arn_parse(kaws__buf_of(t->own), &own))
-        return strstr(t->accounts, account) != NULL;
-    return kaws__buf_same(arn.partition, own.partition) &&
-           (kaws__buf_same(arn.account, own.account) ||
-            strstr(t->accounts, account) != NULL);
-}
-
-
-/* The data file has an entry that the KMS key sealed. If the settings name
- * neither a KMS key nor accounts, the own account is that of the entries, if
- * they all have the same. For as long as the ring is being opened. */
+/* The data file has an entry that the KMS key sealed. If the settings name no
+ * KMS key, the own account is that of the entries, if all have the same. For as
+ * long as the ring is being opened. */
 static void
 kaws__trust_entry(kaws__trust *t, kaws_bytes arn_text)
 {
-    char arn[KAWS__ARN_MAX + 1] = "";
+    const size_t used = strlen(t->entries);
+    char whose[KAWS__TRUST_WHOSE];
 
-    if (!t->from_entries)
+    kaws__trust_whose(whose, arn_text);
+    if (!t->by_entries || strstr(t->entries, whose) != NULL)
         return;
-    (void)kaws__buf_copy_text(arn, sizeof arn, arn_text);
-    if (t->own[0] == '\0')
-        memcpy(t->own, arn, sizeof t->own);
-    t->from_entries = kaws__trust_has(t, arn);
-    if (!t->from_entries)
-        t->own[0] = '\0';
+    (void)snprintf(t->entries + used, sizeof t->entries - used, ", %s", whose);
+    if (t->now.target.key_id[0] == '\0')
+        memcpy(t->own, used == 0 ? whose : "", used == 0 ? sizeof whose : 1);
+}
+
+
+/* Whether a KMS key of that account is trusted. Partitions never mix, because
+ * one number is two accounts there. With the lock held. */
+static int
+kaws__trust_has(const kaws__trust *t, const char *whose, int what)
+{
+    const kaws__target *target = &t->now.target;
+    const char *ours = t->own[0] != '\0' ? t->own
+                     : what == KAWS__TO_OPEN && target->key_id[0] != '\0'
+                     ? kaws__arn_partition(target->region)->name : whose;
+    size_t n = strcspn(whose, " ");
+
+    if (whose[n] == '\0' || strncmp(whose, ours, n) != 0 ||
+        (ours[n] != ' ' && ours[n] != '\0'))
+        return 0;
+    if (strcmp(whose, t->own) == 0 || strstr(t->accounts, whose + n + 1))
+        return 1;
+    return t->own[0] == '\0' && t->accounts[0] == '\0' &&
+           what != KAWS__TO_OPEN &&
+           (t->entries[0] == '\0' || strstr(t->entries, whose) != NULL);
 }
 
 
@@ -5665,45 +5722,52 @@ kaws__trust_entry(kaws__trust *t, kaws_bytes arn_text)
 static kaws_status
 kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 {
-    static const char *const words[] = {
-        "the key was sealed by the KMS key", "that is the KMS key",
-        "AWS KMS sealed with the KMS key"
+    static const char *const words[][2] = {
+        { "the key was sealed by the KMS key", "" },
+        { "that is the KMS key", "" },
+        { "AWS KMS sealed with the KMS key",
+          "name the KMS key by its ARN, or " }
     };
-    int no_own, trusted;
+    char whose[KAWS__TRUST_WHOSE], ours[KAWS__TRUST_WHOSE];
+    const char *listed = t->accounts;
+    int trusted, learned;
 
+    kaws__trust_whose(whose, kaws__buf_of(arn));
     kaws__thread_lock(&t->lock);
-    no_own = t->own[0] == '\0';
-    trusted = kaws__trust_has(t, arn) ||
-              (no_own && what != KAWS__TO_OPEN && t->accounts[0] == '\0');
-    if (no_own && trusted && what == KAWS__SEALED)
-        memcpy(t->own, arn, strlen(arn) + 1);
+    trusted = kaws__trust_has(t, whose, what);
+    learned = trusted && what == KAWS__SEALED && t->own[0] == '\0';
+    if (learned)
+        memcpy(t->own, whose, sizeof whose);
+    memcpy(ours, t->own, sizeof ours);
     kaws__thread_unlock(&t->lock);
+    if (learned && t->by_entries && t->entries[0] == '\0')
+        kaws__err_log(t->hooks, 2, "the settings name neither accounts nor an "
+                      "ARN, and there is no key yet: so the account of the "
+                      "first KMS key is trusted from here on, %s (%s)", whose,
+                      arn);
     if (trusted)
         return KAWS_OK;
+    if (*ours == '\0' && *listed == '\0')
+        listed = what == KAWS__TO_OPEN ? "none" : t->entries + 2;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
-                         "the trusted ones: add it to the list of accounts, if "
-                         "you trust it", words[what], arn);
+                         "the trusted ones (%s%s%.80s): if you trust it, %sadd "
+                         "it to the list of accounts", words[what][0], arn,
+                         ours, *ours != '\0' && *listed != '\0' ? ", " : "",
+                         listed, words[what][1]);
 }
 
 
-/* Whether KMS has to tell the own account first, before it can be said if the
- * KMS key `arn` (NULL: any) is trusted. It need not for an account of the list,
- * in the partition of the target's region. */
+/* Whether KMS has to tell the own account first, before it can be said if any
+ * KMS key is trusted. */
 static int
-kaws__trust_ask_first(kaws__trust *t, const kaws__target *target,
-                      const char *arn_text)
+kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 {
-    const char *ours = kaws__arn_partition(target->region)->name;
-    kaws__arn arn;
-    int ask;
+    int unknown;
 
     kaws__thread_lock(&t->lock);
-    ask = t->own[0] == '\0' && target->key_id[0] != '\0' &&
-          !(arn_text != NULL && kaws__trust_has(t, arn_text) &&
-            kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
-            kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+    unknown = t->own[0] == '\0';
     kaws__thread_unlock(&t->lock);
-    return ask;
+    return unknown && t->accounts[0] == '\0' && target->key_id[0] != '\0';
 }
 
 
@@ -5745,8 +5809,8 @@ kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
 /* KMS sealed with that KMS key for the target. Warns if the target is what is
  * used now, and KMS sealed with another one before, because an alias moved. */
 static void
-kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
-                   const kaws__target *target, const char *arn)
+kaws__trust_notice(kaws__trust *t, const kaws__target *target,
+                   const char *arn)
 {
     kaws__choice *now = &t->now;
     char was[KAWS__ARN_MAX + 1] = "";
@@ -5760,8 +5824,8 @@ kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
     }
     kaws__thread_unlock(&t->lock);
     if (was[0] != '\0')
-        kaws__err_log(hooks, 1, "the KMS key %s was %s and is %s now: keys are "
-                      "sealed with that one from here on", target->key_id,
+        kaws__err_log(t->hooks, 1, "the KMS key %s was %s and is %s now: keys "
+                      "are sealed with that one from here on", target->key_id,
                       was, arn);
 }
 
@@ -5972,7 +6036,8 @@ enum {
     KAWS__UNREPEATED = 1,         /* sent again only if AWS throttled it      */
     KAWS__APART      = 2,         /* it gets a connection of its own          */
     KAWS__DRY        = 4,         /* it hopes for DryRunOperation             */
-    KAWS__OPENS      = 8          /* it has a blob, which may not fit         */
+    KAWS__OPENS      = 8,         /* it has a blob, which may not fit         */
+    KAWS__LEARNS     = 16         /* its reply tells the own account          */
 };
 
 typedef struct kaws__call {
@@ -6023,7 +6088,7 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     char shown[96];
     kaws_status status;
 
-    if ((status = kaws__trust_open(&k->trust, cfg, err)) != KAWS_OK)
+    if ((status = kaws__trust_open(&k->trust, hooks, cfg, err)) != KAWS_OK)
         return status;
     if (url != NULL && !kaws__arn_endpoint_ok(url))
         return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
@@ -6516,9 +6581,8 @@ kaws__calls_send(kaws__call *c)
  * ROOM  kms      the actions of AWS KMS: only what fits is believed
  * ==========================================================================
  * Uses: err mem buf text json http arn trust calls
- * Gives: kms_has_key kms_seal kms_probe kms_decrypt kms_prove kms_prove_key
- *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
- *        kms_learn_account kms_may_use
+ * Gives: kms_has_key kms_seal kms_probe kms_open kms_prove kms_prove_key
+ *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up kms_may_use
  *
  * One function an action. Each writes a call, sends it, and takes from the
  * reply what it has verified: a reply that names another KMS key than the
@@ -6638,7 +6702,7 @@ kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
         return status;
     if (op->trial != NULL)
         memcpy(op->trial, arn, sizeof out->kms_key_arn);
-    kaws__trust_notice(&op->calls->trust, op->calls->hooks, &op->target, arn);
+    kaws__trust_notice(&op->calls->trust, &op->target, arn);
     return KAWS_OK;
 }
 
@@ -6686,7 +6750,9 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
 
 
 /* Decrypt; with KAWS__DRY in the flags, its dry run. The KMS key is named, and
- * must be trusted before anything is sent. *len: in, the room at `plain`; out,
+ * must be trusted before anything is sent. With KAWS__LEARNS it is named as the
+ * target is: if KMS opens the blob, it has told what the target's KMS key is,
+ * and this must be trusted then. *len: in, the room at `plain`; out,
  * how long the key is, 0 on failure. A key that is longer than the room is not
  * copied. If `expect` has a length, the key must have it, and its bytes if
  * there are any, or it is MISMATCH: then the connection, too, may have brought
@@ -6709,14 +6775,16 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
     kaws_status status = KAWS_OK;
 
     (void)kaws__arn_target(&from, arn, "", NULL);
-    kaws__calls_begin(&c, op, &action, &from);
+    kaws__calls_begin(&c, op, &action,
+                      flags & KAWS__LEARNS ? &op->target : &from);
     kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
     if (flags & KAWS__DRY) {
         kaws__json_name(&c.body, "DryRun");
         kaws__json_true(&c.body);
     }
-    if (op->trial == NULL || strcmp(op->trial, arn) != 0)
+    if (!(flags & KAWS__LEARNS) &&
+        (op->trial == NULL || strcmp(op->trial, arn) != 0))
         status = kaws__trust_check(&op->calls->trust, arn, KAWS__TO_OPEN,
                                    op->err);
     if (status == KAWS_OK)
@@ -6733,6 +6801,9 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
                                "to %lu bytes that are not the %lu that were "
                                "sealed", (unsigned long)got,
                                (unsigned long)expect.len);
+    if (status == KAWS_OK && (flags & KAWS__LEARNS))
+        status = kaws__trust_check(&op->calls->trust, arn, KAWS__SEALED,
+                                   op->err);
     c.clean = c.clean && status != KAWS_MISMATCH;
     kaws_wipe(plain, *len);
     if (status == KAWS_OK && got <= *len && plain != NULL)
@@ -6829,6 +6900,43 @@ kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 }
 
 
+/* Asks KMS for the ring's own account, if that must be known before it can be
+ * said whether a KMS key is trusted. */
+static kaws_status
+kaws__kms_learn_account(kaws__op *op)
+{
+    kaws_sealed sealed;
+
+    return kaws__trust_ask_first(&op->calls->trust, &op->target)
+         ? kaws__kms_probe(op, 0, &sealed) : KAWS_OK;
+}
+
+
+/* Opens a blob for the caller. If the own account is not known yet, KMS may be
+ * able to tell it while it opens the blob. If it is not, because another KMS
+ * key sealed the blob, or the right to use that one is missing, KMS is asked
+ * for the account first. */
+static kaws_status
+kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
+               kaws_bytes expect, uint8_t *plain, size_t *len)
+{
+    const size_t room = *len;
+    int may = kaws__trust_ask_first(&op->calls->trust, &op->target) &&
+              kaws__arn_fits(&op->target, in->kms_key_arn);
+    kaws_status status = !may ? KAWS_MISMATCH
+        : kaws__kms_decrypt(op, KAWS__LEARNS, ctx, in, expect, plain, len);
+
+    if (status != KAWS_MISMATCH && status != KAWS_DENIED &&
+        status != KAWS_KMS_KEY)
+        return status;
+    kaws__err_clear(op->err);
+    *len = room;
+    status = kaws__kms_learn_account(op);
+    return status != KAWS_OK ? status
+         : kaws__kms_decrypt(op, 0, ctx, in, expect, plain, len);
+}
+
+
 /* ---- the other actions ------------------------------------------------- */
 
 /* ReEncrypt: no plaintext leaves KMS. */
@@ -6890,9 +6998,11 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, size_t len, kaws_sealed *out)
 {
     kaws__target from;
-    kaws_status status = kaws__trust_check(&op->calls->trust, in->kms_key_arn,
-                                           KAWS__TO_OPEN, op->err);
+    kaws_status status = kaws__kms_learn_account(op);
 
+    if (status == KAWS_OK)
+        status = kaws__trust_check(&op->calls->trust, in->kms_key_arn,
+                                   KAWS__TO_OPEN, op->err);
     if (status == KAWS_OK)
         status = kaws__arn_target(&from, in->kms_key_arn, "", op->err);
     if (status != KAWS_OK)
@@ -6947,35 +7057,21 @@ kaws__kms_ask_region(kaws__op *op)
 }
 
 
-/* Asks KMS for the ring's own account, if that must be known before it can be
- * said whether the KMS key `arn` (NULL: any) is trusted. */
-static kaws_status
-kaws__kms_learn_account(kaws__op *op, const char *arn)
-{
-    kaws_sealed sealed;
-
-    return kaws__trust_ask_first(&op->calls->trust, &op->target, arn)
-         ? kaws__kms_probe(op, 0, &sealed) : KAWS_OK;
-}
-
-
 /* Whether that KMS key may come into use. If the ring's first one does not
  * exist, or is denied, it tells no account: then an id or alias may, because it
- * is of the account of our credentials, and an ARN only if that is listed. */
+ * is of the account of our credentials, and an ARN may not. */
 static kaws_status
 kaws__kms_may_use(kaws__op *op, const char *key_id)
 {
-    kaws__trust *t = &op->calls->trust;
-    kaws_status status = kaws__kms_learn_account(op, NULL);
-    int silent = status == KAWS_KMS_KEY || status == KAWS_DENIED;
+    kaws_status status = kaws__kms_learn_account(op);
     kaws__arn arn;
 
-    if (!silent && status != KAWS_OK)
+    if (kaws__arn_parse(kaws__buf_of(key_id), &arn))
+        return status != KAWS_OK ? status
+             : kaws__trust_check(&op->calls->trust, key_id, KAWS__TO_SEAL,
+                                 op->err);
+    if (status != KAWS_KMS_KEY && status != KAWS_DENIED)
         return status;
-    if (kaws__arn_parse(kaws__buf_of(key_id), &arn) &&
-        kaws__trust_check(t, key_id, silent ? KAWS__TO_OPEN : KAWS__TO_SEAL,
-                          silent ? NULL : op->err) != KAWS_OK)
-        return silent ? status : KAWS_FOREIGN;
     kaws__err_clear(op->err);
     return KAWS_OK;
 }
@@ -8856,21 +8952,33 @@ kaws__bind_key(const char *file_hex, const kaws__record *r, kaws__bound *b)
 }
 
 
+static int
+kaws__bind_text_ok(const char *text)
+{
+    return text != NULL && *text != '\0' &&
+           kaws__text_is_utf8(kaws__buf_of(text));
+}
+
+
 /* Whether KMS takes a caller's context: its names and values are UTF-8 text,
- * and none is empty. */
+ * none is empty, and no name is there twice: KMS would use one of the two. */
 static kaws_status
 kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 {
-    size_t i, count = ctx != NULL ? 2 * ctx->count : 0;
-    const char *text = NULL;
+    const kaws_pair *pair = ctx != NULL ? ctx->pairs : NULL;
+    size_t i, k, count = ctx != NULL ? ctx->count : 0;
 
     for (i = 0; i < count; i++) {
-        if (ctx->pairs != NULL)
-            text = i % 2 ? ctx->pairs[i / 2].value : ctx->pairs[i / 2].name;
-        if (text == NULL || *text == '\0' ||
-            !kaws__text_is_utf8(kaws__buf_of(text)))
+        if (pair == NULL || !kaws__bind_text_ok(pair[i].name) ||
+            !kaws__bind_text_ok(pair[i].value))
             return kaws__err_argument(err, "a name or value in the encryption "
                                       "context is NULL, empty or not UTF-8");
+        for (k = 0; k < i; k++)
+            if (strcmp(pair[k].name, pair[i].name) == 0)
+                return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the "
+                                     "name '%s' is in the encryption context "
+                                     "twice",
+                                     KAWS__SHOW(kaws__buf_of(pair[k].name)));
     }
     return KAWS_OK;
 }
@@ -9246,6 +9354,7 @@ kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
     const kaws_bytes all = { v->table.image.at, (size_t)good };
     size_t at = KAWS__STORE_HEADER;
     kaws_bytes record;
+    kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
     const char *wrong;
     kaws__record r;
 
@@ -9260,7 +9369,8 @@ kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(v->file.shown, at, wrong, err);
-        kaws__trust_entry(v->trust, r.arn);
+        if (!kaws__buf_same(r.arn, last))
+            kaws__trust_entry(v->trust, last = r.arn);
     }
     return KAWS_OK;
 }
@@ -9894,10 +10004,9 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     op = kaws__calls_op(&ring->kms, err);
     if (key->bytes == NULL)
         status = kaws__err_memory(err, "fetching a key");
-    else if ((status = kaws__kms_learn_account(
-                  &op, copy.sealed.kms_key_arn)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, 0, &copy.bound.context, &copy.sealed,
-                                   expect, key->bytes, &len);
+    else
+        status = kaws__kms_open(&op, &copy.bound.context, &copy.sealed, expect,
+                                key->bytes, &len);
     if (status == KAWS_MISMATCH && err->http == 0)
         status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
                                "the length that its entry says",
@@ -10250,7 +10359,7 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         arn.resource.at[0] != 'k')
         return kaws__err_argument(err, "kms_key_arn is not the ARN of a KMS "
                                   "key");
-    return kaws__kms_learn_account(op, in->kms_key_arn);
+    return KAWS_OK;
 }
 
 
@@ -10279,7 +10388,7 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                                   "be NULL");
     op = kaws__calls_op(&ring->kms, err);
     if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, 0, ctx, &given, any, plain, &len);
+        status = kaws__kms_open(&op, ctx, &given, any, plain, &len);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
                                "%lu bytes, and there is room for %lu",

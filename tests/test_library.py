@@ -683,6 +683,10 @@ def test_kms_calls_without_a_file(driver, emulator, tmp_path):
                 ("kms_encrypt", b"x" * 4097), ("kms_encrypt", b"x", "", "v"),
                 ("kms_encrypt", b"x", "n", ""), ("kms_encrypt", b"x", "n", b"\xff"),
                 ("kms_encrypt", b"x", None, "v"), ("kms_decrypt", b"", arn, 5),
+                ("kms_encrypt", b"x", "n", "v", "n", "v"),
+                ("kms_generate", 1, 1, *context, *context),
+                ("kms_decrypt", blob, arn, 32, *context, "app", "mine"),
+                ("kms_reencrypt", blob, arn, "n", "v", "m", "v", "n", "w"),
                 ("kms_decrypt", blob, "nonsense", 5), ("kms_reencrypt", b"", arn)):
         answer = lib.call(*bad)
         assert answer.status == "ARGUMENT" and answer.http == 0, bad

@@ -972,7 +972,8 @@ test_newer_credentials(void **state)
 /* ---- operations of several calls --------------------------------------- */
 
 /* The timeout is for the whole of what the caller asked for: Encrypt and its
- * proof, the question whose account it is and the Decrypt. */
+ * proof; a Decrypt with another KMS key, the question whose account it is, and
+ * the Decrypt with the entry's. */
 static void
 test_one_budget(void **state)
 {
@@ -990,10 +991,11 @@ test_one_budget(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws_store(w->ring, name, "AES", plain, &w->err));
     assert_int_equal(fake_calls(&w->f, "Decrypt"), 1);
     assert_int_equal(w->f.timeout_ms, 600);
+    w->cfg.kms_key_id = "alias/two";
     world_reopen(w);                      /* the account is to be asked for   */
     EXPECT(w, KAWS_OK, NULL, kaws_fetch(w->ring, name, &key, &w->err));
     kaws_key_free(w->ring, &key);
-    assert_int_equal(w->f.timeout_ms, 600);
+    assert_int_equal(w->f.timeout_ms, 200);
     call_takes_ms = 1500;
     EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
     assert_int_equal(w->f.timeout_ms, 1);
