@@ -321,8 +321,8 @@
  * cannot do is change an entry's name, type or key. While a ring is open, its
  * next change finds such an edit (KAWS_CHANGED). An edit made while no process
  * has the file open shows only in the log: opening the file, and each change,
- * logs a note with the number of keys and the first bytes of the checksum. The
- * note of an opening should repeat the one before it. Removing a key does not
+ * logs a note with the number of keys and the first bytes of the checksum. An
+ * opening should find those of the last note before it. Removing a key does not
  * remove it from older copies of the file. Only deleting the KMS key does.
  *
  *
