@@ -7106,6 +7106,7 @@ typedef struct kaws__record {
     kaws_bytes key_id, user_id, type, arn, material, blob;
     size_t     plain_len;
     int64_t    created;           /* Unix seconds                             */
+    kaws_bytes owner;             /* the ARN up to its account: if parsed     */
 } kaws__record;
 
 /* The texts of a record, in the order in which they stand behind its fixed
@@ -7339,6 +7340,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
         return "an entry has a field that no entry can have";
     if (!kaws__arn_parse(r->arn, &arn) || arn.resource.at[0] != 'k')
         return "an entry's KMS key is not the ARN of one";
+    r->owner = (kaws_bytes){ r->arn.at, (size_t)(arn.resource.at - r->arn.at) };
     return NULL;
 }
 
@@ -9369,8 +9371,9 @@ kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(v->file.shown, at, wrong, err);
-        if (!kaws__buf_same(r.arn, last))
-            kaws__trust_entry(v->trust, last = r.arn);
+        if (!kaws__buf_same(r.owner, last))
+            kaws__trust_entry(v->trust, r.arn);
+        last = r.owner;
     }
     return KAWS_OK;
 }

@@ -581,9 +581,9 @@ is_trusted(const char *account)
 }
 
 
-/* Where the KMS key is an alias, the first ARN that KMS names says which account
- * is the own one, if that is listed; or, where no accounts are, if the entry in
- * the file has it. */
+/* Where the KMS key is an alias, the first ARN that KMS names says which is the
+ * own account, if that is listed; or, where none is, if the entry in the file
+ * has it. */
 static int
 learn(kaws_bytes arn)
 {
