@@ -1481,6 +1481,66 @@ test_a_bad_fetch_teaches_nothing(void **state)
 }
 
 
+/* To re-encrypt is to open, too: without a list the account is asked for. */
+static void
+test_the_first_call_reencrypts(void **state)
+{
+    struct world *w = *state;
+    kaws_sealed sealed, theirs, out;
+
+    OK(w, kms_encrypt(w, NULL, kaws__buf_of("x"), &sealed));
+    reopen_with(w, FAKE_FOREIGN);
+    OK(w, kms_encrypt(w, NULL, kaws__buf_of("x"), &theirs));
+    reopen_with(w, "alias/two");
+    w->f.requests = 0;
+    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, kms_reencrypt(w, NULL, &theirs,
+                                                        &out));
+    assert_int_equal(w->f.requests, 1);
+    world_reopen(w);
+    w->f.requests = 0;
+    OK(w, kms_reencrypt(w, NULL, &sealed, &out));
+    assert_int_equal(w->f.requests, 2);
+    assert_string_equal(out.kms_key_arn, FAKE_EAST2);
+    w->cfg.accounts = FAKE_OWN;
+    world_reopen(w);
+    w->f.requests = 0;
+    OK(w, kms_reencrypt(w, NULL, &sealed, &out));
+    assert_int_equal(w->f.requests, 1);
+}
+
+
+static void
+check_meanwhile(struct world *w)
+{
+    meanwhile.status = kaws_check(w->ring, NULL);
+}
+
+
+/* Another thread learns the account while the first fetch is under way: then
+ * there is nothing to ask, and nothing of the first request is in the error. */
+static void
+test_learned_meanwhile(void **state)
+{
+    struct world *w = *state;
+    kaws_key key;
+
+    OK(w, store(w, "ours", "text"));
+    reopen_with(w, FAKE_FOREIGN);
+    OK(w, store(w, "planted", "text"));
+    reopen_with(w, "alias/app");
+    while_asked(w, "Decrypt", 0, check_meanwhile);
+    w->f.requests = 0;
+    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN,
+           kaws_fetch(w->ring, name_of("planted", NULL), &key, &w->err));
+    assert_int_equal(meanwhile.status, KAWS_OK);
+    assert_int_equal(w->f.requests, 3);
+    assert_int_equal(w->err.http, 0);
+    assert_string_equal(w->err.aws, "");
+    assert_string_equal(w->err.request_id, "");
+    w->f.on_send = NULL;
+}
+
+
 /* Others write the data file: entries of a KMS key of theirs, which lets us in;
  * none but theirs, or among ours. Nothing is sent for it. */
 static void
@@ -1672,7 +1732,9 @@ main(void)
         SHUT(test_the_first_account), OPEN(test_a_fetch_is_one_request),
         OPEN(test_what_the_first_fetch_names),
         OPEN(test_a_fetch_of_another_kms_key),
-        OPEN(test_a_bad_fetch_teaches_nothing), SHUT(test_planted_entries),
+        OPEN(test_a_bad_fetch_teaches_nothing),
+        OPEN(test_the_first_call_reencrypts), OPEN(test_learned_meanwhile),
+        SHUT(test_planted_entries),
         SHUT(test_a_listed_account_needs_no_question),
         SHUT(test_alias_moves), OPEN(test_encrypt_and_decrypt),
         OPEN(test_reencrypt)
