@@ -83,6 +83,7 @@
  *     operation         all KMS requests that one call of ours makes
  *     attempt           one of those requests, sent once
  *     dry run           a request that KMS checks but does not carry out
+ *     to presign        to sign a request in the query of its URL
  *     member            a name and a value in a JSON object
  *
  *
@@ -382,10 +383,12 @@
  *
  * A key id or user id has at most 255 bytes and no NUL. A generated key has at
  * most 1024 bytes, a stored key 4096; these limits are KMS's. Credentials have
- * at most 128 (id), 256 (secret) and 4096 (token) bytes. The built-in sender
- * needs libcurl 7.54, and is tested with OpenSSL as the TLS library. KMS keys
- * in custom key stores cannot make data keys. On Windows the library passes its
- * unit tests under wine; the plugin is untested there. macOS is untested.
+ * at most 128 (id), 256 (secret) and 4096 (token) bytes. kaws_sign signs at
+ * most 64 headers and 64 query parameters, and presigns for a week at most. The
+ * built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
+ * library. KMS keys in custom key stores cannot make data keys. On Windows the
+ * library passes its unit tests under wine; the plugin is untested there. macOS
+ * is untested.
  *
  *
  * 10  HOUSE RULES  for developers of this file
@@ -815,7 +818,8 @@ typedef struct kaws_creds {
 /* The request to sign. Path and query are as they will be sent,
  * percent-encoded. `headers` are all headers to sign, Host among them, 64 at
  * most. X-Amz-Date and X-Amz-Security-Token are signed even if they are not
- * listed; the caller must send both. */
+ * listed; the caller must send both. The last four members are 0 for a request
+ * with headers to any service but S3. S3 needs path_as_sent and a payload. */
 typedef struct kaws_signing {
     const char *method;           /* "POST"                                   */
     const char *path;             /* "/"                                      */
@@ -824,14 +828,39 @@ typedef struct kaws_signing {
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
     kaws_bytes  body;
     int64_t     when;             /* Unix seconds                             */
+
+    /* 1: "." and "//" in the path stay, and it is encoded once (S3's rule). 0:
+     * they are removed, and the path is encoded a second time. */
+    int         path_as_sent;
+    /* "UNSIGNED-PAYLOAD", the SHA-256 of the body (kaws_payload_sha256), or
+     * another word of AWS's. It is signed in place of `body`, and as the header
+     * X-Amz-Content-SHA256, which the caller must send. NULL: the SHA-256 of
+     * `body`, and no such header. */
+    const char *payload;
+    int         token_unsigned;   /* 1: the session token is not signed       */
+    int         expires;          /* 1 to 604800: presigns, for these seconds */
 } kaws_signing;
 
-/* Writes the value of the Authorization header, NUL-terminated, to
- * `authorization`, a buffer of `cap` bytes. The signature follows the rules of
- * every AWS service except S3. On failure, ARGUMENT, the buffer holds "". */
+/* Writes the value of the Authorization header, NUL-terminated, to `out`, a
+ * buffer of `cap` bytes. If what->expires is set, it writes the query of a
+ * presigned URL instead: what->query, then X-Amz-Algorithm to X-Amz-Signature,
+ * the session token among them, and at most 64 parameters in all. The URL is
+ * "https://" HOST what->path "?" out. Anyone who has it can send that request
+ * until it expires, so it is a secret. None of the X-Amz- headers is added to
+ * it, and S3 wants its payload to be "UNSIGNED-PAYLOAD". `out` must not overlap
+ * what it is made of. On failure, ARGUMENT, it is all zeros. */
 KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
-                               char *authorization, size_t cap,
-                               kaws_error *err);
+                               char *out, size_t cap, kaws_error *err);
+
+/* Writes the value of the X-Amz-Date header, "20150830T123600Z", for Unix
+ * seconds; its first 8 bytes are the date in a signature's scope. Writes "" for
+ * a time that kaws_sign refuses: before the year 1970, after 9999, or 0.
+ * Returns `out`. */
+KAWS_API const char *kaws_amz_date(char out[17], int64_t when);
+
+/* Writes the SHA-256 of the body, in hex: a kaws_signing's payload, and the
+ * value of the X-Amz-Content-SHA256 header. Returns `out`. */
+KAWS_API const char *kaws_payload_sha256(char out[65], kaws_bytes body);
 
 /* ---- small things ------------------------------------------------------ */
 
@@ -3665,13 +3694,14 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
  * ROOM  sigv4    AWS Signature Version 4, in the steps of AWS's page
  * ==========================================================================
  * Uses: err mem buf text crypto
- * Gives: sigv4_key sigv4_authorize kaws_sign
+ * Gives: sigv4_key sigv4_authorize kaws_sign kaws_amz_date
+ *        kaws_payload_sha256
  *
  * "Create a signed AWS API request", step by step: 1 the canonical request,
  * 2 its hash, 3 the string to sign, 4 the signing key, 5 the signature and the
- * header that carries it. Nothing is allocated: the canonical request is fed to
- * a hash. Step 4 is a function of its own, because a signing key serves for a
- * day and a region.
+ * header or query that carries it. Nothing is allocated: the canonical request
+ * is fed to a hash. Step 4 is a function of its own, because a signing key
+ * serves for a day and a region.
  */
 
 #define KAWS__SIGV4_SECRET_MAX 256
@@ -3681,9 +3711,9 @@ typedef struct kaws__field {      /* a header or a parameter                  */
     kaws_bytes name, value;
 } kaws__field;
 
-typedef struct kaws__fields {     /* two more are the headers that we add     */
+typedef struct kaws__fields {     /* three more are headers that we add       */
     size_t      count;
-    kaws__field at[KAWS__SIGV4_MAX + 2];
+    kaws__field at[KAWS__SIGV4_MAX + 3];
 } kaws__fields;
 
 
@@ -3692,6 +3722,23 @@ static int
 kaws__sigv4_unreserved(int c)
 {
     return kaws__text_folded(c) || (c > 0 && strchr("-._~", c) != NULL);
+}
+
+
+/* What stays in a path that is encoded already. */
+static int
+kaws__sigv4_encoded(int c)
+{
+    return kaws__sigv4_unreserved(c) || c == '/' || c == '%';
+}
+
+
+/* A buffer feeds what is written to it into a query, percent-encoded. */
+static void
+kaws__sigv4_encode(void *query, const void *data, size_t len)
+{
+    kaws__text_percent(query, (kaws_bytes){ data, len },
+                       kaws__sigv4_unreserved);
 }
 
 
@@ -3717,19 +3764,21 @@ kaws__sigv4_insert(kaws__fields *list, kaws_bytes name, kaws_bytes value,
 }
 
 
-/* Collects the headers to sign: the caller's, and two that AWS wants signed if
- * they are not among them. Each value ends with a NUL. Returns NULL, or what is
- * wrong. */
+/* Collects the headers to sign: the caller's, and those that AWS wants signed
+ * if they are not among them; a presigned URL needs only Host. Each value ends
+ * with a NUL. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                     const char *date, const char *token)
 {
     const char *const wanted[][2] = {
         { "host", "" }, { "x-amz-date", date },
-        { "x-amz-security-token", token != NULL ? token : "" }
+        { "x-amz-security-token",
+          token != NULL && !what->token_unsigned ? token : "" },
+        { "x-amz-content-sha256", what->payload != NULL ? what->payload : "" }
     };
     const char *const *line = what->headers;
-    size_t i, k;
+    size_t i, k, most = what->expires > 0 ? 1 : 4;
 
     for (headers->count = 0; line != NULL && *line != NULL; line++) {
         kaws_bytes name = kaws__buf_of(*line), value;
@@ -3743,13 +3792,15 @@ kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
         value = kaws__buf_of(*line + name.len + 1);
         kaws__sigv4_insert(headers, name, value, 1);
     }
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < most; i++) {
+        if (i > 0 && *wanted[i][1] == '\0')
+            continue;
         for (k = 0; k < headers->count; k++)
             if (kaws__text_alike(headers->at[k].name, wanted[i][0]))
                 break;
         if (k == headers->count && i == 0)
             return "there is no Host header";
-        if (k == headers->count && *wanted[i][1] != '\0')
+        if (k == headers->count)
             kaws__sigv4_insert(headers, kaws__buf_of(wanted[i][0]),
                                kaws__buf_of(wanted[i][1]), 1);
     }
@@ -3769,13 +3820,23 @@ kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
 
     if (i > 0 && kaws__text_order(headers->at[i - 1].name, name, 1) == 0)
         return 0;
-    kaws__buf_text(out, before);
+    kaws__buf_put(out, before, strlen(before));
     for (; name.len > 0; name.at += n, name.len -= n) {
         for (n = 0; n < sizeof low && n < name.len; n++)
             low[n] = (uint8_t)kaws__text_lower(name.at[n]);
         kaws__buf_put(out, low, n);
     }
     return 1;
+}
+
+
+static void
+kaws__sigv4_names(kaws__buf *out, const kaws__fields *headers)
+{
+    size_t i;
+
+    for (i = 0; i < headers->count; i++)
+        kaws__sigv4_name(out, headers, i, i > 0 ? ";" : "");
 }
 
 
@@ -3865,35 +3926,49 @@ kaws__sigv4_value(kaws__buf *out, const char *value)
         n = strcspn(value, " \t");
         kaws__buf_put(out, value, n);
         n += strspn(value + n, " \t");
-        kaws__buf_text(out, value[n] != '\0' ? " " : "");
+        kaws__buf_put(out, " ", value[n] != '\0');
     }
 }
 
 
-/* `names` are those of the headers, as they stand in the Authorization. */
+/* see Part II */
+KAWS_API const char *
+kaws_payload_sha256(char out[65], kaws_bytes body)
+{
+    uint8_t digest[32];
+
+    kaws__crypto_sha256(digest, body);
+    kaws__text_hex(out, digest, sizeof digest);
+    return out;
+}
+
+
+/* `query` is the request's, or what has been written of a presigned URL's. */
 static const char *
 kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
-                    const kaws__fields *headers, kaws_bytes names)
+                    const kaws__fields *headers, const char *query)
 {
     const char *wrong;
-    uint8_t digest[32];
     char hex[65];
     size_t i;
 
     kaws__buf_text(out, what->method, "\n");
-    kaws__sigv4_path(out, what->path);
+    if (what->path_as_sent && *what->path != '\0')
+        kaws__text_percent(out, kaws__buf_of(what->path), kaws__sigv4_encoded);
+    else
+        kaws__sigv4_path(out, what->path);
     kaws__buf_text(out, "\n");
-    wrong = kaws__sigv4_query(out, what->query);
+    wrong = kaws__sigv4_query(out, query);
     for (i = 0; i < headers->count; i++) {
         int named = kaws__sigv4_name(out, headers, i, "\n");
-        kaws__buf_text(out, named ? ":" : ",");
+        kaws__buf_put(out, named ? ":" : ",", 1);
         kaws__sigv4_value(out, (const char *)headers->at[i].value.at);
     }
     kaws__buf_text(out, "\n\n");
-    kaws__buf_put(out, names.at, names.len);
-    kaws__crypto_sha256(digest, what->body);
-    kaws__text_hex(hex, digest, sizeof digest);
-    kaws__buf_text(out, "\n", hex);
+    kaws__sigv4_names(out, headers);
+    kaws__buf_text(out, "\n", what->payload != NULL && *what->payload != '\0'
+                              ? what->payload
+                              : kaws_payload_sha256(hex, what->body));
     return wrong;
 }
 
@@ -3928,10 +4003,51 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
 }
 
 
-/* ---- steps 2, 3 and 5: the string to sign, the signature, the header ---- */
+/* ---- steps 2, 3 and 5: the string to sign, the signature, the result ---- */
 
-/* Writes the header's value, NUL-terminated. who.secret is not used: `key` was
- * made from it. Returns NULL, or what is wrong. */
+/* The session token of a presigned URL, if there is one. */
+static void
+kaws__sigv4_token(kaws__buf *query, const char *token)
+{
+    kaws__buf encoded = { .feed = kaws__sigv4_encode, .consumer = query };
+
+    if (token == NULL || *token == '\0')
+        return;
+    kaws__buf_text(query, "&X-Amz-Security-Token=");
+    kaws__buf_text(&encoded, token);
+}
+
+
+/* Writes the header's value up to the signature, or the query up to what is not
+ * signed. */
+static void
+kaws__sigv4_begin(kaws__buf *out, const kaws_signing *what, kaws_creds who,
+                  const char *scope, const char *date,
+                  const kaws__fields *headers)
+{
+    kaws__buf encoded = { .feed = kaws__sigv4_encode, .consumer = out };
+    char expires[16];
+
+    if (what->expires <= 0) {
+        kaws__buf_text(out, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
+                       ", SignedHeaders=");
+        kaws__sigv4_names(out, headers);
+        return;
+    }
+    if (what->query != NULL && *what->query != '\0')
+        kaws__buf_text(out, what->query, "&");
+    kaws__buf_text(out, "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=");
+    kaws__buf_text(&encoded, who.id, "/", scope);
+    (void)snprintf(expires, sizeof expires, "%d", what->expires);
+    kaws__buf_text(out, "&X-Amz-Date=", date, "&X-Amz-Expires=", expires,
+                   "&X-Amz-SignedHeaders=");
+    kaws__sigv4_names(&encoded, headers);
+    kaws__sigv4_token(out, what->token_unsigned ? NULL : who.token);
+}
+
+
+/* Writes the header's value or the query, NUL-terminated. who.secret is not
+ * used: `key` was made from it. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
                       const kaws__mac_key *key, char *out, size_t cap)
@@ -3939,13 +4055,11 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
     char date[17], scope[157], string[256], hex[65];
     kaws__sha256 request;
     kaws__buf hashed = { .feed = kaws__crypto_update, .consumer = &request };
-    kaws__buf header = kaws__buf_fixed(out, cap);
+    kaws__buf result = kaws__buf_fixed(out, cap);
     kaws__buf to_sign = kaws__buf_fixed(string, sizeof string);
+    const char *query = what->query, *wrong;
     kaws__fields headers;
     uint8_t digest[32];
-    kaws_bytes names;
-    const char *wrong;
-    size_t i;
 
     kaws__text_amz_date(date, what->when);
     if (snprintf(scope, sizeof scope, "%.8s/%s/%s/aws4_request", date,
@@ -3953,25 +4067,29 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
         return "the names of region and service are too long";
     if ((wrong = kaws__sigv4_collect(&headers, what, date, who.token)) != NULL)
         return wrong;
-    kaws__buf_text(&header, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
-                   ", SignedHeaders=");
-    names.at = header.at + header.len;
-    for (i = 0; i < headers.count; i++)
-        kaws__sigv4_name(&header, &headers, i, i > 0 ? ";" : "");
-    names.len = (size_t)(header.at + header.len - names.at);
+    kaws__sigv4_begin(&result, what, who, scope, date, &headers);
+    if (what->expires > 0 && result.len < cap) {
+        out[result.len] = '\0';
+        query = out;                      /* it is signed so far             */
+    }
 
     kaws__crypto_init(&request);
-    wrong = kaws__sigv4_request(&hashed, what, &headers, names);
+    wrong = kaws__sigv4_request(&hashed, what, &headers, query);
     kaws__crypto_out(&request, digest);
     kaws__text_hex(hex, digest, sizeof digest);
     kaws__buf_text(&to_sign, "AWS4-HMAC-SHA256\n", date, "\n", scope, "\n",
                    hex);
     kaws__crypto_mac(digest, key, kaws__buf_view(&to_sign));
     kaws__text_hex(hex, digest, sizeof digest);
-    kaws__buf_text(&header, ", Signature=", hex);
-    kaws__buf_put(&header, "", 1);
-    return wrong == NULL && header.failed
-         ? "the room for the Authorization value is too small" : wrong;
+    if (what->expires > 0 && what->token_unsigned)
+        kaws__sigv4_token(&result, who.token);
+    kaws__buf_text(&result, what->expires > 0 ? "&X-Amz-Signature="
+                                              : ", Signature=", hex);
+    kaws__buf_put(&result, "", 1);
+    return wrong == NULL && result.failed
+         ? what->expires > 0 ? "the room for the query is too small"
+                             : "the room for the Authorization value is too "
+                               "small" : wrong;
 }
 
 
@@ -3979,22 +4097,24 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
 static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
+    const char *const payload = what->payload != NULL ? what->payload : "";
     const char *const words[] = { what->method, what->region, what->service,
-                                  who.id, who.secret, what->path };
+                                  who.id, *payload != '\0' ? payload : "none",
+                                  who.secret, what->path };
     const char *const lines[] = { what->path, what->query, who.token };
     size_t i, n;
 
-    for (i = 0; i < 6; i++)
+    for (i = 0; i < 7; i++)
         if (words[i] == NULL)
             return "method, region, service, id, secret and path must not be "
                    "NULL";
-    for (i = 0; i < 4; i++) {             /* three stand between slashes     */
+    for (i = 0; i < 5; i++) {             /* three stand between slashes     */
         for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
             if (words[i][n] == '/')
                 break;
         if (n == 0 || words[i][n] != '\0')
-            return "method, region, service and id must be words, without "
-                   "slashes";
+            return "method, region, service, id and payload must be words, "
+                   "without slashes";
     }
     if (*who.secret == '\0')
         return "the secret is empty";
@@ -4009,14 +4129,19 @@ kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
         return "the body is NULL, but not empty";
     if (what->when <= 0 || what->when > 253402300799)
         return "the time is not between the years 1970 and 9999";
+    if (what->expires < 0 || what->expires > 604800)
+        return "a presigned URL expires after 1 to 604800 seconds";
+    if (what->expires > 0 && what->query != NULL &&
+        strstr(what->query, "X-Amz-Signature=") != NULL)
+        return "the query is that of a presigned URL";
     return NULL;
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
-          size_t cap, kaws_error *err)
+kaws_sign(const kaws_signing *what, kaws_creds who, char *out, size_t cap,
+          kaws_error *err)
 {
     const char *wrong = "the request and the room for the result must not be "
                         "NULL";
@@ -4024,19 +4149,29 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
     char date[17];
 
     kaws__err_clear(err);
-    if (what != NULL && authorization != NULL)
+    if (what != NULL && out != NULL)
         wrong = kaws__sigv4_refuse(what, who);
     if (wrong == NULL) {
         kaws__text_amz_date(date, what->when);
         kaws__sigv4_key(&key, who.secret, date, what->region, what->service);
-        wrong = kaws__sigv4_authorize(what, who, &key, authorization, cap);
+        wrong = kaws__sigv4_authorize(what, who, &key, out, cap);
         kaws_wipe(&key, sizeof key);
     }
     if (wrong == NULL)
         return KAWS_OK;
-    if (authorization != NULL && cap > 0)
-        authorization[0] = '\0';
+    kaws_wipe(out, cap);                  /* a query may hold the token      */
     return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: %s", wrong);
+}
+
+
+/* see Part II */
+KAWS_API const char *
+kaws_amz_date(char out[17], int64_t when)
+{
+    kaws__text_amz_date(out, when);
+    if (when <= 0 || when > 253402300799)
+        out[0] = '\0';
+    return out;
 }
 
 
@@ -6174,8 +6309,9 @@ kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
     kaws__calls *k = c->op->calls;
-    kaws_signing what = { "POST", "/", NULL, c->target->region, "kms",
-                          c->headers, kaws__buf_view(&c->body), 0 };
+    kaws_signing what = { .method = "POST", .path = "/", .service = "kms",
+                          .region = c->target->region, .headers = c->headers,
+                          .body = kaws__buf_view(&c->body) };
     char date[17];
     const char *wrong;
     kaws__signer signer;

@@ -151,8 +151,9 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("walk_begin")
     lib.ok("walk_next")
     lib.ok("walk_end")
-    lib.ok("sign", "POST", "/", None, EU, "kms", b"{}", 1795482123, "AKID", "secret", None,
-           "Host: h")
+    for expires in (0, 60):
+        lib.ok("sign", "POST", "/", None, EU, "kms", b"{}", 1795482123, "AKID", "secret", "token",
+               1, "UNSIGNED-PAYLOAD", 1, expires, "Host: h")
     lib.ok("texts")
     lib.ok("wipe", b"secret")
     lib.ok("show", "a name")
