@@ -64,6 +64,7 @@
  *                       leaves AWS
  *     blob              a key as KMS encrypted it: ciphertext
  *     to seal           to have KMS encrypt a key; kaws_sealed holds the result
+ *     to pack           to write a sealed value as bytes that travel
  *     plaintext         a key's bytes before sealing
  *     credentials       access key id, secret access key, session token
  *     conf file         the file that the credentials are read from
@@ -318,6 +319,16 @@
  * the file, and each change, logs a note with the number of keys and the first
  * bytes of the checksum. Removing a key does not remove it from older copies of
  * the file. Only deleting the KMS key does.
+ *
+ * A sealed value that needs no data file has a format of its own, which
+ * kaws_sealed_pack writes. Its numbers are little-endian, too:
+ *
+ *               0   8  "KAWSSEAL"
+ *               8   2  format version: 1
+ *              10   2  length of the KMS key ARN  (a)
+ *              12   2  length of the key material id, 0 if unknown  (m)
+ *              14   2  length of the blob  (b)
+ *              16      ARN (a)  key material id (m)  blob (b)
  *
  *
  * 8  WHAT GOES OVER THE WIRE
@@ -808,6 +819,35 @@ KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
 
+/* ---- sealed values that travel, in files or messages; without a ring ----
+ *
+ * The bytes have a format version and a place for each length (section 7), and
+ * no checksum. They hold no secret. KMS decrypts the blob only if nobody has
+ * changed it, and only with the context that it was sealed with; the KMS key
+ * must be the one that the ARN names, and of a trusted account. What is not
+ * protected: the key material id may have been changed, and the whole value
+ * exchanged for another one that was sealed with the same context. So put into
+ * the context what tells your values apart. Nothing is allocated. */
+
+#define KAWS_SEALED_PACKED_MAX 6479       /* no packed value has more bytes   */
+
+/* Packs a sealed value as KMS returned it. *out_len is the size of the buffer
+ * before the call, the number of bytes after it, and 0 on failure. On failure
+ * the buffer is all zeros. It must not overlap *in. ARGUMENT: it is too small,
+ * kms_key_arn is not the ARN of a KMS key (a value without one does not say
+ * what decrypts it), key_material_id is not made of letters, digits, - / and _,
+ * or the blob is empty or too long. */
+KAWS_API kaws_status kaws_sealed_pack(const kaws_sealed *in, uint8_t *out,
+                                      size_t *out_len, kaws_error *err);
+
+/* Unpacks what kaws_sealed_pack packed, and nothing else: packing *out again
+ * would give the same bytes. They may come from anyone. On failure *out is all
+ * zeros. ARGUMENT: they are not a packed value, are cut off, go on behind its
+ * end, have a format version that this version does not know, or hold what
+ * kaws_sealed_pack refuses. */
+KAWS_API kaws_status kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out,
+                                        kaws_error *err);
+
 /* ---- SigV4 without a ring; allocates nothing --------------------------- */
 
 typedef struct kaws_creds {
@@ -898,7 +938,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *      the system      lobby  sys  thread  disk
  *      basics          err  mem  buf  text  json  crypto
  *      a request       sigv4  url  curl  http  sources  creds
- *      AWS KMS         arn  trust  fault  calls  kms
+ *      AWS KMS         arn  trust  fault  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
  *
@@ -7113,6 +7153,167 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
                           silent ? NULL : op->err) != KAWS_OK)
         return silent ? status : KAWS_FOREIGN;
     kaws__err_clear(op->err);
+    return KAWS_OK;
+}
+
+
+/* ==========================================================================
+ * ROOM  pack     sealed values as bytes that travel
+ * ==========================================================================
+ * Uses: err buf arn
+ * Gives: kaws_sealed_pack kaws_sealed_unpack
+ *
+ * Section 7 of the manual has the diagram. What is unpacked may be an
+ * attacker's, and what is packed may be a caller's mistake, so one function
+ * checks the parts of both.
+ */
+
+#define KAWS__PACK_MAGIC   "KAWSSEAL"
+#define KAWS__PACK_VERSION  1
+#define KAWS__PACK_FIXED   16     /* bytes before the parts                   */
+
+/* The parts, in their order. */
+enum { KAWS__PACK_ARN, KAWS__PACK_MATERIAL, KAWS__PACK_BLOB, KAWS__PACK_PARTS };
+
+
+/* A text in an array; the whole array if it has no end. */
+static kaws_bytes
+kaws__pack_text(const char *array, size_t size)
+{
+    const char *end = memchr(array, 0, size);
+
+    return (kaws_bytes){ (const uint8_t *)array,
+                         end != NULL ? (size_t)(end - array) : size };
+}
+
+
+/* Returns NULL, or what is wrong. */
+static const char *
+kaws__pack_refuse(const kaws_bytes parts[KAWS__PACK_PARTS])
+{
+    kaws_bytes material = parts[KAWS__PACK_MATERIAL];
+    kaws_bytes blob = parts[KAWS__PACK_BLOB];
+    kaws__arn arn;
+
+    if (!kaws__arn_parse(parts[KAWS__PACK_ARN], &arn) ||
+        arn.resource.at[0] != 'k')
+        return "it does not name its KMS key by an ARN";
+    if (material.len > 64 || (material.len > 0 && !kaws__arn_word_ok(material)))
+        return "its key material id cannot be one";
+    if (blob.len == 0 || blob.len > 6144)
+        return "its blob does not have 1 to 6144 bytes";
+    return NULL;
+}
+
+
+/* Returns NULL, or what is wrong. */
+static const char *
+kaws__pack_write(kaws__buf *out, const kaws_sealed *in)
+{
+    const kaws_bytes parts[KAWS__PACK_PARTS] = {
+        kaws__pack_text(in->kms_key_arn, sizeof in->kms_key_arn),
+        kaws__pack_text(in->key_material_id, sizeof in->key_material_id),
+        { in->blob, in->blob_len }
+    };
+    uint8_t fixed[KAWS__PACK_FIXED] = KAWS__PACK_MAGIC;
+    const char *wrong = kaws__pack_refuse(parts);
+    size_t i;
+
+    if (wrong != NULL)
+        return wrong;
+    fixed[8] = KAWS__PACK_VERSION;
+    for (i = 0; i < KAWS__PACK_PARTS; i++) {
+        fixed[10 + 2 * i] = (uint8_t)parts[i].len;
+        fixed[11 + 2 * i] = (uint8_t)(parts[i].len >> 8);
+    }
+    kaws__buf_put(out, fixed, sizeof fixed);
+    for (i = 0; i < KAWS__PACK_PARTS; i++)
+        kaws__buf_put(out, parts[i].at, parts[i].len);
+    return out->failed ? "the buffer is too small for it" : NULL;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_sealed_pack(const kaws_sealed *in, uint8_t *out, size_t *out_len,
+                 kaws_error *err)
+{
+    const size_t room = out != NULL && out_len != NULL ? *out_len : 0;
+    const char *wrong = "in, out and out_len must not be NULL";
+    kaws__buf packed = kaws__buf_fixed(out, room);
+
+    kaws__err_clear(err);
+    if (in != NULL && out != NULL && out_len != NULL)
+        wrong = kaws__pack_write(&packed, in);
+    if (out_len != NULL)
+        *out_len = wrong == NULL ? packed.len : 0;
+    if (wrong == NULL)
+        return KAWS_OK;
+    if (room > 0)
+        memset(out, 0, room);
+    return kaws__err_set(err, KAWS_ARGUMENT, "cannot pack the sealed value: %s",
+                         wrong);
+}
+
+
+/* Two bytes, little-endian. */
+static unsigned
+kaws__pack_number(const uint8_t *at)
+{
+    return (unsigned)(at[0] | at[1] << 8);
+}
+
+
+/* Points at the parts. Returns NULL, or what is wrong. */
+static const char *
+kaws__pack_split(kaws_bytes packed, kaws_bytes parts[KAWS__PACK_PARTS])
+{
+    size_t at = KAWS__PACK_FIXED, i;
+
+    for (i = 0; i < KAWS__PACK_PARTS; i++) {
+        parts[i].len = kaws__pack_number(packed.at + 10 + 2 * i);
+        if (parts[i].len > packed.len - at)
+            return "it is cut off";
+        parts[i].at = packed.at + at;
+        at += parts[i].len;
+    }
+    return at < packed.len ? "there are bytes behind its end"
+                           : kaws__pack_refuse(parts);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
+{
+    kaws_bytes parts[KAWS__PACK_PARTS];
+    const char *wrong = NULL;
+
+    kaws__err_clear(err);
+    if (out != NULL)
+        memset(out, 0, sizeof *out);
+    if (out == NULL || packed.at == NULL)
+        wrong = "packed and out must not be NULL";
+    else if (packed.len < KAWS__PACK_FIXED ||
+             memcmp(packed.at, KAWS__PACK_MAGIC, 8) != 0)
+        wrong = "these bytes are none";
+    else if (kaws__pack_number(packed.at + 8) != KAWS__PACK_VERSION)
+        return kaws__err_set(err, KAWS_ARGUMENT, "cannot unpack the sealed "
+                             "value: it has format version %u, and this "
+                             "keyring_aws knows version 1: use a newer one",
+                             kaws__pack_number(packed.at + 8));
+    else
+        wrong = kaws__pack_split(packed, parts);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_ARGUMENT, "cannot unpack the sealed "
+                             "value: %s", wrong);
+    (void)kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
+                              parts[KAWS__PACK_ARN]);
+    (void)kaws__buf_copy_text(out->key_material_id,
+                              sizeof out->key_material_id,
+                              parts[KAWS__PACK_MATERIAL]);
+    out->blob_len = parts[KAWS__PACK_BLOB].len;
+    memcpy(out->blob, parts[KAWS__PACK_BLOB].at, out->blob_len);
     return KAWS_OK;
 }
 

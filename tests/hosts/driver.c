@@ -406,6 +406,36 @@ run_kms_reencrypt(job *j)
 }
 
 
+/* BLOB ARN MATERIAL; gives the packed BYTES */
+static kaws_status
+run_sealed_pack(job *j)
+{
+    uint8_t packed[KAWS_SEALED_PACKED_MAX];
+    size_t len = sizeof packed;
+    kaws_sealed sealed;
+    kaws_status status;
+
+    take_sealed(j, &sealed);
+    (void)snprintf(sealed.key_material_id, sizeof sealed.key_material_id, "%s",
+                   TEXT(2));
+    status = kaws_sealed_pack(&sealed, packed, &len, &j->err);
+    if (status == KAWS_OK)
+        put_bytes(j->out, packed, len);
+    return status;
+}
+
+
+/* BYTES; gives BLOB ARN MATERIAL */
+static kaws_status
+run_sealed_unpack(job *j)
+{
+    kaws_sealed sealed;
+
+    return put_sealed(j, kaws_sealed_unpack(bytes_of(&j->args[0]), &sealed,
+                                            &j->err), &sealed);
+}
+
+
 /* ---- the rest ---------------------------------------------------------- */
 
 /* METHOD PATH QUERY REGION SERVICE BODY WHEN ID SECRET TOKEN PATH-AS-SENT
@@ -524,6 +554,8 @@ static const command commands[] = {
     { "kms_encrypt", 1, ARGS, run_kms_encrypt, 0 },
     { "kms_decrypt", 3, ARGS, run_kms_decrypt, 0 },
     { "kms_reencrypt", 2, ARGS, run_kms_reencrypt, 0 },
+    { "sealed_pack", 3, 3, run_sealed_pack, 0 },
+    { "sealed_unpack", 1, 1, run_sealed_unpack, 0 },
     { "sign", 14, ARGS, run_sign, 0 },
     { "texts", 0, 0, run_texts, 1 },
     { "show", 1, 1, run_show, 1 },
