@@ -841,10 +841,10 @@ KAWS_API kaws_status kaws_sealed_pack(const kaws_sealed *in, uint8_t *out,
                                       size_t *out_len, kaws_error *err);
 
 /* Unpacks what kaws_sealed_pack packed, and nothing else: packing *out again
- * would give the same bytes. They may come from anyone. On failure *out is all
- * zeros. ARGUMENT: they are not a packed value, are cut off, go on behind its
- * end, have a format version that this version does not know, or hold what
- * kaws_sealed_pack refuses. */
+ * would give the same bytes. They may come from anyone, and must not overlap
+ * *out. On failure *out is all zeros. ARGUMENT: they are not a packed value,
+ * are cut off, go on behind its end, have a format version that this version
+ * does not know, or hold what kaws_sealed_pack refuses. */
 KAWS_API kaws_status kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out,
                                         kaws_error *err);
 
@@ -856,10 +856,10 @@ typedef struct kaws_creds {
 } kaws_creds;
 
 /* The request to sign. Path and query are as they will be sent,
- * percent-encoded. `headers` are all headers to sign, Host among them, 64 at
- * most. X-Amz-Date and X-Amz-Security-Token are signed even if they are not
- * listed; the caller must send both. The last four members are 0 for a request
- * with headers to any service but S3. S3 needs path_as_sent and a payload. */
+ * percent-encoded, with upper-case digits. `headers` are all headers to sign,
+ * Host among them, 64 at most. X-Amz-Date and X-Amz-Security-Token are signed
+ * even if they are not listed; the caller must send both. Most services need
+ * none of the last four members. S3 needs path_as_sent and a payload. */
 typedef struct kaws_signing {
     const char *method;           /* "POST"                                   */
     const char *path;             /* "/"                                      */
@@ -874,10 +874,12 @@ typedef struct kaws_signing {
     int         path_as_sent;
     /* "UNSIGNED-PAYLOAD", the SHA-256 of the body (kaws_payload_sha256), or
      * another word of AWS's. It is signed in place of `body`, and as the header
-     * X-Amz-Content-SHA256, which the caller must send. NULL: the SHA-256 of
-     * `body`, and no such header. */
+     * X-Amz-Content-SHA256, which the caller must send. (If it is listed, too,
+     * it must have this value.) NULL: the SHA-256 of `body`, and no header. */
     const char *payload;
-    int         token_unsigned;   /* 1: the session token is not signed       */
+    /* 1: the session token is sent, but not signed, as a few services want. A
+     * header X-Amz-Security-Token must not be listed then. */
+    int         token_unsigned;
     int         expires;          /* 1 to 604800: presigns, for these seconds */
 } kaws_signing;
 

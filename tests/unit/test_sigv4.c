@@ -397,6 +397,11 @@ test_presigned(void **state)
     assert_int_equal(strncmp(sign(&q, creds), "X-Amz-Algorithm=", 16), 0);
     assert_non_null(strstr(sign(&q, creds), kaws_amz_date(date, q.when)));
     assert_non_null(strstr(sign(&q, creds), "SignedHeaders=host&X-Amz-Sig"));
+    snprintf(first, sizeof first, "%s", sign(&q, creds));
+    who.id = ID;
+    who.token = "";
+    q.query = "";
+    unit_same_text("nothing is none", sign(&q, who), first);
     q.payload = "UNSIGNED-PAYLOAD";       /* signed, but it adds no header   */
     assert_non_null(strstr(sign(&q, creds), "SignedHeaders=host&X-Amz-Sig"));
 }
