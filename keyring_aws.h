@@ -4024,9 +4024,9 @@ static void
 kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                 const char *region, const char *service)
 {
-    const kaws_bytes parts[] = { { (const uint8_t *)date, 8 },
-                                 kaws__buf_of(region), kaws__buf_of(service),
-                                 kaws__buf_of("aws4_request") };
+    const kaws_bytes parts[4] = { { (const uint8_t *)date, 8 },
+                                  kaws__buf_of(region), kaws__buf_of(service),
+                                  kaws__buf_of("aws4_request") };
     uint8_t first[4 + KAWS__SIGV4_SECRET_MAX], key[32];
     kaws__buf start = kaws__buf_fixed(first, sizeof first);
     kaws_bytes chain;
