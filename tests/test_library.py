@@ -721,10 +721,9 @@ def test_a_sealed_value_travels(driver, emulator):
     assert opened(other, "yours").status == "MISMATCH"
     assert opened(other[:-1] + bytes([other[-1] ^ 1])).status == "MISMATCH"
     assert opened(other.replace(sealed[2], b"0" * len(sealed[2]))).results == [plain]
-    arn = far.encode()
     assert opened(other.replace(ACCOUNT.encode(), OTHER_ACCOUNT.encode())).status == "FOREIGN"
-    assert opened(other.replace(arn, arn[:-1] + bytes([arn[-1] ^ 1]))).status in (
-        "KMS_KEY", "DENIED", "MISMATCH")
+    wrong = far[:-1] + ("0" if far[-1] != "0" else "1")
+    assert opened(other.replace(far.encode(), wrong.encode())).status == "KMS_KEY"
     requests = len(emulator.log()["requests"])
     for bad in (other[:-1], other + b"!", other[:8] + b"\2" + other[9:], b"", b"KAWSSEAL"):
         answer = there.call("sealed_unpack", bad)
