@@ -33,17 +33,13 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
 
 import pymysql
+from debian import ServerError, fetch, unpack
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
-
-
-class ServerError(Exception):
-    """Something could not be fetched, made or started; the text says what to do."""
 
 
 def _once(folder: Path, ready: Callable[[], bool], make: Callable[[Path], None]) -> Path:
@@ -88,39 +84,6 @@ PARTS = {
     # moto does not depend on flask-cors and yaml, but does not start without them
     "python": ("python3-moto", "python3-flask-cors", "python3-yaml"),
 }
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-
-# Packages that are depended upon and not needed: apt is told that they are there.
-NOT_NEEDED = ("perl", "debconf", "ca-certificates")
-
-# Files that are not needed: of the programs only mysqld, mysql and python3 are.
-EXCLUDE = ("./usr/share/doc", "./usr/share/man", "./usr/share/locale", "./usr/bin/mysql?*",
-           "./usr/bin/my_*", "./usr/bin/myisam*", "./usr/bin/perror", "./usr/bin/i*",
-           "./usr/lib/*/gconv")
-
-APT_CONF = """\
-#clear APT::Update::Pre-Invoke;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-#clear APT::Architectures;
-APT::Architectures "{arch}";
-APT::Install-Recommends "false";
-APT::Sandbox::User "root";
-APT::Update::Error-Mode "any";
-Acquire::Check-Valid-Until "false";
-Acquire::Languages "none";
-Acquire::Retries "2";
-Acquire::http::Timeout "20";
-Acquire::https::Timeout "20";
-Debug::NoLocking "true";
-Dir::Cache "{apt}/cache";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-Dir::Etc::sourcelist "{apt}/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::State::lists "{apt}/lists";
-Dir::State::status "{apt}/status";
-"""
 
 
 def tree(want: Iterable[str] | None = None) -> Path:
@@ -140,81 +103,11 @@ def tree(want: Iterable[str] | None = None) -> Path:
     def make(new: Path) -> None:
         parts = sorted(wanted | there())
         print(f"fetching {' and '.join(parts)} from Debian sid ...", file=sys.stderr, flush=True)
-        _fetch(new / "apt", [name for part in parts for name in PARTS[part]])
-        _unpack(new, list((new / "apt/cache/archives").glob("*.deb")))
+        unpack(new, fetch(new / "apt", [name for part in parts for name in PARTS[part]], "sid"))
         shutil.rmtree(new / "apt")
         (new / "parts").write_text("\n".join(parts) + "\n", "ascii")
 
     return _once(folder, lambda: wanted <= there(), make)
-
-
-def _fetch(apt: Path, packages: list[str]) -> None:
-    """Let apt-get resolve and download, with a configuration all of its own."""
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise ServerError("Debian's apt-get and dpkg-deb are needed to fetch the test servers: run"
-                          " the tests on Debian 12 or newer.")
-    if not KEYRING.exists():
-        raise ServerError(f"{KEYRING} is not there: run 'apt-get install debian-archive-keyring'.")
-    for name in ("lists/partial", "cache/archives/partial"):
-        (apt / name).mkdir(parents=True)
-    arch = _output("dpkg", "--print-architecture").strip()
-    source = f"deb [signed-by={KEYRING} target=Packages] {_mirror()} sid main\n"
-    (apt / "sources.list").write_text(source)
-    (apt / "status").write_text("".join(
-        f"Package: {name}\nStatus: install ok installed\nVersion: 9999\nArchitecture: {arch}\n"
-        "Multi-Arch: allowed\nMaintainer: none\nDescription: not needed\n\n"
-        for name in NOT_NEEDED))
-    (apt / "apt.conf").write_text(APT_CONF.format(arch=arch, apt=apt))
-    for pause in (3, 15, None):     # mirrors and networks hiccup, and sid moves while we look
-        reason = _apt_get(apt, "update") or _apt_get(
-            apt, "install", "--download-only", "--yes", *packages)
-        if not reason:
-            return
-        if pause:
-            print(f"{reason}; trying again in {pause} s", file=sys.stderr, flush=True)
-            time.sleep(pause)
-    raise ServerError(f"apt-get cannot fetch Debian sid's packages ({reason}): check that this"
-                      " machine reaches the Debian mirror in its apt sources, and that its"
-                      " debian-archive-keyring is the newest.")
-
-
-def _apt_get(apt: Path, *args: str) -> str:
-    """Run apt-get; the reason if it fails, else nothing."""
-    run = subprocess.run(["apt-get", "-c", apt / "apt.conf", "-q", *args], text=True, check=False,
-                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, env={**os.environ, "LC_ALL": "C"})
-    errors = re.findall(r"^E: *(.*)", run.stdout, re.M) or [f"it ended with {run.returncode}"]
-    return errors[0].strip() if run.returncode else ""
-
-
-def _mirror() -> str:
-    """The Debian mirror that this machine itself uses: it has a `-updates` suite."""
-    try:
-        uris = _output("apt-get", "update", "--print-uris")
-    except ServerError:
-        uris = ""
-    ours = re.search(r"^'(\S*debian\S*?)/dists/\w+-updates/", uris, re.M)
-    return ours.group(1) if ours else "http://deb.debian.org/debian"
-
-
-def _unpack(root: Path, packages: list[Path]) -> None:
-    """Unpack packages, largest first, on all cores.  No maintainer script runs."""
-    for name in ("bin", "sbin", "lib", "lib64"):
-        (root / "usr" / name).mkdir(parents=True)
-        (root / name).symlink_to(f"usr/{name}")
-    into = ["tar", "-x", "-C", str(root), "--keep-directory-symlink", "--no-same-owner",
-            *(f"--exclude={pattern}" for pattern in EXCLUDE)]
-
-    def unpack(package: Path) -> None:
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package],
-                              stdout=subprocess.PIPE) as deb:
-            tar = subprocess.run(into, stdin=deb.stdout, check=False)
-        if deb.returncode or tar.returncode:
-            raise ServerError(f"{package.name} cannot be unpacked: is the disk full?")
-
-    by_size = sorted(packages, key=lambda package: -package.stat().st_size)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(unpack, by_size))
 
 
 def _output(*argv: str | Path, env: dict[str, str] | None = None) -> str:

@@ -13,11 +13,6 @@ NEED_TEST      += g++ lld pkg-config lintian man-db dpkg-dev
 
 # ---- one file ----------------------------------------------------------------
 
-APT = apt-get -qq -oDir::Etc::SourceList=$(CURDIR)/build/apt/list \
-      -oDir::Etc::SourceParts=/dev/null -oAPT::Sandbox::User= \
-      -oDir::State::Lists=$(CURDIR)/build/apt/lists \
-      -oDir::Cache=$(CURDIR)/build/apt
-
 standalone: build/keyring_aws_standalone.h
 
 build/keyring_aws_standalone.h: $(HEADER) keyring_aws_plugin.c amalgamate.py \
@@ -25,9 +20,8 @@ build/keyring_aws_standalone.h: $(HEADER) keyring_aws_plugin.c amalgamate.py \
 	$(PYTHON) amalgamate.py --bearssl build/bearssl-0.6
 
 build/bearssl-0.6: | need-standalone
-	mkdir -p build/apt/lists
-	echo 'deb-src http://deb.debian.org/debian bookworm main' > build/apt/list
-	cd build/apt && $(APT) update && $(APT) source --download-only bearssl
+	@mkdir -p build
+	$(PYTHON) tests/hosts/debian.py build/apt bookworm bearssl
 	tar xf build/apt/bearssl_*.orig.tar.* -C build --no-same-owner
 
 # The tests, beside that header; and nothing where BearSSL's or libcurl's is.
