@@ -51,7 +51,8 @@ CONFIGURATIONS = {
     "sid": ({"sources.list": "deb http://a.example/d unstable non-free main"},
             [{"uris": "http://a.example/d"}]),
     "stanza": ({"parts/debian.sources": "Types: deb deb-src\n# one\n"
-                "URIs: http://a.example/debian\nSUITES: bookworm bookworm-updates\nComponents: main\n contrib\n"
+                "URIs: http://a.example/debian\nSUITES: bookworm bookworm-updates\n"
+                "Components: main\n contrib\n"
                 f"Architectures: amd64\nSigned-By:\n {KEY}\nCheck-Valid-Until: no\n"},
                [{"signed-by": f"\n {KEY}", "check-valid-until": "no",
                  "uris": "http://a.example/debian"}]),

@@ -110,10 +110,10 @@ def tree(want: Iterable[str] | None = None) -> Path:
     return _once(folder, lambda: wanted <= there(), make)
 
 
-def _output(*argv: str | Path, env: dict[str, str] | None = None) -> str:
+def _output(*argv: str | Path, cwd: Path | None = None) -> str:
     """What a command prints."""
     try:
-        return subprocess.run(argv, check=True, capture_output=True, text=True, env=env,
+        return subprocess.run(argv, check=True, capture_output=True, text=True, cwd=cwd,
                               stdin=subprocess.DEVNULL).stdout
     except FileNotFoundError as missing:
         raise ServerError(f"{argv[0]} is not installed.") from missing
@@ -512,9 +512,9 @@ CA_CONF = """\
 [ca]
 default_ca = it
 [it]
-database = {work}/index
-serial = {work}/serial
-new_certs_dir = {work}
+database = index
+serial = serial
+new_certs_dir = .
 default_md = sha256
 policy = any
 copy_extensions = copy
@@ -547,6 +547,8 @@ def _make_certificates(folder: Path) -> None:
     local = "IP:127.0.0.1,IP:::1,DNS:localhost"
     now = int(time.time())
     day = 86400
+    (folder / "index").touch()
+    (folder / "ca.conf").write_text(CA_CONF)
     for ca in ("ca", "other_ca"):
         _request(folder, ca, "-x509", "-days", "3650",
                  "-addext", "basicConstraints=critical,CA:TRUE",
@@ -559,24 +561,17 @@ def _make_certificates(folder: Path) -> None:
         _request(folder, name, "-addext", f"subjectAltName={names}")
         times = [time.strftime("%y%m%d%H%M%SZ", time.gmtime(when)) for when in (start, end)]
         _output("openssl", "ca", "-batch", "-notext", "-rand_serial",
-                "-config", _ca_conf(folder), "-cert", folder / f"{ca}.crt",
-                "-keyfile", folder / f"{ca}.key", "-in", folder / f"{name}.csr",
-                "-out", folder / f"{name}.crt", "-startdate", times[0], "-enddate", times[1])
-
-
-def _ca_conf(folder: Path) -> Path:
-    (folder / "index").touch()
-    conf = folder / "ca.conf"
-    conf.write_text(CA_CONF.format(work=folder))
-    return conf
+                "-config", "ca.conf", "-cert", f"{ca}.crt", "-keyfile", f"{ca}.key",
+                "-in", f"{name}.csr", "-out", f"{name}.crt", "-startdate", times[0],
+                "-enddate", times[1], cwd=folder)
 
 
 def _request(folder: Path, name: str, *options: str) -> None:
     """A key, and a request to certify it or, with -x509, its own certificate."""
-    out = folder / f"{name}.{'crt' if '-x509' in options else 'csr'}"
+    out = f"{name}.{'crt' if '-x509' in options else 'csr'}"
     _output("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-nodes", "-config", _ca_conf(folder), "-subj", f"/CN=keyring_aws test {name}",
-            "-keyout", folder / f"{name}.key", "-out", out, *options)
+            "-nodes", "-config", "ca.conf", "-subj", f"/CN=keyring_aws test {name}",
+            "-keyout", f"{name}.key", "-out", out, *options, cwd=folder)
 
 
 if __name__ == "__main__":
