@@ -111,7 +111,7 @@ def test_manual_page_is_the_readme(installed):
 
 
 def test_manual_page_formats_what_the_readme_may_say(tmp_path):
-    """Each form, in the formatter's own words; and what would mean something to it means nothing."""
+    """Each form, in the formatter's own words; what would mean something to it means nothing."""
     (tmp_path / "README.md").write_text(
         "# title\n\n.begins 'with a `dot\\` and\n.so *on* **and `-x` so** [on *it*](#x)\n\n"
         "## A \"chapter\"\n\n* one\n  goes on\n\n      .code 'x' \\n -y\n\n  more\n* two\n\n"
@@ -307,9 +307,10 @@ def test_scripts_keep_the_folder(debs, tmp_path, user):
 
 
 def test_packaged_library_works(debs, tmp_path):
+    shutil.copy(TOP / "tests/build/story.c", tmp_path)
     (tmp_path / "program.c").write_text('#define KEYRING_AWS_IMPLEMENTATION\n'
                                         '#include "keyring_aws.h"\n'
-                                        f'#include "{TOP}/tests/build/story.c"\n')
+                                        '#include "story.c"\n')
     program = compile_with(debs[1], "usr", tmp_path / "program.c", tmp_path / "program")
     conf = write_conf(tmp_path / "conf", ACCESS_KEY_ID, SECRET)
     assert output(program, tmp_path / "data", conf) == "ok\n"
