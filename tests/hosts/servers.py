@@ -13,14 +13,16 @@ on the machine.  MYSQLD=/path/mysqld in the environment names another server to 
         db.kill()                       # as kill -9 does
         print(db.log())
 
-`servers.py` makes the tree and prints its place.
+`servers.py` makes the tree and prints its place, or says what MYSQLD is.
 """
 
 import atexit
 import contextlib
 import ctypes
 import fcntl
-import glob
+import functools
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -38,6 +40,7 @@ from typing import Callable, Iterable, Iterator, NamedTuple
 
 import pymysql
 from debian import ServerError, fetch, unpack
+from versions import OLDEST
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
 
@@ -91,7 +94,7 @@ def tree(want: Iterable[str] | None = None) -> Path:
     by default all, but no MySQL if MYSQLD names another.  The tree keeps the versions of the day
     it was made; remove build/tree to get newer ones.
     """
-    default = ("python",) if "MYSQLD" in os.environ else PARTS
+    default = ("python",) if os.environ.get("MYSQLD") else PARTS
     wanted = set(default if want is None else want)
     folder = BUILD / "tree"
 
@@ -232,6 +235,95 @@ def memory_of(pid: int) -> Iterator[tuple[bool, str, bytes]]:
 
 # ---- MySQL --------------------------------------------------------------------------
 
+class Mysqld(NamedTuple):
+    """A server's program, and where it was installed."""
+    program: Path | None    # MYSQLD's; none: the tree's
+    version: tuple[int, ...]
+    basedir: Path
+    plugins: Path           # its folder of plugins
+    share: Path             # its folder of messages and character sets
+    mark: str = ""          # of MYSQLD's, which may be one of several with that version
+
+    @property
+    def script(self) -> bool:
+        return bool(self.program) and self.program.read_bytes()[:2] == b"#!"
+
+
+def mysqld() -> Mysqld:
+    """The server to test with: MYSQLD's, or the tree's."""
+    return _look_at(os.environ.get("MYSQLD", ""))
+
+
+@functools.lru_cache
+def _look_at(named: str) -> Mysqld:
+    if not named:
+        argv, env = run_in_tree("mysqld", "--no-defaults", "--version")
+        return Mysqld(None, _version(_said(argv, env)), *_installation([tree(["mysql"]) / "usr"]))
+    try:
+        program = Path(shutil.which(named) or named if "/" not in named else named).resolve()
+        if not program.is_file() or not os.access(program, os.X_OK):
+            raise ServerError(f"{program} is no program: set MYSQLD to a mysqld, or unset it.")
+        version = _version(_said([str(program), "--no-defaults", "--version"],
+                                 clean_environment()))
+        mark = hashlib.sha256(f"{program} {program.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+        places = itertools.chain([program.parent.parent], _own_basedir(program))
+        return Mysqld(program, version, *_installation(places), mark)
+    except ServerError as error:
+        raise ServerError(f"MYSQLD={named}: {error}") from None
+
+
+def _said(argv: list[str], env: dict[str, str]) -> str:
+    """What a program that soon ends prints."""
+    try:
+        return subprocess.run(argv, env=env, text=True, errors="replace", check=False, timeout=60,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+
+
+def _version(answer: str) -> tuple[int, ...]:
+    """By what `mysqld --version` says; an error unless it is a MySQL server that we know."""
+    last = answer.strip().rpartition("\n")[2]
+    found = re.search(r"(\S*)\s+Ver (\d+)\.(\d+)\.(\d+)", last)
+    said = f"it says '{last[:200]}'"
+    if "mariadb" in last.lower():
+        raise ServerError(f"this is MariaDB, which has no keyring plugins; {said}.")
+    if not found or "mysqld" not in found[1].rpartition("/")[2]:
+        raise ServerError(f"this is no MySQL server; {said}. Set MYSQLD to a mysqld, or unset it.")
+    version = tuple(map(int, found.groups()[1:]))
+    if version < OLDEST:
+        raise ServerError("this server is too old, because keyrings came with"
+                          f" {'.'.join(map(str, OLDEST))}; {said}.")
+    return version
+
+
+def _own_basedir(program: Path) -> Iterator[Path]:
+    """Where a program itself believes that it was installed: asked only if it is not so, as with a
+    script that runs a server elsewhere."""
+    user = ["--user=root"] if os.geteuid() == 0 else []
+    said = _said([str(program), "--no-defaults", *user, "--verbose", "--help"], clean_environment())
+    yield from map(Path, re.findall(r"(?m)^basedir +(/.*)$", said))
+
+
+LAYOUTS = ((("lib*/mysql/plugin", "lib*/*/mysql/plugin", "lib*/plugin"), "plugins"),
+           (("share/mysql*/english", "share/english", "share/*/english"), "messages"))
+
+
+def _installation(basedirs: Iterable[Path]) -> tuple[Path, Path, Path]:
+    """The first place that has a server's folders, its folder of plugins, and that of messages:
+    layouts differ."""
+    tried = []
+    for basedir in basedirs:
+        found = [next((match for pattern in patterns for match in sorted(basedir.glob(pattern))),
+                      None) for patterns, _ in LAYOUTS]
+        if all(found):
+            return basedir, found[0], found[1].parent
+        tried += [f"no {what} under {basedir}" for each, (_, what) in zip(found, LAYOUTS)
+                  if not each]
+    raise ServerError(f"there are {', '.join(tried)}: is its installation whole?")
+
+
 class MySQL:
     """A throwaway MySQL server that listens on a Unix socket only.
 
@@ -245,9 +337,8 @@ class MySQL:
                  components: dict[str, dict] | None = None) -> None:
         self.process: subprocess.Popen | None = None
         self.argv0: Path | None = None
-        self.program = Path(os.environ["MYSQLD"]).resolve() if "MYSQLD" in os.environ else None
-        self.basedir = self.program.parent.parent if self.program else tree(["mysql"]) / "usr"
-        self.version = self._ask_version()
+        self.mysqld = mysqld()
+        self.version = self.mysqld.version
         self.scratch = _short_folder()
         self.socket = self.scratch / "s"        # short: the kernel's limit is 107 bytes
         self.folder = self.scratch / "server"
@@ -265,29 +356,10 @@ class MySQL:
         _end(self.process, 10)
         _remove_folder(self.scratch)
 
-    def _ask_version(self) -> tuple[int, ...]:
-        try:
-            answer = self.run_once("--no-defaults", "--version", bare=True).stdout
-        except OSError as error:
-            answer = str(error)
-        found = re.search(r"Ver (\d+)\.(\d+)\.(\d+)", answer)
-        if not found:
-            raise ServerError(f"{self.program or 'mysqld'} does not run ({answer.strip()[:200]}):"
-                              " set MYSQLD to a mysqld, or unset it.")
-        return tuple(map(int, found.groups()))
-
-    def _find(self, *patterns: str) -> Path:
-        """The first thing under basedir that a pattern matches: layouts differ."""
-        for pattern in patterns:
-            for match in sorted(glob.glob(str(self.basedir / pattern))):
-                return Path(match)
-        raise ServerError(f"no {patterns[0]} under {self.basedir}: is MYSQLD's installation whole?")
-
     def _make_plugin_dir(self, plugin: Path) -> Path:
         private = self.folder / "plugin"
         private.mkdir(exist_ok=True)
-        theirs = self._find("lib*/mysql/plugin", "lib*/*/mysql/plugin", "lib*/plugin")
-        for library in theirs.glob("*.so"):
+        for library in self.mysqld.plugins.glob("*.so"):
             with contextlib.suppress(FileExistsError):
                 (private / library.name).symlink_to(library)
         if plugin.exists():
@@ -315,15 +387,16 @@ class MySQL:
     def _command(self, args: Iterable[str], env: dict[str, str] | None,
                  bare: bool = False) -> tuple[list[str], dict[str, str], str | None]:
         options = list(map(str, args)) if bare else [*self._options(), *map(str, args)]
-        if self.program:
-            argv = [str(self.argv0 or self.program), *options]
-            return argv, clean_environment(env), str(self.program)
+        if self.mysqld.program:
+            argv = [str(self.argv0), *options]
+            return argv, clean_environment(env), str(self.mysqld.program)
         return *run_in_tree("mysqld", *options, argv0=self.argv0, env=env), None
 
     def _options(self) -> list[str]:
-        messages = self._find("share/mysql*/english", "share/english", "share/*/english").parent
-        return ["--no-defaults", f"--basedir={self.basedir}", f"--datadir={self.data}",
-                f"--lc-messages-dir={messages}", f"--character-sets-dir={messages / 'charsets'}",
+        share = self.mysqld.share
+        return ["--no-defaults", f"--basedir={self.mysqld.basedir}", f"--datadir={self.data}",
+                f"--lc-messages-dir={share}", f"--character-sets-dir={share / 'charsets'}",
+                f"--pid-file={self.scratch / 'pid'}",
                 f"--plugin-dir={self.plugin_dir}", f"--socket={self.socket}", "--skip-networking",
                 f"--tmpdir={self.scratch}",
                 "--secure-file-priv=NULL", "--loose-mysqlx=OFF", "--skip-log-bin",
@@ -347,7 +420,8 @@ class MySQL:
                 raise ServerError(f"mysqld --initialize fails:\n{run.stdout[-3000:]}")
             (folder / "auto.cnf").unlink(missing_ok=True)  # each copy is a server of its own
 
-        source = BUILD / "tests" / f"mysql-{'.'.join(map(str, self.version))}"
+        kind = "-".join((".".join(map(str, self.version)), self.mysqld.mark))
+        source = BUILD / "tests" / f"mysql-{kind.rstrip('-')}"
         _once(source, (source / "ibdata1").exists, template)
         _output("cp", "-a", "--reflink=auto", source, self.data)
 
@@ -363,6 +437,10 @@ class MySQL:
         self.process = _spawn(argv, env, self._log, executable)
         if wait:
             _wait_until(self.ready, self.process, timeout, "mysqld", self.log)
+            if (self.scratch / "pid").read_text("ascii").strip() != str(self.process.pid):
+                self.kill()
+                raise ServerError(f"MYSQLD={self.mysqld.program} starts its server as another"
+                                  " process: let the script end with `exec`.")
         return self
 
     def ready(self) -> bool:
@@ -403,6 +481,9 @@ class MySQL:
 
     def install_keyring_udf(self) -> None:
         """MySQL's SQL functions that call the keyring for their user."""
+        if not (self.plugin_dir / "keyring_udf.so").exists():
+            raise ServerError(f"MYSQLD's plugin folder {self.mysqld.plugins} lacks keyring_udf.so,"
+                              " which the tests need: install the server as a whole.")
         self.sql("INSTALL PLUGIN keyring_udf SONAME 'keyring_udf.so'")
         for name, result in (("generate", "INTEGER"), ("store", "INTEGER"), ("fetch", "STRING"),
                              ("type_fetch", "STRING"), ("length_fetch", "INTEGER"),
@@ -575,4 +656,7 @@ def _request(folder: Path, name: str, *options: str) -> None:
 
 
 if __name__ == "__main__":
-    print(tree())
+    try:
+        print(mysqld() if os.environ.get("MYSQLD") else tree())
+    except ServerError as reason:
+        sys.exit(str(reason))
