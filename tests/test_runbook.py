@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pymysql
@@ -376,6 +377,37 @@ def test_an_older_copy_put_there_while_the_server_runs(stage):
     assert tried(stage, "ALTER TABLE d.t ENCRYPTION = 'N'") == ""
     stage.restart(*FORCED, NO_SCHEMA)
     assert count(stage) == 3
+
+
+# ---- an UNINSTALL that was killed ----------------------------------------------------------------
+
+def test_an_uninstall_that_was_killed(stage):
+    """It leaves its row, which the README's Limits say how to get rid of; or it times out."""
+    limits = " ".join(section("Limits").split())
+    cure, = re.findall(r"Run `(DELETE FROM mysql[.]plugin [^`]+)`, and then `INSTALL", limits)
+    stage.start(*FORCED, NO_SCHEMA)
+    for query in ("CREATE DATABASE d", "CREATE TABLE d.t (n INT PRIMARY KEY) ENCRYPTION = 'Y'"):
+        stage.sql(query)
+    insert(stage, range(3))
+    for ends, error in (("KILL QUERY", 1317), ("a timeout", 13239)):
+        stage.sql("REPLACE INTO mysql.plugin VALUES ('keyring_aws', 'keyring_aws.so')")
+        with contextlib.closing(stage.db.connect(autocommit=False)) as lock, \
+                contextlib.closing(stage.db.connect()) as session, ThreadPoolExecutor(1) as pool:
+            lock.cursor().execute("SELECT * FROM mysql.plugin FOR UPDATE")
+            session.cursor().execute("SET innodb_lock_wait_timeout = 2")
+            ended = pool.submit(session.cursor().execute, "UNINSTALL PLUGIN keyring_aws")
+            wait_for(lambda: not stage.loaded())
+            if ends == "KILL QUERY":
+                stage.sql(f"KILL QUERY {session.thread_id()}")
+            failed = ended.exception(20)
+            assert failed and (failed.args[0] == error or not stage.expect.quotes)
+        assert stage.sql("SELECT 1 FROM mysql.plugin WHERE name = 'keyring_aws'")
+        again = tried(stage, "INSTALL PLUGIN keyring_aws SONAME 'keyring_aws.so'")
+        assert again[:10] in limits and again.startswith("error 3883"), again
+        stage.sql(cure)
+        stage.install()
+        assert stage.loaded() and tried(stage, ROTATE) == "" and count(stage) == 3
+    stage.sql(cure)
 
 
 # ---- containers ---------------------------------------------------------------------------------
