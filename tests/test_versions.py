@@ -1,13 +1,16 @@
 """MYSQLD names the server to test with: which are taken, what is expected of each, and that one
 sentence says why another is not."""
 
+import argparse
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pymysql
 import pytest
+from mysql_fixtures import Client, Stage, said
 from servers import MySQL, ServerError, mysqld, tree
 from versions import OLDEST, TABLE, Expect
 
@@ -79,6 +82,11 @@ def test_a_path_is_taken_as_it_is_meant(tmp_path, monkeypatch):
         monkeypatch.setenv("MYSQLD", named)
         with pytest.raises(ServerError, match=f"^MYSQLD={named}: .*{why}"):
             mysqld()
+    other = fake(tmp_path / "c", next(iter(SAY)))
+    monkeypatch.setenv("MYSQLD", str(program))
+    mark = mysqld().mark
+    monkeypatch.setenv("MYSQLD", str(other))
+    assert mysqld().mark != mark            # they must not share a folder of data
     lone = tmp_path / "lone" / "mysqld"
     lone.parent.mkdir()
     lone.write_bytes(program.read_bytes())
@@ -138,6 +146,68 @@ def test_the_commands_refuse_a_wrong_one_at_once(tmp_path, program):
                           check=False, env={**os.environ, "MYSQLD": "/none"})
     assert done.returncode != 0 and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
     assert "MYSQLD=/none: /none is no program" in done.stderr
+
+
+# ---- what the fixtures make of it ----------------------------------------------------------------
+
+
+def stub(version: tuple[int, ...], answer: object) -> Stage:
+    """A stage whose server has a version, and one answer to all that is asked."""
+    stage = object.__new__(Stage)
+    stage.expect = Expect(version)
+
+    def sql(*_: object, **__: object) -> object:
+        if isinstance(answer, int) and answer > 1000:
+            raise pymysql.err.OperationalError(answer, "so it is")
+        return [(answer,)]
+
+    stage.sql = sql
+    return stage
+
+
+@pytest.mark.parametrize("version", [(5, 7, 22), (8, 0, 27), (8, 4, 3), (9, 7, 4)])
+def test_a_failing_keyring_is_told_by_each_in_its_way(version):
+    """None to the tests: and an error before 9.0 or NULL since, not the other way round."""
+    error, null = stub(version, 3188), stub(version, None)
+    calls = [lambda stage: stage.generate("a"), lambda stage: stage.store("a", "AES", b"x"),
+             lambda stage: stage.remove("a"), lambda stage: stage.fetch("a")]
+    for good in (null, error) if version < (9,) else (null,):
+        assert calls[3](good) is None                   # NULL where there is no such key
+    for call in calls[:3]:
+        assert call(error if version < (9,) else null) is None
+        with pytest.raises((AssertionError, pymysql.err.MySQLError)):
+            call(null if version < (9,) else error)
+        with pytest.raises(pymysql.err.MySQLError):
+            call(stub(version, 1123))
+        assert call(stub(version, 1)) == 1
+    assert stub(version, "6869").fetch("a") == b"hi"
+    client = Client(stub(version, 1), "", 0)
+    client.session = argparse.Namespace(execute=error.sql, fetchone=lambda: (7,))
+    if version < (9,):
+        assert client.one("x") is None
+    else:
+        with pytest.raises(pymysql.err.MySQLError):
+            client.one("x")
+
+
+@pytest.mark.parametrize("version, busy", [((5, 7, 22), False), ((8, 0, 27), True),
+                                           ((9, 7, 4), False)])
+def test_a_busy_plugin_is_asked_again_to_go(version, busy):
+    stage = stub(version, 1883)
+    if busy:
+        assert stage.let_go() is False
+    else:
+        with pytest.raises(pymysql.err.MySQLError):
+            stage.let_go()
+    assert stub(version, 1).let_go() is True
+
+
+def test_the_plugin_s_lines_are_found_in_each_log():
+    said_so = "Plugin keyring_aws reported: 'cannot generate key 'x''"
+    log = (f"2026-11-27T10:00:00.123456Z 0 [ERROR] {said_so}\n"
+           f"2026-11-27T10:00:00.123456Z 12 [Note] [MY-000000] [Server] {said_so}\n"
+           f"2026-11-27T10:00:00.123456Z 12 [Note] a line about: {said_so}\n")
+    assert said("ERROR", log) == said("Note", log) == ["cannot generate key 'x'"]
 
 
 # ---- the table -----------------------------------------------------------------------------------
