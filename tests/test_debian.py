@@ -60,6 +60,7 @@ CONFIGURATIONS = {
                      "Suites: bookworm bookworm-updates bookworm-backports\nComponents: main\n"},
                     [{"uris": "mirror+file:/etc/apt/mirrors/d.list"}]),
     "others too": ({"sources.list": "deb cdrom:[Debian 12]/ bookworm main\n"
+                    "deb cdrom:[Debian_12]/ bookworm main\n"
                     "deb http://a.example/php bookworm main\n"
                     "deb http://a.example/flat ./\ndeb http://a.example/pg bookworm-pgdg main\n"
                     "deb http://a.example/docker bookworm stable\n",

@@ -40,7 +40,7 @@ awk '{ if (at = index($0, "@PREFIX@"))
            $0 = substr($0, 1, at - 1) ENVIRON["PREFIX"] substr($0, at + 8)
        sub(/@VERSION@/, ENVIRON["VERSION"]); print }' \
     tests/package/keyring_aws.pc.in > build/keyring_aws.pc
-lay="install -D -T -m 644 --"
+lay="install -D -m 644 --"
 $lay keyring_aws.h "$included"
 $lay build/keyring_aws.pc "$found"
 $lay build/keyring_aws.7 "$explained"
