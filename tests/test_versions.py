@@ -144,7 +144,7 @@ def test_the_commands_refuse_a_wrong_one_at_once(tmp_path, program):
         pytest.skip("the plugin is not built")
     done = subprocess.run([sys.executable, TESTS / program], text=True, capture_output=True,
                           check=False, env={**os.environ, "MYSQLD": "/none"})
-    assert done.returncode != 0 and not done.stdout and done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert done.returncode != 0 and not done.stdout and done.stderr.count("\n") == 1
     assert "MYSQLD=/none: /none is no program" in done.stderr
 
 
