@@ -109,6 +109,17 @@ def test_without_apt_one_sentence_says_so(monkeypatch, tmp_path):
         debian.fetch(tmp_path / "apt", ["hello"], "sid")
 
 
+def test_an_odd_configuration_is_named(apt, tmp_path):
+    apt({}, 'Dir::Etc "nothing')                # a syntax error
+    with pytest.raises(debian.ServerError, match="^apt-config .* fails: .*apt.conf"):
+        debian.fetch(tmp_path / "apt", ["hello"], "sid")
+    apt({"parts/a.list": ""})
+    (tmp_path / "it's etc/parts/a.list").unlink()
+    (tmp_path / "it's etc/parts/a.list").symlink_to("a.list")
+    with pytest.raises(debian.ServerError, match="have no entry|cannot be read"):
+        debian.fetch(tmp_path / "apt", ["hello"], "sid")
+
+
 # ---- fetching, from an archive of our own --------------------------------------------------------
 
 

@@ -116,7 +116,7 @@ def test_manual_page_formats_what_the_readme_may_say(tmp_path):
         "# title\n\n.begins 'with a `dot\\` and\n.so *on* **and `-x` so** [on *it*](#x)\n\n"
         "## A \"chapter\"\n\n* one\n  goes on\n\n      .code 'x' \\n -y\n\n  more\n* two\n\n"
         "1. first\n\n```c\nint `x`;\n```\n\n| a | b | c |\n|---|---|---|\n| `t` | u | |\n"
-        "| v | w | x* |\n\n## How fast it is\n\ngone\n\n## Last\n\nd\u00e9j\u00e0 ~^`\n")
+        "| v | `w\\|z` | x* |\n\n## How fast it is\n\ngone\n\n## Last\n\nd\u00e9j\u00e0 ~^`\n")
     page = output("python3", TOP / "tests/package/man.py", tmp_path / "README.md",
                   TOP / "keyring_aws.h", TOP / "tests/package/debian/changelog")
     assert page.partition(".SH \"DESCRIPTION\"\n")[2] == r"""\&.begins \(aqwith a \fBdot\e\fR and
@@ -146,7 +146,7 @@ int \(gax\(ga;
 b: u
 .TP
 v
-b: w; c: x*
+b: \fBw|z\fR; c: x*
 .SH "Last"
 d\[u00E9]j\[u00E0] \(ti\(ha\(ga
 """

@@ -106,9 +106,12 @@ def files() -> list[Path]:
 def sources() -> list[Source]:
     """The entries that may be Debian's own archive, the likeliest first: a suite's name has no
     dash and no slash there, and the same archive has that suite's updates."""
-    entries = [entry for path in files()
-               for entry in (deb822 if path.suffix == ".sources" else one_line)(
-                   path.read_text("utf-8", "replace"))]
+    try:
+        texts = [(path, path.read_text("utf-8", "replace")) for path in files()]
+    except OSError as error:
+        raise ServerError(f"this machine's apt sources cannot be read: {error}.") from error
+    entries = [entry for path, text in texts
+               for entry in (deb822 if path.suffix == ".sources" else one_line)(text)]
     found, updated = {}, set()
     for entry in entries:
         wanted = entry.get("enabled", "yes").strip().lower() not in ("no", "false", "0", "off")
@@ -137,7 +140,7 @@ def stanza(source: Source, suite: str, kind: str) -> str:
 def fetch(apt: Path, packages: list[str], suite: str, arch: str = "", source: bool = False,
           pauses: tuple = (3, 15, None)) -> list[Path]:
     """Let apt-get resolve and download, with lists and a state of its own in a folder."""
-    for tool in ("apt-config", "apt-get", "dpkg-deb"):
+    for tool in ("apt-config", "apt-get", "dpkg", "dpkg-deb"):
         if not shutil.which(tool):
             raise ServerError(f"{tool} is needed to fetch Debian's packages, and is not here: run"
                               " the tests on Debian 12 or newer.")
@@ -189,8 +192,11 @@ def _apt_get(apt: Path, *args: str) -> str:
 
 
 def _output(argv: list[str]) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True,
-                          stdin=subprocess.DEVNULL).stdout
+    done = subprocess.run(argv, check=False, capture_output=True, text=True,
+                          stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise ServerError(f"{' '.join(argv)} fails: {' '.join(done.stderr.split())}")
+    return done.stdout
 
 
 def unpack(root: Path, packages: list[Path]) -> None:

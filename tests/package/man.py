@@ -104,7 +104,8 @@ def blocks(lines: list[str]) -> Iterator[tuple[str, object]]:
 def table(rows: list[str]) -> Iterator[str]:
     """The first cell is the term; each other one is told, with its column's name where there are
     several."""
-    cells = [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
+    cells = [[cell.strip().replace(r"\|", "|") for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+             for row in rows]
     for term, *rest in cells[2:]:
         named = [cell if len(rest) == 1 else f"{name}: {cell}"
                  for name, cell in zip(cells[0][1:], rest) if cell]
