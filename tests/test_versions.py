@@ -4,6 +4,7 @@ sentence says why another is not."""
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -118,8 +119,9 @@ def test_a_script_has_to_become_its_server(tmp_path, monkeypatch, way, why):
         (tmp_path / name).symlink_to(usr / name)
     script = tmp_path / "bin" / "mysqld"
     script.parent.mkdir()
-    script.write_text(f"#!/bin/sh\n{way} '{loader}' --inhibit-cache --library-path"
-                      f" '{loader.parent}' --argv0 mysqld '{usr}/sbin/mysqld' \"$@\"\n")
+    words = map(str, (loader, "--inhibit-cache", "--library-path", loader.parent, "--argv0",
+                      "mysqld", usr / "sbin" / "mysqld"))
+    script.write_text(f'#!/bin/sh\n{way} {shlex.join(words)} "$@"\n')
     script.chmod(0o755)
     monkeypatch.setenv("MYSQLD", str(script))
     with MySQL() as db:
