@@ -657,6 +657,9 @@ def _request(folder: Path, name: str, *options: str) -> None:
 
 if __name__ == "__main__":
     try:
-        print(mysqld() if os.environ.get("MYSQLD") else tree())
+        if os.environ.get("MYSQLD"):
+            print(f"MySQL {'.'.join(map(str, mysqld().version))}: {mysqld().program}")
+        else:
+            print(tree())
     except ServerError as reason:
         sys.exit(str(reason))
