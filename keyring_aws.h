@@ -212,9 +212,17 @@
  * one thread. Two processes should not share a data file. If they do, the
  * second gets a warning when it opens the file, the two take turns to change
  * it, and the one that finds the other's change answers KAWS_CHANGED from then
- * on. A child process must not use its parent's ring after fork(). We leave
- * SIGPIPE alone; with an old libcurl, ignore it. A calling thread needs 64 KiB
- * of stack.
+ * on. We leave SIGPIPE alone; with an old libcurl, ignore it. A calling thread
+ * needs 64 KiB of stack.
+ *
+ * A ring belongs to the process that opened it. In a child process made by
+ * fork() every function answers CONFIG, except kaws_close: there it frees
+ * memory and closes files, but writes nothing, and says nothing to AWS KMS. The
+ * child may open a ring of its own.
+ *
+ * A thread cannot be cancelled (pthread_cancel) while it is in a call: it
+ * finishes the call first, and the thread's cancellation state is then as
+ * before. A cancelled call would leave its locks locked and its keys unwiped.
  *
  * Two processes exclude each other even if they reach the data file by
  * different names (hard links, or a mount of that one file), because we lock
@@ -524,8 +532,9 @@ typedef struct kaws_reply {
 
 /* All effects on the world except files; each can be replaced by itself. Any
  * thread may call a hook, also the threads that kaws_rewrap_all starts, and
- * several may do so at once. We may hold locks meanwhile, so a hook must not
- * call the ring. */
+ * several may do so at once. We may hold locks and secrets meanwhile. So a hook
+ * must return: it must not throw an exception, longjmp() out, end the thread,
+ * or enable cancellation. Nor may it call the ring. */
 typedef struct kaws_hooks {
     void   *ctx;                  /* passed to every hook                     */
 
@@ -598,7 +607,9 @@ KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
  * NETWORK, THROTTLED, SERVICE and REPLY may pass. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
-/* Closes the ring; NULL is allowed. No other call may be running. */
+/* Closes the ring; NULL is allowed. No other call may be running. In a forked
+ * child it closes the child's copy only (section 6), and what libcurl has
+ * allocated stays allocated. */
 KAWS_API void kaws_close(kaws *ring);
 
 /* ---- keys -------------------------------------------------------------- */
@@ -941,8 +952,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * ROOM  sys      clock, random bytes, locked pages, symbols, error texts
  * ==========================================================================
  * Uses: nothing
- * Gives: sys_env sys_error_text sys_ns sys_now_ms sys_ticks_us sys_ticks_ms
- *        sys_sleep_ms sys_random sys_alloc_locked sys_free_locked
+ * Gives: sys_env sys_error_text sys_pid sys_ns sys_now_ms sys_ticks_us
+ *        sys_ticks_ms sys_sleep_ms sys_random sys_alloc_locked sys_free_locked
  *        sys_advise_large sys_symbol sys_is_ipv6
  *
  * A function whose systems differ has its Windows body and its POSIX body side
@@ -967,6 +978,19 @@ kaws__sys_env(const char *name)
     const char *value = getenv(name);
 
     return value != NULL && *value != '\0' ? value : NULL;
+}
+
+
+/* Which process this is. A Windows process has no forked child that could share
+ * its memory. */
+static long
+kaws__sys_pid(void)
+{
+#if defined(_WIN32)
+    return 0;
+#else
+    return (long)getpid();
+#endif
 }
 
 
@@ -1291,6 +1315,8 @@ typedef int kaws__mutex, kaws__cond, kaws__worker;
 #define KAWS__COND_FREE(cond)            ((void)(cond))
 #define KAWS__COND_WAIT(cond, mutex, ms) ((void)(ms))
 #define KAWS__COND_WAKE(cond)            ((void)(cond))
+#define KAWS__CANCEL_OFF(old)            (*(old) = 0)
+#define KAWS__CANCEL_BACK(old)           ((void)(old))
 #define KAWS__WORKER                     void *
 #define KAWS__WORKER_START(worker, work, job)                                 \
     ((void)(work), (void)(job), *(worker) = 0)
@@ -1312,6 +1338,8 @@ typedef HANDLE kaws__worker;
 #define KAWS__COND_WAIT(cond, mutex, ms)                                      \
     (void)SleepConditionVariableSRW(cond, mutex, (DWORD)(ms), 0)
 #define KAWS__COND_WAKE(cond)            WakeConditionVariable(cond)
+#define KAWS__CANCEL_OFF(old)            (*(old) = 0)
+#define KAWS__CANCEL_BACK(old)           ((void)(old))
 #define KAWS__WORKER                     DWORD WINAPI
 #define KAWS__WORKER_START(worker, work, job)                                 \
     ((*(worker) = CreateThread(NULL, 0, work, job, 0, NULL)) != NULL)
@@ -1333,6 +1361,10 @@ typedef pthread_t kaws__worker;
 #define KAWS__COND_FREE(cond)            pthread_cond_destroy(cond)
 #define KAWS__COND_WAIT                  kaws__thread_cond_wait
 #define KAWS__COND_WAKE(cond)            pthread_cond_signal(cond)
+#define KAWS__CANCEL_OFF(old)                                                 \
+    ((void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, old))
+#define KAWS__CANCEL_BACK(old)                                                \
+    ((void)pthread_setcancelstate(old, &(old)))
 #define KAWS__WORKER                     void *
 #define KAWS__WORKER_START               kaws__thread_start
 #define KAWS__WORKER_JOIN(worker)        pthread_join(worker, NULL)
@@ -4826,7 +4858,8 @@ kaws__curl_close(kaws__sender *s)
  * ROOM  http     send one request, get the reply that was made for it
  * ==========================================================================
  * Uses: thread err mem buf text curl
- * Gives: http_open http_close http_send http_done http_forget http_distrust
+ * Gives: http_open http_abandon http_close http_send http_done http_forget
+ *        http_distrust
  *
  * All requests go through kaws__http_send, which calls the `send` hook or the
  * built-in sender. Section 8 of the manual says why a connection is used again
@@ -4864,6 +4897,15 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
     http->hooks = hooks;
     return hooks->send != NULL ? KAWS_OK
          : kaws__curl_open(&http->sender, hooks, ca_file, plain, err);
+}
+
+
+/* This process is a forked child. libcurl would tell the parent's peers that a
+ * connection ends, so what libcurl has is left as it is. */
+static void
+kaws__http_abandon(kaws__http *http)
+{
+    http->sender = NULL;
 }
 
 
@@ -8880,7 +8922,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
  * Uses: thread err buf text trust store file save table bind
- * Gives: vault_open vault_close vault_look vault_entry vault_add
+ * Gives: vault_open vault_abandon vault_close vault_look vault_entry vault_add
  *        vault_replace vault_claim vault_extent vault_list vault_stats
  *
  * Table, file, and the digest over the file have one lock, which is never held
@@ -9330,6 +9372,17 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 
 
 /* Nobody uses it any more. */
+/* This process is a forked child. The file is the parent's, so closing it must
+ * write nothing. Other threads of the parent may have waited for their turn,
+ * and are not here to leave it. */
+static void
+kaws__vault_abandon(kaws__vault *v)
+{
+    v->uncertain = 1;
+    memset(&v->turn, 0, sizeof v->turn);
+}
+
+
 static void
 kaws__vault_close(kaws__vault *v)
 {
@@ -9641,8 +9694,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text creds arn trust calls kms store bind
- *        vault rewrap
+ * Uses: sys thread disk err mem buf text http creds arn trust calls kms store
+ *        bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9657,6 +9710,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 
 struct kaws {
     kaws_hooks   hooks;
+    long         pid;             /* of the process that opened it            */
     kaws__buf    strings;         /* the config's, copied                     */
     kaws__calls  kms;
     kaws__vault  vault;
@@ -9665,16 +9719,50 @@ struct kaws {
 };
 
 
+/* A public function at work. A thread that is cancelled would never release its
+ * locks nor wipe its keys, so it cannot be cancelled meanwhile. */
+typedef struct kaws__door {
+    kaws_error spare;             /* for a caller that wants no error         */
+    int        cancel;            /* the thread's state before                */
+} kaws__door;
+
+
 /* Begins a public function: returns the error to fill, which is never NULL. It
- * says so if the ring is. */
+ * says so if the ring is NULL, or was opened by a different process. */
 static kaws_error *
-kaws__ring_begin(const kaws *ring, kaws_error *err, kaws_error *spare)
+kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 {
-    err = err != NULL ? err : spare;
+    kaws_error *err = error != NULL ? error : &door->spare;
+
+    KAWS__CANCEL_OFF(&door->cancel);
     kaws__err_clear(err);
     if (ring == NULL)
         (void)kaws__err_argument(err, "ring must not be NULL");
+    else if (ring->pid != kaws__sys_pid())
+        (void)kaws__err_set(err, KAWS_CONFIG, "the ring was opened by process "
+                            "%ld, and this is its child %ld: a child process "
+                            "has to open a ring of its own", ring->pid,
+                            kaws__sys_pid());
     return err;
+}
+
+
+/* Ends a public function. Its status is what its error says. */
+static kaws_status
+kaws__ring_leave(kaws__door *door, const kaws_error *err)
+{
+    KAWS__CANCEL_BACK(door->cancel);
+    return err->status;
+}
+
+
+/* Ends a public function whose arguments are wrong. */
+static kaws_status
+kaws__ring_refuse(kaws__door *door, kaws_error *err, const char *wrong)
+{
+    if (err->status == KAWS_OK || err->status == KAWS_ARGUMENT)
+        (void)kaws__err_argument(err, wrong);
+    return kaws__ring_leave(door, err);
 }
 
 
@@ -9728,9 +9816,14 @@ KAWS_API void
 kaws_close(kaws *ring)
 {
     kaws_hooks hooks;
+    kaws__door door;
 
     if (ring == NULL)
         return;
+    if (kaws__ring_enter(&door, ring, NULL)->status != KAWS_OK) {
+        kaws__vault_abandon(&ring->vault);
+        kaws__http_abandon(&ring->kms.http);
+    }
     hooks = ring->hooks;
     kaws__vault_close(&ring->vault);
     kaws__rewrap_close(&ring->rewrap);
@@ -9738,6 +9831,7 @@ kaws_close(kaws *ring)
     kaws__buf_free(&ring->strings);
     kaws__thread_lock_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -9745,38 +9839,38 @@ kaws_close(kaws *ring)
 KAWS_API kaws_status
 kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 {
-    kaws_error spare = { 0 }, *err = error != NULL ? error : &spare;
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, NULL, error);
     kaws_config config;
-    kaws_status status;
     kaws *r;
 
-    kaws__err_clear(err);
     if (ring != NULL)
         *ring = NULL;
     if (ring == NULL || cfg == NULL)
-        return kaws__err_argument(err, "ring and cfg must not be NULL");
+        return kaws__ring_refuse(&door, err, "ring and cfg must not be NULL");
+    kaws__err_clear(err);
     config = *cfg;
     kaws__ring_hooks(&config.hooks);
     r = kaws__mem_new(&config.hooks, sizeof *r);
     if (r == NULL ||
         kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
         kaws__mem_free(&config.hooks, r, sizeof *r);
-        return kaws__err_memory(err, "opening the keyring");
+        (void)kaws__err_memory(err, "opening the keyring");
+        return kaws__ring_leave(&door, err);
     }
     r->hooks = config.hooks;
+    r->pid = kaws__sys_pid();
     kaws__buf_init(&r->strings, &r->hooks);
-    if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
-        (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
-        KAWS_OK &&
-        (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
-                                    config.rewrap_parallel, err)) == KAWS_OK)
-        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
-                                  err);
-    if (status == KAWS_OK)
+    if (kaws__ring_copy_strings(r, &config, err) == KAWS_OK &&
+        kaws__calls_open(&r->kms, &r->hooks, &config, err) == KAWS_OK &&
+        kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
+                          config.rewrap_parallel, err) == KAWS_OK &&
+        kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
+                         err) == KAWS_OK)
         *ring = r;
     else
         kaws_close(r);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9786,48 +9880,50 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 KAWS_API kaws_status
 kaws_check(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws_sealed sealed;
     kaws__op op;
 
-    if (ring == NULL)
-        return err->status;
-    op = kaws__calls_op(&ring->kms, err);
-    return kaws__kms_probe(&op, 1, &sealed);
+    if (err->status == KAWS_OK) {
+        op = kaws__calls_op(&ring->kms, err);
+        (void)kaws__kms_probe(&op, 1, &sealed);
+    }
+    return kaws__ring_leave(&door, err);
 }
 
 
 /* ---- keys -------------------------------------------------------------- */
 
 /* Adds a key of plain.len bytes: the caller's, or (plain.at NULL) one that KMS
- * makes. */
-static kaws_status
+ * makes. *err says how it went. */
+static void
 kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
                kaws_error *err)
 {
+    const kaws_bytes view = kaws__buf_of(type != NULL ? type : "");
     kaws__copy key;
     kaws__op op;
-    kaws_status status = err->status;
 
-    if (ring == NULL ||
-        (status = kaws__bind_name(name, &key.record, err)) != KAWS_OK)
-        return status;
-    key.record.type = kaws__buf_of(type != NULL ? type : "");
+    if (err->status != KAWS_OK ||
+        kaws__bind_name(name, &key.record, err) != KAWS_OK)
+        return;
+    key.record.type = view;
     key.record.plain_len = plain.len;
-    if (!kaws__store_type_ok(key.record.type))
-        return kaws__err_argument(err, "the key type is not 1 to 15 letters, "
-                                  "digits, - and _");
+    if (!kaws__store_type_ok(view)) {
+        (void)kaws__err_argument(err, "the key type is not 1 to 15 letters, "
+                                 "digits, - and _");
+        return;
+    }
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__kms_has_key(&op)) != KAWS_OK ||
-        (status = kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err)))
-        return status;
-    status = kaws__kms_seal(&op, &key.bound.context, plain, NULL, &key.sealed);
-    if (status == KAWS_OK && plain.at != NULL)
-        status = kaws__kms_prove_key(&op, &key.bound.context, &key.sealed,
-                                     plain);
-    if (status == KAWS_OK)
-        status = kaws__vault_add(&ring->vault, &key.record, &key.sealed, err);
-    return status;
+    if (kaws__kms_has_key(&op) == KAWS_OK &&
+        kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err) == KAWS_OK &&
+        kaws__kms_seal(&op, &key.bound.context, plain, NULL,
+                       &key.sealed) == KAWS_OK &&
+        (plain.at == NULL ||
+         kaws__kms_prove_key(&op, &key.bound.context, &key.sealed,
+                             plain) == KAWS_OK))
+        (void)kaws__vault_add(&ring->vault, &key.record, &key.sealed, err);
 }
 
 
@@ -9836,13 +9932,15 @@ KAWS_API kaws_status
 kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
               kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     const kaws_bytes plain = { NULL, len };
 
     if (len < 1 || len > KAWS_GENERATE_MAX)
-        return kaws__err_argument(err, "a key to generate has 1 to 1024 "
-                                  "bytes");
-    return kaws__ring_add(ring, name, type, plain, err);
+        return kaws__ring_refuse(&door, err, "a key to generate has 1 to 1024 "
+                                 "bytes");
+    kaws__ring_add(ring, name, type, plain, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9851,11 +9949,14 @@ KAWS_API kaws_status
 kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
            kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
-        return kaws__err_argument(err, "a key to store has 1 to 4096 bytes");
-    return kaws__ring_add(ring, name, type, plain, err);
+        return kaws__ring_refuse(&door, err, "a key to store has 1 to 4096 "
+                                 "bytes");
+    kaws__ring_add(ring, name, type, plain, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9874,37 +9975,36 @@ kaws_key_free(kaws *ring, kaws_key *key)
 KAWS_API kaws_status
 kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws_bytes expect = { NULL, 0 };
     kaws__copy copy;
     kaws__op op;
     size_t len;
-    kaws_status status;
 
     if (key != NULL)
         memset(key, 0, sizeof *key);
-    if (ring == NULL || key == NULL)
-        return kaws__err_argument(err, "ring and key must not be NULL");
-    if ((status = kaws__bind_name(name, &copy.record, err)) != KAWS_OK ||
-        (status = kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err)))
-        return status;
+    if (err->status != KAWS_OK || key == NULL)
+        return kaws__ring_refuse(&door, err, "ring and key must not be NULL");
+    if (kaws__bind_name(name, &copy.record, err) != KAWS_OK ||
+        kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err) != KAWS_OK)
+        return kaws__ring_leave(&door, err);
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
     op = kaws__calls_op(&ring->kms, err);
     if (key->bytes == NULL)
-        status = kaws__err_memory(err, "fetching a key");
-    else if ((status = kaws__kms_learn_account(
-                  &op, copy.sealed.kms_key_arn)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, 0, &copy.bound.context, &copy.sealed,
-                                   expect, key->bytes, &len);
-    if (status == KAWS_MISMATCH && err->http == 0)
-        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
-                               "the length that its entry says",
-                               KAWS__SHOW(copy.record.key_id));
-    if (status != KAWS_OK)
+        (void)kaws__err_memory(err, "fetching a key");
+    else if (kaws__kms_learn_account(&op, copy.sealed.kms_key_arn) == KAWS_OK)
+        (void)kaws__kms_decrypt(&op, 0, &copy.bound.context, &copy.sealed,
+                                expect, key->bytes, &len);
+    if (err->status == KAWS_MISMATCH && err->http == 0)
+        (void)kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
+                            "the length that its entry says",
+                            KAWS__SHOW(copy.record.key_id));
+    if (err->status != KAWS_OK)
         kaws_key_free(ring, key);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9912,16 +10012,15 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 KAWS_API kaws_status
 kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__copy gone;
-    kaws_status status = err->status;
 
-    if (ring != NULL &&
-        (status = kaws__bind_name(name, &gone.record, err)) == KAWS_OK &&
-        (status = kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone,
-                                   err)) == KAWS_OK)
-        status = kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
-    return status;
+    if (err->status == KAWS_OK &&
+        kaws__bind_name(name, &gone.record, err) == KAWS_OK &&
+        kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone, err) == KAWS_OK)
+        (void)kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9938,13 +10037,14 @@ struct kaws_walk {
 KAWS_API kaws_status
 kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws_walk *w;
 
     if (walk != NULL)
         *walk = NULL;
-    if (ring == NULL || walk == NULL)
-        return kaws__err_argument(err, "ring and walk must not be NULL");
+    if (err->status != KAWS_OK || walk == NULL)
+        return kaws__ring_refuse(&door, err, "ring and walk must not be NULL");
     w = kaws__mem_new(&ring->hooks, sizeof *w);
     if (w != NULL) {
         w->hooks = ring->hooks;
@@ -9953,10 +10053,11 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
     }
     if (w == NULL || w->list.failed) {
         kaws_walk_end(w);
-        return kaws__err_memory(err, "walking over the keys");
+        w = NULL;
+        (void)kaws__err_memory(err, "walking over the keys");
     }
     *walk = w;
-    return KAWS_OK;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10039,15 +10140,17 @@ static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__choice now, choice;
     kaws_status status;
 
-    if (ring == NULL)
-        return kaws__err_argument(err, "ring, kms_key_id or region is NULL");
+    if (err->status != KAWS_OK)
+        return kaws__ring_refuse(&door, err, "ring, kms_key_id or region is "
+                                 "NULL");
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
-        return KAWS_OK;
+        return kaws__ring_leave(&door, err);
     kaws__thread_lock(&ring->settings);
     do {                  /* again, if a tried pair was taken meanwhile       */
         (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
@@ -10058,7 +10161,7 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     } while (status == KAWS_OK &&
              !kaws__trust_choose(&ring->kms.trust, &choice, take));
     kaws__thread_unlock(&ring->settings);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10102,7 +10205,7 @@ kaws_try(kaws *ring, const char *kms_key_id, const char *region,
 KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
-    if (ring != NULL)
+    if (ring != NULL && ring->pid == kaws__sys_pid())
         kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
 }
@@ -10112,10 +10215,12 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API kaws_status
 kaws_reload_creds(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
-    return ring == NULL
-         ? err->status : kaws__creds_reload(&ring->kms.creds, 0, err);
+    if (err->status == KAWS_OK)
+        (void)kaws__creds_reload(&ring->kms.creds, 0, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10123,9 +10228,12 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
-    return ring == NULL ? err->status : kaws__rewrap_rotate(&ring->rewrap, err);
+    if (err->status == KAWS_OK)
+        (void)kaws__rewrap_rotate(&ring->rewrap, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10133,9 +10241,12 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rewrap_all(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
-    return ring == NULL ? err->status : kaws__rewrap_all(&ring->rewrap, err);
+    if (err->status == KAWS_OK)
+        (void)kaws__rewrap_all(&ring->rewrap, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10146,7 +10257,7 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     if (stats == NULL)
         return;
     memset(stats, 0, sizeof *stats);
-    if (ring == NULL)
+    if (ring == NULL || ring->pid != kaws__sys_pid())
         return;
     kaws__calls_stats(&ring->kms, stats);
     kaws__vault_stats(&ring->vault, stats);
@@ -10177,30 +10288,29 @@ static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__op op;
-    kaws_status status;
 
     if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
-        return kaws__err_argument(err, "plain and out overlap");
+        return kaws__ring_refuse(&door, err, "plain and out overlap");
     kaws_wipe(out, sizeof *out);
     kaws_wipe(room, plain.len);
-    if (ring == NULL || out == NULL)
-        return kaws__err_argument(err, "ring and out must not be NULL");
+    if (err->status != KAWS_OK || out == NULL)
+        return kaws__ring_refuse(&door, err, "ring and out must not be NULL");
     if (plain.len < 1 || plain.len > most ||
         (plain.at == NULL && most == KAWS_PLAIN_MAX))
-        return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
-                             "1 to %lu bytes here", (unsigned long)most);
+        return kaws__ring_refuse(&door, err, most == KAWS_PLAIN_MAX
+                                 ? "AWS KMS seals 1 to 4096 bytes here"
+                                 : "AWS KMS seals 1 to 1024 bytes here");
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
-        (status = kaws__kms_has_key(&op)) != KAWS_OK)
-        return status;
     if (most == KAWS_GENERATE_MAX)
         plain.at = NULL;
-    status = kaws__kms_seal(&op, ctx, plain, room, out);
-    if (status != KAWS_OK)
+    if (kaws__bind_context_ok(ctx, err) != KAWS_OK ||
+        kaws__kms_has_key(&op) != KAWS_OK ||
+        kaws__kms_seal(&op, ctx, plain, room, out) != KAWS_OK)
         memset(out, 0, sizeof *out);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10261,32 +10371,34 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     static const kaws_bytes any = { NULL, 0 };
     const size_t room = plain_len != NULL ? *plain_len : 0;
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     size_t len = room;
     kaws__op op;
     kaws_sealed given;
-    kaws_status status;
 
     if (kaws__ring_overlap(in, sizeof *in, plain, room) ||
         kaws__ring_overlap(in, sizeof *in, plain_len, sizeof len) ||
         kaws__ring_overlap(plain, room, plain_len, sizeof len))
-        return kaws__err_argument(err, "in, plain and plain_len overlap");
+        return kaws__ring_refuse(&door, err, "in, plain and plain_len "
+                                 "overlap");
     if (plain_len != NULL)
         *plain_len = 0;
     kaws_wipe(plain, room);
-    if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
-        return kaws__err_argument(err, "ring, in, plain and plain_len must not "
-                                  "be NULL");
+    if (err->status != KAWS_OK || in == NULL || plain == NULL ||
+        plain_len == NULL)
+        return kaws__ring_refuse(&door, err, "ring, in, plain and plain_len "
+                                 "must not be NULL");
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, 0, ctx, &given, any, plain, &len);
-    if (status == KAWS_OK && len > room)
-        status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
-                               "%lu bytes, and there is room for %lu",
-                               (unsigned long)len, (unsigned long)room);
-    if (status == KAWS_OK)
+    if (kaws__ring_given(&op, ctx, in, &given, err) == KAWS_OK &&
+        kaws__kms_decrypt(&op, 0, ctx, &given, any, plain, &len) == KAWS_OK &&
+        len > room)
+        (void)kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has %lu "
+                            "bytes, and there is room for %lu",
+                            (unsigned long)len, (unsigned long)room);
+    if (err->status == KAWS_OK)
         *plain_len = len;
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10295,29 +10407,29 @@ KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__op op;
     kaws_sealed *work;                    /* given, fresh: much for a stack   */
-    kaws_status status;
 
     if (in != out) {
         if (kaws__ring_overlap(in, sizeof *in, out, sizeof *out))
-            return kaws__err_argument(err, "in and out overlap");
+            return kaws__ring_refuse(&door, err, "in and out overlap");
         kaws_wipe(out, sizeof *out);
     }
-    if (ring == NULL || in == NULL || out == NULL)
-        return kaws__err_argument(err, "ring, in and out must not be NULL");
+    if (err->status != KAWS_OK || in == NULL || out == NULL)
+        return kaws__ring_refuse(&door, err, "ring, in and out must not be "
+                                 "NULL");
+    op = kaws__calls_op(&ring->kms, err);
     work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
     if (work == NULL)
-        return kaws__err_memory(err, "re-encrypting a key");
-    op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__ring_given(&op, ctx, in, &work[0], err)) == KAWS_OK &&
-        (status = kaws__kms_has_key(&op)) == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]);
-    if (status == KAWS_OK)
+        (void)kaws__err_memory(err, "re-encrypting a key");
+    else if (kaws__ring_given(&op, ctx, in, &work[0], err) == KAWS_OK &&
+             kaws__kms_has_key(&op) == KAWS_OK &&
+             kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]) == KAWS_OK)
         *out = work[1];
     kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 #endif /* KEYRING_AWS_IMPLEMENTATION */
