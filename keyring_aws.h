@@ -187,6 +187,11 @@
  * after the hook's time is up. A definite error (DENIED, for example) ends it
  * at once, as always.
  *
+ * A program whose users can interrupt it sets hooks.cancelled. While a call
+ * waits for AWS KMS, for another process or for another thread, it asks the
+ * hook every 100 ms. If the hook says so, the call ends with CANCELLED, and
+ * nothing has changed. A change that has begun on disk is always finished.
+ *
  *
  * 5  MEMORY AND SECRETS
  *
@@ -480,7 +485,8 @@ extern "C" {
     X(THROTTLED,   "AWS KMS throttled every attempt")                         \
     X(SERVICE,     "AWS KMS reported an error")                               \
     X(REPLY,       "the reply from AWS KMS makes no sense")                   \
-    X(RUNNING,     "a re-wrap is already running")
+    X(RUNNING,     "a re-wrap is already running")                            \
+    X(CANCELLED,   "the caller cancelled it")
 
 #define KAWS__STATUS_NAME(name, text) KAWS_##name,
 
@@ -516,6 +522,10 @@ typedef struct kaws_request {
     kaws_bytes  body;
     int         connect_timeout_ms, timeout_ms;
     int         fresh_connection; /* use a new connection, send once only     */
+
+    /* If it is not NULL: ask it at least every 100 ms. 1: give up. */
+    int       (*cancelled)(void *arg);
+    void       *cancelled_arg;
 } kaws_request;
 
 /* What the hook fills. If the body does not fit, the hook sets body_len to any
@@ -565,6 +575,13 @@ typedef struct kaws_hooks {
     /* Returns for how many ms an operation may still wait for KMS (section 4);
      * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
+
+    /* Returns 1 if the call that this thread is in should end: it ends with
+     * CANCELLED, and has changed nothing. We ask at least every 100 ms while
+     * the call waits: for a reply, for its next attempt, or for its turn to
+     * change the file. A re-wrap asks in the threads that it starts, too, and
+     * ends if one of them gets a 1. NULL: no call is cancelled. */
+    int   (*cancelled)(void *ctx);
 } kaws_hooks;
 
 typedef struct kaws_config {
@@ -1293,8 +1310,8 @@ kaws__sys_is_ipv6(const char *text)
  * ==========================================================================
  * Uses: sys
  * Gives: thread_lock_init thread_lock_free thread_lock thread_unlock
- *        thread_once thread_parallel thread_turn_init thread_turn_free
- *        thread_turn_wait thread_turn_end
+ *        thread_once thread_parallel thread_pause thread_turn_init
+ *        thread_turn_free thread_turn_wait thread_turn_end
  *
  * Three systems share the code: POSIX threads, Windows, and none at all
  * (KEYRING_AWS_NO_THREADS). A call that can fail returns 0 or an errno value.
@@ -1553,12 +1570,43 @@ kaws__thread_parallel(int count, void (*run)(void *), void *arg)
 }
 
 
+/* ---- waiting that can be cancelled -------------------------------------- */
+
+#define KAWS__CANCEL_MS 100       /* how often we ask                         */
+
+typedef struct kaws__cancel {     /* the hook `cancelled`, or another asker   */
+    int (*asked)(void *arg);      /* NULL: nobody cancels                     */
+    void *arg;
+} kaws__cancel;
+
+#define KAWS__CANCEL_BY(hooks) { (hooks)->cancelled, (hooks)->ctx }
+
+
+/* Sleeps for so many ms. Returns 1 if the call is cancelled. */
+static int
+kaws__thread_pause(const kaws_hooks *hooks, const kaws__cancel *cancel, int ms)
+{
+    int most = cancel->asked != NULL ? KAWS__CANCEL_MS : ms, some;
+
+    for (; ms > 0; ms -= some) {
+        if (cancel->asked != NULL && cancel->asked(cancel->arg))
+            return 1;
+        some = ms < most ? ms : most;
+        hooks->sleep_ms(hooks->ctx, some);
+    }
+    return cancel->asked != NULL && cancel->asked(cancel->arg);
+}
+
+
 /* ---- the turn ----------------------------------------------------------- */
+
+enum { KAWS__TOO_LONG = -1, KAWS__GIVEN_UP = -2 };
 
 /* A turn is a lock with a time limit. The limit starts again whenever a thread
  * ends its turn and reports progress. */
 typedef struct kaws__turn {
     kaws__lock lock;              /* guards all below                         */
+    kaws__rank rank;              /* of the turn itself                       */
     kaws__cond ended;
     int        taken;
     unsigned   passed;            /* how many turns ended and got on          */
@@ -1566,10 +1614,11 @@ typedef struct kaws__turn {
 
 
 static int
-kaws__thread_turn_init(kaws__turn *turn)
+kaws__thread_turn_init(kaws__turn *turn, kaws__rank rank)
 {
     int os = KAWS__COND_INIT(&turn->ended);
 
+    turn->rank = rank;
     turn->taken = 0;
     turn->passed = 0;
     if (os == 0 &&
@@ -1589,29 +1638,37 @@ kaws__thread_turn_free(kaws__turn *turn)
 
 
 /* Waits for the turn. Returns for how many ms nobody had got on when it became
- * ours, or -1 if nobody got on for `ms`, and it is not ours. */
+ * ours. It is not ours if nobody got on for `ms` (KAWS__TOO_LONG), or if the
+ * call was cancelled (KAWS__GIVEN_UP). */
 static int
-kaws__thread_turn_wait(kaws__turn *turn, int ms)
+kaws__thread_turn_wait(kaws__turn *turn, int ms, const kaws_hooks *hooks)
 {
+    const kaws__cancel cancel = KAWS__CANCEL_BY(hooks);
     int64_t since = kaws__sys_ticks_us();
     unsigned passed;
-    int waited = 0;
+    int waited = 0, left;
 
-    KAWS__RANK_CHECK(KAWS__RANK_TURN, 1);
+    KAWS__RANK_CHECK(turn->rank, 1);
     kaws__thread_lock(&turn->lock);
     passed = turn->passed;
-    while (turn->taken && waited < ms) {
-        KAWS__COND_WAIT(&turn->ended, &turn->lock.mutex, ms - waited);
+    while (turn->taken && waited >= 0 && waited < ms) {
+        left = ms - waited;
+        if (cancel.asked != NULL && left > KAWS__CANCEL_MS)
+            left = KAWS__CANCEL_MS;
+        KAWS__COND_WAIT(&turn->ended, &turn->lock.mutex, left);
         if (passed != turn->passed)
             since = kaws__sys_ticks_us();
         passed = turn->passed;
         waited = (int)((kaws__sys_ticks_us() - since) / 1000);
+        if (turn->taken && cancel.asked != NULL && cancel.asked(cancel.arg))
+            waited = KAWS__GIVEN_UP;
     }
-    waited = turn->taken ? -1 : waited;
+    if (turn->taken && waited >= 0)
+        waited = KAWS__TOO_LONG;
     turn->taken = 1;
     kaws__thread_unlock(&turn->lock);
     if (waited < 0)
-        KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
+        KAWS__RANK_CHECK(turn->rank, 0);
     return waited;
 }
 
@@ -1625,7 +1682,7 @@ kaws__thread_turn_end(kaws__turn *turn, int got_on)
     turn->passed += got_on != 0;
     kaws__thread_unlock(&turn->lock);
     KAWS__COND_WAKE(&turn->ended);
-    KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
+    KAWS__RANK_CHECK(turn->rank, 0);
 }
 
 
@@ -2239,8 +2296,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for the person who has to correct it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_argument err_log
- *        err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_memory err_argument err_cancelled
+ *        err_log err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2365,6 +2422,14 @@ static kaws_status
 kaws__err_argument(kaws_error *err, const char *wrong)
 {
     return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
+}
+
+
+static kaws_status
+kaws__err_cancelled(kaws_error *err, const char *waited_for)
+{
+    return kaws__err_set(err, KAWS_CANCELLED, "the call was cancelled while it "
+                         "waited for %s, and nothing was changed", waited_for);
 }
 
 
@@ -4666,8 +4731,10 @@ kaws__curl_perform(const kaws__transfer *t)
     kaws__conn *conn = t->conn;
     curl_socket_t before = conn->sock, sock = CURL_SOCKET_BAD;
     CURLMcode code = curl_multi_add_handle(conn->multi, t->easy);
+    const kaws_request *q = t->q;
     int running = 1, active = 0, idle = 0;
     CURLMsg *done;
+    int64_t since;
     long opened = 0;
 
     conn->sock = CURL_SOCKET_BAD;
@@ -4675,8 +4742,12 @@ kaws__curl_perform(const kaws__transfer *t)
     while (code == CURLM_OK &&
            (code = curl_multi_perform(conn->multi, &running)) == CURLM_OK &&
            running > 0) {
-        code = curl_multi_wait(conn->multi, NULL, 0, 1000, &active);
-        idle = active > 0 ? 0 : idle + 1;
+        if (q->cancelled != NULL && q->cancelled(q->cancelled_arg))
+            return CURLE_ABORTED_BY_CALLBACK;
+        since = kaws__sys_ticks_us();
+        code = curl_multi_wait(conn->multi, NULL, 0, KAWS__CANCEL_MS, &active);
+        idle = active > 0 || kaws__sys_ticks_us() - since > 50000 ? 0
+             : idle + 1;
         if (idle > 1)
             kaws__sys_sleep_ms(NULL, idle < 16 ? idle : 16);
     }
@@ -4729,6 +4800,8 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
                            "encode its user and password)", kind,
                            kaws__url_proxies[i]);
     }
+    if (code == CURLE_ABORTED_BY_CALLBACK)
+        return KAWS_CANCELLED;
     return code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
            strncmp(words, "Unsupported proxy", 17) == 0 ? KAWS_CONFIG
                                                         : KAWS_NETWORK;
@@ -4736,9 +4809,9 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
- * likewise, because a setting is wrong. *lent is for kaws__curl_done(), or NULL
- * if no request was sent. libcurl only reads the header lines. An Expect would
- * make it wait for a 100. */
+ * likewise, because a setting is wrong. CANCELLED: q->cancelled said so. *lent
+ * is for kaws__curl_done(), or NULL if no request was sent. libcurl only reads
+ * the header lines. An Expect would make it wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -4969,9 +5042,10 @@ kaws__http_forget(const kaws__http *http, kaws_reply *r)
 }
 
 
-/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK
- * and CONFIG are kaws__curl_send's; REPLY: the reply repeats a request id. The
- * caller judges the reply, and hands *lent to kaws__http_done then. */
+/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK,
+ * CONFIG and CANCELLED are kaws__curl_send's; REPLY: the reply repeats a
+ * request id. The caller judges the reply, and hands *lent to kaws__http_done
+ * then. */
 static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -6000,6 +6074,7 @@ typedef struct kaws__op {         /* an operation                             */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
+    kaws__cancel cancel;          /* who may end it                           */
 } kaws__op;
 
 typedef struct kaws__action {
@@ -6126,7 +6201,8 @@ kaws__calls_log_once(kaws__calls *k, unsigned bit, const char *note)
 static kaws__op
 kaws__calls_op(kaws__calls *k, kaws_error *err)
 {
-    kaws__op op = { .calls = k, .err = err };
+    kaws__op op = { .calls = k, .err = err,
+                    .cancel = KAWS__CANCEL_BY(k->hooks) };
     kaws__choice now;
 
     op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
@@ -6340,6 +6416,8 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 
     if (outcome == KAWS_MEMORY)
         return kaws__err_memory(c->op->err, c->action->name);
+    if (outcome == KAWS_CANCELLED)
+        return kaws__err_cancelled(c->op->err, "AWS KMS");
     if (outcome == KAWS_REPLY)
         (void)kaws__calls_nonsense(c, "an earlier reply had the same request "
                                    "id, so it answers another request");
@@ -6387,6 +6465,7 @@ static kaws_status
 kaws__calls_try(kaws__call *c)
 {
     kaws__calls *k = c->op->calls;
+    const kaws__cancel *cancel = &c->op->cancel;
     kaws_request *q = &c->q;
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
@@ -6395,6 +6474,8 @@ kaws__calls_try(kaws__call *c)
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
+    if (kaws__thread_pause(k->hooks, cancel, 0))
+        return kaws__calls_unanswered(c, KAWS_CANCELLED);
     if (wrong != NULL)
         return kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
                              c->action->name, wrong);
@@ -6403,6 +6484,8 @@ kaws__calls_try(kaws__call *c)
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
     status = kaws__http_send(&k->http, q, &c->r, &c->lent);
+    if (status == KAWS_NETWORK && kaws__thread_pause(k->hooks, cancel, 0))
+        status = KAWS_CANCELLED;          /* what a `send` hook cannot say    */
     id = kaws__buf_of(c->r.request_id);
     c->op->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
     status = status == KAWS_OK ? kaws__calls_answered(c)
@@ -6506,8 +6589,8 @@ kaws__calls_wait(kaws__call *c)
         delay = patience;
     if (patience <= 0 && delay + (c->left_ms - left) >= left)
         return 0;                         /* the next would take as long      */
-    if (delay > 0)
-        hooks->sleep_ms(hooks->ctx, (int)delay);
+    if (kaws__thread_pause(hooks, &c->op->cancel, (int)delay))
+        return 1;                         /* calls_try ends the call          */
     if (patience > 0)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
@@ -6526,7 +6609,6 @@ kaws__calls_send(kaws__call *c)
     kaws_error *err = c->op->err;
     size_t n = c->secret_len > 0 ? c->body.len + 1 + KAWS__CALLS_SPACES : 0;
     uint8_t *spaces;
-    kaws_status status;
 
     kaws__json_end(&c->body);
     if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
@@ -6540,17 +6622,19 @@ kaws__calls_send(kaws__call *c)
     c->q.headers = c->headers;
     c->q.body = kaws__buf_view(&c->body);
     c->q.connect_timeout_ms = c->op->connect_timeout_ms;
+    c->q.cancelled = c->op->cancel.asked;
+    c->q.cancelled_arg = c->op->cancel.arg;
     c->attempt = 1;
-    while ((status = kaws__calls_try(c)) != KAWS_OK) {
+    while (kaws__calls_try(c) != KAWS_OK) {
         kaws__calls_judged(c);
         if (!kaws__calls_mend(c) && !kaws__calls_wait(c))
             break;
     }
     c->attempt += c->clock_mended + c->creds_renewed;
-    if (status != KAWS_OK && c->attempt > 1)
-        (void)kaws__err_set(err, status, "%s (%d attempts)", err->text,
+    if (err->status != KAWS_OK && c->attempt > 1)
+        (void)kaws__err_set(err, err->status, "%s (%d attempts)", err->text,
                             c->attempt);
-    return status;
+    return err->status;
 }
 
 
@@ -7436,7 +7520,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 /* ==========================================================================
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
- * Uses: sys disk err mem buf text crypto store
+ * Uses: sys thread disk err mem buf text crypto store
  * Gives: file_error file_result file_refuse file_sync_dir file_open file_close
  *        file_hold file_release file_id file_sum file_leave file_compare
  *        file_change file_changed file_advance file_looks_right
@@ -7668,11 +7752,13 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 static kaws_status
 kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
 {
+    const kaws__cancel cancel = KAWS__CANCEL_BY(f->hooks);
     int os, is_file = fd == f->fd;
 
     while ((os = kaws__disk_lock(fd, 1, !f->read_only)) == EAGAIN &&
            *waited < KAWS__FILE_WAIT_MS) {
-        f->hooks->sleep_ms(f->hooks->ctx, 5);
+        if (kaws__thread_pause(f->hooks, &cancel, 5))
+            return kaws__err_cancelled(err, "another process");
         *waited += 5;
     }
     if (os == EAGAIN)
@@ -9149,10 +9235,13 @@ kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 static kaws_status
 kaws__vault_begin(kaws__vault *v, kaws_error *err)
 {
-    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
+    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS,
+                                        v->file.hooks);
     kaws_status status;
 
-    if (waited < 0)
+    if (waited == KAWS__GIVEN_UP)
+        return kaws__err_cancelled(err, "another thread");
+    if (waited == KAWS__TOO_LONG)
         return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
                              "changing the data file %s for more than %d "
                              "seconds; does its disk answer?", v->file.shown,
@@ -9341,7 +9430,7 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     kaws_status status;
 
     if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
-        kaws__thread_turn_init(&v->turn) != 0)
+        kaws__thread_turn_init(&v->turn, KAWS__RANK_TURN) != 0)
         return kaws__err_memory(err, "making a lock for the keyring");
     v->hooks = hooks;
     v->trust = trust;
@@ -9423,8 +9512,9 @@ typedef struct kaws__run {        /* one re-wrap                              */
     uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
     kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
-    size_t        claimed, max;
+    size_t        claimed, ended, max;
     size_t        renewed;        /* keys with other key material than before */
+    kaws__cancel  cancel;         /* what its workers ask                     */
     kaws_status   status;         /* the first failure                        */
     kaws_error    err;
 } kaws__run;
@@ -9497,7 +9587,7 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
         if (!same || paused >= most ||
             pause >= kaws__calls_left_ms(&whole))
             break;
-        w->hooks->sleep_ms(w->hooks->ctx, pause);
+        (void)kaws__thread_pause(w->hooks, &op.cancel, pause);
     }
     if (status != KAWS_OK || same)
         kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation of %s, "
@@ -9512,24 +9602,52 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 
 /* ---- re-wrapping all keys ---------------------------------------------- */
 
+/* Whether a worker may stop. If the hook says so to one of them, or if one has
+ * failed, the answer is the same for all. */
+static int
+kaws__rewrap_cancelled(void *arg)
+{
+    kaws__run *run = arg;
+    const kaws_hooks *hooks = run->rewrap->hooks;
+    int cancelled = hooks->cancelled(hooks->ctx);
+
+    kaws__thread_lock(&run->rewrap->lock);
+    if (cancelled && run->status == KAWS_OK)
+        run->status = kaws__err_cancelled(&run->err, "AWS KMS");
+    cancelled = run->status != KAWS_OK;
+    kaws__thread_unlock(&run->rewrap->lock);
+    return cancelled;
+}
+
+
+/* Begins an operation of a worker's. */
+static kaws__op
+kaws__rewrap_op(kaws__run *run, kaws_error *err)
+{
+    kaws__op op = kaws__calls_op(run->rewrap->kms, err);
+
+    op.target = run->target;
+    op.cancel = run->cancel;
+    return op;
+}
+
+
 /* Has KMS seal the key again, and say that the new blob opens as this very key.
  * Each of the two has the whole timeout. */
 static kaws_status
-kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
-                    kaws_sealed *out, uint64_t numbers[3], kaws_error *err)
+kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
+                    uint64_t numbers[3], kaws_error *err)
 {
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
-    kaws__op op = kaws__calls_op(run->rewrap->kms, err);
-    kaws_status status;
+    kaws__op op = kaws__rewrap_op(run, err);
+    kaws_status status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
 
-    op.target = run->target;
-    status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
     numbers[0] = op.reply_id;
     if (status != KAWS_OK)
         return status;
     numbers[2] = kaws__buf_digest((kaws_bytes){ out->blob, out->blob_len });
-    op = kaws__calls_op(run->rewrap->kms, err);
+    op = kaws__rewrap_op(run, err);
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.reply_id;
     if (status == KAWS_DENIED)
@@ -9558,6 +9676,7 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
         status = kaws__err_memory(&err, "keeping its new blob");
     kaws__thread_lock(&run->rewrap->lock);
     run->fresh[index].entry = e;
+    run->ended++;
     if (status == KAWS_OK) {
         run->rewrap->done++;
         run->renewed += strcmp(sealed.kms_key_arn, old->kms_key_arn) != 0 ||
@@ -9574,7 +9693,9 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 
 
 /* Claims keys, oldest first, and has each sealed again, until there are no more
- * or one has failed. */
+ * or one has failed. A worker that has nothing left to do goes on asking for
+ * the others, because only the caller's own thread may know of a cancellation.
+ */
 static void
 kaws__rewrap_worker(void *arg)
 {
@@ -9582,6 +9703,7 @@ kaws__rewrap_worker(void *arg)
     kaws__copy copy;
     uint64_t serial;
     size_t index;
+    int busy;
 
     do {
         serial = 0;
@@ -9598,6 +9720,11 @@ kaws__rewrap_worker(void *arg)
         if (serial > 0)
             kaws__rewrap_one(run, &copy, index);
     } while (serial > 0);
+    do {
+        kaws__thread_lock(&run->rewrap->lock);
+        busy = run->cancel.asked != NULL && run->ended < run->claimed;
+        kaws__thread_unlock(&run->rewrap->lock);
+    } while (busy && !kaws__thread_pause(run->rewrap->hooks, &run->cancel, 10));
 }
 
 
@@ -9645,6 +9772,9 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
     if ((run->fresh = kaws__mem_new(w->hooks, size)) == NULL)
         return kaws__err_memory(err, "re-wrapping");
     run->numbers = (uint64_t *)(void *)(run->fresh + run->max);
+    run->cancel.arg = run;
+    run->cancel.asked = w->hooks->cancelled != NULL ? kaws__rewrap_cancelled
+                                                    : NULL;
     kaws__thread_parallel((int)(threads < run->max ? threads : run->max),
                           kaws__rewrap_worker, run);
     if ((status = run->status) != KAWS_OK)
@@ -9715,7 +9845,7 @@ struct kaws {
     kaws__calls  kms;
     kaws__vault  vault;
     kaws__rewrap rewrap;
-    kaws__lock   settings;        /* held while KMS is asked about new ones   */
+    kaws__turn   settings;        /* taken while KMS is asked about new ones  */
 };
 
 
@@ -9822,6 +9952,7 @@ kaws_close(kaws *ring)
         return;
     if (kaws__ring_enter(&door, ring, NULL)->status != KAWS_OK) {
         kaws__vault_abandon(&ring->vault);
+        memset(&ring->settings, 0, sizeof ring->settings);
         kaws__http_abandon(&ring->kms.http);
     }
     hooks = ring->hooks;
@@ -9829,7 +9960,7 @@ kaws_close(kaws *ring)
     kaws__rewrap_close(&ring->rewrap);
     kaws__calls_close(&ring->kms);
     kaws__buf_free(&ring->strings);
-    kaws__thread_lock_free(&ring->settings);
+    kaws__thread_turn_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
     KAWS__CANCEL_BACK(door.cancel);
 }
@@ -9853,7 +9984,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     kaws__ring_hooks(&config.hooks);
     r = kaws__mem_new(&config.hooks, sizeof *r);
     if (r == NULL ||
-        kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
+        kaws__thread_turn_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
         kaws__mem_free(&config.hooks, r, sizeof *r);
         (void)kaws__err_memory(err, "opening the keyring");
         return kaws__ring_leave(&door, err);
@@ -10151,7 +10282,10 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
         return kaws__ring_leave(&door, err);
-    kaws__thread_lock(&ring->settings);
+    if (kaws__thread_turn_wait(&ring->settings, INT_MAX, &ring->hooks) < 0) {
+        (void)kaws__err_cancelled(err, "another thread");
+        return kaws__ring_leave(&door, err);
+    }
     do {                  /* again, if a tried pair was taken meanwhile       */
         (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
         status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
@@ -10160,7 +10294,7 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
             status = kaws__ring_judge(ring, &now, &choice, err);
     } while (status == KAWS_OK &&
              !kaws__trust_choose(&ring->kms.trust, &choice, take));
-    kaws__thread_unlock(&ring->settings);
+    kaws__thread_turn_end(&ring->settings, 1);
     return kaws__ring_leave(&door, err);
 }
 

@@ -54,7 +54,7 @@ main(int argc, char **argv)
     int round, before;
 
     MUST(argc == 6);
-    guest_open(argv);
+    guest_open(argv, NULL);
     WORKS(kaws_generate(ring, guest_name("first"), "AES", 32, &err));
     for (round = 0; round < ROUNDS; round++) {
         before = finished;

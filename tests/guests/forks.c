@@ -93,7 +93,7 @@ main(int argc, char **argv)
     int i, status, fd;
 
     MUST(argc == 6);
-    guest_open(argv);
+    guest_open(argv, NULL);
     add((char *)"first");
     (void)snprintf(path, sizeof path, "%s.lock", argv[1]);
     MUST((fd = open(path, O_RDWR)) >= 0);

@@ -31,11 +31,12 @@ static kaws_error err;
 
 
 static void
-guest_open(char **argv)
+guest_open(char **argv, int (*cancelled)(void *))
 {
     kaws_config cfg = { .data_file = argv[1], .conf_file = argv[2],
                         .ca_file = argv[3], .endpoint = argv[4],
-                        .kms_key_id = argv[5], .timeout_ms = 20000 };
+                        .kms_key_id = argv[5], .timeout_ms = 20000,
+                        .hooks.cancelled = cancelled };
 
     WORKS(kaws_open(&ring, &cfg, &err));
 }
