@@ -9460,7 +9460,6 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 }
 
 
-/* Nobody uses it any more. */
 /* This process is a forked child. The file is the parent's, so closing it must
  * write nothing. Other threads of the parent may have waited for their turn,
  * and are not here to leave it. */
@@ -9472,6 +9471,7 @@ kaws__vault_abandon(kaws__vault *v)
 }
 
 
+/* Nobody uses it any more. */
 static void
 kaws__vault_close(kaws__vault *v)
 {

@@ -1149,7 +1149,8 @@ main(void)
 #if !defined(KEYRING_AWS_NO_CURL)
         BARE(test_bad_proxy),
 #endif
-        BARE(test_where_it_goes), BARE(test_refusals), BARE(test_another_error_next),
+        BARE(test_where_it_goes), BARE(test_refusals),
+        BARE(test_another_error_next),
         BARE(test_no_type), BARE(test_doubtful_connections),
         BARE(test_same_request_id), BARE(test_words_from_outside),
         BARE(test_nothing_is_echoed),
