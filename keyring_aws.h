@@ -190,6 +190,11 @@
  * after the hook's time is up. A definite error (DENIED, for example) ends it
  * at once, as always.
  *
+ * A program whose users can interrupt it sets hooks.cancelled. While a call
+ * waits for AWS KMS, for another process or for another thread, it asks the
+ * hook every 100 ms. If the hook says so, the call ends with CANCELLED, and
+ * nothing has changed. A change that has begun on disk is always finished.
+ *
  *
  * 5  MEMORY AND SECRETS
  *
@@ -215,9 +220,17 @@
  * one thread. Two processes should not share a data file. If they do, the
  * second gets a warning when it opens the file, the two take turns to change
  * it, and the one that finds the other's change answers KAWS_CHANGED from then
- * on. A child process must not use its parent's ring after fork(). We leave
- * SIGPIPE alone; with an old libcurl, ignore it. A calling thread needs 64 KiB
- * of stack.
+ * on. We leave SIGPIPE alone; with an old libcurl, ignore it. A calling thread
+ * needs 64 KiB of stack.
+ *
+ * A ring belongs to the process that opened it. In a child process made by
+ * fork() every function answers CONFIG, except kaws_close: there it frees
+ * memory and closes files, but writes nothing, and says nothing to AWS KMS. The
+ * child may open a ring of its own.
+ *
+ * A thread cannot be cancelled (pthread_cancel) while it is in a call: it
+ * finishes the call first, and the thread's cancellation state is then as
+ * before. A cancelled call would leave its locks locked and its keys unwiped.
  *
  * Two processes exclude each other even if they reach the data file by
  * different names (hard links, or a mount of that one file), because we lock
@@ -513,7 +526,8 @@ extern "C" {
     X(THROTTLED,   "AWS KMS throttled every attempt")                         \
     X(SERVICE,     "AWS KMS reported an error")                               \
     X(REPLY,       "the reply from AWS KMS makes no sense")                   \
-    X(RUNNING,     "a re-wrap is already running")
+    X(RUNNING,     "a re-wrap is already running")                            \
+    X(CANCELLED,   "the caller cancelled it")
 
 #define KAWS__STATUS_NAME(name, text) KAWS_##name,
 
@@ -549,6 +563,10 @@ typedef struct kaws_request {
     kaws_bytes  body;
     int         connect_timeout_ms, timeout_ms;
     int         fresh_connection; /* use a new connection, send once only     */
+
+    /* If it is not NULL: ask it at least every 100 ms. 1: give up. */
+    int       (*cancelled)(void *arg);
+    void       *cancelled_arg;
 } kaws_request;
 
 /* What the hook fills. If the body does not fit, the hook sets body_len to any
@@ -565,8 +583,9 @@ typedef struct kaws_reply {
 
 /* All effects on the world except files; each can be replaced by itself. Any
  * thread may call a hook, also the threads that kaws_rewrap_all starts, and
- * several may do so at once. We may hold locks meanwhile, so a hook must not
- * call the ring. */
+ * several may do so at once. We may hold locks and secrets meanwhile. So a hook
+ * must return: it must not throw an exception, longjmp() out, end the thread,
+ * or enable cancellation. Nor may it call the ring. */
 typedef struct kaws_hooks {
     void   *ctx;                  /* passed to every hook                     */
 
@@ -597,6 +616,13 @@ typedef struct kaws_hooks {
     /* Returns for how many ms an operation may still wait for KMS (section 4);
      * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
+
+    /* Returns 1 if the call that this thread is in should end: it ends with
+     * CANCELLED, and has changed nothing. We ask at least every 100 ms while
+     * the call waits: for a reply, for its next attempt, or for its turn to
+     * change the file. A re-wrap asks in the threads that it starts, too, and
+     * ends if one of them gets a 1. NULL: no call is cancelled. */
+    int   (*cancelled)(void *ctx);
 } kaws_hooks;
 
 typedef struct kaws_config {
@@ -640,7 +666,9 @@ KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
  * NETWORK, THROTTLED, SERVICE and REPLY may pass. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
-/* Closes the ring; NULL is allowed. No other call may be running. */
+/* Closes the ring; NULL is allowed. No other call may be running. In a forked
+ * child it closes the child's copy only (section 6), and what libcurl has
+ * allocated stays allocated. */
 KAWS_API void kaws_close(kaws *ring);
 
 /* ---- keys -------------------------------------------------------------- */
@@ -1042,8 +1070,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * ROOM  sys      clock, random bytes, locked pages, symbols, error texts
  * ==========================================================================
  * Uses: nothing
- * Gives: sys_env sys_error_text sys_ns sys_now_ms sys_ticks_us sys_ticks_ms
- *        sys_sleep_ms sys_random sys_alloc_locked sys_free_locked
+ * Gives: sys_env sys_error_text sys_pid sys_ns sys_now_ms sys_ticks_us
+ *        sys_ticks_ms sys_sleep_ms sys_random sys_alloc_locked sys_free_locked
  *        sys_advise_large sys_symbol sys_is_ipv6
  *
  * A function whose systems differ has its Windows body and its POSIX body side
@@ -1068,6 +1096,19 @@ kaws__sys_env(const char *name)
     const char *value = getenv(name);
 
     return value != NULL && *value != '\0' ? value : NULL;
+}
+
+
+/* Which process this is. A Windows process has no forked child that could share
+ * its memory. */
+static long
+kaws__sys_pid(void)
+{
+#if defined(_WIN32)
+    return 0;
+#else
+    return (long)getpid();
+#endif
 }
 
 
@@ -1370,8 +1411,8 @@ kaws__sys_is_ipv6(const char *text)
  * ==========================================================================
  * Uses: sys
  * Gives: thread_lock_init thread_lock_free thread_lock thread_unlock
- *        thread_once thread_parallel thread_turn_init thread_turn_free
- *        thread_turn_wait thread_turn_end
+ *        thread_once thread_parallel thread_pause thread_turn_init
+ *        thread_turn_free thread_turn_wait thread_turn_end
  *
  * Three systems share the code: POSIX threads, Windows, and none at all
  * (KEYRING_AWS_NO_THREADS). A call that can fail returns 0 or an errno value.
@@ -1392,6 +1433,8 @@ typedef int kaws__mutex, kaws__cond, kaws__worker;
 #define KAWS__COND_FREE(cond)            ((void)(cond))
 #define KAWS__COND_WAIT(cond, mutex, ms) ((void)(ms))
 #define KAWS__COND_WAKE(cond)            ((void)(cond))
+#define KAWS__CANCEL_OFF(old)            (*(old) = 0)
+#define KAWS__CANCEL_BACK(old)           ((void)(old))
 #define KAWS__WORKER                     void *
 #define KAWS__WORKER_START(worker, work, job)                                 \
     ((void)(work), (void)(job), *(worker) = 0)
@@ -1413,6 +1456,8 @@ typedef HANDLE kaws__worker;
 #define KAWS__COND_WAIT(cond, mutex, ms)                                      \
     (void)SleepConditionVariableSRW(cond, mutex, (DWORD)(ms), 0)
 #define KAWS__COND_WAKE(cond)            WakeConditionVariable(cond)
+#define KAWS__CANCEL_OFF(old)            (*(old) = 0)
+#define KAWS__CANCEL_BACK(old)           ((void)(old))
 #define KAWS__WORKER                     DWORD WINAPI
 #define KAWS__WORKER_START(worker, work, job)                                 \
     ((*(worker) = CreateThread(NULL, 0, work, job, 0, NULL)) != NULL)
@@ -1434,6 +1479,10 @@ typedef pthread_t kaws__worker;
 #define KAWS__COND_FREE(cond)            pthread_cond_destroy(cond)
 #define KAWS__COND_WAIT                  kaws__thread_cond_wait
 #define KAWS__COND_WAKE(cond)            pthread_cond_signal(cond)
+#define KAWS__CANCEL_OFF(old)                                                 \
+    ((void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, old))
+#define KAWS__CANCEL_BACK(old)                                                \
+    ((void)pthread_setcancelstate(old, &(old)))
 #define KAWS__WORKER                     void *
 #define KAWS__WORKER_START               kaws__thread_start
 #define KAWS__WORKER_JOIN(worker)        pthread_join(worker, NULL)
@@ -1622,12 +1671,43 @@ kaws__thread_parallel(int count, void (*run)(void *), void *arg)
 }
 
 
+/* ---- waiting that can be cancelled -------------------------------------- */
+
+#define KAWS__CANCEL_MS 100       /* how often we ask                         */
+
+typedef struct kaws__cancel {     /* the hook `cancelled`, or another asker   */
+    int (*asked)(void *arg);      /* NULL: nobody cancels                     */
+    void *arg;
+} kaws__cancel;
+
+#define KAWS__CANCEL_BY(hooks) { (hooks)->cancelled, (hooks)->ctx }
+
+
+/* Sleeps for so many ms. Returns 1 if the call is cancelled. */
+static int
+kaws__thread_pause(const kaws_hooks *hooks, const kaws__cancel *cancel, int ms)
+{
+    int most = cancel->asked != NULL ? KAWS__CANCEL_MS : ms, some;
+
+    for (; ms > 0; ms -= some) {
+        if (cancel->asked != NULL && cancel->asked(cancel->arg))
+            return 1;
+        some = ms < most ? ms : most;
+        hooks->sleep_ms(hooks->ctx, some);
+    }
+    return cancel->asked != NULL && cancel->asked(cancel->arg);
+}
+
+
 /* ---- the turn ----------------------------------------------------------- */
+
+enum { KAWS__TOO_LONG = -1, KAWS__GIVEN_UP = -2 };
 
 /* A turn is a lock with a time limit. The limit starts again whenever a thread
  * ends its turn and reports progress. */
 typedef struct kaws__turn {
     kaws__lock lock;              /* guards all below                         */
+    kaws__rank rank;              /* of the turn itself                       */
     kaws__cond ended;
     int        taken;
     unsigned   passed;            /* how many turns ended and got on          */
@@ -1635,10 +1715,11 @@ typedef struct kaws__turn {
 
 
 static int
-kaws__thread_turn_init(kaws__turn *turn)
+kaws__thread_turn_init(kaws__turn *turn, kaws__rank rank)
 {
     int os = KAWS__COND_INIT(&turn->ended);
 
+    turn->rank = rank;
     turn->taken = 0;
     turn->passed = 0;
     if (os == 0 &&
@@ -1658,29 +1739,37 @@ kaws__thread_turn_free(kaws__turn *turn)
 
 
 /* Waits for the turn. Returns for how many ms nobody had got on when it became
- * ours, or -1 if nobody got on for `ms`, and it is not ours. */
+ * ours. It is not ours if nobody got on for `ms` (KAWS__TOO_LONG), or if the
+ * call was cancelled (KAWS__GIVEN_UP). */
 static int
-kaws__thread_turn_wait(kaws__turn *turn, int ms)
+kaws__thread_turn_wait(kaws__turn *turn, int ms, const kaws_hooks *hooks)
 {
+    const kaws__cancel cancel = KAWS__CANCEL_BY(hooks);
     int64_t since = kaws__sys_ticks_us();
     unsigned passed;
-    int waited = 0;
+    int waited = 0, left;
 
-    KAWS__RANK_CHECK(KAWS__RANK_TURN, 1);
+    KAWS__RANK_CHECK(turn->rank, 1);
     kaws__thread_lock(&turn->lock);
     passed = turn->passed;
-    while (turn->taken && waited < ms) {
-        KAWS__COND_WAIT(&turn->ended, &turn->lock.mutex, ms - waited);
+    while (turn->taken && waited >= 0 && waited < ms) {
+        left = ms - waited;
+        if (cancel.asked != NULL && left > KAWS__CANCEL_MS)
+            left = KAWS__CANCEL_MS;
+        KAWS__COND_WAIT(&turn->ended, &turn->lock.mutex, left);
         if (passed != turn->passed)
             since = kaws__sys_ticks_us();
         passed = turn->passed;
         waited = (int)((kaws__sys_ticks_us() - since) / 1000);
+        if (turn->taken && cancel.asked != NULL && cancel.asked(cancel.arg))
+            waited = KAWS__GIVEN_UP;
     }
-    waited = turn->taken ? -1 : waited;
+    if (turn->taken && waited >= 0)
+        waited = KAWS__TOO_LONG;
     turn->taken = 1;
     kaws__thread_unlock(&turn->lock);
     if (waited < 0)
-        KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
+        KAWS__RANK_CHECK(turn->rank, 0);
     return waited;
 }
 
@@ -1694,7 +1783,7 @@ kaws__thread_turn_end(kaws__turn *turn, int got_on)
     turn->passed += got_on != 0;
     kaws__thread_unlock(&turn->lock);
     KAWS__COND_WAKE(&turn->ended);
-    KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
+    KAWS__RANK_CHECK(turn->rank, 0);
 }
 
 
@@ -2308,8 +2397,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for the person who has to correct it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_argument err_log
- *        err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_memory err_argument err_cancelled
+ *        err_log err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2434,6 +2523,14 @@ static kaws_status
 kaws__err_argument(kaws_error *err, const char *wrong)
 {
     return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
+}
+
+
+static kaws_status
+kaws__err_cancelled(kaws_error *err, const char *waited_for)
+{
+    return kaws__err_set(err, KAWS_CANCELLED, "the call was cancelled while it "
+                         "waited for %s, and nothing was changed", waited_for);
 }
 
 
@@ -4841,8 +4938,10 @@ kaws__curl_perform(const kaws__transfer *t)
     kaws__conn *conn = t->conn;
     curl_socket_t before = conn->sock, sock = CURL_SOCKET_BAD;
     CURLMcode code = curl_multi_add_handle(conn->multi, t->easy);
+    const kaws_request *q = t->q;
     int running = 1, active = 0, idle = 0;
     CURLMsg *done;
+    int64_t since;
     long opened = 0;
 
     conn->sock = CURL_SOCKET_BAD;
@@ -4850,8 +4949,12 @@ kaws__curl_perform(const kaws__transfer *t)
     while (code == CURLM_OK &&
            (code = curl_multi_perform(conn->multi, &running)) == CURLM_OK &&
            running > 0) {
-        code = curl_multi_wait(conn->multi, NULL, 0, 1000, &active);
-        idle = active > 0 ? 0 : idle + 1;
+        if (q->cancelled != NULL && q->cancelled(q->cancelled_arg))
+            return CURLE_ABORTED_BY_CALLBACK;
+        since = kaws__sys_ticks_us();
+        code = curl_multi_wait(conn->multi, NULL, 0, KAWS__CANCEL_MS, &active);
+        idle = active > 0 || kaws__sys_ticks_us() - since > 50000 ? 0
+             : idle + 1;
         if (idle > 1)
             kaws__sys_sleep_ms(NULL, idle < 16 ? idle : 16);
     }
@@ -4904,6 +5007,8 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
                            "encode its user and password)", kind,
                            kaws__url_proxies[i]);
     }
+    if (code == CURLE_ABORTED_BY_CALLBACK)
+        return KAWS_CANCELLED;
     return code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
            strncmp(words, "Unsupported proxy", 17) == 0 ? KAWS_CONFIG
                                                         : KAWS_NETWORK;
@@ -4911,9 +5016,9 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
- * likewise, because a setting is wrong. *lent is for kaws__curl_done(), or NULL
- * if no request was sent. libcurl only reads the header lines. An Expect would
- * make it wait for a 100. */
+ * likewise, because a setting is wrong. CANCELLED: q->cancelled said so. *lent
+ * is for kaws__curl_done(), or NULL if no request was sent. libcurl only reads
+ * the header lines. An Expect would make it wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -5033,7 +5138,8 @@ kaws__curl_close(kaws__sender *s)
  * ROOM  http     send one request, get the reply that was made for it
  * ==========================================================================
  * Uses: thread err mem buf text curl
- * Gives: http_open http_close http_send http_done http_forget http_distrust
+ * Gives: http_open http_abandon http_close http_send http_done http_forget
+ *        http_distrust
  *
  * All requests go through kaws__http_send, which calls the `send` hook or the
  * built-in sender. Section 8 of the manual says why a connection is used again
@@ -5071,6 +5177,15 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
     http->hooks = hooks;
     return hooks->send != NULL ? KAWS_OK
          : kaws__curl_open(&http->sender, hooks, ca_file, plain, err);
+}
+
+
+/* This process is a forked child. libcurl would tell the parent's peers that a
+ * connection ends, so what libcurl has is left as it is. */
+static void
+kaws__http_abandon(kaws__http *http)
+{
+    http->sender = NULL;
 }
 
 
@@ -5134,9 +5249,10 @@ kaws__http_forget(const kaws__http *http, kaws_reply *r)
 }
 
 
-/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK
- * and CONFIG are kaws__curl_send's; REPLY: the reply repeats a request id. The
- * caller judges the reply, and hands *lent to kaws__http_done then. */
+/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK,
+ * CONFIG and CANCELLED are kaws__curl_send's; REPLY: the reply repeats a
+ * request id. The caller judges the reply, and hands *lent to kaws__http_done
+ * then. */
 static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -6199,6 +6315,7 @@ typedef struct kaws__op {         /* an operation                             */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
+    kaws__cancel cancel;          /* who may end it                           */
 } kaws__op;
 
 typedef struct kaws__action {
@@ -6326,7 +6443,8 @@ kaws__calls_log_once(kaws__calls *k, unsigned bit, const char *note)
 static kaws__op
 kaws__calls_op(kaws__calls *k, kaws_error *err)
 {
-    kaws__op op = { .calls = k, .err = err };
+    kaws__op op = { .calls = k, .err = err,
+                    .cancel = KAWS__CANCEL_BY(k->hooks) };
     kaws__choice now;
 
     op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
@@ -6541,6 +6659,8 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 
     if (outcome == KAWS_MEMORY)
         return kaws__err_memory(c->op->err, c->action->name);
+    if (outcome == KAWS_CANCELLED)
+        return kaws__err_cancelled(c->op->err, "AWS KMS");
     if (outcome == KAWS_REPLY)
         (void)kaws__calls_nonsense(c, "an earlier reply had the same request "
                                    "id, so it answers another request");
@@ -6588,6 +6708,7 @@ static kaws_status
 kaws__calls_try(kaws__call *c)
 {
     kaws__calls *k = c->op->calls;
+    const kaws__cancel *cancel = &c->op->cancel;
     kaws_request *q = &c->q;
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
@@ -6596,6 +6717,8 @@ kaws__calls_try(kaws__call *c)
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
+    if (kaws__thread_pause(k->hooks, cancel, 0))
+        return kaws__calls_unanswered(c, KAWS_CANCELLED);
     if (wrong != NULL)
         return kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
                              c->action->name, wrong);
@@ -6604,6 +6727,8 @@ kaws__calls_try(kaws__call *c)
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
     status = kaws__http_send(&k->http, q, &c->r, &c->lent);
+    if (status == KAWS_NETWORK && kaws__thread_pause(k->hooks, cancel, 0))
+        status = KAWS_CANCELLED;          /* what a `send` hook cannot say    */
     id = kaws__buf_of(c->r.request_id);
     c->op->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
     status = status == KAWS_OK ? kaws__calls_answered(c)
@@ -6707,8 +6832,8 @@ kaws__calls_wait(kaws__call *c)
         delay = patience;
     if (patience <= 0 && delay + (c->left_ms - left) >= left)
         return 0;                         /* the next would take as long      */
-    if (delay > 0)
-        hooks->sleep_ms(hooks->ctx, (int)delay);
+    if (kaws__thread_pause(hooks, &c->op->cancel, (int)delay))
+        return 1;                         /* calls_try ends the call          */
     if (patience > 0)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
@@ -6727,7 +6852,6 @@ kaws__calls_send(kaws__call *c)
     kaws_error *err = c->op->err;
     size_t n = c->secret_len > 0 ? c->body.len + 1 + KAWS__CALLS_SPACES : 0;
     uint8_t *spaces;
-    kaws_status status;
 
     kaws__json_end(&c->body);
     if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
@@ -6741,17 +6865,19 @@ kaws__calls_send(kaws__call *c)
     c->q.headers = c->headers;
     c->q.body = kaws__buf_view(&c->body);
     c->q.connect_timeout_ms = c->op->connect_timeout_ms;
+    c->q.cancelled = c->op->cancel.asked;
+    c->q.cancelled_arg = c->op->cancel.arg;
     c->attempt = 1;
-    while ((status = kaws__calls_try(c)) != KAWS_OK) {
+    while (kaws__calls_try(c) != KAWS_OK) {
         kaws__calls_judged(c);
         if (!kaws__calls_mend(c) && !kaws__calls_wait(c))
             break;
     }
     c->attempt += c->clock_mended + c->creds_renewed;
-    if (status != KAWS_OK && c->attempt > 1)
-        (void)kaws__err_set(err, status, "%s (%d attempts)", err->text,
+    if (err->status != KAWS_OK && c->attempt > 1)
+        (void)kaws__err_set(err, err->status, "%s (%d attempts)", err->text,
                             c->attempt);
-    return status;
+    return err->status;
 }
 
 
@@ -7831,7 +7957,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 /* ==========================================================================
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
- * Uses: sys disk err mem buf text crypto store
+ * Uses: sys thread disk err mem buf text crypto store
  * Gives: file_error file_result file_refuse file_sync_dir file_open file_close
  *        file_hold file_release file_id file_sum file_leave file_compare
  *        file_change file_changed file_advance file_looks_right
@@ -8063,11 +8189,13 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 static kaws_status
 kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
 {
+    const kaws__cancel cancel = KAWS__CANCEL_BY(f->hooks);
     int os, is_file = fd == f->fd;
 
     while ((os = kaws__disk_lock(fd, 1, !f->read_only)) == EAGAIN &&
            *waited < KAWS__FILE_WAIT_MS) {
-        f->hooks->sleep_ms(f->hooks->ctx, 5);
+        if (kaws__thread_pause(f->hooks, &cancel, 5))
+            return kaws__err_cancelled(err, "another process");
         *waited += 5;
     }
     if (os == EAGAIN)
@@ -9329,7 +9457,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
  * Uses: thread err buf text trust store file save table bind
- * Gives: vault_open vault_close vault_look vault_entry vault_add
+ * Gives: vault_open vault_abandon vault_close vault_look vault_entry vault_add
  *        vault_replace vault_claim vault_extent vault_list vault_stats
  *
  * Table, file, and the digest over the file have one lock, which is never held
@@ -9556,10 +9684,13 @@ kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 static kaws_status
 kaws__vault_begin(kaws__vault *v, kaws_error *err)
 {
-    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
+    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS,
+                                        v->file.hooks);
     kaws_status status;
 
-    if (waited < 0)
+    if (waited == KAWS__GIVEN_UP)
+        return kaws__err_cancelled(err, "another thread");
+    if (waited == KAWS__TOO_LONG)
         return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
                              "changing the data file %s for more than %d "
                              "seconds; does its disk answer?", v->file.shown,
@@ -9751,7 +9882,7 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     kaws_status status;
 
     if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
-        kaws__thread_turn_init(&v->turn) != 0)
+        kaws__thread_turn_init(&v->turn, KAWS__RANK_TURN) != 0)
         return kaws__err_memory(err, "making a lock for the keyring");
     v->hooks = hooks;
     v->trust = trust;
@@ -9778,6 +9909,17 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
         kaws__vault_log(v, "opened");
     v->uncertain = status != KAWS_OK;     /* so closing it changes nothing    */
     return status;
+}
+
+
+/* This process is a forked child. The file is the parent's, so closing it must
+ * write nothing. Other threads of the parent may have waited for their turn,
+ * and are not here to leave it. */
+static void
+kaws__vault_abandon(kaws__vault *v)
+{
+    v->uncertain = 1;
+    memset(&v->turn, 0, sizeof v->turn);
 }
 
 
@@ -9822,8 +9964,9 @@ typedef struct kaws__run {        /* one re-wrap                              */
     uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
     kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
-    size_t        claimed, max;
+    size_t        claimed, ended, max;
     size_t        renewed;        /* keys with other key material than before */
+    kaws__cancel  cancel;         /* what its workers ask                     */
     kaws_status   status;         /* the first failure                        */
     kaws_error    err;
 } kaws__run;
@@ -9896,7 +10039,7 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
         if (!same || paused >= most ||
             pause >= kaws__calls_left_ms(&whole))
             break;
-        w->hooks->sleep_ms(w->hooks->ctx, pause);
+        (void)kaws__thread_pause(w->hooks, &op.cancel, pause);
     }
     if (status != KAWS_OK || same)
         kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation of %s, "
@@ -9911,24 +10054,52 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 
 /* ---- re-wrapping all keys ---------------------------------------------- */
 
+/* Whether a worker may stop. If the hook says so to one of them, or if one has
+ * failed, the answer is the same for all. */
+static int
+kaws__rewrap_cancelled(void *arg)
+{
+    kaws__run *run = arg;
+    const kaws_hooks *hooks = run->rewrap->hooks;
+    int cancelled = hooks->cancelled(hooks->ctx);
+
+    kaws__thread_lock(&run->rewrap->lock);
+    if (cancelled && run->status == KAWS_OK)
+        run->status = kaws__err_cancelled(&run->err, "AWS KMS");
+    cancelled = run->status != KAWS_OK;
+    kaws__thread_unlock(&run->rewrap->lock);
+    return cancelled;
+}
+
+
+/* Begins an operation of a worker's. */
+static kaws__op
+kaws__rewrap_op(kaws__run *run, kaws_error *err)
+{
+    kaws__op op = kaws__calls_op(run->rewrap->kms, err);
+
+    op.target = run->target;
+    op.cancel = run->cancel;
+    return op;
+}
+
+
 /* Has KMS seal the key again, and say that the new blob opens as this very key.
  * Each of the two has the whole timeout. */
 static kaws_status
-kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
-                    kaws_sealed *out, uint64_t numbers[3], kaws_error *err)
+kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
+                    uint64_t numbers[3], kaws_error *err)
 {
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
-    kaws__op op = kaws__calls_op(run->rewrap->kms, err);
-    kaws_status status;
+    kaws__op op = kaws__rewrap_op(run, err);
+    kaws_status status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
 
-    op.target = run->target;
-    status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
     numbers[0] = op.reply_id;
     if (status != KAWS_OK)
         return status;
     numbers[2] = kaws__buf_digest((kaws_bytes){ out->blob, out->blob_len });
-    op = kaws__calls_op(run->rewrap->kms, err);
+    op = kaws__rewrap_op(run, err);
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.reply_id;
     if (status == KAWS_DENIED)
@@ -9957,6 +10128,7 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
         status = kaws__err_memory(&err, "keeping its new blob");
     kaws__thread_lock(&run->rewrap->lock);
     run->fresh[index].entry = e;
+    run->ended++;
     if (status == KAWS_OK) {
         run->rewrap->done++;
         run->renewed += strcmp(sealed.kms_key_arn, old->kms_key_arn) != 0 ||
@@ -9973,7 +10145,9 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 
 
 /* Claims keys, oldest first, and has each sealed again, until there are no more
- * or one has failed. */
+ * or one has failed. A worker that has nothing left to do goes on asking for
+ * the others, because only the caller's own thread may know of a cancellation.
+ */
 static void
 kaws__rewrap_worker(void *arg)
 {
@@ -9981,6 +10155,7 @@ kaws__rewrap_worker(void *arg)
     kaws__copy copy;
     uint64_t serial;
     size_t index;
+    int busy;
 
     do {
         serial = 0;
@@ -9997,6 +10172,11 @@ kaws__rewrap_worker(void *arg)
         if (serial > 0)
             kaws__rewrap_one(run, &copy, index);
     } while (serial > 0);
+    do {
+        kaws__thread_lock(&run->rewrap->lock);
+        busy = run->cancel.asked != NULL && run->ended < run->claimed;
+        kaws__thread_unlock(&run->rewrap->lock);
+    } while (busy && !kaws__thread_pause(run->rewrap->hooks, &run->cancel, 10));
 }
 
 
@@ -10044,6 +10224,9 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
     if ((run->fresh = kaws__mem_new(w->hooks, size)) == NULL)
         return kaws__err_memory(err, "re-wrapping");
     run->numbers = (uint64_t *)(void *)(run->fresh + run->max);
+    run->cancel.arg = run;
+    run->cancel.asked = w->hooks->cancelled != NULL ? kaws__rewrap_cancelled
+                                                    : NULL;
     kaws__thread_parallel((int)(threads < run->max ? threads : run->max),
                           kaws__rewrap_worker, run);
     if ((status = run->status) != KAWS_OK)
@@ -10093,8 +10276,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text creds arn trust calls kms store bind
- *        vault rewrap
+ * Uses: sys thread disk err mem buf text http creds arn trust calls kms store
+ *        bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -10109,24 +10292,59 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 
 struct kaws {
     kaws_hooks   hooks;
+    long         pid;             /* of the process that opened it            */
     kaws__buf    strings;         /* the config's, copied                     */
     kaws__calls  kms;
     kaws__vault  vault;
     kaws__rewrap rewrap;
-    kaws__lock   settings;        /* held while KMS is asked about new ones   */
+    kaws__turn   settings;        /* taken while KMS is asked about new ones  */
 };
 
 
+/* A public function at work. A thread that is cancelled would never release its
+ * locks nor wipe its keys, so it cannot be cancelled meanwhile. */
+typedef struct kaws__door {
+    kaws_error spare;             /* for a caller that wants no error         */
+    int        cancel;            /* the thread's state before                */
+} kaws__door;
+
+
 /* Begins a public function: returns the error to fill, which is never NULL. It
- * says so if the ring is. */
+ * says so if the ring is NULL, or was opened by a different process. */
 static kaws_error *
-kaws__ring_begin(const kaws *ring, kaws_error *err, kaws_error *spare)
+kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 {
-    err = err != NULL ? err : spare;
+    kaws_error *err = error != NULL ? error : &door->spare;
+
+    KAWS__CANCEL_OFF(&door->cancel);
     kaws__err_clear(err);
     if (ring == NULL)
         (void)kaws__err_argument(err, "ring must not be NULL");
+    else if (ring->pid != kaws__sys_pid())
+        (void)kaws__err_set(err, KAWS_CONFIG, "the ring was opened by process "
+                            "%ld, and this is its child %ld: a child process "
+                            "has to open a ring of its own", ring->pid,
+                            kaws__sys_pid());
     return err;
+}
+
+
+/* Ends a public function. Its status is what its error says. */
+static kaws_status
+kaws__ring_leave(kaws__door *door, const kaws_error *err)
+{
+    KAWS__CANCEL_BACK(door->cancel);
+    return err->status;
+}
+
+
+/* Ends a public function whose arguments are wrong. */
+static kaws_status
+kaws__ring_refuse(kaws__door *door, kaws_error *err, const char *wrong)
+{
+    if (err->status == KAWS_OK || err->status == KAWS_ARGUMENT)
+        (void)kaws__err_argument(err, wrong);
+    return kaws__ring_leave(door, err);
 }
 
 
@@ -10180,16 +10398,23 @@ KAWS_API void
 kaws_close(kaws *ring)
 {
     kaws_hooks hooks;
+    kaws__door door;
 
     if (ring == NULL)
         return;
+    if (kaws__ring_enter(&door, ring, NULL)->status != KAWS_OK) {
+        kaws__vault_abandon(&ring->vault);
+        memset(&ring->settings, 0, sizeof ring->settings);
+        kaws__http_abandon(&ring->kms.http);
+    }
     hooks = ring->hooks;
     kaws__vault_close(&ring->vault);
     kaws__rewrap_close(&ring->rewrap);
     kaws__calls_close(&ring->kms);
     kaws__buf_free(&ring->strings);
-    kaws__thread_lock_free(&ring->settings);
+    kaws__thread_turn_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -10197,38 +10422,38 @@ kaws_close(kaws *ring)
 KAWS_API kaws_status
 kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 {
-    kaws_error spare = { 0 }, *err = error != NULL ? error : &spare;
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, NULL, error);
     kaws_config config;
-    kaws_status status;
     kaws *r;
 
-    kaws__err_clear(err);
     if (ring != NULL)
         *ring = NULL;
     if (ring == NULL || cfg == NULL)
-        return kaws__err_argument(err, "ring and cfg must not be NULL");
+        return kaws__ring_refuse(&door, err, "ring and cfg must not be NULL");
+    kaws__err_clear(err);
     config = *cfg;
     kaws__ring_hooks(&config.hooks);
     r = kaws__mem_new(&config.hooks, sizeof *r);
     if (r == NULL ||
-        kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
+        kaws__thread_turn_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
         kaws__mem_free(&config.hooks, r, sizeof *r);
-        return kaws__err_memory(err, "opening the keyring");
+        (void)kaws__err_memory(err, "opening the keyring");
+        return kaws__ring_leave(&door, err);
     }
     r->hooks = config.hooks;
+    r->pid = kaws__sys_pid();
     kaws__buf_init(&r->strings, &r->hooks);
-    if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
-        (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
-        KAWS_OK &&
-        (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
-                                    config.rewrap_parallel, err)) == KAWS_OK)
-        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
-                                  err);
-    if (status == KAWS_OK)
+    if (kaws__ring_copy_strings(r, &config, err) == KAWS_OK &&
+        kaws__calls_open(&r->kms, &r->hooks, &config, err) == KAWS_OK &&
+        kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
+                          config.rewrap_parallel, err) == KAWS_OK &&
+        kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
+                         err) == KAWS_OK)
         *ring = r;
     else
         kaws_close(r);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10238,48 +10463,50 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 KAWS_API kaws_status
 kaws_check(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws_sealed sealed;
     kaws__op op;
 
-    if (ring == NULL)
-        return err->status;
-    op = kaws__calls_op(&ring->kms, err);
-    return kaws__kms_probe(&op, 1, &sealed);
+    if (err->status == KAWS_OK) {
+        op = kaws__calls_op(&ring->kms, err);
+        (void)kaws__kms_probe(&op, 1, &sealed);
+    }
+    return kaws__ring_leave(&door, err);
 }
 
 
 /* ---- keys -------------------------------------------------------------- */
 
 /* Adds a key of plain.len bytes: the caller's, or (plain.at NULL) one that KMS
- * makes. */
-static kaws_status
+ * makes. *err says how it went. */
+static void
 kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
                kaws_error *err)
 {
+    const kaws_bytes view = kaws__buf_of(type != NULL ? type : "");
     kaws__copy key;
     kaws__op op;
-    kaws_status status = err->status;
 
-    if (ring == NULL ||
-        (status = kaws__bind_name(name, &key.record, err)) != KAWS_OK)
-        return status;
-    key.record.type = kaws__buf_of(type != NULL ? type : "");
+    if (err->status != KAWS_OK ||
+        kaws__bind_name(name, &key.record, err) != KAWS_OK)
+        return;
+    key.record.type = view;
     key.record.plain_len = plain.len;
-    if (!kaws__store_type_ok(key.record.type))
-        return kaws__err_argument(err, "the key type is not 1 to 15 letters, "
-                                  "digits, - and _");
+    if (!kaws__store_type_ok(view)) {
+        (void)kaws__err_argument(err, "the key type is not 1 to 15 letters, "
+                                 "digits, - and _");
+        return;
+    }
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__kms_has_key(&op)) != KAWS_OK ||
-        (status = kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err)))
-        return status;
-    status = kaws__kms_seal(&op, &key.bound.context, plain, NULL, &key.sealed);
-    if (status == KAWS_OK && plain.at != NULL)
-        status = kaws__kms_prove_key(&op, &key.bound.context, &key.sealed,
-                                     plain);
-    if (status == KAWS_OK)
-        status = kaws__vault_add(&ring->vault, &key.record, &key.sealed, err);
-    return status;
+    if (kaws__kms_has_key(&op) == KAWS_OK &&
+        kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err) == KAWS_OK &&
+        kaws__kms_seal(&op, &key.bound.context, plain, NULL,
+                       &key.sealed) == KAWS_OK &&
+        (plain.at == NULL ||
+         kaws__kms_prove_key(&op, &key.bound.context, &key.sealed,
+                             plain) == KAWS_OK))
+        (void)kaws__vault_add(&ring->vault, &key.record, &key.sealed, err);
 }
 
 
@@ -10288,13 +10515,15 @@ KAWS_API kaws_status
 kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
               kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     const kaws_bytes plain = { NULL, len };
 
     if (len < 1 || len > KAWS_GENERATE_MAX)
-        return kaws__err_argument(err, "a key to generate has 1 to 1024 "
-                                  "bytes");
-    return kaws__ring_add(ring, name, type, plain, err);
+        return kaws__ring_refuse(&door, err, "a key to generate has 1 to 1024 "
+                                 "bytes");
+    kaws__ring_add(ring, name, type, plain, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10303,11 +10532,14 @@ KAWS_API kaws_status
 kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
            kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
-        return kaws__err_argument(err, "a key to store has 1 to 4096 bytes");
-    return kaws__ring_add(ring, name, type, plain, err);
+        return kaws__ring_refuse(&door, err, "a key to store has 1 to 4096 "
+                                 "bytes");
+    kaws__ring_add(ring, name, type, plain, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10326,36 +10558,36 @@ kaws_key_free(kaws *ring, kaws_key *key)
 KAWS_API kaws_status
 kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws_bytes expect = { NULL, 0 };
     kaws__copy copy;
     kaws__op op;
     size_t len;
-    kaws_status status;
 
     if (key != NULL)
         memset(key, 0, sizeof *key);
-    if (ring == NULL || key == NULL)
-        return kaws__err_argument(err, "ring and key must not be NULL");
-    if ((status = kaws__bind_name(name, &copy.record, err)) != KAWS_OK ||
-        (status = kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err)))
-        return status;
+    if (err->status != KAWS_OK || key == NULL)
+        return kaws__ring_refuse(&door, err, "ring and key must not be NULL");
+    if (kaws__bind_name(name, &copy.record, err) != KAWS_OK ||
+        kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err) != KAWS_OK)
+        return kaws__ring_leave(&door, err);
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
     op = kaws__calls_op(&ring->kms, err);
     if (key->bytes == NULL)
-        status = kaws__err_memory(err, "fetching a key");
+        (void)kaws__err_memory(err, "fetching a key");
     else
-        status = kaws__kms_open(&op, &copy.bound.context, &copy.sealed, expect,
-                                key->bytes, &len);
-    if (status == KAWS_MISMATCH && err->http == 0)
-        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
-                               "the length that its entry says",
-                               KAWS__SHOW(copy.record.key_id));
-    if (status != KAWS_OK)
+        (void)kaws__kms_open(&op, &copy.bound.context, &copy.sealed, expect,
+                             key->bytes, &len);
+    if (err->status == KAWS_MISMATCH && err->http == 0)
+        (void)kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
+                            "the length that its entry says",
+                            KAWS__SHOW(copy.record.key_id));
+    if (err->status != KAWS_OK)
         kaws_key_free(ring, key);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10363,16 +10595,15 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 KAWS_API kaws_status
 kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__copy gone;
-    kaws_status status = err->status;
 
-    if (ring != NULL &&
-        (status = kaws__bind_name(name, &gone.record, err)) == KAWS_OK &&
-        (status = kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone,
-                                   err)) == KAWS_OK)
-        status = kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
-    return status;
+    if (err->status == KAWS_OK &&
+        kaws__bind_name(name, &gone.record, err) == KAWS_OK &&
+        kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone, err) == KAWS_OK)
+        (void)kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10389,13 +10620,14 @@ struct kaws_walk {
 KAWS_API kaws_status
 kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws_walk *w;
 
     if (walk != NULL)
         *walk = NULL;
-    if (ring == NULL || walk == NULL)
-        return kaws__err_argument(err, "ring and walk must not be NULL");
+    if (err->status != KAWS_OK || walk == NULL)
+        return kaws__ring_refuse(&door, err, "ring and walk must not be NULL");
     w = kaws__mem_new(&ring->hooks, sizeof *w);
     if (w != NULL) {
         w->hooks = ring->hooks;
@@ -10404,10 +10636,11 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
     }
     if (w == NULL || w->list.failed) {
         kaws_walk_end(w);
-        return kaws__err_memory(err, "walking over the keys");
+        w = NULL;
+        (void)kaws__err_memory(err, "walking over the keys");
     }
     *walk = w;
-    return KAWS_OK;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10490,16 +10723,21 @@ static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__choice now, choice;
     kaws_status status;
 
-    if (ring == NULL)
-        return kaws__err_argument(err, "ring, kms_key_id or region is NULL");
+    if (err->status != KAWS_OK)
+        return kaws__ring_refuse(&door, err, "ring, kms_key_id or region is "
+                                 "NULL");
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
-        return KAWS_OK;
-    kaws__thread_lock(&ring->settings);
+        return kaws__ring_leave(&door, err);
+    if (kaws__thread_turn_wait(&ring->settings, INT_MAX, &ring->hooks) < 0) {
+        (void)kaws__err_cancelled(err, "another thread");
+        return kaws__ring_leave(&door, err);
+    }
     do {                  /* again, if a tried pair was taken meanwhile       */
         (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
         status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
@@ -10508,8 +10746,8 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
             status = kaws__ring_judge(ring, &now, &choice, err);
     } while (status == KAWS_OK &&
              !kaws__trust_choose(&ring->kms.trust, &choice, take));
-    kaws__thread_unlock(&ring->settings);
-    return status;
+    kaws__thread_turn_end(&ring->settings, 1);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10553,7 +10791,7 @@ kaws_try(kaws *ring, const char *kms_key_id, const char *region,
 KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
-    if (ring != NULL)
+    if (ring != NULL && ring->pid == kaws__sys_pid())
         kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
 }
@@ -10563,10 +10801,12 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API kaws_status
 kaws_reload_creds(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
-    return ring == NULL
-         ? err->status : kaws__creds_reload(&ring->kms.creds, 0, err);
+    if (err->status == KAWS_OK)
+        (void)kaws__creds_reload(&ring->kms.creds, 0, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10574,9 +10814,12 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
-    return ring == NULL ? err->status : kaws__rewrap_rotate(&ring->rewrap, err);
+    if (err->status == KAWS_OK)
+        (void)kaws__rewrap_rotate(&ring->rewrap, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10584,9 +10827,12 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rewrap_all(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
-    return ring == NULL ? err->status : kaws__rewrap_all(&ring->rewrap, err);
+    if (err->status == KAWS_OK)
+        (void)kaws__rewrap_all(&ring->rewrap, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10597,7 +10843,7 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     if (stats == NULL)
         return;
     memset(stats, 0, sizeof *stats);
-    if (ring == NULL)
+    if (ring == NULL || ring->pid != kaws__sys_pid())
         return;
     kaws__calls_stats(&ring->kms, stats);
     kaws__vault_stats(&ring->vault, stats);
@@ -10628,30 +10874,29 @@ static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__op op;
-    kaws_status status;
 
     if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
-        return kaws__err_argument(err, "plain and out overlap");
+        return kaws__ring_refuse(&door, err, "plain and out overlap");
     kaws_wipe(out, sizeof *out);
     kaws_wipe(room, plain.len);
-    if (ring == NULL || out == NULL)
-        return kaws__err_argument(err, "ring and out must not be NULL");
+    if (err->status != KAWS_OK || out == NULL)
+        return kaws__ring_refuse(&door, err, "ring and out must not be NULL");
     if (plain.len < 1 || plain.len > most ||
         (plain.at == NULL && most == KAWS_PLAIN_MAX))
-        return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
-                             "1 to %lu bytes here", (unsigned long)most);
+        return kaws__ring_refuse(&door, err, most == KAWS_PLAIN_MAX
+                                 ? "AWS KMS seals 1 to 4096 bytes here"
+                                 : "AWS KMS seals 1 to 1024 bytes here");
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
-        (status = kaws__kms_has_key(&op)) != KAWS_OK)
-        return status;
     if (most == KAWS_GENERATE_MAX)
         plain.at = NULL;
-    status = kaws__kms_seal(&op, ctx, plain, room, out);
-    if (status != KAWS_OK)
+    if (kaws__bind_context_ok(ctx, err) != KAWS_OK ||
+        kaws__kms_has_key(&op) != KAWS_OK ||
+        kaws__kms_seal(&op, ctx, plain, room, out) != KAWS_OK)
         memset(out, 0, sizeof *out);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10712,32 +10957,34 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     static const kaws_bytes any = { NULL, 0 };
     const size_t room = plain_len != NULL ? *plain_len : 0;
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     size_t len = room;
     kaws__op op;
     kaws_sealed given;
-    kaws_status status;
 
     if (kaws__ring_overlap(in, sizeof *in, plain, room) ||
         kaws__ring_overlap(in, sizeof *in, plain_len, sizeof len) ||
         kaws__ring_overlap(plain, room, plain_len, sizeof len))
-        return kaws__err_argument(err, "in, plain and plain_len overlap");
+        return kaws__ring_refuse(&door, err, "in, plain and plain_len "
+                                 "overlap");
     if (plain_len != NULL)
         *plain_len = 0;
     kaws_wipe(plain, room);
-    if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
-        return kaws__err_argument(err, "ring, in, plain and plain_len must not "
-                                  "be NULL");
+    if (err->status != KAWS_OK || in == NULL || plain == NULL ||
+        plain_len == NULL)
+        return kaws__ring_refuse(&door, err, "ring, in, plain and plain_len "
+                                 "must not be NULL");
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
-        status = kaws__kms_open(&op, ctx, &given, any, plain, &len);
-    if (status == KAWS_OK && len > room)
-        status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
-                               "%lu bytes, and there is room for %lu",
-                               (unsigned long)len, (unsigned long)room);
-    if (status == KAWS_OK)
+    if (kaws__ring_given(&op, ctx, in, &given, err) == KAWS_OK &&
+        kaws__kms_open(&op, ctx, &given, any, plain, &len) == KAWS_OK &&
+        len > room)
+        (void)kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has %lu "
+                            "bytes, and there is room for %lu",
+                            (unsigned long)len, (unsigned long)room);
+    if (err->status == KAWS_OK)
         *plain_len = len;
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10746,29 +10993,29 @@ KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__op op;
     kaws_sealed *work;                    /* given, fresh: much for a stack   */
-    kaws_status status;
 
     if (in != out) {
         if (kaws__ring_overlap(in, sizeof *in, out, sizeof *out))
-            return kaws__err_argument(err, "in and out overlap");
+            return kaws__ring_refuse(&door, err, "in and out overlap");
         kaws_wipe(out, sizeof *out);
     }
-    if (ring == NULL || in == NULL || out == NULL)
-        return kaws__err_argument(err, "ring, in and out must not be NULL");
+    if (err->status != KAWS_OK || in == NULL || out == NULL)
+        return kaws__ring_refuse(&door, err, "ring, in and out must not be "
+                                 "NULL");
+    op = kaws__calls_op(&ring->kms, err);
     work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
     if (work == NULL)
-        return kaws__err_memory(err, "re-encrypting a key");
-    op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__ring_given(&op, ctx, in, &work[0], err)) == KAWS_OK &&
-        (status = kaws__kms_has_key(&op)) == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]);
-    if (status == KAWS_OK)
+        (void)kaws__err_memory(err, "re-encrypting a key");
+    else if (kaws__ring_given(&op, ctx, in, &work[0], err) == KAWS_OK &&
+             kaws__kms_has_key(&op) == KAWS_OK &&
+             kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]) == KAWS_OK)
         *out = work[1];
     kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 #endif /* KEYRING_AWS_IMPLEMENTATION */

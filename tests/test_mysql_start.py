@@ -6,7 +6,9 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pymysql
 import pytest
 
 from demo import read_data_file
@@ -634,3 +636,39 @@ def test_a_foreign_key_cannot_be_persisted_into_use(stage):
         assert stage.fetch("ours") == stage.plain("ours")
     assert (stage.db.data / "mysqld-auto.cnf").exists()
     assert len(read_data_file(stage.data).entries) == 1
+
+
+def test_a_stopping_server_waits_for_kms_no_longer(stage):
+    """The sessions that wait for KMS are told to end, and do."""
+    stage.start(timeout=90000)
+    stage.install_functions()
+    assert stage.generate("hanging") == 1
+    stage.kms.fault("*", "black_hole", times=0, where="request")
+    asked = stage.kms.count()
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(stage.fetch, "hanging")
+        wait_for(lambda: stage.kms.count() > asked)
+        began = time.monotonic()
+        assert stage.db.stop() == 0
+        assert time.monotonic() - began < 20
+        with contextlib.suppress(pymysql.err.MySQLError):
+            hanging.result()
+    assert any("cancelled while it waited for AWS KMS" in line for line in stage.said("Warning"))
+
+
+def test_a_server_that_becomes_a_daemon_has_its_keyring(stage, tmp_path):
+    """A ring is its process's own, and such a server forks before it opens the ring."""
+    pid_file = tmp_path / "pid"
+    stage.start()
+    stage.install_functions()
+    assert stage.db.stop() == 0
+    started = stage.db.run_once(f"--log-error={stage.db.folder / 'error.log'}",
+                                *stage.options(f"--pid-file={pid_file}", "--daemonize"))
+    assert started.returncode == 0, started.stdout
+    wait_for(stage.db.ready, 30)
+    pid = int(pid_file.read_text())
+    try:
+        assert stage.generate("k") == 1 and len(stage.fetch("k")) == 32
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), 30)

@@ -204,6 +204,37 @@ test_stats(void **state)
 }
 
 
+/* A forked child has its parent's memory, and a different process id. */
+static void
+test_a_ring_of_another_process(void **state)
+{
+    struct world *w = *state;
+    kaws_stats s, none = { 0 };
+    kaws_walk *walk = (kaws_walk *)w;
+    int asked;
+
+    OK(w, store(w, "k", "text"));
+    asked = fake_calls(&w->f, "Encrypt");
+    w->ring->pid++;
+    EXPECT(w, KAWS_CONFIG, "is its child", store(w, "k2", "text"));
+    EXPECT(w, KAWS_CONFIG, "is its child", store(w, "", ""));
+    EXPECT(w, KAWS_CONFIG, "is its child", kaws_walk_begin(w->ring, &walk,
+                                                           &w->err));
+    assert_null(walk);
+    EXPECT(w, KAWS_CONFIG, "is its child", kaws_check(w->ring, &w->err));
+    kaws_use_timeouts(w->ring, 7, 7);
+    kaws_get_stats(w->ring, &s);
+    assert_memory_equal(&s, &none, sizeof s);
+    assert_int_equal(w->ring->kms.timeout_ms, 10000);
+    assert_int_equal(fake_calls(&w->f, "Encrypt"), asked);
+    snap(w);
+    world_close(w);
+    expect_same_file(w);
+    world_open(w);
+    expect_text(w, "k", "text");
+}
+
+
 static void
 test_bad_types_and_lengths(void **state)
 {
@@ -1715,6 +1746,7 @@ main(void)
 #endif
         OPEN(test_null), OPEN(test_null_without_an_answer),
         OPEN(test_no_error_wanted), OPEN(test_outage), OPEN(test_stats),
+        OPEN(test_a_ring_of_another_process),
         OPEN(test_fetch_of_another_length),
         OPEN(test_bad_types_and_lengths), OPEN(test_bad_blobs),
         OPEN(test_bad_kms_lengths), OPEN(test_failures_leave_zeros),
