@@ -399,17 +399,14 @@
  * `make test` checks the rest.
  */
 
-/* Feature macros for the implementation. They must stand above the first system
- * header; see room lobby. */
+/* Feature macros for the implementation. They ask the first system header to
+ * hide nothing. If one came before, see room lobby. */
 #if defined(KEYRING_AWS_IMPLEMENTATION)
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
 #if !defined(_FILE_OFFSET_BITS)
 #define _FILE_OFFSET_BITS 64
-#endif
-#if defined(_WIN32) && !defined(_CRT_RAND_S)
-#define _CRT_RAND_S
 #endif
 #endif
 
@@ -438,6 +435,7 @@
 #define KAWS_API static
 #else
 #define KAWS_API extern
+#define KAWS__EXTERN
 #endif
 
 #if defined(__cplusplus)
@@ -884,7 +882,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * Gives: nothing
  *
  * The switches are described in the manual, section 3. The feature macros
- * stand above Part II, because they must come before any system header.
+ * stand above Part II, because they should come before any system header. If
+ * one came before, it may hide what we need. We can do without what only
+ * _GNU_SOURCE shows; if more is hidden, compiling stops with a sentence.
  */
 
 #include <errno.h>
@@ -895,6 +895,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <string.h>
 
 #if defined(_WIN32)
+#if !defined(_WINDOWS_) && !defined(_WINSOCKAPI_)
+#include <winsock2.h>             /* curl's, and too late after windows.h     */
+#endif
 #include <windows.h>
 #include <fcntl.h>
 #include <io.h>
@@ -919,12 +922,24 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <signal.h>
 #endif
 
-#if defined(__GLIBC__) && !defined(__USE_GNU)
-#error "with KEYRING_AWS_IMPLEMENTATION, include keyring_aws.h before all else"
-#endif
-
 #if defined(__cplusplus)
 #error "compile the implementation of keyring_aws.h as C; include it in C++"
+#endif
+
+#if defined(KEYRING_AWS_STATIC) && defined(KAWS__EXTERN)
+#error "define KEYRING_AWS_STATIC above the first include of keyring_aws.h, too"
+#endif
+
+#if !defined(_WIN32) && (!defined(O_CLOEXEC) || !defined(CLOCK_MONOTONIC) ||  \
+                         !defined(MADV_NORMAL) || !defined(MAP_ANONYMOUS))
+#error "a header hides what keyring_aws.h needs: put KEYRING_AWS_IMPLEMENTATION \
+and the include above all others, or compile with -D_GNU_SOURCE"
+#endif
+
+#if defined(__GLIBC__) && !defined(__USE_FILE_OFFSET64) &&                    \
+    !defined(__OFF_T_MATCHES_OFF64_T) && !defined(__LP64__)
+#error "off_t has 32 bits: put KEYRING_AWS_IMPLEMENTATION and the include of \
+keyring_aws.h above all others, or compile with -D_FILE_OFFSET_BITS=64"
 #endif
 
 /* KAWS__MAYBE: used only with the built-in sender. */
@@ -1098,6 +1113,11 @@ kaws__sys_sleep_ms(void *ctx, int ms)
 }
 
 
+#if defined(_WIN32) && !defined(_CRT_RAND_S)
+int __cdecl rand_s(unsigned *out);        /* <stdlib.h> may be hiding it      */
+#endif
+
+
 /* The built-in `random` hook. It reads the device because, unlike getrandom(),
  * every system that we serve has it, and because what we use the bytes for (the
  * file's id, the jitter of a retry) is no secret. */
@@ -1194,6 +1214,23 @@ kaws__sys_advise_large(void *at, size_t len)
 
 /* ---- symbols ----------------------------------------------------------- */
 
+#if defined(__GLIBC__) && !defined(__USE_GNU)     /* <dlfcn.h> hides these    */
+typedef struct { const char *dli_fname; void *other[3]; } kaws__dl_info;
+
+extern int kaws__sys_dladdr(const void *, kaws__dl_info *) __asm__("dladdr");
+extern void *kaws__sys_dlvsym(void *, const char *, const char *)
+    __asm__("dlvsym");
+
+#define KAWS__FIRST NULL
+#elif !defined(_WIN32)
+typedef Dl_info kaws__dl_info;
+
+#define kaws__sys_dladdr dladdr
+#define kaws__sys_dlvsym dlvsym
+#define KAWS__FIRST      RTLD_DEFAULT
+#endif
+
+
 #if defined(__GLIBC__)
 
 /* Whether `symbol`, the first function of that name in the process, has a
@@ -1208,8 +1245,8 @@ kaws__sys_is_foreign(const char *name, void *symbol, void *own)
     size_t i;
 
     for (i = 0; symbol != NULL && i < 4; i++)
-        if (dlvsym(RTLD_DEFAULT, name, versions[i]) == symbol)
-            return dlvsym(own, name, versions[i]) == NULL;
+        if (kaws__sys_dlvsym(KAWS__FIRST, name, versions[i]) == symbol)
+            return kaws__sys_dlvsym(own, name, versions[i]) == NULL;
     return symbol == NULL;
 }
 
@@ -1229,10 +1266,10 @@ kaws__sys_symbol(const char *name, void *caller)
     (void)caller;
     return NULL;
 #else
-    void *symbol = dlsym(RTLD_DEFAULT, name), *library = NULL, *own;
-    Dl_info info;
+    void *symbol = dlsym(KAWS__FIRST, name), *library = NULL, *own;
+    kaws__dl_info info;
 
-    if (dladdr(caller, &info) != 0)
+    if (kaws__sys_dladdr(caller, &info) != 0)
         library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     if (library == NULL)
         return symbol;
@@ -1339,9 +1376,11 @@ typedef pthread_t kaws__worker;
 
 #if defined(__APPLE__)            /* conditions have no other clock there     */
 #define KAWS__COND_CLOCK CLOCK_REALTIME
-#define pthread_condattr_setclock(how, clock) ((void)(how))
+#define KAWS__COND_SET_CLOCK(how) ((void)(how))
 #else
 #define KAWS__COND_CLOCK CLOCK_MONOTONIC
+#define KAWS__COND_SET_CLOCK(how)                                             \
+    ((void)pthread_condattr_setclock(how, KAWS__COND_CLOCK))
 #endif
 
 
@@ -1353,7 +1392,7 @@ kaws__thread_cond_init(pthread_cond_t *cond)
 
     if (os != 0)
         return os;
-    (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
+    KAWS__COND_SET_CLOCK(&how);
     os = pthread_cond_init(cond, &how);
     pthread_condattr_destroy(&how);
     return os;
@@ -1619,7 +1658,7 @@ enum {
 };
 
 /* How to rename: over what has the name, only to a name that nothing has, or
- * by letting the two change places. */
+ * by letting the two change places. These are renameat2()'s numbers. */
 enum { KAWS__REPLACE, KAWS__RENAME_NEW, KAWS__EXCHANGE };
 
 typedef struct kaws__stat {
@@ -1641,8 +1680,11 @@ typedef struct kaws__stat {
 #endif
 
 #if defined(__APPLE__)
-#define st_mtim st_mtimespec
-#define st_ctim st_ctimespec
+#define KAWS__MTIME st_mtimespec
+#define KAWS__CTIME st_ctimespec
+#else
+#define KAWS__MTIME st_mtim
+#define KAWS__CTIME st_ctim
 #endif
 
 
@@ -1853,8 +1895,8 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->ino = (uint64_t)st.st_ino;
     out->size = (uint64_t)st.st_size;
     out->links = (uint64_t)st.st_nlink;
-    out->mtime_ns = kaws__sys_ns(st.st_mtim);
-    out->ctime_ns = kaws__sys_ns(st.st_ctim);
+    out->mtime_ns = kaws__sys_ns(st.KAWS__MTIME);
+    out->ctime_ns = kaws__sys_ns(st.KAWS__CTIME);
     out->regular = S_ISREG(st.st_mode);
     out->mine = st.st_uid == geteuid();
     out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
@@ -1968,18 +2010,8 @@ kaws__disk_truncate(int fd, uint64_t len)
 
 /* ---- names -------------------------------------------------------------- */
 
-/* Linux has renameat2(), whether or not its libc does (musl and old versions of
- * glibc do not). */
-#if !defined(_WIN32) && !defined(RENAME_EXCHANGE)
-#define RENAME_NOREPLACE 1
-#define RENAME_EXCHANGE  2
-#if defined(SYS_renameat2)
-#define renameat2(a, from, b, to, how) \
-    syscall(SYS_renameat2, a, from, b, to, how)
-#else
-#define renameat2(a, from, b, to, how) (errno = ENOSYS, (int)(how) | -1)
-#endif
-#endif
+/* Linux has renameat2() and statx(), whether or not its libc has them, and shows
+ * them to us. So both are called by number. */
 
 
 /* Renames as `how` says. RENAME_NEW answers EEXIST if something has the name;
@@ -2011,9 +2043,11 @@ kaws__disk_rename(const char *from, const char *to, int how)
 #else
     if (how == KAWS__REPLACE)
         return rename(from, to) != 0 ? errno : 0;
-    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how == KAWS__EXCHANGE
-                  ? RENAME_EXCHANGE : RENAME_NOREPLACE) == 0)
+    errno = ENOSYS;
+#if defined(SYS_renameat2)
+    if (syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, how) == 0)
         return 0;
+#endif
     if (errno != EINVAL && errno != EPERM && errno != EOPNOTSUPP &&
         errno != ENOSYS)
         return errno;
@@ -2028,11 +2062,11 @@ kaws__disk_rename(const char *from, const char *to, int how)
 static int
 kaws__disk_is_mount(const char *path)
 {
-#if defined(STATX_ATTR_MOUNT_ROOT)
-    struct statx x;
+#if defined(SYS_statx)
+    uint64_t x[32] = { 0 };       /* 1: attributes; 0x2000: a mount's root    */
 
-    return statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, &x) == 0 &&
-           (x.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+    return syscall(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, x) == 0 &&
+           (x[1] & 0x2000) != 0;
 #else
     (void)path;
     return 0;
@@ -2102,13 +2136,17 @@ kaws__disk_make_dir(const char *path)
 #else
 
 /* F_OFD_SETLK sets the lock, and F_OFD_GETLK tells in *type which other lock is
- * in its way. A system without them has flock() instead, which knows one lock
- * of a file: it is slot 1, the one that protects. In slot 0 nobody is ever
- * seen, so who else has the file open stays unknown. */
-#if !defined(F_OFD_SETLK)
+ * in its way. On Linux <fcntl.h> may be hiding them. A system without them has
+ * flock() instead, which knows one lock of a file: it is slot 1, the one that
+ * protects. In slot 0 nobody is ever seen, so who else has the file open stays
+ * unknown. */
+#if defined(__linux__)
+enum { KAWS__GETLK = 36, KAWS__SETLK = 37 };
+#elif defined(F_OFD_SETLK)
+enum { KAWS__GETLK = F_OFD_GETLK, KAWS__SETLK = F_OFD_SETLK };
+#else
 #define KAWS__FLOCK
-#define F_OFD_SETLK 0
-#define F_OFD_GETLK 1
+enum { KAWS__GETLK, KAWS__SETLK };
 #endif
 
 
@@ -2119,7 +2157,7 @@ kaws__disk_lock_call(int fd, int call, int slot, short *type)
     int how = *type == F_UNLCK ? LOCK_UN : *type == F_WRLCK ? LOCK_EX : LOCK_SH;
 
     *type = F_UNLCK;
-    if (slot == 0 || call == F_OFD_GETLK || flock(fd, how | LOCK_NB) == 0)
+    if (slot == 0 || call == KAWS__GETLK || flock(fd, how | LOCK_NB) == 0)
         return 0;
     return errno == EWOULDBLOCK ? EAGAIN : errno;
 #else
@@ -2159,7 +2197,7 @@ kaws__disk_lock(int fd, int slot, int exclusive)
 #else
     short type = exclusive ? F_WRLCK : F_RDLCK;
 
-    return kaws__disk_lock_call(fd, F_OFD_SETLK, slot, &type);
+    return kaws__disk_lock_call(fd, KAWS__SETLK, slot, &type);
 #endif
 }
 
@@ -2175,7 +2213,7 @@ kaws__disk_unlock(int fd, int slot)
 #else
     short type = F_UNLCK;
 
-    return kaws__disk_lock_call(fd, F_OFD_SETLK, slot, &type) == 0;
+    return kaws__disk_lock_call(fd, KAWS__SETLK, slot, &type) == 0;
 #endif
 }
 
@@ -2197,7 +2235,7 @@ kaws__disk_locked_by_others(int fd, int slot)
 #else
     short type = F_WRLCK;
 
-    return kaws__disk_lock_call(fd, F_OFD_GETLK, slot, &type) == 0 &&
+    return kaws__disk_lock_call(fd, KAWS__GETLK, slot, &type) == 0 &&
            type != F_UNLCK;
 #endif
 }
@@ -3907,9 +3945,9 @@ static void
 kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                 const char *region, const char *service)
 {
-    const kaws_bytes parts[] = { { (const uint8_t *)date, 8 },
-                                 kaws__buf_of(region), kaws__buf_of(service),
-                                 kaws__buf_of("aws4_request") };
+    const kaws_bytes parts[4] = { { (const uint8_t *)date, 8 },
+                                  kaws__buf_of(region), kaws__buf_of(service),
+                                  kaws__buf_of("aws4_request") };
     uint8_t first[4 + KAWS__SIGV4_SECRET_MAX], key[32];
     kaws__buf start = kaws__buf_fixed(first, sizeof first);
     kaws_bytes chain;
