@@ -4,7 +4,7 @@
  * KMS makes each key and encrypts it; the file holds only KMS ciphertext. To
  * read a key back, one needs the file and the right to use the KMS key.
  *
- * In ONE C file, before any other include:
+ * In ONE C file, best before any other include (section 3):
  *
  *     #define KEYRING_AWS_IMPLEMENTATION
  *     #include "keyring_aws.h"
@@ -153,6 +153,14 @@
  *     KEYRING_AWS_STATIC           in the same file: makes them private to it
  *     KEYRING_AWS_NO_CURL          omits libcurl: hooks.send must be set
  *     KEYRING_AWS_NO_THREADS       omits pthreads: call from one thread only
+ *
+ * The C file with the implementation may include other headers first, also this
+ * one without the implementation. But a header that came first may hide what we
+ * need. So compile that file as gnu99 or newer (the compiler's default), not as
+ * c99, or with -D_GNU_SOURCE; where off_t would have 32 bits, compile it also
+ * with -D_FILE_OFFSET_BITS=64. Otherwise the compiler says what to do. Define
+ * KEYRING_AWS_STATIC above the file's first include of this header. On Windows
+ * the order does not matter. The implementation is C; in C++ only include it.
  *
  *
  * 4  ERRORS
@@ -382,10 +390,19 @@
  *
  * A key id or user id has at most 255 bytes and no NUL. A generated key has at
  * most 1024 bytes, a stored key 4096; these limits are KMS's. Credentials have
- * at most 128 (id), 256 (secret) and 4096 (token) bytes. The built-in sender
- * needs libcurl 7.54, and is tested with OpenSSL as the TLS library. KMS keys
- * in custom key stores cannot make data keys. On Windows the library passes its
- * unit tests under wine; the plugin is untested there. macOS is untested.
+ * at most 128 (id), 256 (secret) and 4096 (token) bytes, a CA file 16 MiB.
+ *
+ * Neither the format nor the library limits the number of keys. But a ring
+ * keeps the whole data file in memory, and that takes about 475 bytes a key (an
+ * entry has at most 7052). A size alone is not believed: before we ask for more
+ * than 1 MiB of memory, the lengths of the file's entries must lead to its end.
+ * So a file that is merely long, with a terabyte of zeros behind its entries,
+ * is refused at once: CORRUPT. It is no torn end, and is left as it is.
+ *
+ * The built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
+ * library. KMS keys in custom key stores cannot make data keys. On Windows the
+ * library passes its unit tests under wine; the plugin is untested there. macOS
+ * is untested.
  *
  *
  * 10  HOUSE RULES  for developers of this file
@@ -930,16 +947,18 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #error "define KEYRING_AWS_STATIC above the first include of keyring_aws.h, too"
 #endif
 
+/* What stands for all of <fcntl.h>, <time.h>, <sys/mman.h> and <signal.h>. */
 #if !defined(_WIN32) && (!defined(O_CLOEXEC) || !defined(CLOCK_MONOTONIC) ||  \
-                         !defined(MADV_NORMAL) || !defined(MAP_ANONYMOUS))
-#error "a header hides what keyring_aws.h needs: put KEYRING_AWS_IMPLEMENTATION \
-and the include above all others, or compile with -D_GNU_SOURCE"
+    !defined(MAP_ANONYMOUS) || !defined(MADV_NORMAL) ||                       \
+    (defined(SIG_DFL) && !defined(SIG_SETMASK)))
+#error "a header hides what keyring_aws.h needs: put KEYRING_AWS_IMPLEMENTATION\
+ and the include above all others, or compile with -D_GNU_SOURCE"
 #endif
 
 #if defined(__GLIBC__) && !defined(__USE_FILE_OFFSET64) &&                    \
     !defined(__OFF_T_MATCHES_OFF64_T) && !defined(__LP64__)
-#error "off_t has 32 bits: put KEYRING_AWS_IMPLEMENTATION and the include of \
-keyring_aws.h above all others, or compile with -D_FILE_OFFSET_BITS=64"
+#error "off_t has 32 bits here: put KEYRING_AWS_IMPLEMENTATION and the include\
+ above all others, or compile with -D_FILE_OFFSET_BITS=64"
 #endif
 
 /* KAWS__MAYBE: used only with the built-in sender. */
@@ -1214,20 +1233,23 @@ kaws__sys_advise_large(void *at, size_t len)
 
 /* ---- symbols ----------------------------------------------------------- */
 
-#if defined(__GLIBC__) && !defined(__USE_GNU)     /* <dlfcn.h> hides these    */
+#if defined(__linux__)                    /* a header may be hiding these     */
 typedef struct { const char *dli_fname; void *other[3]; } kaws__dl_info;
 
 extern int kaws__sys_dladdr(const void *, kaws__dl_info *) __asm__("dladdr");
 extern void *kaws__sys_dlvsym(void *, const char *, const char *)
     __asm__("dlvsym");
-
-#define KAWS__FIRST NULL
+extern long (kaws__sys_call)(long, ...) __asm__("syscall");
 #elif !defined(_WIN32)
 typedef Dl_info kaws__dl_info;
 
 #define kaws__sys_dladdr dladdr
-#define kaws__sys_dlvsym dlvsym
-#define KAWS__FIRST      RTLD_DEFAULT
+#endif
+
+#if defined(RTLD_DEFAULT)
+#define KAWS__FIRST RTLD_DEFAULT
+#else
+#define KAWS__FIRST NULL
 #endif
 
 
@@ -2010,8 +2032,8 @@ kaws__disk_truncate(int fd, uint64_t len)
 
 /* ---- names -------------------------------------------------------------- */
 
-/* Linux has renameat2() and statx(), whether or not its libc has them, and shows
- * them to us. So both are called by number. */
+/* Linux has renameat2() and statx(), whether or not its libc has them and shows
+ * them. So both are called by number. */
 
 
 /* Renames as `how` says. RENAME_NEW answers EEXIST if something has the name;
@@ -2045,7 +2067,8 @@ kaws__disk_rename(const char *from, const char *to, int how)
         return rename(from, to) != 0 ? errno : 0;
     errno = ENOSYS;
 #if defined(SYS_renameat2)
-    if (syscall(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to, how) == 0)
+    if (kaws__sys_call(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to,
+                       how) == 0)
         return 0;
 #endif
     if (errno != EINVAL && errno != EPERM && errno != EOPNOTSUPP &&
@@ -2065,8 +2088,9 @@ kaws__disk_is_mount(const char *path)
 #if defined(SYS_statx)
     uint64_t x[32] = { 0 };       /* 1: attributes; 0x2000: a mount's root    */
 
-    return syscall(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, x) == 0 &&
-           (x[1] & 0x2000) != 0;
+    (void)kaws__sys_call(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0,
+                         x);
+    return (x[1] & 0x2000) != 0;
 #else
     (void)path;
     return 0;
@@ -4224,6 +4248,7 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 #define KAWS__CURL_IDLE_S   20    /* AWS closes idle connections; so do we    */
 #define KAWS__CURL_LINES    16    /* most header lines                        */
 #define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
+#define KAWS__CURL_CA_MAX 16777216    /* and to read at all, once a connection*/
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     struct kaws__conn *next;      /* the idle one that was used before this   */
@@ -4311,7 +4336,7 @@ kaws__curl_check_ca(const char *path, kaws_error *err)
     if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular)
         os = kaws__curl_find_cert(fd, &found);
     kaws__disk_close(fd);
-    if (os == 0 && found)
+    if (os == 0 && found && st.size <= KAWS__CURL_CA_MAX)
         return KAWS_OK;
     kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
     if (os != 0)
@@ -4321,7 +4346,9 @@ kaws__curl_check_ca(const char *path, kaws_error *err)
                          "CA certificates in PEM form, each from a line "
                          "-----BEGIN CERTIFICATE----- on", shown,
                          !st.regular ? "it is not a file" :
-                         st.size == 0 ? "it is empty" : "no certificate in it");
+                         st.size == 0 ? "it is empty" :
+                         found ? "it is larger than 16 MiB" :
+                         "no certificate in it");
 }
 
 
@@ -7025,7 +7052,8 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
  * Uses: err buf text crypto arn
  * Gives: store_get store_committed store_header store_digest store_record
  *        store_record_len store_next store_type_ok store_is_named
- *        store_split store_parse store_damaged store_check
+ *        store_split store_parse store_damaged store_damaged_end
+ *        store_check_header store_check
  *
  * Section 7 of the manual has the diagram. Only this room knows at which offset
  * a field stands. It knows nothing of disks. A record is an entry without its
@@ -7041,6 +7069,7 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
 #define KAWS__STORE_DIGEST      32
 #define KAWS__STORE_FIXED       32  /* bytes of a record before its texts     */
 #define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
+#define KAWS__STORE_APPEND_MAX (KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST)
 
 static const char kaws__store_magic[] = "KAWSRING";
 
@@ -7298,38 +7327,56 @@ kaws__store_damaged(const char *name, uint64_t at, const char *what,
 }
 
 
+/* From `at` on there is no good entry, and no torn end. */
 static kaws_status
-kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
-                         kaws_error *err)
+kaws__store_damaged_end(const char *name, uint64_t at, uint64_t size,
+                        uint64_t committed, kaws_error *err)
+{
+    int surplus = at >= committed && size - at > KAWS__STORE_APPEND_MAX;
+
+    return kaws__store_damaged(name, at, surplus
+                               ? "what follows is not entries, and too long "
+                                 "for one that was cut off (a copy that is cut "
+                                 "there has all older entries)"
+                               : "the entry there does not match its checksum",
+                               err);
+}
+
+
+/* `size` is the file's; `at` has its first bytes, KAWS__STORE_HEADER of them if
+ * it has so many. */
+static kaws_status
+kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
+                         kaws__found *found, kaws_error *err)
 {
     uint8_t header[KAWS__STORE_HEADER];
 
-    if (all.len == 0)
+    if (size == 0)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is empty (0 "
                              "bytes), and a keyring never is: restore it from "
                              "a backup, or remove it to begin a new keyring",
                              name);
-    if (all.len < sizeof header || memcmp(all.at, kaws__store_magic, 8) != 0)
+    if (size < sizeof header || memcmp(at, kaws__store_magic, 8) != 0)
         return kaws__store_damaged(name, 0, "it is not a data file of "
                                    "keyring_aws", err);
-    if (kaws__store_get(all.at + 8, 4) != KAWS__STORE_VERSION)
+    if (kaws__store_get(at + 8, 4) != KAWS__STORE_VERSION)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
                              "version %lu, at byte 8, and this keyring_aws "
                              "knows version 1: use a newer one", name,
-                             (unsigned long)kaws__store_get(all.at + 8, 4));
-    found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
-    memcpy(found->file_id, all.at + 16, 16);
-    found->committed = kaws__store_get(all.at + KAWS__STORE_COMMITTED, 8);
+                             (unsigned long)kaws__store_get(at + 8, 4));
+    found->epoch = (uint32_t)kaws__store_get(at + 12, 4);
+    memcpy(found->file_id, at + 16, 16);
+    found->committed = kaws__store_get(at + KAWS__STORE_COMMITTED, 8);
     kaws__store_header(header, &found->state, found->file_id, found->epoch,
                        found->committed);
     if (memcmp(header + KAWS__STORE_COMMITTED,
-               all.at + KAWS__STORE_COMMITTED, 16) != 0)
+               at + KAWS__STORE_COMMITTED, 16) != 0)
         return kaws__store_damaged(name, KAWS__STORE_COMMITTED, "the committed "
                                    "length does not match its check", err);
-    if (found->committed > all.len)
-        return kaws__store_damaged(name, all.len, "it ends there, but more "
+    if (found->committed > size)
+        return kaws__store_damaged(name, size, "it ends there, but more "
                                    "was written and acknowledged", err);
-    if (memcmp(header, all.at, sizeof header) != 0)
+    if (memcmp(header, at, sizeof header) != 0)
         return kaws__store_damaged(name, 0, "the header's checksum is wrong",
                                    err);
     return KAWS_OK;
@@ -7362,7 +7409,7 @@ kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
 {
     size_t left = all.len - at, whole;
 
-    if (at < committed || left > KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST)
+    if (at < committed || left > KAWS__STORE_APPEND_MAX)
         return 0;
     if (left < 8)
         return 1;
@@ -7394,8 +7441,8 @@ kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
     found->good = at;
     found->torn = at < all.len;
     if (found->torn && !kaws__store_is_torn(all, at, found->committed))
-        return kaws__store_damaged(name, at, "the entry there does not match "
-                                   "its checksum", err);
+        return kaws__store_damaged_end(name, at, all.len, found->committed,
+                                       err);
     return KAWS_OK;
 }
 
@@ -7412,7 +7459,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
     kaws_status status;
 
     memset(found, 0, sizeof *found);
-    status = kaws__store_check_header(name, all, found, err);
+    status = kaws__store_check_header(name, all.at, all.len, found, err);
     if (status != KAWS_OK)
         return status;
     if (all.len < KAWS__STORE_HEADER + sizeof digest)
@@ -7451,6 +7498,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
+#define KAWS__FILE_TRUSTED 1048576   /* bytes asked for at a file's word   */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
 #define KAWS__FILE_NOT_PLAIN "is not a plain file"
@@ -7953,6 +8001,38 @@ kaws__file_foresee(const kaws__file *f)
 }
 
 
+/* A size is no more than a word: a file may have holes of any length. So before
+ * we ask for much memory, the file must show a header, and records whose
+ * lengths lead to its end, or to where a last one may have been cut off. */
+static kaws_status
+kaws__file_survey(const kaws__file *f, kaws_error *err)
+{
+    uint64_t size = f->stat.size, at = KAWS__STORE_HEADER, from = 0;
+    uint8_t block[8192] = { 0 };
+    kaws__found found;
+    size_t got, len;
+    int os = kaws__disk_read_at(f->fd, 0, block, sizeof block, &got);
+    kaws_status status = kaws__file_result(f, os, "read", "", err);
+
+    if (status == KAWS_OK)
+        status = kaws__store_check_header(f->shown, block, size, &found, err);
+    while (status == KAWS_OK && at + KAWS__STORE_APPEND_MAX < size) {
+        if (at + 8 > from + got) {
+            from = at;
+            os = kaws__disk_read_at(f->fd, at, block, sizeof block, &got);
+            if (os != 0 || got < 8)       /* it is shorter now: seen later    */
+                return kaws__file_result(f, os, "read", "", err);
+        }
+        len = kaws__store_record_len(block + (at - from));
+        if (len == 0)
+            return kaws__store_damaged_end(f->shown, at, size,
+                                           found.committed, err);
+        at += len + KAWS__STORE_DIGEST;
+    }
+    return status;
+}
+
+
 /* Reads all bytes of the file that was opened, under its lock. */
 static kaws_status
 kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
@@ -7969,6 +8049,9 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
         return status;
     st = f->stat;                 /* of now: another process may have added to
                                    * it while we waited for its lock          */
+    if (st.size > KAWS__FILE_TRUSTED &&
+        (status = kaws__file_survey(f, err)) != KAWS_OK)
+        return status;
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
     if (at == NULL)
         return kaws__err_memory(err, "reading the data file");
@@ -8114,7 +8197,7 @@ static kaws_status
 kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
 {
-    uint8_t bytes[KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST];
+    uint8_t bytes[KAWS__STORE_APPEND_MAX];
     uint8_t *digest = bytes + record.len;
     size_t len = record.len + KAWS__STORE_DIGEST, done;
     kaws__sha256 state = f->state;

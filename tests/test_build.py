@@ -161,6 +161,21 @@ TOLD = [
     ("P KEYRING_AWS_STATIC I", "-std=gnu99", "define KEYRING_AWS_STATIC above the first include",
      "-DKEYRING_AWS_STATIC"),
 ]
+LARGE = "-D_FILE_OFFSET_BITS=64"
+ELSEWHERE = {                                       # arch.py's, who asks for C99
+    "64": [("stdio.h I", "-std=gnu99", ""), ("stdio.h I", "", HIDES)],
+    "32": [("I stdio.h", "", ""), ("P stdio.h I", f"-std=gnu99 {LARGE}", ""),
+           ("stdio.h I", "-std=gnu99", f"off_t has 32 bits here: {HIDES}, or compile with {LARGE}"),
+           ("P I", f"-D_GNU_SOURCE {LARGE}", "")],
+    "musl": [("I stdio.h", "", ""), ("stdio.h unistd.h dlfcn.h fcntl.h sys/stat.h P I", "", ""),
+             (f"{ANY} P I", "-std=gnu99", ""), (f"{ANY} P I", "-D_GNU_SOURCE", ""),
+             *((f"P {header} I", "", HIDES) for header in ("time.h", "signal.h", "sys/mman.h"))],
+    "windows": [(order, "", "") for order in (
+        "I stdio.h", "windows.h P I", "WIN32_LEAN_AND_MEAN NOMINMAX windows.h I",
+        "P stdlib.h I winsock2.h windows.h", "NOMINMAX winsock2.h windows.h P I",
+        "KEYRING_AWS_STATIC UNICODE _UNICODE windows.h stdio.h P I", "_CRT_RAND_S I",
+        "KEYRING_AWS_NO_THREADS windows.h I")],
+}
 
 
 def program(order: str) -> str:
