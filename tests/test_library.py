@@ -320,6 +320,23 @@ def test_a_change_waits_for_the_lock_but_not_for_ever(driver, settings):
     assert pending.result(60).status == "OK"
 
 
+@pytest.mark.parametrize("lock", [".lock", ""])
+def test_no_fetch_waits_for_the_lock(driver, settings, lock):
+    """Another process sits on it for 5 s, and there is always a change that waits for it."""
+    lib, waiting, fetched, began = driver(), [], 0, time.monotonic()
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    with hold_change_lock(f"{settings['data_file']}{lock}"):
+        while fetched < 1000 or time.monotonic() - began < 5:
+            if all(each.done() for each in waiting):
+                waiting.append(lib.begin("generate", f"b{len(waiting)}", None, "AES", 32))
+            answer = lib.call("fetch", "a", None)
+            assert answer.status == "OK" and answer.results[1] == key and answer.ms < 1000
+            fetched += 1
+    answers = [each.result(60) for each in waiting]
+    assert len(answers) > 1 and {each.status for each in answers[:-1]} == {"LOCKED"}
+
+
 # ---- what protects the keys ----------------------------------------------------------------------
 
 
