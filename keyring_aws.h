@@ -4,7 +4,7 @@
  * KMS makes each key and encrypts it; the file holds only KMS ciphertext. To
  * read a key back, one needs the file and the right to use the KMS key.
  *
- * In ONE C file, before any other include:
+ * In ONE C file, best before any other include (section 3):
  *
  *     #define KEYRING_AWS_IMPLEMENTATION
  *     #include "keyring_aws.h"
@@ -156,6 +156,14 @@
  *     KEYRING_AWS_STATIC           in the same file: makes them private to it
  *     KEYRING_AWS_NO_CURL          omits libcurl: hooks.send must be set
  *     KEYRING_AWS_NO_THREADS       omits pthreads: call from one thread only
+ *
+ * The C file with the implementation may include other headers first, also this
+ * one without the implementation. But a header that came first may hide what we
+ * need. So compile that file as gnu99 or newer (the compiler's default), not as
+ * c99, or with -D_GNU_SOURCE; where off_t would have 32 bits, compile it also
+ * with -D_FILE_OFFSET_BITS=64. Otherwise the compiler says what to do. Define
+ * KEYRING_AWS_STATIC above the file's first include of this header. On Windows
+ * the order does not matter. The implementation is C; in C++ only include it.
  *
  *
  * 4  ERRORS
@@ -434,9 +442,18 @@
  *
  * A key id or user id has at most 255 bytes and no NUL. A generated key has at
  * most 1024 bytes, a stored key 4096; these limits are KMS's. Credentials have
- * at most 128 (id), 256 (secret) and 4096 (token) bytes. kaws_sign signs at
- * most 64 headers and 64 query parameters, and presigns for a week at most. The
- * built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
+ * at most 128 (id), 256 (secret) and 4096 (token) bytes, a CA file 16 MiB.
+ * kaws_sign signs at most 64 headers and 64 query parameters, and presigns for
+ * a week at most.
+ *
+ * Neither the format nor the library limits the number of keys. But a ring
+ * keeps the whole data file in memory, and that takes about 475 bytes a key (an
+ * entry has at most 7052). A size alone is not believed: before we ask for more
+ * than 1 MiB of memory, the lengths of the file's entries must lead to its end.
+ * So a file that is merely long, with a terabyte of zeros behind its entries,
+ * is refused at once: CORRUPT. It is no torn end, and is left as it is.
+ *
+ * The built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
  * library. KMS keys in custom key stores cannot make data keys. On Windows the
  * library passes its unit tests under wine; the plugin is untested there. macOS
  * is untested.
@@ -453,17 +470,14 @@
  * `make test` checks the rest.
  */
 
-/* Feature macros for the implementation. They must stand above the first system
- * header; see room lobby. */
+/* Feature macros for the implementation. They ask the first system header to
+ * hide nothing. If one came before, see room lobby. */
 #if defined(KEYRING_AWS_IMPLEMENTATION)
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
 #if !defined(_FILE_OFFSET_BITS)
 #define _FILE_OFFSET_BITS 64
-#endif
-#if defined(_WIN32) && !defined(_CRT_RAND_S)
-#define _CRT_RAND_S
 #endif
 #endif
 
@@ -492,6 +506,7 @@
 #define KAWS_API static
 #else
 #define KAWS_API extern
+#define KAWS__EXTERN
 #endif
 
 #if defined(__cplusplus)
@@ -1013,7 +1028,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * Gives: nothing
  *
  * The switches are described in the manual, section 3. The feature macros
- * stand above Part II, because they must come before any system header.
+ * stand above Part II, because they should come before any system header. If
+ * one came before, it may hide what we need. We can do without what only
+ * _GNU_SOURCE shows; if more is hidden, compiling stops with a sentence.
  */
 
 #include <errno.h>
@@ -1024,6 +1041,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <string.h>
 
 #if defined(_WIN32)
+#if !defined(_WINDOWS_) && !defined(_WINSOCKAPI_)
+#include <winsock2.h>             /* curl's, and too late after windows.h     */
+#endif
 #include <windows.h>
 #include <fcntl.h>
 #include <io.h>
@@ -1048,12 +1068,26 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <signal.h>
 #endif
 
-#if defined(__GLIBC__) && !defined(__USE_GNU)
-#error "with KEYRING_AWS_IMPLEMENTATION, include keyring_aws.h before all else"
-#endif
-
 #if defined(__cplusplus)
 #error "compile the implementation of keyring_aws.h as C; include it in C++"
+#endif
+
+#if defined(KEYRING_AWS_STATIC) && defined(KAWS__EXTERN)
+#error "define KEYRING_AWS_STATIC above the first include of keyring_aws.h, too"
+#endif
+
+/* What stands for all of <fcntl.h>, <time.h>, <sys/mman.h> and <signal.h>. */
+#if !defined(_WIN32) && (!defined(O_CLOEXEC) || !defined(CLOCK_MONOTONIC) ||  \
+    !defined(MAP_ANONYMOUS) || !defined(MADV_NORMAL) ||                       \
+    (defined(SIG_DFL) && !defined(SIG_SETMASK)))
+#error "a header hides what keyring_aws.h needs: put KEYRING_AWS_IMPLEMENTATION\
+ and the include above all others, or compile with -D_GNU_SOURCE"
+#endif
+
+#if defined(__GLIBC__) && !defined(__USE_FILE_OFFSET64) &&                    \
+    !defined(__OFF_T_MATCHES_OFF64_T) && !defined(__LP64__)
+#error "off_t has 32 bits here: put KEYRING_AWS_IMPLEMENTATION and the include\
+ above all others, or compile with -D_FILE_OFFSET_BITS=64"
 #endif
 
 /* KAWS__MAYBE: used only with the built-in sender. */
@@ -1240,6 +1274,11 @@ kaws__sys_sleep_ms(void *ctx, int ms)
 }
 
 
+#if defined(_WIN32) && !defined(_CRT_RAND_S)
+int __cdecl rand_s(unsigned *out);        /* <stdlib.h> may be hiding it      */
+#endif
+
+
 /* The built-in `random` hook. It reads the device because, unlike getrandom(),
  * every system that we serve has it, and because what we use the bytes for (the
  * file's id, the jitter of a retry) is no secret. */
@@ -1336,6 +1375,26 @@ kaws__sys_advise_large(void *at, size_t len)
 
 /* ---- symbols ----------------------------------------------------------- */
 
+#if defined(__linux__)                    /* a header may be hiding these     */
+typedef struct { const char *dli_fname; void *other[3]; } kaws__dl_info;
+
+extern int kaws__sys_dladdr(const void *, kaws__dl_info *) __asm__("dladdr");
+extern void *kaws__sys_dlvsym(void *, const char *, const char *)
+    __asm__("dlvsym");
+extern long (kaws__sys_call)(long, ...) __asm__("syscall");
+#elif !defined(_WIN32)
+typedef Dl_info kaws__dl_info;
+
+#define kaws__sys_dladdr dladdr
+#endif
+
+#if defined(RTLD_DEFAULT)
+#define KAWS__FIRST RTLD_DEFAULT
+#else
+#define KAWS__FIRST NULL
+#endif
+
+
 #if defined(__GLIBC__)
 
 /* Whether `symbol`, the first function of that name in the process, has a
@@ -1350,8 +1409,8 @@ kaws__sys_is_foreign(const char *name, void *symbol, void *own)
     size_t i;
 
     for (i = 0; symbol != NULL && i < 4; i++)
-        if (dlvsym(RTLD_DEFAULT, name, versions[i]) == symbol)
-            return dlvsym(own, name, versions[i]) == NULL;
+        if (kaws__sys_dlvsym(KAWS__FIRST, name, versions[i]) == symbol)
+            return kaws__sys_dlvsym(own, name, versions[i]) == NULL;
     return symbol == NULL;
 }
 
@@ -1371,10 +1430,10 @@ kaws__sys_symbol(const char *name, void *caller)
     (void)caller;
     return NULL;
 #else
-    void *symbol = dlsym(RTLD_DEFAULT, name), *library = NULL, *own;
-    Dl_info info;
+    void *symbol = dlsym(KAWS__FIRST, name), *library = NULL, *own;
+    kaws__dl_info info;
 
-    if (dladdr(caller, &info) != 0)
+    if (kaws__sys_dladdr(caller, &info) != 0)
         library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     if (library == NULL)
         return symbol;
@@ -1489,9 +1548,11 @@ typedef pthread_t kaws__worker;
 
 #if defined(__APPLE__)            /* conditions have no other clock there     */
 #define KAWS__COND_CLOCK CLOCK_REALTIME
-#define pthread_condattr_setclock(how, clock) ((void)(how))
+#define KAWS__COND_SET_CLOCK(how) ((void)(how))
 #else
 #define KAWS__COND_CLOCK CLOCK_MONOTONIC
+#define KAWS__COND_SET_CLOCK(how)                                             \
+    ((void)pthread_condattr_setclock(how, KAWS__COND_CLOCK))
 #endif
 
 
@@ -1503,7 +1564,7 @@ kaws__thread_cond_init(pthread_cond_t *cond)
 
     if (os != 0)
         return os;
-    (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
+    KAWS__COND_SET_CLOCK(&how);
     os = pthread_cond_init(cond, &how);
     pthread_condattr_destroy(&how);
     return os;
@@ -1809,7 +1870,7 @@ enum {
 };
 
 /* How to rename: over what has the name, only to a name that nothing has, or
- * by letting the two change places. */
+ * by letting the two change places. These are renameat2()'s numbers. */
 enum { KAWS__REPLACE, KAWS__RENAME_NEW, KAWS__EXCHANGE };
 
 typedef struct kaws__stat {
@@ -1831,8 +1892,11 @@ typedef struct kaws__stat {
 #endif
 
 #if defined(__APPLE__)
-#define st_mtim st_mtimespec
-#define st_ctim st_ctimespec
+#define KAWS__MTIME st_mtimespec
+#define KAWS__CTIME st_ctimespec
+#else
+#define KAWS__MTIME st_mtim
+#define KAWS__CTIME st_ctim
 #endif
 
 
@@ -2043,8 +2107,8 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->ino = (uint64_t)st.st_ino;
     out->size = (uint64_t)st.st_size;
     out->links = (uint64_t)st.st_nlink;
-    out->mtime_ns = kaws__sys_ns(st.st_mtim);
-    out->ctime_ns = kaws__sys_ns(st.st_ctim);
+    out->mtime_ns = kaws__sys_ns(st.KAWS__MTIME);
+    out->ctime_ns = kaws__sys_ns(st.KAWS__CTIME);
     out->regular = S_ISREG(st.st_mode);
     out->mine = st.st_uid == geteuid();
     out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
@@ -2158,18 +2222,8 @@ kaws__disk_truncate(int fd, uint64_t len)
 
 /* ---- names -------------------------------------------------------------- */
 
-/* Linux has renameat2(), whether or not its libc does (musl and old versions of
- * glibc do not). */
-#if !defined(_WIN32) && !defined(RENAME_EXCHANGE)
-#define RENAME_NOREPLACE 1
-#define RENAME_EXCHANGE  2
-#if defined(SYS_renameat2)
-#define renameat2(a, from, b, to, how) \
-    syscall(SYS_renameat2, a, from, b, to, how)
-#else
-#define renameat2(a, from, b, to, how) (errno = ENOSYS, (int)(how) | -1)
-#endif
-#endif
+/* Linux has renameat2() and statx(), whether or not its libc has them and shows
+ * them. So both are called by number. */
 
 
 /* Renames as `how` says. RENAME_NEW answers EEXIST if something has the name;
@@ -2201,9 +2255,12 @@ kaws__disk_rename(const char *from, const char *to, int how)
 #else
     if (how == KAWS__REPLACE)
         return rename(from, to) != 0 ? errno : 0;
-    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how == KAWS__EXCHANGE
-                  ? RENAME_EXCHANGE : RENAME_NOREPLACE) == 0)
+    errno = ENOSYS;
+#if defined(SYS_renameat2)
+    if (kaws__sys_call(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to,
+                       how) == 0)
         return 0;
+#endif
     if (errno != EINVAL && errno != EPERM && errno != EOPNOTSUPP &&
         errno != ENOSYS)
         return errno;
@@ -2218,11 +2275,12 @@ kaws__disk_rename(const char *from, const char *to, int how)
 static int
 kaws__disk_is_mount(const char *path)
 {
-#if defined(STATX_ATTR_MOUNT_ROOT)
-    struct statx x;
+#if defined(SYS_statx)
+    uint64_t x[32] = { 0 };       /* 1: attributes; 0x2000: a mount's root    */
 
-    return statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, &x) == 0 &&
-           (x.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+    (void)kaws__sys_call(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0,
+                         x);
+    return (x[1] & 0x2000) != 0;
 #else
     (void)path;
     return 0;
@@ -2292,13 +2350,17 @@ kaws__disk_make_dir(const char *path)
 #else
 
 /* F_OFD_SETLK sets the lock, and F_OFD_GETLK tells in *type which other lock is
- * in its way. A system without them has flock() instead, which knows one lock
- * of a file: it is slot 1, the one that protects. In slot 0 nobody is ever
- * seen, so who else has the file open stays unknown. */
-#if !defined(F_OFD_SETLK)
+ * in its way. On Linux <fcntl.h> may be hiding them. A system without them has
+ * flock() instead, which knows one lock of a file: it is slot 1, the one that
+ * protects. In slot 0 nobody is ever seen, so who else has the file open stays
+ * unknown. */
+#if defined(__linux__)
+enum { KAWS__GETLK = 36, KAWS__SETLK = 37 };
+#elif defined(F_OFD_SETLK)
+enum { KAWS__GETLK = F_OFD_GETLK, KAWS__SETLK = F_OFD_SETLK };
+#else
 #define KAWS__FLOCK
-#define F_OFD_SETLK 0
-#define F_OFD_GETLK 1
+enum { KAWS__GETLK, KAWS__SETLK };
 #endif
 
 
@@ -2309,7 +2371,7 @@ kaws__disk_lock_call(int fd, int call, int slot, short *type)
     int how = *type == F_UNLCK ? LOCK_UN : *type == F_WRLCK ? LOCK_EX : LOCK_SH;
 
     *type = F_UNLCK;
-    if (slot == 0 || call == F_OFD_GETLK || flock(fd, how | LOCK_NB) == 0)
+    if (slot == 0 || call == KAWS__GETLK || flock(fd, how | LOCK_NB) == 0)
         return 0;
     return errno == EWOULDBLOCK ? EAGAIN : errno;
 #else
@@ -2349,7 +2411,7 @@ kaws__disk_lock(int fd, int slot, int exclusive)
 #else
     short type = exclusive ? F_WRLCK : F_RDLCK;
 
-    return kaws__disk_lock_call(fd, F_OFD_SETLK, slot, &type);
+    return kaws__disk_lock_call(fd, KAWS__SETLK, slot, &type);
 #endif
 }
 
@@ -2365,7 +2427,7 @@ kaws__disk_unlock(int fd, int slot)
 #else
     short type = F_UNLCK;
 
-    return kaws__disk_lock_call(fd, F_OFD_SETLK, slot, &type) == 0;
+    return kaws__disk_lock_call(fd, KAWS__SETLK, slot, &type) == 0;
 #endif
 }
 
@@ -2387,7 +2449,7 @@ kaws__disk_locked_by_others(int fd, int slot)
 #else
     short type = F_WRLCK;
 
-    return kaws__disk_lock_call(fd, F_OFD_GETLK, slot, &type) == 0 &&
+    return kaws__disk_lock_call(fd, KAWS__GETLK, slot, &type) == 0 &&
            type != F_UNLCK;
 #endif
 }
@@ -4490,6 +4552,7 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 #define KAWS__CURL_IDLE_S   20    /* AWS closes idle connections; so do we    */
 #define KAWS__CURL_LINES    16    /* most header lines                        */
 #define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
+#define KAWS__CURL_CA_MAX 16777216    /* and to read at all, once a connection*/
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     struct kaws__conn *next;      /* the idle one that was used before this   */
@@ -4577,7 +4640,7 @@ kaws__curl_check_ca(const char *path, kaws_error *err)
     if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular)
         os = kaws__curl_find_cert(fd, &found);
     kaws__disk_close(fd);
-    if (os == 0 && found)
+    if (os == 0 && found && st.size <= KAWS__CURL_CA_MAX)
         return KAWS_OK;
     kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
     if (os != 0)
@@ -4587,7 +4650,9 @@ kaws__curl_check_ca(const char *path, kaws_error *err)
                          "CA certificates in PEM form, each from a line "
                          "-----BEGIN CERTIFICATE----- on", shown,
                          !st.regular ? "it is not a file" :
-                         st.size == 0 ? "it is empty" : "no certificate in it");
+                         st.size == 0 ? "it is empty" :
+                         found ? "it is larger than 16 MiB" :
+                         "no certificate in it");
 }
 
 
@@ -7548,7 +7613,8 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
  * Uses: err buf text crypto arn
  * Gives: store_get store_committed store_header store_digest store_record
  *        store_record_len store_next store_type_ok store_is_named
- *        store_split store_parse store_damaged store_check
+ *        store_split store_parse store_damaged store_damaged_end
+ *        store_check_header store_check
  *
  * Section 7 of the manual has the diagram. Only this room knows at which offset
  * a field stands. It knows nothing of disks. A record is an entry without its
@@ -7564,6 +7630,7 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
 #define KAWS__STORE_DIGEST      32
 #define KAWS__STORE_FIXED       32  /* bytes of a record before its texts     */
 #define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
+#define KAWS__STORE_APPEND_MAX (KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST)
 
 static const char kaws__store_magic[] = "KAWSRING";
 
@@ -7823,38 +7890,56 @@ kaws__store_damaged(const char *name, uint64_t at, const char *what,
 }
 
 
+/* From `at` on there is no good entry, and no torn end. */
 static kaws_status
-kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
-                         kaws_error *err)
+kaws__store_damaged_end(const char *name, uint64_t at, uint64_t size,
+                        uint64_t committed, kaws_error *err)
+{
+    int surplus = at >= committed && size - at > KAWS__STORE_APPEND_MAX;
+
+    return kaws__store_damaged(name, at, surplus
+                               ? "what follows is not entries, and too long "
+                                 "for one that was cut off (a copy that is cut "
+                                 "there has all older entries)"
+                               : "the entry there does not match its checksum",
+                               err);
+}
+
+
+/* `size` is the file's; `at` has its first bytes, KAWS__STORE_HEADER of them if
+ * it has so many. */
+static kaws_status
+kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
+                         kaws__found *found, kaws_error *err)
 {
     uint8_t header[KAWS__STORE_HEADER];
 
-    if (all.len == 0)
+    if (size == 0)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is empty (0 "
                              "bytes), and a keyring never is: restore it from "
                              "a backup, or remove it to begin a new keyring",
                              name);
-    if (all.len < sizeof header || memcmp(all.at, kaws__store_magic, 8) != 0)
+    if (size < sizeof header || memcmp(at, kaws__store_magic, 8) != 0)
         return kaws__store_damaged(name, 0, "it is not a data file of "
                                    "keyring_aws", err);
-    if (kaws__store_get(all.at + 8, 4) != KAWS__STORE_VERSION)
+    if (kaws__store_get(at + 8, 4) != KAWS__STORE_VERSION)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
                              "version %lu, at byte 8, and this keyring_aws "
                              "knows version 1: use a newer one", name,
-                             (unsigned long)kaws__store_get(all.at + 8, 4));
-    found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
-    memcpy(found->file_id, all.at + 16, 16);
-    found->committed = kaws__store_get(all.at + KAWS__STORE_COMMITTED, 8);
+                             (unsigned long)kaws__store_get(at + 8, 4));
+    found->epoch = (uint32_t)kaws__store_get(at + 12, 4);
+    memcpy(found->file_id, at + 16, 16);
+    found->committed = kaws__store_get(at + KAWS__STORE_COMMITTED, 8);
     kaws__store_header(header, &found->state, found->file_id, found->epoch,
                        found->committed);
     if (memcmp(header + KAWS__STORE_COMMITTED,
-               all.at + KAWS__STORE_COMMITTED, 16) != 0)
+               at + KAWS__STORE_COMMITTED, 16) != 0)
         return kaws__store_damaged(name, KAWS__STORE_COMMITTED, "the committed "
                                    "length does not match its check", err);
-    if (found->committed > all.len)
-        return kaws__store_damaged(name, all.len, "it ends there, but more "
+    if (found->committed > size)
+        return kaws__store_damaged(name, size, "it ends there, but more "
                                    "was written and acknowledged", err);
-    if (memcmp(header, all.at, sizeof header) != 0)
+    if (memcmp(header, at, sizeof header) != 0)
         return kaws__store_damaged(name, 0, "the header's checksum is wrong",
                                    err);
     return KAWS_OK;
@@ -7887,7 +7972,7 @@ kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
 {
     size_t left = all.len - at, whole;
 
-    if (at < committed || left > KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST)
+    if (at < committed || left > KAWS__STORE_APPEND_MAX)
         return 0;
     if (left < 8)
         return 1;
@@ -7919,8 +8004,8 @@ kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
     found->good = at;
     found->torn = at < all.len;
     if (found->torn && !kaws__store_is_torn(all, at, found->committed))
-        return kaws__store_damaged(name, at, "the entry there does not match "
-                                   "its checksum", err);
+        return kaws__store_damaged_end(name, at, all.len, found->committed,
+                                       err);
     return KAWS_OK;
 }
 
@@ -7937,7 +8022,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
     kaws_status status;
 
     memset(found, 0, sizeof *found);
-    status = kaws__store_check_header(name, all, found, err);
+    status = kaws__store_check_header(name, all.at, all.len, found, err);
     if (status != KAWS_OK)
         return status;
     if (all.len < KAWS__STORE_HEADER + sizeof digest)
@@ -7976,6 +8061,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
+#define KAWS__FILE_TRUSTED 1048576   /* bytes asked for at a file's word   */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
 #define KAWS__FILE_NOT_PLAIN "is not a plain file"
@@ -8480,6 +8566,38 @@ kaws__file_foresee(const kaws__file *f)
 }
 
 
+/* A size is no more than a word: a file may have holes of any length. So before
+ * we ask for much memory, the file must show a header, and records whose
+ * lengths lead to its end, or to where a last one may have been cut off. */
+static kaws_status
+kaws__file_survey(const kaws__file *f, kaws_error *err)
+{
+    uint64_t size = f->stat.size, at = KAWS__STORE_HEADER, from = 0;
+    uint8_t block[8192] = { 0 };
+    kaws__found found;
+    size_t got, len;
+    int os = kaws__disk_read_at(f->fd, 0, block, sizeof block, &got);
+    kaws_status status = kaws__file_result(f, os, "read", "", err);
+
+    if (status == KAWS_OK)
+        status = kaws__store_check_header(f->shown, block, size, &found, err);
+    while (status == KAWS_OK && at + KAWS__STORE_APPEND_MAX < size) {
+        if (at + 8 > from + got) {
+            from = at;
+            os = kaws__disk_read_at(f->fd, at, block, sizeof block, &got);
+            if (os != 0 || got < 8)       /* it is shorter now: seen later    */
+                return kaws__file_result(f, os, "read", "", err);
+        }
+        len = kaws__store_record_len(block + (at - from));
+        if (len == 0)
+            return kaws__store_damaged_end(f->shown, at, size,
+                                           found.committed, err);
+        at += len + KAWS__STORE_DIGEST;
+    }
+    return status;
+}
+
+
 /* Reads all bytes of the file that was opened, under its lock. */
 static kaws_status
 kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
@@ -8496,6 +8614,9 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
         return status;
     st = f->stat;                 /* of now: another process may have added to
                                    * it while we waited for its lock          */
+    if (st.size > KAWS__FILE_TRUSTED &&
+        (status = kaws__file_survey(f, err)) != KAWS_OK)
+        return status;
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
     if (at == NULL)
         return kaws__err_memory(err, "reading the data file");
@@ -8641,7 +8762,7 @@ static kaws_status
 kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
 {
-    uint8_t bytes[KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST];
+    uint8_t bytes[KAWS__STORE_APPEND_MAX];
     uint8_t *digest = bytes + record.len;
     size_t len = record.len + KAWS__STORE_DIGEST, done;
     kaws__sha256 state = f->state;

@@ -7,6 +7,7 @@ import pytest
 
 SHORT = [f"unit/test_{room}"
          for room in ("text", "json", "crypto", "sigv4", "pack", "file", "store", "ring")]
+SHORT.append("orders")
 
 prepared = functools.lru_cache(arch.prepare)
 
