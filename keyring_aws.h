@@ -708,6 +708,12 @@ KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
 KAWS_API kaws_status kaws_try(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
+/* Returns what kaws_use would return now, as far as that can be told without a
+ * KMS request: by the form of both and, if its ARN tells it, by the account of
+ * the KMS key. Nothing changes. ARGUMENT, FOREIGN. */
+KAWS_API kaws_status kaws_could_use(kaws *ring, const char *kms_key_id,
+                                    const char *region, kaws_error *err);
+
 /* Sets the timeouts of later operations, in milliseconds; 0: the defaults. */
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
                                 int timeout_ms);
@@ -9748,9 +9754,10 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
- *        kaws_try kaws_use_timeouts kaws_reload_creds kaws_rotate_kms_key
- *        kaws_rewrap_all kaws_get_stats kaws_kms_generate_data_key
- *        kaws_kms_encrypt kaws_kms_decrypt kaws_kms_reencrypt
+ *        kaws_try kaws_could_use kaws_use_timeouts kaws_reload_creds
+ *        kaws_rotate_kms_key kaws_rewrap_all kaws_get_stats
+ *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
+ *        kaws_kms_reencrypt
  *
  * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
  * asked without any lock but the settings' own, so what a key's name stands for
@@ -10219,6 +10226,27 @@ kaws_try(kaws *ring, const char *kms_key_id, const char *region,
          kaws_error *err)
 {
     return kaws__ring_choose(ring, kms_key_id, region, 0, err);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_could_use(kaws *ring, const char *kms_key_id, const char *region,
+               kaws_error *error)
+{
+    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__choice choice;
+    kaws__arn arn;
+    kaws_status status = err->status;
+
+    if (ring != NULL)
+        status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
+                                    &choice, err);
+    if (status == KAWS_OK && kms_key_id != NULL &&
+        kaws__arn_parse(kaws__buf_of(kms_key_id), &arn))
+        status = kaws__trust_check(&ring->kms.trust, kms_key_id, KAWS__TO_SEAL,
+                                   err);
+    return status;
 }
 
 

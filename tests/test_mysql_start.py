@@ -11,7 +11,8 @@ import pytest
 
 from demo import read_data_file
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, OTHER_ACCOUNT, SECRET
-from mysql_fixtures import FUNCTIONS, LONG, NO_SCHEMA, QUICK, ROOT, Stage, cursor, said, wait_for
+from mysql_fixtures import (FUNCTIONS, LONG, NO_SCHEMA, QUICK, ROOT, Stage, cursor,
+                            heed_persisted_settings, said, wait_for)
 
 AGAIN = ("start the server again: that loses nothing. Do not set innodb_force_recovery, and remove"
          " no log files: that loses rows")
@@ -482,29 +483,6 @@ def test_another_account_is_trusted_by_the_configuration_only(stage):
     assert stage.fetch("moved") is None and stage.kms.count("Decrypt") == asked
     (line,) = stage.said("ERROR")
     assert "among the trusted" in line and foreign in line
-
-
-def heed_persisted_settings(stage):
-    """With --no-defaults the server would ignore persisted settings, too."""
-    empty = stage.db.folder / "my.cnf"
-    empty.touch()
-    options = stage.db._options()
-    stage.db._options = lambda: [f"--defaults-file={empty}", *options[1:]]
-
-
-def test_key_and_region_are_persisted_together(stage):
-    """The server sets them in the order in which they were persisted, as one statement."""
-    arn = stage.kms.add_key("us-west-2", ACCOUNT, alias="alias/west-only")
-    heed_persisted_settings(stage)
-    stage.start(NO_SCHEMA)
-    stage.install_functions()
-    stage.sql("SET PERSIST keyring_aws_cmk_id = %s", (arn,))
-    stage.sql("SET PERSIST keyring_aws_region = 'us-west-2',"
-              " PERSIST keyring_aws_cmk_id = 'alias/west-only'")
-    stage.restart(NO_SCHEMA)
-    assert stage.variable("cmk_id") == "alias/west-only" and stage.variable("region") == "us-west-2"
-    stage.generate("west")
-    assert stage.entries()["west", ROOT].arn == arn and not stage.said("ERROR")
 
 
 def test_a_foreign_key_cannot_be_persisted_into_use(stage):

@@ -1013,6 +1013,45 @@ test_try(void **state)
 }
 
 
+/* What can be told of a KMS key and a region without asking KMS. */
+static void
+test_could_use(void **state)
+{
+    static const struct {
+        const char *first, *accounts, *key, *region;
+        kaws_status status;
+    } rows[] = {
+        { FAKE_EAST, NULL, FAKE_WEST, "us-east-1", KAWS_OK },
+        { FAKE_EAST, NULL, "alias/nobody", "eu-west-1", KAWS_OK },
+        { FAKE_EAST, NULL, NULL, "eu-west-1", KAWS_OK },
+        { FAKE_EAST, NULL, NULL, NULL, KAWS_OK },
+        { FAKE_EAST, NULL, "alias/nobody", NULL, KAWS_OK },
+        { FAKE_EAST, NULL, FAKE_FOREIGN, NULL, KAWS_FOREIGN },
+        { FAKE_EAST, FAKE_OTHER, FAKE_FOREIGN, NULL, KAWS_OK },
+        { "alias/app", FAKE_OWN, FAKE_FOREIGN, NULL, KAWS_FOREIGN },
+        { "alias/app", NULL, FAKE_FOREIGN, NULL, KAWS_OK },     /* ask later  */
+        { FAKE_EAST, NULL, "alias/ app", NULL, KAWS_ARGUMENT },
+        { FAKE_EAST, NULL, "", NULL, KAWS_ARGUMENT },
+        { FAKE_EAST, NULL, "alias/app", "eu_west", KAWS_ARGUMENT },
+        { FAKE_EAST, NULL, NULL, "", KAWS_ARGUMENT }
+    };
+    struct world *w = *state;
+    size_t i;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        w->cfg.accounts = rows[i].accounts;
+        reopen_with(w, rows[i].first);
+        if (kaws_could_use(w->ring, rows[i].key, rows[i].region, &w->err) !=
+            rows[i].status || w->err.status != rows[i].status)
+            fail_msg("row %lu: %s", (unsigned long)i, w->err.text);
+    }
+    assert_int_equal(w->f.requests, 0);
+    expect_sealed_by(w, "still", FAKE_EAST);
+    assert_int_equal(kaws_could_use(NULL, FAKE_EAST, NULL, NULL),
+                     KAWS_ARGUMENT);
+}
+
+
 static void
 use_what_was_tried(struct world *w)
 {
@@ -1357,7 +1396,8 @@ main(void)
         SHUT(test_without_kms_key), SHUT(test_empty_accounts),
         OPEN(test_use_kms_key_refused), SHUT(test_use_kms_key_after_a_bad_one),
         SHUT(test_a_refused_kms_key_is_not_trusted), SHUT(test_use_region),
-        SHUT(test_use_both), SHUT(test_try), SHUT(test_taken_meanwhile),
+        SHUT(test_use_both), SHUT(test_try), SHUT(test_could_use),
+        SHUT(test_taken_meanwhile),
         SHUT(test_a_tried_kms_key_is_not_trusted), SHUT(test_foreign_entry),
         SHUT(test_foreign_reply), SHUT(test_the_own_account_is_asked_once),
         SHUT(test_a_listed_account_needs_no_question),
