@@ -1002,13 +1002,16 @@ plug__server_called(void)
 
 
 /* Whether the server sets a variable by itself, as SET PERSIST left it: it does
- * so after init, while it starts and in the statement INSTALL PLUGIN. */
+ * so after init, while it starts and in the statement INSTALL PLUGIN. 5.7 has no
+ * SET PERSIST. */
 static bool
 plug__server_restores(void *thd)
 {
     plug__server_called();
-    return plug__server_starting()
-           || plug__server_statement(thd) == PLUG__LOAD(&plug__server.install);
+    return !plug__server.is_57
+           && (plug__server_starting()
+               || plug__server_statement(thd)
+                  == PLUG__LOAD(&plug__server.install));
 }
 
 
