@@ -398,8 +398,9 @@ plug__lines_write(plug__lines *l, plug__lines_kept *at, int64_t now)
     char text[PLUG__LINE + 64];
 
     snprintf(text, sizeof text, at->more == 0 ? "%s"
-             : "%s (this happened %u more times in the last %lld s)", at->line,
-             at->more, (long long)((now - at->said_ms) / 1000));
+             : "%s (this happened %u more time%s in the last %lld s)", at->line,
+             at->more, at->more == 1 ? "" : "s",
+             (long long)((now - at->said_ms) / 1000));
     at->said_ms = now;
     at->more    = 0;
     l->write(at->level & ~PLUG__ONCE, text);
@@ -1001,9 +1002,9 @@ plug__server_called(void)
 }
 
 
-/* Whether the server sets a variable by itself, as SET PERSIST left it: it does
- * so after init, while it starts and in the statement INSTALL PLUGIN. 5.7 has no
- * SET PERSIST. */
+/* Whether the server sets a variable by itself, as SET PERSIST left it. It does
+ * so after init, while it starts and in the statement INSTALL PLUGIN. In 5.7
+ * there is no SET PERSIST. */
 static bool
 plug__server_restores(void *thd)
 {
@@ -1429,9 +1430,10 @@ plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
         change.of[row->wanted].number = *(int *)at = *(const int *)save;
     }
     plug__settings_show(row, at, is);
-    plug__lines_say(plug__server_lines, "", PLUG__LOG_SET, row->name, is, was,
-                    !restores ? "" : row->from == PLUG__SET ? persisted
-                    : later);
+    if (strcmp(was, is) != 0)
+        plug__lines_say(plug__server_lines, "", PLUG__LOG_SET, row->name, is,
+                        was, !restores ? "" : row->from == PLUG__SET ? persisted
+                                                                : later);
     plug__guard_merge(&change, &checked);
     plug__guard_want(&plug__server_guard, &change);
 }
@@ -1516,12 +1518,12 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
  * If the server asks for a key of its own that has to be there, and is not, the
  * data file is an older copy, or another server's: an error line says so.
  * InnoDB asks for INNODBKey-... only after it has made the key, or has read the
- * key's name in a tablespace. So the key has to be there, unless the last try to
- * make it failed, or keyring_operations is OFF. The binary log has a few keys
- * for its own use, which may all be missing, and keys with a number. It asks for
- * the next number before it makes that key, but only while a rotation runs (a
- * key with _old or _new at its end is there), or when it has just asked for its
- * own entry in vain, and so makes its first key.
+ * key's name in a tablespace. So the key has to be there, unless the last try
+ * to make it failed, or keyring_operations is OFF. The binary log has a few
+ * keys for its own use, which may all be missing, and keys with a number. It
+ * asks for the next number before it makes that key, but only while a rotation
+ * runs (a key with _old or _new at its end is there), or when it has just asked
+ * for its own entry in vain, and so makes its first key.
  *
  * For a walk the server gives fixed buffers, and does not say how large they
  * are. The buffer of a user id has 96 bytes in 5.7 and in migration mode, and

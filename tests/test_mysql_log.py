@@ -2,10 +2,11 @@
 persisted, a start in one line, and lines that repeat."""
 
 import re
+import time
 
 import pytest
 
-from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN
 from mysql_fixtures import LONG, NO_SCHEMA, ROOT, Stage, heed_persisted_settings, wait_for
 
 LOG_BIN = (NO_SCHEMA, "--log-bin")
@@ -104,7 +105,7 @@ def test_an_older_copy_is_noticed(stage):
         assert stage.refused(f"SELECT * FROM d.t{number}")[0] == 3185
     (line,) = stage.tagged(MISSING)
     assert re.match(r"the server asked for the key 'INNODBKey-[-0-9a-f]{36}-2', and the data file"
-                    rf" {stage.data} does not have it \(1 key, the newest of 20..-..-.. ..:..:.. UTC,"
+                    rf" {stage.data} does not have it \(1 key, the newest of 20.{{17}} UTC,"
                     f" checksum begins with {older[-32:-28].hex()}\\): is the file an older copy",
                     line), line
     assert line in stage.said("ERROR")
@@ -158,6 +159,56 @@ def test_a_lost_key_of_the_binary_log_alone_is_noticed(stage):
     start_anyhow(stage, *options)
     (line,) = stage.tagged(MISSING)
     assert re.search(r"the key 'MySQLReplicationKey_[-0-9a-f]{36}_2'", line)
+
+
+# ---- a start, and changes, in a line each -------------------------------------------------------
+
+def test_one_line_says_how_it_starts(stage):
+    stage.start(NO_SCHEMA)
+    (line,) = stage.tagged("KAWS-101")
+    sums = stage.data.read_bytes()[-32:-28].hex()
+    assert line == (
+        f"opened {stage.data}: 0 keys, checksum begins with {sums}; version 1.0.0, KMS key"
+        f" {KEY_ARN} in us-east-1, requests go to {stage.kms.url}/, accounts trusted: {ACCOUNT},"
+        f" access key id ends in {ACCESS_KEY_ID[-4:]}, timeouts 1000 ms to connect and 10000 ms in"
+        " all")
+    assert [line] == stage.said("Note")
+    stage.mark()
+    stage.sql("SET GLOBAL keyring_aws_timeout = 2000, GLOBAL keyring_aws_cmk_id ="
+              f" '{ALIAS}'")
+    stage.sql("SET GLOBAL keyring_aws_region = 'us-east-1'")
+    assert sorted(stage.said("Note")) == [
+        f"keyring_aws_cmk_id is '{ALIAS}' now, and was '{KEY_ARN}'",
+        "keyring_aws_timeout is '2000' now, and was '10000'"]
+
+
+def test_lines_that_repeat_are_counted(stage):
+    """The one key that fails has one line, its neighbour its own; the end says the rest."""
+    stage.start(NO_SCHEMA)
+    stage.install_functions()
+    for name in "ab":
+        stage.generate(name)
+    stage.kms.fault("Decrypt", "error", times=0, type="AccessDeniedException")
+    stage.mark()
+    for name in "aaaaab":
+        assert stage.fetch(name) is None
+    assert [line.split(":")[0] for line in stage.said("ERROR")] == [
+        f"cannot fetch key '{name}' of '{ROOT}'" for name in "ab"]
+    if LONG:
+        time.sleep(61)
+        stage.fetch("a")
+        assert "(this happened 4 more times in the last 6" in stage.said("ERROR")[2]
+    stage.kms.clear_faults()
+    assert stage.fetch("a") == stage.plain("a")         # it works again: the count is said
+    stage.kms.fault("Decrypt", "error", times=0, type="AccessDeniedException")
+    stage.mark()
+    assert stage.fetch("a") is None and stage.fetch("a") is None
+    (line,) = stage.said("ERROR")
+    stage.mark()
+    stage.uninstall()
+    (last,) = stage.said("ERROR")
+    assert last == f"{line[:line.index('request id')]}{last[last.index('request id'):]}"
+    assert last.endswith("(this happened 1 more time in the last 0 s)")
 
 
 # ---- settings that were persisted ---------------------------------------------------------------

@@ -2144,7 +2144,7 @@ fail_often(void *id)
 static void
 test_thinned(void)
 {
-    const char *const more = "more times in the last 6";
+    const char *const more = " in the last 6";
     char id[32];
 
     for (int i = 0; i < 20; i++) {
@@ -2219,7 +2219,7 @@ test_lines(void)
     log_forget();
     unload(p);
     check(logged(0, "'thin-0': ", "happened 400 more times") == 1
-          && logged(0, "'thin-3': ", "happened 1 more times") == 1,
+          && logged(0, "'thin-3': ", "happened 1 more time ") == 1,
           "at the end the counts are said");
     denied(NULL);
     p = start("lines");
