@@ -324,7 +324,7 @@ enum {
     PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
     PLUG__ABOUT     = 520,              /* of what it is about, with NUL     */
     PLUG__SHOWN     = 256,              /* of a name in it, with NUL         */
-    PLUG__KEPT      = 16,               /* lines; more push out the oldest   */
+    PLUG__KEPT      = 32,               /* lines; more push out the oldest   */
     PLUG__QUIET_MS  = 60 * 1000
 };
 

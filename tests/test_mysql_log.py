@@ -109,6 +109,9 @@ def test_an_older_copy_is_noticed(stage):
                     f" checksum begins with {older[-32:-28].hex()}\\): is the file an older copy",
                     line), line
     assert line in stage.said("ERROR")
+    stage.install_functions()
+    stage.generate("another state of the file")
+    assert stage.refused("SELECT * FROM d.t")[0] == 3185 and stage.tagged(MISSING) == [line]
     stage.sql("CREATE DATABASE e")
     stage.sql("CREATE TABLE e.t (n INT) ENCRYPTION = 'Y'")
     stage.sql("ALTER INSTANCE ROTATE INNODB MASTER KEY")
@@ -217,9 +220,9 @@ def settings(stage: Stage) -> tuple:
     return tuple(stage.variable(name) for name in ("cmk_id", "region", "timeout"))
 
 
-@pytest.mark.parametrize("kms", ["there", "away"])
-@pytest.mark.parametrize("first", ["cmk_id", "region"])
-@pytest.mark.parametrize("in_my_cnf", [True, False])
+@pytest.mark.parametrize("kms, first, in_my_cnf", [
+    ("there", "cmk_id", True), ("there", "region", False), ("away", "cmk_id", False),
+    ("away", "region", True)])
 def test_persisted_settings_hold(stage, kms, first, in_my_cnf):
     """The pair, in either order, and what is persisted after it; nothing is asked of KMS until a
     key is made."""

@@ -2145,9 +2145,9 @@ static void
 test_thinned(void)
 {
     const char *const more = " in the last 6";
-    char id[32];
+    char id[32], a[256] = "", b[256] = "";
 
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 40; i++) {
         snprintf(id, sizeof id, "thin-%d", i);
         must(!generate(id, "AES", NULL, 16), "a key");
     }
@@ -2171,10 +2171,18 @@ test_thinned(void)
     check(failing("thin-0", 2) == 1 && logged(0, "happened", "") == 0,
           "and the next failure at once");
     check(failing("thin-1", 1) == 0, "but not that of another key");
+    memset(a, 1, 255);                  /* the log shows their beginning     */
+    memset(b, 1, 255);
+    b[254] = '2';
+    must(!generate(a, "AES", NULL, 16) && !generate(b, "AES", NULL, 16),
+         "two keys");
+    check(failing(a, 2) == 1 && failing(b, 2) == 1,
+          "keys whose names end differently have a line each");
+    must(!remove_key(a, NULL) && !remove_key(b, NULL), "they are removed");
     log_forget();
     a_minute_passes();
     must(!generate("thin", "AES", NULL, 16), "a key");
-    check(logged(0, "happened", "") == 2 && logged(2, "added a key", "") == 1,
+    check(logged(0, "happened", "") == 4 && logged(2, "added a key", "") == 1,
           "a count is said with the next line of any kind");
     must(!remove_key("thin", NULL), "it is removed");
 }
@@ -2190,12 +2198,12 @@ test_many_lines(void)
 
     a_minute_passes();
     (void)failing("thin-0", 4);
-    for (int i = 1; i < 20; i++) {
+    for (int i = 1; i < 40; i++) {
         snprintf(id, sizeof id, "thin-%d", i);
         lines += failing(id, 1);
         total += logged(0, "'thin-0': ", "happened 3 ");
     }
-    check(lines == 19 + 1 && total == 1,
+    check(lines == 39 + 1 && total == 1,
           "more keys than are kept: each has a line, and no count is lost");
     check(failing("thin-0", 1) == 1, "what was pushed out is said again");
     log_forget();
@@ -2228,7 +2236,7 @@ test_lines(void)
     log_forget();
     must(!generate("x", "AES", NULL, 16) && !remove_key("x", NULL)
          && !generate("x", "AES", NULL, 16) && !remove_key("x", NULL), "keys");
-    check(logged(2, "removed a key", "20 keys") == 2,
+    check(logged(2, "removed a key", "40 keys") == 2,
           "a note is never left out, though it is the same");
     denied(NULL);
     unload(p);
