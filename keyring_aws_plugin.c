@@ -339,7 +339,8 @@ typedef struct plug__lines {
     void           (*write)(int level, const char *line);   /* to the host  */
     pthread_mutex_t  lock;              /* for all below                     */
     int              used;              /* also read without the lock        */
-    plug__lines_kept kept[PLUG__KEPT];
+    plug__lines_kept *kept;             /* PLUG__KEPT of them, apart, so that
+                                         * the plugin's file has no zeros    */
 } plug__lines;
 
 
@@ -1095,9 +1096,12 @@ static const plug__guard_host plug__server_host = {
     plug__server_raise, plug__server_refusal, plug__server_called
 };
 
+static plug__lines_kept plug__server_kept[PLUG__KEPT];
+
 static plug__guard plug__server_guard = {
     .host = &plug__server_host,
-    .lines = { plug__server_log, PTHREAD_MUTEX_INITIALIZER, 0, { { 0 } } },
+    .lines = { plug__server_log, PTHREAD_MUTEX_INITIALIZER, 0,
+               plug__server_kept },
     .lock = PTHREAD_MUTEX_INITIALIZER,
     .adopted = PTHREAD_COND_INITIALIZER,
     .wanted_lock = PTHREAD_MUTEX_INITIALIZER,

@@ -212,3 +212,18 @@ def test_the_words_of_an_entry_are_those_of_its_line():
                 for text, number in zip(fixed, numbers)
                 for piece in pieces for at in range(len(piece) - 9)), (numbers, said)
     assert seen > 30
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("call, fits", [
+    ("kaws__err_log(h, KAWS__LOG_CLOCK, 300L, \"behind\")", True),
+    ("kaws__err_log(h, KAWS__LOG_CLOCK, \"behind\", 300L)", False),
+    ("plug__lines_say(l, \"\", PLUG__LOG_WAITS, 30, \"why\")", True),
+    ("plug__lines_say(l, \"\", PLUG__LOG_WAITS, 30)", False)])
+def test_the_compiler_checks_what_a_line_is_given(compiler, call, fits):
+    source = ('#include "keyring_aws_plugin.c"\nvoid see(kaws_hooks *, plug__lines *);\n'
+              f"void see(kaws_hooks *h, plug__lines *l) {{ (void)h, (void)l, {call}; }}\n")
+    done = subprocess.run([compiler, "-std=c99", *WARNINGS, "-fsyntax-only", "-xc", "-"], cwd=TOP,
+                          input=source, capture_output=True, text=True)
+    assert (done.returncode == 0) == fits, done.stderr
+    assert ("-Wformat" in done.stderr or "-Werror=format" in done.stderr) == (not fits)

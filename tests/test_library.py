@@ -142,6 +142,7 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("use_kms_key", ALIAS)
     lib.ok("use_region", "us-east-1")
     lib.ok("try", far, EU)
+    lib.ok("could_use", far, EU)
     lib.ok("use", KEY_ARN, EU)
     lib.ok("use", ALIAS, "us-east-1")
     emulator.fault("*", "error", times=1, type="InternalFailure", status=500)
