@@ -68,6 +68,23 @@ def test_a_first_start_with_all_logs_encrypted_misses_no_key(stage):
     assert not stage.said("ERROR")
 
 
+FIRST = [
+    "ALTER INSTANCE ROTATE INNODB MASTER KEY", "SET GLOBAL innodb_redo_log_encrypt = ON",
+    "SET GLOBAL innodb_undo_log_encrypt = ON", "ALTER TABLESPACE mysql ENCRYPTION = 'Y'",
+    "CREATE TABLESPACE s ADD DATAFILE 's.ibd' ENCRYPTION = 'Y'"]
+
+
+@pytest.mark.parametrize("first", FIRST if LONG else FIRST[:2])
+def test_whatever_is_encrypted_first_misses_no_key(stage, first):
+    stage.start(*LOG_BIN)
+    stage.sql(first)
+    stage.restart(*LOG_BIN)
+    stage.sql("ALTER INSTANCE ROTATE INNODB MASTER KEY")
+    stage.restart(*LOG_BIN)
+    stage.marked = 0
+    assert not stage.said("ERROR") and not stage.tagged(MADE_AGAIN)
+
+
 @pytest.mark.parametrize("away", ["KMS", "keyring_operations"])
 def test_a_key_that_could_not_be_made_is_not_missing(stage, away):
     """InnoDB ignores that, and fetches the key; the line before says why there is none."""
