@@ -9,7 +9,7 @@ import pytest
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN
 from mysql_fixtures import LONG, NO_SCHEMA, ROOT, Stage, heed_persisted_settings, wait_for
 
-LOG_BIN = (NO_SCHEMA, "--log-bin")
+LOG_BIN = (NO_SCHEMA, "--log-bin", "--server-id=1")
 ENCRYPTED = (*LOG_BIN, "--binlog-encryption=ON", "--innodb-redo-log-encrypt=ON",
              "--innodb-undo-log-encrypt=ON")
 MISSING, MADE_AGAIN = "KAWS-311", "KAWS-312"
@@ -36,6 +36,7 @@ def start_anyhow(stage: Stage, *options: str) -> None:
 
 # ---- keys that are missing ----------------------------------------------------------------------
 
+@pytest.mark.needs("logs")
 def test_a_life_without_loss_misses_no_key(stage):
     """All that asks for a key before it is made: none of it is a reason to frighten anybody."""
     stage.start(*LOG_BIN)
@@ -49,7 +50,7 @@ def test_a_life_without_loss_misses_no_key(stage):
     stage.restart(*LOG_BIN)                             # encrypted logs, but no new ones
     stage.sql("SET GLOBAL binlog_encryption = ON")
     stage.restart(*ENCRYPTED)                           # redo and undo: DefaultMasterKey
-    stage.sql("RESET BINARY LOGS AND GTIDS")
+    stage.sql(stage.expect.reset_binlog)
     stage.sql("ALTER INSTANCE ROTATE BINLOG MASTER KEY")
     stage.restart(*ENCRYPTED)
     assert stage.fetch("INNODBKey-mine-1") is None      # of a user: it is only called so
@@ -60,6 +61,7 @@ def test_a_life_without_loss_misses_no_key(stage):
     assert not stage.tagged(MISSING) and not stage.tagged(MADE_AGAIN)
 
 
+@pytest.mark.needs("logs")
 def test_a_first_start_with_all_logs_encrypted_misses_no_key(stage):
     stage.start(*ENCRYPTED)
     make_table(stage)
@@ -74,6 +76,7 @@ FIRST = [
     "CREATE TABLESPACE s ADD DATAFILE 's.ibd' ENCRYPTION = 'Y'"]
 
 
+@pytest.mark.needs("logs")
 @pytest.mark.parametrize("first", FIRST if LONG else FIRST[:2])
 def test_whatever_is_encrypted_first_misses_no_key(stage, first):
     stage.start(*LOG_BIN)
@@ -142,6 +145,7 @@ def test_an_older_copy_is_noticed(stage):
     assert stage.sql("SELECT n FROM d.t") == [(1,)] and not stage.tagged(MISSING)
 
 
+@pytest.mark.needs("logs")
 @pytest.mark.parametrize("lost", ["the file is lost", "the file is an older copy",
                                   "the file is another server's"])
 def test_a_lost_key_of_the_logs_is_noticed(stage, lost):
@@ -170,6 +174,7 @@ def test_a_lost_key_of_the_logs_is_noticed(stage, lost):
     assert log.index(MISSING) < log.index("Data Dictionary initialization failed")
 
 
+@pytest.mark.needs("logs")
 def test_a_lost_key_of_the_binary_log_alone_is_noticed(stage):
     options = (*LOG_BIN, "--binlog-encryption=ON")
     stage.start(*options)
@@ -237,6 +242,7 @@ def settings(stage: Stage) -> tuple:
     return tuple(stage.variable(name) for name in ("cmk_id", "region", "timeout"))
 
 
+@pytest.mark.needs("persist")
 @pytest.mark.parametrize("kms, first, in_my_cnf", [
     ("there", "cmk_id", True), ("there", "region", False), ("away", "cmk_id", False),
     ("away", "region", True)])
@@ -286,6 +292,7 @@ def test_persisted_settings_hold(stage, kms, first, in_my_cnf):
     assert number == 1231 and "NotFoundException" in text       # whoever SETs now is told at once
 
 
+@pytest.mark.needs("persist")
 def test_a_persisted_key_that_kms_refuses_is_said_when_it_is_used(stage):
     disabled = stage.kms.add_key("us-east-1", ACCOUNT, state="Disabled")
     heed_persisted_settings(stage)
