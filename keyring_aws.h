@@ -64,6 +64,7 @@
  *                       leaves AWS
  *     blob              a key as KMS encrypted it: ciphertext
  *     to seal           to have KMS encrypt a key; kaws_sealed holds the result
+ *     to pack           to write a sealed value as bytes that travel
  *     plaintext         a key's bytes before sealing
  *     credentials       access key id, secret access key, session token
  *     conf file         the file that the credentials are read from
@@ -83,6 +84,7 @@
  *     operation         all KMS requests that one call of ours makes
  *     attempt           one of those requests, sent once
  *     dry run           a request that KMS checks but does not carry out
+ *     to presign        to sign a request in the query of its URL
  *     member            a name and a value in a JSON object
  *
  *
@@ -318,6 +320,16 @@
  * bytes of the checksum. Removing a key does not remove it from older copies of
  * the file. Only deleting the KMS key does.
  *
+ * A sealed value that needs no data file has a format of its own, which
+ * kaws_sealed_pack writes. Its numbers are little-endian, too:
+ *
+ *               0   8  "KAWSSEAL"
+ *               8   2  format version: 1
+ *              10   2  length of the KMS key ARN  (a)
+ *              12   2  length of the key material id, 0 if unknown  (m)
+ *              14   2  length of the blob  (b)
+ *              16      ARN (a)  key material id (m)  blob (b)
+ *
  *
  * 8  WHAT GOES OVER THE WIRE
  *
@@ -382,10 +394,12 @@
  *
  * A key id or user id has at most 255 bytes and no NUL. A generated key has at
  * most 1024 bytes, a stored key 4096; these limits are KMS's. Credentials have
- * at most 128 (id), 256 (secret) and 4096 (token) bytes. The built-in sender
- * needs libcurl 7.54, and is tested with OpenSSL as the TLS library. KMS keys
- * in custom key stores cannot make data keys. On Windows the library passes its
- * unit tests under wine; the plugin is untested there. macOS is untested.
+ * at most 128 (id), 256 (secret) and 4096 (token) bytes. kaws_sign signs at
+ * most 64 headers and 64 query parameters, and presigns for a week at most. The
+ * built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
+ * library. KMS keys in custom key stores cannot make data keys. On Windows the
+ * library passes its unit tests under wine; the plugin is untested there. macOS
+ * is untested.
  *
  *
  * 10  HOUSE RULES  for developers of this file
@@ -813,6 +827,35 @@ KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
 
+/* ---- sealed values that travel, in files or messages; without a ring ----
+ *
+ * The bytes have a format version and a place for each length (section 7), and
+ * no checksum. They hold no secret. KMS decrypts the blob only if nobody has
+ * changed it, and only with the context that it was sealed with; the KMS key
+ * must be the one that the ARN names, and of a trusted account. What is not
+ * protected: the key material id may have been changed, and the whole value
+ * exchanged for another one that was sealed with the same context. So put into
+ * the context what tells your values apart. Nothing is allocated. */
+
+#define KAWS_SEALED_PACKED_MAX 6479       /* no packed value has more bytes   */
+
+/* Packs a sealed value as KMS returned it. *out_len is the size of the buffer
+ * before the call, the number of bytes after it, and 0 on failure. On failure
+ * the buffer is all zeros. It must not overlap *in. ARGUMENT: it is too small,
+ * kms_key_arn is not the ARN of a KMS key (a value without one does not say
+ * what decrypts it), key_material_id is not made of letters, digits, - / and _,
+ * or the blob is empty or too long. */
+KAWS_API kaws_status kaws_sealed_pack(const kaws_sealed *in, uint8_t *out,
+                                      size_t *out_len, kaws_error *err);
+
+/* Unpacks what kaws_sealed_pack packed, and nothing else: packing *out again
+ * would give the same bytes. They may come from anyone, and must not overlap
+ * *out. On failure *out is all zeros. ARGUMENT: they are not a packed value,
+ * are cut off, go on behind its end, have a format version that this version
+ * does not know, or hold what kaws_sealed_pack refuses. */
+KAWS_API kaws_status kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out,
+                                        kaws_error *err);
+
 /* ---- SigV4 without a ring; allocates nothing --------------------------- */
 
 typedef struct kaws_creds {
@@ -821,9 +864,10 @@ typedef struct kaws_creds {
 } kaws_creds;
 
 /* The request to sign. Path and query are as they will be sent,
- * percent-encoded. `headers` are all headers to sign, Host among them, 64 at
- * most. X-Amz-Date and X-Amz-Security-Token are signed even if they are not
- * listed; the caller must send both. */
+ * percent-encoded, with upper-case digits. `headers` are all headers to sign,
+ * Host among them, 64 at most. X-Amz-Date and X-Amz-Security-Token are signed
+ * even if they are not listed; the caller must send both. Most services need
+ * none of the last four members. S3 needs path_as_sent and a payload. */
 typedef struct kaws_signing {
     const char *method;           /* "POST"                                   */
     const char *path;             /* "/"                                      */
@@ -832,14 +876,41 @@ typedef struct kaws_signing {
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
     kaws_bytes  body;
     int64_t     when;             /* Unix seconds                             */
+
+    /* 1: "." and "//" in the path stay, and it is encoded once (S3's rule). 0:
+     * they are removed, and the path is encoded a second time. */
+    int         path_as_sent;
+    /* "UNSIGNED-PAYLOAD", the SHA-256 of the body (kaws_payload_sha256), or
+     * another word of AWS's. It is signed in place of `body`, and as the header
+     * X-Amz-Content-SHA256, which the caller must send. (If it is listed, too,
+     * it must have this value.) NULL: the SHA-256 of `body`, and no header. */
+    const char *payload;
+    /* 1: the session token is sent, but not signed, as a few services want. A
+     * header X-Amz-Security-Token must not be listed then. */
+    int         token_unsigned;
+    int         expires;          /* 1 to 604800: presigns, for these seconds */
 } kaws_signing;
 
-/* Writes the value of the Authorization header, NUL-terminated, to
- * `authorization`, a buffer of `cap` bytes. The signature follows the rules of
- * every AWS service except S3. On failure, ARGUMENT, the buffer holds "". */
+/* Writes the value of the Authorization header, NUL-terminated, to `out`, a
+ * buffer of `cap` bytes. If what->expires is set, it writes the query of a
+ * presigned URL instead: what->query, then X-Amz-Algorithm to X-Amz-Signature,
+ * the session token among them, and at most 64 parameters in all. The URL is
+ * "https://" HOST what->path "?" out. Anyone who has it can send that request
+ * until it expires, so it is a secret. None of the X-Amz- headers is added to
+ * it, and S3 wants its payload to be "UNSIGNED-PAYLOAD". `out` must not overlap
+ * what it is made of. On failure, ARGUMENT, it is all zeros. */
 KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
-                               char *authorization, size_t cap,
-                               kaws_error *err);
+                               char *out, size_t cap, kaws_error *err);
+
+/* Writes the value of the X-Amz-Date header, "20150830T123600Z", for Unix
+ * seconds; its first 8 bytes are the date in a signature's scope. Writes "" for
+ * a time that kaws_sign refuses: before the year 1970, after 9999, or 0.
+ * Returns `out`. */
+KAWS_API const char *kaws_amz_date(char out[17], int64_t when);
+
+/* Writes the SHA-256 of the body, in hex: a kaws_signing's payload, and the
+ * value of the X-Amz-Content-SHA256 header. Returns `out`. */
+KAWS_API const char *kaws_payload_sha256(char out[65], kaws_bytes body);
 
 /* ---- small things ------------------------------------------------------ */
 
@@ -877,7 +948,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *      the system      lobby  sys  thread  disk
  *      basics          err  mem  buf  text  json  crypto
  *      a request       sigv4  url  curl  http  sources  creds
- *      AWS KMS         arn  trust  fault  calls  kms
+ *      AWS KMS         arn  trust  fault  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
  *
@@ -3746,13 +3817,14 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
  * ROOM  sigv4    AWS Signature Version 4, in the steps of AWS's page
  * ==========================================================================
  * Uses: err mem buf text crypto
- * Gives: sigv4_key sigv4_authorize kaws_sign
+ * Gives: sigv4_key sigv4_authorize kaws_sign kaws_amz_date
+ *        kaws_payload_sha256
  *
  * "Create a signed AWS API request", step by step: 1 the canonical request,
  * 2 its hash, 3 the string to sign, 4 the signing key, 5 the signature and the
- * header that carries it. Nothing is allocated: the canonical request is fed to
- * a hash. Step 4 is a function of its own, because a signing key serves for a
- * day and a region.
+ * header or query that carries it. Nothing is allocated: the canonical request
+ * is fed to a hash. Step 4 is a function of its own, because a signing key
+ * serves for a day and a region.
  */
 
 #define KAWS__SIGV4_SECRET_MAX 256
@@ -3762,9 +3834,9 @@ typedef struct kaws__field {      /* a header or a parameter                  */
     kaws_bytes name, value;
 } kaws__field;
 
-typedef struct kaws__fields {     /* two more are the headers that we add     */
+typedef struct kaws__fields {     /* three more are headers that we add       */
     size_t      count;
-    kaws__field at[KAWS__SIGV4_MAX + 2];
+    kaws__field at[KAWS__SIGV4_MAX + 3];
 } kaws__fields;
 
 
@@ -3773,6 +3845,23 @@ static int
 kaws__sigv4_unreserved(int c)
 {
     return kaws__text_folded(c) || (c > 0 && strchr("-._~", c) != NULL);
+}
+
+
+/* What stays in a path that is encoded already. */
+static int
+kaws__sigv4_encoded(int c)
+{
+    return kaws__sigv4_unreserved(c) || c == '/' || c == '%';
+}
+
+
+/* A buffer feeds what is written to it into a query, percent-encoded. */
+static void
+kaws__sigv4_encode(void *query, const void *data, size_t len)
+{
+    kaws__text_percent(query, (kaws_bytes){ data, len },
+                       kaws__sigv4_unreserved);
 }
 
 
@@ -3798,19 +3887,21 @@ kaws__sigv4_insert(kaws__fields *list, kaws_bytes name, kaws_bytes value,
 }
 
 
-/* Collects the headers to sign: the caller's, and two that AWS wants signed if
- * they are not among them. Each value ends with a NUL. Returns NULL, or what is
- * wrong. */
+/* Collects the headers to sign: the caller's, and those that AWS wants signed
+ * if they are not among them; a presigned URL needs only Host. Each value ends
+ * with a NUL. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                     const char *date, const char *token)
 {
     const char *const wanted[][2] = {
         { "host", "" }, { "x-amz-date", date },
-        { "x-amz-security-token", token != NULL ? token : "" }
+        { "x-amz-security-token",
+          token != NULL && !what->token_unsigned ? token : "" },
+        { "x-amz-content-sha256", what->payload != NULL ? what->payload : "" }
     };
     const char *const *line = what->headers;
-    size_t i, k;
+    size_t i, k, most = what->expires > 0 ? 1 : 4;
 
     for (headers->count = 0; line != NULL && *line != NULL; line++) {
         kaws_bytes name = kaws__buf_of(*line), value;
@@ -3824,13 +3915,15 @@ kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
         value = kaws__buf_of(*line + name.len + 1);
         kaws__sigv4_insert(headers, name, value, 1);
     }
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < most; i++) {
+        if (i > 0 && *wanted[i][1] == '\0')
+            continue;
         for (k = 0; k < headers->count; k++)
             if (kaws__text_alike(headers->at[k].name, wanted[i][0]))
                 break;
         if (k == headers->count && i == 0)
             return "there is no Host header";
-        if (k == headers->count && *wanted[i][1] != '\0')
+        if (k == headers->count)
             kaws__sigv4_insert(headers, kaws__buf_of(wanted[i][0]),
                                kaws__buf_of(wanted[i][1]), 1);
     }
@@ -3850,13 +3943,23 @@ kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
 
     if (i > 0 && kaws__text_order(headers->at[i - 1].name, name, 1) == 0)
         return 0;
-    kaws__buf_text(out, before);
+    kaws__buf_put(out, before, strlen(before));
     for (; name.len > 0; name.at += n, name.len -= n) {
         for (n = 0; n < sizeof low && n < name.len; n++)
             low[n] = (uint8_t)kaws__text_lower(name.at[n]);
         kaws__buf_put(out, low, n);
     }
     return 1;
+}
+
+
+static void
+kaws__sigv4_names(kaws__buf *out, const kaws__fields *headers)
+{
+    size_t i;
+
+    for (i = 0; i < headers->count; i++)
+        kaws__sigv4_name(out, headers, i, i > 0 ? ";" : "");
 }
 
 
@@ -3946,35 +4049,49 @@ kaws__sigv4_value(kaws__buf *out, const char *value)
         n = strcspn(value, " \t");
         kaws__buf_put(out, value, n);
         n += strspn(value + n, " \t");
-        kaws__buf_text(out, value[n] != '\0' ? " " : "");
+        kaws__buf_put(out, " ", value[n] != '\0');
     }
 }
 
 
-/* `names` are those of the headers, as they stand in the Authorization. */
+/* see Part II */
+KAWS_API const char *
+kaws_payload_sha256(char out[65], kaws_bytes body)
+{
+    uint8_t digest[32];
+
+    kaws__crypto_sha256(digest, body);
+    kaws__text_hex(out, digest, sizeof digest);
+    return out;
+}
+
+
+/* `query` is the request's, or what has been written of a presigned URL's. */
 static const char *
 kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
-                    const kaws__fields *headers, kaws_bytes names)
+                    const kaws__fields *headers, const char *query)
 {
     const char *wrong;
-    uint8_t digest[32];
     char hex[65];
     size_t i;
 
     kaws__buf_text(out, what->method, "\n");
-    kaws__sigv4_path(out, what->path);
+    if (what->path_as_sent && *what->path != '\0')
+        kaws__text_percent(out, kaws__buf_of(what->path), kaws__sigv4_encoded);
+    else
+        kaws__sigv4_path(out, what->path);
     kaws__buf_text(out, "\n");
-    wrong = kaws__sigv4_query(out, what->query);
+    wrong = kaws__sigv4_query(out, query);
     for (i = 0; i < headers->count; i++) {
         int named = kaws__sigv4_name(out, headers, i, "\n");
-        kaws__buf_text(out, named ? ":" : ",");
+        kaws__buf_put(out, named ? ":" : ",", 1);
         kaws__sigv4_value(out, (const char *)headers->at[i].value.at);
     }
     kaws__buf_text(out, "\n\n");
-    kaws__buf_put(out, names.at, names.len);
-    kaws__crypto_sha256(digest, what->body);
-    kaws__text_hex(hex, digest, sizeof digest);
-    kaws__buf_text(out, "\n", hex);
+    kaws__sigv4_names(out, headers);
+    kaws__buf_text(out, "\n", what->payload != NULL && *what->payload != '\0'
+                              ? what->payload
+                              : kaws_payload_sha256(hex, what->body));
     return wrong;
 }
 
@@ -3988,9 +4105,9 @@ static void
 kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                 const char *region, const char *service)
 {
-    const kaws_bytes parts[] = { { (const uint8_t *)date, 8 },
-                                 kaws__buf_of(region), kaws__buf_of(service),
-                                 kaws__buf_of("aws4_request") };
+    const kaws_bytes parts[4] = { { (const uint8_t *)date, 8 },
+                                  kaws__buf_of(region), kaws__buf_of(service),
+                                  kaws__buf_of("aws4_request") };
     uint8_t first[4 + KAWS__SIGV4_SECRET_MAX], key[32];
     kaws__buf start = kaws__buf_fixed(first, sizeof first);
     kaws_bytes chain;
@@ -4009,10 +4126,51 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
 }
 
 
-/* ---- steps 2, 3 and 5: the string to sign, the signature, the header ---- */
+/* ---- steps 2, 3 and 5: the string to sign, the signature, the result ---- */
 
-/* Writes the header's value, NUL-terminated. who.secret is not used: `key` was
- * made from it. Returns NULL, or what is wrong. */
+/* The session token of a presigned URL, if there is one. */
+static void
+kaws__sigv4_token(kaws__buf *query, const char *token)
+{
+    kaws__buf encoded = { .feed = kaws__sigv4_encode, .consumer = query };
+
+    if (token == NULL || *token == '\0')
+        return;
+    kaws__buf_text(query, "&X-Amz-Security-Token=");
+    kaws__buf_text(&encoded, token);
+}
+
+
+/* Writes the header's value up to the signature, or the query up to what is not
+ * signed. */
+static void
+kaws__sigv4_begin(kaws__buf *out, const kaws_signing *what, kaws_creds who,
+                  const char *scope, const char *date,
+                  const kaws__fields *headers)
+{
+    kaws__buf encoded = { .feed = kaws__sigv4_encode, .consumer = out };
+    char expires[16];
+
+    if (what->expires <= 0) {
+        kaws__buf_text(out, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
+                       ", SignedHeaders=");
+        kaws__sigv4_names(out, headers);
+        return;
+    }
+    if (what->query != NULL && *what->query != '\0')
+        kaws__buf_text(out, what->query, "&");
+    kaws__buf_text(out, "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=");
+    kaws__buf_text(&encoded, who.id, "/", scope);
+    (void)snprintf(expires, sizeof expires, "%d", what->expires);
+    kaws__buf_text(out, "&X-Amz-Date=", date, "&X-Amz-Expires=", expires,
+                   "&X-Amz-SignedHeaders=");
+    kaws__sigv4_names(&encoded, headers);
+    kaws__sigv4_token(out, what->token_unsigned ? NULL : who.token);
+}
+
+
+/* Writes the header's value or the query, NUL-terminated. who.secret is not
+ * used: `key` was made from it. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
                       const kaws__mac_key *key, char *out, size_t cap)
@@ -4020,13 +4178,11 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
     char date[17], scope[157], string[256], hex[65];
     kaws__sha256 request;
     kaws__buf hashed = { .feed = kaws__crypto_update, .consumer = &request };
-    kaws__buf header = kaws__buf_fixed(out, cap);
+    kaws__buf result = kaws__buf_fixed(out, cap);
     kaws__buf to_sign = kaws__buf_fixed(string, sizeof string);
+    const char *query = what->query, *wrong;
     kaws__fields headers;
     uint8_t digest[32];
-    kaws_bytes names;
-    const char *wrong;
-    size_t i;
 
     kaws__text_amz_date(date, what->when);
     if (snprintf(scope, sizeof scope, "%.8s/%s/%s/aws4_request", date,
@@ -4034,25 +4190,29 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
         return "the names of region and service are too long";
     if ((wrong = kaws__sigv4_collect(&headers, what, date, who.token)) != NULL)
         return wrong;
-    kaws__buf_text(&header, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
-                   ", SignedHeaders=");
-    names.at = header.at + header.len;
-    for (i = 0; i < headers.count; i++)
-        kaws__sigv4_name(&header, &headers, i, i > 0 ? ";" : "");
-    names.len = (size_t)(header.at + header.len - names.at);
+    kaws__sigv4_begin(&result, what, who, scope, date, &headers);
+    if (what->expires > 0 && result.len < cap) {
+        out[result.len] = '\0';
+        query = out;                      /* it is signed so far             */
+    }
 
     kaws__crypto_init(&request);
-    wrong = kaws__sigv4_request(&hashed, what, &headers, names);
+    wrong = kaws__sigv4_request(&hashed, what, &headers, query);
     kaws__crypto_out(&request, digest);
     kaws__text_hex(hex, digest, sizeof digest);
     kaws__buf_text(&to_sign, "AWS4-HMAC-SHA256\n", date, "\n", scope, "\n",
                    hex);
     kaws__crypto_mac(digest, key, kaws__buf_view(&to_sign));
     kaws__text_hex(hex, digest, sizeof digest);
-    kaws__buf_text(&header, ", Signature=", hex);
-    kaws__buf_put(&header, "", 1);
-    return wrong == NULL && header.failed
-         ? "the room for the Authorization value is too small" : wrong;
+    if (what->expires > 0 && what->token_unsigned)
+        kaws__sigv4_token(&result, who.token);
+    kaws__buf_text(&result, what->expires > 0 ? "&X-Amz-Signature="
+                                              : ", Signature=", hex);
+    kaws__buf_put(&result, "", 1);
+    return wrong == NULL && result.failed
+         ? what->expires > 0 ? "the room for the query is too small"
+                             : "the room for the Authorization value is too "
+                               "small" : wrong;
 }
 
 
@@ -4060,22 +4220,24 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
 static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
+    const char *const payload = what->payload != NULL ? what->payload : "";
     const char *const words[] = { what->method, what->region, what->service,
-                                  who.id, who.secret, what->path };
+                                  who.id, *payload != '\0' ? payload : "none",
+                                  who.secret, what->path };
     const char *const lines[] = { what->path, what->query, who.token };
     size_t i, n;
 
-    for (i = 0; i < 6; i++)
+    for (i = 0; i < 7; i++)
         if (words[i] == NULL)
             return "method, region, service, id, secret and path must not be "
                    "NULL";
-    for (i = 0; i < 4; i++) {             /* three stand between slashes     */
+    for (i = 0; i < 5; i++) {             /* three stand between slashes     */
         for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
             if (words[i][n] == '/')
                 break;
         if (n == 0 || words[i][n] != '\0')
-            return "method, region, service and id must be words, without "
-                   "slashes";
+            return "method, region, service, id and payload must be words, "
+                   "without slashes";
     }
     if (*who.secret == '\0')
         return "the secret is empty";
@@ -4090,14 +4252,19 @@ kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
         return "the body is NULL, but not empty";
     if (what->when <= 0 || what->when > 253402300799)
         return "the time is not between the years 1970 and 9999";
+    if (what->expires < 0 || what->expires > 604800)
+        return "a presigned URL expires after 1 to 604800 seconds";
+    if (what->expires > 0 && what->query != NULL &&
+        strstr(what->query, "X-Amz-Signature=") != NULL)
+        return "the query is that of a presigned URL";
     return NULL;
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
-          size_t cap, kaws_error *err)
+kaws_sign(const kaws_signing *what, kaws_creds who, char *out, size_t cap,
+          kaws_error *err)
 {
     const char *wrong = "the request and the room for the result must not be "
                         "NULL";
@@ -4105,19 +4272,29 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
     char date[17];
 
     kaws__err_clear(err);
-    if (what != NULL && authorization != NULL)
+    if (what != NULL && out != NULL)
         wrong = kaws__sigv4_refuse(what, who);
     if (wrong == NULL) {
         kaws__text_amz_date(date, what->when);
         kaws__sigv4_key(&key, who.secret, date, what->region, what->service);
-        wrong = kaws__sigv4_authorize(what, who, &key, authorization, cap);
+        wrong = kaws__sigv4_authorize(what, who, &key, out, cap);
         kaws_wipe(&key, sizeof key);
     }
     if (wrong == NULL)
         return KAWS_OK;
-    if (authorization != NULL && cap > 0)
-        authorization[0] = '\0';
+    kaws_wipe(out, cap);                  /* a query may hold the token      */
     return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: %s", wrong);
+}
+
+
+/* see Part II */
+KAWS_API const char *
+kaws_amz_date(char out[17], int64_t when)
+{
+    kaws__text_amz_date(out, when);
+    if (when <= 0 || when > 253402300799)
+        out[0] = '\0';
+    return out;
 }
 
 
@@ -6296,8 +6473,9 @@ kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
     kaws__calls *k = c->op->calls;
-    kaws_signing what = { "POST", "/", NULL, c->target->region, "kms",
-                          c->headers, kaws__buf_view(&c->body), 0 };
+    kaws_signing what = { .method = "POST", .path = "/", .service = "kms",
+                          .region = c->target->region, .headers = c->headers,
+                          .body = kaws__buf_view(&c->body) };
     char date[17];
     const char *wrong;
     kaws__signer signer;
@@ -7094,6 +7272,167 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
                           silent ? NULL : op->err) != KAWS_OK)
         return silent ? status : KAWS_FOREIGN;
     kaws__err_clear(op->err);
+    return KAWS_OK;
+}
+
+
+/* ==========================================================================
+ * ROOM  pack     sealed values as bytes that travel
+ * ==========================================================================
+ * Uses: err buf arn
+ * Gives: kaws_sealed_pack kaws_sealed_unpack
+ *
+ * Section 7 of the manual has the diagram. What is unpacked may be an
+ * attacker's, and what is packed may be a caller's mistake, so one function
+ * checks the parts of both.
+ */
+
+#define KAWS__PACK_MAGIC   "KAWSSEAL"
+#define KAWS__PACK_VERSION  1
+#define KAWS__PACK_FIXED   16     /* bytes before the parts                   */
+
+/* The parts, in their order. */
+enum { KAWS__PACK_ARN, KAWS__PACK_MATERIAL, KAWS__PACK_BLOB, KAWS__PACK_PARTS };
+
+
+/* A text in an array; the whole array if it has no end. */
+static kaws_bytes
+kaws__pack_text(const char *array, size_t size)
+{
+    const char *end = memchr(array, 0, size);
+
+    return (kaws_bytes){ (const uint8_t *)array,
+                         end != NULL ? (size_t)(end - array) : size };
+}
+
+
+/* Returns NULL, or what is wrong. */
+static const char *
+kaws__pack_refuse(const kaws_bytes parts[KAWS__PACK_PARTS])
+{
+    kaws_bytes material = parts[KAWS__PACK_MATERIAL];
+    kaws_bytes blob = parts[KAWS__PACK_BLOB];
+    kaws__arn arn;
+
+    if (!kaws__arn_parse(parts[KAWS__PACK_ARN], &arn) ||
+        arn.resource.at[0] != 'k')
+        return "it does not name its KMS key by an ARN";
+    if (material.len > 64 || (material.len > 0 && !kaws__arn_word_ok(material)))
+        return "its key material id cannot be one";
+    if (blob.len == 0 || blob.len > 6144)
+        return "its blob does not have 1 to 6144 bytes";
+    return NULL;
+}
+
+
+/* Returns NULL, or what is wrong. */
+static const char *
+kaws__pack_write(kaws__buf *out, const kaws_sealed *in)
+{
+    const kaws_bytes parts[KAWS__PACK_PARTS] = {
+        kaws__pack_text(in->kms_key_arn, sizeof in->kms_key_arn),
+        kaws__pack_text(in->key_material_id, sizeof in->key_material_id),
+        { in->blob, in->blob_len }
+    };
+    uint8_t fixed[KAWS__PACK_FIXED] = KAWS__PACK_MAGIC;
+    const char *wrong = kaws__pack_refuse(parts);
+    size_t i;
+
+    if (wrong != NULL)
+        return wrong;
+    fixed[8] = KAWS__PACK_VERSION;
+    for (i = 0; i < KAWS__PACK_PARTS; i++) {
+        fixed[10 + 2 * i] = (uint8_t)parts[i].len;
+        fixed[11 + 2 * i] = (uint8_t)(parts[i].len >> 8);
+    }
+    kaws__buf_put(out, fixed, sizeof fixed);
+    for (i = 0; i < KAWS__PACK_PARTS; i++)
+        kaws__buf_put(out, parts[i].at, parts[i].len);
+    return out->failed ? "the buffer is too small for it" : NULL;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_sealed_pack(const kaws_sealed *in, uint8_t *out, size_t *out_len,
+                 kaws_error *err)
+{
+    const size_t room = out != NULL && out_len != NULL ? *out_len : 0;
+    const char *wrong = "in, out and out_len must not be NULL";
+    kaws__buf packed = kaws__buf_fixed(out, room);
+
+    kaws__err_clear(err);
+    if (in != NULL && out != NULL && out_len != NULL)
+        wrong = kaws__pack_write(&packed, in);
+    if (out_len != NULL)
+        *out_len = wrong == NULL ? packed.len : 0;
+    if (wrong == NULL)
+        return KAWS_OK;
+    if (room > 0)
+        memset(out, 0, room);
+    return kaws__err_set(err, KAWS_ARGUMENT, "cannot pack the sealed value: %s",
+                         wrong);
+}
+
+
+/* Two bytes, little-endian. */
+static unsigned
+kaws__pack_number(const uint8_t *at)
+{
+    return (unsigned)(at[0] | at[1] << 8);
+}
+
+
+/* Points at the parts. Returns NULL, or what is wrong. */
+static const char *
+kaws__pack_split(kaws_bytes packed, kaws_bytes parts[KAWS__PACK_PARTS])
+{
+    size_t at = KAWS__PACK_FIXED, i;
+
+    for (i = 0; i < KAWS__PACK_PARTS; i++) {
+        parts[i].len = kaws__pack_number(packed.at + 10 + 2 * i);
+        if (parts[i].len > packed.len - at)
+            return "it is cut off";
+        parts[i].at = packed.at + at;
+        at += parts[i].len;
+    }
+    return at < packed.len ? "there are bytes behind its end"
+                           : kaws__pack_refuse(parts);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
+{
+    kaws_bytes parts[KAWS__PACK_PARTS];
+    const char *wrong = NULL;
+
+    kaws__err_clear(err);
+    if (out != NULL)
+        memset(out, 0, sizeof *out);
+    if (out == NULL || packed.at == NULL)
+        wrong = "packed and out must not be NULL";
+    else if (packed.len < KAWS__PACK_FIXED ||
+             memcmp(packed.at, KAWS__PACK_MAGIC, 8) != 0)
+        wrong = "these bytes are none";
+    else if (kaws__pack_number(packed.at + 8) != KAWS__PACK_VERSION)
+        return kaws__err_set(err, KAWS_ARGUMENT, "cannot unpack the sealed "
+                             "value: it has format version %u, and this "
+                             "keyring_aws knows version 1: use a newer one",
+                             kaws__pack_number(packed.at + 8));
+    else
+        wrong = kaws__pack_split(packed, parts);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_ARGUMENT, "cannot unpack the sealed "
+                             "value: %s", wrong);
+    (void)kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
+                              parts[KAWS__PACK_ARN]);
+    (void)kaws__buf_copy_text(out->key_material_id,
+                              sizeof out->key_material_id,
+                              parts[KAWS__PACK_MATERIAL]);
+    out->blob_len = parts[KAWS__PACK_BLOB].len;
+    memcpy(out->blob, parts[KAWS__PACK_BLOB].at, out->blob_len);
     return KAWS_OK;
 }
 

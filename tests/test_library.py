@@ -135,7 +135,8 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib = opened()
     blob, arn, _, _ = lib.ok("kms_generate", 1024, 1)
     lib.ok("kms_decrypt", blob, arn, 4096)
-    blob, arn, _ = lib.ok("kms_encrypt", b"x" * 4096)
+    blob, arn, material = lib.ok("kms_encrypt", b"x" * 4096)
+    lib.ok("sealed_unpack", *lib.ok("sealed_pack", blob, arn, material))
     lib.ok("kms_reencrypt", blob, "")
     lib.ok("use_kms_key", far)
     lib.ok("kms_reencrypt", blob, arn)
@@ -152,8 +153,9 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("walk_begin")
     lib.ok("walk_next")
     lib.ok("walk_end")
-    lib.ok("sign", "POST", "/", None, EU, "kms", b"{}", 1795482123, "AKID", "secret", None,
-           "Host: h")
+    for expires in (0, 60):
+        lib.ok("sign", "POST", "/", None, EU, "kms", b"{}", 1795482123, "AKID", "secret", "token",
+               1, "UNSIGNED-PAYLOAD", 1, expires, "Host: h")
     lib.ok("texts")
     lib.ok("wipe", b"secret")
     lib.ok("show", "a name")
@@ -696,6 +698,40 @@ def test_kms_calls_without_a_file(driver, emulator, tmp_path):
     lib.ok("rotate")
     assert lib.walk() == [] and lib.stats()["keys"] == 0
     lib.close()
+
+
+def test_a_sealed_value_travels(driver, emulator):
+    """From one process to another, as bytes; and what of them is protected, and what is not."""
+    here, there = driver(data_file=None), driver(data_file=None)
+    far = emulator.add_key(EU, ACCOUNT)
+    for key, longest in ((KEY_ARN, 4096), (far, 1)):
+        here.ok("use_kms_key", key)
+        sealed = here.ok("kms_encrypt", b"x" * longest, "app", "mine")
+        (packed,) = here.ok("sealed_pack", *sealed)
+        assert packed[:10] == b"KAWSSEAL\1\0" and len(packed) == 16 + sum(map(len, sealed))
+        assert there.ok("sealed_unpack", packed) == sealed
+        assert there.ok("kms_decrypt", *sealed[:2], 4096, "app", "mine") == [b"x" * longest]
+
+    def opened(packed: bytes, value: str = "mine"):
+        blob, arn, _ = there.ok("sealed_unpack", packed)
+        return there.call("kms_decrypt", blob, arn, 4096, "app", value)
+
+    *sealed, plain = here.ok("kms_generate", 32, 1, "app", "mine")
+    (other,) = here.ok("sealed_pack", *sealed)
+    assert opened(other).results == [plain]             # exchanged: only the context tells
+    assert opened(other, "yours").status == "MISMATCH"
+    assert opened(other[:-1] + bytes([other[-1] ^ 1])).status == "MISMATCH"
+    assert opened(other.replace(sealed[2], b"0" * len(sealed[2]))).results == [plain]
+    assert opened(other.replace(ACCOUNT.encode(), OTHER_ACCOUNT.encode())).status == "FOREIGN"
+    wrong = far[:-1] + ("0" if far[-1] != "0" else "1")
+    assert opened(other.replace(far.encode(), wrong.encode())).status == "KMS_KEY"
+    requests = len(emulator.log()["requests"])
+    for bad in (other[:-1], other + b"!", other[:8] + b"\2" + other[9:], b"", b"KAWSSEAL"):
+        answer = there.call("sealed_unpack", bad)
+        assert (answer.status, answer.results) == ("ARGUMENT", []), bad
+    assert len(emulator.log()["requests"]) == requests
+    for process in (here, there):
+        process.close()
 
 
 # ---- local mistakes, which are no outage -------------------------------------------------------

@@ -458,8 +458,9 @@ fake_check_signature(struct fake *f, fake_ask *ask, const kaws_request *q)
     char want[640], id[80] = "";
     int year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0;
     kaws_creds who = { f->id, f->secret, NULL };
-    kaws_signing what = { "POST", "/", NULL, ask->region, "kms", lines,
-                          q->body, 0 };
+    kaws_signing what = { .method = "POST", .path = "/", .service = "kms",
+                          .region = ask->region, .headers = lines,
+                          .body = q->body };
     int64_t off;
     size_t i, n = 0;
 
