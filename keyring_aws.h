@@ -625,7 +625,8 @@ typedef struct kaws_hooks {
      * refuse a reply whose request id we have seen before: KAWS_REPLY. */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
-    /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. */
+    /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. A
+     * line begins with its tag, such as [KAWS-123], which never changes. */
     void  (*log)(void *ctx, int level, const char *line);
 
     /* Returns for how many ms an operation may still wait for KMS (section 4);
@@ -712,7 +713,7 @@ KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
 /* Has KMS seal the caller's key (1 to 4096 bytes), and stores the blob under
  * the name. Two KMS requests: the second decrypts the blob. If the result is
  * not the key, nothing is stored: REPLY. Without the right to kms:Decrypt, the
- * blob is stored unverified, and one note is logged. Otherwise like
+ * blob is stored unverified, and one warning is logged. Otherwise like
  * kaws_generate. */
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
@@ -793,6 +794,12 @@ KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
 KAWS_API kaws_status kaws_try(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
+/* Returns what kaws_use would return now, as far as that can be told without a
+ * KMS request: by the form of both and, if its ARN tells it, by the account of
+ * the KMS key. Nothing changes. ARGUMENT, FOREIGN. */
+KAWS_API kaws_status kaws_could_use(kaws *ring, const char *kms_key_id,
+                                    const char *region, kaws_error *err);
+
 /* Sets the timeouts of later operations, in milliseconds; 0: the defaults. */
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
                                 int timeout_ms);
@@ -829,6 +836,7 @@ typedef struct kaws_stats {
     uint64_t kms_time_us;         /* spent waiting for replies                */
     uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
+    int64_t  newest;              /* when the last key was made: Unix seconds */
 } kaws_stats;
 
 /* Fills *stats. No KMS request. */
@@ -2469,7 +2477,83 @@ kaws__disk_locked_by_others(int fd, int slot)
  * too long for its array is cut, because half a sentence beats none.
  *
  * Every function here accepts err == NULL, and then fills nothing.
+ *
+ * What no caller waits for is logged. Each line that can be logged is a row of
+ * the table below, and begins with its tag, [KAWS-101]. People search for the
+ * tag, and README.md explains each one.
  */
+
+enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
+
+/* name, number, level, format. A number is given once: it never changes its
+ * meaning, and is not used again if its line goes. 101 to 299 are the library's
+ * and 301 on the MySQL plugin's. */
+#define KAWS__LOG_OPENED       101, KAWS__NOTE, "opened %s: %s; version "      \
+    KAWS_VERSION ", KMS key %s in %s, requests go to %s, accounts trusted: "   \
+    "%s, access key id ends in %s, timeouts %d ms to connect and %d ms in all"
+#define KAWS__LOG_CHANGED      102, KAWS__NOTE, "%s %s: %s"
+#define KAWS__LOG_OWNER        103, KAWS__WARNING, "%s %s belongs to another " \
+    "user than the one this process runs as: make that one its owner, and "    \
+    "chmod %s it"
+#define KAWS__LOG_MODE         104, KAWS__WARNING, "%s %s may be %s by "       \
+    "others than its owner: chmod %s it"
+#define KAWS__LOG_PROXY        105, KAWS__WARNING, "%s %s; this matters only " \
+    "if no_proxy does not name AWS KMS's host"
+#define KAWS__LOG_TLS_KEYS     106, KAWS__WARNING, "SSLKEYLOGFILE is set in "  \
+    "the environment: libcurl may write its TLS keys to that file, and who "   \
+    "reads it can read what AWS KMS sends; unset it"
+#define KAWS__LOG_NEWER        107, KAWS__NOTE, "AWS refused the "             \
+    "credentials; %s %s has newer ones, which are used from now on: their "    \
+    "access key id ends in %s"
+#define KAWS__LOG_NO_NEWER     108, KAWS__WARNING, "AWS refuses the "          \
+    "credentials, and reading them again failed: %s"
+#define KAWS__LOG_ALIAS        109, KAWS__WARNING, "the KMS key %s was %s and "\
+    "is %s now: keys are sealed with that one from here on; if nobody meant "  \
+    "that, set the KMS key by its ARN"
+#define KAWS__LOG_NO_DRY_RUN   110, KAWS__NOTE, "this KMS knows no dry run: "  \
+    "it opens what it is asked about; AWS KMS would not"
+#define KAWS__LOG_UNPROVED     111, KAWS__WARNING, "keys are stored without "  \
+    "the proof that AWS KMS opens them again: that takes kms:Decrypt; allow "  \
+    "it, because without it no key can be fetched"
+#define KAWS__LOG_CLOCK_AGREES 112, KAWS__WARNING, "this machine's clock "     \
+    "agrees with that of AWS again: requests are signed with its own time"
+#define KAWS__LOG_CLOCK        113, KAWS__WARNING, "this machine's clock is "  \
+    "%ld seconds %s that of AWS: requests are signed with AWS's time; set the "\
+    "clock"
+#define KAWS__LOG_MADE_FOLDER  114, KAWS__WARNING, "made the folder %s for "   \
+    "the data file; if the keyring has been in use, is its volume mounted?"
+#define KAWS__LOG_IN_USE       115, KAWS__WARNING, "the data file %s is in "   \
+    "use by another process, too%s; whichever changes it first, the other "    \
+    "will refuse to change it: give each a file of its own"
+#define KAWS__LOG_UNLOCKED     116, KAWS__WARNING, "the data file is read "    \
+    "without a lock, and is checked by its digests alone: %s"
+#define KAWS__LOG_LINKS        117, KAWS__WARNING, "the data file %s has %lu " \
+    "names (hard links), so it cannot be replaced, and %s; remove the other "  \
+    "names"
+#define KAWS__LOG_MOUNT        118, KAWS__WARNING, "the data file %s is a "    \
+    "mount point, so it cannot be replaced, and %s; mount its folder instead"
+#define KAWS__LOG_FOLDER       119, KAWS__WARNING, "the folder %s cannot be "  \
+    "changed, so %s (%s): let this process's user write to it"
+#define KAWS__LOG_TORN         120, KAWS__WARNING, "the last %lu bytes of the "\
+    "data file %s are an entry whose writing was cut off before it was "       \
+    "acknowledged; they were moved to %s%s, which you may delete"
+#define KAWS__LOG_TORN_LEFT    121, KAWS__WARNING, "the last %lu bytes of the "\
+    "data file %s are an entry that was never acknowledged; they are not "     \
+    "read, and left as they are"
+#define KAWS__LOG_UNSETTLED    122, KAWS__WARNING, "%s; keys can be read"
+#define KAWS__LOG_NEW_FILE     123, KAWS__WARNING, "there was no data file "   \
+    "%s, so a new, empty keyring was made; if one has been in use, is its "    \
+    "volume mounted?"
+#define KAWS__LOG_CLOSING      124, KAWS__WARNING, "closing the keyring, its " \
+    "length could not be recorded, and no key is lost: %s"
+#define KAWS__LOG_ROTATION     125, KAWS__WARNING, "AWS KMS has accepted the " \
+    "rotation of %s, but %s%s"
+#define KAWS__LOG_NOT_RENEWED  126, KAWS__WARNING, "all keys were re-wrapped, "\
+    "but with the key material they had before: nothing was renewed; rotate "  \
+    "the KMS key first, or set another"
+#define KAWS__LOG_FIRST_ACCOUNT 127, KAWS__NOTE, "the settings name neither "  \
+    "accounts nor an ARN, and there is no key yet: so the account of the "     \
+    "first KMS key is trusted from here on, %s (%s)"
 
 /* see Part II */
 KAWS_API const char *
@@ -2518,7 +2602,7 @@ KAWS__PRINTF(3, 0)
 static void
 kaws__err_write(char *out, size_t cap, const char *format, va_list args)
 {
-    char raw[640] = "";
+    char raw[KAWS__ERR_LINE] = "";
     size_t i = 0, used = 0;
 
     (void)vsnprintf(raw, sizeof raw, format, args);
@@ -2596,18 +2680,21 @@ kaws__err_cancelled(kaws_error *err, const char *waited_for)
 }
 
 
-/* Logs what no caller waits for: level 1 is a warning, 2 a note. */
-KAWS__PRINTF(3, 4)
+/* Logs a row of the table: kaws__err_log(hooks, KAWS__LOG_MODE, ...). */
+KAWS__PRINTF(4, 5)
 static void
-kaws__err_log(const kaws_hooks *hooks, int level, const char *format, ...)
+kaws__err_log(const kaws_hooks *hooks, int number, int level,
+              const char *format, ...)
 {
-    char line[640];
+    char line[KAWS__ERR_LINE];
+    int tag;
     va_list args;
 
     if (hooks->log == NULL)
         return;
+    tag = snprintf(line, sizeof line, "[KAWS-%d] ", number);
     va_start(args, format);
-    kaws__err_write(line, sizeof line, format, args);
+    kaws__err_write(line + tag, sizeof line - (size_t)tag, format, args);
     va_end(args);
     hooks->log(hooks->ctx, level, line);
 }
@@ -2622,12 +2709,9 @@ kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
     const char *mode = st->regular ? "600" : "700";
 
     if (!st->mine)
-        kaws__err_log(hooks, 1, "%s %s belongs to another user than the one "
-                      "this process runs as: make that one its owner, and "
-                      "chmod %s it", what, shown, mode);
+        kaws__err_log(hooks, KAWS__LOG_OWNER, what, shown, mode);
     else if (st->others_write || (st->others_read && st->regular))
-        kaws__err_log(hooks, 1, "%s %s may be %s by others than its owner: "
-                      "chmod %s it", what, shown,
+        kaws__err_log(hooks, KAWS__LOG_MODE, what, shown,
                       st->others_write ? "written" : "read", mode);
 }
 
@@ -4509,8 +4593,7 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
         return KAWS_OK;
     if (direct == NULL)
         return kaws__err_set(err, KAWS_CONFIG, "%s %s", name, wrong);
-    kaws__err_log(hooks, 1, "%s %s; this matters only if no_proxy does not "
-                  "name AWS KMS's host", name, wrong);
+    kaws__err_log(hooks, KAWS__LOG_PROXY, name, wrong);
     return KAWS_OK;
 }
 
@@ -5161,9 +5244,7 @@ kaws__curl_open(void **out, const kaws_hooks *hooks, const char *ca_file,
     if (status == KAWS_OK && !plain)
         status = kaws__url_check_proxy(hooks, &s->proxy_tls, err);
     if (status == KAWS_OK && kaws__sys_env("SSLKEYLOGFILE") != NULL)
-        kaws__err_log(hooks, 1, "SSLKEYLOGFILE is set in the environment: "
-                      "libcurl may write its TLS keys to that file, and who "
-                      "reads it can read what AWS KMS sends; unset it");
+        kaws__err_log(hooks, KAWS__LOG_TLS_KEYS);
     *out = s;
     return status;
 }
@@ -5365,8 +5446,8 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: disk err text sigv4
- * Gives: sources_open sources_read
+ * Uses: disk err buf text sigv4
+ * Gives: sources_open sources_read sources_end
  *
  * A table has one row for each source: its name, and a function that finds
  * credentials or says why there are none. Today there is one source, the conf
@@ -5491,6 +5572,24 @@ kaws__sources_open(kaws__sources *s, const kaws_hooks *hooks,
 }
 
 
+/* The last four characters of an access key id, by which people tell it from
+ * others. If it does not look like one, it may be the secret on the wrong line,
+ * and nothing of it is shown. */
+static const char *
+kaws__sources_end(kaws_bytes id, char end[5])
+{
+    size_t i = 0;
+
+    while (i < id.len && id.at[i] != '\0' &&
+           strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", id.at[i]) != NULL)
+        i++;
+    if (i < id.len || i <= 4)
+        return "(not shown)";
+    (void)kaws__buf_copy_text(end, 5, (kaws_bytes){ id.at + i - 4, 4 });
+    return end;
+}
+
+
 /* Reads credentials into the KAWS__SOURCES_TEXT_MAX bytes at `text`, and has
  * `found` refer to the id, the secret and the token in them. With `if_changed`
  * (AWS refused the last ones) it leaves `found` alone if there are no newer
@@ -5499,12 +5598,12 @@ static kaws_status
 kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
                    kaws_bytes found[3], kaws_error *err)
 {
+    char end[5];
     kaws_status status = s->source->find(s, if_changed, text, found, err);
 
     if (status == KAWS_OK && if_changed && found[0].len > 0)
-        kaws__err_log(s->hooks, 2, "AWS refused the credentials; %s %s has "
-                      "newer ones, which are used from now on",
-                      s->source->name, s->shown);
+        kaws__err_log(s->hooks, KAWS__LOG_NEWER, s->source->name, s->shown,
+                      kaws__sources_end(found[0], end));
     return status;
 }
 
@@ -5513,8 +5612,8 @@ kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
  * ROOM  creds    the credentials that requests are signed with
  * ==========================================================================
  * Uses: sys thread err mem buf text crypto sigv4 sources
- * Gives: creds_open creds_close creds_reload creds_refresh creds_signer
- *        creds_wipe creds_leak_in
+ * Gives: creds_open creds_close creds_reload creds_refresh creds_end
+ *        creds_signer creds_wipe creds_leak_in
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
@@ -5620,12 +5719,24 @@ kaws__creds_refresh(kaws__creds *c, unsigned generation)
     int newer;
 
     if (kaws__creds_reload(c, generation, &err) != KAWS_OK)
-        kaws__err_log(c->hooks, 1, "AWS refuses the credentials, and reading "
-                      "them again failed: %s", err.text);
+        kaws__err_log(c->hooks, KAWS__LOG_NO_NEWER, err.text);
     kaws__thread_lock(&c->lock);
     newer = c->secrets->signer.generation != generation;
     kaws__thread_unlock(&c->lock);
     return newer;
+}
+
+
+/* The end of the access key id, for a log: see sources_end. */
+static const char *
+kaws__creds_end(kaws__creds *c, char end[5])
+{
+    const char *shown;
+
+    kaws__thread_lock(&c->lock);
+    shown = kaws__sources_end(kaws__buf_of(c->secrets->signer.id), end);
+    kaws__thread_unlock(&c->lock);
+    return shown;
 }
 
 
@@ -5895,8 +6006,8 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * ROOM  trust    which KMS key seals, and whose KMS keys are obeyed
  * ==========================================================================
  * Uses: thread err buf text arn
- * Gives: trust_list_ok trust_open trust_close trust_entry trust_check
- *        trust_ask_first trust_choice trust_choose
+ * Gives: trust_list_ok trust_open trust_close trust_entry trust_tell
+ *        trust_check trust_ask_first trust_choice trust_choose
  *        trust_choose_tried trust_notice
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
@@ -6076,6 +6187,22 @@ kaws__trust_has(const kaws__trust *t, const char *whose, int what)
 }
 
 
+/* Writes the trusted accounts, as far as they are known, for a log. */
+static const char *
+kaws__trust_tell(kaws__trust *t, char *out, size_t cap)
+{
+    kaws__thread_lock(&t->lock);
+    if (t->own[0] == '\0' && t->accounts[0] == '\0' && t->entries[0] != '\0')
+        (void)snprintf(out, cap, "that of the KMS key, if it is one of the "
+                       "keys' (%s)", t->entries + 2);
+    else
+        (void)snprintf(out, cap, "%s%s%s", t->own, t->own[0] != '\0' &&
+                       t->accounts[0] != '\0' ? ", " : "", t->accounts);
+    kaws__thread_unlock(&t->lock);
+    return *out != '\0' ? out : "that of the KMS key";
+}
+
+
 /* Refuses a KMS key that is not trusted: FOREIGN. `what` is one of the enum. */
 static kaws_status
 kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
@@ -6099,10 +6226,7 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
     memcpy(ours, t->own, sizeof ours);
     kaws__thread_unlock(&t->lock);
     if (learned && t->by_entries && t->entries[0] == '\0')
-        kaws__err_log(t->hooks, 2, "the settings name neither accounts nor an "
-                      "ARN, and there is no key yet: so the account of the "
-                      "first KMS key is trusted from here on, %s (%s)", whose,
-                      arn);
+        kaws__err_log(t->hooks, KAWS__LOG_FIRST_ACCOUNT, whose, arn);
     if (trusted)
         return KAWS_OK;
     if (*ours == '\0' && *listed == '\0')
@@ -6182,9 +6306,7 @@ kaws__trust_notice(kaws__trust *t, const kaws__target *target,
     }
     kaws__thread_unlock(&t->lock);
     if (was[0] != '\0')
-        kaws__err_log(t->hooks, 1, "the KMS key %s was %s and is %s now: keys "
-                      "are sealed with that one from here on", target->key_id,
-                      was, arn);
+        kaws__err_log(t->hooks, KAWS__LOG_ALIAS, target->key_id, was, arn);
 }
 
 
@@ -6337,7 +6459,7 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * ==========================================================================
  * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
  *        fault
- * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_log_once
+ * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_first
  *        calls_op calls_left_ms calls_begin calls_send calls_nonsense calls_end
  *
  * An operation is what a caller of the library asked for, by one call or a few:
@@ -6366,7 +6488,7 @@ typedef struct kaws__calls {
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;   /* AWS's clock less ours                    */
-    unsigned    notes;            /* logged once: see calls_log_once          */
+    unsigned    notes;            /* logged once: see calls_first             */
     kaws_stats  stats;            /* those of KMS alone                       */
 } kaws__calls;
 
@@ -6488,9 +6610,9 @@ kaws__calls_stats(kaws__calls *k, kaws_stats *stats)
 }
 
 
-/* Logs a note, unless the one with that bit was logged before. */
-static void
-kaws__calls_log_once(kaws__calls *k, unsigned bit, const char *note)
+/* Whether the line with that bit is logged for the first time. */
+static int
+kaws__calls_first(kaws__calls *k, unsigned bit)
 {
     unsigned before;
 
@@ -6498,8 +6620,7 @@ kaws__calls_log_once(kaws__calls *k, unsigned bit, const char *note)
     before = k->notes;
     k->notes |= bit;
     kaws__thread_unlock(&k->lock);
-    if ((before & bit) == 0)
-        kaws__err_log(k->hooks, 2, "%s", note);
+    return (before & bit) == 0;
 }
 
 
@@ -6826,12 +6947,9 @@ kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
     k->clock_offset_s = off;
     kaws__thread_unlock(&k->lock);
     if (off == 0)
-        kaws__err_log(k->hooks, 1, "this machine's clock agrees with that of "
-                      "AWS again: requests are signed with its own time");
+        kaws__err_log(k->hooks, KAWS__LOG_CLOCK_AGREES);
     else
-        kaws__err_log(k->hooks, 1, "this machine's clock is %ld seconds %s "
-                      "that of AWS: requests are signed with AWS's time; set "
-                      "the clock", (long)(off > 0 ? off : -off),
+        kaws__err_log(k->hooks, KAWS__LOG_CLOCK, (long)(off > 0 ? off : -off),
                       off > 0 ? "behind" : "ahead of");
     return 1;
 }
@@ -7218,10 +7336,9 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                                   "is not what it was asked to seal", op->err);
     if (status == KAWS_OK && first > 0 && second == 0)
         kaws__http_distrust(&k->http);    /* the 200 answered someone else    */
-    else if (status == KAWS_OK && first > 0)
-        kaws__calls_log_once(k, KAWS__NOTE_DRY_RUN, "this KMS knows no dry "
-                             "run: it opens what it is asked about; AWS KMS "
-                             "would not");
+    else if (status == KAWS_OK && first > 0 &&
+             kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
+        kaws__err_log(k->hooks, KAWS__LOG_NO_DRY_RUN);
     return status;
 }
 
@@ -7243,9 +7360,8 @@ kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
     if (status != KAWS_DENIED || err->aws[0] == '\0' || err->http / 100 != 4)
         return status;
     kaws__err_clear(err);
-    kaws__calls_log_once(op->calls, KAWS__NOTE_UNPROVED, "keys are stored "
-                         "without the proof that AWS KMS opens them again: "
-                         "that takes kms:Decrypt");
+    if (kaws__calls_first(op->calls, KAWS__NOTE_UNPROVED))
+        kaws__err_log(op->calls->hooks, KAWS__LOG_UNPROVED);
     return KAWS_OK;
 }
 
@@ -8178,9 +8294,7 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
     if (os != 0 && os != EEXIST)
         return kaws__file_result(f, os, "make the folder of", "", err);
     if (f->made_dir)
-        kaws__err_log(f->hooks, 1, "made the folder %s for the data file; if "
-                      "the keyring has been in use, is its volume mounted?",
-                      f->dir_shown);
+        kaws__err_log(f->hooks, KAWS__LOG_MADE_FOLDER, f->dir_shown);
     os = f->read_only ? 0 : kaws__disk_open(f->aside, KAWS__READ, &fd);
     kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
@@ -8218,9 +8332,7 @@ kaws__file_join(kaws__file *f, int fd)
 
     if (os == 0 && !f->in_use && kaws__disk_locked_by_others(fd, 0)) {
         f->in_use = 1;
-        kaws__err_log(f->hooks, 1, "the data file %s is in use by another "
-                      "process, too%s; whichever changes it first, the other "
-                      "will refuse to change it", f->shown,
+        kaws__err_log(f->hooks, KAWS__LOG_IN_USE, f->shown,
                       fd == f->lock_fd ? "" : ", by another name, or since "
                       "before its .lock was removed");
     }
@@ -8512,7 +8624,7 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
         status = kaws__file_result(f, kaws__file_join(f, f->fd), "lock", "",
                                    err);
     if (status == KAWS_FILE && f->read_only) {
-        kaws__err_log(f->hooks, 1, "reading it without a lock: %s", err->text);
+        kaws__err_log(f->hooks, KAWS__LOG_UNLOCKED, err->text);
         kaws__err_clear(err);
         status = KAWS_OK;
     }
@@ -8552,17 +8664,13 @@ kaws__file_foresee(const kaws__file *f)
     int os = kaws__disk_may_change(f->dir);
 
     if (f->stat.links > 1)
-        kaws__err_log(f->hooks, 1, "the data file %s has %lu names (hard "
-                      "links), so it cannot be replaced, and %s; remove the "
-                      "other names", f->shown, (unsigned long)f->stat.links,
-                      then);
+        kaws__err_log(f->hooks, KAWS__LOG_LINKS, f->shown,
+                      (unsigned long)f->stat.links, then);
     if (kaws__disk_is_mount(f->path))
-        kaws__err_log(f->hooks, 1, "the data file %s is a mount point, so it "
-                      "cannot be replaced, and %s; mount its folder instead",
-                      f->shown, then);
+        kaws__err_log(f->hooks, KAWS__LOG_MOUNT, f->shown, then);
     if (os != 0)
-        kaws__err_log(f->hooks, 1, "the folder %s cannot be changed, so %s: %s",
-                      f->dir_shown, then, kaws__sys_error_text(os));
+        kaws__err_log(f->hooks, KAWS__LOG_FOLDER, f->dir_shown, then,
+                      kaws__sys_error_text(os));
 }
 
 
@@ -8843,11 +8951,8 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
     }
     kaws__file_changed(f);
     if (f->torn == 0)
-        kaws__err_log(f->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry whose writing was cut off before it was "
-                      "acknowledged; they were moved to %s%s",
-                      (unsigned long)torn.len, f->shown, f->shown,
-                      f->aside + strlen(f->path));
+        kaws__err_log(f->hooks, KAWS__LOG_TORN, (unsigned long)torn.len,
+                      f->shown, f->shown, f->aside + strlen(f->path));
     if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
                                 "was cut off", err);
@@ -8918,16 +9023,14 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
     f->torn = all.len - found->good;
     memcpy(f->tail, all.at + all.len - sizeof f->tail, sizeof f->tail);
     if (f->torn > 0 && f->read_only)
-        kaws__err_log(f->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry that was never acknowledged; they are not "
-                      "read, and left as they are", (unsigned long)f->torn,
+        kaws__err_log(f->hooks, KAWS__LOG_TORN_LEFT, (unsigned long)f->torn,
                       f->shown);
     if (f->read_only)
         return KAWS_OK;
     f->unsettled = 1;
     status = kaws__save_mend(f, all, err);
     if (status == KAWS_FILE && f->synced) {       /* all that counts is here  */
-        kaws__err_log(f->hooks, 1, "%s; keys can be read", err->text);
+        kaws__err_log(f->hooks, KAWS__LOG_UNSETTLED, err->text);
         kaws__err_clear(err);
         status = KAWS_OK;
     }
@@ -9126,9 +9229,7 @@ kaws__save_create(kaws__file *f, kaws_error *err)
                                  err);
     if ((status = kaws__save_begin(f, &w, err)) == KAWS_OK &&
         (status = kaws__save_commit(f, &w, &landed, err)) == KAWS_OK)
-        kaws__err_log(f->hooks, 1, "there was no data file %s, so a new, "
-                      "empty keyring was made; if one has been in use, is its "
-                      "volume mounted?", f->shown);
+        kaws__err_log(f->hooks, KAWS__LOG_NEW_FILE, f->shown);
     return status;
 }
 
@@ -9149,7 +9250,7 @@ kaws__save_finish(kaws__file *f)
         kaws__file_changed(f);
     }
     if (status != KAWS_OK)
-        kaws__err_log(f->hooks, 1, "closing the keyring: %s", err.text);
+        kaws__err_log(f->hooks, KAWS__LOG_CLOSING, err.text);
     kaws__file_release(f);
 }
 
@@ -9578,7 +9679,8 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
  * Uses: thread err buf text trust store file save table bind
- * Gives: vault_open vault_abandon vault_close vault_look vault_entry vault_add
+ * Gives: vault_open vault_abandon vault_close vault_look vault_state
+ *        vault_entry vault_add
  *        vault_replace vault_claim vault_extent vault_list vault_stats
  *
  * Table, file, and the digest over the file have one lock, which is never held
@@ -9762,8 +9864,14 @@ kaws__vault_list(kaws__vault *v, kaws__buf *out)
 static void
 kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 {
+    kaws__record last;
+
     kaws__thread_lock(&v->lock);
-    stats->keys = v->table.count;
+    if ((stats->keys = v->table.count) > 0) {
+        (void)kaws__store_split(
+            kaws__table_record(v->table.rows[stats->keys - 1].entry), &last);
+        stats->newest = last.created;
+    }
     memcpy(stats->checksum, kaws__file_sum(&v->file), sizeof stats->checksum);
     kaws__thread_unlock(&v->lock);
 }
@@ -9771,15 +9879,17 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 
 /* ---- changing ---------------------------------------------------------- */
 
-static void
-kaws__vault_log(const kaws__vault *v, const char *what)
+/* With the lock held: what tells this state of the file from any other. */
+static const char *
+kaws__vault_state(const kaws__vault *v, char out[80])
 {
     unsigned long count = (unsigned long)v->table.count;
     char sum[9];
 
     kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
-                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
+    (void)snprintf(out, 80, "%lu %s, checksum begins with %s", count,
+                   count == 1 ? "key" : "keys", sum);
+    return out;
 }
 
 
@@ -9788,9 +9898,12 @@ kaws__vault_log(const kaws__vault *v, const char *what)
 static kaws_status
 kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 {
+    char state[80];
+
     v->uncertain |= status == KAWS_UNCERTAIN;
     if (done != NULL)
-        kaws__vault_log(v, done);
+        kaws__err_log(v->hooks, KAWS__LOG_CHANGED, done, v->file.shown,
+                      kaws__vault_state(v, state));
     kaws__thread_unlock(&v->lock);
     kaws__file_release(&v->file);
     kaws__thread_turn_end(&v->turn, 1);
@@ -10026,8 +10139,6 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
         kaws__file_release(&v->file);
     }
     kaws__text_hex(v->file_hex, kaws__file_id(&v->file), 16);
-    if (status == KAWS_OK)
-        kaws__vault_log(v, "opened");
     v->uncertain = status != KAWS_OK;     /* so closing it changes nothing    */
     return status;
 }
@@ -10163,8 +10274,7 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
         (void)kaws__thread_pause(w->hooks, &op.cancel, pause);
     }
     if (status != KAWS_OK || same)
-        kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation of %s, "
-                      "but %s%s", target.key_id, same
+        kaws__err_log(w->hooks, KAWS__LOG_ROTATION, target.key_id, same
                       ? "still seals with the old key material: re-wrap the "
                         "keys later" : "whether it is done could not be seen: ",
                       err->text);
@@ -10356,9 +10466,7 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
         status = kaws__vault_replace(w->vault, NULL, run->fresh, run->claimed,
                                      err);
     if (status == KAWS_OK && run->claimed > 0 && run->renewed == 0)
-        kaws__err_log(w->hooks, 1, "all keys were re-wrapped, but with the key "
-                      "material they had before: nothing was renewed; rotate "
-                      "the KMS key first, or set another");
+        kaws__err_log(w->hooks, KAWS__LOG_NOT_RENEWED);
     for (i = 0; i < run->claimed; i++)
         kaws__table_discard(w->hooks, run->fresh[i].entry);
     kaws__mem_free(w->hooks, run->fresh, size);
@@ -10397,14 +10505,16 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text http creds arn trust calls kms store
+ * Uses: sys thread disk err mem buf text url http creds arn trust calls kms
+ *        store
  *        bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
- *        kaws_try kaws_use_timeouts kaws_reload_creds kaws_rotate_kms_key
- *        kaws_rewrap_all kaws_get_stats kaws_kms_generate_data_key
- *        kaws_kms_encrypt kaws_kms_decrypt kaws_kms_reencrypt
+ *        kaws_try kaws_could_use kaws_use_timeouts kaws_reload_creds
+ *        kaws_rotate_kms_key kaws_rewrap_all kaws_get_stats
+ *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
+ *        kaws_kms_reencrypt
  *
  * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
  * asked without any lock but the settings' own, so what a key's name stands for
@@ -10539,6 +10649,26 @@ kaws_close(kaws *ring)
 }
 
 
+/* One line that says all that the ring was opened with. */
+static void
+kaws__ring_announce(kaws *r)
+{
+    kaws__calls *k = &r->kms;
+    const kaws__choice *now = &k->trust.now;      /* no other thread yet      */
+    int none = now->target.key_id[0] == '\0';
+    const char *region = none ? now->region : now->target.region;
+    char state[80], url[KAWS__URL_MAX], accounts[256], end[5];
+
+    kaws__arn_url(url, sizeof url, k->endpoint, region);
+    kaws__err_log(&r->hooks, KAWS__LOG_OPENED, r->vault.file.shown,
+                  kaws__vault_state(&r->vault, state),
+                  none ? "(not set)" : now->target.key_id, region, url,
+                  kaws__trust_tell(&k->trust, accounts, sizeof accounts),
+                  kaws__creds_end(&k->creds, end), k->connect_timeout_ms,
+                  k->timeout_ms);
+}
+
+
 /* see Part II */
 KAWS_API kaws_status
 kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
@@ -10570,7 +10700,9 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
         kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
                           config.rewrap_parallel, err) == KAWS_OK &&
         kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
-                         err) == KAWS_OK)
+                         err) == KAWS_OK && config.data_file != NULL)
+        kaws__ring_announce(r);
+    if (err->status == KAWS_OK)
         *ring = r;
     else
         kaws_close(r);
@@ -10905,6 +11037,26 @@ kaws_try(kaws *ring, const char *kms_key_id, const char *region,
          kaws_error *err)
 {
     return kaws__ring_choose(ring, kms_key_id, region, 0, err);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_could_use(kaws *ring, const char *kms_key_id, const char *region,
+               kaws_error *error)
+{
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
+    kaws__choice choice;
+    kaws__arn arn;
+
+    if (err->status == KAWS_OK &&
+        kaws__trust_choice(&ring->kms.trust, kms_key_id, region, &choice,
+                           err) == KAWS_OK &&
+        kms_key_id != NULL && kaws__arn_parse(kaws__buf_of(kms_key_id), &arn))
+        (void)kaws__trust_check(&ring->kms.trust, kms_key_id, KAWS__TO_SEAL,
+                                err);
+    return kaws__ring_leave(&door, err);
 }
 
 

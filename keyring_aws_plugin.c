@@ -29,6 +29,7 @@
  *
  * CONTENTS   lobby       what is included, and how symbols are exported
  *            abi         the part of MySQL's binary interface that we use
+ *            lines       every line for the log, and how repeats are thinned
  *            guard       the open keyring, who uses it, what SET GLOBAL wants
  *            server      the host: services, log, errors, who is calling
  *            status      the status variables: a table, a row each
@@ -249,10 +250,279 @@ typedef struct plug__abi_udf_args {
 
 
 /* ==========================================================================
- * ROOM  guard       the open keyring, who uses it, what SET GLOBAL wants
+ * ROOM  lines       every line for the log, and how repeats are thinned
  * ==========================================================================
  * Uses: nothing
- * Gives: guard_host guard_config guard_values guard | guard_say guard_raise
+ * Gives: lines | lines_now_ms lines_log lines_say lines_well
+ *
+ * Each line that the plugin itself can log is a row of the table below. (Those
+ * of the library are in its room err.) All lines, the library's too, go through
+ * lines_log.
+ *
+ * An outage or a wrong right in IAM can make thousands of equal lines. So an
+ * error or a warning is logged the first time, and then at most once a minute,
+ * with a count of those that were left out. Two lines are equal if they are
+ * about the same thing (the same key, say) and their texts differ in request
+ * ids and measured times only: a line with a different key or cause differs.
+ * When what had failed works again, its lines are forgotten, because the next
+ * failure is news. A count that was not said yet is said with the next line of
+ * any kind after the minute, when its line is forgotten, and at the end. Notes
+ * are never left out, because the last one has to show how the file is now.
+ */
+
+enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
+       PLUG__ONCE = 4 };                /* the first line about a thing only */
+
+/* Ends each line that an administrator may read because the server did not
+ * start. InnoDB's own lines then give advice that loses rows. */
+#define PLUG__AGAIN                                                            \
+    "start the server again: that loses nothing. Do not set"                   \
+    " innodb_force_recovery, and remove no log files: that loses rows"
+
+/* name, number, level, format. A number is given once: it never changes its
+ * meaning, and is not used again if its line goes. The library has 101 to 299.
+ * README.md explains every error and warning. */
+#define PLUG__LOG_NO_HOST       301, PLUG__ERROR, "cannot start: this program" \
+    " does not look like MySQL 5.7, 8.0 or newer: load the plugin into one of" \
+    " these"
+#define PLUG__LOG_NO_START      302, PLUG__ERROR, "cannot start: %s; the"      \
+    " server has no keyring until you correct that, and %s"
+#define PLUG__LOG_NO_KMS_KEY    303, PLUG__WARNING, "keyring_aws_cmk_id has to"\
+    " be set: until then keys can only be fetched. Set it in my.cnf (a value"  \
+    " that SET PERSIST left is applied later in the start)"
+#define PLUG__LOG_WAITS         304, PLUG__WARNING, "the server is starting,"  \
+    " and waits for KMS for up to %d s (keyring_aws_start_seconds): %s"
+#define PLUG__LOG_WITHOUT_KMS   305, PLUG__WARNING, "starting without KMS: %s;"\
+    " if the server does not start, or tables stay closed, bring KMS back, and"\
+    " " PLUG__AGAIN
+#define PLUG__LOG_SET           306, PLUG__NOTE, "keyring_aws_%s is '%s' now," \
+    " and was '%s'%s"
+#define PLUG__LOG_UNCHANGED     307, PLUG__ERROR, "keyring_aws_%s is"          \
+    " unchanged, because '%s' was refused: %s"
+#define PLUG__LOG_FAILED        308, PLUG__ERROR, "cannot %s key '%s%s%s%s:"   \
+    " %s"
+#define PLUG__LOG_NAME          309, PLUG__WARNING, "cannot %s key '%s%s%s%s:" \
+    " %s"
+#define PLUG__LOG_FETCH         310, PLUG__ERROR | PLUG__ONCE, "if the server" \
+    " does not start because this key is missing, bring KMS back, or correct"  \
+    " what the line above says, and " PLUG__AGAIN
+#define PLUG__LOG_MISSING       311, PLUG__ERROR | PLUG__ONCE, "the server"    \
+    " asked for the key '%s', and the data file %s does not have it (%s): is"  \
+    " the file an older copy, or another server's? Until the right file is"    \
+    " back, encrypt nothing and do not rotate the master key. Put it back,"    \
+    " keep this one, and " PLUG__AGAIN
+#define PLUG__LOG_MADE_AGAIN    312, PLUG__ERROR, "the key '%s' was missing,"  \
+    " and the server has made a new one of that name: what was encrypted with" \
+    " the missing one needs the data file that has it, and what is encrypted"  \
+    " from now on needs %s. Keep both files"
+#define PLUG__LOG_LEFT_OUT      313, PLUG__ERROR, "key '%s' of '%s' is left"   \
+    " out of the list: this server takes user ids of at most %d bytes here"
+#define PLUG__LOG_NO_LIST       314, PLUG__ERROR, "cannot list the keys: %s"
+#define PLUG__LOG_FUNCTION      315, PLUG__ERROR, "%s() failed: %s"
+
+enum {
+    PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
+    PLUG__ABOUT     = 520,              /* of what it is about, with NUL     */
+    PLUG__SHOWN     = 256,              /* of a name in it, with NUL         */
+    PLUG__KEPT      = 32,               /* lines; more push out the oldest   */
+    PLUG__QUIET_MS  = 60 * 1000
+};
+
+typedef struct plug__lines_kept {
+    int      level;
+    unsigned more;                      /* how often it was left out         */
+    int64_t  said_ms;                   /* 0: no line is kept here           */
+    char     about[PLUG__ABOUT], line[PLUG__LINE];
+} plug__lines_kept;
+
+typedef struct plug__lines {
+    void           (*write)(int level, const char *line);   /* to the host  */
+    pthread_mutex_t  lock;              /* for all below                     */
+    int              used;              /* also read without the lock        */
+    plug__lines_kept *kept;             /* PLUG__KEPT of them, apart, so that
+                                         * the plugin's file has no zeros    */
+} plug__lines;
+
+
+/* Milliseconds of a clock that nobody sets; never 0. */
+static int64_t
+plug__lines_now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000 + 1;
+}
+
+
+/* How many bytes at `at` differ from one time to the next: a request id, a
+ * number that was measured, or a time as AWS writes it. */
+static size_t
+plug__lines_varies(const char *at)
+{
+    static const char id[] = "request id ";
+    static const char *const units[] = {
+        " ms", " milliseconds", " s", " seconds", " bytes", " attempts"
+    };
+    const size_t n = strspn(at, "0123456789");
+
+    if (strncmp(at, id, sizeof id - 1) == 0)
+        return strcspn(at, "),;");
+    if (n == 8 && at[8] == 'T' && strspn(at + 9, "0123456789") == 6)
+        return 15;
+    for (size_t i = 0; n > 0 && i < sizeof units / sizeof *units; i++) {
+        const size_t len = strlen(units[i]);
+        if (strncmp(at + n, units[i], len) == 0
+            && strchr(" ,;:.)", at[n + len]) != NULL)
+            return n;
+    }
+    return 0;
+}
+
+
+static bool
+plug__lines_alike(const char *a, const char *b)
+{
+    for (;; a++, b++) {
+        a += plug__lines_varies(a);
+        b += plug__lines_varies(b);
+        if (*a != *b || *a == '\0')
+            return *a == *b;
+    }
+}
+
+
+/* Writes the line, with the count of those that were left out since. */
+static void
+plug__lines_write(plug__lines *l, plug__lines_kept *at, int64_t now)
+{
+    char text[PLUG__LINE + 64];
+
+    snprintf(text, sizeof text, at->more == 0 ? "%s"
+             : "%s (this happened %u more time%s in the last %lld s)", at->line,
+             at->more, at->more == 1 ? "" : "s",
+             (long long)((now - at->said_ms) / 1000));
+    at->said_ms = now;
+    at->more    = 0;
+    l->write(at->level & ~PLUG__ONCE, text);
+}
+
+
+/* With the lock held: says a count that is due, and forgets the line. */
+static void
+plug__lines_forget(plug__lines *l, plug__lines_kept *at, int64_t now)
+{
+    if (at->more > 0)
+        plug__lines_write(l, at, now);
+    at->said_ms = 0;
+    PLUG__STORE(&l->used, l->used - 1);
+}
+
+
+/* With the lock held: where the line is kept, or else where it can be. */
+static plug__lines_kept *
+plug__lines_find(plug__lines *l, const char *about, int level,
+                 const char *line, int64_t now)
+{
+    plug__lines_kept *oldest = l->kept;
+    const size_t tag = strcspn(line, " ");
+
+    for (plug__lines_kept *at = l->kept; at < l->kept + PLUG__KEPT; at++) {
+        if (at->said_ms != 0 && strcmp(at->about, about) == 0
+            && strncmp(at->line, line, tag) == 0
+            && ((level & PLUG__ONCE) || plug__lines_alike(at->line, line)))
+            return at;
+        if (at->said_ms < oldest->said_ms)
+            oldest = at;
+    }
+    if (oldest->said_ms != 0)
+        plug__lines_forget(l, oldest, now);
+    return oldest;
+}
+
+
+/* Logs a line that begins with its tag, or counts it. `about` is what it is
+ * about; "": nothing that could work again. */
+static void
+plug__lines_log(plug__lines *l, const char *about, int level, const char *line)
+{
+    const int64_t now = plug__lines_now_ms();
+    plug__lines_kept *at;
+
+    pthread_mutex_lock(&l->lock);
+    for (at = l->kept; at < l->kept + PLUG__KEPT; at++) {
+        if (at->more > 0 && now - at->said_ms >= PLUG__QUIET_MS
+            && !(at->level & PLUG__ONCE) && !plug__lines_alike(at->line, line))
+            plug__lines_write(l, at, now);
+    }
+    if (level == PLUG__NOTE) {
+        l->write(level, line);
+    } else {
+        at = plug__lines_find(l, about, level, line, now);
+        if (at->said_ms != 0 && ((level & PLUG__ONCE)
+                                 || now - at->said_ms < PLUG__QUIET_MS)) {
+            at->more++;
+        } else {
+            if (at->said_ms == 0)
+                PLUG__STORE(&l->used, l->used + 1);
+            at->level = level;
+            snprintf(at->about, sizeof at->about, "%s", about);
+            snprintf(at->line, sizeof at->line, "%s", line);
+            plug__lines_write(l, at, now);
+        }
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+
+/* Logs a row of the table: plug__lines_say(l, about, PLUG__LOG_SET, ...). Every
+ * name in it must have passed kaws_show(), here or in the library, so that the
+ * line stays one line whatever the name contains. */
+PLUG__FORMAT(5, 6)
+static void
+plug__lines_say(plug__lines *l, const char *about, int number, int level,
+                const char *format, ...)
+{
+    char      line[PLUG__LINE];
+    const int tag = snprintf(line, sizeof line, "[KAWS-%d] ", number);
+    va_list   args;
+
+    va_start(args, format);
+    if (vsnprintf(line + tag, sizeof line - (size_t)tag, format, args) < 0)
+        line[tag] = '\0';
+    va_end(args);
+    plug__lines_log(l, about, level, line);
+}
+
+
+/* That works again, or (NULL) all of it ends: its lines are forgotten. Returns
+ * whether there were any. */
+static bool
+plug__lines_well(plug__lines *l, const char *about)
+{
+    const int64_t now = plug__lines_now_ms();
+    bool were = false;
+
+    if (PLUG__LOAD(&l->used) == 0)
+        return false;
+    pthread_mutex_lock(&l->lock);
+    for (plug__lines_kept *at = l->kept; at < l->kept + PLUG__KEPT; at++) {
+        if (at->said_ms != 0
+            && (about == NULL || strcmp(at->about, about) == 0)) {
+            plug__lines_forget(l, at, now);
+            were = true;
+        }
+    }
+    pthread_mutex_unlock(&l->lock);
+    return were;
+}
+
+
+/* ==========================================================================
+ * ROOM  guard       the open keyring, who uses it, what SET GLOBAL wants
+ * ==========================================================================
+ * Uses: lines
+ * Gives: guard_host guard_config guard_values guard | guard_hear guard_raise
  *        guard_fail guard_admits | guard_merge guard_want guard_wanted |
  *        guard_open guard_publish guard_take guard_take_to_seal guard_drop |
  *        guard_try guard_refresh
@@ -278,17 +548,10 @@ typedef struct plug__abi_udf_args {
  * is looked up in a region and may exist in no other region.
  */
 
-enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE };   /* levels of a log line   */
+enum { PLUG__VALUE_MAX = 512 };         /* bytes of a text to SET, with NUL  */
 
-enum {
-    PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
-    PLUG__SHOWN     = 256,              /* bytes of a name in it, with NUL   */
-    PLUG__VALUE_MAX = 512               /* bytes of a text to SET, with NUL  */
-};
-
-/* All that a guard asks of its host. */
+/* All that a guard asks of its host, but for its log (see lines). */
 typedef struct plug__guard_host {
-    void        (*log)(void *ctx, int level, const char *line);
     void        (*raise)(unsigned number, const char *text);    /* SQL error */
     const char *(*refusal)(void);       /* why this caller may not call SQL
                                          * functions; NULL: it may           */
@@ -319,6 +582,7 @@ typedef struct plug__guard_config {
 
 typedef struct plug__guard_ring {
     kaws              *kaws;
+    char               file[PLUG__SHOWN];   /* the data file's name          */
     bool               read_only;
     int                users;           /* one of them is the guard itself   */
     bool               adopting;        /* a thread is asking KMS            */
@@ -329,6 +593,7 @@ typedef struct plug__guard_ring {
 
 typedef struct plug__guard {
     const plug__guard_host *host;
+    plug__lines        lines;           /* its lock is taken after all others */
     pthread_mutex_t    lock;            /* for the ring, its users and values */
     pthread_cond_t     adopted;
     plug__guard_ring  *ring;            /* NULL: the plugin is not up        */
@@ -340,20 +605,13 @@ typedef struct plug__guard {
 } plug__guard;
 
 
-/* Logs one line. Every name in it must have passed kaws_show(), here or in the
- * library, so that the line stays one line whatever the name contains. */
-PLUG__FORMAT(3, 4)
+/* The library's log hook. */
 static void
-plug__guard_say(const plug__guard *g, int level, const char *format, ...)
+plug__guard_hear(void *ctx, int level, const char *line)
 {
-    char    line[PLUG__LINE];
-    va_list args;
+    plug__guard *const g = ctx;
 
-    va_start(args, format);
-    if (vsnprintf(line, sizeof line, format, args) < 0)
-        line[0] = '\0';
-    va_end(args);
-    g->host->log(NULL, level, line);
+    plug__lines_log(&g->lines, "", level, line);
 }
 
 
@@ -510,7 +768,7 @@ plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
                     && __atomic_load_n(&g->open, __ATOMIC_ACQUIRE) != 0; i++)
         nanosleep(&pause, NULL);
     cfg->kaws.hooks.ctx = g;
-    cfg->kaws.hooks.log = g->host->log;
+    cfg->kaws.hooks.log = plug__guard_hear;
     cfg->kaws.hooks.cancelled = g->host->cancelled;
     if (__atomic_load_n(&g->open, __ATOMIC_ACQUIRE) != 0) {
         plug__guard_fail(err, KAWS_RUNNING, "an SQL function that began before"
@@ -519,6 +777,7 @@ plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
     } else if (ring == NULL) {
         plug__guard_fail(err, KAWS_MEMORY, "out of memory");
     } else if (kaws_open(&ring->kaws, &cfg->kaws, err) == KAWS_OK) {
+        kaws_show(ring->file, sizeof ring->file, cfg->kaws.data_file);
         ring->users     = 1;
         ring->read_only = cfg->kaws.read_only != 0;
         ring->tried     = cfg->values;
@@ -535,18 +794,19 @@ plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
 
 /* ---- the KMS key and region that are wanted ------------------------------ */
 
-/* Asks KMS whether it accepts values that a session wants to SET. The ring does
- * not change. */
+/* Asks KMS whether it accepts values that a session wants to SET; or (`ask` is
+ * false) judges them by what is known without it. The ring does not change. */
 static kaws_status
-plug__guard_try(plug__guard *g, const plug__guard_values *values,
+plug__guard_try(plug__guard *g, const plug__guard_values *values, bool ask,
                 kaws_error *err)
 {
     plug__guard_ring *const ring = plug__guard_take(g, err);
     const char *const cmk_id = values->of[PLUG__CMK_ID].text;
 
     if (ring != NULL)
-        (void)kaws_try(ring->kaws, cmk_id[0] != '\0' ? cmk_id : NULL,
-                       values->of[PLUG__REGION].text, err);
+        (void)(ask ? kaws_try : kaws_could_use)(
+            ring->kaws, cmk_id[0] != '\0' ? cmk_id : NULL,
+            values->of[PLUG__REGION].text, err);
     plug__guard_drop(g, ring);
     return err->status;
 }
@@ -651,10 +911,11 @@ plug__guard_refresh(plug__guard *g)
 /* ==========================================================================
  * ROOM  server      the host: services, log, errors, who is calling
  * ==========================================================================
- * Uses: abi guard
- * Gives: server_guard | server_has server_session server_statement |
- *        server_remember server_starting server_ending server_log |
- *        server_stopped server_replays server_killed
+ * Uses: abi lines guard
+ * Gives: server_guard server_lines | server_has server_session
+ *        server_statement | server_remember server_starting server_restores
+ *        server_ending server_log | server_stopped server_replays
+ *        server_killed
  *
  * A service is a symbol of this file. The symbol holds the version that this
  * file was written for, until the server loads this file as a plugin and stores
@@ -675,12 +936,6 @@ PLUG__EXPORT const plug__abi_alloc    *thd_alloc_service        = PLUG__SERVICE;
 PLUG__EXPORT const plug__abi_parser   *mysql_parser_service     = PLUG__SERVICE;
 PLUG__EXPORT const plug__abi_security *security_context_service = PLUG__SERVICE;
 
-/* Ends each line that an administrator may read because the server did not
- * start. InnoDB's own lines then give advice that loses rows. */
-#define PLUG__SERVER_AGAIN                                                     \
-    "start the server again: that loses nothing. Do not set"                   \
-    " innodb_force_recovery, and remove no log files: that loses rows"
-
 static struct {
     pthread_mutex_t lock;
     void           *handle;             /* NULL: not loaded, or not any more */
@@ -688,6 +943,8 @@ static struct {
     bool           *started;            /* the server's own flag, or NULL    */
     pthread_t       starter;            /* the thread that called init       */
     bool            heard;              /* a connection's thread has called  */
+    uint64_t        install;            /* the statement that called init, or
+                                         * 0: none                           */
 
     /* Functions of the server, or NULL. */
     void          (*printf_error)(unsigned number, const char *format,
@@ -717,14 +974,35 @@ plug__server_session(void)
 }
 
 
+/* A number for the statement that this session runs; never 0. The server has no
+ * such number, so it is a hash of the session and the text (FNV-1a). If the
+ * session runs the same text again, the number is the same. */
+static uint64_t
+plug__server_statement(void *thd)
+{
+    plug__abi_text text = { NULL, 0 };
+    uint64_t       hash = 14695981039346656037u ^ (uintptr_t)thd;
+
+    if (plug__server_has(mysql_parser_service))
+        text = mysql_parser_service->get_query(thd);
+    for (size_t i = 0; i < text.len; i++)
+        hash = (hash ^ (unsigned char)text.at[i]) * 1099511628211u;
+    return hash | 1;
+}
+
+
 static void
 plug__server_remember(void *handle)
 {
+    void *const thd = plug__server_session();
+
     pthread_mutex_lock(&plug__server.lock);
     plug__server.handle = handle;
     pthread_mutex_unlock(&plug__server.lock);
     PLUG__STORE(&plug__server.starter, pthread_self());
-    PLUG__STORE(&plug__server.heard, plug__server_session() != NULL);
+    PLUG__STORE(&plug__server.heard, thd != NULL);
+    PLUG__STORE(&plug__server.install, handle != NULL && thd != NULL
+                                       ? plug__server_statement(thd) : 0);
 }
 
 
@@ -750,6 +1028,20 @@ plug__server_called(void)
 }
 
 
+/* Whether the server sets a variable by itself, as SET PERSIST left it. It does
+ * so after init, while it starts and in the statement INSTALL PLUGIN. In 5.7
+ * there is no SET PERSIST. */
+static bool
+plug__server_restores(void *thd)
+{
+    plug__server_called();
+    return !plug__server.is_57
+           && (plug__server_starting()
+               || plug__server_statement(thd)
+                  == PLUG__LOAD(&plug__server.install));
+}
+
+
 /* Whether the server was asked to end while it starts. The server blocks these
  * signals until it is up, so until then they are pending. */
 static bool
@@ -764,9 +1056,8 @@ plug__server_ending(void)
 
 
 static void
-plug__server_log(void *ctx, int level, const char *line)
+plug__server_log(int level, const char *line)
 {
-    (void)ctx;
     pthread_mutex_lock(&plug__server.lock);
     if (plug__server.handle != NULL && plug__server_has(my_plugin_log_service))
         my_plugin_log_service->message(&plug__server.handle, level, "%s", line);
@@ -806,23 +1097,6 @@ plug__server_refusal(void)
 }
 
 
-/* A number for the statement that this session runs; never 0. The server has no
- * such number, so it is a hash of the session and the text (FNV-1a). If the
- * session runs the same text again, the number is the same. */
-static uint64_t
-plug__server_statement(void *thd)
-{
-    plug__abi_text text = { NULL, 0 };
-    uint64_t       hash = 14695981039346656037u ^ (uintptr_t)thd;
-
-    if (plug__server_has(mysql_parser_service))
-        text = mysql_parser_service->get_query(thd);
-    for (size_t i = 0; i < text.len; i++)
-        hash = (hash ^ (unsigned char)text.at[i]) * 1099511628211u;
-    return hash | 1;
-}
-
-
 /* Whether keyring_operations is OFF, which stops all changes of the keyring.
  * The server makes the same test before it calls a keyring. */
 static bool
@@ -857,16 +1131,23 @@ plug__server_killed(void *ctx)
 
 
 static const plug__guard_host plug__server_host = {
-    plug__server_log, plug__server_raise, plug__server_refusal,
-    plug__server_called, plug__server_killed
+    plug__server_raise, plug__server_refusal, plug__server_called,
+    plug__server_killed
 };
 
+static plug__lines_kept plug__server_kept[PLUG__KEPT];
+
 static plug__guard plug__server_guard = {
-    .host = &plug__server_host, .lock = PTHREAD_MUTEX_INITIALIZER,
+    .host = &plug__server_host,
+    .lines = { plug__server_log, PTHREAD_MUTEX_INITIALIZER, 0,
+               plug__server_kept },
+    .lock = PTHREAD_MUTEX_INITIALIZER,
     .adopted = PTHREAD_COND_INITIALIZER,
     .wanted_lock = PTHREAD_MUTEX_INITIALIZER,
     .stats_lock = PTHREAD_MUTEX_INITIALIZER
 };
+
+static plug__lines *const plug__server_lines = &plug__server_guard.lines;
 
 
 /* ==========================================================================
@@ -952,7 +1233,7 @@ plug__status_untick(plug__status_ticker *ticker)
 /* ==========================================================================
  * ROOM  settings    the system variables: a table, a row each
  * ==========================================================================
- * Uses: abi guard server
+ * Uses: abi lines guard server
  * Gives: settings_table | settings_describe settings_read
  *
  * A new setting is a new row: settings_describe makes MySQL's variable of it,
@@ -1065,9 +1346,8 @@ plug__settings_refuse(const char *name, const char *value, const char *why)
     char shown[128];
 
     kaws_show(shown, sizeof shown, value);
-    plug__guard_say(&plug__server_guard, PLUG__ERROR,
-                    "keyring_aws_%s is unchanged, because '%s' was refused: %s",
-                    name, shown, why);
+    plug__lines_say(plug__server_lines, value, PLUG__LOG_UNCHANGED, name, shown,
+                    why);
     plug__guard_raise(&plug__server_guard, PLUG__ER_WRONG_VALUE_FOR_VAR,
                       "Variable 'keyring_aws_%s' can't be set to the value of"
                       " '%s': %s", name, shown, why);
@@ -1110,7 +1390,9 @@ plug__settings_checked(void *thd, const plug__guard_values *more)
 
 
 /* Asks KMS about the new value, together with the other values that the
- * statement SETs. */
+ * statement SETs. If the server sets it by itself, KMS is asked when the value
+ * is used: it may be away now, and the server would drop this value and those
+ * that follow it; and a KMS key and a region come one by one. */
 static int
 plug__settings_check(void *thd, plug__abi_var *var, void *save,
                      plug__abi_value *value)
@@ -1139,7 +1421,8 @@ plug__settings_check(void *thd, plug__abi_var *var, void *save,
         change = plug__settings_checked(thd, &change);
         tried  = plug__guard_wanted(&plug__server_guard);
         plug__guard_merge(&tried, &change);
-        if (plug__guard_try(&plug__server_guard, &tried, &err) != KAWS_OK)
+        if (plug__guard_try(&plug__server_guard, &tried,
+                            !plug__server_restores(thd), &err) != KAWS_OK)
             why = err.text;
         plug__guard_refresh(&plug__server_guard);
     }
@@ -1153,6 +1436,18 @@ plug__settings_check(void *thd, plug__abi_var *var, void *save,
 }
 
 
+static void
+plug__settings_show(const plug__settings_row *row, const void *at,
+                    char out[PLUG__SHOWN])
+{
+    const char *const text = row->kind == PLUG__TEXT ? *(char *const *)at : "";
+
+    kaws_show(out, PLUG__SHOWN, text != NULL ? text : "");
+    if (row->kind == PLUG__NUMBER)
+        snprintf(out, PLUG__SHOWN, "%d", *(const int *)at);
+}
+
+
 /* The server made this copy of a text, and frees the one that it replaces. The
  * first update of a statement wants all values that the statement checked,
  * because a key that is made before the second update must not be sealed with
@@ -1162,9 +1457,14 @@ plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
 {
     const plug__settings_row *const row =
         &plug__settings_rows[var - plug__settings_vars];
+    static const char persisted[] = ", as SET PERSIST left it", later[] = ", as"
+        " SET PERSIST left it: KMS is asked when the next key is made";
+    const bool restores = plug__server_restores(thd);
     const plug__guard_values checked = plug__settings_checked(thd, NULL);
     plug__guard_values change = { .of = { { "", 0 } } };
+    char was[PLUG__SHOWN], is[PLUG__SHOWN];
 
+    plug__settings_show(row, at, was);
     if (row->kind == PLUG__TEXT) {
         char *const text = *(char **)at = *(char *const *)save;
         snprintf(change.of[row->wanted].text, PLUG__VALUE_MAX, "%s",
@@ -1172,6 +1472,11 @@ plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
     } else {
         change.of[row->wanted].number = *(int *)at = *(const int *)save;
     }
+    plug__settings_show(row, at, is);
+    if (strcmp(was, is) != 0)
+        plug__lines_say(plug__server_lines, "", PLUG__LOG_SET, row->name, is,
+                        was, !restores ? "" : row->from == PLUG__SET ? persisted
+                                                                : later);
     plug__guard_merge(&change, &checked);
     plug__guard_want(&plug__server_guard, &change);
 }
@@ -1243,8 +1548,8 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
 /* ==========================================================================
  * ROOM  keyring     what the server calls: store, fetch, ...
  * ==========================================================================
- * Uses: abi guard server
- * Gives: keyring_calls
+ * Uses: abi lines guard server
+ * Gives: keyring_calls keyring_begin
  *
  * Every call of a host for one key comes to keyring_do. The functions below it
  * have MySQL's plugin interface, in which false is success. A fetch of a key
@@ -1252,6 +1557,16 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
  * fetch gives it with my_free, so the memory has to come from the server's
  * my_malloc. All three outputs are written in every case, because the migration
  * tool frees what they hold after a failure.
+ *
+ * If the server asks for a key of its own that has to be there, and is not, the
+ * data file is an older copy, or another server's: an error line says so.
+ * InnoDB asks for INNODBKey-... only after it has made the key, or has read the
+ * key's name in a tablespace. So the key has to be there, unless the last try
+ * to make it failed, or keyring_operations is OFF. The binary log has a few
+ * keys for its own use, which may all be missing, and keys with a number. It
+ * asks for the next number before it makes that key, but only while a rotation
+ * runs (a key with _old or _new at its end is there), or when it has just asked
+ * for its own entry in vain, and so makes its first key.
  *
  * For a walk the server gives fixed buffers, and does not say how large they
  * are. The buffer of a user id has 96 bytes in 5.7 and in migration mode, and
@@ -1271,6 +1586,12 @@ static const struct {
     { "store", KAWS_PLAIN_MAX }, { "generate", KAWS_GENERATE_MAX },
     { "fetch", 0 }, { "remove", 0 }
 };
+
+static struct {
+    pthread_mutex_t lock;
+    char unmade[PLUG__SHOWN];           /* the server could not make this    */
+    char begun[PLUG__SHOWN];            /* the server makes the first of this */
+} plug__keyring_seen = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* One call for one key. */
 typedef struct plug__keyring_job plug__keyring_job;
@@ -1342,25 +1663,140 @@ plug__keyring_call(plug__guard_ring *ring, const plug__keyring_job *job,
     } else if (kaws_fetch(ring->kaws, name, &key, err) == KAWS_OK) {
         (void)job->give(job, &key, err);
         kaws_key_free(ring->kaws, &key);
-    } else if (err->status == KAWS_NOT_FOUND) {
-        err->status = KAWS_OK;          /* no key is an answer, too          */
     }
 }
 
 
+/* ---- keys that have to be there ------------------------------------------ */
+
+/* Whether the ring has a key of the server's own that is called so, with _old
+ * or _new behind it. */
+static bool
+plug__keyring_rotates(plug__guard_ring *ring, const char *log, size_t len)
+{
+    kaws_walk *walk = NULL;
+    kaws_entry_info info;
+    bool has = false;
+
+    (void)kaws_walk_begin(ring->kaws, &walk, NULL);
+    while (!has && kaws_walk_next(walk, &info)) {
+        const char *const end = info.name.key_id + len;
+        has = info.name.user_id[0] == '\0'
+              && strncmp(info.name.key_id, log, len) == 0
+              && (strcmp(end, "_old") == 0 || strcmp(end, "_new") == 0);
+    }
+    kaws_walk_end(walk);
+    return has;
+}
+
+
+/* With the lock held: whether the server may ask for that key of its own though
+ * it is not there. */
+static bool
+plug__keyring_may_lack(plug__guard_ring *ring, const char *id)
+{
+    static const char table[] = "INNODBKey-", log[] = "MySQLReplicationKey_";
+    char *const begun = plug__keyring_seen.begun;
+    const char *number;
+
+    if (strncmp(id, table, sizeof table - 1) == 0)
+        return strcmp(id, plug__keyring_seen.unmade) == 0
+               || plug__server_stopped();
+    if (strncmp(id, log, sizeof log - 1) != 0)
+        return true;
+    number = strchr(id + sizeof log - 1, '_');
+    if (number == NULL)
+        snprintf(begun, PLUG__SHOWN, "%s", id);
+    if (number == NULL || number[1 + strspn(number + 1, "0123456789")] != '\0')
+        return true;
+    return (strncmp(begun, id, (size_t)(number - id)) == 0
+            && begun[number - id] == '\0')
+           || plug__keyring_rotates(ring, id, (size_t)(number - id));
+}
+
+
+/* Says that a key is missing: why, nobody here can know. */
+static void
+plug__keyring_say_missing(plug__guard *g, plug__guard_ring *ring,
+                          const char *about, const char *id)
+{
+    kaws_stats s;
+    struct tm  at = { 0 };
+    time_t     newest;
+    char       shown[PLUG__SHOWN], state[128], made[48] = "";
+
+    kaws_get_stats(ring->kaws, &s);
+    newest = (time_t)s.newest;
+    if (s.keys > 0 && gmtime_r(&newest, &at) != NULL)
+        strftime(made, sizeof made, ", the newest of %Y-%m-%d %H:%M:%S UTC",
+                 &at);
+    snprintf(state, sizeof state, "%llu %s%s, checksum begins with"
+             " %02x%02x%02x%02x", (unsigned long long)s.keys,
+             s.keys == 1 ? "key" : "keys", made, s.checksum[0], s.checksum[1],
+             s.checksum[2], s.checksum[3]);
+    plug__lines_say(&g->lines, about, PLUG__LOG_MISSING,
+                    kaws_show(shown, sizeof shown, id), ring->file, state);
+}
+
+
+/* Looks at what became of a call for a key of the server's own. */
+static void
+plug__keyring_watch(plug__guard *g, plug__guard_ring *ring,
+                    const plug__keyring_job *job, kaws_status status)
+{
+    const char *const id = job->key_id != NULL ? job->key_id : "";
+    char *const unmade = plug__keyring_seen.unmade;
+    char *const begun  = plug__keyring_seen.begun;
+    char about[PLUG__ABOUT], shown[PLUG__SHOWN];
+    bool allowed = true;
+
+    pthread_mutex_lock(&plug__keyring_seen.lock);
+    if (job->verb == PLUG__FETCH_KEY && status == KAWS_NOT_FOUND)
+        allowed = plug__keyring_may_lack(ring, id);
+    else if (job->verb == PLUG__GENERATE_KEY && status != KAWS_OK)
+        snprintf(unmade, PLUG__SHOWN, "%s", id);
+    else if (job->verb == PLUG__GENERATE_KEY && strcmp(unmade, id) == 0)
+        unmade[0] = '\0';
+    else if (job->verb == PLUG__STORE_KEY && strcmp(begun, id) == 0)
+        begun[0] = '\0';
+    pthread_mutex_unlock(&plug__keyring_seen.lock);
+    if (allowed && (status != KAWS_OK || PLUG__LOAD(&g->lines.used) == 0))
+        return;
+    snprintf(about, sizeof about, "miss\n%s", id);
+    if (!allowed)
+        plug__keyring_say_missing(g, ring, about, id);
+    else if (plug__lines_well(&g->lines, about)
+             && job->verb == PLUG__GENERATE_KEY)
+        plug__lines_say(&g->lines, "", PLUG__LOG_MADE_AGAIN,
+                        kaws_show(shown, sizeof shown, id), ring->file);
+}
+
+
+static void
+plug__keyring_begin(void)
+{
+    pthread_mutex_lock(&plug__keyring_seen.lock);
+    plug__keyring_seen.unmade[0] = plug__keyring_seen.begun[0] = '\0';
+    pthread_mutex_unlock(&plug__keyring_seen.lock);
+}
+
+
+/* ---- one call ------------------------------------------------------------ */
+
+
 /* Does the job. If the job fails, logs a line and returns true. That a key
  * exists already is only a warning, because InnoDB generates a key that may
- * exist, and then fetches it.
- */
+ * exist, and then fetches it. */
 static bool
 plug__keyring_do(plug__guard *g, const plug__keyring_job *job)
 {
     const bool  seals = plug__keyring_verbs[job->verb].most > 0;
     const bool  owned = job->user_id != NULL && job->user_id[0] != '\0';
+    const char *const id_of = job->key_id != NULL ? job->key_id : "";
     const char *type  = NULL;
     plug__guard_ring *ring = NULL;
     kaws_error  err;
-    char id[PLUG__SHOWN], user[PLUG__SHOWN];
+    char id[PLUG__SHOWN], user[PLUG__SHOWN], about[PLUG__ABOUT];
 
     if (!seals)
         ring = plug__guard_take(g, &err);
@@ -1368,20 +1804,31 @@ plug__keyring_do(plug__guard *g, const plug__keyring_job *job)
         ring = plug__guard_take_to_seal(g, &err);
     if (ring != NULL)
         plug__keyring_call(ring, job, type, &err);
+    if (!owned)
+        plug__keyring_watch(g, ring, job, err.status);
+    if (job->verb == PLUG__FETCH_KEY && err.status == KAWS_NOT_FOUND)
+        err.status = KAWS_OK;           /* no key is an answer, too          */
     plug__guard_drop(g, ring);
     plug__guard_refresh(g);             /* adopting a setting may ask KMS    */
-    if (err.status == KAWS_OK)
+    if (err.status == KAWS_OK && PLUG__LOAD(&g->lines.used) == 0)
         return false;
-    plug__guard_say(g, err.status == KAWS_EXISTS
-                       || err.status == KAWS_NOT_FOUND
-                       || err.status == KAWS_CANCELLED ? PLUG__WARNING
-                                                       : PLUG__ERROR,
-                    "cannot %s key '%s'%s%s%s: %s",
-                    plug__keyring_verbs[job->verb].name,
-                    kaws_show(id, sizeof id, job->key_id),
-                    owned ? " of '" : "",
-                    owned ? kaws_show(user, sizeof user, job->user_id) : "",
-                    owned ? "'" : "", err.text);
+    snprintf(about, sizeof about, "%s\n%s\n%s",
+             plug__keyring_verbs[job->verb].name, id_of,
+             owned ? job->user_id : "");
+    if (err.status == KAWS_OK) {
+        (void)plug__lines_well(&g->lines, about);
+        return false;
+    }
+    kaws_show(id, sizeof id, id_of);
+    kaws_show(user, sizeof user, owned ? job->user_id : "");
+#define ARGS plug__keyring_verbs[job->verb].name, id, owned ? "' of '" : "",   \
+             user, "'", err.text
+    if (err.status == KAWS_EXISTS || err.status == KAWS_NOT_FOUND
+        || err.status == KAWS_CANCELLED)
+        plug__lines_say(&g->lines, about, PLUG__LOG_NAME, ARGS);
+    else
+        plug__lines_say(&g->lines, about, PLUG__LOG_FAILED, ARGS);
+#undef ARGS
     return true;
 }
 
@@ -1443,7 +1890,6 @@ static bool
 plug__keyring_fetch(const char *key_id, char **type, const char *user_id,
                     void **key, size_t *len)
 {
-    static bool said;
     const plug__keyring_job job = {
         .verb = PLUG__FETCH_KEY, .key_id = key_id, .user_id = user_id,
         .give = plug__keyring_give, .type_out = type, .key_out = key,
@@ -1455,12 +1901,8 @@ plug__keyring_fetch(const char *key_id, char **type, const char *user_id,
     *len  = 0;
     if (!plug__keyring_do(&plug__server_guard, &job))
         return false;
-    if (plug__server_starting()
-        && !__atomic_exchange_n(&said, true, __ATOMIC_RELAXED))
-        plug__guard_say(&plug__server_guard, PLUG__ERROR, "if the server does"
-                        " not start because this key is missing, bring KMS"
-                        " back, or correct what the line above says, and "
-                        PLUG__SERVER_AGAIN);
+    if (plug__server_starting())
+        plug__lines_say(plug__server_lines, "", PLUG__LOG_FETCH);
     return true;
 }
 
@@ -1482,9 +1924,7 @@ plug__keyring_fits(const plug__guard_ring *ring, kaws_name name)
     if ((!plug__server.is_57 && !ring->read_only)
         || strlen(name.user_id) <= PLUG__SHORT_USER)
         return true;
-    plug__guard_say(&plug__server_guard, PLUG__ERROR,
-                    "key '%s' of '%s' is left out of the list: this server"
-                    " takes user ids of at most %d bytes here",
+    plug__lines_say(plug__server_lines, name.user_id, PLUG__LOG_LEFT_OUT,
                     kaws_show(key_id, sizeof key_id, name.key_id),
                     kaws_show(user_id, sizeof user_id, name.user_id),
                     PLUG__SHORT_USER);
@@ -1532,8 +1972,7 @@ plug__keyring_walk_begin(void **out)
         fclose(names);
     *out = walk;
     if (err.status != KAWS_OK) {
-        plug__guard_say(&plug__server_guard, PLUG__ERROR,
-                        "cannot list the keys: %s", err.text);
+        plug__lines_say(plug__server_lines, "", PLUG__LOG_NO_LIST, err.text);
         plug__keyring_walk_end(walk);
         *out = NULL;
     }
@@ -1568,7 +2007,7 @@ static plug__abi_keyring plug__keyring_calls = {
 /* ==========================================================================
  * ROOM  functions   the SQL functions: a table, a row each
  * ==========================================================================
- * Uses: abi guard server status
+ * Uses: abi lines guard server status
  * Gives: keyring_aws_rotate_cmk() keyring_aws_rotate_keys()
  *        keyring_aws_rotate_cms()
  *
@@ -1714,9 +2153,11 @@ plug__functions_run(const char *name, plug__functions_memo *memo,
         memo->done = true;
         if (!plug__server_replays())
             plug__functions_try(memo->work, &memo->answer);
-        if (memo->answer.status != KAWS_OK)
-            plug__guard_say(&plug__server_guard, PLUG__ERROR,
-                            "%s() failed: %s", name, memo->answer.text);
+        if (memo->answer.status == KAWS_OK)
+            (void)plug__lines_well(plug__server_lines, name);
+        else
+            plug__lines_say(plug__server_lines, name, PLUG__LOG_FUNCTION, name,
+                            memo->answer.text);
     }
     *is_null = *error = memo->answer.status != KAWS_OK;
     if (*error)
@@ -1762,7 +2203,7 @@ PLUG__FUNCTIONS(X)
 /* ==========================================================================
  * ROOM  life        start, end, and which server this is
  * ==========================================================================
- * Uses: abi guard server status settings keyring
+ * Uses: abi lines guard server status settings keyring
  * Gives: _mysql_plugin_declarations_ _mysql_plugin_interface_version_
  *        _mysql_sizeof_struct_st_plugin_
  *
@@ -1792,20 +2233,17 @@ static struct {
 static int
 plug__life_patience(void *ctx, const kaws_error *err)
 {
-    struct timespec t;
-    int64_t now, first = 0, deadline;
+    plug__guard *const g = ctx;
+    const int64_t now = plug__lines_now_ms();
+    int64_t first = 0, deadline = now + plug__life.seconds * 1000;
 
     if (plug__life.seconds == 0 || !plug__server_starting()
         || plug__server_ending())
         return 0;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    now      = (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
-    deadline = now + plug__life.seconds * 1000;
     if (__atomic_compare_exchange_n(&plug__life.deadline_ms, &first, deadline,
                                     false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-        plug__guard_say(ctx, PLUG__WARNING, "the server is starting, and waits"
-                        " for KMS for up to %d s (keyring_aws_start_seconds):"
-                        " %s", plug__life.seconds, err->text);
+        plug__lines_say(&g->lines, "", PLUG__LOG_WAITS, plug__life.seconds,
+                        err->text);
     else
         deadline = first;
     return deadline > now ? (int)(deadline - now) : 0;
@@ -1831,15 +2269,12 @@ plug__life_start(plug__guard *g, kaws_error *err)
     if (ring == NULL)
         return false;
     if (cfg.kaws.kms_key_id == NULL)
-        plug__guard_say(g, PLUG__WARNING, "keyring_aws_cmk_id has to be set:"
-                        " until then keys can only be fetched");
+        plug__lines_say(&g->lines, "", PLUG__LOG_NO_KMS_KEY);
     else
         (void)kaws_check(ring->kaws, err);
     switch ((int)err->status) {   /* -Wswitch-enum wants all */
     case KAWS_NETWORK: case KAWS_THROTTLED: case KAWS_SERVICE: case KAWS_REPLY:
-        plug__guard_say(g, PLUG__WARNING, "starting without KMS: %s; if the"
-                        " server does not start, or tables stay closed, bring"
-                        " KMS back, and " PLUG__SERVER_AGAIN, err->text);
+        plug__lines_say(&g->lines, "", PLUG__LOG_WITHOUT_KMS, err->text);
         break;
     case KAWS_OK:
         break;
@@ -1861,11 +2296,10 @@ plug__life_init(void *handle)
     kaws_error err;
 
     plug__server_remember(handle);
+    plug__keyring_begin();
     if (!plug__life_start(&plug__server_guard, &err)) {
-        plug__guard_say(&plug__server_guard, PLUG__ERROR, "cannot start: %s;"
-                        " the server has no keyring until you correct that, and"
-                        " %s", err.text,
-                        plug__server_starting() ? PLUG__SERVER_AGAIN
+        plug__lines_say(plug__server_lines, "", PLUG__LOG_NO_START, err.text,
+                        plug__server_starting() ? PLUG__AGAIN
                                                 : "install the plugin again");
         return 1;
     }
@@ -1881,6 +2315,7 @@ plug__life_deinit(void *handle)
     (void)handle;
     plug__guard_publish(&plug__server_guard, NULL);
     plug__guard_refresh(&plug__server_guard);
+    (void)plug__lines_well(plug__server_lines, NULL);
     plug__server_remember(NULL);
     return 0;
 }
@@ -1890,8 +2325,7 @@ static int
 plug__life_refuse(void *handle)
 {
     (void)handle;
-    fputs("keyring_aws: cannot start: this program does not look like MySQL"
-          " 5.7, 8.0 or newer\n", stderr);
+    plug__lines_say(plug__server_lines, "", PLUG__LOG_NO_HOST);
     return 1;
 }
 

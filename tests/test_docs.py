@@ -138,3 +138,92 @@ def test_the_readme_names_nothing_that_is_not_there():
     source = (TOP / "keyring_aws_plugin.c").read_text()
     for name in re.findall(r"`(keyring_aws_\w+|Keyring_aws_\w+)", README):
         assert re.sub(r"(?i)^keyring_aws_", "", name) in source, name
+
+
+# ---- every line for the log is explained --------------------------------------------------------
+
+LINE = re.compile(r"#define (?:KAWS|PLUG)__LOG_(\w+)\s+(\d+), (?:KAWS|PLUG)__(\w+)"
+                  r"((?:.*\\\n)*.*)")
+TROUBLE = README[README.index("## When something goes wrong"):
+                 README.index("## When KMS is unreachable")]
+
+
+def words(text: str) -> str:
+    """Of a C string in pieces, or of text in lines: in one line."""
+    return re.sub(r"\s+", " ", re.sub(r'"\s*\\?\s*"', "", text))
+
+
+def logged_lines() -> list[tuple[str, int, str, str]]:
+    """Name, number, level and format of every line that the library or the plugin can log."""
+    rows = []
+    for file in ("keyring_aws.h", "keyring_aws_plugin.c"):
+        source = (TOP / file).read_text()
+        found = LINE.findall(source)
+        assert len(found) == len(re.findall(r"#define (?:KAWS|PLUG)__LOG_", source)) > 10, file
+        rows += [(name, int(number), level, words(text)) for name, number, level, text in found]
+    return rows
+
+
+def test_every_line_has_a_number_of_its_own():
+    rows = logged_lines()
+    numbers = [number for _, number, _, _ in rows]
+    assert len(set(numbers)) == len(numbers) and numbers == sorted(numbers)
+    source = HEADER + (TOP / "keyring_aws_plugin.c").read_text()
+    for name, number, _, _ in rows:
+        assert len(re.findall(rf"(?:KAWS|PLUG)__LOG_{name}\b", source)) >= 2, f"{name} is not used"
+        assert (101 <= number <= 299) == (f"KAWS__LOG_{name} " in source), name
+
+
+def test_every_line_comes_from_the_tables():
+    """No call names a number, level or format of its own, and nothing is printed past the log."""
+    source = HEADER + (TOP / "keyring_aws_plugin.c").read_text()
+    for call, first in re.findall(r"\b(kaws__err_log|plug__lines_say)\(([^;]*?);", source, re.S):
+        assert re.search(r"(?:KAWS|PLUG)__LOG_\w+", first) or "format" in first, (call, first)
+    assert len(re.findall(r"hooks->log\(", source)) == 1
+    assert len(re.findall(r"\b(?:fputs|fprintf|perror|puts)\(", re.sub(r"(?m)^ [*].*", "", source))
+               ) == 1                   # without a handle
+
+
+def test_the_readme_explains_every_line():
+    """An error or warning has its entry under "When something goes wrong": its tag, what it means,
+    and what to do. And each tag that the README names is there."""
+    rows = logged_lines()
+    entries = re.findall(r"^[*] \*\*(.*?)\*\*: (.*?)(?=^[*] |^$)", TROUBLE, re.M | re.S)
+    explained = {int(number) for bold, text in entries for number in re.findall(r"KAWS-(\d+)", bold)
+                 if len(text) > 30}
+    explained |= {int(number) for number in re.findall(r"\*\*KAWS-(\d+)\*\*", TROUBLE)}
+    assert explained == {number for _, number, level, _ in rows if level in ("ERROR", "WARNING")}
+    assert {int(number) for number in re.findall(r"KAWS-(\d+)", README)} <= {
+        number for _, number, _, _ in rows}
+
+
+def test_the_words_of_an_entry_are_those_of_its_line():
+    """So that no entry stands at the tag of another line."""
+    lines = {number: text for _, number, _, text in logged_lines()}
+    seen = 0
+    for bold in re.findall(r"^[*] \*\*(KAWS-\d+.*?)\*\*:", TROUBLE, re.M | re.S):
+        for tags, said in re.findall(r"((?:KAWS-\d+,? ?)+)([^;]*)", words(bold)):
+            pieces = [piece.strip(" :,") for piece in said.split("...")]
+            numbers = [int(number) for number in re.findall(r"\d+", tags)]
+            seen += len(numbers)
+            fixed = [max(re.split(r"%\w+", lines[number]), key=len) for number in numbers]
+            assert max(map(len, pieces)) < 10 or any(
+                len(text) < 24 or piece[at:at + 12] in lines[number]
+                for text, number in zip(fixed, numbers)
+                for piece in pieces for at in range(len(piece) - 9)), (numbers, said)
+    assert seen > 30
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("call, fits", [
+    ("kaws__err_log(h, KAWS__LOG_CLOCK, 300L, \"behind\")", True),
+    ("kaws__err_log(h, KAWS__LOG_CLOCK, \"behind\", 300L)", False),
+    ("plug__lines_say(l, \"\", PLUG__LOG_WAITS, 30, \"why\")", True),
+    ("plug__lines_say(l, \"\", PLUG__LOG_WAITS, 30)", False)])
+def test_the_compiler_checks_what_a_line_is_given(compiler, call, fits):
+    source = ('#include "keyring_aws_plugin.c"\nvoid see(kaws_hooks *, plug__lines *);\n'
+              f"void see(kaws_hooks *h, plug__lines *l) {{ (void)h, (void)l, {call}; }}\n")
+    done = subprocess.run([compiler, "-std=c99", *WARNINGS, "-fsyntax-only", "-xc", "-"], cwd=TOP,
+                          input=source, capture_output=True, text=True)
+    assert (done.returncode == 0) == fits, done.stderr
+    assert ("-Wformat" in done.stderr or "-Werror=format" in done.stderr) == (not fits)

@@ -45,7 +45,8 @@ def test_all_calls_under_sanitizers(emulator, certs, tmp_path, kind, server):
 def test_a_host_that_cannot_be_recognised(emulator, certs, tmp_path):
     said = run(emulator, certs, tmp_path, "asan", "host_unknown")
     assert re.findall("^keyring_aws: .*", said, re.M) == [
-        "keyring_aws: cannot start: this program does not look like MySQL 5.7, 8.0 or newer"]
+        "keyring_aws: [KAWS-301] cannot start: this program does not look like MySQL 5.7, 8.0 or"
+        " newer: load the plugin into one of these"]
 
 
 @pytest.mark.parametrize("server", ["57", "80"] if LONG else ["80"])

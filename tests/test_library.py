@@ -145,6 +145,7 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("use_kms_key", ALIAS)
     lib.ok("use_region", "us-east-1")
     lib.ok("try", far, EU)
+    lib.ok("could_use", far, EU)
     lib.ok("use", KEY_ARN, EU)
     lib.ok("use", ALIAS, "us-east-1")
     emulator.fault("*", "error", times=1, type="InternalFailure", status=500)
@@ -670,7 +671,7 @@ def test_without_the_right_to_decrypt(driver, emulator, settings):
     lib = driver()
     for name in ("a", "b"):
         lib.ok("store", name, None, "SECRET", name.encode())
-    assert len(lib.said("takes kms:Decrypt", 2)) == 1
+    assert len(lib.said("takes kms:Decrypt", 1)) == 1
     assert lib.call("check").status == "DENIED"
     before = settings["data_file"].read_bytes()
     answer = lib.call("rewrap")

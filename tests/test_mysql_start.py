@@ -13,7 +13,8 @@ import pytest
 
 from demo import read_data_file
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
-from mysql_fixtures import FUNCTIONS, LONG, NO_SCHEMA, QUICK, ROOT, Stage, cursor, said, wait_for
+from mysql_fixtures import (FUNCTIONS, LONG, NO_SCHEMA, QUICK, ROOT, Stage, cursor,
+                            heed_persisted_settings, said, wait_for)
 
 AGAIN = ("start the server again: that loses nothing. Do not set innodb_force_recovery, and remove"
          " no log files: that loses rows")
@@ -592,14 +593,6 @@ def test_new_credentials_of_the_same_account_need_nothing(moved):
         assert moved.fetch("ours") == moved.plain("ours") and moved.generate(f"n{number}") == 1
         assert not moved.said("ERROR") and not moved.said("Warning")
         assert moved.db.stop() == 0
-
-
-def heed_persisted_settings(stage):
-    """With --no-defaults the server would ignore persisted settings, too."""
-    empty = stage.db.folder / "my.cnf"
-    empty.touch()
-    options = stage.db._options()
-    stage.db._options = lambda: [f"--defaults-file={empty}", *options[1:]]
 
 
 @pytest.mark.needs("persist")

@@ -522,6 +522,7 @@ run_wipe(job *j)
     X(use_region, 1, 0, kaws_use_region(ring, TEXT(0), &j->err))              \
     X(use, 2, 0, kaws_use(ring, TEXT(0), TEXT(1), &j->err))                   \
     X(try, 2, 0, kaws_try(ring, TEXT(0), TEXT(1), &j->err))                   \
+    X(could_use, 2, 0, kaws_could_use(ring, TEXT(0), TEXT(1), &j->err))       \
     X(walk_begin, 0, 0,                                                       \
       (kaws_walk_end(walk), kaws_walk_begin(ring, &walk, &j->err)))           \
     X(walk_end, 0, 1, (kaws_walk_end(walk), walk = NULL, KAWS_OK))            \

@@ -41,7 +41,7 @@ QUICK = ("--innodb-doublewrite=OFF", "--innodb-flush-method=fsync",
 NO_SCHEMA = "--performance-schema=OFF"
 
 LOG_LINE = re.compile(r"\[(ERROR|Warning|Note)\] (?:\[MY-\d+\] \[\w+\] )?"      # none in 5.7
-                      r"Plugin keyring_aws reported: '(.*)'$", re.M)
+                      r"Plugin keyring_aws reported: '(?:\[(KAWS-\d+)\] )?(.*)'$", re.M)
 
 
 class Stage:
@@ -193,6 +193,11 @@ class Stage:
         """The plugin's lines of a level (ERROR, Warning, Note) since the mark."""
         return said(level, self.db.log(whole=True)[self.marked:])
 
+    def tagged(self, tag: str) -> list[str]:
+        """The plugin's lines with a tag such as KAWS-311 since the mark."""
+        return [line for _, each, line in LOG_LINE.findall(self.db.log(whole=True)[self.marked:])
+                if each == tag]
+
     def entries(self) -> dict[tuple[str, str], Entry]:
         """The data file's entries by (key id, user id), its checksums verified."""
         return {(each.key_id, each.user_id): each for each in read_data_file(self.data).entries}
@@ -205,8 +210,18 @@ class Stage:
 
 
 def said(level: str, log: str) -> list[str]:
-    """The plugin's lines of a level in an error log."""
-    return [line for kind, line in LOG_LINE.findall(log) if kind == level]
+    """The plugin's lines of a level in an error log, without the tag that each has."""
+    lines = LOG_LINE.findall(log)
+    assert all(tag for _, tag, _ in lines), lines
+    return [line for kind, _, line in lines if kind == level]
+
+
+def heed_persisted_settings(stage: Stage) -> None:
+    """With --no-defaults the server would ignore persisted settings, too."""
+    empty = stage.db.folder / "my.cnf"
+    empty.touch()
+    options = stage.db._options()
+    stage.db._options = lambda: [f"--defaults-file={empty}", *options[1:]]
 
 
 def wait_for(done, seconds: float = 10) -> None:

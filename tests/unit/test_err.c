@@ -8,7 +8,7 @@
 
 typedef struct heard {            /* what a log got                           */
     int  level, calls;
-    char line[1000];
+    char line[KAWS__ERR_LINE];
 } heard;
 
 
@@ -167,11 +167,14 @@ test_log(void **state)
     kaws_hooks hooks = hooks_to(&h);
 
     (void)state;
-    kaws__err_log(&hooks, 2, "%d keys in %s, 100%%", 3, "a file");
+    kaws__err_log(&hooks, 7, KAWS__NOTE, "%d keys in %s, 100%%", 3, "a file");
     assert_int_equal(h.level, 2);
-    unit_same_text("line", h.line, "3 keys in a file, 100%");
+    unit_same_text("line", h.line, "[KAWS-7] 3 keys in a file, 100%");
+    kaws__err_log(&hooks, KAWS__LOG_CLOCK, 300L, "behind");
+    assert_int_equal(h.level, 1);
+    assert_memory_equal(h.line, "[KAWS-113] this machine's clock is 300 ", 39);
     hooks.log = NULL;
-    kaws__err_log(&hooks, 1, "%s", "nobody listens");
+    kaws__err_log(&hooks, 7, KAWS__WARNING, "%s", "nobody listens");
 }
 
 
@@ -244,8 +247,8 @@ test_one_plain_line(void **state)
                                                ? "\\x%02x" : "%c", c);
         }
         text[len] = want[n] = '\0';
-        kaws__err_log(&hooks, 1, "%s", text);
-        check_plain(h.line, want, 640);
+        kaws__err_log(&hooks, 101, KAWS__NOTE, "%s", text);
+        check_plain(h.line + 11, want, KAWS__ERR_LINE - 11);
         (void)kaws__err_set(err, KAWS_FILE, "%s", text);
         check_plain(err->text, want, 512);
         (void)kaws__err_os(err, KAWS_FILE, EIO, "%s", text);

@@ -198,6 +198,7 @@ test_stats(void **state)
     assert_int_equal(s.kms_requests, 4);
     assert_int_equal(s.kms_errors, 1);
     assert_int_equal(s.kms_retries, 1);
+    assert_int_equal(s.newest, w->f.now_ms / 1000);
     snap(w);
     assert_memory_equal(s.checksum, snapped + snapped_len - 32, 32);
     expect_same_file(w);
@@ -685,7 +686,7 @@ test_store_proves(void **state)
     SCRIPT(.action = "Decrypt", .times = 2, .error = "AccessDeniedException");
     OK(w, store(w, "k", "two"));
     OK(w, store(w, "l", "three"));
-    assert_int_equal(fake_logged(&w->f, 2, "takes kms:Decrypt"), 1);
+    assert_int_equal(fake_logged(&w->f, 1, "takes kms:Decrypt"), 1);
     expect_text(w, "first", "one");
     expect_text(w, "k", "two");
     expect_text(w, "l", "three");
@@ -1040,6 +1041,45 @@ test_try(void **state)
     assert_int_equal(w->f.requests, 5);   /* once used, it is asked about     */
     expect_text(w, "k", "x");
     expect_text(w, "west", "x");
+}
+
+
+/* What can be told of a KMS key and a region without asking KMS. */
+static void
+test_could_use(void **state)
+{
+    static const struct {
+        const char *first, *accounts, *key, *region;
+        kaws_status status;
+    } rows[] = {
+        { FAKE_EAST, NULL, FAKE_WEST, "us-east-1", KAWS_OK },
+        { FAKE_EAST, NULL, "alias/nobody", "eu-west-1", KAWS_OK },
+        { FAKE_EAST, NULL, NULL, "eu-west-1", KAWS_OK },
+        { FAKE_EAST, NULL, NULL, NULL, KAWS_OK },
+        { FAKE_EAST, NULL, "alias/nobody", NULL, KAWS_OK },
+        { FAKE_EAST, NULL, FAKE_FOREIGN, NULL, KAWS_FOREIGN },
+        { FAKE_EAST, FAKE_OTHER, FAKE_FOREIGN, NULL, KAWS_OK },
+        { "alias/app", FAKE_OWN, FAKE_FOREIGN, NULL, KAWS_FOREIGN },
+        { "alias/app", NULL, FAKE_FOREIGN, NULL, KAWS_OK },     /* ask later  */
+        { FAKE_EAST, NULL, "alias/ app", NULL, KAWS_ARGUMENT },
+        { FAKE_EAST, NULL, "", NULL, KAWS_ARGUMENT },
+        { FAKE_EAST, NULL, "alias/app", "eu_west", KAWS_ARGUMENT },
+        { FAKE_EAST, NULL, NULL, "", KAWS_ARGUMENT }
+    };
+    struct world *w = *state;
+    size_t i;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        w->cfg.accounts = rows[i].accounts;
+        reopen_with(w, rows[i].first);
+        if (kaws_could_use(w->ring, rows[i].key, rows[i].region, &w->err) !=
+            rows[i].status || w->err.status != rows[i].status)
+            fail_msg("row %lu: %s", (unsigned long)i, w->err.text);
+    }
+    assert_int_equal(w->f.requests, 0);
+    expect_sealed_by(w, "still", FAKE_EAST);
+    assert_int_equal(kaws_could_use(NULL, FAKE_EAST, NULL, NULL),
+                     KAWS_ARGUMENT);
 }
 
 
@@ -1737,6 +1777,59 @@ test_reencrypt(void **state)
 }
 
 
+/* One line says what the ring was opened with, and nothing of a secret, even
+ * if that stands where the access key id should be. */
+static void
+test_opening_says_it_all(void **state)
+{
+    static const struct {
+        const char *key, *region, *endpoint, *accounts, *conf, *said;
+    } rows[] = {
+        { FAKE_EAST, NULL, NULL, NULL, FAKE_ID "\n" FAKE_SECRET "\n",
+          "; version " KAWS_VERSION ", KMS key " FAKE_EAST " in us-east-1, "
+          "requests go to https://kms.us-east-1.amazonaws.com/, accounts "
+          "trusted: " FAKE_OWN ", access key id ends in FAKE, timeouts 1000 ms "
+          "to connect and 10000 ms in all" },
+        { FAKE_EAST, "us-west-2", "https://here:1", FAKE_OTHER, NULL,
+          FAKE_EAST " in us-east-1, requests go to https://here:1/, accounts "
+          "trusted: " FAKE_OWN ", " FAKE_OTHER ", access" },
+        { "alias/app", "us-west-2", NULL, NULL, NULL,
+          "KMS key alias/app in us-west-2, requests go to https://kms.us-west-2"
+          ".amazonaws.com/, accounts trusted: that of the KMS key, access" },
+        { "alias/app", "cn-north-1", NULL, FAKE_OTHER, NULL,
+          "requests go to https://kms.cn-north-1.amazonaws.com.cn/, accounts "
+          "trusted: " FAKE_OTHER ", access" },
+        { NULL, "us-west-2", NULL, NULL, NULL, "KMS key (not set) in us-west-2,"
+          " requests go to https://kms.us-west-2.amazonaws.com/, accounts" },
+        { FAKE_EAST, NULL, NULL, NULL, FAKE_SECRET "\n" FAKE_ID "\n",
+          "access key id ends in (not shown), timeouts" },
+        { FAKE_EAST, NULL, NULL, NULL, "AKID\n" FAKE_SECRET "\n",
+          "access key id ends in (not shown), timeouts" }
+    };
+    struct world *w = *state;
+    size_t i;
+
+    for (i = 0; i < COUNT(rows); i++) {
+        fake_write_conf(&w->f, rows[i].conf != NULL ? rows[i].conf
+                                                    : rows[0].conf);
+        w->cfg.kms_key_id = rows[i].key;
+        w->cfg.region = rows[i].region;
+        w->cfg.endpoint = rows[i].endpoint;
+        w->cfg.accounts = rows[i].accounts;
+        fake_forget_log(&w->f);
+        world_reopen(w);
+        if (fake_logged(&w->f, 2, "[KAWS-101] opened ") != 1 ||
+            fake_logged(&w->f, 2, rows[i].said) != 1)
+            fail_msg("row %lu: %s", (unsigned long)i, w->f.log);
+    }
+    assert_int_equal(fake_logged(&w->f, -1, "qr,"), 0);
+    w->cfg.data_file = NULL;
+    fake_forget_log(&w->f);
+    world_reopen(w);
+    assert_int_equal(fake_logged(&w->f, -1, ""), 0);
+}
+
+
 int
 main(void)
 {
@@ -1757,7 +1850,8 @@ main(void)
         SHUT(test_without_kms_key), SHUT(test_empty_accounts),
         OPEN(test_use_kms_key_refused), SHUT(test_use_kms_key_after_a_bad_one),
         SHUT(test_a_refused_kms_key_is_not_trusted), SHUT(test_use_region),
-        SHUT(test_use_both), SHUT(test_try), SHUT(test_taken_meanwhile),
+        SHUT(test_use_both), SHUT(test_try), SHUT(test_could_use),
+        SHUT(test_taken_meanwhile),
         SHUT(test_a_tried_kms_key_is_not_trusted), SHUT(test_foreign_entry),
         SHUT(test_foreign_reply), SHUT(test_the_conf_file_moves_no_trust),
         SHUT(test_honest_changes), SHUT(test_entries_of_two_accounts),
@@ -1768,8 +1862,8 @@ main(void)
         OPEN(test_the_first_call_reencrypts), OPEN(test_learned_meanwhile),
         SHUT(test_planted_entries),
         SHUT(test_a_listed_account_needs_no_question),
-        SHUT(test_alias_moves), OPEN(test_encrypt_and_decrypt),
-        OPEN(test_reencrypt)
+        SHUT(test_alias_moves), SHUT(test_opening_says_it_all),
+        OPEN(test_encrypt_and_decrypt), OPEN(test_reencrypt)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
