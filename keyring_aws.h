@@ -6244,12 +6244,12 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 static int
 kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 {
-    int unknown;
+    int no_own;
 
     kaws__thread_lock(&t->lock);
-    unknown = t->own[0] == '\0';
+    no_own = t->own[0] == '\0';
     kaws__thread_unlock(&t->lock);
-    return unknown && t->accounts[0] == '\0' && target->key_id[0] != '\0';
+    return no_own && t->accounts[0] == '\0' && target->key_id[0] != '\0';
 }
 
 
