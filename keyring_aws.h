@@ -188,6 +188,17 @@
  * at once, as always.
  *
  *
+ * The conf file holds the access key id, the secret access key and, if there is
+ * one, the session token: a line each, in that order, or each behind its name,
+ * in any order (aws_access_key_id = ..., aws_secret_access_key,
+ * aws_session_token; small or capital letters; "export", "set" or "$Env:" may
+ * stand before it, and : is as good as =). We pass over blanks, empty lines, a
+ * byte order mark, a pair of quotes around a value, comments (# or ; begins the
+ * line), the head of one profile ([default]) and, beside names, other names.
+ * What else cannot be part of a value of AWS is refused, by line and column. So
+ * is an id that begins with ASIA, which is temporary, without a token.
+ *
+ *
  * 5  MEMORY AND SECRETS
  *
  * All memory comes from hooks.memory (by default malloc and free), and every
@@ -1628,6 +1639,8 @@ typedef struct kaws__stat {
     int      regular;             /* a plain file, no link, pipe or folder    */
     int      mine;                /* its owner is who we run as               */
     int      others_read, others_write;
+    int      lent;                /* root's, and only read, by our group, too:
+                                   * so do containers mount a secret          */
 } kaws__stat;
 
 #if defined(_WIN32)
@@ -1812,6 +1825,21 @@ kaws__disk_close(int fd)
 }
 
 
+/* Whether we are of that group. (If of more than 256, who knows.) */
+#if !defined(_WIN32)
+static int
+kaws__disk_in_group(gid_t group)
+{
+    gid_t ours[256];
+    int n = getgroups(256, ours);
+
+    while (n > 0 && ours[n - 1] != group)
+        n--;
+    return n > 0 || group == getegid();
+}
+#endif
+
+
 /* What an open file is or, with a path, what the path means now: a link at its
  * end is seen as a link. All zeros if that cannot be told. */
 static int
@@ -1859,6 +1887,8 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->mine = st.st_uid == geteuid();
     out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
     out->others_write = (st.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+    out->lent = st.st_uid == 0 && (st.st_mode & 0577) == 0440 &&
+                kaws__disk_in_group(st.st_gid);
 #endif
     return 0;
 }
@@ -2318,6 +2348,10 @@ kaws__err_fill(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill(err, status, 0, __VA_ARGS__), (status))
 #define kaws__err_os(err, status, os, ...) \
     (kaws__err_fill(err, status, os, __VA_ARGS__), (status))
+
+
+/* For "%lu key%s": the number, and its s. */
+#define KAWS__COUNT(n) (unsigned long)(n), (n) == 1 ? "" : "s"
 
 
 /* There was no memory (or no lock, which is memory of the system's) for what
@@ -4977,19 +5011,26 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: disk err text sigv4
- * Gives: sources_open sources_read
+ * Uses: disk err buf text sigv4
+ * Gives: sources_doubtful sources_open sources_read
  *
  * A table has one row for each source: its name, and a function that finds
  * credentials or says why there are none. Today there is one source, the conf
  * file: the access key id, the secret access key and, if there is one, the
  * session token, one a line. A source keeps no credentials. It reads them into
  * memory that the caller lends and wipes.
+ *
+ * The conf file is what somebody pasted. What stands around a value is taken
+ * off, if it cannot be part of a value of AWS; else the file is refused, by
+ * line and column, and never by a piece of a value.
  */
 
 #define KAWS__SOURCES_ID_MAX     128
 #define KAWS__SOURCES_TOKEN_MAX 4096
 #define KAWS__SOURCES_TEXT_MAX  6144
+#define KAWS__SOURCES_DOUBT                                                   \
+    "an access key id that begins with AKIA takes no session token, but there "\
+    "is one: remove it"
 
 typedef struct kaws__source kaws__source;
 
@@ -5008,42 +5049,267 @@ struct kaws__source {
 };
 
 
-/* Finds the credentials in the conf file's text: a line each, blanks at its end
- * ignored. Returns NULL, or what is wrong with which line. */
-static const char *
-kaws__sources_parse(kaws_bytes text, kaws_bytes found[3])
-{
-    static const struct { size_t least, most; const char *wrong; } rules[] = {
-        { 1, KAWS__SOURCES_ID_MAX,
-          "line 1 is not an access key id (1 to 128 visible characters)" },
-        { 1, KAWS__SIGV4_SECRET_MAX,
-          "line 2 is not a secret access key (1 to 256 visible characters)" },
-        { 0, KAWS__SOURCES_TOKEN_MAX,
-          "line 3 is not a session token (at most 4096 visible characters)" },
-        { 0, 0, "line 4 or a later one is not empty" }
-    };
-    const uint8_t *at = text.at, *const end = at + text.len;
-    kaws_bytes line[4];
-    size_t i, n;
+/* ---- the conf file's text ---------------------------------------------- */
 
-    for (i = 0; i < 3 || at < end; i += i < 3) {
-        for (line[i].at = at; at < end && *at != '\n'; at++)
-            continue;
-        line[i].len = (size_t)(at - line[i].at);
-        at += at < end;                   /* the line's end                  */
-        while (line[i].len > 0 &&
-               memchr(" \t\r", line[i].at[line[i].len - 1], 3) != NULL)
-            line[i].len--;
-        for (n = 0; n < line[i].len; n++)
-            if (line[i].at[n] < 0x21 || line[i].at[n] > 0x7e)
-                return rules[i].wrong;
-        if (line[i].len < rules[i].least || line[i].len > rules[i].most)
-            return rules[i].wrong;
-    }
-    memcpy(found, line, 3 * sizeof *found);
-    return NULL;
+/* What is looked for. A name in the file decides which of them a value is;
+ * without names, their order does. Some tools have an older name of the token.
+ */
+static const struct { const char *name, *line, *called; size_t most; }
+kaws__sources_parts[] = {
+    { "aws_access_key_id", "line 1", "access key id", KAWS__SOURCES_ID_MAX },
+    { "aws_secret_access_key", "line 2", "secret access key",
+      KAWS__SIGV4_SECRET_MAX },
+    { "aws_session_token", "line 3", "session token",
+      KAWS__SOURCES_TOKEN_MAX },
+    { "aws_security_token", "line 3", "session token",
+      KAWS__SOURCES_TOKEN_MAX }
+};
+
+enum { KAWS__TOKEN = 2, KAWS__OTHER = 4, KAWS__UNNAMED };    /* parts, or not */
+
+typedef struct kaws__conf {       /* the file, as it is read                  */
+    kaws_bytes *found;
+    int         named, count;     /* by names; without: the values so far     */
+    int         begun;            /* a profile, or a value                    */
+    const uint8_t *line;          /* the one that is read                     */
+    int         number;
+    char        wrong[160];       /* what is wrong with it                    */
+} kaws__conf;
+
+#define kaws__sources_blame(c, ...) \
+    ((void)snprintf((c)->wrong, sizeof (c)->wrong, __VA_ARGS__))
+
+
+/* The text without its first n bytes, and without blanks at its ends. */
+static kaws_bytes
+kaws__sources_after(kaws_bytes text, size_t n)
+{
+    static const char blanks[] = { ' ', '\t', '\r' };
+
+    text.at += n;
+    text.len -= n;
+    for (; text.len > 0 && memchr(blanks, *text.at, 3) != NULL; text.at++)
+        text.len--;
+    while (text.len > 0 && memchr(blanks, text.at[text.len - 1], 3) != NULL)
+        text.len--;
+    return text;
 }
 
+
+/* Takes the next line off the text that is left. 0: there is none. */
+static int
+kaws__sources_line(kaws__conf *c, kaws_bytes *left, kaws_bytes *line)
+{
+    if (left->len == 0)
+        return 0;
+    c->number++;
+    c->line = left->at;
+    for (; left->len > 0 && *left->at != '\n'; left->at++)
+        left->len--;
+    *line = (kaws_bytes){ c->line, (size_t)(left->at - c->line) };
+    *line = kaws__sources_after(*line, 0);
+    left->at += left->len > 0;
+    left->len -= left->len > 0;
+    return 1;
+}
+
+
+static int
+kaws__sources_begins(kaws_bytes text, const char *with)
+{
+    const kaws_bytes head = { text.at, strlen(with) };
+
+    return text.len >= head.len &&
+           kaws__text_order(head, kaws__buf_of(with), 1) == 0;
+}
+
+
+/* Takes the name off a line of the form `name = value` or `name: value`, and
+ * what a shell has before it. Returns the part of that name, KAWS__OTHER if it
+ * is none of ours, or KAWS__UNNAMED. The = that ends base64 makes no name. */
+static int
+kaws__sources_name(kaws_bytes *line)
+{
+    static const char *const shells[] = { "export ", "export\t", "set ",
+                                          "$env:" };
+    kaws_bytes name = *line, value;
+    int i, part = 0;
+
+    for (i = 0; i < 4; i++)
+        if (kaws__sources_begins(name, shells[i]))
+            name = kaws__sources_after(name, strlen(shells[i]));
+    value = name;
+    for (; value.len > 0 && (kaws__text_folded(*value.at) ||
+                             *value.at == '_' || *value.at == '-'); value.at++)
+        value.len--;
+    name.len -= value.len;
+    value = kaws__sources_after(value, 0);
+    if (name.len == 0 || value.len == 0 ||
+        (*value.at != '=' && *value.at != ':'))
+        return KAWS__UNNAMED;
+    value = kaws__sources_after(value, 1);
+    while (part < KAWS__OTHER && kaws__text_order(
+               name, kaws__buf_of(kaws__sources_parts[part].name), 1) != 0)
+        part++;
+    if (part == KAWS__OTHER && (value.len == 0 || *value.at == '='))
+        return KAWS__UNNAMED;
+    *line = value;
+    return part;
+}
+
+
+/* Takes quotes off a value, and blames what no value of AWS's has. No character
+ * is dropped that could belong to it, and none is shown. */
+static kaws_bytes
+kaws__sources_value(kaws__conf *c, int part, kaws_bytes v)
+{
+    static const struct { char c; const char *where, *words; } odd[] = {
+        { '{', "begins with", ": JSON is not read" },
+        { '$', "begins with", ": variables are not replaced" },
+        { '<', "begins with", ": it looks like a placeholder" },
+        { '%', "ends with", ", which zsh prints after output without a "
+                            "newline" },
+        { '"', "has a", " that has no partner" },
+        { '\'', "has a", " that has no partner" },
+        { ',', "has a", ", as CSV and JSON have" },
+        { ';', "has a", ", as commands of a shell have" },
+        { '/', "has a", ", so it is no access key id; are the id and the "
+                        "secret swapped?" }
+    };
+    const size_t rows = sizeof odd / sizeof odd[0] - (part > 0);
+    const uint8_t *at;
+    size_t i, n = 0;
+    int column;
+
+    if (v.len > 1 && (*v.at == '"' || *v.at == '\'') &&
+        v.at[v.len - 1] == *v.at)
+        v = (kaws_bytes){ v.at + 1, v.len - 2 };
+    for (i = 0; i < rows && v.len > 0; i++) {
+        at = odd[i].where[0] == 'b' ? v.at
+           : odd[i].where[0] == 'e' ? v.at + v.len - 1
+           : memchr(v.at, odd[i].c, v.len);
+        if (at != NULL && *at == odd[i].c) {
+            kaws__sources_blame(c, "line %d %s '%c'%s", c->number,
+                                odd[i].where, odd[i].c, odd[i].words);
+            return v;
+        }
+    }
+    while (n < v.len && v.at[n] > ' ' && v.at[n] <= '~')
+        n++;
+    column = (int)(v.at + n - c->line) + 1;
+    if (n < v.len && (v.at[n] == ' ' || v.at[n] == '\t'))
+        kaws__sources_blame(c, "line %d has a blank at column %d", c->number,
+                            column);
+    else if (n < v.len)
+        kaws__sources_blame(c, "line %d has the byte 0x%02x at column %d",
+                            c->number, v.at[n], column);
+    else if (n > kaws__sources_parts[part].most)
+        kaws__sources_blame(c, "line %d has more than the %d characters of "
+                            "the longest %s", c->number,
+                            (int)kaws__sources_parts[part].most,
+                            kaws__sources_parts[part].called);
+    return v;
+}
+
+
+/* Takes what a line has. */
+static void
+kaws__sources_take(kaws__conf *c, kaws_bytes line)
+{
+    int part = KAWS__UNNAMED;
+
+    if (line.len == 0 || *line.at == '#' || *line.at == ';')
+        return;
+    if (*line.at == '[' && line.at[line.len - 1] == ']') {
+        if (c->begun)
+            kaws__sources_blame(c, "line %d begins another profile; only one "
+                                "can be meant", c->number);
+        c->begun = 1;
+        return;
+    }
+    part = kaws__sources_name(&line);
+    if (c->named && part == KAWS__OTHER)
+        return;                           /* such as region = ...             */
+    c->begun = 1;
+    if (c->named && part == KAWS__UNNAMED)
+        kaws__sources_blame(c, "line %d has no name, though others have one",
+                            c->number);
+    else if (part == KAWS__OTHER)
+        kaws__sources_blame(c, "line %d has a name, but none of %s, %s, %s",
+                            c->number, kaws__sources_parts[0].name,
+                            kaws__sources_parts[1].name,
+                            kaws__sources_parts[2].name);
+    else if (c->count > KAWS__TOKEN)
+        kaws__sources_blame(c, "line %d is one too many", c->number);
+    if (c->wrong[0] != '\0')
+        return;
+    part = !c->named ? c->count++ : part < KAWS__TOKEN ? part : KAWS__TOKEN;
+    line = kaws__sources_value(c, part, line);
+    if (c->found[part].len > 0 && !kaws__buf_same(c->found[part], line))
+        kaws__sources_blame(c, "line %d contradicts an earlier line of that "
+                            "name", c->number);
+    c->found[part] = line;
+}
+
+
+/* Whether it has the form of an access key id of AWS. */
+static int
+kaws__sources_is_id(kaws_bytes text, const char *begins)
+{
+    return text.len >= 16 && memcmp(text.at, begins, 4) == 0;
+}
+
+
+/* Finds the credentials in the conf file's text. Returns "", or what is wrong
+ * with it. What people paste is forgiven: blanks, empty lines, a byte order
+ * mark, comments, quotes, names, the head of a profile. */
+static const char *
+kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
+{
+    kaws_bytes left, line;
+    int brief, i = 0;
+
+    memset(c, 0, sizeof *c);
+    memset(found, 0, 3 * sizeof *found);
+    c->found = found;
+    if (kaws__sources_begins(text, "\xff\xfe") ||
+        kaws__sources_begins(text, "\xfe\xff"))
+        return "it is UTF-16: save it as UTF-8";
+    if (kaws__sources_begins(text, "\xef\xbb\xbf"))
+        text = (kaws_bytes){ text.at + 3, text.len - 3 };
+    for (left = text; kaws__sources_line(c, &left, &line);)
+        c->named |= kaws__sources_name(&line) < KAWS__OTHER;
+    c->number = 0;
+    for (left = text; c->wrong[0] == '\0' &&
+         kaws__sources_line(c, &left, &line);)
+        kaws__sources_take(c, line);
+    brief = kaws__sources_is_id(found[0], "ASIA");
+    while (i < KAWS__TOKEN + brief && found[i].len > 0)
+        i++;
+    if (c->wrong[0] == '\0' && i < KAWS__TOKEN + brief)
+        kaws__sources_blame(c, "the %s is missing (%s)%s",
+                            kaws__sources_parts[i].called, c->named
+                            ? kaws__sources_parts[i].name
+                            : kaws__sources_parts[i].line, i < KAWS__TOKEN ? ""
+                            : ", and an id that begins with ASIA takes one");
+    else if (c->wrong[0] == '\0' && found[1].len == 20 &&
+             (kaws__sources_is_id(found[1], "AKIA") ||
+              kaws__sources_is_id(found[1], "ASIA")))
+        kaws__sources_blame(c, "the secret access key has the form of an "
+                            "access key id; are the two swapped?");
+    return c->wrong;
+}
+
+
+/* Whether it is a long-lived id with a token, which AWS is known to refuse. */
+static int
+kaws__sources_doubtful(kaws_bytes id, kaws_bytes token)
+{
+    return token.len > 0 && kaws__sources_is_id(id, "AKIA");
+}
+
+
+/* ---- reading it -------------------------------------------------------- */
 
 static kaws_status
 kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
@@ -5051,6 +5317,7 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
 {
     kaws_bytes all = { text, 0 };
     const char *wrong;
+    kaws__conf conf;
     kaws__stat st = { 0 };
     int fd = -1, same = 0;
     int os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
@@ -5070,14 +5337,19 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
         return KAWS_OK;
     wrong = !st.regular ? "it is not a file"
           : all.len == KAWS__SOURCES_TEXT_MAX ? "it is longer than 6143 bytes"
-          : all.len == 0 ? "it is empty" : kaws__sources_parse(all, found);
-    if (wrong != NULL)
+          : all.len == 0 ? "it is empty"
+          : kaws__sources_parse(&conf, all, found);
+    if (*wrong != '\0')
         return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; it has "
                              "to hold the access key id, the secret access "
                              "key and, if there is one, the session token, "
                              "one a line", s->shown, wrong);
     s->seen = st;
-    kaws__err_others(s->hooks, "the conf file", s->shown, &st);
+    if (!st.lent)
+        kaws__err_others(s->hooks, "the conf file", s->shown, &st);
+    if (kaws__sources_doubtful(found[0], found[2]))
+        kaws__err_log(s->hooks, 1, "the conf file %s: %s", s->shown,
+                      KAWS__SOURCES_DOUBT);
     return KAWS_OK;
 }
 
@@ -5126,7 +5398,7 @@ kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
  * ==========================================================================
  * Uses: sys thread err mem buf text crypto sigv4 sources
  * Gives: creds_open creds_close creds_reload creds_refresh creds_signer
- *        creds_wipe creds_leak_in
+ *        creds_wipe creds_doubt creds_leak_in
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
@@ -5274,6 +5546,21 @@ static void
 kaws__creds_wipe(kaws__signer *signer)
 {
     kaws_wipe(signer, kaws__creds_length(signer));
+}
+
+
+/* What may be wrong with the credentials, if AWS refuses them; or NULL. */
+static const char *
+kaws__creds_doubt(kaws__creds *c)
+{
+    const kaws__signer *s = &c->secrets->signer;
+    int doubtful;
+
+    kaws__thread_lock(&c->lock);
+    doubtful = kaws__sources_doubtful(kaws__buf_of(s->id),
+                                      kaws__buf_of(s->token));
+    kaws__thread_unlock(&c->lock);
+    return doubtful ? KAWS__SOURCES_DOUBT : NULL;
 }
 
 
@@ -6264,7 +6551,7 @@ kaws__calls_refused(kaws__call *c)
     kaws_bytes message;
     char type[64], shown[200] = "";
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
-    const char *advice = fault->advice, *id;
+    const char *advice = fault->advice, *id, *doubt;
     kaws_status status = fault->status;
 
     c->typed = type[0] != '\0';
@@ -6279,6 +6566,9 @@ kaws__calls_refused(kaws__call *c)
         status = KAWS_REPLY;
         advice = "that answers another request";
     }
+    if (status == KAWS_CREDENTIALS &&
+        (doubt = kaws__creds_doubt(&c->op->calls->creds)) != NULL)
+        advice = doubt;
     if ((c->cures & KAWS__QUOTE) && c->secret_len == 0)
         kaws__calls_words(c, shown, sizeof shown, message);
     id = kaws__calls_blame(c, type);
@@ -6730,8 +7020,8 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
         (got != expect.len ||
          (expect.at != NULL && memcmp(c.r.body, expect.at, got) != 0)))
         status = kaws__err_set(op->err, KAWS_MISMATCH, "the blob opens "
-                               "to %lu bytes that are not the %lu that were "
-                               "sealed", (unsigned long)got,
+                               "to %lu byte%s, not to what was sealed, which "
+                               "has %lu", KAWS__COUNT(got),
                                (unsigned long)expect.len);
     c.clean = c.clean && status != KAWS_MISMATCH;
     kaws_wipe(plain, *len);
@@ -8157,10 +8447,10 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
     }
     kaws__file_changed(f);
     if (f->torn == 0)
-        kaws__err_log(f->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry whose writing was cut off before it was "
-                      "acknowledged; they were moved to %s%s",
-                      (unsigned long)torn.len, f->shown, f->shown,
+        kaws__err_log(f->hooks, 1, "the end of the data file %s, %lu byte%s, "
+                      "is an entry whose writing was cut off before it was "
+                      "acknowledged; it was moved to %s%s", f->shown,
+                      KAWS__COUNT(torn.len), f->shown,
                       f->aside + strlen(f->path));
     if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
@@ -8232,10 +8522,10 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
     f->torn = all.len - found->good;
     memcpy(f->tail, all.at + all.len - sizeof f->tail, sizeof f->tail);
     if (f->torn > 0 && f->read_only)
-        kaws__err_log(f->hooks, 1, "the last %lu bytes of the data file %s "
-                      "are an entry that was never acknowledged; they are not "
-                      "read, and left as they are", (unsigned long)f->torn,
-                      f->shown);
+        kaws__err_log(f->hooks, 1, "the end of the data file %s, %lu byte%s, "
+                      "is an entry that was never acknowledged; it is not "
+                      "read, and left as it is", f->shown,
+                      KAWS__COUNT(f->torn));
     if (f->read_only)
         return KAWS_OK;
     f->unsettled = 1;
@@ -9076,12 +9366,11 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 static void
 kaws__vault_log(const kaws__vault *v, const char *what)
 {
-    unsigned long count = (unsigned long)v->table.count;
     char sum[9];
 
     kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    kaws__err_log(v->hooks, 2, "%s %s: %lu %s, checksum begins with %s", what,
-                  v->file.shown, count, count == 1 ? "key" : "keys", sum);
+    kaws__err_log(v->hooks, 2, "%s %s: %lu key%s, checksum begins with %s",
+                  what, v->file.shown, KAWS__COUNT(v->table.count), sum);
 }
 
 
@@ -9621,9 +9910,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
     if (status == KAWS_OK && w->total > 0)
         status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
-                               "running: %lu of %lu keys are done",
-                               (unsigned long)w->done,
-                               (unsigned long)w->total);
+                               "running: %lu of %lu key%s done",
+                               (unsigned long)w->done, KAWS__COUNT(w->total));
     if (status == KAWS_OK)
         w->total = run.max;
     kaws__thread_unlock(&w->lock);
@@ -10282,8 +10570,8 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
         status = kaws__kms_decrypt(&op, 0, ctx, &given, any, plain, &len);
     if (status == KAWS_OK && len > room)
         status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
-                               "%lu bytes, and there is room for %lu",
-                               (unsigned long)len, (unsigned long)room);
+                               "%lu byte%s, and there is room for %lu",
+                               KAWS__COUNT(len), (unsigned long)room);
     if (status == KAWS_OK)
         *plain_len = len;
     return status;

@@ -198,7 +198,7 @@ def search_files(show: Show) -> None:
     for name in ("open", "sealed"):
         path = show.db.data / "demo" / f"{name}.ibd"
         found = path.read_bytes().count(TEXT.encode())
-        show.tell(f"\n'{TEXT}' stands in {path.relative_to(show.db.data)} {found} times")
+        show.tell(f"\n'{TEXT}' stands in {path.relative_to(show.db.data)}: {found} x")
         show.promise((found > 0) == (name == "open"),
                      f"the text is{'' if name == 'open' else ' not'} in the {name} table's file")
 
