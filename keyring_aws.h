@@ -578,6 +578,7 @@ typedef struct kaws_config {
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: never change the data file            */
+    int         must_exist;       /* 1: never make a new data file            */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
     int         max_attempts;     /* of a request (section 4); 0: 3           */
@@ -592,9 +593,11 @@ typedef struct kaws_config {
 typedef struct kaws kaws;
 
 /* Opens the keyring in cfg->data_file. If there is no such file, it creates an
- * empty keyring, with a warning, because an unmounted volume looks the same. It
- * checks the whole file, sends no KMS request, and copies the config with its
- * strings. *ring is NULL on failure; otherwise free it with kaws_close.
+ * empty keyring, with a warning, because an unmounted volume looks the same.
+ * That is right once: with must_exist or read_only, a missing file is refused,
+ * and nothing is created: FILE, and err->os is ENOENT. It checks the whole
+ * file, sends no KMS request, and copies the config with its strings. *ring is
+ * NULL on failure; otherwise free it with kaws_close.
  * ARGUMENT, CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY,
  * RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
@@ -5287,11 +5290,11 @@ kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
     while (i < KAWS__TOKEN + brief && found[i].len > 0)
         i++;
     if (c->wrong[0] == '\0' && i < KAWS__TOKEN + brief)
-        kaws__sources_blame(c, "the %s is missing (%s)%s",
-                            kaws__sources_parts[i].called, c->named
+        kaws__sources_blame(c, "%s, the %s, is missing%s", c->named
                             ? kaws__sources_parts[i].name
-                            : kaws__sources_parts[i].line, i < KAWS__TOKEN ? ""
-                            : ", and an id that begins with ASIA takes one");
+                            : kaws__sources_parts[i].line,
+                            kaws__sources_parts[i].called, i < KAWS__TOKEN ? ""
+                            : "; an id that begins with ASIA takes one");
     else if (c->wrong[0] == '\0' && found[1].len == 20 &&
              (kaws__sources_is_id(found[1], "AKIA") ||
               kaws__sources_is_id(found[1], "ASIA")))
@@ -7685,10 +7688,10 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
  * Uses: sys disk err mem buf text crypto store
- * Gives: file_error file_result file_refuse file_sync_dir file_open file_close
- *        file_hold file_release file_id file_sum file_leave file_compare
- *        file_change file_changed file_advance file_looks_right
- *        file_mend_links file_read
+ * Gives: file_error file_result file_missing file_refuse file_sync_dir
+ *        file_open file_close file_hold file_release file_id file_sum
+ *        file_leave file_compare file_change file_changed file_advance
+ *        file_looks_right file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
  * and nothing of keys. Before each change the path must mean that very file.
@@ -7709,7 +7712,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 typedef struct kaws__file {
     const kaws_hooks *hooks;
-    int      read_only;
+    int      read_only, must_exist;
     char    *names;               /* one block for the six below              */
     size_t   names_len;
     char    *path, *tmp, *lock, *aside, *dir, *above;
@@ -7733,6 +7736,10 @@ typedef struct kaws__file {
     int      synced;              /* but all that the file had then is        */
 } kaws__file;
 
+/* How to open it. */
+enum { KAWS__OR_NEW, KAWS__TO_READ, KAWS__IF_THERE };
+
+
 /* ---- what goes wrong, in words ----------------------------------------- */
 
 static kaws_status
@@ -7752,6 +7759,21 @@ kaws__file_result(const kaws__file *f, int os, const char *what,
     return os == 0 ? KAWS_OK
          : kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
                         what, f->shown, then);
+}
+
+
+/* There is no file where one has to be. */
+static kaws_status
+kaws__file_missing(const kaws__file *f, kaws_error *err)
+{
+    (void)kaws__err_set(err, KAWS_FILE, "there is no data file %s, and none is "
+                        "made (%s); an unmounted volume looks the same: mount "
+                        "it, or put the file back; only to begin a new keyring "
+                        "let it be made", f->shown, f->read_only ? "read_only"
+                        : "must_exist; in MySQL keyring_aws_create = OFF");
+    if (err != NULL)
+        err->os = ENOENT;
+    return KAWS_FILE;
 }
 
 
@@ -7813,7 +7835,8 @@ static kaws_status
 kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 {
     kaws__stat st;
-    int fd = -1, os = f->read_only ? EEXIST : kaws__disk_make_dir(f->dir);
+    int fd = -1, os = f->read_only || f->must_exist
+                    ? EEXIST : kaws__disk_make_dir(f->dir);
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
@@ -7881,17 +7904,23 @@ kaws__file_close(kaws__file *f)
 
 
 /* Names the file, and joins those who use it. kaws__file_read looks at what is
- * there. Nothing is left to close if it fails. */
+ * there; but where a file must be and is not, nothing may be made beside it.
+ * Nothing is left to close if it fails. */
 static kaws_status
 kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
-                int read_only, kaws_error *err)
+                int how, kaws_error *err)
 {
+    int read_only = how == KAWS__TO_READ, os;
     kaws_status status;
-    int os;
+    kaws__stat st;
 
     *f = (kaws__file){ .hooks = hooks, .read_only = read_only, .lock_fd = -1,
-                       .fd = -1 };
-    if ((status = kaws__file_names(f, path, err)) == KAWS_OK &&
+                       .must_exist = how == KAWS__IF_THERE, .fd = -1 };
+    status = kaws__file_names(f, path, err);
+    if (status == KAWS_OK && f->must_exist &&
+        kaws__disk_stat(-1, path, &st) == ENOENT)
+        status = kaws__file_missing(f, err);
+    if (status == KAWS_OK &&
         (status = kaws__file_enter_dir(f, err)) == KAWS_OK) {
         os = kaws__disk_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
                              &f->lock_fd);
@@ -8719,8 +8748,8 @@ kaws__save_create(kaws__file *f, kaws_error *err)
     kaws_status status;
     int landed, os;
 
-    if (f->read_only)
-        return kaws__file_error(f, KAWS_FILE, "does not exist", err);
+    if (f->read_only || f->must_exist)
+        return kaws__file_missing(f, err);
     if (f->hooks->random(f->hooks->ctx, f->file_id, sizeof f->file_id) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
                              "bytes for the data file's id");
@@ -8732,7 +8761,8 @@ kaws__save_create(kaws__file *f, kaws_error *err)
         (status = kaws__save_commit(f, &w, &landed, err)) == KAWS_OK)
         kaws__err_log(f->hooks, 1, "there was no data file %s, so a new, "
                       "empty keyring was made; if one has been in use, is its "
-                      "volume mounted?", f->shown);
+                      "volume mounted? From now on must_exist (in MySQL "
+                      "keyring_aws_create = OFF) refuses that", f->shown);
     return status;
 }
 
@@ -9593,16 +9623,19 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     v->hooks = hooks;
     v->trust = trust;
     v->read_only = cfg->read_only;
-    if (cfg->data_file == NULL)
+    if (cfg->data_file == NULL && !cfg->must_exist)
         return KAWS_OK;
-    if (*cfg->data_file == '\0')
-        return kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
+    if (cfg->data_file == NULL || *cfg->data_file == '\0')
+        return kaws__err_set(err, KAWS_CONFIG, "data_file is %s",
+                             cfg->data_file != NULL ? "empty"
+                             : "not set, and must_exist says that it is there");
     if (hooks->random(hooks->ctx, seed, sizeof seed) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
     kaws__table_open(&v->table, hooks, seed);
-    status = kaws__file_open(&v->file, hooks, cfg->data_file, v->read_only,
-                             err);
+    status = kaws__file_open(&v->file, hooks, cfg->data_file, v->read_only
+                             ? KAWS__TO_READ : cfg->must_exist ? KAWS__IF_THERE
+                             : KAWS__OR_NEW, err);
     if (status != KAWS_OK)
         return status;
     v->has_file = 1;

@@ -278,7 +278,7 @@ def tell_story(kms, db, certs) -> Show:
     def restart() -> None:
         if db.stop() != 0:
             raise RuntimeError(f"the server does not end well:\n{db.log()}")
-        db.start(*options)
+        db.start(*options, "--keyring-aws-create=OFF")          # from the second start on
 
     version = ".".join(map(str, db.version))
     show.tell(f"MySQL {version} in {db.folder}, KMS (emulated) at {kms.url}; starting both ...")

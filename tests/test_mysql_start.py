@@ -72,6 +72,11 @@ def damaged_data_file(stage):
     stage.data.write_bytes(content)
 
 
+def missing_data_file(stage):
+    stage.data.unlink()
+    return {"create": "OFF"}
+
+
 def data_file_that_is_a_link(stage):
     stage.data.symlink_to(stage.data.rename(stage.data.with_name("elsewhere")).name)
 
@@ -100,6 +105,9 @@ FAULTS = [                              # and what the one sentence says; first 
     (lambda stage: stage.write_conf("AKIDUNKNOWN"), r"UnrecognizedClientException"),
     ({"cmk_id": KEY_ARN[:-1] + "0"}, r"NotFoundException"),
     (damaged_data_file, r"data file \S+/data is damaged at byte 80"),
+    (missing_data_file, r"no data file \S+/data, and none is made .*keyring_aws_create = OFF"),
+    (lambda stage: write(stage.conf, f"{ACCESS_KEY_ID}\n{SECRET}%"),
+     r"conf file \S+/conf: line 2 ends with '%', which zsh prints"),
 ]
 MORE_FAULTS = [
     (lambda stage: write(stage.conf, f"{ACCESS_KEY_ID}\nnot a {SECRET}\n"),
@@ -333,6 +341,36 @@ def test_a_start_without_kms_says_what_to_do(crashed, force, settings):
     crashed.kms.start()
     begin(crashed, f"--keyring-aws={force}")
     check_rows(crashed)
+
+
+def test_a_missing_volume_is_no_new_keyring(stage):
+    """As README has it: the first start, then keyring_aws_create = OFF in my.cnf."""
+    stage.start(NO_SCHEMA, "--keyring-aws=FORCE")
+    assert [line for line in stage.said("Warning") if "keyring_aws_create = OFF" in line]
+    stage.install_functions()
+    assert stage.generate("kept") == 1
+    assert stage.db.stop() == 0
+    volume = stage.data.parent.rename(stage.data.parent.with_name("elsewhere"))
+    run = stage.db.run_once(*stage.options(NO_SCHEMA, "--keyring-aws=FORCE", create="OFF"),
+                            timeout=60)
+    assert run.returncode == 1
+    check_one_sentence(run.stdout, "an unmounted volume looks the same")
+    assert not stage.data.parent.exists()
+    volume.rename(stage.data.parent)
+    stage.start(NO_SCHEMA, "--keyring-aws=FORCE", create="OFF")
+    assert stage.variable("create") == 0 and stage.fetch("kept") == stage.plain("kept")
+    assert not stage.said("ERROR") and not stage.said("Warning")
+
+    stage.uninstall()                                   # and while the server runs
+    kept = stage.data.rename(stage.data.with_name("kept"))
+    assert "initialization function failed" in stage.refused(
+        "INSTALL PLUGIN keyring_aws SONAME 'keyring_aws.so'")[1]
+    (line,) = stage.said("ERROR")
+    assert "none is made" in line and "install the plugin again" in line
+    assert not stage.data.exists() and not stage.data.with_name("data.tmp").exists()
+    kept.rename(stage.data)
+    stage.install()
+    assert stage.fetch("kept") == stage.plain("kept")
 
 
 def test_files_are_made_for_their_owner_alone(stage):
