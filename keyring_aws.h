@@ -5585,8 +5585,8 @@ kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
  * ROOM  arn      what ARNs, regions and endpoints of AWS say
  * ==========================================================================
  * Uses: err buf text url
- * Gives: arn_partition arn_region_ok arn_word_ok arn_parse arn_target arn_fits
- *        arn_endpoint_ok arn_url
+ * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_begins
+ *        arn_parse arn_target arn_fits arn_endpoint_ok arn_host_region arn_url
  *
  * Pure functions and one table: they keep nothing, and ask nobody.
  *
@@ -5613,6 +5613,7 @@ typedef struct kaws__target {
 typedef struct kaws__partition {
     const char *prefix;           /* of the names of its regions              */
     const char *name, *suffix;    /* in ARNs; of host names                   */
+    const char *regions;          /* that are known                           */
 } kaws__partition;
 
 
@@ -5622,14 +5623,26 @@ static const kaws__partition *
 kaws__arn_partition(const char *region)
 {
     static const kaws__partition partitions[] = {
-        { "cn-",      "aws-cn",     "amazonaws.com.cn" },
-        { "us-gov-",  "aws-us-gov", "amazonaws.com" },
-        { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
-        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
-        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
-        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
-        { "eusc-",    "aws-eusc",   "amazonaws.eu" },
-        { "",         "aws",        "amazonaws.com" }
+        { "cn-",      "aws-cn",     "amazonaws.com.cn",
+          " cn-north-1 cn-northwest-1 " },
+        { "us-gov-",  "aws-us-gov", "amazonaws.com",
+          " us-gov-east-1 us-gov-west-1 " },
+        { "us-iso-",  "aws-iso",    "c2s.ic.gov",
+          " us-iso-east-1 us-iso-west-1 " },
+        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov",
+          " us-isob-east-1 us-isob-west-1 " },
+        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk", " eu-isoe-west-1 " },
+        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov",
+          " us-isof-east-1 us-isof-south-1 " },
+        { "eusc-",    "aws-eusc",   "amazonaws.eu", " eusc-de-east-1 " },
+        { "",         "aws",        "amazonaws.com",
+          " af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 "
+          "ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-2 "
+          "ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 "
+          "ap-southeast-7 ca-central-1 ca-west-1 eu-central-1 eu-central-2 "
+          "eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 "
+          "il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 "
+          "us-east-1 us-east-2 us-west-1 us-west-2 " }
     };
     const kaws__partition *p = partitions;
 
@@ -5673,6 +5686,17 @@ kaws__arn_word_ok(kaws_bytes word)
 }
 
 
+/* Whether AWS had that region when the table was made. */
+static int
+kaws__arn_is_known(const char *region)
+{
+    char word[KAWS__ARN_REGION_MAX + 3];
+
+    (void)snprintf(word, sizeof word, " %s ", region);
+    return strstr(kaws__arn_partition(region)->regions, word) != NULL;
+}
+
+
 static int
 kaws__arn_begins(kaws_bytes text, const char *with)
 {
@@ -5680,9 +5704,10 @@ kaws__arn_begins(kaws_bytes text, const char *with)
 }
 
 
-/* Splits the ARN of a KMS key or of an alias; 0 if the text is not one. */
-static int
-kaws__arn_parse(kaws_bytes text, kaws__arn *out)
+/* Splits the ARN of a KMS key or of an alias. Returns NULL, or why the text is
+ * not one. */
+static const char *
+kaws__arn_split(kaws_bytes text, kaws__arn *out)
 {
     char region[KAWS__ARN_REGION_MAX + 1], account[13];
     kaws_bytes arn, kms, rest = text;
@@ -5694,24 +5719,35 @@ kaws__arn_parse(kaws_bytes text, kaws__arn *out)
         const uint8_t *colon = rest.len > 0 ? memchr(rest.at, ':', rest.len)
                                             : NULL;
         if (colon == NULL)
-            return 0;
+            return "it does not have six parts with colons between them";
         parts[i]->at = rest.at;
         parts[i]->len = (size_t)(colon - rest.at);
         rest.len -= parts[i]->len + 1;
         rest.at = colon + 1;
     }
     out->resource = rest;
-    return text.len <= KAWS__ARN_MAX &&
-           kaws__buf_copy_text(account, sizeof account, out->account) &&
-           strspn(account, "0123456789") == 12 &&
-           kaws__buf_same(arn, kaws__buf_of("arn")) &&
-           kaws__buf_same(kms, kaws__buf_of("kms")) &&
-           kaws__arn_region_ok(out->region) &&
-           kaws__buf_copy_text(region, sizeof region, out->region) &&
-           kaws__buf_same(out->partition,
-                          kaws__buf_of(kaws__arn_partition(region)->name)) &&
-           kaws__arn_word_ok(rest) && (kaws__arn_begins(rest, "key/") ||
-                                       kaws__arn_begins(rest, "alias/"));
+    if (text.len > KAWS__ARN_MAX || !kaws__buf_same(arn, kaws__buf_of("arn")) ||
+        !kaws__buf_same(kms, kaws__buf_of("kms")))
+        return "it does not begin with arn:PARTITION:kms:";
+    if (!kaws__buf_copy_text(account, sizeof account, out->account) ||
+        strspn(account, "0123456789") != 12)
+        return "its account is not 12 digits";
+    if (!kaws__arn_region_ok(out->region) ||
+        !kaws__buf_copy_text(region, sizeof region, out->region))
+        return "its region is not one of AWS";
+    if (!kaws__buf_same(out->partition,
+                        kaws__buf_of(kaws__arn_partition(region)->name)))
+        return "its region belongs to another partition than it says";
+    return kaws__arn_word_ok(rest) && (kaws__arn_begins(rest, "key/") ||
+                                       kaws__arn_begins(rest, "alias/"))
+         ? NULL : "it does not end with key/ or alias/ and a name";
+}
+
+
+static int
+kaws__arn_parse(kaws_bytes text, kaws__arn *out)
+{
+    return kaws__arn_split(text, out) == NULL;
 }
 
 
@@ -5723,10 +5759,15 @@ kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
 {
     kaws_bytes id = kaws__buf_of(key_id), where = kaws__buf_of(region);
     kaws__arn arn;
+    const char *wrong = kaws__arn_split(id, &arn);
     char shown[96];
 
-    if (kaws__arn_parse(id, &arn))
+    if (wrong == NULL)
         where = arn.region;
+    else if (kaws__arn_begins(id, "arn:"))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the ARN of a KMS "
+                             "key: %s", kaws__text_show(shown, sizeof shown,
+                                                        id), wrong);
     else if (id.len > KAWS__ARN_MAX || !kaws__arn_word_ok(id))
         return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, ARN or "
                              "alias of a KMS key (an alias begins with alias/, "
@@ -5776,6 +5817,29 @@ kaws__arn_endpoint_ok(const char *endpoint)
     }
     host.len -= host.len > 0 && host.at[host.len - 1] == '/';
     return host.len <= 150 && kaws__url_host_ok(host);
+}
+
+
+/* The region that the endpoint's host has in its name, if it is one of AWS's;
+ * else nothing. */
+static kaws_bytes
+kaws__arn_host_region(const char *endpoint)
+{
+    const char *at = strstr(endpoint, "//") + 2, *rest = at, *suffix;
+    kaws_bytes label = { NULL, 0 };
+
+    for (; *rest != '\0'; at = rest + 1) {
+        rest = at + strcspn(at, ".");
+        label = (kaws_bytes){ (const uint8_t *)at, (size_t)(rest - at) };
+        if (*rest == '\0' || !kaws__arn_region_ok(label))
+            continue;
+        suffix = kaws__arn_partition(at)->suffix;
+        rest += strncmp(rest, ".vpce.", 6) == 0 ? 5 : 0;
+        if (strncmp(rest, ".api.", 5) == 0 ||
+            strncmp(rest + 1, suffix, strlen(suffix)) == 0)
+            return label;
+    }
+    return (kaws_bytes){ NULL, 0 };
 }
 
 
@@ -6293,13 +6357,24 @@ typedef struct kaws__call {
 
 /* ---- settings and figures ---------------------------------------------- */
 
+/* A connection that may take longer than the operation that it is for is
+ * warned of, once, unless only the default does. */
 static void
 kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 {
+    int connect = connect_timeout_ms > 0 ? connect_timeout_ms : 1000, doubtful;
+    int all = timeout_ms > 0 ? timeout_ms : 10000;
+
     kaws__thread_lock(&k->lock);
-    k->connect_timeout_ms = connect_timeout_ms > 0 ? connect_timeout_ms : 1000;
-    k->timeout_ms = timeout_ms > 0 ? timeout_ms : 10000;
+    doubtful = connect > all && connect != 1000 &&
+               (connect != k->connect_timeout_ms || all != k->timeout_ms);
+    k->connect_timeout_ms = connect;
+    k->timeout_ms = all;
     kaws__thread_unlock(&k->lock);
+    if (doubtful)
+        kaws__err_log(k->hooks, 1, "connect_timeout is %d ms, but timeout, "
+                      "which limits the whole operation, is %d ms: no "
+                      "connection can take longer than that", connect, all);
 }
 
 
@@ -7689,9 +7764,9 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * ==========================================================================
  * Uses: sys disk err mem buf text crypto store
  * Gives: file_error file_result file_missing file_refuse file_sync_dir
- *        file_open file_close file_hold file_release file_id file_sum
- *        file_leave file_compare file_change file_changed file_advance
- *        file_looks_right file_mend_links file_read
+ *        file_open file_close file_apart file_hold file_release file_id
+ *        file_sum file_leave file_compare file_change file_changed
+ *        file_advance file_looks_right file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
  * and nothing of keys. Before each change the path must mean that very file.
@@ -7937,6 +8012,34 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
     if (status != KAWS_OK)
         kaws__file_close(f);
     return status;
+}
+
+
+/* Whether `other`, the value of that setting, is a file of its own. If it is
+ * .tmp, the first change would remove it. */
+static kaws_status
+kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
+                 kaws_error *err)
+{
+    const char *const names[] = { f->path, f->tmp, f->lock };
+    kaws__stat ours, its;
+    char shown[KAWS__TEXT_SHOWN];
+    int fd = -1, i;
+    int os = other == NULL ? ENOENT
+           : kaws__disk_open(other, KAWS__READ_LINKED, &fd);
+
+    if (os == 0)
+        os = kaws__disk_stat(fd, NULL, &its);
+    kaws__disk_close(fd);
+    for (i = 0; i < 3 && os == 0; i++)
+        if (kaws__disk_stat(-1, names[i], &ours) == 0 && ours.dev == its.dev &&
+            ours.ino == its.ino)
+            return kaws__err_set(err, KAWS_CONFIG, "%s and data_file name the "
+                                 "same file, %s: give each a file of its own",
+                                 setting, kaws__text_show(shown, sizeof shown,
+                                                          kaws__buf_of(
+                                                          names[i])));
+    return KAWS_OK;
 }
 
 
@@ -9639,7 +9742,10 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     if (status != KAWS_OK)
         return status;
     v->has_file = 1;
-    if ((status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
+    if ((status = kaws__file_apart(&v->file, cfg->conf_file, "conf_file",
+                                   err)) == KAWS_OK &&
+        (status = kaws__file_apart(&v->file, cfg->ca_file, "ca_file", err)) ==
+        KAWS_OK && (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
         status = kaws__vault_load(v, err);
         kaws__file_release(&v->file);
     }
@@ -10044,6 +10150,54 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
+/* Warns if that may not be the region that was meant. */
+static void
+kaws__ring_doubt_region(const kaws *ring, const char *region)
+{
+    const char *endpoint = ring->kms.endpoint;
+    kaws_bytes named = endpoint != NULL ? kaws__arn_host_region(endpoint)
+                                        : kaws__buf_of("");
+
+    if (!kaws__arn_is_known(region))
+        kaws__err_log(&ring->hooks, 1, "the region %s is not among those that "
+                      "this version knows: is it a typing error? AWS adds "
+                      "regions, so it is used all the same", region);
+    if (named.len > 0 && !kaws__buf_same(named, kaws__buf_of(region)))
+        kaws__err_log(&ring->hooks, 1, "the endpoint %s is in another region "
+                      "than %s, for which requests are signed: AWS will refuse "
+                      "them", KAWS__SHOW(kaws__buf_of(endpoint)), region);
+}
+
+
+/* Warns of settings that can be used, but hardly as they are meant. That the
+ * default region is not the ARN's is no contradiction. */
+static void
+kaws__ring_doubt(const kaws *ring, const kaws_config *cfg)
+{
+    const kaws_hooks *h = &ring->hooks;
+    const kaws__choice *now = &ring->kms.trust.now;
+    const char *id = now->target.key_id;
+    const char *used = *id != '\0' ? now->target.region : now->region;
+
+    kaws__ring_doubt_region(ring, used);
+    if (strcmp(used, now->region) != 0 && strcmp(now->region, "us-east-1") != 0)
+        kaws__err_log(h, 1, "region is %s, but the ARN of the KMS key is in "
+                      "%s%s: requests for it go there", now->region, used,
+                      kaws__arn_partition(used) == kaws__arn_partition(
+                      now->region) ? "" : ", another partition of AWS");
+    if (*id != '\0' && strlen(id) < 36 && strchr(id, '/') == NULL)
+        kaws__err_log(h, 1, "the KMS key '%s' is looked up as a key id, which "
+                      "is longer; the name of an alias begins with alias/", id);
+    if (cfg->ca_file != NULL && cfg->endpoint != NULL &&
+        strncmp(cfg->endpoint, "http:", 5) == 0)
+        kaws__err_log(h, 1, "ca_file is not used, because the endpoint is not "
+                      "https");
+    if (cfg->rewrap_parallel > 64)
+        kaws__err_log(h, 1, "rewrap_parallel is %d; 64 is the most, and used",
+                      cfg->rewrap_parallel);
+}
+
+
 /* see Part II */
 KAWS_API void
 kaws_close(kaws *ring)
@@ -10093,10 +10247,12 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
                                     config.rewrap_parallel, err)) == KAWS_OK)
         status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
                                   err);
-    if (status == KAWS_OK)
+    if (status == KAWS_OK) {
+        kaws__ring_doubt(r, &config);
         *ring = r;
-    else
+    } else {
         kaws_close(r);
+    }
     return status;
 }
 
@@ -10374,6 +10530,8 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
         (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
         status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
                                     &choice, err);
+        if (status == KAWS_OK && strcmp(choice.region, now.region) != 0)
+            kaws__ring_doubt_region(ring, choice.region);
         if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &now, &choice, err);
     } while (status == KAWS_OK &&

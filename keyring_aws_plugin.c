@@ -1798,6 +1798,12 @@ plug__life_start(plug__guard *g, kaws_error *err)
         ring = plug__guard_open(g, &cfg, err);
     if (ring == NULL)
         return false;
+    if (cfg.start_seconds != 0 && cfg.kaws.timeout_ms != 10000  /* by default */
+        && cfg.kaws.timeout_ms > cfg.start_seconds * 1000)
+        plug__guard_say(g, PLUG__WARNING, "keyring_aws_timeout is %d ms, more"
+                        " than keyring_aws_start_seconds, %d: the server may"
+                        " wait that much longer for KMS when it starts",
+                        cfg.kaws.timeout_ms, cfg.start_seconds);
     if (cfg.kaws.kms_key_id == NULL)
         plug__guard_say(g, PLUG__WARNING, "keyring_aws_cmk_id has to be set:"
                         " until then keys can only be fetched");

@@ -91,6 +91,10 @@ def folder_that_cannot_be_made(stage):
     return {"data_file": stage.db.folder / "file" / "keyring" / "data"}
 
 
+def conf_file_that_a_change_would_remove(stage):
+    os.link(stage.conf, stage.data.with_name("data.tmp"))
+
+
 def ca_file_that_is_a_pipe(stage):
     os.mkfifo(stage.data.parent / "pipe")
     return {"ca_file": stage.data.parent / "pipe"}
@@ -132,6 +136,11 @@ MORE_FAULTS = [
         "http://svc:Xy7qWv8z@127.0.0.1:x")),
     ({"endpoint": "https://127.0.0.1:1:2"}, r"endpoint 'https://127.0.0.1:1:2' is not"),
     ({"accounts": ","}, r"accounts is not a list"),
+    ({"cmk_id": KEY_ARN.replace("arn:aws:", "arn:aws-cn:")},
+     r"is not the ARN of a KMS key: its region belongs to another partition"),
+    (conf_file_that_a_change_would_remove, r"conf_file and data_file name the same file, \S+\.tmp"),
+    (lambda stage: stage.write_conf("ASIAIOSFODNN7EXAMPLE"),
+     r"line 3, the session token, is missing; an id that begins with ASIA"),
 ]
 
 
@@ -371,6 +380,30 @@ def test_a_missing_volume_is_no_new_keyring(stage):
     kept.rename(stage.data)
     stage.install()
     assert stage.fetch("kept") == stage.plain("kept")
+
+
+def test_settings_that_contradict_each_other_are_named(stage):
+    """Each in one line, once; and they are used all the same."""
+    stage.start(NO_SCHEMA, region="us-west-7", connect_timeout=20001, timeout=20000,
+                start_seconds=19)
+    stage.install_functions()
+    warned = [line for line in stage.said("Warning") if "data file" not in line]
+    assert len(warned) == 3
+    for words in ("region is us-west-7, but the ARN of the KMS key is in us-east-1",
+                  "connect_timeout is 20001 ms, but timeout, which limits the whole operation, is"
+                  " 20000 ms",
+                  "keyring_aws_timeout is 20000 ms, more than keyring_aws_start_seconds, 19"):
+        assert [line for line in warned if words in line]
+    assert stage.generate("used") == 1
+    stage.mark()
+    stage.sql("SET GLOBAL keyring_aws_connect_timeout = 30000")
+    assert stage.fetch("used") and stage.fetch("used")
+    (line,) = stage.said("Warning")
+    assert "connect_timeout is 30000 ms" in line
+    stage.mark()
+    stage.sql("SET GLOBAL keyring_aws_region = 'us-esat-1'")    # the emulator is in any region
+    (line,) = stage.said("Warning")
+    assert "region us-esat-1 is not among those" in line and "typing error" in line
 
 
 def test_files_are_made_for_their_owner_alone(stage):

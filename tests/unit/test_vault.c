@@ -177,7 +177,7 @@ test_must_exist_later(void **state)
     world_reopen(w);
     world_close(w);
 
-    disk_fail("open", 3, ENOENT, 1);      /* it goes between look and open    */
+    disk_fail("open", 4, ENOENT, 1);      /* it goes between look and open    */
     EXPECT(w, KAWS_FILE, "none is made (must_exist",
            kaws_open(&w->ring, &w->cfg, &w->err));
     assert_int_equal(w->err.os, ENOENT);
