@@ -8023,23 +8023,22 @@ kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
 {
     const char *const names[] = { f->path, f->tmp, f->lock };
     kaws__stat ours, its;
-    char shown[KAWS__TEXT_SHOWN];
     int fd = -1, i;
-    int os = other == NULL ? ENOENT
-           : kaws__disk_open(other, KAWS__READ_LINKED, &fd);
+    int os;
 
-    if (os == 0)
-        os = kaws__disk_stat(fd, NULL, &its);
+    if (other == NULL || kaws__disk_open(other, KAWS__READ_LINKED, &fd) != 0)
+        return KAWS_OK;                   /* it has been judged elsewhere     */
+    os = kaws__disk_stat(fd, NULL, &its);
     kaws__disk_close(fd);
-    for (i = 0; i < 3 && os == 0; i++)
-        if (kaws__disk_stat(-1, names[i], &ours) == 0 && ours.dev == its.dev &&
-            ours.ino == its.ino)
+    for (i = 0; i < 3 && os == 0; i++) {
+        os = kaws__disk_stat(-1, names[i], &ours);
+        if (os == 0 && ours.dev == its.dev && ours.ino == its.ino)
             return kaws__err_set(err, KAWS_CONFIG, "%s and data_file name the "
                                  "same file, %s: give each a file of its own",
-                                 setting, kaws__text_show(shown, sizeof shown,
-                                                          kaws__buf_of(
-                                                          names[i])));
-    return KAWS_OK;
+                                 setting, KAWS__SHOW(kaws__buf_of(names[i])));
+        os = os == ENOENT ? 0 : os;
+    }
+    return kaws__file_result(f, os, "look at", "", err);
 }
 
 
