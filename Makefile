@@ -24,7 +24,7 @@ T       = build/tests
 NEED_BUILD = gcc libc6-dev libbearssl-dev libcurl4-openssl-dev
 NEED_DEMO  = $(NEED_BUILD) python3 python3-pymysql python3-botocore openssl \
              debian-archive-keyring
-NEED_TEST  = $(NEED_DEMO) libcmocka-dev python3-pytest clang libclang-rt-dev \
+NEED_TEST  = $(NEED_DEMO) libcmocka-dev tcc python3-pytest clang libclang-rt-dev \
              llvm valgrind cppcheck git binutils
 NEED_BENCH = $(NEED_DEMO) libcjson-dev libjansson-dev gnuplot-nox binutils
 

@@ -538,7 +538,8 @@ test_options(void **state)
         kaws__sender s = { .ca_file = k->ca_file, .old = k->old };
         kaws__conn conn = { .sock = k->kept ? 7 : CURL_SOCKET_BAD,
                             .share = curl_share_init() };
-        kaws_request q = { k->url, NULL, kaws__buf_of(k->body), 2000, 3000, 0 };
+        kaws_request q = { .url = k->url, .body = kaws__buf_of(k->body),
+                           .connect_timeout_ms = 2000, .timeout_ms = 3000 };
         kaws__transfer t = { .s = &s, .conn = &conn, .q = &q, .first = 2,
                              .easy = curl_easy_init() };
         *unit_case() = k->url;
@@ -1093,8 +1094,9 @@ ask(kaws__http *http, const char *test, const char *body, int fresh,
     static uint8_t room[16];
     char line[64];
     const char *headers[KAWS__CURL_LINES + 2] = { line };
-    kaws_request q = { the_server.url, headers, kaws__buf_of(body), 9000, 9000,
-                       fresh };
+    kaws_request q = { .url = the_server.url, .headers = headers,
+                       .body = kaws__buf_of(body), .connect_timeout_ms = 9000,
+                       .timeout_ms = 9000, .fresh_connection = fresh };
     kaws_status status;
     void *lent;
     size_t i;
@@ -1272,7 +1274,7 @@ test_reply_over_another_connection(void **state)
 
     for (i = 0; i < COUNT(rows); i++) {
         uint8_t room[16];
-        kaws_request q = { the_server.url, NULL, kaws__buf_of("{}"), 0, 0, 0 };
+        kaws_request q = { .url = the_server.url, .body = kaws__buf_of("{}") };
         kaws_reply r = { .body = room, .body_max = sizeof room };
         kaws__transfer t = { .q = &q, .r = &r, .first = 2 };
         kaws__http http;
