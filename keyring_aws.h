@@ -204,6 +204,17 @@
  * nothing has changed. A change that has begun on disk is always finished.
  *
  *
+ * The conf file holds the access key id, the secret access key and, if there is
+ * one, the session token: a line each, in that order, or each behind its name,
+ * in any order (aws_access_key_id = ..., aws_secret_access_key,
+ * aws_session_token; small or capital letters; "export", "set" or "$Env:" may
+ * stand before it, and : is as good as =). We pass over blanks, empty lines, a
+ * byte order mark, a pair of quotes around a value, comments (# or ; begins the
+ * line), the head of one profile ([default]) and, beside names, other names.
+ * What else cannot be part of a value of AWS is refused, by line and column. So
+ * is an id that begins with ASIA, which is temporary, without a token.
+ *
+ *
  * 5  MEMORY AND SECRETS
  *
  * All memory comes from hooks.memory (by default malloc and free), and every
@@ -651,6 +662,7 @@ typedef struct kaws_config {
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: never change the data file            */
+    int         must_exist;       /* 1: never make a new data file            */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
     int         max_attempts;     /* of a request (section 4); 0: 3           */
@@ -665,9 +677,11 @@ typedef struct kaws_config {
 typedef struct kaws kaws;
 
 /* Opens the keyring in cfg->data_file. If there is no such file, it creates an
- * empty keyring, with a warning, because an unmounted volume looks the same. It
- * checks the whole file, sends no KMS request, and copies the config with its
- * strings. *ring is NULL on failure; otherwise free it with kaws_close.
+ * empty keyring, with a warning, because an unmounted volume looks the same.
+ * That is right once: with must_exist or read_only, a missing file is refused,
+ * and nothing is created: FILE, and err->os is ENOENT. It checks the whole
+ * file, sends no KMS request, and copies the config with its strings. *ring is
+ * NULL on failure; otherwise free it with kaws_close.
  * ARGUMENT, CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY,
  * RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
@@ -1887,6 +1901,8 @@ typedef struct kaws__stat {
     int      regular;             /* a plain file, no link, pipe or folder    */
     int      mine;                /* its owner is who we run as               */
     int      others_read, others_write;
+    int      lent;                /* root's, and only read, by our group, too:
+                                   * so do containers mount a secret          */
 } kaws__stat;
 
 #if defined(_WIN32)
@@ -2074,6 +2090,21 @@ kaws__disk_close(int fd)
 }
 
 
+/* Whether we are of that group. (If of more than 256, who knows.) */
+#if !defined(_WIN32)
+static int
+kaws__disk_in_group(gid_t group)
+{
+    gid_t ours[256];
+    int n = getgroups(256, ours);
+
+    while (n > 0 && ours[n - 1] != group)
+        n--;
+    return n > 0 || group == getegid();
+}
+#endif
+
+
 /* What an open file is or, with a path, what the path means now: a link at its
  * end is seen as a link. All zeros if that cannot be told. */
 static int
@@ -2121,6 +2152,8 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->mine = st.st_uid == geteuid();
     out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
     out->others_write = (st.st_mode & (S_IWGRP | S_IWOTH)) != 0;
+    out->lent = st.st_uid == 0 && (st.st_mode & 0577) == 0440 &&
+                kaws__disk_in_group(st.st_gid);
 #endif
     return 0;
 }
@@ -2534,16 +2567,17 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "mount point, so it cannot be replaced, and %s; mount its folder instead"
 #define KAWS__LOG_FOLDER       119, KAWS__WARNING, "the folder %s cannot be "  \
     "changed, so %s (%s): let this process's user write to it"
-#define KAWS__LOG_TORN         120, KAWS__WARNING, "the last %lu bytes of the "\
-    "data file %s are an entry whose writing was cut off before it was "       \
-    "acknowledged; they were moved to %s%s, which you may delete"
-#define KAWS__LOG_TORN_LEFT    121, KAWS__WARNING, "the last %lu bytes of the "\
-    "data file %s are an entry that was never acknowledged; they are not "     \
-    "read, and left as they are"
+#define KAWS__LOG_TORN         120, KAWS__WARNING, "the end of the data file " \
+    "%s, %lu byte%s, is an entry whose writing was cut off before it was "     \
+    "acknowledged; it was moved to %s%s, which you may delete"
+#define KAWS__LOG_TORN_LEFT    121, KAWS__WARNING, "the end of the data file " \
+    "%s, %lu byte%s, is an entry that was never acknowledged; it is not "      \
+    "read, and left as it is"
 #define KAWS__LOG_UNSETTLED    122, KAWS__WARNING, "%s; keys can be read"
 #define KAWS__LOG_NEW_FILE     123, KAWS__WARNING, "there was no data file "   \
     "%s, so a new, empty keyring was made; if one has been in use, is its "    \
-    "volume mounted?"
+    "volume mounted? From now on must_exist (in MySQL keyring_aws_create = "   \
+    "OFF) refuses that"
 #define KAWS__LOG_CLOSING      124, KAWS__WARNING, "closing the keyring, its " \
     "length could not be recorded, and no key is lost: %s"
 #define KAWS__LOG_ROTATION     125, KAWS__WARNING, "AWS KMS has accepted the " \
@@ -2554,6 +2588,25 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_FIRST_ACCOUNT 127, KAWS__NOTE, "the settings name neither "  \
     "accounts nor an ARN, and there is no key yet: so the account of the "     \
     "first KMS key is trusted from here on, %s (%s)"
+#define KAWS__LOG_DOUBT        128, KAWS__WARNING, "the conf file %s: %s"
+#define KAWS__LOG_TIMEOUTS     129, KAWS__WARNING, "connect_timeout is %d ms, "\
+    "but timeout, which limits the whole operation, is %d ms: no connection "  \
+    "can take longer than that"
+#define KAWS__LOG_NEW_REGION   130, KAWS__WARNING, "the region %s is not "     \
+    "among those that this version knows: is it a typing error? AWS adds "     \
+    "regions, so it is used all the same"
+#define KAWS__LOG_ENDPOINT     131, KAWS__WARNING, "the endpoint %s is in a "  \
+    "different region from %s, for which requests are signed: AWS will refuse "\
+    "them"
+#define KAWS__LOG_REGION       132, KAWS__WARNING, "region is %s, but the ARN "\
+    "of the KMS key is in %s%s: requests for it go there"
+#define KAWS__LOG_KEY_ID       133, KAWS__WARNING, "the KMS key '%s' is "      \
+    "looked up as a key id, which is longer; the name of an alias begins "     \
+    "with alias/"
+#define KAWS__LOG_CA_FILE      134, KAWS__WARNING, "ca_file is not used, "     \
+    "because the endpoint is not https"
+#define KAWS__LOG_PARALLEL     135, KAWS__WARNING, "rewrap_parallel is %d; 64 "\
+    "is the most, and used"
 
 /* see Part II */
 KAWS_API const char *
@@ -2654,6 +2707,10 @@ kaws__err_fill(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill(err, status, 0, __VA_ARGS__), (status))
 #define kaws__err_os(err, status, os, ...) \
     (kaws__err_fill(err, status, os, __VA_ARGS__), (status))
+
+
+/* For "%lu key%s": the number, and its s. */
+#define KAWS__COUNT(n) (unsigned long)(n), (n) == 1 ? "" : "s"
 
 
 /* There was no memory (or no lock, which is memory of the system's) for what
@@ -5447,18 +5504,25 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
  * Uses: disk err buf text sigv4
- * Gives: sources_open sources_read sources_end
+ * Gives: sources_doubtful sources_open sources_read sources_end
  *
  * A table has one row for each source: its name, and a function that finds
  * credentials or says why there are none. Today there is one source, the conf
  * file: the access key id, the secret access key and, if there is one, the
  * session token, one a line. A source keeps no credentials. It reads them into
  * memory that the caller lends and wipes.
+ *
+ * The conf file is what somebody pasted. What stands around a value is taken
+ * off, if it cannot be part of a value of AWS; else the file is refused, by
+ * line and column, and never by a piece of a value.
  */
 
 #define KAWS__SOURCES_ID_MAX     128
 #define KAWS__SOURCES_TOKEN_MAX 4096
 #define KAWS__SOURCES_TEXT_MAX  6144
+#define KAWS__SOURCES_DOUBT                                                   \
+    "an access key id that begins with AKIA takes no session token, but there "\
+    "is one: remove it"
 
 typedef struct kaws__source kaws__source;
 
@@ -5477,42 +5541,267 @@ struct kaws__source {
 };
 
 
-/* Finds the credentials in the conf file's text: a line each, blanks at its end
- * ignored. Returns NULL, or what is wrong with which line. */
-static const char *
-kaws__sources_parse(kaws_bytes text, kaws_bytes found[3])
-{
-    static const struct { size_t least, most; const char *wrong; } rules[] = {
-        { 1, KAWS__SOURCES_ID_MAX,
-          "line 1 is not an access key id (1 to 128 visible characters)" },
-        { 1, KAWS__SIGV4_SECRET_MAX,
-          "line 2 is not a secret access key (1 to 256 visible characters)" },
-        { 0, KAWS__SOURCES_TOKEN_MAX,
-          "line 3 is not a session token (at most 4096 visible characters)" },
-        { 0, 0, "line 4 or a later one is not empty" }
-    };
-    const uint8_t *at = text.at, *const end = at + text.len;
-    kaws_bytes line[4];
-    size_t i, n;
+/* ---- the conf file's text ---------------------------------------------- */
 
-    for (i = 0; i < 3 || at < end; i += i < 3) {
-        for (line[i].at = at; at < end && *at != '\n'; at++)
-            continue;
-        line[i].len = (size_t)(at - line[i].at);
-        at += at < end;                   /* the line's end                  */
-        while (line[i].len > 0 &&
-               memchr(" \t\r", line[i].at[line[i].len - 1], 3) != NULL)
-            line[i].len--;
-        for (n = 0; n < line[i].len; n++)
-            if (line[i].at[n] < 0x21 || line[i].at[n] > 0x7e)
-                return rules[i].wrong;
-        if (line[i].len < rules[i].least || line[i].len > rules[i].most)
-            return rules[i].wrong;
-    }
-    memcpy(found, line, 3 * sizeof *found);
-    return NULL;
+/* What is looked for. A name in the file decides which of them a value is;
+ * without names, their order does. Some tools have an older name of the token.
+ */
+static const struct { const char *name, *line, *called; size_t most; }
+kaws__sources_parts[] = {
+    { "aws_access_key_id", "line 1", "access key id", KAWS__SOURCES_ID_MAX },
+    { "aws_secret_access_key", "line 2", "secret access key",
+      KAWS__SIGV4_SECRET_MAX },
+    { "aws_session_token", "line 3", "session token",
+      KAWS__SOURCES_TOKEN_MAX },
+    { "aws_security_token", "line 3", "session token",
+      KAWS__SOURCES_TOKEN_MAX }
+};
+
+enum { KAWS__TOKEN = 2, KAWS__OTHER = 4, KAWS__UNNAMED };    /* parts, or not */
+
+typedef struct kaws__conf {       /* the file, as it is read                  */
+    kaws_bytes *found;
+    int         named, count;     /* by names; without: the values so far     */
+    int         begun;            /* a profile, or a value                    */
+    const uint8_t *line;          /* the one that is read                     */
+    int         number;
+    char        wrong[160];       /* what is wrong with it                    */
+} kaws__conf;
+
+#define kaws__sources_blame(c, ...) \
+    ((void)snprintf((c)->wrong, sizeof (c)->wrong, __VA_ARGS__))
+
+
+/* The text without its first n bytes, and without blanks at its ends. */
+static kaws_bytes
+kaws__sources_after(kaws_bytes text, size_t n)
+{
+    static const char blanks[] = { ' ', '\t', '\r' };
+
+    text.at += n;
+    text.len -= n;
+    for (; text.len > 0 && memchr(blanks, *text.at, 3) != NULL; text.at++)
+        text.len--;
+    while (text.len > 0 && memchr(blanks, text.at[text.len - 1], 3) != NULL)
+        text.len--;
+    return text;
 }
 
+
+/* Takes the next line off the text that is left. 0: there is none. */
+static int
+kaws__sources_line(kaws__conf *c, kaws_bytes *left, kaws_bytes *line)
+{
+    if (left->len == 0)
+        return 0;
+    c->number++;
+    c->line = left->at;
+    for (; left->len > 0 && *left->at != '\n'; left->at++)
+        left->len--;
+    *line = (kaws_bytes){ c->line, (size_t)(left->at - c->line) };
+    *line = kaws__sources_after(*line, 0);
+    left->at += left->len > 0;
+    left->len -= left->len > 0;
+    return 1;
+}
+
+
+static int
+kaws__sources_begins(kaws_bytes text, const char *with)
+{
+    const kaws_bytes head = { text.at, strlen(with) };
+
+    return text.len >= head.len &&
+           kaws__text_order(head, kaws__buf_of(with), 1) == 0;
+}
+
+
+/* Takes the name off a line of the form `name = value` or `name: value`, and
+ * what a shell has before it. Returns the part of that name, KAWS__OTHER if it
+ * is none of ours, or KAWS__UNNAMED. The = that ends base64 makes no name. */
+static int
+kaws__sources_name(kaws_bytes *line)
+{
+    static const char *const shells[] = { "export ", "export\t", "set ",
+                                          "$env:" };
+    kaws_bytes name = *line, value;
+    int i, part = 0;
+
+    for (i = 0; i < 4; i++)
+        if (kaws__sources_begins(name, shells[i]))
+            name = kaws__sources_after(name, strlen(shells[i]));
+    value = name;
+    for (; value.len > 0 && (kaws__text_folded(*value.at) ||
+                             *value.at == '_' || *value.at == '-'); value.at++)
+        value.len--;
+    name.len -= value.len;
+    value = kaws__sources_after(value, 0);
+    if (name.len == 0 || value.len == 0 ||
+        (*value.at != '=' && *value.at != ':'))
+        return KAWS__UNNAMED;
+    value = kaws__sources_after(value, 1);
+    while (part < KAWS__OTHER && kaws__text_order(
+               name, kaws__buf_of(kaws__sources_parts[part].name), 1) != 0)
+        part++;
+    if (part == KAWS__OTHER && (value.len == 0 || *value.at == '='))
+        return KAWS__UNNAMED;
+    *line = value;
+    return part;
+}
+
+
+/* Takes quotes off a value, and blames what no value of AWS's has. No character
+ * is dropped that could belong to it, and none is shown. */
+static kaws_bytes
+kaws__sources_value(kaws__conf *c, int part, kaws_bytes v)
+{
+    static const struct { char c; const char *where, *words; } odd[] = {
+        { '{', "begins with", ": JSON is not read" },
+        { '$', "begins with", ": variables are not replaced" },
+        { '<', "begins with", ": it looks like a placeholder" },
+        { '%', "ends with", ", which zsh prints after output without a "
+                            "newline" },
+        { '"', "has a", " that has no partner" },
+        { '\'', "has a", " that has no partner" },
+        { ',', "has a", ", as CSV and JSON have" },
+        { ';', "has a", ", as commands of a shell have" },
+        { '/', "has a", ", so it is no access key id; are the id and the "
+                        "secret swapped?" }
+    };
+    const size_t rows = sizeof odd / sizeof odd[0] - (part > 0);
+    const uint8_t *at;
+    size_t i, n = 0;
+    int column;
+
+    if (v.len > 1 && (*v.at == '"' || *v.at == '\'') &&
+        v.at[v.len - 1] == *v.at)
+        v = (kaws_bytes){ v.at + 1, v.len - 2 };
+    for (i = 0; i < rows && v.len > 0; i++) {
+        at = odd[i].where[0] == 'b' ? v.at
+           : odd[i].where[0] == 'e' ? v.at + v.len - 1
+           : memchr(v.at, odd[i].c, v.len);
+        if (at != NULL && *at == odd[i].c) {
+            kaws__sources_blame(c, "line %d %s '%c'%s", c->number,
+                                odd[i].where, odd[i].c, odd[i].words);
+            return v;
+        }
+    }
+    while (n < v.len && v.at[n] > ' ' && v.at[n] <= '~')
+        n++;
+    column = (int)(v.at + n - c->line) + 1;
+    if (n < v.len && (v.at[n] == ' ' || v.at[n] == '\t'))
+        kaws__sources_blame(c, "line %d has a blank at column %d", c->number,
+                            column);
+    else if (n < v.len)
+        kaws__sources_blame(c, "line %d has the byte 0x%02x at column %d",
+                            c->number, v.at[n], column);
+    else if (n > kaws__sources_parts[part].most)
+        kaws__sources_blame(c, "line %d has more than the %d characters of "
+                            "the longest %s", c->number,
+                            (int)kaws__sources_parts[part].most,
+                            kaws__sources_parts[part].called);
+    return v;
+}
+
+
+/* Takes what a line has. */
+static void
+kaws__sources_take(kaws__conf *c, kaws_bytes line)
+{
+    int part = KAWS__UNNAMED;
+
+    if (line.len == 0 || *line.at == '#' || *line.at == ';')
+        return;
+    if (*line.at == '[' && line.at[line.len - 1] == ']') {
+        if (c->begun)
+            kaws__sources_blame(c, "line %d begins another profile; only one "
+                                "can be meant", c->number);
+        c->begun = 1;
+        return;
+    }
+    part = kaws__sources_name(&line);
+    if (c->named && part == KAWS__OTHER)
+        return;                           /* such as region = ...             */
+    c->begun = 1;
+    if (c->named && part == KAWS__UNNAMED)
+        kaws__sources_blame(c, "line %d has no name, though others have one",
+                            c->number);
+    else if (part == KAWS__OTHER)
+        kaws__sources_blame(c, "line %d has a name, but none of %s, %s, %s",
+                            c->number, kaws__sources_parts[0].name,
+                            kaws__sources_parts[1].name,
+                            kaws__sources_parts[2].name);
+    else if (c->count > KAWS__TOKEN)
+        kaws__sources_blame(c, "line %d is one too many", c->number);
+    if (c->wrong[0] != '\0')
+        return;
+    part = !c->named ? c->count++ : part < KAWS__TOKEN ? part : KAWS__TOKEN;
+    line = kaws__sources_value(c, part, line);
+    if (c->found[part].len > 0 && !kaws__buf_same(c->found[part], line))
+        kaws__sources_blame(c, "line %d contradicts an earlier line of that "
+                            "name", c->number);
+    c->found[part] = line;
+}
+
+
+/* Whether it has the form of an access key id of AWS. */
+static int
+kaws__sources_is_id(kaws_bytes text, const char *begins)
+{
+    return text.len >= 16 && memcmp(text.at, begins, 4) == 0;
+}
+
+
+/* Finds the credentials in the conf file's text. Returns "", or what is wrong
+ * with it. What people paste is forgiven: blanks, empty lines, a byte order
+ * mark, comments, quotes, names, the head of a profile. */
+static const char *
+kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
+{
+    kaws_bytes left, line;
+    int brief, i = 0;
+
+    memset(c, 0, sizeof *c);
+    memset(found, 0, 3 * sizeof *found);
+    c->found = found;
+    if (kaws__sources_begins(text, "\xff\xfe") ||
+        kaws__sources_begins(text, "\xfe\xff"))
+        return "it is UTF-16: save it as UTF-8";
+    if (kaws__sources_begins(text, "\xef\xbb\xbf"))
+        text = (kaws_bytes){ text.at + 3, text.len - 3 };
+    for (left = text; kaws__sources_line(c, &left, &line);)
+        c->named |= kaws__sources_name(&line) < KAWS__OTHER;
+    c->number = 0;
+    for (left = text; c->wrong[0] == '\0' &&
+         kaws__sources_line(c, &left, &line);)
+        kaws__sources_take(c, line);
+    brief = kaws__sources_is_id(found[0], "ASIA");
+    while (i < KAWS__TOKEN + brief && found[i].len > 0)
+        i++;
+    if (c->wrong[0] == '\0' && i < KAWS__TOKEN + brief)
+        kaws__sources_blame(c, "%s, the %s, is missing%s", c->named
+                            ? kaws__sources_parts[i].name
+                            : kaws__sources_parts[i].line,
+                            kaws__sources_parts[i].called, i < KAWS__TOKEN ? ""
+                            : "; an id that begins with ASIA takes one");
+    else if (c->wrong[0] == '\0' && found[1].len == 20 &&
+             (kaws__sources_is_id(found[1], "AKIA") ||
+              kaws__sources_is_id(found[1], "ASIA")))
+        kaws__sources_blame(c, "the secret access key has the form of an "
+                            "access key id; are the two swapped?");
+    return c->wrong;
+}
+
+
+/* Whether it is a long-lived id with a token, which AWS is known to refuse. */
+static int
+kaws__sources_doubtful(kaws_bytes id, kaws_bytes token)
+{
+    return token.len > 0 && kaws__sources_is_id(id, "AKIA");
+}
+
+
+/* ---- reading it -------------------------------------------------------- */
 
 static kaws_status
 kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
@@ -5520,6 +5809,7 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
 {
     kaws_bytes all = { text, 0 };
     const char *wrong;
+    kaws__conf conf;
     kaws__stat st = { 0 };
     int fd = -1, same = 0;
     int os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
@@ -5539,14 +5829,19 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
         return KAWS_OK;
     wrong = !st.regular ? "it is not a file"
           : all.len == KAWS__SOURCES_TEXT_MAX ? "it is longer than 6143 bytes"
-          : all.len == 0 ? "it is empty" : kaws__sources_parse(all, found);
-    if (wrong != NULL)
+          : all.len == 0 ? "it is empty"
+          : kaws__sources_parse(&conf, all, found);
+    if (*wrong != '\0')
         return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; it has "
                              "to hold the access key id, the secret access "
                              "key and, if there is one, the session token, "
                              "one a line", s->shown, wrong);
     s->seen = st;
-    kaws__err_others(s->hooks, "the conf file", s->shown, &st);
+    if (!st.lent)
+        kaws__err_others(s->hooks, "the conf file", s->shown, &st);
+    if (kaws__sources_doubtful(found[0], found[2]))
+        kaws__err_log(s->hooks, KAWS__LOG_DOUBT, s->shown,
+                      KAWS__SOURCES_DOUBT);
     return KAWS_OK;
 }
 
@@ -5613,7 +5908,7 @@ kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
  * ==========================================================================
  * Uses: sys thread err mem buf text crypto sigv4 sources
  * Gives: creds_open creds_close creds_reload creds_refresh creds_end
- *        creds_signer creds_wipe creds_leak_in
+ *        creds_signer creds_wipe creds_doubt creds_leak_in
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
@@ -5776,6 +6071,21 @@ kaws__creds_wipe(kaws__signer *signer)
 }
 
 
+/* What may be wrong with the credentials, if AWS refuses them; or NULL. */
+static const char *
+kaws__creds_doubt(kaws__creds *c)
+{
+    const kaws__signer *s = &c->secrets->signer;
+    int doubtful;
+
+    kaws__thread_lock(&c->lock);
+    doubtful = kaws__sources_doubtful(kaws__buf_of(s->id),
+                                      kaws__buf_of(s->token));
+    kaws__thread_unlock(&c->lock);
+    return doubtful ? KAWS__SOURCES_DOUBT : NULL;
+}
+
+
 /* Whether the text holds a piece of the secret access key or of the token. */
 static int
 kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
@@ -5794,8 +6104,8 @@ kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
  * ROOM  arn      what ARNs, regions and endpoints of AWS say
  * ==========================================================================
  * Uses: err buf text url
- * Gives: arn_partition arn_region_ok arn_word_ok arn_parse arn_target arn_fits
- *        arn_endpoint_ok arn_url
+ * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_begins
+ *        arn_parse arn_target arn_fits arn_endpoint_ok arn_host_region arn_url
  *
  * Pure functions and one table: they keep nothing, and ask nobody.
  *
@@ -5822,6 +6132,7 @@ typedef struct kaws__target {
 typedef struct kaws__partition {
     const char *prefix;           /* of the names of its regions              */
     const char *name, *suffix;    /* in ARNs; of host names                   */
+    const char *regions;          /* that are known                           */
 } kaws__partition;
 
 
@@ -5831,14 +6142,26 @@ static const kaws__partition *
 kaws__arn_partition(const char *region)
 {
     static const kaws__partition partitions[] = {
-        { "cn-",      "aws-cn",     "amazonaws.com.cn" },
-        { "us-gov-",  "aws-us-gov", "amazonaws.com" },
-        { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
-        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
-        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
-        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
-        { "eusc-",    "aws-eusc",   "amazonaws.eu" },
-        { "",         "aws",        "amazonaws.com" }
+        { "cn-",      "aws-cn",     "amazonaws.com.cn",
+          " cn-north-1 cn-northwest-1 " },
+        { "us-gov-",  "aws-us-gov", "amazonaws.com",
+          " us-gov-east-1 us-gov-west-1 " },
+        { "us-iso-",  "aws-iso",    "c2s.ic.gov",
+          " us-iso-east-1 us-iso-west-1 " },
+        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov",
+          " us-isob-east-1 us-isob-west-1 " },
+        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk", " eu-isoe-west-1 " },
+        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov",
+          " us-isof-east-1 us-isof-south-1 " },
+        { "eusc-",    "aws-eusc",   "amazonaws.eu", " eusc-de-east-1 " },
+        { "",         "aws",        "amazonaws.com",
+          " af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 "
+          "ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-2 "
+          "ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 "
+          "ap-southeast-7 ca-central-1 ca-west-1 eu-central-1 eu-central-2 "
+          "eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 "
+          "il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 "
+          "us-east-1 us-east-2 us-west-1 us-west-2 " }
     };
     const kaws__partition *p = partitions;
 
@@ -5882,6 +6205,17 @@ kaws__arn_word_ok(kaws_bytes word)
 }
 
 
+/* Whether AWS had that region when the table was made. */
+static int
+kaws__arn_is_known(const char *region)
+{
+    char word[KAWS__ARN_REGION_MAX + 3];
+
+    (void)snprintf(word, sizeof word, " %s ", region);
+    return strstr(kaws__arn_partition(region)->regions, word) != NULL;
+}
+
+
 static int
 kaws__arn_begins(kaws_bytes text, const char *with)
 {
@@ -5889,9 +6223,10 @@ kaws__arn_begins(kaws_bytes text, const char *with)
 }
 
 
-/* Splits the ARN of a KMS key or of an alias; 0 if the text is not one. */
-static int
-kaws__arn_parse(kaws_bytes text, kaws__arn *out)
+/* Splits the ARN of a KMS key or of an alias. Returns NULL, or why the text is
+ * not one. */
+static const char *
+kaws__arn_split(kaws_bytes text, kaws__arn *out)
 {
     char region[KAWS__ARN_REGION_MAX + 1], account[13];
     kaws_bytes arn, kms, rest = text;
@@ -5903,24 +6238,35 @@ kaws__arn_parse(kaws_bytes text, kaws__arn *out)
         const uint8_t *colon = rest.len > 0 ? memchr(rest.at, ':', rest.len)
                                             : NULL;
         if (colon == NULL)
-            return 0;
+            return "it does not have six parts with colons between them";
         parts[i]->at = rest.at;
         parts[i]->len = (size_t)(colon - rest.at);
         rest.len -= parts[i]->len + 1;
         rest.at = colon + 1;
     }
     out->resource = rest;
-    return text.len <= KAWS__ARN_MAX &&
-           kaws__buf_copy_text(account, sizeof account, out->account) &&
-           strspn(account, "0123456789") == 12 &&
-           kaws__buf_same(arn, kaws__buf_of("arn")) &&
-           kaws__buf_same(kms, kaws__buf_of("kms")) &&
-           kaws__arn_region_ok(out->region) &&
-           kaws__buf_copy_text(region, sizeof region, out->region) &&
-           kaws__buf_same(out->partition,
-                          kaws__buf_of(kaws__arn_partition(region)->name)) &&
-           kaws__arn_word_ok(rest) && (kaws__arn_begins(rest, "key/") ||
-                                       kaws__arn_begins(rest, "alias/"));
+    if (text.len > KAWS__ARN_MAX || !kaws__buf_same(arn, kaws__buf_of("arn")) ||
+        !kaws__buf_same(kms, kaws__buf_of("kms")))
+        return "it does not begin with arn:PARTITION:kms:";
+    if (!kaws__buf_copy_text(account, sizeof account, out->account) ||
+        strspn(account, "0123456789") != 12)
+        return "its account is not 12 digits";
+    if (!kaws__arn_region_ok(out->region) ||
+        !kaws__buf_copy_text(region, sizeof region, out->region))
+        return "its region is not one of AWS";
+    if (!kaws__buf_same(out->partition,
+                        kaws__buf_of(kaws__arn_partition(region)->name)))
+        return "its region belongs to another partition than it says";
+    return kaws__arn_word_ok(rest) && (kaws__arn_begins(rest, "key/") ||
+                                       kaws__arn_begins(rest, "alias/"))
+         ? NULL : "it does not end with key/ or alias/ and a name";
+}
+
+
+static int
+kaws__arn_parse(kaws_bytes text, kaws__arn *out)
+{
+    return kaws__arn_split(text, out) == NULL;
 }
 
 
@@ -5932,10 +6278,15 @@ kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
 {
     kaws_bytes id = kaws__buf_of(key_id), where = kaws__buf_of(region);
     kaws__arn arn;
+    const char *wrong = kaws__arn_split(id, &arn);
     char shown[96];
 
-    if (kaws__arn_parse(id, &arn))
+    if (wrong == NULL)
         where = arn.region;
+    else if (kaws__arn_begins(id, "arn:"))
+        return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the ARN of a KMS "
+                             "key: %s", kaws__text_show(shown, sizeof shown,
+                                                        id), wrong);
     else if (id.len > KAWS__ARN_MAX || !kaws__arn_word_ok(id))
         return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the id, ARN or "
                              "alias of a KMS key (an alias begins with alias/, "
@@ -5985,6 +6336,29 @@ kaws__arn_endpoint_ok(const char *endpoint)
     }
     host.len -= host.len > 0 && host.at[host.len - 1] == '/';
     return host.len <= 150 && kaws__url_host_ok(host);
+}
+
+
+/* The region that the endpoint's host has in its name, if it is one of AWS's;
+ * else nothing. */
+static kaws_bytes
+kaws__arn_host_region(const char *endpoint)
+{
+    const char *at = strstr(endpoint, "//") + 2, *rest = at, *suffix;
+    kaws_bytes label = { NULL, 0 };
+
+    for (; *rest != '\0'; at = rest + 1) {
+        rest = at + strcspn(at, ".");
+        label = (kaws_bytes){ (const uint8_t *)at, (size_t)(rest - at) };
+        if (*rest == '\0' || !kaws__arn_region_ok(label))
+            continue;
+        suffix = kaws__arn_partition(at)->suffix;
+        rest += strncmp(rest, ".vpce.", 6) == 0 ? 5 : 0;
+        if (strncmp(rest, ".api.", 5) == 0 ||
+            strncmp(rest + 1, suffix, strlen(suffix)) == 0)
+            return label;
+    }
+    return (kaws_bytes){ NULL, 0 };
 }
 
 
@@ -6549,13 +6923,22 @@ typedef struct kaws__call {
 
 /* ---- settings and figures ---------------------------------------------- */
 
+/* A connection that may take longer than the operation that it is for is
+ * warned of, once, unless only the default does. */
 static void
 kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 {
+    int connect = connect_timeout_ms > 0 ? connect_timeout_ms : 1000, doubtful;
+    int all = timeout_ms > 0 ? timeout_ms : 10000;
+
     kaws__thread_lock(&k->lock);
-    k->connect_timeout_ms = connect_timeout_ms > 0 ? connect_timeout_ms : 1000;
-    k->timeout_ms = timeout_ms > 0 ? timeout_ms : 10000;
+    doubtful = connect > all && connect != 1000 &&
+               (connect != k->connect_timeout_ms || all != k->timeout_ms);
+    k->connect_timeout_ms = connect;
+    k->timeout_ms = all;
     kaws__thread_unlock(&k->lock);
+    if (doubtful)
+        kaws__err_log(k->hooks, KAWS__LOG_TIMEOUTS, connect, all);
 }
 
 
@@ -6811,7 +7194,7 @@ kaws__calls_refused(kaws__call *c)
     kaws_bytes message;
     char type[64], shown[200] = "";
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
-    const char *advice = fault->advice, *id;
+    const char *advice = fault->advice, *id, *doubt;
     kaws_status status = fault->status;
 
     c->typed = type[0] != '\0';
@@ -6826,6 +7209,9 @@ kaws__calls_refused(kaws__call *c)
         status = KAWS_REPLY;
         advice = "that answers another request";
     }
+    if (status == KAWS_CREDENTIALS &&
+        (doubt = kaws__creds_doubt(&c->op->calls->creds)) != NULL)
+        advice = doubt;
     if ((c->cures & KAWS__QUOTE) && c->secret_len == 0)
         kaws__calls_words(c, shown, sizeof shown, message);
     id = kaws__calls_blame(c, type);
@@ -7285,8 +7671,8 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
         (got != expect.len ||
          (expect.at != NULL && memcmp(c.r.body, expect.at, got) != 0)))
         status = kaws__err_set(op->err, KAWS_MISMATCH, "the blob opens "
-                               "to %lu bytes that are not the %lu that were "
-                               "sealed", (unsigned long)got,
+                               "to %lu byte%s, not to what was sealed, which "
+                               "has %lu", KAWS__COUNT(got),
                                (unsigned long)expect.len);
     if (status == KAWS_OK && (flags & KAWS__LEARNS))
         status = kaws__trust_check(&op->calls->trust, arn, KAWS__SEALED,
@@ -8159,10 +8545,10 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
  * Uses: sys thread disk err mem buf text crypto store
- * Gives: file_error file_result file_refuse file_sync_dir file_open file_close
- *        file_hold file_release file_id file_sum file_leave file_compare
- *        file_change file_changed file_advance file_looks_right
- *        file_mend_links file_read
+ * Gives: file_error file_result file_missing file_refuse file_sync_dir
+ *        file_open file_close file_apart file_hold file_release file_id
+ *        file_sum file_leave file_compare file_change file_changed
+ *        file_advance file_looks_right file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
  * and nothing of keys. Before each change the path must mean that very file.
@@ -8184,7 +8570,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 
 typedef struct kaws__file {
     const kaws_hooks *hooks;
-    int      read_only;
+    int      read_only, must_exist;
     char    *names;               /* one block for the six below              */
     size_t   names_len;
     char    *path, *tmp, *lock, *aside, *dir, *above;
@@ -8208,6 +8594,10 @@ typedef struct kaws__file {
     int      synced;              /* but all that the file had then is        */
 } kaws__file;
 
+/* How to open it. */
+enum { KAWS__OR_NEW, KAWS__TO_READ, KAWS__IF_THERE };
+
+
 /* ---- what goes wrong, in words ----------------------------------------- */
 
 static kaws_status
@@ -8227,6 +8617,21 @@ kaws__file_result(const kaws__file *f, int os, const char *what,
     return os == 0 ? KAWS_OK
          : kaws__err_os(err, KAWS_FILE, os, "cannot %s the data file %s%s",
                         what, f->shown, then);
+}
+
+
+/* There is no file where one has to be. */
+static kaws_status
+kaws__file_missing(const kaws__file *f, kaws_error *err)
+{
+    (void)kaws__err_set(err, KAWS_FILE, "there is no data file %s, and none is "
+                        "made (%s); an unmounted volume looks the same: mount "
+                        "it, or put the file back; only to begin a new keyring "
+                        "let it be made", f->shown, f->read_only ? "read_only"
+                        : "must_exist; in MySQL keyring_aws_create = OFF");
+    if (err != NULL)
+        err->os = ENOENT;
+    return KAWS_FILE;
 }
 
 
@@ -8288,7 +8693,8 @@ static kaws_status
 kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 {
     kaws__stat st;
-    int fd = -1, os = f->read_only ? EEXIST : kaws__disk_make_dir(f->dir);
+    int fd = -1, os = f->read_only || f->must_exist
+                    ? EEXIST : kaws__disk_make_dir(f->dir);
 
     f->made_dir = os == 0;
     if (os != 0 && os != EEXIST)
@@ -8352,17 +8758,23 @@ kaws__file_close(kaws__file *f)
 
 
 /* Names the file, and joins those who use it. kaws__file_read looks at what is
- * there. Nothing is left to close if it fails. */
+ * there; but where a file must be and is not, nothing may be made beside it.
+ * Nothing is left to close if it fails. */
 static kaws_status
 kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
-                int read_only, kaws_error *err)
+                int how, kaws_error *err)
 {
+    int read_only = how == KAWS__TO_READ, os;
     kaws_status status;
-    int os;
+    kaws__stat st;
 
     *f = (kaws__file){ .hooks = hooks, .read_only = read_only, .lock_fd = -1,
-                       .fd = -1 };
-    if ((status = kaws__file_names(f, path, err)) == KAWS_OK &&
+                       .must_exist = how == KAWS__IF_THERE, .fd = -1 };
+    status = kaws__file_names(f, path, err);
+    if (status == KAWS_OK && f->must_exist &&
+        kaws__disk_stat(-1, path, &st) == ENOENT)
+        status = kaws__file_missing(f, err);
+    if (status == KAWS_OK &&
         (status = kaws__file_enter_dir(f, err)) == KAWS_OK) {
         os = kaws__disk_open(f->lock, read_only ? KAWS__READ : KAWS__LOCKFILE,
                              &f->lock_fd);
@@ -8379,6 +8791,33 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
     if (status != KAWS_OK)
         kaws__file_close(f);
     return status;
+}
+
+
+/* Whether `other`, the value of that setting, is a file of its own. If it is
+ * .tmp, the first change would remove it. */
+static kaws_status
+kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
+                 kaws_error *err)
+{
+    const char *const names[] = { f->path, f->tmp, f->lock };
+    kaws__stat ours, its;
+    int fd = -1, i;
+    int os;
+
+    if (other == NULL || kaws__disk_open(other, KAWS__READ_LINKED, &fd) != 0)
+        return KAWS_OK;                   /* it has been judged elsewhere     */
+    os = kaws__disk_stat(fd, NULL, &its);
+    kaws__disk_close(fd);
+    for (i = 0; i < 3 && os == 0; i++) {
+        os = kaws__disk_stat(-1, names[i], &ours);
+        if (os == 0 && ours.dev == its.dev && ours.ino == its.ino)
+            return kaws__err_set(err, KAWS_CONFIG, "%s and data_file name the "
+                                 "same file, %s: give each a file of its own",
+                                 setting, KAWS__SHOW(kaws__buf_of(names[i])));
+        os = os == ENOENT ? 0 : os;
+    }
+    return kaws__file_result(f, os, "look at", "", err);
 }
 
 
@@ -8951,8 +9390,9 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
     }
     kaws__file_changed(f);
     if (f->torn == 0)
-        kaws__err_log(f->hooks, KAWS__LOG_TORN, (unsigned long)torn.len,
-                      f->shown, f->shown, f->aside + strlen(f->path));
+        kaws__err_log(f->hooks, KAWS__LOG_TORN, f->shown,
+                      KAWS__COUNT(torn.len), f->shown,
+                      f->aside + strlen(f->path));
     if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
                                 "was cut off", err);
@@ -9023,8 +9463,8 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
     f->torn = all.len - found->good;
     memcpy(f->tail, all.at + all.len - sizeof f->tail, sizeof f->tail);
     if (f->torn > 0 && f->read_only)
-        kaws__err_log(f->hooks, KAWS__LOG_TORN_LEFT, (unsigned long)f->torn,
-                      f->shown);
+        kaws__err_log(f->hooks, KAWS__LOG_TORN_LEFT, f->shown,
+                      KAWS__COUNT(f->torn));
     if (f->read_only)
         return KAWS_OK;
     f->unsettled = 1;
@@ -9218,8 +9658,8 @@ kaws__save_create(kaws__file *f, kaws_error *err)
     kaws_status status;
     int landed, os;
 
-    if (f->read_only)
-        return kaws__file_error(f, KAWS_FILE, "does not exist", err);
+    if (f->read_only || f->must_exist)
+        return kaws__file_missing(f, err);
     if (f->hooks->random(f->hooks->ctx, f->file_id, sizeof f->file_id) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system gave no random "
                              "bytes for the data file's id");
@@ -9883,12 +10323,11 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 static const char *
 kaws__vault_state(const kaws__vault *v, char out[80])
 {
-    unsigned long count = (unsigned long)v->table.count;
     char sum[9];
 
     kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    (void)snprintf(out, 80, "%lu %s, checksum begins with %s", count,
-                   count == 1 ? "key" : "keys", sum);
+    (void)snprintf(out, 80, "%lu key%s, checksum begins with %s",
+                   KAWS__COUNT(v->table.count), sum);
     return out;
 }
 
@@ -10121,20 +10560,26 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     v->hooks = hooks;
     v->trust = trust;
     v->read_only = cfg->read_only;
-    if (cfg->data_file == NULL)
+    if (cfg->data_file == NULL && !cfg->must_exist)
         return KAWS_OK;
-    if (*cfg->data_file == '\0')
-        return kaws__err_set(err, KAWS_CONFIG, "data_file is empty");
+    if (cfg->data_file == NULL || *cfg->data_file == '\0')
+        return kaws__err_set(err, KAWS_CONFIG, "data_file is %s",
+                             cfg->data_file != NULL ? "empty"
+                             : "not set, and must_exist says that it is there");
     if (hooks->random(hooks->ctx, seed, sizeof seed) != 0)
         return kaws__err_set(err, KAWS_RANDOM, "the system provided no random "
                              "bytes");
     kaws__table_open(&v->table, hooks, seed);
-    status = kaws__file_open(&v->file, hooks, cfg->data_file, v->read_only,
-                             err);
+    status = kaws__file_open(&v->file, hooks, cfg->data_file, v->read_only
+                             ? KAWS__TO_READ : cfg->must_exist ? KAWS__IF_THERE
+                             : KAWS__OR_NEW, err);
     if (status != KAWS_OK)
         return status;
     v->has_file = 1;
-    if ((status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
+    if ((status = kaws__file_apart(&v->file, cfg->conf_file, "conf_file",
+                                   err)) == KAWS_OK &&
+        (status = kaws__file_apart(&v->file, cfg->ca_file, "ca_file", err)) ==
+        KAWS_OK && (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
         status = kaws__vault_load(v, err);
         kaws__file_release(&v->file);
     }
@@ -10485,9 +10930,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
     if (status == KAWS_OK && w->total > 0)
         status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
-                               "running: %lu of %lu keys are done",
-                               (unsigned long)w->done,
-                               (unsigned long)w->total);
+                               "running: %lu of %lu key%s done",
+                               (unsigned long)w->done, KAWS__COUNT(w->total));
     if (status == KAWS_OK)
         w->total = run.max;
     kaws__thread_unlock(&w->lock);
@@ -10624,6 +11068,48 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
+/* Warns if that may not be the region that was meant. */
+static void
+kaws__ring_doubt_region(const kaws *ring, const char *region)
+{
+    const char *endpoint = ring->kms.endpoint;
+    kaws_bytes named = endpoint != NULL ? kaws__arn_host_region(endpoint)
+                                        : kaws__buf_of("");
+
+    if (!kaws__arn_is_known(region))
+        kaws__err_log(&ring->hooks, KAWS__LOG_NEW_REGION, region);
+    if (named.len > 0 && !kaws__buf_same(named, kaws__buf_of(region)))
+        kaws__err_log(&ring->hooks, KAWS__LOG_ENDPOINT,
+                      KAWS__SHOW(kaws__buf_of(endpoint)), region);
+}
+
+
+/* Warns of settings that can be used, but hardly as they are meant. That the
+ * default region is not the ARN's is no contradiction. */
+static void
+kaws__ring_doubt(const kaws *ring, const kaws_config *cfg)
+{
+    const kaws_hooks *h = &ring->hooks;
+    const kaws__choice *now = &ring->kms.trust.now;
+    const char *id = now->target.key_id;
+    const char *used = *id != '\0' ? now->target.region : now->region;
+
+    kaws__ring_doubt_region(ring, used);
+    if (strcmp(used, now->region) != 0 && strcmp(now->region, "us-east-1") != 0)
+        kaws__err_log(h, KAWS__LOG_REGION, now->region, used,
+                      kaws__arn_partition(used) ==
+                      kaws__arn_partition(now->region)
+                      ? "" : ", a different partition of AWS");
+    if (*id != '\0' && strlen(id) < 36 && strchr(id, '/') == NULL)
+        kaws__err_log(h, KAWS__LOG_KEY_ID, id);
+    if (cfg->ca_file != NULL && cfg->endpoint != NULL &&
+        strncmp(cfg->endpoint, "http:", 5) == 0)
+        kaws__err_log(h, KAWS__LOG_CA_FILE);
+    if (cfg->rewrap_parallel > 64)
+        kaws__err_log(h, KAWS__LOG_PARALLEL, cfg->rewrap_parallel);
+}
+
+
 /* see Part II */
 KAWS_API void
 kaws_close(kaws *ring)
@@ -10700,12 +11186,14 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
         kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
                           config.rewrap_parallel, err) == KAWS_OK &&
         kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
-                         err) == KAWS_OK && config.data_file != NULL)
-        kaws__ring_announce(r);
-    if (err->status == KAWS_OK)
+                         err) == KAWS_OK) {
+        if (config.data_file != NULL)
+            kaws__ring_announce(r);
+        kaws__ring_doubt(r, &config);
         *ring = r;
-    else
+    } else {
         kaws_close(r);
+    }
     return kaws__ring_leave(&door, err);
 }
 
@@ -10995,6 +11483,8 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
         (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
         status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
                                     &choice, err);
+        if (status == KAWS_OK && strcmp(choice.region, now.region) != 0)
+            kaws__ring_doubt_region(ring, choice.region);
         if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &now, &choice, err);
     } while (status == KAWS_OK &&
@@ -11253,8 +11743,8 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
         kaws__kms_open(&op, ctx, &given, any, plain, &len) == KAWS_OK &&
         len > room)
         (void)kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has %lu "
-                            "bytes, and there is room for %lu",
-                            (unsigned long)len, (unsigned long)room);
+                            "byte%s, and there is room for %lu",
+                            KAWS__COUNT(len), (unsigned long)room);
     if (err->status == KAWS_OK)
         *plain_len = len;
     return kaws__ring_leave(&door, err);

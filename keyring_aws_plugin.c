@@ -18,6 +18,9 @@
  *     keyring_aws_cmk_id = alias/mysql
  *     keyring_aws_region = eu-west-1
  *
+ *            After the first start, which makes the data file, add the line
+ *            keyring_aws_create = OFF: from then on a missing file is refused.
+ *
  * ROTATE     Run the first two statements once, and the last one whenever the
  *            KMS key is to be rotated.
  *
@@ -319,6 +322,9 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
     " out of the list: this server takes user ids of at most %d bytes here"
 #define PLUG__LOG_NO_LIST       314, PLUG__ERROR, "cannot list the keys: %s"
 #define PLUG__LOG_FUNCTION      315, PLUG__ERROR, "%s() failed: %s"
+#define PLUG__LOG_START_TIME    316, PLUG__WARNING, "keyring_aws_timeout is"   \
+    " %d ms, more than keyring_aws_start_seconds, %d: the server may wait"     \
+    " that much longer for KMS when it starts"
 
 enum {
     PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
@@ -576,7 +582,7 @@ typedef struct plug__guard_values {
 /* All settings, as a host reads them. */
 typedef struct plug__guard_config {
     kaws_config        kaws;
-    int                start_seconds;
+    int                create, start_seconds;
     plug__guard_values values;          /* those that SET GLOBAL can change  */
 } plug__guard_config;
 
@@ -1288,6 +1294,8 @@ static const plug__settings_row plug__settings_rows[] = {
       .def.text = "/var/lib/mysql-keyring/keyring_aws_data",
       .empty = PLUG__REFUSED,
       .help = "File of the sealed keys." },
+    { "create", PLUG__FLAG, PLUG__MY_CNF, MEMBER(create), .def.flag = 1,
+      .help = "OFF: if the data file is missing, no new one is made." },
     { "accounts", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.accounts),
       .help = "AWS accounts to trust, with commas. Else the KMS key's own." },
     { "endpoint", PLUG__TEXT, PLUG__MY_CNF, MEMBER(kaws.endpoint),
@@ -2259,6 +2267,7 @@ plug__life_start(plug__guard *g, kaws_error *err)
     if (plug__settings_read(&cfg, err) != KAWS_OK)
         return false;
     cfg.kaws.hooks.patience_ms = plug__life_patience;
+    cfg.kaws.must_exist = !cfg.create;
     plug__life.seconds = cfg.start_seconds;
     PLUG__STORE(&plug__life.deadline_ms, 0);
     if (!plug__server_has(mysql_malloc_service))
@@ -2268,6 +2277,10 @@ plug__life_start(plug__guard *g, kaws_error *err)
         ring = plug__guard_open(g, &cfg, err);
     if (ring == NULL)
         return false;
+    if (cfg.start_seconds != 0 && cfg.kaws.timeout_ms != 10000  /* by default */
+        && cfg.kaws.timeout_ms > cfg.start_seconds * 1000)
+        plug__lines_say(&g->lines, "", PLUG__LOG_START_TIME,
+                        cfg.kaws.timeout_ms, cfg.start_seconds);
     if (cfg.kaws.kms_key_id == NULL)
         plug__lines_say(&g->lines, "", PLUG__LOG_NO_KMS_KEY);
     else

@@ -1,9 +1,14 @@
 /* Rooms sources and creds: the conf file, whole or half, and what stays of it.
  *
- * The input is the file. It is good if and only if it has two or three lines
- * that hold what they should, blanks at the ends aside. It is read from a file
- * that lies in memory; one that is not good, in place of one that is, changes
- * nothing.
+ * The input is the file. What is found in it is a whole value: on its line
+ * there is nothing else but what may stand around a value, nothing that could
+ * belong to it was left out, and no line is passed over that could be a value.
+ *
+ * The input is also taken for credentials and a way to write them down: in each
+ * way they are found as they were, to the byte.
+ *
+ * The file is read from memory; one that is not good, in place of one that is,
+ * changes nothing.
  */
 
 #include "fuzz.h"
@@ -11,58 +16,239 @@
 #include <sys/mman.h>
 
 static const char good_file[] = "AKIDGOOD\nsEcReTgOoD\ntOkEnGoOd\n";
+static const char *const names[] = {
+    "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+    "aws_security_token"
+};
 
 
-/* What is left of the text without its first line, which goes to *line without
- * blanks at its end. */
-static kaws_bytes
-next_line(kaws_bytes text, kaws_bytes *line)
+/* ---- what is found ----------------------------------------------------- */
+
+/* Takes what may stand before a name off the front, if it is there. */
+static void
+skip(kaws_bytes *text, const char *word)
 {
-    *line = fuzz_until(&text, '\n');
-    while (line->len > 0 && strchr(" \t\r", line->at[line->len - 1]) != NULL &&
-           line->at[line->len - 1] != 0)
-        line->len--;
-    return text;
-}
+    size_t n = strlen(word), i = 0;
 
-
-/* The same verdict in other words: NULL, or which line is to be blamed. */
-static const char *
-verdict(kaws_bytes text, kaws_bytes line[3])
-{
-    static const struct { size_t least, most; const char *name; } rules[] = {
-        { 1, 128, "line 1" }, { 1, 256, "line 2" }, { 0, 4096, "line 3" }
-    };
-    size_t i, k;
-
-    for (i = 0; i < 3; i++) {
-        text = next_line(text, &line[i]);
-        for (k = 0; k < line[i].len; k++)
-            if (line[i].at[k] <= ' ' || line[i].at[k] >= 127)
-                return rules[i].name;
-        if (line[i].len < rules[i].least || line[i].len > rules[i].most)
-            return rules[i].name;
-    }
-    for (; text.len > 0; text.at++, text.len--)
-        if (strchr(" \t\r\n", *text.at) == NULL || *text.at == 0)
-            return "line 4";
-    return NULL;
+    while (i < n && i < text->len && (text->at[i] == word[i] ||
+                                      (text->at[i] ^ 32) == word[i]))
+        i++;
+    if (i == n)
+        (void)fuzz_take(text, n);
 }
 
 
 static void
-try_text(kaws_bytes text, kaws_bytes line[3])
+skip_blanks(kaws_bytes *text)
 {
-    kaws_bytes copy = { fuzz_copy(text), text.len }, part[3];
-    const char *blamed = verdict(text, line);
-    const char *wrong = kaws__sources_parse(copy, part);
+    while (text->len > 0 && (*text->at == ' ' || *text->at == '\t' ||
+                             *text->at == '\r'))
+        (void)fuzz_take(text, 1);
+}
+
+
+/* Whether a line is one of the names, and what follows is its value: then it
+ * is taken off. */
+static int
+named(kaws_bytes *line)
+{
+    static const char *const before[] = { "export ", "export\t", "set ",
+                                          "$env:" };
+    kaws_bytes rest = *line, left;
+    size_t i;
+
+    skip_blanks(&rest);
+    for (i = 0; i < 4; i++) {
+        skip(&rest, before[i]);
+        skip_blanks(&rest);
+    }
+    for (i = 0; i < 4; i++) {
+        left = rest;
+        skip(&left, names[i]);
+        if (left.len == rest.len)
+            continue;
+        skip_blanks(&left);
+        if (left.len > 0 && (*left.at == '=' || *left.at == ':')) {
+            (void)fuzz_take(&left, 1);
+            *line = left;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+
+/* What was found on a line is all of it but blanks, a pair of quotes, and the
+ * name. */
+static void
+look_whole(kaws_bytes line, kaws_bytes part, int has_name)
+{
+    size_t n;
+
+    HOLDS(named(&line) == has_name);
+    skip_blanks(&line);
+    while (line.len > 0 && strchr(" \t\r", line.at[line.len - 1]) != NULL &&
+           line.at[line.len - 1] != 0)
+        line.len--;
+    if (line.at != part.at) {
+        HOLDS(line.len == part.len + 2 && line.at + 1 == part.at);
+        HOLDS(*line.at == '"' || *line.at == '\'');
+        HOLDS(*line.at == line.at[line.len - 1]);
+        line = part;
+    }
+    HOLDS(line.len == part.len);
+    for (n = 0; n < part.len; n++)
+        HOLDS(part.at[n] > ' ' && part.at[n] < 127 &&
+              strchr("\"',;", part.at[n]) == NULL);
+}
+
+
+/* A line that nothing was found on has nothing that could be looked for. */
+static void
+look_empty(kaws_bytes line, int names_decide)
+{
+    kaws_bytes value = line;
+    int last;
+
+    skip_blanks(&line);
+    while (line.len > 0 && memchr(" \t\r", line.at[line.len - 1], 3) != NULL)
+        line.len--;
+    last = line.len > 0 ? line.at[line.len - 1] : 0;
+    if (line.len == 0 || *line.at == '#' || *line.at == ';' ||
+        (*line.at == '[' && last == ']') ||
+        (line.len == 2 && (last == '"' || last == '\'') && *line.at == last))
+        return;
+    HOLDS(names_decide);
+    if (named(&value)) {
+        skip_blanks(&value);
+        HOLDS(value.len == 0 || *value.at == '"' || *value.at == '\'');
+        return;
+    }
+    HOLDS(memchr(line.at, '=', line.len) != NULL ||
+          memchr(line.at, ':', line.len) != NULL);
+}
+
+
+/* Every line of a file that was taken. Of two lines with the same name and the
+ * same value, either is the one. */
+static void
+look_at_lines(kaws_bytes text, const kaws_bytes part[3])
+{
+    kaws_bytes left, line, copy;
+    int decide = 0, on, i, seen = 0;
+
+    if (text.len > 2 && memcmp(text.at, "\xef\xbb\xbf", 3) == 0)
+        (void)fuzz_take(&text, 3);
+    for (left = text; left.len > 0;) {
+        line = fuzz_until(&left, '\n');
+        decide |= named(&line);
+    }
+    while (text.len > 0) {
+        line = fuzz_until(&text, '\n');
+        for (i = on = 0; i < 3; i++) {
+            if (part[i].len == 0 || part[i].at < line.at ||
+                part[i].at >= line.at + line.len)
+                continue;
+            look_whole(line, part[i], decide);
+            on = 1;
+            seen++;
+        }
+        copy = line;
+        if (!on && !(decide && named(&copy)))
+            look_empty(line, decide);
+    }
+    HOLDS(seen == 2 + (part[2].len > 0));
+}
+
+
+/* NULL, or what is wrong: see look_clean. */
+static const char *
+try_text(kaws_bytes text, kaws_bytes part[3])
+{
+    kaws_bytes copy = { fuzz_copy(text), text.len };
+    static kaws__conf conf;
+    const char *wrong = kaws__sources_parse(&conf, copy, part);
     int i;
 
-    HOLDS((wrong == NULL) == (blamed == NULL));
-    HOLDS(wrong == NULL || strncmp(wrong, blamed, strlen(blamed)) == 0);
-    for (i = 0; wrong == NULL && i < 3; i++)
-        HOLDS(kaws__buf_same(part[i], line[i]));
+    HOLDS(strlen(wrong) < sizeof conf.wrong - 1);
+    if (*wrong == '\0') {
+        HOLDS(part[0].len > 0 && part[0].len <= 128);
+        HOLDS(part[1].len > 0 && part[1].len <= 256 && part[2].len <= 4096);
+        look_at_lines(copy, part);
+        for (i = 0; i < 3; i++)           /* they are used with the text      */
+            if (part[i].len > 0)
+                part[i].at = text.at + (part[i].at - copy.at);
+    }
     free((void *)(uintptr_t)copy.at);
+    return *wrong == '\0' ? NULL : wrong;
+}
+
+
+/* ---- what was written down --------------------------------------------- */
+
+static void
+put(kaws__buf *out, const char *text)
+{
+    kaws__buf_put(out, text, strlen(text));
+}
+
+
+/* Credentials of AWS's characters, written down in a way that people have: they
+ * are found as they are. */
+static void
+try_way(kaws_bytes in)
+{
+    static const char base64[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqr"
+                                 "stuvwxyz0123456789+/";
+    static const char *const before[] = { "", "export ", "SET ", "$Env:" };
+    static const char *const between[] = { "\n", "\r\n", " \n\n",
+                                           "\t\r\n# x\n" };
+    static const char *const around[] = { "", "\"", "'", "" };
+    static const size_t most[] = { 128, 256, 4096 };
+    unsigned way = (unsigned)fuzz_number(&in, 2), i, n, named_too = way & 1;
+    const char *const end = between[way >> 1 & 3];
+    uint8_t text[7000], values[3][4096];
+    kaws_bytes part[3], value[3];
+    kaws__buf out = kaws__buf_fixed(text, sizeof text);
+    static kaws__conf conf;
+
+    put(&out, way & 8 ? "\xef\xbb\xbf" : "");
+    put(&out, way & 16 ? "\n" : "");
+    put(&out, way & 32 ? "[default]\n" : "");
+    for (i = 0; i < 3; i++) {
+        value[i] = fuzz_until(&in, '\n');
+        for (n = 0; n < value[i].len && n < most[i]; n++)
+            values[i][n] = (uint8_t)base64[i > 0 ? value[i].at[n] & 63
+                                                 : value[i].at[n] & 31];
+        value[i] = (kaws_bytes){ values[i], n };
+        if (i > 0 && n > 0 && way & 64)
+            values[i][n - 1] = '=';
+    }
+    if (value[0].len == 0 || value[1].len == 0 ||
+        (value[0].len >= 16 && memcmp(value[0].at, "ASIA", 4) == 0) ||
+        (value[1].len == 20 && (memcmp(value[1].at, "ASIA", 4) == 0 ||
+                                memcmp(value[1].at, "AKIA", 4) == 0)))
+        return;
+    for (n = 0; n < 3; n++) {
+        i = named_too && way & 128 ? 2 - n : n;         /* names decide       */
+        if (i == 2 && value[2].len == 0)
+            continue;
+        if (named_too) {
+            put(&out, before[way >> 8 & 3]);
+            put(&out, names[i + (i == 2 && way & 1024)]);
+            put(&out, way & 2048 ? " = " : "=");
+        }
+        put(&out, around[way >> 12 & 3]);
+        kaws__buf_put(&out, value[i].at, value[i].len);
+        put(&out, around[way >> 12 & 3]);
+        put(&out, end);
+    }
+    put(&out, named_too && way & 16384 ? "region = eu-west-1\n" : "");
+    if (out.failed)
+        return;
+    HOLDS(*kaws__sources_parse(&conf, kaws__buf_view(&out), part) == '\0');
+    for (i = 0; i < 3; i++)
+        HOLDS(kaws__buf_same(part[i], value[i]));
 }
 
 
@@ -85,8 +271,8 @@ has(const kaws__creds *c, kaws_bytes id, kaws_bytes secret, kaws_bytes token)
 }
 
 
-/* None of the file is left where it was read, nor is it in the error's words:
- * those depend on which line is wrong, and on nothing else. */
+/* None of the file is left where it was read, nor is it in the error's words.
+ */
 static void
 look_clean(const kaws__creds *c, const kaws_error *err, kaws_bytes text,
            const char *path)
@@ -103,7 +289,7 @@ look_clean(const kaws__creds *c, const kaws_error *err, kaws_bytes text,
     }
     wrong = text.len == 0 ? "it is empty" :
             text.len >= sizeof zeros ? "it is longer than 6143 bytes"
-                                     : kaws__sources_parse(text, part);
+                                     : try_text(text, part);
     (void)snprintf(want, sizeof want, "the conf file %s: %s; it has to hold "
                    "the access key id, the secret access key and, if there is "
                    "one, the session token, one a line", path, wrong);
@@ -150,12 +336,14 @@ try_file(kaws_bytes text, kaws_bytes line[3], int good)
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    kaws_bytes text = { data, size }, line[3];
+    kaws_bytes text = { data, size }, part[3];
+    const char *wrong;
 
     if (size > 7000)
         return 0;
-    try_text(text, line);
-    try_file(text, line, size > 0 && size < KAWS__SOURCES_TEXT_MAX &&
-                         verdict(text, line) == NULL);
+    wrong = try_text(text, part);
+    try_file(text, part, size > 0 && size < KAWS__SOURCES_TEXT_MAX &&
+                         wrong == NULL);
+    try_way(text);
     return 0;
 }

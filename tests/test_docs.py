@@ -90,8 +90,8 @@ def test_the_least_policy_suffices_and_is_needed(tmp_path, kms):
 
 # ---- the README's tables are the plugin's -------------------------------------------------------
 
-ROW = re.compile(r'{ "(\w+)", PLUG__(\w+), PLUG__(\w+),.*?(?:(?:text = ("[^"]*")|number = {(.*?)}),'
-                 r'.*?)?[.]help', re.S)
+ROW = re.compile(r'{ "(\w+)", PLUG__(\w+), PLUG__(\w+),.*?(?:(?:text = ("[^"]*")|number = {(.*?)}|'
+                 r'flag = (1)),.*?)?[.]help', re.S)
 AT_RUN_TIME = {"MY_CNF": "read only", "SET": "`SET GLOBAL`",
                "SET_CHECKED": "`SET GLOBAL`, KMS is asked"}
 
@@ -114,10 +114,12 @@ def readme_rows(name: str) -> list[list[str]]:
 def test_the_readme_lists_every_setting():
     settings = plugin_rows("^static const plug__settings_row", ROW)
 
-    def row(name, kind, where, text, numbers):
+    def row(name, kind, where, text, numbers, flag):
         of = [str(eval(each)) for each in numbers.split(",")[:3]] if numbers else []
-        return [f"`keyring_aws_{name}`", f"{of[1]} to {of[2]}" if of else kind.lower(),
-                f"`{of[0]}`" if of else text.replace('"', "`"), AT_RUN_TIME[where]]
+        default = f"`{of[0]}`" if of else "`ON`" if flag else text.replace('"', "`")
+        return [f"`keyring_aws_{name}`",
+                f"{of[1]} to {of[2]}" if of else {"TEXT": "text", "FLAG": "ON, OFF"}[kind],
+                default, AT_RUN_TIME[where]]
 
     assert readme_rows(r"keyring_aws_\w+") == [
         row(*each) for each in settings if each[2] != "HIDDEN"]

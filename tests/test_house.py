@@ -177,6 +177,8 @@ BAD = (  # rule, file, what is there, what is put in its place
     ("room_size", "keyring_aws.h", RING, RING + "\n" * 1000),
     ("room_size", "keyring_aws_plugin.c", PLUG, "\n" * 1000 + PLUG),
     ("code_size", "keyring_aws.h", RING, RING + "    n++;\n" * 400),
+    ("counts", "keyring_aws.h", RING, '    puts("%lu keys");\n' + RING),
+    ("counts", "keyring_aws_plugin.c", PLUG, '    puts("%d "\n         "bytes");\n' + PLUG),
     ("words", "keyring_aws.h", "/* Opens. */", "/* Opens the Cell. */"),
     ("words", "keyring_aws.h", "/* Opens. */", "/* Its size is\n * another. */"),
     ("words", "keyring_aws_plugin.c", PLUG, "    puts(\"KMS is out of reach\");\n" + PLUG),

@@ -469,10 +469,10 @@ def test_session_tokens(driver, emulator, conf):
 def test_reload_creds(driver, emulator, conf):
     lib = driver()
     lib.ok("check")
-    for text, words in (("", "empty"), ("AKID\n", "line 2"), ("\nsecret\n", "line 1"),
+    for text, words in (("", "empty"), ("AKID\n", "line 2"), ("\nsecret\n", "line 2"),
                         ("A B\nsecret\n", "line 1"), ("AKID\ns\xe9cret\n", "line 2"),
-                        ("AKID\nsecret\n\nmore\n", "line 4"), ("A\nb\n" + "t" * 5000, "line 3"),
-                        ("A" * 7000, "longer")):
+                        ("AKID\nsecret\n\nmore\nmore\n", "line 5 is one too many"),
+                        ("A\nb\n" + "t" * 5000, "line 3"), ("A" * 7000, "longer")):
         conf.write_text(text, "latin-1")
         answer = lib.call("reload_creds")
         assert answer.status == "CONFIG" and words in answer.text and str(conf) in answer.text
@@ -485,6 +485,73 @@ def test_reload_creds(driver, emulator, conf):
     lib.ok("reload_creds")
     lib.ok("check")
     assert emulator.log()["requests"][-1]["access_key_id"] == "AKIDNEW"
+
+
+PASTED = {                              # what people have, and where they have it from
+    "an editor": "\ufeff\r\n  {id} \r\n\r\n\t{secret}\r\n{token}\r\n",
+    "a comment": "# the server's user\n{id}\n{secret}\n{token}\n",
+    "a password manager": "'{id}'\n\"{secret}\"\n'{token}'",
+    "~/.aws/credentials": "[default]\naws_access_key_id = {id}\n"
+                          "aws_secret_access_key = {secret}\naws_session_token = {token}\n"
+                          "region = eu-west-1\n",
+    "saml2aws": "[saml]\naws_access_key_id      = {id}\naws_secret_access_key  = {secret}\n"
+                "aws_session_token      = {token}\naws_security_token     = {token}\n"
+                "x_principal_arn        = arn:aws:sts::111122223333:assumed-role/a/b\n",
+    "the access portal": 'export AWS_ACCESS_KEY_ID="{id}"\n'
+                         'export AWS_SECRET_ACCESS_KEY="{secret}"\n'
+                         'export AWS_SESSION_TOKEN="{token}"\n',
+    "its Windows": "SET AWS_ACCESS_KEY_ID={id}\r\nSET AWS_SECRET_ACCESS_KEY={secret}\r\n"
+                   "SET AWS_SESSION_TOKEN={token}\r\n",
+    "its PowerShell": '$Env:AWS_ACCESS_KEY_ID="{id}"\r\n$Env:AWS_SECRET_ACCESS_KEY="{secret}"\r\n'
+                      '$Env:AWS_SESSION_TOKEN="{token}"\r\n',
+    "aws configure export-credentials --format env": (
+        "export AWS_ACCESS_KEY_ID={id}\nexport AWS_SECRET_ACCESS_KEY={secret}\n"
+        "export AWS_SESSION_TOKEN={token}\n"
+        "export AWS_CREDENTIAL_EXPIRATION=2026-11-28T15:10:00Z\n"),
+    "a .env file": "AWS_SECRET_ACCESS_KEY={secret}\nAWS_SESSION_TOKEN={token}\n"
+                   "AWS_ACCESS_KEY_ID={id}\n",
+}
+
+
+@pytest.mark.parametrize("name", PASTED)
+def test_what_people_paste(driver, emulator, conf, name):
+    """The signature proves that the secret is what was pasted, to the byte."""
+    who = {"id": "ASIAIOSFODNN7EXAMPLE", "secret": "/+" + SECRET + "=",
+           "token": "IQoJ/" * 99 + "=="}
+    emulator.add_user(who["id"], who["secret"], ACCOUNT, token=who["token"],
+                      token_expires=time.time() + 100)
+    conf.write_bytes(PASTED[name].format(**who).encode())
+    lib = driver()
+    lib.ok("check")
+    assert emulator.log()["requests"][-1]["access_key_id"] == who["id"]
+    assert [line for level, line in lib.logs if level < 2 and "no data file" not in line
+            and "made the folder" not in line] == []
+
+
+def test_an_id_and_a_token_that_do_not_fit(driver_program, driver, emulator, settings, conf):
+    """ASIA takes a token, AKIA has none. A file that is half written changes nothing."""
+    token, brief, lasting = "IQoJ" * 30, "ASIAIOSFODNN7EXAMPLE", "AKIAIOSFODNN7LASTING"
+    emulator.add_user(brief, SECRET, ACCOUNT, token=token, token_expires=time.time() + 100)
+    emulator.add_user(lasting, SECRET, ACCOUNT)
+    write_conf(conf, brief, SECRET)
+    with Driver(driver_program) as lib:
+        answer = lib.open(**settings)
+        assert answer.status == "CONFIG" and "begins with ASIA takes one" in answer.text
+    write_conf(conf, brief, SECRET, token)
+    lib = driver()
+    lib.ok("check")
+    write_conf(conf, brief, SECRET)
+    assert lib.call("reload_creds").status == "CONFIG"
+    lib.ok("check")
+    write_conf(conf, lasting, SECRET, token)
+    lib.ok("reload_creds")
+    line, = lib.said("takes no session token", 1)
+    assert str(conf) in line and token[:8] not in line
+    answer = lib.call("check")
+    assert (answer.status, answer.aws) == ("CREDENTIALS", "UnrecognizedClientException")
+    assert "begins with AKIA takes no session token, but there is one" in answer.text
+    write_conf(conf, lasting, SECRET)
+    lib.ok("check")                                         # it is read again by itself
 
 
 @pytest.mark.parametrize("offset", [5 * HOUR, -5 * HOUR, 400, -400, 30 * 24 * HOUR])

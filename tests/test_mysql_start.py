@@ -75,6 +75,11 @@ def damaged_data_file(stage):
     stage.data.write_bytes(content)
 
 
+def missing_data_file(stage):
+    stage.data.unlink()
+    return {"create": "OFF"}
+
+
 def data_file_that_is_a_link(stage):
     stage.data.symlink_to(stage.data.rename(stage.data.with_name("elsewhere")).name)
 
@@ -87,6 +92,10 @@ def data_file_that_is_a_folder(stage):
 def folder_that_cannot_be_made(stage):
     (stage.db.folder / "file").touch()
     return {"data_file": stage.db.folder / "file" / "keyring" / "data"}
+
+
+def conf_file_that_a_change_would_remove(stage):
+    os.link(stage.conf, stage.data.with_name("data.tmp"))
 
 
 def ca_file_that_is_a_pipe(stage):
@@ -103,6 +112,9 @@ FAULTS = [                              # and what the one sentence says; first 
     (lambda stage: stage.write_conf("AKIDUNKNOWN"), r"UnrecognizedClientException"),
     ({"cmk_id": KEY_ARN[:-1] + "0"}, r"NotFoundException"),
     (damaged_data_file, r"data file \S+/data is damaged at byte 80"),
+    (missing_data_file, r"no data file \S+/data, and none is made .*keyring_aws_create = OFF"),
+    (lambda stage: write(stage.conf, f"{ACCESS_KEY_ID}\n{SECRET}%"),
+     r"conf file \S+/conf: line 2 ends with '%', which zsh prints"),
 ]
 MORE_FAULTS = [
     (lambda stage: write(stage.conf, f"{ACCESS_KEY_ID}\nnot a {SECRET}\n"),
@@ -127,6 +139,11 @@ MORE_FAULTS = [
         "http://svc:Xy7qWv8z@127.0.0.1:x")),
     ({"endpoint": "https://127.0.0.1:1:2"}, r"endpoint 'https://127.0.0.1:1:2' is not"),
     ({"accounts": ","}, r"accounts is not a list"),
+    ({"cmk_id": KEY_ARN.replace("arn:aws:", "arn:aws-cn:")},
+     r"is not the ARN of a KMS key: its region belongs to another partition"),
+    (conf_file_that_a_change_would_remove, r"conf_file and data_file name the same file, \S+\.tmp"),
+    (lambda stage: stage.write_conf("ASIAIOSFODNN7EXAMPLE"),
+     r"line 3, the session token, is missing; an id that begins with ASIA"),
 ]
 
 
@@ -340,6 +357,60 @@ def test_a_start_without_kms_says_what_to_do(crashed, force, settings):
     crashed.kms.start()
     begin(crashed, f"--keyring-aws={force}")
     check_rows(crashed)
+
+
+def test_a_missing_volume_is_no_new_keyring(stage):
+    """As README has it: the first start, then keyring_aws_create = OFF in my.cnf."""
+    stage.start(NO_SCHEMA, "--keyring-aws=FORCE")
+    assert [line for line in stage.said("Warning") if "keyring_aws_create = OFF" in line]
+    stage.install_functions()
+    assert stage.generate("kept") == 1
+    assert stage.db.stop() == 0
+    volume = stage.data.parent.rename(stage.data.parent.with_name("elsewhere"))
+    run = stage.db.run_once(*stage.options(NO_SCHEMA, "--keyring-aws=FORCE", create="OFF"),
+                            timeout=60)
+    assert run.returncode == 1
+    check_one_sentence(run.stdout, "an unmounted volume looks the same")
+    assert not stage.data.parent.exists()
+    volume.rename(stage.data.parent)
+    stage.start(NO_SCHEMA, "--keyring-aws=FORCE", create="OFF")
+    assert stage.variable("create") == 0 and stage.fetch("kept") == stage.plain("kept")
+    assert not stage.said("ERROR") and not stage.said("Warning")
+
+    stage.uninstall()                                   # and while the server runs
+    kept = stage.data.rename(stage.data.with_name("kept"))
+    assert "initialization function failed" in stage.refused(
+        "INSTALL PLUGIN keyring_aws SONAME 'keyring_aws.so'")[1]
+    (line,) = stage.said("ERROR")
+    assert "none is made" in line and "install the plugin again" in line
+    assert not stage.data.exists() and not stage.data.with_name("data.tmp").exists()
+    kept.rename(stage.data)
+    stage.install()
+    assert stage.fetch("kept") == stage.plain("kept")
+
+
+def test_settings_that_contradict_each_other_are_named(stage):
+    """Each in one line, once; and they are used all the same."""
+    stage.start(NO_SCHEMA, region="us-west-7", connect_timeout=20001, timeout=20000,
+                start_seconds=19)
+    stage.install_functions()
+    warned = [line for line in stage.said("Warning") if "data file" not in line]
+    assert len(warned) == 3
+    for words in ("region is us-west-7, but the ARN of the KMS key is in us-east-1",
+                  "connect_timeout is 20001 ms, but timeout, which limits the whole operation, is"
+                  " 20000 ms",
+                  "keyring_aws_timeout is 20000 ms, more than keyring_aws_start_seconds, 19"):
+        assert [line for line in warned if words in line]
+    assert stage.generate("used") == 1
+    stage.mark()
+    stage.sql("SET GLOBAL keyring_aws_connect_timeout = 30000")
+    assert stage.fetch("used") and stage.fetch("used")
+    (line,) = stage.said("Warning")
+    assert "connect_timeout is 30000 ms" in line
+    stage.mark()
+    stage.sql("SET GLOBAL keyring_aws_region = 'us-esat-1'")    # the emulator is in any region
+    (line,) = stage.said("Warning")
+    assert "region us-esat-1 is not among those" in line and "typing error" in line
 
 
 def test_files_are_made_for_their_owner_alone(stage):

@@ -315,7 +315,7 @@ check_torn(const uint8_t *before, size_t before_len, size_t *torn)
     if (memcmp(now, before, 32) != 0 ||
         memcmp(now + 48, before + 48, len - 48) != 0)
         model_fail("more than the end of the file was changed", NULL);
-    if (fake_logged(&fake, 1, "were moved to") != 1)
+    if (fake_logged(&fake, 1, "was moved to") != 1)
         model_fail("nothing was said about a torn end", NULL);
     check_aside(before + len, before_len - len);
     *torn = before_len - len;

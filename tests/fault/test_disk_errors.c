@@ -271,7 +271,7 @@ check_waits(const operation *o, kaws *ring, const before *was, unsigned denied,
     }
     assert_int_equal(run(REMOVE, &ring), KAWS_OK);
     assert_int_equal(run(GENERATE, &ring), KAWS_OK);
-    assert_int_equal(fake_logged(&fake, 1, "were moved to"), o->torn);
+    assert_int_equal(fake_logged(&fake, 1, "was moved to"), o->torn);
     if (o->torn)
         assert_true(model_aside(was->bytes, was->len) + kaws__store_get(
                     was->bytes + KAWS__STORE_COMMITTED, 8) == was->len);

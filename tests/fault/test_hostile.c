@@ -200,7 +200,7 @@ judge(const uint8_t *at, size_t len, int read_only, kaws_error *err)
         torn = disk_bytes(path, &torn_len);
         assert_int_equal(now_len + torn_len, len);
         assert_memory_equal(torn, at + now_len, torn_len);
-        assert_int_equal(fake_logged(&fake, 1, "were moved to"), 1);
+        assert_int_equal(fake_logged(&fake, 1, "was moved to"), 1);
     }
     kaws_close(ring);
     if (name != NULL)

@@ -176,6 +176,7 @@ run_open(job *j)
         { "endpoint=", &cfg.endpoint, NULL },
         { "ca_file=", &cfg.ca_file, NULL },
         { "read_only=", NULL, &cfg.read_only },
+        { "must_exist=", NULL, &cfg.must_exist },
         { "connect_timeout_ms=", NULL, &cfg.connect_timeout_ms },
         { "timeout_ms=", NULL, &cfg.timeout_ms },
         { "max_attempts=", NULL, &cfg.max_attempts },

@@ -511,7 +511,7 @@ typedef struct { sys_var head; char def; }                  var_bool;
 
 enum { V_BOOL = 1, V_INT = 2, V_STR = 5, V_TYPE = 0x7f, V_READONLY = 0x200,
        V_NODEFAULT = 0x4000, V_MEMALLOC = 0x8000, V_NOPERSIST = 0x10000,
-       V_INVISIBLE = 0x40000, VARIABLES = 11 };
+       V_INVISIBLE = 0x40000, VARIABLES = 12 };
 
 typedef struct { const char *name; char *value; int type, scope; } show_var;
 
@@ -1154,6 +1154,7 @@ static const struct {
     { "region",          TEXT | V_NODEFAULT, "us-east-1", { 0 } },
     { "conf_file",       TEXT | MY_CNF, DEFAULTS "conf", { 0 } },
     { "data_file",       TEXT | MY_CNF, DEFAULTS "data", { 0 } },
+    { "create",          V_BOOL | MY_CNF, NULL, { 1 } },
     { "accounts",        TEXT | MY_CNF, NULL, { 0 } },
     { "endpoint",        TEXT | MY_CNF, NULL, { 0 } },
     { "ca_file",         TEXT | MY_CNF, NULL, { 0 } },
@@ -1192,7 +1193,7 @@ test_layout(void)
                   || memcmp(&((const var_int *)v)->def, variables[i].number,
                             sizeof variables[i].number) == 0)
               && ((v->flags & V_TYPE) != V_BOOL
-                  || ((const var_bool *)v)->def == 0),
+                  || ((const var_bool *)v)->def == variables[i].number[0]),
               "keyring_aws_%s: %s", variables[i].name, v->comment);
     }
     check(p->is.system_vars[VARIABLES] == NULL, "and no other variable");
@@ -1544,6 +1545,30 @@ test_migration(void)
     data = fresh_data("migration_none");
     unload(load_with("open_mode=1", NULL));
     check(stat(data, &b) != 0, "open_mode=1 makes no data file");
+}
+
+
+static void
+test_create(void)
+{
+    struct stat b;
+    const char *data = fresh_data("create");
+    plugin *p;
+
+    log_forget();
+    p = load_with("create=0", NULL);
+    check(p == NULL && stat(data, &b) != 0
+          && logged(0, data, "none is made (must_exist; in MySQL"
+                    " keyring_aws_create = OFF)") == 1,
+          "create=0 without a data file: it is refused, and none is made");
+    p = load_with("create=1", NULL);
+    check(p != NULL && stat(data, &b) == 0 && !generate("c1", "AES", NULL, 32),
+          "create=1 makes it");
+    unload(p);
+    p = load_with("create=0", NULL);
+    check(p != NULL && fetches("c1", NULL, "AES", 32),
+          "create=0 with a data file is like create=1");
+    unload(p);
 }
 
 
@@ -2245,7 +2270,8 @@ test_lines(void)
 
 static void (*const sections[])(void) = {
     test_layout, test_refusals, test_starting, test_keys, test_migration,
-    test_settings, test_functions, test_status, test_lines, test_life
+    test_create, test_settings, test_functions, test_status, test_lines,
+    test_life
 };
 
 

@@ -71,6 +71,7 @@ test_regions(void **state)
         const char *rest = partitions[p].regions;
         for (; sscanf(rest, "%39s%n", region, &n) == 1; rest += n, seen++) {
             assert_true(region_ok(region));
+            assert_int_equal(kaws__arn_is_known(region), region[0] != 'x');
             kaws__arn_url(url, sizeof url, NULL, region);
             (void)snprintf(want, sizeof want, "https://kms.%s.%s/", region,
                            partitions[p].suffix);
@@ -83,6 +84,10 @@ test_regions(void **state)
         }
     }
     assert_int_equal(seen, 47);
+    assert_false(kaws__arn_is_known("us-esat-1"));
+    assert_false(kaws__arn_is_known("us-east-3"));
+    assert_false(kaws__arn_is_known("east-1"));   /* a piece of a name        */
+    assert_false(kaws__arn_is_known("cn-east-1"));
     JUDGE(region_ok, "aaaaaaaaaaaaaaaa-aaaaaaaaaaaaa-1", /* 32 characters    */
           "us-east-99", NULL,
           "", "us", "us-", "us-east", "us-east-", "us-east-1a", "us-east-a1",
@@ -138,22 +143,30 @@ test_arns(void **state)
 static void
 test_targets(void **state)
 {
-    static const struct { const char *id, *region; } rows[] = {
-        { A "key/x", "us-east-1" },
-        { "arn:aws-cn:kms:cn-north-1:111122223333:key/x", "cn-north-1" },
-        { A "alias/app", "us-east-1" },
-        { "alias/app", "eu-west-1" },
-        { "alias/a_b-c/D", "eu-west-1" },
-        { "1234abcd-12ab-34cd-56ef-1234567890ab", "eu-west-1" },
-        { "mrk-1234abcd12ab34cd56ef1234567890ab", "eu-west-1" },
-        { "", NULL }, { "alias/a b", NULL }, { "a:b", NULL }, { "a\n", NULL },
-        { "a\"", NULL }, { "\xff\xfe", NULL }, { "k\xc3\xa4", NULL },
-        { "arn:aws:kms:us-east-1:1:key/x", NULL },
-        { "arn:aws-cn:kms:us-east-1:111122223333:key/x", NULL }
+    static const struct { const char *id, *region, *words; } rows[] = {
+        { A "key/x", "us-east-1", NULL },
+        { "arn:aws-cn:kms:cn-north-1:111122223333:key/x", "cn-north-1", NULL },
+        { A "alias/app", "us-east-1", NULL },
+        { "alias/app", "eu-west-1", NULL },
+        { "alias/a_b-c/D", "eu-west-1", NULL },
+        { "1234abcd-12ab-34cd-56ef-1234567890ab", "eu-west-1", NULL },
+        { "mrk-1234abcd12ab34cd56ef1234567890ab", "eu-west-1", NULL },
+        { "", NULL, NULL }, { "alias/a b", NULL, NULL },
+        { "a:b", NULL, NULL }, { "a\n", NULL, NULL },
+        { "a\"", NULL, NULL }, { "\xff\xfe", NULL, NULL },
+        { "k\xc3\xa4", NULL, NULL },
+        { "arn:aws:kms:us-east-1:1:key/x", NULL, "not 12 digits" },
+        { "arn:aws:kms:us-east-1:111122223333", NULL, "six parts" },
+        { "arn:aws:s3:us-east-1:111122223333:key/x", NULL, "PARTITION:kms:" },
+        { "arn:aws:kms:us_east_1:111122223333:key/x", NULL, "its region is" },
+        { "arn:aws:kms:us-east-1:111122223333:grant/x", NULL, "end with key/" },
+        { "arn:aws-cn:kms:us-east-1:111122223333:key/x", NULL,
+          "its region belongs to another partition" },
+        { "arn:aws:kms:cn-north-1:111122223333:alias/x", NULL,
+          "its region belongs to another partition" }
     };
     kaws__target target;
     kaws_error err;
-    char text[300];
     size_t i;
 
     (void)state;
@@ -162,12 +175,24 @@ test_targets(void **state)
         expect_at(__LINE__, &err,
                   kaws__arn_target(&target, rows[i].id, "eu-west-1", &err),
                   rows[i].region != NULL ? KAWS_OK : KAWS_ARGUMENT,
-                  "is not the id, ARN or alias");
+                  rows[i].words != NULL ? rows[i].words
+                                        : "is not the id, ARN or alias");
         if (rows[i].region != NULL) {
             assert_string_equal(target.key_id, rows[i].id);
             assert_string_equal(target.region, rows[i].region);
         }
     }
+}
+
+
+static void
+test_longest_target(void **state)
+{
+    kaws__target target;
+    kaws_error err = { 0 };
+    char text[300];
+
+    (void)state;
     memset(text, 'k', sizeof text);
     text[256] = '\0';
     expect_at(__LINE__, &err, kaws__arn_target(&target, text, "x", &err),
@@ -265,13 +290,50 @@ test_endpoints(void **state)
 }
 
 
+/* Which region an endpoint is in, where its name can tell. */
+static void
+test_regions_of_hosts(void **state)
+{
+    static const struct { const char *endpoint, *region; } rows[] = {
+        { "https://kms.eu-west-1.amazonaws.com", "eu-west-1" },
+        { "https://kms-fips.us-gov-east-1.amazonaws.com:443", "us-gov-east-1" },
+        { "https://kms.cn-north-1.amazonaws.com.cn/", "cn-north-1" },
+        { "https://kms.us-iso-east-1.c2s.ic.gov", "us-iso-east-1" },
+        { "https://kms.eu-west-1.api.aws", "eu-west-1" },
+        { "https://vpce-1-2.kms.us-east-2.vpce.amazonaws.com", "us-east-2" },
+        { "https://vpce-1-us-west-2a.kms.us-west-2.vpce.amazonaws.com",
+          "us-west-2" },
+        { "https://kms.xx-new-7.amazonaws.com", "xx-new-7" },
+        { "https://kms.eu-west-1.example.com", "" },
+        { "https://eu-west-1.vpce.example.com", "" },
+        { "https://kms.eu-west-1", "" }, { "https://kms.amazonaws.com", "" },
+        { "https://kms.eu-west-1.amazonaws.evil", "" },
+        { "https://localhost:1", "" }, { "http://127.0.0.1:1/", "" },
+        { "https://[2001:db8::1]", "" }
+    };
+    kaws_bytes region;
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++) {
+        assert_true(kaws__arn_endpoint_ok(rows[i].endpoint));
+        region = kaws__arn_host_region(rows[i].endpoint);
+        if (!kaws__buf_same(region, kaws__buf_of(rows[i].region)))
+            fail_msg("%s: %.*s", rows[i].endpoint, (int)region.len,
+                     (const char *)region.at);
+    }
+}
+
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_regions), cmocka_unit_test(test_arns),
-        cmocka_unit_test(test_targets), cmocka_unit_test(test_fits),
-        cmocka_unit_test(test_endpoints)
+        cmocka_unit_test(test_targets),
+        cmocka_unit_test(test_longest_target), cmocka_unit_test(test_fits),
+        cmocka_unit_test(test_endpoints),
+        cmocka_unit_test(test_regions_of_hosts)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

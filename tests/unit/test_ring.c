@@ -1830,6 +1830,172 @@ test_opening_says_it_all(void **state)
 }
 
 
+/* ---- settings that contradict each other ------------------------------- */
+
+#define EU_ARN "arn:aws:kms:eu-west-1:111122223333:key/x"
+static const struct {
+    const char *key, *region, *endpoint;
+    int connect, all, parallel;
+    const char *warned;
+} doubts[] = {
+    { FAKE_EAST, NULL, NULL, 0, 0, 0, NULL },
+    { NULL, NULL, NULL, 0, 0, 0, NULL },
+    { "alias/app", "eu-west-1", NULL, 0, 0, 0, NULL },
+
+    /* the ARN's region, and the other one */
+    { EU_ARN, NULL, NULL, 0, 0, 0, NULL },
+    { EU_ARN, "us-east-1", NULL, 0, 0, 0, NULL },   /* the default        */
+    { EU_ARN, "eu-west-1", NULL, 0, 0, 0, NULL },
+    { EU_ARN, "us-west-2", NULL, 0, 0, 0,
+      "region is us-west-2, but the ARN of the KMS key is in eu-west-1: "
+      "requests for it go there" },
+    { EU_ARN, "cn-north-1", NULL, 0, 0, 0, "another partition of AWS" },
+    { "arn:aws-cn:kms:cn-north-1:111122223333:key/x", NULL, NULL, 0, 0, 0,
+      NULL },
+
+    /* regions that nobody knows */
+    { "alias/app", "us-esat-1", NULL, 0, 0, 0,
+      "the region us-esat-1 is not among those that this version knows" },
+    { NULL, "eu-west-9", NULL, 0, 0, 0, "region eu-west-9 is not among" },
+    { "arn:aws:kms:us-esat-1:111122223333:key/x", NULL, NULL, 0, 0, 0,
+      "region us-esat-1 is not among" },
+
+    /* an endpoint of a region */
+    { "alias/app", "eu-west-1", "https://kms.eu-west-1.api.aws", 0, 0, 0,
+      NULL },
+    { "alias/app", NULL, "https://kms.eu-west-1.amazonaws.com", 0, 0, 0,
+      "amazonaws.com is in another region than us-east-1, for which" },
+    { EU_ARN, NULL, "https://vpce-1.kms.us-east-1.vpce.amazonaws.com", 0, 0,
+      0, "in another region than eu-west-1" },
+    { EU_ARN, NULL, "https://kms.corp.example", 0, 0, 0, NULL },
+
+    /* timeouts */
+    { FAKE_EAST, NULL, NULL, 0, 500, 0, NULL },     /* the default        */
+    { FAKE_EAST, NULL, NULL, 2000, 2000, 0, NULL },
+    { FAKE_EAST, NULL, NULL, 2001, 2000, 0,
+      "connect_timeout is 2001 ms, but timeout, which limits the whole "
+      "operation, is 2000 ms" },
+    { FAKE_EAST, NULL, NULL, 10001, 0, 0, "is 10000 ms" },
+
+    { FAKE_EAST, NULL, NULL, 0, 0, 64, NULL },
+    { FAKE_EAST, NULL, NULL, 0, 0, 65, "64 is the most, and used" },
+    { "app", NULL, NULL, 0, 0, 0, "'app' is looked up as a key id" },
+    { "mrk-1234abcd12ab34cd56ef1234567890ab", NULL, NULL, 0, 0, 0, NULL },
+    { "1234abcd-12ab-34cd-56ef-1234567890ab", NULL, NULL, 0, 0, 0, NULL }
+};
+
+
+/* Opens with these settings: that warning, and no others. NULL: none. */
+static void
+check_doubt(struct world *w, const kaws_config *cfg, const char *warned)
+{
+    world_case = warned != NULL ? warned : "no warning";
+    fake_forget_log(&w->f);
+    kaws__err_clear(&w->err);
+    EXPECT(w, KAWS_OK, NULL, kaws_open(&w->ring, cfg, &w->err));
+    if (fake_logged(&w->f, 1, "") != (warned != NULL) ||
+        (warned != NULL && fake_logged(&w->f, 1, warned) != 1))
+        fail_msg("not logged: %s", world_case);
+    world_close(w);
+}
+
+
+static void
+test_doubts(void **state)
+{
+    struct world *w = *state;
+    kaws_config cfg;
+    size_t i;
+
+    world_open(w);                        /* so that the file is there        */
+    world_close(w);
+    for (i = 0; i < COUNT(doubts); i++) {
+        cfg = w->cfg;
+        cfg.kms_key_id = doubts[i].key;
+        cfg.region = doubts[i].region;
+        cfg.endpoint = doubts[i].endpoint;
+        cfg.connect_timeout_ms = doubts[i].connect;
+        cfg.timeout_ms = doubts[i].all;
+        cfg.rewrap_parallel = doubts[i].parallel;
+        check_doubt(w, &cfg, doubts[i].warned);
+    }
+    cfg = w->cfg;
+    cfg.ca_file = w->f.conf;
+    check_doubt(w, &cfg, NULL);
+    cfg.endpoint = "http://localhost:1";
+    check_doubt(w, &cfg, "ca_file is not used");
+}
+
+
+/* What is changed while it is open is told once, not at each call. */
+static void
+test_doubts_at_run_time(void **state)
+{
+    struct world *w = *state;
+    int i;
+
+    fake_forget_log(&w->f);
+    for (i = 0; i < 3; i++) {
+        kaws_use_timeouts(w->ring, 5000, 4000);
+        OK(w, kaws_check(w->ring, &w->err));
+    }
+    assert_int_equal(fake_logged(&w->f, 1, "connect_timeout is 5000 ms"), 1);
+    kaws_use_timeouts(w->ring, 4000, 4000);
+    kaws_use_timeouts(w->ring, 5000, 4000);
+    assert_int_equal(fake_logged(&w->f, 1, "connect_timeout is 5000 ms"), 2);
+
+    for (i = 0; i < 2; i++)
+        (void)kaws_use_region(w->ring, i == 0 ? "us-esat-1" : "us-east-1",
+                              &w->err);
+    assert_int_equal(fake_logged(&w->f, 1, "us-esat-1 is not among"), 1);
+    assert_int_equal(fake_logged(&w->f, 1, "is not among"), 1);
+}
+
+
+/* One file for two purposes, by whatever name: nothing is written. */
+static void
+test_one_file_for_two(void **state)
+{
+    static const char *const places[] = { "", ".tmp", ".lock" };
+    struct world *w = *state;
+    kaws_config cfg = w->cfg;
+    char conf[160], link_to[160];
+    size_t i, k;
+
+    (void)snprintf(link_to, sizeof link_to, "%s/linked", w->f.dir);
+    for (i = 0; i < COUNT(places); i++)
+        for (k = 0; k < 4; k++) {
+            (void)snprintf(conf, sizeof conf, "%s%s", w->f.data, places[i]);
+            spill(conf, FAKE_ID "\n" FAKE_SECRET "\n",
+                  sizeof FAKE_ID + sizeof FAKE_SECRET);
+            assert_int_equal(chmod(conf, 0600), 0);
+            cfg.conf_file = k == 0 || k == 3 ? conf : link_to;
+            cfg.ca_file = NULL;
+            if (k == 3) {
+                cfg.conf_file = w->f.conf;
+                cfg.ca_file = conf;
+            }
+#if defined(_WIN32)
+            if (k == 1 || k == 2)
+                continue;
+#else
+            if (k == 1)
+                assert_int_equal(link(conf, link_to), 0);
+            if (k == 2)
+                assert_int_equal(symlink(conf, link_to), 0);
+#endif
+            EXPECT(w, KAWS_CONFIG, k == 3 ? "ca_file and data_file name the "
+                   "same file" : "conf_file and data_file name the same file",
+                   kaws_open(&w->ring, &cfg, &w->err));
+            kaws__err_clear(&w->err);
+            (void)remove(link_to);
+            assert_int_equal(remove(conf), 0);
+        }
+    assert_int_not_equal(access(w->f.data, F_OK), 0);
+    world_open(w);                        /* each with its own                */
+}
+
+
 int
 main(void)
 {
@@ -1863,7 +2029,9 @@ main(void)
         SHUT(test_planted_entries),
         SHUT(test_a_listed_account_needs_no_question),
         SHUT(test_alias_moves), SHUT(test_opening_says_it_all),
-        OPEN(test_encrypt_and_decrypt), OPEN(test_reencrypt)
+        OPEN(test_encrypt_and_decrypt), OPEN(test_reencrypt),
+        SHUT(test_doubts), OPEN(test_doubts_at_run_time),
+        SHUT(test_one_file_for_two)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -5,6 +5,10 @@
 #include "world.h"
 #include "unit.h"
 
+#if !defined(_WIN32)
+#include <grp.h>
+#endif
+
 typedef struct reading {          /* sources, and what was read last          */
     kaws__sources sources;
     kaws_bytes    found[3];
@@ -172,29 +176,97 @@ test_pipe_or_link(void **state)
 
 
 static void
+check_mode(struct world *w, mode_t mode, const char *warned)
+{
+    reading r;
+
+    assert_int_equal(chmod(w->f.conf, mode), 0);
+    fake_forget_log(&w->f);
+    EXPECT(w, KAWS_OK, NULL, open_and_read(w, &r));
+    if (fake_logged(&w->f, -1, "") != (warned != NULL) ||
+        (warned != NULL && fake_logged(&w->f, 1, warned) != 1))
+        fail_msg("mode %o: not '%s'", (unsigned)mode,
+                 warned != NULL ? warned : "nothing");
+}
+
+
+static void
 test_modes(void **state)
 {
-    static const struct { mode_t mode; uid_t owner; const char *warned; }
-    rows[] = {
-        { 0600, 0, NULL }, { 0400, 0, NULL }, { 0640, 0, "chmod 600" },
-        { 0604, 0, "chmod 600" }, { 0622, 0, "chmod 600" },
-        { 0600, 12345, "belongs to another user" }
-    };
     struct world *w = *state;
-    reading r;
-    size_t i;
 
+    if (geteuid() == 0)                   /* root's and root's group's        */
+        assert_int_equal(chown(w->f.conf, 0, 12345), 0);
+    check_mode(w, 0600, NULL);
+    check_mode(w, 0400, NULL);
+    check_mode(w, 0640, "chmod 600");
+    check_mode(w, 0604, "chmod 600");
+    check_mode(w, 0622, "chmod 600");
+    if (geteuid() != 0 || chown(w->f.conf, 12345, (gid_t)-1) != 0)
+        return;
+    check_mode(w, 0600, "belongs to another user");
+    assert_int_equal(chown(w->f.conf, 12345, 0), 0);
+    check_mode(w, 0640, "belongs to another user");
+}
+
+
+/* The same as check_mode, run as a user who is not root, in that group. */
+static void
+check_as_user(struct world *w, gid_t group, const char *warned)
+{
+    kaws_status status;
+    reading r;
+
+    fake_forget_log(&w->f);
+    assert_int_equal(setegid(group), 0);
+    assert_int_equal(seteuid(12345), 0);
+    status = open_and_read(w, &r);
+    assert_int_equal(seteuid(0), 0);
+    assert_int_equal(setegid(0), 0);
+    assert_int_equal(status, KAWS_OK);
+    assert_int_equal(fake_logged(&w->f, -1, ""), warned != NULL);
+    if (warned != NULL)
+        assert_int_equal(fake_logged(&w->f, 1, warned), 1);
+}
+
+
+/* So do containers mount a secret: it is root's, and a group of ours may read
+ * it, but nobody may write it. */
+static void
+test_lent_by_root(void **state)
+{
+    static const struct { mode_t mode; const char *root, *user; } rows[] = {
+        { 0440, NULL, NULL }, { 0640, NULL, NULL },
+        { 0444, "read by others", "another user" },
+        { 0660, "written by others", "another user" },
+        { 0644, "read by others", "another user" },
+        { 0650, "read by others", "another user" }
+    };
+    const gid_t ours[] = { 54322, 54321 }, groups[] = { 54321, 54322, 0 };
+    struct world *w = *state;
+    char folder[128];
+    size_t i, k;
+
+    if (geteuid() != 0 || setgroups(2, ours) != 0)
+        skip();
+    (void)snprintf(folder, sizeof folder, "%.*s",
+                   (int)(strrchr(w->f.conf, '/') - w->f.conf), w->f.conf);
+    assert_int_equal(chmod(folder, 0711), 0);
     for (i = 0; i < COUNT(rows); i++) {
-        if (rows[i].owner != 0 && (geteuid() != 0 ||
-                                   chown(w->f.conf, 12345, (gid_t)-1) != 0))
-            continue;
         assert_int_equal(chmod(w->f.conf, rows[i].mode), 0);
-        fake_forget_log(&w->f);
-        EXPECT(w, KAWS_OK, NULL, open_and_read(w, &r));
-        assert_int_equal(fake_logged(&w->f, -1, ""), rows[i].warned != NULL);
-        if (rows[i].warned != NULL)
-            assert_int_equal(fake_logged(&w->f, 1, rows[i].warned), 1);
+        for (k = 0; k < COUNT(groups); k++) {
+            assert_int_equal(chown(w->f.conf, 0, groups[k]), 0);
+            check_mode(w, rows[i].mode, rows[i].root);
+        }
+        assert_int_equal(chown(w->f.conf, 0, 54321), 0);
+        check_as_user(w, 54322, rows[i].user);      /* by a second group      */
+        assert_int_equal(setgroups(0, NULL), 0);
+        check_as_user(w, 54321, rows[i].user);      /* by the first           */
+        assert_int_equal(setgroups(2, ours), 0);
     }
+    assert_int_equal(chown(w->f.conf, 0, 12345), 0);
+    check_mode(w, 0440, "read by others");          /* not a group of ours    */
+    assert_int_equal(setgroups(0, NULL), 0);
 }
 
 #endif
@@ -326,6 +398,7 @@ main(void)
 #if !defined(_WIN32)
         TEST(test_pipe_or_link),
         TEST(test_modes),
+        TEST(test_lent_by_root),
 #endif
         TEST(test_name_of_the_file),
         TEST(test_if_changed)

@@ -82,7 +82,7 @@ test_read_only(void **state)
     char lock[128];
 
     w->cfg.read_only = 1;
-    EXPECT(w, KAWS_FILE, "does not exist",
+    EXPECT(w, KAWS_FILE, "none is made (read_only)",
            kaws_open(&w->ring, &w->cfg, &w->err));
     assert_false(is_there(w, "") || is_there(w, ".lock"));
 
@@ -104,6 +104,102 @@ test_read_only(void **state)
     assert_string_equal(disk_trace, "");
     expect_same_file(w);
     assert_false(is_there(w, ".lock"));
+}
+
+
+/* No file, and none may be made: it says so, and nothing is made beside it. */
+static void
+refused_as_missing(struct world *w)
+{
+    kaws_config cfg = w->cfg;
+
+    disk_trace[0] = '\0';
+    w->ring = (kaws *)(void *)w;
+    EXPECT(w, KAWS_FILE, "none is made (must_exist",
+           kaws_open(&w->ring, &cfg, &w->err));
+    assert_null(w->ring);
+    assert_int_equal(w->err.os, ENOENT);
+    assert_non_null(strstr(w->err.text, "an unmounted volume looks the same"));
+    assert_int_equal(w->f.live, 0);
+    assert_string_equal(disk_trace, "");
+    kaws__err_clear(&w->err);
+}
+
+
+static void
+test_must_exist(void **state)
+{
+    static const char *const beside[] = { ".tmp", ".lock",
+                                          ".torn-20261118T110640Z" };
+    struct world *w = *state;
+    char path[160], folder[128];
+    size_t i;
+
+    w->cfg.must_exist = 1;
+    refused_as_missing(w);
+    assert_false(is_there(w, ".lock"));
+    for (i = 0; i < COUNT(beside); i++) {         /* what a crash left stays  */
+        (void)snprintf(path, sizeof path, "%s%s", w->f.data, beside[i]);
+        spill(path, "x", 1);
+    }
+    refused_as_missing(w);
+    for (i = 0; i < COUNT(beside); i++)
+        assert_true(is_there(w, beside[i]));
+
+    (void)snprintf(folder, sizeof folder, "%s/none", w->f.dir);   /* no folder*/
+    (void)snprintf(path, sizeof path, "%s/data", folder);
+    w->cfg.data_file = path;
+    refused_as_missing(w);
+    assert_int_not_equal(access(folder, F_OK), 0);
+    w->cfg.data_file = NULL;              /* which file?                      */
+    EXPECT(w, KAWS_CONFIG, "must_exist", kaws_open(&w->ring, &w->cfg,
+                                                   &w->err));
+    kaws__err_clear(&w->err);
+
+}
+
+
+/* The first start makes it, and all later ones have to find it. */
+static void
+test_must_exist_later(void **state)
+{
+    struct world *w = *state;
+
+    world_open(w);
+    OK(w, store(w, "k", "text"));
+    snap(w);
+    world_close(w);
+    w->cfg.must_exist = 1;
+    world_open(w);
+    expect_text(w, "k", "text");
+    expect_same_file(w);
+    OK(w, kaws_remove(w->ring, (kaws_name){ "k", NULL }, &w->err));
+    world_reopen(w);
+    world_close(w);
+
+    disk_fail("open", 4, ENOENT, 1);      /* it goes between look and open    */
+    EXPECT(w, KAWS_FILE, "none is made (must_exist",
+           kaws_open(&w->ring, &w->cfg, &w->err));
+    assert_int_equal(w->err.os, ENOENT);
+    disk_heal();
+    kaws__err_clear(&w->err);
+    spill(w->f.data, "", 0);              /* empty is not missing             */
+    EXPECT(w, KAWS_CORRUPT, "is empty (0 bytes)",
+           kaws_open(&w->ring, &w->cfg, &w->err));
+    kaws__err_clear(&w->err);
+    w->cfg.read_only = 1;
+    assert_int_equal(remove(w->f.data), 0);
+    EXPECT(w, KAWS_FILE, "none is made (read_only", kaws_open(&w->ring,
+                                                              &w->cfg,
+                                                              &w->err));
+    kaws__err_clear(&w->err);
+#if !defined(_WIN32)
+    w->cfg.read_only = 0;
+    assert_int_equal(symlink("nothing", w->f.data), 0);
+    EXPECT(w, KAWS_FILE, "symbolic link", kaws_open(&w->ring, &w->cfg,
+                                                    &w->err));
+    assert_int_equal(remove(w->f.data), 0);
+#endif
 }
 
 
@@ -787,6 +883,7 @@ main(void)
 {
     const struct CMUnitTest tests[] = {
         SHUT(test_new_file), SHUT(test_no_random), SHUT(test_read_only),
+        SHUT(test_must_exist), SHUT(test_must_exist_later),
         SHUT(test_without_data_file), OPEN(test_absurd_clock),
         OPEN(test_uncertain), OPEN(test_uncertain_replacement),
         OPEN(test_replace_fails), OPEN(test_committed_length),
