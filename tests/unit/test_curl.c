@@ -147,10 +147,8 @@ poor_mutex_init(pthread_mutex_t *lock, const pthread_mutexattr_t *how)
 #include "unit.h"
 #include "world.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <sys/socket.h>
+#include "listener.h"
+
 #include <sys/un.h>
 
 #define DAY     "Sun, 06 Nov 1994 08:49:37 GMT"
@@ -975,54 +973,23 @@ static const struct {
     { "more", OK TWO "{}\r\n", KAWS_OK, 200, "{}", "", 0, 0 }
 };
 
-enum { SERVER_OPEN = 16 };
-
-typedef struct server {
-    pthread_t thread;
-    pthread_mutex_t lock;                 /* guards these                     */
-    int  requests, connections;
-    char last[1024];                      /* the last request, head and body  */
-    struct pollfd open[SERVER_OPEN];      /* the first listens                */
-    nfds_t count;
-    char url[32];
-} server;
-
-
-/* Reads one request; 0 if there is none any more. */
-static int
-server_hear(int fd, char *text, size_t max)
-{
-    size_t len = 0;
-    char *body, *length;
-    ssize_t n;
-
-    do {
-        n = recv(fd, text + len, max - 1 - len, 0);
-        if (n <= 0)
-            return 0;
-        len += (size_t)n;
-        text[len] = '\0';
-        body = strstr(text, "\r\n\r\n");
-        length = strstr(text, "Content-Length: ");
-    } while (body == NULL || length == NULL ||
-             len < (size_t)(body + 4 - text) + strtoul(length + 16, NULL, 10));
-    return 1;
-}
+static listener server;
+static char last[1024];                   /* the last request, head and body  */
 
 
 /* Answers one request; 0: the connection ends. */
 static int
-server_answer(server *v, int fd)
+answer(listener *v, int fd)
 {
-    char text[sizeof v->last], said[512];
+    char text[sizeof last], said[512];
     const char *reply = "", *test;
     size_t i, n;
 
-    if (!server_hear(fd, text, sizeof text))
+    if (!listener_hear(fd, text, sizeof text))
         return 0;
     pthread_mutex_lock(&v->lock);
     v->requests++;
-    memcpy(v->last, text, sizeof text);
+    memcpy(last, text, sizeof text);
     pthread_mutex_unlock(&v->lock);
     test = strstr(text, "X-Test: ");
     for (i = 0; test != NULL && i < COUNT(replies); i++)
@@ -1038,70 +1005,18 @@ server_answer(server *v, int fd)
 }
 
 
-static void *
-server_run(void *arg)
-{
-    server *v = arg;
-    nfds_t i;
-
-    while (poll(v->open, v->count, -1) > 0) {
-        for (i = v->count - 1; i > 0; i--)
-            if (v->open[i].revents != 0 && !server_answer(v, v->open[i].fd)) {
-                close(v->open[i].fd);
-                v->open[i] = v->open[--v->count];
-            }
-        if (v->open[0].revents == 0)
-            continue;
-        v->open[v->count].fd = accept(v->open[0].fd, NULL, NULL);
-        if (v->open[v->count].fd < 0 || v->count == SERVER_OPEN - 1)
-            break;
-        v->open[v->count].events = POLLIN;
-        v->open[v->count++].revents = 0;
-        pthread_mutex_lock(&v->lock);
-        v->connections++;
-        pthread_mutex_unlock(&v->lock);
-    }
-    return NULL;
-}
-
-
-static struct server the_server;
-
-
 /* A world with a server in it. */
 static int
 serve(void **state)
 {
-    server *v = &the_server;
-    struct sockaddr_in where = { .sin_family = AF_INET };
-    socklen_t len = sizeof where;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
-    memset(v, 0, sizeof *v);
-    where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (bind(fd, (struct sockaddr *)&where, sizeof where) != 0 ||
-        getsockname(fd, (struct sockaddr *)&where, &len) != 0)
-        return 1;
-    (void)snprintf(v->url, 32, "http://127.0.0.1:%d/", ntohs(where.sin_port));
-    v->open[0].fd = fd;
-    v->open[0].events = POLLIN;
-    v->count = 1;
-    return listen(fd, 16) != 0 || pthread_mutex_init(&v->lock, NULL) != 0 ||
-           pthread_create(&v->thread, NULL, server_run, v) != 0 ||
-           world_begin(state);
+    return !listener_open(&server, answer) || world_begin(state);
 }
 
 
 static int
 serve_no_more(void **state)
 {
-    server *v = &the_server;
-
-    assert_int_equal(shutdown(v->open[0].fd, SHUT_RDWR), 0);
-    assert_int_equal(pthread_join(v->thread, NULL), 0);
-    while (v->count > 0)
-        close(v->open[--v->count].fd);
-    pthread_mutex_destroy(&v->lock);
+    listener_close(&server);
     return world_end(state);
 }
 
@@ -1109,10 +1024,10 @@ serve_no_more(void **state)
 static void
 count_from(int requests)
 {
-    pthread_mutex_lock(&the_server.lock);
-    the_server.requests = requests;
-    the_server.connections = 0;
-    pthread_mutex_unlock(&the_server.lock);
+    pthread_mutex_lock(&server.lock);
+    server.requests = requests;
+    server.connections = 0;
+    pthread_mutex_unlock(&server.lock);
 }
 
 
@@ -1120,12 +1035,12 @@ count_from(int requests)
 static void
 expect_served(int requests, int connections)
 {
-    pthread_mutex_lock(&the_server.lock);
-    if (the_server.requests != requests ||
-        the_server.connections != connections)
+    pthread_mutex_lock(&server.lock);
+    if (server.requests != requests ||
+        server.connections != connections)
         fail_msg("%s: %d requests, %d connections", *unit_case(),
-                 the_server.requests, the_server.connections);
-    pthread_mutex_unlock(&the_server.lock);
+                 server.requests, server.connections);
+    pthread_mutex_unlock(&server.lock);
 }
 
 
@@ -1140,7 +1055,7 @@ ask(kaws__http *http, const char *test, const char *body, int fresh,
     static uint8_t room[16];
     char line[64];
     const char *headers[KAWS__CURL_LINES + 2] = { line };
-    kaws_request q = { the_server.url, headers, kaws__buf_of(body), 9000, 9000,
+    kaws_request q = { server.url, headers, kaws__buf_of(body), 9000, 9000,
                        fresh };
     kaws_status status;
     void *lent;
@@ -1215,7 +1130,7 @@ static void
 let_go(void)
 {
     if (++waits == 6)
-        pthread_mutex_unlock(&the_server.lock);
+        pthread_mutex_unlock(&server.lock);
 }
 
 
@@ -1234,7 +1149,7 @@ test_pauses(void **state)
     assert_int_equal(naps, 0);
     deaf = 1000;
     meanwhile = let_go;
-    pthread_mutex_lock(&the_server.lock);
+    pthread_mutex_lock(&server.lock);
     assert_int_equal(ask(&http, "good", "{}", 1, &r), KAWS_OK);
     meanwhile = NULL;
     deaf = 0;
@@ -1262,11 +1177,11 @@ test_bodies_and_connections(void **state)
     (void)open_http(*state, &http, NULL);
     for (i = 0; i < (int)COUNT(bodies); i++) {
         expect_good(&http, bodies[i], 0, i + 1, 1);
-        unit_same_text("body", strstr(the_server.last, "\r\n\r\n") + 4,
+        unit_same_text("body", strstr(last, "\r\n\r\n") + 4,
                        bodies[i]);
         for (k = 0; k < COUNT(lines); k++)
-            assert_non_null(strstr(the_server.last, lines[k]));
-        assert_null(strstr(the_server.last, "Expect"));
+            assert_non_null(strstr(last, lines[k]));
+        assert_null(strstr(last, "Expect"));
     }
     more_lines = KAWS__CURL_LINES - 3;    /* with two of ours: all there are  */
     expect_good(&http, "{}", 1, 5, 2);
@@ -1319,7 +1234,7 @@ test_reply_over_another_connection(void **state)
 
     for (i = 0; i < COUNT(rows); i++) {
         uint8_t room[16];
-        kaws_request q = { the_server.url, NULL, kaws__buf_of("{}"), 0, 0, 0 };
+        kaws_request q = { server.url, NULL, kaws__buf_of("{}"), 0, 0, 0 };
         kaws_reply r = { .body = room, .body_max = sizeof room };
         kaws__transfer t = { .q = &q, .r = &r, .first = 2 };
         kaws__http http;
