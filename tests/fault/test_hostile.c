@@ -48,25 +48,9 @@ static unsigned long tried;
 static kaws *
 open_at(const char *path, int read_only, kaws_error *err)
 {
-    kaws_config cfg = model_config();
     kaws *ring = NULL;
 
-    cfg.data_file = path;
-    cfg.read_only = read_only;
-    fake_forget_log(&fake);
-    (void)kaws_open(&ring, &cfg, err);
-    return ring;
-}
-
-
-static kaws *
-must_open(const char *path)
-{
-    kaws_error err;
-    kaws *ring = open_at(path, 0, &err);
-
-    if (ring == NULL)
-        fail_msg("%s", err.text);
+    (void)model_open_at(path, read_only, &ring, err);
     return ring;
 }
 
@@ -119,7 +103,7 @@ make_files(void)
 
     disk_format();
     model_reset(1);
-    ring = must_open(DATA);
+    ring = model_must_open_at(DATA, 0);
     add_keys(ring, 0, KEYS);
     take(&crashed);
     assert_int_equal(model_of(ring, &all_keys, &err), KAWS_OK);
@@ -504,7 +488,7 @@ test_blobs_of_another_file(void **state)
     other = whole;
     disk_format();
     model_reset(99);
-    kaws *ring = must_open(DATA);
+    kaws *ring = model_must_open_at(DATA, 0);
     add_keys(ring, 0, KEYS);
     kaws_close(ring);
     take(&other);
@@ -770,10 +754,10 @@ make_real(void)
         (void)unlink(extra);
     }
     model_reset(3);
-    ring = must_open(other);
+    ring = model_must_open_at(other, 0);
     add_keys(ring, 0, KEYS);
     kaws_close(ring);
-    ring = must_open(fake.data);
+    ring = model_must_open_at(fake.data, 0);
     add_keys(ring, 0, KEYS - 1);
     copy_file(fake.data, older);
     add_keys(ring, KEYS - 1, KEYS);
@@ -900,7 +884,7 @@ test_two_rings(void **state)
     for (round = 0; round < 4; round++) {
         a = make_real();
         assert_int_equal(fake_logged(&fake, 1, "in use by another"), 0);
-        b = must_open(fake.data);
+        b = model_must_open_at(fake.data, 0);
         assert_int_equal(fake_logged(&fake, 1, "in use by another"), 1);
         assert_int_equal(round % 2 == 0
                          ? kaws_generate(a, model_name("a"), "AES", 32, &err)
@@ -920,7 +904,7 @@ test_two_rings(void **state)
         kaws_close(a);
         if (round >= 2)
             kaws_close(b);
-        a = must_open(fake.data);
+        a = model_must_open_at(fake.data, 0);
         assert_int_equal(model_of(a, &keys, &err), KAWS_OK);
         assert_int_equal(keys.count, round % 2 == 0 ? KEYS + 2 : KEYS);
         kaws_close(a);

@@ -1659,6 +1659,7 @@ static const struct failing {
     { READ, "open", 0, EACCES, NULL, KNOWN, "", OLD_LEN },
     { READ, "fstat", 0, EIO, NULL, KNOWN, "", OLD_LEN },
     { READ, "fstat", 1, EIO, NULL, KNOWN, "", OLD_LEN },
+    { READ, "fstat", 2, EIO, NULL, KNOWN, "", OLD_LEN },
     { READ, DISK_LOOK, DISK_OPENS / 2, EIO, NULL, KNOWN, "", OLD_LEN },
     { READ, "pread", 0, EIO, NULL, KNOWN, "", OLD_LEN }
 };
