@@ -1,8 +1,5 @@
 /* test_disk.c - room disk: paths, files, names and locks; and a disk in trouble
  *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_disk \
- *        tests/unit/test_disk.c -l:libbearssl.a -lcurl -lcmocka
- *
  * First what holds on every system. Then, on POSIX, what only that has: links,
  * pipes, owners, modes; and, by the rules of disk.h, calls that a signal
  * interrupts, that do half, or fail. Then what only Windows has.
@@ -11,7 +8,6 @@
 #include "../fault/disk.h"
 
 #if !defined(_WIN32)
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -693,30 +689,6 @@ test_rename_falls_back(void **state)
     }
 }
 
-
-/* The real thing: a file that may not grow. */
-static void
-test_file_size_limit(void **state)
-{
-    int fd = file_of("a", ""), os;
-    static char block[3000];
-    struct rlimit before, low;
-    void (*old)(int) = signal(SIGXFSZ, SIG_IGN);
-    size_t n;
-
-    (void)state;
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    low = before;
-    low.rlim_cur = 2000;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
-    os = kaws__disk_write_at(fd, 0, block, sizeof block, &n);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
-    signal(SIGXFSZ, old);
-    assert_int_equal(os, EFBIG);
-    assert_int_equal(n, 2000);
-    kaws__disk_close(fd);
-}
-
 #else
 /* ---- Windows: processes, names, and who has a file open ---------------- */
 
@@ -897,7 +869,6 @@ main(int argc, char **argv)
         IN_FOLDER(test_stat_more),
         IN_FOLDER(test_done_before),
         IN_FOLDER(test_rename_falls_back),
-        IN_FOLDER(test_file_size_limit),
 #else
         IN_FOLDER(test_replace_what_is_open),
         IN_FOLDER(test_wide_names),

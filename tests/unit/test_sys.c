@@ -1,8 +1,5 @@
 /* test_sys.c - room sys: clocks, random bytes, locked pages, symbols, errors
  *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_sys \
- *        tests/unit/test_sys.c -l:libbearssl.a -lcurl -lcmocka
- *
  * On POSIX the room's calls fail by the rules of disk.h. This file adds read()
  * and mmap() to them, and notes what mlock() is asked for.
  */
