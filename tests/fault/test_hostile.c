@@ -6,9 +6,8 @@
  * to the bit, is in tests/unit/test_store.c. Then an
  * attacker who knows the format: there is no secret in the digests, so all he
  * writes adds up. He may lose us keys, but never hand us one as another. Then
- * what he can put in the file's place, before and while it is in use. Last,
- * two rings on one file. (Two processes are in test_two_names.c; what no entry
- * can be, under whatever digests, is in tests/unit/test_store.c.)
+ * what he can put in the file's place, before and while it is in use. What no
+ * entry can be, under whatever digests, is in tests/unit/test_store.c.
  *
  * Damage is done on the disk of disk.h; what needs links, pipes and owners, in
  * a folder of the real one. The readers are also given copies in
@@ -867,52 +866,6 @@ test_places_opening(void **state)
 }
 
 
-/* ---- several at once ---------------------------------------------------- */
-
-/* Two rings on one file: the second is told; whichever changes it first, the
- * other changes nothing, not even by closing. */
-static void
-test_two_rings(void **state)
-{
-    char before[200], after[200];
-    kaws_error err;
-    kaws *a, *b;
-    model keys;
-    int round;
-
-    (void)state;
-    for (round = 0; round < 4; round++) {
-        a = make_real();
-        assert_int_equal(fake_logged(&fake, 1, "in use by another"), 0);
-        b = model_must_open_at(fake.data, 0);
-        assert_int_equal(fake_logged(&fake, 1, "in use by another"), 1);
-        assert_int_equal(round % 2 == 0
-                         ? kaws_generate(a, model_name("a"), "AES", 32, &err)
-                         : kaws_remove(a, model_name("alpha"), &err), KAWS_OK);
-        look_at(fake.data, before, sizeof before);
-        assert_int_equal(kaws_generate(b, model_name("b"), "AES", 32, &err),
-                         KAWS_CHANGED);
-        assert_int_equal(kaws_remove(b, model_name("gamma"), &err),
-                         KAWS_CHANGED);
-        assert_int_equal(kaws_rewrap_all(b, &err), KAWS_CHANGED);
-        if (round < 2)
-            kaws_close(b);
-        look_at(fake.data, after, sizeof after);
-        assert_string_equal(before, after);
-        assert_int_equal(kaws_generate(a, model_name("c"), "AES", 32, &err),
-                         KAWS_OK);
-        kaws_close(a);
-        if (round >= 2)
-            kaws_close(b);
-        a = model_must_open_at(fake.data, 0);
-        assert_int_equal(model_of(a, &keys, &err), KAWS_OK);
-        assert_int_equal(keys.count, round % 2 == 0 ? KEYS + 2 : KEYS);
-        kaws_close(a);
-        tried++;
-    }
-}
-
-
 static int
 finish(void **state)
 {
@@ -935,8 +888,7 @@ main(void)
         cmocka_unit_test(test_fields_changed),
         cmocka_unit_test(test_foreign),
         cmocka_unit_test(test_places_running),
-        cmocka_unit_test(test_places_opening),
-        cmocka_unit_test(test_two_rings)
+        cmocka_unit_test(test_places_opening)
     };
 
     fake_init(&fake);

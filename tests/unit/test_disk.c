@@ -10,7 +10,6 @@
 #if !defined(_WIN32)
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #endif
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -472,27 +471,6 @@ test_trouble(void **state)
 
 #if !defined(_WIN32)
 
-/* A lock is its open file's: a child that opens the file itself is another. */
-static void
-test_lock_other_process(void **state)
-{
-    int a = file_of("a", ""), b = -1, status;
-    pid_t child;
-
-    (void)state;
-    assert_int_equal(kaws__disk_lock(a, 1, 1), 0);
-    child = fork();
-    assert_true(child >= 0);
-    if (child == 0)
-        _exit(OPEN("a", KAWS__WRITE, &b) != 0 ||
-              kaws__disk_lock(b, 1, 1) != EAGAIN ||
-              !kaws__disk_locked_by_others(b, 1));
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_int_equal(status, 0);
-    kaws__disk_close(a);
-}
-
-
 /* ---- POSIX: what may stand in a file's place --------------------------- */
 
 /* Only READ_LINKED follows a link at the end of the path; a link that leads
@@ -860,7 +838,6 @@ main(int argc, char **argv)
         IN_FOLDER(test_names),
         IN_FOLDER(test_lock),
         IN_FOLDER(test_lock_shared),
-        IN_FOLDER(test_lock_other_process),
         IN_FOLDER(test_trouble),
 #if !defined(_WIN32)
         IN_FOLDER(test_open_link),
@@ -870,6 +847,7 @@ main(int argc, char **argv)
         IN_FOLDER(test_done_before),
         IN_FOLDER(test_rename_falls_back),
 #else
+        IN_FOLDER(test_lock_other_process),
         IN_FOLDER(test_replace_what_is_open),
         IN_FOLDER(test_wide_names),
 #endif
