@@ -13,7 +13,6 @@ unit/test_store says of the golden ones.  The last line is "N passed, N failed".
 
 import concurrent.futures
 import contextlib
-import glob
 import os
 import re
 import subprocess
@@ -26,6 +25,7 @@ from typing import Iterator, NamedTuple
 from run import count
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "hosts"))
+import debian                                                       # noqa: E402
 import servers                                                      # noqa: E402
 
 TOP = Path(__file__).resolve().parent.parent
@@ -120,30 +120,11 @@ def libraries(name: str) -> Path:
     def make(new: Path) -> None:
         print(f"fetching {name}'s libraries from Debian {machine(name).suite} ...",
               file=sys.stderr, flush=True)
-        packages = fetch(new / "apt", name, machine(name).suite)
-        servers._unpack(new, [deb for deb in packages if not deb.name.startswith("libc6-dev")
+        packages = debian.fetch(new / "apt", list(LIBRARIES), machine(name).suite, name)
+        debian.unpack(new, [deb for deb in packages if not deb.name.startswith("libc6-dev")
                               and not deb.name.startswith("linux-libc-dev")])
 
     return servers._once(root, (root / "usr").exists, make)
-
-
-def fetch(apt: Path, arch: str, suite: str) -> list[Path]:
-    """Packages and all that they depend on, by an apt-get that knows nothing of this machine."""
-    for folder in ("lists/partial", "cache/archives/partial"):
-        (apt / folder).mkdir(parents=True)
-    (apt / "status").touch()
-    (apt / "sources.list").write_text(f"deb [signed-by={servers.KEYRING} target=Packages] "
-                                      f"{servers._mirror()} {suite} main\n")
-    (apt / "apt.conf").write_text(f'{servers.APT_CONF.format(arch=arch, apt=apt)}'
-                                  f'APT::Architecture "{arch}";\n')
-    for pause in (3, 15, None):
-        reason = servers._apt_get(apt, "update") or servers._apt_get(
-            apt, "install", "--download-only", "--yes", *LIBRARIES)
-        if not reason:
-            return list((apt / "cache/archives").glob("*.deb"))
-        if pause:
-            time.sleep(pause)
-    raise Failed(f"apt-get cannot fetch {arch}'s libraries: {reason}")
 
 
 # ---- compiling and running ---------------------------------------------------------------------
@@ -228,7 +209,7 @@ def run(name: str, program: Path, *words: object, timeout: float = 1200) -> tupl
 def tests(name: str) -> list[str]:
     """unit/test_text, fault/test_crash, ... host_57, ... story: what can run there."""
     found = [path.removeprefix(f"{TOP}/tests/").removesuffix(".c") for path in sorted(
-        glob.glob(f"{TOP}/tests/unit/test_*.c") + glob.glob(f"{TOP}/tests/fault/test_*.c"))]
+        map(str, TOP.glob("tests/[uf][na][iu]*t/test_*.c")))]
     found += ["host_57", "host_80", "host_unknown", "story"]
     return [each for each in found if each not in LEFT_OUT.get(name, ())]
 

@@ -62,6 +62,9 @@ LINE_RULES = (  # name, files, in code only (no comments, no strings), pattern, 
      "goto is for the one exit that wipes, called done"),
     ("paths", ".*", False, r"(?<![\w.])/(home|root|Users|work)/\w", "a path of some machine",
      "name the file from the checkout's top"),
+    ("hosts", ".*", False,
+     r"(?<![\w.@-])(?!www[.])[\w.-]+[.](debian|ubuntu|npmjs|pypi|pythonhosted)[.](org|com)\b",
+     "an archive's host", "ask where this machine's own packages come from"),
 )
 RULES = []                  # name, files ("" is the whole tree), function
 

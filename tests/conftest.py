@@ -15,13 +15,24 @@ LONG = os.environ.get("KAWS_LONG", "") not in ("", "0")
 
 
 def pytest_configure(config) -> None:
-    from servers import tree
-    tree()                   # before botocore is looked for: the emulator takes it from there
+    from servers import ServerError, mysqld, tree
+    try:
+        tree()               # before botocore is looked for: the emulator takes it from there
+        if os.environ.get("MYSQLD"):
+            mysqld()
+    except ServerError as error:
+        pytest.exit(str(error), 2)
     config.addinivalue_line("markers", "long: runs only with KAWS_LONG=1 in the environment")
+    config.addinivalue_line("markers", "needs(row): of the table of versions, for its server")
 
 
 def pytest_collection_modifyitems(items) -> None:
+    from servers import mysqld
+    from versions import Expect
     for item in items:
+        for needs in item.iter_markers("needs"):
+            if reason := Expect(mysqld().version).lacks(*needs.args):
+                item.add_marker(pytest.mark.skip(reason=reason))
         if item.get_closest_marker("long") and not LONG:
             item.add_marker(pytest.mark.skip(reason="long: set KAWS_LONG=1"))
 

@@ -27,17 +27,18 @@ PATIENCE = 4 * 3600 if LONG else 1500
 def parts() -> list[tuple[str, list[str]]]:
     """Name and command of every part, the slowest first so that both cores stay busy; the unit
     tests in the order of the header's rooms."""
+    top, built = glob.escape(TOP), glob.escape(BUILT)
     with open(os.path.join(TOP, "keyring_aws.h")) as header:
         rooms = re.findall(r"^ \* ROOM  (\w+)", header.read(), re.M)
     pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short"]
     found = [(os.path.basename(path)[:-3], pytest + [path])
-             for path in sorted(glob.glob(os.path.join(TOP, "tests", "test_*.py")))]
+             for path in sorted(glob.glob(os.path.join(top, "tests", "test_*.py")))]
     alone = ["env", f"KEYRING_AWS_PLUGIN={BUILT}/standalone/keyring_aws.so"]
     found += [("standalone-" + name, alone + command) for name, command in found
               if name == "test_mysql_tables" or LONG and "mysql" in name]
     found.sort(key=lambda part: not re.search("mysql|runbook", part[0]))
     for folder in ("fault", "tsan", "standalone/fault", "unit", "clang/unit", "standalone/unit"):
-        for path in sorted(glob.glob(os.path.join(BUILT, folder, "test_*")), key=lambda path: (
+        for path in sorted(glob.glob(os.path.join(built, folder, "test_*")), key=lambda path: (
                 (rooms + [room := path.rpartition("_")[2]]).index(room), path)):
             if os.access(path, os.X_OK):
                 found.append((os.path.relpath(path, BUILT).replace("/", "-"), [path]))
@@ -80,6 +81,10 @@ def run(name: str, command: list[str]) -> tuple[int, int]:
 
 
 def main() -> int:
+    if os.environ.get("MYSQLD") and subprocess.run(
+            [sys.executable, os.path.join(TOP, "tests", "hosts", "servers.py")],
+            check=False).returncode:
+        return 2
     shutil.rmtree(LOGS, ignore_errors=True)
     os.makedirs(LOGS)
     words = sys.argv[1:]

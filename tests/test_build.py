@@ -162,10 +162,11 @@ def test_without_libcurl(tmp_path, compiler, threads):
 @pytest.mark.parametrize("source", [PARTS / "implementation.c", PLUGIN], ids=lambda p: p.name)
 def test_banned_functions_are_not_used(tmp_path, compiler, source):
     extra = ["-Wno-missing-declarations"] if source == PLUGIN else ["-DPOISON_REALLOC"]
-    poison = [compiler, "-std=c99", *WARN_C, *extra, "-c", "-include", PARTS / "poison.h"]
+    poison = [compiler, "-std=c99", *WARN_C, *extra, "-c", f"-I{PARTS}",
+              "-include", "poison.h"]
     build(tmp_path / "clean.o", *poison, source)
     bad = tmp_path / "bad.c"
-    bad.write_text(f'#include "{source}"\nvoid bad(char *, const char *);\n'
+    bad.write_text(f'#include "{source.relative_to(TOP)}"\nvoid bad(char *, const char *);\n'
                    "void bad(char *to, const char *from) { strcpy(to, from); }\n")
     assert "poisoned" in run(*poison, f"-I{TOP}", bad, "-o", tmp_path / "bad.o").stderr
 

@@ -37,7 +37,7 @@ def header_example() -> str:
 
 
 def build_example(folder: Path, kms: Emulator, compiler: str, source: str) -> Path:
-    conf = f'"keys.conf", .endpoint = "{kms.url}", .ca_file = "{kms.ca}" }}'
+    conf = f'"keys.conf", .endpoint = "{kms.url}", .ca_file = {json.dumps(kms.ca)} }}'
     assert source.count('"keys.conf" }') == 1
     (folder / "example.c").write_text(
         '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n'

@@ -199,6 +199,7 @@ BAD = (  # rule, file, what is there, what is put in its place
     ("symbols", "keyring_aws.h", "    return 3;", "    return nonsense;"),
     ("python", "amalgamate.py", "", "def f(:\n"),
     ("paths", "README.md", "Run", "Run /ho" + "me/me/x, then"),
+    ("hosts", "Makefile", "demo:", "# htt" + "p://deb.debi" + "an.org/debian\ndemo:"),
     ("top_level", "amalgamate.py", None, None),
     ("top_level", "extra/file", "", "x"),
     ("makefile", "Makefile", "demo:", "#\n" * 120 + "demo:"),
@@ -210,6 +211,7 @@ FINE = (  # what is no violation
     (*WALK[:2], walk(*STEPS[:2]) + walk(STEPS[0], STEPS[3])),
     ("keyring_aws.h", RING, RING + "    int cell = 1;  /* of a cellar; it aims at 40 */\n"),
     ("Makefile", "demo:", "anew: whoever\ndemo:"),
+    ("Makefile", "demo:", "# http://www.debi" + "an.org/doc, a@packages.debi" + "an.org\ndemo:"),
     ("keyring_aws.h", "    return 9;", "/* built-in sender: begin */\n#if FAST\n    return 9;\n"
      "#endif\n/* built-in sender: end */"),
     ("keyring_aws.h", RING, RING + '    puts("// strcpy(a, b) br_x kaws__ring_x");\n'),

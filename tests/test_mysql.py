@@ -68,24 +68,27 @@ def sealed_with(stage: Stage) -> str:
 # ---- variables ----------------------------------------------------------------------------------
 
 def test_variables_are_listed_with_their_values(stage):
+    hidden = {} if stage.expect.hides else {"keyring_aws_open_mode": "OFF"}
     assert dict(stage.sql("SHOW GLOBAL VARIABLES LIKE 'keyring\\_aws\\_%'")) == {
         "keyring_aws_cmk_id": KEY_ARN, "keyring_aws_region": "us-east-1",
         "keyring_aws_conf_file": str(stage.conf), "keyring_aws_data_file": str(stage.data),
         "keyring_aws_accounts": "", "keyring_aws_endpoint": stage.kms.url,
         "keyring_aws_ca_file": str(stage.certs.ca),
         "keyring_aws_connect_timeout": "1000", "keyring_aws_timeout": "10000",
-        "keyring_aws_start_seconds": "30"}
+        "keyring_aws_start_seconds": "30", **hidden}
 
 
 @pytest.mark.parametrize("name", ["conf_file", "data_file", "accounts", "endpoint", "ca_file",
                                   "start_seconds"])
 def test_read_only_variables_cannot_be_set_from_sql(stage, name):
     """Nor for the next start: whoever persists them could make the plugin trust any account."""
-    before = stage.variable(name)
-    for way in ("GLOBAL", "PERSIST", "PERSIST_ONLY", "SESSION"):
+    before, persist = stage.variable(name), ("PERSIST", "PERSIST_ONLY")
+    for way in ("GLOBAL", *(persist if stage.expect.persist else ()), "SESSION"):
         number, text = stage.refused(f"SET {way} keyring_aws_{name} = '{OTHER_ACCOUNT}'")
         assert number == 1238 and "read only" in text
     assert stage.variable(name) == before
+    if not stage.expect.persist:
+        return
     assert not stage.sql("SELECT * FROM performance_schema.persisted_variables"
                          " WHERE variable_name LIKE 'keyring\\_aws%'")
     for hidden in ("SELECT @@GLOBAL.keyring_aws_open_mode",
@@ -274,6 +277,7 @@ def test_a_procedure_sets_one_by_one(stage, half):
     assert sealed_with(stage) == half[1]
 
 
+@pytest.mark.needs("persist")
 def test_settings_are_persisted_set_twice_and_reset(stage):
     """SET PERSIST is a SET GLOBAL, RESET PERSIST changes nothing now, the same value is judged."""
     stage.sql("SET PERSIST keyring_aws_cmk_id = %s, PERSIST keyring_aws_region = 'us-west-2'",
@@ -321,7 +325,8 @@ def test_keys_are_generated_and_fetched(stage, kind, size):
     key = stage.fetch(name)
     assert len(key) == size and key == stage.plain(name)
     assert stage.one("SELECT keyring_key_length_fetch(%s)", (name,)) == size
-    assert stage.one("SELECT keyring_key_type_fetch(%s)", (name,)) == kind.upper()
+    told = stage.one("SELECT CAST(keyring_key_type_fetch(%s) AS CHAR)", (name,))
+    assert told == kind.upper()[:stage.expect.type_letters]
     entry = stage.entries()[name, ROOT]
     assert (entry.key_type, entry.size) == (kind.upper(), size)
     assert stage.remove(name) == 1 and stage.fetch(name) is None
@@ -332,6 +337,8 @@ def test_keys_are_generated_and_fetched(stage, kind, size):
     ("AES", bytes(range(16))), ("AES", b"\0" * 32), ("SECRET", b"x"), ("SECRET", b"\xff" * 4096),
     ("RSA", b"-----BEGIN"), ("DSA", b"\"{}\\\n\0'")])
 def test_keys_are_stored_and_fetched(stage, kind, key):
+    if len(key) > stage.expect.key_bytes:
+        pytest.skip("keyring_udf takes no such key here")
     name = f"kept-{kind}-{len(key)}-{key[0]}"
     if key.rstrip(b"\0") != key or b"\0" in key:        # keyring_udf takes text up to a zero byte
         key = key.replace(b"\0", b"\1")
@@ -346,6 +353,8 @@ def test_keys_are_stored_and_fetched(stage, kind, key):
     ("generate", "SECRET", 1025, "1 to 1024"), ("generate", "RSA", 2048, "1 to 1024"),
     ("store", "AES", b"x" * 20, "16, 24 or 32"), ("store", "SECRET", b"x" * 4097, "1 to 4096")])
 def test_keys_that_kms_cannot_make_or_seal_are_refused(stage, verb, kind, what, why):
+    if verb == "store" and len(what) > stage.expect.key_bytes:
+        pytest.skip("keyring_udf takes no such key here")
     with nothing_done(stage):
         assert getattr(stage, verb)("odd", kind, what) is None
     (line,) = stage.said("ERROR")
@@ -376,13 +385,14 @@ def test_each_account_has_names_of_its_own(stage):
     stage.sql("CREATE USER owner@localhost")
     stage.sql("GRANT EXECUTE ON *.* TO owner@localhost")
     stage.store("same", "SECRET", b"root's")
-    assert stage.one("SELECT keyring_key_fetch('same')", user="owner") is None
-    assert stage.one("SELECT keyring_key_store('same', 'SECRET', 'mine')", user="owner") == 1
-    assert stage.fetch("same") == b"root's"
-    assert stage.one("SELECT keyring_key_remove('same')", user="owner") == 1
+    assert stage.fetch("same", user="owner") is None
+    assert stage.store("same", "SECRET", b"mine", user="owner") == 1
+    assert stage.fetch("same", user="owner") == b"mine" and stage.fetch("same") == b"root's"
+    assert stage.remove("same", user="owner") == 1
     assert stage.fetch("same") == b"root's"
 
 
+@pytest.mark.needs("keyring_keys")
 def test_the_performance_schema_lists_the_names(stage):
     def expected():
         return sorted((key_id.encode("latin-1").decode()[:64], user_id)     # MySQL's own limit
@@ -452,8 +462,10 @@ def test_hostile_names_confuse_neither_log_nor_json_nor_context(stage):
 
 def check_log_lines(stage):
     """Every line of the log begins as the server begins them: none was smuggled in."""
+    begins = r"\d{4}-\d\d-\d\dT[\d:.]+Z \d+ \[(ERROR|Warning|Note|System)\] "
+    begins += r"\[MY-" if stage.expect.log_numbers else ""
     for line in stage.db.log(whole=True)[stage.marked:].splitlines():
-        assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z \d+ \[(ERROR|Warning|Note|System)\] \[MY-", line)
+        assert re.match(begins, line)
 
 
 def test_hostile_owners_confuse_nothing_either(stage):
@@ -463,9 +475,8 @@ def test_hostile_owners_confuse_nothing_either(stage):
         stage.sql("GRANT EXECUTE ON *.* TO %s@localhost", (account,))
         owner = f"{account}@localhost".encode().decode("latin-1")
         for _ in range(2):
-            stage.sql("SELECT keyring_key_generate('own', 'AES', 16)", user=account)
-        assert stage.one("SELECT HEX(keyring_key_fetch('own'))",
-                         user=account) == stage.plain("own", owner).hex().upper()
+            stage.generate("own", "AES", 16, user=account)
+        assert stage.fetch("own", user=account) == stage.plain("own", owner)
     owners = {each["body"]["EncryptionContext"]["user_id"]
               for each in stage.kms.log()["requests"][asked:]}
     assert len(owners) == 4 and all(re.fullmatch("[ -~]+", each) for each in owners)
@@ -595,6 +606,8 @@ def count_rotations(stage, tables):
 def test_a_statement_rotates_once(stage, rotations, name):
     session, count = rotations
     for query in ONCE:
+        if "ANALYZE" in query and not stage.expect.explain_analyze:
+            continue
         before = count()
         session.execute(query.format(f=name))
         rows = session.fetchall()
@@ -685,8 +698,9 @@ def test_keyring_operations_off_stops_the_functions(stage, name):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_need_super_and_take_no_arguments(stage, name):
     stage.sql("CREATE USER IF NOT EXISTS plain@localhost")
-    stage.sql("GRANT SELECT, EXECUTE, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN ON *.*"
-              " TO plain@localhost")
+    almost = ("SELECT", "EXECUTE", "RELOAD", "PROCESS", *(
+        (stage.expect.may_set, "CONNECTION_ADMIN") if stage.expect.connection_admin else ()))
+    stage.sql(f"GRANT {', '.join(almost)} ON *.* TO plain@localhost")
     with nothing_done(stage):
         for call, user, why in ((f"{name}(1)", "root", "no arguments"),
                                 (f"{name}()", "plain", "SUPER")):
@@ -695,6 +709,7 @@ def test_functions_need_super_and_take_no_arguments(stage, name):
         stage.sql(f"EXPLAIN SELECT {name}()")           # which does not run them
 
 
+@pytest.mark.needs("roles")
 def test_a_role_with_super_must_be_active(stage):
     stage.sql("CREATE ROLE keymaster")
     stage.sql("GRANT SUPER ON *.* TO keymaster")
@@ -780,7 +795,8 @@ def test_50_reinstallations_under_load(stage):
               "SELECT keyring_key_remove('passing')"],
              ["SELECT keyring_aws_rotate_keys()", "SHOW GLOBAL STATUS LIKE 'Keyring_aws%'"],
              ["SELECT * FROM performance_schema.keyring_keys", "SELECT @@GLOBAL.keyring_aws_cmk_id",
-              f"SET GLOBAL keyring_aws_cmk_id = '{KEY_ARN}'"]]
+              *([f"SET GLOBAL keyring_aws_cmk_id = '{KEY_ARN}'"]
+                if stage.expect.set_meets_uninstall else [])]]
     threads = [threading.Thread(target=load, args=(each,)) for each in loads]
     for thread in threads:
         thread.start()

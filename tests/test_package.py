@@ -3,6 +3,7 @@
 import getpass
 import gzip
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -30,8 +31,8 @@ def output(*command: object, **options: object) -> str:
     return done.stdout
 
 
-def make(*words: object) -> str:
-    return output("make", "-s", *words, cwd=TOP)
+def make(*words: object, top: Path = TOP) -> str:
+    return output("make", "-s", *words, cwd=top)
 
 
 def files(folder: Path) -> set[str]:
@@ -102,6 +103,126 @@ def test_manual_page_is_the_readme(installed):
     for cell in re.findall(r"\| ([^|`\n]{12,}?) (?=\|)", manual):
         assert re.sub(r"\s+", "", cell) in plain.replace("‐", ""), cell
     assert "|" not in re.sub(r".*(\|\||#).*", "", shown.stdout)
+    unquoted = re.sub(r"^```.*?^```|^ {4,}.*|`[^`]*`", "", manual, flags=re.M | re.S)
+    for form in ("`", "]("):
+        assert form not in shown.stdout, form
+    for word in re.findall(r"[\w.]{4,}", re.sub(r"\]\(.*?\)", "", unquoted)):
+        assert word in plain.replace("‐", ""), word
+
+
+def test_manual_page_formats_what_the_readme_may_say(tmp_path):
+    """Each form, in the formatter's own words; what would mean something to it means nothing."""
+    (tmp_path / "README.md").write_text(
+        "# title\n\n.begins 'with a `dot\\` and\n.so *on* **and `-x` so** [on *it*](#x)\n\n"
+        "## A \"chapter\"\n\n* one\n  goes on\n\n      .code 'x' \\n -y\n\n  more\n* two\n\n"
+        "1. first\n\n```c\nint `x`;\n```\n\n| a | b | c |\n|---|---|---|\n| `t` | u | |\n"
+        "| v | `w\\|z` | x* |\n\n## How fast it is\n\ngone\n\n## Last\n\nd\u00e9j\u00e0 ~^`\n")
+    page = output("python3", TOP / "tests/package/man.py", tmp_path / "README.md",
+                  TOP / "keyring_aws.h", TOP / "tests/package/debian/changelog")
+    assert page.partition(".SH \"DESCRIPTION\"\n")[2] == r"""\&.begins \(aqwith a \fBdot\e\fR and
+\&.so \fIon\fR \fBand \-x so\fR on \fIit\fR
+.SH "A \(dqchapter\(dq"
+.IP \(bu 3
+one
+goes on
+.RS 4
+.IP "" 4
+.EX
+\&.code \(aqx\(aq \en \-y
+.EE
+.RE
+.IP
+more
+.IP \(bu 3
+two
+.IP "1." 4
+first
+.IP "" 7
+.EX
+int \(gax\(ga;
+.EE
+.TP
+\fBt\fR
+b: u
+.TP
+v
+b: \fBw|z\fR; c: x*
+.SH "Last"
+d\[u00E9]j\[u00E0] \(ti\(ha\(ga
+"""
+
+
+# ---- folders whose names mean something to make or to a shell --------------------------------
+
+ODD = "it's \"a\" #1 b"                 # and for a checkout, which make never reads, a $
+
+
+def test_a_checkout_may_be_in_any_folder(tmp_path):
+    """All of it is made there, and nothing beside it is touched."""
+    top = tmp_path / f"{ODD} $HOME $(x) `y` 100%"
+    for name in output("git", "ls-files", "-z", cwd=TOP).split("\0"):
+        if name and (TOP / name).is_file():
+            (top / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(TOP / name, top / name)
+    (tmp_path / "it's").write_text("mine")
+    made = make("deb", top=top).splitlines()
+    assert [Path(deb).parent for deb in made] == [top / "build/deb"] * 2
+    for deb in made:
+        output("dpkg-deb", "-x", deb, tmp_path / "unpacked")
+    assert (tmp_path / "unpacked" / PLUGIN).stat().st_size > 50000
+    make("install", "DESTDIR=build/here", "PREFIX=/usr", top=top)
+    assert (top / "build/here/usr/include/keyring_aws.h").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {top.name, "it's", "unpacked"}
+    assert (tmp_path / "it's").read_text() == "mine"
+
+
+def test_an_installation_may_be_in_any_folder(tmp_path):
+    """Its parts are whole words to nobody: what lies where they would point is not touched."""
+    for name in ("it's/include/keyring_aws.h", "y/share/man/man7/keyring_aws.7", "b/x/lib",
+                 "it's/opt/x", "b/opt/x/include/keyring_aws.h"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    beside = files(tmp_path)
+    words = (f"DESTDIR={tmp_path / ODD}", "PREFIX=/opt/x y", "PLUGIN_DIR=/srv/'\"#\\*?&|;(")
+    make("install", *words)
+    folder = tmp_path / ODD
+    assert files(folder) == {
+        "opt/x y/include/keyring_aws.h", "opt/x y/share/pkgconfig/keyring_aws.pc",
+        "opt/x y/share/man/man7/keyring_aws.7", "srv/'\"#\\*?&|;(/keyring_aws.so"}
+    blank = tmp_path / "c d"                # pkg-config's own folders may have blanks
+    blank.symlink_to(folder)
+    flags = output("pkg-config", "--cflags", "keyring_aws", env={
+        "PATH": "/usr/bin:/bin", "PKG_CONFIG_LIBDIR": f"{blank}/opt/x y/share/pkgconfig"}).strip()
+    assert flags == r"-I/opt/x\ y/include"
+    make("uninstall", *words)
+    blank.unlink()
+    assert files(folder) == set() and files(tmp_path) == beside
+    assert all((tmp_path / name).read_text() == name for name in beside)
+
+
+@pytest.mark.parametrize("word, why", [
+    ("DESTDIR={}/a$b", "has a '$'"), ("PREFIX=$HOME", "has a '$'"), ("PLUGIN_DIR=/a$$b", "a '$'"),
+    ("PREFIX=usr", "has to begin with '/'"), ("PREFIX=", "has to begin with '/'"),
+    ("PLUGIN_DIR=", "has to begin with '/'"),
+    ("PREFIX=/a\"b", "pkg-config cannot read"), ("PREFIX=/a'b", "pkg-config cannot read"),
+    ("PREFIX=/a#b", "pkg-config cannot read"), ("PREFIX=/a\\b", "pkg-config cannot read"),
+    ("PREFIX=/folder", "is a folder")])
+@pytest.mark.parametrize("target", ["install", "uninstall"])
+def test_a_doubtful_place_is_refused(tmp_path, word, why, target):
+    """By a sentence, before anything is written or removed."""
+    own = tmp_path / "usr/lib/mysql/plugin/keyring_aws.so"
+    for place in (own, tmp_path / "folder/include/keyring_aws.h/x"):
+        place.parent.mkdir(parents=True)
+        place.write_text("mine")
+    before = files(tmp_path)
+    for words, more in (([word], {}), ([], dict([word.split("=")]))):
+        if words or word.startswith("DESTDIR"):         # the others, make has from its file
+            given = {"DESTDIR": str(tmp_path), **more}
+            env = {name: value.replace("{}", str(tmp_path)) for name, value in given.items()}
+            done = run("make", "-s", target, *(each.replace("{}", str(tmp_path)) for each in words),
+                       cwd=TOP, env={"PATH": "/usr/bin:/bin", **env})
+            assert done.returncode == 2 and why in done.stderr and done.stderr.count("***") == 1
+            assert files(tmp_path) == before and own.read_text() == "mine"
 
 
 # ---- make deb --------------------------------------------------------------------------------
@@ -110,7 +231,7 @@ def test_manual_page_is_the_readme(installed):
 @pytest.fixture(scope="module")
 def debs(tmp_path_factory):
     """The packages, and a folder with both unpacked."""
-    made = make("deb").split()
+    made = make("deb").splitlines()
     folder = tmp_path_factory.mktemp("debian")
     for deb in made:
         output("dpkg-deb", "-x", deb, folder)
@@ -186,9 +307,10 @@ def test_scripts_keep_the_folder(debs, tmp_path, user):
 
 
 def test_packaged_library_works(debs, tmp_path):
+    shutil.copy(TOP / "tests/build/story.c", tmp_path)
     (tmp_path / "program.c").write_text('#define KEYRING_AWS_IMPLEMENTATION\n'
                                         '#include "keyring_aws.h"\n'
-                                        f'#include "{TOP}/tests/build/story.c"\n')
+                                        '#include "story.c"\n')
     program = compile_with(debs[1], "usr", tmp_path / "program.c", tmp_path / "program")
     conf = write_conf(tmp_path / "conf", ACCESS_KEY_ID, SECRET)
     assert output(program, tmp_path / "data", conf) == "ok\n"

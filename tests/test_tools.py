@@ -18,8 +18,8 @@ import coverage                                                     # noqa: E402
 import run                                                          # noqa: E402
 
 TOP = Path(__file__).resolve().parent.parent
-LIBRARY = f'#define KEYRING_AWS_IMPLEMENTATION\n#include "{TOP}/keyring_aws.h"\n'
-PLUGIN = f'#include "{TOP}/keyring_aws_plugin.c"\n'
+LIBRARY = '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n'
+PLUGIN = '#include "keyring_aws_plugin.c"\n'
 FAULT = """
 int fault(int n);
 int fault(int n)
@@ -34,13 +34,13 @@ int fault(int n)
 
 def analyze(source: Path) -> str:
     command = ["clang", "--analyze", "-Xclang", "-analyzer-output=text", "-Xclang",
-               "-analyzer-opt-analyze-headers", "-std=c99", "-o", "/dev/null", source]
+               "-analyzer-opt-analyze-headers", "-std=c99", f"-I{TOP}", "-o", "/dev/null", source]
     return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 
 def cppcheck(source: Path) -> str:
     command = ["cppcheck", "-q", "--std=c99", "--library=posix", "--force", "--inline-suppr",
-               "--enable=warning,portability,performance", source]
+               "--enable=warning,portability,performance", f"-I{TOP}", source]
     return subprocess.run(command, capture_output=True, text=True, check=True).stderr
 
 

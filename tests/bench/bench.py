@@ -513,10 +513,12 @@ def chart(shared: dict) -> None:
                             for count, (ours, theirs) in shared["figures"].items()))
     limit.write_text("".join(f"{count or 10} {ms:.4f}\n"
                              for count, ms in shared["limit_ms"].items()))
-    svg = (OUT if QUICK else HERE) / "commit.svg"
-    subprocess.run(["gnuplot"], check=True, text=True,
-                   input=GNUPLOT.format(svg=svg, data=data, limit=limit,
+    svg = OUT / "commit.svg"            # by their names: a path may hold what gnuplot reads
+    subprocess.run(["gnuplot"], check=True, text=True, cwd=OUT,
+                   input=GNUPLOT.format(svg=svg.name, data=data.name, limit=limit.name,
                                         version=shared["version"]))
+    if not QUICK:
+        shutil.copy(svg, HERE)
 
 
 def machine() -> str:

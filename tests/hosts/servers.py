@@ -13,14 +13,16 @@ on the machine.  MYSQLD=/path/mysqld in the environment names another server to 
         db.kill()                       # as kill -9 does
         print(db.log())
 
-`servers.py` makes the tree and prints its place.
+`servers.py` makes the tree and prints its place, or says what MYSQLD is.
 """
 
 import atexit
 import contextlib
 import ctypes
 import fcntl
-import glob
+import functools
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -33,17 +35,14 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
 
 import pymysql
+from debian import ServerError, fetch, unpack
+from versions import OLDEST
 
 BUILD = Path(__file__).resolve().parents[2] / "build"
-
-
-class ServerError(Exception):
-    """Something could not be fetched, made or started; the text says what to do."""
 
 
 def _once(folder: Path, ready: Callable[[], bool], make: Callable[[Path], None]) -> Path:
@@ -88,39 +87,6 @@ PARTS = {
     # moto does not depend on flask-cors and yaml, but does not start without them
     "python": ("python3-moto", "python3-flask-cors", "python3-yaml"),
 }
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-
-# Packages that are depended upon and not needed: apt is told that they are there.
-NOT_NEEDED = ("perl", "debconf", "ca-certificates")
-
-# Files that are not needed: of the programs only mysqld, mysql and python3 are.
-EXCLUDE = ("./usr/share/doc", "./usr/share/man", "./usr/share/locale", "./usr/bin/mysql?*",
-           "./usr/bin/my_*", "./usr/bin/myisam*", "./usr/bin/perror", "./usr/bin/i*",
-           "./usr/lib/*/gconv")
-
-APT_CONF = """\
-#clear APT::Update::Pre-Invoke;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-#clear APT::Architectures;
-APT::Architectures "{arch}";
-APT::Install-Recommends "false";
-APT::Sandbox::User "root";
-APT::Update::Error-Mode "any";
-Acquire::Check-Valid-Until "false";
-Acquire::Languages "none";
-Acquire::Retries "2";
-Acquire::http::Timeout "20";
-Acquire::https::Timeout "20";
-Debug::NoLocking "true";
-Dir::Cache "{apt}/cache";
-Dir::Etc::preferences "/dev/null";
-Dir::Etc::preferencesparts "/dev/null";
-Dir::Etc::sourcelist "{apt}/sources.list";
-Dir::Etc::sourceparts "/dev/null";
-Dir::State::lists "{apt}/lists";
-Dir::State::status "{apt}/status";
-"""
 
 
 def tree(want: Iterable[str] | None = None) -> Path:
@@ -128,7 +94,7 @@ def tree(want: Iterable[str] | None = None) -> Path:
     by default all, but no MySQL if MYSQLD names another.  The tree keeps the versions of the day
     it was made; remove build/tree to get newer ones.
     """
-    default = ("python",) if "MYSQLD" in os.environ else PARTS
+    default = ("python",) if os.environ.get("MYSQLD") else PARTS
     wanted = set(default if want is None else want)
     folder = BUILD / "tree"
 
@@ -140,87 +106,17 @@ def tree(want: Iterable[str] | None = None) -> Path:
     def make(new: Path) -> None:
         parts = sorted(wanted | there())
         print(f"fetching {' and '.join(parts)} from Debian sid ...", file=sys.stderr, flush=True)
-        _fetch(new / "apt", [name for part in parts for name in PARTS[part]])
-        _unpack(new, list((new / "apt/cache/archives").glob("*.deb")))
+        unpack(new, fetch(new / "apt", [name for part in parts for name in PARTS[part]], "sid"))
         shutil.rmtree(new / "apt")
         (new / "parts").write_text("\n".join(parts) + "\n", "ascii")
 
     return _once(folder, lambda: wanted <= there(), make)
 
 
-def _fetch(apt: Path, packages: list[str]) -> None:
-    """Let apt-get resolve and download, with a configuration all of its own."""
-    if not shutil.which("apt-get") or not shutil.which("dpkg-deb"):
-        raise ServerError("Debian's apt-get and dpkg-deb are needed to fetch the test servers: run"
-                          " the tests on Debian 12 or newer.")
-    if not KEYRING.exists():
-        raise ServerError(f"{KEYRING} is not there: run 'apt-get install debian-archive-keyring'.")
-    for name in ("lists/partial", "cache/archives/partial"):
-        (apt / name).mkdir(parents=True)
-    arch = _output("dpkg", "--print-architecture").strip()
-    source = f"deb [signed-by={KEYRING} target=Packages] {_mirror()} sid main\n"
-    (apt / "sources.list").write_text(source)
-    (apt / "status").write_text("".join(
-        f"Package: {name}\nStatus: install ok installed\nVersion: 9999\nArchitecture: {arch}\n"
-        "Multi-Arch: allowed\nMaintainer: none\nDescription: not needed\n\n"
-        for name in NOT_NEEDED))
-    (apt / "apt.conf").write_text(APT_CONF.format(arch=arch, apt=apt))
-    for pause in (3, 15, None):     # mirrors and networks hiccup, and sid moves while we look
-        reason = _apt_get(apt, "update") or _apt_get(
-            apt, "install", "--download-only", "--yes", *packages)
-        if not reason:
-            return
-        if pause:
-            print(f"{reason}; trying again in {pause} s", file=sys.stderr, flush=True)
-            time.sleep(pause)
-    raise ServerError(f"apt-get cannot fetch Debian sid's packages ({reason}): check that this"
-                      " machine reaches the Debian mirror in its apt sources, and that its"
-                      " debian-archive-keyring is the newest.")
-
-
-def _apt_get(apt: Path, *args: str) -> str:
-    """Run apt-get; the reason if it fails, else nothing."""
-    run = subprocess.run(["apt-get", "-c", apt / "apt.conf", "-q", *args], text=True, check=False,
-                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                         stderr=subprocess.STDOUT, env={**os.environ, "LC_ALL": "C"})
-    errors = re.findall(r"^E: *(.*)", run.stdout, re.M) or [f"it ended with {run.returncode}"]
-    return errors[0].strip() if run.returncode else ""
-
-
-def _mirror() -> str:
-    """The Debian mirror that this machine itself uses: it has a `-updates` suite."""
-    try:
-        uris = _output("apt-get", "update", "--print-uris")
-    except ServerError:
-        uris = ""
-    ours = re.search(r"^'(\S*debian\S*?)/dists/\w+-updates/", uris, re.M)
-    return ours.group(1) if ours else "http://deb.debian.org/debian"
-
-
-def _unpack(root: Path, packages: list[Path]) -> None:
-    """Unpack packages, largest first, on all cores.  No maintainer script runs."""
-    for name in ("bin", "sbin", "lib", "lib64"):
-        (root / "usr" / name).mkdir(parents=True)
-        (root / name).symlink_to(f"usr/{name}")
-    into = ["tar", "-x", "-C", str(root), "--keep-directory-symlink", "--no-same-owner",
-            *(f"--exclude={pattern}" for pattern in EXCLUDE)]
-
-    def unpack(package: Path) -> None:
-        with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package],
-                              stdout=subprocess.PIPE) as deb:
-            tar = subprocess.run(into, stdin=deb.stdout, check=False)
-        if deb.returncode or tar.returncode:
-            raise ServerError(f"{package.name} cannot be unpacked: is the disk full?")
-
-    by_size = sorted(packages, key=lambda package: -package.stat().st_size)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(unpack, by_size))
-
-
-def _output(*argv: str | Path, env: dict[str, str] | None = None) -> str:
+def _output(*argv: str | Path, cwd: Path | None = None) -> str:
     """What a command prints."""
     try:
-        return subprocess.run(argv, check=True, capture_output=True, text=True, env=env,
+        return subprocess.run(argv, check=True, capture_output=True, text=True, cwd=cwd,
                               stdin=subprocess.DEVNULL).stdout
     except FileNotFoundError as missing:
         raise ServerError(f"{argv[0]} is not installed.") from missing
@@ -339,6 +235,95 @@ def memory_of(pid: int) -> Iterator[tuple[bool, str, bytes]]:
 
 # ---- MySQL --------------------------------------------------------------------------
 
+class Mysqld(NamedTuple):
+    """A server's program, and where it was installed."""
+    program: Path | None    # MYSQLD's; none: the tree's
+    version: tuple[int, ...]
+    basedir: Path
+    plugins: Path           # its folder of plugins
+    share: Path             # its folder of messages and character sets
+    mark: str = ""          # of MYSQLD's, which may be one of several with that version
+
+    @property
+    def script(self) -> bool:
+        return bool(self.program) and self.program.read_bytes()[:2] == b"#!"
+
+
+def mysqld() -> Mysqld:
+    """The server to test with: MYSQLD's, or the tree's."""
+    return _look_at(os.environ.get("MYSQLD", ""))
+
+
+@functools.lru_cache
+def _look_at(named: str) -> Mysqld:
+    if not named:
+        argv, env = run_in_tree("mysqld", "--no-defaults", "--version")
+        return Mysqld(None, _version(_said(argv, env)), *_installation([tree(["mysql"]) / "usr"]))
+    try:
+        program = Path(shutil.which(named) or named if "/" not in named else named).resolve()
+        if not program.is_file() or not os.access(program, os.X_OK):
+            raise ServerError(f"{program} is no program: set MYSQLD to a mysqld, or unset it.")
+        version = _version(_said([str(program), "--no-defaults", "--version"],
+                                 clean_environment()))
+        mark = hashlib.sha256(f"{program} {program.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+        places = itertools.chain([program.parent.parent], _own_basedir(program))
+        return Mysqld(program, version, *_installation(places), mark)
+    except ServerError as error:
+        raise ServerError(f"MYSQLD={named}: {error}") from None
+
+
+def _said(argv: list[str], env: dict[str, str]) -> str:
+    """What a program that soon ends prints."""
+    try:
+        return subprocess.run(argv, env=env, text=True, errors="replace", check=False, timeout=60,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+
+
+def _version(answer: str) -> tuple[int, ...]:
+    """By what `mysqld --version` says; an error unless it is a MySQL server that we know."""
+    last = answer.strip().rpartition("\n")[2]
+    found = re.search(r"(\S*)\s+Ver (\d+)\.(\d+)\.(\d+)", last)
+    said = f"it says '{last[:200]}'"
+    if "mariadb" in last.lower():
+        raise ServerError(f"this is MariaDB, which has no keyring plugins; {said}.")
+    if not found or "mysqld" not in found[1].rpartition("/")[2]:
+        raise ServerError(f"this is no MySQL server; {said}. Set MYSQLD to a mysqld, or unset it.")
+    version = tuple(map(int, found.groups()[1:]))
+    if version < OLDEST:
+        raise ServerError("this server is too old, because keyrings came with"
+                          f" {'.'.join(map(str, OLDEST))}; {said}.")
+    return version
+
+
+def _own_basedir(program: Path) -> Iterator[Path]:
+    """Where a program itself believes that it was installed: asked only if it is not so, as with a
+    script that runs a server elsewhere."""
+    user = ["--user=root"] if os.geteuid() == 0 else []
+    said = _said([str(program), "--no-defaults", *user, "--verbose", "--help"], clean_environment())
+    yield from map(Path, re.findall(r"(?m)^basedir +(/.*)$", said))
+
+
+LAYOUTS = ((("lib*/mysql/plugin", "lib*/*/mysql/plugin", "lib*/plugin"), "plugins"),
+           (("share/mysql*/english", "share/english", "share/*/english"), "messages"))
+
+
+def _installation(basedirs: Iterable[Path]) -> tuple[Path, Path, Path]:
+    """The first place that has a server's folders, its folder of plugins, and that of messages:
+    layouts differ."""
+    tried = []
+    for basedir in basedirs:
+        found = [next((match for pattern in patterns for match in sorted(basedir.glob(pattern))),
+                      None) for patterns, _ in LAYOUTS]
+        if all(found):
+            return basedir, found[0], found[1].parent
+        tried += [f"no {what} under {basedir}" for each, (_, what) in zip(found, LAYOUTS)
+                  if not each]
+    raise ServerError(f"there are {', '.join(tried)}: is its installation whole?")
+
+
 class MySQL:
     """A throwaway MySQL server that listens on a Unix socket only.
 
@@ -352,9 +337,8 @@ class MySQL:
                  components: dict[str, dict] | None = None) -> None:
         self.process: subprocess.Popen | None = None
         self.argv0: Path | None = None
-        self.program = Path(os.environ["MYSQLD"]).resolve() if "MYSQLD" in os.environ else None
-        self.basedir = self.program.parent.parent if self.program else tree(["mysql"]) / "usr"
-        self.version = self._ask_version()
+        self.mysqld = mysqld()
+        self.version = self.mysqld.version
         self.scratch = _short_folder()
         self.socket = self.scratch / "s"        # short: the kernel's limit is 107 bytes
         self.folder = self.scratch / "server"
@@ -372,29 +356,10 @@ class MySQL:
         _end(self.process, 10)
         _remove_folder(self.scratch)
 
-    def _ask_version(self) -> tuple[int, ...]:
-        try:
-            answer = self.run_once("--no-defaults", "--version", bare=True).stdout
-        except OSError as error:
-            answer = str(error)
-        found = re.search(r"Ver (\d+)\.(\d+)\.(\d+)", answer)
-        if not found:
-            raise ServerError(f"{self.program or 'mysqld'} does not run ({answer.strip()[:200]}):"
-                              " set MYSQLD to a mysqld, or unset it.")
-        return tuple(map(int, found.groups()))
-
-    def _find(self, *patterns: str) -> Path:
-        """The first thing under basedir that a pattern matches: layouts differ."""
-        for pattern in patterns:
-            for match in sorted(glob.glob(str(self.basedir / pattern))):
-                return Path(match)
-        raise ServerError(f"no {patterns[0]} under {self.basedir}: is MYSQLD's installation whole?")
-
     def _make_plugin_dir(self, plugin: Path) -> Path:
         private = self.folder / "plugin"
         private.mkdir(exist_ok=True)
-        theirs = self._find("lib*/mysql/plugin", "lib*/*/mysql/plugin", "lib*/plugin")
-        for library in theirs.glob("*.so"):
+        for library in self.mysqld.plugins.glob("*.so"):
             with contextlib.suppress(FileExistsError):
                 (private / library.name).symlink_to(library)
         if plugin.exists():
@@ -422,15 +387,16 @@ class MySQL:
     def _command(self, args: Iterable[str], env: dict[str, str] | None,
                  bare: bool = False) -> tuple[list[str], dict[str, str], str | None]:
         options = list(map(str, args)) if bare else [*self._options(), *map(str, args)]
-        if self.program:
-            argv = [str(self.argv0 or self.program), *options]
-            return argv, clean_environment(env), str(self.program)
+        if self.mysqld.program:
+            argv = [str(self.argv0), *options]
+            return argv, clean_environment(env), str(self.mysqld.program)
         return *run_in_tree("mysqld", *options, argv0=self.argv0, env=env), None
 
     def _options(self) -> list[str]:
-        messages = self._find("share/mysql*/english", "share/english", "share/*/english").parent
-        return ["--no-defaults", f"--basedir={self.basedir}", f"--datadir={self.data}",
-                f"--lc-messages-dir={messages}", f"--character-sets-dir={messages / 'charsets'}",
+        share = self.mysqld.share
+        return ["--no-defaults", f"--basedir={self.mysqld.basedir}", f"--datadir={self.data}",
+                f"--lc-messages-dir={share}", f"--character-sets-dir={share / 'charsets'}",
+                f"--pid-file={self.scratch / 'pid'}",
                 f"--plugin-dir={self.plugin_dir}", f"--socket={self.socket}", "--skip-networking",
                 f"--tmpdir={self.scratch}",
                 "--secure-file-priv=NULL", "--loose-mysqlx=OFF", "--skip-log-bin",
@@ -454,7 +420,8 @@ class MySQL:
                 raise ServerError(f"mysqld --initialize fails:\n{run.stdout[-3000:]}")
             (folder / "auto.cnf").unlink(missing_ok=True)  # each copy is a server of its own
 
-        source = BUILD / "tests" / f"mysql-{'.'.join(map(str, self.version))}"
+        kind = "-".join((".".join(map(str, self.version)), self.mysqld.mark))
+        source = BUILD / "tests" / f"mysql-{kind.rstrip('-')}"
         _once(source, (source / "ibdata1").exists, template)
         _output("cp", "-a", "--reflink=auto", source, self.data)
 
@@ -470,6 +437,10 @@ class MySQL:
         self.process = _spawn(argv, env, self._log, executable)
         if wait:
             _wait_until(self.ready, self.process, timeout, "mysqld", self.log)
+            if (self.scratch / "pid").read_text("ascii").strip() != str(self.process.pid):
+                self.kill()
+                raise ServerError(f"MYSQLD={self.mysqld.program} starts its server as another"
+                                  " process: let the script end with `exec`.")
         return self
 
     def ready(self) -> bool:
@@ -510,6 +481,9 @@ class MySQL:
 
     def install_keyring_udf(self) -> None:
         """MySQL's SQL functions that call the keyring for their user."""
+        if not (self.plugin_dir / "keyring_udf.so").exists():
+            raise ServerError(f"MYSQLD's plugin folder {self.mysqld.plugins} lacks keyring_udf.so,"
+                              " which the tests need: install the server as a whole.")
         self.sql("INSTALL PLUGIN keyring_udf SONAME 'keyring_udf.so'")
         for name, result in (("generate", "INTEGER"), ("store", "INTEGER"), ("fetch", "STRING"),
                              ("type_fetch", "STRING"), ("length_fetch", "INTEGER"),
@@ -619,9 +593,9 @@ CA_CONF = """\
 [ca]
 default_ca = it
 [it]
-database = {work}/index
-serial = {work}/serial
-new_certs_dir = {work}
+database = index
+serial = serial
+new_certs_dir = .
 default_md = sha256
 policy = any
 copy_extensions = copy
@@ -654,6 +628,8 @@ def _make_certificates(folder: Path) -> None:
     local = "IP:127.0.0.1,IP:::1,DNS:localhost"
     now = int(time.time())
     day = 86400
+    (folder / "index").touch()
+    (folder / "ca.conf").write_text(CA_CONF)
     for ca in ("ca", "other_ca"):
         _request(folder, ca, "-x509", "-days", "3650",
                  "-addext", "basicConstraints=critical,CA:TRUE",
@@ -666,25 +642,24 @@ def _make_certificates(folder: Path) -> None:
         _request(folder, name, "-addext", f"subjectAltName={names}")
         times = [time.strftime("%y%m%d%H%M%SZ", time.gmtime(when)) for when in (start, end)]
         _output("openssl", "ca", "-batch", "-notext", "-rand_serial",
-                "-config", _ca_conf(folder), "-cert", folder / f"{ca}.crt",
-                "-keyfile", folder / f"{ca}.key", "-in", folder / f"{name}.csr",
-                "-out", folder / f"{name}.crt", "-startdate", times[0], "-enddate", times[1])
-
-
-def _ca_conf(folder: Path) -> Path:
-    (folder / "index").touch()
-    conf = folder / "ca.conf"
-    conf.write_text(CA_CONF.format(work=folder))
-    return conf
+                "-config", "ca.conf", "-cert", f"{ca}.crt", "-keyfile", f"{ca}.key",
+                "-in", f"{name}.csr", "-out", f"{name}.crt", "-startdate", times[0],
+                "-enddate", times[1], cwd=folder)
 
 
 def _request(folder: Path, name: str, *options: str) -> None:
     """A key, and a request to certify it or, with -x509, its own certificate."""
-    out = folder / f"{name}.{'crt' if '-x509' in options else 'csr'}"
+    out = f"{name}.{'crt' if '-x509' in options else 'csr'}"
     _output("openssl", "req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-nodes", "-config", _ca_conf(folder), "-subj", f"/CN=keyring_aws test {name}",
-            "-keyout", folder / f"{name}.key", "-out", out, *options)
+            "-nodes", "-config", "ca.conf", "-subj", f"/CN=keyring_aws test {name}",
+            "-keyout", f"{name}.key", "-out", out, *options, cwd=folder)
 
 
 if __name__ == "__main__":
-    print(tree())
+    try:
+        if os.environ.get("MYSQLD"):
+            print(f"MySQL {'.'.join(map(str, mysqld().version))}: {mysqld().program}")
+        else:
+            print(tree())
+    except ServerError as reason:
+        sys.exit(str(reason))

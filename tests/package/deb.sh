@@ -19,8 +19,8 @@ block() {
 rm -rf "$deb"
 mkdir -p "$work"
 cp -r "$top/tests/package/debian" "$work/debian"
-env -u MAKEFLAGS -u MAKELEVEL make -s -C "$top" install DESTDIR="$work/all" PREFIX=/usr \
-    PLUGIN_DIR=/usr/lib/mysql/plugin
+VERSION=$version DESTDIR=$work/all PREFIX=/usr PLUGIN_DIR=/usr/lib/mysql/plugin \
+    "$top/tests/package/install.sh" install
 
 plugin=$work/keyring-aws-mysql
 dev=$work/libkeyring-aws-dev

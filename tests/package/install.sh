@@ -1,0 +1,47 @@
+#!/bin/sh
+# install.sh install|uninstall   lays the built files in DESTDIR and PREFIX and
+# PLUGIN_DIR, which are in the environment, or removes them. A place that may not
+# be what was meant is refused before anything is written.
+set -eu
+cd "$(dirname "$0")/../.."
+
+refuse() {
+    echo "$1: nothing was changed" >&2
+    exit 2
+}
+
+for name in PREFIX PLUGIN_DIR; do
+    eval "place=\$$name"
+    case $place in
+    /*) ;;
+    *) refuse "$name='$place' has to begin with '/'" ;;
+    esac
+done
+line='
+'
+case $PREFIX in                     # it is written into a file for pkg-config
+*[\"\'\\\$\#\`]* | *"$line"*)
+    refuse "PREFIX='$PREFIX' has a character that pkg-config cannot read" ;;
+esac
+
+# What is laid where: each line is one file, and the name that it gets.
+included=$DESTDIR$PREFIX/include/keyring_aws.h
+found=$DESTDIR$PREFIX/share/pkgconfig/keyring_aws.pc
+explained=$DESTDIR$PREFIX/share/man/man7/keyring_aws.7
+loaded=$DESTDIR$PLUGIN_DIR/keyring_aws.so
+for place in "$included" "$found" "$explained" "$loaded"; do
+    [ ! -d "$place" ] || refuse "'$place' is a folder"
+done
+
+if [ "$1" = uninstall ]; then
+    exec rm -f -- "$included" "$found" "$explained" "$loaded"
+fi
+awk '{ if (at = index($0, "@PREFIX@"))
+           $0 = substr($0, 1, at - 1) ENVIRON["PREFIX"] substr($0, at + 8)
+       sub(/@VERSION@/, ENVIRON["VERSION"]); print }' \
+    tests/package/keyring_aws.pc.in > build/keyring_aws.pc
+lay="install -D -m 644 --"
+$lay keyring_aws.h "$included"
+$lay build/keyring_aws.pc "$found"
+$lay build/keyring_aws.7 "$explained"
+$lay build/keyring_aws.so "$loaded"
