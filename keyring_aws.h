@@ -1843,6 +1843,7 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     struct stat st;
 
     memset(out, 0, sizeof *out);
+    /* cppcheck-suppress invalidFunctionArg ; -1: there is a path             */
     if ((path != NULL ? lstat(path, &st) : fstat(fd, &st)) != 0)
         return errno;
     out->dev = (uint64_t)st.st_dev;
