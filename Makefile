@@ -25,7 +25,7 @@ NEED_BUILD = gcc libc6-dev libbearssl-dev libcurl4-openssl-dev
 NEED_DEMO  = $(NEED_BUILD) python3 python3-pymysql python3-botocore openssl \
              debian-archive-keyring
 BENCHED    = libcjson-dev libjansson-dev binutils
-NEED_TEST  = $(NEED_DEMO) $(BENCHED) libcmocka-dev python3-pytest clang \
+NEED_TEST  = $(NEED_DEMO) $(BENCHED) libcmocka-dev tcc python3-pytest clang \
              libclang-rt-dev llvm valgrind cppcheck git
 NEED_BENCH = $(NEED_DEMO) $(BENCHED) gnuplot-nox
 

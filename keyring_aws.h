@@ -4,7 +4,7 @@
  * KMS makes each key and encrypts it; the file holds only KMS ciphertext. To
  * read a key back, one needs the file and the right to use the KMS key.
  *
- * In ONE C file, before any other include:
+ * In ONE C file, best before any other include (section 3):
  *
  *     #define KEYRING_AWS_IMPLEMENTATION
  *     #include "keyring_aws.h"
@@ -64,6 +64,7 @@
  *                       leaves AWS
  *     blob              a key as KMS encrypted it: ciphertext
  *     to seal           to have KMS encrypt a key; kaws_sealed holds the result
+ *     to pack           to write a sealed value as bytes that travel
  *     plaintext         a key's bytes before sealing
  *     credentials       access key id, secret access key, session token
  *     conf file         the file that the credentials are read from
@@ -83,6 +84,7 @@
  *     operation         all KMS requests that one call of ours makes
  *     attempt           one of those requests, sent once
  *     dry run           a request that KMS checks but does not carry out
+ *     to presign        to sign a request in the query of its URL
  *     member            a name and a value in a JSON object
  *
  *
@@ -119,6 +121,7 @@
  *     kaws__bind_name (bind): checks the name
  *     kaws__vault_look (vault): copies the entry, and releases the lock
  *     kaws__table_find (table): finds the entry by its name
+ *     kaws__kms_open (kms): is it known yet whom to trust? Mostly it is
  *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
  *     kaws__trust_check (trust): checks the account before anything is sent
  *     kaws__calls_send (calls): has the request signed, and decides on a retry
@@ -154,6 +157,14 @@
  *     KEYRING_AWS_NO_CURL          omits libcurl: hooks.send must be set
  *     KEYRING_AWS_NO_THREADS       omits pthreads: call from one thread only
  *
+ * The C file with the implementation may include other headers first, also this
+ * one without the implementation. But a header that came first may hide what we
+ * need. So compile that file as gnu99 or newer (the compiler's default), not as
+ * c99, or with -D_GNU_SOURCE; where off_t would have 32 bits, compile it also
+ * with -D_FILE_OFFSET_BITS=64. Otherwise the compiler says what to do. Define
+ * KEYRING_AWS_STATIC above the file's first include of this header. On Windows
+ * the order does not matter. The implementation is C; in C++ only include it.
+ *
  *
  * 4  ERRORS
  *
@@ -187,6 +198,11 @@
  * after the hook's time is up. A definite error (DENIED, for example) ends it
  * at once, as always.
  *
+ * A program whose users can interrupt it sets hooks.cancelled. While a call
+ * waits for AWS KMS, for another process or for another thread, it asks the
+ * hook every 100 ms. If the hook says so, the call ends with CANCELLED, and
+ * nothing has changed. A change that has begun on disk is always finished.
+ *
  *
  * 5  MEMORY AND SECRETS
  *
@@ -212,9 +228,17 @@
  * one thread. Two processes should not share a data file. If they do, the
  * second gets a warning when it opens the file, the two take turns to change
  * it, and the one that finds the other's change answers KAWS_CHANGED from then
- * on. A child process must not use its parent's ring after fork(). We leave
- * SIGPIPE alone; with an old libcurl, ignore it. A calling thread needs 64 KiB
- * of stack.
+ * on. We leave SIGPIPE alone; with an old libcurl, ignore it. A calling thread
+ * needs 64 KiB of stack.
+ *
+ * A ring belongs to the process that opened it. In a child process made by
+ * fork() every function answers CONFIG, except kaws_close: there it frees
+ * memory and closes files, but writes nothing, and says nothing to AWS KMS. The
+ * child may open a ring of its own.
+ *
+ * A thread cannot be cancelled (pthread_cancel) while it is in a call: it
+ * finishes the call first, and the thread's cancellation state is then as
+ * before. A cancelled call would leave its locks locked and its keys unwiped.
  *
  * Two processes exclude each other even if they reach the data file by
  * different names (hard links, or a mount of that one file), because we lock
@@ -312,18 +336,35 @@
  * timestamps. If the power fails before we exchange a foreign file back, that
  * file is <data_file>.tmp, which the next change removes.
  *
- * No file can prove that it is the newest. If someone puts an older copy in its
- * place while no process has it open, keys removed since come back. So opening
- * the file, and each change, logs a note with the number of keys and the first
- * bytes of the checksum. Removing a key does not remove it from older copies of
- * the file. Only deleting the KMS key does.
+ * No file can prove that it is the newest, and no entry can. The digests find
+ * damage, but they need no secret: anyone who can write the file can make new
+ * ones. Someone who has an older copy can put it in the file's place, or
+ * bring back single entries from it, as they were before they were removed or
+ * re-wrapped, beside all later ones. He can also leave out entries. What he
+ * cannot do is change an entry's name, type or key. While a ring is open, its
+ * next change finds such an edit (KAWS_CHANGED). An edit made while no process
+ * has the file open shows only in the log: opening the file, and each change,
+ * logs a note with the number of keys and the first bytes of the checksum. An
+ * opening should find those of the last note before it. Removing a key does not
+ * remove it from older copies of the file. Only deleting the KMS key does.
+ *
+ * A sealed value that needs no data file has a format of its own, which
+ * kaws_sealed_pack writes. Its numbers are little-endian, too:
+ *
+ *               0   8  "KAWSSEAL"
+ *               8   2  format version: 1
+ *              10   2  length of the KMS key ARN  (a)
+ *              12   2  length of the key material id, 0 if unknown  (m)
+ *              14   2  length of the blob  (b)
+ *              16      ARN (a)  key material id (m)  blob (b)
  *
  *
  * 8  WHAT GOES OVER THE WIRE
  *
  *     kaws_generate        GenerateDataKeyWithoutPlaintext
  *     kaws_store           Encrypt, then Decrypt of the new blob
- *     kaws_fetch           Decrypt, pinned to the KMS key in the entry
+ *     kaws_fetch           Decrypt, pinned to the KMS key in the entry (while
+ *                          the own account is unknown: see the last paragraph)
  *     kaws_check           GenerateDataKeyWithoutPlaintext of one byte, then
  *                          Decrypt of it as a dry run
  *     kaws_rewrap_all      ReEncrypt (across regions Decrypt, Encrypt and
@@ -371,21 +412,51 @@
  *
  * An entry names the KMS key that sealed it, and an attacker may have written
  * the file. So we send no request for a KMS key unless its account is trusted:
- * it is the account of the ring's first KMS key, or it is in config.accounts.
- * If the first KMS key is given as an id or alias, only a reply can tell its
- * account; if config.accounts is set, the account must then be in it. (A ring
- * that is opened without a KMS key and without accounts trusts the account of
- * its entries, if all of them have the same one.)
+ * it is the ring's own account, or it is in config.accounts. What the own
+ * account is, depends on how the settings name the ring's first KMS key:
+ *
+ *     by ARN      the ARN's account
+ *     by id or    the account that KMS tells, if that account may be trusted:
+ *     alias       it is in config.accounts; or, without config.accounts, in an
+ *                 entry of the data file; or, if there is no entry either, it
+ *                 is the first account that KMS tells. That one is logged.
+ *     not at all  none, if config.accounts is set; otherwise the account of
+ *                 the entries, if all have the same one; otherwise as above
+ *
+ * An id or alias belongs to the account of the credentials, and the conf file
+ * may be open to an attacker. If its account is not the entries', every call
+ * that seals fails with FOREIGN. To move to another account, name the KMS key
+ * by its ARN, or list the accounts. The own account never changes while the
+ * ring is open. One attacker can still choose it: if neither an ARN nor
+ * config.accounts is set, someone who can write both the conf file and the data
+ * file.
+ *
+ * If the first call of a ring is a fetch, the own account may be unknown. Then
+ * Decrypt names the KMS key by its id or alias. KMS decrypts only if that is
+ * the KMS key that sealed the blob, and its reply tells the account. If KMS
+ * refuses, we ask it to seal a byte, which tells the account as well, and then
+ * send the Decrypt that names the entry's KMS key.
  *
  *
  * 9  LIMITS
  *
  * A key id or user id has at most 255 bytes and no NUL. A generated key has at
  * most 1024 bytes, a stored key 4096; these limits are KMS's. Credentials have
- * at most 128 (id), 256 (secret) and 4096 (token) bytes. The built-in sender
- * needs libcurl 7.54, and is tested with OpenSSL as the TLS library. KMS keys
- * in custom key stores cannot make data keys. On Windows the library passes its
- * unit tests under wine; the plugin is untested there. macOS is untested.
+ * at most 128 (id), 256 (secret) and 4096 (token) bytes, a CA file 16 MiB.
+ * kaws_sign signs at most 64 headers and 64 query parameters, and presigns for
+ * a week at most.
+ *
+ * Neither the format nor the library limits the number of keys. But a ring
+ * keeps the whole data file in memory, and that takes about 475 bytes a key (an
+ * entry has at most 7052). A size alone is not believed: before we ask for more
+ * than 1 MiB of memory, the lengths of the file's entries must lead to its end.
+ * So a file that is merely long, with a terabyte of zeros behind its entries,
+ * is refused at once: CORRUPT. It is no torn end, and is left as it is.
+ *
+ * The built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
+ * library. KMS keys in custom key stores cannot make data keys. On Windows the
+ * library passes its unit tests under wine; the plugin is untested there. macOS
+ * is untested.
  *
  *
  * 10  HOUSE RULES  for developers of this file
@@ -399,17 +470,14 @@
  * `make test` checks the rest.
  */
 
-/* Feature macros for the implementation. They must stand above the first system
- * header; see room lobby. */
+/* Feature macros for the implementation. They ask the first system header to
+ * hide nothing. If one came before, see room lobby. */
 #if defined(KEYRING_AWS_IMPLEMENTATION)
 #if !defined(_GNU_SOURCE)
 #define _GNU_SOURCE
 #endif
 #if !defined(_FILE_OFFSET_BITS)
 #define _FILE_OFFSET_BITS 64
-#endif
-#if defined(_WIN32) && !defined(_CRT_RAND_S)
-#define _CRT_RAND_S
 #endif
 #endif
 
@@ -438,6 +506,7 @@
 #define KAWS_API static
 #else
 #define KAWS_API extern
+#define KAWS__EXTERN
 #endif
 
 #if defined(__cplusplus)
@@ -472,7 +541,8 @@ extern "C" {
     X(THROTTLED,   "AWS KMS throttled every attempt")                         \
     X(SERVICE,     "AWS KMS reported an error")                               \
     X(REPLY,       "the reply from AWS KMS makes no sense")                   \
-    X(RUNNING,     "a re-wrap is already running")
+    X(RUNNING,     "a re-wrap is already running")                            \
+    X(CANCELLED,   "the caller cancelled it")
 
 #define KAWS__STATUS_NAME(name, text) KAWS_##name,
 
@@ -508,6 +578,10 @@ typedef struct kaws_request {
     kaws_bytes  body;
     int         connect_timeout_ms, timeout_ms;
     int         fresh_connection; /* use a new connection, send once only     */
+
+    /* If it is not NULL: ask it at least every 100 ms. 1: give up. */
+    int       (*cancelled)(void *arg);
+    void       *cancelled_arg;
 } kaws_request;
 
 /* What the hook fills. If the body does not fit, the hook sets body_len to any
@@ -524,8 +598,9 @@ typedef struct kaws_reply {
 
 /* All effects on the world except files; each can be replaced by itself. Any
  * thread may call a hook, also the threads that kaws_rewrap_all starts, and
- * several may do so at once. We may hold locks meanwhile, so a hook must not
- * call the ring. */
+ * several may do so at once. We may hold locks and secrets meanwhile. So a hook
+ * must return: it must not throw an exception, longjmp() out, end the thread,
+ * or enable cancellation. Nor may it call the ring. */
 typedef struct kaws_hooks {
     void   *ctx;                  /* passed to every hook                     */
 
@@ -556,13 +631,21 @@ typedef struct kaws_hooks {
     /* Returns for how many ms an operation may still wait for KMS (section 4);
      * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
+
+    /* Returns 1 if the call that this thread is in should end: it ends with
+     * CANCELLED, and has changed nothing. We ask at least every 100 ms while
+     * the call waits: for a reply, for its next attempt, or for its turn to
+     * change the file. A re-wrap asks in the threads that it starts, too, and
+     * ends if one of them gets a 1. NULL: no call is cancelled. */
+    int   (*cancelled)(void *ctx);
 } kaws_hooks;
 
 typedef struct kaws_config {
     const char *data_file;        /* NULL: no keyring, KMS calls only         */
     const char *kms_key_id;       /* id, ARN or alias; NULL: cannot seal      */
     const char *region;           /* of an id or alias; NULL: us-east-1       */
-    const char *accounts;         /* trusted: "111122223333,..."; NULL: own   */
+    const char *accounts;         /* trusted: "111122223333,..."; NULL: own
+                                   * (the manual, section 8)                  */
     const char *conf_file;        /* holds the credentials; must be set       */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
@@ -598,7 +681,9 @@ KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
  * NETWORK, THROTTLED, SERVICE and REPLY may pass. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
-/* Closes the ring; NULL is allowed. No other call may be running. */
+/* Closes the ring; NULL is allowed. No other call may be running. In a forked
+ * child it closes the child's copy only (section 6), and what libcurl has
+ * allocated stays allocated. */
 KAWS_API void kaws_close(kaws *ring);
 
 /* ---- keys -------------------------------------------------------------- */
@@ -632,12 +717,12 @@ KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
-/* Has KMS decrypt the key. One KMS request. One more comes first as long as the
- * KMS key is set by id or alias, its account is not known yet, and the entry's
- * account is not in config.accounts; it needs the right to
- * GenerateDataKeyWithoutPlaintext. On failure *key is all zeros. ARGUMENT,
- * CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS key
- * belongs to an account that is not trusted), MISMATCH (the blob was sealed
+/* Has KMS decrypt the key. One KMS request. Only if the ring does not know its
+ * own account yet (the manual, section 8), and its KMS key is not the one that
+ * sealed this key, there are two more before it, once; then the right to
+ * GenerateDataKeyWithoutPlaintext is needed. On failure *key is all zeros.
+ * ARGUMENT, CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS
+ * key belongs to an account that is not trusted), MISMATCH (the blob was sealed
  * for another name, file or length), MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
@@ -682,10 +767,11 @@ KAWS_API void kaws_walk_end(kaws_walk *walk);
 /* Makes this the KMS key (id, ARN or alias) that seals new keys, if it passes
  * kaws_check's tests; otherwise nothing changes. Keys sealed before stay
  * readable. A KMS key of an account that is not trusted is refused: FOREIGN. If
- * the ring's first KMS key was set by id or alias and its account is not known
- * yet, KMS is asked about that one first. If KMS does not know it or denies it,
- * an id or alias is accepted all the same, an ARN only if its account is in
- * config.accounts. ARGUMENT, FOREIGN, and the KMS errors. */
+ * the ring's first KMS key was set by id or alias, without config.accounts, and
+ * its account is not known yet, KMS is asked about that one first. If KMS does
+ * not know it or denies it, an id or alias is accepted all the same, if its
+ * account may be trusted; an ARN is not. ARGUMENT, FOREIGN, and the KMS
+ * errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
@@ -761,7 +847,8 @@ typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
 } kaws_pair;
 
-/* An encryption context. It is not secret: CloudTrail shows it. */
+/* An encryption context: no name may be in it twice. It is not secret, because
+ * CloudTrail shows it. */
 typedef struct kaws_context {
     const kaws_pair *pairs;
     size_t           count;
@@ -789,11 +876,11 @@ KAWS_API kaws_status kaws_kms_encrypt(kaws *ring, const kaws_context *ctx,
                                       kaws_bytes plain, kaws_sealed *out,
                                       kaws_error *err);
 
-/* The KMS action Decrypt. The request names the KMS key: in->kms_key_arn, or if
- * that is "" the current KMS key, which costs one more request. The account of
- * the KMS key must be trusted. *plain_len is the size of the buffer before the
- * call, the length of the plaintext after it, and 0 on failure. ARGUMENT if the
- * buffer is too small. */
+/* The KMS action Decrypt. The KMS key is in->kms_key_arn, or if that is "" the
+ * current KMS key, which costs one more request. The account of the KMS key
+ * must be trusted; to learn that may take more requests, as in kaws_fetch.
+ * *plain_len is the size of the buffer before the call, the length of the
+ * plaintext after it, and 0 on failure. ARGUMENT if the buffer is too small. */
 KAWS_API kaws_status kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
                                       const kaws_sealed *in, uint8_t *plain,
                                       size_t *plain_len, kaws_error *err);
@@ -805,6 +892,35 @@ KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
                                         const kaws_sealed *in,
                                         kaws_sealed *out, kaws_error *err);
 
+/* ---- sealed values that travel, in files or messages; without a ring ----
+ *
+ * The bytes have a format version and a place for each length (section 7), and
+ * no checksum. They hold no secret. KMS decrypts the blob only if nobody has
+ * changed it, and only with the context that it was sealed with; the KMS key
+ * must be the one that the ARN names, and of a trusted account. What is not
+ * protected: the key material id may have been changed, and the whole value
+ * exchanged for another one that was sealed with the same context. So put into
+ * the context what tells your values apart. Nothing is allocated. */
+
+#define KAWS_SEALED_PACKED_MAX 6479       /* no packed value has more bytes   */
+
+/* Packs a sealed value as KMS returned it. *out_len is the size of the buffer
+ * before the call, the number of bytes after it, and 0 on failure. On failure
+ * the buffer is all zeros. It must not overlap *in. ARGUMENT: it is too small,
+ * kms_key_arn is not the ARN of a KMS key (a value without one does not say
+ * what decrypts it), key_material_id is not made of letters, digits, - / and _,
+ * or the blob is empty or too long. */
+KAWS_API kaws_status kaws_sealed_pack(const kaws_sealed *in, uint8_t *out,
+                                      size_t *out_len, kaws_error *err);
+
+/* Unpacks what kaws_sealed_pack packed, and nothing else: packing *out again
+ * would give the same bytes. They may come from anyone, and must not overlap
+ * *out. On failure *out is all zeros. ARGUMENT: they are not a packed value,
+ * are cut off, go on behind its end, have a format version that this version
+ * does not know, or hold what kaws_sealed_pack refuses. */
+KAWS_API kaws_status kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out,
+                                        kaws_error *err);
+
 /* ---- SigV4 without a ring; allocates nothing --------------------------- */
 
 typedef struct kaws_creds {
@@ -813,9 +929,10 @@ typedef struct kaws_creds {
 } kaws_creds;
 
 /* The request to sign. Path and query are as they will be sent,
- * percent-encoded. `headers` are all headers to sign, Host among them, 64 at
- * most. X-Amz-Date and X-Amz-Security-Token are signed even if they are not
- * listed; the caller must send both. */
+ * percent-encoded, with upper-case digits. `headers` are all headers to sign,
+ * Host among them, 64 at most. X-Amz-Date and X-Amz-Security-Token are signed
+ * even if they are not listed; the caller must send both. Most services need
+ * none of the last four members. S3 needs path_as_sent and a payload. */
 typedef struct kaws_signing {
     const char *method;           /* "POST"                                   */
     const char *path;             /* "/"                                      */
@@ -824,14 +941,41 @@ typedef struct kaws_signing {
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
     kaws_bytes  body;
     int64_t     when;             /* Unix seconds                             */
+
+    /* 1: "." and "//" in the path stay, and it is encoded once (S3's rule). 0:
+     * they are removed, and the path is encoded a second time. */
+    int         path_as_sent;
+    /* "UNSIGNED-PAYLOAD", the SHA-256 of the body (kaws_payload_sha256), or
+     * another word of AWS's. It is signed in place of `body`, and as the header
+     * X-Amz-Content-SHA256, which the caller must send. (If it is listed, too,
+     * it must have this value.) NULL: the SHA-256 of `body`, and no header. */
+    const char *payload;
+    /* 1: the session token is sent, but not signed, as a few services want. A
+     * header X-Amz-Security-Token must not be listed then. */
+    int         token_unsigned;
+    int         expires;          /* 1 to 604800: presigns, for these seconds */
 } kaws_signing;
 
-/* Writes the value of the Authorization header, NUL-terminated, to
- * `authorization`, a buffer of `cap` bytes. The signature follows the rules of
- * every AWS service except S3. On failure, ARGUMENT, the buffer holds "". */
+/* Writes the value of the Authorization header, NUL-terminated, to `out`, a
+ * buffer of `cap` bytes. If what->expires is set, it writes the query of a
+ * presigned URL instead: what->query, then X-Amz-Algorithm to X-Amz-Signature,
+ * the session token among them, and at most 64 parameters in all. The URL is
+ * "https://" HOST what->path "?" out. Anyone who has it can send that request
+ * until it expires, so it is a secret. None of the X-Amz- headers is added to
+ * it, and S3 wants its payload to be "UNSIGNED-PAYLOAD". `out` must not overlap
+ * what it is made of. On failure, ARGUMENT, it is all zeros. */
 KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
-                               char *authorization, size_t cap,
-                               kaws_error *err);
+                               char *out, size_t cap, kaws_error *err);
+
+/* Writes the value of the X-Amz-Date header, "20150830T123600Z", for Unix
+ * seconds; its first 8 bytes are the date in a signature's scope. Writes "" for
+ * a time that kaws_sign refuses: before the year 1970, after 9999, or 0.
+ * Returns `out`. */
+KAWS_API const char *kaws_amz_date(char out[17], int64_t when);
+
+/* Writes the SHA-256 of the body, in hex: a kaws_signing's payload, and the
+ * value of the X-Amz-Content-SHA256 header. Returns `out`. */
+KAWS_API const char *kaws_payload_sha256(char out[65], kaws_bytes body);
 
 /* ---- small things ------------------------------------------------------ */
 
@@ -869,7 +1013,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *      the system      lobby  sys  thread  disk
  *      basics          err  mem  buf  text  json  crypto
  *      a request       sigv4  url  curl  http  sources  creds
- *      AWS KMS         arn  trust  fault  calls  kms
+ *      AWS KMS         arn  trust  fault  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
  *
@@ -884,7 +1028,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * Gives: nothing
  *
  * The switches are described in the manual, section 3. The feature macros
- * stand above Part II, because they must come before any system header.
+ * stand above Part II, because they should come before any system header. If
+ * one came before, it may hide what we need. We can do without what only
+ * _GNU_SOURCE shows; if more is hidden, compiling stops with a sentence.
  */
 
 #include <errno.h>
@@ -895,6 +1041,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <string.h>
 
 #if defined(_WIN32)
+#if !defined(_WINDOWS_) && !defined(_WINSOCKAPI_)
+#include <winsock2.h>             /* curl's, and too late after windows.h     */
+#endif
 #include <windows.h>
 #include <fcntl.h>
 #include <io.h>
@@ -919,12 +1068,26 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #include <signal.h>
 #endif
 
-#if defined(__GLIBC__) && !defined(__USE_GNU)
-#error "with KEYRING_AWS_IMPLEMENTATION, include keyring_aws.h before all else"
-#endif
-
 #if defined(__cplusplus)
 #error "compile the implementation of keyring_aws.h as C; include it in C++"
+#endif
+
+#if defined(KEYRING_AWS_STATIC) && defined(KAWS__EXTERN)
+#error "define KEYRING_AWS_STATIC above the first include of keyring_aws.h, too"
+#endif
+
+/* What stands for all of <fcntl.h>, <time.h>, <sys/mman.h> and <signal.h>. */
+#if !defined(_WIN32) && (!defined(O_CLOEXEC) || !defined(CLOCK_MONOTONIC) ||  \
+    !defined(MAP_ANONYMOUS) || !defined(MADV_NORMAL) ||                       \
+    (defined(SIG_DFL) && !defined(SIG_SETMASK)))
+#error "a header hides what keyring_aws.h needs: put KEYRING_AWS_IMPLEMENTATION\
+ and the include above all others, or compile with -D_GNU_SOURCE"
+#endif
+
+#if defined(__GLIBC__) && !defined(__USE_FILE_OFFSET64) &&                    \
+    !defined(__OFF_T_MATCHES_OFF64_T) && !defined(__LP64__)
+#error "off_t has 32 bits here: put KEYRING_AWS_IMPLEMENTATION and the include\
+ above all others, or compile with -D_FILE_OFFSET_BITS=64"
 #endif
 
 /* KAWS__MAYBE: used only with the built-in sender. */
@@ -941,8 +1104,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * ROOM  sys      clock, random bytes, locked pages, symbols, error texts
  * ==========================================================================
  * Uses: nothing
- * Gives: sys_env sys_error_text sys_ns sys_now_ms sys_ticks_us sys_ticks_ms
- *        sys_sleep_ms sys_random sys_alloc_locked sys_free_locked
+ * Gives: sys_env sys_error_text sys_pid sys_ns sys_now_ms sys_ticks_us
+ *        sys_ticks_ms sys_sleep_ms sys_random sys_alloc_locked sys_free_locked
  *        sys_advise_large sys_symbol sys_is_ipv6
  *
  * A function whose systems differ has its Windows body and its POSIX body side
@@ -967,6 +1130,19 @@ kaws__sys_env(const char *name)
     const char *value = getenv(name);
 
     return value != NULL && *value != '\0' ? value : NULL;
+}
+
+
+/* Which process this is. A Windows process has no forked child that could share
+ * its memory. */
+static long
+kaws__sys_pid(void)
+{
+#if defined(_WIN32)
+    return 0;
+#else
+    return (long)getpid();
+#endif
 }
 
 
@@ -1098,6 +1274,11 @@ kaws__sys_sleep_ms(void *ctx, int ms)
 }
 
 
+#if defined(_WIN32) && !defined(_CRT_RAND_S)
+int __cdecl rand_s(unsigned *out);        /* <stdlib.h> may be hiding it      */
+#endif
+
+
 /* The built-in `random` hook. It reads the device because, unlike getrandom(),
  * every system that we serve has it, and because what we use the bytes for (the
  * file's id, the jitter of a retry) is no secret. */
@@ -1194,6 +1375,26 @@ kaws__sys_advise_large(void *at, size_t len)
 
 /* ---- symbols ----------------------------------------------------------- */
 
+#if defined(__linux__)                    /* a header may be hiding these     */
+typedef struct { const char *dli_fname; void *other[3]; } kaws__dl_info;
+
+extern int kaws__sys_dladdr(const void *, kaws__dl_info *) __asm__("dladdr");
+extern void *kaws__sys_dlvsym(void *, const char *, const char *)
+    __asm__("dlvsym");
+extern long (kaws__sys_call)(long, ...) __asm__("syscall");
+#elif !defined(_WIN32)
+typedef Dl_info kaws__dl_info;
+
+#define kaws__sys_dladdr dladdr
+#endif
+
+#if defined(RTLD_DEFAULT)
+#define KAWS__FIRST RTLD_DEFAULT
+#else
+#define KAWS__FIRST NULL
+#endif
+
+
 #if defined(__GLIBC__)
 
 /* Whether `symbol`, the first function of that name in the process, has a
@@ -1208,8 +1409,8 @@ kaws__sys_is_foreign(const char *name, void *symbol, void *own)
     size_t i;
 
     for (i = 0; i < 4; i++)
-        if (dlvsym(RTLD_DEFAULT, name, versions[i]) == symbol)
-            return dlvsym(own, name, versions[i]) == NULL;
+        if (kaws__sys_dlvsym(KAWS__FIRST, name, versions[i]) == symbol)
+            return kaws__sys_dlvsym(own, name, versions[i]) == NULL;
     return 0;
 }
 
@@ -1229,10 +1430,10 @@ kaws__sys_symbol(const char *name, void *caller)
     (void)caller;
     return NULL;
 #else
-    void *symbol = dlsym(RTLD_DEFAULT, name), *library = NULL, *own;
-    Dl_info info;
+    void *symbol = dlsym(KAWS__FIRST, name), *library = NULL, *own;
+    kaws__dl_info info;
 
-    if (dladdr(caller, &info) != 0)
+    if (kaws__sys_dladdr(caller, &info) != 0)
         library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     if (library == NULL)
         return symbol;
@@ -1270,8 +1471,8 @@ kaws__sys_is_ipv6(const char *text)
  * ==========================================================================
  * Uses: sys
  * Gives: thread_lock_init thread_lock_free thread_lock thread_unlock
- *        thread_once thread_parallel thread_turn_init thread_turn_free
- *        thread_turn_wait thread_turn_end
+ *        thread_once thread_parallel thread_pause thread_turn_init
+ *        thread_turn_free thread_turn_wait thread_turn_end
  *
  * Three systems share the code: POSIX threads, Windows, and none at all
  * (KEYRING_AWS_NO_THREADS). A call that can fail returns 0 or an errno value.
@@ -1292,6 +1493,8 @@ typedef int kaws__mutex, kaws__cond, kaws__worker;
 #define KAWS__COND_FREE(cond)            ((void)(cond))
 #define KAWS__COND_WAIT(cond, mutex, ms) ((void)(ms))
 #define KAWS__COND_WAKE(cond)            ((void)(cond))
+#define KAWS__CANCEL_OFF(old)            (*(old) = 0)
+#define KAWS__CANCEL_BACK(old)           ((void)(old))
 #define KAWS__WORKER                     void *
 #define KAWS__WORKER_START(worker, work, job)                                 \
     ((void)(work), (void)(job), *(worker) = 0)
@@ -1313,6 +1516,8 @@ typedef HANDLE kaws__worker;
 #define KAWS__COND_WAIT(cond, mutex, ms)                                      \
     (void)SleepConditionVariableSRW(cond, mutex, (DWORD)(ms), 0)
 #define KAWS__COND_WAKE(cond)            WakeConditionVariable(cond)
+#define KAWS__CANCEL_OFF(old)            (*(old) = 0)
+#define KAWS__CANCEL_BACK(old)           ((void)(old))
 #define KAWS__WORKER                     DWORD WINAPI
 #define KAWS__WORKER_START(worker, work, job)                                 \
     ((*(worker) = CreateThread(NULL, 0, work, job, 0, NULL)) != NULL)
@@ -1334,15 +1539,21 @@ typedef pthread_t kaws__worker;
 #define KAWS__COND_FREE(cond)            pthread_cond_destroy(cond)
 #define KAWS__COND_WAIT                  kaws__thread_cond_wait
 #define KAWS__COND_WAKE(cond)            pthread_cond_signal(cond)
+#define KAWS__CANCEL_OFF(old)                                                 \
+    ((void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, old))
+#define KAWS__CANCEL_BACK(old)                                                \
+    ((void)pthread_setcancelstate(old, &(old)))
 #define KAWS__WORKER                     void *
 #define KAWS__WORKER_START               kaws__thread_start
 #define KAWS__WORKER_JOIN(worker)        pthread_join(worker, NULL)
 
 #if defined(__APPLE__)            /* conditions have no other clock there     */
 #define KAWS__COND_CLOCK CLOCK_REALTIME
-#define pthread_condattr_setclock(how, clock) ((void)(how))
+#define KAWS__COND_SET_CLOCK(how) ((void)(how))
 #else
 #define KAWS__COND_CLOCK CLOCK_MONOTONIC
+#define KAWS__COND_SET_CLOCK(how)                                             \
+    ((void)pthread_condattr_setclock(how, KAWS__COND_CLOCK))
 #endif
 
 
@@ -1354,7 +1565,7 @@ kaws__thread_cond_init(pthread_cond_t *cond)
 
     if (os != 0)
         return os;
-    (void)pthread_condattr_setclock(&how, KAWS__COND_CLOCK);
+    KAWS__COND_SET_CLOCK(&how);
     os = pthread_cond_init(cond, &how);
     pthread_condattr_destroy(&how);
     return os;
@@ -1522,12 +1733,43 @@ kaws__thread_parallel(int count, void (*run)(void *), void *arg)
 }
 
 
+/* ---- waiting that can be cancelled -------------------------------------- */
+
+#define KAWS__CANCEL_MS 100       /* how often we ask                         */
+
+typedef struct kaws__cancel {     /* the hook `cancelled`, or another asker   */
+    int (*asked)(void *arg);      /* NULL: nobody cancels                     */
+    void *arg;
+} kaws__cancel;
+
+#define KAWS__CANCEL_BY(hooks) { (hooks)->cancelled, (hooks)->ctx }
+
+
+/* Sleeps for so many ms. Returns 1 if the call is cancelled. */
+static int
+kaws__thread_pause(const kaws_hooks *hooks, const kaws__cancel *cancel, int ms)
+{
+    int most = cancel->asked != NULL ? KAWS__CANCEL_MS : ms, some;
+
+    for (; ms > 0; ms -= some) {
+        if (cancel->asked != NULL && cancel->asked(cancel->arg))
+            return 1;
+        some = ms < most ? ms : most;
+        hooks->sleep_ms(hooks->ctx, some);
+    }
+    return cancel->asked != NULL && cancel->asked(cancel->arg);
+}
+
+
 /* ---- the turn ----------------------------------------------------------- */
+
+enum { KAWS__TOO_LONG = -1, KAWS__GIVEN_UP = -2 };
 
 /* A turn is a lock with a time limit. The limit starts again whenever a thread
  * ends its turn and reports progress. */
 typedef struct kaws__turn {
     kaws__lock lock;              /* guards all below                         */
+    kaws__rank rank;              /* of the turn itself                       */
     kaws__cond ended;
     int        taken;
     unsigned   passed;            /* how many turns ended and got on          */
@@ -1535,10 +1777,11 @@ typedef struct kaws__turn {
 
 
 static int
-kaws__thread_turn_init(kaws__turn *turn)
+kaws__thread_turn_init(kaws__turn *turn, kaws__rank rank)
 {
     int os = KAWS__COND_INIT(&turn->ended);
 
+    turn->rank = rank;
     turn->taken = 0;
     turn->passed = 0;
     if (os == 0 &&
@@ -1558,29 +1801,37 @@ kaws__thread_turn_free(kaws__turn *turn)
 
 
 /* Waits for the turn. Returns for how many ms nobody had got on when it became
- * ours, or -1 if nobody got on for `ms`, and it is not ours. */
+ * ours. It is not ours if nobody got on for `ms` (KAWS__TOO_LONG), or if the
+ * call was cancelled (KAWS__GIVEN_UP). */
 static int
-kaws__thread_turn_wait(kaws__turn *turn, int ms)
+kaws__thread_turn_wait(kaws__turn *turn, int ms, const kaws_hooks *hooks)
 {
+    const kaws__cancel cancel = KAWS__CANCEL_BY(hooks);
     int64_t since = kaws__sys_ticks_us();
     unsigned passed;
-    int waited = 0;
+    int waited = 0, left;
 
-    KAWS__RANK_CHECK(KAWS__RANK_TURN, 1);
+    KAWS__RANK_CHECK(turn->rank, 1);
     kaws__thread_lock(&turn->lock);
     passed = turn->passed;
-    while (turn->taken && waited < ms) {
-        KAWS__COND_WAIT(&turn->ended, &turn->lock.mutex, ms - waited);
+    while (turn->taken && waited >= 0 && waited < ms) {
+        left = ms - waited;
+        if (cancel.asked != NULL && left > KAWS__CANCEL_MS)
+            left = KAWS__CANCEL_MS;
+        KAWS__COND_WAIT(&turn->ended, &turn->lock.mutex, left);
         if (passed != turn->passed)
             since = kaws__sys_ticks_us();
         passed = turn->passed;
         waited = (int)((kaws__sys_ticks_us() - since) / 1000);
+        if (turn->taken && cancel.asked != NULL && cancel.asked(cancel.arg))
+            waited = KAWS__GIVEN_UP;
     }
-    waited = turn->taken ? -1 : waited;
+    if (turn->taken && waited >= 0)
+        waited = KAWS__TOO_LONG;
     turn->taken = 1;
     kaws__thread_unlock(&turn->lock);
     if (waited < 0)
-        KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
+        KAWS__RANK_CHECK(turn->rank, 0);
     return waited;
 }
 
@@ -1594,7 +1845,7 @@ kaws__thread_turn_end(kaws__turn *turn, int got_on)
     turn->passed += got_on != 0;
     kaws__thread_unlock(&turn->lock);
     KAWS__COND_WAKE(&turn->ended);
-    KAWS__RANK_CHECK(KAWS__RANK_TURN, 0);
+    KAWS__RANK_CHECK(turn->rank, 0);
 }
 
 
@@ -1620,7 +1871,7 @@ enum {
 };
 
 /* How to rename: over what has the name, only to a name that nothing has, or
- * by letting the two change places. */
+ * by letting the two change places. These are renameat2()'s numbers. */
 enum { KAWS__REPLACE, KAWS__RENAME_NEW, KAWS__EXCHANGE };
 
 typedef struct kaws__stat {
@@ -1642,8 +1893,11 @@ typedef struct kaws__stat {
 #endif
 
 #if defined(__APPLE__)
-#define st_mtim st_mtimespec
-#define st_ctim st_ctimespec
+#define KAWS__MTIME st_mtimespec
+#define KAWS__CTIME st_ctimespec
+#else
+#define KAWS__MTIME st_mtim
+#define KAWS__CTIME st_ctim
 #endif
 
 
@@ -1850,8 +2104,8 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->ino = (uint64_t)st.st_ino;
     out->size = (uint64_t)st.st_size;
     out->links = (uint64_t)st.st_nlink;
-    out->mtime_ns = kaws__sys_ns(st.st_mtim);
-    out->ctime_ns = kaws__sys_ns(st.st_ctim);
+    out->mtime_ns = kaws__sys_ns(st.KAWS__MTIME);
+    out->ctime_ns = kaws__sys_ns(st.KAWS__CTIME);
     out->regular = S_ISREG(st.st_mode);
     out->mine = st.st_uid == geteuid();
     out->others_read = (st.st_mode & (S_IRGRP | S_IROTH)) != 0;
@@ -1965,18 +2219,8 @@ kaws__disk_truncate(int fd, uint64_t len)
 
 /* ---- names -------------------------------------------------------------- */
 
-/* Linux has renameat2(), whether or not its libc does (musl and old versions of
- * glibc do not). */
-#if !defined(_WIN32) && !defined(RENAME_EXCHANGE)
-#define RENAME_NOREPLACE 1
-#define RENAME_EXCHANGE  2
-#if defined(SYS_renameat2)
-#define renameat2(a, from, b, to, how) \
-    syscall(SYS_renameat2, a, from, b, to, how)
-#else
-#define renameat2(a, from, b, to, how) (errno = ENOSYS, (int)(how) | -1)
-#endif
-#endif
+/* Linux has renameat2() and statx(), whether or not its libc has them and shows
+ * them. So both are called by number. */
 
 
 /* Renames as `how` says. RENAME_NEW answers EEXIST if something has the name;
@@ -2008,9 +2252,12 @@ kaws__disk_rename(const char *from, const char *to, int how)
 #else
     if (how == KAWS__REPLACE)
         return rename(from, to) != 0 ? errno : 0;
-    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, how == KAWS__EXCHANGE
-                  ? RENAME_EXCHANGE : RENAME_NOREPLACE) == 0)
+    errno = ENOSYS;
+#if defined(SYS_renameat2)
+    if (kaws__sys_call(SYS_renameat2, AT_FDCWD, from, AT_FDCWD, to,
+                       how) == 0)
         return 0;
+#endif
     if (errno != EINVAL && errno != EPERM && errno != EOPNOTSUPP &&
         errno != ENOSYS)
         return errno;
@@ -2025,11 +2272,12 @@ kaws__disk_rename(const char *from, const char *to, int how)
 static int
 kaws__disk_is_mount(const char *path)
 {
-#if defined(STATX_ATTR_MOUNT_ROOT)
-    struct statx x;
+#if defined(SYS_statx)
+    uint64_t x[32] = { 0 };       /* 1: attributes; 0x2000: a mount's root    */
 
-    return statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0, &x) == 0 &&
-           (x.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+    (void)kaws__sys_call(SYS_statx, AT_FDCWD, path, AT_SYMLINK_NOFOLLOW, 0,
+                         x);
+    return (x[1] & 0x2000) != 0;
 #else
     (void)path;
     return 0;
@@ -2099,13 +2347,17 @@ kaws__disk_make_dir(const char *path)
 #else
 
 /* F_OFD_SETLK sets the lock, and F_OFD_GETLK tells in *type which other lock is
- * in its way. A system without them has flock() instead, which knows one lock
- * of a file: it is slot 1, the one that protects. In slot 0 nobody is ever
- * seen, so who else has the file open stays unknown. */
-#if !defined(F_OFD_SETLK)
+ * in its way. On Linux <fcntl.h> may be hiding them. A system without them has
+ * flock() instead, which knows one lock of a file: it is slot 1, the one that
+ * protects. In slot 0 nobody is ever seen, so who else has the file open stays
+ * unknown. */
+#if defined(__linux__)
+enum { KAWS__GETLK = 36, KAWS__SETLK = 37 };
+#elif defined(F_OFD_SETLK)
+enum { KAWS__GETLK = F_OFD_GETLK, KAWS__SETLK = F_OFD_SETLK };
+#else
 #define KAWS__FLOCK
-#define F_OFD_SETLK 0
-#define F_OFD_GETLK 1
+enum { KAWS__GETLK, KAWS__SETLK };
 #endif
 
 
@@ -2116,7 +2368,7 @@ kaws__disk_lock_call(int fd, int call, int slot, short *type)
     int how = *type == F_UNLCK ? LOCK_UN : *type == F_WRLCK ? LOCK_EX : LOCK_SH;
 
     *type = F_UNLCK;
-    if (slot == 0 || call == F_OFD_GETLK || flock(fd, how | LOCK_NB) == 0)
+    if (slot == 0 || call == KAWS__GETLK || flock(fd, how | LOCK_NB) == 0)
         return 0;
     return errno == EWOULDBLOCK ? EAGAIN : errno;
 #else
@@ -2156,7 +2408,7 @@ kaws__disk_lock(int fd, int slot, int exclusive)
 #else
     short type = exclusive ? F_WRLCK : F_RDLCK;
 
-    return kaws__disk_lock_call(fd, F_OFD_SETLK, slot, &type);
+    return kaws__disk_lock_call(fd, KAWS__SETLK, slot, &type);
 #endif
 }
 
@@ -2172,7 +2424,7 @@ kaws__disk_unlock(int fd, int slot)
 #else
     short type = F_UNLCK;
 
-    return kaws__disk_lock_call(fd, F_OFD_SETLK, slot, &type) == 0;
+    return kaws__disk_lock_call(fd, KAWS__SETLK, slot, &type) == 0;
 #endif
 }
 
@@ -2194,7 +2446,7 @@ kaws__disk_locked_by_others(int fd, int slot)
 #else
     short type = F_WRLCK;
 
-    return kaws__disk_lock_call(fd, F_OFD_GETLK, slot, &type) == 0 &&
+    return kaws__disk_lock_call(fd, KAWS__GETLK, slot, &type) == 0 &&
            type != F_UNLCK;
 #endif
 }
@@ -2204,8 +2456,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for the person who has to correct it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_argument err_log
- *        err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_memory err_argument err_cancelled
+ *        err_log err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2330,6 +2582,14 @@ static kaws_status
 kaws__err_argument(kaws_error *err, const char *wrong)
 {
     return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: %s", wrong);
+}
+
+
+static kaws_status
+kaws__err_cancelled(kaws_error *err, const char *waited_for)
+{
+    return kaws__err_set(err, KAWS_CANCELLED, "the call was cancelled while it "
+                         "waited for %s, and nothing was changed", waited_for);
 }
 
 
@@ -3661,13 +3921,14 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
  * ROOM  sigv4    AWS Signature Version 4, in the steps of AWS's page
  * ==========================================================================
  * Uses: err mem buf text crypto
- * Gives: sigv4_key sigv4_authorize kaws_sign
+ * Gives: sigv4_key sigv4_authorize kaws_sign kaws_amz_date
+ *        kaws_payload_sha256
  *
  * "Create a signed AWS API request", step by step: 1 the canonical request,
  * 2 its hash, 3 the string to sign, 4 the signing key, 5 the signature and the
- * header that carries it. Nothing is allocated: the canonical request is fed to
- * a hash. Step 4 is a function of its own, because a signing key serves for a
- * day and a region.
+ * header or query that carries it. Nothing is allocated: the canonical request
+ * is fed to a hash. Step 4 is a function of its own, because a signing key
+ * serves for a day and a region.
  */
 
 #define KAWS__SIGV4_SECRET_MAX 256
@@ -3677,9 +3938,9 @@ typedef struct kaws__field {      /* a header or a parameter                  */
     kaws_bytes name, value;
 } kaws__field;
 
-typedef struct kaws__fields {     /* two more are the headers that we add     */
+typedef struct kaws__fields {     /* three more are headers that we add       */
     size_t      count;
-    kaws__field at[KAWS__SIGV4_MAX + 2];
+    kaws__field at[KAWS__SIGV4_MAX + 3];
 } kaws__fields;
 
 
@@ -3688,6 +3949,23 @@ static int
 kaws__sigv4_unreserved(int c)
 {
     return kaws__text_folded(c) || memchr("-._~", c, 4) != NULL;
+}
+
+
+/* What stays in a path that is encoded already. */
+static int
+kaws__sigv4_encoded(int c)
+{
+    return kaws__sigv4_unreserved(c) || c == '/' || c == '%';
+}
+
+
+/* A buffer feeds what is written to it into a query, percent-encoded. */
+static void
+kaws__sigv4_encode(void *query, const void *data, size_t len)
+{
+    kaws__text_percent(query, (kaws_bytes){ data, len },
+                       kaws__sigv4_unreserved);
 }
 
 
@@ -3713,19 +3991,21 @@ kaws__sigv4_insert(kaws__fields *list, kaws_bytes name, kaws_bytes value,
 }
 
 
-/* Collects the headers to sign: the caller's, and two that AWS wants signed if
- * they are not among them. Each value ends with a NUL. Returns NULL, or what is
- * wrong. */
+/* Collects the headers to sign: the caller's, and those that AWS wants signed
+ * if they are not among them; a presigned URL needs only Host. Each value ends
+ * with a NUL. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                     const char *date, const char *token)
 {
     const char *const wanted[][2] = {
         { "host", "" }, { "x-amz-date", date },
-        { "x-amz-security-token", token != NULL ? token : "" }
+        { "x-amz-security-token",
+          token != NULL && !what->token_unsigned ? token : "" },
+        { "x-amz-content-sha256", what->payload != NULL ? what->payload : "" }
     };
     const char *const *line = what->headers;
-    size_t i, k;
+    size_t i, k, most = what->expires > 0 ? 1 : 4;
 
     for (headers->count = 0; line != NULL && *line != NULL; line++) {
         kaws_bytes name = kaws__buf_of(*line), value;
@@ -3739,13 +4019,15 @@ kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
         value = kaws__buf_of(*line + name.len + 1);
         kaws__sigv4_insert(headers, name, value, 1);
     }
-    for (i = 0; i < 3; i++) {
+    for (i = 0; i < most; i++) {
+        if (i > 0 && *wanted[i][1] == '\0')
+            continue;
         for (k = 0; k < headers->count; k++)
             if (kaws__text_alike(headers->at[k].name, wanted[i][0]))
                 break;
         if (k == headers->count && i == 0)
             return "there is no Host header";
-        if (k == headers->count && *wanted[i][1] != '\0')
+        if (k == headers->count)
             kaws__sigv4_insert(headers, kaws__buf_of(wanted[i][0]),
                                kaws__buf_of(wanted[i][1]), 1);
     }
@@ -3765,13 +4047,23 @@ kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
 
     if (i > 0 && kaws__text_order(headers->at[i - 1].name, name, 1) == 0)
         return 0;
-    kaws__buf_text(out, before);
+    kaws__buf_put(out, before, strlen(before));
     for (; name.len > 0; name.at += n, name.len -= n) {
         for (n = 0; n < sizeof low && n < name.len; n++)
             low[n] = (uint8_t)kaws__text_lower(name.at[n]);
         kaws__buf_put(out, low, n);
     }
     return 1;
+}
+
+
+static void
+kaws__sigv4_names(kaws__buf *out, const kaws__fields *headers)
+{
+    size_t i;
+
+    for (i = 0; i < headers->count; i++)
+        kaws__sigv4_name(out, headers, i, i > 0 ? ";" : "");
 }
 
 
@@ -3861,35 +4153,49 @@ kaws__sigv4_value(kaws__buf *out, const char *value)
         n = strcspn(value, " \t");
         kaws__buf_put(out, value, n);
         n += strspn(value + n, " \t");
-        kaws__buf_text(out, value[n] != '\0' ? " " : "");
+        kaws__buf_put(out, " ", value[n] != '\0');
     }
 }
 
 
-/* `names` are those of the headers, as they stand in the Authorization. */
+/* see Part II */
+KAWS_API const char *
+kaws_payload_sha256(char out[65], kaws_bytes body)
+{
+    uint8_t digest[32];
+
+    kaws__crypto_sha256(digest, body);
+    kaws__text_hex(out, digest, sizeof digest);
+    return out;
+}
+
+
+/* `query` is the request's, or what has been written of a presigned URL's. */
 static const char *
 kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
-                    const kaws__fields *headers, kaws_bytes names)
+                    const kaws__fields *headers, const char *query)
 {
     const char *wrong;
-    uint8_t digest[32];
     char hex[65];
     size_t i;
 
     kaws__buf_text(out, what->method, "\n");
-    kaws__sigv4_path(out, what->path);
+    if (what->path_as_sent && *what->path != '\0')
+        kaws__text_percent(out, kaws__buf_of(what->path), kaws__sigv4_encoded);
+    else
+        kaws__sigv4_path(out, what->path);
     kaws__buf_text(out, "\n");
-    wrong = kaws__sigv4_query(out, what->query);
+    wrong = kaws__sigv4_query(out, query);
     for (i = 0; i < headers->count; i++) {
         int named = kaws__sigv4_name(out, headers, i, "\n");
-        kaws__buf_text(out, named ? ":" : ",");
+        kaws__buf_put(out, named ? ":" : ",", 1);
         kaws__sigv4_value(out, (const char *)headers->at[i].value.at);
     }
     kaws__buf_text(out, "\n\n");
-    kaws__buf_put(out, names.at, names.len);
-    kaws__crypto_sha256(digest, what->body);
-    kaws__text_hex(hex, digest, sizeof digest);
-    kaws__buf_text(out, "\n", hex);
+    kaws__sigv4_names(out, headers);
+    kaws__buf_text(out, "\n", what->payload != NULL && *what->payload != '\0'
+                              ? what->payload
+                              : kaws_payload_sha256(hex, what->body));
     return wrong;
 }
 
@@ -3903,9 +4209,9 @@ static void
 kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                 const char *region, const char *service)
 {
-    const kaws_bytes parts[] = { { (const uint8_t *)date, 8 },
-                                 kaws__buf_of(region), kaws__buf_of(service),
-                                 kaws__buf_of("aws4_request") };
+    const kaws_bytes parts[4] = { { (const uint8_t *)date, 8 },
+                                  kaws__buf_of(region), kaws__buf_of(service),
+                                  kaws__buf_of("aws4_request") };
     uint8_t first[4 + KAWS__SIGV4_SECRET_MAX], key[32];
     kaws__buf start = kaws__buf_fixed(first, sizeof first);
     kaws_bytes chain;
@@ -3924,10 +4230,51 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
 }
 
 
-/* ---- steps 2, 3 and 5: the string to sign, the signature, the header ---- */
+/* ---- steps 2, 3 and 5: the string to sign, the signature, the result ---- */
 
-/* Writes the header's value, NUL-terminated. who.secret is not used: `key` was
- * made from it. Returns NULL, or what is wrong. */
+/* The session token of a presigned URL, if there is one. */
+static void
+kaws__sigv4_token(kaws__buf *query, const char *token)
+{
+    kaws__buf encoded = { .feed = kaws__sigv4_encode, .consumer = query };
+
+    if (token == NULL || *token == '\0')
+        return;
+    kaws__buf_text(query, "&X-Amz-Security-Token=");
+    kaws__buf_text(&encoded, token);
+}
+
+
+/* Writes the header's value up to the signature, or the query up to what is not
+ * signed. */
+static void
+kaws__sigv4_begin(kaws__buf *out, const kaws_signing *what, kaws_creds who,
+                  const char *scope, const char *date,
+                  const kaws__fields *headers)
+{
+    kaws__buf encoded = { .feed = kaws__sigv4_encode, .consumer = out };
+    char expires[16];
+
+    if (what->expires <= 0) {
+        kaws__buf_text(out, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
+                       ", SignedHeaders=");
+        kaws__sigv4_names(out, headers);
+        return;
+    }
+    if (what->query != NULL && *what->query != '\0')
+        kaws__buf_text(out, what->query, "&");
+    kaws__buf_text(out, "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=");
+    kaws__buf_text(&encoded, who.id, "/", scope);
+    (void)snprintf(expires, sizeof expires, "%d", what->expires);
+    kaws__buf_text(out, "&X-Amz-Date=", date, "&X-Amz-Expires=", expires,
+                   "&X-Amz-SignedHeaders=");
+    kaws__sigv4_names(&encoded, headers);
+    kaws__sigv4_token(out, what->token_unsigned ? NULL : who.token);
+}
+
+
+/* Writes the header's value or the query, NUL-terminated. who.secret is not
+ * used: `key` was made from it. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
                       const kaws__mac_key *key, char *out, size_t cap)
@@ -3935,13 +4282,11 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
     char date[17], scope[157], string[256], hex[65];
     kaws__sha256 request;
     kaws__buf hashed = { .feed = kaws__crypto_update, .consumer = &request };
-    kaws__buf header = kaws__buf_fixed(out, cap);
+    kaws__buf result = kaws__buf_fixed(out, cap);
     kaws__buf to_sign = kaws__buf_fixed(string, sizeof string);
+    const char *query = what->query, *wrong;
     kaws__fields headers;
     uint8_t digest[32];
-    kaws_bytes names;
-    const char *wrong;
-    size_t i;
 
     kaws__text_amz_date(date, what->when);
     if (snprintf(scope, sizeof scope, "%.8s/%s/%s/aws4_request", date,
@@ -3949,25 +4294,29 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
         return "the names of region and service are too long";
     if ((wrong = kaws__sigv4_collect(&headers, what, date, who.token)) != NULL)
         return wrong;
-    kaws__buf_text(&header, "AWS4-HMAC-SHA256 Credential=", who.id, "/", scope,
-                   ", SignedHeaders=");
-    names.at = header.at + header.len;
-    for (i = 0; i < headers.count; i++)
-        kaws__sigv4_name(&header, &headers, i, i > 0 ? ";" : "");
-    names.len = (size_t)(header.at + header.len - names.at);
+    kaws__sigv4_begin(&result, what, who, scope, date, &headers);
+    if (what->expires > 0 && result.len < cap) {
+        out[result.len] = '\0';
+        query = out;                      /* it is signed so far             */
+    }
 
     kaws__crypto_init(&request);
-    wrong = kaws__sigv4_request(&hashed, what, &headers, names);
+    wrong = kaws__sigv4_request(&hashed, what, &headers, query);
     kaws__crypto_out(&request, digest);
     kaws__text_hex(hex, digest, sizeof digest);
     kaws__buf_text(&to_sign, "AWS4-HMAC-SHA256\n", date, "\n", scope, "\n",
                    hex);
     kaws__crypto_mac(digest, key, kaws__buf_view(&to_sign));
     kaws__text_hex(hex, digest, sizeof digest);
-    kaws__buf_text(&header, ", Signature=", hex);
-    kaws__buf_put(&header, "", 1);
-    return wrong == NULL && header.failed
-         ? "the room for the Authorization value is too small" : wrong;
+    if (what->expires > 0 && what->token_unsigned)
+        kaws__sigv4_token(&result, who.token);
+    kaws__buf_text(&result, what->expires > 0 ? "&X-Amz-Signature="
+                                              : ", Signature=", hex);
+    kaws__buf_put(&result, "", 1);
+    return wrong == NULL && result.failed
+         ? what->expires > 0 ? "the room for the query is too small"
+                             : "the room for the Authorization value is too "
+                               "small" : wrong;
 }
 
 
@@ -3975,22 +4324,24 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
 static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
+    const char *const payload = what->payload != NULL ? what->payload : "";
     const char *const words[] = { what->method, what->region, what->service,
-                                  who.id, who.secret, what->path };
+                                  who.id, *payload != '\0' ? payload : "none",
+                                  who.secret, what->path };
     const char *const lines[] = { what->path, what->query, who.token };
     size_t i, n;
 
-    for (i = 0; i < 6; i++)
+    for (i = 0; i < 7; i++)
         if (words[i] == NULL)
             return "method, region, service, id, secret and path must not be "
                    "NULL";
-    for (i = 0; i < 4; i++) {             /* three stand between slashes     */
+    for (i = 0; i < 5; i++) {             /* three stand between slashes     */
         for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
             if (words[i][n] == '/')
                 break;
         if (n == 0 || words[i][n] != '\0')
-            return "method, region, service and id must be words, without "
-                   "slashes";
+            return "method, region, service, id and payload must be words, "
+                   "without slashes";
     }
     if (*who.secret == '\0')
         return "the secret is empty";
@@ -4005,14 +4356,19 @@ kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
         return "the body is NULL, but not empty";
     if (what->when <= 0 || what->when > 253402300799)
         return "the time is not between the years 1970 and 9999";
+    if (what->expires < 0 || what->expires > 604800)
+        return "a presigned URL expires after 1 to 604800 seconds";
+    if (what->expires > 0 && what->query != NULL &&
+        strstr(what->query, "X-Amz-Signature=") != NULL)
+        return "the query is that of a presigned URL";
     return NULL;
 }
 
 
 /* see Part II */
 KAWS_API kaws_status
-kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
-          size_t cap, kaws_error *err)
+kaws_sign(const kaws_signing *what, kaws_creds who, char *out, size_t cap,
+          kaws_error *err)
 {
     const char *wrong = "the request and the room for the result must not be "
                         "NULL";
@@ -4020,19 +4376,29 @@ kaws_sign(const kaws_signing *what, kaws_creds who, char *authorization,
     char date[17];
 
     kaws__err_clear(err);
-    if (what != NULL && authorization != NULL)
+    if (what != NULL && out != NULL)
         wrong = kaws__sigv4_refuse(what, who);
     if (wrong == NULL) {
         kaws__text_amz_date(date, what->when);
         kaws__sigv4_key(&key, who.secret, date, what->region, what->service);
-        wrong = kaws__sigv4_authorize(what, who, &key, authorization, cap);
+        wrong = kaws__sigv4_authorize(what, who, &key, out, cap);
         kaws_wipe(&key, sizeof key);
     }
     if (wrong == NULL)
         return KAWS_OK;
-    if (authorization != NULL && cap > 0)
-        authorization[0] = '\0';
+    kaws_wipe(out, cap);                  /* a query may hold the token      */
     return kaws__err_set(err, KAWS_ARGUMENT, "cannot sign: %s", wrong);
+}
+
+
+/* see Part II */
+KAWS_API const char *
+kaws_amz_date(char out[17], int64_t when)
+{
+    kaws__text_amz_date(out, when);
+    if (when <= 0 || when > 253402300799)
+        out[0] = '\0';
+    return out;
 }
 
 
@@ -4182,6 +4548,7 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 #define KAWS__CURL_IDLE_S   20    /* AWS closes idle connections; so do we    */
 #define KAWS__CURL_LINES    16    /* most header lines                        */
 #define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
+#define KAWS__CURL_CA_MAX 16777216    /* and to read at all, once a connection*/
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     struct kaws__conn *next;      /* the idle one that was used before this   */
@@ -4269,7 +4636,7 @@ kaws__curl_check_ca(const char *path, kaws_error *err)
     if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular)
         os = kaws__curl_find_cert(fd, &found);
     kaws__disk_close(fd);
-    if (os == 0 && found)
+    if (os == 0 && found && st.size <= KAWS__CURL_CA_MAX)
         return KAWS_OK;
     kaws__text_show(shown, sizeof shown, kaws__buf_of(path));
     if (os != 0)
@@ -4279,7 +4646,9 @@ kaws__curl_check_ca(const char *path, kaws_error *err)
                          "CA certificates in PEM form, each from a line "
                          "-----BEGIN CERTIFICATE----- on", shown,
                          !st.regular ? "it is not a file" :
-                         st.size == 0 ? "it is empty" : "no certificate in it");
+                         st.size == 0 ? "it is empty" :
+                         found ? "it is larger than 16 MiB" :
+                         "no certificate in it");
 }
 
 
@@ -4630,8 +4999,10 @@ kaws__curl_perform(const kaws__transfer *t)
     kaws__conn *conn = t->conn;
     curl_socket_t before = conn->sock, sock = CURL_SOCKET_BAD;
     CURLMcode code = curl_multi_add_handle(conn->multi, t->easy);
+    const kaws_request *q = t->q;
     int running = 1, active = 0, idle = 0;
     CURLMsg *done;
+    int64_t since;
     long opened = 0;
 
     conn->sock = CURL_SOCKET_BAD;
@@ -4639,8 +5010,12 @@ kaws__curl_perform(const kaws__transfer *t)
     while (code == CURLM_OK &&
            (code = curl_multi_perform(conn->multi, &running)) == CURLM_OK &&
            running > 0) {
-        code = curl_multi_wait(conn->multi, NULL, 0, 1000, &active);
-        idle = active > 0 ? 0 : idle + 1;
+        if (q->cancelled != NULL && q->cancelled(q->cancelled_arg))
+            return CURLE_ABORTED_BY_CALLBACK;
+        since = kaws__sys_ticks_us();
+        code = curl_multi_wait(conn->multi, NULL, 0, KAWS__CANCEL_MS, &active);
+        idle = active > 0 || kaws__sys_ticks_us() - since > 50000 ? 0
+             : idle + 1;
         if (idle > 1)
             kaws__sys_sleep_ms(NULL, idle < 16 ? idle : 16);
     }
@@ -4694,6 +5069,8 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
                            "encode its user and password)", kind,
                            kaws__url_proxies[i]);
     }
+    if (code == CURLE_ABORTED_BY_CALLBACK)
+        return KAWS_CANCELLED;
     return code == CURLE_SSL_CACERT_BADFILE || code == CURLE_URL_MALFORMAT ||
            strncmp(words, "Unsupported proxy", 17) == 0 ? KAWS_CONFIG
                                                         : KAWS_NETWORK;
@@ -4701,9 +5078,9 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
- * likewise, because a setting is wrong. *lent is for kaws__curl_done(), or NULL
- * if no request was sent. libcurl only reads the header lines. An Expect would
- * make it wait for a 100. */
+ * likewise, because a setting is wrong. CANCELLED: q->cancelled said so. *lent
+ * is for kaws__curl_done(), or NULL if no request was sent. libcurl only reads
+ * the header lines. An Expect would make it wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -4823,7 +5200,8 @@ kaws__curl_close(kaws__sender *s)
  * ROOM  http     send one request, get the reply that was made for it
  * ==========================================================================
  * Uses: thread err mem buf text curl
- * Gives: http_open http_close http_send http_done http_forget http_distrust
+ * Gives: http_open http_abandon http_close http_send http_done http_forget
+ *        http_distrust
  *
  * All requests go through kaws__http_send, which calls the `send` hook or the
  * built-in sender. Section 8 of the manual says why a connection is used again
@@ -4861,6 +5239,15 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
     http->hooks = hooks;
     return hooks->send != NULL ? KAWS_OK
          : kaws__curl_open(&http->sender, hooks, ca_file, plain, err);
+}
+
+
+/* This process is a forked child. libcurl would tell the parent's peers that a
+ * connection ends, so what libcurl has is left as it is. */
+static void
+kaws__http_abandon(kaws__http *http)
+{
+    http->sender = NULL;
 }
 
 
@@ -4924,9 +5311,10 @@ kaws__http_forget(const kaws__http *http, kaws_reply *r)
 }
 
 
-/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK
- * and CONFIG are kaws__curl_send's; REPLY: the reply repeats a request id. The
- * caller judges the reply, and hands *lent to kaws__http_done then. */
+/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK,
+ * CONFIG and CANCELLED are kaws__curl_send's; REPLY: the reply repeats a
+ * request id. The caller judges the reply, and hands *lent to kaws__http_done
+ * then. */
 static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -5510,14 +5898,22 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
  * the list of the settings. The ring's own account is that of the KMS key that
- * the ring was opened with. If the settings name that KMS key by id or alias,
- * only a reply of KMS tells its account, so until one has come the own account
- * is unknown. It is learned once, and never changes. If there is a list, the
- * own account must be in it to be learned from a reply.
+ * the ring was opened with. An ARN says it. If the settings name that KMS key
+ * by id or alias, only a reply of KMS tells its account, so until one has come
+ * the own account is unknown. It is learned once, and never changes.
+ *
+ * An id or alias means a KMS key of the account of the credentials, and others
+ * than the author of the settings may write the conf file. So a reply alone
+ * does not make an account the own one: the account must be in the list; or, if
+ * there is no list, in an entry of the data file. Nor does an entry alone,
+ * because others may write the data file. Only if there is neither list nor
+ * entry is the first reply believed, and that is logged.
  *
  * A choice is a KMS key and a region. They are one value, because the KMS key
  * is looked up in the region: both are taken, or neither.
  */
+
+#define KAWS__TRUST_WHOSE 32      /* "aws 111122223333": partition, account   */
 
 typedef struct kaws__choice {
     kaws__target target;          /* for new keys                             */
@@ -5527,10 +5923,12 @@ typedef struct kaws__choice {
 } kaws__choice;
 
 typedef struct kaws__trust {
+    const kaws_hooks *hooks;
     const char *accounts;         /* the list, borrowed                       */
+    int         by_entries;       /* there is a file, but no list and no ARN  */
+    char        entries[320];     /* whose keys sealed them: ", aws 1111...", */
     kaws__lock  lock;             /* guards all below                         */
-    int         from_entries;     /* the entries may tell the own account     */
-    char        own[KAWS__ARN_MAX + 1];   /* an ARN of the own account, or "" */
+    char        own[KAWS__TRUST_WHOSE];   /* the own account, or ""           */
     kaws__choice now;             /* what is used                             */
     kaws__choice tried;           /* what was found good last, but not taken  */
 } kaws__trust;
@@ -5556,6 +5954,22 @@ kaws__trust_list_ok(const char *accounts)
         accounts += 12 + strspn(accounts + 12, ", ");
     }
     return 1;
+}
+
+
+/* Whose the KMS key of that ARN is; "" if it is not an ARN. */
+static void
+kaws__trust_whose(char out[KAWS__TRUST_WHOSE], kaws_bytes arn_text)
+{
+    kaws__buf whose = kaws__buf_fixed(out, KAWS__TRUST_WHOSE);
+    kaws__arn arn;
+
+    memset(out, 0, KAWS__TRUST_WHOSE);
+    if (!kaws__arn_parse(arn_text, &arn))
+        return;
+    kaws__buf_put(&whose, arn.partition.at, arn.partition.len);
+    kaws__buf_put(&whose, " ", 1);
+    kaws__buf_put(&whose, arn.account.at, arn.account.len);
 }
 
 
@@ -5588,14 +6002,14 @@ kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
 /* *t is all zeros before. The config's strings are borrowed for as long as the
  * trust is open. */
 static kaws_status
-kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
+kaws__trust_open(kaws__trust *t, const kaws_hooks *hooks,
+                 const kaws_config *cfg, kaws_error *err)
 {
     const char *list = cfg->accounts != NULL ? cfg->accounts : "";
-    char *key_id = t->now.target.key_id;
-    kaws__arn arn;
 
     if (kaws__thread_lock_init(&t->lock, KAWS__RANK_TRUST) != 0)
         return kaws__err_memory(err, "making a lock for the KMS keys");
+    t->hooks = hooks;
     t->accounts = list;
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
@@ -5603,9 +6017,9 @@ kaws__trust_open(kaws__trust *t, const kaws_config *cfg, kaws_error *err)
     if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL ? cfg->region
                            : "us-east-1", &t->now, err) != KAWS_OK)
         return err->status = KAWS_CONFIG;
-    t->from_entries = cfg->kms_key_id == NULL && *list == '\0';
-    if (kaws__arn_parse(kaws__buf_of(key_id), &arn))
-        memcpy(t->own, key_id, sizeof t->own);
+    kaws__trust_whose(t->own, kaws__buf_of(t->now.target.key_id));
+    t->by_entries = t->own[0] == '\0' && *list == '\0' &&
+                    cfg->data_file != NULL;
     return KAWS_OK;
 }
 
@@ -5619,42 +6033,43 @@ kaws__trust_close(kaws__trust *t)
 
 /* ---- whose KMS keys are obeyed ----------------------------------------- */
 
-/* Whether the KMS key is trusted. Partitions never mix. With the lock held. */
-static int
-kaws__trust_has(const kaws__trust *t, const char *arn_text)
-{
-    kaws__arn arn, own;
-    char account[13] = "";
-
-    if (strcmp(arn_text, t->own) == 0 && *arn_text != '\0')   /* mostly       */
-        return 1;
-    if (!kaws__arn_parse(kaws__buf_of(arn_text), &arn))
-        return 0;
-    (void)kaws__buf_copy_text(account, sizeof account, arn.account);
-    if (!kaws__arn_parse(kaws__buf_of(t->own), &own))
-        return strstr(t->accounts, account) != NULL;
-    return kaws__buf_same(arn.partition, own.partition) &&
-           (kaws__buf_same(arn.account, own.account) ||
-            strstr(t->accounts, account) != NULL);
-}
-
-
-/* The data file has an entry that the KMS key sealed. If the settings name
- * neither a KMS key nor accounts, the own account is that of the entries, if
- * they all have the same. For as long as the ring is being opened. */
+/* The data file has an entry that the KMS key sealed. If the settings name no
+ * KMS key, the own account is that of the entries, if all have the same. For as
+ * long as the ring is being opened. */
 static void
 kaws__trust_entry(kaws__trust *t, kaws_bytes arn_text)
 {
-    char arn[KAWS__ARN_MAX + 1] = "";
+    const size_t used = strlen(t->entries);
+    char whose[KAWS__TRUST_WHOSE];
 
-    if (!t->from_entries)
+    kaws__trust_whose(whose, arn_text);
+    if (!t->by_entries || strstr(t->entries, whose) != NULL)
         return;
-    (void)kaws__buf_copy_text(arn, sizeof arn, arn_text);
-    if (t->own[0] == '\0')
-        memcpy(t->own, arn, sizeof t->own);
-    t->from_entries = kaws__trust_has(t, arn);
-    if (!t->from_entries)
-        t->own[0] = '\0';
+    (void)snprintf(t->entries + used, sizeof t->entries - used, ", %s", whose);
+    if (t->now.target.key_id[0] == '\0')
+        memcpy(t->own, used == 0 ? whose : "", used == 0 ? sizeof whose : 1);
+}
+
+
+/* Whether a KMS key of that account is trusted. Partitions never mix, because
+ * one number is two accounts there. With the lock held. */
+static int
+kaws__trust_has(const kaws__trust *t, const char *whose, int what)
+{
+    const kaws__target *target = &t->now.target;
+    const char *ours = t->own[0] != '\0' ? t->own
+                     : what == KAWS__TO_OPEN && target->key_id[0] != '\0'
+                     ? kaws__arn_partition(target->region)->name : whose;
+    size_t n = strcspn(whose, " ");
+
+    if (whose[n] == '\0' || strncmp(whose, ours, n) != 0 ||
+        (ours[n] != ' ' && ours[n] != '\0'))
+        return 0;
+    if (strcmp(whose, t->own) == 0 || strstr(t->accounts, whose + n + 1))
+        return 1;
+    return t->own[0] == '\0' && t->accounts[0] == '\0' &&
+           what != KAWS__TO_OPEN &&
+           (t->entries[0] == '\0' || strstr(t->entries, whose) != NULL);
 }
 
 
@@ -5662,45 +6077,52 @@ kaws__trust_entry(kaws__trust *t, kaws_bytes arn_text)
 static kaws_status
 kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 {
-    static const char *const words[] = {
-        "the key was sealed by the KMS key", "that is the KMS key",
-        "AWS KMS sealed with the KMS key"
+    static const char *const words[][2] = {
+        { "the key was sealed by the KMS key", "" },
+        { "that is the KMS key", "" },
+        { "AWS KMS sealed with the KMS key",
+          "name the KMS key by its ARN, or " }
     };
-    int no_own, trusted;
+    char whose[KAWS__TRUST_WHOSE], ours[KAWS__TRUST_WHOSE];
+    const char *listed = t->accounts;
+    int trusted, learned;
 
+    kaws__trust_whose(whose, kaws__buf_of(arn));
     kaws__thread_lock(&t->lock);
-    no_own = t->own[0] == '\0';
-    trusted = kaws__trust_has(t, arn) ||
-              (no_own && what != KAWS__TO_OPEN && t->accounts[0] == '\0');
-    if (no_own && trusted && what == KAWS__SEALED)
-        memcpy(t->own, arn, strlen(arn) + 1);
+    trusted = kaws__trust_has(t, whose, what);
+    learned = trusted && what == KAWS__SEALED && t->own[0] == '\0';
+    if (learned)
+        memcpy(t->own, whose, sizeof whose);
+    memcpy(ours, t->own, sizeof ours);
     kaws__thread_unlock(&t->lock);
+    if (learned && t->by_entries && t->entries[0] == '\0')
+        kaws__err_log(t->hooks, 2, "the settings name neither accounts nor an "
+                      "ARN, and there is no key yet: so the account of the "
+                      "first KMS key is trusted from here on, %s (%s)", whose,
+                      arn);
     if (trusted)
         return KAWS_OK;
+    if (*ours == '\0' && *listed == '\0')
+        listed = what == KAWS__TO_OPEN ? "none" : t->entries + 2;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
-                         "the trusted ones: add it to the list of accounts, if "
-                         "you trust it", words[what], arn);
+                         "the trusted ones (%s%s%.80s): if you trust it, %sadd "
+                         "it to the list of accounts", words[what][0], arn,
+                         ours, *ours != '\0' && *listed != '\0' ? ", " : "",
+                         listed, words[what][1]);
 }
 
 
-/* Whether KMS has to tell the own account first, before it can be said if the
- * KMS key `arn` (NULL: any) is trusted. It need not for an account of the list,
- * in the partition of the target's region. */
+/* Whether KMS has to tell the own account first, before it can be said if any
+ * KMS key is trusted. */
 static int
-kaws__trust_ask_first(kaws__trust *t, const kaws__target *target,
-                      const char *arn_text)
+kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 {
-    const char *ours = kaws__arn_partition(target->region)->name;
-    kaws__arn arn;
-    int ask;
+    int unknown;
 
     kaws__thread_lock(&t->lock);
-    ask = t->own[0] == '\0' && target->key_id[0] != '\0' &&
-          !(arn_text != NULL && kaws__trust_has(t, arn_text) &&
-            kaws__arn_parse(kaws__buf_of(arn_text), &arn) &&
-            kaws__buf_same(arn.partition, kaws__buf_of(ours)));
+    unknown = t->own[0] == '\0';
     kaws__thread_unlock(&t->lock);
-    return ask;
+    return unknown && t->accounts[0] == '\0' && target->key_id[0] != '\0';
 }
 
 
@@ -5742,8 +6164,8 @@ kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
 /* KMS sealed with that KMS key for the target. Warns if the target is what is
  * used now, and KMS sealed with another one before, because an alias moved. */
 static void
-kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
-                   const kaws__target *target, const char *arn)
+kaws__trust_notice(kaws__trust *t, const kaws__target *target,
+                   const char *arn)
 {
     kaws__choice *now = &t->now;
     char was[KAWS__ARN_MAX + 1] = "";
@@ -5757,8 +6179,8 @@ kaws__trust_notice(kaws__trust *t, const kaws_hooks *hooks,
     }
     kaws__thread_unlock(&t->lock);
     if (was[0] != '\0')
-        kaws__err_log(hooks, 1, "the KMS key %s was %s and is %s now: keys are "
-                      "sealed with that one from here on", target->key_id,
+        kaws__err_log(t->hooks, 1, "the KMS key %s was %s and is %s now: keys "
+                      "are sealed with that one from here on", target->key_id,
                       was, arn);
 }
 
@@ -5955,6 +6377,7 @@ typedef struct kaws__op {         /* an operation                             */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
+    kaws__cancel cancel;          /* who may end it                           */
 } kaws__op;
 
 typedef struct kaws__action {
@@ -5969,7 +6392,8 @@ enum {
     KAWS__UNREPEATED = 1,         /* sent again only if AWS throttled it      */
     KAWS__APART      = 2,         /* it gets a connection of its own          */
     KAWS__DRY        = 4,         /* it hopes for DryRunOperation             */
-    KAWS__OPENS      = 8          /* it has a blob, which may not fit         */
+    KAWS__OPENS      = 8,         /* it has a blob, which may not fit         */
+    KAWS__LEARNS     = 16         /* its reply tells the own account          */
 };
 
 typedef struct kaws__call {
@@ -6020,7 +6444,7 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     char shown[96];
     kaws_status status;
 
-    if ((status = kaws__trust_open(&k->trust, cfg, err)) != KAWS_OK)
+    if ((status = kaws__trust_open(&k->trust, hooks, cfg, err)) != KAWS_OK)
         return status;
     if (url != NULL && !kaws__arn_endpoint_ok(url))
         return kaws__err_set(err, KAWS_CONFIG, "endpoint '%s' is not of the "
@@ -6081,7 +6505,8 @@ kaws__calls_log_once(kaws__calls *k, unsigned bit, const char *note)
 static kaws__op
 kaws__calls_op(kaws__calls *k, kaws_error *err)
 {
-    kaws__op op = { .calls = k, .err = err };
+    kaws__op op = { .calls = k, .err = err,
+                    .cancel = KAWS__CANCEL_BY(k->hooks) };
     kaws__choice now;
 
     op.begun_ms = k->hooks->ticks_ms(k->hooks->ctx);
@@ -6171,8 +6596,9 @@ kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
     kaws__calls *k = c->op->calls;
-    kaws_signing what = { "POST", "/", NULL, c->target->region, "kms",
-                          c->headers, kaws__buf_view(&c->body), 0 };
+    kaws_signing what = { .method = "POST", .path = "/", .service = "kms",
+                          .region = c->target->region, .headers = c->headers,
+                          .body = kaws__buf_view(&c->body) };
     char date[17];
     const char *wrong;
     kaws__signer signer;
@@ -6293,6 +6719,8 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
     char words[128];
 
+    if (outcome == KAWS_CANCELLED)
+        return kaws__err_cancelled(c->op->err, "AWS KMS");
     if (outcome == KAWS_REPLY)
         (void)kaws__calls_nonsense(c, "an earlier reply had the same request "
                                    "id, so it answers another request");
@@ -6340,6 +6768,7 @@ static kaws_status
 kaws__calls_try(kaws__call *c)
 {
     kaws__calls *k = c->op->calls;
+    const kaws__cancel *cancel = &c->op->cancel;
     kaws_request *q = &c->q;
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
@@ -6348,6 +6777,8 @@ kaws__calls_try(kaws__call *c)
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
+    if (kaws__thread_pause(k->hooks, cancel, 0))
+        return kaws__calls_unanswered(c, KAWS_CANCELLED);
     if (wrong != NULL)
         return kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
                              c->action->name, wrong);
@@ -6356,6 +6787,8 @@ kaws__calls_try(kaws__call *c)
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
     status = kaws__http_send(&k->http, q, &c->r, &c->lent);
+    if (status == KAWS_NETWORK && kaws__thread_pause(k->hooks, cancel, 0))
+        status = KAWS_CANCELLED;          /* what a `send` hook cannot say    */
     id = kaws__buf_of(c->r.request_id);
     c->op->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
     status = status == KAWS_OK ? kaws__calls_answered(c)
@@ -6459,8 +6892,8 @@ kaws__calls_wait(kaws__call *c)
         delay = patience;
     if (patience <= 0 && delay + (c->left_ms - left) >= left)
         return 0;                         /* the next would take as long      */
-    if (delay > 0)
-        hooks->sleep_ms(hooks->ctx, (int)delay);
+    if (kaws__thread_pause(hooks, &c->op->cancel, (int)delay))
+        return 1;                         /* calls_try ends the call          */
     if (patience > 0)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     c->attempt++;
@@ -6479,7 +6912,6 @@ kaws__calls_send(kaws__call *c)
     kaws_error *err = c->op->err;
     size_t n = c->secret_len > 0 ? c->body.len + 1 + KAWS__CALLS_SPACES : 0;
     uint8_t *spaces;
-    kaws_status status;
 
     kaws__json_end(&c->body);
     if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
@@ -6493,17 +6925,19 @@ kaws__calls_send(kaws__call *c)
     c->q.headers = c->headers;
     c->q.body = kaws__buf_view(&c->body);
     c->q.connect_timeout_ms = c->op->connect_timeout_ms;
+    c->q.cancelled = c->op->cancel.asked;
+    c->q.cancelled_arg = c->op->cancel.arg;
     c->attempt = 1;
-    while ((status = kaws__calls_try(c)) != KAWS_OK) {
+    while (kaws__calls_try(c) != KAWS_OK) {
         kaws__calls_judged(c);
         if (!kaws__calls_mend(c) && !kaws__calls_wait(c))
             break;
     }
     c->attempt += c->clock_mended + c->creds_renewed;
-    if (status != KAWS_OK && c->attempt > 1)
-        (void)kaws__err_set(err, status, "%s (%d attempts)", err->text,
+    if (err->status != KAWS_OK && c->attempt > 1)
+        (void)kaws__err_set(err, err->status, "%s (%d attempts)", err->text,
                             c->attempt);
-    return status;
+    return err->status;
 }
 
 
@@ -6511,9 +6945,8 @@ kaws__calls_send(kaws__call *c)
  * ROOM  kms      the actions of AWS KMS: only what fits is believed
  * ==========================================================================
  * Uses: err mem buf text json http arn trust calls
- * Gives: kms_has_key kms_seal kms_probe kms_decrypt kms_prove kms_prove_key
- *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up
- *        kms_learn_account kms_may_use
+ * Gives: kms_has_key kms_seal kms_probe kms_open kms_prove kms_prove_key
+ *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up kms_may_use
  *
  * One function an action. Each writes a call, sends it, and takes from the
  * reply what it has verified: a reply that names another KMS key than the
@@ -6633,7 +7066,7 @@ kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
         return status;
     if (op->trial != NULL)
         memcpy(op->trial, arn, sizeof out->kms_key_arn);
-    kaws__trust_notice(&op->calls->trust, op->calls->hooks, &op->target, arn);
+    kaws__trust_notice(&op->calls->trust, &op->target, arn);
     return KAWS_OK;
 }
 
@@ -6681,7 +7114,9 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
 
 
 /* Decrypt; with KAWS__DRY in the flags, its dry run. The KMS key is named, and
- * must be trusted before anything is sent. *len: in, the room at `plain`; out,
+ * must be trusted before anything is sent. With KAWS__LEARNS it is named as the
+ * target is: if KMS opens the blob, it has told what the target's KMS key is,
+ * and this must be trusted then. *len: in, the room at `plain`; out,
  * how long the key is, 0 on failure. A key that is longer than the room is not
  * copied. If `expect` has a length, the key must have it, and its bytes if
  * there are any, or it is MISMATCH: then the connection, too, may have brought
@@ -6704,14 +7139,16 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
     kaws_status status = KAWS_OK;
 
     (void)kaws__arn_target(&from, arn, "", NULL);
-    kaws__calls_begin(&c, op, &action, &from);
+    kaws__calls_begin(&c, op, &action,
+                      flags & KAWS__LEARNS ? &op->target : &from);
     kaws__kms_put_data(&c, "CiphertextBlob", in->blob, in->blob_len);
     kaws__kms_put_context(&c, "EncryptionContext", ctx);
     if (flags & KAWS__DRY) {
         kaws__json_name(&c.body, "DryRun");
         kaws__json_true(&c.body);
     }
-    if (op->trial == NULL || strcmp(op->trial, arn) != 0)
+    if (!(flags & KAWS__LEARNS) &&
+        (op->trial == NULL || strcmp(op->trial, arn) != 0))
         status = kaws__trust_check(&op->calls->trust, arn, KAWS__TO_OPEN,
                                    op->err);
     if (status == KAWS_OK)
@@ -6728,6 +7165,9 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
                                "to %lu bytes that are not the %lu that were "
                                "sealed", (unsigned long)got,
                                (unsigned long)expect.len);
+    if (status == KAWS_OK && (flags & KAWS__LEARNS))
+        status = kaws__trust_check(&op->calls->trust, arn, KAWS__SEALED,
+                                   op->err);
     c.clean = c.clean && status != KAWS_MISMATCH;
     kaws_wipe(plain, *len);
     if (status == KAWS_OK && got <= *len && plain != NULL)
@@ -6824,6 +7264,43 @@ kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 }
 
 
+/* Asks KMS for the ring's own account, if that must be known before it can be
+ * said whether a KMS key is trusted. */
+static kaws_status
+kaws__kms_learn_account(kaws__op *op)
+{
+    kaws_sealed sealed;
+
+    return kaws__trust_ask_first(&op->calls->trust, &op->target)
+         ? kaws__kms_probe(op, 0, &sealed) : KAWS_OK;
+}
+
+
+/* Opens a blob for the caller. If the own account is not known yet, KMS may be
+ * able to tell it while it opens the blob. If it is not, because another KMS
+ * key sealed the blob, or the right to use that one is missing, KMS is asked
+ * for the account first. */
+static kaws_status
+kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
+               kaws_bytes expect, uint8_t *plain, size_t *len)
+{
+    const size_t room = *len;
+    int may = kaws__trust_ask_first(&op->calls->trust, &op->target) &&
+              kaws__arn_fits(&op->target, in->kms_key_arn);
+    kaws_status status = !may ? KAWS_MISMATCH
+        : kaws__kms_decrypt(op, KAWS__LEARNS, ctx, in, expect, plain, len);
+
+    if (status != KAWS_MISMATCH && status != KAWS_DENIED &&
+        status != KAWS_KMS_KEY)
+        return status;
+    kaws__err_clear(op->err);
+    *len = room;
+    status = kaws__kms_learn_account(op);
+    return status != KAWS_OK ? status
+         : kaws__kms_decrypt(op, 0, ctx, in, expect, plain, len);
+}
+
+
 /* ---- the other actions ------------------------------------------------- */
 
 /* ReEncrypt: no plaintext leaves KMS. */
@@ -6885,9 +7362,11 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, size_t len, kaws_sealed *out)
 {
     kaws__target from;
-    kaws_status status = kaws__trust_check(&op->calls->trust, in->kms_key_arn,
-                                           KAWS__TO_OPEN, op->err);
+    kaws_status status = kaws__kms_learn_account(op);
 
+    if (status == KAWS_OK)
+        status = kaws__trust_check(&op->calls->trust, in->kms_key_arn,
+                                   KAWS__TO_OPEN, op->err);
     if (status == KAWS_OK)
         status = kaws__arn_target(&from, in->kms_key_arn, "", op->err);
     if (status != KAWS_OK)
@@ -6942,36 +7421,183 @@ kaws__kms_ask_region(kaws__op *op)
 }
 
 
-/* Asks KMS for the ring's own account, if that must be known before it can be
- * said whether the KMS key `arn` (NULL: any) is trusted. */
-static kaws_status
-kaws__kms_learn_account(kaws__op *op, const char *arn)
-{
-    kaws_sealed sealed;
-
-    return kaws__trust_ask_first(&op->calls->trust, &op->target, arn)
-         ? kaws__kms_probe(op, 0, &sealed) : KAWS_OK;
-}
-
-
 /* Whether that KMS key may come into use. If the ring's first one does not
  * exist, or is denied, it tells no account: then an id or alias may, because it
- * is of the account of our credentials, and an ARN only if that is listed. */
+ * is of the account of our credentials, and an ARN may not. */
 static kaws_status
 kaws__kms_may_use(kaws__op *op, const char *key_id)
 {
-    kaws__trust *t = &op->calls->trust;
-    kaws_status status = kaws__kms_learn_account(op, NULL);
-    int silent = status == KAWS_KMS_KEY || status == KAWS_DENIED;
+    kaws_status status = kaws__kms_learn_account(op);
     kaws__arn arn;
 
-    if (!silent && status != KAWS_OK)
+    if (kaws__arn_parse(kaws__buf_of(key_id), &arn))
+        return status != KAWS_OK ? status
+             : kaws__trust_check(&op->calls->trust, key_id, KAWS__TO_SEAL,
+                                 op->err);
+    if (status != KAWS_KMS_KEY && status != KAWS_DENIED)
         return status;
-    if (kaws__arn_parse(kaws__buf_of(key_id), &arn) &&
-        kaws__trust_check(t, key_id, silent ? KAWS__TO_OPEN : KAWS__TO_SEAL,
-                          silent ? NULL : op->err) != KAWS_OK)
-        return silent ? status : KAWS_FOREIGN;
     kaws__err_clear(op->err);
+    return KAWS_OK;
+}
+
+
+/* ==========================================================================
+ * ROOM  pack     sealed values as bytes that travel
+ * ==========================================================================
+ * Uses: err buf arn
+ * Gives: kaws_sealed_pack kaws_sealed_unpack
+ *
+ * Section 7 of the manual has the diagram. What is unpacked may be an
+ * attacker's, and what is packed may be a caller's mistake, so one function
+ * checks the parts of both.
+ */
+
+#define KAWS__PACK_MAGIC   "KAWSSEAL"
+#define KAWS__PACK_VERSION  1
+#define KAWS__PACK_FIXED   16     /* bytes before the parts                   */
+
+/* The parts, in their order. */
+enum { KAWS__PACK_ARN, KAWS__PACK_MATERIAL, KAWS__PACK_BLOB, KAWS__PACK_PARTS };
+
+
+/* A text in an array; the whole array if it has no end. */
+static kaws_bytes
+kaws__pack_text(const char *array, size_t size)
+{
+    const char *end = memchr(array, 0, size);
+
+    return (kaws_bytes){ (const uint8_t *)array,
+                         end != NULL ? (size_t)(end - array) : size };
+}
+
+
+/* Returns NULL, or what is wrong. */
+static const char *
+kaws__pack_refuse(const kaws_bytes parts[KAWS__PACK_PARTS])
+{
+    kaws_bytes material = parts[KAWS__PACK_MATERIAL];
+    kaws_bytes blob = parts[KAWS__PACK_BLOB];
+    kaws__arn arn;
+
+    if (!kaws__arn_parse(parts[KAWS__PACK_ARN], &arn) ||
+        arn.resource.at[0] != 'k')
+        return "it does not name its KMS key by an ARN";
+    if (material.len > 64 || (material.len > 0 && !kaws__arn_word_ok(material)))
+        return "its key material id cannot be one";
+    if (blob.len == 0 || blob.len > 6144)
+        return "its blob does not have 1 to 6144 bytes";
+    return NULL;
+}
+
+
+/* Returns NULL, or what is wrong. */
+static const char *
+kaws__pack_write(kaws__buf *out, const kaws_sealed *in)
+{
+    const kaws_bytes parts[KAWS__PACK_PARTS] = {
+        kaws__pack_text(in->kms_key_arn, sizeof in->kms_key_arn),
+        kaws__pack_text(in->key_material_id, sizeof in->key_material_id),
+        { in->blob, in->blob_len }
+    };
+    uint8_t fixed[KAWS__PACK_FIXED] = KAWS__PACK_MAGIC;
+    const char *wrong = kaws__pack_refuse(parts);
+    size_t i;
+
+    if (wrong != NULL)
+        return wrong;
+    fixed[8] = KAWS__PACK_VERSION;
+    for (i = 0; i < KAWS__PACK_PARTS; i++) {
+        fixed[10 + 2 * i] = (uint8_t)parts[i].len;
+        fixed[11 + 2 * i] = (uint8_t)(parts[i].len >> 8);
+    }
+    kaws__buf_put(out, fixed, sizeof fixed);
+    for (i = 0; i < KAWS__PACK_PARTS; i++)
+        kaws__buf_put(out, parts[i].at, parts[i].len);
+    return out->failed ? "the buffer is too small for it" : NULL;
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_sealed_pack(const kaws_sealed *in, uint8_t *out, size_t *out_len,
+                 kaws_error *err)
+{
+    const size_t room = out != NULL && out_len != NULL ? *out_len : 0;
+    const char *wrong = "in, out and out_len must not be NULL";
+    kaws__buf packed = kaws__buf_fixed(out, room);
+
+    kaws__err_clear(err);
+    if (in != NULL && out != NULL && out_len != NULL)
+        wrong = kaws__pack_write(&packed, in);
+    if (out_len != NULL)
+        *out_len = wrong == NULL ? packed.len : 0;
+    if (wrong == NULL)
+        return KAWS_OK;
+    if (room > 0)
+        memset(out, 0, room);
+    return kaws__err_set(err, KAWS_ARGUMENT, "cannot pack the sealed value: %s",
+                         wrong);
+}
+
+
+/* Two bytes, little-endian. */
+static unsigned
+kaws__pack_number(const uint8_t *at)
+{
+    return (unsigned)(at[0] | at[1] << 8);
+}
+
+
+/* Points at the parts. Returns NULL, or what is wrong. */
+static const char *
+kaws__pack_split(kaws_bytes packed, kaws_bytes parts[KAWS__PACK_PARTS])
+{
+    size_t at = KAWS__PACK_FIXED, i;
+
+    for (i = 0; i < KAWS__PACK_PARTS; i++) {
+        parts[i].len = kaws__pack_number(packed.at + 10 + 2 * i);
+        if (parts[i].len > packed.len - at)
+            return "it is cut off";
+        parts[i].at = packed.at + at;
+        at += parts[i].len;
+    }
+    return at < packed.len ? "there are bytes behind its end"
+                           : kaws__pack_refuse(parts);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
+{
+    kaws_bytes parts[KAWS__PACK_PARTS];
+    const char *wrong = NULL;
+
+    kaws__err_clear(err);
+    if (out != NULL)
+        memset(out, 0, sizeof *out);
+    if (out == NULL || packed.at == NULL)
+        wrong = "packed and out must not be NULL";
+    else if (packed.len < KAWS__PACK_FIXED ||
+             memcmp(packed.at, KAWS__PACK_MAGIC, 8) != 0)
+        wrong = "these bytes are none";
+    else if (kaws__pack_number(packed.at + 8) != KAWS__PACK_VERSION)
+        return kaws__err_set(err, KAWS_ARGUMENT, "cannot unpack the sealed "
+                             "value: it has format version %u, and this "
+                             "keyring_aws knows version 1: use a newer one",
+                             kaws__pack_number(packed.at + 8));
+    else
+        wrong = kaws__pack_split(packed, parts);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_ARGUMENT, "cannot unpack the sealed "
+                             "value: %s", wrong);
+    (void)kaws__buf_copy_text(out->kms_key_arn, sizeof out->kms_key_arn,
+                              parts[KAWS__PACK_ARN]);
+    (void)kaws__buf_copy_text(out->key_material_id,
+                              sizeof out->key_material_id,
+                              parts[KAWS__PACK_MATERIAL]);
+    out->blob_len = parts[KAWS__PACK_BLOB].len;
+    memcpy(out->blob, parts[KAWS__PACK_BLOB].at, out->blob_len);
     return KAWS_OK;
 }
 
@@ -6982,7 +7608,8 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
  * Uses: err buf text crypto arn
  * Gives: store_get store_committed store_header store_digest store_record
  *        store_record_len store_next store_type_ok store_is_named
- *        store_split store_parse store_damaged store_check
+ *        store_split store_parse store_damaged store_damaged_end
+ *        store_check_header store_check
  *
  * Section 7 of the manual has the diagram. Only this room knows at which offset
  * a field stands. It knows nothing of disks. A record is an entry without its
@@ -6998,6 +7625,7 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
 #define KAWS__STORE_DIGEST      32
 #define KAWS__STORE_FIXED       32  /* bytes of a record before its texts     */
 #define KAWS__STORE_RECORD_MAX (32 + 255 + 255 + 15 + 255 + 64 + 6144)
+#define KAWS__STORE_APPEND_MAX (KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST)
 
 static const char kaws__store_magic[] = "KAWSRING";
 
@@ -7005,6 +7633,7 @@ typedef struct kaws__record {
     kaws_bytes key_id, user_id, type, arn, material, blob;
     size_t     plain_len;
     int64_t    created;           /* Unix seconds                             */
+    kaws_bytes owner;             /* the ARN up to its account: if parsed     */
 } kaws__record;
 
 /* The texts of a record, in the order in which they stand behind its fixed
@@ -7238,6 +7867,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
         return "an entry has a field that no entry can have";
     if (!kaws__arn_parse(r->arn, &arn) || arn.resource.at[0] != 'k')
         return "an entry's KMS key is not the ARN of one";
+    r->owner = (kaws_bytes){ r->arn.at, (size_t)(arn.resource.at - r->arn.at) };
     return NULL;
 }
 
@@ -7255,38 +7885,56 @@ kaws__store_damaged(const char *name, uint64_t at, const char *what,
 }
 
 
+/* From `at` on there is no good entry, and no torn end. */
 static kaws_status
-kaws__store_check_header(const char *name, kaws_bytes all, kaws__found *found,
-                         kaws_error *err)
+kaws__store_damaged_end(const char *name, uint64_t at, uint64_t size,
+                        uint64_t committed, kaws_error *err)
+{
+    int surplus = at >= committed && size - at > KAWS__STORE_APPEND_MAX;
+
+    return kaws__store_damaged(name, at, surplus
+                               ? "what follows is not entries, and too long "
+                                 "for one that was cut off (a copy that is cut "
+                                 "there has all older entries)"
+                               : "the entry there does not match its checksum",
+                               err);
+}
+
+
+/* `size` is the file's; `at` has its first bytes, KAWS__STORE_HEADER of them if
+ * it has so many. */
+static kaws_status
+kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
+                         kaws__found *found, kaws_error *err)
 {
     uint8_t header[KAWS__STORE_HEADER];
 
-    if (all.len == 0)
+    if (size == 0)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is empty (0 "
                              "bytes), and a keyring never is: restore it from "
                              "a backup, or remove it to begin a new keyring",
                              name);
-    if (all.len < sizeof header || memcmp(all.at, kaws__store_magic, 8) != 0)
+    if (size < sizeof header || memcmp(at, kaws__store_magic, 8) != 0)
         return kaws__store_damaged(name, 0, "it is not a data file of "
                                    "keyring_aws", err);
-    if (kaws__store_get(all.at + 8, 4) != KAWS__STORE_VERSION)
+    if (kaws__store_get(at + 8, 4) != KAWS__STORE_VERSION)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
                              "version %lu, at byte 8, and this keyring_aws "
                              "knows version 1: use a newer one", name,
-                             (unsigned long)kaws__store_get(all.at + 8, 4));
-    found->epoch = (uint32_t)kaws__store_get(all.at + 12, 4);
-    memcpy(found->file_id, all.at + 16, 16);
-    found->committed = kaws__store_get(all.at + KAWS__STORE_COMMITTED, 8);
+                             (unsigned long)kaws__store_get(at + 8, 4));
+    found->epoch = (uint32_t)kaws__store_get(at + 12, 4);
+    memcpy(found->file_id, at + 16, 16);
+    found->committed = kaws__store_get(at + KAWS__STORE_COMMITTED, 8);
     kaws__store_header(header, &found->state, found->file_id, found->epoch,
                        found->committed);
     if (memcmp(header + KAWS__STORE_COMMITTED,
-               all.at + KAWS__STORE_COMMITTED, 16) != 0)
+               at + KAWS__STORE_COMMITTED, 16) != 0)
         return kaws__store_damaged(name, KAWS__STORE_COMMITTED, "the committed "
                                    "length does not match its check", err);
-    if (found->committed > all.len)
-        return kaws__store_damaged(name, all.len, "it ends there, but more "
+    if (found->committed > size)
+        return kaws__store_damaged(name, size, "it ends there, but more "
                                    "was written and acknowledged", err);
-    if (memcmp(header, all.at, sizeof header) != 0)
+    if (memcmp(header, at, sizeof header) != 0)
         return kaws__store_damaged(name, 0, "the header's checksum is wrong",
                                    err);
     return KAWS_OK;
@@ -7319,7 +7967,7 @@ kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
 {
     size_t left = all.len - at, whole;
 
-    if (at < committed || left > KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST)
+    if (at < committed || left > KAWS__STORE_APPEND_MAX)
         return 0;
     if (left < 8)
         return 1;
@@ -7351,8 +7999,8 @@ kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
     found->good = at;
     found->torn = at < all.len;
     if (found->torn && !kaws__store_is_torn(all, at, found->committed))
-        return kaws__store_damaged(name, at, "the entry there does not match "
-                                   "its checksum", err);
+        return kaws__store_damaged_end(name, at, all.len, found->committed,
+                                       err);
     return KAWS_OK;
 }
 
@@ -7369,7 +8017,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
     kaws_status status;
 
     memset(found, 0, sizeof *found);
-    status = kaws__store_check_header(name, all, found, err);
+    status = kaws__store_check_header(name, all.at, all.len, found, err);
     if (status != KAWS_OK)
         return status;
     if (all.len < KAWS__STORE_HEADER + sizeof digest)
@@ -7389,7 +8037,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 /* ==========================================================================
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
- * Uses: sys disk err mem buf text crypto store
+ * Uses: sys thread disk err mem buf text crypto store
  * Gives: file_error file_result file_refuse file_sync_dir file_open file_close
  *        file_hold file_release file_id file_sum file_leave file_compare
  *        file_change file_changed file_advance file_looks_right
@@ -7408,6 +8056,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
+#define KAWS__FILE_TRUSTED 1048576   /* bytes asked for at a file's word   */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
 #define KAWS__FILE_NOT_PLAIN "is not a plain file"
@@ -7621,11 +8270,13 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 static kaws_status
 kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
 {
+    const kaws__cancel cancel = KAWS__CANCEL_BY(f->hooks);
     int os, is_file = fd == f->fd;
 
     while ((os = kaws__disk_lock(fd, 1, !f->read_only)) == EAGAIN &&
            *waited < KAWS__FILE_WAIT_MS) {
-        f->hooks->sleep_ms(f->hooks->ctx, 5);
+        if (kaws__thread_pause(f->hooks, &cancel, 5))
+            return kaws__err_cancelled(err, "another process");
         *waited += 5;
     }
     if (os == EAGAIN)
@@ -7908,6 +8559,38 @@ kaws__file_foresee(const kaws__file *f)
 }
 
 
+/* A size is no more than a word: a file may have holes of any length. So before
+ * we ask for much memory, the file must show a header, and records whose
+ * lengths lead to its end, or to where a last one may have been cut off. */
+static kaws_status
+kaws__file_survey(const kaws__file *f, kaws_error *err)
+{
+    uint64_t size = f->stat.size, at = KAWS__STORE_HEADER, from = 0;
+    uint8_t block[8192] = { 0 };
+    kaws__found found;
+    size_t got, len;
+    int os = kaws__disk_read_at(f->fd, 0, block, sizeof block, &got);
+    kaws_status status = kaws__file_result(f, os, "read", "", err);
+
+    if (status == KAWS_OK)
+        status = kaws__store_check_header(f->shown, block, size, &found, err);
+    while (status == KAWS_OK && at + KAWS__STORE_APPEND_MAX < size) {
+        if (at + 8 > from + got) {
+            from = at;
+            os = kaws__disk_read_at(f->fd, at, block, sizeof block, &got);
+            if (os != 0 || got < 8)       /* it is shorter now: seen later    */
+                return kaws__file_result(f, os, "read", "", err);
+        }
+        len = kaws__store_record_len(block + (at - from));
+        if (len == 0)
+            return kaws__store_damaged_end(f->shown, at, size,
+                                           found.committed, err);
+        at += len + KAWS__STORE_DIGEST;
+    }
+    return status;
+}
+
+
 /* Reads all bytes of the file that was opened, under its lock. */
 static kaws_status
 kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
@@ -7924,6 +8607,9 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
         return status;
     st = f->stat;                 /* of now: another process may have added to
                                    * it while we waited for its lock          */
+    if (st.size > KAWS__FILE_TRUSTED &&
+        (status = kaws__file_survey(f, err)) != KAWS_OK)
+        return status;
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
     if (at == NULL)
         return kaws__err_memory(err, "reading the data file");
@@ -8069,7 +8755,7 @@ static kaws_status
 kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
 {
-    uint8_t bytes[KAWS__STORE_RECORD_MAX + KAWS__STORE_DIGEST];
+    uint8_t bytes[KAWS__STORE_APPEND_MAX];
     uint8_t *digest = bytes + record.len;
     size_t len = record.len + KAWS__STORE_DIGEST, done;
     kaws__sha256 state = f->state;
@@ -8849,21 +9535,33 @@ kaws__bind_key(const char *file_hex, const kaws__record *r, kaws__bound *b)
 }
 
 
+static int
+kaws__bind_text_ok(const char *text)
+{
+    return text != NULL && *text != '\0' &&
+           kaws__text_is_utf8(kaws__buf_of(text));
+}
+
+
 /* Whether KMS takes a caller's context: its names and values are UTF-8 text,
- * and none is empty. */
+ * none is empty, and no name is there twice: KMS would use one of the two. */
 static kaws_status
 kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 {
-    size_t i, count = ctx != NULL ? 2 * ctx->count : 0;
-    const char *text = NULL;
+    const kaws_pair *pair = ctx != NULL ? ctx->pairs : NULL;
+    size_t i, k, count = ctx != NULL ? ctx->count : 0;
 
     for (i = 0; i < count; i++) {
-        if (ctx->pairs != NULL)
-            text = i % 2 ? ctx->pairs[i / 2].value : ctx->pairs[i / 2].name;
-        if (text == NULL || *text == '\0' ||
-            !kaws__text_is_utf8(kaws__buf_of(text)))
+        if (pair == NULL || !kaws__bind_text_ok(pair[i].name) ||
+            !kaws__bind_text_ok(pair[i].value))
             return kaws__err_argument(err, "a name or value in the encryption "
                                       "context is NULL, empty or not UTF-8");
+        for (k = 0; k < i; k++)
+            if (strcmp(pair[k].name, pair[i].name) == 0)
+                return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the "
+                                     "name '%s' is in the encryption context "
+                                     "twice",
+                                     KAWS__SHOW(kaws__buf_of(pair[k].name)));
     }
     return KAWS_OK;
 }
@@ -8873,7 +9571,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
  * Uses: thread err buf text trust store file save table bind
- * Gives: vault_open vault_close vault_look vault_entry vault_add
+ * Gives: vault_open vault_abandon vault_close vault_look vault_entry vault_add
  *        vault_replace vault_claim vault_extent vault_list vault_stats
  *
  * Table, file, and the digest over the file have one lock, which is never held
@@ -9100,10 +9798,13 @@ kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 static kaws_status
 kaws__vault_begin(kaws__vault *v, kaws_error *err)
 {
-    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS);
+    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS,
+                                        v->file.hooks);
     kaws_status status;
 
-    if (waited < 0)
+    if (waited == KAWS__GIVEN_UP)
+        return kaws__err_cancelled(err, "another thread");
+    if (waited == KAWS__TOO_LONG)
         return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
                              "changing the data file %s for more than %d "
                              "seconds; does its disk answer?", v->file.shown,
@@ -9239,6 +9940,7 @@ kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
     const kaws_bytes all = { v->table.image.at, (size_t)good };
     size_t at = KAWS__STORE_HEADER;
     kaws_bytes record;
+    kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
     const char *wrong;
     kaws__record r;
 
@@ -9253,7 +9955,9 @@ kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
             wrong = "the entry there has the name of an earlier one";
         if (wrong != NULL)
             return kaws__store_damaged(v->file.shown, at, wrong, err);
-        kaws__trust_entry(v->trust, r.arn);
+        if (!kaws__buf_same(r.owner, last))
+            kaws__trust_entry(v->trust, r.arn);
+        last = r.owner;
     }
     return KAWS_OK;
 }
@@ -9292,7 +9996,7 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     kaws_status status;
 
     if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
-        kaws__thread_turn_init(&v->turn) != 0)
+        kaws__thread_turn_init(&v->turn, KAWS__RANK_TURN) != 0)
         return kaws__err_memory(err, "making a lock for the keyring");
     v->hooks = hooks;
     v->trust = trust;
@@ -9319,6 +10023,17 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
         kaws__vault_log(v, "opened");
     v->uncertain = status != KAWS_OK;     /* so closing it changes nothing    */
     return status;
+}
+
+
+/* This process is a forked child. The file is the parent's, so closing it must
+ * write nothing. Other threads of the parent may have waited for their turn,
+ * and are not here to leave it. */
+static void
+kaws__vault_abandon(kaws__vault *v)
+{
+    v->uncertain = 1;
+    memset(&v->turn, 0, sizeof v->turn);
 }
 
 
@@ -9363,8 +10078,9 @@ typedef struct kaws__run {        /* one re-wrap                              */
     uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
     kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
-    size_t        claimed, max;
+    size_t        claimed, ended, max;
     size_t        renewed;        /* keys with other key material than before */
+    kaws__cancel  cancel;         /* what its workers ask                     */
     kaws_status   status;         /* the first failure                        */
     kaws_error    err;
 } kaws__run;
@@ -9436,7 +10152,7 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
         if (!same || paused >= most ||
             pause >= kaws__calls_left_ms(&whole))
             break;
-        w->hooks->sleep_ms(w->hooks->ctx, pause);
+        (void)kaws__thread_pause(w->hooks, &op.cancel, pause);
     }
     if (status != KAWS_OK || same)
         kaws__err_log(w->hooks, 1, "AWS KMS has accepted the rotation of %s, "
@@ -9451,24 +10167,52 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 
 /* ---- re-wrapping all keys ---------------------------------------------- */
 
+/* Whether a worker may stop. If the hook says so to one of them, or if one has
+ * failed, the answer is the same for all. */
+static int
+kaws__rewrap_cancelled(void *arg)
+{
+    kaws__run *run = arg;
+    const kaws_hooks *hooks = run->rewrap->hooks;
+    int cancelled = hooks->cancelled(hooks->ctx);
+
+    kaws__thread_lock(&run->rewrap->lock);
+    if (cancelled && run->status == KAWS_OK)
+        run->status = kaws__err_cancelled(&run->err, "AWS KMS");
+    cancelled = run->status != KAWS_OK;
+    kaws__thread_unlock(&run->rewrap->lock);
+    return cancelled;
+}
+
+
+/* Begins an operation of a worker's. */
+static kaws__op
+kaws__rewrap_op(kaws__run *run, kaws_error *err)
+{
+    kaws__op op = kaws__calls_op(run->rewrap->kms, err);
+
+    op.target = run->target;
+    op.cancel = run->cancel;
+    return op;
+}
+
+
 /* Has KMS seal the key again, and say that the new blob opens as this very key.
  * Each of the two has the whole timeout. */
 static kaws_status
-kaws__rewrap_reseal(const kaws__run *run, const kaws__copy *copy,
-                    kaws_sealed *out, uint64_t numbers[3], kaws_error *err)
+kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
+                    uint64_t numbers[3], kaws_error *err)
 {
     const kaws_context *ctx = &copy->bound.context;
     size_t len = copy->record.plain_len;
-    kaws__op op = kaws__calls_op(run->rewrap->kms, err);
-    kaws_status status;
+    kaws__op op = kaws__rewrap_op(run, err);
+    kaws_status status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
 
-    op.target = run->target;
-    status = kaws__kms_reencrypt(&op, ctx, &copy->sealed, len, out);
     numbers[0] = op.reply_id;
     if (status != KAWS_OK)
         return status;
     numbers[2] = kaws__buf_digest((kaws_bytes){ out->blob, out->blob_len });
-    op = kaws__calls_op(run->rewrap->kms, err);
+    op = kaws__rewrap_op(run, err);
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.reply_id;
     if (status == KAWS_DENIED)
@@ -9497,6 +10241,7 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
         status = kaws__err_memory(&err, "keeping its new blob");
     kaws__thread_lock(&run->rewrap->lock);
     run->fresh[index].entry = e;
+    run->ended++;
     if (status == KAWS_OK) {
         run->rewrap->done++;
         run->renewed += strcmp(sealed.kms_key_arn, old->kms_key_arn) != 0 ||
@@ -9513,7 +10258,9 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 
 
 /* Claims keys, oldest first, and has each sealed again, until there are no more
- * or one has failed. */
+ * or one has failed. A worker that has nothing left to do goes on asking for
+ * the others, because only the caller's own thread may know of a cancellation.
+ */
 static void
 kaws__rewrap_worker(void *arg)
 {
@@ -9521,6 +10268,7 @@ kaws__rewrap_worker(void *arg)
     kaws__copy copy;
     uint64_t serial;
     size_t index;
+    int busy;
 
     do {
         serial = 0;
@@ -9537,6 +10285,11 @@ kaws__rewrap_worker(void *arg)
         if (serial > 0)
             kaws__rewrap_one(run, &copy, index);
     } while (serial > 0);
+    do {
+        kaws__thread_lock(&run->rewrap->lock);
+        busy = run->cancel.asked != NULL && run->ended < run->claimed;
+        kaws__thread_unlock(&run->rewrap->lock);
+    } while (busy && !kaws__thread_pause(run->rewrap->hooks, &run->cancel, 10));
 }
 
 
@@ -9584,6 +10337,9 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
     if ((run->fresh = kaws__mem_new(w->hooks, size)) == NULL)
         return kaws__err_memory(err, "re-wrapping");
     run->numbers = (uint64_t *)(void *)(run->fresh + run->max);
+    run->cancel.arg = run;
+    run->cancel.asked = w->hooks->cancelled != NULL ? kaws__rewrap_cancelled
+                                                    : NULL;
     kaws__thread_parallel((int)(threads < run->max ? threads : run->max),
                           kaws__rewrap_worker, run);
     if ((status = run->status) != KAWS_OK)
@@ -9633,8 +10389,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text creds arn trust calls kms store bind
- *        vault rewrap
+ * Uses: sys thread disk err mem buf text http creds arn trust calls kms store
+ *        bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -9649,24 +10405,59 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 
 struct kaws {
     kaws_hooks   hooks;
+    long         pid;             /* of the process that opened it            */
     kaws__buf    strings;         /* the config's, copied                     */
     kaws__calls  kms;
     kaws__vault  vault;
     kaws__rewrap rewrap;
-    kaws__lock   settings;        /* held while KMS is asked about new ones   */
+    kaws__turn   settings;        /* taken while KMS is asked about new ones  */
 };
 
 
+/* A public function at work. A thread that is cancelled would never release its
+ * locks nor wipe its keys, so it cannot be cancelled meanwhile. */
+typedef struct kaws__door {
+    kaws_error spare;             /* for a caller that wants no error         */
+    int        cancel;            /* the thread's state before                */
+} kaws__door;
+
+
 /* Begins a public function: returns the error to fill, which is never NULL. It
- * says so if the ring is. */
+ * says so if the ring is NULL, or was opened by a different process. */
 static kaws_error *
-kaws__ring_begin(const kaws *ring, kaws_error *err, kaws_error *spare)
+kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 {
-    err = err != NULL ? err : spare;
+    kaws_error *err = error != NULL ? error : &door->spare;
+
+    KAWS__CANCEL_OFF(&door->cancel);
     kaws__err_clear(err);
     if (ring == NULL)
         (void)kaws__err_argument(err, "ring must not be NULL");
+    else if (ring->pid != kaws__sys_pid())
+        (void)kaws__err_set(err, KAWS_CONFIG, "the ring was opened by process "
+                            "%ld, and this is its child %ld: a child process "
+                            "has to open a ring of its own", ring->pid,
+                            kaws__sys_pid());
     return err;
+}
+
+
+/* Ends a public function. Its status is what its error says. */
+static kaws_status
+kaws__ring_leave(kaws__door *door, const kaws_error *err)
+{
+    KAWS__CANCEL_BACK(door->cancel);
+    return err->status;
+}
+
+
+/* Ends a public function whose arguments are wrong. */
+static kaws_status
+kaws__ring_refuse(kaws__door *door, kaws_error *err, const char *wrong)
+{
+    if (err->status == KAWS_OK || err->status == KAWS_ARGUMENT)
+        (void)kaws__err_argument(err, wrong);
+    return kaws__ring_leave(door, err);
 }
 
 
@@ -9720,16 +10511,23 @@ KAWS_API void
 kaws_close(kaws *ring)
 {
     kaws_hooks hooks;
+    kaws__door door;
 
     if (ring == NULL)
         return;
+    if (kaws__ring_enter(&door, ring, NULL)->status != KAWS_OK) {
+        kaws__vault_abandon(&ring->vault);
+        memset(&ring->settings, 0, sizeof ring->settings);
+        kaws__http_abandon(&ring->kms.http);
+    }
     hooks = ring->hooks;
     kaws__vault_close(&ring->vault);
     kaws__rewrap_close(&ring->rewrap);
     kaws__calls_close(&ring->kms);
     kaws__buf_free(&ring->strings);
-    kaws__thread_lock_free(&ring->settings);
+    kaws__thread_turn_free(&ring->settings);
     kaws__mem_free(&hooks, ring, sizeof *ring);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -9737,38 +10535,38 @@ kaws_close(kaws *ring)
 KAWS_API kaws_status
 kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 {
-    kaws_error spare = { 0 }, *err = error != NULL ? error : &spare;
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, NULL, error);
     kaws_config config;
-    kaws_status status;
     kaws *r;
 
-    kaws__err_clear(err);
     if (ring != NULL)
         *ring = NULL;
     if (ring == NULL || cfg == NULL)
-        return kaws__err_argument(err, "ring and cfg must not be NULL");
+        return kaws__ring_refuse(&door, err, "ring and cfg must not be NULL");
+    kaws__err_clear(err);
     config = *cfg;
     kaws__ring_hooks(&config.hooks);
     r = kaws__mem_new(&config.hooks, sizeof *r);
     if (r == NULL ||
-        kaws__thread_lock_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
+        kaws__thread_turn_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
         kaws__mem_free(&config.hooks, r, sizeof *r);
-        return kaws__err_memory(err, "opening the keyring");
+        (void)kaws__err_memory(err, "opening the keyring");
+        return kaws__ring_leave(&door, err);
     }
     r->hooks = config.hooks;
+    r->pid = kaws__sys_pid();
     kaws__buf_init(&r->strings, &r->hooks);
-    if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
-        (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
-        KAWS_OK &&
-        (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
-                                    config.rewrap_parallel, err)) == KAWS_OK)
-        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
-                                  err);
-    if (status == KAWS_OK)
+    if (kaws__ring_copy_strings(r, &config, err) == KAWS_OK &&
+        kaws__calls_open(&r->kms, &r->hooks, &config, err) == KAWS_OK &&
+        kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
+                          config.rewrap_parallel, err) == KAWS_OK &&
+        kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
+                         err) == KAWS_OK)
         *ring = r;
     else
         kaws_close(r);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9778,48 +10576,50 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
 KAWS_API kaws_status
 kaws_check(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws_sealed sealed;
     kaws__op op;
 
-    if (ring == NULL)
-        return err->status;
-    op = kaws__calls_op(&ring->kms, err);
-    return kaws__kms_probe(&op, 1, &sealed);
+    if (err->status == KAWS_OK) {
+        op = kaws__calls_op(&ring->kms, err);
+        (void)kaws__kms_probe(&op, 1, &sealed);
+    }
+    return kaws__ring_leave(&door, err);
 }
 
 
 /* ---- keys -------------------------------------------------------------- */
 
 /* Adds a key of plain.len bytes: the caller's, or (plain.at NULL) one that KMS
- * makes. */
-static kaws_status
+ * makes. *err says how it went. */
+static void
 kaws__ring_add(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
                kaws_error *err)
 {
+    const kaws_bytes view = kaws__buf_of(type != NULL ? type : "");
     kaws__copy key;
     kaws__op op;
-    kaws_status status = err->status;
 
-    if (ring == NULL ||
-        (status = kaws__bind_name(name, &key.record, err)) != KAWS_OK)
-        return status;
-    key.record.type = kaws__buf_of(type != NULL ? type : "");
+    if (err->status != KAWS_OK ||
+        kaws__bind_name(name, &key.record, err) != KAWS_OK)
+        return;
+    key.record.type = view;
     key.record.plain_len = plain.len;
-    if (!kaws__store_type_ok(key.record.type))
-        return kaws__err_argument(err, "the key type is not 1 to 15 letters, "
-                                  "digits, - and _");
+    if (!kaws__store_type_ok(view)) {
+        (void)kaws__err_argument(err, "the key type is not 1 to 15 letters, "
+                                 "digits, - and _");
+        return;
+    }
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__kms_has_key(&op)) != KAWS_OK ||
-        (status = kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err)))
-        return status;
-    status = kaws__kms_seal(&op, &key.bound.context, plain, NULL, &key.sealed);
-    if (status == KAWS_OK && plain.at != NULL)
-        status = kaws__kms_prove_key(&op, &key.bound.context, &key.sealed,
-                                     plain);
-    if (status == KAWS_OK)
-        status = kaws__vault_add(&ring->vault, &key.record, &key.sealed, err);
-    return status;
+    if (kaws__kms_has_key(&op) == KAWS_OK &&
+        kaws__vault_look(&ring->vault, KAWS__TO_ADD, &key, err) == KAWS_OK &&
+        kaws__kms_seal(&op, &key.bound.context, plain, NULL,
+                       &key.sealed) == KAWS_OK &&
+        (plain.at == NULL ||
+         kaws__kms_prove_key(&op, &key.bound.context, &key.sealed,
+                             plain) == KAWS_OK))
+        (void)kaws__vault_add(&ring->vault, &key.record, &key.sealed, err);
 }
 
 
@@ -9828,13 +10628,15 @@ KAWS_API kaws_status
 kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
               kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     const kaws_bytes plain = { NULL, len };
 
     if (len < 1 || len > KAWS_GENERATE_MAX)
-        return kaws__err_argument(err, "a key to generate has 1 to 1024 "
-                                  "bytes");
-    return kaws__ring_add(ring, name, type, plain, err);
+        return kaws__ring_refuse(&door, err, "a key to generate has 1 to 1024 "
+                                 "bytes");
+    kaws__ring_add(ring, name, type, plain, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9843,11 +10645,14 @@ KAWS_API kaws_status
 kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
            kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
     if (plain.at == NULL || plain.len < 1 || plain.len > KAWS_PLAIN_MAX)
-        return kaws__err_argument(err, "a key to store has 1 to 4096 bytes");
-    return kaws__ring_add(ring, name, type, plain, err);
+        return kaws__ring_refuse(&door, err, "a key to store has 1 to 4096 "
+                                 "bytes");
+    kaws__ring_add(ring, name, type, plain, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9866,37 +10671,36 @@ kaws_key_free(kaws *ring, kaws_key *key)
 KAWS_API kaws_status
 kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws_bytes expect = { NULL, 0 };
     kaws__copy copy;
     kaws__op op;
     size_t len;
-    kaws_status status;
 
     if (key != NULL)
         memset(key, 0, sizeof *key);
-    if (ring == NULL || key == NULL)
-        return kaws__err_argument(err, "ring and key must not be NULL");
-    if ((status = kaws__bind_name(name, &copy.record, err)) != KAWS_OK ||
-        (status = kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err)))
-        return status;
+    if (err->status != KAWS_OK || key == NULL)
+        return kaws__ring_refuse(&door, err, "ring and key must not be NULL");
+    if (kaws__bind_name(name, &copy.record, err) != KAWS_OK ||
+        kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err) != KAWS_OK)
+        return kaws__ring_leave(&door, err);
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
     op = kaws__calls_op(&ring->kms, err);
     if (key->bytes == NULL)
-        status = kaws__err_memory(err, "fetching a key");
-    else if ((status = kaws__kms_learn_account(
-                  &op, copy.sealed.kms_key_arn)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, 0, &copy.bound.context, &copy.sealed,
-                                   expect, key->bytes, &len);
-    if (status == KAWS_MISMATCH && err->http == 0)
-        status = kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
-                               "the length that its entry says",
-                               KAWS__SHOW(copy.record.key_id));
-    if (status != KAWS_OK)
+        (void)kaws__err_memory(err, "fetching a key");
+    else
+        (void)kaws__kms_open(&op, &copy.bound.context, &copy.sealed, expect,
+                             key->bytes, &len);
+    if (err->status == KAWS_MISMATCH && err->http == 0)
+        (void)kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
+                            "the length that its entry says",
+                            KAWS__SHOW(copy.record.key_id));
+    if (err->status != KAWS_OK)
         kaws_key_free(ring, key);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9904,16 +10708,15 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 KAWS_API kaws_status
 kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__copy gone;
-    kaws_status status = err->status;
 
-    if (ring != NULL &&
-        (status = kaws__bind_name(name, &gone.record, err)) == KAWS_OK &&
-        (status = kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone,
-                                   err)) == KAWS_OK)
-        status = kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
-    return status;
+    if (err->status == KAWS_OK &&
+        kaws__bind_name(name, &gone.record, err) == KAWS_OK &&
+        kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone, err) == KAWS_OK)
+        (void)kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -9930,13 +10733,14 @@ struct kaws_walk {
 KAWS_API kaws_status
 kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws_walk *w;
 
     if (walk != NULL)
         *walk = NULL;
-    if (ring == NULL || walk == NULL)
-        return kaws__err_argument(err, "ring and walk must not be NULL");
+    if (err->status != KAWS_OK || walk == NULL)
+        return kaws__ring_refuse(&door, err, "ring and walk must not be NULL");
     w = kaws__mem_new(&ring->hooks, sizeof *w);
     if (w != NULL) {
         w->hooks = ring->hooks;
@@ -9945,10 +10749,11 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
     }
     if (w == NULL || w->list.failed) {
         kaws_walk_end(w);
-        return kaws__err_memory(err, "walking over the keys");
+        w = NULL;
+        (void)kaws__err_memory(err, "walking over the keys");
     }
     *walk = w;
-    return KAWS_OK;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10031,16 +10836,21 @@ static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__choice now, choice;
     kaws_status status;
 
-    if (ring == NULL)
-        return kaws__err_argument(err, "ring, kms_key_id or region is NULL");
+    if (err->status != KAWS_OK)
+        return kaws__ring_refuse(&door, err, "ring, kms_key_id or region is "
+                                 "NULL");
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
-        return KAWS_OK;
-    kaws__thread_lock(&ring->settings);
+        return kaws__ring_leave(&door, err);
+    if (kaws__thread_turn_wait(&ring->settings, INT_MAX, &ring->hooks) < 0) {
+        (void)kaws__err_cancelled(err, "another thread");
+        return kaws__ring_leave(&door, err);
+    }
     do {                  /* again, if a tried pair was taken meanwhile       */
         (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
         status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
@@ -10049,8 +10859,8 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
             status = kaws__ring_judge(ring, &now, &choice, err);
     } while (status == KAWS_OK &&
              !kaws__trust_choose(&ring->kms.trust, &choice, take));
-    kaws__thread_unlock(&ring->settings);
-    return status;
+    kaws__thread_turn_end(&ring->settings, 1);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10094,7 +10904,7 @@ kaws_try(kaws *ring, const char *kms_key_id, const char *region,
 KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
-    if (ring != NULL)
+    if (ring != NULL && ring->pid == kaws__sys_pid())
         kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
 }
@@ -10104,10 +10914,12 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API kaws_status
 kaws_reload_creds(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
-    return ring == NULL
-         ? err->status : kaws__creds_reload(&ring->kms.creds, 0, err);
+    if (err->status == KAWS_OK)
+        (void)kaws__creds_reload(&ring->kms.creds, 0, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10115,9 +10927,12 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
-    return ring == NULL ? err->status : kaws__rewrap_rotate(&ring->rewrap, err);
+    if (err->status == KAWS_OK)
+        (void)kaws__rewrap_rotate(&ring->rewrap, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10125,9 +10940,12 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 KAWS_API kaws_status
 kaws_rewrap_all(kaws *ring, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
 
-    return ring == NULL ? err->status : kaws__rewrap_all(&ring->rewrap, err);
+    if (err->status == KAWS_OK)
+        (void)kaws__rewrap_all(&ring->rewrap, err);
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10138,7 +10956,7 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
     if (stats == NULL)
         return;
     memset(stats, 0, sizeof *stats);
-    if (ring == NULL)
+    if (ring == NULL || ring->pid != kaws__sys_pid())
         return;
     kaws__calls_stats(&ring->kms, stats);
     kaws__vault_stats(&ring->vault, stats);
@@ -10169,30 +10987,29 @@ static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__op op;
-    kaws_status status;
 
     if (kaws__ring_overlap(plain.at, plain.len, out, sizeof *out))
-        return kaws__err_argument(err, "plain and out overlap");
+        return kaws__ring_refuse(&door, err, "plain and out overlap");
     kaws_wipe(out, sizeof *out);
     kaws_wipe(room, plain.len);
-    if (ring == NULL || out == NULL)
-        return kaws__err_argument(err, "ring and out must not be NULL");
+    if (err->status != KAWS_OK || out == NULL)
+        return kaws__ring_refuse(&door, err, "ring and out must not be NULL");
     if (plain.len < 1 || plain.len > most ||
         (plain.at == NULL && most == KAWS_PLAIN_MAX))
-        return kaws__err_set(err, KAWS_ARGUMENT, "bad argument: AWS KMS seals "
-                             "1 to %lu bytes here", (unsigned long)most);
+        return kaws__ring_refuse(&door, err, most == KAWS_PLAIN_MAX
+                                 ? "AWS KMS seals 1 to 4096 bytes here"
+                                 : "AWS KMS seals 1 to 1024 bytes here");
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__bind_context_ok(ctx, err)) != KAWS_OK ||
-        (status = kaws__kms_has_key(&op)) != KAWS_OK)
-        return status;
     if (most == KAWS_GENERATE_MAX)
         plain.at = NULL;
-    status = kaws__kms_seal(&op, ctx, plain, room, out);
-    if (status != KAWS_OK)
+    if (kaws__bind_context_ok(ctx, err) != KAWS_OK ||
+        kaws__kms_has_key(&op) != KAWS_OK ||
+        kaws__kms_seal(&op, ctx, plain, room, out) != KAWS_OK)
         memset(out, 0, sizeof *out);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10242,7 +11059,7 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         arn.resource.at[0] != 'k')
         return kaws__err_argument(err, "kms_key_arn is not the ARN of a KMS "
                                   "key");
-    return kaws__kms_learn_account(op, in->kms_key_arn);
+    return KAWS_OK;
 }
 
 
@@ -10253,32 +11070,34 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
 {
     static const kaws_bytes any = { NULL, 0 };
     const size_t room = plain_len != NULL ? *plain_len : 0;
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     size_t len = room;
     kaws__op op;
     kaws_sealed given;
-    kaws_status status;
 
     if (kaws__ring_overlap(in, sizeof *in, plain, room) ||
         kaws__ring_overlap(in, sizeof *in, plain_len, sizeof len) ||
         kaws__ring_overlap(plain, room, plain_len, sizeof len))
-        return kaws__err_argument(err, "in, plain and plain_len overlap");
+        return kaws__ring_refuse(&door, err, "in, plain and plain_len "
+                                 "overlap");
     if (plain_len != NULL)
         *plain_len = 0;
     kaws_wipe(plain, room);
-    if (ring == NULL || in == NULL || plain == NULL || plain_len == NULL)
-        return kaws__err_argument(err, "ring, in, plain and plain_len must not "
-                                  "be NULL");
+    if (err->status != KAWS_OK || in == NULL || plain == NULL ||
+        plain_len == NULL)
+        return kaws__ring_refuse(&door, err, "ring, in, plain and plain_len "
+                                 "must not be NULL");
     op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__ring_given(&op, ctx, in, &given, err)) == KAWS_OK)
-        status = kaws__kms_decrypt(&op, 0, ctx, &given, any, plain, &len);
-    if (status == KAWS_OK && len > room)
-        status = kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has "
-                               "%lu bytes, and there is room for %lu",
-                               (unsigned long)len, (unsigned long)room);
-    if (status == KAWS_OK)
+    if (kaws__ring_given(&op, ctx, in, &given, err) == KAWS_OK &&
+        kaws__kms_open(&op, ctx, &given, any, plain, &len) == KAWS_OK &&
+        len > room)
+        (void)kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has %lu "
+                            "bytes, and there is room for %lu",
+                            (unsigned long)len, (unsigned long)room);
+    if (err->status == KAWS_OK)
         *plain_len = len;
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 
@@ -10287,29 +11106,29 @@ KAWS_API kaws_status
 kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                    kaws_sealed *out, kaws_error *error)
 {
-    kaws_error spare, *err = kaws__ring_begin(ring, error, &spare);
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
     kaws__op op;
     kaws_sealed *work;                    /* given, fresh: much for a stack   */
-    kaws_status status;
 
     if (in != out) {
         if (kaws__ring_overlap(in, sizeof *in, out, sizeof *out))
-            return kaws__err_argument(err, "in and out overlap");
+            return kaws__ring_refuse(&door, err, "in and out overlap");
         kaws_wipe(out, sizeof *out);
     }
-    if (ring == NULL || in == NULL || out == NULL)
-        return kaws__err_argument(err, "ring, in and out must not be NULL");
+    if (err->status != KAWS_OK || in == NULL || out == NULL)
+        return kaws__ring_refuse(&door, err, "ring, in and out must not be "
+                                 "NULL");
+    op = kaws__calls_op(&ring->kms, err);
     work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
     if (work == NULL)
-        return kaws__err_memory(err, "re-encrypting a key");
-    op = kaws__calls_op(&ring->kms, err);
-    if ((status = kaws__ring_given(&op, ctx, in, &work[0], err)) == KAWS_OK &&
-        (status = kaws__kms_has_key(&op)) == KAWS_OK)
-        status = kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]);
-    if (status == KAWS_OK)
+        (void)kaws__err_memory(err, "re-encrypting a key");
+    else if (kaws__ring_given(&op, ctx, in, &work[0], err) == KAWS_OK &&
+             kaws__kms_has_key(&op) == KAWS_OK &&
+             kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]) == KAWS_OK)
         *out = work[1];
     kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
-    return status;
+    return kaws__ring_leave(&door, err);
 }
 
 #endif /* KEYRING_AWS_IMPLEMENTATION */

@@ -293,6 +293,8 @@ typedef struct plug__guard_host {
     const char *(*refusal)(void);       /* why this caller may not call SQL
                                          * functions; NULL: it may           */
     void        (*called)(void);        /* a thread calls the guard         */
+    int         (*cancelled)(void *ctx);        /* 1: this thread's statement
+                                         * was killed; NULL: nobody kills    */
 } plug__guard_host;
 
 /* The settings that SET GLOBAL can change. "" and 0 mean: no value. */
@@ -509,6 +511,7 @@ plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
         nanosleep(&pause, NULL);
     cfg->kaws.hooks.ctx = g;
     cfg->kaws.hooks.log = g->host->log;
+    cfg->kaws.hooks.cancelled = g->host->cancelled;
     if (__atomic_load_n(&g->open, __ATOMIC_ACQUIRE) != 0) {
         plug__guard_fail(err, KAWS_RUNNING, "an SQL function that began before"
                          " UNINSTALL PLUGIN is still changing the data file:"
@@ -549,6 +552,20 @@ plug__guard_try(plug__guard *g, const plug__guard_values *values,
 }
 
 
+/* Waits until another thread has adopted its values, or for 100 ms. */
+static void
+plug__guard_wait_a_little(plug__guard *g)
+{
+    struct timespec until;
+
+    clock_gettime(CLOCK_REALTIME, &until);      /* the condition's clock     */
+    until.tv_nsec += 100 * 1000 * 1000;
+    until.tv_sec  += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    (void)pthread_cond_timedwait(&g->adopted, &g->lock, &until);
+}
+
+
 /* Makes the ring use the KMS key and region that were last SET. Only one thread
  * at a time asks KMS. Threads that want the same values wait, and share the
  * answer. A SET that waits for KMS delays no thread here. */
@@ -558,15 +575,21 @@ plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
     const char *cmk_id, *region;
     plug__guard_values wanted;
     unsigned asked;
+    bool     killed = false;
 
     pthread_mutex_lock(&g->lock);
     asked = ring->asked;
-    while (ring->adopting)
-        pthread_cond_wait(&g->adopted, &g->lock);
+    while (ring->adopting && !killed) {
+        plug__guard_wait_a_little(g);
+        killed = g->host->cancelled(NULL) != 0;
+    }
     wanted = plug__guard_wanted(g);
     cmk_id = wanted.of[PLUG__CMK_ID].text;
     region = wanted.of[PLUG__REGION].text;
-    if (cmk_id[0] == '\0') {
+    if (killed) {
+        plug__guard_fail(err, KAWS_CANCELLED, "the statement was killed while"
+                         " it waited for another thread");
+    } else if (cmk_id[0] == '\0') {
         plug__guard_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id has to be set");
     } else if ((ring->answer.status == KAWS_OK || ring->asked != asked)
                && strcmp(ring->tried.of[PLUG__CMK_ID].text, cmk_id) == 0
@@ -631,7 +654,7 @@ plug__guard_refresh(plug__guard *g)
  * Uses: abi guard
  * Gives: server_guard | server_has server_session server_statement |
  *        server_remember server_starting server_ending server_log |
- *        server_stopped server_replays
+ *        server_stopped server_replays server_killed
  *
  * A service is a symbol of this file. The symbol holds the version that this
  * file was written for, until the server loads this file as a plugin and stores
@@ -671,6 +694,7 @@ static struct {
                                   int flags, ...);
     bool          (*access_test)(void);
     int           (*slave_thread)(const void *thd);
+    int           (*thd_killed)(const void *thd);
 } plug__server = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 
@@ -819,9 +843,22 @@ plug__server_replays(void)
 }
 
 
+/* Whether KILL, KILL QUERY or the server's shutdown has ended this thread's
+ * statement. A thread without a session has none. */
+static int
+plug__server_killed(void *ctx)
+{
+    void *const thd = plug__server_session();
+
+    (void)ctx;
+    return thd != NULL && plug__server.thd_killed != NULL
+           && plug__server.thd_killed(thd) != 0;
+}
+
+
 static const plug__guard_host plug__server_host = {
     plug__server_log, plug__server_raise, plug__server_refusal,
-    plug__server_called
+    plug__server_called, plug__server_killed
 };
 
 static plug__guard plug__server_guard = {
@@ -1336,7 +1373,8 @@ plug__keyring_do(plug__guard *g, const plug__keyring_job *job)
     if (err.status == KAWS_OK)
         return false;
     plug__guard_say(g, err.status == KAWS_EXISTS
-                       || err.status == KAWS_NOT_FOUND ? PLUG__WARNING
+                       || err.status == KAWS_NOT_FOUND
+                       || err.status == KAWS_CANCELLED ? PLUG__WARNING
                                                        : PLUG__ERROR,
                     "cannot %s key '%s'%s%s%s: %s",
                     plug__keyring_verbs[job->verb].name,
@@ -1880,11 +1918,13 @@ static const plug__abi_head plug__life_head = {
 /* Stores each void * as a function pointer. POSIX promises that this works, and
  * C allows it by memcpy only. */
 static void
-plug__life_resolve(void *printf_error, void *access_test, void *slave_thread)
+plug__life_resolve(void *printf_error, void *access_test, void *slave_thread,
+                   void *thd_killed)
 {
     memcpy(&plug__server.printf_error, &printf_error, sizeof printf_error);
     memcpy(&plug__server.access_test, &access_test, sizeof access_test);
     memcpy(&plug__server.slave_thread, &slave_thread, sizeof slave_thread);
+    memcpy(&plug__server.thd_killed, &thd_killed, sizeof thd_killed);
 }
 
 
@@ -1897,6 +1937,7 @@ plug__life_recognise(void)
     void *const c_name  = dlsym(server, "my_printf_error");
     void *const cxx     = dlsym(server, "_Z15my_printf_errorjPKciz");
     void *const test    = dlsym(server, "_Z19keyring_access_testv");
+    void *const killed  = dlsym(server, "thd_killed");
     plug__abi_plugins *const all = &_mysql_plugin_declarations_;
 
     plug__server.started = dlsym(server, "mysqld_server_started");
@@ -1910,12 +1951,13 @@ plug__life_recognise(void)
         all->v57->tail = plug__life_tail;
         _mysql_sizeof_struct_st_plugin_ = (int)sizeof *all->v57;
         plug__life_resolve(c_name, test,
-                           dlsym(server, "thd_slave_thread"));
+                           dlsym(server, "thd_slave_thread"), killed);
     } else if (cxx != NULL && c_name == NULL
                && strtol(version, NULL, 10) >= 8) {
         all->v80->tail = plug__life_tail;
         plug__life_resolve(cxx, test,
-                           dlsym(server, "_Z16thd_slave_threadPK3THD"));
+                           dlsym(server, "_Z16thd_slave_threadPK3THD"),
+                           killed);
     } else {
         all->v80->head.init  = plug__life_refuse;
         all->v80->tail.flags = PLUG__ABI_ALLOW_EARLY;   /* beyond 5.7's end  */

@@ -6,7 +6,8 @@ import arch
 import pytest
 
 SHORT = [f"unit/test_{room}"
-         for room in ("text", "json", "crypto", "sigv4", "file", "store", "ring")]
+         for room in ("text", "json", "crypto", "sigv4", "pack", "file", "store", "ring")]
+SHORT.append("orders")
 
 prepared = functools.lru_cache(arch.prepare)
 

@@ -92,9 +92,16 @@ def test_cpp_program_with_the_implementation_in_c(tmp_path, compiled, compiler, 
     cpp = {"gcc": "g++", "clang": "clang++"}[compiler]
     works(build(tmp_path / "story", cpp, f"-std={standard}", *WARN, "-x", "c++",
                 PARTS / "story.c", "-x", "none", compiled(compiler), *CURL))
-    (tmp_path / "bare.cc").write_text('#include "keyring_aws.h"\n')
-    build(tmp_path / "bare.o", cpp, f"-std={standard}", *WARN, "-Wold-style-cast", "-Wextra-semi",
-          "-c", tmp_path / "bare.cc")
+
+
+@BOTH
+@pytest.mark.parametrize("standard", ["c++98", *CPP])
+def test_declarations_in_cpp_that_warns(tmp_path, compiler, standard):
+    (tmp_path / "bare.cc").write_text('#include "keyring_aws.h"\n#include <string>\n'
+                                      "std::string version() { return kaws_version(); }\n")
+    build(tmp_path / "bare.o", {"gcc": "g++", "clang": "clang++"}[compiler], f"-std={standard}",
+          *WARN, "-Wno-missing-declarations", "-Wold-style-cast", "-Wextra-semi", "-Weffc++",
+          "-Wzero-as-null-pointer-constant", "-c", tmp_path / "bare.cc")
 
 
 @BOTH
@@ -123,14 +130,133 @@ def test_private_twice_or_beside_a_shared_one(tmp_path, compiler, compiled, shar
                 *CURL))
 
 
-@pytest.mark.parametrize("compiler, first, words", [
-    ("gcc", "#include <stdio.h>", "include keyring_aws.h before all else"),
-    ("g++", "", "compile the implementation of keyring_aws.h as C; include it in C++")])
-def test_a_wrong_include_is_told(tmp_path, compiler, first, words):
-    source = tmp_path / ("it.cc" if compiler == "g++" else "it.c")
-    source.write_text(f'{first}\n#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"\n')
-    done = run(compiler, "-c", f"-I{TOP}", source, "-o", tmp_path / "x.o")
-    assert done.returncode != 0 and words in done.stderr
+# ---- in which order --------------------------------------------------------------------------
+
+# Whole programs, each in one file that ends in story.c. A word that ends in .h is a header, P our
+# header by itself, I the same with the implementation; any other word is defined. Then the flags.
+ANY = "errno.h fcntl.h limits.h pthread.h signal.h stdio.h sys/mman.h sys/stat.h time.h unistd.h"
+WORKS = [
+    ("I stdio.h", "-std=c99"),
+    ("I P I stdio.h P", "-std=c99"),
+    ("stdio.h I", "-std=gnu99"),
+    ("P stdio.h I", "-std=gnu11"),
+    ("P I P I P", "-std=gnu99"),
+    (f"{ANY} dlfcn.h P I", "-std=gnu99"),
+    ("P stdio.h I", "-std=c99 -D_GNU_SOURCE -D_FILE_OFFSET_BITS=64"),
+    ("stdio.h P I", "-std=c99 -D_DEFAULT_SOURCE"),
+    ("curl/curl.h bearssl.h P I", "-std=gnu99"),
+    ("KEYRING_AWS_STATIC P stdio.h I", "-std=gnu99"),
+    ("P KEYRING_AWS_NO_CURL stdio.h I", "-std=gnu99"),
+    ("KEYRING_AWS_NO_CURL KEYRING_AWS_STATIC stdio.h I", "-std=gnu99"),
+    ("P KEYRING_AWS_NO_THREADS pthread.h I", "-std=gnu99"),
+    ("KEYRING_AWS_NO_THREADS P KEYRING_AWS_NO_CURL I", "-std=gnu99"),
+    ("linux/fs.h stdio.h I", "-std=gnu99"),
+]
+HIDES = "put KEYRING_AWS_IMPLEMENTATION and the include above all others"
+TOLD = [
+    ("stdio.h I", "-std=c99", HIDES, "-D_GNU_SOURCE"),
+    ("P I", "-std=c99", HIDES, "-D_GNU_SOURCE"),
+    ("P unistd.h I", "-std=c99 -D_POSIX_C_SOURCE=200809L", HIDES, "-D_GNU_SOURCE"),
+    ("stdio.h I", "-std=gnu99 -D_XOPEN_SOURCE=700", HIDES, "-D_GNU_SOURCE"),
+    ("P KEYRING_AWS_STATIC I", "-std=gnu99", "define KEYRING_AWS_STATIC above the first include",
+     "-DKEYRING_AWS_STATIC"),
+]
+LARGE = "-D_FILE_OFFSET_BITS=64"
+ELSEWHERE = {                                       # arch.py's, who asks for C99
+    "64": [("stdio.h I", "-std=gnu99", ""), ("stdio.h I", "", HIDES)],
+    "32": [("I stdio.h", "", ""), ("P stdio.h I", f"-std=gnu99 {LARGE}", ""),
+           ("stdio.h I", "-std=gnu99", f"off_t has 32 bits here: {HIDES}, or compile with {LARGE}"),
+           ("P I", f"-D_GNU_SOURCE {LARGE}", "")],
+    "musl": [("I stdio.h", "", ""), ("stdio.h unistd.h dlfcn.h fcntl.h sys/stat.h P I", "", ""),
+             (f"{ANY} P I", "-std=gnu99", ""), (f"{ANY} P I", "-D_GNU_SOURCE", ""),
+             *((f"P {header} I", "", HIDES) for header in ("time.h", "signal.h", "sys/mman.h"))],
+    "windows": [(order, "", "") for order in (
+        "I stdio.h", "windows.h P I", "WIN32_LEAN_AND_MEAN NOMINMAX windows.h I",
+        "P stdlib.h I winsock2.h windows.h", "NOMINMAX winsock2.h windows.h P I",
+        "KEYRING_AWS_STATIC UNICODE _UNICODE windows.h stdio.h P I", "_CRT_RAND_S I",
+        "KEYRING_AWS_NO_THREADS windows.h I")],
+}
+
+
+def program(order: str) -> str:
+    """The source of a program with includes in that order."""
+    lines = {"P": '#include "keyring_aws.h"', "I": "#undef KEYRING_AWS_IMPLEMENTATION\n"
+             '#define KEYRING_AWS_IMPLEMENTATION\n#include "keyring_aws.h"'}
+    return "\n".join([*(lines.get(word) or (f"#include <{word}>" if word.endswith(".h") else
+                        f"#ifndef {word}\n#define {word}\n#endif") for word in order.split()),
+                      '#include "story.c"', ""])
+
+
+def in_order(tmp_path, order: str) -> list[object]:
+    (tmp_path / "it.c").write_text(program(order))
+    return ["-O0", f"-I{PARTS}", tmp_path / "it.c"]
+
+
+@pytest.fixture(scope="session")
+def asked(tmp_path_factory):
+    """asked(compiler): what a program asks of the system if our header comes first."""
+    made = {}
+
+    def of(compiler: str) -> set[str]:
+        if compiler not in made:
+            folder = tmp_path_factory.mktemp(compiler)
+            made[compiler] = imports(build(folder / "it", compiler, "-std=c99",
+                                           *in_order(folder, "I"), *CURL))
+        return made[compiler]
+    return of
+
+
+def imports(file: Path) -> set[str]:
+    """open64 is open: which of the two it is depends on _FILE_OFFSET_BITS."""
+    return {name.removesuffix("64") for name in names(file, "-D", "-u")}
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang", "tcc"])
+@pytest.mark.parametrize("order, flags", WORKS)
+def test_order_that_works(tmp_path, compiler, order, flags, asked):
+    """And nothing of the system is given up because a header hides it."""
+    warn = ["-Wall"] if compiler == "tcc" else WARN_C
+    it = build(tmp_path / "it", compiler, *flags.split(), *warn, *in_order(tmp_path, order), *CURL)
+    works(it)
+    assert imports(it) == asked(compiler) or "_NO_" in order and imports(it) < asked(compiler)
+
+
+@BOTH
+@pytest.mark.parametrize("order, flags, words, remedy", TOLD)
+def test_order_that_does_not_work_is_told(tmp_path, compiler, order, flags, words, remedy):
+    """And what the sentence says helps."""
+    command = [compiler, *flags.split(), *in_order(tmp_path, order)]
+    done = run(*command, f"-I{TOP}", "-o", tmp_path / "it", *CURL)
+    first = next(line for line in done.stderr.splitlines() if "error: " in line)
+    assert done.returncode != 0 and words in first
+    works(build(tmp_path / "it", *command, remedy, *CURL))
+
+
+def test_implementation_in_cpp_is_told(tmp_path):
+    done = run("g++", "-x", "c++", *in_order(tmp_path, "I"), f"-I{TOP}", "-o", tmp_path / "it")
+    assert done.returncode and "compile the implementation of keyring_aws.h as C" in done.stderr
+
+
+def test_implementation_in_two_files_is_the_linkers_to_tell(tmp_path):
+    (tmp_path / "other.c").write_text('#define KEYRING_AWS_IMPLEMENTATION\n'
+                                      '#include "keyring_aws.h"\n')
+    done = run("gcc", *in_order(tmp_path, "I"), tmp_path / "other.c", f"-I{TOP}", "-o",
+               tmp_path / "it", *CURL)
+    assert done.returncode and re.search("multiple definition of [`']kaws_open'", done.stderr)
+
+
+@BOTH
+def test_no_macro_of_others_is_defined(tmp_path, compiler):
+    """What we define begins with our letters: a program may include more after us."""
+    ours, theirs, file = [], {"_GNU_SOURCE", "_FILE_OFFSET_BITS"}, ""
+    for line in run(compiler, "-std=c99", "-E", "-dD", f"-I{TOP}",
+                    PARTS / "implementation.c").stdout.splitlines():
+        mark = re.match(r'# \d+ "([^"]*)"', line)
+        file = mark[1] if mark else file
+        if line.startswith(("#define ", "#undef ")) and file.endswith("keyring_aws.h"):
+            ours.append(re.match(r"#\w+ (\w+)", line)[1])
+    assert len(ours) > 50
+    assert {name for name in ours if not re.match(r"(KAWS|kaws|KEYRING_AWS)_", name)} == theirs
 
 
 # ---- switches and options ----------------------------------------------------------------------

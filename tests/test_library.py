@@ -4,8 +4,10 @@ story() is the whole of it told once; test_moto.py tells it to another KMS.
 """
 
 import fcntl
+import hashlib
 import os
 import re
+import resource
 import shutil
 import socket
 import struct
@@ -135,7 +137,8 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib = opened()
     blob, arn, _, _ = lib.ok("kms_generate", 1024, 1)
     lib.ok("kms_decrypt", blob, arn, 4096)
-    blob, arn, _ = lib.ok("kms_encrypt", b"x" * 4096)
+    blob, arn, material = lib.ok("kms_encrypt", b"x" * 4096)
+    lib.ok("sealed_unpack", *lib.ok("sealed_pack", blob, arn, material))
     lib.ok("kms_reencrypt", blob, "")
     lib.ok("use_kms_key", far)
     lib.ok("kms_reencrypt", blob, arn)
@@ -151,8 +154,9 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("walk_begin")
     lib.ok("walk_next")
     lib.ok("walk_end")
-    lib.ok("sign", "POST", "/", None, EU, "kms", b"{}", 1795482123, "AKID", "secret", None,
-           "Host: h")
+    for expires in (0, 60):
+        lib.ok("sign", "POST", "/", None, EU, "kms", b"{}", 1795482123, "AKID", "secret", "token",
+               1, "UNSIGNED-PAYLOAD", 1, expires, "Host: h")
     lib.ok("texts")
     lib.ok("wipe", b"secret")
     lib.ok("show", "a name")
@@ -188,6 +192,86 @@ def test_a_torn_end_on_a_full_volume(driver, small_volume):
     lib = driver(data_file=data)
     assert [each.key_id for each in lib.walk()] == [b"a", b"c"]
     assert lib.fetch("a") == key and not lib.said("", 1)
+
+
+# ---- files of absurd sizes -----------------------------------------------------------------------
+
+
+TERABYTE = 1 << 40                      # on the disk, these files are holes
+END = "not entries, and too long for one that was cut off (a copy that is cut there has all older"
+
+
+def committed(whole: bytes, length: int) -> bytes:
+    """The data file, with another committed length."""
+    value = length.to_bytes(8, "little")
+    return whole[:32] + value + hashlib.sha256(whole[16:32] + value).digest()[:8] + whole[48:]
+
+
+@pytest.mark.parametrize("size", [TERABYTE, (1 << 20) + 1, 1 << 20])
+@pytest.mark.parametrize("change, words", [
+    (lambda whole, size: b"", "byte 0: it is not a data file"),
+    (lambda whole, size: committed(whole, 80)[:80], f"byte 80: what follows is {END}"),
+    (lambda whole, size: whole, f"byte {{len}}: what follows is {END}"),
+    (lambda whole, size: committed(whole, size), "byte {len}: the entry there does not match"),
+    (lambda whole, size: committed(whole, size + 1), "byte {size}: it ends there, but more was"),
+    (lambda whole, size: whole + bytes.fromhex("ffffffff00000000"),
+     f"byte {{len}}: what follows is {END}"),
+    (lambda whole, size: b"\xff" + whole[1:], "byte 0: it is not a data file"),
+], ids=["zeros", "header", "keys", "promise", "false promise", "huge entry", "magic"])
+def test_a_data_file_of_a_terabyte(driver, driver_program, settings, change, words, size):
+    """It is refused at once, and costs neither memory nor disk."""
+    data = settings["data_file"]
+    lib = driver()
+    for name in "abc":
+        lib.ok("generate", name, None, "AES", 32)
+    lib.close()
+    whole = data.read_bytes()
+    data.write_bytes(change(whole, size))
+    os.truncate(data, size)
+    before = data.stat().st_mtime_ns, data.stat().st_size, data.stat().st_blocks
+    with Driver(driver_program) as lib:
+        pid = lib.process.pid
+        used = int(Path(f"/proc/{pid}/statm").read_text().split()[0]) * 4096
+        resource.prlimit(pid, resource.RLIMIT_AS, (used + (200 << 20), -1))
+        answer = lib.open(**settings)
+        peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert answer.status == "CORRUPT" and "nothing was changed" in answer.text
+    assert words.format(len=len(whole), size=size) in answer.text
+    assert answer.ms < 200 and int(peak[1]) < 30000
+    assert (data.stat().st_mtime_ns, data.stat().st_size, data.stat().st_blocks) == before
+    assert len(list(data.parent.iterdir())) == 2
+    if END in answer.text:              # its advice helps
+        os.truncate(data, int(re.search(r"byte (\d+)", answer.text)[1]))
+        assert driver().stats()["keys"] == (0 if data.stat().st_size == 80 else 3)
+
+
+def test_a_large_data_file(driver, driver_program, settings):
+    """One that is looked over before memory is asked for opens, whole and torn."""
+    data, count = settings["data_file"], 50000
+    lib = driver()
+    lib.ok("generate", "key 00000", None, "AES", 32)
+    lib.close()
+    whole = data.read_bytes()
+    record, digest = whole[80:-32], hashlib.sha256(whole[:32] + bytes(16))
+    parts = [committed(whole, len(whole))[:80]]
+    digest.update(digest.digest())
+    for n in range(count):
+        parts.append(record[:32] + b"key %05d" % n + record[41:])
+        digest.update(parts[-1])
+        parts.append(digest.digest())
+        digest.update(parts[-1])
+    whole, step = b"".join(parts), len(record) + 32
+    assert len(whole) > 16 << 20
+    for cut, keys in ((0, count), (40, count - 1), (step - 7, count - 1), (step, count - 1)):
+        data.write_bytes(whole[:len(whole) - cut])
+        lib = driver()
+        assert lib.stats()["keys"] == keys and bool(lib.said("was cut off", 1)) == (cut % step > 0)
+        lib.close()
+    at = 80 + 30000 * step
+    data.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1:])
+    with Driver(driver_program) as lib:
+        answer = lib.open(**settings)
+        assert answer.status == "CORRUPT" and f"byte {at}: what follows is {END}" in answer.text
 
 
 # ---- restart, second process, locks --------------------------------------------------------------
@@ -236,6 +320,23 @@ def test_a_change_waits_for_the_lock_but_not_for_ever(driver, settings):
     assert not pending.done()
     held.close()
     assert pending.result(60).status == "OK"
+
+
+@pytest.mark.parametrize("lock", [".lock", ""])
+def test_no_fetch_waits_for_the_lock(driver, settings, lock):
+    """Another process sits on it for 5 s, and there is always a change that waits for it."""
+    lib, waiting, fetched, began = driver(), [], 0, time.monotonic()
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    with hold_change_lock(f"{settings['data_file']}{lock}"):
+        while fetched < 1000 or time.monotonic() - began < 5:
+            if all(each.done() for each in waiting):
+                waiting.append(lib.begin("generate", f"b{len(waiting)}", None, "AES", 32))
+            answer = lib.call("fetch", "a", None)
+            assert answer.status == "OK" and answer.results[1] == key and answer.ms < 1000
+            fetched += 1
+    answers = [each.result(60) for each in waiting]
+    assert len(answers) > 1 and {each.status for each in answers[:-1]} == {"LOCKED"}
 
 
 # ---- what protects the keys ----------------------------------------------------------------------
@@ -683,6 +784,10 @@ def test_kms_calls_without_a_file(driver, emulator, tmp_path):
                 ("kms_encrypt", b"x" * 4097), ("kms_encrypt", b"x", "", "v"),
                 ("kms_encrypt", b"x", "n", ""), ("kms_encrypt", b"x", "n", b"\xff"),
                 ("kms_encrypt", b"x", None, "v"), ("kms_decrypt", b"", arn, 5),
+                ("kms_encrypt", b"x", "n", "v", "n", "v"),
+                ("kms_generate", 1, 1, *context, *context),
+                ("kms_decrypt", blob, arn, 32, *context, "app", "mine"),
+                ("kms_reencrypt", blob, arn, "n", "v", "m", "v", "n", "w"),
                 ("kms_decrypt", blob, "nonsense", 5), ("kms_reencrypt", b"", arn)):
         answer = lib.call(*bad)
         assert answer.status == "ARGUMENT" and answer.http == 0, bad
@@ -695,6 +800,40 @@ def test_kms_calls_without_a_file(driver, emulator, tmp_path):
     lib.ok("rotate")
     assert lib.walk() == [] and lib.stats()["keys"] == 0
     lib.close()
+
+
+def test_a_sealed_value_travels(driver, emulator):
+    """From one process to another, as bytes; and what of them is protected, and what is not."""
+    here, there = driver(data_file=None), driver(data_file=None)
+    far = emulator.add_key(EU, ACCOUNT)
+    for key, longest in ((KEY_ARN, 4096), (far, 1)):
+        here.ok("use_kms_key", key)
+        sealed = here.ok("kms_encrypt", b"x" * longest, "app", "mine")
+        (packed,) = here.ok("sealed_pack", *sealed)
+        assert packed[:10] == b"KAWSSEAL\1\0" and len(packed) == 16 + sum(map(len, sealed))
+        assert there.ok("sealed_unpack", packed) == sealed
+        assert there.ok("kms_decrypt", *sealed[:2], 4096, "app", "mine") == [b"x" * longest]
+
+    def opened(packed: bytes, value: str = "mine"):
+        blob, arn, _ = there.ok("sealed_unpack", packed)
+        return there.call("kms_decrypt", blob, arn, 4096, "app", value)
+
+    *sealed, plain = here.ok("kms_generate", 32, 1, "app", "mine")
+    (other,) = here.ok("sealed_pack", *sealed)
+    assert opened(other).results == [plain]             # exchanged: only the context tells
+    assert opened(other, "yours").status == "MISMATCH"
+    assert opened(other[:-1] + bytes([other[-1] ^ 1])).status == "MISMATCH"
+    assert opened(other.replace(sealed[2], b"0" * len(sealed[2]))).results == [plain]
+    assert opened(other.replace(ACCOUNT.encode(), OTHER_ACCOUNT.encode())).status == "FOREIGN"
+    wrong = far[:-1] + ("0" if far[-1] != "0" else "1")
+    assert opened(other.replace(far.encode(), wrong.encode())).status == "KMS_KEY"
+    requests = len(emulator.log()["requests"])
+    for bad in (other[:-1], other + b"!", other[:8] + b"\2" + other[9:], b"", b"KAWSSEAL"):
+        answer = there.call("sealed_unpack", bad)
+        assert (answer.status, answer.results) == ("ARGUMENT", []), bad
+    assert len(emulator.log()["requests"]) == requests
+    for process in (here, there):
+        process.close()
 
 
 # ---- local mistakes, which are no outage -------------------------------------------------------
@@ -719,13 +858,31 @@ def refused_at_once(program, settings, env=None, **change) -> str:
 @pytest.mark.parametrize("kind, words", [
     ("missing", "cannot read the CA file .*No such file"), ("folder", "is not a file"),
     ("fifo", "is not a file"), ("empty", "is empty"), ("key", "no certificate in it"),
-    ("link to nowhere", "No such file")])
+    ("link to nowhere", "No such file"), ("terabyte", "no certificate in it"),
+    ("device", "is not a file"), ("certificate in a terabyte", "is larger than 16 MiB")])
 def test_a_ca_file_that_is_none(driver_program, settings, certs, tmp_path, kind, words):
     path = tmp_path / "ca"
     {"missing": lambda: None, "folder": path.mkdir, "fifo": lambda: os.mkfifo(path),
      "empty": path.touch, "key": lambda: shutil.copyfile(certs.good.key, path),
-     "link to nowhere": lambda: path.symlink_to("nowhere")}[kind]()
+     "link to nowhere": lambda: path.symlink_to("nowhere"), "terabyte": path.touch,
+     "certificate in a terabyte": lambda: shutil.copyfile(certs.ca, path),
+     "device": lambda: path.symlink_to("/dev/zero")}[kind]()
+    if "terabyte" in kind:
+        os.truncate(path, TERABYTE)
     text = refused_at_once(driver_program, settings, ca_file=path)
+    assert re.search(words, text) and str(path) in text
+
+
+@pytest.mark.parametrize("kind, words", [
+    ("folder", "it is not a file"), ("fifo", "it is not a file"), ("device", "it is not a file"),
+    ("terabyte", "line 1 is not|longer than 6143 bytes")])
+def test_a_conf_file_that_is_none(driver_program, settings, tmp_path, kind, words):
+    path = tmp_path / "it"
+    {"folder": path.mkdir, "fifo": lambda: os.mkfifo(path), "terabyte": path.touch,
+     "device": lambda: path.symlink_to("/dev/zero")}[kind]()
+    if kind == "terabyte":
+        os.truncate(path, TERABYTE)
+    text = refused_at_once(driver_program, settings, conf_file=path)
     assert re.search(words, text) and str(path) in text
 
 

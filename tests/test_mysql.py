@@ -774,6 +774,43 @@ def test_a_key_is_made_while_a_setting_is_judged(stage, was_set):
     assert stage.variable("cmk_id") == sealing
 
 
+KILLED = {
+    "fetch": "SELECT keyring_key_fetch('killed')",
+    "generate": "SELECT keyring_key_generate('killed-new', 'AES', 32)",
+    "store": "SELECT keyring_key_store('killed-new', 'SECRET', 'x')",
+    "SET": "SET GLOBAL keyring_aws_region = 'us-west-2'",
+    "rotate": "SELECT keyring_aws_rotate_cmk()",
+    "re-wrap": "SELECT keyring_aws_rotate_keys()",
+    "CREATE TABLE": "CREATE TABLE mysql.killed (i INT) ENCRYPTION = 'Y'",
+}
+
+
+@pytest.mark.parametrize("kill", ["KILL QUERY", "KILL"])
+@pytest.mark.parametrize("what", KILLED)
+def test_a_killed_statement_waits_for_kms_no_longer(stage, what, kill):
+    if not stage.listed().count(("killed", ROOT)):
+        assert stage.generate("killed") == 1
+    before = stage.data.read_bytes()
+    with cursor(stage) as session, ThreadPoolExecutor(1) as pool:
+        session.execute("SELECT CONNECTION_ID()")
+        ((number,),) = session.fetchall()
+        stage.kms.fault("*", "black_hole", times=0, where="request")
+        asked = stage.kms.count()
+        running = pool.submit(session.execute, KILLED[what])
+        wait_for(lambda: stage.kms.count() > asked)
+        began = time.monotonic()
+        stage.sql(f"{kill} {number}")
+        with contextlib.suppress(pymysql.err.MySQLError):
+            running.result()                    # NULL, or an error: the server decides
+        wait_for(lambda: any("cancelled while it waited for AWS KMS" in line
+                             for level in ("ERROR", "Warning") for line in stage.said(level)))
+        assert time.monotonic() - began < 1
+    stage.kms.clear_faults()
+    if what != "CREATE TABLE":                  # InnoDB may have asked for its master key
+        assert stage.data.read_bytes() == before
+    assert len(stage.fetch("killed")) == 32     # the next statement is not killed
+
+
 def test_50_reinstallations_under_load(stage):
     """Many calls run meanwhile: none crashes, none hangs, and no key is lost."""
     stage.renew()

@@ -6,11 +6,13 @@ import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pymysql
 import pytest
 
 from demo import read_data_file
-from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, OTHER_ACCOUNT, SECRET
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
 from mysql_fixtures import FUNCTIONS, LONG, NO_SCHEMA, QUICK, ROOT, Stage, cursor, said, wait_for
 
 AGAIN = ("start the server again: that loses nothing. Do not set innodb_force_recovery, and remove"
@@ -489,6 +491,109 @@ def test_another_account_is_trusted_by_the_configuration_only(stage):
     assert "among the trusted" in line and foreign in line
 
 
+@pytest.fixture(name="moved")
+def stage_of_another_account(stage):
+    """A server whose KMS key is named by its alias, with a key, shut down. Its conf file is
+    replaced: by credentials of another account, which has an alias of that name."""
+    stage.settings["cmk_id"] = ALIAS
+    stage.theirs = stage.kms.add_key("us-east-1", OTHER_ACCOUNT, alias=ALIAS)
+    stage.kms.add_user("AKIDTHEIRS", "their/" + SECRET, OTHER_ACCOUNT)
+    stage.start(NO_SCHEMA, "--keyring-aws=FORCE")
+    assert [line for line in stage.said("Note") if f"from here on, aws {ACCOUNT} (" in line]
+    stage.install_functions()
+    assert stage.generate("ours") == 1
+    stage.restart(NO_SCHEMA, "--keyring-aws=FORCE")
+    assert not [line for line in stage.said("Note") if "is trusted from here on" in line]
+    assert stage.fetch("ours") == stage.plain("ours")
+    assert stage.db.stop() == 0
+    stage.write_conf("AKIDTHEIRS", "their/" + SECRET)
+    return stage
+
+
+def check_foreign(stage, *lines: str) -> None:
+    """Both accounts are named, and what to do."""
+    assert lines
+    for line in lines:
+        assert f"sealed with the KMS key {stage.theirs}, whose account is not among the" in line
+        assert f"trusted ones (aws {ACCOUNT}): if you trust it, name the KMS key by its" in line
+
+
+def test_the_conf_file_cannot_move_trust(moved):
+    """The server is not started with it, nothing is sealed for that account, and nothing lost."""
+    before, asked = remains(moved), moved.kms.count()
+    run = moved.db.run_once(*moved.options(NO_SCHEMA, "--keyring-aws=FORCE"), timeout=60)
+    assert run.returncode == 1 and "Failed to initialize early plugins" in run.stdout
+    check_foreign(moved, *said("ERROR", run.stdout))
+    moved.start(NO_SCHEMA)                              # and without FORCE, without the plugin
+    check_foreign(moved, *moved.said("ERROR"))
+    assert not moved.loaded() and moved.generate("theirs") is None and moved.fetch("ours") is None
+    assert moved.db.stop() == 0
+    theirs = [each["action"] for each in moved.kms.log()["requests"][asked:]]
+    assert theirs == ["GenerateDataKeyWithoutPlaintext"] * 2       # of one byte, thrown away
+    assert remains(moved) == before
+
+    moved.write_conf()
+    moved.start(NO_SCHEMA, "--keyring-aws=FORCE")
+    assert moved.fetch("ours") == moved.plain("ours") and moved.generate("more") == 1
+    assert moved.entries()["more", ROOT].arn == KEY_ARN and not moved.said("ERROR")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_conf_file_of_a_running_server_cannot_move_trust(moved, known):
+    """It reads the file again when AWS refuses the old credentials: be KMS reachable at the
+    start, or not, so that no account is known yet."""
+    moved.write_conf()
+    if not known:
+        moved.kms.stop()
+    moved.start(NO_SCHEMA, "--keyring-aws=FORCE", start_seconds=0)
+    if not known:
+        moved.kms.start()
+    moved.write_conf("AKIDTHEIRS", "their/" + SECRET)
+    moved.kms.remove_user(ACCESS_KEY_ID)
+    before = moved.entries()
+    moved.mark()
+    assert moved.generate("a") is None and moved.store("b", "SECRET", b"x") is None
+    number, text = moved.refused("SELECT keyring_aws_rotate_keys()")
+    assert number == 3198
+    check_foreign(moved, *moved.said("ERROR"))
+    for query in ("cmk_id = '" + ALIAS + "'", "region = 'us-east-1'"):
+        assert moved.refused("SET GLOBAL keyring_aws_" + query)[0] == 1231
+    assert moved.refused("SET GLOBAL keyring_aws_cmk_id = %s", (moved.theirs,))[0] == 1231
+    assert moved.fetch("ours") is None and moved.entries() == before
+    assert moved.kms.count("ReEncrypt") == moved.kms.count("RotateKeyOnDemand") == 0
+    assert {each.arn for each in before.values()} == {KEY_ARN}
+
+    moved.kms.add_user(ACCESS_KEY_ID, SECRET, ACCOUNT)
+    moved.write_conf()
+    moved.kms.remove_user("AKIDTHEIRS")
+    assert moved.fetch("ours") == moved.plain("ours") and moved.generate("more") == 1
+
+
+def test_an_administrator_moves_to_another_account(moved):
+    """As the refusal says: by naming the KMS key by its ARN, or by listing the accounts."""
+    moved.kms.set_key(KEY_ARN, shared_with=(OTHER_ACCOUNT,))
+    moved.start(NO_SCHEMA, "--keyring-aws=FORCE", cmk_id=moved.theirs)
+    assert moved.generate("theirs") == 1 and moved.entries()["theirs", ROOT].arn == moved.theirs
+    assert moved.fetch("ours") is None                  # that takes the list as well
+    moved.restart(NO_SCHEMA, "--keyring-aws=FORCE", accounts=f"{ACCOUNT},{OTHER_ACCOUNT}")
+    assert moved.fetch("ours") == moved.plain("ours")
+    assert moved.one("SELECT keyring_aws_rotate_keys()") == 1
+    moved.restart(NO_SCHEMA, "--keyring-aws=FORCE")     # all keys are of the new account now
+    assert {each.arn for each in moved.entries().values()} == {moved.theirs}
+    assert moved.fetch("ours") == moved.plain("ours") and not moved.said("ERROR")
+
+
+def test_new_credentials_of_the_same_account_need_nothing(moved):
+    """The KMS key is named by its alias: the server is restarted with them."""
+    for number in range(2):
+        moved.kms.add_user(f"AKIDNEW{number}", "new/" + SECRET, ACCOUNT)
+        moved.write_conf(f"AKIDNEW{number}", "new/" + SECRET)
+        moved.start(NO_SCHEMA, "--keyring-aws=FORCE")
+        assert moved.fetch("ours") == moved.plain("ours") and moved.generate(f"n{number}") == 1
+        assert not moved.said("ERROR") and not moved.said("Warning")
+        assert moved.db.stop() == 0
+
+
 def heed_persisted_settings(stage):
     """With --no-defaults the server would ignore persisted settings, too."""
     empty = stage.db.folder / "my.cnf"
@@ -531,3 +636,39 @@ def test_a_foreign_key_cannot_be_persisted_into_use(stage):
         assert stage.fetch("ours") == stage.plain("ours")
     assert (stage.db.data / "mysqld-auto.cnf").exists()
     assert len(read_data_file(stage.data).entries) == 1
+
+
+def test_a_stopping_server_waits_for_kms_no_longer(stage):
+    """The sessions that wait for KMS are told to end, and do."""
+    stage.start(timeout=90000)
+    stage.install_functions()
+    assert stage.generate("hanging") == 1
+    stage.kms.fault("*", "black_hole", times=0, where="request")
+    asked = stage.kms.count()
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(stage.fetch, "hanging")
+        wait_for(lambda: stage.kms.count() > asked)
+        began = time.monotonic()
+        assert stage.db.stop() == 0
+        assert time.monotonic() - began < 20
+        with contextlib.suppress(pymysql.err.MySQLError):
+            hanging.result()
+    assert any("cancelled while it waited for AWS KMS" in line for line in stage.said("Warning"))
+
+
+def test_a_server_that_becomes_a_daemon_has_its_keyring(stage, tmp_path):
+    """A ring is its process's own, and such a server forks before it opens the ring."""
+    pid_file = tmp_path / "pid"
+    stage.start()
+    stage.install_functions()
+    assert stage.db.stop() == 0
+    started = stage.db.run_once(f"--log-error={stage.db.folder / 'error.log'}",
+                                *stage.options(f"--pid-file={pid_file}", "--daemonize"))
+    assert started.returncode == 0, started.stdout
+    wait_for(stage.db.ready, 30)
+    pid = int(pid_file.read_text())
+    try:
+        assert stage.generate("k") == 1 and len(stage.fetch("k")) == 32
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_for(lambda: not Path(f"/proc/{pid}").exists(), 30)

@@ -143,7 +143,12 @@ def test_sign(searched):
         key = hmac.digest(key, word.encode(), "sha256")
         searched.look_for(word, key)
     searched.cleanly("sign", "POST", "/", None, "us-east-1", "kms", b"", 1440938160, "AKIDEXAMPLE",
-                     SECRET, None, "Host:kms.us-east-1.amazonaws.com")
+                     SECRET, None, 0, None, 0, 0, "Host:kms.us-east-1.amazonaws.com")
+    token = os.urandom(300).hex()
+    searched.look_for("token", token.encode())
+    for query, fails in (("", False), (3600 * "a", True)):    # the driver has room for 4096 bytes
+        searched.cleanly("sign", "GET", "/", query, "us-east-1", "kms", b"", 1440938160,
+                         "AKIDEXAMPLE", SECRET, token, 0, None, 0, 60, "Host:h", fails=fails)
 
 
 def test_generate(searched, driver):

@@ -1,4 +1,5 @@
-"""kaws_sign against botocore's SigV4Auth: random requests, compared step by step, byte by byte.
+"""kaws_sign against botocore's signers: random requests, compared step by step, byte by byte; with
+headers and presigned, to S3 and to other services.
 
 Each request follows from its seed, which a failure prints; KAWS_SEED=n asks for other requests,
 KAWS_LONG=1 for 20 times as many.  What botocore would change or leave out (see DIFFERENCES) is not
@@ -7,15 +8,18 @@ in random requests, or the comparison would prove nothing.
 
 import dataclasses
 import datetime
+import hashlib
 import itertools
 import random
 import string
+import types
+import urllib.parse
 
 import pytest
 
 import kms_emulator                                                       # finds botocore
 from oracle import LONG, SEED, Oracle, unfield
-from botocore.auth import SigV4Auth
+from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
@@ -43,6 +47,10 @@ class Request:
     id: str = "AKIDEXAMPLE"
     secret: str = "not-a-real-secret"
     token: str | None = None
+    path_as_sent: bool = False
+    payload: str | None = None
+    token_unsigned: bool = False
+    expires: int = 0
 
     def __post_init__(self) -> None:
         if not any(name.lower() == "host" for name, _ in self.headers):
@@ -52,7 +60,19 @@ class Request:
 @dataclasses.dataclass
 class Steps:
     canonical: str
-    authorization: str
+    result: str                                                           # Authorization, or query
+
+
+UNSIGNED = "UNSIGNED-PAYLOAD"
+S3_UNSIGNED = types.SimpleNamespace(s3={"payload_signing_enabled": False})
+
+
+def signer_of(request: Request) -> SigV4Auth:
+    token = None if request.token_unsigned else request.token
+    common = (Credentials(request.id, request.secret, token), request.service, request.region)
+    if not request.expires:
+        return (S3SigV4Auth if request.path_as_sent else SigV4Auth)(*common)
+    return (S3SigV4QueryAuth if request.path_as_sent else SigV4QueryAuth)(*common, request.expires)
 
 
 def by_botocore(request: Request) -> Steps:
@@ -62,22 +82,28 @@ def by_botocore(request: Request) -> Steps:
     wire = AWSRequest(request.method, url, data=request.body)
     for name, value in request.headers:
         wire.headers[name] = value                                        # adds
-    signer = SigV4Auth(Credentials(request.id, request.secret, request.token),
-                       request.service, request.region)
+    if request.payload and not request.expires and "x-amz-content-sha256" not in wire.headers:
+        wire.headers["X-Amz-Content-SHA256"] = request.payload
+    signer = signer_of(request)
     moment = datetime.datetime.fromtimestamp(request.when, datetime.timezone.utc)
     wire.context["timestamp"] = moment.strftime("%Y%m%dT%H%M%SZ")
+    wire.context["client_config"] = S3_UNSIGNED if request.payload == UNSIGNED else None
     signer._modify_request_before_signing(wire)
     canonical = signer.canonical_request(wire)
     to_sign = signer.string_to_sign(wire, canonical)
+    if request.expires and request.token_unsigned and request.token:
+        wire.url += "&X-Amz-Security-Token=" + urllib.parse.quote(request.token, safe="-._~")
     signer._inject_signature_to_request(wire, signer.signature(to_sign, wire))
-    return Steps(canonical, wire.headers["Authorization"])
+    result = wire.url.split("?", 1)[1] if request.expires else wire.headers["Authorization"]
+    return Steps(canonical, result)
 
 
 def by_kaws(oracle: Oracle, request: Request) -> Steps:
     lines = [f"{name}:{value}" for name, value in request.headers]
     status, *steps = oracle("sign", request.method, request.path, request.query, request.region,
                             request.service, request.body, request.when, request.id,
-                            request.secret, request.token, *lines)
+                            request.secret, request.token, int(request.path_as_sent),
+                            request.payload, int(request.token_unsigned), request.expires, *lines)
     steps = [unfield(step).decode() for step in steps]
     assert status == "0", f"refused: {steps}\n{request}"
     return Steps(*steps)
@@ -179,6 +205,49 @@ def like_ours(r: random.Random) -> Request:
                    body=body(r), token=token(r), when=moment(r))
 
 
+def encoded(r: random.Random, most: int = 3) -> str:
+    """Percent-encoded as AWS wants it: everything but the unreserved."""
+    return urllib.parse.quote(word(r, UNRESERVED + WIDE + " /%+&=?#$(", most), safe="-._~")
+
+
+def to_s3(r: random.Random) -> Request:
+    segments = r.choices(["", ".", "..", "%2F", "a", None], k=r.randint(0, 8))
+    body_ = body(r)
+    return Request(r.choice(["GET", "PUT", "HEAD"]),
+                   "/" + "/".join(encoded(r) if each is None else each for each in segments),
+                   query(r), headers(r), body_, service="s3", when=moment(r), token=token(r),
+                   path_as_sent=True,
+                   payload=r.choice([UNSIGNED, hashlib.sha256(body_).hexdigest()]))
+
+
+def with_payload(r: random.Random) -> Request:
+    """To a service that wants X-Amz-Content-SHA256, and is not S3."""
+    payload = r.choice([UNSIGNED, "STREAMING-UNSIGNED-PAYLOAD-TRAILER", r.randbytes(32).hex()])
+    listed = r.choice([[], [("x-amz-CONTENT-sha256", payload)]])
+    return Request("PUT", path(r), headers=headers(r) + listed, body=body(r), token=token(r),
+                   payload=payload)
+
+
+def unsigned_token(r: random.Random) -> Request:
+    return dataclasses.replace(r.choice([like_ours, to_s3, presigned])(r), token_unsigned=True)
+
+
+def presigned(r: random.Random) -> Request:
+    """botocore takes a query apart and a body into it, so: names once, no body."""
+    names_ = {encoded(r) for _ in range(r.choice([0, 1, 5, 40]))}
+    query_ = "&".join(name + "=" + r.choice(["", encoded(r)]) for name in names_)
+    s3 = r.randrange(2)
+    request = dataclasses.replace(to_s3(r) if s3 else Request("GET", path(r), headers=headers(r)),
+                                  query=r.choice([query_, query_ or None]), body=b"",
+                                  payload=UNSIGNED if s3 else None, token=token(r),
+                                  when=moment(r), **names(r))
+    if r.randrange(4) == 0:
+        request.payload = UNSIGNED
+        request.headers.append(("X-Amz-Content-SHA256", UNSIGNED))
+    request.expires = r.choice([1, 60, 3600, 604800, r.randint(1, 604800)])
+    return request
+
+
 FAMILIES = {
     "paths": lambda r: Request("GET", path(r)),
     "queries": lambda r: Request("GET", "/", query(r)),
@@ -186,6 +255,10 @@ FAMILIES = {
     "names": lambda r: Request(when=moment(r), **names(r)),
     "ours": like_ours,
     "everything": everything,
+    "S3": to_s3,
+    "payload": with_payload,
+    "presigned": presigned,
+    "unsigned token": unsigned_token,
 }
 
 
@@ -221,6 +294,13 @@ def test_random_requests_vary() -> None:
                   sum(not str(request.headers).isascii() for request in made),
                   sum("\\t" in str(request.headers) for request in made)):
         assert 25 <= share <= 480
+    made = [presigned(random.Random(f"{SEED} {number}")) for number in range(500)]
+    for share in (sum(request.path_as_sent for request in made),
+                  sum(request.token is not None for request in made),
+                  sum(bool(request.query) for request in made),
+                  sum(len(request.headers) > 4 for request in made),
+                  sum("//" in request.path for request in made)):
+        assert 100 <= share <= 450
 
 
 # ---- where they differ, and why -----------------------------------------------------------------
@@ -241,6 +321,11 @@ DIFFERENCES = [
      "date:Sun, 30 Aug 2015 12:36:00 GMT\nhost:" + HOST + "\nx-amz-date:", True),
     # Without a path both sign "/".
     (Request(path=""), "POST\n/\n\n", False),
+    # A path to S3 that is not encoded is signed as S3 encodes it: AWS's own example has a dollar.
+    (Request("GET", "/a$b c%20%24", path_as_sent=True, payload=UNSIGNED), "GET\n/a%24b%20c%20%24\n",
+     True),
+    # The parameters of a presigned URL stay as the caller has them.
+    (Request("GET", query="a=1&a=2&b", expires=1), "Headers=host&a=1&a=2&b=\n", True),
 ]
 
 

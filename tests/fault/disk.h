@@ -77,13 +77,7 @@
 #include <bearssl.h>
 #include <curl/curl.h>
 
-#if !defined(RENAME_EXCHANGE)     /* musl, and glibc before 2.28              */
 #include <sys/syscall.h>
-#define RENAME_NOREPLACE 1
-#define RENAME_EXCHANGE  2
-#define renameat2(a, from, b, to, how) \
-    (int)syscall(SYS_renameat2, a, from, b, to, how)
-#endif
 #endif
 
 #define DISK static __attribute__((unused))
@@ -1169,28 +1163,16 @@ disk_lstat(const char *path, struct stat *st)
 }
 
 
-#if defined(STATX_ATTR_MOUNT_ROOT)        /* a libc may know no such thing    */
-
-#define DISK_MOUNTS 1
-
-
 /* Whether it is a mount point, and no more. */
 DISK int
-disk_statx(int dir, const char *path, int flags, unsigned mask,
-           struct statx *out)
+disk_SYS_statx(int dir, const char *path, int flags, unsigned mask,
+               uint64_t *out)
 {
     if (!disk_is_ours(path))
-        return statx(dir, path, flags, mask, out);
-    memset(out, 0, sizeof *out);
-    out->stx_attributes = disk.mounted ? STATX_ATTR_MOUNT_ROOT : 0;
+        return (int)syscall(SYS_statx, dir, path, flags, mask, out);
+    out[1] = disk.mounted ? 0x2000 : 0;   /* STATX_ATTR_MOUNT_ROOT            */
     return disk_leave(disk_enter(DISK_ASKS, path, 0, 0), 0);
 }
-
-#define statx(d, p, f, m, x)  disk_statx(d, p, f, m, x)
-
-#else
-#define DISK_MOUNTS 0
-#endif
 
 
 DISK ssize_t
@@ -1385,15 +1367,15 @@ disk_rename(const char *from, const char *to)
 
 
 DISK int
-disk_renameat2(int a, const char *from, int b, const char *to, unsigned how)
+disk_SYS_renameat2(int a, const char *from, int b, const char *to, int how)
 {
-    int exchanges = how == RENAME_EXCHANGE;
+    int exchanges = how == 2;             /* RENAME_EXCHANGE                  */
 
     if (disk_is_ours(from))
         return disk_move(exchanges ? DISK_EXCHANGES : DISK_RENAMES_NEW, from,
                          to);
     return disk_fails("renameat2", exchanges ? 'x' : 'n')
-         ? -1 : renameat2(a, from, b, to, how);
+         ? -1 : (int)syscall(SYS_renameat2, a, from, b, to, how);
 }
 
 
@@ -1505,7 +1487,6 @@ disk_pages(size_t len)
 
 
 /* From here on these names mean the disk. */
-#undef renameat2
 #define open(...)             disk_open(__VA_ARGS__)
 #define close(fd)             disk_close(fd)
 #define fstat(fd, st)         disk_fstat(fd, st)
@@ -1517,7 +1498,7 @@ disk_pages(size_t len)
 #define fsync(fd)             disk_fsync(fd)
 #define ftruncate(fd, n)      disk_ftruncate(fd, n)
 #define rename(from, to)      disk_rename(from, to)
-#define renameat2(a, f, b, t, how) disk_renameat2(a, f, b, t, how)
+#define kaws__sys_call(call, ...) disk_##call(__VA_ARGS__)
 #define link(from, to)        disk_link(from, to)
 #define unlink(path)          disk_unlink(path)
 #define mkdir(path, mode)     disk_mkdir(path, mode)

@@ -529,14 +529,12 @@ test_mounted(void **state)
     int mounted;
 
     (void)state;
-    for (mounted = 0; mounted <= DISK_MOUNTS; mounted++) {
+    for (mounted = 0; mounted <= 1; mounted++) {
         (void)begin(&operations[IS_OPEN]);
         disk.mounted = mounted;
         kaws_close(model_must_open());
-#if defined(STATX_ATTR_MOUNT_ROOT)        /* else nobody can tell             */
         assert_int_equal(fake_logged(&fake, 1, "is a mount point"), mounted);
         assert_int_equal(fake_logged(&fake, 1, "mount its folder"), mounted);
-#endif
         tried++;
     }
     disk.mounted = 0;

@@ -547,6 +547,59 @@ test_rings_that_share_a_file(void **state)
 }
 
 
+/* ---- whom to trust, learned by all at once ----------------------------- */
+
+static void
+fetch_one(thread *t)
+{
+    static const char *const names[] = { "east", "east2", "west" };
+    kaws_error err;
+    kaws_key key;
+    kaws_status status;
+
+    status = kaws_fetch(t->ring, name_of(names[t->number % 3], ""), &key, &err);
+    (void)went_as(t, "fetch", status, KAWS_OK, &err);
+    kaws_key_free(t->ring, &key);
+}
+
+
+/* The account of an alias is unknown until somebody asks: all do, for keys that
+ * its KMS key sealed, or another one did. */
+static void
+test_first_fetches(void **state)
+{
+    static const char *const arns[] = { FAKE_EAST, FAKE_EAST2, FAKE_WEST };
+    static const char *const names[] = { "east", "east2", "west" };
+    static thread threads[9];
+    struct world *w = *state;
+    kaws_stats stats;
+    int round, i;
+
+    world_open(w);
+    for (i = 0; i < 3; i++) {
+        EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, arns[i], &w->err));
+        EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of(names[i], ""),
+                                               "AES", 32, &w->err));
+    }
+    w->cfg.kms_key_id = "alias/app";
+    for (round = 0; round < rounds(30); round++) {
+        world_reopen(w);
+        memset(threads, 0, sizeof threads);
+        for (i = 0; i < (int)COUNT(threads); i++) {
+            threads[i].w = w;
+            threads[i].ring = w->ring;
+            threads[i].number = i;
+            threads[i].strict = 1;
+            threads[i].job = fetch_one;
+        }
+        run_all(threads, (int)COUNT(threads));
+        kaws_get_stats(w->ring, &stats);
+        assert_in_range(stats.kms_requests, 9, 18);
+        assert_string_equal(w->ring->kms.trust.own, "aws " FAKE_OWN);
+    }
+}
+
+
 /* ---- what a failed re-wrap gives back, while keys go ------------------- */
 
 static struct meeting {
@@ -642,6 +695,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_all_at_once),
         TEST(test_rings_that_share_a_file),
+        TEST(test_first_fetches),
         TEST(test_a_failed_rewrap_while_keys_go)
     };
 

@@ -264,7 +264,7 @@ do_decrypt(scene *s)
 
 
 static kaws_status
-do_sign(scene *s)
+do_sign(scene *s, int expires, size_t room)
 {
     static char out[1024];
     const char *headers[] = { "Host:example.amazonaws.com", NULL };
@@ -278,7 +278,8 @@ do_sign(scene *s)
     what.service = "kms";
     what.headers = headers;
     what.when = s->f.now_ms / 1000;
-    return kaws_sign(&what, who, out, sizeof out, &s->err);
+    what.expires = expires;
+    return kaws_sign(&what, who, out, room, &s->err);
 }
 
 
@@ -351,7 +352,9 @@ static const kaws_bytes key = { plain, PLAIN };
     X(decrypt, do_decrypt(s))                                                 \
     X(reencrypt, kaws_kms_reencrypt(s->ring, NULL, &s->sealed, &s->out,       \
                                     &s->err))                                 \
-    X(sign, do_sign(s))
+    X(sign, do_sign(s, 0, 1024))                                              \
+    X(presign, do_sign(s, 60, 1024))                                          \
+    X(presign_no_room, do_sign(s, 60, 270))
 
 #define X(name, call)                                                         \
     static kaws_status                                                        \
@@ -411,7 +414,9 @@ static const struct row {
     { "decrypt", job_decrypt, KAWS_OK, NULL, { NULL } },
     { "reencrypt", job_reencrypt, KAWS_OK, NULL, { NULL } },
     { "reencrypt-across", job_reencrypt, KAWS_OK, go_west, { NULL } },
-    { "sign", job_sign, KAWS_OK, NULL, { NULL } }
+    { "sign", job_sign, KAWS_OK, NULL, { NULL } },
+    { "presign", job_presign, KAWS_OK, NULL, { NULL } },
+    { "presign-no-room", job_presign_no_room, KAWS_ARGUMENT, NULL, { NULL } }
 };
 
 

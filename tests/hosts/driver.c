@@ -406,28 +406,67 @@ run_kms_reencrypt(job *j)
 }
 
 
+/* BLOB ARN MATERIAL; gives the packed BYTES */
+static kaws_status
+run_sealed_pack(job *j)
+{
+    uint8_t packed[KAWS_SEALED_PACKED_MAX];
+    size_t len = sizeof packed;
+    kaws_sealed sealed;
+    kaws_status status;
+
+    take_sealed(j, &sealed);
+    (void)snprintf(sealed.key_material_id, sizeof sealed.key_material_id, "%s",
+                   TEXT(2));
+    status = kaws_sealed_pack(&sealed, packed, &len, &j->err);
+    if (status == KAWS_OK)
+        put_bytes(j->out, packed, len);
+    return status;
+}
+
+
+/* BYTES; gives BLOB ARN MATERIAL */
+static kaws_status
+run_sealed_unpack(job *j)
+{
+    kaws_sealed sealed;
+
+    return put_sealed(j, kaws_sealed_unpack(bytes_of(&j->args[0]), &sealed,
+                                            &j->err), &sealed);
+}
+
+
 /* ---- the rest ---------------------------------------------------------- */
 
-/* METHOD PATH QUERY REGION SERVICE BODY WHEN ID SECRET TOKEN HEADER...; gives
- * the Authorization header's value. */
+/* METHOD PATH QUERY REGION SERVICE BODY WHEN ID SECRET TOKEN PATH-AS-SENT
+ * PAYLOAD TOKEN-UNSIGNED EXPIRES HEADER...; gives the Authorization header's
+ * value or a presigned URL's query, the X-Amz-Date and the body's SHA-256. */
 static kaws_status
 run_sign(job *j)
 {
     const char *headers[ARGS + 1];
-    char authorization[4096];
-    kaws_signing what = { TEXT(0), TEXT(1), TEXT(2), TEXT(3), TEXT(4), headers,
-                          bytes_of(&j->args[5]), NUMBER(6) };
+    char out[4096], date[17], hash[65];
+    kaws_signing what = {
+        .method = TEXT(0), .path = TEXT(1), .query = TEXT(2),
+        .region = TEXT(3), .service = TEXT(4), .headers = headers,
+        .body = bytes_of(&j->args[5]), .when = NUMBER(6),
+        .path_as_sent = (int)NUMBER(10), .payload = TEXT(11),
+        .token_unsigned = (int)NUMBER(12), .expires = (int)NUMBER(13)
+    };
     kaws_creds who = { TEXT(7), TEXT(8), TEXT(9) };
     kaws_status status;
     size_t i, n = 0;
 
-    for (i = 10; i < j->count; i++)
+    for (i = 14; i < j->count; i++)
         headers[n++] = j->args[i].at;
     headers[n] = NULL;
-    status = kaws_sign(&what, who, authorization, sizeof authorization,
-                       &j->err);
-    if (status == KAWS_OK)
-        put_text(j->out, authorization);
+    status = kaws_sign(&what, who, out, sizeof out, &j->err);
+    if (status == KAWS_OK) {
+        put_text(j->out, out);
+        put_text(j->out, kaws_amz_date(date, what.when));
+        put_text(j->out, kaws_payload_sha256(hash, what.body));
+    }
+    kaws_wipe(out, sizeof out);
     return status;
 }
 
@@ -515,7 +554,9 @@ static const command commands[] = {
     { "kms_encrypt", 1, ARGS, run_kms_encrypt, 0 },
     { "kms_decrypt", 3, ARGS, run_kms_decrypt, 0 },
     { "kms_reencrypt", 2, ARGS, run_kms_reencrypt, 0 },
-    { "sign", 10, ARGS, run_sign, 0 },
+    { "sealed_pack", 3, 3, run_sealed_pack, 0 },
+    { "sealed_unpack", 1, 1, run_sealed_unpack, 0 },
+    { "sign", 14, ARGS, run_sign, 0 },
     { "texts", 0, 0, run_texts, 1 },
     { "show", 1, 1, run_show, 1 },
     { "wipe", 1, 1, run_wipe, 1 }

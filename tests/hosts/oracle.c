@@ -102,14 +102,15 @@ say_text(const char *text)
 
 /* ---- answers ------------------------------------------------------------- */
 
-/* method path query region service body when id secret token header...
- * -> status, canonical request, Authorization or sentence */
+/* method path query region service body when id secret token path_as_sent
+ * payload token_unsigned expires header...
+ * -> status, canonical request, what kaws_sign wrote or its sentence */
 static void
 answer_sign(question *q)
 {
     const char *headers[FIELDS + 1];
     kaws_creds who = { text_of(q, 8), text_of(q, 9), text_of(q, 10) };
-    char out[8192];
+    static char out[16384], query[16384];
     kaws_signing what;
     kaws_status status;
     kaws_error err;
@@ -124,15 +125,22 @@ answer_sign(question *q)
     what.service = text_of(q, 5);
     what.body = bytes_of(q, 6, 0);
     what.when = number_of(q, 7);
-    for (i = 11; i < q->count; i++)
+    what.path_as_sent = (int)number_of(q, 11);
+    what.payload = text_of(q, 12);
+    what.token_unsigned = (int)number_of(q, 13);
+    what.expires = (int)number_of(q, 14);
+    for (i = 15; i < q->count; i++)
         headers[n++] = text_of(q, i);
     headers[n] = NULL;
     what.headers = headers;
     status = kaws_sign(&what, who, out, sizeof out, &err);
     printf("%d ", (int)status);
     kaws__buf_init(&text, &hooks);
+    memcpy(query, out, sizeof query);
+    canonical_cut(query, &what);
     if (status == KAWS_OK &&
-        canonical_request(&text, &what, who.token) == NULL)
+        canonical_request(&text, &what, what.expires > 0 ? query : what.query,
+                          who.token) == NULL)
         say(kaws__buf_view(&text));
     say_text(status == KAWS_OK ? out : err.text);
     kaws__buf_free(&text);

@@ -30,7 +30,7 @@
 
 #define FAKE_ID     "AKIAFAKEFAKEFAKEFAKE"
 #define FAKE_SECRET "sEcReT/fAkE+0123456789abcdefghijklmnopqr"
-#define FAKE_OWN    "111122223333"        /* the account of the credentials   */
+#define FAKE_OWN    "111122223333"        /* whose the credentials are        */
 #define FAKE_OTHER  "444455556666"
 #define FAKE_ARN(region, account, n) \
     "arn:aws:kms:" region ":" account ":key/0000000" n \
@@ -87,6 +87,7 @@ struct fake {
     size_t   log_len, log_max;
 
     char     id[64], secret[64], token[64];   /* what the KMS knows           */
+    const char *account;                  /* of these credentials             */
     fake_key keys[FAKE_KEYS];
     int      rotation_ms;                 /* how long a rotation takes        */
     int      knows_no_dry_run, hides_material;
@@ -458,8 +459,9 @@ fake_check_signature(struct fake *f, fake_ask *ask, const kaws_request *q)
     char want[640], id[80] = "";
     int year = 0, month = 0, day = 0, hour = 0, minute = 0, second = 0;
     kaws_creds who = { f->id, f->secret, NULL };
-    kaws_signing what = { "POST", "/", NULL, ask->region, "kms", lines,
-                          q->body, 0 };
+    kaws_signing what = { .method = "POST", .path = "/", .service = "kms",
+                          .region = ask->region, .headers = lines,
+                          .body = q->body };
     int64_t off;
     size_t i, n = 0;
 
@@ -505,7 +507,7 @@ fake_find_key(struct fake *f, fake_ask *ask, kaws_bytes text)
         (void)snprintf(alias, sizeof alias, "%.*s%s",
                        (int)(strstr(k->arn, "key/") - k->arn), k->arn,
                        k->alias);
-        mine = strcmp(account, FAKE_OWN) == 0;
+        mine = strcmp(account, f->account) == 0;
         named = kaws__buf_same(text, kaws__buf_of(k->arn)) ||
                 (mine && kaws__buf_same(text, kaws__buf_of(id))) ||
                 (k->alias[0] != '\0' &&
@@ -947,6 +949,7 @@ fake_init(struct fake *f)
     fake_write_conf(f, FAKE_ID "\n" FAKE_SECRET "\n");
     (void)snprintf(f->id, sizeof f->id, FAKE_ID);
     (void)snprintf(f->secret, sizeof f->secret, FAKE_SECRET);
+    f->account = FAKE_OWN;
     memcpy(f->keys, keys, sizeof keys);
     f->now_ms = 1795000000000;            /* 2026-11-18T11:06:40Z            */
     f->random_byte = -1;

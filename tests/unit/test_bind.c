@@ -105,6 +105,38 @@ test_longest_context(void **state)
 }
 
 
+/* A context is a map: a name that is there twice has no one value. Names that
+ * only look alike are two. */
+static void
+test_names_given_twice(void **state)
+{
+    static const struct { const char *names[3], *twice; } rows[] = {
+        { { "a", "b", "a" }, "'a'" }, { { "a", "a", "b" }, "'a'" },
+        { { "b", "a", "a" }, "'a'" }, { { "a", "A", "aa" }, NULL },
+        { { "x", "cl\xc3\xa9", "cl\xc3\xa9" }, "'cl\\xc3\\xa9'" },
+        { { "e\xcc\x81", "\xc3\xa9", "e" }, NULL }
+    };
+    static const char *const values[] = { "v", "w" };
+    kaws_pair pairs[3];
+    kaws_context ctx = { pairs, 3 };
+    kaws_error err;
+    size_t i, k, different;
+
+    (void)state;
+    for (i = 0; i < COUNT(rows); i++)
+        for (different = 0; different < 2; different++) {
+            for (k = 0; k < 3; k++) {
+                pairs[k].name = rows[i].names[k];
+                pairs[k].value = values[k % 2 & different];
+            }
+            kaws__err_clear(&err);
+            expect_at(__LINE__, &err, kaws__bind_context_ok(&ctx, &err),
+                      rows[i].twice != NULL ? KAWS_ARGUMENT : KAWS_OK,
+                      rows[i].twice);
+        }
+}
+
+
 /* What a caller gives as a context of its own. */
 static void
 test_given_contexts(void **state)
@@ -143,7 +175,8 @@ main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_names), cmocka_unit_test(test_contexts),
         cmocka_unit_test(test_longest_context),
-        cmocka_unit_test(test_given_contexts)
+        cmocka_unit_test(test_given_contexts),
+        cmocka_unit_test(test_names_given_twice)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -66,6 +66,7 @@ test_where_it_goes(void **state)
     }
 }
 
+#if !defined(KEYRING_AWS_NO_CURL)
 
 /* Without a `send` hook. What is wrong with a setting is not tried again. */
 static void
@@ -82,6 +83,8 @@ test_bad_proxy(void **state)
     kaws_get_stats(w->ring, &stats);
     assert_int_equal(stats.kms_requests, 1);
 }
+
+#endif
 
 
 /* ---- what the caller is told ------------------------------------------- */
@@ -738,6 +741,66 @@ test_patience_is_lost(void **state)
 }
 
 
+/* ---- cancelled --------------------------------------------------------- */
+
+static struct {
+    int at;                       /* the hook says 1 from this question on    */
+    int asked;
+} canceller;
+
+
+static int
+cancelled(void *ctx)
+{
+    (void)ctx;
+    return ++canceller.asked >= canceller.at;
+}
+
+
+/* The hook is asked before each attempt, after one without a reply (the `send`
+ * hook may have given up because of it), and every 100 ms of a pause. */
+static void
+test_cancelled(void **state)
+{
+    static const fake_script slower = { .error = "ThrottlingException",
+                                        .retry_after_ms = 1000, .times = 9 },
+                             none = { .no_reply = "refused", .times = 9 };
+    static const struct {
+        const fake_script *script; int at, requests, sleeps; int64_t slept;
+    } rows[] = {
+        { &slower, 1, 0, 0, 0 }, { &slower, 2, 1, 0, 0 },
+        { &slower, 3, 1, 1, 100 }, { &slower, 6, 1, 4, 400 },
+        { &slower, 12, 1, 10, 1000 }, { &slower, 13, 1, 10, 1000 },
+        { &slower, 14, 2, 10, 1000 }, { &none, 1, 0, 0, 0 },
+        { &none, 2, 1, 0, 0 }
+    };
+    struct world *w = *state;
+    int64_t start;
+    size_t i;
+
+    w->cfg.hooks.cancelled = cancelled;
+    world_reopen(w);
+    for (i = 0; i < COUNT(rows); i++) {
+        canceller.asked = 0;
+        canceller.at = rows[i].at;
+        w->f.requests = w->f.sleeps = 0;
+        start = w->f.now_ms;
+        fake_push(&w->f, *rows[i].script);
+        EXPECT(w, KAWS_CANCELLED, "waited for AWS KMS, and nothing was changed",
+               kaws_check(w->ring, &w->err));
+        SAY_NO_MORE(w);
+        if (w->f.requests != rows[i].requests || w->f.sleeps != rows[i].sleeps
+            || w->f.now_ms - start != rows[i].slept ||
+            canceller.asked > rows[i].at + 1)
+            fail_msg("row %d: %d requests, %d sleeps of %d ms, asked %d times",
+                     (int)i, w->f.requests, w->f.sleeps,
+                     (int)(w->f.now_ms - start), canceller.asked);
+    }
+    canceller.at = INT_MAX;               /* nothing of it stays              */
+    ASK(w, KAWS_OK, NULL, 1);
+}
+
+
 /* ---- the clock, and the credentials ------------------------------------ */
 
 /* Is the clock set by AWS's, and are the credentials read again, and only
@@ -972,7 +1035,8 @@ test_newer_credentials(void **state)
 /* ---- operations of several calls --------------------------------------- */
 
 /* The timeout is for the whole of what the caller asked for: Encrypt and its
- * proof, the question whose account it is and the Decrypt. */
+ * proof; a Decrypt with another KMS key, the question whose account it is, and
+ * the Decrypt with the entry's. */
 static void
 test_one_budget(void **state)
 {
@@ -990,10 +1054,11 @@ test_one_budget(void **state)
     EXPECT(w, KAWS_OK, NULL, kaws_store(w->ring, name, "AES", plain, &w->err));
     assert_int_equal(fake_calls(&w->f, "Decrypt"), 1);
     assert_int_equal(w->f.timeout_ms, 600);
+    w->cfg.kms_key_id = "alias/two";
     world_reopen(w);                      /* the account is to be asked for   */
     EXPECT(w, KAWS_OK, NULL, kaws_fetch(w->ring, name, &key, &w->err));
     kaws_key_free(w->ring, &key);
-    assert_int_equal(w->f.timeout_ms, 600);
+    assert_int_equal(w->f.timeout_ms, 200);
     call_takes_ms = 1500;
     EXPECT(w, KAWS_OK, NULL, kaws_check(w->ring, &w->err));
     assert_int_equal(w->f.timeout_ms, 1);
@@ -1083,15 +1148,18 @@ main(void)
 #define BARE(name)                                                            \
     cmocka_unit_test_setup_teardown(name, world_begin_bare, world_end)
     const struct CMUnitTest tests[] = {
-        BARE(test_where_it_goes), BARE(test_bad_proxy),
-        BARE(test_refusals), BARE(test_another_error_next),
+#if !defined(KEYRING_AWS_NO_CURL)
+        BARE(test_bad_proxy),
+#endif
+        BARE(test_where_it_goes), BARE(test_refusals),
+        BARE(test_another_error_next),
         BARE(test_no_type), BARE(test_doubtful_connections),
         BARE(test_same_request_id), BARE(test_words_from_outside),
         BARE(test_nothing_is_echoed),
         BARE(test_pauses), BARE(test_retry_after), BARE(test_attempts),
         BARE(test_budget), BARE(test_no_time_for_a_cure),
         BARE(test_patience), BARE(test_patience_ends),
-        BARE(test_patience_is_lost),
+        BARE(test_patience_is_lost), BARE(test_cancelled),
         BARE(test_cures), BARE(test_clock), BARE(test_dates_not_believed),
         BARE(test_mad_clocks), BARE(test_cures_are_no_attempts),
         BARE(test_newer_credentials),

@@ -19,7 +19,7 @@ typedef struct option {                   /* as curl_easy_setopt was told     */
 
 static option options[64];
 static size_t option_count;
-static CURLoption unknown;                /* to this libcurl; 0: none is      */
+static CURLoption strange;                /* to this libcurl; 0: none is      */
 static int curl_left = -1;                /* calls until one fails; -1: none  */
 static const curl_version_info_data *curl_says;   /* NULL: the truth          */
 static const char *hidden = "";           /* a function of no library         */
@@ -46,7 +46,7 @@ poor_setopt(CURL *easy, CURLoption which, ...)
 
     memset(o, 0, sizeof *o);
     o->option = which;
-    if (curl_fails() || which == unknown)
+    if (curl_fails() || which == strange)
         return CURLE_UNKNOWN_OPTION;
     va_start(rest, which);
     if (which < CURLOPTTYPE_OBJECTPOINT) {
@@ -508,13 +508,13 @@ expect_needed(const kaws__transfer *t)
 
     memcpy(set, options, sizeof set);
     for (i = 0; i < count; i++) {
-        unknown = set[i].option;
+        strange = set[i].option;
         if (kaws__curl_set_options(t->easy, t) != (
-                unknown == CURLOPT_CAPATH || unknown == CURLOPT_SSL_CTX_DATA ||
-                unknown == CURLOPT_SSL_CTX_FUNCTION))
-            fail_msg("%s: option %d", *unit_case(), (int)unknown);
+                strange == CURLOPT_CAPATH || strange == CURLOPT_SSL_CTX_DATA ||
+                strange == CURLOPT_SSL_CTX_FUNCTION))
+            fail_msg("%s: option %d", *unit_case(), (int)strange);
     }
-    unknown = (CURLoption)0;
+    strange = (CURLoption)0;
 }
 
 
@@ -580,7 +580,8 @@ test_options(void **state)
         kaws__sender s = { .ca_file = k->ca_file, .old = k->old };
         kaws__conn conn = { .sock = k->kept ? 7 : CURL_SOCKET_BAD,
                             .share = curl_share_init() };
-        kaws_request q = { k->url, NULL, kaws__buf_of(k->body), 2000, 3000, 0 };
+        kaws_request q = { .url = k->url, .body = kaws__buf_of(k->body),
+                           .connect_timeout_ms = 2000, .timeout_ms = 3000 };
         kaws__transfer t = { .s = &s, .conn = &conn, .q = &q, .first = 2,
                              .easy = curl_easy_init() };
         *unit_case() = k->url;
@@ -1055,8 +1056,9 @@ ask(kaws__http *http, const char *test, const char *body, int fresh,
     static uint8_t room[16];
     char line[64];
     const char *headers[KAWS__CURL_LINES + 2] = { line };
-    kaws_request q = { server.url, headers, kaws__buf_of(body), 9000, 9000,
-                       fresh };
+    kaws_request q = { .url = server.url, .headers = headers,
+                       .body = kaws__buf_of(body), .connect_timeout_ms = 9000,
+                       .timeout_ms = 9000, .fresh_connection = fresh };
     kaws_status status;
     void *lent;
     size_t i;
@@ -1234,7 +1236,7 @@ test_reply_over_another_connection(void **state)
 
     for (i = 0; i < COUNT(rows); i++) {
         uint8_t room[16];
-        kaws_request q = { server.url, NULL, kaws__buf_of("{}"), 0, 0, 0 };
+        kaws_request q = { .url = server.url, .body = kaws__buf_of("{}") };
         kaws_reply r = { .body = room, .body_max = sizeof room };
         kaws__transfer t = { .q = &q, .r = &r, .first = 2 };
         kaws__http http;

@@ -656,6 +656,53 @@ test_read(void **state)
 }
 
 
+/* A large file is looked over before memory is asked for: so much that no look
+ * could take it may follow the header, and memory there is none. */
+static void
+test_read_large(void **state)
+{
+    enum { SIZE = KAWS__FILE_TRUSTED + 1, MOST = KAWS__STORE_APPEND_MAX,
+           STEP = (8188 - 80) / 2 };      /* a block ends inside a length     */
+    static const struct {
+        size_t good;                      /* where the lengths end            */
+        int    skip, os;                  /* which look at the disk fails     */
+        kaws_status status;
+        const char *words;
+    } rows[] = {
+        { SIZE, 9999, 0, KAWS_MEMORY, "out of memory" },
+        { SIZE - MOST + 1, 9999, 0, KAWS_MEMORY, "out of memory" },
+        { SIZE - MOST - 1, 9999, 0, KAWS_CORRUPT, "what follows is not" },
+        { 0, 9999, 0, KAWS_CORRUPT, "byte 80: what follows is not entries" },
+        { SIZE, 0, EIO, KAWS_FILE, "cannot read the data file" },
+        { SIZE, 1, EIO, KAWS_FILE, "cannot read the data file" }
+    };
+    struct world *w = *state;
+    static uint8_t large[SIZE];
+    kaws__file f;
+    size_t i, at, len;
+
+    OK(w, open_file(w, &f, 0));
+    for (i = 0; i < COUNT(rows); i++) {
+        memset(large, 0, sizeof large);
+        memcpy(large, fresh, NEW_LEN);
+        for (at = NEW_LEN; at < rows[i].good; at += len) {
+            len = rows[i].good - at < 2 * STEP ? rows[i].good - at : STEP;
+            len = len > STEP ? len / 2 : len;
+            kaws__store_put(large + at, len - KAWS__STORE_DIGEST, 4);
+            kaws__store_put(large + at + 4, ~(len - KAWS__STORE_DIGEST), 4);
+        }
+        spill(w->f.data, large, sizeof large);
+        disk_fail("pread", rows[i].skip, rows[i].os, 1);
+        w->f.fail_nth = w->f.allocs + 1;
+        EXPECT(w, rows[i].status, rows[i].words, read_file(w, &f));
+        assert_int_equal(w->f.allocs == w->f.fail_nth,
+                         rows[i].status == KAWS_MEMORY);
+        disk_heal();
+    }
+    kaws__file_close(&f);
+}
+
+
 /* Somebody does something to that path, just before the call of that name that
  * comes after `skip` others, and after `seen` is in the trace. */
 static struct meddler {
@@ -1797,7 +1844,7 @@ main(void)
 #if !defined(_WIN32)
         TEST(test_modes_and_owner),
 #endif
-        TEST(test_read),
+        TEST(test_read), TEST(test_read_large),
         TEST(test_another_file_in_its_place),
         TEST(test_other_bytes_in_it),
 #if !defined(_WIN32)

@@ -491,7 +491,7 @@ test_alias_of_a_foreign_account(void **state)
     assert_string_equal(t->own, "");
     EXPECT(w, KAWS_OK, NULL, act(w, 'g'));
     assert_string_equal(t->now.arn, FAKE_EAST);
-    assert_string_equal(t->own, FAKE_EAST);
+    assert_string_equal(t->own, "aws " FAKE_OWN);
     SAY(w, .from = FAKE_EAST, .to = FAKE_FOREIGN);
     EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, act(w, 'g'));
     assert_string_equal(t->now.arn, FAKE_EAST);

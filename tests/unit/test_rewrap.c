@@ -598,6 +598,70 @@ test_rewrap_in_parallel(void **state)
 }
 
 
+/* ---- cancelled --------------------------------------------------------- */
+
+static __thread int caller;       /* is this the thread of the caller?        */
+static int cancel, hanging;       /* by __atomic                              */
+
+
+static int
+cancelled(void *ctx)
+{
+    (void)ctx;
+    return caller && __atomic_load_n(&cancel, __ATOMIC_SEQ_CST);
+}
+
+
+/* The caller's own key is done at once, and then the call is cancelled. All
+ * other threads hang until they learn of it. */
+static int
+hang(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    struct world *w = ctx;
+    int i, there = 0;
+
+    if (caller) {
+        for (i = 0; i < 5000 && q->cancelled != cancelled && !there; i++) {
+            there = __atomic_load_n(&hanging, __ATOMIC_SEQ_CST);
+            kaws__sys_sleep_ms(NULL, 1);
+        }
+        __atomic_store_n(&cancel, there, __ATOMIC_SEQ_CST);
+        return fake_send(&w->f, q, r);
+    }
+    __atomic_store_n(&hanging, 1, __ATOMIC_SEQ_CST);
+    for (i = 0; i < 5000 && !q->cancelled(q->cancelled_arg); i++)
+        kaws__sys_sleep_ms(NULL, 1);
+    assert_in_range(i, 0, 4999);
+    return -1;
+}
+
+
+/* Only the caller's thread knows that the re-wrap is cancelled, and it has
+ * nothing left to do. */
+static void
+test_rewrap_cancelled(void **state)
+{
+    struct world *w = *state;
+
+    OK(w, store(w, "k0", "text 0"));
+    OK(w, store(w, "k1", "text 1"));
+    w->cfg.hooks.cancelled = cancelled;
+    w->cfg.rewrap_parallel = 2;
+    w->f.hooks = w->cfg.hooks;
+    world_reopen(w);
+    OK(w, rewrap(w));
+    caller = 1;
+    w->ring->hooks.send = hang;
+    w->ring->hooks.ctx = w;
+    expect_no_rewrap(w, KAWS_CANCELLED, "while it waited for AWS KMS");
+    assert_int_equal(hanging, 1);
+    cancel = 0;
+    w->ring->hooks = w->f.hooks;
+    OK(w, rewrap(w));
+    caller = 0;
+}
+
+
 int
 main(void)
 {
@@ -609,6 +673,7 @@ main(void)
         OPEN(test_rewrap_twice_the_same_blob),
         OPEN(test_rewrap_twice_the_same_id), OPEN(test_rewrap_far_proves),
         OPEN(test_rewrap_fails), OPEN(test_rewrap_twice_at_once),
+        OPEN(test_rewrap_cancelled),
         SHUT(test_rewrap_under_traffic), OPEN(test_rewrap_of_what_is_gone),
         OPEN(test_rewrap_of_nothing_left), SHUT(test_rewrap_in_parallel)
     };

@@ -204,6 +204,37 @@ test_stats(void **state)
 }
 
 
+/* A forked child has its parent's memory, and a different process id. */
+static void
+test_a_ring_of_another_process(void **state)
+{
+    struct world *w = *state;
+    kaws_stats s, none = { 0 };
+    kaws_walk *walk = (kaws_walk *)w;
+    int asked;
+
+    OK(w, store(w, "k", "text"));
+    asked = fake_calls(&w->f, "Encrypt");
+    w->ring->pid++;
+    EXPECT(w, KAWS_CONFIG, "is its child", store(w, "k2", "text"));
+    EXPECT(w, KAWS_CONFIG, "is its child", store(w, "", ""));
+    EXPECT(w, KAWS_CONFIG, "is its child", kaws_walk_begin(w->ring, &walk,
+                                                           &w->err));
+    assert_null(walk);
+    EXPECT(w, KAWS_CONFIG, "is its child", kaws_check(w->ring, &w->err));
+    kaws_use_timeouts(w->ring, 7, 7);
+    kaws_get_stats(w->ring, &s);
+    assert_memory_equal(&s, &none, sizeof s);
+    assert_int_equal(w->ring->kms.timeout_ms, 10000);
+    assert_int_equal(fake_calls(&w->f, "Encrypt"), asked);
+    snap(w);
+    world_close(w);
+    expect_same_file(w);
+    world_open(w);
+    expect_text(w, "k", "text");
+}
+
+
 static void
 test_bad_types_and_lengths(void **state)
 {
@@ -1128,32 +1159,454 @@ test_foreign_reply(void **state)
 }
 
 
-/* Where the KMS key is set by alias or id, its account has to be asked for:
- * with the first fetch, once. */
+/* Others write the conf file: credentials of their account, which has an alias
+ * of the same name; and then it is as it was. */
 static void
-test_the_own_account_is_asked_once(void **state)
+swap_credentials(struct world *w, int to_theirs)
 {
+    fake_key *theirs = &w->f.keys[3];
+
+    assert_string_equal(theirs->arn, FAKE_FOREIGN);
+    w->f.account = to_theirs ? FAKE_OTHER : FAKE_OWN;
+    (void)snprintf(theirs->alias, sizeof theirs->alias, "alias/app");
+}
+
+
+/* Whoever writes the conf file does not choose the account that seals: not when
+ * the ring is opened with it, and not while it is open, be the account known
+ * already or not. */
+static void
+test_the_conf_file_moves_no_trust(void **state)
+{
+    static const char *const known[] = { "opened", "unknown", "known" };
+    struct world *w = *state;
+    size_t i;
+
+    for (i = 0; i < COUNT(known); i++) {
+        reopen_with(w, "alias/app");
+        if (i == 0) {
+            OK(w, generate(w, "k"));
+            OK(w, store(w, "stays", "text"));
+            swap_credentials(w, 1);
+            world_reopen(w);
+        } else if (i == 2) {
+            expect_text(w, "stays", "text");
+        }
+        swap_credentials(w, 1);
+        snap(w);
+        w->f.requests = 0;
+        all_refused(w, i == 2 ? SEALS : ASKS, KAWS_FOREIGN, NULL);
+        EXPECT(w, KAWS_FOREIGN, "444455556666:key/00000004", check(w));
+        EXPECT(w, KAWS_FOREIGN, "trusted ones (aws 111122223333)", check(w));
+        EXPECT(w, KAWS_FOREIGN, "(aws 111122223333)", use_key(w, "alias/app"));
+        EXPECT(w, KAWS_FOREIGN, NULL, use_key(w, FAKE_FOREIGN));
+        EXPECT(w, KAWS_FOREIGN, NULL, try_to_use(w, "alias/app", "us-east-1"));
+        EXPECT(w, KAWS_FOREIGN, NULL, use(w, "alias/app", "us-east-1"));
+        assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 0);
+        assert_int_equal(fake_calls(&w->f, "RotateKeyOnDemand"), 0);
+        expect_same_file(w);
+        assert_int_equal(keys_of(w), 2);
+        assert_int_equal(fake_logged(&w->f, -1, FAKE_FOREIGN), 0);
+        swap_credentials(w, 0);
+        expect_text(w, "stays", "text");
+        OK(w, check(w));
+    }
+}
+
+
+#define ALIAS_ARN "arn:aws:kms:us-east-1:" FAKE_OTHER ":alias/app"
+
+/* What an honest administrator may do to the settings of a keyring that has a
+ * key: then KMS keys seal, and the old key opens, or not. */
+static const struct {
+    const char *first, *accounts;     /* with which the key was made      */
+    const char *then, *accounts_then;
+    int swapped;                      /* credentials are the other's then */
+    int region;                       /* another one is set               */
+    int opens, seals;
+} changes[] = {
+    { "alias/app", NULL, "alias/app", NULL, 0, 0, 1, 1 },
+    { "alias/app", NULL, "alias/two", NULL, 0, 0, 1, 1 },
+    { "alias/app", NULL, "alias/app", NULL, 0, 1, 1, 1 },
+    { "alias/app", NULL, FAKE_EAST2, NULL, 0, 0, 1, 1 },
+    { "alias/app", NULL, NULL, NULL, 0, 0, 1, 0 },
+    { FAKE_EAST, NULL, "alias/app", NULL, 0, 0, 1, 1 },
+    { FAKE_EAST, NULL, "00000001-aaaa-bbbb-cccc-1234567890ab", NULL,
+      0, 0, 1, 1 },
+    { FAKE_WEST, NULL, "alias/app", NULL, 0, 0, 1, 1 },
+    /* A KMS key of another account than the credentials' */
+    { FAKE_FOREIGN, NULL, FAKE_FOREIGN, NULL, 0, 0, 1, 1 },
+    { FAKE_FOREIGN, NULL, NULL, NULL, 0, 0, 1, 0 },
+    { ALIAS_ARN, NULL, ALIAS_ARN, NULL, 0, 0, 1, 1 },
+    { FAKE_FOREIGN, NULL, ALIAS_ARN, NULL, 0, 0, 1, 1 },
+    { FAKE_FOREIGN, FAKE_OTHER, "alias/app", FAKE_OTHER "," FAKE_OWN,
+      0, 0, 1, 1 },
+    /* Moving to another account */
+    { "alias/app", NULL, FAKE_FOREIGN, NULL, 0, 0, 0, 1 },
+    { "alias/app", NULL, FAKE_FOREIGN, NULL, 1, 0, 0, 1 },
+    { "alias/app", NULL, ALIAS_ARN, NULL, 0, 0, 0, 1 },
+    { "alias/app", NULL, FAKE_FOREIGN, FAKE_OWN, 0, 0, 1, 1 },
+    { "alias/app", NULL, "alias/app", FAKE_OWN "," FAKE_OTHER,
+      1, 0, 1, 1 },
+    { "alias/app", NULL, "alias/app", FAKE_OTHER, 1, 0, 0, 1 },
+    { "alias/app", NULL, "alias/app", NULL, 1, 0, 0, 0 },
+    { "alias/app", NULL, "alias/app", FAKE_OWN, 1, 0, 1, 0 }
+};
+
+
+static void
+test_honest_changes(void **state)
+{
+    struct world *w = *state;
+    char row[16];
+    size_t i;
+
+    for (i = 0; i < COUNT(changes); i++) {
+        (void)snprintf(row, sizeof row, "row %lu", (unsigned long)i);
+        swap_credentials(w, 0);
+        w->cfg.region = NULL;
+        if (strcmp(changes[i].first, FAKE_WEST) == 0)
+            w->cfg.region = "us-west-2";
+        w->cfg.accounts = changes[i].accounts;
+        reopen_with(w, changes[i].first);
+        OK(w, store(w, row, "text"));
+        swap_credentials(w, changes[i].swapped);
+        w->cfg.region = changes[i].region ? "us-west-2" : NULL;
+        w->cfg.accounts = changes[i].accounts_then;
+        reopen_with(w, changes[i].then);
+        world_case = row;
+        if (changes[i].opens)
+            expect_text(w, row, "text");
+        else
+            expect_no_key(w, row, KAWS_FOREIGN);
+        EXPECT(w, changes[i].seals ? KAWS_OK : changes[i].then == NULL
+               ? KAWS_CONFIG : KAWS_FOREIGN, NULL, check(w));
+        if (changes[i].opens && changes[i].seals)
+            OK(w, rewrap(w));
+        OK(w, drop(w, row));
+        world_case = "";
+    }
+}
+
+
+/* After a move, the entries of both accounts may stay: an alias of either is
+ * believed, but the other's entries are not trusted for being there. */
+static void
+test_entries_of_two_accounts(void **state)
+{
+    struct world *w = *state;
+    int theirs;
+
+    w->cfg.accounts = FAKE_OWN "," FAKE_OTHER;
+    reopen_with(w, "alias/app");
+    OK(w, store(w, "ours", "text"));
+    OK(w, use_key(w, FAKE_FOREIGN));
+    OK(w, store(w, "theirs", "text"));
+    w->cfg.accounts = NULL;
+    for (theirs = 0; theirs < 2; theirs++) {
+        swap_credentials(w, theirs);
+        world_reopen(w);
+        expect_text(w, theirs ? "theirs" : "ours", "text");
+        expect_no_key(w, theirs ? "ours" : "theirs", KAWS_FOREIGN);
+        OK(w, check(w));
+        EXPECT(w, KAWS_FOREIGN, NULL, rewrap(w));
+        world_reopen(w);                  /* the other one is asked for first */
+        expect_no_key(w, theirs ? "ours" : "theirs", KAWS_FOREIGN);
+        expect_text(w, theirs ? "theirs" : "ours", "text");
+    }
+    OK(w, drop(w, "ours"));
+    swap_credentials(w, 0);
+    world_reopen(w);
+    EXPECT(w, KAWS_FOREIGN, "(aws 444455556666)", check(w));
+    world_close(w);
+    w->cfg.kms_key_id = NULL;             /* then the entries say it all      */
+    world_open(w);
+    expect_text(w, "theirs", "text");
+    EXPECT(w, KAWS_FOREIGN, "(aws 444455556666)", use_key(w, FAKE_EAST));
+    OK(w, use_key(w, FAKE_FOREIGN));
+}
+
+
+/* An empty file says nothing: the first account is believed, and logged. What
+ * was learned stays while the ring is open, whatever is in the file. */
+static void
+test_the_first_account(void **state)
+{
+    static const char told[] = "trusted from here on, aws 111122223333 (";
     struct world *w = *state;
 
     reopen_with(w, "alias/app");
-    OK(w, store(w, "k", "text"));
+    fake_forget_log(&w->f);
+    OK(w, check(w));
+    assert_int_equal(fake_logged(&w->f, 2, told), 1);
+    assert_int_equal(fake_logged(&w->f, 1, ""), 0);
+    OK(w, generate(w, "k"));
+    OK(w, drop(w, "k"));
+    swap_credentials(w, 1);
+    EXPECT(w, KAWS_FOREIGN, "(aws 111122223333)", check(w));
+    EXPECT(w, KAWS_FOREIGN, "(aws 111122223333)", generate(w, "k"));
+    swap_credentials(w, 0);
+    OK(w, generate(w, "k"));
     world_reopen(w);
+    OK(w, check(w));
+    assert_int_equal(fake_logged(&w->f, -1, told), 1);
+
+    /* The last entry goes before anything was asked of KMS. */
+    world_reopen(w);
+    OK(w, drop(w, "k"));
+    swap_credentials(w, 1);
+    EXPECT(w, KAWS_FOREIGN, "(aws 111122223333)", generate(w, "k"));
+    world_reopen(w);                      /* an empty file again              */
+    OK(w, generate(w, "k"));
+    assert_int_equal(fake_logged(&w->f, 2, "here on, aws 444455556666 ("), 1);
+    assert_string_equal(arn_of(w, "k"), FAKE_FOREIGN);
+}
+
+
+/* ---- how often KMS is asked -------------------------------------------- */
+
+/* A fetch, and how many requests it takes. */
+static void
+fetch_takes(struct world *w, const char *key_id, int requests)
+{
+    int before = w->f.requests;
+
+    expect_text(w, key_id, "text");
+    if (w->f.requests - before != requests)
+        fail_msg("%s: %d requests for %d", world_case, w->f.requests - before,
+                 requests);
+}
+
+
+/* However the KMS key is named, a fetch takes one request, though no account is
+ * known yet: KMS tells it with the key. */
+static void
+test_a_fetch_is_one_request(void **state)
+{
+    static const struct { const char *key_id, *accounts; } rows[] = {
+        { FAKE_EAST, NULL }, { "arn:aws:kms:us-east-1:" FAKE_OWN ":alias/app",
+          NULL }, { "alias/app", NULL }, { "alias/app", FAKE_OWN },
+        { "alias/two", FAKE_OWN }, { FAKE_EAST2, NULL },
+        { "00000001-aaaa-bbbb-cccc-1234567890ab", NULL },
+        { NULL, FAKE_OWN }, { NULL, NULL }
+    };
+    struct world *w = *state;
+    kaws_sealed sealed;
+    uint8_t room[8];
+    size_t len, i;
+
+    OK(w, store(w, "k", "text"));
+    OK(w, kms_encrypt(w, NULL, kaws__buf_of("x"), &sealed));
+    for (i = 0; i < COUNT(rows); i++) {
+        world_case = rows[i].key_id;
+        w->cfg.accounts = rows[i].accounts;
+        reopen_with(w, rows[i].key_id);
+        fetch_takes(w, "k", 1);
+        fetch_takes(w, "k", 1);
+        world_reopen(w);
+        w->f.requests = 0;
+        len = sizeof room;
+        OK(w, kms_decrypt(w, NULL, &sealed, room, &len));
+        assert_int_equal(w->f.requests, 1);
+        world_case = "";
+    }
+}
+
+
+/* The first request names the KMS key as the settings do; from then on, and if
+ * the account needs not be learned, it names the entry's. */
+static void
+test_what_the_first_fetch_names(void **state)
+{
+    struct world *w = *state;
+
+    OK(w, store(w, "k", "text"));
+    reopen_with(w, "alias/app");
+    expect_text(w, "k", "text");
+    assert_non_null(strstr(w->f.body, "{\"KeyId\":\"alias/app\","));
+    expect_text(w, "k", "text");
+    assert_non_null(strstr(w->f.body, "{\"KeyId\":\"" FAKE_EAST "\","));
+    world_reopen(w);
+    OK(w, check(w));
+    expect_text(w, "k", "text");
+    assert_non_null(strstr(w->f.body, "{\"KeyId\":\"" FAKE_EAST "\","));
+}
+
+
+/* If another KMS key sealed it, the account is asked for, once. */
+static void
+test_a_fetch_of_another_kms_key(void **state)
+{
+    static const struct {
+        const char *key_id, *region;
+        fake_script script;
+        int requests;
+    } rows[] = {
+        { "alias/two", NULL, { .times = 0 }, 3 },
+        { "00000002-aaaa-bbbb-cccc-1234567890ab", NULL, { .times = 0 }, 2 },
+        { "alias/app", "us-west-2", { .times = 0 }, 2 },
+        { "alias/app", NULL, { .action = "Decrypt", .times = 1,
+                               .error = "AccessDeniedException" }, 3 },
+        { "alias/app", NULL, { .action = "Decrypt", .times = 1,
+                               .error = "DisabledException" }, 3 }
+    };
+    struct world *w = *state;
+    size_t i;
+
+    OK(w, store(w, "k", "text"));
+    for (i = 0; i < COUNT(rows); i++) {
+        world_case = rows[i].key_id;
+        w->cfg.region = rows[i].region;
+        reopen_with(w, rows[i].key_id);
+        if (rows[i].script.times > 0)
+            fake_push(&w->f, rows[i].script);
+        fetch_takes(w, "k", rows[i].requests);
+        fetch_takes(w, "k", 1);
+        world_case = "";
+    }
+
+    /* An outage is an outage: nothing else is tried. */
+    w->cfg.region = NULL;
+    reopen_with(w, "alias/app");
     w->f.requests = 0;
     SCRIPT(.no_reply = "no route", .times = 3);
     expect_no_key(w, "k", KAWS_NETWORK);
-    w->f.requests = 0;
-    expect_text(w, "k", "text");
-    assert_int_equal(w->f.requests, 2);
-    expect_text(w, "k", "text");
     assert_int_equal(w->f.requests, 3);
-    reopen_with(w, FAKE_EAST);        /* an ARN says it itself            */
+    SCRIPT(.error = "DisabledException", .times = 9);
+    expect_no_key(w, "k", KAWS_KMS_KEY);
+    SCRIPTS_END();
+    fetch_takes(w, "k", 1);
+}
+
+
+/* Only a reply that fits in all it says teaches the account: not that of
+ * another KMS key, nor of another length. */
+static void
+test_a_bad_fetch_teaches_nothing(void **state)
+{
+    struct world *w = *state;
+    kaws_sealed theirs;
+    uint8_t room[8];
+    size_t len = sizeof room;
+
+    OK(w, store(w, "k", "text"));
+    reopen_with(w, FAKE_FOREIGN);
+    OK(w, kms_encrypt(w, NULL, kaws__buf_of("x"), &theirs));
+    reopen_with(w, "alias/app");
+    SCRIPT(.from = FAKE_EAST, .to = FAKE_EAST2);
+    expect_no_key(w, "k", KAWS_REPLY);
+    assert_string_equal(w->ring->kms.trust.own, "");
+    SCRIPT(.action = "Decrypt", .times = 1,
+           .body = "{\"KeyId\":\"" FAKE_EAST "\",\"Plaintext\":\"eA==\"}");
+    SCRIPT(.action = "GenerateDataKeyWithoutPlaintext",
+           .no_reply = "no route", .times = 3);
+    expect_no_key(w, "k", KAWS_NETWORK);
+    assert_string_equal(w->ring->kms.trust.own, "");
+    swap_credentials(w, 1);               /* their alias opens it, but no key */
+    memset(room, 0x77, sizeof room);      /* of the file is theirs            */
+    EXPECT(w, KAWS_FOREIGN, "(aws 111122223333)",
+           kms_decrypt(w, NULL, &theirs, room, &len));
+    ALL(room, 0);
+    assert_int_equal(len, 0);
+    assert_string_equal(w->ring->kms.trust.own, "");
+}
+
+
+/* To re-encrypt is to open, too: without a list the account is asked for. */
+static void
+test_the_first_call_reencrypts(void **state)
+{
+    struct world *w = *state;
+    kaws_sealed sealed, theirs, out;
+
+    OK(w, kms_encrypt(w, NULL, kaws__buf_of("x"), &sealed));
+    reopen_with(w, FAKE_FOREIGN);
+    OK(w, kms_encrypt(w, NULL, kaws__buf_of("x"), &theirs));
+    reopen_with(w, "alias/two");
     w->f.requests = 0;
-    expect_text(w, "k", "text");
+    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN, kms_reencrypt(w, NULL, &theirs,
+                                                        &out));
+    assert_int_equal(w->f.requests, 1);
+    world_reopen(w);
+    w->f.requests = 0;
+    OK(w, kms_reencrypt(w, NULL, &sealed, &out));
+    assert_int_equal(w->f.requests, 2);
+    assert_string_equal(out.kms_key_arn, FAKE_EAST2);
+    w->cfg.accounts = FAKE_OWN;
+    world_reopen(w);
+    w->f.requests = 0;
+    OK(w, kms_reencrypt(w, NULL, &sealed, &out));
     assert_int_equal(w->f.requests, 1);
 }
 
 
-/* But not for an entry whose account is listed: the alias may lead nowhere. */
+static void
+check_meanwhile(struct world *w)
+{
+    meanwhile.status = kaws_check(w->ring, NULL);
+}
+
+
+/* Another thread learns the account while the first fetch is under way: then
+ * there is nothing to ask, and nothing of the first request is in the error. */
+static void
+test_learned_meanwhile(void **state)
+{
+    struct world *w = *state;
+    kaws_key key;
+
+    OK(w, store(w, "ours", "text"));
+    reopen_with(w, FAKE_FOREIGN);
+    OK(w, store(w, "planted", "text"));
+    reopen_with(w, "alias/app");
+    while_asked(w, "Decrypt", 0, check_meanwhile);
+    w->f.requests = 0;
+    EXPECT(w, KAWS_FOREIGN, FAKE_FOREIGN,
+           kaws_fetch(w->ring, name_of("planted", NULL), &key, &w->err));
+    assert_int_equal(meanwhile.status, KAWS_OK);
+    assert_int_equal(w->f.requests, 3);
+    assert_int_equal(w->err.http, 0);
+    assert_string_equal(w->err.aws, "");
+    assert_string_equal(w->err.request_id, "");
+    w->f.on_send = NULL;
+}
+
+
+/* Others write the data file: entries of a KMS key of theirs, which lets us in;
+ * none but theirs, or among ours. Nothing is sent for it. */
+static void
+test_planted_entries(void **state)
+{
+    struct world *w = *state;
+    int alone;
+
+    for (alone = 0; alone < 2; alone++) {
+        reopen_with(w, FAKE_FOREIGN);
+        OK(w, store(w, "planted", "text"));
+        if (!alone) {
+            reopen_with(w, FAKE_EAST);
+            OK(w, store(w, "ours", "text"));
+        }
+        reopen_with(w, "alias/app");
+        w->f.requests = 0;
+        expect_no_key(w, "planted", KAWS_FOREIGN);
+        assert_int_equal(w->f.requests, 2);
+        assert_null(strstr(w->f.body, FAKE_FOREIGN));
+        EXPECT(w, KAWS_FOREIGN, NULL, rewrap(w));
+        EXPECT(w, KAWS_FOREIGN, NULL, use_key(w, FAKE_FOREIGN));
+        assert_int_equal(fake_calls(&w->f, "ReEncrypt"), 0);
+        assert_null(strstr(w->f.body, FAKE_FOREIGN));
+        if (!alone)
+            expect_text(w, "ours", "text");
+        EXPECT(w, alone ? KAWS_FOREIGN : KAWS_OK, NULL, check(w));
+        OK(w, drop(w, "planted"));
+        if (!alone)
+            OK(w, drop(w, "ours"));
+    }
+}
+
+
+/* An account in the list need not be asked for: the alias may lead nowhere. */
 static void
 test_a_listed_account_needs_no_question(void **state)
 {
@@ -1179,8 +1632,8 @@ test_a_listed_account_needs_no_question(void **state)
     OK(w, kms_decrypt(w, NULL, &sealed, room, &len));
     assert_int_equal(w->f.requests, 2);
     (void)snprintf(sealed.kms_key_arn, sizeof sealed.kms_key_arn, "%s", china);
-    EXPECT(w, KAWS_KMS_KEY, NULL, kms_decrypt(w, NULL, &sealed, room, &len));
-    assert_int_equal(w->f.requests, 3);   /* another partition is not listed  */
+    EXPECT(w, KAWS_FOREIGN, NULL, kms_decrypt(w, NULL, &sealed, room, &len));
+    assert_int_equal(w->f.requests, 2);   /* another partition is not listed  */
 }
 
 
@@ -1293,6 +1746,7 @@ main(void)
 #endif
         OPEN(test_null), OPEN(test_null_without_an_answer),
         OPEN(test_no_error_wanted), OPEN(test_outage), OPEN(test_stats),
+        OPEN(test_a_ring_of_another_process),
         OPEN(test_fetch_of_another_length),
         OPEN(test_bad_types_and_lengths), OPEN(test_bad_blobs),
         OPEN(test_bad_kms_lengths), OPEN(test_failures_leave_zeros),
@@ -1305,7 +1759,14 @@ main(void)
         SHUT(test_a_refused_kms_key_is_not_trusted), SHUT(test_use_region),
         SHUT(test_use_both), SHUT(test_try), SHUT(test_taken_meanwhile),
         SHUT(test_a_tried_kms_key_is_not_trusted), SHUT(test_foreign_entry),
-        SHUT(test_foreign_reply), SHUT(test_the_own_account_is_asked_once),
+        SHUT(test_foreign_reply), SHUT(test_the_conf_file_moves_no_trust),
+        SHUT(test_honest_changes), SHUT(test_entries_of_two_accounts),
+        SHUT(test_the_first_account), OPEN(test_a_fetch_is_one_request),
+        OPEN(test_what_the_first_fetch_names),
+        OPEN(test_a_fetch_of_another_kms_key),
+        OPEN(test_a_bad_fetch_teaches_nothing),
+        OPEN(test_the_first_call_reencrypts), OPEN(test_learned_meanwhile),
+        SHUT(test_planted_entries),
         SHUT(test_a_listed_account_needs_no_question),
         SHUT(test_alias_moves), OPEN(test_encrypt_and_decrypt),
         OPEN(test_reencrypt)

@@ -42,7 +42,7 @@ request(void)
 static const char *
 sign(const kaws_signing *q, kaws_creds who)
 {
-    static char texts[2][1024];
+    static char texts[2][2048];
     static int turn;
     kaws_error err;
 
@@ -60,6 +60,7 @@ static void
 refused(const char *what, const kaws_signing *q, kaws_creds who,
         const char *words)
 {
+    static const char zeros[1024];
     char out[1024];
     kaws_error err;
 
@@ -70,17 +71,19 @@ refused(const char *what, const kaws_signing *q, kaws_creds who,
     if (strstr(err.text, words) == NULL ||
         strncmp(err.text, "cannot sign: ", 13) != 0)
         fail_msg("%s: %s", what, err.text);
-    assert_int_equal(out[0], 0);
+    assert_memory_equal(out, zeros, sizeof out);
     assert_int_equal(kaws_sign(q, who, out, sizeof out, NULL), KAWS_ARGUMENT);
 }
 
 
 /* ---- what AWS published, step by step ---------------------------------- */
 
+/* Steps 1 and 2, if the record has them; `hash` names the field of step 2. */
 static void
-check_steps(const unit_file *f, const kaws_signing *q, const char *token)
+check_steps(const unit_file *f, const kaws_signing *q, const char *query,
+            const char *token, const char *hash)
 {
-    const char *line;
+    const char *line, *published = unit_field(f, hash, 0);
     uint8_t digest[32];
     char hex[65];
     kaws__buf got, want;
@@ -88,17 +91,59 @@ check_steps(const unit_file *f, const kaws_signing *q, const char *token)
 
     kaws__buf_init(&got, unit_hooks());
     kaws__buf_init(&want, unit_hooks());
-    assert_null(canonical_request(&got, q, token));
+    assert_null(canonical_request(&got, q, query, token));
     for (i = 0; (line = unit_field(f, "canonical", i)) != NULL; i++)
         kaws__buf_text(&want, i > 0 ? "\n" : "", line);
-    if (i > 0)
+    if (i > 0 && q->expires == 0)
         unit_same("step 1, the canonical request", got.at, got.len, want.at,
                   want.len);
     kaws__crypto_sha256(digest, kaws__buf_view(&got));
     kaws__text_hex(hex, digest, sizeof digest);
-    unit_same_text("step 2, its hash", hex, unit_must(f, "hash"));
+    if (published != NULL)
+        unit_same_text("step 2, its hash", hex, published);
     kaws__buf_free(&got);
     kaws__buf_free(&want);
+}
+
+
+static void
+check_header(const unit_file *f, const kaws_signing *q, kaws_creds who)
+{
+    char whole[1024], date[17];
+
+    check_steps(f, q, q->query, who.token, "hash");
+    snprintf(whole, sizeof whole, "AWS4-HMAC-SHA256 Credential=%s/%.8s/"
+             "us-east-1/%s/aws4_request, SignedHeaders=%s, Signature=%s",
+             who.id, kaws_amz_date(date, q->when), q->service,
+             unit_must(f, "signed"), unit_must(f, "signature"));
+    unit_same_text("the Authorization", sign(q, who), whole);
+}
+
+
+/* The query of the same request, if it is presigned. */
+static void
+check_presigned(const unit_file *f, const kaws_signing *q, kaws_creds who)
+{
+    char query[2048], *end;
+
+    snprintf(query, sizeof query, "%s", sign(q, who));
+    end = strstr(query, "&X-Amz-Signature=");
+    assert_non_null(end);
+    unit_same_text("the signature in the query", strchr(end, '=') + 1,
+                   unit_must(f, "presigned"));
+    assert_true(strstr(query, "X-Amz-Security-Token=") != NULL ||
+                who.token == NULL);
+    canonical_cut(query, q);
+    check_steps(f, q, query, who.token, "presigned-hash");
+}
+
+
+static const char *
+field_or(const unit_file *f, const char *name, const char *other)
+{
+    const char *value = unit_field(f, name, 0);
+
+    return value != NULL ? value : other;
 }
 
 
@@ -106,17 +151,19 @@ static void
 test_published(void **state)
 {
     unit_file f;
-    size_t count = 0;
+    size_t count = 0, presigned = 0;
 
     (void)state;
     unit_open(&f, __FILE__, "sigv4.txt");
     while (unit_next(&f)) {
-        const char *headers[UNIT_FIELDS + 1], *body, *service;
-        kaws_creds who = creds;
+        const char *headers[UNIT_FIELDS + 1];
+        kaws_creds who = { field_or(&f, "id", ID),
+                           field_or(&f, "secret", SECRET),
+                           unit_field(&f, "token", 0) };
         kaws_signing q = request();
         size_t i, len;
         uint8_t *path = unit_undo(unit_must(&f, "path"), &len);
-        char whole[1024], *text = malloc(len + 1);
+        char *text = malloc(len + 1);
         assert_non_null(text);
         memcpy(text, path, len);
         text[len] = '\0';
@@ -126,23 +173,26 @@ test_published(void **state)
         for (i = 0; (headers[i] = unit_field(&f, "header", i)) != NULL; i++)
             continue;
         q.headers = headers;
-        body = unit_field(&f, "body", 0);
-        q.body = kaws__buf_of(body != NULL ? body : "");
-        service = unit_field(&f, "service", 0);
-        q.service = service != NULL ? service : "service";
-        who.token = unit_field(&f, "token", 0);
-        check_steps(&f, &q, who.token);
-        snprintf(whole, sizeof whole, "AWS4-HMAC-SHA256 Credential=" ID
-                 "/20150830/us-east-1/%s/aws4_request, SignedHeaders=%s, "
-                 "Signature=%s", q.service, unit_must(&f, "signed"),
-                 unit_must(&f, "signature"));
-        unit_same_text("the Authorization", sign(&q, who), whole);
+        q.body = kaws__buf_of(field_or(&f, "body", ""));
+        q.service = field_or(&f, "service", "service");
+        q.when = strtoll(field_or(&f, "when", "1440938160"), NULL, 10);
+        q.path_as_sent = unit_field(&f, "path-as-sent", 0) != NULL;
+        q.payload = unit_field(&f, "payload", 0);
+        q.token_unsigned = unit_field(&f, "token-unsigned", 0) != NULL;
+        if (unit_field(&f, "signature", 0) != NULL)
+            check_header(&f, &q, who);
+        q.expires = (int)strtol(field_or(&f, "expires", "3600"), NULL, 10);
+        if (unit_field(&f, "presigned", 0) != NULL) {
+            check_presigned(&f, &q, who);
+            presigned++;
+        }
         free(text);
         free(path);
         count++;
     }
     unit_close(&f);
-    assert_in_range(count, 31, 1000);
+    assert_in_range(count, 44, 1000);     /* AWS's suite has 38               */
+    assert_in_range(presigned, 39, 1000);
 }
 
 
@@ -185,7 +235,7 @@ test_canonical(void **state)
         lines[1] = *is != '/' && *is != '?' ? exact : NULL;
         q.headers = lines;
         kaws__buf_init(&got, unit_hooks());
-        assert_null(canonical_request(&got, &q, NULL));
+        assert_null(canonical_request(&got, &q, q.query, NULL));
         snprintf(want, sizeof want, "GET\n%s\n%s\nhost:h\nx-amz-date:"
                  "20150830T123600Z\n", *is == '/' ? rows[i].canonical : "/",
                  *is == '?' ? rows[i].canonical : "");
@@ -193,6 +243,38 @@ test_canonical(void **state)
             snprintf(want, sizeof want, "GET\n/\n\nhost:h\n%s\nx-amz-date:"
                      "20150830T123600Z\n", rows[i].canonical);
         unit_same(is, got.at, strlen(want), want, strlen(want));
+        kaws__buf_free(&got);
+        free(exact);
+    }
+}
+
+
+/* The path as S3 wants it: nothing is removed, and what is encoded stays. */
+static void
+test_path_as_sent(void **state)
+{
+    static const struct { const char *is, *canonical; } rows[] = {
+        { "", "/" }, { "/", "/" }, { "//a//b//", "//a//b//" },
+        { "/a/./../b/.", "/a/./../b/." }, { "/..", "/.." },
+        { "/%2e%2F%20", "/%2e%2F%20" }, { "/a b+c", "/a%20b%2Bc" },
+        { "/$,:@&=;!*'()", "/%24%2C%3A%40%26%3D%3B%21%2A%27%28%29" },
+        { "/~-_.aZ09", "/~-_.aZ09" }, { "/\xc3\xbc\xff", "/%C3%BC%FF" },
+        { "/?#", "/%3F%23" }, { "/%", "/%" }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(rows); i++) {
+        char *exact = (char *)unit_exact(rows[i].is, strlen(rows[i].is) + 1);
+        kaws_signing q = request();
+        kaws__buf got;
+        char want[256];
+        q.path = exact;
+        q.path_as_sent = 1;
+        kaws__buf_init(&got, unit_hooks());
+        assert_null(canonical_request(&got, &q, NULL, NULL));
+        snprintf(want, sizeof want, "GET\n%s\n\nhost:", rows[i].canonical);
+        unit_same(rows[i].is, got.at, strlen(want), want, strlen(want));
         kaws__buf_free(&got);
         free(exact);
     }
@@ -226,6 +308,188 @@ test_date_and_token(void **state)
 }
 
 
+/* The payload takes the body's place, and is signed as a header, once. */
+static void
+test_payload(void **state)
+{
+    static const char *const listed[] = {
+        "Host: example.amazonaws.com",
+        "x-AMZ-content-sha256: UNSIGNED-PAYLOAD", NULL
+    };
+    kaws_signing q = request();
+    char hex[65], first[1024];
+    kaws__buf got;
+
+    (void)state;
+    q.body = kaws__buf_of("Param1=value1");
+    unit_same_text("the body's hash", kaws_payload_sha256(hex, q.body),
+                   "9095672bbd1f56dfc5b65f3e153adc87"
+                   "31a4a654192329106275f4c7b24d0b6e");
+    snprintf(first, sizeof first, "%s", sign(&q, creds));
+    q.payload = "";
+    unit_same_text("an empty payload is none", sign(&q, creds), first);
+    q.payload = "UNSIGNED-PAYLOAD";
+    snprintf(first, sizeof first, "%s", sign(&q, creds));
+    assert_non_null(strstr(first, "=host;x-amz-content-sha256;x-amz-date, "));
+    q.headers = listed;
+    unit_same_text("already there", sign(&q, creds), first);
+    q.headers = host_only;
+    q.body = kaws__buf_of("other");
+    unit_same_text("the body is not looked at", sign(&q, creds), first);
+    kaws__buf_init(&got, unit_hooks());
+    assert_null(canonical_request(&got, &q, NULL, NULL));
+    unit_same("its end", got.at + got.len - 17, 17, "\nUNSIGNED-PAYLOAD", 17);
+    kaws__buf_free(&got);
+}
+
+
+/* An unsigned token changes nothing that is signed. */
+static void
+test_unsigned_token(void **state)
+{
+    kaws_creds with = { ID, SECRET, "a/token=" };
+    kaws_signing q = request();
+    char first[2048], whole[2048];
+    size_t len;
+
+    (void)state;
+    snprintf(first, sizeof first, "%s", sign(&q, creds));
+    q.token_unsigned = 1;
+    unit_same_text("a header", sign(&q, with), first);
+    unit_same_text("without a token", sign(&q, creds), first);
+    q.expires = 60;
+    snprintf(first, sizeof first, "%s", sign(&q, creds));
+    len = strlen(first) - strlen("&X-Amz-Signature=") - 64;
+    snprintf(whole, sizeof whole, "%.*s&X-Amz-Security-Token=a%%2Ftoken%%3D%s",
+             (int)len, first, first + len);
+    unit_same_text("a query", sign(&q, with), whole);
+}
+
+
+/* ---- presigned URLs ---------------------------------------------------- */
+
+static void
+test_presigned(void **state)
+{
+    static const char *const headers[] = {
+        "Host: h", "X!y: 1", "X-Amz-Meta_a: 2", "range:bytes=0-9", NULL
+    };
+    static const char want[] =
+        "b=1&a=%20&&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AK%2B"
+        "%2F20150830%2Fus-east-1%2Fservice%2Faws4_request&X-Amz-Date="
+        "20150830T123600Z&X-Amz-Expires=604800&X-Amz-SignedHeaders="
+        "host%3Brange%3Bx%21y%3Bx-amz-meta_a&X-Amz-Security-Token=%2B%2F%20%C3"
+        "&X-Amz-Signature=";
+    kaws_creds who = { "AK+", SECRET, "+/ \xc3" };
+    kaws_signing q = request();
+    char first[2048], date[17];
+
+    (void)state;
+    q.query = "b=1&a=%20&";
+    q.headers = headers;
+    q.expires = 604800;
+    snprintf(first, sizeof first, "%s", sign(&q, who));
+    unit_same("the query", first, strlen(first) - 64, want, strlen(want));
+    assert_int_equal(strspn(first + strlen(want), "0123456789abcdef"), 64);
+    q.expires--;
+    assert_null(strstr(sign(&q, who), first + strlen(want)));
+    q = request();
+    q.expires = 1;
+    assert_non_null(strstr(sign(&q, creds), "&X-Amz-Expires=1&X-Amz-Signed"));
+    assert_int_equal(strncmp(sign(&q, creds), "X-Amz-Algorithm=", 16), 0);
+    assert_non_null(strstr(sign(&q, creds), kaws_amz_date(date, q.when)));
+    assert_non_null(strstr(sign(&q, creds), "SignedHeaders=host&X-Amz-Sig"));
+    snprintf(first, sizeof first, "%s", sign(&q, creds));
+    who.id = ID;
+    who.token = "";
+    q.query = "";
+    unit_same_text("nothing is none", sign(&q, who), first);
+    q.payload = "UNSIGNED-PAYLOAD";       /* signed, but it adds no header   */
+    assert_non_null(strstr(sign(&q, creds), "SignedHeaders=host&X-Amz-Sig"));
+}
+
+
+/* 5 parameters are ours, 6 with a token, 5 again if it is not signed; 64 are
+ * signed at most. */
+static void
+test_presigned_most(void **state)
+{
+    char query[2 * 64 + 1] = "";
+    kaws_creds with = { ID, SECRET, "t" };
+    size_t count;
+
+    (void)state;
+    for (count = 1; count <= 62; count++) {
+        kaws_signing q = request();
+        q.expires = 60;
+        snprintf(query + 2 * (count - 1), 3, "a&");
+        query[2 * count - 1] = '\0';
+        q.query = query;
+        if (count <= 59)
+            (void)sign(&q, creds);
+        else
+            refused("parameters", &q, creds, "more than 64 query parameters");
+        if (count <= 58)
+            (void)sign(&q, with);
+        else
+            refused("parameters", &q, with, "more than 64 query parameters");
+        q.token_unsigned = 1;
+        if (count <= 59)
+            (void)sign(&q, with);
+        query[2 * count - 1] = '&';
+    }
+}
+
+
+static void
+test_presigned_refused(void **state)
+{
+    static const int times[] = { -1, INT_MIN, 604801, INT_MAX };
+    kaws_signing q = request();
+    char twice[2048];
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(times); i++) {
+        q.expires = times[i];
+        refused("seconds", &q, creds, "expires after 1 to 604800 seconds");
+    }
+    q.expires = 60;
+    snprintf(twice, sizeof twice, "%s", sign(&q, creds));
+    q.query = twice;
+    refused("twice", &q, creds, "is that of a presigned URL");
+    q.expires = 0;                        /* as a query it is any other      */
+    (void)sign(&q, creds);
+    q.query = NULL;
+    q.expires = 60;
+    q.headers = NULL;
+    refused("without Host", &q, creds, "no Host header");
+}
+
+
+/* ---- what the caller sends --------------------------------------------- */
+
+static void
+test_amz_date(void **state)
+{
+    static const struct { int64_t when; const char *date; } rows[] = {
+        { 1, "19700101T000001Z" }, { WHEN, "20150830T123600Z" },
+        { 951782400, "20000229T000000Z" },
+        { 253402300799, "99991231T235959Z" }, { 0, "" }, { -1, "" },
+        { 253402300800, "" }, { INT64_MIN, "" }, { INT64_MAX, "" }
+    };
+    char out[17];
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < UNIT_COUNT(rows); i++) {
+        memset(out, 'x', sizeof out);
+        assert_ptr_equal(kaws_amz_date(out, rows[i].when), out);
+        unit_same_text("the date", out, rows[i].date);
+    }
+}
+
+
 /* ---- everything that is signed, is ------------------------------------- */
 
 static void
@@ -247,7 +511,7 @@ test_all_counts(void **state)
     plain.body = kaws__buf_of("body");
     plain.query = "a=1";
     snprintf(first, sizeof first, "%s", sign(&plain, creds));
-    for (i = 0; i < 11; i++) {
+    for (i = 0; i < 13; i++) {
         q = plain;
         who = creds;
         if (i < UNIT_COUNT(changes))
@@ -255,6 +519,8 @@ test_all_counts(void **state)
         q.headers = i == 8 ? other_host : q.headers;
         q.body = i == 9 ? kaws__buf_of("bodY") : q.body;
         q.when += i == 10;
+        q.payload = i == 11 ? "UNSIGNED-PAYLOAD" : NULL;
+        q.expires = i == 12;
         if (strcmp(sign(&q, who), first) == 0)
             fail_msg("change %lu does not matter", (unsigned long)i);
         if (i == 7)                       /* the id is said, not signed       */
@@ -275,34 +541,50 @@ test_all_counts(void **state)
 
 /* ---- limits ------------------------------------------------------------ */
 
-/* Room for the header and its NUL is enough, one byte less is not; nothing is
- * written behind it, and what is refused leaves an empty text. */
+/* Room for the result and its NUL is enough, one byte less is not; nothing is
+ * written behind it, and what is refused leaves zeros. */
 static void
-test_room(void **state)
+check_room(const kaws_signing *q, const char *words)
 {
-    kaws_signing q = request();
-    const char *want = sign(&q, creds);
-    size_t cap, len = strlen(want);
+    kaws_creds with = { ID, SECRET, "a/secret/token" };
+    const char *want = sign(q, with);
+    size_t cap, len = strlen(want), i;
 
-    (void)state;
     for (cap = 0; cap <= len + 2; cap++) {
         char *out = (char *)unit_exact(NULL, cap);
         kaws_error err;
         memset(out, 'x', cap > 0 ? cap : 1);
-        assert_int_equal(kaws_sign(&q, creds, out, cap, &err),
+        assert_int_equal(kaws_sign(q, with, out, cap, &err),
                          cap > len ? KAWS_OK : KAWS_ARGUMENT);
-        assert_int_equal(strstr(err.text, "room for the Authorization") != NULL,
-                         cap <= len);
+        assert_int_equal(strstr(err.text, words) != NULL, cap <= len);
         if (cap > len)
             unit_same_text("in that room", out, want);
-        else
-            assert_int_equal(out[0], cap > 0 ? 0 : 'x');
+        for (i = 0; cap <= len && i < cap; i++)
+            assert_int_equal(out[i], 0);
+        if (cap == 0)
+            assert_int_equal(out[0], 'x');
         free(out);
     }
 }
 
 
-/* 64 headers and 64 parameters are signed; 65 are refused. */
+static void
+test_room(void **state)
+{
+    kaws_signing q = request();
+
+    (void)state;
+    check_room(&q, "room for the Authorization");
+    q.expires = 3600;
+    q.query = "a=1";
+    check_room(&q, "room for the query");
+    q.token_unsigned = 1;
+    check_room(&q, "room for the query");
+}
+
+
+/* 64 headers, with the three that are added, and 64 parameters are signed; 65
+ * are refused. */
 static void
 test_most(void **state)
 {
@@ -324,6 +606,7 @@ test_most(void **state)
         if (count < 63)
             continue;
         q.headers = headers;
+        q.payload = "UNSIGNED-PAYLOAD";
         if (count <= 64)
             (void)sign(&q, (kaws_creds){ ID, SECRET, "token" });
         else
@@ -406,13 +689,14 @@ test_words(void **state)
                                        "\ta", "a\x7f", "\xc3\xbc", "a\r\nb" };
     kaws_signing q = request();
     kaws_creds who = creds;
-    const char **const fields[] = { &q.method, &q.region, &q.service, &who.id,
-                                    &who.secret, &q.path };
+    const char **const fields[] = { &q.payload, &q.method, &q.region,
+                                    &q.service, &who.id, &who.secret,
+                                    &q.path };
     size_t i, k;
 
     (void)state;
     for (i = 0; i < UNIT_COUNT(bad); i++)
-        for (k = 0; k < (i == 0 ? 6 : 4); k++) {
+        for (k = i <= 1; k < (i == 0 ? 7 : 5); k++) {
             *fields[k] = bad[i];
             refused("a word", &q, who, i == 0 ? "must not be NULL"
                                               : "must be words");
@@ -493,7 +777,14 @@ main(void)
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published),
         cmocka_unit_test(test_canonical),
+        cmocka_unit_test(test_path_as_sent),
         cmocka_unit_test(test_date_and_token),
+        cmocka_unit_test(test_payload),
+        cmocka_unit_test(test_unsigned_token),
+        cmocka_unit_test(test_presigned),
+        cmocka_unit_test(test_presigned_most),
+        cmocka_unit_test(test_presigned_refused),
+        cmocka_unit_test(test_amz_date),
         cmocka_unit_test(test_all_counts),
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_most),

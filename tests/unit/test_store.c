@@ -140,7 +140,8 @@ record_of(const char *key_id, const char *user_id, const char *type,
     return (kaws__record){
         kaws__buf_of(key_id), kaws__buf_of(user_id), kaws__buf_of(type),
         kaws__buf_of(FAKE_EAST), kaws__buf_of(material), { blob, blob_len },
-        plain_len, 1795000000
+        plain_len, 1795000000,
+        kaws__buf_of("arn:aws:kms:us-east-1:" FAKE_OWN ":")
     };
 }
 
@@ -195,7 +196,8 @@ same_record(const kaws__record *a, const kaws__record *b)
                 kaws__buf_same(a->type, b->type) &&
                 kaws__buf_same(a->arn, b->arn) &&
                 kaws__buf_same(a->material, b->material) &&
-                kaws__buf_same(a->blob, b->blob));
+                kaws__buf_same(a->blob, b->blob) &&
+                kaws__buf_same(a->owner, b->owner));
     assert_int_equal(a->plain_len, b->plain_len);
     assert_int_equal(a->created, b->created);
 }

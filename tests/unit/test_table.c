@@ -28,7 +28,7 @@ entry_of(both *b, const char *key_id, const char *user_id, int version)
     kaws__record r = {
         kaws__buf_of(key_id), kaws__buf_of(user_id), kaws__buf_of("AES"),
         kaws__buf_of(FAKE_EAST), kaws__buf_of(""),
-        { (const uint8_t *)&version, sizeof version }, 32, 0
+        { (const uint8_t *)&version, sizeof version }, 32, 0, { NULL, 0 }
     };
     kaws__buf buf;
     kaws__entry *e;

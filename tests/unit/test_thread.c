@@ -183,6 +183,8 @@ test_once(void **state)
 
 /* ---- the turn ---------------------------------------------------------- */
 
+static const kaws_hooks no_hooks;
+
 typedef struct queue {
     kaws__turn turn;
     kaws__lock lock;
@@ -194,7 +196,7 @@ static void
 queue_begin(queue *q)
 {
     memset(q, 0, sizeof *q);
-    assert_int_equal(kaws__thread_turn_init(&q->turn), 0);
+    assert_int_equal(kaws__thread_turn_init(&q->turn, KAWS__RANK_TURN), 0);
     assert_int_equal(kaws__thread_lock_init(&q->lock, KAWS__RANK_VAULT), 0);
 }
 
@@ -218,7 +220,7 @@ have_turns(void *arg)
     int i, waited;
 
     for (i = 0; i < 3; i++) {
-        waited = kaws__thread_turn_wait(&q->turn, 500);
+        waited = kaws__thread_turn_wait(&q->turn, 500, &no_hooks);
         kaws__thread_lock(&q->lock);
         q->late += waited < 0;
         q->inside += waited >= 0;
@@ -258,7 +260,7 @@ wait_in_vain(void *arg)
 {
     queue *q = arg;
     int64_t before = kaws__sys_ticks_us();
-    int waited = kaws__thread_turn_wait(&q->turn, 150);
+    int waited = kaws__thread_turn_wait(&q->turn, 150, &no_hooks);
 
     kaws__thread_lock(&q->lock);
     if (waited == -1 && kaws__sys_ticks_us() - before >= 140000)
@@ -280,7 +282,7 @@ test_turn_held(void **state)
 #if !defined(_WIN32)
     rig.ahead = 3600;
 #endif
-    assert_int_equal(kaws__thread_turn_wait(&q.turn, 0), 0);
+    assert_int_equal(kaws__thread_turn_wait(&q.turn, 0, &no_hooks), 0);
     lock_order_check(KAWS__RANK_TURN, 0);       /* as if another's          */
     kaws__thread_parallel(5, wait_in_vain, &q);
     assert_int_equal(q.late, 5);
@@ -290,7 +292,43 @@ test_turn_held(void **state)
 #endif
     lock_order_check(KAWS__RANK_TURN, 1);
     kaws__thread_turn_end(&q.turn, 1);
-    assert_int_equal(kaws__thread_turn_wait(&q.turn, 0), 0);
+    assert_int_equal(kaws__thread_turn_wait(&q.turn, 0, &no_hooks), 0);
+    kaws__thread_turn_end(&q.turn, 1);
+    queue_end(&q);
+}
+
+
+static int
+cancel_third(void *asked)
+{
+    return ++*(int *)asked >= 3;
+}
+
+
+/* Who is cancelled gives up, and the turn stays with who has it. */
+static void
+test_turn_cancelled(void **state)
+{
+    int asked = 0;
+    const kaws_hooks hooks = { .cancelled = cancel_third, .ctx = &asked };
+    int64_t before = kaws__sys_ticks_us();
+    queue q;
+
+    (void)state;
+    queue_begin(&q);
+    assert_int_equal(kaws__thread_turn_wait(&q.turn, 0, &hooks), 0);
+    assert_int_equal(asked, 0);
+    lock_order_check(KAWS__RANK_TURN, 0);       /* as if another's          */
+    assert_int_equal(kaws__thread_turn_wait(&q.turn, 150, &hooks),
+                     KAWS__TOO_LONG);
+    asked = 0;
+    assert_int_equal(kaws__thread_turn_wait(&q.turn, 90000, &hooks),
+                     KAWS__GIVEN_UP);
+    assert_int_equal(asked, 3);
+    assert_in_range(kaws__sys_ticks_us() - before, 430000, 5000000);
+    assert_int_equal(kaws__thread_turn_wait(&q.turn, 0, &hooks),
+                     KAWS__TOO_LONG);
+    lock_order_check(KAWS__RANK_TURN, 1);
     kaws__thread_turn_end(&q.turn, 1);
     queue_end(&q);
 }
@@ -302,13 +340,13 @@ wait_long(void *arg)
     queue *q = arg;
     int i, waited;
 
-    if (kaws__thread_turn_wait(&q->turn, 0) == 0) {
+    if (kaws__thread_turn_wait(&q->turn, 0, &no_hooks) == 0) {
         for (i = 0; i < 3; i++)
             kaws__sys_sleep_ms(NULL, 50);
         kaws__thread_turn_end(&q->turn, 0);
         return;
     }
-    waited = kaws__thread_turn_wait(&q->turn, 30000);
+    waited = kaws__thread_turn_wait(&q->turn, 30000, &no_hooks);
     kaws__thread_lock(&q->lock);
     q->most = waited;
     kaws__thread_unlock(&q->lock);
@@ -343,7 +381,8 @@ test_turn_not_made(void **state)
     (void)state;
     for (rig.failing = 1; rig.failing <= 3; rig.failing++) {
         rig.calls = 0;
-        assert_int_equal(kaws__thread_turn_init(&turn), ENOMEM);
+        assert_int_equal(kaws__thread_turn_init(&turn, KAWS__RANK_TURN),
+                         ENOMEM);
         assert_int_equal(rig.live, 0);
     }
 }
@@ -415,13 +454,13 @@ take_two(kaws__rank first, kaws__rank second, char said[200])
     assert_true(child >= 0);
     if (child == 0) {
         dup2(pipes[1], 2);
-        if (kaws__thread_turn_init(&turn) != 0)
+        if (kaws__thread_turn_init(&turn, KAWS__RANK_TURN) != 0)
             _exit(1);
         for (i = 0; i < 2; i++) {
             if (kaws__thread_lock_init(&locks[i], ranks[i]) != 0)
                 _exit(1);
             if (ranks[i] == KAWS__RANK_TURN)
-                (void)kaws__thread_turn_wait(&turn, 10);
+                (void)kaws__thread_turn_wait(&turn, 10, &no_hooks);
             else
                 kaws__thread_lock(&locks[i]);
         }
@@ -462,10 +501,10 @@ test_order_given_back(void **state)
     kaws__turn turn;
 
     (void)state;
-    assert_int_equal(kaws__thread_turn_init(&turn), 0);
+    assert_int_equal(kaws__thread_turn_init(&turn, KAWS__RANK_TURN), 0);
     assert_int_equal(kaws__thread_lock_init(&ring, KAWS__RANK_VAULT), 0);
     assert_int_equal(kaws__thread_lock_init(&kms, KAWS__RANK_TRUST), 0);
-    assert_int_equal(kaws__thread_turn_wait(&turn, 0), 0);
+    assert_int_equal(kaws__thread_turn_wait(&turn, 0, &no_hooks), 0);
     kaws__thread_lock(&ring);
     kaws__thread_lock(&kms);
     kaws__thread_unlock(&ring);
@@ -473,7 +512,7 @@ test_order_given_back(void **state)
     kaws__thread_lock(&ring);
     kaws__thread_unlock(&ring);
     kaws__thread_turn_end(&turn, 1);
-    assert_int_equal(kaws__thread_turn_wait(&turn, 0), 0);
+    assert_int_equal(kaws__thread_turn_wait(&turn, 0, &no_hooks), 0);
     kaws__thread_turn_end(&turn, 1);
     kaws__thread_lock_free(&ring);
     kaws__thread_lock_free(&kms);
@@ -492,6 +531,7 @@ main(void)
         TEST(test_parallel),
         TEST(test_once),
         TEST(test_turns),
+        TEST(test_turn_cancelled),
         TEST(test_turn_held),
         TEST(test_turn_tells_the_wait),
 #if !defined(_WIN32)

@@ -668,7 +668,8 @@ test_another_thread_holds_it(void **state)
     uint64_t before = (uint64_t)kaws__sys_ticks_us();
 
     OK(w, store(w, "k", "text"));
-    assert_int_equal(kaws__thread_turn_wait(&w->ring->vault.turn, 0), 0);
+    assert_int_equal(kaws__thread_turn_wait(&w->ring->vault.turn, 0,
+                                            &w->ring->hooks), 0);
     EXPECT(w, KAWS_LOCKED, "another thread", store(w, "new", "x"));
     assert_in_range((uint64_t)kaws__sys_ticks_us() - before,
                     KAWS__VAULT_TURN_MS * 900, KAWS__VAULT_TURN_MS * 1900);

@@ -1,0 +1,89 @@
+"""The library in other people's programs: tests/guests/, each as a stranger would write it."""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Callable
+
+import pytest
+
+from kms_emulator import KEY_ARN
+
+GUESTS = Path(__file__).resolve().parent / "guests"
+PLAIN = ("gcc", "-O2")
+ASAN = ("gcc", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+TSAN = ("gcc", "-O1", "-fsanitize=thread")
+
+
+@pytest.fixture
+def guest(tmp_path, settings):
+    """Builds a guest, runs it with the usual settings, and returns the lines that it says.  A line
+    of one word of `pages` is answered, once that has been called."""
+    def run(name: str, compiler, **pages: Callable[[], None]) -> list[str]:
+        program, lines = tmp_path / name, []
+        subprocess.run([*compiler, "-std=gnu99", "-g", "-Wall", "-Wextra", "-Werror", "-o", program,
+                        GUESTS / f"{name}.c", "-l:libbearssl.a", "-lcurl", "-lpthread"], check=True)
+        words = [settings[each] for each in ("data_file", "conf_file", "ca_file", "endpoint")]
+        with subprocess.Popen(["timeout", "60", program, *words, KEY_ARN], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            for line in map(str.rstrip, process.stdout):
+                if line in pages:
+                    pages[line]()
+                    process.stdin.write("\n")
+                    process.stdin.flush()
+                else:
+                    lines.append(line)
+        assert process.returncode == 0, lines
+        return lines
+    return run
+
+
+@pytest.mark.parametrize("compiler", [PLAIN, ASAN], ids=["plain", "asan"])
+def test_a_child_process_has_no_ring(guest, emulator, settings, compiler):
+    """All that it may do is to close it; its parent, and KMS, do not notice."""
+    emulator.latency_ms = 100
+    lines = guest("forks", compiler)
+    assert lines[-2:] == ["child closed", "parent done"]
+    says = [line for line in lines[:-2] if line.startswith("says")]
+    assert len(says) == 1 and "is its child" in says[0]
+    assert len(lines) == 21
+    assert {line.split(" ", line.startswith("bad") + 1)[-1] for line in lines[:-2]
+            if line not in says} == {"bad or missing setting"}
+    log = emulator.log()
+    assert emulator.count("Decrypt") == 3
+    assert log["connections"] == 6          # those of the six threads that were at work at once
+    assert not settings["data_file"].with_name("data.tmp").exists()
+
+
+@pytest.mark.parametrize("compiler", [PLAIN, TSAN], ids=["plain", "tsan"])
+def test_a_cancelled_thread_finishes_its_call(guest, emulator, compiler):
+    emulator.latency_ms = 10
+    assert guest("cancels", compiler) == ["finished 40"]
+
+
+@pytest.mark.parametrize("compiler", [PLAIN, TSAN], ids=["plain", "tsan"])
+def test_what_is_cancelled_ends_at_once(guest, emulator, settings, compiler):
+    """Whatever it waits for: a reply, a pause, the file's lock, another thread."""
+    data, before = settings["data_file"], []
+
+    def slow():
+        before.append(data.read_bytes())
+        emulator.latency_ms = 1500
+
+    def throttled():
+        emulator.latency_ms = 0
+        emulator.fault("*", "throttle", times=0, retry_after=3000)
+
+    def fast():
+        emulator.clear_faults()
+
+    def done():
+        assert data.read_bytes() == before.pop()
+    lines = guest("stops", compiler, slow=slow, throttled=throttled, fast=fast, done=done)
+    assert lines.pop() == "end" and len(lines) == 12
+    for line in lines:
+        name, status, after, why = re.fullmatch(r"(.*): (.*) after (\d+) ms: (.*)", line).groups()
+        assert status == "the caller cancelled it" and int(after) < 200, line
+        waited = ("another process" if "locked" in name else
+                  "another thread" if "behind" in name else "AWS KMS")
+        assert f"while it waited for {waited}, and nothing was changed" in why, line
