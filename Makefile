@@ -24,9 +24,10 @@ T       = build/tests
 NEED_BUILD = gcc libc6-dev libbearssl-dev libcurl4-openssl-dev
 NEED_DEMO  = $(NEED_BUILD) python3 python3-pymysql python3-botocore openssl \
              debian-archive-keyring
-NEED_TEST  = $(NEED_DEMO) libcmocka-dev tcc python3-pytest clang libclang-rt-dev \
-             llvm valgrind cppcheck git binutils
-NEED_BENCH = $(NEED_DEMO) libcjson-dev libjansson-dev gnuplot-nox binutils
+BENCHED    = libcjson-dev libjansson-dev binutils
+NEED_TEST  = $(NEED_DEMO) $(BENCHED) libcmocka-dev tcc python3-pytest clang \
+             libclang-rt-dev llvm valgrind cppcheck git
+NEED_BENCH = $(NEED_DEMO) $(BENCHED) gnuplot-nox
 
 UNIT  = $(patsubst tests/%.c,$T/%,$(wildcard tests/unit/test_*.c))
 FAULT = $(patsubst tests/%.c,$T/%,$(wildcard tests/fault/test_*.c))

@@ -1430,14 +1430,14 @@ kaws__sys_is_foreign(const char *name, void *symbol, void *own)
     };
     size_t i;
 
-    for (i = 0; symbol != NULL && i < 4; i++)
+    for (i = 0; i < 4; i++)
         if (kaws__sys_dlvsym(KAWS__FIRST, name, versions[i]) == symbol)
             return kaws__sys_dlvsym(own, name, versions[i]) == NULL;
-    return symbol == NULL;
+    return 0;
 }
 
 #else
-#define kaws__sys_is_foreign(name, symbol, own) ((symbol) == NULL)
+#define kaws__sys_is_foreign(name, symbol, own) 0
 #endif
 
 
@@ -1460,7 +1460,8 @@ kaws__sys_symbol(const char *name, void *caller)
     if (library == NULL)
         return symbol;
     own = dlsym(library, name);
-    if (own != NULL && kaws__sys_is_foreign(name, symbol, library))
+    if (symbol == NULL ||
+        (own != NULL && kaws__sys_is_foreign(name, symbol, library)))
         symbol = own;
     dlclose(library);
     return symbol;
@@ -2133,15 +2134,11 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->mine = 1;
 #else
     struct stat st;
-    int failed = EBADF;
 
     memset(out, 0, sizeof *out);
-    if (path != NULL)
-        failed = lstat(path, &st);
-    else if (fd >= 0)
-        failed = fstat(fd, &st);
-    if (failed != 0)
-        return failed < 0 ? errno : failed;
+    /* cppcheck-suppress invalidFunctionArg ; -1: there is a path             */
+    if ((path != NULL ? lstat(path, &st) : fstat(fd, &st)) != 0)
+        return errno;
     out->dev = (uint64_t)st.st_dev;
     out->ino = (uint64_t)st.st_ino;
     out->size = (uint64_t)st.st_size;
@@ -3589,8 +3586,7 @@ typedef struct kaws__member {     /* one that the caller wants                */
 static int
 kaws__json_fail(kaws__json *j, const char *what)
 {
-    if (j->bad == NULL)
-        j->bad = what;
+    j->bad = what;
     return 0;
 }
 
@@ -3920,7 +3916,7 @@ kaws__json_string(kaws__buf *out, kaws_bytes text)
 static void
 kaws__json_name(kaws__buf *out, const char *name)
 {
-    if (out->len > 0 && out->at != NULL && out->at[out->len - 1] != '{')
+    if (out->len > 0 && out->at[out->len - 1] != '{')
         kaws__buf_text(out, ",");
     kaws__json_string(out, kaws__buf_of(name));
     kaws__buf_text(out, ":");
@@ -4093,7 +4089,7 @@ typedef struct kaws__fields {     /* three more are headers that we add       */
 static int
 kaws__sigv4_unreserved(int c)
 {
-    return kaws__text_folded(c) || (c > 0 && strchr("-._~", c) != NULL);
+    return kaws__text_folded(c) || memchr("-._~", c, 4) != NULL;
 }
 
 
@@ -4750,8 +4746,8 @@ kaws__curl_find_cert(int fd, int *found)
     uint64_t at;
     int os = 0;
 
-    for (at = 0; os == 0 && !*found && len == sizeof bytes &&
-                 at < KAWS__CURL_CA_LOOK; at += len) {
+    for (at = 0; !*found && len == sizeof bytes && at < KAWS__CURL_CA_LOOK;
+         at += len) {
         os = kaws__disk_read_at(fd, at, bytes, sizeof bytes, &len);
         i = at == 0 && len > 3 && memcmp(bytes, "\xef\xbb\xbf", 3) == 0 ? 3 : 0;
         for (; i < len && !*found; i++) {
@@ -5027,7 +5023,7 @@ kaws__curl_lend(kaws__sender *s, const kaws_request *q)
     if (conn->era != era || conn->sock == CURL_SOCKET_BAD ||
         kaws__sys_ticks_us() - conn->used_us >= KAWS__CURL_IDLE_S * 1000000 ||
         curl_multi_wait(conn->multi, &fd, 1, 0, &readable) != CURLM_OK ||
-        readable != 0 || fd.revents != 0)
+        (readable | fd.revents) != 0)
         conn->sock = CURL_SOCKET_BAD;
     conn->era = era;
     return conn;
@@ -5163,8 +5159,9 @@ kaws__curl_perform(const kaws__transfer *t)
         if (idle > 1)
             kaws__sys_sleep_ms(NULL, idle < 16 ? idle : 16);
     }
-    done = curl_multi_info_read(conn->multi, &running);
-    if (code != CURLM_OK || done == NULL)
+    done = code == CURLM_OK ? curl_multi_info_read(conn->multi, &running)
+                            : NULL;
+    if (done == NULL)
         return CURLE_OUT_OF_MEMORY;
     if (done->data.result != CURLE_OK)
         return done->data.result;
@@ -7229,8 +7226,6 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
     char words[128];
 
-    if (outcome == KAWS_MEMORY)
-        return kaws__err_memory(c->op->err, c->action->name);
     if (outcome == KAWS_CANCELLED)
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     if (outcome == KAWS_REPLY)
@@ -8927,18 +8922,16 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
     uint8_t block[4096], digest[32];
     uint64_t at = 0, end = f->size - sizeof digest;
     kaws__sha256 hash;
-    size_t got;
+    size_t got = 1;
     int os;
 
     kaws__crypto_init(&hash);
-    for (; at < end; at += got) {
+    for (; at < end && got > 0; at += got) {
         got = end - at < sizeof block ? (size_t)(end - at) : sizeof block;
         os = kaws__disk_read_at(f->fd, at, block, got, &got);
         if (os != 0)
             return os;
-        if (got == 0)
-            break;
-        if (at == 0 && got >= KAWS__STORE_DIGESTED)
+        if (at == 0)
             memset(block + KAWS__STORE_COMMITTED, 0, 16);
         kaws__crypto_update(&hash, block, got);
     }
@@ -10697,9 +10690,8 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
     kaws_status status = kaws__kms_probe(&op, 0, &before);
 
     op = kaws__calls_op(w->kms, err);
-    if (status == KAWS_OK &&
-        (status = kaws__arn_target(&target, before.kms_key_arn, "", err)) ==
-        KAWS_OK) {
+    if (status == KAWS_OK) {
+        (void)kaws__arn_target(&target, before.kms_key_arn, "", NULL);
         op.target = target;
         status = kaws__kms_rotate(&op);
     }
@@ -10894,9 +10886,9 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
     kaws_sealed sealed;
     kaws_status status = kaws__kms_probe(&op, 0, &sealed);
 
-    if (status != KAWS_OK || run->max == 0 ||
-        (status = kaws__arn_target(&run->target, sealed.kms_key_arn, "", err)))
+    if (status != KAWS_OK || run->max == 0)
         return status;
+    (void)kaws__arn_target(&run->target, sealed.kms_key_arn, "", NULL);
     if ((run->fresh = kaws__mem_new(w->hooks, size)) == NULL)
         return kaws__err_memory(err, "re-wrapping");
     run->numbers = (uint64_t *)(void *)(run->fresh + run->max);

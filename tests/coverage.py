@@ -21,7 +21,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parent.parent
 HERE = TOP / "build" / "coverage"
 HEADER = TOP / "keyring_aws.h"
-GOALS = {"lines": 97.0, "branches": 90.0}
+GOALS = {"lines": 99.9, "branches": 98.8}
 LINK = ["-l:libbearssl.a", "-lcurl", "-lcmocka", "-lpthread"]
 
 # A driver that is told to stop, at whatever it is at, first writes down what it has counted.

@@ -1,9 +1,10 @@
-"""The tools that judge: each notices what it is for.
+"""The tools that judge: each works, and notices what it is for.
 
 clang's static analyzer and cppcheck have nothing to say of the library and the plugin: that they
 would is tried first, each on a fault of the kind it looks for.  Then run.py, coverage.py, bench.py.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,7 +114,29 @@ def test_coverage_wants_reasons(tmp_path, monkeypatch, rows, wrong):
     assert coverage.unexplained({(1, "f"): 7, (2, "f"): 0}) == wrong
 
 
-# ---- bench.py: a goal is met at its limit, and missed beyond it ----------------------------------
+# ---- bench.py: it measures what the README lists; a goal is met at its limit, missed beyond it ---
+
+
+def rows_of(text: str) -> set[str]:
+    """What the bench's list has figures for, whatever numbers of keys and bytes it was."""
+    names = re.findall(r"^\* \*\*(.+?)\*\*: ", text, re.M)
+    return {re.sub(r"[\d,.]+", "N", name) for name in names}
+
+
+def test_bench_works(tmp_path, monkeypatch, capsys):
+    """Every part but those in a server."""
+    monkeypatch.setattr(bench, "OUT", tmp_path)
+    monkeypatch.setattr(bench, "DATA", tmp_path / "data")
+    monkeypatch.setattr(bench, "QUICK", False)
+    monkeypatch.delitem(bench.PARTS, "in_mysql")
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--quick"])
+    assert bench.main() == 0
+    listed = (TOP / "README.md").read_text().split("## How fast it is")[1].split("\n## ")[0]
+    wanted = {name for name in rows_of(listed) if not re.match("key_generate in MySQL|start", name)}
+    assert rows_of((tmp_path / "table.md").read_text()) == wanted
+    assert rows_of(capsys.readouterr().out) == wanted
+
+
 
 
 @pytest.mark.parametrize("part, row, just, beyond", [

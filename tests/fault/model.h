@@ -142,27 +142,88 @@ model_fail(const char *what, const kaws_error *err)
 }
 
 
-/* Opens the file that model_file names; the log begins anew. */
+/* Opens a file; the log begins anew. */
 MODEL kaws_status
-model_open(kaws **ring, kaws_error *err)
+model_open_at(const char *path, int read_only, kaws **ring, kaws_error *err)
 {
     kaws_config cfg = model_config();
 
-    cfg.data_file = model_file;
+    cfg.data_file = path;
+    cfg.read_only = read_only;
     fake_forget_log(&fake);
     return kaws_open(ring, &cfg, err);
 }
 
 
 MODEL kaws *
-model_must_open(void)
+model_must_open_at(const char *path, int read_only)
 {
     kaws_error err;
     kaws *ring = NULL;
 
-    if (model_open(&ring, &err) != KAWS_OK)
+    if (model_open_at(path, read_only, &ring, &err) != KAWS_OK)
         model_fail("the keyring does not open", &err);
     return ring;
+}
+
+
+MODEL kaws *
+model_must_open(void)
+{
+    return model_must_open_at(model_file, 0);
+}
+
+
+/* What changes a keyring: opening, if nothing else. */
+typedef enum verb {
+    OPEN, GENERATE, STORE, REMOVE_FIRST, REMOVE_LAST, REWRAP, CLOSE,
+    GENERATE_CLOSE
+} verb;
+
+
+/* Removes the n-th name of the ring. */
+MODEL kaws_status
+model_remove(kaws *ring, size_t number, kaws_error *err)
+{
+    char key_id[KAWS_NAME_MAX + 1];
+    kaws_entry_info info;
+    kaws_walk *walk;
+
+    memset(&info, 0, sizeof info);
+    if (kaws_walk_begin(ring, &walk, err) != KAWS_OK)
+        return err->status;
+    do
+        assert_true(kaws_walk_next(walk, &info));
+    while (number-- > 0);
+    (void)snprintf(key_id, sizeof key_id, "%s", info.name.key_id);
+    kaws_walk_end(walk);
+    return kaws_remove(ring, (kaws_name){ key_id, "" }, err);
+}
+
+
+MODEL kaws_status
+model_run(verb what, kaws **ring, kaws_error *err)
+{
+    static uint8_t plain[KAWS_PLAIN_MAX] = { 1, 7, 14 };
+    kaws_bytes view = { plain, sizeof plain };
+    kaws_name fresh = { "fresh", "" }, stored = { "stored", "" };
+    kaws_status status = KAWS_OK;
+
+    if (what == OPEN)
+        return model_open_at(model_file, 0, ring, err);
+    if (what == STORE)
+        return kaws_store(*ring, stored, "SECRET", view, err);
+    if (what == REMOVE_FIRST || what == REMOVE_LAST)
+        return model_remove(*ring, what == REMOVE_LAST ? 2 : 0, err);
+    if (what == REWRAP)
+        return kaws_rewrap_all(*ring, err);
+    if (what == GENERATE || what == GENERATE_CLOSE)
+        status = kaws_generate(*ring, fresh, "AES", 32, err);
+    if (what == GENERATE || status != KAWS_OK)
+        return status;
+    kaws_close(*ring);                    /* it has to find the cell behind   */
+    *ring = NULL;
+    return KAWS_OK;
 }
 
 

@@ -22,11 +22,6 @@
 
 #include "model.h"
 
-typedef enum verb {               /* what changes: opening, if nothing else   */
-    OPEN, GENERATE, STORE, REMOVE_FIRST, REMOVE_LAST, REWRAP, CLOSE,
-    GENERATE_CLOSE
-} verb;
-
 typedef enum disk_state {         /* the disk before the change               */
     NOTHING, ODD_PATH, FOLDER, EMPTY, KEYS,
     LAGGING,                      /* right after an acknowledged change       */
@@ -157,51 +152,6 @@ prepare(const scenario *s)
     good = (size_t)kaws__store_get(at + KAWS__STORE_COMMITTED, 8);
     memcpy(torn_end.at, at + good, torn_end.len = len - good);
     full_at_open = ENOSPC;
-}
-
-
-/* Removes the n-th name of the ring. */
-static kaws_status
-remove_nth(kaws *ring, size_t number, kaws_error *err)
-{
-    char key_id[KAWS_NAME_MAX + 1];
-    kaws_entry_info info;
-    kaws_walk *walk;
-
-    memset(&info, 0, sizeof info);
-    if (kaws_walk_begin(ring, &walk, err) != KAWS_OK)
-        return err->status;
-    do
-        assert_true(kaws_walk_next(walk, &info));
-    while (number-- > 0);
-    (void)snprintf(key_id, sizeof key_id, "%s", info.name.key_id);
-    kaws_walk_end(walk);
-    return kaws_remove(ring, model_name(key_id), err);
-}
-
-
-static kaws_status
-run(verb what, kaws **ring, kaws_error *err)
-{
-    static uint8_t plain[KAWS_PLAIN_MAX] = { 1, 7, 14 };
-    kaws_bytes view = { plain, sizeof plain };
-    kaws_status status = KAWS_OK;
-
-    if (what == OPEN)
-        return model_open(ring, err);
-    if (what == STORE)
-        return kaws_store(*ring, model_name("stored"), "SECRET", view, err);
-    if (what == REMOVE_FIRST || what == REMOVE_LAST)
-        return remove_nth(*ring, what == REMOVE_LAST ? 2 : 0, err);
-    if (what == REWRAP)
-        return kaws_rewrap_all(*ring, err);
-    if (what == GENERATE || what == GENERATE_CLOSE)
-        status = kaws_generate(*ring, model_name("fresh"), "AES", 32, err);
-    if (what == GENERATE || status != KAWS_OK)
-        return status;
-    kaws_close(*ring);                    /* it has to find the cell behind   */
-    *ring = NULL;
-    return KAWS_OK;
 }
 
 
@@ -503,7 +453,7 @@ explore_stops(const disk_image *start, outcome may, unsigned calls)
             disk_copy(&disk.image, start);
             disk_restart();
             disk_break(at, 1, stops[i].fault, EIO);
-            (void)model_open(&ring, &err);
+            (void)model_run(OPEN, &ring, &err);
             kaws_close(ring);
             trail_add("; reopening stopped %s %s", stops[i].words,
                       disk.journal[at - 1]);
@@ -546,7 +496,7 @@ begin(void)
 static kaws_status
 change(kaws **ring, kaws_error *err)
 {
-    kaws_status status = run(one.s->verb, ring, err);
+    kaws_status status = model_run(one.s->verb, ring, err);
 
     disk.at = 0;
     disk.fault = DISK_FINE;
@@ -559,14 +509,9 @@ change(kaws **ring, kaws_error *err)
 static void
 check_seen(const model *is)
 {
-    kaws_config cfg = model_config();
-    kaws_error err;
+    kaws *ring = model_must_open_at(DATA, 1);
     model m;
-    kaws *ring;
 
-    cfg.read_only = 1;
-    if (kaws_open(&ring, &cfg, &err) != KAWS_OK)
-        model_fail("the file cannot be read while the ring is there", &err);
     must_model(ring, &m);
     kaws_close(ring);
     if (!model_same(is, &m)) {

@@ -11,8 +11,6 @@
 
 #include "model.h"
 
-typedef enum verb { OPEN, GENERATE, STORE, REMOVE, REWRAP } verb;
-
 typedef struct operation {
     const char *name;
     verb        verb;
@@ -24,7 +22,7 @@ static const operation operations[] = {
     { "create", OPEN, 1, 0, 0 }, { "open", OPEN, 0, 0, 0 },
     { "open, cell behind", OPEN, 0, 1, 0 }, { "open, torn end", OPEN, 0, 0, 1 },
     { "generate", GENERATE, 0, 0, 0 }, { "store", STORE, 0, 0, 0 },
-    { "remove", REMOVE, 0, 0, 0 }, { "re-wrap", REWRAP, 0, 0, 0 }
+    { "remove", REMOVE_LAST, 0, 0, 0 }, { "re-wrap", REWRAP, 0, 0, 0 }
 };
 
 enum { OPERATIONS = sizeof operations / sizeof operations[0], IS_OPEN = 1,
@@ -44,21 +42,7 @@ static kaws_error err;            /* of the last call                         */
 static kaws_status
 run(verb what, kaws **ring)
 {
-    static const uint8_t plain[900] = { 1, 2, 3 };
-    kaws_bytes view = { plain, sizeof plain };
-
-    switch (what) {
-    case OPEN:
-        return model_open(ring, &err);
-    case GENERATE:
-        return kaws_generate(*ring, model_name("fresh"), "AES", 32, &err);
-    case STORE:
-        return kaws_store(*ring, model_name("stored"), "SECRET", view, &err);
-    case REMOVE:
-        return kaws_remove(*ring, model_name("two"), &err);
-    default:
-        return kaws_rewrap_all(*ring, &err);
-    }
+    return model_run(what, ring, &err);
 }
 
 
@@ -210,7 +194,6 @@ check_words(kaws_status status, int os)
 static void
 check_uncertain(kaws *ring)
 {
-    kaws_config cfg = model_config();
     model memory, file;
     kaws *other;
     unsigned calls = disk.calls;
@@ -220,8 +203,7 @@ check_uncertain(kaws *ring)
     assert_non_null(strstr(err.text, "reopen"));
     assert_non_null(strstr(err.text, DATA));
     assert_int_equal(disk.calls, calls + 4);   /* remove locks and lets go    */
-    cfg.read_only = 1;
-    assert_int_equal(kaws_open(&other, &cfg, &err), KAWS_OK);
+    other = model_must_open_at(DATA, 1);
     assert_int_equal(model_of(other, &file, &err), KAWS_OK);
     kaws_close(other);
     assert_true(model_same(&memory, &file));
@@ -269,7 +251,7 @@ check_waits(const operation *o, kaws *ring, const before *was, unsigned denied,
         ring = model_must_open();         /* it opens again like that         */
         disk_deny(denied, 0);
     }
-    assert_int_equal(run(REMOVE, &ring), KAWS_OK);
+    assert_int_equal(run(REMOVE_LAST, &ring), KAWS_OK);
     assert_int_equal(run(GENERATE, &ring), KAWS_OK);
     assert_int_equal(fake_logged(&fake, 1, "was moved to"), o->torn);
     if (o->torn)
@@ -523,7 +505,6 @@ test_causes(void **state)
 static void
 test_read_only_ring(void **state)
 {
-    kaws_config cfg;
     kaws *ring;
     int torn;
 
@@ -531,9 +512,7 @@ test_read_only_ring(void **state)
     for (torn = 0; torn < 2; torn++) {
         (void)begin(&operations[torn ? 3 : IS_OPEN]);
         disk_deny(DISK_ALL_CHANGES, EROFS);
-        cfg = model_config();
-        cfg.read_only = 1;
-        assert_int_equal(kaws_open(&ring, &cfg, &err), KAWS_OK);
+        ring = model_must_open_at(DATA, 1);
         each_answers(ring, KAWS_CONFIG);
         close_with(ring, 3);
         disk_deny(DISK_ALL_CHANGES, 0);
@@ -612,7 +591,7 @@ test_uncertain(void **state)
         kaws_status wanted;
         size_t      keys;
     } rows[] = {
-        { REMOVE, 0, 0, DISK_FINE, DISK_ALL_SYNCS, KAWS_FILE, 3 },
+        { REMOVE_LAST, 0, 0, DISK_FINE, DISK_ALL_SYNCS, KAWS_FILE, 3 },
         { GENERATE, 0, 0, DISK_FINE, DISK_ALL_SYNCS, KAWS_UNCERTAIN, 3 },
         /* not written, not cut; written, not synced; half of it, not cut */
         { GENERATE, WRITES_ENTRY, 2, DISK_ERROR, 0, KAWS_UNCERTAIN, 3 },

@@ -6,12 +6,11 @@
  * to the bit, is in tests/unit/test_store.c. Then an
  * attacker who knows the format: there is no secret in the digests, so all he
  * writes adds up. He may lose us keys, but never hand us one as another. Then
- * what he can put in the file's place, before and while it is in use. Last,
- * several rings and several processes on one file. What no entry can be, under
- * whatever digests, is in tests/unit/test_store.c.
+ * what he can put in the file's place, before and while it is in use. What no
+ * entry can be, under whatever digests, is in tests/unit/test_store.c.
  *
- * Damage is done on the disk of disk.h; what needs links, pipes, owners and
- * processes, in a folder of the real one. The readers are also given copies in
+ * Damage is done on the disk of disk.h; what needs links, pipes and owners, in
+ * a folder of the real one. The readers are also given copies in
  * blocks that end where the file does, so that a sanitizer sees any step
  * beyond.
  */
@@ -20,7 +19,6 @@
 
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 
 enum { KEYS = 5 };
 
@@ -49,25 +47,9 @@ static unsigned long tried;
 static kaws *
 open_at(const char *path, int read_only, kaws_error *err)
 {
-    kaws_config cfg = model_config();
     kaws *ring = NULL;
 
-    cfg.data_file = path;
-    cfg.read_only = read_only;
-    fake_forget_log(&fake);
-    (void)kaws_open(&ring, &cfg, err);
-    return ring;
-}
-
-
-static kaws *
-must_open(const char *path)
-{
-    kaws_error err;
-    kaws *ring = open_at(path, 0, &err);
-
-    if (ring == NULL)
-        fail_msg("%s", err.text);
+    (void)model_open_at(path, read_only, &ring, err);
     return ring;
 }
 
@@ -120,7 +102,7 @@ make_files(void)
 
     disk_format();
     model_reset(1);
-    ring = must_open(DATA);
+    ring = model_must_open_at(DATA, 0);
     add_keys(ring, 0, KEYS);
     take(&crashed);
     assert_int_equal(model_of(ring, &all_keys, &err), KAWS_OK);
@@ -505,7 +487,7 @@ test_blobs_of_another_file(void **state)
     other = whole;
     disk_format();
     model_reset(99);
-    kaws *ring = must_open(DATA);
+    kaws *ring = model_must_open_at(DATA, 0);
     add_keys(ring, 0, KEYS);
     kaws_close(ring);
     take(&other);
@@ -771,10 +753,10 @@ make_real(void)
         (void)unlink(extra);
     }
     model_reset(3);
-    ring = must_open(other);
+    ring = model_must_open_at(other, 0);
     add_keys(ring, 0, KEYS);
     kaws_close(ring);
-    ring = must_open(fake.data);
+    ring = model_must_open_at(fake.data, 0);
     add_keys(ring, 0, KEYS - 1);
     copy_file(fake.data, older);
     add_keys(ring, KEYS - 1, KEYS);
@@ -884,145 +866,6 @@ test_places_opening(void **state)
 }
 
 
-/* ---- several at once ---------------------------------------------------- */
-
-/* Two rings on one file: the second is told; whichever changes it first, the
- * other changes nothing, not even by closing. */
-static void
-test_two_rings(void **state)
-{
-    char before[200], after[200];
-    kaws_error err;
-    kaws *a, *b;
-    model keys;
-    int round;
-
-    (void)state;
-    for (round = 0; round < 4; round++) {
-        a = make_real();
-        assert_int_equal(fake_logged(&fake, 1, "in use by another"), 0);
-        b = must_open(fake.data);
-        assert_int_equal(fake_logged(&fake, 1, "in use by another"), 1);
-        assert_int_equal(round % 2 == 0
-                         ? kaws_generate(a, model_name("a"), "AES", 32, &err)
-                         : kaws_remove(a, model_name("alpha"), &err), KAWS_OK);
-        look_at(fake.data, before, sizeof before);
-        assert_int_equal(kaws_generate(b, model_name("b"), "AES", 32, &err),
-                         KAWS_CHANGED);
-        assert_int_equal(kaws_remove(b, model_name("gamma"), &err),
-                         KAWS_CHANGED);
-        assert_int_equal(kaws_rewrap_all(b, &err), KAWS_CHANGED);
-        if (round < 2)
-            kaws_close(b);
-        look_at(fake.data, after, sizeof after);
-        assert_string_equal(before, after);
-        assert_int_equal(kaws_generate(a, model_name("c"), "AES", 32, &err),
-                         KAWS_OK);
-        kaws_close(a);
-        if (round >= 2)
-            kaws_close(b);
-        a = must_open(fake.data);
-        assert_int_equal(model_of(a, &keys, &err), KAWS_OK);
-        assert_int_equal(keys.count, round % 2 == 0 ? KEYS + 2 : KEYS);
-        kaws_close(a);
-        tried++;
-    }
-}
-
-
-/* A process of several: adds keys of its own, reopens when another was faster,
- * and tells its parent what was acknowledged. */
-static void
-work(int number, int keys, int out)
-{
-    kaws_error err;
-    kaws *ring = NULL;
-    char name[32];
-    kaws_status status;
-    int i = 0;
-
-    fake.seed = (uint64_t)number * 7919 + 1;
-    while (i < keys) {
-        if (ring == NULL)
-            ring = open_at(fake.data, 0, &err);
-        if (ring == NULL && err.status != KAWS_LOCKED)
-            break;
-        if (ring == NULL)
-            continue;
-        (void)snprintf(name, sizeof name, "p%d-%d", number, i);
-        status = kaws_generate(ring, model_name(name), "AES", 32, &err);
-        if (status == KAWS_OK && i % 5 == 4)
-            status = kaws_remove(ring, model_name(name), &err);
-        else if (status == KAWS_OK)
-            dprintf(out, "%s\n", name);
-        i += status == KAWS_OK;
-        if (status == KAWS_EXISTS)        /* added, but not yet removed       */
-            i += kaws_remove(ring, model_name(name), &err) == KAWS_OK;
-        else if (status != KAWS_OK && status != KAWS_CHANGED &&
-                 status != KAWS_LOCKED)
-            break;
-        if (status != KAWS_OK && status != KAWS_LOCKED) {
-            kaws_close(ring);
-            ring = NULL;
-        }
-    }
-    kaws_close(ring);
-    _exit(i == keys ? 0 : 1);
-}
-
-
-static void
-check_acknowledged(int from, size_t wanted)
-{
-    FILE *in = fdopen(from, "r");
-    kaws *ring = must_open(fake.data);
-    kaws_error err;
-    kaws_key key;
-    kaws_stats stats;
-    char name[32];
-    size_t count = 0;
-
-    while (fgets(name, sizeof name, in) != NULL) {
-        name[strcspn(name, "\n")] = '\0';
-        if (kaws_fetch(ring, model_name(name), &key, &err) != KAWS_OK)
-            fail_msg("%s was acknowledged, but: %s", name, err.text);
-        kaws_key_free(ring, &key);
-        count++;
-    }
-    (void)fclose(in);
-    assert_int_equal(count, wanted);
-    kaws_get_stats(ring, &stats);
-    assert_int_equal(stats.keys, KEYS + wanted);
-    kaws_close(ring);
-}
-
-
-static void
-test_processes(void **state)
-{
-    int workers = model_long() ? 6 : 3, keys = model_long() ? 200 : 40;
-    int i, ends[2], status;
-    pid_t children[8];
-
-    (void)state;
-    kaws_close(make_real());
-    assert_int_equal(pipe(ends), 0);
-    for (i = 0; i < workers; i++) {
-        children[i] = fork();
-        assert_true(children[i] >= 0);
-        if (children[i] == 0)
-            work(i, keys, ends[1]);
-    }
-    close(ends[1]);
-    for (i = 0; i < workers; i++) {
-        assert_int_equal(waitpid(children[i], &status, 0), children[i]);
-        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-    }
-    check_acknowledged(ends[0], (size_t)(workers * (keys - keys / 5)));
-    tried++;
-}
-
-
 static int
 finish(void **state)
 {
@@ -1045,9 +888,7 @@ main(void)
         cmocka_unit_test(test_fields_changed),
         cmocka_unit_test(test_foreign),
         cmocka_unit_test(test_places_running),
-        cmocka_unit_test(test_places_opening),
-        cmocka_unit_test(test_two_rings),
-        cmocka_unit_test(test_processes)
+        cmocka_unit_test(test_places_opening)
     };
 
     fake_init(&fake);

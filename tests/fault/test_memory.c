@@ -186,6 +186,22 @@ test_each(void **state)
 }
 
 
+/* Of no ring nothing can be had; who asks is told. */
+static void
+test_no_ring(void **state)
+{
+    struct world *w = *state;
+    size_t i;
+
+    for (i = 1; i < COUNT(jobs); i++) {
+        world_case = jobs[i].name;
+        EXPECT(w, KAWS_ARGUMENT, "NULL", jobs[i].call(NULL, &w->err));
+    }
+    kaws__err_clear(&w->err);
+    world_case = "";
+}
+
+
 /* ---- operations of which more must be said ----------------------------- */
 
 /* The table and the list grow now and then: names until all sizes were met. */
@@ -321,8 +337,8 @@ main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, begin_keys, world_end)
     const struct CMUnitTest tests[] = {
-        TEST(test_each), TEST(test_growing), TEST(test_new_file),
-        TEST(test_torn_file), TEST(test_rotate),
+        TEST(test_each), TEST(test_no_ring), TEST(test_growing),
+        TEST(test_new_file), TEST(test_torn_file), TEST(test_rotate),
         TEST(test_rewrap_across_regions)
     };
 

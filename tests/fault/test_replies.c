@@ -13,12 +13,9 @@
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
 #include "../unit/unit.h"
+#include "../unit/fakes.h"
+#include "../unit/listener.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
 #include <sys/wait.h>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -35,7 +32,7 @@ extern size_t __sanitizer_get_current_allocated_bytes(void);
 enum {
     BATCH = 250, BATCHES = 6, BATCHES_LONG = 120, PREVHEAD_TIMES = 20,
     TIMEOUT_MS = 150, MARGIN_MS = 5000, GROWTH = 65536, KEY_LEN = 15,
-    OPEN = 16, REQUEST_MAX = 32768, BODY_MAX = 40000, REPLY_MAX = 1 << 20
+    REQUEST_MAX = 32768, BODY_MAX = 40000, REPLY_MAX = 1 << 20
 };
 
 
@@ -44,15 +41,10 @@ enum {
 typedef enum ending { KEEP, CLOSE, RESET, SILENCE } ending;
 
 typedef struct server {
-    pthread_t thread;
-    pthread_mutex_t lock;
-    uint32_t requests;            /* the last one's number; under the lock    */
+    listener on;                  /* its lock guards all below                */
     const char *script;           /* the reply, if it is not by chance        */
     int      wild;                /* else: 0, the good one                    */
     uint64_t chance;
-    struct pollfd open[OPEN];     /* the first listens                        */
-    nfds_t   count;
-    char     url[32];
     char     request[REQUEST_MAX], body[BODY_MAX];
     size_t   body_len;
     char    *reply;               /* room for REPLY_MAX                       */
@@ -381,7 +373,8 @@ compose(server *v)
         say(v, v->script != NULL ? v->script : "");
         if (v->script == NULL) {
             status_line(v);
-            say_number(v, "x-amzn-RequestId: good-%lu\r\n", v->requests);
+            say_number(v, "x-amzn-RequestId: good-%lu\r\n",
+                       (size_t)v->on.requests);
             say_number(v, "Content-Length: %lu\r\n\r\n", v->body_len);
             put(v, v->body, v->body_len);
         }
@@ -401,29 +394,6 @@ compose(server *v)
 
 /* ---- the server at work ------------------------------------------------- */
 
-/* Reads one request; 0 if there is none any more. */
-static int
-hear(server *v, int fd)
-{
-    size_t len = 0;
-    char *body, *length;
-    ssize_t n;
-
-    do {
-        n = recv(fd, v->request + len, REQUEST_MAX - 1 - len, 0);
-        if (n <= 0)
-            return 0;
-        len += (size_t)n;
-        v->request[len] = '\0';
-        body = strstr(v->request, "\r\n\r\n");
-        length = strstr(v->request, "Content-Length: ");
-    } while (body == NULL || length == NULL ||
-             len < (size_t)(body + 4 - v->request) +
-                   strtoul(length + 16, NULL, 10));
-    return 1;
-}
-
-
 static int
 send_all(int fd, const char *at, size_t len)
 {
@@ -441,23 +411,23 @@ send_all(int fd, const char *at, size_t len)
 /* Answers one request; 0: the connection ends. The lock is held to the last
  * byte, so that no surplus comes during the next request: see asked(). */
 static int
-answer(server *v, int fd)
+answer(listener *on, int fd)
 {
     struct linger at_once = { 1, 0 };
+    server *v = (server *)on;
     ending how;
     int sent;
 
-    if (!hear(v, fd))
+    if (!listener_hear(fd, v->request, REQUEST_MAX))
         return 0;
-    pthread_mutex_lock(&v->lock);
-    v->requests++;
-    good_body(v, v->requests);
+    pthread_mutex_lock(&on->lock);
+    good_body(v, (uint32_t)++on->requests);
     how = compose(v);
     if (v->pause > v->len)
         v->pause = v->len;
     sent = send_all(fd, v->reply, v->pause) &&
            send_all(fd, v->reply + v->pause, v->len - v->pause);
-    pthread_mutex_unlock(&v->lock);
+    pthread_mutex_unlock(&on->lock);
     if (!sent)
         return 0;
     if (how == RESET)
@@ -466,71 +436,20 @@ answer(server *v, int fd)
 }
 
 
-static void *
-serve(void *arg)
-{
-    struct timeval most = { 2, 0 };
-    server *v = arg;
-    int on = 1;
-    nfds_t i;
-
-    while (poll(v->open, v->count, -1) > 0) {
-        for (i = v->count - 1; i > 0; i--)
-            if (v->open[i].revents != 0 && !answer(v, v->open[i].fd)) {
-                close(v->open[i].fd);
-                v->open[i] = v->open[--v->count];
-            }
-        if (v->open[0].revents == 0)
-            continue;
-        v->open[v->count].fd = accept(v->open[0].fd, NULL, NULL);
-        if (v->open[v->count].fd < 0 || v->count == OPEN - 1)
-            break;
-        (void)setsockopt(v->open[v->count].fd, IPPROTO_TCP, TCP_NODELAY, &on,
-                         sizeof on);
-        (void)setsockopt(v->open[v->count].fd, SOL_SOCKET, SO_SNDTIMEO, &most,
-                         sizeof most);
-        v->open[v->count].events = POLLIN;
-        v->open[v->count++].revents = 0;
-    }
-    return NULL;
-}
-
-
 static int
 server_open(server *v, uint64_t seed)
 {
-    struct sockaddr_in where;
-    socklen_t len = sizeof where;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-
     memset(v, 0, sizeof *v);
     v->chance = seed;
     v->reply = malloc(REPLY_MAX);
-    memset(&where, 0, sizeof where);
-    where.sin_family = AF_INET;
-    where.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (v->reply == NULL || bind(fd, (struct sockaddr *)&where, len) != 0 ||
-        listen(fd, OPEN) != 0 ||
-        getsockname(fd, (struct sockaddr *)&where, &len) != 0)
-        return 0;
-    (void)snprintf(v->url, sizeof v->url, "http://127.0.0.1:%d",
-                   ntohs(where.sin_port));
-    v->open[0].fd = fd;
-    v->open[0].events = POLLIN;
-    v->count = 1;
-    return pthread_mutex_init(&v->lock, NULL) == 0 &&
-           pthread_create(&v->thread, NULL, serve, v) == 0;
+    return v->reply != NULL && listener_open(&v->on, answer);
 }
 
 
 static void
 server_close(server *v)
 {
-    (void)shutdown(v->open[0].fd, SHUT_RDWR);
-    pthread_join(v->thread, NULL);
-    while (v->count > 0)
-        close(v->open[--v->count].fd);
-    pthread_mutex_destroy(&v->lock);
+    listener_close(&v->on);
     free(v->reply);
 }
 
@@ -541,9 +460,9 @@ asked(server *v)
 {
     uint32_t requests;
 
-    pthread_mutex_lock(&v->lock);
-    requests = v->requests;
-    pthread_mutex_unlock(&v->lock);
+    pthread_mutex_lock(&v->on.lock);
+    requests = (uint32_t)v->on.requests;
+    pthread_mutex_unlock(&v->on.lock);
     return requests;
 }
 
@@ -552,45 +471,17 @@ asked(server *v)
 static void
 server_says(server *v, int wild, const char *script)
 {
-    pthread_mutex_lock(&v->lock);
+    pthread_mutex_lock(&v->on.lock);
     v->wild = wild;
     v->script = script;
-    pthread_mutex_unlock(&v->lock);
+    pthread_mutex_unlock(&v->on.lock);
 }
 
 
 /* ---- the client, in a process of its own -------------------------------- */
 
-static struct {                   /* what the ring asked for                  */
-    pthread_mutex_t lock;
-    size_t live, unwiped;
-} books = { PTHREAD_MUTEX_INITIALIZER, 0, 0 };
-
-static char folder[] = "/tmp/kaws-replies-XXXXXX", conf[64];
-static int  wrong;                /* cmocka cannot fail in a child            */
-
-
-static void *
-memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
-{
-    const uint8_t *at = ptr;
-    size_t i, dirty = 0;
-
-    (void)ctx;
-    for (i = 0; at != NULL && i < old_len; i++)
-        dirty += at[i] != 0 && at[i] != 0xa5;     /* neither wiped nor unused */
-    pthread_mutex_lock(&books.lock);
-    books.live += new_len;
-    books.live -= old_len;
-    books.unwiped += dirty != 0;
-    pthread_mutex_unlock(&books.lock);
-    if (new_len > 0) {
-        ptr = malloc(new_len);
-        return ptr != NULL ? memset(ptr, 0xa5, new_len) : NULL;
-    }
-    free(ptr);
-    return NULL;
-}
+static struct fake fake;          /* keeps the books of memory; a conf file   */
+static int wrong;                 /* cmocka cannot fail in a child            */
 
 
 static void
@@ -612,10 +503,11 @@ ring_open(const server *v)
     kaws *ring = NULL;
 
     memset(&cfg, 0, sizeof cfg);
-    cfg.hooks.memory = memory;
+    cfg.hooks.ctx = &fake;
+    cfg.hooks.memory = fake_memory;
     cfg.kms_key_id = ARN;
-    cfg.conf_file = conf;
-    cfg.endpoint = v->url;
+    cfg.conf_file = fake.conf;
+    cfg.endpoint = v->on.url;
     cfg.max_attempts = 1;
     cfg.timeout_ms = cfg.connect_timeout_ms = TIMEOUT_MS;
     expect(kaws_open(&ring, &cfg, &err) == KAWS_OK, "open", &err);
@@ -627,13 +519,12 @@ ring_open(const server *v)
 static uint32_t
 number_of(const uint8_t *key)
 {
-    static const kaws_hooks hooks = { .memory = memory };
     kaws_bytes bytes = { key, KEY_LEN };
     char want[21], got[21], digits[9];
     kaws__buf b64;
     uint32_t number;
 
-    kaws__buf_init(&b64, &hooks);
+    kaws__buf_init(&b64, &fake_plain);
     kaws__text_base64(&b64, bytes);
     (void)kaws__buf_copy_text(got, sizeof got, kaws__buf_view(&b64));
     kaws__buf_free(&b64);
@@ -740,10 +631,10 @@ run(part *what, uint64_t seed)
         before = again ? before : after;
     }
     server_close(&v);
-    if (after > before + GROWTH || books.live != 0 || books.unwiped != 0) {
+    if (after > before + GROWTH || fake.live != 0 || fake.dirty != 0) {
         print_error("%lu bytes more, %lu of them ours; %lu blocks unwiped\n",
-                    (unsigned long)(after - before), (unsigned long)books.live,
-                    (unsigned long)books.unwiped);
+                    (unsigned long)(after - before), (unsigned long)fake.live,
+                    (unsigned long)fake.dirty);
         wrong++;
     }
 }
@@ -844,17 +735,9 @@ test_first_header_line_begins_with_a_blank(void **state)
 static int
 begin(void **state)
 {
-    FILE *file;
-
     (void)state;
-    if (mkdtemp(folder) == NULL)
-        return 1;
-    (void)snprintf(conf, sizeof conf, "%s/conf", folder);
-    file = fopen(conf, "wb");
-    if (file == NULL || fputs("AKIDEXAMPLE\nsecret\n", file) < 0 ||
-        fclose(file) != 0)
-        return 1;
-    return chmod(conf, 0600);
+    fake_init(&fake);
+    return 0;
 }
 
 
@@ -862,7 +745,8 @@ static int
 end(void **state)
 {
     (void)state;
-    return remove(conf) + remove(folder);
+    fake_end(&fake);
+    return 0;
 }
 
 

@@ -1,4 +1,4 @@
-/* test_two_names.c - two processes on one file, by a name of its own each
+/* test_two_names.c - two processes on one file, by one name, or each by its own
  *
  * Two names have two lock files: what keeps the processes apart is the lock on
  * the file itself. Each write takes 3 ms longer than it would, each removing of
@@ -245,7 +245,7 @@ play(struct world *w, const worker all[WORKERS])
 
 typedef struct scenario {
     const char *name;
-    int         mounted;          /* the second name; otherwise a hard link   */
+    enum { THE_SAME, LINKED, MOUNTED } second;    /* what the second name is  */
     int         removes, reads;   /* as the workers have it                   */
 } scenario;
 
@@ -253,12 +253,14 @@ typedef struct scenario {
 /* Gives the file its second name, which ends with the test. A mount is where
  * only we see it. */
 static const char *
-second_name(struct world *w, int mounted)
+second_name(struct world *w, int second)
 {
     static char other[128];
 
     (void)snprintf(other, sizeof other, "%s/other", w->f.dir);
-    if (!mounted) {
+    if (second == THE_SAME)
+        return w->f.data;
+    if (second == LINKED) {
         assert_int_equal(link(w->f.data, other), 0);
         return other;
     }
@@ -281,6 +283,7 @@ test_workers(void **state)
 {
     const scenario *s = *state;
     int keys = getenv("KAWS_LONG") != NULL ? 400 : 40;
+    int mounted = s->second == MOUNTED;
     worker all[WORKERS] = { { NULL, 1, keys, s->removes, 0 },
                             { NULL, 2, keys, s->removes, s->reads } };
     void *world;
@@ -292,25 +295,25 @@ test_workers(void **state)
     world_open(w);
     world_close(w);
     all[0].path = w->f.data;
-    all[1].path = second_name(w, s->mounted);
+    all[1].path = second_name(w, s->second);
     w->cfg.data_file = all[1].path;
     world_open(w);
 #if defined(STATX_ATTR_MOUNT_ROOT)        /* else nobody can tell             */
-    assert_int_equal(fake_logged(&w->f, 1, "is a mount point"), s->mounted);
+    assert_int_equal(fake_logged(&w->f, 1, "is a mount point"), mounted);
 #endif
     world_close(w);
     w->cfg.data_file = w->f.data;
     play(w, all);
-    assert_in_range(known_count, s->removes && !s->mounted ? WORKERS * keys
+    assert_in_range(known_count, s->removes && !mounted ? WORKERS * keys
                                                            : keys,
                     WORKERS * keys);
-    if (s->mounted && s->removes) {
+    if (mounted && s->removes) {
         w->cfg.data_file = all[1].path;
         EXPECT(w, KAWS_CHANGED, "mount it again",
                kaws_open(&none, &w->cfg, &w->err));
         kaws__err_clear(&w->err);
     }
-    if (s->mounted)
+    if (mounted)
         assert_int_equal(umount(all[1].path), 0);
     assert_int_equal(world_end(&world), 0);
 }
@@ -327,7 +330,7 @@ test_mounted_file_replaced(void **state)
     world_open(w);
     EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name, "AES", 32, &w->err));
     mine = w->ring;
-    w->cfg.data_file = second_name(w, 1);
+    w->cfg.data_file = second_name(w, MOUNTED);
     EXPECT(w, KAWS_OK, NULL, kaws_open(&theirs, &w->cfg, &w->err));
     assert_int_equal(fake_logged(&w->f, 1, "by another name"), 1);
     EXPECT(w, KAWS_FILE, "Device or resource busy",
@@ -347,9 +350,10 @@ int
 main(void)
 {
     static scenario all[] = {
-        { "hard link", 0, 0, 0 }, { "hard link, removes", 0, 1, 0 },
-        { "hard link, reads", 0, 0, 1 }, { "mounted file", 1, 0, 0 },
-        { "mounted file, removes", 1, 1, 0 }
+        { "one name, removes", THE_SAME, 1, 0 },
+        { "hard link", LINKED, 0, 0 }, { "hard link, removes", LINKED, 1, 0 },
+        { "hard link, reads", LINKED, 0, 1 }, { "mounted file", MOUNTED, 0, 0 },
+        { "mounted file, removes", MOUNTED, 1, 0 }
     };
     enum { N = sizeof all / sizeof all[0] };
     struct CMUnitTest tests[N + 1] = {

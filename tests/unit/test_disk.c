@@ -1,8 +1,5 @@
 /* test_disk.c - room disk: paths, files, names and locks; and a disk in trouble
  *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_disk \
- *        tests/unit/test_disk.c -l:libbearssl.a -lcurl -lcmocka
- *
  * First what holds on every system. Then, on POSIX, what only that has: links,
  * pipes, owners, modes; and, by the rules of disk.h, calls that a signal
  * interrupts, that do half, or fail. Then what only Windows has.
@@ -11,10 +8,8 @@
 #include "../fault/disk.h"
 
 #if !defined(_WIN32)
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <sys/wait.h>
 #endif
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -476,27 +471,6 @@ test_trouble(void **state)
 
 #if !defined(_WIN32)
 
-/* A lock is its open file's: a child that opens the file itself is another. */
-static void
-test_lock_other_process(void **state)
-{
-    int a = file_of("a", ""), b = -1, status;
-    pid_t child;
-
-    (void)state;
-    assert_int_equal(kaws__disk_lock(a, 1, 1), 0);
-    child = fork();
-    assert_true(child >= 0);
-    if (child == 0)
-        _exit(OPEN("a", KAWS__WRITE, &b) != 0 ||
-              kaws__disk_lock(b, 1, 1) != EAGAIN ||
-              !kaws__disk_locked_by_others(b, 1));
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_int_equal(status, 0);
-    kaws__disk_close(a);
-}
-
-
 /* ---- POSIX: what may stand in a file's place --------------------------- */
 
 /* Only READ_LINKED follows a link at the end of the path; a link that leads
@@ -693,30 +667,6 @@ test_rename_falls_back(void **state)
     }
 }
 
-
-/* The real thing: a file that may not grow. */
-static void
-test_file_size_limit(void **state)
-{
-    int fd = file_of("a", ""), os;
-    static char block[3000];
-    struct rlimit before, low;
-    void (*old)(int) = signal(SIGXFSZ, SIG_IGN);
-    size_t n;
-
-    (void)state;
-    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
-    low = before;
-    low.rlim_cur = 2000;
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &low), 0);
-    os = kaws__disk_write_at(fd, 0, block, sizeof block, &n);
-    assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
-    signal(SIGXFSZ, old);
-    assert_int_equal(os, EFBIG);
-    assert_int_equal(n, 2000);
-    kaws__disk_close(fd);
-}
-
 #else
 /* ---- Windows: processes, names, and who has a file open ---------------- */
 
@@ -888,7 +838,6 @@ main(int argc, char **argv)
         IN_FOLDER(test_names),
         IN_FOLDER(test_lock),
         IN_FOLDER(test_lock_shared),
-        IN_FOLDER(test_lock_other_process),
         IN_FOLDER(test_trouble),
 #if !defined(_WIN32)
         IN_FOLDER(test_open_link),
@@ -897,8 +846,8 @@ main(int argc, char **argv)
         IN_FOLDER(test_stat_more),
         IN_FOLDER(test_done_before),
         IN_FOLDER(test_rename_falls_back),
-        IN_FOLDER(test_file_size_limit),
 #else
+        IN_FOLDER(test_lock_other_process),
         IN_FOLDER(test_replace_what_is_open),
         IN_FOLDER(test_wide_names),
 #endif

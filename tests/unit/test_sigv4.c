@@ -216,6 +216,8 @@ test_canonical(void **state)
         { "?&", "=&=" }, { "?a=1&", "=&a=1" }, { "?b&&a", "=&a=&b=" },
         { "?a-b=1&ab=1&a=2", "a=2&a-b=1&ab=1" },
         { "?a=B&a=a&A=c", "A=c&a=B&a=a" }, { "?a=%20+/?", "a=%20+/?" },
+        { "X-A-Name-That-Is-Longer-Than-32-Bytes: Y",
+          "x-a-name-that-is-longer-than-32-bytes:Y" },
         { "X:", "x:" }, { "x: \t ", "x:" }, { "x: y", "x:y" },
         { "X:\ty\t", "x:y" }, { "x: y \t Z  z ", "x:y Z z" },
         { "x:\"y  y\",  :", "x:\"y y\", :" }, { "x:\xc3\xbc", "x:\xc3\xbc" }

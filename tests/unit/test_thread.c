@@ -1,8 +1,5 @@
 /* test_thread.c - room thread: locks and their order, parallel work, the turn
  *
- *     cc -std=c99 -g -fsanitize=address,undefined -o test_thread \
- *        tests/unit/test_thread.c -l:libbearssl.a -lcurl -lcmocka
- *
  * The order of locks is checked here. On POSIX the calls that start a thread,
  * make a lock or a condition, and read a clock go through functions that fail,
  * or lie, if they are told to.
