@@ -866,10 +866,12 @@ plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
         pthread_mutex_unlock(&g->lock);
         (void)kaws_use(ring->kaws, cmk_id, region, err);
         pthread_mutex_lock(&g->lock);
-        ring->tried    = wanted;
-        ring->answer   = *err;
         ring->adopting = false;
-        ring->asked++;
+        if (err->status != KAWS_CANCELLED) {    /* that is no answer of KMS  */
+            ring->tried  = wanted;
+            ring->answer = *err;
+            ring->asked++;
+        }
         pthread_cond_broadcast(&g->adopted);
     }
     pthread_mutex_unlock(&g->lock);
@@ -1570,7 +1572,9 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
  * data file is an older copy, or another server's: an error line says so.
  * InnoDB asks for INNODBKey-... only after it has made the key, or has read the
  * key's name in a tablespace. So the key has to be there, unless the last try
- * to make it failed, or keyring_operations is OFF. The binary log has a few
+ * to make it failed, or keyring_operations is OFF. But if InnoDB cannot get a
+ * key, it also asks for the name that 5.7.11 would have given it, with numbers
+ * only: that name may always be missing. The binary log has a few
  * keys for its own use, which may all be missing, and keys with a number. It
  * asks for the next number before it makes that key, but only while a rotation
  * runs (a key with _old or _new at its end is there), or when it has just asked
@@ -1707,9 +1711,14 @@ plug__keyring_may_lack(plug__guard_ring *ring, const char *id)
     char *const begun = plug__keyring_seen.begun;
     const char *number;
 
-    if (strncmp(id, table, sizeof table - 1) == 0)
-        return strcmp(id, plug__keyring_seen.unmade) == 0
+    if (strncmp(id, table, sizeof table - 1) == 0) {
+        number = id + sizeof table - 1;
+        number += strspn(number, "0123456789");
+        return (*number == '-' && number[1 + strspn(number + 1, "0123456789")]
+                                  == '\0')
+               || strcmp(id, plug__keyring_seen.unmade) == 0
                || plug__server_stopped();
+    }
     if (strncmp(id, log, sizeof log - 1) != 0)
         return true;
     number = strchr(id + sizeof log - 1, '_');
