@@ -563,7 +563,7 @@ typedef struct plug__guard_host {
                                          * functions; NULL: it may           */
     void        (*called)(void);        /* a thread calls the guard         */
     int         (*cancelled)(void *ctx);        /* 1: this thread's statement
-                                         * was killed; NULL: nobody kills    */
+                                         * was killed                        */
 } plug__guard_host;
 
 /* The settings that SET GLOBAL can change. "" and 0 mean: no value. */
@@ -771,7 +771,8 @@ plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
     plug__guard_ring *const ring = calloc(1, sizeof *ring);
 
     for (int i = 0; i < 1500            /* up to 30 s                        */
-                    && __atomic_load_n(&g->open, __ATOMIC_ACQUIRE) != 0; i++)
+                    && __atomic_load_n(&g->open, __ATOMIC_ACQUIRE) != 0
+                    && !g->host->cancelled(NULL); i++)
         nanosleep(&pause, NULL);
     cfg->kaws.hooks.ctx = g;
     cfg->kaws.hooks.log = plug__guard_hear;
@@ -982,17 +983,26 @@ plug__server_session(void)
 }
 
 
+/* The statement that this session runs; of no bytes if it runs none. */
+static plug__abi_text
+plug__server_text(void *thd)
+{
+    static const plug__abi_text none = { NULL, 0 };
+
+    return plug__server_has(mysql_parser_service)
+           ? mysql_parser_service->get_query(thd) : none;
+}
+
+
 /* A number for the statement that this session runs; never 0. The server has no
  * such number, so it is a hash of the session and the text (FNV-1a). If the
  * session runs the same text again, the number is the same. */
 static uint64_t
 plug__server_statement(void *thd)
 {
-    plug__abi_text text = { NULL, 0 };
-    uint64_t       hash = 14695981039346656037u ^ (uintptr_t)thd;
+    const plug__abi_text text = plug__server_text(thd);
+    uint64_t hash = 14695981039346656037u ^ (uintptr_t)thd;
 
-    if (plug__server_has(mysql_parser_service))
-        text = mysql_parser_service->get_query(thd);
     for (size_t i = 0; i < text.len; i++)
         hash = (hash ^ (unsigned char)text.at[i]) * 1099511628211u;
     return hash | 1;
@@ -1037,14 +1047,14 @@ plug__server_called(void)
 
 
 /* Whether the server sets a variable by itself, as SET PERSIST left it. It does
- * so after init, while it starts and in the statement INSTALL PLUGIN. In 5.7
- * there is no SET PERSIST. */
+ * so after init, while it starts (but then a statement is init_file's) and in
+ * the statement INSTALL PLUGIN. In 5.7 there is no SET PERSIST. */
 static bool
 plug__server_restores(void *thd)
 {
     plug__server_called();
     return !plug__server.is_57
-           && (plug__server_starting()
+           && ((plug__server_starting() && plug__server_text(thd).len == 0)
                || plug__server_statement(thd)
                   == PLUG__LOAD(&plug__server.install));
 }

@@ -812,6 +812,49 @@ def test_a_killed_statement_waits_for_kms_no_longer(stage, what, kill):
     assert len(stage.fetch("killed")) == 32     # the next statement is not killed
 
 
+def test_a_killed_session_answers_for_no_other(stage):
+    """Two sessions need the KMS key that was SET; the one that asks KMS for both is killed."""
+    stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
+    stage.refused("SET GLOBAL keyring_aws_cmk_id = %s, GLOBAL max_connections = 'x'", (KEY_ARN,))
+    with cursor(stage) as one, cursor(stage) as other, ThreadPoolExecutor(2) as pool:
+        stage.kms.fault("*", "black_hole", where="request")
+        asked = stage.kms.count()
+        killed = pool.submit(one.execute, "SELECT keyring_key_generate('killed-too', 'AES', 32)")
+        wait_for(lambda: stage.kms.count() > asked)
+        waits = pool.submit(other.execute, "SELECT keyring_aws_rotate_keys()")
+        time.sleep(0.3)
+        stage.sql(f"KILL QUERY {one.connection.thread_id()}")
+        with contextlib.suppress(pymysql.err.MySQLError):
+            killed.result()
+        waits.result()
+        assert other.fetchall() == ((1,),)
+    assert sealed_with(stage) == stage.second
+
+
+def test_a_killed_install_waits_for_no_old_function(stage):
+    """It holds a lock of the server's meanwhile, and would hold up a shutdown."""
+    stage.generate("kept")
+    with cursor(stage) as old, cursor(stage) as new, ThreadPoolExecutor(2) as pool:
+        stage.kms.fault("*", "black_hole", times=0, where="request")
+        asked = stage.kms.count()
+        runs = pool.submit(old.execute, "SELECT keyring_aws_rotate_keys()")
+        wait_for(lambda: stage.kms.count() > asked)
+        stage.uninstall()
+        waits = pool.submit(new.execute, "INSTALL PLUGIN keyring_aws SONAME 'keyring_aws.so'")
+        time.sleep(0.3)
+        began = time.monotonic()
+        stage.sql(f"KILL QUERY {new.connection.thread_id()}")
+        with pytest.raises(pymysql.err.MySQLError):
+            waits.result()
+        assert time.monotonic() - began < 1 and not runs.done()
+        stage.sql(f"KILL QUERY {old.connection.thread_id()}")
+        with pytest.raises(pymysql.err.MySQLError):
+            runs.result()
+    stage.kms.clear_faults()
+    stage.install()
+    assert stage.generate("after") == 1 and stage.remove("after") == 1
+
+
 def test_50_reinstallations_under_load(stage):
     """Many calls run meanwhile: none crashes, none hangs, and no key is lost."""
     stage.renew()

@@ -323,3 +323,18 @@ def test_a_persisted_key_that_kms_refuses_is_said_when_it_is_used(stage):
     assert "DisabledException" in line
     stage.sql("SET PERSIST keyring_aws_cmk_id = %s", (KEY_ARN,))
     assert stage.generate("accepted") == 1
+
+
+@pytest.mark.needs("persist")
+def test_what_an_init_file_sets_is_asked_for(stage):
+    """It is a SET GLOBAL like any other, though the server is still starting."""
+    second = stage.kms.add_key("us-east-1", ACCOUNT)
+    file = stage.db.folder / "init.sql"
+    file.write_text(f"SET GLOBAL keyring_aws_cmk_id = '{second}';\n")
+    stage.start(NO_SCHEMA, f"--init-file={file}")
+    assert stage.variable("cmk_id") == second
+    (line,) = stage.tagged("KAWS-306")
+    assert line == f"keyring_aws_cmk_id is '{second}' now, and was '{KEY_ARN}'"
+    asked = stage.kms.count()
+    stage.install_functions()
+    assert stage.generate("a") == 1 and stage.kms.count() == asked + 1
