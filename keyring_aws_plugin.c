@@ -1085,11 +1085,21 @@ plug__server_log(int level, const char *line)
 }
 
 
+/* A client gets only so many bytes of an SQL error. A longer text is cut in the
+ * middle, where AWS's own words are, because what to do stands at its end. */
 static void
 plug__server_raise(unsigned number, const char *text)
 {
+    enum { TAIL = 160, HEAD = PLUG__ABI_ERRMSG_SIZE - TAIL - 4 };
+    const size_t len = strlen(text);
+    char fits[PLUG__ABI_ERRMSG_SIZE];
+
+    if (len < sizeof fits)
+        snprintf(fits, sizeof fits, "%s", text);
+    else
+        snprintf(fits, sizeof fits, "%.*s...%s", HEAD, text, text + len - TAIL);
     if (plug__server.printf_error != NULL)
-        plug__server.printf_error(number, "%s", 0, text);
+        plug__server.printf_error(number, "%s", 0, fits);
 }
 
 
@@ -2189,7 +2199,7 @@ plug__functions_run(const char *name, plug__functions_memo *memo,
     *is_null = *error = memo->answer.status != KAWS_OK;
     if (*error)
         plug__guard_raise(&plug__server_guard, PLUG__ER_KEYRING_AWS_UDF,
-                          "Function %s failed due to: %.440s.", name,
+                          "Function %s failed due to: %s.", name,
                           memo->answer.text);
     return !*error;
 }

@@ -812,6 +812,18 @@ def test_a_killed_statement_waits_for_kms_no_longer(stage, what, kill):
     assert len(stage.fetch("killed")) == 32     # the next statement is not killed
 
 
+def test_a_long_error_still_says_what_to_do(stage):
+    """A client gets 511 bytes, and what AWS says of a denial is long."""
+    stage.kms.fault("*", "error", times=0, type="AccessDeniedException", message=" ".join(
+        f"User {ROOT} is not authorized to perform: kms:X on {arn}" for arn in [stage.second] * 3))
+    for statement in (f"SET GLOBAL keyring_aws_cmk_id = '{stage.second}'",
+                      "SELECT keyring_aws_rotate_keys()"):
+        number, text = stage.refused(statement)
+        assert "AccessDeniedException" in text and "..." in text
+        assert text.rstrip(".").endswith("; allow it in the IAM policy and the key policy"), text
+        assert number == 3198 or len(text) == 511
+
+
 def test_a_killed_session_answers_for_no_other(stage):
     """Two sessions need the KMS key that was SET; the one that asks KMS for both is killed."""
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
