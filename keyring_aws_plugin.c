@@ -328,7 +328,7 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
 
 enum {
     PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
-    PLUG__ABOUT     = 520,              /* of what it is about, with NUL     */
+    PLUG__ABOUT     = 528,              /* of what it is about, with NUL     */
     PLUG__SHOWN     = 256,              /* of a name in it, with NUL         */
     PLUG__KEPT      = 32,               /* lines; more push out the oldest   */
     PLUG__QUIET_MS  = 60 * 1000
@@ -425,21 +425,27 @@ plug__lines_forget(plug__lines *l, plug__lines_kept *at, int64_t now)
 }
 
 
-/* With the lock held: where the line is kept, or else where it can be. */
+/* With the lock held: where the line is kept, or else where it can be. A line
+ * that is said once only goes last, because it is not to be said again. */
 static plug__lines_kept *
 plug__lines_find(plug__lines *l, const char *about, int level,
                  const char *line, int64_t now)
 {
     plug__lines_kept *oldest = l->kept;
     const size_t tag = strcspn(line, " ");
+    int64_t first = INT64_MAX, rank;
 
     for (plug__lines_kept *at = l->kept; at < l->kept + PLUG__KEPT; at++) {
         if (at->said_ms != 0 && strcmp(at->about, about) == 0
             && strncmp(at->line, line, tag) == 0
             && ((level & PLUG__ONCE) || plug__lines_alike(at->line, line)))
             return at;
-        if (at->said_ms < oldest->said_ms)
+        rank = at->said_ms == 0 || !(at->level & PLUG__ONCE) ? at->said_ms
+             : INT64_MAX / 2 + at->said_ms;
+        if (rank < first) {
+            first  = rank;
             oldest = at;
+        }
     }
     if (oldest->said_ms != 0)
         plug__lines_forget(l, oldest, now);
@@ -1461,6 +1467,7 @@ plug__settings_check(void *thd, plug__abi_var *var, void *save,
         return plug__settings_refuse(row->name, text != NULL ? text : "NULL",
                                      why);
     }
+    (void)plug__lines_well(plug__server_lines, copy);
     *(const char **)save = copy;
     return 0;
 }

@@ -824,6 +824,15 @@ def test_a_long_error_still_says_what_to_do(stage):
         assert number == 3198 or len(text) == 511
 
 
+def test_a_refusal_after_a_success_is_news(stage):
+    statement = f"SET GLOBAL keyring_aws_cmk_id = '{stage.second}'"
+    for count in (1, 2):
+        stage.kms.fault("*", "error", type="AccessDeniedException")
+        stage.refused(statement)
+        assert len(stage.tagged("KAWS-307")) == count
+        stage.sql(statement)
+
+
 def test_a_killed_session_answers_for_no_other(stage):
     """Two sessions need the KMS key that was SET; the one that asks KMS for both is killed."""
     stage.sql("SET GLOBAL keyring_aws_cmk_id = %s", (stage.second,))
