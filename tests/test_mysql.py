@@ -828,6 +828,20 @@ def test_a_long_error_still_says_what_to_do(stage):
         assert number == 3198 or len(text) == 511
 
 
+def test_a_killed_rotation_may_have_happened(stage):
+    """AWS counts it, of 25 in the life of the KMS key, though nobody hears the answer."""
+    with cursor(stage) as session, ThreadPoolExecutor(1) as pool:
+        stage.kms.fault("RotateKeyOnDemand", "black_hole", where="request")
+        asked = stage.kms.count("RotateKeyOnDemand")
+        running = pool.submit(session.execute, "SELECT keyring_aws_rotate_cmk()")
+        wait_for(lambda: stage.kms.count("RotateKeyOnDemand") > asked)
+        stage.sql(f"KILL QUERY {session.connection.thread_id()}")
+        with pytest.raises(pymysql.err.MySQLError):
+            running.result()
+    (line,) = stage.tagged("KAWS-315")
+    assert "to answer RotateKeyOnDemand, which KMS may have done" in line and "nothing" not in line
+
+
 def test_a_refusal_after_a_success_is_news(stage):
     statement = f"SET GLOBAL keyring_aws_cmk_id = '{stage.second}'"
     for count in (1, 2):
