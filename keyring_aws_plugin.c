@@ -862,8 +862,8 @@ plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
     cmk_id = wanted.of[PLUG__CMK_ID].text;
     region = wanted.of[PLUG__REGION].text;
     if (killed) {
-        plug__guard_fail(err, KAWS_CANCELLED, "the statement was killed while"
-                         " it waited for another thread");
+        plug__guard_fail(err, KAWS_CANCELLED, "the call was cancelled while it"
+                         " waited for another thread, and nothing was changed");
     } else if (cmk_id[0] == '\0') {
         plug__guard_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id has to be set");
     } else if ((ring->answer.status == KAWS_OK || ring->asked != asked)
