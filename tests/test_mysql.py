@@ -419,7 +419,7 @@ def test_a_failing_kms_changes_nothing(stage):
         stage.mark()
         stage.kms.fault("GenerateDataKeyWithoutPlaintext", what, **options)
         assert stage.generate("never") is None
-        (line,) = stage.said("ERROR")
+        (line,) = [each for each in stage.said("ERROR") if "this happened" not in each]
         assert "cannot generate key 'never'" in line and why in line
         stage.kms.clear_faults()
     assert stage.data.read_bytes() == before and stage.fetch("never") is None
