@@ -536,7 +536,7 @@ def test_an_id_and_a_token_that_do_not_fit(driver_program, driver, emulator, set
     write_conf(conf, brief, SECRET)
     with Driver(driver_program) as lib:
         answer = lib.open(**settings)
-        assert answer.status == "CONFIG" and "begins with ASIA takes one" in answer.text
+        assert answer.status == "CONFIG" and "begins with ASIA needs one" in answer.text
     write_conf(conf, brief, SECRET, token)
     lib = driver()
     lib.ok("check")
@@ -738,7 +738,7 @@ def test_without_the_right_to_decrypt(driver, emulator, settings):
     lib = driver()
     for name in ("a", "b"):
         lib.ok("store", name, None, "SECRET", name.encode())
-    assert len(lib.said("takes kms:Decrypt", 1)) == 1
+    assert len(lib.said("kms:Decrypt is not allowed", 1)) == 1
     assert lib.call("check").status == "DENIED"
     before = settings["data_file"].read_bytes()
     answer = lib.call("rewrap")
