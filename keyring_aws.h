@@ -6736,7 +6736,7 @@ static const kaws__fault kaws__faults[] = {
     KAWS__FAULT("OptInRequired", CREDENTIALS, NONE,
                 "enable the region for the account"),
     KAWS__FAULT("401 403", DENIED, RENEW,
-                "probably a proxy or firewall refused: it must allow this host"),
+                "probably a proxy or firewall refused: it must allow this"),
     KAWS__FAULT("AccessDenied NotAuthorized", DENIED, QUOTE,
                 "allow it in the IAM policy and the key policy"),
     KAWS__FAULT("NotFound", KMS_KEY, QUOTE,
@@ -8418,7 +8418,7 @@ kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
                              name);
     if (size < sizeof header || memcmp(at, kaws__store_magic, 8) != 0)
         return kaws__store_damaged(name, 0, "it is not a data file of "
-                                   "keyring_aws, so its name may be wrong", err);
+                                   "keyring_aws: its name may be wrong", err);
     if (kaws__store_get(at + 8, 4) != KAWS__STORE_VERSION)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
                              "version %lu, at byte 8, and this keyring_aws "
