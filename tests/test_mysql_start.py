@@ -458,7 +458,7 @@ def test_functions_do_not_need_the_plugin_to_be_refused(spoilable):
     assert number == 1123 and "initialization function failed" in text
     (line,) = spoilable.said("ERROR")
     assert "/var/lib/mysql-keyring/keyring_aws_conf" in line            # the default
-    assert line.endswith("until you correct that, and install the plugin again")   # not: restart
+    assert line.endswith("no keyring: correct that, and install the plugin again")   # not: restart
 
 
 def test_a_rotation_outlives_the_plugin_but_not_the_server(stage):
