@@ -2602,8 +2602,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "alias/ before it"
 #define KAWS__LOG_CA_FILE      134, KAWS__WARNING, "ca_file is not used, "     \
     "because the endpoint is not https"
-#define KAWS__LOG_PARALLEL     135, KAWS__WARNING, "rewrap_parallel is %d; 64 "\
-    "is the most, and used"
+#define KAWS__LOG_PARALLEL     135, KAWS__WARNING, "rewrap_parallel is %d, "   \
+    "but 64 is the most, and is used"
 
 /* see Part II */
 KAWS_API const char *
@@ -5711,8 +5711,8 @@ kaws__sources_take(kaws__conf *c, kaws_bytes line)
         return;
     if (*line.at == '[' && line.at[line.len - 1] == ']') {
         if (c->begun)
-            kaws__sources_blame(c, "line %d begins another profile; only one "
-                                "can be meant", c->number);
+            kaws__sources_blame(c, "line %d begins another profile: leave "
+                                "only one in the file", c->number);
         c->begun = 1;
         return;
     }
@@ -5780,7 +5780,7 @@ kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
                             ? kaws__sources_parts[i].name
                             : kaws__sources_parts[i].line,
                             kaws__sources_parts[i].called, i < KAWS__TOKEN ? ""
-                            : "; an id that begins with ASIA takes one");
+                            : "; an id that begins with ASIA needs one");
     else if (c->wrong[0] == '\0' && found[1].len == 20 &&
              (kaws__sources_is_id(found[1], "AKIA") ||
               kaws__sources_is_id(found[1], "ASIA")))

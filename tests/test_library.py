@@ -536,7 +536,7 @@ def test_an_id_and_a_token_that_do_not_fit(driver_program, driver, emulator, set
     write_conf(conf, brief, SECRET)
     with Driver(driver_program) as lib:
         answer = lib.open(**settings)
-        assert answer.status == "CONFIG" and "begins with ASIA takes one" in answer.text
+        assert answer.status == "CONFIG" and "begins with ASIA needs one" in answer.text
     write_conf(conf, brief, SECRET, token)
     lib = driver()
     lib.ok("check")

@@ -1878,7 +1878,7 @@ static const struct {
     { FAKE_EAST, NULL, NULL, 10001, 0, 0, "is 10000 ms" },
 
     { FAKE_EAST, NULL, NULL, 0, 0, 64, NULL },
-    { FAKE_EAST, NULL, NULL, 0, 0, 65, "64 is the most, and used" },
+    { FAKE_EAST, NULL, NULL, 0, 0, 65, "64 is the most, and is used" },
     { "app", NULL, NULL, 0, 0, 0, "'app' is looked up as a key id" },
     { "mrk-1234abcd12ab34cd56ef1234567890ab", NULL, NULL, 0, 0, 0, NULL },
     { "1234abcd-12ab-34cd-56ef-1234567890ab", NULL, NULL, 0, 0, 0, NULL }
