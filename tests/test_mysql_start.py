@@ -370,7 +370,7 @@ def test_a_missing_volume_is_no_new_keyring(stage):
     run = stage.db.run_once(*stage.options(NO_SCHEMA, "--keyring-aws=FORCE", create="OFF"),
                             timeout=60)
     assert run.returncode == 1
-    check_one_sentence(run.stdout, "an unmounted volume looks the same")
+    check_one_sentence(run.stdout, "mount its volume, or put the file back")
     assert not stage.data.parent.exists()
     volume.rename(stage.data.parent)
     stage.start(NO_SCHEMA, "--keyring-aws=FORCE", create="OFF")
@@ -458,7 +458,7 @@ def test_functions_do_not_need_the_plugin_to_be_refused(spoilable):
     assert number == 1123 and "initialization function failed" in text
     (line,) = spoilable.said("ERROR")
     assert "/var/lib/mysql-keyring/keyring_aws_conf" in line            # the default
-    assert line.endswith("until you correct that, and install the plugin again")   # not: restart
+    assert line.endswith("no keyring: correct that, and install the plugin again")   # not: restart
 
 
 def test_a_rotation_outlives_the_plugin_but_not_the_server(stage):
@@ -593,7 +593,7 @@ def check_foreign(stage, *lines: str) -> None:
     assert lines
     for line in lines:
         assert f"sealed with the KMS key {stage.theirs}, whose account is not among the" in line
-        assert f"trusted ones (aws {ACCOUNT}): if you trust it, name the KMS key by its" in line
+        assert f"trusted ones (aws {ACCOUNT}): if you trust that account, name the KMS" in line
 
 
 def test_the_conf_file_cannot_move_trust(moved):

@@ -686,7 +686,7 @@ test_store_proves(void **state)
     SCRIPT(.action = "Decrypt", .times = 2, .error = "AccessDeniedException");
     OK(w, store(w, "k", "two"));
     OK(w, store(w, "l", "three"));
-    assert_int_equal(fake_logged(&w->f, 1, "takes kms:Decrypt"), 1);
+    assert_int_equal(fake_logged(&w->f, 1, "kms:Decrypt is not allowed"), 1);
     expect_text(w, "first", "one");
     expect_text(w, "k", "two");
     expect_text(w, "l", "three");
@@ -1878,7 +1878,7 @@ static const struct {
     { FAKE_EAST, NULL, NULL, 10001, 0, 0, "is 10000 ms" },
 
     { FAKE_EAST, NULL, NULL, 0, 0, 64, NULL },
-    { FAKE_EAST, NULL, NULL, 0, 0, 65, "64 is the most, and used" },
+    { FAKE_EAST, NULL, NULL, 0, 0, 65, "64 is the most, and is used" },
     { "app", NULL, NULL, 0, 0, 0, "'app' is looked up as a key id" },
     { "mrk-1234abcd12ab34cd56ef1234567890ab", NULL, NULL, 0, 0, 0, NULL },
     { "1234abcd-12ab-34cd-56ef-1234567890ab", NULL, NULL, 0, 0, 0, NULL }
