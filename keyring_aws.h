@@ -827,7 +827,9 @@ KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
  * timeout_ms for KMS to start using the new material. Old blobs stay readable.
  * A KMS key can be rotated on demand 25 times only, so the request is repeated
  * only if KMS throttled it, which means that it did nothing. The whole may take
- * four timeouts. CONFIG, and the KMS errors. */
+ * four timeouts. If the call is cancelled while KMS is at it, nobody knows
+ * whether there is new material: the error says so. CONFIG, and the KMS errors.
+ */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
@@ -6874,6 +6876,7 @@ typedef struct kaws__op {         /* an operation                             */
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
     kaws__cancel cancel;          /* who may end it                           */
+    int          cancelled;       /* and has said so                          */
 } kaws__op;
 
 typedef struct kaws__action {
@@ -7226,6 +7229,10 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
     char words[128];
 
+    if (outcome == KAWS_CANCELLED && (c->action->flags & KAWS__UNREPEATED))
+        return kaws__err_set(c->op->err, outcome, "the call was cancelled "
+                             "while it waited for AWS KMS, which may have "
+                             "carried out %s all the same", c->action->name);
     if (outcome == KAWS_CANCELLED)
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     if (outcome == KAWS_REPLY)
@@ -7270,13 +7277,23 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
+/* Whether the operation was cancelled, also if that was said only once. */
+static int
+kaws__calls_cancelled(void *arg)
+{
+    kaws__op *op = arg;
+
+    return op->cancelled = op->cancelled || op->cancel.asked(op->cancel.arg);
+}
+
+
 /* Signs and sends once. */
 static kaws_status
 kaws__calls_try(kaws__call *c)
 {
     kaws__calls *k = c->op->calls;
-    const kaws__cancel *cancel = &c->op->cancel;
     kaws_request *q = &c->q;
+    const kaws__cancel cancel = { q->cancelled, q->cancelled_arg };
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
     const char *wrong = kaws__calls_sign(c);
@@ -7284,8 +7301,8 @@ kaws__calls_try(kaws__call *c)
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
-    if (kaws__thread_pause(k->hooks, cancel, 0))
-        return kaws__calls_unanswered(c, KAWS_CANCELLED);
+    if (kaws__thread_pause(k->hooks, &cancel, 0))
+        return kaws__err_cancelled(c->op->err, "AWS KMS");
     if (wrong != NULL)
         return kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
                              c->action->name, wrong);
@@ -7294,7 +7311,7 @@ kaws__calls_try(kaws__call *c)
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
     status = kaws__http_send(&k->http, q, &c->r, &c->lent);
-    if (status == KAWS_NETWORK && kaws__thread_pause(k->hooks, cancel, 0))
+    if (status == KAWS_NETWORK && kaws__thread_pause(k->hooks, &cancel, 0))
         status = KAWS_CANCELLED;          /* what a `send` hook cannot say    */
     id = kaws__buf_of(c->r.request_id);
     c->op->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
@@ -7380,6 +7397,7 @@ static int
 kaws__calls_wait(kaws__call *c)
 {
     kaws__calls *k = c->op->calls;
+    const kaws__cancel cancel = { c->q.cancelled, c->q.cancelled_arg };
     const kaws_hooks *hooks = k->hooks;
     int once = c->action->flags & KAWS__UNREPEATED;
     int again = c->cures & (once ? KAWS__SLOWER : KAWS__SLOWER | KAWS__LATER);
@@ -7396,7 +7414,7 @@ kaws__calls_wait(kaws__call *c)
         delay = patience;
     if (patience <= 0 && delay + (c->left_ms - left) >= left)
         return 0;                         /* the next would take as long      */
-    if (kaws__thread_pause(hooks, &c->op->cancel, (int)delay))
+    if (kaws__thread_pause(hooks, &cancel, (int)delay))
         return 1;                         /* calls_try ends the call          */
     if (patience > 0)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
@@ -7429,8 +7447,8 @@ kaws__calls_send(kaws__call *c)
     c->q.headers = c->headers;
     c->q.body = kaws__buf_view(&c->body);
     c->q.connect_timeout_ms = c->op->connect_timeout_ms;
-    c->q.cancelled = c->op->cancel.asked;
-    c->q.cancelled_arg = c->op->cancel.arg;
+    c->q.cancelled = c->op->cancel.asked != NULL ? kaws__calls_cancelled : NULL;
+    c->q.cancelled_arg = c->op;
     c->attempt = 1;
     while (kaws__calls_try(c) != KAWS_OK) {
         kaws__calls_judged(c);
@@ -10705,10 +10723,9 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
         status = kaws__kms_probe(&op, 0, &now);
         same = status == KAWS_OK && strcmp(now.key_material_id,
                                            before.key_material_id) == 0;
-        if (!same || paused >= most ||
-            pause >= kaws__calls_left_ms(&whole))
+        if (!same || paused >= most || pause >= kaws__calls_left_ms(&whole) ||
+            kaws__thread_pause(w->hooks, &op.cancel, pause))
             break;
-        (void)kaws__thread_pause(w->hooks, &op.cancel, pause);
     }
     if (status != KAWS_OK || same)
         kaws__err_log(w->hooks, KAWS__LOG_ROTATION, target.key_id, same
