@@ -6381,7 +6381,7 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_tell
  *        trust_check trust_ask_first trust_choice trust_choose
- *        trust_choose_tried trust_notice
+ *        trust_choose_tried trust_untry trust_notice
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
  * the list of the settings. The ring's own account is that of the KMS key that
@@ -6627,14 +6627,18 @@ kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 
 
 /* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, so it has to be judged again. */
+ * taken while it was judged, or an own account learned that is not its account,
+ * so it has to be judged again. */
 static int
 kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 {
+    char whose[KAWS__TRUST_WHOSE];
     int fits;
 
+    kaws__trust_whose(whose, kaws__buf_of(choice->arn));
     kaws__thread_lock(&t->lock);
-    fits = choice->version == t->now.version;
+    fits = choice->version == t->now.version &&
+           (*whose == '\0' || kaws__trust_has(t, whose, KAWS__TO_SEAL));
     if (fits)
         *(take ? &t->now : &t->tried) = *choice;
     t->now.version += fits && take;       /* all that was judged is stale     */
@@ -6658,6 +6662,20 @@ kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
     return strcmp(tried.target.key_id, key_id) == 0 &&
            strcmp(tried.region, region) == 0 &&
            kaws__trust_choose(t, &tried, 1);
+}
+
+
+/* KMS refuses what may be the choice that it found good before. */
+static void
+kaws__trust_untry(kaws__trust *t, const kaws__choice *choice)
+{
+    kaws__choice *tried = &t->tried;
+
+    kaws__thread_lock(&t->lock);
+    if (strcmp(tried->target.key_id, choice->target.key_id) == 0 &&
+        strcmp(tried->region, choice->region) == 0)
+        tried->target.key_id[0] = '\0';
+    kaws__thread_unlock(&t->lock);
 }
 
 
@@ -11494,8 +11512,9 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                                     &choice, err);
         if (status == KAWS_OK && strcmp(choice.region, now.region) != 0)
             kaws__ring_doubt_region(ring, choice.region);
-        if (status == KAWS_OK)
-            status = kaws__ring_judge(ring, &now, &choice, err);
+        if (status == KAWS_OK &&
+            (status = kaws__ring_judge(ring, &now, &choice, err)) != KAWS_OK)
+            kaws__trust_untry(&ring->kms.trust, &choice);
     } while (status == KAWS_OK &&
              !kaws__trust_choose(&ring->kms.trust, &choice, take));
     kaws__thread_turn_end(&ring->settings, 1);
