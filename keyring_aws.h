@@ -8825,24 +8825,25 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 }
 
 
-/* Whether `other`, the value of that setting, is a file of its own. If it is
- * .tmp, the first change would remove it. */
+/* Whether `other`, the value of that setting, is a file of its own, and so is
+ * the link that it may be. If it is .tmp, the first change would remove it. */
 static kaws_status
 kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
                  kaws_error *err)
 {
     const char *const names[] = { f->path, f->tmp, f->lock };
-    kaws__stat ours, its;
-    int fd = -1, i;
-    int os;
+    kaws__stat ours, its, link;
+    int fd = -1, i, os;
 
     if (other == NULL || kaws__disk_open(other, KAWS__READ_LINKED, &fd) != 0)
         return KAWS_OK;                   /* it has been judged elsewhere     */
-    os = kaws__disk_stat(fd, NULL, &its);
+    if ((os = kaws__disk_stat(fd, NULL, &its)) == 0)
+        os = kaws__disk_stat(-1, other, &link);
     kaws__disk_close(fd);
     for (i = 0; i < 3 && os == 0; i++) {
         os = kaws__disk_stat(-1, names[i], &ours);
-        if (os == 0 && ours.dev == its.dev && ours.ino == its.ino)
+        if (os == 0 && ((ours.dev == its.dev && ours.ino == its.ino) ||
+                        (ours.dev == link.dev && ours.ino == link.ino)))
             return kaws__err_set(err, KAWS_CONFIG, "%s and data_file name the "
                                  "same file, %s: give each a file of its own",
                                  setting, KAWS__SHOW(kaws__buf_of(names[i])));

@@ -2034,6 +2034,16 @@ test_one_file_for_two(void **state)
             (void)remove(link_to);
             assert_int_equal(remove(conf), 0);
         }
+#if !defined(_WIN32)
+    (void)snprintf(conf, sizeof conf, "%s.tmp", w->f.data);
+    assert_int_equal(symlink(w->f.conf, conf), 0);
+    cfg = w->cfg;
+    cfg.conf_file = conf;                 /* the link would be removed        */
+    EXPECT(w, KAWS_CONFIG, "conf_file and data_file name the same file",
+           kaws_open(&w->ring, &cfg, &w->err));
+    kaws__err_clear(&w->err);
+    assert_int_equal(remove(conf), 0);
+#endif
     assert_int_not_equal(access(w->f.data, F_OK), 0);
     world_open(w);                        /* each with its own                */
 }
