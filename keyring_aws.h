@@ -644,11 +644,12 @@ typedef struct kaws_hooks {
      * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
 
-    /* Returns 1 if the call that this thread is in should end: it ends with
-     * CANCELLED, and has changed nothing. We ask at least every 100 ms while
-     * the call waits: for a reply, for its next attempt, or for its turn to
-     * change the file. A re-wrap asks in the threads that it starts, too, and
-     * ends if one of them gets a 1. NULL: no call is cancelled. */
+    /* Returns 1, be it only once, if the call that this thread is in should
+     * end: it ends with CANCELLED, and has changed nothing (a rotation of the
+     * KMS key may have). We ask at least every 100 ms while the call waits: for
+     * a reply, for its next attempt, or for its turn to change the file. A
+     * re-wrap asks in the threads that it starts, too, and ends if one of them
+     * gets a 1. NULL: no call is cancelled. */
     int   (*cancelled)(void *ctx);
 } kaws_hooks;
 
