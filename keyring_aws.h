@@ -201,7 +201,9 @@
  * A program whose users can interrupt it sets hooks.cancelled. While a call
  * waits for AWS KMS, for another process or for another thread, it asks the
  * hook every 100 ms. If the hook says so, the call ends with CANCELLED, and
- * nothing has changed. A change that has begun on disk is always finished.
+ * nothing has changed. A change that has begun on disk is always finished. (A
+ * rotation of the KMS key that AWS has been asked for may happen all the same:
+ * then the error's text says so.)
  *
  *
  * The conf file holds the access key id, the secret access key and, if there is
@@ -7249,9 +7251,9 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
     char words[128];
 
     if (outcome == KAWS_CANCELLED && (c->action->flags & KAWS__UNREPEATED))
-        return kaws__err_set(c->op->err, outcome, "the call was cancelled "
-                             "while it waited for AWS KMS, which may have "
-                             "carried out %s all the same", c->action->name);
+        return kaws__err_set(c->op->err, outcome, "the call was cancelled while"
+                             " it waited for AWS KMS to answer %s, which KMS "
+                             "may have done", c->action->name);
     if (outcome == KAWS_CANCELLED)
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     if (outcome == KAWS_REPLY)

@@ -328,7 +328,7 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
 
 enum {
     PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
-    PLUG__ABOUT     = 520,              /* of what it is about, with NUL     */
+    PLUG__ABOUT     = 528,              /* of what it is about, with NUL     */
     PLUG__SHOWN     = 256,              /* of a name in it, with NUL         */
     PLUG__KEPT      = 32,               /* lines; more push out the oldest   */
     PLUG__QUIET_MS  = 60 * 1000
@@ -361,21 +361,23 @@ plug__lines_now_ms(void)
 }
 
 
-/* How many bytes at `at` differ from one time to the next: a request id, a
- * number that was measured, or a time as AWS writes it. */
+/* How many bytes at `at`, within a line that has its tag, differ from one time
+ * to the next: a request id, a time as AWS writes it, or a number that was
+ * measured, such as libcurl's "after 1001 ms". Milliseconds that were set are a
+ * difference. */
 static size_t
 plug__lines_varies(const char *at)
 {
     static const char id[] = "request id ";
-    static const char *const units[] = {
-        " ms", " milliseconds", " s", " seconds", " bytes", " attempts"
-    };
+    static const char *const units[] = { " seconds", " bytes", " attempts" };
     const size_t n = strspn(at, "0123456789");
 
     if (strncmp(at, id, sizeof id - 1) == 0)
         return strcspn(at, "),;");
     if (n == 8 && at[8] == 'T' && strspn(at + 9, "0123456789") == 6)
         return 15;
+    if (n > 0 && strncmp(at - 6, "after ", 6) == 0)
+        return n;
     for (size_t i = 0; n > 0 && i < sizeof units / sizeof *units; i++) {
         const size_t len = strlen(units[i]);
         if (strncmp(at + n, units[i], len) == 0
@@ -425,21 +427,27 @@ plug__lines_forget(plug__lines *l, plug__lines_kept *at, int64_t now)
 }
 
 
-/* With the lock held: where the line is kept, or else where it can be. */
+/* With the lock held: where the line is kept, or else where it can be. A line
+ * that is said once only goes last, because it is not to be said again. */
 static plug__lines_kept *
 plug__lines_find(plug__lines *l, const char *about, int level,
                  const char *line, int64_t now)
 {
     plug__lines_kept *oldest = l->kept;
     const size_t tag = strcspn(line, " ");
+    int64_t first = INT64_MAX, rank;
 
     for (plug__lines_kept *at = l->kept; at < l->kept + PLUG__KEPT; at++) {
         if (at->said_ms != 0 && strcmp(at->about, about) == 0
             && strncmp(at->line, line, tag) == 0
             && ((level & PLUG__ONCE) || plug__lines_alike(at->line, line)))
             return at;
-        if (at->said_ms < oldest->said_ms)
+        rank = at->said_ms == 0 || !(at->level & PLUG__ONCE) ? at->said_ms
+             : INT64_MAX / 2 + at->said_ms;
+        if (rank < first) {
+            first  = rank;
             oldest = at;
+        }
     }
     if (oldest->said_ms != 0)
         plug__lines_forget(l, oldest, now);
@@ -563,7 +571,7 @@ typedef struct plug__guard_host {
                                          * functions; NULL: it may           */
     void        (*called)(void);        /* a thread calls the guard         */
     int         (*cancelled)(void *ctx);        /* 1: this thread's statement
-                                         * was killed; NULL: nobody kills    */
+                                         * was killed                        */
 } plug__guard_host;
 
 /* The settings that SET GLOBAL can change. "" and 0 mean: no value. */
@@ -771,7 +779,8 @@ plug__guard_open(plug__guard *g, plug__guard_config *cfg, kaws_error *err)
     plug__guard_ring *const ring = calloc(1, sizeof *ring);
 
     for (int i = 0; i < 1500            /* up to 30 s                        */
-                    && __atomic_load_n(&g->open, __ATOMIC_ACQUIRE) != 0; i++)
+                    && __atomic_load_n(&g->open, __ATOMIC_ACQUIRE) != 0
+                    && !g->host->cancelled(NULL); i++)
         nanosleep(&pause, NULL);
     cfg->kaws.hooks.ctx = g;
     cfg->kaws.hooks.log = plug__guard_hear;
@@ -853,8 +862,8 @@ plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
     cmk_id = wanted.of[PLUG__CMK_ID].text;
     region = wanted.of[PLUG__REGION].text;
     if (killed) {
-        plug__guard_fail(err, KAWS_CANCELLED, "the statement was killed while"
-                         " it waited for another thread");
+        plug__guard_fail(err, KAWS_CANCELLED, "the call was cancelled while it"
+                         " waited for another thread, and nothing was changed");
     } else if (cmk_id[0] == '\0') {
         plug__guard_fail(err, KAWS_CONFIG, "keyring_aws_cmk_id has to be set");
     } else if ((ring->answer.status == KAWS_OK || ring->asked != asked)
@@ -866,10 +875,12 @@ plug__guard_adopt(plug__guard *g, plug__guard_ring *ring, kaws_error *err)
         pthread_mutex_unlock(&g->lock);
         (void)kaws_use(ring->kaws, cmk_id, region, err);
         pthread_mutex_lock(&g->lock);
-        ring->tried    = wanted;
-        ring->answer   = *err;
         ring->adopting = false;
-        ring->asked++;
+        if (err->status != KAWS_CANCELLED) {    /* that is no answer of KMS  */
+            ring->tried  = wanted;
+            ring->answer = *err;
+            ring->asked++;
+        }
         pthread_cond_broadcast(&g->adopted);
     }
     pthread_mutex_unlock(&g->lock);
@@ -980,17 +991,26 @@ plug__server_session(void)
 }
 
 
+/* The statement that this session runs; of no bytes if it runs none. */
+static plug__abi_text
+plug__server_text(void *thd)
+{
+    static const plug__abi_text none = { NULL, 0 };
+
+    return plug__server_has(mysql_parser_service)
+           ? mysql_parser_service->get_query(thd) : none;
+}
+
+
 /* A number for the statement that this session runs; never 0. The server has no
  * such number, so it is a hash of the session and the text (FNV-1a). If the
  * session runs the same text again, the number is the same. */
 static uint64_t
 plug__server_statement(void *thd)
 {
-    plug__abi_text text = { NULL, 0 };
-    uint64_t       hash = 14695981039346656037u ^ (uintptr_t)thd;
+    const plug__abi_text text = plug__server_text(thd);
+    uint64_t hash = 14695981039346656037u ^ (uintptr_t)thd;
 
-    if (plug__server_has(mysql_parser_service))
-        text = mysql_parser_service->get_query(thd);
     for (size_t i = 0; i < text.len; i++)
         hash = (hash ^ (unsigned char)text.at[i]) * 1099511628211u;
     return hash | 1;
@@ -1035,14 +1055,14 @@ plug__server_called(void)
 
 
 /* Whether the server sets a variable by itself, as SET PERSIST left it. It does
- * so after init, while it starts and in the statement INSTALL PLUGIN. In 5.7
- * there is no SET PERSIST. */
+ * so after init, while it starts (but then a statement is init_file's) and in
+ * the statement INSTALL PLUGIN. In 5.7 there is no SET PERSIST. */
 static bool
 plug__server_restores(void *thd)
 {
     plug__server_called();
     return !plug__server.is_57
-           && (plug__server_starting()
+           && ((plug__server_starting() && plug__server_text(thd).len == 0)
                || plug__server_statement(thd)
                   == PLUG__LOAD(&plug__server.install));
 }
@@ -1073,11 +1093,21 @@ plug__server_log(int level, const char *line)
 }
 
 
+/* A client gets only so many bytes of an SQL error. A longer text is cut in the
+ * middle, where AWS's own words are, because what to do stands at its end. */
 static void
 plug__server_raise(unsigned number, const char *text)
 {
+    enum { TAIL = 160, HEAD = PLUG__ABI_ERRMSG_SIZE - TAIL - 4 };
+    const size_t len = strlen(text);
+    char fits[PLUG__ABI_ERRMSG_SIZE];
+
+    if (len < sizeof fits)
+        snprintf(fits, sizeof fits, "%s", text);
+    else
+        snprintf(fits, sizeof fits, "%.*s...%s", HEAD, text, text + len - TAIL);
     if (plug__server.printf_error != NULL)
-        plug__server.printf_error(number, "%s", 0, text);
+        plug__server.printf_error(number, "%s", 0, fits);
 }
 
 
@@ -1439,6 +1469,7 @@ plug__settings_check(void *thd, plug__abi_var *var, void *save,
         return plug__settings_refuse(row->name, text != NULL ? text : "NULL",
                                      why);
     }
+    (void)plug__lines_well(plug__server_lines, copy);
     *(const char **)save = copy;
     return 0;
 }
@@ -1570,7 +1601,9 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
  * data file is an older copy, or another server's: an error line says so.
  * InnoDB asks for INNODBKey-... only after it has made the key, or has read the
  * key's name in a tablespace. So the key has to be there, unless the last try
- * to make it failed, or keyring_operations is OFF. The binary log has a few
+ * to make it failed, or keyring_operations is OFF. But if InnoDB cannot get a
+ * key, it also asks for the name that 5.7.11 would have given it, with numbers
+ * only: that name may always be missing. The binary log has a few
  * keys for its own use, which may all be missing, and keys with a number. It
  * asks for the next number before it makes that key, but only while a rotation
  * runs (a key with _old or _new at its end is there), or when it has just asked
@@ -1707,9 +1740,14 @@ plug__keyring_may_lack(plug__guard_ring *ring, const char *id)
     char *const begun = plug__keyring_seen.begun;
     const char *number;
 
-    if (strncmp(id, table, sizeof table - 1) == 0)
-        return strcmp(id, plug__keyring_seen.unmade) == 0
+    if (strncmp(id, table, sizeof table - 1) == 0) {
+        number = id + sizeof table - 1;
+        number += strspn(number, "0123456789");
+        return (*number == '-' && number[1 + strspn(number + 1, "0123456789")]
+                                  == '\0')
+               || strcmp(id, plug__keyring_seen.unmade) == 0
                || plug__server_stopped();
+    }
     if (strncmp(id, log, sizeof log - 1) != 0)
         return true;
     number = strchr(id + sizeof log - 1, '_');
@@ -2170,7 +2208,7 @@ plug__functions_run(const char *name, plug__functions_memo *memo,
     *is_null = *error = memo->answer.status != KAWS_OK;
     if (*error)
         plug__guard_raise(&plug__server_guard, PLUG__ER_KEYRING_AWS_UDF,
-                          "Function %s failed due to: %.440s.", name,
+                          "Function %s failed due to: %s.", name,
                           memo->answer.text);
     return !*error;
 }

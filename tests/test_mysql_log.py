@@ -109,6 +109,21 @@ def test_a_key_that_could_not_be_made_is_not_missing(stage, away):
     assert not stage.tagged(MISSING) and not stage.tagged(MADE_AGAIN)
 
 
+def test_a_key_that_is_there_but_out_of_reach_is_not_missing(stage):
+    """If InnoDB cannot get its key, it also asks for the name that 5.7.11 gave it."""
+    stage.start(NO_SCHEMA)
+    make_table(stage)
+    stage.kms.stop()
+    stage.mark()
+    for statement in ("CREATE TABLE d.t2 (n INT) ENCRYPTION = 'Y'", "TRUNCATE TABLE d.t",
+                      "ALTER INSTANCE ROTATE INNODB MASTER KEY"):
+        assert stage.refused(statement)[0] == 3185
+    assert stage.said("ERROR") and not stage.tagged(MISSING)
+    stage.kms.start()
+    stage.sql("CREATE TABLE d.t2 (n INT) ENCRYPTION = 'Y'")
+    assert not stage.tagged(MADE_AGAIN)
+
+
 def test_an_older_copy_is_noticed(stage):
     """One line, however many tables there are; and one more if the server makes the key again."""
     stage.start(NO_SCHEMA)
@@ -194,9 +209,9 @@ def test_one_line_says_how_it_starts(stage):
     sums = stage.data.read_bytes()[-32:-28].hex()
     assert line == (
         f"opened {stage.data}: 0 keys, checksum begins with {sums}; version 1.0.0, KMS key"
-        f" {KEY_ARN} in us-east-1, requests go to {stage.kms.url}/, accounts trusted: {ACCOUNT},"
-        f" access key id ends in {ACCESS_KEY_ID[-4:]}, timeouts 1000 ms to connect and 10000 ms in"
-        " all")
+        f" {KEY_ARN} in us-east-1, requests go to {stage.kms.url}/, accounts trusted: aws"
+        f" {ACCOUNT}, access key id ends in {ACCESS_KEY_ID[-4:]}, timeouts 1000 ms to connect and"
+        " 10000 ms in all")
     assert [line] == stage.said("Note")
     stage.mark()
     stage.sql("SET GLOBAL keyring_aws_timeout = 2000, GLOBAL keyring_aws_cmk_id ="
@@ -307,3 +322,18 @@ def test_a_persisted_key_that_kms_refuses_is_said_when_it_is_used(stage):
     assert "DisabledException" in line
     stage.sql("SET PERSIST keyring_aws_cmk_id = %s", (KEY_ARN,))
     assert stage.generate("accepted") == 1
+
+
+@pytest.mark.needs("persist")
+def test_what_an_init_file_sets_is_asked_for(stage):
+    """It is a SET GLOBAL like any other, though the server is still starting."""
+    second = stage.kms.add_key("us-east-1", ACCOUNT)
+    file = stage.db.folder / "init.sql"
+    file.write_text(f"SET GLOBAL keyring_aws_cmk_id = '{second}';\n")
+    stage.start(NO_SCHEMA, f"--init-file={file}")
+    assert stage.variable("cmk_id") == second
+    (line,) = stage.tagged("KAWS-306")
+    assert line == f"keyring_aws_cmk_id is '{second}' now, and was '{KEY_ARN}'"
+    asked = stage.kms.count()
+    stage.install_functions()
+    assert stage.generate("a") == 1 and stage.kms.count() == asked + 1

@@ -1870,7 +1870,7 @@ test_running(plugin **p, const function *keys)
     latency(150);
     for (int again = 0; again < 2; again++) {
         pthread_create(&thread, NULL, run_function, &r);
-        for (int i = 0; i < 60; i++, nap_ms(10)) {
+        for (int i = 0; i < 60 || (steps < 4 && i < 300); i++, nap_ms(10)) {
             done       = status_value(*p, "rewrap_done");
             steps     += done > last;
             went_back += done < last;
@@ -2204,6 +2204,11 @@ test_thinned(void)
     check(failing(a, 2) == 1 && failing(b, 2) == 1,
           "keys whose names end differently have a line each");
     must(!remove_key(a, NULL) && !remove_key(b, NULL), "they are removed");
+    a[254] = 1;
+    log_forget();
+    must(generate(a, "no", a, 16) && generate(a, "no", b, 16), "no such type");
+    check(logged(0, "cannot generate key", "") == 2,
+          "owners whose names end differently, too");
     log_forget();
     a_minute_passes();
     must(!generate("thin", "AES", NULL, 16), "a key");
@@ -2216,12 +2221,15 @@ test_thinned(void)
 static void
 test_many_lines(void)
 {
+    static const char lost[] = "INNODBKey-c066725f-eb3f-11f1-8d23-02fc00000001"
+                               "-2";
     char id[32];
     int  lines = 0;
     pthread_t threads[8];
     int  total = 0;
 
     a_minute_passes();
+    (void)fetch(lost, NULL);
     (void)failing("thin-0", 4);
     for (int i = 1; i < 40; i++) {
         snprintf(id, sizeof id, "thin-%d", i);
@@ -2230,6 +2238,13 @@ test_many_lines(void)
     }
     check(lines == 39 + 1 && total == 1,
           "more keys than are kept: each has a line, and no count is lost");
+    log_forget();
+    (void)fetch(lost, NULL);
+    check(logged(0, lost, "made a new one") == 0 && logged(0, lost, "") == 0,
+          "a key that is missing is said once, and they do not push that out");
+    must(!generate(lost, "AES", NULL, 32), "it is made again");
+    check(logged(0, lost, "made a new one") == 1, "which is said, too");
+    must(!remove_key(lost, NULL), "it is removed");
     check(failing("thin-0", 1) == 1, "what was pushed out is said again");
     log_forget();
     for (int i = 0; i < 8; i++)

@@ -845,7 +845,7 @@ test_cancelled_rotation(void **state)
     canceller.asked = 0;
     canceller.at = 3;                     /* while it is under way            */
     SAY(w, .action = "RotateKeyOnDemand", .lost = 1);
-    EXPECT(w, KAWS_CANCELLED, "may have carried out RotateKeyOnDemand",
+    EXPECT(w, KAWS_CANCELLED, "RotateKeyOnDemand, which KMS may have done",
            kaws_rotate_kms_key(w->ring, &w->err));
     assert_int_equal(w->f.keys[0].rotations, 1);
     assert_null(strstr(w->err.text, "nothing was changed"));
