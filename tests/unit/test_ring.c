@@ -1044,6 +1044,30 @@ test_try(void **state)
 }
 
 
+/* The last answer about a pair counts: what passed and was refused later is
+ * asked about again. What is refused in between says nothing of it. */
+static void
+test_tried_twice(void **state)
+{
+    struct world *w = *state;
+
+    reopen_with(w, "alias/two");
+    OK(w, try_to_use(w, "alias/app", "us-west-2"));
+    SCRIPT(.error = "DisabledException", .times = 2);
+    EXPECT(w, KAWS_KMS_KEY, NULL, try_to_use(w, "alias/app", "us-west-2"));
+    EXPECT(w, KAWS_KMS_KEY, NULL, use(w, "alias/app", "us-west-2"));
+    expect_sealed_by(w, "still", FAKE_EAST2);
+
+    OK(w, try_to_use(w, "alias/app", "us-west-2"));
+    EXPECT(w, KAWS_KMS_KEY, NULL, try_to_use(w, "alias/no", "us-west-2"));
+    EXPECT(w, KAWS_KMS_KEY, NULL, try_to_use(w, "alias/two", "us-west-2"));
+    EXPECT(w, KAWS_ARGUMENT, NULL, try_to_use(w, "no key", "us-west-2"));
+    w->f.requests = 0;
+    OK(w, use(w, "alias/app", "us-west-2"));
+    assert_int_equal(w->f.requests, 0);
+}
+
+
 /* What can be told of a KMS key and a region without asking KMS. */
 static void
 test_could_use(void **state)
@@ -1364,6 +1388,25 @@ test_entries_of_two_accounts(void **state)
     expect_text(w, "theirs", "text");
     EXPECT(w, KAWS_FOREIGN, "(aws 444455556666)", use_key(w, FAKE_EAST));
     OK(w, use_key(w, FAKE_FOREIGN));
+}
+
+
+/* A pair that passed is not taken any more once the own account is known, and
+ * is another's. */
+static void
+test_tried_before_the_account_is_known(void **state)
+{
+    struct world *w = *state;
+
+    reopen_with(w, "alias/late");
+    OK(w, try_to_use(w, "alias/app", "us-east-1"));
+    swap_credentials(w, 1);
+    (void)snprintf(w->f.keys[3].alias, sizeof w->f.keys[3].alias, "alias/late");
+    OK(w, check(w));
+    w->f.account = FAKE_OWN;
+    EXPECT(w, KAWS_FOREIGN, NULL, use(w, "alias/app", "us-east-1"));
+    w->f.account = FAKE_OTHER;
+    expect_sealed_by(w, "still", FAKE_FOREIGN);
 }
 
 
@@ -1788,11 +1831,11 @@ test_opening_says_it_all(void **state)
         { FAKE_EAST, NULL, NULL, NULL, FAKE_ID "\n" FAKE_SECRET "\n",
           "; version " KAWS_VERSION ", KMS key " FAKE_EAST " in us-east-1, "
           "requests go to https://kms.us-east-1.amazonaws.com/, accounts "
-          "trusted: " FAKE_OWN ", access key id ends in FAKE, timeouts 1000 ms "
-          "to connect and 10000 ms in all" },
+          "trusted: aws " FAKE_OWN ", access key id ends in FAKE, timeouts "
+          "1000 ms to connect and 10000 ms in all" },
         { FAKE_EAST, "us-west-2", "https://here:1", FAKE_OTHER, NULL,
           FAKE_EAST " in us-east-1, requests go to https://here:1/, accounts "
-          "trusted: " FAKE_OWN ", " FAKE_OTHER ", access" },
+          "trusted: aws " FAKE_OWN ", " FAKE_OTHER ", access" },
         { "alias/app", "us-west-2", NULL, NULL, NULL,
           "KMS key alias/app in us-west-2, requests go to https://kms.us-west-2"
           ".amazonaws.com/, accounts trusted: that of the KMS key, access" },
@@ -1801,7 +1844,7 @@ test_opening_says_it_all(void **state)
           "trusted: " FAKE_OTHER ", access" },
         { NULL, "us-west-2", NULL, NULL, NULL, "KMS key (not set) in us-west-2,"
           " requests go to https://kms.us-west-2.amazonaws.com/, accounts" },
-        { FAKE_EAST, NULL, NULL, NULL, FAKE_SECRET "\n" FAKE_ID "\n",
+        { FAKE_EAST, NULL, NULL, NULL, "sEcReT+fAkE+mnopqr\n" FAKE_SECRET "\n",
           "access key id ends in (not shown), timeouts" },
         { FAKE_EAST, NULL, NULL, NULL, "AKID\n" FAKE_SECRET "\n",
           "access key id ends in (not shown), timeouts" }
@@ -1849,7 +1892,7 @@ static const struct {
     { EU_ARN, "us-west-2", NULL, 0, 0, 0,
       "region is us-west-2, but the ARN of the KMS key is in eu-west-1: "
       "requests for it go there" },
-    { EU_ARN, "cn-north-1", NULL, 0, 0, 0, "another partition of AWS" },
+    { EU_ARN, "cn-north-1", NULL, 0, 0, 0, "a different partition of AWS" },
     { "arn:aws-cn:kms:cn-north-1:111122223333:key/x", NULL, NULL, 0, 0, 0,
       NULL },
 
@@ -1864,9 +1907,9 @@ static const struct {
     { "alias/app", "eu-west-1", "https://kms.eu-west-1.api.aws", 0, 0, 0,
       NULL },
     { "alias/app", NULL, "https://kms.eu-west-1.amazonaws.com", 0, 0, 0,
-      "amazonaws.com is in another region than us-east-1, for which" },
+      "amazonaws.com is in a different region from us-east-1, for which" },
     { EU_ARN, NULL, "https://vpce-1.kms.us-east-1.vpce.amazonaws.com", 0, 0,
-      0, "in another region than eu-west-1" },
+      0, "in a different region from eu-west-1" },
     { EU_ARN, NULL, "https://kms.corp.example", 0, 0, 0, NULL },
 
     /* timeouts */
@@ -1991,6 +2034,16 @@ test_one_file_for_two(void **state)
             (void)remove(link_to);
             assert_int_equal(remove(conf), 0);
         }
+#if !defined(_WIN32)
+    (void)snprintf(conf, sizeof conf, "%s.tmp", w->f.data);
+    assert_int_equal(symlink(w->f.conf, conf), 0);
+    cfg = w->cfg;
+    cfg.conf_file = conf;                 /* the link would be removed        */
+    EXPECT(w, KAWS_CONFIG, "conf_file and data_file name the same file",
+           kaws_open(&w->ring, &cfg, &w->err));
+    kaws__err_clear(&w->err);
+    assert_int_equal(remove(conf), 0);
+#endif
     assert_int_not_equal(access(w->f.data, F_OK), 0);
     world_open(w);                        /* each with its own                */
 }
@@ -2016,12 +2069,15 @@ main(void)
         SHUT(test_without_kms_key), SHUT(test_empty_accounts),
         OPEN(test_use_kms_key_refused), SHUT(test_use_kms_key_after_a_bad_one),
         SHUT(test_a_refused_kms_key_is_not_trusted), SHUT(test_use_region),
-        SHUT(test_use_both), SHUT(test_try), SHUT(test_could_use),
+        SHUT(test_use_both), SHUT(test_try), SHUT(test_tried_twice),
+        SHUT(test_could_use),
         SHUT(test_taken_meanwhile),
         SHUT(test_a_tried_kms_key_is_not_trusted), SHUT(test_foreign_entry),
         SHUT(test_foreign_reply), SHUT(test_the_conf_file_moves_no_trust),
         SHUT(test_honest_changes), SHUT(test_entries_of_two_accounts),
-        SHUT(test_the_first_account), OPEN(test_a_fetch_is_one_request),
+        SHUT(test_the_first_account),
+        SHUT(test_tried_before_the_account_is_known),
+        OPEN(test_a_fetch_is_one_request),
         OPEN(test_what_the_first_fetch_names),
         OPEN(test_a_fetch_of_another_kms_key),
         OPEN(test_a_bad_fetch_teaches_nothing),
