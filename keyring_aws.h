@@ -2591,18 +2591,11 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_NEW_REGION   130, KAWS__WARNING, "the region %s is not "     \
     "among those that this version knows: is it a typing error? AWS adds "     \
     "regions, so it is used all the same"
-#define KAWS__LOG_ENDPOINT     131, KAWS__WARNING, "the endpoint %s is in a "  \
-    "different region from %s, for which requests are signed: AWS will refuse "\
-    "them"
 #define KAWS__LOG_REGION       132, KAWS__WARNING, "region is %s, but the ARN "\
     "of the KMS key is in %s%s: requests for it go there"
 #define KAWS__LOG_KEY_ID       133, KAWS__WARNING, "the KMS key '%s' is "      \
     "looked up as a key id, which is longer; the name of an alias begins "     \
     "with alias/"
-#define KAWS__LOG_CA_FILE      134, KAWS__WARNING, "ca_file is not used, "     \
-    "because the endpoint is not https"
-#define KAWS__LOG_PARALLEL     135, KAWS__WARNING, "rewrap_parallel is %d; 64 "\
-    "is the most, and used"
 
 /* see Part II */
 KAWS_API const char *
@@ -6035,8 +6028,8 @@ kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
  * ROOM  arn      what ARNs, regions and endpoints of AWS say
  * ==========================================================================
  * Uses: err buf text url
- * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known
- *        arn_parse arn_target arn_fits arn_endpoint_ok arn_host_region arn_url
+ * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_parse
+ *        arn_target arn_fits arn_endpoint_ok arn_url
  *
  * Pure functions and one table: they keep nothing, and ask nobody.
  *
@@ -6063,7 +6056,6 @@ typedef struct kaws__target {
 typedef struct kaws__partition {
     const char *prefix;           /* of the names of its regions              */
     const char *name, *suffix;    /* in ARNs; of host names                   */
-    const char *regions;          /* that are known                           */
 } kaws__partition;
 
 
@@ -6073,26 +6065,14 @@ static const kaws__partition *
 kaws__arn_partition(const char *region)
 {
     static const kaws__partition partitions[] = {
-        { "cn-",      "aws-cn",     "amazonaws.com.cn",
-          " cn-north-1 cn-northwest-1 " },
-        { "us-gov-",  "aws-us-gov", "amazonaws.com",
-          " us-gov-east-1 us-gov-west-1 " },
-        { "us-iso-",  "aws-iso",    "c2s.ic.gov",
-          " us-iso-east-1 us-iso-west-1 " },
-        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov",
-          " us-isob-east-1 us-isob-west-1 " },
-        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk", " eu-isoe-west-1 " },
-        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov",
-          " us-isof-east-1 us-isof-south-1 " },
-        { "eusc-",    "aws-eusc",   "amazonaws.eu", " eusc-de-east-1 " },
-        { "",         "aws",        "amazonaws.com",
-          " af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 "
-          "ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-2 "
-          "ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 "
-          "ap-southeast-7 ca-central-1 ca-west-1 eu-central-1 eu-central-2 "
-          "eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 "
-          "il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 "
-          "us-east-1 us-east-2 us-west-1 us-west-2 " }
+        { "cn-",      "aws-cn",     "amazonaws.com.cn" },
+        { "us-gov-",  "aws-us-gov", "amazonaws.com" },
+        { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
+        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
+        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
+        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
+        { "eusc-",    "aws-eusc",   "amazonaws.eu" },
+        { "",         "aws",        "amazonaws.com" }
     };
     const kaws__partition *p = partitions;
 
@@ -6136,14 +6116,25 @@ kaws__arn_word_ok(kaws_bytes word)
 }
 
 
-/* Whether AWS had that region when the table was made. */
+/* Whether AWS had that region when this was written. */
 static int
 kaws__arn_is_known(const char *region)
 {
+    static const char regions[] =
+        " af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 "
+        "ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-2 "
+        "ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 "
+        "ap-southeast-7 ca-central-1 ca-west-1 cn-north-1 cn-northwest-1 "
+        "eu-central-1 eu-central-2 eu-isoe-west-1 eu-north-1 eu-south-1 "
+        "eu-south-2 eu-west-1 eu-west-2 eu-west-3 eusc-de-east-1 il-central-1 "
+        "me-central-1 me-south-1 mx-central-1 sa-east-1 us-east-1 us-east-2 "
+        "us-gov-east-1 us-gov-west-1 us-iso-east-1 us-iso-west-1 "
+        "us-isob-east-1 us-isob-west-1 us-isof-east-1 us-isof-south-1 "
+        "us-west-1 us-west-2 ";
     char word[KAWS__ARN_REGION_MAX + 3];
 
     (void)snprintf(word, sizeof word, " %s ", region);
-    return strstr(kaws__arn_partition(region)->regions, word) != NULL;
+    return strstr(regions, word) != NULL;
 }
 
 
@@ -6260,29 +6251,6 @@ kaws__arn_endpoint_ok(const char *endpoint)
     }
     host.len -= host.len > 0 && host.at[host.len - 1] == '/';
     return host.len <= 150 && kaws__url_host_ok(host);
-}
-
-
-/* The region that the endpoint's host has in its name, if it is one of AWS's;
- * else nothing. */
-static kaws_bytes
-kaws__arn_host_region(const char *endpoint)
-{
-    const char *at = strstr(endpoint, "//") + 2, *rest = at, *suffix;
-    kaws_bytes label = { NULL, 0 };
-
-    for (; *rest != '\0'; at = rest + 1) {
-        rest = at + strcspn(at, ".");
-        label = (kaws_bytes){ (const uint8_t *)at, (size_t)(rest - at) };
-        if (*rest == '\0' || !kaws__arn_region_ok(label))
-            continue;
-        suffix = kaws__arn_partition(at)->suffix;
-        rest += strncmp(rest, ".vpce.", 6) == 0 ? 5 : 0;
-        if (strncmp(rest, ".api.", 5) == 0 ||
-            strncmp(rest + 1, suffix, strlen(suffix)) == 0)
-            return label;
-    }
-    return (kaws_bytes){ NULL, 0 };
 }
 
 
@@ -10867,8 +10835,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
  * Uses: sys thread disk err mem buf text url http creds arn trust calls kms
- *        store
- *        bind vault rewrap
+ *        store bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -10985,33 +10952,18 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
-/* Warns if that may not be the region that was meant. */
-static void
-kaws__ring_doubt_region(const kaws *ring, const char *region)
-{
-    const char *endpoint = ring->kms.endpoint;
-    kaws_bytes named = endpoint != NULL ? kaws__arn_host_region(endpoint)
-                                        : kaws__buf_of("");
-
-    if (!kaws__arn_is_known(region))
-        kaws__err_log(&ring->hooks, KAWS__LOG_NEW_REGION, region);
-    if (named.len > 0 && !kaws__buf_same(named, kaws__buf_of(region)))
-        kaws__err_log(&ring->hooks, KAWS__LOG_ENDPOINT,
-                      KAWS__SHOW(kaws__buf_of(endpoint)), region);
-}
-
-
 /* Warns of settings that can be used, but hardly as they are meant. That the
  * default region is not the ARN's is no contradiction. */
 static void
-kaws__ring_doubt(const kaws *ring, const kaws_config *cfg)
+kaws__ring_doubt(const kaws *ring)
 {
     const kaws_hooks *h = &ring->hooks;
     const kaws__choice *now = &ring->kms.trust.now;
     const char *id = now->target.key_id;
     const char *used = *id != '\0' ? now->target.region : now->region;
 
-    kaws__ring_doubt_region(ring, used);
+    if (!kaws__arn_is_known(used))
+        kaws__err_log(h, KAWS__LOG_NEW_REGION, used);
     if (strcmp(used, now->region) != 0 && strcmp(now->region, "us-east-1") != 0)
         kaws__err_log(h, KAWS__LOG_REGION, now->region, used,
                       kaws__arn_partition(used) ==
@@ -11019,11 +10971,6 @@ kaws__ring_doubt(const kaws *ring, const kaws_config *cfg)
                       ? "" : ", a different partition of AWS");
     if (*id != '\0' && strlen(id) < 36 && strchr(id, '/') == NULL)
         kaws__err_log(h, KAWS__LOG_KEY_ID, id);
-    if (cfg->ca_file != NULL && cfg->endpoint != NULL &&
-        strncmp(cfg->endpoint, "http:", 5) == 0)
-        kaws__err_log(h, KAWS__LOG_CA_FILE);
-    if (cfg->rewrap_parallel > 64)
-        kaws__err_log(h, KAWS__LOG_PARALLEL, cfg->rewrap_parallel);
 }
 
 
@@ -11106,7 +11053,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
                          err) == KAWS_OK) {
         if (config.data_file != NULL)
             kaws__ring_announce(r);
-        kaws__ring_doubt(r, &config);
+        kaws__ring_doubt(r);
         *ring = r;
     } else {
         kaws_close(r);
@@ -11400,8 +11347,9 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
         (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
         status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
                                     &choice, err);
-        if (status == KAWS_OK && strcmp(choice.region, now.region) != 0)
-            kaws__ring_doubt_region(ring, choice.region);
+        if (status == KAWS_OK && strcmp(choice.region, now.region) != 0 &&
+            !kaws__arn_is_known(choice.region))
+            kaws__err_log(&ring->hooks, KAWS__LOG_NEW_REGION, choice.region);
         if (status == KAWS_OK)
             status = kaws__ring_judge(ring, &now, &choice, err);
     } while (status == KAWS_OK &&
