@@ -1788,8 +1788,8 @@ test_opening_says_it_all(void **state)
         { FAKE_EAST, NULL, NULL, NULL, FAKE_ID "\n" FAKE_SECRET "\n",
           "; version " KAWS_VERSION ", KMS key " FAKE_EAST " in us-east-1, "
           "requests go to https://kms.us-east-1.amazonaws.com/, accounts "
-          "trusted: aws " FAKE_OWN ", access key id ends in FAKE, timeouts 1000 "
-          "ms to connect and 10000 ms in all" },
+          "trusted: aws " FAKE_OWN ", access key id ends in FAKE, timeouts "
+          "1000 ms to connect and 10000 ms in all" },
         { FAKE_EAST, "us-west-2", "https://here:1", FAKE_OTHER, NULL,
           FAKE_EAST " in us-east-1, requests go to https://here:1/, accounts "
           "trusted: aws " FAKE_OWN ", " FAKE_OTHER ", access" },
@@ -1801,7 +1801,7 @@ test_opening_says_it_all(void **state)
           "trusted: " FAKE_OTHER ", access" },
         { NULL, "us-west-2", NULL, NULL, NULL, "KMS key (not set) in us-west-2,"
           " requests go to https://kms.us-west-2.amazonaws.com/, accounts" },
-        { FAKE_EAST, NULL, NULL, NULL, FAKE_SECRET "\n" FAKE_ID "\n",
+        { FAKE_EAST, NULL, NULL, NULL, "aSecretOnLine1\n" FAKE_SECRET "\n",
           "access key id ends in (not shown), timeouts" },
         { FAKE_EAST, NULL, NULL, NULL, "AKID\n" FAKE_SECRET "\n",
           "access key id ends in (not shown), timeouts" }
