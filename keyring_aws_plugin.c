@@ -361,21 +361,23 @@ plug__lines_now_ms(void)
 }
 
 
-/* How many bytes at `at` differ from one time to the next: a request id, a
- * number that was measured, or a time as AWS writes it. */
+/* How many bytes at `at`, within a line that has its tag, differ from one time
+ * to the next: a request id, a time as AWS writes it, or a number that was
+ * measured, such as libcurl's "after 1001 ms". Milliseconds that were set are a
+ * difference. */
 static size_t
 plug__lines_varies(const char *at)
 {
     static const char id[] = "request id ";
-    static const char *const units[] = {
-        " ms", " milliseconds", " s", " seconds", " bytes", " attempts"
-    };
+    static const char *const units[] = { " seconds", " bytes", " attempts" };
     const size_t n = strspn(at, "0123456789");
 
     if (strncmp(at, id, sizeof id - 1) == 0)
         return strcspn(at, "),;");
     if (n == 8 && at[8] == 'T' && strspn(at + 9, "0123456789") == 6)
         return 15;
+    if (n > 0 && strncmp(at - 6, "after ", 6) == 0)
+        return n;
     for (size_t i = 0; n > 0 && i < sizeof units / sizeof *units; i++) {
         const size_t len = strlen(units[i]);
         if (strncmp(at + n, units[i], len) == 0
