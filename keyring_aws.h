@@ -200,8 +200,9 @@
  *
  * A program whose users can interrupt it sets hooks.cancelled. While a call
  * waits for AWS KMS, for another process or for another thread, it asks the
- * hook every 100 ms. If the hook says so, the call ends with CANCELLED, and
- * nothing has changed. A change that has begun on disk is always finished.
+ * hook at least every 100 ms. If the hook says so, the call ends with
+ * CANCELLED, and nothing has changed. A change that has begun on disk is always
+ * finished.
  *
  * The conf file holds the access key id, the secret access key and, if there is
  * one, the session token: a line each, in that order; or each behind its name,
@@ -673,7 +674,9 @@ typedef struct kaws_config {
 /* ---- open and close ---------------------------------------------------- */
 
 /* A ring: a keyring that is open. Any number of threads may call any functions
- * at once, except kaws_close, which must be the last call. */
+ * at once, except kaws_close, which must be the last call. The statuses that
+ * are listed at a function do not repeat two: CONFIG in a forked child (section
+ * 6), and CANCELLED where the call may wait. */
 typedef struct kaws kaws;
 
 /* Opens the keyring in cfg->data_file. If there is no such file, it creates an
@@ -734,7 +737,7 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
 
 /* Has KMS decrypt the key. One KMS request. Only if the ring does not know its
  * own account yet (the manual, section 8), and its KMS key is not the one that
- * sealed this key, there are two more before it, once; then the right to
+ * sealed this key, there are one or two more before it, once; then the right to
  * GenerateDataKeyWithoutPlaintext is needed. On failure *key is all zeros.
  * ARGUMENT, CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS
  * key belongs to an account that is not trusted), MISMATCH (the blob was sealed
@@ -8451,7 +8454,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
-#define KAWS__FILE_TRUSTED 1048576   /* bytes asked for at a file's word   */
+#define KAWS__FILE_SMALL   1048576  /* bytes: read without a survey         */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
 #define KAWS__FILE_NOT_PLAIN "is not a plain file"
@@ -8999,8 +9002,8 @@ kaws__file_foresee(const kaws__file *f)
 }
 
 
-/* A size is no more than a word: a file may have holes of any length. So before
- * we ask for much memory, the file must show a header, and records whose
+/* A file's size proves nothing, because a file may have holes of any length. So
+ * before we ask for much memory, the file must show a header, and records whose
  * lengths lead to its end, or to where a last one may have been cut off. */
 static kaws_status
 kaws__file_survey(const kaws__file *f, kaws_error *err)
@@ -9047,7 +9050,7 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
         return status;
     st = f->stat;                 /* of now: another process may have added to
                                    * it while we waited for its lock          */
-    if (st.size > KAWS__FILE_TRUSTED &&
+    if (st.size > KAWS__FILE_SMALL &&
         (status = kaws__file_survey(f, err)) != KAWS_OK)
         return status;
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
