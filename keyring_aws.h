@@ -2526,10 +2526,10 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "%s, access key id ends in %s, timeouts %d ms to connect and %d ms in all"
 #define KAWS__LOG_CHANGED      102, KAWS__NOTE, "%s %s: %s"
 #define KAWS__LOG_OWNER        103, KAWS__WARNING, "%s %s belongs to another " \
-    "user than the one this process runs as: make that one its owner, and "    \
-    "chmod %s it"
+    "user: make the user that this process runs as its owner, then run chmod " \
+    "%s"
 #define KAWS__LOG_MODE         104, KAWS__WARNING, "%s %s may be %s by "       \
-    "others than its owner: chmod %s it"
+    "others than its owner: run chmod %s"
 #define KAWS__LOG_PROXY        105, KAWS__WARNING, "%s %s; this matters only " \
     "if no_proxy does not name AWS KMS's host"
 #define KAWS__LOG_TLS_KEYS     106, KAWS__WARNING, "SSLKEYLOGFILE is set in "  \
@@ -2541,13 +2541,13 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_NO_NEWER     108, KAWS__WARNING, "AWS refuses the "          \
     "credentials, and reading them again failed: %s"
 #define KAWS__LOG_ALIAS        109, KAWS__WARNING, "the KMS key %s was %s and "\
-    "is %s now: keys are sealed with that one from here on; if nobody meant "  \
-    "that, set the KMS key by its ARN"
+    "is %s now: new keys are sealed with the latter; if nobody meant to move " \
+    "the alias, set the KMS key by its ARN"
 #define KAWS__LOG_NO_DRY_RUN   110, KAWS__NOTE, "this KMS knows no dry run: "  \
     "it opens what it is asked about; AWS KMS would not"
 #define KAWS__LOG_UNPROVED     111, KAWS__WARNING, "keys are stored without "  \
-    "the proof that AWS KMS opens them again: that takes kms:Decrypt; allow "  \
-    "it, because without it no key can be fetched"
+    "the proof that AWS KMS can open them, because kms:Decrypt is not "        \
+    "allowed: allow it, or no key can be fetched"
 #define KAWS__LOG_CLOCK_AGREES 112, KAWS__WARNING, "this machine's clock "     \
     "agrees with that of AWS again: requests are signed with its own time"
 #define KAWS__LOG_CLOCK        113, KAWS__WARNING, "this machine's clock is "  \
@@ -2556,8 +2556,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_MADE_FOLDER  114, KAWS__WARNING, "made the folder %s for "   \
     "the data file; if the keyring has been in use, is its volume mounted?"
 #define KAWS__LOG_IN_USE       115, KAWS__WARNING, "the data file %s is in "   \
-    "use by another process, too%s; whichever changes it first, the other "    \
-    "will refuse to change it: give each a file of its own"
+    "use by another process, too%s; once one of them has changed it, the "     \
+    "other refuses to: give each a file of its own"
 #define KAWS__LOG_UNLOCKED     116, KAWS__WARNING, "the data file is read "    \
     "without a lock, and is checked by its digests alone: %s"
 #define KAWS__LOG_LINKS        117, KAWS__WARNING, "the data file %s has %lu " \
@@ -2576,18 +2576,18 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_UNSETTLED    122, KAWS__WARNING, "%s; keys can be read"
 #define KAWS__LOG_NEW_FILE     123, KAWS__WARNING, "there was no data file "   \
     "%s, so a new, empty keyring was made; if one has been in use, is its "    \
-    "volume mounted? From now on must_exist (in MySQL keyring_aws_create = "   \
-    "OFF) refuses that"
-#define KAWS__LOG_CLOSING      124, KAWS__WARNING, "closing the keyring, its " \
-    "length could not be recorded, and no key is lost: %s"
+    "volume mounted? To have a missing file refused from now on, set "         \
+    "must_exist (in MySQL keyring_aws_create = OFF)"
+#define KAWS__LOG_CLOSING      124, KAWS__WARNING, "the keyring was closed, "  \
+    "but its length could not be recorded; no key is lost: %s"
 #define KAWS__LOG_ROTATION     125, KAWS__WARNING, "AWS KMS has accepted the " \
     "rotation of %s, but %s%s"
 #define KAWS__LOG_NOT_RENEWED  126, KAWS__WARNING, "all keys were re-wrapped, "\
     "but with the key material they had before: nothing was renewed; rotate "  \
     "the KMS key first, or set another"
 #define KAWS__LOG_FIRST_ACCOUNT 127, KAWS__NOTE, "the settings name neither "  \
-    "accounts nor an ARN, and there is no key yet: so the account of the "     \
-    "first KMS key is trusted from here on, %s (%s)"
+    "accounts nor an ARN, and the keyring has no key yet: so the account of "  \
+    "this KMS key is trusted from here on, %s (%s)"
 #define KAWS__LOG_TIMEOUTS     129, KAWS__WARNING, "connect_timeout is %d ms, "\
     "but timeout, which limits the whole operation, is %d ms: no connection "  \
     "can take longer than that"
@@ -2597,8 +2597,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_REGION       132, KAWS__WARNING, "region is %s, but the ARN "\
     "of the KMS key is in %s%s: requests for it go there"
 #define KAWS__LOG_KEY_ID       133, KAWS__WARNING, "the KMS key '%s' is "      \
-    "looked up as a key id, which is longer; the name of an alias begins "     \
-    "with alias/"
+    "looked up as a key id, but key ids are longer: if it is an alias, write " \
+    "alias/ before it"
 
 /* see Part II */
 KAWS_API const char *
@@ -4786,8 +4786,8 @@ kaws__curl_check_ca(const char *path, kaws_error *err)
         return kaws__err_os(err, KAWS_CONFIG, os, "cannot read the CA file %s",
                             shown);
     return kaws__err_set(err, KAWS_CONFIG, "the CA file %s: %s; it has to hold "
-                         "CA certificates in PEM form, each from a line "
-                         "-----BEGIN CERTIFICATE----- on", shown,
+                         "CA certificates in PEM form, each beginning with "
+                         "a line -----BEGIN CERTIFICATE-----", shown,
                          !st.regular ? "it is not a file" :
                          st.size == 0 ? "it is empty" :
                          found ? "it is larger than 16 MiB" :
@@ -5680,7 +5680,7 @@ kaws__sources_take(kaws__conf *c)
 
     c->at = c->line.at;
     if (*c->at == '[' && c->at[c->line.len - 1] == ']')
-        return c->count > 0 ? "a second profile; only one can be meant" : NULL;
+        return c->count > 0 ? "a second profile: leave only one" : NULL;
     if (c->count > 0 && named != c->named)
         return named ? "a name, though the values before have none"
                      : "no name, though the values before have one";
@@ -5737,7 +5737,7 @@ kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
         (void)snprintf(c->wrong, sizeof c->wrong, "the %s (line %d, or %s) "
                        "is missing%s", kaws__sources_parts[i].called, i + 1,
                        kaws__sources_parts[i].name, i < KAWS__TOKEN ? ""
-                       : "; an id that begins with ASIA takes one");
+                       : "; an id that begins with ASIA needs one");
     else if (found[1].len == 20 && (kaws__sources_is_id(found[1], "AKIA") ||
                                     kaws__sources_is_id(found[1], "ASIA")))
         return "the secret access key has the form of an access key id; are "
@@ -5777,10 +5777,10 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
           : all.len == 0 ? "it is empty"
           : kaws__sources_parse(&conf, all, found);
     if (*wrong != '\0')
-        return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; it has "
-                             "to hold the access key id, the secret access "
-                             "key and, if there is one, the session token, "
-                             "one a line", s->shown, wrong);
+        return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; the "
+                             "file has to hold the access key id, the secret "
+                             "access key and, if there is one, the session "
+                             "token, each on its own line", s->shown, wrong);
     s->seen = st;
     if (!st.lent)
         kaws__err_others(s->hooks, "the conf file", s->shown, &st);
@@ -6396,7 +6396,7 @@ kaws__trust_open(kaws__trust *t, const kaws_hooks *hooks,
     t->accounts = list;
     if (!kaws__trust_list_ok(list))
         return kaws__err_set(err, KAWS_CONFIG, "accounts is not a list of AWS "
-                             "account numbers of 12 digits, with commas");
+                             "account numbers (12 digits each) and commas");
     if (kaws__trust_choice(t, cfg->kms_key_id, cfg->region != NULL ? cfg->region
                            : "us-east-1", &t->now, err) != KAWS_OK)
         return err->status = KAWS_CONFIG;
@@ -6501,10 +6501,10 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
     if (*ours == '\0' && *listed == '\0')
         listed = what == KAWS__TO_OPEN ? "none" : t->entries + 2;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
-                         "the trusted ones (%s%s%.80s): if you trust it, %sadd "
-                         "it to the list of accounts", words[what][0], arn,
-                         ours, *ours != '\0' && *listed != '\0' ? ", " : "",
-                         listed, words[what][1]);
+                         "the trusted ones (%s%s%.80s): if you trust that "
+                         "account, %sadd it to the list of accounts",
+                         words[what][0], arn, ours, *ours != '\0' &&
+                         *listed != '\0' ? ", " : "", listed, words[what][1]);
 }
 
 
@@ -6635,7 +6635,7 @@ static const kaws__fault kaws__faults[] = {
     KAWS__FAULT("OptInRequired", CREDENTIALS, NONE,
                 "enable the region for the account"),
     KAWS__FAULT("401 403", DENIED, RENEW,
-                "check the credentials in the conf file"),
+                "probably a proxy or firewall refused: it must allow this"),
     KAWS__FAULT("AccessDenied NotAuthorized", DENIED, QUOTE,
                 "allow it in the IAM policy and the key policy"),
     KAWS__FAULT("NotFound", KMS_KEY, QUOTE,
@@ -6643,7 +6643,7 @@ static const kaws__fault kaws__faults[] = {
     KAWS__FAULT("InvalidArn", KMS_KEY, QUOTE, "check the KMS key's ARN"),
     KAWS__FAULT("Disabled", KMS_KEY, QUOTE, "enable the KMS key"),
     KAWS__FAULT("KMSInvalidState", KMS_KEY, QUOTE,
-                "see the state of the KMS key"),
+                "check the state of the KMS key"),
     KAWS__FAULT("InvalidKeyUsage", KMS_KEY, QUOTE,
                 "use a symmetric KMS key for encryption"),
     KAWS__FAULT("UnsupportedOperation", KMS_KEY, QUOTE,
@@ -8314,7 +8314,7 @@ kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
                              name);
     if (size < sizeof header || memcmp(at, kaws__store_magic, 8) != 0)
         return kaws__store_damaged(name, 0, "it is not a data file of "
-                                   "keyring_aws", err);
+                                   "keyring_aws: its name may be wrong", err);
     if (kaws__store_get(at + 8, 4) != KAWS__STORE_VERSION)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
                              "version %lu, at byte 8, and this keyring_aws "
@@ -8516,9 +8516,9 @@ static kaws_status
 kaws__file_missing(const kaws__file *f, kaws_error *err)
 {
     (void)kaws__err_set(err, KAWS_FILE, "there is no data file %s, and none is "
-                        "made (%s); an unmounted volume looks the same: mount "
-                        "it, or put the file back; only to begin a new keyring "
-                        "let it be made", f->shown, f->read_only ? "read_only"
+                        "made (%s); mount its volume, or put the file back; to "
+                        "begin a new keyring, leave that setting out",
+                        f->shown, f->read_only ? "read_only"
                         : "must_exist; in MySQL keyring_aws_create = OFF");
     if (err != NULL)
         err->os = ENOENT;
@@ -8542,8 +8542,8 @@ kaws__file_refuse(const kaws__file *f, int os, const char *differs,
         return kaws__file_result(f, os, what, KAWS__FILE_UNCHANGED, err);
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
-                         "see that the right file is there, and only then "
-                         "reopen the keyring", f->shown, differs);
+                         "put the right file back, and only then reopen the "
+                         "keyring (in MySQL, restart)", f->shown, differs);
 }
 
 
@@ -8596,7 +8596,7 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
     kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
-                            "shorter name: a torn end would be set aside under "
+                            "shorter name: a torn end would be moved to "
                             "one of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
@@ -9397,9 +9397,9 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
     kaws__file_leave(f);
     if (status == KAWS_OK && f->stat.links > 1)
         status = kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
-                               "(hard links), and to replace one would make "
-                               "two keyrings of it; nothing was changed; "
-                               "remove the other names", f->shown,
+                               "(hard links), and replacing it would leave "
+                               "an older keyring under the others; nothing was "
+                               "changed; remove the other names", f->shown,
                                (unsigned long)f->stat.links);
     if (status != KAWS_OK)
         return status;

@@ -288,11 +288,11 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
 #define PLUG__LOG_NO_HOST       301, PLUG__ERROR, "cannot start: this program" \
     " does not look like MySQL 5.7, 8.0 or newer: load the plugin into one of" \
     " these"
-#define PLUG__LOG_NO_START      302, PLUG__ERROR, "cannot start: %s; the"      \
-    " server has no keyring until you correct that, and %s"
+#define PLUG__LOG_NO_START      302, PLUG__ERROR, "cannot start: %s. The"      \
+    " server has no keyring: correct that, and %s"
 #define PLUG__LOG_NO_KMS_KEY    303, PLUG__WARNING, "keyring_aws_cmk_id has to"\
     " be set: until then keys can only be fetched. Set it in my.cnf (a value"  \
-    " that SET PERSIST left is applied later in the start)"
+    " of SET PERSIST is applied later in the start)"
 #define PLUG__LOG_WAITS         304, PLUG__WARNING, "the server is starting,"  \
     " and waits for KMS for up to %d s (keyring_aws_start_seconds): %s"
 #define PLUG__LOG_WITHOUT_KMS   305, PLUG__WARNING, "starting without KMS: %s;"\
@@ -307,8 +307,8 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
 #define PLUG__LOG_NAME          309, PLUG__WARNING, "cannot %s key '%s%s%s%s:" \
     " %s"
 #define PLUG__LOG_FETCH         310, PLUG__ERROR | PLUG__ONCE, "if the server" \
-    " does not start because this key is missing, bring KMS back, or correct"  \
-    " what the line above says, and " PLUG__AGAIN
+    " does not start without this key, bring KMS back, or correct the cause"   \
+    " that the line above names, and " PLUG__AGAIN
 #define PLUG__LOG_MISSING       311, PLUG__ERROR | PLUG__ONCE, "the server"    \
     " asked for the key '%s', and the data file %s does not have it (%s): is"  \
     " the file an older copy, or another server's? Until the right file is"    \
@@ -323,8 +323,8 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
 #define PLUG__LOG_NO_LIST       314, PLUG__ERROR, "cannot list the keys: %s"
 #define PLUG__LOG_FUNCTION      315, PLUG__ERROR, "%s() failed: %s"
 #define PLUG__LOG_START_TIME    316, PLUG__WARNING, "keyring_aws_timeout is"   \
-    " %d ms, more than keyring_aws_start_seconds, %d: the server may wait"     \
-    " that much longer for KMS when it starts"
+    " %d ms, more than keyring_aws_start_seconds, %d: a starting server may"   \
+    " wait for KMS longer than these seconds"
 
 enum {
     PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
@@ -1467,8 +1467,8 @@ plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
 {
     const plug__settings_row *const row =
         &plug__settings_rows[var - plug__settings_vars];
-    static const char persisted[] = ", as SET PERSIST left it", later[] = ", as"
-        " SET PERSIST left it: KMS is asked when the next key is made";
+    static const char persisted[] = ", a value of SET PERSIST", later[] = ", a"
+        " value of SET PERSIST: KMS is asked when the next key is made";
     const bool restores = plug__server_restores(thd);
     const plug__guard_values checked = plug__settings_checked(thd, NULL);
     plug__guard_values change = { .of = { { "", 0 } } };

@@ -274,9 +274,10 @@ look_clean(const kaws__creds *c, const kaws_error *err, kaws_bytes text,
     wrong = text.len == 0 ? "it is empty" :
             text.len >= sizeof zeros ? "it is longer than 6143 bytes"
                                      : try_text(text, part);
-    (void)snprintf(want, sizeof want, "the conf file %s: %s; it has to hold "
-                   "the access key id, the secret access key and, if there is "
-                   "one, the session token, one a line", path, wrong);
+    (void)snprintf(want, sizeof want, "the conf file %s: %s; the file has to "
+                   "hold the access key id, the secret access key and, if "
+                   "there is one, the session token, each on its own line",
+                   path, wrong);
     HOLDS(strcmp(err->text, want) == 0);
 }
 

@@ -142,6 +142,18 @@ def test_the_readme_names_nothing_that_is_not_there():
         assert re.sub(r"(?i)^keyring_aws_", "", name) in source, name
 
 
+def test_every_link_of_the_readme_goes_somewhere():
+    """To a heading or a file that is there; and the list at the top has every chapter."""
+    heads = re.findall(r"^## (.*)", README, re.M)
+    anchors = {"#" + re.sub(r"[^a-z0-9 -]", "", head.lower()).replace(" ", "-") for head in heads}
+    places = re.findall(r"\[[^]]+\]\(([^)]+)\)", README)
+    assert len(places) > 20
+    for place in places:
+        assert place in anchors or (TOP / place).is_file(), place
+    listed = README[README.index("On this page:"):README.index("\n## ")]
+    assert [" ".join(name.split()) for name in re.findall(r"\[([^]]+)\]", listed)] == heads[:-1]
+
+
 # ---- every line for the log is explained --------------------------------------------------------
 
 LINE = re.compile(r"#define (?:KAWS|PLUG)__LOG_(\w+)\s+(\d+), (?:KAWS|PLUG)__(\w+)"

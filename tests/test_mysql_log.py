@@ -272,7 +272,7 @@ def test_persisted_settings_hold(stage, kms, first, in_my_cnf):
     assert [re.match(r"keyring_aws_(\w+) is '(.*?)' now", line).groups() for line in notes] == [
         *((name, wanted[name]) for name in sorted(wanted, key=lambda name: name != first)),
         ("timeout", "3000")]
-    assert all("as SET PERSIST left it" in line for line in notes)
+    assert all("a value of SET PERSIST" in line for line in notes)
     if kms == "away":
         assert stage.generate("away") is None
         stage.kms.start()

@@ -370,7 +370,7 @@ def test_a_missing_volume_is_no_new_keyring(stage):
     run = stage.db.run_once(*stage.options(NO_SCHEMA, "--keyring-aws=FORCE", create="OFF"),
                             timeout=60)
     assert run.returncode == 1
-    check_one_sentence(run.stdout, "an unmounted volume looks the same")
+    check_one_sentence(run.stdout, "mount its volume, or put the file back")
     assert not stage.data.parent.exists()
     volume.rename(stage.data.parent)
     stage.start(NO_SCHEMA, "--keyring-aws=FORCE", create="OFF")
@@ -593,7 +593,7 @@ def check_foreign(stage, *lines: str) -> None:
     assert lines
     for line in lines:
         assert f"sealed with the KMS key {stage.theirs}, whose account is not among the" in line
-        assert f"trusted ones (aws {ACCOUNT}): if you trust it, name the KMS key by its" in line
+        assert f"trusted ones (aws {ACCOUNT}): if you trust that account, name the KMS" in line
 
 
 def test_the_conf_file_cannot_move_trust(moved):

@@ -95,8 +95,8 @@ def test_moving_to_another_account(driver, emulator, conf, theirs):
     write_conf(conf, theirs.user, theirs.secret)
     answer = driver(kms_key_id=ALIAS).call("check")
     assert answer.status == "FOREIGN" and answer.http == 0
-    assert ("if you trust it, name the KMS key by its ARN, or add it to the list of accounts"
-            in answer.text)
+    assert ("if you trust that account, name the KMS key by its ARN, or add it to the list of"
+            " accounts" in answer.text)
 
     lib = driver(kms_key_id=theirs.arn)                 # new keys are sealed; old ones want more
     lib.ok("generate", "b", None, "AES", 32)

@@ -473,7 +473,8 @@ blocks_to_sign(const kaws_signing *what)
     size_t request = 0;
     kaws__buf count = { .feed = length_of, .consumer = &request };
 
-    bench_must(canonical_request(&count, what, NULL) == NULL, "no request");
+    bench_must(canonical_request(&count, what, NULL, NULL) == NULL,
+               "no request");
     return BLOCKS(what->body.len) + BLOCKS(request) + 2 +
            BLOCKS(sizeof text - 1) + 1;
 }

@@ -798,7 +798,7 @@ test_places_running(void **state)
             fake_forget_log(&fake);
             if (closing)
                 kaws_close(ring);
-            assert_int_equal(fake_logged(&fake, 1, "closing the keyring"),
+            assert_int_equal(fake_logged(&fake, 1, "its length could not be"),
                              closing);
             look_at(fake.data, after, sizeof after);
             assert_string_equal(before, after);

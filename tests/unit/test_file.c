@@ -433,7 +433,7 @@ test_folder_of_others(void **state)
     int i;
 
     (void)snprintf(want[0], sizeof want[0], "the data file's folder %s may be "
-                   "written by others than its owner: chmod 700 it", w->f.dir);
+                   "written by others than its owner: run chmod 700", w->f.dir);
     (void)snprintf(want[1], sizeof want[1], "the data file's folder %s belongs "
                    "to another user", w->f.dir);
     for (i = 0; i < 6; i++) {             /* theirs to write; ours; theirs    */

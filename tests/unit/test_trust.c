@@ -233,16 +233,16 @@ test_words(void **state)
     } rows[] = {
         { "alias/a", NULL, "1", EAST(OTHER), KAWS__SEALED,
           "AWS KMS sealed with the KMS key " EAST(OTHER) ", whose account is "
-          "not among the trusted ones (aws " OWN "): if you trust it, name the "
-          "KMS key by its ARN, or add it to the list of accounts" },
+          "not among the trusted ones (aws " OWN "): if you trust that account"
+          ", name the KMS key by its ARN, or add it to the list of accounts" },
         { "alias/a", NULL, "1213", CN(OWN), KAWS__SEALED,
           "trusted ones (aws " OWN ", aws " OTHER ", aws " THIRD "): if" },
         { EAST(OWN), NULL, "", EAST(OTHER), KAWS__TO_OPEN,
           "the key was sealed by the KMS key " EAST(OTHER) ", whose account is "
-          "not among the trusted ones (aws " OWN "): if you trust it, add it "
-          "to the list of accounts" },
+          "not among the trusted ones (aws " OWN "): if you trust that account"
+          ", add it to the list of accounts" },
         { EAST(OWN), THIRD, "", EAST(OTHER), KAWS__TO_SEAL,
-          "(aws " OWN ", " THIRD "): if you trust it, add it to" },
+          "(aws " OWN ", " THIRD "): if you trust that account, add" },
         { "alias/a", OWN "," THIRD, "", EAST(OTHER), KAWS__SEALED,
           "(" OWN "," THIRD "): if you" },
         { NULL, NULL, "12", EAST(OWN), KAWS__TO_OPEN, "(none): if you" },
