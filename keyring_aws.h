@@ -645,11 +645,12 @@ typedef struct kaws_hooks {
      * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
 
-    /* Returns 1 if the call that this thread is in should end: it ends with
-     * CANCELLED, and has changed nothing. We ask at least every 100 ms while
-     * the call waits: for a reply, for its next attempt, or for its turn to
-     * change the file. A re-wrap asks in the threads that it starts, too, and
-     * ends if one of them gets a 1. NULL: no call is cancelled. */
+    /* Returns 1, be it only once, if the call that this thread is in should
+     * end: it ends with CANCELLED, and has changed nothing (a rotation of the
+     * KMS key may have). We ask at least every 100 ms while the call waits: for
+     * a reply, for its next attempt, or for its turn to change the file. A
+     * re-wrap asks in the threads that it starts, too, and ends if one of them
+     * gets a 1. NULL: no call is cancelled. */
     int   (*cancelled)(void *ctx);
 } kaws_hooks;
 
@@ -830,7 +831,9 @@ KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
  * timeout_ms for KMS to start using the new material. Old blobs stay readable.
  * A KMS key can be rotated on demand 25 times only, so the request is repeated
  * only if KMS throttled it, which means that it did nothing. The whole may take
- * four timeouts. CONFIG, and the KMS errors. */
+ * four timeouts. If the call is cancelled while KMS is at it, nobody knows
+ * whether there is new material: the error says so. CONFIG, and the KMS errors.
+ */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
@@ -6277,7 +6280,7 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_tell
  *        trust_check trust_ask_first trust_choice trust_choose
- *        trust_choose_tried trust_notice
+ *        trust_choose_tried trust_untry trust_notice
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
  * the list of the settings. The ring's own account is that of the KMS key that
@@ -6523,14 +6526,18 @@ kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 
 
 /* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, so it has to be judged again. */
+ * taken while it was judged, or an own account learned that is not its account,
+ * so it has to be judged again. */
 static int
 kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 {
+    char whose[KAWS__TRUST_WHOSE];
     int fits;
 
+    kaws__trust_whose(whose, kaws__buf_of(choice->arn));
     kaws__thread_lock(&t->lock);
-    fits = choice->version == t->now.version;
+    fits = choice->version == t->now.version &&
+           (*whose == '\0' || kaws__trust_has(t, whose, KAWS__TO_SEAL));
     if (fits)
         *(take ? &t->now : &t->tried) = *choice;
     t->now.version += fits && take;       /* all that was judged is stale     */
@@ -6554,6 +6561,20 @@ kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
     return strcmp(tried.target.key_id, key_id) == 0 &&
            strcmp(tried.region, region) == 0 &&
            kaws__trust_choose(t, &tried, 1);
+}
+
+
+/* KMS refuses what may be the choice that it found good before. */
+static void
+kaws__trust_untry(kaws__trust *t, const kaws__choice *choice)
+{
+    kaws__choice *tried = &t->tried;
+
+    kaws__thread_lock(&t->lock);
+    if (strcmp(tried->target.key_id, choice->target.key_id) == 0 &&
+        strcmp(tried->region, choice->region) == 0)
+        tried->target.key_id[0] = '\0';
+    kaws__thread_unlock(&t->lock);
 }
 
 
@@ -6773,6 +6794,7 @@ typedef struct kaws__op {         /* an operation                             */
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
     kaws__cancel cancel;          /* who may end it                           */
+    int          cancelled;       /* and has said so                          */
 } kaws__op;
 
 typedef struct kaws__action {
@@ -7122,6 +7144,10 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
     char words[128];
 
+    if (outcome == KAWS_CANCELLED && (c->action->flags & KAWS__UNREPEATED))
+        return kaws__err_set(c->op->err, outcome, "the call was cancelled "
+                             "while it waited for AWS KMS, which may have "
+                             "carried out %s all the same", c->action->name);
     if (outcome == KAWS_CANCELLED)
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     if (outcome == KAWS_REPLY)
@@ -7166,13 +7192,23 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
+/* Whether the operation was cancelled, also if that was said only once. */
+static int
+kaws__calls_cancelled(void *arg)
+{
+    kaws__op *op = arg;
+
+    return op->cancelled = op->cancelled || op->cancel.asked(op->cancel.arg);
+}
+
+
 /* Signs and sends once. */
 static kaws_status
 kaws__calls_try(kaws__call *c)
 {
     kaws__calls *k = c->op->calls;
-    const kaws__cancel *cancel = &c->op->cancel;
     kaws_request *q = &c->q;
+    const kaws__cancel cancel = { q->cancelled, q->cancelled_arg };
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
     const char *wrong = kaws__calls_sign(c);
@@ -7180,8 +7216,8 @@ kaws__calls_try(kaws__call *c)
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
-    if (kaws__thread_pause(k->hooks, cancel, 0))
-        return kaws__calls_unanswered(c, KAWS_CANCELLED);
+    if (kaws__thread_pause(k->hooks, &cancel, 0))
+        return kaws__err_cancelled(c->op->err, "AWS KMS");
     if (wrong != NULL)
         return kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
                              c->action->name, wrong);
@@ -7190,7 +7226,7 @@ kaws__calls_try(kaws__call *c)
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
     status = kaws__http_send(&k->http, q, &c->r, &c->lent);
-    if (status == KAWS_NETWORK && kaws__thread_pause(k->hooks, cancel, 0))
+    if (status == KAWS_NETWORK && kaws__thread_pause(k->hooks, &cancel, 0))
         status = KAWS_CANCELLED;          /* what a `send` hook cannot say    */
     id = kaws__buf_of(c->r.request_id);
     c->op->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
@@ -7276,6 +7312,7 @@ static int
 kaws__calls_wait(kaws__call *c)
 {
     kaws__calls *k = c->op->calls;
+    const kaws__cancel cancel = { c->q.cancelled, c->q.cancelled_arg };
     const kaws_hooks *hooks = k->hooks;
     int once = c->action->flags & KAWS__UNREPEATED;
     int again = c->cures & (once ? KAWS__SLOWER : KAWS__SLOWER | KAWS__LATER);
@@ -7292,7 +7329,7 @@ kaws__calls_wait(kaws__call *c)
         delay = patience;
     if (patience <= 0 && delay + (c->left_ms - left) >= left)
         return 0;                         /* the next would take as long      */
-    if (kaws__thread_pause(hooks, &c->op->cancel, (int)delay))
+    if (kaws__thread_pause(hooks, &cancel, (int)delay))
         return 1;                         /* calls_try ends the call          */
     if (patience > 0)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
@@ -7325,8 +7362,8 @@ kaws__calls_send(kaws__call *c)
     c->q.headers = c->headers;
     c->q.body = kaws__buf_view(&c->body);
     c->q.connect_timeout_ms = c->op->connect_timeout_ms;
-    c->q.cancelled = c->op->cancel.asked;
-    c->q.cancelled_arg = c->op->cancel.arg;
+    c->q.cancelled = c->op->cancel.asked != NULL ? kaws__calls_cancelled : NULL;
+    c->q.cancelled_arg = c->op;
     c->attempt = 1;
     while (kaws__calls_try(c) != KAWS_OK) {
         kaws__calls_judged(c);
@@ -8685,24 +8722,25 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 }
 
 
-/* Whether `other`, the value of that setting, is a file of its own. If it is
- * .tmp, the first change would remove it. */
+/* Whether `other`, the value of that setting, is a file of its own, and so is
+ * the link that it may be. If it is .tmp, the first change would remove it. */
 static kaws_status
 kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
                  kaws_error *err)
 {
     const char *const names[] = { f->path, f->tmp, f->lock };
-    kaws__stat ours, its;
-    int fd = -1, i;
-    int os;
+    kaws__stat ours, its, link;
+    int fd = -1, i, os;
 
     if (other == NULL || kaws__disk_open(other, KAWS__READ_LINKED, &fd) != 0)
         return KAWS_OK;                   /* it has been judged elsewhere     */
-    os = kaws__disk_stat(fd, NULL, &its);
+    if ((os = kaws__disk_stat(fd, NULL, &its)) == 0)
+        os = kaws__disk_stat(-1, other, &link);
     kaws__disk_close(fd);
     for (i = 0; i < 3 && os == 0; i++) {
         os = kaws__disk_stat(-1, names[i], &ours);
-        if (os == 0 && ours.dev == its.dev && ours.ino == its.ino)
+        if (os == 0 && ((ours.dev == its.dev && ours.ino == its.ino) ||
+                        (ours.dev == link.dev && ours.ino == link.ino)))
             return kaws__err_set(err, KAWS_CONFIG, "%s and data_file name the "
                                  "same file, %s: give each a file of its own",
                                  setting, KAWS__SHOW(kaws__buf_of(names[i])));
@@ -10601,10 +10639,9 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
         status = kaws__kms_probe(&op, 0, &now);
         same = status == KAWS_OK && strcmp(now.key_material_id,
                                            before.key_material_id) == 0;
-        if (!same || paused >= most ||
-            pause >= kaws__calls_left_ms(&whole))
+        if (!same || paused >= most || pause >= kaws__calls_left_ms(&whole) ||
+            kaws__thread_pause(w->hooks, &op.cancel, pause))
             break;
-        (void)kaws__thread_pause(w->hooks, &op.cancel, pause);
     }
     if (status != KAWS_OK || same)
         kaws__err_log(w->hooks, KAWS__LOG_ROTATION, target.key_id, same
@@ -11353,8 +11390,9 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
         if (status == KAWS_OK && strcmp(choice.region, now.region) != 0 &&
             !kaws__arn_is_known(choice.region))
             kaws__err_log(&ring->hooks, KAWS__LOG_NEW_REGION, choice.region);
-        if (status == KAWS_OK)
-            status = kaws__ring_judge(ring, &now, &choice, err);
+        if (status == KAWS_OK &&
+            (status = kaws__ring_judge(ring, &now, &choice, err)) != KAWS_OK)
+            kaws__trust_untry(&ring->kms.trust, &choice);
     } while (status == KAWS_OK &&
              !kaws__trust_choose(&ring->kms.trust, &choice, take));
     kaws__thread_turn_end(&ring->settings, 1);

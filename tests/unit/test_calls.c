@@ -745,6 +745,7 @@ test_patience_is_lost(void **state)
 
 static struct {
     int at;                       /* the hook says 1 from this question on    */
+    int once;                     /* and never again                          */
     int asked;
 } canceller;
 
@@ -753,12 +754,26 @@ static int
 cancelled(void *ctx)
 {
     (void)ctx;
-    return ++canceller.asked >= canceller.at;
+    return ++canceller.asked == canceller.at ||
+           (canceller.asked > canceller.at && !canceller.once);
+}
+
+
+/* A `send` hook that asks, and gives up. */
+static int
+send_asks(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    struct fake *f = ctx;
+
+    f->requests++;
+    (void)snprintf(r->text, sizeof r->text, "gave up");
+    return q->cancelled(q->cancelled_arg) ? -1 : fake_send(ctx, q, r);
 }
 
 
 /* The hook is asked before each attempt, after one without a reply (the `send`
- * hook may have given up because of it), and every 100 ms of a pause. */
+ * hook may have given up because of it), and every 100 ms of a pause. It need
+ * say so only once. */
 static void
 test_cancelled(void **state)
 {
@@ -776,11 +791,13 @@ test_cancelled(void **state)
     };
     struct world *w = *state;
     int64_t start;
-    size_t i;
+    size_t i, k;
 
     w->cfg.hooks.cancelled = cancelled;
     world_reopen(w);
-    for (i = 0; i < COUNT(rows); i++) {
+    for (k = 0; k < 2 * COUNT(rows); k++) {
+        i = k / 2;
+        canceller.once = (int)(k % 2);
         canceller.asked = 0;
         canceller.at = rows[i].at;
         w->f.requests = w->f.sleeps = 0;
@@ -798,6 +815,50 @@ test_cancelled(void **state)
     }
     canceller.at = INT_MAX;               /* nothing of it stays              */
     ASK(w, KAWS_OK, NULL, 1);
+
+    w->cfg.hooks.send = send_asks;        /* who asks, hears it; who asks     */
+    world_reopen(w);                      /* later must not hear otherwise    */
+    canceller.once = 1;
+    canceller.asked = 0;
+    canceller.at = 2;
+    ASK(w, KAWS_CANCELLED, NULL, 1);
+    canceller.at = INT_MAX;
+    ASK(w, KAWS_OK, NULL, 2);
+}
+
+
+/* Nobody knows whether KMS has done what it was asked to do when the call was
+ * cancelled, so nobody says that it has not. */
+static void
+test_cancelled_rotation(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.hooks.cancelled = cancelled;
+    world_reopen(w);
+    canceller.once = 0;
+    canceller.asked = 0;
+    canceller.at = 2;                     /* before it is sent                */
+    EXPECT(w, KAWS_CANCELLED, "nothing was changed",
+           kaws_rotate_kms_key(w->ring, &w->err));
+    assert_int_equal(w->f.keys[0].rotations, 0);
+    canceller.asked = 0;
+    canceller.at = 3;                     /* while it is under way            */
+    SAY(w, .action = "RotateKeyOnDemand", .lost = 1);
+    EXPECT(w, KAWS_CANCELLED, "may have carried out RotateKeyOnDemand",
+           kaws_rotate_kms_key(w->ring, &w->err));
+    assert_int_equal(w->f.keys[0].rotations, 1);
+    assert_null(strstr(w->err.text, "nothing was changed"));
+
+    canceller.asked = 0;                  /* while it is waited for: enough   */
+    canceller.at = 4;
+    canceller.once = 1;
+    w->f.rotation_ms = 60000;
+    w->f.requests = w->f.sleeps = 0;
+    EXPECT(w, KAWS_OK, NULL, kaws_rotate_kms_key(w->ring, &w->err));
+    assert_int_equal(w->f.requests, 3);
+    assert_int_equal(w->f.sleeps, 0);
+    canceller.at = INT_MAX;
 }
 
 
@@ -1160,6 +1221,7 @@ main(void)
         BARE(test_budget), BARE(test_no_time_for_a_cure),
         BARE(test_patience), BARE(test_patience_ends),
         BARE(test_patience_is_lost), BARE(test_cancelled),
+        BARE(test_cancelled_rotation),
         BARE(test_cures), BARE(test_clock), BARE(test_dates_not_believed),
         BARE(test_mad_clocks), BARE(test_cures_are_no_attempts),
         BARE(test_newer_credentials),

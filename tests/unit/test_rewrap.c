@@ -621,7 +621,8 @@ hang(void *ctx, const kaws_request *q, kaws_reply *r)
     int i, there = 0;
 
     if (caller) {
-        for (i = 0; i < 5000 && q->cancelled != cancelled && !there; i++) {
+        for (i = 0; i < 5000 && !there &&
+             strstr(q->headers[2], "ReEncrypt") != NULL; i++) {
             there = __atomic_load_n(&hanging, __ATOMIC_SEQ_CST);
             kaws__sys_sleep_ms(NULL, 1);
         }

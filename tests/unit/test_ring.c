@@ -1044,6 +1044,30 @@ test_try(void **state)
 }
 
 
+/* The last answer about a pair counts: what passed and was refused later is
+ * asked about again. What is refused in between says nothing of it. */
+static void
+test_tried_twice(void **state)
+{
+    struct world *w = *state;
+
+    reopen_with(w, "alias/two");
+    OK(w, try_to_use(w, "alias/app", "us-west-2"));
+    SCRIPT(.error = "DisabledException", .times = 2);
+    EXPECT(w, KAWS_KMS_KEY, NULL, try_to_use(w, "alias/app", "us-west-2"));
+    EXPECT(w, KAWS_KMS_KEY, NULL, use(w, "alias/app", "us-west-2"));
+    expect_sealed_by(w, "still", FAKE_EAST2);
+
+    OK(w, try_to_use(w, "alias/app", "us-west-2"));
+    EXPECT(w, KAWS_KMS_KEY, NULL, try_to_use(w, "alias/no", "us-west-2"));
+    EXPECT(w, KAWS_KMS_KEY, NULL, try_to_use(w, "alias/two", "us-west-2"));
+    EXPECT(w, KAWS_ARGUMENT, NULL, try_to_use(w, "no key", "us-west-2"));
+    w->f.requests = 0;
+    OK(w, use(w, "alias/app", "us-west-2"));
+    assert_int_equal(w->f.requests, 0);
+}
+
+
 /* What can be told of a KMS key and a region without asking KMS. */
 static void
 test_could_use(void **state)
@@ -1364,6 +1388,25 @@ test_entries_of_two_accounts(void **state)
     expect_text(w, "theirs", "text");
     EXPECT(w, KAWS_FOREIGN, "(aws 444455556666)", use_key(w, FAKE_EAST));
     OK(w, use_key(w, FAKE_FOREIGN));
+}
+
+
+/* A pair that passed is not taken any more once the own account is known, and
+ * is another's. */
+static void
+test_tried_before_the_account_is_known(void **state)
+{
+    struct world *w = *state;
+
+    reopen_with(w, "alias/late");
+    OK(w, try_to_use(w, "alias/app", "us-east-1"));
+    swap_credentials(w, 1);
+    (void)snprintf(w->f.keys[3].alias, sizeof w->f.keys[3].alias, "alias/late");
+    OK(w, check(w));
+    w->f.account = FAKE_OWN;
+    EXPECT(w, KAWS_FOREIGN, NULL, use(w, "alias/app", "us-east-1"));
+    w->f.account = FAKE_OTHER;
+    expect_sealed_by(w, "still", FAKE_FOREIGN);
 }
 
 
@@ -1801,7 +1844,7 @@ test_opening_says_it_all(void **state)
           "trusted: " FAKE_OTHER ", access" },
         { NULL, "us-west-2", NULL, NULL, NULL, "KMS key (not set) in us-west-2,"
           " requests go to https://kms.us-west-2.amazonaws.com/, accounts" },
-        { FAKE_EAST, NULL, NULL, NULL, "aSecretOnLine1\n" FAKE_SECRET "\n",
+        { FAKE_EAST, NULL, NULL, NULL, "sEcReT+fAkE+mnopqr\n" FAKE_SECRET "\n",
           "access key id ends in (not shown), timeouts" },
         { FAKE_EAST, NULL, NULL, NULL, "AKID\n" FAKE_SECRET "\n",
           "access key id ends in (not shown), timeouts" }
@@ -1975,6 +2018,16 @@ test_one_file_for_two(void **state)
             (void)remove(link_to);
             assert_int_equal(remove(conf), 0);
         }
+#if !defined(_WIN32)
+    (void)snprintf(conf, sizeof conf, "%s.tmp", w->f.data);
+    assert_int_equal(symlink(w->f.conf, conf), 0);
+    cfg = w->cfg;
+    cfg.conf_file = conf;                 /* the link would be removed        */
+    EXPECT(w, KAWS_CONFIG, "conf_file and data_file name the same file",
+           kaws_open(&w->ring, &cfg, &w->err));
+    kaws__err_clear(&w->err);
+    assert_int_equal(remove(conf), 0);
+#endif
     assert_int_not_equal(access(w->f.data, F_OK), 0);
     world_open(w);                        /* each with its own                */
 }
@@ -2000,12 +2053,15 @@ main(void)
         SHUT(test_without_kms_key), SHUT(test_empty_accounts),
         OPEN(test_use_kms_key_refused), SHUT(test_use_kms_key_after_a_bad_one),
         SHUT(test_a_refused_kms_key_is_not_trusted), SHUT(test_use_region),
-        SHUT(test_use_both), SHUT(test_try), SHUT(test_could_use),
+        SHUT(test_use_both), SHUT(test_try), SHUT(test_tried_twice),
+        SHUT(test_could_use),
         SHUT(test_taken_meanwhile),
         SHUT(test_a_tried_kms_key_is_not_trusted), SHUT(test_foreign_entry),
         SHUT(test_foreign_reply), SHUT(test_the_conf_file_moves_no_trust),
         SHUT(test_honest_changes), SHUT(test_entries_of_two_accounts),
-        SHUT(test_the_first_account), OPEN(test_a_fetch_is_one_request),
+        SHUT(test_the_first_account),
+        SHUT(test_tried_before_the_account_is_known),
+        OPEN(test_a_fetch_is_one_request),
         OPEN(test_what_the_first_fetch_names),
         OPEN(test_a_fetch_of_another_kms_key),
         OPEN(test_a_bad_fetch_teaches_nothing),
