@@ -200,21 +200,22 @@
  *
  * A program whose users can interrupt it sets hooks.cancelled. While a call
  * waits for AWS KMS, for another process or for another thread, it asks the
- * hook every 100 ms. If the hook says so, the call ends with CANCELLED, and
- * nothing has changed. A change that has begun on disk is always finished. (A
- * rotation of the KMS key that AWS has been asked for may happen all the same:
- * then the error's text says so.)
+ * hook at least every 100 ms. If the hook says so, the call ends with
+ * CANCELLED, and nothing has changed. A change that has begun on disk is always
+ * finished. (A rotation of the KMS key that AWS has been asked for may happen
+ * all the same: then the error's text says so.)
  *
  *
  * The conf file holds the access key id, the secret access key and, if there is
- * one, the session token: a line each, in that order, or each behind its name,
+ * one, the session token: a line each, in that order; or each behind its name,
  * in any order (aws_access_key_id = ..., aws_secret_access_key,
- * aws_session_token; small or capital letters; "export", "set" or "$Env:" may
- * stand before it, and : is as good as =). We pass over blanks, empty lines, a
- * byte order mark, a pair of quotes around a value, comments (# or ; begins the
- * line), the head of one profile ([default]) and, beside names, other names.
- * What else cannot be part of a value of AWS is refused, by line and column. So
- * is an id that begins with ASIA, which is temporary, without a token.
+ * aws_session_token, in small or capital letters; a word such as "export",
+ * "set" or "$Env:" may come first). We pass over blanks, empty lines, a byte
+ * order mark, a pair of quotes around a value, comments (lines that begin with
+ * # or ;), the head of a profile ([default]) above all values and, beside
+ * names, other names. What else cannot be part of a value of AWS is refused, by
+ * line and column. So is an id that begins with ASIA, which is temporary,
+ * without a token.
  *
  *
  * 5  MEMORY AND SECRETS
@@ -676,7 +677,9 @@ typedef struct kaws_config {
 /* ---- open and close ---------------------------------------------------- */
 
 /* A ring: a keyring that is open. Any number of threads may call any functions
- * at once, except kaws_close, which must be the last call. */
+ * at once, except kaws_close, which must be the last call. The statuses that
+ * are listed at a function do not repeat two: CONFIG in a forked child (section
+ * 6), and CANCELLED where the call may wait. */
 typedef struct kaws kaws;
 
 /* Opens the keyring in cfg->data_file. If there is no such file, it creates an
@@ -737,7 +740,7 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
 
 /* Has KMS decrypt the key. One KMS request. Only if the ring does not know its
  * own account yet (the manual, section 8), and its KMS key is not the one that
- * sealed this key, there are two more before it, once; then the right to
+ * sealed this key, there are one or two more before it, once; then the right to
  * GenerateDataKeyWithoutPlaintext is needed. On failure *key is all zeros.
  * ARGUMENT, CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS
  * key belongs to an account that is not trusted), MISMATCH (the blob was sealed
@@ -2590,25 +2593,17 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_FIRST_ACCOUNT 127, KAWS__NOTE, "the settings name neither "  \
     "accounts nor an ARN, and the keyring has no key yet: so the account of "  \
     "this KMS key is trusted from here on, %s (%s)"
-#define KAWS__LOG_DOUBT        128, KAWS__WARNING, "the conf file %s: %s"
 #define KAWS__LOG_TIMEOUTS     129, KAWS__WARNING, "connect_timeout is %d ms, "\
     "but timeout, which limits the whole operation, is %d ms: no connection "  \
     "can take longer than that"
 #define KAWS__LOG_NEW_REGION   130, KAWS__WARNING, "the region %s is not "     \
     "among those that this version knows: is it a typing error? AWS adds "     \
     "regions, so it is used all the same"
-#define KAWS__LOG_ENDPOINT     131, KAWS__WARNING, "the endpoint %s is in a "  \
-    "different region from %s, for which requests are signed: AWS will refuse "\
-    "them"
 #define KAWS__LOG_REGION       132, KAWS__WARNING, "region is %s, but the ARN "\
     "of the KMS key is in %s%s: requests for it go there"
 #define KAWS__LOG_KEY_ID       133, KAWS__WARNING, "the KMS key '%s' is "      \
     "looked up as a key id, but key ids are longer: if it is an alias, write " \
     "alias/ before it"
-#define KAWS__LOG_CA_FILE      134, KAWS__WARNING, "ca_file is not used, "     \
-    "because the endpoint is not https"
-#define KAWS__LOG_PARALLEL     135, KAWS__WARNING, "rewrap_parallel is %d, "   \
-    "but 64 is the most, and is used"
 
 /* see Part II */
 KAWS_API const char *
@@ -2868,8 +2863,8 @@ kaws__mem_drop(const kaws_hooks *hooks, void *ptr, size_t len)
  * ROOM  buf      borrowed bytes, and places to write bytes to
  * ==========================================================================
  * Uses: mem
- * Gives: buf_of buf_same buf_digest buf_init buf_fixed buf_free buf_grow
- *        buf_put buf_text buf_view buf_copy_text
+ * Gives: buf_of buf_same buf_begins buf_digest buf_init buf_fixed buf_free
+ *        buf_grow buf_put buf_text buf_view buf_copy_text
  *
  * A kaws_bytes borrows: it is a pointer and a length, and is never freed. A
  * kaws__buf is what a builder writes to, without caring where the bytes go: to
@@ -2903,6 +2898,14 @@ static int
 kaws__buf_same(kaws_bytes a, kaws_bytes b)
 {
     return a.len == b.len && (a.len == 0 || memcmp(a.at, b.at, a.len) == 0);
+}
+
+
+/* Whether the text begins so, and goes on. */
+static int
+kaws__buf_begins(kaws_bytes text, const char *with)
+{
+    return text.len > strlen(with) && memcmp(text.at, with, strlen(with)) == 0;
 }
 
 
@@ -4067,7 +4070,7 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
  * ROOM  sigv4    AWS Signature Version 4, in the steps of AWS's page
  * ==========================================================================
  * Uses: err mem buf text crypto
- * Gives: sigv4_key sigv4_authorize kaws_sign kaws_amz_date
+ * Gives: sigv4_unreserved sigv4_key sigv4_authorize kaws_sign kaws_amz_date
  *        kaws_payload_sha256
  *
  * "Create a signed AWS API request", step by step: 1 the canonical request,
@@ -5506,7 +5509,7 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
  * Uses: disk err buf text sigv4
- * Gives: sources_doubtful sources_open sources_read sources_end
+ * Gives: sources_open sources_read sources_end
  *
  * A table has one row for each source: its name, and a function that finds
  * credentials or says why there are none. Today there is one source, the conf
@@ -5522,9 +5525,6 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 #define KAWS__SOURCES_ID_MAX     128
 #define KAWS__SOURCES_TOKEN_MAX 4096
 #define KAWS__SOURCES_TEXT_MAX  6144
-#define KAWS__SOURCES_DOUBT                                                   \
-    "an access key id that begins with AKIA takes no session token, but there "\
-    "is one: remove it"
 
 typedef struct kaws__source kaws__source;
 
@@ -5548,201 +5548,162 @@ struct kaws__source {
 /* What is looked for. A name in the file decides which of them a value is;
  * without names, their order does. Some tools have an older name of the token.
  */
-static const struct { const char *name, *line, *called; size_t most; }
+static const struct { const char *name, *called; size_t most; }
 kaws__sources_parts[] = {
-    { "aws_access_key_id", "line 1", "access key id", KAWS__SOURCES_ID_MAX },
-    { "aws_secret_access_key", "line 2", "secret access key",
-      KAWS__SIGV4_SECRET_MAX },
-    { "aws_session_token", "line 3", "session token",
-      KAWS__SOURCES_TOKEN_MAX },
-    { "aws_security_token", "line 3", "session token",
-      KAWS__SOURCES_TOKEN_MAX }
+    { "aws_access_key_id",     "access key id",     KAWS__SOURCES_ID_MAX },
+    { "aws_secret_access_key", "secret access key", KAWS__SIGV4_SECRET_MAX },
+    { "aws_session_token",     "session token",     KAWS__SOURCES_TOKEN_MAX },
+    { "aws_security_token",    "session token",     KAWS__SOURCES_TOKEN_MAX }
 };
 
 enum { KAWS__TOKEN = 2, KAWS__OTHER = 4, KAWS__UNNAMED };    /* parts, or not */
 
 typedef struct kaws__conf {       /* the file, as it is read                  */
     kaws_bytes *found;
-    int         named, count;     /* by names; without: the values so far     */
-    int         begun;            /* a profile, or a value                    */
-    const uint8_t *line;          /* the one that is read                     */
-    int         number;
-    char        wrong[160];       /* what is wrong with it                    */
+    int         count, named;     /* values so far, and whether by names      */
+    int         number;           /* of the line that is read                 */
+    const uint8_t *start, *at;    /* of that line; the byte to be blamed      */
+    kaws_bytes  line;             /* that line, without blanks around it      */
+    char        wrong[160];
 } kaws__conf;
 
-#define kaws__sources_blame(c, ...) \
-    ((void)snprintf((c)->wrong, sizeof (c)->wrong, __VA_ARGS__))
 
-
-/* The text without its first n bytes, and without blanks at its ends. */
+/* The text up to `end`, without blanks around it. */
 static kaws_bytes
-kaws__sources_after(kaws_bytes text, size_t n)
+kaws__sources_trim(const uint8_t *at, const uint8_t *end)
 {
-    static const char blanks[] = { ' ', '\t', '\r' };
-
-    text.at += n;
-    text.len -= n;
-    for (; text.len > 0 && memchr(blanks, *text.at, 3) != NULL; text.at++)
-        text.len--;
-    while (text.len > 0 && memchr(blanks, text.at[text.len - 1], 3) != NULL)
-        text.len--;
-    return text;
+    while (at < end && memchr(" \t\r", *at, 3) != NULL)
+        at++;
+    while (at < end && memchr(" \t\r", end[-1], 3) != NULL)
+        end--;
+    return (kaws_bytes){ at, (size_t)(end - at) };
 }
 
 
-/* Takes the next line off the text that is left. 0: there is none. */
+/* Takes the next line that has something off the text that is left. 0: there
+ * is none. */
 static int
-kaws__sources_line(kaws__conf *c, kaws_bytes *left, kaws_bytes *line)
+kaws__sources_line(kaws__conf *c, kaws_bytes *left)
 {
-    if (left->len == 0)
-        return 0;
-    c->number++;
-    c->line = left->at;
-    for (; left->len > 0 && *left->at != '\n'; left->at++)
-        left->len--;
-    *line = (kaws_bytes){ c->line, (size_t)(left->at - c->line) };
-    *line = kaws__sources_after(*line, 0);
-    left->at += left->len > 0;
-    left->len -= left->len > 0;
+    const uint8_t *at = left->at, *const end = at + left->len;
+
+    do {
+        if (at == end)
+            return 0;
+        c->number++;
+        for (c->start = at; at < end && *at != '\n'; at++)
+            continue;
+        c->line = kaws__sources_trim(c->start, at);
+        at += at < end;
+    } while (c->line.len == 0 || *c->line.at == '#' || *c->line.at == ';');
+    *left = (kaws_bytes){ at, (size_t)(end - at) };
     return 1;
 }
 
 
-static int
-kaws__sources_begins(kaws_bytes text, const char *with)
-{
-    const kaws_bytes head = { text.at, strlen(with) };
-
-    return text.len >= head.len &&
-           kaws__text_order(head, kaws__buf_of(with), 1) == 0;
-}
-
-
-/* Takes the name off a line of the form `name = value` or `name: value`, and
- * what a shell has before it. Returns the part of that name, KAWS__OTHER if it
- * is none of ours, or KAWS__UNNAMED. The = that ends base64 makes no name. */
+/* Takes the name off a line of the form `name = value`, where a shell's word
+ * (export, set, $Env:) may come first. Returns the part of that name, or
+ * KAWS__OTHER if it is none of ours, or KAWS__UNNAMED: the = that ends base64
+ * makes no name. */
 static int
 kaws__sources_name(kaws_bytes *line)
 {
-    static const char *const shells[] = { "export ", "export\t", "set ",
-                                          "$env:" };
-    kaws_bytes name = *line, value;
-    int i, part = 0;
+    const uint8_t *const end = line->at + line->len;
+    const uint8_t *const equals = memchr(line->at, '=', line->len);
+    kaws_bytes name, value;
+    size_t i;
+    int part = 0;
 
-    for (i = 0; i < 4; i++)
-        if (kaws__sources_begins(name, shells[i]))
-            name = kaws__sources_after(name, strlen(shells[i]));
-    value = name;
-    for (; value.len > 0 && (kaws__text_folded(*value.at) ||
-                             *value.at == '_' || *value.at == '-'); value.at++)
-        value.len--;
-    name.len -= value.len;
-    value = kaws__sources_after(value, 0);
-    if (name.len == 0 || value.len == 0 ||
-        (*value.at != '=' && *value.at != ':'))
+    if (equals == NULL)
         return KAWS__UNNAMED;
-    value = kaws__sources_after(value, 1);
-    while (part < KAWS__OTHER && kaws__text_order(
-               name, kaws__buf_of(kaws__sources_parts[part].name), 1) != 0)
+    name = kaws__sources_trim(line->at, equals);
+    value = kaws__sources_trim(equals + 1, end);
+    for (i = name.len; i > 0 && kaws__sigv4_unreserved(name.at[i - 1]);)
+        i--;
+    if (i > 0 && memchr(" \t:", name.at[i - 1], 3) == NULL)
+        return KAWS__UNNAMED;
+    name = (kaws_bytes){ name.at + i, name.len - i };
+    while (part < KAWS__OTHER &&
+           !kaws__text_alike(name, kaws__sources_parts[part].name))
         part++;
-    if (part == KAWS__OTHER && (value.len == 0 || *value.at == '='))
+    for (i = 0; i < value.len && memchr("=\"'", value.at[i], 3) != NULL;)
+        i++;
+    if (part == KAWS__OTHER && i == value.len)
         return KAWS__UNNAMED;
     *line = value;
     return part;
 }
 
 
-/* Takes quotes off a value, and blames what no value of AWS's has. No character
- * is dropped that could belong to it, and none is shown. */
-static kaws_bytes
-kaws__sources_value(kaws__conf *c, int part, kaws_bytes v)
+/* Takes quotes off a value. Returns NULL, or what no value of AWS's has. No
+ * character is dropped that could belong to it. */
+static const char *
+kaws__sources_value(kaws__conf *c, int part, kaws_bytes *value)
 {
-    static const struct { char c; const char *where, *words; } odd[] = {
-        { '{', "begins with", ": JSON is not read" },
-        { '$', "begins with", ": variables are not replaced" },
-        { '<', "begins with", ": it looks like a placeholder" },
-        { '%', "ends with", ", which zsh prints after output without a "
-                            "newline" },
-        { '"', "has a", " that has no partner" },
-        { '\'', "has a", " that has no partner" },
-        { ',', "has a", ", as CSV and JSON have" },
-        { ';', "has a", ", as commands of a shell have" },
-        { '/', "has a", ", so it is no access key id; are the id and the "
-                        "secret swapped?" }
+    static const struct { char c; const char *words; } odd[] = {
+        { '{', "'{': JSON is not read" },                     /* at the start */
+        { '$', "'$': variables are not replaced" },
+        { '<', "'<': it looks like a placeholder" },
+        { '%', "'%', which zsh prints after output without a newline" },
+        { '"', "a quote that has no partner" },               /* anywhere     */
+        { '\'', "a quote that has no partner" },
+        { ',', "',', as CSV and JSON have" },
+        { ';', "';', as commands of a shell have" },
+        { '/', "'/', which no id has; are the id and the secret swapped?" }
     };
     const size_t rows = sizeof odd / sizeof odd[0] - (part > 0);
-    const uint8_t *at;
-    size_t i, n = 0;
-    int column;
+    const uint8_t *end;
+    size_t i;
 
-    if (v.len > 1 && (*v.at == '"' || *v.at == '\'') &&
-        v.at[v.len - 1] == *v.at)
-        v = (kaws_bytes){ v.at + 1, v.len - 2 };
-    for (i = 0; i < rows && v.len > 0; i++) {
-        at = odd[i].where[0] == 'b' ? v.at
-           : odd[i].where[0] == 'e' ? v.at + v.len - 1
-           : memchr(v.at, odd[i].c, v.len);
-        if (at != NULL && *at == odd[i].c) {
-            kaws__sources_blame(c, "line %d %s '%c'%s", c->number,
-                                odd[i].where, odd[i].c, odd[i].words);
-            return v;
-        }
+    if (value->len > 1 && (*value->at == '"' || *value->at == '\'') &&
+        value->at[value->len - 1] == *value->at)
+        *value = (kaws_bytes){ value->at + 1, value->len - 2 };
+    end = value->at + value->len;
+    for (i = 0; i < rows && value->len > 0; i++) {
+        c->at = i < 3 ? value->at : i == 3 ? end - 1
+              : memchr(value->at, odd[i].c, value->len);
+        if (c->at != NULL && *c->at == odd[i].c)
+            return odd[i].words;
     }
-    while (n < v.len && v.at[n] > ' ' && v.at[n] <= '~')
-        n++;
-    column = (int)(v.at + n - c->line) + 1;
-    if (n < v.len && (v.at[n] == ' ' || v.at[n] == '\t'))
-        kaws__sources_blame(c, "line %d has a blank at column %d", c->number,
-                            column);
-    else if (n < v.len)
-        kaws__sources_blame(c, "line %d has the byte 0x%02x at column %d",
-                            c->number, v.at[n], column);
-    else if (n > kaws__sources_parts[part].most)
-        kaws__sources_blame(c, "line %d has more than the %d characters of "
-                            "the longest %s", c->number,
-                            (int)kaws__sources_parts[part].most,
-                            kaws__sources_parts[part].called);
-    return v;
+    for (c->at = value->at; c->at < end; c->at++)
+        if (*c->at <= ' ' || *c->at > '~')
+            return *c->at == ' ' || *c->at == '\t'
+                 ? "a blank" : "a byte that is not visible ASCII";
+    return value->len <= kaws__sources_parts[part].most ? NULL
+         : "it is longer than the longest that AWS has";
 }
 
 
-/* Takes what a line has. */
-static void
-kaws__sources_take(kaws__conf *c, kaws_bytes line)
+/* Takes what the line has. Either all values have names, or none has. Returns
+ * NULL, or what is wrong. */
+static const char *
+kaws__sources_take(kaws__conf *c)
 {
-    int part = KAWS__UNNAMED;
+    kaws_bytes value = c->line;
+    int part = kaws__sources_name(&value), named = part != KAWS__UNNAMED;
+    const char *wrong;
 
-    if (line.len == 0 || *line.at == '#' || *line.at == ';')
-        return;
-    if (*line.at == '[' && line.at[line.len - 1] == ']') {
-        if (c->begun)
-            kaws__sources_blame(c, "line %d begins another profile: leave "
-                                "only one in the file", c->number);
-        c->begun = 1;
-        return;
+    c->at = c->line.at;
+    if (*c->at == '[' && c->at[c->line.len - 1] == ']')
+        return c->count > 0 ? "a second profile: leave only one" : NULL;
+    if (c->count > 0 && named != c->named)
+        return named ? "a name, though the values before have none"
+                     : "no name, though the values before have one";
+    if (part == KAWS__OTHER)
+        return NULL;                      /* such as region = ...             */
+    if (!named && c->count > KAWS__TOKEN)
+        return "one value too many";
+    c->named = named;
+    part = !named ? c->count : part < KAWS__TOKEN ? part : KAWS__TOKEN;
+    c->count++;
+    wrong = kaws__sources_value(c, part, &value);
+    if (wrong == NULL && c->found[part].len > 0 &&
+        !kaws__buf_same(c->found[part], value)) {
+        wrong = "it contradicts an earlier line of that name";
+        c->at = value.at;
     }
-    part = kaws__sources_name(&line);
-    if (c->named && part == KAWS__OTHER)
-        return;                           /* such as region = ...             */
-    c->begun = 1;
-    if (c->named && part == KAWS__UNNAMED)
-        kaws__sources_blame(c, "line %d has no name, though others have one",
-                            c->number);
-    else if (part == KAWS__OTHER)
-        kaws__sources_blame(c, "line %d has a name, but none of %s, %s, %s",
-                            c->number, kaws__sources_parts[0].name,
-                            kaws__sources_parts[1].name,
-                            kaws__sources_parts[2].name);
-    else if (c->count > KAWS__TOKEN)
-        kaws__sources_blame(c, "line %d is one too many", c->number);
-    if (c->wrong[0] != '\0')
-        return;
-    part = !c->named ? c->count++ : part < KAWS__TOKEN ? part : KAWS__TOKEN;
-    line = kaws__sources_value(c, part, line);
-    if (c->found[part].len > 0 && !kaws__buf_same(c->found[part], line))
-        kaws__sources_blame(c, "line %d contradicts an earlier line of that "
-                            "name", c->number);
-    c->found[part] = line;
+    c->found[part] = value;
+    return wrong;
 }
 
 
@@ -5750,56 +5711,43 @@ kaws__sources_take(kaws__conf *c, kaws_bytes line)
 static int
 kaws__sources_is_id(kaws_bytes text, const char *begins)
 {
-    return text.len >= 16 && memcmp(text.at, begins, 4) == 0;
+    return text.len >= 16 && kaws__buf_begins(text, begins);
 }
 
 
 /* Finds the credentials in the conf file's text. Returns "", or what is wrong
- * with it. What people paste is forgiven: blanks, empty lines, a byte order
- * mark, comments, quotes, names, the head of a profile. */
+ * with it. */
 static const char *
 kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
 {
-    kaws_bytes left, line;
+    const char *wrong = NULL;
     int brief, i = 0;
 
-    memset(c, 0, sizeof *c);
+    *c = (kaws__conf){ .found = found };
     memset(found, 0, 3 * sizeof *found);
-    c->found = found;
-    if (kaws__sources_begins(text, "\xff\xfe") ||
-        kaws__sources_begins(text, "\xfe\xff"))
+    if (kaws__buf_begins(text, "\xff\xfe") ||
+        kaws__buf_begins(text, "\xfe\xff"))
         return "it is UTF-16: save it as UTF-8";
-    if (kaws__sources_begins(text, "\xef\xbb\xbf"))
+    if (kaws__buf_begins(text, "\xef\xbb\xbf"))
         text = (kaws_bytes){ text.at + 3, text.len - 3 };
-    for (left = text; kaws__sources_line(c, &left, &line);)
-        c->named |= kaws__sources_name(&line) < KAWS__OTHER;
-    c->number = 0;
-    for (left = text; c->wrong[0] == '\0' &&
-         kaws__sources_line(c, &left, &line);)
-        kaws__sources_take(c, line);
+    while (wrong == NULL && kaws__sources_line(c, &text))
+        wrong = kaws__sources_take(c);
     brief = kaws__sources_is_id(found[0], "ASIA");
     while (i < KAWS__TOKEN + brief && found[i].len > 0)
         i++;
-    if (c->wrong[0] == '\0' && i < KAWS__TOKEN + brief)
-        kaws__sources_blame(c, "%s, the %s, is missing%s", c->named
-                            ? kaws__sources_parts[i].name
-                            : kaws__sources_parts[i].line,
-                            kaws__sources_parts[i].called, i < KAWS__TOKEN ? ""
-                            : "; an id that begins with ASIA needs one");
-    else if (c->wrong[0] == '\0' && found[1].len == 20 &&
-             (kaws__sources_is_id(found[1], "AKIA") ||
-              kaws__sources_is_id(found[1], "ASIA")))
-        kaws__sources_blame(c, "the secret access key has the form of an "
-                            "access key id; are the two swapped?");
+    if (wrong != NULL)
+        (void)snprintf(c->wrong, sizeof c->wrong, "line %d, column %d: %s",
+                       c->number, (int)(c->at - c->start) + 1, wrong);
+    else if (i < KAWS__TOKEN + brief)
+        (void)snprintf(c->wrong, sizeof c->wrong, "the %s (line %d, or %s) "
+                       "is missing%s", kaws__sources_parts[i].called, i + 1,
+                       kaws__sources_parts[i].name, i < KAWS__TOKEN ? ""
+                       : "; an id that begins with ASIA needs one");
+    else if (found[1].len == 20 && (kaws__sources_is_id(found[1], "AKIA") ||
+                                    kaws__sources_is_id(found[1], "ASIA")))
+        return "the secret access key has the form of an access key id; are "
+               "the two swapped?";
     return c->wrong;
-}
-
-
-/* Whether it is a long-lived id with a token, which AWS is known to refuse. */
-static int
-kaws__sources_doubtful(kaws_bytes id, kaws_bytes token)
-{
-    return token.len > 0 && kaws__sources_is_id(id, "AKIA");
 }
 
 
@@ -5841,9 +5789,6 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
     s->seen = st;
     if (!st.lent)
         kaws__err_others(s->hooks, "the conf file", s->shown, &st);
-    if (kaws__sources_doubtful(found[0], found[2]))
-        kaws__err_log(s->hooks, KAWS__LOG_DOUBT, s->shown,
-                      KAWS__SOURCES_DOUBT);
     return KAWS_OK;
 }
 
@@ -5910,7 +5855,7 @@ kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
  * ==========================================================================
  * Uses: sys thread err mem buf text crypto sigv4 sources
  * Gives: creds_open creds_close creds_reload creds_refresh creds_end
- *        creds_signer creds_wipe creds_doubt creds_leak_in
+ *        creds_signer creds_wipe creds_leak_in
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
@@ -6073,21 +6018,6 @@ kaws__creds_wipe(kaws__signer *signer)
 }
 
 
-/* What may be wrong with the credentials, if AWS refuses them; or NULL. */
-static const char *
-kaws__creds_doubt(kaws__creds *c)
-{
-    const kaws__signer *s = &c->secrets->signer;
-    int doubtful;
-
-    kaws__thread_lock(&c->lock);
-    doubtful = kaws__sources_doubtful(kaws__buf_of(s->id),
-                                      kaws__buf_of(s->token));
-    kaws__thread_unlock(&c->lock);
-    return doubtful ? KAWS__SOURCES_DOUBT : NULL;
-}
-
-
 /* Whether the text holds a piece of the secret access key or of the token. */
 static int
 kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
@@ -6106,8 +6036,8 @@ kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
  * ROOM  arn      what ARNs, regions and endpoints of AWS say
  * ==========================================================================
  * Uses: err buf text url
- * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_begins
- *        arn_parse arn_target arn_fits arn_endpoint_ok arn_host_region arn_url
+ * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_parse
+ *        arn_target arn_fits arn_endpoint_ok arn_url
  *
  * Pure functions and one table: they keep nothing, and ask nobody.
  *
@@ -6134,7 +6064,6 @@ typedef struct kaws__target {
 typedef struct kaws__partition {
     const char *prefix;           /* of the names of its regions              */
     const char *name, *suffix;    /* in ARNs; of host names                   */
-    const char *regions;          /* that are known                           */
 } kaws__partition;
 
 
@@ -6144,26 +6073,14 @@ static const kaws__partition *
 kaws__arn_partition(const char *region)
 {
     static const kaws__partition partitions[] = {
-        { "cn-",      "aws-cn",     "amazonaws.com.cn",
-          " cn-north-1 cn-northwest-1 " },
-        { "us-gov-",  "aws-us-gov", "amazonaws.com",
-          " us-gov-east-1 us-gov-west-1 " },
-        { "us-iso-",  "aws-iso",    "c2s.ic.gov",
-          " us-iso-east-1 us-iso-west-1 " },
-        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov",
-          " us-isob-east-1 us-isob-west-1 " },
-        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk", " eu-isoe-west-1 " },
-        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov",
-          " us-isof-east-1 us-isof-south-1 " },
-        { "eusc-",    "aws-eusc",   "amazonaws.eu", " eusc-de-east-1 " },
-        { "",         "aws",        "amazonaws.com",
-          " af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 "
-          "ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-2 "
-          "ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 "
-          "ap-southeast-7 ca-central-1 ca-west-1 eu-central-1 eu-central-2 "
-          "eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 "
-          "il-central-1 me-central-1 me-south-1 mx-central-1 sa-east-1 "
-          "us-east-1 us-east-2 us-west-1 us-west-2 " }
+        { "cn-",      "aws-cn",     "amazonaws.com.cn" },
+        { "us-gov-",  "aws-us-gov", "amazonaws.com" },
+        { "us-iso-",  "aws-iso",    "c2s.ic.gov" },
+        { "us-isob-", "aws-iso-b",  "sc2s.sgov.gov" },
+        { "eu-isoe-", "aws-iso-e",  "cloud.adc-e.uk" },
+        { "us-isof-", "aws-iso-f",  "csp.hci.ic.gov" },
+        { "eusc-",    "aws-eusc",   "amazonaws.eu" },
+        { "",         "aws",        "amazonaws.com" }
     };
     const kaws__partition *p = partitions;
 
@@ -6207,21 +6124,25 @@ kaws__arn_word_ok(kaws_bytes word)
 }
 
 
-/* Whether AWS had that region when the table was made. */
+/* Whether AWS had that region when this was written. */
 static int
 kaws__arn_is_known(const char *region)
 {
+    static const char regions[] =
+        " af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 "
+        "ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1 ap-southeast-2 "
+        "ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 "
+        "ap-southeast-7 ca-central-1 ca-west-1 cn-north-1 cn-northwest-1 "
+        "eu-central-1 eu-central-2 eu-isoe-west-1 eu-north-1 eu-south-1 "
+        "eu-south-2 eu-west-1 eu-west-2 eu-west-3 eusc-de-east-1 il-central-1 "
+        "me-central-1 me-south-1 mx-central-1 sa-east-1 us-east-1 us-east-2 "
+        "us-gov-east-1 us-gov-west-1 us-iso-east-1 us-iso-west-1 "
+        "us-isob-east-1 us-isob-west-1 us-isof-east-1 us-isof-south-1 "
+        "us-west-1 us-west-2 ";
     char word[KAWS__ARN_REGION_MAX + 3];
 
     (void)snprintf(word, sizeof word, " %s ", region);
-    return strstr(kaws__arn_partition(region)->regions, word) != NULL;
-}
-
-
-static int
-kaws__arn_begins(kaws_bytes text, const char *with)
-{
-    return text.len > strlen(with) && memcmp(text.at, with, strlen(with)) == 0;
+    return strstr(regions, word) != NULL;
 }
 
 
@@ -6259,8 +6180,8 @@ kaws__arn_split(kaws_bytes text, kaws__arn *out)
     if (!kaws__buf_same(out->partition,
                         kaws__buf_of(kaws__arn_partition(region)->name)))
         return "its region belongs to another partition than it says";
-    return kaws__arn_word_ok(rest) && (kaws__arn_begins(rest, "key/") ||
-                                       kaws__arn_begins(rest, "alias/"))
+    return kaws__arn_word_ok(rest) && (kaws__buf_begins(rest, "key/") ||
+                                       kaws__buf_begins(rest, "alias/"))
          ? NULL : "it does not end with key/ or alias/ and a name";
 }
 
@@ -6285,7 +6206,7 @@ kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
 
     if (wrong == NULL)
         where = arn.region;
-    else if (kaws__arn_begins(id, "arn:"))
+    else if (kaws__buf_begins(id, "arn:"))
         return kaws__err_set(err, KAWS_ARGUMENT, "'%s' is not the ARN of a KMS "
                              "key: %s", kaws__text_show(shown, sizeof shown,
                                                         id), wrong);
@@ -6308,13 +6229,13 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
     kaws__arn want, got;
 
     if (!kaws__arn_parse(kaws__buf_of(arn_text), &got) ||
-        !kaws__arn_begins(got.resource, "key/") ||
+        !kaws__buf_begins(got.resource, "key/") ||
         !kaws__buf_same(got.region, kaws__buf_of(target->region)))
         return 0;
     if (!kaws__arn_parse(id, &want))
-        return kaws__arn_begins(id, "alias/") ||
+        return kaws__buf_begins(id, "alias/") ||
                strcmp(strchr(arn_text, '/') + 1, target->key_id) == 0;
-    return kaws__arn_begins(want.resource, "key/")
+    return kaws__buf_begins(want.resource, "key/")
          ? strcmp(target->key_id, arn_text) == 0
          : kaws__buf_same(want.partition, got.partition) &&
            kaws__buf_same(want.account, got.account);
@@ -6338,29 +6259,6 @@ kaws__arn_endpoint_ok(const char *endpoint)
     }
     host.len -= host.len > 0 && host.at[host.len - 1] == '/';
     return host.len <= 150 && kaws__url_host_ok(host);
-}
-
-
-/* The region that the endpoint's host has in its name, if it is one of AWS's;
- * else nothing. */
-static kaws_bytes
-kaws__arn_host_region(const char *endpoint)
-{
-    const char *at = strstr(endpoint, "//") + 2, *rest = at, *suffix;
-    kaws_bytes label = { NULL, 0 };
-
-    for (; *rest != '\0'; at = rest + 1) {
-        rest = at + strcspn(at, ".");
-        label = (kaws_bytes){ (const uint8_t *)at, (size_t)(rest - at) };
-        if (*rest == '\0' || !kaws__arn_region_ok(label))
-            continue;
-        suffix = kaws__arn_partition(at)->suffix;
-        rest += strncmp(rest, ".vpce.", 6) == 0 ? 5 : 0;
-        if (strncmp(rest, ".api.", 5) == 0 ||
-            strncmp(rest + 1, suffix, strlen(suffix)) == 0)
-            return label;
-    }
-    return (kaws_bytes){ NULL, 0 };
 }
 
 
@@ -6751,7 +6649,8 @@ static const kaws__fault kaws__faults[] = {
                 CREDENTIALS, CLOCK,
                 "check the credentials and this machine's clock"),
     KAWS__FAULT("UnrecognizedClient InvalidClientTokenId", CREDENTIALS, RENEW,
-                "check the credentials in the conf file"),
+                "check the credentials in the conf file (an access key id that "
+                "begins with AKIA takes no session token)"),
     KAWS__FAULT("ExpiredToken", CREDENTIALS, RENEW,
                 "write a new session token into the conf file"),
     KAWS__FAULT("IncompleteSignature MissingAuthenticationToken", CREDENTIALS,
@@ -7215,7 +7114,7 @@ kaws__calls_refused(kaws__call *c)
     kaws_bytes message;
     char type[64], shown[200] = "";
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
-    const char *advice = fault->advice, *id, *doubt;
+    const char *advice = fault->advice, *id;
     kaws_status status = fault->status;
 
     c->typed = type[0] != '\0';
@@ -7230,9 +7129,6 @@ kaws__calls_refused(kaws__call *c)
         status = KAWS_REPLY;
         advice = "that answers another request";
     }
-    if (status == KAWS_CREDENTIALS &&
-        (doubt = kaws__creds_doubt(&c->op->calls->creds)) != NULL)
-        advice = doubt;
     if ((c->cures & KAWS__QUOTE) && c->secret_len == 0)
         kaws__calls_words(c, shown, sizeof shown, message);
     id = kaws__calls_blame(c, type);
@@ -8597,7 +8493,7 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
-#define KAWS__FILE_TRUSTED 1048576   /* bytes asked for at a file's word   */
+#define KAWS__FILE_SMALL   1048576  /* bytes: read without a survey         */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
 #define KAWS__FILE_NOT_PLAIN "is not a plain file"
@@ -9146,8 +9042,8 @@ kaws__file_foresee(const kaws__file *f)
 }
 
 
-/* A size is no more than a word: a file may have holes of any length. So before
- * we ask for much memory, the file must show a header, and records whose
+/* A file's size proves nothing, because a file may have holes of any length. So
+ * before we ask for much memory, the file must show a header, and records whose
  * lengths lead to its end, or to where a last one may have been cut off. */
 static kaws_status
 kaws__file_survey(const kaws__file *f, kaws_error *err)
@@ -9194,7 +9090,7 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
         return status;
     st = f->stat;                 /* of now: another process may have added to
                                    * it while we waited for its lock          */
-    if (st.size > KAWS__FILE_TRUSTED &&
+    if (st.size > KAWS__FILE_SMALL &&
         (status = kaws__file_survey(f, err)) != KAWS_OK)
         return status;
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
@@ -10981,8 +10877,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
  * Uses: sys thread disk err mem buf text url http creds arn trust calls kms
- *        store
- *        bind vault rewrap
+ *        store bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
@@ -11099,33 +10994,18 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
-/* Warns if that may not be the region that was meant. */
-static void
-kaws__ring_doubt_region(const kaws *ring, const char *region)
-{
-    const char *endpoint = ring->kms.endpoint;
-    kaws_bytes named = endpoint != NULL ? kaws__arn_host_region(endpoint)
-                                        : kaws__buf_of("");
-
-    if (!kaws__arn_is_known(region))
-        kaws__err_log(&ring->hooks, KAWS__LOG_NEW_REGION, region);
-    if (named.len > 0 && !kaws__buf_same(named, kaws__buf_of(region)))
-        kaws__err_log(&ring->hooks, KAWS__LOG_ENDPOINT,
-                      KAWS__SHOW(kaws__buf_of(endpoint)), region);
-}
-
-
 /* Warns of settings that can be used, but hardly as they are meant. That the
  * default region is not the ARN's is no contradiction. */
 static void
-kaws__ring_doubt(const kaws *ring, const kaws_config *cfg)
+kaws__ring_doubt(const kaws *ring)
 {
     const kaws_hooks *h = &ring->hooks;
     const kaws__choice *now = &ring->kms.trust.now;
     const char *id = now->target.key_id;
     const char *used = *id != '\0' ? now->target.region : now->region;
 
-    kaws__ring_doubt_region(ring, used);
+    if (!kaws__arn_is_known(used))
+        kaws__err_log(h, KAWS__LOG_NEW_REGION, used);
     if (strcmp(used, now->region) != 0 && strcmp(now->region, "us-east-1") != 0)
         kaws__err_log(h, KAWS__LOG_REGION, now->region, used,
                       kaws__arn_partition(used) ==
@@ -11133,11 +11013,6 @@ kaws__ring_doubt(const kaws *ring, const kaws_config *cfg)
                       ? "" : ", a different partition of AWS");
     if (*id != '\0' && strlen(id) < 36 && strchr(id, '/') == NULL)
         kaws__err_log(h, KAWS__LOG_KEY_ID, id);
-    if (cfg->ca_file != NULL && cfg->endpoint != NULL &&
-        strncmp(cfg->endpoint, "http:", 5) == 0)
-        kaws__err_log(h, KAWS__LOG_CA_FILE);
-    if (cfg->rewrap_parallel > 64)
-        kaws__err_log(h, KAWS__LOG_PARALLEL, cfg->rewrap_parallel);
 }
 
 
@@ -11220,7 +11095,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
                          err) == KAWS_OK) {
         if (config.data_file != NULL)
             kaws__ring_announce(r);
-        kaws__ring_doubt(r, &config);
+        kaws__ring_doubt(r);
         *ring = r;
     } else {
         kaws_close(r);
@@ -11514,8 +11389,9 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
         (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
         status = kaws__trust_choice(&ring->kms.trust, kms_key_id, region,
                                     &choice, err);
-        if (status == KAWS_OK && strcmp(choice.region, now.region) != 0)
-            kaws__ring_doubt_region(ring, choice.region);
+        if (status == KAWS_OK && strcmp(choice.region, now.region) != 0 &&
+            !kaws__arn_is_known(choice.region))
+            kaws__err_log(&ring->hooks, KAWS__LOG_NEW_REGION, choice.region);
         if (status == KAWS_OK &&
             (status = kaws__ring_judge(ring, &now, &choice, err)) != KAWS_OK)
             kaws__trust_untry(&ring->kms.trust, &choice);

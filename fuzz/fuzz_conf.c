@@ -13,6 +13,7 @@
 
 #include "fuzz.h"
 
+#include <strings.h>
 #include <sys/mman.h>
 
 static const char good_file[] = "AKIDGOOD\nsEcReTgOoD\ntOkEnGoOd\n";
@@ -24,20 +25,6 @@ static const char *const names[] = {
 
 /* ---- what is found ----------------------------------------------------- */
 
-/* Takes what may stand before a name off the front, if it is there. */
-static void
-skip(kaws_bytes *text, const char *word)
-{
-    size_t n = strlen(word), i = 0;
-
-    while (i < n && i < text->len && (text->at[i] == word[i] ||
-                                      (text->at[i] ^ 32) == word[i]))
-        i++;
-    if (i == n)
-        (void)fuzz_take(text, n);
-}
-
-
 static void
 skip_blanks(kaws_bytes *text)
 {
@@ -47,30 +34,28 @@ skip_blanks(kaws_bytes *text)
 }
 
 
-/* Whether a line is one of the names, and what follows is its value: then it
- * is taken off. */
+/* Whether a line has a =, and the last word before it is one of the names: then
+ * it is taken off. */
 static int
 named(kaws_bytes *line)
 {
-    static const char *const before[] = { "export ", "export\t", "set ",
-                                          "$env:" };
-    kaws_bytes rest = *line, left;
-    size_t i;
+    kaws_bytes rest = *line, name;
+    size_t i, n;
 
     skip_blanks(&rest);
+    name = fuzz_until(&rest, '=');
+    if (name.len == 0 || *name.at == '#' || *name.at == ';' ||
+        name.at + name.len == line->at + line->len)
+        return 0;
+    while (name.len > 0 && memchr(" \t\r", name.at[name.len - 1], 3) != NULL)
+        name.len--;
     for (i = 0; i < 4; i++) {
-        skip(&rest, before[i]);
-        skip_blanks(&rest);
-    }
-    for (i = 0; i < 4; i++) {
-        left = rest;
-        skip(&left, names[i]);
-        if (left.len == rest.len)
-            continue;
-        skip_blanks(&left);
-        if (left.len > 0 && (*left.at == '=' || *left.at == ':')) {
-            (void)fuzz_take(&left, 1);
-            *line = left;
+        n = strlen(names[i]);
+        if (name.len >= n && strncasecmp((const char *)name.at + name.len - n,
+                                         names[i], n) == 0 &&
+            (name.len == n ||
+             memchr(" \t:", name.at[name.len - n - 1], 3) != NULL)) {
+            *line = rest;
             return 1;
         }
     }
@@ -118,14 +103,13 @@ look_empty(kaws_bytes line, int names_decide)
         (*line.at == '[' && last == ']') ||
         (line.len == 2 && (last == '"' || last == '\'') && *line.at == last))
         return;
-    HOLDS(names_decide);
     if (named(&value)) {
+        HOLDS(names_decide);
         skip_blanks(&value);
         HOLDS(value.len == 0 || *value.at == '"' || *value.at == '\'');
         return;
     }
-    HOLDS(memchr(line.at, '=', line.len) != NULL ||
-          memchr(line.at, ':', line.len) != NULL);
+    HOLDS(memchr(line.at, '=', line.len) != NULL);
 }
 
 

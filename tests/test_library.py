@@ -545,11 +545,9 @@ def test_an_id_and_a_token_that_do_not_fit(driver_program, driver, emulator, set
     lib.ok("check")
     write_conf(conf, lasting, SECRET, token)
     lib.ok("reload_creds")
-    line, = lib.said("takes no session token", 1)
-    assert str(conf) in line and token[:8] not in line
     answer = lib.call("check")
     assert (answer.status, answer.aws) == ("CREDENTIALS", "UnrecognizedClientException")
-    assert "begins with AKIA takes no session token, but there is one" in answer.text
+    assert "begins with AKIA takes no session token" in answer.text and token[:8] not in answer.text
     write_conf(conf, lasting, SECRET)
     lib.ok("check")                                         # it is read again by itself
 

@@ -205,7 +205,7 @@ def test_a_busy_plugin_is_asked_again_to_go(version, busy):
 
 
 def test_the_plugin_s_lines_are_found_in_each_log():
-    said_so = "Plugin keyring_aws reported: 'cannot generate key 'x''"
+    said_so = "Plugin keyring_aws reported: '[KAWS-310] cannot generate key 'x''"
     log = (f"2026-11-27T10:00:00.123456Z 0 [ERROR] {said_so}\n"
            f"2026-11-27T10:00:00.123456Z 12 [Note] [MY-000000] [Server] {said_so}\n"
            f"2026-11-27T10:00:00.123456Z 12 [Note] a line about: {said_so}\n")

@@ -290,41 +290,6 @@ test_endpoints(void **state)
 }
 
 
-/* Which region an endpoint is in, where its name can tell. */
-static void
-test_regions_of_hosts(void **state)
-{
-    static const struct { const char *endpoint, *region; } rows[] = {
-        { "https://kms.eu-west-1.amazonaws.com", "eu-west-1" },
-        { "https://kms-fips.us-gov-east-1.amazonaws.com:443", "us-gov-east-1" },
-        { "https://kms.cn-north-1.amazonaws.com.cn/", "cn-north-1" },
-        { "https://kms.us-iso-east-1.c2s.ic.gov", "us-iso-east-1" },
-        { "https://kms.eu-west-1.api.aws", "eu-west-1" },
-        { "https://vpce-1-2.kms.us-east-2.vpce.amazonaws.com", "us-east-2" },
-        { "https://vpce-1-us-west-2a.kms.us-west-2.vpce.amazonaws.com",
-          "us-west-2" },
-        { "https://kms.xx-new-7.amazonaws.com", "xx-new-7" },
-        { "https://kms.eu-west-1.example.com", "" },
-        { "https://eu-west-1.vpce.example.com", "" },
-        { "https://kms.eu-west-1", "" }, { "https://kms.amazonaws.com", "" },
-        { "https://kms.eu-west-1.amazonaws.evil", "" },
-        { "https://localhost:1", "" }, { "http://127.0.0.1:1/", "" },
-        { "https://[2001:db8::1]", "" }
-    };
-    kaws_bytes region;
-    size_t i;
-
-    (void)state;
-    for (i = 0; i < COUNT(rows); i++) {
-        assert_true(kaws__arn_endpoint_ok(rows[i].endpoint));
-        region = kaws__arn_host_region(rows[i].endpoint);
-        if (!kaws__buf_same(region, kaws__buf_of(rows[i].region)))
-            fail_msg("%s: %.*s", rows[i].endpoint, (int)region.len,
-                     (const char *)region.at);
-    }
-}
-
-
 int
 main(void)
 {
@@ -332,8 +297,7 @@ main(void)
         cmocka_unit_test(test_regions), cmocka_unit_test(test_arns),
         cmocka_unit_test(test_targets),
         cmocka_unit_test(test_longest_target), cmocka_unit_test(test_fits),
-        cmocka_unit_test(test_endpoints),
-        cmocka_unit_test(test_regions_of_hosts)
+        cmocka_unit_test(test_endpoints)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -661,7 +661,7 @@ test_read(void **state)
 static void
 test_read_large(void **state)
 {
-    enum { SIZE = KAWS__FILE_TRUSTED + 1, MOST = KAWS__STORE_APPEND_MAX,
+    enum { SIZE = KAWS__FILE_SMALL + 1, MOST = KAWS__STORE_APPEND_MAX,
            STEP = (8188 - 80) / 2 };      /* a block ends inside a length     */
     static const struct {
         size_t good;                      /* where the lengths end            */

@@ -1903,15 +1903,6 @@ static const struct {
     { "arn:aws:kms:us-esat-1:111122223333:key/x", NULL, NULL, 0, 0, 0,
       "region us-esat-1 is not among" },
 
-    /* an endpoint of a region */
-    { "alias/app", "eu-west-1", "https://kms.eu-west-1.api.aws", 0, 0, 0,
-      NULL },
-    { "alias/app", NULL, "https://kms.eu-west-1.amazonaws.com", 0, 0, 0,
-      "amazonaws.com is in a different region from us-east-1, for which" },
-    { EU_ARN, NULL, "https://vpce-1.kms.us-east-1.vpce.amazonaws.com", 0, 0,
-      0, "in a different region from eu-west-1" },
-    { EU_ARN, NULL, "https://kms.corp.example", 0, 0, 0, NULL },
-
     /* timeouts */
     { FAKE_EAST, NULL, NULL, 0, 500, 0, NULL },     /* the default        */
     { FAKE_EAST, NULL, NULL, 2000, 2000, 0, NULL },
@@ -1920,8 +1911,6 @@ static const struct {
       "operation, is 2000 ms" },
     { FAKE_EAST, NULL, NULL, 10001, 0, 0, "is 10000 ms" },
 
-    { FAKE_EAST, NULL, NULL, 0, 0, 64, NULL },
-    { FAKE_EAST, NULL, NULL, 0, 0, 65, "64 is the most, and is used" },
     { "app", NULL, NULL, 0, 0, 0, "'app' is looked up as a key id" },
     { "mrk-1234abcd12ab34cd56ef1234567890ab", NULL, NULL, 0, 0, 0, NULL },
     { "1234abcd-12ab-34cd-56ef-1234567890ab", NULL, NULL, 0, 0, 0, NULL }
@@ -1962,11 +1951,6 @@ test_doubts(void **state)
         cfg.rewrap_parallel = doubts[i].parallel;
         check_doubt(w, &cfg, doubts[i].warned);
     }
-    cfg = w->cfg;
-    cfg.ca_file = w->f.conf;
-    check_doubt(w, &cfg, NULL);
-    cfg.endpoint = "http://localhost:1";
-    check_doubt(w, &cfg, "ca_file is not used");
 }
 
 
