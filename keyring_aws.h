@@ -3004,10 +3004,13 @@ kaws__buf_texts(kaws__buf *buf, ...)
     kaws__buf_texts(buf, __VA_ARGS__, (const char *)NULL)
 
 
+/* Never NULL, even if nothing was written. */
 static kaws_bytes
 kaws__buf_view(const kaws__buf *buf)
 {
-    return (kaws_bytes){ buf->at, buf->len };
+    static const uint8_t none[1];
+
+    return (kaws_bytes){ buf->at != NULL ? buf->at : none, buf->len };
 }
 
 
@@ -10233,7 +10236,7 @@ kaws__vault_list(kaws__vault *v, kaws__buf *out)
 static void
 kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 {
-    kaws__record last;
+    kaws__record last = { .created = 0 };
 
     kaws__thread_lock(&v->lock);
     if ((stats->keys = v->table.count) > 0) {
@@ -10425,13 +10428,14 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
 static kaws_status
 kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
 {
-    const kaws_bytes all = { v->table.image.at, (size_t)good };
+    kaws_bytes all = kaws__buf_view(&v->table.image);
     size_t at = KAWS__STORE_HEADER;
     kaws_bytes record;
     kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
     const char *wrong;
     kaws__record r;
 
+    all.len = (size_t)good;
     for (; at < good; at += record.len + KAWS__STORE_DIGEST) {
         record = kaws__store_next(all, at);
         if (!kaws__table_reserve(&v->table, 1))
@@ -10930,12 +10934,12 @@ kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 }
 
 
-/* Ends a public function. Its status is what its error says. */
+/* Ends a public function, with the status that its error says. */
 static kaws_status
-kaws__ring_leave(kaws__door *door, const kaws_error *err)
+kaws__ring_leave(kaws__door *door, kaws_status status)
 {
     KAWS__CANCEL_BACK(door->cancel);
-    return err->status;
+    return status;
 }
 
 
@@ -10943,9 +10947,11 @@ kaws__ring_leave(kaws__door *door, const kaws_error *err)
 static kaws_status
 kaws__ring_refuse(kaws__door *door, kaws_error *err, const char *wrong)
 {
-    if (err->status == KAWS_OK || err->status == KAWS_ARGUMENT)
-        (void)kaws__err_argument(err, wrong);
-    return kaws__ring_leave(door, err);
+    kaws_status status = err->status;
+
+    if (status == KAWS_OK || status == KAWS_ARGUMENT)
+        status = kaws__err_argument(err, wrong);
+    return kaws__ring_leave(door, status);
 }
 
 
@@ -11068,6 +11074,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     kaws__door door;
     kaws_error *err = kaws__ring_enter(&door, NULL, error);
     kaws_config config;
+    kaws_status status;
     kaws *r;
 
     if (ring != NULL)
@@ -11082,25 +11089,27 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
         kaws__thread_turn_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
         kaws__mem_free(&config.hooks, r, sizeof *r);
         (void)kaws__err_memory(err, "opening the keyring");
-        return kaws__ring_leave(&door, err);
+        return kaws__ring_leave(&door, KAWS_MEMORY);
     }
     r->hooks = config.hooks;
     r->pid = kaws__sys_pid();
     kaws__buf_init(&r->strings, &r->hooks);
-    if (kaws__ring_copy_strings(r, &config, err) == KAWS_OK &&
-        kaws__calls_open(&r->kms, &r->hooks, &config, err) == KAWS_OK &&
-        kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
-                          config.rewrap_parallel, err) == KAWS_OK &&
-        kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
-                         err) == KAWS_OK) {
-        if (config.data_file != NULL)
-            kaws__ring_announce(r);
-        kaws__ring_doubt(r);
-        *ring = r;
-    } else {
+    if ((status = kaws__ring_copy_strings(r, &config, err)) == KAWS_OK &&
+        (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
+        KAWS_OK &&
+        (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
+                                    config.rewrap_parallel, err)) == KAWS_OK)
+        status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
+                                  err);
+    if (status != KAWS_OK) {
         kaws_close(r);
+        return kaws__ring_leave(&door, status);
     }
-    return kaws__ring_leave(&door, err);
+    if (config.data_file != NULL)
+        kaws__ring_announce(r);
+    kaws__ring_doubt(r);
+    *ring = r;
+    return kaws__ring_leave(&door, KAWS_OK);
 }
 
 
@@ -11119,7 +11128,7 @@ kaws_check(kaws *ring, kaws_error *error)
         op = kaws__calls_op(&ring->kms, err);
         (void)kaws__kms_probe(&op, 1, &sealed);
     }
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11170,7 +11179,7 @@ kaws_generate(kaws *ring, kaws_name name, const char *type, size_t len,
         return kaws__ring_refuse(&door, err, "a key to generate has 1 to 1024 "
                                  "bytes");
     kaws__ring_add(ring, name, type, plain, err);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11186,7 +11195,7 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
         return kaws__ring_refuse(&door, err, "a key to store has 1 to 4096 "
                                  "bytes");
     kaws__ring_add(ring, name, type, plain, err);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11218,7 +11227,7 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
         return kaws__ring_refuse(&door, err, "ring and key must not be NULL");
     if (kaws__bind_name(name, &copy.record, err) != KAWS_OK ||
         kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err) != KAWS_OK)
-        return kaws__ring_leave(&door, err);
+        return kaws__ring_leave(&door, err->status);
     len = key->len = expect.len = copy.record.plain_len;
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
@@ -11234,7 +11243,7 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
                             KAWS__SHOW(copy.record.key_id));
     if (err->status != KAWS_OK)
         kaws_key_free(ring, key);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11250,7 +11259,7 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
         kaws__bind_name(name, &gone.record, err) == KAWS_OK &&
         kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone, err) == KAWS_OK)
         (void)kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11287,7 +11296,7 @@ kaws_walk_begin(kaws *ring, kaws_walk **walk, kaws_error *error)
         (void)kaws__err_memory(err, "walking over the keys");
     }
     *walk = w;
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11375,15 +11384,15 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     kaws__choice now, choice;
     kaws_status status;
 
-    if (err->status != KAWS_OK)
+    if (ring == NULL || err->status != KAWS_OK)
         return kaws__ring_refuse(&door, err, "ring, kms_key_id or region is "
                                  "NULL");
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
         kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
-        return kaws__ring_leave(&door, err);
+        return kaws__ring_leave(&door, err->status);
     if (kaws__thread_turn_wait(&ring->settings, INT_MAX, &ring->hooks) < 0) {
         (void)kaws__err_cancelled(err, "another thread");
-        return kaws__ring_leave(&door, err);
+        return kaws__ring_leave(&door, err->status);
     }
     do {                  /* again, if a tried pair was taken meanwhile       */
         (void)kaws__trust_choice(&ring->kms.trust, NULL, NULL, &now, NULL);
@@ -11398,7 +11407,7 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     } while (status == KAWS_OK &&
              !kaws__trust_choose(&ring->kms.trust, &choice, take));
     kaws__thread_turn_end(&ring->settings, 1);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11454,7 +11463,7 @@ kaws_could_use(kaws *ring, const char *kms_key_id, const char *region,
         kms_key_id != NULL && kaws__arn_parse(kaws__buf_of(kms_key_id), &arn))
         (void)kaws__trust_check(&ring->kms.trust, kms_key_id, KAWS__TO_SEAL,
                                 err);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11477,7 +11486,7 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 
     if (err->status == KAWS_OK)
         (void)kaws__creds_reload(&ring->kms.creds, 0, err);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11490,7 +11499,7 @@ kaws_rotate_kms_key(kaws *ring, kaws_error *error)
 
     if (err->status == KAWS_OK)
         (void)kaws__rewrap_rotate(&ring->rewrap, err);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11503,7 +11512,7 @@ kaws_rewrap_all(kaws *ring, kaws_error *error)
 
     if (err->status == KAWS_OK)
         (void)kaws__rewrap_all(&ring->rewrap, err);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11567,7 +11576,7 @@ kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
         kaws__kms_has_key(&op) != KAWS_OK ||
         kaws__kms_seal(&op, ctx, plain, room, out) != KAWS_OK)
         memset(out, 0, sizeof *out);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11655,7 +11664,7 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
                             KAWS__COUNT(len), (unsigned long)room);
     if (err->status == KAWS_OK)
         *plain_len = len;
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 
@@ -11686,7 +11695,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
              kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]) == KAWS_OK)
         *out = work[1];
     kaws__mem_free(&ring->hooks, work, 2 * sizeof *work);
-    return kaws__ring_leave(&door, err);
+    return kaws__ring_leave(&door, err->status);
 }
 
 #endif /* KEYRING_AWS_IMPLEMENTATION */

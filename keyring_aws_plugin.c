@@ -1797,7 +1797,8 @@ plug__keyring_watch(plug__guard *g, plug__guard_ring *ring,
     bool allowed = true;
 
     pthread_mutex_lock(&plug__keyring_seen.lock);
-    if (job->verb == PLUG__FETCH_KEY && status == KAWS_NOT_FOUND)
+    if (ring != NULL && job->verb == PLUG__FETCH_KEY
+        && status == KAWS_NOT_FOUND)
         allowed = plug__keyring_may_lack(ring, id);
     else if (job->verb == PLUG__GENERATE_KEY && status != KAWS_OK)
         snprintf(unmade, PLUG__SHOWN, "%s", id);
