@@ -143,7 +143,7 @@ MORE_FAULTS = [
      r"is not the ARN of a KMS key: its region belongs to another partition"),
     (conf_file_that_a_change_would_remove, r"conf_file and data_file name the same file, \S+\.tmp"),
     (lambda stage: stage.write_conf("ASIAIOSFODNN7EXAMPLE"),
-     r"line 3, the session token, is missing; an id that begins with ASIA"),
+     r"the session token \(line 3, or aws_session_token\) is missing; an id that begins with ASIA"),
 ]
 
 
