@@ -471,7 +471,7 @@ def test_reload_creds(driver, emulator, conf):
     lib.ok("check")
     for text, words in (("", "empty"), ("AKID\n", "line 2"), ("\nsecret\n", "line 2"),
                         ("A B\nsecret\n", "line 1"), ("AKID\ns\xe9cret\n", "line 2"),
-                        ("AKID\nsecret\n\nmore\nmore\n", "line 5 is one too many"),
+                        ("AKID\nsecret\n\nmore\nmore\n", "line 5, column 1: one value too many"),
                         ("A\nb\n" + "t" * 5000, "line 3"), ("A" * 7000, "longer")):
         conf.write_text(text, "latin-1")
         answer = lib.call("reload_creds")
