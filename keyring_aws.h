@@ -6661,7 +6661,7 @@ static const kaws__fault kaws__faults[] = {
     KAWS__FAULT("OptInRequired", CREDENTIALS, NONE,
                 "enable the region for the account"),
     KAWS__FAULT("401 403", DENIED, RENEW,
-                "check the credentials; or a proxy or firewall refuses this"),
+                "check the credentials in the conf file; or a proxy refuses"),
     KAWS__FAULT("AccessDenied NotAuthorized", DENIED, QUOTE,
                 "allow it in the IAM policy and the key policy"),
     KAWS__FAULT("NotFound", KMS_KEY, QUOTE,
