@@ -205,7 +205,6 @@
  * finished. (A rotation of the KMS key that AWS has been asked for may happen
  * all the same: then the error's text says so.)
  *
- *
  * The conf file holds the access key id, the secret access key and, if there is
  * one, the session token: a line each, in that order; or each behind its name,
  * in any order (aws_access_key_id = ..., aws_secret_access_key,
@@ -5151,6 +5150,7 @@ kaws__curl_perform(const kaws__transfer *t)
     curl_socket_t before = conn->sock, sock = CURL_SOCKET_BAD;
     CURLMcode code = curl_multi_add_handle(conn->multi, t->easy);
     const kaws_request *q = t->q;
+    int most = q->cancelled != NULL ? KAWS__CANCEL_MS : 1000;
     int running = 1, active = 0, idle = 0;
     CURLMsg *done;
     int64_t since;
@@ -5164,7 +5164,7 @@ kaws__curl_perform(const kaws__transfer *t)
         if (q->cancelled != NULL && q->cancelled(q->cancelled_arg))
             return CURLE_ABORTED_BY_CALLBACK;
         since = kaws__sys_ticks_us();
-        code = curl_multi_wait(conn->multi, NULL, 0, KAWS__CANCEL_MS, &active);
+        code = curl_multi_wait(conn->multi, NULL, 0, most, &active);
         idle = active > 0 || kaws__sys_ticks_us() - since > 50000 ? 0
              : idle + 1;
         if (idle > 1)
@@ -10052,8 +10052,8 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  * ==========================================================================
  * Uses: thread err buf text trust store file save table bind
  * Gives: vault_open vault_abandon vault_close vault_look vault_state
- *        vault_entry vault_add
- *        vault_replace vault_claim vault_extent vault_list vault_stats
+ *        vault_entry vault_add vault_replace vault_claim vault_extent
+ *        vault_list vault_stats
  *
  * Table, file, and the digest over the file have one lock, which is never held
  * while anything is waited for. A change waits first: for its turn among the
