@@ -125,6 +125,7 @@
  *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
  *     kaws__trust_check (trust): checks the account before anything is sent
  *     kaws__calls_send (calls): has the request signed, and decides on a retry
+ *     kaws__breaker_ask (breaker): is the host known not to answer?
  *     kaws__creds_signer (creds): lends the day's signing key
  *     kaws__sigv4_authorize (sigv4): signs the request
  *     kaws__http_send (http): lends a buffer for the reply, and checks its id
@@ -190,13 +191,29 @@
  * (resolv.conf). hooks.ticks_ms measures all durations, so setting the clock
  * does not change a timeout.
  *
+ * A host that does not answer would cost every call its whole timeout. So all
+ * rings of a process share what they know of a host. It counts as unreachable
+ * when a call ends in vain: each attempt got no connection, no reply in time,
+ * or a 5xx. From then on, calls to it fail at once, with NETWORK or SERVICE,
+ * and the text says since when, and when the next attempt is due. One call at a
+ * time is sent as a probe: after 0.25 s, and then after pauses that double up
+ * to 5 s. A probe is one attempt of at most connect_timeout_ms and 1 s. Any
+ * reply but a 5xx, also a refusal or throttling, opens the way for all. Some
+ * failures prove nothing: those of cancelled calls; those of attempts that had
+ * less than half a second for the reply, and used it up; and those of calls
+ * that began before the last reply came. Rings with different ca_files, or with
+ * different hooks `send` or `ticks_ms`, share nothing. With KEYRING_AWS_STATIC
+ * each implementation in a program has a state of its own. A forked child
+ * begins with none.
+ *
  * A program that cannot work without its keys, such as a server that is
  * starting, sets hooks.patience_ms. The hook says for how long KMS may still be
  * waited for. While it returns more than 0, every error that can be retried is
  * retried about once a second, whatever max_attempts says, and each attempt
- * gets a new timeout_ms. So an operation ends at the latest one timeout_ms
- * after the hook's time is up. A definite error (DENIED, for example) ends it
- * at once, as always.
+ * gets a new timeout_ms. While the host is unreachable, calls wait for it in
+ * place of failing at once, and one at a time is sent as a probe. So an
+ * operation ends at the latest one timeout_ms after the hook's time is up. A
+ * definite error (DENIED, for example) ends it at once, as always.
  *
  * A program whose users can interrupt it sets hooks.cancelled. While a call
  * waits for AWS KMS, for another process or for another thread, it asks the
@@ -272,6 +289,7 @@
  *                          waits for AWS or for another process
  *     TRUST      trust     the current KMS key, and the trusted accounts
  *     CALLS      calls     the clock's offset, and the counters
+ *     BREAKER    breaker   which hosts do not answer; it belongs to the process
  *     CREDS      creds     the credentials, and their generation
  *     HTTP       http      the request ids that have been seen
  *     SENDER     curl      the built-in sender's connections
@@ -1043,7 +1061,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *      the system      lobby  sys  thread  disk
  *      basics          err  mem  buf  text  json  crypto
  *      a request       sigv4  url  curl  http  sources  creds
- *      AWS KMS         arn  trust  fault  calls  kms  pack
+ *      AWS KMS         arn  trust  fault  breaker  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
  *
@@ -1501,8 +1519,9 @@ kaws__sys_is_ipv6(const char *text)
  * ==========================================================================
  * Uses: sys
  * Gives: thread_lock_init thread_lock_free thread_lock thread_unlock
- *        thread_once thread_parallel thread_pause thread_turn_init
- *        thread_turn_free thread_turn_wait thread_turn_end
+ *        thread_once thread_process_lock thread_process_unlock
+ *        thread_parallel thread_pause thread_turn_init thread_turn_free
+ *        thread_turn_wait thread_turn_end
  *
  * Three systems share the code: POSIX threads, Windows, and none at all
  * (KEYRING_AWS_NO_THREADS). A call that can fail returns 0 or an errno value.
@@ -1529,6 +1548,9 @@ typedef int kaws__mutex, kaws__cond, kaws__worker;
 #define KAWS__WORKER_START(worker, work, job)                                 \
     ((void)(work), (void)(job), *(worker) = 0)
 #define KAWS__WORKER_JOIN(worker)        ((void)(worker))
+#define KAWS__SWAP(at, was, now)                                              \
+    (*(at) == (was) ? (*(at) = (now), (was)) : *(at))
+#define KAWS__YIELD()                    ((void)0)
 
 #elif defined(_WIN32)
 
@@ -1553,6 +1575,9 @@ typedef HANDLE kaws__worker;
     ((*(worker) = CreateThread(NULL, 0, work, job, 0, NULL)) != NULL)
 #define KAWS__WORKER_JOIN(worker)                                             \
     ((void)WaitForSingleObject(worker, INFINITE), CloseHandle(worker))
+#define KAWS__SWAP(at, was, now)                                              \
+    InterlockedCompareExchange(at, now, was)
+#define KAWS__YIELD()                    ((void)SwitchToThread())
 
 #else
 
@@ -1576,6 +1601,7 @@ typedef pthread_t kaws__worker;
 #define KAWS__WORKER                     void *
 #define KAWS__WORKER_START               kaws__thread_start
 #define KAWS__WORKER_JOIN(worker)        pthread_join(worker, NULL)
+#define KAWS__YIELD()                    ((void)sched_yield())
 
 #if defined(__APPLE__)            /* conditions have no other clock there     */
 #define KAWS__COND_CLOCK CLOCK_REALTIME
@@ -1631,6 +1657,29 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     return os == 0;
 }
 
+#if defined(__GNUC__) || defined(__clang__)
+#define KAWS__SWAP                       __sync_val_compare_and_swap
+#else
+#define KAWS__SWAP                       kaws__thread_swap
+
+
+/* If *at is `was`, it becomes `now`. Returns what it was. */
+static long
+kaws__thread_swap(volatile long *at, long was, long now)
+{
+    static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    long had;
+
+    pthread_mutex_lock(&mutex);
+    had = *at;
+    if (had == was)
+        *at = now;
+    pthread_mutex_unlock(&mutex);
+    return had;
+}
+
+#endif
+
 #endif
 
 /* ---- locks -------------------------------------------------------------- */
@@ -1644,6 +1693,7 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(VAULT)    /* vault: the table, the file and what belongs to them      */\
     X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
     X(CALLS)    /* calls: the clock's offset and the counters               */\
+    X(BREAKER)  /* breaker: which hosts do not answer, for all rings        */\
     X(CREDS)    /* creds: the credentials and their generation              */\
     X(HTTP)     /* http: the request ids that have come                     */\
     X(SENDER)   /* curl: the built-in sender's connections                  */\
@@ -1722,6 +1772,47 @@ kaws__thread_once(kaws__once *once, void (*job)(void))
         job();
     once->done = 1;
     KAWS__MUTEX_UNLOCK(&once->mutex);
+}
+
+
+/* A lock of the whole process, for what all rings share; it is held for a few
+ * lines only. Being static it is inherited by a forked child, perhaps from a
+ * thread that holds it and is not in the child. So its holder leaves the number
+ * of its process: to any other process the lock is free. */
+typedef struct kaws__process_lock {
+    volatile long holder;         /* process number + 1; 0: nobody            */
+    long          process;        /* of the last holder                       */
+} kaws__process_lock;
+
+
+/* Returns 1 if this process has never held it: what it guards may be a parent
+ * process's, and half written. */
+static int
+kaws__thread_process_lock(kaws__process_lock *lock, kaws__rank rank)
+{
+    const long own = kaws__sys_pid() + 1;
+    long was = 0, had;
+    int first;
+
+    (void)rank;
+    KAWS__RANK_CHECK(rank, 1);
+    while ((had = KAWS__SWAP(&lock->holder, was, own)) != was) {
+        was = had == own ? 0 : had;
+        if (had == own)
+            KAWS__YIELD();
+    }
+    first = lock->process != own;
+    lock->process = own;
+    return first;
+}
+
+
+static void
+kaws__thread_process_unlock(kaws__process_lock *lock, kaws__rank rank)
+{
+    (void)rank;
+    (void)KAWS__SWAP(&lock->holder, lock->process, 0);
+    KAWS__RANK_CHECK(rank, 0);
 }
 
 
@@ -2606,6 +2697,12 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_KEY_ID       133, KAWS__WARNING, "the KMS key '%s' is "      \
     "looked up as a key id, but key ids are longer: if it is an alias, write " \
     "alias/ before it"
+#define KAWS__LOG_UNREACHABLE  160, KAWS__WARNING, "AWS KMS at %s is "         \
+    "unreachable: until it answers, calls fail at once (while a server "       \
+    "starts, they wait), except one every 0.25 to 5 s, which tries; the "      \
+    "error was: %s"
+#define KAWS__LOG_REACHABLE    161, KAWS__NOTE, "AWS KMS at %s answers again " \
+    "after %ld s; %lu call%s failed meanwhile"
 
 /* see Part II */
 KAWS_API const char *
@@ -6754,10 +6851,277 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 
 
 /* ==========================================================================
+ * ROOM  breaker  which hosts do not answer, so that few calls wait for them
+ * ==========================================================================
+ * Uses: sys thread err buf
+ * Gives: breaker_origin breaker_forget breaker_ask breaker_well breaker_end
+ *
+ * A host is well, or unreachable since a call to it ended in vain. To an
+ * unreachable host one call at a time is sent, a probe; all others are refused
+ * at once. Any reply but a 5xx makes the host well again, also a reply to a
+ * call that began before. What counts as in vain, the room calls says.
+ *
+ * Calls overlap, so a failure may be old news. Each call has a number by its
+ * beginning, and each reply one by its arrival: a failure counts only if no
+ * reply has arrived since its call began.
+ *
+ * The state belongs to the process: a ring that is opened later, or another
+ * thread, need not find out for itself. Rings share it only if they reach the
+ * host in the same way: a wrong ca_file, or a `send` hook of one's own, proves
+ * nothing to others. (A hook is known by its address and ctx, which may come to
+ * mean another thing when its ring is closed. So its hosts are forgotten then.)
+ * The times are by ticks_ms: if it jumps, a probe is sent sooner.
+ */
+
+enum {
+    KAWS__BREAKER_HOSTS = 16,     /* more push out the one that is longest not
+                                   * used, a well one first                   */
+    KAWS__BREAKER_LEAST =  250,   /* ms between probes, first                 */
+    KAWS__BREAKER_MOST  = 5000,   /* and last                                 */
+    KAWS__BREAKER_CALM  = 1000,   /* and last, while a server starts          */
+    KAWS__BREAKER_BRIEF =  500,   /* a timeout below that proves nothing      */
+    KAWS__BREAKER_LOST  = 5000    /* beyond its timeout, a probe is given up  */
+};
+
+typedef struct kaws__host {
+    uint64_t origin, url;         /* digests: how it is reached, and where    */
+    uint64_t used, answered;      /* in the order of all calls                */
+    uint64_t prober;              /* the call that is its probe, or 0         */
+    int      prober_ms;           /* which ends in that time                  */
+    int      pause_ms;            /* between probes; 0: the host is well      */
+    int64_t  since_ms, begun_ms, ended_ms;        /* of the last probe        */
+    unsigned long attempts, failed;       /* in vain; calls                   */
+    kaws_status status;
+    char     why[200];            /* the last error                           */
+} kaws__host;
+
+typedef struct kaws__pass {       /* what a call shows to this room           */
+    const kaws_hooks *hooks;
+    const char *host;             /* its name, for people                     */
+    uint64_t origin, url;
+    int      connect_ms, timeout_ms;      /* of its operation                 */
+    uint64_t begun;               /* its number; 0: it begins                 */
+    int      probes;              /* it is the host's probe                   */
+    int64_t  before_ms;           /* when the probe before it began           */
+} kaws__pass;
+
+static struct {
+    kaws__process_lock lock;      /* guards all below                         */
+    uint64_t   order;             /* of beginnings and replies                */
+    kaws__host hosts[KAWS__BREAKER_HOSTS];
+} kaws__breaker;
+
+
+/* The way in which a ring reaches its hosts. */
+static uint64_t
+kaws__breaker_origin(const kaws_hooks *hooks, const char *ca_file)
+{
+    struct { kaws_hooks by; uint64_t ca; } way;
+
+    memset(&way, 0, sizeof way);
+    way.by.send = hooks->send;
+    way.by.ticks_ms = hooks->ticks_ms;
+    if (hooks->send != NULL || hooks->ticks_ms != kaws__sys_ticks_ms)
+        way.by.ctx = hooks->ctx;
+    else if (ca_file != NULL)
+        way.ca = kaws__buf_digest(kaws__buf_of(ca_file));
+    return kaws__buf_digest((kaws_bytes){ (const uint8_t *)&way, sizeof way });
+}
+
+
+/* Locks the state, until breaker_leave. A forked child begins with none. */
+static void
+kaws__breaker_enter(void)
+{
+    if (kaws__thread_process_lock(&kaws__breaker.lock, KAWS__RANK_BREAKER)) {
+        kaws__breaker.order = 0;
+        memset(kaws__breaker.hosts, 0, sizeof kaws__breaker.hosts);
+    }
+}
+
+
+static void
+kaws__breaker_leave(void)
+{
+    kaws__thread_process_unlock(&kaws__breaker.lock, KAWS__RANK_BREAKER);
+}
+
+
+/* A ring is closed. */
+static void
+kaws__breaker_forget(const kaws_hooks *hooks, uint64_t origin)
+{
+    kaws__host *h = kaws__breaker.hosts;
+    int i;
+
+    if (hooks->send == NULL && hooks->ticks_ms == kaws__sys_ticks_ms)
+        return;
+    kaws__breaker_enter();
+    for (i = 0; i < KAWS__BREAKER_HOSTS; i++)
+        if (h[i].origin == origin)
+            memset(&h[i], 0, sizeof h[i]);
+    kaws__breaker_leave();
+}
+
+
+/* With the lock held: the call's host. */
+static kaws__host *
+kaws__breaker_at(const kaws__pass *pass)
+{
+    kaws__host *h = kaws__breaker.hosts, *end = h + KAWS__BREAKER_HOSTS;
+    kaws__host *oldest = h;
+
+    for (; h < end && (h->url != pass->url || h->origin != pass->origin); h++)
+        if ((h->pause_ms > 0) < (oldest->pause_ms > 0) ||
+            ((h->pause_ms > 0) == (oldest->pause_ms > 0) &&
+             h->used < oldest->used))
+            oldest = h;
+    if (h == end) {
+        h = oldest;
+        memset(h, 0, sizeof *h);
+        h->origin = pass->origin;
+        h->url = pass->url;
+    }
+    h->used = ++kaws__breaker.order;
+    return h;
+}
+
+
+/* With the lock held: 0, or for how many ms the call has to wait. Calls with a
+ * brief timeout let others probe first, because they may learn nothing. */
+static int
+kaws__breaker_wait_ms(const kaws__host *h, const kaws__pass *pass, int patient,
+                      int64_t now)
+{
+    int64_t pause = h->pause_ms, due;
+
+    if (h->pause_ms == 0 || now < h->begun_ms || now < h->ended_ms)
+        return 0;
+    if (h->prober != 0 && now - h->begun_ms < h->prober_ms)
+        return KAWS__CANCEL_MS;
+    if (patient && pause > KAWS__BREAKER_CALM)
+        pause = KAWS__BREAKER_CALM;
+    if (pass->timeout_ms < KAWS__BREAKER_BRIEF)
+        pause *= 2;
+    due = h->begun_ms + pause;
+    if (due < h->ended_ms + KAWS__BREAKER_LEAST)
+        due = h->ended_ms + KAWS__BREAKER_LEAST;
+    return due > now ? (int)(due - now) : 0;
+}
+
+
+/* Whether the call may be sent now: returns 0, or else for how many ms to wait
+ * before the next question, and fills in why. */
+static int
+kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
+                  kaws_error *err)
+{
+    kaws__host host = { .pause_ms = 0 }, *h;
+    int64_t now;
+    int wait;
+
+    kaws__breaker_enter();
+    h = kaws__breaker_at(pass);
+    now = pass->hooks->ticks_ms(pass->hooks->ctx);
+    if (pass->begun == 0)
+        pass->begun = ++kaws__breaker.order;
+    if ((wait = kaws__breaker_wait_ms(h, pass, patient, now)) > 0) {
+        host = *h;
+    } else if (h->pause_ms > 0) {
+        h->prober = pass->begun;
+        h->prober_ms = pass->connect_ms + 1000 + KAWS__BREAKER_LOST;
+        pass->probes = 1;
+        pass->before_ms = h->begun_ms;
+        h->begun_ms = now;
+    }
+    kaws__breaker_leave();
+    if (wait > 0)
+        (void)kaws__err_set(err, host.status, "AWS KMS at %s has been "
+                            "unreachable for %ld s (%lu attempt%s), so %s is "
+                            "not sent, and the next attempt is due in %ld s; "
+                            "check the network and the health of AWS; the last "
+                            "error was: %s", pass->host,
+                            (long)((now - host.since_ms) / 1000),
+                            KAWS__COUNT(host.attempts), action,
+                            (long)(wait + 999) / 1000, host.why);
+    return wait;
+}
+
+
+/* The host has replied to the call. */
+static void
+kaws__breaker_well(kaws__pass *pass)
+{
+    unsigned long failed;
+    int64_t out_ms = 0;
+    kaws__host *h;
+    int news;
+
+    kaws__breaker_enter();
+    h = kaws__breaker_at(pass);
+    h->answered = ++kaws__breaker.order;
+    if ((news = h->pause_ms > 0) != 0)
+        out_ms = pass->hooks->ticks_ms(pass->hooks->ctx) - h->since_ms;
+    failed = h->failed;
+    h->pause_ms = 0;
+    h->prober = 0;
+    kaws__breaker_leave();
+    pass->probes = 0;
+    if (news)
+        kaws__err_log(pass->hooks, KAWS__LOG_REACHABLE, pass->host,
+                      (long)(out_ms / 1000), KAWS__COUNT(failed));
+}
+
+
+/* The call has made so many attempts in vain; 0: what became of it says nothing
+ * of the host. `failed`: it ends so. A probe that learned nothing leaves the
+ * next one to the next call, but a brief one to a call that waits longer. */
+static void
+kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
+                  const kaws_error *err)
+{
+    kaws__host *h;
+    int64_t now;
+    int probed, news;
+
+    kaws__breaker_enter();
+    h = kaws__breaker_at(pass);
+    now = pass->hooks->ticks_ms(pass->hooks->ctx);
+    probed = pass->probes && h->prober == pass->begun;
+    news = attempts > 0 && h->pause_ms == 0 && pass->begun > h->answered;
+    if (probed)
+        h->prober = 0;
+    if (news) {
+        h->since_ms = h->begun_ms = h->ended_ms = now;
+        h->attempts = h->failed = 0;
+        h->pause_ms = KAWS__BREAKER_LEAST;
+    } else if (probed && attempts > 0) {
+        h->ended_ms = now;
+        h->pause_ms = h->pause_ms < KAWS__BREAKER_MOST / 2 ? 2 * h->pause_ms
+                                                           : KAWS__BREAKER_MOST;
+    } else if (probed) {
+        h->begun_ms = failed ? now - h->pause_ms : pass->before_ms;
+    }
+    if (h->pause_ms > 0 && attempts > 0) {
+        h->attempts += attempts;
+        h->status = err->status;
+        (void)snprintf(h->why, sizeof h->why, "%.*s",
+                       (int)sizeof h->why - 1, err->text);
+    }
+    h->failed += failed != 0;
+    kaws__breaker_leave();
+    pass->probes = 0;
+    if (news)
+        kaws__err_log(pass->hooks, KAWS__LOG_UNREACHABLE, pass->host,
+                      err->text);
+}
+
+
+/* ==========================================================================
  * ROOM  calls    one request to AWS, until it succeeds, is refused or times out
  * ==========================================================================
  * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
- *        fault
+ *        fault breaker
  * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_first
  *        calls_op calls_left_ms calls_begin calls_send calls_nonsense calls_end
  *
@@ -6784,6 +7148,7 @@ typedef struct kaws__calls {
     kaws__trust trust;
     const char *endpoint;         /* borrowed; may be NULL                    */
     int         max_attempts;
+    uint64_t    origin;           /* how hosts are reached: see breaker       */
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;   /* AWS's clock less ours                    */
@@ -6844,6 +7209,8 @@ typedef struct kaws__call {
     int           typed, cures;   /* what was wrong with the reply            */
     int           attempt, clock_mended, creds_renewed;       /* tries so far */
     int           left_ms;        /* when the last one began                  */
+    kaws__pass    pass;
+    unsigned      vain;           /* tries since the host replied             */
 } kaws__call;
 
 
@@ -6890,6 +7257,7 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     k->hooks = hooks;
     k->endpoint = url;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
+    k->origin = kaws__breaker_origin(hooks, cfg->ca_file);
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
     if (status == KAWS_OK)
@@ -6902,6 +7270,8 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
 static void
 kaws__calls_close(kaws__calls *k)
 {
+    if (k->hooks != NULL)
+        kaws__breaker_forget(k->hooks, k->origin);
     kaws__http_close(&k->http);
     kaws__creds_close(&k->creds);
     kaws__trust_close(&k->trust);
@@ -6990,6 +7360,11 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
     c->headers[1] = "Content-Type: application/x-amz-json-1.1";
     c->headers[2] = c->action_line;
     c->headers[3] = c->date_line;
+    c->pass = (kaws__pass){ .hooks = op->calls->hooks, .host = c->host,
+                            .origin = op->calls->origin,
+                            .url = kaws__buf_digest(kaws__buf_of(c->url)),
+                            .connect_ms = op->connect_timeout_ms,
+                            .timeout_ms = op->timeout_ms };
     kaws__buf_init(&c->body, op->calls->hooks);
     kaws__json_begin(&c->body);
     kaws__json_name(&c->body, action->key);
@@ -7210,6 +7585,56 @@ kaws__calls_cancelled(void *arg)
 }
 
 
+/* Waits until the host may be asked, for as long as there is patience. Returns
+ * 0, and the error says why, if it may not. */
+static int
+kaws__calls_admit(kaws__call *c)
+{
+    const kaws_hooks *hooks = c->op->calls->hooks;
+    const kaws__cancel cancel = { c->q.cancelled, c->q.cancelled_arg };
+    kaws_error *err = c->op->err;
+    int wait, patience = 0;
+
+    while ((wait = kaws__breaker_ask(&c->pass, c->action->name, patience > 0,
+                                     err)) > 0) {
+        if (hooks->patience_ms != NULL)
+            patience = hooks->patience_ms(hooks->ctx, err);
+        if (patience <= 0) {
+            c->vain = 0;                  /* the host's last error stays      */
+            return 0;
+        }
+        wait = wait < patience ? wait : patience;
+        wait = wait < KAWS__CANCEL_MS ? wait : KAWS__CANCEL_MS;
+        if (kaws__thread_pause(hooks, &cancel, wait)) {
+            (void)kaws__err_cancelled(err, "AWS KMS");
+            return 0;
+        }
+        c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
+    }
+    return 1;
+}
+
+
+/* Counts the tries in vain: without a reply, or with a 5xx. No reply within a
+ * time of our own that is too brief proves nothing, nor does what never left
+ * this machine. */
+static void
+kaws__calls_count(kaws__call *c, kaws_status status)
+{
+    int took = c->left_ms - kaws__calls_left_ms(c->op);
+
+    if (status == KAWS_NETWORK)
+        c->vain += took < c->q.timeout_ms ||
+                   c->q.timeout_ms >= KAWS__BREAKER_BRIEF;
+    else if (status == KAWS_SERVICE && c->r.http >= 500)
+        c->vain++;
+    else if (status != KAWS_CANCELLED && status != KAWS_CONFIG) {
+        c->vain = 0;
+        kaws__breaker_well(&c->pass);
+    }
+}
+
+
 /* Signs and sends once. */
 static kaws_status
 kaws__calls_try(kaws__call *c)
@@ -7231,6 +7656,8 @@ kaws__calls_try(kaws__call *c)
                              c->action->name, wrong);
     c->left_ms = kaws__calls_left_ms(c->op);
     q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
+    if (c->pass.probes && q->timeout_ms > q->connect_timeout_ms + 1000)
+        q->timeout_ms = q->connect_timeout_ms + 1000;
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
     status = kaws__http_send(&k->http, q, &c->r, &c->lent);
@@ -7240,6 +7667,7 @@ kaws__calls_try(kaws__call *c)
     c->op->reply_id = id.len > 0 ? kaws__buf_digest(id) : 0;
     status = status == KAWS_OK ? kaws__calls_answered(c)
                                : kaws__calls_unanswered(c, status);
+    kaws__calls_count(c, status);
     took = kaws__sys_ticks_us() - started;
     kaws__thread_lock(&k->lock);
     k->stats.kms_requests++;
@@ -7327,16 +7755,21 @@ kaws__calls_wait(kaws__call *c)
     int patience = again && hooks->patience_ms != NULL
                  ? hooks->patience_ms(hooks->ctx, c->op->err) : 0;
     int64_t delay;
-    int left;
+    int left, over = c->attempt >= k->max_attempts || c->pass.probes;
 
-    if (!again || (patience <= 0 && c->attempt >= k->max_attempts))
+    if (!again || (patience <= 0 && over))
         return 0;
     delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
     left = kaws__calls_left_ms(c->op);
+    over |= delay + (c->left_ms - left) >= left;  /* it would take as long    */
+    if (patience <= 0 && over)
+        return 0;
     if (patience > 0 && delay > patience)
         delay = patience;
-    if (patience <= 0 && delay + (c->left_ms - left) >= left)
-        return 0;                         /* the next would take as long      */
+    if (over) {                           /* and it begins again              */
+        kaws__breaker_end(&c->pass, c->vain, 0, c->op->err);
+        c->pass.begun = c->vain = 0;
+    }
     if (kaws__thread_pause(hooks, &cancel, (int)delay))
         return 1;                         /* calls_try ends the call          */
     if (patience > 0)
@@ -7357,6 +7790,7 @@ kaws__calls_send(kaws__call *c)
     kaws_error *err = c->op->err;
     size_t n = c->secret_len > 0 ? c->body.len + 1 + KAWS__CALLS_SPACES : 0;
     uint8_t *spaces;
+    int failed;
 
     kaws__json_end(&c->body);
     if ((spaces = kaws__buf_grow(&c->body, n)) != NULL)
@@ -7373,11 +7807,14 @@ kaws__calls_send(kaws__call *c)
     c->q.cancelled = c->op->cancel.asked != NULL ? kaws__calls_cancelled : NULL;
     c->q.cancelled_arg = c->op;
     c->attempt = 1;
-    while (kaws__calls_try(c) != KAWS_OK) {
+    while (kaws__calls_admit(c) && kaws__calls_try(c) != KAWS_OK) {
         kaws__calls_judged(c);
         if (!kaws__calls_mend(c) && !kaws__calls_wait(c))
             break;
     }
+    failed = err->status == KAWS_NETWORK || err->status == KAWS_SERVICE;
+    if (failed || c->pass.probes)
+        kaws__breaker_end(&c->pass, failed ? c->vain : 0, failed, err);
     c->attempt += c->clock_mended + c->creds_renewed;
     if (err->status != KAWS_OK && c->attempt > 1)
         (void)kaws__err_set(err, err->status, "%s (%d attempts)", err->text,
