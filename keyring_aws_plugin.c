@@ -325,6 +325,8 @@ enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
 #define PLUG__LOG_START_TIME    316, PLUG__WARNING, "keyring_aws_timeout is"   \
     " %d ms, more than keyring_aws_start_seconds, %d: a starting server may"   \
     " wait for KMS longer than these seconds"
+#define PLUG__LOG_BACK          322, PLUG__WARNING, "KMS answers again; while" \
+    " it did not, the server asked in vain for the key of %s%s%s"
 
 enum {
     PLUG__LINE      = 1280,             /* bytes of a log line, with its NUL */
@@ -369,7 +371,8 @@ static size_t
 plug__lines_varies(const char *at)
 {
     static const char id[] = "request id ";
-    static const char *const units[] = { " seconds", " bytes", " attempts" };
+    static const char *const units[] = { " s", " seconds", " bytes",
+                                         " attempts" };
     const size_t n = strspn(at, "0123456789");
 
     if (strncmp(at, id, sizeof id - 1) == 0)
@@ -1632,6 +1635,8 @@ static struct {
     pthread_mutex_t lock;
     char unmade[PLUG__SHOWN];           /* the server could not make this    */
     char begun[PLUG__SHOWN];            /* the server makes the first of this */
+    unsigned unread;                    /* kinds of keys that KMS did not give,
+                                         * a bit each; not under the lock    */
 } plug__keyring_seen = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* One call for one key. */
@@ -1819,9 +1824,48 @@ plug__keyring_watch(plug__guard *g, plug__guard_ring *ring,
 }
 
 
+/* If KMS does not answer, the server closes what it wanted the key for, and a
+ * later fetch of that key does not open it. So when KMS is back, one line says
+ * what may be closed, and what opens it. */
+static void
+plug__keyring_recall(plug__guard *g, const plug__keyring_job *job,
+                     kaws_status status)
+{
+    static const struct { const char *begins, *says; } kinds[] = {
+        { "INNODBKey-", "InnoDB: what answers with error 3185 or 1146, though"
+          " KMS is back, opens after a restart of the server" },
+        { "MySQLReplicationKey_", "the binary log: repeat what failed (on a"
+          " replica, START REPLICA)" }
+    };
+    unsigned kind = 0, were;
+
+    for (unsigned i = 0; i < 2; i++) {
+        if (job->verb == PLUG__FETCH_KEY && job->key_id != NULL
+            && strncmp(job->key_id, kinds[i].begins, strlen(kinds[i].begins))
+               == 0)
+            kind = 1u << i;
+    }
+    if (status == KAWS_NETWORK || status == KAWS_SERVICE
+        || status == KAWS_THROTTLED) {
+        __atomic_or_fetch(&plug__keyring_seen.unread, kind, __ATOMIC_RELAXED);
+        return;
+    }
+    if (status != KAWS_OK || job->verb == PLUG__REMOVE_KEY
+        || PLUG__LOAD(&plug__keyring_seen.unread) == 0)
+        return;
+    were = __atomic_exchange_n(&plug__keyring_seen.unread, 0, __ATOMIC_RELAXED);
+    if (were != 0)
+        plug__lines_say(&g->lines, "", PLUG__LOG_BACK,
+                        kinds[(were & 1) == 0].says,
+                        were == 3 ? "; and for that of " : "",
+                        were == 3 ? kinds[1].says : "");
+}
+
+
 static void
 plug__keyring_begin(void)
 {
+    PLUG__STORE(&plug__keyring_seen.unread, 0);
     pthread_mutex_lock(&plug__keyring_seen.lock);
     plug__keyring_seen.unmade[0] = plug__keyring_seen.begun[0] = '\0';
     pthread_mutex_unlock(&plug__keyring_seen.lock);
@@ -1853,6 +1897,7 @@ plug__keyring_do(plug__guard *g, const plug__keyring_job *job)
         plug__keyring_call(ring, job, type, &err);
     if (!owned)
         plug__keyring_watch(g, ring, job, err.status);
+    plug__keyring_recall(g, job, err.status);
     if (job->verb == PLUG__FETCH_KEY && err.status == KAWS_NOT_FOUND)
         err.status = KAWS_OK;           /* no key is an answer, too          */
     plug__guard_drop(g, ring);

@@ -359,6 +359,70 @@ def test_a_start_without_kms_says_what_to_do(crashed, force, settings):
     check_rows(crashed)
 
 
+# ---- a start while KMS hangs ---------------------------------------------------------------------
+
+TABLES = 50
+
+
+def hang_start(stage: Stage, seconds: int, **settings: object) -> tuple[float, int]:
+    """Starts while KMS accepts and never answers, and asks for all tables. Returns how long that
+    took, and how often KMS was asked."""
+    stage.kms.fault("*", "black_hole", times=0)
+    before, begun = stage.kms.count(), time.monotonic()
+    stage.start(NO_SCHEMA, start_seconds=seconds, **settings)
+    return time.monotonic() - begun, stage.kms.count() - before
+
+
+@pytest.mark.needs("logs")
+@pytest.mark.parametrize("defaults", [False, pytest.param(True, marks=pytest.mark.long)],
+                         ids=["short", "defaults"])
+def test_a_start_while_kms_hangs_costs_seconds_not_tables(stage, defaults):
+    """One deadline for init and all fetches; then they fail at once, and one at a time tries. When
+    KMS is back, one line says what stays closed. A restart opens it."""
+    short = {} if defaults else {"timeout": 2000, "connect_timeout": 500}
+    stage.start(NO_SCHEMA)
+    stage.sql("CREATE DATABASE d")
+    with cursor(stage) as each:
+        for number in range(TABLES):
+            each.execute(f"CREATE TABLE d.t{number} (n INT) ENCRYPTION = 'Y'")
+    assert stage.db.stop() == 0
+    took, asked = hang_start(stage, 30 if defaults else 3, **short)
+    assert took < (45 if defaults else 2 + 3 + 1.5 + 3), took
+    assert asked < (25 if defaults else 10), asked
+    (waits,) = stage.tagged("KAWS-304")
+    assert "cannot reach AWS KMS" in waits
+    (out,) = stage.tagged("KAWS-160")
+    assert "is unreachable: until it answers, calls fail at once" in out
+
+    begun, before = time.monotonic(), stage.kms.count()
+    for number in range(TABLES - 1):    # each is asked for, and none of them is there
+        assert stage.refused(f"SELECT * FROM d.t{number}")[0] in (3185, 1146)
+    took, asked = time.monotonic() - begun, stage.kms.count() - before
+    assert took < 10 and asked <= 1 + took / 1.5, (took, asked)
+    assert not stage.tagged("KAWS-322")
+    failed = stage.tagged("KAWS-308")
+    assert len(failed) < 20, "equal lines are thinned, whatever their figures"
+
+    stage.kms.clear_faults()
+    wait_for(lambda: works(stage, "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'"), 6)
+    (back,) = stage.tagged("KAWS-322")
+    assert "the key of InnoDB: what answers with error 3185 or 1146" in back
+    assert "binary log" not in back and len(stage.tagged("KAWS-161")) == 1
+    assert works(stage, f"SELECT * FROM d.t{TABLES - 1}"), "nobody had asked for it"
+    assert stage.refused("SELECT * FROM d.t0")[0] in (3185, 1146)
+    stage.restart(NO_SCHEMA)
+    assert stage.sql("SELECT * FROM d.t0") == []
+    assert not stage.tagged("KAWS-322")
+
+
+def works(stage: Stage, query: str) -> bool:
+    try:
+        stage.sql(query)
+    except pymysql.err.MySQLError:
+        return False
+    return True
+
+
 def test_a_missing_volume_is_no_new_keyring(stage):
     """As README has it: the first start, then keyring_aws_create = OFF in my.cnf."""
     stage.start(NO_SCHEMA, "--keyring-aws=FORCE")
