@@ -464,6 +464,7 @@ typedef struct model {
     heard heard;
     int   waited_ms;              /* of this operation, at most               */
     int   unsure;                 /* it may have tried again, or not          */
+    int   vain;                   /* it ended so: who calls next is refused   */
     int   typed, honest, told;    /* the last reply: an error with a type; our
                                    * own; DryRunOperation, to a dry run       */
     int   refused;                /* and it was a 4xx                         */
@@ -536,6 +537,7 @@ ask(worth *x, const char *from, int kind)
     const reply *r;
     kaws_status status;
 
+    m.unsure |= m.vain;           /* unless a probe is due meanwhile          */
     for (;;) {
         r = next_reply(m.asked, proof);
         m.requests++;
@@ -547,6 +549,8 @@ ask(worth *x, const char *from, int kind)
             mended = m.unsure = 1;        /* how far off it is, who knows?   */
             continue;
         }
+        m.vain = status == KAWS_NETWORK ||
+                 (status == KAWS_SERVICE && r->http >= 500);
         if (!(then & (LATER | SLOWER)) || attempt == 3)
             return status;
         wait_for(r, then, attempt++);
@@ -784,7 +788,7 @@ must_succeed(int call)
     long len;
 
     m.asked[0] = m.asked[1] = m.requests = m.heard.count = 0;
-    m.waited_ms = m.unsure = 0;
+    m.waited_ms = m.unsure = m.vain = 0;
     (void)snprintf(m.home, sizeof m.home, "%s", (how & ALIAS) ? "" : FAKE_OWN);
     switch (call) {
     case GENERATE:
