@@ -7035,6 +7035,7 @@ kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
         h->begun_ms = now;
     }
     kaws__breaker_leave();
+    kaws__err_clear(err);
     if (wait > 0)
         (void)kaws__err_set(err, host.status, "AWS KMS at %s has been "
                             "unreachable for %ld s (%lu attempt%s), so %s is "

@@ -584,8 +584,8 @@ do_job(kaws *ring, size_t job, call *c)
 }
 
 
-/* One call, and what must hold of it whatever came; `must`: it succeeds. So much
- * later than the one before that it is sent, though that one was in vain. */
+/* One call, and what must hold of it whatever came; `must`: it succeeds. It is
+ * so late that it is sent, though the one before was in vain. */
 static kaws_status
 play(kaws *ring, server *v, size_t job, int must)
 {

@@ -390,6 +390,25 @@ test_one_probe_at_a_time(void **state)
 }
 
 
+/* A call whose host is found unreachable by another one, between two of its
+ * tries, ends there, and its own words do not become the reason. */
+static void
+test_between_two_tries(void **state)
+{
+    struct world *w = *state;
+
+    AWAY(w, .http = 503, .body = "");
+    overlap(w, 1, 0, (fake_script){ .no_reply = "reset", .times = 9999 });
+    ASK(w, KAWS_SERVICE, "HTTP 503", 4);
+    assert_non_null(strstr(w->err.text, "(3 attempts)"));
+    assert_int_equal(w->err.http, 0);
+    ASK(w, KAWS_SERVICE, "last error was: AWS KMS at kms.us-east-1.amazonaws."
+        "com refused", 0);
+    assert_null(strstr(strstr(w->err.text, "unreachable") + 1, "unreachable"));
+    close_other();
+}
+
+
 static void
 cancel_it(struct fake *f, const char *action)
 {
@@ -751,6 +770,24 @@ test_waiting(void **state)
 }
 
 
+/* A call that waits begins again each time: it may have begun before an answer
+ * came, but what it tries later counts. */
+static void
+test_a_patient_call_begins_again(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.hooks.patience_ms = be_patient;
+    world_reopen(w);
+    until_ms = w->f.now_ms + 30000;
+    overlap(w, 1, 0, (fake_script){ .no_reply = "reset", .times = 9999 });
+    EXPECT(w, KAWS_NETWORK, NULL, ask(w->ring, &w->err));
+    assert_int_equal(other.status, KAWS_OK);
+    assert_int_equal(fake_logged(&w->f, 1, "[KAWS-160]"), 1);
+    close_other();
+}
+
+
 /* Another ring's answer ends the wait; cancelling does, at once. */
 static void
 answer_another(struct fake *f, int ms)
@@ -946,6 +983,7 @@ main(void)
         BARE(test_a_probe_that_is_refused), BARE(test_hanging),
         BARE(test_a_late_failure), BARE(test_a_late_answer),
         BARE(test_one_probe_at_a_time), BARE(test_a_cancelled_probe),
+        BARE(test_between_two_tries), BARE(test_a_patient_call_begins_again),
         BARE(test_brief), BARE(test_the_rest_of_the_time),
         BARE(test_rings_and_hosts), BARE(test_origins), BARE(test_many_hosts),
         BARE(test_jumps), BARE(test_a_start_with_a_thousand_tables),
