@@ -583,10 +583,10 @@ typedef struct kaws_bytes {
     size_t         len;
 } kaws_bytes;
 
-/* A POST for the `send` hook. The hook borrows it for the time of the call. The
- * body may hold a key, so the hook must not copy it elsewhere. */
+/* A request for the `send` hook. The hook borrows it for the time of the call.
+ * The body may hold a key, so the hook must not copy it elsewhere. */
 typedef struct kaws_request {
-    const char *url;
+    const char *url;              /* http: this machine, so use no proxy      */
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
     kaws_bytes  body;
     int         connect_timeout_ms, timeout_ms;
@@ -595,10 +595,22 @@ typedef struct kaws_request {
     /* If it is not NULL: ask it at least every 100 ms. 1: give up. */
     int       (*cancelled)(void *arg);
     void       *cancelled_arg;
+
+    const char *method;           /* "GET", "HEAD" or "PUT"; NULL: "POST"     */
 } kaws_request;
 
+/* A header that is wanted of a reply. */
+typedef struct kaws_header {
+    const char *name;             /* in any case                              */
+    /* 1: `value` has it. 0: it did not come. -1: it came, but not once, whole,
+     * in printable ASCII and short enough for `value`, which is "" then. */
+    int         found;
+    char        value[256];
+} kaws_header;
+
 /* What the hook fills. If the body does not fit, the hook sets body_len to any
- * value above body_max. */
+ * value above body_max. A reply to HEAD has no body, whatever its length is
+ * said to be. */
 typedef struct kaws_reply {
     int      http;                /* HTTP status; 0 if no reply came          */
     uint8_t *body;                /* our buffer of body_max bytes             */
@@ -607,7 +619,19 @@ typedef struct kaws_reply {
     int      retry_after_ms;      /* x-amz-retry-after, or -1                 */
     char     request_id[64];      /* x-amzn-RequestId                         */
     char     text[128];           /* the transport's own words if it failed   */
+
+    kaws_header *headers;         /* ours; filled by kaws_reply_line alone    */
+    size_t   header_count;
 } kaws_reply;
+
+/* Fills in what one line of a reply's head says: date, retry_after_ms,
+ * request_id and headers. A `send` hook hands over each line of the head, first
+ * the line with the HTTP status: "ETag: \"1b2c\"", with or without the end of
+ * the line, and `len` bytes long. If another head follows, because the first
+ * was that of an interim reply (1xx), hand that over as well: it counts alone.
+ * Not the trailer of a chunked body. A hook may fill in the first three itself
+ * instead, as long as no request of its program wants `headers`. */
+KAWS_API void kaws_reply_line(kaws_reply *r, const char *line, size_t len);
 
 /* All effects on the world except files; each can be replaced by itself. Any
  * thread may call a hook, also the threads that kaws_rewrap_all starts, and
@@ -635,7 +659,10 @@ typedef struct kaws_hooks {
      * server's certificate, and follow no redirect. Above all it must never
      * return a reply to another request: it must not reuse a connection on
      * which anything else has arrived, or whose last exchange was cut off. We
-     * refuse a reply whose request id we have seen before: KAWS_REPLY. */
+     * refuse a reply whose request id we have seen before: KAWS_REPLY. A hook
+     * that does not know q->method sends nothing, says so in r->text, and does
+     * not return 0. (All requests to AWS KMS are POST. A hook that sends POST
+     * whatever the method is, is refused by AWS, which signs the method.) */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
     /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. A
@@ -1041,7 +1068,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  *      the system      lobby  sys  thread  disk
  *      basics          err  mem  buf  text  json  crypto
- *      a request       sigv4  url  curl  http  sources  creds
+ *      a request       sigv4  url  head  curl  http  sources  creds
  *      AWS KMS         arn  trust  fault  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
@@ -4557,7 +4584,7 @@ kaws_amz_date(char out[17], int64_t when)
  * ROOM  url      which hosts and which proxies can be meant
  * ==========================================================================
  * Uses: sys err buf text
- * Gives: url_host_ok url_proxy_ok url_check_proxy
+ * Gives: url_host_ok url_origin url_proxy_ok url_check_proxy
  *
  * libcurl has a parser for URLs since 7.62. We support 7.54, and an endpoint is
  * checked in programs without libcurl, too, so this room checks by itself. It
@@ -4590,6 +4617,18 @@ kaws__url_host_ok(kaws_bytes text)
     return *end == '\0' ||
            (*end == ':' && kaws__text_number(kaws__buf_of(end + 1), 65535,
                                              &port) && port > 0);
+}
+
+
+/* The part that says whom a request is for: "https://host:port". */
+static kaws_bytes
+kaws__url_origin(const char *url)
+{
+    const char *host = strstr(url, "://");
+
+    host = host != NULL ? host + 3 : url;
+    return (kaws_bytes){ (const uint8_t *)url,
+                         (size_t)(host - url) + strcspn(host, "/?#") };
 }
 
 
@@ -4662,14 +4701,113 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 
 
 /* ==========================================================================
+ * ROOM  head     what the header lines of a reply say
+ * ==========================================================================
+ * Uses: buf text
+ * Gives: head_begin kaws_reply_line
+ *
+ * The built-in sender and the caller's `send` hook hand over the same lines, so
+ * they are read in one way. Whatever was not sent as one whole line is not
+ * believed: a header that came twice, or in several lines.
+ */
+
+/* Nothing is known yet; or what is known was said of another reply. */
+static void
+kaws__head_begin(kaws_reply *r)
+{
+    size_t i;
+
+    r->date = 0;
+    r->retry_after_ms = -1;
+    r->request_id[0] = '\0';
+    for (i = 0; r->headers != NULL && i < r->header_count; i++) {
+        r->headers[i].found = 0;
+        r->headers[i].value[0] = '\0';
+    }
+}
+
+
+/* Keeps the value, if that header is wanted. name NULL: the line goes on with
+ * the header before it. Nobody knows which one that was, so none is believed.
+ */
+static void
+kaws__head_keep(kaws_reply *r, const kaws_bytes *name, kaws_bytes value)
+{
+    size_t i, printable = 0;
+
+    while (printable < value.len && value.at[printable] >= ' ' &&
+           value.at[printable] <= '~')
+        printable++;
+    for (i = 0; r->headers != NULL && i < r->header_count; i++) {
+        kaws_header *h = &r->headers[i];
+        if (name != NULL && !kaws__text_alike(*name, h->name))
+            continue;
+        h->found = name != NULL && h->found == 0 && printable == value.len &&
+                   kaws__buf_copy_text(h->value, sizeof h->value, value)
+                   ? 1 : -1;
+        if (h->found < 0)
+            h->value[0] = '\0';
+    }
+}
+
+
+/* A header. A request id that is too long (AWS's have 36 bytes) is cut and ends
+ * in a digest of the whole id, so two ids that begin alike stay two. */
+static void
+kaws__head_field(kaws_reply *r, kaws_bytes name, kaws_bytes value)
+{
+    const size_t most = sizeof r->request_id - 1;
+    uint64_t digest;
+    uint32_t ms;
+
+    if (kaws__text_alike(name, "date")) {
+        r->date = kaws__text_http_date(value);
+    } else if (kaws__text_alike(name, "x-amzn-requestid")) {
+        digest = kaws__buf_digest(value);
+        memset(r->request_id, 0, sizeof r->request_id);
+        memcpy(r->request_id, value.at, value.len < most ? value.len : most);
+        if (value.len > most)
+            kaws__text_hex(r->request_id + most - 16, (uint8_t *)&digest, 8);
+    } else if (kaws__text_alike(name, "x-amz-retry-after") &&
+               kaws__text_number(value, 3600000, &ms)) {
+        r->retry_after_ms = (int)ms;
+    }
+    kaws__head_keep(r, &name, value);
+}
+
+
+/* see Part II */
+KAWS_API void
+kaws_reply_line(kaws_reply *r, const char *line, size_t len)
+{
+    kaws_bytes name = { (const uint8_t *)line, 0 }, value = name;
+    const char *colon = len > 0 ? memchr(line, ':', len) : NULL;
+
+    if (len > 5 && memcmp(line, "HTTP/", 5) == 0)     /* a reply begins       */
+        kaws__head_begin(r);
+    if (len > 0 && (*line == ' ' || *line == '\t'))
+        kaws__head_keep(r, NULL, value);
+    if (colon == NULL)
+        return;
+    name.len = (size_t)(colon - line);
+    value.at = name.at + name.len + 1;
+    value.len = len - name.len - 1;
+    while (value.len > 0 && memchr(" \t\r\n", *value.at, 4) != NULL)
+        value.at++, value.len--;
+    while (value.len > 0 && memchr(" \t\r\n", value.at[value.len - 1], 4))
+        value.len--;
+    kaws__head_field(r, name, value);
+}
+
+
+/* ==========================================================================
  * ROOM  curl     the built-in sender: requests over libcurl's connections
  * ==========================================================================
- * Uses: sys thread disk err mem buf text url
+ * Uses: sys thread disk err mem buf text url head
  * Gives: curl_open curl_close curl_send curl_done curl_distrust
  *
  * This room stands above room http, because room http chooses between it and
- * the caller's `send` hook. It reads a reply's header lines itself: no other
- * sender has any.
+ * the caller's `send` hook.
  *
  * A connection is used again only if its last exchange was clean, as section 8
  * of the manual explains, and if the connection is silent now: nothing more
@@ -4696,7 +4834,8 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 
 #define KAWS__CURL_IDLE     64    /* connections kept for the next request    */
 #define KAWS__CURL_IDLE_S   20    /* AWS closes idle connections; so do we    */
-#define KAWS__CURL_LINES    16    /* most header lines                        */
+#define KAWS__CURL_LINES    24    /* most header lines of a request           */
+#define KAWS__CURL_HEAD_MAX 65536 /* bytes of all header lines of a reply     */
 #define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
 #define KAWS__CURL_CA_MAX 16777216    /* and to read at all, once a connection*/
 
@@ -4708,7 +4847,7 @@ typedef struct kaws__conn {       /* one connection, and what owns it         */
     int64_t       used_us;        /* when the last reply was complete         */
     unsigned      era;            /* the sender's when this was lent last     */
     int           sound;          /* no surplus came with the last reply      */
-    char          url[KAWS__URL_MAX];    /* the only one it serves            */
+    char          origin[KAWS__URL_MAX]; /* all that it serves                */
 } kaws__conn;
 
 typedef struct kaws__sender {
@@ -4734,7 +4873,8 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     struct curl_slist lines[KAWS__CURL_LINES];
     size_t sent;                  /* of the body                              */
     size_t first;                 /* where the trailing spaces begin          */
-    int    headed;                /* the reply's head is complete             */
+    size_t head;                  /* bytes of the reply's header lines so far */
+    int    headed;                /* and they are complete                    */
     int    overread;              /* libcurl may have read beyond the reply   */
     struct curl_tlssessioninfo tls;
     char   error[CURL_ERROR_SIZE];
@@ -4852,60 +4992,26 @@ kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* Stores the value of a header that we need. A request id that is too long
- * (AWS's have 36 bytes) is cut and ends in a digest of the whole id, so two ids
- * that begin alike stay two.
- * libcurl drops without a word what it has read behind a chunked body, so the
- * connection is not used again. KMS sends no chunked bodies. */
-static void
-kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
-{
-    const size_t most = sizeof t->r->request_id - 1;
-    kaws_reply *r = t->r;
-    uint64_t digest;
-    uint32_t ms;
-
-    while (value.len > 0 && (*value.at == ' ' || *value.at == '\t'))
-        value.at++, value.len--;
-    while (value.len > 0 && value.at[value.len - 1] <= ' ')
-        value.len--;
-    if (kaws__text_alike(name, "date")) {
-        r->date = kaws__text_http_date(value);
-    } else if (kaws__text_alike(name, "x-amzn-requestid")) {
-        digest = kaws__buf_digest(value);
-        memset(r->request_id, 0, sizeof r->request_id);
-        memcpy(r->request_id, value.at, value.len < most ? value.len : most);
-        if (value.len > most)
-            kaws__text_hex(r->request_id + most - 16, (uint8_t *)&digest, 8);
-    } else if (kaws__text_alike(name, "x-amz-retry-after") &&
-               kaws__text_number(value, 3600000, &ms)) {
-        r->retry_after_ms = (int)ms;
-    } else if (kaws__text_alike(name, "transfer-encoding")) {
-        t->overread = 1;
-    }
-}
-
-
 /* Lines behind the head are the trailer of a chunked body: we ignore them.
  * A head that libcurl counts as a 1xx is not the reply's. libcurl tells its TLS
- * session only while it is at work, so we ask here. */
+ * session only while it is at work, so we ask here. It drops without a word
+ * what it has read behind a chunked body, so such a connection is not used
+ * again. KMS sends no chunked bodies. */
 static size_t
 kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
 {
+    static const char chunked[] = "transfer-encoding:";
     struct curl_tlssessioninfo *tls = NULL;
     kaws__transfer *t = to;
-    const size_t len = size * count;
+    const size_t len = size * count, n = strlen(chunked);
+    const kaws_bytes name = { (const uint8_t *)data, n };
     long http = 0;
-    kaws_bytes name = { (const uint8_t *)data, 0 }, value;
-    const char *colon = memchr(data, ':', len);
 
+    t->head += len;
+    if (t->head > KAWS__CURL_HEAD_MAX)
+        return 0;
     if (t->headed)
         return len;
-    if (len > 5 && memcmp(data, "HTTP/", 5) == 0) {   /* another reply begins */
-        t->r->date = 0;
-        t->r->retry_after_ms = -1;
-        t->r->request_id[0] = '\0';
-    }
     if (len > 0 && (*data == '\r' || *data == '\n')) {
         (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
         (void)curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
@@ -4913,12 +5019,8 @@ kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
         if (tls != NULL)
             t->tls = *tls;
     }
-    if (colon != NULL) {
-        name.len = (size_t)(colon - data);
-        value.at = name.at + name.len + 1;
-        value.len = len - name.len - 1;
-        kaws__curl_field(t, name, value);
-    }
+    t->overread |= len >= n && kaws__text_alike(name, chunked);
+    kaws_reply_line(t->r, data, len);
     return len;
 }
 
@@ -4983,7 +5085,7 @@ kaws__curl_conn_free(kaws__sender *s, kaws__conn *conn)
 
 
 static kaws__conn *
-kaws__curl_conn_new(kaws__sender *s, const char *url)
+kaws__curl_conn_new(kaws__sender *s, kaws_bytes origin)
 {
     kaws__conn *conn = kaws__mem_new(s->hooks, sizeof *conn);
 
@@ -4996,14 +5098,14 @@ kaws__curl_conn_new(kaws__sender *s, const char *url)
         curl_share_setopt(conn->share, CURLSHOPT_SHARE,
                           CURL_LOCK_DATA_SSL_SESSION) == CURLSHE_OK &&
         curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) == CURLM_OK &&
-        kaws__buf_copy_text(conn->url, sizeof conn->url, kaws__buf_of(url)))
+        kaws__buf_copy_text(conn->origin, sizeof conn->origin, origin))
         return conn;
     kaws__curl_conn_free(s, conn);
     return NULL;
 }
 
 
-/* Lends a conn to the caller until kaws__curl_done(): the idle one of that URL
+/* Lends a conn to the caller until kaws__curl_done(): the idle one of that host
  * that was used last, or a new one. A conn whose connection has ended, was
  * distrusted or has not been silent since its last reply is lent as well,
  * because it keeps the CA certificates and a TLS session to resume; libcurl
@@ -5014,20 +5116,22 @@ static kaws__conn *
 kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
     struct curl_waitfd fd = { CURL_SOCKET_BAD, CURL_WAIT_POLLIN, 0 };
+    const kaws_bytes origin = kaws__url_origin(q->url);
     kaws__conn *conn = NULL, **at = &s->idle;
     int readable = 0;
     unsigned era;
 
     kaws__thread_lock(&s->lock);
     era = s->era;
-    while (*at != NULL && strcmp((*at)->url, q->url) != 0)
+    while (*at != NULL &&
+           !kaws__buf_same(kaws__buf_of((*at)->origin), origin))
         at = &(*at)->next;
     if (*at != NULL && !q->fresh_connection) {
         conn = *at;
         *at = conn->next;
     }
     kaws__thread_unlock(&s->lock);
-    if (conn == NULL && (conn = kaws__curl_conn_new(s, q->url)) == NULL)
+    if (conn == NULL && (conn = kaws__curl_conn_new(s, origin)) == NULL)
         return NULL;
     fd.fd = conn->sock;
     if (conn->era != era || conn->sock == CURL_SOCKET_BAD ||
@@ -5075,34 +5179,55 @@ kaws__curl_distrust(kaws__sender *s)
 
 /* ---- one request ------------------------------------------------------- */
 
+/* The option that makes libcurl send that method; 0: we send none such. */
+static CURLoption
+kaws__curl_method(const char *method)
+{
+    static const struct { const char *name; CURLoption option; } known[] = {
+        { "POST", CURLOPT_POST }, { "GET", CURLOPT_HTTPGET },
+        { "HEAD", CURLOPT_NOBODY }, { "PUT", CURLOPT_UPLOAD }
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (method == NULL || strcmp(known[i].name, method) == 0)
+            return known[i].option;
+    return (CURLoption)0;
+}
+
+
 /* Sets what the request is, and what holds for every request. An older libcurl
  * or another TLS library may not know the options that are cast to void; it
  * must know all others.
  * SUPPRESS_CONNECT_HEADERS keeps the head of a proxy's answer to CONNECT from
  * us: before 8.1, a proxy could spoil the heap by it. With CAINFO, the folder
  * of CAs that libcurl was built with would count as well. Plain HTTP is for
- * this machine alone, so no proxy may get it. A body without a plaintext is
- * handed over whole, and goes out with the headers in one piece. */
+ * this machine alone, so no proxy may get it. A POST's body without a plaintext
+ * is handed over whole, and goes out with the headers in one piece. The method
+ * is set last, because POSTFIELDS sets one, too. */
 static int
 kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 {
     const kaws_request *q = t->q;
     const int plain = strncmp(q->url, "http:", 5) == 0;
+    const CURLoption method = kaws__curl_method(q->method);
+    const int whole = method == CURLOPT_POST && t->first == q->body.len;
     const struct { CURLoption option; long value; } numbers[] = {
         { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }, { CURLOPT_NOSIGNAL, 1 },
         { CURLOPT_SSL_VERIFYPEER, 1 }, { CURLOPT_SSL_VERIFYHOST, 2 },
-        { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2 }, { CURLOPT_POST, 1 },
+        { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2 },
         { CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1 },
         { CURLOPT_FOLLOWLOCATION, 0 }, { CURLOPT_TIMEOUT_MS, q->timeout_ms },
         { CURLOPT_CONNECTTIMEOUT_MS, q->connect_timeout_ms },
         { CURLOPT_POSTFIELDSIZE, (long)q->body.len },
+        { CURLOPT_INFILESIZE, (long)q->body.len },
         { CURLOPT_FRESH_CONNECT, t->conn->sock == CURL_SOCKET_BAD },
         { CURLOPT_VERBOSE, t->s->old }
     };
     const struct { CURLoption option; const void *value; } pointers[] = {
         { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
         { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
-        { CURLOPT_POSTFIELDS, t->first == q->body.len ? q->body.at : NULL },
+        { CURLOPT_POSTFIELDS, whole ? q->body.at : NULL },
         { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
         { CURLOPT_WRITEDATA, t }, { CURLOPT_HEADERDATA, t },
         { CURLOPT_DEBUGDATA, t }, { CURLOPT_ERRORBUFFER, t->error }
@@ -5114,6 +5239,7 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
         bad |= curl_easy_setopt(e, numbers[i].option, numbers[i].value);
     for (i = 0; i < sizeof pointers / sizeof pointers[0]; i++)
         bad |= curl_easy_setopt(e, pointers[i].option, pointers[i].value);
+    bad |= curl_easy_setopt(e, method, 1L);
     bad |= curl_easy_setopt(e, CURLOPT_READFUNCTION, kaws__curl_on_read);
     bad |= curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, kaws__curl_on_seek);
     bad |= curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, kaws__curl_on_body);
@@ -5140,7 +5266,9 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 /* Runs the transfer to its end, and decides whether there is a reply and
  * whether the connection may be used again, as far as this room can tell. The
  * reply must have come over a new connection, or over the one that was found
- * silent.
+ * silent. libcurl drops without a word what it has read behind a reply without
+ * a body (to HEAD, for example), so after one a new connection is opened, which
+ * resumes the TLS session.
  * An old libcurl has nothing to wait for while its resolver is at work: if that
  * happens twice in a row, we pause. */
 static CURLcode
@@ -5183,6 +5311,8 @@ kaws__curl_perform(const kaws__transfer *t)
     if (opened == 0 && (before == CURL_SOCKET_BAD ||
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
+    if (t->r->body_len == 0)
+        sock = CURL_SOCKET_BAD;           /* what came behind such a reply?   */
     conn->sound = sock == CURL_SOCKET_BAD ||
                   (!t->overread && kaws__curl_tls_silent(t));
     conn->sock = sock;
@@ -5208,8 +5338,9 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
         r->http = (int)http;
         return KAWS_OK;
     }
-    if (code == CURLE_OUT_OF_MEMORY && http != 0)
-        words = "a header of the reply is far too long, or out of memory";
+    if (t->head > KAWS__CURL_HEAD_MAX ||
+        (code == CURLE_OUT_OF_MEMORY && http != 0))
+        words = "the head of the reply is far too long, or out of memory";
     (void)snprintf(r->text, sizeof r->text, "%.127s",
                    words[0] != '\0' ? words : kind);
     for (i = 3; i >= 0; i--) {
@@ -5348,7 +5479,7 @@ kaws__curl_close(kaws__sender *s)
 /* ==========================================================================
  * ROOM  http     send one request, get the reply that was made for it
  * ==========================================================================
- * Uses: thread err mem buf text curl
+ * Uses: thread err mem buf text url head curl
  * Gives: http_open http_abandon http_close http_send http_done http_forget
  *        http_distrust
  *
@@ -5359,11 +5490,11 @@ kaws__curl_close(kaws__sender *s)
  * reply. That room says so by kaws__http_done.
  */
 
-#define KAWS__HTTP_URLS  32       /* more than a ring uses: one a region      */
-#define KAWS__HTTP_IDS  256       /* request ids remembered of each URL       */
+#define KAWS__HTTP_HOSTS 32       /* more than a ring uses: one a region      */
+#define KAWS__HTTP_IDS  256       /* request ids remembered of each host      */
 
-typedef struct kaws__seen {       /* the last request ids of one URL          */
-    uint64_t url;                 /* its digest                               */
+typedef struct kaws__seen {       /* the last request ids of one host         */
+    uint64_t host;                /* its digest                               */
     uint64_t ids[KAWS__HTTP_IDS];     /* their digests                        */
     unsigned count;               /* of all so far                            */
 } kaws__seen;
@@ -5372,8 +5503,8 @@ typedef struct kaws__http {
     const kaws_hooks *hooks;
     void       *sender;           /* the built-in one; NULL: hooks->send      */
     kaws__lock  lock;             /* guards all below                         */
-    unsigned    urls;             /* of all so far                            */
-    kaws__seen  seen[KAWS__HTTP_URLS];
+    unsigned    hosts;            /* of all so far                            */
+    kaws__seen  seen[KAWS__HTTP_HOSTS];
 } kaws__http;
 
 
@@ -5413,23 +5544,23 @@ kaws__http_close(kaws__http *http)
 
 
 /* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
- * so a reply that repeats one answers another request. Each URL has its own, so
- * a busy host does not push out the ids of a quiet one. If two digests
+ * so a reply that repeats one answers another request. Each host has its own,
+ * so a busy host does not push out the ids of a quiet one. If two digests
  * collide, a good reply counts as repeated; a repeated one is never missed. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
-    const uint64_t host = kaws__buf_digest(kaws__buf_of(url));
+    const uint64_t host = kaws__buf_digest(kaws__url_origin(url));
     const uint64_t digest = kaws__buf_digest(kaws__buf_of(id));
-    kaws__seen *seen = http->seen, *end = seen + KAWS__HTTP_URLS;
+    kaws__seen *seen = http->seen, *end = seen + KAWS__HTTP_HOSTS;
     unsigned i = 0;
 
     kaws__thread_lock(&http->lock);
-    while (seen < end && seen->url != host)
+    while (seen < end && seen->host != host)
         seen++;
     if (seen == end) {
-        seen = &http->seen[http->urls++ % KAWS__HTTP_URLS];
-        *seen = (kaws__seen){ .url = host };
+        seen = &http->seen[http->hosts++ % KAWS__HTTP_HOSTS];
+        *seen = (kaws__seen){ .host = host };
     }
     while (i < KAWS__HTTP_IDS && seen->ids[i] != digest)
         i++;
@@ -5460,27 +5591,33 @@ kaws__http_forget(const kaws__http *http, kaws_reply *r)
 }
 
 
-/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK,
- * CONFIG and CANCELLED are kaws__curl_send's; REPLY: the reply repeats a
- * request id. The caller judges the reply, and hands *lent to kaws__http_done
- * then. */
+/* Sends the request. *r says which headers are wanted, and may still hold the
+ * last attempt's reply. OK, NETWORK, CONFIG and CANCELLED are those of
+ * kaws__curl_send; REPLY: the reply repeats a request id. (Some services send
+ * none.) The caller judges the reply, and hands *lent to kaws__http_done then.
+ */
 static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
     const kaws_hooks *hooks = http->hooks;
+    kaws_header *headers = r->headers;    /* a hook may forget what is ours   */
+    const size_t count = r->header_count;
     char *id = r->request_id, *end = id;
     kaws_status status;
 
     if (r->body_len > 0)
         kaws__http_forget(http, r);
     *r = (kaws_reply){ .body = r->body, .body_max = r->body_max,
-                       .retry_after_ms = -1 };
+                       .headers = headers, .header_count = count };
+    kaws__head_begin(r);
     *lent = NULL;
     if (http->sender != NULL)
         status = kaws__curl_send(http->sender, q, r, lent);
     else
         status = hooks->send(hooks->ctx, q, r) == 0 ? KAWS_OK : KAWS_NETWORK;
+    r->headers = headers;
+    r->header_count = count;
     r->text[sizeof r->text - 1] = '\0';
     r->request_id[sizeof r->request_id - 1] = '\0';
     for (; *id != '\0'; id++)             /* AWS's have nothing else         */
