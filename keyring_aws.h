@@ -5046,7 +5046,8 @@ kaws__curl_on_read(char *out, size_t size, size_t count, void *from)
 
     if (len > size * count)
         len = size * count;
-    memcpy(out, t->q->body.at + t->sent, len);
+    if (len > 0)
+        memcpy(out, t->q->body.at + t->sent, len);
     t->sent += len;
     return len;
 }
