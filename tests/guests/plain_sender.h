@@ -80,7 +80,8 @@ plain_send(void *ctx, const kaws_request *q, kaws_reply *r)
     }
     port = strchr(q->url + 7, ':');
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    to.sin_port = htons((unsigned short)(port != NULL ? atoi(port + 1) : 80));
+    to.sin_port = htons(port == NULL ? 80
+                        : (unsigned short)strtol(port + 1, NULL, 10));
     fd = socket(AF_INET, SOCK_STREAM, 0);
     (void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &most, sizeof most);
     if (connect(fd, (struct sockaddr *)&to, sizeof to) != 0 ||
