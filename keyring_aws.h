@@ -74,7 +74,8 @@
  *     committed length  how many bytes of the data file count as written
  *     torn end          what a crash left of a record that was being written
  *     keyring           all entries of one data file
- *     ring              a keyring that a program has opened
+ *     ring              a keyring that a program has opened; or, without a
+ *                       data file, AWS KMS alone
  *     table             the ring's entries in memory
  *     re-wrap           to have KMS re-encrypt every blob under the current
  *                       KMS key (SQL: keyring_aws_rotate_keys)
@@ -438,7 +439,8 @@
  *     by id or    the account that KMS tells, if that account may be trusted:
  *     alias       it is in config.accounts; or, without config.accounts, in an
  *                 entry of the data file; or, if there is no entry either, it
- *                 is the first account that KMS tells. That one is logged.
+ *                 is the first account that KMS tells. That one is logged if
+ *                 there is a data file: its keys will need it for good.
  *     not at all  none, if config.accounts is set; otherwise the account of
  *                 the entries, if all have the same one; otherwise as above
  *
@@ -556,7 +558,7 @@ extern "C" {
     X(DENIED,      "AWS KMS does not allow it")                               \
     X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
     X(FOREIGN,     "the KMS key belongs to an account that is not trusted")   \
-    X(MISMATCH,    "the blob does not belong to that name")                   \
+    X(MISMATCH,    "the blob was sealed for something else")                  \
     X(NETWORK,     "AWS KMS could not be reached")                            \
     X(THROTTLED,   "AWS KMS throttled every attempt")                         \
     X(SERVICE,     "AWS KMS reported an error")                               \
@@ -709,10 +711,10 @@ typedef struct kaws_config {
 
 /* ---- open and close ---------------------------------------------------- */
 
-/* A ring: a keyring that is open. Any number of threads may call any functions
- * at once, except kaws_close, which must be the last call. The statuses that
- * are listed at a function do not repeat two: CONFIG in a forked child (section
- * 6), and CANCELLED where the call may wait. */
+/* A ring: a keyring that is open, or AWS KMS alone. Any number of threads may
+ * call any functions at once, except kaws_close, which must be the last call.
+ * The statuses that are listed at a function do not repeat two: CONFIG in a
+ * forked child (section 6), and CANCELLED where the call may wait. */
 typedef struct kaws kaws;
 
 /* Opens the keyring in cfg->data_file. If there is no such file, it creates an
@@ -720,7 +722,8 @@ typedef struct kaws kaws;
  * That is right once: with must_exist or read_only, a missing file is refused,
  * and nothing is created: FILE, and err->os is ENOENT. It checks the whole
  * file, sends no KMS request, and copies the config with its strings. *ring is
- * NULL on failure; otherwise free it with kaws_close.
+ * NULL on failure; otherwise free it with kaws_close. Without cfg->data_file
+ * there is no keyring: see "AWS KMS without a data file" below.
  * ARGUMENT, CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY,
  * RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
@@ -818,14 +821,14 @@ KAWS_API void kaws_walk_end(kaws_walk *walk);
 
 /* ---- KMS keys, credentials, rotation ----------------------------------- */
 
-/* Makes this the KMS key (id, ARN or alias) that seals new keys, if it passes
- * kaws_check's tests; otherwise nothing changes. Keys sealed before stay
- * readable. A KMS key of an account that is not trusted is refused: FOREIGN. If
- * the ring's first KMS key was set by id or alias, without config.accounts, and
- * its account is not known yet, KMS is asked about that one first. If KMS does
- * not know it or denies it, an id or alias is accepted all the same, if its
- * account may be trusted; an ARN is not. ARGUMENT, FOREIGN, and the KMS
- * errors. */
+/* Makes this the KMS key (id, ARN or alias) that seals from now on, if it
+ * passes kaws_check's tests; otherwise nothing changes. What was sealed before
+ * stays readable. A KMS key of an account that is not trusted is refused:
+ * FOREIGN. If the ring's first KMS key was set by id or alias, without
+ * config.accounts, and its account is not known yet, KMS is asked about that
+ * one first. If KMS does not know it or denies it, an id or alias is accepted
+ * all the same, if its account may be trusted; an ARN is not. ARGUMENT,
+ * FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
@@ -894,10 +897,15 @@ typedef struct kaws_stats {
     int64_t  newest;              /* when the last key was made: Unix seconds */
 } kaws_stats;
 
-/* Fills *stats. No KMS request. */
+/* Fills *stats. No KMS request. Without a data file all figures but those of
+ * KMS are 0. */
 KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 
 /* ---- AWS KMS without a data file ---------------------------------------
+ *
+ * A ring with a data file can do this as well. Without one, kaws_generate,
+ * kaws_store, kaws_fetch, kaws_remove and kaws_rewrap_all answer CONFIG, a walk
+ * is empty, and all else works.
  *
  * `ctx` may be NULL. On failure *out and the buffer at `plain`, as long as the
  * caller said, are all zeros. `out` may equal `in`; it is then unchanged on
@@ -2581,8 +2589,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_NO_NEWER     108, KAWS__WARNING, "AWS refuses the "          \
     "credentials, and reading them again failed: %s"
 #define KAWS__LOG_ALIAS        109, KAWS__WARNING, "the KMS key %s was %s and "\
-    "is %s now: new keys are sealed with the latter; if nobody meant to move " \
-    "the alias, set the KMS key by its ARN"
+    "is %s now, which seals from here on; if nobody meant to move the alias, " \
+    "set the KMS key by its ARN"
 #define KAWS__LOG_NO_DRY_RUN   110, KAWS__NOTE, "this KMS knows no dry run: "  \
     "it opens what it is asked about; AWS KMS would not"
 #define KAWS__LOG_UNPROVED     111, KAWS__WARNING, "keys are stored without "  \
@@ -6632,7 +6640,7 @@ static kaws_status
 kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 {
     static const char *const words[][2] = {
-        { "the key was sealed by the KMS key", "" },
+        { "the blob was sealed by the KMS key", "" },
         { "that is the KMS key", "" },
         { "AWS KMS sealed with the KMS key",
           "name the KMS key by its ARN, or " }
@@ -6822,10 +6830,13 @@ static const kaws__fault kaws__faults[] = {
     KAWS__FAULT("UnsupportedOperation", KMS_KEY, QUOTE,
                 "this kind of KMS key cannot do that"),
     KAWS__FAULT("InvalidCiphertext", MISMATCH, NONE,
+                "it was sealed with another encryption context, or it is "
+                "damaged"),
+    KAWS__FAULT("InvalidCiphertext-entry", MISMATCH, NONE,
                 "it was sealed for another name or another file, or it is "
                 "damaged"),
     KAWS__FAULT("IncorrectKey", MISMATCH, NONE,
-                "it was sealed by another KMS key than its entry says"),
+                "another KMS key sealed it than the one that was named"),
     KAWS__FAULT("LimitExceeded", SERVICE, QUOTE,
                 "a KMS key can be rotated on demand 25 times"),
     KAWS__FAULT("Conflict", SERVICE, QUOTE, "try again later"),
@@ -6945,6 +6956,7 @@ typedef struct kaws__op {         /* an operation                             */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
+    int          entry;           /* what is opened is an entry's             */
     kaws__cancel cancel;          /* who may end it                           */
     int          cancelled;       /* and has said so                          */
 } kaws__op;
@@ -7269,6 +7281,8 @@ kaws__calls_refused(kaws__call *c)
 
     c->typed = type[0] != '\0';
     c->cures = fault->cures;
+    if (c->op->entry && strncmp(type, "InvalidCiphertext", 17) == 0)
+        advice = kaws__fault_of("InvalidCiphertext-entry", 400)->advice;
     c->clean = c->typed && c->r.http >= 400 && c->r.http <= 499 &&
                c->r.http != 408 && c->r.http != 425;
     if (status == KAWS_OK && c->clean && (c->action->flags & KAWS__DRY))
@@ -7557,7 +7571,7 @@ kaws__kms_has_key(const kaws__op *op)
     if (op->target.key_id[0] != '\0')
         return KAWS_OK;
     return kaws__err_set(op->err, KAWS_CONFIG, "no KMS key is set to "
-                         "seal keys with: kms_key_id has to be set");
+                         "seal with: kms_key_id has to be set");
 }
 
 
@@ -7935,7 +7949,7 @@ kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
         status = kaws__kms_decrypt(op, 0, ctx, in, view, NULL, &none);
     if (status == KAWS_MISMATCH && view.len > 0)
         status = kaws__kms_mixed_up(op->calls, "AWS KMS opened a blob, and not "
-                                    "to the same key a second time",
+                                    "to the same bytes a second time",
                                     op->err);
     kaws_wipe(plain, sizeof plain);
     return status;
@@ -10246,11 +10260,11 @@ typedef enum kaws__intent { KAWS__TO_FETCH, KAWS__TO_REMOVE, KAWS__TO_ADD }
 static kaws_status
 kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
-    if (intent != KAWS__TO_FETCH && v->read_only)
-        return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
     if (!v->has_file)
         return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
                              "data_file has to be set");
+    if (intent != KAWS__TO_FETCH && v->read_only)
+        return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
     if (intent == KAWS__TO_ADD && v->uncertain)
         return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the "
                              "middle of an earlier change to %s: reopen the "
@@ -10639,7 +10653,7 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 
     if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
         kaws__thread_turn_init(&v->turn, KAWS__RANK_TURN) != 0)
-        return kaws__err_memory(err, "making a lock for the keyring");
+        return kaws__err_memory(err, "making a lock for the ring");
     v->hooks = hooks;
     v->trust = trust;
     v->read_only = cfg->read_only;
@@ -10738,7 +10752,7 @@ kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__calls *kms,
                   kaws__vault *vault, int parallel, kaws_error *err)
 {
     if (kaws__thread_lock_init(&w->lock, KAWS__RANK_REWRAP) != 0)
-        return kaws__err_memory(err, "making a lock for the keyring");
+        return kaws__err_memory(err, "making a lock for the ring");
     w->hooks = hooks;
     w->kms = kms;
     w->vault = vault;
@@ -10801,8 +10815,8 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
     }
     if (status != KAWS_OK || same)
         kaws__err_log(w->hooks, KAWS__LOG_ROTATION, target.key_id, same
-                      ? "still seals with the old key material: re-wrap the "
-                        "keys later" : "whether it is done could not be seen: ",
+                      ? "still seals with the old key material: re-encrypt "
+                        "later" : "whether it is done could not be seen: ",
                       err->text);
     kaws__err_clear(err);
     return KAWS_OK;
@@ -10836,6 +10850,7 @@ kaws__rewrap_op(kaws__run *run, kaws_error *err)
     kaws__op op = kaws__calls_op(run->rewrap->kms, err);
 
     op.target = run->target;
+    op.entry = 1;
     op.cancel = run->cancel;
     return op;
 }
@@ -11135,7 +11150,7 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
         if (*texts[i] != NULL)
             kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
     if (ring->strings.failed)
-        return kaws__err_memory(err, "opening the keyring");
+        return kaws__err_memory(err, "opening the ring");
     at = (char *)ring->strings.at;
     for (i = 0; i < COUNT; i++) {
         if (*texts[i] == NULL)
@@ -11238,7 +11253,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     if (r == NULL ||
         kaws__thread_turn_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
         kaws__mem_free(&config.hooks, r, sizeof *r);
-        (void)kaws__err_memory(err, "opening the keyring");
+        (void)kaws__err_memory(err, "opening the ring");
         return kaws__ring_leave(&door, KAWS_MEMORY);
     }
     r->hooks = config.hooks;
@@ -11382,6 +11397,7 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
     op = kaws__calls_op(&ring->kms, err);
+    op.entry = 1;
     if (key->bytes == NULL)
         (void)kaws__err_memory(err, "fetching a key");
     else
@@ -11809,9 +11825,9 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (kaws__ring_given(&op, ctx, in, &given, err) == KAWS_OK &&
         kaws__kms_open(&op, ctx, &given, any, plain, &len) == KAWS_OK &&
         len > room)
-        (void)kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has %lu "
-                            "byte%s, and there is room for %lu",
-                            KAWS__COUNT(len), (unsigned long)room);
+        (void)kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the "
+                            "plaintext has %lu byte%s, and there is room for "
+                            "%lu", KAWS__COUNT(len), (unsigned long)room);
     if (err->status == KAWS_OK)
         *plain_len = len;
     return kaws__ring_leave(&door, err->status);
@@ -11839,7 +11855,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     op = kaws__calls_op(&ring->kms, err);
     work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
     if (work == NULL)
-        (void)kaws__err_memory(err, "re-encrypting a key");
+        (void)kaws__err_memory(err, "re-encrypting");
     else if (kaws__ring_given(&op, ctx, in, &work[0], err) == KAWS_OK &&
              kaws__kms_has_key(&op) == KAWS_OK &&
              kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]) == KAWS_OK)

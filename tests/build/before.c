@@ -1,5 +1,6 @@
-/* before.c - story.c as a program of before: it was written against 18b00ff, and
- * knows nothing that came later. It names no members where it fills structs.
+/* before.c - story.c as a program of before: it was written against 18b00ff,
+ * and knows nothing that came later. It names no members where it fills
+ * structs.
  *
  *     before DATA_FILE CONF_FILE
  *

@@ -342,7 +342,7 @@ test_rewrap_far_proves(void **state)
     for (nth = 0; nth < 2; nth++) {       /* one of the two is another key    */
         SCRIPT(.action = "Decrypt", .skip = 9 + nth,
                .from = "\"Plaintext\":\"d", .to = "\"Plaintext\":\"Z");
-        expect_no_rewrap(w, KAWS_REPLY, "the same key a second time");
+        expect_no_rewrap(w, KAWS_REPLY, "the same bytes a second time");
     }
     SCRIPT(.action = "Encrypt", .skip = 5, .previous = 1);
     expect_no_rewrap(w, KAWS_REPLY, "asked to seal");
