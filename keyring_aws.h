@@ -2548,8 +2548,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for the person who has to correct it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_argument err_cancelled
- *        err_log err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_decimal err_memory err_argument
+ *        err_cancelled err_log err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2608,7 +2608,7 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "other refuses to: give each a file of its own"
 #define KAWS__LOG_UNLOCKED     116, KAWS__WARNING, "the data file is read "    \
     "without a lock, and is checked by its digests alone: %s"
-#define KAWS__LOG_LINKS        117, KAWS__WARNING, "the data file %s has %lu " \
+#define KAWS__LOG_LINKS        117, KAWS__WARNING, "the data file %s has %s "  \
     "names (hard links), so it cannot be replaced, and %s; remove the other "  \
     "names"
 #define KAWS__LOG_MOUNT        118, KAWS__WARNING, "the data file %s is a "    \
@@ -2616,10 +2616,10 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_FOLDER       119, KAWS__WARNING, "the folder %s cannot be "  \
     "changed, so %s (%s): let this process's user write to it"
 #define KAWS__LOG_TORN         120, KAWS__WARNING, "the end of the data file " \
-    "%s, %lu byte%s, is an entry whose writing was cut off before it was "     \
+    "%s, %s byte%s, is an entry whose writing was cut off before it was "      \
     "acknowledged; it was moved to %s%s, which you may delete"
 #define KAWS__LOG_TORN_LEFT    121, KAWS__WARNING, "the end of the data file " \
-    "%s, %lu byte%s, is an entry that was never acknowledged; it is not "      \
+    "%s, %s byte%s, is an entry that was never acknowledged; it is not "       \
     "read, and left as it is"
 #define KAWS__LOG_UNSETTLED    122, KAWS__WARNING, "%s; keys can be read"
 #define KAWS__LOG_NEW_FILE     123, KAWS__WARNING, "there was no data file "   \
@@ -2749,8 +2749,23 @@ kaws__err_fill(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill(err, status, os, __VA_ARGS__), (status))
 
 
-/* For "%lu key%s": the number, and its s. */
-#define KAWS__COUNT(n) (unsigned long)(n), (n) == 1 ? "" : "s"
+/* The number in decimal. %lu would cut it where a long has 32 bits. */
+static const char *
+kaws__err_decimal(char out[24], uint64_t n)
+{
+    size_t i = 23;
+
+    do
+        out[--i] = (char)('0' + n % 10);
+    while ((n /= 10) > 0);
+    return out + i;
+}
+
+
+#define KAWS__DECIMAL(n) kaws__err_decimal((char[24]){ "" }, n)
+
+/* For "%s key%s": the number, and its s. */
+#define KAWS__COUNT(n) KAWS__DECIMAL(n), (n) == 1 ? "" : "s"
 
 
 /* There was no memory (or no lock, which is memory of the system's) for what
@@ -3609,7 +3624,7 @@ kaws__text_http_date(kaws_bytes text)
 /* ==========================================================================
  * ROOM  json     read and write the flat objects that KMS speaks
  * ==========================================================================
- * Uses: buf text
+ * Uses: err buf text
  * Gives: json_read | json_begin json_name json_string json_base64 json_number
  *        json_true json_end
  *
@@ -3989,10 +4004,7 @@ kaws__json_base64(kaws__buf *out, kaws_bytes data)
 static void
 kaws__json_number(kaws__buf *out, size_t value)
 {
-    char digits[24];
-
-    (void)snprintf(digits, sizeof digits, "%lu", (unsigned long)value);
-    kaws__buf_text(out, digits);
+    kaws__buf_text(out, KAWS__DECIMAL(value));
 }
 
 
@@ -7352,8 +7364,8 @@ kaws__calls_answered(kaws__call *c)
     }
     if (wrong == NULL)
         return KAWS_OK;
-    (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
-                   (unsigned long)offset);
+    (void)snprintf(words, sizeof words, "%s, at byte %s", wrong,
+                   KAWS__DECIMAL(offset));
     return kaws__calls_nonsense(c, words);
 }
 
@@ -7765,9 +7777,9 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
         (got != expect.len ||
          (expect.at != NULL && memcmp(c.r.body, expect.at, got) != 0)))
         status = kaws__err_set(op->err, KAWS_MISMATCH, "the blob opens "
-                               "to %lu byte%s, not to what was sealed, which "
-                               "has %lu", KAWS__COUNT(got),
-                               (unsigned long)expect.len);
+                               "to %s byte%s, not to what was sealed, which "
+                               "has %s", KAWS__COUNT(got),
+                               KAWS__DECIMAL(expect.len));
     if (status == KAWS_OK && (flags & KAWS__LEARNS))
         status = kaws__trust_check(&op->calls->trust, arn, KAWS__SEALED,
                                    op->err);
@@ -8481,8 +8493,8 @@ kaws__store_damaged(const char *name, uint64_t at, const char *what,
                     kaws_error *err)
 {
     return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is damaged at "
-                         "byte %lu: %s; nothing was changed; restore it from "
-                         "a backup", name, (unsigned long)at, what);
+                         "byte %s: %s; nothing was changed; restore it from "
+                         "a backup", name, KAWS__DECIMAL(at), what);
 }
 
 
@@ -8520,9 +8532,9 @@ kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
                                    "keyring_aws: its name may be wrong", err);
     if (kaws__store_get(at + 8, 4) != KAWS__STORE_VERSION)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
-                             "version %lu, at byte 8, and this keyring_aws "
+                             "version %s, at byte 8, and this keyring_aws "
                              "knows version 1: use a newer one", name,
-                             (unsigned long)kaws__store_get(at + 8, 4));
+                             KAWS__DECIMAL(kaws__store_get(at + 8, 4)));
     found->epoch = (uint32_t)kaws__store_get(at + 12, 4);
     memcpy(found->file_id, at + 16, 16);
     found->committed = kaws__store_get(at + KAWS__STORE_COMMITTED, 8);
@@ -9198,7 +9210,7 @@ kaws__file_foresee(const kaws__file *f)
 
     if (f->stat.links > 1)
         kaws__err_log(f->hooks, KAWS__LOG_LINKS, f->shown,
-                      (unsigned long)f->stat.links, then);
+                      KAWS__DECIMAL(f->stat.links), then);
     if (kaws__disk_is_mount(f->path))
         kaws__err_log(f->hooks, KAWS__LOG_MOUNT, f->shown, then);
     if (os != 0)
@@ -9603,11 +9615,11 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
         kaws__file_mend_links(f);
     kaws__file_leave(f);
     if (status == KAWS_OK && f->stat.links > 1)
-        status = kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
+        status = kaws__err_set(err, KAWS_FILE, "the data file %s has %s names "
                                "(hard links), and replacing it would leave "
                                "an older keyring under the others; nothing was "
                                "changed; remove the other names", f->shown,
-                               (unsigned long)f->stat.links);
+                               KAWS__DECIMAL(f->stat.links));
     if (status != KAWS_OK)
         return status;
     w->fd = -1;
@@ -10422,7 +10434,7 @@ kaws__vault_state(const kaws__vault *v, char out[80])
     char sum[9];
 
     kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    (void)snprintf(out, 80, "%lu key%s, checksum begins with %s",
+    (void)snprintf(out, 80, "%s key%s, checksum begins with %s",
                    KAWS__COUNT(v->table.count), sum);
     return out;
 }
@@ -11026,8 +11038,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
     if (status == KAWS_OK && w->total > 0)
         status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
-                               "running: %lu of %lu key%s done",
-                               (unsigned long)w->done, KAWS__COUNT(w->total));
+                               "running: %s of %s key%s done",
+                               KAWS__DECIMAL(w->done), KAWS__COUNT(w->total));
     if (status == KAWS_OK)
         w->total = run.max;
     kaws__thread_unlock(&w->lock);
@@ -11826,8 +11838,8 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
         kaws__kms_open(&op, ctx, &given, any, plain, &len) == KAWS_OK &&
         len > room)
         (void)kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the "
-                            "plaintext has %lu byte%s, and there is room for "
-                            "%lu", KAWS__COUNT(len), (unsigned long)room);
+                            "plaintext has %s byte%s, and there is room for "
+                            "%s", KAWS__COUNT(len), KAWS__DECIMAL(room));
     if (err->status == KAWS_OK)
         *plain_len = len;
     return kaws__ring_leave(&door, err->status);
