@@ -203,20 +203,20 @@ test_proxy_variables(void **state)
 static void
 test_origins(void **state)
 {
-    static const struct { const char *url, *origin; } rows[] = {
+    static const struct { const char *url, *origin; } urls[] = {
         { "https://h/", "https://h" }, { "https://h", "https://h" },
         { "https://h:8443/a:b/c?d#e", "https://h:8443" },
         { "http://[::1]:80/?x", "http://[::1]:80" },
-        { "https://h?x=https://i/", "https://h" }, { "https://h#/", "https://h" },
-        { "h/x", "h" }, { "", "" }
+        { "https://h?x=https://i/", "https://h" },
+        { "https://h#/", "https://h" }, { "h/x", "h" }, { "", "" }
     };
     size_t i;
 
     (void)state;
-    for (i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        kaws_bytes origin = kaws__url_origin(rows[i].url);
-        unit_same("origin", origin.at, origin.len, rows[i].origin,
-                  strlen(rows[i].origin));
+    for (i = 0; i < sizeof urls / sizeof urls[0]; i++) {
+        kaws_bytes origin = kaws__url_origin(urls[i].url);
+        unit_same("origin", origin.at, origin.len, urls[i].origin,
+                  strlen(urls[i].origin));
     }
 }
 
