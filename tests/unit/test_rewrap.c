@@ -384,6 +384,8 @@ test_rewrap_fails(void **state)
             expect_no_rewrap(w, rows[i].status, parallel == 1
                              ? "key 'k7' failed, and nothing was changed"
                              : "re-wrapping the key 'k");
+            if (rows[i].status == KAWS_MISMATCH)
+                assert_non_null(strstr(w->err.text, "for another name"));
             if (parallel == 1)            /* the rest was not asked for       */
                 assert_true(fake_calls(&w->f, "ReEncrypt") <= 10);
         }
