@@ -476,9 +476,9 @@
  * torn end, and is left as it is.
  *
  * The built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
- * library. KMS keys in custom key stores cannot make data keys. On Windows the
- * library passes its unit tests under wine; the plugin is untested there. macOS
- * is untested.
+ * library. It reads at most 64 KiB of a reply's header lines. KMS keys in
+ * custom key stores cannot make data keys. On Windows the library passes its
+ * unit tests under wine; the plugin is untested there. macOS is untested.
  *
  *
  * 10  HOUSE RULES  for developers of this file
