@@ -593,7 +593,9 @@ typedef struct kaws_bytes {
 } kaws_bytes;
 
 /* A request for the `send` hook. The hook borrows it for the time of the call.
- * The body may hold a key, so the hook must not copy it elsewhere. */
+ * The body may hold a key, so the hook must not copy it elsewhere. POST and PUT
+ * have a body, which may be empty, and are sent with its length; GET and HEAD
+ * have none. */
 typedef struct kaws_request {
     const char *url;              /* http: this machine, so use no proxy      */
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
@@ -611,8 +613,9 @@ typedef struct kaws_request {
 /* A header that is wanted of a reply. */
 typedef struct kaws_header {
     const char *name;             /* in any case                              */
-    /* 1: `value` has it. 0: it did not come. -1: it came, but not once, whole,
-     * in printable ASCII and short enough for `value`, which is "" then. */
+    /* 1: `value` has it. 0: it did not come. -1: it cannot be used, because it
+     * came twice, in pieces, too long or not in printable ASCII; `value` is
+     * "". */
     int         found;
     char        value[256];
 } kaws_header;
@@ -633,13 +636,14 @@ typedef struct kaws_reply {
     size_t   header_count;
 } kaws_reply;
 
-/* Fills in what one line of a reply's head says: date, retry_after_ms,
- * request_id and headers. A `send` hook hands over each line of the head, first
- * the line with the HTTP status: "ETag: \"1b2c\"", with or without the end of
- * the line, and `len` bytes long. If another head follows, because the first
- * was that of an interim reply (1xx), hand that over as well: it counts alone.
- * Not the trailer of a chunked body. A hook may fill in the first three itself
- * instead, as long as no request of its program wants `headers`. */
+/* For a `send` hook: fills in date, retry_after_ms, request_id and headers. The
+ * hook calls it with each line of the reply's head, the first one too:
+ * "HTTP/1.1 200 OK", then "ETag: \"1b2c\"". The line has `len` bytes, with or
+ * without the end of the line. If a second head follows, because the first was
+ * an interim one (1xx), the hook goes on with that: it replaces the first. It
+ * leaves out the trailer of a chunked body. (A hook of before fills in the
+ * first three members itself. That still works with AWS KMS, where no headers
+ * are wanted.) */
 KAWS_API void kaws_reply_line(kaws_reply *r, const char *line, size_t len);
 
 /* All effects on the world except files; each can be replaced by itself. Any
@@ -669,9 +673,9 @@ typedef struct kaws_hooks {
      * return a reply to another request: it must not reuse a connection on
      * which anything else has arrived, or whose last exchange was cut off. We
      * refuse a reply whose request id we have seen before: KAWS_REPLY. A hook
-     * that does not know q->method sends nothing, says so in r->text, and does
-     * not return 0. (All requests to AWS KMS are POST. A hook that sends POST
-     * whatever the method is, is refused by AWS, which signs the method.) */
+     * that cannot send q->method sends nothing, says so in r->text, and returns
+     * 1. (All requests to AWS KMS are POST. If a hook sends POST for another
+     * method, AWS refuses the request, because the method is signed.) */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
     /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. A
