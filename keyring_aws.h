@@ -552,8 +552,9 @@
  *     }
  *
  * The buffer `file` has room for text.len + ENVELOPE bytes. decrypt_file
- * decrypts in it: *text is a part of it. All nonces are zero, which is right
- * only because a data key encrypts one text: to change a file, encrypt it
+ * decrypts in it: *text is a part of it. The whole file is in memory, because
+ * its text counts only once the tag is checked. All nonces are zero: that is
+ * right because a data key encrypts one text. To change a file, encrypt it
  * again. The tag protects what is in front, too, and the context binds the data
  * key to the path. An older version of the same file is accepted.
  *
@@ -594,8 +595,9 @@
  * rotate() again in a minute. A step that was done is done again, which does no
  * harm. REOPEN: another process changed the file, or the disk failed. Fetches
  * go on as before. Find out what happened; then, while no thread is in a call
- * or holds a key, close the ring and open it again, with kms_key in its config.
- * ASK: log err->text. A person must do what it says; it helps not to try again.
+ * or holds a key, close the ring and open it again. As at every later start,
+ * its config has the new KMS key.
+ * ASK: log err->text, for a person to read. Trying again would not help.
  *
  *
  * 10.3  A client that only seals, a server that only opens
@@ -690,12 +692,13 @@
  *     }
  *
  * my_https_post sends a POST to q->url with the lines of q->headers, a
- * Content-Length and q->body. It returns 0 only with a whole reply. It keeps
- * both timeouts, asks q->cancelled, verifies the certificate, and follows no
- * redirect; several threads may be in it. If it opens a connection for each
- * request, no reply can be another's; hooks.send says what to do otherwise.
- * my_header returns "" for what is not there, my_unix_time 0. Both bodies may
- * hold a key: nothing copies q->body, and my_forget wipes the reply.
+ * Content-Length and q->body. It returns 0 only with a whole reply; otherwise
+ * got->error says why. It keeps both timeouts, asks q->cancelled, verifies the
+ * certificate, and follows no redirect. Several threads may call it at once. If
+ * it opens a connection for each request, no reply can be another's; hooks.send
+ * says what to do otherwise. my_header returns "" for what is not there,
+ * my_unix_time 0. Both bodies may hold a key: nothing copies q->body, and
+ * my_forget wipes the reply.
  *
  *
  * 10.5  Use without threads

@@ -1,6 +1,5 @@
 """The recipes of keyring_aws.h's manual are right: each is cut out of it, compiled, and run."""
 
-import collections
 import itertools
 import os
 import re
@@ -24,7 +23,8 @@ KINDS = {
 SWITCHES = {"10.4": ["-DKEYRING_AWS_NO_CURL"], "10.5": ["-DKEYRING_AWS_NO_THREADS"]}
 PROGRAMS = {"envelope": "10.1", "rotation": "10.2", "seals": "10.3", "no_curl": "10.4",
             "loop": "10.5"}
-WRAPS = {"rotation": ["-Wl,--wrap=kaws_rewrap_all"]}
+WRAPS = {"rotation": ["kaws_rewrap_all"],
+         "envelope": ["kaws_kms_generate_data_key", "kaws_kms_decrypt", "kaws_wipe"]}
 
 
 def recipes() -> dict[str, str]:
@@ -56,8 +56,8 @@ def build(tmp_path_factory):
             folder = tmp_path_factory.mktemp(f"{program}-{kind}")
             number = PROGRAMS[program]
             (folder / "recipe.c").write_text(recipes()[number])
-            link = [*WRAPS.get(program, []), "-Wl,--wrap=kaws_open", "-lbearssl", "-lpthread",
-                    *([] if number == "10.4" else ["-lcurl"])]
+            link = [f"-Wl,--wrap={name}" for name in ["kaws_open", *WRAPS.get(program, [])]]
+            link += ["-lbearssl", "-lpthread", *([] if number == "10.4" else ["-lcurl"])]
             subprocess.run([*KINDS[kind], "-g", *STRICT, "-std=gnu99", "-D_GNU_SOURCE",
                             f"-I{TOP}", f"-I{folder}",
                             RECIPES / f"{program}.c",
@@ -130,6 +130,11 @@ def test_every_recipe_is_plain_c99_and_complete(tmp_path, compiler):
 # ---- 10.1 ---------------------------------------------------------------------------------------
 
 
+DEFINITE = ("the data file is damaged", "bad argument", "AWS KMS does not allow it",
+            "the blob does not belong to that name", "AWS KMS does not know or cannot use that KMS "
+            "key", "the KMS key belongs to an account that is not trusted")
+
+
 @BOTH
 def test_envelope(tmp_path, kms, conf, run, kind):
     """The file comes back; nothing else does: no bit may differ, nor its name, nor its length."""
@@ -143,7 +148,6 @@ def test_envelope(tmp_path, kms, conf, run, kind):
         assert size < 63 or plain.read_bytes()[:63] not in sealed.read_bytes()
         assert sealed.stat().st_size < size + 1024
     assert kms.count("GenerateDataKey") == kms.count("Decrypt") == kms.count() // 2 == 6
-    refused = {"the data file is damaged": 0, "bad argument": 0}
     plain.write_bytes(b"an example of a text")
     run(kind, "envelope", "encrypt", "a", plain, sealed)
     good = sealed.read_bytes()
@@ -156,16 +160,13 @@ def test_envelope(tmp_path, kms, conf, run, kind):
         return said.partition(":")[0]
     head = 2 + int.from_bytes(good[:2], "little")
     places = {*range(14), *range(16, head, 23), *range(head, len(good), 3), len(good) - 1}
-    counts = collections.Counter()
     for place in sorted(places):
         damaged = bytearray(good)
         damaged[place] ^= 1 << place % 8
         said = refuse(bytes(damaged))
-        assert place < head or said == "the data file is damaged", place
-        counts[said] += 1
-    assert len(counts) > 3, counts
+        assert said in (DEFINITE if place < head else DEFINITE[:1]), (place, said)
     for size in (0, 1, 2, 17, 18, 19, head - 1, head, head + 15, head + 16, len(good) - 1):
-        assert refuse(good[:size]) in refused, size
+        assert refuse(good[:size]) in DEFINITE[:2], size
     assert refuse(good + b"\0") == "the data file is damaged"
     assert refuse(good, "b") == "the blob does not belong to that name"
     sealed.write_bytes(good)
@@ -338,7 +339,8 @@ def test_client_that_only_seals(tmp_path, kms, conf, run, kind):
     assert "does not belong" in refused("server", "berta", packed)
     assert refused("client", "anna", bytes(4097)).startswith("bad argument")
     for damaged in (b"", packed[:-1], packed + b"\0", bytes(100), packed[:100]):
-        assert refused("server", "anna", damaged).startswith("bad argument")
+        assert refused("server", "anna", damaged).startswith(
+            "bad argument: cannot unpack the sealed value: ")
     flipped = packed[:-1] + bytes([packed[-1] ^ 1])
     assert "does not belong" in refused("server", "anna", flipped)
     conf("server.conf", "Encrypt")      # what the client may do is not enough to open
@@ -454,8 +456,14 @@ def test_without_threads(tmp_path, kms, conf, build, kind):
             before = time.monotonic()
             say("ping")
             assert hear() == "pong" and time.monotonic() - before < 0.3
+
+        def cpu() -> int:
+            return sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().split()[13:15]))
         try:
             ping()
+            used = cpu()
+            time.sleep(0.5)
+            assert cpu() - used < 20    # hundredths of a second: it waits, and does not spin
             kms.latency_ms = 1500
             say("fetch a")
             for _ in range(5):

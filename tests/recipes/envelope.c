@@ -6,6 +6,56 @@
 #include "recipe.h"
 
 static uint8_t in[1 << 20], out[(1 << 20) + ENVELOPE];
+static const void *open_key;      /* a data key that has to be wiped yet      */
+
+kaws_status __real_kaws_kms_generate_data_key(
+    kaws *ring, const kaws_context *ctx, size_t len, uint8_t *plain,
+    kaws_sealed *sealed, kaws_error *err);
+kaws_status __wrap_kaws_kms_generate_data_key(
+    kaws *ring, const kaws_context *ctx, size_t len, uint8_t *plain,
+    kaws_sealed *sealed, kaws_error *err);
+kaws_status __real_kaws_kms_decrypt(
+    kaws *ring, const kaws_context *ctx, const kaws_sealed *sealed,
+    uint8_t *plain, size_t *len, kaws_error *err);
+kaws_status __wrap_kaws_kms_decrypt(
+    kaws *ring, const kaws_context *ctx, const kaws_sealed *sealed,
+    uint8_t *plain, size_t *len, kaws_error *err);
+void __real_kaws_wipe(void *secret, size_t len);
+void __wrap_kaws_wipe(void *secret, size_t len);
+
+
+kaws_status
+__wrap_kaws_kms_generate_data_key(kaws *ring, const kaws_context *ctx,
+                                  size_t len, uint8_t *plain,
+                                  kaws_sealed *sealed, kaws_error *err)
+{
+    open_key = plain;
+    MUST(len == 32);
+    return __real_kaws_kms_generate_data_key(ring, ctx, len, plain, sealed,
+                                             err);
+}
+
+
+kaws_status
+__wrap_kaws_kms_decrypt(kaws *ring, const kaws_context *ctx,
+                        const kaws_sealed *sealed, uint8_t *plain, size_t *len,
+                        kaws_error *err)
+{
+    kaws_status status = __real_kaws_kms_decrypt(ring, ctx, sealed, plain, len,
+                                                 err);
+
+    open_key = status == KAWS_OK ? plain : NULL;
+    return status;
+}
+
+
+void
+__wrap_kaws_wipe(void *secret, size_t len)
+{
+    if (secret == open_key && len == 32)
+        open_key = NULL;
+    __real_kaws_wipe(secret, len);
+}
 
 
 static void
@@ -57,6 +107,7 @@ main(int argc, char **argv)
             MUST(exact[i] == 0);
         free(exact);
     }
+    MUST(open_key == NULL);
     kaws_close(ring);
     return err.status == KAWS_OK ? 0 : recipe_failed(&err);
 }
