@@ -595,9 +595,9 @@
  * rotate() again in a minute. A step that was done is done again, which does no
  * harm. REOPEN: another process changed the file, or the disk failed. Fetches
  * go on as before. Find out what happened; then, while no thread is in a call
- * or holds a key, close the ring and open it again. As at every later start,
- * its config has the new KMS key.
- * ASK: log err->text, for a person to read. Trying again would not help.
+ * or holds a key, close the ring and open it again. Its config, as at every
+ * start from now on, names the new KMS key. ASK: log err->text, for a person to
+ * read. Trying again would not help.
  *
  *
  * 10.3  A client that only seals, a server that only opens

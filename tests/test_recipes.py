@@ -400,9 +400,9 @@ def test_without_libcurl(tmp_path, kms, conf, run, build, kind):
     assert faulty("throttle", times=1, retry_after=300)[0] == "ok"
     status, after, why = faulty("black_hole", times=0)
     assert (status, why.count("took too long")) == ("AWS KMS could not be reached", 1)
-    assert 1900 <= int(after) <= 2600
+    assert 1900 <= int(after) <= 4000
     status, after, _ = fetch("cancel-fetch")
-    assert status == "the caller cancelled it" and 300 <= int(after) < 500
+    assert status == "the caller cancelled it" and 300 <= int(after) < 1500
     kms.clear_faults()
     kms.set(clock_offset=4000)          # the Date header tells by how much our clock is wrong
     kms.reset_log()
@@ -455,7 +455,7 @@ def test_without_threads(tmp_path, kms, conf, build, kind):
         def ping() -> None:
             before = time.monotonic()
             say("ping")
-            assert hear() == "pong" and time.monotonic() - before < 0.3
+            assert hear() == "pong" and time.monotonic() - before < 0.8
 
         def cpu() -> int:
             return sum(map(int, Path(f"/proc/{process.pid}/stat").read_text().split()[13:15]))
@@ -476,6 +476,6 @@ def test_without_threads(tmp_path, kms, conf, build, kind):
             ended = time.monotonic()
             say("quit")
             assert hear() == "b: the caller cancelled it"
-            assert process.wait(5) == 0 and time.monotonic() - ended < 0.5
+            assert process.wait(5) == 0 and time.monotonic() - ended < 1.2
         finally:
             process.kill()
