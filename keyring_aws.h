@@ -462,9 +462,10 @@
  * Neither the format nor the library limits the number of keys. But a ring
  * keeps the whole data file in memory, and that takes about 475 bytes a key (an
  * entry has at most 7052). A size alone is not believed: before we ask for more
- * than 1 MiB of memory, the lengths of the file's entries must lead to its end.
- * So a file that is merely long, with a terabyte of zeros behind its entries,
- * is refused at once: CORRUPT. It is no torn end, and is left as it is.
+ * than 1 MiB of memory (256 MiB, if the file has no holes), the lengths of the
+ * file's entries must lead to its end. So a file that is merely long, with a
+ * terabyte of zeros behind its entries, is refused at once: CORRUPT. It is no
+ * torn end, and is left as it is.
  *
  * The built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
  * library. KMS keys in custom key stores cannot make data keys. On Windows the
@@ -2194,6 +2195,7 @@ enum { KAWS__REPLACE, KAWS__RENAME_NEW, KAWS__EXCHANGE };
 
 typedef struct kaws__stat {
     uint64_t dev, ino, size, links;
+    uint64_t stored;              /* bytes on disk: less if it has holes; or 0*/
     int64_t  mtime_ns, ctime_ns;  /* ctime: 0 where the system has none       */
     int      regular;             /* a plain file, no link, pipe or folder    */
     int      mine;                /* its owner is who we run as               */
@@ -2439,6 +2441,7 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
     out->ino = (uint64_t)st.st_ino;
     out->size = (uint64_t)st.st_size;
     out->links = (uint64_t)st.st_nlink;
+    out->stored = (uint64_t)st.st_blocks * 512;
     out->mtime_ns = kaws__sys_ns(st.KAWS__MTIME);
     out->ctime_ns = kaws__sys_ns(st.KAWS__CTIME);
     out->regular = S_ISREG(st.st_mode);
@@ -8785,7 +8788,8 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
-#define KAWS__FILE_SMALL   1048576  /* bytes: read without a survey         */
+#define KAWS__FILE_SMALL   1048576  /* bytes: read without a survey           */
+#define KAWS__FILE_LARGE 268435456  /* bytes: surveyed even without holes     */
 #define KAWS__FILE_TORN ".torn-YYYYMMDDTHHMMSSZ-99"   /* the longest suffix   */
 #define KAWS__FILE_UNCHANGED "; nothing was changed"
 #define KAWS__FILE_NOT_PLAIN "is not a plain file"
@@ -9336,7 +9340,9 @@ kaws__file_foresee(const kaws__file *f)
 
 /* A file's size proves nothing, because a file may have holes of any length. So
  * before we ask for much memory, the file must show a header, and records whose
- * lengths lead to its end, or to where a last one may have been cut off. */
+ * lengths lead to its end, or to where a last one may have been cut off. A file
+ * without holes has as many bytes as it says: it is read once only, unless it
+ * is very large. */
 static kaws_status
 kaws__file_survey(const kaws__file *f, kaws_error *err)
 {
@@ -9382,7 +9388,7 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
         return status;
     st = f->stat;                 /* of now: another process may have added to
                                    * it while we waited for its lock          */
-    if (st.size > KAWS__FILE_SMALL &&
+    if (st.size > (st.stored < st.size ? KAWS__FILE_SMALL : KAWS__FILE_LARGE) &&
         (status = kaws__file_survey(f, err)) != KAWS_OK)
         return status;
     at = st.size <= SIZE_MAX / 2 ? kaws__buf_grow(out, (size_t)st.size) : NULL;
