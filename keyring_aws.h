@@ -692,14 +692,14 @@
  *         return 0;
  *     }
  *
- * my_https_post sends a POST to q->url with the lines of q->headers, a
- * Content-Length and q->body. It returns 0 only with a whole reply; otherwise
- * got->error says why. It keeps both timeouts, asks q->cancelled, verifies the
- * certificate, and follows no redirect. Several threads may call it at once. If
- * it opens a connection for each request, no reply can be another's; hooks.send
- * says what to do otherwise. my_header returns "" for what is not there,
- * my_unix_time 0. Both bodies may hold a key: nothing copies q->body, and
- * my_forget wipes the reply.
+ * my_https_post sends one POST to q->url, never a second, with the lines of
+ * q->headers, a Content-Length and q->body. It returns 0 only with a whole
+ * reply; otherwise got->error says why. It keeps both timeouts, asks
+ * q->cancelled, verifies the certificate, and follows no redirect. Several
+ * threads may call it at once. If it opens a connection for each request, no
+ * reply can be another's; hooks.send says what to do otherwise. my_header
+ * returns "" for what is not there, my_unix_time 0. Both bodies may hold a key:
+ * nothing copies q->body, and my_forget wipes the reply.
  *
  *
  * 10.5  Use without threads
@@ -754,8 +754,9 @@
  *
  * my_turn serves the events that are there; with `wait` it first waits for one.
  * It never calls the ring, because a call may be waiting below it: it puts what
- * needs a key into a queue, and my_next takes that out. my_quit says whether
- * the program should end. A call that waits then ends, too: CANCELLED.
+ * needs a key into a queue. my_next takes a key id out, which stays where it is
+ * until my_answer has it. my_quit says whether the program should end. A call
+ * that waits then ends, too: CANCELLED.
  *
  *
  * 11  HOUSE RULES  for developers of this file
