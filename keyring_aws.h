@@ -483,11 +483,10 @@
  * 10.1  Envelope encryption of a file
  *
  * KMS encrypts 4096 bytes at most. So it makes a data key, the program encrypts
- * the file with that, and the sealed data key goes in front. The ring needs no
- * data file. Its KMS key is named by an ARN: then the right to kms:Decrypt is
- * enough to decrypt.
- *
- *     #include <bearssl.h>
+ * the file with that, and the sealed data key goes in front. The cipher is one
+ * of BearSSL, so include <bearssl.h> as well. The ring needs no data file. Its
+ * KMS key is named by an ARN: then the right to kms:Decrypt is enough to
+ * decrypt.
  *
  *     #define ENVELOPE (2 + KAWS_SEALED_PACKED_MAX + 16)
  *

@@ -119,9 +119,12 @@ def test_every_recipe_is_plain_c99_and_complete(tmp_path, compiler):
     assert headers == ["stdio.h", "stdlib.h", "string.h"]
     assert sorted(found) == sorted(PROGRAMS.values())
     for number, code in found.items():
+        part = page.partition(f"\n * {number}  ")[2].partition("\n *\n *\n")[0]
+        named = headers + re.findall(r"include <(\w+[.]h)> as well", part)
+        assert len(named) == 3 + (number == "10.1")
         assert 15 < len(code.split("\n")) < 90, number
         (tmp_path / "recipe.c").write_text(
-            '#include "keyring_aws.h"\n' + "".join(f"#include <{each}>\n" for each in headers)
+            '#include "keyring_aws.h"\n' + "".join(f"#include <{each}>\n" for each in named)
             + code)
         subprocess.run([compiler, *STRICT, "-Wno-unused-function", "-Wno-unused-const-variable",
                         "-std=c99", f"-I{TOP}", "-c", "recipe.c"], cwd=tmp_path, check=True)

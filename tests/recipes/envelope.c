@@ -3,6 +3,8 @@
  *     envelope encrypt|decrypt PATH FROM TO
  */
 
+#include <bearssl.h>
+
 #include "recipe.h"
 
 static uint8_t in[1 << 20], out[(1 << 20) + ENVELOPE];
