@@ -669,29 +669,27 @@
  *         const char *error;
  *     } my_reply;
  *
- *     int         my_https_post(const kaws_request *q, my_reply *got);
- *     const char *my_header(const my_reply *got, const char *name);
- *     int64_t     my_unix_time(const char *http_date);
- *     void        my_forget(my_reply *got);
+ *     int  my_https_post(const kaws_request *q, my_reply *got);
+ *     void my_forget(my_reply *got);
  *
  *     static int
  *     my_send(void *ctx, const kaws_request *q, kaws_reply *r)
  *     {
- *         my_reply got;
- *         const char *pause;
+ *         my_reply got = { .error = "my_send sends POST only" };
+ *         const char *line;
+ *         size_t len;
  *
  *         (void)ctx;
- *         if (my_https_post(q, &got) != 0) {
+ *         if (q->method != NULL || my_https_post(q, &got) != 0) {
  *             (void)snprintf(r->text, sizeof r->text, "%s", got.error);
  *             return 1;
  *         }
  *         r->http = got.status;
- *         r->date = my_unix_time(my_header(&got, "Date"));
- *         (void)snprintf(r->request_id, sizeof r->request_id, "%s",
- *                        my_header(&got, "x-amzn-RequestId"));
- *         pause = my_header(&got, "x-amz-retry-after");
- *         if (*pause != '\0')
- *             r->retry_after_ms = (int)strtol(pause, NULL, 10);
+ *         for (line = got.head; *line != '\0'; line += len) {
+ *             len = strcspn(line, "\n");
+ *             len += line[len] == '\n';
+ *             kaws_reply_line(r, line, len);
+ *         }
  *         r->body_len = got.len;
  *         if (got.len <= r->body_max)
  *             memcpy(r->body, got.body, got.len);
@@ -704,9 +702,9 @@
  * reply; otherwise got->error says why. It keeps both timeouts, asks
  * q->cancelled, verifies the certificate, and follows no redirect. Several
  * threads may call it at once. If it opens a connection for each request, no
- * reply can be another's; hooks.send says what to do otherwise. my_header
- * returns "" for what is not there, my_unix_time 0. Both bodies may hold a key:
- * nothing copies q->body, and my_forget wipes the reply.
+ * reply can be another's; hooks.send says what to do otherwise. got->head has
+ * the lines of the reply's head. Both bodies may hold a key: nothing copies
+ * q->body, and my_forget wipes the reply.
  *
  *
  * 10.5  Use without threads
