@@ -5660,7 +5660,7 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
     }
     if (t->head > KAWS__CURL_HEAD_MAX ||
         (code == CURLE_OUT_OF_MEMORY && http != 0))
-        words = "the head of the reply is far too long, or out of memory";
+        words = "the reply's headers are far too long, or out of memory";
     (void)snprintf(r->text, sizeof r->text, "%.127s",
                    words[0] != '\0' ? words : kind);
     for (i = 3; i >= 0; i--) {

@@ -204,7 +204,7 @@ def test_a_flood_of_headers(wire, size, status):
     wire.server.answer["/odd"] = b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * (size // 6) + OF_TWO
     said = wire.ask("GET", "/odd")
     assert said.status == status
-    assert ("the head of the reply is far too long" in said.why) == (status == NETWORK)
+    assert ("the reply's headers are far too long" in said.why) == (status == NETWORK)
     wire.server.objects["/a"] = b"{}", ""
     assert wire.ask("GET", "/a").http == 200
     assert wire.server.connections == (1 if status == OK else 2)

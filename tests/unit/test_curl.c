@@ -1350,8 +1350,8 @@ test_head_floods(void **state)
         if (ask(&http, rows[i].test, "", 0, &r) != rows[i].status)
             fail_msg("%s: %s", rows[i].test, r.text);
         if (rows[i].status != KAWS_OK)
-            assert_string_equal(r.text, "the head of the reply is far too long,"
-                                " or out of memory");
+            assert_string_equal(r.text, "the reply's headers are far too long, "
+                                "or out of memory");
     }
     method = NULL;
     kaws__http_close(&http);
