@@ -583,25 +583,25 @@ my_ticks(void *ctx)
  * hooks is closed, what they knew is forgotten, because the next ring with such
  * hooks may be in another world. */
 static void
-test_origins(void **state)
+test_ways(void **state)
 {
     struct world *w = *state;
     kaws_hooks built_in = { .ticks_ms = kaws__sys_ticks_ms }, mine = built_in;
-    uint64_t plain = kaws__breaker_origin(&built_in, NULL);
+    uint64_t plain = kaws__breaker_way(&built_in, NULL);
     kaws *one;
 
     mine.ctx = w;                         /* not asked by any hook            */
-    assert_true(kaws__breaker_origin(&mine, NULL) == plain);
-    assert_true(kaws__breaker_origin(&built_in, "ca") != plain);
-    assert_true(kaws__breaker_origin(&built_in, "ca") ==
-                kaws__breaker_origin(&mine, "ca"));
+    assert_true(kaws__breaker_way(&mine, NULL) == plain);
+    assert_true(kaws__breaker_way(&built_in, "ca") != plain);
+    assert_true(kaws__breaker_way(&built_in, "ca") ==
+                kaws__breaker_way(&mine, "ca"));
     mine.send = fake_send;
-    assert_true(kaws__breaker_origin(&mine, NULL) != plain);
-    assert_true(kaws__breaker_origin(&mine, NULL) !=
-                kaws__breaker_origin(&w->cfg.hooks, NULL));
-    plain = kaws__breaker_origin(&mine, NULL);
+    assert_true(kaws__breaker_way(&mine, NULL) != plain);
+    assert_true(kaws__breaker_way(&mine, NULL) !=
+                kaws__breaker_way(&w->cfg.hooks, NULL));
+    plain = kaws__breaker_way(&mine, NULL);
     mine.ctx = state;                     /* the same hook, of another world  */
-    assert_true(kaws__breaker_origin(&mine, NULL) != plain);
+    assert_true(kaws__breaker_way(&mine, NULL) != plain);
 
     go_away(w);
     w->cfg.hooks.ticks_ms = my_ticks;
@@ -624,7 +624,7 @@ static void
 test_many_hosts(void **state)
 {
     struct world *w = *state;
-    kaws__pass pass = { .hooks = &w->cfg.hooks, .host = "x", .origin = 5,
+    kaws__pass pass = { .hooks = &w->cfg.hooks, .host = "x", .way = 5,
                         .timeout_ms = 1000 };
     kaws_error err = { .status = KAWS_NETWORK };
     unsigned i;
@@ -824,8 +824,8 @@ answer_another(struct fake *f, int ms)
     f->on_sleep = NULL;
     memset(f->scripts, 0, sizeof f->scripts);
     kaws__breaker_well(&(kaws__pass){ .hooks = &f->hooks, .host = "",
-        .origin = other.ring->kms.origin, .url = kaws__buf_digest(
-            kaws__buf_of("https://kms.us-east-1.amazonaws.com/")) });
+        .way = other.ring->kms.way, .url = kaws__buf_digest(
+            kaws__buf_of("https://kms.us-east-1.amazonaws.com")) });
 }
 
 
@@ -1014,7 +1014,7 @@ main(void)
         BARE(test_failures_that_are_no_probes), BARE(test_between_two_tries),
         BARE(test_a_patient_call_begins_again),
         BARE(test_brief), BARE(test_the_rest_of_the_time),
-        BARE(test_rings_and_hosts), BARE(test_origins), BARE(test_many_hosts),
+        BARE(test_rings_and_hosts), BARE(test_ways), BARE(test_many_hosts),
         BARE(test_jumps), BARE(test_a_start_with_a_thousand_tables),
         BARE(test_waiting), BARE(test_the_wait_ends), BARE(test_operations),
 #if !defined(_WIN32) && !defined(KEYRING_AWS_NO_THREADS)
