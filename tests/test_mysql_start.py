@@ -14,7 +14,7 @@ import pytest
 from demo import read_data_file
 from kms_emulator import ACCESS_KEY_ID, ACCOUNT, ALIAS, KEY_ARN, OTHER_ACCOUNT, SECRET
 from mysql_fixtures import (FUNCTIONS, LONG, NO_SCHEMA, QUICK, ROOT, Stage, cursor,
-                            heed_persisted_settings, said, wait_for)
+                            heed_persisted_settings, said, wait_for, wait_for_kms, works)
 
 AGAIN = ("start the server again: that loses nothing. Do not set innodb_force_recovery, and remove"
          " no log files: that loses rows")
@@ -408,7 +408,7 @@ def test_a_start_while_kms_hangs_costs_seconds_not_tables(stage, defaults):
     assert len(failed) < 20, "equal lines are thinned, whatever their figures"
 
     stage.kms.clear_faults()
-    wait_for(lambda: works(stage, "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'"), 6)
+    wait_for_kms(stage, "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'")
     (back,) = stage.tagged("KAWS-322")
     assert "the key of InnoDB: what answers with error 3185 or 1146" in back
     assert "binary log" not in back and len(stage.tagged("KAWS-161")) == 1
@@ -417,14 +417,6 @@ def test_a_start_while_kms_hangs_costs_seconds_not_tables(stage, defaults):
     stage.restart(NO_SCHEMA)
     assert stage.sql("SELECT * FROM d.t0") == []
     assert not stage.tagged("KAWS-322")
-
-
-def works(stage: Stage, query: str) -> bool:
-    try:
-        stage.sql(query)
-    except pymysql.err.MySQLError:
-        return False
-    return True
 
 
 def test_a_missing_volume_is_no_new_keyring(stage):

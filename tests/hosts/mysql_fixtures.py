@@ -231,6 +231,21 @@ def wait_for(done, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+def works(stage: Stage, query: str) -> bool:
+    try:
+        stage.sql(query)
+    except pymysql.err.MySQLError:
+        return False
+    return True
+
+
+def wait_for_kms(stage: Stage, query: str = "") -> None:
+    """KMS is back. Until a probe finds that out, calls fail: within 5 s. Then the statement has
+    worked; or, if there is none, generate() has made a key."""
+    name = f"probe-{time.monotonic_ns()}"
+    wait_for((lambda: works(stage, query)) if query else (lambda: stage.generate(name) == 1), 6)
+
+
 @contextlib.contextmanager
 def cursor(stage: Stage, **options: object):
     """A cursor on a connection of its own, for many statements."""
