@@ -23,8 +23,9 @@
 
 #define DATA "/disk/ring/keys"
 
-/* Calls of an append: lock lock fstat lstat pread, cell, entry, fdatasync. */
-enum { MODEL_KEYS = 24, WRITES_ENTRY = 7 };
+/* Calls of an append: lock lock lstat, fstat lstat pread, cell, entry,
+ * fdatasync. */
+enum { MODEL_KEYS = 24, WRITES_ENTRY = 8 };
 
 typedef struct model_key {
     char    key_id[KAWS_NAME_MAX + 1], user_id[KAWS_NAME_MAX + 1];
