@@ -78,6 +78,8 @@
  *     table             the ring's entries in memory
  *     re-wrap           to have KMS re-encrypt every blob under the current
  *                       KMS key (SQL: keyring_aws_rotate_keys)
+ *     to refresh        to take over what other processes did to the file
+ *                       (SQL: keyring_aws_refresh)
  *     rotation          new key material for the KMS key itself
  *                       (SQL: keyring_aws_rotate_cmk)
  *     trusted account   an AWS account whose KMS keys the ring will use
@@ -100,6 +102,7 @@
  *     re-wrap    for each blob: KMS re-encrypts it, and confirms in a dry run
  *                that it would decrypt the new blob; then the file is replaced
  *                -> table
+ *     refresh    did other processes change the file? -> checks -> table
  *
  * A WALK with a generated key, from the call to the disk:
  *
@@ -139,7 +142,8 @@
  *     There is one exception: if the disk fails during a change, and fails
  *     again while the change is undone, nobody can know what the file holds.
  *     The call then returns KAWS_UNCERTAIN, the table follows the file that is
- *     there, and the ring accepts no further change until it is reopened.
+ *     there, and the ring accepts no further change until it is refreshed or
+ *     reopened.
  * (2) Few functions see plaintext: kaws_store, kaws_fetch, the KMS calls that
  *     they make, and a re-wrap across regions. The table and the file hold
  *     blobs only.
@@ -238,11 +242,18 @@
  * 6  THREADS, PROCESSES
  *
  * Any number of threads may use a ring. A walk, a key or an error belongs to
- * one thread. Two processes should not share a data file. If they do, the
- * second gets a warning when it opens the file, the two take turns to change
- * it, and the one that finds the other's change answers KAWS_CHANGED from then
- * on. We leave SIGPIPE alone; with an old libcurl, ignore it. A calling thread
- * needs 64 KiB of stack.
+ * one thread. We leave SIGPIPE alone; with an old libcurl, ignore it. A calling
+ * thread needs 64 KiB of stack.
+ *
+ * Processes may share a data file: the second gets a warning when it opens the
+ * file, and they take turns to change it. If one adds keys, each other takes
+ * them over by itself, before it changes the file and before it answers that a
+ * name is not there; a walk and the stats show them only then. So processes
+ * that only add keys never disturb each other. If one removes keys or re-wraps
+ * them, each other goes on fetching what it knows, and answers KAWS_CHANGED to
+ * every change, and to a fetch of a name that it does not know, until its owner
+ * calls kaws_refresh. To take over what others did means to read the whole
+ * file. If nobody did anything, it costs one look at the file.
  *
  * A ring belongs to the process that opened it. In a child process made by
  * fork() every function answers CONFIG, except kaws_close: there it frees
@@ -335,11 +346,15 @@
  * Before each change, the path must still name the file that the ring left,
  * with the same device, inode, size, times and last 32 bytes. If only the times
  * differ (after chmod, or a restored label), we read the whole file again, and
- * its digest decides. To replace the file, we exchange the two names and look
- * at the file that comes out: if it is not ours, we exchange them back. A new
- * data file never replaces another. A data file that has a second hard link, or
- * that is itself a mount point, accepts new keys but cannot be replaced. So
- * opening it logs a warning, and removing and re-wrapping fail.
+ * its digest decides. If the size or the inode differs, the file may have been
+ * extended: then it begins with the very bytes that the ring knows, the digests
+ * prove what follows, and we make that durable and go on from there. It does
+ * not matter who added it, or whether it is a copy. To replace the file, we
+ * exchange the two names and look at the file that comes out: if it is not
+ * ours, we exchange them back. A new data file never replaces another. A data
+ * file that has a second hard link, or that is itself a mount point, accepts
+ * new keys but cannot be replaced. So opening it logs a warning, and removing
+ * and re-wrapping fail.
  *
  * Some risks remain. If the file system cannot exchange names (outside Linux,
  * on NFS and some others), a file that is moved to the path right before our
@@ -351,15 +366,18 @@
  *
  * No file can prove that it is the newest, and no entry can. The digests find
  * damage, but they need no secret: anyone who can write the file can make new
- * ones. Someone who has an older copy can put it in the file's place, or
- * bring back single entries from it, as they were before they were removed or
+ * ones. Someone who has an older copy can put it in the file's place, or bring
+ * back single entries from it, as they were before they were removed or
  * re-wrapped, beside all later ones. He can also leave out entries. What he
  * cannot do is change an entry's name, type or key. While a ring is open, its
  * next change finds such an edit (KAWS_CHANGED). An edit made while no process
  * has the file open shows only in the log: opening the file, and each change,
  * logs a note with the number of keys and the first bytes of the checksum. An
- * opening should find those of the last note before it. Removing a key does not
- * remove it from older copies of the file. Only deleting the KMS key does.
+ * opening should find those of the last note before it. What is merely added to
+ * the file of an open ring counts as added by another process, and such a note
+ * tells it. A refresh takes over whatever is there, as an opening does, and
+ * logs both numbers and both checksums. Removing a key does not remove it from
+ * older copies of the file. Only deleting the KMS key does.
  *
  * A sealed value that needs no data file has a format of its own, which
  * kaws_sealed_pack writes. Its numbers are little-endian, too:
@@ -545,7 +563,7 @@ extern "C" {
     X(CORRUPT,     "the data file is damaged")                                \
     X(CHANGED,     "the data file is not the one this keyring wrote")         \
     X(LOCKED,      "another process is changing the data file")               \
-    X(UNCERTAIN,   "the disk failed mid-change: reopen before changing more") \
+    X(UNCERTAIN,   "the disk failed mid-change: refresh or reopen first")     \
     X(CREDENTIALS, "AWS does not accept the credentials")                     \
     X(DENIED,      "AWS KMS does not allow it")                               \
     X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
@@ -741,10 +759,13 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
 /* Has KMS decrypt the key. One KMS request. Only if the ring does not know its
  * own account yet (the manual, section 8), and its KMS key is not the one that
  * sealed this key, there are one or two more before it, once; then the right to
- * GenerateDataKeyWithoutPlaintext is needed. On failure *key is all zeros.
- * ARGUMENT, CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS
- * key belongs to an account that is not trusted), MISMATCH (the blob was sealed
- * for another name, file or length), MEMORY, and the KMS errors. */
+ * GenerateDataKeyWithoutPlaintext is needed. If the ring does not have the key,
+ * it first looks whether other processes added it (kaws_refresh), and returns
+ * NOT_FOUND, without a KMS request, only if it is sure. On failure *key is all
+ * zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key belongs to
+ * an account that is not trusted), MISMATCH (the blob was sealed for another
+ * name, file or length), MEMORY, the KMS errors, and for a key that the ring
+ * does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -851,17 +872,16 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 /* Takes over what other processes did to the data file. If they did nothing,
- * that costs one look at the file (stat). By itself, the ring takes over what
- * they added: before it changes the file, and before it answers NOT_FOUND. Any
- * other change is CHANGED until this function is called: afterwards the ring has
- * the keys that are in the file, whatever it had before, and a warning in the
- * log has the number of keys and the checksum before and after. So first be
- * sure that it is the right file, and not an older copy. The ring can also
- * change the file again after UNCERTAIN. A re-wrap that is running ends with
- * CHANGED, if keys were not only added. On failure the ring is as it was:
- * CHANGED means that the file is a different keyring's. No KMS request. CONFIG,
- * FILE (err->os is ENOENT if there is no file), CORRUPT, CHANGED, LOCKED,
- * UNCERTAIN, MEMORY. */
+ * that costs one look at the file (stat). The ring takes over by itself what
+ * they added, before it changes the file and before it answers NOT_FOUND.
+ * Anything else they did is CHANGED until this function is called. Then the
+ * ring has the keys that are in the file, and no others: be sure that it is the
+ * right file, and no older copy. A warning in the log has the number of keys
+ * and the checksum, before and after. A ring that answered UNCERTAIN can change
+ * the file again. A re-wrap that is running ends with CHANGED, unless keys were
+ * only added. No KMS request. On failure the ring is as before: CONFIG, FILE
+ * (err->os is ENOENT: there is no file), CORRUPT, CHANGED (it is a different
+ * keyring's file), LOCKED, UNCERTAIN, MEMORY. */
 KAWS_API kaws_status kaws_refresh(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
@@ -2618,13 +2638,13 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "regions, so it is used all the same"
 #define KAWS__LOG_REGION       132, KAWS__WARNING, "region is %s, but the ARN "\
     "of the KMS key is in %s%s: requests for it go there"
-#define KAWS__LOG_ADDED        146, KAWS__NOTE, "another process has added "   \
-    "to the data file %s: %s; before, %s"
-#define KAWS__LOG_REFRESHED    147, KAWS__WARNING, "the data file %s was read "\
-    "anew, because a refresh was asked for: %s; before, %s"
 #define KAWS__LOG_KEY_ID       133, KAWS__WARNING, "the KMS key '%s' is "      \
     "looked up as a key id, but key ids are longer: if it is an alias, write " \
     "alias/ before it"
+#define KAWS__LOG_ADDED        146, KAWS__NOTE, "another process has added "   \
+    "to the data file %s: %s; before, %s"
+#define KAWS__LOG_REFRESHED    147, KAWS__WARNING, "the data file %s was read "\
+    "again, because a refresh was asked for: %s; before, %s"
 
 /* see Part II */
 KAWS_API const char *
@@ -6528,7 +6548,7 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
     char whose[KAWS__TRUST_WHOSE], ours[KAWS__TRUST_WHOSE];
     char entries[KAWS__TRUST_LIST];
     const char *listed = t->accounts;
-    int trusted, learned;
+    int trusted, learned, first;
 
     kaws__trust_whose(whose, kaws__buf_of(arn));
     kaws__thread_lock(&t->lock);
@@ -6536,10 +6556,13 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
     learned = trusted && what == KAWS__SEALED && t->own[0] == '\0';
     if (learned)
         memcpy(t->own, whose, sizeof whose);
-    memcpy(ours, t->own, sizeof ours);
-    memcpy(entries, t->entries, sizeof entries);
+    first = learned && t->by_entries && t->entries[0] == '\0';
+    if (!trusted) {
+        memcpy(ours, t->own, sizeof ours);
+        memcpy(entries, t->entries, sizeof entries);
+    }
     kaws__thread_unlock(&t->lock);
-    if (learned && t->by_entries && entries[0] == '\0')
+    if (first)
         kaws__err_log(t->hooks, KAWS__LOG_FIRST_ACCOUNT, whose, arn);
     if (trusted)
         return KAWS_OK;
@@ -9030,8 +9053,8 @@ kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
 
 /* ---- what others did to it --------------------------------------------- */
 
-/* Whether the path means something else than the file that was so, or that file
- * has another length now; or, with `times`, only other times. */
+/* Whether the path no longer means the file that was so, or that file's length
+ * differs; or, with `times`, its times. */
 static int
 kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 {
@@ -9319,7 +9342,7 @@ kaws__save_uncertain(const kaws__file *f, int os, const char *what,
 {
     return kaws__err_os(err, KAWS_UNCERTAIN, os, "while the data file %s was "
                         "changed, %s; no more is changed until the keyring is "
-                        "reopened", f->shown, what);
+                        "refreshed or reopened", f->shown, what);
 }
 
 
@@ -10076,7 +10099,7 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 }
 
 
-/* Lets the table and one that was read anew change places. `more`: that one
+/* Lets the table and one that was read later change places. `more`: that one
  * begins with all entries of this, which keep their serials; otherwise no entry
  * of the one has a serial of the other's. */
 static void
@@ -10224,7 +10247,7 @@ typedef struct kaws__vault {
     char         file_hex[33];    /* the file id, as the context has it       */
     kaws__turn   turn;            /* a thread that changes the file has it    */
     kaws__lock   lock;            /* guards all below                         */
-    int          uncertain;       /* no more changes until it is reopened     */
+    int          uncertain;       /* no more changes until it is read again   */
     kaws__file   file;
     kaws__table  table;
 } kaws__vault;
@@ -10389,11 +10412,11 @@ kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
 }
 
 
-/* Reads the file that the path means now: `anew`, with whatever keys it has, or
+/* Reads the file that the path means now: with whatever keys it has (`any`), or
  * only if it has all that the ring knows, and maybe more. On failure all is as
  * before, but the file is to be released. */
 static kaws_status
-kaws__vault_reread(kaws__vault *v, int anew, kaws_error *err)
+kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
 {
     const kaws__file *f = &v->file;
     char accounts[KAWS__TRUST_LIST] = "";
@@ -10415,10 +10438,9 @@ kaws__vault_reread(kaws__vault *v, int anew, kaws_error *err)
         more = kaws__store_begins(all, f->size, f->sum);
         same = more && all.len == f->size && f->torn == 0 && !v->uncertain &&
                again.stat.dev == f->stat.dev && again.stat.ino == f->stat.ino;
-        if (!more && (!anew || memcmp(found.file_id, f->file_id,
-                                      sizeof f->file_id) != 0))
-            status = kaws__file_refuse(f, 0, "it is another keyring's", NULL,
-                                       err);
+        if (!more && !(any && memcmp(found.file_id, f->file_id, 16) == 0))
+            status = kaws__file_refuse(f, 0, "it belongs to a different "
+                                       "keyring", NULL, err);
     }
     if (status == KAWS_OK && !same)
         status = kaws__save_accept(&again, all, &found, err);
@@ -10457,13 +10479,13 @@ kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 }
 
 
-/* Finds out what other processes did to the file, if it is not as it was: all of
- * it KAWS__TO_REFRESH; otherwise what they added. A ring whose file is uncertain
- * does nothing by itself. */
+/* Finds out what other processes did to the file: all of it KAWS__TO_REFRESH,
+ * otherwise what they added. A file that is as it was costs one look. A ring
+ * whose file is uncertain does nothing by itself. */
 static kaws_status
 kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
-    const int anew = intent == KAWS__TO_REFRESH;
+    const int any = intent == KAWS__TO_REFRESH;
     kaws__stat was;
     int uncertain;
     kaws_status status;
@@ -10474,13 +10496,12 @@ kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
     was = v->file.stat;
     kaws__thread_unlock(&v->lock);
     if (status != KAWS_OK ||
-        (uncertain ? !anew : !kaws__file_differs(&v->file, &was, anew)) ||
+        (uncertain ? !any : !kaws__file_differs(&v->file, &was, any)) ||
         (status = kaws__vault_hold(v, err)) != KAWS_OK)
         return status;
-    if (v->uncertain ? anew
-                     : kaws__file_differs(&v->file, &v->file.stat, anew))
-        status = anew ? kaws__vault_reread(v, 1, err)
-                      : kaws__vault_catch_up(v, err);
+    if (v->uncertain ? any : kaws__file_differs(&v->file, &v->file.stat, any))
+        status = any ? kaws__vault_reread(v, 1, err)
+                     : kaws__vault_catch_up(v, err);
     return kaws__vault_release(v, status);
 }
 
@@ -10759,8 +10780,8 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
         return status;
     if (limit < t->since)
         status = kaws__err_set(err, KAWS_CHANGED, "the data file %s was read "
-                               "anew (kaws_refresh) while its keys were re-"
-                               "wrapped; nothing was changed; do it again",
+                               "again (kaws_refresh) while its keys were re-"
+                               "wrapped; nothing was changed; repeat it",
                                v->file.shown);
     else if (gone != NULL)
         status = kaws__vault_find(v, gone, 1, &skip, err);

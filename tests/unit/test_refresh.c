@@ -354,7 +354,7 @@ static const struct {
     [REMOVED] = { "another file", KAWS_OK, "", 2 },
     [REWRAPPED] = { "another file", KAWS_OK, "", 3 },
     [OLDER] = { "another file", KAWS_OK, "", 2 },
-    [ANOTHER] = { "another file", KAWS_CHANGED, "it is another keyring's", 0 },
+    [ANOTHER] = { "another file", KAWS_CHANGED, "a different keyring", 0 },
     [SHORT] = { "its size", KAWS_CORRUPT, "acknowledged", 0 },
     [FLIPPED] = { "its size", KAWS_CORRUPT, "does not match its checksum", 0 },
     [LONGER] = { "its size", KAWS_CORRUPT, "what follows is not entries", 0 },
@@ -760,7 +760,7 @@ test_refreshed_while_rewrapped(void **state)
             world_reopen(w);
             OK(w, use_key(w, FAKE_EAST2));
             while_asked(w, "ReEncrypt", skip, replace_theirs);
-            EXPECT(w, KAWS_CHANGED, "read anew", rewrap(w));
+            EXPECT(w, KAWS_CHANGED, "read again", rewrap(w));
             assert_true(meanwhile.fired);
             assert_int_equal(meanwhile.status, KAWS_OK);
             if (i != 1 && i != 2)

@@ -257,7 +257,7 @@ expect_uncertain(struct world *w)
 {
     int requests = w->f.requests;
 
-    all_refused(w, CHANGES, KAWS_UNCERTAIN, "reopen the keyring");
+    all_refused(w, CHANGES, KAWS_UNCERTAIN, "refresh or reopen the keyring");
     assert_int_equal(w->f.requests, requests);
     expect_text(w, "k", "text");
 }
