@@ -195,6 +195,7 @@ test_in_turns(void **state)
     turn(w);
     OK(w, refresh(w));
     assert_int_equal(keys_of(w), 22);
+    assert_int_equal(fake_logged(&w->f, 1, ""), 0);
     snap(w);
     world_reopen(w);
     assert_int_equal(keys_of(w), 22);
@@ -544,6 +545,67 @@ test_torn(void **state)
     expect_text(w, "torn", "mine");
     expect_text(w, "more", "theirs");
     free(all);
+}
+
+
+/* A torn end of which this ring made a copy, but could not cut it off; it is
+ * gone, and there is another one, of which there is no copy yet. */
+static void
+test_second_torn_end(void **state)
+{
+    struct world *w = *state;
+    char path[160];
+    size_t len, good, aside_len;
+    uint8_t *all, *aside;
+
+    OK(w, store(w, "torn", "x"));
+    all = slurp(w->f.data, &len);
+    kaws_close(theirs);
+    theirs = NULL;
+    world_close(w);
+    spill(w->f.data, all, len - 7);
+    free(all);
+    disk_fail("ftruncate", 0, EIO, 1);
+    world_open(w);
+    disk_heal();
+    OK(w, kaws_open(&theirs, &w->cfg, &w->err));
+    good = (size_t)theirs->vault.file.size;
+    they_store(w, "a longer one");
+    all = slurp(w->f.data, &len);
+    len -= 9;
+    assert_int_equal(truncate(w->f.data, (off_t)len), 0);
+    w->f.now_ms += 5000;
+    OK(w, store(w, "mine", "x"));
+    (void)snprintf(path, sizeof path, "%s.torn-20261118T110645Z", w->f.data);
+    aside = slurp(path, &aside_len);
+    assert_non_null(aside);
+    assert_int_equal(aside_len, len - good);
+    assert_memory_equal(aside, all + good, aside_len);
+    free(all);
+    free(aside);
+    world_reopen(w);
+    assert_int_equal(keys_of(w), 3);
+}
+
+
+/* The committed length is written by half, and again: nobody knows. */
+static void
+test_uncertain_while_refreshed(void **state)
+{
+    struct world *w = *state;
+
+    they_store(w, "more");
+    disk_fail("pwrite", 1, EAGAIN, 1);
+    disk_fail("pwrite", 1, EIO, 2);
+    EXPECT(w, KAWS_UNCERTAIN, "no more is changed", refresh(w));
+    disk_heal();
+    assert_int_equal(keys_of(w), 2);
+    EXPECT(w, KAWS_UNCERTAIN, "refresh or reopen", store(w, "x", "x"));
+    expect_no_key(w, "more", KAWS_NOT_FOUND);
+    EXPECT(w, KAWS_CORRUPT, "committed length", refresh(w));
+    EXPECT(w, KAWS_UNCERTAIN, "refresh or reopen", store(w, "x", "x"));
+    expect_text(w, "k", "text");
+    kaws__err_clear(&w->err);
 }
 
 
@@ -981,7 +1043,8 @@ main(void)
         TWO(test_unchanged), TWO(test_touched), TWO(test_in_turns),
         TWO(test_added), TWO(test_reader), TWO(test_copies),
         TWO(test_anything_else), TWO(test_edited_and_added),
-        TWO(test_not_durable), TWO(test_torn),
+        TWO(test_not_durable), TWO(test_torn), TWO(test_second_torn_end),
+        TWO(test_uncertain_while_refreshed),
         TWO(test_torn_end_set_aside_by_them), TWO(test_disk_fails),
         TWO(test_uncertain), TWO(test_added_while_rewrapped),
         TWO(test_refreshed_while_rewrapped), TWO(test_refreshed_while_stored),
