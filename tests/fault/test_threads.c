@@ -596,7 +596,7 @@ refresh_ours(thread *t)
 }
 
 
-/* Keys that nobody removes are always there; what else is asked has an answer. */
+/* A key that nobody removes is always there; all else has some answer. */
 static void
 use_ours(thread *t)
 {
