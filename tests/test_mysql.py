@@ -567,7 +567,8 @@ def test_a_file_that_is_not_taken_over(stage, driver_program):
     kept = stage.data.with_name("kept")
     stage.data.rename(kept)
     for content, why in ((None, "No such file"), (b"", "is empty"),
-                         (whole[:-1] + b"x", "damaged at"), (whole[:50], "damaged at"),
+                         (whole[:-1] + bytes([whole[-1] ^ 1]), "damaged at"),
+                         (whole[:50], "damaged at"),
                          (whole[:16] + bytes(16) + whole[32:], "damaged at")):
         if content is not None:
             stage.data.write_bytes(content)
