@@ -151,6 +151,13 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     emulator.fault("*", "error", times=1, type="InternalFailure", status=500)
     lib.ok("reload_creds")
     lib.ok("check")
+    theirs = opened()
+    theirs.ok("generate", "theirs", None, "AES", 32)
+    assert len(lib.fetch("theirs")) == 32               # which has to read the file again
+    theirs.ok("remove", "theirs", None)
+    lib.ok("refresh")
+    theirs.ok("close")
+    theirs.close()
     lib.ok("use_timeouts", 0, 0)
     lib.ok("walk_begin")
     lib.ok("walk_next")
