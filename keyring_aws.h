@@ -79,6 +79,8 @@
  *     table             the ring's entries in memory
  *     re-wrap           to have KMS re-encrypt every blob under the current
  *                       KMS key (SQL: keyring_aws_rotate_keys)
+ *     to refresh        to take over what other processes did to the file
+ *                       (SQL: keyring_aws_refresh)
  *     rotation          new key material for the KMS key itself
  *                       (SQL: keyring_aws_rotate_cmk)
  *     trusted account   an AWS account whose KMS keys the ring will use
@@ -101,6 +103,7 @@
  *     re-wrap    for each blob: KMS re-encrypts it, and confirms in a dry run
  *                that it would decrypt the new blob; then the file is replaced
  *                -> table
+ *     refresh    did other processes change the file? -> checks -> table
  *
  * A WALK with a generated key, from the call to the disk:
  *
@@ -141,7 +144,8 @@
  *     There is one exception: if the disk fails during a change, and fails
  *     again while the change is undone, nobody can know what the file holds.
  *     The call then returns KAWS_UNCERTAIN, the table follows the file that is
- *     there, and the ring accepts no further change until it is reopened.
+ *     there, and the ring accepts no further change until it is refreshed or
+ *     reopened.
  * (2) Few functions see plaintext: kaws_store, kaws_fetch, the KMS calls that
  *     they make, and a re-wrap across regions. The table and the file hold
  *     blobs only.
@@ -261,11 +265,18 @@
  * 6  THREADS, PROCESSES
  *
  * Any number of threads may use a ring. A walk, a key or an error belongs to
- * one thread. Two processes should not share a data file. If they do, the
- * second gets a warning when it opens the file, the two take turns to change
- * it, and the one that finds the other's change answers KAWS_CHANGED from then
- * on. We leave SIGPIPE alone; with an old libcurl, ignore it. A calling thread
- * needs 64 KiB of stack.
+ * one thread. We leave SIGPIPE alone; with an old libcurl, ignore it. A calling
+ * thread needs 64 KiB of stack.
+ *
+ * Processes may share a data file: the second gets a warning when it opens the
+ * file, and they take turns to change it. If one adds keys, each other takes
+ * them over by itself, before it changes the file and before it answers that a
+ * name is not there; a walk and the stats show them only then. So processes
+ * that only add keys never disturb each other. If one removes keys or re-wraps
+ * them, each other goes on fetching what it knows, and answers KAWS_CHANGED to
+ * every change, and to a fetch of a name that it does not know, until its owner
+ * calls kaws_refresh. To take over what others did means to read the whole
+ * file. If nobody did anything, it costs one look at the file.
  *
  * A ring belongs to the process that opened it. In a child process made by
  * fork() every function answers CONFIG, except kaws_close: there it frees
@@ -360,11 +371,15 @@
  * Before each change, the path must still name the file that the ring left,
  * with the same device, inode, size, times and last 32 bytes. If only the times
  * differ (after chmod, or a restored label), we read the whole file again, and
- * its digest decides. To replace the file, we exchange the two names and look
- * at the file that comes out: if it is not ours, we exchange them back. A new
- * data file never replaces another. A data file that has a second hard link, or
- * that is itself a mount point, accepts new keys but cannot be replaced. So
- * opening it logs a warning, and removing and re-wrapping fail.
+ * its digest decides. If the size or the inode differs, the file may have been
+ * extended: then it begins with the very bytes that the ring knows, the digests
+ * prove what follows, and we make that durable and go on from there. It does
+ * not matter who added it, or whether it is a copy. To replace the file, we
+ * exchange the two names and look at the file that comes out: if it is not
+ * ours, we exchange them back. A new data file never replaces another. A data
+ * file that has a second hard link, or that is itself a mount point, accepts
+ * new keys but cannot be replaced. So opening it logs a warning, and removing
+ * and re-wrapping fail.
  *
  * Some risks remain. If the file system cannot exchange names (outside Linux,
  * on NFS and some others), a file that is moved to the path right before our
@@ -376,15 +391,18 @@
  *
  * No file can prove that it is the newest, and no entry can. The digests find
  * damage, but they need no secret: anyone who can write the file can make new
- * ones. Someone who has an older copy can put it in the file's place, or
- * bring back single entries from it, as they were before they were removed or
+ * ones. Someone who has an older copy can put it in the file's place, or bring
+ * back single entries from it, as they were before they were removed or
  * re-wrapped, beside all later ones. He can also leave out entries. What he
  * cannot do is change an entry's name, type or key. While a ring is open, its
  * next change finds such an edit (KAWS_CHANGED). An edit made while no process
  * has the file open shows only in the log: opening the file, and each change,
  * logs a note with the number of keys and the first bytes of the checksum. An
- * opening should find those of the last note before it. Removing a key does not
- * remove it from older copies of the file. Only deleting the KMS key does.
+ * opening should find those of the last note before it. What is merely added to
+ * the file of an open ring counts as added by another process, and such a note
+ * tells it. A refresh takes over whatever is there, as an opening does, and
+ * logs both numbers and both checksums. Removing a key does not remove it from
+ * older copies of the file. Only deleting the KMS key does.
  *
  * A sealed value that needs no data file has a format of its own, which
  * kaws_sealed_pack writes. Its numbers are little-endian, too:
@@ -854,7 +872,7 @@ extern "C" {
     X(CORRUPT,     "the data file is damaged")                                \
     X(CHANGED,     "the data file is not the one this keyring wrote")         \
     X(LOCKED,      "another process is changing the data file")               \
-    X(UNCERTAIN,   "the disk failed mid-change: reopen before changing more") \
+    X(UNCERTAIN,   "the disk failed mid-change: refresh or reopen first")     \
     X(CREDENTIALS, "AWS does not accept the credentials")                     \
     X(DENIED,      "AWS KMS does not allow it")                               \
     X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
@@ -1083,10 +1101,13 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
 /* Has KMS decrypt the key. One KMS request. Only if the ring does not know its
  * own account yet (the manual, section 8), and its KMS key is not the one that
  * sealed this key, there are one or two more before it, once; then the right to
- * GenerateDataKeyWithoutPlaintext is needed. On failure *key is all zeros.
- * ARGUMENT, CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS
- * key belongs to an account that is not trusted), MISMATCH (the blob was sealed
- * for another name, file or length), MEMORY, and the KMS errors. */
+ * GenerateDataKeyWithoutPlaintext is needed. If the ring does not have the key,
+ * it first looks whether other processes added it (kaws_refresh), and returns
+ * NOT_FOUND, without a KMS request, only if it is sure. On failure *key is all
+ * zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key belongs to
+ * an account that is not trusted), MISMATCH (the blob was sealed for another
+ * name, file or length), MEMORY, the KMS errors, and for a key that the ring
+ * does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -1192,6 +1213,19 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
  * an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
  * MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
+
+/* Takes over what other processes did to the data file. If they did nothing,
+ * that costs one look at the file (stat). The ring takes over by itself what
+ * they added, before it changes the file and before it answers NOT_FOUND.
+ * Anything else they did is CHANGED until this function is called. Then the
+ * ring has the keys that are in the file, and no others: be sure that it is the
+ * right file, and no older copy. A warning in the log has the number of keys
+ * and the checksum, before and after. A ring that answered UNCERTAIN can change
+ * the file again. A re-wrap that is running ends with CHANGED, unless keys were
+ * only added. No KMS request. On failure the ring is as before: CONFIG, FILE
+ * (err->os is ENOENT: there is no file), CORRUPT, CHANGED (it is a different
+ * keyring's file), LOCKED, UNCERTAIN, MEMORY. */
+KAWS_API kaws_status kaws_refresh(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
     uint64_t keys;
@@ -2985,8 +3019,9 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_MADE_FOLDER  114, KAWS__WARNING, "made the folder %s for "   \
     "the data file; if the keyring has been in use, is its volume mounted?"
 #define KAWS__LOG_IN_USE       115, KAWS__WARNING, "the data file %s is in "   \
-    "use by another process, too%s; once one of them has changed it, the "     \
-    "other refuses to: give each a file of its own"
+    "use by another process, too%s; once one of them has removed or re-"       \
+    "wrapped keys, the other changes nothing until it is refreshed; if that "  \
+    "is not meant, give each a file of its own"
 #define KAWS__LOG_UNLOCKED     116, KAWS__WARNING, "the data file is read "    \
     "without a lock, and is checked by its digests alone: %s"
 #define KAWS__LOG_LINKS        117, KAWS__WARNING, "the data file %s has %s "  \
@@ -3028,6 +3063,10 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_KEY_ID       133, KAWS__WARNING, "the KMS key '%s' is "      \
     "looked up as a key id, but key ids are longer: if it is an alias, write " \
     "alias/ before it"
+#define KAWS__LOG_ADDED        146, KAWS__NOTE, "another process has added "   \
+    "to the data file %s: %s; before, %s"
+#define KAWS__LOG_REFRESHED    147, KAWS__WARNING, "the data file %s was read "\
+    "again, because a refresh was asked for: %s; before, %s"
 #define KAWS__LOG_UNREACHABLE  160, KAWS__WARNING, "AWS KMS at %s is "         \
     "unreachable: until it answers, calls fail at once (while a server "       \
     "starts, they wait), except one every 0.25 to 5 s, which tries; the "      \
@@ -6837,8 +6876,8 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * ROOM  trust    which KMS key seals, and whose KMS keys are obeyed
  * ==========================================================================
  * Uses: thread err buf text arn
- * Gives: trust_list_ok trust_open trust_close trust_entry trust_tell
- *        trust_check trust_ask_first trust_choice trust_choose
+ * Gives: trust_list_ok trust_open trust_close trust_entry trust_entries
+ *        trust_tell trust_check trust_ask_first trust_choice trust_choose
  *        trust_choose_tried trust_untry trust_notice
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
@@ -6859,6 +6898,7 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  */
 
 #define KAWS__TRUST_WHOSE 32      /* "aws 111122223333": partition, account   */
+#define KAWS__TRUST_LIST 320      /* several of them, each after ", "         */
 
 typedef struct kaws__choice {
     kaws__target target;          /* for new keys                             */
@@ -6871,8 +6911,8 @@ typedef struct kaws__trust {
     const kaws_hooks *hooks;
     const char *accounts;         /* the list, borrowed                       */
     int         by_entries;       /* there is a file, but no list and no ARN  */
-    char        entries[320];     /* whose keys sealed them: ", aws 1111...", */
     kaws__lock  lock;             /* guards all below                         */
+    char        entries[KAWS__TRUST_LIST];    /* whose KMS keys sealed them   */
     char        own[KAWS__TRUST_WHOSE];   /* the own account, or ""           */
     kaws__choice now;             /* what is used                             */
     kaws__choice tried;           /* what was found good last, but not taken  */
@@ -6978,21 +7018,33 @@ kaws__trust_close(kaws__trust *t)
 
 /* ---- whose KMS keys are obeyed ----------------------------------------- */
 
-/* The data file has an entry that the KMS key sealed. If the settings name no
- * KMS key, the own account is that of the entries, if all have the same. For as
- * long as the ring is being opened. */
+/* Adds the account of the KMS key that sealed an entry to a list of them. */
 static void
-kaws__trust_entry(kaws__trust *t, kaws_bytes arn_text)
+kaws__trust_entry(char list[KAWS__TRUST_LIST], kaws_bytes arn_text)
 {
-    const size_t used = strlen(t->entries);
+    const size_t used = strlen(list);
     char whose[KAWS__TRUST_WHOSE];
 
     kaws__trust_whose(whose, arn_text);
-    if (!t->by_entries || strstr(t->entries, whose) != NULL)
+    if (strstr(list, whose) == NULL)
+        (void)snprintf(list + used, KAWS__TRUST_LIST - used, ", %s", whose);
+}
+
+
+/* The data file has been read, and these are the accounts of its entries. If
+ * the settings name no KMS key, the own account is that of the entries, if all
+ * have the same. Once known, it stays. */
+static void
+kaws__trust_entries(kaws__trust *t, const char list[KAWS__TRUST_LIST])
+{
+    if (!t->by_entries)
         return;
-    (void)snprintf(t->entries + used, sizeof t->entries - used, ", %s", whose);
-    if (t->now.target.key_id[0] == '\0')
-        memcpy(t->own, used == 0 ? whose : "", used == 0 ? sizeof whose : 1);
+    kaws__thread_lock(&t->lock);
+    memcpy(t->entries, list, sizeof t->entries);
+    if (t->own[0] == '\0' && t->now.target.key_id[0] == '\0' &&
+        *list != '\0' && strchr(list + 1, ',') == NULL)
+        memcpy(t->own, list + 2, sizeof t->own);
+    kaws__thread_unlock(&t->lock);
 }
 
 
@@ -7045,8 +7097,9 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
           "name the KMS key by its ARN, or " }
     };
     char whose[KAWS__TRUST_WHOSE], ours[KAWS__TRUST_WHOSE];
+    char entries[KAWS__TRUST_LIST];
     const char *listed = t->accounts;
-    int trusted, learned;
+    int trusted, learned, first;
 
     kaws__trust_whose(whose, kaws__buf_of(arn));
     kaws__thread_lock(&t->lock);
@@ -7054,14 +7107,18 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
     learned = trusted && what == KAWS__SEALED && t->own[0] == '\0';
     if (learned)
         memcpy(t->own, whose, sizeof whose);
-    memcpy(ours, t->own, sizeof ours);
+    first = learned && t->by_entries && t->entries[0] == '\0';
+    if (!trusted) {
+        memcpy(ours, t->own, sizeof ours);
+        memcpy(entries, t->entries, sizeof entries);
+    }
     kaws__thread_unlock(&t->lock);
-    if (learned && t->by_entries && t->entries[0] == '\0')
+    if (first)
         kaws__err_log(t->hooks, KAWS__LOG_FIRST_ACCOUNT, whose, arn);
     if (trusted)
         return KAWS_OK;
     if (*ours == '\0' && *listed == '\0')
-        listed = what == KAWS__TO_OPEN ? "none" : t->entries + 2;
+        listed = what == KAWS__TO_OPEN ? "none" : entries + 2;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
                          "the trusted ones (%s%s%.80s): if you trust that "
                          "account, %sadd it to the list of accounts",
@@ -8950,7 +9007,7 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
  * Gives: store_get store_committed store_header store_digest store_record
  *        store_record_len store_next store_type_ok store_is_named
  *        store_split store_parse store_damaged store_damaged_end
- *        store_check_header store_check
+ *        store_check_header store_check store_begins
  *
  * Section 7 of the manual has the diagram. Only this room knows at which offset
  * a field stands. It knows nothing of disks. A record is an entry without its
@@ -9375,6 +9432,28 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 }
 
 
+/* Whether the bytes of a file begin with those of another: `size` bytes, the
+ * last of which are `sum`, the digest of the others. */
+static int
+kaws__store_begins(kaws_bytes all, uint64_t size, const uint8_t sum[32])
+{
+    static const uint8_t zeros[KAWS__STORE_DIGESTED - KAWS__STORE_COMMITTED];
+    size_t end = (size_t)size - KAWS__STORE_DIGEST;
+    uint8_t digest[32];
+    kaws__sha256 hash;
+
+    if (all.len < size || !kaws__crypto_equal(all.at + end, sum))
+        return 0;
+    kaws__crypto_init(&hash);
+    kaws__crypto_update(&hash, all.at, KAWS__STORE_COMMITTED);
+    kaws__crypto_update(&hash, zeros, sizeof zeros);
+    kaws__crypto_update(&hash, all.at + KAWS__STORE_DIGESTED,
+                        end - KAWS__STORE_DIGESTED);
+    kaws__crypto_out(&hash, digest);
+    return kaws__crypto_equal(digest, sum);
+}
+
+
 /* ==========================================================================
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
@@ -9382,7 +9461,8 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * Gives: file_error file_result file_missing file_refuse file_sync_dir
  *        file_open file_close file_apart file_hold file_release file_id
  *        file_sum file_leave file_compare file_change file_changed
- *        file_advance file_looks_right file_mend_links file_read
+ *        file_advance file_differs file_may_go_on file_again file_take
+ *        file_looks_right file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
  * and nothing of keys. Before each change the path must mean that very file.
@@ -9486,8 +9566,10 @@ kaws__file_refuse(const kaws__file *f, int os, const char *differs,
         return kaws__file_result(f, os, what, KAWS__FILE_UNCHANGED, err);
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
-                         "put the right file back, and only then reopen the "
-                         "keyring (in MySQL, restart)", f->shown, differs);
+                         "put the right file back or, if it is this one, "
+                         "refresh the keyring, which then has the keys in it "
+                         "(kaws_refresh; in MySQL keyring_aws_refresh())",
+                         f->shown, differs);
 }
 
 
@@ -9692,7 +9774,8 @@ kaws__file_release(kaws__file *f)
 }
 
 
-/* `waited`: for how many ms the caller has waited already. */
+/* `waited`: for how many ms the caller has waited already. A reader locks the
+ * file itself when it opens it. */
 static kaws_status
 kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
 {
@@ -9700,7 +9783,7 @@ kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
 
     if (f->lock_fd >= 0)
         status = kaws__file_wait(f, f->lock_fd, &waited, err);
-    if (status == KAWS_OK && f->fd >= 0)
+    if (status == KAWS_OK && f->fd >= 0 && !f->read_only)
         status = kaws__file_wait(f, f->fd, &waited, err);
     if (status != KAWS_OK)
         kaws__file_release(f);
@@ -9824,7 +9907,9 @@ kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 static kaws_status
 kaws__file_change(kaws__file *f, kaws_error *err)
 {
-    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
+    int os = f->fd >= 0 ? 0
+           : kaws__disk_open(f->path, f->read_only ? KAWS__READ : KAWS__WRITE,
+                             &f->fd);
     kaws_status status = os == 0 ? kaws__file_compare(f, f->path, 0, err)
                        : kaws__file_refuse(f, os, NULL, "look at", err);
 
@@ -9861,6 +9946,61 @@ kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
     f->torn = 0;
     memmove(f->sum, sum, sizeof f->sum);
     memcpy(f->tail, f->sum, sizeof f->tail);
+}
+
+
+/* ---- what others did to it --------------------------------------------- */
+
+/* Whether the path no longer means the file that was so, or that file's length
+ * differs; or, with `times`, its times. */
+static int
+kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
+{
+    kaws__stat st;
+
+    return kaws__disk_stat(-1, f->path, &st) != 0 ||
+           st.dev != was->dev || st.ino != was->ino || st.size != was->size ||
+           (times && (st.mtime_ns != was->mtime_ns ||
+                      st.ctime_ns != was->ctime_ns));
+}
+
+
+/* Whether what the path means now may be our bytes with others behind them. */
+static int
+kaws__file_may_go_on(const kaws__file *f)
+{
+    kaws__stat st;
+
+    return kaws__disk_stat(-1, f->path, &st) == 0 && st.regular && st.mine &&
+           st.size >= f->size;
+}
+
+
+/* Begins to read what the path means now, beside what is known: with the locks
+ * of `f`, which must be released afterwards, whatever comes of it. Its lock on
+ * the file itself is given up here, because it would be in the way of the new
+ * one; nor is that one to be told that somebody uses the file: it is us. */
+static void
+kaws__file_again(const kaws__file *f, kaws__file *again)
+{
+    if (f->fd >= 0)
+        (void)kaws__disk_unlock(f->fd, 1);
+    *again = *f;
+    again->fd = -1;
+    again->in_use = 1;
+}
+
+
+/* Ends it well: what was read is what is known from now on. `again` has what is
+ * left to be closed. */
+static void
+kaws__file_take(kaws__file *f, kaws__file *again)
+{
+    const size_t at = offsetof(kaws__file, fd);
+    int fd = f->fd;
+
+    memcpy((char *)f + at, (char *)again + at, sizeof *f - at);
+    again->fd = fd;
 }
 
 
@@ -10010,15 +10150,15 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
         os = kaws__disk_stat(f->fd, NULL, &f->stat);
     if (os != 0)
         return kaws__file_result(f, os, "read", "", err);
-    f->exists = 1;
     if (f->stat.size != got || f->stat.mtime_ns != st.mtime_ns ||
         f->stat.ctime_ns != st.ctime_ns)
         return kaws__file_error(f, KAWS_CHANGED, "changed while it was being "
                                 "read", err);
-    if (!f->read_only) {
+    if (!f->read_only)
         kaws__file_mend_links(f);
+    if (!f->read_only && !f->exists)
         kaws__file_foresee(f);
-    }
+    f->exists = 1;
     return KAWS_OK;
 }
 
@@ -10037,7 +10177,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
         status = kaws__file_read_all(f, out, err);
     else if (os == EISDIR)
         status = kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
-    else if (os != ENOENT)
+    else if (os == ENOENT)
+        f->exists = 0;
+    else
         status = kaws__file_result(f, os, "open", "", err);
     kaws__file_leave(f);
     return status;
@@ -10098,7 +10240,7 @@ kaws__save_uncertain(const kaws__file *f, int os, const char *what,
 {
     return kaws__err_os(err, KAWS_UNCERTAIN, os, "while the data file %s was "
                         "changed, %s; no more is changed until the keyring is "
-                        "reopened", f->shown, what);
+                        "refreshed or reopened", f->shown, what);
 }
 
 
@@ -10294,6 +10436,7 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
     memcpy(f->file_id, found->file_id, sizeof f->file_id);
     f->epoch = found->epoch;
     f->committed = found->committed;
+    f->copied = f->synced = 0;
     kaws__file_advance(f, found->good, all.at + found->good - sizeof f->sum,
                        &found->state);
     f->torn = all.len - found->good;
@@ -10537,7 +10680,7 @@ kaws__save_finish(kaws__file *f)
  * Uses: mem buf store
  * Gives: table_open table_close table_record table_find table_new
  *        table_discard table_adopt table_reserve table_add table_remove
- *        table_swap table_from
+ *        table_swap table_from table_exchange
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
@@ -10564,6 +10707,7 @@ enum { KAWS__TABLE_PLACE = sizeof(kaws__slot) + sizeof(kaws__row) };
 typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
+    uint64_t     since;           /* below are the serials of another table   */
     uint64_t     next_serial;
     kaws__row   *rows;            /* behind the slots, in the same block      */
     size_t       count;
@@ -10853,6 +10997,26 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 }
 
 
+/* Lets the table and one that was read later change places. `more`: that one
+ * begins with all entries of this, which keep their serials; otherwise no entry
+ * of the one has a serial of the other's. */
+static void
+kaws__table_exchange(kaws__table *t, kaws__table *fresh, int more)
+{
+    const kaws__table old = *t;
+    uint64_t serial = old.next_serial;
+    size_t i;
+
+    fresh->since = more ? old.since : ++serial;
+    for (i = 0; i < fresh->count; i++)
+        fresh->rows[i].serial = more && i < old.count ? old.rows[i].serial
+                                                      : serial++;
+    fresh->next_serial = serial;
+    *t = *fresh;
+    *fresh = old;
+}
+
+
 /* ==========================================================================
  * ROOM  bind     what a blob is tied to: the encryption context of its key
  * ==========================================================================
@@ -10954,16 +11118,22 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 /* ==========================================================================
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
- * Uses: thread err buf text trust store file save table bind
+ * Uses: thread disk err buf text trust store file save table bind
  * Gives: vault_open vault_abandon vault_close vault_look vault_state
  *        vault_entry vault_add vault_replace vault_claim vault_extent
- *        vault_list vault_stats
+ *        vault_list vault_stats vault_refresh
  *
  * Table, file, and the digest over the file have one lock, which is never held
  * while anything is waited for. A change waits first: for its turn among the
  * ring's threads, then for the file's locks, which other processes may hold.
  * Then it takes the lock, reserves memory, changes the disk, and last, when
  * nothing can fail any more, the table. This room does not know KMS.
+ *
+ * What other processes did to the file is read as at the opening, into a file
+ * and a table of its own, which take the place of the old ones when all is well
+ * and durable. If the old bytes are the first of the new ones, nothing that the
+ * ring knows has changed, so that may happen whenever the ring needs to know
+ * more. Everything else is for the ring's owner to decide.
  */
 
 #define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
@@ -10975,7 +11145,7 @@ typedef struct kaws__vault {
     char         file_hex[33];    /* the file id, as the context has it       */
     kaws__turn   turn;            /* a thread that changes the file has it    */
     kaws__lock   lock;            /* guards all below                         */
-    int          uncertain;       /* no more changes until it is reopened     */
+    int          uncertain;       /* no more changes until it is read again   */
     kaws__file   file;
     kaws__table  table;
 } kaws__vault;
@@ -10987,11 +11157,10 @@ typedef struct kaws__copy {       /* a key, to be used without the lock       */
     uint8_t      bytes[KAWS__STORE_RECORD_MAX];
 } kaws__copy;
 
-typedef enum kaws__intent { KAWS__TO_FETCH, KAWS__TO_REMOVE, KAWS__TO_ADD }
-    kaws__intent;
+typedef enum kaws__intent {
+    KAWS__TO_REFRESH, KAWS__TO_FETCH, KAWS__TO_REMOVE, KAWS__TO_ADD
+} kaws__intent;
 
-
-/* ---- reading ----------------------------------------------------------- */
 
 /* With the lock held: whether there is a file, and it may be changed if that is
  * wanted. After a disk failure in the middle of a change nobody knows what the
@@ -11003,15 +11172,239 @@ kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
     if (!v->has_file)
         return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
                              "data_file has to be set");
-    if (intent != KAWS__TO_FETCH && v->read_only)
+    if (intent > KAWS__TO_FETCH && v->read_only)
         return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
     if (intent == KAWS__TO_ADD && v->uncertain)
         return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the "
-                             "middle of an earlier change to %s: reopen the "
-                             "keyring before changing more", v->file.shown);
+                             "middle of an earlier change to %s: refresh or "
+                             "reopen the keyring before changing more",
+                             v->file.shown);
     return KAWS_OK;
 }
 
+
+/* ---- what the file has now --------------------------------------------- */
+
+/* With the lock held: what tells this state of the file from any other. */
+static const char *
+kaws__vault_state(const kaws__vault *v, char out[80])
+{
+    char sum[9];
+
+    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
+    (void)snprintf(out, 80, "%s key%s, checksum begins with %s",
+                   KAWS__COUNT(v->table.count), sum);
+    return out;
+}
+
+
+/* Waits until the file is ours, which vault_release ends: for our turn first,
+ * because the file's locks do not keep threads apart. Then for the file's
+ * locks: a thread that waited for them in another thread's turn has waited for
+ * them, too. Who wants the vault's own lock takes it last. */
+static kaws_status
+kaws__vault_hold(kaws__vault *v, kaws_error *err)
+{
+    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS,
+                                        v->hooks);
+    kaws_status status;
+
+    if (waited == KAWS__GIVEN_UP)
+        return kaws__err_cancelled(err, "another thread");
+    if (waited == KAWS__TOO_LONG)
+        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
+                             "changing the data file %s for more than %d "
+                             "seconds; does its disk answer?", v->file.shown,
+                             KAWS__VAULT_TURN_MS / 1000);
+    status = kaws__file_hold(&v->file, waited, err);
+    if (status != KAWS_OK)
+        kaws__thread_turn_end(&v->turn, 0);
+    return status;
+}
+
+
+static kaws_status
+kaws__vault_release(kaws__vault *v, kaws_status status)
+{
+    kaws__file_release(&v->file);
+    kaws__thread_turn_end(&v->turn, 1);
+    return status;
+}
+
+
+/* Puts the records of a file whose digest is right into a table; their bytes
+ * stay in its image. `accounts`: see trust_entry. */
+static kaws_status
+kaws__vault_load(const char *name, kaws__table *t, uint64_t good,
+                 char *accounts, kaws_error *err)
+{
+    kaws_bytes all = kaws__buf_view(&t->image);
+    size_t at = KAWS__STORE_HEADER;
+    kaws_bytes record;
+    kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
+    const char *wrong;
+    kaws__record r;
+
+    all.len = (size_t)good;
+    for (; at < good; at += record.len + KAWS__STORE_DIGEST) {
+        record = kaws__store_next(all, at);
+        if (!kaws__table_reserve(t, 1))
+            return kaws__err_memory(err, "reading the data file");
+        wrong = kaws__store_parse(record, &r);
+        if (wrong == NULL &&
+            !kaws__table_add(t, (kaws__entry *)(t->image.at + at)))
+            wrong = "the entry there has the name of an earlier one";
+        if (wrong != NULL)
+            return kaws__store_damaged(name, at, wrong, err);
+        if (!kaws__buf_same(r.owner, last))
+            kaws__trust_entry(accounts, r.arn);
+        last = r.owner;
+    }
+    return KAWS_OK;
+}
+
+
+/* Reads and checks a file, whose bytes and keys go to a table. With its locks
+ * held, so no other process changes it meanwhile. */
+static kaws_status
+kaws__vault_read(kaws__file *f, kaws__table *t, kaws__found *found,
+                 char *accounts, kaws_error *err)
+{
+    kaws__buf bytes;
+    kaws_bytes all;
+    kaws_status status;
+
+    kaws__buf_init(&bytes, f->hooks);
+    status = kaws__file_read(f, &bytes, err);
+    all = kaws__table_adopt(t, &bytes);
+    if (status == KAWS_OK && f->exists &&
+        (status = kaws__store_check(f->shown, all, found, err)) == KAWS_OK)
+        status = kaws__vault_load(f->shown, t, found->good, accounts, err);
+    return status;
+}
+
+
+/* What was read takes the place of what is known; without a table, the keys are
+ * the same. What comes back in the two is to be closed. */
+static void
+kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
+                 int more)
+{
+    int added = again->size - v->file.size != 0, settled = v->uncertain;
+    char before[80], now[80];
+
+    kaws__thread_lock(&v->lock);
+    kaws__vault_state(v, before);
+    kaws__file_take(&v->file, again);
+    if (fresh != NULL) {
+        kaws__table_exchange(&v->table, fresh, more);
+        v->uncertain = 0;
+    }
+    kaws__vault_state(v, now);
+    kaws__thread_unlock(&v->lock);
+    if (!more || settled)
+        kaws__err_log(v->hooks, KAWS__LOG_REFRESHED, v->file.shown, now,
+                      before);
+    else if (added)
+        kaws__err_log(v->hooks, KAWS__LOG_ADDED, v->file.shown, now, before);
+}
+
+
+/* Reads the file that the path means now: with whatever keys it has (`any`), or
+ * only if it has all that the ring knows, and maybe more. On failure all is as
+ * before, but the file is to be released. */
+static kaws_status
+kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
+{
+    const kaws__file *f = &v->file;
+    char accounts[KAWS__TRUST_LIST] = "";
+    kaws__file again;
+    kaws__table fresh;
+    kaws__found found;
+    kaws_bytes all;
+    int more = 0, same = 0;
+    kaws_status status;
+
+    kaws__file_again(f, &again);
+    kaws__table_open(&fresh, v->hooks, v->table.seed);
+    status = kaws__vault_read(&again, &fresh, &found, accounts, err);
+    all = kaws__buf_view(&fresh.image);
+    if (status == KAWS_OK && !again.exists)
+        status = kaws__file_result(f, ENOENT, "open", KAWS__FILE_UNCHANGED,
+                                   err);
+    if (status == KAWS_OK) {
+        more = kaws__store_begins(all, f->size, f->sum);
+        same = more && all.len == f->size && f->torn == 0 && !v->uncertain &&
+               again.stat.dev == f->stat.dev && again.stat.ino == f->stat.ino;
+        if (!more && !(any && memcmp(found.file_id, f->file_id, 16) == 0))
+            status = kaws__file_refuse(f, 0, "it belongs to a different "
+                                       "keyring", NULL, err);
+    }
+    if (status == KAWS_OK && !same)
+        status = kaws__save_accept(&again, all, &found, err);
+    if (status == KAWS_OK) {
+        kaws__trust_entries(v->trust, accounts);
+        kaws__vault_take(v, &again, same ? NULL : &fresh, more);
+    }
+    kaws__thread_lock(&v->lock);
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    kaws__thread_unlock(&v->lock);
+    kaws__disk_close(again.fd);
+    kaws__table_close(&fresh);
+    return status;
+}
+
+
+/* The file is not as it was. Maybe another process has added to it. Everything
+ * else is refused, with the words for it. With the file held; on failure it is
+ * to be released. */
+static kaws_status
+kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
+{
+    kaws_error why = { 0 };
+    kaws_status status;
+
+    kaws__thread_lock(&v->lock);
+    status = kaws__file_change(&v->file, err);
+    kaws__thread_unlock(&v->lock);
+    if (status != KAWS_CHANGED || !kaws__file_may_go_on(&v->file))
+        return status;
+    status = kaws__vault_reread(v, 0, &why);
+    if (status == KAWS_CHANGED || status == KAWS_CORRUPT)
+        return KAWS_CHANGED;
+    *err = why;
+    return status;
+}
+
+
+/* Finds out what other processes did to the file: all of it KAWS__TO_REFRESH,
+ * otherwise what they added. A file that is as it was costs one look. A ring
+ * whose file is uncertain does nothing by itself. */
+static kaws_status
+kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
+{
+    const int any = intent == KAWS__TO_REFRESH;
+    kaws__stat was;
+    int uncertain;
+    kaws_status status;
+
+    kaws__thread_lock(&v->lock);
+    status = kaws__vault_allows(v, intent, err);
+    uncertain = v->uncertain;
+    was = v->file.stat;
+    kaws__thread_unlock(&v->lock);
+    if (status != KAWS_OK ||
+        (uncertain ? !any : !kaws__file_differs(&v->file, &was, any)) ||
+        (status = kaws__vault_hold(v, err)) != KAWS_OK)
+        return status;
+    if (v->uncertain ? any : kaws__file_differs(&v->file, &v->file.stat, any))
+        status = any ? kaws__vault_reread(v, 1, err)
+                     : kaws__vault_catch_up(v, err);
+    return kaws__vault_release(v, status);
+}
+
+
+/* ---- reading ----------------------------------------------------------- */
 
 /* With the lock held: looks a name up, which has to be there, or to be free. */
 static kaws_status
@@ -11049,22 +11442,28 @@ kaws__vault_copy(const kaws__vault *v, const kaws__entry *e, kaws__copy *copy)
 
 
 /* Looks up the name in copy->record, and copies the key. A key to be added must
- * not be there; then this says what its blob will be tied to. The lock is not
- * kept, so a change looks again. */
+ * not be there; then this says what its blob will be tied to. If another one is
+ * not there, another process may have added it. The lock is not kept, so a
+ * change looks again. */
 static kaws_status
 kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
 {
     kaws__entry *e = NULL;
     kaws_status status;
+    int again = 0;
 
-    kaws__thread_lock(&v->lock);
-    if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
-        status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD, &e,
-                                  err);
-    if (status == KAWS_OK && e != NULL)
-        kaws__vault_copy(v, e, copy);
-    kaws__thread_unlock(&v->lock);
+    do {
+        kaws__err_clear(err);
+        kaws__thread_lock(&v->lock);
+        if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
+            status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD,
+                                      &e, err);
+        if (status == KAWS_OK && e != NULL)
+            kaws__vault_copy(v, e, copy);
+        kaws__thread_unlock(&v->lock);
+    } while (status == KAWS_NOT_FOUND && again++ == 0 &&
+             (status = kaws__vault_refresh(v, intent, err)) == KAWS_OK);
     if (intent == KAWS__TO_ADD)
         kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
     return status;
@@ -11091,16 +11490,16 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
 }
 
 
-/* How many keys there are; all their serials are below *limit, and those of
- * keys to come are not. Fails if they may not be changed. */
+/* How many keys there are, another process's among them; all their serials are
+ * below *limit, and those of keys to come are not. Fails if they may not be
+ * changed. */
 static kaws_status
 kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
                    kaws_error *err)
 {
-    kaws_status status;
+    kaws_status status = kaws__vault_refresh(v, KAWS__TO_ADD, err);
 
     kaws__thread_lock(&v->lock);
-    status = kaws__vault_allows(v, KAWS__TO_ADD, err);
     *count = v->table.count;
     *limit = v->table.next_serial;
     kaws__thread_unlock(&v->lock);
@@ -11155,19 +11554,6 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 
 /* ---- changing ---------------------------------------------------------- */
 
-/* With the lock held: what tells this state of the file from any other. */
-static const char *
-kaws__vault_state(const kaws__vault *v, char out[80])
-{
-    char sum[9];
-
-    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    (void)snprintf(out, 80, "%s key%s, checksum begins with %s",
-                   KAWS__COUNT(v->table.count), sum);
-    return out;
-}
-
-
 /* Ends a change, with the status that is returned. `done`: what was done to the
  * file; NULL: nothing. */
 static kaws_status
@@ -11180,34 +11566,21 @@ kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
         kaws__err_log(v->hooks, KAWS__LOG_CHANGED, done, v->file.shown,
                       kaws__vault_state(v, state));
     kaws__thread_unlock(&v->lock);
-    kaws__file_release(&v->file);
-    kaws__thread_turn_end(&v->turn, 1);
-    return status;
+    return kaws__vault_release(v, status);
 }
 
 
-/* Begins a change, which vault_end ends; on failure there is none. The turn is
- * waited for first, because the file's locks do not keep threads apart. Then
- * the file's locks: a thread that waited for them in another thread's turn has
- * waited for them, too. The vault's own lock comes last. */
+/* Begins a change, which vault_end ends; on failure there is none. */
 static kaws_status
 kaws__vault_begin(kaws__vault *v, kaws_error *err)
 {
-    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS,
-                                        v->file.hooks);
-    kaws_status status;
+    kaws_status status = kaws__vault_hold(v, err);
 
-    if (waited == KAWS__GIVEN_UP)
-        return kaws__err_cancelled(err, "another thread");
-    if (waited == KAWS__TOO_LONG)
-        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
-                             "changing the data file %s for more than %d "
-                             "seconds; does its disk answer?", v->file.shown,
-                             KAWS__VAULT_TURN_MS / 1000);
-    if ((status = kaws__file_hold(&v->file, waited, err)) != KAWS_OK) {
-        kaws__thread_turn_end(&v->turn, 0);
+    if (status != KAWS_OK)
         return status;
-    }
+    if (!v->uncertain && kaws__file_differs(&v->file, &v->file.stat, 0) &&
+        (status = kaws__vault_catch_up(v, err)) != KAWS_OK)
+        return kaws__vault_release(v, status);
     kaws__thread_lock(&v->lock);
     if ((status = kaws__vault_allows(v, KAWS__TO_ADD, err)) == KAWS_OK)
         status = kaws__save_mend(&v->file, kaws__buf_view(&v->table.image),
@@ -11288,11 +11661,11 @@ kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
 
 /* Replaces the file, then changes the table: without the key `gone`; or (NULL)
  * with n keys, sealed again, in the place of those of the same serials, which
- * are in their order. What the table took over is NULL in `fresh` then; the
- * rest is still the caller's. */
+ * are in their order, and below `limit`. What the table took over is NULL in
+ * `fresh` then; the rest is still the caller's. */
 static kaws_status
 kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
-                    size_t n, kaws_error *err)
+                    size_t n, uint64_t limit, kaws_error *err)
 {
     kaws__table *t = &v->table;
     kaws__entry *skip = NULL;
@@ -11303,8 +11676,14 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
 
     if (status != KAWS_OK)
         return status;
-    if ((gone == NULL ||
-         (status = kaws__vault_find(v, gone, 1, &skip, err)) == KAWS_OK) &&
+    if (limit < t->since)
+        status = kaws__err_set(err, KAWS_CHANGED, "the data file %s was read "
+                               "again (kaws_refresh) while its keys were re-"
+                               "wrapped; nothing was changed; repeat it",
+                               v->file.shown);
+    else if (gone != NULL)
+        status = kaws__vault_find(v, gone, 1, &skip, err);
+    if (status == KAWS_OK &&
         (status = kaws__save_begin(&v->file, &w, err)) == KAWS_OK) {
         kaws__vault_write(v, skip, fresh, n, &w);
         status = kaws__save_commit(&v->file, &w, &landed, err);
@@ -11327,58 +11706,22 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
 
 /* ---- opening ----------------------------------------------------------- */
 
-/* Puts the records of a file whose digest is right into the table; their bytes
- * stay in its image. */
+/* Reads the file, or makes a new one. With its locks held. */
 static kaws_status
-kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
+kaws__vault_start(kaws__vault *v, kaws_error *err)
 {
-    kaws_bytes all = kaws__buf_view(&v->table.image);
-    size_t at = KAWS__STORE_HEADER;
-    kaws_bytes record;
-    kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
-    const char *wrong;
-    kaws__record r;
-
-    all.len = (size_t)good;
-    for (; at < good; at += record.len + KAWS__STORE_DIGEST) {
-        record = kaws__store_next(all, at);
-        if (!kaws__table_reserve(&v->table, 1))
-            return kaws__err_memory(err, "opening the data file");
-        wrong = kaws__store_parse(record, &r);
-        if (wrong == NULL &&
-            !kaws__table_add(&v->table,
-                             (kaws__entry *)(v->table.image.at + at)))
-            wrong = "the entry there has the name of an earlier one";
-        if (wrong != NULL)
-            return kaws__store_damaged(v->file.shown, at, wrong, err);
-        if (!kaws__buf_same(r.owner, last))
-            kaws__trust_entry(v->trust, r.arn);
-        last = r.owner;
-    }
-    return KAWS_OK;
-}
-
-
-/* With the file's locks held, so no other process changes it meanwhile. */
-static kaws_status
-kaws__vault_load(kaws__vault *v, kaws_error *err)
-{
+    char accounts[KAWS__TRUST_LIST] = "";
     kaws__found found;
-    kaws__buf bytes;
-    kaws_bytes all;
-    kaws_status status;
+    kaws_status status = kaws__vault_read(&v->file, &v->table, &found, accounts,
+                                          err);
 
-    kaws__buf_init(&bytes, v->hooks);
-    status = kaws__file_read(&v->file, &bytes, err);
-    all = kaws__table_adopt(&v->table, &bytes);
-    if (status == KAWS_OK && !v->file.exists)
+    if (status != KAWS_OK)
+        return status;
+    if (!v->file.exists)
         return kaws__save_create(&v->file, err);
-    if (status == KAWS_OK &&
-        (status = kaws__store_check(v->file.shown, all, &found, err)) ==
-        KAWS_OK && (status = kaws__vault_load_records(v, found.good, err)) ==
-        KAWS_OK)
-        status = kaws__save_accept(&v->file, all, &found, err);
-    return status;
+    kaws__trust_entries(v->trust, accounts);
+    return kaws__save_accept(&v->file, kaws__buf_view(&v->table.image), &found,
+                             err);
 }
 
 
@@ -11417,7 +11760,7 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
                                    err)) == KAWS_OK &&
         (status = kaws__file_apart(&v->file, cfg->ca_file, "ca_file", err)) ==
         KAWS_OK && (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
-        status = kaws__vault_load(v, err);
+        status = kaws__vault_start(v, err);
         kaws__file_release(&v->file);
     }
     kaws__text_hex(v->file_hex, kaws__file_id(&v->file), 16);
@@ -11441,8 +11784,12 @@ kaws__vault_abandon(kaws__vault *v)
 static void
 kaws__vault_close(kaws__vault *v)
 {
-    if (v->has_file && !v->uncertain)
+    kaws_error err;
+
+    if (v->has_file && !v->uncertain && !v->read_only) {
+        (void)kaws__vault_refresh(v, KAWS__TO_FETCH, &err);
         kaws__save_finish(&v->file);
+    }
     if (v->has_file)
         kaws__file_close(&v->file);
     kaws__table_close(&v->table);
@@ -11745,7 +12092,7 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
         *err = run->err;
     else if ((status = kaws__rewrap_distinct(run, err)) == KAWS_OK)
         status = kaws__vault_replace(w->vault, NULL, run->fresh, run->claimed,
-                                     err);
+                                     run->limit, err);
     if (status == KAWS_OK && run->claimed > 0 && run->renewed == 0)
         kaws__err_log(w->hooks, KAWS__LOG_NOT_RENEWED);
     for (i = 0; i < run->claimed; i++)
@@ -11760,10 +12107,10 @@ static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
     kaws__run run = { .rewrap = w };
-    kaws_status status;
+    kaws_status status = kaws__vault_extent(w->vault, &run.max, &run.limit,
+                                            err);
 
     kaws__thread_lock(&w->lock);
-    status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
     if (status == KAWS_OK && w->total > 0)
         status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
                                "running: %s of %s key%s done",
@@ -11791,7 +12138,7 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
  *        kaws_try kaws_could_use kaws_use_timeouts kaws_reload_creds
- *        kaws_rotate_kms_key kaws_rewrap_all kaws_get_stats
+ *        kaws_rotate_kms_key kaws_rewrap_all kaws_refresh kaws_get_stats
  *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
  *        kaws_kms_reencrypt
  *
@@ -12164,7 +12511,8 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
     if (err->status == KAWS_OK &&
         kaws__bind_name(name, &gone.record, err) == KAWS_OK &&
         kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone, err) == KAWS_OK)
-        (void)kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
+        (void)kaws__vault_replace(&ring->vault, &gone.record, NULL, 0,
+                                  UINT64_MAX, err);
     return kaws__ring_leave(&door, err->status);
 }
 
@@ -12418,6 +12766,19 @@ kaws_rewrap_all(kaws *ring, kaws_error *error)
 
     if (err->status == KAWS_OK)
         (void)kaws__rewrap_all(&ring->rewrap, err);
+    return kaws__ring_leave(&door, err->status);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_refresh(kaws *ring, kaws_error *error)
+{
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
+
+    if (err->status == KAWS_OK)
+        (void)kaws__vault_refresh(&ring->vault, KAWS__TO_REFRESH, err);
     return kaws__ring_leave(&door, err->status);
 }
 

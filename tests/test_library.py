@@ -14,7 +14,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -151,6 +151,13 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     emulator.fault("*", "error", times=1, type="InternalFailure", status=500)
     lib.ok("reload_creds")
     lib.ok("check")
+    theirs = opened()
+    theirs.ok("generate", "theirs", None, "AES", 32)
+    assert len(lib.fetch("theirs")) == 32               # which has to read the file again
+    theirs.ok("remove", "theirs", None)
+    lib.ok("refresh")
+    theirs.ok("close")
+    theirs.close()
     lib.ok("use_timeouts", 0, 0)
     lib.ok("walk_begin")
     lib.ok("walk_next")
@@ -303,16 +310,56 @@ def test_a_path_is_taken_as_it_is_meant(driver, settings, tmp_path):
         "keys", "keys.lock"]
 
 
-def test_processes_that_take_turns_at_once(driver, settings):
-    """Both add keys as fast as they can: one of them wins each time, and says so truly."""
-    rings, kept = [driver(), driver()], []
-    pending = [(f"{i}-{n}", ring.begin("generate", f"{i}-{n}", None, "AES", 16))
-               for n in range(20) for i, ring in enumerate(rings)]
-    for name, future in pending:
-        answer = future.result(60)
-        assert answer.status in ("OK", "CHANGED", "LOCKED")
-        kept += [name.encode()] if answer.status == "OK" else []
-    assert kept and sorted(each.key_id for each in driver().walk()) == sorted(kept)
+def test_processes_that_add_keys_at_once(driver, settings):
+    """Both add 200 keys as fast as they can, and neither is ever told to reopen the file."""
+    rings = [driver(), driver()]
+    names = sorted(f"{n}-{i}".encode() for n in range(200) for i in range(2))
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(ring.many, [("generate", f"{n}-{i}", None, "AES", 16)
+                                        for n in range(200)], 4) for i, ring in enumerate(rings)]
+    assert {each.status for ring in done for each in ring.result()} == {"OK"}
+    for ring in (*rings, driver(), driver(read_only=1)):
+        ring.ok("refresh")
+        assert sorted(each.key_id for each in ring.walk()) == names
+    assert rings[0].ok("refresh") == [] and len(rings[1].fetch("199-0")) == 16
+
+
+def test_processes_that_share_a_file(driver, emulator):
+    """A writer, another, and a reader, which need no reopening whatever the others do."""
+    one, two, reader = driver(), driver(), driver(read_only=1, kms_key_id=None)
+    one.ok("generate", "a", None, "AES", 32)
+    key = one.fetch("a")
+    assert two.fetch("a") == reader.fetch("a") == key
+    assert two.call("generate", "a", None, "AES", 32).status == "EXISTS"
+    one.ok("generate", "b", None, "AES", 32)
+    assert reader.fetch("b") == one.fetch("b")
+    two.ok("remove", "b", None)                               # which it sees at that moment
+    asked = emulator.count("Decrypt")
+    for ring in (one, reader):
+        assert ring.call("fetch", "c", None).status == "CHANGED"
+        assert ring.fetch("a") == key and len(ring.walk()) == 2
+        ring.ok("refresh")
+        assert ring.call("fetch", "b", None).status == "NOT_FOUND"
+        assert re.search(": 1 key, .*; before, 2 keys,", ring.said("KAWS-147", 1)[0])
+    assert emulator.count("Decrypt") == asked + 2
+    two.ok("generate", "c", None, "AES", 32)
+    one.ok("rewrap")
+    two.ok("refresh")
+    reader.ok("refresh")
+    assert one.fetch("c") == two.fetch("c") == reader.fetch("c")
+    assert [each.key_id for each in reader.walk()] == [b"a", b"c"]
+
+
+def test_a_process_that_ends_between_write_and_sync(driver, settings):
+    """The others go on with what it left, and so does a file that was cut in the middle."""
+    one, two = driver(), driver()
+    one.ok("generate", "a", None, "AES", 32)
+    one.ok("generate", "b", None, "AES", 32)
+    one.kill()
+    whole = settings["data_file"].read_bytes()
+    settings["data_file"].write_bytes(whole[:-9])
+    two.ok("generate", "c", None, "AES", 32)
+    assert two.said("was moved to", 1) and [each.key_id for each in two.walk()] == [b"a", b"c"]
 
 
 def hold_change_lock(path):

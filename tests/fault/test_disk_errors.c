@@ -299,7 +299,10 @@ expected(unsigned at)
         return was_renamed_before(at) ? KAWS_UNCERTAIN : KAWS_FILE;
     case DISK_REMOVES:                    /* at the end: of the old file      */
         return was_renamed_before(at) ? KAWS_OK : KAWS_FILE;
-    case DISK_LOOKS:                      /* what the times are after all     */
+    case DISK_LOOKS:
+        if (at == 1 || (at <= 4 && kind[-1] == DISK_LOCKS))
+            return KAWS_OK;               /* has anybody added? It looks again*/
+        /* what the times are after all */
         if (at > 3 && kind[-1] == DISK_READS && kind[-2] == DISK_LOOKS &&
             kind[-3] == DISK_SYNCS)
             return KAWS_OK;

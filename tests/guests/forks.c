@@ -67,6 +67,7 @@ child(void)
     say("reload", kaws_reload_creds(ring, &err));
     say("rotate", kaws_rotate_kms_key(ring, &err));
     say("rewrap", kaws_rewrap_all(ring, &err));
+    say("refresh", kaws_refresh(ring, &err));
     say("data_key", kaws_kms_generate_data_key(ring, NULL, 16, room, &sealed,
                                                &err));
     say("encrypt", kaws_kms_encrypt(ring, NULL, plain, &sealed, &err));

@@ -512,6 +512,7 @@ run_wipe(job *j)
 #define CALLS(X)                                                              \
     X(check, 0, 0, kaws_check(ring, &j->err))                                 \
     X(reload_creds, 0, 0, kaws_reload_creds(ring, &j->err))                   \
+    X(refresh, 0, 0, kaws_refresh(ring, &j->err))                             \
     X(rotate, 0, 0, kaws_rotate_kms_key(ring, &j->err))                       \
     X(rewrap, 0, 0, kaws_rewrap_all(ring, &j->err))                           \
     X(remove, 2, 0, kaws_remove(ring, name_of(j), &j->err))                   \

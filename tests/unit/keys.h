@@ -347,6 +347,7 @@ static const struct {
     { "use", do_use, ASKS, KAWS_OK },
     { "try", do_try, ASKS, KAWS_OK },
     { "reload_creds", kaws_reload_creds, 0, KAWS_OK },
+    { "refresh", kaws_refresh, READS, KAWS_OK },
     { "rotate", kaws_rotate_kms_key, SEALS | ASKS, KAWS_OK },
     { "rewrap", kaws_rewrap_all, CHANGES | SEALS | ASKS, KAWS_OK },
     { "remove", do_remove, CHANGES, KAWS_OK },
