@@ -18,7 +18,7 @@ import pymysql
 import pytest
 
 from kms_emulator import ACCOUNT
-from mysql_fixtures import EARLY, NO_SCHEMA, Stage, wait_for
+from mysql_fixtures import EARLY, NO_SCHEMA, Stage, wait_for, wait_for_kms
 from servers import mysqld
 from versions import Expect
 
@@ -86,10 +86,12 @@ def without_kms(stage: Stage, *options: str) -> str:
 
 @contextlib.contextmanager
 def away(stage: Stage):
-    """KMS cannot be reached meanwhile."""
+    """KMS cannot be reached meanwhile. Afterwards a server that runs has found out that it can."""
     stage.kms.stop()
     yield
     stage.kms.start()
+    if stage.db.process.poll() is None and stage.loaded():
+        wait_for_kms(stage, "SET GLOBAL keyring_aws_cmk_id = @@GLOBAL.keyring_aws_cmk_id")
 
 
 def log_since(stage: Stage) -> str:
