@@ -18,7 +18,7 @@ import pymysql
 import pytest
 
 from kms_emulator import ACCOUNT
-from mysql_fixtures import EARLY, NO_SCHEMA, Stage, wait_for, wait_for_kms
+from mysql_fixtures import ASK_KMS, EARLY, NO_SCHEMA, Stage, wait_for, wait_for_kms
 from servers import mysqld
 from versions import Expect
 
@@ -91,7 +91,7 @@ def away(stage: Stage):
     yield
     stage.kms.start()
     if stage.db.process.poll() is None and stage.loaded():
-        wait_for_kms(stage, "SET GLOBAL keyring_aws_cmk_id = @@GLOBAL.keyring_aws_cmk_id")
+        wait_for_kms(stage, ASK_KMS)
 
 
 def log_since(stage: Stage) -> str:

@@ -546,7 +546,7 @@ run_wipe(job *j)
       (kaws_walk_end(walk), kaws_walk_begin(ring, &walk, &j->err)))           \
     X(walk_end, 0, 1, (kaws_walk_end(walk), walk = NULL, KAWS_OK))            \
     X(close, 0, 1, (kaws_close(ring), ring = NULL, KAWS_OK))                  \
-    X(later, 0, 1,        /* a host that did not answer is tried again        */\
+    X(later, 0, 1,        /* a host that did not answer is tried again */     \
       (__atomic_add_fetch(&later_ms, 10000, __ATOMIC_SEQ_CST), KAWS_OK))      \
     X(use_timeouts, 2, 1,                                                     \
       (kaws_use_timeouts(ring, (int)NUMBER(0), (int)NUMBER(1)), KAWS_OK))

@@ -231,6 +231,9 @@ def wait_for(done, seconds: float = 10) -> None:
         time.sleep(0.02)
 
 
+ASK_KMS = "SET GLOBAL keyring_aws_cmk_id = @@GLOBAL.keyring_aws_cmk_id"     # and changes nothing
+
+
 def works(stage: Stage, query: str) -> bool:
     try:
         stage.sql(query)
