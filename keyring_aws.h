@@ -8134,15 +8134,15 @@ kaws__calls_admit(kaws__call *c)
 
 
 /* Counts the tries in vain: without a reply, or with a 5xx. No reply within a
- * time of our own that is too brief proves nothing, nor does what never left
- * this machine. */
+ * time of our own that is too brief proves nothing (timers end some ms early),
+ * nor does what never left this machine. */
 static void
 kaws__calls_count(kaws__call *c, kaws_status status)
 {
     int took = c->left_ms - kaws__calls_left_ms(c->op);
 
     if (status == KAWS_NETWORK)
-        c->vain += took < c->q.timeout_ms ||
+        c->vain += took + 10 < c->q.timeout_ms ||
                    c->q.timeout_ms >= KAWS__BREAKER_BRIEF;
     else if (status == KAWS_SERVICE && c->r.http >= 500)
         c->vain++;

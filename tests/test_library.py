@@ -159,6 +159,7 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     theirs.ok("close")
     theirs.close()
     lib.ok("use_timeouts", 0, 0)
+    lib.ok("later")
     lib.ok("walk_begin")
     lib.ok("walk_next")
     lib.ok("walk_end")
