@@ -30,7 +30,7 @@ static kaws_error err;
     } while (0)
 
 
-static void
+static inline void
 guest_open(char **argv, int (*cancelled)(void *))
 {
     kaws_config cfg = { .data_file = argv[1], .conf_file = argv[2],
