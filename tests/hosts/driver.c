@@ -177,6 +177,7 @@ run_open(job *j)
         { "ca_file=", &cfg.ca_file, NULL },
         { "read_only=", NULL, &cfg.read_only },
         { "must_exist=", NULL, &cfg.must_exist },
+        { "must_have_creds=", NULL, &cfg.must_have_creds },
         { "connect_timeout_ms=", NULL, &cfg.connect_timeout_ms },
         { "timeout_ms=", NULL, &cfg.timeout_ms },
         { "max_attempts=", NULL, &cfg.max_attempts },
@@ -292,6 +293,23 @@ run_stats(job *j)
     put_number(j->out, s.rewrap_total);
     put_bytes(j->out, s.checksum, sizeof s.checksum);
     return KAWS_OK;
+}
+
+
+/* Gives all of the identity, also if that is an error. */
+static kaws_status
+run_whoami(job *j)
+{
+    kaws_identity who;
+    kaws_status status = kaws_whoami(ring, &who, &j->err);
+
+    put_text(j->out, who.source);
+    put_text(j->out, who.access_key_end);
+    put_text(j->out, who.account);
+    put_number(j->out, (uint64_t)who.expires);
+    put_text(j->out, who.region);
+    put_text(j->out, who.endpoint);
+    return status;
 }
 
 
@@ -552,6 +570,7 @@ static const command commands[] = {
     { "walk", 0, 0, run_walk, 0 },
     { "walk_next", 0, 0, run_walk_next, 1 },
     { "stats", 0, 0, run_stats, 1 },
+    { "whoami", 0, 0, run_whoami, 0 },
     { "kms_generate", 2, ARGS, run_kms_generate, 0 },
     { "kms_encrypt", 1, ARGS, run_kms_encrypt, 0 },
     { "kms_decrypt", 3, ARGS, run_kms_decrypt, 0 },
