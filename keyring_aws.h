@@ -5906,7 +5906,7 @@ static kaws_status
 kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
     kaws_creds_wanted w = { .refused = seek->refused,
-                            .timeout_ms = seek->left_ms,
+                            .timeout_ms = seek->left_ms > 0 ? seek->left_ms : 1,
                             .cancelled = seek->cancel.asked,
                             .cancelled_arg = seek->cancel.arg };
     const int failed = s->hooks->creds(s->hooks->ctx, &w);
@@ -6358,34 +6358,25 @@ kaws__creds_length(const kaws__signer *signer)
 }
 
 
-/* Copies what a signature for KMS takes, in that region and on that day. The
- * caller wipes it, unless this fails. */
-static kaws_status
-kaws__creds_signer(kaws__creds *c, kaws__seek *seek, const char *date,
-                   const char *region, kaws__signer *out, kaws_error *err)
+/* Copies what a signature for KMS takes, in that region and on that day, once
+ * creds_ready was asked. The caller wipes it. */
+static void
+kaws__creds_signer(kaws__creds *c, const char *date, const char *region,
+                   kaws__signer *out)
 {
     kaws__secrets *s = c->secrets;
-    kaws_status status = KAWS_OK;
 
     kaws__thread_lock(&c->lock);
-    if (kaws__creds_state(c, KAWS__TO_SIGN, seek->now) != KAWS__GOOD) {
-        kaws__thread_unlock(&c->lock);
-        status = kaws__creds_ready(c, seek, KAWS__TO_SIGN, err);
-        kaws__thread_lock(&c->lock);
-    }
-    if (status == KAWS_OK && (memcmp(s->key_date, date, 8) != 0 ||
-                              strcmp(s->key_region, region) != 0)) {
+    if (memcmp(s->key_date, date, 8) != 0 ||
+        strcmp(s->key_region, region) != 0) {
         kaws__sigv4_key(&s->signer.key, s->secret, date, region, "kms");
         memcpy(s->key_date, date, 8);
         (void)kaws__buf_copy_text(s->key_region, sizeof s->key_region,
                                   kaws__buf_of(region));
     }
-    if (status == KAWS_OK) {
-        memcpy(out, &s->signer, kaws__creds_length(&s->signer) + 1);
-        out->told = c->told;
-    }
+    memcpy(out, &s->signer, kaws__creds_length(&s->signer) + 1);
+    out->told = c->told;
     kaws__thread_unlock(&c->lock);
-    return status;
 }
 
 
@@ -7484,23 +7475,21 @@ kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
     kaws__calls *k = c->op->calls;
-    kaws__seek seek = kaws__calls_seek(c->op);
     kaws_signing what = { .method = "POST", .path = "/", .service = "kms",
                           .region = c->target->region, .headers = c->headers,
-                          .body = kaws__buf_view(&c->body), .when = seek.now };
+                          .body = kaws__buf_view(&c->body) };
     char date[17];
     const char *wrong;
     kaws__signer signer;
     kaws_creds who = { signer.id, NULL, NULL };
-    kaws_status status;
+    kaws_status status = kaws__calls_creds(c->op, KAWS__TO_SIGN);
     int n;
 
-    kaws__text_amz_date(date, what.when);
-    status = kaws__creds_signer(&k->creds, &seek, date, c->target->region,
-                                &signer, c->op->err);
     if (status != KAWS_OK)
         return status;                    /* so there is nothing to wipe      */
-    c->signed_at = what.when;
+    c->signed_at = what.when = kaws__calls_now(k);    /* that may have taken  */
+    kaws__text_amz_date(date, what.when);             /* its time             */
+    kaws__creds_signer(&k->creds, date, c->target->region, &signer);
     c->generation = signer.generation;
     c->told = signer.told;
     n = signer.token[0] != '\0';          /* lines beyond the fixed ones      */

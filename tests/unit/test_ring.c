@@ -565,7 +565,15 @@ test_no_credentials(void **state)
 
 
 /* A program's own credentials. */
-static int hook_calls, hook_fails;
+static int hook_calls, hook_fails, hook_cancels;
+
+static int
+hook_cancelled(void *ctx)
+{
+    (void)ctx;
+    return hook_cancels == 1 ? hook_cancels++ : 0;      /* said only once     */
+}
+
 
 static int
 hook(void *ctx, kaws_creds_wanted *wanted)
@@ -575,8 +583,9 @@ hook(void *ctx, kaws_creds_wanted *wanted)
     hook_calls++;
     (void)snprintf(wanted->text, sizeof wanted->text, "vault is sealed");
     wanted->creds = (kaws_creds){ f->id, f->secret, f->token };
-    wanted->expires = f->now_ms / 1000 + 900;
-    return hook_fails;
+    wanted->expires = (f->now_ms + f->kms_ahead_ms) / 1000 + 900;
+    hook_cancels += f->hooks.cancelled != NULL && wanted->refused;
+    return hook_fails || hook_cancels;
 }
 
 
@@ -620,6 +629,53 @@ test_hook_for_credentials(void **state)
     EXPECT(w, KAWS_CREDENTIALS, "vault is sealed", check(w));
     hook_fails = 0;
     OK(w, check(w));
+}
+
+
+/* Cancelled while the hook looks for newer ones: that is the answer, and the
+ * next call works. */
+static void
+test_cancelled_in_the_hook(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.hooks.creds = hook;
+    w->cfg.hooks.cancelled = w->f.hooks.cancelled = hook_cancelled;
+    hook_fails = hook_cancels = 0;
+    world_open(w);
+    OK(w, check(w));
+    SCRIPT(.error = "ExpiredTokenException");
+    EXPECT(w, KAWS_CANCELLED, "nothing was changed", check(w));
+    w->f.hooks.cancelled = NULL;
+    hook_cancels = 0;
+    OK(w, check(w));
+}
+
+
+/* They expire by AWS's clock, which ours may not agree with. */
+static void
+test_expiry_by_the_clock_of_aws(void **state)
+{
+    static const int64_t ahead_ms[] = { 0, 600000, 86400000, -600000,
+                                        -86400000 };
+    struct world *w = *state;
+    size_t i;
+
+    hook_fails = 0;
+    w->cfg.hooks.creds = hook;
+    for (i = 0; i < COUNT(ahead_ms); i++) {
+        w->f.kms_ahead_ms = ahead_ms[i];
+        world_reopen(w);
+        hook_calls = 0;
+        OK(w, check(w));                  /* so the difference is known       */
+        assert_int_equal(hook_calls, 1);
+        w->f.now_ms += 590000;
+        OK(w, check(w));
+        assert_int_equal(hook_calls, 1);
+        w->f.now_ms += ahead_ms[i] < 0 ? 310000 : 20000;
+        OK(w, check(w));                  /* late, if they seemed short-lived */
+        assert_int_equal(hook_calls, 2);
+    }
 }
 
 
@@ -2259,6 +2315,8 @@ main(void)
         OPEN(test_bad_kms_lengths), OPEN(test_failures_leave_zeros),
         OPEN(test_overlaps), SHUT(test_bad_settings),
         SHUT(test_no_credentials), SHUT(test_hook_for_credentials),
+        SHUT(test_cancelled_in_the_hook),
+        SHUT(test_expiry_by_the_clock_of_aws),
         SHUT(test_must_have_credentials), SHUT(test_whoami),
         SHUT(test_strings_are_copied), SHUT(test_odd_paths),
         SHUT(test_built_in_hooks), OPEN(test_lengths), OPEN(test_store_proves),
