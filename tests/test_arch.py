@@ -14,8 +14,9 @@ prepared = functools.lru_cache(arch.prepare)
 
 @pytest.mark.parametrize("test", SHORT)
 @pytest.mark.parametrize("name", ["armhf", "s390x"])
-def test_machine(name, test):
+def test_machine(name, test, monkeypatch):
     prepared(name)
+    monkeypatch.setenv("UNIT_TENTH", "1")
     passed, failed, text = arch.perform(name, test)
     print(f"{passed} passed, {failed} failed")
     assert failed == 0 and passed > 0, text

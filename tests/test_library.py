@@ -206,6 +206,7 @@ def test_a_torn_end_on_a_full_volume(driver, small_volume):
 
 
 TERABYTE = 1 << 40                      # on the disk, these files are holes
+LARGE = (256 << 20) + 1                 # surveyed even without holes
 END = "not entries, and too long for one that was cut off (a copy that is cut there has all older"
 
 
@@ -228,6 +229,16 @@ def committed(whole: bytes, length: int) -> bytes:
 ], ids=["zeros", "header", "keys", "promise", "false promise", "huge entry", "magic"])
 def test_a_data_file_of_a_terabyte(driver, driver_program, settings, change, words, size):
     """It is refused at once, and costs neither memory nor disk."""
+    surveyed_and_refused(driver, driver_program, settings, change, words, size)
+
+
+def test_a_large_data_file_without_holes(driver, driver_program, settings):
+    """It is no different, although its bytes are all there."""
+    surveyed_and_refused(driver, driver_program, settings, lambda whole, size: whole,
+                    f"byte {{len}}: what follows is {END}", LARGE, full=True)
+
+
+def surveyed_and_refused(driver, driver_program, settings, change, words, size, full=False):
     data = settings["data_file"]
     lib = driver()
     for name in "abc":
@@ -235,6 +246,10 @@ def test_a_data_file_of_a_terabyte(driver, driver_program, settings, change, wor
     lib.close()
     whole = data.read_bytes()
     data.write_bytes(change(whole, size))
+    if full:
+        with data.open("r+b") as f:
+            os.posix_fallocate(f.fileno(), 0, size)
+        assert data.stat().st_blocks * 512 >= size
     os.truncate(data, size)
     before = data.stat().st_mtime_ns, data.stat().st_size, data.stat().st_blocks
     with Driver(driver_program) as lib:

@@ -355,6 +355,15 @@ def check_what_needs_the_key(stage: Stage) -> None:
 
 # ---- a copy in the data file's place ------------------------------------------------------------
 
+def open_file(pid: int, name: str) -> bytes:
+    """A file that the process has open, whose path may be gone; it closes others meanwhile."""
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(each) == name:
+                return each.read_bytes()
+    raise AssertionError(f"process {pid} does not have {name} open")
+
+
 def test_an_older_copy_put_there_while_the_server_runs(stage):
     """The running server has what a restart would lose; the README names both ways to save it."""
     stage.start(*FORCED, NO_SCHEMA)
@@ -368,9 +377,7 @@ def test_an_older_copy_put_there_while_the_server_runs(stage):
     new.replace(stage.data)
     assert tried(stage, ROTATE).startswith("error 3185")
     assert "only then reopen the keyring" in log_since(stage)
-    kept, = (each for each in Path(f"/proc/{stage.db.process.pid}/fd").iterdir()
-             if os.readlink(each) == f"{stage.data} (deleted)")
-    stage.data.write_bytes(kept.read_bytes())
+    stage.data.write_bytes(open_file(stage.db.process.pid, f"{stage.data} (deleted)"))
     stage.restart(*FORCED, NO_SCHEMA)
     assert count(stage) == 3
 

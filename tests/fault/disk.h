@@ -113,6 +113,9 @@ static char disk_trace[256];
 /* Not -1: whose all files are, as a file system may say (not on Windows). */
 static long disk_owner = -1;
 
+/* Not 0: files take no place on the disk, as if they had only holes. */
+static int disk_holes;
+
 /* Not 0: what a path means is on another device than what is open. */
 static int disk_other_device;
 
@@ -136,6 +139,7 @@ disk_heal(void)
 {
     memset(disk_rules, 0, sizeof disk_rules);
     disk_owner = -1;
+    disk_holes = 0;
     disk_other_device = 0;
     disk_on_call = NULL;
     disk_trace[0] = '\0';
@@ -1141,6 +1145,8 @@ disk_fstat(int fd, struct stat *st)
         return -1;
     if (disk_owner >= 0)
         st->st_uid = (uid_t)disk_owner;
+    if (disk_holes)
+        st->st_blocks = 0;
     return 0;
 }
 

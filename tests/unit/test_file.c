@@ -656,8 +656,8 @@ test_read(void **state)
 }
 
 
-/* A large file is looked over before memory is asked for: so much that no look
- * could take it may follow the header, and memory there is none. */
+/* A large file that has holes is surveyed before memory is asked for, and there
+ * is no memory. One without holes is not. */
 static void
 test_read_large(void **state)
 {
@@ -665,16 +665,20 @@ test_read_large(void **state)
            STEP = (8188 - 80) / 2 };      /* a block ends inside a length     */
     static const struct {
         size_t good;                      /* where the lengths end            */
+        int    full;                      /* it has no holes                  */
         int    skip, os;                  /* which look at the disk fails     */
         kaws_status status;
         const char *words;
     } rows[] = {
-        { SIZE, 9999, 0, KAWS_MEMORY, "out of memory" },
-        { SIZE - MOST + 1, 9999, 0, KAWS_MEMORY, "out of memory" },
-        { SIZE - MOST - 1, 9999, 0, KAWS_CORRUPT, "what follows is not" },
-        { 0, 9999, 0, KAWS_CORRUPT, "byte 80: what follows is not entries" },
-        { SIZE, 0, EIO, KAWS_FILE, "cannot read the data file" },
-        { SIZE, 1, EIO, KAWS_FILE, "cannot read the data file" }
+        { SIZE, 0, 9999, 0, KAWS_MEMORY, "out of memory" },
+        { SIZE - MOST + 1, 0, 9999, 0, KAWS_MEMORY, "out of memory" },
+        { SIZE - MOST - 1, 0, 9999, 0, KAWS_CORRUPT, "what follows is not" },
+        { 0, 0, 9999, 0, KAWS_CORRUPT, "byte 80: what follows is not entries" },
+#if !defined(_WIN32)
+        { 0, 1, 9999, 0, KAWS_MEMORY, "out of memory" },
+#endif
+        { SIZE, 0, 0, EIO, KAWS_FILE, "cannot read the data file" },
+        { SIZE, 0, 1, EIO, KAWS_FILE, "cannot read the data file" }
     };
     struct world *w = *state;
     static uint8_t large[SIZE];
@@ -692,6 +696,7 @@ test_read_large(void **state)
             kaws__store_put(large + at + 4, ~(len - KAWS__STORE_DIGEST), 4);
         }
         spill(w->f.data, large, sizeof large);
+        disk_holes = !rows[i].full;
         disk_fail("pread", rows[i].skip, rows[i].os, 1);
         w->f.fail_nth = w->f.allocs + 1;
         EXPECT(w, rows[i].status, rows[i].words, read_file(w, &f));

@@ -58,6 +58,15 @@ unit_start(void)
 }
 
 
+/* How often to try chance: a tenth of that where an emulator is slow, because
+ * there the machine is tested, and not our luck. */
+static inline size_t
+unit_rounds(size_t rounds)
+{
+    return getenv("UNIT_TENTH") != NULL ? rounds / 10 : rounds;
+}
+
+
 /* 0 to below - 1 (xorshift, of no use but for tests). */
 static inline uint32_t
 unit_random(uint32_t below)
