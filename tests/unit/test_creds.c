@@ -673,7 +673,7 @@ test_tell(void **state)
     assert_true(who.expires == w->f.now_ms / 1000 + 3600);
     giver_end(&g);
     w->f.hooks.creds = NULL;
-    fake_write_conf(&w->f, "not an id\nsecret\n" + 4);
+    fake_write_conf(&w->f, "an id\nsecret\n");
     EXPECT(w, KAWS_CONFIG, "blank", open_creds(w, &c));
     fake_write_conf(&w->f, "not-an-id\nsecret\n");
     EXPECT(w, KAWS_OK, NULL, ready(w, &c, KAWS__TO_TELL));
