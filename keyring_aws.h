@@ -609,7 +609,7 @@
  * all that the key encrypts, so old keys are found as long as they are needed.
  * One thread rotates, and the others fetch meanwhile.
  *
- *     enum verdict { DONE, LATER, REOPEN, ASK };
+ *     enum verdict { DONE, LATER, REFRESH, ASK };
  *
  *     static enum verdict
  *     rotate(kaws *ring, const char *kms_key, const char *next,
@@ -629,7 +629,7 @@
  *         case KAWS_REPLY: case KAWS_LOCKED: case KAWS_RUNNING:
  *             return LATER;
  *         case KAWS_CHANGED: case KAWS_UNCERTAIN:
- *             return REOPEN;
+ *             return REFRESH;
  *         default:
  *             return ASK;
  *         }
@@ -637,11 +637,11 @@
  *
  * DONE: fetch the next key once, and encrypt with it from now on. LATER: call
  * rotate() again in a minute. A step that was done is done again, which does no
- * harm. REOPEN: another process changed the file, or the disk failed. Fetches
- * go on as before. Find out what happened; then, while no thread is in a call
- * or holds a key, close the ring and open it again. Its config, as at every
- * start from now on, names the new KMS key. ASK: log err->text, for a person to
- * read. Trying again would not help.
+ * harm. REFRESH: another process changed the file, or the disk failed. Fetches
+ * go on as before. Find out what happened, and put the right file back if it
+ * was replaced; then call kaws_refresh(), and rotate() again. ASK: log
+ * err->text for a person to read. Trying again would not help. At every start
+ * from now on, the config names the new KMS key.
  *
  *
  * 10.3  A client that only seals, a server that only opens
