@@ -198,6 +198,7 @@ serve_one(guest *g)
     kaws_bytes view;
     size_t len, answer;
     ssize_t n;
+    int asks_us;
 
     while ((len = whole_request(g, &body)) == 0) {
         n = g->have < IN_MAX ? recv(g->fd, g->in + g->have,
@@ -207,14 +208,15 @@ serve_one(guest *g)
         g->have += (size_t)n;
     }
     clock_gettime(CLOCK_MONOTONIC, &arrived);
-    if (strncmp(g->in, "GET ", 4) != 0)
+    asks_us = strncmp(g->in, "GET ", 4) == 0;
+    if (!asks_us)
         __atomic_add_fetch(&g->at->requests, 1, __ATOMIC_RELAXED);
     view.at = (uint8_t *)body;
     view.len = len - (size_t)(body - g->in);
     answer = reply(g, g->in, view);
     g->have -= len;
     memmove(g->in, g->in + len, g->have);
-    if (g->at->latency_ms > 0)
+    if (g->at->latency_ms > 0 && !asks_us)
         wait_ms(&arrived, g->at->latency_ms);
     return send(g->fd, g->out, answer, 0) == (ssize_t)answer;
 }
