@@ -77,8 +77,8 @@ def machine() -> str:
                               check=False).stdout.strip()
     load = os.getloadavg()[0]
     return (f"{cpu[1] if cpu else platform.machine()}, {os.cpu_count()} cores, Linux"
-            f" {platform.release()}, gcc {compiler} {' '.join(harness.CFLAGS)}, {time.strftime('%F')},"
-            f" load {load:.1f}")
+            f" {platform.release()}, gcc {compiler} {' '.join(harness.CFLAGS)},"
+            f" {time.strftime('%F')}, load {load:.1f}")
 
 
 # ---- the list, and where it goes -------------------------------------------------------------

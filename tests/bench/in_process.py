@@ -243,8 +243,9 @@ def fleet_row(kms: Canned, cache: int) -> Row:
     starved = got["failed"] + got["late"]
     name = f"fleet: {rings} rings fetch {calls} times each, a quota of {QUOTA}/s"
     ours = f"{got['slowest']:.1f} s"
-    limit = f"{(rings * calls - QUOTA) / QUOTA:.1f} s the quota; the median ring {got['ring']:.1f} s"
-    told = f"{asked:,} requests; {got['failed']:.0f} fetches failed, the longest {got['longest']:.1f} s"
+    limit = f"{(rings * calls - QUOTA) / QUOTA:.1f} s the quota allows; {got['ring']:.1f} s a ring"
+    told = (f"{asked:,} requests; {got['failed']:,.0f} fetches failed, the longest took"
+            f" {got['longest']:.1f} s")
     if cache:
         return Row(f"{name}, cache {cache} s", ours, "", told, "5 s, none failed",
                    got["slowest"] <= 5 and not starved)
@@ -253,9 +254,9 @@ def fleet_row(kms: Canned, cache: int) -> Row:
                WHY_FLEET)
 
 
-WHY_FLEET = ("a throttled request is tried 3 times, and each pause may be twice as long as the last:"
-             " who was refused waits, while who was answered asks again at once. With pauses of at"
-             " most 1 s, as many as the timeout allows, none failed, and 94% was used")
+WHY_FLEET = ("a throttled request is tried 3 times, and each pause may be twice as long as the"
+             " last: who was refused waits, while who was answered asks again at once. With pauses"
+             " of at most 1 s, as many as the timeout allows, none failed, and 94% was used")
 
 
 @long_part

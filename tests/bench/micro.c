@@ -886,7 +886,7 @@ ship_open(const char *dir, const char *url, size_t n, size_t cache)
     kaws *ring;
 
     bench_make(path_of(path, dir, "fleet", n), 1);
-    kaws_close(bench_open(dir, path, url, NULL, 0));   /* writes the conf file */
+    kaws_close(bench_open(dir, path, url, NULL, 0));   /* writes conf        */
     (void)snprintf(conf, sizeof conf, "%s/conf", dir);
     memset(&cfg, 0, sizeof cfg);
     cfg.data_file = path;
