@@ -23,10 +23,9 @@ import time
 from pathlib import Path
 
 import harness
-import in_process       # its parts stand before those in a server, in the list
-import in_mysql         # noqa: F401
 from harness import Canned, Row
 from in_process import Idle
+import in_mysql         # noqa: F401 - its parts stand behind those of in_process, in the list
 
 RESULTS = harness.HERE / "results.md"
 README = harness.TOP / "README.md"
