@@ -46,7 +46,7 @@
  * CONTENTS     1 Words             2 How a key travels    3 Switches
  *              4 Errors            5 Memory and secrets   6 Threads, processes
  *              7 The data file     8 What goes over the wire
- *              9 Limits           10 House rules
+ *              9 Limits           10 Recipes           11 House rules
  *              Then PART II, the declarations, and PART III, the rooms (search
  *              for "ROOM  json"). The licence is at the end.
  *
@@ -473,7 +473,292 @@
  * is untested.
  *
  *
- * 10  HOUSE RULES  for developers of this file
+ * 10  RECIPES
+ *
+ * Code to copy. tests/test_recipes.py cuts it out of this page, compiles it and
+ * runs it. It includes this header, <stdio.h>, <stdlib.h> and <string.h>. One
+ * C file of the program has the implementation (section 3).
+ *
+ *
+ * 10.1  Envelope encryption of a file
+ *
+ * KMS encrypts 4096 bytes at most. So it makes a data key, the program encrypts
+ * the file with that, and the sealed data key goes in front. The cipher is one
+ * of BearSSL, so include <bearssl.h> as well. The ring needs no data file. Its
+ * KMS key is named by an ARN: then the right to kms:Decrypt is enough to
+ * decrypt.
+ *
+ *     #define ENVELOPE (2 + KAWS_SEALED_PACKED_MAX + 16)
+ *
+ *     static const uint8_t nonce[12];
+ *
+ *     static kaws_status
+ *     encrypt_file(kaws *ring, const char *path, kaws_bytes text,
+ *                  uint8_t *file, size_t *len, kaws_error *err)
+ *     {
+ *         kaws_pair pair = { "path", path };
+ *         kaws_context ctx = { &pair, 1 };
+ *         size_t n = KAWS_SEALED_PACKED_MAX;
+ *         uint8_t key[32], *tag;
+ *         kaws_sealed sealed;
+ *
+ *         *len = 0;
+ *         if (!kaws_kms_generate_data_key(ring, &ctx, sizeof key, key,
+ *                                         &sealed, err) &&
+ *             !kaws_sealed_pack(&sealed, file + 2, &n, err)) {
+ *             file[0] = (uint8_t)n;
+ *             file[1] = (uint8_t)(n >> 8);
+ *             tag = file + 2 + n;
+ *             memcpy(tag + 16, text.at, text.len);
+ *             br_poly1305_ctmul_run(key, nonce, tag + 16, text.len, file,
+ *                                   2 + n, tag, br_chacha20_ct_run, 1);
+ *             *len = 2 + n + 16 + text.len;
+ *         }
+ *         kaws_wipe(key, sizeof key);
+ *         return err->status;
+ *     }
+ *
+ *     static kaws_status
+ *     decrypt_file(kaws *ring, const char *path, uint8_t *file, size_t len,
+ *                  kaws_bytes *text, kaws_error *err)
+ *     {
+ *         kaws_pair pair = { "path", path };
+ *         kaws_context ctx = { &pair, 1 };
+ *         size_t n = len < 2 ? len : file[0] + 256u * file[1];
+ *         size_t front = 2 + n + 16, key_len = 32, wrong = len < front, i;
+ *         uint8_t key[32], tag[16];
+ *         kaws_sealed sealed;
+ *
+ *         *text = (kaws_bytes){ file, 0 };
+ *         if (!wrong) {
+ *             kaws_bytes packed = { file + 2, n };
+ *             if (kaws_sealed_unpack(packed, &sealed, err) ||
+ *                 kaws_kms_decrypt(ring, &ctx, &sealed, key, &key_len, err))
+ *                 return err->status;
+ *             *text = (kaws_bytes){ file + front, len - front };
+ *             br_poly1305_ctmul_run(key, nonce, file + front, text->len, file,
+ *                                   2 + n, tag, br_chacha20_ct_run, 0);
+ *             kaws_wipe(key, sizeof key);
+ *             for (i = 0; i < sizeof tag; i++)
+ *                 wrong |= tag[i] ^ file[2 + n + i];
+ *         }
+ *         if (wrong) {
+ *             kaws_wipe(file, len);
+ *             *text = (kaws_bytes){ file, 0 };
+ *             *err = (kaws_error){ .status = KAWS_CORRUPT,
+ *                                  .text = "the encrypted file is damaged" };
+ *         }
+ *         return err->status;
+ *     }
+ *
+ * The buffer `file` has room for text.len + ENVELOPE bytes. decrypt_file
+ * decrypts in it: *text is a part of it. The whole file is in memory, because
+ * its text counts only once the tag is checked. All nonces are zero: that is
+ * right because a data key encrypts one text. To change a file, encrypt it
+ * again. The tag protects what is in front, too, and the context binds the data
+ * key to the path. An older version of the same file is accepted.
+ *
+ *
+ * 10.2  Key rotation in a long-lived service
+ *
+ * The id of a key holds a version or a date: "orders-2026-11". It is kept with
+ * all that the key encrypts, so old keys are found as long as they are needed.
+ * One thread rotates, and the others fetch meanwhile.
+ *
+ *     enum verdict { DONE, LATER, REOPEN, ASK };
+ *
+ *     static enum verdict
+ *     rotate(kaws *ring, const char *kms_key, const char *next,
+ *            kaws_error *err)
+ *     {
+ *         kaws_name name = { next, "" };
+ *
+ *         if (!kaws_reload_creds(ring, err) &&
+ *             !kaws_use_kms_key(ring, kms_key, err) &&
+ *             (!kaws_generate(ring, name, "AES", 32, err) ||
+ *              err->status == KAWS_EXISTS))
+ *             (void)kaws_rewrap_all(ring, err);
+ *         switch (err->status) {
+ *         case KAWS_OK:
+ *             return DONE;
+ *         case KAWS_NETWORK: case KAWS_THROTTLED: case KAWS_SERVICE:
+ *         case KAWS_REPLY: case KAWS_LOCKED: case KAWS_RUNNING:
+ *             return LATER;
+ *         case KAWS_CHANGED: case KAWS_UNCERTAIN:
+ *             return REOPEN;
+ *         default:
+ *             return ASK;
+ *         }
+ *     }
+ *
+ * DONE: fetch the next key once, and encrypt with it from now on. LATER: call
+ * rotate() again in a minute. A step that was done is done again, which does no
+ * harm. REOPEN: another process changed the file, or the disk failed. Fetches
+ * go on as before. Find out what happened; then, while no thread is in a call
+ * or holds a key, close the ring and open it again. Its config, as at every
+ * start from now on, names the new KMS key. ASK: log err->text, for a person to
+ * read. Trying again would not help.
+ *
+ *
+ * 10.3  A client that only seals, a server that only opens
+ *
+ * The client needs the right to kms:Encrypt, and no data file. The packed bytes
+ * may go over any wire. The server needs the right to kms:Decrypt. It has no
+ * KMS key, because the bytes name theirs; but they may come from anyone, so
+ * `accounts` says whose KMS keys count.
+ *
+ *     static const kaws_config client = {
+ *         .kms_key_id = "arn:aws:kms:eu-west-1:111122223333:alias/mail",
+ *         .conf_file  = "client.conf"
+ *     };
+ *     static const kaws_config server = {
+ *         .accounts   = "111122223333",
+ *         .conf_file  = "server.conf"
+ *     };
+ *
+ *     static kaws_status
+ *     client_seal(kaws *ring, const char *from, kaws_bytes secret,
+ *                 uint8_t *packed, size_t *len, kaws_error *err)
+ *     {
+ *         kaws_pair pair = { "from", from };
+ *         kaws_context ctx = { &pair, 1 };
+ *         kaws_sealed sealed;
+ *
+ *         if (kaws_kms_encrypt(ring, &ctx, secret, &sealed, err))
+ *             return err->status;
+ *         return kaws_sealed_pack(&sealed, packed, len, err);
+ *     }
+ *
+ *     static kaws_status
+ *     server_open(kaws *ring, const char *from, kaws_bytes packed,
+ *                 uint8_t *secret, size_t *len, kaws_error *err)
+ *     {
+ *         kaws_pair pair = { "from", from };
+ *         kaws_context ctx = { &pair, 1 };
+ *         kaws_sealed sealed;
+ *
+ *         if (kaws_sealed_unpack(packed, &sealed, err))
+ *             return err->status;
+ *         return kaws_kms_decrypt(ring, &ctx, &sealed, secret, len, err);
+ *     }
+ *
+ * *len is the size of the buffer before the call: KAWS_SEALED_PACKED_MAX bytes
+ * hold any packed value, KAWS_PLAIN_MAX any secret. Wipe the secret after use.
+ * The context proves who sealed it only if the policy of each client allows one
+ * `from`: the condition is kms:EncryptionContext:from.
+ *
+ *
+ * 10.4  Use without libcurl
+ *
+ * Compile the implementation with -DKEYRING_AWS_NO_CURL. What begins with my_
+ * is an HTTPS client of your own, and config.hooks.send is my_send.
+ *
+ *     typedef struct my_reply {
+ *         int         status;
+ *         uint8_t    *body;
+ *         size_t      len;
+ *         char        head[4096];
+ *         const char *error;
+ *     } my_reply;
+ *
+ *     int         my_https_post(const kaws_request *q, my_reply *got);
+ *     const char *my_header(const my_reply *got, const char *name);
+ *     int64_t     my_unix_time(const char *http_date);
+ *     void        my_forget(my_reply *got);
+ *
+ *     static int
+ *     my_send(void *ctx, const kaws_request *q, kaws_reply *r)
+ *     {
+ *         my_reply got;
+ *         const char *pause;
+ *
+ *         (void)ctx;
+ *         if (my_https_post(q, &got) != 0) {
+ *             (void)snprintf(r->text, sizeof r->text, "%s", got.error);
+ *             return 1;
+ *         }
+ *         r->http = got.status;
+ *         r->date = my_unix_time(my_header(&got, "Date"));
+ *         (void)snprintf(r->request_id, sizeof r->request_id, "%s",
+ *                        my_header(&got, "x-amzn-RequestId"));
+ *         pause = my_header(&got, "x-amz-retry-after");
+ *         if (*pause != '\0')
+ *             r->retry_after_ms = (int)strtol(pause, NULL, 10);
+ *         r->body_len = got.len;
+ *         if (got.len <= r->body_max)
+ *             memcpy(r->body, got.body, got.len);
+ *         my_forget(&got);
+ *         return 0;
+ *     }
+ *
+ * my_https_post sends one POST to q->url, never a second, with the lines of
+ * q->headers, a Content-Length and q->body. It returns 0 only with a whole
+ * reply; otherwise got->error says why. It keeps both timeouts, asks
+ * q->cancelled, verifies the certificate, and follows no redirect. Several
+ * threads may call it at once. If it opens a connection for each request, no
+ * reply can be another's; hooks.send says what to do otherwise. my_header
+ * returns "" for what is not there, my_unix_time 0. Both bodies may hold a key:
+ * nothing copies q->body, and my_forget wipes the reply.
+ *
+ *
+ * 10.5  Use without threads
+ *
+ * Compile the implementation with -DKEYRING_AWS_NO_THREADS. What begins with
+ * my_ is your event loop. It would stand still while a call waits for KMS, so
+ * the hook `cancelled` turns it, at least every 100 ms.
+ *
+ *     typedef struct my_loop my_loop;
+ *
+ *     void        my_turn(my_loop *loop, int wait);
+ *     int         my_quit(my_loop *loop);
+ *     const char *my_next(my_loop *loop);
+ *     void        my_answer(my_loop *loop, const kaws_key *key,
+ *                           const kaws_error *err);
+ *
+ *     static int
+ *     while_waiting(void *loop)
+ *     {
+ *         my_turn(loop, 0);
+ *         return my_quit(loop);
+ *     }
+ *
+ *     static int
+ *     run(my_loop *loop)
+ *     {
+ *         kaws_config cfg = { .data_file  = "keys.kaws",
+ *                             .kms_key_id = "alias/app",
+ *                             .region     = "eu-west-1",
+ *                             .conf_file  = "keys.conf",
+ *                             .hooks = { .ctx = loop,
+ *                                        .cancelled = while_waiting } };
+ *         kaws_name name = { NULL, "" };
+ *         kaws_error err;
+ *         kaws_key key;
+ *         kaws *ring;
+ *
+ *         if (kaws_open(&ring, &cfg, &err))
+ *             return fprintf(stderr, "%s\n", err.text), 1;
+ *         while (!my_quit(loop)) {
+ *             if ((name.key_id = my_next(loop)) == NULL) {
+ *                 my_turn(loop, 1);
+ *                 continue;
+ *             }
+ *             (void)kaws_fetch(ring, name, &key, &err);
+ *             my_answer(loop, &key, &err);
+ *             kaws_key_free(ring, &key);
+ *         }
+ *         kaws_close(ring);
+ *         return 0;
+ *     }
+ *
+ * my_turn serves the events that are there; with `wait` it first waits for one.
+ * It never calls the ring, because a call may be waiting below it: it puts what
+ * needs a key into a queue. my_next takes a key id out, which stays where it is
+ * until my_answer has it. my_quit says whether the program should end. A call
+ * that waits then ends, too: CANCELLED.
+ *
+ *
+ * 11  HOUSE RULES  for developers of this file
  *
  * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: its
  * name says where it is. Calls go up the file only. A function should have 40
@@ -584,7 +869,8 @@ typedef struct kaws_bytes {
     size_t         len;
 } kaws_bytes;
 
-/* A POST for the `send` hook. The hook borrows it for the time of the call. The
+/* A POST for the `send` hook. The hook borrows it for the time of the call. Of
+ * the headers it adds only Content-Length and, if it likes, Connection. The
  * body may hold a key, so the hook must not copy it elsewhere. */
 typedef struct kaws_request {
     const char *url;
@@ -598,8 +884,9 @@ typedef struct kaws_request {
     void       *cancelled_arg;
 } kaws_request;
 
-/* What the hook fills. If the body does not fit, the hook sets body_len to any
- * value above body_max. */
+/* What the hook fills. Before that, all is 0 except body, body_max and
+ * retry_after_ms, which is -1. If the body does not fit, the hook sets body_len
+ * to any value above body_max. */
 typedef struct kaws_reply {
     int      http;                /* HTTP status; 0 if no reply came          */
     uint8_t *body;                /* our buffer of body_max bytes             */
@@ -753,7 +1040,8 @@ KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
  * NOT_FOUND, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
 KAWS_API kaws_status kaws_remove(kaws *ring, kaws_name name, kaws_error *err);
 
-/* Wipes and frees what kaws_fetch returned. Call it before kaws_close. */
+/* Wipes and frees what kaws_fetch returned, also on failure. Call it before
+ * kaws_close, with the same ring. */
 KAWS_API void kaws_key_free(kaws *ring, kaws_key *key);
 
 /* ---- walking over the entries: a snapshot ------------------------------ */
@@ -930,7 +1218,8 @@ KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
  * must be the one that the ARN names, and of a trusted account. What is not
  * protected: the key material id may have been changed, and the whole value
  * exchanged for another one that was sealed with the same context. So put into
- * the context what tells your values apart. Nothing is allocated. */
+ * the context what tells your values apart. If more bytes follow a packed
+ * value, store its length, too. Nothing is allocated. */
 
 #define KAWS_SEALED_PACKED_MAX 6479       /* no packed value has more bytes   */
 
