@@ -4,6 +4,7 @@ Each row of its table of requests is done on a real server, with 1 and with 20 e
 and what KMS has counted must be what the row says.
 """
 
+import collections
 import re
 import time
 from pathlib import Path
@@ -86,7 +87,11 @@ def test_requests(stage, tables, logs):
         stage.restart(*options)
         count.forget()
     stage.restart(*options)
+    if logs:
+        check_what_the_logs_ask_for(stage, tables)
     count.row("the server starts")
+    (query,) = re.findall(r"^    (SELECT COUNT.*?;)$", SIZING, re.M | re.S)
+    assert stage.one(query) == tables
     count.quiet(*(f"INSERT INTO d.t{each} VALUES (1)" for each in range(count.numbers["W"])))
     stage.db.kill()
     stage.start(*options)
@@ -99,6 +104,19 @@ def test_requests(stage, tables, logs):
     count.row("a table is made, or rebuilt", "TRUNCATE TABLE d.t0")
     count.row("a table is made, or rebuilt", "ALTER TABLE d.t0 ADD m INT, ALGORITHM=INPLACE")
     count.quiet("SELECT * FROM d.t0", "ALTER TABLE d.t0 ENCRYPTION = 'N'", "DROP TABLE d.t0")
+
+
+def check_what_the_logs_ask_for(stage: Stage, tables: int) -> None:
+    (told,) = re.findall(r"Of the (\d+) more at a start, (\d+) are for the binary logs, (\d+) for"
+                         r" redo and undo logs, and with these (\d+) are a trial",
+                         " ".join(SIZING.split()))
+    names = [(each["body"]["EncryptionContext"].get("key_id") or "the plugin's own").split("Key")[0]
+             for each in stage.kms.log()["requests"]]
+    asked = collections.Counter(names)
+    asked["INNODB"] -= tables
+    assert asked.pop("the plugin's own") == 2
+    seen = [asked.pop(name) for name in ("MySQLReplication", "INNODB", "DefaultMaster")]
+    assert list(map(int, told)) == [sum(seen), *seen] and not asked
 
 
 def test_requests_for_logs(stage):
