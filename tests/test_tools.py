@@ -238,6 +238,24 @@ def test_bench_goals_in_a_server(monkeypatch, step, just, beyond):
         assert in_mysql.step_rows(ours, theirs, 0)[step].met is None
 
 
+@pytest.mark.parametrize("knows", [False, True])
+def test_bench_has_rows_for_a_cache_once_the_plugin_has_one(monkeypatch, knows):
+    class Many:
+        tables, close = 1000, lambda self: None
+
+        def __init__(self, url: str | None) -> None:
+            self.url = url
+
+    def one_round(server: Many, cache: int) -> list[tuple[float, int]]:
+        server.knows_cache = knows and server.url is not None
+        return [(1.0, 1)] * 3
+
+    monkeypatch.setattr(in_mysql, "Many", Many)
+    monkeypatch.setattr(in_mysql, "one_round", one_round)
+    rows = in_mysql.many_tables(type("Kms", (), {"after_10": "http://there"}), {})
+    assert [row.name.partition("10 ms")[2] for row in rows] == [""] * 3 + [", cache 60 s"] * 3 * knows
+
+
 def test_the_part_of_a_quota_that_is_used():
     """Neither the burst of the first second counts, nor the end, when few are at work."""
     steady = [(second, 500 + 500 * second) for second in range(20)]
