@@ -160,9 +160,8 @@ def test_while_kms_hangs_each_table_costs_a_timeout(stage):
     stage.sql("CREATE DATABASE d")
     for number in range(tables):
         stage.sql(create(number))
-    stage.restart(NO_SCHEMA)
-    stage.kms.reset_log()
     assert stage.db.stop() == 0
+    stage.kms.reset_log()
     stage.kms.fault("Decrypt", "black_hole", times=0, after=1)
     began = time.monotonic()
     stage.start(NO_SCHEMA, timeout=int(timeout * 1000), connect_timeout=200, start_seconds=0)

@@ -216,9 +216,10 @@ def watched(process: subprocess.Popen, url: str) -> list[tuple[float, int]]:
 
 
 def used(seen: list[tuple[float, int]], whole: int) -> float:
-    """The part of the quota that is used while all are at work: from the second on for which a
-    full bucket lasts, until nine tenths are done."""
-    busy = [(when, let) for when, let in seen if let <= 0.9 * whole and when >= seen[0][0] + 1]
+    """The part of the quota that is used while all are at work: without the first second, which
+    has a full bucket, until nine tenths are done."""
+    began = min((when for when, let in seen if let > 0), default=0.0)
+    busy = [(when, let) for when, let in seen if let <= 0.9 * whole and when >= began + 1]
     if len(busy) < 2:
         return 0.0
     (since, first), (until, last) = busy[0], busy[-1]
@@ -229,9 +230,9 @@ def fleet_row(kms: Canned, cache: int) -> Row:
     rings, calls, url = times(RINGS, 5), times(CALLS, 20), kms.after_5
     kms.ask(url, f"/quota/{QUOTA}")
     words = ["fleet", harness.DATA, url, rings, calls, cache]
+    before = kms.ask(url)
     with subprocess.Popen([harness.OUT / "micro", *map(str, words)], text=True,
                           stdout=subprocess.PIPE) as process:
-        before = kms.ask(url)
         seen = watched(process, url)
         got = Medians(process.stdout.read())
     after = kms.ask(url)
