@@ -74,7 +74,8 @@
  *     committed length  how many bytes of the data file count as written
  *     torn end          what a crash left of a record that was being written
  *     keyring           all entries of one data file
- *     ring              a keyring that a program has opened
+ *     ring              a keyring that a program has opened; or, without a
+ *                       data file, AWS KMS alone
  *     table             the ring's entries in memory
  *     re-wrap           to have KMS re-encrypt every blob under the current
  *                       KMS key (SQL: keyring_aws_rotate_keys)
@@ -165,6 +166,11 @@
  * KEYRING_AWS_STATIC above the file's first include of this header. On Windows
  * the order does not matter. The implementation is C; in C++ only include it.
  *
+ * A later version may add members to our structs, and zero means that nothing
+ * changes. So name the members that you initialize, or begin with memset; a
+ * list of bare values brings warnings (-Wmissing-field-initializers), or puts
+ * them into other members.
+ *
  *
  * 4  ERRORS
  *
@@ -247,7 +253,8 @@
  * A ring belongs to the process that opened it. In a child process made by
  * fork() every function answers CONFIG, except kaws_close: there it frees
  * memory and closes files, but writes nothing, and says nothing to AWS KMS. The
- * child may open a ring of its own.
+ * child may open a ring of its own. If hooks.memory has a lock of its own that
+ * another thread held during fork(), kaws_close hangs in the child.
  *
  * A thread cannot be cancelled (pthread_cancel) while it is in a call: it
  * finishes the call first, and the thread's cancellation state is then as
@@ -432,7 +439,8 @@
  *     by id or    the account that KMS tells, if that account may be trusted:
  *     alias       it is in config.accounts; or, without config.accounts, in an
  *                 entry of the data file; or, if there is no entry either, it
- *                 is the first account that KMS tells. That one is logged.
+ *                 is the first account that KMS tells. That one is logged if
+ *                 there is a data file: its keys will need it for good.
  *     not at all  none, if config.accounts is set; otherwise the account of
  *                 the entries, if all have the same one; otherwise as above
  *
@@ -468,9 +476,9 @@
  * torn end, and is left as it is.
  *
  * The built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
- * library. KMS keys in custom key stores cannot make data keys. On Windows the
- * library passes its unit tests under wine; the plugin is untested there. macOS
- * is untested.
+ * library. It reads at most 64 KiB of a reply's header lines. KMS keys in
+ * custom key stores cannot make data keys. On Windows the library passes its
+ * unit tests under wine; the plugin is untested there. macOS is untested.
  *
  *
  * 10  RECIPES
@@ -661,29 +669,27 @@
  *         const char *error;
  *     } my_reply;
  *
- *     int         my_https_post(const kaws_request *q, my_reply *got);
- *     const char *my_header(const my_reply *got, const char *name);
- *     int64_t     my_unix_time(const char *http_date);
- *     void        my_forget(my_reply *got);
+ *     int  my_https_post(const kaws_request *q, my_reply *got);
+ *     void my_forget(my_reply *got);
  *
  *     static int
  *     my_send(void *ctx, const kaws_request *q, kaws_reply *r)
  *     {
- *         my_reply got;
- *         const char *pause;
+ *         my_reply got = { .error = "my_send sends POST only" };
+ *         const char *line;
+ *         size_t len;
  *
  *         (void)ctx;
- *         if (my_https_post(q, &got) != 0) {
+ *         if (q->method != NULL || my_https_post(q, &got) != 0) {
  *             (void)snprintf(r->text, sizeof r->text, "%s", got.error);
  *             return 1;
  *         }
  *         r->http = got.status;
- *         r->date = my_unix_time(my_header(&got, "Date"));
- *         (void)snprintf(r->request_id, sizeof r->request_id, "%s",
- *                        my_header(&got, "x-amzn-RequestId"));
- *         pause = my_header(&got, "x-amz-retry-after");
- *         if (*pause != '\0')
- *             r->retry_after_ms = (int)strtol(pause, NULL, 10);
+ *         for (line = got.head; *line != '\0'; line += len) {
+ *             len = strcspn(line, "\n");
+ *             len += line[len] == '\n';
+ *             kaws_reply_line(r, line, len);
+ *         }
  *         r->body_len = got.len;
  *         if (got.len <= r->body_max)
  *             memcpy(r->body, got.body, got.len);
@@ -696,9 +702,9 @@
  * reply; otherwise got->error says why. It keeps both timeouts, asks
  * q->cancelled, verifies the certificate, and follows no redirect. Several
  * threads may call it at once. If it opens a connection for each request, no
- * reply can be another's; hooks.send says what to do otherwise. my_header
- * returns "" for what is not there, my_unix_time 0. Both bodies may hold a key:
- * nothing copies q->body, and my_forget wipes the reply.
+ * reply can be another's; hooks.send says what to do otherwise. got->head has
+ * the lines of the reply's head. Both bodies may hold a key: nothing copies
+ * q->body, and my_forget wipes the reply.
  *
  *
  * 10.5  Use without threads
@@ -835,7 +841,7 @@ extern "C" {
     X(DENIED,      "AWS KMS does not allow it")                               \
     X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
     X(FOREIGN,     "the KMS key belongs to an account that is not trusted")   \
-    X(MISMATCH,    "the blob does not belong to that name")                   \
+    X(MISMATCH,    "the blob was sealed for something else")                  \
     X(NETWORK,     "AWS KMS could not be reached")                            \
     X(THROTTLED,   "AWS KMS throttled every attempt")                         \
     X(SERVICE,     "AWS KMS reported an error")                               \
@@ -869,11 +875,12 @@ typedef struct kaws_bytes {
     size_t         len;
 } kaws_bytes;
 
-/* A POST for the `send` hook. The hook borrows it for the time of the call. Of
- * the headers it adds only Content-Length and, if it likes, Connection. The
- * body may hold a key, so the hook must not copy it elsewhere. */
+/* A request for the `send` hook. The hook borrows it for the time of the call.
+ * Of the headers it adds only Content-Length and, if it likes, Connection. POST
+ * and PUT have a body, which may be empty; GET and HEAD have none. The body may
+ * hold a key, so the hook must not copy it elsewhere. */
 typedef struct kaws_request {
-    const char *url;
+    const char *url;              /* http: this machine, so use no proxy      */
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
     kaws_bytes  body;
     int         connect_timeout_ms, timeout_ms;
@@ -882,11 +889,24 @@ typedef struct kaws_request {
     /* If it is not NULL: ask it at least every 100 ms. 1: give up. */
     int       (*cancelled)(void *arg);
     void       *cancelled_arg;
+
+    const char *method;           /* "GET", "HEAD" or "PUT"; NULL: "POST"     */
 } kaws_request;
 
-/* What the hook fills. Before that, all is 0 except body, body_max and
- * retry_after_ms, which is -1. If the body does not fit, the hook sets body_len
- * to any value above body_max. */
+/* A header that is wanted of a reply. */
+typedef struct kaws_header {
+    const char *name;             /* in any case                              */
+    /* 1: `value` has it. 0: it did not come. -1: it cannot be used, because it
+     * came twice, in pieces, too long or not in printable ASCII; `value` is
+     * "". */
+    int         found;
+    char        value[256];
+} kaws_header;
+
+/* What the hook fills. Before that, all is 0 except body, body_max, what tells
+ * the wanted headers, and retry_after_ms, which is -1. If the body does not
+ * fit, the hook sets body_len to any value above body_max. A reply to HEAD has
+ * no body, whatever its length is said to be. */
 typedef struct kaws_reply {
     int      http;                /* HTTP status; 0 if no reply came          */
     uint8_t *body;                /* our buffer of body_max bytes             */
@@ -895,7 +915,20 @@ typedef struct kaws_reply {
     int      retry_after_ms;      /* x-amz-retry-after, or -1                 */
     char     request_id[64];      /* x-amzn-RequestId                         */
     char     text[128];           /* the transport's own words if it failed   */
+
+    kaws_header *headers;         /* ours; filled by kaws_reply_line alone    */
+    size_t   header_count;
 } kaws_reply;
+
+/* For a `send` hook: fills in date, retry_after_ms, request_id and headers. The
+ * hook calls it with each line of the reply's head, the first one too:
+ * "HTTP/1.1 200 OK", then "ETag: \"1b2c\"". The line has `len` bytes, with or
+ * without the end of the line. If a second head follows, because the first was
+ * an interim one (1xx), the hook goes on with that: it replaces the first. It
+ * leaves out the trailer of a chunked body. (A hook of before fills in the
+ * first three members itself. That still works with AWS KMS, where no headers
+ * are wanted.) */
+KAWS_API void kaws_reply_line(kaws_reply *r, const char *line, size_t len);
 
 /* All effects on the world except files; each can be replaced by itself. Any
  * thread may call a hook, also the threads that kaws_rewrap_all starts, and
@@ -923,7 +956,10 @@ typedef struct kaws_hooks {
      * server's certificate, and follow no redirect. Above all it must never
      * return a reply to another request: it must not reuse a connection on
      * which anything else has arrived, or whose last exchange was cut off. We
-     * refuse a reply whose request id we have seen before: KAWS_REPLY. */
+     * refuse a reply whose request id we have seen before: KAWS_REPLY. A hook
+     * that cannot send q->method sends nothing, says so in r->text, and returns
+     * 1. (All requests to AWS KMS are POST. If a hook sends POST for another
+     * method, AWS refuses the request, because the method is signed.) */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
     /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. A
@@ -963,10 +999,10 @@ typedef struct kaws_config {
 
 /* ---- open and close ---------------------------------------------------- */
 
-/* A ring: a keyring that is open. Any number of threads may call any functions
- * at once, except kaws_close, which must be the last call. The statuses that
- * are listed at a function do not repeat two: CONFIG in a forked child (section
- * 6), and CANCELLED where the call may wait. */
+/* A ring: a keyring that is open, or AWS KMS alone. Any number of threads may
+ * call any functions at once, except kaws_close, which must be the last call.
+ * The statuses that are listed at a function do not repeat two: CONFIG in a
+ * forked child (section 6), and CANCELLED where the call may wait. */
 typedef struct kaws kaws;
 
 /* Opens the keyring in cfg->data_file. If there is no such file, it creates an
@@ -974,7 +1010,8 @@ typedef struct kaws kaws;
  * That is right once: with must_exist or read_only, a missing file is refused,
  * and nothing is created: FILE, and err->os is ENOENT. It checks the whole
  * file, sends no KMS request, and copies the config with its strings. *ring is
- * NULL on failure; otherwise free it with kaws_close.
+ * NULL on failure; otherwise free it with kaws_close. Without cfg->data_file
+ * there is no keyring: see "AWS KMS without a data file" below.
  * ARGUMENT, CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY,
  * RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
@@ -1073,14 +1110,14 @@ KAWS_API void kaws_walk_end(kaws_walk *walk);
 
 /* ---- KMS keys, credentials, rotation ----------------------------------- */
 
-/* Makes this the KMS key (id, ARN or alias) that seals new keys, if it passes
- * kaws_check's tests; otherwise nothing changes. Keys sealed before stay
- * readable. A KMS key of an account that is not trusted is refused: FOREIGN. If
- * the ring's first KMS key was set by id or alias, without config.accounts, and
- * its account is not known yet, KMS is asked about that one first. If KMS does
- * not know it or denies it, an id or alias is accepted all the same, if its
- * account may be trusted; an ARN is not. ARGUMENT, FOREIGN, and the KMS
- * errors. */
+/* Makes this the KMS key (id, ARN or alias) that seals from now on, if it
+ * passes kaws_check's tests; otherwise nothing changes. What was sealed before
+ * stays readable. A KMS key of an account that is not trusted is refused:
+ * FOREIGN. If the ring's first KMS key was set by id or alias, without
+ * config.accounts, and its account is not known yet, KMS is asked about that
+ * one first. If KMS does not know it or denies it, an id or alias is accepted
+ * all the same, if its account may be trusted; an ARN is not. ARGUMENT,
+ * FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
@@ -1149,10 +1186,15 @@ typedef struct kaws_stats {
     int64_t  newest;              /* when the last key was made: Unix seconds */
 } kaws_stats;
 
-/* Fills *stats. No KMS request. */
+/* Fills *stats. No KMS request. Without a data file all figures but those of
+ * KMS are 0. */
 KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
 
 /* ---- AWS KMS without a data file ---------------------------------------
+ *
+ * A ring with a data file can do this as well. Without one, kaws_generate,
+ * kaws_store, kaws_fetch, kaws_remove and kaws_rewrap_all answer CONFIG, a walk
+ * is empty, and all else works.
  *
  * `ctx` may be NULL. On failure *out and the buffer at `plain`, as long as the
  * caller said, are all zeros. `out` may equal `in`; it is then unchanged on
@@ -1331,7 +1373,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  *      the system      lobby  sys  thread  disk
  *      basics          err  mem  buf  text  json  crypto
- *      a request       sigv4  url  curl  http  sources  creds
+ *      a request       sigv4  url  head  curl  http  sources  creds
  *      AWS KMS         arn  trust  fault  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
@@ -2796,8 +2838,8 @@ kaws__disk_locked_by_others(int fd, int slot)
  * ROOM  err      one sentence for the person who has to correct it
  * ==========================================================================
  * Uses: sys disk
- * Gives: err_put err_clear err_set err_os err_memory err_argument err_cancelled
- *        err_log err_others kaws_status_text kaws_version
+ * Gives: err_put err_clear err_set err_os err_decimal err_memory err_argument
+ *        err_cancelled err_log err_others kaws_status_text kaws_version
  *
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
@@ -2837,8 +2879,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_NO_NEWER     108, KAWS__WARNING, "AWS refuses the "          \
     "credentials, and reading them again failed: %s"
 #define KAWS__LOG_ALIAS        109, KAWS__WARNING, "the KMS key %s was %s and "\
-    "is %s now: new keys are sealed with the latter; if nobody meant to move " \
-    "the alias, set the KMS key by its ARN"
+    "is %s now, which seals from here on; if nobody meant to move the alias, " \
+    "set the KMS key by its ARN"
 #define KAWS__LOG_NO_DRY_RUN   110, KAWS__NOTE, "this KMS knows no dry run: "  \
     "it opens what it is asked about; AWS KMS would not"
 #define KAWS__LOG_UNPROVED     111, KAWS__WARNING, "keys are stored without "  \
@@ -2856,7 +2898,7 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "other refuses to: give each a file of its own"
 #define KAWS__LOG_UNLOCKED     116, KAWS__WARNING, "the data file is read "    \
     "without a lock, and is checked by its digests alone: %s"
-#define KAWS__LOG_LINKS        117, KAWS__WARNING, "the data file %s has %lu " \
+#define KAWS__LOG_LINKS        117, KAWS__WARNING, "the data file %s has %s "  \
     "names (hard links), so it cannot be replaced, and %s; remove the other "  \
     "names"
 #define KAWS__LOG_MOUNT        118, KAWS__WARNING, "the data file %s is a "    \
@@ -2864,10 +2906,10 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_FOLDER       119, KAWS__WARNING, "the folder %s cannot be "  \
     "changed, so %s (%s): let this process's user write to it"
 #define KAWS__LOG_TORN         120, KAWS__WARNING, "the end of the data file " \
-    "%s, %lu byte%s, is an entry whose writing was cut off before it was "     \
+    "%s, %s byte%s, is an entry whose writing was cut off before it was "      \
     "acknowledged; it was moved to %s%s, which you may delete"
 #define KAWS__LOG_TORN_LEFT    121, KAWS__WARNING, "the end of the data file " \
-    "%s, %lu byte%s, is an entry that was never acknowledged; it is not "      \
+    "%s, %s byte%s, is an entry that was never acknowledged; it is not "       \
     "read, and left as it is"
 #define KAWS__LOG_UNSETTLED    122, KAWS__WARNING, "%s; keys can be read"
 #define KAWS__LOG_NEW_FILE     123, KAWS__WARNING, "there was no data file "   \
@@ -2997,8 +3039,23 @@ kaws__err_fill(kaws_error *err, kaws_status status, int os,
     (kaws__err_fill(err, status, os, __VA_ARGS__), (status))
 
 
-/* For "%lu key%s": the number, and its s. */
-#define KAWS__COUNT(n) (unsigned long)(n), (n) == 1 ? "" : "s"
+/* The number in decimal. %lu would cut it where a long has 32 bits. */
+static const char *
+kaws__err_decimal(char out[24], uint64_t n)
+{
+    size_t i = 23;
+
+    do
+        out[--i] = (char)('0' + n % 10);
+    while ((n /= 10) > 0);
+    return out + i;
+}
+
+
+#define KAWS__DECIMAL(n) kaws__err_decimal((char[24]){ "" }, n)
+
+/* For "%s key%s": the number, and its s. */
+#define KAWS__COUNT(n) KAWS__DECIMAL(n), (n) == 1 ? "" : "s"
 
 
 /* There was no memory (or no lock, which is memory of the system's) for what
@@ -3857,7 +3914,7 @@ kaws__text_http_date(kaws_bytes text)
 /* ==========================================================================
  * ROOM  json     read and write the flat objects that KMS speaks
  * ==========================================================================
- * Uses: buf text
+ * Uses: err buf text
  * Gives: json_read | json_begin json_name json_string json_base64 json_number
  *        json_true json_end
  *
@@ -4237,10 +4294,7 @@ kaws__json_base64(kaws__buf *out, kaws_bytes data)
 static void
 kaws__json_number(kaws__buf *out, size_t value)
 {
-    char digits[24];
-
-    (void)snprintf(digits, sizeof digits, "%lu", (unsigned long)value);
-    kaws__buf_text(out, digits);
+    kaws__buf_text(out, KAWS__DECIMAL(value));
 }
 
 
@@ -4849,7 +4903,7 @@ kaws_amz_date(char out[17], int64_t when)
  * ROOM  url      which hosts and which proxies can be meant
  * ==========================================================================
  * Uses: sys err buf text
- * Gives: url_host_ok url_proxy_ok url_check_proxy
+ * Gives: url_host_ok url_origin url_proxy_ok url_check_proxy
  *
  * libcurl has a parser for URLs since 7.62. We support 7.54, and an endpoint is
  * checked in programs without libcurl, too, so this room checks by itself. It
@@ -4882,6 +4936,18 @@ kaws__url_host_ok(kaws_bytes text)
     return *end == '\0' ||
            (*end == ':' && kaws__text_number(kaws__buf_of(end + 1), 65535,
                                              &port) && port > 0);
+}
+
+
+/* The part that says whom a request is for: "https://host:port". */
+static kaws_bytes
+kaws__url_origin(const char *url)
+{
+    const char *host = strstr(url, "://");
+
+    host = host != NULL ? host + 3 : url;
+    return (kaws_bytes){ (const uint8_t *)url,
+                         (size_t)(host - url) + strcspn(host, "/?#") };
 }
 
 
@@ -4954,14 +5020,113 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 
 
 /* ==========================================================================
+ * ROOM  head     what the header lines of a reply say
+ * ==========================================================================
+ * Uses: buf text
+ * Gives: head_begin kaws_reply_line
+ *
+ * The built-in sender and the caller's `send` hook hand over the same lines, so
+ * they are read in one way. Whatever was not sent as one whole line is not
+ * believed: a header that came twice, or in several lines.
+ */
+
+/* Nothing is known yet; or what is known was said of another reply. */
+static void
+kaws__head_begin(kaws_reply *r)
+{
+    size_t i;
+
+    r->date = 0;
+    r->retry_after_ms = -1;
+    r->request_id[0] = '\0';
+    for (i = 0; r->headers != NULL && i < r->header_count; i++) {
+        r->headers[i].found = 0;
+        r->headers[i].value[0] = '\0';
+    }
+}
+
+
+/* Keeps the value, if that header is wanted. name NULL: the line goes on with
+ * the header before it. Nobody knows which one that was, so none is believed.
+ */
+static void
+kaws__head_keep(kaws_reply *r, const kaws_bytes *name, kaws_bytes value)
+{
+    size_t i, printable = 0;
+
+    while (printable < value.len && value.at[printable] >= ' ' &&
+           value.at[printable] <= '~')
+        printable++;
+    for (i = 0; r->headers != NULL && i < r->header_count; i++) {
+        kaws_header *h = &r->headers[i];
+        if (name != NULL && !kaws__text_alike(*name, h->name))
+            continue;
+        h->found = name != NULL && h->found == 0 && printable == value.len &&
+                   kaws__buf_copy_text(h->value, sizeof h->value, value)
+                   ? 1 : -1;
+        if (h->found < 0)
+            h->value[0] = '\0';
+    }
+}
+
+
+/* A header. A request id that is too long (AWS's have 36 bytes) is cut and ends
+ * in a digest of the whole id, so two ids that begin alike stay two. */
+static void
+kaws__head_field(kaws_reply *r, kaws_bytes name, kaws_bytes value)
+{
+    const size_t most = sizeof r->request_id - 1;
+    uint64_t digest;
+    uint32_t ms;
+
+    if (kaws__text_alike(name, "date")) {
+        r->date = kaws__text_http_date(value);
+    } else if (kaws__text_alike(name, "x-amzn-requestid")) {
+        digest = kaws__buf_digest(value);
+        memset(r->request_id, 0, sizeof r->request_id);
+        memcpy(r->request_id, value.at, value.len < most ? value.len : most);
+        if (value.len > most)
+            kaws__text_hex(r->request_id + most - 16, (uint8_t *)&digest, 8);
+    } else if (kaws__text_alike(name, "x-amz-retry-after") &&
+               kaws__text_number(value, 3600000, &ms)) {
+        r->retry_after_ms = (int)ms;
+    }
+    kaws__head_keep(r, &name, value);
+}
+
+
+/* see Part II */
+KAWS_API void
+kaws_reply_line(kaws_reply *r, const char *line, size_t len)
+{
+    kaws_bytes name = { (const uint8_t *)line, 0 }, value = name;
+    const char *colon = len > 0 ? memchr(line, ':', len) : NULL;
+
+    if (len > 5 && memcmp(line, "HTTP/", 5) == 0)     /* a reply begins       */
+        kaws__head_begin(r);
+    if (len > 0 && (*line == ' ' || *line == '\t'))
+        kaws__head_keep(r, NULL, value);
+    if (colon == NULL)
+        return;
+    name.len = (size_t)(colon - line);
+    value.at = name.at + name.len + 1;
+    value.len = len - name.len - 1;
+    while (value.len > 0 && memchr(" \t\r\n", *value.at, 4) != NULL)
+        value.at++, value.len--;
+    while (value.len > 0 && memchr(" \t\r\n", value.at[value.len - 1], 4))
+        value.len--;
+    kaws__head_field(r, name, value);
+}
+
+
+/* ==========================================================================
  * ROOM  curl     the built-in sender: requests over libcurl's connections
  * ==========================================================================
- * Uses: sys thread disk err mem buf text url
+ * Uses: sys thread disk err mem buf text url head
  * Gives: curl_open curl_close curl_send curl_done curl_distrust
  *
  * This room stands above room http, because room http chooses between it and
- * the caller's `send` hook. It reads a reply's header lines itself: no other
- * sender has any.
+ * the caller's `send` hook.
  *
  * A connection is used again only if its last exchange was clean, as section 8
  * of the manual explains, and if the connection is silent now: nothing more
@@ -4988,7 +5153,8 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 
 #define KAWS__CURL_IDLE     64    /* connections kept for the next request    */
 #define KAWS__CURL_IDLE_S   20    /* AWS closes idle connections; so do we    */
-#define KAWS__CURL_LINES    16    /* most header lines                        */
+#define KAWS__CURL_LINES    24    /* most header lines of a request           */
+#define KAWS__CURL_HEAD_MAX 65536 /* bytes of all header lines of a reply     */
 #define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
 #define KAWS__CURL_CA_MAX 16777216    /* and to read at all, once a connection*/
 
@@ -5000,7 +5166,7 @@ typedef struct kaws__conn {       /* one connection, and what owns it         */
     int64_t       used_us;        /* when the last reply was complete         */
     unsigned      era;            /* the sender's when this was lent last     */
     int           sound;          /* no surplus came with the last reply      */
-    char          url[KAWS__URL_MAX];    /* the only one it serves            */
+    char          origin[KAWS__URL_MAX]; /* all that it serves                */
 } kaws__conn;
 
 typedef struct kaws__sender {
@@ -5026,7 +5192,8 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     struct curl_slist lines[KAWS__CURL_LINES];
     size_t sent;                  /* of the body                              */
     size_t first;                 /* where the trailing spaces begin          */
-    int    headed;                /* the reply's head is complete             */
+    size_t head;                  /* bytes of the reply's header lines so far */
+    int    headed;                /* and they are complete                    */
     int    overread;              /* libcurl may have read beyond the reply   */
     struct curl_tlssessioninfo tls;
     char   error[CURL_ERROR_SIZE];
@@ -5144,60 +5311,26 @@ kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* Stores the value of a header that we need. A request id that is too long
- * (AWS's have 36 bytes) is cut and ends in a digest of the whole id, so two ids
- * that begin alike stay two.
- * libcurl drops without a word what it has read behind a chunked body, so the
- * connection is not used again. KMS sends no chunked bodies. */
-static void
-kaws__curl_field(kaws__transfer *t, kaws_bytes name, kaws_bytes value)
-{
-    const size_t most = sizeof t->r->request_id - 1;
-    kaws_reply *r = t->r;
-    uint64_t digest;
-    uint32_t ms;
-
-    while (value.len > 0 && (*value.at == ' ' || *value.at == '\t'))
-        value.at++, value.len--;
-    while (value.len > 0 && value.at[value.len - 1] <= ' ')
-        value.len--;
-    if (kaws__text_alike(name, "date")) {
-        r->date = kaws__text_http_date(value);
-    } else if (kaws__text_alike(name, "x-amzn-requestid")) {
-        digest = kaws__buf_digest(value);
-        memset(r->request_id, 0, sizeof r->request_id);
-        memcpy(r->request_id, value.at, value.len < most ? value.len : most);
-        if (value.len > most)
-            kaws__text_hex(r->request_id + most - 16, (uint8_t *)&digest, 8);
-    } else if (kaws__text_alike(name, "x-amz-retry-after") &&
-               kaws__text_number(value, 3600000, &ms)) {
-        r->retry_after_ms = (int)ms;
-    } else if (kaws__text_alike(name, "transfer-encoding")) {
-        t->overread = 1;
-    }
-}
-
-
 /* Lines behind the head are the trailer of a chunked body: we ignore them.
  * A head that libcurl counts as a 1xx is not the reply's. libcurl tells its TLS
- * session only while it is at work, so we ask here. */
+ * session only while it is at work, so we ask here. It drops without a word
+ * what it has read behind a chunked body, so such a connection is not used
+ * again. KMS sends no chunked bodies. */
 static size_t
 kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
 {
+    static const char chunked[] = "transfer-encoding:";
     struct curl_tlssessioninfo *tls = NULL;
     kaws__transfer *t = to;
-    const size_t len = size * count;
+    const size_t len = size * count, n = strlen(chunked);
+    const kaws_bytes name = { (const uint8_t *)data, n };
     long http = 0;
-    kaws_bytes name = { (const uint8_t *)data, 0 }, value;
-    const char *colon = memchr(data, ':', len);
 
+    t->head += len;
+    if (t->head > KAWS__CURL_HEAD_MAX)
+        return 0;
     if (t->headed)
         return len;
-    if (len > 5 && memcmp(data, "HTTP/", 5) == 0) {   /* another reply begins */
-        t->r->date = 0;
-        t->r->retry_after_ms = -1;
-        t->r->request_id[0] = '\0';
-    }
     if (len > 0 && (*data == '\r' || *data == '\n')) {
         (void)curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &http);
         (void)curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
@@ -5205,12 +5338,8 @@ kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
         if (tls != NULL)
             t->tls = *tls;
     }
-    if (colon != NULL) {
-        name.len = (size_t)(colon - data);
-        value.at = name.at + name.len + 1;
-        value.len = len - name.len - 1;
-        kaws__curl_field(t, name, value);
-    }
+    t->overread |= len >= n && kaws__text_alike(name, chunked);
+    kaws_reply_line(t->r, data, len);
     return len;
 }
 
@@ -5236,7 +5365,8 @@ kaws__curl_on_read(char *out, size_t size, size_t count, void *from)
 
     if (len > size * count)
         len = size * count;
-    memcpy(out, t->q->body.at + t->sent, len);
+    if (len > 0)
+        memcpy(out, t->q->body.at + t->sent, len);
     t->sent += len;
     return len;
 }
@@ -5275,7 +5405,7 @@ kaws__curl_conn_free(kaws__sender *s, kaws__conn *conn)
 
 
 static kaws__conn *
-kaws__curl_conn_new(kaws__sender *s, const char *url)
+kaws__curl_conn_new(kaws__sender *s, kaws_bytes origin)
 {
     kaws__conn *conn = kaws__mem_new(s->hooks, sizeof *conn);
 
@@ -5288,14 +5418,14 @@ kaws__curl_conn_new(kaws__sender *s, const char *url)
         curl_share_setopt(conn->share, CURLSHOPT_SHARE,
                           CURL_LOCK_DATA_SSL_SESSION) == CURLSHE_OK &&
         curl_multi_setopt(conn->multi, CURLMOPT_MAXCONNECTS, 1L) == CURLM_OK &&
-        kaws__buf_copy_text(conn->url, sizeof conn->url, kaws__buf_of(url)))
+        kaws__buf_copy_text(conn->origin, sizeof conn->origin, origin))
         return conn;
     kaws__curl_conn_free(s, conn);
     return NULL;
 }
 
 
-/* Lends a conn to the caller until kaws__curl_done(): the idle one of that URL
+/* Lends a conn to the caller until kaws__curl_done(): the idle one of that host
  * that was used last, or a new one. A conn whose connection has ended, was
  * distrusted or has not been silent since its last reply is lent as well,
  * because it keeps the CA certificates and a TLS session to resume; libcurl
@@ -5306,20 +5436,22 @@ static kaws__conn *
 kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
     struct curl_waitfd fd = { CURL_SOCKET_BAD, CURL_WAIT_POLLIN, 0 };
+    const kaws_bytes origin = kaws__url_origin(q->url);
     kaws__conn *conn = NULL, **at = &s->idle;
     int readable = 0;
     unsigned era;
 
     kaws__thread_lock(&s->lock);
     era = s->era;
-    while (*at != NULL && strcmp((*at)->url, q->url) != 0)
+    while (*at != NULL &&
+           !kaws__buf_same(kaws__buf_of((*at)->origin), origin))
         at = &(*at)->next;
     if (*at != NULL && !q->fresh_connection) {
         conn = *at;
         *at = conn->next;
     }
     kaws__thread_unlock(&s->lock);
-    if (conn == NULL && (conn = kaws__curl_conn_new(s, q->url)) == NULL)
+    if (conn == NULL && (conn = kaws__curl_conn_new(s, origin)) == NULL)
         return NULL;
     fd.fd = conn->sock;
     if (conn->era != era || conn->sock == CURL_SOCKET_BAD ||
@@ -5367,34 +5499,55 @@ kaws__curl_distrust(kaws__sender *s)
 
 /* ---- one request ------------------------------------------------------- */
 
+/* The option that makes libcurl send that method; 0: we send none such. */
+static CURLoption
+kaws__curl_method(const char *method)
+{
+    static const struct { const char *name; CURLoption option; } known[] = {
+        { "POST", CURLOPT_POST }, { "GET", CURLOPT_HTTPGET },
+        { "HEAD", CURLOPT_NOBODY }, { "PUT", CURLOPT_UPLOAD }
+    };
+    size_t i;
+
+    for (i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (method == NULL || strcmp(known[i].name, method) == 0)
+            return known[i].option;
+    return (CURLoption)0;
+}
+
+
 /* Sets what the request is, and what holds for every request. An older libcurl
  * or another TLS library may not know the options that are cast to void; it
  * must know all others.
  * SUPPRESS_CONNECT_HEADERS keeps the head of a proxy's answer to CONNECT from
  * us: before 8.1, a proxy could spoil the heap by it. With CAINFO, the folder
  * of CAs that libcurl was built with would count as well. Plain HTTP is for
- * this machine alone, so no proxy may get it. A body without a plaintext is
- * handed over whole, and goes out with the headers in one piece. */
+ * this machine alone, so no proxy may get it. A POST's body without a plaintext
+ * is handed over whole, and goes out with the headers in one piece. The method
+ * is set last, because POSTFIELDS sets one, too. */
 static int
 kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 {
     const kaws_request *q = t->q;
     const int plain = strncmp(q->url, "http:", 5) == 0;
+    const CURLoption method = kaws__curl_method(q->method);
+    const int whole = method == CURLOPT_POST && t->first == q->body.len;
     const struct { CURLoption option; long value; } numbers[] = {
         { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }, { CURLOPT_NOSIGNAL, 1 },
         { CURLOPT_SSL_VERIFYPEER, 1 }, { CURLOPT_SSL_VERIFYHOST, 2 },
-        { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2 }, { CURLOPT_POST, 1 },
+        { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2 },
         { CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_1_1 },
         { CURLOPT_FOLLOWLOCATION, 0 }, { CURLOPT_TIMEOUT_MS, q->timeout_ms },
         { CURLOPT_CONNECTTIMEOUT_MS, q->connect_timeout_ms },
         { CURLOPT_POSTFIELDSIZE, (long)q->body.len },
+        { CURLOPT_INFILESIZE, (long)q->body.len },
         { CURLOPT_FRESH_CONNECT, t->conn->sock == CURL_SOCKET_BAD },
         { CURLOPT_VERBOSE, t->s->old }
     };
     const struct { CURLoption option; const void *value; } pointers[] = {
         { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
         { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
-        { CURLOPT_POSTFIELDS, t->first == q->body.len ? q->body.at : NULL },
+        { CURLOPT_POSTFIELDS, whole ? q->body.at : NULL },
         { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
         { CURLOPT_WRITEDATA, t }, { CURLOPT_HEADERDATA, t },
         { CURLOPT_DEBUGDATA, t }, { CURLOPT_ERRORBUFFER, t->error }
@@ -5406,6 +5559,7 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
         bad |= curl_easy_setopt(e, numbers[i].option, numbers[i].value);
     for (i = 0; i < sizeof pointers / sizeof pointers[0]; i++)
         bad |= curl_easy_setopt(e, pointers[i].option, pointers[i].value);
+    bad |= curl_easy_setopt(e, method, 1L);
     bad |= curl_easy_setopt(e, CURLOPT_READFUNCTION, kaws__curl_on_read);
     bad |= curl_easy_setopt(e, CURLOPT_SEEKFUNCTION, kaws__curl_on_seek);
     bad |= curl_easy_setopt(e, CURLOPT_WRITEFUNCTION, kaws__curl_on_body);
@@ -5432,7 +5586,9 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 /* Runs the transfer to its end, and decides whether there is a reply and
  * whether the connection may be used again, as far as this room can tell. The
  * reply must have come over a new connection, or over the one that was found
- * silent.
+ * silent. libcurl drops without a word what it has read behind a reply without
+ * a body (to HEAD, for example), so after one a new connection is opened, which
+ * resumes the TLS session.
  * An old libcurl has nothing to wait for while its resolver is at work: if that
  * happens twice in a row, we pause. */
 static CURLcode
@@ -5475,6 +5631,8 @@ kaws__curl_perform(const kaws__transfer *t)
     if (opened == 0 && (before == CURL_SOCKET_BAD ||
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
+    if (t->r->body_len == 0)
+        sock = CURL_SOCKET_BAD;           /* what came behind such a reply?   */
     conn->sound = sock == CURL_SOCKET_BAD ||
                   (!t->overread && kaws__curl_tls_silent(t));
     conn->sock = sock;
@@ -5500,8 +5658,9 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
         r->http = (int)http;
         return KAWS_OK;
     }
-    if (code == CURLE_OUT_OF_MEMORY && http != 0)
-        words = "a header of the reply is far too long, or out of memory";
+    if (t->head > KAWS__CURL_HEAD_MAX ||
+        (code == CURLE_OUT_OF_MEMORY && http != 0))
+        words = "the reply's headers are far too long, or out of memory";
     (void)snprintf(r->text, sizeof r->text, "%.127s",
                    words[0] != '\0' ? words : kind);
     for (i = 3; i >= 0; i--) {
@@ -5640,7 +5799,7 @@ kaws__curl_close(kaws__sender *s)
 /* ==========================================================================
  * ROOM  http     send one request, get the reply that was made for it
  * ==========================================================================
- * Uses: thread err mem buf text curl
+ * Uses: thread err mem buf text url head curl
  * Gives: http_open http_abandon http_close http_send http_done http_forget
  *        http_distrust
  *
@@ -5651,11 +5810,11 @@ kaws__curl_close(kaws__sender *s)
  * reply. That room says so by kaws__http_done.
  */
 
-#define KAWS__HTTP_URLS  32       /* more than a ring uses: one a region      */
-#define KAWS__HTTP_IDS  256       /* request ids remembered of each URL       */
+#define KAWS__HTTP_HOSTS 32       /* more than a ring uses: one a region      */
+#define KAWS__HTTP_IDS  256       /* request ids remembered of each host      */
 
-typedef struct kaws__seen {       /* the last request ids of one URL          */
-    uint64_t url;                 /* its digest                               */
+typedef struct kaws__seen {       /* the last request ids of one host         */
+    uint64_t host;                /* its digest                               */
     uint64_t ids[KAWS__HTTP_IDS];     /* their digests                        */
     unsigned count;               /* of all so far                            */
 } kaws__seen;
@@ -5664,8 +5823,8 @@ typedef struct kaws__http {
     const kaws_hooks *hooks;
     void       *sender;           /* the built-in one; NULL: hooks->send      */
     kaws__lock  lock;             /* guards all below                         */
-    unsigned    urls;             /* of all so far                            */
-    kaws__seen  seen[KAWS__HTTP_URLS];
+    unsigned    hosts;            /* of all so far                            */
+    kaws__seen  seen[KAWS__HTTP_HOSTS];
 } kaws__http;
 
 
@@ -5705,23 +5864,23 @@ kaws__http_close(kaws__http *http)
 
 
 /* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
- * so a reply that repeats one answers another request. Each URL has its own, so
- * a busy host does not push out the ids of a quiet one. If two digests
+ * so a reply that repeats one answers another request. Each host has its own,
+ * so a busy host does not push out the ids of a quiet one. If two digests
  * collide, a good reply counts as repeated; a repeated one is never missed. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
-    const uint64_t host = kaws__buf_digest(kaws__buf_of(url));
+    const uint64_t host = kaws__buf_digest(kaws__url_origin(url));
     const uint64_t digest = kaws__buf_digest(kaws__buf_of(id));
-    kaws__seen *seen = http->seen, *end = seen + KAWS__HTTP_URLS;
+    kaws__seen *seen = http->seen, *end = seen + KAWS__HTTP_HOSTS;
     unsigned i = 0;
 
     kaws__thread_lock(&http->lock);
-    while (seen < end && seen->url != host)
+    while (seen < end && seen->host != host)
         seen++;
     if (seen == end) {
-        seen = &http->seen[http->urls++ % KAWS__HTTP_URLS];
-        *seen = (kaws__seen){ .url = host };
+        seen = &http->seen[http->hosts++ % KAWS__HTTP_HOSTS];
+        *seen = (kaws__seen){ .host = host };
     }
     while (i < KAWS__HTTP_IDS && seen->ids[i] != digest)
         i++;
@@ -5752,27 +5911,33 @@ kaws__http_forget(const kaws__http *http, kaws_reply *r)
 }
 
 
-/* Sends the request; *r may still hold the last attempt's reply. OK, NETWORK,
- * CONFIG and CANCELLED are kaws__curl_send's; REPLY: the reply repeats a
- * request id. The caller judges the reply, and hands *lent to kaws__http_done
- * then. */
+/* Sends the request. *r says which headers are wanted, and may still hold the
+ * last attempt's reply. OK, NETWORK, CONFIG and CANCELLED are those of
+ * kaws__curl_send; REPLY: the reply repeats a request id. (Some services send
+ * none.) The caller judges the reply, and hands *lent to kaws__http_done then.
+ */
 static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
     const kaws_hooks *hooks = http->hooks;
+    kaws_header *headers = r->headers;    /* a hook may forget what is ours   */
+    const size_t count = r->header_count;
     char *id = r->request_id, *end = id;
     kaws_status status;
 
     if (r->body_len > 0)
         kaws__http_forget(http, r);
     *r = (kaws_reply){ .body = r->body, .body_max = r->body_max,
-                       .retry_after_ms = -1 };
+                       .headers = headers, .header_count = count };
+    kaws__head_begin(r);
     *lent = NULL;
     if (http->sender != NULL)
         status = kaws__curl_send(http->sender, q, r, lent);
     else
         status = hooks->send(hooks->ctx, q, r) == 0 ? KAWS_OK : KAWS_NETWORK;
+    r->headers = headers;
+    r->header_count = count;
     r->text[sizeof r->text - 1] = '\0';
     r->request_id[sizeof r->request_id - 1] = '\0';
     for (; *id != '\0'; id++)             /* AWS's have nothing else         */
@@ -6777,7 +6942,7 @@ static kaws_status
 kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 {
     static const char *const words[][2] = {
-        { "the key was sealed by the KMS key", "" },
+        { "the blob was sealed by the KMS key", "" },
         { "that is the KMS key", "" },
         { "AWS KMS sealed with the KMS key",
           "name the KMS key by its ARN, or " }
@@ -6967,10 +7132,13 @@ static const kaws__fault kaws__faults[] = {
     KAWS__FAULT("UnsupportedOperation", KMS_KEY, QUOTE,
                 "this kind of KMS key cannot do that"),
     KAWS__FAULT("InvalidCiphertext", MISMATCH, NONE,
+                "it was sealed with another encryption context, or it is "
+                "damaged"),
+    KAWS__FAULT("InvalidCiphertext-entry", MISMATCH, NONE,
                 "it was sealed for another name or another file, or it is "
                 "damaged"),
     KAWS__FAULT("IncorrectKey", MISMATCH, NONE,
-                "it was sealed by another KMS key than its entry says"),
+                "another KMS key sealed it than the one that was named"),
     KAWS__FAULT("LimitExceeded", SERVICE, QUOTE,
                 "a KMS key can be rotated on demand 25 times"),
     KAWS__FAULT("Conflict", SERVICE, QUOTE, "try again later"),
@@ -7090,6 +7258,7 @@ typedef struct kaws__op {         /* an operation                             */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
+    int          entry;           /* what is opened is an entry's             */
     kaws__cancel cancel;          /* who may end it                           */
     int          cancelled;       /* and has said so                          */
 } kaws__op;
@@ -7414,6 +7583,8 @@ kaws__calls_refused(kaws__call *c)
 
     c->typed = type[0] != '\0';
     c->cures = fault->cures;
+    if (c->op->entry && strncmp(type, "InvalidCiphertext", 17) == 0)
+        advice = kaws__fault_of("InvalidCiphertext-entry", 400)->advice;
     c->clean = c->typed && c->r.http >= 400 && c->r.http <= 499 &&
                c->r.http != 408 && c->r.http != 425;
     if (status == KAWS_OK && c->clean && (c->action->flags & KAWS__DRY))
@@ -7483,8 +7654,8 @@ kaws__calls_answered(kaws__call *c)
     }
     if (wrong == NULL)
         return KAWS_OK;
-    (void)snprintf(words, sizeof words, "%s, at byte %lu", wrong,
-                   (unsigned long)offset);
+    (void)snprintf(words, sizeof words, "%s, at byte %s", wrong,
+                   KAWS__DECIMAL(offset));
     return kaws__calls_nonsense(c, words);
 }
 
@@ -7702,7 +7873,7 @@ kaws__kms_has_key(const kaws__op *op)
     if (op->target.key_id[0] != '\0')
         return KAWS_OK;
     return kaws__err_set(op->err, KAWS_CONFIG, "no KMS key is set to "
-                         "seal keys with: kms_key_id has to be set");
+                         "seal with: kms_key_id has to be set");
 }
 
 
@@ -7896,9 +8067,9 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
         (got != expect.len ||
          (expect.at != NULL && memcmp(c.r.body, expect.at, got) != 0)))
         status = kaws__err_set(op->err, KAWS_MISMATCH, "the blob opens "
-                               "to %lu byte%s, not to what was sealed, which "
-                               "has %lu", KAWS__COUNT(got),
-                               (unsigned long)expect.len);
+                               "to %s byte%s, not to what was sealed, which "
+                               "has %s", KAWS__COUNT(got),
+                               KAWS__DECIMAL(expect.len));
     if (status == KAWS_OK && (flags & KAWS__LEARNS))
         status = kaws__trust_check(&op->calls->trust, arn, KAWS__SEALED,
                                    op->err);
@@ -8080,7 +8251,7 @@ kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
         status = kaws__kms_decrypt(op, 0, ctx, in, view, NULL, &none);
     if (status == KAWS_MISMATCH && view.len > 0)
         status = kaws__kms_mixed_up(op->calls, "AWS KMS opened a blob, and not "
-                                    "to the same key a second time",
+                                    "to the same bytes a second time",
                                     op->err);
     kaws_wipe(plain, sizeof plain);
     return status;
@@ -8612,8 +8783,8 @@ kaws__store_damaged(const char *name, uint64_t at, const char *what,
                     kaws_error *err)
 {
     return kaws__err_set(err, KAWS_CORRUPT, "the data file %s is damaged at "
-                         "byte %lu: %s; nothing was changed; restore it from "
-                         "a backup", name, (unsigned long)at, what);
+                         "byte %s: %s; nothing was changed; restore it from "
+                         "a backup", name, KAWS__DECIMAL(at), what);
 }
 
 
@@ -8651,9 +8822,9 @@ kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
                                    "keyring_aws: its name may be wrong", err);
     if (kaws__store_get(at + 8, 4) != KAWS__STORE_VERSION)
         return kaws__err_set(err, KAWS_CORRUPT, "the data file %s has format "
-                             "version %lu, at byte 8, and this keyring_aws "
+                             "version %s, at byte 8, and this keyring_aws "
                              "knows version 1: use a newer one", name,
-                             (unsigned long)kaws__store_get(at + 8, 4));
+                             KAWS__DECIMAL(kaws__store_get(at + 8, 4)));
     found->epoch = (uint32_t)kaws__store_get(at + 12, 4);
     memcpy(found->file_id, at + 16, 16);
     found->committed = kaws__store_get(at + KAWS__STORE_COMMITTED, 8);
@@ -9329,7 +9500,7 @@ kaws__file_foresee(const kaws__file *f)
 
     if (f->stat.links > 1)
         kaws__err_log(f->hooks, KAWS__LOG_LINKS, f->shown,
-                      (unsigned long)f->stat.links, then);
+                      KAWS__DECIMAL(f->stat.links), then);
     if (kaws__disk_is_mount(f->path))
         kaws__err_log(f->hooks, KAWS__LOG_MOUNT, f->shown, then);
     if (os != 0)
@@ -9734,11 +9905,11 @@ kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
         kaws__file_mend_links(f);
     kaws__file_leave(f);
     if (status == KAWS_OK && f->stat.links > 1)
-        status = kaws__err_set(err, KAWS_FILE, "the data file %s has %lu names "
+        status = kaws__err_set(err, KAWS_FILE, "the data file %s has %s names "
                                "(hard links), and replacing it would leave "
                                "an older keyring under the others; nothing was "
                                "changed; remove the other names", f->shown,
-                               (unsigned long)f->stat.links);
+                               KAWS__DECIMAL(f->stat.links));
     if (status != KAWS_OK)
         return status;
     w->fd = -1;
@@ -10391,11 +10562,11 @@ typedef enum kaws__intent { KAWS__TO_FETCH, KAWS__TO_REMOVE, KAWS__TO_ADD }
 static kaws_status
 kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
-    if (intent != KAWS__TO_FETCH && v->read_only)
-        return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
     if (!v->has_file)
         return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
                              "data_file has to be set");
+    if (intent != KAWS__TO_FETCH && v->read_only)
+        return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
     if (intent == KAWS__TO_ADD && v->uncertain)
         return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the "
                              "middle of an earlier change to %s: reopen the "
@@ -10553,7 +10724,7 @@ kaws__vault_state(const kaws__vault *v, char out[80])
     char sum[9];
 
     kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    (void)snprintf(out, 80, "%lu key%s, checksum begins with %s",
+    (void)snprintf(out, 80, "%s key%s, checksum begins with %s",
                    KAWS__COUNT(v->table.count), sum);
     return out;
 }
@@ -10784,7 +10955,7 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 
     if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
         kaws__thread_turn_init(&v->turn, KAWS__RANK_TURN) != 0)
-        return kaws__err_memory(err, "making a lock for the keyring");
+        return kaws__err_memory(err, "making a lock for the ring");
     v->hooks = hooks;
     v->trust = trust;
     v->read_only = cfg->read_only;
@@ -10883,7 +11054,7 @@ kaws__rewrap_open(kaws__rewrap *w, const kaws_hooks *hooks, kaws__calls *kms,
                   kaws__vault *vault, int parallel, kaws_error *err)
 {
     if (kaws__thread_lock_init(&w->lock, KAWS__RANK_REWRAP) != 0)
-        return kaws__err_memory(err, "making a lock for the keyring");
+        return kaws__err_memory(err, "making a lock for the ring");
     w->hooks = hooks;
     w->kms = kms;
     w->vault = vault;
@@ -10946,8 +11117,8 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
     }
     if (status != KAWS_OK || same)
         kaws__err_log(w->hooks, KAWS__LOG_ROTATION, target.key_id, same
-                      ? "still seals with the old key material: re-wrap the "
-                        "keys later" : "whether it is done could not be seen: ",
+                      ? "still seals with the old key material: re-encrypt "
+                        "later" : "whether it is done could not be seen: ",
                       err->text);
     kaws__err_clear(err);
     return KAWS_OK;
@@ -10981,6 +11152,7 @@ kaws__rewrap_op(kaws__run *run, kaws_error *err)
     kaws__op op = kaws__calls_op(run->rewrap->kms, err);
 
     op.target = run->target;
+    op.entry = 1;
     op.cancel = run->cancel;
     return op;
 }
@@ -11156,8 +11328,8 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
     status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
     if (status == KAWS_OK && w->total > 0)
         status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
-                               "running: %lu of %lu key%s done",
-                               (unsigned long)w->done, KAWS__COUNT(w->total));
+                               "running: %s of %s key%s done",
+                               KAWS__DECIMAL(w->done), KAWS__COUNT(w->total));
     if (status == KAWS_OK)
         w->total = run.max;
     kaws__thread_unlock(&w->lock);
@@ -11280,7 +11452,7 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
         if (*texts[i] != NULL)
             kaws__buf_put(&ring->strings, *texts[i], strlen(*texts[i]) + 1);
     if (ring->strings.failed)
-        return kaws__err_memory(err, "opening the keyring");
+        return kaws__err_memory(err, "opening the ring");
     at = (char *)ring->strings.at;
     for (i = 0; i < COUNT; i++) {
         if (*texts[i] == NULL)
@@ -11383,7 +11555,7 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     if (r == NULL ||
         kaws__thread_turn_init(&r->settings, KAWS__RANK_SETTINGS) != 0) {
         kaws__mem_free(&config.hooks, r, sizeof *r);
-        (void)kaws__err_memory(err, "opening the keyring");
+        (void)kaws__err_memory(err, "opening the ring");
         return kaws__ring_leave(&door, KAWS_MEMORY);
     }
     r->hooks = config.hooks;
@@ -11527,6 +11699,7 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     key->bytes = kaws__mem_new(&ring->hooks, len);
     memcpy(key->type, copy.bound.type, sizeof key->type);
     op = kaws__calls_op(&ring->kms, err);
+    op.entry = 1;
     if (key->bytes == NULL)
         (void)kaws__err_memory(err, "fetching a key");
     else
@@ -11954,9 +12127,9 @@ kaws_kms_decrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     if (kaws__ring_given(&op, ctx, in, &given, err) == KAWS_OK &&
         kaws__kms_open(&op, ctx, &given, any, plain, &len) == KAWS_OK &&
         len > room)
-        (void)kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the key has %lu "
-                            "byte%s, and there is room for %lu",
-                            KAWS__COUNT(len), (unsigned long)room);
+        (void)kaws__err_set(err, KAWS_ARGUMENT, "bad argument: the "
+                            "plaintext has %s byte%s, and there is room for "
+                            "%s", KAWS__COUNT(len), KAWS__DECIMAL(room));
     if (err->status == KAWS_OK)
         *plain_len = len;
     return kaws__ring_leave(&door, err->status);
@@ -11984,7 +12157,7 @@ kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx, const kaws_sealed *in,
     op = kaws__calls_op(&ring->kms, err);
     work = kaws__mem_new(&ring->hooks, 2 * sizeof *work);
     if (work == NULL)
-        (void)kaws__err_memory(err, "re-encrypting a key");
+        (void)kaws__err_memory(err, "re-encrypting");
     else if (kaws__ring_given(&op, ctx, in, &work[0], err) == KAWS_OK &&
              kaws__kms_has_key(&op) == KAWS_OK &&
              kaws__kms_reencrypt(&op, ctx, &work[0], 0, &work[1]) == KAWS_OK)

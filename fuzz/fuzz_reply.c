@@ -392,8 +392,10 @@ lie(void *ctx, const kaws_request *q, kaws_reply *r)
         be_honest(r, dry, key);
         return 0;
     }
-    *r = (kaws_reply){ told->http, r->body, told->body.len, r->body_max,
-                       told->head.date, told->head.retry_after_ms, "", "" };
+    *r = (kaws_reply){ .http = told->http, .body = r->body,
+                       .body_len = told->body.len, .body_max = r->body_max,
+                       .date = told->head.date,
+                       .retry_after_ms = told->head.retry_after_ms };
     request_id(told, seen.requests, r->request_id);
     if (r->body_len > 0)
         memcpy(r->body, told->body.at, r->body_len);
@@ -1026,17 +1028,58 @@ static const int statuses[] = { 400, 403, 500, 503, 429, 301, 204, 0,
                                 408, 425 };
 
 
+/* What the lines say of the ETag, which is wanted, up to an empty line. */
+static void
+check_etag(kaws_bytes lines, const kaws_header *etag)
+{
+    char value[2048] = "";
+    int found = 0;
+
+    while (lines.len > 0 && *lines.at != '\r') {
+        kaws_bytes line = fuzz_until(&lines, '\n');
+        char *text = calloc(1, line.len + 6), *at = text + 5;
+        size_t n;
+        HOLDS(text != NULL && line.len < sizeof value);
+        if (line.len > 0)
+            memcpy(text, line.at, line.len);
+        if (strlen(text) > 5 && strncmp(text, "HTTP/", 5) == 0)
+            found = 0;
+        if (*text == ' ' || *text == '\t')
+            found = -1;
+        if (strncasecmp(text, "etag:", 5) == 0) {
+            at += strspn(at, " \t\r");
+            for (n = strlen(at); n > 0 && strchr(" \t\r", at[n - 1]); n--)
+                at[n - 1] = '\0';
+            found = found == 0 && n < 256 ? 1 : -1;
+            for (n = 0; at[n] != '\0'; n++)
+                if (at[n] < ' ' || at[n] > '~')
+                    found = -1;
+            (void)snprintf(value, sizeof value, "%s", at);
+        }
+        free(text);
+    }
+    HOLDS(etag->found == found);
+    HOLDS(strcmp(etag->value, found == 1 ? value : "") == 0);
+}
+
+
 static void
 read_headers(kaws_bytes lines, kaws_reply *head)
 {
+    kaws_header etag = { .name = "ETag" };
+    const kaws_bytes all = lines;
     kaws__transfer t = { .r = head };
 
     memset(head, 0, sizeof *head);
     head->retry_after_ms = -1;
+    head->headers = &etag;
+    head->header_count = 1;
     while (lines.len > 0) {
         kaws_bytes line = fuzz_until(&lines, '\n');
         (void)kaws__curl_on_header((char *)line.at, 1, line.len, &t);
     }
+    check_etag(all, &etag);
+    head->headers = NULL;
 }
 
 

@@ -112,6 +112,16 @@ def test_plugin(tmp_path, compiler, standard):
     assert "_mysql_plugin_declarations_" in names(so, "-D")
 
 
+@BOTH
+def test_program_of_before(tmp_path, compiler):
+    """What a struct has gained at its end is zero to it.  If it names no members, only the compiler
+    can tell: in C by a warning that -Wextra brings, which the manual's section 3 speaks of."""
+    flags = ["-std=c99", *WARN_C, PARTS / "implementation.c", PARTS / "before.c"]
+    works(build(tmp_path / "before", compiler, *flags, "-Wno-missing-field-initializers", *CURL))
+    without = [*flags, "-Wno-missing-field-initializers", "-DKEYRING_AWS_NO_CURL", "-lbearssl"]
+    works(build(tmp_path / "alone", compiler, *without))
+
+
 # ---- ways to include it ----------------------------------------------------------------------
 
 

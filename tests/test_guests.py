@@ -7,7 +7,7 @@ from typing import Callable
 
 import pytest
 
-from kms_emulator import KEY_ARN
+from kms_emulator import KEY_ARN, Emulator
 
 GUESTS = Path(__file__).resolve().parent / "guests"
 PLAIN = ("gcc", "-O2")
@@ -19,11 +19,12 @@ TSAN = ("gcc", "-O1", "-fsanitize=thread")
 def guest(tmp_path, settings):
     """Builds a guest, runs it with the usual settings, and returns the lines that it says.  A line
     of one word of `pages` is answered, once that has been called."""
-    def run(name: str, compiler, **pages: Callable[[], None]) -> list[str]:
+    def run(name: str, compiler, *, endpoint="", **pages: Callable[[], None]) -> list[str]:
         program, lines = tmp_path / name, []
         subprocess.run([*compiler, "-std=gnu99", "-g", "-Wall", "-Wextra", "-Werror", "-o", program,
                         GUESTS / f"{name}.c", "-l:libbearssl.a", "-lcurl", "-lpthread"], check=True)
         words = [settings[each] for each in ("data_file", "conf_file", "ca_file", "endpoint")]
+        words[3] = endpoint or words[3]
         with subprocess.Popen(["timeout", "60", program, *words, KEY_ARN], text=True,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             for line in map(str.rstrip, process.stdout):
@@ -87,3 +88,17 @@ def test_what_is_cancelled_ends_at_once(guest, emulator, settings, compiler):
         waited = ("another process" if "locked" in name else
                   "another thread" if "behind" in name else "AWS KMS")
         assert f"while it waited for {waited}, and nothing was changed" in why, line
+
+
+@pytest.mark.parametrize("compiler", [PLAIN, ASAN], ids=["plain", "asan"])
+def test_a_hook_over_plain_sockets(guest, compiler):
+    """A program without libcurl: its hook learns the method, and hands over a reply's head."""
+    with Emulator() as emulator:
+        lines = guest("sockets", compiler, endpoint=emulator.url)
+        assert emulator.log()["crashes"] == []
+    assert lines[0] == "sent 5"         # all of them POST, or KMS would have refused them
+    assert [line.split()[:2] for line in lines[1:3]] == [["GET", "0"], ["HEAD", "0"]]
+    for line in lines[1:3]:
+        assert re.fullmatch(r"(GET|HEAD) 0 4\d\d 1 1 application/x-amz-json-1.1 0 \d+", line), line
+    assert int(lines[1].split()[-1]) > 0 and int(lines[2].split()[-1]) == 0
+    assert lines[3:] == ["PATCH 1 0 0 0  0 0 cannot send PATCH"]

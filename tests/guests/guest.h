@@ -30,7 +30,7 @@ static kaws_error err;
     } while (0)
 
 
-static void
+static inline void
 guest_open(char **argv, int (*cancelled)(void *))
 {
     kaws_config cfg = { .data_file = argv[1], .conf_file = argv[2],
@@ -42,7 +42,7 @@ guest_open(char **argv, int (*cancelled)(void *))
 }
 
 
-static kaws_name
+static inline kaws_name
 guest_name(const char *key_id)
 {
     kaws_name name = { key_id, "" };
@@ -51,7 +51,7 @@ guest_name(const char *key_id)
 }
 
 
-static kaws_status
+static inline kaws_status
 guest_fetch(const char *key_id, kaws_error *why)
 {
     kaws_key key;

@@ -183,6 +183,22 @@ post(my_wire *w, char *reply, size_t most, size_t *len)
 }
 
 
+static const char *
+my_header(const my_reply *got, const char *name)
+{
+    static __thread char value[256];
+    const char *line = strchr(got->head, '\n');
+    size_t n = strlen(name);
+
+    value[0] = '\0';
+    for (; line != NULL && *++line != '\0'; line = strchr(line, '\n'))
+        if (strncasecmp(line, name, n) == 0 && line[n] == ':')
+            (void)snprintf(value, sizeof value, "%.*s",
+                           (int)strcspn(line + n + 2, "\r"), line + n + 2);
+    return value;
+}
+
+
 /* ---- what the recipe wants --------------------------------------------- */
 
 int
@@ -221,32 +237,6 @@ my_https_post(const kaws_request *q, my_reply *got)
     free(w);
     free(text);
     return got->error == NULL ? 0 : -1;
-}
-
-
-const char *
-my_header(const my_reply *got, const char *name)
-{
-    static __thread char value[256];
-    const char *line = strchr(got->head, '\n');
-    size_t n = strlen(name);
-
-    value[0] = '\0';
-    for (; line != NULL && *++line != '\0'; line = strchr(line, '\n'))
-        if (strncasecmp(line, name, n) == 0 && line[n] == ':')
-            (void)snprintf(value, sizeof value, "%.*s",
-                           (int)strcspn(line + n + 2, "\r"), line + n + 2);
-    return value;
-}
-
-
-int64_t
-my_unix_time(const char *http_date)
-{
-    struct tm when = { 0 };
-
-    return strptime(http_date, "%a, %d %b %Y %H:%M:%S GMT", &when) != NULL
-           ? (int64_t)timegm(&when) : 0;
 }
 
 

@@ -29,7 +29,8 @@ typedef struct listener {
 } listener;
 
 
-/* Reads one request; 0 if there is none any more. */
+/* Reads one request; 0 if there is none any more. Without a length it has no
+ * body. */
 static int
 listener_hear(int fd, char *text, size_t max)
 {
@@ -45,8 +46,8 @@ listener_hear(int fd, char *text, size_t max)
         text[len] = '\0';
         body = strstr(text, "\r\n\r\n");
         length = strstr(text, "Content-Length: ");
-    } while (body == NULL || length == NULL ||
-             len < (size_t)(body + 4 - text) + strtoul(length + 16, NULL, 10));
+    } while (body == NULL || (length != NULL &&
+             len < (size_t)(body + 4 - text) + strtoul(length + 16, NULL, 10)));
     return 1;
 }
 

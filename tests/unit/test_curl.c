@@ -522,11 +522,22 @@ static const struct kind {                /* of request and of libcurl        */
     const char *url, *body, *ca_file, *protocol, *proxy;
     int old, openssl, kept;
     size_t count;
+    const char *method;
+    CURLoption how;
 } kinds[] = {
-    { "https://h/", "{}", NULL, "https", NULL, 0, 0, 0, 30 },
-    { "http://h/", "{}", NULL, "http", "", 0, 0, 1, 30 },
-    { "https://b/", "{} ", NULL, "https", NULL, 0, 1, 0, 32 },
-    { "https://c/", "{}", "/ca", "https", NULL, 1, 1, 0, 34 }
+    { "https://h/", "{}", NULL, "https", NULL, 0, 0, 0, 31, NULL,
+      CURLOPT_POST },
+    { "http://h/", "{}", NULL, "http", "", 0, 0, 1, 31, "POST", CURLOPT_POST },
+    { "https://b/", "{} ", NULL, "https", NULL, 0, 1, 0, 33, NULL,
+      CURLOPT_POST },
+    { "https://c/", "{}", "/ca", "https", NULL, 1, 1, 0, 35, NULL,
+      CURLOPT_POST },
+    { "https://d/x", "", NULL, "https", NULL, 0, 0, 0, 31, "GET",
+      CURLOPT_HTTPGET },
+    { "https://e/x", "", NULL, "https", NULL, 0, 0, 0, 31, "HEAD",
+      CURLOPT_NOBODY },
+    { "https://f/x", "{}", NULL, "https", NULL, 0, 0, 0, 31, "PUT",
+      CURLOPT_UPLOAD }
 };
 
 
@@ -536,7 +547,7 @@ expect_options(const kaws__transfer *t, const struct kind *k)
 {
     const kaws_bytes body = t->q->body;
     const struct { CURLoption option; long number; const void *at; } want[] = {
-        { CURLOPT_NOSIGNAL, 1, NULL }, { CURLOPT_POST, 1, NULL },
+        { CURLOPT_NOSIGNAL, 1, NULL }, { k->how, 1, NULL },
         { CURLOPT_SSLVERSION, CURL_SSLVERSION_TLSv1_2, NULL },
         { CURLOPT_SSL_VERIFYPEER, 1, NULL },
         { CURLOPT_SSL_VERIFYHOST, 2, NULL },
@@ -546,9 +557,11 @@ expect_options(const kaws__transfer *t, const struct kind *k)
         { CURLOPT_CONNECTTIMEOUT_MS, 2000, NULL },
         { CURLOPT_TIMEOUT_MS, 3000, NULL },
         { CURLOPT_POSTFIELDSIZE, (long)body.len, NULL },
+        { CURLOPT_INFILESIZE, (long)body.len, NULL },
         { CURLOPT_FRESH_CONNECT, !k->kept, NULL },
         { CURLOPT_VERBOSE, k->old, NULL },
-        { CURLOPT_POSTFIELDS, 0, body.len == 2 ? body.at : NULL },
+        { CURLOPT_POSTFIELDS, 0, body.len == 2 && k->how == CURLOPT_POST
+                                 ? body.at : NULL },
         { CURLOPT_SHARE, 0, t->conn->share }, { CURLOPT_READDATA, 0, t },
         { CURLOPT_HTTPHEADER, 0, t->lines }, { CURLOPT_SEEKDATA, 0, t },
         { CURLOPT_ERRORBUFFER, 0, t->error }, { CURLOPT_WRITEDATA, 0, t },
@@ -581,8 +594,10 @@ test_options(void **state)
         kaws__conn conn = { .sock = k->kept ? 7 : CURL_SOCKET_BAD,
                             .share = curl_share_init() };
         kaws_request q = { .url = k->url, .body = kaws__buf_of(k->body),
-                           .connect_timeout_ms = 2000, .timeout_ms = 3000 };
-        kaws__transfer t = { .s = &s, .conn = &conn, .q = &q, .first = 2,
+                           .connect_timeout_ms = 2000, .timeout_ms = 3000,
+                           .method = k->method };
+        kaws__transfer t = { .s = &s, .conn = &conn, .q = &q,
+                             .first = q.body.len < 2 ? q.body.len : 2,
                              .easy = curl_easy_init() };
         *unit_case() = k->url;
         s.openssl_options = k->openssl ? openssl_options : NULL;
@@ -790,7 +805,8 @@ lend(kaws__sender *s, const char *url, int fresh, int fd, int *again)
     kaws__conn *conn = kaws__curl_lend(s, &q);
 
     assert_non_null(conn);
-    assert_string_equal(conn->url, url);
+    assert_true(kaws__buf_same(kaws__buf_of(conn->origin),
+                               kaws__url_origin(url)));
     *again = conn->sock != CURL_SOCKET_BAD;
     conn->sock = fd;
     conn->used_us = kaws__sys_ticks_us();
@@ -929,7 +945,7 @@ test_used_again(void **state)
 #define OK      "HTTP/1.1 200 OK\r\n"
 #define TWO     "Content-Length: 2\r\n\r\n"
 
-static const struct {
+static const struct reply {
     const char *test, *reply;
     kaws_status status;
     int http;
@@ -972,10 +988,58 @@ static const struct {
     { "blank", OK "  x: y\r\n" TWO "{}", KAWS_NETWORK, 0, "", "", 0, 0 },
     { "two", OK TWO "{}" OK TWO "[]", KAWS_OK, 200, "{}", "", 0, 0 },
     { "more", OK TWO "{}\r\n", KAWS_OK, 200, "{}", "", 0, 0 }
+}, more[] = {                             /* to other methods                 */
+    { "tagged", OK "etag: \"1-2\"\r\nServer: AmazonS3\r\n" TWO "{}", 0, 0, "",
+      "", 0, 0 },
+    { "tagged!", OK "etag: \"1-2\"\r\n" TWO, 0, 0, "", "", 0, 0 },
+    { "none", "HTTP/1.1 204 No Content\r\n\r\n", 0, 0, "", "", 0, 0 },
+    { "same", "HTTP/1.1 304 Not Modified\r\nETag: \"1\"\r\nContent-Length: "
+      "9\r\n\r\n", 0, 0, "", "", 0, 0 },
+    { "twice", OK "ETag: a\r\nETag: b\r\n" TWO "{}", 0, 0, "", "", 0, 0 },
+    { "folded", OK "ETag: a\r\n b\r\n" TWO "{}", 0, 0, "", "", 0, 0 },
+    { "empty", OK "Content-Length: 0\r\nETAG:\"2\"\r\n\r\n", 0, 0, "", "",
+      0, 0 },
+    { "empty!", OK "Content-Length: 0\r\nETAG:\"2\"\r\n\r\n" OK TWO "{}", 0, 0,
+      "", "", 0, 0 },
+    { "go on", "HTTP/1.1 100 Continue\r\nETag: no\r\n\r\n" OK
+      "ETag: \"3\"\r\n" TWO "{}", 0, 0, "", "", 0, 0 },
+    { "large", OK "Content-Length: 4000000000\r\nETag: \"4\"\r\n\r\n", 0, 0,
+      "", "", 0, 0 }
 };
 
+static int die_once;                      /* instead of an answer             */
 static listener server;
 static char last[1024];                   /* the last request, head and body  */
+
+
+/* Answers with a head of so many bytes: in lines, in heads of interim replies,
+ * in one line, or in a trailer. 0: that is not asked for. */
+static int
+flood(int fd, const char *test)
+{
+    static const struct { const char *test, *first, *line, *last; } kind[] = {
+        { "flood ", OK, "X: y\r\n", TWO "{}" },
+        { "hints ", "", "HTTP/1.1 103 Early Hints\r\n\r\n", OK TWO "{}" },
+        { "wide ", OK "X: ", "x", "\r\n" TWO "{}" },
+        { "trail ", OK "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n",
+          "X: y\r\n", "\r\n" }
+    };
+    static char all[90000];
+    const size_t max = sizeof all;
+    size_t i, n, most;
+
+    for (i = 0; i < COUNT(kind); i++)
+        if (strncmp(test, kind[i].test, strlen(kind[i].test)) == 0)
+            break;
+    if (i == COUNT(kind))
+        return 0;
+    most = strtoul(test + strlen(kind[i].test), NULL, 10);
+    n = (size_t)snprintf(all, max, "%s", kind[i].first);
+    while (n < most)
+        n += (size_t)snprintf(all + n, max - n, "%s", kind[i].line);
+    n += (size_t)snprintf(all + n, max - n, "%s", kind[i].last);
+    return send(fd, all, n, MSG_NOSIGNAL) >= 0 || 1;
+}
 
 
 /* Answers one request; 0: the connection ends. */
@@ -984,6 +1048,7 @@ answer(listener *v, int fd)
 {
     char text[sizeof last], said[512];
     const char *reply = "", *test;
+    const struct reply *row;
     size_t i, n;
 
     if (!listener_hear(fd, text, sizeof text))
@@ -993,16 +1058,22 @@ answer(listener *v, int fd)
     memcpy(last, text, sizeof text);
     pthread_mutex_unlock(&v->lock);
     test = strstr(text, "X-Test: ");
-    for (i = 0; test != NULL && i < COUNT(replies); i++)
-        if (strcspn(test + 8, "\r") == strlen(replies[i].test) &&
-            strncmp(test + 8, replies[i].test, strlen(replies[i].test)) == 0)
-            reply = replies[i].reply;
+    if (test != NULL && flood(fd, test + 8))
+        return 1;
+    if (die_once)
+        return die_once = 0;
+    for (i = 0; test != NULL && i < COUNT(replies) + COUNT(more); i++) {
+        row = i < COUNT(replies) ? &replies[i] : &more[i - COUNT(replies)];
+        if (strcspn(test + 8, "\r") == strlen(row->test) &&
+            strncmp(test + 8, row->test, strlen(row->test)) == 0)
+            reply = row->reply;
+    }
     n = strcspn(reply, "#");
     (void)snprintf(said, sizeof said, reply[n] == '#' ? "%.*s%d%s" : "%.*s",
                    (int)n, reply, v->requests, reply + n + 1);
     return send(fd, said, strlen(said), MSG_NOSIGNAL) > 0 &&
            (strstr(reply, "Content-Length") != NULL ||
-            strstr(reply, "chunked") != NULL);
+            strstr(reply, "chunked") != NULL || strstr(reply, "204") != NULL);
 }
 
 
@@ -1046,6 +1117,8 @@ expect_served(int requests, int connections)
 
 
 static size_t more_lines;                 /* that ask() sends                 */
+static const char *method, *path = "";    /* of what it sends                 */
+static kaws_header etag = { .name = "ETag" };
 
 
 /* One request; what kaws__http_send says. */
@@ -1056,17 +1129,21 @@ ask(kaws__http *http, const char *test, const char *body, int fresh,
     static uint8_t room[16];
     char line[64];
     const char *headers[KAWS__CURL_LINES + 2] = { line };
-    kaws_request q = { .url = server.url, .headers = headers,
+    char url[300];
+    kaws_request q = { .url = url, .headers = headers,
                        .body = kaws__buf_of(body), .connect_timeout_ms = 9000,
-                       .timeout_ms = 9000, .fresh_connection = fresh };
+                       .timeout_ms = 9000, .fresh_connection = fresh,
+                       .method = method };
     kaws_status status;
     void *lent;
     size_t i;
 
+    (void)snprintf(url, sizeof url, "%s%s", server.url, path);
     (void)snprintf(line, sizeof line, "X-Test: %s", test);
     for (i = 0; i < more_lines; i++)
         headers[i + 1] = "X: y";
-    *r = (kaws_reply){ .body = room, .body_max = sizeof room };
+    *r = (kaws_reply){ .body = room, .body_max = sizeof room,
+                       .headers = &etag, .header_count = 1 };
     status = kaws__http_send(http, &q, r, &lent);
     kaws__http_done(http, lent, status == KAWS_OK && r->http == 200);
     assert_int_equal(r->text[0] != '\0', status == KAWS_NETWORK ||
@@ -1122,6 +1199,162 @@ test_replies(void **state)
         expect_good(&http, "{}", 0, n + 3, replies[i].kept ? 1 : 2);
         kaws__http_close(&http);
     }
+}
+
+
+/* What each method sends, and which replies to it leave a connection that is
+ * used again, whatever its path is. Who asked finds 200 alone clean. */
+static const struct {
+    const char *method, *test, *body;
+    kaws_status status;
+    int http;
+    const char *got, *etag;               /* NULL: it cannot be used          */
+    int kept;
+} methods[] = {
+    { "GET", "tagged", "", KAWS_OK, 200, "{}", "\"1-2\"", 1 },
+    { "GET", "none", "", KAWS_OK, 204, "", "", 0 },
+    { "GET", "same", "", KAWS_OK, 304, "", "\"1\"", 0 },
+    { "GET", "two", "", KAWS_OK, 200, "{}", "", 0 },
+    { "GET", "twice", "", KAWS_OK, 200, "{}", NULL, 1 },
+    { "GET", "folded", "", KAWS_OK, 200, "{}", NULL, 1 },
+    { "GET", "bare", "", KAWS_NETWORK, 0, "", "", 0 },
+    { "PUT", "tagged", "{} {}", KAWS_OK, 200, "{}", "\"1-2\"", 1 },
+    { "PUT", "tagged", "key    ", KAWS_OK, 200, "{}", "\"1-2\"", 1 },
+    { "PUT", "empty", "", KAWS_OK, 200, "", "\"2\"", 0 },
+    { "PUT", "empty!", "{}", KAWS_OK, 200, "", "\"2\"", 0 },
+    { "PUT", "go on", "{}", KAWS_OK, 200, "{}", "\"3\"", 1 },
+    { "HEAD", "tagged!", "", KAWS_OK, 200, "", "\"1-2\"", 0 },
+    { "HEAD", "tagged", "", KAWS_OK, 200, "", "\"1-2\"", 0 },
+    { "HEAD", "large", "", KAWS_OK, 200, "", "\"4\"", 0 },
+    { "POST", "tagged", "{}", KAWS_OK, 200, "{}", "\"1-2\"", 1 }
+};
+
+
+static void
+expect_sent(size_t row)
+{
+    const char *how = methods[row].method;
+    char line[40];
+
+    (void)snprintf(line, sizeof line, "%s /a/b?c=d%%20e HTTP/1.1\r\n", how);
+    assert_int_equal(strncmp(last, line, strlen(line)), 0);
+    unit_same_text("sent", strstr(last, "\r\n\r\n") + 4, methods[row].body);
+    assert_int_equal(strstr(last, "Content-Length: ") != NULL, how[0] == 'P');
+    assert_null(strstr(last, "Expect"));
+    assert_null(strstr(last, "Transfer-Encoding"));
+}
+
+
+static void
+test_methods(void **state)
+{
+    kaws__http http;
+    kaws_reply r;
+    size_t i;
+
+    for (i = 0; i < COUNT(methods); i++) {
+        const char *tag = methods[i].etag, *got = methods[i].got;
+        *unit_case() = methods[i].test;
+        (void)open_http(*state, &http, NULL);
+        count_from(0);
+        method = methods[i].method;
+        path = "a/b?c=d%20e";
+        if (ask(&http, methods[i].test, methods[i].body, 0, &r) !=
+            methods[i].status)
+            fail_msg("%s: %s", methods[i].test, r.text);
+        expect_sent(i);
+        assert_int_equal(r.http, methods[i].http);
+        unit_same("body", r.body, r.body_len, got, strlen(got));
+        if (r.http != 0) {
+            assert_int_equal(etag.found, tag == NULL ? -1 : *tag != '\0');
+            assert_string_equal(etag.value, tag == NULL ? "" : tag);
+        }
+        method = NULL;
+        path = "";
+        expect_good(&http, "{}", 0, 2, methods[i].kept ? 1 : 2);
+        assert_int_equal(etag.found, 0);
+        kaws__http_close(&http);
+    }
+}
+
+
+/* A method that the sender does not know is not sent as another one. A long
+ * path is no reason not to keep a connection; a long host is. */
+static void
+test_odd_methods(void **state)
+{
+    static const char *const unknown[] = { "", "get", "PUTS", "DELETE" };
+    char long_path[251];
+    kaws__http http;
+    kaws_reply r;
+    size_t i;
+
+    (void)open_http(*state, &http, NULL);
+    for (i = 0; i < COUNT(unknown); i++) {
+        method = unknown[i];
+        assert_int_equal(ask(&http, "tagged", "", 0, &r), KAWS_NETWORK);
+        method = NULL;
+    }
+    expect_served(0, 0);
+    memset(long_path, 'p', sizeof long_path - 1);
+    long_path[sizeof long_path - 1] = '\0';
+    path = long_path;
+    expect_good(&http, "{}", 0, 1, 1);
+    path = "";
+    expect_good(&http, "{}", 0, 2, 1);
+    kaws__http_close(&http);
+}
+
+
+/* A kept connection may die right when it is used again. libcurl sends the PUT
+ * once more then, the whole body; but not over a connection that is new. */
+static void
+test_put_over_a_dead_connection(void **state)
+{
+    kaws__http http;
+    kaws_reply r;
+
+    (void)open_http(*state, &http, NULL);
+    expect_good(&http, "{}", 0, 1, 1);
+    method = "PUT";
+    die_once = 1;
+    assert_int_equal(ask(&http, "tagged", "whole    ", 0, &r), KAWS_OK);
+    unit_same_text("sent", strstr(last, "\r\n\r\n") + 4, "whole    ");
+    expect_served(3, 2);
+    die_once = 1;
+    assert_int_equal(ask(&http, "tagged", "whole", 1, &r), KAWS_NETWORK);
+    expect_served(4, 3);
+    method = NULL;
+    kaws__http_close(&http);
+}
+
+
+/* A head is read up to 64 KiB, however it is made up. */
+static void
+test_head_floods(void **state)
+{
+    static const struct { const char *test; kaws_status status; } rows[] = {
+        { "flood 60000", KAWS_OK }, { "flood 70000", KAWS_NETWORK },
+        { "hints 60000", KAWS_OK }, { "hints 70000", KAWS_NETWORK },
+        { "wide 60000", KAWS_OK }, { "wide 70000", KAWS_NETWORK },
+        { "trail 60000", KAWS_OK }, { "trail 70000", KAWS_NETWORK }
+    };
+    kaws__http http;
+    kaws_reply r;
+    size_t i;
+
+    (void)open_http(*state, &http, NULL);
+    method = "GET";
+    for (i = 0; i < COUNT(rows); i++) {
+        *unit_case() = rows[i].test;
+        if (ask(&http, rows[i].test, "", 0, &r) != rows[i].status)
+            fail_msg("%s: %s", rows[i].test, r.text);
+        if (rows[i].status != KAWS_OK)
+            assert_string_equal(r.text, "the reply's headers are far too long, "
+                                "or out of memory");
+    }
+    method = NULL;
+    kaws__http_close(&http);
 }
 
 
@@ -1313,6 +1546,10 @@ main(void)
         IN_WORLD(test_pool),
         IN_WORLD(test_used_again),
         SERVED(test_replies),
+        SERVED(test_methods),
+        SERVED(test_odd_methods),
+        SERVED(test_put_over_a_dead_connection),
+        SERVED(test_head_floods),
         SERVED(test_pauses),
         SERVED(test_bodies_and_connections),
         SERVED(test_an_id_over_two_connections),

@@ -261,6 +261,27 @@ test_one_plain_line(void **state)
 }
 
 
+/* All of a number, also where a long has 32 bits. */
+static void
+test_decimal(void **state)
+{
+    static const struct { uint64_t n; const char *text; } rows[] = {
+        { 0, "0" }, { 9, "9" }, { 10, "10" }, { 4294967295u, "4294967295" },
+        { 4294967296u, "4294967296" }, { 5000000000u, "5000000000" },
+        { UINT64_MAX, "18446744073709551615" }
+    };
+    char many[64];
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        assert_string_equal(KAWS__DECIMAL(rows[i].n), rows[i].text);
+    (void)snprintf(many, sizeof many, "%s of %s key%s, %s key%s",
+                   KAWS__DECIMAL(7u), KAWS__COUNT(1u), KAWS__COUNT(2u));
+    assert_string_equal(many, "7 of 1 key, 2 keys");
+}
+
+
 int
 main(void)
 {
@@ -268,6 +289,7 @@ main(void)
         cmocka_unit_test(test_status_text),
         cmocka_unit_test(test_fill),
         cmocka_unit_test(test_cut),
+        cmocka_unit_test(test_decimal),
         cmocka_unit_test(test_log),
         cmocka_unit_test(test_access),
         cmocka_unit_test(test_one_plain_line)

@@ -41,7 +41,8 @@ static const struct {
     { "KMSInvalidStateException", KAWS_KMS_KEY, QUOTE, "state of the KMS key" },
     { "InvalidKeyUsageException", KAWS_KMS_KEY, QUOTE, "symmetric" },
     { "UnsupportedOperationException", KAWS_KMS_KEY, QUOTE, "cannot do that" },
-    { "InvalidCiphertextException", KAWS_MISMATCH, 0, "another name" },
+    { "InvalidCiphertextException", KAWS_MISMATCH, 0, "another encryption" },
+    { "InvalidCiphertext-entry", KAWS_MISMATCH, 0, "another name" },
     { "IncorrectKeyException", KAWS_MISMATCH, 0, "another KMS key" },
     { "LimitExceededException", KAWS_SERVICE, QUOTE, "25 times" },
     { "ConflictException", KAWS_SERVICE, QUOTE, "try again later" },
@@ -88,7 +89,7 @@ test_types(void **state)
                     expect_fault(type, statuses[k], rows[i].status,
                                  rows[i].cures, rows[i].advice);
     }
-    assert_int_equal(seen, 55);
+    assert_int_equal(seen, 56);
     expect_fault("SomethingNew", 500, KAWS_SERVICE, LATER, "try again later");
     expect_fault("SomethingNew", 599, KAWS_SERVICE, LATER, "try again later");
 }

@@ -16,6 +16,7 @@ typedef struct hooked {
 } hooked;
 
 static uint8_t last[4];           /* the last attempt's body               */
+static kaws_header wanted[2] = { { .name = "ETag" }, { .name = "x" } };
 
 
 static int
@@ -28,7 +29,12 @@ hook(void *ctx, const kaws_request *q, kaws_reply *r)
     h->clean = r->body == last && r->body_max == sizeof last &&
                last[0] == 0 && last[3] == 0 && r->http == 0 &&
                r->body_len == 0 && r->date == 0 && r->retry_after_ms == -1 &&
-               r->request_id[0] == '\0' && r->text[0] == '\0';
+               r->request_id[0] == '\0' && r->text[0] == '\0' &&
+               r->headers == wanted && r->header_count == 2 &&
+               wanted[0].found == 0 && wanted[0].value[0] == '\0';
+    kaws_reply_line(r, "etag: 1", 7);
+    if (h->spoil)                         /* as a hook of before may do       */
+        *r = (kaws_reply){ .body = r->body, .body_max = r->body_max };
     r->http = h->http;
     if (h->id != NULL)
         (void)snprintf(r->request_id, sizeof r->request_id, "%s", h->id);
@@ -89,10 +95,14 @@ test_hook(void **state)
         r.body = last;
         r.body_len = 1;
         r.body_max = sizeof last;
+        r.headers = wanted;
+        r.header_count = 2;
         lent = &q;
         if (kaws__http_send(&http, &q, &r, &lent) != hooks_say[i].status)
             fail_msg("row %lu", (unsigned long)i);
         assert_true(h.calls == 1 && h.q == &q && h.clean && lent == NULL);
+        assert_true(r.headers == wanted && r.header_count == 2);
+        assert_true(wanted[0].found == 1 && wanted[1].found == 0);
         if (hooks_say[i].left != NULL)
             assert_string_equal(r.request_id, hooks_say[i].left);
     }
@@ -104,7 +114,7 @@ test_hook(void **state)
 }
 
 
-/* Each URL's last 256 request ids are known, however busy the others are. */
+/* Each host's last 256 request ids are known, however busy the others are. */
 static void
 test_request_ids(void **state)
 {
@@ -115,7 +125,7 @@ test_request_ids(void **state)
 
     EXPECT(w, KAWS_OK, NULL, kaws__http_open(&http, &w->f.hooks, NULL, 1,
                                              &w->err));
-    for (i = 0; i < KAWS__HTTP_URLS - 1; i++) {
+    for (i = 0; i < KAWS__HTTP_HOSTS - 1; i++) {
         (void)snprintf(url, sizeof url, "https://quiet-%d/", i);
         assert_true(kaws__http_note_id(&http, url, "id-0"));
     }
@@ -123,6 +133,7 @@ test_request_ids(void **state)
         (void)snprintf(id, sizeof id, "id-%d", i);
         assert_true(kaws__http_note_id(&http, "https://busy/", id));
         assert_false(kaws__http_note_id(&http, "https://busy/", id));
+        assert_false(kaws__http_note_id(&http, "https://busy/a/b?c", id));
     }
     for (i = 2999; i >= 3000 - KAWS__HTTP_IDS; i--) {
         (void)snprintf(id, sizeof id, "id-%d", i);
@@ -130,7 +141,7 @@ test_request_ids(void **state)
     }
     (void)snprintf(id, sizeof id, "id-%d", i);
     assert_true(kaws__http_note_id(&http, "https://busy/", id));
-    for (i = 0; i < KAWS__HTTP_URLS - 1; i++) {
+    for (i = 0; i < KAWS__HTTP_HOSTS - 1; i++) {
         (void)snprintf(url, sizeof url, "https://quiet-%d/", i);
         assert_false(kaws__http_note_id(&http, url, "id-0"));
     }

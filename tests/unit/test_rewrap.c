@@ -342,7 +342,7 @@ test_rewrap_far_proves(void **state)
     for (nth = 0; nth < 2; nth++) {       /* one of the two is another key    */
         SCRIPT(.action = "Decrypt", .skip = 9 + nth,
                .from = "\"Plaintext\":\"d", .to = "\"Plaintext\":\"Z");
-        expect_no_rewrap(w, KAWS_REPLY, "the same key a second time");
+        expect_no_rewrap(w, KAWS_REPLY, "the same bytes a second time");
     }
     SCRIPT(.action = "Encrypt", .skip = 5, .previous = 1);
     expect_no_rewrap(w, KAWS_REPLY, "asked to seal");
@@ -384,6 +384,8 @@ test_rewrap_fails(void **state)
             expect_no_rewrap(w, rows[i].status, parallel == 1
                              ? "key 'k7' failed, and nothing was changed"
                              : "re-wrapping the key 'k");
+            if (rows[i].status == KAWS_MISMATCH)
+                assert_non_null(strstr(w->err.text, "for another name"));
             if (parallel == 1)            /* the rest was not asked for       */
                 assert_true(fake_calls(&w->f, "ReEncrypt") <= 10);
         }

@@ -238,9 +238,9 @@ test_words(void **state)
         { "alias/a", NULL, "1213", CN(OWN), KAWS__SEALED,
           "trusted ones (aws " OWN ", aws " OTHER ", aws " THIRD "): if" },
         { EAST(OWN), NULL, "", EAST(OTHER), KAWS__TO_OPEN,
-          "the key was sealed by the KMS key " EAST(OTHER) ", whose account is "
-          "not among the trusted ones (aws " OWN "): if you trust that account"
-          ", add it to the list of accounts" },
+          "the blob was sealed by the KMS key " EAST(OTHER) ", whose account "
+          "is not among the trusted ones (aws " OWN "): if you trust that "
+          "account, add it to the list of accounts" },
         { EAST(OWN), THIRD, "", EAST(OTHER), KAWS__TO_SEAL,
           "(aws " OWN ", " THIRD "): if you trust that account, add" },
         { "alias/a", OWN "," THIRD, "", EAST(OTHER), KAWS__SEALED,

@@ -199,10 +199,33 @@ test_proxy_variables(void **state)
 }
 
 
+/* Whom a request is for: scheme, host and port, and nothing behind them. */
+static void
+test_origins(void **state)
+{
+    static const struct { const char *url, *origin; } urls[] = {
+        { "https://h/", "https://h" }, { "https://h", "https://h" },
+        { "https://h:8443/a:b/c?d#e", "https://h:8443" },
+        { "http://[::1]:80/?x", "http://[::1]:80" },
+        { "https://h?x=https://i/", "https://h" },
+        { "https://h#/", "https://h" }, { "h/x", "h" }, { "", "" }
+    };
+    size_t i;
+
+    (void)state;
+    for (i = 0; i < sizeof urls / sizeof urls[0]; i++) {
+        kaws_bytes origin = kaws__url_origin(urls[i].url);
+        unit_same("origin", origin.at, origin.len, urls[i].origin,
+                  strlen(urls[i].origin));
+    }
+}
+
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_origins),
         cmocka_unit_test_setup_teardown(test_proxies, world_begin, world_end),
         cmocka_unit_test_setup_teardown(test_proxy_variables, world_begin,
                                         world_end)
