@@ -257,7 +257,7 @@ def fleet_row(kms: Canned, cache: int) -> Row:
 
 WHY_FLEET = ("a throttled request is tried 3 times, and each pause may be twice as long as the"
              " last: who was refused waits, while who was answered asks again at once. With pauses"
-             " of at most 1 s, as many as the timeout allows, none failed, and 94% was used")
+             " of at most 1 s, as many as the timeout allows, none failed, and 100% was used")
 
 
 @long_part
