@@ -508,8 +508,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     OK(w, status);
-    assert_int_equal(n, 9);              /* eight locks and a page           */
-    assert_int_equal(locks, before + 8);
+    assert_int_equal(n, 10);             /* nine locks and a page            */
+    assert_int_equal(locks, before + 9);
     world_close(w);
     assert_int_equal(locks, before);
 }
