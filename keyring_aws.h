@@ -67,7 +67,8 @@
  *     to pack           to write a sealed value as bytes that travel
  *     plaintext         a key's bytes before sealing
  *     credentials       access key id, secret access key, session token
- *     conf file         the file that the credentials are read from
+ *     source            where the credentials come from
+ *     conf file         the source that is a file
  *     data file         the file that the entries are kept in
  *     entry             a name, its blob, and all else stored with it
  *     record            the bytes of one entry in the data file
@@ -79,6 +80,8 @@
  *     table             the ring's entries in memory
  *     re-wrap           to have KMS re-encrypt every blob under the current
  *                       KMS key (SQL: keyring_aws_rotate_keys)
+ *     to refresh        to take over what other processes did to the file
+ *                       (SQL: keyring_aws_refresh)
  *     rotation          new key material for the KMS key itself
  *                       (SQL: keyring_aws_rotate_cmk)
  *     trusted account   an AWS account whose KMS keys the ring will use
@@ -91,7 +94,8 @@
  *
  * 2  HOW A KEY TRAVELS
  *
- *     open       conf file -> credentials; data file -> checks -> table
+ *     open       conf file -> credentials, if it can be read; data file ->
+ *                checks -> table
  *     generate   is the name free? -> KMS makes and seals a key -> is the name
  *                still free? -> a record is appended to the file -> table
  *     store      the same, but KMS seals the caller's key, then decrypts the
@@ -103,6 +107,7 @@
  *     re-wrap    for each blob: KMS re-encrypts it, and confirms in a dry run
  *                that it would decrypt the new blob; then the file is replaced
  *                -> table
+ *     refresh    did other processes change the file? -> checks -> table
  *
  * A WALK with a generated key, from the call to the disk:
  *
@@ -144,7 +149,8 @@
  *     There is one exception: if the disk fails during a change, and fails
  *     again while the change is undone, nobody can know what the file holds.
  *     The call then returns KAWS_UNCERTAIN, the table follows the file that is
- *     there, and the ring accepts no further change until it is reopened.
+ *     there, and the ring accepts no further change until it is refreshed or
+ *     reopened.
  * (2) Few functions see plaintext: kaws_store, kaws_fetch, the KMS calls that
  *     they make, the two that put a key into the cache and take it out, and a
  *     re-wrap across regions. The table and the file hold blobs only, the cache
@@ -192,7 +198,7 @@
  * attempts, with random pauses that grow. Two more attempts are made at once
  * and are not counted. The first follows if AWS refuses the signature and its
  * Date header shows that our clock is wrong by more than 4 minutes. The second
- * follows if AWS refuses the credentials and the conf file has newer ones.
+ * follows if AWS refuses the credentials and their source has newer ones.
  *
  * timeout_ms limits one operation with all its attempts and pauses (a fetch,
  * for example, or a store and its verification). Only a re-wrap and a rotation
@@ -216,6 +222,20 @@
  * finished. (A rotation of the KMS key that AWS has been asked for may happen
  * all the same: then the error's text says so.)
  *
+ * The credentials have one source: hooks.creds if it is set, else the conf
+ * file. Only a call that asks AWS KMS needs them. So a ring opens without them,
+ * with a warning if there is a conf file that cannot be read. Each call that
+ * needs them then looks again, and says what is wrong: CONFIG for the conf
+ * file, CREDENTIALS for the hook. (config.must_have_creds: kaws_open says it.)
+ *
+ * Credentials that expire are renewed when 5 minutes are left, or a third of
+ * their life. One call asks the source; the others go on with the old ones. If
+ * the source fails, that is a warning, once a minute, until they have expired.
+ * Then, or if AWS refuses them, all calls that need them wait for one of them
+ * to ask the source. Its answer is theirs, too, even if it is a failure. AWS's
+ * clock counts, as far as we know it. So if the hook gives credentials that
+ * seem to have expired, they are used for a minute: AWS knows better.
+ *
  * The conf file holds the access key id, the secret access key and, if there is
  * one, the session token: a line each, in that order; or each behind its name,
  * in any order (aws_access_key_id = ..., aws_secret_access_key,
@@ -233,7 +253,8 @@
  * All memory comes from hooks.memory (by default malloc and free), and every
  * block is wiped before it is given back. The credentials live in pages of
  * their own, which are locked and excluded from core dumps if the system allows
- * it. A fetched key belongs to the caller; kaws_key_free wipes it.
+ * it. What hooks.creds returns is copied there; the program wipes its own copy.
+ * A fetched key belongs to the caller; kaws_key_free wipes it.
  *
  * With config.cache_seconds, or kaws_use_cache, fetched keys are kept: up to
  * 1024 of them and 1 MiB, the oldest goes first. Each is encrypted by itself
@@ -246,16 +267,16 @@
  * while the machine sleeps.) Dead means that it is not given out any more. No
  * thread waits for that moment. The next fetch of any key wipes it, and with
  * the last one the page key. All keys and the page key are wiped by
- * kaws_remove, kaws_rewrap_all, a change of the KMS key, of the region or of
- * the seconds, by kaws_close, and if KMS refuses any request because a right
- * has ended: AccessDenied, NotAuthorized, Disabled, KMSInvalidState, NotFound.
- * What KMS had been asked for before that is not kept after it. Credentials
- * that are expired or replaced end no right to a key. Of threads that fetch the
- * same key at once, one asks KMS, and the others wait, each up to its own
- * timeout_ms; a failure of KMS is the answer to all of them. If that one is
- * cancelled, or its time is up before theirs, another one asks. Without a cache
- * each asks for itself, because a plaintext could be handed on only by keeping
- * it.
+ * kaws_remove, kaws_rewrap_all, a kaws_refresh that finds more than additions,
+ * a change of the KMS key, of the region or of the seconds, by kaws_close, and
+ * if KMS refuses any request because a right has ended: AccessDenied,
+ * NotAuthorized, Disabled, KMSInvalidState, NotFound. What KMS had been asked
+ * for before that is not kept after it. Credentials that are expired or
+ * replaced end no right to a key. Of threads that fetch the same key at once,
+ * one asks KMS, and the others wait, each up to its own timeout_ms; a failure
+ * of KMS is the answer to all of them. If that one is cancelled, or its time is
+ * up before theirs, another one asks. Without a cache each asks for itself,
+ * because a plaintext could be handed on only by keeping it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
@@ -271,11 +292,18 @@
  * 6  THREADS, PROCESSES
  *
  * Any number of threads may use a ring. A walk, a key or an error belongs to
- * one thread. Two processes should not share a data file. If they do, the
- * second gets a warning when it opens the file, the two take turns to change
- * it, and the one that finds the other's change answers KAWS_CHANGED from then
- * on. We leave SIGPIPE alone; with an old libcurl, ignore it. A calling thread
- * needs 64 KiB of stack.
+ * one thread. We leave SIGPIPE alone; with an old libcurl, ignore it. A calling
+ * thread needs 64 KiB of stack.
+ *
+ * Processes may share a data file: the second gets a warning when it opens the
+ * file, and they take turns to change it. If one adds keys, each other takes
+ * them over by itself, before it changes the file and before it answers that a
+ * name is not there; a walk and the stats show them only then. So processes
+ * that only add keys never disturb each other. If one removes keys or re-wraps
+ * them, each other goes on fetching what it knows, and answers KAWS_CHANGED to
+ * every change, and to a fetch of a name that it does not know, until its owner
+ * calls kaws_refresh. To take over what others did means to read the whole
+ * file. If nobody did anything, it costs one look at the file.
  *
  * A ring belongs to the process that opened it. In a child process made by
  * fork() every function answers CONFIG, except kaws_close: there it frees
@@ -307,6 +335,7 @@
  *     SHIELD    shield    the keys that are kept, and who waits for one
  *     TRUST      trust     the current KMS key, and the trusted accounts
  *     CALLS      calls     the clock's offset, and the counters
+ *     SOURCE     creds     one thread at a time asks for new credentials
  *     CREDS      creds     the credentials, and their generation
  *     HTTP       http      the request ids that have been seen
  *     SENDER     curl      the built-in sender's connections
@@ -370,11 +399,15 @@
  * Before each change, the path must still name the file that the ring left,
  * with the same device, inode, size, times and last 32 bytes. If only the times
  * differ (after chmod, or a restored label), we read the whole file again, and
- * its digest decides. To replace the file, we exchange the two names and look
- * at the file that comes out: if it is not ours, we exchange them back. A new
- * data file never replaces another. A data file that has a second hard link, or
- * that is itself a mount point, accepts new keys but cannot be replaced. So
- * opening it logs a warning, and removing and re-wrapping fail.
+ * its digest decides. If the size or the inode differs, the file may have been
+ * extended: then it begins with the very bytes that the ring knows, the digests
+ * prove what follows, and we make that durable and go on from there. It does
+ * not matter who added it, or whether it is a copy. To replace the file, we
+ * exchange the two names and look at the file that comes out: if it is not
+ * ours, we exchange them back. A new data file never replaces another. A data
+ * file that has a second hard link, or that is itself a mount point, accepts
+ * new keys but cannot be replaced. So opening it logs a warning, and removing
+ * and re-wrapping fail.
  *
  * Some risks remain. If the file system cannot exchange names (outside Linux,
  * on NFS and some others), a file that is moved to the path right before our
@@ -386,15 +419,18 @@
  *
  * No file can prove that it is the newest, and no entry can. The digests find
  * damage, but they need no secret: anyone who can write the file can make new
- * ones. Someone who has an older copy can put it in the file's place, or
- * bring back single entries from it, as they were before they were removed or
+ * ones. Someone who has an older copy can put it in the file's place, or bring
+ * back single entries from it, as they were before they were removed or
  * re-wrapped, beside all later ones. He can also leave out entries. What he
  * cannot do is change an entry's name, type or key. While a ring is open, its
  * next change finds such an edit (KAWS_CHANGED). An edit made while no process
  * has the file open shows only in the log: opening the file, and each change,
  * logs a note with the number of keys and the first bytes of the checksum. An
- * opening should find those of the last note before it. Removing a key does not
- * remove it from older copies of the file. Only deleting the KMS key does.
+ * opening should find those of the last note before it. What is merely added to
+ * the file of an open ring counts as added by another process, and such a note
+ * tells it. A refresh takes over whatever is there, as an opening does, and
+ * logs both numbers and both checksums. Removing a key does not remove it from
+ * older copies of the file. Only deleting the KMS key does.
  *
  * A sealed value that needs no data file has a format of its own, which
  * kaws_sealed_pack writes. Its numbers are little-endian, too:
@@ -601,7 +637,7 @@
  * all that the key encrypts, so old keys are found as long as they are needed.
  * One thread rotates, and the others fetch meanwhile.
  *
- *     enum verdict { DONE, LATER, REOPEN, ASK };
+ *     enum verdict { DONE, LATER, REFRESH, ASK };
  *
  *     static enum verdict
  *     rotate(kaws *ring, const char *kms_key, const char *next,
@@ -621,7 +657,7 @@
  *         case KAWS_REPLY: case KAWS_LOCKED: case KAWS_RUNNING:
  *             return LATER;
  *         case KAWS_CHANGED: case KAWS_UNCERTAIN:
- *             return REOPEN;
+ *             return REFRESH;
  *         default:
  *             return ASK;
  *         }
@@ -629,11 +665,11 @@
  *
  * DONE: fetch the next key once, and encrypt with it from now on. LATER: call
  * rotate() again in a minute. A step that was done is done again, which does no
- * harm. REOPEN: another process changed the file, or the disk failed. Fetches
- * go on as before. Find out what happened; then, while no thread is in a call
- * or holds a key, close the ring and open it again. Its config, as at every
- * start from now on, names the new KMS key. ASK: log err->text, for a person to
- * read. Trying again would not help.
+ * harm. REFRESH: another process changed the file, or the disk failed. Fetches
+ * go on as before. Find out what happened, and put the right file back if it
+ * was replaced; then call kaws_refresh(), and rotate() again. ASK: log
+ * err->text for a person to read. Trying again would not help. At every start
+ * from now on, the config names the new KMS key.
  *
  *
  * 10.3  A client that only seals, a server that only opens
@@ -864,8 +900,8 @@ extern "C" {
     X(CORRUPT,     "the data file is damaged")                                \
     X(CHANGED,     "the data file is not the one this keyring wrote")         \
     X(LOCKED,      "another process is changing the data file")               \
-    X(UNCERTAIN,   "the disk failed mid-change: reopen before changing more") \
-    X(CREDENTIALS, "AWS does not accept the credentials")                     \
+    X(UNCERTAIN,   "the disk failed mid-change: refresh or reopen first")     \
+    X(CREDENTIALS, "there are no credentials that AWS accepts")               \
     X(DENIED,      "AWS KMS does not allow it")                               \
     X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
     X(FOREIGN,     "the KMS key belongs to an account that is not trusted")   \
@@ -958,11 +994,29 @@ typedef struct kaws_reply {
  * are wanted.) */
 KAWS_API void kaws_reply_line(kaws_reply *r, const char *line, size_t len);
 
+/* AWS credentials. */
+typedef struct kaws_creds {
+    const char *id, *secret;
+    const char *token;            /* session token; NULL: none                */
+} kaws_creds;
+
+/* What the `creds` hook is told, and what it fills in. */
+typedef struct kaws_creds_wanted {
+    int         refused;          /* 1: AWS refused the last ones             */
+    int         timeout_ms;       /* what is left of the call's time          */
+    int       (*cancelled)(void *arg);    /* as in kaws_request               */
+    void       *cancelled_arg;
+
+    kaws_creds  creds;            /* the hook's own memory: see there         */
+    int64_t     expires;          /* Unix seconds; 0: they do not expire      */
+    char        text[128];        /* on failure: why, for the error's text    */
+} kaws_creds_wanted;
+
 /* All effects on the world except files; each can be replaced by itself. Any
  * thread may call a hook, also the threads that kaws_rewrap_all starts, and
- * several may do so at once. We may hold locks and secrets meanwhile. So a hook
- * must return: it must not throw an exception, longjmp() out, end the thread,
- * or enable cancellation. Nor may it call the ring. */
+ * several may do so at once (but not `creds`). We may hold locks and secrets
+ * meanwhile. So a hook must return: it must not throw an exception, longjmp()
+ * out, end the thread, or enable cancellation. Nor may it call the ring. */
 typedef struct kaws_hooks {
     void   *ctx;                  /* passed to every hook                     */
 
@@ -1007,6 +1061,15 @@ typedef struct kaws_hooks {
      * re-wrap asks in the threads that it starts, too, and ends if one of them
      * gets a 1. NULL: no call is cancelled. */
     int   (*cancelled)(void *ctx);
+
+    /* Gives the credentials, in place of conf_file: fills in w->creds and
+     * w->expires, and returns 0; or says in w->text why it has none (the call
+     * fails with CREDENTIALS). We ask before the first KMS request, before the
+     * credentials expire, and if AWS refuses them: then w->refused is 1, and
+     * what the hook has kept is of no use (section 4). We copy the strings at
+     * once; they must stay valid until the hook is called again, or the ring is
+     * closed. No two threads call this hook at a time. NULL: conf_file. */
+    int   (*creds)(void *ctx, kaws_creds_wanted *w);
 } kaws_hooks;
 
 typedef struct kaws_config {
@@ -1015,11 +1078,13 @@ typedef struct kaws_config {
     const char *region;           /* of an id or alias; NULL: us-east-1       */
     const char *accounts;         /* trusted: "111122223333,..."; NULL: own
                                    * (the manual, section 8)                  */
-    const char *conf_file;        /* holds the credentials; must be set       */
+    const char *conf_file;        /* holds the credentials (section 4); NULL:
+                                   * there are none, or hooks.creds has them  */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: never change the data file            */
     int         must_exist;       /* 1: never make a new data file            */
+    int         must_have_creds;  /* 1: do not open without credentials       */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
     int         max_attempts;     /* of a request (section 4); 0: 3           */
@@ -1040,11 +1105,13 @@ typedef struct kaws kaws;
  * empty keyring, with a warning, because an unmounted volume looks the same.
  * That is right once: with must_exist or read_only, a missing file is refused,
  * and nothing is created: FILE, and err->os is ENOENT. It checks the whole
- * file, sends no KMS request, and copies the config with its strings. *ring is
- * NULL on failure; otherwise free it with kaws_close. Without cfg->data_file
+ * file, sends no KMS request, and copies the config with its strings. It reads
+ * the conf file; if that fails, it warns, and the first KMS request reads it
+ * again. With must_have_creds, that fails, and hooks.creds is asked, too. *ring
+ * is NULL on failure; otherwise free it with kaws_close. Without cfg->data_file
  * there is no keyring: see "AWS KMS without a data file" below.
- * ARGUMENT, CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY,
- * RANDOM. */
+ * ARGUMENT, CONFIG, CREDENTIALS, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN,
+ * MEMORY, RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
@@ -1053,8 +1120,9 @@ KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
  * use it both ways, and learns which KMS key an alias means. It makes two KMS
  * requests, or three if KMS does not know dry runs. CONFIG (no KMS key is set),
  * FOREIGN, MEMORY, and the KMS errors: CREDENTIALS, DENIED, KMS_KEY, ARGUMENT
- * and CONFIG (libcurl cannot use the CA file or the proxy) are definite;
- * NETWORK, THROTTLED, SERVICE and REPLY may pass. */
+ * and CONFIG (the conf file is bad or missing, or libcurl cannot use the CA
+ * file or the proxy) are definite; NETWORK, THROTTLED, SERVICE and REPLY may
+ * pass. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
 /* Closes the ring; NULL is allowed. No other call may be running. In a forked
@@ -1096,10 +1164,13 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
 /* Has KMS decrypt the key. One KMS request. Only if the ring does not know its
  * own account yet (the manual, section 8), and its KMS key is not the one that
  * sealed this key, there are one or two more before it, once; then the right to
- * GenerateDataKeyWithoutPlaintext is needed. On failure *key is all zeros.
- * ARGUMENT, CONFIG, NOT_FOUND (without a KMS request), FOREIGN (the entry's KMS
- * key belongs to an account that is not trusted), MISMATCH (the blob was sealed
- * for another name, file or length), MEMORY, and the KMS errors. */
+ * GenerateDataKeyWithoutPlaintext is needed. If the ring does not have the key,
+ * it first looks whether other processes added it (kaws_refresh), and returns
+ * NOT_FOUND, without a KMS request, only if it is sure. On failure *key is all
+ * zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key belongs to
+ * an account that is not trusted), MISMATCH (the blob was sealed for another
+ * name, file or length), MEMORY, the KMS errors, and for a key that the ring
+ * does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -1185,10 +1256,29 @@ KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
  * A change of the number empties the cache. */
 KAWS_API void kaws_use_cache(kaws *ring, int seconds);
 
-/* Reads the conf file again. (The ring also does so by itself if AWS refuses
- * the credentials and the file has changed.) CONFIG: the old credentials stay
- * in use. */
+/* Reads the conf file, or asks hooks.creds, again. (The ring also does so by
+ * itself: section 4.) On failure the old credentials stay in use: CONFIG (the
+ * conf file), CREDENTIALS (the hook), NETWORK (another thread has been asking
+ * the hook for timeout_ms). */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
+
+/* As whom, and where, the ring asks AWS KMS. */
+typedef struct kaws_identity {
+    char    source[24];           /* "the conf file" or "the program"         */
+    char    access_key_end[5];    /* last four of the access key id; "": there
+                                   * is none, or it does not look like AWS's  */
+    char    account[13];          /* the own account; "": not known yet       */
+    int64_t expires;              /* the credentials: Unix seconds; 0: never  */
+    char    region[33];           /* which requests are signed for            */
+    char    endpoint[192];        /* where they go: "https://host[:port]/"    */
+} kaws_identity;
+
+/* Fills *out. No KMS request. Only if there are no credentials yet, it reads
+ * them, or asks hooks.creds. If that fails, it returns the error, but still
+ * fills in what it knows. ARGUMENT, CONFIG, CREDENTIALS, NETWORK (see
+ * kaws_reload_creds). */
+KAWS_API kaws_status kaws_whoami(kaws *ring, kaws_identity *out,
+                                 kaws_error *err);
 
 /* Has KMS make new key material for the current KMS key, and waits up to
  * timeout_ms for KMS to start using the new material. Old blobs stay readable.
@@ -1210,6 +1300,19 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
  * an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
  * MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
+
+/* Takes over what other processes did to the data file. If they did nothing,
+ * that costs one look at the file (stat). The ring takes over by itself what
+ * they added, before it changes the file and before it answers NOT_FOUND.
+ * Anything else they did is CHANGED until this function is called. Then the
+ * ring has the keys that are in the file, and no others: be sure that it is the
+ * right file, and no older copy. A warning in the log has the number of keys
+ * and the checksum, before and after. A ring that answered UNCERTAIN can change
+ * the file again. A re-wrap that is running ends with CHANGED, unless keys were
+ * only added. No KMS request. On failure the ring is as before: CONFIG, FILE
+ * (err->os is ENOENT: there is no file), CORRUPT, CHANGED (it is a different
+ * keyring's file), LOCKED, UNCERTAIN, MEMORY. */
+KAWS_API kaws_status kaws_refresh(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
     uint64_t keys;
@@ -1320,11 +1423,6 @@ KAWS_API kaws_status kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out,
                                         kaws_error *err);
 
 /* ---- SigV4 without a ring; allocates nothing --------------------------- */
-
-typedef struct kaws_creds {
-    const char *id, *secret;
-    const char *token;            /* session token; NULL: none                */
-} kaws_creds;
 
 /* The request to sign. Path and query are as they will be sent,
  * percent-encoded, with upper-case digits. `headers` are all headers to sign,
@@ -2030,6 +2128,7 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(SHIELD)   /* shield: the keys that are kept, and who waits for one    */\
     X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
     X(CALLS)    /* calls: the clock's offset and the counters               */\
+    X(SOURCE)   /* creds: who asks where the credentials come from          */\
     X(CREDS)    /* creds: the credentials and their generation              */\
     X(HTTP)     /* http: the request ids that have come                     */\
     X(SENDER)   /* curl: the built-in sender's connections                  */\
@@ -2959,8 +3058,9 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_MADE_FOLDER  114, KAWS__WARNING, "made the folder %s for "   \
     "the data file; if the keyring has been in use, is its volume mounted?"
 #define KAWS__LOG_IN_USE       115, KAWS__WARNING, "the data file %s is in "   \
-    "use by another process, too%s; once one of them has changed it, the "     \
-    "other refuses to: give each a file of its own"
+    "use by another process, too%s; once one of them has removed or re-"       \
+    "wrapped keys, the other changes nothing until it is refreshed; if that "  \
+    "is not meant, give each a file of its own"
 #define KAWS__LOG_UNLOCKED     116, KAWS__WARNING, "the data file is read "    \
     "without a lock, and is checked by its digests alone: %s"
 #define KAWS__LOG_LINKS        117, KAWS__WARNING, "the data file %s has %s "  \
@@ -3002,6 +3102,15 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_KEY_ID       133, KAWS__WARNING, "the KMS key '%s' is "      \
     "looked up as a key id, but key ids are longer: if it is an alias, write " \
     "alias/ before it"
+#define KAWS__LOG_CREDS_OLD    141, KAWS__WARNING, "the AWS credentials will " \
+    "expire soon, and newer ones could not be had; they are used for now: %s"
+#define KAWS__LOG_NO_CREDS     142, KAWS__WARNING, "there are no AWS "         \
+    "credentials yet; each call that needs AWS KMS looks for them again, and " \
+    "fails until there are some: %s"
+#define KAWS__LOG_ADDED        146, KAWS__NOTE, "another process has added "   \
+    "to the data file %s: %s; before, %s"
+#define KAWS__LOG_REFRESHED    147, KAWS__WARNING, "the data file %s was read "\
+    "again, because a refresh was asked for: %s; before, %s"
 #define KAWS__LOG_NO_PAGE      153, KAWS__WARNING, "no key is kept in "        \
     "memory, because no page can be locked: %s (errno %d); allow the process " \
     "to lock 64 KiB (RLIMIT_MEMLOCK; in systemd LimitMEMLOCK)"
@@ -6070,14 +6179,15 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: disk err buf text sigv4
+ * Uses: thread disk err buf text sigv4
  * Gives: sources_open sources_read sources_end
  *
  * A table has one row for each source: its name, and a function that finds
- * credentials or says why there are none. Today there is one source, the conf
- * file: the access key id, the secret access key and, if there is one, the
- * session token, one a line. A source keeps no credentials. It reads them into
- * memory that the caller lends and wipes.
+ * credentials or says why there are none. The first source that is configured
+ * is the only one: if it fails, no other is asked. There are two. The program
+ * has a hook. The conf file holds the access key id, the secret access key and,
+ * if there is one, the session token, one a line. A source keeps no
+ * credentials. What it reads goes into memory that the caller lends and wipes.
  *
  * The conf file is what somebody pasted. What stands around a value is taken
  * off, if it cannot be part of a value of AWS; else the file is refused, by
@@ -6090,22 +6200,32 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 
 typedef struct kaws__source kaws__source;
 
+typedef struct kaws__seek {       /* what a source is told, and what it finds */
+    int          refused;         /* AWS refused the last: is there another?  */
+    int64_t      now;             /* Unix seconds, by the clock of AWS        */
+    int          left_ms;         /* what the source may take                 */
+    kaws__cancel cancel;          /* who may end it                           */
+    uint8_t     *text;            /* room: KAWS__SOURCES_TEXT_MAX bytes       */
+    kaws_bytes   secret[2];       /* no error may hold a piece of these       */
+    kaws_bytes   found[3];        /* id, secret, token; no id: as before      */
+    int64_t      expires;         /* Unix seconds; 0: they do not             */
+} kaws__seek;
+
 typedef struct kaws__sources {
     const kaws_hooks   *hooks;
     const kaws__source *source;   /* the row that is configured               */
-    const char *conf_file;        /* borrowed                                 */
-    char        shown[KAWS__TEXT_SHOWN];  /* conf_file for messages           */
+    const char *conf_file;        /* borrowed; may be NULL                    */
+    char        shown[KAWS__TEXT_SHOWN];  /* what messages add to the name    */
     kaws__stat  seen;             /* the conf file when it was last read      */
 } kaws__sources;
 
 struct kaws__source {
     const char *name;             /* as messages call it                      */
-    kaws_status (*find)(kaws__sources *s, int if_changed, uint8_t *text,
-                        kaws_bytes found[3], kaws_error *err);
+    kaws_status (*find)(kaws__sources *s, kaws__seek *seek, kaws_error *err);
 };
 
 
-/* ---- the conf file's text ---------------------------------------------- */
+/* ---- what credentials may be ------------------------------------------- */
 
 /* What is looked for. A name in the file decides which of them a value is;
  * without names, their order does. Some tools have an older name of the token.
@@ -6119,6 +6239,47 @@ kaws__sources_parts[] = {
 };
 
 enum { KAWS__TOKEN = 2, KAWS__OTHER = 4, KAWS__UNNAMED };    /* parts, or not */
+
+
+/* Returns NULL, or what no value of AWS's has, at *at. */
+static const char *
+kaws__sources_odd(int part, kaws_bytes value, const uint8_t **at)
+{
+    for (*at = value.at; *at < value.at + value.len; ++*at)
+        if (**at <= ' ' || **at > '~')
+            return **at == ' ' || **at == '\t'
+                 ? "a blank" : "a byte that is not visible ASCII";
+    return value.len <= kaws__sources_parts[part].most ? NULL
+         : "it is longer than the longest that AWS has";
+}
+
+
+/* Whether it has the form of an access key id of AWS. */
+static int
+kaws__sources_is_id(kaws_bytes text, const char *begins)
+{
+    return text.len >= 16 && kaws__buf_begins(text, begins);
+}
+
+
+/* Returns NULL, or what is wrong with the part *part of them all. */
+static const char *
+kaws__sources_lacks(const kaws_bytes found[3], int *part)
+{
+    const int brief = kaws__sources_is_id(found[0], "ASIA");
+
+    for (*part = 0; *part < KAWS__TOKEN + brief; ++*part)
+        if (found[*part].len == 0)
+            return *part < KAWS__TOKEN ? "is missing" : "is missing; an id "
+                   "that begins with ASIA needs one";
+    *part = 1;
+    return found[1].len == 20 && (kaws__sources_is_id(found[1], "AKIA") ||
+                                  kaws__sources_is_id(found[1], "ASIA"))
+         ? "has the form of an access key id; are the two swapped?" : NULL;
+}
+
+
+/* ---- the conf file's text ---------------------------------------------- */
 
 typedef struct kaws__conf {       /* the file, as it is read                  */
     kaws_bytes *found;
@@ -6214,25 +6375,18 @@ kaws__sources_value(kaws__conf *c, int part, kaws_bytes *value)
         { '/', "'/', which no id has; are the id and the secret swapped?" }
     };
     const size_t rows = sizeof odd / sizeof odd[0] - (part > 0);
-    const uint8_t *end;
     size_t i;
 
     if (value->len > 1 && (*value->at == '"' || *value->at == '\'') &&
         value->at[value->len - 1] == *value->at)
         *value = (kaws_bytes){ value->at + 1, value->len - 2 };
-    end = value->at + value->len;
     for (i = 0; i < rows && value->len > 0; i++) {
-        c->at = i < 3 ? value->at : i == 3 ? end - 1
+        c->at = i < 3 ? value->at : i == 3 ? value->at + value->len - 1
               : memchr(value->at, odd[i].c, value->len);
         if (c->at != NULL && *c->at == odd[i].c)
             return odd[i].words;
     }
-    for (c->at = value->at; c->at < end; c->at++)
-        if (*c->at <= ' ' || *c->at > '~')
-            return *c->at == ' ' || *c->at == '\t'
-                 ? "a blank" : "a byte that is not visible ASCII";
-    return value->len <= kaws__sources_parts[part].most ? NULL
-         : "it is longer than the longest that AWS has";
+    return kaws__sources_odd(part, *value, &c->at);
 }
 
 
@@ -6269,21 +6423,13 @@ kaws__sources_take(kaws__conf *c)
 }
 
 
-/* Whether it has the form of an access key id of AWS. */
-static int
-kaws__sources_is_id(kaws_bytes text, const char *begins)
-{
-    return text.len >= 16 && kaws__buf_begins(text, begins);
-}
-
-
 /* Finds the credentials in the conf file's text. Returns "", or what is wrong
  * with it. */
 static const char *
 kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
 {
-    const char *wrong = NULL;
-    int brief, i = 0;
+    const char *wrong = NULL, *lacks;
+    int part;
 
     *c = (kaws__conf){ .found = found };
     memset(found, 0, 3 * sizeof *found);
@@ -6294,43 +6440,42 @@ kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
         text = (kaws_bytes){ text.at + 3, text.len - 3 };
     while (wrong == NULL && kaws__sources_line(c, &text))
         wrong = kaws__sources_take(c);
-    brief = kaws__sources_is_id(found[0], "ASIA");
-    while (i < KAWS__TOKEN + brief && found[i].len > 0)
-        i++;
+    lacks = kaws__sources_lacks(found, &part);
     if (wrong != NULL)
         (void)snprintf(c->wrong, sizeof c->wrong, "line %d, column %d: %s",
                        c->number, (int)(c->at - c->start) + 1, wrong);
-    else if (i < KAWS__TOKEN + brief)
-        (void)snprintf(c->wrong, sizeof c->wrong, "the %s (line %d, or %s) "
-                       "is missing%s", kaws__sources_parts[i].called, i + 1,
-                       kaws__sources_parts[i].name, i < KAWS__TOKEN ? ""
-                       : "; an id that begins with ASIA needs one");
-    else if (found[1].len == 20 && (kaws__sources_is_id(found[1], "AKIA") ||
-                                    kaws__sources_is_id(found[1], "ASIA")))
-        return "the secret access key has the form of an access key id; are "
-               "the two swapped?";
+    else if (lacks != NULL && found[part].len == 0)
+        (void)snprintf(c->wrong, sizeof c->wrong, "the %s (line %d, or %s) %s",
+                       kaws__sources_parts[part].called, part + 1,
+                       kaws__sources_parts[part].name, lacks);
+    else if (lacks != NULL)
+        (void)snprintf(c->wrong, sizeof c->wrong, "the %s %s",
+                       kaws__sources_parts[part].called, lacks);
     return c->wrong;
 }
 
 
-/* ---- reading it -------------------------------------------------------- */
+/* ---- the sources ------------------------------------------------------- */
 
+/* After a refusal, the conf file is read only if it has changed. */
 static kaws_status
-kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
-                   kaws_bytes found[3], kaws_error *err)
+kaws__sources_file(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
-    kaws_bytes all = { text, 0 };
+    kaws_bytes all = { seek->text, 0 };
     const char *wrong;
     kaws__conf conf;
     kaws__stat st = { 0 };
-    int fd = -1, same = 0;
-    int os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
+    int fd = -1, same = 0, os;
 
+    if (s->conf_file == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
+                             "the file with the AWS credentials");
+    os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
     if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular) {
-        same = if_changed && st.mtime_ns == s->seen.mtime_ns &&
+        same = seek->refused && st.mtime_ns == s->seen.mtime_ns &&
                st.size == s->seen.size && st.ino == s->seen.ino;
         if (!same)
-            os = kaws__disk_read_at(fd, 0, text, KAWS__SOURCES_TEXT_MAX,
+            os = kaws__disk_read_at(fd, 0, seek->text, KAWS__SOURCES_TEXT_MAX,
                                     &all.len);
     }
     kaws__disk_close(fd);
@@ -6342,7 +6487,7 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
     wrong = !st.regular ? "it is not a file"
           : all.len == KAWS__SOURCES_TEXT_MAX ? "it is longer than 6143 bytes"
           : all.len == 0 ? "it is empty"
-          : kaws__sources_parse(&conf, all, found);
+          : kaws__sources_parse(&conf, all, seek->found);
     if (*wrong != '\0')
         return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; the "
                              "file has to hold the access key id, the secret "
@@ -6355,35 +6500,83 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
 }
 
 
+/* What is found stays in the memory of the program's hook. */
+static kaws_status
+kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
+{
+    kaws_creds_wanted w = { .refused = seek->refused,
+                            .timeout_ms = seek->left_ms > 0 ? seek->left_ms : 1,
+                            .cancelled = seek->cancel.asked,
+                            .cancelled_arg = seek->cancel.arg };
+    const int failed = s->hooks->creds(s->hooks->ctx, &w);
+    const char *const given[] = { w.creds.id, w.creds.secret, w.creds.token };
+    const char *wrong = NULL, *between = ": ";
+    const uint8_t *at;
+    char date[17];
+    int part;
+
+    w.text[sizeof w.text - 1] = '\0';
+    if (failed && kaws__thread_pause(s->hooks, &seek->cancel, 0))
+        return kaws__err_cancelled(err, "the program's credentials");
+    if (kaws__text_holds(kaws__buf_of(w.text), seek->secret[0]) ||
+        kaws__text_holds(kaws__buf_of(w.text), seek->secret[1]))
+        w.text[0] = '\0';
+    if (failed)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave no "
+                             "credentials: %s", s->shown, w.text[0] == '\0'
+                             ? "it gave no reason that may be shown"
+                             : KAWS__QUOTE(kaws__buf_of(w.text)));
+    for (part = 0; part < 3 && wrong == NULL; part += wrong == NULL) {
+        seek->found[part] = kaws__buf_of(given[part] != NULL ? given[part]
+                                                             : "");
+        wrong = kaws__sources_odd(part, seek->found[part], &at);
+    }
+    if (wrong == NULL) {
+        wrong = kaws__sources_lacks(seek->found, &part);
+        between = " ";
+    }
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave "
+                             "credentials that cannot be used: the %s%s%s",
+                             s->shown, kaws__sources_parts[part].called,
+                             between, wrong);
+    if (w.expires != 0 && *kaws_amz_date(date, w.expires) == '\0')
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave "
+                             "credentials that expire at no time in Unix "
+                             "seconds", s->shown);
+    seek->expires = w.expires;
+    return KAWS_OK;
+}
+
+
 static const kaws__source kaws__sources_table[] = {
+    { "the program", kaws__sources_program },     /* if hooks.creds is set    */
     { "the conf file", kaws__sources_file }
 };
 
 
 /* `conf_file` is borrowed for as long as the sources are used. */
-static kaws_status
+static void
 kaws__sources_open(kaws__sources *s, const kaws_hooks *hooks,
-                   const char *conf_file, kaws_error *err)
+                   const char *conf_file)
 {
-    if (conf_file == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
-                             "the file with the AWS credentials");
-    s->hooks = hooks;
-    s->source = &kaws__sources_table[0];
-    s->conf_file = conf_file;
-    kaws_show(s->shown, sizeof s->shown, conf_file);
-    return KAWS_OK;
+    *s = (kaws__sources){ .hooks = hooks, .conf_file = conf_file };
+    s->source = &kaws__sources_table[hooks->creds == NULL];
+    (void)snprintf(s->shown, sizeof s->shown, "(hooks.creds)");
+    if (hooks->creds == NULL)
+        kaws_show(s->shown, sizeof s->shown, conf_file);
 }
 
 
 /* The last four characters of an access key id, by which people tell it from
  * others. If it does not look like one, it may be the secret on the wrong line,
- * and nothing of it is shown. */
+ * and nothing of it is shown: `end` is then empty. Returns what a log says. */
 static const char *
 kaws__sources_end(kaws_bytes id, char end[5])
 {
     size_t i = 0;
 
+    end[0] = '\0';
     while (i < id.len && id.at[i] != '\0' &&
            strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", id.at[i]) != NULL)
         i++;
@@ -6394,20 +6587,18 @@ kaws__sources_end(kaws_bytes id, char end[5])
 }
 
 
-/* Reads credentials into the KAWS__SOURCES_TEXT_MAX bytes at `text`, and has
- * `found` refer to the id, the secret and the token in them. With `if_changed`
- * (AWS refused the last ones) it leaves `found` alone if there are no newer
- * ones. On failure `found` may hold anything. */
+/* Has the source find credentials. On failure, or if it finds only what it
+ * found before, seek->found[0] is empty. */
 static kaws_status
-kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
-                   kaws_bytes found[3], kaws_error *err)
+kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
-    char end[5];
-    kaws_status status = s->source->find(s, if_changed, text, found, err);
+    kaws_status status;
 
-    if (status == KAWS_OK && if_changed && found[0].len > 0)
-        kaws__err_log(s->hooks, KAWS__LOG_NEWER, s->source->name, s->shown,
-                      kaws__sources_end(found[0], end));
+    memset(seek->found, 0, sizeof seek->found);
+    seek->expires = 0;
+    status = s->source->find(s, seek, err);
+    if (status != KAWS_OK)
+        seek->found[0].len = 0;
     return status;
 }
 
@@ -6416,8 +6607,8 @@ kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
  * ROOM  creds    the credentials that requests are signed with
  * ==========================================================================
  * Uses: sys thread err mem buf text crypto sigv4 sources
- * Gives: creds_open creds_close creds_reload creds_refresh creds_end
- *        creds_signer creds_wipe creds_leak_in
+ * Gives: creds_open creds_abandon creds_close creds_ready creds_renew
+ *        creds_tell creds_signer creds_wipe creds_leak_in
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
@@ -6425,12 +6616,29 @@ kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
  * never the secret. Each time the credentials are replaced, their generation
  * grows by 1. The room also says whether a text holds a piece of the secret
  * or of the token.
+ *
+ * The source is asked by one thread at a time, which has the turn to ask; it
+ * holds no lock then that a signature takes. If the credentials will expire
+ * soon, the others go on with them. If there are none, or they have expired, or
+ * AWS has refused them, the others wait, and take the answer as theirs, be it a
+ * failure.
+ *
+ * When they expire is a time of AWS's clock, which ours may not agree with. A
+ * clock that is behind lets us send what has expired: AWS refuses it, and we
+ * renew it. A clock that is ahead shows new credentials as expired. Such ones
+ * are used all the same, for a minute: AWS's answer will tell which of the two
+ * is wrong.
  */
+
+#define KAWS__CREDS_EARLY_S     300   /* renewed so long before they expire,  */
+#define KAWS__CREDS_PART          3   /* or this part of their life           */
+#define KAWS__CREDS_PAUSE_MS  60000   /* after asking in vain                 */
 
 typedef struct kaws__signer {
     char     id[KAWS__SOURCES_ID_MAX + 1];
     kaws__mac_key key;            /* for one day, one region, KMS             */
     unsigned generation;          /* of the credentials it was made from      */
+    unsigned told;                /* see kaws__creds                          */
     char     token[KAWS__SOURCES_TOKEN_MAX + 1];  /* mostly short, so last    */
 } kaws__signer;
 
@@ -6438,66 +6646,68 @@ typedef struct kaws__secrets {    /* what the locked page holds               */
     kaws__signer signer;
     char    secret[KAWS__SIGV4_SECRET_MAX + 1];
     char    key_date[9], key_region[33];  /* for which signer.key is          */
-    uint8_t text[KAWS__SOURCES_TEXT_MAX];
+    uint8_t text[KAWS__SOURCES_TEXT_MAX]; /* in the turn to ask               */
 } kaws__secrets;
 
 typedef struct kaws__creds {
     const kaws_hooks *hooks;
+    kaws__turn    asking;         /* the turn to ask the source               */
+    kaws__sources sources;        /* in the turn to ask                       */
     kaws__lock    lock;           /* guards all below                         */
     kaws__secrets *secrets;
-    kaws__sources sources;
+    int64_t       expires;        /* Unix seconds of AWS's clock; 0: never    */
+    int64_t       early;          /* they are renewed so many seconds before  */
+    int           doubtful;       /* our clock said they came expired         */
+    unsigned      refused;        /* the generation that AWS refused, or 0    */
+    unsigned      answers;        /* of the source so far,                    */
+    unsigned      told;           /* and those after we told it of a refusal  */
+    int64_t       asked_ms;       /* when the last came, by hooks.ticks_ms    */
+    int           in_vain;        /* it was of no use                         */
+    kaws_error    failure;        /* what it was                              */
 } kaws__creds;
 
+enum {                            /* what the credentials are needed for      */
+    KAWS__TO_SIGN,
+    KAWS__TO_TELL,                /* whose they are: expired ones do          */
+    KAWS__TO_RENEW                /* the caller wants what the source has now */
+};
 
-/* Reads the credentials again. If AWS refused a generation of them (`refused`
- * is not 0), it reads only if that generation is the present one and the source
- * has changed, so of many threads that were refused one reads. If anything that
- * it finds is wrong, the credentials stay. */
-static kaws_status
-kaws__creds_reload(kaws__creds *c, unsigned refused, kaws_error *err)
-{
-    kaws__secrets *s = c->secrets;
-    kaws_bytes found[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } };
-    kaws_status status = KAWS_OK;
-
-    kaws__thread_lock(&c->lock);
-    if (refused == 0 || refused == s->signer.generation)
-        status = kaws__sources_read(&c->sources, refused != 0, s->text, found,
-                                    err);
-    if (status == KAWS_OK && found[0].len > 0) {
-        (void)kaws__buf_copy_text(s->signer.id, sizeof s->signer.id, found[0]);
-        (void)kaws__buf_copy_text(s->secret, sizeof s->secret, found[1]);
-        (void)kaws__buf_copy_text(s->signer.token, sizeof s->signer.token,
-                                  found[2]);
-        s->key_date[0] = '\0';
-        s->signer.generation++;
-    }
-    kaws_wipe(s->text, sizeof s->text);
-    kaws__thread_unlock(&c->lock);
-    return status;
-}
+enum {                            /* what they are                            */
+    KAWS__GOOD,
+    KAWS__EXPIRING,               /* good, but to be renewed                  */
+    KAWS__WANTED                  /* there are none that AWS would accept     */
+};
 
 
-/* `conf_file` is borrowed until the credentials are closed. */
+/* `conf_file` is borrowed until the credentials are closed. Nothing is read
+ * yet. */
 static kaws_status
 kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
                  const char *conf_file, kaws_error *err)
 {
-    kaws_status status;
     kaws__secrets *s;
 
     *c = (kaws__creds){ .hooks = hooks };
-    status = kaws__sources_open(&c->sources, hooks, conf_file, err);
-    if (status != KAWS_OK)
-        return status;
+    kaws__sources_open(&c->sources, hooks, conf_file);
     s = kaws__sys_alloc_locked(sizeof *s);
-    if (s != NULL && kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0) {
+    if (s != NULL &&
+        kaws__thread_turn_init(&c->asking, KAWS__RANK_SOURCE) == 0 &&
+        kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0) {
         c->secrets = s;
-        return kaws__creds_reload(c, 0, err);
+        return KAWS_OK;
     }
     if (s != NULL)
         kaws__sys_free_locked(s, sizeof *s);
+    kaws__thread_turn_free(&c->asking);
     return kaws__err_memory(err, "making a page for the credentials");
+}
+
+
+/* This process is a forked child. A thread of its parent may have the turn. */
+static void
+kaws__creds_abandon(kaws__creds *c)
+{
+    memset(&c->asking, 0, sizeof c->asking);
 }
 
 
@@ -6508,41 +6718,236 @@ kaws__creds_close(kaws__creds *c)
         return;
     kaws_wipe(c->secrets, sizeof *c->secrets);
     kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
+    kaws__thread_turn_free(&c->asking);
     kaws__thread_lock_free(&c->lock);
     c->secrets = NULL;
 }
 
 
-/* AWS refused a signature made from that generation: are there newer
- * credentials now? A source that is only half written changes nothing until the
- * next refusal. */
+/* Whether the text holds a piece of the secret access key or of the token. */
 static int
-kaws__creds_refresh(kaws__creds *c, unsigned generation)
+kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
 {
+    int leak;
+
+    kaws__thread_lock(&c->lock);
+    leak = kaws__text_holds(text, kaws__buf_of(c->secrets->secret)) ||
+           kaws__text_holds(text, kaws__buf_of(c->secrets->signer.token));
+    kaws__thread_unlock(&c->lock);
+    return leak;
+}
+
+
+/* ---- asking the source ------------------------------------------------- */
+
+/* What the credentials are. With the lock held. */
+static int
+kaws__creds_state(const kaws__creds *c, int need, int64_t now)
+{
+    const int64_t left = c->expires - now;
+    int64_t ago;
+
+    if (need == KAWS__TO_RENEW || c->secrets->signer.generation == 0)
+        return KAWS__WANTED;
+    if (need == KAWS__TO_TELL)
+        return KAWS__GOOD;
+    if (c->refused != 0 || (c->expires != 0 && left <= 0 && !c->doubtful))
+        return KAWS__WANTED;
+    if (c->expires == 0 || left > c->early)
+        return KAWS__GOOD;
+    ago = c->in_vain ? c->hooks->ticks_ms(c->hooks->ctx) - c->asked_ms : -1;
+    if (ago >= 0 && ago < KAWS__CREDS_PAUSE_MS)
+        return KAWS__GOOD;
+    return left > 0 ? KAWS__EXPIRING : KAWS__WANTED;
+}
+
+
+/* Takes what the source found. The same credentials again are no news, even if
+ * they now expire later. With the lock held. */
+static int
+kaws__creds_take(kaws__creds *c, const kaws__seek *seek)
+{
+    kaws__secrets *s = c->secrets;
+    const int64_t left = seek->expires - seek->now;
+    const int64_t part = left > 0 ? left / KAWS__CREDS_PART : 0;
+    char *const mine[] = { s->signer.id, s->secret, s->signer.token };
+    const size_t room[] = { sizeof s->signer.id, sizeof s->secret,
+                            sizeof s->signer.token };
+    int i, same = 1;
+
+    c->expires = seek->expires;
+    c->doubtful = c->expires != 0 && left <= 0;
+    c->early = part < KAWS__CREDS_EARLY_S ? part : KAWS__CREDS_EARLY_S;
+    for (i = 0; i < 3; i++) {
+        same = same && kaws__buf_same(kaws__buf_of(mine[i]), seek->found[i]);
+        (void)kaws__buf_copy_text(mine[i], room[i], seek->found[i]);
+    }
+    if (same)
+        return 0;
+    s->key_date[0] = '\0';
+    s->signer.generation++;
+    c->refused = 0;
+    return 1;
+}
+
+
+/* Asks the source, in our turn. If that fails, the credentials stay. That the
+ * call was cancelled is no answer of the source. */
+static kaws_status
+kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
+{
+    kaws__secrets *s = c->secrets;
+    const char *name = c->sources.source->name;
+    const char *shown = c->sources.shown, *ends;
+    char end[5];
+    int newer = 0;
+    kaws_status status;
+
+    seek->text = s->text;
+    seek->secret[0] = kaws__buf_of(s->secret);    /* who has the turn changes
+                                                   * them, and nobody else    */
+    seek->secret[1] = kaws__buf_of(s->signer.token);
+    status = kaws__sources_read(&c->sources, seek, err);
+    kaws__thread_lock(&c->lock);
+    if (seek->found[0].len > 0)
+        newer = kaws__creds_take(c, seek);
+    if (status != KAWS_CANCELLED) {
+        c->answers++;
+        c->told += seek->refused != 0;
+        c->refused = seek->refused ? 0 : c->refused;
+        c->asked_ms = c->hooks->ticks_ms(c->hooks->ctx);
+        c->in_vain = status != KAWS_OK || c->doubtful;
+        kaws__err_clear(&c->failure);
+        if (status != KAWS_OK)
+            c->failure = *err;
+    }
+    ends = kaws__sources_end(kaws__buf_of(s->signer.id), end);
+    kaws_wipe(s->text, sizeof s->text);
+    kaws__thread_unlock(&c->lock);
+    if (newer && seek->refused)
+        kaws__err_log(c->hooks, KAWS__LOG_NEWER, name, shown, ends);
+    return status;
+}
+
+
+/* Waits for the turn to ask, and asks, if that is still to be done. */
+static kaws_status
+kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
+                 kaws_error *err)
+{
+    kaws_status status;
+    int state, shared;
+
+    kaws__thread_lock(&c->lock);
+    state = kaws__creds_state(c, need, seek->now);
+    seek->refused = need != KAWS__TO_RENEW && c->refused != 0;
+    shared = need != KAWS__TO_RENEW && !seek->refused &&
+             answers != c->answers && c->failure.status != KAWS_OK;
+    if (state == KAWS__WANTED && shared)
+        *err = c->failure;
+    kaws__thread_unlock(&c->lock);
+    if (state == KAWS__GOOD || shared)
+        return err->status;
+    status = kaws__creds_ask(c, seek, err);
+    if (status == KAWS_OK || status == KAWS_CANCELLED)
+        return status;
+    if (seek->refused)
+        kaws__err_log(c->hooks, KAWS__LOG_NO_NEWER, err->text);
+    kaws__thread_lock(&c->lock);
+    state = kaws__creds_state(c, need, seek->now);
+    kaws__thread_unlock(&c->lock);
+    if (state == KAWS__WANTED)
+        return status;
+    if (!seek->refused)
+        kaws__err_log(c->hooks, KAWS__LOG_CREDS_OLD, err->text);
+    kaws__err_clear(err);
+    return KAWS_OK;
+}
+
+
+/* Sees to it that there are credentials to do what is needed. *err is empty
+ * before. */
+static kaws_status
+kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
+{
+    const kaws_hooks asker = { .ctx = seek->cancel.arg,
+                               .cancelled = seek->cancel.asked };
+    kaws_status status;
+    unsigned answers;
+    int state, waited;
+
+    kaws__thread_lock(&c->lock);
+    state = kaws__creds_state(c, need, seek->now);
+    answers = c->answers;
+    kaws__thread_unlock(&c->lock);
+    if (state == KAWS__GOOD)
+        return KAWS_OK;
+    waited = kaws__thread_turn_wait(&c->asking, state == KAWS__EXPIRING ? 0
+                                    : seek->left_ms, &asker);
+    if (waited < 0 && state == KAWS__EXPIRING)
+        return KAWS_OK;                   /* another thread is at it          */
+    if (waited == KAWS__GIVEN_UP)
+        return kaws__err_cancelled(err, "the credentials");
+    if (waited < 0)
+        return kaws__err_set(err, KAWS_NETWORK, "there are no AWS credentials "
+                             "yet: another thread has been asking %s for them "
+                             "for %d ms", c->sources.source->name,
+                             seek->left_ms);
+    seek->left_ms -= waited;
+    status = kaws__creds_turn(c, seek, need, answers, err);
+    kaws__thread_turn_end(&c->asking, 0);
+    return status;
+}
+
+
+/* AWS refused a signature made from that generation: are there newer
+ * credentials now? `told` is from the same signer: if the source has been told
+ * of a refusal since then, it is not told again. A source that is only half
+ * written changes nothing until the next refusal. */
+static int
+kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
+                  unsigned told)
+{
+    const kaws__signer *now = &c->secrets->signer;
+    kaws_status status = KAWS_OK;
     kaws_error err;
-    int newer;
+    int newer, ask;
 
-    if (kaws__creds_reload(c, generation, &err) != KAWS_OK)
-        kaws__err_log(c->hooks, KAWS__LOG_NO_NEWER, err.text);
+    kaws__err_clear(&err);
     kaws__thread_lock(&c->lock);
-    newer = c->secrets->signer.generation != generation;
+    ask = now->generation == generation && c->told == told;
+    if (ask)
+        c->refused = generation;
     kaws__thread_unlock(&c->lock);
-    return newer;
+    if (ask)
+        status = kaws__creds_ready(c, seek, KAWS__TO_SIGN, &err);
+    kaws__thread_lock(&c->lock);
+    newer = now->generation != generation;
+    kaws__thread_unlock(&c->lock);
+    return newer || status == KAWS_CANCELLED;     /* the next try says so     */
 }
 
 
-/* The end of the access key id, for a log: see sources_end. */
+/* Whose credentials these are, and until when. Returns the end of the access
+ * key id for a log. */
 static const char *
-kaws__creds_end(kaws__creds *c, char end[5])
+kaws__creds_tell(kaws__creds *c, kaws_identity *out)
 {
-    const char *shown;
+    const kaws__signer *now = &c->secrets->signer;
+    const char *ends = "(none yet)";
 
+    (void)snprintf(out->source, sizeof out->source, "%s",
+                   c->sources.source->name);
     kaws__thread_lock(&c->lock);
-    shown = kaws__sources_end(kaws__buf_of(c->secrets->signer.id), end);
+    out->expires = c->expires;
+    if (now->generation > 0)
+        ends = kaws__sources_end(kaws__buf_of(now->id), out->access_key_end);
     kaws__thread_unlock(&c->lock);
-    return shown;
+    return ends;
 }
 
+
+/* ---- signing ----------------------------------------------------------- */
 
 /* The bytes of a signer up to the end of its token. */
 static size_t
@@ -6552,8 +6957,8 @@ kaws__creds_length(const kaws__signer *signer)
 }
 
 
-/* Copies what a signature for KMS takes, in that region and on that day. The
- * caller wipes it. */
+/* Copies what a signature for KMS takes, in that region and on that day, once
+ * creds_ready was asked. The caller wipes it. */
 static void
 kaws__creds_signer(kaws__creds *c, const char *date, const char *region,
                    kaws__signer *out)
@@ -6569,6 +6974,7 @@ kaws__creds_signer(kaws__creds *c, const char *date, const char *region,
                                   kaws__buf_of(region));
     }
     memcpy(out, &s->signer, kaws__creds_length(&s->signer) + 1);
+    out->told = c->told;
     kaws__thread_unlock(&c->lock);
 }
 
@@ -6577,20 +6983,6 @@ static void
 kaws__creds_wipe(kaws__signer *signer)
 {
     kaws_wipe(signer, kaws__creds_length(signer));
-}
-
-
-/* Whether the text holds a piece of the secret access key or of the token. */
-static int
-kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
-{
-    int leak;
-
-    kaws__thread_lock(&c->lock);
-    leak = kaws__text_holds(text, kaws__buf_of(c->secrets->secret)) ||
-           kaws__text_holds(text, kaws__buf_of(c->secrets->signer.token));
-    kaws__thread_unlock(&c->lock);
-    return leak;
 }
 
 
@@ -6842,9 +7234,9 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * ROOM  trust    which KMS key seals, and whose KMS keys are obeyed
  * ==========================================================================
  * Uses: thread err buf text arn
- * Gives: trust_list_ok trust_open trust_close trust_entry trust_tell
- *        trust_check trust_ask_first trust_choice trust_choose
- *        trust_choose_tried trust_untry trust_notice
+ * Gives: trust_list_ok trust_open trust_close trust_entry trust_entries
+ *        trust_own trust_tell trust_check trust_ask_first trust_choice
+ *        trust_choose trust_choose_tried trust_untry trust_notice
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
  * the list of the settings. The ring's own account is that of the KMS key that
@@ -6864,6 +7256,7 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  */
 
 #define KAWS__TRUST_WHOSE 32      /* "aws 111122223333": partition, account   */
+#define KAWS__TRUST_LIST 320      /* several of them, each after ", "         */
 
 typedef struct kaws__choice {
     kaws__target target;          /* for new keys                             */
@@ -6876,8 +7269,8 @@ typedef struct kaws__trust {
     const kaws_hooks *hooks;
     const char *accounts;         /* the list, borrowed                       */
     int         by_entries;       /* there is a file, but no list and no ARN  */
-    char        entries[320];     /* whose keys sealed them: ", aws 1111...", */
     kaws__lock  lock;             /* guards all below                         */
+    char        entries[KAWS__TRUST_LIST];    /* whose KMS keys sealed them   */
     char        own[KAWS__TRUST_WHOSE];   /* the own account, or ""           */
     kaws__choice now;             /* what is used                             */
     kaws__choice tried;           /* what was found good last, but not taken  */
@@ -6983,21 +7376,33 @@ kaws__trust_close(kaws__trust *t)
 
 /* ---- whose KMS keys are obeyed ----------------------------------------- */
 
-/* The data file has an entry that the KMS key sealed. If the settings name no
- * KMS key, the own account is that of the entries, if all have the same. For as
- * long as the ring is being opened. */
+/* Adds the account of the KMS key that sealed an entry to a list of them. */
 static void
-kaws__trust_entry(kaws__trust *t, kaws_bytes arn_text)
+kaws__trust_entry(char list[KAWS__TRUST_LIST], kaws_bytes arn_text)
 {
-    const size_t used = strlen(t->entries);
+    const size_t used = strlen(list);
     char whose[KAWS__TRUST_WHOSE];
 
     kaws__trust_whose(whose, arn_text);
-    if (!t->by_entries || strstr(t->entries, whose) != NULL)
+    if (strstr(list, whose) == NULL)
+        (void)snprintf(list + used, KAWS__TRUST_LIST - used, ", %s", whose);
+}
+
+
+/* The data file has been read, and these are the accounts of its entries. If
+ * the settings name no KMS key, the own account is that of the entries, if all
+ * have the same. Once known, it stays. */
+static void
+kaws__trust_entries(kaws__trust *t, const char list[KAWS__TRUST_LIST])
+{
+    if (!t->by_entries)
         return;
-    (void)snprintf(t->entries + used, sizeof t->entries - used, ", %s", whose);
-    if (t->now.target.key_id[0] == '\0')
-        memcpy(t->own, used == 0 ? whose : "", used == 0 ? sizeof whose : 1);
+    kaws__thread_lock(&t->lock);
+    memcpy(t->entries, list, sizeof t->entries);
+    if (t->own[0] == '\0' && t->now.target.key_id[0] == '\0' &&
+        *list != '\0' && strchr(list + 1, ',') == NULL)
+        memcpy(t->own, list + 2, sizeof t->own);
+    kaws__thread_unlock(&t->lock);
 }
 
 
@@ -7023,17 +7428,43 @@ kaws__trust_has(const kaws__trust *t, const char *whose, int what)
 }
 
 
+/* The account's number, as settings have it: without the partition. */
+static const char *
+kaws__trust_number(const char *whose)
+{
+    return whose + strcspn(whose, "0123456789");
+}
+
+
+/* Writes the number of the own account; "": it is not known yet. */
+static void
+kaws__trust_own(kaws__trust *t, char out[13])
+{
+    kaws__thread_lock(&t->lock);
+    (void)snprintf(out, 13, "%s", kaws__trust_number(t->own));
+    kaws__thread_unlock(&t->lock);
+}
+
+
 /* Writes the trusted accounts, as far as they are known, for a log. */
 static const char *
 kaws__trust_tell(kaws__trust *t, char *out, size_t cap)
 {
+    const char *at = kaws__trust_number(t->entries);
+    kaws__buf list = kaws__buf_fixed(out, cap);
+
     kaws__thread_lock(&t->lock);
-    if (t->own[0] == '\0' && t->accounts[0] == '\0' && t->entries[0] != '\0')
-        (void)snprintf(out, cap, "that of the KMS key, if it is one of the "
-                       "keys' (%s)", t->entries + 2);
-    else
-        (void)snprintf(out, cap, "%s%s%s", t->own, t->own[0] != '\0' &&
-                       t->accounts[0] != '\0' ? ", " : "", t->accounts);
+    if (t->own[0] == '\0' && t->accounts[0] == '\0' && *at != '\0') {
+        kaws__buf_text(&list, "that of the KMS key, if it is one of the keys'");
+        for (; *at != '\0'; at = kaws__trust_number(at + 12)) {
+            kaws__buf_text(&list, list.len < 50 ? " (" : ", ");
+            kaws__buf_put(&list, at, 12);
+        }
+        kaws__buf_put(&list, ")", 2);
+    } else
+        (void)snprintf(out, cap, "%s%s%s", kaws__trust_number(t->own),
+                       t->own[0] != '\0' && t->accounts[0] != '\0' ? ", " : "",
+                       t->accounts);
     kaws__thread_unlock(&t->lock);
     return *out != '\0' ? out : "that of the KMS key";
 }
@@ -7050,8 +7481,9 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
           "name the KMS key by its ARN, or " }
     };
     char whose[KAWS__TRUST_WHOSE], ours[KAWS__TRUST_WHOSE];
+    char entries[KAWS__TRUST_LIST];
     const char *listed = t->accounts;
-    int trusted, learned;
+    int trusted, learned, first;
 
     kaws__trust_whose(whose, kaws__buf_of(arn));
     kaws__thread_lock(&t->lock);
@@ -7059,14 +7491,19 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
     learned = trusted && what == KAWS__SEALED && t->own[0] == '\0';
     if (learned)
         memcpy(t->own, whose, sizeof whose);
-    memcpy(ours, t->own, sizeof ours);
+    first = learned && t->by_entries && t->entries[0] == '\0';
+    if (!trusted) {
+        memcpy(ours, t->own, sizeof ours);
+        memcpy(entries, t->entries, sizeof entries);
+    }
     kaws__thread_unlock(&t->lock);
-    if (learned && t->by_entries && t->entries[0] == '\0')
-        kaws__err_log(t->hooks, KAWS__LOG_FIRST_ACCOUNT, whose, arn);
+    if (first)
+        kaws__err_log(t->hooks, KAWS__LOG_FIRST_ACCOUNT,
+                      kaws__trust_number(whose), arn);
     if (trusted)
         return KAWS_OK;
     if (*ours == '\0' && *listed == '\0')
-        listed = what == KAWS__TO_OPEN ? "none" : t->entries + 2;
+        listed = what == KAWS__TO_OPEN ? "none" : entries + 2;
     return kaws__err_set(err, KAWS_FOREIGN, "%s %s, whose account is not among "
                          "the trusted ones (%s%s%.80s): if you trust that "
                          "account, %sadd it to the list of accounts",
@@ -7759,7 +8196,8 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
  *        fault shield
  * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_first
- *        calls_op calls_left_ms calls_begin calls_send calls_nonsense calls_end
+ *        calls_op calls_creds calls_left_ms calls_begin calls_send
+ *        calls_nonsense calls_end
  *
  * An operation is what a caller of the library asked for, by one call or a few:
  * it has a target, an amount of time, and an error.
@@ -7834,7 +8272,7 @@ typedef struct kaws__call {
     char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
     char          authorization[512];         /* all new for each try         */
     const char   *headers[8];
-    unsigned      generation;     /* of the credentials                       */
+    unsigned      generation, told;       /* of the credentials               */
     int64_t       signed_at;
     kaws_request  q;
     kaws_reply    r;
@@ -7870,6 +8308,40 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
+/* What AWS's clock says, in Unix seconds, if we know it. */
+static int64_t
+kaws__calls_now(kaws__calls *k)
+{
+    int64_t now;
+
+    kaws__thread_lock(&k->lock);
+    now = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
+    kaws__thread_unlock(&k->lock);
+    return now;
+}
+
+
+/* Reads the credentials if they are in a file, or the ring may not open without
+ * them. Otherwise it opens, because most of it needs none. */
+static kaws_status
+kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
+{
+    kaws__seek seek = { .now = kaws__calls_now(k), .left_ms = k->timeout_ms,
+                        .cancel = KAWS__CANCEL_BY(k->hooks) };
+    kaws_status status;
+
+    if (!cfg->must_have_creds &&
+        (k->hooks->creds != NULL || cfg->conf_file == NULL))
+        return KAWS_OK;
+    status = kaws__creds_ready(&k->creds, &seek, KAWS__TO_TELL, err);
+    if (status == KAWS_OK || cfg->must_have_creds)
+        return status;
+    kaws__err_log(k->hooks, KAWS__LOG_NO_CREDS, err->text);
+    kaws__err_clear(err);
+    return KAWS_OK;
+}
+
+
 /* *k is all zeros before. Close it in any case. The config's strings are
  * borrowed for as long as it stays open. */
 static kaws_status
@@ -7894,6 +8366,8 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
+    if (status == KAWS_OK)
+        status = kaws__calls_first_creds(k, cfg, err);
     if (status == KAWS_OK)
         status = kaws__http_open(&k->http, hooks, cfg->ca_file, url != NULL &&
                                  strncmp(url, "http:", 5) == 0, err);
@@ -7967,6 +8441,39 @@ kaws__calls_left_ms(const kaws__op *op)
 }
 
 
+/* Whether the operation was cancelled, also if that was said only once. */
+static int
+kaws__calls_cancelled(void *arg)
+{
+    kaws__op *op = arg;
+
+    return op->cancelled = op->cancelled || op->cancel.asked(op->cancel.arg);
+}
+
+
+/* What a source of credentials is told by the operation. */
+static kaws__seek
+kaws__calls_seek(kaws__op *op)
+{
+    kaws__seek seek = { .now = kaws__calls_now(op->calls),
+                        .left_ms = kaws__calls_left_ms(op) };
+
+    if (op->cancel.asked != NULL)
+        seek.cancel = (kaws__cancel){ kaws__calls_cancelled, op };
+    return seek;
+}
+
+
+/* Has the credentials read, if that is needed for what the room creds lists. */
+static kaws_status
+kaws__calls_creds(kaws__op *op, int need)
+{
+    kaws__seek seek = kaws__calls_seek(op);
+
+    return kaws__creds_ready(&op->calls->creds, &seek, need, op->err);
+}
+
+
 /* Begins a call; what else is in its body is written next. *target is borrowed
  * for as long as the call lasts. */
 static void
@@ -8025,8 +8532,8 @@ kaws__calls_end(kaws__call *c)
 }
 
 
-/* Signs the request with the time of now. Returns NULL, or what is wrong. */
-static const char *
+/* Signs the request with the time of now, once there are credentials. */
+static kaws_status
 kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
@@ -8038,15 +8545,16 @@ kaws__calls_sign(kaws__call *c)
     const char *wrong;
     kaws__signer signer;
     kaws_creds who = { signer.id, NULL, NULL };
+    kaws_status status = kaws__calls_creds(c->op, KAWS__TO_SIGN);
     int n;
 
-    kaws__thread_lock(&k->lock);
-    what.when = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
-    kaws__thread_unlock(&k->lock);
-    c->signed_at = what.when;
-    kaws__text_amz_date(date, what.when);
+    if (status != KAWS_OK)
+        return status;                    /* so there is nothing to wipe      */
+    c->signed_at = what.when = kaws__calls_now(k);    /* that may have taken  */
+    kaws__text_amz_date(date, what.when);             /* its time             */
     kaws__creds_signer(&k->creds, date, c->target->region, &signer);
     c->generation = signer.generation;
+    c->told = signer.told;
     n = signer.token[0] != '\0';          /* lines beyond the fixed ones      */
     (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
     (void)snprintf(c->token_line, sizeof c->token_line,
@@ -8059,7 +8567,9 @@ kaws__calls_sign(kaws__call *c)
                                   sizeof c->authorization - sizeof name + 1);
     kaws__creds_wipe(&signer);
     c->headers[4 + n] = c->authorization;
-    return wrong;
+    return wrong == NULL ? KAWS_OK
+         : kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
+                         c->action->name, wrong);
 }
 
 
@@ -8113,6 +8623,22 @@ kaws__calls_nonsense(kaws__call *c, const char *why)
 }
 
 
+/* The advice for a fault. If it speaks of the conf file, and the credentials
+ * come from elsewhere, it is written to `out` as it applies. */
+static const char *
+kaws__calls_advice(const kaws__call *c, const char *advice, char out[128])
+{
+    const char *file = "the conf file", *rest = strchr(advice, ';');
+    const char *source = c->op->calls->creds.sources.source->name;
+
+    if (strstr(advice, file) == NULL || strcmp(source, file) == 0)
+        return advice;
+    (void)snprintf(out, 128, "check the credentials that come from %s%s",
+                   source, rest != NULL ? rest : "");
+    return out;
+}
+
+
 /* A reply other than 200. Only an error of KMS's own, which it blames on the
  * request, leaves the connection clean. */
 static kaws_status
@@ -8120,9 +8646,9 @@ kaws__calls_refused(kaws__call *c)
 {
     kaws_error *err = c->op->err;
     kaws_bytes message;
-    char type[64], shown[200] = "";
+    char type[64], shown[200] = "", room[128];
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
-    const char *advice = fault->advice, *id;
+    const char *advice = kaws__calls_advice(c, fault->advice, room), *id;
     kaws_status status = fault->status;
 
     c->typed = type[0] != '\0';
@@ -8206,16 +8732,6 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
-/* Whether the operation was cancelled, also if that was said only once. */
-static int
-kaws__calls_cancelled(void *arg)
-{
-    kaws__op *op = arg;
-
-    return op->cancelled = op->cancelled || op->cancel.asked(op->cancel.arg);
-}
-
-
 /* Signs and sends once. */
 static kaws_status
 kaws__calls_try(kaws__call *c)
@@ -8225,16 +8741,14 @@ kaws__calls_try(kaws__call *c)
     const kaws__cancel cancel = { q->cancelled, q->cancelled_arg };
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
-    const char *wrong = kaws__calls_sign(c);
     kaws_status status;
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
+    if ((status = kaws__calls_sign(c)) != KAWS_OK)
+        return status;
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
-    if (wrong != NULL)
-        return kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
-                             c->action->name, wrong);
     c->left_ms = kaws__calls_left_ms(c->op);
     q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
     /* What spoiled one idle connection may have spoiled all. */
@@ -8288,13 +8802,14 @@ kaws__calls_mend(kaws__call *c)
 {
     kaws__calls *k = c->op->calls;
     int cures = c->action->flags & KAWS__UNREPEATED ? 0 : c->cures;
+    kaws__seek seek = kaws__calls_seek(c->op);
 
     if ((cures & KAWS__CLOCK) && !c->clock_mended &&
         kaws__calls_mend_clock(k, c->r.date, c->signed_at))
         return c->clock_mended = 1;
     return (cures & KAWS__RENEW) && !c->creds_renewed &&
-           (c->creds_renewed = kaws__creds_refresh(&k->creds,
-                                                   c->generation));
+           (c->creds_renewed = kaws__creds_renew(&k->creds, &seek,
+                                                 c->generation, c->told));
 }
 
 
@@ -9058,7 +9573,7 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
  * Gives: store_get store_committed store_header store_digest store_record
  *        store_record_len store_next store_type_ok store_is_named
  *        store_split store_parse store_damaged store_damaged_end
- *        store_check_header store_check
+ *        store_check_header store_check store_begins
  *
  * Section 7 of the manual has the diagram. Only this room knows at which offset
  * a field stands. It knows nothing of disks. A record is an entry without its
@@ -9483,6 +9998,28 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 }
 
 
+/* Whether the bytes of a file begin with those of another: `size` bytes, the
+ * last of which are `sum`, the digest of the others. */
+static int
+kaws__store_begins(kaws_bytes all, uint64_t size, const uint8_t sum[32])
+{
+    static const uint8_t zeros[KAWS__STORE_DIGESTED - KAWS__STORE_COMMITTED];
+    size_t end = (size_t)size - KAWS__STORE_DIGEST;
+    uint8_t digest[32];
+    kaws__sha256 hash;
+
+    if (all.len < size || !kaws__crypto_equal(all.at + end, sum))
+        return 0;
+    kaws__crypto_init(&hash);
+    kaws__crypto_update(&hash, all.at, KAWS__STORE_COMMITTED);
+    kaws__crypto_update(&hash, zeros, sizeof zeros);
+    kaws__crypto_update(&hash, all.at + KAWS__STORE_DIGESTED,
+                        end - KAWS__STORE_DIGESTED);
+    kaws__crypto_out(&hash, digest);
+    return kaws__crypto_equal(digest, sum);
+}
+
+
 /* ==========================================================================
  * ROOM  file     the data file: its names, its locks, and is it still ours?
  * ==========================================================================
@@ -9490,7 +10027,8 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
  * Gives: file_error file_result file_missing file_refuse file_sync_dir
  *        file_open file_close file_apart file_hold file_release file_id
  *        file_sum file_leave file_compare file_change file_changed
- *        file_advance file_looks_right file_mend_links file_read
+ *        file_advance file_differs file_may_go_on file_again file_take
+ *        file_looks_right file_mend_links file_read
  *
  * This room knows a file by its device, inode, size, times and last 32 bytes,
  * and nothing of keys. Before each change the path must mean that very file.
@@ -9594,8 +10132,10 @@ kaws__file_refuse(const kaws__file *f, int os, const char *differs,
         return kaws__file_result(f, os, what, KAWS__FILE_UNCHANGED, err);
     return kaws__err_set(err, KAWS_CHANGED, "the data file %s is not the one "
                          "that this keyring wrote: %s; nothing was changed; "
-                         "put the right file back, and only then reopen the "
-                         "keyring (in MySQL, restart)", f->shown, differs);
+                         "put the right file back or, if it is this one, "
+                         "refresh the keyring, which then has the keys in it "
+                         "(kaws_refresh; in MySQL keyring_aws_refresh())",
+                         f->shown, differs);
 }
 
 
@@ -9800,7 +10340,8 @@ kaws__file_release(kaws__file *f)
 }
 
 
-/* `waited`: for how many ms the caller has waited already. */
+/* `waited`: for how many ms the caller has waited already. A reader locks the
+ * file itself when it opens it. */
 static kaws_status
 kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
 {
@@ -9808,7 +10349,7 @@ kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
 
     if (f->lock_fd >= 0)
         status = kaws__file_wait(f, f->lock_fd, &waited, err);
-    if (status == KAWS_OK && f->fd >= 0)
+    if (status == KAWS_OK && f->fd >= 0 && !f->read_only)
         status = kaws__file_wait(f, f->fd, &waited, err);
     if (status != KAWS_OK)
         kaws__file_release(f);
@@ -9932,7 +10473,9 @@ kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 static kaws_status
 kaws__file_change(kaws__file *f, kaws_error *err)
 {
-    int os = f->fd >= 0 ? 0 : kaws__disk_open(f->path, KAWS__WRITE, &f->fd);
+    int os = f->fd >= 0 ? 0
+           : kaws__disk_open(f->path, f->read_only ? KAWS__READ : KAWS__WRITE,
+                             &f->fd);
     kaws_status status = os == 0 ? kaws__file_compare(f, f->path, 0, err)
                        : kaws__file_refuse(f, os, NULL, "look at", err);
 
@@ -9969,6 +10512,61 @@ kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
     f->torn = 0;
     memmove(f->sum, sum, sizeof f->sum);
     memcpy(f->tail, f->sum, sizeof f->tail);
+}
+
+
+/* ---- what others did to it --------------------------------------------- */
+
+/* Whether the path no longer means the file that was so, or that file's length
+ * differs; or, with `times`, its times. */
+static int
+kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
+{
+    kaws__stat st;
+
+    return kaws__disk_stat(-1, f->path, &st) != 0 ||
+           st.dev != was->dev || st.ino != was->ino || st.size != was->size ||
+           (times && (st.mtime_ns != was->mtime_ns ||
+                      st.ctime_ns != was->ctime_ns));
+}
+
+
+/* Whether what the path means now may be our bytes with others behind them. */
+static int
+kaws__file_may_go_on(const kaws__file *f)
+{
+    kaws__stat st;
+
+    return kaws__disk_stat(-1, f->path, &st) == 0 && st.regular && st.mine &&
+           st.size >= f->size;
+}
+
+
+/* Begins to read what the path means now, beside what is known: with the locks
+ * of `f`, which must be released afterwards, whatever comes of it. Its lock on
+ * the file itself is given up here, because it would be in the way of the new
+ * one; nor is that one to be told that somebody uses the file: it is us. */
+static void
+kaws__file_again(const kaws__file *f, kaws__file *again)
+{
+    if (f->fd >= 0)
+        (void)kaws__disk_unlock(f->fd, 1);
+    *again = *f;
+    again->fd = -1;
+    again->in_use = 1;
+}
+
+
+/* Ends it well: what was read is what is known from now on. `again` has what is
+ * left to be closed. */
+static void
+kaws__file_take(kaws__file *f, kaws__file *again)
+{
+    const size_t at = offsetof(kaws__file, fd);
+    int fd = f->fd;
+
+    memcpy((char *)f + at, (char *)again + at, sizeof *f - at);
+    again->fd = fd;
 }
 
 
@@ -10118,15 +10716,15 @@ kaws__file_read_all(kaws__file *f, kaws__buf *out, kaws_error *err)
         os = kaws__disk_stat(f->fd, NULL, &f->stat);
     if (os != 0)
         return kaws__file_result(f, os, "read", "", err);
-    f->exists = 1;
     if (f->stat.size != got || f->stat.mtime_ns != st.mtime_ns ||
         f->stat.ctime_ns != st.ctime_ns)
         return kaws__file_error(f, KAWS_CHANGED, "changed while it was being "
                                 "read", err);
-    if (!f->read_only) {
+    if (!f->read_only)
         kaws__file_mend_links(f);
+    if (!f->read_only && !f->exists)
         kaws__file_foresee(f);
-    }
+    f->exists = 1;
     return KAWS_OK;
 }
 
@@ -10145,7 +10743,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
         status = kaws__file_read_all(f, out, err);
     else if (os == EISDIR)
         status = kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
-    else if (os != ENOENT)
+    else if (os == ENOENT)
+        f->exists = 0;
+    else
         status = kaws__file_result(f, os, "open", "", err);
     kaws__file_leave(f);
     return status;
@@ -10206,7 +10806,7 @@ kaws__save_uncertain(const kaws__file *f, int os, const char *what,
 {
     return kaws__err_os(err, KAWS_UNCERTAIN, os, "while the data file %s was "
                         "changed, %s; no more is changed until the keyring is "
-                        "reopened", f->shown, what);
+                        "refreshed or reopened", f->shown, what);
 }
 
 
@@ -10402,6 +11002,7 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
     memcpy(f->file_id, found->file_id, sizeof f->file_id);
     f->epoch = found->epoch;
     f->committed = found->committed;
+    f->copied = f->synced = 0;
     kaws__file_advance(f, found->good, all.at + found->good - sizeof f->sum,
                        &found->state);
     f->torn = all.len - found->good;
@@ -10645,7 +11246,7 @@ kaws__save_finish(kaws__file *f)
  * Uses: mem buf store
  * Gives: table_open table_close table_record table_hash table_find table_new
  *        table_discard table_adopt table_reserve table_add table_remove
- *        table_swap table_from
+ *        table_swap table_from table_exchange
  *
  * An entry is its record, byte for byte as in the file: in memory of its own,
  * or, if it was there at the opening, inside the bytes of the file that were
@@ -10672,6 +11273,7 @@ enum { KAWS__TABLE_PLACE = sizeof(kaws__slot) + sizeof(kaws__row) };
 typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
+    uint64_t     since;           /* below are the serials of another table   */
     uint64_t     next_serial;
     kaws__row   *rows;            /* behind the slots, in the same block      */
     size_t       count;
@@ -10961,6 +11563,26 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 }
 
 
+/* Lets the table and one that was read later change places. `more`: that one
+ * begins with all entries of this, which keep their serials; otherwise no entry
+ * of the one has a serial of the other's. */
+static void
+kaws__table_exchange(kaws__table *t, kaws__table *fresh, int more)
+{
+    const kaws__table old = *t;
+    uint64_t serial = old.next_serial;
+    size_t i;
+
+    fresh->since = more ? old.since : ++serial;
+    for (i = 0; i < fresh->count; i++)
+        fresh->rows[i].serial = more && i < old.count ? old.rows[i].serial
+                                                      : serial++;
+    fresh->next_serial = serial;
+    *t = *fresh;
+    *fresh = old;
+}
+
+
 /* ==========================================================================
  * ROOM  bind     what a blob is tied to: the encryption context of its key
  * ==========================================================================
@@ -11062,16 +11684,22 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 /* ==========================================================================
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
- * Uses: thread err buf text trust shield store file save table bind
+ * Uses: thread disk err buf text trust shield store file save table bind
  * Gives: vault_open vault_abandon vault_close vault_look vault_state
  *        vault_entry vault_add vault_replace vault_claim vault_extent
- *        vault_list vault_stats
+ *        vault_list vault_stats vault_refresh
  *
  * Table, file, and the digest over the file have one lock, which is never held
  * while anything is waited for. A change waits first: for its turn among the
  * ring's threads, then for the file's locks, which other processes may hold.
  * Then it takes the lock, reserves memory, changes the disk, and last, when
  * nothing can fail any more, the table. This room does not know KMS.
+ *
+ * What other processes did to the file is read as at the opening, into a file
+ * and a table of its own, which take the place of the old ones when all is well
+ * and durable. If the old bytes are the first of the new ones, nothing that the
+ * ring knows has changed, so that may happen whenever the ring needs to know
+ * more. Everything else is for the ring's owner to decide.
  */
 
 #define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
@@ -11083,7 +11711,7 @@ typedef struct kaws__vault {
     char         file_hex[33];    /* the file id, as the context has it       */
     kaws__turn   turn;            /* a thread that changes the file has it    */
     kaws__lock   lock;            /* guards all below                         */
-    int          uncertain;       /* no more changes until it is reopened     */
+    int          uncertain;       /* no more changes until it is read again   */
     kaws__file   file;
     kaws__table  table;
     kaws__shield shield;          /* has a lock of its own                    */
@@ -11098,11 +11726,10 @@ typedef struct kaws__copy {       /* a key, to be used without the lock       */
     uint8_t      bytes[KAWS__STORE_RECORD_MAX];
 } kaws__copy;
 
-typedef enum kaws__intent { KAWS__TO_FETCH, KAWS__TO_REMOVE, KAWS__TO_ADD }
-    kaws__intent;
+typedef enum kaws__intent {
+    KAWS__TO_REFRESH, KAWS__TO_FETCH, KAWS__TO_REMOVE, KAWS__TO_ADD
+} kaws__intent;
 
-
-/* ---- reading ----------------------------------------------------------- */
 
 /* With the lock held: whether there is a file, and it may be changed if that is
  * wanted. After a disk failure in the middle of a change nobody knows what the
@@ -11114,15 +11741,241 @@ kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
     if (!v->has_file)
         return kaws__err_set(err, KAWS_CONFIG, "the ring has no data file: "
                              "data_file has to be set");
-    if (intent != KAWS__TO_FETCH && v->read_only)
+    if (intent > KAWS__TO_FETCH && v->read_only)
         return kaws__err_set(err, KAWS_CONFIG, "the keyring is read only");
     if (intent == KAWS__TO_ADD && v->uncertain)
         return kaws__err_set(err, KAWS_UNCERTAIN, "the disk failed in the "
-                             "middle of an earlier change to %s: reopen the "
-                             "keyring before changing more", v->file.shown);
+                             "middle of an earlier change to %s: refresh or "
+                             "reopen the keyring before changing more",
+                             v->file.shown);
     return KAWS_OK;
 }
 
+
+/* ---- what the file has now --------------------------------------------- */
+
+/* With the lock held: what tells this state of the file from any other. */
+static const char *
+kaws__vault_state(const kaws__vault *v, char out[80])
+{
+    char sum[9];
+
+    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
+    (void)snprintf(out, 80, "%s key%s, checksum begins with %s",
+                   KAWS__COUNT(v->table.count), sum);
+    return out;
+}
+
+
+/* Waits until the file is ours, which vault_release ends: for our turn first,
+ * because the file's locks do not keep threads apart. Then for the file's
+ * locks: a thread that waited for them in another thread's turn has waited for
+ * them, too. Who wants the vault's own lock takes it last. */
+static kaws_status
+kaws__vault_hold(kaws__vault *v, kaws_error *err)
+{
+    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS,
+                                        v->hooks);
+    kaws_status status;
+
+    if (waited == KAWS__GIVEN_UP)
+        return kaws__err_cancelled(err, "another thread");
+    if (waited == KAWS__TOO_LONG)
+        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
+                             "changing the data file %s for more than %d "
+                             "seconds; does its disk answer?", v->file.shown,
+                             KAWS__VAULT_TURN_MS / 1000);
+    status = kaws__file_hold(&v->file, waited, err);
+    if (status != KAWS_OK)
+        kaws__thread_turn_end(&v->turn, 0);
+    return status;
+}
+
+
+static kaws_status
+kaws__vault_release(kaws__vault *v, kaws_status status)
+{
+    kaws__file_release(&v->file);
+    kaws__thread_turn_end(&v->turn, 1);
+    return status;
+}
+
+
+/* Puts the records of a file whose digest is right into a table; their bytes
+ * stay in its image. `accounts`: see trust_entry. */
+static kaws_status
+kaws__vault_load(const char *name, kaws__table *t, uint64_t good,
+                 char *accounts, kaws_error *err)
+{
+    kaws_bytes all = kaws__buf_view(&t->image);
+    size_t at = KAWS__STORE_HEADER;
+    kaws_bytes record;
+    kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
+    const char *wrong;
+    kaws__record r;
+
+    all.len = (size_t)good;
+    for (; at < good; at += record.len + KAWS__STORE_DIGEST) {
+        record = kaws__store_next(all, at);
+        if (!kaws__table_reserve(t, 1))
+            return kaws__err_memory(err, "reading the data file");
+        wrong = kaws__store_parse(record, &r);
+        if (wrong == NULL &&
+            !kaws__table_add(t, (kaws__entry *)(t->image.at + at)))
+            wrong = "the entry there has the name of an earlier one";
+        if (wrong != NULL)
+            return kaws__store_damaged(name, at, wrong, err);
+        if (!kaws__buf_same(r.owner, last))
+            kaws__trust_entry(accounts, r.arn);
+        last = r.owner;
+    }
+    return KAWS_OK;
+}
+
+
+/* Reads and checks a file, whose bytes and keys go to a table. With its locks
+ * held, so no other process changes it meanwhile. */
+static kaws_status
+kaws__vault_read(kaws__file *f, kaws__table *t, kaws__found *found,
+                 char *accounts, kaws_error *err)
+{
+    kaws__buf bytes;
+    kaws_bytes all;
+    kaws_status status;
+
+    kaws__buf_init(&bytes, f->hooks);
+    status = kaws__file_read(f, &bytes, err);
+    all = kaws__table_adopt(t, &bytes);
+    if (status == KAWS_OK && f->exists &&
+        (status = kaws__store_check(f->shown, all, found, err)) == KAWS_OK)
+        status = kaws__vault_load(f->shown, t, found->good, accounts, err);
+    return status;
+}
+
+
+/* What was read takes the place of what is known; without a table, the keys are
+ * the same. What comes back in the two is to be closed. */
+static void
+kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
+                 int more)
+{
+    int added = again->size - v->file.size != 0, settled = v->uncertain;
+    char before[80], now[80];
+
+    kaws__thread_lock(&v->lock);
+    kaws__vault_state(v, before);
+    kaws__file_take(&v->file, again);
+    if (fresh != NULL) {
+        kaws__table_exchange(&v->table, fresh, more);
+        v->uncertain = 0;
+        if (!more)
+            kaws__shield_empty(&v->shield, 1);
+    }
+    kaws__vault_state(v, now);
+    kaws__thread_unlock(&v->lock);
+    if (!more || settled)
+        kaws__err_log(v->hooks, KAWS__LOG_REFRESHED, v->file.shown, now,
+                      before);
+    else if (added)
+        kaws__err_log(v->hooks, KAWS__LOG_ADDED, v->file.shown, now, before);
+}
+
+
+/* Reads the file that the path means now: with whatever keys it has (`any`), or
+ * only if it has all that the ring knows, and maybe more. On failure all is as
+ * before, but the file is to be released. */
+static kaws_status
+kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
+{
+    const kaws__file *f = &v->file;
+    char accounts[KAWS__TRUST_LIST] = "";
+    kaws__file again;
+    kaws__table fresh;
+    kaws__found found;
+    kaws_bytes all;
+    int more = 0, same = 0;
+    kaws_status status;
+
+    kaws__file_again(f, &again);
+    kaws__table_open(&fresh, v->hooks, v->table.seed);
+    status = kaws__vault_read(&again, &fresh, &found, accounts, err);
+    all = kaws__buf_view(&fresh.image);
+    if (status == KAWS_OK && !again.exists)
+        status = kaws__file_result(f, ENOENT, "open", KAWS__FILE_UNCHANGED,
+                                   err);
+    if (status == KAWS_OK) {
+        more = kaws__store_begins(all, f->size, f->sum);
+        same = more && all.len == f->size && f->torn == 0 && !v->uncertain &&
+               again.stat.dev == f->stat.dev && again.stat.ino == f->stat.ino;
+        if (!more && !(any && memcmp(found.file_id, f->file_id, 16) == 0))
+            status = kaws__file_refuse(f, 0, "it belongs to a different "
+                                       "keyring", NULL, err);
+    }
+    if (status == KAWS_OK && !same)
+        status = kaws__save_accept(&again, all, &found, err);
+    if (status == KAWS_OK) {
+        kaws__trust_entries(v->trust, accounts);
+        kaws__vault_take(v, &again, same ? NULL : &fresh, more);
+    }
+    kaws__thread_lock(&v->lock);
+    v->uncertain |= status == KAWS_UNCERTAIN;
+    kaws__thread_unlock(&v->lock);
+    kaws__disk_close(again.fd);
+    kaws__table_close(&fresh);
+    return status;
+}
+
+
+/* The file is not as it was. Maybe another process has added to it. Everything
+ * else is refused, with the words for it. With the file held; on failure it is
+ * to be released. */
+static kaws_status
+kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
+{
+    kaws_error why = { 0 };
+    kaws_status status;
+
+    kaws__thread_lock(&v->lock);
+    status = kaws__file_change(&v->file, err);
+    kaws__thread_unlock(&v->lock);
+    if (status != KAWS_CHANGED || !kaws__file_may_go_on(&v->file))
+        return status;
+    status = kaws__vault_reread(v, 0, &why);
+    if (status == KAWS_CHANGED || status == KAWS_CORRUPT)
+        return KAWS_CHANGED;
+    *err = why;
+    return status;
+}
+
+
+/* Finds out what other processes did to the file: all of it KAWS__TO_REFRESH,
+ * otherwise what they added. A file that is as it was costs one look. A ring
+ * whose file is uncertain does nothing by itself. */
+static kaws_status
+kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
+{
+    const int any = intent == KAWS__TO_REFRESH;
+    kaws__stat was;
+    int uncertain;
+    kaws_status status;
+
+    kaws__thread_lock(&v->lock);
+    status = kaws__vault_allows(v, intent, err);
+    uncertain = v->uncertain;
+    was = v->file.stat;
+    kaws__thread_unlock(&v->lock);
+    if (status != KAWS_OK ||
+        (uncertain ? !any : !kaws__file_differs(&v->file, &was, any)) ||
+        (status = kaws__vault_hold(v, err)) != KAWS_OK)
+        return status;
+    if (v->uncertain ? any : kaws__file_differs(&v->file, &v->file.stat, any))
+        status = any ? kaws__vault_reread(v, 1, err)
+                     : kaws__vault_catch_up(v, err);
+    return kaws__vault_release(v, status);
+}
+
+
+/* ---- reading ----------------------------------------------------------- */
 
 /* With the lock held: looks a name up, which has to be there, or to be free. */
 static kaws_status
@@ -11159,8 +12012,8 @@ kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 
 
 /* Looks up the name in copy->record, and copies the key, but for what its blob
- * is tied to. A key to be added must not be there; then this says what its blob
- * will be tied to. The lock is not
+ * is tied to. A key to be added must not be there; then this says just that. If
+ * another one is not there, another process may have added it. The lock is not
  * kept, so a change looks again. */
 static kaws_status
 kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
@@ -11168,19 +12021,24 @@ kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
 {
     kaws__entry *e = NULL;
     kaws_status status;
+    int again = 0;
 
-    kaws__thread_lock(&v->lock);
-    if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
-        status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD, &e,
-                                  err);
-    if (status == KAWS_OK && e != NULL) {
-        kaws__vault_copy(e, copy);
-        copy->generation = v->shield.generation;
-        copy->id = kaws__thread_peek(&v->shield.seconds) == 0 ? 0
-            : kaws__table_hash(&v->table, copy->record.key_id,
-                               copy->record.user_id);
-    }
-    kaws__thread_unlock(&v->lock);
+    do {
+        kaws__err_clear(err);
+        kaws__thread_lock(&v->lock);
+        if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
+            status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD,
+                                      &e, err);
+        if (status == KAWS_OK && e != NULL) {
+            kaws__vault_copy(e, copy);
+            copy->generation = v->shield.generation;
+            copy->id = kaws__thread_peek(&v->shield.seconds) == 0 ? 0
+                : kaws__table_hash(&v->table, copy->record.key_id,
+                                   copy->record.user_id);
+        }
+        kaws__thread_unlock(&v->lock);
+    } while (status == KAWS_NOT_FOUND && again++ == 0 &&
+             (status = kaws__vault_refresh(v, intent, err)) == KAWS_OK);
     if (intent == KAWS__TO_ADD)
         kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
     return status;
@@ -11209,16 +12067,16 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
 }
 
 
-/* How many keys there are; all their serials are below *limit, and those of
- * keys to come are not. Fails if they may not be changed. */
+/* How many keys there are, another process's among them; all their serials are
+ * below *limit, and those of keys to come are not. Fails if they may not be
+ * changed. */
 static kaws_status
 kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
                    kaws_error *err)
 {
-    kaws_status status;
+    kaws_status status = kaws__vault_refresh(v, KAWS__TO_ADD, err);
 
     kaws__thread_lock(&v->lock);
-    status = kaws__vault_allows(v, KAWS__TO_ADD, err);
     *count = v->table.count;
     *limit = v->table.next_serial;
     kaws__thread_unlock(&v->lock);
@@ -11274,19 +12132,6 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 
 /* ---- changing ---------------------------------------------------------- */
 
-/* With the lock held: what tells this state of the file from any other. */
-static const char *
-kaws__vault_state(const kaws__vault *v, char out[80])
-{
-    char sum[9];
-
-    kaws__text_hex(sum, kaws__file_sum(&v->file), 4);
-    (void)snprintf(out, 80, "%s key%s, checksum begins with %s",
-                   KAWS__COUNT(v->table.count), sum);
-    return out;
-}
-
-
 /* Ends a change, with the status that is returned. `done`: what was done to the
  * file; NULL: nothing. */
 static kaws_status
@@ -11299,34 +12144,21 @@ kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
         kaws__err_log(v->hooks, KAWS__LOG_CHANGED, done, v->file.shown,
                       kaws__vault_state(v, state));
     kaws__thread_unlock(&v->lock);
-    kaws__file_release(&v->file);
-    kaws__thread_turn_end(&v->turn, 1);
-    return status;
+    return kaws__vault_release(v, status);
 }
 
 
-/* Begins a change, which vault_end ends; on failure there is none. The turn is
- * waited for first, because the file's locks do not keep threads apart. Then
- * the file's locks: a thread that waited for them in another thread's turn has
- * waited for them, too. The vault's own lock comes last. */
+/* Begins a change, which vault_end ends; on failure there is none. */
 static kaws_status
 kaws__vault_begin(kaws__vault *v, kaws_error *err)
 {
-    int waited = kaws__thread_turn_wait(&v->turn, KAWS__VAULT_TURN_MS,
-                                        v->file.hooks);
-    kaws_status status;
+    kaws_status status = kaws__vault_hold(v, err);
 
-    if (waited == KAWS__GIVEN_UP)
-        return kaws__err_cancelled(err, "another thread");
-    if (waited == KAWS__TOO_LONG)
-        return kaws__err_set(err, KAWS_LOCKED, "another thread has been "
-                             "changing the data file %s for more than %d "
-                             "seconds; does its disk answer?", v->file.shown,
-                             KAWS__VAULT_TURN_MS / 1000);
-    if ((status = kaws__file_hold(&v->file, waited, err)) != KAWS_OK) {
-        kaws__thread_turn_end(&v->turn, 0);
+    if (status != KAWS_OK)
         return status;
-    }
+    if (!v->uncertain && kaws__file_differs(&v->file, &v->file.stat, 0) &&
+        (status = kaws__vault_catch_up(v, err)) != KAWS_OK)
+        return kaws__vault_release(v, status);
     kaws__thread_lock(&v->lock);
     if ((status = kaws__vault_allows(v, KAWS__TO_ADD, err)) == KAWS_OK)
         status = kaws__save_mend(&v->file, kaws__buf_view(&v->table.image),
@@ -11407,11 +12239,11 @@ kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
 
 /* Replaces the file, then changes the table: without the key `gone`; or (NULL)
  * with n keys, sealed again, in the place of those of the same serials, which
- * are in their order. What the table took over is NULL in `fresh` then; the
- * rest is still the caller's. */
+ * are in their order, and below `limit`. What the table took over is NULL in
+ * `fresh` then; the rest is still the caller's. */
 static kaws_status
 kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
-                    size_t n, kaws_error *err)
+                    size_t n, uint64_t limit, kaws_error *err)
 {
     kaws__table *t = &v->table;
     kaws__entry *skip = NULL;
@@ -11422,8 +12254,14 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
 
     if (status != KAWS_OK)
         return status;
-    if ((gone == NULL ||
-         (status = kaws__vault_find(v, gone, 1, &skip, err)) == KAWS_OK) &&
+    if (limit < t->since)
+        status = kaws__err_set(err, KAWS_CHANGED, "the data file %s was read "
+                               "again (kaws_refresh) while its keys were re-"
+                               "wrapped; nothing was changed; repeat it",
+                               v->file.shown);
+    else if (gone != NULL)
+        status = kaws__vault_find(v, gone, 1, &skip, err);
+    if (status == KAWS_OK &&
         (status = kaws__save_begin(&v->file, &w, err)) == KAWS_OK) {
         kaws__vault_write(v, skip, fresh, n, &w);
         status = kaws__save_commit(&v->file, &w, &landed, err);
@@ -11447,58 +12285,22 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
 
 /* ---- opening ----------------------------------------------------------- */
 
-/* Puts the records of a file whose digest is right into the table; their bytes
- * stay in its image. */
+/* Reads the file, or makes a new one. With its locks held. */
 static kaws_status
-kaws__vault_load_records(kaws__vault *v, uint64_t good, kaws_error *err)
+kaws__vault_start(kaws__vault *v, kaws_error *err)
 {
-    kaws_bytes all = kaws__buf_view(&v->table.image);
-    size_t at = KAWS__STORE_HEADER;
-    kaws_bytes record;
-    kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
-    const char *wrong;
-    kaws__record r;
-
-    all.len = (size_t)good;
-    for (; at < good; at += record.len + KAWS__STORE_DIGEST) {
-        record = kaws__store_next(all, at);
-        if (!kaws__table_reserve(&v->table, 1))
-            return kaws__err_memory(err, "opening the data file");
-        wrong = kaws__store_parse(record, &r);
-        if (wrong == NULL &&
-            !kaws__table_add(&v->table,
-                             (kaws__entry *)(v->table.image.at + at)))
-            wrong = "the entry there has the name of an earlier one";
-        if (wrong != NULL)
-            return kaws__store_damaged(v->file.shown, at, wrong, err);
-        if (!kaws__buf_same(r.owner, last))
-            kaws__trust_entry(v->trust, r.arn);
-        last = r.owner;
-    }
-    return KAWS_OK;
-}
-
-
-/* With the file's locks held, so no other process changes it meanwhile. */
-static kaws_status
-kaws__vault_load(kaws__vault *v, kaws_error *err)
-{
+    char accounts[KAWS__TRUST_LIST] = "";
     kaws__found found;
-    kaws__buf bytes;
-    kaws_bytes all;
-    kaws_status status;
+    kaws_status status = kaws__vault_read(&v->file, &v->table, &found, accounts,
+                                          err);
 
-    kaws__buf_init(&bytes, v->hooks);
-    status = kaws__file_read(&v->file, &bytes, err);
-    all = kaws__table_adopt(&v->table, &bytes);
-    if (status == KAWS_OK && !v->file.exists)
+    if (status != KAWS_OK)
+        return status;
+    if (!v->file.exists)
         return kaws__save_create(&v->file, err);
-    if (status == KAWS_OK &&
-        (status = kaws__store_check(v->file.shown, all, &found, err)) ==
-        KAWS_OK && (status = kaws__vault_load_records(v, found.good, err)) ==
-        KAWS_OK)
-        status = kaws__save_accept(&v->file, all, &found, err);
-    return status;
+    kaws__trust_entries(v->trust, accounts);
+    return kaws__save_accept(&v->file, kaws__buf_view(&v->table.image), &found,
+                             err);
 }
 
 
@@ -11538,7 +12340,7 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
                                    err)) == KAWS_OK &&
         (status = kaws__file_apart(&v->file, cfg->ca_file, "ca_file", err)) ==
         KAWS_OK && (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
-        status = kaws__vault_load(v, err);
+        status = kaws__vault_start(v, err);
         kaws__file_release(&v->file);
     }
     kaws__text_hex(v->file_hex, kaws__file_id(&v->file), 16);
@@ -11563,8 +12365,12 @@ kaws__vault_abandon(kaws__vault *v)
 static void
 kaws__vault_close(kaws__vault *v)
 {
-    if (v->has_file && !v->uncertain)
+    kaws_error err;
+
+    if (v->has_file && !v->uncertain && !v->read_only) {
+        (void)kaws__vault_refresh(v, KAWS__TO_FETCH, &err);
         kaws__save_finish(&v->file);
+    }
     if (v->has_file)
         kaws__file_close(&v->file);
     kaws__table_close(&v->table);
@@ -11868,7 +12674,7 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
         *err = run->err;
     else if ((status = kaws__rewrap_distinct(run, err)) == KAWS_OK)
         status = kaws__vault_replace(w->vault, NULL, run->fresh, run->claimed,
-                                     err);
+                                     run->limit, err);
     if (status == KAWS_OK && run->claimed > 0 && run->renewed == 0)
         kaws__err_log(w->hooks, KAWS__LOG_NOT_RENEWED);
     for (i = 0; i < run->claimed; i++)
@@ -11883,10 +12689,10 @@ static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
     kaws__run run = { .rewrap = w };
-    kaws_status status;
+    kaws_status status = kaws__vault_extent(w->vault, &run.max, &run.limit,
+                                            err);
 
     kaws__thread_lock(&w->lock);
-    status = kaws__vault_extent(w->vault, &run.max, &run.limit, err);
     if (status == KAWS_OK && w->total > 0)
         status = kaws__err_set(err, KAWS_RUNNING, "a re-wrap is already "
                                "running: %s of %s key%s done",
@@ -11908,16 +12714,15 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text url http creds arn trust shield calls
+ * Uses: sys thread disk err mem buf text http creds arn trust shield calls
  *        kms store bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
  *        kaws_try kaws_could_use kaws_use_timeouts kaws_use_cache
- *        kaws_reload_creds
- *        kaws_rotate_kms_key kaws_rewrap_all kaws_get_stats
- *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
- *        kaws_kms_reencrypt
+ *        kaws_reload_creds kaws_whoami kaws_rotate_kms_key kaws_rewrap_all
+ *        kaws_refresh kaws_get_stats kaws_kms_generate_data_key
+ *        kaws_kms_encrypt kaws_kms_decrypt kaws_kms_reencrypt
  *
  * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
  * asked without any lock but the settings' own, so what a key's name stands for
@@ -12063,6 +12868,7 @@ kaws_close(kaws *ring)
     if (kaws__ring_enter(&door, ring, NULL)->status != KAWS_OK) {
         kaws__vault_abandon(&ring->vault);
         memset(&ring->settings, 0, sizeof ring->settings);
+        kaws__creds_abandon(&ring->kms.creds);
         kaws__http_abandon(&ring->kms.http);
     }
     hooks = ring->hooks;
@@ -12076,23 +12882,38 @@ kaws_close(kaws *ring)
 }
 
 
+/* As whom, and where, the ring asks AWS KMS. Returns the end of the access key
+ * id for a log. */
+static const char *
+kaws__ring_identity(kaws *r, kaws_identity *out)
+{
+    kaws__choice now;
+
+    (void)kaws__trust_choice(&r->kms.trust, NULL, NULL, &now, NULL);
+    memcpy(out->region, now.target.key_id[0] != '\0' ? now.target.region
+           : now.region, sizeof out->region);
+    kaws__arn_url(out->endpoint, sizeof out->endpoint, r->kms.endpoint,
+                  out->region);
+    kaws__trust_own(&r->kms.trust, out->account);
+    return kaws__creds_tell(&r->kms.creds, out);
+}
+
+
 /* One line that says all that the ring was opened with. */
 static void
 kaws__ring_announce(kaws *r)
 {
     kaws__calls *k = &r->kms;
-    const kaws__choice *now = &k->trust.now;      /* no other thread yet      */
-    int none = now->target.key_id[0] == '\0';
-    const char *region = none ? now->region : now->target.region;
-    char state[80], url[KAWS__URL_MAX], accounts[256], end[5];
+    const char *key = k->trust.now.target.key_id;     /* no other thread yet  */
+    kaws_identity who;
+    const char *ends = kaws__ring_identity(r, &who);
+    char state[80], accounts[256];
 
-    kaws__arn_url(url, sizeof url, k->endpoint, region);
     kaws__err_log(&r->hooks, KAWS__LOG_OPENED, r->vault.file.shown,
                   kaws__vault_state(&r->vault, state),
-                  none ? "(not set)" : now->target.key_id, region, url,
-                  kaws__trust_tell(&k->trust, accounts, sizeof accounts),
-                  kaws__creds_end(&k->creds, end), k->connect_timeout_ms,
-                  k->timeout_ms);
+                  *key == '\0' ? "(not set)" : key, who.region, who.endpoint,
+                  kaws__trust_tell(&k->trust, accounts, sizeof accounts), ends,
+                  k->connect_timeout_ms, k->timeout_ms);
 }
 
 
@@ -12356,7 +13177,8 @@ kaws_remove(kaws *ring, kaws_name name, kaws_error *error)
     if (err->status == KAWS_OK &&
         kaws__bind_name(name, &gone.record, err) == KAWS_OK &&
         kaws__vault_look(&ring->vault, KAWS__TO_REMOVE, &gone, err) == KAWS_OK)
-        (void)kaws__vault_replace(&ring->vault, &gone.record, NULL, 0, err);
+        (void)kaws__vault_replace(&ring->vault, &gone.record, NULL, 0,
+                                  UINT64_MAX, err);
     return kaws__ring_leave(&door, err->status);
 }
 
@@ -12594,9 +13416,31 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 {
     kaws__door door;
     kaws_error *err = kaws__ring_enter(&door, ring, error);
+    kaws__op op;
 
-    if (err->status == KAWS_OK)
-        (void)kaws__creds_reload(&ring->kms.creds, 0, err);
+    if (err->status == KAWS_OK) {
+        op = kaws__calls_op(&ring->kms, err);
+        (void)kaws__calls_creds(&op, KAWS__TO_RENEW);
+    }
+    return kaws__ring_leave(&door, err->status);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_whoami(kaws *ring, kaws_identity *out, kaws_error *error)
+{
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
+    kaws__op op;
+
+    if (out != NULL)
+        memset(out, 0, sizeof *out);
+    if (err->status != KAWS_OK || out == NULL)
+        return kaws__ring_refuse(&door, err, "ring and out must not be NULL");
+    op = kaws__calls_op(&ring->kms, err);
+    (void)kaws__calls_creds(&op, KAWS__TO_TELL);
+    (void)kaws__ring_identity(ring, out);
     return kaws__ring_leave(&door, err->status);
 }
 
@@ -12623,6 +13467,19 @@ kaws_rewrap_all(kaws *ring, kaws_error *error)
 
     if (err->status == KAWS_OK)
         (void)kaws__rewrap_all(&ring->rewrap, err);
+    return kaws__ring_leave(&door, err->status);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_refresh(kaws *ring, kaws_error *error)
+{
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
+
+    if (err->status == KAWS_OK)
+        (void)kaws__vault_refresh(&ring->vault, KAWS__TO_REFRESH, err);
     return kaws__ring_leave(&door, err->status);
 }
 

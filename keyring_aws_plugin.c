@@ -2071,7 +2071,7 @@ static plug__abi_keyring plug__keyring_calls = {
  * ==========================================================================
  * Uses: abi lines guard server status
  * Gives: keyring_aws_rotate_cmk() keyring_aws_rotate_keys()
- *        keyring_aws_rotate_cms()
+ *        keyring_aws_rotate_cms() keyring_aws_refresh()
  *
  * The functions answer 1, or NULL and an error. A caller needs SUPER when a
  * statement is prepared and again when the statement runs. If a function is
@@ -2094,12 +2094,14 @@ static plug__abi_keyring plug__keyring_calls = {
 enum { PLUG__ER_KEYRING_AWS_UDF = 3198 };
 
 typedef kaws_status plug__functions_work(kaws *ring, kaws_error *err);
+typedef plug__guard_ring *plug__functions_get(plug__guard *g, kaws_error *err);
 
 /* What a session remembers of a function while a statement runs it. */
 typedef struct plug__functions_memo {
     struct plug__functions_memo *next;
     const void           *session;
     plug__functions_work *work;
+    plug__functions_get  *get;          /* how it gets the ring              */
     unsigned              places;       /* that are open                     */
     bool                  done;
     kaws_error            answer;       /* if done                           */
@@ -2114,7 +2116,7 @@ static struct {
 /* Opens one more place in this session's memo of the function, and returns the
  * memo; NULL: out of memory. */
 static plug__functions_memo *
-plug__functions_open(plug__functions_work *work)
+plug__functions_open(plug__functions_work *work, plug__functions_get *get)
 {
     const void *const     session = plug__server_session();
     plug__functions_memo *memo;
@@ -2127,6 +2129,7 @@ plug__functions_open(plug__functions_work *work)
         memo->next    = plug__functions.first;
         memo->session = session;
         memo->work    = work;
+        memo->get     = get;
         plug__functions.first = memo;
     }
     if (memo != NULL)
@@ -2154,8 +2157,9 @@ plug__functions_close(plug__functions_memo *memo)
 
 /* Returns true on failure; then the server shows the message. */
 static bool
-plug__functions_begin(plug__functions_work *work, plug__abi_udf *udf,
-                      const plug__abi_udf_args *args, char *message)
+plug__functions_begin(plug__functions_work *work, plug__functions_get *get,
+                      plug__abi_udf *udf, const plug__abi_udf_args *args,
+                      char *message)
 {
     plug__guard_ring *ring = NULL;
     kaws_error err;
@@ -2166,7 +2170,7 @@ plug__functions_begin(plug__functions_work *work, plug__abi_udf *udf,
     else if (plug__guard_admits(&plug__server_guard, &err))
         ring = plug__guard_take(&plug__server_guard, &err);
     if (ring != NULL
-        && (udf->ptr = (char *)plug__functions_open(work)) == NULL)
+        && (udf->ptr = (char *)plug__functions_open(work, get)) == NULL)
         plug__guard_fail(&err, KAWS_MEMORY, "out of memory");
     plug__guard_drop(&plug__server_guard, ring);
     udf->maybe_null = true;
@@ -2178,7 +2182,7 @@ plug__functions_begin(plug__functions_work *work, plug__abi_udf *udf,
 
 
 static void
-plug__functions_try(plug__functions_work *work, kaws_error *err)
+plug__functions_try(const plug__functions_memo *memo, kaws_error *err)
 {
     plug__guard *const  g    = &plug__server_guard;
     plug__guard_ring   *ring = NULL;
@@ -2190,10 +2194,10 @@ plug__functions_try(plug__functions_work *work, kaws_error *err)
         plug__guard_fail(err, KAWS_DENIED, "keyring_operations is OFF: SET"
                          " GLOBAL keyring_operations = ON first");
     else
-        ring = plug__guard_take_to_seal(g, err);
+        ring = memo->get(g, err);
     if (ring != NULL) {
         plug__status_tick(&ticker, g);
-        (void)work(ring->kaws, err);
+        (void)memo->work(ring->kaws, err);
         plug__status_untick(&ticker);
     }
     plug__guard_drop(g, ring);
@@ -2214,7 +2218,7 @@ plug__functions_run(const char *name, plug__functions_memo *memo,
     if (!memo->done) {
         memo->done = true;
         if (!plug__server_replays())
-            plug__functions_try(memo->work, &memo->answer);
+            plug__functions_try(memo, &memo->answer);
         if (memo->answer.status == KAWS_OK)
             (void)plug__lines_well(plug__server_lines, name);
         else
@@ -2233,15 +2237,16 @@ plug__functions_run(const char *name, plug__functions_memo *memo,
 /* An SQL function is three symbols. In its CREATE FUNCTION statement, MySQL's
  * manual of 5.7 misprints rotate_cmk as rotate_cms. So both names work. */
 #define PLUG__FUNCTIONS(X)                                                     \
-    X(keyring_aws_rotate_cmk,  kaws_rotate_kms_key)                            \
-    X(keyring_aws_rotate_cms,  kaws_rotate_kms_key)                            \
-    X(keyring_aws_rotate_keys, kaws_rewrap_all)
+    X(keyring_aws_rotate_cmk,  kaws_rotate_kms_key, plug__guard_take_to_seal)  \
+    X(keyring_aws_rotate_cms,  kaws_rotate_kms_key, plug__guard_take_to_seal)  \
+    X(keyring_aws_rotate_keys, kaws_rewrap_all,     plug__guard_take_to_seal)  \
+    X(keyring_aws_refresh,     kaws_refresh,        plug__guard_take)
 
-#define X(name, work)                                                          \
+#define X(name, work, get)                                                     \
     PLUG__EXPORT bool                                                          \
     name##_init(plug__abi_udf *udf, plug__abi_udf_args *args, char *message)   \
     {                                                                          \
-        return plug__functions_begin(work, udf, args, message);                \
+        return plug__functions_begin(work, get, udf, args, message);           \
     }                                                                          \
                                                                                \
     PLUG__EXPORT long long                                                     \
@@ -2322,6 +2327,7 @@ plug__life_start(plug__guard *g, kaws_error *err)
         return false;
     cfg.kaws.hooks.patience_ms = plug__life_patience;
     cfg.kaws.must_exist = !cfg.create;
+    cfg.kaws.must_have_creds = 1;
     plug__life.seconds = cfg.start_seconds;
     PLUG__STORE(&plug__life.deadline_ms, 0);
     if (!plug__server_has(mysql_malloc_service))

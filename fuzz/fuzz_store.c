@@ -255,7 +255,7 @@ static void
 open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
 {
     kaws *ring = calloc(1, sizeof *ring);
-    char path[] = "keys";
+    char accounts[KAWS__TRUST_LIST] = "";
     const uint64_t seed[2] = { 1, 2 };
     uint8_t digest[32], want[32];
     kaws__buf image;
@@ -265,14 +265,13 @@ open_as_ring(kaws_bytes good, const kaws__found *found, int chained)
     HOLDS(ring != NULL);
     ring->hooks = fuzz_hooks;
     ring->vault.hooks = &ring->hooks;
-    ring->vault.trust = &ring->kms.trust;
-    ring->vault.file.path = path;
     kaws__table_open(&ring->vault.table, &ring->hooks, seed);
     kaws__err_clear(&err);
     kaws__buf_init(&image, &ring->hooks);
     kaws__buf_put(&image, good.at, good.len);
     (void)kaws__table_adopt(&ring->vault.table, &image);
-    opens = kaws__vault_load_records(&ring->vault, good.len, &err) == KAWS_OK;
+    opens = kaws__vault_load("keys", &ring->vault.table, good.len, accounts,
+                             &err) == KAWS_OK;
     HOLDS(opens == may_open(good.at, good.len));
     HOLDS(opens || err.status == KAWS_CORRUPT);
     if (opens)

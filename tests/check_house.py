@@ -28,10 +28,10 @@ PLUGIN_SYMBOLS = {
     "_mysql_plugin_interface_version_", "_mysql_sizeof_struct_st_plugin_",
     "_mysql_plugin_declarations_", "my_plugin_log_service", "mysql_malloc_service",
     "thd_alloc_service", "mysql_parser_service", "security_context_service",
-    *(f"keyring_aws_rotate_{what}{step}" for what in ("cmk", "keys", "cms")
+    *(f"keyring_aws_{what}{step}" for what in ("rotate_cmk", "rotate_keys", "rotate_cms", "refresh")
       for step in ("", "_init", "_deinit"))}
 LENGTH, MOSTLY = 60, 50     # lines of a function: every one, and nine of ten
-ROOM_MAX, CODE_MAX = 1000, 8646     # lines of a room; lines of the header that are code
+ROOM_MAX, CODE_MAX = 1000, 9246     # lines of a room; lines of the header that are code
 WORDS = (                   # not to be used in the product's prose, and the word to use instead
     (r"aim(?!s at)\w*", "KMS key"), ("home", "own account, own KMS key"),
     (r"(un)?anchor(?!s from file)\w*", "trusted account"), (r"grant\w*", "answer, success"),

@@ -14,7 +14,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from concurrent.futures import wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -151,6 +151,20 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     emulator.fault("*", "error", times=1, type="InternalFailure", status=500)
     lib.ok("reload_creds")
     lib.ok("check")
+    theirs = opened()
+    theirs.ok("generate", "theirs", None, "AES", 32)
+    assert len(lib.fetch("theirs")) == 32               # which has to read the file again
+    theirs.ok("remove", "theirs", None)
+    lib.ok("refresh")
+    theirs.ok("close")
+    theirs.close()
+    lib.ok("whoami")
+    conf = settings["conf_file"]
+    good = conf.read_bytes()
+    conf.write_text("half of it\n")     # what takes most: a line about it in the midst of a call
+    emulator.fault("*", "error", times=1, type="ExpiredTokenException")
+    assert lib.call("check").status == "CREDENTIALS"
+    conf.write_bytes(good)
     lib.ok("use_timeouts", 0, 0)
     lib.ok("walk_begin")
     lib.ok("walk_next")
@@ -161,6 +175,7 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("texts")
     lib.ok("wipe", b"secret")
     lib.ok("show", "a name")
+    assert lib.ok("reply_line", 'ETag: "1b2c"') == [b"", b'"1b2c"']
     lib.ok("close")
     lib.close()
     assert done == set(re.findall(r'^    (?:\{ "|X\()(\w+)"?, \d', DRIVER_C.read_text(), re.M))
@@ -303,16 +318,56 @@ def test_a_path_is_taken_as_it_is_meant(driver, settings, tmp_path):
         "keys", "keys.lock"]
 
 
-def test_processes_that_take_turns_at_once(driver, settings):
-    """Both add keys as fast as they can: one of them wins each time, and says so truly."""
-    rings, kept = [driver(), driver()], []
-    pending = [(f"{i}-{n}", ring.begin("generate", f"{i}-{n}", None, "AES", 16))
-               for n in range(20) for i, ring in enumerate(rings)]
-    for name, future in pending:
-        answer = future.result(60)
-        assert answer.status in ("OK", "CHANGED", "LOCKED")
-        kept += [name.encode()] if answer.status == "OK" else []
-    assert kept and sorted(each.key_id for each in driver().walk()) == sorted(kept)
+def test_processes_that_add_keys_at_once(driver, settings):
+    """Both add 200 keys as fast as they can, and neither is ever told to reopen the file."""
+    rings = [driver(), driver()]
+    names = sorted(f"{n}-{i}".encode() for n in range(200) for i in range(2))
+    with ThreadPoolExecutor(2) as pool:
+        done = [pool.submit(ring.many, [("generate", f"{n}-{i}", None, "AES", 16)
+                                        for n in range(200)], 4) for i, ring in enumerate(rings)]
+    assert {each.status for ring in done for each in ring.result()} == {"OK"}
+    for ring in (*rings, driver(), driver(read_only=1)):
+        ring.ok("refresh")
+        assert sorted(each.key_id for each in ring.walk()) == names
+    assert rings[0].ok("refresh") == [] and len(rings[1].fetch("199-0")) == 16
+
+
+def test_processes_that_share_a_file(driver, emulator):
+    """A writer, another, and a reader, which need no reopening whatever the others do."""
+    one, two, reader = driver(), driver(), driver(read_only=1, kms_key_id=None)
+    one.ok("generate", "a", None, "AES", 32)
+    key = one.fetch("a")
+    assert two.fetch("a") == reader.fetch("a") == key
+    assert two.call("generate", "a", None, "AES", 32).status == "EXISTS"
+    one.ok("generate", "b", None, "AES", 32)
+    assert reader.fetch("b") == one.fetch("b")
+    two.ok("remove", "b", None)                               # which it sees at that moment
+    asked = emulator.count("Decrypt")
+    for ring in (one, reader):
+        assert ring.call("fetch", "c", None).status == "CHANGED"
+        assert ring.fetch("a") == key and len(ring.walk()) == 2
+        ring.ok("refresh")
+        assert ring.call("fetch", "b", None).status == "NOT_FOUND"
+        assert re.search(": 1 key, .*; before, 2 keys,", ring.said("KAWS-147", 1)[0])
+    assert emulator.count("Decrypt") == asked + 2
+    two.ok("generate", "c", None, "AES", 32)
+    one.ok("rewrap")
+    two.ok("refresh")
+    reader.ok("refresh")
+    assert one.fetch("c") == two.fetch("c") == reader.fetch("c")
+    assert [each.key_id for each in reader.walk()] == [b"a", b"c"]
+
+
+def test_a_process_that_ends_between_write_and_sync(driver, settings):
+    """The others go on with what it left, and so does a file that was cut in the middle."""
+    one, two = driver(), driver()
+    one.ok("generate", "a", None, "AES", 32)
+    one.ok("generate", "b", None, "AES", 32)
+    one.kill()
+    whole = settings["data_file"].read_bytes()
+    settings["data_file"].write_bytes(whole[:-9])
+    two.ok("generate", "c", None, "AES", 32)
+    assert two.said("was moved to", 1) and [each.key_id for each in two.walk()] == [b"a", b"c"]
 
 
 def hold_change_lock(path):
@@ -550,7 +605,7 @@ def test_an_id_and_a_token_that_do_not_fit(driver_program, driver, emulator, set
     emulator.add_user(lasting, SECRET, ACCOUNT)
     write_conf(conf, brief, SECRET)
     with Driver(driver_program) as lib:
-        answer = lib.open(**settings)
+        answer = lib.open(**settings, must_have_creds=1)
         assert answer.status == "CONFIG" and "begins with ASIA needs one" in answer.text
     write_conf(conf, brief, SECRET, token)
     lib = driver()
@@ -963,8 +1018,29 @@ def test_a_conf_file_that_is_none(driver_program, settings, tmp_path, kind, word
      "device": lambda: path.symlink_to("/dev/zero")}[kind]()
     if kind == "terabyte":
         os.truncate(path, TERABYTE)
-    text = refused_at_once(driver_program, settings, conf_file=path)
+    text = refused_at_once(driver_program, settings, conf_file=path, must_have_creds=1)
     assert re.search(words, text) and str(path) in text
+
+
+def test_a_ring_without_credentials(driver, emulator, settings, conf, tmp_path):
+    """It opens, and says so; once the conf file is there, it works."""
+    first = driver()
+    first.ok("generate", "a", None, "AES", 32)
+    first.close()
+    lib = driver(conf_file=tmp_path / "later")
+    assert [entry.key_id for entry in lib.walk()] == [b"a"] and lib.stats()["keys"] == 1
+    assert len(lib.said(r"\[KAWS-142\] .*cannot read the conf file .*/later: No such file", 1)) == 1
+    before = emulator.count()
+    for call in (("check",), ("fetch", "a", None), ("generate", "b", None, "AES", 32),
+                 ("try", KEY_ARN, None), ("rotate",), ("rewrap",), ("reload_creds",), ("whoami",)):
+        answer = lib.call(*call)
+        assert answer.status == "CONFIG" and "later: No such file" in answer.text, call
+    assert emulator.count() == before
+    write_conf(tmp_path / "later", *conf.read_text().splitlines())
+    assert len(lib.fetch("a")) == 32
+    assert lib.ok("whoami") == [b"the conf file", ACCESS_KEY_ID[-4:].encode(), ACCOUNT.encode(),
+                                b"0", b"us-east-1", f"{settings['endpoint']}/".encode()]
+    lib.ok("remove", "a", None)
 
 
 def test_a_ca_file_that_only_libcurl_can_refuse(driver, tmp_path):

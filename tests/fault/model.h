@@ -23,8 +23,9 @@
 
 #define DATA "/disk/ring/keys"
 
-/* Calls of an append: lock lock fstat lstat pread, cell, entry, fdatasync. */
-enum { MODEL_KEYS = 24, WRITES_ENTRY = 7 };
+/* Calls of an append: lock lock lstat, fstat lstat pread, cell, entry,
+ * fdatasync. */
+enum { MODEL_KEYS = 24, WRITES_ENTRY = 8 };
 
 typedef struct model_key {
     char    key_id[KAWS_NAME_MAX + 1], user_id[KAWS_NAME_MAX + 1];
@@ -176,7 +177,7 @@ model_must_open(void)
 
 /* What changes a keyring: opening, if nothing else. */
 typedef enum verb {
-    OPEN, GENERATE, STORE, REMOVE_FIRST, REMOVE_LAST, REWRAP, CLOSE,
+    OPEN, GENERATE, STORE, REMOVE_FIRST, REMOVE_LAST, REWRAP, REFRESH, CLOSE,
     GENERATE_CLOSE
 } verb;
 
@@ -217,6 +218,8 @@ model_run(verb what, kaws **ring, kaws_error *err)
         return model_remove(*ring, what == REMOVE_LAST ? 2 : 0, err);
     if (what == REWRAP)
         return kaws_rewrap_all(*ring, err);
+    if (what == REFRESH)
+        return kaws_refresh(*ring, err);
     if (what == GENERATE || what == GENERATE_CLOSE)
         status = kaws_generate(*ring, fresh, "AES", 32, err);
     if (what == GENERATE || status != KAWS_OK)

@@ -28,6 +28,8 @@ typedef enum disk_state {         /* the disk before the change               */
     TORN,                         /* in the middle of an append               */
     UNSYNCED,                     /* between its write and its sync: a kill,
                                    * after which the system went on           */
+    BEHIND,                       /* the same, by another process, at a file
+                                   * that the ring had open before            */
     FULL                          /* torn, and no room to set that aside      */
 } disk_state;
 
@@ -41,6 +43,7 @@ typedef struct scenario {
 
 typedef struct outcome {          /* what a reopened keyring may be           */
     const model *one, *other;     /* NULL: nothing else                       */
+    const model *third;
 } outcome;
 
 static size_t ways;               /* to survive, that are tried at most       */
@@ -142,7 +145,7 @@ prepare(const scenario *s)
         kaws_close(model_must_open());
     if (s->before >= KEYS)
         make_keys(s->align);
-    if (s->before >= LAGGING)
+    if (s->before >= LAGGING && s->before != BEHIND)
         stop_append(s->before == LAGGING ? 0 : WRITES_ENTRY,
                     s->before == UNSYNCED ? DISK_STOP_AFTER : DISK_STOP_MIDWAY);
     if (s->before != FULL)
@@ -181,6 +184,11 @@ static const scenario scenarios[] = {
     { "remove by a rename", KEYS, REMOVE_FIRST, 100, DISK_ALL_NEWER },
     { "re-wrap", KEYS, REWRAP, 100, 0 },
     { "generate and close", KEYS, GENERATE_CLOSE, 100, 0 },
+    { "refresh, another was killed", BEHIND, REFRESH, 100, 0 },
+    { "generate, another was killed", BEHIND, GENERATE, 508, 0 },
+    { "remove, another was killed", BEHIND, REMOVE_FIRST, 100, 0 },
+    { "re-wrap, another was killed", BEHIND, REWRAP, 100, 0 },
+    { "close, another was killed", BEHIND, CLOSE, 100, 0 },
     { "close", LAGGING, CLOSE, 100, 0 }
 };
 
@@ -238,7 +246,8 @@ static int
 may_be(outcome may, const model *is)
 {
     return model_same(is, may.one) ||
-           (may.other != NULL && model_same(is, may.other));
+           (may.other != NULL && model_same(is, may.other)) ||
+           (may.third != NULL && model_same(is, may.third));
 }
 
 
@@ -297,6 +306,8 @@ reopen(outcome may, model *is)
         model_print(stderr, "it may be", may.one);
         if (may.other != NULL)
             model_print(stderr, "or", may.other);
+        if (may.third != NULL)
+            model_print(stderr, "or", may.third);
         model_fail("the reopened keyring is not what it may be", NULL);
     }
     return ring;
@@ -309,7 +320,7 @@ static void
 check_durable(const model *is, const char *what)
 {
     disk_image saved = { .count = 0 };
-    outcome may = { is, NULL };
+    outcome may = { is, NULL, NULL };
     model found;
     kaws *ring;
     size_t i, n, was = trail_add("; %s; power cut", what);
@@ -386,7 +397,7 @@ explore_once(outcome may)
 
     count.cases++;
     if (seen_before(looked_at() * 31 ^ model_hash(may.one) * 3 ^
-                    model_hash(may.other)))
+                    model_hash(may.other) ^ model_hash(may.third) * 7))
         return 0;
     count.distinct++;
     ring = reopen(may, &is);
@@ -468,10 +479,26 @@ explore_stops(const disk_image *start, outcome may, unsigned calls)
 static struct {
     const scenario *s;
     disk_image base;
-    model      old, fresh;
+    model      old, theirs, fresh;        /* theirs: with what they left      */
     unsigned   calls;             /* of the change, when nothing fails        */
     disk_kind  kinds[DISK_JOURNAL];
 } one;
+
+
+/* Another process adds a key, and dies before it is durable. */
+static void
+add_theirs(void)
+{
+    kaws_error err;
+    kaws *ring = model_must_open();
+
+    model_reset(3);
+    disk_break(WRITES_ENTRY + 1, 2, DISK_ERROR, EIO);
+    assert_int_equal(kaws_generate(ring, model_name("theirs"), "AES", 32, &err),
+                     KAWS_UNCERTAIN);
+    disk.at = 0;
+    kaws_close(ring);
+}
 
 
 /* Brings back the disk before the change, and a ring unless opening is it. */
@@ -486,6 +513,8 @@ begin(void)
     if (one.s->verb != OPEN)
         ring = model_must_open();
     disk_deny(DISK_ALL_ROOM, 0);
+    if (one.s->before == BEHIND)
+        add_theirs();
     model_reset(5);
     disk.calls = 0;
     disk.digit_count = 0;
@@ -529,10 +558,14 @@ check_failed(kaws *ring, kaws_status status, outcome may)
     kaws_error err;
     model is;
 
+    if (one.s->before == BEHIND && status != KAWS_UNCERTAIN &&
+        kaws_refresh(ring, &err) != KAWS_OK)
+        model_fail("it cannot be refreshed", &err);
     must_model(ring, &is);
     if (!may_be(may, &is))
         model_fail("in memory it is not what it may be", NULL);
-    check_seen(&is);
+    if (one.s->before != BEHIND || status != KAWS_UNCERTAIN)
+        check_seen(&is);
     if (status == KAWS_UNCERTAIN) {
         if (kaws_generate(ring, model_name("x"), "AES", 32, &err) !=
             KAWS_UNCERTAIN || kaws_rewrap_all(ring, &err) != KAWS_UNCERTAIN ||
@@ -551,7 +584,7 @@ static void
 try_fault(unsigned at, unsigned hits, disk_fault fault, unsigned portion)
 {
     disk_image end = { .count = 0 };
-    outcome may = { &one.old, NULL };
+    outcome may = { &one.old, NULL, NULL };
     kaws_error err = { KAWS_OK, 0, 0, "", "", "" };
     kaws *ring = begin();
     kaws_status status;
@@ -568,6 +601,10 @@ try_fault(unsigned at, unsigned hits, disk_fault fault, unsigned portion)
         may.one = &one.fresh;
     else if (status == KAWS_UNCERTAIN || disk.off || one.s->verb == OPEN)
         may.other = &one.fresh;
+    if (status != KAWS_OK || one.s->verb == CLOSE)
+        may.third = one.s->before == BEHIND ? &one.theirs : NULL;
+    if (one.s->before == BEHIND && one.s->verb == CLOSE)
+        may.other = &one.old;             /* which does not have to read it   */
     disk_copy(&end, &disk.image);
     if (disk.off || ring == NULL)
         kaws_close(ring);
@@ -626,6 +663,9 @@ rehearse(const scenario *s)
         disk_survive(0, 1);               /* the least that opening may find  */
     ring = s->verb == OPEN ? model_must_open() : begin();
     must_model(ring, &one.old);
+    if (s->before == BEHIND && kaws_refresh(ring, &err) != KAWS_OK)
+        model_fail("it cannot be refreshed", &err);
+    must_model(ring, &one.theirs);
     kaws_close(ring);
     ring = begin();
     if (change(&ring, &err) != KAWS_OK)

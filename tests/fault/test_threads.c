@@ -502,8 +502,8 @@ test_all_at_once(void **state)
 }
 
 
-/* Every thread with a ring of its own on one file: as processes would. Whoever
- * is told that the file has changed opens it anew, and goes on. */
+/* Every thread with a ring of its own on one file: as processes would. None has
+ * to open it again because of what another one adds. */
 static void
 share_a_file(thread *t)
 {
@@ -526,9 +526,9 @@ share_a_file(thread *t)
         status = kaws_generate(ring, name, "AES", 32, &err);
         if (status == KAWS_OK)
             t->there[i++] = 1;
-        else if (status != KAWS_CHANGED && status != KAWS_LOCKED)
+        else if (status != KAWS_LOCKED)
             complain(t, "generate", status, &err);
-        if (status == KAWS_CHANGED || tries % 7 == 0) {
+        if (tries % 7 == 0) {
             kaws_close(ring);
             ring = NULL;
         }
@@ -567,6 +567,136 @@ test_rings_that_share_a_file(void **state)
                              worded(user, "owner", i / NAMES)), &key, &w->err));
         kaws_key_free(w->ring, &key);
     }
+}
+
+
+/* ---- one ring, while another process is at its file --------------------- */
+
+static kaws *other_ring;                  /* theirs                           */
+static int refreshers;                    /* threads that still do so         */
+
+
+/* Another process: adds, removes, re-wraps, in turns. */
+static void
+change_theirs(thread *t)
+{
+    char key_id[48];
+    kaws_error err;
+    kaws_status status;
+    int i;
+
+    for (i = 0; i < 4 * t->rounds; i++) {
+        kaws_name name = { worded(key_id, "theirs", i / 2), "" };
+        status = kaws_refresh(other_ring, &err);
+        if (status == KAWS_OK)
+            status = i % 2 == 0 ? kaws_generate(other_ring, name, "AES", 32,
+                                                &err)
+                   : i % 8 == 7 ? kaws_rewrap_all(other_ring, &err)
+                   : i % 4 == 1 ? kaws_remove(other_ring, name, &err) : KAWS_OK;
+        if (status != KAWS_OK && status != KAWS_CHANGED &&
+            status != KAWS_LOCKED && status != KAWS_NOT_FOUND)
+            complain(t, "theirs", status, &err);
+        t->done++;
+        sched_yield();
+    }
+    __atomic_sub_fetch(&refreshers, 1, __ATOMIC_RELAXED);
+}
+
+
+static void
+refresh_ours(thread *t)
+{
+    kaws_error err;
+    kaws_status status;
+
+    while (__atomic_load_n(&refreshers, __ATOMIC_RELAXED) > 0) {
+        status = kaws_refresh(t->ring, &err);
+        if (status != KAWS_OK && status != KAWS_LOCKED)
+            complain(t, "refresh", status, &err);
+        t->done++;
+        sched_yield();
+    }
+}
+
+
+/* A key that nobody removes is always there; all else has some answer. */
+static void
+use_ours(thread *t)
+{
+    kaws_error err;
+    kaws_entry_info info;
+    kaws_stats stats;
+    kaws_walk *walk;
+    kaws_status status;
+    kaws_key key;
+    char key_id[48];
+    int n = 0, kept;
+
+    while (__atomic_load_n(&refreshers, __ATOMIC_RELAXED) > 0) {
+        status = kaws_fetch(t->ring, name_of("kept", ""), &key, &err);
+        if (status != KAWS_OK)
+            complain(t, "fetch", status, &err);
+        kaws_key_free(t->ring, &key);
+        status = kaws_fetch(t->ring, name_of(worded(key_id, "theirs", n / 9),
+                                             ""), &key, &err);
+        if (status != KAWS_OK && status != KAWS_NOT_FOUND &&
+            status != KAWS_CHANGED && status != KAWS_LOCKED)
+            complain(t, "fetch theirs", status, &err);
+        kaws_key_free(t->ring, &key);
+        kept = 0;
+        status = kaws_walk_begin(t->ring, &walk, &err);
+        while (status == KAWS_OK && kaws_walk_next(walk, &info))
+            kept += strcmp(info.name.key_id, "kept") == 0;
+        kaws_walk_end(walk);
+        kaws_get_stats(t->ring, &stats);
+        if (kept != 1 || stats.keys == 0)
+            complain(t, "walk", status, &err);
+        if (n++ % 16 == 0) {
+            status = t->number % 2 ? kaws_rewrap_all(t->ring, &err)
+                   : kaws_generate(t->ring,
+                                   name_of(worded(key_id, "ours",
+                                          1000 * t->number + n), ""),
+                                   "AES", 32, &err);
+            if (status != KAWS_OK && status != KAWS_CHANGED &&
+                status != KAWS_LOCKED && status != KAWS_RUNNING)
+                complain(t, "change", status, &err);
+        }
+        t->done++;
+        sched_yield();
+    }
+}
+
+
+static void
+test_refreshed_while_used(void **state)
+{
+    struct world *w = *state;
+    static thread threads[MAX];
+    kaws_key key;
+    int i;
+
+    world_open(w);
+    EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of("kept", ""), "AES",
+                                           32, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_open(&other_ring, &w->cfg, &w->err));
+    memset(threads, 0, sizeof threads);
+    refreshers = 1;
+    for (i = 0; i < 6; i++) {
+        threads[i].w = w;
+        threads[i].ring = w->ring;
+        threads[i].number = i;
+        threads[i].rounds = rounds(10);
+        threads[i].job = i == 0 ? change_theirs : i == 1 ? refresh_ours
+                       : use_ours;
+    }
+    run_all(threads, 6);
+    kaws_close(other_ring);
+    EXPECT(w, KAWS_OK, NULL, kaws_refresh(w->ring, &w->err));
+    EXPECT(w, KAWS_OK, NULL, kaws_fetch(w->ring, name_of("kept", ""), &key,
+                                        &w->err));
+    kaws_key_free(w->ring, &key);
+    EXPECT(w, KAWS_OK, NULL, kaws_rewrap_all(w->ring, &w->err));
+    world_reopen(w);
 }
 
 
@@ -763,6 +893,7 @@ main(void)
     const struct CMUnitTest tests[] = {
         TEST(test_all_at_once),
         TEST(test_rings_that_share_a_file),
+        TEST(test_refreshed_while_used),
         TEST(test_first_fetches),
         TEST(test_a_crowd),
         TEST(test_a_failed_rewrap_while_keys_go)

@@ -27,7 +27,7 @@ from versions import Expect
 PLUGIN = Path(os.environ.get("KEYRING_AWS_PLUGIN", BUILD / "keyring_aws.so"))
 ROOT = "root@localhost"
 EARLY = "--early-plugin-load=keyring_aws=keyring_aws.so"
-FUNCTIONS = ("keyring_aws_rotate_cmk", "keyring_aws_rotate_keys")
+FUNCTIONS = ("keyring_aws_rotate_cmk", "keyring_aws_rotate_keys", "keyring_aws_refresh")
 
 # Halves the two seconds of processor that a start takes: smaller tables of the performance
 # schema, and no second write of each page, which only a kill in the middle of one would need.

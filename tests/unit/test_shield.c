@@ -654,6 +654,39 @@ test_emptied_meanwhile(void **state)
 }
 
 
+/* Another process: what it adds empties nothing, what it replaces does. */
+static void
+test_refreshed(void **state)
+{
+    struct world *w = *state;
+    kaws *ours = w->ring;
+
+    store_keys(w, 2);
+    OK(w, store(w, "k", "k"));
+    ASKED(w, "k");
+    world_open(w);
+    OK(w, store(w, "added", "added"));
+    world_close(w);
+    w->ring = ours;
+    OK(w, kaws_refresh(w->ring, &w->err));
+    ASKED(w, "added");
+    KEPT(w, "k");
+    KEPT(w, "added");
+
+    world_open(w);
+    OK(w, drop(w, "k"));
+    OK(w, store(w, "k", "other"));
+    world_close(w);
+    w->ring = ours;
+    KEPT(w, "k");                         /* what the ring knows              */
+    OK(w, kaws_refresh(w->ring, &w->err));
+    expect_empty(w);
+    expect_text(w, "k", "other");
+    OK(w, kaws_refresh(w->ring, &w->err));
+    assert_int_equal(SHIELD(w)->keys, 1);
+}
+
+
 /* A thread that had looked a key up before the file was replaced. */
 static void
 test_looked_up_before(void **state)
@@ -1311,7 +1344,8 @@ main(void)
         CACHED(test_nothing_plain), CACHED(test_ttl), CACHED(test_clock_jumps),
         CACHED(test_too_many), CACHED(test_too_much), CACHED(test_emptied),
         CACHED(test_proofs_do_not_empty), CACHED(test_emptied_meanwhile),
-        CACHED(test_looked_up_before), CACHED(test_altered),
+        CACHED(test_refreshed), CACHED(test_looked_up_before),
+        CACHED(test_altered),
 #if !defined(_WIN32)
         SHUT(test_no_page), CACHED(test_fork), GATED(test_fork_in_flight),
 #endif
