@@ -289,6 +289,7 @@ test_ttl(void **state)
     SCRIPT(.no_reply = "no route", .times = 9);
     expect_no_key(w, "key-000000", KAWS_NETWORK);
     SCRIPTS_END();
+    LATER(w);
     expect_empty(w);
     ASKED(w, "key-000000");
     assert_memory_not_equal(page_key, SHIELD(w)->page->key, 32);
