@@ -1102,6 +1102,7 @@ test_failure_is_for_all(void **state)
     size_t i, k;
 
     for (i = 0; i < COUNT(rows); i++) {
+        LATER(w);
         fake_push(&w->f, rows[i].says);
         take_off(w, all, 8);
         let_in(1);
