@@ -8231,9 +8231,10 @@ kaws__calls_try(kaws__call *c)
 static int
 kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 {
-    int64_t off = date - signed_at;
+    int64_t off = date < 1577836800 || date >= 4102444800 ? 0
+                : date - signed_at;
 
-    if (date < 1577836800 || date >= 4102444800 || (off <= 240 && off >= -240))
+    if (off <= 240 && off >= -240)
         return 0;
     kaws__thread_lock(&k->lock);
     off = date - k->hooks->now_ms(k->hooks->ctx) / 1000;
@@ -8575,6 +8576,10 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
         status = kaws__calls_send(&c);
     if (status == KAWS_OK && c.r.http != 200)
         got = 0;
+    else if (status == KAWS_OK && (flags & KAWS__LEARNS) &&
+             !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(arn)))
+        status = kaws__err_set(op->err, KAWS_MISMATCH, "another KMS key sealed "
+                               "the blob than the one that is named beside it");
     else if (status == KAWS_OK && c.wanted > 0 &&
              (status = kaws__kms_expect_key(&c, KAWS__KEY, arn)) == KAWS_OK)
         status = kaws__kms_take_plain(&c, c.r.body, &got);
@@ -8697,12 +8702,14 @@ kaws__kms_learn_account(kaws__op *op)
 /* Opens a blob for the caller. If the own account is not known yet, KMS may be
  * able to tell it while it opens the blob. If it is not, because another KMS
  * key sealed the blob, or the right to use that one is missing, KMS is asked
- * for the account first. */
+ * for the account first. If KMS refuses that, too, its first refusal says more,
+ * unless that was only about the other KMS key. */
 static kaws_status
 kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                kaws_bytes expect, uint8_t *plain, size_t *len)
 {
     const size_t room = *len;
+    kaws_error first;             /* of KMS, without the account              */
     int may = kaws__trust_ask_first(&op->calls->trust, &op->target) &&
               kaws__arn_fits(&op->target, in->kms_key_arn);
     kaws_status status = !may ? KAWS_MISMATCH
@@ -8711,11 +8718,19 @@ kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (status != KAWS_MISMATCH && status != KAWS_DENIED &&
         status != KAWS_KMS_KEY)
         return status;
+    first = *op->err;
     kaws__err_clear(op->err);
     *len = room;
     status = kaws__kms_learn_account(op);
-    return status != KAWS_OK ? status
-         : kaws__kms_decrypt(op, 0, ctx, in, expect, plain, len);
+    if (status == KAWS_OK)
+        return kaws__kms_decrypt(op, 0, ctx, in, expect, plain, len);
+    if (status != KAWS_DENIED || first.status == KAWS_OK ||
+        strncmp(first.aws, "IncorrectKey", 12) == 0)
+        return status;
+    (void)kaws__err_set(&first, first.status, "%s (and whose account that is, "
+                        "we could not ask: %s)", first.text, op->err->text);
+    *op->err = first;
+    return first.status;
 }
 
 

@@ -948,6 +948,7 @@ test_dates_not_believed(void **state)
     int64_t now = w->f.now_ms / 1000;
     const struct { int64_t date; int tries; } rows[] = {
         { -1, 1 }, { 1, 1 }, { 1577836799, 1 }, { 4102444800, 1 },
+        { INT64_MIN, 1 },
         { INT64_MAX, 1 }, { now, 1 }, { now + 240, 1 }, { now - 240, 1 },
         { now + 241, 2 }, { now - 241, 2 }, { 1577836800, 2 },
         { 4102444799, 2 }
