@@ -5135,8 +5135,9 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
  * Gives: head_begin kaws_reply_line
  *
  * The built-in sender and the caller's `send` hook hand over the same lines, so
- * they are read in one way. Whatever was not sent as one whole line is not
- * believed: a header that came twice, or in several lines.
+ * they are read in one way. A wanted header that was not sent as one whole line
+ * is not believed: it came twice, or in several lines. Of the three that every
+ * reply may have, the last counts.
  */
 
 /* Nothing is known yet; or what is known was said of another reply. */
@@ -6030,23 +6031,25 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
     const kaws_hooks *hooks = http->hooks;
-    kaws_header *headers = r->headers;    /* a hook may forget what is ours   */
-    const size_t count = r->header_count;
+    const kaws_reply ours = *r;           /* a hook may put it elsewhere      */
     char *id = r->request_id, *end = id;
     kaws_status status;
 
     if (r->body_len > 0)
         kaws__http_forget(http, r);
-    *r = (kaws_reply){ .body = r->body, .body_max = r->body_max,
-                       .headers = headers, .header_count = count };
+    *r = (kaws_reply){ .body = ours.body, .body_max = ours.body_max,
+                       .headers = ours.headers,
+                       .header_count = ours.header_count };
     kaws__head_begin(r);
     *lent = NULL;
     if (http->sender != NULL)
         status = kaws__curl_send(http->sender, q, r, lent);
     else
         status = hooks->send(hooks->ctx, q, r) == 0 ? KAWS_OK : KAWS_NETWORK;
-    r->headers = headers;
-    r->header_count = count;
+    r->body = ours.body;
+    r->body_max = ours.body_max;
+    r->headers = ours.headers;
+    r->header_count = ours.header_count;
     r->text[sizeof r->text - 1] = '\0';
     r->request_id[sizeof r->request_id - 1] = '\0';
     for (; *id != '\0'; id++)             /* AWS's have nothing else         */
@@ -6077,7 +6080,7 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: thread disk err buf text sigv4
+ * Uses: thread disk err mem buf text sigv4
  * Gives: sources_open sources_read sources_end
  *
  * A table has one row for each source: its name, and a function that finds
@@ -6416,9 +6419,9 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
     w.text[sizeof w.text - 1] = '\0';
     if (failed && kaws__thread_pause(s->hooks, &seek->cancel, 0))
         return kaws__err_cancelled(err, "the program's credentials");
-    if (kaws__text_holds(kaws__buf_of(w.text), seek->secret[0]) ||
+    if (!failed || kaws__text_holds(kaws__buf_of(w.text), seek->secret[0]) ||
         kaws__text_holds(kaws__buf_of(w.text), seek->secret[1]))
-        w.text[0] = '\0';
+        kaws_wipe(w.text, sizeof w.text);
     if (failed)
         return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave no "
                              "credentials: %s", s->shown, w.text[0] == '\0'
