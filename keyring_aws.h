@@ -6790,10 +6790,9 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
     if (waited == KAWS__GIVEN_UP)
         return kaws__err_cancelled(err, "the credentials");
     if (waited < 0)
-        return kaws__err_set(err, KAWS_NETWORK, "there are no AWS credentials "
-                             "yet: another thread has been asking %s for them "
-                             "for %d ms", c->sources.source->name,
-                             seek->left_ms);
+        return kaws__err_set(err, KAWS_NETWORK, "no AWS credentials have come: "
+                             "another thread has been asking %s for them for "
+                             "%d ms", c->sources.source->name, seek->left_ms);
     seek->left_ms -= waited;
     status = kaws__creds_turn(c, seek, need, answers, err);
     kaws__thread_turn_end(&c->asking, 0);
