@@ -491,8 +491,9 @@
  * If the first call of a ring is a fetch, the own account may be unknown. Then
  * Decrypt names the KMS key by its id or alias. KMS decrypts only if that is
  * the KMS key that sealed the blob, and its reply tells the account. If KMS
- * refuses, we ask it to seal a byte, which tells the account as well, and then
- * send the Decrypt that names the entry's KMS key.
+ * refuses, or its reply does not fit the entry, we ask it to seal a byte, which
+ * tells the account as well, and then send the Decrypt that names the entry's
+ * KMS key.
  *
  *
  * 9  LIMITS
@@ -1304,7 +1305,8 @@ KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
  * failure, because it holds a key. Otherwise `plain`, *plain_len, *in and *out
  * must not overlap: ARGUMENT, and all stay unchanged. All four functions may
  * return ARGUMENT, CONFIG, FOREIGN, MEMORY and the KMS errors; Decrypt and
- * ReEncrypt also MISMATCH, if the context is not the one used to encrypt. */
+ * ReEncrypt also MISMATCH, if the context or the KMS key is not the one used to
+ * encrypt. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
