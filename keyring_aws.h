@@ -982,7 +982,7 @@ typedef struct kaws_creds_wanted {
 
     kaws_creds  creds;            /* the hook's own memory: see there         */
     int64_t     expires;          /* Unix seconds; 0: they do not expire      */
-    char        text[128];        /* on failure: why, for the error's text    */
+    char        text[128];        /* on failure: why; no secret, it is shown  */
 } kaws_creds_wanted;
 
 /* All effects on the world except files; each can be replaced by itself. Any
@@ -8198,13 +8198,14 @@ kaws__calls_try(kaws__call *c)
     kaws_request *q = &c->q;
     const kaws__cancel cancel = { q->cancelled, q->cancelled_arg };
     kaws_bytes id;
-    int64_t took, started = kaws__sys_ticks_us();
+    int64_t took, started;
     kaws_status status;
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
     if ((status = kaws__calls_sign(c)) != KAWS_OK)
         return status;
+    started = kaws__sys_ticks_us();       /* credentials may take longer      */
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     c->left_ms = kaws__calls_left_ms(c->op);

@@ -1181,6 +1181,34 @@ take_real_time(struct fake *f, const char *action)
 }
 
 
+static int
+give_slowly(void *ctx, kaws_creds_wanted *wanted)
+{
+    struct timespec t = { 1, 0 };
+
+    (void)ctx;
+    nanosleep(&t, NULL);
+    wanted->creds = (kaws_creds){ FAKE_ID, FAKE_SECRET, NULL };
+    return 0;
+}
+
+
+/* What the credentials take is not KMS's time. */
+static void
+test_slow_credentials(void **state)
+{
+    struct world *w = *state;
+    kaws_stats stats;
+
+    w->cfg.hooks.creds = give_slowly;
+    world_reopen(w);
+    ASK(w, KAWS_OK, NULL, 1);
+    kaws_get_stats(w->ring, &stats);
+    assert_int_equal(stats.kms_requests, 1);
+    assert_in_range(stats.kms_time_us, 0, 900000);
+}
+
+
 static void
 test_counting(void **state)
 {
@@ -1231,7 +1259,7 @@ main(void)
         BARE(test_mad_clocks), BARE(test_cures_are_no_attempts),
         BARE(test_newer_credentials),
         BARE(test_one_budget), BARE(test_a_budget_for_each_step),
-        BARE(test_counting)
+        BARE(test_slow_credentials), BARE(test_counting)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
