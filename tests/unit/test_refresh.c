@@ -8,6 +8,9 @@
 #include "keys.h"
 
 #include <utime.h>
+#if !defined(_WIN32)
+#include <sys/wait.h>
+#endif
 
 #define refresh(w) kaws_refresh((w)->ring, &(w)->err)
 
@@ -107,6 +110,16 @@ count_calls(const char *call)
         looks++;
     else
         others++;
+}
+
+
+static int reads;
+
+
+static void
+count_reads(const char *call)
+{
+    reads += strcmp(call, "pread") == 0;
 }
 
 
@@ -357,7 +370,7 @@ static const struct {
     [REMOVED] = { "another file", KAWS_OK, "", 2 },
     [REWRAPPED] = { "another file", KAWS_OK, "", 3 },
     [OLDER] = { "another file", KAWS_OK, "", 2 },
-    [ANOTHER] = { "another file", KAWS_CHANGED, "a different keyring", 0 },
+    [ANOTHER] = { "another file", KAWS_CHANGED, "reopen the keyring", 0 },
     [SHORT] = { "its size", KAWS_CORRUPT, "acknowledged", 0 },
     [FLIPPED] = { "its bytes", KAWS_CORRUPT, "does not match its checksum", 0 },
     [LONGER] = { "its size", KAWS_CORRUPT, "what follows is not entries", 0 },
@@ -470,6 +483,88 @@ test_anything_else(void **state)
 }
 
 
+/* What was refused is not read again as long as it is the same; what else comes
+ * to its place is, and so is the same after that. */
+static void
+test_refused_once(void **state)
+{
+    struct world *w = *state;
+    char path[160];
+    int i;
+
+    (void)snprintf(path, sizeof path, "%s.other", w->f.data);
+    they_store(w, "a");
+    snap(w);
+    they_drop(w, "k");
+    they_store(w, "b");
+    they_store(w, "c");                   /* longer than what is known        */
+    expect_no_key(w, "none", KAWS_CHANGED);
+    reads = 0;
+    disk_on_call = count_reads;
+    for (i = 0; i < 100; i++) {
+        expect_no_key(w, "none", KAWS_CHANGED);
+        EXPECT(w, KAWS_CHANGED, "another file", store(w, "x", "x"));
+    }
+    assert_int_equal(reads, 0);
+    disk_on_call = NULL;
+    assert_int_equal(rename(w->f.data, path), 0);
+    spill(w->f.data, snapped, snapped_len);
+    expect_text(w, "a", "theirs");
+    expect_told(w, 2, ADDED, 3, 2);
+    assert_int_equal(rename(path, w->f.data), 0);
+    expect_no_key(w, "c", KAWS_CHANGED);
+    OK(w, refresh(w));
+    expect_text(w, "c", "theirs");
+}
+
+
+/* Whose mode is wrong, or which cannot be locked, is said at the opening, and
+ * not whenever something is taken over. */
+static void
+test_told_once(void **state)
+{
+    struct world *w = *state;
+    char name[16];
+    int i;
+
+    assert_int_equal(chmod(w->f.data, 0644), 0);
+    w->cfg.read_only = 1;
+    disk_fail("fcntl", 0, ENOLCK, 1000);
+    world_reopen(w);
+    assert_int_equal(fake_logged(&w->f, 1, "without a lock"), 1);
+    assert_int_equal(fake_logged(&w->f, 1, "may be read by others"), HAS_LINKS);
+    disk_heal();
+    for (i = 0; i < 3; i++) {
+        (void)snprintf(name, sizeof name, "k%d", i);
+        they_store(w, name);
+        disk_fail("fcntl", 0, ENOLCK, 1000);
+        expect_text(w, name, "theirs");
+        disk_heal();
+        assert_int_equal(fake_logged(&w->f, 1, ""), 0);
+    }
+    assert_int_equal(chmod(w->f.data, 0666), 0);
+    they_store(w, "last");
+    expect_text(w, "last", "theirs");
+    assert_int_equal(fake_logged(&w->f, 1, "may be written by others"),
+                     HAS_LINKS);
+}
+
+
+/* A name that they have removed is not simply there already. */
+static void
+test_their_removal(void **state)
+{
+    struct world *w = *state;
+
+    they_drop(w, "old");
+    EXPECT(w, KAWS_CHANGED, "another file", store(w, "old", "mine"));
+    EXPECT(w, KAWS_CHANGED, "another file", generate(w, "old"));
+    OK(w, refresh(w));
+    OK(w, store(w, "old", "mine"));
+    EXPECT(w, KAWS_EXISTS, NULL, store(w, "old", "mine"));
+}
+
+
 /* An edit in place is not hidden by what was added behind it. */
 static void
 test_edited_and_added(void **state)
@@ -530,18 +625,18 @@ static void
 test_not_durable(void **state)
 {
     struct world *w = *state;
-    int reads;
+    int asks;
 
-    for (reads = 0; reads < 2; reads++) {
+    for (asks = 0; asks < 2; asks++) {
         they_store(w, "more");
         disk_trace[0] = '\0';
         disk_fail("fdatasync", 0, EIO, 1);
         EXPECT(w, KAWS_FILE, "make durable",
-               reads ? refresh(w) : store(w, "mine", "x"));
+               asks ? refresh(w) : store(w, "mine", "x"));
         assert_string_equal(disk_trace, "fwd");
         assert_int_equal(keys_of(w), 2);
         disk_trace[0] = '\0';
-        if (reads) {
+        if (asks) {
             OK(w, refresh(w));
             assert_string_equal(disk_trace, "fwdwd");
         } else {
@@ -637,7 +732,7 @@ test_uncertain_while_refreshed(void **state)
     disk_heal();
     assert_int_equal(keys_of(w), 2);
     EXPECT(w, KAWS_UNCERTAIN, "refresh or reopen", store(w, "x", "x"));
-    expect_no_key(w, "more", KAWS_NOT_FOUND);
+    expect_no_key(w, "more", KAWS_UNCERTAIN);     /* it may be there          */
     EXPECT(w, KAWS_CORRUPT, "committed length", refresh(w));
     EXPECT(w, KAWS_UNCERTAIN, "refresh or reopen", store(w, "x", "x"));
     expect_text(w, "k", "text");
@@ -670,6 +765,49 @@ test_torn_end_set_aside_by_them(void **state)
     they_store(w, "more");
     expect_text(w, "more", "theirs");
     OK(w, drop(w, "mine"));
+}
+
+
+/* A torn end is gone, and what they added instead is just as long. */
+static void
+test_as_long_as_a_torn_end(void **state)
+{
+    struct world *w;
+    size_t len, good;
+    uint8_t *all;
+    int reader;
+
+    for (reader = 0; reader < 2; reader++) {
+        w = *state;
+        good = (size_t)w->ring->vault.file.size;
+        OK(w, store(w, "torn", "theirs"));
+        all = slurp(w->f.data, &len);
+        kaws_close(theirs);
+        theirs = NULL;
+        world_close(w);
+        memset(all + good, 0, len - good);
+        spill(w->f.data, all, len);
+        free(all);
+        w->cfg.read_only = reader;
+        if (!reader)
+            disk_fail("pwrite", 0, ENOSPC, 1);
+        world_open(w);
+        assert_int_equal(fake_logged(&w->f, 1, "torn end") +
+                         fake_logged(&w->f, 1, "left as it is"), 1);
+        disk_heal();
+        w->cfg.read_only = 0;
+        OK(w, kaws_open(&theirs, &w->cfg, &w->err));
+        they_store(w, "torn");
+        assert_int_equal(theirs->vault.file.size, len);
+        if (reader) {
+            expect_text(w, "torn", "theirs");
+        } else {
+            OK(w, store(w, "mine", "x"));
+            EXPECT(w, KAWS_EXISTS, NULL, store(w, "torn", "x"));
+        }
+        assert_int_equal(end_two(state), 0);
+        assert_int_equal(begin_two(state), 0);
+    }
 }
 
 
@@ -757,6 +895,7 @@ test_uncertain(void **state)
         EXPECT(w, KAWS_UNCERTAIN, "no more is changed", store(w, "x", "x"));
         disk_heal();
         EXPECT(w, KAWS_UNCERTAIN, "refresh or reopen", store(w, "y", "y"));
+        expect_no_key(w, "none", KAWS_NOT_FOUND);     /* the table follows    */
         disk_fail("fdatasync", 0, EIO, 1);
         EXPECT(w, KAWS_FILE, "", refresh(w));     /* not well: as before      */
         disk_heal();
@@ -766,7 +905,8 @@ test_uncertain(void **state)
         turn(w);
         they_store(w, "theirs");
         EXPECT(w, KAWS_UNCERTAIN, "refresh or reopen", drop(w, "k"));
-        expect_no_key(w, "theirs", KAWS_NOT_FOUND);
+        expect_no_key(w, "theirs", KAWS_UNCERTAIN);
+        EXPECT(w, KAWS_UNCERTAIN, "refresh or reopen", drop(w, "theirs"));
         they_drop(w, "theirs");
         fake_forget_log(&w->f);
         disk_trace[0] = '\0';
@@ -791,7 +931,7 @@ test_uncertain(void **state)
     OK(w, drop(w, "k"));
     turn(w);
     fake_forget_log(&w->f);
-    expect_no_key(w, "none", KAWS_NOT_FOUND);     /* nothing by itself        */
+    expect_no_key(w, "none", KAWS_UNCERTAIN);     /* nothing by itself        */
     OK(w, refresh(w));
     expect_told(w, 1, REFRESHED, 0, 1);
 }
@@ -1041,6 +1181,50 @@ test_locked(void **state)
 #endif
 
 
+#if !defined(_WIN32)
+
+static pid_t forked;
+
+
+/* A child has what its parent has open, until it ends. */
+static void
+fork_once(const char *call)
+{
+    if (strcmp(call, "pread") != 0 || forked != 0)
+        return;
+    forked = fork();
+    while (forked == 0)
+        pause();
+}
+
+
+/* A fork in the middle of a refresh that fails: the child keeps no lock. */
+static void
+test_fork_meanwhile(void **state)
+{
+    struct world *w = *state;
+    int status;
+
+    they_store(w, "more");
+    forked = 0;
+    disk_fail("fdatasync", 0, EIO, 1);
+    disk_on_call = fork_once;
+    EXPECT(w, KAWS_FILE, "make durable", refresh(w));
+    disk_heal();
+    assert_true(forked > 0);
+    turn(w);
+    status = (int)store(w, "again", "x");
+    turn(w);
+    (void)kill(forked, SIGKILL);
+    (void)waitpid(forked, NULL, 0);
+    EXPECT(w, KAWS_OK, NULL, (kaws_status)status);
+    OK(w, refresh(w));
+    assert_int_equal(keys_of(w), 4);
+}
+
+#endif
+
+
 static int
 begin_cancellable(void **state)
 {
@@ -1085,17 +1269,20 @@ main(void)
     const struct CMUnitTest tests[] = {
         TWO(test_unchanged), TWO(test_touched), TWO(test_in_turns),
         TWO(test_added), TWO(test_reader), TWO(test_copies),
-        TWO(test_anything_else), TWO(test_edited_and_added),
+        TWO(test_anything_else), TWO(test_refused_once), TWO(test_told_once),
+        TWO(test_their_removal), TWO(test_edited_and_added),
         TWO(test_forged_and_added),
         TWO(test_not_durable), TWO(test_torn), TWO(test_second_torn_end),
         TWO(test_uncertain_while_refreshed),
-        TWO(test_torn_end_set_aside_by_them), TWO(test_disk_fails),
+        TWO(test_torn_end_set_aside_by_them), TWO(test_as_long_as_a_torn_end),
+        TWO(test_disk_fails),
         TWO(test_uncertain), TWO(test_added_while_rewrapped),
         TWO(test_refreshed_while_rewrapped), TWO(test_refreshed_while_stored),
         TWO(test_memory), SHUT(test_trust),
 #if !defined(_WIN32)
         cmocka_unit_test_setup_teardown(test_locked, begin_cancellable,
                                         end_two),
+        TWO(test_fork_meanwhile),
 #endif
         TWO(test_close)
     };
