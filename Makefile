@@ -53,8 +53,9 @@ test: prove
 test-long: prove
 	@KAWS_LONG=1 $(PYTHON) tests/run.py
 
-bench: need-bench build/keyring_aws.so
-	@CFLAGS="$(CFLAGS)" $(PYTHON) tests/bench/bench.py
+bench bench-long: need-bench build/keyring_aws.so
+	@CFLAGS="$(CFLAGS)" $(PYTHON) tests/bench/bench.py \
+	    $(if $(findstring long,$@),--long)
 
 check: build/keyring_aws.so
 	@$(PYTHON) tests/check_house.py --self-test
@@ -113,4 +114,4 @@ $(HOSTS): tests/hosts/plugin_host.c
 clean:
 	rm -rf build
 
-.PHONY: all demo prove test test-long bench check fuzz coverage clean
+.PHONY: all demo prove test test-long bench bench-long check fuzz coverage clean

@@ -67,7 +67,8 @@
  *     to pack           to write a sealed value as bytes that travel
  *     plaintext         a key's bytes before sealing
  *     credentials       access key id, secret access key, session token
- *     conf file         the file that the credentials are read from
+ *     source            where the credentials come from
+ *     conf file         the source that is a file
  *     data file         the file that the entries are kept in
  *     entry             a name, its blob, and all else stored with it
  *     record            the bytes of one entry in the data file
@@ -93,7 +94,8 @@
  *
  * 2  HOW A KEY TRAVELS
  *
- *     open       conf file -> credentials; data file -> checks -> table
+ *     open       conf file -> credentials, if it can be read; data file ->
+ *                checks -> table
  *     generate   is the name free? -> KMS makes and seals a key -> is the name
  *                still free? -> a record is appended to the file -> table
  *     store      the same, but KMS seals the caller's key, then decrypts the
@@ -191,7 +193,7 @@
  * attempts, with random pauses that grow. Two more attempts are made at once
  * and are not counted. The first follows if AWS refuses the signature and its
  * Date header shows that our clock is wrong by more than 4 minutes. The second
- * follows if AWS refuses the credentials and the conf file has newer ones.
+ * follows if AWS refuses the credentials and their source has newer ones.
  *
  * timeout_ms limits one operation with all its attempts and pauses (a fetch,
  * for example, or a store and its verification). Only a re-wrap and a rotation
@@ -215,6 +217,20 @@
  * finished. (A rotation of the KMS key that AWS has been asked for may happen
  * all the same: then the error's text says so.)
  *
+ * The credentials have one source: hooks.creds if it is set, else the conf
+ * file. Only a call that asks AWS KMS needs them. So a ring opens without them,
+ * with a warning if there is a conf file that cannot be read. Each call that
+ * needs them then looks again, and says what is wrong: CONFIG for the conf
+ * file, CREDENTIALS for the hook. (config.must_have_creds: kaws_open says it.)
+ *
+ * Credentials that expire are renewed when 5 minutes are left, or a third of
+ * their life. One call asks the source; the others go on with the old ones. If
+ * the source fails, that is a warning, once a minute, until they have expired.
+ * Then, or if AWS refuses them, all calls that need them wait for one of them
+ * to ask the source. Its answer is theirs, too, even if it is a failure. AWS's
+ * clock counts, as far as we know it. So if the hook gives credentials that
+ * seem to have expired, they are used for a minute: AWS knows better.
+ *
  * The conf file holds the access key id, the secret access key and, if there is
  * one, the session token: a line each, in that order; or each behind its name,
  * in any order (aws_access_key_id = ..., aws_secret_access_key,
@@ -232,7 +248,8 @@
  * All memory comes from hooks.memory (by default malloc and free), and every
  * block is wiped before it is given back. The credentials live in pages of
  * their own, which are locked and excluded from core dumps if the system allows
- * it. A fetched key belongs to the caller; kaws_key_free wipes it.
+ * it. What hooks.creds returns is copied there; the program wipes its own copy.
+ * A fetched key belongs to the caller; kaws_key_free wipes it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
@@ -290,6 +307,7 @@
  *                          waits for AWS or for another process
  *     TRUST      trust     the current KMS key, and the trusted accounts
  *     CALLS      calls     the clock's offset, and the counters
+ *     SOURCE     creds     one thread at a time asks for new credentials
  *     CREDS      creds     the credentials, and their generation
  *     HTTP       http      the request ids that have been seen
  *     SENDER     curl      the built-in sender's connections
@@ -591,7 +609,7 @@
  * all that the key encrypts, so old keys are found as long as they are needed.
  * One thread rotates, and the others fetch meanwhile.
  *
- *     enum verdict { DONE, LATER, REOPEN, ASK };
+ *     enum verdict { DONE, LATER, REFRESH, ASK };
  *
  *     static enum verdict
  *     rotate(kaws *ring, const char *kms_key, const char *next,
@@ -611,7 +629,7 @@
  *         case KAWS_REPLY: case KAWS_LOCKED: case KAWS_RUNNING:
  *             return LATER;
  *         case KAWS_CHANGED: case KAWS_UNCERTAIN:
- *             return REOPEN;
+ *             return REFRESH;
  *         default:
  *             return ASK;
  *         }
@@ -619,11 +637,11 @@
  *
  * DONE: fetch the next key once, and encrypt with it from now on. LATER: call
  * rotate() again in a minute. A step that was done is done again, which does no
- * harm. REOPEN: another process changed the file, or the disk failed. Fetches
- * go on as before. Find out what happened; then, while no thread is in a call
- * or holds a key, close the ring and open it again. Its config, as at every
- * start from now on, names the new KMS key. ASK: log err->text, for a person to
- * read. Trying again would not help.
+ * harm. REFRESH: another process changed the file, or the disk failed. Fetches
+ * go on as before. Find out what happened, and put the right file back if it
+ * was replaced; then call kaws_refresh(), and rotate() again. ASK: log
+ * err->text for a person to read. Trying again would not help. At every start
+ * from now on, the config names the new KMS key.
  *
  *
  * 10.3  A client that only seals, a server that only opens
@@ -855,7 +873,7 @@ extern "C" {
     X(CHANGED,     "the data file is not the one this keyring wrote")         \
     X(LOCKED,      "another process is changing the data file")               \
     X(UNCERTAIN,   "the disk failed mid-change: refresh or reopen first")     \
-    X(CREDENTIALS, "AWS does not accept the credentials")                     \
+    X(CREDENTIALS, "there are no credentials that AWS accepts")               \
     X(DENIED,      "AWS KMS does not allow it")                               \
     X(KMS_KEY,     "AWS KMS does not know or cannot use that KMS key")        \
     X(FOREIGN,     "the KMS key belongs to an account that is not trusted")   \
@@ -948,11 +966,29 @@ typedef struct kaws_reply {
  * are wanted.) */
 KAWS_API void kaws_reply_line(kaws_reply *r, const char *line, size_t len);
 
+/* AWS credentials. */
+typedef struct kaws_creds {
+    const char *id, *secret;
+    const char *token;            /* session token; NULL: none                */
+} kaws_creds;
+
+/* What the `creds` hook is told, and what it fills in. */
+typedef struct kaws_creds_wanted {
+    int         refused;          /* 1: AWS refused the last ones             */
+    int         timeout_ms;       /* what is left of the call's time          */
+    int       (*cancelled)(void *arg);    /* as in kaws_request               */
+    void       *cancelled_arg;
+
+    kaws_creds  creds;            /* the hook's own memory: see there         */
+    int64_t     expires;          /* Unix seconds; 0: they do not expire      */
+    char        text[128];        /* on failure: why, for the error's text    */
+} kaws_creds_wanted;
+
 /* All effects on the world except files; each can be replaced by itself. Any
  * thread may call a hook, also the threads that kaws_rewrap_all starts, and
- * several may do so at once. We may hold locks and secrets meanwhile. So a hook
- * must return: it must not throw an exception, longjmp() out, end the thread,
- * or enable cancellation. Nor may it call the ring. */
+ * several may do so at once (but not `creds`). We may hold locks and secrets
+ * meanwhile. So a hook must return: it must not throw an exception, longjmp()
+ * out, end the thread, or enable cancellation. Nor may it call the ring. */
 typedef struct kaws_hooks {
     void   *ctx;                  /* passed to every hook                     */
 
@@ -995,6 +1031,15 @@ typedef struct kaws_hooks {
      * re-wrap asks in the threads that it starts, too, and ends if one of them
      * gets a 1. NULL: no call is cancelled. */
     int   (*cancelled)(void *ctx);
+
+    /* Gives the credentials, in place of conf_file: fills in w->creds and
+     * w->expires, and returns 0; or says in w->text why it has none (the call
+     * fails with CREDENTIALS). We ask before the first KMS request, before the
+     * credentials expire, and if AWS refuses them: then w->refused is 1, and
+     * what the hook has kept is of no use (section 4). We copy the strings at
+     * once; they must stay valid until the hook is called again, or the ring is
+     * closed. No two threads call this hook at a time. NULL: conf_file. */
+    int   (*creds)(void *ctx, kaws_creds_wanted *w);
 } kaws_hooks;
 
 typedef struct kaws_config {
@@ -1003,11 +1048,13 @@ typedef struct kaws_config {
     const char *region;           /* of an id or alias; NULL: us-east-1       */
     const char *accounts;         /* trusted: "111122223333,..."; NULL: own
                                    * (the manual, section 8)                  */
-    const char *conf_file;        /* holds the credentials; must be set       */
+    const char *conf_file;        /* holds the credentials (section 4); NULL:
+                                   * there are none, or hooks.creds has them  */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: never change the data file            */
     int         must_exist;       /* 1: never make a new data file            */
+    int         must_have_creds;  /* 1: do not open without credentials       */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
     int         max_attempts;     /* of a request (section 4); 0: 3           */
@@ -1027,11 +1074,13 @@ typedef struct kaws kaws;
  * empty keyring, with a warning, because an unmounted volume looks the same.
  * That is right once: with must_exist or read_only, a missing file is refused,
  * and nothing is created: FILE, and err->os is ENOENT. It checks the whole
- * file, sends no KMS request, and copies the config with its strings. *ring is
- * NULL on failure; otherwise free it with kaws_close. Without cfg->data_file
+ * file, sends no KMS request, and copies the config with its strings. It reads
+ * the conf file; if that fails, it warns, and the first KMS request reads it
+ * again. With must_have_creds, that fails, and hooks.creds is asked, too. *ring
+ * is NULL on failure; otherwise free it with kaws_close. Without cfg->data_file
  * there is no keyring: see "AWS KMS without a data file" below.
- * ARGUMENT, CONFIG, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY,
- * RANDOM. */
+ * ARGUMENT, CONFIG, CREDENTIALS, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN,
+ * MEMORY, RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
@@ -1040,8 +1089,9 @@ KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
  * use it both ways, and learns which KMS key an alias means. It makes two KMS
  * requests, or three if KMS does not know dry runs. CONFIG (no KMS key is set),
  * FOREIGN, MEMORY, and the KMS errors: CREDENTIALS, DENIED, KMS_KEY, ARGUMENT
- * and CONFIG (libcurl cannot use the CA file or the proxy) are definite;
- * NETWORK, THROTTLED, SERVICE and REPLY may pass. */
+ * and CONFIG (the conf file is bad or missing, or libcurl cannot use the CA
+ * file or the proxy) are definite; NETWORK, THROTTLED, SERVICE and REPLY may
+ * pass. */
 KAWS_API kaws_status kaws_check(kaws *ring, kaws_error *err);
 
 /* Closes the ring; NULL is allowed. No other call may be running. In a forked
@@ -1170,10 +1220,29 @@ KAWS_API kaws_status kaws_could_use(kaws *ring, const char *kms_key_id,
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
                                 int timeout_ms);
 
-/* Reads the conf file again. (The ring also does so by itself if AWS refuses
- * the credentials and the file has changed.) CONFIG: the old credentials stay
- * in use. */
+/* Reads the conf file, or asks hooks.creds, again. (The ring also does so by
+ * itself: section 4.) On failure the old credentials stay in use: CONFIG (the
+ * conf file), CREDENTIALS (the hook), NETWORK (another thread has been asking
+ * the hook for timeout_ms). */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
+
+/* As whom, and where, the ring asks AWS KMS. */
+typedef struct kaws_identity {
+    char    source[24];           /* "the conf file" or "the program"         */
+    char    access_key_end[5];    /* last four of the access key id; "": there
+                                   * is none, or it does not look like AWS's  */
+    char    account[13];          /* the own account; "": not known yet       */
+    int64_t expires;              /* the credentials: Unix seconds; 0: never  */
+    char    region[33];           /* which requests are signed for            */
+    char    endpoint[192];        /* where they go: "https://host[:port]/"    */
+} kaws_identity;
+
+/* Fills *out. No KMS request. Only if there are no credentials yet, it reads
+ * them, or asks hooks.creds. If that fails, it returns the error, but still
+ * fills in what it knows. ARGUMENT, CONFIG, CREDENTIALS, NETWORK (see
+ * kaws_reload_creds). */
+KAWS_API kaws_status kaws_whoami(kaws *ring, kaws_identity *out,
+                                 kaws_error *err);
 
 /* Has KMS make new key material for the current KMS key, and waits up to
  * timeout_ms for KMS to start using the new material. Old blobs stay readable.
@@ -1317,11 +1386,6 @@ KAWS_API kaws_status kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out,
                                         kaws_error *err);
 
 /* ---- SigV4 without a ring; allocates nothing --------------------------- */
-
-typedef struct kaws_creds {
-    const char *id, *secret;
-    const char *token;            /* session token; NULL: none                */
-} kaws_creds;
 
 /* The request to sign. Path and query are as they will be sent,
  * percent-encoded, with upper-case digits. `headers` are all headers to sign,
@@ -2009,6 +2073,7 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(VAULT)    /* vault: the table, the file and what belongs to them      */\
     X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
     X(CALLS)    /* calls: the clock's offset and the counters               */\
+    X(SOURCE)   /* creds: who asks where the credentials come from          */\
     X(CREDS)    /* creds: the credentials and their generation              */\
     X(HTTP)     /* http: the request ids that have come                     */\
     X(SENDER)   /* curl: the built-in sender's connections                  */\
@@ -2972,6 +3037,11 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_KEY_ID       133, KAWS__WARNING, "the KMS key '%s' is "      \
     "looked up as a key id, but key ids are longer: if it is an alias, write " \
     "alias/ before it"
+#define KAWS__LOG_CREDS_OLD    141, KAWS__WARNING, "the AWS credentials will " \
+    "expire soon, and newer ones could not be had; they are used for now: %s"
+#define KAWS__LOG_NO_CREDS     142, KAWS__WARNING, "there are no AWS "         \
+    "credentials yet; each call that needs AWS KMS looks for them again, and " \
+    "fails until there are some: %s"
 #define KAWS__LOG_ADDED        146, KAWS__NOTE, "another process has added "   \
     "to the data file %s: %s; before, %s"
 #define KAWS__LOG_REFRESHED    147, KAWS__WARNING, "the data file %s was read "\
@@ -6007,14 +6077,15 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: disk err buf text sigv4
+ * Uses: thread disk err buf text sigv4
  * Gives: sources_open sources_read sources_end
  *
  * A table has one row for each source: its name, and a function that finds
- * credentials or says why there are none. Today there is one source, the conf
- * file: the access key id, the secret access key and, if there is one, the
- * session token, one a line. A source keeps no credentials. It reads them into
- * memory that the caller lends and wipes.
+ * credentials or says why there are none. The first source that is configured
+ * is the only one: if it fails, no other is asked. There are two. The program
+ * has a hook. The conf file holds the access key id, the secret access key and,
+ * if there is one, the session token, one a line. A source keeps no
+ * credentials. What it reads goes into memory that the caller lends and wipes.
  *
  * The conf file is what somebody pasted. What stands around a value is taken
  * off, if it cannot be part of a value of AWS; else the file is refused, by
@@ -6027,22 +6098,32 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 
 typedef struct kaws__source kaws__source;
 
+typedef struct kaws__seek {       /* what a source is told, and what it finds */
+    int          refused;         /* AWS refused the last: is there another?  */
+    int64_t      now;             /* Unix seconds, by the clock of AWS        */
+    int          left_ms;         /* what the source may take                 */
+    kaws__cancel cancel;          /* who may end it                           */
+    uint8_t     *text;            /* room: KAWS__SOURCES_TEXT_MAX bytes       */
+    kaws_bytes   secret[2];       /* no error may hold a piece of these       */
+    kaws_bytes   found[3];        /* id, secret, token; no id: as before      */
+    int64_t      expires;         /* Unix seconds; 0: they do not             */
+} kaws__seek;
+
 typedef struct kaws__sources {
     const kaws_hooks   *hooks;
     const kaws__source *source;   /* the row that is configured               */
-    const char *conf_file;        /* borrowed                                 */
-    char        shown[KAWS__TEXT_SHOWN];  /* conf_file for messages           */
+    const char *conf_file;        /* borrowed; may be NULL                    */
+    char        shown[KAWS__TEXT_SHOWN];  /* what messages add to the name    */
     kaws__stat  seen;             /* the conf file when it was last read      */
 } kaws__sources;
 
 struct kaws__source {
     const char *name;             /* as messages call it                      */
-    kaws_status (*find)(kaws__sources *s, int if_changed, uint8_t *text,
-                        kaws_bytes found[3], kaws_error *err);
+    kaws_status (*find)(kaws__sources *s, kaws__seek *seek, kaws_error *err);
 };
 
 
-/* ---- the conf file's text ---------------------------------------------- */
+/* ---- what credentials may be ------------------------------------------- */
 
 /* What is looked for. A name in the file decides which of them a value is;
  * without names, their order does. Some tools have an older name of the token.
@@ -6056,6 +6137,47 @@ kaws__sources_parts[] = {
 };
 
 enum { KAWS__TOKEN = 2, KAWS__OTHER = 4, KAWS__UNNAMED };    /* parts, or not */
+
+
+/* Returns NULL, or what no value of AWS's has, at *at. */
+static const char *
+kaws__sources_odd(int part, kaws_bytes value, const uint8_t **at)
+{
+    for (*at = value.at; *at < value.at + value.len; ++*at)
+        if (**at <= ' ' || **at > '~')
+            return **at == ' ' || **at == '\t'
+                 ? "a blank" : "a byte that is not visible ASCII";
+    return value.len <= kaws__sources_parts[part].most ? NULL
+         : "it is longer than the longest that AWS has";
+}
+
+
+/* Whether it has the form of an access key id of AWS. */
+static int
+kaws__sources_is_id(kaws_bytes text, const char *begins)
+{
+    return text.len >= 16 && kaws__buf_begins(text, begins);
+}
+
+
+/* Returns NULL, or what is wrong with the part *part of them all. */
+static const char *
+kaws__sources_lacks(const kaws_bytes found[3], int *part)
+{
+    const int brief = kaws__sources_is_id(found[0], "ASIA");
+
+    for (*part = 0; *part < KAWS__TOKEN + brief; ++*part)
+        if (found[*part].len == 0)
+            return *part < KAWS__TOKEN ? "is missing" : "is missing; an id "
+                   "that begins with ASIA needs one";
+    *part = 1;
+    return found[1].len == 20 && (kaws__sources_is_id(found[1], "AKIA") ||
+                                  kaws__sources_is_id(found[1], "ASIA"))
+         ? "has the form of an access key id; are the two swapped?" : NULL;
+}
+
+
+/* ---- the conf file's text ---------------------------------------------- */
 
 typedef struct kaws__conf {       /* the file, as it is read                  */
     kaws_bytes *found;
@@ -6151,25 +6273,18 @@ kaws__sources_value(kaws__conf *c, int part, kaws_bytes *value)
         { '/', "'/', which no id has; are the id and the secret swapped?" }
     };
     const size_t rows = sizeof odd / sizeof odd[0] - (part > 0);
-    const uint8_t *end;
     size_t i;
 
     if (value->len > 1 && (*value->at == '"' || *value->at == '\'') &&
         value->at[value->len - 1] == *value->at)
         *value = (kaws_bytes){ value->at + 1, value->len - 2 };
-    end = value->at + value->len;
     for (i = 0; i < rows && value->len > 0; i++) {
-        c->at = i < 3 ? value->at : i == 3 ? end - 1
+        c->at = i < 3 ? value->at : i == 3 ? value->at + value->len - 1
               : memchr(value->at, odd[i].c, value->len);
         if (c->at != NULL && *c->at == odd[i].c)
             return odd[i].words;
     }
-    for (c->at = value->at; c->at < end; c->at++)
-        if (*c->at <= ' ' || *c->at > '~')
-            return *c->at == ' ' || *c->at == '\t'
-                 ? "a blank" : "a byte that is not visible ASCII";
-    return value->len <= kaws__sources_parts[part].most ? NULL
-         : "it is longer than the longest that AWS has";
+    return kaws__sources_odd(part, *value, &c->at);
 }
 
 
@@ -6206,21 +6321,13 @@ kaws__sources_take(kaws__conf *c)
 }
 
 
-/* Whether it has the form of an access key id of AWS. */
-static int
-kaws__sources_is_id(kaws_bytes text, const char *begins)
-{
-    return text.len >= 16 && kaws__buf_begins(text, begins);
-}
-
-
 /* Finds the credentials in the conf file's text. Returns "", or what is wrong
  * with it. */
 static const char *
 kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
 {
-    const char *wrong = NULL;
-    int brief, i = 0;
+    const char *wrong = NULL, *lacks;
+    int part;
 
     *c = (kaws__conf){ .found = found };
     memset(found, 0, 3 * sizeof *found);
@@ -6231,43 +6338,42 @@ kaws__sources_parse(kaws__conf *c, kaws_bytes text, kaws_bytes found[3])
         text = (kaws_bytes){ text.at + 3, text.len - 3 };
     while (wrong == NULL && kaws__sources_line(c, &text))
         wrong = kaws__sources_take(c);
-    brief = kaws__sources_is_id(found[0], "ASIA");
-    while (i < KAWS__TOKEN + brief && found[i].len > 0)
-        i++;
+    lacks = kaws__sources_lacks(found, &part);
     if (wrong != NULL)
         (void)snprintf(c->wrong, sizeof c->wrong, "line %d, column %d: %s",
                        c->number, (int)(c->at - c->start) + 1, wrong);
-    else if (i < KAWS__TOKEN + brief)
-        (void)snprintf(c->wrong, sizeof c->wrong, "the %s (line %d, or %s) "
-                       "is missing%s", kaws__sources_parts[i].called, i + 1,
-                       kaws__sources_parts[i].name, i < KAWS__TOKEN ? ""
-                       : "; an id that begins with ASIA needs one");
-    else if (found[1].len == 20 && (kaws__sources_is_id(found[1], "AKIA") ||
-                                    kaws__sources_is_id(found[1], "ASIA")))
-        return "the secret access key has the form of an access key id; are "
-               "the two swapped?";
+    else if (lacks != NULL && found[part].len == 0)
+        (void)snprintf(c->wrong, sizeof c->wrong, "the %s (line %d, or %s) %s",
+                       kaws__sources_parts[part].called, part + 1,
+                       kaws__sources_parts[part].name, lacks);
+    else if (lacks != NULL)
+        (void)snprintf(c->wrong, sizeof c->wrong, "the %s %s",
+                       kaws__sources_parts[part].called, lacks);
     return c->wrong;
 }
 
 
-/* ---- reading it -------------------------------------------------------- */
+/* ---- the sources ------------------------------------------------------- */
 
+/* After a refusal, the conf file is read only if it has changed. */
 static kaws_status
-kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
-                   kaws_bytes found[3], kaws_error *err)
+kaws__sources_file(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
-    kaws_bytes all = { text, 0 };
+    kaws_bytes all = { seek->text, 0 };
     const char *wrong;
     kaws__conf conf;
     kaws__stat st = { 0 };
-    int fd = -1, same = 0;
-    int os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
+    int fd = -1, same = 0, os;
 
+    if (s->conf_file == NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
+                             "the file with the AWS credentials");
+    os = kaws__disk_open(s->conf_file, KAWS__READ_LINKED, &fd);
     if (os == 0 && (os = kaws__disk_stat(fd, NULL, &st)) == 0 && st.regular) {
-        same = if_changed && st.mtime_ns == s->seen.mtime_ns &&
+        same = seek->refused && st.mtime_ns == s->seen.mtime_ns &&
                st.size == s->seen.size && st.ino == s->seen.ino;
         if (!same)
-            os = kaws__disk_read_at(fd, 0, text, KAWS__SOURCES_TEXT_MAX,
+            os = kaws__disk_read_at(fd, 0, seek->text, KAWS__SOURCES_TEXT_MAX,
                                     &all.len);
     }
     kaws__disk_close(fd);
@@ -6279,7 +6385,7 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
     wrong = !st.regular ? "it is not a file"
           : all.len == KAWS__SOURCES_TEXT_MAX ? "it is longer than 6143 bytes"
           : all.len == 0 ? "it is empty"
-          : kaws__sources_parse(&conf, all, found);
+          : kaws__sources_parse(&conf, all, seek->found);
     if (*wrong != '\0')
         return kaws__err_set(err, KAWS_CONFIG, "the conf file %s: %s; the "
                              "file has to hold the access key id, the secret "
@@ -6292,35 +6398,83 @@ kaws__sources_file(kaws__sources *s, int if_changed, uint8_t *text,
 }
 
 
+/* What is found stays in the memory of the program's hook. */
+static kaws_status
+kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
+{
+    kaws_creds_wanted w = { .refused = seek->refused,
+                            .timeout_ms = seek->left_ms > 0 ? seek->left_ms : 1,
+                            .cancelled = seek->cancel.asked,
+                            .cancelled_arg = seek->cancel.arg };
+    const int failed = s->hooks->creds(s->hooks->ctx, &w);
+    const char *const given[] = { w.creds.id, w.creds.secret, w.creds.token };
+    const char *wrong = NULL, *between = ": ";
+    const uint8_t *at;
+    char date[17];
+    int part;
+
+    w.text[sizeof w.text - 1] = '\0';
+    if (failed && kaws__thread_pause(s->hooks, &seek->cancel, 0))
+        return kaws__err_cancelled(err, "the program's credentials");
+    if (kaws__text_holds(kaws__buf_of(w.text), seek->secret[0]) ||
+        kaws__text_holds(kaws__buf_of(w.text), seek->secret[1]))
+        w.text[0] = '\0';
+    if (failed)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave no "
+                             "credentials: %s", s->shown, w.text[0] == '\0'
+                             ? "it gave no reason that may be shown"
+                             : KAWS__QUOTE(kaws__buf_of(w.text)));
+    for (part = 0; part < 3 && wrong == NULL; part += wrong == NULL) {
+        seek->found[part] = kaws__buf_of(given[part] != NULL ? given[part]
+                                                             : "");
+        wrong = kaws__sources_odd(part, seek->found[part], &at);
+    }
+    if (wrong == NULL) {
+        wrong = kaws__sources_lacks(seek->found, &part);
+        between = " ";
+    }
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave "
+                             "credentials that cannot be used: the %s%s%s",
+                             s->shown, kaws__sources_parts[part].called,
+                             between, wrong);
+    if (w.expires != 0 && *kaws_amz_date(date, w.expires) == '\0')
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave "
+                             "credentials that expire at no time in Unix "
+                             "seconds", s->shown);
+    seek->expires = w.expires;
+    return KAWS_OK;
+}
+
+
 static const kaws__source kaws__sources_table[] = {
+    { "the program", kaws__sources_program },     /* if hooks.creds is set    */
     { "the conf file", kaws__sources_file }
 };
 
 
 /* `conf_file` is borrowed for as long as the sources are used. */
-static kaws_status
+static void
 kaws__sources_open(kaws__sources *s, const kaws_hooks *hooks,
-                   const char *conf_file, kaws_error *err)
+                   const char *conf_file)
 {
-    if (conf_file == NULL)
-        return kaws__err_set(err, KAWS_CONFIG, "conf_file is not set: it names "
-                             "the file with the AWS credentials");
-    s->hooks = hooks;
-    s->source = &kaws__sources_table[0];
-    s->conf_file = conf_file;
-    kaws_show(s->shown, sizeof s->shown, conf_file);
-    return KAWS_OK;
+    *s = (kaws__sources){ .hooks = hooks, .conf_file = conf_file };
+    s->source = &kaws__sources_table[hooks->creds == NULL];
+    (void)snprintf(s->shown, sizeof s->shown, "(hooks.creds)");
+    if (hooks->creds == NULL)
+        kaws_show(s->shown, sizeof s->shown, conf_file);
 }
 
 
 /* The last four characters of an access key id, by which people tell it from
  * others. If it does not look like one, it may be the secret on the wrong line,
- * and nothing of it is shown. */
+ * and nothing of it is shown: `end` is then empty. Returns what a log says. */
 static const char *
 kaws__sources_end(kaws_bytes id, char end[5])
 {
     size_t i = 0;
 
+    end[0] = '\0';
     while (i < id.len && id.at[i] != '\0' &&
            strchr("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", id.at[i]) != NULL)
         i++;
@@ -6331,20 +6485,18 @@ kaws__sources_end(kaws_bytes id, char end[5])
 }
 
 
-/* Reads credentials into the KAWS__SOURCES_TEXT_MAX bytes at `text`, and has
- * `found` refer to the id, the secret and the token in them. With `if_changed`
- * (AWS refused the last ones) it leaves `found` alone if there are no newer
- * ones. On failure `found` may hold anything. */
+/* Has the source find credentials. On failure, or if it finds only what it
+ * found before, seek->found[0] is empty. */
 static kaws_status
-kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
-                   kaws_bytes found[3], kaws_error *err)
+kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
-    char end[5];
-    kaws_status status = s->source->find(s, if_changed, text, found, err);
+    kaws_status status;
 
-    if (status == KAWS_OK && if_changed && found[0].len > 0)
-        kaws__err_log(s->hooks, KAWS__LOG_NEWER, s->source->name, s->shown,
-                      kaws__sources_end(found[0], end));
+    memset(seek->found, 0, sizeof seek->found);
+    seek->expires = 0;
+    status = s->source->find(s, seek, err);
+    if (status != KAWS_OK)
+        seek->found[0].len = 0;
     return status;
 }
 
@@ -6353,8 +6505,8 @@ kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
  * ROOM  creds    the credentials that requests are signed with
  * ==========================================================================
  * Uses: sys thread err mem buf text crypto sigv4 sources
- * Gives: creds_open creds_close creds_reload creds_refresh creds_end
- *        creds_signer creds_wipe creds_leak_in
+ * Gives: creds_open creds_abandon creds_close creds_ready creds_renew
+ *        creds_tell creds_signer creds_wipe creds_leak_in
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
@@ -6362,12 +6514,29 @@ kaws__sources_read(kaws__sources *s, int if_changed, uint8_t *text,
  * never the secret. Each time the credentials are replaced, their generation
  * grows by 1. The room also says whether a text holds a piece of the secret
  * or of the token.
+ *
+ * The source is asked by one thread at a time, which has the turn to ask; it
+ * holds no lock then that a signature takes. If the credentials will expire
+ * soon, the others go on with them. If there are none, or they have expired, or
+ * AWS has refused them, the others wait, and take the answer as theirs, be it a
+ * failure.
+ *
+ * When they expire is a time of AWS's clock, which ours may not agree with. A
+ * clock that is behind lets us send what has expired: AWS refuses it, and we
+ * renew it. A clock that is ahead shows new credentials as expired. Such ones
+ * are used all the same, for a minute: AWS's answer will tell which of the two
+ * is wrong.
  */
+
+#define KAWS__CREDS_EARLY_S     300   /* renewed so long before they expire,  */
+#define KAWS__CREDS_PART          3   /* or this part of their life           */
+#define KAWS__CREDS_PAUSE_MS  60000   /* after asking in vain                 */
 
 typedef struct kaws__signer {
     char     id[KAWS__SOURCES_ID_MAX + 1];
     kaws__mac_key key;            /* for one day, one region, KMS             */
     unsigned generation;          /* of the credentials it was made from      */
+    unsigned told;                /* see kaws__creds                          */
     char     token[KAWS__SOURCES_TOKEN_MAX + 1];  /* mostly short, so last    */
 } kaws__signer;
 
@@ -6375,66 +6544,68 @@ typedef struct kaws__secrets {    /* what the locked page holds               */
     kaws__signer signer;
     char    secret[KAWS__SIGV4_SECRET_MAX + 1];
     char    key_date[9], key_region[33];  /* for which signer.key is          */
-    uint8_t text[KAWS__SOURCES_TEXT_MAX];
+    uint8_t text[KAWS__SOURCES_TEXT_MAX]; /* in the turn to ask               */
 } kaws__secrets;
 
 typedef struct kaws__creds {
     const kaws_hooks *hooks;
+    kaws__turn    asking;         /* the turn to ask the source               */
+    kaws__sources sources;        /* in the turn to ask                       */
     kaws__lock    lock;           /* guards all below                         */
     kaws__secrets *secrets;
-    kaws__sources sources;
+    int64_t       expires;        /* Unix seconds of AWS's clock; 0: never    */
+    int64_t       early;          /* they are renewed so many seconds before  */
+    int           doubtful;       /* our clock said they came expired         */
+    unsigned      refused;        /* the generation that AWS refused, or 0    */
+    unsigned      answers;        /* of the source so far,                    */
+    unsigned      told;           /* and those after we told it of a refusal  */
+    int64_t       asked_ms;       /* when the last came, by hooks.ticks_ms    */
+    int           in_vain;        /* it was of no use                         */
+    kaws_error    failure;        /* what it was                              */
 } kaws__creds;
 
+enum {                            /* what the credentials are needed for      */
+    KAWS__TO_SIGN,
+    KAWS__TO_TELL,                /* whose they are: expired ones do          */
+    KAWS__TO_RENEW                /* the caller wants what the source has now */
+};
 
-/* Reads the credentials again. If AWS refused a generation of them (`refused`
- * is not 0), it reads only if that generation is the present one and the source
- * has changed, so of many threads that were refused one reads. If anything that
- * it finds is wrong, the credentials stay. */
-static kaws_status
-kaws__creds_reload(kaws__creds *c, unsigned refused, kaws_error *err)
-{
-    kaws__secrets *s = c->secrets;
-    kaws_bytes found[3] = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } };
-    kaws_status status = KAWS_OK;
-
-    kaws__thread_lock(&c->lock);
-    if (refused == 0 || refused == s->signer.generation)
-        status = kaws__sources_read(&c->sources, refused != 0, s->text, found,
-                                    err);
-    if (status == KAWS_OK && found[0].len > 0) {
-        (void)kaws__buf_copy_text(s->signer.id, sizeof s->signer.id, found[0]);
-        (void)kaws__buf_copy_text(s->secret, sizeof s->secret, found[1]);
-        (void)kaws__buf_copy_text(s->signer.token, sizeof s->signer.token,
-                                  found[2]);
-        s->key_date[0] = '\0';
-        s->signer.generation++;
-    }
-    kaws_wipe(s->text, sizeof s->text);
-    kaws__thread_unlock(&c->lock);
-    return status;
-}
+enum {                            /* what they are                            */
+    KAWS__GOOD,
+    KAWS__EXPIRING,               /* good, but to be renewed                  */
+    KAWS__WANTED                  /* there are none that AWS would accept     */
+};
 
 
-/* `conf_file` is borrowed until the credentials are closed. */
+/* `conf_file` is borrowed until the credentials are closed. Nothing is read
+ * yet. */
 static kaws_status
 kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
                  const char *conf_file, kaws_error *err)
 {
-    kaws_status status;
     kaws__secrets *s;
 
     *c = (kaws__creds){ .hooks = hooks };
-    status = kaws__sources_open(&c->sources, hooks, conf_file, err);
-    if (status != KAWS_OK)
-        return status;
+    kaws__sources_open(&c->sources, hooks, conf_file);
     s = kaws__sys_alloc_locked(sizeof *s);
-    if (s != NULL && kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0) {
+    if (s != NULL &&
+        kaws__thread_turn_init(&c->asking, KAWS__RANK_SOURCE) == 0 &&
+        kaws__thread_lock_init(&c->lock, KAWS__RANK_CREDS) == 0) {
         c->secrets = s;
-        return kaws__creds_reload(c, 0, err);
+        return KAWS_OK;
     }
     if (s != NULL)
         kaws__sys_free_locked(s, sizeof *s);
+    kaws__thread_turn_free(&c->asking);
     return kaws__err_memory(err, "making a page for the credentials");
+}
+
+
+/* This process is a forked child. A thread of its parent may have the turn. */
+static void
+kaws__creds_abandon(kaws__creds *c)
+{
+    memset(&c->asking, 0, sizeof c->asking);
 }
 
 
@@ -6445,41 +6616,236 @@ kaws__creds_close(kaws__creds *c)
         return;
     kaws_wipe(c->secrets, sizeof *c->secrets);
     kaws__sys_free_locked(c->secrets, sizeof *c->secrets);
+    kaws__thread_turn_free(&c->asking);
     kaws__thread_lock_free(&c->lock);
     c->secrets = NULL;
 }
 
 
-/* AWS refused a signature made from that generation: are there newer
- * credentials now? A source that is only half written changes nothing until the
- * next refusal. */
+/* Whether the text holds a piece of the secret access key or of the token. */
 static int
-kaws__creds_refresh(kaws__creds *c, unsigned generation)
+kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
 {
+    int leak;
+
+    kaws__thread_lock(&c->lock);
+    leak = kaws__text_holds(text, kaws__buf_of(c->secrets->secret)) ||
+           kaws__text_holds(text, kaws__buf_of(c->secrets->signer.token));
+    kaws__thread_unlock(&c->lock);
+    return leak;
+}
+
+
+/* ---- asking the source ------------------------------------------------- */
+
+/* What the credentials are. With the lock held. */
+static int
+kaws__creds_state(const kaws__creds *c, int need, int64_t now)
+{
+    const int64_t left = c->expires - now;
+    int64_t ago;
+
+    if (need == KAWS__TO_RENEW || c->secrets->signer.generation == 0)
+        return KAWS__WANTED;
+    if (need == KAWS__TO_TELL)
+        return KAWS__GOOD;
+    if (c->refused != 0 || (c->expires != 0 && left <= 0 && !c->doubtful))
+        return KAWS__WANTED;
+    if (c->expires == 0 || left > c->early)
+        return KAWS__GOOD;
+    ago = c->in_vain ? c->hooks->ticks_ms(c->hooks->ctx) - c->asked_ms : -1;
+    if (ago >= 0 && ago < KAWS__CREDS_PAUSE_MS)
+        return KAWS__GOOD;
+    return left > 0 ? KAWS__EXPIRING : KAWS__WANTED;
+}
+
+
+/* Takes what the source found. The same credentials again are no news, even if
+ * they now expire later. With the lock held. */
+static int
+kaws__creds_take(kaws__creds *c, const kaws__seek *seek)
+{
+    kaws__secrets *s = c->secrets;
+    const int64_t left = seek->expires - seek->now;
+    const int64_t part = left > 0 ? left / KAWS__CREDS_PART : 0;
+    char *const mine[] = { s->signer.id, s->secret, s->signer.token };
+    const size_t room[] = { sizeof s->signer.id, sizeof s->secret,
+                            sizeof s->signer.token };
+    int i, same = 1;
+
+    c->expires = seek->expires;
+    c->doubtful = c->expires != 0 && left <= 0;
+    c->early = part < KAWS__CREDS_EARLY_S ? part : KAWS__CREDS_EARLY_S;
+    for (i = 0; i < 3; i++) {
+        same = same && kaws__buf_same(kaws__buf_of(mine[i]), seek->found[i]);
+        (void)kaws__buf_copy_text(mine[i], room[i], seek->found[i]);
+    }
+    if (same)
+        return 0;
+    s->key_date[0] = '\0';
+    s->signer.generation++;
+    c->refused = 0;
+    return 1;
+}
+
+
+/* Asks the source, in our turn. If that fails, the credentials stay. That the
+ * call was cancelled is no answer of the source. */
+static kaws_status
+kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
+{
+    kaws__secrets *s = c->secrets;
+    const char *name = c->sources.source->name;
+    const char *shown = c->sources.shown, *ends;
+    char end[5];
+    int newer = 0;
+    kaws_status status;
+
+    seek->text = s->text;
+    seek->secret[0] = kaws__buf_of(s->secret);    /* who has the turn changes
+                                                   * them, and nobody else    */
+    seek->secret[1] = kaws__buf_of(s->signer.token);
+    status = kaws__sources_read(&c->sources, seek, err);
+    kaws__thread_lock(&c->lock);
+    if (seek->found[0].len > 0)
+        newer = kaws__creds_take(c, seek);
+    if (status != KAWS_CANCELLED) {
+        c->answers++;
+        c->told += seek->refused != 0;
+        c->refused = seek->refused ? 0 : c->refused;
+        c->asked_ms = c->hooks->ticks_ms(c->hooks->ctx);
+        c->in_vain = status != KAWS_OK || c->doubtful;
+        kaws__err_clear(&c->failure);
+        if (status != KAWS_OK)
+            c->failure = *err;
+    }
+    ends = kaws__sources_end(kaws__buf_of(s->signer.id), end);
+    kaws_wipe(s->text, sizeof s->text);
+    kaws__thread_unlock(&c->lock);
+    if (newer && seek->refused)
+        kaws__err_log(c->hooks, KAWS__LOG_NEWER, name, shown, ends);
+    return status;
+}
+
+
+/* Waits for the turn to ask, and asks, if that is still to be done. */
+static kaws_status
+kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
+                 kaws_error *err)
+{
+    kaws_status status;
+    int state, shared;
+
+    kaws__thread_lock(&c->lock);
+    state = kaws__creds_state(c, need, seek->now);
+    seek->refused = need != KAWS__TO_RENEW && c->refused != 0;
+    shared = need != KAWS__TO_RENEW && !seek->refused &&
+             answers != c->answers && c->failure.status != KAWS_OK;
+    if (state == KAWS__WANTED && shared)
+        *err = c->failure;
+    kaws__thread_unlock(&c->lock);
+    if (state == KAWS__GOOD || shared)
+        return err->status;
+    status = kaws__creds_ask(c, seek, err);
+    if (status == KAWS_OK || status == KAWS_CANCELLED)
+        return status;
+    if (seek->refused)
+        kaws__err_log(c->hooks, KAWS__LOG_NO_NEWER, err->text);
+    kaws__thread_lock(&c->lock);
+    state = kaws__creds_state(c, need, seek->now);
+    kaws__thread_unlock(&c->lock);
+    if (state == KAWS__WANTED)
+        return status;
+    if (!seek->refused)
+        kaws__err_log(c->hooks, KAWS__LOG_CREDS_OLD, err->text);
+    kaws__err_clear(err);
+    return KAWS_OK;
+}
+
+
+/* Sees to it that there are credentials to do what is needed. *err is empty
+ * before. */
+static kaws_status
+kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
+{
+    const kaws_hooks asker = { .ctx = seek->cancel.arg,
+                               .cancelled = seek->cancel.asked };
+    kaws_status status;
+    unsigned answers;
+    int state, waited;
+
+    kaws__thread_lock(&c->lock);
+    state = kaws__creds_state(c, need, seek->now);
+    answers = c->answers;
+    kaws__thread_unlock(&c->lock);
+    if (state == KAWS__GOOD)
+        return KAWS_OK;
+    waited = kaws__thread_turn_wait(&c->asking, state == KAWS__EXPIRING ? 0
+                                    : seek->left_ms, &asker);
+    if (waited < 0 && state == KAWS__EXPIRING)
+        return KAWS_OK;                   /* another thread is at it          */
+    if (waited == KAWS__GIVEN_UP)
+        return kaws__err_cancelled(err, "the credentials");
+    if (waited < 0)
+        return kaws__err_set(err, KAWS_NETWORK, "there are no AWS credentials "
+                             "yet: another thread has been asking %s for them "
+                             "for %d ms", c->sources.source->name,
+                             seek->left_ms);
+    seek->left_ms -= waited;
+    status = kaws__creds_turn(c, seek, need, answers, err);
+    kaws__thread_turn_end(&c->asking, 0);
+    return status;
+}
+
+
+/* AWS refused a signature made from that generation: are there newer
+ * credentials now? `told` is from the same signer: if the source has been told
+ * of a refusal since then, it is not told again. A source that is only half
+ * written changes nothing until the next refusal. */
+static int
+kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
+                  unsigned told)
+{
+    const kaws__signer *now = &c->secrets->signer;
+    kaws_status status = KAWS_OK;
     kaws_error err;
-    int newer;
+    int newer, ask;
 
-    if (kaws__creds_reload(c, generation, &err) != KAWS_OK)
-        kaws__err_log(c->hooks, KAWS__LOG_NO_NEWER, err.text);
+    kaws__err_clear(&err);
     kaws__thread_lock(&c->lock);
-    newer = c->secrets->signer.generation != generation;
+    ask = now->generation == generation && c->told == told;
+    if (ask)
+        c->refused = generation;
     kaws__thread_unlock(&c->lock);
-    return newer;
+    if (ask)
+        status = kaws__creds_ready(c, seek, KAWS__TO_SIGN, &err);
+    kaws__thread_lock(&c->lock);
+    newer = now->generation != generation;
+    kaws__thread_unlock(&c->lock);
+    return newer || status == KAWS_CANCELLED;     /* the next try says so     */
 }
 
 
-/* The end of the access key id, for a log: see sources_end. */
+/* Whose credentials these are, and until when. Returns the end of the access
+ * key id for a log. */
 static const char *
-kaws__creds_end(kaws__creds *c, char end[5])
+kaws__creds_tell(kaws__creds *c, kaws_identity *out)
 {
-    const char *shown;
+    const kaws__signer *now = &c->secrets->signer;
+    const char *ends = "(none yet)";
 
+    (void)snprintf(out->source, sizeof out->source, "%s",
+                   c->sources.source->name);
     kaws__thread_lock(&c->lock);
-    shown = kaws__sources_end(kaws__buf_of(c->secrets->signer.id), end);
+    out->expires = c->expires;
+    if (now->generation > 0)
+        ends = kaws__sources_end(kaws__buf_of(now->id), out->access_key_end);
     kaws__thread_unlock(&c->lock);
-    return shown;
+    return ends;
 }
 
+
+/* ---- signing ----------------------------------------------------------- */
 
 /* The bytes of a signer up to the end of its token. */
 static size_t
@@ -6489,8 +6855,8 @@ kaws__creds_length(const kaws__signer *signer)
 }
 
 
-/* Copies what a signature for KMS takes, in that region and on that day. The
- * caller wipes it. */
+/* Copies what a signature for KMS takes, in that region and on that day, once
+ * creds_ready was asked. The caller wipes it. */
 static void
 kaws__creds_signer(kaws__creds *c, const char *date, const char *region,
                    kaws__signer *out)
@@ -6506,6 +6872,7 @@ kaws__creds_signer(kaws__creds *c, const char *date, const char *region,
                                   kaws__buf_of(region));
     }
     memcpy(out, &s->signer, kaws__creds_length(&s->signer) + 1);
+    out->told = c->told;
     kaws__thread_unlock(&c->lock);
 }
 
@@ -6514,20 +6881,6 @@ static void
 kaws__creds_wipe(kaws__signer *signer)
 {
     kaws_wipe(signer, kaws__creds_length(signer));
-}
-
-
-/* Whether the text holds a piece of the secret access key or of the token. */
-static int
-kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
-{
-    int leak;
-
-    kaws__thread_lock(&c->lock);
-    leak = kaws__text_holds(text, kaws__buf_of(c->secrets->secret)) ||
-           kaws__text_holds(text, kaws__buf_of(c->secrets->signer.token));
-    kaws__thread_unlock(&c->lock);
-    return leak;
 }
 
 
@@ -6780,8 +7133,8 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * ==========================================================================
  * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_entries
- *        trust_tell trust_check trust_ask_first trust_choice trust_choose
- *        trust_choose_tried trust_untry trust_notice
+ *        trust_own trust_tell trust_check trust_ask_first trust_choice
+ *        trust_choose trust_choose_tried trust_untry trust_notice
  *
  * A KMS key is trusted by its account, if that is the ring's own account or in
  * the list of the settings. The ring's own account is that of the KMS key that
@@ -6973,17 +7326,43 @@ kaws__trust_has(const kaws__trust *t, const char *whose, int what)
 }
 
 
+/* The account's number, as settings have it: without the partition. */
+static const char *
+kaws__trust_number(const char *whose)
+{
+    return whose + strcspn(whose, "0123456789");
+}
+
+
+/* Writes the number of the own account; "": it is not known yet. */
+static void
+kaws__trust_own(kaws__trust *t, char out[13])
+{
+    kaws__thread_lock(&t->lock);
+    (void)snprintf(out, 13, "%s", kaws__trust_number(t->own));
+    kaws__thread_unlock(&t->lock);
+}
+
+
 /* Writes the trusted accounts, as far as they are known, for a log. */
 static const char *
 kaws__trust_tell(kaws__trust *t, char *out, size_t cap)
 {
+    const char *at = kaws__trust_number(t->entries);
+    kaws__buf list = kaws__buf_fixed(out, cap);
+
     kaws__thread_lock(&t->lock);
-    if (t->own[0] == '\0' && t->accounts[0] == '\0' && t->entries[0] != '\0')
-        (void)snprintf(out, cap, "that of the KMS key, if it is one of the "
-                       "keys' (%s)", t->entries + 2);
-    else
-        (void)snprintf(out, cap, "%s%s%s", t->own, t->own[0] != '\0' &&
-                       t->accounts[0] != '\0' ? ", " : "", t->accounts);
+    if (t->own[0] == '\0' && t->accounts[0] == '\0' && *at != '\0') {
+        kaws__buf_text(&list, "that of the KMS key, if it is one of the keys'");
+        for (; *at != '\0'; at = kaws__trust_number(at + 12)) {
+            kaws__buf_text(&list, list.len < 50 ? " (" : ", ");
+            kaws__buf_put(&list, at, 12);
+        }
+        kaws__buf_put(&list, ")", 2);
+    } else
+        (void)snprintf(out, cap, "%s%s%s", kaws__trust_number(t->own),
+                       t->own[0] != '\0' && t->accounts[0] != '\0' ? ", " : "",
+                       t->accounts);
     kaws__thread_unlock(&t->lock);
     return *out != '\0' ? out : "that of the KMS key";
 }
@@ -7017,7 +7396,8 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
     }
     kaws__thread_unlock(&t->lock);
     if (first)
-        kaws__err_log(t->hooks, KAWS__LOG_FIRST_ACCOUNT, whose, arn);
+        kaws__err_log(t->hooks, KAWS__LOG_FIRST_ACCOUNT,
+                      kaws__trust_number(whose), arn);
     if (trusted)
         return KAWS_OK;
     if (*ours == '\0' && *listed == '\0')
@@ -7273,7 +7653,8 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
  *        fault
  * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_first
- *        calls_op calls_left_ms calls_begin calls_send calls_nonsense calls_end
+ *        calls_op calls_creds calls_left_ms calls_begin calls_send
+ *        calls_nonsense calls_end
  *
  * An operation is what a caller of the library asked for, by one call or a few:
  * it has a target, an amount of time, and an error.
@@ -7347,7 +7728,7 @@ typedef struct kaws__call {
     char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
     char          authorization[512];         /* all new for each try         */
     const char   *headers[8];
-    unsigned      generation;     /* of the credentials                       */
+    unsigned      generation, told;       /* of the credentials               */
     int64_t       signed_at;
     kaws_request  q;
     kaws_reply    r;
@@ -7383,6 +7764,40 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
+/* What AWS's clock says, in Unix seconds, if we know it. */
+static int64_t
+kaws__calls_now(kaws__calls *k)
+{
+    int64_t now;
+
+    kaws__thread_lock(&k->lock);
+    now = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
+    kaws__thread_unlock(&k->lock);
+    return now;
+}
+
+
+/* Reads the credentials if they are in a file, or the ring may not open without
+ * them. Otherwise it opens, because most of it needs none. */
+static kaws_status
+kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
+{
+    kaws__seek seek = { .now = kaws__calls_now(k), .left_ms = k->timeout_ms,
+                        .cancel = KAWS__CANCEL_BY(k->hooks) };
+    kaws_status status;
+
+    if (!cfg->must_have_creds &&
+        (k->hooks->creds != NULL || cfg->conf_file == NULL))
+        return KAWS_OK;
+    status = kaws__creds_ready(&k->creds, &seek, KAWS__TO_TELL, err);
+    if (status == KAWS_OK || cfg->must_have_creds)
+        return status;
+    kaws__err_log(k->hooks, KAWS__LOG_NO_CREDS, err->text);
+    kaws__err_clear(err);
+    return KAWS_OK;
+}
+
+
 /* *k is all zeros before. Close it in any case. The config's strings are
  * borrowed for as long as it stays open. */
 static kaws_status
@@ -7407,6 +7822,8 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
+    if (status == KAWS_OK)
+        status = kaws__calls_first_creds(k, cfg, err);
     if (status == KAWS_OK)
         status = kaws__http_open(&k->http, hooks, cfg->ca_file, url != NULL &&
                                  strncmp(url, "http:", 5) == 0, err);
@@ -7480,6 +7897,39 @@ kaws__calls_left_ms(const kaws__op *op)
 }
 
 
+/* Whether the operation was cancelled, also if that was said only once. */
+static int
+kaws__calls_cancelled(void *arg)
+{
+    kaws__op *op = arg;
+
+    return op->cancelled = op->cancelled || op->cancel.asked(op->cancel.arg);
+}
+
+
+/* What a source of credentials is told by the operation. */
+static kaws__seek
+kaws__calls_seek(kaws__op *op)
+{
+    kaws__seek seek = { .now = kaws__calls_now(op->calls),
+                        .left_ms = kaws__calls_left_ms(op) };
+
+    if (op->cancel.asked != NULL)
+        seek.cancel = (kaws__cancel){ kaws__calls_cancelled, op };
+    return seek;
+}
+
+
+/* Has the credentials read, if that is needed for what the room creds lists. */
+static kaws_status
+kaws__calls_creds(kaws__op *op, int need)
+{
+    kaws__seek seek = kaws__calls_seek(op);
+
+    return kaws__creds_ready(&op->calls->creds, &seek, need, op->err);
+}
+
+
 /* Begins a call; what else is in its body is written next. *target is borrowed
  * for as long as the call lasts. */
 static void
@@ -7538,8 +7988,8 @@ kaws__calls_end(kaws__call *c)
 }
 
 
-/* Signs the request with the time of now. Returns NULL, or what is wrong. */
-static const char *
+/* Signs the request with the time of now, once there are credentials. */
+static kaws_status
 kaws__calls_sign(kaws__call *c)
 {
     static const char name[] = "Authorization: ";
@@ -7551,15 +8001,16 @@ kaws__calls_sign(kaws__call *c)
     const char *wrong;
     kaws__signer signer;
     kaws_creds who = { signer.id, NULL, NULL };
+    kaws_status status = kaws__calls_creds(c->op, KAWS__TO_SIGN);
     int n;
 
-    kaws__thread_lock(&k->lock);
-    what.when = k->hooks->now_ms(k->hooks->ctx) / 1000 + k->clock_offset_s;
-    kaws__thread_unlock(&k->lock);
-    c->signed_at = what.when;
-    kaws__text_amz_date(date, what.when);
+    if (status != KAWS_OK)
+        return status;                    /* so there is nothing to wipe      */
+    c->signed_at = what.when = kaws__calls_now(k);    /* that may have taken  */
+    kaws__text_amz_date(date, what.when);             /* its time             */
     kaws__creds_signer(&k->creds, date, c->target->region, &signer);
     c->generation = signer.generation;
+    c->told = signer.told;
     n = signer.token[0] != '\0';          /* lines beyond the fixed ones      */
     (void)snprintf(c->date_line, sizeof c->date_line, "X-Amz-Date: %s", date);
     (void)snprintf(c->token_line, sizeof c->token_line,
@@ -7572,7 +8023,9 @@ kaws__calls_sign(kaws__call *c)
                                   sizeof c->authorization - sizeof name + 1);
     kaws__creds_wipe(&signer);
     c->headers[4 + n] = c->authorization;
-    return wrong;
+    return wrong == NULL ? KAWS_OK
+         : kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
+                         c->action->name, wrong);
 }
 
 
@@ -7626,6 +8079,22 @@ kaws__calls_nonsense(kaws__call *c, const char *why)
 }
 
 
+/* The advice for a fault. If it speaks of the conf file, and the credentials
+ * come from elsewhere, it is written to `out` as it applies. */
+static const char *
+kaws__calls_advice(const kaws__call *c, const char *advice, char out[128])
+{
+    const char *file = "the conf file", *rest = strchr(advice, ';');
+    const char *source = c->op->calls->creds.sources.source->name;
+
+    if (strstr(advice, file) == NULL || strcmp(source, file) == 0)
+        return advice;
+    (void)snprintf(out, 128, "check the credentials that come from %s%s",
+                   source, rest != NULL ? rest : "");
+    return out;
+}
+
+
 /* A reply other than 200. Only an error of KMS's own, which it blames on the
  * request, leaves the connection clean. */
 static kaws_status
@@ -7633,9 +8102,9 @@ kaws__calls_refused(kaws__call *c)
 {
     kaws_error *err = c->op->err;
     kaws_bytes message;
-    char type[64], shown[200] = "";
+    char type[64], shown[200] = "", room[128];
     const kaws__fault *fault = kaws__fault_read(&c->r, type, &message);
-    const char *advice = fault->advice, *id;
+    const char *advice = kaws__calls_advice(c, fault->advice, room), *id;
     kaws_status status = fault->status;
 
     c->typed = type[0] != '\0';
@@ -7717,16 +8186,6 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
-/* Whether the operation was cancelled, also if that was said only once. */
-static int
-kaws__calls_cancelled(void *arg)
-{
-    kaws__op *op = arg;
-
-    return op->cancelled = op->cancelled || op->cancel.asked(op->cancel.arg);
-}
-
-
 /* Signs and sends once. */
 static kaws_status
 kaws__calls_try(kaws__call *c)
@@ -7736,16 +8195,14 @@ kaws__calls_try(kaws__call *c)
     const kaws__cancel cancel = { q->cancelled, q->cancelled_arg };
     kaws_bytes id;
     int64_t took, started = kaws__sys_ticks_us();
-    const char *wrong = kaws__calls_sign(c);
     kaws_status status;
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
+    if ((status = kaws__calls_sign(c)) != KAWS_OK)
+        return status;
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
-    if (wrong != NULL)
-        return kaws__err_set(c->op->err, KAWS_MEMORY, "cannot sign %s: %s",
-                             c->action->name, wrong);
     c->left_ms = kaws__calls_left_ms(c->op);
     q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
     /* What spoiled one idle connection may have spoiled all. */
@@ -7799,13 +8256,14 @@ kaws__calls_mend(kaws__call *c)
 {
     kaws__calls *k = c->op->calls;
     int cures = c->action->flags & KAWS__UNREPEATED ? 0 : c->cures;
+    kaws__seek seek = kaws__calls_seek(c->op);
 
     if ((cures & KAWS__CLOCK) && !c->clock_mended &&
         kaws__calls_mend_clock(k, c->r.date, c->signed_at))
         return c->clock_mended = 1;
     return (cures & KAWS__RENEW) && !c->creds_renewed &&
-           (c->creds_renewed = kaws__creds_refresh(&k->creds,
-                                                   c->generation));
+           (c->creds_renewed = kaws__creds_renew(&k->creds, &seek,
+                                                 c->generation, c->told));
 }
 
 
@@ -11716,15 +12174,15 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text url http creds arn trust calls kms
+ * Uses: sys thread disk err mem buf text http creds arn trust calls kms
  *        store bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
  *        kaws_try kaws_could_use kaws_use_timeouts kaws_reload_creds
- *        kaws_rotate_kms_key kaws_rewrap_all kaws_refresh kaws_get_stats
- *        kaws_kms_generate_data_key kaws_kms_encrypt kaws_kms_decrypt
- *        kaws_kms_reencrypt
+ *        kaws_whoami kaws_rotate_kms_key kaws_rewrap_all kaws_refresh
+ *        kaws_get_stats kaws_kms_generate_data_key kaws_kms_encrypt
+ *        kaws_kms_decrypt kaws_kms_reencrypt
  *
  * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
  * asked without any lock but the settings' own, so what a key's name stands for
@@ -11870,6 +12328,7 @@ kaws_close(kaws *ring)
     if (kaws__ring_enter(&door, ring, NULL)->status != KAWS_OK) {
         kaws__vault_abandon(&ring->vault);
         memset(&ring->settings, 0, sizeof ring->settings);
+        kaws__creds_abandon(&ring->kms.creds);
         kaws__http_abandon(&ring->kms.http);
     }
     hooks = ring->hooks;
@@ -11883,23 +12342,38 @@ kaws_close(kaws *ring)
 }
 
 
+/* As whom, and where, the ring asks AWS KMS. Returns the end of the access key
+ * id for a log. */
+static const char *
+kaws__ring_identity(kaws *r, kaws_identity *out)
+{
+    kaws__choice now;
+
+    (void)kaws__trust_choice(&r->kms.trust, NULL, NULL, &now, NULL);
+    memcpy(out->region, now.target.key_id[0] != '\0' ? now.target.region
+           : now.region, sizeof out->region);
+    kaws__arn_url(out->endpoint, sizeof out->endpoint, r->kms.endpoint,
+                  out->region);
+    kaws__trust_own(&r->kms.trust, out->account);
+    return kaws__creds_tell(&r->kms.creds, out);
+}
+
+
 /* One line that says all that the ring was opened with. */
 static void
 kaws__ring_announce(kaws *r)
 {
     kaws__calls *k = &r->kms;
-    const kaws__choice *now = &k->trust.now;      /* no other thread yet      */
-    int none = now->target.key_id[0] == '\0';
-    const char *region = none ? now->region : now->target.region;
-    char state[80], url[KAWS__URL_MAX], accounts[256], end[5];
+    const char *key = k->trust.now.target.key_id;     /* no other thread yet  */
+    kaws_identity who;
+    const char *ends = kaws__ring_identity(r, &who);
+    char state[80], accounts[256];
 
-    kaws__arn_url(url, sizeof url, k->endpoint, region);
     kaws__err_log(&r->hooks, KAWS__LOG_OPENED, r->vault.file.shown,
                   kaws__vault_state(&r->vault, state),
-                  none ? "(not set)" : now->target.key_id, region, url,
-                  kaws__trust_tell(&k->trust, accounts, sizeof accounts),
-                  kaws__creds_end(&k->creds, end), k->connect_timeout_ms,
-                  k->timeout_ms);
+                  *key == '\0' ? "(not set)" : key, who.region, who.endpoint,
+                  kaws__trust_tell(&k->trust, accounts, sizeof accounts), ends,
+                  k->connect_timeout_ms, k->timeout_ms);
 }
 
 
@@ -12321,9 +12795,31 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
 {
     kaws__door door;
     kaws_error *err = kaws__ring_enter(&door, ring, error);
+    kaws__op op;
 
-    if (err->status == KAWS_OK)
-        (void)kaws__creds_reload(&ring->kms.creds, 0, err);
+    if (err->status == KAWS_OK) {
+        op = kaws__calls_op(&ring->kms, err);
+        (void)kaws__calls_creds(&op, KAWS__TO_RENEW);
+    }
+    return kaws__ring_leave(&door, err->status);
+}
+
+
+/* see Part II */
+KAWS_API kaws_status
+kaws_whoami(kaws *ring, kaws_identity *out, kaws_error *error)
+{
+    kaws__door door;
+    kaws_error *err = kaws__ring_enter(&door, ring, error);
+    kaws__op op;
+
+    if (out != NULL)
+        memset(out, 0, sizeof *out);
+    if (err->status != KAWS_OK || out == NULL)
+        return kaws__ring_refuse(&door, err, "ring and out must not be NULL");
+    op = kaws__calls_op(&ring->kms, err);
+    (void)kaws__calls_creds(&op, KAWS__TO_TELL);
+    (void)kaws__ring_identity(ring, out);
     return kaws__ring_leave(&door, err->status);
 }
 

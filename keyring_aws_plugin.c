@@ -2312,6 +2312,7 @@ plug__life_start(plug__guard *g, kaws_error *err)
         return false;
     cfg.kaws.hooks.patience_ms = plug__life_patience;
     cfg.kaws.must_exist = !cfg.create;
+    cfg.kaws.must_have_creds = 1;
     plug__life.seconds = cfg.start_seconds;
     PLUG__STORE(&plug__life.deadline_ms, 0);
     if (!plug__server_has(mysql_malloc_service))

@@ -22,7 +22,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const kaws_hooks fuzz_hooks = { .memory = kaws__mem_builtin };
+static const kaws_hooks fuzz_hooks = { .memory = kaws__mem_builtin,
+                                       .ticks_ms = kaws__sys_ticks_ms };
 
 
 FUZZ void

@@ -36,7 +36,7 @@ def parts() -> list[tuple[str, list[str]]]:
     alone = ["env", f"KEYRING_AWS_PLUGIN={BUILT}/standalone/keyring_aws.so"]
     found += [("standalone-" + name, alone + command) for name, command in found
               if name == "test_mysql_tables" or LONG and "mysql" in name]
-    found.sort(key=lambda part: not re.search("mysql|runbook", part[0]))
+    found.sort(key=lambda part: not re.search("mysql|runbook|sizing", part[0]))
     for folder in ("fault", "tsan", "standalone/fault", "unit", "clang/unit", "standalone/unit"):
         for path in sorted(glob.glob(os.path.join(built, folder, "test_*")), key=lambda path: (
                 (rooms + [room := path.rpartition("_")[2]]).index(room), path)):

@@ -2,12 +2,13 @@
 
 import re
 import subprocess
+import time
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
-from kms_emulator import KEY_ARN, Emulator
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, REGION, Emulator
 
 GUESTS = Path(__file__).resolve().parent / "guests"
 PLAIN = ("gcc", "-O2")
@@ -18,8 +19,8 @@ TSAN = ("gcc", "-O1", "-fsanitize=thread")
 @pytest.fixture
 def guest(tmp_path, settings):
     """Builds a guest, runs it with the usual settings, and returns the lines that it says.  A line
-    of one word of `pages` is answered, once that has been called."""
-    def run(name: str, compiler, *, endpoint="", **pages: Callable[[], None]) -> list[str]:
+    of one word of `pages` is answered, once that has been called, by what that returns."""
+    def run(name: str, compiler, *, endpoint="", **pages: Callable[[], str | None]) -> list[str]:
         program, lines = tmp_path / name, []
         subprocess.run([*compiler, "-std=gnu99", "-g", "-Wall", "-Wextra", "-Werror", "-o", program,
                         GUESTS / f"{name}.c", "-l:libbearssl.a", "-lcurl", "-lpthread"], check=True)
@@ -29,8 +30,7 @@ def guest(tmp_path, settings):
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             for line in map(str.rstrip, process.stdout):
                 if line in pages:
-                    pages[line]()
-                    process.stdin.write("\n")
+                    process.stdin.write((pages[line]() or "") + "\n")
                     process.stdin.flush()
                 else:
                     lines.append(line)
@@ -88,6 +88,83 @@ def test_what_is_cancelled_ends_at_once(guest, emulator, settings, compiler):
         waited = ("another process" if "locked" in name else
                   "another thread" if "behind" in name else "AWS KMS")
         assert f"while it waited for {waited}, and nothing was changed" in why, line
+
+
+class Broker:
+    """Gives session tokens for three seconds, as KMS knows them."""
+
+    def __init__(self, emulator):
+        self.emulator, self.given = emulator, []
+
+    def give(self) -> str:
+        number, expires = len(self.given) + 1, int(time.time()) + 3
+        name, *others = f"ASIA{number:012}", f"secret/{number}", f"token/{number}" + "x" * 900
+        self.emulator.add_user(name, others[0], ACCOUNT, token=others[1], token_expires=expires)
+        self.given.append(name)
+        return " ".join((name, *others, str(expires)))
+
+    def revoke(self) -> None:
+        """AWS says that they have expired, before the broker said that they would."""
+        self.emulator.users[self.given[-1]].token_expires = 0
+
+
+@pytest.mark.parametrize("compiler", [PLAIN, ASAN, TSAN], ids=["plain", "asan", "tsan"])
+def test_tokens_of_a_broker(guest, emulator, compiler):
+    """Sixteen threads fetch across five expiries, and KMS refuses nothing; then it refuses what all
+    of them hold.  One of them asks each time."""
+    broker, before = Broker(emulator), []
+
+    def reset():
+        before.extend(emulator.log()["requests"])
+    emulator.latency_ms = 5
+    *lines, fetched, failed, at_most = guest("tokens", compiler, give=broker.give,
+                                             revoke=broker.revoke, reset=reset)
+    assert (fetched, failed, at_most) == ("fetched 960", "failed 0", "in the hook 1")
+    calls = [tuple(map(int, re.fullmatch(r"call (\d) at (\d+)", line).groups()))
+             for line in lines[:-3]]
+    assert {told for told, _ in calls} == {0} and 6 <= len(calls) <= 9
+    assert {each["access_key_id"] for each in before} == set(broker.given[:-6])
+    if compiler == PLAIN:               # with a sanitizer, a request may come too late
+        assert len(before) == 961 and {each["signed"] for each in before} == {"OK"}
+    for (_, then), (_, now) in zip(calls[1:], calls[2:]):
+        assert 1000 < now - then < 3100     # when a third of the three seconds was left: whole ones
+    for line in lines[-3:]:
+        assert re.fullmatch(r"refused (?:[1-9]|1[0-6]), asked 1, told 1", line)
+
+
+@pytest.mark.parametrize("compiler", [PLAIN, ASAN, TSAN], ids=["plain", "asan", "tsan"])
+def test_without_credentials(guest, emulator, settings, compiler):
+    conf, later = settings["conf_file"], settings["data_file"].with_name("data.conf")
+
+    def write():
+        later.touch(0o600)
+        later.write_bytes(conf.read_bytes())
+    lines = iter(guest("keyless", compiler, write=write))
+
+    def says(*words: str) -> None:
+        for each in words:
+            line = next(lines)
+            assert each in line, line
+
+    def without(source: str, words: str) -> None:
+        says(words, f"{source} in {REGION} at here, account {ACCOUNT}")
+    without("the conf file", "conf_file is not set: it names the file with the AWS credentials")
+    missing = f"cannot read the conf file {later}: No such file"
+    says("[KAWS-142] there are no AWS credentials yet; each call that needs AWS KMS looks for them"
+         f" again, and fails until there are some: {missing}")
+    without("the conf file", missing)
+    says(f"the conf file, ends in {ACCESS_KEY_ID[-4:]}, expires 0")
+    without("the program", "the program (hooks.creds) gave no credentials: the vault is sealed")
+    junk = "the program (hooks.creds) gave credentials that"
+    says(*(f"{junk} cannot be used: the {each}" for each in (
+        "access key id is missing", "access key id is missing", "secret access key: a blank",
+        "session token is missing; an id that begins with ASIA needs one",
+        "session token: a byte that is not visible ASCII")),
+        f"{junk} expire at no time in Unix seconds",
+        "UnrecognizedClientException", f"ends in {ACCESS_KEY_ID[-4:]}, expires 1", "end")
+    assert next(lines, None) is None
+    assert {each["signed"] for each in emulator.log()["requests"]} == {
+        "OK", "UnrecognizedClientException"}
 
 
 @pytest.mark.parametrize("compiler", [PLAIN, ASAN], ids=["plain", "asan"])

@@ -158,6 +158,13 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("refresh")
     theirs.ok("close")
     theirs.close()
+    lib.ok("whoami")
+    conf = settings["conf_file"]
+    good = conf.read_bytes()
+    conf.write_text("half of it\n")     # what takes most: a line about it in the midst of a call
+    emulator.fault("*", "error", times=1, type="ExpiredTokenException")
+    assert lib.call("check").status == "CREDENTIALS"
+    conf.write_bytes(good)
     lib.ok("use_timeouts", 0, 0)
     lib.ok("walk_begin")
     lib.ok("walk_next")
@@ -168,6 +175,7 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     lib.ok("texts")
     lib.ok("wipe", b"secret")
     lib.ok("show", "a name")
+    assert lib.ok("reply_line", 'ETag: "1b2c"') == [b"", b'"1b2c"']
     lib.ok("close")
     lib.close()
     assert done == set(re.findall(r'^    (?:\{ "|X\()(\w+)"?, \d', DRIVER_C.read_text(), re.M))
@@ -597,7 +605,7 @@ def test_an_id_and_a_token_that_do_not_fit(driver_program, driver, emulator, set
     emulator.add_user(lasting, SECRET, ACCOUNT)
     write_conf(conf, brief, SECRET)
     with Driver(driver_program) as lib:
-        answer = lib.open(**settings)
+        answer = lib.open(**settings, must_have_creds=1)
         assert answer.status == "CONFIG" and "begins with ASIA needs one" in answer.text
     write_conf(conf, brief, SECRET, token)
     lib = driver()
@@ -1010,8 +1018,29 @@ def test_a_conf_file_that_is_none(driver_program, settings, tmp_path, kind, word
      "device": lambda: path.symlink_to("/dev/zero")}[kind]()
     if kind == "terabyte":
         os.truncate(path, TERABYTE)
-    text = refused_at_once(driver_program, settings, conf_file=path)
+    text = refused_at_once(driver_program, settings, conf_file=path, must_have_creds=1)
     assert re.search(words, text) and str(path) in text
+
+
+def test_a_ring_without_credentials(driver, emulator, settings, conf, tmp_path):
+    """It opens, and says so; once the conf file is there, it works."""
+    first = driver()
+    first.ok("generate", "a", None, "AES", 32)
+    first.close()
+    lib = driver(conf_file=tmp_path / "later")
+    assert [entry.key_id for entry in lib.walk()] == [b"a"] and lib.stats()["keys"] == 1
+    assert len(lib.said(r"\[KAWS-142\] .*cannot read the conf file .*/later: No such file", 1)) == 1
+    before = emulator.count()
+    for call in (("check",), ("fetch", "a", None), ("generate", "b", None, "AES", 32),
+                 ("try", KEY_ARN, None), ("rotate",), ("rewrap",), ("reload_creds",), ("whoami",)):
+        answer = lib.call(*call)
+        assert answer.status == "CONFIG" and "later: No such file" in answer.text, call
+    assert emulator.count() == before
+    write_conf(tmp_path / "later", *conf.read_text().splitlines())
+    assert len(lib.fetch("a")) == 32
+    assert lib.ok("whoami") == [b"the conf file", ACCESS_KEY_ID[-4:].encode(), ACCOUNT.encode(),
+                                b"0", b"us-east-1", f"{settings['endpoint']}/".encode()]
+    lib.ok("remove", "a", None)
 
 
 def test_a_ca_file_that_only_libcurl_can_refuse(driver, tmp_path):

@@ -209,7 +209,7 @@ def test_one_line_says_how_it_starts(stage):
     sums = stage.data.read_bytes()[-32:-28].hex()
     assert line == (
         f"opened {stage.data}: 0 keys, checksum begins with {sums}; version 1.0.0, KMS key"
-        f" {KEY_ARN} in us-east-1, requests go to {stage.kms.url}/, accounts trusted: aws"
+        f" {KEY_ARN} in us-east-1, requests go to {stage.kms.url}/, accounts trusted:"
         f" {ACCOUNT}, access key id ends in {ACCESS_KEY_ID[-4:]}, timeouts 1000 ms to connect and"
         " 10000 ms in all")
     assert [line] == stage.said("Note")

@@ -577,7 +577,7 @@ def stage_of_another_account(stage):
     stage.theirs = stage.kms.add_key("us-east-1", OTHER_ACCOUNT, alias=ALIAS)
     stage.kms.add_user("AKIDTHEIRS", "their/" + SECRET, OTHER_ACCOUNT)
     stage.start(NO_SCHEMA, "--keyring-aws=FORCE")
-    assert [line for line in stage.said("Note") if f"from here on, aws {ACCOUNT} (" in line]
+    assert [line for line in stage.said("Note") if f"from here on, {ACCOUNT} (" in line]
     stage.install_functions()
     assert stage.generate("ours") == 1
     stage.restart(NO_SCHEMA, "--keyring-aws=FORCE")

@@ -290,11 +290,11 @@ def test_rotation_when_another_changed_the_file(tmp_path, service):
     after = data.read_bytes()
     data.write_bytes(before)            # somebody plays a backup back ...
     said = it.ask("rotate", "alias/one", "orders-3")
-    assert said.startswith("REOPEN "), said
+    assert said.startswith("REFRESH "), said
     it.fetches_go_on()
-    assert it.ask("rotate", "alias/one", "orders-3").startswith("REOPEN ")
+    assert it.ask("rotate", "alias/one", "orders-3").startswith("REFRESH ")
     data.write_bytes(after)             # ... and takes that back
-    assert it.ask("reopen", "alias/one") == "open"
+    assert it.ask("refresh") == "fresh"
     it.fetches_go_on()
     assert it.ask("rotate", "alias/two", "orders-3") == "DONE"
     it.fetches_go_on()
@@ -302,7 +302,7 @@ def test_rotation_when_another_changed_the_file(tmp_path, service):
 
 
 VERDICTS = {"DONE": "OK", "LATER": "NETWORK THROTTLED SERVICE REPLY LOCKED RUNNING",
-            "REOPEN": "CHANGED UNCERTAIN"}
+            "REFRESH": "CHANGED UNCERTAIN"}
 
 
 def test_rotation_has_a_verdict_on_each_status(service):

@@ -4,6 +4,7 @@ clang's static analyzer and cppcheck have nothing to say of the library and the 
 would is tried first, each on a fault of the kind it looks for.  Then run.py, coverage.py, bench.py.
 """
 
+import collections
 import re
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from conftest import LONG
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "bench"))
 import bench                                                        # noqa: E402
+import harness                                                      # noqa: E402
+import in_mysql                                                     # noqa: E402
+import in_process                                                   # noqa: E402
 import coverage                                                     # noqa: E402
 import run                                                          # noqa: E402
 
@@ -114,29 +118,81 @@ def test_coverage_wants_reasons(tmp_path, monkeypatch, rows, wrong):
     assert coverage.unexplained({(1, "f"): 7, (2, "f"): 0}) == wrong
 
 
-# ---- bench.py: it measures what the README lists; a goal is met at its limit, missed beyond it ---
+# ---- bench.py: it measures what its results list; a goal is met at its limit, missed beyond it ---
+
+RESULTS = (TOP / "tests" / "bench" / "results.md").read_text()
+IN_SERVER = "key_generate in MySQL|start|ALTER|CREATE"
 
 
 def rows_of(text: str) -> set[str]:
     """What the bench's list has figures for, whatever numbers of keys and bytes it was."""
-    names = re.findall(r"^\* \*\*(.+?)\*\*: ", text, re.M)
-    return {re.sub(r"[\d,.]+", "N", name) for name in names}
+    return {re.sub(r"[\d,.]+", "N", item[1]) for item in bench.ITEM.finditer(text)}
 
 
-def test_bench_works(tmp_path, monkeypatch, capsys):
-    """Every part but those in a server."""
-    monkeypatch.setattr(bench, "OUT", tmp_path)
-    monkeypatch.setattr(bench, "DATA", tmp_path / "data")
-    monkeypatch.setattr(bench, "QUICK", False)
-    monkeypatch.delitem(bench.PARTS, "in_mysql")
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--quick"])
+def half(title: str) -> str:
+    return RESULTS.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize("title, options", [("make bench", []), ("make bench-long", ["--long"])])
+def test_bench_works(tmp_path, monkeypatch, capsys, title, options):
+    """Every part but those in a server; the quota is so small that it throttles."""
+    before = RESULTS, (TOP / "README.md").read_text()
+    monkeypatch.setattr(harness, "OUT", tmp_path)
+    monkeypatch.setattr(harness, "DATA", tmp_path / "data")
+    monkeypatch.setattr(harness, "QUICK", False)
+    monkeypatch.setattr(in_process, "QUOTA", 50)
+    monkeypatch.delitem(harness.PARTS, "in_mysql")
+    monkeypatch.delitem(harness.LONG_PARTS, "many_tables")
+    monkeypatch.delitem(harness.LONG_PARTS, "start_while_kms_hangs")
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--quick", *options])
     assert bench.main() == 0
-    listed = (TOP / "README.md").read_text().split("## How fast it is")[1].split("\n## ")[0]
-    wanted = {name for name in rows_of(listed) if not re.match("key_generate in MySQL|start", name)}
-    assert rows_of((tmp_path / "table.md").read_text()) == wanted
-    assert rows_of(capsys.readouterr().out) == wanted
+    wanted = {name for name in rows_of(half(title)) if not re.match(IN_SERVER, name)}
+    assert wanted and rows_of((tmp_path / "table.md").read_text()) == wanted
+    said = capsys.readouterr().out
+    assert rows_of(said) == wanted
+    if options:                 # 5 rings fetch 20 times each, and 50 more than the bucket holds
+        assert int(re.search(r"(\d+) requests", said)[1]) > 100
+        assert float(re.search(r": ([\d.]+) s; 1.0 s the quota allows", said)[1]) > 0.9
+    assert before == (bench.RESULTS.read_text(), bench.README.read_text()), "quick: nothing kept"
 
 
+def test_the_readme_repeats_five_of_the_results():
+    section = (TOP / "README.md").read_text().split("\n## How fast it is\n")[1].split("\n## ")[0]
+    shown = [item[0] for item in bench.ITEM.finditer(section)]
+    assert len(shown) == 5 and [each for each in shown if each not in RESULTS] == []
+
+
+def test_bench_keeps_what_it_measured(tmp_path, monkeypatch):
+    """Each kind of run exchanges its own half, and the README's lines of it."""
+    monkeypatch.setattr(bench, "RESULTS", tmp_path / "results.md")
+    monkeypatch.setattr(bench, "README", tmp_path / "README.md")
+    text = "# x\n\n## How fast it is\n\nText.\n\n* **a, 1 key**: {}\n* **c**: 7\n\n## Limits\n\n{}"
+    bench.README.write_text(text.format("old\n  and long", "* **a, 1 key**: not a result\n"))
+    rows = [harness.Row("a, 1 key", "1 us", "", "", ""), harness.Row("b", "2 us", "", "", "")]
+    bench.keep(True, bench.listed([harness.Row("d", "4 us", "", "", "")]), "there")
+    bench.keep(False, bench.listed(rows), "here")
+    bench.keep(False, bench.listed(rows[::-1]), "now here")
+    assert bench.RESULTS.read_text() == bench.HEAD + """
+## make bench
+
+* **b**: 2 us
+* **a, 1 key**: 1 us
+
+Measured on: now here.
+
+## make bench-long
+
+* **d**: 4 us
+
+Measured on: there.
+"""
+    assert bench.README.read_text() == text.format("1 us", "* **a, 1 key**: not a result\n")
+
+
+def test_a_missed_goal_says_why():
+    row = harness.Row("a", "1 us", "0.5 us b", "2x", "1x", False, "a is slow")
+    assert bench.listed([row]) == "* **a**: 1 us; 0.5 us b: 2x (goal: 1x; MISSED: a is slow)\n"
+    assert bench.listed([row._replace(met=True)]).endswith("(goal: 1x; met)\n")
 
 
 @pytest.mark.parametrize("part, row, just, beyond", [
@@ -157,9 +213,57 @@ def test_bench_works(tmp_path, monkeypatch, capsys):
     ("memory", 0, {"ours": 125, "file": 100}, {"ours": 126})])
 def test_bench_goals(monkeypatch, part, row, just, beyond):
     shared = {"fetch_cpu": 100}
-    monkeypatch.setattr(bench, "botocore_us", lambda rounds: 1.0)
+    monkeypatch.setattr(in_process, "botocore_us", lambda rounds: 1.0)
     for figures, met in ((just, True), (just | beyond, False)):
-        got = bench.collections.defaultdict(lambda: 1.0, usual_allocations=0, long_allocations=0)
-        monkeypatch.setattr(bench, "micro", lambda *_: got | figures)
+        got = collections.defaultdict(lambda: 1.0, usual_allocations=0, long_allocations=0)
+        monkeypatch.setattr(in_process, "micro", lambda *_: got | figures)
         kms = type("Kms", (), {"at_once": "", "after_5": "", "after_10": ""})
-        assert bench.PARTS[part](kms, shared)[row].met is met, figures
+        assert harness.PARTS[part](kms, shared)[row].met is met, figures
+
+
+@pytest.mark.parametrize("step, just, beyond", [
+    (0, [(1050, 20), (1000, 0)], [(1051, 20), (1000, 0)]),
+    (0, [(1050, 20), (1000, 0)], [(1050, 21), (1000, 0)]),
+    (1, [(1100, 10), (1000, 0)], [(1101, 10), (1000, 0)]),
+    (1, [(1100, 10), (1000, 0)], [(1100, 11), (1000, 0)]),
+    (2, [(1100, 900), (1000, 0)], [(1101, 900), (1000, 0)])])
+def test_bench_goals_in_a_server(monkeypatch, step, just, beyond):
+    """With a cache; without one there is no goal, and all is printed."""
+    ours, theirs = (type("Many", (), {"tables": 1000})() for _ in range(2))
+    for figures, met in ((just, True), (beyond, False)):
+        done = {ours: [(1, 1)] * 3, theirs: [(1, 0)] * 3}
+        done[ours][step], done[theirs][step] = figures
+        monkeypatch.setattr(in_mysql, "one_round", lambda server, cache: done[server])
+        assert in_mysql.step_rows(ours, theirs, 60)[step].met is met, figures
+        assert in_mysql.step_rows(ours, theirs, 0)[step].met is None
+
+
+@pytest.mark.parametrize("knows", [False, True])
+def test_bench_has_rows_for_a_cache_once_the_plugin_has_one(monkeypatch, knows):
+    class Many:
+        tables, close = 1000, lambda self: None
+
+        def __init__(self, url: str | None) -> None:
+            self.url = url
+
+    def one_round(server: Many, cache: int) -> list[tuple[float, int]]:
+        server.knows_cache = knows and server.url is not None
+        return [(1.0, 1)] * 3
+
+    monkeypatch.setattr(in_mysql, "Many", Many)
+    monkeypatch.setattr(in_mysql, "one_round", one_round)
+    rows = in_mysql.many_tables(type("Kms", (), {"after_10": "http://there"}), {})
+    ends = [row.name.partition("10 ms")[2] for row in rows]
+    assert ends == [""] * 3 + [", cache 60 s"] * 3 * knows
+
+
+def test_the_part_of_a_quota_that_is_used():
+    """Neither the burst of the first second counts, nor the end, when few are at work."""
+    steady = [(second, 500 + 500 * second) for second in range(20)]
+    assert in_process.used(steady, 10000) == pytest.approx(1)
+    burst = [(0, 0), (0.5, 500), *((second, 500 + 400 * second) for second in range(1, 20))]
+    assert in_process.used(burst, 8100) == pytest.approx(0.8)
+    late = [(0, 0), (1, 0), (2, 0), (2.5, 500), *((second + 3, let) for second, let in burst[2:])]
+    assert in_process.used(late, 8100) == pytest.approx(0.8)
+    ebbing = [*steady, *((20 + second, 10000 + second) for second in range(100))]
+    assert in_process.used(ebbing, 10100) == pytest.approx(1)

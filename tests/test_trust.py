@@ -132,7 +132,7 @@ def test_new_credentials_of_the_same_account(driver, emulator, conf, settings):
     """While the ring is open, and when it is opened: nobody has to be told."""
     lib = driver(kms_key_id=ALIAS)
     lib.ok("generate", "a", None, "AES", 32)
-    assert len(lib.said(f"is trusted from here on, aws {ACCOUNT} ", 2)) == 1
+    assert len(lib.said(f"is trusted from here on, {ACCOUNT} ", 2)) == 1
     key = lib.fetch("a")
     for number in range(3):
         emulator.add_user(f"AKIDNEW{number}", "new/" + SECRET, ACCOUNT)

@@ -6,8 +6,10 @@
  * line, and ends with its standard input. It speaks HTTP/1.1 with keep-alive
  * for the KMS of fakes.h, which seals and verifies nothing here, and answers so
  * many milliseconds after the request was there. GET /stats answers how many
- * connections a port has accepted and how many requests it has had; GET
- * /latency/5 changes its latency.
+ * connections a port has accepted, how many requests it has had, and how many
+ * of these its quota has let through; GET /latency/5 changes its latency, and
+ * GET /quota/500 gives it a token bucket: so many requests a second, and as
+ * many at once after a quiet second. The others get KMS's ThrottlingException.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -29,6 +31,9 @@
 typedef struct port {
     int  listener, latency_ms;
     long connections, requests;   /* relaxed: only ever looked at             */
+    long passed;
+    pthread_mutex_t lock;         /* over the bucket                          */
+    double quota, tokens, filled; /* a second; there now; when, in seconds    */
 } port;
 
 typedef struct guest {            /* one connection                           */
@@ -42,6 +47,56 @@ typedef struct guest {            /* one connection                           */
 
 static struct fake kms;
 
+
+/* ---- the quota ---------------------------------------------------------- */
+
+static void
+set_quota(port *p, double quota)
+{
+    pthread_mutex_lock(&p->lock);
+    p->quota = p->tokens = quota;
+    pthread_mutex_unlock(&p->lock);
+}
+
+
+/* Whether the bucket has a token for one more request, which takes it. */
+static int
+take_token(port *p)
+{
+    struct timespec t;
+    double now;
+    int well;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    now = (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+    pthread_mutex_lock(&p->lock);
+    p->tokens += (now - p->filled) * p->quota;
+    p->tokens = p->tokens < p->quota ? p->tokens : p->quota;
+    p->filled = now;
+    well = p->quota <= 0 || p->tokens >= 1;
+    p->tokens -= well && p->quota > 0 ? 1 : 0;
+    p->passed += well;
+    pthread_mutex_unlock(&p->lock);
+    return well;
+}
+
+
+static void
+throttle(kaws_reply *r)
+{
+    static long count = 1L << 40;         /* no reply's id is another's       */
+
+    r->http = 400;
+    (void)snprintf(r->request_id, sizeof r->request_id, "no-%ld",
+                   __atomic_add_fetch(&count, 1, __ATOMIC_RELAXED));
+    r->body_len = (size_t)snprintf((char *)r->body, r->body_max,
+        "{\"__type\":\"ThrottlingException\",\"message\":\"You have exceeded "
+        "the rate at which you may call KMS. Reduce the frequency of your "
+        "calls.\"}");
+}
+
+
+/* ---- replies ------------------------------------------------------------ */
 
 /* The whole answer, in g->out; its length. */
 static size_t
@@ -69,12 +124,17 @@ reply(guest *g, const char *head, kaws_bytes body)
     r.http = 200;
     if (strncmp(head, "GET /latency/", 13) == 0)
         g->at->latency_ms = (int)strtol(head + 13, NULL, 10);
+    if (strncmp(head, "GET /quota/", 11) == 0)
+        set_quota(g->at, (double)strtol(head + 11, NULL, 10));
     if (strncmp(head, "GET /", 5) == 0)
-        r.body_len = (size_t)snprintf(g->body, sizeof g->body, "%ld %ld\n",
+        r.body_len = (size_t)snprintf(g->body, sizeof g->body, "%ld %ld %ld\n",
             __atomic_load_n(&g->at->connections, __ATOMIC_RELAXED),
-            __atomic_load_n(&g->at->requests, __ATOMIC_RELAXED));
-    else
+            __atomic_load_n(&g->at->requests, __ATOMIC_RELAXED),
+            __atomic_load_n(&g->at->passed, __ATOMIC_RELAXED));
+    else if (take_token(g->at))
         (void)fake_send(&kms, &q, &r);
+    else
+        throttle(&r);
     gmtime_r(&now, &t);
     strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &t);
     used = (size_t)snprintf(g->out, sizeof g->out, "HTTP/1.1 %d %s\r\n"
@@ -138,6 +198,7 @@ serve_one(guest *g)
     kaws_bytes view;
     size_t len, answer;
     ssize_t n;
+    int asks_us;
 
     while ((len = whole_request(g, &body)) == 0) {
         n = g->have < IN_MAX ? recv(g->fd, g->in + g->have,
@@ -147,14 +208,15 @@ serve_one(guest *g)
         g->have += (size_t)n;
     }
     clock_gettime(CLOCK_MONOTONIC, &arrived);
-    if (strncmp(g->in, "GET ", 4) != 0)
+    asks_us = strncmp(g->in, "GET ", 4) == 0;
+    if (!asks_us)
         __atomic_add_fetch(&g->at->requests, 1, __ATOMIC_RELAXED);
     view.at = (uint8_t *)body;
     view.len = len - (size_t)(body - g->in);
     answer = reply(g, g->in, view);
     g->have -= len;
     memmove(g->in, g->in + len, g->have);
-    if (g->at->latency_ms > 0)
+    if (g->at->latency_ms > 0 && !asks_us)
         wait_ms(&arrived, g->at->latency_ms);
     return send(g->fd, g->out, answer, 0) == (ssize_t)answer;
 }
@@ -211,6 +273,7 @@ begin(port *p, const char *latency)
     a.sin_family = AF_INET;
     a.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     p->latency_ms = (int)strtol(latency, NULL, 10);
+    pthread_mutex_init(&p->lock, NULL);
     p->listener = socket(AF_INET, SOCK_STREAM, 0);
     if (p->listener < 0 ||
         bind(p->listener, (struct sockaddr *)&a, sizeof a) != 0 ||

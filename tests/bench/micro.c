@@ -862,6 +862,112 @@ memory(const char *dir, size_t count)
 }
 
 
+/* ---- fleet DIR URL RINGS CALLS CACHE ------------------------------------
+ *
+ * So many servers start at once: each is a ring of its own, with the defaults,
+ * that fetches the same key again and again, as InnoDB does for its tables. A
+ * fetch that fails is asked for again, until it succeeds: what a server could
+ * have needed is needed still. */
+
+typedef struct ship {             /* one ring of the fleet                    */
+    pthread_barrier_t *start;
+    kaws  *ring;
+    size_t calls, failed, late;   /* late: fetches of over ten seconds        */
+    double took, longest;
+} ship;
+
+
+static kaws *
+ship_open(const char *dir, const char *url, size_t n, size_t cache)
+{
+    char path[512], conf[512];
+    kaws_config cfg;
+    kaws_error err;
+    kaws *ring;
+
+    bench_make(path_of(path, dir, "fleet", n), 1);
+    kaws_close(bench_open(dir, path, url, NULL, 0));   /* writes conf        */
+    (void)snprintf(conf, sizeof conf, "%s/conf", dir);
+    memset(&cfg, 0, sizeof cfg);
+    cfg.data_file = path;
+    cfg.conf_file = conf;
+    cfg.kms_key_id = BENCH_ARN;
+    cfg.endpoint = url;
+#if defined(BENCH_CACHE)
+    cfg.cache_seconds = (int)cache;
+#else
+    bench_must(cache == 0, "this library knows no cache");
+#endif
+    bench_must(kaws_open(&ring, &cfg, &err) == KAWS_OK, err.text);
+    return ring;
+}
+
+
+static void *
+ship_sail(void *arg)
+{
+    const kaws_name who = { "bench-0000000", BENCH_USER };
+    ship *s = arg;
+    double began, asked;
+    kaws_error err;
+    kaws_key key;
+    size_t i;
+
+    pthread_barrier_wait(s->start);
+    began = wall_us();
+    for (i = 0; i < s->calls; i++) {
+        asked = wall_us();
+        while (kaws_fetch(s->ring, who, &key, &err) != KAWS_OK) {
+            bench_must(err.status == KAWS_THROTTLED, err.text);
+            s->failed++;
+        }
+        kaws_key_free(s->ring, &key);
+        asked = (wall_us() - asked) / 1e6;
+        s->longest = asked > s->longest ? asked : s->longest;
+        s->late += asked > 10;
+    }
+    s->took = (wall_us() - began) / 1e6;
+    return NULL;
+}
+
+
+static void
+fleet(const char *dir, const char *url, size_t rings, size_t calls,
+      size_t cache)
+{
+    static ship ships[1000];
+    static pthread_t threads_of[1000];
+    pthread_barrier_t start;
+    double failed = 0, late = 0, longest = 0, slowest = 0;
+    size_t i;
+
+    bench_must(rings <= 1000, "too many rings");
+    pthread_barrier_init(&start, NULL, (unsigned)rings);
+    for (i = 0; i < rings; i++) {
+        ships[i].ring = ship_open(dir, url, i, cache);
+        ships[i].start = &start;
+        ships[i].calls = calls;
+    }
+    for (i = 0; i < rings; i++)
+        bench_must(pthread_create(&threads_of[i], NULL, ship_sail,
+                                  &ships[i]) == 0, "no thread");
+    for (i = 0; i < rings; i++) {
+        pthread_join(threads_of[i], NULL);
+        kaws_close(ships[i].ring);
+        say("ring", ships[i].took);
+        failed += (double)ships[i].failed;
+        late += (double)ships[i].late;
+        longest = ships[i].longest > longest ? ships[i].longest : longest;
+        slowest = ships[i].took > slowest ? ships[i].took : slowest;
+    }
+    say("failed", failed);
+    say("late", late);
+    say("longest", longest);
+    say("slowest", slowest);
+    pthread_barrier_destroy(&start);
+}
+
+
 /* ---- idle DIR URL ------------------------------------------------------ */
 
 /* An open ring with a kept connection, for bench.py to look at from outside. */
@@ -903,6 +1009,8 @@ main(int argc, char **argv)
     WHAT("open", 3, open_file(a[0], number(a[1]), number(a[2])))
     WHAT("lookup", 3, lookup(a[0], number(a[1]), number(a[2])))
     WHAT("memory", 2, memory(a[0], number(a[1])))
+    WHAT("fleet", 5, fleet(a[0], a[1], number(a[2]), number(a[3]),
+                           number(a[4])))
     WHAT("idle", 2, idle(a[0], a[1]))
         return fputs("usage: see the head of micro.c\n", stderr), 2;
     return 0;

@@ -415,7 +415,8 @@ test_close(void **state)
 }
 
 
-/* The conf file is read in the same way. */
+/* The conf file is read in the same way, if a ring may not open without; and
+ * else the first request says what was wrong with it. */
 static void
 test_conf_file(void **state)
 {
@@ -427,6 +428,7 @@ test_conf_file(void **state)
 
     (void)state;
     cfg.conf_file = "/disk/ring/conf";
+    cfg.must_have_creds = 1;
     for (i = 0; i < sizeof reasons / sizeof reasons[0]; i++)
         for (at = 1; at <= 3; at++, tried++) {
             (void)begin(&operations[IS_OPEN]);
@@ -439,6 +441,16 @@ test_conf_file(void **state)
             disk.at = 0;
             assert_int_equal(kaws_open(&ring, &cfg, &err), KAWS_OK);
             kaws_close(ring);
+            cfg.must_have_creds = 0;
+            disk_break(at, 1, DISK_ERROR, reasons[i]);
+            assert_int_equal(kaws_open(&ring, &cfg, &err), KAWS_OK);
+            disk_break(at, 1, DISK_ERROR, reasons[i]);
+            assert_int_equal(kaws_reload_creds(ring, &err), KAWS_CONFIG);
+            check_words(KAWS_CONFIG, reasons[i]);
+            disk.at = 0;
+            assert_int_equal(kaws_check(ring, &err), KAWS_OK);
+            kaws_close(ring);
+            cfg.must_have_creds = 1;
         }
 }
 

@@ -46,7 +46,9 @@ child(void)
 {
     static const kaws_bytes plain = { (const uint8_t *)"secret", 6 };
     static const uint8_t zeros[sizeof(kaws_stats)];
+    static const kaws_identity nobody;
     kaws_sealed sealed = { .blob_len = 1 };
+    kaws_identity who;
     kaws_stats stats;
     kaws_walk *walk;
     uint8_t room[64];
@@ -65,6 +67,8 @@ child(void)
     say("use", kaws_use(ring, "alias/x", "eu-west-1", &err));
     say("try", kaws_try(ring, "alias/x", "eu-west-1", &err));
     say("reload", kaws_reload_creds(ring, &err));
+    say("whoami", kaws_whoami(ring, &who, &err));
+    MUST(memcmp(&who, &nobody, sizeof who) == 0);
     say("rotate", kaws_rotate_kms_key(ring, &err));
     say("rewrap", kaws_rewrap_all(ring, &err));
     say("refresh", kaws_refresh(ring, &err));

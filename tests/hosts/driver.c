@@ -177,6 +177,7 @@ run_open(job *j)
         { "ca_file=", &cfg.ca_file, NULL },
         { "read_only=", NULL, &cfg.read_only },
         { "must_exist=", NULL, &cfg.must_exist },
+        { "must_have_creds=", NULL, &cfg.must_have_creds },
         { "connect_timeout_ms=", NULL, &cfg.connect_timeout_ms },
         { "timeout_ms=", NULL, &cfg.timeout_ms },
         { "max_attempts=", NULL, &cfg.max_attempts },
@@ -292,6 +293,23 @@ run_stats(job *j)
     put_number(j->out, s.rewrap_total);
     put_bytes(j->out, s.checksum, sizeof s.checksum);
     return KAWS_OK;
+}
+
+
+/* Gives all of the identity, also if that is an error. */
+static kaws_status
+run_whoami(job *j)
+{
+    kaws_identity who;
+    kaws_status status = kaws_whoami(ring, &who, &j->err);
+
+    put_text(j->out, who.source);
+    put_text(j->out, who.access_key_end);
+    put_text(j->out, who.account);
+    put_number(j->out, (uint64_t)who.expires);
+    put_text(j->out, who.region);
+    put_text(j->out, who.endpoint);
+    return status;
 }
 
 
@@ -496,6 +514,20 @@ run_show(job *j)
 }
 
 
+/* LINE, of a reply's head; gives the request id and the ETag that it has. */
+static kaws_status
+run_reply_line(job *j)
+{
+    kaws_header etag = { .name = "etag" };
+    kaws_reply r = { .headers = &etag, .header_count = 1 };
+
+    kaws_reply_line(&r, j->args[0].at, j->args[0].len);
+    put_text(j->out, r.request_id);
+    put_text(j->out, etag.value);
+    return KAWS_OK;
+}
+
+
 /* BYTES; gives what wiping leaves of them. */
 static kaws_status
 run_wipe(job *j)
@@ -553,6 +585,7 @@ static const command commands[] = {
     { "walk", 0, 0, run_walk, 0 },
     { "walk_next", 0, 0, run_walk_next, 1 },
     { "stats", 0, 0, run_stats, 1 },
+    { "whoami", 0, 0, run_whoami, 0 },
     { "kms_generate", 2, ARGS, run_kms_generate, 0 },
     { "kms_encrypt", 1, ARGS, run_kms_encrypt, 0 },
     { "kms_decrypt", 3, ARGS, run_kms_decrypt, 0 },
@@ -562,6 +595,7 @@ static const command commands[] = {
     { "sign", 14, ARGS, run_sign, 0 },
     { "texts", 0, 0, run_texts, 1 },
     { "show", 1, 1, run_show, 1 },
+    { "reply_line", 1, 1, run_reply_line, 1 },
     { "wipe", 1, 1, run_wipe, 1 }
 };
 

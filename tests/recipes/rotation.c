@@ -6,7 +6,7 @@
  * for ever, while the program obeys lines of its input:
  *
  *     rotate KMS_KEY NEXT     says the verdict, or ASK and the error
- *     reopen KMS_KEY          as the recipe has it for REOPEN
+ *     refresh                 as the recipe has it for REFRESH
  *     fetches                 says how many fetches there were; all must work
  *     pretend STATUS          the next re-wrap is said to end with that number
  *
@@ -23,7 +23,6 @@
 static kaws_config cfg = { .data_file = "keys.kaws", .region = "eu-west-1",
                            .kms_key_id = "alias/one", .max_attempts = 1,
                            .conf_file = "keys.conf" };
-static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct { char id[32]; uint8_t bytes[32]; } keys[KEYS];
 static size_t count;
@@ -93,15 +92,12 @@ fetch_all(void *unused)
         fetches += (long)n;
         pthread_mutex_unlock(&lock);
         for (i = 0; i < n; i++) {
-            pthread_rwlock_rdlock(&gate);
             if (!fetched(keys[i].id, bytes, &err)) {
                 fprintf(stderr, "fetching %s: %s\n", keys[i].id, err.text);
                 exit(3);
             }
-            pthread_rwlock_unlock(&gate);
             MUST(memcmp(bytes, keys[i].bytes, 32) == 0);
         }
-        /* A lock that is taken again at once is never free for the writer. */
         nanosleep(&(struct timespec){ 0, 1000000 }, NULL);
     } while (!end);
     return NULL;
@@ -111,7 +107,7 @@ fetch_all(void *unused)
 static void
 obey(char *line)
 {
-    static const char *const words[] = { "DONE", "LATER", "REOPEN", "ASK" };
+    static const char *const words[] = { "DONE", "LATER", "REFRESH", "ASK" };
     char what[16], kms_key[256], next[32];
     kaws_error err;
     enum verdict it;
@@ -122,14 +118,10 @@ obey(char *line)
         if (it == DONE && strcmp(next, keys[count - 1].id) != 0)
             publish(next);
         printf("%s %s\n", words[it], err.text);
-    } else if (strcmp(what, "reopen") == 0) {
-        pthread_rwlock_wrlock(&gate);
-        kaws_close(ring);
-        cfg.kms_key_id = kms_key;
-        if (kaws_open(&ring, &cfg, &err) != KAWS_OK)
+    } else if (strcmp(what, "refresh") == 0) {
+        if (kaws_refresh(ring, &err) != KAWS_OK)
             exit(recipe_failed(&err));
-        pthread_rwlock_unlock(&gate);
-        puts("open");
+        puts("fresh");
     } else if (strcmp(what, "pretend") == 0) {
         pretended = (int)strtol(kms_key, NULL, 10);
         puts("yes");

@@ -25,6 +25,7 @@
 #define rewrap(w)           kaws_rewrap_all((w)->ring, &(w)->err)
 #define rotate(w)           kaws_rotate_kms_key((w)->ring, &(w)->err)
 #define reload_creds(w)     kaws_reload_creds((w)->ring, &(w)->err)
+#define whoami(w, who)      kaws_whoami((w)->ring, who, &(w)->err)
 #define kms_generate_data_key(w, ctx, len, plain, out)                        \
     kaws_kms_generate_data_key((w)->ring, ctx, len, plain, out, &(w)->err)
 #define kms_encrypt(w, ctx, plain, out)                                       \
@@ -264,6 +265,7 @@ static const kaws_bytes some = { (const uint8_t *)"0123456789abcdef", 16 };
     }
 
 static kaws_sealed scratch;               /* where results go                 */
+static kaws_identity identity;
 
 CALL(generate, kaws_generate(ring, name_of("new", ""), "AES", 32, err))
 CALL(store, kaws_store(ring, name_of("new", ""), "AES", some, err))
@@ -272,6 +274,7 @@ CALL(use_kms_key, kaws_use_kms_key(ring, FAKE_EAST, err))
 CALL(use_region, kaws_use_region(ring, "us-east-1", err))
 CALL(use, kaws_use(ring, FAKE_EAST2, "us-east-1", err))
 CALL(try, kaws_try(ring, FAKE_EAST, NULL, err))
+CALL(whoami, kaws_whoami(ring, &identity, err))
 CALL(kms_generate,
      kaws_kms_generate_data_key(ring, NULL, 9, NULL, &scratch, err))
 CALL(kms_encrypt, kaws_kms_encrypt(ring, NULL, some, &scratch, err))
@@ -348,6 +351,7 @@ static const struct {
     { "try", do_try, ASKS, KAWS_OK },
     { "reload_creds", kaws_reload_creds, 0, KAWS_OK },
     { "refresh", kaws_refresh, READS, KAWS_OK },
+    { "whoami", do_whoami, 0, KAWS_OK },
     { "rotate", kaws_rotate_kms_key, SEALS | ASKS, KAWS_OK },
     { "rewrap", kaws_rewrap_all, CHANGES | SEALS | ASKS, KAWS_OK },
     { "remove", do_remove, CHANGES, KAWS_OK },

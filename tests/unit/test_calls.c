@@ -194,7 +194,7 @@ test_no_type(void **state)
         SAY_NO_MORE(w);
     }
     SAY(w, .http = 403, .body = "no", .times = 9);
-    fake_write_conf(&w->f, FAKE_ID "\n" FAKE_SECRET "\n\n");
+    fake_write_conf(&w->f, FAKE_ID "\n" FAKE_SECRET "\nnewer\n");
     ASK(w, KAWS_DENIED, "no error type", 2);      /* newer creds may help     */
 }
 
@@ -576,7 +576,8 @@ test_no_time_for_a_cure(void **state)
 
     w->f.on_send = take_time;
     call_takes_ms = 10000;                /* all of it                        */
-    fake_write_conf(&w->f, FAKE_ID "\n" FAKE_SECRET "\n\n");
+    fake_write_conf(&w->f, FAKE_ID "\n" FAKE_SECRET "\nnewer\n");
+    memcpy(w->f.token, "newer", 6);
     SAY(w, .error = "ExpiredToken");
     ASK(w, KAWS_OK, NULL, 2);
     assert_int_equal(w->f.timeout_ms, 1);
@@ -880,9 +881,12 @@ test_cures(void **state)
         cured = (faults[i / 2].flags & (creds ? CREDS : CLOCK)) != 0;
         fake_write_conf(&w->f, FAKE_ID "\n" FAKE_SECRET "\n");
         w->f.kms_ahead_ms = 0;
+        w->f.token[0] = '\0';
         world_reopen(w);
+        if (creds && cured)
+            memcpy(w->f.token, "newer", 6);
         if (creds)
-            fake_write_conf(&w->f, FAKE_ID "\r\n" FAKE_SECRET "\r\n");
+            fake_write_conf(&w->f, FAKE_ID "\r\n" FAKE_SECRET "\r\nnewer\r\n");
         else
             w->f.kms_ahead_ms = 600000;
         SAY(w, .error = faults[i / 2].type);

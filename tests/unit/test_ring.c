@@ -474,6 +474,7 @@ test_bad_settings(void **state)
     for (i = 0; i < COUNT(rows); i++) {
         ring = (kaws *)(void *)w;
         cfg = w->cfg;
+        cfg.must_have_creds = 1;
         memcpy((char *)&cfg + rows[i].at, &rows[i].value,
                sizeof rows[i].value);
         EXPECT(w, KAWS_CONFIG, rows[i].words, kaws_open(&ring, &cfg, &w->err));
@@ -482,6 +483,271 @@ test_bad_settings(void **state)
     }
     assert_false(is_there(w, ""));        /* nothing was made on the way      */
     assert_false(is_there(w, ".lock"));
+}
+
+
+/* ---- credentials ------------------------------------------------------- */
+
+/* What asks KMS says what is wrong with them; all else works without. */
+static void
+expect_no_creds(struct world *w, kaws_status status, const char *words)
+{
+    kaws_identity who;
+    kaws_stats stats;
+    char url[256];
+
+    all_refused(w, ASKS, status, words);
+    assert_int_equal(w->f.requests, 0);
+    EXPECT(w, status, words, reload_creds(w));
+    memset(&who, 0x77, sizeof who);
+    EXPECT(w, status, words, whoami(w, &who));
+    assert_string_equal(who.access_key_end, "");
+    assert_string_equal(who.account, FAKE_OWN);
+    assert_string_equal(who.region, "us-east-1");
+    (void)snprintf(url, sizeof url, "https://kms.us-east-1.amazonaws.com/");
+    assert_string_equal(who.endpoint, url);
+    assert_true(who.expires == 0);
+    OK(w, kaws_could_use(w->ring, FAKE_EAST2, NULL, &w->err));
+    OK(w, do_walk(w->ring, &w->err));
+    kaws_get_stats(w->ring, &stats);
+    assert_int_equal(stats.keys, 2);
+    OK(w, drop(w, "gone"));
+    EXPECT(w, KAWS_NOT_FOUND, NULL, drop(w, "gone"));
+}
+
+
+/* A keyring of two keys, closed. */
+static void
+make_two(struct world *w)
+{
+    w->cfg.kms_key_id = FAKE_EAST;
+    if (w->ring == NULL)
+        world_open(w);
+    if (keys_of(w) == 0)
+        OK(w, store(w, "k", "text"));
+    OK(w, store(w, "gone", "text"));
+    world_close(w);
+    w->f.requests = 0;
+    fake_forget_log(&w->f);
+}
+
+
+/* A ring opens without credentials, and finds them once they are there. */
+static void
+test_no_credentials(void **state)
+{
+    struct world *w = *state;
+
+    make_two(w);
+    w->cfg.conf_file = NULL;
+    world_open(w);
+    assert_int_equal(fake_logged(&w->f, 1, ""), 0);
+    assert_int_equal(fake_logged(&w->f, 2, "access key id ends in (none yet)"),
+                     1);
+    expect_no_creds(w, KAWS_CONFIG, "conf_file is not set: it names the file");
+    world_close(w);
+
+    w->cfg.conf_file = w->f.conf;
+    world_open(w);
+    make_two(w);
+    assert_int_equal(remove(w->f.conf), 0);
+    world_open(w);
+    assert_int_equal(fake_logged(&w->f, 1, "[KAWS-142] "), 1);
+    assert_int_equal(fake_logged(&w->f, 1, "cannot read the conf file"), 1);
+    expect_no_creds(w, KAWS_CONFIG, "cannot read the conf file");
+    fake_write_conf(&w->f, FAKE_ID "\n");
+    all_refused(w, ASKS, KAWS_CONFIG, "line 2");
+    fake_write_conf(&w->f, FAKE_ID "\n" FAKE_SECRET "\n");
+    expect_text(w, "k", "text");
+    OK(w, check(w));
+    assert_int_equal(fake_logged(&w->f, 1, ""), 1);
+}
+
+
+/* A program's own credentials. */
+static int hook_calls, hook_fails, hook_cancels;
+
+static int
+hook_cancelled(void *ctx)
+{
+    (void)ctx;
+    return hook_cancels == 1 ? hook_cancels++ : 0;      /* said only once     */
+}
+
+
+static int
+hook(void *ctx, kaws_creds_wanted *wanted)
+{
+    struct fake *f = ctx;
+
+    hook_calls++;
+    (void)snprintf(wanted->text, sizeof wanted->text, "vault is sealed");
+    wanted->creds = (kaws_creds){ f->id, f->secret, f->token };
+    wanted->expires = (f->now_ms + f->kms_ahead_ms) / 1000 + 900;
+    hook_cancels += f->hooks.cancelled != NULL && wanted->refused;
+    return hook_fails || hook_cancels;
+}
+
+
+static void
+test_hook_for_credentials(void **state)
+{
+    struct world *w = *state;
+    kaws_identity who;
+
+    make_two(w);
+    hook_calls = 0;
+    hook_fails = 1;
+    w->cfg.hooks.creds = hook;            /* though there is a conf file      */
+    world_open(w);
+    assert_int_equal(fake_logged(&w->f, 1, ""), 0);
+    assert_int_equal(hook_calls, 0);
+    expect_no_creds(w, KAWS_CREDENTIALS, "the program (hooks.creds) gave no "
+                    "credentials: vault is sealed");
+    hook_fails = hook_calls = 0;
+    OK(w, whoami(w, &who));
+    OK(w, whoami(w, &who));
+    assert_string_equal(who.source, "the program");
+    assert_string_equal(who.access_key_end, "FAKE");
+    assert_true(who.expires == w->f.now_ms / 1000 + 900);
+    expect_text(w, "k", "text");
+    OK(w, check(w));
+    assert_int_equal(hook_calls, 1);
+    OK(w, reload_creds(w));
+    assert_int_equal(hook_calls, 2);
+    SCRIPT(.error = "ExpiredTokenException");
+    EXPECT(w, KAWS_CREDENTIALS, "; check the credentials that come from the "
+           "program", check(w));
+    assert_int_equal(hook_calls, 3);
+    SCRIPT(.http = 403, .body = "no");
+    EXPECT(w, KAWS_DENIED, "; check the credentials that come from the program;"
+           " or a proxy refuses", check(w));
+    w->f.now_ms += 900000;
+    hook_fails = 1;
+    OK(w, whoami(w, &who));               /* it needs no good ones            */
+    assert_int_equal(hook_calls, 4);
+    EXPECT(w, KAWS_CREDENTIALS, "vault is sealed", check(w));
+    hook_fails = 0;
+    OK(w, check(w));
+}
+
+
+/* Cancelled while the hook looks for newer ones: that is the answer, and the
+ * next call works. */
+static void
+test_cancelled_in_the_hook(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.hooks.creds = hook;
+    w->cfg.hooks.cancelled = w->f.hooks.cancelled = hook_cancelled;
+    hook_fails = hook_cancels = 0;
+    world_open(w);
+    OK(w, check(w));
+    SCRIPT(.error = "ExpiredTokenException");
+    EXPECT(w, KAWS_CANCELLED, "nothing was changed", check(w));
+    w->f.hooks.cancelled = NULL;
+    hook_cancels = 0;
+    OK(w, check(w));
+}
+
+
+/* They expire by AWS's clock, which ours may not agree with. */
+static void
+test_expiry_by_the_clock_of_aws(void **state)
+{
+    static const int64_t ahead_ms[] = { 0, 600000, 86400000, -600000,
+                                        -86400000 };
+    struct world *w = *state;
+    size_t i;
+
+    hook_fails = 0;
+    w->cfg.hooks.creds = hook;
+    for (i = 0; i < COUNT(ahead_ms); i++) {
+        w->f.kms_ahead_ms = ahead_ms[i];
+        world_reopen(w);
+        hook_calls = 0;
+        OK(w, check(w));                  /* so the difference is known       */
+        assert_int_equal(hook_calls, 1);
+        w->f.now_ms += 590000;
+        OK(w, check(w));
+        assert_int_equal(hook_calls, 1);
+        w->f.now_ms += ahead_ms[i] < 0 ? 310000 : 20000;
+        OK(w, check(w));                  /* late, if they seemed short-lived */
+        assert_int_equal(hook_calls, 2);
+    }
+}
+
+
+/* A program that wants to know at once. Nothing is made on the way. */
+static void
+test_must_have_credentials(void **state)
+{
+    struct world *w = *state;
+
+    w->cfg.must_have_creds = hook_fails = 1;
+    w->cfg.hooks.creds = hook;
+    EXPECT(w, KAWS_CREDENTIALS, "vault is sealed",
+           kaws_open(&w->ring, &w->cfg, &w->err));
+    assert_null(w->ring);
+    w->cfg.hooks.creds = NULL;
+    w->cfg.conf_file = NULL;
+    EXPECT(w, KAWS_CONFIG, "conf_file is not set",
+           kaws_open(&w->ring, &w->cfg, &w->err));
+    assert_null(w->ring);
+    assert_false(is_there(w, ""));
+    assert_false(is_there(w, ".lock"));
+    assert_int_equal(fake_logged(&w->f, -1, ""), 0);
+    hook_fails = hook_calls = 0;
+    w->cfg.hooks.creds = hook;
+    world_open(w);
+    assert_int_equal(hook_calls, 1);
+    assert_int_equal(fake_logged(&w->f, 2, "access key id ends in FAKE"), 1);
+    OK(w, check(w));
+    assert_int_equal(hook_calls, 1);
+}
+
+
+/* Of an alias whose account is not known yet, and then is; and elsewhere. */
+static void
+test_whoami(void **state)
+{
+    struct world *w = *state;
+    kaws_identity who;
+
+    w->cfg.kms_key_id = "alias/app";
+    w->cfg.region = "us-west-2";
+    w->cfg.endpoint = "https://here:1";
+    world_open(w);
+    memset(&who, 0x77, sizeof who);
+    OK(w, whoami(w, &who));
+    assert_int_equal(w->f.requests, 0);
+    assert_string_equal(who.source, "the conf file");
+    assert_string_equal(who.access_key_end, "FAKE");
+    assert_string_equal(who.account, "");
+    assert_true(who.expires == 0);
+    assert_string_equal(who.region, "us-west-2");
+    assert_string_equal(who.endpoint, "https://here:1/");
+    OK(w, check(w));
+    OK(w, use(w, FAKE_EAST, NULL));
+    OK(w, whoami(w, &who));
+    assert_string_equal(who.account, FAKE_OWN);
+    assert_string_equal(who.region, "us-east-1");
+    world_close(w);
+    w->cfg.kms_key_id = NULL;
+    w->cfg.endpoint = NULL;
+    w->cfg.region = "cn-north-1";
+    world_open(w);
+    OK(w, whoami(w, &who));
+    assert_string_equal(who.region, "cn-north-1");
+    assert_string_equal(who.endpoint, "https://kms.cn-north-1.amazonaws.com.cn/"
+                        );
+    EXPECT(w, KAWS_ARGUMENT, "ring and out", whoami(w, NULL));
+    w->ring->pid++;
+    memset(&who, 0x77, sizeof who);
+    EXPECT(w, KAWS_CONFIG, "is its child", whoami(w, &who));
+    assert_string_equal(who.region, "");
+    w->ring->pid--;
 }
 
 
@@ -508,8 +774,8 @@ test_scarce(void **state)
     }
     scarce_left = -1;
     OK(w, status);
-    assert_int_equal(n, 9);              /* eight locks and a page           */
-    assert_int_equal(locks, before + 8);
+    assert_int_equal(n, 10);             /* nine locks and a page            */
+    assert_int_equal(locks, before + 9);
     world_close(w);
     assert_int_equal(locks, before);
 }
@@ -1415,7 +1681,7 @@ test_tried_before_the_account_is_known(void **state)
 static void
 test_the_first_account(void **state)
 {
-    static const char told[] = "trusted from here on, aws 111122223333 (";
+    static const char told[] = "trusted from here on, 111122223333 (";
     struct world *w = *state;
 
     reopen_with(w, "alias/app");
@@ -1441,7 +1707,7 @@ test_the_first_account(void **state)
     EXPECT(w, KAWS_FOREIGN, "(aws 111122223333)", generate(w, "k"));
     world_reopen(w);                      /* an empty file again              */
     OK(w, generate(w, "k"));
-    assert_int_equal(fake_logged(&w->f, 2, "here on, aws 444455556666 ("), 1);
+    assert_int_equal(fake_logged(&w->f, 2, "here on, 444455556666 ("), 1);
     assert_string_equal(arn_of(w, "k"), FAKE_FOREIGN);
 }
 
@@ -1832,11 +2098,11 @@ test_opening_says_it_all(void **state)
         { FAKE_EAST, NULL, NULL, NULL, FAKE_ID "\n" FAKE_SECRET "\n",
           "; version " KAWS_VERSION ", KMS key " FAKE_EAST " in us-east-1, "
           "requests go to https://kms.us-east-1.amazonaws.com/, accounts "
-          "trusted: aws " FAKE_OWN ", access key id ends in FAKE, timeouts "
+          "trusted: " FAKE_OWN ", access key id ends in FAKE, timeouts "
           "1000 ms to connect and 10000 ms in all" },
         { FAKE_EAST, "us-west-2", "https://here:1", FAKE_OTHER, NULL,
           FAKE_EAST " in us-east-1, requests go to https://here:1/, accounts "
-          "trusted: aws " FAKE_OWN ", " FAKE_OTHER ", access" },
+          "trusted: " FAKE_OWN ", " FAKE_OTHER ", access" },
         { "alias/app", "us-west-2", NULL, NULL, NULL,
           "KMS key alias/app in us-west-2, requests go to https://kms.us-west-2"
           ".amazonaws.com/, accounts trusted: that of the KMS key, access" },
@@ -2048,6 +2314,10 @@ main(void)
         OPEN(test_bad_types_and_lengths), OPEN(test_bad_blobs),
         OPEN(test_bad_kms_lengths), OPEN(test_failures_leave_zeros),
         OPEN(test_overlaps), SHUT(test_bad_settings),
+        SHUT(test_no_credentials), SHUT(test_hook_for_credentials),
+        SHUT(test_cancelled_in_the_hook),
+        SHUT(test_expiry_by_the_clock_of_aws),
+        SHUT(test_must_have_credentials), SHUT(test_whoami),
         SHUT(test_strings_are_copied), SHUT(test_odd_paths),
         SHUT(test_built_in_hooks), OPEN(test_lengths), OPEN(test_store_proves),
         OPEN(test_exists_and_not_found), OPEN(test_meanwhile),

@@ -1,4 +1,5 @@
-/* Room sources: the conf file in every shape, and whether it has changed. */
+/* Room sources: the conf file in every shape, whether it has changed, and what
+ * a program's hook may give. */
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
@@ -11,31 +12,31 @@
 
 typedef struct reading {          /* sources, and what was read last          */
     kaws__sources sources;
-    kaws_bytes    found[3];
+    kaws_bytes   *found;          /* in seek                                  */
+    kaws__seek    seek;
     uint8_t       text[KAWS__SOURCES_TEXT_MAX];
 } reading;
 
 
 static kaws_status
-read_again(struct world *w, reading *r, int if_changed)
+read_again(struct world *w, reading *r, int refused)
 {
-    static const kaws_bytes none;
-    int i;
-
     kaws__err_clear(&w->err);
-    for (i = 0; i < 3; i++)
-        r->found[i] = none;
-    return kaws__sources_read(&r->sources, if_changed, r->text, r->found,
-                              &w->err);
+    memset(&r->seek, 0x77, sizeof r->seek);
+    r->seek.text = r->text;
+    r->seek.cancel.asked = NULL;
+    r->seek.secret[0] = r->seek.secret[1] = kaws__buf_of("");
+    r->seek.refused = refused;
+    r->seek.left_ms = 1234;
+    r->found = r->seek.found;
+    return kaws__sources_read(&r->sources, &r->seek, &w->err);
 }
 
 
 static kaws_status
 open_and_read(struct world *w, reading *r)
 {
-    kaws__err_clear(&w->err);
-    EXPECT(w, KAWS_OK, NULL, kaws__sources_open(&r->sources, &w->f.hooks,
-                                                w->f.conf, &w->err));
+    kaws__sources_open(&r->sources, &w->f.hooks, w->f.conf);
     return read_again(w, r, 0);
 }
 
@@ -136,8 +137,8 @@ test_not_a_file(void **state)
     struct world *w = *state;
     reading r;
 
-    EXPECT(w, KAWS_CONFIG, "conf_file is not set",
-           kaws__sources_open(&r.sources, &w->f.hooks, NULL, &w->err));
+    kaws__sources_open(&r.sources, &w->f.hooks, NULL);
+    EXPECT(w, KAWS_CONFIG, "conf_file is not set", read_again(w, &r, 0));
     assert_int_equal(unlink(w->f.conf), 0);
     EXPECT(w, KAWS_CONFIG, "No such file", open_and_read(w, &r));
     assert_int_equal(w->err.os, ENOENT);
@@ -287,9 +288,7 @@ test_name_of_the_file(void **state)
     size_t i;
 
     for (i = 0; i < COUNT(cases); i++) {
-        kaws__err_clear(&w->err);
-        EXPECT(w, KAWS_OK, NULL, kaws__sources_open(&r.sources, &w->f.hooks,
-                                                    cases[i].path, &w->err));
+        kaws__sources_open(&r.sources, &w->f.hooks, cases[i].path);
         EXPECT(w, KAWS_CONFIG, cases[i].shown, read_again(w, &r, 0));
     }
 }
@@ -357,7 +356,7 @@ test_if_changed(void **state)
     struct world *w = *state;
     char path[128];
     reading r;
-    size_t i, logged = 0;
+    size_t i;
 
     (void)snprintf(path, sizeof path, "%s.new", w->f.conf);
     EXPECT(w, KAWS_OK, NULL, open_and_read(w, &r));
@@ -371,19 +370,160 @@ test_if_changed(void **state)
             set_time(w, 1000000000000000000 + 100 * rows[i].time);
         if (read_again(w, &r, 1) != rows[i].status)
             fail_msg("row %lu: %s", (unsigned long)i, w->err.text);
-        if (rows[i].status != KAWS_OK)
-            continue;
         if ((r.found[0].len > 0) != (rows[i].found != NULL) ||
             (rows[i].found != NULL && *rows[i].found != '\0' &&
              !is(r.found[0], rows[i].found)))
             fail_msg("row %lu: %lu bytes", (unsigned long)i,
                      (unsigned long)r.found[0].len);
-        logged += rows[i].found != NULL;
-        assert_int_equal(fake_logged(&w->f, 2, "newer ones"), logged);
     }
     EXPECT(w, KAWS_OK, NULL, read_again(w, &r, 0));     /* asked to: it is    */
     assert_true(is(r.found[0], "p"));
-    assert_int_equal(fake_logged(&w->f, -1, ""), logged);
+    assert_int_equal(fake_logged(&w->f, -1, ""), 0);
+}
+
+
+/* ---- a program's hook -------------------------------------------------- */
+
+#define ID     "AKIAIOSFODNN7EXAMPLE"
+#define BRIEF  "ASIAIOSFODNN7EXAMPLE"
+#define SECRET "S3CRETutnFEMIxK7MDENG"
+
+static char chars[4200];                  /* many of one                      */
+
+/* What the hook gives, and what is said of it; NULL: it is good. */
+static const struct { const char *id, *secret, *token; int64_t expires;
+                      const char *says; } gifts[] = {
+    { ID, SECRET, NULL, 0, NULL },
+    { ID, SECRET, "", 1, NULL },
+    { BRIEF, SECRET, "tok", 253402300799, NULL },
+    { "x", "y", chars + 103, 0, NULL },
+    { NULL, NULL, NULL, 0, "the access key id is missing" },
+    { "", SECRET, NULL, 0, "the access key id is missing" },
+    { ID, NULL, "tok", 0, "the secret access key is missing" },
+    { BRIEF, SECRET, NULL, 0, "the session token is missing; an id that begins "
+      "with ASIA needs one" },
+    { BRIEF, SECRET, "", 0, "the session token is missing" },
+    { ID, ID, NULL, 0, "the secret access key has the form of an access key "
+      "id; are the two swapped?" },
+    { "a b", SECRET, NULL, 0, "the access key id: a blank" },
+    { ID, "S3CR\n", NULL, 0, "the secret access key: a byte that is not" },
+    { ID, SECRET, "S3CR\xe4", 0, "the session token: a byte that is not" },
+    { ID, SECRET, "S3CR\x7f", 0, "the session token: a byte that is not" },
+    { chars, SECRET, NULL, 0, "the access key id: it is longer than" },
+    { ID, chars, NULL, 0, "the secret access key: it is longer than" },
+    { ID, SECRET, chars + 102, 0, "the session token: it is longer than" },
+    { ID, SECRET, NULL, -1, "expire at no time in Unix seconds" },
+    { ID, SECRET, NULL, 253402300800, "expire at no time" },
+    { ID, SECRET, NULL, 1795000000000, "expire at no time" }  /* milliseconds */
+};
+
+
+static int
+give(void *ctx, kaws_creds_wanted *w)
+{
+    struct fake *f = ctx;
+    const int i = *(int *)f->user;
+
+    assert_int_equal(w->refused, i % 2);
+    assert_int_equal(w->timeout_ms, 1234);
+    assert_null(w->cancelled);
+    assert_null(w->creds.id);
+    assert_null(w->creds.secret);
+    assert_null(w->creds.token);
+    assert_true(w->expires == 0 && w->text[0] == '\0');
+    w->creds = (kaws_creds){ gifts[i].id, gifts[i].secret, gifts[i].token };
+    w->expires = gifts[i].expires;
+    return 0;
+}
+
+
+/* It outranks the conf file. Its values are checked like those of a file, and
+ * none is in an error. */
+static void
+test_hook(void **state)
+{
+    struct world *w = *state;
+    reading r;
+    int i;
+
+    memset(chars, 'c', sizeof chars - 1);
+    w->f.hooks.creds = give;
+    w->f.user = &i;
+    kaws__sources_open(&r.sources, &w->f.hooks, w->f.conf);
+    for (i = 0; i < (int)COUNT(gifts); i++) {
+        world_case = gifts[i].says;
+        EXPECT(w, gifts[i].says == NULL ? KAWS_OK : KAWS_CREDENTIALS,
+               gifts[i].says, read_again(w, &r, i % 2));
+        if (gifts[i].says != NULL) {
+            assert_non_null(strstr(w->err.text, "the program (hooks.creds) "));
+            assert_null(strstr(w->err.text, "S3CR"));
+            assert_int_equal(r.found[0].len, 0);
+            continue;
+        }
+        assert_true(is(r.found[0], gifts[i].id));
+        assert_true(is(r.found[1], gifts[i].secret));
+        assert_true(is(r.found[2], gifts[i].token != NULL ? gifts[i].token
+                                                          : ""));
+        assert_true(r.seek.expires == gifts[i].expires);
+    }
+    world_case = "";
+    assert_int_equal(fake_logged(&w->f, -1, ""), 0);
+}
+
+
+static int
+give_none(void *ctx, kaws_creds_wanted *w)
+{
+    const struct fake *f = ctx;
+
+    w->creds = (kaws_creds){ ID, SECRET, NULL };  /* which does not count     */
+    w->expires = 77;
+    if (f->user != NULL)
+        memcpy(w->text, f->user, sizeof w->text);
+    return -1;
+}
+
+
+static int
+twice(void *arg)
+{
+    ++*(int *)arg;
+    return 1;
+}
+
+
+/* It says why, in words that are made safe; also without a NUL. */
+static void
+test_hook_fails(void **state)
+{
+    static const struct { char says[128]; const char *want; } rows[] = {
+        { "vault is sealed", "gave no credentials: vault is sealed" },
+        { "", "gave no credentials: it gave no reason that may be shown" },
+        { "a\nb\x1b[31m\xc3", "gave no credentials: a\\x0ab\\x1b[31m\\xc3" },
+        { "at https://me:pass@vault/", "at https://***@vault/" },
+        { "wJalrXUtnFEMIxK7MDENGxbPxRfiCYEXAMPLEKEY", "credentials: wJal..." },
+        { "123456789 123456789 123456789 123456789 123456789 123456789 12345678"
+          "9 123456789 123456789 123456789 123456789 123456789 12345678",
+          "123456789 1234567" }
+    };
+    struct world *w = *state;
+    int asked = 0;
+    reading r;
+    size_t i;
+
+    w->f.hooks.creds = give_none;
+    kaws__sources_open(&r.sources, &w->f.hooks, NULL);
+    for (i = 0; i < COUNT(rows); i++) {
+        w->f.user = (void *)(uintptr_t)rows[i].says;
+        EXPECT(w, KAWS_CREDENTIALS, rows[i].want, read_again(w, &r, 0));
+        assert_int_equal(r.found[0].len, 0);
+    }
+    w->f.user = NULL;                     /* it fails because it is cancelled */
+    kaws__err_clear(&w->err);
+    r.seek.cancel = (kaws__cancel){ twice, &asked };
+    EXPECT(w, KAWS_CANCELLED, "while it waited for the program's credentials",
+           kaws__sources_read(&r.sources, &r.seek, &w->err));
+    assert_int_equal(asked, 1);
 }
 
 
@@ -401,7 +541,9 @@ main(void)
         TEST(test_lent_by_root),
 #endif
         TEST(test_name_of_the_file),
-        TEST(test_if_changed)
+        TEST(test_if_changed),
+        TEST(test_hook),
+        TEST(test_hook_fails)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

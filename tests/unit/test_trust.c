@@ -299,7 +299,7 @@ test_the_first_account_is_logged(void **state)
         assert_int_equal(fake_logged(&w->f, -1, ""), 0);
         for (n = 0; n < 3; n++)
             OK(w, kaws__trust_check(&t, EAST(OWN), KAWS__SEALED, &w->err));
-        if (fake_logged(&w->f, 2, "is trusted from here on, aws " OWN " (") !=
+        if (fake_logged(&w->f, 2, "is trusted from here on, " OWN " (") !=
             rows[i].told || fake_logged(&w->f, -1, "") != rows[i].told)
             fail_msg("row %lu", (unsigned long)i);
         kaws__trust_close(&t);
