@@ -4,8 +4,9 @@
     amalgamate.py                 build/keyring_aws_plugin.c: the plugin with the
                                   header inlined; link with -lbearssl -lcurl
     amalgamate.py --bearssl DIR   also build/keyring_aws_plugin_standalone.c and
-                                  build/keyring_aws_standalone.h: BearSSL's SHA-256
-                                  and HMAC inlined too; link with -lcurl
+                                  build/keyring_aws_standalone.h: BearSSL's SHA-256,
+                                  HMAC and ChaCha20-Poly1305 inlined too; link with
+                                  -lcurl
     amalgamate.py --check FILE    undo one of these, and compare each part with its
                                   source and every byte with what would be written
 
@@ -38,7 +39,9 @@ BEARSSL = (
      "adfe3039fe48962c7fd74a1031f6d9dde951fb12a6acdae65a39f4d8537d2ef9"),
     ("inc/bearssl_hmac.h", "1-241",
      "a40c14a7a71d5b4fa21f8485d7ad3975d3a37b9cd8b9f72cd0fa032af8105614"),
-    ("src/inner.h", "1-33 429-665 1591-1598 2532-2532",
+    ("inc/bearssl_block.h", "1-34 2419-2457 2492-2534 2613-2618",
+     "a00b4a48c42c824f2ec4ee775672df9cec86ad455b08cb8ae7eb8c89e63d082a"),
+    ("src/inner.h", "1-33 429-665 733-762 774-797 1591-1598 2532-2532",
      "05a4c5b30599a00deda2648fbb842c07eb783bc5a62589ba90c3fada36ad732a"),
     ("src/codec/dec32be.c", "1-38",
      "ebd7bf469655a9e4de4b3d1d01d4c54f19117def3e3b918242629c150979bd9c"),
@@ -48,12 +51,18 @@ BEARSSL = (
      "9e54f88610a5cc3adc92ab5a91cd21989695566d792a439c84ff176e5c6c0b0f"),
     ("src/mac/hmac.c", "1-122",
      "2c10c0e19dbfc168acd8493e555b0fdbcca37491cde049007d62bdae6f9ef4ee"),
+    ("src/symcipher/chacha20_ct.c", "1-106",
+     "ec2c50c90741f565b75a9d24c2eb0ce2e41a65c5c67258f294942e6592d1b1bc"),
+    ("src/symcipher/poly1305_ctmul.c", "1-260",
+     "f0b18538c97cda02b68d6eab02368e0a3be57e0c8ec642805013be498c22ee28"),
 )
-BEARSSL_KEPT = "5594e710bb3f89c74c4eeddec213ab26a316dddf9f514ef60e18a98369b5ab2e"
+BEARSSL_KEPT = "4af1d840c0f390aab6b58be9912a66a6100ee07f4c1cb37a4591b469899d15bf"
 BEARSSL_NOTE = """
  * BearSSL, by Thomas Pornin, is under the MIT licence at the head of its parts; of
- * bearssl_hash.h and inner.h there is only what SHA-256 and HMAC need."""
-BEARSSL_STATICS = {"K", "block_size", "process_key", "sha2small_out", "sha2small_update"}
+ * bearssl_hash.h, bearssl_block.h and inner.h there is only what SHA-256, HMAC and
+ * ChaCha20-Poly1305 need."""
+BEARSSL_STATICS = {"K", "block_size", "process_key", "sha2small_out", "sha2small_update",
+                   "EQ", "GT", "MUX", "NOT", "poly1305_inner"}
 
 
 class Refused(Exception):

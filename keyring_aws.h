@@ -101,6 +101,8 @@
  *     store      the same, but KMS seals the caller's key, then decrypts the
  *                blob: the result must equal the key
  *     fetch      name -> table -> copy of the blob -> KMS decrypts it -> caller
+ *                (and, if there is a cache: -> encrypted in memory, and from
+ *                there to those who fetch it next)
  *     remove     the file is replaced by one without the record -> table
  *     re-wrap    for each blob: KMS re-encrypts it, and confirms in a dry run
  *                that it would decrypt the new blob; then the file is replaced
@@ -127,6 +129,7 @@
  *     kaws__bind_name (bind): checks the name
  *     kaws__vault_look (vault): copies the entry, and releases the lock
  *     kaws__table_find (table): finds the entry by its name
+ *     kaws__shield_ask (shield): is the key kept? Without a cache it never is
  *     kaws__kms_open (kms): is it known yet whom to trust? Mostly it is
  *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
  *     kaws__trust_check (trust): checks the account before anything is sent
@@ -137,6 +140,7 @@
  *     kaws__curl_send (curl): sends it over a connection that is clean
  *     kaws__json_read (json): finds Plaintext and KeyId in the reply
  *     kaws__text_unbase64 (text): decodes the plaintext
+ *     kaws__shield_end (shield): keeps the key, encrypted, if there is a cache
  *
  * Four rules always hold:
  *
@@ -148,8 +152,9 @@
  *     there, and the ring accepts no further change until it is refreshed or
  *     reopened.
  * (2) Few functions see plaintext: kaws_store, kaws_fetch, the KMS calls that
- *     they make, and a re-wrap across regions. The table and the file hold
- *     blobs only.
+ *     they make, the two that put a key into the cache and take it out, and a
+ *     re-wrap across regions. The table and the file hold blobs only, the cache
+ *     holds keys that are encrypted.
  * (3) No thread waits for AWS while it holds the ring's lock. That lock covers
  *     the table and the file, so a KMS that hangs delays only the threads that
  *     need KMS.
@@ -251,6 +256,28 @@
  * it. What hooks.creds returns is copied there; the program wipes its own copy.
  * A fetched key belongs to the caller; kaws_key_free wipes it.
  *
+ * With config.cache_seconds, or kaws_use_cache, fetched keys are kept: up to
+ * 1024 of them and 1 MiB, the oldest goes first. Each is encrypted by itself
+ * with ChaCha20-Poly1305, under a page key of 32 random bytes. Name, owner,
+ * type, length and how often the file was replaced are authenticated with it.
+ * The page key is in a page of its own. If that page cannot be locked, and kept
+ * out of core dumps and forked children, no key is kept, and a warning says so.
+ * A key dies so many seconds after KMS sent it, used or not, by hooks.ticks_ms;
+ * if these go back, all die at the next fetch. (The built-in clock stands still
+ * while the machine sleeps.) Dead means that it is not given out any more. No
+ * thread waits for that moment. The next fetch of any key wipes it, and with
+ * the last one the page key. All keys and the page key are wiped by
+ * kaws_remove, kaws_rewrap_all, a kaws_refresh that finds more than additions,
+ * a change of the KMS key, of the region or of the seconds, by kaws_close, and
+ * if KMS refuses any request because a right has ended: AccessDenied,
+ * NotAuthorized, Disabled, KMSInvalidState, NotFound. What KMS had been asked
+ * for before that is not kept after it. Credentials that are expired or
+ * replaced end no right to a key. Of threads that fetch the same key at once,
+ * one asks KMS, and the others wait, each up to its own timeout_ms; a failure
+ * of KMS is the answer to all of them. If that one is cancelled, or its time is
+ * up before theirs, another one asks. Without a cache each asks for itself,
+ * because a plaintext could be handed on only by keeping it.
+ *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
  * told. After each operation tests/test_secrets.py searches the memory of a
@@ -305,6 +332,7 @@
  *                          holds it while it waits for other processes
  *     VAULT      vault     the table and the file: no thread that holds it
  *                          waits for AWS or for another process
+ *     SHIELD    shield    the keys that are kept, and who waits for one
  *     TRUST      trust     the current KMS key, and the trusted accounts
  *     CALLS      calls     the clock's offset, and the counters
  *     SOURCE     creds     one thread at a time asks for new credentials
@@ -1003,7 +1031,9 @@ typedef struct kaws_hooks {
      * it jumps all the same, no wait gets longer than its timeout. */
     int64_t (*ticks_ms)(void *ctx);
     void  (*sleep_ms)(void *ctx, int ms);
-    int   (*random)(void *ctx, void *out, size_t len); /* 0: success          */
+    /* Bytes that nobody can guess: with a cache, keys are encrypted with them.
+     * 0: success. */
+    int   (*random)(void *ctx, void *out, size_t len);
 
     /* Sends a request. Returns 0 if *r holds a reply; otherwise r->text says
      * why there is none. The hook must respect the timeouts, verify the
@@ -1059,6 +1089,7 @@ typedef struct kaws_config {
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
     int         max_attempts;     /* of a request (section 4); 0: 3           */
     int         rewrap_parallel;  /* requests at a time, up to 64; 0: 16      */
+    int         cache_seconds;    /* see kaws_use_cache; 0: no key is kept    */
     kaws_hooks  hooks;            /* NULL members: the built-in hooks         */
 } kaws_config;
 
@@ -1220,6 +1251,11 @@ KAWS_API kaws_status kaws_could_use(kaws *ring, const char *kms_key_id,
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
                                 int timeout_ms);
 
+/* For so many seconds, 86400 at most, a fetched key is kept in memory, and
+ * fetched from there without a KMS request (the manual, section 5). 0: none is.
+ * A change of the number empties the cache. */
+KAWS_API void kaws_use_cache(kaws *ring, int seconds);
+
 /* Reads the conf file, or asks hooks.creds, again. (The ring also does so by
  * itself: section 4.) On failure the old credentials stay in use: CONFIG (the
  * conf file), CREDENTIALS (the hook), NETWORK (another thread has been asking
@@ -1284,6 +1320,7 @@ typedef struct kaws_stats {
     uint64_t kms_errors;          /* of those, failed or refused              */
     uint64_t kms_retries;
     uint64_t kms_time_us;         /* spent waiting for replies                */
+    uint64_t cache_hits;          /* fetches that took no KMS request         */
     uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
     int64_t  newest;              /* when the last key was made: Unix seconds */
@@ -1472,7 +1509,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *      the system      lobby  sys  thread  disk
  *      basics          err  mem  buf  text  json  crypto
  *      a request       sigv4  url  head  curl  http  sources  creds
- *      AWS KMS         arn  trust  fault  calls  kms  pack
+ *      AWS KMS         arn  trust  fault  shield  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
  *
@@ -1564,8 +1601,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * ==========================================================================
  * Uses: nothing
  * Gives: sys_env sys_error_text sys_pid sys_ns sys_now_ms sys_ticks_us
- *        sys_ticks_ms sys_sleep_ms sys_random sys_alloc_locked sys_free_locked
- *        sys_advise_large sys_symbol sys_is_ipv6
+ *        sys_ticks_ms sys_sleep_ms sys_random sys_lock_pages sys_alloc_locked
+ *        sys_free_locked sys_advise_large sys_symbol sys_is_ipv6
  *
  * A function whose systems differ has its Windows body and its POSIX body side
  * by side. A call that can fail returns 0 or an errno value.
@@ -1739,8 +1776,8 @@ int __cdecl rand_s(unsigned *out);        /* <stdlib.h> may be hiding it      */
 
 
 /* The built-in `random` hook. It reads the device because, unlike getrandom(),
- * every system that we serve has it, and because what we use the bytes for (the
- * file's id, the jitter of a retry) is no secret. */
+ * every system that we serve has it. Only a page key (room shield) is secret:
+ * a file's id and the jitter of a retry are not. */
 static int
 kaws__sys_random(void *ctx, void *out, size_t len)
 {
@@ -1769,6 +1806,26 @@ kaws__sys_random(void *ctx, void *out, size_t len)
 
 /* ---- pages that are neither swapped nor dumped -------------------------- */
 
+/* Keeps pages out of the swap, of core dumps and of forked children, as far as
+ * the system knows how to. All is tried; the first refusal is returned. */
+static int
+kaws__sys_lock_pages(void *at, size_t len)
+{
+#if defined(_WIN32)
+    return VirtualLock(at, len) ? 0 : ENOMEM;
+#else
+    int os = mlock(at, len) != 0 ? errno : 0;
+#if defined(MADV_DONTDUMP)
+    os = madvise(at, len, MADV_DONTDUMP) != 0 && os == 0 ? errno : os;
+#endif
+#if defined(MADV_WIPEONFORK)
+    os = madvise(at, len, MADV_WIPEONFORK) != 0 && os == 0 ? errno : os;
+#endif
+    return os;
+#endif
+}
+
+
 /* Locking and hiding are best effort: a process may lock only so many pages,
  * and a keyring whose memory could be swapped is better than a database that
  * does not start. NULL if there is no memory. */
@@ -1780,7 +1837,7 @@ kaws__sys_alloc_locked(size_t len)
                             PAGE_READWRITE);
 
     if (at != NULL)
-        (void)VirtualLock(at, len);
+        (void)kaws__sys_lock_pages(at, len);
 #else
     void *at = mmap(NULL, len, PROT_READ | PROT_WRITE,
                     /* cppcheck-suppress invalidFunctionArg ; -1: no file     */
@@ -1788,13 +1845,7 @@ kaws__sys_alloc_locked(size_t len)
 
     if (at == MAP_FAILED)
         return NULL;
-    (void)mlock(at, len);
-#if defined(MADV_DONTDUMP)
-    (void)madvise(at, len, MADV_DONTDUMP);
-#endif
-#if defined(MADV_WIPEONFORK)
-    (void)madvise(at, len, MADV_WIPEONFORK);
-#endif
+    (void)kaws__sys_lock_pages(at, len);
 #endif
     return at;
 }
@@ -1930,8 +1981,8 @@ kaws__sys_is_ipv6(const char *text)
  * ==========================================================================
  * Uses: sys
  * Gives: thread_lock_init thread_lock_free thread_lock thread_unlock
- *        thread_once thread_parallel thread_pause thread_turn_init
- *        thread_turn_free thread_turn_wait thread_turn_end
+ *        thread_peek thread_poke thread_once thread_parallel thread_pause
+ *        thread_turn_init thread_turn_free thread_turn_wait thread_turn_end
  *
  * Three systems share the code: POSIX threads, Windows, and none at all
  * (KEYRING_AWS_NO_THREADS). A call that can fail returns 0 or an errno value.
@@ -1952,6 +2003,7 @@ typedef int kaws__mutex, kaws__cond, kaws__worker;
 #define KAWS__COND_FREE(cond)            ((void)(cond))
 #define KAWS__COND_WAIT(cond, mutex, ms) ((void)(ms))
 #define KAWS__COND_WAKE(cond)            ((void)(cond))
+#define KAWS__COND_WAKE_ALL(cond)        ((void)(cond))
 #define KAWS__CANCEL_OFF(old)            (*(old) = 0)
 #define KAWS__CANCEL_BACK(old)           ((void)(old))
 #define KAWS__WORKER                     void *
@@ -1975,6 +2027,7 @@ typedef HANDLE kaws__worker;
 #define KAWS__COND_WAIT(cond, mutex, ms)                                      \
     (void)SleepConditionVariableSRW(cond, mutex, (DWORD)(ms), 0)
 #define KAWS__COND_WAKE(cond)            WakeConditionVariable(cond)
+#define KAWS__COND_WAKE_ALL(cond)        WakeAllConditionVariable(cond)
 #define KAWS__CANCEL_OFF(old)            (*(old) = 0)
 #define KAWS__CANCEL_BACK(old)           ((void)(old))
 #define KAWS__WORKER                     DWORD WINAPI
@@ -1998,6 +2051,7 @@ typedef pthread_t kaws__worker;
 #define KAWS__COND_FREE(cond)            pthread_cond_destroy(cond)
 #define KAWS__COND_WAIT                  kaws__thread_cond_wait
 #define KAWS__COND_WAKE(cond)            pthread_cond_signal(cond)
+#define KAWS__COND_WAKE_ALL(cond)        pthread_cond_broadcast(cond)
 #define KAWS__CANCEL_OFF(old)                                                 \
     ((void)pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, old))
 #define KAWS__CANCEL_BACK(old)                                                \
@@ -2071,6 +2125,7 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(REWRAP)   /* rewrap: whether one is running, and how far it is        */\
     X(TURN)     /* vault: one change of the data file at a time             */\
     X(VAULT)    /* vault: the table, the file and what belongs to them      */\
+    X(SHIELD)   /* shield: the keys that are kept, and who waits for one    */\
     X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
     X(CALLS)    /* calls: the clock's offset and the counters               */\
     X(SOURCE)   /* creds: who asks where the credentials come from          */\
@@ -2133,6 +2188,16 @@ kaws__thread_unlock(kaws__lock *lock)
     KAWS__MUTEX_UNLOCK(&lock->mutex);
     KAWS__RANK_CHECK(lock->rank, 0);
 }
+
+
+/* Reads a number that other threads change under a lock, without that lock. */
+#if defined(__GNUC__)
+#define kaws__thread_peek(at)      __atomic_load_n(at, __ATOMIC_RELAXED)
+#define kaws__thread_poke(at, now) __atomic_store_n(at, now, __ATOMIC_RELAXED)
+#else
+#define kaws__thread_peek(at)      (*(volatile int *)(at))
+#define kaws__thread_poke(at, now) (*(volatile int *)(at) = (now))
+#endif
 
 
 typedef struct kaws__once {
@@ -3046,6 +3111,14 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "to the data file %s: %s; before, %s"
 #define KAWS__LOG_REFRESHED    147, KAWS__WARNING, "the data file %s was read "\
     "again, because a refresh was asked for: %s; before, %s"
+#define KAWS__LOG_NO_PAGE      153, KAWS__WARNING, "no key is kept in "        \
+    "memory, because no page can be locked: %s (errno %d); allow the process " \
+    "to lock 64 KiB (RLIMIT_MEMLOCK; in systemd LimitMEMLOCK)"
+#define KAWS__LOG_NO_PAGE_KEY  154, KAWS__WARNING, "no key is kept in memory " \
+    "any more, because the system provided no random bytes"
+#define KAWS__LOG_ALTERED      155, KAWS__WARNING, "a key that is kept in "    \
+    "memory, encrypted, has been altered there: all of them were wiped, and "  \
+    "are fetched again; is the machine's memory sound?"
 
 /* see Part II */
 KAWS_API const char *
@@ -4408,11 +4481,12 @@ kaws__json_number(kaws__buf *out, size_t value)
 
 
 /* ==========================================================================
- * ROOM  crypto   SHA-256 and HMAC, on BearSSL
+ * ROOM  crypto   SHA-256, HMAC and ChaCha20-Poly1305, on BearSSL
  * ==========================================================================
  * Uses: mem
  * Gives: crypto_init crypto_update crypto_out crypto_sha256 crypto_mac_key
  *        crypto_mac crypto_hmac crypto_clear_frames crypto_equal
+ *        crypto_aead
  *
  * The only room that knows BearSSL. A kaws__sha256 is a running state. It may
  * be copied, and asked for its digest without being disturbed, so the data
@@ -4520,6 +4594,34 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
     for (i = 0; i < 32; i++)
         differ |= (uint32_t)(a[i] ^ b[i]);
     return differ == 0;
+}
+
+
+enum { KAWS__TAG = 16 };          /* bytes that ChaCha20-Poly1305 adds        */
+
+
+/* ChaCha20-Poly1305 (RFC 8439) in place, bound to what the data are `about`. To
+ * seal makes the tag. To open returns 0 if the tag is not the right one; all
+ * bytes are zeros then. No nonce may seal twice under one key. */
+static int
+kaws__crypto_aead(const uint8_t key[32], const uint8_t nonce[12],
+                  kaws_bytes about, int seals, uint8_t *data, size_t len,
+                  uint8_t tag[KAWS__TAG])
+{
+    uint8_t made[32] = { 0 }, given[32] = { 0 };
+    int right;
+
+    memcpy(given, tag, KAWS__TAG);
+    br_poly1305_ctmul_run(key, nonce, data, len, about.at, about.len, made,
+                          br_chacha20_ct_run, seals);
+    kaws__crypto_clear_frames();
+    right = seals || kaws__crypto_equal(made, given);
+    if (seals)
+        memcpy(tag, made, KAWS__TAG);
+    if (!right)
+        kaws_wipe(data, len);
+    kaws_wipe(made, sizeof made);         /* of a forgery, the tag is secret  */
+    return right;
 }
 
 
@@ -7518,7 +7620,9 @@ enum {                            /* cures                                    */
     KAWS__CLOCK  = 4,             /* our clock may be wrong                   */
     KAWS__RENEW  = 8,             /* there may be newer credentials           */
     KAWS__BOTH   = KAWS__CLOCK | KAWS__RENEW,
-    KAWS__QUOTE  = 16             /* no cure: AWS's message helps the user    */
+    KAWS__QUOTE  = 16,            /* no cure: AWS's message helps the user    */
+    KAWS__ENDS   = 32,            /* the right to use a KMS key has ended     */
+    KAWS__FINAL  = KAWS__QUOTE | KAWS__ENDS
 };
 
 typedef struct kaws__fault {
@@ -7556,13 +7660,13 @@ static const kaws__fault kaws__faults[] = {
                 "enable the region for the account"),
     KAWS__FAULT("401 403", DENIED, RENEW,
                 "check the credentials in the conf file; or a proxy refuses"),
-    KAWS__FAULT("AccessDenied NotAuthorized", DENIED, QUOTE,
+    KAWS__FAULT("AccessDenied NotAuthorized", DENIED, FINAL,
                 "allow it in the IAM policy and the key policy"),
-    KAWS__FAULT("NotFound", KMS_KEY, QUOTE,
+    KAWS__FAULT("NotFound", KMS_KEY, FINAL,
                 "check the KMS key's id and the region"),
     KAWS__FAULT("InvalidArn", KMS_KEY, QUOTE, "check the KMS key's ARN"),
-    KAWS__FAULT("Disabled", KMS_KEY, QUOTE, "enable the KMS key"),
-    KAWS__FAULT("KMSInvalidState", KMS_KEY, QUOTE,
+    KAWS__FAULT("Disabled", KMS_KEY, FINAL, "enable the KMS key"),
+    KAWS__FAULT("KMSInvalidState", KMS_KEY, FINAL,
                 "check the state of the KMS key"),
     KAWS__FAULT("InvalidKeyUsage", KMS_KEY, QUOTE,
                 "use a symmetric KMS key for encryption"),
@@ -7648,10 +7752,449 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 
 
 /* ==========================================================================
+ * ROOM  shield   keys that were fetched, encrypted in memory, for a time
+ * ==========================================================================
+ * Uses: sys thread err mem crypto
+ * Gives: shield_open shield_close shield_set shield_empty shield_hits
+ *        shield_ask shield_wait shield_end
+ *
+ * Each key is encrypted by itself, under a page key: 32 random bytes, which
+ * exist only in a page that is neither swapped nor dumped, and that a forked
+ * child finds wiped. The page key is made when the first key is kept, and wiped
+ * whenever the last one goes. What a key is (its name, owner, type and length,
+ * and the generation of the file) is authenticated with it, so a key that is
+ * found by the digest of its name is given out as no other.
+ *
+ * A key is kept until it is too old, by ticks_ms: it is not given out any more
+ * then. No thread waits for that moment, because nothing runs when nothing is
+ * asked: the next thread that looks for any key wipes it; and with the youngest
+ * key the page key as well. Of too many keys, the oldest goes.
+ *
+ * The thread that first asks for a key leads a flight: it asks KMS, and all who
+ * want the key meanwhile wait for it. They get the key as everyone does, out of
+ * the shield, or else the leader's error. A leader that gives up for a reason
+ * of its own hands the flight over to one who waits. What began before the
+ * shield was emptied is neither kept nor waited for by who comes after that.
+ */
+
+enum {
+    KAWS__SHIELD_KEYS = 1024, KAWS__SHIELD_BYTES = 1 << 20,   /* at most      */
+    KAWS__SHIELD_SECONDS = 86400, KAWS__SHIELD_CHAINS = 256
+};
+
+typedef struct kaws__kept {       /* a key that is kept                       */
+    struct kaws__kept *next, *younger;    /* in its chain; of all             */
+    uint64_t id;
+    int64_t  born_ms;
+    size_t   len;
+    uint8_t  nonce[12];
+    uint8_t  bytes[];             /* encrypted; the tag follows them          */
+} kaws__kept;
+
+typedef struct kaws__page {       /* what the locked page holds               */
+    uint8_t     key[32];
+    int         has_key;
+    kaws__kept *chains[KAWS__SHIELD_CHAINS];
+} kaws__page;
+
+typedef struct kaws__flight {
+    struct kaws__flight *next;
+    uint64_t    id, epoch;
+    int         threads;          /* the leader, and those who wait           */
+    int         led, over;
+    kaws_error  err;              /* over: how KMS answered the leader        */
+} kaws__flight;
+
+typedef struct kaws__shield {
+    const kaws_hooks *hooks;
+    kaws__lock  lock;             /* guards all below                         */
+    kaws__cond  landed;           /* a flight is over, or has lost its leader */
+    int         seconds;          /* how long a key is kept; 0: off           */
+    uint64_t    generation;       /* replacements of the file. It is changed
+                                   * with the vault's lock held, too          */
+    uint64_t    epoch;            /* how often the shield was emptied         */
+    uint64_t    nonce;            /* the last one, of any page key            */
+    int64_t     now_ms;           /* when it was last used                    */
+    uint64_t    hits;
+    size_t      keys, bytes;
+    kaws__page *page;             /* NULL: no key is kept                     */
+    kaws__kept *oldest, *youngest;
+    kaws__flight *flights;
+} kaws__shield;
+
+typedef struct kaws__wanted {     /* a key that a thread wants                */
+    uint64_t    id, generation;   /* of its name; of the file                 */
+    kaws_bytes  about;            /* all that it is bound to                  */
+    uint8_t    *plain;            /* where it goes                            */
+    size_t      len;
+    kaws__flight *flight;         /* that the thread leads or waits for       */
+    uint8_t     key[32], nonce[12], tag[KAWS__TAG];   /* what opens it        */
+    uint64_t    epoch;            /* when they were copied                    */
+} kaws__wanted;
+
+typedef enum kaws__todo {         /* what the thread has to do                */
+    KAWS__HAVE,                   /* nothing: it has its key                  */
+    KAWS__FAILED,                 /* nothing: the leader's error is its own   */
+    KAWS__WAIT,                   /* wait a little, and ask again             */
+    KAWS__LEAD,                   /* ask KMS, and end the flight              */
+    KAWS__ALONE                   /* ask KMS, for itself                      */
+} kaws__todo;
+
+
+/* *s is all zeros before. Close it in any case. */
+static int
+kaws__shield_open(kaws__shield *s, const kaws_hooks *hooks)
+{
+    int os = KAWS__COND_INIT(&s->landed);
+
+    s->hooks = hooks;
+    if (os == 0 &&
+        (os = kaws__thread_lock_init(&s->lock, KAWS__RANK_SHIELD)) != 0)
+        KAWS__COND_FREE(&s->landed);
+    return os;
+}
+
+
+/* ---- what is kept ------------------------------------------------------- */
+
+/* With the lock held, as all below: wipes the keys and the page key. */
+static void
+kaws__shield_forget(kaws__shield *s)
+{
+    kaws__kept *k;
+
+    while ((k = s->oldest) != NULL) {
+        s->oldest = k->younger;
+        kaws__mem_free(s->hooks, k, sizeof *k + k->len + KAWS__TAG);
+    }
+    s->youngest = NULL;
+    s->keys = s->bytes = 0;
+    kaws_wipe(s->page, sizeof *s->page);
+}
+
+
+static void
+kaws__shield_drop_oldest(kaws__shield *s)
+{
+    kaws__kept *k = s->oldest;
+    kaws__kept **at = &s->page->chains[k->id % KAWS__SHIELD_CHAINS];
+
+    if (k == s->youngest) {
+        kaws__shield_forget(s);
+        return;
+    }
+    while (*at != k)
+        at = &(*at)->next;
+    *at = k->next;
+    s->oldest = k->younger;
+    s->keys--;
+    s->bytes -= k->len;
+    kaws__mem_free(s->hooks, k, sizeof *k + k->len + KAWS__TAG);
+}
+
+
+/* Drops what is too old. If the clock has jumped back, nobody knows what is. */
+static void
+kaws__shield_age(kaws__shield *s)
+{
+    int64_t now_ms = s->hooks->ticks_ms(s->hooks->ctx);
+
+    if (now_ms < s->now_ms)
+        kaws__shield_forget(s);
+    s->now_ms = now_ms;
+    while (s->oldest != NULL && (uint64_t)now_ms - (uint64_t)s->oldest->born_ms
+                                >= (uint64_t)s->seconds * 1000)
+        kaws__shield_drop_oldest(s);
+}
+
+
+/* The key of that id that is kept; NULL if none is. */
+static kaws__kept *
+kaws__shield_find(kaws__shield *s, uint64_t id)
+{
+    kaws__kept *k;
+
+    kaws__shield_age(s);
+    k = s->page->chains[id % KAWS__SHIELD_CHAINS];
+    while (k != NULL && k->id != id)
+        k = k->next;
+    return k;
+}
+
+
+/* Encrypts a key into *k, and takes *k over. 0: there is no page key. */
+static int
+kaws__shield_keep(kaws__shield *s, const kaws__wanted *w, kaws__kept *k)
+{
+    kaws__page *page = s->page;
+    kaws__kept **chain = &page->chains[w->id % KAWS__SHIELD_CHAINS];
+
+    kaws__shield_age(s);
+    while (s->keys >= KAWS__SHIELD_KEYS ||
+           s->bytes + w->len > KAWS__SHIELD_BYTES)
+        kaws__shield_drop_oldest(s);
+    if (!page->has_key &&
+        s->hooks->random(s->hooks->ctx, page->key, sizeof page->key) != 0)
+        return 0;
+    page->has_key = 1;
+    k->id = w->id;
+    s->nonce++;
+    memcpy(k->nonce, &s->nonce, sizeof s->nonce);
+    k->born_ms = s->now_ms;
+    k->len = w->len;
+    memcpy(k->bytes, w->plain, w->len);
+    (void)kaws__crypto_aead(page->key, k->nonce, w->about, 1, k->bytes, k->len,
+                            k->bytes + k->len);
+    k->next = *chain;
+    *chain = k;
+    *(s->oldest != NULL ? &s->youngest->younger : &s->oldest) = k;
+    s->youngest = k;
+    s->keys++;
+    s->bytes += k->len;
+    return 1;
+}
+
+
+/* ---- on, off, and emptied ----------------------------------------------- */
+
+static void
+kaws__shield_drop_page(kaws__shield *s)
+{
+    kaws__shield_forget(s);
+    kaws__sys_free_locked(s->page, sizeof *s->page);
+    s->page = NULL;
+    s->epoch++;
+}
+
+
+/* Keeps keys for so many seconds from now on; none if there is no page that can
+ * be locked. */
+static void
+kaws__shield_set(kaws__shield *s, int seconds)
+{
+    size_t len = sizeof *s->page;
+    int os = 0;
+
+    seconds = seconds < 0 ? 0 : seconds < KAWS__SHIELD_SECONDS
+                                ? seconds : KAWS__SHIELD_SECONDS;
+    if (seconds == kaws__thread_peek(&s->seconds))
+        return;
+    kaws__thread_lock(&s->lock);
+    if (seconds != s->seconds) {
+        kaws__shield_drop_page(s);
+        if (seconds > 0 && (s->page = kaws__sys_alloc_locked(len)) == NULL)
+            os = ENOMEM;
+        else if (seconds > 0 && (os = kaws__sys_lock_pages(s->page, len)) != 0)
+            kaws__shield_drop_page(s);
+        kaws__thread_poke(&s->seconds, seconds);
+    }
+    kaws__thread_unlock(&s->lock);
+    if (os != 0)
+        kaws__err_log(s->hooks, KAWS__LOG_NO_PAGE, kaws__sys_error_text(os),
+                      os);
+}
+
+
+/* Wipes all keys, with the page key. `replaced`: the data file was, and the
+ * caller has the vault's lock, under which the table changes as well. */
+static void
+kaws__shield_empty(kaws__shield *s, int replaced)
+{
+    if (s == NULL)
+        return;
+    kaws__thread_lock(&s->lock);
+    kaws__shield_forget(s);
+    s->epoch++;
+    if (replaced)
+        s->generation++;
+    kaws__thread_unlock(&s->lock);
+}
+
+
+/* Nobody uses it any more. */
+static void
+kaws__shield_close(kaws__shield *s)
+{
+    kaws__flight *f;
+
+    while ((f = s->flights) != NULL) {
+        s->flights = f->next;
+        kaws__mem_free(s->hooks, f, sizeof *f);
+    }
+    kaws__shield_drop_page(s);
+    if (s->lock.ready)
+        KAWS__COND_FREE(&s->landed);
+    kaws__thread_lock_free(&s->lock);
+}
+
+
+static uint64_t
+kaws__shield_hits(kaws__shield *s)
+{
+    uint64_t hits;
+
+    kaws__thread_lock(&s->lock);
+    hits = s->hits;
+    kaws__thread_unlock(&s->lock);
+    return hits;
+}
+
+
+/* ---- flights ------------------------------------------------------------ */
+
+/* The thread has nothing to do with its flight any more. */
+static void
+kaws__shield_leave(kaws__shield *s, kaws__wanted *w)
+{
+    kaws__flight *f = w->flight, **at = &s->flights;
+
+    w->flight = NULL;
+    if (f == NULL || --f->threads > 0)
+        return;
+    while (*at != f)
+        at = &(*at)->next;
+    *at = f->next;
+    kaws__mem_free(s->hooks, f, sizeof *f);
+}
+
+
+/* Joins the flight that is for that key, or begins one. */
+static kaws__todo
+kaws__shield_join(kaws__shield *s, kaws__wanted *w)
+{
+    kaws__flight *f = s->flights;
+
+    while (f != NULL && (f->over || f->id != w->id || f->epoch != s->epoch))
+        f = f->next;
+    if (f == NULL) {
+        if ((f = kaws__mem_new(s->hooks, sizeof *f)) == NULL)
+            return KAWS__ALONE;
+        f->id = w->id;
+        f->epoch = s->epoch;
+        f->next = s->flights;
+        s->flights = f;
+    }
+    w->flight = f;
+    f->threads++;
+    if (f->led)
+        return KAWS__WAIT;
+    f->led = 1;
+    return KAWS__LEAD;
+}
+
+
+/* Without the lock: opens what was copied. If anybody has changed it, no key is
+ * trusted any more. */
+static kaws__todo
+kaws__shield_unseal(kaws__shield *s, kaws__wanted *w)
+{
+    int first, right = kaws__crypto_aead(w->key, w->nonce, w->about, 0,
+                                         w->plain, w->len, w->tag);
+
+    kaws_wipe(w->key, sizeof w->key);
+    if (right)
+        return KAWS__HAVE;
+    kaws__thread_lock(&s->lock);
+    s->hits--;
+    if ((first = w->epoch == s->epoch) != 0) {
+        kaws__shield_forget(s);
+        s->epoch++;
+    }
+    kaws__thread_unlock(&s->lock);
+    if (first)
+        kaws__err_log(s->hooks, KAWS__LOG_ALTERED);
+    return KAWS__ALONE;
+}
+
+
+/* Says what the thread has to do for its key, and fills *err if it FAILED. A
+ * thread that is to WAIT asks again, or ends by shield_end, as do the last two.
+ */
+static kaws__todo
+kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
+{
+    const kaws__flight *f = w->flight;
+    const kaws__kept *k = NULL;
+    kaws__todo todo = KAWS__ALONE;
+
+    kaws__thread_lock(&s->lock);
+    if (f != NULL && !f->over && f->led) {
+        todo = KAWS__WAIT;
+    } else if (f != NULL && f->over && f->err.status != KAWS_OK) {
+        *err = f->err;
+        todo = KAWS__FAILED;
+        kaws__shield_leave(s, w);
+    } else {
+        kaws__shield_leave(s, w);
+        if (s->page != NULL && w->generation == s->generation)
+            todo = (k = kaws__shield_find(s, w->id)) == NULL
+                 ? kaws__shield_join(s, w) : KAWS__HAVE;
+    }
+    if (todo == KAWS__HAVE) {
+        w->epoch = s->epoch;
+        memcpy(w->nonce, k->nonce, sizeof w->nonce);
+        memcpy(w->key, s->page->key, sizeof w->key);
+        memcpy(w->tag, k->bytes + k->len, KAWS__TAG);
+        memcpy(w->plain, k->bytes, k->len < w->len ? k->len : w->len);
+        s->hits++;
+    }
+    kaws__thread_unlock(&s->lock);
+    return todo == KAWS__HAVE ? kaws__shield_unseal(s, w) : todo;
+}
+
+
+/* Waits until there is reason to ask again, and for so many ms at most. */
+static void
+kaws__shield_wait(kaws__shield *s, const kaws__wanted *w, int ms)
+{
+    kaws__thread_lock(&s->lock);
+    if (w->flight->led && !w->flight->over)
+        KAWS__COND_WAIT(&s->landed, &s->lock.mutex, ms);
+    kaws__thread_unlock(&s->lock);
+}
+
+
+/* The thread is done. If it `leads`, *err says how KMS answered, or it gave up:
+ * then another one has to lead. */
+static void
+kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
+                 const kaws_error *err)
+{
+    kaws__flight *f = w->flight;
+    size_t len = sizeof(kaws__kept) + w->len + KAWS__TAG;
+    kaws__kept *k = NULL;
+    int no_key = 0;
+
+    if (f == NULL)
+        return;
+    if (leads && err->status == KAWS_OK)
+        k = kaws__mem_new(s->hooks, len);
+    kaws__thread_lock(&s->lock);
+    if (k != NULL && s->page != NULL && f->epoch == s->epoch) {
+        if ((no_key = !kaws__shield_keep(s, w, k)) != 0)
+            kaws__shield_drop_page(s);
+        else
+            k = NULL;
+    }
+    if (leads) {
+        f->led = 0;
+        f->over = !gave_up;
+        f->err = *err;
+        KAWS__COND_WAKE_ALL(&s->landed);
+    }
+    kaws__shield_leave(s, w);
+    kaws__thread_unlock(&s->lock);
+    kaws__mem_free(s->hooks, k, len);
+    if (no_key)
+        kaws__err_log(s->hooks, KAWS__LOG_NO_PAGE_KEY);
+}
+
+
+/* ==========================================================================
  * ROOM  calls    one request to AWS, until it succeeds, is refused or times out
  * ==========================================================================
  * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
- *        fault
+ *        fault shield
  * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_first
  *        calls_op calls_creds calls_left_ms calls_begin calls_send
  *        calls_nonsense calls_end
@@ -7677,6 +8220,7 @@ typedef struct kaws__calls {
     kaws__http  http;
     kaws__creds creds;
     kaws__trust trust;
+    kaws__shield *shield;         /* emptied if a right has ended; or NULL    */
     const char *endpoint;         /* borrowed; may be NULL                    */
     int         max_attempts;
     kaws__lock  lock;             /* guards all below                         */
@@ -8115,6 +8659,8 @@ kaws__calls_refused(kaws__call *c)
                c->r.http != 408 && c->r.http != 425;
     if (status == KAWS_OK && c->clean && (c->action->flags & KAWS__DRY))
         return KAWS_OK;
+    if (c->cures & KAWS__ENDS)
+        kaws__shield_empty(c->op->calls->shield, 0);
     if (status == KAWS_OK || (status == KAWS_MISMATCH &&
                               !(c->action->flags & KAWS__OPENS))) {
         c->clean = 0;
@@ -10702,7 +11248,7 @@ kaws__save_finish(kaws__file *f)
  * ROOM  table    sealed entries by name, in the order they came
  * ==========================================================================
  * Uses: mem buf store
- * Gives: table_open table_close table_record table_find table_new
+ * Gives: table_open table_close table_record table_hash table_find table_new
  *        table_discard table_adopt table_reserve table_add table_remove
  *        table_swap table_from table_exchange
  *
@@ -10836,7 +11382,7 @@ kaws__table_adopt(kaws__table *t, kaws__buf *image)
 /* SipHash-1-3 (Aumasson and Bernstein): without the seed, nobody can choose
  * names that share a slot. The lengths of both texts, 255 at most, go in first,
  * so that key id and user id cannot trade bytes. */
-static uint32_t
+static uint64_t
 kaws__table_hash(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
 {
     uint64_t a = t->seed[0] ^ 0x736f6d6570736575u;
@@ -10866,7 +11412,7 @@ kaws__table_hash(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id)
         c = KAWS__TABLE_ROTATE(c, 32);
         a ^= word;
     }
-    return (uint32_t)(a ^ b ^ c ^ d);
+    return a ^ b ^ c ^ d;
 }
 
 
@@ -10879,7 +11425,7 @@ kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
     size_t mask = t->slot_count - 1, i;
     const kaws__slot *slots = t->slots;
 
-    *hash = kaws__table_hash(t, key_id, user_id);
+    *hash = (uint32_t)kaws__table_hash(t, key_id, user_id);
     for (i = *hash & mask; slots[i].entry != NULL; i = (i + 1) & mask)
         if (slots[i].hash == *hash &&
             kaws__store_is_named((const uint8_t *)slots[i].entry, key_id,
@@ -11142,7 +11688,7 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 /* ==========================================================================
  * ROOM  vault    the data file and the table, which change together
  * ==========================================================================
- * Uses: thread disk err buf text trust store file save table bind
+ * Uses: thread disk err buf text trust shield store file save table bind
  * Gives: vault_open vault_abandon vault_close vault_look vault_state
  *        vault_entry vault_add vault_replace vault_claim vault_extent
  *        vault_list vault_stats vault_refresh
@@ -11173,12 +11719,15 @@ typedef struct kaws__vault {
     int          uncertain;       /* no more changes until it is read again   */
     kaws__file   file;
     kaws__table  table;
+    kaws__shield shield;          /* has a lock of its own                    */
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
     kaws__record record;          /* views, of an entry: into `bytes`         */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
+    uint64_t     id;              /* of its name; 0: the shield is off        */
+    uint64_t     generation;      /* of the file; the bytes have to follow it */
     uint8_t      bytes[KAWS__STORE_RECORD_MAX];
 } kaws__copy;
 
@@ -11324,6 +11873,8 @@ kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
     if (fresh != NULL) {
         kaws__table_exchange(&v->table, fresh, more);
         v->uncertain = 0;
+        if (!more)
+            kaws__shield_empty(&v->shield, 1);
     }
     kaws__vault_state(v, now);
     kaws__thread_unlock(&v->lock);
@@ -11464,7 +12015,7 @@ kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
 
 /* With the lock held. */
 static void
-kaws__vault_copy(const kaws__vault *v, const kaws__entry *e, kaws__copy *copy)
+kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 {
     kaws_bytes bytes = kaws__table_record(e);
     kaws__record *r = &copy->record;
@@ -11478,14 +12029,13 @@ kaws__vault_copy(const kaws__vault *v, const kaws__entry *e, kaws__copy *copy)
                               r->arn);
     (void)kaws__buf_copy_text(sealed->key_material_id,
                               sizeof sealed->key_material_id, r->material);
-    kaws__bind_key(v->file_hex, r, &copy->bound);
 }
 
 
-/* Looks up the name in copy->record, and copies the key. A key to be added must
- * not be there; then this says what its blob will be tied to. If it is there,
- * or another key is not, another process may have changed that. The lock is not
- * kept, so a change looks again. */
+/* Looks up the name in copy->record, and copies the key, but for what its blob
+ * is tied to. A key to be added must not be there; then this says just that. If
+ * it is there, or another key is not, another process may have changed that.
+ * The lock is not kept, so a change looks again. */
 static kaws_status
 kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
@@ -11500,8 +12050,13 @@ kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
         if ((status = kaws__vault_allows(v, intent, err)) == KAWS_OK)
             status = kaws__vault_find(v, &copy->record, intent != KAWS__TO_ADD,
                                       &e, err);
-        if (status == KAWS_OK && e != NULL)
-            kaws__vault_copy(v, e, copy);
+        if (status == KAWS_OK && e != NULL) {
+            kaws__vault_copy(e, copy);
+            copy->generation = v->shield.generation;
+            copy->id = kaws__thread_peek(&v->shield.seconds) == 0 ? 0
+                : kaws__table_hash(&v->table, copy->record.key_id,
+                                   copy->record.user_id);
+        }
         kaws__thread_unlock(&v->lock);
     } while (status != KAWS_OK && again++ == 0 &&
              (status = kaws__vault_refresh(v, intent, err)) == KAWS_OK);
@@ -11524,9 +12079,11 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
     i = kaws__table_from(&v->table, from);
     if (i < v->table.count && v->table.rows[i].serial < limit) {
         serial = v->table.rows[i].serial;
-        kaws__vault_copy(v, v->table.rows[i].entry, copy);
+        kaws__vault_copy(v->table.rows[i].entry, copy);
     }
     kaws__thread_unlock(&v->lock);
+    if (serial > 0)
+        kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
     return serial;
 }
 
@@ -11590,6 +12147,7 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
     }
     memcpy(stats->checksum, kaws__file_sum(&v->file), sizeof stats->checksum);
     kaws__thread_unlock(&v->lock);
+    stats->cache_hits = kaws__shield_hits(&v->shield);
 }
 
 
@@ -11732,6 +12290,7 @@ kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
     }
     if (!landed)
         return kaws__vault_end(v, status, NULL);
+    kaws__shield_empty(&v->shield, 1);
     if (skip != NULL)
         kaws__table_remove(t, skip);
     for (; n > 0; fresh++, n--) {
@@ -11776,7 +12335,8 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     uint64_t seed[2];
     kaws_status status;
 
-    if (kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
+    if (kaws__shield_open(&v->shield, hooks) != 0 ||
+        kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
         kaws__thread_turn_init(&v->turn, KAWS__RANK_TURN) != 0)
         return kaws__err_memory(err, "making a lock for the ring");
     v->hooks = hooks;
@@ -11819,6 +12379,7 @@ kaws__vault_abandon(kaws__vault *v)
 {
     v->uncertain = 1;
     memset(&v->turn, 0, sizeof v->turn);
+    v->shield.lock.ready = 0;
 }
 
 
@@ -11835,6 +12396,7 @@ kaws__vault_close(kaws__vault *v)
     if (v->has_file)
         kaws__file_close(&v->file);
     kaws__table_close(&v->table);
+    kaws__shield_close(&v->shield);
     kaws__thread_lock_free(&v->lock);
     kaws__thread_turn_free(&v->turn);
 }
@@ -12174,15 +12736,15 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 /* ==========================================================================
  * ROOM  ring     the public functions: arguments, policy, calls
  * ==========================================================================
- * Uses: sys thread disk err mem buf text http creds arn trust calls kms
- *        store bind vault rewrap
+ * Uses: sys thread disk err mem buf text http creds arn trust shield calls
+ *        kms store bind vault rewrap
  * Gives: kaws_open kaws_check kaws_close kaws_generate
  *        kaws_store kaws_fetch kaws_remove kaws_key_free kaws_walk_begin
  *        kaws_walk_next kaws_walk_end kaws_use_kms_key kaws_use_region kaws_use
- *        kaws_try kaws_could_use kaws_use_timeouts kaws_reload_creds
- *        kaws_whoami kaws_rotate_kms_key kaws_rewrap_all kaws_refresh
- *        kaws_get_stats kaws_kms_generate_data_key kaws_kms_encrypt
- *        kaws_kms_decrypt kaws_kms_reencrypt
+ *        kaws_try kaws_could_use kaws_use_timeouts kaws_use_cache
+ *        kaws_reload_creds kaws_whoami kaws_rotate_kms_key kaws_rewrap_all
+ *        kaws_refresh kaws_get_stats kaws_kms_generate_data_key
+ *        kaws_kms_encrypt kaws_kms_decrypt kaws_kms_reencrypt
  *
  * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
  * asked without any lock but the settings' own, so what a key's name stands for
@@ -12418,6 +12980,8 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
     if (config.data_file != NULL)
         kaws__ring_announce(r);
     kaws__ring_doubt(r);
+    r->kms.shield = &r->vault.shield;
+    kaws__shield_set(&r->vault.shield, config.cache_seconds);
     *ring = r;
     return kaws__ring_leave(&door, KAWS_OK);
 }
@@ -12520,16 +13084,89 @@ kaws_key_free(kaws *ring, kaws_key *key)
 }
 
 
+/* Has KMS open the blob. */
+static void
+kaws__ring_open_blob(kaws *ring, kaws__op *op, kaws__copy *copy, kaws_key *key)
+{
+    const kaws_bytes expect = { NULL, key->len };
+    size_t len = key->len;
+
+    kaws__bind_key(ring->vault.file_hex, &copy->record, &copy->bound);
+    (void)kaws__kms_open(op, &copy->bound.context, &copy->sealed, expect,
+                         key->bytes, &len);
+    if (op->err->status == KAWS_MISMATCH && op->err->http == 0)
+        (void)kaws__err_set(op->err, KAWS_MISMATCH, "the key '%s' does not have"
+                            " the length that its entry says",
+                            KAWS__SHOW(copy->record.key_id));
+}
+
+
+/* Waits a little for the thread that asks KMS. 0: the time is up, or the call
+ * was cancelled, and the error says so. */
+static int
+kaws__ring_wait(kaws *ring, kaws__op *op, const kaws__wanted *w)
+{
+    const kaws_hooks *hooks = &ring->hooks;
+    int left = kaws__calls_left_ms(op);
+
+    if (kaws__thread_pause(hooks, &op->cancel, 0)) {
+        (void)kaws__err_cancelled(op->err, "another thread");
+        return 0;
+    }
+    if (left == 0) {
+        (void)kaws__err_set(op->err, KAWS_NETWORK, "another thread has asked "
+                            "AWS KMS for the same key, and got no answer in "
+                            "%d ms", op->timeout_ms);
+        if (hooks->patience_ms == NULL ||
+            hooks->patience_ms(hooks->ctx, op->err) <= 0)
+            return 0;
+        kaws__err_clear(op->err);
+        op->begun_ms = hooks->ticks_ms(hooks->ctx);
+        left = op->timeout_ms;
+    }
+    kaws__shield_wait(&ring->vault.shield, w, op->cancel.asked != NULL &&
+                      left > KAWS__CANCEL_MS ? KAWS__CANCEL_MS : left);
+    return 1;
+}
+
+
+/* Gets a key from the shield; or from KMS, and then keeps it there. */
+static void
+kaws__ring_fetch(kaws *ring, kaws__copy *copy, kaws_key *key, kaws_error *err)
+{
+    const size_t at = offsetof(kaws__copy, generation);
+    const uint8_t *end = copy->record.type.at + copy->record.type.len;
+    kaws__shield *shield = &ring->vault.shield;
+    kaws__wanted w = { .id = copy->id, .generation = copy->generation,
+                       .about = { (const uint8_t *)copy + at, 0 },
+                       .plain = key->bytes, .len = key->len };
+    kaws__todo todo = KAWS__ALONE;
+    kaws__op op;
+    int gave_up;
+
+    w.about.len = (size_t)(end - w.about.at);
+    if (copy->id != 0 &&
+        (todo = kaws__shield_ask(shield, &w, err)) == KAWS__HAVE)
+        return;
+    op = kaws__calls_op(&ring->kms, err);
+    op.entry = 1;
+    while (todo == KAWS__WAIT && kaws__ring_wait(ring, &op, &w))
+        todo = kaws__shield_ask(shield, &w, err);
+    if (todo == KAWS__LEAD || todo == KAWS__ALONE)
+        kaws__ring_open_blob(ring, &op, copy, key);
+    gave_up = err->status == KAWS_CANCELLED || err->status == KAWS_MEMORY ||
+              (err->status != KAWS_OK && kaws__calls_left_ms(&op) == 0);
+    kaws__shield_end(shield, &w, todo == KAWS__LEAD, gave_up, err);
+}
+
+
 /* see Part II */
 KAWS_API kaws_status
 kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
 {
     kaws__door door;
     kaws_error *err = kaws__ring_enter(&door, ring, error);
-    kaws_bytes expect = { NULL, 0 };
     kaws__copy copy;
-    kaws__op op;
-    size_t len;
 
     if (key != NULL)
         memset(key, 0, sizeof *key);
@@ -12538,20 +13175,13 @@ kaws_fetch(kaws *ring, kaws_name name, kaws_key *key, kaws_error *error)
     if (kaws__bind_name(name, &copy.record, err) != KAWS_OK ||
         kaws__vault_look(&ring->vault, KAWS__TO_FETCH, &copy, err) != KAWS_OK)
         return kaws__ring_leave(&door, err->status);
-    len = key->len = expect.len = copy.record.plain_len;
-    key->bytes = kaws__mem_new(&ring->hooks, len);
-    memcpy(key->type, copy.bound.type, sizeof key->type);
-    op = kaws__calls_op(&ring->kms, err);
-    op.entry = 1;
+    key->len = copy.record.plain_len;
+    key->bytes = kaws__mem_new(&ring->hooks, key->len);
+    (void)kaws__buf_copy_text(key->type, sizeof key->type, copy.record.type);
     if (key->bytes == NULL)
         (void)kaws__err_memory(err, "fetching a key");
     else
-        (void)kaws__kms_open(&op, &copy.bound.context, &copy.sealed, expect,
-                             key->bytes, &len);
-    if (err->status == KAWS_MISMATCH && err->http == 0)
-        (void)kaws__err_set(err, KAWS_MISMATCH, "the key '%s' does not have "
-                            "the length that its entry says",
-                            KAWS__SHOW(copy.record.key_id));
+        kaws__ring_fetch(ring, &copy, key, err);
     if (err->status != KAWS_OK)
         kaws_key_free(ring, key);
     return kaws__ring_leave(&door, err->status);
@@ -12700,8 +13330,10 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
         return kaws__ring_refuse(&door, err, "ring, kms_key_id or region is "
                                  "NULL");
     if (take && kms_key_id != NULL && *kms_key_id != '\0' && region != NULL &&
-        kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region))
+        kaws__trust_choose_tried(&ring->kms.trust, kms_key_id, region)) {
+        kaws__shield_empty(&ring->vault.shield, 0);
         return kaws__ring_leave(&door, err->status);
+    }
     if (kaws__thread_turn_wait(&ring->settings, INT_MAX, &ring->hooks) < 0) {
         (void)kaws__err_cancelled(err, "another thread");
         return kaws__ring_leave(&door, err->status);
@@ -12719,6 +13351,8 @@ kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
     } while (status == KAWS_OK &&
              !kaws__trust_choose(&ring->kms.trust, &choice, take));
     kaws__thread_turn_end(&ring->settings, 1);
+    if (take && status == KAWS_OK)
+        kaws__shield_empty(&ring->vault.shield, 0);
     return kaws__ring_leave(&door, err->status);
 }
 
@@ -12786,6 +13420,15 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
     if (ring != NULL && ring->pid == kaws__sys_pid())
         kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
+}
+
+
+/* see Part II */
+KAWS_API void
+kaws_use_cache(kaws *ring, int seconds)
+{
+    if (ring != NULL && ring->pid == kaws__sys_pid())
+        kaws__shield_set(&ring->vault.shield, seconds);
 }
 
 

@@ -556,7 +556,8 @@ plug__lines_well(plug__lines *l, const char *about)
  * or the ring. It only stores the wanted value, under a lock that is held for a
  * copy only. The next thread that seals a key makes the ring adopt the wanted
  * values. If the library tried the same values last, adopting them takes no KMS
- * call. If it did not, the thread asks KMS.
+ * call. If it did not, the thread asks KMS. Only the cache follows the update
+ * itself: it waits for nothing, and who turns it off wants it emptied now.
  *
  * The KMS key and the region are tried and adopted as a pair, because a KMS key
  * is looked up in a region and may exist in no other region.
@@ -574,16 +575,18 @@ typedef struct plug__guard_host {
                                          * was killed                        */
 } plug__guard_host;
 
-/* The settings that SET GLOBAL can change. "" and 0 mean: no value. */
+/* The settings that SET GLOBAL can change. */
 enum {
     PLUG__CMK_ID, PLUG__REGION, PLUG__CONNECT_TIMEOUT, PLUG__TIMEOUT,
+    PLUG__CACHE_SECONDS,
     PLUG__VALUES
 };
 
 typedef struct plug__guard_values {
     struct {
-        char text[PLUG__VALUE_MAX];
+        char text[PLUG__VALUE_MAX];     /* "": none                          */
         int  number;
+        bool has_number;
     } of[PLUG__VALUES];
 } plug__guard_values;
 
@@ -680,18 +683,9 @@ static void
 plug__guard_merge(plug__guard_values *to, const plug__guard_values *from)
 {
     for (int i = 0; i < PLUG__VALUES; i++) {
-        if (from->of[i].text[0] != '\0' || from->of[i].number != 0)
+        if (from->of[i].text[0] != '\0' || from->of[i].has_number)
             to->of[i] = from->of[i];
     }
-}
-
-
-static void
-plug__guard_want(plug__guard *g, const plug__guard_values *change)
-{
-    pthread_mutex_lock(&g->wanted_lock);
-    plug__guard_merge(&g->wanted, change);
-    pthread_mutex_unlock(&g->wanted_lock);
 }
 
 
@@ -704,6 +698,20 @@ plug__guard_wanted(plug__guard *g)
     wanted = g->wanted;
     pthread_mutex_unlock(&g->wanted_lock);
     return wanted;
+}
+
+
+static void
+plug__guard_want(plug__guard *g, const plug__guard_values *change)
+{
+    pthread_mutex_lock(&g->wanted_lock);
+    plug__guard_merge(&g->wanted, change);
+    pthread_mutex_unlock(&g->wanted_lock);
+    pthread_mutex_lock(&g->lock);
+    if (g->ring != NULL)
+        kaws_use_cache(g->ring->kaws,
+                       plug__guard_wanted(g).of[PLUG__CACHE_SECONDS].number);
+    pthread_mutex_unlock(&g->lock);
 }
 
 
@@ -1211,6 +1219,7 @@ static plug__abi_show plug__status_table[] = {
     ROW("kms_errors",   kms_errors),
     ROW("kms_retries",  kms_retries),
     ROW("kms_time",     kms_time_us),
+    ROW("cache_hits",   cache_hits),
     ROW("rewrap_done",  rewrap_done),
     ROW("rewrap_total", rewrap_total),
     { NULL, NULL, 0, 0 }
@@ -1339,6 +1348,9 @@ static const plug__settings_row plug__settings_rows[] = {
     { "timeout", PLUG__NUMBER, PLUG__SET, MEMBER(kaws.timeout_ms),
       .wanted = PLUG__TIMEOUT, .def.number = { 10000, 100, 3600 * 1000, 1 },
       .help = "Milliseconds that one call to KMS may take, with retries." },
+    { "cache_seconds", PLUG__NUMBER, PLUG__SET, MEMBER(kaws.cache_seconds),
+      .wanted = PLUG__CACHE_SECONDS, .def.number = { 0, 0, 86400, 1 },
+      .help = "Seconds that a fetched key is kept, encrypted. 0: not at all." },
     { "start_seconds", PLUG__NUMBER, PLUG__MY_CNF, MEMBER(start_seconds),
       .def.number = { 30, 0, 240, 1 },
       .help = "Seconds that a starting server waits for KMS, in total." },
@@ -1404,7 +1416,7 @@ plug__settings_checked(void *thd, const plug__guard_values *more)
 {
     const uint64_t number = plug__server_statement(thd);
     plug__settings_statement *at = NULL;
-    plug__guard_values        checked = { .of = { { "", 0 } } };
+    plug__guard_values        checked = { .of = { { "", 0, false } } };
 
     pthread_mutex_lock(&plug__settings_known.lock);
     for (int i = 0; i < PLUG__STATEMENTS; i++) {
@@ -1441,7 +1453,7 @@ plug__settings_check(void *thd, plug__abi_var *var, void *save,
     int         len  = (int)sizeof buf;
     const char *text = value->val_str(value, buf, &len);
     const char *copy = NULL, *why = NULL;   /* the copy is the statement's   */
-    plug__guard_values tried, change = { .of = { { "", 0 } } };
+    plug__guard_values tried, change = { .of = { { "", 0, false } } };
     kaws_error  err;
 
     if (text == NULL || len == 0)
@@ -1500,7 +1512,7 @@ plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
         " value of SET PERSIST: KMS is asked when the next key is made";
     const bool restores = plug__server_restores(thd);
     const plug__guard_values checked = plug__settings_checked(thd, NULL);
-    plug__guard_values change = { .of = { { "", 0 } } };
+    plug__guard_values change = { .of = { { "", 0, false } } };
     char was[PLUG__SHOWN], is[PLUG__SHOWN];
 
     plug__settings_show(row, at, was);
@@ -1510,6 +1522,7 @@ plug__settings_update(void *thd, plug__abi_var *var, void *at, const void *save)
                  text != NULL ? text : "");
     } else {
         change.of[row->wanted].number = *(int *)at = *(const int *)save;
+        change.of[row->wanted].has_number = true;
     }
     plug__settings_show(row, at, is);
     if (strcmp(was, is) != 0)
@@ -1563,8 +1576,10 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
             *(int *)member = row->kind == PLUG__FLAG
                              ? plug__settings_values[i].flag
                              : plug__settings_values[i].number;
-            if (row->from >= PLUG__SET)
+            if (row->from >= PLUG__SET) {
                 cfg->values.of[row->wanted].number = *(int *)member;
+                cfg->values.of[row->wanted].has_number = true;
+            }
             continue;
         }
         text = plug__settings_values[i].text;

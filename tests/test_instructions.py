@@ -21,7 +21,7 @@ import pytest
 BENCH = Path(__file__).resolve().parent / "bench"
 RECORDED = BENCH / "instructions.json"
 ROUNDS = 10                     # as in count.c
-WORKS = ("sign", "json", "base64", "commit", "lookup", "fetch")
+WORKS = ("sign", "json", "base64", "commit", "lookup", "fetch", "kept")
 
 
 def compiler() -> str:

@@ -77,7 +77,7 @@ def test_variables_are_listed_with_their_values(stage):
         "keyring_aws_endpoint": stage.kms.url,
         "keyring_aws_ca_file": str(stage.certs.ca),
         "keyring_aws_connect_timeout": "1000", "keyring_aws_timeout": "10000",
-        "keyring_aws_start_seconds": "30", **hidden}
+        "keyring_aws_cache_seconds": "0", "keyring_aws_start_seconds": "30", **hidden}
 
 
 @pytest.mark.parametrize("name", ["conf_file", "data_file", "create", "accounts", "endpoint",

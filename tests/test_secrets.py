@@ -6,6 +6,7 @@ The memory of a driver, which uses the real libcurl over TLS, is searched after 
 import base64
 import hmac
 import json
+import mmap
 import os
 import re
 
@@ -61,11 +62,25 @@ class Searched(Driver):
         return found
 
     def nothing_is_found(self) -> None:
-        """But for the secret access key in its one place, which is in no core dump."""
+        """But for the secret access key and the page key, each in its one place, which is in no
+        core dump."""
+        page_key = self.page_key()
+        if page_key:
+            self.look_for("page key", page_key)
         found = self.find()
         places = [each for each in found if each.startswith("secret:raw locked")]
         assert len(places) == 3, "40 bytes in 16-byte pieces: one, in locked and undumpable pages"
+        places += [each for each in found if page_key and each.startswith("page key:raw locked")]
+        assert len(places) == (5 if page_key else 3)
         assert [each for each in found if each not in places] == []
+
+    def page_key(self) -> bytes:
+        """What the cache encrypts with; it stands at the start of a locked page, before a 1."""
+        for locked, _, data in memory_of(self.process.pid):
+            for at in range(0, len(data) if locked else 0, mmap.PAGESIZE):
+                if data[at + 32:at + 40] == b"\1" + bytes(7) and data[at:at + 32].count(0) < 4:
+                    return data[at:at + 32]
+        return b""
 
     def do(self, *words) -> None:
         answer = self.quietly(*words)
@@ -88,13 +103,16 @@ class Searched(Driver):
         self.do("use_timeouts", 0, ms)
 
 
-@pytest.fixture(params=["TLSv1_3", "TLSv1_2"])
+@pytest.fixture(params=[("TLSv1_3", 0), ("TLSv1_2", 0), ("TLSv1_3", 3600)],
+                ids=["TLSv1_3", "TLSv1_2", "cache"])
 def searched(request, driver_program, emulator, settings, certs):
-    """With the secret access key looked for from the start."""
+    """With the secret access key looked for from the start; with the cache, the page key too."""
+    version, cached = request.param
     emulator.stop()
-    emulator.tls = tls_context(certs.good.cert, certs.good.key, request.param)
+    emulator.tls = tls_context(certs.good.cert, certs.good.key, version)
     emulator.start()
-    with Searched(driver_program, **settings) as process:
+    with Searched(driver_program, cache_seconds=cached, **settings) as process:
+        process.cached = cached
         process.look_for("secret", SECRET.encode())
         yield process
 
@@ -116,13 +134,18 @@ def test_the_search_finds_what_the_driver_has_said(searched):
                            if not label.startswith("key:")}
 
 
-def test_store_and_fetch(searched):
+def test_store_and_fetch(searched, emulator):
     key = os.urandom(32)
     searched.look_for("key", key)
     searched.nothing_is_found()
     searched.store("a", key)
     for _ in range(3):
         searched.cleanly("fetch", "a", None)
+    assert bool(searched.page_key()) == bool(searched.cached)
+    assert emulator.count("Decrypt") == (2 if searched.cached else 4), "one proves the store"
+    searched.cleanly("use_cache", 0)
+    searched.cleanly("use_cache", searched.cached)
+    searched.cleanly("fetch", "a", None)
     searched.cleanly("kms_encrypt", key)
     searched.do("close")
     assert searched.find() == [], "after closing, not even the secret access key"
@@ -134,7 +157,8 @@ def test_keys_of_other_sizes(searched, size):
     if size >= 15:                      # a shorter one is anywhere by chance
         searched.look_for("key", key)
     searched.store("a", key)
-    searched.cleanly("fetch", "a", None)
+    for _ in range(2):
+        searched.cleanly("fetch", "a", None)
 
 
 def test_sign(searched):

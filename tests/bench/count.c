@@ -113,7 +113,8 @@ lookup(desk *d)
     X(commit, bench_commit(d->ring, d->next++, &d->sealed))                   \
     X(commit_to_5000, bench_commit(d->large, d->next++, &d->sealed))          \
     X(lookup, lookup(d))                                                      \
-    X(fetch, bench_fetch(d->ring, 1))
+    X(fetch, bench_fetch(d->ring, 1))                                         \
+    X(kept, bench_fetch(d->large, 1))
 
 #define X(name, call)                                                         \
     static void                                                               \
@@ -152,6 +153,7 @@ set_up(desk *d, const char *dir)
     (void)snprintf(path, sizeof path, "%s/large", dir);
     bench_make(path, 5000);
     d->large = bench_open(dir, path, NULL, &d->hooks, 0);
+    kaws_use_cache(d->large, 86400);
     d->next = 1000000;
     bench_seal(&d->sealed, 1);
     d->reply_len = bench_reply(d->reply, sizeof d->reply,

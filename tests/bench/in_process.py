@@ -1,5 +1,6 @@
 """What one process does, measured by micro.c beside the limit and the peers; a row a figure."""
 
+import os
 import re
 import statistics
 import subprocess
@@ -70,6 +71,18 @@ def fetch_16_threads(kms: Canned, shared: dict) -> list[Row]:
                         f"{fold(ratio)}; {opened} opened later", goal,
                         (ratio >= 0.95 and opened == 0) if goal else None))
     return rows
+
+
+@part
+def kept(kms: Canned, shared: dict) -> list[Row]:
+    got = micro("kept", harness.DATA, kms.at_once, times(41, 2), times(20000, 1000))
+    cores = len(os.sched_getaffinity(0))
+    ratio = got["sixteen"] / got["one"]
+    return [Row("fetch from the shield, CPU", us(got["cpu"]), f"{got['one']:,.0f}/s", "", "2 us",
+                got["cpu"] <= 2),
+            Row("fetch from the shield, 16 threads", f"{got['sixteen']:,.0f}/s",
+                f"{got['one']:,.0f}/s, one thread", f"{fold(ratio)}, with {cores} cores",
+                "10x, or 0.8x the cores", ratio >= min(10, 0.8 * cores))]
 
 
 def botocore_us(rounds: int) -> float:

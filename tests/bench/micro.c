@@ -444,6 +444,39 @@ threads(const char *dir, const char *url, size_t rounds, size_t calls)
 }
 
 
+/* ---- kept DIR URL ROUNDS CALLS ----------------------------------------- */
+
+/* Out of the cache: by one thread, and by sixteen; in fetches a second. The CPU
+ * time of one tells what it costs. */
+static void
+kept(const char *dir, const char *url, size_t rounds, size_t calls)
+{
+    static crowd all;
+    char path[512];
+    kaws *ring;
+    kaws_stats stats;
+    size_t r, i;
+    double start;
+
+    bench_make(path_of(path, dir, "kept", 1000), 1000);
+    ring = bench_open(dir, path, url, NULL, 0);
+    kaws_use_cache(ring, 86400);
+    for (i = 0; i < 1000; i++)
+        bench_fetch(ring, i);
+    for (r = 0; r < rounds; r++) {
+        MEASURE("cpu", "", cpu_us, calls, bench_fetch(ring, turn % 1000));
+        start = wall_us();
+        for (i = 0; i < calls; i++)
+            bench_fetch(ring, i % 1000);
+        say("one", (double)calls / (wall_us() - start) * 1e6);
+        say("sixteen", crowd_run(&all, ring, calls));
+    }
+    kaws_get_stats(ring, &stats);
+    bench_must(stats.kms_requests == 1000, "it was not the cache");
+    kaws_close(ring);
+}
+
+
 /* ---- sign DIR URL ROUNDS ----------------------------------------------- */
 
 static void
@@ -1002,6 +1035,7 @@ main(int argc, char **argv)
     WHAT("commit", 3, commit(a[0], number(a[1]), a + 2, (size_t)n - 2))
     WHAT("fetch", 4, fetch(a[0], a[1], a[2], number(a[3])))
     WHAT("threads", 4, threads(a[0], a[1], number(a[2]), number(a[3])))
+    WHAT("kept", 4, kept(a[0], a[1], number(a[2]), number(a[3])))
     WHAT("sign", 3, sign(a[0], a[1], number(a[2])))
     WHAT("json", 1, json(number(a[0])))
     WHAT("base64", 1, base64(number(a[0])))

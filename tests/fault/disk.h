@@ -1516,8 +1516,8 @@ disk_pages(size_t len)
 #if defined(DISK_CHEAP_PAGES)
 #define mmap(at, len, prot, flags, fd, offset) disk_pages(len)
 #define munmap(at, len)       ((void)(len), free(at))
-#define mlock(at, len)        ((void)(len), 0)
-#define madvise(at, len, how) ((void)(len), 0)
+#define mlock(at, len)        ((void)(at), (void)(len), 0)
+#define madvise(at, len, how) ((void)(at), (void)(len), 0)
 #endif
 
 #endif

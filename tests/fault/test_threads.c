@@ -8,7 +8,7 @@
 
 #include <sched.h>
 
-enum { OWNERS = 14, RIVALS = 6, NAMES = 24, SHARED = 5, MAX = 32 };
+enum { OWNERS = 14, RIVALS = 6, NAMES = 24, SHARED = 5, MAX = 64 };
 
 typedef struct thread {
     struct world *w;
@@ -163,6 +163,10 @@ own_names(thread *t)
             if (went_as(t, "add", status, t->there[i] > 0
                         ? KAWS_EXISTS : KAWS_OK, &err))
                 t->there[i] = version;
+        }
+        if (t->w->cfg.cache_seconds > 0) {
+            check_key(t, name, i);
+            check_key(t, name, i);
         }
     }
 }
@@ -414,16 +418,30 @@ expect_sums(struct world *w, thread *threads)
 }
 
 
+/* Turns the cache off and on, if it is on. */
+static void
+change_cache(thread *t)
+{
+    int i = 0;
+
+    while (go_on(t))
+        if (t->w->cfg.cache_seconds > 0)
+            kaws_use_cache(t->ring, i++ % 3 * 30);
+    t->done++;
+}
+
+
 static void
 all_at_once(struct world *w, int strict)
 {
     static void (*const jobs[])(thread *) = {
         walk_about, walk_about, change_kms_keys, change_pairs, rewrap, rewrap,
-        rotate, reload, change_creds
+        rotate, reload, change_cache, change_creds
     };
     static thread threads[MAX];
     int i, count = OWNERS + RIVALS + (int)COUNT(jobs) - strict;
     int rewrapped = 0;
+    kaws_stats stats;
 
     memset(threads, 0, sizeof threads);
     for (i = 0; i < count; i++) {
@@ -445,6 +463,8 @@ all_at_once(struct world *w, int strict)
             assert_true(threads[i].done > 0);
     }
     assert_true(rewrapped > 0 || !strict);
+    kaws_get_stats(w->ring, &stats);
+    assert_true((stats.cache_hits > 0) == (w->cfg.cache_seconds > 0));
     w->ring->hooks.send = fake_send;
     EXPECT(w, KAWS_OK, NULL, kaws_use_kms_key(w->ring, FAKE_EAST, &w->err));
     expect_sums(w, threads);
@@ -455,15 +475,18 @@ all_at_once(struct world *w, int strict)
 }
 
 
-/* The KMS is at its best, or loses requests and replies. */
+/* The KMS is at its best, or loses requests and replies; the cache is off, or
+ * on: nobody may be told of a key that it was before. */
 static void
 test_all_at_once(void **state)
 {
     struct world *w = *state;
     kaws_stats stats;
-    int faults;
+    int i, faults;
 
-    for (faults = 0; faults < 2; faults++) {
+    for (i = 0; i < 4; i++) {
+        faults = i % 2;
+        w->cfg.cache_seconds = i < 2 ? 0 : 30;
         w->cfg.rewrap_parallel = 4;
         w->cfg.timeout_ms = faults ? 100000000 : 0;   /* sleeps move clocks   */
         w->cfg.hooks.send = faults ? send_badly : fake_send;
@@ -730,6 +753,51 @@ test_first_fetches(void **state)
 }
 
 
+/* ---- one call for a crowd ----------------------------------------------- */
+
+static void
+fetch_often(thread *t)
+{
+    int i;
+
+    for (i = 0; i < t->rounds; i++)
+        fetch_one(t);
+}
+
+
+/* Sixty-four threads and three keys: three calls, until the time is up. */
+static void
+test_a_crowd(void **state)
+{
+    static const char *const names[] = { "east", "east2", "west" };
+    static thread threads[MAX];
+    struct world *w = *state;
+    kaws_stats stats;
+    int round, i;
+
+    w->cfg.cache_seconds = 1;
+    world_open(w);
+    for (i = 0; i < 3; i++)
+        EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name_of(names[i], ""),
+                                               "AES", 32, &w->err));
+    for (round = 1; round <= rounds(10); round++) {
+        memset(threads, 0, sizeof threads);
+        for (i = 0; i < MAX; i++) {
+            threads[i].w = w;
+            threads[i].ring = w->ring;
+            threads[i].number = i;
+            threads[i].strict = 1;
+            threads[i].rounds = 50;
+            threads[i].job = fetch_often;
+        }
+        run_all(threads, MAX);
+        kaws_get_stats(w->ring, &stats);
+        assert_int_equal(stats.kms_requests, 3 + 3 * round);
+        w->f.now_ms += 1000;
+    }
+}
+
+
 /* ---- what a failed re-wrap gives back, while keys go ------------------- */
 
 static struct meeting {
@@ -827,6 +895,7 @@ main(void)
         TEST(test_rings_that_share_a_file),
         TEST(test_refreshed_while_used),
         TEST(test_first_fetches),
+        TEST(test_a_crowd),
         TEST(test_a_failed_rewrap_while_keys_go)
     };
 

@@ -37,6 +37,10 @@ static const char *operation;             /* NULL: nothing is recorded        */
 static struct { const char *label; uint8_t bytes[PIECE]; } pieces[PIECES];
 static size_t piece_count, next[PIECES], begins[65536];
 static uint8_t plain[PLAIN], older[PLAIN];
+static const uint8_t page_key[33] = "\x91\x3f\xa6\x07\xce\x58\x1d\xe2"
+                                    "\x74\xb9\x0b\xf5\x62\xd8\x2e\x97"
+                                    "\x4a\xc1\x85\x39\xfe\x10\x6d\xb4"
+                                    "\x23\xea\x5c\x98\x07\xf1\x4e\xd3";
 
 
 static void
@@ -102,6 +106,7 @@ look_for_all(const char *date, const char *region)
         look_for("a key", one.at, one.len);
         look_for("a key in base64", text.at, text.len);
     }
+    look_for("the page key", page_key, 32);
     look_for("the secret access key", FAKE_SECRET, strlen(FAKE_SECRET));
     look_for("the session token", TOKEN, strlen(TOKEN));
     look_for_key(key, sizeof start - 1, start, date);
@@ -202,6 +207,17 @@ send_quietly(void *ctx, const kaws_request *q, kaws_reply *r)
 }
 
 
+/* What is 32 bytes long is a page key. */
+static int
+random_or_page_key(void *ctx, void *out, size_t len)
+{
+    if (len != 32)
+        return fake_random(ctx, out, len);
+    memcpy(out, page_key, len);
+    return 0;
+}
+
+
 static kaws_name
 name_of(const char *key_id)
 {
@@ -240,6 +256,14 @@ do_fetch(scene *s)
     if (status == KAWS_OK)
         kaws_key_free(s->ring, &got);
     return status;
+}
+
+
+static kaws_status
+do_cache_off(scene *s)
+{
+    kaws_use_cache(s->ring, 0);
+    return KAWS_OK;
 }
 
 
@@ -307,6 +331,29 @@ remove_other(scene *s)
 
 
 static void
+keep_keys(scene *s)
+{
+    kaws_use_cache(s->ring, 60);
+}
+
+
+static void
+keep_it(scene *s)
+{
+    keep_keys(s);
+    must(s, "keep", do_fetch(s), KAWS_OK);
+}
+
+
+static void
+alter_it(scene *s)
+{
+    keep_it(s);
+    s->ring->vault.shield.oldest->bytes[0] ^= 1;
+}
+
+
+static void
 be_unknown(scene *s)
 {
     (void)snprintf(s->f.id, sizeof s->f.id, "AKIAOTHER");
@@ -342,6 +389,7 @@ static const kaws_bytes key = { plain, PLAIN };
     X(generate, kaws_generate(s->ring, name_of("g"), "AES", 32, &s->err))     \
     X(store, kaws_store(s->ring, name_of("s"), "AES", key, &s->err))          \
     X(fetch, do_fetch(s))                                                     \
+    X(cache_off, do_cache_off(s))                                             \
     X(remove, kaws_remove(s->ring, name_of("a"), &s->err))                    \
     X(use_kms_key, kaws_use_kms_key(s->ring, "alias/two", &s->err))           \
     X(reload, kaws_reload_creds(s->ring, &s->err))                            \
@@ -397,6 +445,10 @@ static const struct row {
       { "Decrypt", .from = "KeyId", .to = "KeyIs" } },
     { "fetch-cut", job_fetch, KAWS_REPLY, NULL,
       { "Decrypt", .times = 9, .cut = 120 } },
+    { "fetch-and-keep", job_fetch, KAWS_OK, keep_keys, { NULL } },
+    { "fetch-kept", job_fetch, KAWS_OK, keep_it, { NULL } },
+    { "fetch-altered", job_fetch, KAWS_OK, alter_it, { NULL } },
+    { "cache-off", job_cache_off, KAWS_OK, keep_it, { NULL } },
     { "remove", job_remove, KAWS_OK, NULL, { NULL } },
     { "remove-last", job_remove, KAWS_OK, remove_other, { NULL } },
     { "use-kms-key", job_use_kms_key, KAWS_OK, NULL, { NULL } },
@@ -431,6 +483,7 @@ perform_row(const struct row *row)
     memset(s, 0, sizeof *s);
     fake_init(&s->f);
     s->f.hooks.send = send_quietly;
+    s->f.hooks.random = random_or_page_key;
     (void)snprintf(s->f.token, sizeof s->f.token, TOKEN);
     fake_write_conf(&s->f, FAKE_ID "\n" FAKE_SECRET "\n" TOKEN "\n");
     s->cfg = fake_config(&s->f);

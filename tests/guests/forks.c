@@ -79,6 +79,7 @@ child(void)
     say("reencrypt", kaws_kms_reencrypt(ring, NULL, &sealed, &sealed, &err));
     say("bad argument", kaws_fetch(ring, guest_name(""), NULL, &err));
     kaws_use_timeouts(ring, 1, 1);
+    kaws_use_cache(ring, 60);
     kaws_get_stats(ring, &stats);
     MUST(memcmp(&stats, zeros, sizeof stats) == 0);
     kaws_close(ring);

@@ -181,7 +181,8 @@ run_open(job *j)
         { "connect_timeout_ms=", NULL, &cfg.connect_timeout_ms },
         { "timeout_ms=", NULL, &cfg.timeout_ms },
         { "max_attempts=", NULL, &cfg.max_attempts },
-        { "rewrap_parallel=", NULL, &cfg.rewrap_parallel }
+        { "rewrap_parallel=", NULL, &cfg.rewrap_parallel },
+        { "cache_seconds=", NULL, &cfg.cache_seconds }
     };
     size_t i, m;
 
@@ -289,6 +290,7 @@ run_stats(job *j)
     put_number(j->out, s.kms_errors);
     put_number(j->out, s.kms_retries);
     put_number(j->out, s.kms_time_us);
+    put_number(j->out, s.cache_hits);
     put_number(j->out, s.rewrap_done);
     put_number(j->out, s.rewrap_total);
     put_bytes(j->out, s.checksum, sizeof s.checksum);
@@ -562,7 +564,8 @@ run_wipe(job *j)
     X(walk_end, 0, 1, (kaws_walk_end(walk), walk = NULL, KAWS_OK))            \
     X(close, 0, 1, (kaws_close(ring), ring = NULL, KAWS_OK))                  \
     X(use_timeouts, 2, 1,                                                     \
-      (kaws_use_timeouts(ring, (int)NUMBER(0), (int)NUMBER(1)), KAWS_OK))
+      (kaws_use_timeouts(ring, (int)NUMBER(0), (int)NUMBER(1)), KAWS_OK))     \
+    X(use_cache, 1, 1, (kaws_use_cache(ring, (int)NUMBER(0)), KAWS_OK))
 
 #define X(name, count, silent, call)                                          \
     static kaws_status                                                        \

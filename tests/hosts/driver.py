@@ -25,8 +25,8 @@ from servers import BUILD, clean_environment
 
 HERE = Path(__file__).resolve().parent
 HEADER = HERE.parents[1] / "keyring_aws.h"
-STATS = ("keys", "kms_requests", "kms_errors", "kms_retries", "kms_time_us", "rewrap_done",
-         "rewrap_total")
+STATS = ("keys", "kms_requests", "kms_errors", "kms_retries", "kms_time_us", "cache_hits",
+         "rewrap_done", "rewrap_total")
 
 
 def build_c(source: str) -> Path:

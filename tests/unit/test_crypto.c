@@ -1,4 +1,4 @@
-/* test_crypto.c - room crypto: SHA-256, HMAC, comparing
+/* test_crypto.c - room crypto: SHA-256, HMAC, comparing, ChaCha20-Poly1305
  */
 
 #define KEYRING_AWS_IMPLEMENTATION
@@ -155,6 +155,82 @@ test_equal(void **state)
 }
 
 
+/* ---- ChaCha20-Poly1305 ------------------------------------------------- */
+
+/* Opens a copy; what is not right must come back as zeros. */
+static void
+aead_opens(int wanted, const uint8_t *key, const uint8_t *nonce,
+           kaws_bytes about, kaws_bytes cipher, const uint8_t *tag,
+           const uint8_t *plain)
+{
+    uint8_t *data = unit_exact(cipher.at, cipher.len);
+    uint8_t *zeros = calloc(1, cipher.len + 1), given[KAWS__TAG];
+
+    assert_non_null(zeros);
+    memcpy(given, tag, KAWS__TAG);
+    assert_int_equal(kaws__crypto_aead(key, nonce, about, 0, data, cipher.len,
+                                       given), wanted);
+    unit_same("opened", data, cipher.len, wanted ? plain : zeros, cipher.len);
+    assert_memory_equal(given, tag, KAWS__TAG);
+    free(data);
+    free(zeros);
+}
+
+
+/* Any bit that is changed anywhere is noticed: `what` is what it is in. */
+static void
+aead_flips(uint8_t *what, size_t len, const uint8_t *key, const uint8_t *nonce,
+           kaws_bytes about, kaws_bytes cipher, const uint8_t *tag)
+{
+    size_t i;
+
+    for (i = 0; i < 8 * len; i++) {
+        what[i / 8] ^= (uint8_t)(1 << i % 8);
+        aead_opens(0, key, nonce, about, cipher, tag, NULL);
+        what[i / 8] ^= (uint8_t)(1 << i % 8);
+    }
+}
+
+
+static void
+test_aead_vectors(void **state)
+{
+    static const char *const names[] = { "key", "nonce", "about", "plain",
+                                         "cipher", "tag" };
+    unit_file f;
+    size_t len[6], count = 0, i;
+    uint8_t *v[6], tag[KAWS__TAG];
+    kaws_bytes about, cipher;
+
+    (void)state;
+    unit_open(&f, __FILE__, "aead.txt");
+    for (; unit_next(&f); count++) {
+        for (i = 0; i < 6; i++)
+            v[i] = unit_unhex(unit_must(&f, names[i]), &len[i]);
+        about = unit_bytes(v[2], len[2]);
+        cipher = unit_bytes(v[4], len[4]);
+        assert_int_equal(len[3], len[4]);
+        aead_opens(1, v[0], v[1], about, cipher, v[5], v[3]);
+        for (i = 0; i < 6; i++)
+            if (i != 3)
+                aead_flips(v[i], len[i], v[0], v[1], about, cipher, v[5]);
+        about.len--;                      /* less, and split elsewhere        */
+        aead_opens(0, v[0], v[1], about, cipher, v[5], NULL);
+        about.len++;
+        cipher.len--;
+        aead_opens(0, v[0], v[1], about, cipher, v[5], NULL);
+        cipher.len++;
+        assert_true(kaws__crypto_aead(v[0], v[1], about, 1, v[3], len[3], tag));
+        unit_same("sealed", v[3], len[3], cipher.at, cipher.len);
+        unit_same("tag", tag, sizeof tag, v[5], len[5]);
+        for (i = 0; i < 6; i++)
+            free(v[i]);
+    }
+    unit_close(&f);
+    assert_int_equal(count, 2);
+}
+
+
 int
 main(void)
 {
@@ -162,7 +238,8 @@ main(void)
         cmocka_unit_test(test_sha256_vectors),
         cmocka_unit_test(test_sha256_million),
         cmocka_unit_test(test_hmac_vectors),
-        cmocka_unit_test(test_equal)
+        cmocka_unit_test(test_equal),
+        cmocka_unit_test(test_aead_vectors)
     };
 
     return cmocka_run_group_tests_name("crypto", tests, NULL, NULL);
