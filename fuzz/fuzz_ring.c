@@ -189,7 +189,7 @@ look(void)
         HOLDS(seen[i] == w.names[i].there || (w.names[i].unsure &&
                                               seen[i] <= 1));
         w.names[i].there = seen[i];
-        w.names[i].unsure &= w.ring->vault.uncertain;
+        w.names[i].unsure &= w.ring->vault.uncertain || w.read_only;
     }
     kaws_get_stats(w.ring, &stats);
     HOLDS(stats.keys == count);
