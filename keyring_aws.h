@@ -10538,13 +10538,14 @@ kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
 /* ---- what others did to it --------------------------------------------- */
 
 /* Whether the path no longer means the file that was so, or that file's length
- * differs; or, with `times`, its times. */
+ * differs, or it was replaced under another name; or, with `times`, its times
+ * differ. */
 static int
 kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 {
     kaws__stat st;
 
-    return kaws__disk_stat(-1, f->path, &st) != 0 ||
+    return kaws__disk_stat(-1, f->path, &st) != 0 || st.links == 0 ||
            st.dev != was->dev || st.ino != was->ino || st.size != was->size ||
            (times && (st.mtime_ns != was->mtime_ns ||
                       st.ctime_ns != was->ctime_ns));
@@ -10604,7 +10605,9 @@ kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
                                 "its owner, by chown or, where the file system "
                                 "sets owners (uid=, root_squash), by its mount",
                                 err);
-    kaws__err_others(f->hooks, "the data file", f->shown, st);
+    if (st->others_read > f->stat.others_read ||
+        st->others_write > f->stat.others_write)      /* it is news           */
+        kaws__err_others(f->hooks, "the data file", f->shown, st);
     return KAWS_OK;
 }
 
@@ -10623,7 +10626,8 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
         status = kaws__file_result(f, kaws__file_join(f, f->fd), "lock", "",
                                    err);
     if (status == KAWS_FILE && f->read_only) {
-        kaws__err_log(f->hooks, KAWS__LOG_UNLOCKED, err->text);
+        if (!f->exists)
+            kaws__err_log(f->hooks, KAWS__LOG_UNLOCKED, err->text);
         kaws__err_clear(err);
         status = KAWS_OK;
     }
@@ -11730,6 +11734,7 @@ typedef struct kaws__vault {
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
     kaws__turn   turn;            /* a thread that changes the file has it    */
+    kaws__stat   refused;         /* in turn: what was read, and not taken    */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until it is read again   */
     kaws__file   file;
@@ -11916,6 +11921,7 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
     int more = 0, same = 0;
     kaws_status status;
 
+    v->refused = (kaws__stat){ 0 };
     kaws__file_again(f, &again);
     kaws__table_open(&fresh, v->hooks, v->table.seed);
     status = kaws__vault_read(&again, &fresh, &found, accounts, err);
@@ -11927,9 +11933,16 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
         more = kaws__store_begins(all, f->size, f->sum);
         same = more && all.len == f->size && f->torn == 0 && !v->uncertain &&
                again.stat.dev == f->stat.dev && again.stat.ino == f->stat.ino;
-        if (!more && !(any && memcmp(found.file_id, f->file_id, 16) == 0))
-            status = kaws__file_refuse(f, 0, "it belongs to a different "
-                                       "keyring", NULL, err);
+        if (!more && !(any && memcmp(found.file_id, f->file_id, 16) == 0)) {
+            status = kaws__file_error(f, KAWS_CHANGED, "belongs to a different "
+                                      "keyring; nothing was changed; put the "
+                                      "right file back or, if it is this one, "
+                                      "reopen the keyring (in MySQL restart "
+                                      "the server)", err);
+            v->refused = again.stat;
+        }
+    } else if (status == KAWS_CORRUPT) {
+        v->refused = again.stat;
     }
     if (status == KAWS_OK && !same)
         status = kaws__save_accept(&again, all, &found, err);
@@ -11940,6 +11953,8 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
     kaws__thread_lock(&v->lock);
     v->uncertain |= status == KAWS_UNCERTAIN;
     kaws__thread_unlock(&v->lock);
+    again.lock_fd = -1;                   /* that lock is the caller's        */
+    kaws__file_release(&again);           /* a forked child may hold this one */
     kaws__disk_close(again.fd);
     kaws__table_close(&fresh);
     return status;
@@ -11947,8 +11962,8 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
 
 
 /* The file is not as it was. Maybe another process has added to it. Everything
- * else is refused, with the words for it. With the file held; on failure it is
- * to be released. */
+ * else is refused, with the words for it, and not read again until it changes.
+ * With the file held; on failure it is to be released. */
 static kaws_status
 kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 {
@@ -11958,7 +11973,8 @@ kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
     kaws__thread_lock(&v->lock);
     status = kaws__file_change(&v->file, err);
     kaws__thread_unlock(&v->lock);
-    if (status != KAWS_CHANGED || !kaws__file_may_go_on(&v->file))
+    if (status != KAWS_CHANGED || !kaws__file_may_go_on(&v->file) ||
+        !kaws__file_differs(&v->file, &v->refused, 1))
         return status;
     status = kaws__vault_reread(v, 0, &why);
     if (status == KAWS_CHANGED || status == KAWS_CORRUPT)
@@ -11969,26 +11985,31 @@ kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 
 
 /* Finds out what other processes did to the file: all of it KAWS__TO_REFRESH,
- * otherwise what they added. A file that is as it was costs one look. A ring
- * whose file is uncertain does nothing by itself. */
+ * otherwise what they added. A file that is as it was costs one look. What took
+ * a torn end's place may be as long. A ring whose file is uncertain does
+ * nothing by itself. */
 static kaws_status
 kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
     const int any = intent == KAWS__TO_REFRESH;
     kaws__stat was;
-    int uncertain;
+    int uncertain, times;
     kaws_status status;
 
     kaws__thread_lock(&v->lock);
     status = kaws__vault_allows(v, intent, err);
-    uncertain = v->uncertain;
+    uncertain = any && v->uncertain;
+    times = any || v->file.torn > 0;
     was = v->file.stat;
     kaws__thread_unlock(&v->lock);
     if (status != KAWS_OK ||
-        (uncertain ? !any : !kaws__file_differs(&v->file, &was, any)) ||
+        (!uncertain && !kaws__file_differs(&v->file, &was, times)) ||
         (status = kaws__vault_hold(v, err)) != KAWS_OK)
         return status;
-    if (v->uncertain ? any : kaws__file_differs(&v->file, &v->file.stat, any))
+    if (v->uncertain && !any)
+        status = kaws__vault_allows(v, KAWS__TO_ADD, err);
+    else if (v->uncertain ||
+             kaws__file_differs(&v->file, &v->file.stat, times))
         status = any ? kaws__vault_reread(v, 1, err)
                      : kaws__vault_catch_up(v, err);
     return kaws__vault_release(v, status);
@@ -12033,8 +12054,8 @@ kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 
 /* Looks up the name in copy->record, and copies the key, but for what its blob
  * is tied to. A key to be added must not be there; then this says just that. If
- * another one is not there, another process may have added it. The lock is not
- * kept, so a change looks again. */
+ * it is there, or another key is not, another process may have changed that.
+ * The lock is not kept, so a change looks again. */
 static kaws_status
 kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
@@ -12057,7 +12078,7 @@ kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                                    copy->record.user_id);
         }
         kaws__thread_unlock(&v->lock);
-    } while (status == KAWS_NOT_FOUND && again++ == 0 &&
+    } while (status != KAWS_OK && again++ == 0 &&
              (status = kaws__vault_refresh(v, intent, err)) == KAWS_OK);
     if (intent == KAWS__TO_ADD)
         kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
@@ -12176,7 +12197,8 @@ kaws__vault_begin(kaws__vault *v, kaws_error *err)
 
     if (status != KAWS_OK)
         return status;
-    if (!v->uncertain && kaws__file_differs(&v->file, &v->file.stat, 0) &&
+    if (!v->uncertain && kaws__file_differs(&v->file, &v->file.stat,
+                                            v->file.torn > 0) &&
         (status = kaws__vault_catch_up(v, err)) != KAWS_OK)
         return kaws__vault_release(v, status);
     kaws__thread_lock(&v->lock);
