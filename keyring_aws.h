@@ -8134,7 +8134,7 @@ kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
             todo = (k = kaws__shield_find(s, w->id)) == NULL
                  ? kaws__shield_join(s, w) : KAWS__HAVE;
     }
-    if (todo == KAWS__HAVE) {
+    if (k != NULL) {
         w->epoch = s->epoch;
         memcpy(w->nonce, k->nonce, sizeof w->nonce);
         memcpy(w->key, s->page->key, sizeof w->key);
@@ -8143,7 +8143,7 @@ kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
         s->hits++;
     }
     kaws__thread_unlock(&s->lock);
-    return todo == KAWS__HAVE ? kaws__shield_unseal(s, w) : todo;
+    return k != NULL ? kaws__shield_unseal(s, w) : todo;
 }
 
 
