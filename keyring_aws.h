@@ -7624,9 +7624,9 @@ enum {                            /* cures                                    */
     KAWS__CLOCK  = 4,             /* our clock may be wrong                   */
     KAWS__RENEW  = 8,             /* there may be newer credentials           */
     KAWS__BOTH   = KAWS__CLOCK | KAWS__RENEW,
-    KAWS__QUOTE  = 16,            /* no cure: AWS's message helps the user    */
+    KAWS__CITE   = 16,            /* no cure: AWS's message helps the user    */
     KAWS__ENDS   = 32,            /* the right to use a KMS key has ended     */
-    KAWS__FINAL  = KAWS__QUOTE | KAWS__ENDS
+    KAWS__FINAL  = KAWS__CITE | KAWS__ENDS
 };
 
 typedef struct kaws__fault {
@@ -7668,13 +7668,13 @@ static const kaws__fault kaws__faults[] = {
                 "allow it in the IAM policy and the key policy"),
     KAWS__FAULT("NotFound", KMS_KEY, FINAL,
                 "check the KMS key's id and the region"),
-    KAWS__FAULT("InvalidArn", KMS_KEY, QUOTE, "check the KMS key's ARN"),
+    KAWS__FAULT("InvalidArn", KMS_KEY, CITE, "check the KMS key's ARN"),
     KAWS__FAULT("Disabled", KMS_KEY, FINAL, "enable the KMS key"),
     KAWS__FAULT("KMSInvalidState", KMS_KEY, FINAL,
                 "check the state of the KMS key"),
-    KAWS__FAULT("InvalidKeyUsage", KMS_KEY, QUOTE,
+    KAWS__FAULT("InvalidKeyUsage", KMS_KEY, CITE,
                 "use a symmetric KMS key for encryption"),
-    KAWS__FAULT("UnsupportedOperation", KMS_KEY, QUOTE,
+    KAWS__FAULT("UnsupportedOperation", KMS_KEY, CITE,
                 "this kind of KMS key cannot do that"),
     KAWS__FAULT("InvalidCiphertext", MISMATCH, NONE,
                 "it was sealed with another encryption context, or it is "
@@ -7684,9 +7684,9 @@ static const kaws__fault kaws__faults[] = {
                 "damaged"),
     KAWS__FAULT("IncorrectKey", MISMATCH, NONE,
                 "another KMS key sealed it than the one that was named"),
-    KAWS__FAULT("LimitExceeded", SERVICE, QUOTE,
+    KAWS__FAULT("LimitExceeded", SERVICE, CITE,
                 "a KMS key can be rotated on demand 25 times"),
-    KAWS__FAULT("Conflict", SERVICE, QUOTE, "try again later"),
+    KAWS__FAULT("Conflict", SERVICE, CITE, "try again later"),
     KAWS__FAULT("Validation", ARGUMENT, NONE,
                 "AWS KMS rejected the request as invalid"),
     KAWS__FAULT("DryRunOperation", OK, NONE, "that answers another request"),
@@ -8671,7 +8671,7 @@ kaws__calls_refused(kaws__call *c)
         status = KAWS_REPLY;
         advice = "that answers another request";
     }
-    if ((c->cures & KAWS__QUOTE) && c->secret_len == 0)
+    if ((c->cures & KAWS__CITE) && c->secret_len == 0)
         kaws__calls_words(c, shown, sizeof shown, message);
     id = kaws__calls_blame(c, type);
     return kaws__err_set(err, status, "AWS KMS at %s refused %s (%s, HTTP %d, "
