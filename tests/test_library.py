@@ -166,6 +166,10 @@ def test_a_thread_needs_no_more_stack_than_the_manual_says(emulator, settings, t
     assert lib.call("check").status == "CREDENTIALS"
     conf.write_bytes(good)
     lib.ok("use_timeouts", 0, 0)
+    lib.ok("use_cache", 60)
+    lib.ok("generate", "kept", None, "AES", 32)
+    assert lib.fetch("kept") == lib.fetch("kept")
+    lib.ok("use_cache", 0)
     lib.ok("walk_begin")
     lib.ok("walk_next")
     lib.ok("walk_end")
