@@ -296,14 +296,14 @@
  * thread needs 64 KiB of stack.
  *
  * Processes may share a data file: the second gets a warning when it opens the
- * file, and they take turns to change it. If one adds keys, each other takes
- * them over by itself, before it changes the file and before it answers that a
- * name is not there; a walk and the stats show them only then. So processes
- * that only add keys never disturb each other. If one removes keys or re-wraps
- * them, each other goes on fetching what it knows, and answers KAWS_CHANGED to
- * every change, and to a fetch of a name that it does not know, until its owner
- * calls kaws_refresh. To take over what others did means to read the whole
- * file. If nobody did anything, it costs one look at the file.
+ * file, and they take turns to change it. If one adds keys, the others take
+ * them over by themselves, before they change the file and before they answer
+ * that a name is not there; a walk and the stats show the keys only then. So
+ * processes that only add keys never disturb each other. If one removes keys or
+ * re-wraps them, the others go on fetching what they know. To every change, and
+ * to a fetch of a name that they do not know, they answer KAWS_CHANGED, until
+ * their owner calls kaws_refresh. To take over what others did, a ring reads
+ * the whole file. If nobody did anything, it only looks at the file's state.
  *
  * A ring belongs to the process that opened it. In a child process made by
  * fork() every function answers CONFIG, except kaws_close: there it frees
@@ -332,7 +332,7 @@
  *                          holds it while it waits for other processes
  *     VAULT      vault     the table and the file: no thread that holds it
  *                          waits for AWS or for another process
- *     SHIELD    shield    the keys that are kept, and who waits for one
+ *     SHIELD     shield    the keys that are kept, and who waits for one
  *     TRUST      trust     the current KMS key, and the trusted accounts
  *     CALLS      calls     the clock's offset, and the counters
  *     SOURCE     creds     one thread at a time asks for new credentials
