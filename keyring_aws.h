@@ -313,14 +313,14 @@
  * thread needs 64 KiB of stack.
  *
  * Processes may share a data file: the second gets a warning when it opens the
- * file, and they take turns to change it. If one adds keys, each other takes
- * them over by itself, before it changes the file and before it answers that a
- * name is not there; a walk and the stats show them only then. So processes
- * that only add keys never disturb each other. If one removes keys or re-wraps
- * them, each other goes on fetching what it knows, and answers KAWS_CHANGED to
- * every change, and to a fetch of a name that it does not know, until its owner
- * calls kaws_refresh. To take over what others did means to read the whole
- * file. If nobody did anything, it costs one look at the file.
+ * file, and they take turns to change it. If one adds keys, the others take
+ * them over by themselves, before they change the file and before they answer
+ * that a name is not there; a walk and the stats show the keys only then. So
+ * processes that only add keys never disturb each other. If one removes keys or
+ * re-wraps them, the others go on fetching what they know. To every change, and
+ * to a fetch of a name that they do not know, they answer KAWS_CHANGED, until
+ * their owner calls kaws_refresh. To take over what others did, a ring reads
+ * the whole file. If nobody did anything, it only looks at the file's state.
  *
  * A ring belongs to the process that opened it. In a child process made by
  * fork() every function answers CONFIG, except kaws_close: there it frees
@@ -349,7 +349,7 @@
  *                          holds it while it waits for other processes
  *     VAULT      vault     the table and the file: no thread that holds it
  *                          waits for AWS or for another process
- *     SHIELD    shield    the keys that are kept, and who waits for one
+ *     SHIELD     shield    the keys that are kept, and who waits for one
  *     TRUST      trust     the current KMS key, and the trusted accounts
  *     CALLS      calls     the clock's offset, and the counters
  *     BREAKER    breaker   which hosts do not answer; it belongs to the process
@@ -537,8 +537,9 @@
  * If the first call of a ring is a fetch, the own account may be unknown. Then
  * Decrypt names the KMS key by its id or alias. KMS decrypts only if that is
  * the KMS key that sealed the blob, and its reply tells the account. If KMS
- * refuses, we ask it to seal a byte, which tells the account as well, and then
- * send the Decrypt that names the entry's KMS key.
+ * refuses, or its reply does not fit the entry, we ask it to seal a byte, which
+ * tells the account as well, and then send the Decrypt that names the entry's
+ * KMS key.
  *
  *
  * 9  LIMITS
@@ -1027,7 +1028,7 @@ typedef struct kaws_creds_wanted {
 
     kaws_creds  creds;            /* the hook's own memory: see there         */
     int64_t     expires;          /* Unix seconds; 0: they do not expire      */
-    char        text[128];        /* on failure: why, for the error's text    */
+    char        text[128];        /* on failure: why; no secret, it is shown  */
 } kaws_creds_wanted;
 
 /* All effects on the world except files; each can be replaced by itself. Any
@@ -1359,7 +1360,8 @@ KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
  * failure, because it holds a key. Otherwise `plain`, *plain_len, *in and *out
  * must not overlap: ARGUMENT, and all stay unchanged. All four functions may
  * return ARGUMENT, CONFIG, FOREIGN, MEMORY and the KMS errors; Decrypt and
- * ReEncrypt also MISMATCH, if the context is not the one used to encrypt. */
+ * ReEncrypt also MISMATCH, if the context or the KMS key is not the one used to
+ * encrypt. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
@@ -5334,8 +5336,9 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
  * Gives: head_begin kaws_reply_line
  *
  * The built-in sender and the caller's `send` hook hand over the same lines, so
- * they are read in one way. Whatever was not sent as one whole line is not
- * believed: a header that came twice, or in several lines.
+ * they are read in one way. A wanted header that was not sent as one whole line
+ * is not believed: it came twice, or in several lines. Of the three that every
+ * reply may have, the last counts.
  */
 
 /* Nothing is known yet; or what is known was said of another reply. */
@@ -6229,23 +6232,25 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
     const kaws_hooks *hooks = http->hooks;
-    kaws_header *headers = r->headers;    /* a hook may forget what is ours   */
-    const size_t count = r->header_count;
+    const kaws_reply ours = *r;           /* a hook may put it elsewhere      */
     char *id = r->request_id, *end = id;
     kaws_status status;
 
     if (r->body_len > 0)
         kaws__http_forget(http, r);
-    *r = (kaws_reply){ .body = r->body, .body_max = r->body_max,
-                       .headers = headers, .header_count = count };
+    *r = (kaws_reply){ .body = ours.body, .body_max = ours.body_max,
+                       .headers = ours.headers,
+                       .header_count = ours.header_count };
     kaws__head_begin(r);
     *lent = NULL;
     if (http->sender != NULL)
         status = kaws__curl_send(http->sender, q, r, lent);
     else
         status = hooks->send(hooks->ctx, q, r) == 0 ? KAWS_OK : KAWS_NETWORK;
-    r->headers = headers;
-    r->header_count = count;
+    r->body = ours.body;
+    r->body_max = ours.body_max;
+    r->headers = ours.headers;
+    r->header_count = ours.header_count;
     r->text[sizeof r->text - 1] = '\0';
     r->request_id[sizeof r->request_id - 1] = '\0';
     for (; *id != '\0'; id++)             /* AWS's have nothing else         */
@@ -6276,7 +6281,7 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: thread disk err buf text sigv4
+ * Uses: thread disk err mem buf text sigv4
  * Gives: sources_open sources_read sources_end
  *
  * A table has one row for each source: its name, and a function that finds
@@ -6615,9 +6620,9 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
     w.text[sizeof w.text - 1] = '\0';
     if (failed && kaws__thread_pause(s->hooks, &seek->cancel, 0))
         return kaws__err_cancelled(err, "the program's credentials");
-    if (kaws__text_holds(kaws__buf_of(w.text), seek->secret[0]) ||
+    if (!failed || kaws__text_holds(kaws__buf_of(w.text), seek->secret[0]) ||
         kaws__text_holds(kaws__buf_of(w.text), seek->secret[1]))
-        w.text[0] = '\0';
+        kaws_wipe(w.text, sizeof w.text);
     if (failed)
         return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave no "
                              "credentials: %s", s->shown, w.text[0] == '\0'
@@ -6986,10 +6991,9 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
     if (waited == KAWS__GIVEN_UP)
         return kaws__err_cancelled(err, "the credentials");
     if (waited < 0)
-        return kaws__err_set(err, KAWS_NETWORK, "there are no AWS credentials "
-                             "yet: another thread has been asking %s for them "
-                             "for %d ms", c->sources.source->name,
-                             seek->left_ms);
+        return kaws__err_set(err, KAWS_NETWORK, "no AWS credentials have come: "
+                             "another thread has been asking %s for them for "
+                             "%d ms", c->sources.source->name, seek->left_ms);
     seek->left_ms -= waited;
     status = kaws__creds_turn(c, seek, need, answers, err);
     kaws__thread_turn_end(&c->asking, 0);
@@ -7717,9 +7721,9 @@ enum {                            /* cures                                    */
     KAWS__CLOCK  = 4,             /* our clock may be wrong                   */
     KAWS__RENEW  = 8,             /* there may be newer credentials           */
     KAWS__BOTH   = KAWS__CLOCK | KAWS__RENEW,
-    KAWS__QUOTE  = 16,            /* no cure: AWS's message helps the user    */
+    KAWS__CITE   = 16,            /* no cure: AWS's message helps the user    */
     KAWS__ENDS   = 32,            /* the right to use a KMS key has ended     */
-    KAWS__FINAL  = KAWS__QUOTE | KAWS__ENDS
+    KAWS__FINAL  = KAWS__CITE | KAWS__ENDS
 };
 
 typedef struct kaws__fault {
@@ -7761,13 +7765,13 @@ static const kaws__fault kaws__faults[] = {
                 "allow it in the IAM policy and the key policy"),
     KAWS__FAULT("NotFound", KMS_KEY, FINAL,
                 "check the KMS key's id and the region"),
-    KAWS__FAULT("InvalidArn", KMS_KEY, QUOTE, "check the KMS key's ARN"),
+    KAWS__FAULT("InvalidArn", KMS_KEY, CITE, "check the KMS key's ARN"),
     KAWS__FAULT("Disabled", KMS_KEY, FINAL, "enable the KMS key"),
     KAWS__FAULT("KMSInvalidState", KMS_KEY, FINAL,
                 "check the state of the KMS key"),
-    KAWS__FAULT("InvalidKeyUsage", KMS_KEY, QUOTE,
+    KAWS__FAULT("InvalidKeyUsage", KMS_KEY, CITE,
                 "use a symmetric KMS key for encryption"),
-    KAWS__FAULT("UnsupportedOperation", KMS_KEY, QUOTE,
+    KAWS__FAULT("UnsupportedOperation", KMS_KEY, CITE,
                 "this kind of KMS key cannot do that"),
     KAWS__FAULT("InvalidCiphertext", MISMATCH, NONE,
                 "it was sealed with another encryption context, or it is "
@@ -7777,9 +7781,9 @@ static const kaws__fault kaws__faults[] = {
                 "damaged"),
     KAWS__FAULT("IncorrectKey", MISMATCH, NONE,
                 "another KMS key sealed it than the one that was named"),
-    KAWS__FAULT("LimitExceeded", SERVICE, QUOTE,
+    KAWS__FAULT("LimitExceeded", SERVICE, CITE,
                 "a KMS key can be rotated on demand 25 times"),
-    KAWS__FAULT("Conflict", SERVICE, QUOTE, "try again later"),
+    KAWS__FAULT("Conflict", SERVICE, CITE, "try again later"),
     KAWS__FAULT("Validation", ARGUMENT, NONE,
                 "AWS KMS rejected the request as invalid"),
     KAWS__FAULT("DryRunOperation", OK, NONE, "that answers another request"),
@@ -8227,7 +8231,7 @@ kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
             todo = (k = kaws__shield_find(s, w->id)) == NULL
                  ? kaws__shield_join(s, w) : KAWS__HAVE;
     }
-    if (todo == KAWS__HAVE) {
+    if (k != NULL) {
         w->epoch = s->epoch;
         memcpy(w->nonce, k->nonce, sizeof w->nonce);
         memcpy(w->key, s->page->key, sizeof w->key);
@@ -8236,7 +8240,7 @@ kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
         s->hits++;
     }
     kaws__thread_unlock(&s->lock);
-    return todo == KAWS__HAVE ? kaws__shield_unseal(s, w) : todo;
+    return k != NULL ? kaws__shield_unseal(s, w) : todo;
 }
 
 
@@ -9043,7 +9047,7 @@ kaws__calls_refused(kaws__call *c)
         status = KAWS_REPLY;
         advice = "that answers another request";
     }
-    if ((c->cures & KAWS__QUOTE) && c->secret_len == 0)
+    if ((c->cures & KAWS__CITE) && c->secret_len == 0)
         kaws__calls_words(c, shown, sizeof shown, message);
     id = kaws__calls_blame(c, type);
     return kaws__err_set(err, status, "AWS KMS at %s refused %s (%s, HTTP %d, "
@@ -9166,13 +9170,14 @@ kaws__calls_try(kaws__call *c)
     kaws_request *q = &c->q;
     const kaws__cancel cancel = { q->cancelled, q->cancelled_arg };
     kaws_bytes id;
-    int64_t took, started = kaws__sys_ticks_us();
+    int64_t took, started;
     kaws_status status;
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
     if ((status = kaws__calls_sign(c)) != KAWS_OK)
         return status;
+    started = kaws__sys_ticks_us();       /* credentials may take longer      */
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     c->left_ms = kaws__calls_left_ms(c->op);
@@ -9206,9 +9211,10 @@ kaws__calls_try(kaws__call *c)
 static int
 kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 {
-    int64_t off = date - signed_at;
+    int64_t off = date < 1577836800 || date >= 4102444800 ? 0
+                : date - signed_at;
 
-    if (date < 1577836800 || date >= 4102444800 || (off <= 240 && off >= -240))
+    if (off <= 240 && off >= -240)
         return 0;
     kaws__thread_lock(&k->lock);
     off = date - k->hooks->now_ms(k->hooks->ctx) / 1000;
@@ -9559,6 +9565,10 @@ kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
         status = kaws__calls_send(&c);
     if (status == KAWS_OK && c.r.http != 200)
         got = 0;
+    else if (status == KAWS_OK && (flags & KAWS__LEARNS) &&
+             !kaws__buf_same(c.want[KAWS__KEY].value, kaws__buf_of(arn)))
+        status = kaws__err_set(op->err, KAWS_MISMATCH, "another KMS key sealed "
+                               "the blob than the one that is named beside it");
     else if (status == KAWS_OK && c.wanted > 0 &&
              (status = kaws__kms_expect_key(&c, KAWS__KEY, arn)) == KAWS_OK)
         status = kaws__kms_take_plain(&c, c.r.body, &got);
@@ -9681,12 +9691,14 @@ kaws__kms_learn_account(kaws__op *op)
 /* Opens a blob for the caller. If the own account is not known yet, KMS may be
  * able to tell it while it opens the blob. If it is not, because another KMS
  * key sealed the blob, or the right to use that one is missing, KMS is asked
- * for the account first. */
+ * for the account first. If KMS refuses that, too, its first refusal says more,
+ * unless that was only about the other KMS key. */
 static kaws_status
 kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                kaws_bytes expect, uint8_t *plain, size_t *len)
 {
     const size_t room = *len;
+    kaws_error first;             /* of KMS, without the account              */
     int may = kaws__trust_ask_first(&op->calls->trust, &op->target) &&
               kaws__arn_fits(&op->target, in->kms_key_arn);
     kaws_status status = !may ? KAWS_MISMATCH
@@ -9695,11 +9707,19 @@ kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (status != KAWS_MISMATCH && status != KAWS_DENIED &&
         status != KAWS_KMS_KEY)
         return status;
+    first = *op->err;
     kaws__err_clear(op->err);
     *len = room;
     status = kaws__kms_learn_account(op);
-    return status != KAWS_OK ? status
-         : kaws__kms_decrypt(op, 0, ctx, in, expect, plain, len);
+    if (status == KAWS_OK)
+        return kaws__kms_decrypt(op, 0, ctx, in, expect, plain, len);
+    if (status != KAWS_DENIED || first.status == KAWS_OK ||
+        strncmp(first.aws, "IncorrectKey", 12) == 0)
+        return status;
+    (void)kaws__err_set(&first, first.status, "%s (and whose account that is, "
+                        "we could not ask: %s)", first.text, op->err->text);
+    *op->err = first;
+    return first.status;
 }
 
 
@@ -10956,13 +10976,14 @@ kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
 /* ---- what others did to it --------------------------------------------- */
 
 /* Whether the path no longer means the file that was so, or that file's length
- * differs; or, with `times`, its times. */
+ * differs, or it was replaced under another name; or, with `times`, its times
+ * differ. */
 static int
 kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 {
     kaws__stat st;
 
-    return kaws__disk_stat(-1, f->path, &st) != 0 ||
+    return kaws__disk_stat(-1, f->path, &st) != 0 || st.links == 0 ||
            st.dev != was->dev || st.ino != was->ino || st.size != was->size ||
            (times && (st.mtime_ns != was->mtime_ns ||
                       st.ctime_ns != was->ctime_ns));
@@ -11022,7 +11043,9 @@ kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
                                 "its owner, by chown or, where the file system "
                                 "sets owners (uid=, root_squash), by its mount",
                                 err);
-    kaws__err_others(f->hooks, "the data file", f->shown, st);
+    if (st->others_read > f->stat.others_read ||
+        st->others_write > f->stat.others_write)      /* it is news           */
+        kaws__err_others(f->hooks, "the data file", f->shown, st);
     return KAWS_OK;
 }
 
@@ -11041,7 +11064,8 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
         status = kaws__file_result(f, kaws__file_join(f, f->fd), "lock", "",
                                    err);
     if (status == KAWS_FILE && f->read_only) {
-        kaws__err_log(f->hooks, KAWS__LOG_UNLOCKED, err->text);
+        if (!f->exists)
+            kaws__err_log(f->hooks, KAWS__LOG_UNLOCKED, err->text);
         kaws__err_clear(err);
         status = KAWS_OK;
     }
@@ -12148,6 +12172,7 @@ typedef struct kaws__vault {
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
     kaws__turn   turn;            /* a thread that changes the file has it    */
+    kaws__stat   refused;         /* in turn: what was read, and not taken    */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until it is read again   */
     kaws__file   file;
@@ -12334,6 +12359,7 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
     int more = 0, same = 0;
     kaws_status status;
 
+    v->refused = (kaws__stat){ 0 };
     kaws__file_again(f, &again);
     kaws__table_open(&fresh, v->hooks, v->table.seed);
     status = kaws__vault_read(&again, &fresh, &found, accounts, err);
@@ -12345,9 +12371,16 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
         more = kaws__store_begins(all, f->size, f->sum);
         same = more && all.len == f->size && f->torn == 0 && !v->uncertain &&
                again.stat.dev == f->stat.dev && again.stat.ino == f->stat.ino;
-        if (!more && !(any && memcmp(found.file_id, f->file_id, 16) == 0))
-            status = kaws__file_refuse(f, 0, "it belongs to a different "
-                                       "keyring", NULL, err);
+        if (!more && !(any && memcmp(found.file_id, f->file_id, 16) == 0)) {
+            status = kaws__file_error(f, KAWS_CHANGED, "belongs to a different "
+                                      "keyring; nothing was changed; put the "
+                                      "right file back or, if it is this one, "
+                                      "reopen the keyring (in MySQL restart "
+                                      "the server)", err);
+            v->refused = again.stat;
+        }
+    } else if (status == KAWS_CORRUPT) {
+        v->refused = again.stat;
     }
     if (status == KAWS_OK && !same)
         status = kaws__save_accept(&again, all, &found, err);
@@ -12358,6 +12391,8 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
     kaws__thread_lock(&v->lock);
     v->uncertain |= status == KAWS_UNCERTAIN;
     kaws__thread_unlock(&v->lock);
+    again.lock_fd = -1;                   /* that lock is the caller's        */
+    kaws__file_release(&again);           /* a forked child may hold this one */
     kaws__disk_close(again.fd);
     kaws__table_close(&fresh);
     return status;
@@ -12365,8 +12400,8 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
 
 
 /* The file is not as it was. Maybe another process has added to it. Everything
- * else is refused, with the words for it. With the file held; on failure it is
- * to be released. */
+ * else is refused, with the words for it, and not read again until it changes.
+ * With the file held; on failure it is to be released. */
 static kaws_status
 kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 {
@@ -12376,7 +12411,8 @@ kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
     kaws__thread_lock(&v->lock);
     status = kaws__file_change(&v->file, err);
     kaws__thread_unlock(&v->lock);
-    if (status != KAWS_CHANGED || !kaws__file_may_go_on(&v->file))
+    if (status != KAWS_CHANGED || !kaws__file_may_go_on(&v->file) ||
+        !kaws__file_differs(&v->file, &v->refused, 1))
         return status;
     status = kaws__vault_reread(v, 0, &why);
     if (status == KAWS_CHANGED || status == KAWS_CORRUPT)
@@ -12387,26 +12423,31 @@ kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 
 
 /* Finds out what other processes did to the file: all of it KAWS__TO_REFRESH,
- * otherwise what they added. A file that is as it was costs one look. A ring
- * whose file is uncertain does nothing by itself. */
+ * otherwise what they added. A file that is as it was costs one look. What took
+ * a torn end's place may be as long. A ring whose file is uncertain does
+ * nothing by itself. */
 static kaws_status
 kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
     const int any = intent == KAWS__TO_REFRESH;
     kaws__stat was;
-    int uncertain;
+    int uncertain, times;
     kaws_status status;
 
     kaws__thread_lock(&v->lock);
     status = kaws__vault_allows(v, intent, err);
-    uncertain = v->uncertain;
+    uncertain = any && v->uncertain;
+    times = any || v->file.torn > 0;
     was = v->file.stat;
     kaws__thread_unlock(&v->lock);
     if (status != KAWS_OK ||
-        (uncertain ? !any : !kaws__file_differs(&v->file, &was, any)) ||
+        (!uncertain && !kaws__file_differs(&v->file, &was, times)) ||
         (status = kaws__vault_hold(v, err)) != KAWS_OK)
         return status;
-    if (v->uncertain ? any : kaws__file_differs(&v->file, &v->file.stat, any))
+    if (v->uncertain && !any)
+        status = kaws__vault_allows(v, KAWS__TO_ADD, err);
+    else if (v->uncertain ||
+             kaws__file_differs(&v->file, &v->file.stat, times))
         status = any ? kaws__vault_reread(v, 1, err)
                      : kaws__vault_catch_up(v, err);
     return kaws__vault_release(v, status);
@@ -12451,8 +12492,8 @@ kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 
 /* Looks up the name in copy->record, and copies the key, but for what its blob
  * is tied to. A key to be added must not be there; then this says just that. If
- * another one is not there, another process may have added it. The lock is not
- * kept, so a change looks again. */
+ * it is there, or another key is not, another process may have changed that.
+ * The lock is not kept, so a change looks again. */
 static kaws_status
 kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
@@ -12475,7 +12516,7 @@ kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                                    copy->record.user_id);
         }
         kaws__thread_unlock(&v->lock);
-    } while (status == KAWS_NOT_FOUND && again++ == 0 &&
+    } while (status != KAWS_OK && again++ == 0 &&
              (status = kaws__vault_refresh(v, intent, err)) == KAWS_OK);
     if (intent == KAWS__TO_ADD)
         kaws__bind_key(v->file_hex, &copy->record, &copy->bound);
@@ -12594,7 +12635,8 @@ kaws__vault_begin(kaws__vault *v, kaws_error *err)
 
     if (status != KAWS_OK)
         return status;
-    if (!v->uncertain && kaws__file_differs(&v->file, &v->file.stat, 0) &&
+    if (!v->uncertain && kaws__file_differs(&v->file, &v->file.stat,
+                                            v->file.torn > 0) &&
         (status = kaws__vault_catch_up(v, err)) != KAWS_OK)
         return kaws__vault_release(v, status);
     kaws__thread_lock(&v->lock);

@@ -167,6 +167,10 @@ static const meaning meanings[] = {
     { " InvalidSignature SignatureDoesNotMatch RequestTimeTooSkewed "
       "RequestExpired RequestInTheFuture AuthFailure ",
       KAWS_CREDENTIALS, CLOCK },
+    { " UnrecognizedClient InvalidClientTokenId ExpiredToken "
+      "IncompleteSignature MissingAuthenticationToken OptInRequired ",
+      KAWS_CREDENTIALS, 0 },
+    { " LimitExceeded Conflict ", KAWS_SERVICE, 0 },
     { " AccessDenied NotAuthorized 401 403 ", KAWS_DENIED, 0 },
     { " NotFound InvalidArn Disabled KMSInvalidState InvalidKeyUsage "
       "UnsupportedOperation ", KAWS_KMS_KEY, 0 },
@@ -671,8 +675,9 @@ open_for_caller(worth *x, uint8_t plain[KAWS_PLAIN_MAX])
 
     if (m.home[0] == '\0' && !(how & (LISTED | FAR))) {
         status = ask(x, "us-east-1", OPENS);
-        if (status == KAWS_OK && (!is(x->j.found[1], FAKE_EAST) ||
-                                  x->blob_len < 1 ||
+        if (status == KAWS_OK && !is(x->j.found[1], FAKE_EAST))
+            status = KAWS_MISMATCH;
+        if (status == KAWS_OK && (x->blob_len < 1 ||
                                   x->blob_len > KAWS_PLAIN_MAX))
             return 0;
         if (status == KAWS_OK && (the_call != FETCH || x->blob_len == 32)) {

@@ -190,7 +190,7 @@ look(void)
         HOLDS(seen[i] == w.names[i].there || (w.names[i].unsure &&
                                               seen[i] <= 1));
         w.names[i].there = seen[i];
-        w.names[i].unsure &= w.ring->vault.uncertain;
+        w.names[i].unsure &= w.ring->vault.uncertain || w.read_only;
     }
     kaws_get_stats(w.ring, &stats);
     HOLDS(stats.keys == count);
@@ -433,12 +433,13 @@ maintain(kaws_bytes *in, int what)
 }
 
 
-/* Another process adds a key: ours notices, and changes nothing more. */
+/* Another process adds a key, and may remove one. What was only added, ours has
+ * at once; else it changes nothing more until it is refreshed. */
 static void
 intrude(kaws_bytes *in)
 {
     kaws *ours = w.ring;
-    int n = (int)(fuzz_number(in, 1) % NAMES), free_name = 0;
+    int how = (int)(fuzz_number(in, 1) % (2 * NAMES)), n = how % NAMES, gone;
     uint64_t before;
     kaws_error err;
 
@@ -451,19 +452,27 @@ intrude(kaws_bytes *in)
     w.names[n].told = 0;
     w.names[n].born = ++w.next_born;
     HOLDS(kaws_generate(w.ring, names[n], "AES", 32, &err) == KAWS_OK);
+    for (gone = 0; gone < NAMES && !w.names[gone].there;)
+        gone++;
+    if (how < NAMES || gone == NAMES)
+        gone = -1;
+    else
+        HOLDS(kaws_remove(w.ring, names[gone], &err) == KAWS_OK);
     kaws_close(w.ring);
     w.ring = ours;
-    before = disk_hash();
-    while (free_name < NAMES && w.names[free_name].there)
-        free_name++;
-    HOLDS(kaws_generate(ours, names[free_name], "AES", 16, &err) ==
-          KAWS_CHANGED);
-    HOLDS(kaws_remove(ours, names[n], &err) == KAWS_NOT_FOUND);
-    show("intrude", n, KAWS_CHANGED);
     w.names[n].there = 1;
-    close_ring();
-    HOLDS(disk_hash() == before);
-    open_ring(0);
+    before = disk_hash();
+    if (gone >= 0) {
+        w.names[gone].there = 0;
+        HOLDS(kaws_generate(ours, names[gone], "AES", 16, &err) ==
+              KAWS_CHANGED);
+        HOLDS(kaws_generate(ours, names[n], "AES", 16, &err) == KAWS_CHANGED);
+        HOLDS(kaws_remove(ours, names[n], &err) == KAWS_CHANGED);
+        HOLDS(disk_hash() == before);
+        HOLDS(kaws_refresh(ours, &err) == KAWS_OK);
+    }
+    HOLDS(kaws_generate(ours, names[n], "AES", 16, &err) == KAWS_EXISTS);
+    show("intrude", how, KAWS_OK);
 }
 
 

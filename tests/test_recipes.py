@@ -134,8 +134,8 @@ def test_every_recipe_is_plain_c99_and_complete(tmp_path, compiler):
 
 
 DEFINITE = ("the data file is damaged", "bad argument", "AWS KMS does not allow it",
-            "the blob does not belong to that name", "AWS KMS does not know or cannot use that KMS "
-            "key", "the KMS key belongs to an account that is not trusted")
+            "the blob was sealed for something else", "AWS KMS does not know or cannot use that "
+            "KMS key", "the KMS key belongs to an account that is not trusted")
 
 
 @BOTH
@@ -171,7 +171,7 @@ def test_envelope(tmp_path, kms, conf, run, kind):
     for size in (0, 1, 2, 17, 18, 19, head - 1, head, head + 15, head + 16, len(good) - 1):
         assert refuse(good[:size]) in DEFINITE[:2], size
     assert refuse(good + b"\0") == "the data file is damaged"
-    assert refuse(good, "b") == "the blob does not belong to that name"
+    assert refuse(good, "b") == "the blob was sealed for something else"
     sealed.write_bytes(good)
     run(kind, "envelope", "decrypt", "a", sealed, back)
     assert back.read_bytes() == b"an example of a text"
@@ -339,13 +339,13 @@ def test_client_that_only_seals(tmp_path, kms, conf, run, kind):
 
     def refused(who: str, name: str, stdin: bytes) -> str:
         return run(kind, "seals", who, name, stdin=stdin, code=1).decode()
-    assert "does not belong" in refused("server", "berta", packed)
+    assert "sealed for something else" in refused("server", "berta", packed)
     assert refused("client", "anna", bytes(4097)).startswith("bad argument")
     for damaged in (b"", packed[:-1], packed + b"\0", bytes(100), packed[:100]):
         assert refused("server", "anna", damaged).startswith(
             "bad argument: cannot unpack the sealed value: ")
     flipped = packed[:-1] + bytes([packed[-1] ^ 1])
-    assert "does not belong" in refused("server", "anna", flipped)
+    assert "sealed for something else" in refused("server", "anna", flipped)
     conf("server.conf", "Encrypt")      # what the client may do is not enough to open
     assert "AWS KMS does not allow it" in refused("server", "anna", packed)
     conf("client.conf", "Decrypt")

@@ -326,6 +326,7 @@ test_mounted_file_replaced(void **state)
     struct world *w = *state;
     kaws_name name = { "k", "" };
     kaws *mine, *theirs;
+    kaws_key key;
 
     world_open(w);
     EXPECT(w, KAWS_OK, NULL, kaws_generate(w->ring, name, "AES", 32, &w->err));
@@ -340,6 +341,11 @@ test_mounted_file_replaced(void **state)
            kaws_remove(theirs, name, &w->err));
     EXPECT(w, KAWS_CHANGED, NULL,
            kaws_generate(theirs, name_of("other", ""), "AES", 32, &w->err));
+    EXPECT(w, KAWS_OK, NULL,
+           kaws_generate(mine, name_of("other", ""), "AES", 32, &w->err));
+    EXPECT(w, KAWS_CHANGED, "mount it again",
+           kaws_fetch(theirs, name_of("other", ""), &key, &w->err));
+    EXPECT(w, KAWS_CHANGED, "mount it again", kaws_refresh(theirs, &w->err));
     kaws_close(theirs);
     kaws__err_clear(&w->err);
     assert_int_equal(umount(w->cfg.data_file), 0);

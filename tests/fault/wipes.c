@@ -369,6 +369,35 @@ be_renewed(scene *s)
 }
 
 
+/* A program whose words are not fit to be shown. */
+static int
+give(void *ctx, kaws_creds_wanted *w)
+{
+    w->creds.id = FAKE_ID;
+    w->creds.secret = FAKE_SECRET;
+    (void)snprintf(w->text, sizeof w->text, "got %s", FAKE_SECRET);
+    return ((struct fake *)ctx)->user != NULL;
+}
+
+
+static void
+be_given(scene *s)
+{
+    (void)do_close(s);
+    s->cfg.hooks.creds = give;
+    must(s, "open", kaws_open(&s->ring, &s->cfg, &s->err), KAWS_OK);
+    must(s, "give", kaws_reload_creds(s->ring, &s->err), KAWS_OK);
+}
+
+
+static void
+be_given_no_more(scene *s)
+{
+    be_given(s);
+    s->f.user = s;
+}
+
+
 static void
 know_no_dry_run(scene *s)
 {
@@ -453,6 +482,9 @@ static const struct row {
     { "remove-last", job_remove, KAWS_OK, remove_other, { NULL } },
     { "use-kms-key", job_use_kms_key, KAWS_OK, NULL, { NULL } },
     { "reload", job_reload, KAWS_OK, NULL, { NULL } },
+    { "reload-hook", job_reload, KAWS_OK, be_given, { NULL } },
+    { "reload-hook-fails", job_reload, KAWS_CREDENTIALS, be_given_no_more,
+      { NULL } },
     { "rotate", job_rotate, KAWS_OK, NULL, { NULL } },
     { "rewrap", job_rewrap, KAWS_OK, NULL, { NULL } },
     { "rewrap-across", job_rewrap, KAWS_OK, go_west, { NULL } },

@@ -956,6 +956,7 @@ test_dates_not_believed(void **state)
     int64_t now = w->f.now_ms / 1000;
     const struct { int64_t date; int tries; } rows[] = {
         { -1, 1 }, { 1, 1 }, { 1577836799, 1 }, { 4102444800, 1 },
+        { INT64_MIN, 1 },
         { INT64_MAX, 1 }, { now, 1 }, { now + 240, 1 }, { now - 240, 1 },
         { now + 241, 2 }, { now - 241, 2 }, { 1577836800, 2 },
         { 4102444799, 2 }
@@ -1189,6 +1190,34 @@ take_real_time(struct fake *f, const char *action)
 }
 
 
+static int
+give_slowly(void *ctx, kaws_creds_wanted *wanted)
+{
+    struct timespec t = { 1, 0 };
+
+    (void)ctx;
+    nanosleep(&t, NULL);
+    wanted->creds = (kaws_creds){ FAKE_ID, FAKE_SECRET, NULL };
+    return 0;
+}
+
+
+/* What the credentials take is not KMS's time. */
+static void
+test_slow_credentials(void **state)
+{
+    struct world *w = *state;
+    kaws_stats stats;
+
+    w->cfg.hooks.creds = give_slowly;
+    world_reopen(w);
+    ASK(w, KAWS_OK, NULL, 1);
+    kaws_get_stats(w->ring, &stats);
+    assert_int_equal(stats.kms_requests, 1);
+    assert_in_range(stats.kms_time_us, 0, 900000);
+}
+
+
 static void
 test_counting(void **state)
 {
@@ -1240,7 +1269,7 @@ main(void)
         BARE(test_mad_clocks), BARE(test_cures_are_no_attempts),
         BARE(test_newer_credentials),
         BARE(test_one_budget), BARE(test_a_budget_for_each_step),
-        BARE(test_counting)
+        BARE(test_slow_credentials), BARE(test_counting)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -616,8 +616,8 @@ test_waiting_ends(void **state)
     pthread_create(&slow.thread, NULL, signing_thread, &slow);
     usleep(50000);
     seek.left_ms = 100;
-    EXPECT(w, KAWS_NETWORK, "another thread has been asking the program for "
-           "them for 100 ms",
+    EXPECT(w, KAWS_NETWORK, "no AWS credentials have come: another thread has "
+           "been asking the program for them for 100 ms",
            kaws__creds_ready(&g.c, &seek, KAWS__TO_SIGN, &w->err));
     kaws__err_clear(&w->err);
     seek.left_ms = 5000;

@@ -4,7 +4,8 @@
 #include "../../keyring_aws.h"
 #include "world.h"
 
-enum { LATER = 1, SLOWER = 2, CLOCK = 4, RENEW = 8, QUOTE = 16 };
+enum { LATER = 1, SLOWER = 2, CLOCK = 4, RENEW = 8, CITE = 16,
+       ENDS = 32, FINAL = CITE | ENDS };
 
 /* Types as AWS writes them, one row for those that mean the same. */
 static const struct {
@@ -34,18 +35,18 @@ static const struct {
       "MissingAuthenticationToken", KAWS_CREDENTIALS, 0, "conf file" },
     { "OptInRequired", KAWS_CREDENTIALS, 0, "enable the region" },
     { "AccessDeniedException AccessDenied NotAuthorized",
-      KAWS_DENIED, QUOTE, "IAM policy" },
-    { "NotFoundException", KAWS_KMS_KEY, QUOTE, "and the region" },
-    { "InvalidArnException", KAWS_KMS_KEY, QUOTE, "check the KMS key's ARN" },
-    { "DisabledException", KAWS_KMS_KEY, QUOTE, "enable the KMS key" },
-    { "KMSInvalidStateException", KAWS_KMS_KEY, QUOTE, "state of the KMS key" },
-    { "InvalidKeyUsageException", KAWS_KMS_KEY, QUOTE, "symmetric" },
-    { "UnsupportedOperationException", KAWS_KMS_KEY, QUOTE, "cannot do that" },
+      KAWS_DENIED, FINAL, "IAM policy" },
+    { "NotFoundException", KAWS_KMS_KEY, FINAL, "and the region" },
+    { "InvalidArnException", KAWS_KMS_KEY, CITE, "check the KMS key's ARN" },
+    { "DisabledException", KAWS_KMS_KEY, FINAL, "enable the KMS key" },
+    { "KMSInvalidStateException", KAWS_KMS_KEY, FINAL, "state of the KMS key" },
+    { "InvalidKeyUsageException", KAWS_KMS_KEY, CITE, "symmetric" },
+    { "UnsupportedOperationException", KAWS_KMS_KEY, CITE, "cannot do that" },
     { "InvalidCiphertextException", KAWS_MISMATCH, 0, "another encryption" },
     { "InvalidCiphertext-entry", KAWS_MISMATCH, 0, "another name" },
     { "IncorrectKeyException", KAWS_MISMATCH, 0, "another KMS key" },
-    { "LimitExceededException", KAWS_SERVICE, QUOTE, "25 times" },
-    { "ConflictException", KAWS_SERVICE, QUOTE, "try again later" },
+    { "LimitExceededException", KAWS_SERVICE, CITE, "25 times" },
+    { "ConflictException", KAWS_SERVICE, CITE, "try again later" },
     { "ValidationException", KAWS_ARGUMENT, 0, "invalid" },
     { "DryRunOperationException", KAWS_OK, 0, "another request" },
     { "SomethingNewException Exception notfoundexception type status "

@@ -16,6 +16,7 @@ typedef struct hooked {
 } hooked;
 
 static uint8_t last[4];           /* the last attempt's body               */
+static uint8_t theirs[99];        /* the hook's own                        */
 static kaws_header wanted[2] = { { .name = "ETag" }, { .name = "x" } };
 
 
@@ -34,7 +35,7 @@ hook(void *ctx, const kaws_request *q, kaws_reply *r)
                wanted[0].found == 0 && wanted[0].value[0] == '\0';
     kaws_reply_line(r, "etag: 1", 7);
     if (h->spoil)                         /* as a hook of before may do       */
-        *r = (kaws_reply){ .body = r->body, .body_max = r->body_max };
+        *r = (kaws_reply){ .body = theirs, .body_max = sizeof theirs };
     r->http = h->http;
     if (h->id != NULL)
         (void)snprintf(r->request_id, sizeof r->request_id, "%s", h->id);
@@ -102,6 +103,7 @@ test_hook(void **state)
             fail_msg("row %lu", (unsigned long)i);
         assert_true(h.calls == 1 && h.q == &q && h.clean && lent == NULL);
         assert_true(r.headers == wanted && r.header_count == 2);
+        assert_true(r.body == last && r.body_max == sizeof last);
         assert_true(wanted[0].found == 1 && wanted[1].found == 0);
         if (hooks_say[i].left != NULL)
             assert_string_equal(r.request_id, hooks_say[i].left);

@@ -1840,25 +1840,27 @@ test_a_fetch_of_another_kms_key(void **state)
 static void
 test_a_bad_fetch_teaches_nothing(void **state)
 {
+    static const char *const bad[2] = {
+        "{\"KeyId\":\"" FAKE_EAST2 "\",\"Plaintext\":\"dGV4dA==\"}",
+        "{\"KeyId\":\"" FAKE_EAST "\",\"Plaintext\":\"eA==\"}"
+    };
     struct world *w = *state;
     kaws_sealed theirs;
     uint8_t room[8];
-    size_t len = sizeof room;
+    size_t len = sizeof room, i;
 
     OK(w, store(w, "k", "text"));
     reopen_with(w, FAKE_FOREIGN);
     OK(w, kms_encrypt(w, NULL, kaws__buf_of("x"), &theirs));
     reopen_with(w, "alias/app");
-    SCRIPT(.from = FAKE_EAST, .to = FAKE_EAST2);
-    expect_no_key(w, "k", KAWS_REPLY);
-    assert_string_equal(w->ring->kms.trust.own, "");
-    SCRIPT(.action = "Decrypt", .times = 1,
-           .body = "{\"KeyId\":\"" FAKE_EAST "\",\"Plaintext\":\"eA==\"}");
-    SCRIPT(.action = "GenerateDataKeyWithoutPlaintext",
-           .no_reply = "no route", .times = 3);
-    expect_no_key(w, "k", KAWS_NETWORK);
-    assert_string_equal(w->ring->kms.trust.own, "");
-    LATER(w);
+    for (i = 0; i < 2; i++) {
+        SCRIPT(.action = "Decrypt", .times = 1, .body = bad[i]);
+        SCRIPT(.action = "GenerateDataKeyWithoutPlaintext",
+               .no_reply = "no route", .times = 3);
+        expect_no_key(w, "k", KAWS_NETWORK);
+        assert_string_equal(w->ring->kms.trust.own, "");
+        LATER(w);
+    }
     swap_credentials(w, 1);               /* their alias opens it, but no key */
     memset(room, 0x77, sizeof room);      /* of the file is theirs            */
     EXPECT(w, KAWS_FOREIGN, "(aws 111122223333)",
@@ -1866,6 +1868,59 @@ test_a_bad_fetch_teaches_nothing(void **state)
     ALL(room, 0);
     assert_int_equal(len, 0);
     assert_string_equal(w->ring->kms.trust.own, "");
+}
+
+
+/* What is wrong with a blob is said as if the account was known, and also if
+ * the right to ask for the account is missing. */
+static void
+test_a_wrong_blob_first(void **state)
+{
+    static const struct {
+        const char *arn, *value, *key_id; /* altered; of the context          */
+        const char *error;                /* of the first Decrypt             */
+        kaws_status status, denied;       /* and if the account is a secret   */
+        const char *words, *more;
+    } rows[] = {
+        { FAKE_EAST, "other", "alias/app", NULL, KAWS_MISMATCH, KAWS_MISMATCH,
+          "another encryption context", "refused GenerateDataKeyWithout" },
+        { FAKE_EAST2, NULL, "alias/app", NULL, KAWS_MISMATCH, KAWS_MISMATCH,
+          "another KMS key sealed the blob", "refused GenerateDataKeyWithout" },
+        { FAKE_FOREIGN, NULL, "alias/app", NULL, KAWS_FOREIGN, KAWS_MISMATCH,
+          "another KMS key sealed the blob", "refused GenerateDataKeyWithout" },
+        { FAKE_EAST, NULL, "alias/app", "AccessDeniedException", KAWS_OK,
+          KAWS_DENIED, "refused Decrypt", "refused GenerateDataKeyWithout" },
+        { FAKE_EAST, NULL, "alias/two", NULL, KAWS_OK, KAWS_DENIED,
+          "refused GenerateDataKeyWithout", "allow it" }
+    };
+    struct world *w = *state;
+    kaws_sealed sealed;
+    uint8_t room[8];
+    size_t i, len;
+    int denied;
+
+    OK(w, kms_encrypt(w, NULL, kaws__buf_of("x"), &sealed));
+    for (i = 0; i < COUNT(rows); i++)
+        for (denied = 0; denied < 2; denied++) {
+            kaws_pair pair = { "is", rows[i].value };
+            kaws_context ctx = { &pair, pair.value != NULL };
+            memcpy(sealed.kms_key_arn, rows[i].arn, sizeof FAKE_EAST);
+            reopen_with(w, world_case = rows[i].key_id);
+            if (rows[i].error != NULL)
+                SCRIPT(.action = "Decrypt", .times = 1, .error = rows[i].error);
+            if (denied)
+                SCRIPT(.action = "GenerateDataKeyWithoutPlaintext", .times = 1,
+                       .error = "AccessDeniedException");
+            len = sizeof room;
+            EXPECT(w, denied ? rows[i].denied : rows[i].status,
+                   denied ? rows[i].words : NULL,
+                   kms_decrypt(w, &ctx, &sealed, room, &len));
+            assert_int_equal(len, w->err.status == KAWS_OK);
+            if (denied && strstr(w->err.text, rows[i].more) == NULL)
+                fail_msg("row %lu: %s", (unsigned long)i, w->err.text);
+            SCRIPTS_END();
+            world_case = "";
+        }
 }
 
 
@@ -2345,6 +2400,7 @@ main(void)
         OPEN(test_a_fetch_of_another_kms_key),
         OPEN(test_a_bad_fetch_teaches_nothing),
         OPEN(test_the_first_call_reencrypts), OPEN(test_learned_meanwhile),
+        OPEN(test_a_wrong_blob_first),
         SHUT(test_planted_entries),
         SHUT(test_a_listed_account_needs_no_question),
         SHUT(test_alias_moves), SHUT(test_opening_says_it_all),
