@@ -195,11 +195,15 @@
  * is cut, and any text that repeats a piece of a known secret is left out.
  *
  * A KMS request is repeated if that can help: if KMS throttles, fails, or is
- * unreachable, or if a reply repeats a request id. There are up to max_attempts
- * attempts, with random pauses that grow. Two more attempts are made at once
- * and are not counted. The first follows if AWS refuses the signature and its
- * Date header shows that our clock is wrong by more than 4 minutes. The second
- * follows if AWS refuses the credentials and their source has newer ones.
+ * unreachable, or if a reply repeats a request id. There are up to 3 attempts,
+ * with random pauses that grow. Attempts that KMS throttles are not counted:
+ * they go on, after random pauses of up to 1 s, for as long as timeout_ms
+ * allows. max_attempts, if it is set, bounds all attempts; then the pauses grow
+ * up to 20 s. If KMS asks for a longer pause (Retry-After), it gets up to 5 s
+ * more. Two more attempts are made at once and are never counted. The first
+ * follows if AWS refuses the signature and its Date header shows that our clock
+ * is wrong by more than 4 minutes. The second follows if AWS refuses the
+ * credentials and their source has newer ones.
  *
  * timeout_ms limits one operation with all its attempts and pauses (a fetch,
  * for example, or a store and its verification). Only a re-wrap and a rotation
@@ -211,7 +215,8 @@
  * A host that does not answer would cost every call its whole timeout. So all
  * rings of a process share what they know of a host. It counts as unreachable
  * when a call ends in vain: each attempt got no connection, no reply in time,
- * or a 5xx. From then on, calls to it fail at once, with NETWORK or SERVICE,
+ * or a 5xx (but KeyUnavailableException, which is about one KMS key, counts as
+ * an answer). From then on, calls to it fail at once, with NETWORK or SERVICE,
  * and the text says since when, and when the next attempt is due. One call at a
  * time is sent as a probe: after 0.25 s, and then after pauses that double up
  * to 5 s. A probe is one attempt of at most connect_timeout_ms and 1 s. Any
@@ -221,7 +226,9 @@
  * that began before the last reply came. Rings with different ca_files, or with
  * different hooks `send` or `ticks_ms`, share nothing. With KEYRING_AWS_STATIC
  * each implementation in a program has a state of its own. A forked child
- * begins with none.
+ * begins with none. A warning tells of an outage, and a note of its end; but at
+ * most once in 10 s for each host, and the next warning says how many outages
+ * got no line.
  *
  * A program that cannot work without its keys, such as a server that is
  * starting, sets hooks.patience_ms. The hook says for how long KMS may still be
@@ -1106,7 +1113,7 @@ typedef struct kaws_config {
     int         must_have_creds;  /* 1: do not open without credentials       */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
-    int         max_attempts;     /* of a request (section 4); 0: 3           */
+    int         max_attempts;     /* of a request; 0: see section 4           */
     int         rewrap_parallel;  /* requests at a time, up to 64; 0: 16      */
     int         cache_seconds;    /* see kaws_use_cache; 0: no key is kept    */
     kaws_hooks  hooks;            /* NULL members: the built-in hooks         */
@@ -3213,7 +3220,7 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "memory, encrypted, has been altered there: all of them were wiped, and "  \
     "are fetched again; is the machine's memory sound?"
 #define KAWS__LOG_UNREACHABLE  160, KAWS__WARNING, "AWS KMS at %s is "         \
-    "unreachable: until it answers, calls fail at once (while a server "       \
+    "unreachable%s: until it answers, calls fail at once (while a server "     \
     "starts, they wait), except one every 0.25 to 5 s, which tries; the "      \
     "error was: %s"
 #define KAWS__LOG_REACHABLE    161, KAWS__NOTE, "AWS KMS at %s answers again " \
@@ -7723,7 +7730,11 @@ enum {                            /* cures                                    */
     KAWS__BOTH   = KAWS__CLOCK | KAWS__RENEW,
     KAWS__CITE   = 16,            /* no cure: AWS's message helps the user    */
     KAWS__ENDS   = 32,            /* the right to use a KMS key has ended     */
-    KAWS__FINAL  = KAWS__CITE | KAWS__ENDS
+    KAWS__ALIVE  = 64,            /* no cure: it is about one KMS key, so KMS
+                                   * answers for others, whatever the HTTP
+                                   * status says                              */
+    KAWS__FINAL  = KAWS__CITE | KAWS__ENDS,
+    KAWS__ITS_KEY = KAWS__LATER | KAWS__ALIVE
 };
 
 typedef struct kaws__fault {
@@ -7741,9 +7752,10 @@ static const kaws__fault kaws__faults[] = {
                 "RequestLimitExceeded ProvisionedThroughputExceeded SlowDown "
                 "BandwidthLimitExceeded PriorRequestNotComplete 429",
                 THROTTLED, SLOWER, "call less often"),
-    KAWS__FAULT("KMSInternal DependencyTimeout KeyUnavailable InternalFailure "
+    KAWS__FAULT("KMSInternal DependencyTimeout InternalFailure "
                 "InternalServerError ServiceUnavailable RequestTimeout "
                 "408 425 500 502 503 504", SERVICE, LATER, "try again later"),
+    KAWS__FAULT("KeyUnavailable", SERVICE, ITS_KEY, "try again later"),
     KAWS__FAULT("InvalidSignature SignatureDoesNotMatch AuthFailure",
                 CREDENTIALS, BOTH,
                 "check the credentials and this machine's clock"),
@@ -8312,6 +8324,10 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  * nothing to others. (A hook is known by its address and ctx, which may come to
  * mean another thing when its ring is closed. So its hosts are forgotten then.)
  * The times are by ticks_ms: if it jumps, a probe is sent sooner.
+ *
+ * A host that comes and goes all the time must not fill the log. So an outage
+ * soon after one that the log tells of gets no lines, unless it lasts; the next
+ * line says how many there were.
  */
 
 enum {
@@ -8321,7 +8337,8 @@ enum {
     KAWS__BREAKER_MOST  = 5000,   /* and last                                 */
     KAWS__BREAKER_CALM  = 1000,   /* and last, while a server starts          */
     KAWS__BREAKER_BRIEF =  500,   /* a timeout below that proves nothing      */
-    KAWS__BREAKER_LOST  = 5000    /* beyond its timeout, a probe is given up  */
+    KAWS__BREAKER_LOST  = 5000,   /* beyond its timeout, a probe is given up  */
+    KAWS__BREAKER_QUIET = 10000   /* between two outages that the log tells   */
 };
 
 typedef struct kaws__host {
@@ -8332,6 +8349,9 @@ typedef struct kaws__host {
     int      pause_ms;            /* between probes; 0: the host is well      */
     int64_t  since_ms, begun_ms, ended_ms;        /* of the last probe        */
     unsigned long attempts, failed;       /* in vain; calls                   */
+    int      told;                /* the log tells of this outage             */
+    int64_t  told_ms;             /* of the last one; 0: of none yet          */
+    unsigned long untold;         /* outages since then                       */
     kaws_status status;
     char     why[200];            /* the last error                           */
 } kaws__host;
@@ -8502,8 +8522,9 @@ kaws__breaker_well(kaws__pass *pass)
     kaws__breaker_enter();
     h = kaws__breaker_at(pass);
     h->answered = ++kaws__breaker.order;
-    if ((news = h->pause_ms > 0) != 0)
+    if ((news = h->pause_ms > 0 && h->told) != 0)
         out_ms = pass->hooks->ticks_ms(pass->hooks->ctx) - h->since_ms;
+    h->untold += h->pause_ms > 0 && !h->told;
     failed = h->failed;
     h->pause_ms = 0;
     h->prober = 0;
@@ -8512,6 +8533,22 @@ kaws__breaker_well(kaws__pass *pass)
     if (news)
         kaws__err_log(pass->hooks, KAWS__LOG_REACHABLE, pass->host,
                       (long)(out_ms / 1000), KAWS__COUNT(failed));
+}
+
+
+/* With the lock held: whether the log is to tell of the outage now; and of how
+ * many before it that it did not tell of. */
+static int
+kaws__breaker_tell(kaws__host *h, int64_t now, unsigned long *untold)
+{
+    if (h->pause_ms == 0 || h->told ||
+        (h->told_ms != 0 && now >= h->told_ms &&
+         now - h->told_ms < KAWS__BREAKER_QUIET))
+        return 0;
+    *untold = h->untold;
+    h->untold = 0;
+    h->told_ms = now;
+    return h->told = 1;
 }
 
 
@@ -8524,7 +8561,9 @@ kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
 {
     kaws__host *h;
     int64_t now;
-    int probed, news;
+    unsigned long untold = 0;
+    int probed, news, tell;
+    char before[64] = "";
 
     kaws__breaker_enter();
     h = kaws__breaker_at(pass);
@@ -8536,6 +8575,7 @@ kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
     if (news) {
         h->since_ms = h->begun_ms = h->ended_ms = now;
         h->attempts = h->failed = 0;
+        h->told = 0;
         h->pause_ms = KAWS__BREAKER_LEAST;
     } else if (probed && attempts > 0) {
         h->ended_ms = now;
@@ -8551,10 +8591,14 @@ kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
                        (int)sizeof h->why - 1, err->text);
     }
     h->failed += failed != 0;
+    tell = attempts > 0 && kaws__breaker_tell(h, now, &untold);
     kaws__breaker_leave();
     pass->probes = 0;
-    if (news)
-        kaws__err_log(pass->hooks, KAWS__LOG_UNREACHABLE, pass->host,
+    if (untold > 0)
+        (void)snprintf(before, sizeof before, " again (and was %s time%s since "
+                       "the last such line)", KAWS__COUNT(untold));
+    if (tell)
+        kaws__err_log(pass->hooks, KAWS__LOG_UNREACHABLE, pass->host, before,
                       err->text);
 }
 
@@ -8591,7 +8635,7 @@ typedef struct kaws__calls {
     kaws__trust trust;
     kaws__shield *shield;         /* emptied if a right has ended; or NULL    */
     const char *endpoint;         /* borrowed; may be NULL                    */
-    int         max_attempts;
+    int         max_attempts;     /* 0: see calls_spent                       */
     uint64_t    way;              /* how hosts are reached: see breaker       */
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
@@ -8653,6 +8697,8 @@ typedef struct kaws__call {
                                    * the next try does not use an old one     */
     int           typed, cures;   /* what was wrong with the reply            */
     int           attempt, clock_mended, creds_renewed;       /* tries so far */
+    int           throttled;      /* of them                                  */
+    int64_t       paused_ms;      /* whatever the clock says                  */
     int           left_ms;        /* when the last one began                  */
     kaws__pass    pass;
     unsigned      vain;           /* tries since the host replied             */
@@ -8735,7 +8781,7 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
         return kaws__err_memory(err, "making a lock for AWS KMS");
     k->hooks = hooks;
     k->endpoint = url;
-    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
+    k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 0;
     k->way = kaws__breaker_way(hooks, cfg->ca_file);
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
@@ -9142,18 +9188,21 @@ kaws__calls_admit(kaws__call *c)
 }
 
 
-/* Counts the tries in vain: without a reply, or with a 5xx. No reply within a
- * time of our own that is too brief proves nothing (timers end some ms early),
- * nor does what never left this machine. */
+/* Counts the tries that AWS throttled, and those in vain: without a reply, or
+ * with a 5xx that is not about one KMS key. No reply within a time of our own
+ * that is too brief proves nothing (timers end some ms early), nor does what
+ * never left this machine. */
 static void
 kaws__calls_count(kaws__call *c, kaws_status status)
 {
     int took = c->left_ms - kaws__calls_left_ms(c->op);
 
+    c->throttled += (c->cures & KAWS__SLOWER) != 0;
     if (status == KAWS_NETWORK)
         c->vain += took + 10 < c->q.timeout_ms ||
                    c->q.timeout_ms >= KAWS__BREAKER_BRIEF;
-    else if (status == KAWS_SERVICE && c->r.http >= 500)
+    else if (status == KAWS_SERVICE && c->r.http >= 500 &&
+             !(c->cures & KAWS__ALIVE))
         c->vain++;
     else if (status != KAWS_CANCELLED && status != KAWS_CONFIG) {
         c->vain = 0;
@@ -9248,18 +9297,35 @@ kaws__calls_mend(kaws__call *c)
 }
 
 
+/* Whether the call has had all its attempts: max_attempts, if that is set; else
+ * three, and as many as AWS throttles within its time. Who gives up early while
+ * others go on would be the one that starves. */
+static int
+kaws__calls_spent(const kaws__call *c)
+{
+    int most = c->op->calls->max_attempts;
+
+    return most > 0 ? c->attempt >= most
+         : !(c->cures & KAWS__SLOWER) && c->attempt - c->throttled >= 3;
+}
+
+
 /* How long to pause before the next try: AWS's standard mode, full jitter over
- * a doubling interval of up to `most` ms. */
+ * a doubling interval of up to 20 s. There is 1 s at most with patience, and if
+ * time alone bounds the attempts that are throttled: with longer pauses, who
+ * was refused waits while who was answered asks again at once. */
 static int64_t
-kaws__calls_delay(const kaws__call *c, int64_t most)
+kaws__calls_delay(const kaws__call *c, int patient)
 {
     const kaws_hooks *hooks = c->op->calls->hooks;
-    int64_t delay = (c->cures & KAWS__SLOWER) ? 1000 : 50;
-    int64_t asked = c->r.retry_after_ms;
+    int slower = (c->cures & KAWS__SLOWER) != 0;
+    int64_t delay = slower ? 1000 : 50, asked = c->r.retry_after_ms;
+    int64_t most = patient || (slower && c->op->calls->max_attempts == 0)
+                 ? 1000 : 20000;
     uint16_t chance = 0xffff;
-    int i;
+    int i = slower ? 1 : 1 + c->throttled;        /* what has its own pauses  */
 
-    for (i = 1; i < c->attempt && delay < most; i++)
+    for (; i < c->attempt && delay < most; i++)
         delay *= 2;
     (void)hooks->random(hooks->ctx, &chance, sizeof chance);
     delay = (delay < most ? delay : most) * chance / 0xffff;
@@ -9283,13 +9349,14 @@ kaws__calls_wait(kaws__call *c)
     int patience = again && hooks->patience_ms != NULL
                  ? hooks->patience_ms(hooks->ctx, c->op->err) : 0;
     int64_t delay;
-    int left, over = c->attempt >= k->max_attempts || c->pass.probes;
+    int left, over = kaws__calls_spent(c) || c->pass.probes;
 
     if (!again || (patience <= 0 && over))
         return 0;
-    delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
+    delay = kaws__calls_delay(c, patience > 0);
     left = kaws__calls_left_ms(c->op);
     over |= delay + (c->left_ms - left) >= left;  /* it would take as long    */
+    over |= (c->paused_ms += delay) > c->op->timeout_ms;
     if (patience <= 0 && over)
         return 0;
     if (patience > 0 && delay > patience)
@@ -9300,8 +9367,10 @@ kaws__calls_wait(kaws__call *c)
     }
     if (kaws__thread_pause(hooks, &cancel, (int)delay))
         return 1;                         /* calls_try ends the call          */
-    if (patience > 0)
+    if (patience > 0) {
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
+        c->paused_ms = 0;
+    }
     c->attempt++;
     kaws__thread_lock(&k->lock);
     k->stats.kms_retries++;

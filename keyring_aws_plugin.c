@@ -1652,6 +1652,7 @@ static struct {
     char begun[PLUG__SHOWN];            /* the server makes the first of this */
     unsigned unread;                    /* kinds of keys that KMS did not give,
                                          * a bit each; not under the lock    */
+    uint64_t answers;                   /* of KMS until then, not either     */
 } plug__keyring_seen = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* One call for one key. */
@@ -1839,12 +1840,24 @@ plug__keyring_watch(plug__guard *g, plug__guard_ring *ring,
 }
 
 
+/* How often KMS has answered as it should. A key that is kept in memory comes
+ * without that. */
+static uint64_t
+plug__keyring_answers(plug__guard_ring *ring)
+{
+    kaws_stats s;
+
+    kaws_get_stats(ring->kaws, &s);
+    return s.kms_requests - s.kms_errors;
+}
+
+
 /* If KMS does not answer, the server closes what it wanted the key for, and a
  * later fetch of that key does not open it. So when KMS is back, one line says
  * what may be closed, and what opens it. */
 static void
-plug__keyring_recall(plug__guard *g, const plug__keyring_job *job,
-                     kaws_status status)
+plug__keyring_recall(plug__guard *g, plug__guard_ring *ring,
+                     const plug__keyring_job *job, kaws_status status)
 {
     static const struct { const char *begins, *says; } kinds[] = {
         { "INNODBKey-", "InnoDB: what answers with error 3185 or 1146, though"
@@ -1862,11 +1875,16 @@ plug__keyring_recall(plug__guard *g, const plug__keyring_job *job,
     }
     if (status == KAWS_NETWORK || status == KAWS_SERVICE
         || status == KAWS_THROTTLED) {
+        if (ring != NULL && kind != 0)
+            PLUG__STORE(&plug__keyring_seen.answers,
+                        plug__keyring_answers(ring));
         __atomic_or_fetch(&plug__keyring_seen.unread, kind, __ATOMIC_RELAXED);
         return;
     }
-    if (status != KAWS_OK || job->verb == PLUG__REMOVE_KEY
-        || PLUG__LOAD(&plug__keyring_seen.unread) == 0)
+    if (status != KAWS_OK || ring == NULL
+        || PLUG__LOAD(&plug__keyring_seen.unread) == 0
+        || plug__keyring_answers(ring)
+           == PLUG__LOAD(&plug__keyring_seen.answers))
         return;
     were = __atomic_exchange_n(&plug__keyring_seen.unread, 0, __ATOMIC_RELAXED);
     if (were != 0)
@@ -1912,7 +1930,7 @@ plug__keyring_do(plug__guard *g, const plug__keyring_job *job)
         plug__keyring_call(ring, job, type, &err);
     if (!owned)
         plug__keyring_watch(g, ring, job, err.status);
-    plug__keyring_recall(g, job, err.status);
+    plug__keyring_recall(g, ring, job, err.status);
     if (job->verb == PLUG__FETCH_KEY && err.status == KAWS_NOT_FOUND)
         err.status = KAWS_OK;           /* no key is an answer, too          */
     plug__guard_drop(g, ring);

@@ -373,6 +373,7 @@ test_rewrap_fails(void **state)
     for (parallel = 1; parallel <= 16; parallel += 15) {
         w->cfg.rewrap_parallel = parallel;
         w->cfg.timeout_ms = 60000;
+        w->cfg.max_attempts = 3;
         world_reopen(w);
         OK(w, use_key(w, FAKE_EAST2));
         for (i = 0; i < COUNT(rows); i++) {

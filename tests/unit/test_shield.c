@@ -526,7 +526,7 @@ static const struct {
     { "fetch", ev_fetch_other, 0, { .action = NULL }, KAWS_OK },
     { "nobody", ev_remove_nobody, 0, { .action = NULL }, KAWS_NOT_FOUND },
 #define SAYS(what, empties, type, status)                                     \
-    { type, what, empties, { .error = type, .times = 9 }, KAWS_##status }
+    { type, what, empties, { .error = type, .times = 99 }, KAWS_##status }
     SAYS(ev_fetch_other, 1, "AccessDeniedException", DENIED),
     SAYS(ev_fetch_other, 1, "NotAuthorizedException", DENIED),
     SAYS(ev_fetch_other, 1, "DisabledException", KMS_KEY),
@@ -1150,19 +1150,46 @@ test_leader_out_of_time(void **state)
     struct world *w = *state;
     flyer all[2];
 
+    kaws_use_timeouts(w->ring, 0, 400);   /* which proves nothing of KMS      */
     start(w, &all[0]);
     wait_for_calls(1);
-    pass(w, 1500);
+    pass(w, 300);
     start(w, &all[1]);
     wait_for_crowd(w, 2);
     SCRIPT(.no_reply = "timed out");
-    pass(w, 500);
+    pass(w, 100);
     let_in(1);
     LANDED(&all[0], KAWS_NETWORK, "timed out");
     wait_for_calls(2);
     let_in(1);
     LANDED(&all[1], KAWS_OK, NULL);
     assert_int_equal(gate.came, 2);
+}
+
+
+/* The same, after a time that shows that KMS does not answer: who leads next is
+ * refused at once, and so are all who wait. */
+static void
+test_leader_finds_an_outage(void **state)
+{
+    struct world *w = *state;
+    flyer all[8];
+    int i;
+
+    start(w, &all[0]);
+    wait_for_calls(1);
+    pass(w, 1500);
+    for (i = 1; i < 8; i++)
+        start(w, &all[i]);
+    wait_for_crowd(w, 8);
+    SCRIPT(.no_reply = "timed out");
+    pass(w, 500);
+    let_in(1);
+    LANDED(&all[0], KAWS_NETWORK, "timed out");
+    for (i = 1; i < 8; i++)
+        LANDED(&all[i], KAWS_NETWORK, "unreachable");
+    assert_int_equal(gate.came, 1);
+    assert_null(SHIELD(w)->flights);
 }
 
 
@@ -1355,6 +1382,7 @@ main(void)
         GATED(test_one_call), GATED(test_woken),
         GATED(test_failure_is_for_all),
         GATED(test_leader_cancelled), GATED(test_leader_out_of_time),
+        GATED(test_leader_finds_an_outage),
         GATED(test_waiter_gives_up), GATED(test_waiter_with_patience),
         GATED(test_emptied_in_flight), GATED(test_no_random_in_flight),
         GATED(test_off_in_flight), GATED(test_off_has_no_flights)
