@@ -1,9 +1,11 @@
 """keyring_aws_cache_seconds in a real server: what it saves, how it is set, and what ends it."""
 
+import time
+
 import pytest
 
 from kms_emulator import KEY_ARN
-from mysql_fixtures import NO_SCHEMA, cursor, heed_persisted_settings
+from mysql_fixtures import NO_SCHEMA, cursor, heed_persisted_settings, wait_for_kms
 
 TABLES = 50
 
@@ -120,3 +122,23 @@ def test_what_ends_it(stage):
     stage.install()
     assert asked(stage, lambda: [stage.fetch("a") for _ in range(2)]) == 1
     assert stage.fetch("a") == keys["a"]
+
+
+@pytest.mark.needs("logs")
+def test_a_kept_key_does_not_show_that_kms_is_back(stage):
+    """KAWS-322 comes when KMS has answered, not when a key came out of memory."""
+    stage.start(NO_SCHEMA, cache_seconds=8)
+    stage.db.install_keyring_udf()
+    stage.sql("CREATE DATABASE d")
+    stage.sql("CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'")
+    assert stage.generate("kept") == 1
+    time.sleep(9)                       # InnoDB's key is too old
+    key = stage.fetch("kept")
+    stage.kms.stop()
+    assert stage.refused("CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'")[0] == 3185
+    before = stage.status()["cache_hits"]
+    assert stage.fetch("kept") == key and stage.status()["cache_hits"] == before + 1
+    assert not stage.tagged("KAWS-322"), "KMS is still away"
+    stage.kms.start()
+    wait_for_kms(stage, "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'")
+    assert len(stage.tagged("KAWS-322")) == 1
