@@ -8701,6 +8701,7 @@ typedef struct kaws__call {
     int64_t       paused_ms;      /* whatever the clock says                  */
     int           left_ms;        /* when the last one began                  */
     kaws__pass    pass;
+    int           probe_ms;       /* which a probe may take                   */
     unsigned      vain;           /* tries since the host replied             */
 } kaws__call;
 
@@ -9184,6 +9185,10 @@ kaws__calls_admit(kaws__call *c)
         }
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     }
+    c->probe_ms = c->q.connect_timeout_ms + 1000;
+    if (patience > 0 && patience < c->probe_ms)   /* which ends with the time */
+        c->probe_ms = patience > KAWS__BREAKER_BRIEF ? patience
+                                                     : KAWS__BREAKER_BRIEF;
     return 1;
 }
 
@@ -9231,8 +9236,8 @@ kaws__calls_try(kaws__call *c)
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     c->left_ms = kaws__calls_left_ms(c->op);
     q->timeout_ms = c->left_ms > 1 ? c->left_ms : 1;
-    if (c->pass.probes && q->timeout_ms > q->connect_timeout_ms + 1000)
-        q->timeout_ms = q->connect_timeout_ms + 1000;
+    if (c->pass.probes && q->timeout_ms > c->probe_ms)
+        q->timeout_ms = c->probe_ms;
     /* What spoiled one idle connection may have spoiled all. */
     q->fresh_connection = c->doubtful || (c->action->flags & KAWS__APART) != 0;
     status = kaws__http_send(&k->http, q, &c->r, &c->lent);
