@@ -373,10 +373,10 @@ test_come_and_go(void **state)
     assert_int_equal(ask(west, NULL), KAWS_NETWORK);
     assert_int_equal(fake_logged(&w->f, 1, "us-west-2.amazonaws.com is "
                                  "unreachable: "), 1);
-    kaws_close(west);
     w->f.now_ms -= 3600000;               /* a clock that jumps hides nothing */
     go_away(w);
     assert_int_equal(fake_logged(&w->f, 1, "[KAWS-160]"), 3);
+    kaws_close(west);                     /* which forgets the others, too    */
 }
 
 
@@ -885,7 +885,7 @@ test_a_start_with_a_thousand_tables(void **state)
     assert_int_equal(failed, 1001);
     assert_in_range(w->f.now_ms - start, 40000, 41502);
     assert_in_range(w->f.requests, 10, 16);
-    assert_int_equal(w->f.timeout_ms, 500);       /* the last probe   */
+    assert_int_equal(w->f.timeout_ms, 500);       /* the last probe           */
     assert_int_equal(fake_logged(&w->f, 1, "[KAWS-160]"), 1);
 }
 

@@ -518,6 +518,14 @@ test_attempts(void **state)
 }
 
 
+static int64_t
+frozen_ticks(void *ctx)
+{
+    (void)ctx;
+    return 12345;
+}
+
+
 /* Unless max_attempts says otherwise, who is throttled tries until his own time
  * is up: with pauses of 1 s at most, so that he gets his turn. */
 static void
@@ -560,6 +568,12 @@ test_throttled(void **state)
         total += w->f.slept[6];
     }
     assert_in_range(total, 7000, 13000);
+
+    w->cfg.hooks.ticks_ms = frozen_ticks; /* the pauses alone bound it        */
+    world_reopen(w);
+    w->f.random_byte = 0xff;
+    SAY(w, .error = "Throttling", .times = 999);
+    ASK(w, KAWS_THROTTLED, "(11 attempts)", 11);
 }
 
 
@@ -768,6 +782,10 @@ test_patience_ends(void **state)
     ASK(w, KAWS_THROTTLED, "(11 attempts)", 11);
     assert_int_equal(w->f.slept[0], 60);
     assert_int_equal(w->f.slept[1], 1000);
+    go_away(w, (fake_script){ .error = "Throttling" }, INT_MAX, 30000);
+    start = w->f.now_ms;
+    ASK(w, KAWS_THROTTLED, "(40 attempts)", 40);
+    assert_int_equal(w->f.now_ms - start, 39000);
 
     go_away(w, (fake_script){ .no_reply = "timeout" }, INT_MAX, 60000);
     kaws_use_timeouts(w->ring, 0, 5000);
