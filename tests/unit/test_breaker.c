@@ -298,7 +298,7 @@ test_when_it_is_due(void **state)
 {
     static const int pauses[] = { 250, 500, 1000, 2000, 4000, 5000, 5000 };
     struct world *w = *state;
-    char words[80];
+    char words[160];
     size_t i;
     int left;
 
