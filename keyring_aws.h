@@ -10562,8 +10562,8 @@ kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 }
 
 
-/* Whether the file that the path names now may begin with our bytes, and have
- * others after them. */
+/* Whether the file that the path names now may begin with our bytes, and go on
+ * after them. */
 static int
 kaws__file_may_go_on(const kaws__file *f)
 {
@@ -12457,10 +12457,11 @@ kaws__vault_close(kaws__vault *v)
  * Uses: thread err mem buf text arn calls kms table vault
  * Gives: rewrap_open rewrap_close rewrap_rotate rewrap_all rewrap_stats
  *
- * Several workers each claim a key, have KMS re-encrypt it, and have KMS say
- * that the new blob opens as that key. When all are done, the file is replaced
- * once; after any failure it is not touched. The lock here guards one re-wrap
- * and its counters; the vault's lock may be taken while it is held.
+ * Each of several workers claims a key, has KMS re-encrypt it, and has KMS
+ * confirm in a dry run that the new blob decrypts to that key. When all are
+ * done, the file is replaced once; after any failure it is not touched. The
+ * lock here guards one re-wrap and its counters; the vault's lock may be taken
+ * while it is held.
  */
 
 typedef struct kaws__rewrap {
@@ -12475,7 +12476,7 @@ typedef struct kaws__rewrap {
 typedef struct kaws__run {        /* one re-wrap                              */
     kaws__rewrap *rewrap;
     kaws__target  target;         /* what it seals with, from start to end    */
-    uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
+    uint64_t      next, limit;    /* serials: claim from next, below limit    */
     kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
     size_t        claimed, ended, max;
@@ -12520,10 +12521,10 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 
 /* ---- rotating the KMS key ---------------------------------------------- */
 
-/* Has KMS make new key material, and asks until KMS seals with it, because KMS
- * answers before that. Gives up after the timeout, by the clock or, if the
- * clock stands still, by the sum of the pauses; the rotation has succeeded all
- * the same. */
+/* Has KMS make new key material, and then asks until KMS seals with it, because
+ * KMS answers the request earlier. Gives up after the timeout, by the clock or,
+ * if the clock stands still, by the sum of the pauses; the rotation has
+ * succeeded all the same. */
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
@@ -12565,8 +12566,8 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 
 /* ---- re-wrapping all keys ---------------------------------------------- */
 
-/* Whether a worker may stop. If the hook says so to one of them, or if one has
- * failed, the answer is the same for all. */
+/* Whether a worker should stop. If the hook has said so to one of the workers,
+ * or if one has failed, all stop. */
 static int
 kaws__rewrap_cancelled(void *arg)
 {
@@ -12583,7 +12584,7 @@ kaws__rewrap_cancelled(void *arg)
 }
 
 
-/* Begins an operation of a worker's. */
+/* Begins an operation for a worker. */
 static kaws__op
 kaws__rewrap_op(kaws__run *run, kaws_error *err)
 {
@@ -12596,8 +12597,8 @@ kaws__rewrap_op(kaws__run *run, kaws_error *err)
 }
 
 
-/* Has KMS seal the key again, and say that the new blob opens as this very key.
- * Each of the two has the whole timeout. */
+/* Has KMS seal the key again, and confirm that the new blob decrypts to this
+ * very key. Each of the two steps has a whole timeout. */
 static kaws_status
 kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
                     uint64_t numbers[3], kaws_error *err)
@@ -12615,13 +12616,13 @@ kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.reply_id;
     if (status == KAWS_DENIED)
-        (void)kaws__err_set(err, status, "each new blob is proved, which takes "
-                            "kms:Decrypt: %s", err->text);
+        (void)kaws__err_set(err, status, "each new blob is verified, which "
+                            "needs the right to kms:Decrypt: %s", err->text);
     return status;
 }
 
 
-/* One claimed key. The run's error is the first one's. */
+/* Re-wraps one claimed key. The run keeps the first error only. */
 static void
 kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 {
@@ -12657,9 +12658,9 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 
 
 /* Claims keys, oldest first, and has each sealed again, until there are no more
- * or one has failed. A worker that has nothing left to do goes on asking for
- * the others, because only the caller's own thread may know of a cancellation.
- */
+ * or one has failed. A worker that has nothing left to do goes on asking the
+ * hook until the others have ended, because only the caller's own thread may
+ * know of a cancellation. */
 static void
 kaws__rewrap_worker(void *arg)
 {
@@ -12701,9 +12702,9 @@ kaws__rewrap_by_number(const void *a, const void *b)
 }
 
 
-/* KMS makes neither a blob nor a request id twice. If two keys have got the
- * same, one of them has the other's. A key's three numbers are digests of its
- * two request ids (0: KMS sent none) and of its blob. */
+/* KMS makes neither a blob nor a request id twice. If two keys got the same
+ * one, one of them got the other's reply. A key's three numbers are digests of
+ * its two request ids (0: KMS sent none) and of its blob. */
 static kaws_status
 kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 {
@@ -12719,7 +12720,7 @@ kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 }
 
 
-/* Re-wraps run->max keys, to the KMS key that seals now. */
+/* Re-wraps run->max keys under the KMS key that seals now. */
 static kaws_status
 kaws__rewrap_run(kaws__run *run, kaws_error *err)
 {
@@ -12755,7 +12756,8 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
 }
 
 
-/* Only one re-wrap of a ring runs at a time, unless there is nothing to do. */
+/* Only one re-wrap of a ring runs at a time. A re-wrap of no keys stops no
+ * other. */
 static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
@@ -12795,9 +12797,9 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
  *        kaws_refresh kaws_get_stats kaws_kms_generate_data_key
  *        kaws_kms_encrypt kaws_kms_decrypt kaws_kms_reencrypt
  *
- * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
- * asked without any lock but the settings' own, so what a key's name stands for
- * may change meanwhile: the vault looks again before it changes anything.
+ * A ring holds a vault, the KMS calls, and a re-wrap that uses both. A thread
+ * that waits for KMS holds no lock but SETTINGS. So an entry may change
+ * meanwhile: the vault looks again before it changes anything.
  */
 
 struct kaws {
@@ -12819,8 +12821,9 @@ typedef struct kaws__door {
 } kaws__door;
 
 
-/* Begins a public function: returns the error to fill, which is never NULL. It
- * says so if the ring is NULL, or was opened by a different process. */
+/* Begins a public function: returns the error to fill, which is never NULL. If
+ * the ring is NULL, or a different process opened it, the error already says
+ * so. */
 static kaws_error *
 kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 {
@@ -12839,7 +12842,7 @@ kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 }
 
 
-/* Ends a public function, with the status that its error says. */
+/* Ends a public function, and returns the status of its error. */
 static kaws_status
 kaws__ring_leave(kaws__door *door, kaws_status status)
 {
@@ -12873,8 +12876,8 @@ kaws__ring_hooks(kaws_hooks *h)
 }
 
 
-/* Copies the config's strings, which need not live on, into one block, and lets
- * the config point there. */
+/* Copies the config's strings into one block, because the caller need not keep
+ * them, and points the config at the copies. */
 static kaws_status
 kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
@@ -12905,8 +12908,8 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
-/* Warns of settings that can be used, but hardly as they are meant. That the
- * default region is not the ARN's is no contradiction. */
+/* Warns of settings that can be used, but are probably mistakes. If the default
+ * region differs from the ARN's, that is none. */
 static void
 kaws__ring_doubt(const kaws *ring)
 {
@@ -12970,7 +12973,7 @@ kaws__ring_identity(kaws *r, kaws_identity *out)
 }
 
 
-/* One line that says all that the ring was opened with. */
+/* Logs one line with all that the ring was opened with. */
 static void
 kaws__ring_announce(kaws *r)
 {
@@ -13330,9 +13333,9 @@ kaws_walk_end(kaws_walk *walk)
 
 /* ---- what protects the keys -------------------------------------------- */
 
-/* Has KMS judge a choice that differs from what is used now. What it tells of
- * accounts counts only once the choice is taken. With the settings' lock held.
- */
+/* Has KMS judge a choice, by what differs from what is used now. If KMS tells
+ * an account, that counts only once the choice is taken. The caller holds
+ * SETTINGS. */
 static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
@@ -13345,7 +13348,7 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     kaws_status status = KAWS_OK;
 
     if (there.key_id[0] == '\0')
-        return KAWS_OK;                   /* none, and none is to be          */
+        return KAWS_OK;                   /* there is no KMS key to judge     */
     if (another)
         status = kaws__kms_may_use(&op, there.key_id);
     op.target = there;
@@ -13353,7 +13356,8 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     if (status == KAWS_OK &&
         (another || !moves || strcmp(now->target.region, there.region) != 0))
         status = kaws__kms_probe(&op, 1, &sealed);
-    /* The region of an ARN goes on to be asked for this KMS key. */
+    /* The KMS key is an ARN: requests for it still go to the ARN's region, so
+     * the new region only has to answer. */
     if (status == KAWS_OK && moves &&
         strcmp(there.region, choice->region) != 0) {
         memcpy(op.target.region, choice->region, sizeof op.target.region);
@@ -13363,9 +13367,8 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
 }
 
 
-/* Takes the KMS key and the region (NULL: as it is), which are one value: both,
- * or neither. A pair that passed before need not wait while KMS judges another.
- */
+/* Takes the KMS key and the region together, or neither. NULL leaves one as it
+ * is. A pair that passed kaws_try does not wait while KMS judges another. */
 static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
@@ -13572,8 +13575,9 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
 
 /* ---- AWS KMS by itself ------------------------------------------------- */
 
-/* Where what is written overlaps what else is given, nobody could say what it
- * would hold in the end. A length beyond the end of memory overlaps all. */
+/* Whether two buffers overlap. If an output overlapped another argument, its
+ * content would be undefined. A length beyond the end of memory overlaps
+ * everything. */
 static int
 kaws__ring_overlap(const void *one, size_t one_len, const void *two,
                    size_t two_len)
@@ -13587,8 +13591,9 @@ kaws__ring_overlap(const void *one, size_t one_len, const void *two,
 }
 
 
-/* Has KMS seal plain.len bytes: the caller's, or new ones, which go to `room`
- * if there is one. `most`: what KMS takes, which also tells the two apart. */
+/* Has KMS seal plain.len bytes: the caller's, or new ones, which are written to
+ * `room` if it is not NULL. `most` is the most that KMS seals here, and tells
+ * the two cases apart. */
 static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
@@ -13639,8 +13644,8 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Checks what a caller hands in to be opened, and copies it with its KMS key
- * filled in: by default, the one that seals now. */
+/* Checks the sealed value that a caller wants opened, and copies it. If it
+ * names no KMS key, fills in the one that seals now. */
 static kaws_status
 kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                  kaws_sealed *out, kaws_error *err)
@@ -13653,7 +13658,7 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
         return kaws__err_argument(err, "a blob has 1 to 6144 bytes");
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
-        return kaws__err_argument(err, "kms_key_arn has no end");
+        return kaws__err_argument(err, "kms_key_arn has no NUL at its end");
     if (in->kms_key_arn[0] == '\0') {
         status = kaws__kms_probe(op, 0, out);
         memcpy(out->blob, in->blob, in->blob_len);
