@@ -9882,8 +9882,8 @@ kaws__store_damaged_end(const char *name, uint64_t at, uint64_t size,
 
     return kaws__store_damaged(name, at, surplus
                                ? "what follows is not entries, and too long "
-                                 "for one that was cut off (a copy that is cut "
-                                 "there has all older entries)"
+                                 "for one that was cut off (a copy of the file "
+                                 "up to there has all older entries)"
                                : "the entry there does not match its checksum",
                                err);
 }
@@ -10214,8 +10214,8 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
     kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
-                            "shorter name: a torn end would be moved to "
-                            "one of %d bytes more", f->shown,
+                            "shorter name: a torn end would be moved to a "
+                            "name of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
         os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
@@ -10429,8 +10429,8 @@ kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
     if (os == 0 && (at.dev != st->dev || at.ino != st->ino))
         *differs = "another file has taken its place";
     else if (os == 0 && st->links == 0)
-        *differs = "it was replaced under another name, and this one leads to "
-                   "what it was before: mount it again";
+        *differs = "it was replaced under another name, and this one still "
+                   "leads to the old file: mount it again";
     return os;
 }
 
@@ -10613,8 +10613,8 @@ kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
         return kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     if (!st->mine)
         return kaws__file_error(f, KAWS_FILE, "belongs to another user than "
-                                "the one this process runs as; make that one "
-                                "its owner, by chown or, where the file system "
+                                "the one this process runs as; make this user "
+                                "its owner, by chown or, if the file system "
                                 "sets owners (uid=, root_squash), by its mount",
                                 err);
     if (st->others_read > f->stat.others_read ||
@@ -10979,8 +10979,8 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
     if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
                                 "was cut off", err);
-    return kaws__file_result(f, os, "set the torn end of", " aside; until then "
-                             "nothing is changed", err);
+    return kaws__file_result(f, os, "set the torn end of", " aside; until that "
+                             "succeeds, nothing is changed", err);
 }
 
 
@@ -11008,7 +11008,7 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
     os = kaws__disk_sync(f->fd);
     f->synced = os == 0;
     status = kaws__file_result(f, os != 0 ? os : unwritten, "make durable what "
-                               "is in", "; until then nothing is changed", err);
+                               "is in", "; until it is, nothing changes", err);
     if (status == KAWS_OK && f->committed != f->size)
         status = kaws__save_commit_length(f, err);
     kaws__file_changed(f);
