@@ -64,7 +64,7 @@
  *                       leaves AWS
  *     blob              a key as KMS encrypted it: ciphertext
  *     to seal           to have KMS encrypt a key; kaws_sealed holds the result
- *     to pack           to write a sealed value as bytes that travel
+ *     to pack           to write a sealed value as bytes for a file or message
  *     plaintext         a key's bytes before sealing
  *     credentials       access key id, secret access key, session token
  *     source            where the credentials come from
@@ -75,20 +75,20 @@
  *     committed length  how many bytes of the data file count as written
  *     torn end          what a crash left of a record that was being written
  *     keyring           all entries of one data file
- *     ring              a keyring that a program has opened; or, without a
- *                       data file, AWS KMS alone
+ *     ring              a keyring that a program has opened; without a data
+ *                       file it has no entries, and only calls AWS KMS
  *     table             the ring's entries in memory
  *     re-wrap           to have KMS re-encrypt every blob under the current
  *                       KMS key (SQL: keyring_aws_rotate_keys)
- *     to refresh        to take over what other processes did to the file
+ *     to refresh        to read in what other processes changed in the file
  *                       (SQL: keyring_aws_refresh)
  *     rotation          new key material for the KMS key itself
  *                       (SQL: keyring_aws_rotate_cmk)
  *     trusted account   an AWS account whose KMS keys the ring will use
- *     operation         all KMS requests that one call of ours makes
+ *     operation         all KMS requests that one library call makes
  *     attempt           one of those requests, sent once
  *     dry run           a request that KMS checks but does not carry out
- *     to presign        to sign a request in the query of its URL
+ *     to presign        to put a request's signature into its URL's query
  *     member            a name and a value in a JSON object
  *
  *
@@ -117,7 +117,7 @@
  *     kaws__kms_seal (kms): writes the request; later it checks the reply
  *     kaws__calls_send (calls): sends the request, and repeats it if that helps
  *     kaws__http_send (http): sends it once; only a reply to it counts
- *     kaws__trust_check (trust): checks the account of the KMS key that sealed
+ *     kaws__trust_check (trust): checks the account  of the KMS key used
  *     kaws__vault_add (vault): takes the locks, and checks the name again
  *     kaws__store_record (store): writes the record
  *     kaws__save_append (save): appends the record to the file, and syncs it
@@ -129,8 +129,8 @@
  *     kaws__bind_name (bind): checks the name
  *     kaws__vault_look (vault): copies the entry, and releases the lock
  *     kaws__table_find (table): finds the entry by its name
- *     kaws__shield_ask (shield): is the key kept? Without a cache it never is
- *     kaws__kms_open (kms): is it known yet whom to trust? Mostly it is
+ *     kaws__shield_ask (shield): looks in the cache, if there is one
+ *     kaws__kms_open (kms): asks KMS whom to trust, if that is not known
  *     kaws__kms_decrypt (kms): writes the request; later copies the plaintext
  *     kaws__trust_check (trust): checks the account before anything is sent
  *     kaws__calls_send (calls): has the request signed, and decides on a retry
@@ -153,8 +153,8 @@
  *     reopened.
  * (2) Few functions see plaintext: kaws_store, kaws_fetch, the KMS calls that
  *     they make, the two that put a key into the cache and take it out, and a
- *     re-wrap across regions. The table and the file hold blobs only, the cache
- *     holds keys that are encrypted.
+ *     re-wrap across regions. The table and the file hold only blobs, and the
+ *     cache holds only encrypted keys.
  * (3) No thread waits for AWS while it holds the ring's lock. That lock covers
  *     the table and the file, so a KMS that hangs delays only the threads that
  *     need KMS.
@@ -169,18 +169,19 @@
  *     KEYRING_AWS_NO_CURL          omits libcurl: hooks.send must be set
  *     KEYRING_AWS_NO_THREADS       omits pthreads: call from one thread only
  *
- * The C file with the implementation may include other headers first, also this
- * one without the implementation. But a header that came first may hide what we
- * need. So compile that file as gnu99 or newer (the compiler's default), not as
- * c99, or with -D_GNU_SOURCE; where off_t would have 32 bits, compile it also
- * with -D_FILE_OFFSET_BITS=64. Otherwise the compiler says what to do. Define
- * KEYRING_AWS_STATIC above the file's first include of this header. On Windows
- * the order does not matter. The implementation is C; in C++ only include it.
+ * The C file with the implementation may include other headers first, even this
+ * one without the implementation. But a header that came first may hide
+ * declarations that the implementation needs. So compile that file as gnu99 or
+ * newer (the compiler's default), not as c99, or with -D_GNU_SOURCE; if off_t
+ * would have 32 bits, compile it also with -D_FILE_OFFSET_BITS=64. If you
+ * forget this, the compiler says what to do. Define KEYRING_AWS_STATIC above
+ * the file's first include of this header. On Windows the order does not
+ * matter. The implementation is C; in C++ only include it.
  *
- * A later version may add members to our structs, and zero means that nothing
- * changes. So name the members that you initialize, or begin with memset; a
- * list of bare values brings warnings (-Wmissing-field-initializers), or puts
- * them into other members.
+ * A later version may add members to our structs; if a new member is zero,
+ * nothing changes. So name the members that you initialize, or begin with
+ * memset. If you list bare values, the compiler warns
+ * (-Wmissing-field-initializers), or the values land in the wrong members.
  *
  *
  * 4  ERRORS
@@ -217,35 +218,37 @@
  *
  * A program whose users can interrupt it sets hooks.cancelled. While a call
  * waits for AWS KMS, for another process or for another thread, it asks the
- * hook at least every 100 ms. If the hook says so, the call ends with
+ * hook at least every 100 ms. If the hook returns 1, the call ends with
  * CANCELLED, and nothing has changed. A change that has begun on disk is always
- * finished. (A rotation of the KMS key that AWS has been asked for may happen
- * all the same: then the error's text says so.)
+ * finished. (If AWS has already been asked to rotate the KMS key, it may still
+ * do so: then the error's text says so.)
  *
  * The credentials have one source: hooks.creds if it is set, else the conf
  * file. Only a call that asks AWS KMS needs them. So a ring opens without them,
  * with a warning if there is a conf file that cannot be read. Each call that
- * needs them then looks again, and says what is wrong: CONFIG for the conf
- * file, CREDENTIALS for the hook. (config.must_have_creds: kaws_open says it.)
+ * needs them then asks the source again, and fails if the source still has
+ * none: CONFIG for the conf file, CREDENTIALS for the hook. (With
+ * config.must_have_creds, kaws_open itself fails.)
  *
  * Credentials that expire are renewed when 5 minutes are left, or a third of
  * their life. One call asks the source; the others go on with the old ones. If
- * the source fails, that is a warning, once a minute, until they have expired.
- * Then, or if AWS refuses them, all calls that need them wait for one of them
- * to ask the source. Its answer is theirs, too, even if it is a failure. AWS's
- * clock counts, as far as we know it. So if the hook gives credentials that
- * seem to have expired, they are used for a minute: AWS knows better.
+ * the source fails, we log a warning, at most one a minute, until the old ones
+ * have expired. Once they have expired, or if AWS refuses them, one call asks
+ * the source, and all other calls that need credentials wait for the answer. It
+ * counts for all of them, even if it is a failure. We judge expiry by AWS's
+ * clock, as far as we know it. If the hook gives credentials that seem to have
+ * expired, we still use them for a minute, because AWS knows better.
  *
  * The conf file holds the access key id, the secret access key and, if there is
- * one, the session token: a line each, in that order; or each behind its name,
+ * one, the session token: one line each, in that order; or each after its name,
  * in any order (aws_access_key_id = ..., aws_secret_access_key,
  * aws_session_token, in small or capital letters; a word such as "export",
- * "set" or "$Env:" may come first). We pass over blanks, empty lines, a byte
- * order mark, a pair of quotes around a value, comments (lines that begin with
- * # or ;), the head of a profile ([default]) above all values and, beside
- * names, other names. What else cannot be part of a value of AWS is refused, by
- * line and column. So is an id that begins with ASIA, which is temporary,
- * without a token.
+ * "set" or "$Env:" may come first). We ignore blanks, empty lines, a byte order
+ * mark, a pair of quotes around a value, comments (lines that begin with # or
+ * ;), the head of a profile ([default]) above all values and, if the values
+ * have names, lines with other names. We refuse anything else that cannot be
+ * part of an AWS value; the error names its line and column. We also refuse an
+ * id that begins with ASIA without a token, because such an id is temporary.
  *
  *
  * 5  MEMORY AND SECRETS
@@ -256,37 +259,40 @@
  * it. What hooks.creds returns is copied there; the program wipes its own copy.
  * A fetched key belongs to the caller; kaws_key_free wipes it.
  *
- * With config.cache_seconds, or kaws_use_cache, fetched keys are kept: up to
- * 1024 of them and 1 MiB, the oldest goes first. Each is encrypted by itself
- * with ChaCha20-Poly1305, under a page key of 32 random bytes. Name, owner,
- * type, length and how often the file was replaced are authenticated with it.
- * The page key is in a page of its own. If that page cannot be locked, and kept
- * out of core dumps and forked children, no key is kept, and a warning says so.
- * A key dies so many seconds after KMS sent it, used or not, by hooks.ticks_ms;
- * if these go back, all die at the next fetch. (The built-in clock stands still
- * while the machine sleeps.) Dead means that it is not given out any more. No
- * thread waits for that moment. The next fetch of any key wipes it, and with
- * the last one the page key. All keys and the page key are wiped by
- * kaws_remove, kaws_rewrap_all, a kaws_refresh that finds more than additions,
- * a change of the KMS key, of the region or of the seconds, by kaws_close, and
- * if KMS refuses any request because a right has ended: AccessDenied,
- * NotAuthorized, Disabled, KMSInvalidState, NotFound. What KMS had been asked
- * for before that is not kept after it. Credentials that are expired or
- * replaced end no right to a key. Of threads that fetch the same key at once,
- * one asks KMS, and the others wait, each up to its own timeout_ms; a failure
- * of KMS is the answer to all of them. If that one is cancelled, or its time is
- * up before theirs, another one asks. Without a cache each asks for itself,
- * because a plaintext could be handed on only by keeping it.
+ * With config.cache_seconds, or kaws_use_cache, fetched keys are kept, at most
+ * 1024 keys and 1 MiB; if there are more, the oldest are wiped first. Each is
+ * encrypted by itself with ChaCha20-Poly1305, under a page key of 32 random
+ * bytes. Name, owner, type, length and how often the file was replaced are
+ * authenticated with it. The page key is in a page of its own. If that page
+ * cannot be locked, and kept out of core dumps and forked children, no key is
+ * kept, and a warning says so. A kept key expires cache_seconds after KMS sent
+ * it, even if it was fetched again meanwhile. hooks.ticks_ms measures this
+ * time; if it goes backwards, all kept keys expire at the next fetch. (The
+ * built-in clock stands still while the machine sleeps.) An expired key is not
+ * given out any more. No thread wakes up to wipe it: the next fetch of any key
+ * does, and if no key is left, it wipes the page key, too. All keys and the
+ * page key are wiped by kaws_remove, kaws_rewrap_all, a kaws_refresh that finds
+ * more than additions, a change of the KMS key, of the region or of the
+ * seconds, by kaws_close, and if KMS refuses any request because a right has
+ * ended: AccessDenied, NotAuthorized, Disabled, KMSInvalidState, NotFound. If
+ * KMS was asked for a key before one of these events, and sends it after the
+ * event, the key is not kept. If credentials expire or are replaced, no key is
+ * wiped. If threads fetch the same key at once, one of them asks KMS, and the
+ * others wait, each up to its own timeout_ms. If KMS fails, all of them fail.
+ * If the thread that asks is cancelled, or its time is up first, another one
+ * asks. Without a cache each thread asks KMS itself, because handing a
+ * plaintext on would mean keeping it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
  * told. After each operation tests/test_secrets.py searches the memory of a
- * whole process, with the real libcurl and OpenSSL, for secrets. It is linked
- * with -z now, because the dynamic linker's first call of a function saves
- * registers on the stack, and registers may hold pieces of a key. We cannot
- * promise that registers, the kernel's buffers or a debugger hold no copy, nor
- * that libcurl wipes all memory that it frees: it may leave a piece of a key
- * after a transfer that failed, and of the session token after any transfer.
+ * whole process, with the real libcurl and OpenSSL, for secrets. The test
+ * program is linked with -z now, because otherwise the dynamic linker saves
+ * registers on the stack when a function is called for the first time, and
+ * registers may hold pieces of a key. We cannot promise that registers, the
+ * kernel's buffers or a debugger hold no copy, nor that libcurl wipes all
+ * memory that it frees: it may leave a piece of a key after a transfer that
+ * failed, and of the session token after any transfer.
  *
  *
  * 6  THREADS, PROCESSES
@@ -296,14 +302,15 @@
  * thread needs 64 KiB of stack.
  *
  * Processes may share a data file: the second gets a warning when it opens the
- * file, and they take turns to change it. If one adds keys, the others take
- * them over by themselves, before they change the file and before they answer
- * that a name is not there; a walk and the stats show the keys only then. So
+ * file, and they take turns to change it. If one adds keys, the others read
+ * them in by themselves, but only before they change the file or answer that a
+ * name is not there; until then a walk and the stats do not show these keys. So
  * processes that only add keys never disturb each other. If one removes keys or
- * re-wraps them, the others go on fetching what they know. To every change, and
- * to a fetch of a name that they do not know, they answer KAWS_CHANGED, until
- * their owner calls kaws_refresh. To take over what others did, a ring reads
- * the whole file. If nobody did anything, it only looks at the file's state.
+ * re-wraps them, the others go on fetching what they know. They answer
+ * KAWS_CHANGED to every change, and to a fetch of a name that they do not know,
+ * until the program calls kaws_refresh. To take over what others did, a ring
+ * reads the whole file. If nobody did anything, it only looks at the file's
+ * state.
  *
  * A ring belongs to the process that opened it. In a child process made by
  * fork() every function answers CONFIG, except kaws_close: there it frees
@@ -322,9 +329,9 @@
  * after it waited 2 seconds for another process, or 10 seconds in which no
  * other thread of the ring made progress.
  *
- * Inside a process, a thread that holds one of these locks takes only locks
- * that stand below it. (In the thread tests a thread that breaks this order
- * aborts: tests/unit/lock_order.h.)
+ * Inside a process there are the locks listed here. A thread that holds one of
+ * them takes only locks that stand further down in the list. (In the thread
+ * tests a thread that breaks this order aborts: tests/unit/lock_order.h.)
  *
  *     SETTINGS   ring      one change of the KMS key or region at a time
  *     REWRAP     rewrap    whether a re-wrap is running, and its progress
@@ -347,17 +354,17 @@
  * that use F_OFD_SETLK; and on a network file system it may exclude only
  * processes on one machine. Windows locks <data_file>.lock only, so a process
  * that uses another name for the file is not excluded. No lock excludes a
- * process that reaches the file without its file system's help: FUSE can do
- * that, and so can NFS mounted with nolock.
+ * process whose access to the file bypasses the file system's locks, as is
+ * possible with FUSE, or with NFS mounted with nolock.
  *
  *
  * 7  THE DATA FILE
  *
- * The file's content depends only on its entries, oldest first. Numbers are
- * little-endian. Each digest is the SHA-256 of ALL bytes of the file before it,
- * with the 16 bytes of the committed length taken as zeros. So the last 32
- * bytes are the checksum of the keyring, and adding an entry hashes only that
- * entry.
+ * The entries stand in the file oldest first, and nothing else in the file
+ * depends on its history. Numbers are little-endian. Each digest is the SHA-256
+ * of ALL bytes of the file before it, with the 16 bytes of the committed length
+ * taken as zeros. So the last 32 bytes are the checksum of the keyring, and
+ * adding an entry hashes only that entry.
  *
  *     header    0   8  "KAWSRING"
  *               8   4  format version: 1
@@ -400,37 +407,39 @@
  * with the same device, inode, size, times and last 32 bytes. If only the times
  * differ (after chmod, or a restored label), we read the whole file again, and
  * its digest decides. If the size or the inode differs, the file may have been
- * extended: then it begins with the very bytes that the ring knows, the digests
- * prove what follows, and we make that durable and go on from there. It does
- * not matter who added it, or whether it is a copy. To replace the file, we
- * exchange the two names and look at the file that comes out: if it is not
- * ours, we exchange them back. A new data file never replaces another. A data
- * file that has a second hard link, or that is itself a mount point, accepts
- * new keys but cannot be replaced. So opening it logs a warning, and removing
- * and re-wrapping fail.
+ * extended: if it begins with exactly the bytes that the ring knows, and the
+ * digests of all that follows are right, we make the new bytes durable and go
+ * on from there. It does not matter who added them, or whether the file is a
+ * copy. To replace the file, we exchange its name with that of <data_file>.tmp,
+ * and then look at the file that is now <data_file>.tmp: if it is not the one
+ * that the ring knows, we exchange them back. A new data file never replaces
+ * another. A data file that has a second hard link, or that is itself a mount
+ * point, accepts new keys but cannot be replaced. So opening it logs a warning,
+ * and removing and re-wrapping fail.
  *
  * Some risks remain. If the file system cannot exchange names (outside Linux,
  * on NFS and some others), a file that is moved to the path right before our
- * rename is lost. If it has no hard links either, so is a file that appears
- * right before we create a keyring. An edit in place goes unnoticed if it
- * happens while we write, or within the resolution of the file system's
+ * rename is lost. If it has no hard links either, a file that appears right
+ * before we create a keyring is lost, too. An edit in place goes unnoticed if
+ * it happens while we write, or within the resolution of the file system's
  * timestamps. If the power fails before we exchange a foreign file back, that
  * file is <data_file>.tmp, which the next change removes.
  *
  * No file can prove that it is the newest, and no entry can. The digests find
  * damage, but they need no secret: anyone who can write the file can make new
- * ones. Someone who has an older copy can put it in the file's place, or bring
- * back single entries from it, as they were before they were removed or
- * re-wrapped, beside all later ones. He can also leave out entries. What he
- * cannot do is change an entry's name, type or key. While a ring is open, its
- * next change finds such an edit (KAWS_CHANGED). An edit made while no process
- * has the file open shows only in the log: opening the file, and each change,
- * logs a note with the number of keys and the first bytes of the checksum. An
- * opening should find those of the last note before it. What is merely added to
- * the file of an open ring counts as added by another process, and such a note
- * tells it. A refresh takes over whatever is there, as an opening does, and
- * logs both numbers and both checksums. Removing a key does not remove it from
- * older copies of the file. Only deleting the KMS key does.
+ * ones. Someone who has an older copy can put it in the file's place. Or he can
+ * add single entries of the copy to the newest file: entries that were removed,
+ * or as they were before a re-wrap. He can also leave out entries. He cannot
+ * change an entry's name, type or key. While a ring is open, its next change
+ * finds such an edit (KAWS_CHANGED). An edit made while no process has the file
+ * open shows only in the log: opening the file, and each change, logs a note
+ * with the number of keys and the first bytes of the checksum. The note of an
+ * opening should show the same two values as the note before it. If someone
+ * only adds entries to the file of an open ring, that counts as done by another
+ * process, and is logged in such a note. A refresh reads in whatever is there,
+ * as an opening does, and logs the number and the checksum before and after.
+ * Removing a key does not remove it from older copies of the file. Only
+ * deleting the KMS key does.
  *
  * A sealed value that needs no data file has a format of its own, which
  * kaws_sealed_pack writes. Its numbers are little-endian, too:
@@ -488,32 +497,32 @@
  * replies are mixed up as well. A fetch believes such a reply; so does a
  * re-wrap, if KMS can decrypt the blob in it under the key's name.
  *
- * Each blob is bound to an encryption context, so that KMS decrypts it only as
- * what it was: app = "keyring_aws", file = the file id in hex, key_id,
- * key_type, and user_id if there is one. Values are percent-encoded except
- * for printable ASCII. CloudTrail shows the context, so names are not secret
- * there.
+ * Each blob is bound to an encryption context. KMS decrypts the blob only if we
+ * send the same context again: app = "keyring_aws", file = the file id in hex,
+ * key_id, key_type, and user_id if there is one. Values are percent-encoded
+ * except for printable ASCII. CloudTrail shows the context, so names are not
+ * secret there.
  *
  * An entry names the KMS key that sealed it, and an attacker may have written
  * the file. So we send no request for a KMS key unless its account is trusted:
- * it is the ring's own account, or it is in config.accounts. What the own
- * account is, depends on how the settings name the ring's first KMS key:
+ * it is the ring's own account, or it is in config.accounts. How we learn the
+ * ring's own account depends on how the settings name its first KMS key:
  *
  *     by ARN      the ARN's account
  *     by id or    the account that KMS tells, if that account may be trusted:
- *     alias       it is in config.accounts; or, without config.accounts, in an
- *                 entry of the data file; or, if there is no entry either, it
- *                 is the first account that KMS tells. That one is logged if
- *                 there is a data file: its keys will need it for good.
+ *     alias       it is in config.accounts; or, without config.accounts, it is
+ *                 the account of an entry. If there is no entry either, any
+ *                 account may be trusted; if there is a data file, we log the
+ *                 account, because the file's keys will always need it.
  *     not at all  none, if config.accounts is set; otherwise the account of
  *                 the entries, if all have the same one; otherwise as above
  *
  * An id or alias belongs to the account of the credentials, and the conf file
- * may be open to an attacker. If its account is not the entries', every call
- * that seals fails with FOREIGN. To move to another account, name the KMS key
- * by its ARN, or list the accounts. The own account never changes while the
- * ring is open. One attacker can still choose it: if neither an ARN nor
- * config.accounts is set, someone who can write both the conf file and the data
+ * may be open to an attacker. If that account is not the entries' account,
+ * every call that seals fails with FOREIGN. To move to another account, name
+ * the KMS key by its ARN, or list the accounts. The own account never changes
+ * while the ring is open. An attacker can still choose it if neither an ARN nor
+ * config.accounts is set, and he can write both the conf file and the data
  * file.
  *
  * If the first call of a ring is a fetch, the own account may be unknown. Then
@@ -534,11 +543,12 @@
  *
  * Neither the format nor the library limits the number of keys. But a ring
  * keeps the whole data file in memory, and that takes about 475 bytes a key (an
- * entry has at most 7052). A size alone is not believed: before we ask for more
- * than 1 MiB of memory (256 MiB, if the file has no holes), the lengths of the
- * file's entries must lead to its end. So a file that is merely long, with a
- * terabyte of zeros behind its entries, is refused at once: CORRUPT. It is no
- * torn end, and is left as it is.
+ * entry has at most 7052). We do not trust the size of the file alone: before
+ * we allocate more than 1 MiB (256 MiB, if the file has no holes), we follow
+ * the lengths of its entries, and they must lead to its end. So a file that is
+ * merely long, with a terabyte of zeros behind its entries, is refused at once:
+ * CORRUPT. The zeros do not count as a torn end, and we leave the file as it
+ * is.
  *
  * The built-in sender needs libcurl 7.54, and is tested with OpenSSL as the TLS
  * library. It reads at most 64 KiB of a reply's header lines. KMS keys in
@@ -556,9 +566,9 @@
  * 10.1  Envelope encryption of a file
  *
  * KMS encrypts 4096 bytes at most. So it makes a data key, the program encrypts
- * the file with that, and the sealed data key goes in front. The cipher is one
- * of BearSSL, so include <bearssl.h> as well. The ring needs no data file. Its
- * KMS key is named by an ARN: then the right to kms:Decrypt is enough to
+ * the file with that, and the sealed data key goes in front. The cipher comes
+ * from BearSSL, so include <bearssl.h> as well. The ring needs no data file.
+ * Its KMS key is named by an ARN: then the right to kms:Decrypt is enough to
  * decrypt.
  *
  *     #define ENVELOPE (2 + KAWS_SEALED_PACKED_MAX + 16)
@@ -626,17 +636,17 @@
  *
  * The buffer `file` has room for text.len + ENVELOPE bytes. decrypt_file
  * decrypts in it: *text is a part of it. The whole file is in memory, because
- * its text counts only once the tag is checked. All nonces are zero: that is
- * right because a data key encrypts one text. To change a file, encrypt it
- * again. The tag protects what is in front, too, and the context binds the data
- * key to the path. An older version of the same file is accepted.
+ * its text counts only once the tag is checked. All nonces are zero. That is
+ * safe because each data key encrypts one text only. To change a file, encrypt
+ * it again. The tag protects what is in front, too, and the context binds the
+ * data key to the path. An older version of the same file is accepted.
  *
  *
  * 10.2  Key rotation in a long-lived service
  *
- * The id of a key holds a version or a date: "orders-2026-11". It is kept with
- * all that the key encrypts, so old keys are found as long as they are needed.
- * One thread rotates, and the others fetch meanwhile.
+ * The id of a key holds a version or a date: "orders-2026-11". Keep the id with
+ * all that the key encrypts: then old keys are found as long as they are
+ * needed. One thread rotates; the others can go on fetching.
  *
  *     enum verdict { DONE, LATER, REFRESH, ASK };
  *
@@ -669,16 +679,16 @@
  * harm. REFRESH: another process changed the file, or the disk failed. Fetches
  * go on as before. Find out what happened, and put the right file back if it
  * was replaced; then call kaws_refresh(), and rotate() again. ASK: log
- * err->text for a person to read. Trying again would not help. At every start
- * from now on, the config names the new KMS key.
+ * err->text for a person to read. Trying again would not help. From now on, the
+ * config must name the new KMS key at every start.
  *
  *
  * 10.3  A client that only seals, a server that only opens
  *
  * The client needs the right to kms:Encrypt, and no data file. The packed bytes
- * may go over any wire. The server needs the right to kms:Decrypt. It has no
- * KMS key, because the bytes name theirs; but they may come from anyone, so
- * `accounts` says whose KMS keys count.
+ * may go over any wire. The server needs the right to kms:Decrypt. Its config
+ * names no KMS key, because the packed bytes name the one that sealed them. But
+ * anyone may have sent them, so `accounts` lists whose KMS keys are trusted.
  *
  *     static const kaws_config client = {
  *         .kms_key_id = "arn:aws:kms:eu-west-1:111122223333:alias/mail",
@@ -723,8 +733,8 @@
  *
  * 10.4  Use without libcurl
  *
- * Compile the implementation with -DKEYRING_AWS_NO_CURL. What begins with my_
- * is an HTTPS client of your own, and config.hooks.send is my_send.
+ * Compile the implementation with -DKEYRING_AWS_NO_CURL. Set config.hooks.send
+ * to my_send. The other names that begin with my_ are your own HTTPS client's.
  *
  *     typedef struct my_reply {
  *         int         status;
@@ -767,16 +777,16 @@
  * reply; otherwise got->error says why. It keeps both timeouts, asks
  * q->cancelled, verifies the certificate, and follows no redirect. Several
  * threads may call it at once. If it opens a connection for each request, no
- * reply can be another's; hooks.send says what to do otherwise. got->head has
- * the lines of the reply's head. Both bodies may hold a key: nothing copies
- * q->body, and my_forget wipes the reply.
+ * reply can belong to another request; otherwise do what hooks.send says.
+ * got->head has the lines of the reply's head. Both bodies may hold a key: copy
+ * q->body nowhere, and let my_forget wipe the reply.
  *
  *
  * 10.5  Use without threads
  *
- * Compile the implementation with -DKEYRING_AWS_NO_THREADS. What begins with
- * my_ is your event loop. It would stand still while a call waits for KMS, so
- * the hook `cancelled` turns it, at least every 100 ms.
+ * Compile the implementation with -DKEYRING_AWS_NO_THREADS. The names that
+ * begin with my_ are your event loop's. The loop would stand still while a call
+ * waits for KMS, so the hook `cancelled` turns it, at least every 100 ms.
  *
  *     typedef struct my_loop my_loop;
  *
@@ -823,21 +833,22 @@
  *     }
  *
  * my_turn serves the events that are there; with `wait` it first waits for one.
- * It never calls the ring, because a call may be waiting below it: it puts what
- * needs a key into a queue. my_next takes a key id out, which stays where it is
- * until my_answer has it. my_quit says whether the program should end. A call
- * that waits then ends, too: CANCELLED.
+ * It never calls the ring, because it may run inside a call of the ring: it
+ * puts each request that needs a key into a queue. my_next takes a key id out
+ * of the queue; the string stays valid until my_answer is called. my_quit says
+ * whether the program should end. If a call is waiting then, it ends, too:
+ * CANCELLED.
  *
  *
  * 11  HOUSE RULES  for developers of this file
  *
  * C99, 80 columns, 4 spaces. A private function is kaws__<room>_<verb>: its
- * name says where it is. Calls go up the file only. A function should have 40
- * lines, and has 60 at most. #if stands only in the rooms that talk to the
- * system, and around the built-in sender. The function that knows most about an
- * error fills it, once. A function that holds a secret has one exit, which
- * wipes it. A comment says why. `make check` checks what a script can check;
- * `make test` checks the rest.
+ * name says where it is. Calls go up the file only. A function should have at
+ * most 40 lines, and must not have more than 60. #if is used only in the rooms
+ * that talk to the system, and around the built-in sender. The function that
+ * knows most about an error fills it, once. A function that holds a secret has
+ * one exit, which wipes it. A comment says why. `make check` checks what a
+ * script can check; `make test` checks the rest.
  */
 
 /* Feature macros for the implementation. They ask the first system header to
@@ -958,7 +969,7 @@ typedef struct kaws_request {
     const char *method;           /* "GET", "HEAD" or "PUT"; NULL: "POST"     */
 } kaws_request;
 
-/* A header that is wanted of a reply. */
+/* A header that the request wants to be told of the reply. */
 typedef struct kaws_header {
     const char *name;             /* in any case                              */
     /* 1: `value` has it. 0: it did not come. -1: it cannot be used, because it
@@ -968,10 +979,10 @@ typedef struct kaws_header {
     char        value[256];
 } kaws_header;
 
-/* What the hook fills. Before that, all is 0 except body, body_max, what tells
- * the wanted headers, and retry_after_ms, which is -1. If the body does not
- * fit, the hook sets body_len to any value above body_max. A reply to HEAD has
- * no body, whatever its length is said to be. */
+/* What the hook fills in. Before the call, every member is 0, except body,
+ * body_max, headers, header_count, and retry_after_ms, which is -1. If the body
+ * does not fit, the hook sets body_len to any value above body_max. A reply to
+ * HEAD has no body, whatever its Content-Length says. */
 typedef struct kaws_reply {
     int      http;                /* HTTP status; 0 if no reply came          */
     uint8_t *body;                /* our buffer of body_max bytes             */
@@ -988,11 +999,11 @@ typedef struct kaws_reply {
 /* For a `send` hook: fills in date, retry_after_ms, request_id and headers. The
  * hook calls it with each line of the reply's head, the first one too:
  * "HTTP/1.1 200 OK", then "ETag: \"1b2c\"". The line has `len` bytes, with or
- * without the end of the line. If a second head follows, because the first was
- * an interim one (1xx), the hook goes on with that: it replaces the first. It
- * leaves out the trailer of a chunked body. (A hook of before fills in the
- * first three members itself. That still works with AWS KMS, where no headers
- * are wanted.) */
+ * without the end of the line. If the first head was an interim one (1xx), a
+ * second head follows; the hook passes its lines, too, and they replace the
+ * first head. The hook leaves out the trailer of a chunked body. (An older hook
+ * fills in date, retry_after_ms and request_id itself. That still works with
+ * AWS KMS, because for KMS no headers are wanted.) */
 KAWS_API void kaws_reply_line(kaws_reply *r, const char *line, size_t len);
 
 /* AWS credentials. */
@@ -1008,16 +1019,17 @@ typedef struct kaws_creds_wanted {
     int       (*cancelled)(void *arg);    /* as in kaws_request               */
     void       *cancelled_arg;
 
-    kaws_creds  creds;            /* the hook's own memory: see there         */
+    kaws_creds  creds;            /* in the hook's memory: see hooks.creds    */
     int64_t     expires;          /* Unix seconds; 0: they do not expire      */
     char        text[128];        /* on failure: why; no secret, it is shown  */
 } kaws_creds_wanted;
 
-/* All effects on the world except files; each can be replaced by itself. Any
- * thread may call a hook, also the threads that kaws_rewrap_all starts, and
- * several may do so at once (but not `creds`). We may hold locks and secrets
- * meanwhile. So a hook must return: it must not throw an exception, longjmp()
- * out, end the thread, or enable cancellation. Nor may it call the ring. */
+/* How the ring reaches the outside world, except files. Each hook can be
+ * replaced separately. Any thread may call a hook, even the threads that
+ * kaws_rewrap_all starts, and several may do so at once (but not `creds`). We
+ * may hold locks and secrets meanwhile. So a hook must return: it must not
+ * throw an exception, longjmp() out, end the thread, or enable cancellation.
+ * Nor may it call the ring. */
 typedef struct kaws_hooks {
     void   *ctx;                  /* passed to every hook                     */
 
@@ -1047,7 +1059,7 @@ typedef struct kaws_hooks {
      * method, AWS refuses the request, because the method is signed.) */
     int   (*send)(void *ctx, const kaws_request *q, kaws_reply *r);
 
-    /* Logs what no caller is waiting to be told. Level 1: warning, 2: note. A
+    /* Logs what no function returns to its caller. Level 1: warning, 2: note. A
      * line begins with its tag, such as [KAWS-123], which never changes. */
     void  (*log)(void *ctx, int level, const char *line);
 
@@ -1055,12 +1067,12 @@ typedef struct kaws_hooks {
      * NULL: 0. We call it before each pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
 
-    /* Returns 1, be it only once, if the call that this thread is in should
-     * end: it ends with CANCELLED, and has changed nothing (a rotation of the
-     * KMS key may have). We ask at least every 100 ms while the call waits: for
-     * a reply, for its next attempt, or for its turn to change the file. A
-     * re-wrap asks in the threads that it starts, too, and ends if one of them
-     * gets a 1. NULL: no call is cancelled. */
+    /* Returns 1 if the call that this thread is in should end; one 1 is enough.
+     * The call ends with CANCELLED, and has changed nothing (except that the
+     * KMS key may have been rotated). We ask at least every 100 ms while the
+     * call waits: for a reply, for its next attempt, or for its turn to change
+     * the file. A re-wrap also asks in the threads that it starts, and ends if
+     * the hook returns 1 in one of them. NULL: no call is cancelled. */
     int   (*cancelled)(void *ctx);
 
     /* Gives the credentials, in place of conf_file: fills in w->creds and
@@ -1098,21 +1110,21 @@ typedef struct kaws_config {
 
 /* A ring: a keyring that is open, or AWS KMS alone. Any number of threads may
  * call any functions at once, except kaws_close, which must be the last call.
- * The statuses that are listed at a function do not repeat two: CONFIG in a
- * forked child (section 6), and CANCELLED where the call may wait. */
+ * Each function below lists its statuses. Two are not repeated there: CONFIG in
+ * a forked child (section 6), and CANCELLED if the call may wait. */
 typedef struct kaws kaws;
 
 /* Opens the keyring in cfg->data_file. If there is no such file, it creates an
- * empty keyring, with a warning, because an unmounted volume looks the same.
- * That is right once: with must_exist or read_only, a missing file is refused,
- * and nothing is created: FILE, and err->os is ENOENT. It checks the whole
- * file, sends no KMS request, and copies the config with its strings. It reads
- * the conf file; if that fails, it warns, and the first KMS request reads it
- * again. With must_have_creds, that fails, and hooks.creds is asked, too. *ring
- * is NULL on failure; otherwise free it with kaws_close. Without cfg->data_file
- * there is no keyring: see "AWS KMS without a data file" below.
- * ARGUMENT, CONFIG, CREDENTIALS, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN,
- * MEMORY, RANDOM. */
+ * empty keyring, and logs a warning, because an unmounted volume looks the
+ * same. That is right only at the first opening. With must_exist or read_only,
+ * a missing file is refused and nothing is created: FILE, and err->os is
+ * ENOENT. It checks the whole file, sends no KMS request, and copies the config
+ * with its strings. It reads the conf file; if that fails, it logs a warning,
+ * and the first KMS request reads it again. With must_have_creds it also asks
+ * hooks.creds, if set, and fails if there are no credentials. *ring is NULL on
+ * failure; otherwise free it with kaws_close. Without cfg->data_file there is
+ * no keyring: see "AWS KMS without a data file" below. ARGUMENT, CONFIG,
+ * CREDENTIALS, FILE, CORRUPT, CHANGED, LOCKED, UNCERTAIN, MEMORY, RANDOM. */
 KAWS_API kaws_status kaws_open(kaws **ring, const kaws_config *cfg,
                                kaws_error *err);
 
@@ -1162,16 +1174,16 @@ KAWS_API kaws_status kaws_generate(kaws *ring, kaws_name name,
 KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
                                 kaws_bytes plain, kaws_error *err);
 
-/* Has KMS decrypt the key. One KMS request. Only if the ring does not know its
- * own account yet (the manual, section 8), and its KMS key is not the one that
- * sealed this key, there are one or two more before it, once; then the right to
- * GenerateDataKeyWithoutPlaintext is needed. If the ring does not have the key,
- * it first looks whether other processes added it (kaws_refresh), and returns
- * NOT_FOUND, without a KMS request, only if it is sure. On failure *key is all
- * zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key belongs to
- * an account that is not trusted), MISMATCH (the blob was sealed for another
- * name, file or length), MEMORY, the KMS errors, and for a key that the ring
- * does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
+/* Has KMS decrypt the key. One KMS request. If the ring does not know its own
+ * account yet (the manual, section 8), and its KMS key is not the one that
+ * sealed this key, one or two more requests come first, but only once; they
+ * need the right to GenerateDataKeyWithoutPlaintext. If the ring does not have
+ * the key, it first looks whether other processes added it (kaws_refresh), and
+ * returns NOT_FOUND, without a KMS request, only if it is sure. On failure *key
+ * is all zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key
+ * belongs to an account that is not trusted), MISMATCH (the blob was sealed for
+ * another name, file or length), MEMORY, the KMS errors, and for a key that the
+ * ring does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -1217,10 +1229,10 @@ KAWS_API void kaws_walk_end(kaws_walk *walk);
  * passes kaws_check's tests; otherwise nothing changes. What was sealed before
  * stays readable. A KMS key of an account that is not trusted is refused:
  * FOREIGN. If the ring's first KMS key was set by id or alias, without
- * config.accounts, and its account is not known yet, KMS is asked about that
- * one first. If KMS does not know it or denies it, an id or alias is accepted
- * all the same, if its account may be trusted; an ARN is not. ARGUMENT,
- * FOREIGN, and the KMS errors. */
+ * config.accounts, and its account is not known yet, KMS is asked about the
+ * first KMS key before the new one. If KMS does not know the first one or
+ * denies access to it, a new id or alias is still accepted, if its account may
+ * be trusted; a new ARN is not. ARGUMENT, FOREIGN, and the KMS errors. */
 KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
                                       kaws_error *err);
 
@@ -1233,8 +1245,8 @@ KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
 
 /* Changes both at once or neither, because a KMS key may exist in one region
  * only. NULL leaves one as it is. KMS is asked about what changes (about the
- * KMS key if nothing does), except about the pair that the last kaws_try
- * accepted. */
+ * KMS key if nothing does), unless the last kaws_try accepted just this pair.
+ */
 KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
@@ -1243,8 +1255,8 @@ KAWS_API kaws_status kaws_try(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
 /* Returns what kaws_use would return now, as far as that can be told without a
- * KMS request: by the form of both and, if its ARN tells it, by the account of
- * the KMS key. Nothing changes. ARGUMENT, FOREIGN. */
+ * KMS request: it checks the form of both and, if the KMS key is given as an
+ * ARN, its account. Nothing changes. ARGUMENT, FOREIGN. */
 KAWS_API kaws_status kaws_could_use(kaws *ring, const char *kms_key_id,
                                     const char *region, kaws_error *err);
 
@@ -1252,9 +1264,9 @@ KAWS_API kaws_status kaws_could_use(kaws *ring, const char *kms_key_id,
 KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
                                 int timeout_ms);
 
-/* For so many seconds, 86400 at most, a fetched key is kept in memory, and
- * fetched from there without a KMS request (the manual, section 5). 0: none is.
- * A change of the number empties the cache. */
+/* Keeps each fetched key in memory for this many seconds, 86400 at most; a
+ * fetch then takes it from there without a KMS request (the manual, section 5).
+ * 0: no key is kept. Changing the number empties the cache. */
 KAWS_API void kaws_use_cache(kaws *ring, int seconds);
 
 /* Reads the conf file, or asks hooks.creds, again. (The ring also does so by
@@ -1263,7 +1275,7 @@ KAWS_API void kaws_use_cache(kaws *ring, int seconds);
  * the hook for timeout_ms). */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
-/* As whom, and where, the ring asks AWS KMS. */
+/* With which credentials, and where, the ring calls AWS KMS. */
 typedef struct kaws_identity {
     char    source[24];           /* "the conf file" or "the program"         */
     char    access_key_end[5];    /* last four of the access key id; "": there
@@ -1274,8 +1286,8 @@ typedef struct kaws_identity {
     char    endpoint[192];        /* where they go: "https://host[:port]/"    */
 } kaws_identity;
 
-/* Fills *out. No KMS request. Only if there are no credentials yet, it reads
- * them, or asks hooks.creds. If that fails, it returns the error, but still
+/* Fills *out. No KMS request. If there are no credentials yet, it reads the
+ * conf file or asks hooks.creds. If that fails, it returns the error, but still
  * fills in what it knows. ARGUMENT, CONFIG, CREDENTIALS, NETWORK (see
  * kaws_reload_creds). */
 KAWS_API kaws_status kaws_whoami(kaws *ring, kaws_identity *out,
@@ -1284,9 +1296,10 @@ KAWS_API kaws_status kaws_whoami(kaws *ring, kaws_identity *out,
 /* Has KMS make new key material for the current KMS key, and waits up to
  * timeout_ms for KMS to start using the new material. Old blobs stay readable.
  * A KMS key can be rotated on demand 25 times only, so the request is repeated
- * only if KMS throttled it, which means that it did nothing. The whole may take
- * four timeouts. If the call is cancelled while KMS is at it, nobody knows
- * whether there is new material: the error says so. CONFIG, and the KMS errors.
+ * only if KMS throttled it, which means that it did nothing. The whole call may
+ * take four times timeout_ms. If it is cancelled while it waits for KMS's
+ * reply, nobody knows whether there is new material: the error says so. CONFIG,
+ * and the KMS errors.
  */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
@@ -1302,17 +1315,18 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
  * MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
-/* Takes over what other processes did to the data file. If they did nothing,
- * that costs one look at the file (stat). The ring takes over by itself what
- * they added, before it changes the file and before it answers NOT_FOUND.
- * Anything else they did is CHANGED until this function is called. Then the
- * ring has the keys that are in the file, and no others: be sure that it is the
- * right file, and no older copy. A warning in the log has the number of keys
- * and the checksum, before and after. A ring that answered UNCERTAIN can change
- * the file again. A re-wrap that is running ends with CHANGED, unless keys were
- * only added. No KMS request. On failure the ring is as before: CONFIG, FILE
- * (err->os is ENOENT: there is no file), CORRUPT, CHANGED (it is a different
- * keyring's file), LOCKED, UNCERTAIN, MEMORY. */
+/* Reads in what other processes changed in the data file. If they changed
+ * nothing, that costs one look at the file (stat). What they only added, the
+ * ring reads in by itself, before it changes the file and before it answers
+ * NOT_FOUND. After any other change, the ring answers CHANGED (section 6) until
+ * this function is called. Then the ring has exactly the keys that are in the
+ * file: be sure that it is the right file, and no older copy. A warning in the
+ * log has the number of keys and the checksum, before and after. A ring that
+ * answered UNCERTAIN can change the file again. A re-wrap that is running ends
+ * with CHANGED, unless keys were only added. No KMS request. On failure the
+ * ring is as before: CONFIG, FILE (err->os is ENOENT: there is no file),
+ * CORRUPT, CHANGED (it is a different keyring's file), LOCKED, UNCERTAIN,
+ * MEMORY. */
 KAWS_API kaws_status kaws_refresh(kaws *ring, kaws_error *err);
 
 typedef struct kaws_stats {
@@ -1337,13 +1351,13 @@ KAWS_API void kaws_get_stats(kaws *ring, kaws_stats *stats);
  * kaws_store, kaws_fetch, kaws_remove and kaws_rewrap_all answer CONFIG, a walk
  * is empty, and all else works.
  *
- * `ctx` may be NULL. On failure *out and the buffer at `plain`, as long as the
- * caller said, are all zeros. `out` may equal `in`; it is then unchanged on
- * failure, because it holds a key. Otherwise `plain`, *plain_len, *in and *out
- * must not overlap: ARGUMENT, and all stay unchanged. All four functions may
- * return ARGUMENT, CONFIG, FOREIGN, MEMORY and the KMS errors; Decrypt and
- * ReEncrypt also MISMATCH, if the context or the KMS key is not the one used to
- * encrypt. */
+ * `ctx` may be NULL. On failure *out and the buffer at `plain`, in the length
+ * that the caller gave, are all zeros. `out` may equal `in`; it is then
+ * unchanged on failure, because it holds a key. Otherwise `plain`, *plain_len,
+ * *in and *out must not overlap: ARGUMENT, and all stay unchanged. All four
+ * functions may return ARGUMENT, CONFIG, FOREIGN, MEMORY and the KMS errors;
+ * Decrypt and ReEncrypt also MISMATCH, if the context or the KMS key is not the
+ * one used to encrypt. */
 
 typedef struct kaws_pair {
     const char *name, *value;     /* UTF-8, not empty                         */
@@ -1396,14 +1410,14 @@ KAWS_API kaws_status kaws_kms_reencrypt(kaws *ring, const kaws_context *ctx,
 
 /* ---- sealed values that travel, in files or messages; without a ring ----
  *
- * The bytes have a format version and a place for each length (section 7), and
+ * The bytes have a format version and a field for each length (section 7), but
  * no checksum. They hold no secret. KMS decrypts the blob only if nobody has
  * changed it, and only with the context that it was sealed with; the KMS key
- * must be the one that the ARN names, and of a trusted account. What is not
- * protected: the key material id may have been changed, and the whole value
- * exchanged for another one that was sealed with the same context. So put into
- * the context what tells your values apart. If more bytes follow a packed
- * value, store its length, too. Nothing is allocated. */
+ * must be the one that the ARN names, and of a trusted account. Two things are
+ * not protected: someone may have changed the key material id, or exchanged the
+ * whole value for another one that was sealed with the same context. So put
+ * into the context what distinguishes your values. If more bytes follow a
+ * packed value, store its length, too. Nothing is allocated. */
 
 #define KAWS_SEALED_PACKED_MAX 6479       /* no packed value has more bytes   */
 
@@ -1418,17 +1432,17 @@ KAWS_API kaws_status kaws_sealed_pack(const kaws_sealed *in, uint8_t *out,
 
 /* Unpacks what kaws_sealed_pack packed, and nothing else: packing *out again
  * would give the same bytes. They may come from anyone, and must not overlap
- * *out. On failure *out is all zeros. ARGUMENT: they are not a packed value,
- * are cut off, go on behind its end, have a format version that this version
- * does not know, or hold what kaws_sealed_pack refuses. */
+ * *out. On failure *out is all zeros. ARGUMENT: the bytes are not a packed
+ * value, are cut off, have more bytes after its end, have a format version that
+ * this version does not know, or hold what kaws_sealed_pack refuses. */
 KAWS_API kaws_status kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out,
                                         kaws_error *err);
 
 /* ---- SigV4 without a ring; allocates nothing --------------------------- */
 
 /* The request to sign. Path and query are as they will be sent,
- * percent-encoded, with upper-case digits. `headers` are all headers to sign,
- * Host among them, 64 at most. X-Amz-Date and X-Amz-Security-Token are signed
+ * percent-encoded, with upper-case digits. `headers` lists all headers to sign,
+ * including Host, 64 at most. X-Amz-Date and X-Amz-Security-Token are signed
  * even if they are not listed; the caller must send both. Most services need
  * none of the last four members. S3 needs path_as_sent and a payload. */
 typedef struct kaws_signing {
@@ -1444,14 +1458,15 @@ typedef struct kaws_signing {
      * they are removed, and the path is encoded a second time. */
     int         path_as_sent;
     /* "UNSIGNED-PAYLOAD", the SHA-256 of the body (kaws_payload_sha256), or
-     * another word of AWS's. It is signed in place of `body`, and as the header
-     * X-Amz-Content-SHA256, which the caller must send. (If it is listed, too,
-     * it must have this value.) NULL: the SHA-256 of `body`, and no header. */
+     * another word of AWS's. This text is signed in place of the body's
+     * SHA-256, and as the header X-Amz-Content-SHA256, which the caller must
+     * send. (If it is listed, too, it must have this value.) NULL: the SHA-256
+     * of `body`, and no header. */
     const char *payload;
-    /* 1: the session token is sent, but not signed, as a few services want. A
-     * header X-Amz-Security-Token must not be listed then. */
+    /* 1: the session token is sent but not signed, as a few services require.
+     * Then `headers` must not list X-Amz-Security-Token. */
     int         token_unsigned;
-    int         expires;          /* 1 to 604800: presigns, for these seconds */
+    int         expires;          /* 0: a header; 1 to 604800 (s): a URL      */
 } kaws_signing;
 
 /* Writes the value of the Authorization header, NUL-terminated, to `out`, a
@@ -1459,9 +1474,9 @@ typedef struct kaws_signing {
  * presigned URL instead: what->query, then X-Amz-Algorithm to X-Amz-Signature,
  * the session token among them, and at most 64 parameters in all. The URL is
  * "https://" HOST what->path "?" out. Anyone who has it can send that request
- * until it expires, so it is a secret. None of the X-Amz- headers is added to
- * it, and S3 wants its payload to be "UNSIGNED-PAYLOAD". `out` must not overlap
- * what it is made of. On failure, ARGUMENT, it is all zeros. */
+ * until it expires, so it is a secret. The request then needs no X-Amz- headers
+ * but those in `headers`, and S3 wants its payload to be "UNSIGNED-PAYLOAD".
+ * `out` must not overlap the inputs. On failure, ARGUMENT, it is all zeros. */
 KAWS_API kaws_status kaws_sign(const kaws_signing *what, kaws_creds who,
                                char *out, size_t cap, kaws_error *err);
 
@@ -1527,8 +1542,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *
  * The switches are described in the manual, section 3. The feature macros
  * stand above Part II, because they should come before any system header. If
- * one came before, it may hide what we need. We can do without what only
- * _GNU_SOURCE shows; if more is hidden, compiling stops with a sentence.
+ * one came before, it may hide declarations that we need. We can do without
+ * those that only _GNU_SOURCE shows; if more are hidden, an #error says what to
+ * do.
  */
 
 #include <errno.h>
@@ -1574,7 +1590,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #error "define KEYRING_AWS_STATIC above the first include of keyring_aws.h, too"
 #endif
 
-/* What stands for all of <fcntl.h>, <time.h>, <sys/mman.h> and <signal.h>. */
+/* One name each from <fcntl.h>, <time.h>, <sys/mman.h> and <signal.h> shows
+ * whether the header hides anything. */
 #if !defined(_WIN32) && (!defined(O_CLOEXEC) || !defined(CLOCK_MONOTONIC) ||  \
     !defined(MAP_ANONYMOUS) || !defined(MADV_NORMAL) ||                       \
     (defined(SIG_DFL) && !defined(SIG_SETMASK)))
@@ -1615,8 +1632,8 @@ typedef FILETIME kaws__time;
 #else
 typedef struct timespec kaws__time;
 
-/* Makes a POSIX call again as long as a signal interrupts it. `os` becomes 0 or
- * the call's errno. */
+/* Repeats a POSIX call as long as a signal interrupts it. `os` becomes 0 or the
+ * call's errno. */
 #define KAWS__CALL(os, call)                                                  \
     do (os) = (call) < 0 ? errno : 0; while ((os) == EINTR)
 #endif
@@ -1808,8 +1825,9 @@ kaws__sys_random(void *ctx, void *out, size_t len)
 
 /* ---- pages that are neither swapped nor dumped -------------------------- */
 
-/* Keeps pages out of the swap, of core dumps and of forked children, as far as
- * the system knows how to. All is tried; the first refusal is returned. */
+/* Keeps pages out of swap, core dumps and forked children, as far as the system
+ * can. It tries every step, even if one fails, and returns the first failure.
+ */
 static int
 kaws__sys_lock_pages(void *at, size_t len)
 {
@@ -1909,9 +1927,10 @@ typedef Dl_info kaws__dl_info;
 
 #if defined(__GLIBC__)
 
-/* Whether `symbol`, the first function of that name in the process, has a
- * version of OpenSSL's that the library `own` does not see. If so, nothing that
- * was linked with `own` calls it. Everything calls what has no version. */
+/* `symbol` is the first function of that name in the process. Returns 1 if it
+ * has one of OpenSSL's symbol versions and the library `own` does not have that
+ * version: then code linked with `own` does not call it. (If a function has no
+ * version, all code calls it.) */
 static int
 kaws__sys_is_foreign(const char *name, void *symbol, void *own)
 {
@@ -1931,9 +1950,9 @@ kaws__sys_is_foreign(const char *name, void *symbol, void *own)
 #endif
 
 
-/* The function of that name that the code at `caller` calls: as the linker
- * does it, the first one in the process's global scope, or else the one of the
- * code's own library. NULL if there is none. */
+/* Returns the function of that name that the code at `caller` calls. The
+ * dynamic linker takes the first one in the process's global scope, or else the
+ * one of the code's own library, and so do we. NULL if there is none. */
 KAWS__MAYBE static void *
 kaws__sys_symbol(const char *name, void *caller)
 {
@@ -2101,8 +2120,8 @@ kaws__thread_cond_wait(pthread_cond_t *cond, pthread_mutex_t *mutex, int ms)
 }
 
 
-/* The new thread takes no signals, because they belong to the program that we
- * are a guest of. */
+/* The new thread takes no signals, because signals are for the program that
+ * uses this library. */
 static int
 kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
 {
@@ -2149,8 +2168,8 @@ typedef struct kaws__lock {
 } kaws__lock;
 
 
-/* The tests define it: it aborts if the thread that takes (or, with 0, gives
- * back) a lock of that rank does so against the order. */
+/* The tests define this macro: it aborts if a thread takes a lock of that rank
+ * (`takes` is 1), or releases one (0), against the order. */
 #if !defined(KAWS__RANK_CHECK)
 #define KAWS__RANK_CHECK(rank, takes) ((void)0)
 #endif
@@ -2192,7 +2211,8 @@ kaws__thread_unlock(kaws__lock *lock)
 }
 
 
-/* Reads a number that other threads change under a lock, without that lock. */
+/* peek reads, without the lock, a number that other threads change with poke
+ * while they hold the lock. */
 #if defined(__GNUC__)
 #define kaws__thread_peek(at)      __atomic_load_n(at, __ATOMIC_RELAXED)
 #define kaws__thread_poke(at, now) __atomic_store_n(at, now, __ATOMIC_RELAXED)
@@ -2264,7 +2284,7 @@ kaws__thread_parallel(int count, void (*run)(void *), void *arg)
 
 #define KAWS__CANCEL_MS 100       /* how often we ask                         */
 
-typedef struct kaws__cancel {     /* the hook `cancelled`, or another asker   */
+typedef struct kaws__cancel {     /* the hook `cancelled`, or one like it     */
     int (*asked)(void *arg);      /* NULL: nobody cancels                     */
     void *arg;
 } kaws__cancel;
@@ -2299,7 +2319,7 @@ typedef struct kaws__turn {
     kaws__rank rank;              /* of the turn itself                       */
     kaws__cond ended;
     int        taken;
-    unsigned   passed;            /* how many turns ended and got on          */
+    unsigned   passed;            /* how many turns ended with progress       */
 } kaws__turn;
 
 
@@ -2327,9 +2347,9 @@ kaws__thread_turn_free(kaws__turn *turn)
 }
 
 
-/* Waits for the turn. Returns for how many ms nobody had got on when it became
- * ours. It is not ours if nobody got on for `ms` (KAWS__TOO_LONG), or if the
- * call was cancelled (KAWS__GIVEN_UP). */
+/* Waits for the turn. If we get it, returns how many ms had passed since the
+ * last progress. We do not get it if there is no progress for `ms`
+ * (KAWS__TOO_LONG), or if the call is cancelled (KAWS__GIVEN_UP). */
 static int
 kaws__thread_turn_wait(kaws__turn *turn, int ms, const kaws_hooks *hooks)
 {
@@ -2363,7 +2383,8 @@ kaws__thread_turn_wait(kaws__turn *turn, int ms, const kaws_hooks *hooks)
 }
 
 
-/* `got_on`: the turn did what it was for, so the others have reason to wait. */
+/* `got_on`: the turn made progress, so the time limit of those who wait starts
+ * again. */
 static void
 kaws__thread_turn_end(kaws__turn *turn, int got_on)
 {
@@ -2386,8 +2407,8 @@ kaws__thread_turn_end(kaws__turn *turn, int got_on)
  *        disk_lock disk_unlock disk_locked_by_others
  *
  * A file is a descriptor, on Windows, too; a failed call leaves it open. On
- * Windows paths are UTF-8, and owners and modes are not looked at, because
- * access lists have their place and files inherit them from the folder.
+ * Windows paths are UTF-8. Owners and modes are ignored there, because Windows
+ * has access lists instead, which files inherit from the folder.
  */
 
 /* How to open. READ_LINKED is for a file that the administrator may have put
@@ -2397,8 +2418,8 @@ enum {
     KAWS__FOLDER
 };
 
-/* How to rename: over what has the name, only to a name that nothing has, or
- * by letting the two change places. These are renameat2()'s numbers. */
+/* How to rename: replace what has the new name, fail if something has it, or
+ * exchange the two names. These are renameat2()'s numbers. */
 enum { KAWS__REPLACE, KAWS__RENAME_NEW, KAWS__EXCHANGE };
 
 typedef struct kaws__stat {
@@ -2406,10 +2427,10 @@ typedef struct kaws__stat {
     uint64_t stored;              /* bytes on disk: less if it has holes; or 0*/
     int64_t  mtime_ns, ctime_ns;  /* ctime: 0 where the system has none       */
     int      regular;             /* a plain file, no link, pipe or folder    */
-    int      mine;                /* its owner is who we run as               */
+    int      mine;                /* it belongs to the user that we run as    */
     int      others_read, others_write;
-    int      lent;                /* root's, and only read, by our group, too:
-                                   * so do containers mount a secret          */
+    int      lent;                /* root's, read-only, readable by our group:
+                                   * a secret that a container mounts         */
 } kaws__stat;
 
 #if defined(_WIN32)
@@ -2445,8 +2466,9 @@ kaws__disk_last_slash(const char *path)
 }
 
 
-/* Takes out of a path what means nothing: doubled slashes, "." and a slash at
- * the end. ".." stays: because of links, only the system knows what it means.
+/* Removes the parts of a path that mean nothing: doubled slashes, "." and a
+ * slash at the end. ".." stays: because of links, only the system knows what it
+ * means.
  */
 static void
 kaws__disk_tidy_path(char *path)
@@ -2477,8 +2499,8 @@ kaws__disk_tidy_path(char *path)
 #define KAWS__HANDLE(fd) ((HANDLE)_get_osfhandle(fd))
 
 
-/* GetLastError() as an errno value. With a path: the call failed for it. To a
- * folder Windows denies access where POSIX says that it is one. */
+/* GetLastError() as an errno value. `path` is what the call failed for, or
+ * NULL. If it is a folder, Windows only denies access; POSIX says EISDIR. */
 static int
 kaws__disk_errno(const WCHAR *path)
 {
@@ -2528,9 +2550,9 @@ kaws__disk_wide(const char *path, WCHAR out[MAX_PATH])
 
 /* Opens without waiting for the other end of a pipe. Only READ_LINKED follows a
  * link at the end of the path, because an attacker may have put one in the
- * keyring's place. A folder is opened to be synced; on Windows a folder can be
- * opened for reading as well, as on POSIX, and the caller sees that it is no
- * file. */
+ * keyring's place. FOLDER opens a folder so that it can be synced. READ and
+ * READ_LINKED open a folder, too, on POSIX and on Windows; the caller then sees
+ * that it is no file. */
 static int
 kaws__disk_open(const char *path, int how, int *fd)
 {
@@ -2597,7 +2619,8 @@ kaws__disk_close(int fd)
 }
 
 
-/* Whether we are of that group. (If of more than 256, who knows.) */
+/* Whether the process is in that group. (If it is in more than 256 groups, only
+ * its effective group counts.) */
 #if !defined(_WIN32)
 static int
 kaws__disk_in_group(gid_t group)
@@ -2612,8 +2635,8 @@ kaws__disk_in_group(gid_t group)
 #endif
 
 
-/* What an open file is or, with a path, what the path means now: a link at its
- * end is seen as a link. All zeros if that cannot be told. */
+/* Describes an open file or, if `path` is given, what the path names now; a
+ * link at its end counts as a link. On failure *out is all zeros. */
 static int
 kaws__disk_stat(int fd, const char *path, kaws__stat *out)
 {
@@ -2663,8 +2686,8 @@ kaws__disk_stat(int fd, const char *path, kaws__stat *out)
 }
 
 
-/* Reads into `to` or, if it is NULL, writes `from`: until all is done, the file
- * ends, or a call fails. *done tells how much that is. */
+/* Reads into `to` or, if `to` is NULL, writes `from`, until all is done, the
+ * file ends, or a call fails. *done is the number of bytes transferred. */
 static int
 kaws__disk_transfer(int fd, uint64_t offset, uint8_t *to, const uint8_t *from,
                     size_t len, size_t *done)
@@ -2706,7 +2729,8 @@ kaws__disk_read_at(int fd, uint64_t offset, void *out, size_t len, size_t *got)
 }
 
 
-/* A short write is no error yet: the next call tells its cause. */
+/* A short write is not an error yet: the next call writes the rest, or fails
+ * with the cause. */
 static int
 kaws__disk_write_at(int fd, uint64_t offset, const void *data, size_t len,
                     size_t *done)
@@ -2732,9 +2756,9 @@ kaws__disk_sync(int fd)
 }
 
 
-/* Makes the names in a folder durable. A file system that cannot sync folders
- * says EINVAL (on Windows it denies access, or says that it cannot), and no
- * more can be asked of it. */
+/* Makes the names in a folder durable. If a file system cannot sync folders,
+ * the call fails with EINVAL (on Windows EACCES or EOPNOTSUPP). We accept that,
+ * because we can do nothing more. */
 static int
 kaws__disk_sync_dir(int fd)
 {
@@ -2767,16 +2791,17 @@ kaws__disk_truncate(int fd, uint64_t len)
 
 /* ---- names -------------------------------------------------------------- */
 
-/* Linux has renameat2() and statx(), whether or not its libc has them and shows
- * them. So both are called by number. */
+/* Linux has renameat2() and statx(), but its libc may not have them, or may
+ * hide them. So we call both by number. */
 
 
-/* Renames as `how` says. RENAME_NEW answers EEXIST if something has the name;
- * where it takes a link, `from` stays as a second name. ENOSYS: the kernel or
- * the file system cannot do it, or a sandbox forbids it. (Its EPERM may be the
- * file's own; the plain rename, which the caller tries next, gets that, too.)
- * On Windows nobody replaces a file that another program, such as a virus
- * scanner, has open and does not share: it is waited for, a second at most. */
+/* Renames as `how` says. RENAME_NEW fails with EEXIST if something has the
+ * name; if it has to use link(), `from` stays as a second name. ENOSYS: the
+ * kernel or the file system cannot do it, or a sandbox forbids it. (A sandbox
+ * says EPERM, and so may the file; if it was the file, the plain rename that
+ * the caller tries next fails, too.) Windows cannot replace a file that another
+ * program, such as a virus scanner, has open and does not share: we wait for
+ * that program, a second at most. */
 static int
 kaws__disk_rename(const char *from, const char *to, int how)
 {
@@ -2833,7 +2858,8 @@ kaws__disk_is_mount(const char *path)
 }
 
 
-/* Whether names in the folder may be changed: 0, or why not. */
+/* Returns 0 if we may change names in the folder, otherwise the reason (errno).
+ */
 static int
 kaws__disk_may_change(const char *dir)
 {
@@ -2880,15 +2906,15 @@ kaws__disk_make_dir(const char *path)
 
 /* ---- file locks --------------------------------------------------------- */
 
-/* A file has two locks, in slots 0 and 1. A lock belongs to the open file, not
- * to the process: closing another descriptor of the same file must not release
- * it, and two rings in one process must see each other. The caller does not
- * lock again what it holds. */
+/* A file has two locks, in slots 0 and 1. A lock must belong to the open file,
+ * not to the process: closing another descriptor of the same file must not
+ * release it, and two rings in one process must exclude each other. The caller
+ * never takes a lock that it holds already. */
 
 #if defined(_WIN32)
 
-/* The byte of a slot: far behind any data, because on Windows a lock also keeps
- * others from reading. */
+/* The byte that stands for a slot. It is far behind any data, because on
+ * Windows nobody else can read a locked byte. */
 #define KAWS__SLOT(slot)                                                      \
     { .OffsetHigh = 0x40000000, .Offset = 2 * (DWORD)(slot) }
 
@@ -2896,9 +2922,9 @@ kaws__disk_make_dir(const char *path)
 
 /* F_OFD_SETLK sets the lock, and F_OFD_GETLK tells in *type which other lock is
  * in its way. On Linux <fcntl.h> may be hiding them. A system without them has
- * flock() instead, which knows one lock of a file: it is slot 1, the one that
- * protects. In slot 0 nobody is ever seen, so who else has the file open stays
- * unknown. */
+ * flock() instead, which knows one lock per file: we use it for slot 1, the
+ * lock that excludes other writers. Slot 0 then always seems free, so we cannot
+ * tell who else has the file open. */
 #if defined(__linux__)
 enum { KAWS__GETLK = 36, KAWS__SETLK = 37 };
 #elif defined(F_OFD_SETLK)
@@ -2927,16 +2953,16 @@ kaws__disk_lock_call(int fd, int call, int slot, short *type)
     KAWS__CALL(os, fcntl(fd, call, &range));
     *type = range.l_type;
     return os == EACCES ? EAGAIN
-         : os == EINVAL ? ENOSYS : os;    /* an old kernel, a sandbox's       */
+         : os == EINVAL ? ENOSYS : os;    /* an old kernel, or a sandbox      */
 #endif
 }
 
 #endif
 
 
-/* 0, or EAGAIN as long as another open file holds the lock. Never waits. On
- * Windows a shared lock is tried again for a moment, because others may only be
- * asking whether it is held, as below. */
+/* Returns 0, or EAGAIN as long as another open file holds the lock. On Windows
+ * it tries a shared lock again for a moment, because another process may hold
+ * the lock only to ask whether it is held (kaws__disk_locked_by_others). */
 static int
 kaws__disk_lock(int fd, int slot, int exclusive)
 {
@@ -2977,8 +3003,8 @@ kaws__disk_unlock(int fd, int slot)
 }
 
 
-/* Whether another open file holds the lock, of which we have at most a share.
- * Windows cannot tell, so we give up our share and try to get it all. */
+/* Whether another open file holds the lock. We hold it shared, or not at all.
+ * Windows cannot tell, so there we release it and try to get it exclusively. */
 static int
 kaws__disk_locked_by_others(int fd, int slot)
 {
@@ -3010,21 +3036,22 @@ kaws__disk_locked_by_others(int fd, int slot)
  * An error is filled once, in the room that knows most, and passed on as it
  * is. The sentence says what we were doing, to what, what went wrong and, if
  * we know it, what to do. It never holds a secret, a signature or a reply. It
- * is one line of printable ASCII, whatever a caller put into it. A sentence
- * too long for its array is cut, because half a sentence beats none.
+ * is one line of printable ASCII, whatever a caller put into it. If a sentence
+ * is too long for its array, it is cut, because half of it is better than
+ * nothing.
  *
  * Every function here accepts err == NULL, and then fills nothing.
  *
- * What no caller waits for is logged. Each line that can be logged is a row of
- * the table below, and begins with its tag, [KAWS-101]. People search for the
- * tag, and README.md explains each one.
+ * What no function returns to its caller is logged. Each line that can be
+ * logged is a row of the table below, and begins with its tag, [KAWS-101].
+ * People search for the tag, and README.md explains each one.
  */
 
 enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 
-/* name, number, level, format. A number is given once: it never changes its
- * meaning, and is not used again if its line goes. 101 to 299 are the library's
- * and 301 on the MySQL plugin's. */
+/* name, number, level, format. A number never changes its meaning, and is not
+ * used again if its line is removed. 101 to 299 belong to the library, and 301
+ * and above to the MySQL plugin. */
 #define KAWS__LOG_OPENED       101, KAWS__NOTE, "opened %s: %s; version "      \
     KAWS_VERSION ", KMS key %s in %s, requests go to %s, accounts trusted: "   \
     "%s, access key id ends in %s, timeouts %d ms to connect and %d ms in all"
@@ -3164,7 +3191,7 @@ kaws__err_put(char *out, size_t cap, size_t *used, int c, const char *also)
 }
 
 
-/* Every text that leaves this room is written here. */
+/* Every text of an error or of the log is written here. */
 KAWS__PRINTF(3, 0)
 static void
 kaws__err_write(char *out, size_t cap, const char *format, va_list args)
@@ -3190,7 +3217,7 @@ kaws__err_clear(kaws_error *err)
 
 /* Fills the error; its own text may be an argument, to be part of the new one.
  * If a system call failed, `os` is its errno (else 0), and the system's reason
- * ends the sentence: a long path leaves room for it. */
+ * ends the sentence. Even if a path is long, there is room for the reason. */
 KAWS__PRINTF(4, 5)
 static void
 kaws__err_fill(kaws_error *err, kaws_status status, int os,
@@ -3214,9 +3241,9 @@ kaws__err_fill(kaws_error *err, kaws_status status, int os,
 }
 
 
-/* How it is called: each fills the error, and its value is the status. They are
- * macros because neither compiler nor analyzer looks into a function with
- * `...`, and both should see which status comes back. */
+/* Each fills the error, and its value is the status. They are macros because
+ * neither compiler nor analyzer looks into a function with `...`, but both
+ * should see which status is returned. */
 #define kaws__err_set(err, status, ...) \
     (kaws__err_fill(err, status, 0, __VA_ARGS__), (status))
 #define kaws__err_os(err, status, os, ...) \
@@ -3238,12 +3265,12 @@ kaws__err_decimal(char out[24], uint64_t n)
 
 #define KAWS__DECIMAL(n) kaws__err_decimal((char[24]){ "" }, n)
 
-/* For "%s key%s": the number, and its s. */
+/* For "%s key%s": the number, and the plural's s. */
 #define KAWS__COUNT(n) KAWS__DECIMAL(n), (n) == 1 ? "" : "s"
 
 
-/* There was no memory (or no lock, which is memory of the system's) for what
- * we were doing. */
+/* We got no memory for `doing`; or no lock, because that takes the system's
+ * memory. */
 static kaws_status
 kaws__err_memory(kaws_error *err, const char *doing)
 {
@@ -3286,8 +3313,8 @@ kaws__err_log(const kaws_hooks *hooks, int number, int level,
 }
 
 
-/* Warns of a file or folder that others than this process's user can change,
- * or, if it is a file, read. Reading the names in a folder does no harm. */
+/* Warns if other users than this process's can change a file or folder, or read
+ * a file. Reading the names in a folder does no harm. */
 static void
 kaws__err_others(const kaws_hooks *hooks, const char *what, const char *shown,
                  const kaws__stat *st)
@@ -3340,7 +3367,7 @@ kaws__mem_builtin(void *ctx, void *ptr, size_t old_len, size_t new_len)
 
 
 /* Grows, shrinks (new_len > 0) or frees (new_len 0) a block. The hook only
- * gives and takes: a realloc that moves a block would leave the old bytes
+ * allocates and frees: a realloc that moves a block would leave the old bytes
  * behind. */
 static void *
 kaws__mem_resize(const kaws_hooks *hooks, void *ptr, size_t old_len,
@@ -3401,9 +3428,9 @@ kaws__mem_drop(const kaws_hooks *hooks, void *ptr, size_t len)
  * A kaws_bytes borrows: it is a pointer and a length, and is never freed. A
  * kaws__buf is what a builder writes to, without caring where the bytes go: to
  * a block that grows (hooks are set), to an array that may turn out too small,
- * or to a consumer such as a running hash (feed is set). A buffer that once
- * had no room remembers it (failed), and ignores all later bytes, so a builder
- * asks once, at the end.
+ * or to a consumer such as a running hash (feed is set). A buffer that runs out
+ * of room remembers that (failed), and ignores all later bytes. So a builder
+ * checks only once, at the end.
  */
 
 /* A 1 in each byte of a word, for work on eight bytes at once. */
@@ -3433,7 +3460,7 @@ kaws__buf_same(kaws_bytes a, kaws_bytes b)
 }
 
 
-/* Whether the text begins so, and goes on. */
+/* Whether the text begins with `with`, and is longer. */
 static int
 kaws__buf_begins(kaws_bytes text, const char *with)
 {
@@ -3570,9 +3597,9 @@ kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
  *        text_show text_quote text_holds text_number text_amz_date
  *        text_http_date kaws_show
  *
- * Small conversions of ASCII and bytes. None of them asks the locale. Base64
- * carries keys in the clear, so no branch and no table index of it depends on
- * them.
+ * Small conversions of ASCII and bytes. None of them depends on the locale.
+ * Base64 carries keys in the clear, so its code has no branch and no table
+ * index that depends on a key.
  */
 
 static int
@@ -3633,8 +3660,8 @@ kaws__text_hex(char *out, const uint8_t *data, size_t len)
 /* ---- base64 (RFC 4648, section 4) -------------------------------------- */
 
 /* Eight digits are converted at once, one in each byte of a word, the first in
- * the highest byte. No byte of a sum below leaves 0 to 255, so no byte disturbs
- * its neighbour. The comments at the sums say why. */
+ * the highest byte. In the sums below each byte stays between 0 and 255, so no
+ * byte changes its neighbour. The comments at the sums say why. */
 
 /* A 1 in each byte that is `n` or more, else a 0. All bytes are under 128. */
 static uint64_t
@@ -3655,8 +3682,8 @@ kaws__text_to_digits(uint64_t six)
 }
 
 
-/* The values of eight digits. Sets bits in *bad if one is no digit. The offsets
- * begin at '+', '/', '0', 'A' and 'a'; none takes away more than a byte has. */
+/* The values of eight digits. Sets bits in *bad if one is no digit. A new
+ * offset begins at '+', '/', '0', 'A' and 'a'; no byte becomes negative. */
 static uint64_t
 kaws__text_to_values(uint64_t digits, uint64_t *bad)
 {
@@ -3845,10 +3872,10 @@ kaws__text_is_utf8(kaws_bytes text)
 
 
 /* Finds the user and the password of a URL. They end at the last '@', because a
- * password may hold anything. They begin behind the first quote if a ':' comes
- * after it, and then behind the scheme if there is one; without such a quote
- * they begin behind the first "://". A name of the caller's `own` counts as
- * quoted. Returns their end, or 0 if there are none. */
+ * password may hold anything. If a ':' comes after the first quote, they begin
+ * behind that quote, or behind the scheme if one follows it. Otherwise they
+ * begin behind the first "://". The caller's `own` text counts as quoted.
+ * Returns their end, or 0 if there are none. */
 static size_t
 kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 {
@@ -3878,9 +3905,9 @@ kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 
 /* The length of the run of base64 at the beginning if it could be a secret: it
  * has `least` bytes or more, letters of both cases, and digits. Else 0. With
- * `slash`, a '/' belongs to a run. AWS's words are no such runs: actions have
- * no digits, hex has one case, and an '=', the '-' of a UUID, the ':' of an ARN
- * and the '_' of a role's name end a run. */
+ * `slash`, a '/' belongs to a run. Words that AWS uses are never such runs:
+ * actions have no digits, hex has one case, and an '=', the '-' of a UUID, the
+ * ':' of an ARN and the '_' of a role's name end a run. */
 static size_t
 kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 {
@@ -3901,12 +3928,12 @@ kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 }
 
 
-/* Every word that is not ours passes this filter. It leaves out what could be a
+/* Every text that is not ours passes this filter. It leaves out what could be a
  * secret, escapes the rest, and cuts it with three dots if it does not fit. In
- * others' words, 20 bytes of base64 could be a secret (a key of 16 bytes has
- * 22). In the caller's `own`, 40 could: a secret access key in the wrong
- * setting. A slash counts as base64 in a run of 40, unless the caller's own
- * text is a path. */
+ * text from others, a run of 20 bytes of base64 could be a secret (a key of 16
+ * bytes has 22). In the caller's `own` text, only a run of 40 could be one: a
+ * secret access key in the wrong setting. A slash counts as base64 in a run of
+ * 40, unless the caller's own text is a path. */
 static const char *
 kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
 {
@@ -3940,14 +3967,14 @@ kaws__text_filter(char *out, size_t cap, kaws_bytes text, int own)
 }
 
 
-/* `show` writes a name or setting of the caller's, or a file's name, to stand
- * between single quotes, which it cannot end. `quote` writes somebody else's
- * words. */
+/* `show` writes a name or setting of the caller's, or a file's name, for a
+ * place between single quotes; the text cannot end the quotes. `quote` writes
+ * text from others. */
 #define kaws__text_show(out, cap, text)  kaws__text_filter(out, cap, text, 1)
 #define kaws__text_quote(out, cap, text) kaws__text_filter(out, cap, text, 0)
 
-/* The same for one sentence. The text lives as long as the block that the macro
- * stands in. */
+/* The same, with an array that lives as long as the block that uses the macro.
+ */
 #define KAWS__SHOW(text)  kaws__text_show((char[96]){ "" }, 96, text)
 #define KAWS__QUOTE(text) kaws__text_quote((char[272]){ "" }, 272, text)
 
@@ -3960,7 +3987,7 @@ kaws_show(char *out, size_t cap, const char *name)
 }
 
 
-/* The next letter or digit, folded; 0 at the end. Skips escapes of ours. */
+/* The next letter or digit, folded; 0 at the end. Skips our \xNN escapes. */
 static int
 kaws__text_next(kaws_bytes text, size_t *at)
 {
@@ -3978,8 +4005,9 @@ kaws__text_next(kaws_bytes text, size_t *at)
 
 /* Whether the text holds a piece of the secret, in any case and with anything
  * between the letters. A piece is eight letters or digits, or all of them if
- * the secret has fewer: a sentence holds eight of a token by chance once in
- * millions of times, and seven help nobody. No copy is made. */
+ * the secret has fewer: a sentence holds eight letters of a token by chance
+ * only once in millions of times, and seven letters help nobody. The secret is
+ * not copied. */
 static int
 kaws__text_holds(kaws_bytes text, kaws_bytes secret)
 {
@@ -4007,7 +4035,8 @@ kaws__text_holds(kaws_bytes text, kaws_bytes secret)
 
 /* ---- numbers and dates ------------------------------------------------- */
 
-/* Decimal digits only, 1 to 10 of them, for a number up to `most`; else 0. */
+/* Reads a number up to `most`. The text must be 1 to 10 decimal digits; else 0.
+ */
 static int
 kaws__text_number(kaws_bytes text, uint32_t most, uint32_t *out)
 {
@@ -4061,8 +4090,9 @@ kaws__text_amz_date(char out[17], int64_t when)
 
 
 /* Unix seconds of "Sun, 06 Nov 1994 08:49:37 GMT" (RFC 9110, section 5.6.7),
- * the one form that servers may send today; 0 for anything else. In `shape`, a
- * digit stands for a digit of that number; the letters are compared below. */
+ * the one form that servers may send today; 0 for anything else. In `shape`,
+ * each 0 to 4 stands for a digit of n[0] to n[4]; the letters are compared
+ * below. */
 KAWS__MAYBE static int64_t
 kaws__text_http_date(kaws_bytes text)
 {
@@ -4115,7 +4145,7 @@ kaws__text_http_date(kaws_bytes text)
 
 typedef struct kaws__json {
     uint8_t    *at, *end;
-    const char *bad;              /* what is wrong at `at`; NULL while well   */
+    const char *bad;              /* what is wrong at `at`; NULL: nothing    */
     uint64_t    objects;          /* a bit a level: 1 an object, 0 an array   */
     int         depth;            /* of the levels that are open              */
 } kaws__json;
@@ -4187,7 +4217,7 @@ kaws__json_hex4(kaws__json *j, uint32_t *out)
 }
 
 
-/* Writes a character of up to 21 bits, the last six bits last. */
+/* Writes a character of up to 21 bits as UTF-8, its last byte first. */
 static uint8_t *
 kaws__json_put_utf8(uint8_t *to, uint32_t c)
 {
@@ -4201,7 +4231,8 @@ kaws__json_put_utf8(uint8_t *to, uint32_t c)
 }
 
 
-/* The character of a \u escape, or of a pair of them; at its digits. */
+/* Reads the character of a \u escape, or of two that are a surrogate pair.
+ * j->at is at the first digit. */
 static int
 kaws__json_unicode(kaws__json *j, uint32_t *c)
 {
@@ -4371,8 +4402,8 @@ kaws__json_value(kaws__json *j)
 
 /* ---- a whole reply ----------------------------------------------------- */
 
-/* Reads a member of an array, or of an object its name and its value. A wanted
- * member of the outermost object must be a string. */
+/* Reads a value of an array, or a member of an object. A wanted member of the
+ * outermost object must be a string. */
 static int
 kaws__json_member(kaws__json *j, int object, kaws__member *want, size_t count)
 {
@@ -4392,9 +4423,9 @@ kaws__json_member(kaws__json *j, int object, kaws__member *want, size_t count)
 }
 
 
-/* Reads one object and nothing after it. Of its members, the wanted ones must
- * be strings and come at most once. Returns NULL, or what is wrong, and where
- * in *offset. The text is changed in place, and the views point into it. */
+/* Reads one object; nothing may follow it. The wanted members must be strings
+ * and occur at most once. Returns NULL, or what is wrong; *offset says where.
+ * The text is changed in place, and the views point into it. */
 static const char *
 kaws__json_read(uint8_t *text, size_t len, kaws__member *want, size_t count,
                 size_t *offset)
@@ -4508,7 +4539,7 @@ kaws__crypto_init(kaws__sha256 *hash)
 }
 
 
-/* `hash` is a kaws__sha256; a buffer may feed one. */
+/* `hash` is a kaws__sha256. It is a void * so that a buffer can feed it. */
 static void
 kaws__crypto_update(void *hash, const void *data, size_t len)
 {
@@ -4574,12 +4605,14 @@ kaws__crypto_wipe_frame(void)
 }
 
 
-/* Wipes the frames of the calls that the caller has made before. BearSSL writes
- * an HMAC into its own frame, copies it from there, and wipes nothing. */
+/* Wipes the stack where the caller's earlier calls had their frames. BearSSL
+ * writes an HMAC into its own frame, copies it from there, and wipes nothing.
+ */
 static void
 kaws__crypto_clear_frames(void)
 {
-    /* No compiler can lay this call's frame into the caller's. */
+    /* The pointer is volatile, so no compiler can inline the call and place its
+     * frame elsewhere. */
     static void (*const volatile wipe)(void) = kaws__crypto_wipe_frame;
 
     wipe();
@@ -4602,9 +4635,10 @@ kaws__crypto_equal(const uint8_t a[32], const uint8_t b[32])
 enum { KAWS__TAG = 16 };          /* bytes that ChaCha20-Poly1305 adds        */
 
 
-/* ChaCha20-Poly1305 (RFC 8439) in place, bound to what the data are `about`. To
- * seal makes the tag. To open returns 0 if the tag is not the right one; all
- * bytes are zeros then. No nonce may seal twice under one key. */
+/* Encrypts (if `seals`) or decrypts the data in place with ChaCha20-Poly1305
+ * (RFC 8439), and authenticates `about` with them. Encrypting writes the tag.
+ * Decrypting returns 0 if the tag is wrong; all data are zeros then. A nonce
+ * must not encrypt twice under one key. */
 static int
 kaws__crypto_aead(const uint8_t key[32], const uint8_t nonce[12],
                   kaws_bytes about, int seals, uint8_t *data, size_t len,
@@ -4622,7 +4656,7 @@ kaws__crypto_aead(const uint8_t key[32], const uint8_t nonce[12],
         memcpy(tag, made, KAWS__TAG);
     if (!right)
         kaws_wipe(data, len);
-    kaws_wipe(made, sizeof made);         /* of a forgery, the tag is secret  */
+    kaws_wipe(made, sizeof made);         /* a forger must not learn the tag  */
     return right;
 }
 
@@ -4648,7 +4682,7 @@ typedef struct kaws__field {      /* a header or a parameter                  */
     kaws_bytes name, value;
 } kaws__field;
 
-typedef struct kaws__fields {     /* three more are headers that we add       */
+typedef struct kaws__fields {     /* with room for 3 headers that we add      */
     size_t      count;
     kaws__field at[KAWS__SIGV4_MAX + 3];
 } kaws__fields;
@@ -4662,7 +4696,7 @@ kaws__sigv4_unreserved(int c)
 }
 
 
-/* What stays in a path that is encoded already. */
+/* The characters that stay as they are in a path that is already encoded. */
 static int
 kaws__sigv4_encoded(int c)
 {
@@ -4670,7 +4704,8 @@ kaws__sigv4_encoded(int c)
 }
 
 
-/* A buffer feeds what is written to it into a query, percent-encoded. */
+/* A buffer's consumer: writes what the buffer feeds to it into a query,
+ * percent-encoded. */
 static void
 kaws__sigv4_encode(void *query, const void *data, size_t len)
 {
@@ -4779,7 +4814,7 @@ kaws__sigv4_names(kaws__buf *out, const kaws__fields *headers)
 
 /* ---- step 1: create a canonical request -------------------------------- */
 
-/* The path's segment there, without the slash before it. */
+/* The first segment of a path, without the slash before it. */
 static kaws_bytes
 kaws__sigv4_segment(const char *path)
 {
@@ -4880,7 +4915,8 @@ kaws_payload_sha256(char out[65], kaws_bytes body)
 }
 
 
-/* `query` is the request's, or what has been written of a presigned URL's. */
+/* Writes the canonical request. `query` is the request's query, or the part of
+ * a presigned URL's query that has been written so far. */
 static const char *
 kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
                     const kaws__fields *headers, const char *query)
