@@ -117,7 +117,7 @@
  *     kaws__kms_seal (kms): writes the request; later it checks the reply
  *     kaws__calls_send (calls): sends the request, and repeats it if that helps
  *     kaws__http_send (http): sends it once; only a reply to it counts
- *     kaws__trust_check (trust): checks the account  of the KMS key used
+ *     kaws__trust_check (trust): checks the account of the KMS key used
  *     kaws__vault_add (vault): takes the locks, and checks the name again
  *     kaws__store_record (store): writes the record
  *     kaws__save_append (save): appends the record to the file, and syncs it
@@ -231,13 +231,14 @@
  * config.must_have_creds, kaws_open itself fails.)
  *
  * Credentials that expire are renewed when 5 minutes are left, or a third of
- * their life. One call asks the source; the others go on with the old ones. If
- * the source fails, we log a warning, at most one a minute, until the old ones
- * have expired. Once they have expired, or if AWS refuses them, one call asks
- * the source, and all other calls that need credentials wait for the answer. It
- * counts for all of them, even if it is a failure. We judge expiry by AWS's
- * clock, as far as we know it. If the hook gives credentials that seem to have
- * expired, we still use them for a minute, because AWS knows better.
+ * their life if that is shorter. One call asks the source; the others go on
+ * with the old ones. If the source fails, we log a warning, at most one a
+ * minute, until the old ones have expired. Once they have expired, or if AWS
+ * refuses them, one call asks the source, and all other calls that need
+ * credentials wait for the answer. It counts for all of them, even if it is a
+ * failure. We judge expiry by AWS's clock, as far as we know it. If the hook
+ * gives credentials that seem to have expired, we still use them for a minute,
+ * because AWS knows better.
  *
  * The conf file holds the access key id, the secret access key and, if there is
  * one, the session token: one line each, in that order; or each after its name,
@@ -308,8 +309,8 @@
  * processes that only add keys never disturb each other. If one removes keys or
  * re-wraps them, the others go on fetching what they know. They answer
  * KAWS_CHANGED to every change, and to a fetch of a name that they do not know,
- * until the program calls kaws_refresh. To take over what others did, a ring
- * reads the whole file. If nobody did anything, it only looks at the file's
+ * until the program calls kaws_refresh. To read in what others changed, a ring
+ * reads the whole file. If nobody changed anything, it only looks at the file's
  * state.
  *
  * A ring belongs to the process that opened it. In a child process made by
@@ -952,9 +953,9 @@ typedef struct kaws_bytes {
 } kaws_bytes;
 
 /* A request for the `send` hook. The hook borrows it for the time of the call.
- * Of the headers it adds only Content-Length and, if it likes, Connection. POST
- * and PUT have a body, which may be empty; GET and HEAD have none. The body may
- * hold a key, so the hook must not copy it elsewhere. */
+ * It sends all `headers`, and adds only Content-Length and, if it likes,
+ * Connection. POST and PUT have a body, which may be empty; GET and HEAD have
+ * none. The body may hold a key, so the hook must not copy it elsewhere. */
 typedef struct kaws_request {
     const char *url;              /* http: this machine, so use no proxy      */
     const char *const *headers;   /* "name: value" lines, NULL at the end     */
@@ -969,12 +970,12 @@ typedef struct kaws_request {
     const char *method;           /* "GET", "HEAD" or "PUT"; NULL: "POST"     */
 } kaws_request;
 
-/* A header that the request wants to be told of the reply. */
+/* A header of the reply whose value we want. */
 typedef struct kaws_header {
     const char *name;             /* in any case                              */
-    /* 1: `value` has it. 0: it did not come. -1: it cannot be used, because it
-     * came twice, in pieces, too long or not in printable ASCII; `value` is
-     * "". */
+    /* 1: `value` has it. 0: the reply does not have it. -1: it cannot be used,
+     * because it came twice, in pieces, too long or not in printable ASCII;
+     * `value` is "". */
     int         found;
     char        value[256];
 } kaws_header;
@@ -1021,7 +1022,7 @@ typedef struct kaws_creds_wanted {
 
     kaws_creds  creds;            /* in the hook's memory: see hooks.creds    */
     int64_t     expires;          /* Unix seconds; 0: they do not expire      */
-    char        text[128];        /* on failure: why; no secret, it is shown  */
+    char        text[128];        /* on failure: why; shown, so no secrets    */
 } kaws_creds_wanted;
 
 /* How the ring reaches the outside world, except files. Each hook can be
@@ -1079,9 +1080,10 @@ typedef struct kaws_hooks {
      * w->expires, and returns 0; or says in w->text why it has none (the call
      * fails with CREDENTIALS). We ask before the first KMS request, before the
      * credentials expire, and if AWS refuses them: then w->refused is 1, and
-     * what the hook has kept is of no use (section 4). We copy the strings at
-     * once; they must stay valid until the hook is called again, or the ring is
-     * closed. No two threads call this hook at a time. NULL: conf_file. */
+     * credentials that the hook has kept are of no use (section 4). We copy the
+     * strings at once; they must stay valid until the hook is called again, or
+     * the ring is closed. No two threads call this hook at a time. NULL:
+     * conf_file. */
     int   (*creds)(void *ctx, kaws_creds_wanted *w);
 } kaws_hooks;
 
@@ -1192,7 +1194,7 @@ KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
  * NOT_FOUND, FILE, CHANGED, LOCKED, UNCERTAIN, MEMORY. */
 KAWS_API kaws_status kaws_remove(kaws *ring, kaws_name name, kaws_error *err);
 
-/* Wipes and frees what kaws_fetch returned, also on failure. Call it before
+/* Wipes and frees what kaws_fetch returned, even if that failed. Call it before
  * kaws_close, with the same ring. */
 KAWS_API void kaws_key_free(kaws *ring, kaws_key *key);
 
@@ -1243,10 +1245,10 @@ KAWS_API kaws_status kaws_use_kms_key(kaws *ring, const char *kms_key_id,
 KAWS_API kaws_status kaws_use_region(kaws *ring, const char *region,
                                      kaws_error *err);
 
-/* Changes both at once or neither, because a KMS key may exist in one region
- * only. NULL leaves one as it is. KMS is asked about what changes (about the
- * KMS key if nothing does), unless the last kaws_try accepted just this pair.
- */
+/* Changes the KMS key and the region together, or neither, because a KMS key
+ * may exist in one region only. NULL leaves that one as it is. KMS is asked
+ * about what changes (about the KMS key if nothing does), unless the last
+ * kaws_try accepted just this pair. */
 KAWS_API kaws_status kaws_use(kaws *ring, const char *kms_key_id,
                               const char *region, kaws_error *err);
 
@@ -1299,8 +1301,7 @@ KAWS_API kaws_status kaws_whoami(kaws *ring, kaws_identity *out,
  * only if KMS throttled it, which means that it did nothing. The whole call may
  * take four times timeout_ms. If it is cancelled while it waits for KMS's
  * reply, nobody knows whether there is new material: the error says so. CONFIG,
- * and the KMS errors.
- */
+ * and the KMS errors. */
 KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
@@ -1556,7 +1557,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 
 #if defined(_WIN32)
 #if !defined(_WINDOWS_) && !defined(_WINSOCKAPI_)
-#include <winsock2.h>             /* curl's, and too late after windows.h     */
+#include <winsock2.h>             /* for curl; must come before windows.h     */
 #endif
 #include <windows.h>
 #include <fcntl.h>
@@ -1623,8 +1624,8 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *        sys_ticks_ms sys_sleep_ms sys_random sys_lock_pages sys_alloc_locked
  *        sys_free_locked sys_advise_large sys_symbol sys_is_ipv6
  *
- * A function whose systems differ has its Windows body and its POSIX body side
- * by side. A call that can fail returns 0 or an errno value.
+ * Where the systems differ, a function has its Windows code and its POSIX code
+ * side by side. A call that can fail returns 0 or an errno value.
  */
 
 #if defined(_WIN32)
@@ -1887,8 +1888,8 @@ kaws__sys_free_locked(void *at, size_t len)
 
 /* Asks for large pages: the bytes will be read here and there, and a few large
  * pages cause fewer faults now and fewer TLB misses later. No system has pages
- * above 64 KiB unless asked, so a multiple of 64 KiB begins a page. On Windows
- * large pages take a right that servers seldom have. */
+ * above 64 KiB unless asked, so each multiple of 64 KiB is where a page begins.
+ * On Windows large pages take a right that servers seldom have. */
 static void
 kaws__sys_advise_large(void *at, size_t len)
 {
@@ -2149,7 +2150,7 @@ kaws__thread_start(pthread_t *worker, void *(*work)(void *), void *job)
     X(SHIELD)   /* shield: the keys that are kept, and who waits for one    */\
     X(TRUST)    /* trust: the KMS key that seals, and whom the ring trusts  */\
     X(CALLS)    /* calls: the clock's offset and the counters               */\
-    X(SOURCE)   /* creds: who asks where the credentials come from          */\
+    X(SOURCE)   /* creds: one thread at a time asks for new credentials     */\
     X(CREDS)    /* creds: the credentials and their generation              */\
     X(HTTP)     /* http: the request ids that have come                     */\
     X(SENDER)   /* curl: the built-in sender's connections                  */\
@@ -2424,7 +2425,7 @@ enum { KAWS__REPLACE, KAWS__RENAME_NEW, KAWS__EXCHANGE };
 
 typedef struct kaws__stat {
     uint64_t dev, ino, size, links;
-    uint64_t stored;              /* bytes on disk: less if it has holes; or 0*/
+    uint64_t stored;              /* bytes on disk; less: holes; 0: unknown   */
     int64_t  mtime_ns, ctime_ns;  /* ctime: 0 where the system has none       */
     int      regular;             /* a plain file, no link, pipe or folder    */
     int      mine;                /* it belongs to the user that we run as    */
@@ -2468,8 +2469,7 @@ kaws__disk_last_slash(const char *path)
 
 /* Removes the parts of a path that mean nothing: doubled slashes, "." and a
  * slash at the end. ".." stays: because of links, only the system knows what it
- * means.
- */
+ * means. */
 static void
 kaws__disk_tidy_path(char *path)
 {
@@ -2797,11 +2797,11 @@ kaws__disk_truncate(int fd, uint64_t len)
 
 /* Renames as `how` says. RENAME_NEW fails with EEXIST if something has the
  * name; if it has to use link(), `from` stays as a second name. ENOSYS: the
- * kernel or the file system cannot do it, or a sandbox forbids it. (A sandbox
- * says EPERM, and so may the file; if it was the file, the plain rename that
- * the caller tries next fails, too.) Windows cannot replace a file that another
- * program, such as a virus scanner, has open and does not share: we wait for
- * that program, a second at most. */
+ * kernel or the file system cannot do it, or a sandbox forbids it. (EPERM comes
+ * from a sandbox, or from the file; if it is from the file, the plain rename
+ * that the caller tries next fails, too.) Windows cannot replace a file that
+ * another program, such as a virus scanner, has open and does not share: we
+ * wait for that program, a second at most. */
 static int
 kaws__disk_rename(const char *from, const char *to, int how)
 {
@@ -2987,7 +2987,8 @@ kaws__disk_lock(int fd, int slot, int exclusive)
 }
 
 
-/* Whether the lock was held. (POSIX does not say; there it is 1.) */
+/* Releases the lock. Returns whether it was held. (POSIX does not say; there it
+ * returns 1.) */
 static int
 kaws__disk_unlock(int fd, int slot)
 {
@@ -3064,8 +3065,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_PROXY        105, KAWS__WARNING, "%s %s; this matters only " \
     "if no_proxy does not name AWS KMS's host"
 #define KAWS__LOG_TLS_KEYS     106, KAWS__WARNING, "SSLKEYLOGFILE is set in "  \
-    "the environment: libcurl may write its TLS keys to that file, and who "   \
-    "reads it can read what AWS KMS sends; unset it"
+    "the environment: libcurl may write its TLS keys to that file, and anyone "\
+    "who can read it can read what AWS KMS sends; unset it"
 #define KAWS__LOG_NEWER        107, KAWS__NOTE, "AWS refused the "             \
     "credentials; %s %s has newer ones, which are used from now on: their "    \
     "access key id ends in %s"
@@ -3075,7 +3076,7 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
     "is %s now, which seals from here on; if nobody meant to move the alias, " \
     "set the KMS key by its ARN"
 #define KAWS__LOG_NO_DRY_RUN   110, KAWS__NOTE, "this KMS knows no dry run: "  \
-    "it opens what it is asked about; AWS KMS would not"
+    "it decrypts each blob that it should only check; AWS KMS would not"
 #define KAWS__LOG_UNPROVED     111, KAWS__WARNING, "keys are stored without "  \
     "the proof that AWS KMS can open them, because kms:Decrypt is not "        \
     "allowed: allow it, or no key can be fetched"
@@ -3618,7 +3619,7 @@ kaws__text_folded(int c)
 }
 
 
-/* Less than 0, 0 or more, as memcmp. `folded`: in lower case. */
+/* Compares as memcmp does; `folded`: as if all letters were in lower case. */
 static int
 kaws__text_order(kaws_bytes a, kaws_bytes b, int folded)
 {
@@ -3903,11 +3904,12 @@ kaws__text_userinfo(kaws_bytes text, int own, size_t *from)
 }
 
 
-/* The length of the run of base64 at the beginning if it could be a secret: it
- * has `least` bytes or more, letters of both cases, and digits. Else 0. With
- * `slash`, a '/' belongs to a run. Words that AWS uses are never such runs:
- * actions have no digits, hex has one case, and an '=', the '-' of a UUID, the
- * ':' of an ARN and the '_' of a role's name end a run. */
+/* Returns the length of the run of base64 at the beginning, if the run could be
+ * a secret: it has `least` bytes or more, letters of both cases, and digits.
+ * Otherwise returns 0. With `slash`, a '/' belongs to a run. Words that AWS
+ * uses are never such runs: actions have no digits, hex has one case, and an
+ * '=', the '-' of a UUID, the ':' of an ARN and the '_' of a role's name end a
+ * run. */
 static size_t
 kaws__text_run(const uint8_t *at, size_t len, size_t least, int slash)
 {
