@@ -78,6 +78,7 @@
  *     ring              a keyring that a program has opened; without a data
  *                       file it has no entries, and only calls AWS KMS
  *     table             the ring's entries in memory
+ *     cache             fetched keys that the ring keeps in memory, encrypted
  *     re-wrap           to have KMS re-encrypt every blob under the current
  *                       KMS key (SQL: keyring_aws_rotate_keys)
  *     to refresh        to read in what other processes changed in the file
@@ -85,6 +86,7 @@
  *     rotation          new key material for the KMS key itself
  *                       (SQL: keyring_aws_rotate_cmk)
  *     trusted account   an AWS account whose KMS keys the ring will use
+ *     own account       the trusted account that the ring learns (section 8)
  *     operation         all KMS requests that one library call makes
  *     attempt           one of those requests, sent once
  *     dry run           a request that KMS checks but does not carry out
