@@ -5114,7 +5114,7 @@ kaws_amz_date(char out[17], int64_t when)
 
 
 /* ==========================================================================
- * ROOM  url      which hosts and which proxies can be meant
+ * ROOM  url      which hosts and which proxies are well formed
  * ==========================================================================
  * Uses: sys err buf text
  * Gives: url_host_ok url_origin url_proxy_ok url_check_proxy
@@ -5646,8 +5646,8 @@ kaws__curl_conn_new(kaws__sender *s, kaws_bytes origin)
  * that was used last, or a new one. An idle conn is lent even if its connection
  * has ended, is distrusted or was not silent, because the conn keeps the CA
  * certificates and a TLS session to resume. libcurl then opens a new connection
- * in it, which pushes out the old one. If the socket is readable, that may be
- * its end, a surplus reply or a TLS ticket: we do not look. */
+ * in it, which pushes out the old one. If the socket is readable, the cause may
+ * be the connection's end, a surplus reply or a TLS ticket: we do not look. */
 static kaws__conn *
 kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
@@ -6314,8 +6314,8 @@ kaws__sources_trim(const uint8_t *at, const uint8_t *end)
 }
 
 
-/* Finds the next line that is neither blank nor a comment, and cuts the text
- * that is left behind it. Returns 0 if there is no such line. */
+/* Moves on to the next line that is neither blank nor a comment. *left becomes
+ * the text after it. Returns 0 if there is no such line. */
 static int
 kaws__sources_line(kaws__conf *c, kaws_bytes *left)
 {
@@ -6623,7 +6623,7 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
- * reads. What leaves this room is a signer: all that one signature takes, but
+ * reads. What leaves this room is a signer: all that one signature needs, but
  * never the secret. Each time the credentials are replaced, their generation
  * grows by 1. The room also says whether a text holds a piece of the secret
  * or of the token.
@@ -6670,7 +6670,7 @@ typedef struct kaws__creds {
     int           doubtful;       /* our clock said they came expired         */
     unsigned      refused;        /* the generation that AWS refused, or 0    */
     unsigned      answers;        /* how often the source has answered        */
-    unsigned      told;           /* how many answers were after a refusal    */
+    unsigned      told;           /* how many of those followed a refusal     */
     int64_t       asked_ms;       /* its last answer came, by hooks.ticks_ms  */
     int           in_vain;        /* its last answer was of no use            */
     kaws_error    failure;        /* its last answer, if that was an error    */
@@ -6713,7 +6713,8 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
 }
 
 
-/* For a forked child. A thread of the parent may hold the turn for good. */
+/* For a forked child: forgets the turn, which a thread of the parent may hold.
+ */
 static void
 kaws__creds_abandon(kaws__creds *c)
 {
@@ -6841,7 +6842,7 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
 
 
 /* Asks the source, if that is still necessary. The caller holds the turn. If
- * the source has failed while we waited for the turn, its failure is ours. */
+ * the source failed while we waited for the turn, we return that failure. */
 static kaws_status
 kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
                  kaws_error *err)
@@ -6896,7 +6897,7 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
     waited = kaws__thread_turn_wait(&c->asking, state == KAWS__EXPIRING ? 0
                                     : seek->left_ms, &asker);
     if (waited < 0 && state == KAWS__EXPIRING)
-        return KAWS_OK;                   /* another thread is at it          */
+        return KAWS_OK;                   /* another thread is asking         */
     if (waited == KAWS__GIVEN_UP)
         return kaws__err_cancelled(err, "the credentials");
     if (waited < 0)
@@ -6912,9 +6913,9 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
 
 /* AWS refused a signature made from that generation: are there newer
  * credentials now? `told` is from the same signer: if the source has been told
- * of a refusal since then, it is not told again. If the source fails (if the
- * conf file is half written, for example), nothing changes until AWS refuses
- * the next request. */
+ * of a refusal since then, it is not told again. If the source fails (because
+ * the conf file is half written, for example), nothing changes until AWS
+ * refuses the next signature. */
 static int
 kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
                   unsigned told)
@@ -7159,7 +7160,7 @@ kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 
 
 /* Makes the target of a KMS key as the user names it. `region` counts only if
- * that is not by ARN. */
+ * that name is not an ARN. */
 static kaws_status
 kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
                  kaws_error *err)
@@ -7765,18 +7766,19 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 
 
 /* ==========================================================================
- * ROOM  shield   keys that were fetched, encrypted in memory, for a time
+ * ROOM  shield   fetched keys, kept encrypted in memory for a time
  * ==========================================================================
  * Uses: sys thread err mem crypto
  * Gives: shield_open shield_close shield_set shield_empty shield_hits
  *        shield_ask shield_wait shield_end
  *
- * Each key is encrypted by itself, under a page key: 32 random bytes, which
- * exist only in a page that is neither swapped nor dumped, and that a forked
- * child finds wiped. The page key is made when the first key is kept, and wiped
- * whenever the last one goes. A key's name, owner, type and length, and the
- * generation of the file, are authenticated with it. So a key that is found by
- * the digest of its name cannot be given out as a different key.
+ * Each key is encrypted by itself, under a page key: 32 random bytes in a page
+ * that is neither swapped nor dumped, and that a forked child finds wiped. A
+ * thread that decrypts a key copies the page key, and wipes the copy. The page
+ * key is made when the first key is kept, and wiped whenever the last one goes.
+ * A key's name, owner, type and length, and the generation of the file,
+ * are authenticated with it. So a key that is found by the digest of its name
+ * cannot be given out as a different key.
  *
  * A key that is too old, by ticks_ms, is not given out any more. No thread
  * waits for that moment, because the library runs only when it is called. The
@@ -8219,11 +8221,11 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  * An operation is what a caller of the library asked for. It makes one call or
  * a few, and has a target, a time limit, and an error.
  *
- * A call is one request with all its attempts. It is signed and sent, and the
- * reply is judged. If it failed, and that may help, the call is mended or
- * pauses, and is sent again, as long as its operation has time. This room knows
- * no action of KMS: its caller writes the members of the body, and judges the
- * members of the reply.
+ * A call is one request with all its attempts. For each attempt it is signed
+ * and sent, and the reply is judged. After a failure the call is mended, or it
+ * pauses, and is sent again, if that may help and its operation has time. This
+ * room knows no action of KMS: its caller writes the members of the body, and
+ * judges the members of the reply.
  *
  * A connection is used again only if all that is known of the reply fits the
  * request. So a call counts as clean only once its reply has been read. A
@@ -8528,8 +8530,8 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
 }
 
 
-/* Gives the connection back once the reply is judged, and says whether it may
- * be used again. */
+/* Gives the connection back once the reply is judged, and tells room http
+ * whether it may be used again. */
 static void
 kaws__calls_judged(kaws__call *c)
 {
@@ -9214,7 +9216,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
                                   "is not what it was asked to seal", op->err);
     if (status == KAWS_OK && first > 0 && second == 0)
-        kaws__http_distrust(&k->http);    /* the 200 answered someone else    */
+        kaws__http_distrust(&k->http);    /* the 200 was to another request   */
     else if (status == KAWS_OK && first > 0 &&
              kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
         kaws__err_log(k->hooks, KAWS__LOG_NO_DRY_RUN);
