@@ -4740,9 +4740,9 @@ kaws__sigv4_insert(kaws__fields *list, kaws_bytes name, kaws_bytes value,
 }
 
 
-/* Collects the headers to sign: the caller's, and those that AWS wants signed
- * if they are not among them; a presigned URL needs only Host. Each value ends
- * with a NUL. Returns NULL, or what is wrong. */
+/* Collects the headers to sign. They are the caller's, Host among them, and
+ * AWS's own that the caller did not give. A presigned URL gets none of AWS's.
+ * Each value ends with a NUL. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                     const char *date, const char *token)
@@ -4784,8 +4784,8 @@ kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
 }
 
 
-/* Writes `before` and a header's name in lower case; but nothing if the header
- * before it has the same name. Returns whether it wrote. */
+/* Writes `before` and a header's name in lower case, or nothing if the previous
+ * header has the same name. Returns whether it wrote. */
 static int
 kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
                  const char *before)
@@ -4827,7 +4827,7 @@ kaws__sigv4_segment(const char *path)
 }
 
 
-/* By how many levels a segment leads down (1), not at all (0), or up (-1). */
+/* Returns 1 if a segment leads a level down, -1 if it leads up, else 0. */
 static int
 kaws__sigv4_levels(kaws_bytes segment)
 {
@@ -4836,8 +4836,8 @@ kaws__sigv4_levels(kaws_bytes segment)
 }
 
 
-/* Writes the path as sent, without segments that are empty, ".", ".." or undone
- * by a ".." behind them, and encoded once more: AWS does that for every service
+/* Writes the path without segments that are empty, ".", "..", or undone by a
+ * later "..", and percent-encodes it once more. AWS does both for every service
  * but S3. */
 static void
 kaws__sigv4_path(kaws__buf *out, const char *path)
@@ -4952,9 +4952,9 @@ kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
 
 /* ---- step 4: derive a signing key -------------------------------------- */
 
-/* HMAC by HMAC, from the secret: the date, the region, the service, the end.
- * The secret has at most 256 bytes. The key is a secret, too: the caller wipes
- * it. */
+/* Chains four HMACs, beginning with the secret: over the date, the region, the
+ * service and a constant. The secret has at most 256 bytes. The key is a
+ * secret, too: the caller wipes it. */
 static void
 kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                 const char *region, const char *service)
@@ -4982,7 +4982,7 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
 
 /* ---- steps 2, 3 and 5: the string to sign, the signature, the result ---- */
 
-/* The session token of a presigned URL, if there is one. */
+/* Writes the session token of a presigned URL, if there is one. */
 static void
 kaws__sigv4_token(kaws__buf *query, const char *token)
 {
@@ -4995,8 +4995,8 @@ kaws__sigv4_token(kaws__buf *query, const char *token)
 }
 
 
-/* Writes the header's value up to the signature, or the query up to what is not
- * signed. */
+/* Writes the value of Authorization up to the signature, or the part of a
+ * presigned URL's query that is signed. */
 static void
 kaws__sigv4_begin(kaws__buf *out, const kaws_signing *what, kaws_creds who,
                   const char *scope, const char *date,
@@ -5023,8 +5023,8 @@ kaws__sigv4_begin(kaws__buf *out, const kaws_signing *what, kaws_creds who,
 }
 
 
-/* Writes the header's value or the query, NUL-terminated. who.secret is not
- * used: `key` was made from it. Returns NULL, or what is wrong. */
+/* Writes the value of Authorization or the query, NUL-terminated. who.secret is
+ * not used: `key` was made from it. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
                       const kaws__mac_key *key, char *out, size_t cap)
@@ -5047,7 +5047,7 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
     kaws__sigv4_begin(&result, what, who, scope, date, &headers);
     if (what->expires > 0 && result.len < cap) {
         out[result.len] = '\0';
-        query = out;                      /* it is signed so far             */
+        query = out;                      /* the part that is signed         */
     }
 
     kaws__crypto_init(&request);
@@ -5070,7 +5070,7 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
 }
 
 
-/* Returns NULL, or what is wrong before anything is signed. */
+/* Checks the arguments of kaws_sign. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
@@ -5085,7 +5085,7 @@ kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
         if (words[i] == NULL)
             return "method, region, service, id, secret and path must not be "
                    "NULL";
-    for (i = 0; i < 5; i++) {             /* three stand between slashes     */
+    for (i = 0; i < 5; i++) {             /* slashes divide the scope        */
         for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
             if (words[i][n] == '/')
                 break;
@@ -5153,21 +5153,21 @@ kaws_amz_date(char out[17], int64_t when)
 
 
 /* ==========================================================================
- * ROOM  url      which hosts and which proxies can be meant
+ * ROOM  url      which hosts and which proxies are well formed
  * ==========================================================================
  * Uses: sys err buf text
  * Gives: url_host_ok url_origin url_proxy_ok url_check_proxy
  *
- * libcurl has a parser for URLs since 7.62. We support 7.54, and an endpoint is
- * checked in programs without libcurl, too, so this room checks by itself. It
- * is stricter than libcurl: libcurl accepts whatever this room accepts, and
- * takes the same part of it for the host.
+ * libcurl has had a URL parser since 7.62. But we support 7.54, and we check an
+ * endpoint in programs without libcurl, too. So this room has checks of its
+ * own. They are stricter than libcurl's: libcurl accepts whatever this room
+ * accepts, and takes the same part of it for the host.
  */
 
 #define KAWS__URL_MAX 192         /* longest URL of ours, and its NUL         */
 
 
-/* host, host:port, [IPv6] or [IPv6]:port. */
+/* Is it host, host:port, [IPv6] or [IPv6]:port? */
 static int
 kaws__url_host_ok(kaws_bytes text)
 {
@@ -5192,7 +5192,7 @@ kaws__url_host_ok(kaws_bytes text)
 }
 
 
-/* The part that says whom a request is for: "https://host:port". */
+/* The part of a URL that names the server: "https://host:port". */
 static kaws_bytes
 kaws__url_origin(const char *url)
 {
@@ -5211,8 +5211,8 @@ KAWS__MAYBE static const char *const kaws__url_proxies[4] = {
 
 
 /* Is it [scheme://][user[:password]@]host[:port][/...]? If a password holds a
- * raw '/', libcurl takes what follows it for a path, and what precedes it for
- * the host. So no '@' may follow the host. */
+ * raw '/', libcurl takes the text before the '/' for the host, and the rest for
+ * a path. So no '@' may follow the host. */
 KAWS__MAYBE static int
 kaws__url_proxy_ok(const char *proxy)
 {
@@ -5242,8 +5242,9 @@ kaws__url_proxy_ok(const char *proxy)
 
 
 /* Refuses a malformed proxy in the environment, because libcurl would report it
- * like an outage. The proxy's URL may hold a password, so the message names the
- * variable only. *over_tls: whether libcurl may speak TLS with the proxy. */
+ * like an outage. If no_proxy is set, only warns: the proxy may not be used.
+ * The proxy's URL may hold a password, so the message names the variable only.
+ * *over_tls: whether libcurl may speak TLS with the proxy. */
 KAWS__MAYBE static kaws_status
 kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
@@ -5279,12 +5280,12 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
  * Gives: head_begin kaws_reply_line
  *
  * The built-in sender and the caller's `send` hook hand over the same lines, so
- * they are read in one way. A wanted header that was not sent as one whole line
- * is not believed: it came twice, or in several lines. Of the three that every
- * reply may have, the last counts.
+ * both are read here. A header that the caller wants is believed only if it
+ * came once, in one whole line. Date, the request id and the retry-after may
+ * come twice: then the last one counts.
  */
 
-/* Nothing is known yet; or what is known was said of another reply. */
+/* Forgets the header lines of an earlier reply, if there was one. */
 static void
 kaws__head_begin(kaws_reply *r)
 {
@@ -5300,9 +5301,9 @@ kaws__head_begin(kaws_reply *r)
 }
 
 
-/* Keeps the value, if that header is wanted. name NULL: the line goes on with
- * the header before it. Nobody knows which one that was, so none is believed.
- */
+/* Keeps the value if the header is wanted. `name` is NULL for a line that
+ * continues a header. We do not know which header that is, so we believe none
+ * of those that are wanted. */
 static void
 kaws__head_keep(kaws_reply *r, const kaws_bytes *name, kaws_bytes value)
 {
@@ -5324,8 +5325,9 @@ kaws__head_keep(kaws_reply *r, const kaws_bytes *name, kaws_bytes value)
 }
 
 
-/* A header. A request id that is too long (AWS's have 36 bytes) is cut and ends
- * in a digest of the whole id, so two ids that begin alike stay two. */
+/* Takes over one header. A request id that is too long (AWS's have 36 bytes) is
+ * cut and ends in a digest of the whole id. So two ids that begin alike remain
+ * different. */
 static void
 kaws__head_field(kaws_reply *r, kaws_bytes name, kaws_bytes value)
 {
@@ -5388,16 +5390,16 @@ kaws_reply_line(kaws_reply *r, const char *line, size_t len)
  *
  * Each idle connection is owned by a curl_multi of its own, and its TLS session
  * by a share of its own. The sender lends a connection to one thread at a time.
- * Each request has an easy handle of its own, so nothing else of a reply
- * outlives the request inside libcurl.
+ * Each request has an easy handle of its own, so libcurl keeps nothing else
+ * from one request to the next.
  *
  * Secret bytes pass through libcurl on their way. A reply is copied out of
  * libcurl's buffer and wiped there. A request that carries a plaintext ends in
  * many spaces (see calls), and its body is handed over in two parts: libcurl
  * fills its one upload buffer from the start each time, so the spaces overwrite
- * the plaintext. libcurl reads the header lines where they are: they hold the
- * session token and the signature, so no copy is made. OpenSSL is told to wipe
- * its own buffers.
+ * the plaintext. The header lines hold the session token and the signature, so
+ * we do not copy them: libcurl reads them where they are. OpenSSL is told to
+ * wipe its own buffers.
  */
 
 /* built-in sender: begin */
@@ -5410,7 +5412,7 @@ kaws_reply_line(kaws_reply *r, const char *line, size_t len)
 #define KAWS__CURL_LINES    24    /* most header lines of a request           */
 #define KAWS__CURL_HEAD_MAX 65536 /* bytes of all header lines of a reply     */
 #define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
-#define KAWS__CURL_CA_MAX 16777216    /* and to read at all, once a connection*/
+#define KAWS__CURL_CA_MAX 16777216    /* largest; each connection reads it    */
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     struct kaws__conn *next;      /* the idle one that was used before this   */
@@ -5418,9 +5420,9 @@ typedef struct kaws__conn {       /* one connection, and what owns it         */
     CURLSH       *share;          /* its TLS session, for resumption          */
     curl_socket_t sock;           /* CURL_SOCKET_BAD: open a new connection   */
     int64_t       used_us;        /* when the last reply was complete         */
-    unsigned      era;            /* the sender's when this was lent last     */
+    unsigned      era;            /* the sender's era when it lent this last  */
     int           sound;          /* no surplus came with the last reply      */
-    char          origin[KAWS__URL_MAX]; /* all that it serves                */
+    char          origin[KAWS__URL_MAX]; /* the one server that it serves     */
 } kaws__conn;
 
 typedef struct kaws__sender {
@@ -5447,7 +5449,7 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     size_t sent;                  /* of the body                              */
     size_t first;                 /* where the trailing spaces begin          */
     size_t head;                  /* bytes of the reply's header lines so far */
-    int    headed;                /* and they are complete                    */
+    int    headed;                /* those lines are complete                 */
     int    overread;              /* libcurl may have read beyond the reply   */
     struct curl_tlssessioninfo tls;
     char   error[CURL_ERROR_SIZE];
@@ -5531,9 +5533,9 @@ kaws__curl_symbol(const char *name, void *function)
 }
 
 
-/* If we cannot ask the TLS library, it may hold something back: its connections
- * are used once. So are those to a proxy that speaks TLS itself, because
- * libcurl does not tell us the TLS session with the proxy. */
+/* Is nothing unread in the TLS library? If we cannot ask it, something may be,
+ * so the connection is used only once. So is a connection to a proxy that
+ * speaks TLS itself, because libcurl hides that TLS session from us. */
 static int
 kaws__curl_tls_silent(const kaws__transfer *t)
 {
@@ -5565,10 +5567,10 @@ kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* Lines behind the head are the trailer of a chunked body: we ignore them.
- * A head that libcurl counts as a 1xx is not the reply's. libcurl tells its TLS
- * session only while it is at work, so we ask here. It drops without a word
- * what it has read behind a chunked body, so such a connection is not used
+/* Lines after the head are the trailer of a chunked body: we ignore them. A
+ * head that libcurl counts as a 1xx is not the reply's. libcurl gives us the
+ * TLS session only during the transfer, so we ask here. libcurl silently drops
+ * what it has read behind a chunked body, so we do not use the connection
  * again. KMS sends no chunked bodies. */
 static size_t
 kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
@@ -5599,7 +5601,7 @@ kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
 
 
 /* A libcurl before 7.71 also drops what it has read behind a body of a known
- * length. It says so only in the words that are meant for a log. */
+ * length. It says so only in its debug messages. */
 static int
 kaws__curl_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
                     void *to)
@@ -5680,12 +5682,11 @@ kaws__curl_conn_new(kaws__sender *s, kaws_bytes origin)
 
 
 /* Lends a conn to the caller until kaws__curl_done(): the idle one of that host
- * that was used last, or a new one. A conn whose connection has ended, was
- * distrusted or has not been silent since its last reply is lent as well,
- * because it keeps the CA certificates and a TLS session to resume; libcurl
- * opens a new connection in it, which pushes out the old one. What is readable
- * may be the connection's end, a surplus reply or a TLS ticket: we do not look.
- */
+ * that was used last, or a new one. An idle conn is lent even if its connection
+ * has ended, is distrusted or was not silent, because the conn keeps the CA
+ * certificates and a TLS session to resume. libcurl then opens a new connection
+ * in it, which pushes out the old one. If the socket is readable, the cause may
+ * be the connection's end, a surplus reply or a TLS ticket: we do not look. */
 static kaws__conn *
 kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
@@ -5753,7 +5754,8 @@ kaws__curl_distrust(kaws__sender *s)
 
 /* ---- one request ------------------------------------------------------- */
 
-/* The option that makes libcurl send that method; 0: we send none such. */
+/* The option that makes libcurl use a method, or 0 for a method that we never
+ * send. */
 static CURLoption
 kaws__curl_method(const char *method)
 {
@@ -5770,15 +5772,16 @@ kaws__curl_method(const char *method)
 }
 
 
-/* Sets what the request is, and what holds for every request. An older libcurl
- * or another TLS library may not know the options that are cast to void; it
- * must know all others.
- * SUPPRESS_CONNECT_HEADERS keeps the head of a proxy's answer to CONNECT from
- * us: before 8.1, a proxy could spoil the heap by it. With CAINFO, the folder
- * of CAs that libcurl was built with would count as well. Plain HTTP is for
- * this machine alone, so no proxy may get it. A POST's body without a plaintext
- * is handed over whole, and goes out with the headers in one piece. The method
- * is set last, because POSTFIELDS sets one, too. */
+/* Sets the options of this request, and those that all requests share. Only the
+ * options that are cast to void may fail: an older libcurl, or one with another
+ * TLS library, may not know them.
+ * SUPPRESS_CONNECT_HEADERS hides the head of a proxy's answer to CONNECT from
+ * us: before libcurl 8.1, a proxy could corrupt the heap with it. CAPATH is
+ * cleared, because the folder of CAs that libcurl was built with would count
+ * beside CAINFO. Plain HTTP is for this machine alone, so no proxy may get it.
+ * A POST's body without a plaintext is handed over whole, and goes out with the
+ * headers in one piece. The method is set last, because POSTFIELDS sets one,
+ * too. */
 static int
 kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 {
@@ -5840,10 +5843,10 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 /* Runs the transfer to its end, and decides whether there is a reply and
  * whether the connection may be used again, as far as this room can tell. The
  * reply must have come over a new connection, or over the one that was found
- * silent. libcurl drops without a word what it has read behind a reply without
- * a body (to HEAD, for example), so after one a new connection is opened, which
+ * silent. libcurl silently drops what it has read behind a reply without a body
+ * (to HEAD, for example). So after such a reply we open a new connection, which
  * resumes the TLS session.
- * An old libcurl has nothing to wait for while its resolver is at work: if that
+ * While an old libcurl resolves a name, waiting returns at once: if that
  * happens twice in a row, we pause. */
 static CURLcode
 kaws__curl_perform(const kaws__transfer *t)
@@ -5879,14 +5882,14 @@ kaws__curl_perform(const kaws__transfer *t)
     if (done->data.result != CURLE_OK)
         return done->data.result;
     if (!t->headed)
-        return CURLE_PARTIAL_FILE;        /* libcurl is content with less    */
+        return CURLE_PARTIAL_FILE;        /* libcurl accepts a cut-off head  */
     (void)curl_easy_getinfo(t->easy, CURLINFO_ACTIVESOCKET, &sock);
     (void)curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &opened);
     if (opened == 0 && (before == CURL_SOCKET_BAD ||
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
     if (t->r->body_len == 0)
-        sock = CURL_SOCKET_BAD;           /* what came behind such a reply?   */
+        sock = CURL_SOCKET_BAD;           /* libcurl hides what came behind   */
     conn->sound = sock == CURL_SOCKET_BAD ||
                   (!t->overread && kaws__curl_tls_silent(t));
     conn->sock = sock;
@@ -5895,10 +5898,10 @@ kaws__curl_perform(const kaws__transfer *t)
 }
 
 
-/* Says what libcurl's code means, and in r->text why there is no reply. If the
- * URL of a proxy with a password is malformed, libcurl may have split it in the
- * wrong place, and its words may hold pieces of the password: then r->text
- * names only the kind of the error, and what to do. */
+/* Turns libcurl's code into a status, and says in r->text why there is no
+ * reply. If the URL of a proxy with a password is malformed, libcurl may split
+ * it in the wrong place, so its message may hold pieces of the password. Then
+ * r->text tells only the kind of the error, and what to do. */
 static kaws_status
 kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
@@ -5935,8 +5938,9 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
  * likewise, because a setting is wrong. CANCELLED: q->cancelled said so. *lent
- * is for kaws__curl_done(), or NULL if no request was sent. libcurl only reads
- * the header lines. An Expect would make it wait for a 100. */
+ * is for kaws__curl_done(), or NULL if memory ran out. The casts are safe,
+ * because libcurl only reads the header lines. "Expect:" removes that header,
+ * which would make libcurl wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -6065,19 +6069,19 @@ kaws__curl_close(kaws__sender *s)
  */
 
 #define KAWS__HTTP_HOSTS 32       /* more than a ring uses: one a region      */
-#define KAWS__HTTP_IDS  256       /* request ids remembered of each host      */
+#define KAWS__HTTP_IDS  256       /* request ids remembered for each host     */
 
 typedef struct kaws__seen {       /* the last request ids of one host         */
     uint64_t host;                /* its digest                               */
     uint64_t ids[KAWS__HTTP_IDS];     /* their digests                        */
-    unsigned count;               /* of all so far                            */
+    unsigned count;               /* of ids so far, overwritten ones too      */
 } kaws__seen;
 
 typedef struct kaws__http {
     const kaws_hooks *hooks;
     void       *sender;           /* the built-in one; NULL: hooks->send      */
     kaws__lock  lock;             /* guards all below                         */
-    unsigned    hosts;            /* of all so far                            */
+    unsigned    hosts;            /* how many so far, overwritten ones too    */
     kaws__seen  seen[KAWS__HTTP_HOSTS];
 } kaws__http;
 
@@ -6096,8 +6100,8 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
 }
 
 
-/* This process is a forked child. libcurl would tell the parent's peers that a
- * connection ends, so what libcurl has is left as it is. */
+/* For a forked child. libcurl would tell the parent's peers that a connection
+ * ends, so we leave all that libcurl holds as it is. */
 static void
 kaws__http_abandon(kaws__http *http)
 {
@@ -6117,10 +6121,11 @@ kaws__http_close(kaws__http *http)
 }
 
 
-/* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
- * so a reply that repeats one answers another request. Each host has its own,
- * so a busy host does not push out the ids of a quiet one. If two digests
- * collide, a good reply counts as repeated; a repeated one is never missed. */
+/* Notes a reply's request id. Returns 0 if the host's last 256 include it. AWS
+ * makes a new id for each request, so a reply that repeats an id answers
+ * another request. Each host has a list of its own, so a busy host does not
+ * push out the ids of a quiet one. If two digests collide, a good reply counts
+ * as repeated. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
@@ -6155,7 +6160,8 @@ kaws__http_distrust(kaws__http *http)
 }
 
 
-/* Wipes a reply's body. How much of it a `send` hook wrote, nobody knows. */
+/* Wipes a reply's body. We do not know how much a `send` hook wrote, so after
+ * a hook the whole buffer is wiped. */
 static void
 kaws__http_forget(const kaws__http *http, kaws_reply *r)
 {
@@ -6168,14 +6174,13 @@ kaws__http_forget(const kaws__http *http, kaws_reply *r)
 /* Sends the request. *r says which headers are wanted, and may still hold the
  * last attempt's reply. OK, NETWORK, CONFIG and CANCELLED are those of
  * kaws__curl_send; REPLY: the reply repeats a request id. (Some services send
- * none.) The caller judges the reply, and hands *lent to kaws__http_done then.
- */
+ * none.) The caller judges the reply, then hands *lent to kaws__http_done. */
 static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
     const kaws_hooks *hooks = http->hooks;
-    const kaws_reply ours = *r;           /* a hook may put it elsewhere      */
+    const kaws_reply ours = *r;           /* a hook may change the pointers   */
     char *id = r->request_id, *end = id;
     kaws_status status;
 
@@ -6196,7 +6201,7 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
     r->header_count = ours.header_count;
     r->text[sizeof r->text - 1] = '\0';
     r->request_id[sizeof r->request_id - 1] = '\0';
-    for (; *id != '\0'; id++)             /* AWS's have nothing else         */
+    for (; *id != '\0'; id++)             /* AWS's ids have nothing else     */
         if (*id == '-' || kaws__text_folded(*id))
             *end++ = *id;
     *end = '\0';
@@ -6211,8 +6216,8 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
 }
 
 
-/* To be called when the reply was judged. Clean: it was well formed, and fits
- * what was asked. Otherwise its connection is closed. */
+/* Call it once the reply is judged. `clean`: the reply is well formed and fits
+ * the request. Otherwise its connection is closed. */
 static void
 kaws__http_done(kaws__http *http, void *lent, int clean)
 {
@@ -6229,14 +6234,15 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  *
  * A table has one row for each source: its name, and a function that finds
  * credentials or says why there are none. The first source that is configured
- * is the only one: if it fails, no other is asked. There are two. The program
- * has a hook. The conf file holds the access key id, the secret access key and,
- * if there is one, the session token, one a line. A source keeps no
- * credentials. What it reads goes into memory that the caller lends and wipes.
+ * is the only one: if it fails, no other is asked. The sources are the
+ * program's hook and the conf file. The conf file holds the access key id, the
+ * secret access key and, if there is one, the session token, one a line. A
+ * source keeps no credentials. What it reads goes into memory that the caller
+ * lends and wipes.
  *
- * The conf file is what somebody pasted. What stands around a value is taken
- * off, if it cannot be part of a value of AWS; else the file is refused, by
- * line and column, and never by a piece of a value.
+ * People paste the conf file's text from many places. We remove what surrounds
+ * a value if it cannot be part of a value of AWS. Otherwise we refuse the file:
+ * the error names the line and the column, but shows no piece of a value.
  */
 
 #define KAWS__SOURCES_ID_MAX     128
@@ -6246,13 +6252,13 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 typedef struct kaws__source kaws__source;
 
 typedef struct kaws__seek {       /* what a source is told, and what it finds */
-    int          refused;         /* AWS refused the last: is there another?  */
+    int          refused;         /* AWS refused those that we have           */
     int64_t      now;             /* Unix seconds, by the clock of AWS        */
     int          left_ms;         /* what the source may take                 */
     kaws__cancel cancel;          /* who may end it                           */
     uint8_t     *text;            /* room: KAWS__SOURCES_TEXT_MAX bytes       */
     kaws_bytes   secret[2];       /* no error may hold a piece of these       */
-    kaws_bytes   found[3];        /* id, secret, token; no id: as before      */
+    kaws_bytes   found[3];        /* id, secret, token; no id: nothing new    */
     int64_t      expires;         /* Unix seconds; 0: they do not             */
 } kaws__seek;
 
@@ -6272,9 +6278,8 @@ struct kaws__source {
 
 /* ---- what credentials may be ------------------------------------------- */
 
-/* What is looked for. A name in the file decides which of them a value is;
- * without names, their order does. Some tools have an older name of the token.
- */
+/* The parts of credentials. A name in the conf file says which part a value is;
+ * without names, the order does. Some tools use an older name for the token. */
 static const struct { const char *name, *called; size_t most; }
 kaws__sources_parts[] = {
     { "aws_access_key_id",     "access key id",     KAWS__SOURCES_ID_MAX },
@@ -6286,7 +6291,7 @@ kaws__sources_parts[] = {
 enum { KAWS__TOKEN = 2, KAWS__OTHER = 4, KAWS__UNNAMED };    /* parts, or not */
 
 
-/* Returns NULL, or what no value of AWS's has, at *at. */
+/* Returns NULL, or what a value has that AWS's never have; *at is where. */
 static const char *
 kaws__sources_odd(int part, kaws_bytes value, const uint8_t **at)
 {
@@ -6299,7 +6304,7 @@ kaws__sources_odd(int part, kaws_bytes value, const uint8_t **at)
 }
 
 
-/* Whether it has the form of an access key id of AWS. */
+/* Has the text the form of an AWS access key id that begins with `begins`? */
 static int
 kaws__sources_is_id(kaws_bytes text, const char *begins)
 {
@@ -6307,7 +6312,7 @@ kaws__sources_is_id(kaws_bytes text, const char *begins)
 }
 
 
-/* Returns NULL, or what is wrong with the part *part of them all. */
+/* Checks all parts together. Returns NULL, or what is wrong with part *part. */
 static const char *
 kaws__sources_lacks(const kaws_bytes found[3], int *part)
 {
@@ -6348,8 +6353,8 @@ kaws__sources_trim(const uint8_t *at, const uint8_t *end)
 }
 
 
-/* Takes the next line that has something off the text that is left. 0: there
- * is none. */
+/* Moves on to the next line that is neither blank nor a comment. *left becomes
+ * the text after it. Returns 0 if there is no such line. */
 static int
 kaws__sources_line(kaws__conf *c, kaws_bytes *left)
 {
@@ -6369,10 +6374,10 @@ kaws__sources_line(kaws__conf *c, kaws_bytes *left)
 }
 
 
-/* Takes the name off a line of the form `name = value`, where a shell's word
- * (export, set, $Env:) may come first. Returns the part of that name, or
- * KAWS__OTHER if it is none of ours, or KAWS__UNNAMED: the = that ends base64
- * makes no name. */
+/* Cuts the name off a line `name = value`, which may begin with a word of a
+ * shell (export, set, $Env:). Returns the part that has this name, KAWS__OTHER
+ * if no part has it, or KAWS__UNNAMED if the line has no name. A = that ends
+ * base64 does not make what precedes it a name. */
 static int
 kaws__sources_name(kaws_bytes *line)
 {
@@ -6403,8 +6408,8 @@ kaws__sources_name(kaws_bytes *line)
 }
 
 
-/* Takes quotes off a value. Returns NULL, or what no value of AWS's has. No
- * character is dropped that could belong to it. */
+/* Removes the quotes around a value, but nothing that could belong to it.
+ * Returns NULL, or what the value has that AWS's never have. */
 static const char *
 kaws__sources_value(kaws__conf *c, int part, kaws_bytes *value)
 {
@@ -6435,8 +6440,8 @@ kaws__sources_value(kaws__conf *c, int part, kaws_bytes *value)
 }
 
 
-/* Takes what the line has. Either all values have names, or none has. Returns
- * NULL, or what is wrong. */
+/* Takes over the value in c->line. Either all values have names, or none has.
+ * Returns NULL, or what is wrong. */
 static const char *
 kaws__sources_take(kaws__conf *c)
 {
@@ -6545,7 +6550,7 @@ kaws__sources_file(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 }
 
 
-/* What is found stays in the memory of the program's hook. */
+/* seek->found then points into the memory of the program's hook. */
 static kaws_status
 kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
@@ -6632,8 +6637,8 @@ kaws__sources_end(kaws_bytes id, char end[5])
 }
 
 
-/* Has the source find credentials. On failure, or if it finds only what it
- * found before, seek->found[0] is empty. */
+/* Has the source find credentials. On failure, or if AWS refused those in the
+ * conf file and the file has not changed, seek->found[0] is empty. */
 static kaws_status
 kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
@@ -6657,27 +6662,26 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
- * reads. What leaves this room is a signer: all that one signature takes, but
+ * reads. What leaves this room is a signer: all that one signature needs, but
  * never the secret. Each time the credentials are replaced, their generation
  * grows by 1. The room also says whether a text holds a piece of the secret
  * or of the token.
  *
- * The source is asked by one thread at a time, which has the turn to ask; it
- * holds no lock then that a signature takes. If the credentials will expire
- * soon, the others go on with them. If there are none, or they have expired, or
- * AWS has refused them, the others wait, and take the answer as theirs, be it a
- * failure.
+ * One thread at a time asks the source. It holds the turn to ask, but no lock
+ * that a signature needs. If the credentials will expire soon, the other
+ * threads go on with them. If there are none, or they have expired, or AWS has
+ * refused them, the other threads wait, and the answer is theirs, too, even if
+ * it is a failure.
  *
- * When they expire is a time of AWS's clock, which ours may not agree with. A
- * clock that is behind lets us send what has expired: AWS refuses it, and we
- * renew it. A clock that is ahead shows new credentials as expired. Such ones
- * are used all the same, for a minute: AWS's answer will tell which of the two
- * is wrong.
+ * Credentials expire by AWS's clock, and ours may differ. If ours is behind, we
+ * send expired credentials: AWS refuses them, and we renew them. If ours is
+ * ahead, new credentials seem to have expired. We use them for a minute all the
+ * same: AWS's answer tells whether they or our clock is wrong.
  */
 
 #define KAWS__CREDS_EARLY_S     300   /* renewed so long before they expire,  */
-#define KAWS__CREDS_PART          3   /* or this part of their life           */
-#define KAWS__CREDS_PAUSE_MS  60000   /* after asking in vain                 */
+#define KAWS__CREDS_PART          3   /* or this part of their life before    */
+#define KAWS__CREDS_PAUSE_MS  60000   /* after the source was asked in vain   */
 
 typedef struct kaws__signer {
     char     id[KAWS__SOURCES_ID_MAX + 1];
@@ -6690,30 +6694,30 @@ typedef struct kaws__signer {
 typedef struct kaws__secrets {    /* what the locked page holds               */
     kaws__signer signer;
     char    secret[KAWS__SIGV4_SECRET_MAX + 1];
-    char    key_date[9], key_region[33];  /* for which signer.key is          */
-    uint8_t text[KAWS__SOURCES_TEXT_MAX]; /* in the turn to ask               */
+    char    key_date[9], key_region[33];  /* what signer.key is for           */
+    uint8_t text[KAWS__SOURCES_TEXT_MAX]; /* used by the holder of the turn   */
 } kaws__secrets;
 
 typedef struct kaws__creds {
     const kaws_hooks *hooks;
     kaws__turn    asking;         /* the turn to ask the source               */
-    kaws__sources sources;        /* in the turn to ask                       */
+    kaws__sources sources;        /* used by the holder of that turn          */
     kaws__lock    lock;           /* guards all below                         */
     kaws__secrets *secrets;
     int64_t       expires;        /* Unix seconds of AWS's clock; 0: never    */
     int64_t       early;          /* they are renewed so many seconds before  */
     int           doubtful;       /* our clock said they came expired         */
     unsigned      refused;        /* the generation that AWS refused, or 0    */
-    unsigned      answers;        /* of the source so far,                    */
-    unsigned      told;           /* and those after we told it of a refusal  */
-    int64_t       asked_ms;       /* when the last came, by hooks.ticks_ms    */
-    int           in_vain;        /* it was of no use                         */
-    kaws_error    failure;        /* what it was                              */
+    unsigned      answers;        /* how often the source has answered        */
+    unsigned      told;           /* how many of those followed a refusal     */
+    int64_t       asked_ms;       /* its last answer came, by hooks.ticks_ms  */
+    int           in_vain;        /* its last answer was of no use            */
+    kaws_error    failure;        /* its last answer, if that was an error    */
 } kaws__creds;
 
 enum {                            /* what the credentials are needed for      */
     KAWS__TO_SIGN,
-    KAWS__TO_TELL,                /* whose they are: expired ones do          */
+    KAWS__TO_TELL,                /* whose they are; expired ones will do     */
     KAWS__TO_RENEW                /* the caller wants what the source has now */
 };
 
@@ -6748,7 +6752,8 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
 }
 
 
-/* This process is a forked child. A thread of its parent may have the turn. */
+/* For a forked child: forgets the turn, which a thread of the parent may hold.
+ */
 static void
 kaws__creds_abandon(kaws__creds *c)
 {
@@ -6785,7 +6790,7 @@ kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
 
 /* ---- asking the source ------------------------------------------------- */
 
-/* What the credentials are. With the lock held. */
+/* Returns how good the credentials are for `need`. The lock must be held. */
 static int
 kaws__creds_state(const kaws__creds *c, int need, int64_t now)
 {
@@ -6807,8 +6812,8 @@ kaws__creds_state(const kaws__creds *c, int need, int64_t now)
 }
 
 
-/* Takes what the source found. The same credentials again are no news, even if
- * they now expire later. With the lock held. */
+/* Takes over what the source found. Returns 0 if these are the credentials that
+ * we had, even if they now expire later. The lock must be held. */
 static int
 kaws__creds_take(kaws__creds *c, const kaws__seek *seek)
 {
@@ -6836,8 +6841,8 @@ kaws__creds_take(kaws__creds *c, const kaws__seek *seek)
 }
 
 
-/* Asks the source, in our turn. If that fails, the credentials stay. That the
- * call was cancelled is no answer of the source. */
+/* Asks the source. The caller holds the turn. If the source fails, the old
+ * credentials stay. If the call is cancelled, the source has not answered. */
 static kaws_status
 kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
 {
@@ -6849,8 +6854,8 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
     kaws_status status;
 
     seek->text = s->text;
-    seek->secret[0] = kaws__buf_of(s->secret);    /* who has the turn changes
-                                                   * them, and nobody else    */
+    seek->secret[0] = kaws__buf_of(s->secret);    /* only the holder of the
+                                                   * turn changes these       */
     seek->secret[1] = kaws__buf_of(s->signer.token);
     status = kaws__sources_read(&c->sources, seek, err);
     kaws__thread_lock(&c->lock);
@@ -6875,7 +6880,8 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
 }
 
 
-/* Waits for the turn to ask, and asks, if that is still to be done. */
+/* Asks the source, if that is still necessary. The caller holds the turn. If
+ * the source failed while we waited for the turn, we return that failure. */
 static kaws_status
 kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
                  kaws_error *err)
@@ -6910,8 +6916,8 @@ kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
 }
 
 
-/* Sees to it that there are credentials to do what is needed. *err is empty
- * before. */
+/* Makes sure that there are credentials that are good for `need`. *err must be
+ * empty before. */
 static kaws_status
 kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
 {
@@ -6930,7 +6936,7 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
     waited = kaws__thread_turn_wait(&c->asking, state == KAWS__EXPIRING ? 0
                                     : seek->left_ms, &asker);
     if (waited < 0 && state == KAWS__EXPIRING)
-        return KAWS_OK;                   /* another thread is at it          */
+        return KAWS_OK;                   /* another thread is asking         */
     if (waited == KAWS__GIVEN_UP)
         return kaws__err_cancelled(err, "the credentials");
     if (waited < 0)
@@ -6946,8 +6952,9 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
 
 /* AWS refused a signature made from that generation: are there newer
  * credentials now? `told` is from the same signer: if the source has been told
- * of a refusal since then, it is not told again. A source that is only half
- * written changes nothing until the next refusal. */
+ * of a refusal since then, it is not told again. If the source fails (because
+ * the conf file is half written, for example), nothing changes until AWS
+ * refuses the next signature. */
 static int
 kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
                   unsigned told)
@@ -6968,12 +6975,12 @@ kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
     kaws__thread_lock(&c->lock);
     newer = now->generation != generation;
     kaws__thread_unlock(&c->lock);
-    return newer || status == KAWS_CANCELLED;     /* the next try says so     */
+    return newer || status == KAWS_CANCELLED;     /* the next attempt says so */
 }
 
 
-/* Whose credentials these are, and until when. Returns the end of the access
- * key id for a log. */
+/* Tells whose credentials these are, and when they expire. Returns the end of
+ * the access key id for a log. */
 static const char *
 kaws__creds_tell(kaws__creds *c, kaws_identity *out)
 {
@@ -7001,8 +7008,8 @@ kaws__creds_length(const kaws__signer *signer)
 }
 
 
-/* Copies what a signature for KMS takes, in that region and on that day, once
- * creds_ready was asked. The caller wipes it. */
+/* Copies all that a signature for KMS needs in that region on that day. Call
+ * creds_ready first. The caller wipes the copy. */
 static void
 kaws__creds_signer(kaws__creds *c, const char *date, const char *region,
                    kaws__signer *out)
@@ -7037,7 +7044,7 @@ kaws__creds_wipe(kaws__signer *signer)
  * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_parse
  *        arn_target arn_fits arn_endpoint_ok arn_url
  *
- * Pure functions and one table: they keep nothing, and ask nobody.
+ * Pure functions and their tables: they keep no state, and send no request.
  *
  *     arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-...
  *     arn:PARTITION:kms:REGION:ACCOUNT:RESOURCE
@@ -7060,8 +7067,8 @@ typedef struct kaws__target {
 } kaws__target;
 
 typedef struct kaws__partition {
-    const char *prefix;           /* of the names of its regions              */
-    const char *name, *suffix;    /* in ARNs; of host names                   */
+    const char *prefix;           /* of its regions' names                    */
+    const char *name, *suffix;    /* its name in ARNs; the end of its hosts   */
 } kaws__partition;
 
 
@@ -7191,8 +7198,8 @@ kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 }
 
 
-/* The target of a KMS key as the user names it. `region` counts if that is no
- * ARN. */
+/* Makes the target of a KMS key as the user names it. `region` counts only if
+ * that name is not an ARN. */
 static kaws_status
 kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
                  kaws_error *err)
@@ -7240,7 +7247,7 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
 }
 
 
-/* https://host[:port][/], or http:// to this machine. */
+/* Is it https://host[:port][/], or http:// to this machine? */
 static int
 kaws__arn_endpoint_ok(const char *endpoint)
 {
@@ -7260,8 +7267,8 @@ kaws__arn_endpoint_ok(const char *endpoint)
 }
 
 
-/* Where requests for a region go: to the region's own host, or to the endpoint,
- * if that is not NULL. */
+/* Writes the URL for requests to a region: that of the endpoint or, if there is
+ * none (NULL), of the region's own host. */
 static void
 kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
 {
@@ -7275,18 +7282,19 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
 
 
 /* ==========================================================================
- * ROOM  trust    which KMS key seals, and whose KMS keys are obeyed
+ * ROOM  trust    which KMS key seals, and whose KMS keys are used
  * ==========================================================================
  * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_entries
  *        trust_own trust_tell trust_check trust_ask_first trust_choice
  *        trust_choose trust_choose_tried trust_untry trust_notice
  *
- * A KMS key is trusted by its account, if that is the ring's own account or in
- * the list of the settings. The ring's own account is that of the KMS key that
- * the ring was opened with. An ARN says it. If the settings name that KMS key
- * by id or alias, only a reply of KMS tells its account, so until one has come
- * the own account is unknown. It is learned once, and never changes.
+ * A KMS key is trusted if its account is the ring's own account, or is in the
+ * list of the settings. The ring's own account is that of the KMS key that the
+ * ring was opened with. If the settings name that KMS key by ARN, the ARN tells
+ * the account. If they name it by id or alias, only a reply of KMS tells it: so
+ * the own account is unknown until a reply has come. It is learned once, and
+ * never changes.
  *
  * An id or alias means a KMS key of the account of the credentials, and others
  * than the author of the settings may write the conf file. So a reply alone
@@ -7314,10 +7322,10 @@ typedef struct kaws__trust {
     const char *accounts;         /* the list, borrowed                       */
     int         by_entries;       /* there is a file, but no list and no ARN  */
     kaws__lock  lock;             /* guards all below                         */
-    char        entries[KAWS__TRUST_LIST];    /* whose KMS keys sealed them   */
+    char        entries[KAWS__TRUST_LIST];    /* the accounts of the entries  */
     char        own[KAWS__TRUST_WHOSE];   /* the own account, or ""           */
     kaws__choice now;             /* what is used                             */
-    kaws__choice tried;           /* what was found good last, but not taken  */
+    kaws__choice tried;           /* accepted by KMS last, but not yet taken  */
 } kaws__trust;
 
 enum {                            /* what a KMS key is to do, or has done     */
@@ -7329,7 +7337,7 @@ enum {                            /* what a KMS key is to do, or has done     */
 
 
 /* Account numbers of 12 digits, with commas or spaces between them. A list of
- * nothing but commas is refused: it would be no list. */
+ * nothing but commas is refused, because it would count as no list. */
 static int
 kaws__trust_list_ok(const char *accounts)
 {
@@ -7344,7 +7352,7 @@ kaws__trust_list_ok(const char *accounts)
 }
 
 
-/* Whose the KMS key of that ARN is; "" if it is not an ARN. */
+/* Writes whose KMS key an ARN names, or "" if the text is not an ARN. */
 static void
 kaws__trust_whose(char out[KAWS__TRUST_WHOSE], kaws_bytes arn_text)
 {
@@ -7360,8 +7368,8 @@ kaws__trust_whose(char out[KAWS__TRUST_WHOSE], kaws_bytes arn_text)
 }
 
 
-/* What is chosen now, changed to that KMS key and that region; NULL: as they
- * are. */
+/* Writes the current choice with another KMS key and another region. NULL
+ * leaves either as it is. */
 static kaws_status
 kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
                    kaws__choice *out, kaws_error *err)
@@ -7380,7 +7388,7 @@ kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
         memcpy(out->region, region, strlen(region) + 1);
     memcpy(now, out->target.key_id, sizeof now);
     if (key_id == NULL && (region == NULL || now[0] == '\0'))
-        return KAWS_OK;                   /* or there is no KMS key           */
+        return KAWS_OK;                   /* the target stays as it is        */
     return kaws__arn_target(&out->target, key_id != NULL ? key_id : now,
                             out->region, err);
 }
@@ -7418,9 +7426,10 @@ kaws__trust_close(kaws__trust *t)
 }
 
 
-/* ---- whose KMS keys are obeyed ----------------------------------------- */
+/* ---- whose KMS keys are used ------------------------------------------- */
 
-/* Adds the account of the KMS key that sealed an entry to a list of them. */
+/* Adds the account of the KMS key that sealed an entry to a list of accounts.
+ */
 static void
 kaws__trust_entry(char list[KAWS__TRUST_LIST], kaws_bytes arn_text)
 {
@@ -7433,9 +7442,9 @@ kaws__trust_entry(char list[KAWS__TRUST_LIST], kaws_bytes arn_text)
 }
 
 
-/* The data file has been read, and these are the accounts of its entries. If
- * the settings name no KMS key, the own account is that of the entries, if all
- * have the same. Once known, it stays. */
+/* Takes over the list of the accounts of the data file's entries. If the
+ * settings name no KMS key, and all entries have the same account, that is the
+ * own account. Once known, it stays. */
 static void
 kaws__trust_entries(kaws__trust *t, const char list[KAWS__TRUST_LIST])
 {
@@ -7451,7 +7460,7 @@ kaws__trust_entries(kaws__trust *t, const char list[KAWS__TRUST_LIST])
 
 
 /* Whether a KMS key of that account is trusted. Partitions never mix, because
- * one number is two accounts there. With the lock held. */
+ * one number means a different account in each. The lock must be held. */
 static int
 kaws__trust_has(const kaws__trust *t, const char *whose, int what)
 {
@@ -7480,7 +7489,7 @@ kaws__trust_number(const char *whose)
 }
 
 
-/* Writes the number of the own account; "": it is not known yet. */
+/* Writes the number of the own account, or "" if it is not known yet. */
 static void
 kaws__trust_own(kaws__trust *t, char out[13])
 {
@@ -7556,8 +7565,7 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 }
 
 
-/* Whether KMS has to tell the own account first, before it can be said if any
- * KMS key is trusted. */
+/* Must KMS tell the own account before we know whether a KMS key is trusted? */
 static int
 kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 {
@@ -7570,9 +7578,9 @@ kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 }
 
 
-/* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, or an own account learned that is not its account,
- * so it has to be judged again. */
+/* Takes a choice that KMS has accepted, or only keeps it as the tried one.
+ * Returns 0 if the choice must be checked again, because meanwhile another was
+ * taken, or the own account was learned and is not its account. */
 static int
 kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 {
@@ -7585,7 +7593,7 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
            (*whose == '\0' || kaws__trust_has(t, whose, KAWS__TO_SEAL));
     if (fits)
         *(take ? &t->now : &t->tried) = *choice;
-    t->now.version += fits && take;       /* all that was judged is stale     */
+    t->now.version += fits && take;       /* earlier checks are stale now     */
     kaws__thread_unlock(&t->lock);
     if (fits && take && choice->arn[0] != '\0')
         (void)kaws__trust_check(t, choice->arn, KAWS__SEALED, NULL);
@@ -7593,7 +7601,7 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 }
 
 
-/* Takes the choice if it is the one that was tried last; 0 if it is not. */
+/* Takes the choice if it is the tried one. Returns whether it was taken. */
 static int
 kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
                          const char *region)
@@ -7609,7 +7617,7 @@ kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
 }
 
 
-/* KMS refuses what may be the choice that it found good before. */
+/* Forgets the tried choice if it is this one, because KMS now refuses it. */
 static void
 kaws__trust_untry(kaws__trust *t, const kaws__choice *choice)
 {
@@ -7623,8 +7631,9 @@ kaws__trust_untry(kaws__trust *t, const kaws__choice *choice)
 }
 
 
-/* KMS sealed with that KMS key for the target. Warns if the target is what is
- * used now, and KMS sealed with another one before, because an alias moved. */
+/* Notes that KMS sealed with that KMS key for the target. If the target is the
+ * current one, and KMS sealed with a different KMS key before, an alias has
+ * moved: then it warns. */
 static void
 kaws__trust_notice(kaws__trust *t, const kaws__target *target,
                    const char *arn)
@@ -7653,8 +7662,8 @@ kaws__trust_notice(kaws__trust *t, const kaws__target *target,
  *
  * A row of the table has all that follows from an error: the status, what may
  * cure it, and what the user should do. A row is found by AWS's type, without
- * the word Exception, or by the HTTP status of a reply that has no type of
- * AWS's. The names in parentheses are for what has no row of its own.
+ * the word Exception, or by the HTTP status if the reply has no type of AWS's.
+ * The rows in parentheses are for errors that have no row of their own.
  */
 
 enum {                            /* cures                                    */
@@ -7739,8 +7748,8 @@ static const kaws__fault kaws__faults[] = {
 };
 
 
-/* `type` is one of AWS's, or "". A type that is not in the table is tried again
- * if the HTTP status says that the server failed. */
+/* `type` is one of AWS's, or "". A type that is not in the table counts as HTTP
+ * status 500 if the HTTP status says that the server failed. */
 static const kaws__fault *
 kaws__fault_of(const char *type, int http)
 {
@@ -7796,29 +7805,31 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 
 
 /* ==========================================================================
- * ROOM  shield   keys that were fetched, encrypted in memory, for a time
+ * ROOM  shield   fetched keys, kept encrypted in memory for a time
  * ==========================================================================
  * Uses: sys thread err mem crypto
  * Gives: shield_open shield_close shield_set shield_empty shield_hits
  *        shield_ask shield_wait shield_end
  *
- * Each key is encrypted by itself, under a page key: 32 random bytes, which
- * exist only in a page that is neither swapped nor dumped, and that a forked
- * child finds wiped. The page key is made when the first key is kept, and wiped
- * whenever the last one goes. What a key is (its name, owner, type and length,
- * and the generation of the file) is authenticated with it, so a key that is
- * found by the digest of its name is given out as no other.
+ * Each key is encrypted by itself, under a page key: 32 random bytes in a page
+ * that is neither swapped nor dumped, and that a forked child finds wiped. A
+ * thread that decrypts a key copies the page key, and wipes the copy. The page
+ * key is made when the first key is kept, and wiped whenever the last one goes.
+ * A key's name, owner, type and length, and the generation of the file,
+ * are authenticated with it. So a key that is found by the digest of its name
+ * cannot be given out as a different key.
  *
- * A key is kept until it is too old, by ticks_ms: it is not given out any more
- * then. No thread waits for that moment, because nothing runs when nothing is
- * asked: the next thread that looks for any key wipes it; and with the youngest
- * key the page key as well. Of too many keys, the oldest goes.
+ * A key that is too old, by ticks_ms, is not given out any more. No thread
+ * waits for that moment, because the library runs only when it is called. The
+ * next thread that looks for any key wipes the old ones, and with the youngest
+ * key the page key as well. If there are too many keys, the oldest is wiped.
  *
- * The thread that first asks for a key leads a flight: it asks KMS, and all who
- * want the key meanwhile wait for it. They get the key as everyone does, out of
- * the shield, or else the leader's error. A leader that gives up for a reason
- * of its own hands the flight over to one who waits. What began before the
- * shield was emptied is neither kept nor waited for by who comes after that.
+ * The first thread that wants a key leads a flight: it asks KMS, and all
+ * threads that want the key meanwhile wait. They then get the key out of the
+ * shield, or else the leader's error. A leader that gives up for a reason of
+ * its own hands the flight over to a thread that waits. If the shield is
+ * emptied during a flight, the flight's key is not kept, and no thread that
+ * comes later joins that flight.
  */
 
 enum {
@@ -7827,7 +7838,7 @@ enum {
 };
 
 typedef struct kaws__kept {       /* a key that is kept                       */
-    struct kaws__kept *next, *younger;    /* in its chain; of all             */
+    struct kaws__kept *next, *younger;    /* in its chain; by age             */
     uint64_t id;
     int64_t  born_ms;
     size_t   len;
@@ -7857,7 +7868,7 @@ typedef struct kaws__shield {
     uint64_t    generation;       /* replacements of the file. It is changed
                                    * with the vault's lock held, too          */
     uint64_t    epoch;            /* how often the shield was emptied         */
-    uint64_t    nonce;            /* the last one, of any page key            */
+    uint64_t    nonce;            /* the last one, of whatever page key       */
     int64_t     now_ms;           /* when it was last used                    */
     uint64_t    hits;
     size_t      keys, bytes;
@@ -7869,11 +7880,11 @@ typedef struct kaws__shield {
 typedef struct kaws__wanted {     /* a key that a thread wants                */
     uint64_t    id, generation;   /* of its name; of the file                 */
     kaws_bytes  about;            /* all that it is bound to                  */
-    uint8_t    *plain;            /* where it goes                            */
+    uint8_t    *plain;            /* where its bytes go                       */
     size_t      len;
     kaws__flight *flight;         /* that the thread leads or waits for       */
-    uint8_t     key[32], nonce[12], tag[KAWS__TAG];   /* what opens it        */
-    uint64_t    epoch;            /* when they were copied                    */
+    uint8_t     key[32], nonce[12], tag[KAWS__TAG];   /* what decrypts it     */
+    uint64_t    epoch;            /* the shield's when these were copied      */
 } kaws__wanted;
 
 typedef enum kaws__todo {         /* what the thread has to do                */
@@ -7885,7 +7896,7 @@ typedef enum kaws__todo {         /* what the thread has to do                */
 } kaws__todo;
 
 
-/* *s is all zeros before. Close it in any case. */
+/* *s is all zeros before. Close it even if this fails. */
 static int
 kaws__shield_open(kaws__shield *s, const kaws_hooks *hooks)
 {
@@ -7901,7 +7912,8 @@ kaws__shield_open(kaws__shield *s, const kaws_hooks *hooks)
 
 /* ---- what is kept ------------------------------------------------------- */
 
-/* With the lock held, as all below: wipes the keys and the page key. */
+/* Wipes the keys and the page key. The lock must be held: here, and in all
+ * functions below that do not take it. */
 static void
 kaws__shield_forget(kaws__shield *s)
 {
@@ -7937,7 +7949,8 @@ kaws__shield_drop_oldest(kaws__shield *s)
 }
 
 
-/* Drops what is too old. If the clock has jumped back, nobody knows what is. */
+/* Drops keys that are too old; all keys if the clock has jumped back, because
+ * then no age is certain. */
 static void
 kaws__shield_age(kaws__shield *s)
 {
@@ -7952,7 +7965,7 @@ kaws__shield_age(kaws__shield *s)
 }
 
 
-/* The key of that id that is kept; NULL if none is. */
+/* Returns the key of that id, or NULL if it is not kept. */
 static kaws__kept *
 kaws__shield_find(kaws__shield *s, uint64_t id)
 {
@@ -7966,7 +7979,8 @@ kaws__shield_find(kaws__shield *s, uint64_t id)
 }
 
 
-/* Encrypts a key into *k, and takes *k over. 0: there is no page key. */
+/* Encrypts a key into *k, which then belongs to the shield. Returns 0 if there
+ * is no page key, because there are no random bytes. */
 static int
 kaws__shield_keep(kaws__shield *s, const kaws__wanted *w, kaws__kept *k)
 {
@@ -8011,8 +8025,8 @@ kaws__shield_drop_page(kaws__shield *s)
 }
 
 
-/* Keeps keys for so many seconds from now on; none if there is no page that can
- * be locked. */
+/* Keeps keys for so many seconds from now on, or no keys if there is no page
+ * that can be locked. */
 static void
 kaws__shield_set(kaws__shield *s, int seconds)
 {
@@ -8039,8 +8053,8 @@ kaws__shield_set(kaws__shield *s, int seconds)
 }
 
 
-/* Wipes all keys, with the page key. `replaced`: the data file was, and the
- * caller has the vault's lock, under which the table changes as well. */
+/* Wipes all keys and the page key. `replaced`: the data file was replaced, and
+ * the caller holds the vault's lock, under which the table changes as well. */
 static void
 kaws__shield_empty(kaws__shield *s, int replaced)
 {
@@ -8055,7 +8069,7 @@ kaws__shield_empty(kaws__shield *s, int replaced)
 }
 
 
-/* Nobody uses it any more. */
+/* Call it when no thread uses the shield any more. */
 static void
 kaws__shield_close(kaws__shield *s)
 {
@@ -8086,7 +8100,7 @@ kaws__shield_hits(kaws__shield *s)
 
 /* ---- flights ------------------------------------------------------------ */
 
-/* The thread has nothing to do with its flight any more. */
+/* Takes the thread off its flight. The last one off frees the flight. */
 static void
 kaws__shield_leave(kaws__shield *s, kaws__wanted *w)
 {
@@ -8127,8 +8141,8 @@ kaws__shield_join(kaws__shield *s, kaws__wanted *w)
 }
 
 
-/* Without the lock: opens what was copied. If anybody has changed it, no key is
- * trusted any more. */
+/* Decrypts what was copied. The lock must not be held. If anything has changed
+ * the encrypted key, all keys are wiped. */
 static kaws__todo
 kaws__shield_unseal(kaws__shield *s, kaws__wanted *w)
 {
@@ -8151,9 +8165,9 @@ kaws__shield_unseal(kaws__shield *s, kaws__wanted *w)
 }
 
 
-/* Says what the thread has to do for its key, and fills *err if it FAILED. A
- * thread that is to WAIT asks again, or ends by shield_end, as do the last two.
- */
+/* Says what the thread has to do for its key, and fills *err if it FAILED. On
+ * WAIT, the thread asks again, or ends with shield_end. On LEAD and ALONE, it
+ * ends with shield_end. */
 static kaws__todo
 kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
 {
@@ -8187,7 +8201,7 @@ kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
 }
 
 
-/* Waits until there is reason to ask again, and for so many ms at most. */
+/* Waits until there is reason to ask again, but for `ms` at most. */
 static void
 kaws__shield_wait(kaws__shield *s, const kaws__wanted *w, int ms)
 {
@@ -8198,8 +8212,8 @@ kaws__shield_wait(kaws__shield *s, const kaws__wanted *w, int ms)
 }
 
 
-/* The thread is done. If it `leads`, *err says how KMS answered, or it gave up:
- * then another one has to lead. */
+/* Call it when the thread is done. If it `leads`, *err is KMS's answer; or the
+ * thread `gave_up`, and another one that waits has to lead. */
 static void
 kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
                  const kaws_error *err)
@@ -8243,17 +8257,18 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  *        calls_op calls_creds calls_left_ms calls_begin calls_send
  *        calls_nonsense calls_end
  *
- * An operation is what a caller of the library asked for, by one call or a few:
- * it has a target, an amount of time, and an error.
+ * An operation is what a caller of the library asked for. It makes one call or
+ * a few, and has a target, a time limit, and an error.
  *
- * A call is signed, sent and judged; and perhaps mended or waited for, and sent
- * again, for as long as the time of its operation allows. This room knows no
- * action of KMS: its caller writes the members of the body, and judges the
- * members of the reply.
+ * A call is one request with all its attempts. For each attempt it is signed
+ * and sent, and the reply is judged. After a failure the call is mended, or it
+ * pauses, and is sent again, if that may help and its operation has time. This
+ * room knows no action of KMS: its caller writes the members of the body, and
+ * judges the members of the reply.
  *
- * A connection is used again only if the reply on it fits the request in all
- * that is known of it. So a call is clean only once its reply has been read,
- * and a caller that finds a fault in it later revokes that (calls_nonsense).
+ * A connection is used again only if all that is known of the reply fits the
+ * request. So a call counts as clean only once its reply has been read. A
+ * caller that finds a fault in the reply later revokes that (calls_nonsense).
  */
 
 #define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
@@ -8278,30 +8293,30 @@ typedef struct kaws__op {         /* an operation                             */
     kaws__calls *calls;
     kaws_error  *err;             /* not NULL                                 */
     kaws__target target;          /* what seals                               */
-    char        *trial;           /* room for an ARN: the operation tries a
-                                   * KMS key. The one that sealed is kept there:
+    char        *trial;           /* not NULL: the operation tries a KMS key.
+                                   * The ARN of the one that sealed goes there:
                                    * it may decrypt, but is not trusted yet   */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
-    int          entry;           /* what is opened is an entry's             */
+    int          entry;           /* the blob to decrypt is an entry's        */
     kaws__cancel cancel;          /* who may end it                           */
-    int          cancelled;       /* and has said so                          */
+    int          cancelled;       /* it was ended so                          */
 } kaws__op;
 
 typedef struct kaws__action {
     const char *name;             /* "Decrypt"                                */
     const char *key;              /* the member that names the KMS key        */
     int         flags;
-    const char *members[4];       /* wanted of a reply of 200; none: it is not
-                                   * looked at                                */
+    const char *members[4];       /* what is read from a reply of 200; none:
+                                   * its body is ignored                      */
 } kaws__action;
 
 enum {
     KAWS__UNREPEATED = 1,         /* sent again only if AWS throttled it      */
     KAWS__APART      = 2,         /* it gets a connection of its own          */
-    KAWS__DRY        = 4,         /* it hopes for DryRunOperation             */
-    KAWS__OPENS      = 8,         /* it has a blob, which may not fit         */
+    KAWS__DRY        = 4,         /* DryRunOperation is its success           */
+    KAWS__OPENS      = 8,         /* it sends a blob, which may not fit       */
     KAWS__LEARNS     = 16         /* its reply tells the own account          */
 };
 
@@ -8314,7 +8329,7 @@ typedef struct kaws__call {
     size_t        secret_at, secret_len;      /* the plaintext in the body    */
     char          url[KAWS__URL_MAX], host_line[176], action_line[80];
     char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
-    char          authorization[512];         /* all new for each try         */
+    char          authorization[512];         /* last three: new each attempt */
     const char   *headers[8];
     unsigned      generation, told;       /* of the credentials               */
     int64_t       signed_at;
@@ -8322,19 +8337,20 @@ typedef struct kaws__call {
     kaws_reply    r;
     kaws__member  want[4];
     size_t        wanted;
-    void         *lent;           /* the connection, until it is judged       */
-    int           clean, doubtful;        /* may it be used again? And if not:
-                                   * the next try does not use an old one     */
+    void         *lent;           /* the connection, until the reply is judged*/
+    int           clean, doubtful;        /* the connection may be used again;
+                                   * the next attempt needs a new one         */
     int           typed, cures;   /* what was wrong with the reply            */
-    int           attempt, clock_mended, creds_renewed;       /* tries so far */
-    int           left_ms;        /* when the last one began                  */
+    int           attempt, clock_mended, creds_renewed;   /* attempts so far  */
+    int           left_ms;        /* time left when the last attempt began    */
 } kaws__call;
 
 
 /* ---- settings and figures ---------------------------------------------- */
 
-/* A connection that may take longer than the operation that it is for is
- * warned of, once, unless only the default does. */
+/* Sets the timeouts; 0: the default. Warns if connecting may take longer than a
+ * whole operation, but not about the default, nor again about the same values.
+ */
 static void
 kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 {
@@ -8352,7 +8368,7 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
-/* What AWS's clock says, in Unix seconds, if we know it. */
+/* Returns AWS's time in Unix seconds, as far as we know it. */
 static int64_t
 kaws__calls_now(kaws__calls *k)
 {
@@ -8365,8 +8381,9 @@ kaws__calls_now(kaws__calls *k)
 }
 
 
-/* Reads the credentials if they are in a file, or the ring may not open without
- * them. Otherwise it opens, because most of it needs none. */
+/* Reads the credentials if they are in a file, or if the ring must not open
+ * without them. If the file fails, the ring opens all the same, with a warning,
+ * because most of what it does needs no credentials. */
 static kaws_status
 kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 {
@@ -8386,7 +8403,7 @@ kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 }
 
 
-/* *k is all zeros before. Close it in any case. The config's strings are
+/* *k is all zeros before. Close it even if this fails. The config's strings are
  * borrowed for as long as it stays open. */
 static kaws_status
 kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
@@ -8453,8 +8470,8 @@ kaws__calls_first(kaws__calls *k, unsigned bit)
 }
 
 
-/* Begins an operation with the KMS key that is set now: its time runs. err is
- * not NULL. */
+/* Begins an operation with the current KMS key, and starts its time. err is not
+ * NULL. */
 static kaws__op
 kaws__calls_op(kaws__calls *k, kaws_error *err)
 {
@@ -8473,7 +8490,8 @@ kaws__calls_op(kaws__calls *k, kaws_error *err)
 }
 
 
-/* What is left of the time: whatever the clock says, 0 to all of it. */
+/* Returns how much time the operation has left: never less than 0 or more than
+ * all of it, even if the clock jumps. */
 static int
 kaws__calls_left_ms(const kaws__op *op)
 {
@@ -8485,7 +8503,8 @@ kaws__calls_left_ms(const kaws__op *op)
 }
 
 
-/* Whether the operation was cancelled, also if that was said only once. */
+/* Whether the operation was cancelled. The hook may say so only once, so we
+ * remember it. */
 static int
 kaws__calls_cancelled(void *arg)
 {
@@ -8495,7 +8514,7 @@ kaws__calls_cancelled(void *arg)
 }
 
 
-/* What a source of credentials is told by the operation. */
+/* Returns what the operation tells a source of credentials. */
 static kaws__seek
 kaws__calls_seek(kaws__op *op)
 {
@@ -8508,7 +8527,7 @@ kaws__calls_seek(kaws__op *op)
 }
 
 
-/* Has the credentials read, if that is needed for what the room creds lists. */
+/* Makes sure that there are credentials that are good for `need`. */
 static kaws_status
 kaws__calls_creds(kaws__op *op, int need)
 {
@@ -8518,8 +8537,8 @@ kaws__calls_creds(kaws__op *op, int need)
 }
 
 
-/* Begins a call; what else is in its body is written next. *target is borrowed
- * for as long as the call lasts. */
+/* Begins a call. The caller then writes the other members of its body. *target
+ * is borrowed for as long as the call lasts. */
 static void
 kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
                   const kaws__target *target)
@@ -8550,7 +8569,8 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
 }
 
 
-/* The reply was judged: says whether the connection may be used again. */
+/* Gives the connection back once the reply is judged, and tells room http
+ * whether it may be used again. */
 static void
 kaws__calls_judged(kaws__call *c)
 {
@@ -8562,7 +8582,7 @@ kaws__calls_judged(kaws__call *c)
 }
 
 
-/* Ends what was begun; nothing secret is left. */
+/* Ends a call, and wipes all that is secret in it. */
 static void
 kaws__calls_end(kaws__call *c)
 {
@@ -8576,7 +8596,8 @@ kaws__calls_end(kaws__call *c)
 }
 
 
-/* Signs the request with the time of now, once there are credentials. */
+/* Makes sure that there are credentials, and signs the request with the current
+ * time. */
 static kaws_status
 kaws__calls_sign(kaws__call *c)
 {
@@ -8594,8 +8615,8 @@ kaws__calls_sign(kaws__call *c)
 
     if (status != KAWS_OK)
         return status;                    /* so there is nothing to wipe      */
-    c->signed_at = what.when = kaws__calls_now(k);    /* that may have taken  */
-    kaws__text_amz_date(date, what.when);             /* its time             */
+    c->signed_at = what.when = kaws__calls_now(k);    /* the credentials may  */
+    kaws__text_amz_date(date, what.when);             /* have taken a while   */
     kaws__creds_signer(&k->creds, date, c->target->region, &signer);
     c->generation = signer.generation;
     c->told = signer.told;
@@ -8617,9 +8638,9 @@ kaws__calls_sign(kaws__call *c)
 }
 
 
-/* Words from outside, as a text of ours may show them. None, if they repeat a
- * piece of what we know to be secret: of the credentials now, or of the token,
- * the signature or the plaintext that this call sends. */
+/* Writes words from outside as our texts may show them. Writes nothing if they
+ * repeat a piece of a secret that we know: of the current credentials, or of
+ * the token, the signature or the plaintext that this call sends. */
 static const char *
 kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 {
@@ -8641,7 +8662,7 @@ kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 }
 
 
-/* Fills in what the error says of the reply, but for its sentence. Returns the
+/* Fills in what the error says of the reply, except its text. Returns the
  * request id. */
 static const char *
 kaws__calls_blame(kaws__call *c, const char *type)
@@ -8655,7 +8676,8 @@ kaws__calls_blame(kaws__call *c, const char *type)
 }
 
 
-/* The reply cannot be the answer to our request: it is not asked for again. */
+/* Fails, because the reply cannot be the answer to our request. The request is
+ * not sent again. */
 static kaws_status
 kaws__calls_nonsense(kaws__call *c, const char *why)
 {
@@ -8667,8 +8689,9 @@ kaws__calls_nonsense(kaws__call *c, const char *why)
 }
 
 
-/* The advice for a fault. If it speaks of the conf file, and the credentials
- * come from elsewhere, it is written to `out` as it applies. */
+/* Returns the advice for a fault. If the advice names the conf file, but the
+ * credentials come from a different source, `out` gets advice that names that
+ * source. */
 static const char *
 kaws__calls_advice(const kaws__call *c, const char *advice, char out[128])
 {
@@ -8683,8 +8706,8 @@ kaws__calls_advice(const kaws__call *c, const char *advice, char out[128])
 }
 
 
-/* A reply other than 200. Only an error of KMS's own, which it blames on the
- * request, leaves the connection clean. */
+/* Reads a reply other than 200. The connection stays clean only if the error is
+ * KMS's own and says that the request was at fault (4xx). */
 static kaws_status
 kaws__calls_refused(kaws__call *c)
 {
@@ -8722,7 +8745,7 @@ kaws__calls_refused(kaws__call *c)
 }
 
 
-/* There is no reply, or none that may be looked at. */
+/* Says why an attempt got no reply, or none that may be read. */
 static kaws_status
 kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
@@ -8751,7 +8774,7 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 }
 
 
-/* A reply: reads the members that are wanted of a 200. */
+/* Reads a reply: from a 200, the members that the action wants. */
 static kaws_status
 kaws__calls_answered(kaws__call *c)
 {
@@ -8776,7 +8799,7 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
-/* Signs and sends once. */
+/* Makes one attempt. */
 static kaws_status
 kaws__calls_try(kaws__call *c)
 {
@@ -8791,7 +8814,7 @@ kaws__calls_try(kaws__call *c)
     c->cures = c->typed = 0;
     if ((status = kaws__calls_sign(c)) != KAWS_OK)
         return status;
-    started = kaws__sys_ticks_us();       /* credentials may take longer      */
+    started = kaws__sys_ticks_us();       /* the credentials do not count     */
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     c->left_ms = kaws__calls_left_ms(c->op);
@@ -8817,8 +8840,9 @@ kaws__calls_try(kaws__call *c)
 
 /* ---- whether to try again ---------------------------------------------- */
 
-/* AWS's clock is not ours: requests are signed with AWS's time from now on. A
- * Date that is missing, or not of this century, is not believed. */
+/* If our clock is wrong by more than 4 minutes, requests are signed with AWS's
+ * time from now on: returns 1. A Date that is missing, or not between 2020 and
+ * 2099, is not believed. */
 static int
 kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 {
@@ -8842,7 +8866,8 @@ kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 }
 
 
-/* Whether there is a reason to try again at once. Each cure is tried once. */
+/* Mends the clock or the credentials, if that may help, and says whether to try
+ * again at once. Each cure is tried once. */
 static int
 kaws__calls_mend(kaws__call *c)
 {
@@ -8859,8 +8884,8 @@ kaws__calls_mend(kaws__call *c)
 }
 
 
-/* How long to pause before the next try: AWS's standard mode, full jitter over
- * a doubling interval of up to `most` ms. */
+/* How long to pause before the next attempt. As in AWS's standard retry mode:
+ * full jitter over an interval that doubles, up to `most` ms. */
 static int64_t
 kaws__calls_delay(const kaws__call *c, int64_t most)
 {
@@ -8880,9 +8905,10 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
 }
 
 
-/* Waits, if there is a reason to try again later, and the time for it. With
- * patience the pauses are short, because a program that cannot go on should
- * learn soon that KMS is back; and the hook may have less patience by then. */
+/* Waits, if another attempt later may help and there is time for it; says
+ * whether to make it. With patience the pauses are short, because a program
+ * that cannot go on should learn soon that KMS is back, and because the hook
+ * may have less patience by then. */
 static int
 kaws__calls_wait(kaws__call *c)
 {
@@ -8917,7 +8943,7 @@ kaws__calls_wait(kaws__call *c)
 
 
 /* Sends the call until it succeeds, is refused for good, or times out. A body
- * with a plaintext ends in spaces: room curl says what for. */
+ * with a plaintext ends in spaces: room curl says why. */
 static kaws_status
 kaws__calls_send(kaws__call *c)
 {
@@ -8960,16 +8986,16 @@ kaws__calls_send(kaws__call *c)
  * Gives: kms_has_key kms_seal kms_probe kms_open kms_prove kms_prove_key
  *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up kms_may_use
  *
- * One function an action. Each writes a call, sends it, and takes from the
- * reply what it has verified: a reply that names another KMS key than the
- * request did is nonsense. The connection that brought it is not used again.
+ * One function for each action. It writes a call, sends it, and takes from the
+ * reply only what it has verified. If the reply names a KMS key other than the
+ * request's, it is nonsense, and its connection is not used again.
  */
 
 /* The places of the members that are wanted of a reply. */
 enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
        KAWS__SOURCE = KAWS__PLAIN };
 
-/* What the log is told once. */
+/* Lines that are logged only once. */
 enum { KAWS__NOTE_DRY_RUN = 1, KAWS__NOTE_UNPROVED = 2 };
 
 
@@ -9047,9 +9073,9 @@ kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len)
 }
 
 
-/* A blob, sealed for the target by a KMS key that is trusted, and its key
- * material, if KMS tells that. Only here is anything learned from a reply, so
- * all else in it has been verified before. */
+/* Takes a blob, which a trusted KMS key must have sealed for the target, and
+ * the id of its key material, if KMS tells that. This also notes whose account
+ * and which KMS key it was, so verify all else in the reply before. */
 static kaws_status
 kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
 {
@@ -9085,9 +9111,9 @@ kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
 
 /* ---- sealing and opening ----------------------------------------------- */
 
-/* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. KMS
- * returns those at `made`; if that is NULL, they never leave KMS, and no reply
- * ever holds them. */
+/* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. They
+ * are returned in `made`; if that is NULL, they never leave KMS, so no reply
+ * holds them. */
 static kaws_status
 kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
                uint8_t *made, kaws_sealed *out)
@@ -9125,16 +9151,17 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Decrypt; with KAWS__DRY in the flags, its dry run. The KMS key is named, and
- * must be trusted before anything is sent. With KAWS__LEARNS it is named as the
- * target is: if KMS opens the blob, it has told what the target's KMS key is,
- * and this must be trusted then. *len: in, the room at `plain`; out,
- * how long the key is, 0 on failure. A key that is longer than the room is not
- * copied. If `expect` has a length, the key must have it, and its bytes if
- * there are any, or it is MISMATCH: then the connection, too, may have brought
- * the reply to another request. After a dry run *len is 0 if KMS said that it
- * would open the blob. Else KMS opened it, and the reply is not looked at, but
- * for one that came over a connection of its own. */
+/* Decrypt; with KAWS__DRY in the flags, its dry run. The request names the
+ * blob's KMS key, which must be trusted before anything is sent. With
+ * KAWS__LEARNS the request names the target instead: if KMS opens the blob, the
+ * reply tells the target's KMS key, which must be trusted then.
+ * *len: in, the room at `plain`; out, how long the key is, 0 on failure. A key
+ * that is longer than the room is not copied. If `expect` has a length, the key
+ * must have that length, and the bytes of `expect` if there are any. Otherwise
+ * it is MISMATCH, and the connection is not used again, because the reply may
+ * be that to another request.
+ * After a dry run *len is 0 if KMS said that it would open the blob. If KMS did
+ * open it, the reply is read only with KAWS__APART. */
 static kaws_status
 kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
                   const kaws_sealed *in, kaws_bytes expect, uint8_t *plain,
@@ -9228,7 +9255,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
                                   "is not what it was asked to seal", op->err);
     if (status == KAWS_OK && first > 0 && second == 0)
-        kaws__http_distrust(&k->http);    /* the 200 answered someone else    */
+        kaws__http_distrust(&k->http);    /* the 200 was to another request   */
     else if (status == KAWS_OK && first > 0 &&
              kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
         kaws__err_log(k->hooks, KAWS__LOG_NO_DRY_RUN);
@@ -9236,8 +9263,9 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 }
 
 
-/* Has KMS open what it has just sealed: that must be the key. Without the right
- * to decrypt there is no proof; that is no failure, and logged once. */
+/* Has KMS open what it has just sealed: the result must be the key. Without the
+ * right to decrypt there is no proof. That is logged once, but is no failure.
+ */
 static kaws_status
 kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, kaws_bytes plain)
@@ -9278,8 +9306,8 @@ kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 }
 
 
-/* Asks KMS for the ring's own account, if that must be known before it can be
- * said whether a KMS key is trusted. */
+/* Asks KMS for the ring's own account, if we must know that before we can say
+ * whether a KMS key is trusted. */
 static kaws_status
 kaws__kms_learn_account(kaws__op *op)
 {
@@ -9290,17 +9318,18 @@ kaws__kms_learn_account(kaws__op *op)
 }
 
 
-/* Opens a blob for the caller. If the own account is not known yet, KMS may be
- * able to tell it while it opens the blob. If it is not, because another KMS
- * key sealed the blob, or the right to use that one is missing, KMS is asked
- * for the account first. If KMS refuses that, too, its first refusal says more,
- * unless that was only about the other KMS key. */
+/* Opens a blob for the caller. If the own account is not known yet, we ask KMS
+ * to open the blob with the target's KMS key: its reply then tells the account.
+ * If that fails, because another KMS key sealed the blob or because we may not
+ * use the target's, we ask for the account first, and then open the blob. If
+ * KMS refuses to tell the account as well, we return its first refusal, which
+ * says more, unless that only said that another KMS key sealed the blob. */
 static kaws_status
 kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                kaws_bytes expect, uint8_t *plain, size_t *len)
 {
     const size_t room = *len;
-    kaws_error first;             /* of KMS, without the account              */
+    kaws_error first;             /* what came before the account was asked   */
     int may = kaws__trust_ask_first(&op->calls->trust, &op->target) &&
               kaws__arn_fits(&op->target, in->kms_key_arn);
     kaws_status status = !may ? KAWS_MISMATCH
