@@ -10438,9 +10438,9 @@ kaws__file_release(kaws__file *f)
 }
 
 
-/* Locks both files for a change. `waited`: for how many ms the caller has
- * waited already. For a reader, the data file itself is locked when it is
- * opened (kaws__file_reach). */
+/* Locks slot 1 of both files. `waited`: for how many ms the caller has waited
+ * already. For a reader, the data file itself is locked when it is opened
+ * (kaws__file_reach). */
 static kaws_status
 kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
 {
@@ -12113,8 +12113,8 @@ kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 
 /* ---- reading ----------------------------------------------------------- */
 
-/* With the lock held: looks up a name. It must be there, or if `there` is 0, be
- * free. */
+/* With the lock held: looks up a name. It must be there; if `there` is 0, it
+ * must be free. */
 static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
                  kaws__entry **e, kaws_error *err)
@@ -12825,8 +12825,8 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
 }
 
 
-/* Only one re-wrap of a ring runs at a time. A re-wrap of no keys stops no
- * other. */
+/* Only one re-wrap of a ring runs at a time. A re-wrap of no keys does not
+ * count. */
 static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
@@ -12977,8 +12977,8 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
-/* Warns of settings that can be used, but are probably mistakes. If the default
- * region differs from the ARN's, that is none. */
+/* Warns of settings that can be used, but are probably mistakes. A default
+ * region that differs from the ARN's is no mistake. */
 static void
 kaws__ring_doubt(const kaws *ring)
 {
@@ -13402,9 +13402,9 @@ kaws_walk_end(kaws_walk *walk)
 
 /* ---- what protects the keys -------------------------------------------- */
 
-/* Has KMS judge a choice, by what differs from what is used now. If KMS tells
- * an account, that counts only once the choice is taken. The caller holds
- * SETTINGS. */
+/* Has KMS judge a choice. What KMS is asked depends on what differs from the
+ * KMS key and the region that are used now. If KMS tells an account, that
+ * counts only once the choice is taken. The caller holds SETTINGS. */
 static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
