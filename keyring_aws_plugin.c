@@ -1745,10 +1745,10 @@ plug__keyring_rotates(plug__guard_ring *ring, const char *log, size_t len)
 
     (void)kaws_walk_begin(ring->kaws, &walk, NULL);
     while (!has && kaws_walk_next(walk, &info)) {
-        const char *const end = info.name.key_id + len;
-        has = info.name.user_id[0] == '\0'
-              && strncmp(info.name.key_id, log, len) == 0
-              && (strcmp(end, "_old") == 0 || strcmp(end, "_new") == 0);
+        const char *const id = info.name.key_id;
+        has = info.name.user_id[0] == '\0' && strncmp(id, log, len) == 0
+              && (strcmp(id + len, "_old") == 0
+                  || strcmp(id + len, "_new") == 0);
     }
     kaws_walk_end(walk);
     return has;
