@@ -108,7 +108,7 @@ def test_requests(stage, tables, logs):
 
 def check_what_the_logs_ask_for(stage: Stage, tables: int) -> None:
     (told,) = re.findall(r"Of the (\d+) more at a start, (\d+) are for the binary logs, (\d+) for"
-                         r" redo and undo logs, and with these (\d+) are a trial",
+                         r" redo and undo logs, and (\d+) are a trial",
                          " ".join(SIZING.split()))
     names = [(each["body"]["EncryptionContext"].get("key_id") or "the plugin's own").split("Key")[0]
              for each in stage.kms.log()["requests"]]
