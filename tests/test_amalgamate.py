@@ -1,4 +1,4 @@
-"""amalgamate.py: its output is our sources and BearSSL's and nothing else, and it compiles."""
+"""amalgamate.py: its output has our sources and BearSSL's, nothing else, and compiles."""
 
 import importlib.util
 import os

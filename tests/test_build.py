@@ -1,7 +1,7 @@
-"""keyring_aws.h drops in: each language, compiler and switch gives a program that works.
+"""keyring_aws.h compiles in each language, with each compiler and switch, to a program that works.
 
 The programs are in tests/build: story.c uses the library (in C and in C++), implementation.c is
-the one C file that has it.
+the one C file with the implementation.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The tests' packages come from where this machine's apt has its own, however it is configured."""
+"""The tests' packages come from the archives of this machine's apt, however it is configured."""
 
 import base64
 import gzip

@@ -1,7 +1,7 @@
 """Room json against Python's json module.
 
-Each question follows from its seed, which a failure prints; KAWS_SEED=n asks for others,
-KAWS_LONG=1 for 20 times as many.
+Each question follows from its seed, which a failure prints.  KAWS_SEED=n asks other questions,
+KAWS_LONG=1 asks 20 times as many.
 """
 
 import json

@@ -1,4 +1,5 @@
-"""The examples of the manual and of the README do what they say, and the policies suffice."""
+"""The manual's and the README's examples work, the policy suffices, and the README's tables and
+log lines are the plugin's."""
 
 import json
 import os

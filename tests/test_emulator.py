@@ -1,7 +1,8 @@
-"""The emulator's faithfulness: botocore's real KMS client runs every action against it.
+"""The emulator is faithful to AWS KMS: botocore's real KMS client runs every action against it.
 
-What is tested is that it is strict: what it lets pass, no other test would notice.  That a fault
-happens at all is seen by the tests that ask for it, test_network.py above all.
+These tests prove that the emulator is strict, because no other test would notice what it wrongly
+lets pass.  The tests that inject a fault see for themselves that it happens, test_network.py above
+all.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""The library in other people's programs: tests/guests/, each as a stranger would write it."""
+"""The library works in programs as strangers would write them: those in tests/guests/."""
 
 import re
 import subprocess

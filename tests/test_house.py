@@ -1,6 +1,6 @@
-"""check_house.py notices what it should: each rule is broken once, in a small house that is good.
+"""check_house.py notices each violation: each rule is broken once, in a small tree that is good.
 
-Run by pytest, and by `check_house.py --self-test`.
+pytest runs this file, and so does `check_house.py --self-test`.
 """
 
 import pathlib

@@ -1,6 +1,6 @@
 """The C library end to end: every public function, real libcurl, TLS, the KMS emulator.
 
-story() is the whole of it told once; test_moto.py tells it to another KMS.
+story() goes once through a keyring's whole life; test_moto.py runs it with another KMS.
 """
 
 import fcntl

@@ -1,5 +1,5 @@
-"""GET, HEAD and PUT over the wire, and the headers of their replies: through the built-in sender,
-with the real libcurl over TLS, and through a stranger's hook over plain sockets."""
+"""GET, HEAD and PUT over the wire, and the headers of their replies: by the built-in sender with
+the real libcurl over TLS, and by a caller's `send` hook over plain sockets."""
 
 import collections
 import contextlib

@@ -1,7 +1,7 @@
 """The plugin in a running MySQL server: its variables, functions and keys, and hostile SQL.
 
-All share one server.  How it starts and stops is in test_mysql_start.py, what InnoDB makes of it
-in test_mysql_tables.py, and what remains after kill -9 in test_mysql_crash.py.
+All tests share one server.  test_mysql_start.py tests how the server starts and stops,
+test_mysql_tables.py how InnoDB uses the plugin, and test_mysql_crash.py what is left after kill -9.
 """
 
 import base64
@@ -83,7 +83,7 @@ def test_variables_are_listed_with_their_values(stage):
 @pytest.mark.parametrize("name", ["conf_file", "data_file", "create", "accounts", "endpoint",
                                   "ca_file", "start_seconds"])
 def test_read_only_variables_cannot_be_set_from_sql(stage, name):
-    """Nor for the next start: whoever persists them could make the plugin trust any account."""
+    """Nor for the next start: anyone who could persist them could have any account trusted."""
     before, persist = stage.variable(name), ("PERSIST", "PERSIST_ONLY")
     for way in ("GLOBAL", *(persist if stage.expect.persist else ()), "SESSION"):
         number, text = stage.refused(f"SET {way} keyring_aws_{name} = '{OTHER_ACCOUNT}'")

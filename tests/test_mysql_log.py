@@ -1,5 +1,5 @@
-"""What the plugin says in a MySQL server's error log: keys that are missing, settings that were
-persisted, a start in one line, and lines that repeat."""
+"""The plugin's lines in a MySQL server's error log: about missing keys, persisted settings and the
+start; and lines that repeat."""
 
 import re
 import time
@@ -304,7 +304,7 @@ def test_persisted_settings_hold(stage, kms, first, in_my_cnf):
         stage.kms.start()
     assert stage.generate("again") == 1 and stage.entries()["again", ROOT].arn == arn
     number, text = stage.refused("SET GLOBAL keyring_aws_cmk_id = 'alias/nobody'")
-    assert number == 1231 and "NotFoundException" in text       # whoever SETs now is told at once
+    assert number == 1231 and "NotFoundException" in text       # a SET now is refused at once
 
 
 @pytest.mark.needs("persist")

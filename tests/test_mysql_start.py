@@ -1,4 +1,4 @@
-"""How the plugin starts in a MySQL server, and when it does not; and its credentials."""
+"""When the plugin starts in a MySQL server, and when it does not; and its credentials."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What InnoDB and the binary log make of the plugin, and the server's migration of keys."""
+"""InnoDB, the binary log and the server's migration of keys work with the plugin."""
 
 import json
 

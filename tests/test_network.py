@@ -1,10 +1,11 @@
-"""The fault table: what can go wrong between us and KMS, times each operation.
+"""Each fault that can happen between us and KMS, with each operation: a table.
 
-Each cell injects one fault, does one operation, and wants: the right status, the right words,
-no more requests and no more time than are due, on failure the data file and the listing as they
-were, and the next operation, with the fault gone, to succeed on the same ring.
+Each cell injects one fault and runs one operation.  It checks the status, the text, and that there
+were no more requests and no more time than are due.  After a failure it checks that the data file
+and the list of keys are unchanged, and that the next operation, without the fault, succeeds on the
+same ring.
 
-The faults hit the operation's main action; what comes before it is answered well.
+The fault hits the operation's main action.  The requests before that are answered well.
 """
 
 import contextlib

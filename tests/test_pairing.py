@@ -1,11 +1,11 @@
-"""Every reply belongs to its request, whatever a gateway between us and KMS makes of them.
+"""Each reply is used for its own request only, even if a gateway between us and KMS mixes them up.
 
-tests/hosts/pairing_proxy.py stands between, and doubles, prefixes, delays, swaps, repeats and cuts
-replies: one by one through the library and a real MySQL server, then at random, under 16 threads.
-What has to hold: a fetch gives its own key's bytes or an error, what was acknowledged opens in KMS
-afterwards, what was not is not there, a re-wrap loses nothing, and a connection over which
-something odd came is not used again.  What KMS could open is asked of the emulator, by the data
-file, not of the product.  KAWS_SEED=n repeats a storm's faults, as far as threads allow it.
+tests/hosts/pairing_proxy.py doubles, prefixes, delays, swaps, repeats and cuts replies: one by one,
+through the library and a real MySQL server, then at random, with 16 threads.  These must be true: a
+fetch gives its own key's bytes or an error; KMS can decrypt each acknowledged key afterwards; a key
+that was not acknowledged is not there; a re-wrap loses nothing; and a connection over which
+something odd came is not used again.  The emulator says what KMS could decrypt, by the data file;
+the product is not asked.  KAWS_SEED=n repeats a storm's faults, as far as threads allow it.
 """
 
 import collections
@@ -115,7 +115,7 @@ MORE = (Row("double", "record", fresh=True), Row("double", "next", fresh=True),
 
 
 class World:
-    """An emulator behind the proxy, and a ring that is opened anew on the same keys."""
+    """An emulator behind the proxy, and a ring that is reopened on the same keys."""
 
     def __init__(self, folder, certs, program):
         self.kms, self.proxy = Emulator().start(), PairingProxy(None, certs.good)

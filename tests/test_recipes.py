@@ -1,4 +1,4 @@
-"""The recipes of keyring_aws.h's manual are right: each is cut out of it, compiled, and run."""
+"""The recipes of keyring_aws.h's manual work: each is cut out of it, compiled, and run."""
 
 import itertools
 import os
@@ -353,7 +353,7 @@ def test_client_that_only_seals(tmp_path, kms, conf, run, kind):
 
 
 def test_server_obeys_no_stranger(tmp_path, kms, conf, run):
-    """Bytes that name a KMS key of another account cost no request, whoever may use that key."""
+    """If the bytes name another account's KMS key, nothing is sent, even if we may use that key."""
     theirs = kms.add_key(REGION, OTHER_ACCOUNT)
     conf("client.conf", "Encrypt")
     conf("server.conf", "Decrypt")

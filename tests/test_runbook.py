@@ -1,7 +1,7 @@
-"""The README's sections on an unreachable KMS, containers and replicas, item by item, for real.
+"""The README's sections on an unreachable KMS, containers and replicas are true, item by item.
 
-What is bold in an item names a situation, which a test here brings about. What the README quotes
-after it, up to *Later:* or *Then*, is held against what the server said.
+The bold text of an item names a situation, and a test here brings it about.  The test compares what
+the README quotes after that, up to *Later:* or *Then*, with what the server said.
 """
 
 import contextlib
@@ -281,7 +281,7 @@ UNDO_001 = "ALTER UNDO TABLESPACE innodb_undo_001 "
 
 
 def truncate_undo(stage: Stage) -> None:
-    """Has the first undo tablespace made anew."""
+    """Makes InnoDB truncate the first undo tablespace."""
     stage.sql(UNDO_001 + "SET INACTIVE")
     wait_for(lambda: stage.sql("SELECT 1 FROM information_schema.innodb_tablespaces WHERE name ="
                                " 'innodb_undo_001' AND state = 'empty'"), 30)

@@ -1,6 +1,6 @@
-"""Nothing leaked: memory, logs, files.
+"""No secret is left in memory, logs or files.
 
-The memory of a driver, which uses the real libcurl over TLS, is searched after each operation.
+A driver uses the real libcurl over TLS; its memory is searched after each operation.
 """
 
 import base64

@@ -1,9 +1,9 @@
 """kaws_sign against botocore's signers: random requests, compared step by step, byte by byte; with
 headers and presigned, to S3 and to other services.
 
-Each request follows from its seed, which a failure prints; KAWS_SEED=n asks for other requests,
-KAWS_LONG=1 for 20 times as many.  What botocore would change or leave out (see DIFFERENCES) is not
-in random requests, or the comparison would prove nothing.
+Each request follows from its seed, which a failure prints.  KAWS_SEED=n makes other requests,
+KAWS_LONG=1 makes 20 times as many.  Random requests have nothing that botocore would change or
+leave out (see DIFFERENCES), because then the comparison would prove nothing.
 """
 
 import dataclasses

@@ -1,7 +1,8 @@
-"""The README's section on sizing: how often InnoDB and the binary log make the plugin ask KMS.
+"""The README's section on sizing is true: how often InnoDB and the binary log make the plugin ask
+KMS.
 
-Each row of its table of requests is done on a real server, with 1 and with 20 encrypted tables,
-and what KMS has counted must be what the row says.
+Each row of its table of requests is tried on a real server, with 1 and with 20 encrypted tables.
+KMS must count as many requests as the row says.
 """
 
 import collections

@@ -1,7 +1,7 @@
-"""The tools that judge: each works, and notices what it is for.
+"""The tools that judge the product work, and notice what they are for.
 
-clang's static analyzer and cppcheck have nothing to say of the library and the plugin: that they
-would is tried first, each on a fault of the kind it looks for.  Then run.py, coverage.py, bench.py.
+clang's static analyzer and cppcheck find nothing in the library and the plugin.  First each of them
+must find a fault of the kind that it looks for.  Then come run.py, coverage.py and bench.py.
 """
 
 import collections

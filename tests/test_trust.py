@@ -1,6 +1,6 @@
-"""Whom a ring trusts, when others write its conf file or its data file; and what nobody can prove.
+"""Whom a ring trusts if others write its conf file or its data file; and what it cannot notice.
 
-The library behind tests/hosts/driver.c, the KMS emulator over TLS, and a second account in it.
+The tests use the library by tests/hosts/driver.c, and the KMS emulator over TLS, with two accounts.
 """
 
 import hashlib

@@ -1,5 +1,5 @@
-"""MYSQLD names the server to test with: which are taken, what is expected of each, and that one
-sentence says why another is not."""
+"""MYSQLD names the server to test: which servers are accepted, what is expected of each, and one
+sentence that says why any other is refused."""
 
 import argparse
 import os

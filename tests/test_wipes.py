@@ -3,10 +3,11 @@
 tests/fault/wipes.c runs whole operations with a copy of the header that records each wipe, and
 searches the frame of each function that ends.  tests/fault/wipes.txt says what must be wiped: a
 row has a function, what it wipes, and how many bytes in all; the lines below the row have the
-operations and how often.  More is allowed, less is not, and nothing that the file does not have.
+operations and how often each wipes it.  A function may wipe more, but not less, and nothing that
+the file does not name.
 
-    test_wipes.py --write       writes the file anew; look through what changed
-    test_wipes.py --remove      removes each wipe of the header in turn; says what notices
+    test_wipes.py --write       writes the file again; read what changed
+    test_wipes.py --remove      removes each wipe of the header in turn; says what notices it
 """
 
 import collections

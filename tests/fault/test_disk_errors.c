@@ -1,12 +1,14 @@
-/* test_disk_errors.c - a disk that refuses: clear words, and nothing changed
+/* test_disk_errors.c - if the disk fails, the error is clear, and nothing has
+ * changed
  *
- * Each operation, with each of its file calls failing in turn, for each reason:
- * the answer and its words, the file and the memory as they were, and the same
- * operation done once the reason is gone, with the ring that is there. Then
- * reasons that last: a full disk, a quota, no inodes, a read-only disk, a
- * folder that may not be changed, no more descriptors, a disk that syncs no
- * more. And KAWS_UNCERTAIN: in the few places that have no other, and what a
- * ring in that state still does.
+ * Each operation is run with each of its file calls failing in turn, for each
+ * reason. The tests check the status and the text, that the file and the memory
+ * are as before, and that the same operation succeeds with the same ring once
+ * the reason is gone. Then come reasons that last: a full disk, a quota, no
+ * inodes, a read-only disk, a folder that may not be changed, no more
+ * descriptors, a disk that syncs no more. The last tests are about
+ * KAWS_UNCERTAIN: it is returned only where no other status is true, and a ring
+ * in that state still does what it can.
  */
 
 #include "model.h"

@@ -1,18 +1,19 @@
 /* test_hostile.c - a data file that somebody else wrote
  *
- * Damage: every length cut to, blocks changed by chance; of a file that was
- * closed cleanly (all refused) and of one as a crash leaves it (refused, or the
- * last entry alone is called torn, and kept aside). Which damage is which, down
- * to the bit, is in tests/unit/test_store.c. Then an
- * attacker who knows the format: there is no secret in the digests, so all he
- * writes adds up. He may lose us keys, but never hand us one as another. Then
- * what he can put in the file's place, before and while it is in use. What no
- * entry can be, under whatever digests, is in tests/unit/test_store.c.
+ * First damage: the file is cut to every length, and blocks of it are changed
+ * at random. A file that was closed cleanly is always refused. A file as a
+ * crash leaves it is refused, or only its last entry counts as torn, and is set
+ * aside. (tests/unit/test_store.c tells torn ends from damage, down to the bit,
+ * and has the entries that are refused even if their digests are right.)
  *
- * Damage is done on the disk of disk.h; what needs links, pipes and owners, in
- * a folder of the real one. The readers are also given copies in
- * blocks that end where the file does, so that a sanitizer sees any step
- * beyond.
+ * Then an attacker who knows the format. The digests need no secret, so his are
+ * right. He may delete our keys, but can never give us one key for another.
+ * Then the files and links that he may put in the data file's place, before and
+ * while it is in use.
+ *
+ * Damage is done on the disk of disk.h. Tests that need links, pipes and owners
+ * use a folder of the real disk. The readers also get copies in blocks that end
+ * where the file ends, so a sanitizer sees any read beyond the end.
  */
 
 #include "model.h"

@@ -1,8 +1,8 @@
 /* test_disk.c - room disk: paths, files, names and locks; and a disk in trouble
  *
- * First what holds on every system. Then, on POSIX, what only that has: links,
+ * First come the tests for every system. Then come those for POSIX: links,
  * pipes, owners, modes; and, by the rules of disk.h, calls that a signal
- * interrupts, that do half, or fail. Then what only Windows has.
+ * interrupts, that do half, or that fail. Last come those for Windows.
  */
 
 #include "../fault/disk.h"

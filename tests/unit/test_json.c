@@ -1,7 +1,7 @@
-/* test_json.c - room json: what is taken, what is refused, and where
+/* test_json.c - room json: which texts are read, which are refused, and where
  *
- * Texts lie in blocks of exactly their size, so that a sanitizer sees it if the
- * reader looks a byte too far.
+ * Texts lie in blocks of exactly their size, so a sanitizer sees any read
+ * beyond the end.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

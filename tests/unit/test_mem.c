@@ -1,4 +1,4 @@
-/* test_mem.c - room mem: what is given, and how it is taken back
+/* test_mem.c - room mem: how memory is allocated, resized, wiped and given back
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

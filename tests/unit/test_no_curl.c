@@ -1,5 +1,5 @@
 /* Room http, in a library that was built without libcurl: the caller's hook
- * has to send, and whoever sets none is told so. */
+ * sends, and without a hook kaws_open fails and says so. */
 
 #if !defined(KEYRING_AWS_NO_CURL)
 #define KEYRING_AWS_NO_CURL

@@ -1,7 +1,7 @@
 /* test_pack.c - room pack: sealed values as bytes, and what is refused
  *
- * GOLDEN was laid by hand after the manual's section 7. fuzz/fuzz_sealed.c
- * searches for bytes that are read otherwise than that section says.
+ * GOLDEN was written by hand from the manual's section 7. fuzz/fuzz_sealed.c
+ * searches for bytes that the room does not read as that section says.
  */
 
 #define KEYRING_AWS_IMPLEMENTATION

@@ -1,9 +1,9 @@
-/* Room store: the data file's bytes. The files in golden/ were laid by hand
- * after the manual's section 7 (version 1: empty, with two keys, and the same
- * with an epoch), and must be what this version reads and writes, for good. The
- * rule that tells a torn end from damage is written down here a second time,
- * plainly, and both are asked about every bit and every length of a small file.
- */
+/* Room store: the data file's bytes. The files in golden/ were written by hand
+ * from the manual's section 7 (version 1: empty, with two keys, and the same
+ * with an epoch). This version and all later ones must read and write exactly
+ * these files. The rule that tells a torn end from damage is written here a
+ * second time, plainly. The two must agree on every bit and every length of a
+ * small file. */
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"
@@ -413,8 +413,8 @@ expect_wrong(const kaws__record *r, size_t at, int bytes, uint64_t value,
 }
 
 
-/* Fields that no entry can have. In a file they would be under a good digest:
- * whoever can write there can make one. */
+/* Fields that no record can have. In a file their digest would be right: anyone
+ * who can write the file can compute it. */
 static void
 test_bad_records(void **state)
 {
@@ -686,8 +686,8 @@ lay_three(laid *l)
 }
 
 
-/* A file that ends too early. Cleanly closed, it says how long it was, so none
- * is taken for torn; after a crash the last entry may be. */
+/* A file that ends too early. A file that was closed says how long it was, so
+ * nothing counts as torn; after a crash the last record may count as torn. */
 static void
 test_every_truncation(void **state)
 {
@@ -726,9 +726,9 @@ test_every_truncation(void **state)
 }
 
 
-/* Every bit of it, with each of the cells: found, and where. Never is a flip
- * behind the cell's length taken for a torn end, but where it makes the length
- * of the last entry a greater one. */
+/* Each flipped bit is found, and its place, with each committed length. A flip
+ * beyond the committed length never counts as a torn end, unless it makes the
+ * last record's length greater. */
 static void
 test_every_bit(void **state)
 {
