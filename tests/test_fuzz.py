@@ -21,7 +21,7 @@ def test_all_targets_are_there() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_replay(target: str) -> None:
+def test_each_target_holds_on_its_corpus(target: str) -> None:
     corpus = TOP / "fuzz" / "corpus" / target.removeprefix("fuzz_")
     inputs = sum(path.is_file() for path in corpus.rglob("*"))
     assert inputs >= 20

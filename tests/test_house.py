@@ -295,7 +295,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("case", cases, ids=[f"{n}-{c[1][0]}" for n, c in enumerate(cases)])
 
 
-def test_row(case):
+def test_each_rule_notices_its_violation(case):
     case[0](*case[1])
 
 

@@ -536,13 +536,13 @@ def run_cell(world: World, fault: Fault, op: Op) -> None:
 
 
 @pytest.mark.parametrize("fault, op", CELLS)
-def test_fault(world, fault, op):
+def test_a_fault_has_its_status_and_changes_nothing(world, fault, op):
     run_cell(world, fault, op)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault, op", LONG_CELLS)
-def test_fault_before_or_late(world, fault, op):
+def test_a_fault_before_or_late_changes_nothing(world, fault, op):
     run_cell(world, fault, op)
 
 
@@ -559,7 +559,7 @@ ONE_FAULT = [("reset", {"where": "request"}), ("cut", {"where": "headers"}),
 @pytest.mark.parametrize("op", [op for op in OPS if op.name != "rotate"], ids=lambda op: op.name)
 @pytest.mark.parametrize("what, options", ONE_FAULT, ids=lambda each: str(each))
 def test_one_transient_fault_is_survived(world, op, what, options):
-    """By trying again; on a kept connection that died, libcurl may have done so before us."""
+    """The call is tried again. On a kept connection that died, libcurl may do so before us."""
     retries = world.lib.stats()["kms_retries"]
     world.lib.ok(*op.command)
     undo(world, op)
@@ -593,7 +593,7 @@ HANGING = {**{op.name: (op.command, op.action) for op in OPS if op.name != "prov
 
 
 def release(world: World) -> None:
-    """Cuts all connections, and is there for new ones all the time."""
+    """Cuts all connections, but accepts new ones all the time."""
     world.emulator.clear_faults()
     world.emulator.cut()
 

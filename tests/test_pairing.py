@@ -35,7 +35,7 @@ SECONDS = {"library": 12, "mysql": 8}
 
 
 def read_keys(kms: Emulator, path) -> dict:
-    """What KMS makes of every key in a data file: its bytes, or None where it does not open."""
+    """What KMS decrypts every key in a data file to: its bytes, or None if that fails."""
     file, keys = read_data_file(path), {}
     for entry in file.entries:
         try:
@@ -196,7 +196,7 @@ def play(world: World, row: Row, op: Op) -> list:
 
 
 def test_the_replies_to_two_stores_change_places(world):
-    """Both are whole and new, and each is the other's: only opening the blobs shows that."""
+    """Both replies are whole and new, but swapped. Only decrypting the blobs shows that."""
     lib, keys = world.anew(), {name: new_key() for name in ("one", "two")}
     try:
         for _ in keys:
@@ -297,7 +297,7 @@ class SqlSeat:
                                  Row("double", "ms", 20), Row("double", "during"),
                                  Row("early 503", "segment"), Row("stale")], ids=str)
 def test_one_fault_in_mysql(server, row):
-    """It hits a fetch, a store, a re-wrap and the proof of each."""
+    """The fault hits a fetch, a store, a re-wrap, and their proofs."""
     stage, proxy = server
     keys = {f"key-{number}": new_key() for number in range(20)}
     with SqlSeat(stage) as seat:

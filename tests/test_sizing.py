@@ -74,7 +74,7 @@ ROTATE = "ALTER INSTANCE ROTATE INNODB MASTER KEY"
 
 @pytest.mark.parametrize("logs", [False, True], ids=["tables", "tables-and-logs"])
 @pytest.mark.parametrize("tables", [1, 20])
-def test_requests(stage, tables, logs):
+def test_each_row_of_requests_is_true(stage, tables, logs):
     options = (*QUIET, *(LOGS if logs else ()))
     count = Counted(stage, int(logs))
     count.numbers = {"N": tables, "W": min(tables, WRITTEN)}
@@ -120,7 +120,7 @@ def check_what_the_logs_ask_for(stage: Stage, tables: int) -> None:
     assert list(map(int, told)) == [sum(seen), *seen] and not asked
 
 
-def test_requests_for_logs(stage):
+def test_each_row_of_requests_for_logs_is_true(stage):
     """What is encrypted from now on, and the binary logs; a partition is a table, too."""
     stage.start(NO_SCHEMA, "--log-bin=bin", "--server-id=1")
     count = Counted(stage, 1)

@@ -127,7 +127,7 @@ def test_less_is_not_allowed_and_more_is():
 
 
 def test_without_any_wipe_all_kinds_of_secrets_are_left():
-    """The frames are searched, whatever the list says."""
+    """The search of the frames finds them, whatever the list says."""
     with emulate() as emulator:
         said = "\n".join(without(emulator, *range(CALLS)))
     for secret in ("a key", "the secret access key", "the session token",
@@ -136,7 +136,7 @@ def test_without_any_wipe_all_kinds_of_secrets_are_left():
 
 
 def pytest_generate_tests(metafunc):
-    """Each wipe is removed once; in the short run, a few of them are."""
+    """Removes each wipe once; the short run removes a few of them."""
     from conftest import LONG
     if "number" in metafunc.fixturenames:
         metafunc.parametrize("number", range(0, CALLS, 1 if LONG else 8))
