@@ -83,7 +83,7 @@ LEFT_OUT = {
 
 # Tests of what qemu does not pass on.
 NOT_UNDER_QEMU = {
-    "test_pages_hidden": "qemu does not pass on madvise()",
+    "test_pages_are_locked_and_not_dumped": "qemu does not pass on madvise()",
     "test_secret_stays_in_its_pages": "for 32 bits, qemu's /proc/self/mem is not the program's",
 }
 

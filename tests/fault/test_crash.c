@@ -710,10 +710,10 @@ test_scenario(void **state)
 }
 
 
-/* The same append, wherever among the sectors it begins: only stops, from the
- * writing of the cell on. */
+/* The same append, beginning at every place in a sector: only stops, from the
+ * writing of the committed length on. */
 static void
-test_every_place(void **state)
+test_every_place_of_an_append(void **state)
 {
     static const size_t few[] = { 0, 7, 217, 508, 511 };
     scenario s = { "generate, begun anywhere", KEYS, GENERATE, 0, 0 };
@@ -740,7 +740,9 @@ int
 main(void)
 {
     enum { N = sizeof scenarios / sizeof scenarios[0] };
-    struct CMUnitTest tests[N + 1] = { cmocka_unit_test(test_every_place) };
+    struct CMUnitTest tests[N + 1] = {
+        cmocka_unit_test(test_every_place_of_an_append)
+    };
     int i, failed;
 
     ways = model_long() ? 1024 : 12;

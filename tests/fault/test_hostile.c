@@ -194,7 +194,7 @@ judge(const uint8_t *at, size_t len, int read_only, kaws_error *err)
 
 
 static void
-test_lengths(void **state)
+test_every_cut_length(void **state)
 {
     kaws_error err;
     size_t len, keys, last;
@@ -258,10 +258,10 @@ damage(uint8_t *at, size_t len)
 }
 
 
-/* What opens after all is the whole keyring, or (after a crash) all but the
- * last: judge() has seen to the rest. */
+/* If a file opens, it is the whole keyring or (after a crash) all but the last
+ * entry. judge() checks the rest. */
 static void
-test_chance(void **state)
+test_random_damage(void **state)
 {
     static uint8_t copy[2 * sizeof whole.at];
     int i, rounds = model_long() ? 200000 : 4000;
@@ -448,7 +448,7 @@ forge_opens(const forged *f, unsigned bad, kaws_status one, kaws_status other)
 
 
 static void
-test_blobs_swapped(void **state)
+test_swapped_blobs_open_nothing(void **state)
 {
     forged f;
     kaws__record a, b;
@@ -476,7 +476,7 @@ test_blobs_swapped(void **state)
 
 /* A blob, an entry, all entries, of a keyring with another file id. */
 static void
-test_blobs_of_another_file(void **state)
+test_blobs_of_another_file_open_nothing(void **state)
 {
     forged f, g;
     kaws__record a, b;
@@ -510,10 +510,11 @@ test_blobs_of_another_file(void **state)
 }
 
 
-/* Key id, user id, type or length of another: the blob is not bound to that.
- * Order, date and material are the file's own to say, and open nothing else. */
+/* A blob with another entry's key id, user id, type or length opens nothing,
+ * because it is not bound to them. Order, date and material are not bound, and
+ * open no other key. */
 static void
-test_fields_changed(void **state)
+test_changed_fields_open_nothing(void **state)
 {
     static const size_t lens[] = { 1, 15, 31, 33, 4096 };
     enum { KEY_ID, USER_ID, TYPE, FREE, LENGTH, LAST = LENGTH + 4 };
@@ -556,10 +557,10 @@ test_fields_changed(void **state)
 }
 
 
-/* The KMS key of somebody else would tell him what we ask, and open what he
- * sealed: nothing is sent. Another key of ours opens nothing. */
+/* A request to a stranger's KMS key would tell him what we ask, and open what
+ * he sealed. So nothing is sent. A different KMS key of ours opens nothing. */
 static void
-test_foreign(void **state)
+test_a_foreign_kms_key_is_not_asked(void **state)
 {
     static const char *const foreign[] = {
         FAKE_FOREIGN,
@@ -769,7 +770,7 @@ make_real(void)
  * on changing when the true file is back. Closing, too, it leaves alone what is
  * not its file. */
 static void
-test_places_running(void **state)
+test_a_running_ring_touches_no_other_file(void **state)
 {
     kaws *ring;
     char before[200], after[200], tmp[160];
@@ -823,10 +824,10 @@ test_places_running(void **state)
 }
 
 
-/* A copy has all keys, so the ring goes on in it; not in what it was copied
- * from, which then is an older file. */
+/* A copy has all keys, so the ring goes on in it. It does not go on in the
+ * original, which is then an older file. */
 static void
-test_copy_running(void **state)
+test_a_running_ring_goes_on_in_a_copy(void **state)
 {
     kaws *ring = make_real();
     char before[200], after[200];
@@ -850,10 +851,10 @@ test_copy_running(void **state)
 }
 
 
-/* At the start: what is no plain file of ours is not opened, and not waited
- * for; a file that adds up is what it is. */
+/* At the start, anything but a plain file of ours is not opened, and not waited
+ * for. A file whose digests are right is used. */
 static void
-test_places_opening(void **state)
+test_what_is_no_file_of_ours_is_not_opened(void **state)
 {
     static const kaws_status wanted[PLACES] = {
         KAWS_OK, KAWS_OK, KAWS_CORRUPT, KAWS_CORRUPT, KAWS_FILE, KAWS_FILE,
@@ -911,15 +912,15 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_chance),
-        cmocka_unit_test(test_blobs_swapped),
-        cmocka_unit_test(test_blobs_of_another_file),
-        cmocka_unit_test(test_fields_changed),
-        cmocka_unit_test(test_foreign),
-        cmocka_unit_test(test_places_running),
-        cmocka_unit_test(test_copy_running),
-        cmocka_unit_test(test_places_opening)
+        cmocka_unit_test(test_every_cut_length),
+        cmocka_unit_test(test_random_damage),
+        cmocka_unit_test(test_swapped_blobs_open_nothing),
+        cmocka_unit_test(test_blobs_of_another_file_open_nothing),
+        cmocka_unit_test(test_changed_fields_open_nothing),
+        cmocka_unit_test(test_a_foreign_kms_key_is_not_asked),
+        cmocka_unit_test(test_a_running_ring_touches_no_other_file),
+        cmocka_unit_test(test_a_running_ring_goes_on_in_a_copy),
+        cmocka_unit_test(test_what_is_no_file_of_ours_is_not_opened)
     };
 
     fake_init(&fake);

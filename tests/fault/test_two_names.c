@@ -319,9 +319,9 @@ test_workers(void **state)
 }
 
 
-/* In one process, to see what each says. */
+/* In one process, to see what each of the two rings says. */
 static void
-test_mounted_file_replaced(void **state)
+test_a_replaced_mounted_file_is_noticed(void **state)
 {
     struct world *w = *state;
     kaws_name name = { "k", "" };
@@ -363,8 +363,8 @@ main(void)
     };
     enum { N = sizeof all / sizeof all[0] };
     struct CMUnitTest tests[N + 1] = {
-        cmocka_unit_test_setup_teardown(test_mounted_file_replaced, world_begin,
-                                        world_end)
+        cmocka_unit_test_setup_teardown(test_a_replaced_mounted_file_is_noticed,
+                                        world_begin, world_end)
     };
     int i;
 

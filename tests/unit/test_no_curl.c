@@ -14,7 +14,7 @@
 
 
 static void
-test_no_hook(void **state)
+test_without_a_hook_open_fails(void **state)
 {
     struct world *w = *state;
     kaws *ring = (kaws *)(void *)w;
@@ -28,7 +28,7 @@ test_no_hook(void **state)
 
 
 static void
-test_hook(void **state)
+test_the_hook_sends(void **state)
 {
     struct world *w = *state;
     kaws_key key;
@@ -48,8 +48,10 @@ int
 main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(test_no_hook, world_begin, world_end),
-        cmocka_unit_test_setup_teardown(test_hook, world_begin, world_end)
+        cmocka_unit_test_setup_teardown(test_without_a_hook_open_fails,
+                                        world_begin, world_end),
+        cmocka_unit_test_setup_teardown(test_the_hook_sends,
+                                        world_begin, world_end)
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
