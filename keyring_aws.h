@@ -4740,9 +4740,9 @@ kaws__sigv4_insert(kaws__fields *list, kaws_bytes name, kaws_bytes value,
 }
 
 
-/* Collects the headers to sign: the caller's, and those that AWS wants signed
- * if they are not among them; a presigned URL needs only Host. Each value ends
- * with a NUL. Returns NULL, or what is wrong. */
+/* Collects the headers to sign. They are the caller's, Host among them, and
+ * AWS's own that the caller did not give. A presigned URL gets none of AWS's.
+ * Each value ends with a NUL. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
                     const char *date, const char *token)
@@ -4784,8 +4784,8 @@ kaws__sigv4_collect(kaws__fields *headers, const kaws_signing *what,
 }
 
 
-/* Writes `before` and a header's name in lower case; but nothing if the header
- * before it has the same name. Returns whether it wrote. */
+/* Writes `before` and a header's name in lower case, or nothing if the previous
+ * header has the same name. Returns whether it wrote. */
 static int
 kaws__sigv4_name(kaws__buf *out, const kaws__fields *headers, size_t i,
                  const char *before)
@@ -4827,7 +4827,7 @@ kaws__sigv4_segment(const char *path)
 }
 
 
-/* By how many levels a segment leads down (1), not at all (0), or up (-1). */
+/* Returns 1 if a segment leads a level down, -1 if it leads up, else 0. */
 static int
 kaws__sigv4_levels(kaws_bytes segment)
 {
@@ -4836,8 +4836,8 @@ kaws__sigv4_levels(kaws_bytes segment)
 }
 
 
-/* Writes the path as sent, without segments that are empty, ".", ".." or undone
- * by a ".." behind them, and encoded once more: AWS does that for every service
+/* Writes the path without segments that are empty, ".", "..", or undone by a
+ * later "..", and percent-encodes it once more. AWS does both for every service
  * but S3. */
 static void
 kaws__sigv4_path(kaws__buf *out, const char *path)
@@ -4952,9 +4952,9 @@ kaws__sigv4_request(kaws__buf *out, const kaws_signing *what,
 
 /* ---- step 4: derive a signing key -------------------------------------- */
 
-/* HMAC by HMAC, from the secret: the date, the region, the service, the end.
- * The secret has at most 256 bytes. The key is a secret, too: the caller wipes
- * it. */
+/* Chains four HMACs, beginning with the secret: over the date, the region, the
+ * service and a constant. The secret has at most 256 bytes. The key is a
+ * secret, too: the caller wipes it. */
 static void
 kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
                 const char *region, const char *service)
@@ -4982,7 +4982,7 @@ kaws__sigv4_key(kaws__mac_key *out, const char *secret, const char *date,
 
 /* ---- steps 2, 3 and 5: the string to sign, the signature, the result ---- */
 
-/* The session token of a presigned URL, if there is one. */
+/* Writes the session token of a presigned URL, if there is one. */
 static void
 kaws__sigv4_token(kaws__buf *query, const char *token)
 {
@@ -4995,8 +4995,8 @@ kaws__sigv4_token(kaws__buf *query, const char *token)
 }
 
 
-/* Writes the header's value up to the signature, or the query up to what is not
- * signed. */
+/* Writes the value of Authorization up to the signature, or the part of a
+ * presigned URL's query that is signed. */
 static void
 kaws__sigv4_begin(kaws__buf *out, const kaws_signing *what, kaws_creds who,
                   const char *scope, const char *date,
@@ -5023,8 +5023,8 @@ kaws__sigv4_begin(kaws__buf *out, const kaws_signing *what, kaws_creds who,
 }
 
 
-/* Writes the header's value or the query, NUL-terminated. who.secret is not
- * used: `key` was made from it. Returns NULL, or what is wrong. */
+/* Writes the value of Authorization or the query, NUL-terminated. who.secret is
+ * not used: `key` was made from it. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
                       const kaws__mac_key *key, char *out, size_t cap)
@@ -5047,7 +5047,7 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
     kaws__sigv4_begin(&result, what, who, scope, date, &headers);
     if (what->expires > 0 && result.len < cap) {
         out[result.len] = '\0';
-        query = out;                      /* it is signed so far             */
+        query = out;                      /* the part that is signed         */
     }
 
     kaws__crypto_init(&request);
@@ -5070,7 +5070,7 @@ kaws__sigv4_authorize(const kaws_signing *what, kaws_creds who,
 }
 
 
-/* Returns NULL, or what is wrong before anything is signed. */
+/* Checks the arguments of kaws_sign. Returns NULL, or what is wrong. */
 static const char *
 kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
 {
@@ -5085,7 +5085,7 @@ kaws__sigv4_refuse(const kaws_signing *what, kaws_creds who)
         if (words[i] == NULL)
             return "method, region, service, id, secret and path must not be "
                    "NULL";
-    for (i = 0; i < 5; i++) {             /* three stand between slashes     */
+    for (i = 0; i < 5; i++) {             /* slashes divide the scope        */
         for (n = 0; words[i][n] > ' ' && words[i][n] < 0x7f; n++)
             if (words[i][n] == '/')
                 break;
@@ -5153,21 +5153,21 @@ kaws_amz_date(char out[17], int64_t when)
 
 
 /* ==========================================================================
- * ROOM  url      which hosts and which proxies can be meant
+ * ROOM  url      which hosts and which proxies are well formed
  * ==========================================================================
  * Uses: sys err buf text
  * Gives: url_host_ok url_origin url_proxy_ok url_check_proxy
  *
- * libcurl has a parser for URLs since 7.62. We support 7.54, and an endpoint is
- * checked in programs without libcurl, too, so this room checks by itself. It
- * is stricter than libcurl: libcurl accepts whatever this room accepts, and
- * takes the same part of it for the host.
+ * libcurl has had a URL parser since 7.62. But we support 7.54, and we check an
+ * endpoint in programs without libcurl, too. So this room has checks of its
+ * own. They are stricter than libcurl's: libcurl accepts whatever this room
+ * accepts, and takes the same part of it for the host.
  */
 
 #define KAWS__URL_MAX 192         /* longest URL of ours, and its NUL         */
 
 
-/* host, host:port, [IPv6] or [IPv6]:port. */
+/* Is it host, host:port, [IPv6] or [IPv6]:port? */
 static int
 kaws__url_host_ok(kaws_bytes text)
 {
@@ -5192,7 +5192,7 @@ kaws__url_host_ok(kaws_bytes text)
 }
 
 
-/* The part that says whom a request is for: "https://host:port". */
+/* The part of a URL that names the server: "https://host:port". */
 static kaws_bytes
 kaws__url_origin(const char *url)
 {
@@ -5211,8 +5211,8 @@ KAWS__MAYBE static const char *const kaws__url_proxies[4] = {
 
 
 /* Is it [scheme://][user[:password]@]host[:port][/...]? If a password holds a
- * raw '/', libcurl takes what follows it for a path, and what precedes it for
- * the host. So no '@' may follow the host. */
+ * raw '/', libcurl takes the text before the '/' for the host, and the rest for
+ * a path. So no '@' may follow the host. */
 KAWS__MAYBE static int
 kaws__url_proxy_ok(const char *proxy)
 {
@@ -5242,8 +5242,9 @@ kaws__url_proxy_ok(const char *proxy)
 
 
 /* Refuses a malformed proxy in the environment, because libcurl would report it
- * like an outage. The proxy's URL may hold a password, so the message names the
- * variable only. *over_tls: whether libcurl may speak TLS with the proxy. */
+ * like an outage. If no_proxy is set, only warns: the proxy may not be used.
+ * The proxy's URL may hold a password, so the message names the variable only.
+ * *over_tls: whether libcurl may speak TLS with the proxy. */
 KAWS__MAYBE static kaws_status
 kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
 {
@@ -5279,12 +5280,12 @@ kaws__url_check_proxy(const kaws_hooks *hooks, int *over_tls, kaws_error *err)
  * Gives: head_begin kaws_reply_line
  *
  * The built-in sender and the caller's `send` hook hand over the same lines, so
- * they are read in one way. A wanted header that was not sent as one whole line
- * is not believed: it came twice, or in several lines. Of the three that every
- * reply may have, the last counts.
+ * both are read here. A header that the caller wants is believed only if it
+ * came once, in one whole line. Date, the request id and the retry-after may
+ * come twice: then the last one counts.
  */
 
-/* Nothing is known yet; or what is known was said of another reply. */
+/* Forgets the header lines of an earlier reply, if there was one. */
 static void
 kaws__head_begin(kaws_reply *r)
 {
@@ -5300,9 +5301,9 @@ kaws__head_begin(kaws_reply *r)
 }
 
 
-/* Keeps the value, if that header is wanted. name NULL: the line goes on with
- * the header before it. Nobody knows which one that was, so none is believed.
- */
+/* Keeps the value if the header is wanted. `name` is NULL for a line that
+ * continues a header. We do not know which header that is, so we believe none
+ * of those that are wanted. */
 static void
 kaws__head_keep(kaws_reply *r, const kaws_bytes *name, kaws_bytes value)
 {
@@ -5324,8 +5325,9 @@ kaws__head_keep(kaws_reply *r, const kaws_bytes *name, kaws_bytes value)
 }
 
 
-/* A header. A request id that is too long (AWS's have 36 bytes) is cut and ends
- * in a digest of the whole id, so two ids that begin alike stay two. */
+/* Takes over one header. A request id that is too long (AWS's have 36 bytes) is
+ * cut and ends in a digest of the whole id. So two ids that begin alike remain
+ * different. */
 static void
 kaws__head_field(kaws_reply *r, kaws_bytes name, kaws_bytes value)
 {
@@ -5388,16 +5390,16 @@ kaws_reply_line(kaws_reply *r, const char *line, size_t len)
  *
  * Each idle connection is owned by a curl_multi of its own, and its TLS session
  * by a share of its own. The sender lends a connection to one thread at a time.
- * Each request has an easy handle of its own, so nothing else of a reply
- * outlives the request inside libcurl.
+ * Each request has an easy handle of its own, so libcurl keeps nothing else
+ * from one request to the next.
  *
  * Secret bytes pass through libcurl on their way. A reply is copied out of
  * libcurl's buffer and wiped there. A request that carries a plaintext ends in
  * many spaces (see calls), and its body is handed over in two parts: libcurl
  * fills its one upload buffer from the start each time, so the spaces overwrite
- * the plaintext. libcurl reads the header lines where they are: they hold the
- * session token and the signature, so no copy is made. OpenSSL is told to wipe
- * its own buffers.
+ * the plaintext. The header lines hold the session token and the signature, so
+ * we do not copy them: libcurl reads them where they are. OpenSSL is told to
+ * wipe its own buffers.
  */
 
 /* built-in sender: begin */
@@ -5410,7 +5412,7 @@ kaws_reply_line(kaws_reply *r, const char *line, size_t len)
 #define KAWS__CURL_LINES    24    /* most header lines of a request           */
 #define KAWS__CURL_HEAD_MAX 65536 /* bytes of all header lines of a reply     */
 #define KAWS__CURL_CA_LOOK 1048576    /* bytes of a CA file to search         */
-#define KAWS__CURL_CA_MAX 16777216    /* and to read at all, once a connection*/
+#define KAWS__CURL_CA_MAX 16777216    /* largest; each connection reads it    */
 
 typedef struct kaws__conn {       /* one connection, and what owns it         */
     struct kaws__conn *next;      /* the idle one that was used before this   */
@@ -5418,9 +5420,9 @@ typedef struct kaws__conn {       /* one connection, and what owns it         */
     CURLSH       *share;          /* its TLS session, for resumption          */
     curl_socket_t sock;           /* CURL_SOCKET_BAD: open a new connection   */
     int64_t       used_us;        /* when the last reply was complete         */
-    unsigned      era;            /* the sender's when this was lent last     */
+    unsigned      era;            /* the sender's era when it lent this last  */
     int           sound;          /* no surplus came with the last reply      */
-    char          origin[KAWS__URL_MAX]; /* all that it serves                */
+    char          origin[KAWS__URL_MAX]; /* the one server that it serves     */
 } kaws__conn;
 
 typedef struct kaws__sender {
@@ -5447,7 +5449,7 @@ typedef struct kaws__transfer {   /* one request on its way                   */
     size_t sent;                  /* of the body                              */
     size_t first;                 /* where the trailing spaces begin          */
     size_t head;                  /* bytes of the reply's header lines so far */
-    int    headed;                /* and they are complete                    */
+    int    headed;                /* those lines are complete                 */
     int    overread;              /* libcurl may have read beyond the reply   */
     struct curl_tlssessioninfo tls;
     char   error[CURL_ERROR_SIZE];
@@ -5531,9 +5533,9 @@ kaws__curl_symbol(const char *name, void *function)
 }
 
 
-/* If we cannot ask the TLS library, it may hold something back: its connections
- * are used once. So are those to a proxy that speaks TLS itself, because
- * libcurl does not tell us the TLS session with the proxy. */
+/* Is nothing unread in the TLS library? If we cannot ask it, something may be,
+ * so the connection is used only once. So is a connection to a proxy that
+ * speaks TLS itself, because libcurl hides that TLS session from us. */
 static int
 kaws__curl_tls_silent(const kaws__transfer *t)
 {
@@ -5565,10 +5567,10 @@ kaws__curl_on_body(char *data, size_t size, size_t count, void *to)
 }
 
 
-/* Lines behind the head are the trailer of a chunked body: we ignore them.
- * A head that libcurl counts as a 1xx is not the reply's. libcurl tells its TLS
- * session only while it is at work, so we ask here. It drops without a word
- * what it has read behind a chunked body, so such a connection is not used
+/* Lines after the head are the trailer of a chunked body: we ignore them. A
+ * head that libcurl counts as a 1xx is not the reply's. libcurl gives us the
+ * TLS session only during the transfer, so we ask here. libcurl silently drops
+ * what it has read behind a chunked body, so we do not use the connection
  * again. KMS sends no chunked bodies. */
 static size_t
 kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
@@ -5599,7 +5601,7 @@ kaws__curl_on_header(char *data, size_t size, size_t count, void *to)
 
 
 /* A libcurl before 7.71 also drops what it has read behind a body of a known
- * length. It says so only in the words that are meant for a log. */
+ * length. It says so only in its debug messages. */
 static int
 kaws__curl_on_words(CURL *easy, curl_infotype type, char *words, size_t len,
                     void *to)
@@ -5680,12 +5682,11 @@ kaws__curl_conn_new(kaws__sender *s, kaws_bytes origin)
 
 
 /* Lends a conn to the caller until kaws__curl_done(): the idle one of that host
- * that was used last, or a new one. A conn whose connection has ended, was
- * distrusted or has not been silent since its last reply is lent as well,
- * because it keeps the CA certificates and a TLS session to resume; libcurl
- * opens a new connection in it, which pushes out the old one. What is readable
- * may be the connection's end, a surplus reply or a TLS ticket: we do not look.
- */
+ * that was used last, or a new one. An idle conn is lent even if its connection
+ * has ended, is distrusted or was not silent, because the conn keeps the CA
+ * certificates and a TLS session to resume. libcurl then opens a new connection
+ * in it, which pushes out the old one. If the socket is readable, the cause may
+ * be the connection's end, a surplus reply or a TLS ticket: we do not look. */
 static kaws__conn *
 kaws__curl_lend(kaws__sender *s, const kaws_request *q)
 {
@@ -5753,7 +5754,8 @@ kaws__curl_distrust(kaws__sender *s)
 
 /* ---- one request ------------------------------------------------------- */
 
-/* The option that makes libcurl send that method; 0: we send none such. */
+/* The option that makes libcurl use a method, or 0 for a method that we never
+ * send. */
 static CURLoption
 kaws__curl_method(const char *method)
 {
@@ -5770,15 +5772,16 @@ kaws__curl_method(const char *method)
 }
 
 
-/* Sets what the request is, and what holds for every request. An older libcurl
- * or another TLS library may not know the options that are cast to void; it
- * must know all others.
- * SUPPRESS_CONNECT_HEADERS keeps the head of a proxy's answer to CONNECT from
- * us: before 8.1, a proxy could spoil the heap by it. With CAINFO, the folder
- * of CAs that libcurl was built with would count as well. Plain HTTP is for
- * this machine alone, so no proxy may get it. A POST's body without a plaintext
- * is handed over whole, and goes out with the headers in one piece. The method
- * is set last, because POSTFIELDS sets one, too. */
+/* Sets the options of this request, and those that all requests share. Only the
+ * options that are cast to void may fail: an older libcurl, or one with another
+ * TLS library, may not know them.
+ * SUPPRESS_CONNECT_HEADERS hides the head of a proxy's answer to CONNECT from
+ * us: before libcurl 8.1, a proxy could corrupt the heap with it. CAPATH is
+ * cleared, because the folder of CAs that libcurl was built with would count
+ * beside CAINFO. Plain HTTP is for this machine alone, so no proxy may get it.
+ * A POST's body without a plaintext is handed over whole, and goes out with the
+ * headers in one piece. The method is set last, because POSTFIELDS sets one,
+ * too. */
 static int
 kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 {
@@ -5840,10 +5843,10 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
 /* Runs the transfer to its end, and decides whether there is a reply and
  * whether the connection may be used again, as far as this room can tell. The
  * reply must have come over a new connection, or over the one that was found
- * silent. libcurl drops without a word what it has read behind a reply without
- * a body (to HEAD, for example), so after one a new connection is opened, which
+ * silent. libcurl silently drops what it has read behind a reply without a body
+ * (to HEAD, for example). So after such a reply we open a new connection, which
  * resumes the TLS session.
- * An old libcurl has nothing to wait for while its resolver is at work: if that
+ * While an old libcurl resolves a name, waiting returns at once: if that
  * happens twice in a row, we pause. */
 static CURLcode
 kaws__curl_perform(const kaws__transfer *t)
@@ -5879,14 +5882,14 @@ kaws__curl_perform(const kaws__transfer *t)
     if (done->data.result != CURLE_OK)
         return done->data.result;
     if (!t->headed)
-        return CURLE_PARTIAL_FILE;        /* libcurl is content with less    */
+        return CURLE_PARTIAL_FILE;        /* libcurl accepts a cut-off head  */
     (void)curl_easy_getinfo(t->easy, CURLINFO_ACTIVESOCKET, &sock);
     (void)curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &opened);
     if (opened == 0 && (before == CURL_SOCKET_BAD ||
                         (sock != CURL_SOCKET_BAD && sock != before)))
         return CURLE_RECV_ERROR;
     if (t->r->body_len == 0)
-        sock = CURL_SOCKET_BAD;           /* what came behind such a reply?   */
+        sock = CURL_SOCKET_BAD;           /* libcurl hides what came behind   */
     conn->sound = sock == CURL_SOCKET_BAD ||
                   (!t->overread && kaws__curl_tls_silent(t));
     conn->sock = sock;
@@ -5895,10 +5898,10 @@ kaws__curl_perform(const kaws__transfer *t)
 }
 
 
-/* Says what libcurl's code means, and in r->text why there is no reply. If the
- * URL of a proxy with a password is malformed, libcurl may have split it in the
- * wrong place, and its words may hold pieces of the password: then r->text
- * names only the kind of the error, and what to do. */
+/* Turns libcurl's code into a status, and says in r->text why there is no
+ * reply. If the URL of a proxy with a password is malformed, libcurl may split
+ * it in the wrong place, so its message may hold pieces of the password. Then
+ * r->text tells only the kind of the error, and what to do. */
 static kaws_status
 kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 {
@@ -5935,8 +5938,9 @@ kaws__curl_outcome(const kaws__transfer *t, CURLcode code)
 
 /* OK: there is a reply. NETWORK: there is none, and r->text says why. CONFIG:
  * likewise, because a setting is wrong. CANCELLED: q->cancelled said so. *lent
- * is for kaws__curl_done(), or NULL if no request was sent. libcurl only reads
- * the header lines. An Expect would make it wait for a 100. */
+ * is for kaws__curl_done(), or NULL if memory ran out. The casts are safe,
+ * because libcurl only reads the header lines. "Expect:" removes that header,
+ * which would make libcurl wait for a 100. */
 static kaws_status
 kaws__curl_send(kaws__sender *s, const kaws_request *q, kaws_reply *r,
                 void **lent)
@@ -6065,19 +6069,19 @@ kaws__curl_close(kaws__sender *s)
  */
 
 #define KAWS__HTTP_HOSTS 32       /* more than a ring uses: one a region      */
-#define KAWS__HTTP_IDS  256       /* request ids remembered of each host      */
+#define KAWS__HTTP_IDS  256       /* request ids remembered for each host     */
 
 typedef struct kaws__seen {       /* the last request ids of one host         */
     uint64_t host;                /* its digest                               */
     uint64_t ids[KAWS__HTTP_IDS];     /* their digests                        */
-    unsigned count;               /* of all so far                            */
+    unsigned count;               /* of ids so far, overwritten ones too      */
 } kaws__seen;
 
 typedef struct kaws__http {
     const kaws_hooks *hooks;
     void       *sender;           /* the built-in one; NULL: hooks->send      */
     kaws__lock  lock;             /* guards all below                         */
-    unsigned    hosts;            /* of all so far                            */
+    unsigned    hosts;            /* how many so far, overwritten ones too    */
     kaws__seen  seen[KAWS__HTTP_HOSTS];
 } kaws__http;
 
@@ -6096,8 +6100,8 @@ kaws__http_open(kaws__http *http, const kaws_hooks *hooks, const char *ca_file,
 }
 
 
-/* This process is a forked child. libcurl would tell the parent's peers that a
- * connection ends, so what libcurl has is left as it is. */
+/* For a forked child. libcurl would tell the parent's peers that a connection
+ * ends, so we leave all that libcurl holds as it is. */
 static void
 kaws__http_abandon(kaws__http *http)
 {
@@ -6117,10 +6121,11 @@ kaws__http_close(kaws__http *http)
 }
 
 
-/* Notes a reply's request id; 0 if it is known. AWS makes one for each request,
- * so a reply that repeats one answers another request. Each host has its own,
- * so a busy host does not push out the ids of a quiet one. If two digests
- * collide, a good reply counts as repeated; a repeated one is never missed. */
+/* Notes a reply's request id. Returns 0 if the host's last 256 include it. AWS
+ * makes a new id for each request, so a reply that repeats an id answers
+ * another request. Each host has a list of its own, so a busy host does not
+ * push out the ids of a quiet one. If two digests collide, a good reply counts
+ * as repeated. */
 static int
 kaws__http_note_id(kaws__http *http, const char *url, const char *id)
 {
@@ -6155,7 +6160,8 @@ kaws__http_distrust(kaws__http *http)
 }
 
 
-/* Wipes a reply's body. How much of it a `send` hook wrote, nobody knows. */
+/* Wipes a reply's body. We do not know how much a `send` hook wrote, so after
+ * a hook the whole buffer is wiped. */
 static void
 kaws__http_forget(const kaws__http *http, kaws_reply *r)
 {
@@ -6168,14 +6174,13 @@ kaws__http_forget(const kaws__http *http, kaws_reply *r)
 /* Sends the request. *r says which headers are wanted, and may still hold the
  * last attempt's reply. OK, NETWORK, CONFIG and CANCELLED are those of
  * kaws__curl_send; REPLY: the reply repeats a request id. (Some services send
- * none.) The caller judges the reply, and hands *lent to kaws__http_done then.
- */
+ * none.) The caller judges the reply, then hands *lent to kaws__http_done. */
 static kaws_status
 kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
                 void **lent)
 {
     const kaws_hooks *hooks = http->hooks;
-    const kaws_reply ours = *r;           /* a hook may put it elsewhere      */
+    const kaws_reply ours = *r;           /* a hook may change the pointers   */
     char *id = r->request_id, *end = id;
     kaws_status status;
 
@@ -6196,7 +6201,7 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
     r->header_count = ours.header_count;
     r->text[sizeof r->text - 1] = '\0';
     r->request_id[sizeof r->request_id - 1] = '\0';
-    for (; *id != '\0'; id++)             /* AWS's have nothing else         */
+    for (; *id != '\0'; id++)             /* AWS's ids have nothing else     */
         if (*id == '-' || kaws__text_folded(*id))
             *end++ = *id;
     *end = '\0';
@@ -6211,8 +6216,8 @@ kaws__http_send(kaws__http *http, const kaws_request *q, kaws_reply *r,
 }
 
 
-/* To be called when the reply was judged. Clean: it was well formed, and fits
- * what was asked. Otherwise its connection is closed. */
+/* Call it once the reply is judged. `clean`: the reply is well formed and fits
+ * the request. Otherwise its connection is closed. */
 static void
 kaws__http_done(kaws__http *http, void *lent, int clean)
 {
@@ -6229,14 +6234,15 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  *
  * A table has one row for each source: its name, and a function that finds
  * credentials or says why there are none. The first source that is configured
- * is the only one: if it fails, no other is asked. There are two. The program
- * has a hook. The conf file holds the access key id, the secret access key and,
- * if there is one, the session token, one a line. A source keeps no
- * credentials. What it reads goes into memory that the caller lends and wipes.
+ * is the only one: if it fails, no other is asked. The sources are the
+ * program's hook and the conf file. The conf file holds the access key id, the
+ * secret access key and, if there is one, the session token, one a line. A
+ * source keeps no credentials. What it reads goes into memory that the caller
+ * lends and wipes.
  *
- * The conf file is what somebody pasted. What stands around a value is taken
- * off, if it cannot be part of a value of AWS; else the file is refused, by
- * line and column, and never by a piece of a value.
+ * People paste the conf file's text from many places. We remove what surrounds
+ * a value if it cannot be part of a value of AWS. Otherwise we refuse the file:
+ * the error names the line and the column, but shows no piece of a value.
  */
 
 #define KAWS__SOURCES_ID_MAX     128
@@ -6246,13 +6252,13 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 typedef struct kaws__source kaws__source;
 
 typedef struct kaws__seek {       /* what a source is told, and what it finds */
-    int          refused;         /* AWS refused the last: is there another?  */
+    int          refused;         /* AWS refused those that we have           */
     int64_t      now;             /* Unix seconds, by the clock of AWS        */
     int          left_ms;         /* what the source may take                 */
     kaws__cancel cancel;          /* who may end it                           */
     uint8_t     *text;            /* room: KAWS__SOURCES_TEXT_MAX bytes       */
     kaws_bytes   secret[2];       /* no error may hold a piece of these       */
-    kaws_bytes   found[3];        /* id, secret, token; no id: as before      */
+    kaws_bytes   found[3];        /* id, secret, token; no id: nothing new    */
     int64_t      expires;         /* Unix seconds; 0: they do not             */
 } kaws__seek;
 
@@ -6272,9 +6278,8 @@ struct kaws__source {
 
 /* ---- what credentials may be ------------------------------------------- */
 
-/* What is looked for. A name in the file decides which of them a value is;
- * without names, their order does. Some tools have an older name of the token.
- */
+/* The parts of credentials. A name in the conf file says which part a value is;
+ * without names, the order does. Some tools use an older name for the token. */
 static const struct { const char *name, *called; size_t most; }
 kaws__sources_parts[] = {
     { "aws_access_key_id",     "access key id",     KAWS__SOURCES_ID_MAX },
@@ -6286,7 +6291,7 @@ kaws__sources_parts[] = {
 enum { KAWS__TOKEN = 2, KAWS__OTHER = 4, KAWS__UNNAMED };    /* parts, or not */
 
 
-/* Returns NULL, or what no value of AWS's has, at *at. */
+/* Returns NULL, or what a value has that AWS's never have; *at is where. */
 static const char *
 kaws__sources_odd(int part, kaws_bytes value, const uint8_t **at)
 {
@@ -6299,7 +6304,7 @@ kaws__sources_odd(int part, kaws_bytes value, const uint8_t **at)
 }
 
 
-/* Whether it has the form of an access key id of AWS. */
+/* Has the text the form of an AWS access key id that begins with `begins`? */
 static int
 kaws__sources_is_id(kaws_bytes text, const char *begins)
 {
@@ -6307,7 +6312,7 @@ kaws__sources_is_id(kaws_bytes text, const char *begins)
 }
 
 
-/* Returns NULL, or what is wrong with the part *part of them all. */
+/* Checks all parts together. Returns NULL, or what is wrong with part *part. */
 static const char *
 kaws__sources_lacks(const kaws_bytes found[3], int *part)
 {
@@ -6348,8 +6353,8 @@ kaws__sources_trim(const uint8_t *at, const uint8_t *end)
 }
 
 
-/* Takes the next line that has something off the text that is left. 0: there
- * is none. */
+/* Moves on to the next line that is neither blank nor a comment. *left becomes
+ * the text after it. Returns 0 if there is no such line. */
 static int
 kaws__sources_line(kaws__conf *c, kaws_bytes *left)
 {
@@ -6369,10 +6374,10 @@ kaws__sources_line(kaws__conf *c, kaws_bytes *left)
 }
 
 
-/* Takes the name off a line of the form `name = value`, where a shell's word
- * (export, set, $Env:) may come first. Returns the part of that name, or
- * KAWS__OTHER if it is none of ours, or KAWS__UNNAMED: the = that ends base64
- * makes no name. */
+/* Cuts the name off a line `name = value`, which may begin with a word of a
+ * shell (export, set, $Env:). Returns the part that has this name, KAWS__OTHER
+ * if no part has it, or KAWS__UNNAMED if the line has no name. A = that ends
+ * base64 does not make what precedes it a name. */
 static int
 kaws__sources_name(kaws_bytes *line)
 {
@@ -6403,8 +6408,8 @@ kaws__sources_name(kaws_bytes *line)
 }
 
 
-/* Takes quotes off a value. Returns NULL, or what no value of AWS's has. No
- * character is dropped that could belong to it. */
+/* Removes the quotes around a value, but nothing that could belong to it.
+ * Returns NULL, or what the value has that AWS's never have. */
 static const char *
 kaws__sources_value(kaws__conf *c, int part, kaws_bytes *value)
 {
@@ -6435,8 +6440,8 @@ kaws__sources_value(kaws__conf *c, int part, kaws_bytes *value)
 }
 
 
-/* Takes what the line has. Either all values have names, or none has. Returns
- * NULL, or what is wrong. */
+/* Takes over the value in c->line. Either all values have names, or none has.
+ * Returns NULL, or what is wrong. */
 static const char *
 kaws__sources_take(kaws__conf *c)
 {
@@ -6545,7 +6550,7 @@ kaws__sources_file(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 }
 
 
-/* What is found stays in the memory of the program's hook. */
+/* seek->found then points into the memory of the program's hook. */
 static kaws_status
 kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
@@ -6632,8 +6637,8 @@ kaws__sources_end(kaws_bytes id, char end[5])
 }
 
 
-/* Has the source find credentials. On failure, or if it finds only what it
- * found before, seek->found[0] is empty. */
+/* Has the source find credentials. On failure, or if AWS refused those in the
+ * conf file and the file has not changed, seek->found[0] is empty. */
 static kaws_status
 kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 {
@@ -6657,27 +6662,26 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
- * reads. What leaves this room is a signer: all that one signature takes, but
+ * reads. What leaves this room is a signer: all that one signature needs, but
  * never the secret. Each time the credentials are replaced, their generation
  * grows by 1. The room also says whether a text holds a piece of the secret
  * or of the token.
  *
- * The source is asked by one thread at a time, which has the turn to ask; it
- * holds no lock then that a signature takes. If the credentials will expire
- * soon, the others go on with them. If there are none, or they have expired, or
- * AWS has refused them, the others wait, and take the answer as theirs, be it a
- * failure.
+ * One thread at a time asks the source. It holds the turn to ask, but no lock
+ * that a signature needs. If the credentials will expire soon, the other
+ * threads go on with them. If there are none, or they have expired, or AWS has
+ * refused them, the other threads wait, and the answer is theirs, too, even if
+ * it is a failure.
  *
- * When they expire is a time of AWS's clock, which ours may not agree with. A
- * clock that is behind lets us send what has expired: AWS refuses it, and we
- * renew it. A clock that is ahead shows new credentials as expired. Such ones
- * are used all the same, for a minute: AWS's answer will tell which of the two
- * is wrong.
+ * Credentials expire by AWS's clock, and ours may differ. If ours is behind, we
+ * send expired credentials: AWS refuses them, and we renew them. If ours is
+ * ahead, new credentials seem to have expired. We use them for a minute all the
+ * same: AWS's answer tells whether they or our clock is wrong.
  */
 
 #define KAWS__CREDS_EARLY_S     300   /* renewed so long before they expire,  */
-#define KAWS__CREDS_PART          3   /* or this part of their life           */
-#define KAWS__CREDS_PAUSE_MS  60000   /* after asking in vain                 */
+#define KAWS__CREDS_PART          3   /* or this part of their life before    */
+#define KAWS__CREDS_PAUSE_MS  60000   /* after the source was asked in vain   */
 
 typedef struct kaws__signer {
     char     id[KAWS__SOURCES_ID_MAX + 1];
@@ -6690,30 +6694,30 @@ typedef struct kaws__signer {
 typedef struct kaws__secrets {    /* what the locked page holds               */
     kaws__signer signer;
     char    secret[KAWS__SIGV4_SECRET_MAX + 1];
-    char    key_date[9], key_region[33];  /* for which signer.key is          */
-    uint8_t text[KAWS__SOURCES_TEXT_MAX]; /* in the turn to ask               */
+    char    key_date[9], key_region[33];  /* what signer.key is for           */
+    uint8_t text[KAWS__SOURCES_TEXT_MAX]; /* used by the holder of the turn   */
 } kaws__secrets;
 
 typedef struct kaws__creds {
     const kaws_hooks *hooks;
     kaws__turn    asking;         /* the turn to ask the source               */
-    kaws__sources sources;        /* in the turn to ask                       */
+    kaws__sources sources;        /* used by the holder of that turn          */
     kaws__lock    lock;           /* guards all below                         */
     kaws__secrets *secrets;
     int64_t       expires;        /* Unix seconds of AWS's clock; 0: never    */
     int64_t       early;          /* they are renewed so many seconds before  */
     int           doubtful;       /* our clock said they came expired         */
     unsigned      refused;        /* the generation that AWS refused, or 0    */
-    unsigned      answers;        /* of the source so far,                    */
-    unsigned      told;           /* and those after we told it of a refusal  */
-    int64_t       asked_ms;       /* when the last came, by hooks.ticks_ms    */
-    int           in_vain;        /* it was of no use                         */
-    kaws_error    failure;        /* what it was                              */
+    unsigned      answers;        /* how often the source has answered        */
+    unsigned      told;           /* how many of those followed a refusal     */
+    int64_t       asked_ms;       /* its last answer came, by hooks.ticks_ms  */
+    int           in_vain;        /* its last answer was of no use            */
+    kaws_error    failure;        /* its last answer, if that was an error    */
 } kaws__creds;
 
 enum {                            /* what the credentials are needed for      */
     KAWS__TO_SIGN,
-    KAWS__TO_TELL,                /* whose they are: expired ones do          */
+    KAWS__TO_TELL,                /* whose they are; expired ones will do     */
     KAWS__TO_RENEW                /* the caller wants what the source has now */
 };
 
@@ -6748,7 +6752,8 @@ kaws__creds_open(kaws__creds *c, const kaws_hooks *hooks,
 }
 
 
-/* This process is a forked child. A thread of its parent may have the turn. */
+/* For a forked child: forgets the turn, which a thread of the parent may hold.
+ */
 static void
 kaws__creds_abandon(kaws__creds *c)
 {
@@ -6785,7 +6790,7 @@ kaws__creds_leak_in(kaws__creds *c, kaws_bytes text)
 
 /* ---- asking the source ------------------------------------------------- */
 
-/* What the credentials are. With the lock held. */
+/* Returns how good the credentials are for `need`. The lock must be held. */
 static int
 kaws__creds_state(const kaws__creds *c, int need, int64_t now)
 {
@@ -6807,8 +6812,8 @@ kaws__creds_state(const kaws__creds *c, int need, int64_t now)
 }
 
 
-/* Takes what the source found. The same credentials again are no news, even if
- * they now expire later. With the lock held. */
+/* Takes over what the source found. Returns 0 if these are the credentials that
+ * we had, even if they now expire later. The lock must be held. */
 static int
 kaws__creds_take(kaws__creds *c, const kaws__seek *seek)
 {
@@ -6836,8 +6841,8 @@ kaws__creds_take(kaws__creds *c, const kaws__seek *seek)
 }
 
 
-/* Asks the source, in our turn. If that fails, the credentials stay. That the
- * call was cancelled is no answer of the source. */
+/* Asks the source. The caller holds the turn. If the source fails, the old
+ * credentials stay. If the call is cancelled, the source has not answered. */
 static kaws_status
 kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
 {
@@ -6849,8 +6854,8 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
     kaws_status status;
 
     seek->text = s->text;
-    seek->secret[0] = kaws__buf_of(s->secret);    /* who has the turn changes
-                                                   * them, and nobody else    */
+    seek->secret[0] = kaws__buf_of(s->secret);    /* only the holder of the
+                                                   * turn changes these       */
     seek->secret[1] = kaws__buf_of(s->signer.token);
     status = kaws__sources_read(&c->sources, seek, err);
     kaws__thread_lock(&c->lock);
@@ -6875,7 +6880,8 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
 }
 
 
-/* Waits for the turn to ask, and asks, if that is still to be done. */
+/* Asks the source, if that is still necessary. The caller holds the turn. If
+ * the source failed while we waited for the turn, we return that failure. */
 static kaws_status
 kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
                  kaws_error *err)
@@ -6910,8 +6916,8 @@ kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
 }
 
 
-/* Sees to it that there are credentials to do what is needed. *err is empty
- * before. */
+/* Makes sure that there are credentials that are good for `need`. *err must be
+ * empty before. */
 static kaws_status
 kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
 {
@@ -6930,7 +6936,7 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
     waited = kaws__thread_turn_wait(&c->asking, state == KAWS__EXPIRING ? 0
                                     : seek->left_ms, &asker);
     if (waited < 0 && state == KAWS__EXPIRING)
-        return KAWS_OK;                   /* another thread is at it          */
+        return KAWS_OK;                   /* another thread is asking         */
     if (waited == KAWS__GIVEN_UP)
         return kaws__err_cancelled(err, "the credentials");
     if (waited < 0)
@@ -6946,8 +6952,9 @@ kaws__creds_ready(kaws__creds *c, kaws__seek *seek, int need, kaws_error *err)
 
 /* AWS refused a signature made from that generation: are there newer
  * credentials now? `told` is from the same signer: if the source has been told
- * of a refusal since then, it is not told again. A source that is only half
- * written changes nothing until the next refusal. */
+ * of a refusal since then, it is not told again. If the source fails (because
+ * the conf file is half written, for example), nothing changes until AWS
+ * refuses the next signature. */
 static int
 kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
                   unsigned told)
@@ -6968,12 +6975,12 @@ kaws__creds_renew(kaws__creds *c, kaws__seek *seek, unsigned generation,
     kaws__thread_lock(&c->lock);
     newer = now->generation != generation;
     kaws__thread_unlock(&c->lock);
-    return newer || status == KAWS_CANCELLED;     /* the next try says so     */
+    return newer || status == KAWS_CANCELLED;     /* the next attempt says so */
 }
 
 
-/* Whose credentials these are, and until when. Returns the end of the access
- * key id for a log. */
+/* Tells whose credentials these are, and when they expire. Returns the end of
+ * the access key id for a log. */
 static const char *
 kaws__creds_tell(kaws__creds *c, kaws_identity *out)
 {
@@ -7001,8 +7008,8 @@ kaws__creds_length(const kaws__signer *signer)
 }
 
 
-/* Copies what a signature for KMS takes, in that region and on that day, once
- * creds_ready was asked. The caller wipes it. */
+/* Copies all that a signature for KMS needs in that region on that day. Call
+ * creds_ready first. The caller wipes the copy. */
 static void
 kaws__creds_signer(kaws__creds *c, const char *date, const char *region,
                    kaws__signer *out)
@@ -7037,7 +7044,7 @@ kaws__creds_wipe(kaws__signer *signer)
  * Gives: arn_partition arn_region_ok arn_word_ok arn_is_known arn_parse
  *        arn_target arn_fits arn_endpoint_ok arn_url
  *
- * Pure functions and one table: they keep nothing, and ask nobody.
+ * Pure functions and their tables: they keep no state, and send no request.
  *
  *     arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-...
  *     arn:PARTITION:kms:REGION:ACCOUNT:RESOURCE
@@ -7060,8 +7067,8 @@ typedef struct kaws__target {
 } kaws__target;
 
 typedef struct kaws__partition {
-    const char *prefix;           /* of the names of its regions              */
-    const char *name, *suffix;    /* in ARNs; of host names                   */
+    const char *prefix;           /* of its regions' names                    */
+    const char *name, *suffix;    /* its name in ARNs; the end of its hosts   */
 } kaws__partition;
 
 
@@ -7191,8 +7198,8 @@ kaws__arn_parse(kaws_bytes text, kaws__arn *out)
 }
 
 
-/* The target of a KMS key as the user names it. `region` counts if that is no
- * ARN. */
+/* Makes the target of a KMS key as the user names it. `region` counts only if
+ * that name is not an ARN. */
 static kaws_status
 kaws__arn_target(kaws__target *target, const char *key_id, const char *region,
                  kaws_error *err)
@@ -7240,7 +7247,7 @@ kaws__arn_fits(const kaws__target *target, const char *arn_text)
 }
 
 
-/* https://host[:port][/], or http:// to this machine. */
+/* Is it https://host[:port][/], or http:// to this machine? */
 static int
 kaws__arn_endpoint_ok(const char *endpoint)
 {
@@ -7260,8 +7267,8 @@ kaws__arn_endpoint_ok(const char *endpoint)
 }
 
 
-/* Where requests for a region go: to the region's own host, or to the endpoint,
- * if that is not NULL. */
+/* Writes the URL for requests to a region: that of the endpoint or, if there is
+ * none (NULL), of the region's own host. */
 static void
 kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
 {
@@ -7275,18 +7282,19 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
 
 
 /* ==========================================================================
- * ROOM  trust    which KMS key seals, and whose KMS keys are obeyed
+ * ROOM  trust    which KMS key seals, and whose KMS keys are used
  * ==========================================================================
  * Uses: thread err buf text arn
  * Gives: trust_list_ok trust_open trust_close trust_entry trust_entries
  *        trust_own trust_tell trust_check trust_ask_first trust_choice
  *        trust_choose trust_choose_tried trust_untry trust_notice
  *
- * A KMS key is trusted by its account, if that is the ring's own account or in
- * the list of the settings. The ring's own account is that of the KMS key that
- * the ring was opened with. An ARN says it. If the settings name that KMS key
- * by id or alias, only a reply of KMS tells its account, so until one has come
- * the own account is unknown. It is learned once, and never changes.
+ * A KMS key is trusted if its account is the ring's own account, or is in the
+ * list of the settings. The ring's own account is that of the KMS key that the
+ * ring was opened with. If the settings name that KMS key by ARN, the ARN tells
+ * the account. If they name it by id or alias, only a reply of KMS tells it: so
+ * the own account is unknown until a reply has come. It is learned once, and
+ * never changes.
  *
  * An id or alias means a KMS key of the account of the credentials, and others
  * than the author of the settings may write the conf file. So a reply alone
@@ -7314,10 +7322,10 @@ typedef struct kaws__trust {
     const char *accounts;         /* the list, borrowed                       */
     int         by_entries;       /* there is a file, but no list and no ARN  */
     kaws__lock  lock;             /* guards all below                         */
-    char        entries[KAWS__TRUST_LIST];    /* whose KMS keys sealed them   */
+    char        entries[KAWS__TRUST_LIST];    /* the accounts of the entries  */
     char        own[KAWS__TRUST_WHOSE];   /* the own account, or ""           */
     kaws__choice now;             /* what is used                             */
-    kaws__choice tried;           /* what was found good last, but not taken  */
+    kaws__choice tried;           /* accepted by KMS last, but not yet taken  */
 } kaws__trust;
 
 enum {                            /* what a KMS key is to do, or has done     */
@@ -7329,7 +7337,7 @@ enum {                            /* what a KMS key is to do, or has done     */
 
 
 /* Account numbers of 12 digits, with commas or spaces between them. A list of
- * nothing but commas is refused: it would be no list. */
+ * nothing but commas is refused, because it would count as no list. */
 static int
 kaws__trust_list_ok(const char *accounts)
 {
@@ -7344,7 +7352,7 @@ kaws__trust_list_ok(const char *accounts)
 }
 
 
-/* Whose the KMS key of that ARN is; "" if it is not an ARN. */
+/* Writes whose KMS key an ARN names, or "" if the text is not an ARN. */
 static void
 kaws__trust_whose(char out[KAWS__TRUST_WHOSE], kaws_bytes arn_text)
 {
@@ -7360,8 +7368,8 @@ kaws__trust_whose(char out[KAWS__TRUST_WHOSE], kaws_bytes arn_text)
 }
 
 
-/* What is chosen now, changed to that KMS key and that region; NULL: as they
- * are. */
+/* Writes the current choice with another KMS key and another region. NULL
+ * leaves either as it is. */
 static kaws_status
 kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
                    kaws__choice *out, kaws_error *err)
@@ -7380,7 +7388,7 @@ kaws__trust_choice(kaws__trust *t, const char *key_id, const char *region,
         memcpy(out->region, region, strlen(region) + 1);
     memcpy(now, out->target.key_id, sizeof now);
     if (key_id == NULL && (region == NULL || now[0] == '\0'))
-        return KAWS_OK;                   /* or there is no KMS key           */
+        return KAWS_OK;                   /* the target stays as it is        */
     return kaws__arn_target(&out->target, key_id != NULL ? key_id : now,
                             out->region, err);
 }
@@ -7418,9 +7426,10 @@ kaws__trust_close(kaws__trust *t)
 }
 
 
-/* ---- whose KMS keys are obeyed ----------------------------------------- */
+/* ---- whose KMS keys are used ------------------------------------------- */
 
-/* Adds the account of the KMS key that sealed an entry to a list of them. */
+/* Adds the account of the KMS key that sealed an entry to a list of accounts.
+ */
 static void
 kaws__trust_entry(char list[KAWS__TRUST_LIST], kaws_bytes arn_text)
 {
@@ -7433,9 +7442,9 @@ kaws__trust_entry(char list[KAWS__TRUST_LIST], kaws_bytes arn_text)
 }
 
 
-/* The data file has been read, and these are the accounts of its entries. If
- * the settings name no KMS key, the own account is that of the entries, if all
- * have the same. Once known, it stays. */
+/* Takes over the list of the accounts of the data file's entries. If the
+ * settings name no KMS key, and all entries have the same account, that is the
+ * own account. Once known, it stays. */
 static void
 kaws__trust_entries(kaws__trust *t, const char list[KAWS__TRUST_LIST])
 {
@@ -7451,7 +7460,7 @@ kaws__trust_entries(kaws__trust *t, const char list[KAWS__TRUST_LIST])
 
 
 /* Whether a KMS key of that account is trusted. Partitions never mix, because
- * one number is two accounts there. With the lock held. */
+ * one number means a different account in each. The lock must be held. */
 static int
 kaws__trust_has(const kaws__trust *t, const char *whose, int what)
 {
@@ -7480,7 +7489,7 @@ kaws__trust_number(const char *whose)
 }
 
 
-/* Writes the number of the own account; "": it is not known yet. */
+/* Writes the number of the own account, or "" if it is not known yet. */
 static void
 kaws__trust_own(kaws__trust *t, char out[13])
 {
@@ -7556,8 +7565,7 @@ kaws__trust_check(kaws__trust *t, const char *arn, int what, kaws_error *err)
 }
 
 
-/* Whether KMS has to tell the own account first, before it can be said if any
- * KMS key is trusted. */
+/* Must KMS tell the own account before we know whether a KMS key is trusted? */
 static int
 kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 {
@@ -7570,9 +7578,9 @@ kaws__trust_ask_first(kaws__trust *t, const kaws__target *target)
 }
 
 
-/* Takes a choice that KMS found good; or only notes that it did. 0: another was
- * taken while it was judged, or an own account learned that is not its account,
- * so it has to be judged again. */
+/* Takes a choice that KMS has accepted, or only keeps it as the tried one.
+ * Returns 0 if the choice must be checked again, because meanwhile another was
+ * taken, or the own account was learned and is not its account. */
 static int
 kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 {
@@ -7585,7 +7593,7 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
            (*whose == '\0' || kaws__trust_has(t, whose, KAWS__TO_SEAL));
     if (fits)
         *(take ? &t->now : &t->tried) = *choice;
-    t->now.version += fits && take;       /* all that was judged is stale     */
+    t->now.version += fits && take;       /* earlier checks are stale now     */
     kaws__thread_unlock(&t->lock);
     if (fits && take && choice->arn[0] != '\0')
         (void)kaws__trust_check(t, choice->arn, KAWS__SEALED, NULL);
@@ -7593,7 +7601,7 @@ kaws__trust_choose(kaws__trust *t, const kaws__choice *choice, int take)
 }
 
 
-/* Takes the choice if it is the one that was tried last; 0 if it is not. */
+/* Takes the choice if it is the tried one. Returns whether it was taken. */
 static int
 kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
                          const char *region)
@@ -7609,7 +7617,7 @@ kaws__trust_choose_tried(kaws__trust *t, const char *key_id,
 }
 
 
-/* KMS refuses what may be the choice that it found good before. */
+/* Forgets the tried choice if it is this one, because KMS now refuses it. */
 static void
 kaws__trust_untry(kaws__trust *t, const kaws__choice *choice)
 {
@@ -7623,8 +7631,9 @@ kaws__trust_untry(kaws__trust *t, const kaws__choice *choice)
 }
 
 
-/* KMS sealed with that KMS key for the target. Warns if the target is what is
- * used now, and KMS sealed with another one before, because an alias moved. */
+/* Notes that KMS sealed with that KMS key for the target. If the target is the
+ * current one, and KMS sealed with a different KMS key before, an alias has
+ * moved: then it warns. */
 static void
 kaws__trust_notice(kaws__trust *t, const kaws__target *target,
                    const char *arn)
@@ -7653,8 +7662,8 @@ kaws__trust_notice(kaws__trust *t, const kaws__target *target,
  *
  * A row of the table has all that follows from an error: the status, what may
  * cure it, and what the user should do. A row is found by AWS's type, without
- * the word Exception, or by the HTTP status of a reply that has no type of
- * AWS's. The names in parentheses are for what has no row of its own.
+ * the word Exception, or by the HTTP status if the reply has no type of AWS's.
+ * The rows in parentheses are for errors that have no row of their own.
  */
 
 enum {                            /* cures                                    */
@@ -7739,8 +7748,8 @@ static const kaws__fault kaws__faults[] = {
 };
 
 
-/* `type` is one of AWS's, or "". A type that is not in the table is tried again
- * if the HTTP status says that the server failed. */
+/* `type` is one of AWS's, or "". A type that is not in the table counts as HTTP
+ * status 500 if the HTTP status says that the server failed. */
 static const kaws__fault *
 kaws__fault_of(const char *type, int http)
 {
@@ -7796,29 +7805,31 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
 
 
 /* ==========================================================================
- * ROOM  shield   keys that were fetched, encrypted in memory, for a time
+ * ROOM  shield   fetched keys, kept encrypted in memory for a time
  * ==========================================================================
  * Uses: sys thread err mem crypto
  * Gives: shield_open shield_close shield_set shield_empty shield_hits
  *        shield_ask shield_wait shield_end
  *
- * Each key is encrypted by itself, under a page key: 32 random bytes, which
- * exist only in a page that is neither swapped nor dumped, and that a forked
- * child finds wiped. The page key is made when the first key is kept, and wiped
- * whenever the last one goes. What a key is (its name, owner, type and length,
- * and the generation of the file) is authenticated with it, so a key that is
- * found by the digest of its name is given out as no other.
+ * Each key is encrypted by itself, under a page key: 32 random bytes in a page
+ * that is neither swapped nor dumped, and that a forked child finds wiped. A
+ * thread that decrypts a key copies the page key, and wipes the copy. The page
+ * key is made when the first key is kept, and wiped whenever the last one goes.
+ * A key's name, owner, type and length, and the generation of the file,
+ * are authenticated with it. So a key that is found by the digest of its name
+ * cannot be given out as a different key.
  *
- * A key is kept until it is too old, by ticks_ms: it is not given out any more
- * then. No thread waits for that moment, because nothing runs when nothing is
- * asked: the next thread that looks for any key wipes it; and with the youngest
- * key the page key as well. Of too many keys, the oldest goes.
+ * A key that is too old, by ticks_ms, is not given out any more. No thread
+ * waits for that moment, because the library runs only when it is called. The
+ * next thread that looks for any key wipes the old ones, and with the youngest
+ * key the page key as well. If there are too many keys, the oldest is wiped.
  *
- * The thread that first asks for a key leads a flight: it asks KMS, and all who
- * want the key meanwhile wait for it. They get the key as everyone does, out of
- * the shield, or else the leader's error. A leader that gives up for a reason
- * of its own hands the flight over to one who waits. What began before the
- * shield was emptied is neither kept nor waited for by who comes after that.
+ * The first thread that wants a key leads a flight: it asks KMS, and all
+ * threads that want the key meanwhile wait. They then get the key out of the
+ * shield, or else the leader's error. A leader that gives up for a reason of
+ * its own hands the flight over to a thread that waits. If the shield is
+ * emptied during a flight, the flight's key is not kept, and no thread that
+ * comes later joins that flight.
  */
 
 enum {
@@ -7827,7 +7838,7 @@ enum {
 };
 
 typedef struct kaws__kept {       /* a key that is kept                       */
-    struct kaws__kept *next, *younger;    /* in its chain; of all             */
+    struct kaws__kept *next, *younger;    /* in its chain; by age             */
     uint64_t id;
     int64_t  born_ms;
     size_t   len;
@@ -7857,7 +7868,7 @@ typedef struct kaws__shield {
     uint64_t    generation;       /* replacements of the file. It is changed
                                    * with the vault's lock held, too          */
     uint64_t    epoch;            /* how often the shield was emptied         */
-    uint64_t    nonce;            /* the last one, of any page key            */
+    uint64_t    nonce;            /* the last one, of whatever page key       */
     int64_t     now_ms;           /* when it was last used                    */
     uint64_t    hits;
     size_t      keys, bytes;
@@ -7869,11 +7880,11 @@ typedef struct kaws__shield {
 typedef struct kaws__wanted {     /* a key that a thread wants                */
     uint64_t    id, generation;   /* of its name; of the file                 */
     kaws_bytes  about;            /* all that it is bound to                  */
-    uint8_t    *plain;            /* where it goes                            */
+    uint8_t    *plain;            /* where its bytes go                       */
     size_t      len;
     kaws__flight *flight;         /* that the thread leads or waits for       */
-    uint8_t     key[32], nonce[12], tag[KAWS__TAG];   /* what opens it        */
-    uint64_t    epoch;            /* when they were copied                    */
+    uint8_t     key[32], nonce[12], tag[KAWS__TAG];   /* what decrypts it     */
+    uint64_t    epoch;            /* the shield's when these were copied      */
 } kaws__wanted;
 
 typedef enum kaws__todo {         /* what the thread has to do                */
@@ -7885,7 +7896,7 @@ typedef enum kaws__todo {         /* what the thread has to do                */
 } kaws__todo;
 
 
-/* *s is all zeros before. Close it in any case. */
+/* *s is all zeros before. Close it even if this fails. */
 static int
 kaws__shield_open(kaws__shield *s, const kaws_hooks *hooks)
 {
@@ -7901,7 +7912,8 @@ kaws__shield_open(kaws__shield *s, const kaws_hooks *hooks)
 
 /* ---- what is kept ------------------------------------------------------- */
 
-/* With the lock held, as all below: wipes the keys and the page key. */
+/* Wipes the keys and the page key. The lock must be held: here, and in all
+ * functions below that do not take it. */
 static void
 kaws__shield_forget(kaws__shield *s)
 {
@@ -7937,7 +7949,8 @@ kaws__shield_drop_oldest(kaws__shield *s)
 }
 
 
-/* Drops what is too old. If the clock has jumped back, nobody knows what is. */
+/* Drops keys that are too old; all keys if the clock has jumped back, because
+ * then no age is certain. */
 static void
 kaws__shield_age(kaws__shield *s)
 {
@@ -7952,7 +7965,7 @@ kaws__shield_age(kaws__shield *s)
 }
 
 
-/* The key of that id that is kept; NULL if none is. */
+/* Returns the key of that id, or NULL if it is not kept. */
 static kaws__kept *
 kaws__shield_find(kaws__shield *s, uint64_t id)
 {
@@ -7966,7 +7979,8 @@ kaws__shield_find(kaws__shield *s, uint64_t id)
 }
 
 
-/* Encrypts a key into *k, and takes *k over. 0: there is no page key. */
+/* Encrypts a key into *k, which then belongs to the shield. Returns 0 if there
+ * is no page key, because there are no random bytes. */
 static int
 kaws__shield_keep(kaws__shield *s, const kaws__wanted *w, kaws__kept *k)
 {
@@ -8011,8 +8025,8 @@ kaws__shield_drop_page(kaws__shield *s)
 }
 
 
-/* Keeps keys for so many seconds from now on; none if there is no page that can
- * be locked. */
+/* Keeps keys for so many seconds from now on, or no keys if there is no page
+ * that can be locked. */
 static void
 kaws__shield_set(kaws__shield *s, int seconds)
 {
@@ -8039,8 +8053,8 @@ kaws__shield_set(kaws__shield *s, int seconds)
 }
 
 
-/* Wipes all keys, with the page key. `replaced`: the data file was, and the
- * caller has the vault's lock, under which the table changes as well. */
+/* Wipes all keys and the page key. `replaced`: the data file was replaced, and
+ * the caller holds the vault's lock, under which the table changes as well. */
 static void
 kaws__shield_empty(kaws__shield *s, int replaced)
 {
@@ -8055,7 +8069,7 @@ kaws__shield_empty(kaws__shield *s, int replaced)
 }
 
 
-/* Nobody uses it any more. */
+/* Call it when no thread uses the shield any more. */
 static void
 kaws__shield_close(kaws__shield *s)
 {
@@ -8086,7 +8100,7 @@ kaws__shield_hits(kaws__shield *s)
 
 /* ---- flights ------------------------------------------------------------ */
 
-/* The thread has nothing to do with its flight any more. */
+/* Takes the thread off its flight. The last one off frees the flight. */
 static void
 kaws__shield_leave(kaws__shield *s, kaws__wanted *w)
 {
@@ -8127,8 +8141,8 @@ kaws__shield_join(kaws__shield *s, kaws__wanted *w)
 }
 
 
-/* Without the lock: opens what was copied. If anybody has changed it, no key is
- * trusted any more. */
+/* Decrypts what was copied. The lock must not be held. If anything has changed
+ * the encrypted key, all keys are wiped. */
 static kaws__todo
 kaws__shield_unseal(kaws__shield *s, kaws__wanted *w)
 {
@@ -8151,9 +8165,9 @@ kaws__shield_unseal(kaws__shield *s, kaws__wanted *w)
 }
 
 
-/* Says what the thread has to do for its key, and fills *err if it FAILED. A
- * thread that is to WAIT asks again, or ends by shield_end, as do the last two.
- */
+/* Says what the thread has to do for its key, and fills *err if it FAILED. On
+ * WAIT, the thread asks again, or ends with shield_end. On LEAD and ALONE, it
+ * ends with shield_end. */
 static kaws__todo
 kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
 {
@@ -8187,7 +8201,7 @@ kaws__shield_ask(kaws__shield *s, kaws__wanted *w, kaws_error *err)
 }
 
 
-/* Waits until there is reason to ask again, and for so many ms at most. */
+/* Waits until there is reason to ask again, but for `ms` at most. */
 static void
 kaws__shield_wait(kaws__shield *s, const kaws__wanted *w, int ms)
 {
@@ -8198,8 +8212,8 @@ kaws__shield_wait(kaws__shield *s, const kaws__wanted *w, int ms)
 }
 
 
-/* The thread is done. If it `leads`, *err says how KMS answered, or it gave up:
- * then another one has to lead. */
+/* Call it when the thread is done. If it `leads`, *err is KMS's answer; or the
+ * thread `gave_up`, and another one that waits has to lead. */
 static void
 kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
                  const kaws_error *err)
@@ -8243,17 +8257,18 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  *        calls_op calls_creds calls_left_ms calls_begin calls_send
  *        calls_nonsense calls_end
  *
- * An operation is what a caller of the library asked for, by one call or a few:
- * it has a target, an amount of time, and an error.
+ * An operation is what a caller of the library asked for. It makes one call or
+ * a few, and has a target, a time limit, and an error.
  *
- * A call is signed, sent and judged; and perhaps mended or waited for, and sent
- * again, for as long as the time of its operation allows. This room knows no
- * action of KMS: its caller writes the members of the body, and judges the
- * members of the reply.
+ * A call is one request with all its attempts. For each attempt it is signed
+ * and sent, and the reply is judged. After a failure the call is mended, or it
+ * pauses, and is sent again, if that may help and its operation has time. This
+ * room knows no action of KMS: its caller writes the members of the body, and
+ * judges the members of the reply.
  *
- * A connection is used again only if the reply on it fits the request in all
- * that is known of it. So a call is clean only once its reply has been read,
- * and a caller that finds a fault in it later revokes that (calls_nonsense).
+ * A connection is used again only if all that is known of the reply fits the
+ * request. So a call counts as clean only once its reply has been read. A
+ * caller that finds a fault in the reply later revokes that (calls_nonsense).
  */
 
 #define KAWS__CALLS_REPLY_MAX 16384   /* KMS's longest replies have 12 KB     */
@@ -8278,30 +8293,30 @@ typedef struct kaws__op {         /* an operation                             */
     kaws__calls *calls;
     kaws_error  *err;             /* not NULL                                 */
     kaws__target target;          /* what seals                               */
-    char        *trial;           /* room for an ARN: the operation tries a
-                                   * KMS key. The one that sealed is kept there:
+    char        *trial;           /* not NULL: the operation tries a KMS key.
+                                   * The ARN of the one that sealed goes there:
                                    * it may decrypt, but is not trusted yet   */
     int          connect_timeout_ms, timeout_ms;
     int64_t      begun_ms;        /* by hooks.ticks_ms                        */
     uint64_t     reply_id;        /* digest of the last request id, or 0      */
-    int          entry;           /* what is opened is an entry's             */
+    int          entry;           /* the blob to decrypt is an entry's        */
     kaws__cancel cancel;          /* who may end it                           */
-    int          cancelled;       /* and has said so                          */
+    int          cancelled;       /* it was ended so                          */
 } kaws__op;
 
 typedef struct kaws__action {
     const char *name;             /* "Decrypt"                                */
     const char *key;              /* the member that names the KMS key        */
     int         flags;
-    const char *members[4];       /* wanted of a reply of 200; none: it is not
-                                   * looked at                                */
+    const char *members[4];       /* what is read from a reply of 200; none:
+                                   * its body is ignored                      */
 } kaws__action;
 
 enum {
     KAWS__UNREPEATED = 1,         /* sent again only if AWS throttled it      */
     KAWS__APART      = 2,         /* it gets a connection of its own          */
-    KAWS__DRY        = 4,         /* it hopes for DryRunOperation             */
-    KAWS__OPENS      = 8,         /* it has a blob, which may not fit         */
+    KAWS__DRY        = 4,         /* DryRunOperation is its success           */
+    KAWS__OPENS      = 8,         /* it sends a blob, which may not fit       */
     KAWS__LEARNS     = 16         /* its reply tells the own account          */
 };
 
@@ -8314,7 +8329,7 @@ typedef struct kaws__call {
     size_t        secret_at, secret_len;      /* the plaintext in the body    */
     char          url[KAWS__URL_MAX], host_line[176], action_line[80];
     char          date_line[40], token_line[KAWS__SOURCES_TOKEN_MAX + 32];
-    char          authorization[512];         /* all new for each try         */
+    char          authorization[512];         /* last three: new each attempt */
     const char   *headers[8];
     unsigned      generation, told;       /* of the credentials               */
     int64_t       signed_at;
@@ -8322,19 +8337,20 @@ typedef struct kaws__call {
     kaws_reply    r;
     kaws__member  want[4];
     size_t        wanted;
-    void         *lent;           /* the connection, until it is judged       */
-    int           clean, doubtful;        /* may it be used again? And if not:
-                                   * the next try does not use an old one     */
+    void         *lent;           /* the connection, until the reply is judged*/
+    int           clean, doubtful;        /* the connection may be used again;
+                                   * the next attempt needs a new one         */
     int           typed, cures;   /* what was wrong with the reply            */
-    int           attempt, clock_mended, creds_renewed;       /* tries so far */
-    int           left_ms;        /* when the last one began                  */
+    int           attempt, clock_mended, creds_renewed;   /* attempts so far  */
+    int           left_ms;        /* time left when the last attempt began    */
 } kaws__call;
 
 
 /* ---- settings and figures ---------------------------------------------- */
 
-/* A connection that may take longer than the operation that it is for is
- * warned of, once, unless only the default does. */
+/* Sets the timeouts; 0: the default. Warns if connecting may take longer than a
+ * whole operation, but not about the default, nor again about the same values.
+ */
 static void
 kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 {
@@ -8352,7 +8368,7 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
 }
 
 
-/* What AWS's clock says, in Unix seconds, if we know it. */
+/* Returns AWS's time in Unix seconds, as far as we know it. */
 static int64_t
 kaws__calls_now(kaws__calls *k)
 {
@@ -8365,8 +8381,9 @@ kaws__calls_now(kaws__calls *k)
 }
 
 
-/* Reads the credentials if they are in a file, or the ring may not open without
- * them. Otherwise it opens, because most of it needs none. */
+/* Reads the credentials if they are in a file, or if the ring must not open
+ * without them. If the file fails, the ring opens all the same, with a warning,
+ * because most of what it does needs no credentials. */
 static kaws_status
 kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 {
@@ -8386,7 +8403,7 @@ kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 }
 
 
-/* *k is all zeros before. Close it in any case. The config's strings are
+/* *k is all zeros before. Close it even if this fails. The config's strings are
  * borrowed for as long as it stays open. */
 static kaws_status
 kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
@@ -8453,8 +8470,8 @@ kaws__calls_first(kaws__calls *k, unsigned bit)
 }
 
 
-/* Begins an operation with the KMS key that is set now: its time runs. err is
- * not NULL. */
+/* Begins an operation with the current KMS key, and starts its time. err is not
+ * NULL. */
 static kaws__op
 kaws__calls_op(kaws__calls *k, kaws_error *err)
 {
@@ -8473,7 +8490,8 @@ kaws__calls_op(kaws__calls *k, kaws_error *err)
 }
 
 
-/* What is left of the time: whatever the clock says, 0 to all of it. */
+/* Returns how much time the operation has left: never less than 0 or more than
+ * all of it, even if the clock jumps. */
 static int
 kaws__calls_left_ms(const kaws__op *op)
 {
@@ -8485,7 +8503,8 @@ kaws__calls_left_ms(const kaws__op *op)
 }
 
 
-/* Whether the operation was cancelled, also if that was said only once. */
+/* Whether the operation was cancelled. The hook may say so only once, so we
+ * remember it. */
 static int
 kaws__calls_cancelled(void *arg)
 {
@@ -8495,7 +8514,7 @@ kaws__calls_cancelled(void *arg)
 }
 
 
-/* What a source of credentials is told by the operation. */
+/* Returns what the operation tells a source of credentials. */
 static kaws__seek
 kaws__calls_seek(kaws__op *op)
 {
@@ -8508,7 +8527,7 @@ kaws__calls_seek(kaws__op *op)
 }
 
 
-/* Has the credentials read, if that is needed for what the room creds lists. */
+/* Makes sure that there are credentials that are good for `need`. */
 static kaws_status
 kaws__calls_creds(kaws__op *op, int need)
 {
@@ -8518,8 +8537,8 @@ kaws__calls_creds(kaws__op *op, int need)
 }
 
 
-/* Begins a call; what else is in its body is written next. *target is borrowed
- * for as long as the call lasts. */
+/* Begins a call. The caller then writes the other members of its body. *target
+ * is borrowed for as long as the call lasts. */
 static void
 kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
                   const kaws__target *target)
@@ -8550,7 +8569,8 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
 }
 
 
-/* The reply was judged: says whether the connection may be used again. */
+/* Gives the connection back once the reply is judged, and tells room http
+ * whether it may be used again. */
 static void
 kaws__calls_judged(kaws__call *c)
 {
@@ -8562,7 +8582,7 @@ kaws__calls_judged(kaws__call *c)
 }
 
 
-/* Ends what was begun; nothing secret is left. */
+/* Ends a call, and wipes all that is secret in it. */
 static void
 kaws__calls_end(kaws__call *c)
 {
@@ -8576,7 +8596,8 @@ kaws__calls_end(kaws__call *c)
 }
 
 
-/* Signs the request with the time of now, once there are credentials. */
+/* Makes sure that there are credentials, and signs the request with the current
+ * time. */
 static kaws_status
 kaws__calls_sign(kaws__call *c)
 {
@@ -8594,8 +8615,8 @@ kaws__calls_sign(kaws__call *c)
 
     if (status != KAWS_OK)
         return status;                    /* so there is nothing to wipe      */
-    c->signed_at = what.when = kaws__calls_now(k);    /* that may have taken  */
-    kaws__text_amz_date(date, what.when);             /* its time             */
+    c->signed_at = what.when = kaws__calls_now(k);    /* the credentials may  */
+    kaws__text_amz_date(date, what.when);             /* have taken a while   */
     kaws__creds_signer(&k->creds, date, c->target->region, &signer);
     c->generation = signer.generation;
     c->told = signer.told;
@@ -8617,9 +8638,9 @@ kaws__calls_sign(kaws__call *c)
 }
 
 
-/* Words from outside, as a text of ours may show them. None, if they repeat a
- * piece of what we know to be secret: of the credentials now, or of the token,
- * the signature or the plaintext that this call sends. */
+/* Writes words from outside as our texts may show them. Writes nothing if they
+ * repeat a piece of a secret that we know: of the current credentials, or of
+ * the token, the signature or the plaintext that this call sends. */
 static const char *
 kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 {
@@ -8641,7 +8662,7 @@ kaws__calls_words(const kaws__call *c, char *out, size_t cap, kaws_bytes words)
 }
 
 
-/* Fills in what the error says of the reply, but for its sentence. Returns the
+/* Fills in what the error says of the reply, except its text. Returns the
  * request id. */
 static const char *
 kaws__calls_blame(kaws__call *c, const char *type)
@@ -8655,7 +8676,8 @@ kaws__calls_blame(kaws__call *c, const char *type)
 }
 
 
-/* The reply cannot be the answer to our request: it is not asked for again. */
+/* Fails, because the reply cannot be the answer to our request. The request is
+ * not sent again. */
 static kaws_status
 kaws__calls_nonsense(kaws__call *c, const char *why)
 {
@@ -8667,8 +8689,9 @@ kaws__calls_nonsense(kaws__call *c, const char *why)
 }
 
 
-/* The advice for a fault. If it speaks of the conf file, and the credentials
- * come from elsewhere, it is written to `out` as it applies. */
+/* Returns the advice for a fault. If the advice names the conf file, but the
+ * credentials come from a different source, `out` gets advice that names that
+ * source. */
 static const char *
 kaws__calls_advice(const kaws__call *c, const char *advice, char out[128])
 {
@@ -8683,8 +8706,8 @@ kaws__calls_advice(const kaws__call *c, const char *advice, char out[128])
 }
 
 
-/* A reply other than 200. Only an error of KMS's own, which it blames on the
- * request, leaves the connection clean. */
+/* Reads a reply other than 200. The connection stays clean only if the error is
+ * KMS's own and says that the request was at fault (4xx). */
 static kaws_status
 kaws__calls_refused(kaws__call *c)
 {
@@ -8722,7 +8745,7 @@ kaws__calls_refused(kaws__call *c)
 }
 
 
-/* There is no reply, or none that may be looked at. */
+/* Says why an attempt got no reply, or none that may be read. */
 static kaws_status
 kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 {
@@ -8751,7 +8774,7 @@ kaws__calls_unanswered(kaws__call *c, kaws_status outcome)
 }
 
 
-/* A reply: reads the members that are wanted of a 200. */
+/* Reads a reply: from a 200, the members that the action wants. */
 static kaws_status
 kaws__calls_answered(kaws__call *c)
 {
@@ -8776,7 +8799,7 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
-/* Signs and sends once. */
+/* Makes one attempt. */
 static kaws_status
 kaws__calls_try(kaws__call *c)
 {
@@ -8791,7 +8814,7 @@ kaws__calls_try(kaws__call *c)
     c->cures = c->typed = 0;
     if ((status = kaws__calls_sign(c)) != KAWS_OK)
         return status;
-    started = kaws__sys_ticks_us();       /* credentials may take longer      */
+    started = kaws__sys_ticks_us();       /* the credentials do not count     */
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
     c->left_ms = kaws__calls_left_ms(c->op);
@@ -8817,8 +8840,9 @@ kaws__calls_try(kaws__call *c)
 
 /* ---- whether to try again ---------------------------------------------- */
 
-/* AWS's clock is not ours: requests are signed with AWS's time from now on. A
- * Date that is missing, or not of this century, is not believed. */
+/* If our clock is wrong by more than 4 minutes, requests are signed with AWS's
+ * time from now on: returns 1. A Date that is missing, or not between 2020 and
+ * 2099, is not believed. */
 static int
 kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 {
@@ -8842,7 +8866,8 @@ kaws__calls_mend_clock(kaws__calls *k, int64_t date, int64_t signed_at)
 }
 
 
-/* Whether there is a reason to try again at once. Each cure is tried once. */
+/* Mends the clock or the credentials, if that may help, and says whether to try
+ * again at once. Each cure is tried once. */
 static int
 kaws__calls_mend(kaws__call *c)
 {
@@ -8859,8 +8884,8 @@ kaws__calls_mend(kaws__call *c)
 }
 
 
-/* How long to pause before the next try: AWS's standard mode, full jitter over
- * a doubling interval of up to `most` ms. */
+/* How long to pause before the next attempt. As in AWS's standard retry mode:
+ * full jitter over an interval that doubles, up to `most` ms. */
 static int64_t
 kaws__calls_delay(const kaws__call *c, int64_t most)
 {
@@ -8880,9 +8905,10 @@ kaws__calls_delay(const kaws__call *c, int64_t most)
 }
 
 
-/* Waits, if there is a reason to try again later, and the time for it. With
- * patience the pauses are short, because a program that cannot go on should
- * learn soon that KMS is back; and the hook may have less patience by then. */
+/* Waits, if another attempt later may help and there is time for it; says
+ * whether to make it. With patience the pauses are short, because a program
+ * that cannot go on should learn soon that KMS is back, and because the hook
+ * may have less patience by then. */
 static int
 kaws__calls_wait(kaws__call *c)
 {
@@ -8917,7 +8943,7 @@ kaws__calls_wait(kaws__call *c)
 
 
 /* Sends the call until it succeeds, is refused for good, or times out. A body
- * with a plaintext ends in spaces: room curl says what for. */
+ * with a plaintext ends in spaces: room curl says why. */
 static kaws_status
 kaws__calls_send(kaws__call *c)
 {
@@ -8960,16 +8986,16 @@ kaws__calls_send(kaws__call *c)
  * Gives: kms_has_key kms_seal kms_probe kms_open kms_prove kms_prove_key
  *        kms_reencrypt kms_rotate kms_ask_region kms_mixed_up kms_may_use
  *
- * One function an action. Each writes a call, sends it, and takes from the
- * reply what it has verified: a reply that names another KMS key than the
- * request did is nonsense. The connection that brought it is not used again.
+ * One function for each action. It writes a call, sends it, and takes from the
+ * reply only what it has verified. If the reply names a KMS key other than the
+ * request's, it is nonsense, and its connection is not used again.
  */
 
 /* The places of the members that are wanted of a reply. */
 enum { KAWS__KEY, KAWS__PLAIN, KAWS__BLOB, KAWS__MATERIAL,
        KAWS__SOURCE = KAWS__PLAIN };
 
-/* What the log is told once. */
+/* Lines that are logged only once. */
 enum { KAWS__NOTE_DRY_RUN = 1, KAWS__NOTE_UNPROVED = 2 };
 
 
@@ -9047,9 +9073,9 @@ kaws__kms_take_plain(kaws__call *c, uint8_t *out, size_t *len)
 }
 
 
-/* A blob, sealed for the target by a KMS key that is trusted, and its key
- * material, if KMS tells that. Only here is anything learned from a reply, so
- * all else in it has been verified before. */
+/* Takes a blob, which a trusted KMS key must have sealed for the target, and
+ * the id of its key material, if KMS tells that. This also notes whose account
+ * and which KMS key it was, so verify all else in the reply before. */
 static kaws_status
 kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
 {
@@ -9085,9 +9111,9 @@ kaws__kms_take_sealed(kaws__call *c, kaws_sealed *out)
 
 /* ---- sealing and opening ----------------------------------------------- */
 
-/* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. KMS
- * returns those at `made`; if that is NULL, they never leave KMS, and no reply
- * ever holds them. */
+/* Encrypt; or, if plain.at is NULL, GenerateDataKey of plain.len bytes. They
+ * are returned in `made`; if that is NULL, they never leave KMS, so no reply
+ * holds them. */
 static kaws_status
 kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
                uint8_t *made, kaws_sealed *out)
@@ -9125,16 +9151,17 @@ kaws__kms_seal(kaws__op *op, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Decrypt; with KAWS__DRY in the flags, its dry run. The KMS key is named, and
- * must be trusted before anything is sent. With KAWS__LEARNS it is named as the
- * target is: if KMS opens the blob, it has told what the target's KMS key is,
- * and this must be trusted then. *len: in, the room at `plain`; out,
- * how long the key is, 0 on failure. A key that is longer than the room is not
- * copied. If `expect` has a length, the key must have it, and its bytes if
- * there are any, or it is MISMATCH: then the connection, too, may have brought
- * the reply to another request. After a dry run *len is 0 if KMS said that it
- * would open the blob. Else KMS opened it, and the reply is not looked at, but
- * for one that came over a connection of its own. */
+/* Decrypt; with KAWS__DRY in the flags, its dry run. The request names the
+ * blob's KMS key, which must be trusted before anything is sent. With
+ * KAWS__LEARNS the request names the target instead: if KMS opens the blob, the
+ * reply tells the target's KMS key, which must be trusted then.
+ * *len: in, the room at `plain`; out, how long the key is, 0 on failure. A key
+ * that is longer than the room is not copied. If `expect` has a length, the key
+ * must have that length, and the bytes of `expect` if there are any. Otherwise
+ * it is MISMATCH, and the connection is not used again, because the reply may
+ * be that to another request.
+ * After a dry run *len is 0 if KMS said that it would open the blob. If KMS did
+ * open it, the reply is read only with KAWS__APART. */
 static kaws_status
 kaws__kms_decrypt(kaws__op *op, int flags, const kaws_context *ctx,
                   const kaws_sealed *in, kaws_bytes expect, uint8_t *plain,
@@ -9228,7 +9255,7 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
         return kaws__kms_mixed_up(op->calls, "the blob that AWS KMS returned "
                                   "is not what it was asked to seal", op->err);
     if (status == KAWS_OK && first > 0 && second == 0)
-        kaws__http_distrust(&k->http);    /* the 200 answered someone else    */
+        kaws__http_distrust(&k->http);    /* the 200 was to another request   */
     else if (status == KAWS_OK && first > 0 &&
              kaws__calls_first(k, KAWS__NOTE_DRY_RUN))
         kaws__err_log(k->hooks, KAWS__LOG_NO_DRY_RUN);
@@ -9236,8 +9263,9 @@ kaws__kms_prove(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
 }
 
 
-/* Has KMS open what it has just sealed: that must be the key. Without the right
- * to decrypt there is no proof; that is no failure, and logged once. */
+/* Has KMS open what it has just sealed: the result must be the key. Without the
+ * right to decrypt there is no proof. That is logged once, but is no failure.
+ */
 static kaws_status
 kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, kaws_bytes plain)
@@ -9278,8 +9306,8 @@ kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 }
 
 
-/* Asks KMS for the ring's own account, if that must be known before it can be
- * said whether a KMS key is trusted. */
+/* Asks KMS for the ring's own account, if we must know that before we can say
+ * whether a KMS key is trusted. */
 static kaws_status
 kaws__kms_learn_account(kaws__op *op)
 {
@@ -9290,17 +9318,18 @@ kaws__kms_learn_account(kaws__op *op)
 }
 
 
-/* Opens a blob for the caller. If the own account is not known yet, KMS may be
- * able to tell it while it opens the blob. If it is not, because another KMS
- * key sealed the blob, or the right to use that one is missing, KMS is asked
- * for the account first. If KMS refuses that, too, its first refusal says more,
- * unless that was only about the other KMS key. */
+/* Opens a blob for the caller. If the own account is not known yet, we ask KMS
+ * to open the blob with the target's KMS key: its reply then tells the account.
+ * If that fails, because another KMS key sealed the blob or because we may not
+ * use the target's, we ask for the account first, and then open the blob. If
+ * KMS refuses to tell the account as well, we return its first refusal, which
+ * says more, unless that only said that another KMS key sealed the blob. */
 static kaws_status
 kaws__kms_open(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                kaws_bytes expect, uint8_t *plain, size_t *len)
 {
     const size_t room = *len;
-    kaws_error first;             /* of KMS, without the account              */
+    kaws_error first;             /* what came before the account was asked   */
     int may = kaws__trust_ask_first(&op->calls->trust, &op->target) &&
               kaws__arn_fits(&op->target, in->kms_key_arn);
     kaws_status status = !may ? KAWS_MISMATCH
@@ -9353,9 +9382,9 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* From one region to another the key must pass through us. If we sealed a wrong
- * key under the right name, nothing could ever show it. So the key is opened a
- * second time, and must be the same. */
+/* KMS cannot re-encrypt across regions, so the plaintext passes through us. If
+ * we sealed a wrong key under the right name, nobody would ever notice. So KMS
+ * decrypts the old blob a second time: both plaintexts must be equal. */
 static kaws_status
 kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
                         const kaws_sealed *in, size_t len, kaws_sealed *out)
@@ -9379,8 +9408,8 @@ kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Seals a key again, for the target. KMS re-encrypts within a region. `len` is
- * the key's length, or 0 if that is not known. */
+/* Seals a key again, for the target. Within one region, KMS re-encrypts the
+ * blob by itself. `len` is the key's length, or 0 if that is not known. */
 static kaws_status
 kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, size_t len, kaws_sealed *out)
@@ -9401,9 +9430,9 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Sent at most once, because a KMS key can be rotated only so many times. The
- * target must be an ARN: KMS rotates no alias. The reply may name the KMS key
- * by its id. */
+/* Rotates the target's KMS key. KMS rotates a key only so many times, so the
+ * request is sent again only if AWS throttled it. The target must be an ARN,
+ * because KMS rotates no alias. The reply may name the KMS key by its id. */
 static kaws_status
 kaws__kms_rotate(kaws__op *op)
 {
@@ -9424,8 +9453,9 @@ kaws__kms_rotate(kaws__op *op)
 }
 
 
-/* Whether KMS answers us in the target's region. The KMS key is of another one,
- * so KMS refuses to describe it, but any refusal by KMS itself is an answer. */
+/* Whether KMS answers us in the target's region. The KMS key is in another
+ * region, so KMS refuses to describe it, but any refusal by KMS itself is an
+ * answer. */
 static kaws_status
 kaws__kms_ask_region(kaws__op *op)
 {
@@ -9445,9 +9475,10 @@ kaws__kms_ask_region(kaws__op *op)
 }
 
 
-/* Whether that KMS key may come into use. If the ring's first one does not
- * exist, or is denied, it tells no account: then an id or alias may, because it
- * is of the account of our credentials, and an ARN may not. */
+/* Whether the ring may use that KMS key. If KMS does not know the ring's first
+ * KMS key, or denies it, the own account stays unknown. Then an id or alias may
+ * be used, because it belongs to the account of our credentials; an ARN may
+ * not. */
 static kaws_status
 kaws__kms_may_use(kaws__op *op, const char *key_id)
 {
@@ -9471,9 +9502,9 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
  * Uses: err buf arn
  * Gives: kaws_sealed_pack kaws_sealed_unpack
  *
- * Section 7 of the manual has the diagram. What is unpacked may be an
- * attacker's, and what is packed may be a caller's mistake, so one function
- * checks the parts of both.
+ * Section 7 of the manual has the diagram. Bytes to unpack may come from an
+ * attacker, and a value to pack may be a caller's mistake. So one function
+ * checks the parts in both directions.
  */
 
 #define KAWS__PACK_MAGIC   "KAWSSEAL"
@@ -9484,7 +9515,7 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
 enum { KAWS__PACK_ARN, KAWS__PACK_MATERIAL, KAWS__PACK_BLOB, KAWS__PACK_PARTS };
 
 
-/* A text in an array; the whole array if it has no end. */
+/* The text in an array: up to its NUL, or the whole array if there is none. */
 static kaws_bytes
 kaws__pack_text(const char *array, size_t size)
 {
@@ -9604,7 +9635,7 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
         wrong = "packed and out must not be NULL";
     else if (packed.len < KAWS__PACK_FIXED ||
              memcmp(packed.at, KAWS__PACK_MAGIC, 8) != 0)
-        wrong = "these bytes are none";
+        wrong = "these bytes are not one";
     else if (kaws__pack_number(packed.at + 8) != KAWS__PACK_VERSION)
         return kaws__err_set(err, KAWS_ARGUMENT, "cannot unpack the sealed "
                              "value: it has format version %u, and this "
@@ -9635,9 +9666,9 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
  *        store_split store_parse store_damaged store_damaged_end
  *        store_check_header store_check store_begins
  *
- * Section 7 of the manual has the diagram. Only this room knows at which offset
- * a field stands. It knows nothing of disks. A record is an entry without its
- * digest: the bytes that the table holds as well.
+ * Section 7 of the manual has the diagram. Only this room knows the offset of
+ * each field. It knows nothing of disks. A record ends before its digest: the
+ * table holds the same bytes.
  */
 
 #define KAWS__STORE_VERSION      1
@@ -9657,11 +9688,11 @@ typedef struct kaws__record {
     kaws_bytes key_id, user_id, type, arn, material, blob;
     size_t     plain_len;
     int64_t    created;           /* Unix seconds                             */
-    kaws_bytes owner;             /* the ARN up to its account: if parsed     */
+    kaws_bytes owner;             /* the ARN up to its account: after parse   */
 } kaws__record;
 
-/* The texts of a record, in the order in which they stand behind its fixed
- * part, and where the fixed part has their lengths. */
+/* The texts of a record, in the order in which they follow its fixed part; and
+ * where the fixed part has the length of each. */
 static const struct { uint8_t at, bytes; size_t member; }
 kaws__store_texts[] = {
     { 10, 1, offsetof(kaws__record, key_id) },
@@ -9709,8 +9740,8 @@ kaws__store_get(const uint8_t *at, int bytes)
 
 /* ---- header and digests ------------------------------------------------ */
 
-/* The 16 bytes at offset 32: committed length, 8; the first 8 bytes of the
- * SHA-256 of the file id and those 8. */
+/* Writes the 16 bytes at offset 32: 8 bytes of committed length, and the first
+ * 8 bytes of the SHA-256 of the file id and those 8. */
 static void
 kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
                       uint64_t committed)
@@ -9725,8 +9756,9 @@ kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
 }
 
 
-/* Ends the header or an entry: `digest` is that of all bytes of the file before
- * it, `data` included. The state then covers the digest, too. */
+/* Computes the digest that ends the header or an entry. It covers all bytes of
+ * the file before it, `data` included. Afterwards the state covers the digest,
+ * too. */
 static void
 kaws__store_digest(kaws__sha256 *state, kaws_bytes data, uint8_t digest[32])
 {
@@ -9736,8 +9768,9 @@ kaws__store_digest(kaws__sha256 *state, kaws_bytes data, uint8_t digest[32])
 }
 
 
-/* The header, and the state behind it. Offset 0: magic, 8; format version, 4;
- * epoch, 4; file id, 16; committed length and its check, 16; digest, 32. */
+/* Writes the header, and begins the state, which then covers it. Offset 0:
+ * magic, 8; format version, 4; epoch, 4; file id, 16; committed length and its
+ * check, 16; digest, 32. */
 static void
 kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
                    const uint8_t file_id[16], uint32_t epoch,
@@ -9786,8 +9819,8 @@ kaws__store_record(kaws__buf *out, const kaws__record *r)
 }
 
 
-/* The length that a record gives itself in its first 8 bytes; 0 if it does not
- * match its complement, or no record can have it. */
+/* The length in the first 8 bytes of a record; 0 if it does not match its
+ * complement, or if no record can have that length. */
 static size_t
 kaws__store_record_len(const uint8_t *at)
 {
@@ -9800,8 +9833,8 @@ kaws__store_record_len(const uint8_t *at)
 }
 
 
-/* The record that begins at `at`. Its length is 0 if there is none that ends,
- * with its digest, inside of `all`. */
+/* The record that begins at `at`. Its length is 0 if `all` does not hold the
+ * whole record and its digest. */
 static kaws_bytes
 kaws__store_next(kaws_bytes all, size_t at)
 {
@@ -9830,8 +9863,8 @@ kaws__store_type_ok(kaws_bytes type)
 }
 
 
-/* Whether a record that was parsed before has that name. A search for a key
- * asks this of each record that it meets. */
+/* Whether the record has that name. It must have been parsed before. A search
+ * for a key calls this for each record that it meets. */
 static int
 kaws__store_is_named(const uint8_t *record, kaws_bytes key_id,
                      kaws_bytes user_id)
@@ -9867,8 +9900,8 @@ kaws__store_split(kaws_bytes bytes, kaws__record *r)
 }
 
 
-/* Takes a record apart whose bytes may be an attacker's. NULL means that
- * nothing is wrong with them, else the text says what is. */
+/* Takes a record apart, and checks every field, because an attacker may have
+ * written it. Returns NULL, or what is wrong. */
 static const char *
 kaws__store_parse(kaws_bytes bytes, kaws__record *r)
 {
@@ -9898,7 +9931,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
 
 /* ---- a whole file ------------------------------------------------------ */
 
-/* `name` is the file's, for the words only. */
+/* `name` is the file's name, for the message only. */
 static kaws_status
 kaws__store_damaged(const char *name, uint64_t at, const char *what,
                     kaws_error *err)
@@ -9918,15 +9951,15 @@ kaws__store_damaged_end(const char *name, uint64_t at, uint64_t size,
 
     return kaws__store_damaged(name, at, surplus
                                ? "what follows is not entries, and too long "
-                                 "for one that was cut off (a copy that is cut "
-                                 "there has all older entries)"
+                                 "for one that was cut off (a copy of the file "
+                                 "up to there has all older entries)"
                                : "the entry there does not match its checksum",
                                err);
 }
 
 
-/* `size` is the file's; `at` has its first bytes, KAWS__STORE_HEADER of them if
- * it has so many. */
+/* `size` is the file's size. `at` holds its first KAWS__STORE_HEADER bytes, or
+ * all of them if it has fewer. */
 static kaws_status
 kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
                          kaws__found *found, kaws_error *err)
@@ -9965,8 +9998,9 @@ kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
 }
 
 
-/* Whether a stretch between two neighbours among its start, the multiples of
- * 512, and its end is all zeros: a sector that never reached the disk. */
+/* Whether a sector, from `start` on, is all zeros, because it never reached the
+ * disk. A sector has 512 bytes. Of the first one, only what follows `start`
+ * counts; of the last one, only what the file has. */
 static int
 kaws__store_has_hole(kaws_bytes all, size_t start)
 {
@@ -10003,7 +10037,7 @@ kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
 }
 
 
-/* Looks digest by digest for the place where a file goes wrong. */
+/* Checks digest by digest, to find the place where a file goes wrong. */
 static kaws_status
 kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
                  kaws_error *err)
@@ -10029,8 +10063,9 @@ kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
 }
 
 
-/* Checks a whole file: KAWS_OK if it adds up, all of it or (torn) all but its
- * end; else the error names the place. A file that adds up is hashed once. */
+/* Checks a whole file. Returns KAWS_OK if all of it is right, or all but a torn
+ * end (found->torn); otherwise the error names the place. A file that is right
+ * is hashed only once. */
 static kaws_status
 kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
                   kaws_error *err)
@@ -10058,8 +10093,8 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 }
 
 
-/* Whether the bytes of a file begin with those of another: `size` bytes, the
- * last of which are `sum`, the digest of the others. */
+/* Whether a file begins with the bytes of another file: `size` bytes, of which
+ * the last 32 are `sum`, the digest of the others. */
 static int
 kaws__store_begins(kaws_bytes all, uint64_t size, const uint8_t sum[32])
 {
@@ -10090,16 +10125,16 @@ kaws__store_begins(kaws_bytes all, uint64_t size, const uint8_t sum[32])
  *        file_advance file_differs file_may_go_on file_again file_take
  *        file_looks_right file_mend_links file_read
  *
- * This room knows a file by its device, inode, size, times and last 32 bytes,
- * and nothing of keys. Before each change the path must mean that very file.
- * What somebody else put there is not touched.
+ * This room identifies a file by its device, inode, size, times and last 32
+ * bytes. It knows nothing of keys. Before each change, the path must still name
+ * that very file. A file that somebody else put there is not touched.
  *
- * Locks are taken on <path>.lock, which is never removed (or two processes
- * could hold the lock of two different files): slot 0, shared, for life, tells
- * others that we are here; slot 1 is for the time of a change. Then the same
- * two are taken on the file itself, because it may have a second name, and that
- * name has a lock file of its own. Such a lock counts as long as the path names
- * that file.
+ * Two slots of <path>.lock are locked. Slot 0 is locked, shared, for as long as
+ * the file is open: so other processes see that we use it. Slot 1 is locked
+ * during a change. <path>.lock is never removed; otherwise two processes could
+ * lock two different files. Then the same two slots of the data file itself are
+ * locked, because it may have a second name, with a lock file of its own. These
+ * locks count as long as the path names that file.
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
@@ -10118,7 +10153,7 @@ typedef struct kaws__file {
     char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
     int      lock_fd;             /* -1: a reader found none to lock          */
     int      fd;                  /* the file itself, or -1                   */
-    int      made_dir;            /* the folder was not there                 */
+    int      made_dir;            /* we have made the folder                  */
     int      in_use;              /* by others, too: that was logged          */
     int      exists;
     uint8_t  file_id[16];
@@ -10129,10 +10164,10 @@ typedef struct kaws__file {
     kaws__sha256 state;           /* over all of those                        */
     uint64_t torn;                /* bytes behind them, to be set aside       */
     uint8_t  tail[32];            /* the last bytes, torn or not              */
-    int      copied;              /* the torn end is, but not yet cut off     */
+    int      copied;              /* the torn end is copied, not yet cut off  */
     uint64_t committed;           /* the length that the file said at open    */
-    int      unsettled;           /* what is behind that may not be durable,  */
-    int      synced;              /* but all that the file had then is        */
+    int      unsettled;           /* bytes beyond that may not be durable,    */
+    int      synced;              /* although a sync has succeeded since      */
 } kaws__file;
 
 /* How to open it. */
@@ -10176,9 +10211,9 @@ kaws__file_missing(const kaws__file *f, kaws_error *err)
 }
 
 
-/* A change is refused, because the file differs from the one that we know. If
- * `differs` is NULL, `os` is why the system would not let us do `what`, and may
- * mean the same. */
+/* Refuses a change, because the file differs from the one that we know. If
+ * `differs` is NULL, the system did not let us do `what`; `os` says why, and
+ * may also mean that the file differs. */
 static kaws_status
 kaws__file_refuse(const kaws__file *f, int os, const char *differs,
                   const char *what, kaws_error *err)
@@ -10222,16 +10257,16 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
     f->dir = f->names + 4 * n;
     f->above = f->names + 5 * n;
     (void)snprintf(f->dir, n, "%.*s", len, slash == NULL ? "." : path);
-    (void)snprintf(f->above, n, "%s/..", f->dir); /* true, whatever the links */
+    (void)snprintf(f->above, n, "%s/..", f->dir); /* right for a link, too    */
     kaws__text_show(f->shown, sizeof f->shown, kaws__buf_of(path));
     kaws__text_show(f->dir_shown, sizeof f->dir_shown, kaws__buf_of(f->dir));
     return KAWS_OK;
 }
 
 
-/* Makes the folder, one level of it, if it is not there, and checks it. The
- * longest name that a change may need in it must be possible: opening that file
- * tells. */
+/* Makes the data file's folder if it is missing, but no folder above it, and
+ * checks it. The folder must allow the longest name that a change may need,
+ * which is f->aside: trying to open that shows whether it does. */
 static kaws_status
 kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 {
@@ -10248,8 +10283,8 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
     kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
-                            "shorter name: a torn end would be moved to "
-                            "one of %d bytes more", f->shown,
+                            "shorter name: a torn end would be moved to a "
+                            "name of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
         os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
@@ -10273,7 +10308,8 @@ kaws__file_sync_dir(const char *path)
 }
 
 
-/* Takes slot 0 for life, and says so if others have done so. */
+/* Locks slot 0, for as long as the file is open. Logs a warning if other
+ * processes have locked it, too. */
 static int
 kaws__file_join(kaws__file *f, int fd)
 {
@@ -10300,9 +10336,10 @@ kaws__file_close(kaws__file *f)
 }
 
 
-/* Names the file, and joins those who use it. kaws__file_read looks at what is
- * there; but where a file must be and is not, nothing may be made beside it.
- * Nothing is left to close if it fails. */
+/* Fills in the names, and takes the lock that shows others that we use the
+ * file. kaws__file_read reads the file later. But if the file must exist and
+ * does not, this function fails, so that no .lock is made beside it. If it
+ * fails, nothing is left to close. */
 static kaws_status
 kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
                 int how, kaws_error *err)
@@ -10326,7 +10363,7 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
         if (!read_only) {
             status = kaws__file_result(f, os, "open and lock the .lock of", "",
                                        err);
-        } else if (os != 0) {             /* it goes on: see file_reach       */
+        } else if (os != 0) {             /* a reader goes on: see file_reach */
             kaws__disk_close(f->lock_fd);
             f->lock_fd = -1;
         }
@@ -10337,8 +10374,9 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 }
 
 
-/* Whether `other`, the value of that setting, is a file of its own, and so is
- * the link that it may be. If it is .tmp, the first change would remove it. */
+/* Checks that `other`, the value of that setting, is not one of our three
+ * files, and if it is a link, that the link is not either. If it were .tmp, for
+ * example, the first change would remove it. */
 static kaws_status
 kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
                  kaws_error *err)
@@ -10348,7 +10386,7 @@ kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
     int fd = -1, i, os;
 
     if (other == NULL || kaws__disk_open(other, KAWS__READ_LINKED, &fd) != 0)
-        return KAWS_OK;                   /* it has been judged elsewhere     */
+        return KAWS_OK;                   /* its reader reports that          */
     if ((os = kaws__disk_stat(fd, NULL, &its)) == 0)
         os = kaws__disk_stat(-1, other, &link);
     kaws__disk_close(fd);
@@ -10365,8 +10403,8 @@ kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
 }
 
 
-/* Locks slot 1 of one of the two files. All waiting is done here, and counted
- * in *waited. */
+/* Locks slot 1 of one of the two files. Only this function waits for other
+ * processes. It adds the time to *waited. */
 static kaws_status
 kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
 {
@@ -10400,8 +10438,9 @@ kaws__file_release(kaws__file *f)
 }
 
 
-/* `waited`: for how many ms the caller has waited already. A reader locks the
- * file itself when it opens it. */
+/* Locks slot 1 of both files. `waited`: for how many ms the caller has waited
+ * already. For a reader, the data file itself is locked when it is opened
+ * (kaws__file_reach). */
 static kaws_status
 kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
 {
@@ -10424,7 +10463,7 @@ kaws__file_id(const kaws__file *f)
 }
 
 
-/* The digest of all that counts. */
+/* The digest of all bytes that count. */
 static const uint8_t *
 kaws__file_sum(const kaws__file *f)
 {
@@ -10434,7 +10473,7 @@ kaws__file_sum(const kaws__file *f)
 
 /* ---- is it the file that we know? -------------------------------------- */
 
-/* If the system cannot replace an open file, it is not kept open. */
+/* Closes the file if the system cannot replace an open file. */
 static void
 kaws__file_leave(kaws__file *f)
 {
@@ -10445,7 +10484,7 @@ kaws__file_leave(kaws__file *f)
 }
 
 
-/* Whether `path` means the file that we have open. */
+/* Whether `path` names the file that we have open; *differs says why not. */
 static int
 kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
                  const char **differs)
@@ -10459,8 +10498,8 @@ kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
     if (os == 0 && (at.dev != st->dev || at.ino != st->ino))
         *differs = "another file has taken its place";
     else if (os == 0 && st->links == 0)
-        *differs = "it was replaced under another name, and this one leads to "
-                   "what it was before: mount it again";
+        *differs = "it was replaced under another name, and this one still "
+                   "leads to the old file: mount it again";
     return os;
 }
 
@@ -10492,10 +10531,10 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
 }
 
 
-/* Whether the file that we have open is as we know it, and `path` means it. If
- * only its times have changed, as after a chmod, its digest decides. `moved`:
- * it was we who moved it, so its times do not count, and it may have no second
- * name. */
+/* Checks that `path` names the file that we have open, and that this file is as
+ * we know it. If only its times have changed, as after a chmod, its digest
+ * decides. `moved`: we have moved the file ourselves, so its times do not
+ * count, and it must not have a second name. */
 static kaws_status
 kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 {
@@ -10528,8 +10567,8 @@ kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 }
 
 
-/* Begins a change of the file in its place: the path must mean the file that we
- * know. Opens the file if it is not kept open. */
+/* Begins a change: the path must name the file that we know. Opens the file if
+ * it is not kept open. */
 static kaws_status
 kaws__file_change(kaws__file *f, kaws_error *err)
 {
@@ -10545,8 +10584,8 @@ kaws__file_change(kaws__file *f, kaws_error *err)
 }
 
 
-/* Ends it: these are the times that it gave the file. If they cannot be had,
- * the digest is asked next time. */
+/* Ends a change: remembers the times that the change gave the file. If the
+ * system does not tell them, the next change compares the digest. */
 static void
 kaws__file_changed(kaws__file *f)
 {
@@ -10561,8 +10600,8 @@ kaws__file_changed(kaws__file *f)
 }
 
 
-/* What the file has from now on: `size` bytes that count, the last 32 of them
- * `sum`, and `state` over all of them. Nothing is behind them. */
+/* Sets what the file holds from now on: `size` bytes that count, of which the
+ * last 32 are `sum`, and `state` over all of them. No bytes follow them. */
 static void
 kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
                    const kaws__sha256 *state)
@@ -10577,9 +10616,9 @@ kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
 
 /* ---- what others did to it --------------------------------------------- */
 
-/* Whether the path no longer means the file that was so, or that file's length
- * differs, or it was replaced under another name; or, with `times`, its times
- * differ. */
+/* Whether the file has changed since `was`: the path names another file, or
+ * none; or its size differs; or it was replaced under another name; or, with
+ * `times`, its times differ. */
 static int
 kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 {
@@ -10592,7 +10631,8 @@ kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 }
 
 
-/* Whether what the path means now may be our bytes with others behind them. */
+/* Whether the file that the path names now may begin with our bytes, and go on
+ * after them. */
 static int
 kaws__file_may_go_on(const kaws__file *f)
 {
@@ -10603,10 +10643,11 @@ kaws__file_may_go_on(const kaws__file *f)
 }
 
 
-/* Begins to read what the path means now, beside what is known: with the locks
- * of `f`, which must be released afterwards, whatever comes of it. Its lock on
- * the file itself is given up here, because it would be in the way of the new
- * one; nor is that one to be told that somebody uses the file: it is us. */
+/* Prepares `again` for reading the file that the path names now, while `f`
+ * still has what we know. `again` shares the .lock of `f`; the caller must
+ * release the locks afterwards in any case. The lock on the data file itself is
+ * released here, because the new one would have to wait for it. in_use is set,
+ * so that no warning about ourselves is logged. */
 static void
 kaws__file_again(const kaws__file *f, kaws__file *again)
 {
@@ -10618,8 +10659,8 @@ kaws__file_again(const kaws__file *f, kaws__file *again)
 }
 
 
-/* Ends it well: what was read is what is known from now on. `again` has what is
- * left to be closed. */
+/* Takes over what was read: from now on, `f` knows that. `again` then holds the
+ * old file, which is to be closed. */
 static void
 kaws__file_take(kaws__file *f, kaws__file *again)
 {
@@ -10641,20 +10682,20 @@ kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
         return kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     if (!st->mine)
         return kaws__file_error(f, KAWS_FILE, "belongs to another user than "
-                                "the one this process runs as; make that one "
-                                "its owner, by chown or, where the file system "
+                                "the one this process runs as; make this user "
+                                "its owner, by chown or, if the file system "
                                 "sets owners (uid=, root_squash), by its mount",
                                 err);
     if (st->others_read > f->stat.others_read ||
-        st->others_write > f->stat.others_write)      /* it is news           */
+        st->others_write > f->stat.others_write)      /* worse than it was    */
         kaws__err_others(f->hooks, "the data file", f->shown, st);
     return KAWS_OK;
 }
 
 
-/* Locks the file that was opened, as file_hold would: the path must mean it
- * when that is done. A reader goes on if the system has no locks, because what
- * it reads is proved by digests. */
+/* Locks the file that was just opened, as file_hold does. After that, the path
+ * must still name it. A reader goes on if the system has no locks, because the
+ * digests prove what it reads. */
 static kaws_status
 kaws__file_reach(kaws__file *f, kaws_error *err)
 {
@@ -10684,8 +10725,8 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
 }
 
 
-/* Removes a name that a crash left: the file was linked, and .tmp not yet
- * removed. */
+/* Removes a name that a crash left: the new file was linked to the path, but
+ * .tmp was not yet removed. */
 static void
 kaws__file_mend_links(kaws__file *f)
 {
@@ -10698,8 +10739,7 @@ kaws__file_mend_links(kaws__file *f)
 }
 
 
-/* Says at open what would be in the way of the first remove, months from now.
- */
+/* Warns at open of what would make the first remove fail, months from now. */
 static void
 kaws__file_foresee(const kaws__file *f)
 {
@@ -10823,9 +10863,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
  * Gives: save_accept save_mend save_append save_begin save_put save_commit
  *        save_create save_finish
  *
- * Every change of the file is here. Each begins with kaws__file_change, ends
- * with kaws__file_changed, and says through kaws__file_advance what the file
- * has then.
+ * Every change of the file is here. Each begins with kaws__file_change, and
+ * ends with kaws__file_changed. kaws__file_advance records what the file then
+ * holds.
  *
  * How a file is replaced, and what a crash after each step leaves:
  *
@@ -10837,23 +10877,25 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
  *     5  remove .tmp, if it is ours     the same
  *     6  sync the folder                the new file
  *
- * What comes out in step 4 must be the file that we know, or is put back. If
- * the system has no exchange, the path is checked and a rename follows: a file
- * that somebody moves there between the two is lost. A new file replaces none:
- * step 4 is then a rename that refuses, or a link, and a crash leaves one file
- * with two names, which opening mends.
+ * The file that step 4 takes out must be the one that we know; otherwise it is
+ * put back. If the system has no exchange, we check the path, and then rename:
+ * a file that somebody moves there in between is lost. A new data file never
+ * replaces another: step 4 is then a rename that fails if there is a file, or a
+ * link. After a link, a crash leaves one file with two names, which opening
+ * mends.
  *
- * If the process is killed, or a sync fails, and the system lives on, the next
- * process sees what is not durable. It may not build on that, so opening makes
- * durable whatever it found.
+ * If the process is killed or a sync fails, but the system runs on, the next
+ * process sees bytes that may not be durable. It must not build on them, so
+ * opening the file first makes durable whatever it found.
  *
- * *landed always means: the file shows the change, for as long as the system
- * is up. KAWS_OK says so, too, and any failure but KAWS_UNCERTAIN denies it.
+ * *landed always means that the file shows the change, for as long as the
+ * system is up. KAWS_OK implies it, and every failure except KAWS_UNCERTAIN
+ * excludes it.
  */
 
-#define KAWS__SAVE_BLOCK      8192  /* a replacement is written in these      */
+#define KAWS__SAVE_BLOCK      8192  /* bytes of a block of a replacement      */
 
-typedef struct kaws__writer {     /* a replacement on its way                 */
+typedef struct kaws__writer {     /* a replacement that is being written      */
     int      fd;                  /* of <path>.tmp                            */
     int      os;                  /* the first failure; the rest is skipped   */
     uint64_t size;                /* bytes written, before those in the block */
@@ -10874,11 +10916,11 @@ kaws__save_uncertain(const kaws__file *f, int os, const char *what,
 }
 
 
-/* ---- changing it in its place ------------------------------------------ */
+/* ---- changing the file in place ---------------------------------------- */
 
-/* Writes the committed length in its place, without a sync of its own. A write
- * that went wrong in the middle is tried again, because half a length makes the
- * file unreadable. */
+/* Writes the committed length in place, without a sync of its own. A write that
+ * failed in the middle is tried again, because half a length makes the file
+ * unreadable. */
 static kaws_status
 kaws__save_write_length(kaws__file *f, kaws_error *err)
 {
@@ -10898,7 +10940,8 @@ kaws__save_write_length(kaws__file *f, kaws_error *err)
 }
 
 
-/* Makes the file say, durably, that all of its bytes count. Within a change. */
+/* Sets the committed length to the file's length, durably. Call it within a
+ * change. */
 static kaws_status
 kaws__save_commit_length(kaws__file *f, kaws_error *err)
 {
@@ -10910,9 +10953,10 @@ kaws__save_commit_length(kaws__file *f, kaws_error *err)
 }
 
 
-/* Adds an entry at the end: one write and one sync of its bytes alone, after
- * the file was told which length is durable already. What fails is taken back.
- * If that fails as well, nobody can say what the disk holds. */
+/* Appends an entry with one write and one sync. Before that, it sets the
+ * committed length to what is already durable. If the write or the sync fails,
+ * it cuts the entry off again. If that fails as well, nobody can say what the
+ * disk holds. */
 static kaws_status
 kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
@@ -10951,8 +10995,8 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
 }
 
 
-/* Copies the torn end to a file of its own, durably. Its name says when; if
- * there is one of that second, a number follows. */
+/* Copies the torn end to a file of its own, durably. The file's name has the
+ * time, and a number as well if there is already a file of that second. */
 static int
 kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 {
@@ -10978,9 +11022,9 @@ kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 }
 
 
-/* Keeps the torn end of what was read in a file of its own, and cuts it off. If
- * that fails, it may be tried again: all that was acknowledged is in the file.
- */
+/* Copies the torn end to a file of its own, and cuts it off. If that fails, it
+ * may be tried again, because all that was acknowledged is still in the data
+ * file. */
 static kaws_status
 kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
@@ -11004,17 +11048,17 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
     if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
                                 "was cut off", err);
-    return kaws__file_result(f, os, "set the torn end of", " aside; until then "
-                             "nothing is changed", err);
+    return kaws__file_result(f, os, "set the torn end of", " aside; until that "
+                             "succeeds, nothing is changed", err);
 }
 
 
-/* Makes durable what was read: the names in the folder, the bytes behind the
- * committed length, and where the file ends, because it may have been cut and
- * not synced. The bytes are written again, because after a sync that failed the
- * system may think that it has written them. A full volume that copies what is
- * written over (btrfs, ZFS) may refuse that: f->synced says that the rest was
- * done. */
+/* Makes durable what was read: the names in the folder, the bytes beyond the
+ * committed length, and the file's length, because the file may have been cut
+ * and not synced. The bytes are written again, because after a failed sync the
+ * system may believe that it has written them. A full file system that copies
+ * what is overwritten (btrfs, ZFS) may refuse to write them; f->synced says
+ * that the rest was done. */
 static kaws_status
 kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
@@ -11033,7 +11077,7 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
     os = kaws__disk_sync(f->fd);
     f->synced = os == 0;
     status = kaws__file_result(f, os != 0 ? os : unwritten, "make durable what "
-                               "is in", "; until then nothing is changed", err);
+                               "is in", "; until it is, nothing changes", err);
     if (status == KAWS_OK && f->committed != f->size)
         status = kaws__save_commit_length(f, err);
     kaws__file_changed(f);
@@ -11042,8 +11086,8 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 }
 
 
-/* What comes before the first change: what was found is made durable, and a
- * torn end set aside. What fails is tried again before the next change. `all`
+/* Prepares the file for its first change: makes durable what was found, and
+ * sets a torn end aside. If that fails, the next change tries it again. `all`
  * are the bytes that were read. */
 static kaws_status
 kaws__save_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
@@ -11078,7 +11122,7 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
         return KAWS_OK;
     f->unsettled = 1;
     status = kaws__save_mend(f, all, err);
-    if (status == KAWS_FILE && f->synced) {       /* all that counts is here  */
+    if (status == KAWS_FILE && f->synced) {       /* no entry is missing      */
         kaws__err_log(f->hooks, KAWS__LOG_UNSETTLED, err->text);
         kaws__err_clear(err);
         status = KAWS_OK;
@@ -11101,9 +11145,9 @@ kaws__save_flush(kaws__writer *w)
 }
 
 
-/* Begins a replacement, with its header. If that goes well, it must end in a
- * commit. What it makes must be what a reader takes: the file system may set
- * owners of its own. */
+/* Begins a replacement with its header. If this succeeds, kaws__save_commit
+ * must follow. The new file must be one that file_looks_right accepts, because
+ * the file system may have set its owner. */
 static kaws_status
 kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 {
@@ -11153,8 +11197,8 @@ kaws__save_put(kaws__writer *w, kaws_bytes record)
 }
 
 
-/* Writes what is left of a replacement, and the length that it has; then all of
- * it is durable, and locked as the file is that it replaces. */
+/* Writes the rest of a replacement, and its committed length; syncs it; and
+ * locks it as the file that it replaces is locked. */
 static int
 kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 {
@@ -11175,9 +11219,9 @@ kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 }
 
 
-/* What came out in the exchange is not ours, or could not be looked at, as
- * `status` says: it goes back, durably, because a power cut would else take it
- * away again. */
+/* The exchange took out a file that is not ours, or that could not be checked,
+ * as `status` says. That file is put back, durably, because a power cut could
+ * otherwise undo that. */
 static kaws_status
 kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
                     kaws_error *err)
@@ -11188,15 +11232,15 @@ kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
     if (os == 0 && (os = kaws__disk_sync_dir(dir)) == 0)
         return status;
     return kaws__save_uncertain(f, os, *landed
-                                ? "another took its place, and could not be "
-                                  "put back: it is .tmp now, save it"
-                                : "another took its place, and was put back, "
-                                  "but not durably", err);
+                                ? "another file took its place, and could not "
+                                  "be put back: it is .tmp now, save it"
+                                : "another file took its place, and was put "
+                                  "back, but not durably", err);
 }
 
 
-/* Gives the replacement the file's name. If the system has no exchange and no
- * link for that, the path is looked at, and a rename follows. */
+/* Gives the replacement the file's name. If the system has neither exchange nor
+ * link for that, checks the path, and then renames. */
 static kaws_status
 kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
@@ -11225,7 +11269,8 @@ kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 
 
 /* Puts the replacement in place. The old file stays locked until its name is
- * gone: who has it by another would take it for the keyring. */
+ * gone, because a process that has it by another name would use it as the
+ * keyring. */
 static kaws_status
 kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 {
@@ -11256,10 +11301,10 @@ kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 }
 
 
-/* Makes a new, empty file. Syncs the folder above first, which has the name of
- * our folder, even if our folder was there before: its creator may have crashed
- * before syncing. If we did not make it and may not open the folder above, that
- * is its owner's business. */
+/* Makes a new, empty file. First syncs the folder above our folder, because
+ * that holds our folder's name. It does so even if our folder was there before:
+ * its creator may have crashed before syncing. If we did not make our folder
+ * and may not open the folder above, that is no failure. */
 static kaws_status
 kaws__save_create(kaws__file *f, kaws_error *err)
 {
@@ -11283,8 +11328,9 @@ kaws__save_create(kaws__file *f, kaws_error *err)
 }
 
 
-/* At a clean close: from then on the file itself says how long it has to be.
- * That is a help, not a duty: a file that has changed is left alone. */
+/* At a clean close: sets the committed length, so that the file itself says how
+ * long it has to be. This is a help, not a duty: a file that others have
+ * changed is left alone. */
 static void
 kaws__save_finish(kaws__file *f)
 {
@@ -11312,15 +11358,16 @@ kaws__save_finish(kaws__file *f)
  *        table_discard table_adopt table_reserve table_add table_remove
  *        table_swap table_from table_exchange
  *
- * An entry is its record, byte for byte as in the file: in memory of its own,
- * or, if it was there at the opening, inside the bytes of the file that were
- * read then (the image). So opening copies nothing, and writing out is copying.
- * Rows stand in an array, oldest first. A hash table, with open addressing,
- * points at the same entries. Nothing here fails but reserve and new, which
- * come before the disk is touched: what follows the disk cannot go wrong.
+ * An entry is its record, byte for byte as in the file. An entry that was there
+ * at the opening stays inside the bytes of the file that were read then (the
+ * image). Every other entry has memory of its own. So opening copies nothing,
+ * and to write the file is to copy the entries. The rows are an array, oldest
+ * first. A hash table with open addressing points at the same entries. Only
+ * reserve and new can fail. They are called before the disk is touched, so
+ * nothing can fail after that.
  */
 
-typedef struct kaws__entry kaws__entry;     /* never completed: a record      */
+typedef struct kaws__entry kaws__entry;     /* never defined: a record        */
 
 typedef struct kaws__row {
     uint64_t     serial;          /* grows with every entry, never reused     */
@@ -11337,14 +11384,14 @@ enum { KAWS__TABLE_PLACE = sizeof(kaws__slot) + sizeof(kaws__row) };
 typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
-    uint64_t     since;           /* below are the serials of another table   */
+    uint64_t     since;           /* serials below it: an earlier table's     */
     uint64_t     next_serial;
     kaws__row   *rows;            /* behind the slots, in the same block      */
     size_t       count;
     kaws__slot  *slots;
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;
-    size_t       image_entries;   /* so many rows' entries are in it          */
+    size_t       image_entries;   /* how many rows' entries are in it         */
 } kaws__table;
 
 
@@ -11369,7 +11416,8 @@ kaws__table_record(const kaws__entry *e)
 }
 
 
-/* An entry of its own for a record. It is in no table until it is added. */
+/* Makes an entry of a record, with memory of its own. It is in no table until
+ * it is added. */
 static kaws__entry *
 kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 {
@@ -11381,7 +11429,8 @@ kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 }
 
 
-/* Frees an entry of its own that is in no table; NULL is none. */
+/* Frees an entry that kaws__table_new made and that is in no table. `e` may be
+ * NULL. */
 static void
 kaws__table_discard(const kaws_hooks *hooks, kaws__entry *e)
 {
@@ -11495,7 +11544,7 @@ kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
 }
 
 
-/* The same for the name of an entry. */
+/* The slot of an entry's name. */
 static kaws__slot *
 kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint32_t *hash)
 {
@@ -11555,8 +11604,8 @@ kaws__table_reserve(kaws__table *t, size_t more)
 }
 
 
-/* Takes the entry over, behind all others; 0 if its name is there already.
- * Room must have been reserved. */
+/* Adds the entry behind all others, and owns it from then on. Returns 0 if its
+ * name is there already. Room must have been reserved. */
 static int
 kaws__table_add(kaws__table *t, kaws__entry *e)
 {
@@ -11572,7 +11621,7 @@ kaws__table_add(kaws__table *t, kaws__entry *e)
 }
 
 
-/* The number of the first row whose serial is not smaller. */
+/* The index of the first row whose serial is `serial` or greater. */
 static size_t
 kaws__table_from(const kaws__table *t, uint64_t serial)
 {
@@ -11627,9 +11676,9 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 }
 
 
-/* Lets the table and one that was read later change places. `more`: that one
- * begins with all entries of this, which keep their serials; otherwise no entry
- * of the one has a serial of the other's. */
+/* Exchanges the table with `fresh`, which was read later. `more`: `fresh`
+ * begins with all entries of the table, and they keep their serials. Otherwise
+ * the two have no serial in common. */
 static void
 kaws__table_exchange(kaws__table *t, kaws__table *fresh, int more)
 {
@@ -11721,8 +11770,9 @@ kaws__bind_text_ok(const char *text)
 }
 
 
-/* Whether KMS takes a caller's context: its names and values are UTF-8 text,
- * none is empty, and no name is there twice: KMS would use one of the two. */
+/* Whether KMS accepts a caller's context: its names and values are UTF-8 text,
+ * none is empty, and no name is there twice, because KMS would use only one of
+ * the two. */
 static kaws_status
 kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 {
@@ -11753,20 +11803,20 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  *        vault_entry vault_add vault_replace vault_claim vault_extent
  *        vault_list vault_stats vault_refresh
  *
- * Table, file, and the digest over the file have one lock, which is never held
- * while anything is waited for. A change waits first: for its turn among the
+ * One lock guards the table, the file and the file's digest. No thread that
+ * holds it waits for anything. A change waits first: for its turn among the
  * ring's threads, then for the file's locks, which other processes may hold.
  * Then it takes the lock, reserves memory, changes the disk, and last, when
  * nothing can fail any more, the table. This room does not know KMS.
  *
- * What other processes did to the file is read as at the opening, into a file
- * and a table of its own, which take the place of the old ones when all is well
- * and durable. If the old bytes are the first of the new ones, nothing that the
- * ring knows has changed, so that may happen whenever the ring needs to know
- * more. Everything else is for the ring's owner to decide.
+ * If other processes changed the file, it is read as at the opening, into a new
+ * file and a new table. These replace the old ones when all is checked and
+ * durable. If the new bytes begin with the old ones, nothing that the ring
+ * knows has changed, so the ring may do this whenever it needs to know more.
+ * Every other case is for the ring's owner to decide.
  */
 
-#define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
+#define KAWS__VAULT_TURN_MS   10000  /* for other threads, if none progresses */
 
 typedef struct kaws__vault {
     const kaws_hooks *hooks;
@@ -11774,7 +11824,7 @@ typedef struct kaws__vault {
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
     kaws__turn   turn;            /* a thread that changes the file has it    */
-    kaws__stat   refused;         /* in turn: what was read, and not taken    */
+    kaws__stat   refused;         /* guarded by the turn: a file we refused   */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until it is read again   */
     kaws__file   file;
@@ -11783,11 +11833,11 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views, of an entry: into `bytes`         */
+    kaws__record record;          /* views; an entry's are into `bytes`       */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
-    uint64_t     id;              /* of its name; 0: the shield is off        */
-    uint64_t     generation;      /* of the file; the bytes have to follow it */
+    uint64_t     id;              /* hash of its name; 0: the shield is off   */
+    uint64_t     generation;      /* of the file; must stand before `bytes`   */
     uint8_t      bytes[KAWS__STORE_RECORD_MAX];
 } kaws__copy;
 
@@ -11796,10 +11846,10 @@ typedef enum kaws__intent {
 } kaws__intent;
 
 
-/* With the lock held: whether there is a file, and it may be changed if that is
- * wanted. After a disk failure in the middle of a change nobody knows what the
- * file holds, so nobody may add to it. A removal is told so when it begins: the
- * key may not be there. */
+/* With the lock held: whether there is a file, and whether the intent is
+ * allowed. After a disk failure in the middle of a change nobody knows what the
+ * file holds, so nobody may add to it. A removal is allowed here, and refused
+ * when the change begins, because there may be no such key. */
 static kaws_status
 kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
@@ -11832,10 +11882,11 @@ kaws__vault_state(const kaws__vault *v, char out[80])
 }
 
 
-/* Waits until the file is ours, which vault_release ends: for our turn first,
- * because the file's locks do not keep threads apart. Then for the file's
- * locks: a thread that waited for them in another thread's turn has waited for
- * them, too. Who wants the vault's own lock takes it last. */
+/* Waits until the file is ours; vault_release ends that. Waits for our turn
+ * first, because the file's locks do not exclude threads of one process. Then
+ * waits for the file's locks: the time since another thread last made progress
+ * counts as spent on them, too. A caller that wants the vault's own lock takes
+ * it last. */
 static kaws_status
 kaws__vault_hold(kaws__vault *v, kaws_error *err)
 {
@@ -11875,7 +11926,7 @@ kaws__vault_load(const char *name, kaws__table *t, uint64_t good,
     kaws_bytes all = kaws__buf_view(&t->image);
     size_t at = KAWS__STORE_HEADER;
     kaws_bytes record;
-    kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
+    kaws_bytes last = { NULL, 0 };        /* the last record's owner          */
     const char *wrong;
     kaws__record r;
 
@@ -11898,8 +11949,8 @@ kaws__vault_load(const char *name, kaws__table *t, uint64_t good,
 }
 
 
-/* Reads and checks a file, whose bytes and keys go to a table. With its locks
- * held, so no other process changes it meanwhile. */
+/* Reads and checks a file, and puts its bytes and keys into a table. The file's
+ * locks must be held, so that no other process changes it meanwhile. */
 static kaws_status
 kaws__vault_read(kaws__file *f, kaws__table *t, kaws__found *found,
                  char *accounts, kaws_error *err)
@@ -11918,8 +11969,9 @@ kaws__vault_read(kaws__file *f, kaws__table *t, kaws__found *found,
 }
 
 
-/* What was read takes the place of what is known; without a table, the keys are
- * the same. What comes back in the two is to be closed. */
+/* Takes over what was read. `fresh` is NULL if the keys are the same.
+ * Afterwards *again and *fresh have the old file and table, which are to be
+ * closed. */
 static void
 kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
                  int more)
@@ -11946,9 +11998,10 @@ kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
 }
 
 
-/* Reads the file that the path means now: with whatever keys it has (`any`), or
- * only if it has all that the ring knows, and maybe more. On failure all is as
- * before, but the file is to be released. */
+/* Reads the file that the path names now, and takes it over: with `any`,
+ * whatever keys it has; otherwise only if it has all that the ring knows, and
+ * maybe more. On failure all is as before, but the caller must still release
+ * the file. */
 static kaws_status
 kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
 {
@@ -12001,9 +12054,10 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
 }
 
 
-/* The file is not as it was. Maybe another process has added to it. Everything
- * else is refused, with the words for it, and not read again until it changes.
- * With the file held; on failure it is to be released. */
+/* The file is not as it was. If another process may have added to it, reads it
+ * again. Everything else is refused, with an error that says what differs, and
+ * not read again until it changes. The file must be held; on failure the caller
+ * releases it. */
 static kaws_status
 kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 {
@@ -12024,10 +12078,11 @@ kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 }
 
 
-/* Finds out what other processes did to the file: all of it KAWS__TO_REFRESH,
- * otherwise what they added. A file that is as it was costs one look. What took
- * a torn end's place may be as long. A ring whose file is uncertain does
- * nothing by itself. */
+/* Takes over what other processes did to the file: all of it for
+ * KAWS__TO_REFRESH, otherwise only what they added. A file that has not changed
+ * costs one stat. If the file has a torn end, its times are compared, too,
+ * because the entry that replaced the torn end may be just as long. A ring
+ * whose file is uncertain takes over nothing by itself. */
 static kaws_status
 kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
@@ -12058,7 +12113,8 @@ kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 
 /* ---- reading ----------------------------------------------------------- */
 
-/* With the lock held: looks a name up, which has to be there, or to be free. */
+/* With the lock held: looks up a name. It must be there; if `there` is 0, it
+ * must be free. */
 static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
                  kaws__entry **e, kaws_error *err)
@@ -12073,7 +12129,7 @@ kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
 }
 
 
-/* With the lock held. */
+/* With the lock held: copies all of a key but its context. */
 static void
 kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 {
@@ -12092,10 +12148,11 @@ kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 }
 
 
-/* Looks up the name in copy->record, and copies the key, but for what its blob
- * is tied to. A key to be added must not be there; then this says just that. If
- * it is there, or another key is not, another process may have changed that.
- * The lock is not kept, so a change looks again. */
+/* Looks up the name in copy->record, and copies the key, but not its encryption
+ * context. For KAWS__TO_ADD it only checks that the name is free, and fills in
+ * the context of the new key. If the answer is a failure, another process may
+ * have changed that, so it refreshes and looks once more. It releases the lock,
+ * so a change has to look again. */
 static kaws_status
 kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
@@ -12148,8 +12205,8 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
 }
 
 
-/* How many keys there are, another process's among them; all their serials are
- * below *limit, and those of keys to come are not. Fails if they may not be
+/* Counts the keys, those of other processes included. All their serials are
+ * below *limit, and those of later keys are not. Fails if the keys may not be
  * changed. */
 static kaws_status
 kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
@@ -12213,8 +12270,8 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 
 /* ---- changing ---------------------------------------------------------- */
 
-/* Ends a change, with the status that is returned. `done`: what was done to the
- * file; NULL: nothing. */
+/* Ends a change, and returns `status`. `done` is for the log: what was done to
+ * the file; NULL: nothing. */
 static kaws_status
 kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 {
@@ -12229,7 +12286,7 @@ kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 }
 
 
-/* Begins a change, which vault_end ends; on failure there is none. */
+/* Begins a change; vault_end ends it. On failure nothing has begun. */
 static kaws_status
 kaws__vault_begin(kaws__vault *v, kaws_error *err)
 {
@@ -12249,8 +12306,8 @@ kaws__vault_begin(kaws__vault *v, kaws_error *err)
 }
 
 
-/* The entry of a key as KMS sealed it, to be added or put in another's place;
- * NULL: out of memory. */
+/* Makes the entry of a key that KMS has sealed, to add it or to replace
+ * another. NULL: out of memory. */
 static kaws__entry *
 kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
                   const kaws_sealed *sealed)
@@ -12300,8 +12357,8 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
 }
 
 
-/* Writes the new file of a replacement: the table's keys without `skip`; those
- * whose serials are in `fresh`, as they are there. */
+/* Writes the entries of a replacement: the table's without `skip`. If a serial
+ * is in `fresh`, the entry there is written instead. */
 static void
 kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
                   const kaws__row *fresh, size_t n, kaws__writer *w)
@@ -12319,10 +12376,11 @@ kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
 }
 
 
-/* Replaces the file, then changes the table: without the key `gone`; or (NULL)
- * with n keys, sealed again, in the place of those of the same serials, which
- * are in their order, and below `limit`. What the table took over is NULL in
- * `fresh` then; the rest is still the caller's. */
+/* Replaces the file, then changes the table. If `gone` is not NULL, that key is
+ * removed. Otherwise n keys that were sealed again replace the keys with the
+ * same serials; `fresh` is in the order of the serials, which are below
+ * `limit`. Afterwards the entries that the table took over are NULL in `fresh`;
+ * the caller still owns the others. */
 static kaws_status
 kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
                     size_t n, uint64_t limit, kaws_error *err)
@@ -12386,8 +12444,8 @@ kaws__vault_start(kaws__vault *v, kaws_error *err)
 }
 
 
-/* Opens or makes the data file; without a path there is none, and no key. *v is
- * all zeros before. Close it in any case. */
+/* Opens or makes the data file; without a path there is none, and no key. *v
+ * must be all zeros before. Close it even on failure. */
 static kaws_status
 kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
                  const kaws_config *cfg, kaws_error *err)
@@ -12431,9 +12489,9 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 }
 
 
-/* This process is a forked child. The file is the parent's, so closing it must
- * write nothing. Other threads of the parent may have waited for their turn,
- * and are not here to leave it. */
+/* For a forked child. The file is the parent's, so closing it must write
+ * nothing. Threads of the parent may have waited for their turn; they do not
+ * exist here, and so cannot end their wait. */
 static void
 kaws__vault_abandon(kaws__vault *v)
 {
@@ -12443,7 +12501,7 @@ kaws__vault_abandon(kaws__vault *v)
 }
 
 
-/* Nobody uses it any more. */
+/* Closes the vault, which nobody uses any more. */
 static void
 kaws__vault_close(kaws__vault *v)
 {
@@ -12468,10 +12526,11 @@ kaws__vault_close(kaws__vault *v)
  * Uses: thread err mem buf text arn calls kms table vault
  * Gives: rewrap_open rewrap_close rewrap_rotate rewrap_all rewrap_stats
  *
- * Several workers each claim a key, have KMS re-encrypt it, and have KMS say
- * that the new blob opens as that key. When all are done, the file is replaced
- * once; after any failure it is not touched. The lock here guards one re-wrap
- * and its counters; the vault's lock may be taken while it is held.
+ * Each of several workers claims a key, has KMS re-encrypt it, and has KMS
+ * confirm in a dry run that the new blob decrypts to that key. When all are
+ * done, the file is replaced once; after any failure it is not touched. The
+ * lock here guards one re-wrap and its counters; the vault's lock may be taken
+ * while it is held.
  */
 
 typedef struct kaws__rewrap {
@@ -12486,7 +12545,7 @@ typedef struct kaws__rewrap {
 typedef struct kaws__run {        /* one re-wrap                              */
     kaws__rewrap *rewrap;
     kaws__target  target;         /* what it seals with, from start to end    */
-    uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
+    uint64_t      next, limit;    /* serials: claim from next, below limit    */
     kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
     size_t        claimed, ended, max;
@@ -12531,10 +12590,10 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 
 /* ---- rotating the KMS key ---------------------------------------------- */
 
-/* Has KMS make new key material, and asks until KMS seals with it, because KMS
- * answers before that. Gives up after the timeout, by the clock or, if the
- * clock stands still, by the sum of the pauses; the rotation has succeeded all
- * the same. */
+/* Has KMS make new key material, and then asks until KMS seals with it, because
+ * KMS answers the request earlier. Gives up after the timeout, by the clock or,
+ * if the clock stands still, by the sum of the pauses; the rotation has
+ * succeeded all the same. */
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
@@ -12576,8 +12635,8 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 
 /* ---- re-wrapping all keys ---------------------------------------------- */
 
-/* Whether a worker may stop. If the hook says so to one of them, or if one has
- * failed, the answer is the same for all. */
+/* Whether a worker should stop. If the hook has said so to one of the workers,
+ * or if one has failed, all stop. */
 static int
 kaws__rewrap_cancelled(void *arg)
 {
@@ -12594,7 +12653,7 @@ kaws__rewrap_cancelled(void *arg)
 }
 
 
-/* Begins an operation of a worker's. */
+/* Begins an operation for a worker. */
 static kaws__op
 kaws__rewrap_op(kaws__run *run, kaws_error *err)
 {
@@ -12607,8 +12666,8 @@ kaws__rewrap_op(kaws__run *run, kaws_error *err)
 }
 
 
-/* Has KMS seal the key again, and say that the new blob opens as this very key.
- * Each of the two has the whole timeout. */
+/* Has KMS seal the key again, and confirm that the new blob decrypts to this
+ * very key. Each of the two steps has a whole timeout. */
 static kaws_status
 kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
                     uint64_t numbers[3], kaws_error *err)
@@ -12626,13 +12685,13 @@ kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.reply_id;
     if (status == KAWS_DENIED)
-        (void)kaws__err_set(err, status, "each new blob is proved, which takes "
-                            "kms:Decrypt: %s", err->text);
+        (void)kaws__err_set(err, status, "each new blob is verified, which "
+                            "needs the right to kms:Decrypt: %s", err->text);
     return status;
 }
 
 
-/* One claimed key. The run's error is the first one's. */
+/* Re-wraps one claimed key. The run keeps the first error only. */
 static void
 kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 {
@@ -12668,9 +12727,9 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 
 
 /* Claims keys, oldest first, and has each sealed again, until there are no more
- * or one has failed. A worker that has nothing left to do goes on asking for
- * the others, because only the caller's own thread may know of a cancellation.
- */
+ * or one has failed. A worker that has nothing left to do goes on asking the
+ * hook until the others have ended, because only the caller's own thread may
+ * know of a cancellation. */
 static void
 kaws__rewrap_worker(void *arg)
 {
@@ -12712,9 +12771,9 @@ kaws__rewrap_by_number(const void *a, const void *b)
 }
 
 
-/* KMS makes neither a blob nor a request id twice. If two keys have got the
- * same, one of them has the other's. A key's three numbers are digests of its
- * two request ids (0: KMS sent none) and of its blob. */
+/* KMS makes neither a blob nor a request id twice. If two keys got the same
+ * one, one of them got the other's reply. A key's three numbers are digests of
+ * its two request ids (0: KMS sent none) and of its blob. */
 static kaws_status
 kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 {
@@ -12730,7 +12789,7 @@ kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 }
 
 
-/* Re-wraps run->max keys, to the KMS key that seals now. */
+/* Re-wraps run->max keys under the KMS key that seals now. */
 static kaws_status
 kaws__rewrap_run(kaws__run *run, kaws_error *err)
 {
@@ -12766,7 +12825,8 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
 }
 
 
-/* Only one re-wrap of a ring runs at a time, unless there is nothing to do. */
+/* Only one re-wrap of a ring runs at a time. A re-wrap of no keys does not
+ * count. */
 static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
@@ -12806,9 +12866,9 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
  *        kaws_refresh kaws_get_stats kaws_kms_generate_data_key
  *        kaws_kms_encrypt kaws_kms_decrypt kaws_kms_reencrypt
  *
- * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
- * asked without any lock but the settings' own, so what a key's name stands for
- * may change meanwhile: the vault looks again before it changes anything.
+ * A ring holds a vault, the KMS calls, and a re-wrap that uses both. A thread
+ * that waits for KMS holds no lock but SETTINGS. So an entry may change
+ * meanwhile: the vault looks again before it changes anything.
  */
 
 struct kaws {
@@ -12830,8 +12890,9 @@ typedef struct kaws__door {
 } kaws__door;
 
 
-/* Begins a public function: returns the error to fill, which is never NULL. It
- * says so if the ring is NULL, or was opened by a different process. */
+/* Begins a public function: returns the error to fill, which is never NULL. If
+ * the ring is NULL, or a different process opened it, the error already says
+ * so. */
 static kaws_error *
 kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 {
@@ -12850,7 +12911,7 @@ kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 }
 
 
-/* Ends a public function, with the status that its error says. */
+/* Ends a public function, and returns the status of its error. */
 static kaws_status
 kaws__ring_leave(kaws__door *door, kaws_status status)
 {
@@ -12884,8 +12945,8 @@ kaws__ring_hooks(kaws_hooks *h)
 }
 
 
-/* Copies the config's strings, which need not live on, into one block, and lets
- * the config point there. */
+/* Copies the config's strings into one block, because the caller need not keep
+ * them, and points the config at the copies. */
 static kaws_status
 kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
@@ -12916,8 +12977,8 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
-/* Warns of settings that can be used, but hardly as they are meant. That the
- * default region is not the ARN's is no contradiction. */
+/* Warns of settings that can be used, but are probably mistakes. A default
+ * region that differs from the ARN's is no mistake. */
 static void
 kaws__ring_doubt(const kaws *ring)
 {
@@ -12981,7 +13042,7 @@ kaws__ring_identity(kaws *r, kaws_identity *out)
 }
 
 
-/* One line that says all that the ring was opened with. */
+/* Logs one line with all that the ring was opened with. */
 static void
 kaws__ring_announce(kaws *r)
 {
@@ -13341,9 +13402,9 @@ kaws_walk_end(kaws_walk *walk)
 
 /* ---- what protects the keys -------------------------------------------- */
 
-/* Has KMS judge a choice that differs from what is used now. What it tells of
- * accounts counts only once the choice is taken. With the settings' lock held.
- */
+/* Has KMS judge a choice. What KMS is asked depends on what differs from the
+ * KMS key and the region that are used now. If KMS tells an account, that
+ * counts only once the choice is taken. The caller holds SETTINGS. */
 static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
@@ -13356,7 +13417,7 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     kaws_status status = KAWS_OK;
 
     if (there.key_id[0] == '\0')
-        return KAWS_OK;                   /* none, and none is to be          */
+        return KAWS_OK;                   /* there is no KMS key to judge     */
     if (another)
         status = kaws__kms_may_use(&op, there.key_id);
     op.target = there;
@@ -13364,7 +13425,8 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     if (status == KAWS_OK &&
         (another || !moves || strcmp(now->target.region, there.region) != 0))
         status = kaws__kms_probe(&op, 1, &sealed);
-    /* The region of an ARN goes on to be asked for this KMS key. */
+    /* The KMS key is an ARN: requests for it still go to the ARN's region, so
+     * the new region only has to answer. */
     if (status == KAWS_OK && moves &&
         strcmp(there.region, choice->region) != 0) {
         memcpy(op.target.region, choice->region, sizeof op.target.region);
@@ -13374,9 +13436,8 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
 }
 
 
-/* Takes the KMS key and the region (NULL: as it is), which are one value: both,
- * or neither. A pair that passed before need not wait while KMS judges another.
- */
+/* Takes the KMS key and the region together, or neither. NULL leaves one as it
+ * is. A pair that passed kaws_try does not wait while KMS judges another. */
 static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
@@ -13583,8 +13644,9 @@ kaws_get_stats(kaws *ring, kaws_stats *stats)
 
 /* ---- AWS KMS by itself ------------------------------------------------- */
 
-/* Where what is written overlaps what else is given, nobody could say what it
- * would hold in the end. A length beyond the end of memory overlaps all. */
+/* Whether two buffers overlap. If an output overlapped another argument, its
+ * content would be undefined. A length beyond the end of memory overlaps
+ * everything. */
 static int
 kaws__ring_overlap(const void *one, size_t one_len, const void *two,
                    size_t two_len)
@@ -13598,8 +13660,9 @@ kaws__ring_overlap(const void *one, size_t one_len, const void *two,
 }
 
 
-/* Has KMS seal plain.len bytes: the caller's, or new ones, which go to `room`
- * if there is one. `most`: what KMS takes, which also tells the two apart. */
+/* Has KMS seal plain.len bytes: the caller's, or new ones, which are written to
+ * `room` if it is not NULL. `most` is the most that KMS seals here, and tells
+ * the two cases apart. */
 static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
@@ -13650,8 +13713,8 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Checks what a caller hands in to be opened, and copies it with its KMS key
- * filled in: by default, the one that seals now. */
+/* Checks the sealed value that a caller wants opened, and copies it. If it
+ * names no KMS key, fills in the one that seals now. */
 static kaws_status
 kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                  kaws_sealed *out, kaws_error *err)
@@ -13664,7 +13727,7 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
         return kaws__err_argument(err, "a blob has 1 to 6144 bytes");
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
-        return kaws__err_argument(err, "kms_key_arn has no end");
+        return kaws__err_argument(err, "kms_key_arn has no NUL at its end");
     if (in->kms_key_arn[0] == '\0') {
         status = kaws__kms_probe(op, 0, out);
         memcpy(out->blob, in->blob, in->blob_len);
