@@ -262,6 +262,7 @@
  * type, length and how often the file was replaced are authenticated with it.
  * The page key is in a page of its own. If that page cannot be locked, and kept
  * out of core dumps and forked children, no key is kept, and a warning says so.
+ * (Systems other than Linux are only asked to lock it.)
  * A key dies so many seconds after KMS sent it, used or not, by hooks.ticks_ms;
  * if these go back, all die at the next fetch. (The built-in clock stands still
  * while the machine sleeps.) Dead means that it is not given out any more. No
@@ -1808,8 +1809,9 @@ kaws__sys_random(void *ctx, void *out, size_t len)
 
 /* ---- pages that are neither swapped nor dumped -------------------------- */
 
-/* Keeps pages out of the swap, of core dumps and of forked children, as far as
- * the system knows how to. All is tried; the first refusal is returned. */
+/* Keeps pages out of the swap, and on Linux of core dumps and forked children.
+ * All is tried; the first refusal is returned. Its own numbers: libc may be
+ * older than the kernel, or a header may be hiding the names. */
 static int
 kaws__sys_lock_pages(void *at, size_t len)
 {
@@ -1817,11 +1819,11 @@ kaws__sys_lock_pages(void *at, size_t len)
     return VirtualLock(at, len) ? 0 : ENOMEM;
 #else
     int os = mlock(at, len) != 0 ? errno : 0;
-#if defined(MADV_DONTDUMP)
-    os = madvise(at, len, MADV_DONTDUMP) != 0 && os == 0 ? errno : os;
-#endif
-#if defined(MADV_WIPEONFORK)
-    os = madvise(at, len, MADV_WIPEONFORK) != 0 && os == 0 ? errno : os;
+#if defined(__linux__)
+    enum { DONTDUMP = 16, WIPEONFORK = 18 };
+
+    os = madvise(at, len, DONTDUMP) != 0 && os == 0 ? errno : os;
+    os = madvise(at, len, WIPEONFORK) != 0 && os == 0 ? errno : os;
 #endif
     return os;
 #endif

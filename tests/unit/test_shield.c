@@ -10,6 +10,11 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#undef MADV_DONTDUMP                      /* as where libc is older than the  */
+#undef MADV_WIPEONFORK                    /* kernel, or a header hides them   */
+
+enum { NO_DUMP = 16, NO_FORK = 18 };
+
 static int refused_advice = -1, lock_refused;     /* -1: none is              */
 
 
@@ -759,7 +764,7 @@ test_no_page(void **state)
 
     for (i = 0; i < 3; i++) {
         lock_refused = i == 0;
-        refused_advice = i == 1 ? MADV_DONTDUMP : i == 2 ? MADV_WIPEONFORK : -1;
+        refused_advice = i == 1 ? NO_DUMP : i == 2 ? NO_FORK : -1;
         world_open(w);
         OK(w, store(w, "k", "k"));
         ASKED(w, "k");
