@@ -13099,10 +13099,14 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
 KAWS_API void
 kaws_key_free(kaws *ring, kaws_key *key)
 {
+    int cancel;
+
     if (ring == NULL || key == NULL)
         return;
+    KAWS__CANCEL_OFF(&cancel);
     kaws__mem_free(&ring->hooks, key->bytes, key->len);
     kaws_wipe(key, sizeof *key);
+    KAWS__CANCEL_BACK(cancel);
 }
 
 
@@ -13292,12 +13296,15 @@ KAWS_API void
 kaws_walk_end(kaws_walk *walk)
 {
     kaws_hooks hooks;
+    int cancel;
 
     if (walk == NULL)
         return;
+    KAWS__CANCEL_OFF(&cancel);
     hooks = walk->hooks;
     kaws__buf_free(&walk->list);
     kaws__mem_free(&hooks, walk, sizeof *walk);
+    KAWS__CANCEL_BACK(cancel);
 }
 
 
@@ -13439,9 +13446,12 @@ kaws_could_use(kaws *ring, const char *kms_key_id, const char *region,
 KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
-    if (ring != NULL && ring->pid == kaws__sys_pid())
+    kaws__door door;
+
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK)
         kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -13449,8 +13459,11 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API void
 kaws_use_cache(kaws *ring, int seconds)
 {
-    if (ring != NULL && ring->pid == kaws__sys_pid())
+    kaws__door door;
+
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK)
         kaws__shield_set(&ring->vault.shield, seconds);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -13532,14 +13545,17 @@ kaws_refresh(kaws *ring, kaws_error *error)
 KAWS_API void
 kaws_get_stats(kaws *ring, kaws_stats *stats)
 {
+    kaws__door door;
+
     if (stats == NULL)
         return;
     memset(stats, 0, sizeof *stats);
-    if (ring == NULL || ring->pid != kaws__sys_pid())
-        return;
-    kaws__calls_stats(&ring->kms, stats);
-    kaws__vault_stats(&ring->vault, stats);
-    kaws__rewrap_stats(&ring->rewrap, stats);
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK) {
+        kaws__calls_stats(&ring->kms, stats);
+        kaws__vault_stats(&ring->vault, stats);
+        kaws__rewrap_stats(&ring->rewrap, stats);
+    }
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
