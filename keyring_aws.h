@@ -262,22 +262,23 @@
  * type, length and how often the file was replaced are authenticated with it.
  * The page key is in a page of its own. If that page cannot be locked, and kept
  * out of core dumps and forked children, no key is kept, and a warning says so.
- * (Systems other than Linux are only asked to lock it.)
- * A key dies so many seconds after KMS sent it, used or not, by hooks.ticks_ms;
- * if these go back, all die at the next fetch. (The built-in clock stands still
- * while the machine sleeps.) Dead means that it is not given out any more. No
- * thread waits for that moment. The next fetch of any key wipes it, and with
- * the last one the page key. All keys and the page key are wiped by
- * kaws_remove, kaws_rewrap_all, a kaws_refresh that finds more than additions,
- * a change of the KMS key, of the region or of the seconds, by kaws_close, and
- * if KMS refuses any request because a right has ended: AccessDenied,
- * NotAuthorized, Disabled, KMSInvalidState, NotFound. What KMS had been asked
- * for before that is not kept after it. Credentials that are expired or
- * replaced end no right to a key. Of threads that fetch the same key at once,
- * one asks KMS, and the others wait, each up to its own timeout_ms; a failure
- * of KMS is the answer to all of them. If that one is cancelled, or its time is
- * up before theirs, another one asks. Without a cache each asks for itself,
- * because a plaintext could be handed on only by keeping it.
+ * (Systems other than Linux are only asked to lock it.) A key dies so many
+ * seconds after KMS's reply came, used or not, by hooks.ticks_ms; if these go
+ * back, all die at the next fetch. (The built-in clock stands still while the
+ * machine sleeps.) Dead means that it is not given out any more. No thread
+ * waits for that moment. The next fetch of any key wipes it, and with the last
+ * one the page key. All keys and the page key are wiped by kaws_remove,
+ * kaws_rewrap_all, a kaws_refresh that finds more than additions, a change of
+ * the KMS key, of the region or of the seconds, by kaws_close, and if KMS
+ * refuses any request because a right has ended: AccessDenied, NotAuthorized,
+ * Disabled, KMSInvalidState, NotFound. What KMS had been asked for before that
+ * is not kept after it. Credentials that are expired or replaced end no right
+ * to a key. Of threads that fetch the same key at once, one asks KMS, and the
+ * others wait, each up to its own timeout_ms; a failure of KMS is the answer to
+ * all of them. If that one is cancelled, or its time is up before theirs,
+ * another one asks. Who comes after kaws_reload_creds waits for none that asked
+ * before it. Without a cache each asks for itself, because a plaintext could be
+ * handed on only by keeping it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
@@ -7761,8 +7762,8 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * ROOM  shield   keys that were fetched, encrypted in memory, for a time
  * ==========================================================================
  * Uses: sys thread err mem crypto
- * Gives: shield_open shield_close shield_set shield_empty shield_hits
- *        shield_ask shield_wait shield_end
+ * Gives: shield_open shield_close shield_set shield_empty shield_part
+ *        shield_hits shield_ask shield_wait shield_end
  *
  * Each key is encrypted by itself, under a page key: 32 random bytes, which
  * exist only in a page that is neither swapped nor dumped, and that a forked
@@ -7780,7 +7781,8 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * want the key meanwhile wait for it. They get the key as everyone does, out of
  * the shield, or else the leader's error. A leader that gives up for a reason
  * of its own hands the flight over to one who waits. What began before the
- * shield was emptied is neither kept nor waited for by who comes after that.
+ * shield was emptied, or before the credentials were read again, is neither
+ * kept nor waited for by who comes after that.
  */
 
 enum {
@@ -7818,7 +7820,8 @@ typedef struct kaws__shield {
     int         seconds;          /* how long a key is kept; 0: off           */
     uint64_t    generation;       /* replacements of the file. It is changed
                                    * with the vault's lock held, too          */
-    uint64_t    epoch;            /* how often the shield was emptied         */
+    uint64_t    epoch;            /* how often the shield was emptied, or the
+                                   * credentials were read again              */
     uint64_t    nonce;            /* the last one, of any page key            */
     int64_t     now_ms;           /* when it was last used                    */
     uint64_t    hits;
@@ -8013,6 +8016,16 @@ kaws__shield_empty(kaws__shield *s, int replaced)
     s->epoch++;
     if (replaced)
         s->generation++;
+    kaws__thread_unlock(&s->lock);
+}
+
+
+/* Lets who comes from now on wait for no flight that has begun. */
+static void
+kaws__shield_part(kaws__shield *s)
+{
+    kaws__thread_lock(&s->lock);
+    s->epoch++;
     kaws__thread_unlock(&s->lock);
 }
 
@@ -13478,6 +13491,7 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
     if (err->status == KAWS_OK) {
         op = kaws__calls_op(&ring->kms, err);
         (void)kaws__calls_creds(&op, KAWS__TO_RENEW);
+        kaws__shield_part(&ring->vault.shield);
     }
     return kaws__ring_leave(&door, err->status);
 }

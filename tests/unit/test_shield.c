@@ -1266,6 +1266,30 @@ test_emptied_in_flight(void **state)
 }
 
 
+/* Who fetches with new credentials is not told how the old ones fared. */
+static void
+test_new_credentials_in_flight(void **state)
+{
+    struct world *w = *state;
+    flyer old[2], new;
+
+    fake_push(&w->f, (fake_script){ .error = "IncompleteSignature" });
+    take_off(w, old, 2);
+    OK(w, reload_creds(w));
+    start(w, &new);
+    wait_for_calls(2);
+    let_in(2);
+    LANDED(&new, KAWS_OK, NULL);
+    LANDED(&old[0], KAWS_CREDENTIALS, NULL);
+    LANDED(&old[1], KAWS_CREDENTIALS, NULL);
+    expect_text(w, "k", "k");
+    assert_int_equal(gate.came, 2);       /* the new one is kept              */
+    OK(w, reload_creds(w));
+    expect_text(w, "k", "k");             /* by them, too                     */
+    assert_int_equal(gate.came, 2);
+}
+
+
 /* If the key cannot be kept, nobody gets it from the leader. */
 static void
 test_no_random_in_flight(void **state)
@@ -1360,6 +1384,7 @@ main(void)
         GATED(test_leader_cancelled), GATED(test_leader_out_of_time),
         GATED(test_waiter_gives_up), GATED(test_waiter_with_patience),
         GATED(test_emptied_in_flight), GATED(test_no_random_in_flight),
+        GATED(test_new_credentials_in_flight),
         GATED(test_off_in_flight), GATED(test_off_has_no_flights)
     };
 
