@@ -1323,7 +1323,7 @@ typedef struct kaws_stats {
     uint64_t kms_errors;          /* of those, failed or refused              */
     uint64_t kms_retries;
     uint64_t kms_time_us;         /* spent waiting for replies                */
-    uint64_t cache_hits;          /* fetches that took no KMS request         */
+    uint64_t cache_hits;          /* keys fetched without a KMS request       */
     uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
     int64_t  newest;              /* when the last key was made: Unix seconds */
