@@ -304,7 +304,7 @@ def calls_go_up(source):
                            "move one of them, or hand it in as a pointer")
 
 
-MANY = ("clock is %ld seconds", "(%d attempts", "one of %d bytes", "more than %d seconds",
+MANY = ("clock is %ld seconds", "(%d attempts", "name of %d bytes", "more than %d seconds",
         "has %lu names", "1 to %lu bytes", "1 to %zu bytes", "at most %d bytes",
         "than the %d characters")       # these are never 1
 

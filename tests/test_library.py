@@ -219,7 +219,7 @@ def test_a_torn_end_on_a_full_volume(driver, small_volume):
 
 TERABYTE = 1 << 40                      # on the disk, these files are holes
 LARGE = (256 << 20) + 1                 # surveyed even without holes
-END = "not entries, and too long for one that was cut off (a copy that is cut there has all older"
+END = "not entries, and too long for one that was cut off (a copy of the file up to there has"
 
 
 def committed(whole: bytes, length: int) -> bytes:

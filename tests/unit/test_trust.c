@@ -1,4 +1,4 @@
-/* Room trust: whose KMS keys are obeyed, and which one seals. */
+/* Room trust: whose KMS keys are used, and which one seals. */
 
 #define KEYRING_AWS_IMPLEMENTATION
 #include "../../keyring_aws.h"

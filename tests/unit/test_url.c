@@ -1,4 +1,4 @@
-/* Room url: which hosts and which proxies can be meant. */
+/* Room url: which hosts and which proxies are well formed. */
 
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
