@@ -16,6 +16,14 @@
 enum { NO_DUMP = 16, NO_FORK = 18 };
 
 static int refused_advice = -1, lock_refused;     /* -1: none is              */
+static int no_pages;
+
+
+static void *
+may_map(void *at, size_t len, int how, int kind, int fd, off_t from)
+{
+    return no_pages ? MAP_FAILED : mmap(at, len, how, kind, fd, from);
+}
 
 
 static int
@@ -37,6 +45,7 @@ may_advise(void *at, size_t len, int advice)
     return -1;
 }
 
+#define mmap    may_map
 #define mlock   may_lock
 #define madvise may_advise
 
@@ -788,6 +797,26 @@ test_no_page(void **state)
 }
 
 
+static void
+test_no_memory_for_a_page(void **state)
+{
+    struct world *w = *state;
+
+    OK(w, store(w, "k", "k"));
+    ASKED(w, "k");
+    no_pages = 1;
+    kaws_use_cache(w->ring, TTL + 1);
+    no_pages = 0;
+    ASKED(w, "k");
+    ASKED(w, "k");
+    expect_empty(w);
+    assert_int_equal(fake_logged(&w->f, 1, "[KAWS-153]"), 1);
+    kaws_use_cache(w->ring, TTL);
+    ASKED(w, "k");
+    KEPT(w, "k");
+}
+
+
 #endif
 
 
@@ -1377,7 +1406,8 @@ main(void)
         CACHED(test_refreshed), CACHED(test_looked_up_before),
         CACHED(test_altered),
 #if !defined(_WIN32)
-        SHUT(test_no_page), CACHED(test_fork), GATED(test_fork_in_flight),
+        SHUT(test_no_page), CACHED(test_no_memory_for_a_page),
+        CACHED(test_fork), GATED(test_fork_in_flight),
 #endif
         CACHED(test_no_random), CACHED(test_no_memory),
         GATED(test_one_call), GATED(test_woken),
