@@ -637,6 +637,14 @@ turn_off(struct world *w)
 }
 
 
+static void
+turn_off_and_on(struct world *w)
+{
+    kaws_use_cache(w->ring, 0);
+    kaws_use_cache(w->ring, TTL);
+}
+
+
 /* What KMS was asked for before is not kept. */
 static void
 test_emptied_meanwhile(void **state)
@@ -661,6 +669,9 @@ test_emptied_meanwhile(void **state)
     KEPT(w, "k");
 
     OK(w, use_key(w, FAKE_EAST));
+    while_asked(w, "Decrypt", 0, turn_off_and_on);
+    expect_text(w, "k", "k");
+    expect_empty(w);
     while_asked(w, "Decrypt", 0, turn_off);
     expect_text(w, "k", "k");
     expect_empty(w);
