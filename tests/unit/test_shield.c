@@ -941,7 +941,7 @@ enum { CROWD = 64 };
 typedef struct flyer {            /* a thread that fetches "k"                */
     struct world *w;
     pthread_t   thread;
-    int         cancel, done;
+    int         cancel, done, out_of_memory;
     kaws_status status;
     kaws_error  err;
     char        text[16];
@@ -1209,6 +1209,39 @@ test_leader_out_of_time(void **state)
 }
 
 
+static void *
+scarce_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    if (ptr == NULL && new_len == KAWS__CALLS_REPLY_MAX && me != NULL &&
+        me->out_of_memory) {
+        wait_for_crowd(me->w, 2);
+        return NULL;
+    }
+    return fake_memory(ctx, ptr, old_len, new_len);
+}
+
+
+/* A leader without memory to ask KMS: who waits has some, and leads. */
+static void
+test_leader_out_of_memory(void **state)
+{
+    struct world *w = *state;
+    flyer all[2];
+
+    world_close(w);
+    w->cfg.hooks.memory = scarce_memory;
+    world_open(w);
+    all[0] = (flyer){ .w = w, .out_of_memory = 1 };
+    assert_int_equal(pthread_create(&all[0].thread, NULL, fly, &all[0]), 0);
+    wait_for_crowd(w, 1);
+    start(w, &all[1]);
+    LANDED(&all[0], KAWS_MEMORY, NULL);
+    let_in(1);
+    LANDED(&all[1], KAWS_OK, NULL);
+    assert_int_equal(gate.came, 1);
+}
+
+
 /* One who waits has a budget, and can be cancelled, as if it asked itself. */
 static void
 test_waiter_gives_up(void **state)
@@ -1424,6 +1457,7 @@ main(void)
         GATED(test_one_call), GATED(test_woken),
         GATED(test_failure_is_for_all),
         GATED(test_leader_cancelled), GATED(test_leader_out_of_time),
+        GATED(test_leader_out_of_memory),
         GATED(test_waiter_gives_up), GATED(test_waiter_with_patience),
         GATED(test_emptied_in_flight), GATED(test_no_random_in_flight),
         GATED(test_new_credentials_in_flight),
