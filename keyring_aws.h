@@ -292,23 +292,25 @@
  * bytes. Name, owner, type, length and how often the file was replaced are
  * authenticated with it. The page key is in a page of its own. If that page
  * cannot be locked, and kept out of core dumps and forked children, no key is
- * kept, and a warning says so. A kept key expires cache_seconds after KMS sent
- * it, even if it was fetched again meanwhile. hooks.ticks_ms measures this
- * time; if it goes backwards, all kept keys expire at the next fetch. (The
- * built-in clock stands still while the machine sleeps.) An expired key is not
- * given out any more. No thread wakes up to wipe it: the next fetch of any key
- * does, and if no key is left, it wipes the page key, too. All keys and the
- * page key are wiped by kaws_remove, kaws_rewrap_all, a kaws_refresh that finds
- * more than additions, a change of the KMS key, of the region or of the
- * seconds, by kaws_close, and if KMS refuses any request because a right has
- * ended: AccessDenied, NotAuthorized, Disabled, KMSInvalidState, NotFound. If
- * KMS was asked for a key before one of these events, and sends it after the
- * event, the key is not kept. If credentials expire or are replaced, no key is
- * wiped. If threads fetch the same key at once, one of them asks KMS, and the
- * others wait, each up to its own timeout_ms. If KMS fails, all of them fail.
- * If the thread that asks is cancelled, or its time is up first, another one
- * asks. Without a cache each thread asks KMS itself, because handing a
- * plaintext on would mean keeping it.
+ * kept, and a warning says so. (Systems other than Linux are only asked to lock
+ * it.) A kept key expires cache_seconds after KMS's reply came, even if it was
+ * fetched again meanwhile. hooks.ticks_ms measures this time; if it goes
+ * backwards, all kept keys expire at the next fetch. (The built-in clock stands
+ * still while the machine sleeps.) An expired key is not given out any more. No
+ * thread wakes up to wipe it: the next fetch of any key does, and if no key is
+ * left, it wipes the page key, too. All keys and the page key are wiped by
+ * kaws_remove, kaws_rewrap_all, a kaws_refresh that finds more than additions,
+ * a change of the KMS key, of the region or of the seconds, by kaws_close, and
+ * if KMS refuses any request because a right has ended: AccessDenied,
+ * NotAuthorized, Disabled, KMSInvalidState, NotFound. If KMS was asked for a
+ * key before one of these events, and sends it after the event, the key is not
+ * kept. If credentials expire or are replaced, no key is wiped. If threads
+ * fetch the same key at once, one of them asks KMS, and the others wait, each
+ * up to its own timeout_ms. If KMS fails, all of them fail. If the thread that
+ * asks is cancelled, or its time is up first, another one asks. A thread that
+ * comes after kaws_reload_creds waits for none that asked before it. Without a
+ * cache each thread asks KMS itself, because handing a plaintext on would mean
+ * keeping it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
@@ -1363,7 +1365,7 @@ typedef struct kaws_stats {
     uint64_t kms_errors;          /* of those, failed or refused              */
     uint64_t kms_retries;
     uint64_t kms_time_us;         /* spent waiting for replies                */
-    uint64_t cache_hits;          /* fetches that took no KMS request         */
+    uint64_t cache_hits;          /* keys fetched without a KMS request       */
     uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
     int64_t  newest;              /* when the last key was made: Unix seconds */
@@ -1853,8 +1855,9 @@ kaws__sys_random(void *ctx, void *out, size_t len)
 
 /* ---- pages that are neither swapped nor dumped -------------------------- */
 
-/* Keeps pages out of swap, core dumps and forked children, as far as the system
- * can. It tries every step, even if one fails, and returns the first failure.
+/* Keeps pages out of swap and, on Linux, out of core dumps and forked children.
+ * It tries every step, even if one fails, and returns the first failure. The
+ * numbers are the kernel's: libc may be older, or a header may hide its names.
  */
 static int
 kaws__sys_lock_pages(void *at, size_t len)
@@ -1863,11 +1866,11 @@ kaws__sys_lock_pages(void *at, size_t len)
     return VirtualLock(at, len) ? 0 : ENOMEM;
 #else
     int os = mlock(at, len) != 0 ? errno : 0;
-#if defined(MADV_DONTDUMP)
-    os = madvise(at, len, MADV_DONTDUMP) != 0 && os == 0 ? errno : os;
-#endif
-#if defined(MADV_WIPEONFORK)
-    os = madvise(at, len, MADV_WIPEONFORK) != 0 && os == 0 ? errno : os;
+#if defined(__linux__)
+    enum { DONTDUMP = 16, WIPEONFORK = 18 };
+
+    os = madvise(at, len, DONTDUMP) != 0 && os == 0 ? errno : os;
+    os = madvise(at, len, WIPEONFORK) != 0 && os == 0 ? errno : os;
 #endif
     return os;
 #endif
@@ -7917,8 +7920,8 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * ROOM  shield   fetched keys, kept encrypted in memory for a time
  * ==========================================================================
  * Uses: sys thread err mem crypto
- * Gives: shield_open shield_close shield_set shield_empty shield_hits
- *        shield_ask shield_wait shield_end
+ * Gives: shield_open shield_close shield_set shield_empty shield_part
+ *        shield_hits shield_ask shield_wait shield_end
  *
  * Each key is encrypted by itself, under a page key: 32 random bytes in a page
  * that is neither swapped nor dumped, and that a forked child finds wiped. A
@@ -7937,8 +7940,8 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * threads that want the key meanwhile wait. They then get the key out of the
  * shield, or else the leader's error. A leader that gives up for a reason of
  * its own hands the flight over to a thread that waits. If the shield is
- * emptied during a flight, the flight's key is not kept, and no thread that
- * comes later joins that flight.
+ * emptied during a flight, or the credentials are read again, the flight's key
+ * is not kept, and no thread that comes later joins that flight.
  */
 
 enum {
@@ -7976,7 +7979,8 @@ typedef struct kaws__shield {
     int         seconds;          /* how long a key is kept; 0: off           */
     uint64_t    generation;       /* replacements of the file. It is changed
                                    * with the vault's lock held, too          */
-    uint64_t    epoch;            /* how often the shield was emptied         */
+    uint64_t    epoch;            /* how often the shield was emptied, or the
+                                   * credentials were read again              */
     uint64_t    nonce;            /* the last one, of whatever page key       */
     int64_t     now_ms;           /* when it was last used                    */
     uint64_t    hits;
@@ -8174,6 +8178,16 @@ kaws__shield_empty(kaws__shield *s, int replaced)
     s->epoch++;
     if (replaced)
         s->generation++;
+    kaws__thread_unlock(&s->lock);
+}
+
+
+/* From now on no thread joins a flight that has begun. */
+static void
+kaws__shield_part(kaws__shield *s)
+{
+    kaws__thread_lock(&s->lock);
+    s->epoch++;
     kaws__thread_unlock(&s->lock);
 }
 
@@ -13711,10 +13725,14 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
 KAWS_API void
 kaws_key_free(kaws *ring, kaws_key *key)
 {
+    int cancel;
+
     if (ring == NULL || key == NULL)
         return;
+    KAWS__CANCEL_OFF(&cancel);
     kaws__mem_free(&ring->hooks, key->bytes, key->len);
     kaws_wipe(key, sizeof *key);
+    KAWS__CANCEL_BACK(cancel);
 }
 
 
@@ -13904,12 +13922,15 @@ KAWS_API void
 kaws_walk_end(kaws_walk *walk)
 {
     kaws_hooks hooks;
+    int cancel;
 
     if (walk == NULL)
         return;
+    KAWS__CANCEL_OFF(&cancel);
     hooks = walk->hooks;
     kaws__buf_free(&walk->list);
     kaws__mem_free(&hooks, walk, sizeof *walk);
+    KAWS__CANCEL_BACK(cancel);
 }
 
 
@@ -14051,9 +14072,12 @@ kaws_could_use(kaws *ring, const char *kms_key_id, const char *region,
 KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
-    if (ring != NULL && ring->pid == kaws__sys_pid())
+    kaws__door door;
+
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK)
         kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -14061,8 +14085,11 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API void
 kaws_use_cache(kaws *ring, int seconds)
 {
-    if (ring != NULL && ring->pid == kaws__sys_pid())
+    kaws__door door;
+
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK)
         kaws__shield_set(&ring->vault.shield, seconds);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -14077,6 +14104,7 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
     if (err->status == KAWS_OK) {
         op = kaws__calls_op(&ring->kms, err);
         (void)kaws__calls_creds(&op, KAWS__TO_RENEW);
+        kaws__shield_part(&ring->vault.shield);
     }
     return kaws__ring_leave(&door, err->status);
 }
@@ -14144,14 +14172,17 @@ kaws_refresh(kaws *ring, kaws_error *error)
 KAWS_API void
 kaws_get_stats(kaws *ring, kaws_stats *stats)
 {
+    kaws__door door;
+
     if (stats == NULL)
         return;
     memset(stats, 0, sizeof *stats);
-    if (ring == NULL || ring->pid != kaws__sys_pid())
-        return;
-    kaws__calls_stats(&ring->kms, stats);
-    kaws__vault_stats(&ring->vault, stats);
-    kaws__rewrap_stats(&ring->rewrap, stats);
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK) {
+        kaws__calls_stats(&ring->kms, stats);
+        kaws__vault_stats(&ring->vault, stats);
+        kaws__rewrap_stats(&ring->rewrap, stats);
+    }
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 

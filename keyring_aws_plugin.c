@@ -563,7 +563,8 @@ plug__lines_well(plug__lines *l, const char *about)
  * values. If the library tried the same values last, adopting them takes no KMS
  * call. If it did not, the thread asks KMS. Only the cache follows the update
  * itself, because that waits for nothing, and because an administrator who
- * turns the cache off wants it emptied now.
+ * turns the cache off, or sets another KMS key, wants it emptied now. UNINSTALL
+ * PLUGIN empties it, too.
  *
  * The KMS key and the region are tried and adopted as a pair, because a KMS key
  * is looked up in a region and may exist in no other region.
@@ -714,6 +715,9 @@ plug__guard_want(plug__guard *g, const plug__guard_values *change)
     plug__guard_merge(&g->wanted, change);
     pthread_mutex_unlock(&g->wanted_lock);
     pthread_mutex_lock(&g->lock);
+    if (change->of[PLUG__CMK_ID].text[0] != '\0'
+        || change->of[PLUG__REGION].text[0] != '\0')
+        kaws_use_cache(g->ring != NULL ? g->ring->kaws : NULL, 0);
     if (g->ring != NULL)
         kaws_use_cache(g->ring->kaws,
                        plug__guard_wanted(g).of[PLUG__CACHE_SECONDS].number);
@@ -744,7 +748,8 @@ plug__guard_drop(plug__guard *g, plug__guard_ring *ring)
 
 
 /* From now on callers take this ring; if it is NULL, they get none. Callers
- * that have already taken the earlier ring may finish with it. */
+ * that have already taken the earlier ring may finish with it, but no key is
+ * kept for them. */
 static void
 plug__guard_publish(plug__guard *g, plug__guard_ring *ring)
 {
@@ -753,6 +758,8 @@ plug__guard_publish(plug__guard *g, plug__guard_ring *ring)
     pthread_mutex_lock(&g->lock);
     old     = g->ring;
     g->ring = ring;
+    if (old != NULL)
+        kaws_use_cache(old->kaws, 0);
     pthread_mutex_unlock(&g->lock);
     plug__guard_drop(g, old);
 }
