@@ -202,11 +202,11 @@
  * with random pauses that grow. Attempts that KMS throttles are not counted:
  * they go on, after random pauses of up to 1 s, for as long as timeout_ms
  * allows. max_attempts, if it is set, bounds all attempts; then the pauses grow
- * up to 20 s. If KMS asks for a longer pause (Retry-After), it gets up to 5 s
- * more. Two more attempts are made at once and are never counted. The first
- * follows if AWS refuses the signature and its Date header shows that our clock
- * is wrong by more than 4 minutes. The second follows if AWS refuses the
- * credentials and their source has newer ones.
+ * up to 20 s. If KMS asks for a longer pause (x-amz-retry-after), it gets up to
+ * 5 s, and our random pause follows. Two more attempts are made at once and are
+ * never counted. The first follows if AWS refuses the signature and its Date
+ * header shows that our clock is wrong by more than 4 minutes. The second
+ * follows if AWS refuses the credentials and their source has newer ones.
  *
  * timeout_ms limits one operation with all its attempts and pauses (a fetch,
  * for example, or a store and its verification). Only a re-wrap and a rotation
@@ -223,15 +223,19 @@
  * and the text says since when, and when the next attempt is due. One call at a
  * time is sent as a probe: after 0.25 s, and then after pauses that double up
  * to 5 s. A probe is one attempt of at most connect_timeout_ms and 1 s. Any
- * reply but a 5xx, also a refusal or throttling, opens the way for all. Some
- * failures prove nothing: those of cancelled calls; those of attempts that had
- * less than half a second for the reply, and used it up; and those of calls
- * that began before the last reply came. Rings with different ca_files, or with
- * different hooks `send` or `ticks_ms`, share nothing. With KEYRING_AWS_STATIC
- * each implementation in a program has a state of its own. A forked child
- * begins with none. A warning tells of an outage, and a note of its end; but at
- * most once in 10 s for each host, and the next warning says how many outages
- * got no line.
+ * reply but a 5xx, also a refusal or throttling, opens the way for all. (So
+ * after an outage a host that takes longer than a probe for every reply stays
+ * unreachable: then raise connect_timeout_ms.) Some failures prove nothing:
+ * those of cancelled calls; those of attempts that had less than half a second
+ * for the reply, and used it up; and those of calls that began before the last
+ * reply came. Rings with different ca_files, or with different hooks `send` or
+ * `ticks_ms`, share nothing, and when the last ring with such hooks is closed,
+ * what it knew is forgotten. Rings share nothing either if one of them lets
+ * connecting take less than half a second, unless both let it take the same
+ * time. With KEYRING_AWS_STATIC each implementation in a program has a state of
+ * its own. A forked child begins with none. A warning tells of an outage, and a
+ * note of its end; but at most once in 10 s for each host, and the next warning
+ * says how many outages got no line.
  *
  * A program that cannot work without its keys, such as a server that is
  * starting, sets hooks.patience_ms. The hook says for how long KMS may still be
@@ -1094,7 +1098,8 @@ typedef struct kaws_hooks {
     void  (*log)(void *ctx, int level, const char *line);
 
     /* Returns for how many ms an operation may still wait for KMS (section 4);
-     * NULL: 0. We call it before each pause. *err says what is wrong. */
+     * INT_MIN: not even for another attempt. NULL: 0. We call it before each
+     * pause. *err says what is wrong. */
     int   (*patience_ms)(void *ctx, const kaws_error *err);
 
     /* Returns 1 if the call that this thread is in should end; one 1 is enough.
@@ -8375,7 +8380,7 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  * ROOM  breaker  which hosts do not answer, so that few calls wait for them
  * ==========================================================================
  * Uses: sys thread err buf
- * Gives: breaker_way breaker_forget breaker_ask breaker_well breaker_end
+ * Gives: breaker_join breaker_part breaker_ask breaker_well breaker_end
  *
  * A host is well, or unreachable since a call to it ended in vain. To an
  * unreachable host one call at a time is sent, a probe; all others are refused
@@ -8390,7 +8395,8 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  * thread, need not find out for itself. Rings share it only if they reach the
  * host in the same way: a wrong ca_file, or a `send` hook of one's own, proves
  * nothing to others. (A hook is known by its address and ctx, which may come to
- * mean another thing when its ring is closed. So its hosts are forgotten then.)
+ * mean another thing when all its rings are closed. So its hosts are forgotten
+ * then.)
  * The times are by ticks_ms: if it jumps, a probe is sent sooner.
  *
  * A host that comes and goes all the time must not fill the log. So an outage
@@ -8424,6 +8430,11 @@ typedef struct kaws__host {
     char     why[200];            /* the last error                           */
 } kaws__host;
 
+typedef struct kaws__way {        /* how an open ring reaches its hosts       */
+    uint64_t id;                  /* a digest                                 */
+    struct kaws__way *next;
+} kaws__way;
+
 typedef struct kaws__pass {       /* what a call shows to this room           */
     const kaws_hooks *hooks;
     const char *host;             /* its name, for people                     */
@@ -8438,6 +8449,7 @@ static struct {
     kaws__process_lock lock;      /* guards all below                         */
     uint64_t   order;             /* of beginnings and replies                */
     kaws__host hosts[KAWS__BREAKER_HOSTS];
+    kaws__way *ways;              /* of all open rings                        */
 } kaws__breaker;
 
 
@@ -8458,13 +8470,15 @@ kaws__breaker_way(const kaws_hooks *hooks, const char *ca_file)
 }
 
 
-/* Locks the state, until breaker_leave. A forked child begins with none. */
+/* Locks the state, until breaker_leave. A forked child begins with none, also
+ * of the ways of its parent's rings. */
 static void
 kaws__breaker_enter(void)
 {
     if (kaws__thread_process_lock(&kaws__breaker.lock, KAWS__RANK_BREAKER)) {
         kaws__breaker.order = 0;
         memset(kaws__breaker.hosts, 0, sizeof kaws__breaker.hosts);
+        kaws__breaker.ways = NULL;
     }
 }
 
@@ -8476,18 +8490,37 @@ kaws__breaker_leave(void)
 }
 
 
-/* A ring is closed. */
+/* A ring is opened. */
 static void
-kaws__breaker_forget(const kaws_hooks *hooks, uint64_t way)
+kaws__breaker_join(kaws__way *way, const kaws_hooks *hooks, const char *ca_file)
 {
-    kaws__host *h = kaws__breaker.hosts;
-    int i;
-
-    if (hooks->send == NULL && hooks->ticks_ms == kaws__sys_ticks_ms)
-        return;
+    way->id = kaws__breaker_way(hooks, ca_file);
     kaws__breaker_enter();
+    way->next = kaws__breaker.ways;
+    kaws__breaker.ways = way;
+    kaws__breaker_leave();
+}
+
+
+/* A ring is closed. The last one of its way, if that depends on hooks, takes
+ * with it what is known of its hosts. */
+static void
+kaws__breaker_part(kaws__way *way, const kaws_hooks *hooks)
+{
+    int i, last = hooks->send != NULL || hooks->ticks_ms != kaws__sys_ticks_ms;
+    kaws__host *h = kaws__breaker.hosts;
+    kaws__way **at;
+
+    kaws__breaker_enter();
+    for (at = &kaws__breaker.ways; *at != NULL; )
+        if (*at == way) {
+            *at = way->next;
+        } else {
+            last &= (*at)->id != way->id;
+            at = &(*at)->next;
+        }
     for (i = 0; i < KAWS__BREAKER_HOSTS; i++)
-        if (h[i].way == way)
+        if (last && h[i].way == way->id)
             memset(&h[i], 0, sizeof h[i]);
     kaws__breaker_leave();
 }
@@ -8531,11 +8564,19 @@ kaws__breaker_wait_ms(const kaws__host *h, const kaws__pass *pass, int patient,
     if (patient && pause > KAWS__BREAKER_CALM)
         pause = KAWS__BREAKER_CALM;
     if (pass->timeout_ms < KAWS__BREAKER_BRIEF)
-        pause *= 2;
+        pause += KAWS__BREAKER_LEAST;
     due = h->begun_ms + pause;
     if (due < h->ended_ms + KAWS__BREAKER_LEAST)
         due = h->ended_ms + KAWS__BREAKER_LEAST;
     return due > now ? (int)(due - now) : 0;
+}
+
+
+/* For how many seconds the host has been unreachable. */
+static long
+kaws__breaker_out_s(const kaws__host *h, int64_t now)
+{
+    return now > h->since_ms ? (long)((now - h->since_ms) / 1000) : 0;
 }
 
 
@@ -8571,7 +8612,7 @@ kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
                             "not sent, and the next attempt is due in %ld s; "
                             "check the network and the health of AWS; the last "
                             "error was: %s", pass->host,
-                            (long)((now - host.since_ms) / 1000),
+                            kaws__breaker_out_s(&host, now),
                             KAWS__COUNT(host.attempts), action,
                             (long)(wait + 999) / 1000, host.why);
     return wait;
@@ -8583,7 +8624,7 @@ static void
 kaws__breaker_well(kaws__pass *pass)
 {
     unsigned long failed;
-    int64_t out_ms = 0;
+    long out_s = 0;
     kaws__host *h;
     int news;
 
@@ -8591,7 +8632,7 @@ kaws__breaker_well(kaws__pass *pass)
     h = kaws__breaker_at(pass);
     h->answered = ++kaws__breaker.order;
     if ((news = h->pause_ms > 0 && h->told) != 0)
-        out_ms = pass->hooks->ticks_ms(pass->hooks->ctx) - h->since_ms;
+        out_s = kaws__breaker_out_s(h, pass->hooks->ticks_ms(pass->hooks->ctx));
     h->untold += h->pause_ms > 0 && !h->told;
     failed = h->failed;
     h->pause_ms = 0;
@@ -8600,7 +8641,7 @@ kaws__breaker_well(kaws__pass *pass)
     pass->probes = 0;
     if (news)
         kaws__err_log(pass->hooks, KAWS__LOG_REACHABLE, pass->host,
-                      (long)(out_ms / 1000), KAWS__COUNT(failed));
+                      out_s, KAWS__COUNT(failed));
 }
 
 
@@ -8705,7 +8746,7 @@ typedef struct kaws__calls {
     kaws__shield *shield;         /* emptied if a right has ended; or NULL    */
     const char *endpoint;         /* borrowed; may be NULL                    */
     int         max_attempts;     /* 0: see calls_spent                       */
-    uint64_t    way;              /* how hosts are reached: see breaker       */
+    kaws__way   way;              /* how hosts are reached: see breaker       */
     kaws__lock  lock;             /* guards all below                         */
     int         connect_timeout_ms, timeout_ms;
     int64_t     clock_offset_s;   /* AWS's clock less ours                    */
@@ -8786,6 +8827,8 @@ kaws__calls_set_timeouts(kaws__calls *k, int connect_timeout_ms, int timeout_ms)
     int connect = connect_timeout_ms > 0 ? connect_timeout_ms : 1000, doubtful;
     int all = timeout_ms > 0 ? timeout_ms : 10000;
 
+    if (connect > INT_MAX / 2)            /* we add to it                     */
+        connect = INT_MAX / 2;
     kaws__thread_lock(&k->lock);
     doubtful = connect > all && connect != 1000 &&
                (connect != k->connect_timeout_ms || all != k->timeout_ms);
@@ -8854,7 +8897,7 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     k->hooks = hooks;
     k->endpoint = url;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 0;
-    k->way = kaws__breaker_way(hooks, cfg->ca_file);
+    kaws__breaker_join(&k->way, hooks, cfg->ca_file);
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
     if (status == KAWS_OK)
@@ -8870,7 +8913,7 @@ static void
 kaws__calls_close(kaws__calls *k)
 {
     if (k->hooks != NULL)
-        kaws__breaker_forget(k->hooks, k->way);
+        kaws__breaker_part(&k->way, k->hooks);
     kaws__http_close(&k->http);
     kaws__creds_close(&k->creds);
     kaws__trust_close(&k->trust);
@@ -8995,10 +9038,12 @@ kaws__calls_begin(kaws__call *c, kaws__op *op, const kaws__action *action,
     c->headers[2] = c->action_line;
     c->headers[3] = c->date_line;
     c->pass = (kaws__pass){ .hooks = op->calls->hooks, .host = c->host,
-                            .way = op->calls->way,
+                            .way = op->calls->way.id,
                             .url = kaws__buf_digest(kaws__url_origin(c->url)),
                             .connect_ms = op->connect_timeout_ms,
                             .timeout_ms = op->timeout_ms };
+    if (op->connect_timeout_ms < KAWS__BREAKER_BRIEF)     /* to no one else   */
+        c->pass.url += (uint64_t)op->connect_timeout_ms;
     kaws__buf_init(&c->body, op->calls->hooks);
     kaws__json_begin(&c->body);
     kaws__json_name(&c->body, action->key);
@@ -9414,8 +9459,8 @@ kaws__calls_delay(const kaws__call *c, int patient)
         delay *= 2;
     (void)hooks->random(hooks->ctx, &chance, sizeof chance);
     delay = (delay < most ? delay : most) * chance / 0xffff;
-    if (asked > delay)
-        delay = asked < delay + 5000 ? asked : delay + 5000;
+    if (asked > delay)                    /* of all: let none come together   */
+        delay += asked < 5000 ? asked : 5000;
     return delay;
 }
 
@@ -9437,7 +9482,7 @@ kaws__calls_wait(kaws__call *c)
     int64_t delay;
     int left, over = kaws__calls_spent(c) || c->pass.probes;
 
-    if (!again || (patience <= 0 && over))
+    if (!again || (patience <= 0 && over) || patience == INT_MIN)
         return 0;
     delay = kaws__calls_delay(c, patience > 0);
     left = kaws__calls_left_ms(c->op);

@@ -636,6 +636,14 @@ test_brief(void **state)
     takes_ms = 0;
     assert_int_equal(ask(other.ring, &other.err), KAWS_NETWORK);
     assert_null(strstr(other.err.text, "unreachable"));
+    for (i = 0; i < 8; i++) {             /* and no longer than 250 ms after  */
+        LATER(w);
+        EXPECT(w, KAWS_NETWORK, NULL, ask(other.ring, &w->err));
+    }
+    w->f.now_ms += 5249;
+    REFUSED(w);
+    w->f.now_ms++;
+    ASK(w, KAWS_NETWORK, "no", 1);
     close_other();
 
     world_reopen(w);
@@ -658,6 +666,25 @@ test_the_rest_of_the_time(void **state)
     AWAY(w, .no_reply = "reset");
     takes_ms = 450;                       /* twice that, then no time is left */
     ASK(w, KAWS_NETWORK, "reset", 2);
+    REFUSED(w);
+}
+
+
+/* Timeouts beyond all reason: a probe is still bounded by its own. */
+static void
+test_endless(void **state)
+{
+    struct world *w = *state;
+
+    go_away(w);
+    w->f.now_ms += 250;
+    kaws_use_timeouts(w->ring, INT_MAX, 10000);
+    ASK(w, KAWS_NETWORK, "no route", 1);
+    assert_int_equal(w->f.timeout_ms, 10000);
+    LATER(w);
+    kaws_use_timeouts(w->ring, INT_MAX, INT_MAX);
+    ASK(w, KAWS_NETWORK, "no route", 1);
+    assert_true(w->f.timeout_ms > 1000000000);
     REFUSED(w);
 }
 
@@ -692,6 +719,55 @@ test_rings_and_hosts(void **state)
     kaws_close(early);
     kaws_close(late);
     kaws_close(west);
+}
+
+
+/* Who lets connecting take less than half a second may be the only one whom the
+ * host does not answer in time. */
+static void
+test_brief_connects(void **state)
+{
+    struct world *w = *state;
+    kaws *brief = open_another(w, "us-east-1");
+    kaws *same = open_another(w, "us-east-1");
+
+    w->f.on_send = take_time;
+    takes_ms = 50;
+    AWAY(w, .no_reply = "Connection timed out after 50 ms");
+    kaws_use_timeouts(brief, 50, 10000);
+    assert_int_equal(ask(brief, NULL), KAWS_NETWORK);
+    w->f.requests = 0;
+    assert_int_equal(ask(brief, NULL), KAWS_NETWORK);
+    kaws_use_timeouts(same, 50, 10000);
+    assert_int_equal(ask(same, NULL), KAWS_NETWORK);
+    assert_int_equal(w->f.requests, 0);
+    kaws_use_timeouts(same, 499, 10000);
+    assert_int_equal(ask(same, NULL), KAWS_NETWORK);
+    assert_int_equal(w->f.requests, 3);
+    SAY_NO_MORE(w);
+    ASK(w, KAWS_OK, NULL, 1);
+    kaws_use_timeouts(brief, 500, 10000);
+    assert_int_equal(ask(brief, NULL), KAWS_OK);
+    kaws_close(brief);
+    kaws_close(same);
+}
+
+
+/* A ring with hooks is closed while another one with the same hooks is open. */
+static void
+test_one_of_two_is_closed(void **state)
+{
+    struct world *w = *state;
+    kaws *twin = open_another(w, "us-east-1");
+
+    go_away(w);
+    kaws_close(twin);
+    REFUSED(w);
+    kaws_close(open_another(w, "us-east-1"));
+    REFUSED(w);
+    SAY_NO_MORE(w);
+    world_reopen(w);                      /* nobody was left                  */
+    ASK(w, KAWS_OK, NULL, 1);
 }
 
 
@@ -750,6 +826,7 @@ test_many_hosts(void **state)
     kaws__pass pass = { .hooks = &w->cfg.hooks, .host = "x", .way = 5,
                         .timeout_ms = 1000 };
     kaws_error err = { .status = KAWS_NETWORK };
+    kaws__way five = { .id = 5 };
     unsigned i;
 
     for (i = 1; i <= 3; i++) {
@@ -775,9 +852,9 @@ test_many_hosts(void **state)
         assert_true(kaws__breaker_ask(&pass, "a", 0, &err) > 0);
         assert_int_equal(err.status, KAWS_SERVICE);
     }
-    kaws__breaker_forget(&w->cfg.hooks, 5);
+    kaws__breaker_part(&five, &w->cfg.hooks);
     assert_int_equal(kaws__breaker_ask(&pass, "a", 0, &err), 0);
-    kaws__breaker_forget(&w->cfg.hooks, 5);
+    kaws__breaker_part(&five, &w->cfg.hooks);
 }
 
 
@@ -797,9 +874,11 @@ test_jumps(void **state)
         w->f.now_ms += jumps[i];
         ASK(w, KAWS_NETWORK, "no route", 1);
         REFUSED(w);
+        assert_null(strstr(w->err.text, "for -"));
         SAY_NO_MORE(w);
         LATER(w);
         ASK(w, KAWS_OK, NULL, 1);
+        assert_int_equal(fake_logged(&w->f, 2, "after -"), 0);
 
         go_away(w);                       /* and while a probe is under way   */
         LATER(w);
@@ -947,7 +1026,7 @@ answer_another(struct fake *f, int ms)
     f->on_sleep = NULL;
     memset(f->scripts, 0, sizeof f->scripts);
     kaws__breaker_well(&(kaws__pass){ .hooks = &f->hooks, .host = "",
-        .way = other.ring->kms.way, .url = kaws__buf_digest(
+        .way = other.ring->kms.way.id, .url = kaws__buf_digest(
             kaws__buf_of("https://kms.us-east-1.amazonaws.com")) });
 }
 
@@ -1138,7 +1217,8 @@ main(void)
         BARE(test_one_probe_at_a_time), BARE(test_a_cancelled_probe),
         BARE(test_failures_that_are_no_probes), BARE(test_between_two_tries),
         BARE(test_a_patient_call_begins_again),
-        BARE(test_brief), BARE(test_the_rest_of_the_time),
+        BARE(test_brief), BARE(test_endless), BARE(test_brief_connects),
+        BARE(test_one_of_two_is_closed), BARE(test_the_rest_of_the_time),
         BARE(test_rings_and_hosts), BARE(test_ways), BARE(test_many_hosts),
         BARE(test_jumps), BARE(test_a_start_with_a_thousand_tables),
         BARE(test_waiting), BARE(test_the_wait_ends), BARE(test_operations),

@@ -468,19 +468,22 @@ test_pauses(void **state)
 }
 
 
-/* What the KMS asks for counts, within 5 s above what we had in mind. */
+/* What the KMS asks for counts, within 5 s above what we had in mind. It asks
+ * all for the same, so our own pause comes after it. */
 static void
 test_retry_after(void **state)
 {
     static const struct { int asked, chance; const char *type; int slept; }
     rows[] = {
         { 1, 0xff, "Throttling", 1000 }, { 999, 0xff, "Throttling", 1000 },
-        { 1001, 0xff, "Throttling", 1001 }, { 5999, 0xff, "Throttling", 5999 },
+        { 1001, 0xff, "Throttling", 2001 }, { 4999, 0xff, "Throttling", 5999 },
+        { 5001, 0xff, "Throttling", 6000 }, { 1001, 0, "Throttling", 1001 },
         { 6000, 0xff, "Throttling", 6000 }, { 6001, 0xff, "Throttling", 6000 },
         { 3600000, 0, "Throttling", 5000 }, { 700, 0, "Throttling", 700 },
-        { 4000, 0xff, "KMSInternal", 4000 }, { 9000, 0xff, "KMSInternal", 5050 }
+        { 4000, 0xff, "KMSInternal", 4050 }, { 9000, 0xff, "KMSInternal", 5050 }
     };
     struct world *w = *state;
+    int alike = 0;
     size_t i;
 
     for (i = 0; i < COUNT(rows); i++) {
@@ -491,6 +494,15 @@ test_retry_after(void **state)
         assert_int_equal(w->f.sleeps, 1);
         assert_int_equal(w->f.slept[0], rows[i].slept);
     }
+    w->f.random_byte = -1;                /* so no two come back together     */
+    for (i = 0; i < 40; i++) {
+        w->f.sleeps = 0;
+        SAY(w, .error = "Throttling", .retry_after_ms = 3000);
+        ASK(w, KAWS_OK, NULL, 2);
+        assert_in_range(w->f.slept[0], 3000, 4000);
+        alike += w->f.slept[0] - 3000 < 50;
+    }
+    assert_in_range(alike, 0, 15);
 }
 
 
@@ -545,8 +557,8 @@ test_throttled(void **state)
     SAY_NO_MORE(w);
     SAY(w, .error = "Throttling", .retry_after_ms = 3000, .times = 99);
     w->f.sleeps = 0;
-    ASK(w, KAWS_THROTTLED, "(4 attempts)", 4);
-    assert_int_equal(w->f.slept[0], 3000);
+    ASK(w, KAWS_THROTTLED, "(3 attempts)", 3);
+    assert_int_equal(w->f.slept[0], 4000);
     SAY_NO_MORE(w);
 
     /* What else may pass has its three attempts, and short pauses. */
@@ -668,6 +680,7 @@ static struct {
     int64_t until_ms, back_ms;            /* ticks                            */
     int     asked;
     kaws_error why;                       /* what it was asked with, last     */
+    int out_of_all;
 } waiting;
 
 
@@ -678,7 +691,8 @@ be_patient(void *ctx, const kaws_error *err)
 
     waiting.asked++;
     waiting.why = *err;
-    return (int)(waiting.until_ms - f->now_ms);
+    return waiting.out_of_all ? INT_MIN
+                              : (int)(waiting.until_ms - f->now_ms);
 }
 
 
@@ -765,6 +779,7 @@ test_patience_ends(void **state)
 {
     struct world *w = *state;
     int64_t start = w->f.now_ms;
+    int i;
 
     open_patient(w);
     go_away(w, (fake_script){ .no_reply = "refused" }, INT_MAX, 30000);
@@ -795,6 +810,20 @@ test_patience_ends(void **state)
     EXPECT(w, KAWS_NETWORK, NULL, kaws_check(w->ring, &w->err));
     assert_in_range(w->f.now_ms - start, 55000, 65000);
     assert_int_equal(w->f.timeout_ms, 2000);      /* a probe's                */
+
+    LATER(w);                             /* not even for another attempt     */
+    SAY_NO_MORE(w);
+    w->f.on_send = NULL;
+    ASK(w, KAWS_OK, NULL, 1);
+    waiting.out_of_all = 1;
+    w->f.sleeps = 0;
+    for (i = 0; i < 2; i++) {
+        SAY(w, .error = i == 0 ? "Throttling" : "KMSInternal", .times = 99);
+        ASK(w, i == 0 ? KAWS_THROTTLED : KAWS_SERVICE, NULL, 1);
+        SAY_NO_MORE(w);
+    }
+    assert_int_equal(w->f.sleeps, 0);
+    waiting.out_of_all = 0;
 }
 
 
@@ -882,6 +911,7 @@ test_cancelled(void **state)
 
     w->cfg.hooks.cancelled = cancelled;
     world_reopen(w);
+    w->f.random_byte = 0;                 /* KMS's pause alone                */
     for (k = 0; k < 2 * COUNT(rows); k++) {
         i = k / 2;
         canceller.once = (int)(k % 2);
