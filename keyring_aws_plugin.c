@@ -1621,7 +1621,7 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
  * ROOM  keyring     what the server calls: store, fetch, ...
  * ==========================================================================
  * Uses: abi lines guard server
- * Gives: keyring_calls keyring_begin
+ * Gives: keyring_calls keyring_begin keyring_in_vain keyring_throttled
  *
  * Every call of a host for one key comes to keyring_do. The functions below it
  * have MySQL's plugin interface, in which false is success. A fetch of a key
@@ -1667,7 +1667,8 @@ static struct {
     char unmade[PLUG__SHOWN];           /* key that could not be made        */
     char begun[PLUG__SHOWN];            /* log whose first key is being made  */
     unsigned unread;                    /* kinds of keys that KMS did not give,
-                                         * a bit each; not under the lock    */
+                                         * a bit each, and THROTTLED; not
+                                         * under the lock                    */
     uint64_t answers;                   /* of KMS until then, not either     */
 } plug__keyring_seen = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
@@ -1868,6 +1869,27 @@ plug__keyring_answers(plug__guard_ring *ring)
 }
 
 
+enum { PLUG__KEYRING_THROTTLED = 4 };   /* until its time was up             */
+
+
+/* KMS did not do something of these kinds. */
+static void
+plug__keyring_in_vain(plug__guard_ring *ring, unsigned kinds)
+{
+    PLUG__STORE(&plug__keyring_seen.answers, plug__keyring_answers(ring));
+    __atomic_or_fetch(&plug__keyring_seen.unread, kinds, __ATOMIC_RELAXED);
+}
+
+
+/* Whether AWS throttled something until its time was up, and KMS has done
+ * nothing since then. */
+static bool
+plug__keyring_throttled(void)
+{
+    return PLUG__LOAD(&plug__keyring_seen.unread) & PLUG__KEYRING_THROTTLED;
+}
+
+
 /* If KMS does not answer, the server closes what it wanted the key for, and a
  * later fetch of that key does not open it. So when KMS is back, one line says
  * what may be closed, and what opens it. */
@@ -1889,12 +1911,12 @@ plug__keyring_recall(plug__guard *g, plug__guard_ring *ring,
                == 0)
             kind = 1u << i;
     }
+    if (status == KAWS_THROTTLED)
+        kind |= PLUG__KEYRING_THROTTLED;
     if (status == KAWS_NETWORK || status == KAWS_SERVICE
         || status == KAWS_THROTTLED) {
         if (ring != NULL && kind != 0)
-            PLUG__STORE(&plug__keyring_seen.answers,
-                        plug__keyring_answers(ring));
-        __atomic_or_fetch(&plug__keyring_seen.unread, kind, __ATOMIC_RELAXED);
+            plug__keyring_in_vain(ring, kind);
         return;
     }
     if (status != KAWS_OK || ring == NULL
@@ -1902,7 +1924,8 @@ plug__keyring_recall(plug__guard *g, plug__guard_ring *ring,
         || plug__keyring_answers(ring)
            == PLUG__LOAD(&plug__keyring_seen.answers))
         return;
-    were = __atomic_exchange_n(&plug__keyring_seen.unread, 0, __ATOMIC_RELAXED);
+    were = __atomic_exchange_n(&plug__keyring_seen.unread, 0, __ATOMIC_RELAXED)
+         & 3;
     if (were != 0)
         plug__lines_say(&g->lines, "", PLUG__LOG_BACK,
                         kinds[(were & 1) == 0].says,
@@ -2375,7 +2398,10 @@ static struct {
 } plug__life;
 
 
-/* The patience_ms hook: how long a call may still wait for KMS. */
+/* The patience_ms hook: how long a call may still wait for KMS. Throttling does
+ * not make KMS unreachable, but a start must not wait for it once per table. So
+ * when the time is up, and one operation has been throttled until its own time
+ * was up, the next are sent once, until KMS does one. */
 static int
 plug__life_patience(void *ctx, const kaws_error *err)
 {
@@ -2383,16 +2409,20 @@ plug__life_patience(void *ctx, const kaws_error *err)
     const int64_t now = plug__lines_now_ms();
     int64_t first = 0, deadline = now + plug__life.seconds * 1000;
 
-    if (plug__life.seconds == 0 || !plug__server_starting()
-        || plug__server_ending())
+    if (!plug__server_starting() || plug__server_ending())
         return 0;
-    if (__atomic_compare_exchange_n(&plug__life.deadline_ms, &first, deadline,
-                                    false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+    if (plug__life.seconds > 0
+        && !__atomic_compare_exchange_n(&plug__life.deadline_ms, &first,
+                                        deadline, false, __ATOMIC_RELAXED,
+                                        __ATOMIC_RELAXED))
+        deadline = first;
+    else if (plug__life.seconds > 0)
         plug__lines_say(&g->lines, "", PLUG__LOG_WAITS, plug__life.seconds,
                         err->text);
-    else
-        deadline = first;
-    return deadline > now ? (int)(deadline - now) : 0;
+    if (deadline > now)
+        return (int)(deadline - now);
+    return err->status == KAWS_THROTTLED && plug__keyring_throttled() ? INT_MIN
+                                                                      : 0;
 }
 
 
@@ -2424,6 +2454,8 @@ plug__life_start(plug__guard *g, kaws_error *err)
         plug__lines_say(&g->lines, "", PLUG__LOG_NO_KMS_KEY);
     else
         (void)kaws_check(ring->kaws, err);
+    if (err->status == KAWS_THROTTLED)
+        plug__keyring_in_vain(ring, PLUG__KEYRING_THROTTLED);
     switch ((int)err->status) {   /* -Wswitch-enum wants all */
     case KAWS_NETWORK: case KAWS_THROTTLED: case KAWS_SERVICE: case KAWS_REPLY:
         plug__lines_say(&g->lines, "", PLUG__LOG_WITHOUT_KMS, err->text);

@@ -419,6 +419,37 @@ def test_a_start_while_kms_hangs_costs_seconds_not_tables(stage, defaults):
     assert not stage.tagged("KAWS-322")
 
 
+@pytest.mark.needs("logs")
+@pytest.mark.parametrize("cmk_id", [{}, {"cmk_id": None}], ids=["init", "fetch"])
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_a_start_while_kms_throttles_costs_seconds_not_tables(stage, seconds, cmk_id):
+    """If throttling lasts longer than the server waits, the fetches after that are sent once, until
+    one succeeds. What is throttled now and then has all its tries."""
+    stage.start(NO_SCHEMA)
+    stage.sql("CREATE DATABASE d")
+    with cursor(stage) as each:
+        for number in range(12):
+            each.execute(f"CREATE TABLE d.t{number} (n INT) ENCRYPTION = 'Y'")
+    assert stage.db.stop() == 0
+    stage.kms.fault("*", "throttle", times=0)
+    begun = time.monotonic()
+    stage.start(NO_SCHEMA, start_seconds=seconds, timeout=2500, **cmk_id)
+    took = time.monotonic() - begun
+    assert seconds < took < seconds + 2 * 2.5 + 4, took
+    assert stage.refused("SELECT * FROM d.t0")[0] in (3185, 1146)
+    stage.kms.clear_faults()
+    assert works(stage, "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'"), "and at once"
+    assert len(stage.tagged("KAWS-322")) == 1 and not stage.tagged("KAWS-160")
+
+    assert stage.db.stop() == 0         # two of three are throttled: each is given in the end
+    for number in range(40):
+        stage.kms.fault("*", "throttle", times=2, after=number)
+    stage.start(NO_SCHEMA, start_seconds=seconds)
+    stage.kms.clear_faults()
+    for number in range(12):
+        assert stage.sql(f"SELECT * FROM d.t{number}") == []
+
+
 def test_a_missing_volume_is_no_new_keyring(stage):
     """As README has it: the first start, then keyring_aws_create = OFF in my.cnf."""
     stage.start(NO_SCHEMA, "--keyring-aws=FORCE")
