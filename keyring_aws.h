@@ -8587,6 +8587,7 @@ kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
                   kaws_error *err)
 {
     kaws__host host = { .pause_ms = 0 }, *h;
+    char due[48] = "an attempt is under way";
     int64_t now;
     int wait;
 
@@ -8606,15 +8607,16 @@ kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
     }
     kaws__breaker_leave();
     kaws__err_clear(err);
+    if (wait > 0 && host.prober == 0)
+        (void)snprintf(due, sizeof due, "the next attempt is due in %d s",
+                       (wait + 999) / 1000);
     if (wait > 0)
         (void)kaws__err_set(err, host.status, "AWS KMS at %s has been "
                             "unreachable for %ld s (%s attempt%s), so %s is "
-                            "not sent, and the next attempt is due in %ld s; "
-                            "check the network and the health of AWS; the last "
-                            "error was: %s", pass->host,
+                            "not sent, and %s; check the network and the health"
+                            " of AWS; the last error was: %s", pass->host,
                             kaws__breaker_out_s(&host, now),
-                            KAWS__COUNT(host.attempts), action,
-                            (long)(wait + 999) / 1000, host.why);
+                            KAWS__COUNT(host.attempts), action, due, host.why);
     return wait;
 }
 
