@@ -9814,9 +9814,9 @@ kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Has KMS seal a throw-away byte: that tells what the target's KMS key is, its
- * key material, and whether we may use it; and with `proof` whether KMS would
- * open the byte again. */
+/* Has KMS seal a byte that nobody needs. The reply tells the ARN of the
+ * target's KMS key and the id of its key material, and proves that we may seal
+ * with it. With `proof`, also asks whether KMS would open the blob again. */
 static kaws_status
 kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 {
@@ -10693,8 +10693,8 @@ typedef struct kaws__file {
     uint8_t  tail[32];            /* the last bytes, torn or not              */
     int      copied;              /* the torn end is copied, not yet cut off  */
     uint64_t committed;           /* the length that the file said at open    */
-    int      unsettled;           /* bytes beyond that may not be durable,    */
-    int      synced;              /* although a sync has succeeded since      */
+    int      unsettled;           /* what was read may not be durable yet     */
+    int      synced;              /* but it was synced: see save_settle       */
 } kaws__file;
 
 /* How to open it. */
@@ -11407,9 +11407,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
  * The file that step 4 takes out must be the one that we know; otherwise it is
  * put back. If the system has no exchange, we check the path, and then rename:
  * a file that somebody moves there in between is lost. A new data file never
- * replaces another: step 4 is then a rename that fails if there is a file, or a
- * link. After a link, a crash leaves one file with two names, which opening
- * mends.
+ * replaces another: step 4 is then a rename that fails if there is a file. If
+ * the system has no such rename, step 4 is a hard link. A crash right after the
+ * link leaves one file with two names, which opening mends.
  *
  * If the process is killed or a sync fails, but the system runs on, the next
  * process sees bytes that may not be durable. It must not build on them, so
@@ -12360,7 +12360,7 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views; an entry's are into `bytes`       */
+    kaws__record record;          /* views; vault_copy sets them into `bytes` */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
     uint64_t     id;              /* hash of its name; 0: the shield is off   */
@@ -12411,9 +12411,9 @@ kaws__vault_state(const kaws__vault *v, char out[80])
 
 /* Waits until the file is ours; vault_release ends that. Waits for our turn
  * first, because the file's locks do not exclude threads of one process. Then
- * waits for the file's locks: the time since another thread last made progress
- * counts as spent on them, too. A caller that wants the vault's own lock takes
- * it last. */
+ * waits for the file's locks. Their time limit includes the wait for our turn,
+ * from the last progress of another thread on. A caller that wants the vault's
+ * own lock takes it last. */
 static kaws_status
 kaws__vault_hold(kaws__vault *v, kaws_error *err)
 {
@@ -13117,10 +13117,10 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 
 /* ---- rotating the KMS key ---------------------------------------------- */
 
-/* Has KMS make new key material, and then asks until KMS seals with it, because
- * KMS answers the request earlier. Gives up after the timeout, by the clock or,
- * if the clock stands still, by the sum of the pauses; the rotation has
- * succeeded all the same. */
+/* Has KMS make new key material. KMS answers that request before it seals with
+ * the new material, so this function then asks until it does. It gives up after
+ * the timeout, by the clock or, if the clock stands still, by the sum of the
+ * pauses; the rotation has succeeded all the same. */
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
