@@ -202,8 +202,8 @@
  * with random pauses that grow. Attempts that KMS throttles are not counted:
  * they go on, after random pauses of up to 1 s, for as long as timeout_ms
  * allows. max_attempts, if it is set, bounds all attempts; then the pauses grow
- * up to 20 s. If KMS asks for a longer pause (Retry-After), it gets up to 5 s
- * more. Two more attempts are made at once and are never counted. The first
+ * up to 20 s. If KMS asks for a longer pause (x-amz-retry-after), it gets up to
+ * 5 s more. Two more attempts are made at once and are never counted. The first
  * follows if AWS refuses the signature and its Date header shows that our clock
  * is wrong by more than 4 minutes. The second follows if AWS refuses the
  * credentials and their source has newer ones.
@@ -222,21 +222,21 @@
  * an answer). From then on, calls to it fail at once, with NETWORK or SERVICE,
  * and the text says since when, and when the next attempt is due. One call at a
  * time is sent as a probe: after 0.25 s, and then after pauses that double up
- * to 5 s. A probe is one attempt of at most connect_timeout_ms and 1 s. Any
- * reply but a 5xx, also a refusal or throttling, opens the way for all. Some
- * failures prove nothing: those of cancelled calls; those of attempts that had
- * less than half a second for the reply, and used it up; and those of calls
+ * to 5 s. A probe is one attempt of at most connect_timeout_ms plus 1 s. Any
+ * reply but a 5xx, even a refusal or throttling, lets all calls through again.
+ * Some failures prove nothing: those of cancelled calls; those of attempts that
+ * had less than half a second for the reply, and used it up; and those of calls
  * that began before the last reply came. Rings with different ca_files, or with
  * different hooks `send` or `ticks_ms`, share nothing. With KEYRING_AWS_STATIC
  * each implementation in a program has a state of its own. A forked child
- * begins with none. A warning tells of an outage, and a note of its end; but at
- * most once in 10 s for each host, and the next warning says how many outages
- * got no line.
+ * begins with none. The log gets a warning for an outage, and a note when it
+ * ends; but only for one outage in 10 s for each host, and the next warning
+ * says how many outages got no line.
  *
  * A program that cannot work without its keys, such as a server that is
- * starting, sets hooks.patience_ms. The hook says for how long KMS may still be
- * waited for. While it returns more than 0, every error that can be retried is
- * retried about once a second, whatever max_attempts says, and each attempt
+ * starting, sets hooks.patience_ms. The hook says how much longer calls may
+ * wait for KMS. While it returns more than 0, every error that can be retried
+ * is retried about once a second, whatever max_attempts says, and each attempt
  * gets a new timeout_ms. While the host is unreachable, calls wait for it in
  * place of failing at once, and one at a time is sent as a probe. So an
  * operation ends at the latest one timeout_ms after the hook's time is up. A
@@ -299,18 +299,18 @@
  * still while the machine sleeps.) An expired key is not given out any more. No
  * thread wakes up to wipe it: the next fetch of any key does, and if no key is
  * left, it wipes the page key, too. All keys and the page key are wiped by
- * kaws_remove, kaws_rewrap_all, a kaws_refresh that finds more than additions,
- * a change of the KMS key, of the region or of the seconds, by kaws_close, and
- * if KMS refuses any request because a right has ended: AccessDenied,
- * NotAuthorized, Disabled, KMSInvalidState, NotFound. If KMS was asked for a
- * key before one of these events, and sends it after the event, the key is not
- * kept. If credentials expire or are replaced, no key is wiped. If threads
- * fetch the same key at once, one of them asks KMS, and the others wait, each
- * up to its own timeout_ms. If KMS fails, all of them fail. If the thread that
- * asks is cancelled, or its time is up first, another one asks. A thread that
- * comes after kaws_reload_creds waits for none that asked before it. Without a
- * cache each thread asks KMS itself, because handing a plaintext on would mean
- * keeping it.
+ * kaws_remove, kaws_rewrap_all, kaws_close, a kaws_refresh that finds more than
+ * additions, and a change of the KMS key, the region or cache_seconds. They are
+ * also wiped if KMS refuses any request because a right has ended:
+ * AccessDenied, NotAuthorized, Disabled, KMSInvalidState, NotFound. If KMS was
+ * asked for a key before one of these events, and sends it after the event, the
+ * key is not kept. If credentials expire or are replaced, no key is wiped. If
+ * threads fetch the same key at once, one of them asks KMS, and the others
+ * wait, each up to its own timeout_ms. If KMS fails, all of them fail. If the
+ * thread that asks is cancelled, or its time is up first, another one asks. A
+ * thread that comes after kaws_reload_creds waits for none that asked before
+ * it. Without a cache each thread asks KMS itself, because handing a plaintext
+ * on would mean keeping it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
@@ -376,7 +376,7 @@
  *     CREDS      creds     the credentials, and their generation
  *     HTTP       http      the request ids that have been seen
  *     SENDER     curl      the built-in sender's connections
- *     WAITERS    thread    inside TURN: the threads that wait for it
+ *     WAITERS    thread    inside SETTINGS, TURN and SOURCE: who waits for it
  *
  * The locks on files belong to the open file (F_OFD_SETLK). Systems without
  * F_OFD_SETLK use flock() instead. flock() cannot tell who else has the file
@@ -458,18 +458,18 @@
  * No file can prove that it is the newest, and no entry can. The digests find
  * damage, but they need no secret: anyone who can write the file can make new
  * ones. Someone who has an older copy can put it in the file's place. Or he can
- * add single entries of the copy to the newest file: entries that were removed,
- * or as they were before a re-wrap. He can also leave out entries. He cannot
- * change an entry's name, type or key. While a ring is open, its next change
- * finds such an edit (KAWS_CHANGED). An edit made while no process has the file
- * open shows only in the log: opening the file, and each change, logs a note
- * with the number of keys and the first bytes of the checksum. The note of an
- * opening should show the same two values as the note before it. If someone
- * only adds entries to the file of an open ring, that counts as done by another
- * process, and is logged in such a note. A refresh reads in whatever is there,
- * as an opening does, and logs the number and the checksum before and after.
- * Removing a key does not remove it from older copies of the file. Only
- * deleting the KMS key does.
+ * add single entries of the copy to the newest file: entries that have been
+ * removed since, or entries from before a re-wrap. He can also leave out
+ * entries. He cannot change an entry's name, type or key. While a ring is open,
+ * its next change finds such an edit (KAWS_CHANGED). An edit made while no
+ * process has the file open shows only in the log: opening the file, and each
+ * change, logs a note with the number of keys and the first bytes of the
+ * checksum. The note of an opening should show the same two values as the note
+ * before it. If someone only adds entries to the file of an open ring, that
+ * counts as done by another process, and is logged in such a note. A refresh
+ * reads in whatever is there, as an opening does, and logs the number and the
+ * checksum before and after. Removing a key does not remove it from older
+ * copies of the file. Only deleting the KMS key does.
  *
  * A sealed value that needs no data file has a format of its own, which
  * kaws_sealed_pack writes. Its numbers are little-endian, too:
@@ -1213,8 +1213,8 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
  * returns NOT_FOUND, without a KMS request, only if it is sure. On failure *key
  * is all zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key
  * belongs to an account that is not trusted), MISMATCH (the blob was sealed for
- * another name, file or length), MEMORY, the KMS errors, and for a key that the
- * ring does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
+ * another name, file or length), MEMORY, and the KMS errors. Also, for a key
+ * that the ring does not have: FILE, CHANGED, LOCKED, UNCERTAIN. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -1335,14 +1335,14 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
  * and then replaces the file once: all or nothing. In a dry run KMS confirms
- * that each new blob decrypts to that key; this needs the right to kms:Decrypt
- * with the current KMS key, else DENIED. Two KMS requests per key, and no
- * plaintext leaves KMS. Across regions there are four requests per key: two
- * decrypt it (both results must be equal), one seals it, one verifies it. Other
- * threads may use the ring meanwhile: a key added then stays as it was sealed,
- * a key removed stays removed. ARGUMENT, CONFIG, RUNNING, FOREIGN, MISMATCH (of
- * an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
- * MEMORY, and the KMS errors. */
+ * that it could decrypt each new blob under the key's name; this needs the
+ * right to kms:Decrypt with the current KMS key, else DENIED. Two KMS requests
+ * per key, and no plaintext leaves KMS. Across regions there are four requests
+ * per key: two decrypt it (both results must be equal), one seals it, one
+ * verifies it. Other threads may use the ring meanwhile: a key added then stays
+ * as it was sealed, a key removed stays removed. ARGUMENT, CONFIG, RUNNING,
+ * FOREIGN, MISMATCH (of an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the
+ * file is replaced), MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 /* Reads in what other processes changed in the data file. If they changed
@@ -2306,9 +2306,10 @@ kaws__thread_once(kaws__once *once, void (*job)(void))
 
 
 /* A lock of the whole process, for what all rings share; it is held for a few
- * lines only. Being static it is inherited by a forked child, perhaps from a
- * thread that holds it and is not in the child. So its holder leaves the number
- * of its process: to any other process the lock is free. */
+ * lines only. It is static, so a forked child inherits it. A thread of the
+ * parent may have held it during fork(), and the child does not have that
+ * thread. So the holder leaves the number of its process in the lock: to any
+ * other process the lock is free. */
 typedef struct kaws__process_lock {
     volatile long holder;         /* process number + 1; 0: nobody            */
     long          process;        /* of the last holder                       */
@@ -3379,8 +3380,8 @@ kaws__err_decimal(char out[24], uint64_t n)
 #define KAWS__COUNT(n) KAWS__DECIMAL(n), (n) == 1 ? "" : "s"
 
 
-/* We got no memory for `doing`; or no lock, because that takes the system's
- * memory. */
+/* We got no memory for `doing`, or could not make a lock, which takes memory,
+ * too. */
 static kaws_status
 kaws__err_memory(kaws_error *err, const char *doing)
 {
@@ -3781,8 +3782,9 @@ kaws__text_ge(uint64_t bytes, unsigned n)
 }
 
 
-/* The digits of eight values under 64: one offset for all, and one more from
- * 26, 52, 62 and 63 on. All sums are between 43 and 134, so no byte carries. */
+/* The digits of eight values under 64. Each value gets one offset, and one more
+ * for each of 26, 52, 62 and 63 that it reaches. All sums are between 43 and
+ * 134, so no byte carries. */
 static uint64_t
 kaws__text_to_digits(uint64_t six)
 {
