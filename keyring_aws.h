@@ -6349,9 +6349,10 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  * source keeps no credentials. What it reads goes into memory that the caller
  * lends and wipes.
  *
- * People paste the conf file's text from many places. We remove what surrounds
- * a value if it cannot be part of a value of AWS. Otherwise we refuse the file:
- * the error names the line and the column, but shows no piece of a value.
+ * People paste the conf file's text from many places. We remove blanks, a name
+ * and a pair of quotes around a value. If anything that is left cannot be part
+ * of an AWS value, we refuse the file: the error names the line and the column,
+ * but shows no piece of a value.
  */
 
 #define KAWS__SOURCES_ID_MAX     128
@@ -7408,9 +7409,11 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * An id or alias means a KMS key of the account of the credentials, and others
  * than the author of the settings may write the conf file. So a reply alone
  * does not make an account the own one: the account must be in the list; or, if
- * there is no list, in an entry of the data file. Nor does an entry alone,
- * because others may write the data file. Only if there is neither list nor
- * entry is the first reply believed, and that is logged.
+ * there is no list, in an entry of the data file. An entry alone does not make
+ * it the own one either, because others may write the data file. (Only if the
+ * settings name no KMS key does the account that all entries share become the
+ * own one.) Only if there is neither list nor entry is the first reply
+ * believed, and that is logged.
  *
  * A choice is a KMS key and a region. They are one value, because the KMS key
  * is looked up in the region: both are taken, or neither.
@@ -8168,8 +8171,9 @@ kaws__shield_set(kaws__shield *s, int seconds)
 }
 
 
-/* Wipes all keys and the page key. `replaced`: the data file was replaced, and
- * the caller holds the vault's lock, under which the table changes as well. */
+/* Wipes all keys and the page key. `replaced`: the data file was replaced. Then
+ * the caller holds the vault's lock, so that the generation and the table
+ * change together. */
 static void
 kaws__shield_empty(kaws__shield *s, int replaced)
 {
@@ -8381,47 +8385,47 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  *
  * A host is well, or unreachable since a call to it ended in vain. To an
  * unreachable host one call at a time is sent, a probe; all others are refused
- * at once. Any reply but a 5xx makes the host well again, also a reply to a
- * call that began before. What counts as in vain, the room calls says.
+ * at once. Any reply but a 5xx makes the host well again, even a reply to a
+ * call that began before the outage. Room calls says what counts as in vain.
  *
- * Calls overlap, so a failure may be old news. Each call has a number by its
- * beginning, and each reply one by its arrival: a failure counts only if no
+ * Calls overlap, so a failure may be old news. Each call gets a number when it
+ * begins, and each reply gets one when it arrives: a failure counts only if no
  * reply has arrived since its call began.
  *
  * The state belongs to the process: a ring that is opened later, or another
  * thread, need not find out for itself. Rings share it only if they reach the
  * host in the same way: a wrong ca_file, or a `send` hook of one's own, proves
- * nothing to others. (A hook is known by its address and ctx, which may come to
- * mean another thing when its ring is closed. So its hosts are forgotten then.)
- * The times are by ticks_ms: if it jumps, a probe is sent sooner.
+ * nothing to others. (We know a hook by its address and ctx. Once its ring is
+ * closed, both may be reused for a different hook, so closing the ring forgets
+ * its hosts.) The times are by ticks_ms: if it jumps, a probe is sent sooner.
  *
- * A host that comes and goes all the time must not fill the log. So an outage
- * soon after one that the log tells of gets no lines, unless it lasts; the next
- * line says how many there were.
+ * A host that comes and goes all the time must not fill the log. So if an
+ * outage begins soon after one that was logged, it gets no line, unless it
+ * lasts. The next line says how many outages got none.
  */
 
 enum {
-    KAWS__BREAKER_HOSTS = 16,     /* more push out the one that is longest not
-                                   * used, a well one first                   */
+    KAWS__BREAKER_HOSTS = 16,     /* if full, the one that was used longest ago
+                                   * makes room, a well one first             */
     KAWS__BREAKER_LEAST =  250,   /* ms between probes, first                 */
     KAWS__BREAKER_MOST  = 5000,   /* and last                                 */
     KAWS__BREAKER_CALM  = 1000,   /* and last, while a server starts          */
     KAWS__BREAKER_BRIEF =  500,   /* a timeout below that proves nothing      */
-    KAWS__BREAKER_LOST  = 5000,   /* beyond its timeout, a probe is given up  */
-    KAWS__BREAKER_QUIET = 10000   /* between two outages that the log tells   */
+    KAWS__BREAKER_LOST  = 5000,   /* a probe's timeout plus this: it is lost  */
+    KAWS__BREAKER_QUIET = 10000   /* ms between outages that the log tells of */
 };
 
 typedef struct kaws__host {
     uint64_t way, url;            /* digests: how it is reached, and where    */
-    uint64_t used, answered;      /* in the order of all calls                */
+    uint64_t used, answered;      /* the numbers of its last use and reply    */
     uint64_t prober;              /* the call that is its probe, or 0         */
-    int      prober_ms;           /* which ends in that time                  */
+    int      prober_ms;           /* after which it counts as lost            */
     int      pause_ms;            /* between probes; 0: the host is well      */
-    int64_t  since_ms, begun_ms, ended_ms;        /* of the last probe        */
-    unsigned long attempts, failed;       /* in vain; calls                   */
+    int64_t  since_ms, begun_ms, ended_ms;        /* outage; last probe       */
+    unsigned long attempts, failed;       /* attempts in vain; failed calls   */
     int      told;                /* the log tells of this outage             */
-    int64_t  told_ms;             /* of the last one; 0: of none yet          */
-    unsigned long untold;         /* outages since then                       */
+    int64_t  told_ms;             /* when the log last told; 0: never         */
+    unsigned long untold;         /* outages since then that got no line      */
     kaws_status status;
     char     why[200];            /* the last error                           */
 } kaws__host;
@@ -8431,14 +8435,14 @@ typedef struct kaws__pass {       /* what a call shows to this room           */
     const char *host;             /* its name, for people                     */
     uint64_t way, url;
     int      connect_ms, timeout_ms;      /* of its operation                 */
-    uint64_t begun;               /* its number; 0: it begins                 */
+    uint64_t begun;               /* its number; 0: it has none yet           */
     int      probes;              /* it is the host's probe                   */
     int64_t  before_ms;           /* when the probe before it began           */
 } kaws__pass;
 
 static struct {
     kaws__process_lock lock;      /* guards all below                         */
-    uint64_t   order;             /* of beginnings and replies                */
+    uint64_t   order;             /* the last number that was given out       */
     kaws__host hosts[KAWS__BREAKER_HOSTS];
 } kaws__breaker;
 
@@ -8478,7 +8482,7 @@ kaws__breaker_leave(void)
 }
 
 
-/* A ring is closed. */
+/* Forgets a closing ring's hosts if it has a hook `send` or `ticks_ms`. */
 static void
 kaws__breaker_forget(const kaws_hooks *hooks, uint64_t way)
 {
@@ -8541,8 +8545,8 @@ kaws__breaker_wait_ms(const kaws__host *h, const kaws__pass *pass, int patient,
 }
 
 
-/* Whether the call may be sent now: returns 0, or else for how many ms to wait
- * before the next question, and fills in why. */
+/* Returns 0 if the call may be sent now. Otherwise returns how many ms to wait
+ * before asking again, and *err says why. */
 static int
 kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
                   kaws_error *err)
@@ -8606,8 +8610,8 @@ kaws__breaker_well(kaws__pass *pass)
 }
 
 
-/* With the lock held: whether the log is to tell of the outage now; and of how
- * many before it that it did not tell of. */
+/* With the lock held: returns whether the log has to tell of the outage now.
+ * Then *untold is how many outages before it got no line. */
 static int
 kaws__breaker_tell(kaws__host *h, int64_t now, unsigned long *untold)
 {
@@ -8622,9 +8626,10 @@ kaws__breaker_tell(kaws__host *h, int64_t now, unsigned long *untold)
 }
 
 
-/* The call has made so many attempts in vain; 0: what became of it says nothing
- * of the host. `failed`: it ends so. A probe that learned nothing leaves the
- * next one to the next call, but a brief one to a call that waits longer. */
+/* The call is over. `attempts` of it were in vain; 0: its outcome says nothing
+ * about the host. `failed`: it fails with NETWORK or SERVICE. If it was a probe
+ * that learned nothing, the next call may be a probe at once; but if the probe
+ * failed, calls with a brief timeout wait for one more pause. */
 static void
 kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
                   const kaws_error *err)
@@ -8686,10 +8691,10 @@ kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
  * a few, and has a target, a time limit, and an error.
  *
  * A call is one request with all its attempts. For each attempt it is signed
- * and sent, and the reply is judged. After a failure the call is mended, or it
- * pauses, and is sent again, if that may help and its operation has time. This
- * room knows no action of KMS: its caller writes the members of the body, and
- * judges the members of the reply.
+ * and sent, and the reply is judged. If an attempt fails, but another may help,
+ * and the operation has time, we mend the clock or the credentials, or pause,
+ * and send the call again. This room knows no action of KMS: its caller writes
+ * the members of the body, and judges the members of the reply.
  *
  * A connection is used again only if all that is known of the reply fits the
  * request. So a call counts as clean only once its reply has been read. A
@@ -9238,8 +9243,8 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
-/* Waits until the host may be asked, for as long as there is patience. Returns
- * 0, and the error says why, if it may not. */
+/* Waits until the host may be asked, for as long as there is patience. If it
+ * may not be asked, returns 0, and the error says why. */
 static int
 kaws__calls_admit(kaws__call *c)
 {
@@ -9253,7 +9258,7 @@ kaws__calls_admit(kaws__call *c)
         if (hooks->patience_ms != NULL)
             patience = hooks->patience_ms(hooks->ctx, err);
         if (patience <= 0) {
-            c->vain = 0;                  /* the host's last error stays      */
+            c->vain = 0;                  /* so breaker keeps the last error  */
             return 0;
         }
         wait = wait < patience ? wait : patience;
@@ -9265,7 +9270,7 @@ kaws__calls_admit(kaws__call *c)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     }
     c->probe_ms = c->q.connect_timeout_ms + 1000;
-    if (patience > 0 && patience < c->probe_ms)   /* which ends with the time */
+    if (patience > 0 && patience < c->probe_ms)   /* no longer than patience  */
         c->probe_ms = patience > KAWS__BREAKER_BRIEF ? patience
                                                      : KAWS__BREAKER_BRIEF;
     return 1;
@@ -9273,9 +9278,9 @@ kaws__calls_admit(kaws__call *c)
 
 
 /* Counts the attempts that AWS throttled, and those in vain: with no reply, or
- * with a 5xx that is not about one KMS key. No reply within a time of our own
- * that is too brief proves nothing (timers end some ms early), nor does what
- * never left this machine. */
+ * with a 5xx that is not about one KMS key. An attempt without a reply proves
+ * nothing if it had too little time and used it up (timers end some ms early).
+ * Nor does one that was cancelled, or that a wrong setting kept from KMS. */
 static void
 kaws__calls_count(kaws__call *c, kaws_status status)
 {
@@ -9384,8 +9389,8 @@ kaws__calls_mend(kaws__call *c)
 
 
 /* Whether the call has had all its attempts: max_attempts, if that is set; else
- * three, and as many as AWS throttles within its time. Who gives up early while
- * others go on would be the one that starves. */
+ * three, and as many as AWS throttles within its time. If one caller gave up
+ * early while others went on, it would starve. */
 static int
 kaws__calls_spent(const kaws__call *c)
 {
@@ -9397,9 +9402,9 @@ kaws__calls_spent(const kaws__call *c)
 
 
 /* How long to pause before the next attempt. As in AWS's standard retry mode:
- * full jitter over an interval that doubles, up to 20 s. It stays at 1 s with
- * patience, and if time alone bounds the attempts that are throttled: with
- * longer pauses, a caller that was refused waits while one that was answered
+ * full jitter over an interval that doubles, up to 20 s. The limit is 1 s with
+ * patience, and for throttled attempts if only time bounds them: with longer
+ * pauses, a caller that was throttled would wait while one that was answered
  * asks again at once. */
 static int64_t
 kaws__calls_delay(const kaws__call *c, int patient)
@@ -9410,7 +9415,8 @@ kaws__calls_delay(const kaws__call *c, int patient)
     int64_t most = patient || (slower && c->op->calls->max_attempts == 0)
                  ? 1000 : 20000;
     uint16_t chance = 0xffff;
-    int i = slower ? 1 : 1 + c->throttled;        /* what has its own pauses  */
+    /* Attempts that were throttled had pauses of their own. */
+    int i = slower ? 1 : 1 + c->throttled;
 
     for (; i < c->attempt && delay < most; i++)
         delay *= 2;
@@ -9424,8 +9430,8 @@ kaws__calls_delay(const kaws__call *c, int patient)
 
 /* Waits, if another attempt later may help and there is time for it; says
  * whether to make it. With patience the pauses are short, because a program
- * that cannot go on should learn soon that KMS is back, and because the hook
- * may have less patience by then. */
+ * that cannot go on should learn soon that KMS is back, and because the hook's
+ * patience may end during a long one. */
 static int
 kaws__calls_wait(kaws__call *c)
 {
@@ -9443,13 +9449,13 @@ kaws__calls_wait(kaws__call *c)
         return 0;
     delay = kaws__calls_delay(c, patience > 0);
     left = kaws__calls_left_ms(c->op);
-    over |= delay + (c->left_ms - left) >= left;  /* it would take as long    */
+    over |= delay + (c->left_ms - left) >= left;  /* if the next is as slow   */
     over |= (c->paused_ms += delay) > c->op->timeout_ms;
     if (patience <= 0 && over)
         return 0;
     if (patience > 0 && delay > patience)
         delay = patience;
-    if (over) {                           /* and it begins again              */
+    if (over) {                           /* to room breaker, a new call      */
         kaws__breaker_end(&c->pass, c->vain, 0, c->op->err);
         c->pass.begun = c->vain = 0;
     }
