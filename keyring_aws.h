@@ -222,25 +222,25 @@
  * an answer). From then on, calls to it fail at once, with NETWORK or SERVICE,
  * and the text says since when, and when the next attempt is due. One call at a
  * time is sent as a probe: after 0.25 s, and then after pauses that double up
- * to 5 s. A probe is one attempt of at most connect_timeout_ms and 1 s. Any
- * reply but a 5xx, also a refusal or throttling, opens the way for all. (So
- * after an outage a host that takes longer than a probe for every reply stays
- * unreachable: then raise connect_timeout_ms.) Some failures prove nothing:
- * those of cancelled calls; those of attempts that had less than half a second
- * for the reply, and used it up; and those of calls that began before the last
- * reply came. Rings with different ca_files, or with different hooks `send` or
- * `ticks_ms`, share nothing, and when the last ring with such hooks is closed,
- * what it knew is forgotten. Rings share nothing either if one of them lets
- * connecting take less than half a second, unless both let it take the same
- * time. With KEYRING_AWS_STATIC each implementation in a program has a state of
- * its own. A forked child begins with none. A warning tells of an outage, and a
- * note of its end; but at most once in 10 s for each host, and the next warning
- * says how many outages got no line.
+ * to 5 s. A probe is one attempt of at most connect_timeout_ms plus 1 s. Any
+ * reply but a 5xx, even a refusal or throttling, lets all calls through again.
+ * (So after an outage a host that takes longer than a probe for every reply
+ * stays unreachable: then raise connect_timeout_ms.) Some failures prove
+ * nothing: those of cancelled calls; those of attempts that had less than half
+ * a second for the reply, and used it up; and those of calls that began before
+ * the last reply came. Rings with different ca_files, or with different hooks
+ * `send` or `ticks_ms`, share nothing, and when the last ring with such hooks
+ * is closed, what it knew is forgotten. Rings share nothing either if one of
+ * them lets connecting take less than half a second, unless both let it take
+ * the same time. With KEYRING_AWS_STATIC each implementation in a program has a
+ * state of its own. A forked child begins with none. The log gets a warning for
+ * an outage, and a note when it ends; but only for one outage in 10 s for each
+ * host, and the next warning says how many outages got no line.
  *
  * A program that cannot work without its keys, such as a server that is
- * starting, sets hooks.patience_ms. The hook says for how long KMS may still be
- * waited for. While it returns more than 0, every error that can be retried is
- * retried about once a second, whatever max_attempts says, and each attempt
+ * starting, sets hooks.patience_ms. The hook says how much longer calls may
+ * wait for KMS. While it returns more than 0, every error that can be retried
+ * is retried about once a second, whatever max_attempts says, and each attempt
  * gets a new timeout_ms. While the host is unreachable, calls wait for it in
  * place of failing at once, and one at a time is sent as a probe. So an
  * operation ends at the latest one timeout_ms after the hook's time is up. A
@@ -303,18 +303,18 @@
  * still while the machine sleeps.) An expired key is not given out any more. No
  * thread wakes up to wipe it: the next fetch of any key does, and if no key is
  * left, it wipes the page key, too. All keys and the page key are wiped by
- * kaws_remove, kaws_rewrap_all, a kaws_refresh that finds more than additions,
- * a change of the KMS key, of the region or of the seconds, by kaws_close, and
- * if KMS refuses any request because a right has ended: AccessDenied,
- * NotAuthorized, Disabled, KMSInvalidState, NotFound. If KMS was asked for a
- * key before one of these events, and sends it after the event, the key is not
- * kept. If credentials expire or are replaced, no key is wiped. If threads
- * fetch the same key at once, one of them asks KMS, and the others wait, each
- * up to its own timeout_ms. If KMS fails, all of them fail. If the thread that
- * asks is cancelled, or its time is up first, another one asks. A thread that
- * comes after kaws_reload_creds waits for none that asked before it. Without a
- * cache each thread asks KMS itself, because handing a plaintext on would mean
- * keeping it.
+ * kaws_remove, kaws_rewrap_all, kaws_close, a kaws_refresh that finds more than
+ * additions, and a change of the KMS key, the region or cache_seconds. They are
+ * also wiped if KMS refuses any request because a right has ended:
+ * AccessDenied, NotAuthorized, Disabled, KMSInvalidState, NotFound. If KMS was
+ * asked for a key before one of these events, and sends it after the event, the
+ * key is not kept. If credentials expire or are replaced, no key is wiped. If
+ * threads fetch the same key at once, one of them asks KMS, and the others
+ * wait, each up to its own timeout_ms. If KMS fails, all of them fail. If the
+ * thread that asks is cancelled, or its time is up first, another one asks. A
+ * thread that comes after kaws_reload_creds waits for none that asked before
+ * it. Without a cache each thread asks KMS itself, because handing a plaintext
+ * on would mean keeping it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
@@ -380,7 +380,7 @@
  *     CREDS      creds     the credentials, and their generation
  *     HTTP       http      the request ids that have been seen
  *     SENDER     curl      the built-in sender's connections
- *     WAITERS    thread    inside TURN: the threads that wait for it
+ *     WAITERS    thread    inside SETTINGS, TURN and SOURCE: who waits for it
  *
  * The locks on files belong to the open file (F_OFD_SETLK). Systems without
  * F_OFD_SETLK use flock() instead. flock() cannot tell who else has the file
@@ -462,18 +462,18 @@
  * No file can prove that it is the newest, and no entry can. The digests find
  * damage, but they need no secret: anyone who can write the file can make new
  * ones. Someone who has an older copy can put it in the file's place. Or he can
- * add single entries of the copy to the newest file: entries that were removed,
- * or as they were before a re-wrap. He can also leave out entries. He cannot
- * change an entry's name, type or key. While a ring is open, its next change
- * finds such an edit (KAWS_CHANGED). An edit made while no process has the file
- * open shows only in the log: opening the file, and each change, logs a note
- * with the number of keys and the first bytes of the checksum. The note of an
- * opening should show the same two values as the note before it. If someone
- * only adds entries to the file of an open ring, that counts as done by another
- * process, and is logged in such a note. A refresh reads in whatever is there,
- * as an opening does, and logs the number and the checksum before and after.
- * Removing a key does not remove it from older copies of the file. Only
- * deleting the KMS key does.
+ * add single entries of the copy to the newest file: entries that have been
+ * removed since, or entries from before a re-wrap. He can also leave out
+ * entries. He cannot change an entry's name, type or key. While a ring is open,
+ * its next change finds such an edit (KAWS_CHANGED). An edit made while no
+ * process has the file open shows only in the log: opening the file, and each
+ * change, logs a note with the number of keys and the first bytes of the
+ * checksum. The note of an opening should show the same two values as the note
+ * before it. If someone only adds entries to the file of an open ring, that
+ * counts as done by another process, and is logged in such a note. A refresh
+ * reads in whatever is there, as an opening does, and logs the number and the
+ * checksum before and after. Removing a key does not remove it from older
+ * copies of the file. Only deleting the KMS key does.
  *
  * A sealed value that needs no data file has a format of its own, which
  * kaws_sealed_pack writes. Its numbers are little-endian, too:
@@ -1218,8 +1218,8 @@ KAWS_API kaws_status kaws_store(kaws *ring, kaws_name name, const char *type,
  * returns NOT_FOUND, without a KMS request, only if it is sure. On failure *key
  * is all zeros. ARGUMENT, CONFIG, NOT_FOUND, FOREIGN (the entry's KMS key
  * belongs to an account that is not trusted), MISMATCH (the blob was sealed for
- * another name, file or length), MEMORY, the KMS errors, and for a key that the
- * ring does not have FILE, CHANGED, LOCKED and UNCERTAIN. */
+ * another name, file or length), MEMORY, and the KMS errors. Also, for a key
+ * that the ring does not have: FILE, CHANGED, LOCKED, UNCERTAIN. */
 KAWS_API kaws_status kaws_fetch(kaws *ring, kaws_name name, kaws_key *key,
                                 kaws_error *err);
 
@@ -1340,14 +1340,14 @@ KAWS_API kaws_status kaws_rotate_kms_key(kaws *ring, kaws_error *err);
 
 /* Has KMS re-encrypt every key under the current KMS key, several at a time,
  * and then replaces the file once: all or nothing. In a dry run KMS confirms
- * that each new blob decrypts to that key; this needs the right to kms:Decrypt
- * with the current KMS key, else DENIED. Two KMS requests per key, and no
- * plaintext leaves KMS. Across regions there are four requests per key: two
- * decrypt it (both results must be equal), one seals it, one verifies it. Other
- * threads may use the ring meanwhile: a key added then stays as it was sealed,
- * a key removed stays removed. ARGUMENT, CONFIG, RUNNING, FOREIGN, MISMATCH (of
- * an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the file is replaced),
- * MEMORY, and the KMS errors. */
+ * that it could decrypt each new blob under the key's name; this needs the
+ * right to kms:Decrypt with the current KMS key, else DENIED. Two KMS requests
+ * per key, and no plaintext leaves KMS. Across regions there are four requests
+ * per key: two decrypt it (both results must be equal), one seals it, one
+ * verifies it. Other threads may use the ring meanwhile: a key added then stays
+ * as it was sealed, a key removed stays removed. ARGUMENT, CONFIG, RUNNING,
+ * FOREIGN, MISMATCH (of an old blob), FILE, CHANGED, LOCKED, UNCERTAIN (the
+ * file is replaced), MEMORY, and the KMS errors. */
 KAWS_API kaws_status kaws_rewrap_all(kaws *ring, kaws_error *err);
 
 /* Reads in what other processes changed in the data file. If they changed
@@ -2311,9 +2311,10 @@ kaws__thread_once(kaws__once *once, void (*job)(void))
 
 
 /* A lock of the whole process, for what all rings share; it is held for a few
- * lines only. Being static it is inherited by a forked child, perhaps from a
- * thread that holds it and is not in the child. So its holder leaves the number
- * of its process: to any other process the lock is free. */
+ * lines only. It is static, so a forked child inherits it. A thread of the
+ * parent may have held it during fork(), and the child does not have that
+ * thread. So the holder leaves the number of its process in the lock: to any
+ * other process the lock is free. */
 typedef struct kaws__process_lock {
     volatile long holder;         /* process number + 1; 0: nobody            */
     long          process;        /* of the last holder                       */
@@ -3384,8 +3385,8 @@ kaws__err_decimal(char out[24], uint64_t n)
 #define KAWS__COUNT(n) KAWS__DECIMAL(n), (n) == 1 ? "" : "s"
 
 
-/* We got no memory for `doing`; or no lock, because that takes the system's
- * memory. */
+/* We got no memory for `doing`, or could not make a lock, which takes memory,
+ * too. */
 static kaws_status
 kaws__err_memory(kaws_error *err, const char *doing)
 {
@@ -3786,8 +3787,9 @@ kaws__text_ge(uint64_t bytes, unsigned n)
 }
 
 
-/* The digits of eight values under 64: one offset for all, and one more from
- * 26, 52, 62 and 63 on. All sums are between 43 and 134, so no byte carries. */
+/* The digits of eight values under 64. Each value gets one offset, and one more
+ * for each of 26, 52, 62 and 63 that it reaches. All sums are between 43 and
+ * 134, so no byte carries. */
 static uint64_t
 kaws__text_to_digits(uint64_t six)
 {
@@ -6352,9 +6354,10 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  * source keeps no credentials. What it reads goes into memory that the caller
  * lends and wipes.
  *
- * People paste the conf file's text from many places. We remove what surrounds
- * a value if it cannot be part of a value of AWS. Otherwise we refuse the file:
- * the error names the line and the column, but shows no piece of a value.
+ * People paste the conf file's text from many places. We remove blanks, a name
+ * and a pair of quotes around a value. If anything that is left cannot be part
+ * of an AWS value, we refuse the file: the error names the line and the column,
+ * but shows no piece of a value.
  */
 
 #define KAWS__SOURCES_ID_MAX     128
@@ -7411,9 +7414,11 @@ kaws__arn_url(char *out, size_t cap, const char *endpoint, const char *region)
  * An id or alias means a KMS key of the account of the credentials, and others
  * than the author of the settings may write the conf file. So a reply alone
  * does not make an account the own one: the account must be in the list; or, if
- * there is no list, in an entry of the data file. Nor does an entry alone,
- * because others may write the data file. Only if there is neither list nor
- * entry is the first reply believed, and that is logged.
+ * there is no list, in an entry of the data file. An entry alone does not make
+ * it the own one either, because others may write the data file. (Only if the
+ * settings name no KMS key does the account that all entries share become the
+ * own one.) Only if there is neither list nor entry is the first reply
+ * believed, and that is logged.
  *
  * A choice is a KMS key and a region. They are one value, because the KMS key
  * is looked up in the region: both are taken, or neither.
@@ -8171,8 +8176,9 @@ kaws__shield_set(kaws__shield *s, int seconds)
 }
 
 
-/* Wipes all keys and the page key. `replaced`: the data file was replaced, and
- * the caller holds the vault's lock, under which the table changes as well. */
+/* Wipes all keys and the page key. `replaced`: the data file was replaced. Then
+ * the caller holds the vault's lock, so that the generation and the table
+ * change together. */
 static void
 kaws__shield_empty(kaws__shield *s, int replaced)
 {
@@ -8384,48 +8390,48 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
  *
  * A host is well, or unreachable since a call to it ended in vain. To an
  * unreachable host one call at a time is sent, a probe; all others are refused
- * at once. Any reply but a 5xx makes the host well again, also a reply to a
- * call that began before. What counts as in vain, the room calls says.
+ * at once. Any reply but a 5xx makes the host well again, even a reply to a
+ * call that began before the outage. Room calls says what counts as in vain.
  *
- * Calls overlap, so a failure may be old news. Each call has a number by its
- * beginning, and each reply one by its arrival: a failure counts only if no
+ * Calls overlap, so a failure may be old news. Each call gets a number when it
+ * begins, and each reply gets one when it arrives: a failure counts only if no
  * reply has arrived since its call began.
  *
  * The state belongs to the process: a ring that is opened later, or another
  * thread, need not find out for itself. Rings share it only if they reach the
  * host in the same way: a wrong ca_file, or a `send` hook of one's own, proves
- * nothing to others. (A hook is known by its address and ctx, which may come to
- * mean another thing when all its rings are closed. So its hosts are forgotten
- * then.)
- * The times are by ticks_ms: if it jumps, a probe is sent sooner.
+ * nothing to others. (We know a hook by its address and ctx. Once all its rings
+ * are closed, both may be reused for a different hook, so closing the last one
+ * forgets their hosts.) The times are by ticks_ms: if it jumps, a probe is sent
+ * sooner.
  *
- * A host that comes and goes all the time must not fill the log. So an outage
- * soon after one that the log tells of gets no lines, unless it lasts; the next
- * line says how many there were.
+ * A host that comes and goes all the time must not fill the log. So if an
+ * outage begins soon after one that was logged, it gets no line, unless it
+ * lasts. The next line says how many outages got none.
  */
 
 enum {
-    KAWS__BREAKER_HOSTS = 16,     /* more push out the one that is longest not
-                                   * used, a well one first                   */
+    KAWS__BREAKER_HOSTS = 16,     /* if full, the one that was used longest ago
+                                   * makes room, a well one first             */
     KAWS__BREAKER_LEAST =  250,   /* ms between probes, first                 */
     KAWS__BREAKER_MOST  = 5000,   /* and last                                 */
     KAWS__BREAKER_CALM  = 1000,   /* and last, while a server starts          */
     KAWS__BREAKER_BRIEF =  500,   /* a timeout below that proves nothing      */
-    KAWS__BREAKER_LOST  = 5000,   /* beyond its timeout, a probe is given up  */
-    KAWS__BREAKER_QUIET = 10000   /* between two outages that the log tells   */
+    KAWS__BREAKER_LOST  = 5000,   /* a probe's timeout plus this: it is lost  */
+    KAWS__BREAKER_QUIET = 10000   /* ms between outages that the log tells of */
 };
 
 typedef struct kaws__host {
     uint64_t way, url;            /* digests: how it is reached, and where    */
-    uint64_t used, answered;      /* in the order of all calls                */
+    uint64_t used, answered;      /* the numbers of its last use and reply    */
     uint64_t prober;              /* the call that is its probe, or 0         */
-    int      prober_ms;           /* which ends in that time                  */
+    int      prober_ms;           /* after which it counts as lost            */
     int      pause_ms;            /* between probes; 0: the host is well      */
-    int64_t  since_ms, begun_ms, ended_ms;        /* of the last probe        */
-    unsigned long attempts, failed;       /* in vain; calls                   */
+    int64_t  since_ms, begun_ms, ended_ms;        /* outage; last probe       */
+    unsigned long attempts, failed;       /* attempts in vain; failed calls   */
     int      told;                /* the log tells of this outage             */
-    int64_t  told_ms;             /* of the last one; 0: of none yet          */
-    unsigned long untold;         /* outages since then                       */
+    int64_t  told_ms;             /* when the log last told; 0: never         */
+    unsigned long untold;         /* outages since then that got no line      */
     kaws_status status;
     char     why[200];            /* the last error                           */
 } kaws__host;
@@ -8440,14 +8446,14 @@ typedef struct kaws__pass {       /* what a call shows to this room           */
     const char *host;             /* its name, for people                     */
     uint64_t way, url;
     int      connect_ms, timeout_ms;      /* of its operation                 */
-    uint64_t begun;               /* its number; 0: it begins                 */
+    uint64_t begun;               /* its number; 0: it has none yet           */
     int      probes;              /* it is the host's probe                   */
     int64_t  before_ms;           /* when the probe before it began           */
 } kaws__pass;
 
 static struct {
     kaws__process_lock lock;      /* guards all below                         */
-    uint64_t   order;             /* of beginnings and replies                */
+    uint64_t   order;             /* the last number that was given out       */
     kaws__host hosts[KAWS__BREAKER_HOSTS];
     kaws__way *ways;              /* of all open rings                        */
 } kaws__breaker;
@@ -8580,8 +8586,8 @@ kaws__breaker_out_s(const kaws__host *h, int64_t now)
 }
 
 
-/* Whether the call may be sent now: returns 0, or else for how many ms to wait
- * before the next question, and fills in why. */
+/* Returns 0 if the call may be sent now. Otherwise returns how many ms to wait
+ * before asking again, and *err says why. */
 static int
 kaws__breaker_ask(kaws__pass *pass, const char *action, int patient,
                   kaws_error *err)
@@ -8647,8 +8653,8 @@ kaws__breaker_well(kaws__pass *pass)
 }
 
 
-/* With the lock held: whether the log is to tell of the outage now; and of how
- * many before it that it did not tell of. */
+/* With the lock held: returns whether the log has to tell of the outage now.
+ * Then *untold is how many outages before it got no line. */
 static int
 kaws__breaker_tell(kaws__host *h, int64_t now, unsigned long *untold)
 {
@@ -8663,9 +8669,10 @@ kaws__breaker_tell(kaws__host *h, int64_t now, unsigned long *untold)
 }
 
 
-/* The call has made so many attempts in vain; 0: what became of it says nothing
- * of the host. `failed`: it ends so. A probe that learned nothing leaves the
- * next one to the next call, but a brief one to a call that waits longer. */
+/* The call is over. `attempts` of it were in vain; 0: its outcome says nothing
+ * about the host. `failed`: it fails with NETWORK or SERVICE. If it was a probe
+ * that learned nothing, the next call may be a probe at once; but if the probe
+ * failed, calls with a brief timeout wait for one more pause. */
 static void
 kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
                   const kaws_error *err)
@@ -8727,10 +8734,10 @@ kaws__breaker_end(kaws__pass *pass, unsigned attempts, int failed,
  * a few, and has a target, a time limit, and an error.
  *
  * A call is one request with all its attempts. For each attempt it is signed
- * and sent, and the reply is judged. After a failure the call is mended, or it
- * pauses, and is sent again, if that may help and its operation has time. This
- * room knows no action of KMS: its caller writes the members of the body, and
- * judges the members of the reply.
+ * and sent, and the reply is judged. If an attempt fails, but another may help,
+ * and the operation has time, we mend the clock or the credentials, or pause,
+ * and send the call again. This room knows no action of KMS: its caller writes
+ * the members of the body, and judges the members of the reply.
  *
  * A connection is used again only if all that is known of the reply fits the
  * request. So a call counts as clean only once its reply has been read. A
@@ -9283,8 +9290,8 @@ kaws__calls_answered(kaws__call *c)
 }
 
 
-/* Waits until the host may be asked, for as long as there is patience. Returns
- * 0, and the error says why, if it may not. */
+/* Waits until the host may be asked, for as long as there is patience. If it
+ * may not be asked, returns 0, and the error says why. */
 static int
 kaws__calls_admit(kaws__call *c)
 {
@@ -9298,7 +9305,7 @@ kaws__calls_admit(kaws__call *c)
         if (hooks->patience_ms != NULL)
             patience = hooks->patience_ms(hooks->ctx, err);
         if (patience <= 0) {
-            c->vain = 0;                  /* the host's last error stays      */
+            c->vain = 0;                  /* so breaker keeps the last error  */
             return 0;
         }
         wait = wait < patience ? wait : patience;
@@ -9310,7 +9317,7 @@ kaws__calls_admit(kaws__call *c)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
     }
     c->probe_ms = c->q.connect_timeout_ms + 1000;
-    if (patience > 0 && patience < c->probe_ms)   /* which ends with the time */
+    if (patience > 0 && patience < c->probe_ms)   /* no longer than patience  */
         c->probe_ms = patience > KAWS__BREAKER_BRIEF ? patience
                                                      : KAWS__BREAKER_BRIEF;
     return 1;
@@ -9318,9 +9325,9 @@ kaws__calls_admit(kaws__call *c)
 
 
 /* Counts the attempts that AWS throttled, and those in vain: with no reply, or
- * with a 5xx that is not about one KMS key. No reply within a time of our own
- * that is too brief proves nothing (timers end some ms early), nor does what
- * never left this machine. */
+ * with a 5xx that is not about one KMS key. An attempt without a reply proves
+ * nothing if it had too little time and used it up (timers end some ms early).
+ * Nor does one that was cancelled, or that a wrong setting kept from KMS. */
 static void
 kaws__calls_count(kaws__call *c, kaws_status status)
 {
@@ -9429,8 +9436,8 @@ kaws__calls_mend(kaws__call *c)
 
 
 /* Whether the call has had all its attempts: max_attempts, if that is set; else
- * three, and as many as AWS throttles within its time. Who gives up early while
- * others go on would be the one that starves. */
+ * three, and as many as AWS throttles within its time. If one caller gave up
+ * early while others went on, it would starve. */
 static int
 kaws__calls_spent(const kaws__call *c)
 {
@@ -9442,9 +9449,9 @@ kaws__calls_spent(const kaws__call *c)
 
 
 /* How long to pause before the next attempt. As in AWS's standard retry mode:
- * full jitter over an interval that doubles, up to 20 s. It stays at 1 s with
- * patience, and if time alone bounds the attempts that are throttled: with
- * longer pauses, a caller that was refused waits while one that was answered
+ * full jitter over an interval that doubles, up to 20 s. The limit is 1 s with
+ * patience, and for throttled attempts if only time bounds them: with longer
+ * pauses, a caller that was throttled would wait while one that was answered
  * asks again at once. */
 static int64_t
 kaws__calls_delay(const kaws__call *c, int patient)
@@ -9455,7 +9462,8 @@ kaws__calls_delay(const kaws__call *c, int patient)
     int64_t most = patient || (slower && c->op->calls->max_attempts == 0)
                  ? 1000 : 20000;
     uint16_t chance = 0xffff;
-    int i = slower ? 1 : 1 + c->throttled;        /* what has its own pauses  */
+    /* Attempts that were throttled had pauses of their own. */
+    int i = slower ? 1 : 1 + c->throttled;
 
     for (; i < c->attempt && delay < most; i++)
         delay *= 2;
@@ -9469,8 +9477,8 @@ kaws__calls_delay(const kaws__call *c, int patient)
 
 /* Waits, if another attempt later may help and there is time for it; says
  * whether to make it. With patience the pauses are short, because a program
- * that cannot go on should learn soon that KMS is back, and because the hook
- * may have less patience by then. */
+ * that cannot go on should learn soon that KMS is back, and because the hook's
+ * patience may end during a long one. */
 static int
 kaws__calls_wait(kaws__call *c)
 {
@@ -9488,13 +9496,13 @@ kaws__calls_wait(kaws__call *c)
         return 0;
     delay = kaws__calls_delay(c, patience > 0);
     left = kaws__calls_left_ms(c->op);
-    over |= delay + (c->left_ms - left) >= left;  /* it would take as long    */
+    over |= delay + (c->left_ms - left) >= left;  /* if the next is as slow   */
     over |= (c->paused_ms += delay) > c->op->timeout_ms;
     if (patience <= 0 && over)
         return 0;
     if (patience > 0 && delay > patience)
         delay = patience;
-    if (over) {                           /* and it begins again              */
+    if (over) {                           /* to room breaker, a new call      */
         kaws__breaker_end(&c->pass, c->vain, 0, c->op->err);
         c->pass.begun = c->vain = 0;
     }
@@ -9861,9 +9869,9 @@ kaws__kms_prove_key(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Has KMS seal a throw-away byte: that tells what the target's KMS key is, its
- * key material, and whether we may use it; and with `proof` whether KMS would
- * open the byte again. */
+/* Has KMS seal a byte that nobody needs. The reply tells the ARN of the
+ * target's KMS key and the id of its key material, and proves that we may seal
+ * with it. With `proof`, also asks whether KMS would open the blob again. */
 static kaws_status
 kaws__kms_probe(kaws__op *op, int proof, kaws_sealed *sealed)
 {
@@ -10740,8 +10748,8 @@ typedef struct kaws__file {
     uint8_t  tail[32];            /* the last bytes, torn or not              */
     int      copied;              /* the torn end is copied, not yet cut off  */
     uint64_t committed;           /* the length that the file said at open    */
-    int      unsettled;           /* bytes beyond that may not be durable,    */
-    int      synced;              /* although a sync has succeeded since      */
+    int      unsettled;           /* what was read may not be durable yet     */
+    int      synced;              /* but it was synced: see save_settle       */
 } kaws__file;
 
 /* How to open it. */
@@ -11454,9 +11462,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
  * The file that step 4 takes out must be the one that we know; otherwise it is
  * put back. If the system has no exchange, we check the path, and then rename:
  * a file that somebody moves there in between is lost. A new data file never
- * replaces another: step 4 is then a rename that fails if there is a file, or a
- * link. After a link, a crash leaves one file with two names, which opening
- * mends.
+ * replaces another: step 4 is then a rename that fails if there is a file. If
+ * the system has no such rename, step 4 is a hard link. A crash right after the
+ * link leaves one file with two names, which opening mends.
  *
  * If the process is killed or a sync fails, but the system runs on, the next
  * process sees bytes that may not be durable. It must not build on them, so
@@ -12407,7 +12415,7 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views; an entry's are into `bytes`       */
+    kaws__record record;          /* views; vault_copy sets them into `bytes` */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
     uint64_t     id;              /* hash of its name; 0: the shield is off   */
@@ -12458,9 +12466,9 @@ kaws__vault_state(const kaws__vault *v, char out[80])
 
 /* Waits until the file is ours; vault_release ends that. Waits for our turn
  * first, because the file's locks do not exclude threads of one process. Then
- * waits for the file's locks: the time since another thread last made progress
- * counts as spent on them, too. A caller that wants the vault's own lock takes
- * it last. */
+ * waits for the file's locks. Their time limit includes the wait for our turn,
+ * from the last progress of another thread on. A caller that wants the vault's
+ * own lock takes it last. */
 static kaws_status
 kaws__vault_hold(kaws__vault *v, kaws_error *err)
 {
@@ -13164,10 +13172,10 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 
 /* ---- rotating the KMS key ---------------------------------------------- */
 
-/* Has KMS make new key material, and then asks until KMS seals with it, because
- * KMS answers the request earlier. Gives up after the timeout, by the clock or,
- * if the clock stands still, by the sum of the pauses; the rotation has
- * succeeded all the same. */
+/* Has KMS make new key material. KMS answers that request before it seals with
+ * the new material, so this function then asks until it does. It gives up after
+ * the timeout, by the clock or, if the clock stands still, by the sum of the
+ * pauses; the rotation has succeeded all the same. */
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {

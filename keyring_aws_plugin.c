@@ -268,10 +268,10 @@ typedef struct plug__abi_udf_args {
  * are about the same thing (the same key, say) and their texts differ in
  * request ids and measured times only: a line with a different key or cause
  * differs. When a thing that failed works again, its lines are forgotten,
- * because the next failure is news. A count that is still due is logged with
- * the next line of any kind after the minute, when its line is forgotten, and
- * at the end. Notes are never left out, because the last one has to show how
- * the file is now.
+ * because the next failure is news. A count that is still due is logged in
+ * three cases: a line of any kind is logged after the minute, its own line is
+ * forgotten, or the plugin ends. Notes are never left out, because the last one
+ * has to show how the file is now.
  */
 
 enum { PLUG__ERROR, PLUG__WARNING, PLUG__NOTE,    /* levels of a log line    */
@@ -561,10 +561,10 @@ plug__lines_well(plug__lines *l, const char *about)
  * or the ring. It only stores the wanted value, under a lock that is held for a
  * copy only. The next thread that seals a key makes the ring adopt the wanted
  * values. If the library tried the same values last, adopting them takes no KMS
- * call. If it did not, the thread asks KMS. Only the cache follows the update
- * itself, because that waits for nothing, and because an administrator who
- * turns the cache off, or sets another KMS key, wants it emptied now. UNINSTALL
- * PLUGIN empties it, too.
+ * call. If it did not, the thread asks KMS. Only the cache is changed by the
+ * update itself, because that waits for nothing, and because an administrator
+ * who turns the cache off, or sets another KMS key, wants it emptied now.
+ * UNINSTALL PLUGIN empties it, too.
  *
  * The KMS key and the region are tried and adopted as a pair, because a KMS key
  * is looked up in a region and may exist in no other region.
@@ -1639,8 +1639,8 @@ plug__settings_read(plug__guard_config *cfg, kaws_error *err)
  * with numbers only: that name may always be missing. The binary log has a few
  * keys without a number, which may all be missing, and keys with a number. It
  * asks for the key with the next number before it makes that key, but only in
- * two cases. Either a rotation runs: then there is a key with _old or _new at
- * its end. Or it makes its first key: then it has just asked for its own entry,
+ * two cases. Either a rotation runs: then there is a key whose id ends in _old
+ * or _new. Or it makes its first key: then it has just asked for its own entry,
  * which was missing.
  *
  * For a walk the server gives fixed buffers, and does not say how large they
@@ -1667,9 +1667,8 @@ static struct {
     char unmade[PLUG__SHOWN];           /* key that could not be made        */
     char begun[PLUG__SHOWN];            /* log whose first key is being made  */
     unsigned unread;                    /* kinds of keys that KMS did not give,
-                                         * a bit each, and THROTTLED; not
-                                         * under the lock                    */
-    uint64_t answers;                   /* of KMS until then, not either     */
+                                         * a bit each, and THROTTLED; no lock */
+    uint64_t answers;                   /* KMS's answers until then; no lock */
 } plug__keyring_seen = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* One call for one key. */
@@ -1857,8 +1856,8 @@ plug__keyring_watch(plug__guard *g, plug__guard_ring *ring,
 }
 
 
-/* How often KMS has answered as it should. A key that is kept in memory comes
- * without that. */
+/* How often KMS has answered without an error. A fetch from the cache adds no
+ * answer. */
 static uint64_t
 plug__keyring_answers(plug__guard_ring *ring)
 {

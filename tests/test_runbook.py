@@ -486,7 +486,7 @@ def test_how_a_container_loads_the_plugin(stage):
     assert tried(stage, "CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'") == ""     # it only added keys
     assert "another process has added to the data file" in log_since(stage)
 
-    check("write the plugin's lines under `[mysqld]`", "")
+    check("write the plugin's lines under `[mysqld]`, not under `[client]` or `[mysqld_safe]`", "")
     check("write `early-plugin-load` once", "")
     both = f"{EARLY};mysql_no_login.so".removeprefix("--")
     for group, lines, seen in (("mysqld", EARLY[2:], True), ("client", EARLY[2:], False),
