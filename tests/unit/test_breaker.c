@@ -670,6 +670,44 @@ test_the_rest_of_the_time(void **state)
 }
 
 
+/* It answers after 3 s, if it is given them. */
+static int
+answer_slowly(void *ctx, const kaws_request *q, kaws_reply *r)
+{
+    struct fake *f = ctx;
+
+    if (q->timeout_ms < 3000)
+        fake_push(f, (fake_script){ .no_reply = "timeout" });
+    f->now_ms += q->timeout_ms < 3000 ? q->timeout_ms : 3000;
+    return fake_send(ctx, q, r);
+}
+
+
+/* A host that is always slower than a probe stays unreachable, until connecting
+ * may take longer. */
+static void
+test_slow(void **state)
+{
+    struct world *w = *state;
+    int i;
+
+    w->cfg.hooks.send = answer_slowly;
+    world_reopen(w);
+    ASK(w, KAWS_OK, NULL, 1);
+    go_away(w);
+    SAY_NO_MORE(w);
+    for (i = 0; i < 20; i++) {
+        LATER(w);
+        ASK(w, KAWS_NETWORK, "timeout", 1);
+    }
+    LATER(w);
+    kaws_use_timeouts(w->ring, 2000, 10000);
+    ASK(w, KAWS_OK, NULL, 1);
+    kaws_use_timeouts(w->ring, 1000, 10000);
+    ASK(w, KAWS_OK, NULL, 1);
+}
+
+
 /* Timeouts beyond all reason: a probe is still bounded by its own. */
 static void
 test_endless(void **state)
@@ -1219,7 +1257,8 @@ main(void)
         BARE(test_one_probe_at_a_time), BARE(test_a_cancelled_probe),
         BARE(test_failures_that_are_no_probes), BARE(test_between_two_tries),
         BARE(test_a_patient_call_begins_again),
-        BARE(test_brief), BARE(test_endless), BARE(test_brief_connects),
+        BARE(test_brief), BARE(test_slow), BARE(test_endless),
+        BARE(test_brief_connects),
         BARE(test_one_of_two_is_closed), BARE(test_the_rest_of_the_time),
         BARE(test_rings_and_hosts), BARE(test_ways), BARE(test_many_hosts),
         BARE(test_jumps), BARE(test_a_start_with_a_thousand_tables),
