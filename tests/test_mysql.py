@@ -339,6 +339,7 @@ def test_keys_are_generated_and_fetched(stage, kind, size):
 
 @pytest.mark.parametrize("kind, key", [
     ("AES", bytes(range(16))), ("AES", b"\0" * 32), ("SECRET", b"x"), ("SECRET", b"\xff" * 4096),
+    ("SECRET", b"\xed\xa7\xbb\x1d"),
     ("RSA", b"-----BEGIN"), ("DSA", b"\"{}\\\n\0'")])
 def test_keys_are_stored_and_fetched(stage, kind, key):
     if len(key) > stage.expect.key_bytes:
