@@ -268,23 +268,25 @@
  * bytes. Name, owner, type, length and how often the file was replaced are
  * authenticated with it. The page key is in a page of its own. If that page
  * cannot be locked, and kept out of core dumps and forked children, no key is
- * kept, and a warning says so. A kept key expires cache_seconds after KMS sent
- * it, even if it was fetched again meanwhile. hooks.ticks_ms measures this
- * time; if it goes backwards, all kept keys expire at the next fetch. (The
- * built-in clock stands still while the machine sleeps.) An expired key is not
- * given out any more. No thread wakes up to wipe it: the next fetch of any key
- * does, and if no key is left, it wipes the page key, too. All keys and the
- * page key are wiped by kaws_remove, kaws_rewrap_all, a kaws_refresh that finds
- * more than additions, a change of the KMS key, of the region or of the
- * seconds, by kaws_close, and if KMS refuses any request because a right has
- * ended: AccessDenied, NotAuthorized, Disabled, KMSInvalidState, NotFound. If
- * KMS was asked for a key before one of these events, and sends it after the
- * event, the key is not kept. If credentials expire or are replaced, no key is
- * wiped. If threads fetch the same key at once, one of them asks KMS, and the
- * others wait, each up to its own timeout_ms. If KMS fails, all of them fail.
- * If the thread that asks is cancelled, or its time is up first, another one
- * asks. Without a cache each thread asks KMS itself, because handing a
- * plaintext on would mean keeping it.
+ * kept, and a warning says so. (Systems other than Linux are only asked to lock
+ * it.) A kept key expires cache_seconds after KMS's reply came, even if it was
+ * fetched again meanwhile. hooks.ticks_ms measures this time; if it goes
+ * backwards, all kept keys expire at the next fetch. (The built-in clock stands
+ * still while the machine sleeps.) An expired key is not given out any more. No
+ * thread wakes up to wipe it: the next fetch of any key does, and if no key is
+ * left, it wipes the page key, too. All keys and the page key are wiped by
+ * kaws_remove, kaws_rewrap_all, a kaws_refresh that finds more than additions,
+ * a change of the KMS key, of the region or of the seconds, by kaws_close, and
+ * if KMS refuses any request because a right has ended: AccessDenied,
+ * NotAuthorized, Disabled, KMSInvalidState, NotFound. If KMS was asked for a
+ * key before one of these events, and sends it after the event, the key is not
+ * kept. If credentials expire or are replaced, no key is wiped. If threads
+ * fetch the same key at once, one of them asks KMS, and the others wait, each
+ * up to its own timeout_ms. If KMS fails, all of them fail. If the thread that
+ * asks is cancelled, or its time is up first, another one asks. A thread that
+ * comes after kaws_reload_creds waits for none that asked before it. Without a
+ * cache each thread asks KMS itself, because handing a plaintext on would mean
+ * keeping it.
  *
  * Plaintext passes through libcurl and the TLS library. We overwrite libcurl's
  * buffers, and tell OpenSSL to wipe its own; other TLS libraries cannot be
@@ -1338,7 +1340,7 @@ typedef struct kaws_stats {
     uint64_t kms_errors;          /* of those, failed or refused              */
     uint64_t kms_retries;
     uint64_t kms_time_us;         /* spent waiting for replies                */
-    uint64_t cache_hits;          /* fetches that took no KMS request         */
+    uint64_t cache_hits;          /* keys fetched without a KMS request       */
     uint64_t rewrap_done, rewrap_total;   /* both 0 if none is running        */
     uint8_t  checksum[32];        /* of the data file: its last 32 bytes      */
     int64_t  newest;              /* when the last key was made: Unix seconds */
@@ -1828,8 +1830,9 @@ kaws__sys_random(void *ctx, void *out, size_t len)
 
 /* ---- pages that are neither swapped nor dumped -------------------------- */
 
-/* Keeps pages out of swap, core dumps and forked children, as far as the system
- * can. It tries every step, even if one fails, and returns the first failure.
+/* Keeps pages out of swap and, on Linux, out of core dumps and forked children.
+ * It tries every step, even if one fails, and returns the first failure. The
+ * numbers are the kernel's: libc may be older, or a header may hide its names.
  */
 static int
 kaws__sys_lock_pages(void *at, size_t len)
@@ -1838,11 +1841,11 @@ kaws__sys_lock_pages(void *at, size_t len)
     return VirtualLock(at, len) ? 0 : ENOMEM;
 #else
     int os = mlock(at, len) != 0 ? errno : 0;
-#if defined(MADV_DONTDUMP)
-    os = madvise(at, len, MADV_DONTDUMP) != 0 && os == 0 ? errno : os;
-#endif
-#if defined(MADV_WIPEONFORK)
-    os = madvise(at, len, MADV_WIPEONFORK) != 0 && os == 0 ? errno : os;
+#if defined(__linux__)
+    enum { DONTDUMP = 16, WIPEONFORK = 18 };
+
+    os = madvise(at, len, DONTDUMP) != 0 && os == 0 ? errno : os;
+    os = madvise(at, len, WIPEONFORK) != 0 && os == 0 ? errno : os;
 #endif
     return os;
 #endif
@@ -7827,8 +7830,8 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * ROOM  shield   fetched keys, kept encrypted in memory for a time
  * ==========================================================================
  * Uses: sys thread err mem crypto
- * Gives: shield_open shield_close shield_set shield_empty shield_hits
- *        shield_ask shield_wait shield_end
+ * Gives: shield_open shield_close shield_set shield_empty shield_part
+ *        shield_hits shield_ask shield_wait shield_end
  *
  * Each key is encrypted by itself, under a page key: 32 random bytes in a page
  * that is neither swapped nor dumped, and that a forked child finds wiped. A
@@ -7847,8 +7850,8 @@ kaws__fault_read(kaws_reply *r, char type[64], kaws_bytes *message)
  * threads that want the key meanwhile wait. They then get the key out of the
  * shield, or else the leader's error. A leader that gives up for a reason of
  * its own hands the flight over to a thread that waits. If the shield is
- * emptied during a flight, the flight's key is not kept, and no thread that
- * comes later joins that flight.
+ * emptied during a flight, or the credentials are read again, the flight's key
+ * is not kept, and no thread that comes later joins that flight.
  */
 
 enum {
@@ -7886,7 +7889,8 @@ typedef struct kaws__shield {
     int         seconds;          /* how long a key is kept; 0: off           */
     uint64_t    generation;       /* replacements of the file. It is changed
                                    * with the vault's lock held, too          */
-    uint64_t    epoch;            /* how often the shield was emptied         */
+    uint64_t    epoch;            /* how often the shield was emptied, or the
+                                   * credentials were read again              */
     uint64_t    nonce;            /* the last one, of whatever page key       */
     int64_t     now_ms;           /* when it was last used                    */
     uint64_t    hits;
@@ -8084,6 +8088,16 @@ kaws__shield_empty(kaws__shield *s, int replaced)
     s->epoch++;
     if (replaced)
         s->generation++;
+    kaws__thread_unlock(&s->lock);
+}
+
+
+/* From now on no thread joins a flight that has begun. */
+static void
+kaws__shield_part(kaws__shield *s)
+{
+    kaws__thread_lock(&s->lock);
+    s->epoch++;
     kaws__thread_unlock(&s->lock);
 }
 
@@ -9401,9 +9415,9 @@ kaws__kms_reencrypt_near(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* From one region to another the key must pass through us. If we sealed a wrong
- * key under the right name, nothing could ever show it. So the key is opened a
- * second time, and must be the same. */
+/* KMS cannot re-encrypt across regions, so the plaintext passes through us. If
+ * we sealed a wrong key under the right name, nobody would ever notice. So KMS
+ * decrypts the old blob a second time: both plaintexts must be equal. */
 static kaws_status
 kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
                         const kaws_sealed *in, size_t len, kaws_sealed *out)
@@ -9427,8 +9441,8 @@ kaws__kms_reencrypt_far(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Seals a key again, for the target. KMS re-encrypts within a region. `len` is
- * the key's length, or 0 if that is not known. */
+/* Seals a key again, for the target. Within one region, KMS re-encrypts the
+ * blob by itself. `len` is the key's length, or 0 if that is not known. */
 static kaws_status
 kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
                     const kaws_sealed *in, size_t len, kaws_sealed *out)
@@ -9449,9 +9463,9 @@ kaws__kms_reencrypt(kaws__op *op, const kaws_context *ctx,
 }
 
 
-/* Sent at most once, because a KMS key can be rotated only so many times. The
- * target must be an ARN: KMS rotates no alias. The reply may name the KMS key
- * by its id. */
+/* Rotates the target's KMS key. KMS rotates a key only so many times, so the
+ * request is sent again only if AWS throttled it. The target must be an ARN,
+ * because KMS rotates no alias. The reply may name the KMS key by its id. */
 static kaws_status
 kaws__kms_rotate(kaws__op *op)
 {
@@ -9472,8 +9486,9 @@ kaws__kms_rotate(kaws__op *op)
 }
 
 
-/* Whether KMS answers us in the target's region. The KMS key is of another one,
- * so KMS refuses to describe it, but any refusal by KMS itself is an answer. */
+/* Whether KMS answers us in the target's region. The KMS key is in another
+ * region, so KMS refuses to describe it, but any refusal by KMS itself is an
+ * answer. */
 static kaws_status
 kaws__kms_ask_region(kaws__op *op)
 {
@@ -9493,9 +9508,10 @@ kaws__kms_ask_region(kaws__op *op)
 }
 
 
-/* Whether that KMS key may come into use. If the ring's first one does not
- * exist, or is denied, it tells no account: then an id or alias may, because it
- * is of the account of our credentials, and an ARN may not. */
+/* Whether the ring may use that KMS key. If KMS does not know the ring's first
+ * KMS key, or denies it, the own account stays unknown. Then an id or alias may
+ * be used, because it belongs to the account of our credentials; an ARN may
+ * not. */
 static kaws_status
 kaws__kms_may_use(kaws__op *op, const char *key_id)
 {
@@ -9519,9 +9535,9 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
  * Uses: err buf arn
  * Gives: kaws_sealed_pack kaws_sealed_unpack
  *
- * Section 7 of the manual has the diagram. What is unpacked may be an
- * attacker's, and what is packed may be a caller's mistake, so one function
- * checks the parts of both.
+ * Section 7 of the manual has the diagram. Bytes to unpack may come from an
+ * attacker, and a value to pack may be a caller's mistake. So one function
+ * checks the parts in both directions.
  */
 
 #define KAWS__PACK_MAGIC   "KAWSSEAL"
@@ -9532,7 +9548,7 @@ kaws__kms_may_use(kaws__op *op, const char *key_id)
 enum { KAWS__PACK_ARN, KAWS__PACK_MATERIAL, KAWS__PACK_BLOB, KAWS__PACK_PARTS };
 
 
-/* A text in an array; the whole array if it has no end. */
+/* The text in an array: up to its NUL, or the whole array if there is none. */
 static kaws_bytes
 kaws__pack_text(const char *array, size_t size)
 {
@@ -9652,7 +9668,7 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
         wrong = "packed and out must not be NULL";
     else if (packed.len < KAWS__PACK_FIXED ||
              memcmp(packed.at, KAWS__PACK_MAGIC, 8) != 0)
-        wrong = "these bytes are none";
+        wrong = "these bytes are not one";
     else if (kaws__pack_number(packed.at + 8) != KAWS__PACK_VERSION)
         return kaws__err_set(err, KAWS_ARGUMENT, "cannot unpack the sealed "
                              "value: it has format version %u, and this "
@@ -9683,9 +9699,9 @@ kaws_sealed_unpack(kaws_bytes packed, kaws_sealed *out, kaws_error *err)
  *        store_split store_parse store_damaged store_damaged_end
  *        store_check_header store_check store_begins
  *
- * Section 7 of the manual has the diagram. Only this room knows at which offset
- * a field stands. It knows nothing of disks. A record is an entry without its
- * digest: the bytes that the table holds as well.
+ * Section 7 of the manual has the diagram. Only this room knows the offset of
+ * each field. It knows nothing of disks. A record ends before its digest: the
+ * table holds the same bytes.
  */
 
 #define KAWS__STORE_VERSION      1
@@ -9705,11 +9721,11 @@ typedef struct kaws__record {
     kaws_bytes key_id, user_id, type, arn, material, blob;
     size_t     plain_len;
     int64_t    created;           /* Unix seconds                             */
-    kaws_bytes owner;             /* the ARN up to its account: if parsed     */
+    kaws_bytes owner;             /* the ARN up to its account: after parse   */
 } kaws__record;
 
-/* The texts of a record, in the order in which they stand behind its fixed
- * part, and where the fixed part has their lengths. */
+/* The texts of a record, in the order in which they follow its fixed part; and
+ * where the fixed part has the length of each. */
 static const struct { uint8_t at, bytes; size_t member; }
 kaws__store_texts[] = {
     { 10, 1, offsetof(kaws__record, key_id) },
@@ -9757,8 +9773,8 @@ kaws__store_get(const uint8_t *at, int bytes)
 
 /* ---- header and digests ------------------------------------------------ */
 
-/* The 16 bytes at offset 32: committed length, 8; the first 8 bytes of the
- * SHA-256 of the file id and those 8. */
+/* Writes the 16 bytes at offset 32: 8 bytes of committed length, and the first
+ * 8 bytes of the SHA-256 of the file id and those 8. */
 static void
 kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
                       uint64_t committed)
@@ -9773,8 +9789,9 @@ kaws__store_committed(uint8_t out[16], const uint8_t file_id[16],
 }
 
 
-/* Ends the header or an entry: `digest` is that of all bytes of the file before
- * it, `data` included. The state then covers the digest, too. */
+/* Computes the digest that ends the header or an entry. It covers all bytes of
+ * the file before it, `data` included. Afterwards the state covers the digest,
+ * too. */
 static void
 kaws__store_digest(kaws__sha256 *state, kaws_bytes data, uint8_t digest[32])
 {
@@ -9784,8 +9801,9 @@ kaws__store_digest(kaws__sha256 *state, kaws_bytes data, uint8_t digest[32])
 }
 
 
-/* The header, and the state behind it. Offset 0: magic, 8; format version, 4;
- * epoch, 4; file id, 16; committed length and its check, 16; digest, 32. */
+/* Writes the header, and begins the state, which then covers it. Offset 0:
+ * magic, 8; format version, 4; epoch, 4; file id, 16; committed length and its
+ * check, 16; digest, 32. */
 static void
 kaws__store_header(uint8_t header[KAWS__STORE_HEADER], kaws__sha256 *state,
                    const uint8_t file_id[16], uint32_t epoch,
@@ -9834,8 +9852,8 @@ kaws__store_record(kaws__buf *out, const kaws__record *r)
 }
 
 
-/* The length that a record gives itself in its first 8 bytes; 0 if it does not
- * match its complement, or no record can have it. */
+/* The length in the first 8 bytes of a record; 0 if it does not match its
+ * complement, or if no record can have that length. */
 static size_t
 kaws__store_record_len(const uint8_t *at)
 {
@@ -9848,8 +9866,8 @@ kaws__store_record_len(const uint8_t *at)
 }
 
 
-/* The record that begins at `at`. Its length is 0 if there is none that ends,
- * with its digest, inside of `all`. */
+/* The record that begins at `at`. Its length is 0 if `all` does not hold the
+ * whole record and its digest. */
 static kaws_bytes
 kaws__store_next(kaws_bytes all, size_t at)
 {
@@ -9878,8 +9896,8 @@ kaws__store_type_ok(kaws_bytes type)
 }
 
 
-/* Whether a record that was parsed before has that name. A search for a key
- * asks this of each record that it meets. */
+/* Whether the record has that name. It must have been parsed before. A search
+ * for a key calls this for each record that it meets. */
 static int
 kaws__store_is_named(const uint8_t *record, kaws_bytes key_id,
                      kaws_bytes user_id)
@@ -9915,8 +9933,8 @@ kaws__store_split(kaws_bytes bytes, kaws__record *r)
 }
 
 
-/* Takes a record apart whose bytes may be an attacker's. NULL means that
- * nothing is wrong with them, else the text says what is. */
+/* Takes a record apart, and checks every field, because an attacker may have
+ * written it. Returns NULL, or what is wrong. */
 static const char *
 kaws__store_parse(kaws_bytes bytes, kaws__record *r)
 {
@@ -9946,7 +9964,7 @@ kaws__store_parse(kaws_bytes bytes, kaws__record *r)
 
 /* ---- a whole file ------------------------------------------------------ */
 
-/* `name` is the file's, for the words only. */
+/* `name` is the file's name, for the message only. */
 static kaws_status
 kaws__store_damaged(const char *name, uint64_t at, const char *what,
                     kaws_error *err)
@@ -9966,15 +9984,15 @@ kaws__store_damaged_end(const char *name, uint64_t at, uint64_t size,
 
     return kaws__store_damaged(name, at, surplus
                                ? "what follows is not entries, and too long "
-                                 "for one that was cut off (a copy that is cut "
-                                 "there has all older entries)"
+                                 "for one that was cut off (a copy of the file "
+                                 "up to there has all older entries)"
                                : "the entry there does not match its checksum",
                                err);
 }
 
 
-/* `size` is the file's; `at` has its first bytes, KAWS__STORE_HEADER of them if
- * it has so many. */
+/* `size` is the file's size. `at` holds its first KAWS__STORE_HEADER bytes, or
+ * all of them if it has fewer. */
 static kaws_status
 kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
                          kaws__found *found, kaws_error *err)
@@ -10013,8 +10031,9 @@ kaws__store_check_header(const char *name, const uint8_t *at, uint64_t size,
 }
 
 
-/* Whether a stretch between two neighbours among its start, the multiples of
- * 512, and its end is all zeros: a sector that never reached the disk. */
+/* Whether a sector, from `start` on, is all zeros, because it never reached the
+ * disk. A sector has 512 bytes. Of the first one, only what follows `start`
+ * counts; of the last one, only what the file has. */
 static int
 kaws__store_has_hole(kaws_bytes all, size_t start)
 {
@@ -10051,7 +10070,7 @@ kaws__store_is_torn(kaws_bytes all, size_t at, uint64_t committed)
 }
 
 
-/* Looks digest by digest for the place where a file goes wrong. */
+/* Checks digest by digest, to find the place where a file goes wrong. */
 static kaws_status
 kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
                  kaws_error *err)
@@ -10077,8 +10096,9 @@ kaws__store_walk(const char *name, kaws_bytes all, kaws__found *found,
 }
 
 
-/* Checks a whole file: KAWS_OK if it adds up, all of it or (torn) all but its
- * end; else the error names the place. A file that adds up is hashed once. */
+/* Checks a whole file. Returns KAWS_OK if all of it is right, or all but a torn
+ * end (found->torn); otherwise the error names the place. A file that is right
+ * is hashed only once. */
 static kaws_status
 kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
                   kaws_error *err)
@@ -10106,8 +10126,8 @@ kaws__store_check(const char *name, kaws_bytes all, kaws__found *found,
 }
 
 
-/* Whether the bytes of a file begin with those of another: `size` bytes, the
- * last of which are `sum`, the digest of the others. */
+/* Whether a file begins with the bytes of another file: `size` bytes, of which
+ * the last 32 are `sum`, the digest of the others. */
 static int
 kaws__store_begins(kaws_bytes all, uint64_t size, const uint8_t sum[32])
 {
@@ -10138,16 +10158,16 @@ kaws__store_begins(kaws_bytes all, uint64_t size, const uint8_t sum[32])
  *        file_advance file_differs file_may_go_on file_again file_take
  *        file_looks_right file_mend_links file_read
  *
- * This room knows a file by its device, inode, size, times and last 32 bytes,
- * and nothing of keys. Before each change the path must mean that very file.
- * What somebody else put there is not touched.
+ * This room identifies a file by its device, inode, size, times and last 32
+ * bytes. It knows nothing of keys. Before each change, the path must still name
+ * that very file. A file that somebody else put there is not touched.
  *
- * Locks are taken on <path>.lock, which is never removed (or two processes
- * could hold the lock of two different files): slot 0, shared, for life, tells
- * others that we are here; slot 1 is for the time of a change. Then the same
- * two are taken on the file itself, because it may have a second name, and that
- * name has a lock file of its own. Such a lock counts as long as the path names
- * that file.
+ * Two slots of <path>.lock are locked. Slot 0 is locked, shared, for as long as
+ * the file is open: so other processes see that we use it. Slot 1 is locked
+ * during a change. <path>.lock is never removed; otherwise two processes could
+ * lock two different files. Then the same two slots of the data file itself are
+ * locked, because it may have a second name, with a lock file of its own. These
+ * locks count as long as the path names that file.
  */
 
 #define KAWS__FILE_WAIT_MS    2000  /* for another process's change           */
@@ -10166,7 +10186,7 @@ typedef struct kaws__file {
     char     shown[KAWS__TEXT_SHOWN], dir_shown[KAWS__TEXT_SHOWN];
     int      lock_fd;             /* -1: a reader found none to lock          */
     int      fd;                  /* the file itself, or -1                   */
-    int      made_dir;            /* the folder was not there                 */
+    int      made_dir;            /* we have made the folder                  */
     int      in_use;              /* by others, too: that was logged          */
     int      exists;
     uint8_t  file_id[16];
@@ -10177,10 +10197,10 @@ typedef struct kaws__file {
     kaws__sha256 state;           /* over all of those                        */
     uint64_t torn;                /* bytes behind them, to be set aside       */
     uint8_t  tail[32];            /* the last bytes, torn or not              */
-    int      copied;              /* the torn end is, but not yet cut off     */
+    int      copied;              /* the torn end is copied, not yet cut off  */
     uint64_t committed;           /* the length that the file said at open    */
-    int      unsettled;           /* what is behind that may not be durable,  */
-    int      synced;              /* but all that the file had then is        */
+    int      unsettled;           /* bytes beyond that may not be durable,    */
+    int      synced;              /* although a sync has succeeded since      */
 } kaws__file;
 
 /* How to open it. */
@@ -10224,9 +10244,9 @@ kaws__file_missing(const kaws__file *f, kaws_error *err)
 }
 
 
-/* A change is refused, because the file differs from the one that we know. If
- * `differs` is NULL, `os` is why the system would not let us do `what`, and may
- * mean the same. */
+/* Refuses a change, because the file differs from the one that we know. If
+ * `differs` is NULL, the system did not let us do `what`; `os` says why, and
+ * may also mean that the file differs. */
 static kaws_status
 kaws__file_refuse(const kaws__file *f, int os, const char *differs,
                   const char *what, kaws_error *err)
@@ -10270,16 +10290,16 @@ kaws__file_names(kaws__file *f, const char *path, kaws_error *err)
     f->dir = f->names + 4 * n;
     f->above = f->names + 5 * n;
     (void)snprintf(f->dir, n, "%.*s", len, slash == NULL ? "." : path);
-    (void)snprintf(f->above, n, "%s/..", f->dir); /* true, whatever the links */
+    (void)snprintf(f->above, n, "%s/..", f->dir); /* right for a link, too    */
     kaws__text_show(f->shown, sizeof f->shown, kaws__buf_of(path));
     kaws__text_show(f->dir_shown, sizeof f->dir_shown, kaws__buf_of(f->dir));
     return KAWS_OK;
 }
 
 
-/* Makes the folder, one level of it, if it is not there, and checks it. The
- * longest name that a change may need in it must be possible: opening that file
- * tells. */
+/* Makes the data file's folder if it is missing, but no folder above it, and
+ * checks it. The folder must allow the longest name that a change may need,
+ * which is f->aside: trying to open that shows whether it does. */
 static kaws_status
 kaws__file_enter_dir(kaws__file *f, kaws_error *err)
 {
@@ -10296,8 +10316,8 @@ kaws__file_enter_dir(kaws__file *f, kaws_error *err)
     kaws__disk_close(fd);
     if (os == ENAMETOOLONG)
         return kaws__err_os(err, KAWS_FILE, os, "the data file %s needs a "
-                            "shorter name: a torn end would be moved to "
-                            "one of %d bytes more", f->shown,
+                            "shorter name: a torn end would be moved to a "
+                            "name of %d bytes more", f->shown,
                             (int)sizeof KAWS__FILE_TORN - 1);
     if (os == 0 || os == ENOENT)
         os = kaws__disk_open(f->dir, KAWS__FOLDER, &fd);
@@ -10321,7 +10341,8 @@ kaws__file_sync_dir(const char *path)
 }
 
 
-/* Takes slot 0 for life, and says so if others have done so. */
+/* Locks slot 0, for as long as the file is open. Logs a warning if other
+ * processes have locked it, too. */
 static int
 kaws__file_join(kaws__file *f, int fd)
 {
@@ -10348,9 +10369,10 @@ kaws__file_close(kaws__file *f)
 }
 
 
-/* Names the file, and joins those who use it. kaws__file_read looks at what is
- * there; but where a file must be and is not, nothing may be made beside it.
- * Nothing is left to close if it fails. */
+/* Fills in the names, and takes the lock that shows others that we use the
+ * file. kaws__file_read reads the file later. But if the file must exist and
+ * does not, this function fails, so that no .lock is made beside it. If it
+ * fails, nothing is left to close. */
 static kaws_status
 kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
                 int how, kaws_error *err)
@@ -10374,7 +10396,7 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
         if (!read_only) {
             status = kaws__file_result(f, os, "open and lock the .lock of", "",
                                        err);
-        } else if (os != 0) {             /* it goes on: see file_reach       */
+        } else if (os != 0) {             /* a reader goes on: see file_reach */
             kaws__disk_close(f->lock_fd);
             f->lock_fd = -1;
         }
@@ -10385,8 +10407,9 @@ kaws__file_open(kaws__file *f, const kaws_hooks *hooks, const char *path,
 }
 
 
-/* Whether `other`, the value of that setting, is a file of its own, and so is
- * the link that it may be. If it is .tmp, the first change would remove it. */
+/* Checks that `other`, the value of that setting, is not one of our three
+ * files, and if it is a link, that the link is not either. If it were .tmp, for
+ * example, the first change would remove it. */
 static kaws_status
 kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
                  kaws_error *err)
@@ -10396,7 +10419,7 @@ kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
     int fd = -1, i, os;
 
     if (other == NULL || kaws__disk_open(other, KAWS__READ_LINKED, &fd) != 0)
-        return KAWS_OK;                   /* it has been judged elsewhere     */
+        return KAWS_OK;                   /* its reader reports that          */
     if ((os = kaws__disk_stat(fd, NULL, &its)) == 0)
         os = kaws__disk_stat(-1, other, &link);
     kaws__disk_close(fd);
@@ -10413,8 +10436,8 @@ kaws__file_apart(const kaws__file *f, const char *other, const char *setting,
 }
 
 
-/* Locks slot 1 of one of the two files. All waiting is done here, and counted
- * in *waited. */
+/* Locks slot 1 of one of the two files. Only this function waits for other
+ * processes. It adds the time to *waited. */
 static kaws_status
 kaws__file_wait(const kaws__file *f, int fd, int *waited, kaws_error *err)
 {
@@ -10448,8 +10471,9 @@ kaws__file_release(kaws__file *f)
 }
 
 
-/* `waited`: for how many ms the caller has waited already. A reader locks the
- * file itself when it opens it. */
+/* Locks slot 1 of both files. `waited`: for how many ms the caller has waited
+ * already. For a reader, the data file itself is locked when it is opened
+ * (kaws__file_reach). */
 static kaws_status
 kaws__file_hold(kaws__file *f, int waited, kaws_error *err)
 {
@@ -10472,7 +10496,7 @@ kaws__file_id(const kaws__file *f)
 }
 
 
-/* The digest of all that counts. */
+/* The digest of all bytes that count. */
 static const uint8_t *
 kaws__file_sum(const kaws__file *f)
 {
@@ -10482,7 +10506,7 @@ kaws__file_sum(const kaws__file *f)
 
 /* ---- is it the file that we know? -------------------------------------- */
 
-/* If the system cannot replace an open file, it is not kept open. */
+/* Closes the file if the system cannot replace an open file. */
 static void
 kaws__file_leave(kaws__file *f)
 {
@@ -10493,7 +10517,7 @@ kaws__file_leave(kaws__file *f)
 }
 
 
-/* Whether `path` means the file that we have open. */
+/* Whether `path` names the file that we have open; *differs says why not. */
 static int
 kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
                  const char **differs)
@@ -10507,8 +10531,8 @@ kaws__file_is_at(const kaws__file *f, const char *path, kaws__stat *st,
     if (os == 0 && (at.dev != st->dev || at.ino != st->ino))
         *differs = "another file has taken its place";
     else if (os == 0 && st->links == 0)
-        *differs = "it was replaced under another name, and this one leads to "
-                   "what it was before: mount it again";
+        *differs = "it was replaced under another name, and this one still "
+                   "leads to the old file: mount it again";
     return os;
 }
 
@@ -10540,10 +10564,10 @@ kaws__file_adds_up(const kaws__file *f, const char **differs)
 }
 
 
-/* Whether the file that we have open is as we know it, and `path` means it. If
- * only its times have changed, as after a chmod, its digest decides. `moved`:
- * it was we who moved it, so its times do not count, and it may have no second
- * name. */
+/* Checks that `path` names the file that we have open, and that this file is as
+ * we know it. If only its times have changed, as after a chmod, its digest
+ * decides. `moved`: we have moved the file ourselves, so its times do not
+ * count, and it must not have a second name. */
 static kaws_status
 kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 {
@@ -10576,8 +10600,8 @@ kaws__file_compare(kaws__file *f, const char *path, int moved, kaws_error *err)
 }
 
 
-/* Begins a change of the file in its place: the path must mean the file that we
- * know. Opens the file if it is not kept open. */
+/* Begins a change: the path must name the file that we know. Opens the file if
+ * it is not kept open. */
 static kaws_status
 kaws__file_change(kaws__file *f, kaws_error *err)
 {
@@ -10593,8 +10617,8 @@ kaws__file_change(kaws__file *f, kaws_error *err)
 }
 
 
-/* Ends it: these are the times that it gave the file. If they cannot be had,
- * the digest is asked next time. */
+/* Ends a change: remembers the times that the change gave the file. If the
+ * system does not tell them, the next change compares the digest. */
 static void
 kaws__file_changed(kaws__file *f)
 {
@@ -10609,8 +10633,8 @@ kaws__file_changed(kaws__file *f)
 }
 
 
-/* What the file has from now on: `size` bytes that count, the last 32 of them
- * `sum`, and `state` over all of them. Nothing is behind them. */
+/* Sets what the file holds from now on: `size` bytes that count, of which the
+ * last 32 are `sum`, and `state` over all of them. No bytes follow them. */
 static void
 kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
                    const kaws__sha256 *state)
@@ -10625,9 +10649,9 @@ kaws__file_advance(kaws__file *f, uint64_t size, const uint8_t sum[32],
 
 /* ---- what others did to it --------------------------------------------- */
 
-/* Whether the path no longer means the file that was so, or that file's length
- * differs, or it was replaced under another name; or, with `times`, its times
- * differ. */
+/* Whether the file has changed since `was`: the path names another file, or
+ * none; or its size differs; or it was replaced under another name; or, with
+ * `times`, its times differ. */
 static int
 kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 {
@@ -10640,7 +10664,8 @@ kaws__file_differs(const kaws__file *f, const kaws__stat *was, int times)
 }
 
 
-/* Whether what the path means now may be our bytes with others behind them. */
+/* Whether the file that the path names now may begin with our bytes, and go on
+ * after them. */
 static int
 kaws__file_may_go_on(const kaws__file *f)
 {
@@ -10651,10 +10676,11 @@ kaws__file_may_go_on(const kaws__file *f)
 }
 
 
-/* Begins to read what the path means now, beside what is known: with the locks
- * of `f`, which must be released afterwards, whatever comes of it. Its lock on
- * the file itself is given up here, because it would be in the way of the new
- * one; nor is that one to be told that somebody uses the file: it is us. */
+/* Prepares `again` for reading the file that the path names now, while `f`
+ * still has what we know. `again` shares the .lock of `f`; the caller must
+ * release the locks afterwards in any case. The lock on the data file itself is
+ * released here, because the new one would have to wait for it. in_use is set,
+ * so that no warning about ourselves is logged. */
 static void
 kaws__file_again(const kaws__file *f, kaws__file *again)
 {
@@ -10666,8 +10692,8 @@ kaws__file_again(const kaws__file *f, kaws__file *again)
 }
 
 
-/* Ends it well: what was read is what is known from now on. `again` has what is
- * left to be closed. */
+/* Takes over what was read: from now on, `f` knows that. `again` then holds the
+ * old file, which is to be closed. */
 static void
 kaws__file_take(kaws__file *f, kaws__file *again)
 {
@@ -10689,20 +10715,20 @@ kaws__file_looks_right(const kaws__file *f, const kaws__stat *st,
         return kaws__file_error(f, KAWS_FILE, KAWS__FILE_NOT_PLAIN, err);
     if (!st->mine)
         return kaws__file_error(f, KAWS_FILE, "belongs to another user than "
-                                "the one this process runs as; make that one "
-                                "its owner, by chown or, where the file system "
+                                "the one this process runs as; make this user "
+                                "its owner, by chown or, if the file system "
                                 "sets owners (uid=, root_squash), by its mount",
                                 err);
     if (st->others_read > f->stat.others_read ||
-        st->others_write > f->stat.others_write)      /* it is news           */
+        st->others_write > f->stat.others_write)      /* worse than it was    */
         kaws__err_others(f->hooks, "the data file", f->shown, st);
     return KAWS_OK;
 }
 
 
-/* Locks the file that was opened, as file_hold would: the path must mean it
- * when that is done. A reader goes on if the system has no locks, because what
- * it reads is proved by digests. */
+/* Locks the file that was just opened, as file_hold does. After that, the path
+ * must still name it. A reader goes on if the system has no locks, because the
+ * digests prove what it reads. */
 static kaws_status
 kaws__file_reach(kaws__file *f, kaws_error *err)
 {
@@ -10732,8 +10758,8 @@ kaws__file_reach(kaws__file *f, kaws_error *err)
 }
 
 
-/* Removes a name that a crash left: the file was linked, and .tmp not yet
- * removed. */
+/* Removes a name that a crash left: the new file was linked to the path, but
+ * .tmp was not yet removed. */
 static void
 kaws__file_mend_links(kaws__file *f)
 {
@@ -10746,8 +10772,7 @@ kaws__file_mend_links(kaws__file *f)
 }
 
 
-/* Says at open what would be in the way of the first remove, months from now.
- */
+/* Warns at open of what would make the first remove fail, months from now. */
 static void
 kaws__file_foresee(const kaws__file *f)
 {
@@ -10871,9 +10896,9 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
  * Gives: save_accept save_mend save_append save_begin save_put save_commit
  *        save_create save_finish
  *
- * Every change of the file is here. Each begins with kaws__file_change, ends
- * with kaws__file_changed, and says through kaws__file_advance what the file
- * has then.
+ * Every change of the file is here. Each begins with kaws__file_change, and
+ * ends with kaws__file_changed. kaws__file_advance records what the file then
+ * holds.
  *
  * How a file is replaced, and what a crash after each step leaves:
  *
@@ -10885,23 +10910,25 @@ kaws__file_read(kaws__file *f, kaws__buf *out, kaws_error *err)
  *     5  remove .tmp, if it is ours     the same
  *     6  sync the folder                the new file
  *
- * What comes out in step 4 must be the file that we know, or is put back. If
- * the system has no exchange, the path is checked and a rename follows: a file
- * that somebody moves there between the two is lost. A new file replaces none:
- * step 4 is then a rename that refuses, or a link, and a crash leaves one file
- * with two names, which opening mends.
+ * The file that step 4 takes out must be the one that we know; otherwise it is
+ * put back. If the system has no exchange, we check the path, and then rename:
+ * a file that somebody moves there in between is lost. A new data file never
+ * replaces another: step 4 is then a rename that fails if there is a file, or a
+ * link. After a link, a crash leaves one file with two names, which opening
+ * mends.
  *
- * If the process is killed, or a sync fails, and the system lives on, the next
- * process sees what is not durable. It may not build on that, so opening makes
- * durable whatever it found.
+ * If the process is killed or a sync fails, but the system runs on, the next
+ * process sees bytes that may not be durable. It must not build on them, so
+ * opening the file first makes durable whatever it found.
  *
- * *landed always means: the file shows the change, for as long as the system
- * is up. KAWS_OK says so, too, and any failure but KAWS_UNCERTAIN denies it.
+ * *landed always means that the file shows the change, for as long as the
+ * system is up. KAWS_OK implies it, and every failure except KAWS_UNCERTAIN
+ * excludes it.
  */
 
-#define KAWS__SAVE_BLOCK      8192  /* a replacement is written in these      */
+#define KAWS__SAVE_BLOCK      8192  /* bytes of a block of a replacement      */
 
-typedef struct kaws__writer {     /* a replacement on its way                 */
+typedef struct kaws__writer {     /* a replacement that is being written      */
     int      fd;                  /* of <path>.tmp                            */
     int      os;                  /* the first failure; the rest is skipped   */
     uint64_t size;                /* bytes written, before those in the block */
@@ -10922,11 +10949,11 @@ kaws__save_uncertain(const kaws__file *f, int os, const char *what,
 }
 
 
-/* ---- changing it in its place ------------------------------------------ */
+/* ---- changing the file in place ---------------------------------------- */
 
-/* Writes the committed length in its place, without a sync of its own. A write
- * that went wrong in the middle is tried again, because half a length makes the
- * file unreadable. */
+/* Writes the committed length in place, without a sync of its own. A write that
+ * failed in the middle is tried again, because half a length makes the file
+ * unreadable. */
 static kaws_status
 kaws__save_write_length(kaws__file *f, kaws_error *err)
 {
@@ -10946,7 +10973,8 @@ kaws__save_write_length(kaws__file *f, kaws_error *err)
 }
 
 
-/* Makes the file say, durably, that all of its bytes count. Within a change. */
+/* Sets the committed length to the file's length, durably. Call it within a
+ * change. */
 static kaws_status
 kaws__save_commit_length(kaws__file *f, kaws_error *err)
 {
@@ -10958,9 +10986,10 @@ kaws__save_commit_length(kaws__file *f, kaws_error *err)
 }
 
 
-/* Adds an entry at the end: one write and one sync of its bytes alone, after
- * the file was told which length is durable already. What fails is taken back.
- * If that fails as well, nobody can say what the disk holds. */
+/* Appends an entry with one write and one sync. Before that, it sets the
+ * committed length to what is already durable. If the write or the sync fails,
+ * it cuts the entry off again. If that fails as well, nobody can say what the
+ * disk holds. */
 static kaws_status
 kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
                   kaws_error *err)
@@ -10999,8 +11028,8 @@ kaws__save_append(kaws__file *f, kaws_bytes record, int *landed,
 }
 
 
-/* Copies the torn end to a file of its own, durably. Its name says when; if
- * there is one of that second, a number follows. */
+/* Copies the torn end to a file of its own, durably. The file's name has the
+ * time, and a number as well if there is already a file of that second. */
 static int
 kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 {
@@ -11026,9 +11055,9 @@ kaws__save_copy_torn(kaws__file *f, kaws_bytes torn)
 }
 
 
-/* Keeps the torn end of what was read in a file of its own, and cuts it off. If
- * that fails, it may be tried again: all that was acknowledged is in the file.
- */
+/* Copies the torn end to a file of its own, and cuts it off. If that fails, it
+ * may be tried again, because all that was acknowledged is still in the data
+ * file. */
 static kaws_status
 kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
@@ -11052,17 +11081,17 @@ kaws__save_set_aside(kaws__file *f, kaws_bytes all, kaws_error *err)
     if (os == 0 && f->stat.size != f->size)
         return kaws__file_error(f, KAWS_CHANGED, "changed while its torn end "
                                 "was cut off", err);
-    return kaws__file_result(f, os, "set the torn end of", " aside; until then "
-                             "nothing is changed", err);
+    return kaws__file_result(f, os, "set the torn end of", " aside; until that "
+                             "succeeds, nothing is changed", err);
 }
 
 
-/* Makes durable what was read: the names in the folder, the bytes behind the
- * committed length, and where the file ends, because it may have been cut and
- * not synced. The bytes are written again, because after a sync that failed the
- * system may think that it has written them. A full volume that copies what is
- * written over (btrfs, ZFS) may refuse that: f->synced says that the rest was
- * done. */
+/* Makes durable what was read: the names in the folder, the bytes beyond the
+ * committed length, and the file's length, because the file may have been cut
+ * and not synced. The bytes are written again, because after a failed sync the
+ * system may believe that it has written them. A full file system that copies
+ * what is overwritten (btrfs, ZFS) may refuse to write them; f->synced says
+ * that the rest was done. */
 static kaws_status
 kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 {
@@ -11081,7 +11110,7 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
     os = kaws__disk_sync(f->fd);
     f->synced = os == 0;
     status = kaws__file_result(f, os != 0 ? os : unwritten, "make durable what "
-                               "is in", "; until then nothing is changed", err);
+                               "is in", "; until it is, nothing changes", err);
     if (status == KAWS_OK && f->committed != f->size)
         status = kaws__save_commit_length(f, err);
     kaws__file_changed(f);
@@ -11090,8 +11119,8 @@ kaws__save_settle(kaws__file *f, kaws_bytes all, kaws_error *err)
 }
 
 
-/* What comes before the first change: what was found is made durable, and a
- * torn end set aside. What fails is tried again before the next change. `all`
+/* Prepares the file for its first change: makes durable what was found, and
+ * sets a torn end aside. If that fails, the next change tries it again. `all`
  * are the bytes that were read. */
 static kaws_status
 kaws__save_mend(kaws__file *f, kaws_bytes all, kaws_error *err)
@@ -11126,7 +11155,7 @@ kaws__save_accept(kaws__file *f, kaws_bytes all, const kaws__found *found,
         return KAWS_OK;
     f->unsettled = 1;
     status = kaws__save_mend(f, all, err);
-    if (status == KAWS_FILE && f->synced) {       /* all that counts is here  */
+    if (status == KAWS_FILE && f->synced) {       /* no entry is missing      */
         kaws__err_log(f->hooks, KAWS__LOG_UNSETTLED, err->text);
         kaws__err_clear(err);
         status = KAWS_OK;
@@ -11149,9 +11178,9 @@ kaws__save_flush(kaws__writer *w)
 }
 
 
-/* Begins a replacement, with its header. If that goes well, it must end in a
- * commit. What it makes must be what a reader takes: the file system may set
- * owners of its own. */
+/* Begins a replacement with its header. If this succeeds, kaws__save_commit
+ * must follow. The new file must be one that file_looks_right accepts, because
+ * the file system may have set its owner. */
 static kaws_status
 kaws__save_begin(kaws__file *f, kaws__writer *w, kaws_error *err)
 {
@@ -11201,8 +11230,8 @@ kaws__save_put(kaws__writer *w, kaws_bytes record)
 }
 
 
-/* Writes what is left of a replacement, and the length that it has; then all of
- * it is durable, and locked as the file is that it replaces. */
+/* Writes the rest of a replacement, and its committed length; syncs it; and
+ * locks it as the file that it replaces is locked. */
 static int
 kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 {
@@ -11223,9 +11252,9 @@ kaws__save_complete(kaws__file *f, kaws__writer *w, kaws__stat *st)
 }
 
 
-/* What came out in the exchange is not ours, or could not be looked at, as
- * `status` says: it goes back, durably, because a power cut would else take it
- * away again. */
+/* The exchange took out a file that is not ours, or that could not be checked,
+ * as `status` says. That file is put back, durably, because a power cut could
+ * otherwise undo that. */
 static kaws_status
 kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
                     kaws_error *err)
@@ -11236,15 +11265,15 @@ kaws__save_put_back(kaws__file *f, int dir, kaws_status status, int *landed,
     if (os == 0 && (os = kaws__disk_sync_dir(dir)) == 0)
         return status;
     return kaws__save_uncertain(f, os, *landed
-                                ? "another took its place, and could not be "
-                                  "put back: it is .tmp now, save it"
-                                : "another took its place, and was put back, "
-                                  "but not durably", err);
+                                ? "another file took its place, and could not "
+                                  "be put back: it is .tmp now, save it"
+                                : "another file took its place, and was put "
+                                  "back, but not durably", err);
 }
 
 
-/* Gives the replacement the file's name. If the system has no exchange and no
- * link for that, the path is looked at, and a rename follows. */
+/* Gives the replacement the file's name. If the system has neither exchange nor
+ * link for that, checks the path, and then renames. */
 static kaws_status
 kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 {
@@ -11273,7 +11302,8 @@ kaws__save_rename(kaws__file *f, int dir, int *landed, kaws_error *err)
 
 
 /* Puts the replacement in place. The old file stays locked until its name is
- * gone: who has it by another would take it for the keyring. */
+ * gone, because a process that has it by another name would use it as the
+ * keyring. */
 static kaws_status
 kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 {
@@ -11304,10 +11334,10 @@ kaws__save_commit(kaws__file *f, kaws__writer *w, int *landed, kaws_error *err)
 }
 
 
-/* Makes a new, empty file. Syncs the folder above first, which has the name of
- * our folder, even if our folder was there before: its creator may have crashed
- * before syncing. If we did not make it and may not open the folder above, that
- * is its owner's business. */
+/* Makes a new, empty file. First syncs the folder above our folder, because
+ * that holds our folder's name. It does so even if our folder was there before:
+ * its creator may have crashed before syncing. If we did not make our folder
+ * and may not open the folder above, that is no failure. */
 static kaws_status
 kaws__save_create(kaws__file *f, kaws_error *err)
 {
@@ -11331,8 +11361,9 @@ kaws__save_create(kaws__file *f, kaws_error *err)
 }
 
 
-/* At a clean close: from then on the file itself says how long it has to be.
- * That is a help, not a duty: a file that has changed is left alone. */
+/* At a clean close: sets the committed length, so that the file itself says how
+ * long it has to be. This is a help, not a duty: a file that others have
+ * changed is left alone. */
 static void
 kaws__save_finish(kaws__file *f)
 {
@@ -11360,15 +11391,16 @@ kaws__save_finish(kaws__file *f)
  *        table_discard table_adopt table_reserve table_add table_remove
  *        table_swap table_from table_exchange
  *
- * An entry is its record, byte for byte as in the file: in memory of its own,
- * or, if it was there at the opening, inside the bytes of the file that were
- * read then (the image). So opening copies nothing, and writing out is copying.
- * Rows stand in an array, oldest first. A hash table, with open addressing,
- * points at the same entries. Nothing here fails but reserve and new, which
- * come before the disk is touched: what follows the disk cannot go wrong.
+ * An entry is its record, byte for byte as in the file. An entry that was there
+ * at the opening stays inside the bytes of the file that were read then (the
+ * image). Every other entry has memory of its own. So opening copies nothing,
+ * and to write the file is to copy the entries. The rows are an array, oldest
+ * first. A hash table with open addressing points at the same entries. Only
+ * reserve and new can fail. They are called before the disk is touched, so
+ * nothing can fail after that.
  */
 
-typedef struct kaws__entry kaws__entry;     /* never completed: a record      */
+typedef struct kaws__entry kaws__entry;     /* never defined: a record        */
 
 typedef struct kaws__row {
     uint64_t     serial;          /* grows with every entry, never reused     */
@@ -11385,14 +11417,14 @@ enum { KAWS__TABLE_PLACE = sizeof(kaws__slot) + sizeof(kaws__row) };
 typedef struct kaws__table {
     const kaws_hooks *hooks;
     uint64_t     seed[2];         /* so that nobody can choose names to clash */
-    uint64_t     since;           /* below are the serials of another table   */
+    uint64_t     since;           /* serials below it: an earlier table's     */
     uint64_t     next_serial;
     kaws__row   *rows;            /* behind the slots, in the same block      */
     size_t       count;
     kaws__slot  *slots;
     size_t       slot_count;      /* a power of two, or 0                     */
     kaws__buf    image;
-    size_t       image_entries;   /* so many rows' entries are in it          */
+    size_t       image_entries;   /* how many rows' entries are in it         */
 } kaws__table;
 
 
@@ -11417,7 +11449,8 @@ kaws__table_record(const kaws__entry *e)
 }
 
 
-/* An entry of its own for a record. It is in no table until it is added. */
+/* Makes an entry of a record, with memory of its own. It is in no table until
+ * it is added. */
 static kaws__entry *
 kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 {
@@ -11429,7 +11462,8 @@ kaws__table_new(const kaws_hooks *hooks, kaws_bytes record)
 }
 
 
-/* Frees an entry of its own that is in no table; NULL is none. */
+/* Frees an entry that kaws__table_new made and that is in no table. `e` may be
+ * NULL. */
 static void
 kaws__table_discard(const kaws_hooks *hooks, kaws__entry *e)
 {
@@ -11543,7 +11577,7 @@ kaws__table_slot(const kaws__table *t, kaws_bytes key_id, kaws_bytes user_id,
 }
 
 
-/* The same for the name of an entry. */
+/* The slot of an entry's name. */
 static kaws__slot *
 kaws__table_slot_of(const kaws__table *t, const kaws__entry *e, uint64_t *hash)
 {
@@ -11603,8 +11637,8 @@ kaws__table_reserve(kaws__table *t, size_t more)
 }
 
 
-/* Takes the entry over, behind all others; 0 if its name is there already.
- * Room must have been reserved. */
+/* Adds the entry behind all others, and owns it from then on. Returns 0 if its
+ * name is there already. Room must have been reserved. */
 static int
 kaws__table_add(kaws__table *t, kaws__entry *e)
 {
@@ -11620,7 +11654,7 @@ kaws__table_add(kaws__table *t, kaws__entry *e)
 }
 
 
-/* The number of the first row whose serial is not smaller. */
+/* The index of the first row whose serial is `serial` or greater. */
 static size_t
 kaws__table_from(const kaws__table *t, uint64_t serial)
 {
@@ -11675,9 +11709,9 @@ kaws__table_swap(kaws__table *t, size_t row, kaws__entry *fresh)
 }
 
 
-/* Lets the table and one that was read later change places. `more`: that one
- * begins with all entries of this, which keep their serials; otherwise no entry
- * of the one has a serial of the other's. */
+/* Exchanges the table with `fresh`, which was read later. `more`: `fresh`
+ * begins with all entries of the table, and they keep their serials. Otherwise
+ * the two have no serial in common. */
 static void
 kaws__table_exchange(kaws__table *t, kaws__table *fresh, int more)
 {
@@ -11769,8 +11803,9 @@ kaws__bind_text_ok(const char *text)
 }
 
 
-/* Whether KMS takes a caller's context: its names and values are UTF-8 text,
- * none is empty, and no name is there twice: KMS would use one of the two. */
+/* Whether KMS accepts a caller's context: its names and values are UTF-8 text,
+ * none is empty, and no name is there twice, because KMS would use only one of
+ * the two. */
 static kaws_status
 kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
 {
@@ -11801,20 +11836,20 @@ kaws__bind_context_ok(const kaws_context *ctx, kaws_error *err)
  *        vault_entry vault_add vault_replace vault_claim vault_extent
  *        vault_list vault_stats vault_refresh
  *
- * Table, file, and the digest over the file have one lock, which is never held
- * while anything is waited for. A change waits first: for its turn among the
+ * One lock guards the table, the file and the file's digest. No thread that
+ * holds it waits for anything. A change waits first: for its turn among the
  * ring's threads, then for the file's locks, which other processes may hold.
  * Then it takes the lock, reserves memory, changes the disk, and last, when
  * nothing can fail any more, the table. This room does not know KMS.
  *
- * What other processes did to the file is read as at the opening, into a file
- * and a table of its own, which take the place of the old ones when all is well
- * and durable. If the old bytes are the first of the new ones, nothing that the
- * ring knows has changed, so that may happen whenever the ring needs to know
- * more. Everything else is for the ring's owner to decide.
+ * If other processes changed the file, it is read as at the opening, into a new
+ * file and a new table. These replace the old ones when all is checked and
+ * durable. If the new bytes begin with the old ones, nothing that the ring
+ * knows has changed, so the ring may do this whenever it needs to know more.
+ * Every other case is for the ring's owner to decide.
  */
 
-#define KAWS__VAULT_TURN_MS   10000  /* for other threads, while none gets on */
+#define KAWS__VAULT_TURN_MS   10000  /* for other threads, if none progresses */
 
 typedef struct kaws__vault {
     const kaws_hooks *hooks;
@@ -11822,7 +11857,7 @@ typedef struct kaws__vault {
     int          has_file, read_only;
     char         file_hex[33];    /* the file id, as the context has it       */
     kaws__turn   turn;            /* a thread that changes the file has it    */
-    kaws__stat   refused;         /* in turn: what was read, and not taken    */
+    kaws__stat   refused;         /* guarded by the turn: a file we refused   */
     kaws__lock   lock;            /* guards all below                         */
     int          uncertain;       /* no more changes until it is read again   */
     kaws__file   file;
@@ -11831,11 +11866,11 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views, of an entry: into `bytes`         */
+    kaws__record record;          /* views; an entry's are into `bytes`       */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
-    uint64_t     id;              /* of its name; 0: the shield is off        */
-    uint64_t     generation;      /* of the file; the bytes have to follow it */
+    uint64_t     id;              /* hash of its name; 0: the shield is off   */
+    uint64_t     generation;      /* of the file; must stand before `bytes`   */
     uint8_t      bytes[KAWS__STORE_RECORD_MAX];
 } kaws__copy;
 
@@ -11844,10 +11879,10 @@ typedef enum kaws__intent {
 } kaws__intent;
 
 
-/* With the lock held: whether there is a file, and it may be changed if that is
- * wanted. After a disk failure in the middle of a change nobody knows what the
- * file holds, so nobody may add to it. A removal is told so when it begins: the
- * key may not be there. */
+/* With the lock held: whether there is a file, and whether the intent is
+ * allowed. After a disk failure in the middle of a change nobody knows what the
+ * file holds, so nobody may add to it. A removal is allowed here, and refused
+ * when the change begins, because there may be no such key. */
 static kaws_status
 kaws__vault_allows(const kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
@@ -11880,10 +11915,11 @@ kaws__vault_state(const kaws__vault *v, char out[80])
 }
 
 
-/* Waits until the file is ours, which vault_release ends: for our turn first,
- * because the file's locks do not keep threads apart. Then for the file's
- * locks: a thread that waited for them in another thread's turn has waited for
- * them, too. Who wants the vault's own lock takes it last. */
+/* Waits until the file is ours; vault_release ends that. Waits for our turn
+ * first, because the file's locks do not exclude threads of one process. Then
+ * waits for the file's locks: the time since another thread last made progress
+ * counts as spent on them, too. A caller that wants the vault's own lock takes
+ * it last. */
 static kaws_status
 kaws__vault_hold(kaws__vault *v, kaws_error *err)
 {
@@ -11923,7 +11959,7 @@ kaws__vault_load(const char *name, kaws__table *t, uint64_t good,
     kaws_bytes all = kaws__buf_view(&t->image);
     size_t at = KAWS__STORE_HEADER;
     kaws_bytes record;
-    kaws_bytes last = { NULL, 0 };        /* mostly the same as before        */
+    kaws_bytes last = { NULL, 0 };        /* the last record's owner          */
     const char *wrong;
     kaws__record r;
 
@@ -11946,8 +11982,8 @@ kaws__vault_load(const char *name, kaws__table *t, uint64_t good,
 }
 
 
-/* Reads and checks a file, whose bytes and keys go to a table. With its locks
- * held, so no other process changes it meanwhile. */
+/* Reads and checks a file, and puts its bytes and keys into a table. The file's
+ * locks must be held, so that no other process changes it meanwhile. */
 static kaws_status
 kaws__vault_read(kaws__file *f, kaws__table *t, kaws__found *found,
                  char *accounts, kaws_error *err)
@@ -11966,8 +12002,9 @@ kaws__vault_read(kaws__file *f, kaws__table *t, kaws__found *found,
 }
 
 
-/* What was read takes the place of what is known; without a table, the keys are
- * the same. What comes back in the two is to be closed. */
+/* Takes over what was read. `fresh` is NULL if the keys are the same.
+ * Afterwards *again and *fresh have the old file and table, which are to be
+ * closed. */
 static void
 kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
                  int more)
@@ -11994,9 +12031,10 @@ kaws__vault_take(kaws__vault *v, kaws__file *again, kaws__table *fresh,
 }
 
 
-/* Reads the file that the path means now: with whatever keys it has (`any`), or
- * only if it has all that the ring knows, and maybe more. On failure all is as
- * before, but the file is to be released. */
+/* Reads the file that the path names now, and takes it over: with `any`,
+ * whatever keys it has; otherwise only if it has all that the ring knows, and
+ * maybe more. On failure all is as before, but the caller must still release
+ * the file. */
 static kaws_status
 kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
 {
@@ -12049,9 +12087,10 @@ kaws__vault_reread(kaws__vault *v, int any, kaws_error *err)
 }
 
 
-/* The file is not as it was. Maybe another process has added to it. Everything
- * else is refused, with the words for it, and not read again until it changes.
- * With the file held; on failure it is to be released. */
+/* The file is not as it was. If another process may have added to it, reads it
+ * again. Everything else is refused, with an error that says what differs, and
+ * not read again until it changes. The file must be held; on failure the caller
+ * releases it. */
 static kaws_status
 kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 {
@@ -12072,10 +12111,11 @@ kaws__vault_catch_up(kaws__vault *v, kaws_error *err)
 }
 
 
-/* Finds out what other processes did to the file: all of it KAWS__TO_REFRESH,
- * otherwise what they added. A file that is as it was costs one look. What took
- * a torn end's place may be as long. A ring whose file is uncertain does
- * nothing by itself. */
+/* Takes over what other processes did to the file: all of it for
+ * KAWS__TO_REFRESH, otherwise only what they added. A file that has not changed
+ * costs one stat. If the file has a torn end, its times are compared, too,
+ * because the entry that replaced the torn end may be just as long. A ring
+ * whose file is uncertain takes over nothing by itself. */
 static kaws_status
 kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 {
@@ -12106,8 +12146,8 @@ kaws__vault_refresh(kaws__vault *v, kaws__intent intent, kaws_error *err)
 
 /* ---- reading ----------------------------------------------------------- */
 
-/* With the lock held: looks a name up, which has to be there, or to be free. If
- * it is there, *hash is its hash. */
+/* With the lock held: looks up a name. It must be there, and *hash is its hash
+ * then; if `there` is 0, it must be free. */
 static kaws_status
 kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
                  kaws__entry **e, uint64_t *hash, kaws_error *err)
@@ -12122,8 +12162,8 @@ kaws__vault_find(const kaws__vault *v, const kaws__record *name, int there,
 }
 
 
-/* With the lock held. What the bytes say is read without it (vault_unpack): all
- * threads that fetch keys want this lock. */
+/* With the lock held: copies a key's bytes. All threads that fetch keys want
+ * this lock, so what the bytes say is read without it. */
 static void
 kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 {
@@ -12133,6 +12173,7 @@ kaws__vault_copy(const kaws__entry *e, kaws__copy *copy)
 }
 
 
+/* Reads what the bytes say: all of a key but its context. */
 static void
 kaws__vault_unpack(kaws__copy *copy)
 {
@@ -12150,10 +12191,11 @@ kaws__vault_unpack(kaws__copy *copy)
 }
 
 
-/* Looks up the name in copy->record, and copies the key, but for what its blob
- * is tied to. A key to be added must not be there; then this says just that. If
- * it is there, or another key is not, another process may have changed that.
- * The lock is not kept, so a change looks again. */
+/* Looks up the name in copy->record, and copies the key, but not its encryption
+ * context. For KAWS__TO_ADD it only checks that the name is free, and fills in
+ * the context of the new key. If the answer is a failure, another process may
+ * have changed that, so it refreshes and looks once more. It releases the lock,
+ * so a change has to look again. */
 static kaws_status
 kaws__vault_look(kaws__vault *v, kaws__intent intent, kaws__copy *copy,
                  kaws_error *err)
@@ -12209,8 +12251,8 @@ kaws__vault_claim(kaws__vault *v, uint64_t from, uint64_t limit,
 }
 
 
-/* How many keys there are, another process's among them; all their serials are
- * below *limit, and those of keys to come are not. Fails if they may not be
+/* Counts the keys, those of other processes included. All their serials are
+ * below *limit, and those of later keys are not. Fails if the keys may not be
  * changed. */
 static kaws_status
 kaws__vault_extent(kaws__vault *v, size_t *count, uint64_t *limit,
@@ -12274,8 +12316,8 @@ kaws__vault_stats(kaws__vault *v, kaws_stats *stats)
 
 /* ---- changing ---------------------------------------------------------- */
 
-/* Ends a change, with the status that is returned. `done`: what was done to the
- * file; NULL: nothing. */
+/* Ends a change, and returns `status`. `done` is for the log: what was done to
+ * the file; NULL: nothing. */
 static kaws_status
 kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 {
@@ -12290,7 +12332,7 @@ kaws__vault_end(kaws__vault *v, kaws_status status, const char *done)
 }
 
 
-/* Begins a change, which vault_end ends; on failure there is none. */
+/* Begins a change; vault_end ends it. On failure nothing has begun. */
 static kaws_status
 kaws__vault_begin(kaws__vault *v, kaws_error *err)
 {
@@ -12310,8 +12352,8 @@ kaws__vault_begin(kaws__vault *v, kaws_error *err)
 }
 
 
-/* The entry of a key as KMS sealed it, to be added or put in another's place;
- * NULL: out of memory. */
+/* Makes the entry of a key that KMS has sealed, to add it or to replace
+ * another. NULL: out of memory. */
 static kaws__entry *
 kaws__vault_entry(const kaws_hooks *hooks, const kaws__record *key,
                   const kaws_sealed *sealed)
@@ -12363,8 +12405,8 @@ kaws__vault_add(kaws__vault *v, kaws__record *key, const kaws_sealed *sealed,
 }
 
 
-/* Writes the new file of a replacement: the table's keys without `skip`; those
- * whose serials are in `fresh`, as they are there. */
+/* Writes the entries of a replacement: the table's without `skip`. If a serial
+ * is in `fresh`, the entry there is written instead. */
 static void
 kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
                   const kaws__row *fresh, size_t n, kaws__writer *w)
@@ -12382,10 +12424,11 @@ kaws__vault_write(const kaws__vault *v, const kaws__entry *skip,
 }
 
 
-/* Replaces the file, then changes the table: without the key `gone`; or (NULL)
- * with n keys, sealed again, in the place of those of the same serials, which
- * are in their order, and below `limit`. What the table took over is NULL in
- * `fresh` then; the rest is still the caller's. */
+/* Replaces the file, then changes the table. If `gone` is not NULL, that key is
+ * removed. Otherwise n keys that were sealed again replace the keys with the
+ * same serials; `fresh` is in the order of the serials, which are below
+ * `limit`. Afterwards the entries that the table took over are NULL in `fresh`;
+ * the caller still owns the others. */
 static kaws_status
 kaws__vault_replace(kaws__vault *v, const kaws__record *gone, kaws__row *fresh,
                     size_t n, uint64_t limit, kaws_error *err)
@@ -12450,8 +12493,8 @@ kaws__vault_start(kaws__vault *v, kaws_error *err)
 }
 
 
-/* Opens or makes the data file; without a path there is none, and no key. *v is
- * all zeros before. Close it in any case. */
+/* Opens or makes the data file; without a path there is none, and no key. *v
+ * must be all zeros before. Close it even on failure. */
 static kaws_status
 kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
                  const kaws_config *cfg, kaws_error *err)
@@ -12495,9 +12538,9 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
 }
 
 
-/* This process is a forked child. The file is the parent's, so closing it must
- * write nothing. Other threads of the parent may have waited for their turn,
- * and are not here to leave it. */
+/* For a forked child. The file is the parent's, so closing it must write
+ * nothing. Threads of the parent may have waited for their turn; they do not
+ * exist here, and so cannot end their wait. */
 static void
 kaws__vault_abandon(kaws__vault *v)
 {
@@ -12507,7 +12550,7 @@ kaws__vault_abandon(kaws__vault *v)
 }
 
 
-/* Nobody uses it any more. */
+/* Closes the vault, which nobody uses any more. */
 static void
 kaws__vault_close(kaws__vault *v)
 {
@@ -12532,10 +12575,11 @@ kaws__vault_close(kaws__vault *v)
  * Uses: thread err mem buf text arn calls kms table vault
  * Gives: rewrap_open rewrap_close rewrap_rotate rewrap_all rewrap_stats
  *
- * Several workers each claim a key, have KMS re-encrypt it, and have KMS say
- * that the new blob opens as that key. When all are done, the file is replaced
- * once; after any failure it is not touched. The lock here guards one re-wrap
- * and its counters; the vault's lock may be taken while it is held.
+ * Each of several workers claims a key, has KMS re-encrypt it, and has KMS
+ * confirm in a dry run that the new blob decrypts to that key. When all are
+ * done, the file is replaced once; after any failure it is not touched. The
+ * lock here guards one re-wrap and its counters; the vault's lock may be taken
+ * while it is held.
  */
 
 typedef struct kaws__rewrap {
@@ -12550,7 +12594,7 @@ typedef struct kaws__rewrap {
 typedef struct kaws__run {        /* one re-wrap                              */
     kaws__rewrap *rewrap;
     kaws__target  target;         /* what it seals with, from start to end    */
-    uint64_t      next, limit;    /* serials: to be claimed next; of all keys */
+    uint64_t      next, limit;    /* serials: claim from next, below limit    */
     kaws__row    *fresh;          /* as claimed, so in the order of serials   */
     uint64_t     *numbers;        /* three a key: see rewrap_distinct         */
     size_t        claimed, ended, max;
@@ -12595,10 +12639,10 @@ kaws__rewrap_stats(kaws__rewrap *w, kaws_stats *stats)
 
 /* ---- rotating the KMS key ---------------------------------------------- */
 
-/* Has KMS make new key material, and asks until KMS seals with it, because KMS
- * answers before that. Gives up after the timeout, by the clock or, if the
- * clock stands still, by the sum of the pauses; the rotation has succeeded all
- * the same. */
+/* Has KMS make new key material, and then asks until KMS seals with it, because
+ * KMS answers the request earlier. Gives up after the timeout, by the clock or,
+ * if the clock stands still, by the sum of the pauses; the rotation has
+ * succeeded all the same. */
 static kaws_status
 kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 {
@@ -12640,8 +12684,8 @@ kaws__rewrap_rotate(kaws__rewrap *w, kaws_error *err)
 
 /* ---- re-wrapping all keys ---------------------------------------------- */
 
-/* Whether a worker may stop. If the hook says so to one of them, or if one has
- * failed, the answer is the same for all. */
+/* Whether a worker should stop. If the hook has said so to one of the workers,
+ * or if one has failed, all stop. */
 static int
 kaws__rewrap_cancelled(void *arg)
 {
@@ -12658,7 +12702,7 @@ kaws__rewrap_cancelled(void *arg)
 }
 
 
-/* Begins an operation of a worker's. */
+/* Begins an operation for a worker. */
 static kaws__op
 kaws__rewrap_op(kaws__run *run, kaws_error *err)
 {
@@ -12671,8 +12715,8 @@ kaws__rewrap_op(kaws__run *run, kaws_error *err)
 }
 
 
-/* Has KMS seal the key again, and say that the new blob opens as this very key.
- * Each of the two has the whole timeout. */
+/* Has KMS seal the key again, and confirm that the new blob decrypts to this
+ * very key. Each of the two steps has a whole timeout. */
 static kaws_status
 kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
                     uint64_t numbers[3], kaws_error *err)
@@ -12690,13 +12734,13 @@ kaws__rewrap_reseal(kaws__run *run, const kaws__copy *copy, kaws_sealed *out,
     status = kaws__kms_prove(&op, ctx, out, len);
     numbers[1] = op.reply_id;
     if (status == KAWS_DENIED)
-        (void)kaws__err_set(err, status, "each new blob is proved, which takes "
-                            "kms:Decrypt: %s", err->text);
+        (void)kaws__err_set(err, status, "each new blob is verified, which "
+                            "needs the right to kms:Decrypt: %s", err->text);
     return status;
 }
 
 
-/* One claimed key. The run's error is the first one's. */
+/* Re-wraps one claimed key. The run keeps the first error only. */
 static void
 kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 {
@@ -12732,9 +12776,9 @@ kaws__rewrap_one(kaws__run *run, const kaws__copy *copy, size_t index)
 
 
 /* Claims keys, oldest first, and has each sealed again, until there are no more
- * or one has failed. A worker that has nothing left to do goes on asking for
- * the others, because only the caller's own thread may know of a cancellation.
- */
+ * or one has failed. A worker that has nothing left to do goes on asking the
+ * hook until the others have ended, because only the caller's own thread may
+ * know of a cancellation. */
 static void
 kaws__rewrap_worker(void *arg)
 {
@@ -12776,9 +12820,9 @@ kaws__rewrap_by_number(const void *a, const void *b)
 }
 
 
-/* KMS makes neither a blob nor a request id twice. If two keys have got the
- * same, one of them has the other's. A key's three numbers are digests of its
- * two request ids (0: KMS sent none) and of its blob. */
+/* KMS makes neither a blob nor a request id twice. If two keys got the same
+ * one, one of them got the other's reply. A key's three numbers are digests of
+ * its two request ids (0: KMS sent none) and of its blob. */
 static kaws_status
 kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 {
@@ -12794,7 +12838,7 @@ kaws__rewrap_distinct(kaws__run *run, kaws_error *err)
 }
 
 
-/* Re-wraps run->max keys, to the KMS key that seals now. */
+/* Re-wraps run->max keys under the KMS key that seals now. */
 static kaws_status
 kaws__rewrap_run(kaws__run *run, kaws_error *err)
 {
@@ -12830,7 +12874,8 @@ kaws__rewrap_run(kaws__run *run, kaws_error *err)
 }
 
 
-/* Only one re-wrap of a ring runs at a time, unless there is nothing to do. */
+/* Only one re-wrap of a ring runs at a time. A re-wrap of no keys does not
+ * count. */
 static kaws_status
 kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
 {
@@ -12870,9 +12915,9 @@ kaws__rewrap_all(kaws__rewrap *w, kaws_error *err)
  *        kaws_refresh kaws_get_stats kaws_kms_generate_data_key
  *        kaws_kms_encrypt kaws_kms_decrypt kaws_kms_reencrypt
  *
- * A ring is a vault, a KMS, and a re-wrapper of the one by the other. KMS is
- * asked without any lock but the settings' own, so what a key's name stands for
- * may change meanwhile: the vault looks again before it changes anything.
+ * A ring holds a vault, the KMS calls, and a re-wrap that uses both. A thread
+ * that waits for KMS holds no lock but SETTINGS. So an entry may change
+ * meanwhile: the vault looks again before it changes anything.
  */
 
 struct kaws {
@@ -12894,8 +12939,9 @@ typedef struct kaws__door {
 } kaws__door;
 
 
-/* Begins a public function: returns the error to fill, which is never NULL. It
- * says so if the ring is NULL, or was opened by a different process. */
+/* Begins a public function: returns the error to fill, which is never NULL. If
+ * the ring is NULL, or a different process opened it, the error already says
+ * so. */
 static kaws_error *
 kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 {
@@ -12914,7 +12960,7 @@ kaws__ring_enter(kaws__door *door, const kaws *ring, kaws_error *error)
 }
 
 
-/* Ends a public function, with the status that its error says. */
+/* Ends a public function, and returns the status of its error. */
 static kaws_status
 kaws__ring_leave(kaws__door *door, kaws_status status)
 {
@@ -12948,8 +12994,8 @@ kaws__ring_hooks(kaws_hooks *h)
 }
 
 
-/* Copies the config's strings, which need not live on, into one block, and lets
- * the config point there. */
+/* Copies the config's strings into one block, because the caller need not keep
+ * them, and points the config at the copies. */
 static kaws_status
 kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
@@ -12980,8 +13026,8 @@ kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 }
 
 
-/* Warns of settings that can be used, but hardly as they are meant. That the
- * default region is not the ARN's is no contradiction. */
+/* Warns of settings that can be used, but are probably mistakes. A default
+ * region that differs from the ARN's is no mistake. */
 static void
 kaws__ring_doubt(const kaws *ring)
 {
@@ -13045,7 +13091,7 @@ kaws__ring_identity(kaws *r, kaws_identity *out)
 }
 
 
-/* One line that says all that the ring was opened with. */
+/* Logs one line with all that the ring was opened with. */
 static void
 kaws__ring_announce(kaws *r)
 {
@@ -13201,10 +13247,14 @@ kaws_store(kaws *ring, kaws_name name, const char *type, kaws_bytes plain,
 KAWS_API void
 kaws_key_free(kaws *ring, kaws_key *key)
 {
+    int cancel;
+
     if (ring == NULL || key == NULL)
         return;
+    KAWS__CANCEL_OFF(&cancel);
     kaws__mem_free(&ring->hooks, key->bytes, key->len);
     kaws_wipe(key, sizeof *key);
+    KAWS__CANCEL_BACK(cancel);
 }
 
 
@@ -13394,20 +13444,23 @@ KAWS_API void
 kaws_walk_end(kaws_walk *walk)
 {
     kaws_hooks hooks;
+    int cancel;
 
     if (walk == NULL)
         return;
+    KAWS__CANCEL_OFF(&cancel);
     hooks = walk->hooks;
     kaws__buf_free(&walk->list);
     kaws__mem_free(&hooks, walk, sizeof *walk);
+    KAWS__CANCEL_BACK(cancel);
 }
 
 
 /* ---- what protects the keys -------------------------------------------- */
 
-/* Has KMS judge a choice that differs from what is used now. What it tells of
- * accounts counts only once the choice is taken. With the settings' lock held.
- */
+/* Has KMS judge a choice. What KMS is asked depends on what differs from the
+ * KMS key and the region that are used now. If KMS tells an account, that
+ * counts only once the choice is taken. The caller holds SETTINGS. */
 static kaws_status
 kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
                  kaws_error *err)
@@ -13420,7 +13473,7 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     kaws_status status = KAWS_OK;
 
     if (there.key_id[0] == '\0')
-        return KAWS_OK;                   /* none, and none is to be          */
+        return KAWS_OK;                   /* there is no KMS key to judge     */
     if (another)
         status = kaws__kms_may_use(&op, there.key_id);
     op.target = there;
@@ -13428,7 +13481,8 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
     if (status == KAWS_OK &&
         (another || !moves || strcmp(now->target.region, there.region) != 0))
         status = kaws__kms_probe(&op, 1, &sealed);
-    /* The region of an ARN goes on to be asked for this KMS key. */
+    /* The KMS key is an ARN: requests for it still go to the ARN's region, so
+     * the new region only has to answer. */
     if (status == KAWS_OK && moves &&
         strcmp(there.region, choice->region) != 0) {
         memcpy(op.target.region, choice->region, sizeof op.target.region);
@@ -13438,9 +13492,8 @@ kaws__ring_judge(kaws *ring, const kaws__choice *now, kaws__choice *choice,
 }
 
 
-/* Takes the KMS key and the region (NULL: as it is), which are one value: both,
- * or neither. A pair that passed before need not wait while KMS judges another.
- */
+/* Takes the KMS key and the region together, or neither. NULL leaves one as it
+ * is. A pair that passed kaws_try does not wait while KMS judges another. */
 static kaws_status
 kaws__ring_choose(kaws *ring, const char *kms_key_id, const char *region,
                   int take, kaws_error *error)
@@ -13541,9 +13594,12 @@ kaws_could_use(kaws *ring, const char *kms_key_id, const char *region,
 KAWS_API void
 kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 {
-    if (ring != NULL && ring->pid == kaws__sys_pid())
+    kaws__door door;
+
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK)
         kaws__calls_set_timeouts(&ring->kms, connect_timeout_ms,
                                  timeout_ms);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -13551,8 +13607,11 @@ kaws_use_timeouts(kaws *ring, int connect_timeout_ms, int timeout_ms)
 KAWS_API void
 kaws_use_cache(kaws *ring, int seconds)
 {
-    if (ring != NULL && ring->pid == kaws__sys_pid())
+    kaws__door door;
+
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK)
         kaws__shield_set(&ring->vault.shield, seconds);
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
@@ -13567,6 +13626,7 @@ kaws_reload_creds(kaws *ring, kaws_error *error)
     if (err->status == KAWS_OK) {
         op = kaws__calls_op(&ring->kms, err);
         (void)kaws__calls_creds(&op, KAWS__TO_RENEW);
+        kaws__shield_part(&ring->vault.shield);
     }
     return kaws__ring_leave(&door, err->status);
 }
@@ -13634,21 +13694,25 @@ kaws_refresh(kaws *ring, kaws_error *error)
 KAWS_API void
 kaws_get_stats(kaws *ring, kaws_stats *stats)
 {
+    kaws__door door;
+
     if (stats == NULL)
         return;
     memset(stats, 0, sizeof *stats);
-    if (ring == NULL || ring->pid != kaws__sys_pid())
-        return;
-    kaws__calls_stats(&ring->kms, stats);
-    kaws__vault_stats(&ring->vault, stats);
-    kaws__rewrap_stats(&ring->rewrap, stats);
+    if (kaws__ring_enter(&door, ring, NULL)->status == KAWS_OK) {
+        kaws__calls_stats(&ring->kms, stats);
+        kaws__vault_stats(&ring->vault, stats);
+        kaws__rewrap_stats(&ring->rewrap, stats);
+    }
+    KAWS__CANCEL_BACK(door.cancel);
 }
 
 
 /* ---- AWS KMS by itself ------------------------------------------------- */
 
-/* Where what is written overlaps what else is given, nobody could say what it
- * would hold in the end. A length beyond the end of memory overlaps all. */
+/* Whether two buffers overlap. If an output overlapped another argument, its
+ * content would be undefined. A length beyond the end of memory overlaps
+ * everything. */
 static int
 kaws__ring_overlap(const void *one, size_t one_len, const void *two,
                    size_t two_len)
@@ -13662,8 +13726,9 @@ kaws__ring_overlap(const void *one, size_t one_len, const void *two,
 }
 
 
-/* Has KMS seal plain.len bytes: the caller's, or new ones, which go to `room`
- * if there is one. `most`: what KMS takes, which also tells the two apart. */
+/* Has KMS seal plain.len bytes: the caller's, or new ones, which are written to
+ * `room` if it is not NULL. `most` is the most that KMS seals here, and tells
+ * the two cases apart. */
 static kaws_status
 kaws__ring_seal(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
                 size_t most, uint8_t *room, kaws_sealed *out, kaws_error *error)
@@ -13714,8 +13779,8 @@ kaws_kms_encrypt(kaws *ring, const kaws_context *ctx, kaws_bytes plain,
 }
 
 
-/* Checks what a caller hands in to be opened, and copies it with its KMS key
- * filled in: by default, the one that seals now. */
+/* Checks the sealed value that a caller wants opened, and copies it. If it
+ * names no KMS key, fills in the one that seals now. */
 static kaws_status
 kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
                  kaws_sealed *out, kaws_error *err)
@@ -13728,7 +13793,7 @@ kaws__ring_given(kaws__op *op, const kaws_context *ctx, const kaws_sealed *in,
     if (in->blob_len == 0 || in->blob_len > sizeof in->blob)
         return kaws__err_argument(err, "a blob has 1 to 6144 bytes");
     if (memchr(in->kms_key_arn, 0, sizeof in->kms_key_arn) == NULL)
-        return kaws__err_argument(err, "kms_key_arn has no end");
+        return kaws__err_argument(err, "kms_key_arn has no NUL at its end");
     if (in->kms_key_arn[0] == '\0') {
         status = kaws__kms_probe(op, 0, out);
         memcpy(out->blob, in->blob, in->blob_len);

@@ -304,7 +304,7 @@ test_bad_blobs(void **state)
                                                               &out));
     }
     memset(sealed.kms_key_arn, 'a', sizeof sealed.kms_key_arn);
-    EXPECT(w, KAWS_ARGUMENT, "has no end", kms_decrypt(w, NULL, &sealed, room,
+    EXPECT(w, KAWS_ARGUMENT, "has no NUL", kms_decrypt(w, NULL, &sealed, room,
                                                        &len));
     assert_int_equal(w->f.requests, 0);
 }
@@ -2355,12 +2355,127 @@ test_one_file_for_two(void **state)
 }
 
 
+#if !defined(_WIN32)
+
+/* ---- a thread that is cancelled ---------------------------------------- */
+
+static int cancels;                       /* hooks where it could have ended  */
+
+
+static void *
+where_it_may_end(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    __atomic_add_fetch(&cancels, 1, __ATOMIC_RELAXED);
+    pthread_testcancel();
+    return fake_memory(ctx, ptr, old_len, new_len);
+}
+
+
+static void
+log_where_it_may_end(void *ctx, int level, const char *line)
+{
+    __atomic_add_fetch(&cancels, 1, __ATOMIC_RELAXED);
+    pthread_testcancel();
+    fake_log(ctx, level, line);
+}
+
+
+static void
+end_key(struct world *w)
+{
+    static kaws_key key;
+
+    if (key.bytes == NULL)
+        (void)kaws_fetch(w->ring, name_of("k", NULL), &key, NULL);
+    kaws_key_free(w->ring, &key);
+}
+
+
+static void
+end_walk(struct world *w)
+{
+    kaws_walk *walk;
+
+    if (kaws_walk_begin(w->ring, &walk, NULL) == KAWS_OK)
+        kaws_walk_end(walk);
+}
+
+
+static void
+use_odd_timeouts(struct world *w)
+{
+    kaws_use_timeouts(w->ring, 3000, 2000);
+}
+
+
+static void
+use_no_cache(struct world *w)
+{
+    kaws_use_cache(w->ring, 0);
+}
+
+static struct {
+    const char *name;
+    void (*call)(struct world *);
+    struct world *w;
+    int done;
+} ends[] = {
+    { "key_free", end_key, NULL, 0 }, { "walk_end", end_walk, NULL, 0 },
+    { "use_timeouts", use_odd_timeouts, NULL, 0 },
+    { "use_cache", use_no_cache, NULL, 0 }
+};
+
+
+static void *
+cancelled_thread(void *arg)
+{
+    size_t i = *(size_t *)arg;
+
+    pthread_cancel(pthread_self());       /* at the next place where it may   */
+    ends[i].call(ends[i].w);
+    ends[i].done = 1;
+    pthread_testcancel();
+    return NULL;
+}
+
+
+/* It ends after the call, not in a hook of it, whatever it calls. */
+static void
+test_cancelled_threads(void **state)
+{
+    struct world *w = *state;
+    pthread_t thread;
+    void *end;
+    size_t i;
+
+    w->cfg.hooks.memory = where_it_may_end;
+    w->cfg.hooks.log = log_where_it_may_end;
+    w->cfg.cache_seconds = 60;
+    world_open(w);
+    OK(w, store(w, "k", "k"));
+    expect_text(w, "k", "k");
+    for (i = 0; i < COUNT(ends); i++) {
+        world_case = ends[i].name;
+        ends[i].w = w;
+        cancels = 0;
+        assert_int_equal(pthread_create(&thread, NULL, cancelled_thread, &i),
+                         0);
+        assert_int_equal(pthread_join(thread, &end), 0);
+        if (end != PTHREAD_CANCELED || !ends[i].done || cancels == 0)
+            fail_msg("%s: %d", ends[i].name, cancels);
+    }
+    world_case = "";
+}
+
+#endif
+
+
 int
 main(void)
 {
     const struct CMUnitTest tests[] = {
 #if !defined(_WIN32)
-        SHUT(test_scarce),
+        SHUT(test_scarce), SHUT(test_cancelled_threads),
 #endif
         OPEN(test_null), OPEN(test_null_without_an_answer),
         OPEN(test_no_error_wanted), OPEN(test_outage), OPEN(test_stats),

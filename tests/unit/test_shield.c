@@ -1,5 +1,5 @@
-/* Room shield: what is kept, for how long, and what ends it; one call to KMS
- * for all who want the same key; and a shield that cannot be had. */
+/* Room shield: which keys are kept, for how long, and what ends it; one call to
+ * KMS for all threads that want the same key; and rings without a shield. */
 
 #define _GNU_SOURCE
 #define _FILE_OFFSET_BITS 64
@@ -10,7 +10,20 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
+#undef MADV_DONTDUMP                      /* as where libc is older than the  */
+#undef MADV_WIPEONFORK                    /* kernel, or a header hides them   */
+
+enum { NO_DUMP = 16, NO_FORK = 18 };
+
 static int refused_advice = -1, lock_refused;     /* -1: none is              */
+static int no_pages;
+
+
+static void *
+may_map(void *at, size_t len, int how, int kind, int fd, off_t from)
+{
+    return no_pages ? MAP_FAILED : mmap(at, len, how, kind, fd, from);
+}
 
 
 static int
@@ -32,6 +45,7 @@ may_advise(void *at, size_t len, int advice)
     return -1;
 }
 
+#define mmap    may_map
 #define mlock   may_lock
 #define madvise may_advise
 
@@ -623,6 +637,14 @@ turn_off(struct world *w)
 }
 
 
+static void
+turn_off_and_on(struct world *w)
+{
+    kaws_use_cache(w->ring, 0);
+    kaws_use_cache(w->ring, TTL);
+}
+
+
 /* What KMS was asked for before is not kept. */
 static void
 test_emptied_meanwhile(void **state)
@@ -647,6 +669,9 @@ test_emptied_meanwhile(void **state)
     KEPT(w, "k");
 
     OK(w, use_key(w, FAKE_EAST));
+    while_asked(w, "Decrypt", 0, turn_off_and_on);
+    expect_text(w, "k", "k");
+    expect_empty(w);
     while_asked(w, "Decrypt", 0, turn_off);
     expect_text(w, "k", "k");
     expect_empty(w);
@@ -759,7 +784,7 @@ test_no_page(void **state)
 
     for (i = 0; i < 3; i++) {
         lock_refused = i == 0;
-        refused_advice = i == 1 ? MADV_DONTDUMP : i == 2 ? MADV_WIPEONFORK : -1;
+        refused_advice = i == 1 ? NO_DUMP : i == 2 ? NO_FORK : -1;
         world_open(w);
         OK(w, store(w, "k", "k"));
         ASKED(w, "k");
@@ -780,6 +805,26 @@ test_no_page(void **state)
         OK(w, drop(w, "k"));
         world_close(w);
     }
+}
+
+
+static void
+test_no_memory_for_a_page(void **state)
+{
+    struct world *w = *state;
+
+    OK(w, store(w, "k", "k"));
+    ASKED(w, "k");
+    no_pages = 1;
+    kaws_use_cache(w->ring, TTL + 1);
+    no_pages = 0;
+    ASKED(w, "k");
+    ASKED(w, "k");
+    expect_empty(w);
+    assert_int_equal(fake_logged(&w->f, 1, "[KAWS-153]"), 1);
+    kaws_use_cache(w->ring, TTL);
+    ASKED(w, "k");
+    KEPT(w, "k");
 }
 
 
@@ -1261,6 +1306,31 @@ test_emptied_in_flight(void **state)
 }
 
 
+/* Who fetches with new credentials is not told how the old ones fared. */
+static void
+test_new_credentials_in_flight(void **state)
+{
+    struct world *w = *state;
+    flyer old[2], new;
+
+    fake_push(&w->f, (fake_script){ .error = "IncompleteSignature" });
+    take_off(w, old, 2);
+    OK(w, reload_creds(w));
+    start(w, &new);
+    wait_for_calls(2);                    /* a call of its own                */
+    let_in(1);
+    LANDED(&old[0], KAWS_CREDENTIALS, NULL);
+    LANDED(&old[1], KAWS_CREDENTIALS, NULL);
+    let_in(1);
+    LANDED(&new, KAWS_OK, NULL);
+    expect_text(w, "k", "k");
+    assert_int_equal(gate.came, 2);       /* the new one is kept              */
+    OK(w, reload_creds(w));
+    expect_text(w, "k", "k");             /* by them, too                     */
+    assert_int_equal(gate.came, 2);
+}
+
+
 /* If the key cannot be kept, nobody gets it from the leader. */
 static void
 test_no_random_in_flight(void **state)
@@ -1347,7 +1417,8 @@ main(void)
         CACHED(test_refreshed), CACHED(test_looked_up_before),
         CACHED(test_altered),
 #if !defined(_WIN32)
-        SHUT(test_no_page), CACHED(test_fork), GATED(test_fork_in_flight),
+        SHUT(test_no_page), CACHED(test_no_memory_for_a_page),
+        CACHED(test_fork), GATED(test_fork_in_flight),
 #endif
         CACHED(test_no_random), CACHED(test_no_memory),
         GATED(test_one_call), GATED(test_woken),
@@ -1355,6 +1426,7 @@ main(void)
         GATED(test_leader_cancelled), GATED(test_leader_out_of_time),
         GATED(test_waiter_gives_up), GATED(test_waiter_with_patience),
         GATED(test_emptied_in_flight), GATED(test_no_random_in_flight),
+        GATED(test_new_credentials_in_flight),
         GATED(test_off_in_flight), GATED(test_off_has_no_flights)
     };
 
