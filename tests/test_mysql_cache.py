@@ -2,6 +2,7 @@
 
 import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pymysql
 import pytest
 
 from kms_emulator import ACCOUNT, KEY_ARN
-from mysql_fixtures import NO_SCHEMA, cursor, heed_persisted_settings, wait_for
+from mysql_fixtures import NO_SCHEMA, cursor, heed_persisted_settings, wait_for, wait_for_kms
 
 TABLES = 50
 
@@ -126,6 +127,26 @@ def test_what_ends_it(stage):
     stage.install()
     assert asked(stage, lambda: [stage.fetch("a") for _ in range(2)]) == 1
     assert stage.fetch("a") == keys["a"]
+
+
+@pytest.mark.needs("logs")
+def test_a_kept_key_does_not_show_that_kms_is_back(stage):
+    """KAWS-322 comes when KMS has answered, not when a key came out of memory."""
+    stage.start(NO_SCHEMA, cache_seconds=8)
+    stage.db.install_keyring_udf()
+    stage.sql("CREATE DATABASE d")
+    stage.sql("CREATE TABLE d.t (n INT) ENCRYPTION = 'Y'")
+    assert stage.generate("kept") == 1
+    time.sleep(9)                       # InnoDB's key is too old
+    key = stage.fetch("kept")
+    stage.kms.stop()
+    assert stage.refused("CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'")[0] == 3185
+    before = stage.status()["cache_hits"]
+    assert stage.fetch("kept") == key and stage.status()["cache_hits"] == before + 1
+    assert not stage.tagged("KAWS-322"), "KMS is still away"
+    stage.kms.start()
+    wait_for_kms(stage, "CREATE TABLE d.new (n INT) ENCRYPTION = 'Y'")
+    assert len(stage.tagged("KAWS-322")) == 1
 
 
 def test_another_kms_key_or_region_that_is_set_ends_it(stage):

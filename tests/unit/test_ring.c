@@ -162,6 +162,7 @@ test_outage(void **state)
     assert_int_equal(keys_of(w), 1);
     expect_same_file(w);
     SCRIPTS_END();
+    LATER(w);
     expect_text(w, "k", "text");
     OK(w, store(w, "new", "x"));
 }
@@ -946,6 +947,7 @@ test_store_proves(void **state)
         expect_same_file(w);
         expect_no_key(w, "k", KAWS_NOT_FOUND);
         SCRIPTS_END();
+        LATER(w);
     }
 
     /* Who may not decrypt has it stored all the same. */
@@ -1150,6 +1152,7 @@ test_use_kms_key_refused(void **state)
             fake_push(&w->f, rows[i].script);
         EXPECT(w, rows[i].status, NULL, use_key(w, rows[i].id));
         assert_int_equal(w->f.requests, rows[i].requests);
+        LATER(w);
         (void)snprintf(name, sizeof name, "new%lu", (unsigned long)i);
         OK(w, store(w, name, "x"));
         assert_string_equal(arn_of(w, name), FAKE_EAST);
@@ -1180,6 +1183,7 @@ test_use_kms_key_after_a_bad_one(void **state)
                use_key(w, FAKE_EAST));
         SCRIPT(.no_reply = "no route", .times = 3);
         EXPECT(w, KAWS_NETWORK, NULL, use_key(w, "alias/app"));
+        LATER(w);
         if (errors[i] != NULL)
             fake_push(&w->f, denied);
         OK(w, use_key(w, "alias/app"));
@@ -1225,6 +1229,7 @@ test_use_region(void **state)
     EXPECT(w, KAWS_KMS_KEY, "ap-south-1", use_region(w, "ap-south-1"));
     SCRIPT(.no_reply = "no route", .times = 3);
     EXPECT(w, KAWS_NETWORK, "us-east-1", use_region(w, "us-east-1"));
+    LATER(w);
     SCRIPT(.action = "Decrypt", .error = "AccessDeniedException");
     EXPECT(w, KAWS_DENIED, "us-east-1", use_region(w, "us-east-1"));
     assert_string_equal(w->ring->kms.trust.now.region, "us-west-2");
@@ -1267,6 +1272,7 @@ test_use_both(void **state)
     EXPECT(w, KAWS_ARGUMENT, "alias", use(w, "a b", "us-west-2"));
     SCRIPT(.no_reply = "no route", .skip = 2, .times = 3);
     EXPECT(w, KAWS_NETWORK, "us-west-2", use(w, FAKE_EAST, "us-west-2"));
+    LATER(w);
     expect_sealed_by(w, "east", FAKE_EAST2);
 
     OK(w, use(w, "alias/app", "us-west-2"));
@@ -1821,6 +1827,7 @@ test_a_fetch_of_another_kms_key(void **state)
     SCRIPT(.no_reply = "no route", .times = 3);
     expect_no_key(w, "k", KAWS_NETWORK);
     assert_int_equal(w->f.requests, 3);
+    LATER(w);
     SCRIPT(.error = "DisabledException", .times = 9);
     expect_no_key(w, "k", KAWS_KMS_KEY);
     SCRIPTS_END();
@@ -1852,6 +1859,7 @@ test_a_bad_fetch_teaches_nothing(void **state)
                .no_reply = "no route", .times = 3);
         expect_no_key(w, "k", KAWS_NETWORK);
         assert_string_equal(w->ring->kms.trust.own, "");
+        LATER(w);
     }
     swap_credentials(w, 1);               /* their alias opens it, but no key */
     memset(room, 0x77, sizeof room);      /* of the file is theirs            */

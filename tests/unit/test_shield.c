@@ -303,6 +303,7 @@ test_ttl(void **state)
     SCRIPT(.no_reply = "no route", .times = 9);
     expect_no_key(w, "key-000000", KAWS_NETWORK);
     SCRIPTS_END();
+    LATER(w);
     expect_empty(w);
     ASKED(w, "key-000000");
     assert_memory_not_equal(page_key, SHIELD(w)->page->key, 32);
@@ -539,7 +540,7 @@ static const struct {
     { "fetch", ev_fetch_other, 0, { .action = NULL }, KAWS_OK },
     { "nobody", ev_remove_nobody, 0, { .action = NULL }, KAWS_NOT_FOUND },
 #define SAYS(what, empties, type, status)                                     \
-    { type, what, empties, { .error = type, .times = 9 }, KAWS_##status }
+    { type, what, empties, { .error = type, .times = 99 }, KAWS_##status }
     SAYS(ev_fetch_other, 1, "AccessDeniedException", DENIED),
     SAYS(ev_fetch_other, 1, "NotAuthorizedException", DENIED),
     SAYS(ev_fetch_other, 1, "DisabledException", KMS_KEY),
@@ -941,7 +942,7 @@ enum { CROWD = 64 };
 typedef struct flyer {            /* a thread that fetches "k"                */
     struct world *w;
     pthread_t   thread;
-    int         cancel, done;
+    int         cancel, done, out_of_memory;
     kaws_status status;
     kaws_error  err;
     char        text[16];
@@ -1146,6 +1147,7 @@ test_failure_is_for_all(void **state)
     size_t i, k;
 
     for (i = 0; i < COUNT(rows); i++) {
+        LATER(w);
         fake_push(&w->f, rows[i].says);
         take_off(w, all, 8);
         let_in(1);
@@ -1193,19 +1195,79 @@ test_leader_out_of_time(void **state)
     struct world *w = *state;
     flyer all[2];
 
+    kaws_use_timeouts(w->ring, 0, 400);   /* which proves nothing of KMS      */
     start(w, &all[0]);
     wait_for_calls(1);
-    pass(w, 1500);
+    pass(w, 300);
     start(w, &all[1]);
     wait_for_crowd(w, 2);
     SCRIPT(.no_reply = "timed out");
-    pass(w, 500);
+    pass(w, 100);
     let_in(1);
     LANDED(&all[0], KAWS_NETWORK, "timed out");
     wait_for_calls(2);
     let_in(1);
     LANDED(&all[1], KAWS_OK, NULL);
     assert_int_equal(gate.came, 2);
+}
+
+
+/* The same, after a time that shows that KMS does not answer: who leads next is
+ * refused at once, and so are all who wait. */
+static void
+test_leader_finds_an_outage(void **state)
+{
+    struct world *w = *state;
+    flyer all[8];
+    int i;
+
+    start(w, &all[0]);
+    wait_for_calls(1);
+    pass(w, 1500);
+    for (i = 1; i < 8; i++)
+        start(w, &all[i]);
+    wait_for_crowd(w, 8);
+    SCRIPT(.no_reply = "timed out");
+    pass(w, 500);
+    let_in(1);
+    LANDED(&all[0], KAWS_NETWORK, "timed out");
+    for (i = 1; i < 8; i++)
+        LANDED(&all[i], KAWS_NETWORK, "unreachable");
+    assert_int_equal(gate.came, 1);
+    assert_null(SHIELD(w)->flights);
+}
+
+
+static void *
+scarce_memory(void *ctx, void *ptr, size_t old_len, size_t new_len)
+{
+    if (ptr == NULL && new_len == KAWS__CALLS_REPLY_MAX && me != NULL &&
+        me->out_of_memory) {
+        wait_for_crowd(me->w, 2);
+        return NULL;
+    }
+    return fake_memory(ctx, ptr, old_len, new_len);
+}
+
+
+/* A leader without memory to ask KMS: who waits has some, and leads. */
+static void
+test_leader_out_of_memory(void **state)
+{
+    struct world *w = *state;
+    flyer all[2];
+
+    world_close(w);
+    w->cfg.hooks.memory = scarce_memory;
+    world_open(w);
+    all[0] = (flyer){ .w = w, .out_of_memory = 1 };
+    assert_int_equal(pthread_create(&all[0].thread, NULL, fly, &all[0]), 0);
+    wait_for_crowd(w, 1);
+    start(w, &all[1]);
+    LANDED(&all[0], KAWS_MEMORY, NULL);
+    let_in(1);
+    LANDED(&all[1], KAWS_OK, NULL);
+    assert_int_equal(gate.came, 1);
 }
 
 
@@ -1424,6 +1486,8 @@ main(void)
         GATED(test_one_call), GATED(test_woken),
         GATED(test_failure_is_for_all),
         GATED(test_leader_cancelled), GATED(test_leader_out_of_time),
+        GATED(test_leader_finds_an_outage),
+        GATED(test_leader_out_of_memory),
         GATED(test_waiter_gives_up), GATED(test_waiter_with_patience),
         GATED(test_emptied_in_flight), GATED(test_no_random_in_flight),
         GATED(test_new_credentials_in_flight),
