@@ -12387,7 +12387,7 @@ typedef struct kaws__vault {
 } kaws__vault;
 
 typedef struct kaws__copy {       /* a key, to be used without the lock       */
-    kaws__record record;          /* views; vault_copy sets them into `bytes` */
+    kaws__record record;          /* views into `bytes`, by vault_unpack      */
     kaws_sealed  sealed;
     kaws__bound  bound;           /* what the blob is tied to                 */
     uint64_t     id;              /* hash of its name; 0: the shield is off   */
