@@ -68,7 +68,8 @@
  *     plaintext         a key's bytes before sealing
  *     credentials       access key id, secret access key, session token
  *     source            where the credentials come from
- *     conf file         the source that is a file
+ *     conf file         the source that is a file of credentials alone
+ *     profile           a source: what AWS's own files say under one name
  *     data file         the file that the entries are kept in
  *     entry             a name, its blob, and all else stored with it
  *     record            the bytes of one entry in the data file
@@ -94,8 +95,8 @@
  *
  * 2  HOW A KEY TRAVELS
  *
- *     open       conf file -> credentials, if it can be read; data file ->
- *                checks -> table
+ *     open       conf file, or config.auth's source -> credentials, if they
+ *                can be read; data file -> checks -> table
  *     generate   is the name free? -> KMS makes and seals a key -> is the name
  *                still free? -> a record is appended to the file -> table
  *     store      the same, but KMS seals the caller's key, then decrypts the
@@ -222,11 +223,12 @@
  * finished. (A rotation of the KMS key that AWS has been asked for may happen
  * all the same: then the error's text says so.)
  *
- * The credentials have one source: hooks.creds if it is set, else the conf
- * file. Only a call that asks AWS KMS needs them. So a ring opens without them,
- * with a warning if there is a conf file that cannot be read. Each call that
- * needs them then looks again, and says what is wrong: CONFIG for the conf
- * file, CREDENTIALS for the hook. (config.must_have_creds: kaws_open says it.)
+ * The credentials have one source: hooks.creds if it is set, else the conf file
+ * or, with config.auth = "native", what section 4.1 says. Only a call that asks
+ * AWS KMS needs them. So a ring opens without them, with a warning if there is
+ * a file that cannot be read. Each call that needs them then looks again, and
+ * says what is wrong: CREDENTIALS for the hook, CONFIG for all else.
+ * (config.must_have_creds: kaws_open says it.)
  *
  * Credentials that expire are renewed when 5 minutes are left, or a third of
  * their life. One call asks the source; the others go on with the old ones. If
@@ -246,6 +248,36 @@
  * names, other names. What else cannot be part of a value of AWS is refused, by
  * line and column. So is an id that begins with ASIA, which is temporary,
  * without a token.
+ *
+ *
+ * 4.1  Credentials without a conf file
+ *
+ * With config.auth = "native" the conf file is not looked at. The ring takes
+ * the first source that is configured when it opens. If that one fails, that is
+ * the error: no other is asked, because its rights would be another role's.
+ *
+ *     the profile       config.profile names it
+ *     the environment   AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are set,
+ *                       and AWS_SESSION_TOKEN, if there is one; one of the
+ *                       first two alone is an error
+ *     the profile       AWS_PROFILE names it; or `default`, if a file has it
+ *
+ * A profile is read from two files of AWS's tools: config_file (or what
+ * AWS_CONFIG_FILE names), where its section is [profile NAME] or [default], and
+ * credentials_file (or AWS_SHARED_CREDENTIALS_FILE), where it is [NAME]. A file
+ * that is not there is empty. No file is looked for in the user's folder (~),
+ * so name the files. What both files say, the credentials file decides; but
+ * keys of the one never get the token of the other. The keys are
+ * aws_access_key_id, aws_secret_access_key and aws_session_token. A profile
+ * that has role_arn, a login or a process in place of keys is refused. Room ini
+ * has the grammar; what it does not have is refused, by line, and no value is
+ * ever shown. Both files together may have 65535 bytes.
+ *
+ * The environment counts only if the process has no more rights than the one
+ * that started it (setuid). A variable that is empty counts as not set. Each
+ * change of the credentials is a note (KAWS-165): their source, the last four
+ * characters of the access key id, and when they expire. When AWS refuses them,
+ * the source is read again, as the conf file is.
  *
  *
  * 5  MEMORY AND SECRETS
@@ -1063,13 +1095,14 @@ typedef struct kaws_hooks {
      * gets a 1. NULL: no call is cancelled. */
     int   (*cancelled)(void *ctx);
 
-    /* Gives the credentials, in place of conf_file: fills in w->creds and
-     * w->expires, and returns 0; or says in w->text why it has none (the call
-     * fails with CREDENTIALS). We ask before the first KMS request, before the
-     * credentials expire, and if AWS refuses them: then w->refused is 1, and
-     * what the hook has kept is of no use (section 4). We copy the strings at
-     * once; they must stay valid until the hook is called again, or the ring is
-     * closed. No two threads call this hook at a time. NULL: conf_file. */
+    /* Gives the credentials, in place of all that config.auth means: fills in
+     * w->creds and w->expires, and returns 0; or says in w->text why it has
+     * none (the call fails with CREDENTIALS). We ask before the first KMS
+     * request, before the credentials expire, and if AWS refuses them: then
+     * w->refused is 1, and what the hook has kept is of no use (section 4). We
+     * copy the strings at once; they must stay valid until the hook is called
+     * again, or the ring is closed. No two threads call this hook at a time.
+     * NULL: conf_file. */
     int   (*creds)(void *ctx, kaws_creds_wanted *w);
 } kaws_hooks;
 
@@ -1081,6 +1114,11 @@ typedef struct kaws_config {
                                    * (the manual, section 8)                  */
     const char *conf_file;        /* holds the credentials (section 4); NULL:
                                    * there are none, or hooks.creds has them  */
+    const char *auth;             /* "file": the conf file; "native": see the
+                                   * manual, section 4.1. NULL: "file"        */
+    const char *profile;          /* for native; NULL: AWS_PROFILE's          */
+    const char *config_file;      /* of profiles; NULL: AWS_CONFIG_FILE's     */
+    const char *credentials_file; /* NULL: AWS_SHARED_CREDENTIALS_FILE's      */
     const char *endpoint;         /* https://host[:port]; NULL: by region     */
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: never change the data file            */
@@ -1257,15 +1295,16 @@ KAWS_API void kaws_use_timeouts(kaws *ring, int connect_timeout_ms,
  * A change of the number empties the cache. */
 KAWS_API void kaws_use_cache(kaws *ring, int seconds);
 
-/* Reads the conf file, or asks hooks.creds, again. (The ring also does so by
- * itself: section 4.) On failure the old credentials stay in use: CONFIG (the
- * conf file), CREDENTIALS (the hook), NETWORK (another thread has been asking
- * the hook for timeout_ms). */
+/* Reads the conf file, or asks the source in its place, again. (The ring also
+ * does so by itself: section 4.) On failure the old credentials stay in
+ * use: CONFIG (the conf file, a profile, the environment), CREDENTIALS (the
+ * hook), NETWORK (another thread has been asking for timeout_ms). */
 KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 
 /* As whom, and where, the ring asks AWS KMS. */
 typedef struct kaws_identity {
-    char    source[24];           /* "the conf file" or "the program"         */
+    char    source[24];           /* "the conf file", "the program", "the
+                                   * environment", "the profile"              */
     char    access_key_end[5];    /* last four of the access key id; "": there
                                    * is none, or it does not look like AWS's  */
     char    account[13];          /* the own account; "": not known yet       */
@@ -1509,8 +1548,9 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  *  in which a user needs it, so the story starts again here:
  *
  *      the system      lobby  sys  thread  disk
- *      basics          err  mem  buf  text  json  crypto
- *      a request       sigv4  url  head  curl  http  sources  creds
+ *      basics          err  mem  buf  text  json  ini  crypto
+ *      a request       sigv4  url  head  curl  http
+ *      credentials     sources  native  creds
  *      AWS KMS         arn  trust  fault  shield  calls  kms  pack
  *      the data file   store  file  save  table
  *      the keyring     bind  vault  rewrap  ring
@@ -1558,6 +1598,7 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
 #endif
 
 #if defined(__linux__)
+#include <sys/auxv.h>
 #include <sys/syscall.h>
 #endif
 
@@ -1602,9 +1643,10 @@ KAWS_API void kaws_wipe(void *secret, size_t len);
  * ROOM  sys      clock, random bytes, locked pages, symbols, error texts
  * ==========================================================================
  * Uses: nothing
- * Gives: sys_env sys_error_text sys_pid sys_ns sys_now_ms sys_ticks_us
- *        sys_ticks_ms sys_sleep_ms sys_random sys_lock_pages sys_alloc_locked
- *        sys_free_locked sys_advise_large sys_symbol sys_is_ipv6
+ * Gives: sys_env sys_own_env sys_error_text sys_pid sys_ns sys_now_ms
+ *        sys_ticks_us sys_ticks_ms sys_sleep_ms sys_random sys_lock_pages
+ *        sys_alloc_locked sys_free_locked sys_advise_large sys_symbol
+ *        sys_is_ipv6
  *
  * A function whose systems differ has its Windows body and its POSIX body side
  * by side. A call that can fail returns 0 or an errno value.
@@ -1622,12 +1664,29 @@ typedef struct timespec kaws__time;
 #endif
 
 
-KAWS__MAYBE static const char *
+static const char *
 kaws__sys_env(const char *name)
 {
     const char *value = getenv(name);
 
     return value != NULL && *value != '\0' ? value : NULL;
+}
+
+
+/* The same, unless this process has rights that the one that started it does
+ * not have (setuid): then the environment is that of a stranger. */
+static const char *
+kaws__sys_own_env(const char *name)
+{
+#if defined(__linux__)
+    const int lent = getauxval(AT_SECURE) != 0;
+#elif defined(_WIN32)
+    const int lent = 0;
+#else
+    const int lent = getuid() != geteuid() || getgid() != getegid();
+#endif
+
+    return lent ? NULL : kaws__sys_env(name);
 }
 
 
@@ -3121,6 +3180,8 @@ enum { KAWS__WARNING = 1, KAWS__NOTE = 2, KAWS__ERR_LINE = 1024 };
 #define KAWS__LOG_ALTERED      155, KAWS__WARNING, "a key that is kept in "    \
     "memory, encrypted, has been altered there: all of them were wiped, and "  \
     "are fetched again; is the machine's memory sound?"
+#define KAWS__LOG_IDENTITY     165, KAWS__NOTE, "the AWS credentials come "    \
+    "from %s %s; their access key id ends in %s, and they expire: %s"
 
 /* see Part II */
 KAWS_API const char *
@@ -4479,6 +4540,171 @@ static void
 kaws__json_number(kaws__buf *out, size_t value)
 {
     kaws__buf_text(out, KAWS__DECIMAL(value));
+}
+
+
+/* ==========================================================================
+ * ROOM  ini      read the profile files of AWS's tools
+ * ==========================================================================
+ * Uses: buf
+ * Gives: ini_trim ini_next
+ *
+ * A file has sections, [head], and in them properties, `name = value`. AWS's
+ * SDKs differ in what else they take. This reader takes what they agree on and,
+ * where they do not, what loses nothing; the rest it refuses, by line and never
+ * by a piece of a value.
+ *
+ *     # or ; in the first column    a comment
+ *     blank, then # or ;            a comment behind a head or a value; in
+ *                                   `a#b` it is a part of the value
+ *     an indented line              goes on with the value above, which then
+ *                                   has a line's end in it; below an empty
+ *                                   value it is skipped
+ *     quotes, %, :                  mean nothing
+ *
+ * It is a cursor over the text: it neither recurses, allocates, nor changes the
+ * text, and what it finds are views. Who asks decides which section counts, and
+ * what if one, or a name in it, comes twice.
+ */
+
+enum { KAWS__INI_END, KAWS__INI_HEAD, KAWS__INI_PROPERTY };
+
+typedef struct kaws__ini {
+    kaws_bytes  left;             /* the text from here on                    */
+    int         line;             /* number of the line that was read last    */
+    int         headed;           /* there was a head                         */
+    const char *bad;              /* what is wrong there; NULL while well     */
+    kaws_bytes  name;             /* of the property, or what is in [ ]       */
+    kaws_bytes  value;
+} kaws__ini;
+
+
+static int
+kaws__ini_is_blank(int c)
+{
+    return c == ' ' || c == '\t';
+}
+
+
+static int
+kaws__ini_is_mark(int c)
+{
+    return c == '#' || c == ';';
+}
+
+
+static int
+kaws__ini_fail(kaws__ini *ini, const char *what)
+{
+    ini->bad = what;
+    return KAWS__INI_END;
+}
+
+
+/* The text up to `end`, without blanks around it. */
+static kaws_bytes
+kaws__ini_trim(const uint8_t *at, const uint8_t *end)
+{
+    while (at < end && kaws__ini_is_blank(*at))
+        at++;
+    while (at < end && kaws__ini_is_blank(end[-1]))
+        end--;
+    return (kaws_bytes){ at, (size_t)(end - at) };
+}
+
+
+/* Takes the next line that has something, with the blanks before it and without
+ * its end. 0: there is none. */
+static int
+kaws__ini_take(kaws__ini *ini, kaws_bytes *line)
+{
+    const uint8_t *at = ini->left.at, *const end = at + ini->left.len, *from;
+
+    do {
+        if (at == end)
+            return 0;
+        ini->line++;
+        for (from = at; at < end && *at != '\n';)
+            at++;
+        *line = (kaws_bytes){ from, (size_t)(at - from) };
+        line->len -= line->len > 0 && from[line->len - 1] == '\r';
+        at += at < end;
+        if (line->len > 0 && memchr(from, 0, line->len) != NULL)
+            return kaws__ini_fail(ini, "a zero byte");
+    } while (kaws__ini_trim(from, from + line->len).len == 0 ||
+             kaws__ini_is_mark(*from));
+    ini->left = (kaws_bytes){ at, (size_t)(end - at) };
+    return 1;
+}
+
+
+/* [head] */
+static int
+kaws__ini_head(kaws__ini *ini, kaws_bytes line)
+{
+    const uint8_t *const end = line.at + line.len;
+    const uint8_t *const close = memchr(line.at, ']', line.len);
+    kaws_bytes rest;
+
+    if (close == NULL)
+        return kaws__ini_fail(ini, "a [ without its ]");
+    rest = kaws__ini_trim(close + 1, end);
+    if (rest.len > 0 && !kaws__ini_is_mark(*rest.at))
+        return kaws__ini_fail(ini, "something follows the ]");
+    ini->name = kaws__ini_trim(line.at + 1, close);
+    ini->headed = 1;
+    return KAWS__INI_HEAD;
+}
+
+
+/* name = value, and the indented lines below it. */
+static int
+kaws__ini_property(kaws__ini *ini, kaws_bytes line)
+{
+    const uint8_t *const equals = memchr(line.at, '=', line.len);
+    const uint8_t *end = line.at + line.len, *at;
+    kaws__ini ahead;
+
+    if (!ini->headed)
+        return kaws__ini_fail(ini, "a line above the first [section]");
+    if (equals == NULL)
+        return kaws__ini_fail(ini, "a line that is neither name = value nor "
+                              "[section]");
+    ini->name = kaws__ini_trim(line.at, equals);
+    if (ini->name.len == 0)
+        return kaws__ini_fail(ini, "no name before the =");
+    for (at = equals + 1; at < end; at++)
+        if (kaws__ini_is_mark(*at) && kaws__ini_is_blank(at[-1]))
+            end = at;
+    ini->value = kaws__ini_trim(equals + 1, end);
+    ahead = *ini;
+    while (kaws__ini_take(&ahead, &line) && kaws__ini_is_blank(*line.at)) {
+        line = kaws__ini_trim(line.at, line.at + line.len);
+        if (ini->value.len > 0)
+            ini->value.len = (size_t)(line.at + line.len - ini->value.at);
+        ini->left = ahead.left;
+        ini->line = ahead.line;
+    }
+    return KAWS__INI_PROPERTY;
+}
+
+
+/* Finds the next head or property. At the end, ini->bad says whether it is one.
+ * Only `left` has to be set before. */
+static int
+kaws__ini_next(kaws__ini *ini)
+{
+    kaws_bytes line;
+
+    if (ini->line == 0 && kaws__buf_begins(ini->left, "\xef\xbb\xbf"))
+        return kaws__ini_fail(ini, "a byte order mark: save the file without "
+                              "it");
+    if (ini->bad != NULL || !kaws__ini_take(ini, &line))
+        return KAWS__INI_END;
+    if (kaws__ini_is_blank(*line.at))
+        return kaws__ini_fail(ini, "an indented line that continues no value");
+    return *line.at == '[' ? kaws__ini_head(ini, line)
+                           : kaws__ini_property(ini, line);
 }
 
 
@@ -6185,14 +6411,15 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
  * Uses: thread disk err mem buf text sigv4
- * Gives: sources_open sources_read sources_end
+ * Gives: sources_judge sources_open sources_read sources_end
  *
- * A table has one row for each source: its name, and a function that finds
- * credentials or says why there are none. The first source that is configured
- * is the only one: if it fails, no other is asked. There are two. The program
- * has a hook. The conf file holds the access key id, the secret access key and,
- * if there is one, the session token, one a line. A source keeps no
- * credentials. What it reads goes into memory that the caller lends and wipes.
+ * A source has a name, and a function that finds credentials or says why there
+ * are none. The first source that is configured is the only one: if it fails,
+ * no other is asked. Two are here. The program has a hook. The conf file holds
+ * the access key id, the secret access key and, if there is one, the session
+ * token, one a line. Room native has the others, for config.auth. A source
+ * keeps no credentials. What it reads goes into memory that the caller lends
+ * and wipes.
  *
  * The conf file is what somebody pasted. What stands around a value is taken
  * off, if it cannot be part of a value of AWS; else the file is refused, by
@@ -6220,6 +6447,9 @@ typedef struct kaws__sources {
     const kaws_hooks   *hooks;
     const kaws__source *source;   /* the row that is configured               */
     const char *conf_file;        /* borrowed; may be NULL                    */
+    int         native;           /* the row is one of room native's          */
+    const char *profile;          /* and these are borrowed for it            */
+    const char *files[2];         /* config, credentials; or NULL             */
     char        shown[KAWS__TEXT_SHOWN];  /* what messages add to the name    */
     kaws__stat  seen;             /* the conf file when it was last read      */
 } kaws__sources;
@@ -6281,6 +6511,23 @@ kaws__sources_lacks(const kaws_bytes found[3], int *part)
     return found[1].len == 20 && (kaws__sources_is_id(found[1], "AKIA") ||
                                   kaws__sources_is_id(found[1], "ASIA"))
          ? "has the form of an access key id; are the two swapped?" : NULL;
+}
+
+
+/* Returns NULL, or what is wrong with the part *part of all that were found,
+ * and sets what stands between the two. */
+static const char *
+kaws__sources_judge(const kaws_bytes found[3], int *part, const char **between)
+{
+    const char *wrong = NULL;
+    const uint8_t *at;
+
+    *between = ": ";
+    for (*part = 0; *part < 3; ++*part)
+        if ((wrong = kaws__sources_odd(*part, found[*part], &at)) != NULL)
+            return wrong;
+    *between = " ";
+    return kaws__sources_lacks(found, part);
 }
 
 
@@ -6515,8 +6762,7 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
                             .cancelled_arg = seek->cancel.arg };
     const int failed = s->hooks->creds(s->hooks->ctx, &w);
     const char *const given[] = { w.creds.id, w.creds.secret, w.creds.token };
-    const char *wrong = NULL, *between = ": ";
-    const uint8_t *at;
+    const char *wrong, *between;
     char date[17];
     int part;
 
@@ -6531,15 +6777,10 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
                              "credentials: %s", s->shown, w.text[0] == '\0'
                              ? "it gave no reason that may be shown"
                              : KAWS__QUOTE(kaws__buf_of(w.text)));
-    for (part = 0; part < 3 && wrong == NULL; part += wrong == NULL) {
+    for (part = 0; part < 3; part++)
         seek->found[part] = kaws__buf_of(given[part] != NULL ? given[part]
                                                              : "");
-        wrong = kaws__sources_odd(part, seek->found[part], &at);
-    }
-    if (wrong == NULL) {
-        wrong = kaws__sources_lacks(seek->found, &part);
-        between = " ";
-    }
+    wrong = kaws__sources_judge(seek->found, &part, &between);
     if (wrong != NULL)
         return kaws__err_set(err, KAWS_CREDENTIALS, "the program %s gave "
                              "credentials that cannot be used: the %s%s%s",
@@ -6557,7 +6798,7 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 static const kaws__source kaws__sources_table[] = {
     { "the program", kaws__sources_program },     /* if hooks.creds is set    */
     { "the conf file", kaws__sources_file }
-};
+};                                /* for config.auth, see native_table        */
 
 
 /* `conf_file` is borrowed for as long as the sources are used. */
@@ -6605,6 +6846,429 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
     if (status != KAWS_OK)
         seek->found[0].len = 0;
     return status;
+}
+
+
+/* ==========================================================================
+ * ROOM  native   the sources of credentials that config.auth = "native" has
+ * ==========================================================================
+ * Uses: sys disk err mem buf text ini sources
+ * Gives: native_open
+ *
+ * A row of the table below has whether the source is configured, and what fills
+ * in the credentials or says why there are none. The first row that is
+ * configured when the ring opens is the ring's source; no later row is asked,
+ * even if that one fails. With the conf file, or the program's hook, no
+ * function of this room runs, but the one that looks at config.auth.
+ *
+ * A reading takes up to 64 KiB, in pages of its own, which are locked like
+ * those of the credentials, and wiped when the credentials were copied out.
+ *
+ * A profile is what the config file and the credentials file say of one name.
+ * What both say, the credentials file decides; but its keys are never put
+ * together with a token of the config file.
+ */
+
+#define KAWS__NATIVE_ROOM 65536   /* bytes of both files                      */
+
+enum { KAWS__CONFIG_FILE, KAWS__CREDENTIALS_FILE };
+
+typedef struct kaws__native {     /* one reading                              */
+    kaws__sources *s;
+    kaws__seek    *seek;          /* NULL: what is configured is looked for   */
+    uint8_t       *room;          /* KAWS__NATIVE_ROOM bytes                  */
+    size_t         used;          /* of them                                  */
+    int            known;         /* files that know the profile              */
+    int            os[2];         /* why a file could not be read, or 0       */
+} kaws__native;
+
+typedef struct kaws__native_row {
+    kaws__source source;          /* first: room sources knows only this      */
+    int        (*configured)(kaws__native *n);
+    kaws_status (*fill)(kaws__native *n, kaws_error *err);
+    const char  *parts[3];        /* what it calls id, secret and token       */
+} kaws__native_row;
+
+
+/* ---- the environment ---------------------------------------------------- */
+
+/* A secret without an id is half a pair, too: the administrator meant this
+ * source. */
+static int
+kaws__native_env_has(kaws__native *n)
+{
+    (void)snprintf(n->s->shown, sizeof n->s->shown, "(AWS_ACCESS_KEY_ID)");
+    return kaws__sys_own_env("AWS_ACCESS_KEY_ID") != NULL ||
+           kaws__sys_own_env("AWS_SECRET_ACCESS_KEY") != NULL;
+}
+
+
+/* A variable that is empty counts as not set. */
+static kaws_status
+kaws__native_env_fill(kaws__native *n, kaws_error *err)
+{
+    static const char *const names[] = {
+        "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+        "AWS_SECURITY_TOKEN"              /* its older name                   */
+    };
+    const char *value;
+    int i;
+
+    (void)err;
+    for (i = 3; i >= 0; i--)
+        if ((value = kaws__sys_own_env(names[i])) != NULL)
+            n->seek->found[i < 3 ? i : KAWS__TOKEN] = kaws__buf_of(value);
+    return KAWS_OK;
+}
+
+
+/* ---- a profile ---------------------------------------------------------- */
+
+enum { KAWS__KEYS = 3, KAWS__OTHER_WAYS = 4, KAWS__PROCESS = 8,
+       KAWS__PROPERTIES };
+
+/* What is looked for in a profile. Its keys come first, then what would lead to
+ * credentials in another way and goes before keys, as it does in AWS's tools;
+ * and last what comes after keys. */
+static const char *const kaws__native_names[KAWS__PROPERTIES] = {
+    "aws_access_key_id", "aws_secret_access_key", "aws_session_token",
+    "aws_security_token", "role_arn", "sso_session", "sso_start_url",
+    "login_session", "credential_process"
+};
+
+static const char *const kaws__native_files[] = { "the config file",
+                                                  "the credentials file" };
+
+
+/* Whether a section is the profile's: 0: no; 1: yes; 2: yes, and a section that
+ * is so by 1 does not count beside it. *bad: what is wrong with the head. */
+static int
+kaws__native_rank(kaws_bytes head, int file, kaws_bytes profile,
+                  const char **bad)
+{
+    static const kaws_bytes word = { (const uint8_t *)"profile", 7 };
+    const uint8_t *const end = head.at + head.len;
+    kaws_bytes name = { head.at, head.len < word.len ? head.len : word.len };
+    size_t i = 0;
+
+    if (file == KAWS__CREDENTIALS_FILE)
+        return kaws__buf_same(head, profile);
+    if (head.len == word.len || !kaws__buf_same(name, word) ||
+        (head.at[word.len] != ' ' && head.at[word.len] != '\t'))
+        return kaws__buf_same(head, kaws__buf_of("default")) &&
+               kaws__buf_same(head, profile);
+    name = kaws__ini_trim(head.at + word.len, end);
+    while (i < name.len && (kaws__text_folded(name.at[i]) ||
+                            memchr("_-/.%@:+", name.at[i], 8) != NULL))
+        i++;
+    if (i < name.len)
+        *bad = "the name of a profile has only letters, digits and _-/.%@:+";
+    return 2 * kaws__buf_same(name, profile);
+}
+
+
+/* Finds what one file says of the profile. Returns NULL, or what is wrong in
+ * line *line. *known: the file has the profile. */
+static const char *
+kaws__native_parse(kaws_bytes text, int file, kaws_bytes profile,
+                   kaws_bytes want[KAWS__PROPERTIES], int *known, int *line)
+{
+    kaws__ini ini = { .left = text };
+    int best = 0, rank = 0, what, i;
+
+    while ((what = kaws__ini_next(&ini)) != KAWS__INI_END && ini.bad == NULL) {
+        if (what == KAWS__INI_HEAD)
+            rank = kaws__native_rank(ini.name, file, profile, &ini.bad);
+        if (rank > best) {
+            memset(want, 0, KAWS__PROPERTIES * sizeof *want);
+            best = rank;
+        }
+        for (i = 0; rank == best && what == KAWS__INI_PROPERTY &&
+                    i < KAWS__PROPERTIES; i++)
+            if (rank > 0 && kaws__text_alike(ini.name, kaws__native_names[i]))
+                want[i] = ini.value;
+    }
+    *known = best > 0;
+    *line = ini.line;
+    return ini.bad;
+}
+
+
+/* Reads a file to where the room is free. One that is not there is empty. */
+static int
+kaws__native_load(kaws__native *n, const char *path, kaws_bytes *text,
+                  kaws__stat *st)
+{
+    uint8_t *const at = n->room + n->used;
+    int fd = -1, os;
+
+    *text = (kaws_bytes){ at, 0 };
+    memset(st, 0, sizeof *st);
+    os = kaws__disk_open(path, KAWS__READ_LINKED, &fd);
+    if (os == 0 && (os = kaws__disk_stat(fd, NULL, st)) == 0 && st->regular)
+        os = kaws__disk_read_at(fd, 0, at, KAWS__NATIVE_ROOM - n->used,
+                                &text->len);
+    kaws__disk_close(fd);
+    n->used += text->len;
+    return os;
+}
+
+
+/* Reads what one file says of the profile, and warns of a file that others may
+ * change, or that has keys that others may read. A config file without keys may
+ * be read by all. */
+static kaws_status
+kaws__native_file(kaws__native *n, int file, kaws_bytes *want, kaws_error *err)
+{
+    const char *const called = kaws__native_files[file];
+    const char *wrong;
+    char shown[KAWS__TEXT_SHOWN];
+    int known = 0, line = 0, os;
+    kaws__stat st;
+    kaws_bytes text;
+
+    if (n->s->files[file] == NULL)
+        return KAWS_OK;
+    kaws_show(shown, sizeof shown, n->s->files[file]);
+    n->os[file] = os = kaws__native_load(n, n->s->files[file], &text, &st);
+    if (os == ENOENT)
+        return KAWS_OK;
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CONFIG, os, "cannot read %s %s", called,
+                            shown);
+    if (!st.regular)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s is not a file", called,
+                             shown);
+    if (n->used == KAWS__NATIVE_ROOM)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s is too long: it and the "
+                             "other file may have 65535 bytes", called, shown);
+    wrong = kaws__native_parse(text, file, kaws__buf_of(n->s->profile), want,
+                               &known, &line);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s: line %d: %s", called,
+                             shown, line, wrong);
+    n->known += known;
+    if (file == KAWS__CONFIG_FILE && want[0].len == 0 && want[1].len == 0)
+        st.others_read = 0;
+    if (n->seek != NULL && !st.lent)
+        kaws__err_others(n->s->hooks, called, shown, &st);
+    return KAWS_OK;
+}
+
+
+/* Reads both files, and puts together what they say of the profile. */
+static kaws_status
+kaws__native_profile(kaws__native *n, kaws_bytes want[KAWS__PROPERTIES],
+                     kaws_error *err)
+{
+    kaws_bytes more[KAWS__PROPERTIES];
+    kaws_status status;
+    int i;
+
+    memset(want, 0, KAWS__PROPERTIES * sizeof *want);
+    memset(more, 0, sizeof more);
+    n->used = 0;
+    n->known = 0;
+    if ((status = kaws__native_file(n, KAWS__CONFIG_FILE, want, err)) !=
+        KAWS_OK || (status = kaws__native_file(n, KAWS__CREDENTIALS_FILE, more,
+                                               err)) != KAWS_OK)
+        return status;
+    if (more[0].len > 0 || more[1].len > 0)
+        memset(want, 0, KAWS__OTHER_WAYS * sizeof *want);
+    for (i = 0; i < KAWS__PROPERTIES; i++)
+        if (more[i].len > 0)
+            want[i] = more[i];
+    return KAWS_OK;
+}
+
+
+static void
+kaws__native_say(kaws__native *n, const char *profile)
+{
+    n->s->profile = profile;
+    kaws_show(n->s->shown, sizeof n->s->shown, profile);
+}
+
+
+/* A profile that the settings name. */
+static int
+kaws__native_named(kaws__native *n)
+{
+    if (n->s->profile != NULL)
+        kaws__native_say(n, n->s->profile);
+    return n->s->profile != NULL;
+}
+
+
+/* The profile that AWS_PROFILE names; or `default`, if a file has it. A file
+ * that cannot be read may have it, so it is configured, and fails. */
+static int
+kaws__native_usual(kaws__native *n)
+{
+    kaws_bytes want[KAWS__PROPERTIES];
+    const char *name = kaws__sys_own_env("AWS_PROFILE");
+    kaws_error err;
+    int has;
+
+    kaws__native_say(n, name != NULL ? name : "default");
+    if (name != NULL)
+        return 1;
+    has = kaws__native_profile(n, want, &err) != KAWS_OK || n->known > 0;
+    kaws_wipe(n->room, n->used);
+    return has;
+}
+
+
+/* "the config file X" for a message, and whether it is there. */
+static const char *
+kaws__native_tell(const kaws__native *n, int file, char *out, size_t cap)
+{
+    char shown[KAWS__TEXT_SHOWN];
+
+    if (n->s->files[file] == NULL)
+        (void)snprintf(out, cap, "%s is not set", kaws__native_files[file]);
+    else
+        (void)snprintf(out, cap, "%s %s %s", kaws__native_files[file],
+                       kaws_show(shown, sizeof shown, n->s->files[file]),
+                       n->os[file] != 0 ? "is not there" : "does not have it");
+    return out;
+}
+
+
+static kaws_status
+kaws__native_profile_fill(kaws__native *n, kaws_error *err)
+{
+    kaws_bytes want[KAWS__PROPERTIES];
+    char files[2][KAWS__TEXT_SHOWN + 40];
+    kaws_status status = kaws__native_profile(n, want, err);
+    int i = KAWS__OTHER_WAYS;
+
+    if (status != KAWS_OK)
+        return status;
+    if (n->known == 0)
+        return kaws__err_set(err, KAWS_CONFIG, "there is no profile %s: %s, and"
+                             " %s", n->s->shown,
+                             kaws__native_tell(n, KAWS__CREDENTIALS_FILE,
+                                               files[0], sizeof files[0]),
+                             kaws__native_tell(n, KAWS__CONFIG_FILE, files[1],
+                                               sizeof files[1]));
+    while (i < KAWS__PROCESS && want[i].len == 0)
+        i++;
+    if (i < KAWS__PROCESS || (want[0].len == 0 && want[1].len == 0 &&
+                              want[KAWS__PROCESS].len > 0))
+        return kaws__err_set(err, KAWS_CONFIG, "the profile %s has %s, which is"
+                             " not supported: give it %s and %s, or set another"
+                             " profile", n->s->shown, kaws__native_names[i],
+                             kaws__native_names[0], kaws__native_names[1]);
+    for (i = 0; i < 3; i++)
+        n->seek->found[i] = want[i];
+    if (want[KAWS__TOKEN].len == 0)
+        n->seek->found[KAWS__TOKEN] = want[KAWS__KEYS];
+    return KAWS_OK;
+}
+
+
+/* ---- none ---------------------------------------------------------------- */
+
+static int
+kaws__native_always(kaws__native *n)
+{
+    n->s->profile = NULL;
+    (void)snprintf(n->s->shown, sizeof n->s->shown, "(auth = native)");
+    return 1;
+}
+
+
+static kaws_status
+kaws__native_none(kaws__native *n, kaws_error *err)
+{
+    (void)n;
+    return kaws__err_set(err, KAWS_CONFIG, "auth is native, and no source of "
+                         "AWS credentials is configured: set AWS_ACCESS_KEY_ID "
+                         "and AWS_SECRET_ACCESS_KEY in the environment, or name"
+                         " a profile, and the credentials file or config file "
+                         "that has it");
+}
+
+
+/* ---- the table ----------------------------------------------------------- */
+
+/* Has the row fill in the credentials, checks them, and copies them to where
+ * the caller looks for them. */
+static kaws_status
+kaws__native_find(kaws__sources *s, kaws__seek *seek, kaws_error *err)
+{
+    const kaws__native_row *const row = (const void *)s->source;
+    kaws__native n = { .s = s, .seek = seek };
+    const char *wrong = NULL, *between;
+    kaws_status status;
+    size_t at = 0;
+    int part;
+
+    n.room = kaws__sys_alloc_locked(KAWS__NATIVE_ROOM);
+    if (n.room == NULL)
+        return kaws__err_memory(err, "reading the AWS credentials");
+    status = row->fill(&n, err);
+    if (status == KAWS_OK)
+        wrong = kaws__sources_judge(seek->found, &part, &between);
+    if (wrong != NULL)
+        status = kaws__err_set(err, KAWS_CONFIG, "%s %s: %s%s%s",
+                               s->source->name, s->shown, row->parts[part],
+                               between, wrong);
+    for (part = 0; part < 3 && status == KAWS_OK; part++) {
+        if (seek->found[part].len > 0)
+            memcpy(seek->text + at, seek->found[part].at,
+                   seek->found[part].len);
+        seek->found[part].at = seek->text + at;
+        at += seek->found[part].len;
+    }
+    kaws_wipe(n.room, n.used);
+    kaws__sys_free_locked(n.room, KAWS__NATIVE_ROOM);
+    return status;
+}
+
+
+static const kaws__native_row kaws__native_table[] = {
+    { { "the profile", kaws__native_find }, kaws__native_named,
+      kaws__native_profile_fill,
+      { "aws_access_key_id", "aws_secret_access_key", "aws_session_token" } },
+    { { "the environment", kaws__native_find }, kaws__native_env_has,
+      kaws__native_env_fill,
+      { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN" } },
+    { { "the profile", kaws__native_find }, kaws__native_usual,
+      kaws__native_profile_fill,
+      { "aws_access_key_id", "aws_secret_access_key", "aws_session_token" } },
+    { { "no source", kaws__native_find }, kaws__native_always,
+      kaws__native_none, { "", "", "" } }
+};
+
+
+/* Finds out which source the config and the environment mean, unless the
+ * program has its hook. The config's strings are borrowed as those of
+ * kaws__sources_open. */
+static kaws_status
+kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
+{
+    const kaws__native_row *row = kaws__native_table;
+    kaws__native n = { .s = s };
+
+    if (s->hooks->creds != NULL)
+        return KAWS_OK;
+    n.room = kaws__sys_alloc_locked(KAWS__NATIVE_ROOM);
+    if (n.room == NULL)
+        return kaws__err_memory(err, "looking for AWS credentials");
+    s->native = 1;
+    s->profile = cfg->profile;
+    s->files[KAWS__CONFIG_FILE] = cfg->config_file != NULL ? cfg->config_file
+        : kaws__sys_own_env("AWS_CONFIG_FILE");
+    s->files[KAWS__CREDENTIALS_FILE] = cfg->credentials_file != NULL
+        ? cfg->credentials_file
+        : kaws__sys_own_env("AWS_SHARED_CREDENTIALS_FILE");
+    while (!row->configured(&n))
+        row++;
+    s->source = &row->source;
+    kaws__sys_free_locked(n.room, KAWS__NATIVE_ROOM);
+    return KAWS_OK;
 }
 
 
@@ -6804,7 +7468,7 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
     kaws__secrets *s = c->secrets;
     const char *name = c->sources.source->name;
     const char *shown = c->sources.shown, *ends;
-    char end[5];
+    char end[5], date[17];
     int newer = 0;
     kaws_status status;
 
@@ -6831,6 +7495,10 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
     kaws__thread_unlock(&c->lock);
     if (newer && seek->refused)
         kaws__err_log(c->hooks, KAWS__LOG_NEWER, name, shown, ends);
+    if (newer && c->sources.native)
+        kaws__err_log(c->hooks, KAWS__LOG_IDENTITY, name, shown, ends,
+                      seek->expires == 0 ? "never"
+                      : kaws_amz_date(date, seek->expires));
     return status;
 }
 
@@ -8197,10 +8865,10 @@ kaws__shield_end(kaws__shield *s, kaws__wanted *w, int leads, int gave_up,
 /* ==========================================================================
  * ROOM  calls    one request to AWS, until it succeeds, is refused or times out
  * ==========================================================================
- * Uses: sys thread err mem buf text json sigv4 url http sources creds arn trust
- *        fault shield
- * Gives: calls_open calls_close calls_set_timeouts calls_stats calls_first
- *        calls_op calls_creds calls_left_ms calls_begin calls_send
+ * Uses: sys thread err mem buf text json sigv4 url http sources native creds
+ *        arn trust fault shield
+ * Gives: calls_files calls_open calls_close calls_set_timeouts calls_stats
+ *        calls_first calls_op calls_creds calls_left_ms calls_begin calls_send
  *        calls_nonsense calls_end
  *
  * An operation is what a caller of the library asked for, by one call or a few:
@@ -8325,8 +8993,38 @@ kaws__calls_now(kaws__calls *k)
 }
 
 
-/* Reads the credentials if they are in a file, or the ring may not open without
- * them. Otherwise it opens, because most of it needs none. */
+/* Finds out where the credentials come from. */
+static kaws_status
+kaws__calls_open_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
+{
+    const char *auth = cfg->auth != NULL ? cfg->auth : "file";
+    kaws_status status = kaws__creds_open(&k->creds, k->hooks, cfg->conf_file,
+                                          err);
+
+    if (status == KAWS_OK && strcmp(auth, "native") == 0)
+        return kaws__native_open(&k->creds.sources, cfg, err);
+    if (status == KAWS_OK && strcmp(auth, "file") != 0)
+        return kaws__err_set(err, KAWS_CONFIG, "auth is '%s', and has to be "
+                             "'file' or 'native'",
+                             KAWS__SHOW(kaws__buf_of(auth)));
+    return status;
+}
+
+
+/* Leaves in the config those files that credentials are read from. */
+static void
+kaws__calls_files(const kaws__calls *k, kaws_config *cfg)
+{
+    const kaws__sources *s = &k->creds.sources;
+
+    cfg->conf_file = s->native ? NULL : cfg->conf_file;
+    cfg->config_file = s->files[0];
+    cfg->credentials_file = s->files[1];
+}
+
+
+/* Reads the credentials if they are this machine's, or the ring may not open
+ * without them. Otherwise it opens, because most of it needs none. */
 static kaws_status
 kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 {
@@ -8335,7 +9033,8 @@ kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
     kaws_status status;
 
     if (!cfg->must_have_creds &&
-        (k->hooks->creds != NULL || cfg->conf_file == NULL))
+        (k->hooks->creds != NULL || (cfg->conf_file == NULL &&
+                                     !k->creds.sources.native)))
         return KAWS_OK;
     status = kaws__creds_ready(&k->creds, &seek, KAWS__TO_TELL, err);
     if (status == KAWS_OK || cfg->must_have_creds)
@@ -8369,7 +9068,7 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     k->endpoint = url;
     k->max_attempts = cfg->max_attempts > 0 ? cfg->max_attempts : 3;
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
-    status = kaws__creds_open(&k->creds, hooks, cfg->conf_file, err);
+    status = kaws__calls_open_creds(k, cfg, err);
     if (status == KAWS_OK)
         status = kaws__calls_first_creds(k, cfg, err);
     if (status == KAWS_OK)
@@ -12352,8 +13051,15 @@ static kaws_status
 kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
                  const kaws_config *cfg, kaws_error *err)
 {
+    enum { COUNT = 4 };
+    const struct { const char *path, *setting; } others[COUNT] = {
+        { cfg->conf_file, "conf_file" }, { cfg->ca_file, "ca_file" },
+        { cfg->config_file, "config_file" },
+        { cfg->credentials_file, "credentials_file" }
+    };
     uint64_t seed[2];
     kaws_status status;
+    size_t i;
 
     if (kaws__shield_open(&v->shield, hooks) != 0 ||
         kaws__thread_lock_init(&v->lock, KAWS__RANK_VAULT) != 0 ||
@@ -12378,10 +13084,11 @@ kaws__vault_open(kaws__vault *v, const kaws_hooks *hooks, kaws__trust *trust,
     if (status != KAWS_OK)
         return status;
     v->has_file = 1;
-    if ((status = kaws__file_apart(&v->file, cfg->conf_file, "conf_file",
-                                   err)) == KAWS_OK &&
-        (status = kaws__file_apart(&v->file, cfg->ca_file, "ca_file", err)) ==
-        KAWS_OK && (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
+    for (i = 0; i < COUNT && status == KAWS_OK; i++)
+        status = kaws__file_apart(&v->file, others[i].path, others[i].setting,
+                                  err);
+    if (status == KAWS_OK &&
+        (status = kaws__file_hold(&v->file, 0, err)) == KAWS_OK) {
         status = kaws__vault_start(v, err);
         kaws__file_release(&v->file);
     }
@@ -12849,10 +13556,11 @@ kaws__ring_hooks(kaws_hooks *h)
 static kaws_status
 kaws__ring_copy_strings(kaws *ring, kaws_config *cfg, kaws_error *err)
 {
-    enum { PATHS = 3, COUNT = 7 };
+    enum { PATHS = 5, COUNT = 11 };
     const char **const texts[COUNT] = {
-        &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->kms_key_id,
-        &cfg->region, &cfg->accounts, &cfg->endpoint
+        &cfg->data_file, &cfg->conf_file, &cfg->ca_file, &cfg->config_file,
+        &cfg->credentials_file, &cfg->kms_key_id, &cfg->region, &cfg->accounts,
+        &cfg->endpoint, &cfg->auth, &cfg->profile
     };
     char *at;
     size_t i, n;
@@ -12990,9 +13698,11 @@ kaws_open(kaws **ring, const kaws_config *cfg, kaws_error *error)
         (status = kaws__calls_open(&r->kms, &r->hooks, &config, err)) ==
         KAWS_OK &&
         (status = kaws__rewrap_open(&r->rewrap, &r->hooks, &r->kms, &r->vault,
-                                    config.rewrap_parallel, err)) == KAWS_OK)
+                                    config.rewrap_parallel, err)) == KAWS_OK) {
+        kaws__calls_files(&r->kms, &config);
         status = kaws__vault_open(&r->vault, &r->hooks, &r->kms.trust, &config,
                                   err);
+    }
     if (status != KAWS_OK) {
         kaws_close(r);
         return kaws__ring_leave(&door, status);
