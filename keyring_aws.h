@@ -261,6 +261,11 @@
  *                       and AWS_SESSION_TOKEN, if there is one; one of the
  *                       first two alone is an error
  *     the profile       AWS_PROFILE names it; or `default`, if a file has it
+ *     the container     AWS_CONTAINER_CREDENTIALS_RELATIVE_URI or _FULL_URI, as
+ *                       ECS, EKS Pod Identity and Greengrass set them
+ *     the instance      none of these, unless AWS_EC2_METADATA_DISABLED is
+ *                       true: the role of the EC2 instance, by its metadata
+ *                       service, version 2
  *
  * A profile is read from two files of AWS's tools: config_file (or what
  * AWS_CONFIG_FILE names), where its section is [profile NAME] or [default], and
@@ -272,6 +277,18 @@
  * that has role_arn, a login or a process in place of keys is refused. Room ini
  * has the grammar; what it does not have is refused, by line, and no value is
  * ever shown. Both files together may have 65535 bytes.
+ *
+ * Container and instance are asked over HTTP: without a proxy, without
+ * following redirects, each time over a connection of its own, for 2 seconds at
+ * most. The host must be this machine or one of the addresses that AWS keeps
+ * for this; a container's may be any with https. A token from
+ * AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE is read again each time. For the
+ * instance, AWS_EC2_METADATA_SERVICE_ENDPOINT, _MODE and
+ * AWS_EC2_INSTANCE_PROFILE_NAME count, too. A source that cannot be reached is
+ * asked again after a minute (or by kaws_reload_creds); until then each call
+ * that needs it fails at once: NETWORK, or SERVICE. A caller with patience
+ * (hooks.patience_ms) has it asked each second. What else is wrong with it is
+ * CREDENTIALS.
  *
  * The environment counts only if the process has no more rights than the one
  * that started it (setuid). A variable that is empty counts as not set. Each
@@ -988,6 +1005,7 @@ typedef struct kaws_request {
     void       *cancelled_arg;
 
     const char *method;           /* "GET", "HEAD" or "PUT"; NULL: "POST"     */
+    int         direct;           /* 1: use no proxy                          */
 } kaws_request;
 
 /* A header that is wanted of a reply. */
@@ -1123,7 +1141,8 @@ typedef struct kaws_config {
     const char *ca_file;          /* NULL: libcurl's                          */
     int         read_only;        /* 1: never change the data file            */
     int         must_exist;       /* 1: never make a new data file            */
-    int         must_have_creds;  /* 1: do not open without credentials       */
+    int         must_have_creds;  /* 1: do not open without credentials, but
+                                   * if their source cannot be reached now    */
     int         connect_timeout_ms;   /* 0: 1000                              */
     int         timeout_ms;       /* of an operation (section 4); 0: 10000    */
     int         max_attempts;     /* of a request (section 4); 0: 3           */
@@ -1304,7 +1323,8 @@ KAWS_API kaws_status kaws_reload_creds(kaws *ring, kaws_error *err);
 /* As whom, and where, the ring asks AWS KMS. */
 typedef struct kaws_identity {
     char    source[24];           /* "the conf file", "the program", "the
-                                   * environment", "the profile"              */
+                                   * environment", "the profile", "the
+                                   * container", "the instance", "no source"  */
     char    access_key_end[5];    /* last four of the access key id; "": there
                                    * is none, or it does not look like AWS's  */
     char    account[13];          /* the own account; "": not known yet       */
@@ -3629,7 +3649,7 @@ kaws__buf_copy_text(char *out, size_t cap, kaws_bytes view)
  * Gives: text_lower text_folded text_order text_alike text_hex text_base64
  *        text_unbase64 text_percent text_utf8 text_is_utf8 text_userinfo
  *        text_show text_quote text_holds text_number text_amz_date
- *        text_http_date kaws_show
+ *        text_http_date text_iso_date kaws_show
  *
  * Small conversions of ASCII and bytes. None of them asks the locale. Base64
  * carries keys in the clear, so no branch and no table index of it depends on
@@ -4153,6 +4173,43 @@ kaws__text_http_date(kaws_bytes text)
         memcmp(weekdays + 3 * (days % 7), text.at, 3) != 0)
         return 0;
     return days * 86400 + n[2] * 3600 + n[3] * 60 + n[4];
+}
+
+
+/* Unix seconds of "2026-11-27T08:32:38Z" (RFC 3339), or with a fraction of the
+ * second, or with +01:00 for Z; 0 for anything else. */
+static int64_t
+kaws__text_iso_date(kaws_bytes text)
+{
+    static const char shape[] = "0000-11-22T33:44:55", zone[] = "x66:77";
+    const size_t whole = sizeof shape - 1;
+    int64_t n[8] = { 0 }, days, east = 1;
+    size_t i, at = 0;
+
+    for (i = 0; i < whole + 6 && at < text.len; i++, at++) {
+        int c = text.at[at], want = i < whole ? shape[i] : zone[i - whole];
+        if (i == whole && c == '.')
+            while (++at < text.len && text.at[at] >= '0' && text.at[at] <= '9')
+                continue;
+        c = at < text.len ? text.at[at] : 0;
+        if (i == whole && c == 'Z' && at + 1 == text.len)
+            i = whole + 5;
+        else if (want >= '0' && want <= '7' && c >= '0' && c <= '9')
+            n[want - '0'] = n[want - '0'] * 10 + (c - '0');
+        else if (want == 'x' && (c == '+' || c == '-'))
+            east = c == '+' ? 1 : -1;
+        else if (want != c)
+            return 0;
+    }
+    if (i < whole + 6 || at < text.len || n[0] < 1970 || n[1] < 1 ||
+        n[1] > 12 || n[2] < 1 || n[3] > 23 || n[4] > 59 || n[5] > 60 ||
+        n[6] > 23 || n[7] > 59)
+        return 0;
+    days = kaws__text_days(n[0], (int)n[1], (int)n[2]);
+    if (days >= kaws__text_days(n[0], (int)n[1] + 1, 1))
+        return 0;
+    return days * 86400 + (n[3] - east * n[6]) * 3600 +
+           (n[4] - east * n[7]) * 60 + n[5];
 }
 
 
@@ -5972,6 +6029,7 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
     const int plain = strncmp(q->url, "http:", 5) == 0;
     const CURLoption method = kaws__curl_method(q->method);
     const int whole = method == CURLOPT_POST && t->first == q->body.len;
+    const char *const proxy = plain || q->direct ? "" : NULL;
     const struct { CURLoption option; long value; } numbers[] = {
         { CURLOPT_SUPPRESS_CONNECT_HEADERS, 1 }, { CURLOPT_NOSIGNAL, 1 },
         { CURLOPT_SSL_VERIFYPEER, 1 }, { CURLOPT_SSL_VERIFYHOST, 2 },
@@ -5985,7 +6043,7 @@ kaws__curl_set_options(CURL *e, const kaws__transfer *t)
         { CURLOPT_VERBOSE, t->s->old }
     };
     const struct { CURLoption option; const void *value; } pointers[] = {
-        { CURLOPT_URL, q->url }, { CURLOPT_PROXY, plain ? "" : NULL },
+        { CURLOPT_URL, q->url }, { CURLOPT_PROXY, proxy },
         { CURLOPT_HTTPHEADER, t->lines }, { CURLOPT_SHARE, t->conn->share },
         { CURLOPT_POSTFIELDS, whole ? q->body.at : NULL },
         { CURLOPT_READDATA, t }, { CURLOPT_SEEKDATA, t },
@@ -6410,7 +6468,7 @@ kaws__http_done(kaws__http *http, void *lent, int clean)
 /* ==========================================================================
  * ROOM  sources  where AWS credentials come from
  * ==========================================================================
- * Uses: thread disk err mem buf text sigv4
+ * Uses: thread disk err mem buf text sigv4 http
  * Gives: sources_judge sources_open sources_read sources_end
  *
  * A source has a name, and a function that finds credentials or says why there
@@ -6436,6 +6494,7 @@ typedef struct kaws__seek {       /* what a source is told, and what it finds */
     int          refused;         /* AWS refused the last: is there another?  */
     int64_t      now;             /* Unix seconds, by the clock of AWS        */
     int          left_ms;         /* what the source may take                 */
+    kaws__http  *http;            /* for a source that is asked over HTTP     */
     kaws__cancel cancel;          /* who may end it                           */
     uint8_t     *text;            /* room: KAWS__SOURCES_TEXT_MAX bytes       */
     kaws_bytes   secret[2];       /* no error may hold a piece of these       */
@@ -6457,6 +6516,7 @@ typedef struct kaws__sources {
 struct kaws__source {
     const char *name;             /* as messages call it                      */
     kaws_status (*find)(kaws__sources *s, kaws__seek *seek, kaws_error *err);
+    int         remote;           /* that it cannot be reached is remembered  */
 };
 
 
@@ -6796,8 +6856,8 @@ kaws__sources_program(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 
 
 static const kaws__source kaws__sources_table[] = {
-    { "the program", kaws__sources_program },     /* if hooks.creds is set    */
-    { "the conf file", kaws__sources_file }
+    { "the program", kaws__sources_program, 0 },  /* if hooks.creds is set    */
+    { "the conf file", kaws__sources_file, 0 }
 };                                /* for config.auth, see native_table        */
 
 
@@ -6852,7 +6912,7 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
 /* ==========================================================================
  * ROOM  native   the sources of credentials that config.auth = "native" has
  * ==========================================================================
- * Uses: sys disk err mem buf text ini sources
+ * Uses: sys thread disk err mem buf text json ini url http sources
  * Gives: native_open
  *
  * A row of the table below has whether the source is configured, and what fills
@@ -6862,25 +6922,38 @@ kaws__sources_read(kaws__sources *s, kaws__seek *seek, kaws_error *err)
  * function of this room runs, but the one that looks at config.auth.
  *
  * A reading takes up to 64 KiB, in pages of its own, which are locked like
- * those of the credentials, and wiped when the credentials were copied out.
+ * those of the credentials, and wiped when the credentials were copied out. Who
+ * asks over HTTP tells a secret to the one that answers: url_wrong says who
+ * may.
  *
  * A profile is what the config file and the credentials file say of one name.
  * What both say, the credentials file decides; but its keys are never put
  * together with a token of the config file.
  */
 
-#define KAWS__NATIVE_ROOM 65536   /* bytes of both files                      */
+#define KAWS__NATIVE_ROOM 65536   /* bytes of both files, or of a reply       */
+#define KAWS__NATIVE_LINE  8192   /* and, in front, of a header line          */
+#define KAWS__NATIVE_ALL  (KAWS__NATIVE_ROOM + KAWS__NATIVE_LINE)
+#define KAWS__NATIVE_URL   1024
+#define KAWS__NATIVE_MS    1000   /* to connect, and again for the reply      */
 
 enum { KAWS__CONFIG_FILE, KAWS__CREDENTIALS_FILE };
 
 typedef struct kaws__native {     /* one reading                              */
     kaws__sources *s;
     kaws__seek    *seek;          /* NULL: what is configured is looked for   */
-    uint8_t       *room;          /* KAWS__NATIVE_ROOM bytes                  */
-    size_t         used;          /* of them                                  */
+    uint8_t       *line, *room;   /* see above                                */
+    size_t         used;          /* of the room                              */
+    int64_t        begun_ms;      /* by hooks.ticks_ms                        */
     int            known;         /* files that know the profile              */
     int            os[2];         /* why a file could not be read, or 0       */
 } kaws__native;
+
+typedef struct kaws__asked {      /* a request over HTTP                      */
+    const char *method, *header;  /* the header may be NULL                   */
+    const char *hint;             /* what to do if it fails                   */
+    char        url[KAWS__NATIVE_URL];
+} kaws__asked;
 
 typedef struct kaws__native_row {
     kaws__source source;          /* first: room sources knows only this      */
@@ -6888,6 +6961,25 @@ typedef struct kaws__native_row {
     kaws_status (*fill)(kaws__native *n, kaws_error *err);
     const char  *parts[3];        /* what it calls id, secret and token       */
 } kaws__native_row;
+
+
+/* Gets the memory of a reading. 0: there is none. */
+static int
+kaws__native_begin(kaws__native *n)
+{
+    n->begun_ms = n->s->hooks->ticks_ms(n->s->hooks->ctx);
+    n->line = kaws__sys_alloc_locked(KAWS__NATIVE_ALL);
+    n->room = n->line != NULL ? n->line + KAWS__NATIVE_LINE : NULL;
+    return n->line != NULL;
+}
+
+
+static void
+kaws__native_end(kaws__native *n)
+{
+    kaws_wipe(n->line, KAWS__NATIVE_LINE + n->used);
+    kaws__sys_free_locked(n->line, KAWS__NATIVE_ALL);
+}
 
 
 /* ---- the environment ---------------------------------------------------- */
@@ -7108,14 +7200,10 @@ kaws__native_usual(kaws__native *n)
     kaws_bytes want[KAWS__PROPERTIES];
     const char *name = kaws__sys_own_env("AWS_PROFILE");
     kaws_error err;
-    int has;
 
     kaws__native_say(n, name != NULL ? name : "default");
-    if (name != NULL)
-        return 1;
-    has = kaws__native_profile(n, want, &err) != KAWS_OK || n->known > 0;
-    kaws_wipe(n->room, n->used);
-    return has;
+    return name != NULL ||
+           kaws__native_profile(n, want, &err) != KAWS_OK || n->known > 0;
 }
 
 
@@ -7168,6 +7256,342 @@ kaws__native_profile_fill(kaws__native *n, kaws_error *err)
 }
 
 
+/* ---- what is asked over HTTP --------------------------------------------- */
+
+/* Returns NULL, or why no secret may be asked for at that URL. Plain HTTP goes
+ * to this machine, or to the addresses of AWS's own that never leave it; each
+ * is compared whole. `tls`: https may go anywhere. */
+static const char *
+kaws__native_url_wrong(const char *url, int tls)
+{
+    static const char *const places[] = {
+        "localhost", "[::1]", "169.254.170.2", "169.254.170.23",
+        "169.254.169.254", "[fd00:ec2::23]", "[fd00:ec2::254]"
+    };
+    kaws_bytes host = kaws__url_origin(url);
+    const int secure = strncmp(url, "https://", 8) == 0;
+    const size_t scheme = secure ? 8 : 7;
+    uint32_t byte;
+    size_t i, n;
+
+    for (i = 0; url[i] > ' ' && url[i] <= '~' && strchr("@\\#", url[i]) == NULL;
+         i++)
+        continue;
+    if (url[i] != '\0' || i >= KAWS__NATIVE_URL ||
+        (!secure && strncmp(url, "http://", 7) != 0) ||
+        strchr("/", url[host.len]) == NULL)
+        return "it is not of the form http://host:port/path";
+    host.at += scheme;
+    host.len -= scheme;
+    if (host.len > 150 || !kaws__url_host_ok(host))
+        return "its host is malformed";
+    n = *host.at != '[' ? strcspn((const char *)host.at, ":/")
+                        : strcspn((const char *)host.at, "]") + 1;
+    host.len = n < host.len ? n : host.len;
+    for (i = 0; i < sizeof places / sizeof places[0]; i++)
+        if ((secure && tls) || kaws__text_alike(host, places[i]))
+            return NULL;
+    for (i = 0; i < 4; i++) {             /* 127.0.0.0/8                      */
+        for (n = 0; n < host.len && host.at[n] != '.'; n++)
+            continue;
+        if (!kaws__text_number((kaws_bytes){ host.at, n }, 255, &byte) ||
+            (i == 0 && byte != 127) || (n > 1 && *host.at == '0') ||
+            (n < host.len) != (i < 3))
+            break;
+        host.at += n + (n < host.len);
+        host.len -= n + (n < host.len);
+    }
+    return i == 4 ? NULL : "its host is neither this machine nor an address "
+                           "that AWS keeps for credentials";
+}
+
+
+/* Sends one request, with a connection of its own. OK: there is a reply. */
+static kaws_status
+kaws__native_ask(kaws__native *n, const kaws__asked *a, kaws_reply *r,
+                 kaws_error *err)
+{
+    const kaws__seek *seek = n->seek;
+    const char *const headers[] = { a->header, "Accept: application/json",
+                                    NULL };
+    const kaws_hooks *const hooks = n->s->hooks;
+    int64_t took = hooks->ticks_ms(hooks->ctx) - n->begun_ms;
+    int64_t left = seek->left_ms - (took > 0 ? took : 0);
+    kaws_request q = { .url = a->url, .method = a->method, .direct = 1,
+                       .headers = headers + (a->header == NULL),
+                       .connect_timeout_ms = KAWS__NATIVE_MS,
+                       .timeout_ms = 2 * KAWS__NATIVE_MS,
+                       .fresh_connection = 1,
+                       .cancelled = seek->cancel.asked,
+                       .cancelled_arg = seek->cancel.arg };
+    kaws_bytes words;
+    void *lent = NULL;
+    kaws_status status;
+
+    if (left < q.timeout_ms)
+        q.timeout_ms = left > 1 ? (int)left : 1;
+    *r = (kaws_reply){ .body = n->room, .body_max = KAWS__NATIVE_ROOM };
+    n->used = KAWS__NATIVE_ROOM;
+    status = kaws__http_send(seek->http, &q, r, &lent);
+    kaws__http_done(seek->http, lent, 0);
+    if (status == KAWS_OK)
+        return KAWS_OK;
+    if (kaws__thread_pause(hooks, &seek->cancel, 0))
+        return kaws__err_cancelled(err, "AWS credentials");
+    words = kaws__buf_of(r->text);
+    if (a->header != NULL && kaws__text_holds(words, kaws__buf_of(a->header)))
+        words.len = 0;
+    return kaws__err_set(err, KAWS_NETWORK, "cannot reach %s at %s for AWS "
+                         "credentials: %s%s", n->s->source->name,
+                         KAWS__SHOW(kaws__buf_of(a->url)), KAWS__QUOTE(words),
+                         a->hint);
+}
+
+
+/* The same, for a reply of 200. */
+static kaws_status
+kaws__native_get(kaws__native *n, const kaws__asked *a, kaws_reply *r,
+                 kaws_error *err)
+{
+    kaws_status status = kaws__native_ask(n, a, r, err);
+
+    if (status == KAWS_OK && r->http == 200 && r->body_len > r->body_max)
+        status = kaws__err_set(err, KAWS_CREDENTIALS, "the reply of %s at %s "
+                               "is longer than 65536 bytes",
+                               n->s->source->name,
+                               KAWS__SHOW(kaws__buf_of(a->url)));
+    else if (status == KAWS_OK && r->http != 200)
+        status = kaws__err_set(err, r->http >= 500 || r->http == 429
+                               ? KAWS_SERVICE : KAWS_CREDENTIALS, "%s at %s "
+                               "gave no AWS credentials (HTTP %d)%s",
+                               n->s->source->name,
+                               KAWS__SHOW(kaws__buf_of(a->url)), r->http,
+                               r->http >= 500 ? "" : a->hint);
+    return status;
+}
+
+
+/* Gets the JSON that container and instance give, and reads it. */
+static kaws_status
+kaws__native_json(kaws__native *n, const kaws__asked *a, kaws_error *err)
+{
+    kaws__member want[] = { { .name = "AccessKeyId" },
+                            { .name = "SecretAccessKey" }, { .name = "Token" },
+                            { .name = "Expiration" }, { .name = "Code" } };
+    const char *wrong;
+    char code[64] = "";
+    size_t offset;
+    kaws_reply r;
+    kaws_status status = kaws__native_get(n, a, &r, err);
+    int i;
+
+    if (status != KAWS_OK)
+        return status;
+    wrong = kaws__json_read(r.body, r.body_len, want, 5, &offset);
+    if (wrong == NULL && want[4].value.at != NULL &&
+        !kaws__buf_same(want[4].value, kaws__buf_of("Success"))) {
+        wrong = "its Code is not Success: may the service assume the role? It "
+                "is ";
+        kaws__text_quote(code, sizeof code, want[4].value);
+    } else if (wrong == NULL) {
+        n->seek->expires = kaws__text_iso_date(want[3].value);
+        wrong = n->seek->expires > 0 ? NULL : "its Expiration is not a date";
+    }
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the reply of %s at %s has "
+                             "no AWS credentials: %s%s", n->s->source->name,
+                             KAWS__SHOW(kaws__buf_of(a->url)), wrong, code);
+    for (i = 0; i < 3; i++)
+        if (want[i].value.at != NULL)
+            n->seek->found[i] = want[i].value;
+    return KAWS_OK;
+}
+
+
+/* Writes a header line whose value is a secret. Line ends behind the value are
+ * dropped; none may be in it. 0: it cannot be a header. */
+static int
+kaws__native_header(kaws__native *n, const char *name, kaws_bytes value)
+{
+    char *const line = (char *)n->line;
+    size_t at = strlen(name), i = 0;
+
+    while (value.len > 0 && memchr(" \r\n", value.at[value.len - 1], 3) != NULL)
+        value.len--;
+    while (i < value.len && value.at[i] >= ' ' && value.at[i] <= '~')
+        i++;
+    if (i == 0 || i < value.len || at + value.len >= KAWS__NATIVE_LINE)
+        return 0;
+    memcpy(line, name, at);
+    memmove(line + at, value.at, value.len);
+    line[at + value.len] = '\0';
+    return 1;
+}
+
+
+/* ---- the container: ECS, EKS Pod Identity, Greengrass -------------------- */
+
+static int
+kaws__native_container_has(kaws__native *n)
+{
+    static const char *const names[] = {
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI"
+    };
+    int i = kaws__sys_own_env(names[0]) == NULL;
+
+    (void)snprintf(n->s->shown, sizeof n->s->shown, "(%s)", names[i]);
+    return kaws__sys_own_env(names[i]) != NULL;
+}
+
+
+/* What the token file holds now, or the variable. */
+static kaws_status
+kaws__native_container_token(kaws__native *n, kaws__asked *a, kaws_error *err)
+{
+    const char *path = kaws__sys_own_env("AWS_CONTAINER_AUTHORIZATION_TOKEN_"
+                                         "FILE");
+    const char *plain = kaws__sys_own_env("AWS_CONTAINER_AUTHORIZATION_TOKEN");
+    const char *const shown = path != NULL ? KAWS__SHOW(kaws__buf_of(path))
+                                           : "AWS_CONTAINER_AUTHORIZATION_"
+                                             "TOKEN";
+    kaws_bytes token = kaws__buf_of(plain != NULL ? plain : "");
+    kaws__stat st;
+    int os = path != NULL ? kaws__native_load(n, path, &token, &st) : 0;
+
+    if (os != 0)
+        return kaws__err_os(err, KAWS_CREDENTIALS, os, "cannot read the token "
+                            "file %s, which the container's credentials take",
+                            shown);
+    if (path == NULL && plain == NULL)
+        return KAWS_OK;
+    if (!kaws__native_header(n, "Authorization: ", token))
+        return kaws__err_set(err, KAWS_CREDENTIALS, "what %s holds cannot be "
+                             "the token for the container's credentials: it is "
+                             "empty, not one line of ASCII, or longer than 8100"
+                             " bytes", shown);
+    a->header = (const char *)n->line;
+    return KAWS_OK;
+}
+
+
+static kaws_status
+kaws__native_container_fill(kaws__native *n, kaws_error *err)
+{
+    const char *tail = kaws__sys_own_env("AWS_CONTAINER_CREDENTIALS_RELATIVE_"
+                                         "URI");
+    const char *full = kaws__sys_own_env("AWS_CONTAINER_CREDENTIALS_FULL_URI");
+    kaws__asked a = { .method = "GET", .hint = "; is the container's agent "
+                      "up, and may this container use the role?" };
+    const char *wrong;
+    kaws_status status;
+    int fits;
+
+    fits = tail != NULL ? snprintf(a.url, sizeof a.url, "http://169.254.170.2%s"
+                                   "%s", *tail == '/' ? "" : "?", tail)
+                        : snprintf(a.url, sizeof a.url, "%s",
+                                   full != NULL ? full : "");
+    wrong = fits >= (int)sizeof a.url ? "it is too long"
+                                      : kaws__native_url_wrong(a.url, 1);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "%s %s has a URL that cannot be "
+                             "used: %s", n->s->source->name, n->s->shown,
+                             wrong);
+    status = kaws__native_container_token(n, &a, err);
+    return status == KAWS_OK ? kaws__native_json(n, &a, err) : status;
+}
+
+
+/* ---- the instance: EC2's metadata, version 2 only ------------------------ */
+
+static int
+kaws__native_instance_has(kaws__native *n)
+{
+    const char *off = kaws__sys_own_env("AWS_EC2_METADATA_DISABLED");
+
+    (void)snprintf(n->s->shown, sizeof n->s->shown, "(EC2)");
+    return off == NULL || !kaws__text_alike(kaws__buf_of(off), "true");
+}
+
+
+/* The first line of the list, or what the environment says: the role's name, as
+ * IAM allows it. */
+static kaws_status
+kaws__native_instance_role(kaws__native *n, kaws__asked *a, char role[129],
+                           kaws_error *err)
+{
+    const char *name = kaws__sys_own_env("AWS_EC2_INSTANCE_PROFILE_NAME");
+    kaws_bytes first = kaws__buf_of(name != NULL ? name : "");
+    kaws_reply r;
+    kaws_status status = KAWS_OK;
+    size_t i = 0;
+
+    if (name == NULL) {
+        status = kaws__native_get(n, a, &r, err);
+        first = (kaws_bytes){ r.body, r.body_len };
+    }
+    if (status != KAWS_OK && r.http == 404)
+        return kaws__err_set(err, KAWS_CREDENTIALS, "this EC2 instance has no "
+                             "role: attach an instance profile");
+    if (status != KAWS_OK)
+        return status;
+    while (i < first.len && (kaws__text_folded(first.at[i]) ||
+                             memchr("_+=,.@-", first.at[i], 7) != NULL))
+        i++;
+    if (i == 0 || (i < first.len && first.at[i] != '\n' &&
+                   first.at[i] != '\r') ||
+        !kaws__buf_copy_text(role, 129, (kaws_bytes){ first.at, i }))
+        return kaws__err_set(err, KAWS_CREDENTIALS, "%s gave no name of a role",
+                             name != NULL ? "AWS_EC2_INSTANCE_PROFILE_NAME"
+                                          : "the instance");
+    return KAWS_OK;
+}
+
+
+/* A token is fetched for each reading, so none is ever stale. In a container
+ * the reply with the token is lost, if the instance's hop limit is 1. */
+static kaws_status
+kaws__native_instance_fill(kaws__native *n, kaws_error *err)
+{
+    static const char path[] = "/latest/meta-data/iam/security-credentials/";
+    const char *base = kaws__sys_own_env("AWS_EC2_METADATA_SERVICE_ENDPOINT");
+    const char *mode = kaws__sys_own_env("AWS_EC2_METADATA_SERVICE_ENDPOINT_"
+                                         "MODE");
+    kaws__asked a = { .method = "PUT", .header = "x-aws-ec2-metadata-token-ttl-"
+                      "seconds: 60", .hint = "; is this an EC2 instance? In a "
+                      "container on one, its hop limit has to be 2" };
+    const char *wrong;
+    char role[129];
+    kaws_reply r;
+    kaws_status status;
+    int len;
+
+    if (base == NULL)
+        base = mode != NULL && kaws__text_alike(kaws__buf_of(mode), "ipv6")
+             ? "http://[fd00:ec2::254]" : "http://169.254.169.254";
+    len = (int)strlen(base);
+    len -= len > 0 && base[len - 1] == '/';
+    wrong = len > 200 ? "it is too long" : kaws__native_url_wrong(base, 0);
+    if (wrong != NULL)
+        return kaws__err_set(err, KAWS_CONFIG, "AWS_EC2_METADATA_SERVICE_"
+                             "ENDPOINT cannot be used: %s", wrong);
+    (void)snprintf(a.url, sizeof a.url, "%.*s/latest/api/token", len, base);
+    if ((status = kaws__native_get(n, &a, &r, err)) != KAWS_OK)
+        return status;
+    if (!kaws__native_header(n, "x-aws-ec2-metadata-token: ",
+                             (kaws_bytes){ r.body, r.body_len }))
+        return kaws__err_set(err, KAWS_CREDENTIALS, "the instance gave a token "
+                             "that cannot be one");
+    a.method = "GET";
+    a.header = (const char *)n->line;
+    a.hint = "";
+    (void)snprintf(a.url, sizeof a.url, "%.*s%s", len, base, path);
+    status = kaws__native_instance_role(n, &a, role, err);
+    (void)snprintf(a.url, sizeof a.url, "%.*s%s%s", len, base, path, role);
+    return status == KAWS_OK ? kaws__native_json(n, &a, err) : status;
+}
+
+
 /* ---- none ---------------------------------------------------------------- */
 
 static int
@@ -7205,16 +7629,15 @@ kaws__native_find(kaws__sources *s, kaws__seek *seek, kaws_error *err)
     size_t at = 0;
     int part;
 
-    n.room = kaws__sys_alloc_locked(KAWS__NATIVE_ROOM);
-    if (n.room == NULL)
+    if (!kaws__native_begin(&n))
         return kaws__err_memory(err, "reading the AWS credentials");
     status = row->fill(&n, err);
     if (status == KAWS_OK)
         wrong = kaws__sources_judge(seek->found, &part, &between);
     if (wrong != NULL)
-        status = kaws__err_set(err, KAWS_CONFIG, "%s %s: %s%s%s",
-                               s->source->name, s->shown, row->parts[part],
-                               between, wrong);
+        status = kaws__err_set(err, s->source->remote ? KAWS_CREDENTIALS
+                               : KAWS_CONFIG, "%s %s: %s%s%s", s->source->name,
+                               s->shown, row->parts[part], between, wrong);
     for (part = 0; part < 3 && status == KAWS_OK; part++) {
         if (seek->found[part].len > 0)
             memcpy(seek->text + at, seek->found[part].at,
@@ -7222,23 +7645,28 @@ kaws__native_find(kaws__sources *s, kaws__seek *seek, kaws_error *err)
         seek->found[part].at = seek->text + at;
         at += seek->found[part].len;
     }
-    kaws_wipe(n.room, n.used);
-    kaws__sys_free_locked(n.room, KAWS__NATIVE_ROOM);
+    kaws__native_end(&n);
     return status;
 }
 
 
 static const kaws__native_row kaws__native_table[] = {
-    { { "the profile", kaws__native_find }, kaws__native_named,
+    { { "the profile", kaws__native_find, 0 }, kaws__native_named,
       kaws__native_profile_fill,
       { "aws_access_key_id", "aws_secret_access_key", "aws_session_token" } },
-    { { "the environment", kaws__native_find }, kaws__native_env_has,
+    { { "the environment", kaws__native_find, 0 }, kaws__native_env_has,
       kaws__native_env_fill,
       { "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN" } },
-    { { "the profile", kaws__native_find }, kaws__native_usual,
+    { { "the profile", kaws__native_find, 0 }, kaws__native_usual,
       kaws__native_profile_fill,
       { "aws_access_key_id", "aws_secret_access_key", "aws_session_token" } },
-    { { "no source", kaws__native_find }, kaws__native_always,
+    { { "the container", kaws__native_find, 1 }, kaws__native_container_has,
+      kaws__native_container_fill,
+      { "AccessKeyId", "SecretAccessKey", "Token" } },
+    { { "the instance", kaws__native_find, 1 }, kaws__native_instance_has,
+      kaws__native_instance_fill,
+      { "AccessKeyId", "SecretAccessKey", "Token" } },
+    { { "no source", kaws__native_find, 0 }, kaws__native_always,
       kaws__native_none, { "", "", "" } }
 };
 
@@ -7254,8 +7682,7 @@ kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
 
     if (s->hooks->creds != NULL)
         return KAWS_OK;
-    n.room = kaws__sys_alloc_locked(KAWS__NATIVE_ROOM);
-    if (n.room == NULL)
+    if (!kaws__native_begin(&n))
         return kaws__err_memory(err, "looking for AWS credentials");
     s->native = 1;
     s->profile = cfg->profile;
@@ -7267,7 +7694,7 @@ kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
     while (!row->configured(&n))
         row++;
     s->source = &row->source;
-    kaws__sys_free_locked(n.room, KAWS__NATIVE_ROOM);
+    kaws__native_end(&n);
     return KAWS_OK;
 }
 
@@ -7276,8 +7703,9 @@ kaws__native_open(kaws__sources *s, const kaws_config *cfg, kaws_error *err)
  * ROOM  creds    the credentials that requests are signed with
  * ==========================================================================
  * Uses: sys thread err mem buf text crypto sigv4 sources
- * Gives: creds_open creds_abandon creds_close creds_ready creds_renew
- *        creds_tell creds_signer creds_wipe creds_leak_in
+ * Gives: creds_open creds_abandon creds_close creds_may_pass creds_ready
+ *        creds_forget creds_renew creds_tell creds_signer creds_wipe
+ *        creds_leak_in
  *
  * The credentials live, with the signing key of the day, in a page of their
  * own that is neither swapped nor dumped; so does the text that a source
@@ -7503,6 +7931,36 @@ kaws__creds_ask(kaws__creds *c, kaws__seek *seek, kaws_error *err)
 }
 
 
+/* Whether a source may do better later. */
+static int
+kaws__creds_may_pass(const kaws_error *err)
+{
+    return err->status == KAWS_NETWORK || err->status == KAWS_SERVICE;
+}
+
+
+/* Whether the source could not be reached a short while ago: then it is not
+ * asked. With the lock held. */
+static int
+kaws__creds_remembers(const kaws__creds *c)
+{
+    const int64_t ago = c->hooks->ticks_ms(c->hooks->ctx) - c->asked_ms;
+
+    return c->sources.source->remote && ago >= 0 &&
+           ago < KAWS__CREDS_PAUSE_MS && kaws__creds_may_pass(&c->failure);
+}
+
+
+/* Forgets that, because the caller waits for nothing else. */
+static void
+kaws__creds_forget(kaws__creds *c)
+{
+    kaws__thread_lock(&c->lock);
+    kaws__err_clear(&c->failure);
+    kaws__thread_unlock(&c->lock);
+}
+
+
 /* Waits for the turn to ask, and asks, if that is still to be done. */
 static kaws_status
 kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
@@ -7514,8 +7972,9 @@ kaws__creds_turn(kaws__creds *c, kaws__seek *seek, int need, unsigned answers,
     kaws__thread_lock(&c->lock);
     state = kaws__creds_state(c, need, seek->now);
     seek->refused = need != KAWS__TO_RENEW && c->refused != 0;
-    shared = need != KAWS__TO_RENEW && !seek->refused &&
-             answers != c->answers && c->failure.status != KAWS_OK;
+    shared = (need != KAWS__TO_RENEW && !seek->refused &&
+              answers != c->answers && c->failure.status != KAWS_OK) ||
+             (need != KAWS__TO_RENEW && kaws__creds_remembers(c));
     if (state == KAWS__WANTED && shared)
         *err = c->failure;
     kaws__thread_unlock(&c->lock);
@@ -8933,6 +9392,9 @@ enum {
     KAWS__LEARNS     = 16         /* its reply tells the own account          */
 };
 
+enum { KAWS__PATIENT = 1024 };    /* a cure: the source of the credentials may
+                                   * be reached later, if there is patience   */
+
 typedef struct kaws__call {
     kaws__op     *op;
     const kaws__action *action;
@@ -9029,6 +9491,7 @@ static kaws_status
 kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
 {
     kaws__seek seek = { .now = kaws__calls_now(k), .left_ms = k->timeout_ms,
+                        .http = &k->http,
                         .cancel = KAWS__CANCEL_BY(k->hooks) };
     kaws_status status;
 
@@ -9037,7 +9500,8 @@ kaws__calls_first_creds(kaws__calls *k, const kaws_config *cfg, kaws_error *err)
                                      !k->creds.sources.native)))
         return KAWS_OK;
     status = kaws__creds_ready(&k->creds, &seek, KAWS__TO_TELL, err);
-    if (status == KAWS_OK || cfg->must_have_creds)
+    if (status == KAWS_OK ||
+        (cfg->must_have_creds && !kaws__creds_may_pass(err)))
         return status;
     kaws__err_log(k->hooks, KAWS__LOG_NO_CREDS, err->text);
     kaws__err_clear(err);
@@ -9070,10 +9534,10 @@ kaws__calls_open(kaws__calls *k, const kaws_hooks *hooks,
     kaws__calls_set_timeouts(k, cfg->connect_timeout_ms, cfg->timeout_ms);
     status = kaws__calls_open_creds(k, cfg, err);
     if (status == KAWS_OK)
-        status = kaws__calls_first_creds(k, cfg, err);
-    if (status == KAWS_OK)
         status = kaws__http_open(&k->http, hooks, cfg->ca_file, url != NULL &&
                                  strncmp(url, "http:", 5) == 0, err);
+    if (status == KAWS_OK)
+        status = kaws__calls_first_creds(k, cfg, err);
     return status;
 }
 
@@ -9159,7 +9623,8 @@ static kaws__seek
 kaws__calls_seek(kaws__op *op)
 {
     kaws__seek seek = { .now = kaws__calls_now(op->calls),
-                        .left_ms = kaws__calls_left_ms(op) };
+                        .left_ms = kaws__calls_left_ms(op),
+                        .http = &op->calls->http };
 
     if (op->cancel.asked != NULL)
         seek.cancel = (kaws__cancel){ kaws__calls_cancelled, op };
@@ -9448,8 +9913,10 @@ kaws__calls_try(kaws__call *c)
 
     kaws__err_clear(c->op->err);
     c->cures = c->typed = 0;
-    if ((status = kaws__calls_sign(c)) != KAWS_OK)
+    if ((status = kaws__calls_sign(c)) != KAWS_OK) {
+        c->cures = kaws__creds_may_pass(c->op->err) ? KAWS__PATIENT : 0;
         return status;
+    }
     started = kaws__sys_ticks_us();       /* credentials may take longer      */
     if (kaws__thread_pause(k->hooks, &cancel, 0))
         return kaws__err_cancelled(c->op->err, "AWS KMS");
@@ -9549,13 +10016,15 @@ kaws__calls_wait(kaws__call *c)
     const kaws__cancel cancel = { c->q.cancelled, c->q.cancelled_arg };
     const kaws_hooks *hooks = k->hooks;
     int once = c->action->flags & KAWS__UNREPEATED;
-    int again = c->cures & (once ? KAWS__SLOWER : KAWS__SLOWER | KAWS__LATER);
+    int again = c->cures & (KAWS__PATIENT | KAWS__SLOWER |
+                            (once ? 0 : KAWS__LATER));
     int patience = again && hooks->patience_ms != NULL
                  ? hooks->patience_ms(hooks->ctx, c->op->err) : 0;
     int64_t delay;
     int left;
 
-    if (!again || (patience <= 0 && c->attempt >= k->max_attempts))
+    if (!again || (patience <= 0 && (again == KAWS__PATIENT ||
+                                     c->attempt >= k->max_attempts)))
         return 0;
     delay = kaws__calls_delay(c, patience > 0 ? 1000 : 20000);
     left = kaws__calls_left_ms(c->op);
@@ -9567,6 +10036,8 @@ kaws__calls_wait(kaws__call *c)
         return 1;                         /* calls_try ends the call          */
     if (patience > 0)
         c->op->begun_ms = hooks->ticks_ms(hooks->ctx);
+    if (again == KAWS__PATIENT)
+        kaws__creds_forget(&k->creds);
     c->attempt++;
     kaws__thread_lock(&k->lock);
     k->stats.kms_retries++;

@@ -3,21 +3,29 @@
 The emulated KMS checks every signature, so a request that is answered was signed with them.
 """
 
+import json
 import os
 import re
 import shutil
 import subprocess
+import threading
 import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from conftest import write_conf
 from driver import HEADER, HERE, Driver
-from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, SECRET
+from kms_emulator import ACCESS_KEY_ID, ACCOUNT, KEY_ARN, SECRET, Emulator
 from mysql_fixtures import NO_SCHEMA, ROOT, said
-from servers import BUILD, clean_environment
 
+from botocore.credentials import ContainerProvider, InstanceMetadataProvider    # after its finder
+from botocore.utils import InstanceMetadataFetcher
+
+NO_EC2 = {"AWS_EC2_METADATA_DISABLED": "true"}
 KEYS = {"AWS_ACCESS_KEY_ID": ACCESS_KEY_ID, "AWS_SECRET_ACCESS_KEY": SECRET}
 
 
@@ -82,7 +90,7 @@ def test_with_the_conf_file_no_native_code_runs(tmp_path, settings, emulator, co
         lib.open(**{**settings, "auth": "native"})
 
 
-# ---- the environment ----------------------------------------------------------------------------
+# ---- the environment -----------------------------------------------------------------
 
 def test_keys_in_the_environment(driver, native, emulator):
     lib = driver(KEYS, **native)
@@ -128,7 +136,7 @@ def test_a_stranger_who_starts_a_setuid_program_lends_it_no_credentials(driver_p
         if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
             folder.chmod(folder.stat().st_mode | 0o055)
     native = {key: value for key, value in native.items() if key != "data_file"}
-    env = {**KEYS, "AWS_SHARED_CREDENTIALS_FILE": str(credentials)}
+    env = {**KEYS, **NO_EC2, "AWS_SHARED_CREDENTIALS_FILE": str(credentials)}
 
     def opened(user: int):
         words = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
@@ -140,10 +148,11 @@ def test_a_stranger_who_starts_a_setuid_program_lends_it_no_credentials(driver_p
 
     assert opened(12345).status == "OK"                 # who starts it is who it runs as
     answer = opened(12346)
-    assert answer.status == "CONFIG" and "no source of AWS credentials" in answer.text
+    assert answer.status != "OK" and ("no source of AWS credentials" in answer.text or
+                                      "the instance" in answer.text)
 
 
-# ---- profiles -----------------------------------------------------------------------------------
+# ---- profiles ------------------------------------------------------------------------
 
 def test_a_profile(driver, native, emulator, tmp_path):
     credentials = write_profiles(tmp_path / "credentials", default=("AKIDNO", "no"),
@@ -181,12 +190,217 @@ def test_the_profile_of_the_environment(driver, native, tmp_path):
                  **native)
     lib.ok("check")
     assert len(lib.said(rf"\[KAWS-104\] the config file {config} may be read by others", 1)) == 1
-    lib = driver({"HOME": str(tmp_path)}, **native)
+    lib = driver({"HOME": str(tmp_path), **NO_EC2}, **native)
     answer = lib.call("check")
     assert answer.status == "CONFIG" and "no source of AWS credentials" in answer.text
 
 
-# ---- in a MySQL server --------------------------------------------------------------------------
+# ---- roles: the instance and the container -------------------------------------------
+
+@pytest.fixture
+def cloud():
+    """A KMS without TLS, which is the instance's metadata and the container's endpoint, too."""
+    with Emulator() as emulator:
+        emulator.of_instance = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": emulator.url}
+        emulator.of_container = {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": emulator.url + emulator.secret_path}
+        yield emulator
+    assert emulator.crashes == []
+
+
+@pytest.fixture
+def role(driver_program, tmp_path, cloud):
+    """Opens rings that have no other credentials than those of a role."""
+    made = []
+
+    def opened(env: dict, status: str = "OK", **more) -> Driver:
+        made.append(Driver(driver_program, env))
+        answer = made[-1].open(**{"data_file": tmp_path / "data", "endpoint": cloud.url,
+                                  "kms_key_id": KEY_ARN, "auth": "native", **more})
+        assert answer.status == status, answer
+        return made[-1]
+
+    yield opened
+    for each in made:
+        each.stop()
+
+
+def test_the_emulated_endpoints_are_those_that_botocore_knows(cloud, tmp_path):
+    """Its own providers get the credentials; and the emulator knows no version 1."""
+    fetcher = InstanceMetadataFetcher(config={"ec2_metadata_service_endpoint": cloud.url + "/",
+                                              "ec2_metadata_v1_disabled": True}, num_attempts=1)
+    got = InstanceMetadataProvider(iam_role_fetcher=fetcher).load()
+    assert cloud.given == [got.access_key] and got.token
+    assert [cloud.count(each) for each in ("token", "roles", "role")] == [1, 1, 1]
+    token = tmp_path / "token"
+    token.write_text("jwt")
+    cloud.wanted = "jwt"
+    got = ContainerProvider({**cloud.of_container,
+                             "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": str(token)}).load()
+    assert cloud.given[1:] == [got.access_key]
+    for path in ("/latest/meta-data/iam/security-credentials/", cloud.secret_path):
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(cloud.url + path)
+        assert caught.value.code in (401, 403)
+
+
+@pytest.mark.parametrize("of", ["instance", "container"])
+def test_a_role(role, cloud, of, tmp_path):
+    """No proxy is asked, whatever the environment says, and nothing is asked twice."""
+    env = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY"),
+                        "http://127.0.0.1:9")
+    if of == "container":
+        (tmp_path / "token").write_text("first\n")
+        env["AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"] = str(tmp_path / "token")
+        cloud.wanted = "first"
+    lib = role({**env, **getattr(cloud, f"of_{of}")}, must_have_creds=1)
+    lib.ok("generate", "a", None, "AES", 32)
+    key = lib.fetch("a")
+    source, end, _, expires, *_ = lib.ok("whoami")
+    assert (source, end) == (f"the {of}".encode(), cloud.given[0][-4:].encode())
+    assert 3590 < int(expires) - time.time() <= 3600
+    asked = {"instance": ["token", "roles", "role"], "container": ["container"]}[of]
+    requests = cloud.log()["requests"]
+    assert [each["action"] for each in requests][:len(asked) + 1] == [
+        *asked, "GenerateDataKeyWithoutPlaintext"]
+    assert len({each["connection"] for each in requests[:len(asked) + 1]}) == len(asked) + 1
+    (line,) = lib.said(r"\[KAWS-165\]", 2)
+    assert re.search(rf"come from the {of} \(\w+\); their access key id ends in"
+                     rf" {cloud.given[0][-4:]}, and they expire: 20\d\d\d\d\d\dT", line)
+
+    (tmp_path / "token").write_text("second\n")         # it was rotated
+    cloud.wanted = "second" if of == "container" else None
+    cloud.remove_user(cloud.given[0])                   # AWS refuses: there are newer ones
+    assert lib.fetch("a") == key and len(cloud.given) == 2
+    cloud.remove_user(cloud.given[1])
+    cloud.fault(asked[-1], "error", times=0, type="X", status=400)
+    answer = lib.call("fetch", "a", None)
+    assert answer.status == "CREDENTIALS" and f"come from the {of}" in answer.text
+    for secret in ("role+", "tok/", "first", "second"):
+        assert not lib.said(re.escape(secret))
+
+
+def test_credentials_that_expire_during_a_load(role, cloud):
+    """They live 3 seconds: each second one of 8 threads gets new ones; no call fails or waits."""
+    cloud.life = 3
+    lib = role(cloud.of_instance)
+    lib.ok("generate", "a", None, "AES", 32)
+    end, calls = time.monotonic() + 10, []
+
+    def load() -> None:
+        while time.monotonic() < end:
+            calls.append(lib.call("fetch", "a", None))
+
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(load) for _ in range(8)]:
+            done.result()
+    assert {call.status for call in calls} == {"OK"} and len(calls) > 100
+    assert 4 <= len(cloud.given) <= 12
+    assert {each["signed"] for each in cloud.log()["requests"] if each["body"]} == {"OK"}
+
+
+@pytest.mark.parametrize("of, fault, words", [
+    ("token", {"what": "black_hole"}, "hop limit has to be 2"),
+    ("token", {"what": "reset"}, "cannot reach the instance"),
+    ("container", {"what": "slow_headers", "each_ms": 200}, "cannot reach the container")])
+def test_what_hangs_costs_two_seconds_once(role, cloud, of, fault, words):
+    """Also what answers a byte at a time. Then it is remembered: each table asks for its key."""
+    cloud.fault(of, times=0, **fault)
+    begun = time.monotonic()
+    lib = role(cloud.of_container if of == "container" else cloud.of_instance, must_have_creds=1)
+    assert time.monotonic() - begun < 2.9 and lib.said(r"\[KAWS-142\] .*" + words, 1)
+    for _ in range(20):
+        answer = lib.call("check")
+        assert answer.status == "NETWORK" and words in answer.text and answer.ms < 300
+    assert cloud.count(of) == 1
+    cloud.clear_faults()
+    lib.ok("reload_creds")
+    lib.ok("check")
+
+
+@pytest.mark.parametrize("reply, words", [
+    ({"status": 302, "headers": {"Location": "@/elsewhere"}}, "(HTTP 302)"),
+    ({"size": 70000}, "is longer than 65536 bytes"),
+    ({"size": 60000}, "Expiration is not a date"),
+    ({"body": '{"Code":"Failed","Message":"S3CR"}'}, "its Code is not Success"),
+    ({"body": "html"}, "an object was expected"),
+    ({"body": "empty"}, "an object was expected"),
+    ({"status": 404, "body": "html"}, "(HTTP 404)")])
+def test_odd_replies(role, cloud, reply, words):
+    cloud.fault("role", "reply", times=0, **json.loads(json.dumps(reply).replace("@", cloud.url)))
+    lib = role(cloud.of_instance)
+    answer = lib.call("check")
+    assert answer.status == "CREDENTIALS" and words in answer.text and "S3CR" not in answer.text
+    assert {each["headers"]["host"] for each in cloud.log()["requests"]} == {
+        cloud.url.removeprefix("http://")} and cloud.counts[""] == 0
+
+
+def test_a_reply_without_end(role, cloud):
+    """It is not read on beyond what fits."""
+    cloud.fault("container", "headers", times=0, set={"Content-Length": 1 << 30})
+    lib = role(cloud.of_container)
+    answer = lib.call("check")
+    assert answer.status in ("NETWORK", "CREDENTIALS") and answer.ms < 3000
+
+
+def test_what_the_instance_says_of_roles(role, cloud):
+    cloud.roles = []
+    lib = role(cloud.of_instance)
+    assert "has no role: attach an instance profile" in lib.call("check").text
+    cloud.roles = ["first+role", "second"]
+    lib.ok("check")
+    assert cloud.log()["requests"][-3]["action"] == "role" and len(cloud.given) == 1
+    cloud.code = "AssumeRoleUnauthorizedAccess"
+    assert "It is AssumeRoleUnauthorizedAccess" in lib.call("reload_creds").text
+
+
+def test_a_container_endpoint_behind_tls(role, cloud, emulator, certs):
+    """Its certificate is verified, and no proxy is asked."""
+    env = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": emulator.url + emulator.secret_path,
+           "https_proxy": "http://127.0.0.1:9"}
+    lib = role(env)
+    assert lib.said("cannot reach the container at https", 1)
+    lib = role({**env, "no_proxy": "nowhere"}, ca_file=certs.ca)
+    assert emulator.count("container") == 1 and not lib.said("cannot", 1)
+
+
+# ---- in a MySQL server ---------------------------------------------------------------
+
+def wait_out(stage, *_) -> None:
+    """The instance's metadata answer only when the server has asked for a while."""
+    time.sleep(2.5)
+    stage.cloud.clear_faults()
+
+
+def test_a_server_with_a_role(stage):
+    """EC2's metadata hang when it starts: it waits. Credentials that expire are renewed while
+    tables are used; then they come from the container's endpoint."""
+    with Emulator() as cloud:
+        cloud.users, cloud.life = stage.kms.users, 4
+        stage.cloud = cloud
+        cloud.fault("token", "black_hole", times=0)
+        waiting = threading.Thread(target=wait_out, args=(stage,))
+        waiting.start()
+        stage.conf.unlink()
+        instance = {"AWS_EC2_METADATA_SERVICE_ENDPOINT": cloud.url}
+        stage.start(NO_SCHEMA, "--keyring-aws=FORCE", auth="native", env=instance)
+        waiting.join()
+        assert stage.tagged("KAWS-304") or stage.said("Warning")
+        assert not stage.said("ERROR") and cloud.given
+        stage.db.install_keyring_udf()
+        assert stage.generate("a") == 1
+        for _ in range(10):
+            assert stage.fetch("a") == stage.plain("a")
+            time.sleep(0.7)
+        assert len(cloud.given) > 2
+        assert len(stage.tagged("KAWS-165")) == len(cloud.given) and not stage.said("ERROR")
+        assert stage.db.stop() == 0
+        container = {"AWS_CONTAINER_CREDENTIALS_FULL_URI": cloud.url + cloud.secret_path}
+        stage.start(NO_SCHEMA, "--keyring-aws=FORCE", auth="native", env=container)
+        assert stage.fetch("a") == stage.plain("a") and cloud.count("container") >= 1
+        assert "come from the container" in stage.tagged("KAWS-165")[0]
+    assert not cloud.crashes
+
 
 REFUSED = [
     ({"profile": "none"}, r"there is no profile none: the credentials file \S+ does not have it,"
@@ -229,7 +443,7 @@ def test_a_server_without_a_conf_file(stage):
     asked = stage.kms.count()
     for change, words in REFUSED:
         run = stage.db.run_once(*stage.options(NO_SCHEMA, "--keyring-aws=FORCE",
-                                               **{**native, **change}), timeout=60)
+                                               **{**native, **change}), timeout=60, env=NO_EC2)
         assert run.returncode == 1 and "Failed to initialize early plugins" in run.stdout
         (line,) = said("ERROR", run.stdout)
         assert re.search(words, line), line
